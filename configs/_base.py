@@ -1,0 +1,92 @@
+"""base(): the complete, commented, locked configuration tree. Every experiment file starts from it.
+
+A key that is not here is a typo: the tree is locked, in files and on the command line alike. None means "not used";
+a key that the chosen data set, loss, optimiser or schedule does not take must stay None (config.resolve checks).
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def _optional(kind, value=None):
+    """A key that is None or of one type."""
+    holder = config_dict.placeholder(kind)
+    return holder if value is None else value
+
+
+def base() -> ConfigDict:
+    c = ConfigDict()
+    c.name = ""  # the experiment's name; the config file's name when empty
+    c.seed = 0  # of initial values, sample order, augmentation, dropout
+    c.variant = ""  # set by the config file from its arguments, for the record ("quick")
+
+    c.data = data = ConfigDict()
+    data.dataset = "ct_ich"  # module of jaxseg.data.datasets
+    data.root = ""  # folder of the real data; empty: the data set's embedded phantom, if it has one
+    data.size = (128, 128)  # (H, W) of the network's input, pixels
+    data.channels = 1  # input channels
+    data.window = (40.0, 120.0)  # CT: (level, width) in HU -> 0..255; () for 8-bit images
+    data.spacing = ()  # (row mm, column mm): resample to this pixel size, then centre on `size`; (): stretch to `size`
+    data.protocol = _optional(str)  # ct_ich: "only" (slices with a bleed) or "all"
+    data.structures = _optional(tuple)  # organs_ct: names of the organs to segment
+    data.phantom = _optional(str)  # which embedded phantom when root is empty: "default" or "quick"
+    data.split = "patient"  # "patient" (by patient, stratified), "slice_seed" (the seed's slice split, leaks), "fixed"
+    data.split_seed = 0  # of the split alone, so that another run seed sees the same split
+    data.fractions = (0.7, 0.1, 0.2)  # train, val, test shares of the patients
+    data.max_samples = 0  # at most this many training examples (0: all)
+    data.workers = 0  # Grain worker processes; 0 reads in the main process
+
+    c.model = model = ConfigDict()
+    model.name = "segnext_t_seed"  # a registry name, "encoder+decoder", or "my_module:MyNet"
+    model.options = ConfigDict()  # fields of the family's Config to override, e.g. {"dropout": 0.2}
+    model.init = ""  # start from this run folder, checkpoint or .pth / .safetensors file
+
+    c.loss = loss = ConfigDict()
+    loss.terms = (("dice", 1.0),)  # (name in jaxseg.losses.TERMS, weight), summed
+    loss.options = ConfigDict()  # keyword arguments by term: {"focal": {"gamma": 2.0}}
+    loss.aux_weights = ()  # weights of auxiliary or deep-supervision outputs, in the network's order
+
+    c.optim = optim = ConfigDict()
+    optim.name = "adam"  # adam adamw adagrad sgd
+    optim.lr = 1e-4  # peak learning rate
+    optim.options = ConfigDict()  # keyword arguments of the optimiser: {"b1": 0.9}
+    optim.weight_decay = 0.0  # decoupled for adamw, added to the gradient for the others (as PyTorch does)
+    optim.groups = ()  # ((regex, {"lr": factor, "decay": factor}), ...): first match wins; unmatched: factor 1
+    optim.clip_norm = 0.0  # clip the global gradient norm to this (0: off)
+    optim.accumulate = 1  # micro-batches per update
+    optim.ema = 0.0  # decay of the weights' moving average that is evaluated and exported (0: off)
+
+    c.schedule = schedule = ConfigDict()
+    schedule.name = "constant"  # constant poly cosine plateau
+    schedule.warmup = 0  # steps of linear warm-up
+    schedule.warmup_ratio = 1e-6  # factor at step 0 of the warm-up
+    schedule.options = ConfigDict()  # poly: {"power": 1.0}; cosine: {"final": 0.0, "period": epochs}; plateau: factor ...
+
+    c.train = train = ConfigDict()
+    train.epochs = 100
+    train.batch_size = 16  # global: over all devices and processes
+    train.dtype = "float32"  # compute dtype: float32 or bfloat16 (norms, softmax, losses stay float32)
+    train.augment = ()  # (name in jaxseg.augment.TRANSFORMS, probability, options), in order, on the device
+    train.eval_every = 1  # epochs between validations
+    train.best = "val_loss"  # criterion of "best": val_loss, val_dice, val_recall, last
+    train.save_every = 1  # epochs between checkpoints
+    train.keep = 2  # newest checkpoints kept beside the best
+    train.log_every = 20  # steps between progress lines
+    train.alarm_after = 3  # validations in a row that predict only background before the alarm
+    train.stop_nonfinite = 5  # steps in a row with a non-finite gradient before the run stops
+    train.watchdog = 0  # seconds without a finished step before the process ends with 75 (0: off)
+
+    c.eval = evaluate = ConfigDict()
+    evaluate.batch_size = 8
+    evaluate.thresholds = (0.5, 0.6, 0.7, 0.8, 0.9)
+    evaluate.threshold = 0.5  # of the headline figures
+    evaluate.empty = "one"  # score of an image with empty truth and empty prediction: one, zero, nan (left out)
+    evaluate.split = "test"
+
+    c.infer = infer = ConfigDict()
+    infer.batch_size = 8
+    infer.probabilities = False  # write probability maps beside the labels
+    infer.overlay = True  # write overlay pictures
+
+    c.mesh = mesh = ConfigDict()
+    mesh.data = 0  # devices along the batch axis; 0: all
+    return c.lock()

@@ -1,0 +1,93 @@
+"""What the rooms of `data/` hand to each other: volumes, cases, data sets, slices and the preprocessing recipe."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+    """An image as it lies on disk.
+
+    Attributes:
+      array: [X, Y, Z] (or [X, Y, Z, C], or [H, W] / [H, W, C] for photographs) in the file's own axis order, native
+        byte order, scaled values (HU for CT).
+      affine: 4x4 float64, voxel index -> millimetres in RAS+ (NIfTI's convention). Identity for photographs.
+      header: what `volumes.write_like` needs to write a file with the same geometry (opaque to others).
+      path: the file or folder it came from.
+    """
+
+    array: np.ndarray
+    affine: np.ndarray
+    header: Any
+    path: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One examination: what to read, and to whom it belongs.
+
+    Attributes:
+      id: unique in its data set.
+      patient: cases of one patient never land in two splits.
+      images: one file (or DICOM folder) per channel.
+      mask: label file, or None where there is none.
+      meta: facts of the layout (for instance {"bleed": {slice index, ...}, "types": [...]}), JSON-able.
+    """
+
+    id: str
+    patient: str
+    images: tuple[Path, ...]
+    mask: Path | None
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """Cases in one public layout, and how its masks read.
+
+    Attributes:
+      name: "ct_ich".
+      root: its folder.
+      cases: sorted by id.
+      labels: names of the classes 1, 2, ... (background, 0, is not listed).
+      map_mask: raw mask array -> integer classes 0..len(labels); raises DataError (DATA_LABEL) on values outside.
+      keep_slice: (case, slice index, mask slice or None) -> whether the slice is an example under the chosen protocol.
+        The index counts along the file's own third axis.
+      stratum: case -> a word; splits are balanced over these ("bleed" / "none").
+      synthetic: the data are generated, not measured.
+      fixed_split: patient -> "train" | "val" | "test" where the layout prescribes one, else None.
+    """
+
+    name: str
+    root: Path
+    cases: tuple[Case, ...]
+    labels: tuple[str, ...]
+    map_mask: Callable[[np.ndarray], np.ndarray]
+    keep_slice: Callable[[Case, int, np.ndarray | None], bool] = lambda case, index, mask: True
+    stratum: Callable[[Case], str] = lambda case: ""
+    synthetic: bool = False
+    fixed_split: Mapping[str, str] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How an image becomes the network's input; written into the run's record, read back by predict.
+
+    Attributes:
+      size: (H, W) of the network's input, pixels.
+      window: (level, width) in HU mapped linearly to 0..255 and clipped; None keeps 8-bit images as they are.
+      spacing: (row mm, column mm): resample to this pixel size and centre on the canvas `size`, cutting or padding.
+        None: stretch the slice to `size`.
+      channels: input channels.
+      labels: class names 1, 2, ...
+    """
+
+    size: tuple[int, int]
+    window: tuple[float, float] | None
+    spacing: tuple[float, float] | None
+    channels: int
+    labels: tuple[str, ...]

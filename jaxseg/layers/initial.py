@@ -1,0 +1,81 @@
+"""Initial values of parameters, drawn by numpy on the host.
+
+A network has hundreds of tensors of dozens of shapes; drawing them with jax.random compiles a program for each.
+numpy draws them in a moment, the same on every platform, seeded by the module's own nnx key. While tracing (eval_shape,
+jit) the same distribution is drawn by jax.random instead.
+"""
+
+import contextlib
+import contextvars
+import math
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+Initializer = Callable[[nnx.Rngs, tuple[int, ...]], jax.Array]
+_shapes_only: contextvars.ContextVar[bool] = contextvars.ContextVar("jaxseg_shapes_only", default=False)
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Within the block, initializers return zeros: for eval_shape, where only shapes count and drawing is slow to trace."""
+    token = _shapes_only.set(True)
+    try:
+        yield
+    finally:
+        _shapes_only.reset(token)
+
+
+def _draw(rngs: nnx.Rngs, shape, host, traced) -> jax.Array:
+    if _shapes_only.get():
+        return jnp.zeros(shape, jnp.float32)
+    key = rngs.params()
+    if isinstance(key, jax.core.Tracer):
+        return traced(key, shape)
+    seed = np.asarray(jax.random.key_data(key)).tolist()
+    return jnp.asarray(host(np.random.default_rng(seed), shape), jnp.float32)
+
+
+def normal(std: float) -> Initializer:
+    """Normal with mean 0 and the given standard deviation."""
+    return lambda rngs, shape: _draw(
+        rngs, shape, lambda g, s: g.normal(0.0, std, s), lambda k, s: std * jax.random.normal(k, s))
+
+
+def uniform(bound: float, low: float | None = None) -> Initializer:
+    """Uniform on [-bound, bound], or on [low, bound]."""
+    lo = -bound if low is None else low
+    return lambda rngs, shape: _draw(
+        rngs, shape, lambda g, s: g.uniform(lo, bound, s), lambda k, s: jax.random.uniform(k, s, minval=lo, maxval=bound))
+
+
+def truncated_normal(std: float) -> Initializer:
+    """Normal cut at two standard deviations (redrawn, not clipped; the result is a little narrower than std)."""
+    def host(g, shape):
+        values = g.normal(0.0, 1.0, shape)
+        while (far := np.abs(values) > 2).any():
+            values[far] = g.normal(0.0, 1.0, int(far.sum()))
+        return std * values
+    return lambda rngs, shape: _draw(
+        rngs, shape, host, lambda k, s: std * jax.random.truncated_normal(k, -2.0, 2.0, s))
+
+
+def constant(value: float) -> Initializer:
+    """All entries `value`; draws nothing."""
+    return lambda rngs, shape: jnp.full(shape, value, jnp.float32)
+
+
+zeros, ones = constant(0.0), constant(1.0)
+
+
+def torch_default(fan_in: int) -> Initializer:
+    """PyTorch's default of Conv and Linear, weight and bias alike: uniform on +-1/sqrt(fan_in)."""
+    return uniform(1.0 / math.sqrt(max(fan_in, 1)))
+
+
+def fan_out_normal(kernel: tuple[int, ...], out: int, groups: int = 1) -> Initializer:
+    """Normal with std sqrt(2 / fan_out), fan_out = prod(kernel) * out / groups (SegFormer's and SegNeXt's convolutions)."""
+    return normal(math.sqrt(2.0 / (math.prod(kernel) * out // groups)))

@@ -1,0 +1,82 @@
+"""What sits on and around residual branches: dropout, stochastic depth, layer scale."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxseg.layers import initial
+from jaxseg.layers.run import EVAL, Run
+from jaxseg.ops import tally
+from jaxseg.types import Array
+
+
+class Stochastic(nnx.Module):
+    """A module that draws random numbers: `stream` tells its keys from those of the others in the network."""
+
+    def __init__(self):
+        self.stream = 0
+
+
+class _Drop(Stochastic):
+    def __init__(self, rate: float):
+        super().__init__()
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"got rate={rate}; a drop rate lies in [0, 1)")
+        self.rate = float(rate)
+
+    def _drop(self, x: Array, run: Run, mask_shape) -> Array:
+        if not run.train or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        mask = jax.random.bernoulli(run.stream(self.stream), keep, mask_shape)
+        tally.add("mul", math.prod(x.shape))
+        return jnp.where(mask, x / keep, jnp.zeros((), x.dtype))
+
+
+class Dropout(_Drop):
+    """Zero single numbers with probability `rate` in training; survivors are divided by 1 - rate."""
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        return self._drop(x, run, x.shape)
+
+
+class ChannelDropout(_Drop):
+    """Zero whole channels of a sample (PyTorch's Dropout2d and Dropout3d)."""
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        return self._drop(x, run, (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1]))
+
+
+class DropPath(_Drop):
+    """Stochastic depth: zero the branch of a whole sample with probability `rate`, survivors divided by 1 - rate."""
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        return self._drop(x, run, (x.shape[0], *(1,) * (x.ndim - 1)))
+
+
+class LayerScale(nnx.Module):
+    """Multiply channels by a learned vector `weight` [C] that starts at `value`."""
+
+    def __init__(self, channels: int, value: float, *, rngs: nnx.Rngs):
+        self.weight = nnx.Param(initial.constant(value)(rngs, (channels,)))
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        tally.add("mul", math.prod(x.shape))
+        return x * self.weight[...].astype(x.dtype)
+
+
+def drop_path_rates(rate: float, depths: tuple[int, ...]) -> list[list[float]]:
+    """Rates rising linearly from 0 to `rate` over all blocks, grouped by stage."""
+    total = sum(depths)
+    flat = [rate * i / max(total - 1, 1) for i in range(total)]
+    edges = [sum(depths[:i]) for i in range(len(depths) + 1)]
+    return [flat[a:b] for a, b in zip(edges, edges[1:])]
+
+
+def number_streams(module: nnx.Module) -> None:
+    """Give every stochastic module below `module` its own stream number, in the order of their paths."""
+    found = [node for _, node in nnx.iter_graph(module) if isinstance(node, Stochastic)]
+    for i, node in enumerate(found):
+        node.stream = i

@@ -1,0 +1,6 @@
+"""Networks: `create_model`, `list_models`, `from_torch.load`, and the base class for a network of your own."""
+
+from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
+from jaxseg.models.registry import create_model, list_models
+
+__all__ = ["Outputs", "Segmenter", "Spelling", "Variant", "create_model", "list_models"]

@@ -1,0 +1,105 @@
+"""What every network is: the contract, and the words its family file uses to declare itself.
+
+A family is one file in this folder: docstring with its source, a frozen Config, blocks, the network (a `Segmenter`),
+`VARIANTS` (name -> Variant) and `SPELLINGS` (how other implementations name the same tensors). `registry.py` lists it.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxseg.layers import EVAL, Run
+from jaxseg.models import functional
+from jaxseg.types import Array
+
+
+class Outputs(NamedTuple):
+    """What a forward pass yields.
+
+    Attributes:
+      logits: float32 [B, *spatial, K] at the input's resolution, before sigmoid or softmax.
+      aux: logits of auxiliary heads or deep supervision, float32 [B, *s, K] each, in the order the network's
+        docstring gives; empty in inference.
+    """
+
+    logits: Array
+    aux: tuple[Array, ...] = ()
+
+
+class Spelling(NamedTuple):
+    """How one implementation's state dict maps to our names.
+
+    Attributes:
+      name: who spells it so ("official", "transformers").
+      rules: (regular expression, replacement) applied in order to every key of the state dict.
+      ignored: regular expressions of keys that have no counterpart here and may be dropped.
+    """
+
+    name: str
+    rules: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+class Variant(NamedTuple):
+    """A named network: its class, its configuration, and what it takes when the caller does not say."""
+
+    network: type
+    config: Any
+    in_channels: int = 3
+    num_classes: int = 1
+    ranks: tuple[int, ...] = (2,)
+
+
+class Segmenter(nnx.Module):
+    """Base of all networks: checks the input, runs `forward`, returns float32 logits at the input's resolution.
+
+    A subclass sets `in_channels`, `num_classes`, `rank`, may set `size_multiple` and `min_size`, and defines
+    `forward(image, run) -> Outputs`.
+    """
+
+    in_channels: int
+    num_classes: int
+    rank: int = 2
+    size_multiple: int = 1  # every spatial size must be divisible by this
+    min_size: int = 1
+
+    def forward(self, image: Array, run: Run) -> Outputs:
+        """Logits of one batch; to be defined by each network."""
+        raise TypeError(f"{type(self).__name__} defines no forward(image, run)")
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise a ValueError that names the sizes that would do, if this network cannot take an image of `shape`."""
+        if len(shape) != self.rank + 2 or shape[-1] != self.in_channels:
+            axes = ", ".join("DHW"[-self.rank:])
+            raise ValueError(f"got an image of shape {tuple(shape)}; {type(self).__name__} takes [B, {axes}, {self.in_channels}]")
+        m = self.size_multiple
+        bad = [n for n in shape[1:-1] if n % m or n < self.min_size]
+        if bad:
+            do = [max(math.ceil(n / m) * m, math.ceil(self.min_size / m) * m) for n in shape[1:-1]]
+            rule = f"divisible by {m}" + (f" and at least {self.min_size}" if self.min_size > 1 else "")
+            raise ValueError(f"got an image of spatial size {tuple(shape[1:-1])}; {type(self).__name__} needs sizes {rule}: "
+                             f"pad or resize to {tuple(do)}")
+
+    def outputs(self, image: Array, run: Run = EVAL) -> Outputs:
+        """Checked forward pass with auxiliary outputs; logits in float32 whatever the compute dtype."""
+        self.check(image.shape)
+        if not jnp.issubdtype(image.dtype, jnp.floating):
+            raise ValueError(f"got an image of dtype {image.dtype}; networks take floats, scale it first (uint8: / 255)")
+        logits, aux = self.forward(image, run)
+        float32 = lambda a: a.astype(jnp.float32)
+        return Outputs(float32(logits), tuple(map(float32, aux)) if run.train else ())
+
+    def __call__(self, image: Array, run: Run = EVAL) -> Array | Outputs:
+        """Inference: image [B, *spatial, C] -> logits float32 [B, *spatial, K], compiled once per shape.
+
+        With `Run(train=True, key=...)` it runs as it stands (inside your own jit) and returns `Outputs`.
+        """
+        if run.train:
+            return self.outputs(image, run)
+        if isinstance(image, jax.core.Tracer):
+            return self.outputs(image, run).logits
+        self.check(image.shape)
+        return functional.infer(self, jnp.asarray(image), run.key).logits

@@ -1,0 +1,123 @@
+"""Between modules and plain arrays: the only place that splits and merges nnx graphs.
+
+Everything outside `layers/` and `models/` sees a network as two flat dictionaries of arrays under dotted names
+("encoder.stages.0.1.attn.proj_1.weight"), so that jax.jit, jax.grad, optax, regex rules and checkpoints need nothing
+of flax, and a name means the same in a checkpoint, a learning-rate rule and a PyTorch state dict. Flat, not nested:
+list indices then never become sorted string keys ("10" before "2").
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jaxseg.layers import EVAL, Run, initial
+from jaxseg.types import Array, MismatchError
+from jaxseg.utils.trees import differences
+
+Tree = dict[str, Array]
+
+
+class Leaf(NamedTuple):
+    """What is known of one tensor without its values."""
+
+    path: tuple  # nnx path
+    kind: type  # nnx.Param, BatchStat, Buffer
+    shape: tuple[int, ...]
+    dtype: str
+    layout: str | None  # how the PyTorch tensor is laid out: "conv", "conv_transpose", "linear" or None (the same)
+
+
+class Network(NamedTuple):
+    """A network without its values: hashable, safe to close over in jitted functions."""
+
+    graph: nnx.GraphDef
+    names: tuple[str, ...]
+    leaves: tuple[Leaf, ...]
+
+    def merge(self, params: Tree, state: Tree) -> nnx.Module:
+        """The module with these values (the trees must fit: see `check`)."""
+        values = {**params, **state}
+        flat = [(leaf.path, leaf.kind(values[name], **({"layout": leaf.layout} if leaf.layout else {})))
+                for name, leaf in zip(self.names, self.leaves)]
+        return nnx.merge(self.graph, nnx.from_flat_state(flat))
+
+    def apply(self, params: Tree, state: Tree, image: Array, run: Run = EVAL):
+        """Forward pass as a pure function.
+
+        Args:
+          params: trainable arrays by name.
+          state: the others (BatchNorm statistics, NMF bases) by name.
+          image: [B, *spatial, C].
+          run: training or inference, and the key.
+        Returns:
+          (Outputs, new state by name).
+        """
+        module = self.merge(params, state)
+        outputs = module.outputs(image, run)
+        return outputs, _values(module, self)[1]
+
+    def check(self, params: Tree, state: Tree) -> None:
+        """Raise a MismatchError that lists every missing, unexpected or misshaped tensor."""
+        expected = {n: jax.ShapeDtypeStruct(l.shape, l.dtype) for n, l in zip(self.names, self.leaves)}
+        lines = differences(expected, {**params, **state})
+        if lines:
+            shown = "\n  ".join(lines[:20]) + (f"\n  ... {len(lines) - 20} more" if len(lines) > 20 else "")
+            raise MismatchError(f"{len(lines)} tensors do not fit this network:\n  {shown}")
+
+
+def split(module: nnx.Module) -> tuple[Network, Tree, Tree]:
+    """(network without values, params by name, state by name) of a module."""
+    graph, everything = nnx.split(module)
+    flat = sorted(((".".join(map(str, path)), path, var) for path, var in nnx.to_flat_state(everything)), key=lambda f: f[0])
+    leaves = tuple(Leaf(path, type(var), tuple(var.get_value().shape), str(var.get_value().dtype),
+                        var.get_metadata().get("layout")) for _, path, var in flat)
+    network = Network(graph, tuple(name for name, _, _ in flat), leaves)
+    return network, *_values(module, network)
+
+
+def _values(module: nnx.Module, network: Network) -> tuple[Tree, Tree]:
+    flat = {path: var.get_value() for path, var in nnx.to_flat_state(nnx.state(module))}
+    params = {n: flat[l.path] for n, l in zip(network.names, network.leaves) if issubclass(l.kind, nnx.Param)}
+    state = {n: flat[l.path] for n, l in zip(network.names, network.leaves) if not issubclass(l.kind, nnx.Param)}
+    return params, state
+
+
+def assign(module: nnx.Module, params: Tree, state: Tree) -> None:
+    """Put values into a module in place, after checking that they fit."""
+    network, _, _ = split(module)
+    network.check(params, state)
+    values = {**params, **state}
+    variables = dict(nnx.to_flat_state(nnx.state(module)))
+    for name, leaf in zip(network.names, network.leaves):
+        variables[leaf.path].set_value(jax.numpy.asarray(values[name]))
+    nnx.update(module, nnx.from_flat_state(list(variables.items())))
+
+
+def parameter_count(module: nnx.Module) -> int:
+    """How many trainable numbers a module (or an abstract one) has."""
+    return sum(math.prod(v.get_value().shape) for _, v in nnx.to_flat_state(nnx.state(module, nnx.Param)))
+
+
+def abstract(build) -> nnx.Module:
+    """The module that `build()` makes, with shapes in place of values; no memory, no compilation."""
+    with initial.shapes_only():
+        return nnx.eval_shape(build)
+
+
+def infer(module: nnx.Module, image: Array, key: Array | None = None):
+    """Outputs of a module in inference mode, compiled once per network and shape; buffers that moved are written back."""
+    network, params, state = split(module)
+    outputs, new_state = _infer(network, params, state, image, key)
+    moved = {n: v for n, v in new_state.items() if v is not state[n] and not np.array_equal(v, state[n])}
+    if moved:
+        assign(module, params, {**state, **moved})
+    return outputs
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _infer(network: Network, params: Tree, state: Tree, image: Array, key):
+    return network.apply(params, state, image, Run(train=False, key=key))

@@ -1,0 +1,88 @@
+"""Networks by name. A new family is one file in this folder and one line in FAMILIES."""
+
+import dataclasses
+import importlib
+
+from flax import nnx
+
+from jaxseg.layers import number_streams
+from jaxseg.models import functional
+from jaxseg.models.base import Segmenter, Variant
+from jaxseg.types import ConfigError
+from jaxseg.utils.lookup import import_object, lookup, unknown_name
+
+FAMILIES = (
+    "segnext",
+    "unet",
+)
+
+
+def family_of(name: str):
+    """The family module that declares the network `name`, or None."""
+    for family in FAMILIES:
+        module = importlib.import_module(f"jaxseg.models.{family}")
+        if name in module.VARIANTS:
+            return module
+    return None
+
+
+def variants() -> dict[str, Variant]:
+    """Every named network with its defaults."""
+    return {name: variant for family in FAMILIES
+            for name, variant in importlib.import_module(f"jaxseg.models.{family}").VARIANTS.items()}
+
+
+def list_models(contains: str = "") -> list[str]:
+    """Sorted names of all networks, or of those whose name contains a text."""
+    return sorted(n for n in variants() if contains in n)
+
+
+def create_model(name: str, *, in_channels: int | None = None, num_classes: int | None = None, rank: int | None = None,
+                 seed: int = 0, abstract: bool = False, **overrides) -> Segmenter:
+    """Build a network.
+
+    Args:
+      name: one of `list_models()`, or "my_module:MyNet" for a class of your own that takes
+        (in_channels=, num_classes=, rank=, rngs=, **overrides) and derives from `jaxseg.models.Segmenter`.
+      in_channels, num_classes, rank: the variant's defaults when None (rank: number of spatial axes).
+      seed: of the initial values.
+      abstract: shapes only, no values: for counting.
+      **overrides: fields of the family's Config to change (dropout rates, widths, ...).
+    Returns:
+      The network, in inference mode: `model(image)` gives float32 logits.
+    Raises:
+      ConfigError: unknown name, rank or override.
+    """
+    if ":" in name:
+        cls = import_object(name, "model")
+        sizes = {"in_channels": in_channels or 1, "num_classes": num_classes or 1, "rank": rank or 2}
+        make = lambda: cls(**sizes, rngs=nnx.Rngs(seed), **overrides)
+    else:
+        variant = lookup("model", name, variants())
+        rank = rank or variant.ranks[0]
+        if rank not in variant.ranks:
+            raise ConfigError(f"got rank={rank} for model {name!r}: it exists for rank {' and '.join(map(str, variant.ranks))}")
+        config = _override(name, variant.config, overrides)
+        kwargs = {"in_channels": in_channels or variant.in_channels, "num_classes": num_classes or variant.num_classes}
+        if len(variant.ranks) > 1:
+            kwargs["rank"] = rank
+        make = lambda: variant.network(config, **kwargs, rngs=nnx.Rngs(seed))
+
+    def build():
+        model = make()
+        number_streams(model)
+        return model
+
+    model = functional.abstract(build) if abstract else build()
+    if not isinstance(model, Segmenter):
+        raise ConfigError(f"model {name!r} is a {type(model).__name__}: derive it from jaxseg.models.Segmenter")
+    return model
+
+
+def _override(name: str, config, overrides: dict):
+    known = {f.name: f for f in dataclasses.fields(config)}
+    for key in overrides:
+        if key not in known:
+            raise unknown_name(f"option of model {name!r}", key, known)
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+    return dataclasses.replace(config, **values)

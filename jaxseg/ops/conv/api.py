@@ -1,0 +1,110 @@
+"""Convolution for any rank, stride, dilation and grouping: one function, the fastest measured lowering behind it.
+
+`conv` normalises its arguments, checks them, counts multiply-accumulates and hands over to a lowering.
+`reference.py` is the plain twin.
+"""
+
+import math
+from collections.abc import Sequence
+
+from jaxseg.ops import tally
+from jaxseg.ops.conv import dispatch
+from jaxseg.types import Array
+
+Pads = tuple[tuple[int, int], ...]
+
+
+def per_axis(value: int | Sequence[int], rank: int, name: str) -> tuple[int, ...]:
+    """`value` for each of `rank` axes: an int is repeated, a sequence must have `rank` entries."""
+    if isinstance(value, int):
+        return (value,) * rank
+    value = tuple(int(v) for v in value)
+    if len(value) != rank:
+        raise ValueError(f"got {name}={value}: {len(value)} numbers for {rank} spatial axes; give one int or {rank} ints")
+    return value
+
+
+def resolve_padding(padding, size: Sequence[int], kernel: Sequence[int], stride: Sequence[int],
+                    dilation: Sequence[int]) -> Pads:
+    """Padding as (low, high) voxels per axis.
+
+    Args:
+      padding: None for dilation * (k - 1) // 2 on both sides (PyTorch's usual "same" of odd kernels); an int or one int
+        per axis for both sides; (low, high) pairs; or "same_tf" for TensorFlow's rule, computed from the actual size:
+        total = max((ceil(n / s) - 1) * s + (k - 1) * d + 1 - n, 0), the odd one at the end.
+      size, kernel, stride, dilation: per axis.
+    """
+    rank = len(kernel)
+    if padding is None:
+        return tuple((d * (k - 1) // 2,) * 2 for k, d in zip(kernel, dilation))
+    if padding == "same_tf":
+        totals = [max((math.ceil(n / s) - 1) * s + (k - 1) * d + 1 - n, 0)
+                  for n, k, s, d in zip(size, kernel, stride, dilation)]
+        return tuple((t // 2, t - t // 2) for t in totals)
+    if isinstance(padding, str):
+        raise ValueError(f"got padding={padding!r}; it is None, an int, ints per axis, (low, high) pairs or 'same_tf'")
+    if isinstance(padding, int) or all(isinstance(p, int) for p in padding):
+        return tuple((p, p) for p in per_axis(padding, rank, "padding"))
+    return tuple((int(low), int(high)) for low, high in padding)
+
+
+def conv(x: Array, w: Array, *, stride: int | Sequence[int] = 1, padding=None, dilation: int | Sequence[int] = 1,
+         groups: int = 1) -> Array:
+    """Convolution (correlation) over all spatial axes.
+
+    Args:
+      x: [B, *S, C], one to three spatial axes.
+      w: [*k, C/groups, O]; cast to x's dtype.
+      stride, dilation: an int, or one per axis.
+      padding: see `resolve_padding`.
+      groups: C and O are split into this many independent groups; groups == C is depthwise.
+    Returns:
+      [B, *S', O] in x's dtype, S' = floor((S + low + high - dilation * (k - 1) - 1) / stride) + 1.
+    Raises:
+      ValueError: ranks or channel counts that do not fit, or a window larger than the padded input.
+    """
+    rank = x.ndim - 2
+    if w.ndim != rank + 2:
+        raise ValueError(f"got x of shape {x.shape} and w of shape {w.shape}: w must be [{rank} kernel axes, C/groups, O]")
+    if x.shape[-1] != w.shape[-2] * groups or w.shape[-1] % groups:
+        raise ValueError(f"got x with {x.shape[-1]} channels, w with {w.shape[-2]} per group, {w.shape[-1]} outputs and "
+                         f"groups={groups}; need C == groups * (channels per group) and O % groups == 0")
+    kernel = w.shape[:rank]
+    stride, dilation = per_axis(stride, rank, "stride"), per_axis(dilation, rank, "dilation")
+    pads = resolve_padding(padding, x.shape[1:-1], kernel, stride, dilation)
+    out = tuple((n + lo + hi - d * (k - 1) - 1) // s + 1
+                for n, (lo, hi), k, d, s in zip(x.shape[1:-1], pads, kernel, dilation, stride))
+    if min(out) < 1:
+        raise ValueError(f"got spatial size {x.shape[1:-1]} with padding {pads}: smaller than the {kernel} window "
+                         f"at dilation {dilation}; use a larger input")
+    tally.add("conv", x.shape[0] * math.prod(out) * math.prod(w.shape))
+    return dispatch.conv(x, w.astype(x.dtype), stride=stride, padding=pads, dilation=dilation, groups=groups)
+
+
+def conv_transpose(x: Array, w: Array, *, stride: int | Sequence[int] = 2, padding: int | Sequence[int] = 0) -> Array:
+    """Transposed convolution: output position stride * i + t - padding receives x[i] * w[t] (no kernel flip).
+
+    Args:
+      x: [B, *S, C].
+      w: [*k, C, O]; cast to x's dtype. PyTorch's ConvTranspose weight [C, O, *k] with its axes moved.
+      stride, padding: as in PyTorch, an int or one per axis.
+    Returns:
+      [B, *S', O], S' = (S - 1) * stride + k - 2 * padding.
+    """
+    rank = x.ndim - 2
+    if w.ndim != rank + 2 or w.shape[-2] != x.shape[-1]:
+        raise ValueError(f"got x of shape {x.shape} and w of shape {w.shape}; w must be [{rank} kernel axes, C, O]")
+    stride = per_axis(stride, rank, "stride")
+    pads = tuple((p, p) for p in per_axis(padding, rank, "padding"))
+    taps = math.prod(w.shape)
+    out = [(n - 1) * s + k - 2 * p for n, s, k, (p, _) in zip(x.shape[1:-1], stride, w.shape, pads)]
+    true = x.shape[0] * math.prod(x.shape[1:-1]) * taps
+    tally.add("conv_transpose", true)
+    tally.add("conv_transpose_overcount", x.shape[0] * math.prod(out) * taps - true)
+    return dispatch.conv_transpose(x, w.astype(x.dtype), stride=stride, padding=pads)
+
+
+def linear(x: Array, w: Array) -> Array:
+    """x [..., C] times w [C, O] (cast to x's dtype) -> [..., O]."""
+    tally.add("linear", math.prod(x.shape[:-1]) * math.prod(w.shape))
+    return x @ w.astype(x.dtype)

@@ -1,0 +1,65 @@
+"""Pooling over all spatial axes, any rank."""
+
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxseg.ops import tally
+from jaxseg.ops.conv.api import per_axis
+from jaxseg.types import Array
+
+
+def max_pool(x: Array, kernel: int | Sequence[int] = 2, *, stride=None, padding: int | Sequence[int] = 0) -> Array:
+    """Maximum over windows of [B, *S, C]; sizes round down as in PyTorch.
+
+    Where windows do not overlap and nothing is padded it is a reshape and a maximum: the gradient then needs no
+    select-and-scatter (slow on a GPU, refused under its deterministic flag). Ties share the gradient there.
+    """
+    rank = x.ndim - 2
+    kernel = per_axis(kernel, rank, "kernel")
+    stride = kernel if stride is None else per_axis(stride, rank, "stride")
+    padding = per_axis(padding, rank, "padding")
+    if kernel == stride and not any(padding):
+        return _blocks(x, kernel).max(axis=tuple(range(2, 2 + 2 * rank, 2)))
+    pads = ((0, 0), *((p, p) for p in padding), (0, 0))
+    low = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
+    return lax.reduce_window(x, jnp.asarray(low, x.dtype), lax.max, (1, *kernel, 1), (1, *stride, 1), pads)
+
+
+def avg_pool(x: Array, kernel: int | Sequence[int] = 2) -> Array:
+    """Mean over windows of [B, *S, C] that do not overlap; sizes round down."""
+    rank = x.ndim - 2
+    kernel = per_axis(kernel, rank, "kernel")
+    return _blocks(x, kernel).mean(axis=tuple(range(2, 2 + 2 * rank, 2)))
+
+
+def adaptive_avg_pool(x: Array, size: int | Sequence[int]) -> Array:
+    """PyTorch's adaptive average pooling: window i of n covers floor(i S / n) to ceil((i + 1) S / n).
+
+    Args:
+      x: [B, *S, C].
+      size: output size per spatial axis.
+    Returns:
+      [B, *size, C].
+    """
+    size = per_axis(size, x.ndim - 2, "size")
+    tally.add("mean", math.prod(x.shape))
+    for axis, n in enumerate(size, 1):
+        matrix = np.zeros((n, x.shape[axis]), np.float32)
+        for i in range(n):
+            lo, hi = i * x.shape[axis] // n, -(-(i + 1) * x.shape[axis] // n)
+            matrix[i, lo:hi] = 1 / (hi - lo)
+        x = jnp.moveaxis(jnp.tensordot(jnp.asarray(matrix, x.dtype), x, axes=(1, axis)), 0, axis)
+    return x
+
+
+def _blocks(x: Array, kernel: Sequence[int]) -> Array:
+    """[B, S1/k1, k1, S2/k2, k2, ..., C], what does not fill a window cut off."""
+    kept = [n // k for n, k in zip(x.shape[1:-1], kernel)]
+    if min(kept) < 1:
+        raise ValueError(f"got spatial size {x.shape[1:-1]}: smaller than the pooling window {tuple(kernel)}")
+    x = x[(slice(None), *(slice(0, n * k) for n, k in zip(kept, kernel)))]
+    return x.reshape(x.shape[0], *(v for n, k in zip(kept, kernel) for v in (n, k)), x.shape[-1])

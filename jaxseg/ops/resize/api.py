@@ -1,0 +1,80 @@
+"""Resizing of feature maps and masks with PyTorch's exact rules, any rank, differentiable.
+
+Linear interpolation is one small matrix per axis. `jax.image.resize` cannot serve: it has no align_corners=True, it
+antialiases when it shrinks, and its 'nearest' picks other voxels than PyTorch's at ratios that are no integers.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg.ops import tally
+from jaxseg.types import Array
+
+
+def linear_matrix(n_in: int, n_out: int, align_corners: bool) -> np.ndarray:
+    """[n_out, n_in] float32 weights of linear interpolation along one axis.
+
+    Source position of output i: i * (n_in - 1) / (n_out - 1) with align_corners, else max((i + 1/2) n_in / n_out - 1/2, 0).
+    """
+    i = np.arange(n_out, dtype=np.float64)
+    if align_corners:
+        src = i * (n_in - 1) / (n_out - 1) if n_out > 1 else np.zeros(1)
+    else:
+        src = np.maximum((i + 0.5) * n_in / n_out - 0.5, 0.0)
+    low = np.minimum(np.floor(src).astype(int), n_in - 1)
+    high = np.minimum(low + 1, n_in - 1)
+    frac = src - low
+    matrix = np.zeros((n_out, n_in))
+    np.add.at(matrix, (np.arange(n_out), low), 1 - frac)
+    np.add.at(matrix, (np.arange(n_out), high), frac)
+    return matrix.astype(np.float32)
+
+
+def nearest_index(n_in: int, n_out: int) -> np.ndarray:
+    """Source index floor(i * n_in / n_out) of each output position, in exact integer arithmetic."""
+    return (np.arange(n_out) * n_in) // n_out
+
+
+def resize(x: Array, size: Sequence[int], method: str = "linear", *, align_corners: bool = False) -> Array:
+    """Resize all spatial axes of [B, *S, C] to `size`.
+
+    Args:
+      x: [B, *S, C].
+      size: target size per spatial axis, voxels.
+      method: "linear" (bilinear or trilinear; never antialiased) or "nearest".
+      align_corners: linear only; the centres of the corner voxels stay where they are.
+    Returns:
+      [B, *size, C] in x's dtype (integer arrays: nearest only).
+    Raises:
+      ValueError: unknown method, a size of the wrong length, or linear on integers.
+    """
+    size = tuple(int(n) for n in size)
+    if len(size) != x.ndim - 2:
+        raise ValueError(f"got size={size} for an array of shape {x.shape}: {x.ndim - 2} numbers are needed")
+    if method == "nearest":
+        if align_corners:
+            raise ValueError("got align_corners=True with method='nearest': it has a meaning for 'linear' only")
+        for axis, n in enumerate(size, 1):
+            x = _nearest(x, axis, n)
+        return x
+    if method != "linear":
+        raise ValueError(f"got method={method!r}; it is 'linear' or 'nearest'")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"got an array of dtype {x.dtype} to resize linearly; use method='nearest' or cast to float")
+    tally.add("resize", 4 * x.shape[0] * math.prod(size) * x.shape[-1])
+    for axis, n in sorted(enumerate(size, 1), key=lambda a: a[1] / x.shape[a[0]]):  # shrink first: fewer operations
+        if n != x.shape[axis]:
+            matrix = jnp.asarray(linear_matrix(x.shape[axis], n, align_corners), x.dtype)
+            x = jnp.moveaxis(jnp.tensordot(matrix, x, axes=(1, axis)), 0, axis)
+    return x
+
+
+def _nearest(x: Array, axis: int, n: int) -> Array:
+    if n == x.shape[axis]:
+        return x
+    if n % x.shape[axis] == 0:  # a repeat has a cheap gradient; a gather's is a scatter
+        return jnp.repeat(x, n // x.shape[axis], axis=axis)
+    return jnp.take(x, nearest_index(x.shape[axis], n), axis=axis)

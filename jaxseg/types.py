@@ -1,0 +1,71 @@
+"""Words that every room of the house shares: axis letters, the batch, spacing and the errors a user can meet.
+
+Axis letters used in all shapes: B batch, D depth, H height, W width (spatial axes in the array's own order),
+C channels of an image or a feature map, K classes. Arrays are channels-last: [B, H, W, C] or [B, D, H, W, C].
+"""
+
+from typing import Any, NotRequired, TypedDict
+
+Array = Any  # a jax.Array or a numpy.ndarray; named so that signatures can be read without importing jax
+Spacing = tuple[float, ...]  # millimetres per voxel along each spatial axis, in the array's axis order
+
+
+class Batch(TypedDict):
+    """One global batch as the input pipeline yields it and the step consumes it."""
+
+    image: Array  # [B, *spatial, C], the dtype of the cache (uint8 for windowed CT and photographs)
+    mask: Array  # [B, *spatial] integer class labels
+    index: Array  # [B] int64, position of the example in its split
+    weight: NotRequired[Array]  # [B] float32, 0 for examples that only pad a batch
+
+
+class JaxsegError(Exception):
+    """Base of the errors that a user can cause. The program ends with `exit_code` and the one-line message."""
+
+    exit_code = 1
+
+
+class ConfigError(JaxsegError, ValueError):
+    """A configuration or command line that cannot work."""
+
+    exit_code = 64
+
+
+class DataError(JaxsegError, ValueError):
+    """A file or a data set that cannot be used. `code` is a stable word such as DATA_TRUNCATED."""
+
+    exit_code = 65
+
+    def __init__(self, message: str, code: str = "DATA"):
+        super().__init__(message)
+        self.code = code
+
+
+class CheckpointError(JaxsegError, ValueError):
+    """No usable checkpoint where one is needed."""
+
+    exit_code = 66
+
+
+class StorageError(JaxsegError, OSError):
+    """Disk full, read-only or gone; retry once there is space."""
+
+    exit_code = 74
+
+
+class PeerError(JaxsegError, RuntimeError):
+    """Another process was lost or hangs; restart all of them."""
+
+    exit_code = 75
+
+
+class NonFiniteError(JaxsegError, ArithmeticError):
+    """Training produced NaN or Inf several steps in a row."""
+
+    exit_code = 76
+
+
+class MismatchError(JaxsegError, ValueError):
+    """Checkpoint, configuration or hosts do not agree with each other."""
+
+    exit_code = 78

@@ -1,0 +1,106 @@
+"""Files that are either whole or absent: atomic writes, a folder built once under a lock, digests."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from jaxseg.types import StorageError
+
+
+def write_atomic(path: str | Path, content: bytes | str) -> None:
+    """Write a file so that a reader, or a power cut, sees the old content or the new and never a part.
+
+    Raises:
+      StorageError: the disk is full, read-only or gone.
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
+
+
+def write_json(path: str | Path, value) -> None:
+    """`write_atomic` of an indented JSON text with sorted keys."""
+    write_atomic(path, json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
+
+
+@contextlib.contextmanager
+def lock(path: str | Path) -> Iterator[None]:
+    """Hold an exclusive lock on `path` (made if absent) for the time of the block; released if the process dies."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def build_folder(final: str | Path, build: Callable[[Path], None]) -> Path:
+    """The folder `final`, made by `build(temporary)` when absent: built beside it under a lock, then renamed into place.
+
+    Two processes that ask at once build it once. A build that fails leaves nothing under the final name.
+
+    Args:
+      final: path of the folder.
+      build: fills the empty folder it is given.
+    Returns:
+      `final` as a Path, complete.
+    Raises:
+      StorageError: the folder cannot be made or written.
+    """
+    final = Path(final)
+    if final.is_dir():
+        return final
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with lock(final.parent / f".{final.name}.lock"):
+            if final.is_dir():
+                return final
+            for left in final.parent.glob(f".{final.name}.*.building"):
+                shutil.rmtree(left, ignore_errors=True)  # left by a killed process: the lock says nobody is building
+            temporary = final.parent / f".{final.name}.{uuid.uuid4().hex[:8]}.building"
+            temporary.mkdir()
+            try:
+                build(temporary)
+                os.replace(temporary, final)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"cannot build {final}: {error}; free space or set JAXSEG_CACHE to another folder") from error
+    return final
+
+
+def digest(*parts: bytes | str) -> str:
+    """Hexadecimal blake2b digest (16 bytes) of the parts, separated so that ("ab","c") differs from ("a","bc")."""
+    h = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else bytes(part)
+        h.update(len(data).to_bytes(8, "little"))
+        h.update(data)
+    return h.hexdigest()
+
+
+def cache_root() -> Path:
+    """Folder for derived data: $JAXSEG_CACHE, else $XDG_CACHE_HOME/jaxseg, else ~/.cache/jaxseg."""
+    if os.environ.get("JAXSEG_CACHE"):
+        return Path(os.environ["JAXSEG_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "jaxseg"

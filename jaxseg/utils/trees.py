@@ -1,0 +1,66 @@
+"""Trees of arrays under names: regex rules, differences, sizes. Pure Python; arrays need only shape and dtype."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from jaxseg.types import ConfigError
+
+
+def label_by_rules(names: Iterable[str], rules: Sequence[tuple[str, str]], what: str = "parameter") -> dict[str, str]:
+    """The label of each name: that of the first rule whose regular expression is found in it.
+
+    Args:
+      names: dotted parameter names.
+      rules: (regular expression, label), first match wins. Every name must be claimed: end with (".*", label).
+      what: what the names are, for the error.
+    Returns:
+      name -> label.
+    Raises:
+      ConfigError: a name that no rule claims, a rule that claims nothing, or an expression that does not compile.
+    """
+    names = list(names)
+    try:
+        compiled = [(re.compile(pattern), label) for pattern, label in rules]
+    except re.error as error:
+        raise ConfigError(f"rule {error.pattern!r} is no regular expression: {error}") from error
+    labels: dict[str, str] = {}
+    used = [False] * len(compiled)
+    for name in names:
+        for i, (pattern, label) in enumerate(compiled):
+            if pattern.search(name):
+                labels[name], used[i] = label, True
+                break
+    unclaimed = [n for n in names if n not in labels]
+    if unclaimed:
+        raise ConfigError(f"{len(unclaimed)} {what}s match no rule: {_some(unclaimed)}; end the rules with ('.*', label)")
+    idle = [rules[i][0] for i, hit in enumerate(used) if not hit and rules[i][0] != ".*"]
+    if idle:
+        raise ConfigError(f"rules that match no {what}: {_some(idle)}; names look like {_some(sorted(names)[:3])}")
+    return labels
+
+
+def differences(expected: Mapping[str, object], found: Mapping[str, object], *, dtype: bool = True) -> list[str]:
+    """One line for every difference of name, shape and dtype between two flat trees (empty when they agree)."""
+    lines = [f"missing {n} {_spec(expected[n])}" for n in sorted(expected.keys() - found.keys())]
+    lines += [f"unexpected {n} {_spec(found[n])}" for n in sorted(found.keys() - expected.keys())]
+    for name in sorted(expected.keys() & found.keys()):
+        e, f = expected[name], found[name]
+        if tuple(e.shape) != tuple(f.shape):
+            lines.append(f"shape of {name}: expected {tuple(e.shape)}, found {tuple(f.shape)}")
+        elif dtype and str(e.dtype) != str(f.dtype):
+            lines.append(f"dtype of {name}: expected {e.dtype}, found {f.dtype}")
+    return lines
+
+
+def count(tree: Mapping[str, object]) -> int:
+    """How many numbers a flat tree of arrays holds."""
+    return sum(math.prod(v.shape) for v in tree.values())
+
+
+def _spec(leaf) -> str:
+    return f"{getattr(leaf, 'dtype', type(leaf).__name__)}{list(getattr(leaf, 'shape', ()))}"
+
+
+def _some(items: Sequence[str], limit: int = 8) -> str:
+    return ", ".join(items[:limit]) + (f", ... ({len(items)} in all)" if len(items) > limit else "")
