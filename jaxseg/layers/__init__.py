@@ -3,8 +3,7 @@
 from jaxseg.layers.activation import activation
 from jaxseg.layers.conv import Conv, ConvTranspose, Linear
 from jaxseg.layers.norm import BatchNorm, BatchStat, GroupNorm, InstanceNorm, LayerNorm
-from jaxseg.layers.residual import (ChannelDropout, Dropout, DropPath, LayerScale, Stochastic, drop_path_rates,
-                                    number_streams)
+from jaxseg.layers.residual import ChannelDropout, Dropout, DropPath, LayerScale, Stochastic, drop_path_rates, number_streams
 from jaxseg.layers.run import EVAL, Run
 
 __all__ = ["EVAL", "BatchNorm", "BatchStat", "ChannelDropout", "Conv", "ConvTranspose", "DropPath", "Dropout", "GroupNorm",

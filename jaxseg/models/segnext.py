@@ -17,8 +17,20 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg import ops
-from jaxseg.layers import (EVAL, BatchNorm, ChannelDropout, Conv, DropPath, GroupNorm, LayerNorm, LayerScale, Run,
-                           activation, drop_path_rates, initial)
+from jaxseg.layers import (
+    EVAL,
+    BatchNorm,
+    ChannelDropout,
+    Conv,
+    DropPath,
+    GroupNorm,
+    LayerNorm,
+    LayerScale,
+    Run,
+    activation,
+    drop_path_rates,
+    initial,
+)
 from jaxseg.layers.nmf import NMF
 from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
 from jaxseg.ops import tally
