@@ -1,0 +1,228 @@
+"""Who trains and who judges: splits by patient, folds, the seed's slice split, and the check that nobody does both.
+
+The order of patients is that of a keyed digest of their names, so that it depends neither on the listing of a folder nor
+on a version of numpy.
+"""
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxseg.data.records import DataSet
+from jaxseg.types import ConfigError, DataError
+from jaxseg.utils import files
+from jaxseg.utils.lookup import unknown_name
+
+NAMES = ("train", "val", "test")
+SEED_HELD_OUT = {"only": (10, 50, 318), "all": (200, 500, 2500)}  # protocol: last slices for (val, test), of about so many
+Row = Mapping[str, Any]  # of Cache.rows: case, patient, stratum, digest, constant, foreground ...
+
+
+def split_patients(strata: Mapping[str, str], fractions: Sequence[float], seed: int) -> dict[str, list[str]]:
+    """Patients drawn into train, val and test, each stratum in the same shares (to within one or two patients).
+
+    Args:
+      strata: patient -> stratum.
+      fractions: shares of (train, val, test); they add up to 1. A share above 0 gets at least one patient.
+      seed: another seed, another draw.
+    Returns:
+      {"train": [...], "val": [...], "test": [...]}, each sorted, together all patients once.
+    Raises:
+      ConfigError: fractions that cannot be, or fewer patients than splits.
+    """
+    shares = _shares(fractions)
+    counts = _whole_counts(len(strata), shares)
+    given, drawn = [0, 0, 0], {name: [] for name in NAMES}
+    for i, patient in enumerate(_line_up(strata, seed)):
+        # the split furthest behind its share so far; any run of the line, so any stratum, holds about the same shares
+        behind = [counts[s] * (i + 1) / len(strata) - given[s] if given[s] < counts[s] else -math.inf for s in range(3)]
+        s = behind.index(max(behind))
+        given[s] += 1
+        drawn[NAMES[s]].append(patient)
+    return {name: sorted(patients) for name, patients in drawn.items()}
+
+
+def folds(strata: Mapping[str, str], k: int, seed: int) -> list[dict[str, list[str]]]:
+    """k-fold cross-validation: in fold i, part i is the test, part i + 1 (mod k) chooses the checkpoint, the rest trains.
+
+    Every patient is tested exactly once and never by a checkpoint that it helped to choose.
+
+    Raises:
+      ConfigError: k < 3, or fewer patients than k.
+    """
+    if not 3 <= k <= len(strata):
+        raise ConfigError(f"got {k} folds of {len(strata)} patients; train, val and test need 3 <= folds <= patients")
+    line = _line_up(strata, seed)
+    parts = [line[i::k] for i in range(k)]  # neighbours in the line share a stratum: dealing them out spreads it
+    return [{"train": sorted(p for j in range(k) if j not in (i, (i + 1) % k) for p in parts[j]),
+             "val": sorted(parts[(i + 1) % k]), "test": sorted(parts[i])} for i in range(k)]
+
+
+def split_rows(rows: Sequence[Row], dataset: DataSet, *, split: str, fractions: Sequence[float], seed: int,
+               protocol: str | None = None, log: Callable[[str], None] = print) -> dict[str, np.ndarray]:
+    """Row numbers of train, val and test, checked for leaks and for foreground.
+
+    Args:
+      rows: `Cache.rows`.
+      split: "patient" (drawn, stratified), "fixed" (as the data set prescribes), or "slice_seed" (the seed's: the last
+        slices, whoever they belong to; warned about, and kept only to compare with published figures).
+      fractions: shares of patients, for "patient" alone.
+      seed: of the draw, for "patient" alone.
+      protocol: "only" or "all", for "slice_seed" alone; it says how many slices the seed held out.
+      log: takes the warning.
+    Returns:
+      {"train": int64 [n], "val": ..., "test": ...}, each ascending.
+    Raises:
+      ConfigError: the split does not exist or does not fit this data set.
+      DataError: DATA_LEAK, or DATA_EMPTY for a split without a single foreground pixel.
+    """
+    strata = patient_strata(rows)
+    if split == "patient":
+        splits = rows_of(rows, split_patients(strata, fractions, seed))
+    elif split == "fixed":
+        splits = rows_of(rows, _fixed(strata, dataset))
+    elif split == "slice_seed":
+        splits = _last_slices(len(rows), protocol)
+        shared = {rows[i]["patient"] for i in splits["train"]} & {rows[i]["patient"] for n in NAMES[1:] for i in splits[n]}
+        log(f"WARNING data.split=slice_seed: {len(shared)} patients have slices on both sides of the split, so that scores are "
+            "too good; compare with the seed's figures only, and use data.split=patient for any claim")
+    else:
+        raise unknown_name("data.split", split, ("patient", "fixed", "slice_seed"))
+    if split != "slice_seed":
+        check_no_leak(rows, splits)
+    for name, numbers in splits.items():
+        if len(numbers) and not any(sum(rows[i]["foreground"]) for i in numbers):
+            raise DataError(f"split {name!r} holds {len(numbers)} slices and not one foreground pixel of "
+                            f"{', '.join(dataset.labels)}; choose another data.split_seed or data.fractions", "DATA_EMPTY")
+    return splits
+
+
+def patient_strata(rows: Iterable[Row]) -> dict[str, str]:
+    """patient -> the strata of the patient's cases, joined by "+"."""
+    seen = defaultdict(set)
+    for row in rows:
+        seen[row["patient"]].add(row["stratum"])
+    return {patient: "+".join(sorted(words)) for patient, words in seen.items()}
+
+
+def rows_of(rows: Sequence[Row], patients: Mapping[str, Iterable[str]]) -> dict[str, np.ndarray]:
+    """Row numbers of each split's patients: name -> int64 [n], ascending."""
+    members = {name: set(p) for name, p in patients.items()}
+    return {name: np.array([i for i, row in enumerate(rows) if row["patient"] in who], np.int64)
+            for name, who in members.items()}
+
+
+def check_no_leak(rows: Sequence[Row], splits: Mapping[str, Sequence[int]]) -> None:
+    """Refuse splits that share a patient, or an image under two names (constant images, such as empty air, aside).
+
+    Raises:
+      DataError: DATA_LEAK, naming what is shared and by whom.
+    """
+    names = list(splits)
+    for a, first in enumerate(names):
+        for second in names[a + 1:]:
+            left, right = ([rows[i] for i in splits[n]] for n in (first, second))
+            both = sorted({r["patient"] for r in left} & {r["patient"] for r in right})
+            if both:
+                raise DataError(f"{len(both)} patients are in {first!r} and in {second!r}: {_some(both)}; "
+                                "a patient belongs to one split", "DATA_LEAK")
+            known = {r["digest"]: r["case"] for r in left if not r["constant"]}
+            twins = sorted({f"{known[r['digest']]} = {r['case']}" for r in right if r["digest"] in known})
+            if twins:
+                raise DataError(f"{len(twins)} pairs of cases in {first!r} and {second!r} hold the same image: {_some(twins)}; "
+                                "give them one patient name or remove the copies", "DATA_LEAK")
+
+
+def save_splits(path: str | Path, patients: Mapping[str, Iterable[str]]) -> None:
+    """Write split -> patients as JSON, whole or not at all."""
+    files.write_json(path, {name: sorted(p) for name, p in patients.items()})
+
+
+def load_splits(path: str | Path, known: Iterable[str]) -> dict[str, list[str]]:
+    """Read {"train": [...], "val": [...], "test": [...]} and hold it against the data.
+
+    Args:
+      path: a JSON file; patients under "left_out" are left out on purpose.
+      known: the patients that the data have.
+    Raises:
+      DataError: DATA_SPLIT for a file that is no such JSON, or a patient unknown, missing or listed twice; DATA_LEAK for
+        one in two splits.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read the split file {path}: {error}", "DATA_SPLIT") from error
+    allowed = {*NAMES, "left_out"}
+    if not isinstance(content, dict) or not set(NAMES) <= content.keys() <= allowed or not all(
+            isinstance(p, list) and all(isinstance(x, str) for x in p) for p in content.values()):
+        raise DataError(f"{path} must hold one object with lists of patient names under {', '.join(NAMES)} "
+                        "(and left_out, if any)", "DATA_SPLIT")
+    twice = [p for listed in content.values() for p, n in Counter(listed).items() if n > 1]
+    shared = [p for p, n in Counter(p for listed in content.values() for p in set(listed)).items() if n > 1]
+    listed = {p for names in content.values() for p in names}
+    for found, what, code in ((twice, "are listed twice", "DATA_SPLIT"), (shared, "are in two splits", "DATA_LEAK"),
+                              (listed - set(known), "are not in the data", "DATA_SPLIT"),
+                              (set(known) - listed, "of the data are in no split; list them under 'left_out'", "DATA_SPLIT")):
+        if found:
+            raise DataError(f"{path}: {len(found)} patients {what}: {_some(sorted(found))}", code)
+    return {name: content[name] for name in NAMES}
+
+
+def _line_up(strata: Mapping[str, str], seed: int) -> list[str]:
+    """Patients stratum after stratum, at random within each."""
+    return sorted(strata, key=lambda p: (strata[p], files.digest(str(seed), p), p))
+
+
+def _shares(fractions: Sequence[float]) -> tuple[float, ...]:
+    shares = tuple(float(f) for f in fractions)
+    if len(shares) != 3 or not all(math.isfinite(f) and f >= 0 for f in shares) or abs(sum(shares) - 1) > 1e-6 or not shares[0]:
+        raise ConfigError(f"got data.fractions={shares}; three shares (train, val, test) >= 0 that add up to 1, train above 0")
+    return shares
+
+
+def _whole_counts(n: int, shares: Sequence[float]) -> list[int]:
+    """Patients per split: the shares of n by largest remainder, at least 1 where the share is above 0."""
+    wanted = sum(f > 0 for f in shares)
+    if n < wanted:
+        raise ConfigError(f"got {n} patients for {wanted} splits (data.fractions={tuple(shares)}); each needs one: add patients, "
+                          "or set a share to 0")
+    counts = [math.floor(n * f + 1e-9) for f in shares]
+    by_remainder = sorted(range(3), key=lambda s: (round(counts[s] - n * shares[s], 9), -s))  # halves go to the judges
+    for s in by_remainder[:n - sum(counts)]:
+        counts[s] += 1
+    for s in range(3):
+        if shares[s] and not counts[s]:
+            counts[s] = 1
+            counts[max(range(3), key=lambda t: counts[t])] -= 1
+    return counts
+
+
+def _fixed(strata: Mapping[str, str], dataset: DataSet) -> dict[str, list[str]]:
+    if dataset.fixed_split is None:
+        raise ConfigError(f"data.split=fixed: {dataset.name} prescribes no split; use data.split=patient")
+    astray = sorted(p for p in strata if dataset.fixed_split.get(p) not in NAMES)
+    if astray:
+        raise DataError(f"the split of {dataset.name} leaves {len(astray)} patients out: {_some(astray)}", "DATA_SPLIT")
+    return {name: sorted(p for p in strata if dataset.fixed_split[p] == name) for name in NAMES}
+
+
+def _last_slices(n: int, protocol: str | None) -> dict[str, np.ndarray]:
+    """The seed's rule: the last val + test of n slices, in that order; shrunk in proportion for a smaller set."""
+    if protocol not in SEED_HELD_OUT:
+        raise ConfigError(f"data.split=slice_seed with data.protocol={protocol!r}; the seed has 'only' and 'all'")
+    val, test, usual = SEED_HELD_OUT[protocol]
+    if n < 2 * (val + test):
+        val, test = max(1, val * n // usual), max(1, test * n // usual)
+    if n < val + test + 1:
+        raise ConfigError(f"data.split=slice_seed: got {n} slices; it needs one each for train, val and test")
+    edges = (0, n - val - test, n - test, n)
+    return {name: np.arange(edges[i], edges[i + 1], dtype=np.int64) for i, name in enumerate(NAMES)}
+
+
+def _some(items: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(items[:limit]) + (", ..." if len(items) > limit else "")
