@@ -1,0 +1,112 @@
+"""A loss from named terms and their weights, over the main output and the auxiliary ones."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxseg import ops
+from jaxseg.losses import TERMS
+from jaxseg.types import Array, ConfigError
+from jaxseg.utils.lookup import lookup
+
+Parts = dict[str, tuple[Array, Array]]
+_GIVEN = ("weight", "maps")  # keyword arguments that come from the batch, not from the configuration
+
+
+def build(terms: Sequence[tuple[str, float]], options: Mapping[str, Mapping] | None = None, aux_weights: Sequence[float] = (),
+          aux_terms: Sequence[tuple[str, float]] = ()) -> Callable:
+    """total = sum_t w_t L_t(logits) + sum_i a_i sum_t v_t L_t(aux_i), every L the mean of its term.
+
+    Args:
+      terms: (name in TERMS, w_t).
+      options: keyword arguments by term: {"focal": {"gamma": 2.0}}.
+      aux_weights: a_i, one for each auxiliary output in the network's order; 0 leaves an output out. Labels are resized
+        to the output's size by nearest neighbour.
+      aux_terms: (name, v_t) of the auxiliary outputs; those of the main output when empty.
+    Returns:
+      loss(outputs, batch) -> (sum, weight, parts). `outputs` has attributes logits and aux; `batch` has "mask" and may
+      have "weight" [B] and "maps" (`boundary.signed_distance` of the mask, [B, *S, K]). The total's mean is sum / weight
+      with weight = sum of the samples' weights; parts holds the (sum, weight) of each term, unweighted, under its name,
+      and "aux0.dice" for auxiliary output 0. Outputs without auxiliary logits (inference) have only the main part.
+    Raises:
+      ConfigError: an unknown term or option, no term, or a term named twice.
+    """
+    options = {} if options is None else options
+    main = _bind(terms, options)
+    if not main:
+        raise ConfigError("got no loss term; name at least one, such as (('dice', 1.0),)")
+    auxiliary = _bind(aux_terms, options) if aux_terms else main
+    idle = sorted(options.keys() - main.keys() - auxiliary.keys())
+    if idle:
+        raise ConfigError(f"got options for {', '.join(idle)}, which is no term of this loss ({', '.join(main)})")
+    aux_weights = tuple(aux_weights)
+
+    def loss(outputs, batch) -> tuple[Array, Array, Parts]:
+        weight = batch["weight"] if "weight" in batch else None
+        maps = batch["maps"] if "maps" in batch else None
+        parts = _evaluate(main, outputs.logits, batch["mask"], weight, maps, "")
+        factors = {name: factor for name, (factor, _) in main.items()}
+        if outputs.aux and len(outputs.aux) != len(aux_weights):
+            raise ConfigError(f"got {len(aux_weights)} aux_weights for a network with {len(outputs.aux)} auxiliary outputs; "
+                              "give one for each (0.0 leaves an output out)")
+        for i, (scale, logits) in enumerate(zip(aux_weights, outputs.aux)):
+            if scale:
+                parts |= _evaluate(auxiliary, logits, batch["mask"], weight, maps, f"aux{i}.")
+                factors |= {f"aux{i}.{name}": scale * factor for name, (factor, _) in auxiliary.items()}
+        count = jnp.float32(outputs.logits.shape[0]) if weight is None else jnp.sum(weight.astype(jnp.float32))
+        # a term may count otherwise than by samples (class weights): its mean times the samples' weight
+        total = sum(factors[name] * value * jnp.where(part > 0, count / jnp.where(part > 0, part, 1.0), 0.0)
+                    for name, (value, part) in parts.items())
+        return total, count, parts
+
+    return loss
+
+
+def learnable(parts: Parts, weights: Mapping[str, Array]) -> Array:
+    """sum_t 2 (sigmoid(x_t) + 1/2) L_t: the total with trained weights, each between 1 and 3.
+
+    Args:
+      parts: (sum, weight) of the terms, as `build`'s loss returns them.
+      weights: x_t, a trainable scalar for every term (the lung project starts at 1.0 for the main and 0.4 for the
+        auxiliary loss).
+    Raises:
+      ConfigError: a term without a weight or a weight without a term.
+    """
+    if parts.keys() != weights.keys():
+        raise ConfigError(f"got weights for {sorted(weights)} and terms {sorted(parts)}; every term needs one weight")
+    return sum(2.0 * (jax.nn.sigmoid(weights[name]) + 0.5) * value / count for name, (value, count) in parts.items())
+
+
+def _bind(terms: Sequence[tuple[str, float]], options: Mapping[str, Mapping]) -> dict[str, tuple[float, Callable]]:
+    """name -> (weight, term with its options), all names checked."""
+    bound: dict[str, tuple[float, Callable]] = {}
+    for name, weight in terms:
+        if name in bound:
+            raise ConfigError(f"got the loss term {name!r} twice; add its weights instead")
+        term = lookup("loss term", name, TERMS)
+        given = dict(options[name]) if name in options else {}
+        takes = [p.name for p in inspect.signature(term).parameters.values()
+                 if p.kind is p.KEYWORD_ONLY and p.name not in _GIVEN]
+        for option in given:
+            if option not in takes:
+                raise ConfigError(f"loss term {name!r} has no option {option!r}; it takes {', '.join(takes) or 'none'}")
+        bound[name] = (float(weight), _closed(term, given))
+    return bound
+
+
+def _closed(term: Callable, given: dict) -> Callable:
+    """term with its options; passes on the distance maps if the term uses them."""
+    if "maps" in inspect.signature(term).parameters:
+        return lambda logits, labels, weight, maps: term(logits, labels, weight=weight, maps=maps, **given)
+    return lambda logits, labels, weight, maps: term(logits, labels, weight=weight, **given)
+
+
+def _evaluate(terms, logits: Array, labels: Array, weight: Array | None, maps: Array | None, prefix: str) -> Parts:
+    size = logits.shape[1:-1]
+    if labels.shape[1:1 + len(size)] != size:
+        with_classes = labels.ndim == logits.ndim
+        labels = ops.resize(labels if with_classes else labels[..., None], size, method="nearest")
+        labels, maps = labels if with_classes else labels[..., 0], None  # distances do not survive a resize
+    return {prefix + name: term(logits, labels, weight, maps) for name, (_, term) in terms.items()}

@@ -1,0 +1,94 @@
+"""What every term starts from: float32 logits, a target with a class axis, and how samples are averaged.
+
+A term returns (sum, weight) over the samples of the batch: sums and weights of several batches, devices and hosts may be
+added, and the mean is divided out once.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxseg.types import Array, ConfigError
+
+
+class Target(NamedTuple):
+    """Logits and truth, ready to be compared.
+
+    Attributes:
+      logits: float32 [B, *S, K].
+      truth: float32 [B, *S, K], 1 where the voxel belongs to the class (any value in 0..1 for soft labels).
+      weight: float32 [B] of the samples.
+      softmax: the classes exclude each other (softmax over K); else every channel has its own sigmoid.
+    """
+
+    logits: Array
+    truth: Array
+    weight: Array
+    softmax: bool
+
+    def probabilities(self) -> Array:
+        """Softmax over the classes or a sigmoid per channel, [B, *S, K]."""
+        return jax.nn.softmax(self.logits, axis=-1) if self.softmax else jax.nn.sigmoid(self.logits)
+
+    def margins(self) -> Array:
+        """m [B, *S, K] with sigmoid(m) = probability, so that log p and log(1 - p) are log_sigmoid(m) and log_sigmoid(-m)."""
+        return self.logits - log_sum_of_others(self.logits) if self.softmax else self.logits
+
+
+def prepare(logits: Array, labels: Array, weight: Array | None, activation: str = "auto") -> Target:
+    """Bring the arguments of a term into one form.
+
+    Args:
+      logits: [B, *S, K] of any floating dtype; computed in float32.
+      labels: integer or boolean [B, *S], where K = 1 means foreground = label > 0 and a label outside 0..K-1 belongs to
+        no class; or [B, *S, K] one-hot, regions that overlap, or soft labels.
+      weight: [B], or None for 1 each.
+      activation: "softmax", "sigmoid", or "auto": sigmoid for K = 1 and for labels with a class axis, else softmax.
+    Raises:
+      ValueError: shapes that do not fit.
+      ConfigError: unknown activation, or softmax of one channel.
+    """
+    if activation not in ("auto", "softmax", "sigmoid"):
+        raise ConfigError(f"got activation={activation!r}; it is 'auto', 'softmax' or 'sigmoid'")
+    classes = logits.shape[-1]
+    if activation == "softmax" and classes == 1:
+        raise ConfigError("got activation='softmax' for one channel, where it is always 1; use 'sigmoid' or two classes")
+    if labels.shape not in (logits.shape, logits.shape[:-1]):
+        raise ValueError(f"got labels of shape {labels.shape} for logits {logits.shape}; they must be {logits.shape[:-1]}, "
+                         f"or {logits.shape} with a class axis")
+    if weight is not None and weight.shape != logits.shape[:1]:
+        raise ValueError(f"got weight of shape {weight.shape} for logits {logits.shape}; it must be [{logits.shape[0]}]")
+    with_classes = labels.ndim == logits.ndim
+    if with_classes:
+        truth = labels.astype(jnp.float32)
+    elif classes == 1:
+        truth = (labels > 0)[..., None].astype(jnp.float32)
+    else:
+        truth = (labels[..., None] == jnp.arange(classes)).astype(jnp.float32)
+    softmax = activation == "softmax" or (activation == "auto" and classes > 1 and not with_classes)
+    weight = jnp.ones(logits.shape[0], jnp.float32) if weight is None else weight.astype(jnp.float32)
+    return Target(logits.astype(jnp.float32), truth, weight, softmax)
+
+
+def spatial(array: Array) -> tuple[int, ...]:
+    """The spatial axes of [B, *S, K]."""
+    return tuple(range(1, array.ndim - 1))
+
+
+def average(per_sample: Array, weight: Array) -> tuple[Array, Array]:
+    """(sum of weight * per_sample, sum of weight) of [B] values; a sample of weight 0 adds nothing, even if it is NaN."""
+    return jnp.sum(jnp.where(weight > 0, per_sample, 0.0) * weight), jnp.sum(weight)
+
+
+def log_sum_of_others(logits: Array) -> Array:
+    """log sum_{j != k} exp(z_j) for every class k of [..., K], K >= 2: running sums from both ends, nothing subtracted."""
+    classes = logits.shape[-1]
+    z = [logits[..., k] for k in range(classes)]
+    before, after = [z[0]], [z[-1]]
+    for k in range(1, classes - 1):
+        before.append(jnp.logaddexp(before[-1], z[k]))
+        after.append(jnp.logaddexp(after[-1], z[classes - 1 - k]))
+    after = after[::-1]  # before[k]: classes 0..k; after[k]: classes k+1..K-1
+    middle = [jnp.logaddexp(before[k - 1], after[k]) for k in range(1, classes - 1)]
+    return jnp.stack([after[0], *middle, before[-1]], axis=-1)

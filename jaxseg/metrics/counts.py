@@ -1,0 +1,176 @@
+"""True and false positives and negatives per image and class, and every score that is a function of them.
+
+numpy in, numpy out (float64 scores); jax in, jax out (float32), also under jit. The 0/0 cases are written down here and
+nowhere else:
+
+| image | dice, iou, f1, precision, recall | specificity |
+|---|---|---|
+| truth and prediction empty | the policy `empty`: "one" 1, "zero" 0, "nan" left out of means | TN / (TN + FP) = 1 |
+| truth empty, something predicted (a false alarm) | 0; recall too, which would be 0/0 | TN / (TN + FP) |
+| something there, nothing predicted (a miss) | 0; precision too, which would be 0/0 | 1 |
+| truth fills the image | as computed | 1: no false alarm is possible |
+| no voxel counted (weight 0) | NaN, whatever the policy | NaN |
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg.types import Array
+from jaxseg.utils.lookup import lookup
+
+_EMPTY = {"one": 1.0, "zero": 0.0, "nan": float("nan")}
+
+
+class Counts(NamedTuple):
+    """Voxel counts, int32 [B, K'] over the foreground classes (scores accept any shape)."""
+
+    tp: Array
+    fp: Array
+    fn: Array
+    tn: Array
+
+
+def count(prediction: Array, labels: Array, num_classes: int, weight: Array | None = None) -> Counts:
+    """Voxel counts of each image and foreground class.
+
+    Args:
+      prediction, labels: boolean or integer [B, *S].
+      num_classes: K of the network. K = 1: one foreground class, every value > 0. K > 1: classes 1..K-1.
+      weight: [B]; images of weight 0 (padding) count nothing, and their scores are NaN.
+    Returns:
+      Counts, int32 [B, max(K - 1, 1)].
+    Raises:
+      ValueError: shapes that differ.
+    """
+    xp = namespace(prediction, labels)
+    _check(prediction, labels)
+    axes = tuple(range(1, prediction.ndim))
+    add = lambda mask: xp.sum(mask, axis=axes, dtype=xp.int32)
+    if num_classes == 1:
+        pairs = [(prediction > 0, labels > 0)]
+    else:
+        pairs = [(prediction == k, labels == k) for k in range(1, num_classes)]
+    columns = [(add(p & t), add(p & ~t), add(~p & t), add(~p & ~t)) for p, t in pairs]
+    counts = Counts(*(xp.stack(column, axis=-1) for column in zip(*columns)))
+    if weight is None:
+        return counts
+    keep = (weight > 0)[:, None]
+    return Counts(*(xp.where(keep, c, 0) for c in counts))
+
+
+def confusion(prediction: Array, labels: Array, num_classes: int, weight: Array | None = None) -> Array:
+    """Confusion matrix [K, K] of all voxels of the batch: rows are the truth, columns the prediction.
+
+    Args:
+      prediction, labels: integer [B, *S] in 0..K-1; voxels with a value outside are left out.
+      num_classes: K (2 for one logit).
+      weight: [B]; images of weight 0 are left out.
+    Returns:
+      int64 for numpy, int32 for jax.
+    """
+    xp = namespace(prediction, labels)
+    _check(prediction, labels)
+    truth, guess = xp.asarray(labels, dtype=xp.int32), xp.asarray(prediction, dtype=xp.int32)
+    inside = (truth >= 0) & (truth < num_classes) & (guess >= 0) & (guess < num_classes)
+    if weight is not None:
+        inside &= (weight > 0).reshape(-1, *[1] * (truth.ndim - 1))
+    cells = num_classes * num_classes
+    index = xp.where(inside, truth * num_classes + guess, cells).reshape(-1)
+    flat = np.bincount(index, minlength=cells + 1) if xp is np else jnp.bincount(index, length=cells + 1)
+    return flat[:cells].reshape(num_classes, num_classes)
+
+
+def from_confusion(matrix: Array) -> Counts:
+    """Counts [K] of every class, background included, from a confusion matrix [K, K] (rows truth, columns prediction)."""
+    xp = namespace(matrix)
+    tp = xp.diagonal(matrix)
+    fp, fn = matrix.sum(0) - tp, matrix.sum(1) - tp
+    return Counts(tp, fp, fn, matrix.sum() - tp - fp - fn)
+
+
+def pool(counts: Counts) -> Counts:
+    """Counts of all images together, numpy int64 [K']: scores of these are pooled ("micro") scores."""
+    return Counts(*(np.asarray(c).sum(axis=0, dtype=np.int64) for c in counts))
+
+
+def join(parts: list[Counts]) -> Counts:
+    """Counts of several batches one after the other, as numpy arrays."""
+    return Counts(*(np.concatenate([np.asarray(c) for c in column]) for column in zip(*parts)))
+
+
+def dice(counts: Counts, empty: str = "one") -> Array:
+    """2 TP / (2 TP + FP + FN)."""
+    tp, fp, fn, _ = _floats(counts)
+    return _score(counts, 2 * tp, 2 * tp + fp + fn, empty)
+
+
+def iou(counts: Counts, empty: str = "one") -> Array:
+    """TP / (TP + FP + FN)."""
+    tp, fp, fn, _ = _floats(counts)
+    return _score(counts, tp, tp + fp + fn, empty)
+
+
+def precision(counts: Counts, empty: str = "one") -> Array:
+    """TP / (TP + FP); 0 for a miss."""
+    tp, fp, _, _ = _floats(counts)
+    return _score(counts, tp, tp + fp, empty)
+
+
+def recall(counts: Counts, empty: str = "one") -> Array:
+    """TP / (TP + FN), the sensitivity; 0 for a false alarm."""
+    tp, _, fn, _ = _floats(counts)
+    return _score(counts, tp, tp + fn, empty)
+
+
+def f1(counts: Counts, empty: str = "one") -> Array:
+    """2 P R / (P + R) of precision P and recall R: the same number as Dice."""
+    return dice(counts, empty)
+
+
+def specificity(counts: Counts) -> Array:
+    """TN / (TN + FP); 1 where the truth fills the image."""
+    xp = namespace(counts.tp)
+    _, fp, _, tn = _floats(counts)
+    value = xp.where(tn + fp > 0, tn / xp.maximum(tn + fp, 1), 1.0)
+    return xp.where(_voxels(counts) > 0, value, xp.nan)
+
+
+SCORES = {"dice": dice, "iou": iou, "precision": precision, "recall": recall, "f1": f1}
+
+
+def namespace(*arrays: Array):
+    """jax.numpy if any of them is a jax array (traced or not), else numpy."""
+    return jnp if any(isinstance(array, jax.Array) for array in arrays) else np
+
+
+def empty_value(empty: str) -> float:
+    """The score of an image with empty truth and empty prediction under the policy `empty`.
+
+    Raises:
+      ConfigError: the policy is none of "one", "zero", "nan".
+    """
+    return lookup("empty policy", empty, _EMPTY)
+
+
+def _score(counts: Counts, numerator: Array, denominator: Array, empty: str) -> Array:
+    xp = namespace(numerator)
+    value = numerator / xp.maximum(denominator, 1)  # 0 where the denominator is 0: a miss or a false alarm
+    value = xp.where(counts.tp + counts.fp + counts.fn > 0, value, empty_value(empty))
+    return xp.where(_voxels(counts) > 0, value, xp.nan)
+
+
+def _voxels(counts: Counts) -> Array:
+    return counts.tp + counts.fp + counts.fn + counts.tn
+
+
+def _floats(counts: Counts) -> tuple[Array, ...]:
+    xp = namespace(counts.tp)
+    return tuple(xp.asarray(c, dtype=xp.float32 if xp is jnp else xp.float64) for c in counts)
+
+
+def _check(prediction: Array, labels: Array) -> None:
+    if prediction.shape != labels.shape:
+        raise ValueError(f"got a prediction of shape {prediction.shape} for labels {labels.shape}; they must be the same")

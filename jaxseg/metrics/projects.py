@@ -1,0 +1,68 @@
+"""Figures exactly as four published projects define them, for comparison with their tables. All of numpy counts."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxseg.metrics import counts as _counts
+from jaxseg.metrics.counts import Counts, from_confusion, pool
+from jaxseg.types import Array
+
+
+def seed_per_image(counts: Counts) -> dict[str, np.ndarray]:
+    """The haemorrhage project's IoU, Dice, precision and recall of each image: TP = 0 is replaced by 1e-6.
+
+    With it an empty mask predicted empty has all four at 1, a miss has precision 1 and recall ~ 0, a false alarm has
+    precision ~ 0 and recall 1.
+    """
+    tp, fp, fn, _ = (np.asarray(c, np.float64) for c in counts)
+    tp = np.where(tp == 0, 1e-6, tp)
+    return {"iou": tp / (tp + fp + fn), "dice": 2 * tp / (2 * tp + fp + fn), "precision": tp / (tp + fp),
+            "recall": tp / (tp + fn)}
+
+
+def seed_scores(counts: Counts) -> dict[str, float]:
+    """Means over all images (and classes) of `seed_per_image`: the figures of the haemorrhage project's tables."""
+    return {name: float(values.mean()) for name, values in seed_per_image(counts).items()}
+
+
+def effisegnet_scores(counts: Counts) -> dict[str, float]:
+    """EffiSegNet's figures from the counts of one class, [B, 1].
+
+    Dice and IoU: per image, then the mean over images whose truth is not empty (even if something was predicted in the
+    others). Precision and recall: of all pixels pooled. F1: 2 P R / (P + R) of these two.
+    """
+    counts = Counts(*(np.asarray(c) for c in counts))
+    there = counts.tp + counts.fn > 0
+    mean = lambda values: float(values[there].mean()) if there.any() else float("nan")
+    pooled = pool(Counts(*(c.reshape(-1) for c in counts)))
+    p, r = float(_counts.precision(pooled, "zero")), float(_counts.recall(pooled, "zero"))
+    return {"dice": mean(_counts.dice(counts)), "iou": mean(_counts.iou(counts)), "precision": p, "recall": r,
+            "f1": 2 * p * r / (p + r) if p + r else 0.0}
+
+
+def class_table(confusion: Array, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The BraTS-2D project's table: recall, specificity, F1 and precision of every class, background included.
+
+    Args:
+      confusion: [K, K] of all test pixels, rows truth, columns prediction.
+      names: K names, background first.
+    Returns:
+      {name: {"recall", "specificity", "f1", "precision"}} rounded to 4 digits, and "Col Ave": the plain mean of the
+      unrounded columns over all K classes, rounded. A class that is neither there nor predicted scores 0.
+    """
+    counts = from_confusion(np.asarray(confusion))
+    columns = {"recall": _counts.recall(counts, "zero"), "specificity": _counts.specificity(counts),
+               "f1": _counts.f1(counts, "zero"), "precision": _counts.precision(counts, "zero")}
+    table = {name: {key: round(float(column[k]), 4) for key, column in columns.items()} for k, name in enumerate(names)}
+    return table | {"Col Ave": {key: round(float(column.mean()), 4) for key, column in columns.items()}}
+
+
+def left_right_scores(counts: Counts) -> dict[str, float]:
+    """The lung project's Dice from the counts [B, 2] of classes 1 (image-left) and 2: 2 TP / (2 TP + FP + FN + 1e-6).
+
+    1 where both are empty; mean over images of each class, then the mean of the two.
+    """
+    tp, fp, fn, _ = (np.asarray(c, np.float64) for c in counts)
+    values = np.where(tp + fp + fn == 0, 1.0, 2 * tp / (2 * tp + fp + fn + 1e-6)).mean(0)
+    return {"left": float(values[0]), "right": float(values[1]), "mean": float(values.mean())}

@@ -1,0 +1,187 @@
+"""From the counts of single images to the figures of a table: rows, means with their n, patients, detection, thresholds.
+
+A row is a dict of one image and one class: case, patient, class, tp, fp, fn, tn, the scores of `counts.SCORES`,
+specificity, and three facts that no mean should be read without: empty (nothing there, nothing predicted), missed
+(something there, no voxel of it found) and false_alarm (nothing there, something predicted).
+"""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg.metrics import counts as _counts
+from jaxseg.metrics.counts import SCORES, Counts
+from jaxseg.types import Array, ConfigError
+from jaxseg.utils.files import write_atomic
+
+Row = dict[str, object]
+_COUNTED = ("tp", "fp", "fn", "tn")
+_SCORED = (*SCORES, "specificity")
+_FLAGS = {"empty": "empty", "missed": "missed", "false_alarm": "false_alarms"}  # flag of a row -> its count in a summary
+
+
+def rows_of(counts: Counts, cases: Sequence[str], classes: Sequence[str], *, patients: Sequence[str] | None = None,
+            empty: str = "one") -> list[Row]:
+    """One row per image and class.
+
+    Args:
+      counts: [B, K'].
+      cases: B names of images.
+      classes: K' names of the foreground classes.
+      patients: B names; the cases' own when None.
+      empty: policy of scores, see `counts`.
+    Raises:
+      ValueError: names that do not fit the counts.
+    """
+    counts = Counts(*(np.asarray(c) for c in counts))
+    patients = cases if patients is None else patients
+    if counts.tp.shape != (len(cases), len(classes)) or len(patients) != len(cases):
+        raise ValueError(f"got counts of shape {counts.tp.shape} for {len(cases)} cases, {len(patients)} patients and "
+                         f"{len(classes)} classes; counts must be [cases, classes]")
+    scores = {name: score(counts, empty) for name, score in SCORES.items()} | {"specificity": _counts.specificity(counts)}
+    rows = []
+    for i, case in enumerate(cases):
+        for k, name in enumerate(classes):
+            tp, fp, fn, tn = (int(c[i, k]) for c in counts)
+            rows.append({"case": case, "patient": patients[i], "class": name, "tp": tp, "fp": fp, "fn": fn, "tn": tn}
+                        | {score: float(value[i, k]) for score, value in scores.items()}
+                        | {"empty": tp + fp + fn == 0, "missed": fn > 0 and tp == 0, "false_alarm": fp > 0 and tp + fn == 0})
+    return rows
+
+
+def means(rows: Sequence[Row], scores: Sequence[str] = _SCORED) -> dict[str, object]:
+    """Means over rows, each beside what it is a mean of.
+
+    Args:
+      rows: of one class (or of all: the mean then runs over images and classes).
+      scores: keys to average; NaN (an empty image under the policy "nan") is left out, infinities are not.
+    Returns:
+      {score: {"mean", "std" (population), "n"} for each score, "images": rows, "empty", "missed", "false_alarms": counts}.
+      The mean of nothing is NaN with n = 0.
+    """
+    summary: dict[str, object] = {}
+    for score in scores:
+        values = np.array([row[score] for row in rows], float)
+        values = values[~np.isnan(values)]
+        summary[score] = {"mean": float(values.mean()) if values.size else math.nan,
+                          "std": float(values.std()) if values.size else math.nan, "n": int(values.size)}
+    summary["images"] = len(rows)
+    return summary | {name: sum(bool(row[flag]) for row in rows) for flag, name in _FLAGS.items() if rows and flag in rows[0]}
+
+
+def by_class(rows: Sequence[Row], scores: Sequence[str] = _SCORED) -> dict[str, dict[str, object]]:
+    """`means` of each class, in the order of appearance."""
+    return {name: means(group, scores) for name, group in _groups(rows, "class").items()}
+
+
+def by_patient(rows: Sequence[Row], empty: str = "one") -> list[Row]:
+    """Rows of patients: the voxels of all images of a patient (the slices of a volume) counted together, per class.
+
+    The Dice of such a row is the Dice of the whole volume; `images` says how many rows went into it.
+    """
+    result = []
+    for name, group in _groups(rows, "class").items():
+        patients = _groups(group, "patient")
+        total = [np.array([[sum(int(r[c]) for r in p)] for p in patients.values()], np.int64) for c in _COUNTED]
+        merged = rows_of(Counts(*total), list(patients), [name], empty=empty)
+        result += [row | {"images": len(p)} for row, p in zip(merged, patients.values())]
+    return result
+
+
+def detection(rows: Sequence[Row]) -> dict[str, float]:
+    """How many rows with something there had any voxel of it found, and how many without had nothing predicted.
+
+    Use the rows of images for a per-image figure, those of `by_patient` for a per-patient one.
+
+    Returns:
+      {"sensitivity", "positives", "specificity", "negatives"}; a rate over nothing is NaN.
+    """
+    positive = [row for row in rows if row["tp"] + row["fn"] > 0]
+    negative = [row for row in rows if row["tp"] + row["fn"] == 0]
+    rate = lambda hits, total: sum(hits) / total if total else math.nan
+    return {"sensitivity": rate((row["tp"] > 0 for row in positive), len(positive)), "positives": len(positive),
+            "specificity": rate((row["fp"] == 0 for row in negative), len(negative)), "negatives": len(negative)}
+
+
+def sweep(probabilities: Array, labels: Array, thresholds: Sequence[float]) -> Counts:
+    """Counts at many thresholds, from one pass over the probabilities; prediction = probability >= threshold.
+
+    Args:
+      probabilities: [B, *S] of the foreground.
+      labels: [B, *S]; foreground = label > 0.
+      thresholds: T numbers, in any order.
+    Returns:
+      Counts, int32 [T, B]; numpy for numpy, jax (also under jit, where XLA fuses all T comparisons) for jax.
+    """
+    xp = _counts.namespace(probabilities, labels)
+    axes = tuple(range(2, probabilities.ndim + 1))
+    truth = labels > 0
+    if xp is jnp:
+        limits = jnp.asarray(thresholds, probabilities.dtype).reshape(-1, *[1] * probabilities.ndim)
+        above = probabilities[None] >= limits
+        found, hits = above.sum(axes, dtype=jnp.int32), (above & truth[None]).sum(axes, dtype=jnp.int32)
+    else:
+        order = np.argsort(thresholds)
+        limits = np.asarray(thresholds, probabilities.dtype)[order]
+        passed = np.searchsorted(limits, probabilities, side="right")  # how many of the sorted thresholds p reaches
+        histogram = lambda values: np.bincount(values.reshape(-1), minlength=limits.size + 1)[::-1].cumsum()[::-1][1:]
+        found, hits = np.empty((2, limits.size, len(probabilities)), np.int32)
+        for b, (steps, inside) in enumerate(zip(passed, truth)):
+            found[order, b], hits[order, b] = histogram(steps), histogram(steps[inside])
+    positive = truth.sum(tuple(range(1, truth.ndim)), dtype=xp.int32)[None]
+    voxels = math.prod(probabilities.shape[1:])
+    return Counts(hits, found - hits, positive - hits, voxels - found - positive + hits)
+
+
+def bootstrap(values: Sequence[float], *, seed: int = 0, samples: int = 1000, level: float = 0.95,
+              groups: Sequence[str] | None = None, statistic: Callable = np.mean) -> tuple[float, float]:
+    """Percentile confidence interval of a statistic of `values`, by drawing with replacement.
+
+    Args:
+      values: one number per image; NaN is left out.
+      seed: of the draws.
+      samples: number of draws.
+      level: share of the draws that lies in the interval.
+      groups: one name per value (the patient): whole groups are drawn, since the slices of a patient are not independent.
+      statistic: of an array of values.
+    Returns:
+      (low, high); NaN for no values.
+    Raises:
+      ConfigError: a level outside 0..1 or no samples.
+    """
+    if not 0 < level < 1 or samples < 1:
+        raise ConfigError(f"got level={level}, samples={samples}; level lies between 0 and 1, samples is at least 1")
+    values = np.asarray(values, float)
+    names = np.arange(values.size) if groups is None else np.asarray(groups)
+    values, names = values[~np.isnan(values)], names[~np.isnan(values)]
+    if not values.size:
+        return math.nan, math.nan
+    members = [values[names == name] for name in np.unique(names)]
+    random = np.random.default_rng(seed)
+    draws = [statistic(np.concatenate([members[i] for i in random.integers(len(members), size=len(members))]))
+             for _ in range(samples)]
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def write_csv(path: str | Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows as a CSV file, whole or not at all; the columns are the keys in order of first appearance."""
+    rows = list(rows)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue())
+
+
+def _groups(rows: Iterable[Row], key: str) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row[key], []).append(row)
+    return groups
