@@ -19,6 +19,8 @@ def base() -> ConfigDict:
     c.seed = 0  # of initial values, sample order, augmentation, dropout
     c.variant = ""  # set by the config file from its arguments, for the record ("quick")
 
+    c.embedded = ()  # ((key, value), ...) that replace the above when data.root is empty: the phantom, made for a CPU
+
     c.data = data = ConfigDict()
     data.dataset = "ct_ich"  # module of jaxseg.data.datasets
     data.root = ""  # folder of the real data; empty: the data set's embedded phantom, if it has one

@@ -1,0 +1,1 @@
+"""Experiments, one file each; `_base.py` is the tree they all start from."""

@@ -1,0 +1,22 @@
+"""Arguments of a config file: `configs/ich_segnext.py:b,all,quick`."""
+
+from typing import NamedTuple
+
+from jaxseg.utils.lookup import lookup
+
+
+class Chosen(NamedTuple):
+    """The size that was named (None if none was) and the set of flags."""
+
+    size: str | None
+    flags: frozenset[str]
+
+
+def parse(arguments: str, *, sizes: tuple[str, ...] = (), flags: tuple[str, ...] = ()) -> Chosen:
+    """Split "b,all,quick" into a size and flags; an unknown word is an error that lists the known ones."""
+    words = [w.strip() for w in (arguments or "").split(",") if w.strip()]
+    known = dict.fromkeys((*sizes, *flags))
+    for word in words:
+        lookup("argument of this config", word, known)
+    named = [w for w in words if w in sizes]
+    return Chosen(named[-1] if named else None, frozenset(words) - set(sizes))

@@ -1,0 +1,124 @@
+"""From a config file's tree to a checked one: cross-field rules with remedies, derived values, the difference.
+
+The tree itself is `configs/_base.py`. Everything that can be refused without reading data or compiling is refused here.
+"""
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxseg.types import ConfigError
+from jaxseg.utils.files import digest
+from jaxseg.utils.lookup import lookup
+
+CHOICES = {
+    "data.split": ("patient", "slice_seed", "fixed"),
+    "optim.name": ("adam", "adamw", "adagrad", "sgd"),
+    "schedule.name": ("constant", "poly", "cosine", "step", "plateau"),
+    "train.dtype": ("float32", "bfloat16"),
+    "train.best": ("val_loss", "val_dice", "val_recall", "last"),
+    "eval.empty": ("one", "zero", "nan"),
+    "eval.split": ("train", "val", "test"),
+}
+POSITIVE = ("data.channels", "train.epochs", "train.batch_size", "train.eval_every", "train.save_every", "train.keep",
+            "train.log_every", "eval.batch_size", "infer.batch_size", "optim.accumulate")
+NOT_NEGATIVE = ("data.max_samples", "data.workers", "optim.weight_decay", "optim.clip_norm", "schedule.warmup",
+                "train.alarm_after", "train.stop_nonfinite", "train.watchdog", "mesh.data")
+
+
+def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] = ()) -> ConfigDict:
+    """Check a tree, apply what it prescribes for embedded data, and lock the copy.
+
+    Args:
+      config: a tree made from `configs._base.base()`.
+      name: the experiment's name when the tree has none (the config file's stem).
+      overridden: keys given on the command line ("train.epochs"); config.embedded does not replace these.
+    Returns:
+      A checked, locked copy.
+    Raises:
+      ConfigError: a value that breaks a rule; the message names key, value, rule and remedy.
+    """
+    if not isinstance(config, ConfigDict) or "data" not in config:
+        raise ConfigError("the config file's get_config() must return a tree made by configs._base.base()")
+    config = config.copy_and_resolve_references()
+    config.unlock()
+    config.name = config.name or name
+    if not config.data.root:
+        known = flatten(config.to_dict())
+        for key, value in config.embedded:
+            lookup("key in config.embedded", key, known)
+            if not any(key == o or o.startswith(key + ".") for o in overridden):
+                group, _, leaf = key.rpartition(".")
+                target = config
+                for part in group.split(".") if group else ():
+                    target = target[part]
+                with target.ignore_type():
+                    target[leaf] = value
+    config.embedded = ()
+    flat = flatten(config.to_dict())
+    for key, value in flat.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"config.{key}={value}: must be a finite number")
+    for key, known in CHOICES.items():
+        lookup(f"value of config.{key}", flat[key], dict.fromkeys(known))
+    for key in POSITIVE:
+        _rule(flat, key, flat[key] >= 1, "must be at least 1")
+    for key in NOT_NEGATIVE:
+        _rule(flat, key, flat[key] >= 0, "must not be negative")
+    _rule(flat, "optim.lr", flat["optim.lr"] > 0, "must be above 0")
+    _rule(flat, "optim.ema", 0 <= flat["optim.ema"] < 1, "must lie in [0, 1); typical 0.999")
+    _rule(flat, "eval.threshold", 0 < flat["eval.threshold"] < 1, "must lie strictly between 0 and 1")
+    _rule(flat, "eval.thresholds", all(0 < t < 1 for t in flat["eval.thresholds"]) and len(flat["eval.thresholds"]) > 0,
+          "must be numbers strictly between 0 and 1")
+    _rule(flat, "loss.terms", len(flat["loss.terms"]) > 0 and all(len(t) == 2 for t in flat["loss.terms"]),
+          "must be ((name, weight), ...) with at least one term")
+    _rule(flat, "train.augment", all(len(t) == 3 for t in flat["train.augment"]), "must be ((name, probability, options), ...)")
+    _check_data(flat)
+    if flat["schedule.name"] == "plateau" and flat["train.best"] == "last":
+        raise ConfigError("config.schedule.name='plateau' with config.train.best='last': the plateau needs a criterion; "
+                          "set config.train.best to val_loss, val_dice or val_recall")
+    return config.lock()
+
+
+def _check_data(flat: dict[str, Any]) -> None:
+    size, fractions = flat["data.size"], flat["data.fractions"]
+    _rule(flat, "data.size", len(size) == 2 and all(isinstance(n, int) and n >= 8 for n in size),
+          "must be (height, width) in pixels, each at least 8")
+    _rule(flat, "data.window", len(flat["data.window"]) in (0, 2), "must be (level, width) in HU, or () for 8-bit images")
+    if len(flat["data.window"]) == 2:
+        _rule(flat, "data.window", flat["data.window"][1] > 0, "the width must be above 0 HU")
+    _rule(flat, "data.spacing", len(flat["data.spacing"]) in (0, 2) and all(s > 0 for s in flat["data.spacing"]),
+          "must be (row mm, column mm), both above 0, or ()")
+    _rule(flat, "data.fractions", len(fractions) == 3 and min(fractions) >= 0 and abs(sum(fractions) - 1) < 1e-6,
+          "must be three shares (train, val, test) that sum to 1")
+
+
+def _rule(flat: dict[str, Any], key: str, holds: bool, rule: str) -> None:
+    if not holds:
+        raise ConfigError(f"config.{key}={flat[key]!r}: {rule}")
+
+
+def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """{"train.epochs": 3, ...} of a nested dict; dicts named "options" stay whole."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and key != "options":
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def difference(config, reference) -> dict[str, tuple[Any, Any]]:
+    """{key: (reference value, value)} of the keys in which two trees differ: the description of an experiment."""
+    a, b = flatten(reference.to_dict()), flatten(config.to_dict())
+    return {k: (a.get(k), b.get(k)) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)}
+
+
+def fingerprint(config) -> str:
+    """Digest of everything in a tree that decides the result of a training run."""
+    neutral = ("name", "variant", "data.workers", "eval.", "infer.", "train.log_every", "train.watchdog", "train.keep")
+    flat = flatten(config.to_dict())
+    return digest(*(f"{k}={flat[k]!r}" for k in sorted(flat) if not k.startswith(neutral)))

@@ -1,0 +1,193 @@
+"""A network's weights and a split in, per-image counts and every figure of the report out.
+
+One compiled program scores a batch: forward pass, loss, counts at all thresholds. Beside the network's figures stand
+those of baselines on the same images (nothing predicted; the best intensity threshold and band), so that a number is
+never read alone.
+"""
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxseg.data import pipeline
+from jaxseg.metrics import baseline, projects
+from jaxseg.metrics import counts as scores
+from jaxseg.metrics.counts import Counts
+from jaxseg.metrics.summarize import by_patient, detection, rows_of, summarize, sweep, write_csv
+from jaxseg.models.functional import Network
+from jaxseg.ops.image import to_float
+from jaxseg.types import DataError
+from jaxseg.utils.files import write_json
+from jaxseg.utils.pictures import panel
+
+
+class Scored(NamedTuple):
+    """What one pass over a split yields.
+
+    Attributes:
+      counts: one Counts [N, K'] per threshold (one alone for more than one class: of the arg-max).
+      thresholds: of the foreground probability; () for more than one class.
+      rows: [N] row numbers in the cache, in order.
+      loss: mean over the images.
+      seconds: of the pass without its first batch, which may compile.
+      kept: {row number: predicted labels [h, w]} of the first few images with something in them.
+    """
+
+    counts: tuple[Counts, ...]
+    thresholds: tuple[float, ...]
+    rows: np.ndarray
+    loss: float
+    seconds: float
+    kept: dict[int, np.ndarray]
+
+    def at(self, threshold: float) -> Counts:
+        """The counts at the threshold nearest to this one (of the arg-max where there are none)."""
+        return self.counts[int(np.argmin(np.abs(np.subtract(self.thresholds, threshold)))) if self.thresholds else 0]
+
+
+class Scorer:
+    """Scores weights of one network over splits of a cache; compiled once.
+
+    Args:
+      network: from `functional.split`.
+      loss: from `losses.compose.build`.
+      thresholds: for one-logit networks.
+      mesh: devices; batches are split over them.
+      batch_size: global; the last batch is padded with images of weight 0.
+      dtype: compute dtype.
+    """
+
+    def __init__(self, network: Network, loss, *, thresholds: tuple[float, ...], mesh, batch_size: int, dtype: str):
+        self.thresholds, self.batch_size = thresholds, batch_size
+
+        def score(params, state, batch):
+            outputs, _ = network.apply(params, state, to_float(batch["image"]).astype(dtype))
+            total, weight, _ = loss(outputs, batch)
+            classes = outputs.logits.shape[-1]
+            if classes == 1:
+                probability = jax.nn.sigmoid(outputs.logits[..., 0])
+                found = sweep(probability, batch["mask"], thresholds)  # each [T, B]
+                counts = tuple(Counts(*(c[t][:, None] for c in found)) for t in range(len(thresholds)))
+                labels = probability >= thresholds[0]
+            else:
+                labels = jnp.argmax(outputs.logits, -1)
+                counts = (scores.count(labels, batch["mask"], classes),)
+            return counts, total, weight, labels.astype(jnp.uint8), batch["index"], batch["weight"]
+
+        everywhere, self._split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+        self._score = jax.jit(score, in_shardings=(everywhere, everywhere, self._split), out_shardings=everywhere)
+
+    def run(self, params: dict, state: dict, cache, rows: np.ndarray, *, keep: int = 0) -> Scored:
+        """Score the cached examples `rows`; keep the predictions of up to `keep` images for pictures.
+
+        Raises:
+          DataError: no rows.
+        """
+        if not len(rows):
+            raise DataError("the split to be scored is empty; give it a share in config.data.fractions", "DATA_EMPTY")
+        parts, order, kept, total, weight, begin = [], [], {}, 0.0, 0.0, None
+        with pipeline.eval_batches(cache, rows, batch_size=self.batch_size, process_index=jax.process_index(),
+                                   process_count=jax.process_count()) as batches:
+            for batch in batches:
+                placed = {k: jax.make_array_from_process_local_data(self._split, np.asarray(v)) for k, v in batch.items()}
+                counts, loss_sum, loss_weight, labels, index, valid = jax.device_get(self._score(params, state, placed))
+                valid = valid > 0
+                parts.append(tuple(Counts(*(c[valid] for c in one)) for one in counts))
+                order.append(index[valid])
+                total, weight = total + float(loss_sum), weight + float(loss_weight)
+                for row, predicted in zip(index[valid], labels[valid]):
+                    if len(kept) < keep and sum(cache.rows[row]["foreground"]) > 0:
+                        kept[int(row)] = predicted
+                begin = begin or time.perf_counter()
+        joined = tuple(scores.join([p[t] for p in parts]) for t in range(len(parts[0])))
+        thresholds = self.thresholds if len(cache.labels) == 1 else ()
+        return Scored(joined, thresholds, np.concatenate(order), total / max(weight, 1e-12), time.perf_counter() - begin, kept)
+
+
+def headline(scored: Scored, *, empty: str) -> dict[str, float]:
+    """The figures of a validation: loss, pooled Dice (and IoU, precision, recall), per-image Dice, pixels predicted."""
+    counts = scored.counts[0]
+    pooled = scores.pool(counts)
+    mean = lambda score: float(np.mean(score(pooled, "zero")))
+    return {"val_loss": scored.loss, "val_dice": mean(scores.dice), "val_iou": mean(scores.iou),
+            "val_precision": mean(scores.precision), "val_recall": mean(scores.recall),
+            "val_image_dice": float(np.nan_to_num(np.nanmean(scores.dice(counts, empty)))),
+            "positive": int(np.sum(counts.tp) + np.sum(counts.fp))}
+
+
+def pictures(scored: Scored, cache) -> list[np.ndarray]:
+    """Input, truth, prediction and errors of the kept images."""
+    return [panel(cache.images[row], cache.masks[row], labels) for row, labels in scored.kept.items()]
+
+
+def report(scored: Scored, cache, *, threshold: float, empty: str, summary, model: str, epochs: int | None,
+           folder: Path | None) -> str:
+    """Everything that is printed at the end of a run; with `folder`, cases.csv and evaluation.json are written there.
+
+    Args:
+      scored: the pass over the split.
+      cache: the cache it ran over.
+      threshold: of the headline figures.
+      empty: policy for images with empty truth and prediction.
+      summary: parameters and multiply-accumulates, from models.summary.
+      model: the network's name.
+      epochs: how long the weights were trained, if known.
+      folder: where to write.
+    """
+    rows = [cache.rows[i] for i in scored.rows]
+    labels, counts = list(cache.labels), scored.at(threshold)
+    table = rows_of(counts, [f"{r['case']}/{r['slice']}" for r in rows], labels, patients=[r["patient"] for r in rows], empty=empty)
+    overall, patients = summarize(table), by_patient(table, empty)
+    there = [r for r in table if r["tp"] + r["fn"] > 0]
+    pooled = scores.pool(counts)
+    lines = [
+        f"{model}",
+        f"    Params: {summary.params / 1e6:.1f}M ({summary.params:,})",
+        f"    GMACs: {summary.macs / 1e9:.4f} true, {summary.macs_printed / 1e9:.4f} as torchprofile prints them",
+        f"    Trained {epochs if epochs is not None else '?'} epochs",
+    ]
+    for t in scored.thresholds or (threshold,):
+        s = projects.seed_scores(scored.at(t))
+        lines.append((f"    threshold {t:g}  " if scored.thresholds else "    ") + f"IoU: {s['iou']:.4f} | Dice: {s['dice']:.4f} | "
+                     f"Precision: {s['precision']:.4f} | Recall: {s['recall']:.4f} | loss: {scored.loss:.6f}  (the seed's definition)")
+    lines.append(f"    Test time: {scored.seconds:.1f} s for {len(rows)} images")
+    notes = f"{overall['images']} rows, {overall['empty']} empty and predicted empty (scored {empty!r}), {overall['missed']} missed, " \
+            f"{overall['false_alarms']} false alarms"
+    for name in ("iou", "dice", "precision", "recall", "specificity"):
+        lines.append(f"per image  {name:<11} {overall[name]['mean']:.4f} +- {overall[name]['std']:.4f} (n={overall[name]['n']}; {notes})")
+    lines.append(f"per image  dice where something is there {summarize(there, ('dice',))['dice']['mean']:.4f} (n={len(there)})")
+    for k, label in enumerate(labels):
+        one = Counts(*(c[k] for c in pooled))
+        lines.append(f"pooled     {label}: Dice {scores.dice(one):.4f} IoU {scores.iou(one):.4f} precision {scores.precision(one):.4f} "
+                     f"recall {scores.recall(one):.4f} specificity {scores.specificity(one):.6f}")
+    found = detection(patients)
+    lines.append(f"patients   sensitivity {found['sensitivity']:.4f} of {found['positives']}, specificity "
+                 f"{found['specificity']:.4f} of {found['negatives']} (any pixel found, per class)")
+    lines += _baselines(cache, scored.rows, labels)
+    mean_dice = float(np.mean(scores.dice(pooled)))
+    lines.append(f"pooled foreground Dice {mean_dice:.4f}" + (" (SYNTHETIC data)" if cache.synthetic else ""))
+    if folder is not None:
+        write_csv(folder / "cases.csv", table)
+        write_csv(folder / "patients.csv", patients)
+        write_json(folder / "evaluation.json", {
+            "model": model, "params": summary.params, "macs": summary.macs, "threshold": threshold, "loss": scored.loss,
+            "pooled_dice": mean_dice, "per_image": overall, "patients": found, "synthetic": cache.synthetic,
+            "sweep": {str(t): projects.seed_scores(scored.at(t)) for t in scored.thresholds}})
+        lines.append(f"per-case figures in {folder / 'cases.csv'}")
+    return "\n".join(lines)
+
+
+def _baselines(cache, rows: np.ndarray, labels: list[str]) -> list[str]:
+    lines = ["baseline   all background: pooled Dice 0.0000"]
+    found = baseline.histograms(cache.images, cache.masks, rows, len(labels))
+    for k, label in enumerate(labels):
+        for name, rule in (("threshold", baseline.best_threshold), ("band", baseline.best_band)):
+            best = rule(found[k], found[-1])
+            lines.append(f"baseline   best intensity {name} for {label} (chosen on these very images): pooled Dice {best.dice:.4f} at "
+                         f"{cache.value(best.low)} to {cache.value(best.high)}")
+    return lines

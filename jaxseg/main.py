@@ -1,0 +1,101 @@
+"""The door: python -m jaxseg.main --config=configs/ich_segnext.py [--mode=train] [--workdir=DIR] [--config.key=value ...].
+
+Modes are one table. Exit codes: 0 done; 42 stopped by SIGTERM and saved (run the same command again); 64 bad config or
+command line; 65 bad data; 66 no usable checkpoint; 74 storage; 75 another process lost; 76 not finite; 78 mismatch.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from jaxseg import modes
+from jaxseg.config import resolve
+from jaxseg.types import ConfigError, JaxsegError
+from jaxseg.utils.files import cache_root
+from jaxseg.utils.lookup import lookup
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, with arguments after a colon.", lock_config=True)
+MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(modes.MODES)}.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; runs/<config> when not given.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "evaluate, predict: a run or checkpoint folder other than --workdir.")
+INPUT = flags.DEFINE_string("input", None, "predict: a file or folder (NIfTI, DICOM series, PNG, JPEG).")
+OUTPUT = flags.DEFINE_string("output", None, "predict: the folder to write to.")
+COORDINATOR = flags.DEFINE_string("coordinator", os.environ.get("JAXSEG_COORDINATOR"), "host:port of process 0.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", os.environ.get("JAXSEG_NUM_PROCESSES"), "How many processes take part.")
+PROCESS_ID = flags.DEFINE_integer("process_id", os.environ.get("JAXSEG_PROCESS_ID"), "Which of them this one is, from 0.")
+
+
+def parse(argv):
+    """absl's flag parsing with every mistake turned into one line."""
+    try:
+        return flags.FLAGS(argv)
+    except JaxsegError:
+        raise
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, FileNotFoundError, ImportError) as error:
+        text = " ".join(str(error.args[0] if error.args else error).split())
+        text = text.split("Other fields present:")[0] + (text[text.rindex("Did you mean"):] if "Did you mean" in text else "")
+        raise ConfigError(f"command line or config: {text}") from error
+
+
+def connect() -> None:
+    """Join the other processes, before any device is touched: by flags, JAXSEG_* variables, or Slurm's own."""
+    import jax
+
+    explicit = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if any(v is not None for v in explicit):
+        if any(v is None for v in explicit):
+            raise ConfigError("--coordinator, --num_processes and --process_id go together (or JAXSEG_COORDINATOR, "
+                              f"JAXSEG_NUM_PROCESSES, JAXSEG_PROCESS_ID): got {explicit}")
+        if not 0 <= PROCESS_ID.value < NUM_PROCESSES.value:
+            raise ConfigError(f"--process_id={PROCESS_ID.value}: must lie in 0..{NUM_PROCESSES.value - 1}")
+        jax.distributed.initialize(*explicit, initialization_timeout=120)
+    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ:
+        jax.distributed.initialize(initialization_timeout=300)
+
+
+def main(argv) -> int:
+    """Resolve the config and run the mode."""
+    import jax
+
+    if len(argv) > 1:
+        raise ConfigError(f"unexpected argument {argv[1]!r}: options are written --name=value")
+    mode = lookup("mode", MODE.value, modes.MODES)
+    connect()
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    config, name = None, "predict"
+    if CONFIG.value is not None:
+        name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
+        config = resolve(CONFIG.value, name=name, overridden=list(config_flags.get_override_values(flags.FLAGS["config"])))
+    elif MODE.value not in modes.WITHOUT_CONFIG:
+        raise ConfigError(f"--mode={MODE.value} needs --config=FILE, for instance --config=configs/ich_segnext.py")
+    workdir = Path(WORKDIR.value or f"runs/{name}" + (f"-{config.variant.replace(',', '-')}" if config and config.variant else ""))
+    return mode(modes.Call(config=config, workdir=workdir, checkpoint=CHECKPOINT.value, input=INPUT.value,
+                           output=OUTPUT.value)) or 0
+
+
+def run() -> None:
+    """Entry point: errors a user can cause end with one line and their exit code."""
+    begin = time.perf_counter()
+    app.define_help_flags()
+    try:
+        argv = parse(sys.argv)
+        code = main(argv)
+    except JaxsegError as error:
+        print(f"jaxseg: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print(f"jaxseg: interrupted after {time.perf_counter() - begin:.0f} s", file=sys.stderr)
+        code = 130
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,130 @@
+"""What `--mode` can be: one function each, called with the resolved config and the folders."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxseg import checkpoint, config as configs, evaluate as evaluation
+from jaxseg.infer import predict as prediction
+from jaxseg.models import functional, summary as summaries
+from jaxseg.train import loop, mesh as meshes, setup
+from jaxseg.train.log import Log
+from jaxseg.types import CheckpointError, ConfigError
+
+
+class Call(NamedTuple):
+    """One invocation: the resolved config (None for modes that need none), the run's folder, and the other flags."""
+
+    config: Any
+    workdir: Path
+    checkpoint: str | None = None
+    input: str | None = None
+    output: str | None = None
+
+
+def train(call: Call) -> int | None:
+    """Train (or go on), then evaluate the best checkpoint."""
+    claim = checkpoint.claim(call.workdir, configs.fingerprint(call.config), call.config.to_dict())
+    with claim:
+        log = Log(call.workdir, step=0, quiet=jax.process_index() > 0)
+        if claim.finished:
+            log.say(f"{call.workdir} holds a finished run of this config; delete it or give another --workdir to train again")
+            return evaluate(call)
+        difference = configs.difference(call.config, _base())
+        log.say("experiment: " + ", ".join(f"{k}={b!r}" for k, (_, b) in difference.items()))
+        log.config(call.config.to_dict(), difference)
+        data = setup.load_data(call.config, log)
+        job = setup.build(call.config, call.workdir, data, log)
+        checkpoint.write_record(call.workdir, setup.record_of(call.config, data, _count(job.state["params"])))
+        begin = time.perf_counter()
+        code = loop.run(job, log)
+        if code:
+            return code
+        log.say(f"trained in {time.perf_counter() - begin:.0f} s")
+        job.checkpoints.close()
+        claim.finish()
+        log.close()
+        return evaluate(call, data=data)
+
+
+def evaluate(call: Call, data=None) -> int | None:
+    """Score a checkpoint on config.eval.split, beside the two baselines."""
+    log = Log(call.workdir, quiet=jax.process_index() > 0)
+    source = Path(call.checkpoint) if call.checkpoint else call.workdir
+    params, net_state, info = checkpoint.load_weights(source)
+    data = data or setup.load_data(call.config, log)
+    model = setup.build_model(call.config, data.dataset.labels, abstract=True)
+    network, _, _ = functional.split(model)
+    network.check(params, net_state)
+    mesh = meshes.make(call.config.mesh.data)
+    meshes.check_batch(call.config.eval.batch_size, mesh, "eval.batch_size")
+    scorer = evaluation.Scorer(network, setup.build_loss(call.config), thresholds=tuple(call.config.eval.thresholds),
+                               mesh=mesh, batch_size=call.config.eval.batch_size, dtype=call.config.train.dtype)
+    rows = data.rows[call.config.eval.split]
+    scored = scorer.run(params, net_state, data.cache, rows)
+    macs = summaries.summarize(model, (1, *call.config.data.size, call.config.data.channels))
+    text = evaluation.report(scored, data.cache, threshold=call.config.eval.threshold, empty=call.config.eval.empty, summary=macs,
+                             model=call.config.model.name, epochs=_epochs(info),
+                             folder=call.workdir if jax.process_index() == 0 else None)
+    for line in text.splitlines():
+        log.say(line)
+    log.close()
+    return None
+
+
+def predict(call: Call) -> int | None:
+    """Segment files with nothing but a run folder and the input."""
+    if not call.input or not call.output:
+        raise ConfigError("--mode=predict needs --input=FILE_or_DIR and --output=DIR")
+    source = Path(call.checkpoint) if call.checkpoint else call.workdir
+    if not source.exists():
+        raise CheckpointError(f"no run folder {str(source)!r}: give --workdir or --checkpoint")
+    options = {} if call.config is None else {k: call.config.infer[k] for k in ("batch_size", "probabilities", "overlay")}
+    return prediction.predict(source, Path(call.input), Path(call.output), **options, say=lambda t: print(t, flush=True))
+
+
+def summary(call: Call) -> None:
+    """Parameters and multiply-accumulates of the config's network, at its size."""
+    labels = tuple(f"class {i + 1}" for i in range(_classes(call.config)))
+    model = setup.build_model(call.config, labels, abstract=True)
+    print(summaries.summarize(model, (1, *call.config.data.size, call.config.data.channels)))
+
+
+def check(call: Call) -> None:
+    """Read every case and report everything that is wrong with the data set."""
+    from jaxseg.data import check as checks
+
+    log = Log(call.workdir, quiet=True)
+    dataset = setup.load_dataset(call.config, log)
+    print(checks.check(dataset, setup.recipe_of(call.config, dataset)))
+
+
+def _epochs(info: dict) -> int | None:
+    """Epochs behind a checkpoint: the last row of its own record."""
+    rows = info.get("rows") or []
+    return rows[-1]["epoch"] if rows else None
+
+
+def _classes(config) -> int:
+    from jaxseg.data import datasets
+
+    return datasets.label_count(config.data.dataset, structures=config.data.structures)
+
+
+def _base():
+    sys.path.insert(0, os.getcwd())
+    from configs._base import base
+
+    return base()
+
+
+def _count(params: dict) -> int:
+    return sum(p.size for p in params.values())
+
+
+MODES = {"train": train, "evaluate": evaluate, "predict": predict, "summary": summary, "check": check}
+WITHOUT_CONFIG = ("predict",)

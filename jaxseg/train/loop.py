@@ -1,0 +1,234 @@
+"""The training loop, read once from top to bottom. What it does is decided in `setup`; here it only happens."""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxseg.checkpoint import Checkpoints
+from jaxseg.train import mesh as meshes
+from jaxseg.train.interrupt import Preemption, fault
+from jaxseg.train.log import CompileCounter, Log
+from jaxseg.train.state import TrainState, evaluated
+from jaxseg.types import Batch, NonFiniteError
+from jaxseg.utils.clock import Meter, Watchdog
+
+PREEMPTED = 42  # exit code: saved after SIGTERM, start again to go on
+
+
+@dataclasses.dataclass
+class Job:
+    """Everything a run needs, built by `setup`.
+
+    Attributes:
+      workdir: the run's folder.
+      state: fresh train state, placed on the mesh.
+      step: jitted (state, batch) -> (state, metrics).
+      stream: first batch number -> endless iterator of host batches (a context manager).
+      validate: (weights, net state, step) -> {"val_loss", "val_dice", "val_recall", ..., "positive": pixels predicted}.
+      checkpoints: the run's checkpoint folder.
+      plateau: host-side learning-rate reduction, or None; `update(value) -> factor`, `state()`, `load(state)`.
+      mesh: devices.
+      steps_per_epoch, epochs: length of the run.
+      images_per_step: examples of one update.
+      criterion: "val_loss", "val_dice", "val_recall" or "last".
+      settings: the config's `train` group: log_every, eval_every, save_every, alarm_after, stop_nonfinite, watchdog.
+    """
+
+    workdir: Path
+    state: TrainState
+    step: Callable[[TrainState, Batch], tuple[TrainState, dict]]
+    stream: Callable[[int], Any]
+    validate: Callable[[dict, dict, int], dict[str, float]]
+    checkpoints: Checkpoints
+    plateau: Any
+    mesh: Any
+    steps_per_epoch: int
+    epochs: int
+    images_per_step: int
+    criterion: str
+    settings: Any
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a checkpoint stores beside the arrays: all of the host's memory of the run."""
+
+    next_batch: int = 0
+    rows: list[dict] = dataclasses.field(default_factory=list)  # one per finished epoch
+    loss_sum: float = 0.0  # of the running epoch
+    loss_count: int = 0
+    empty_validations: int = 0  # in a row
+    plateau: dict | None = None
+
+
+def run(job: Job, log: Log) -> int | None:
+    """Train to the end, or until told to stop.
+
+    Returns:
+      None when done, or the exit code `PREEMPTED`.
+    Raises:
+      NonFiniteError: too many steps in a row without a finite gradient.
+      StorageError: checkpoints can no longer be written.
+    """
+    s, total = job.settings, job.epochs * job.steps_per_epoch
+    compiles, preemption = CompileCounter(), Preemption()
+    watchdog = Watchdog(s.watchdog, job.workdir) if s.watchdog else None
+
+    # 1. Resume: arrays, then the host's memory of the run (data position, epoch rows, plateau).
+    state, progress = _resume(job, log)
+    start = progress.next_batch
+    meter = Meter(total_steps=total, step=start, images_per_step=job.images_per_step)
+    compiled, pending = None, None
+    log.epochs(progress.rows)
+
+    with job.stream(start) as batches:
+        for number in range(start, total):
+            # 2. One step. The previous step's metrics are read while this one runs.
+            fault(number, "before_next")
+            with meter.waiting():
+                batch = meshes.put(next(batches), job.mesh)
+            if compiled is None:
+                compiled = _compile(job, state, batch, log)
+            state, metrics = compiled(state, batch)
+            if pending is not None:
+                _account(pending, progress, job, log)
+            pending = (number, metrics)
+            if number == start:
+                jax.block_until_ready(metrics)
+                log.say(f"first step after {meter.since_start():.1f} s")
+            job.checkpoints.poll()
+            if watchdog:
+                watchdog.tick()
+            fault(number + 1, "after_step")
+
+            # 3. A progress line.
+            if (number + 1) % s.log_every == 0 or number + 1 == total:
+                _account(pending, progress, job, log)
+                pending = None
+                _line(number + 1, metrics, meter, job, log)
+            stop = preemption.reached(number + 1)
+
+            # 4. The end of an epoch: validate, judge, save.
+            last_of_epoch = (number + 1) % job.steps_per_epoch == 0
+            if last_of_epoch or stop:
+                if pending is not None:
+                    _account(pending, progress, job, log)
+                    pending = None
+                progress.next_batch = number + 1
+            if last_of_epoch:
+                with meter.paused():
+                    state = _epoch(job, log, state, progress, metrics, meter)
+
+            # 5. Asked to stop: save where we stand and leave.
+            if stop:
+                if not (last_of_epoch and _saves(job, (number + 1) // job.steps_per_epoch)):
+                    job.checkpoints.save(number + 1, state, dataclasses.asdict(progress), metric=None)
+                job.checkpoints.wait()
+                log.say(f"stopped by SIGTERM at step {number + 1}; saved; the same command goes on from here")
+                preemption.close()
+                return PREEMPTED
+    job.checkpoints.wait()
+    preemption.close()
+    log.say(f"compilations: {compiles.count} ({compiles.seconds:.1f} s)")
+    return None
+
+
+def _resume(job: Job, log: Log) -> tuple[TrainState, Progress]:
+    if not job.checkpoints.has_any():
+        return job.state, Progress()
+    state, info, step = job.checkpoints.restore(job.state)
+    progress = Progress(**info)
+    if job.plateau and progress.plateau:
+        job.plateau.load(progress.plateau)
+    log.say(f"resumed from step {step} (epoch {step // job.steps_per_epoch} of {job.epochs})")
+    return state, progress
+
+
+def _compile(job: Job, state: TrainState, batch: Batch, log: Log):
+    begin = time.perf_counter()
+    lowered = job.step.lower(state, batch)
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    memory = compiled.memory_analysis()
+    size = "" if memory is None else f", {(memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 2**20:.0f} MiB by XLA's count"
+    log.say(f"step compiled in {time.perf_counter() - begin:.1f} s (tracing {traced - begin:.1f} s){size}")
+    return compiled
+
+
+def _account(pending: tuple[int, dict], progress: Progress, job: Job, log: Log) -> None:
+    """Read one step's metrics: the epoch's mean, and the alarm for non-finite gradients."""
+    number, metrics = pending
+    loss, bad = float(metrics["loss"]), int(metrics["bad_steps"])
+    if math.isfinite(loss):
+        progress.loss_sum += loss
+        progress.loss_count += 1
+    if bad:
+        log.say(f"step {number + 1}: loss or gradient not finite, update skipped ({bad} in a row)")
+    if bad >= job.settings.stop_nonfinite:
+        raise NonFiniteError(f"{bad} steps in a row without a finite gradient (config.train.stop_nonfinite="
+                             f"{job.settings.stop_nonfinite}), last at step {number + 1}; the last checkpoint is good: lower "
+                             "config.optim.lr, set config.optim.clip_norm=1, or train in float32")
+
+
+def _line(step: int, metrics: dict, meter: Meter, job: Job, log: Log) -> None:
+    values = {k: float(v) for k, v in metrics.items()}
+    report = meter.report(step)
+    log.say(f"step {step} epoch {(step - 1) // job.steps_per_epoch + 1}/{job.epochs} loss {values['loss']:.4f} "
+            f"lr {values['lr']:.2e} {report.text}")
+    log.scalars(step, {f"train/{k}": v for k, v in values.items()} | {
+        "speed/images_per_second": report.images_per_second, "speed/input_wait": report.input_wait})
+
+
+def _saves(job: Job, epoch: int) -> bool:
+    return epoch % job.settings.save_every == 0 or epoch == job.epochs
+
+
+def _epoch(job: Job, log: Log, state: TrainState, progress: Progress, metrics: dict, meter: Meter) -> TrainState:
+    """Validate, move the plateau, raise the alarm, write the epoch's row, save."""
+    step = progress.next_batch
+    epoch = step // job.steps_per_epoch
+    row = {"epoch": epoch, "step": step, "lr": float(metrics["lr"]),
+           "train_loss": progress.loss_sum / max(progress.loss_count, 1)}
+    progress.loss_sum, progress.loss_count = 0.0, 0
+    criterion = None
+    if epoch % job.settings.eval_every == 0 or epoch == job.epochs:
+        fault(step, "before_eval")
+        scores = dict(job.validate(evaluated(state), state["state"], step))
+        positive = scores.pop("positive")
+        row |= scores
+        log.scalars(step, {f"val/{k.removeprefix('val_')}": v for k, v in scores.items()})
+        log.say(f"epoch {epoch}/{job.epochs} train_loss {row['train_loss']:.4f} "
+                + " ".join(f"{k} {v:.4f}" for k, v in scores.items()))
+        progress.empty_validations = 0 if positive else progress.empty_validations + 1
+        if progress.empty_validations >= job.settings.alarm_after > 0:
+            log.alarm(f"the network has predicted only background in {progress.empty_validations} validations in a row. Try a "
+                      "loss with overlap and distribution parts (dice + bce), a positive weight, a lower learning rate, "
+                      "data.protocol='only', or more warm-up")
+        if job.criterion != "last":
+            criterion = scores[job.criterion]
+        if job.plateau:
+            factor = job.plateau.update(criterion)
+            if factor != 1.0:
+                state = {**state, "lr_scale": state["lr_scale"] * factor}
+                log.say(f"learning rate times {factor:g}: {job.criterion} has not improved")
+            progress.plateau = job.plateau.state()
+    progress.rows = _joined(progress.rows, row)
+    log.epochs(progress.rows)
+    if _saves(job, epoch):
+        fault(step, "before_save")
+        job.checkpoints.save(step, state, json.loads(json.dumps(dataclasses.asdict(progress))),
+                             metric=criterion if job.criterion != "last" else float(step))
+        fault(step, "after_save")
+    return state
+
+
+def _joined(rows: list[dict], row: dict) -> list[dict]:
+    """Rows with the same columns: an epoch without validation leaves them empty."""
+    columns = list(dict.fromkeys([*(k for r in rows for k in r), *row]))
+    return [{c: r.get(c, "") for c in columns} for r in [*rows, row]]

@@ -1,0 +1,60 @@
+"""Devices as one mesh: a batch axis `data`; parameters replicated, batches split over it, on one process or many."""
+
+import math
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxseg.types import Batch, ConfigError
+
+
+def make(devices: int = 0) -> Mesh:
+    """A mesh over `devices` devices (0: all) with the axis "data".
+
+    Raises:
+      ConfigError: more devices asked for than there are, or not the same number on every process.
+    """
+    everything = jax.devices()
+    count = devices or len(everything)
+    if count > len(everything):
+        raise ConfigError(f"config.mesh.data={devices}: only {len(everything)} devices are there; 0 takes all")
+    if jax.process_count() > 1 and count != len(everything):
+        raise ConfigError(f"config.mesh.data={devices}: with {jax.process_count()} processes all {len(everything)} devices "
+                          "take part; leave it at 0")
+    # AxisType.Auto: jax.make_mesh defaults to Explicit axes, under which dropout does not trace.
+    return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=everything[:count])
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same value on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batched(mesh: Mesh) -> NamedSharding:
+    """Split along the leading axis."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def check_batch(batch_size: int, mesh: Mesh, key: str) -> None:
+    """Raise a ConfigError with the sizes that would do if a batch does not divide over the mesh."""
+    n = mesh.devices.size
+    if batch_size % n:
+        lower, upper = batch_size // n * n, math.ceil(batch_size / n) * n
+        sizes = " or ".join(str(s) for s in (lower, upper) if s)
+        raise ConfigError(f"config.{key}={batch_size}: not divisible over {n} devices; {sizes} would do, "
+                          f"or config.mesh.data={math.gcd(batch_size, n)}")
+
+
+def put(batch: Batch, mesh: Mesh) -> Batch:
+    """Each process's block of a batch as global arrays split over the mesh."""
+    sharding = batched(mesh)
+    return {k: jax.make_array_from_process_local_data(sharding, np.asarray(v)) for k, v in batch.items()}
+
+
+def describe(mesh: Mesh, batch_size: int) -> str:
+    """One sentence that states devices and the global, per-process and per-device batch."""
+    n, p = mesh.devices.size, jax.process_count()
+    device = mesh.devices.flat[0]
+    return (f"{n} x {device.device_kind or device.platform} in {p} process{'es' if p > 1 else ''}; batch {batch_size} global, "
+            f"{batch_size // p} per process, {batch_size // n} per device")

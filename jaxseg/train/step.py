@@ -1,0 +1,95 @@
+"""One training step: augment, forward, loss, gradient, guarded update; pure, jitted once, sharded over the mesh."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxseg.models.functional import Network, Run
+from jaxseg.ops.image import to_float
+from jaxseg.train import mesh as meshes
+from jaxseg.train.state import TrainState
+from jaxseg.types import Array, Batch
+
+
+def build(network: Network, loss: Callable, optimizer: optax.GradientTransformation, schedule: Callable,
+          augment: Callable, mesh, *, lr: float, dtype: str = "float32", accumulate: int = 1, ema: float = 0.0,
+          seed: int = 0) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:
+    """The jitted step (state, batch) -> (state, metrics).
+
+    A non-finite loss or gradient skips the whole update (parameters, optimiser, statistics, average), on every device
+    alike; "bad_steps" counts such steps in a row. The random keys of a step are fold_in(key(seed), step).
+
+    Args:
+      network: from `functional.split`.
+      loss: `losses.compose.build(...)`.
+      optimizer: updates for a learning rate of 1.
+      schedule: step -> factor of `lr`.
+      augment: (key, image, mask) -> (image, mask).
+      mesh: from `train.mesh.make`.
+      lr: peak learning rate.
+      dtype: compute dtype of the network.
+      accumulate: micro-batches per update; the batch holds them one after another.
+      ema: decay of the moving average; 0: none.
+      seed: of augmentation and stochastic layers.
+    """
+    def loss_of(params, state, batch, key):
+        outputs, new_state = network.apply(params, state, batch["image"].astype(dtype), Run(train=True, key=key))
+        total, weight, parts = loss(outputs, batch)
+        return total / weight, (new_state, {name: part[0] / part[1] for name, part in parts.items()})
+
+    gradient = jax.value_and_grad(loss_of, has_aux=True)
+
+    def micro(params, state, batch, key):
+        augment_key, run_key = jax.random.split(key)
+        image, mask = augment(augment_key, to_float(batch["image"]), batch["mask"].astype(jnp.int32))
+        return gradient(params, state, {**batch, "image": image, "mask": mask}, run_key)
+
+    def accumulated(params, state, batch, key):
+        if accumulate == 1:
+            (value, (state, parts)), grads = micro(params, state, batch, key)
+            return value, state, parts, grads
+        split = jax.tree.map(lambda a: a.reshape(accumulate, a.shape[0] // accumulate, *a.shape[1:]), dict(batch))
+
+        def body(carry, item):
+            state, sums = carry
+            (value, (state, parts)), grads = micro(params, state, item[0], item[1])
+            return (state, jax.tree.map(jnp.add, sums, (value, parts, grads))), None
+
+        keys = jax.random.split(key, accumulate)
+        shapes = jax.eval_shape(micro, params, state, jax.tree.map(lambda a: a[0], split), key)
+        zero = lambda tree: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), tree)
+        start = (zero(shapes[0][0]), zero(shapes[0][1][1]), zero(shapes[1]))
+        (state, sums), _ = lax.scan(body, (state, start), (split, keys))
+        value, parts, grads = jax.tree.map(lambda a: a / accumulate, sums)
+        return value, state, parts, grads
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
+        key = jax.random.fold_in(jax.random.key(seed), state["step"])
+        value, net_state, parts, grads = accumulated(state["params"], state["state"], batch, key)
+        norm = optax.global_norm(grads)
+        ok = jnp.isfinite(value) & jnp.isfinite(norm)
+        rate = lr * schedule(state["step"]) * state["lr_scale"]
+        updates, opt = optimizer.update(grads, state["opt"], state["params"])
+        params = jax.tree.map(lambda p, u: p + rate * u, state["params"], updates)
+        average = jax.tree.map(lambda a, p: a + (1 - ema) * (p - a), state["ema"], params) if ema else state["ema"]
+        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, old)
+        new = {
+            "step": state["step"] + 1,
+            "params": keep(params, state["params"]),
+            "state": keep(net_state, state["state"]),
+            "opt": keep(opt, state["opt"]),
+            "ema": keep(average, state["ema"]),
+            "lr_scale": state["lr_scale"],
+            "bad_steps": jnp.where(ok, 0, state["bad_steps"] + 1),
+            "skipped": state["skipped"] + jnp.where(ok, 0, 1),
+        }
+        metrics = {"loss": value, "lr": rate, "grad_norm": norm, "bad_steps": new["bad_steps"], "skipped": new["skipped"],
+                   **{f"loss/{name}": part for name, part in parts.items()}}
+        return new, metrics
+
+    everywhere = meshes.replicated(mesh)
+    return jax.jit(step, in_shardings=(everywhere, meshes.batched(mesh)), out_shardings=(everywhere, everywhere),
+                   donate_argnums=0)

@@ -1,0 +1,36 @@
+"""Labels over images, as uint8 RGB arrays; numpy only."""
+
+import numpy as np
+
+_COLOURS = np.array([(0, 0, 0), (230, 60, 60), (70, 190, 70), (70, 120, 255), (240, 200, 60), (200, 90, 220), (80, 210, 210),
+                     (240, 140, 50)], np.uint8)
+
+
+def to_rgb(image: np.ndarray) -> np.ndarray:
+    """[H, W, C] uint8 -> [H, W, 3]: RGB as it is, else the first channel in grey."""
+    return image if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, axis=-1)
+
+
+def paint(rgb: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Labels [H, W] in colour over an RGB picture [H, W, 3], half transparent."""
+    colour = _COLOURS[np.where(labels > 0, (labels.astype(int) - 1) % (len(_COLOURS) - 1) + 1, 0)]
+    return np.where(labels[..., None] > 0, rgb // 2 + colour // 2, rgb).astype(np.uint8)
+
+
+def panel(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Input, truth, prediction and errors side by side.
+
+    Errors: green found, red missed or confused, blue predicted where nothing is.
+
+    Args:
+      image: [H, W, C] uint8.
+      truth, prediction: [H, W] class labels.
+    Returns:
+      uint8 [H, 4 W, 3].
+    """
+    rgb = to_rgb(image)
+    error = rgb // 2
+    error[(truth > 0) & (prediction == truth)] = (0, 160, 0)
+    error[(truth > 0) & (prediction != truth)] = (220, 40, 40)
+    error[(truth == 0) & (prediction > 0)] = (60, 110, 255)
+    return np.concatenate([rgb, paint(rgb, truth), paint(rgb, prediction), error], axis=1)
