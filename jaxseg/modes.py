@@ -62,7 +62,7 @@ def evaluate(call: Call, data=None) -> int | None:
     network.check(params, net_state)
     mesh = meshes.make(call.config.mesh.data)
     meshes.check_batch(call.config.eval.batch_size, mesh, "eval.batch_size")
-    scorer = evaluation.Scorer(network, setup.build_loss(call.config), thresholds=tuple(call.config.eval.thresholds),
+    scorer = evaluation.Scorer(network, setup.build_loss(call.config), thresholds=tuple(sorted({*call.config.eval.thresholds, call.config.eval.threshold})),
                                mesh=mesh, batch_size=call.config.eval.batch_size, dtype=call.config.train.dtype)
     rows = data.rows[call.config.eval.split]
     scored = scorer.run(params, net_state, data.cache, rows)

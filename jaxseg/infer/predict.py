@@ -1,0 +1,170 @@
+"""Segment files with nothing but a run folder and the input: network, preprocessing and labels come from the run's record."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from jaxseg import checkpoint
+from jaxseg.data import geometry, preprocess, volumes
+from jaxseg.data.records import Recipe, Volume
+from jaxseg.models import create_model, functional
+from jaxseg.ops.image import to_float
+from jaxseg.types import ConfigError, DataError, JaxsegError, NonFiniteError
+from jaxseg.utils.pictures import paint, to_rgb
+
+
+class Predictor:
+    """A trained network ready for volumes.
+
+    Args:
+      run: a run folder, or a checkpoint folder inside one.
+      batch_size: slices per forward pass.
+    Raises:
+      CheckpointError: no run record or no usable checkpoint there.
+      MismatchError: the checkpoint does not fit the recorded network.
+    """
+
+    def __init__(self, run: Path, *, batch_size: int = 8):
+        record = checkpoint.read_record(run)
+        r = record["recipe"]
+        self.recipe = Recipe(size=tuple(r["size"]), window=r["window"] and tuple(r["window"]),
+                             spacing=r["spacing"] and tuple(r["spacing"]), channels=r["channels"], labels=tuple(r["labels"]))
+        self.threshold = float(record["config"]["eval"]["threshold"])
+        self.synthetic = record["synthetic"]
+        self.batch_size = batch_size
+        m = record["model"]
+        model = create_model(m["name"], in_channels=m["in_channels"], num_classes=m["num_classes"], rank=m["rank"],
+                             abstract=True, **m["options"])
+        network, _, _ = functional.split(model)
+        params, state, _ = checkpoint.load_weights(run)
+        network.check(params, state)
+        self.params, self.state = jax.device_put((params, state))
+        dtype = record["config"]["train"]["dtype"]
+
+        @jax.jit
+        def forward(params, state, image):
+            logits = network.apply(params, state, to_float(image).astype(dtype))[0].logits
+            return jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits, -1)
+
+        self._forward = forward
+
+    def probabilities(self, volume: Volume) -> tuple[np.ndarray, np.ndarray, geometry.Orientation]:
+        """Class probabilities of a volume.
+
+        Returns:
+          (float32 [Z, Y, X, K'] over the foreground classes, slices [Z, Y, X(, C)] they belong to, orientation).
+        Raises:
+          DataError: an image this recipe cannot take.
+          NonFiniteError: the network returned NaN or Inf.
+        """
+        slices, orientation = geometry.to_slices(volume)
+        spacing = orientation.spacing[1:]
+        inputs = np.stack([preprocess.prepare(s, self.recipe, spacing) for s in slices])  # [Z, h, w, C]
+        outputs = []
+        for start in range(0, len(inputs), self.batch_size):
+            part = inputs[start:start + self.batch_size]
+            padded = np.concatenate([part, np.repeat(part[-1:], self.batch_size - len(part), 0)])
+            outputs.append(np.asarray(self._forward(self.params, self.state, jnp.asarray(padded)))[:len(part)])
+        scores = np.concatenate(outputs)
+        if not np.isfinite(scores).all():
+            raise NonFiniteError(f"{volume.path.name}: the network returned {int((~np.isfinite(scores)).sum())} values that are "
+                                 "not finite; nothing is written. Predict in float32 or use another checkpoint")
+        scores = np.stack([preprocess.restore(s, slices.shape[1:3], self.recipe, spacing) for s in scores])
+        return (scores if scores.shape[-1] == 1 else scores[..., 1:]), slices, orientation
+
+    def labels(self, probabilities: np.ndarray) -> np.ndarray:
+        """uint8 class labels from foreground probabilities [..., K'] (softmax: the largest, background included)."""
+        if probabilities.shape[-1] == 1 and len(self.recipe.labels) == 1:
+            return (probabilities[..., 0] >= self.threshold).astype(np.uint8)
+        background = 1 - probabilities.sum(-1, keepdims=True)
+        return np.concatenate([background, probabilities], -1).argmax(-1).astype(np.uint8)
+
+
+def predict(run: Path, source: Path, output: Path, *, batch_size: int = 8, probabilities: bool = False, overlay: bool = True,
+            say: Callable[[str], None] = print) -> int:
+    """Segment every input below `source` into `output`.
+
+    Volumes become <name>.nii.gz with the input's shape, affine and header codes; photographs become <name>.png. A bad input
+    is named and skipped, the others are written.
+
+    Args:
+      run: run or checkpoint folder.
+      source: file or folder.
+      output: folder, made if absent.
+      batch_size: slices per forward pass.
+      probabilities: write <name>_prob.nii.gz (float32, one map per class) too.
+      overlay: write <name>_overlay.png, the slices with the prediction painted on.
+      say: told one line per input.
+    Returns:
+      0, or 65 if some inputs could not be used.
+    Raises:
+      DataError: no input found.
+    """
+    inputs = volumes.find_inputs(source)
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"--output={output}: is a file; give a folder")
+    predictor = Predictor(run, batch_size=batch_size)
+    if predictor.synthetic:
+        say("note: these weights were trained on SYNTHETIC data; what they find in patients means nothing")
+    output.mkdir(parents=True, exist_ok=True)
+    failed = []
+    names = _names(inputs)
+    for path, name in zip(inputs, names):
+        begin = time.perf_counter()
+        try:
+            found = _one(predictor, path, output, name, probabilities, overlay)
+        except JaxsegError as error:
+            failed.append(path)
+            say(f"FAILED {error}")
+            continue
+        say(f"{path.name}: {found}, {time.perf_counter() - begin:.1f} s")
+    say(f"{len(inputs) - len(failed)} of {len(inputs)} written to {output}" + (f"; {len(failed)} failed" if failed else ""))
+    return DataError.exit_code if failed else 0
+
+
+def _one(predictor: Predictor, path: Path, output: Path, name: str, probabilities: bool, overlay: bool) -> str:
+    volume = volumes.read_volume(path)
+    scores, slices, orientation = predictor.probabilities(volume)
+    labels = predictor.labels(scores)
+    suffix = ".png" if volumes.is_photo(volume) else ".nii.gz"
+    volumes.write_like(output / f"{name}{suffix}", orientation.restore(labels), volume)
+    if probabilities:
+        maps = np.stack([orientation.restore(scores[..., k]) for k in range(scores.shape[-1])], -1)
+        if suffix == ".png":
+            for k, label in enumerate(predictor.recipe.labels):
+                volumes.write_like(output / f"{name}_prob_{label}.png", np.round(maps[..., k] * 255).astype(np.uint8), volume)
+        else:
+            volumes.write_like(output / f"{name}_prob.nii.gz", maps.astype(np.float32), volume)
+    if overlay:
+        Image.fromarray(_sheet(predictor, slices, labels, orientation)).save(output / f"{name}_overlay.png")
+    voxels = [int((labels == k + 1).sum()) for k in range(len(predictor.recipe.labels))]
+    return ", ".join(f"{label} {n} voxels" for label, n in zip(predictor.recipe.labels, voxels))
+
+
+def _sheet(predictor: Predictor, slices: np.ndarray, labels: np.ndarray, orientation, limit: int = 24) -> np.ndarray:
+    """Up to `limit` slices, those with most found first, in order, as one picture: uint8 [H, W, 3]."""
+    found = (labels > 0).sum((1, 2))
+    chosen = np.sort(np.argsort(-found, kind="stable")[:limit])
+    tiles = []
+    for z in chosen:
+        grey = preprocess.window_8bit(slices[z], predictor.recipe)
+        tiles.append(paint(to_rgb(grey), labels[z]))
+    columns = min(6, len(tiles))
+    blank = [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
+    rows = [np.concatenate((tiles + blank)[i:i + columns], 1) for i in range(0, len(tiles), columns)]
+    sheet = np.concatenate(rows, 0)
+    step = max(1, sheet.shape[1] // 1536)
+    return np.ascontiguousarray(sheet[::step, ::step])
+
+
+def _names(inputs: list[Path]) -> list[str]:
+    """Output names without suffix; a folder's name is put before names that would collide."""
+    stem = lambda p: p.name.removesuffix(".gz").removesuffix(".nii") if p.is_file() and ".nii" in p.name else \
+        (p.stem if p.is_file() else p.name)
+    plain = [stem(p) for p in inputs]
+    return [n if plain.count(n) == 1 else f"{p.parent.name}_{n}" for n, p in zip(plain, inputs)]
