@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 from jax import lax
 
+from jaxseg.ops.conv.spec import Spec
 from jaxseg.types import Array
 
 _LETTERS = "DHW"
@@ -16,12 +17,24 @@ def dimension_numbers(rank: int) -> tuple[str, str, str]:
     return f"N{s}C", f"{s}IO", f"N{s}C"
 
 
-def conv(x: Array, w: Array, *, stride: Sequence[int], padding: Sequence[tuple[int, int]], dilation: Sequence[int],
-         groups: int) -> Array:
+def forward(spec: Spec, x: Array, w: Array) -> Array:
     """Correlation of [B, *S, C] with [*k, C/groups, O] -> [B, *S', O], in x's dtype."""
     return lax.conv_general_dilated(
-        x, w, window_strides=tuple(stride), padding=tuple(padding), rhs_dilation=tuple(dilation),
-        feature_group_count=groups, dimension_numbers=dimension_numbers(x.ndim - 2))
+        x, w, window_strides=spec.stride, padding=spec.padding, rhs_dilation=spec.dilation,
+        feature_group_count=spec.groups, dimension_numbers=dimension_numbers(x.ndim - 2))
+
+
+def input_gradient(spec: Spec, size: Sequence[int], g: Array, w: Array) -> Array:
+    """Gradient of an input of spatial `size`, by XLA's transposition of `forward`."""
+    channels = w.shape[-2] * spec.groups
+    x = jax.ShapeDtypeStruct((g.shape[0], *size, channels), g.dtype)
+    return jax.linear_transpose(lambda a: forward(spec, a, w), x)(g)[0]
+
+
+def weight_gradient(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Array:
+    """Gradient [*k, C/groups, O] of the weights, by XLA's transposition of `forward`."""
+    w = jax.ShapeDtypeStruct((*kernel, x.shape[-1] // spec.groups, g.shape[-1]), x.dtype)
+    return jax.linear_transpose(lambda a: forward(spec, x, a), w)(g)[0]
 
 
 def conv_transpose(x: Array, w: Array, *, stride: Sequence[int], padding: Sequence[tuple[int, int]]) -> Array:

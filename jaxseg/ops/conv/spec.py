@@ -1,0 +1,49 @@
+"""What a convolution is apart from its arrays: one hashable record, and the geometry that follows from it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxseg.types import Array
+
+Ints = tuple[int, ...]
+
+
+class Spec(NamedTuple):
+    """Stride, (low, high) padding and dilation per spatial axis, and the number of groups."""
+
+    stride: Ints
+    padding: tuple[tuple[int, int], ...]
+    dilation: Ints
+    groups: int
+
+    @property
+    def plain(self) -> bool:
+        """Stride 1 along every axis."""
+        return all(s == 1 for s in self.stride)
+
+    def output(self, size: Sequence[int], kernel: Sequence[int]) -> Ints:
+        """Output size per axis: floor((n + low + high - dilation * (k - 1) - 1) / stride) + 1."""
+        return tuple((n + lo + hi - d * (k - 1) - 1) // s + 1
+                     for n, (lo, hi), k, d, s in zip(size, self.padding, kernel, self.dilation, self.stride))
+
+    def backward(self, size: Sequence[int], kernel: Sequence[int]) -> "Spec":
+        """The stride-1 convolution that turns an output gradient, with stride - 1 zeros put between its entries, into
+        the gradient of an input of `size`: low = d (k - 1) - lo, high = n - 1 - s (o - 1) + lo (either may be negative).
+        """
+        pads = tuple((d * (k - 1) - lo, n - 1 - s * (o - 1) + lo) for n, o, (lo, _), k, d, s in
+                     zip(size, self.output(size, kernel), self.padding, kernel, self.dilation, self.stride))
+        return Spec((1,) * len(pads), pads, self.dilation, self.groups)
+
+    def depthwise(self, w_shape: Sequence[int]) -> bool:
+        """Every input channel has its own kernels: w is [*k, 1, m * C] with C groups."""
+        return self.groups > 1 and w_shape[-2] == 1
+
+
+def spread(g: Array, stride: Sequence[int]) -> Array:
+    """g [B, *S, C] with stride - 1 zeros between neighbours along each spatial axis."""
+    if all(s == 1 for s in stride):
+        return g
+    return lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), *((0, 0, s - 1) for s in stride), (0, 0, 0)))

@@ -1,0 +1,58 @@
+"""The shapes on which every lowering is compared with the plain twin: tiny, odd, smaller than the kernel, strided, dilated."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg.ops.conv.spec import Spec
+
+
+class Case(NamedTuple):
+    """x [B, *S, C] with kernels [*k, C / groups, O]."""
+
+    name: str
+    x: tuple[int, ...]
+    kernel: tuple[int, ...]
+    out: int
+    stride: int = 1
+    pad: int | tuple = 1
+    dilation: int = 1
+    groups: int = 1
+
+    @property
+    def spec(self) -> Spec:
+        rank = len(self.kernel)
+        pads = (self.pad,) * rank if isinstance(self.pad, int) else self.pad
+        pads = tuple(p if isinstance(p, tuple) else (p, p) for p in pads)
+        return Spec((self.stride,) * rank, pads, (self.dilation,) * rank, self.groups)
+
+
+DEPTHWISE = (
+    Case("3x3 odd size", (2, 9, 7, 4), (3, 3), 4, groups=4),
+    Case("5x5 dilated, map smaller than its reach", (1, 3, 4, 6), (5, 5), 6, pad=4, dilation=2, groups=6),
+    Case("row strip wider than the map", (2, 5, 6, 3), (1, 21), 3, pad=(0, 10), groups=3),
+    Case("column strip", (2, 10, 3, 4), (7, 1), 4, pad=(3, 0), groups=4),
+    Case("strided, two outputs per channel, uneven padding", (2, 11, 13, 4), (3, 5), 8, stride=2, pad=((1, 1), (1, 2)), groups=4),
+    Case("3-D", (1, 5, 6, 7, 3), (3, 3, 3), 3, groups=3),
+    Case("3-D strided and dilated", (1, 4, 5, 6, 2), (3, 3, 3), 2, stride=2, pad=2, dilation=2, groups=2),
+    Case("3-D, so many taps that they are looped over", (1, 9, 8, 9, 2), (5, 5, 5), 2, pad=2, groups=2),
+)
+
+
+def draw(case: Case, dtype=jnp.float32):
+    """(x, w, g) of unit variance, the same for every call."""
+    rng = np.random.default_rng(0)
+    shape = (*case.kernel, case.x[-1] // case.groups, case.out)
+    out = case.spec.output(case.x[1:-1], case.kernel)
+    make = lambda s: jnp.asarray(rng.normal(size=s), dtype)
+    return make(case.x), make(shape), make((case.x[0], *out, case.out))
+
+
+def close(found: jax.Array, wanted: jax.Array, terms: int) -> None:
+    """Equal up to rounding: eps * sqrt(terms) for a sum of `terms` products of unit variance, times 8 for bad luck."""
+    eps = 8 * float(jnp.finfo(found.dtype).eps)
+    assert found.dtype == wanted.dtype and found.shape == wanted.shape
+    found, wanted = np.asarray(found, np.float32), np.asarray(wanted, np.float32)
+    np.testing.assert_allclose(found, wanted, atol=eps * terms**0.5, rtol=eps)

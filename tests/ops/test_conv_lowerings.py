@@ -1,0 +1,89 @@
+"""Every lowering computes what XLA's own convolution computes: forward, both gradients, vmapped, sharded, in bfloat16."""
+
+import functools
+import importlib.util
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg import ops
+from jaxseg.ops.conv import depthwise, reference
+
+_spec = importlib.util.spec_from_file_location("conv_cases", Path(__file__).with_name("conv_cases.py"))
+cases = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(cases)
+
+PAIRS = [(depthwise, case) for case in cases.DEPTHWISE]
+_name = lambda v: v.name if isinstance(v, cases.Case) else v.__name__.rpartition(".")[2]
+
+
+def _terms(case, direction):
+    out = math.prod(case.spec.output(case.x[1:-1], case.kernel)) * case.x[0]
+    return out if direction == "weight_gradient" else math.prod(case.kernel) * case.out // case.groups * case.x[-1]
+
+
+@functools.cache
+def _directions(lowering, case):
+    """name -> (function of two arrays, compiled)."""
+    return {
+        "forward": jax.jit(lambda x, w: lowering.forward(case.spec, x, w)),
+        "input_gradient": jax.jit(lambda g, w: lowering.input_gradient(case.spec, case.x[1:-1], g, w)),
+        "weight_gradient": jax.jit(lambda x, g: lowering.weight_gradient(case.spec, case.kernel, x, g)),
+    }
+
+
+def _arguments(case, dtype=jnp.float32):
+    x, w, g = cases.draw(case, dtype)
+    return {"forward": (x, w), "input_gradient": (g, w), "weight_gradient": (x, g)}
+
+
+@pytest.mark.parametrize("lowering,case", PAIRS, ids=_name)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+def test_lowering_equals_reference(lowering, case, dtype):
+    exact = _arguments(case, dtype)
+    for name, arguments in exact.items():
+        found = _directions(lowering, case)[name](*arguments)
+        wide = [a.astype(jnp.float32) for a in arguments]  # bfloat16 is compared with float32, rounded once
+        wanted = _directions(reference, case)[name](*wide).astype(dtype)
+        cases.close(found, wanted, _terms(case, name))
+
+
+@pytest.mark.parametrize("case", [cases.DEPTHWISE[0], cases.DEPTHWISE[4], cases.DEPTHWISE[5]], ids=_name)
+def test_vjp_of_the_public_op_equals_reference(case):
+    x, w, g = cases.draw(case)
+    spec = case.spec
+    public = lambda x, w: ops.conv(x, w, stride=spec.stride, padding=spec.padding, dilation=spec.dilation, groups=spec.groups)
+    y, pull = jax.vjp(public, x, w)
+    wanted, pull_reference = jax.vjp(functools.partial(reference.forward, spec), x, w)
+    cases.close(y, wanted, _terms(case, "forward"))
+    for name, a, b in zip(("input_gradient", "weight_gradient"), pull(g), pull_reference(g)):
+        cases.close(a, b, _terms(case, name))
+
+
+def test_vmap_over_both_arguments_equals_a_loop():
+    case = cases.DEPTHWISE[0]
+    x, w, g = cases.draw(case)
+    xs, ws = jnp.stack([x, 2 * x, -x]), jnp.stack([w, w + 1, 3 * w])
+    value = lambda x, w: jnp.vdot(ops.conv(x, w, groups=case.groups), g)
+    found = jax.vmap(jax.grad(value, (0, 1)))(xs, ws)
+    for i in range(3):
+        one = jax.grad(value, (0, 1))(xs[i], ws[i])
+        for f, o in zip(found, one):
+            np.testing.assert_allclose(f[i], o, atol=1e-4)  # the same sums in another order: a few float32 roundings
+
+
+def test_sharded_batch_equals_one_device_and_moves_no_activations():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    batch = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    rng = np.random.default_rng(0)
+    x, w = jnp.asarray(rng.normal(size=(8, 8, 9, 4)), jnp.float32), jnp.asarray(rng.normal(size=(3, 3, 1, 4)), jnp.float32)
+    step = jax.jit(jax.grad(lambda x, w: jnp.sin(ops.conv(x, w, groups=4)).sum(), (0, 1)))
+    compiled = step.lower(jax.device_put(x, batch), w).compile()
+    found = compiled(jax.device_put(x, batch), w)
+    for f, o in zip(found, step(x, w)):
+        np.testing.assert_allclose(f, o, atol=2e-5)  # float32 sums of 576 numbers in another order
+    assert "all-gather" not in compiled.as_text()  # the batch stays where it is; only dw is summed over devices
