@@ -4,6 +4,8 @@ A key that is not here is a typo: the tree is locked, in files and on the comman
 a key that the chosen data set, loss, optimiser or schedule does not take must stay None (config.resolve checks).
 """
 
+import json
+
 from ml_collections import ConfigDict, config_dict
 
 
@@ -91,4 +93,6 @@ def base() -> ConfigDict:
 
     c.mesh = mesh = ConfigDict()
     mesh.data = 0  # devices along the batch axis; 0: all
+
+    c.defaults = json.dumps(c.to_dict())  # this tree as it stands here: what an experiment is compared with
     return c.lock()

@@ -3,6 +3,7 @@
 The tree itself is `configs/_base.py`. Everything that can be refused without reading data or compiling is refused here.
 """
 
+import json
 import math
 from collections.abc import Collection
 from typing import Any
@@ -111,14 +112,21 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def difference(config, reference) -> dict[str, tuple[Any, Any]]:
-    """{key: (reference value, value)} of the keys in which two trees differ: the description of an experiment."""
-    a, b = flatten(reference.to_dict()), flatten(config.to_dict())
-    return {k: (a.get(k), b.get(k)) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)}
+def as_dict(config: ConfigDict) -> dict[str, Any]:
+    """The tree as plain nested dicts, for records and logs."""
+    tree = config.to_dict()
+    return {k: v for k, v in tree.items() if k not in ("defaults", "embedded")}
+
+
+def difference(config: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """{key: (default, value)} of the keys that an experiment changed: its description."""
+    plain = lambda tree: flatten(json.loads(json.dumps(tree)))
+    a, b = plain(json.loads(config.defaults)), plain(as_dict(config))
+    return {k: (a.get(k), b[k]) for k in sorted(b) if a.get(k) != b[k] and k not in ("name", "variant")}
 
 
 def fingerprint(config) -> str:
     """Digest of everything in a tree that decides the result of a training run."""
     neutral = ("name", "variant", "data.workers", "eval.", "infer.", "train.log_every", "train.watchdog", "train.keep")
-    flat = flatten(config.to_dict())
+    flat = flatten(as_dict(config))
     return digest(*(f"{k}={flat[k]!r}" for k in sorted(flat) if not k.startswith(neutral)))

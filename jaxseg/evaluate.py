@@ -141,53 +141,73 @@ def report(scored: Scored, cache, *, threshold: float, empty: str, summary, mode
     """
     rows = [cache.rows[i] for i in scored.rows]
     labels, counts = list(cache.labels), scored.at(threshold)
-    table = rows_of(counts, [f"{r['case']}/{r['slice']}" for r in rows], labels, patients=[r["patient"] for r in rows], empty=empty)
-    overall, patients = summarize(table), by_patient(table, empty)
-    there = [r for r in table if r["tp"] + r["fn"] > 0]
-    pooled = scores.pool(counts)
-    lines = [
-        f"{model}",
-        f"    Params: {summary.params / 1e6:.1f}M ({summary.params:,})",
-        f"    GMACs: {summary.macs / 1e9:.4f} true, {summary.macs_printed / 1e9:.4f} as torchprofile prints them",
-        f"    Trained {epochs if epochs is not None else '?'} epochs",
-    ]
-    for t in scored.thresholds or (threshold,):
-        s = projects.seed_scores(scored.at(t))
-        lines.append((f"    threshold {t:g}  " if scored.thresholds else "    ") + f"IoU: {s['iou']:.4f} | Dice: {s['dice']:.4f} | "
-                     f"Precision: {s['precision']:.4f} | Recall: {s['recall']:.4f} | loss: {scored.loss:.6f}  (the seed's definition)")
-    lines.append(f"    Test time: {scored.seconds:.1f} s for {len(rows)} images")
-    notes = f"{overall['images']} rows, {overall['empty']} empty and predicted empty (scored {empty!r}), {overall['missed']} missed, " \
-            f"{overall['false_alarms']} false alarms"
-    for name in ("iou", "dice", "precision", "recall", "specificity"):
-        lines.append(f"per image  {name:<11} {overall[name]['mean']:.4f} +- {overall[name]['std']:.4f} (n={overall[name]['n']}; {notes})")
-    lines.append(f"per image  dice where something is there {summarize(there, ('dice',))['dice']['mean']:.4f} (n={len(there)})")
-    for k, label in enumerate(labels):
-        one = Counts(*(c[k] for c in pooled))
-        lines.append(f"pooled     {label}: Dice {scores.dice(one):.4f} IoU {scores.iou(one):.4f} precision {scores.precision(one):.4f} "
-                     f"recall {scores.recall(one):.4f} specificity {scores.specificity(one):.6f}")
-    found = detection(patients)
-    lines.append(f"patients   sensitivity {found['sensitivity']:.4f} of {found['positives']}, specificity "
-                 f"{found['specificity']:.4f} of {found['negatives']} (any pixel found, per class)")
-    lines += _baselines(cache, scored.rows, labels)
-    mean_dice = float(np.mean(scores.dice(pooled)))
-    lines.append(f"pooled foreground Dice {mean_dice:.4f}" + (" (SYNTHETIC data)" if cache.synthetic else ""))
+    table = rows_of(counts, [f"{r['case']}/{r['slice']}" for r in rows], labels, patients=[r["patient"] for r in rows],
+                    empty=empty)
+    patients, pooled = by_patient(table, empty), scores.pool(counts)
+    dice = float(np.mean(scores.dice(pooled)))
+    lines = [*_seed_table(scored, summary, model, epochs), *_per_image(table, empty), *_pooled(pooled, labels),
+             *_patients(patients), *_baselines(cache, scored.rows, labels),
+             f"pooled foreground Dice {dice:.4f}" + (" (SYNTHETIC data)" if cache.synthetic else "")]
     if folder is not None:
         write_csv(folder / "cases.csv", table)
         write_csv(folder / "patients.csv", patients)
         write_json(folder / "evaluation.json", {
             "model": model, "params": summary.params, "macs": summary.macs, "threshold": threshold, "loss": scored.loss,
-            "pooled_dice": mean_dice, "per_image": overall, "patients": found, "synthetic": cache.synthetic,
+            "pooled_dice": dice, "per_image": summarize(table), "patients": detection(patients), "synthetic": cache.synthetic,
             "sweep": {str(t): projects.seed_scores(scored.at(t)) for t in scored.thresholds}})
         lines.append(f"per-case figures in {folder / 'cases.csv'}")
     return "\n".join(lines)
 
 
+def _seed_table(scored: Scored, summary, model: str, epochs: int | None) -> list[str]:
+    """The table that the seed prints, at every threshold."""
+    lines = [model, f"    Params: {summary.params / 1e6:.1f}M ({summary.params:,})",
+             f"    GMACs: {summary.macs / 1e9:.4f} true, {summary.macs_printed / 1e9:.4f} as torchprofile prints them",
+             f"    It was trained {'?' if epochs is None else epochs} EPOCHS"]
+    for t in scored.thresholds or (None,):
+        s = projects.seed_scores(scored.counts[0] if t is None else scored.at(t))
+        lines.append(("    " if t is None else f"    threshold {t:g}: ")
+                     + " | ".join(f"{name}: {s[name.lower()]:.4f}" for name in ("IoU", "Dice", "Precision", "Recall"))
+                     + f" | loss: {scored.loss:.6f} (the seed's definition)")
+    return [*lines, f"    Test time: {scored.seconds:.1f} s for {len(scored.rows)} images"]
+
+
+def _per_image(table: list[dict], empty: str) -> list[str]:
+    overall = summarize(table)
+    there = summarize([r for r in table if r["tp"] + r["fn"] > 0], ("dice",))["dice"]
+    note = (f"{overall['images']} rows: {overall['empty']} empty and predicted empty (scored {empty!r}), "
+            f"{overall['missed']} missed, {overall['false_alarms']} false alarms")
+    lines = [f"per image  {name:<11} {overall[name]['mean']:.4f} +- {overall[name]['std']:.4f} of n={overall[name]['n']}; {note}"
+             for name in ("iou", "dice", "precision", "recall", "specificity")]
+    return [*lines, f"per image  dice where something is there {there['mean']:.4f} of n={there['n']}"]
+
+
+def _pooled(pooled: Counts, labels: list[str]) -> list[str]:
+    each = [Counts(*(c[k] for c in pooled)) for k in range(len(labels))]
+    named = (("Dice", scores.dice), ("IoU", scores.iou), ("precision", scores.precision), ("recall", scores.recall),
+             ("specificity", scores.specificity))
+    return [f"pooled     {label}: " + " ".join(f"{name} {float(score(one)):.4f}" for name, score in named)
+            for label, one in zip(labels, each)]
+
+
+def _patients(patients: list[dict]) -> list[str]:
+    found = detection(patients)
+    return [f"patients   sensitivity {found['sensitivity']:.4f} of {found['positives']}, specificity "
+            f"{found['specificity']:.4f} of {found['negatives']} (any pixel found, per class)"]
+
+
+def _unit(grey: int, window: tuple[float, float] | None) -> str:
+    """A grey value 0..256 in HU where there is a window."""
+    return str(grey) if window is None else f"{window[0] + window[1] * (grey / 255 - 0.5):.0f} HU"
+
+
 def _baselines(cache, rows: np.ndarray, labels: list[str]) -> list[str]:
+    window = cache.recipe.window
     lines = ["baseline   all background: pooled Dice 0.0000"]
     found = baseline.histograms(cache.images, cache.masks, rows, len(labels))
     for k, label in enumerate(labels):
         for name, rule in (("threshold", baseline.best_threshold), ("band", baseline.best_band)):
             best = rule(found[k], found[-1])
-            lines.append(f"baseline   best intensity {name} for {label} (chosen on these very images): pooled Dice {best.dice:.4f} at "
-                         f"{cache.value(best.low)} to {cache.value(best.high)}")
+            lines.append(f"baseline   best intensity {name} for {label}, chosen on these very images: pooled Dice "
+                         f"{best.dice:.4f} at {_unit(best.low, window)} to {_unit(best.high, window)}")
     return lines

@@ -74,7 +74,8 @@ def main(argv) -> int:
         config = resolve(CONFIG.value, name=name, overridden=list(config_flags.get_override_values(flags.FLAGS["config"])))
     elif MODE.value not in modes.WITHOUT_CONFIG:
         raise ConfigError(f"--mode={MODE.value} needs --config=FILE, for instance --config=configs/ich_segnext.py")
-    workdir = Path(WORKDIR.value or f"runs/{name}" + (f"-{config.variant.replace(',', '-')}" if config and config.variant else ""))
+    variant = f"-{config.variant.replace(',', '-')}" if config is not None and config.variant else ""
+    workdir = Path(WORKDIR.value or f"runs/{name}{variant}")
     return mode(modes.Call(config=config, workdir=workdir, checkpoint=CHECKPOINT.value, input=INPUT.value,
                            output=OUTPUT.value)) or 0
 

@@ -1,17 +1,19 @@
 """What `--mode` can be: one function each, called with the resolved config and the folders."""
 
-import os
-import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from jaxseg import checkpoint, config as configs, evaluate as evaluation
+from jaxseg import checkpoint
+from jaxseg import config as configs
+from jaxseg import evaluate as evaluation
 from jaxseg.infer import predict as prediction
-from jaxseg.models import functional, summary as summaries
-from jaxseg.train import loop, mesh as meshes, setup
+from jaxseg.models import functional
+from jaxseg.models import summary as summaries
+from jaxseg.train import loop, setup
+from jaxseg.train import mesh as meshes
 from jaxseg.train.log import Log
 from jaxseg.types import CheckpointError, ConfigError
 
@@ -28,15 +30,15 @@ class Call(NamedTuple):
 
 def train(call: Call) -> int | None:
     """Train (or go on), then evaluate the best checkpoint."""
-    claim = checkpoint.claim(call.workdir, configs.fingerprint(call.config), call.config.to_dict())
+    claim = checkpoint.claim(call.workdir, configs.fingerprint(call.config), configs.as_dict(call.config))
     with claim:
         log = Log(call.workdir, step=0, quiet=jax.process_index() > 0)
         if claim.finished:
             log.say(f"{call.workdir} holds a finished run of this config; delete it or give another --workdir to train again")
             return evaluate(call)
-        difference = configs.difference(call.config, _base())
+        difference = configs.difference(call.config)
         log.say("experiment: " + ", ".join(f"{k}={b!r}" for k, (_, b) in difference.items()))
-        log.config(call.config.to_dict(), difference)
+        log.config(configs.as_dict(call.config), difference)
         data = setup.load_data(call.config, log)
         job = setup.build(call.config, call.workdir, data, log)
         checkpoint.write_record(call.workdir, setup.record_of(call.config, data, _count(job.state["params"])))
@@ -62,8 +64,9 @@ def evaluate(call: Call, data=None) -> int | None:
     network.check(params, net_state)
     mesh = meshes.make(call.config.mesh.data)
     meshes.check_batch(call.config.eval.batch_size, mesh, "eval.batch_size")
-    scorer = evaluation.Scorer(network, setup.build_loss(call.config), thresholds=tuple(sorted({*call.config.eval.thresholds, call.config.eval.threshold})),
-                               mesh=mesh, batch_size=call.config.eval.batch_size, dtype=call.config.train.dtype)
+    thresholds = tuple(sorted({*call.config.eval.thresholds, call.config.eval.threshold}))
+    scorer = evaluation.Scorer(network, setup.build_loss(call.config), thresholds=thresholds, mesh=mesh,
+                               batch_size=call.config.eval.batch_size, dtype=call.config.train.dtype)
     rows = data.rows[call.config.eval.split]
     scored = scorer.run(params, net_state, data.cache, rows)
     macs = summaries.summarize(model, (1, *call.config.data.size, call.config.data.channels))
@@ -113,13 +116,6 @@ def _classes(config) -> int:
     from jaxseg.data import datasets
 
     return datasets.label_count(config.data.dataset, structures=config.data.structures)
-
-
-def _base():
-    sys.path.insert(0, os.getcwd())
-    from configs._base import base
-
-    return base()
 
 
 def _count(params: dict) -> int:

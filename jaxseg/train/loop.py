@@ -156,7 +156,8 @@ def _compile(job: Job, state: TrainState, batch: Batch, log: Log):
     traced = time.perf_counter()
     compiled = lowered.compile()
     memory = compiled.memory_analysis()
-    size = "" if memory is None else f", {(memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 2**20:.0f} MiB by XLA's count"
+    used = 0 if memory is None else memory.temp_size_in_bytes + memory.argument_size_in_bytes
+    size = f", {used / 2**20:.0f} MiB by XLA's count" if used else ""
     log.say(f"step compiled in {time.perf_counter() - begin:.1f} s (tracing {traced - begin:.1f} s){size}")
     return compiled
 

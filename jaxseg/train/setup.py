@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxseg import checkpoint
 from jaxseg.augment import compose as augmentations
+from jaxseg.config import as_dict
 from jaxseg.data import cache as caches
 from jaxseg.data import datasets, pipeline, splits
 from jaxseg.data.records import DataSet, Recipe
@@ -100,7 +101,7 @@ def record_of(config, data: Data, parameters: int) -> dict:
     """What the run folder must know so that it and an input are enough to predict."""
     return {
         "format": RECORD_FORMAT,
-        "config": config.to_dict(),
+        "config": as_dict(config),
         "recipe": dataclasses.asdict(data.recipe),
         "labels": list(data.dataset.labels),
         "model": {"name": config.model.name, "in_channels": config.data.channels, "options": config.model.options.to_dict(),

@@ -11,7 +11,7 @@ from jaxseg.models.functional import Network, Run
 from jaxseg.ops.image import to_float
 from jaxseg.train import mesh as meshes
 from jaxseg.train.state import TrainState
-from jaxseg.types import Array, Batch
+from jaxseg.types import Batch
 
 
 def build(network: Network, loss: Callable, optimizer: optax.GradientTransformation, schedule: Callable,

@@ -1,0 +1,94 @@
+"""Who may import whom: arrows point downward. The table is the plan; it changes when the plan does."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LIBRARY = ROOT / "jaxseg"
+LEAVES = {"types", "utils"}
+# room -> rooms it may import (types and utils are open to all but types and utils themselves)
+ARROWS = {
+    "types": set(),
+    "utils": {"types"},
+    "ops": set(),
+    "layers": {"ops"},
+    "models": {"layers", "ops"},
+    "losses": {"ops"},
+    "metrics": {"ops"},
+    "augment": {"ops"},
+    "data": set(),
+    "optim": set(),
+    "checkpoint": set(),
+    "config": set(),
+    "infer": {"models", "data", "metrics", "checkpoint", "ops"},
+    "evaluate": {"infer", "metrics", "data", "models", "ops", "checkpoint"},
+    "train": {"models", "losses", "metrics", "augment", "data", "optim", "checkpoint", "evaluate", "config", "ops"},
+    "modes": {"config", "train", "evaluate", "infer", "data", "models", "checkpoint"},
+    "main": {"config", "modes"},
+    "bench": {"ops", "models", "layers", "losses", "infer", "data", "train", "augment", "optim", "metrics", "checkpoint"},
+    "__init__": set(),
+}
+FILES = sorted(LIBRARY.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(LIBRARY).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names += [node.module] + [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(LIBRARY)))
+def test_imports_follow_the_arrows(path):
+    here = room(path)
+    assert here in ARROWS, f"room {here!r} is not in the plan: add it to ARROWS with what it may import"
+    allowed = ARROWS[here] | {here} | (LEAVES if here not in LEAVES else set())
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "jaxseg" and len(parts) > 1:
+            assert parts[1] in allowed or parts[1] == "__version__", f"{here} may not import jaxseg.{parts[1]} ({path.name})"
+        assert parts[0] != "configs", f"{path.name} imports configs: the library does not know its experiments"
+        if parts[0] == "flax":
+            assert here in ("layers", "models"), f"flax in {path.name}: only layers/ and models/ know it"
+        if parts[0] in ("torch", "monai", "transformers"):
+            assert here == "bench" or path.name == "bench.py", f"{parts[0]} in {path.name}: only benches and tests import it"
+        if parts[0] == "jax":
+            assert here not in ("data", "utils", "types", "config"), f"jax in {path.name}: {here} runs on the host alone"
+
+
+def test_no_family_imports_another():
+    families = {p.stem for p in (LIBRARY / "models").glob("*.py")} - {
+        "__init__", "base", "functional", "registry", "composite", "summary", "from_torch", "torch_files"}
+    for family in families:
+        for name in imports(LIBRARY / "models" / f"{family}.py"):
+            other = name.removeprefix("jaxseg.models.").split(".")[0]
+            assert other == family or other not in families, f"{family} imports {other}"
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, jaxseg; assert not {'jax', 'numpy', 'flax'} & set(sys.modules), 'heavy import'"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
+
+
+def test_importing_the_rooms_touches_no_device():
+    code = ("import jaxseg.modes, jax._src.xla_bridge as b; "
+            "assert not b._backends, 'a backend was initialised at import time'")
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
+
+
+def test_files_are_chapters():
+    lengths = sorted(len(p.read_text().splitlines()) for p in FILES if p.name != "__init__.py")
+    assert lengths[-1] <= 600 and lengths[len(lengths) // 2] <= 180
+    assert not [p for p in FILES if p.name in ("utils.py", "helpers.py", "common.py", "misc.py")]
