@@ -1,7 +1,23 @@
 """Loss terms: pure functions (logits, labels, *, weight, **options) -> (sum, weight), under names in TERMS."""
 
-from jaxseg.losses import overlap, pointwise
+from jaxseg.losses import boundary, overlap, pointwise, published, smoothness
 
-TERMS = {"dice": overlap.dice, "bce": pointwise.bce}
+TERMS = {
+    "dice": overlap.dice,
+    "generalized_dice": overlap.generalized_dice,
+    "tversky": overlap.tversky,
+    "lovasz": overlap.lovasz,
+    "bce": pointwise.bce,
+    "cross_entropy": pointwise.cross_entropy,
+    "focal": pointwise.focal,
+    "boundary": boundary.boundary,
+    "hausdorff": boundary.hausdorff,
+    "near_pixel": smoothness.near_pixel,
+    "bce_dice": published.bce_dice,
+    "exp_log": published.exp_log,
+    "seed3d_standard": published.seed3d_standard,
+    "seed3d_squared": published.seed3d_squared,
+    "nnunet": published.nnunet,
+}
 
 __all__ = ["TERMS"]

@@ -7,10 +7,11 @@ Common options:
   smooth_nr, smooth_dr: added to numerator and denominator; an empty class predicted empty then has loss 0.
 """
 
+import jax
 import jax.numpy as jnp
 
 from jaxseg.losses.targets import Target, average, prepare, spatial
-from jaxseg.types import Array
+from jaxseg.types import Array, ConfigError
 
 
 def dice(logits: Array, labels: Array, *, weight: Array | None = None, background: bool = True, squared: bool = False,
@@ -24,8 +25,77 @@ def dice(logits: Array, labels: Array, *, weight: Array | None = None, backgroun
     """
     target = prepare(logits, labels, weight, activation)
     p, t = classes_of(target, background)
-    loss = dice_of(p, t, target.weight if batch else None, squared=squared, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
-    return average(jnp.broadcast_to(loss.mean(-1), target.weight.shape), target.weight)
+    score = dice_of(p, t, target.weight if batch else None, squared=squared, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
+    return reduce(1.0 - score, target.weight)
+
+
+def generalized_dice(logits: Array, labels: Array, *, weight: Array | None = None, background: bool = True,
+                     batch: bool = False, smooth_nr: float = 1e-5, smooth_dr: float = 1e-5,
+                     activation: str = "auto") -> tuple[Array, Array]:
+    """1 - (2 sum_k v_k sum(p t) + smooth_nr) / (sum_k v_k (sum p + sum t) + smooth_dr), v_k = 1 / (sum t)^2.
+
+    A class that is absent takes the largest v_k of the others (0 if all are absent).
+
+    Source: Sudre et al. 2017; MONAI GeneralizedDiceLoss.
+    """
+    target = prepare(logits, labels, weight, activation)
+    p, t = classes_of(target, background)
+    w = target.weight if batch else None
+    volume = add_up(t, w)  # [B, K]
+    v = jnp.where(volume > 0, 1.0 / jnp.square(jnp.where(volume > 0, volume, 1.0)), 0.0)
+    v = jnp.where(volume > 0, v, v.max(-1, keepdims=True))
+    overlap, size = (v * add_up(p * t, w)).sum(-1), (v * add_up(p + t, w)).sum(-1)
+    return reduce((1.0 - (2.0 * overlap + smooth_nr) / (size + smooth_dr))[:, None], target.weight)
+
+
+def tversky(logits: Array, labels: Array, *, weight: Array | None = None, alpha: float = 0.5, beta: float = 0.5,
+            background: bool = True, batch: bool = False, smooth_nr: float = 1e-5, smooth_dr: float = 1e-5,
+            activation: str = "auto") -> tuple[Array, Array]:
+    """1 - (TP + smooth_nr) / (TP + alpha FP + beta FN + smooth_dr); alpha = beta = 1/2 is Dice, 1 is Jaccard.
+
+    Args:
+      alpha, beta: weights of false positives sum p (1 - t) and of false negatives sum (1 - p) t.
+    Source: Salehi et al. 2017; MONAI TverskyLoss.
+    """
+    target = prepare(logits, labels, weight, activation)
+    p, t = classes_of(target, background)
+    w = target.weight if batch else None
+    tp, fp, fn = add_up(p * t, w), add_up(p * (1.0 - t), w), add_up((1.0 - p) * t, w)
+    return reduce(1.0 - (tp + smooth_nr) / (tp + alpha * fp + beta * fn + smooth_dr), target.weight)
+
+
+def lovasz(logits: Array, labels: Array, *, weight: Array | None = None, classes: str = "present",
+           background: bool = True, activation: str = "auto") -> tuple[Array, Array]:
+    """The Lovasz extension of the Jaccard loss per sample: hinge errors for sigmoids, |t - p| for softmax.
+
+    With the errors e sorted from the largest: sum_i e_i (J_i - J_{i-1}), J_i the Jaccard loss of a prediction that is
+    wrong exactly on the first i voxels. Errors: max(0, 1 - z (2 t - 1)) (hinge), |t - p| (softmax).
+
+    Args:
+      classes: softmax only: mean over the classes "present" in the sample's truth, or over "all".
+    Source: Berman et al. 2018, algorithm 1; bermanmaxim/LovaszSoftmax with per_image=True.
+    """
+    if classes not in ("present", "all"):
+        raise ConfigError(f"got classes={classes!r}; it is 'present' or 'all'")
+    target = prepare(logits, labels, weight, activation)
+    if target.softmax:
+        p, t = classes_of(target, background)
+        errors = jnp.abs(t - p)
+    else:
+        t = target.truth
+        errors = 1.0 - target.logits * (2.0 * t - 1.0)
+    flat = lambda a: jnp.moveaxis(a, -1, 1).reshape(a.shape[0], a.shape[-1], -1)  # [B, K, N]
+    keys, truth = jax.lax.sort((-flat(errors), flat((t > 0.5).astype(jnp.int32))), dimension=-1, num_keys=1)
+    hits = jnp.cumsum(truth, axis=-1)
+    positive = hits[..., -1:]
+    union = positive + jnp.cumsum(1 - truth, axis=-1)
+    jaccard = 1.0 - (positive - hits) / union  # [B, K, N]; union > 0
+    steps = jnp.diff(jaccard, axis=-1, prepend=0.0)
+    loss = (jax.nn.relu(-keys) * steps).sum(-1)  # [B, K]
+    if not target.softmax or classes == "all":
+        return reduce(loss, target.weight)
+    present = (positive[..., 0] > 0).astype(jnp.float32)
+    return average((loss * present).sum(-1) / jnp.maximum(present.sum(-1), 1.0), target.weight)
 
 
 def classes_of(target: Target, background: bool) -> tuple[Array, Array]:
@@ -42,6 +112,11 @@ def add_up(array: Array, weight: Array | None) -> Array:
 
 def dice_of(p: Array, t: Array, weight: Array | None, *, squared: bool = False, smooth_nr: float = 1e-5,
             smooth_dr: float = 1e-5) -> Array:
-    """Dice loss [B, K] of probabilities and truth [B, *S, K]; [1, K] over the batch when weights are given."""
+    """Dice coefficient [B, K] of probabilities and truth [B, *S, K]; [1, K] over the batch when weights are given."""
     size = add_up(p * p + t * t if squared else p + t, weight)
-    return 1.0 - (2.0 * add_up(p * t, weight) + smooth_nr) / (size + smooth_dr)
+    return (2.0 * add_up(p * t, weight) + smooth_nr) / (size + smooth_dr)
+
+
+def reduce(loss: Array, weight: Array) -> tuple[Array, Array]:
+    """(sum, weight) of [B, K] losses, or of [1, K] that the whole batch shares: the loss times the sum of weights."""
+    return average(jnp.broadcast_to(loss.mean(-1), weight.shape), weight)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxseg.losses.targets import average, prepare
+from jaxseg.losses.targets import average, prepare, spatial
 from jaxseg.types import Array, ConfigError
 
 
@@ -29,7 +29,63 @@ def bce(logits: Array, labels: Array, *, weight: Array | None = None, positive_w
     if log_floor is not None:
         log_p, log_q = jnp.maximum(log_p, log_floor), jnp.maximum(log_q, log_floor)
     loss = -(factor * target.truth * log_p + (1.0 - target.truth) * log_q)
-    return average(_mean(loss), target.weight)
+    return average(mean(loss), target.weight)
+
+
+def cross_entropy(logits: Array, labels: Array, *, weight: Array | None = None,
+                  class_weights: Sequence[float] | None = None) -> tuple[Array, Array]:
+    """-sum_k c_k t_k log softmax(z)_k over all voxels, divided by sum_k c_k t_k over all voxels.
+
+    Args:
+      class_weights: c, K numbers; 1 each when None. As in PyTorch they count in the denominator too, so that the returned
+        weight is that of the voxels' classes, a mean over space, and no longer the number of samples.
+    Raises:
+      ConfigError: one channel, or not K class weights.
+    Source: torch.nn.CrossEntropyLoss(weight=c).
+    """
+    if logits.shape[-1] == 1:
+        raise ConfigError("got cross_entropy for one channel; use the term 'bce', or two classes")
+    target = prepare(logits, labels, weight, "softmax")
+    loss = -target.truth * jax.nn.log_softmax(target.logits, axis=-1)
+    if class_weights is None:
+        return average(loss.sum(-1).mean(spatial(loss)), target.weight)
+    factor = per_class(tuple(class_weights), logits.shape[-1], "class_weights")
+    share = (factor * target.truth).sum(-1)  # [B, *S], the class weight of each voxel
+    axes = tuple(range(1, share.ndim))
+    return average((factor * loss).sum(-1).mean(axes), target.weight)[0], average(share.mean(axes), target.weight)[0]
+
+
+def focal(logits: Array, labels: Array, *, weight: Array | None = None, gamma: float = 2.0,
+          alpha: float | Sequence[float] | None = None, background: bool = True, form: str = "auto",
+          channels: str = "mean", activation: str = "auto") -> tuple[Array, Array]:
+    """Cross entropy scaled by (1 - p_t)^gamma, where p_t is the probability given to what is true.
+
+    Args:
+      gamma: the exponent.
+      alpha: balance of classes. A number: alpha for the foreground and 1 - alpha for the background. Numbers per channel:
+        factors of the positive terms.
+      background: with softmax, count class 0. (It always takes part in the softmax; MONAI removes its logit first.)
+      form: "elements": every channel of every voxel is a yes/no question, p_t = p or 1 - p. "true_class": only the true
+        class has a term. "auto": true_class after a softmax, elements after sigmoids.
+      channels: "mean" or "sum" over the K channels before the mean over voxels.
+    Source: MONAI losses/focal_loss.py. The BraTS-2D project's: alpha 0.5, gamma 2.5, form "elements", channels "sum",
+      activation "softmax".
+    """
+    if form not in ("auto", "elements", "true_class") or channels not in ("mean", "sum"):
+        raise ConfigError(f"got form={form!r}, channels={channels!r}; form is 'auto', 'elements' or 'true_class', "
+                          "channels 'mean' or 'sum'")
+    target = prepare(logits, labels, weight, activation)
+    elements = form == "elements" or (form == "auto" and not target.softmax)
+    margin, t = target.margins(), target.truth  # log p = log_sigmoid(m), log(1 - p) = log_sigmoid(-m)
+    classes = logits.shape[-1]
+    positive = -jnp.exp(gamma * jax.nn.log_sigmoid(-margin)) * jax.nn.log_sigmoid(margin)
+    loss = _alpha(alpha, classes, elements) * t * positive
+    if elements:
+        negative = -jnp.exp(gamma * jax.nn.log_sigmoid(margin)) * jax.nn.log_sigmoid(-margin)
+        loss = loss + (1.0 - alpha if isinstance(alpha, (int, float)) else 1.0) * (1.0 - t) * negative
+    if target.softmax and not background:
+        loss = loss[..., 1:]
+    return average(mean(loss) if channels == "mean" else mean(loss.sum(-1)), target.weight)
 
 
 def per_class(value: float | Sequence[float], classes: int, name: str) -> Array:
@@ -46,6 +102,15 @@ def per_class(value: float | Sequence[float], classes: int, name: str) -> Array:
     return factor
 
 
-def _mean(array: Array) -> Array:
+def mean(array: Array) -> Array:
     """Mean over everything but the batch: [B]."""
     return array.mean(tuple(range(1, array.ndim)))
+
+
+def _alpha(alpha: float | Sequence[float] | None, classes: int, elements: bool) -> Array | float:
+    """Factors of the positive terms, by channel."""
+    if alpha is None:
+        return 1.0
+    if isinstance(alpha, (int, float)) and not elements:
+        return per_class((1.0 - alpha,) + (alpha,) * (classes - 1), classes, "alpha")
+    return per_class(alpha, classes, "alpha")

@@ -1,0 +1,106 @@
+"""Sums of terms as published projects define them, each under its own name because its parts are not quite the plain ones."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxseg.losses.overlap import add_up, classes_of, dice_of, reduce
+from jaxseg.losses.pointwise import bce, cross_entropy, mean
+from jaxseg.losses.targets import Target, average, prepare
+from jaxseg.types import Array, ConfigError
+
+
+def bce_dice(logits: Array, labels: Array, *, weight: Array | None = None, alpha: float = 0.2, smooth: float = 1e-6,
+             activation: str = "auto") -> tuple[Array, Array]:
+    """alpha BCE + (1 - alpha) Dice over softmax probabilities, background included: the BraTS-2D project's "Ell loss".
+
+    BCE asks every channel yes or no, mean over channels and voxels. Dice adds up batch, voxels and channels before the one
+    division: 1 - (2 sum t p + smooth) / (sum t + sum p + smooth). (alpha 1/2 is half of its "Bce_Dice".)
+
+    Differs from the source in not clipping probabilities at 1e-7 (where Keras loses the gradient).
+    """
+    target = prepare(logits, labels, weight, activation)
+    m, t, p = target.margins(), target.truth, target.probabilities()
+    cross = -(t * jax.nn.log_sigmoid(m) + (1.0 - t) * jax.nn.log_sigmoid(-m))
+    overlap, size = add_up(t * p, target.weight).sum(), add_up(t + p, target.weight).sum()
+    dice = 1.0 - (2.0 * overlap + smooth) / (size + smooth)
+    return average(alpha * mean(cross) + (1.0 - alpha) * dice, target.weight)
+
+
+def exp_log(logits: Array, labels: Array, *, weight: Array | None = None, gamma: float = 0.3, dice_weight: float = 0.8,
+            cross_weight: float = 0.2, frequencies: Sequence[float] | None = None, smooth: float = 1.0,
+            background: bool = True, activation: str = "auto") -> tuple[Array, Array]:
+    """dice_weight mean_k (-ln Dice_k)^gamma + cross_weight mean_v w_l (-ln p_l)^gamma, l the voxel's class.
+
+    Args:
+      frequencies: how often each class occurs, K numbers (background, foreground for one logit); then
+        w_l = (sum f / f_l)^(1/2). None: 1.
+      smooth: added to numerator and denominator of Dice (the paper's pseudocount 1).
+    Below u = 1e-6, u^gamma is continued by a line to 0: its slope would be infinite there.
+    Source: Wong et al. 2018 (arXiv 1809.00076), equations 1 to 4.
+    """
+    target = prepare(logits, labels, weight, activation)
+    p, t = classes_of(target, background)
+    score = dice_of(p, t, None, smooth_nr=smooth, smooth_dr=smooth)  # [B, K]
+    dice = _root(-jnp.log(score), gamma).mean(-1)
+    w = _root_frequencies(target, frequencies)
+    if target.softmax:
+        likelihood = -(target.truth * jax.nn.log_softmax(target.logits, axis=-1)).sum(-1)
+        factor = (target.truth * w).sum(-1)
+    else:
+        z, t = target.logits, target.truth
+        likelihood = -(t * jax.nn.log_sigmoid(z) + (1.0 - t) * jax.nn.log_sigmoid(-z))
+        factor = t * w[1] + (1.0 - t) * w[0]
+    return average(dice_weight * dice + cross_weight * mean(factor * _root(likelihood, gamma)), target.weight)
+
+
+def seed3d_standard(logits: Array, labels: Array, *, weight: Array | None = None) -> tuple[Array, Array]:
+    """0.5 CE + 0.5 Dice over all classes, background included, smooth 1e-5: "standard" of the seed's 3-D project."""
+    return _cross_entropy_and(logits, labels, weight, 0.5, 0.5, lambda p: p)
+
+
+def seed3d_squared(logits: Array, labels: Array, *, weight: Array | None = None) -> tuple[Array, Array]:
+    """0.3 CE + 0.7 Dice with p^2 in place of p everywhere: the "nnU-Net style" loss of the seed's 3-D project.
+
+    Dice_k = (2 sum p^2 t + 1e-5) / (sum p^2 + sum t + 1e-5). No nnU-Net has it; theirs is the term `nnunet`.
+    """
+    return _cross_entropy_and(logits, labels, weight, 0.3, 0.7, jnp.square)
+
+
+def nnunet(logits: Array, labels: Array, *, weight: Array | None = None, batch: bool = True) -> tuple[Array, Array]:
+    """Cross entropy + Dice without background, 1:1; for one logit and for regions BCE + Dice of every channel.
+
+    Args:
+      batch: Dice over the whole batch (nnU-Net's batch_dice, which its plans choose) instead of per sample.
+    Differs from the source in adding 1: nnU-Net's Dice loss is -Dice, which gives the same gradient.
+    Source: nnunetv2/training/loss/compound_losses.py.
+    """
+    target = prepare(logits, labels, weight)
+    p, t = classes_of(target, background=False)
+    overlap, count = reduce(1.0 - dice_of(p, t, target.weight if batch else None), target.weight)
+    cross, _ = (cross_entropy if target.softmax else bce)(logits, labels, weight=weight)
+    return overlap + cross, count
+
+
+def _cross_entropy_and(logits, labels, weight, a: float, b: float, power) -> tuple[Array, Array]:
+    """a CE + b Dice of power(p)."""
+    target = prepare(logits, labels, weight)
+    dice = 1.0 - dice_of(power(target.probabilities()), target.truth, None).mean(-1)
+    cross, count = (cross_entropy if target.softmax else bce)(logits, labels, weight=weight)
+    return a * cross + b * average(dice, target.weight)[0], count
+
+
+def _root(u: Array, gamma: float, near: float = 1e-6) -> Array:
+    """u^gamma for u >= 0, a line below `near`, so that the gradient at 0 is finite."""
+    u = jnp.maximum(u, 0.0)  # rounding may put a logarithm just below
+    return jnp.where(u > near, jnp.maximum(u, near) ** gamma, u * near ** (gamma - 1.0))
+
+
+def _root_frequencies(target: Target, frequencies: Sequence[float] | None) -> Array:
+    count = target.logits.shape[-1] if target.softmax else 2
+    if frequencies is None:
+        return jnp.ones(count, jnp.float32)
+    if len(frequencies) != count or min(frequencies) <= 0:
+        raise ConfigError(f"got frequencies={tuple(frequencies)}; they must be {count} positive numbers, background first")
+    return jnp.sqrt(sum(frequencies) / jnp.asarray(frequencies, jnp.float32))
