@@ -109,16 +109,16 @@ def make_patient(rng: np.random.Generator, size: Size, textures: Textures, plan:
     """
     n, view = size.grid, textures.view(rng)
     head = anatomy.draw_head(rng, fracture="epidural" in plan or rng.random() < 0.08)
-    pixel = (2 * (head.half[1] + 1.25 * head.bone + head.scalp) + rng.uniform(6, 18)) / size.pixels  # the head fills the field
+    pixel = (2 * (head.half[1] + 1.25 * head.bone + head.scalp) + rng.uniform(10, 22)) / size.pixels  # the head fills the field
     count = int(rng.integers(size.slices[0], size.slices[1] + 1))
     step = SLICE_MM if size.pixels == 512 else 10.0
-    lowest = rng.uniform(-36, -14)
+    lowest = rng.uniform(-42, -16)
     middle = lowest + step * (count - 1) / 2 + rng.uniform(-6, 6)
     bleeds = blood.draw_bleeds(rng, plan, middle, head.half)
     if head.fracture is not None:  # a fracture lies over the epidural blood it tore
         where = next((b.centre for b in bleeds if b.kind == "Epidural"), None)
         head = dataclasses.replace(head, fracture=float(np.arctan2(where[1], where[0])) if where else head.fracture)
-    sigma = rng.uniform(3.0, 7.0)
+    sigma = rng.uniform(3.5, 7.5)
     px = pixel * size.pixels / n
     scan = np.empty((count, size.pixels, size.pixels), np.int16)
     masks = {b.kind: np.zeros(scan.shape, bool) for b in bleeds}

@@ -35,7 +35,7 @@ class Bleed:
     oedema: float
 
 
-def draw_bleeds(rng: np.random.Generator, plan: tuple[str, ...], middle: float, half: tuple[float, float, float]) -> tuple[Bleed, ...]:
+def draw_bleeds(rng: np.random.Generator, plan: tuple[str, ...], middle: float, half: tuple) -> tuple[Bleed, ...]:
     """Random bleeds of the kinds in `plan`, around the height `middle` (mm).
 
     Args:
@@ -46,19 +46,21 @@ def draw_bleeds(rng: np.random.Generator, plan: tuple[str, ...], middle: float, 
     side = 1 if rng.random() < 0.5 else -1
     bleeds = []
     for word in plan:
-        age = rng.random()  # two thirds acute, the rest older and closer to brain
-        density = u(60, 80) if age < 0.68 else u(47, 56)
+        age = rng.random()  # most acute, the rest older and closer to brain
+        density = u(57, 82) if age < 0.6 else u(46, 57)
         contrast = u(2, 7) if rng.random() < 0.7 else u(7, 12)
         z = middle + u(-5, 5)
         if word == "deep":
             where = (side * u(18, 27), u(-14, 14), float(np.clip(z, -6, 22)))
-            bleeds.append(Bleed("Intraparenchymal", where, (u(14, 21), u(19, 29), u(17, 27)), u(1.8, 3.2), density, contrast, u(4, 9)))
+            axes = (u(14, 21), u(19, 29), u(17, 27))
+            bleeds.append(Bleed("Intraparenchymal", where, axes, u(1.8, 3.2), density, contrast, u(4, 9)))
         elif word == "lobar":
             angle = u(-1.25, 1.35) + (np.pi if side < 0 else 0)  # not at the midline
             reach = u(0.48, 0.62)
             where = (half[0] * reach * np.cos(angle), half[1] * reach * np.sin(angle), z)
             r = u(16, 25)
-            bleeds.append(Bleed("Intraparenchymal", where, (r, r * u(1.0, 1.45), r * u(0.9, 1.2)), u(2, 4), density, contrast, u(4, 10)))
+            axes = (r, r * u(1.0, 1.45), r * u(0.9, 1.2))
+            bleeds.append(Bleed("Intraparenchymal", where, axes, u(2, 4), density, contrast, u(4, 10)))
         elif word == "ventricle":
             level, only = (u(-60, 0), side) if rng.random() < 0.6 else (u(0, 20), 0)
             bleeds.append(Bleed("Intraventricular", (0, 0, z), (level, only, 0), 0.0, max(density, 54), contrast, 0.0))
@@ -68,7 +70,7 @@ def draw_bleeds(rng: np.random.Generator, plan: tuple[str, ...], middle: float, 
             if word == "epidural":
                 bleeds.append(Bleed("Epidural", where, (u(18, 30), u(38, 52), u(28, 40)), 0.8, density, contrast, 0.0))
             else:
-                bleeds.append(Bleed("Subdural", where, (u(9, 17), u(1.05, 1.4), u(34, 48)), 0.7, density, contrast, 0.0))
+                bleeds.append(Bleed("Subdural", where, (u(11, 18), u(0.95, 1.3), u(34, 48)), 0.7, density, contrast, 0.0))
         elif word == "subarachnoid":
             where = (side * u(35, 50), u(-25, 20), z)
             bleeds.append(Bleed("Subarachnoid", where, (u(22, 34), 0, 0), 0.0, u(52, 66), 3.0, 0.0))
@@ -107,7 +109,7 @@ def shape(b: Bleed, here: Place, ventricle: np.ndarray, fluid: np.ndarray) -> tu
     none = np.zeros_like(depth)
     if b.kind == "Intraparenchymal":
         distance = ball(x, y, z, b.centre, b.size) + b.rough * (here.noise["mid"] + 0.5 * here.noise["fold"])
-        distance = np.minimum(distance, depth - 2)
+        distance = np.minimum(np.minimum(distance, depth - 2), x * np.float32(np.sign(b.centre[0])) - 1.5)
         blood = ramp(distance, 1.2) * (1 - 0.8 * ventricle)
         return blood, ramp(distance + b.oedema * (1 + 0.3 * here.noise["big"]), 5) * (1 - blood) * (1 - ventricle) * (depth > 2)
     if b.kind == "Intraventricular":
@@ -129,7 +131,8 @@ def shape(b: Bleed, here: Place, ventricle: np.ndarray, fluid: np.ndarray) -> tu
     angle = np.abs(np.arctan2(np.sin(angle), np.cos(angle))) / b.size[1]
     crescent = b.size[0] * (1 - angle**4 - ((z - b.centre[2]) / b.size[2]) ** 4)
     distance = crescent - depth + b.rough * here.noise["mid"]
-    return ramp(np.minimum(np.minimum(distance, depth), np.abs(x) - 2.0), 1.2), none
+    same = x * np.float32(np.sign(b.centre[0])) - 2.0  # the falx stops it
+    return ramp(np.minimum(np.minimum(distance, depth), same), 1.2), none
 
 
 def paint(bleeds: tuple[Bleed, ...], here: Place, image: np.ndarray, ventricle, fluid) -> dict[str, np.ndarray]:

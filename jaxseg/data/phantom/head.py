@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-AIR, FAT, SKIN, MUSCLE, CSF = -1000.0, -90.0, 45.0, 58.0, 7.0
+AIR, FAT, SKIN, MUSCLE, CSF = -1000.0, -90.0, 58.0, 60.0, 7.0
 
 # Lateral ventricle of one side, as tapering tubes: (start, end, radius at start, radius at end), x outwards.
 LATERAL = (
@@ -18,6 +18,10 @@ LATERAL = (
     ((13, 18, 17), (24, 37, 6), 6.0, 8.0),  # atrium
     ((24, 37, 6), (21, 58, 2), 6.5, 2.5),  # occipital horn
     ((27, 33, 0), (34, 2, -15), 4.0, 2.5),  # temporal horn
+)
+
+DEEP_GREY = (  # centre and half-axes of thalamus, lentiform nucleus, head of the caudate, insula
+    ((11, 6, 4), (8, 14, 10)), ((24, -5, 2), (6.5, 16, 10)), ((12, -24, 7), (5, 9, 10)), ((31, 0, 2), (2.5, 18, 12)),
 )
 
 
@@ -33,6 +37,7 @@ class Head:
       turn, tilt, lean: rotation about z, x and y, radians; shift: of the head in the field of view, mm.
       ventricle: radius factor (left, right); sulcus: width of the folds' fluid, in units of the fold field.
       grey, white: HU; cup: brightening towards the skull, HU; streak: amplitude of the petrous streaks, HU.
+      swelling: blood under the scalp, outside the skull: (angle, thickness mm, HU).
       fracture: angle of a skull fracture, or None. calcified: strength of pineal, plexus, basal ganglia, falx (0 = none).
     """
 
@@ -52,6 +57,7 @@ class Head:
     white: float
     cup: float
     streak: float
+    swelling: tuple[float, float, float]
     fracture: float | None
     calcified: tuple[float, float, float, float]
 
@@ -60,12 +66,13 @@ def draw_head(rng: np.random.Generator, fracture: bool) -> Head:
     """A random head."""
     u, n = rng.uniform, rng.normal
     age = u(0.6, 1.7)
-    calcified = tuple(float(u(0.4, 1.0)) if rng.random() < p else 0.0 for p in (0.8, 0.7, 0.45, 0.35))
+    calcified = tuple(float(u(0.4, 1.0)) if rng.random() < p else 0.0 for p in (0.8, 0.7, 0.4, 0.25))
     return Head(
-        half=(u(63, 71), u(80, 89), u(74, 82)), square=u(1.5, 1.9), egg=u(0.03, 0.10), bone=u(5.0, 8.5), scalp=u(4.5, 8.0),
+        half=(u(63, 71), u(80, 89), u(74, 82)), square=u(1.5, 1.9), egg=u(0.03, 0.10), bone=u(4.5, 7.5), scalp=u(5.0, 9.0),
         wobble=u(0.006, 0.014), turn=n() * 0.07, tilt=n() * 0.09, lean=n() * 0.04, shift=(n() * 3.0, n() * 3.0),
         ventricle=(age * u(0.85, 1.15), age * u(0.85, 1.15)), sulcus=0.10 + 0.13 * (age - 0.6), grey=u(36, 41), white=u(26, 30),
-        cup=u(5, 12), streak=u(6, 14), fracture=u(-np.pi, np.pi) if fracture else None, calcified=calcified)
+        cup=u(6, 14), streak=u(6, 14), calcified=calcified, fracture=u(-np.pi, np.pi) if fracture else None,
+        swelling=(u(-np.pi, np.pi), u(6, 15) if rng.random() < 0.6 else 0.0, u(52, 72)))
 
 
 class Place:
@@ -145,22 +152,26 @@ def paint_brain(head: Head, here: Place, x, y, z) -> tuple[np.ndarray, np.ndarra
     """
     ramp, depth, noise, out = here.ramp, here.depth, here.noise, np.abs(x)
     fold, fine = noise["fold"], noise["fine"]
-    below = ramp(-18 + 0.42 * (42 - out) * (y > 0) - z - 6 + 0 * x, 3) * ramp(y - 8, 6)  # under the tentorium
+    below = ramp(tent(out, y) - z, 3) * ramp(y - 8, 6)  # cerebellum
     image = np.float32(head.white) + 1.6 * noise["mid"] + 1.2 * noise["big"] + 0.9 * fine
     grey = np.float32(head.grey) + 1.2 * noise["mid"] + 0.9 * fine
-    cortex = ramp(3.2 - depth + 2.5 * (np.float32(0.75) - np.abs(fold)) * ramp(26 - depth, 8), 3)
-    mix(image, cortex, grey)
-    for centre, radii in (((11, 6, 4), (8, 14, 10)), ((24, -5, 2), (6.5, 16, 10)), ((12, -24, 7), (5, 9, 10)), ((31, 0, 2), (2, 18, 12))):
+    rim = 3.0 + 1.5 * head.sulcus
+    banks = np.minimum(3.2 * (np.float32(0.62 + head.sulcus) - np.abs(fold)), 24 + 7 * noise["mid"] - depth)
+    cortex = np.maximum(rim + 2.2 - depth, banks)
+    mix(image, ramp(cortex, 2), grey)
+    for centre, radii in DEEP_GREY:
         mix(image, 0.9 * ramp(ball(out, y, z, centre, radii) + 0.8 * noise["mid"], 3), grey)
     mix(image, below * 0.9, grey - 3 + 3.5 * np.sin(fold * 5))
     mix(image, ramp(ball(out, y, z, (0, 16, -40), (15, 13, 30)), 3), np.float32(head.white) + 1 + noise["mid"])  # brain stem
 
-    reach = ramp(20 + 9 * noise["big"] - depth, 10)  # how deep the folds go
-    width = np.float32(head.sulcus) * (1 - 0.55 * below)
-    outside = ramp((width - np.abs(fold)) * 4.5 * reach + (0.35 + 2.4 * head.sulcus - depth), 2)
-    sylvian = np.minimum(3.2 - np.abs(y + 10 + 0.75 * (z + 5) - 0.35 * (out - 40)) + 1.4 * fold, np.minimum(out - 32, 16 - np.abs(z)))
+    width = np.float32(head.sulcus) * (1 - 0.6 * below) * (1 + 0.5 * noise["big"])
+    folds = np.minimum(4.0 * (width - np.abs(fold)), 15 + 8 * noise["mid"] - depth)
+    outside = ramp(np.maximum(folds, 0.2 + 2.5 * head.sulcus + 0.5 * noise["mid"] - depth), 2)
+    line = y + 10 + 0.75 * (z + 5) - 0.35 * (out - 40) + 2.5 * noise["mid"]
+    sylvian = np.minimum(0.8 + 7 * head.sulcus - np.abs(line) + 1.2 * fold, np.minimum(out - 32, 16 - np.abs(z)))
     suprasellar = np.minimum(11 - np.sqrt(x * x + (y + 14) ** 2) + 3 * np.cos(5 * np.arctan2(x, -(y + 14))), 7 - np.abs(z + 26))
-    ambient = 2.2 - np.abs(np.sqrt((x / 1.15) ** 2 + (y - 16) ** 2) - 17) - 0.5 * np.abs(z + 20)
+    ring = np.abs(np.sqrt((x / 1.15) ** 2 + (y - 16) ** 2) - 17 - 1.5 * noise["mid"])
+    ambient = 1.2 + 3 * head.sulcus + 0.8 * fold - ring - 0.5 * np.abs(z + 18)
     middle = np.minimum(1.0 + 2.5 * head.sulcus + 0.5 * fold - out, 42 - depth) * (z > -14)
     outside = np.maximum(outside, ramp(np.maximum(np.maximum(sylvian, suprasellar), np.maximum(ambient, middle)), 2))
     mix(image, outside, np.float32(CSF) + fine)
@@ -169,11 +180,17 @@ def paint_brain(head: Head, here: Place, x, y, z) -> tuple[np.ndarray, np.ndarra
     inside = ramp(np.maximum(lateral, others), 1.5)
     mix(image, 0.45 * ramp(lateral + 5, 5) * (1 - inside), np.float32(head.white - 8))  # periventricular lucency
     mix(image, inside, np.float32(CSF - 2) + 0.8 * fine)
-    mix(image, ramp(2.6 - np.sqrt((out - 36) ** 2 + (y + 16 + 0.2 * z) ** 2) - 0.4 * np.abs(z), 2), 52.0)  # middle cerebral artery
+    artery = 2.6 - np.sqrt((out - 36) ** 2 + (y + 16 + 0.2 * z) ** 2) - 0.4 * np.abs(z)
+    mix(image, ramp(artery, 2), 52.0)  # middle cerebral artery
     mix(image, ramp(2.4 - np.sqrt(x * x + (y + 8) ** 2) - 0.2 * np.abs(z + 30), 2), 50.0)  # basilar artery
     paint_dura(head, here, image, x, y, z)
     paint_calcium(head, here, image, out, y, z)
     return image, inside, outside * (1 - inside)
+
+
+def tent(out: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Height of the tentorium: a ridge along the midline that falls to the back and the sides."""
+    return np.maximum(8 - 0.45 * np.maximum(y - 28, 0) - 0.42 * out, -28)
 
 
 def paint_dura(head: Head, here: Place, image, x, y, z) -> None:
@@ -182,9 +199,10 @@ def paint_dura(head: Head, here: Place, image, x, y, z) -> None:
     falx = np.minimum(np.minimum(1.1 - out, 36 - depth), z + 12)
     mix(image, 0.85 * ramp(falx, 1.5), 56 + 5 * here.noise["mid"])
     if head.calcified[3]:
-        mix(image, ramp(np.minimum(falx + 0.5, 0.35 * (here.noise["mid"] - 1.2)), 1.5), 90 + 140 * head.calcified[3])
-    sheet = np.minimum(np.minimum(2.4 - np.abs(z + 24 - 0.42 * (42 - out)), y - 6), np.sqrt(x * x + (y - 14) ** 2) - 19)
-    mix(image, 0.8 * ramp(sheet, 2), 54.0)
+        mix(image, ramp(np.minimum(falx + 0.5, 0.4 * (here.noise["mid"] - 1.3)), 1.5), 90 + 140 * head.calcified[3])
+    sheet = 1.7 - np.abs(z - tent(out, y) + here.noise["mid"])
+    sheet = np.minimum(np.minimum(sheet, y - 6), np.sqrt(x * x + (y - 14) ** 2) - 19)
+    mix(image, 0.75 * ramp(sheet, 2), 56.0)
     sagittal = np.minimum(5.5 - out - 0.7 * np.maximum(depth, 0), y + 30)
     lateral = np.minimum(np.minimum(4.8 - np.maximum(depth, 0), 4.5 - np.abs(z + 27 + 0.1 * y)), y - 18)
     mix(image, ramp(np.maximum(sagittal, lateral), 1.5), 60 + 3 * here.noise["mid"])
@@ -195,11 +213,14 @@ def paint_calcium(head: Head, here: Place, image, out, y, z) -> None:
     ramp, fine = here.ramp, here.noise["fine"]
     pineal, plexus, ganglia, _ = head.calcified
     if pineal:
-        mix(image, ramp(ball(out, y, z, (0, 21, 1), (1.5 + 2 * pineal, 2 + 2.5 * pineal, 5)), 1.5), 70 + 170 * pineal + 25 * fine)
+        gland = ball(out, y, z, (0, 21, 1), (1.5 + 2 * pineal, 2 + 2.5 * pineal, 5))
+        mix(image, ramp(gland, 1.5), 70 + 170 * pineal + 25 * fine)
     if plexus:
-        mix(image, ramp(ball(out, y, z, (20, 34, 9), (2 + 2 * plexus, 3 + 3 * plexus, 8)) + 0.6 * fine, 2), 55 + 120 * plexus + 25 * fine)
+        tuft = ball(out, y, z, (20, 34, 9), (2 + 2 * plexus, 3 + 3 * plexus, 8)) + 0.6 * fine
+        mix(image, ramp(tuft, 2), 55 + 120 * plexus + 25 * fine)
     if ganglia:
-        mix(image, 0.8 * ramp(ball(out, y, z, (20, -4, 2), (3.5, 4 + 5 * ganglia, 6)) + 1.3 * here.noise["mid"], 3), 55 + 75 * ganglia + 10 * fine)
+        patch = ball(out, y, z, (20, -4, 2), (3.5, 4 + 5 * ganglia, 6)) + 1.3 * here.noise["mid"]
+        mix(image, 0.8 * ramp(patch, 3), 55 + 75 * ganglia + 10 * fine)
 
 
 def paint_bone(head: Head, here: Place, image: np.ndarray) -> None:
@@ -208,23 +229,29 @@ def paint_bone(head: Head, here: Place, image: np.ndarray) -> None:
     depth = here.depth
     thick = np.float32(head.bone) * (1 + 0.22 * noise["big"] * 0.5 + 0.25 * np.clip(np.abs(y) / 80 - 0.6, 0, 1))
     temporal = 9.0 * np.exp(-(((y + 32) / 22) ** 2) - ((np.minimum(z, 40) + 8) / 30) ** 2) * (out > 35)
-    scalp = np.float32(head.scalp) * (1 + 0.2 * noise["big"]) + temporal + np.where((y > 60) & (z < -10), 6, 0)
+    nape = 8.0 * np.clip((y - 40) / 30, 0, 1) * np.clip((-2 - z) / 12, 0, 1)
+    angle, swell, density = head.swelling
+    away = np.arctan2(y, x) - np.float32(angle)
+    swell = np.float32(swell) * np.exp(-((2 - 2 * np.cos(away)) / 0.5) - ((z - 10) / 40) ** 2) * (1 + 0.15 * noise["mid"])
+    scalp = np.float32(head.scalp) * (1 + 0.2 * noise["big"]) + temporal + nape + swell
     up = -depth  # millimetres outside the inner table
     layer = up / np.maximum(thick, 1)
     bone = 1250 - 620 * np.exp(-(((layer - 0.5) / 0.26) ** 2)) + 90 * noise["fine"]
     soft = np.full(image.shape, FAT, np.float32) + 12 * noise["fine"]
     under = up - thick
-    muscle = np.maximum(temporal - 1.5 - under, np.where((y > 55) & (z < -5), 8 - under, -9))
+    muscle = np.maximum(temporal, 1.2 * nape) - 1.0 - under
     mix(soft, ramp(muscle, 2), MUSCLE + 4 * noise["fine"])
-    mix(soft, 0.75 * ramp(1.6 - under, 2), 42.0)  # galea
-    mix(soft, ramp(under - scalp + 2.2, 1.5), SKIN)
+    mix(soft, 0.9 * ramp(2.2 - under, 1.5), 50.0)  # galea and periosteum
+    mix(soft, ramp(np.minimum(swell - 1.5, swell + 1.5 - under), 2), density + 4 * noise["mid"])
+    mix(soft, ramp(under - scalp + 3.2, 1.5), SKIN)
     mix(image, ramp(up), bone)
     mix(image, ramp(up - thick), soft)
-    petrous = np.minimum(9 - 0.10 * (70 - out) - np.abs(y - 10 + 0.55 * (out - 40)) * 0.8, 8 - np.abs(z + 40)) + 1.5 * noise["mid"]
-    petrous = np.minimum(petrous, out - 14)
+    ridge = 10 - 0.12 * (70 - out) - 0.8 * np.abs(y - 10 + 0.55 * (out - 40))
+    petrous = np.minimum(np.minimum(ridge, -33 - z + 0.25 * out - 8) + 2 * noise["mid"], out - 16)
     mix(image, ramp(np.where(depth > 0, petrous, -9), 2), 1300 + 250 * noise["fine"])
     mix(image, ramp(np.minimum(np.where(out > 42, petrous, -9) - 3, 2 * noise["fine"] + 0.5), 1.5), -600.0)  # mastoid air
-    wing = np.minimum(np.minimum(2.6 - np.abs(y + 34 - 0.25 * (out - 20)), 6 - np.abs(z + 33)), out - 12)
+    line = y + 34 - 0.25 * (out - 20) + 0.006 * (out - 30) ** 2 - 0.8 * (z + 30)
+    wing = np.minimum(np.minimum(2.4 - np.abs(line) + 0.8 * noise["mid"], -26 - z), out - 12)
     mix(image, ramp(np.where(depth > 0, wing, -9), 2), 900.0)
     face = np.where(depth > 0, np.minimum(-y - 40, -z - 31 - 0.12 * (y + 40)), -9)
     mix(image, ramp(face, 2), -70 + 12 * noise["fine"])  # orbital fat
