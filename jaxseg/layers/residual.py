@@ -31,7 +31,6 @@ class _Drop(Stochastic):
             return x
         keep = 1.0 - self.rate
         mask = jax.random.bernoulli(run.stream(self.stream), keep, mask_shape)
-        tally.add("mul", math.prod(x.shape))
         return jnp.where(mask, x / keep, jnp.zeros((), x.dtype))
 
 
@@ -53,6 +52,8 @@ class DropPath(_Drop):
     """Stochastic depth: zero the branch of a whole sample with probability `rate`, survivors divided by 1 - rate."""
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        if run.train and self.rate:
+            tally.add("mul", math.prod(x.shape))  # written as a product in the reference, which torchprofile counts
         return self._drop(x, run, (x.shape[0], *(1,) * (x.ndim - 1)))
 
 

@@ -1,0 +1,216 @@
+"""SegFormer: Mix Transformer encoder (MiT-B0 to B5) and all-MLP decoder.
+
+Sources: Xie et al. 2021 (arXiv 2105.15203); NVlabs/SegFormer mmseg/models/backbones/mix_transformer.py and
+decode_heads/segformer_head.py ("official"); bubbliiiing/segformer-pytorch nets/ and its copy in
+drawcodeboy/scoliosis_seg-task ("seed").
+
+The two differ in the GELU (erf; tanh in the seed), the decoder's BatchNorm (eps 1e-5, momentum 0.1; 1e-3 and 0.03 in the
+seed) and the last resize (align_corners False; True in the seed). transformers' SegformerForSemanticSegmentation is the
+official network with every LayerNorm at eps 1e-5 (`block_eps=1e-5`) and without the last resize. Ours ends at the input's
+resolution and before any sigmoid.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxseg import ops
+from jaxseg.layers import (
+    EVAL,
+    BatchNorm,
+    ChannelDropout,
+    Conv,
+    DropPath,
+    LayerNorm,
+    Linear,
+    Run,
+    activation,
+    drop_path_rates,
+    initial,
+)
+from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
+from jaxseg.ops import tally
+from jaxseg.types import Array
+
+HEADS, REDUCTIONS = (1, 2, 5, 8), (8, 4, 2, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes and choices of one SegFormer.
+
+    Attributes:
+      dims, depths: channels and blocks of the four stages.
+      width: channels of the decoder.
+      mlp_ratio: expansion of the Mix-FFN.
+      drop_path: stochastic depth of the last block.
+      dropout: channel dropout before the classifier.
+      gelu: "gelu" (erf) or "gelu_tanh".
+      block_eps: of the LayerNorms of blocks and stages (those of embeddings and reductions have 1e-5).
+      norm_eps, norm_momentum: of the decoder's BatchNorm (PyTorch's sense).
+      align_corners: of the resize to the input's size.
+    """
+
+    dims: tuple[int, ...]
+    depths: tuple[int, ...]
+    width: int
+    mlp_ratio: int = 4
+    drop_path: float = 0.1
+    dropout: float = 0.1
+    gelu: str = "gelu"
+    block_eps: float = 1e-6
+    norm_eps: float = 1e-5
+    norm_momentum: float = 0.1
+    align_corners: bool = False
+
+
+def _linear(cin: int, cout: int, rngs: nnx.Rngs) -> Linear:
+    return Linear(cin, cout, weight_init=initial.truncated_normal(0.02), bias_init=initial.zeros, rngs=rngs)
+
+
+def _conv(cin: int, cout: int, kernel: int, *, rngs: nnx.Rngs, stride: int = 1, padding=None, groups: int = 1) -> Conv:
+    return Conv(cin, cout, kernel, rank=2, stride=stride, padding=padding, groups=groups, bias_init=initial.zeros,
+                weight_init=initial.fan_out_normal((kernel, kernel), cout, groups), rngs=rngs)
+
+
+class Attention(nnx.Module):
+    """Self-attention whose keys and values come from a map reduced by a strided convolution."""
+
+    def __init__(self, dim: int, heads: int, reduction: int, *, rngs: nnx.Rngs):
+        self.heads = heads
+        self.q, self.kv = _linear(dim, dim, rngs), _linear(dim, 2 * dim, rngs)
+        self.sr = _conv(dim, dim, reduction, stride=reduction, padding=0, rngs=rngs) if reduction > 1 else None
+        self.norm = LayerNorm(dim, rngs=rngs) if reduction > 1 else None
+        self.proj = _linear(dim, dim, rngs)
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        b, h, w, c = x.shape
+        source = x if self.sr is None else self.norm(self.sr(x))
+        q = self.q(x).reshape(b, h * w, self.heads, -1)
+        k, v = jnp.split(self.kv(source).reshape(b, -1, 2 * c), 2, axis=-1)
+        heads = lambda a: a.reshape(b, -1, self.heads, c // self.heads)
+        return self.proj(ops.attention(q, heads(k), heads(v)).reshape(b, h, w, c))
+
+
+class MixFFN(nnx.Module):
+    """Linear, depthwise 3x3, GELU, linear."""
+
+    def __init__(self, dim: int, hidden: int, gelu: str, *, rngs: nnx.Rngs):
+        self.fc1 = _linear(dim, hidden, rngs)
+        self.dwconv = _conv(hidden, hidden, 3, groups=hidden, rngs=rngs)
+        self.fc2 = _linear(hidden, dim, rngs)
+        self.gelu = gelu
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        x = self.dwconv(self.fc1(x))
+        tally.add("mul", 4 * x.size if self.gelu == "gelu_tanh" else 0)  # written out in the seed, so torchprofile counts it
+        return self.fc2(activation(self.gelu)(x))
+
+
+class Block(nnx.Module):
+    """x + path(attention(norm(x))), then the same with the Mix-FFN."""
+
+    def __init__(self, config: Config, dim: int, heads: int, reduction: int, drop: float, *, rngs: nnx.Rngs):
+        self.norm1 = LayerNorm(dim, eps=config.block_eps, rngs=rngs)
+        self.attn = Attention(dim, heads, reduction, rngs=rngs)
+        self.drop_path_1 = DropPath(drop)
+        self.norm2 = LayerNorm(dim, eps=config.block_eps, rngs=rngs)
+        self.mlp = MixFFN(dim, dim * config.mlp_ratio, config.gelu, rngs=rngs)
+        self.drop_path_2 = DropPath(drop)
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        x = x + self.drop_path_1(self.attn(self.norm1(x), run), run)
+        return x + self.drop_path_2(self.mlp(self.norm2(x), run), run)
+
+
+class PatchEmbed(nnx.Module):
+    """Overlapping strided convolution and LayerNorm."""
+
+    def __init__(self, cin: int, cout: int, kernel: int, stride: int, *, rngs: nnx.Rngs):
+        self.proj = _conv(cin, cout, kernel, stride=stride, rngs=rngs)
+        self.norm = LayerNorm(cout, rngs=rngs)
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        return self.norm(self.proj(x))
+
+
+class Encoder(nnx.Module):
+    """MiT: features of the four stages, finest first, at strides 4, 8, 16, 32."""
+
+    strides = (4, 8, 16, 32)
+
+    def __init__(self, config: Config, in_channels: int, *, rngs: nnx.Rngs):
+        self.channels = config.dims
+        rates = drop_path_rates(config.drop_path, config.depths)
+        ins = (in_channels, *config.dims)
+        self.embeds = nnx.List([PatchEmbed(ins[i], ins[i + 1], 3 if i else 7, 2 if i else 4, rngs=rngs) for i in range(4)])
+        self.stages = nnx.List([
+            nnx.List([Block(config, dim, HEADS[i], REDUCTIONS[i], rates[i][j], rngs=rngs) for j in range(config.depths[i])])
+            for i, dim in enumerate(config.dims)])
+        self.norms = nnx.List([LayerNorm(dim, eps=config.block_eps, rngs=rngs) for dim in config.dims])
+
+    def __call__(self, x: Array, run: Run = EVAL) -> list[Array]:
+        features = []
+        for i, (embed, blocks, norm) in enumerate(zip(self.embeds, self.stages, self.norms)):
+            with jax.named_scope(f"stage{i + 1}"):
+                x = embed(x, run)
+                for block in blocks:
+                    x = block(x, run)
+                x = norm(x, run)
+            features.append(x)
+        return features
+
+
+class Decoder(nnx.Module):
+    """A linear layer per stage, all at stride 4, joined coarsest first, fused by a 1x1."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.linears = nnx.List([Linear(dim, config.width, rngs=rngs) for dim in config.dims])
+        self.fuse = Conv(4 * config.width, config.width, 1, rank=2, bias=False, rngs=rngs)
+        self.norm = BatchNorm(config.width, eps=config.norm_eps, momentum=config.norm_momentum, rngs=rngs)
+
+    def __call__(self, features: list[Array], run: Run = EVAL) -> Array:
+        size = features[0].shape[1:-1]
+        maps = [linear(f) for linear, f in zip(self.linears, features)]
+        maps = [m if i == 0 else ops.resize(m, size) for i, m in enumerate(maps)]
+        x = self.fuse(jnp.concatenate(maps[::-1], axis=-1))  # [B, H/4, W/4, width]
+        return activation("relu")(self.norm(x, run))
+
+
+class SegFormer(Segmenter):
+    """SegFormer for [B, H, W, C] of at least 32 pixels a side; logits [B, H, W, K]."""
+
+    min_size = 32
+
+    def __init__(self, config: Config, *, in_channels: int, num_classes: int, rngs: nnx.Rngs):
+        self.in_channels, self.num_classes, self.rank = in_channels, num_classes, 2
+        self.align_corners = config.align_corners
+        self.encoder = Encoder(config, in_channels, rngs=rngs)
+        self.decoder = Decoder(config, rngs=rngs)
+        self.dropout = ChannelDropout(config.dropout)
+        self.classifier = Conv(config.width, num_classes, 1, rank=2, rngs=rngs)
+
+    def forward(self, image: Array, run: Run) -> Outputs:
+        features = self.encoder(image, run)
+        with jax.named_scope("decoder"):
+            x = self.classifier(self.dropout(self.decoder(features, run), run))  # [B, H/4, W/4, K]
+            return Outputs(ops.resize(x, image.shape[1:-1], align_corners=self.align_corners))
+
+
+# Table 7 of the paper: dims, depths, decoder width.
+_SIZES = {
+    "b0": ((32, 64, 160, 256), (2, 2, 2, 2), 256),
+    "b1": ((64, 128, 320, 512), (2, 2, 2, 2), 256),
+    "b2": ((64, 128, 320, 512), (3, 4, 6, 3), 768),
+    "b3": ((64, 128, 320, 512), (3, 4, 18, 3), 768),
+    "b4": ((64, 128, 320, 512), (3, 8, 27, 3), 768),
+    "b5": ((64, 128, 320, 512), (3, 6, 40, 3), 768),
+    "test": ((8, 16, 40, 64), (1, 1, 1, 1), 16),
+}
+_SEED = dict(gelu="gelu_tanh", norm_eps=1e-3, norm_momentum=0.03, align_corners=True)
+
+VARIANTS = {f"segformer_{size}": Variant(SegFormer, Config(*sizes), num_classes=150) for size, sizes in _SIZES.items()}
+VARIANTS |= {f"segformer_{size}_seed": Variant(SegFormer, Config(*sizes, **_SEED), in_channels=1)
+             for size, sizes in _SIZES.items()}
