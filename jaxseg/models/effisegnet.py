@@ -1,0 +1,187 @@
+"""EffiSegNet: EfficientNet encoder, features brought to full size at once and summed, two Ghost modules.
+
+Sources: Vezakis et al. 2024 (arXiv 2407.16298); ivezakis/effisegnet models/effisegnet.py; its encoder is MONAI's
+EfficientNetBNFeatures (monai/networks/nets/efficientnet.py), after Tan and Le 2019 (arXiv 1905.11946, tables 1 and 4).
+
+Differs from the source: TensorFlow-style padding and the decoder's upsampling are computed from the actual input size, so
+that any size works; at the variant's nominal size (`NOMINAL`) both agree with MONAI's, which fixes them there. The
+encoder's conv_head, which the source carries without using, is an option (`conv_head`) so that its parameter counts and
+state dicts fit. Deep supervision (one logit map per tap, coarsest last) is an option.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxseg import ops
+from jaxseg.layers import EVAL, BatchNorm, Conv, DropPath, Run, activation
+from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
+from jaxseg.ops import tally
+from jaxseg.types import Array
+
+_swish, _relu = activation("silu"), activation("relu")
+# Table 1 of EfficientNet: repeats, kernel, stride, expansion, in, out.
+_STACKS = ((1, 3, 1, 1, 32, 16), (2, 3, 2, 6, 16, 24), (2, 5, 2, 6, 24, 40), (3, 3, 2, 6, 40, 80), (3, 5, 1, 6, 80, 112),
+           (4, 5, 2, 6, 112, 192), (1, 3, 1, 6, 192, 320))
+_TAPS = (0, 1, 2, 4, 6)  # stacks whose outputs are features, at strides 2, 4, 8, 16, 32
+# Compound scaling: width, depth; and the size the source trains each variant at.
+_SCALES = {"b0": (1.0, 1.0), "b1": (1.0, 1.1), "b2": (1.1, 1.2), "b3": (1.2, 1.4), "b4": (1.4, 1.8), "b5": (1.6, 2.2),
+           "b6": (1.8, 2.6), "b7": (2.0, 3.1)}
+NOMINAL = {"b0": 224, "b1": 240, "b2": 260, "b3": 300, "b4": 380, "b5": 456, "b6": 528, "b7": 600}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes and choices of one EffiSegNet.
+
+    Attributes:
+      width_scale, depth_scale: EfficientNet's compound scaling.
+      width: channels of the decoder.
+      drop_connect: stochastic depth, rising from 0 over the blocks to this times (n - 1) / n.
+      conv_head: carry the encoder's unused last 1x1 convolution and its norm.
+      deep_supervision: one auxiliary logit map per tap.
+    """
+
+    width_scale: float = 1.0
+    depth_scale: float = 1.0
+    width: int = 32
+    drop_connect: float = 0.2
+    conv_head: bool = True
+    deep_supervision: bool = False
+
+
+def round_channels(channels: int, scale: float) -> int:
+    """Scaled channels as a multiple of 8, never more than 10 % below the exact product."""
+    exact = channels * scale
+    rounded = max(8, int(exact + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * exact else rounded
+
+
+def _conv(cin: int, cout: int, kernel: int, *, rngs: nnx.Rngs, stride: int = 1, groups: int = 1, bias: bool = False) -> Conv:
+    return Conv(cin, cout, kernel, rank=2, stride=stride, padding="same_tf", groups=groups, bias=bias, rngs=rngs)
+
+
+def _norm(channels: int, rngs: nnx.Rngs) -> BatchNorm:
+    return BatchNorm(channels, eps=1e-3, momentum=0.01, rngs=rngs)
+
+
+class MBConv(nnx.Module):
+    """Inverted bottleneck with squeeze and excitation; residual with stochastic depth where the shape is kept."""
+
+    def __init__(self, cin: int, cout: int, kernel: int, stride: int, expansion: int, drop: float, *, rngs: nnx.Rngs):
+        hidden = cin * expansion
+        self.expand_conv = _conv(cin, hidden, 1, rngs=rngs) if expansion > 1 else None
+        self.bn0 = _norm(hidden, rngs) if expansion > 1 else None
+        self.depthwise_conv = _conv(hidden, hidden, kernel, stride=stride, groups=hidden, rngs=rngs)
+        self.bn1 = _norm(hidden, rngs)
+        squeezed = max(1, int(cin * 0.25))
+        self.se_reduce = _conv(hidden, squeezed, 1, bias=True, rngs=rngs)
+        self.se_expand = _conv(squeezed, hidden, 1, bias=True, rngs=rngs)
+        self.project_conv = _conv(hidden, cout, 1, rngs=rngs)
+        self.bn2 = _norm(cout, rngs)
+        self.drop_path = DropPath(drop) if stride == 1 and cin == cout else None
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        y = x if self.expand_conv is None else _swish(self.bn0(self.expand_conv(x), run))
+        y = _swish(self.bn1(self.depthwise_conv(y), run))
+        gate = ops.adaptive_avg_pool(y, 1)  # [B, 1, 1, hidden]
+        gate = jax.nn.sigmoid(self.se_expand(_swish(self.se_reduce(gate))))
+        tally.add("mul", y.size)
+        y = self.bn2(self.project_conv(y * gate), run)
+        return y if self.drop_path is None else x + self.drop_path(y, run)
+
+
+class Encoder(nnx.Module):
+    """EfficientNet trunk; features of five stacks, finest first, at strides 2 to 32."""
+
+    strides = (2, 4, 8, 16, 32)
+
+    def __init__(self, config: Config, in_channels: int, *, rngs: nnx.Rngs):
+        scaled = lambda c: round_channels(c, config.width_scale)
+        self.channels = tuple(scaled(_STACKS[i][5]) for i in _TAPS)
+        self.conv_stem = _conv(in_channels, scaled(32), 3, stride=2, rngs=rngs)
+        self.bn0 = _norm(scaled(32), rngs)
+        repeats = [math.ceil(config.depth_scale * s[0]) for s in _STACKS]
+        total, number, stacks = sum(repeats), 0, []
+        for n, (_, kernel, stride, expansion, cin, cout) in zip(repeats, _STACKS):
+            blocks = []
+            for j in range(n):
+                blocks.append(MBConv(scaled(cout if j else cin), scaled(cout), kernel, 1 if j else stride, expansion,
+                                     config.drop_connect * number / total, rngs=rngs))
+                number += 1
+            stacks.append(nnx.List(blocks))
+        self.stacks = nnx.List(stacks)
+        last = scaled(_STACKS[-1][5])
+        self.conv_head = _conv(last, scaled(1280), 1, rngs=rngs) if config.conv_head else None
+        self.bn1 = _norm(scaled(1280), rngs) if config.conv_head else None
+
+    def __call__(self, x: Array, run: Run = EVAL) -> list[Array]:
+        x = _swish(self.bn0(self.conv_stem(x), run))
+        features = []
+        for i, blocks in enumerate(self.stacks):
+            with jax.named_scope(f"stack{i}"):
+                for block in blocks:
+                    x = block(x, run)
+            if i in _TAPS:
+                features.append(x)
+        return features
+
+
+class Ghost(nnx.Module):
+    """Half of the channels by a 1x1, the other half from them by a depthwise 3x3; each with ReLU, then BatchNorm."""
+
+    def __init__(self, cin: int, cout: int, *, rngs: nnx.Rngs):
+        half = math.ceil(cout / 2)
+        self.cout = cout
+        self.primary = Conv(cin, half, 1, rank=2, bias=False, rngs=rngs)
+        self.primary_norm = BatchNorm(half, rngs=rngs)
+        self.cheap = Conv(half, half, 3, rank=2, groups=half, bias=False, rngs=rngs)
+        self.cheap_norm = BatchNorm(half, rngs=rngs)
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        first = self.primary_norm(_relu(self.primary(x)), run)
+        second = self.cheap_norm(_relu(self.cheap(first)), run)
+        return jnp.concatenate([first, second], axis=-1)[..., :self.cout]
+
+
+class EffiSegNet(Segmenter):
+    """EffiSegNet for [B, H, W, C] of any size; logits [B, H, W, K]; auxiliary logits per tap if asked."""
+
+    def __init__(self, config: Config, *, in_channels: int, num_classes: int, rngs: nnx.Rngs):
+        self.in_channels, self.num_classes, self.rank = in_channels, num_classes, 2
+        width = config.width
+        self.encoder = Encoder(config, in_channels, rngs=rngs)
+        self.taps = nnx.List([Conv(c, width, 3, rank=2, bias=False, rngs=rngs) for c in self.encoder.channels])
+        self.tap_norms = nnx.List([BatchNorm(width, rngs=rngs) for _ in self.encoder.channels])
+        self.norm = BatchNorm(width, rngs=rngs)
+        self.ghost1 = Ghost(width, width, rngs=rngs)
+        self.ghost2 = Ghost(width, width, rngs=rngs)
+        self.classifier = Conv(width, num_classes, 1, rank=2, bias=False, rngs=rngs)
+        self.aux_norms = self.aux_heads = None
+        if config.deep_supervision:
+            self.aux_norms = nnx.List([BatchNorm(width, rngs=rngs) for _ in self.encoder.channels])
+            self.aux_heads = nnx.List([Conv(width, num_classes, 1, rank=2, bias=False, rngs=rngs)
+                                       for _ in self.encoder.channels])
+
+    def forward(self, image: Array, run: Run) -> Outputs:
+        size = image.shape[1:-1]
+        features = self.encoder(image, run)
+        with jax.named_scope("decoder"):
+            maps = [norm(_relu(conv(f)), run) for conv, norm, f in zip(self.taps, self.tap_norms, features)]
+            maps = [ops.resize(m, size, "nearest") for m in maps]  # each straight to [B, H, W, width]
+            x = self.norm(sum(maps[1:], maps[0]), run)
+            logits = self.classifier(self.ghost2(self.ghost1(x, run), run))
+            if self.aux_heads is None or not run.train:
+                return Outputs(logits)
+            return Outputs(logits, tuple(head(norm(m, run)) for head, norm, m in zip(self.aux_heads, self.aux_norms, maps)))
+
+
+VARIANTS = {f"effisegnet_{size}": Variant(EffiSegNet, Config(*scales)) for size, scales in _SCALES.items()}
+VARIANTS["effisegnet_test"] = Variant(EffiSegNet, Config(0.25, 0.3, width=8))
+
+_MB = (("_se_reduce", "se_reduce"), ("_se_expand", "se_expand"), ("_expand_conv", "expand_conv"),
+       ("_depthwise_conv", "depthwise_conv"), ("_project_conv", "project_conv"), ("_bn0", "bn0"), ("_bn1", "bn1"), ("_bn2", "bn2"))
+SPELLINGS = ()
