@@ -93,6 +93,11 @@ def restore(scores: np.ndarray, shape: tuple[int, int], recipe: Recipe, spacing:
     return resize(scaled, tuple(shape))
 
 
+def window_8bit(image: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """The recipe's window alone, on the image's own grid, for pictures: uint8 of image's shape. Raises as `prepare`."""
+    return np.rint(_window(image, recipe.window)).astype(np.uint8)
+
+
 @dataclasses.dataclass(frozen=True)
 class Placement:
     """Where a slice lies on the canvas: its size after resizing, the canvas, and the corner's position (may be negative)."""

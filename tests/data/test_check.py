@@ -1,0 +1,68 @@
+"""The doctor goes through all cases, collects every error, and passes a sound set."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import toy_set
+
+from jaxseg.data.check import check
+from jaxseg.types import DataError
+
+R = toy_set.RECIPE
+
+
+def test_a_sound_set_is_described(tmp_path):
+    said = []
+    text = str(check(toy_set.make(tmp_path), R, log=said.append))
+    assert not said and "error" not in text.replace("0 errors", "")
+    for fact in ("6 of 6 patients", "bleed: 3 patients, none: 3 patients", "24 kept of 24, 18 of them without foreground",
+                 "18 x 20: 24", "rows 0.6 to 0.6 mm, columns 0.5 to 0.5 mm", "SYNTHETIC"):
+        assert fact in text, fact
+
+
+def test_every_bad_case_is_named_not_the_first_alone(tmp_path):
+    dataset = toy_set.make(tmp_path)
+    c = list(dataset.cases)
+    c[1].mask.write_bytes(c[1].mask.read_bytes()[:-9])
+    c[3] = dataclasses.replace(c[3], mask=None)
+    c[4] = dataclasses.replace(c[4], mask=c[2].mask)
+    c[5].mask.write_bytes(c[5].mask.read_bytes()[:-9] + b"\x07" * 9)
+    said = []
+    with pytest.raises(DataError, match="4 errors in 6 cases") as error:
+        check(dataclasses.replace(dataset, cases=tuple(c)), R, log=said.append)
+    assert error.value.exit_code == 65 and error.value.code == "DATA_CHECK"
+    for case, code in (("c01", "DATA_TRUNCATED"), ("c03", "DATA_MISSING"), ("c04", "DATA_MISMATCH"), ("c05", "DATA_LABEL")):
+        assert f"error    {case}: [{code}]" in said[0]
+
+
+def test_one_image_under_two_patients_is_a_leak(tmp_path):
+    dataset = toy_set.make(tmp_path)
+    copy = dataclasses.replace(dataset.cases[1], id="c99", patient="p98")
+    said = []
+    with pytest.raises(DataError, match="DATA_LEAK"):
+        check(dataclasses.replace(dataset, cases=(*dataset.cases, copy)), R, log=said.append)
+    assert "c99: [DATA_LEAK] the same image as in c01" in said[0]
+    check(dataclasses.replace(dataset, cases=(*dataset.cases, dataclasses.replace(copy, patient="p01"))), R)
+
+
+def test_a_set_without_foreground_or_without_examples_is_refused(tmp_path):
+    dataset = toy_set.make(tmp_path)
+    blank = dataclasses.replace(dataset, map_mask=lambda raw: np.zeros_like(raw))
+    neither = toy_set.make(tmp_path, protocol="neither")
+    for bad, text in ((blank, "not one foreground pixel"), (neither, "keeps none of 24 slices")):
+        with pytest.raises(DataError, match=text):
+            check(bad, R, log=lambda line: None)
+
+
+def test_foreground_lost_in_shrinking_is_a_warning(tmp_path):
+    dataset = toy_set.make(tmp_path, shape=(200, 180))
+    small = dataclasses.replace(R, size=(8, 8))
+    said = []
+    with pytest.raises(DataError, match="not one foreground pixel"):  # all of it is lost: an error beside the warnings
+        check(dataset, small, log=said.append)
+    assert "warning  c01, slice 1: none of 40 foreground pixels is left at 8 x 8" in said[0]
