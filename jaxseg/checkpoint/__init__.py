@@ -1,0 +1,18 @@
+"""Checkpoints and the run's own record: what train writes and train, infer and evaluate read.
+
+A run folder:
+
+| path | what |
+|---|---|
+| run.json | the record: resolved config, preprocessing recipe, labels, model (`write_record`, `read_record`) |
+| state.json | written once training has finished (`Claim.finish`) |
+| checkpoints/N/ | the train state after step N: `state/` and `info/` as Orbax writes them, and our `digests.json` |
+| checkpoints/N.corrupt/ | a step that did not match its digests; kept as evidence, never loaded, yours to delete |
+| .lock | held by the process that trains here (`claim`) |
+"""
+
+from jaxseg.checkpoint.manager import Checkpoints
+from jaxseg.checkpoint.record import CHECKPOINTS, Claim, claim, read_record, write_record
+from jaxseg.checkpoint.weights import load_weights
+
+__all__ = ["CHECKPOINTS", "Checkpoints", "Claim", "claim", "load_weights", "read_record", "write_record"]

@@ -1,0 +1,224 @@
+"""The run's own record, and the claim that makes a folder belong to one run at a time.
+
+run.json says everything that evaluation and prediction need beside the weights; predicting never reads a config file.
+"""
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jaxseg
+from jaxseg.types import CheckpointError, ConfigError, MismatchError, StorageError
+from jaxseg.utils.files import write_json
+
+RECORD, STATE, LOCK, CHECKPOINTS = "run.json", "state.json", ".lock", "checkpoints"
+FORMAT = 1
+_HOLDS = f"a run folder holds {RECORD} and {CHECKPOINTS}/"
+_KINDS = {"config": dict, "recipe": dict, "labels": list, "model": dict, "dataset": str, "synthetic": bool}
+_MODEL_KINDS = {"name": str, "in_channels": int, "num_classes": int, "rank": int, "options": dict}
+_log = logging.getLogger(__name__)
+
+
+def write_record(workdir: str | Path, record: Mapping[str, Any]) -> None:
+    """Write run.json, whole or not at all; "format" and "jaxseg" (the version) are added.
+
+    Args:
+      workdir: the run folder.
+      record: config (resolved, as a dict), recipe (preprocessing, as a dict), labels (names of classes 1, 2, ...),
+        model {name, in_channels, num_classes, rank, options}, dataset (name), synthetic (whether its data are
+        generated), and whatever else the run wants remembered, all JSON-able.
+    Raises:
+      ValueError: a required entry is missing or of another type.
+      StorageError: it cannot be written.
+    """
+    whole = {**_plain(record), "format": FORMAT, "jaxseg": jaxseg.__version__}
+    wrong = _faults(whole)
+    if wrong:
+        raise ValueError(f"a run's record needs {'; '.join(wrong)}")
+    write_json(Path(workdir) / RECORD, whole)
+
+
+def read_record(workdir: str | Path) -> dict[str, Any]:
+    """The record of a run folder.
+
+    Raises:
+      CheckpointError: there is none, or it is not a record this version can read.
+    """
+    path = Path(workdir) / RECORD
+    try:
+        record = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        there = "it does not exist" if not path.parent.is_dir() else f"it has no {RECORD}"
+        raise CheckpointError(f"{path.parent} is no run folder: {there}; {_HOLDS}") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}; {_HOLDS}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no JSON ({error}); restore it from a copy, weights do not tell it") from error
+    if not isinstance(record, dict) or not isinstance(record.get("format"), int):
+        raise CheckpointError(f"{path} is no record of a run: it has no integer 'format'; {_HOLDS}")
+    if record["format"] > FORMAT:
+        raise CheckpointError(f"{path} has format {record['format']} (jaxseg {record.get('jaxseg')}), this jaxseg "
+                              f"{jaxseg.__version__} reads up to {FORMAT}; upgrade it")
+    wrong = _faults(record)
+    if wrong:
+        raise CheckpointError(f"{path} is damaged or was edited: it needs {'; '.join(wrong)}")
+    return record
+
+
+class Claim:
+    """A run folder held by this process until it ends, or until `release`.
+
+    Attributes:
+      workdir: the folder.
+      resumed: it holds the record of an earlier start of the same run.
+      finished: what `finish` wrote, or None: training has not finished here.
+    """
+
+    def __init__(self, workdir: Path, file):
+        self.workdir, self._file = workdir, file
+        self.resumed = (workdir / RECORD).exists()
+        try:
+            self.finished = json.loads((workdir / STATE).read_bytes())
+        except (FileNotFoundError, ValueError):
+            self.finished = None
+
+    def finish(self, **facts) -> None:
+        """Write state.json: the run is complete; `facts` (step, best value, ...) are stored in it."""
+        self.finished = {**_plain(facts), "finished": _now()}
+        write_json(self.workdir / STATE, self.finished)
+
+    def release(self) -> None:
+        """Let another process have the folder."""
+        self._file.close()
+        _held.pop(self.workdir, None)
+
+
+_held: dict[Path, Claim] = {}  # keeps the lock files open for the life of the process, whatever the caller does
+
+
+def claim(workdir: str | Path, config: Mapping[str, Any], *, ignored: Iterable[str] = ()) -> Claim:
+    """Make a run folder this process's own. With several processes only process 0 calls this.
+
+    The lock is the operating system's, on an open file: it vanishes with the process, however that ends.
+
+    Args:
+      workdir: made if absent, readable by its owner alone.
+      config: resolved configuration, nested and JSON-able, that `write_record` will store or has stored there.
+      ignored: dotted keys in which an earlier start may differ ("train.log_every").
+    Raises:
+      ConfigError: another process holds the folder.
+      MismatchError: the folder belongs to a run with another configuration.
+      CheckpointError: it has checkpoints but no readable record.
+      StorageError: it cannot be made or written.
+    """
+    workdir = Path(workdir).absolute()
+    try:
+        workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = open(workdir / LOCK, "a+")  # noqa: SIM115 -- stays open: closing it gives the lock up
+    except OSError as error:
+        raise StorageError(f"cannot make or write {workdir}: {error.strerror}; choose another --workdir") from error
+    try:
+        _lock(file, workdir)
+        _probe(workdir)
+        _check_config(workdir, config, set(ignored))
+        held = Claim(workdir, file)
+    except BaseException:
+        file.close()
+        raise
+    _held[workdir] = held
+    return held
+
+
+def _lock(file, workdir: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        raise ConfigError(f"{workdir} is in use by {file.read().strip() or 'another process'}; wait for it, end it, or choose "
+                          "another --workdir") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        _log.warning("%s is on a file system without locks: nothing keeps a second run out of it", workdir)
+    try:
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {_now()}")
+        file.flush()
+    except OSError as error:
+        raise StorageError(f"cannot write into {workdir}: {error.strerror}; free space or choose another --workdir") from error
+
+
+def _probe(workdir: Path) -> None:
+    """Raise a StorageError unless a small file can be written, synced and removed."""
+    probe = workdir / f".probe.{uuid.uuid4().hex[:8]}"
+    try:
+        with open(probe, "wb") as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StorageError(f"cannot write into {workdir}: {error.strerror}; free space or choose another --workdir") from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+
+
+def _check_config(workdir: Path, config: Mapping[str, Any], ignored: set[str]) -> None:
+    if not (workdir / RECORD).exists():
+        if any((workdir / CHECKPOINTS).glob("[0-9]*")):
+            raise CheckpointError(f"{workdir} holds checkpoints but no {RECORD}, so it cannot be told what they belong to; "
+                                  "restore it, or choose another --workdir")
+        return
+    old, new = _flat(read_record(workdir)["config"]), _flat(_plain(config))
+    differ = [k for k in sorted(old.keys() | new.keys()) if old.get(k, _ABSENT) != new.get(k, _ABSENT) and k not in ignored]
+    if differ:
+        lines = [f"{k}: {_show(old, k)} there, {_show(new, k)} now" for k in differ[:10]]
+        more = f"; {len(differ) - 10} more" if len(differ) > 10 else ""
+        raise MismatchError(f"{workdir} belongs to a run with another configuration ({'; '.join(lines)}{more}); choose another "
+                            "--workdir, or give the old values to resume")
+
+
+_ABSENT = object()
+
+
+def _show(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat[key])[:80] if key in flat else "absent"
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested dictionaries under dotted keys; an empty dictionary has none."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _plain(value) -> Any:
+    """The value as JSON gives it back: tuples become lists, keys strings."""
+    try:
+        return json.loads(json.dumps(value))
+    except TypeError as error:
+        raise ValueError(f"a run's record must be JSON-able: {error}") from error
+
+
+def _faults(record: Mapping[str, Any]) -> list[str]:
+    """What a record lacks, in words."""
+    faults = [f"{name!r} ({kind.__name__})" for name, kind in _KINDS.items() if not isinstance(record.get(name), kind)]
+    if isinstance(record.get("model"), dict):
+        faults += [f"'model.{name}' ({kind.__name__})" for name, kind in _MODEL_KINDS.items()
+                   if not isinstance(record["model"].get(name), kind)]
+    return faults
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
