@@ -1,0 +1,205 @@
+"""A list of transforms as one function of (key, image, mask).
+
+Every transform of every sample has its own key, derived from the batch's key, its place in the list and the sample's
+place in the batch; so a sample does not depend on its neighbours (CutMix apart) nor on how the batch is sharded.
+Consecutive geometric transforms are merged into one map and one resampling, the last of them may be elastic; flips
+alone only reverse. Samples that no transform touched keep their bits.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxseg.augment import spatial
+from jaxseg.types import Array, ConfigError
+from jaxseg.utils.lookup import lookup, unknown_name
+
+
+class Kind(NamedTuple):
+    """What a name stands for: a class, the room it works in, and the fields that the name fixes."""
+
+    make: type
+    room: str  # "spatial", "intensity" or "mix"
+    fixed: dict[str, Any] = {}
+
+    def options(self) -> set[str]:
+        """Names of the options a user may set."""
+        return {f.name for f in dataclasses.fields(self.make)} - set(self.fixed) - {"rank"}
+
+
+class Item(NamedTuple):
+    """One transform of a list: its number seeds its draws."""
+
+    number: int
+    probability: float
+    room: str
+    transform: Any
+
+    def draw(self, key: Array, batch: int) -> tuple[Array, Array]:
+        """(keys [B] of the samples, fired [B])."""
+        keys = jax.random.split(jax.random.fold_in(key, self.number), batch)
+        pair = jax.vmap(jax.random.split)(keys)  # [B, 2]
+        fired = jax.vmap(lambda k: jax.random.uniform(k))(pair[:, 0]) < self.probability
+        return pair[:, 1], fired
+
+
+TRANSFORMS: dict[str, Kind] = {
+    "hflip": Kind(spatial.Flip, "spatial", {"axis": "w"}),
+    "vflip": Kind(spatial.Flip, "spatial", {"axis": "h", "swap": ()}),
+    "dflip": Kind(spatial.Flip, "spatial", {"axis": "d", "swap": ()}),
+    "rotate": Kind(spatial.Rotate, "spatial"),
+    "scale": Kind(spatial.Scale, "spatial"),
+    "translate": Kind(spatial.Translate, "spatial"),
+    "shear": Kind(spatial.Shear, "spatial"),
+    "mirror": Kind(spatial.Mirror, "spatial"),
+    "affine": Kind(spatial.Affine, "spatial"),
+    "elastic": Kind(spatial.Elastic, "spatial"),
+}
+
+
+def build(spec: Sequence, *, rank: int = 2, fill: float = 0.0) -> Callable:
+    """The function augment(key, image, mask) -> (image, mask) of a list of transforms, applied in its order.
+
+    Args:
+      spec: ((name in TRANSFORMS, probability per sample, options), ...); empty is the identity.
+      rank: number of spatial axes.
+      fill: image value where geometry looks outside (the label there is 0).
+    Returns:
+      A function, safe inside jax.jit, of key (a jax random key), image float32 [B, *S, C] and mask integer [B, *S].
+    Raises:
+      ConfigError: unknown name or option, a probability outside 0..1, an option that breaks its rule.
+    """
+    if rank not in spatial.LETTERS:
+        raise ConfigError(f"got rank={rank} for augmentation: must be 2 or 3")
+    items = [item for number, entry in enumerate(spec) for item in _items(number, entry, rank)]
+    stages = _stages(items, fill)
+
+    def augment(key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
+        if image.ndim != rank + 2 or mask.shape != image.shape[:-1]:
+            raise ValueError(f"got image {image.shape} and mask {mask.shape}; rank {rank} takes [B, {rank} spatial axes, C] "
+                             "and the same without C")
+        if image.dtype != jnp.float32 or not jnp.issubdtype(mask.dtype, jnp.integer):
+            raise ValueError(f"got image {image.dtype} and mask {mask.dtype}; must be float32 and integer")
+        for stage in stages:
+            image, mask = stage(key, image, mask)
+        return image, mask
+
+    return augment
+
+
+def _items(number: int, entry, rank: int) -> list[Item]:
+    if len(entry) != 3:
+        raise ConfigError(f"augmentation {entry!r}: must be (name, probability, options)")
+    name, probability, options = entry
+    kind = lookup("augmentation", name, TRANSFORMS)
+    if not isinstance(probability, (int, float)) or not 0 <= probability <= 1:
+        raise ConfigError(f"probability {probability!r} of augmentation {name!r}: must lie in 0..1")
+    for option in options:
+        if option not in kind.options():
+            raise unknown_name(f"option of augmentation {name!r}", option, kind.options())
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    made = kind.make(**kind.fixed, **values, **({"rank": rank} if "rank" in kind.make.__dataclass_fields__ else {}))
+    if isinstance(made, spatial.Mirror):
+        return [Item(number * 4 + i, float(probability), kind.room, flip) for i, flip in enumerate(made.flips())]
+    return [Item(number * 4, float(probability), kind.room, made)]
+
+
+def _stages(items: Sequence[Item], fill: float) -> list[Callable]:
+    """Runs of geometric items as one stage each, the others one by one."""
+    stages: list[Callable] = []
+    run: list[Item] = []
+    for item in items:
+        if run and not _joins(item, run):
+            stages.append(_geometry(run, fill))
+            run = []
+        if item.room == "spatial":
+            run.append(item)
+        else:
+            stages.append(_pixels(item) if item.room == "intensity" else _batch(item))
+    return stages + ([_geometry(run, fill)] if run else [])
+
+
+def _border(run: Sequence[Item]) -> str | None:
+    """How a run looks outside; flips never do, affine maps see the constant, an elastic one says so itself."""
+    for item in run:
+        if not isinstance(item.transform, spatial.Flip):
+            return getattr(item.transform, "border", "constant")
+    return None
+
+
+def _joins(item: Item, run: Sequence[Item]) -> bool:
+    if item.room != "spatial" or isinstance(run[-1].transform, spatial.Elastic):
+        return False
+    return None in (_border(run), _border([item])) or _border(run) == _border([item])
+
+
+def _geometry(run: Sequence[Item], fill: float) -> Callable:
+    if _border(run) is None:
+        return lambda key, image, mask: _reverse(run, key, image, mask)
+
+    def stage(key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
+        batch, *size, _ = image.shape
+        rank = len(size)
+        total = jnp.eye(rank), jnp.zeros(rank)
+        moved, displacement, labels = jnp.zeros(batch, bool), None, mask
+        for item in run:
+            keys, fired = item.draw(key, batch)
+            matrix, offset = jax.vmap(lambda k, t=item.transform: t.pull(k, tuple(size)))(keys)
+            total = spatial.chain(total, (jnp.where(_like(fired, matrix), matrix, jnp.eye(rank)),
+                                          jnp.where(_like(fired, offset), offset, 0.0)))
+            if isinstance(item.transform, spatial.Elastic):
+                displacement = jax.vmap(lambda k, t=item.transform: t.displacement(k, tuple(size)))(keys)
+                displacement = jnp.where(_like(fired, displacement), displacement, 0.0)
+            labels = _swapped(item.transform, fired, labels)
+            moved |= fired
+        where = spatial.positions(*total, tuple(size), displacement)
+        new_image, new_mask = spatial.warp(image, labels, where, border=_border(run), fill=fill)
+        return _select(moved, new_image, image), _select(moved, new_mask, mask)
+
+    return stage
+
+
+def _reverse(run: Sequence[Item], key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
+    """A run of flips alone."""
+    for item in run:
+        _, fired = item.draw(key, image.shape[0])
+        axis = spatial.LETTERS[mask.ndim - 1].index(item.transform.axis) + 1
+        mask = _swapped(item.transform, fired, _select(fired, jnp.flip(mask, axis), mask))
+        image = _select(fired, jnp.flip(image, axis), image)
+    return image, mask
+
+
+def _swapped(transform, fired: Array, mask: Array) -> Array:
+    """The mask with the label pairs of a flip exchanged where it fired."""
+    new = mask
+    for a, b in getattr(transform, "swap", ()):
+        new = jnp.where(mask == a, jnp.asarray(b, mask.dtype), jnp.where(mask == b, jnp.asarray(a, mask.dtype), new))
+    return mask if new is mask else _select(fired, new, mask)
+
+
+def _pixels(item: Item) -> Callable:
+    def stage(key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
+        keys, fired = item.draw(key, image.shape[0])
+        return _select(fired, jax.vmap(item.transform)(keys, image), image), mask
+
+    return stage
+
+
+def _batch(item: Item) -> Callable:
+    def stage(key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
+        keys, fired = item.draw(key, image.shape[0])
+        new_image, new_mask = item.transform(keys, image, mask)
+        return _select(fired, new_image, image), _select(fired, new_mask, mask)
+
+    return stage
+
+
+def _like(flags: Array, x: Array) -> Array:
+    return flags.reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def _select(flags: Array, new: Array, old: Array) -> Array:
+    return jnp.where(_like(flags, new), new, old)

@@ -1,0 +1,359 @@
+"""Geometric augmentation: each transform is a map from output to input positions; a run of them is one resampling.
+
+Positions are in pixels (voxels) from the image's centre, (n - 1) / 2 along each axis, so that a flip or a turn by 90
+degrees of a square is exact. A transform's `pull(key, size)` gives one sample's map as (matrix [r, r], offset [r]):
+input position = matrix @ output position + offset, with r the rank. Axes are named by letter: h, w and, at rank 3, d.
+
+Sign conventions, as one sees an image with row 0 on top: positive degrees turn the content counter-clockwise (what was
+at the right edge comes to the top); a factor above 1 enlarges; a positive translation moves the content right, down,
+and to higher d; a positive shear moves what lies below the centre to the right.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxseg.types import Array, ConfigError
+
+LETTERS = {2: "hw", 3: "dhw"}  # names of the spatial axes by rank
+
+
+def as_range(what: str, value, *, symmetric: bool = False, positive: bool = False) -> tuple[float, float]:
+    """(low, high) of a pair; of a number v: (-v, v) if `symmetric`, else the constant (v, v).
+
+    Raises:
+      ConfigError: neither a number nor an increasing pair of finite numbers, or not positive where it must be.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    pair = ((-value, value) if symmetric else (value, value)) if number else value
+    if (not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2
+            or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in pair) or pair[0] > pair[1]):
+        raise ConfigError(f"{what}={value!r}: must be a number or (low, high) with low <= high")
+    if positive and pair[0] <= 0:
+        raise ConfigError(f"{what}={value!r}: must be above 0")
+    return float(pair[0]), float(pair[1])
+
+
+def _uniform(key: Array, bounds: tuple[float, float], shape=()) -> Array:
+    if bounds[0] == bounds[1]:
+        return jnp.full(shape, bounds[0], jnp.float32)
+    return jax.random.uniform(key, shape, jnp.float32, *bounds)
+
+
+def _rotation(radians: Array, first: int, second: int, rank: int) -> Array:
+    """Pull matrix [r, r] of a counter-clockwise turn in the plane (first, second) = (down, right)."""
+    c, s = jnp.cos(radians), jnp.sin(radians)
+    m = jnp.eye(rank, dtype=jnp.float32)
+    return m.at[first, first].set(c).at[first, second].set(s).at[second, first].set(-s).at[second, second].set(c)
+
+
+def _axis(letter: str, rank: int, what: str) -> int:
+    if letter not in tuple(LETTERS[rank]):
+        raise ConfigError(f"{what}: no axis {letter!r} at rank {rank}; axes are {', '.join(LETTERS[rank])}")
+    return LETTERS[rank].index(letter)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flip:
+    """Reverse one axis. `swap`: pairs of labels that change places with it, ((1, 2),) for left and right."""
+
+    axis: str
+    rank: int
+    swap: tuple = ()
+
+    def __post_init__(self):
+        _axis(self.axis, self.rank, "flip")
+        if not all(isinstance(p, Sequence) and len(p) == 2 and all(isinstance(v, int) for v in p) for p in self.swap):
+            raise ConfigError(f"swap={self.swap!r}: must be pairs of labels such as ((1, 2),)")
+        labels = [label for pair in self.swap for label in pair]
+        if len(set(labels)) != len(labels):
+            raise ConfigError(f"swap={self.swap!r}: a label may stand in one pair only")
+
+    def pull(self, key: Array, size: tuple[int, ...]):
+        i = _axis(self.axis, self.rank, "flip")
+        return jnp.eye(self.rank).at[i, i].set(-1.0), jnp.zeros(self.rank)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mirror:
+    """Reverse each of `axes` (letters; all when empty) with the transform's probability, independently."""
+
+    rank: int
+    axes: tuple = ()
+    swap: tuple = ()  # label pairs that change places when w is reversed
+
+    def __post_init__(self):
+        self.flips()
+
+    def flips(self) -> list[Flip]:
+        """One Flip per axis."""
+        return [Flip(a, self.rank, self.swap if a == "w" else ()) for a in self.axes or LETTERS[self.rank]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotate:
+    """Turn about the centre by U(degrees); a number d means (-d, d).
+
+    At rank 3 one angle is drawn for each letter of `axes` (all three when empty): the axis turned about. Angles are
+    those of the voxel grid; for anisotropic voxels turn in plane, axes=("d",).
+    """
+
+    rank: int
+    degrees: tuple = (-45.0, 45.0)
+    axes: tuple = ()
+
+    def __post_init__(self):
+        as_range("rotate degrees", self.degrees, symmetric=True)
+        for letter in self.axes:
+            _axis(letter, 3, "rotate axes")
+        if self.rank == 2 and self.axes:
+            raise ConfigError(f"rotate axes={self.axes!r}: at rank 2 there is one plane to turn in; leave axes out")
+
+    def pull(self, key: Array, size: tuple[int, ...]):
+        about = ("d",) if self.rank == 2 else tuple(self.axes) or tuple("dhw")
+        angles = _uniform(key, as_range("degrees", self.degrees, symmetric=True), (len(about),)) * (math.pi / 180)
+        matrix = jnp.eye(self.rank)
+        for letter, angle in zip(about, angles):
+            first, second = (i - (3 - self.rank) for i in range(3) if i != "dhw".index(letter))
+            matrix = _product(matrix, _rotation(angle, first, second, self.rank))
+        return matrix, jnp.zeros(self.rank)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Enlarge about the centre by U(factor), the same for all axes unless `per_axis`."""
+
+    rank: int
+    factor: tuple = (0.8, 1.2)
+    per_axis: bool = False
+
+    def __post_init__(self):
+        as_range("scale factor", self.factor, positive=True)
+
+    def pull(self, key: Array, size: tuple[int, ...]):
+        factor = _uniform(key, as_range("factor", self.factor), (self.rank if self.per_axis else 1,))
+        return jnp.eye(self.rank) / factor, jnp.zeros(self.rank)
+
+
+@dataclasses.dataclass(frozen=True)
+class Translate:
+    """Move along each axis by U(fraction) of its length; a number f means (-f, f)."""
+
+    rank: int
+    fraction: tuple | float = 0.2
+
+    def __post_init__(self):
+        as_range("translate fraction", self.fraction, symmetric=True)
+
+    def pull(self, key: Array, size: tuple[int, ...]):
+        part = _uniform(key, as_range("fraction", self.fraction, symmetric=True), (self.rank,))
+        return jnp.eye(self.rank), -part * jnp.asarray(size, jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shear:
+    """Move axis `move` by k pixels for every pixel of axis `along`; k = U(factor), or tan U(degrees).
+
+    A number v means (-v, v). Give `degrees` or `factor`, not both; neither means degrees=(-30, 30).
+    """
+
+    rank: int
+    degrees: tuple | float | None = None
+    factor: tuple | float | None = None
+    move: str = "w"
+    along: str = "h"
+
+    def __post_init__(self):
+        if self.degrees is not None and self.factor is not None:
+            raise ConfigError(f"shear degrees={self.degrees!r} and factor={self.factor!r}: give one of them")
+        low, high = self._range()
+        if self.factor is None and max(-low, high) >= 90:
+            raise ConfigError(f"shear degrees={self.degrees!r}: must lie strictly between -90 and 90")
+        if _axis(self.move, self.rank, "shear move") == _axis(self.along, self.rank, "shear along"):
+            raise ConfigError(f"shear move={self.move!r}, along={self.along!r}: must be two axes")
+
+    def _range(self) -> tuple[float, float]:
+        value = self.factor if self.factor is not None else (-30.0, 30.0) if self.degrees is None else self.degrees
+        return as_range("shear factor" if self.factor is not None else "shear degrees", value, symmetric=True)
+
+    def pull(self, key: Array, size: tuple[int, ...]):
+        k = _uniform(key, self._range())
+        k = jnp.tan(k * (math.pi / 180)) if self.factor is None else k
+        i, j = _axis(self.move, self.rank, "move"), _axis(self.along, self.rank, "along")
+        return jnp.eye(self.rank).at[i, j].set(-k), jnp.zeros(self.rank)
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+    """Scale, turn, then translate in one draw, as albumentations 1.3.1's Affine does: numbers are constants.
+
+    `degrees=90, translate=0.125, scale=(0.5, 1.5), per_axis=True` is EffiSegNet's: every affected sample is turned by
+    exactly 90 degrees and moved by exactly an eighth of its size right and down. Rank 2. Differs: linear, not Lanczos.
+    """
+
+    rank: int
+    degrees: tuple | float = 0.0
+    translate: tuple | float = 0.0
+    scale: tuple | float = 1.0
+    per_axis: bool = False
+
+    def __post_init__(self):
+        if self.rank != 2:
+            raise ConfigError(f"affine at rank {self.rank}: it is planar; use rotate, scale, translate")
+        as_range("affine degrees", self.degrees)
+        as_range("affine translate", self.translate)
+        as_range("affine scale", self.scale, positive=True)
+
+    def pull(self, key: Array, size: tuple[int, ...]):
+        turn, move, grow = jax.random.split(key, 3)
+        angle = _uniform(turn, as_range("degrees", self.degrees)) * (math.pi / 180)
+        offset = _uniform(move, as_range("translate", self.translate), (2,)) * jnp.asarray(size, jnp.float32)
+        factor = _uniform(grow, as_range("scale", self.scale), (2 if self.per_axis else 1,))
+        matrix = _product(jnp.eye(2) / factor, _rotation(angle, 0, 1, 2))  # undo the turn, then the scale
+        return matrix, -_apply(matrix, offset)
+
+
+@dataclasses.dataclass(frozen=True)
+class Elastic:
+    """Smooth random displacement: white noise U(-1, 1) per pixel and axis, Gaussian-filtered, times alpha.
+
+    Args:
+      alpha: pixels; the displacement's standard deviation in the plane is about 0.16 * alpha / sigma.
+      sigma: pixels of the Gaussian (cut at 4 sigma, reflecting borders, as scipy.ndimage.gaussian_filter).
+      alpha_affine: pixels by which three points near the centre move at random first (rank 2; albumentations 1.3.1
+        takes 50 by default, which outweighs alpha=1, sigma=50 by far).
+      border: "reflect" (the edge pixel is the mirror) or "constant".
+    """
+
+    rank: int
+    alpha: float = 1.0
+    sigma: float = 50.0
+    alpha_affine: float = 0.0
+    border: str = "reflect"
+
+    def __post_init__(self):
+        if self.border not in ("reflect", "constant"):
+            raise ConfigError(f"elastic border={self.border!r}: must be 'reflect' or 'constant'")
+        if not self.sigma > 0 or self.alpha < 0 or self.alpha_affine < 0:
+            raise ConfigError(f"elastic alpha={self.alpha}, sigma={self.sigma}, alpha_affine={self.alpha_affine}: sigma must "
+                              "be above 0, the others not negative")
+        if self.alpha_affine and self.rank != 2:
+            raise ConfigError(f"elastic alpha_affine={self.alpha_affine} at rank {self.rank}: planar only; set it to 0")
+
+    def pull(self, key: Array, size: tuple[int, ...]):
+        if not self.alpha_affine:
+            return jnp.eye(self.rank), jnp.zeros(self.rank)
+        s = float(min(size) // 3)  # points (s, s), (s, -s), (-s, -s) go to q0, q1, q2
+        moved = _uniform(jax.random.fold_in(key, 1), (-self.alpha_affine, self.alpha_affine), (3, 2))
+        q = jnp.asarray([[s, s], [s, -s], [-s, -s]]) + moved
+        forward = jnp.stack([q[1] - q[2], q[0] - q[1]], axis=1) / (2 * s)
+        (a, b), (c, d) = forward
+        matrix = jnp.stack([jnp.stack([d, -b]), jnp.stack([-c, a])]) / (a * d - b * c)
+        return matrix, -_apply(matrix, (q[0] + q[2]) / 2)  # the middle of the first and third point was the centre
+
+    def displacement(self, key: Array, size: tuple[int, ...]) -> Array:
+        """[*S, r] pixels that one sample's output positions are moved by before they are looked up."""
+        noise = jax.random.uniform(jax.random.fold_in(key, 0), (*size, self.rank), jnp.float32, -1.0, 1.0)
+        return self.alpha * along_axes(noise, [gaussian_matrix(n, jnp.float32(self.sigma)) for n in size])
+
+
+def gaussian_matrix(n: int, sigma: Array) -> Array:
+    """[n, n] matrix of a Gaussian filter along an axis of length n; equals scipy.ndimage.gaussian_filter1d, mode "reflect".
+
+    w(d) = exp(-d^2 / (2 sigma^2)) for |d| <= floor(4 sigma + 0.5), rows sum to 1, what falls outside is reflected
+    (once: 4 sigma beyond n is cut there). A matrix product serves any sigma, drawn on the device, at one compile cost.
+    """
+    i, j = jnp.arange(n)[:, None], jnp.arange(n)[None, :]
+    radius = jnp.floor(4 * sigma + 0.5)
+    weight = lambda d: jnp.where(jnp.abs(d) <= radius, jnp.exp(-0.5 * (d / sigma) ** 2), 0.0)
+    matrix = weight(j - i) + weight(i + j + 1) + weight(2 * n - 1 - i - j)
+    return matrix / matrix.sum(axis=1, keepdims=True)
+
+
+def along_axes(x: Array, matrices: Sequence[Array]) -> Array:
+    """x [*S, C] with each spatial axis multiplied by its matrix, [n, n] for all channels or [C, n, n]."""
+    for axis, matrix in enumerate(matrices):
+        moved = jnp.moveaxis(x, axis, -2)  # [..., n, C]
+        spec = "ij,...jc->...ic" if matrix.ndim == 2 else "cij,...jc->...ic"
+        x = jnp.moveaxis(jnp.einsum(spec, matrix, moved, precision="highest"), -2, axis)
+    return x
+
+
+def _product(a: Array, b: Array) -> Array:
+    """a @ b for small matrices, without the reduced precision that accelerators use for matrix products."""
+    return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
+
+
+def _apply(a: Array, v: Array) -> Array:
+    return (a * v[..., None, :]).sum(-1)
+
+
+def chain(first, second):
+    """The map of `first` followed by `second` as one (matrix, offset)."""
+    (a, s), (b, t) = first, second
+    return _product(a, b), _apply(a, t) + s
+
+
+def positions(matrix: Array, offset: Array, size: tuple[int, ...], displacement: Array | None = None) -> list[Array]:
+    """Input positions, in pixels from index 0, of every output pixel: one [B, *S] per axis.
+
+    Args:
+      matrix, offset: [B, r, r] and [B, r].
+      size: S.
+      displacement: [B, *S, r] added to the output positions first.
+    """
+    rank = len(size)
+    column = lambda v: v.reshape(-1, *(1,) * rank)
+    grids = [jnp.expand_dims(jnp.arange(n, dtype=jnp.float32) - (n - 1) / 2, [0, *(1 + i for i in range(rank) if i != j)])
+             for j, n in enumerate(size)]
+    if displacement is not None:
+        grids = [grid + displacement[..., j] for j, grid in enumerate(grids)]
+    return [sum((column(matrix[:, k, j]) * grids[j] for j in range(rank)), column(offset[:, k] + (size[k] - 1) / 2))
+            for k in range(rank)]
+
+
+def warp(image: Array, mask: Array, where: Sequence[Array], *, border: str = "constant", fill: float = 0.0):
+    """Look up an image linearly and a mask at the nearest pixel (halves round up).
+
+    One pixel of `fill` (label 0) is laid around the image and positions are clipped onto it, so that no corner needs a
+    test; the corners of all cells are read by 2^r flat gathers.
+
+    Args:
+      image, mask: [B, *S, C] and [B, *S].
+      where: one [B, *S] of positions per axis.
+      border: "constant" or "reflect" (about the edge pixel's centre).
+      fill: value of the image outside.
+    Returns:
+      image [B, *S, C] and mask [B, *S] at these positions.
+    """
+    batch, *size, channels = image.shape
+    if border == "reflect":
+        where = [(n - 1) - jnp.abs(jnp.mod(p, 2 * (n - 1)) - (n - 1)) if n > 1 else p * 0 for p, n in zip(where, size)]
+    where = [jnp.clip(p, -1.0, float(n)) + 1 for p, n in zip(where, size)]
+    padded = [n + 2 for n in size]
+    ring = ((1, 1),) * len(size)
+    values = jnp.pad(image, ((0, 0), *ring, (0, 0)), constant_values=fill).reshape(batch, -1, channels)
+    labels = jnp.pad(mask, ((0, 0), *ring)).reshape(batch, -1)
+    read = jax.vmap(lambda table, index: table.at[index].get(mode="clip"))
+
+    low = [jnp.minimum(jnp.floor(p), n - 2.0) for p, n in zip(where, padded)]
+    part = [p - l for p, l in zip(where, low)]
+    base = _flat([l.astype(jnp.int32) for l in low], padded)
+    out = 0.0
+    for corner in itertools.product((0, 1), repeat=len(size)):
+        weight = math.prod(p if c else 1 - p for c, p in zip(corner, part))
+        out += weight[..., None] * read(values, base + _flat(corner, padded))
+    nearest = [jnp.floor(p + 0.5).astype(jnp.int32) for p in where]
+    return out, read(labels, _flat(nearest, padded))
+
+
+def _flat(index: Sequence, size: Sequence[int]):
+    """Row-major index into a flattened array."""
+    total = 0
+    for i, n in zip(index, size):
+        total = total * n + i
+    return total
