@@ -1,0 +1,230 @@
+"""A reader of PyTorch's pickles that cannot run anything: it interprets the few opcodes that weight files use.
+
+Python's own unpickler calls whatever a file names. This one never imports and never calls: a global is a word that is
+looked up in the short lists below, and the only "calls" are the cases of `_call`. Anything else is refused by name.
+What comes out is made of dict, list, tuple, str, numbers and `Tensor` (a description; `torch_files` adds the values).
+"""
+
+import io
+import pickletools
+from typing import Any, NamedTuple
+
+from jaxseg.types import DataError
+
+STORAGES = {  # torch.<name>Storage -> numpy or ml_dtypes dtype
+    "Float": "float32", "Double": "float64", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64", "Int": "int32",
+    "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool", "ComplexFloat": "complex64",
+    "ComplexDouble": "complex128", "Untyped": "uint8",
+}
+DTYPES = {  # torch.<name>
+    "float32": "float32", "float64": "float64", "float16": "float16", "bfloat16": "bfloat16", "int64": "int64",
+    "int32": "int32", "int16": "int16", "int8": "int8", "uint8": "uint8", "bool": "bool", "uint16": "uint16",
+    "uint32": "uint32", "uint64": "uint64", "complex64": "complex64", "complex128": "complex128",
+    "float8_e4m3fn": "float8_e4m3fn", "float8_e5m2": "float8_e5m2",
+}
+CALLS = frozenset({  # what a pickle may "call"; each is a case of _call and no more
+    "collections.OrderedDict", "torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_tensor_v3", "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state",
+    "torch.Size", "torch.device", "_codecs.encode", "torch.jit._pickle.build_intlist",
+    "torch.jit._pickle.build_doublelist", "torch.jit._pickle.build_boollist", "torch.jit._pickle.build_tensorlist",
+    "torch.jit._pickle.restore_type_tag",
+})
+_WORDS = frozenset({f"torch.{n}Storage" for n in STORAGES} | {f"torch.storage.{n}Storage" for n in STORAGES}
+                   | {f"torch.{n}" for n in DTYPES} | {"torch.storage.TypedStorage"})
+_PUSHED = frozenset("INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT UNICODE BINUNICODE SHORT_BINUNICODE "
+                    "BINUNICODE8 STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8".split())
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_EMPTY = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple, "EMPTY_SET": list}
+
+
+class Global(NamedTuple):
+    """A name that a pickle mentions; never imported."""
+
+    name: str
+
+
+class Storage(NamedTuple):
+    """A run of numbers stored under `key`: `numel` of them, of which a view starts at `start`."""
+
+    key: str
+    dtype: str
+    numel: int
+    start: int = 0
+
+
+class Tensor(NamedTuple):
+    """A strided view of a storage; offset and strides count numbers."""
+
+    storage: Storage
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def refuse(message: str) -> DataError:
+    """The error of a weight file that wants more than to be read."""
+    return DataError(f"refused: {message}; nothing of the file was run. Save plain weights: "
+                     "torch.save(model.state_dict(), path), or safetensors", code="DATA_UNSAFE")
+
+
+def interpret(stream: io.BufferedIOBase) -> Any:
+    """The one pickle that starts at the stream's position, as dict, list, tuple, str, numbers and `Tensor`.
+
+    Raises:
+      DataError: DATA_UNSAFE for a global or opcode outside the lists (named), DATA_FORMAT for no pickle at all.
+    """
+    machine = _Machine()
+    try:
+        for opcode, arg, _ in pickletools.genops(stream):
+            if opcode.name == "STOP":
+                return machine.stack.pop()
+            machine.step(opcode.name, arg)
+    except DataError:
+        raise
+    except Exception as error:  # genops and a short stack fail in many ways; all mean the same to the user
+        raise DataError(f"no readable pickle: {type(error).__name__}: {error}", code="DATA_FORMAT") from error
+    raise DataError("the pickle ends before its STOP", code="DATA_TRUNCATED")
+
+
+class _Machine:
+    def __init__(self):
+        self.stack: list = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+
+    def step(self, op: str, arg) -> None:
+        """One opcode of the pickle's program."""
+        stack = self.stack
+        if op in _PUSHED:
+            stack.append(arg)
+        elif op in _CONSTANTS:
+            stack.append(_CONSTANTS[op])
+        elif op in _EMPTY:
+            stack.append(_EMPTY[op]())
+        elif op in ("PROTO", "FRAME"):
+            pass
+        elif op == "MARK":
+            self.marks.append(len(stack))
+        elif op == "POP":
+            stack.pop()
+        elif op == "POP_MARK":
+            self._marked()
+        elif op in ("PUT", "BINPUT", "LONG_BINPUT"):
+            self.memo[arg] = stack[-1]
+        elif op == "MEMOIZE":
+            self.memo[len(self.memo)] = stack[-1]
+        elif op in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(self.memo[arg])
+        elif op == "GLOBAL":
+            stack.append(_global(arg.replace(" ", ".", 1)))
+        elif op == "STACK_GLOBAL":
+            name, module = stack.pop(), stack.pop()
+            stack.append(_global(f"{module}.{name}"))
+        elif op in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            n = int(op[-1])
+            stack[-n:] = [tuple(stack[-n:])]
+        elif op == "TUPLE":
+            stack.append(tuple(self._marked()))
+        elif op == "LIST":
+            stack.append(self._marked())
+        elif op == "DICT":
+            stack.append(_fill({}, self._marked()))
+        elif op == "APPEND":
+            value = stack.pop()
+            _expect(stack[-1], list, "APPEND").append(value)
+        elif op in ("APPENDS", "ADDITEMS"):
+            values = self._marked()
+            _expect(stack[-1], list, op).extend(values)
+        elif op == "SETITEM":
+            value, key = stack.pop(), stack.pop()
+            _fill(_expect(stack[-1], dict, op), [key, value])
+        elif op == "SETITEMS":
+            values = self._marked()
+            _fill(_expect(stack[-1], dict, op), values)
+        elif op in ("REDUCE", "NEWOBJ"):
+            args, function = stack.pop(), stack.pop()
+            stack.append(_call(function, args))
+        elif op == "BUILD":
+            self._build(stack.pop(), stack[-1])
+        elif op == "BINPERSID":
+            stack.append(_storage(stack.pop()))
+        else:
+            raise refuse(f"the pickle uses the opcode {op}")
+
+    def _marked(self) -> list:
+        at = self.marks.pop()
+        values = self.stack[at:]
+        del self.stack[at:]
+        return values
+
+    @staticmethod
+    def _build(state, target) -> None:
+        """An object's attributes. A TorchScript module is a dict here; the extras of an OrderedDict are dropped."""
+        if isinstance(target, _Module) and isinstance(state, dict):
+            target.update(state)
+        elif not isinstance(target, dict):
+            raise refuse(f"the pickle sets attributes of a {type(target).__name__}")
+
+
+class _Module(dict):
+    """Attributes of a TorchScript module."""
+
+
+def _global(name: str) -> Global:
+    if name in CALLS or name in _WORDS or name.startswith("__torch__."):
+        return Global(name)
+    raise refuse(f"the pickle names the global {name!r}, which is no part of a weight file")
+
+
+def _call(function, args):
+    if not isinstance(function, Global) or not isinstance(args, tuple):
+        raise refuse(f"the pickle calls a {type(function).__name__}")
+    name = function.name.rsplit(".", 1)[-1]
+    if function.name.startswith("__torch__.") and not args:
+        return _Module()
+    if function.name not in CALLS:
+        raise refuse(f"the pickle calls {function.name!r} with {len(args)} arguments")
+    if name == "OrderedDict":
+        return dict(args[0]) if args and isinstance(args[0], dict) else _fill({}, [x for pair in (args or ((),))[0] for x in pair])
+    if name in ("_rebuild_parameter", "_rebuild_parameter_with_state", "restore_type_tag"):
+        return args[0]
+    if name in ("Size", "build_intlist", "build_doublelist", "build_boollist", "build_tensorlist"):
+        return args[0]
+    if name == "device":
+        return ":".join(map(str, args))
+    if name == "encode":
+        return str(args[0]).encode("latin1")
+    storage, offset, shape, strides = args[:4]
+    dtype = storage.dtype
+    if name == "_rebuild_tensor_v3":
+        dtype = DTYPES[_expect(args[6], Global, name).name.removeprefix("torch.")]
+    numbers = (offset, *shape, *strides)
+    if not isinstance(storage, Storage) or len(shape) != len(strides) or not all(type(n) is int and n >= 0 for n in numbers):
+        raise refuse(f"a tensor with storage {type(storage).__name__}, offset {offset}, shape {shape}, strides {strides}")
+    return Tensor(storage, dtype, offset, tuple(shape), tuple(strides))
+
+
+def _storage(pid) -> Storage:
+    """The storage of a persistent id ('storage', type, key, device, numel[, view of it])."""
+    if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage" or not isinstance(pid[1], Global):
+        raise refuse(f"the pickle holds the persistent id {str(pid)[:80]!r}, which is no storage")
+    kind = pid[1].name.rsplit(".", 1)[-1].removesuffix("Storage")
+    if kind not in STORAGES or type(pid[4]) is not int or pid[4] < 0:
+        raise refuse(f"a storage of type {pid[1].name!r} and size {pid[4]!r}")
+    view = pid[5] if len(pid) == 6 else None
+    return Storage(str(pid[2]), STORAGES[kind], pid[4], int(view[1]) if view else 0)
+
+
+def _fill(target: dict, flat: list) -> dict:
+    for key, value in zip(flat[::2], flat[1::2], strict=True):
+        if not isinstance(key, str | int | float | bool | None):
+            raise refuse(f"a dictionary key of type {type(key).__name__}")
+        target[key] = value
+    return target
+
+
+def _expect(value, kind: type, op: str):
+    if not isinstance(value, kind):
+        raise refuse(f"{op} of a {type(value).__name__}")
+    return value

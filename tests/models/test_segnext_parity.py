@@ -1,0 +1,109 @@
+"""SegNeXt equals an independent PyTorch definition: logits, gradients, running statistics; and wrong twins are noticed."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="parity needs the extra [parity]")
+
+from jaxseg.models import create_model, from_torch  # noqa: E402
+from tests.models.twins import parity  # noqa: E402
+from tests.models.twins.segnext import Knobs, Official, Seed  # noqa: E402
+
+TINY = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), ratios=(2, 2, 2, 2))
+HEADS = {"official": "decode_head.conv_seg", "seed": "cls_conv.1"}
+
+
+def tiny(kind, knobs=None, **more):
+    if kind == "official":
+        return Official(**TINY, ham=32, width=32, bases=4, in_channels=3, classes=2, knobs=knobs, **more)
+    return Seed(**TINY, ham=24, width=16, bases=8, in_channels=3, classes=2, knobs=knobs, **more)
+
+
+def ours(kind, **more):
+    name = "segnext_test" if kind == "official" else "segnext_test_seed"
+    return create_model(name, in_channels=3, num_classes=2, ham_bases="buffer", **more)
+
+
+@pytest.fixture(scope="module")
+def image():
+    return parity.images((2, 36, 52, 3))
+
+
+@pytest.fixture(scope="module", params=["official", "seed"])
+def pair(request, image):
+    kind = request.param
+    twin = parity.redraw(tiny(kind), image, classifier=HEADS[kind])
+    model = ours(kind)
+    report = from_torch.load(model, twin.state_dict())
+    assert report.spelling == kind and not report.initialised and not report.adapted
+    assert len(report.loaded) + len(report.ignored) == len(twin.state_dict())
+    return kind, model, twin
+
+
+def test_tiny_logits_equal_the_twin(pair, image):
+    _, model, twin = pair
+    assert parity.relative_error(model, twin, image) <= parity.TOLERANCE
+
+
+WRONG = {
+    "tanh GELU": dict(gelu="tanh"),
+    "BatchNorm eps 1e-3": dict(bn_eps=1e-3),
+    "align_corners of the logits": dict(align_corners="flip"),
+    "align_corners of the features": dict(feature_corners=True),
+    "padding of the 21-strips": dict(strip_shift=True),
+    "concatenation order": dict(order=(3, 2, 1)),
+    "strips read the other tensor": dict(strips_from="flip"),
+    "shortcut in the attention": dict(shortcut="flip"),
+    "one NMF step less": dict(nmf_steps=5),
+    "GroupNorm and LayerNorm eps 1e-3": dict(end_eps=1e-3),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_a_wrong_twin_is_noticed(pair, image, mistake):
+    kind, model, twin = pair
+    if kind == "seed" and mistake.startswith("GroupNorm"):
+        return  # the seed has neither
+    official = kind == "official"
+    flips = {"align_corners": official, "strips_from": "input" if official else "local", "shortcut": not official}
+    values = {k: flips[k] if v == "flip" else v for k, v in WRONG[mistake].items()}
+    wrong = tiny(kind, dataclasses.replace(Knobs(), **values))
+    state = dict(twin.state_dict())
+    wrong.load_state_dict(state)
+    assert parity.relative_error(model, wrong, image, least=0.01) > 10 * parity.TOLERANCE
+
+
+def test_training_step_equals_the_twin(pair, image):
+    kind, _, twin = pair
+    step_twin = tiny(kind, dropout=0.0)
+    step_twin.load_state_dict(twin.state_dict())
+    parity.assert_step_equal(ours(kind, dropout=0.0, drop_path=0.0), step_twin, image)
+
+
+@pytest.mark.parametrize("kind,size", [("official", (64, 96)), ("official", (100, 132)), ("seed", (64, 96)), ("seed", (100, 132))])
+def test_true_size_logits_equal_the_twin(kind, size):
+    dims, depths = (32, 64, 160, 256), (3, 3, 5, 2)
+    image = parity.images((1, *size, 3 if kind == "official" else 1))
+    if kind == "official":
+        twin = Official(dims, depths, ham=256, width=256, bases=16)
+    else:
+        twin = Seed(dims, depths, ham=512, width=256, bases=64, cheese=True)
+    parity.redraw(twin, image, classifier=HEADS[kind])
+    model = create_model("segnext_t", ham_bases="buffer") if kind == "official" else create_model("segnext_t_seed")
+    report = from_torch.load(model, twin.state_dict())
+    assert sum("cheese" in k for k in report.ignored) == (6 if kind == "seed" else 0)
+    assert all("cheese" in k or k.endswith("num_batches_tracked") for k in report.ignored)
+    assert parity.relative_error(model, twin, image) <= parity.TOLERANCE
+
+
+def test_random_bases_of_inference_are_those_of_the_fixed_key(image):
+    import jax
+
+    from jaxseg.layers.nmf import draw_bases
+    model = create_model("segnext_test", in_channels=3, num_classes=2)
+    fixed = create_model("segnext_test", in_channels=3, num_classes=2, ham_bases="buffer")
+    arrays = from_torch.export(model) | {"decoder.ham.bases": np.asarray(draw_bases(jax.random.key(0), 1, 32, 4))}
+    from_torch.load(fixed, arrays)
+    np.testing.assert_allclose(fixed(image[:1]), model(image[:1]), atol=1e-6)  # the same program but for the constant
