@@ -11,7 +11,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxseg.types import ConfigError
-from jaxseg.utils.files import digest
 from jaxseg.utils.lookup import lookup
 
 CHOICES = {
@@ -23,6 +22,9 @@ CHOICES = {
     "eval.empty": ("one", "zero", "nan"),
     "eval.split": ("train", "val", "test"),
 }
+# Keys that may change between two starts of one run: they decide no number of its training.
+NEUTRAL = ("variant", "data.workers", "eval.batch_size", "eval.thresholds", "eval.threshold", "eval.empty", "eval.split",
+           "infer.batch_size", "infer.probabilities", "infer.overlay", "train.log_every", "train.watchdog", "train.keep")
 POSITIVE = ("data.channels", "train.epochs", "train.batch_size", "train.eval_every", "train.save_every", "train.keep",
             "train.log_every", "eval.batch_size", "infer.batch_size", "optim.accumulate")
 NOT_NEGATIVE = ("data.max_samples", "data.workers", "optim.weight_decay", "optim.clip_norm", "schedule.warmup",
@@ -123,10 +125,3 @@ def difference(config: ConfigDict) -> dict[str, tuple[Any, Any]]:
     plain = lambda tree: flatten(json.loads(json.dumps(tree)))
     a, b = plain(json.loads(config.defaults)), plain(as_dict(config))
     return {k: (a.get(k), b[k]) for k in sorted(b) if a.get(k) != b[k] and k not in ("name", "variant")}
-
-
-def fingerprint(config) -> str:
-    """Digest of everything in a tree that decides the result of a training run."""
-    neutral = ("name", "variant", "data.workers", "eval.", "infer.", "train.log_every", "train.watchdog", "train.keep")
-    flat = flatten(as_dict(config))
-    return digest(*(f"{k}={flat[k]!r}" for k in sorted(flat) if not k.startswith(neutral)))

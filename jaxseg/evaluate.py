@@ -18,7 +18,7 @@ from jaxseg.data import pipeline
 from jaxseg.metrics import baseline, projects
 from jaxseg.metrics import counts as scores
 from jaxseg.metrics.counts import Counts
-from jaxseg.metrics.summarize import by_patient, detection, rows_of, summarize, sweep, write_csv
+from jaxseg.metrics.summarize import by_patient, detection, means, rows_of, sweep, write_csv
 from jaxseg.models.functional import Network
 from jaxseg.ops.image import to_float
 from jaxseg.types import DataError
@@ -153,7 +153,7 @@ def report(scored: Scored, cache, *, threshold: float, empty: str, summary, mode
         write_csv(folder / "patients.csv", patients)
         write_json(folder / "evaluation.json", {
             "model": model, "params": summary.params, "macs": summary.macs, "threshold": threshold, "loss": scored.loss,
-            "pooled_dice": dice, "per_image": summarize(table), "patients": detection(patients), "synthetic": cache.synthetic,
+            "pooled_dice": dice, "per_image": means(table), "patients": detection(patients), "synthetic": cache.synthetic,
             "sweep": {str(t): projects.seed_scores(scored.at(t)) for t in scored.thresholds}})
         lines.append(f"per-case figures in {folder / 'cases.csv'}")
     return "\n".join(lines)
@@ -173,8 +173,8 @@ def _seed_table(scored: Scored, summary, model: str, epochs: int | None) -> list
 
 
 def _per_image(table: list[dict], empty: str) -> list[str]:
-    overall = summarize(table)
-    there = summarize([r for r in table if r["tp"] + r["fn"] > 0], ("dice",))["dice"]
+    overall = means(table)
+    there = means([r for r in table if r["tp"] + r["fn"] > 0], ("dice",))["dice"]
     note = (f"{overall['images']} rows: {overall['empty']} empty and predicted empty (scored {empty!r}), "
             f"{overall['missed']} missed, {overall['false_alarms']} false alarms")
     lines = [f"per image  {name:<11} {overall[name]['mean']:.4f} +- {overall[name]['std']:.4f} of n={overall[name]['n']}; {note}"
@@ -196,18 +196,12 @@ def _patients(patients: list[dict]) -> list[str]:
             f"{found['specificity']:.4f} of {found['negatives']} (any pixel found, per class)"]
 
 
-def _unit(grey: int, window: tuple[float, float] | None) -> str:
-    """A grey value 0..256 in HU where there is a window."""
-    return str(grey) if window is None else f"{window[0] + window[1] * (grey / 255 - 0.5):.0f} HU"
-
-
 def _baselines(cache, rows: np.ndarray, labels: list[str]) -> list[str]:
-    window = cache.recipe.window
     lines = ["baseline   all background: pooled Dice 0.0000"]
     found = baseline.histograms(cache.images, cache.masks, rows, len(labels))
     for k, label in enumerate(labels):
         for name, rule in (("threshold", baseline.best_threshold), ("band", baseline.best_band)):
             best = rule(found[k], found[-1])
             lines.append(f"baseline   best intensity {name} for {label}, chosen on these very images: pooled Dice "
-                         f"{best.dice:.4f} at {_unit(best.low, window)} to {_unit(best.high, window)}")
+                         f"{best.dice:.4f} at {cache.value(best.low)} to {cache.value(best.high)}")
     return lines

@@ -30,27 +30,31 @@ class Call(NamedTuple):
 
 def train(call: Call) -> int | None:
     """Train (or go on), then evaluate the best checkpoint."""
-    claim = checkpoint.claim(call.workdir, configs.fingerprint(call.config), configs.as_dict(call.config))
-    with claim:
-        log = Log(call.workdir, step=0, quiet=jax.process_index() > 0)
-        if claim.finished:
-            log.say(f"{call.workdir} holds a finished run of this config; delete it or give another --workdir to train again")
-            return evaluate(call)
+    first = jax.process_index() == 0
+    tree = configs.as_dict(call.config)
+    agree.same("configuration", tree)
+    claim = agree.on_first(lambda: checkpoint.claim(call.workdir, tree, ignored=configs.NEUTRAL))
+    log = Log(call.workdir, quiet=not first)
+    if agree.told(bool(claim and claim.finished)):
+        log.say(f"{call.workdir} holds a finished run of this config; delete it or give another --workdir to train again")
+    else:
         difference = configs.difference(call.config)
         log.say("experiment: " + ", ".join(f"{k}={b!r}" for k, (_, b) in difference.items()))
-        log.config(configs.as_dict(call.config), difference)
+        log.config(tree, difference)
         data = setup.load_data(call.config, log)
+        agree.same("data set", {"examples": len(data.cache.rows), "first": data.cache.rows[0], "last": data.cache.rows[-1]})
         job = setup.build(call.config, call.workdir, data, log)
-        checkpoint.write_record(call.workdir, setup.record_of(call.config, data, _count(job.state["params"])))
+        if first:
+            checkpoint.write_record(call.workdir, setup.record_of(call.config, data, _count(job.state["params"])))
         begin = time.perf_counter()
         code = loop.run(job, log)
         if code:
             return code
         log.say(f"trained in {time.perf_counter() - begin:.0f} s")
-        job.checkpoints.close()
-        claim.finish()
-        log.close()
-        return evaluate(call, data=data)
+        if claim:
+            claim.finish()
+    log.close()
+    return evaluate(call)
 
 
 def evaluate(call: Call, data=None) -> int | None:

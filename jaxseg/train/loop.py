@@ -1,7 +1,6 @@
 """The training loop, read once from top to bottom. What it does is decided in `setup`; here it only happens."""
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable
@@ -83,7 +82,7 @@ def run(job: Job, log: Log) -> int | None:
     # 1. Resume: arrays, then the host's memory of the run (data position, epoch rows, plateau).
     state, progress = _resume(job, log)
     start = progress.next_batch
-    meter = Meter(total_steps=total, step=start, images_per_step=job.images_per_step)
+    meter, begin = Meter(total, start=start), time.perf_counter()
     compiled, pending = None, None
     log.epochs(progress.rows)
 
@@ -101,7 +100,8 @@ def run(job: Job, log: Log) -> int | None:
             pending = (number, metrics)
             if number == start:
                 jax.block_until_ready(metrics)
-                log.say(f"first step after {meter.since_start():.1f} s")
+                log.say(f"first step {time.perf_counter() - begin:.1f} s after the start of the loop")
+            meter.step(job.images_per_step)
             job.checkpoints.poll()
             if watchdog:
                 watchdog.tick()
@@ -122,13 +122,15 @@ def run(job: Job, log: Log) -> int | None:
                     pending = None
                 progress.next_batch = number + 1
             if last_of_epoch:
+                if watchdog:
+                    watchdog.pause()
                 with meter.paused():
-                    state = _epoch(job, log, state, progress, metrics, meter)
+                    state = _epoch(job, log, state, progress, metrics)
 
             # 5. Asked to stop: save where we stand and leave.
             if stop:
                 if not (last_of_epoch and _saves(job, (number + 1) // job.steps_per_epoch)):
-                    job.checkpoints.save(number + 1, state, dataclasses.asdict(progress), metric=None)
+                    job.checkpoints.save(number + 1, state, _info(progress, state))
                 job.checkpoints.wait()
                 log.say(f"stopped by SIGTERM at step {number + 1}; saved; the same command goes on from here")
                 preemption.close()
@@ -143,7 +145,7 @@ def _resume(job: Job, log: Log) -> tuple[TrainState, Progress]:
     if not job.checkpoints.has_any():
         return job.state, Progress()
     state, info, step = job.checkpoints.restore(job.state)
-    progress = Progress(**info)
+    progress = Progress(**{k: v for k, v in info.items() if k != "evaluated"})
     if job.plateau and progress.plateau:
         job.plateau.load(progress.plateau)
     log.say(f"resumed from step {step} (epoch {step // job.steps_per_epoch} of {job.epochs})")
@@ -179,18 +181,23 @@ def _account(pending: tuple[int, dict], progress: Progress, job: Job, log: Log) 
 
 def _line(step: int, metrics: dict, meter: Meter, job: Job, log: Log) -> None:
     values = {k: float(v) for k, v in metrics.items()}
-    report = meter.report(step)
+    rates = meter.read()
     log.say(f"step {step} epoch {(step - 1) // job.steps_per_epoch + 1}/{job.epochs} loss {values['loss']:.4f} "
-            f"lr {values['lr']:.2e} {report.text}")
+            f"lr {values['lr']:.2e}, {rates}")
     log.scalars(step, {f"train/{k}": v for k, v in values.items()} | {
-        "speed/images_per_second": report.images_per_second, "speed/input_wait": report.input_wait})
+        "speed/images_per_second": rates.images_per_second, "speed/input_wait": rates.input_share})
+
+
+def _info(progress: Progress, state: TrainState) -> dict:
+    """The JSON part of a checkpoint: the host's memory, and which weights count."""
+    return dataclasses.asdict(progress) | {"evaluated": "ema" if state["ema"] else "params"}
 
 
 def _saves(job: Job, epoch: int) -> bool:
     return epoch % job.settings.save_every == 0 or epoch == job.epochs
 
 
-def _epoch(job: Job, log: Log, state: TrainState, progress: Progress, metrics: dict, meter: Meter) -> TrainState:
+def _epoch(job: Job, log: Log, state: TrainState, progress: Progress, metrics: dict) -> TrainState:
     """Validate, move the plateau, raise the alarm, write the epoch's row, save."""
     step = progress.next_batch
     epoch = step // job.steps_per_epoch
@@ -223,8 +230,7 @@ def _epoch(job: Job, log: Log, state: TrainState, progress: Progress, metrics: d
     log.epochs(progress.rows)
     if _saves(job, epoch):
         fault(step, "before_save")
-        job.checkpoints.save(step, state, json.loads(json.dumps(dataclasses.asdict(progress))),
-                             metric=criterion if job.criterion != "last" else float(step))
+        job.checkpoints.save(step, state, _info(progress, state), metric=criterion)
         fault(step, "after_save")
     return state
 

@@ -26,8 +26,6 @@ from jaxseg.train.log import Log
 from jaxseg.train.loop import Job
 from jaxseg.types import ConfigError
 
-RECORD_FORMAT = 1
-
 
 class Data(NamedTuple):
     """A data set ready to be read: cached examples and the rows of each split."""
@@ -71,9 +69,7 @@ def load_data(config, log: Log) -> Data:
     recipe = recipe_of(config, dataset)
     cache = caches.open_or_build(dataset, recipe, log=log.say)
     rows = splits.split_rows(cache.rows, dataset, split=config.data.split, fractions=tuple(config.data.fractions),
-                             seed=config.data.split_seed, log=log.say)
-    if config.data.split != "slice_seed":
-        splits.check_no_leak(cache.rows, rows)
+                             seed=config.data.split_seed, protocol=config.data.protocol, log=log.say)
     log.say(", ".join(f"{name} {len(r)} slices of {len({cache.rows[i]['patient'] for i in r})} patients"
                       for name, r in rows.items()))
     return Data(dataset, recipe, cache, rows)
@@ -100,7 +96,6 @@ def initialise(model, source: str, log: Log) -> None:
 def record_of(config, data: Data, parameters: int) -> dict:
     """What the run folder must know so that it and an input are enough to predict."""
     return {
-        "format": RECORD_FORMAT,
         "config": as_dict(config),
         "recipe": dataclasses.asdict(data.recipe),
         "labels": list(data.dataset.labels),
@@ -167,7 +162,7 @@ def build(config, workdir: Path, data: Data, log: Log) -> Job:
         workdir=workdir, state=state, step=step, validate=validate, plateau=plateau, mesh=mesh,
         stream=functools.partial(_stream, config, data, images),
         checkpoints=checkpoint.Checkpoints(workdir / "checkpoints", keep=config.train.keep,
-                                           best_mode="min" if config.train.best == "val_loss" else "max"),
+                                           best_mode={"val_loss": "min", "last": "last"}.get(config.train.best, "max")),
         steps_per_epoch=steps_per_epoch, epochs=config.train.epochs, images_per_step=images, criterion=config.train.best,
         settings=config.train)
 

@@ -1,0 +1,54 @@
+"""Several processes as one run: they find out whether they agree before anything is compiled. One process: no cost."""
+
+import json
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxseg.types import JaxsegError, MismatchError
+from jaxseg.utils.files import digest
+
+
+def same(what: str, value: dict) -> None:
+    """Compare a JSON-able value over all processes.
+
+    Raises:
+      MismatchError: on every process, naming those that differ from process 0.
+    """
+    if jax.process_count() == 1:
+        return
+    mine = np.frombuffer(bytes.fromhex(digest(json.dumps(value, sort_keys=True, default=str))), np.uint8)
+    all_of_them = multihost_utils.process_allgather(mine.astype(np.int32))
+    others = [i for i, theirs in enumerate(all_of_them) if not np.array_equal(theirs, all_of_them[0])]
+    if others:
+        raise MismatchError(f"processes {others} have another {what} than process 0; start all with the same command, code and "
+                            "data")
+
+
+def on_first(action: Callable):
+    """Run `action` on process 0 alone; if it raises a JaxsegError there, all processes leave with its exit code.
+
+    Returns:
+      What it returned on process 0, None elsewhere.
+    """
+    result, error = None, None
+    if jax.process_index() == 0:
+        try:
+            result = action()
+        except JaxsegError as raised:
+            error = raised
+    if jax.process_count() > 1:
+        code = int(multihost_utils.broadcast_one_to_all(np.int32(error.exit_code if error else 0)))
+        if code and error is None:
+            error = JaxsegError("process 0 refused to start; see its message")
+            error.exit_code = code
+    if error is not None:
+        raise error
+    return result
+
+
+def told(value: bool) -> bool:
+    """What process 0 says."""
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(value))) if jax.process_count() > 1 else value
