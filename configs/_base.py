@@ -48,6 +48,7 @@ def base() -> ConfigDict:
     loss.terms = (("dice", 1.0),)  # (name in jaxseg.losses.TERMS, weight), summed
     loss.options = ConfigDict()  # keyword arguments by term: {"focal": {"gamma": 2.0}}
     loss.aux_weights = ()  # weights of auxiliary or deep-supervision outputs, in the network's order
+    loss.aux_terms = ()  # terms of those outputs, as above; (): the same terms as the main output
 
     c.optim = optim = ConfigDict()
     optim.name = "adam"  # adam adamw adagrad sgd

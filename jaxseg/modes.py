@@ -12,7 +12,7 @@ from jaxseg import evaluate as evaluation
 from jaxseg.infer import predict as prediction
 from jaxseg.models import functional
 from jaxseg.models import summary as summaries
-from jaxseg.train import loop, setup
+from jaxseg.train import agree, loop, setup
 from jaxseg.train import mesh as meshes
 from jaxseg.train.log import Log
 from jaxseg.types import CheckpointError, ConfigError

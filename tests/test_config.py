@@ -40,7 +40,8 @@ def test_unknown_argument_lists_neighbours():
     ("optim.name", "adma", "did you mean adam"), ("train.dtype", "float16", "float32"),
     ("data.size", (640,), "height, width"),
     ("data.fractions", (0.5, 0.1, 0.1), "sum to 1"), ("data.window", (40.0, 0.0), "width"), ("eval.threshold", 1.0, "between"),
-    ("data.split", "patients", "did you mean patient"), ("train.best", "val_dise", "val_dice"), ("loss.terms", (), "at least one"),
+    ("data.split", "patients", "did you mean patient"), ("train.best", "val_dise", "val_dice"), 
+    ("loss.terms", (), "at least one"),
 ])
 def test_a_bad_value_is_refused_by_name(key, value, words):
     config = base()

@@ -110,7 +110,8 @@ def record_of(config, data: Data, parameters: int) -> dict:
 
 def build_loss(config):
     """The loss of a config."""
-    return losses.build(tuple(config.loss.terms), config.loss.options.to_dict(), tuple(config.loss.aux_weights))
+    return losses.build(tuple(config.loss.terms), config.loss.options.to_dict(), tuple(config.loss.aux_weights),
+                        tuple(config.loss.aux_terms))
 
 
 def build(config, workdir: Path, data: Data, log: Log) -> Job:
