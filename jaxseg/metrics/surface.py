@@ -1,0 +1,141 @@
+"""Distances between the surfaces of two masks, in mm: Hausdorff, its 95th percentile, mean, normalised surface Dice.
+
+On the host, for boolean masks of one object [*S] (2-D or 3-D). A mask's surface is its voxels with a face neighbour outside
+(the image's border counts as outside), or with `subvoxel` the elements of `surfels`, weighted by their area.
+
+| masks | policy "monai" | "brats2023" | "diagonal" |
+|---|---|---|---|
+| both empty: distance / nsd | NaN / NaN | 0 / 1 | 0 / 1 |
+| one empty: distance / nsd | inf / 0 | 374 / 0 | length of the volume's diagonal, mm / 0 |
+
+(MONAI 1.6 gives NaN for the HD95 of one empty mask, inf - inf inside torch.quantile; here it is inf as its HD is.)
+"""
+
+import math
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from jaxseg.metrics import surfels
+from jaxseg.types import Spacing
+from jaxseg.utils.lookup import lookup
+
+_EMPTY = {  # policy -> (both empty, one empty: distance of a volume with this diagonal, nsd of both empty)
+    "monai": (math.nan, lambda diagonal: math.inf, math.nan),
+    "brats2023": (0.0, lambda diagonal: 374.0, 1.0),
+    "diagonal": (0.0, lambda diagonal: diagonal, 1.0),
+}
+
+
+def surface_distances(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Distance (mm) of every surface voxel of the prediction to the truth's surface, and the other way round.
+
+    Args:
+      prediction, truth: boolean (or 0/1) [*S].
+      spacing: mm per voxel of each axis; None: 1.
+    Returns:
+      two float64 arrays; infinite where the other mask is empty.
+    Raises:
+      ValueError: shapes that differ, or a spacing of another length.
+    """
+    (to_truth, _), (to_prediction, _) = _directed(prediction, truth, spacing, subvoxel=False)
+    return to_truth, to_prediction
+
+
+def hd(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None, *, percentile: float = 100.0,
+       pooled: bool = False, empty: str = "monai") -> float:
+    """Hausdorff distance (mm): the larger of the two directed percentiles.
+
+    Args:
+      percentile: 100: the maximum.
+      pooled: the percentile of both directions' distances put together (seg-metrics, the seed's 3-D project).
+      empty: policy for empty masks, see the table above.
+    """
+    fallback = _of_empty(prediction, truth, spacing, empty)
+    if fallback is not None:
+        return fallback
+    distances = surface_distances(prediction, truth, spacing)
+    if pooled:
+        distances = (np.concatenate(distances),)
+    return max(float(np.percentile(d, percentile)) for d in distances)
+
+
+def hd95(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None, *, pooled: bool = False,
+         empty: str = "monai") -> float:
+    """`hd` at the 95th percentile."""
+    return hd(prediction, truth, spacing, percentile=95.0, pooled=pooled, empty=empty)
+
+
+def directed_means(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None, *,
+                   subvoxel: bool = False) -> tuple[float, float]:
+    """Mean distance (mm) prediction -> truth and truth -> prediction, by area with `subvoxel`; NaN for an empty mask."""
+    if not (np.any(prediction) and np.any(truth)):
+        return math.nan, math.nan
+    first, second = _directed(prediction, truth, spacing, subvoxel)
+    return tuple(float(np.average(d, weights=area)) for d, area in (first, second))
+
+
+def assd(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None, *, empty: str = "monai") -> float:
+    """Average symmetric surface distance (mm): the mean over the surface voxels of both masks."""
+    fallback = _of_empty(prediction, truth, spacing, empty)
+    return float(np.concatenate(surface_distances(prediction, truth, spacing)).mean()) if fallback is None else fallback
+
+
+def nsd(prediction: np.ndarray, truth: np.ndarray, tolerance: float, spacing: Spacing | None = None, *,
+        subvoxel: bool = False, empty: str = "monai") -> float:
+    """Normalised surface Dice: the share of both surfaces that lies within `tolerance` mm of the other.
+
+    Args:
+      subvoxel: measure surfaces by area (length in 2-D) instead of by counting voxels.
+    """
+    nothing = lookup("empty policy", empty, _EMPTY)[2]
+    if not (np.any(prediction) or np.any(truth)):
+        return nothing
+    both = _directed(prediction, truth, spacing, subvoxel)
+    return float(sum(area[d <= tolerance].sum() for d, area in both) / sum(area.sum() for _, area in both))
+
+
+def _directed(prediction, truth, spacing, subvoxel: bool):
+    """((distances, areas) of the prediction's elements to the truth's, and the reverse)."""
+    prediction, truth, spacing = _checked(prediction, truth, spacing)
+    box = _bounding_box(prediction | truth)
+    points = surfels.elements if subvoxel else _edge_voxels
+    (p, area_p), (t, area_t) = (points(mask[box], spacing) for mask in (prediction, truth))
+    return (_nearest(p, t), area_p), (_nearest(t, p), area_t)
+
+
+def _edge_voxels(mask: np.ndarray, spacing: Spacing) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (mm) [N, rank] of the surface voxels, and 1 for each."""
+    where = np.argwhere(mask & ~ndimage.binary_erosion(mask))
+    return where * np.asarray(spacing, float), np.ones(len(where))
+
+
+def _nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    if not len(others) or not len(points):
+        return np.full(len(points), math.inf)
+    return cKDTree(others).query(points)[0]
+
+
+def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
+    return next(iter(ndimage.find_objects(mask.astype(np.uint8))), None) or tuple(slice(0, 0) for _ in mask.shape)
+
+
+def _checked(prediction, truth, spacing) -> tuple[np.ndarray, np.ndarray, Spacing]:
+    prediction, truth = np.asarray(prediction, bool), np.asarray(truth, bool)
+    if prediction.shape != truth.shape or prediction.ndim not in (2, 3):
+        raise ValueError(f"got masks of shapes {prediction.shape} and {truth.shape}; they must be the same, with 2 or 3 axes")
+    spacing = (1.0,) * truth.ndim if spacing is None else tuple(float(s) for s in spacing)
+    if len(spacing) != truth.ndim or min(spacing) <= 0:
+        raise ValueError(f"got spacing={spacing} for masks of shape {truth.shape}; it must be {truth.ndim} positive numbers (mm)")
+    return prediction, truth, spacing
+
+
+def _of_empty(prediction, truth, spacing, policy: str) -> float | None:
+    """The distance where a mask is empty, None where neither is."""
+    both, one, _ = lookup("empty policy", policy, _EMPTY)
+    prediction, truth, spacing = _checked(prediction, truth, spacing)
+    there = bool(prediction.any()), bool(truth.any())
+    if all(there):
+        return None
+    return one(math.hypot(*(n * s for n, s in zip(truth.shape, spacing)))) if any(there) else both
