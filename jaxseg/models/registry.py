@@ -16,6 +16,8 @@ FAMILIES = (
     "segformer",
     "segnext",
     "unet",
+    "unet2d",
+    "unet3p",
 )
 
 
