@@ -9,6 +9,7 @@ the gathering of arrays that are sharded over processes), so that a lost peer ca
 import json
 import logging
 import math
+import operator
 import shutil
 import threading
 import time
@@ -73,6 +74,7 @@ class Checkpoints:
           ValueError: a leaf or the info cannot be stored.
           CheckpointError: the folder holds this or a later step, and this object neither restored nor wrote it.
         """
+        step = operator.index(step)
         if step < 0:
             raise ValueError(f"got step={step}; steps count from 0")
         named, _ = leaves.named(tree)
@@ -228,9 +230,9 @@ class Checkpoints:
             found = listing.manifests(self.folder)  # one unreadable manifest, and it cannot be told which is best
             number = listing.best(found, self.best_mode) if len(found) == len(there) else None
             return -1 if number is None else number
-        if not isinstance(step, int):
+        if isinstance(step, str):
             raise ValueError(f"got step={step!r}; give a number, 'best' or 'latest'")
-        return step if step in there else -1
+        return operator.index(step) if step in there else -1
 
     def _nothing(self, step: int | str | None, found: list[str]) -> str:
         wanted = {None: "usable checkpoint", "latest": "usable checkpoint", "best": "best step"}.get(step, f"step {step}")

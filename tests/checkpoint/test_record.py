@@ -101,7 +101,8 @@ def test_checkpoints_without_a_record_are_not_built_upon(workdir):
 def test_two_runs_at_once_are_refused_and_a_killed_run_leaves_no_lock(workdir):
     script = ("import sys\nfrom jaxseg.checkpoint import claim\nclaim(sys.argv[1], {})\nprint('held', flush=True)\n"
               "sys.stdin.read()")
-    with subprocess.Popen([sys.executable, "-c", script, str(workdir)], stdin=subprocess.PIPE, cwd=ROOT, stdout=subprocess.PIPE) as other:
+    command = [sys.executable, "-c", script, str(workdir)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(ConfigError, match=f"in use by process {other.pid} on .*--workdir"):
             claim(workdir, {})
