@@ -13,6 +13,8 @@ from jaxseg.utils.lookup import import_object, lookup, unknown_name
 
 FAMILIES = (
     "effisegnet",
+    "pspnet",
+    "resunetpp",
     "segformer",
     "segnext",
     "unet",
