@@ -120,7 +120,8 @@ def load(model: Segmenter, source: str | os.PathLike | Mapping, *, spelling: str
                   sum(math.prod(leaves[n].shape) for n in taken))
 
 
-def export(model: Segmenter, *, spelling: str | None = None, names: Iterable[str] | Mapping | None = None) -> dict[str, np.ndarray]:
+def export(model: Segmenter, *, spelling: str | None = None,
+           names: Iterable[str] | Mapping | None = None) -> dict[str, np.ndarray]:
     """The weights, biases and buffers of `model` as numpy arrays in PyTorch's layouts.
 
     Args:

@@ -186,7 +186,7 @@ def _call(function, args):
     if function.name not in CALLS:
         raise refuse(f"the pickle calls {function.name!r} with {len(args)} arguments")
     if name == "OrderedDict":
-        return dict(args[0]) if args and isinstance(args[0], dict) else _fill({}, [x for pair in (args or ((),))[0] for x in pair])
+        return _fill({}, [x for pair in (args[0] if args else ()) for x in pair])
     if name in ("_rebuild_parameter", "_rebuild_parameter_with_state", "restore_type_tag"):
         return args[0]
     if name in ("Size", "build_intlist", "build_doublelist", "build_boollist", "build_tensorlist"):

@@ -82,7 +82,8 @@ def test_training_step_equals_the_twin(pair, image):
     parity.assert_step_equal(ours(kind, dropout=0.0, drop_path=0.0), step_twin, image)
 
 
-@pytest.mark.parametrize("kind,size", [("official", (64, 96)), ("official", (100, 132)), ("seed", (64, 96)), ("seed", (100, 132))])
+@pytest.mark.parametrize("size", [(64, 96), (100, 132)])
+@pytest.mark.parametrize("kind", ["official", "seed"])
 def test_true_size_logits_equal_the_twin(kind, size):
     dims, depths = (32, 64, 160, 256), (3, 3, 5, 2)
     image = parity.images((1, *size, 3 if kind == "official" else 1))
@@ -106,4 +107,6 @@ def test_random_bases_of_inference_are_those_of_the_fixed_key(image):
     fixed = create_model("segnext_test", in_channels=3, num_classes=2, ham_bases="buffer")
     arrays = from_torch.export(model) | {"decoder.ham.bases": np.asarray(draw_bases(jax.random.key(0), 1, 32, 4))}
     from_torch.load(fixed, arrays)
-    np.testing.assert_allclose(fixed(image[:1]), model(image[:1]), atol=1e-6)  # the same program but for the constant
+    logits = np.asarray(model(image[:1]))
+    # two programs of the same sums, fused differently
+    np.testing.assert_allclose(fixed(image[:1]), logits, atol=1e-5 * np.abs(logits).max())

@@ -135,7 +135,8 @@ class Official(nn.Module):
             setattr(self.backbone, f"patch_embed{i + 1}", embed)
             setattr(self.backbone, f"block{i + 1}", nn.ModuleList([OfficialBlock(d, ratios[i], knobs) for _ in range(depths[i])]))
             setattr(self.backbone, f"norm{i + 1}", nn.LayerNorm(d, eps=knobs.end_eps))
-        burger = Holder(ham_in=Holder(conv=conv(ham, ham)), ham=nn.Module(), ham_out=Holder(conv=conv(ham, ham, bias=False), gn=gn(ham)))
+        burger = Holder(ham_in=Holder(conv=conv(ham, ham)), ham=nn.Module(),
+                        ham_out=Holder(conv=conv(ham, ham, bias=False), gn=gn(ham)))
         burger.ham.register_buffer("bases", F.normalize(torch.rand(1, ham, bases), dim=1))
         self.decode_head = Holder(
             conv_seg=conv(width, classes), squeeze=Holder(conv=conv(sum(dims[1:]), ham, bias=False), gn=gn(ham)),
@@ -218,7 +219,8 @@ class Seed(nn.Module):
         ham_attn.ham.register_buffer("bases", F.normalize(torch.rand(1, ham, bases), dim=1))
         if cheese:  # made by the source's constructor, never called
             ham_attn.cheese = nn.Sequential(conv(ham, ham, 3, bias=False), nn.BatchNorm2d(ham))
-        self.decoder = Holder(squeeze=Holder(conv=conv(sum(dims[1:]), ham, bias=False)), ham_attn=ham_attn, align=conv(ham, width))
+        self.decoder = Holder(squeeze=Holder(conv=conv(sum(dims[1:]), ham, bias=False)), ham_attn=ham_attn,
+                              align=conv(ham, width))
         self.cls_conv = nn.Sequential(nn.Dropout2d(dropout), conv(width, classes))
 
     def features(self, x):

@@ -1,0 +1,49 @@
+"""UNet-Base equals an independent PyTorch definition; wrong twins are noticed."""
+
+import pytest
+
+pytest.importorskip("torch", reason="parity needs the extra [parity]")
+
+from jaxseg.models import create_model, from_torch  # noqa: E402
+from tests.models.twins import parity  # noqa: E402
+from tests.models.twins.unet import UNetBase  # noqa: E402
+
+WIDTHS = (4, 8, 12, 16, 24)
+
+
+@pytest.fixture(scope="module")
+def image():
+    return parity.images((2, 48, 64, 2))
+
+
+@pytest.fixture(scope="module")
+def twin(image):
+    return parity.redraw(UNetBase(WIDTHS, 2, 3), image, classifier="conv_out")
+
+
+@pytest.fixture(scope="module")
+def model(twin):
+    model = create_model("unet_base", in_channels=2, num_classes=3, widths=WIDTHS)
+    report = from_torch.load(model, twin.state_dict())
+    assert report.spelling == "seed" and len(report.loaded) + len(report.ignored) == len(twin.state_dict())
+    return model
+
+
+def test_logits_equal_the_twin(model, twin, image):
+    assert parity.relative_error(model, twin, image) <= parity.TOLERANCE
+
+
+@pytest.mark.parametrize("mistake", [{"eps": 1e-3}, {"skip_first": True}])
+def test_a_wrong_twin_is_noticed(model, twin, image, mistake):
+    wrong = UNetBase(WIDTHS, 2, 3, **mistake)
+    wrong.load_state_dict(twin.state_dict())
+    assert parity.relative_error(model, wrong, image, least=0.01) > 10 * parity.TOLERANCE
+
+
+def test_training_step_equals_the_twin(model, twin, image):
+    parity.assert_step_equal(create_model("unet_base", in_channels=2, num_classes=3, widths=WIDTHS), twin, image)
+
+
+def test_a_size_that_is_no_multiple_of_16_is_refused_with_one_that_would_do(model, image):
+    with pytest.raises(ValueError, match=r"\(40, 64\).*divisible by 16.*\(48, 64\)"):
+        model(image[:, :40])
