@@ -29,7 +29,7 @@ SLICE_MM = 5.0
 
 PLANS = (  # what each patient has, in turn; shuffled over the patients
     ("deep",), ("lobar",), (), ("epidural",), ("deep", "ventricle"), ("lobar",), ("subdural",), (), ("lobar",), ("deep",),
-    ("epidural", "contusion"), (), ("ventricle",), ("lobar",), ("subdural",), ("deep",), ("subarachnoid", "lobar"), (),
+    ("epidural", "contusion"), (), ("ventricle", "lobar"), ("lobar",), ("epidural",), ("deep",), ("subarachnoid", "lobar"), (),
 )
 
 
@@ -112,7 +112,7 @@ def make_patient(rng: np.random.Generator, size: Size, textures: Textures, plan:
     pixel = (2 * (head.half[1] + 1.25 * head.bone + head.scalp) + rng.uniform(10, 22)) / size.pixels  # the head fills the field
     count = int(rng.integers(size.slices[0], size.slices[1] + 1))
     step = SLICE_MM if size.pixels == 512 else 10.0
-    lowest = rng.uniform(-42, -16)
+    lowest = rng.uniform(-38, -14)
     middle = lowest + step * (count - 1) / 2 + rng.uniform(-6, 6)
     bleeds = blood.draw_bleeds(rng, plan, middle, head.half)
     if head.fracture is not None:  # a fracture lies over the epidural blood it tore

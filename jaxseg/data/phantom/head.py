@@ -72,7 +72,7 @@ def draw_head(rng: np.random.Generator, fracture: bool) -> Head:
         wobble=u(0.006, 0.014), turn=n() * 0.07, tilt=n() * 0.09, lean=n() * 0.04, shift=(n() * 3.0, n() * 3.0),
         ventricle=(age * u(0.85, 1.15), age * u(0.85, 1.15)), sulcus=0.10 + 0.13 * (age - 0.6), grey=u(36, 41), white=u(26, 30),
         cup=u(6, 14), streak=u(6, 14), calcified=calcified, fracture=u(-np.pi, np.pi) if fracture else None,
-        swelling=(u(-np.pi, np.pi), u(6, 15) if rng.random() < 0.6 else 0.0, u(52, 72)))
+        swelling=(u(-np.pi, np.pi), u(8, 17) if rng.random() < 0.8 else 0.0, u(55, 74)))
 
 
 class Place:
@@ -228,11 +228,11 @@ def paint_bone(head: Head, here: Place, image: np.ndarray) -> None:
     ramp, x, y, z, out, noise = here.ramp, here.x, here.y, here.z, np.abs(here.x), here.noise
     depth = here.depth
     thick = np.float32(head.bone) * (1 + 0.22 * noise["big"] * 0.5 + 0.25 * np.clip(np.abs(y) / 80 - 0.6, 0, 1))
-    temporal = 9.0 * np.exp(-(((y + 32) / 22) ** 2) - ((np.minimum(z, 40) + 8) / 30) ** 2) * (out > 35)
-    nape = 8.0 * np.clip((y - 40) / 30, 0, 1) * np.clip((-2 - z) / 12, 0, 1)
+    temporal = 12.0 * np.exp(-(((y + 32) / 22) ** 2) - ((np.minimum(z, 40) + 8) / 30) ** 2) * (out > 35)
+    nape = 12.0 * np.clip((y - 40) / 30, 0, 1) * np.clip((-2 - z) / 12, 0, 1)
     angle, swell, density = head.swelling
     away = np.arctan2(y, x) - np.float32(angle)
-    swell = np.float32(swell) * np.exp(-((2 - 2 * np.cos(away)) / 0.5) - ((z - 10) / 40) ** 2) * (1 + 0.15 * noise["mid"])
+    swell = np.float32(swell) * np.exp(-((2 - 2 * np.cos(away)) / 0.8) - ((z - 10) / 45) ** 2) * (1 + 0.15 * noise["mid"])
     scalp = np.float32(head.scalp) * (1 + 0.2 * noise["big"]) + temporal + nape + swell
     up = -depth  # millimetres outside the inner table
     layer = up / np.maximum(thick, 1)
