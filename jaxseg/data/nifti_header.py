@@ -60,6 +60,7 @@ def header_size(start: bytes, path: str | Path) -> tuple[int, str]:
                   "a NIfTI file starts with 348 or 540", "check that this is a NIfTI file (.nii.gz: compressed, .nii: not)")
 
 
+@np.errstate(invalid="ignore")  # NaN fields are looked for, not computed with
 def parse(block: bytes, path: str | Path, *, allow_missing_geometry: bool = False) -> Layout:
     """The layout that a header of 348 or 540 bytes declares.
 

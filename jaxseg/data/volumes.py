@@ -18,7 +18,7 @@ from jaxseg.data.refusal import refusal
 from jaxseg.types import ConfigError
 from jaxseg.utils import files
 
-__all__ = ["check_labels", "check_pair", "find_inputs", "read_volume", "write_like"]
+__all__ = ["check_labels", "check_pair", "find_inputs", "is_photo", "read_volume", "write_like"]
 
 
 def read_volume(path: str | Path, *, max_voxels: int = 2**30, max_pixels: int = photos.MAX_PIXELS,
@@ -53,6 +53,11 @@ def read_volume(path: str | Path, *, max_voxels: int = 2**30, max_pixels: int = 
                   "DICOM are read", "convert it to .nii.gz or .png")
 
 
+def is_photo(volume: Volume) -> bool:
+    """Whether the volume is a picture without a position in space: [H, W] or [H, W, C]."""
+    return isinstance(volume.header, Photo)
+
+
 def write_like(path: str | Path, array: np.ndarray, like: Volume, *, scale_for_view: bool = False) -> None:
     """Write a result with the geometry of the image it belongs to, whole or not at all.
 
@@ -69,7 +74,7 @@ def write_like(path: str | Path, array: np.ndarray, like: Volume, *, scale_for_v
     Raises:
       ConfigError: a suffix that does not fit. DataError: labels outside 0..65535, non-finite maps. StorageError.
     """
-    photo = isinstance(like.header, Photo)
+    photo = is_photo(like)
     rank = 2 if photo else 3
     if array.shape[:rank] != like.array.shape[:rank] or array.ndim not in (rank, rank + 1):
         raise ValueError(f"got an array of shape {array.shape} for {like.path} of shape {like.array.shape}; "
@@ -97,10 +102,9 @@ def check_pair(image: Volume, mask: Volume) -> None:
     Raises:
       DataError: DATA_MISMATCH for another spatial shape, or a corner voxel more than 1e-3 mm apart.
     """
-    rank = 2 if isinstance(image.header, Photo) else 3
+    rank = 2 if is_photo(image) else 3
     a, b = image.array.shape[:rank], mask.array.shape[:rank]
-    same_kind = isinstance(image.header, Photo) == isinstance(mask.header, Photo)
-    if a != b or not same_kind:
+    if a != b or is_photo(image) != is_photo(mask):
         raise refusal("DATA_MISMATCH", mask.path, f"shape {mask.array.shape}, but {image.path} has {image.array.shape}",
                       "mask and image have one spatial shape", "check that they belong together, or resample the mask")
     distance, corner = corner_distance(image.affine, mask.affine, a) if rank == 3 else (0.0, ())

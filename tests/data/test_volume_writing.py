@@ -10,7 +10,7 @@ from PIL import Image
 
 from jaxseg.data.geometry import Photo, to_slices
 from jaxseg.data.records import Volume
-from jaxseg.data.volumes import check_labels, check_pair, read_volume, write_like
+from jaxseg.data.volumes import check_labels, check_pair, is_photo, read_volume, write_like
 from jaxseg.types import ConfigError, DataError, StorageError
 
 RNG = np.random.default_rng(4)
@@ -160,6 +160,7 @@ def _photo(tmp_path) -> Volume:
 
 def test_labels_of_a_photograph_are_png_indices(tmp_path):
     like = _photo(tmp_path)
+    assert is_photo(like) and not is_photo(_save(tmp_path / "in.nii"))
     for top in (1, 3, 300):
         labels = RNG.integers(0, top + 1, (9, 7))
         write_like(tmp_path / "out.png", labels, like)
