@@ -1,0 +1,1 @@
+"""Optimisers with regex groups (build), factors of the learning rate over time (schedules), weight averages (average)."""

@@ -1,0 +1,185 @@
+"""The learning rate over time, as a factor of its peak: functions of the step for the device, a plateau for the host.
+
+Let t be the step (or, with per_epoch, the step at which the epoch began) over the period, cut to 0..1:
+  constant  1
+  poly      final + (1 - final) (1 - t)^power              torch PolynomialLR; nnU-Net: power 0.9, per_epoch
+  cosine    final + (1 - final) (1 + cos(pi t)) / 2        torch CosineAnnealingLR; stepped per epoch there: per_epoch
+  step      factor^(number of milestones passed)           torch StepLR, MultiStepLR
+Warm-up multiplies this by 1 - (1 - step / warmup) (1 - warmup_ratio) while step < warmup, as mmcv does (the schedule
+below runs on from step 0). After the period the last value stays (torch's cosine would rise again).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg.types import Array, ConfigError
+from jaxseg.utils.lookup import lookup, unknown_name
+
+
+def _positive(what: str, value) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ConfigError(f"schedule option {what}={value!r}: must be a number above 0")
+
+
+def _share(what: str, value) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ConfigError(f"schedule option {what}={value!r}: must lie in 0..1 (it is a factor of the peak)")
+
+
+def _progress(total_steps: int, steps_per_epoch: int, period, per_epoch: bool) -> Callable[[Array], Array]:
+    if period is not None:
+        _positive("period", period)
+    if not isinstance(per_epoch, bool):
+        raise ConfigError(f"schedule option per_epoch={per_epoch!r}: must be True or False")
+    length = total_steps if period is None else period * steps_per_epoch
+
+    def progress(step: Array) -> Array:
+        begun = step // steps_per_epoch * steps_per_epoch if per_epoch else step
+        return jnp.clip(jnp.asarray(begun, jnp.float32) / length, 0.0, 1.0)
+
+    return progress
+
+
+def _constant(total_steps: int, steps_per_epoch: int):
+    return lambda step: jnp.ones((), jnp.float32)
+
+
+def _poly(total_steps: int, steps_per_epoch: int, *, power: float = 1.0, final: float = 0.0, period: float | None = None,
+          per_epoch: bool = False):
+    _positive("power", power)
+    _share("final", final)
+    t = _progress(total_steps, steps_per_epoch, period, per_epoch)
+    return lambda step: final + (1 - final) * (1 - t(step)) ** power
+
+
+def _cosine(total_steps: int, steps_per_epoch: int, *, final: float = 0.0, period: float | None = None,
+            per_epoch: bool = False):
+    _share("final", final)
+    t = _progress(total_steps, steps_per_epoch, period, per_epoch)
+    return lambda step: final + (1 - final) * (1 + jnp.cos(math.pi * t(step))) / 2
+
+
+def _step(total_steps: int, steps_per_epoch: int, *, every: float | None = None, milestones: Sequence[float] | None = None,
+          factor: float = 0.1):
+    if (every is None) == (milestones is None):
+        raise ConfigError(f"schedule 'step' with every={every!r}, milestones={milestones!r}: give one of them, in epochs")
+    _share("factor", factor)
+    if every is None:
+        for milestone in milestones:
+            _positive("milestones", milestone)
+        marks = np.asarray([round(m * steps_per_epoch) for m in milestones], np.int32)
+        return lambda step: jnp.float32(factor) ** (jnp.asarray(step) >= marks).sum()
+    _positive("every", every)
+    length = max(1, round(every * steps_per_epoch))
+    return lambda step: jnp.float32(factor) ** (jnp.asarray(step) // length)
+
+
+SCHEDULES: dict[str, Callable] = {"constant": _constant, "poly": _poly, "cosine": _cosine, "step": _step}
+
+
+def build(*, name: str, warmup: int = 0, warmup_ratio: float = 1e-6, options: Mapping[str, Any] | None = None,
+          total_steps: int, steps_per_epoch: int) -> Callable[[Array], Array]:
+    """f(step) -> float32 factor of the peak learning rate, safe inside jax.jit.
+
+    Args:
+      name: one of SCHEDULES.
+      warmup: steps of linear warm-up.
+      warmup_ratio: factor at step 0 of the warm-up.
+      options: poly: power, final, period, per_epoch; cosine: final, period, per_epoch; step: every or milestones,
+        factor. Periods, `every` and milestones count epochs; without a period it is the whole run.
+      total_steps, steps_per_epoch: of the run.
+    Raises:
+      ConfigError: unknown name or option, or a value outside its range.
+    """
+    make, options = lookup("schedule", name, SCHEDULES), dict(options or {})
+    known = set(make.__kwdefaults__ or {})
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of schedule {name!r}", option, known)
+    if total_steps < 1 or steps_per_epoch < 1:
+        raise ConfigError(f"schedule over total_steps={total_steps}, steps_per_epoch={steps_per_epoch}: both must be at least 1")
+    if not 0 <= warmup < total_steps:
+        raise ConfigError(f"warmup={warmup} steps in a run of {total_steps}: must be fewer than the run has; lower "
+                          "schedule.warmup or train longer")
+    _share("warmup_ratio", warmup_ratio)
+    main = make(total_steps, steps_per_epoch, **options)
+
+    def schedule(step: Array) -> Array:
+        factor = jnp.asarray(main(step), jnp.float32)
+        if warmup:
+            done = jnp.minimum(jnp.asarray(step, jnp.float32) / warmup, 1.0)
+            factor = factor * (1 - (1 - done) * (1 - warmup_ratio))
+        return factor
+
+    return schedule
+
+
+class Plateau:
+    """Lower the rate when a figure stops improving: torch's ReduceLROnPlateau, on the host, with a JSON-able state.
+
+    Args:
+      lr: peak learning rate (min_lr and eps are absolute, as in PyTorch).
+      mode: "min" or "max": which way is better.
+      factor: what the rate is multiplied by.
+      patience: updates without improvement that are borne; the next one lowers the rate.
+      threshold: how much better counts, relative ("rel") or absolute ("abs"), by threshold_mode.
+      cooldown: updates after a reduction during which nothing is counted.
+      min_lr: lower bound of the rate.
+      eps: a smaller reduction than this is not made.
+    Raises:
+      ConfigError: an unknown option or a value outside its range.
+    """
+
+    def __init__(self, *, lr: float, mode: str = "min", factor: float = 0.1, patience: int = 10, threshold: float = 1e-4,
+                 threshold_mode: str = "rel", cooldown: int = 0, min_lr: float = 0.0, eps: float = 1e-8, **unknown):
+        if unknown:
+            raise unknown_name("option of schedule 'plateau'", next(iter(unknown)), Plateau.__init__.__kwdefaults__)
+        lookup("plateau mode", mode, {"min": 0, "max": 0})
+        lookup("plateau threshold_mode", threshold_mode, {"rel": 0, "abs": 0})
+        _positive("factor", factor)
+        if factor >= 1:
+            raise ConfigError(f"schedule option factor={factor!r}: must lie strictly between 0 and 1")
+        numbers = {"patience": patience, "threshold": threshold, "cooldown": cooldown, "min_lr": min_lr, "eps": eps}
+        for what, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise ConfigError(f"schedule option {what}={value!r}: must be a number, not negative")
+        self.mode, self.factor, self.patience, self.cooldown = mode, factor, patience, cooldown
+        self.threshold, self.threshold_mode, self.min_lr, self.eps = threshold, threshold_mode, min_lr, eps
+        self.lr, self.best, self.bad, self.resting = float(lr), None, 0, 0
+
+    def update(self, value: float) -> float:
+        """Take one more figure; returns what the learning rate is to be multiplied by (1.0: as it was)."""
+        if self._better(float(value)):
+            self.best, self.bad = float(value), 0
+        else:
+            self.bad += 1
+        if self.resting > 0:
+            self.resting, self.bad = self.resting - 1, 0
+        if self.bad <= self.patience:
+            return 1.0
+        self.resting, self.bad = self.cooldown, 0
+        old, new = self.lr, max(self.lr * self.factor, self.min_lr)
+        if old - new <= self.eps:
+            return 1.0
+        self.lr = new
+        return new / old
+
+    def _better(self, value: float) -> bool:
+        sign = -1.0 if self.mode == "min" else 1.0
+        if self.best is None:
+            return sign * value > -math.inf
+        margin = sign * self.threshold
+        bound = self.best * (1.0 + margin) if self.threshold_mode == "rel" else self.best + margin
+        return sign * value > sign * bound
+
+    def state(self) -> dict[str, float | int | None]:
+        """What `load` needs to go on as if nothing had happened."""
+        return {"lr": self.lr, "best": self.best, "bad": self.bad, "resting": self.resting}
+
+    def load(self, state: Mapping[str, float | int | None]) -> None:
+        """Take over a state written by `state`."""
+        self.lr, self.best, self.bad, self.resting = (state[k] for k in ("lr", "best", "bad", "resting"))
