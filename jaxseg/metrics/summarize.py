@@ -116,26 +116,23 @@ def sweep(probabilities: Array, labels: Array, thresholds: Sequence[float]) -> C
       labels: [B, *S]; foreground = label > 0.
       thresholds: T numbers, in any order.
     Returns:
-      Counts, int32 [T, B]; numpy for numpy, jax (also under jit, where XLA fuses all T comparisons) for jax.
+      Counts, int32 [T, B]; numpy for numpy, jax (also under jit) for jax. NaN reaches no threshold.
     """
     xp = _counts.namespace(probabilities, labels)
-    axes = tuple(range(2, probabilities.ndim + 1))
-    truth = labels > 0
-    if xp is jnp:
-        limits = jnp.asarray(thresholds, probabilities.dtype).reshape(-1, *[1] * probabilities.ndim)
-        above = probabilities[None] >= limits
-        found, hits = above.sum(axes, dtype=jnp.int32), (above & truth[None]).sum(axes, dtype=jnp.int32)
-    else:
-        order = np.argsort(thresholds)
-        limits = np.asarray(thresholds, probabilities.dtype)[order]
-        passed = np.searchsorted(limits, probabilities, side="right")  # how many of the sorted thresholds p reaches
-        histogram = lambda values: np.bincount(values.reshape(-1), minlength=limits.size + 1)[::-1].cumsum()[::-1][1:]
-        found, hits = np.empty((2, limits.size, len(probabilities)), np.int32)
-        for b, (steps, inside) in enumerate(zip(passed, truth)):
-            found[order, b], hits[order, b] = histogram(steps), histogram(steps[inside])
-    positive = truth.sum(tuple(range(1, truth.ndim)), dtype=xp.int32)[None]
-    voxels = math.prod(probabilities.shape[1:])
-    return Counts(hits, found - hits, positive - hits, voxels - found - positive + hits)
+    batch, order = probabilities.shape[0], np.argsort(thresholds)
+    limits = np.asarray(thresholds, probabilities.dtype)[order]
+    p = xp.where(xp.isnan(probabilities), -xp.inf, probabilities).reshape(batch, -1).astype(limits.dtype)
+    truth = xp.asarray(labels > 0, dtype=xp.int32).reshape(batch, -1)
+    steps = xp.searchsorted(xp.asarray(limits), p, side="right")  # how many of the sorted thresholds p reaches: 0..T
+    bins = limits.size + 1
+    index = (steps + bins * (truth + 2 * xp.arange(batch)[:, None])).reshape(-1)
+    size = 2 * bins * batch
+    flat = np.bincount(index, minlength=size) if xp is np else jnp.bincount(index, length=size)
+    histogram = xp.asarray(flat, dtype=xp.int32).reshape(batch, 2, bins)  # [B, truth, steps]
+    reached = xp.flip(xp.cumsum(xp.flip(histogram, axis=-1), axis=-1, dtype=xp.int32), axis=-1)
+    negative, positive = reached[:, 0, 0], reached[:, 1, 0]  # [B] voxels of each kind
+    fp, tp = (reached[:, kind, 1:].T[np.argsort(order)] for kind in (0, 1))  # [T, B], in the caller's order
+    return Counts(tp, fp, positive - tp, negative - fp)
 
 
 def bootstrap(values: Sequence[float], *, seed: int = 0, samples: int = 1000, level: float = 0.95,

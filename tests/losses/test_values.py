@@ -93,6 +93,13 @@ def test_near_pixel_difference_by_loops_and_its_factor_of_the_batch():
     np.testing.assert_allclose(total / count, 0.01 * expected, rtol=1e-5)
 
 
+def test_exp_log_keeps_its_power_down_to_a_likelihood_loss_of_1e_6():
+    logits = jnp.array([[[-math.log(math.expm1(1e-4))]]])  # -ln p = 1e-4
+    total, _ = TERMS["exp_log"](logits, jnp.ones((1, 1), int), dice_weight=0.0, cross_weight=1.0)
+    np.testing.assert_allclose(total, 1e-4**0.3, rtol=1e-3)  # p in float32
+    assert TERMS["exp_log"](logits + 100, jnp.ones((1, 1), int))[0] == 0
+
+
 def test_constant_logits_have_no_near_pixel_difference():
     assert TERMS["near_pixel"](jnp.full((2, 8, 8, 1), 3.0), np.zeros((2, 8, 8), int))[0] == 0
 

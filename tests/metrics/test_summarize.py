@@ -52,7 +52,7 @@ def test_classes_are_summarized_apart():
 def test_sweep_equals_counting_at_each_threshold():
     random = np.random.default_rng(1)
     p = random.random((3, 4, 5)).astype(np.float32)
-    p[0, 0, :3] = [0.5, 0.6, 0.9]  # exactly on a threshold counts as foreground
+    p[0, 0, :4] = [0.5, 0.6, 0.9, np.nan]  # exactly on a threshold counts as foreground, NaN never does
     t = random.integers(0, 2, p.shape)
     thresholds = (0.9, 0.5, 0.6, 0.0, 1.0)
     found = summarize.sweep(p, t, thresholds)
