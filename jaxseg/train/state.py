@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxseg.optim import average
 from jaxseg.types import Array
 
 TrainState = dict[str, Array | dict]
@@ -19,7 +20,7 @@ def create(params: dict, state: dict, optimizer, *, ema: bool) -> TrainState:
         "params": dict(params),
         "state": dict(state),
         "opt": optimizer.init(params),
-        "ema": {k: jnp.copy(v) for k, v in params.items()} if ema else {},
+        "ema": average.init(params) if ema else {},
         "lr_scale": jnp.ones((), jnp.float32),
         "bad_steps": jnp.zeros((), jnp.int32),
         "skipped": jnp.zeros((), jnp.int32),

@@ -9,6 +9,7 @@ from jax import lax
 
 from jaxseg.models.functional import Network, Run
 from jaxseg.ops.image import to_float
+from jaxseg.optim import average
 from jaxseg.train import mesh as meshes
 from jaxseg.train.state import TrainState
 from jaxseg.types import Batch
@@ -69,19 +70,19 @@ def build(network: Network, loss: Callable, optimizer: optax.GradientTransformat
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(jax.random.key(seed), state["step"])
         value, net_state, parts, grads = accumulated(state["params"], state["state"], batch, key)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         ok = jnp.isfinite(value) & jnp.isfinite(norm)
         rate = lr * schedule(state["step"]) * state["lr_scale"]
         updates, opt = optimizer.update(grads, state["opt"], state["params"])
         params = jax.tree.map(lambda p, u: p + rate * u, state["params"], updates)
-        average = jax.tree.map(lambda a, p: a + (1 - ema) * (p - a), state["ema"], params) if ema else state["ema"]
+        mean = average.update(state["ema"], params, state["step"], ema) if ema else state["ema"]
         keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, old)
         new = {
             "step": state["step"] + 1,
             "params": keep(params, state["params"]),
             "state": keep(net_state, state["state"]),
             "opt": keep(opt, state["opt"]),
-            "ema": keep(average, state["ema"]),
+            "ema": keep(mean, state["ema"]),
             "lr_scale": state["lr_scale"],
             "bad_steps": jnp.where(ok, 0, state["bad_steps"] + 1),
             "skipped": state["skipped"] + jnp.where(ok, 0, 1),

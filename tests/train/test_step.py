@@ -1,0 +1,124 @@
+"""Laws of one training step, on a tiny network and generated batches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg.augment import compose as augmentations
+from jaxseg.losses import compose as losses
+from jaxseg.models import create_model, functional
+from jaxseg.optim import build as optimizers
+from jaxseg.train import mesh as meshes
+from jaxseg.train import state as states
+from jaxseg.train import step as steps
+from jaxseg.types import ConfigError
+
+SIZE = 32
+
+
+def batch_of(n: int, seed: int = 0) -> dict:
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (n, SIZE, SIZE, 1), dtype=np.uint8)
+    return {"image": image, "mask": (image[..., 0] > 128).astype(np.uint8), "index": np.arange(n)}
+
+
+def make(devices: int, *, model: str = "unet_test", terms=(("dice", 1.0), ("bce", 1.0)), augment=(), ema: float = 0.0,
+         optimizer: str = "adam", **kwargs):
+    network, params, net_state = functional.split(create_model(model, in_channels=1, num_classes=1))
+    rule = optimizers.build(params, name=optimizer)
+    mesh = meshes.make(devices)
+    step = steps.build(network, losses.build(terms), rule, lambda s: jnp.float32(1), augmentations.build(augment), mesh,
+                       lr=1e-2, ema=ema, **kwargs)
+    state = states.place(states.create(params, net_state, rule, ema=ema > 0), meshes.replicated(mesh))
+    return step, state, mesh
+
+
+def run(devices: int, batches: list[dict], **kwargs):
+    step, state, mesh = make(devices, **kwargs)
+    for batch in batches:
+        state, metrics = step(state, meshes.put(batch, mesh))
+    return jax.device_get(state), jax.device_get(metrics)
+
+
+def assert_close(a, b, tolerance: float):
+    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b)):
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance, err_msg=str(path))
+
+
+AUGMENT = (("hflip", 0.5, {}), ("rotate", 0.5, {"degrees": (-20.0, 20.0)}))
+
+
+@pytest.mark.parametrize("model", ["unet_test", "segnext_test_seed"])
+def test_a_sharded_step_is_the_single_device_step(model):
+    batches = [batch_of(8, seed) for seed in (0, 1)]
+    one, m1 = run(1, batches, model=model, augment=AUGMENT, optimizer="sgd")
+    eight, m8 = run(8, batches, model=model, augment=AUGMENT, optimizer="sgd")
+    # Batch statistics, loss and gradients are the same sums in another order.
+    assert abs(m1["loss"] - m8["loss"]) < 1e-5
+    assert_close(one["params"], eight["params"], 2e-5)
+    assert_close(one["state"], eight["state"], 2e-4)
+
+
+def test_accumulation_averages_gradients():
+    network, params, net_state = functional.split(create_model("unet2d", in_channels=1, num_classes=1, widths=(4, 4, 4, 4), bridge=4))
+    optimizer = optimizers.build(params, name="sgd", options={"momentum": 0.0})
+    mesh, loss, identity = meshes.make(1), losses.build((("bce", 1.0),)), augmentations.build(())
+    results = []
+    for accumulate in (1, 4):
+        step = steps.build(network, loss, optimizer, lambda s: jnp.float32(1), identity, mesh, lr=0.1, accumulate=accumulate)
+        state = states.place(states.create(params, net_state, optimizer, ema=False), meshes.replicated(mesh))
+        state, metrics = step(state, meshes.put(batch_of(8), mesh))
+        results.append(jax.device_get((state["params"], metrics["loss"])))
+    assert_close(results[0], results[1], 1e-5)  # sums in another order
+
+
+def test_a_non_finite_batch_changes_nothing_but_the_counters():
+    step, state, mesh = make(1, ema=0.9)
+    state, _ = step(state, meshes.put(batch_of(4), mesh))
+    before = jax.device_get(state)
+    poisoned = batch_of(4)
+    poisoned["image"] = poisoned["image"].astype(np.float32)
+    poisoned["image"][0, 0, 0, 0] = np.nan
+    state, metrics = step(state, meshes.put(poisoned, mesh))
+    after = jax.device_get(state)
+    for key in ("params", "state", "opt", "ema"):
+        for a, b in zip(jax.tree.leaves(before[key]), jax.tree.leaves(after[key])):
+            np.testing.assert_array_equal(a, b)
+    assert (int(after["step"]), int(after["bad_steps"]), int(after["skipped"])) == (2, 1, 1)
+    state, metrics = step(state, meshes.put(batch_of(4), mesh))
+    assert int(metrics["bad_steps"]) == 0 and int(metrics["skipped"]) == 1
+
+
+def test_the_moving_average_follows_its_recurrence():
+    step, state, mesh = make(1, ema=0.9)
+    name = next(iter(state["params"]))
+    average = np.array(state["ema"][name])
+    for seed in range(3):
+        state, _ = step(state, meshes.put(batch_of(4, seed), mesh))
+        average = average + 0.1 * (np.array(state["params"][name]) - average)
+    np.testing.assert_allclose(state["ema"][name], average, rtol=1e-5, atol=1e-6)
+
+
+def test_bfloat16_compute_keeps_float32_weights_and_comes_close():
+    full, m32 = run(1, [batch_of(4)])
+    half, m16 = run(1, [batch_of(4)], dtype="bfloat16")
+    assert all(v.dtype == np.float32 for v in half["params"].values())
+    assert abs(m32["loss"] - m16["loss"]) < 0.02 * abs(m32["loss"])  # bfloat16 carries 8 bits
+
+
+def test_the_step_compiles_once():
+    step, state, mesh = make(8)
+    for seed in range(3):
+        state, _ = step(state, meshes.put(batch_of(8, seed), mesh))
+    assert step._cache_size() == 1
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_sizes_that_do():
+    with pytest.raises(ConfigError, match="train.batch_size=12: not divisible over 8 devices; 8 or 16"):
+        meshes.check_batch(12, meshes.make(8), "train.batch_size")
+
+
+def test_more_devices_than_there_are_is_refused():
+    with pytest.raises(ConfigError, match="only 8 devices"):
+        meshes.make(9)
