@@ -17,8 +17,8 @@ def create(params: dict, state: dict, optimizer, *, ema: bool) -> TrainState:
     """
     return {
         "step": jnp.zeros((), jnp.int32),
-        "params": dict(params),
-        "state": dict(state),
+        "params": {name: jnp.array(value, copy=True) for name, value in params.items()},  # the step donates its state
+        "state": {name: jnp.array(value, copy=True) for name, value in state.items()},
         "opt": optimizer.init(params),
         "ema": average.init(params) if ema else {},
         "lr_scale": jnp.ones((), jnp.float32),
