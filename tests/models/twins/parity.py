@@ -68,7 +68,7 @@ def relative_error(model, twin, image, least=1.0) -> float:
     return float(np.abs(logits - reference).max() / reference.std())
 
 
-def training_step(model, image, target):
+def training_step(model, image, target, options):
     """(loss, gradients, new state) of mean(logits * target) in training mode; gradients and state by PyTorch's layouts."""
     network, params, state = functional.split(model)
 
@@ -77,8 +77,7 @@ def training_step(model, image, target):
         return jnp.mean(outputs.logits * target), new_state
 
     step = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(params)
-    # runs once: at this level it compiles in half the time
-    (value, new_state), grads = step.compile(compiler_options={"xla_backend_optimization_level": 0})(params)
+    (value, new_state), grads = step.compile(compiler_options=options)(params)
     leaves = dict(zip(network.names, network.leaves))
     as_torch = lambda tree: {n: from_torch.to_layout(np.asarray(v), leaves[n]) for n, v in tree.items()}
     return float(value), as_torch(grads), as_torch(new_state)
@@ -94,13 +93,13 @@ def twin_step(twin, image, target):
             {n: b.numpy() for n, b in twin.named_buffers()})
 
 
-def assert_step_equal(model, twin, image):
-    """Loss, every gradient and every running statistic of one training step agree."""
+def assert_step_equal(model, twin, image, options=None):
+    """Loss, every gradient and every running statistic of one training step agree; `options` of XLA's compiler."""
     target = images((*image.shape[:-1], model.num_classes), seed=1)
     report = from_torch.load(model, twin.state_dict())
     assert not report.initialised, report
     names = own_names(model, twin)
-    value, grads, state = training_step(model, image, target)
+    value, grads, state = training_step(model, image, target, options)
     twin_value, twin_grads, buffers = twin_step(twin, image, target)
     assert abs(value - twin_value) <= 1e-4 * max(abs(twin_value), 1e-2)
     assert {names[n] for n in twin_grads} == set(grads)
