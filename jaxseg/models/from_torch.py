@@ -7,6 +7,7 @@
 Every key of the file must find its tensor and every tensor its key; all differences come in one error. A family's
 `SPELLINGS` say how others name our tensors; layers say how PyTorch lays them out:
 conv [O, C/g, *k] <-> [*k, C/g, O], transposed conv [C, O, *k] <-> [*k, C, O], linear [O, C] <-> [C, O].
+Where they keep apart what is one tensor here (query, key, value), rules name the parts "name#0", "name#1", ...
 """
 
 import math
@@ -26,6 +27,7 @@ from jaxseg.utils.lookup import lookup
 
 OWN = Spelling("own")  # our dotted names, PyTorch's layouts
 CONTAINERS = ("state_dict", "model_state_dict", "model", "network_weights", "net", "network", "module", "weights", "params")
+_PART = re.compile(r"#(\d+)$")
 
 
 class Report(NamedTuple):
@@ -58,7 +60,8 @@ class Report(NamedTuple):
         return "\n".join(lines)
 
 
-def load(model: Segmenter, source: str | os.PathLike | Mapping, *, spelling: str | None = None, adapt: bool = False) -> Report:
+def load(model: Segmenter, source: str | os.PathLike | Mapping, *, spelling: str | None = None, adapt: bool = False,
+         only: str = "") -> Report:
     """Put another implementation's weights, biases and buffers into `model`, in place.
 
     Args:
@@ -70,11 +73,13 @@ def load(model: Segmenter, source: str | os.PathLike | Mapping, *, spelling: str
       adapt: let a network with other channels or classes take the rest. Stem: every input channel gets
         sum over the file's channels / C, so that equal channels give what they gave before. Classifier with another
         number of classes: keeps its initial values.
+      only: take our tensors whose names begin so ("encoder.") and leave the others as they are, whatever else the source
+        holds: an encoder that was trained elsewhere. Within `only` nothing may differ.
     Returns:
       The report; `print` it.
     Raises:
       MismatchError: any missing, unexpected, misshaped or non-finite tensor; all are listed, and the model is unchanged.
-      ConfigError: no such spelling.
+      ConfigError: no such spelling, or no tensor whose name begins with `only`.
       DataError: a file that cannot be used.
 
     A factorisation's bases (layers.nmf.Buffer) are drawn, not learned: where the source has none (a SegNeXt that has
@@ -83,8 +88,11 @@ def load(model: Segmenter, source: str | os.PathLike | Mapping, *, spelling: str
     tensors, container = _tensors(source)
     network, params, state = functional.split(model)
     values, leaves = {**params, **state}, dict(zip(network.names, network.leaves))
+    leaves, left = _under(only, leaves)
     chosen, prefix, names, dropped = _match(tensors, leaves, _spellings(model), spelling)
-    loaded, adapted, initialised, problems = [], [], [], []
+    dropped += [key for key, name in names.items() if not name.startswith(only)]
+    tensors, names, problems = _join(tensors, {key: name for key, name in names.items() if name.startswith(only)})
+    loaded, adapted, initialised = [], [], [(name, f"outside only={only!r}") for name in left]
     given: dict[str, str] = {}
     for key, name in names.items():
         if name not in leaves:
@@ -144,10 +152,11 @@ def export(model: Segmenter, *, spelling: str | None = None,
         return arrays
     shapes = dict(torch_files.flatten(names)) if isinstance(names, Mapping) else dict.fromkeys(names)
     chosen, _, mapped, _ = _match(shapes, leaves, _spellings(model), spelling)
-    problems = [f"{key} means no tensor (read as {name})" for key, name in mapped.items() if name not in leaves]
-    problems += [f"no key means {name}" for name in leaves.keys() - set(mapped.values())
+    arrays |= _cut(arrays, mapped, shapes)
+    problems = [f"{key} means no tensor (read as {name})" for key, name in mapped.items() if name not in arrays]
+    problems += [f"no key means {name}" for name in leaves.keys() - {_whole(n) for n in mapped.values()}
                  if not issubclass(leaves[name].kind, Buffer)]
-    out = {key: arrays[name] for key, name in mapped.items() if name in leaves}
+    out = {key: arrays[name] for key, name in mapped.items() if name in arrays}
     for key, reference in shapes.items():
         if key in out and reference is not None and out[key].shape != reference.shape:
             if out[key].size != reference.size:
@@ -174,11 +183,11 @@ def from_layout(array: np.ndarray, leaf: functional.Leaf) -> np.ndarray:
 
 
 def to_layout(array: np.ndarray, leaf: functional.Leaf) -> np.ndarray:
-    """The inverse of `from_layout`."""
+    """The inverse of `from_layout`, as a copy."""
     if leaf.layout is None:
-        return array
+        return np.array(array)
     first = (array.ndim - 2, array.ndim - 1) if leaf.layout == "conv_transpose" else (array.ndim - 1, array.ndim - 2)
-    return np.ascontiguousarray(array.transpose(*first, *range(array.ndim - 2)))
+    return np.array(array.transpose(*first, *range(array.ndim - 2)), order="C")
 
 
 def _tensors(source) -> tuple[dict[str, np.ndarray], str]:
@@ -211,7 +220,7 @@ def _match(tensors: Mapping, leaves: Mapping, spellings: tuple[Spelling, ...], w
     for prefix in _prefixes(tensors):
         for spelling in spellings:
             names, dropped = _rename(list(tensors), prefix, spelling)
-            score = len(leaves.keys() & set(names.values()))
+            score = len(leaves.keys() & {_whole(n) for n in names.values()})
             if best is None or score > best[0]:
                 best = score, spelling, prefix, names, dropped
     return best[1:]
@@ -242,6 +251,58 @@ def _rename(keys: list[str], prefix: str, spelling: Spelling) -> tuple[dict[str,
     return names, dropped
 
 
+def _under(only: str, leaves: Mapping) -> tuple[dict, list[str]]:
+    """The tensors whose names begin with `only`, and the names of the others."""
+    wanted = {name: leaf for name, leaf in leaves.items() if name.startswith(only)}
+    if not wanted:
+        starts = sorted({name.partition(".")[0] + "." for name in leaves})
+        raise ConfigError(f"got only={only!r}: no tensor's name begins so; they begin with {', '.join(starts)}")
+    return wanted, [name for name in leaves if name not in wanted]
+
+
+def _whole(name: str) -> str:
+    """The name of the tensor that "name#0" is a part of; other names as they are."""
+    return _PART.sub("", name)
+
+
+def _parts(names: Mapping[str, str]) -> dict[str, list[tuple[int, str]]]:
+    """The tensors that come in parts "name#0", "name#1", ...: name -> [(number, key)], sorted."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for key, name in names.items():
+        if part := _PART.search(name):
+            found.setdefault(_whole(name), []).append((int(part[1]), key))
+    return {name: sorted(parts) for name, parts in found.items()}
+
+
+def _join(tensors: Mapping, names: Mapping[str, str]) -> tuple[dict, dict[str, str], list[str]]:
+    """(tensors, key -> name, problems): parts replaced by one array, concatenated along PyTorch's output axis, the first."""
+    tensors, joined, problems = dict(tensors), {k: n for k, n in names.items() if not _PART.search(n)}, []
+    for name, parts in _parts(names).items():
+        arrays = [np.asarray(tensors[key]) for _, key in parts]
+        if _numbered(parts) and all(a.ndim and a.shape[1:] == arrays[0].shape[1:] for a in arrays):
+            label = " + ".join(key for _, key in parts)
+            tensors[label], joined[label] = np.concatenate(arrays), name
+        else:
+            problems.append(f"parts of {name} cannot be joined: "
+                            + ", ".join(f"#{n} {key} {list(a.shape)}" for (n, key), a in zip(parts, arrays)))
+    return tensors, joined, problems
+
+
+def _cut(arrays: Mapping, names: Mapping[str, str], shapes: Mapping) -> dict[str, np.ndarray]:
+    """The inverse of `_join`: "name#i" -> array, of as many rows as its key has in `shapes`; equal parts where none are known."""
+    cut = {}
+    for name, parts in _parts(names).items():
+        if name in arrays and _numbered(parts):
+            rows = [None if shapes[key] is None else (*shapes[key].shape, 1)[0] for _, key in parts]
+            edges = len(parts) if None in rows else np.cumsum(rows)[:-1]
+            cut |= {f"{name}#{n}": a for (n, _), a in zip(parts, np.array_split(arrays[name], edges))}
+    return cut
+
+
+def _numbered(parts: list[tuple[int, str]]) -> bool:
+    return [n for n, _ in parts] == list(range(len(parts)))
+
+
 def _fit(model: Segmenter, name: str, leaf: functional.Leaf, array: np.ndarray, adapt: bool):
     """(array or None, what was done or ""): an array that fits, perhaps adapted; None and "" where it cannot."""
     want, got = tuple(leaf.shape), tuple(array.shape)
@@ -264,7 +325,7 @@ def _misshaped(name: str, leaf: functional.Leaf, key: str, array: np.ndarray) ->
 
 def _message(model, spelling: str, problems: list[str], theirs: Mapping, ours: Mapping) -> str:
     remedy = ""
-    if not any(k in ours for k in theirs) and len(problems) > len(ours):
+    if not any(k in ours for k in theirs) and len(problems) >= len(ours):
         remedy = f"\n  no spelling fits: names look like {_some(list(theirs), 3)}; ours like {_some(list(ours), 3)}"
     elif any(p.startswith("shape") for p in problems):
         remedy = ("\n  another number of input channels or classes: adapt=True; arrays in our own layout: "

@@ -286,10 +286,10 @@ def _strip_rules(names, prefix: str):
 
 SPELLINGS = (
     Spelling("official", (
-        *((rf"^backbone\.patch_embed1\.proj\.{a}\.", f"encoder.embeds.0.{b}.") for a, b in _STEM),
-        *((rf"^backbone\.patch_embed{i + 1}\.", f"encoder.embeds.{i}.") for i in range(4)),
-        *((rf"^backbone\.block{i + 1}\.", f"encoder.stages.{i}.") for i in range(4)),
-        *((rf"^backbone\.norm{i + 1}\.", f"encoder.norms.{i}.") for i in range(4)),
+        *((rf"^(?:backbone\.)?patch_embed1\.proj\.{a}\.", f"encoder.embeds.0.{b}.") for a, b in _STEM),
+        *((rf"^(?:backbone\.)?patch_embed{i + 1}\.", f"encoder.embeds.{i}.") for i in range(4)),
+        *((rf"^(?:backbone\.)?block{i + 1}\.", f"encoder.stages.{i}.") for i in range(4)),
+        *((rf"^(?:backbone\.)?norm{i + 1}\.", f"encoder.norms.{i}.") for i in range(4)),
         *_strip_rules(_STRIPS, r"spatial_gating_unit"),
         (r"spatial_gating_unit\.", "msca."),
         (r"mlp\.dwconv\.dwconv\.", "mlp.dwconv."),
@@ -299,7 +299,7 @@ SPELLINGS = (
         (r"^decode_head\.conv_seg\.", "classifier."),
         (r"^decode_head\.", "decoder."),
         (r"^(decoder\..*)\.gn\.", r"\1.norm."),
-    ), ignored=(r"num_batches_tracked$",)),
+    ), ignored=(r"num_batches_tracked$", r"^head\.")),  # head: of the ImageNet classifiers (no "backbone.")
     Spelling("seed", (
         *((rf"^encoder\.input_embed1\.proj\.{a}\.(norm\.)?", f"encoder.embeds.0.{b}.") for a, b in _STEM),
         *((rf"^encoder\.input_embed{i + 1}\.", f"encoder.embeds.{i}.") for i in range(4)),
