@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxseg.augment import spatial
+from jaxseg.augment import intensity, mix, spatial
 from jaxseg.types import Array, ConfigError
 from jaxseg.utils.lookup import lookup, unknown_name
 
@@ -57,6 +57,19 @@ TRANSFORMS: dict[str, Kind] = {
     "mirror": Kind(spatial.Mirror, "spatial"),
     "affine": Kind(spatial.Affine, "spatial"),
     "elastic": Kind(spatial.Elastic, "spatial"),
+    "noise": Kind(intensity.Noise, "intensity"),
+    "blur": Kind(intensity.Blur, "intensity"),
+    "brightness": Kind(intensity.Brightness, "intensity"),
+    "contrast": Kind(intensity.Contrast, "intensity"),
+    "intensity": Kind(intensity.Shift, "intensity"),
+    "gamma": Kind(intensity.Gamma, "intensity"),
+    "gamma_signed": Kind(intensity.SignedGamma, "intensity"),
+    "lowres": Kind(intensity.LowResolution, "intensity"),
+    "colour_jitter": Kind(intensity.ColourJitter, "intensity"),
+    "equalize": Kind(intensity.Equalize, "intensity"),
+    "cutmix": Kind(mix.CutMix, "mix"),
+    "cutout": Kind(mix.Cutout, "mix"),
+    "black_rectangle": Kind(mix.BlackRectangle, "mix"),
 }
 
 

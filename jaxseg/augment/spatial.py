@@ -38,7 +38,8 @@ def as_range(what: str, value, *, symmetric: bool = False, positive: bool = Fals
     return float(pair[0]), float(pair[1])
 
 
-def _uniform(key: Array, bounds: tuple[float, float], shape=()) -> Array:
+def uniform(key: Array, bounds: tuple[float, float], shape=()) -> Array:
+    """Float32 numbers drawn from (low, high); the constant where both are equal."""
     if bounds[0] == bounds[1]:
         return jnp.full(shape, bounds[0], jnp.float32)
     return jax.random.uniform(key, shape, jnp.float32, *bounds)
@@ -115,7 +116,7 @@ class Rotate:
 
     def pull(self, key: Array, size: tuple[int, ...]):
         about = ("d",) if self.rank == 2 else tuple(self.axes) or tuple("dhw")
-        angles = _uniform(key, as_range("degrees", self.degrees, symmetric=True), (len(about),)) * (math.pi / 180)
+        angles = uniform(key, as_range("degrees", self.degrees, symmetric=True), (len(about),)) * (math.pi / 180)
         matrix = jnp.eye(self.rank)
         for letter, angle in zip(about, angles):
             first, second = (i - (3 - self.rank) for i in range(3) if i != "dhw".index(letter))
@@ -135,7 +136,7 @@ class Scale:
         as_range("scale factor", self.factor, positive=True)
 
     def pull(self, key: Array, size: tuple[int, ...]):
-        factor = _uniform(key, as_range("factor", self.factor), (self.rank if self.per_axis else 1,))
+        factor = uniform(key, as_range("factor", self.factor), (self.rank if self.per_axis else 1,))
         return jnp.eye(self.rank) / factor, jnp.zeros(self.rank)
 
 
@@ -150,7 +151,7 @@ class Translate:
         as_range("translate fraction", self.fraction, symmetric=True)
 
     def pull(self, key: Array, size: tuple[int, ...]):
-        part = _uniform(key, as_range("fraction", self.fraction, symmetric=True), (self.rank,))
+        part = uniform(key, as_range("fraction", self.fraction, symmetric=True), (self.rank,))
         return jnp.eye(self.rank), -part * jnp.asarray(size, jnp.float32)
 
 
@@ -181,7 +182,7 @@ class Shear:
         return as_range("shear factor" if self.factor is not None else "shear degrees", value, symmetric=True)
 
     def pull(self, key: Array, size: tuple[int, ...]):
-        k = _uniform(key, self._range())
+        k = uniform(key, self._range())
         k = jnp.tan(k * (math.pi / 180)) if self.factor is None else k
         i, j = _axis(self.move, self.rank, "move"), _axis(self.along, self.rank, "along")
         return jnp.eye(self.rank).at[i, j].set(-k), jnp.zeros(self.rank)
@@ -210,9 +211,9 @@ class Affine:
 
     def pull(self, key: Array, size: tuple[int, ...]):
         turn, move, grow = jax.random.split(key, 3)
-        angle = _uniform(turn, as_range("degrees", self.degrees)) * (math.pi / 180)
-        offset = _uniform(move, as_range("translate", self.translate), (2,)) * jnp.asarray(size, jnp.float32)
-        factor = _uniform(grow, as_range("scale", self.scale), (2 if self.per_axis else 1,))
+        angle = uniform(turn, as_range("degrees", self.degrees)) * (math.pi / 180)
+        offset = uniform(move, as_range("translate", self.translate), (2,)) * jnp.asarray(size, jnp.float32)
+        factor = uniform(grow, as_range("scale", self.scale), (2 if self.per_axis else 1,))
         matrix = _product(jnp.eye(2) / factor, _rotation(angle, 0, 1, 2))  # undo the turn, then the scale
         return matrix, -_apply(matrix, offset)
 
@@ -248,7 +249,7 @@ class Elastic:
         if not self.alpha_affine:
             return jnp.eye(self.rank), jnp.zeros(self.rank)
         s = float(min(size) // 3)  # points (s, s), (s, -s), (-s, -s) go to q0, q1, q2
-        moved = _uniform(jax.random.fold_in(key, 1), (-self.alpha_affine, self.alpha_affine), (3, 2))
+        moved = uniform(jax.random.fold_in(key, 1), (-self.alpha_affine, self.alpha_affine), (3, 2))
         q = jnp.asarray([[s, s], [s, -s], [-s, -s]]) + moved
         forward = jnp.stack([q[1] - q[2], q[0] - q[1]], axis=1) / (2 * s)
         (a, b), (c, d) = forward
@@ -265,12 +266,12 @@ def gaussian_matrix(n: int, sigma: Array) -> Array:
     """[n, n] matrix of a Gaussian filter along an axis of length n; equals scipy.ndimage.gaussian_filter1d, mode "reflect".
 
     w(d) = exp(-d^2 / (2 sigma^2)) for |d| <= floor(4 sigma + 0.5), rows sum to 1, what falls outside is reflected
-    (once: 4 sigma beyond n is cut there). A matrix product serves any sigma, drawn on the device, at one compile cost.
+    (exact while 4 sigma <= 2 n). A matrix product serves any sigma, drawn on the device, at one compile cost.
     """
     i, j = jnp.arange(n)[:, None], jnp.arange(n)[None, :]
     radius = jnp.floor(4 * sigma + 0.5)
     weight = lambda d: jnp.where(jnp.abs(d) <= radius, jnp.exp(-0.5 * (d / sigma) ** 2), 0.0)
-    matrix = weight(j - i) + weight(i + j + 1) + weight(2 * n - 1 - i - j)
+    matrix = sum(weight(j - i + 2 * n * k) + weight(j + i + 1 + 2 * n * k) for k in (-1, 0, 1))
     return matrix / matrix.sum(axis=1, keepdims=True)
 
 

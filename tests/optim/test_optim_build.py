@@ -147,3 +147,10 @@ def test_all_finite_sees_a_single_bad_number_anywhere(bad):
     tree = {"a": jnp.zeros((3, 3)), "b": {"c": jnp.ones(5)}}
     assert bool(all_finite(tree)) and bool(all_finite({}))
     assert not bool(all_finite({**tree, "b": {"c": jnp.ones(5).at[3].set(bad)}}))
+
+
+def test_the_first_step_of_adam_is_the_learning_rate_whatever_the_gradients_size():
+    optimizer = build({"w": np.zeros(3)}, name="adam", options={"eps": 0.0})
+    params = {"w": jnp.zeros(3)}
+    updates, _ = optimizer.update({"w": jnp.asarray([1e-3, -5.0, 300.0])}, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["w"], [-1.0, 1.0, -1.0], rtol=5e-7)  # 1 - 0.999 in float32 would be off by 2e-5

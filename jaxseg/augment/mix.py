@@ -1,0 +1,107 @@
+"""Transforms that paste or erase rectangles: (keys [B], image [B, *S, C], mask [B, *S]) -> (image, mask)."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxseg.types import Array, ConfigError
+
+
+def _inside(start: Sequence[Array], stop: Sequence[Array], size: Sequence[int]) -> Array:
+    """[*S] whether a pixel lies in the box start <= index < stop."""
+    inside = jnp.ones((), bool)
+    for axis, (low, high, n) in enumerate(zip(start, stop, size)):
+        index = jnp.arange(n).reshape([n if i == axis else 1 for i in range(len(size))])
+        inside = inside & (index >= low) & (index < high)
+    return jnp.broadcast_to(inside, tuple(size))
+
+
+def _centred_box(key: Array, share: Array, size: Sequence[int]) -> Array:
+    """[*S] a box of `share` of every side, centre uniform over the image, cut at the border."""
+    centre = [jnp.floor(u * n) for u, n in zip(jax.random.uniform(key, (len(size),)), size)]
+    side = [jnp.floor(share * n) for n in size]
+    start = [jnp.maximum(c - jnp.floor(s / 2), 0) for c, s in zip(centre, side)]
+    stop = [jnp.minimum(c + jnp.floor(s / 2), n) for c, s, n in zip(centre, side, size)]
+    return _inside(start, stop, size)
+
+
+@dataclasses.dataclass(frozen=True)
+class CutMix:
+    """Replace a box by the same box of another sample of the batch, in image and mask.
+
+    lambda ~ Beta(alpha, alpha) is the share kept: a box of (1 - lambda)^(1 / r) of every side, centre uniform, cut at
+    the border; the others are a random permutation of the batch.
+    Source: Yun et al. 2019, arXiv 1905.04899. Differs: every sample draws its own lambda and box.
+    """
+
+    alpha: float = 1.0
+
+    def __post_init__(self):
+        if not isinstance(self.alpha, (int, float)) or not 0 < self.alpha < math.inf:
+            raise ConfigError(f"cutmix alpha={self.alpha!r}: must be a number above 0")
+
+    def __call__(self, keys: Array, image: Array, mask: Array) -> tuple[Array, Array]:
+        size = mask.shape[1:]
+        other = jax.random.permutation(jax.random.fold_in(keys[0], 1), mask.shape[0])
+
+        def box(key: Array) -> Array:
+            share, place = jax.random.split(key)
+            kept = jax.random.uniform(share) if self.alpha == 1 else jax.random.beta(share, self.alpha, self.alpha)
+            return _centred_box(place, (1 - kept) ** (1 / len(size)), size)
+
+        inside = jax.vmap(box)(keys)
+        return jnp.where(inside[..., None], image[other], image), jnp.where(inside, mask[other], mask)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cutout:
+    """Set `holes` boxes of `fraction` of every side to `fill`; centres uniform, cut at the border.
+
+    The mask keeps its labels unless `mask` is set (then 0). Source: DeVries and Taylor 2017, arXiv 1708.04552.
+    """
+
+    holes: int = 1
+    fraction: float = 0.5
+    fill: float = 0.0
+    mask: bool = False
+
+    def __post_init__(self):
+        if not isinstance(self.holes, int) or self.holes < 1 or not 0 < self.fraction <= 1:
+            raise ConfigError(f"cutout holes={self.holes!r}, fraction={self.fraction!r}: at least one hole, fraction in (0, 1]")
+
+    def __call__(self, keys: Array, image: Array, mask: Array) -> tuple[Array, Array]:
+        hole = lambda key: _centred_box(key, self.fraction, mask.shape[1:])
+        inside = jax.vmap(lambda key: jax.vmap(hole)(jax.random.split(key, self.holes)).any(0))(keys)
+        return jnp.where(inside[..., None], self.fill, image), jnp.where(inside, 0, mask) if self.mask else mask
+
+
+@dataclasses.dataclass(frozen=True)
+class BlackRectangle:
+    """Set the first int(fraction * n) pixels along every axis to 0, in image and mask: a box in the corner.
+
+    corner: "first" (index 0 of every axis: top left) or "random" (any of the 2^r corners). Flips that follow move it.
+    """
+
+    fraction: float = 0.3
+    corner: str = "first"
+
+    def __post_init__(self):
+        if not isinstance(self.fraction, (int, float)) or not 0 < self.fraction <= 1:
+            raise ConfigError(f"black_rectangle fraction={self.fraction!r}: must lie in (0, 1]")
+        if self.corner not in ("first", "random"):
+            raise ConfigError(f"black_rectangle corner={self.corner!r}: must be 'first' or 'random'")
+
+    def __call__(self, keys: Array, image: Array, mask: Array) -> tuple[Array, Array]:
+        size = mask.shape[1:]
+        side = [int(self.fraction * n) for n in size]
+
+        def box(key: Array) -> Array:
+            far = jax.random.bernoulli(key, 0.5, (len(size),)) & (self.corner == "random")
+            start = [jnp.where(f, n - s, 0) for f, n, s in zip(far, size, side)]
+            return _inside(start, [a + s for a, s in zip(start, side)], size)
+
+        inside = jax.vmap(box)(keys)
+        return jnp.where(inside[..., None], 0.0, image), jnp.where(inside, 0, mask)
