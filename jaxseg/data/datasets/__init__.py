@@ -1,0 +1,66 @@
+"""Public data sets, one module per layout: `load(name, root, **options)` lists a folder's cases.
+
+A module has `load(root, *, ...) -> DataSet`, whose keyword arguments are the options it takes, `label_count(...)`, and
+`phantom(kind) -> folder` where it comes with data of its own.
+"""
+
+import inspect
+from pathlib import Path
+
+from jaxseg.data.datasets import ct_ich, organs_ct
+from jaxseg.data.records import DataSet
+from jaxseg.types import ConfigError
+from jaxseg.utils.lookup import lookup
+
+MODULES = {"ct_ich": ct_ich, "organs_ct": organs_ct}
+
+
+def load(name: str, root: str | Path, **options) -> DataSet:
+    """The cases of a data set on disk; reads tables and headers, no voxels.
+
+    Args:
+      name: a key of MODULES.
+      root: its folder.
+      options: what the data set takes (`options_of(name)`); None counts as not given.
+    Raises:
+      ConfigError: unknown name, or an option that this data set does not take.
+      DataError: a folder that does not hold the layout.
+    """
+    module, known = lookup("data set", name, MODULES), options_of(name)
+    given = {key: value for key, value in options.items() if value is not None}
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"data set {name!r} takes no option {key!r}; it takes {', '.join(known)}; leave {key!r} out")
+    return module.load(root, **given)
+
+
+def options_of(name: str) -> tuple[str, ...]:
+    """Names of the options that a data set takes."""
+    parameters = inspect.signature(lookup("data set", name, MODULES).load).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+
+def label_count(name: str, structures: tuple[str, ...] | None = None) -> int:
+    """How many foreground classes a data set has under its options, without its files."""
+    module = lookup("data set", name, MODULES)
+    if structures is None:
+        return module.label_count()
+    if "structures" not in options_of(name):
+        raise ConfigError(f"data set {name!r} takes no option 'structures'; it takes {', '.join(options_of(name))}")
+    return module.label_count(structures)
+
+
+def phantom(name: str, kind: str = "default") -> Path:
+    """The folder of a data set's embedded phantom, generated on the first call.
+
+    Raises:
+      ConfigError: the data set has none, or none of this kind.
+    """
+    module = lookup("data set", name, MODULES)
+    if not hasattr(module, "phantom"):
+        having = [n for n, m in MODULES.items() if hasattr(m, "phantom")]
+        raise ConfigError(f"data set {name!r} has no embedded phantom (those of {', '.join(having)} do); give data.root")
+    return module.phantom(kind)
+
+
+__all__ = ["MODULES", "label_count", "load", "options_of", "phantom"]
