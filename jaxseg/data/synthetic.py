@@ -28,8 +28,10 @@ VERSION = 1  # part of the cache folder's name: raise it whenever the bytes chan
 SLICE_MM = 5.0
 
 PLANS = (  # what each patient has, in turn; shuffled over the patients
-    ("deep",), ("lobar",), (), ("epidural",), ("deep", "ventricle"), ("lobar",), ("subdural",), (), ("lobar",), ("deep",),
-    ("epidural", "contusion"), (), ("ventricle", "lobar"), ("lobar",), ("epidural",), ("deep",), ("subarachnoid", "lobar"), (),
+    ("deep",), ("lobar",), (), ("epidural",), ("deep", "ventricle"), ("lobar",), ("subdural",), (), ("lobar", "subarachnoid"),
+    ("deep",), ("lobar",), (), ("epidural", "contusion"), ("deep",), ("lobar",), ("ventricle", "lobar"), ("epidural",), (),
+    ("lobar",), ("deep",), (), ("subdural",), ("lobar",), ("deep",), ("epidural",), (), ("lobar",),
+    ("deep",), (), ("subdural",), ("lobar",), ("deep", "ventricle"), (), ("epidural",), ("lobar",), (),
 )
 
 
@@ -112,7 +114,7 @@ def make_patient(rng: np.random.Generator, size: Size, textures: Textures, plan:
     pixel = (2 * (head.half[1] + 1.25 * head.bone + head.scalp) + rng.uniform(10, 22)) / size.pixels  # the head fills the field
     count = int(rng.integers(size.slices[0], size.slices[1] + 1))
     step = SLICE_MM if size.pixels == 512 else 10.0
-    lowest = rng.uniform(-38, -14)
+    lowest = rng.uniform(-35, -12)
     middle = lowest + step * (count - 1) / 2 + rng.uniform(-6, 6)
     bleeds = blood.draw_bleeds(rng, plan, middle, head.half)
     if head.fracture is not None:  # a fracture lies over the epidural blood it tore
@@ -150,11 +152,10 @@ def _plane(head, bleeds, here, n: int, px: float) -> tuple[np.ndarray, dict[str,
     """HU and opacity of blood by kind in one plane."""
     image, ventricle, fluid = anatomy.paint_brain(head, here, *blood.displace(bleeds, here))
     truth = blood.paint(bleeds, here, image, ventricle, fluid)
-    inside = (here.depth > 0).astype(np.float32)
     anatomy.paint_artefacts(head, here, image)
-    anatomy.paint_bone(head, here, image)
+    left = anatomy.paint_bone(head, here, image)
     anatomy.paint_table(here, image, n, px)
-    return image, {name: value * inside for name, value in truth.items()}
+    return image, {name: value * left for name, value in truth.items()}
 
 
 def _enlarge(image: np.ndarray, size: int) -> np.ndarray:

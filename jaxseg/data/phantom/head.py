@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-AIR, FAT, SKIN, MUSCLE, CSF = -1000.0, -90.0, 58.0, 60.0, 7.0
+AIR, FAT, SKIN, MUSCLE, CSF = -1000.0, -90.0, 60.0, 62.0, 7.0
 
 # Lateral ventricle of one side, as tapering tubes: (start, end, radius at start, radius at end), x outwards.
 LATERAL = (
@@ -72,7 +72,7 @@ def draw_head(rng: np.random.Generator, fracture: bool) -> Head:
         wobble=u(0.006, 0.014), turn=n() * 0.07, tilt=n() * 0.09, lean=n() * 0.04, shift=(n() * 3.0, n() * 3.0),
         ventricle=(age * u(0.85, 1.15), age * u(0.85, 1.15)), sulcus=0.10 + 0.13 * (age - 0.6), grey=u(36, 41), white=u(26, 30),
         cup=u(6, 14), streak=u(6, 14), calcified=calcified, fracture=u(-np.pi, np.pi) if fracture else None,
-        swelling=(u(-np.pi, np.pi), u(8, 17) if rng.random() < 0.8 else 0.0, u(55, 74)))
+        swelling=(u(-np.pi, np.pi), u(9, 18) if rng.random() < 0.85 else 0.0, u(57, 75)))
 
 
 class Place:
@@ -223,13 +223,13 @@ def paint_calcium(head: Head, here: Place, image, out, y, z) -> None:
         mix(image, 0.8 * ramp(patch, 3), 55 + 75 * ganglia + 10 * fine)
 
 
-def paint_bone(head: Head, here: Place, image: np.ndarray) -> None:
-    """Skull, scalp, skull base and the air around, over the brain in place."""
+def paint_bone(head: Head, here: Place, image: np.ndarray) -> np.ndarray:
+    """Skull, scalp, skull base and the air around, over the brain in place; returns where brain is left, 0..1."""
     ramp, x, y, z, out, noise = here.ramp, here.x, here.y, here.z, np.abs(here.x), here.noise
     depth = here.depth
     thick = np.float32(head.bone) * (1 + 0.22 * noise["big"] * 0.5 + 0.25 * np.clip(np.abs(y) / 80 - 0.6, 0, 1))
     temporal = 12.0 * np.exp(-(((y + 32) / 22) ** 2) - ((np.minimum(z, 40) + 8) / 30) ** 2) * (out > 35)
-    nape = 12.0 * np.clip((y - 40) / 30, 0, 1) * np.clip((-2 - z) / 12, 0, 1)
+    nape = 14.0 * np.clip((y - 40) / 30, 0, 1) * np.clip((-2 - z) / 12, 0, 1)
     angle, swell, density = head.swelling
     away = np.arctan2(y, x) - np.float32(angle)
     swell = np.float32(swell) * np.exp(-((2 - 2 * np.cos(away)) / 0.8) - ((z - 10) / 45) ** 2) * (1 + 0.15 * noise["mid"])
@@ -248,11 +248,13 @@ def paint_bone(head: Head, here: Place, image: np.ndarray) -> None:
     mix(image, ramp(up - thick), soft)
     ridge = 10 - 0.12 * (70 - out) - 0.8 * np.abs(y - 10 + 0.55 * (out - 40))
     petrous = np.minimum(np.minimum(ridge, -33 - z + 0.25 * out - 8) + 2 * noise["mid"], out - 16)
-    mix(image, ramp(np.where(depth > 0, petrous, -9), 2), 1300 + 250 * noise["fine"])
-    mix(image, ramp(np.minimum(np.where(out > 42, petrous, -9) - 3, 2 * noise["fine"] + 0.5), 1.5), -600.0)  # mastoid air
+    petrous = np.where(depth > 0, petrous, -9)
+    mix(image, ramp(petrous, 2), 1300 + 250 * noise["fine"])
+    mix(image, ramp(np.minimum(np.where(out > 42, petrous - 3, -9), 2 * noise["fine"] + 0.5), 1.5), -600.0)  # mastoid air
     line = y + 34 - 0.25 * (out - 20) + 0.006 * (out - 30) ** 2 - 0.8 * (z + 30)
     wing = np.minimum(np.minimum(2.4 - np.abs(line) + 0.8 * noise["mid"], -26 - z), out - 12)
-    mix(image, ramp(np.where(depth > 0, wing, -9), 2), 900.0)
+    wing = np.where(depth > 0, wing, -9)
+    mix(image, ramp(wing, 2), 900.0)
     face = np.where(depth > 0, np.minimum(-y - 40, -z - 31 - 0.12 * (y + 40)), -9)
     mix(image, ramp(face, 2), -70 + 12 * noise["fine"])  # orbital fat
     mix(image, ramp(np.minimum(face, 12 - np.sqrt((out - 30) ** 2 + (y + 66) ** 2 + 0.6 * (z + 45) ** 2)), 2), 14.0)
@@ -265,6 +267,7 @@ def paint_bone(head: Head, here: Place, image: np.ndarray) -> None:
         line = 0.9 - np.abs(np.sin(angle)) * np.sqrt(x * x + y * y)
         mix(image, 0.9 * ramp(np.minimum(line, np.where((np.cos(angle) > 0) & (up > 0), thick - up, -9)), 1.2), 60.0)
     mix(image, ramp(up - thick - scalp, 1.5), AIR)
+    return ramp(depth) * (1 - ramp(np.maximum(np.maximum(petrous, wing), face), 2))
 
 
 def paint_artefacts(head: Head, here: Place, image: np.ndarray) -> None:
