@@ -102,7 +102,10 @@ def read_case(dataset: DataSet, case: Case) -> Iterator[Slice]:
         raise DataError(f"case {case.id} has no {'mask' if case.images else 'image'}; add it or drop the case", "DATA_MISSING")
     read = [volumes.read_volume(path) for path in case.images]
     mask = volumes.read_volume(case.mask)
-    mask = dataclasses.replace(mask, array=dataset.map_mask(mask.array))
+    try:
+        mask = dataclasses.replace(mask, array=dataset.map_mask(mask.array))
+    except DataError as error:  # the rule knows values, not files
+        raise DataError(f"case {case.id}, {case.mask}: {error}", error.code) from error
     for other in (*read[1:], mask):
         volumes.check_pair(read[0], other)
     labels, orientation = to_slices(mask)

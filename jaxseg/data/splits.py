@@ -89,8 +89,8 @@ def split_rows(rows: Sequence[Row], dataset: DataSet, *, split: str, fractions: 
     elif split == "slice_seed":
         splits = _last_slices(len(rows), protocol)
         shared = {rows[i]["patient"] for i in splits["train"]} & {rows[i]["patient"] for n in NAMES[1:] for i in splits[n]}
-        log(f"WARNING data.split=slice_seed: {len(shared)} patients have slices on both sides of the split, so that scores are "
-            "too good; compare with the seed's figures only, and use data.split=patient for any claim")
+        log(f"WARNING data.split=slice_seed splits slices, not patients ({len(shared)} of {len(strata)} train and judge here): "
+            "scores are too good; compare with the seed's figures only, and use data.split=patient for any claim")
     else:
         raise unknown_name("data.split", split, ("patient", "fixed", "slice_seed"))
     if split != "slice_seed":

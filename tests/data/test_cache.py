@@ -145,6 +145,10 @@ def test_a_mask_of_another_image_or_no_mask_or_other_labels_are_refused(tmp_path
         with pytest.raises(DataError) as error:
             build(dataclasses.replace(dataset, cases=(case,)))
         assert error.value.code == code
+    dataset.cases[1].mask.write_bytes(dataset.cases[1].mask.read_bytes()[:-1] + b"\x07")
+    with pytest.raises(DataError, match="case c01, .*mask01.nii.*7") as error:
+        build(dataset)
+    assert error.value.code == "DATA_LABEL"
     with pytest.raises(ConfigError, match="labels"):
         build(dataset, dataclasses.replace(R, labels=("lung",)))
     with pytest.raises(DataError, match="case c00, slice 0.*window"):
