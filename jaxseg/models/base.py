@@ -34,7 +34,9 @@ class Spelling(NamedTuple):
 
     Attributes:
       name: who spells it so ("official", "transformers").
-      rules: (regular expression, replacement) applied in order to every key of the state dict.
+      rules: (regular expression, replacement) applied in order to every key of the state dict. Names that come out as
+        "name#0", "name#1", ... are the parts of one tensor, in that order along PyTorch's output axis (its first): keys
+        and values that are kept apart there and joined here.
       ignored: regular expressions of keys that have no counterpart here and may be dropped.
     """
 

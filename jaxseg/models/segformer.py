@@ -214,3 +214,40 @@ _SEED = dict(gelu="gelu_tanh", norm_eps=1e-3, norm_momentum=0.03, align_corners=
 VARIANTS = {f"segformer_{size}": Variant(SegFormer, Config(*sizes), num_classes=150) for size, sizes in _SIZES.items()}
 VARIANTS |= {f"segformer_{size}_seed": Variant(SegFormer, Config(*sizes, **_SEED), in_channels=1)
              for size, sizes in _SIZES.items()}
+
+_STAGES = range(4)
+SPELLINGS = (
+    Spelling("official", (
+        *((rf"^(backbone\.)?patch_embed{i + 1}\.", f"encoder.embeds.{i}.") for i in _STAGES),
+        *((rf"^(backbone\.)?block{i + 1}\.", f"encoder.stages.{i}.") for i in _STAGES),
+        *((rf"^(backbone\.)?norm{i + 1}\.", f"encoder.norms.{i}.") for i in _STAGES),
+        (r"mlp\.dwconv\.dwconv\.", "mlp.dwconv."),
+        *((rf"^decode_head\.linear_c{i + 1}\.proj\.", f"decoder.linears.{i}.") for i in _STAGES),
+        (r"^decode_head\.linear_fuse\.conv\.", "decoder.fuse."),
+        (r"^decode_head\.linear_fuse\.bn\.", "decoder.norm."),
+        (r"^decode_head\.linear_pred\.", "classifier."),
+    ), ignored=(r"num_batches_tracked$", r"^decode_head\.conv_seg\.")),  # conv_seg: made by mmseg's base class, never used
+    Spelling("transformers", (  # published files have the first name of each pair, live models of transformers 5 the second
+        (r"^(segformer\.)?encoder\.patch_embeddings\.(\d)\.", r"encoder.embeds.\2."),
+        (r"^(segformer\.)?stages\.(\d)\.patch_embeddings\.", r"encoder.embeds.\2."),
+        (r"^(segformer\.)?encoder\.block\.(\d)\.", r"encoder.stages.\2."),
+        (r"^(segformer\.)?stages\.(\d)\.blocks\.", r"encoder.stages.\2."),
+        (r"^(segformer\.)?encoder\.layer_norm\.(\d)\.", r"encoder.norms.\2."),
+        (r"^(segformer\.)?stages\.(\d)\.layer_norm\.", r"encoder.norms.\2."),
+        (r"^(encoder\.embeds\.\d)\.layer_norm\.", r"\1.norm."),
+        (r"\.(layer_norm_1|layernorm_before)\.", ".norm1."),
+        (r"\.(layer_norm_2|layernorm_after)\.", ".norm2."),
+        (r"\.attention\.(self\.query|q_proj)\.", ".attn.q."),
+        (r"\.attention\.(self\.key|k_proj)\.(weight|bias)$", r".attn.kv.\2#0"),
+        (r"\.attention\.(self\.value|v_proj)\.(weight|bias)$", r".attn.kv.\2#1"),
+        (r"\.attention\.(self\.sr|sequence_reduction\.sequence_reduction)\.", ".attn.sr."),
+        (r"\.attention\.(self|sequence_reduction)\.layer_norm\.", ".attn.norm."),
+        (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
+        (r"\.mlp\.dense([12])\.", r".mlp.fc\1."),
+        (r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv."),
+        (r"^decode_head\.linear_(c|projections)\.(\d)\.proj\.", r"decoder.linears.\2."),
+        (r"^decode_head\.linear_fuse\.", "decoder.fuse."),
+        (r"^decode_head\.batch_norm\.", "decoder.norm."),
+        (r"^decode_head\.classifier\.", "classifier."),
+    ), ignored=(r"num_batches_tracked$",)),
+)
