@@ -6,7 +6,10 @@ processes appear in that rule, so a run resumes from the number of the next batc
 """
 
 import functools
+import os
 import signal
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -133,14 +136,24 @@ class Batches:
         stream = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead))
         if self._workers:
             stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2),
-                                        worker_init_fn=_ignore_signals)
+                                        worker_init_fn=_prepare_worker)
         return iter(stream)
 
 
-def _ignore_signals(worker: int, count: int) -> None:
-    """A signal to the process group is the trainer's to answer: it saves, and then closes the workers itself."""
+def _prepare_worker(worker: int, count: int) -> None:
+    """A signal to the process group is the trainer's to answer: it saves, and then closes the workers itself.
+
+    A trainer that was killed cannot: a worker whose parent is gone ends by itself.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), name="parent", daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 class _Share(NamedTuple):

@@ -1,0 +1,129 @@
+"""Whole runs as a user starts them: real processes, real kills, and the same bits at the end."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# The quick run with the smallest network, so that a process costs seconds; two devices, so that processes can share them.
+FLAGS = ["--config=configs/ich_segnext.py:quick,augment", "--config.model.name=unet_test", "--config.data.size=(32, 32)",
+         "--config.train.epochs=3", "--config.optim.ema=0.9", "--config.train.log_every=1"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def environment(cache: Path, devices: int = 2, **more: str) -> dict[str, str]:
+    return {**os.environ, "JAXSEG_CACHE": str(cache), "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", **more}
+
+
+def start(workdir: Path, cache: Path, *flags: str, launcher: tuple[str, ...] = ("-m", "jaxseg.main"), devices: int = 2,
+          **more: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, *launcher, *FLAGS, f"--workdir={workdir}", *flags], cwd=ROOT, text=True,
+                            env=environment(cache, devices, **more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def finish(process: subprocess.Popen, code: int = 0, seconds: float = 300) -> str:
+    output, _ = process.communicate(timeout=seconds)
+    assert process.returncode == code, output[-3000:]
+    return output
+
+
+def result(workdir: Path) -> dict[str, str]:
+    """Digests of every array of the last checkpoint, and the CSV of the epochs."""
+    newest = max((p for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+    manifest = json.loads((newest / "digests.json").read_text())
+    rows = list(csv.DictReader((workdir / "epochs.csv").open()))
+    return {"step": newest.name, "leaves": json.dumps(manifest["leaves"], sort_keys=True), "epochs": json.dumps(rows)}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, cache):
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    output = finish(start(workdir, cache))
+    assert "SYNTHETIC" in output and "pooled foreground Dice" in output and "compilations:" in output
+    return workdir, result(workdir)
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path, cache, uninterrupted):
+    workdir = tmp_path / "killed"
+    for workers, fault in ((0, "kill@3:before_next"), (0, "kill@5:before_save"), (1, "kill@5:after_save"), (0, "kill@12:after_step")):
+        finish(start(workdir, cache, f"--config.data.workers={workers}", JAXSEG_FAULT=fault), code=-signal.SIGKILL)
+    finish(start(workdir, cache, "--config.data.workers=1"))
+    assert result(workdir) == uninterrupted[1]
+
+
+def test_sigterm_saves_ends_with_42_and_the_same_command_goes_on(tmp_path, cache, uninterrupted):
+    workdir = tmp_path / "stopped"
+    process = start(workdir, cache)
+    for line in process.stdout:
+        if "step 2 epoch" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    rest = finish(process, code=42)
+    assert "stopped by SIGTERM" in rest
+    output = finish(start(workdir, cache))
+    assert "resumed from step" in output and result(workdir) == uninterrupted[1]
+
+
+def test_two_processes_are_one_process_with_two_devices(tmp_path, cache, uninterrupted):
+    workdir = tmp_path / "two"
+    output = finish(start(workdir, cache, launcher=("launch/local.py", "--processes=2", "--cpu_devices=1", "--")))
+    assert "2 x cpu in 2 processes" in output
+    assert result(workdir) == uninterrupted[1]
+
+
+def test_a_finished_run_says_so_and_another_config_is_refused(cache, uninterrupted):
+    workdir, _ = uninterrupted
+    assert "finished run" in finish(start(workdir, cache))
+    output = finish(start(workdir, cache, "--config.optim.lr=0.1"), code=78)
+    assert "optim.lr" in output and "another --workdir" in output
+
+
+def test_predict_needs_only_the_run_and_the_input(tmp_path, cache, uninterrupted):
+    nibabel = pytest.importorskip("nibabel")
+    workdir, _ = uninterrupted
+    scans = next(cache.glob("phantom-ct-ich-*-quick")) / "ct_scans"
+    moved = tmp_path / "elsewhere"
+    os.rename(workdir, moved)
+    try:
+        command = [sys.executable, "-m", "jaxseg.main", "--mode=predict", f"--workdir={moved}", f"--output={tmp_path / 'out'}"]
+        done = subprocess.run([*command, f"--input={scans}"], cwd=ROOT, env=environment(cache), capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        written = sorted((tmp_path / "out").glob("*.nii.gz"))
+        assert len(written) == len(list(scans.glob("*.nii")))
+        for path in written:
+            source, labels = nibabel.load(scans / path.name.removesuffix(".gz")), nibabel.load(path)
+            assert source.shape == labels.shape and (source.affine == labels.affine).all()
+            assert set(map(int, set(labels.dataobj[:].ravel()))) <= {0, 1}
+        empty = tmp_path / "empty"
+        empty.mkdir()
+        none = subprocess.run([*command, f"--input={empty}"], cwd=ROOT, env=environment(cache), capture_output=True, text=True)
+        assert none.returncode == 65 and len(none.stderr.strip().splitlines()) == 1
+    finally:
+        os.rename(moved, workdir)
+
+
+def test_a_second_run_in_the_same_folder_is_refused_while_the_first_trains(tmp_path, cache):
+    workdir = tmp_path / "busy"
+    first = start(workdir, cache, "--config.train.epochs=500")
+    try:
+        for line in first.stdout:
+            if "first step" in line:
+                break
+        output = finish(start(workdir, cache, "--config.train.epochs=500"), code=64)
+        assert "in use" in output
+    finally:
+        first.kill()
+        first.communicate()
+        time.sleep(0.1)
