@@ -1,0 +1,89 @@
+"""Every network in the registry keeps the contract: true sizes by their shapes, `_test` variants by computing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg.layers import Run
+from jaxseg.models import create_model, functional, list_models
+from jaxseg.models.registry import variants
+
+TRUE = [(n, rank) for n in list_models() if "_test" not in n for rank in variants()[n].ranks]
+TEST = [(n, rank) for n in list_models("_test") for rank in variants()[n].ranks]
+_IDS = lambda pairs: [f"{n}-{rank}d" for n, rank in pairs]
+
+
+def size_for(model, wanted) -> tuple[int, ...]:
+    """The first spatial size from `wanted` on that the network takes, the last axis 16 or more longer."""
+    def taken(start):
+        for n in range(start, start + 600):
+            try:
+                model.check((1, *(n,) * model.rank, model.in_channels))
+            except ValueError:
+                continue
+            return n
+        raise AssertionError(f"no square size from {start} to {start + 600} is taken")
+    first = taken(wanted)
+    return (*(first,) * (model.rank - 1), taken(first + 16) if model.rank == 2 else first)
+
+
+@pytest.mark.parametrize("name,rank", TRUE, ids=_IDS(TRUE))
+def test_true_sizes_give_float32_logits_of_the_images_size(name, rank):
+    model = create_model(name, rank=rank, abstract=True)
+    network, params, state = functional.split(model)
+    size = size_for(model, 97 if rank == 2 else 33)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        image = jax.ShapeDtypeStruct((2, *size, model.in_channels), dtype)
+        logits = jax.eval_shape(lambda p, s, x: network.apply(p, s, x)[0].logits, params, state, image)
+        assert logits.shape == (2, *size, model.num_classes) and logits.dtype == jnp.float32
+
+
+def build(name, rank):
+    """(network, params, state, image [2, *S, C]) of a `_test` variant, at an odd size where it takes one."""
+    model = create_model(name, rank=rank)
+    size = size_for(model, 65 if rank == 2 else 17)  # 65: at stride 32 more than one position is left
+    image = np.random.default_rng(0).normal(size=(2, *size, model.in_channels)).astype(np.float32)
+    return (*functional.split(model), image, (2, *size, model.num_classes))
+
+
+@pytest.mark.parametrize("name,rank", TEST, ids=_IDS(TEST))
+def test_test_variants_compute(name, rank):
+    network, params, state, image, shape = build(name, rank)
+
+    def forward(image):  # compiled without optimisation, in half the time: it runs three times
+        run = jax.jit(lambda p, s, x: network.apply(p, s, x)[0])
+        return run.lower(params, state, image).compile(compiler_options={"xla_backend_optimization_level": 0})
+
+    compiled = forward(image)
+    outputs = compiled(params, state, image)
+    logits = np.asarray(outputs.logits)
+    assert logits.shape == shape and logits.dtype == np.float32 and outputs.aux == ()
+    assert np.isfinite(logits).all() and logits.std() > 0
+
+    # in inference a sample's logits do not depend on its neighbours in the batch
+    other = np.concatenate([image[:1], 3 * image[1:] + 1])
+    np.testing.assert_array_equal(np.asarray(compiled(params, state, other).logits)[0], logits[0])
+
+    # bfloat16 has 8 bits; errors of some tens of layers add up to a few per cent of the logits' spread
+    image = image.astype(jnp.bfloat16)
+    low = np.asarray(forward(image)(params, state, image).logits)
+    assert low.dtype == np.float32
+    assert np.sqrt(np.mean((low - logits) ** 2)) <= 0.1 * max(logits.std(), np.abs(logits).mean())
+
+
+@pytest.mark.parametrize("name,rank", TEST, ids=_IDS(TEST))
+def test_test_variants_have_finite_gradients(name, rank):
+    network, params, state, image, _ = build(name, rank)
+
+    def loss(params):
+        outputs, _ = network.apply(params, state, image, Run(train=True, key=jax.random.key(0)))
+        return sum(jnp.mean(jnp.square(a - 1)) for a in (outputs.logits, *outputs.aux))
+
+    grads = jax.jit(jax.grad(loss))(params)
+    assert grads.keys() == params.keys()
+    bad = [n for n, g in grads.items() if not np.isfinite(g).all()]
+    assert not bad, bad
+    # some sources carry weights that nothing reads, and a ReLU of one or two units may be dead: a tenth at most
+    idle = [n for n, g in grads.items() if n.endswith("weight") and not np.any(g)]
+    assert len(idle) <= 0.1 * len([n for n in grads if n.endswith("weight")]), idle
