@@ -23,14 +23,12 @@ from jaxseg.utils.trees import label_by_rules
 
 
 class Rule(NamedTuple):
-    """An optimiser: the moments it keeps per leaf, its direction, its options, and how weight decay enters.
+    """An optimiser: the moments it keeps per leaf, its direction, its options, and how weight decay enters."""
 
-    direction(gradient, moments, count, **options) -> (step before the learning rate, new moments); count starts at 1.
-    """
-
-    direction: Callable
+    direction: Callable  # (gradient, moments, scalars, **options) -> (step before the learning rate, new moments)
     moments: Callable  # (leaf, **options) -> {name: initial array}
     options: Mapping[str, float | bool]
+    scalars: Callable = lambda count, **_: ()  # numbers shared by all leaves; count of updates, from 1
     decoupled: bool = False
 
 
@@ -39,19 +37,22 @@ def _one_minus_power(base: float, count: Array) -> Array:
     return -jnp.expm1(count.astype(jnp.float32) * math.log(base)) if base > 0 else jnp.ones((), jnp.float32)
 
 
-def _adam(g: Array, moments: dict, count: Array, *, b1: float, b2: float, eps: float):
+def _adam_scalars(count: Array, *, b1: float, b2: float, eps: float):
+    return 1 / _one_minus_power(b1, count), 1 / jnp.sqrt(_one_minus_power(b2, count))
+
+
+def _adam(g: Array, moments: dict, scalars, *, b1: float, b2: float, eps: float):
     m = b1 * moments["m"] + (1 - b1) * g
     v = b2 * moments["v"] + (1 - b2) * g * g
-    scale = jnp.sqrt(_one_minus_power(b2, count))
-    return m / _one_minus_power(b1, count) / (jnp.sqrt(v) / scale + eps), {"m": m, "v": v}
+    return m * scalars[0] / (jnp.sqrt(v) * scalars[1] + eps), {"m": m, "v": v}
 
 
-def _adagrad(g: Array, moments: dict, count: Array, *, eps: float, initial: float):
+def _adagrad(g: Array, moments: dict, scalars, *, eps: float, initial: float):
     total = moments["sum"] + g * g
     return g / (jnp.sqrt(total) + eps), {"sum": total}
 
 
-def _sgd(g: Array, moments: dict, count: Array, *, momentum: float, nesterov: bool):
+def _sgd(g: Array, moments: dict, scalars, *, momentum: float, nesterov: bool):
     if not momentum:
         return g, {}
     m = momentum * moments["m"] + g
@@ -62,7 +63,8 @@ def _zeros(leaf: Array) -> Array:
     return jnp.zeros(leaf.shape, jnp.float32)
 
 
-_ADAM = Rule(_adam, lambda p, **_: {"m": _zeros(p), "v": _zeros(p)}, {"b1": 0.9, "b2": 0.999, "eps": 1e-8})
+_ADAM = Rule(_adam, lambda p, **_: {"m": _zeros(p), "v": _zeros(p)}, {"b1": 0.9, "b2": 0.999, "eps": 1e-8},
+             _adam_scalars)
 OPTIMIZERS: dict[str, Rule] = {
     "adam": _ADAM,
     "adamw": _ADAM._replace(decoupled=True),
@@ -109,6 +111,7 @@ def build(params: Mapping[str, Array], *, name: str, options: Mapping[str, float
         if clip_norm:
             grads = clip(grads, clip_norm)
         new: dict = {"count": state["count"] + 1, **{moment: {} for moment in state if moment != "count"}}
+        scalars = rule.scalars(new["count"], **settings)
         updates = {}
         for leaf_name, (lr, decay) in factors.items():
             p, g = params[leaf_name], grads[leaf_name].astype(jnp.float32)
@@ -116,7 +119,7 @@ def build(params: Mapping[str, Array], *, name: str, options: Mapping[str, float
             if shrink and not rule.decoupled:
                 g = g + shrink * p
             moments = {moment: state[moment][leaf_name] for moment in state if moment != "count"}
-            direction, moments = rule.direction(g, moments, new["count"], **settings)
+            direction, moments = rule.direction(g, moments, scalars, **settings)
             if shrink and rule.decoupled:
                 direction = direction + shrink * p
             updates[leaf_name] = -lr * direction
