@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from jaxseg.ops import tally
 from jaxseg.ops.conv import dispatch
+from jaxseg.ops.conv.matmul import matmul
 from jaxseg.types import Array
 
 Pads = tuple[tuple[int, int], ...]
@@ -107,4 +108,4 @@ def conv_transpose(x: Array, w: Array, *, stride: int | Sequence[int] = 2, paddi
 def linear(x: Array, w: Array) -> Array:
     """x [..., C] times w [C, O] (cast to x's dtype) -> [..., O]."""
     tally.add("linear", math.prod(x.shape[:-1]) * math.prod(w.shape))
-    return x @ w.astype(x.dtype)
+    return matmul(x, w.astype(x.dtype))

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import jax
 from jax import lax
 
-from jaxseg.ops.conv import choose, reference
+from jaxseg.ops.conv import choose, reference, transposed
+from jaxseg.ops.conv.matmul import matmul
 from jaxseg.ops.conv.spec import Spec
 from jaxseg.types import Array
 
@@ -23,7 +24,7 @@ def conv(x: Array, w: Array, *, stride: Sequence[int], padding, dilation: Sequen
     if groups == 1 and math.prod(w.shape[:-2]) == 1 and not any(map(any, padding)):
         if any(s > 1 for s in stride):
             x = x[(slice(None), *(slice(None, None, s) for s in stride))]
-        return x @ w.reshape(w.shape[-2:])
+        return matmul(x, w.reshape(w.shape[-2:]))
     spec = Spec(tuple(stride), tuple(map(tuple, padding)), tuple(dilation), groups)
     if choose.lowerings(spec, x.shape, w.shape) == choose.XLA:
         return reference.forward(spec, x, w)
@@ -32,6 +33,8 @@ def conv(x: Array, w: Array, *, stride: Sequence[int], padding, dilation: Sequen
 
 def conv_transpose(x: Array, w: Array, *, stride: Sequence[int], padding) -> Array:
     """`api.conv_transpose` with every argument resolved."""
+    if transposed.fits(w.shape, stride):
+        return transposed.conv_transpose(x, w, padding=padding)
     return reference.conv_transpose(x, w, stride=stride, padding=padding)
 
 

@@ -26,7 +26,8 @@ def max_pool(x: Array, kernel: int | Sequence[int] = 2, *, stride=None, padding:
         return _blocks(x, kernel).max(axis=tuple(range(2, 2 + 2 * rank, 2)))
     pads = ((0, 0), *((p, p) for p in padding), (0, 0))
     low = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
-    return lax.reduce_window(x, jnp.asarray(low, x.dtype), lax.max, (1, *kernel, 1), (1, *stride, 1), pads)
+    # a numpy scalar: jax knows the gradient of a maximum only if it can see that the initial value is the lowest
+    return lax.reduce_window(x, np.asarray(low, x.dtype)[()], lax.max, (1, *kernel, 1), (1, *stride, 1), pads)
 
 
 def avg_pool(x: Array, kernel: int | Sequence[int] = 2) -> Array:

@@ -1,0 +1,49 @@
+"""The exact GELU, in PyTorch's formula, with a gradient that keeps one array.
+
+gelu(x) = x / 2 (1 + erf(x / sqrt 2)). jax.nn.gelu writes it with erfc, which XLA computes by two polynomials and a select:
+2.8 times slower on a CPU (1.86 ms against 0.67 for 2 M numbers, 2 cores, 2026-11-21), and its automatic gradient keeps
+several arrays of the size of x; here the slope alone is kept. erfc's gain, relative precision of values below -4, is lost, as
+it is in PyTorch.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxseg.types import Array
+
+
+@jax.custom_jvp
+def gelu(x: Array) -> Array:
+    """x times the standard normal distribution function at x, in x's dtype (computed in float32)."""
+    wide = x.astype(jnp.float32)
+    return (wide * _phi(wide)).astype(x.dtype)
+
+
+@gelu.defjvp
+def _gelu_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    return gelu(x), dx * _slope(x)
+
+
+@jax.custom_jvp
+def _slope(x: Array) -> Array:
+    """The derivative of `gelu`: Phi(x) + x phi(x)."""
+    wide = x.astype(jnp.float32)
+    return (_phi(wide) + wide * _density(wide)).astype(x.dtype)
+
+
+@_slope.defjvp
+def _slope_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    return _slope(x), dx * (_density(x) * (2 - x * x))
+
+
+def _phi(x: Array) -> Array:
+    return 0.5 * (1 + lax.erf(x * math.sqrt(0.5)))
+
+
+def _density(x: Array) -> Array:
+    return math.sqrt(0.5 / math.pi) * jnp.exp(-0.5 * x * x)

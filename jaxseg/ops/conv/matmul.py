@@ -1,0 +1,43 @@
+"""x [N, C] times w [C, O] with the weights' gradient written for CPUs.
+
+dw = x^T g contracts both operands over their long first axis. XLA's CPU matrix product is 1.2 to 3 times faster when
+one of them has been transposed beforehand (table.py); it is the smaller one here. Without the barrier XLA folds the
+transpose back into the product.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxseg.types import Array
+
+
+@jax.custom_vjp
+def matmul(x: Array, w: Array) -> Array:
+    """[..., C] and [C, O] -> [..., O], in their common dtype."""
+    return x @ w
+
+
+def _forward(x: Array, w: Array):
+    return x @ w, (x, w)
+
+
+def _backward(saved, g: Array):
+    x, w = saved
+    return g @ w.T, weight_gradient(x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1]))
+
+
+matmul.defvjp(_forward, _backward)
+
+
+@jax.jit
+def weight_gradient(x: Array, g: Array) -> Array:
+    """x^T g: [N, C] and [N, O] -> [C, O]."""
+    return lax.platform_dependent(x, g, cpu=_transposed_first, default=lambda x, g: jnp.matmul(x.T, g))
+
+
+def _transposed_first(x: Array, g: Array) -> Array:
+    turned = lambda a: lax.optimization_barrier(a.T)
+    if x.shape[-1] <= g.shape[-1]:
+        return turned(x) @ g
+    return turned(turned(g) @ x)
