@@ -32,7 +32,12 @@ PROCESS_ID = flags.DEFINE_integer("process_id", os.environ.get("JAXSEG_PROCESS_I
 def parse(argv):
     """absl's flag parsing with every mistake turned into one line."""
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        if CONFIG.value is not None:
+            path = config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]
+            if not Path(path).is_file():
+                raise ConfigError(f"--config={path}: no such file; the experiments are in configs/")
+        return rest
     except JaxsegError:
         raise
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, FileNotFoundError, ImportError) as error:

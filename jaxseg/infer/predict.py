@@ -63,7 +63,7 @@ class Predictor:
           NonFiniteError: the network returned NaN or Inf.
         """
         slices, orientation = geometry.to_slices(volume)
-        spacing = orientation.spacing[1:]
+        spacing = orientation.spacing[1:] if orientation.axes else None  # photographs have none
         inputs = np.stack([preprocess.prepare(s, self.recipe, spacing) for s in slices])  # [Z, h, w, C]
         outputs = []
         for start in range(0, len(inputs), self.batch_size):

@@ -1,0 +1,140 @@
+"""Mistakes end before any compilation with one line that names value, rule and remedy, and with the right exit code."""
+
+import gzip
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from jaxseg.data import datasets
+
+ROOT = Path(__file__).parent.parent
+CONFIG = "--config=configs/ich_segnext.py:quick"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def environment(cache: Path) -> dict[str, str]:
+    return {**os.environ, "JAXSEG_CACHE": str(cache), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+
+
+def run(cache: Path, *flags: str, code: int) -> str:
+    """Standard error of a run that must end with `code`, checked to be one line without a traceback."""
+    done = subprocess.run([sys.executable, "-m", "jaxseg.main", *flags], cwd=ROOT, capture_output=True, text=True, timeout=240,
+                          env=environment(cache))
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr and "compiled" not in done.stdout
+    lines = [line for line in done.stderr.strip().splitlines() if line.startswith("jaxseg:")]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize("flags, words", [
+    ((CONFIG, "--config.train.epoch=3"), ("epoch",)),
+    ((CONFIG, "--config.train.epochs=three"), ("epochs", "three")),
+    ((CONFIG, "--config.model.name=segnxt_t"), ("segnxt_t", "segnext_t")),
+    ((CONFIG, "--config.train.augment=(('hflipp', 0.5, {}),)"), ("hflipp", "hflip")),
+    ((CONFIG, "--config.loss.terms=(('dise', 1.0),)"), ("dise", "dice")),
+    ((CONFIG, "--mode=trian"), ("trian", "train")),
+    ((CONFIG + "k",), ("quickk", "quick")),
+    (("--config=configs/none.py",), ("configs/none.py",)),
+    (("--mode=train",), ("--config",)),
+    ((CONFIG, "--config.train.batch_size=1000"), ("batch_size=1000",)),
+    ((CONFIG, "--config.data.root=/nowhere"), ("/nowhere",)),
+    (("--mode=predict", "--workdir=/nowhere", "--input=x", "--output=y"), ("/nowhere",)),
+])
+def test_a_mistake_on_the_command_line(cache, tmp_path, flags, words):
+    code = 66 if "--mode=predict" in flags else 65 if any("nowhere" in f for f in flags) else 64
+    line = run(cache, *flags, *(() if "--workdir=/nowhere" in flags else (f"--workdir={tmp_path / 'run'}",)), code=code)
+    for word in words:
+        assert word in line
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch, cache):
+    """A copy of the quick phantom to be damaged."""
+    monkeypatch.setenv("JAXSEG_CACHE", str(cache))
+    source = datasets.phantom("ct_ich", "quick")
+    return Path(shutil.copytree(source, tmp_path / "data"))
+
+
+def damage_truncate(root: Path, scan: Path) -> None:
+    data = gzip.compress(scan.read_bytes())
+    scan.unlink()
+    scan.with_suffix(".nii.gz").write_bytes(data[:len(data) // 2])
+
+
+def damage_crc(root: Path, scan: Path) -> None:
+    data = bytearray(gzip.compress(scan.read_bytes()))
+    data[-6] ^= 0x10
+    scan.unlink()
+    scan.with_suffix(".nii.gz").write_bytes(bytes(data))
+
+
+def damage_dims(root: Path, scan: Path) -> None:
+    data = bytearray(scan.read_bytes())
+    data[42:48] = np.array([32767] * 3, "<i2").tobytes()
+    scan.write_bytes(bytes(data))
+
+
+def damage_nan(root: Path, scan: Path) -> None:
+    image = nibabel.load(scan)
+    array = np.asarray(image.dataobj, np.float32).copy()
+    array[3, 4, 1] = np.nan
+    nibabel.save(nibabel.Nifti1Image(array, image.affine), scan)
+
+
+def damage_label(root: Path, scan: Path) -> None:
+    path = root / "masks" / scan.name
+    image = nibabel.load(path)
+    array = np.asarray(image.dataobj).copy()
+    array[0, 0, 0] = 100
+    nibabel.save(nibabel.Nifti1Image(array, image.affine), path)
+
+
+def damage_affine(root: Path, scan: Path) -> None:
+    path = root / "masks" / scan.name
+    image = nibabel.load(path)
+    affine = image.affine.copy()
+    affine[0] *= -1
+    nibabel.save(nibabel.Nifti1Image(np.array(image.dataobj), affine), path)
+
+
+def damage_shape(root: Path, scan: Path) -> None:
+    path = root / "masks" / scan.name
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.array(image.dataobj)[:-1], image.affine), path)
+
+
+def damage_missing(root: Path, scan: Path) -> None:
+    (root / "masks" / scan.name).unlink()
+
+
+@pytest.mark.parametrize("damage", [damage_truncate, damage_crc, damage_dims, damage_nan, damage_label, damage_affine,
+                                    damage_shape, damage_missing], ids=lambda d: d.__name__.removeprefix("damage_"))
+def test_a_damaged_data_set_is_refused_by_name(cache, tmp_path, root, damage):
+    scan = sorted((root / "ct_scans").glob("*.nii"))[2]
+    damage(root, scan)
+    line = run(cache, CONFIG, f"--config.data.root={root}", f"--workdir={tmp_path / 'run'}", code=65)
+    assert scan.stem in line
+
+
+def test_a_clean_copy_is_accepted_by_the_check(cache, tmp_path, root):
+    done = subprocess.run([sys.executable, "-m", "jaxseg.main", CONFIG, f"--config.data.root={root}", "--mode=check",
+                           f"--workdir={tmp_path / 'run'}"], cwd=ROOT, capture_output=True, text=True, timeout=240,
+                          env=environment(cache))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 cases" in done.stdout or "8" in done.stdout
+
+
+def test_an_empty_split_is_refused(cache, tmp_path):
+    line = run(cache, CONFIG, "--config.data.fractions=(1.0, 0.0, 0.0)", f"--workdir={tmp_path / 'run'}", code=65)
+    assert "val" in line and "fractions" in line
