@@ -142,8 +142,9 @@ def describe(root: Path) -> list[str]:
         image, labels = volumes.read_volume(root / ct), volumes.read_volume(root / mask)
         volumes.check_pair(image, labels)
         classes, ml = dataset.map_mask(labels.array), abs(np.linalg.det(image.affine[:3, :3])) / 1000
-        organs = ", ".join(f"{label} {(classes == k).sum() * ml:.0f} ml ({image.array[classes == k].mean():.0f} HU)"
-                           for k, label in enumerate(dataset.labels, 1) if (classes == k).any())
+        where = {label: classes == k for k, label in enumerate(dataset.labels, 1)}
+        organs = ", ".join(f"{label} {at.sum() * ml:.0f} ml ({image.array[at].mean():.0f} HU)"
+                           for label, at in where.items() if at.any())
         spacing = np.sqrt((image.affine[:3, :3] ** 2).sum(0))
         shape, spacing = " x ".join(map(str, image.array.shape)), " x ".join(f"{s:.3g}" for s in spacing)
         lines.append(f"{name}: {shape} voxels of {spacing} mm; {organs}")
@@ -155,7 +156,7 @@ def _check_digest(archive: Path) -> None:
         with open(archive, "rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise refusal("DATA_ARCHIVE", archive, f"cannot be read ({error.strerror})", "must be a file", "check the path") from error
+        raise refusal("DATA_ARCHIVE", archive, f"cannot be read ({error.strerror})", "must be a file", "check it") from error
     if found != SHA256:
         raise refusal("DATA_ARCHIVE", archive, f"SHA-256 {found}", f"must be {SHA256}", f"fetch {ARCHIVE} again")
 

@@ -24,13 +24,13 @@ from jaxseg.types import ConfigError
 from jaxseg.utils.files import build_folder, cache_root
 from jaxseg.utils.lookup import lookup
 
-VERSION = 1  # part of the cache folder's name: raise it whenever the bytes change
+VERSION = 2  # part of the cache folder's name: raise it whenever the bytes change
 SLICE_MM = 5.0
 
 PLANS = (  # what each patient has, in turn; shuffled over the patients
     ("deep",), ("lobar",), (), ("epidural",), ("deep", "ventricle"), ("lobar",), ("subdural",), (), ("lobar", "subarachnoid"),
-    ("deep",), ("lobar",), (), ("epidural", "contusion"), ("deep",), ("lobar",), ("ventricle", "lobar"), ("epidural",), (),
-    ("lobar",), ("deep",), (), ("subdural",), ("lobar",), ("deep",), ("epidural",), (), ("lobar",),
+    ("deep",), ("lobar",), (), ("epidural", "contusion"), ("deep",), ("lobar",), ("ventricle", "lobar"), ("deep",), (),
+    ("lobar",), ("deep",), (), ("lobar",), ("lobar",), ("deep",), ("epidural",), (), ("lobar",),
     ("deep",), (), ("subdural",), ("lobar",), ("deep", "ventricle"), (), ("epidural",), ("lobar",), (),
 )
 
@@ -120,7 +120,7 @@ def make_patient(rng: np.random.Generator, size: Size, textures: Textures, plan:
     if head.fracture is not None:  # a fracture lies over the epidural blood it tore
         where = next((b.centre for b in bleeds if b.kind == "Epidural"), None)
         head = dataclasses.replace(head, fracture=float(np.arctan2(where[1], where[0])) if where else head.fracture)
-    sigma = rng.uniform(3.5, 7.5)
+    sigma = rng.uniform(3.0, 7.0)
     px = pixel * size.pixels / n
     scan = np.empty((count, size.pixels, size.pixels), np.int16)
     masks = {b.kind: np.zeros(scan.shape, bool) for b in bleeds}

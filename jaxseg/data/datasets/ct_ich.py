@@ -167,7 +167,10 @@ def _slices(path: Path) -> int:
     try:
         with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as file:
             start = file.read(4)
-            block = start + file.read(nifti_header.header_size(start, path)[0] - 4)
+            size = nifti_header.header_size(start, path)[0]
+            block = start + file.read(size - 4)
+            if len(block) < size:
+                raise EOFError(f"{len(block)} of {size} bytes of a header")
             return nifti_header.parse(block, path).shape[2]
     except (OSError, EOFError, zlib.error) as error:
         raise refusal("DATA_TRUNCATED", path, f"cannot be read ({error})", "must hold a volume", _RESTORE) from error

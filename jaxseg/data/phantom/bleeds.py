@@ -46,19 +46,19 @@ def draw_bleeds(rng: np.random.Generator, plan: tuple[str, ...], middle: float, 
     side = 1 if rng.random() < 0.5 else -1
     bleeds = []
     for word in plan:
-        age = rng.random()  # most acute, the rest older and closer to brain
-        density = u(58, 80) if age < 0.8 or word == "subdural" else u(51, 58)
+        age = rng.random()  # most are acute, the rest older and closer to brain
+        density = u(58, 80) if age < 0.85 or word == "subdural" else u(52, 58)
         contrast = u(2, 7) if rng.random() < 0.7 else u(7, 12)
         z = middle + u(-5, 5)
         if word == "deep":
             where = (side * u(18, 27), u(-14, 14), float(np.clip(z, -6, 22)))
-            axes = (u(17, 23), u(24, 32), u(21, 29))
+            axes = (u(18, 24), u(25, 33), u(23, 30))
             bleeds.append(Bleed("Intraparenchymal", where, axes, u(1.2, 2.4), density, contrast, u(4, 9)))
         elif word == "lobar":
             angle = u(-1.25, 1.35) + (np.pi if side < 0 else 0)  # not at the midline
             reach = u(0.48, 0.62)
             where = (half[0] * reach * np.cos(angle), half[1] * reach * np.sin(angle), z)
-            r = u(21, 29)
+            r = u(22, 30)
             axes = (r, r * u(1.0, 1.45), r * u(0.9, 1.2))
             bleeds.append(Bleed("Intraparenchymal", where, axes, u(1.2, 2.8), density, contrast, u(4, 10)))
         elif word == "ventricle":
@@ -68,9 +68,9 @@ def draw_bleeds(rng: np.random.Generator, plan: tuple[str, ...], middle: float, 
             angle = u(-0.9, 0.9) + (np.pi if side < 0 else 0)
             where = (half[0] * np.cos(angle), half[1] * np.sin(angle), z)
             if word == "epidural":
-                bleeds.append(Bleed("Epidural", where, (u(21, 32), u(42, 56), u(30, 42)), 0.8, density, contrast, 0.0))
+                bleeds.append(Bleed("Epidural", where, (u(25, 35), u(36, 48), u(26, 36)), 0.8, density, contrast, 0.0))
             else:
-                bleeds.append(Bleed("Subdural", where, (u(17, 24), u(0.8, 1.1), u(36, 48)), 0.7, density, contrast, 0.0))
+                bleeds.append(Bleed("Subdural", where, (u(16, 21), u(0.85, 1.1), u(27, 35)), 0.7, density, contrast, 0.0))
         elif word == "subarachnoid":
             where = (side * u(35, 50), u(-25, 20), z)
             bleeds.append(Bleed("Subarachnoid", where, (u(22, 34), 0, 0), 0.0, u(52, 66), 3.0, 0.0))

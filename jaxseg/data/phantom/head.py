@@ -72,7 +72,7 @@ def draw_head(rng: np.random.Generator, fracture: bool) -> Head:
         wobble=u(0.006, 0.014), turn=n() * 0.07, tilt=n() * 0.09, lean=n() * 0.04, shift=(n() * 3.0, n() * 3.0),
         ventricle=(age * u(0.85, 1.15), age * u(0.85, 1.15)), sulcus=0.10 + 0.13 * (age - 0.6), grey=u(36, 41), white=u(26, 30),
         cup=u(6, 14), streak=u(6, 14), calcified=calcified, fracture=u(-np.pi, np.pi) if fracture else None,
-        swelling=(u(-np.pi, np.pi), u(9, 18) if rng.random() < 0.85 else 0.0, u(57, 75)))
+        swelling=(u(-np.pi, np.pi), u(10, 18) if rng.random() < 0.9 else 0.0, u(57, 75)))
 
 
 class Place:
