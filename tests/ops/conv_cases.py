@@ -20,6 +20,7 @@ class Case(NamedTuple):
     pad: int | tuple = 1
     dilation: int = 1
     groups: int = 1
+    public: bool = False  # also through ops.conv
 
     @property
     def spec(self) -> Spec:
@@ -29,15 +30,28 @@ class Case(NamedTuple):
         return Spec((self.stride,) * rank, pads, (self.dilation,) * rank, self.groups)
 
 
+DIRECTIONS = ("forward", "input_gradient", "weight_gradient")
+
 DEPTHWISE = (
-    Case("3x3 odd size", (2, 9, 7, 4), (3, 3), 4, groups=4),
+    Case("3x3 odd size", (2, 9, 7, 4), (3, 3), 4, groups=4, public=True),
     Case("5x5 dilated, map smaller than its reach", (1, 3, 4, 6), (5, 5), 6, pad=4, dilation=2, groups=6),
     Case("row strip wider than the map", (2, 5, 6, 3), (1, 21), 3, pad=(0, 10), groups=3),
     Case("column strip", (2, 10, 3, 4), (7, 1), 4, pad=(3, 0), groups=4),
-    Case("strided, two outputs per channel, uneven padding", (2, 11, 13, 4), (3, 5), 8, stride=2, pad=((1, 1), (1, 2)), groups=4),
+    Case("strided, two outputs per channel, uneven padding", (2, 11, 13, 4), (3, 5), 8, stride=2, pad=((1, 1), (1, 2)),
+         groups=4, public=True),
     Case("3-D", (1, 5, 6, 7, 3), (3, 3, 3), 3, groups=3),
     Case("3-D strided and dilated", (1, 4, 5, 6, 2), (3, 3, 3), 2, stride=2, pad=2, dilation=2, groups=2),
     Case("3-D, so many taps that they are looped over", (1, 9, 8, 9, 2), (5, 5, 5), 2, pad=2, groups=2),
+)
+
+DENSE = (
+    Case("dense 3x3", (2, 7, 5, 3), (3, 3), 4, public=True),
+    Case("dense 1x3 dilated, uneven padding", (1, 4, 9, 3), (1, 3), 2, pad=((0, 0), (1, 3)), dilation=2),
+    Case("kernel is stride", (2, 5, 6, 3), (2, 2), 4, stride=2, pad=0, public=True),
+    Case("dense 3x3x3", (2, 3, 5, 4, 3), (3, 3, 3), 2, public=True),
+    Case("dense 3x3x3 dilated", (1, 6, 5, 5, 2), (3, 3, 3), 3, pad=2, dilation=2),
+    Case("dense 3x3x3 strided", (1, 6, 5, 4, 2), (3, 3, 3), 3, stride=2, public=True),
+    Case("dense 1x3x2, one slice", (1, 1, 4, 5, 2), (1, 3, 2), 3, pad=(0, 1, 0)),
 )
 
 

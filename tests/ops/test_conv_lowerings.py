@@ -11,14 +11,19 @@ import numpy as np
 import pytest
 
 from jaxseg import ops
-from jaxseg.ops.conv import depthwise, reference
+from jaxseg.ops.conv import depthwise, folded, planes, reference
 
 _spec = importlib.util.spec_from_file_location("conv_cases", Path(__file__).with_name("conv_cases.py"))
 cases = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(cases)
 
-PAIRS = [(depthwise, case) for case in cases.DEPTHWISE]
-_name = lambda v: v.name if isinstance(v, cases.Case) else v.__name__.rpartition(".")[2]
+LOWERINGS = (
+    *((getattr(depthwise, d), case) for d in cases.DIRECTIONS for case in cases.DEPTHWISE),
+    *((getattr(planes, d), case) for d in cases.DIRECTIONS for case in cases.DENSE if len(case.kernel) == 3),
+    *((folded.weight_gradient, case) for case in cases.DENSE if case.stride == 1),
+    *((folded.slabs, case) for case in cases.DENSE if case.stride == 1 and len(case.kernel) == 3),
+)
+_name = lambda v: v.name if isinstance(v, cases.Case) else f"{v.__module__.rpartition('.')[2]}.{v.__name__}"
 
 
 def _terms(case, direction):
@@ -26,33 +31,27 @@ def _terms(case, direction):
     return out if direction == "weight_gradient" else math.prod(case.kernel) * case.out // case.groups * case.x[-1]
 
 
-@functools.cache
-def _directions(lowering, case):
-    """name -> (function of two arrays, compiled)."""
-    return {
-        "forward": jax.jit(lambda x, w: lowering.forward(case.spec, x, w)),
-        "input_gradient": jax.jit(lambda g, w: lowering.input_gradient(case.spec, case.x[1:-1], g, w)),
-        "weight_gradient": jax.jit(lambda x, g: lowering.weight_gradient(case.spec, case.kernel, x, g)),
-    }
+def _run(function, direction, case, dtype=jnp.float32, wide=False):
+    """`function` on the case's arrays of `dtype` (cast to float32 after that when `wide`)."""
+    x, w, g = (a.astype(jnp.float32) if wide else a for a in cases.draw(case, dtype))
+    static, arrays = {"forward": ((), (x, w)), "input_gradient": ((case.x[1:-1],), (g, w)),
+                      "weight_gradient": ((case.kernel,), (x, g))}[direction]
+    return jax.jit(functools.partial(function, case.spec, *static))(*arrays)
 
 
-def _arguments(case, dtype=jnp.float32):
-    x, w, g = cases.draw(case, dtype)
-    return {"forward": (x, w), "input_gradient": (g, w), "weight_gradient": (x, g)}
+@pytest.mark.parametrize("lowering,case", LOWERINGS, ids=_name)
+def test_lowering_equals_reference(lowering, case):
+    direction = lowering.__name__ if lowering.__name__ in cases.DIRECTIONS else "weight_gradient"
+    for dtype in (jnp.float32, jnp.bfloat16):
+        found = _run(lowering, direction, case, dtype)
+        wanted = _run(getattr(reference, direction), direction, case, dtype, wide=True).astype(dtype)  # rounded once
+        cases.close(found, wanted, _terms(case, direction))
 
 
-@pytest.mark.parametrize("lowering,case", PAIRS, ids=_name)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
-def test_lowering_equals_reference(lowering, case, dtype):
-    exact = _arguments(case, dtype)
-    for name, arguments in exact.items():
-        found = _directions(lowering, case)[name](*arguments)
-        wide = [a.astype(jnp.float32) for a in arguments]  # bfloat16 is compared with float32, rounded once
-        wanted = _directions(reference, case)[name](*wide).astype(dtype)
-        cases.close(found, wanted, _terms(case, name))
+PUBLIC = [case for case in (*cases.DEPTHWISE, *cases.DENSE) if case.public]
 
 
-@pytest.mark.parametrize("case", [cases.DEPTHWISE[0], cases.DEPTHWISE[4], cases.DEPTHWISE[5]], ids=_name)
+@pytest.mark.parametrize("case", PUBLIC, ids=_name)
 def test_vjp_of_the_public_op_equals_reference(case):
     x, w, g = cases.draw(case)
     spec = case.spec
@@ -60,7 +59,7 @@ def test_vjp_of_the_public_op_equals_reference(case):
     y, pull = jax.vjp(public, x, w)
     wanted, pull_reference = jax.vjp(functools.partial(reference.forward, spec), x, w)
     cases.close(y, wanted, _terms(case, "forward"))
-    for name, a, b in zip(("input_gradient", "weight_gradient"), pull(g), pull_reference(g)):
+    for name, a, b in zip(cases.DIRECTIONS[1:], pull(g), pull_reference(g)):
         cases.close(a, b, _terms(case, name))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import jax
 from jax import lax
 
-from jaxseg.ops.conv import choose, reference, transposed
+from jaxseg.ops.conv import choose, patches, reference
 from jaxseg.ops.conv.matmul import matmul
 from jaxseg.ops.conv.spec import Spec
 from jaxseg.types import Array
@@ -26,6 +26,8 @@ def conv(x: Array, w: Array, *, stride: Sequence[int], padding, dilation: Sequen
             x = x[(slice(None), *(slice(None, None, s) for s in stride))]
         return matmul(x, w.reshape(w.shape[-2:]))
     spec = Spec(tuple(stride), tuple(map(tuple, padding)), tuple(dilation), groups)
+    if patches.fits(spec, w.shape[:-2]):
+        return patches.conv(x, w)
     if choose.lowerings(spec, x.shape, w.shape) == choose.XLA:
         return reference.forward(spec, x, w)
     return _conv(spec, x, w)
@@ -33,8 +35,8 @@ def conv(x: Array, w: Array, *, stride: Sequence[int], padding, dilation: Sequen
 
 def conv_transpose(x: Array, w: Array, *, stride: Sequence[int], padding) -> Array:
     """`api.conv_transpose` with every argument resolved."""
-    if transposed.fits(w.shape, stride):
-        return transposed.conv_transpose(x, w, padding=padding)
+    if tuple(stride) == w.shape[:-2]:
+        return patches.conv_transpose(x, w, padding)
     return reference.conv_transpose(x, w, stride=stride, padding=padding)
 
 
@@ -58,21 +60,21 @@ _conv.defvjp(_conv_fwd, _conv_bwd)
 @functools.partial(jax.jit, static_argnums=0)
 def _forward(spec: Spec, x: Array, w: Array) -> Array:
     lowering = choose.lowerings(spec, x.shape, w.shape).forward
-    return _on_cpu(lowering.forward, reference.forward, spec)(x, w)
+    return _on_cpu(lowering, reference.forward, spec)(x, w)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _input_gradient(spec: Spec, size: tuple[int, ...], g: Array, w: Array) -> Array:
     shape = (g.shape[0], *size, w.shape[-2] * spec.groups)
     lowering = choose.lowerings(spec, shape, w.shape).input_gradient
-    return _on_cpu(lowering.input_gradient, reference.input_gradient, spec, size)(g, w)
+    return _on_cpu(lowering, reference.input_gradient, spec, size)(g, w)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _weight_gradient(spec: Spec, kernel: tuple[int, ...], x: Array, g: Array) -> Array:
     shape = (*kernel, x.shape[-1] // spec.groups, g.shape[-1])
     lowering = choose.lowerings(spec, x.shape, shape).weight_gradient
-    return _on_cpu(lowering.weight_gradient, reference.weight_gradient, spec, kernel)(x, g)
+    return _on_cpu(lowering, reference.weight_gradient, spec, kernel)(x, g)
 
 
 def _on_cpu(lowering, plain, *static):

@@ -11,7 +11,6 @@ fatter, and a slice stays in the cache where a folded volume would not (im2col o
 
 import itertools
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import jax.numpy as jnp
 from jax import lax
@@ -38,7 +37,7 @@ def weight_gradient(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Ar
     return dw.reshape(-1, out, row, channels).transpose(0, 2, 3, 1).reshape(*kernel, channels, out).astype(x.dtype)
 
 
-def _slabs(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Array:
+def slabs(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Array:
     """`weight_gradient` in 3-D, slice by slice."""
     (kd, kh, kw), (dd, dh, dw) = kernel, spec.dilation
     channels, out, (height, width) = x.shape[-1], g.shape[-1], g.shape[2:4]
@@ -62,5 +61,3 @@ def _slabs(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Array:
 def _pad(spec: Spec, x: Array) -> Array:
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((lo, hi, 0) for lo, hi in spec.padding), (0, 0, 0)))
 
-
-slabs = SimpleNamespace(weight_gradient=_slabs, __name__="slabs")

@@ -1,0 +1,108 @@
+"""Time the chosen lowerings beside XLA's own and PyTorch's: `python -m jaxseg.ops.conv.bench [--peers] [--only dense]`.
+
+Prints the rows of table.py. Every time is the median of interleaved runs: a, b, c, a, b, c, ..., so that a slow moment
+of the machine falls on all. PyTorch is in its best dress: channels_last, as many threads as jax has. Set
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1 for both: XLA takes its scratch memory afresh in every call, and page faults then
+cost more than a small convolution.
+"""
+
+import argparse
+import functools
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg.ops.conv import choose, reference
+from jaxseg.ops.conv.spec import Spec
+from jaxseg.ops.conv.table import S, Shape
+
+DIRECTIONS = ("forward", "input_gradient", "weight_gradient")
+
+
+def medians(functions: dict[str, Callable], seconds: float) -> dict[str, float]:
+    """Median milliseconds of each function over interleaved rounds that last about `seconds`, at least 5."""
+    for f in functions.values():
+        f(), f()
+    times = {name: [] for name in functions}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[next(iter(times))]) < 5:
+        for name, f in functions.items():
+            start = time.perf_counter()
+            f()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+def functions(shape: Shape, direction: str, peers: bool) -> dict[str, Callable]:
+    """{"xla", "ours", "torch"} -> a call that blocks. Without "ours" where the choice is XLA's own."""
+    spec, w_shape = shape.spec, (*shape.kernel, shape.x[-1] // shape.groups, shape.out)
+    rng = np.random.default_rng(0)
+    draw = lambda s: rng.normal(size=s).astype(np.float32)
+    x, w = draw(shape.x), draw(w_shape)
+    g = draw((shape.x[0], *spec.output(shape.x[1:-1], shape.kernel), shape.out))
+    static, arrays = {"forward": ((), (x, w)), "input_gradient": ((shape.x[1:-1],), (g, w)),
+                      "weight_gradient": ((shape.kernel,), (x, g))}[direction]
+    arrays = jax.device_put(arrays)
+    plain, chosen = getattr(reference, direction), getattr(choose.lowerings(spec, shape.x, w_shape), direction)
+
+    def timed(lowering) -> Callable:
+        compiled = jax.jit(functools.partial(lowering, spec, *static)).lower(*arrays).compile()
+        return lambda: jax.block_until_ready(compiled(*arrays))
+
+    found = {"xla": timed(plain)} | ({"ours": timed(chosen)} if chosen is not plain else {})
+    return found | ({"torch": _torch(spec, x, w, g, direction)} if peers else {})
+
+
+def _torch(spec: Spec, x: np.ndarray, w: np.ndarray, g: np.ndarray, direction: str) -> Callable:
+    import torch
+    rank = x.ndim - 2
+    layout = torch.channels_last if rank == 2 else torch.channels_last_3d
+    turn = lambda a: torch.tensor(np.moveaxis(a, -1, 1).copy()).to(memory_format=layout)
+    x, g = turn(x), turn(g)
+    w = torch.tensor(np.moveaxis(w, (-1, -2), (0, 1)).copy()).to(memory_format=layout)
+    pads = [low for low, _ in spec.padding]
+    if direction == "forward":
+        conv = torch.conv2d if rank == 2 else torch.conv3d
+        return lambda: conv(x, w, None, spec.stride, pads, spec.dilation, spec.groups)
+    mask = [direction == "input_gradient", direction == "weight_gradient", False]
+    return lambda: torch.ops.aten.convolution_backward(
+        g, x, w, None, spec.stride, pads, spec.dilation, False, [0] * rank, spec.groups, mask)
+
+
+def name_of(lowering: Callable) -> str:
+    """"folded.slabs" for the function `slabs` of that module; the module alone where the function is a direction."""
+    module = lowering.__module__.rpartition(".")[2]
+    return "xla" if module == "reference" else module if lowering.__name__ in DIRECTIONS else f"{module}.{lowering.__name__}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peers", action="store_true", help="time PyTorch too")
+    parser.add_argument("--only", default="", help="shapes whose name contains this")
+    parser.add_argument("--seconds", type=float, default=0.4, help="about how long to repeat each measurement")
+    options = parser.parse_args()
+    if options.peers:
+        import torch
+        torch.set_num_threads(os.cpu_count())
+    worst = 0.0
+    for shape in S.values():
+        if options.only not in shape.name:
+            continue
+        w_shape = (*shape.kernel, shape.x[-1] // shape.groups, shape.out)
+        choice = choose.lowerings(shape.spec, shape.x, w_shape)
+        for direction in DIRECTIONS:
+            ms = medians(functions(shape, direction, options.peers), options.seconds)
+            ours = ms.get("ours", ms["xla"])
+            worst = max(worst, ours / ms["xla"])
+            print(f'    Row(S["{shape.name}"], "{direction}", "{name_of(getattr(choice, direction))}", {ms["xla"]:.2f}, '
+                  f'{ours:.2f}, {format(ms["torch"], ".2f") if "torch" in ms else None}),', flush=True)
+    print(f"# slowest choice: {worst:.2f} of XLA's own lowering on {jnp.zeros(()).device}")
+
+
+if __name__ == "__main__":
+    main()
