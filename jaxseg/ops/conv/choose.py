@@ -32,7 +32,7 @@ def lowerings(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> Cho
 
 
 def _fold_in_2d(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> bool:
-    return spec.plain and w_shape[-2] >= 64 and math.prod(x_shape[:-1]) >= 2048
+    return spec.plain and w_shape[-2] >= 64 and math.prod(x_shape[:-1]) >= 2**13
 
 
 def _volume_weights(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> Callable:
