@@ -41,8 +41,12 @@ def parse(argv):
     except JaxsegError:
         raise
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, FileNotFoundError, ImportError) as error:
-        text = " ".join(str(error.args[0] if error.args else error).split())
-        text = text.split("Other fields present:")[0] + (text[text.rindex("Did you mean"):] if "Did you mean" in text else "")
+        text = str(error.args[0] if error.args else error).strip()
+        if "Traceback (most recent call last)" in text:  # raised by the config file's own code: its last line says what
+            text = text.splitlines()[-1].removeprefix("jaxseg.types.ConfigError: ")
+        text = " ".join(text.replace("\\n", " ").replace("\\'", "'").replace('"', "'").split()).strip("'")
+        head, fields, tail = text.partition("Other fields present:")
+        text = head + (tail[tail.rindex("Did you mean"):] if fields and "Did you mean" in tail else "")
         raise ConfigError(f"command line or config: {text}") from error
 
 

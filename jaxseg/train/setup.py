@@ -24,7 +24,7 @@ from jaxseg.train import state as states
 from jaxseg.train import step as steps
 from jaxseg.train.log import Log
 from jaxseg.train.loop import Job
-from jaxseg.types import ConfigError
+from jaxseg.types import ConfigError, DataError
 
 
 class Data(NamedTuple):
@@ -38,7 +38,7 @@ class Data(NamedTuple):
 
 def load_dataset(config, log: Log) -> DataSet:
     """The data set that the config names; the embedded phantom, loudly, when no root is given."""
-    options = {k: config.data[k] for k in ("protocol", "structures") if config.data[k] is not None}
+    options = {k: config.data[k] for k in ("protocol", "structures", "naming", "allow_empty") if config.data[k] is not None}
     root = config.data.root
     if not root:
         log.say(f"no config.data.root: using the embedded SYNTHETIC phantom of {config.data.dataset!r} "
@@ -72,6 +72,10 @@ def load_data(config, log: Log) -> Data:
                              seed=config.data.split_seed, protocol=config.data.protocol, log=log.say)
     log.say(", ".join(f"{name} {len(r)} slices of {len({cache.rows[i]['patient'] for i in r})} patients"
                       for name, r in rows.items()))
+    for name in ("train", "val", config.eval.split):
+        if not len(rows[name]):
+            raise DataError(f"the {name} split is empty with config.data.fractions={tuple(config.data.fractions)} of "
+                            f"{len(dataset.cases)} cases; give it a share", "DATA_EMPTY")
     return Data(dataset, recipe, cache, rows)
 
 
