@@ -44,7 +44,8 @@ def parse(argv):
         text = str(error.args[0] if error.args else error).strip()
         if "Traceback (most recent call last)" in text:  # raised by the config file's own code: its last line says what
             text = text.splitlines()[-1].removeprefix("jaxseg.types.ConfigError: ")
-        text = " ".join(text.replace("\\n", " ").replace("\\'", "'").replace('"', "'").split()).strip("'")
+        text = " ".join(text.replace("\\n", " ").replace("\\'", "'").replace('"', "'").split())
+        text = text[1:-1] if text[:1] == text[-1:] == "'" else text
         head, fields, tail = text.partition("Other fields present:")
         text = head + (tail[tail.rindex("Did you mean"):] if fields and "Did you mean" in tail else "")
         raise ConfigError(f"command line or config: {text}") from error
