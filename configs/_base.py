@@ -31,7 +31,9 @@ def base() -> ConfigDict:
     data.window = (40.0, 120.0)  # CT: (level, width) in HU -> 0..255; () for 8-bit images
     data.spacing = ()  # (row mm, column mm): resample to this pixel size, then centre on `size`; (): stretch to `size`
     data.protocol = _optional(str)  # ct_ich: "only" (slices with a bleed) or "all"
-    data.structures = _optional(tuple)  # organs_ct: names of the organs to segment
+    data.structures = _optional(tuple)  # names of the classes 1, 2, ... (organs_ct: which organs; lungs; folder; scoliosis)
+    data.naming = _optional(str)  # lungs: sides are the "patient"'s, or the image's as in the "seed"
+    data.allow_empty = _optional(bool)  # scoliosis: an image without a label file has no object
     data.phantom = _optional(str)  # which embedded phantom when root is empty: "default" or "quick"
     data.split = "patient"  # "patient" (by patient, stratified), "slice_seed" (the seed's slice split, leaks), "fixed"
     data.split_seed = 0  # of the split alone, so that another run seed sees the same split

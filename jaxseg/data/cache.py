@@ -100,8 +100,8 @@ def read_case(dataset: DataSet, case: Case) -> Iterator[Slice]:
     """
     if not case.images or case.mask is None:
         raise DataError(f"case {case.id} has no {'mask' if case.images else 'image'}; add it or drop the case", "DATA_MISSING")
-    read = [volumes.read_volume(path) for path in case.images]
-    mask = volumes.read_volume(case.mask)
+    read = [(dataset.read_image or volumes.read_volume)(path) for path in case.images]
+    mask = volumes.read_volume(case.mask) if dataset.read_mask is None else dataset.read_mask(case, read[0])
     try:
         mask = dataclasses.replace(mask, array=dataset.map_mask(mask.array))
     except DataError as error:  # the rule knows values, not files
@@ -155,9 +155,10 @@ def open_cache(folder: Path) -> Cache:
 
 def fingerprint(dataset: DataSet, recipe: Recipe) -> str:
     """Digest of all that decides a cache's bytes."""
-    cases = [[c.id, c.patient, dict(c.meta), dataset.stratum(c), [_files(p) for p in (*c.images, *([c.mask] if c.mask else []))]]
-             for c in dataset.cases]
-    rules = [dataset.name, dataset.labels, dataset.map_mask, dataset.keep_slice, dataset.synthetic]
+    cases = [[c.id, c.patient, dict(c.meta), dataset.stratum(c),
+              [_files(p) for p in (*c.images, *([c.mask] if c.mask else []), *c.parts)]] for c in dataset.cases]
+    rules = [dataset.name, dataset.labels, dataset.map_mask, dataset.keep_slice, dataset.synthetic, dataset.read_image,
+             dataset.read_mask]
     return files.digest(json.dumps(_words([VERSION, dataclasses.asdict(recipe), rules, cases])))[:16]
 
 

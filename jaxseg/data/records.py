@@ -36,6 +36,7 @@ class Case:
       images: one file (or DICOM folder) per channel.
       mask: label file, or None where there is none.
       meta: facts of the layout (for instance {"bleed": {slice index, ...}, "types": [...]}), JSON-able.
+      parts: further files that the data set's `read_mask` reads (one per structure); a cache notices their changes.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Case:
     images: tuple[Path, ...]
     mask: Path | None
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    parts: tuple[Path, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,9 @@ class DataSet:
       stratum: case -> a word; splits are balanced over these ("bleed" / "none").
       synthetic: the data are generated, not measured.
       fixed_split: patient -> "train" | "val" | "test" where the layout prescribes one, else None.
+      read_image: file -> Volume for formats that `volumes.read_volume` does not know; None: that function.
+      read_mask: (case, its first image) -> Volume on the image's grid, for masks that are no single image file (polygons,
+        one file per structure); None: `volumes.read_volume` of the case's mask.
     """
 
     name: str
@@ -71,6 +76,8 @@ class DataSet:
     stratum: Callable[[Case], str] = lambda case: ""
     synthetic: bool = False
     fixed_split: Mapping[str, str] | None = None
+    read_image: Callable[[Path], Volume] | None = None
+    read_mask: Callable[[Case, Volume], Volume] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
