@@ -90,6 +90,12 @@ def test_a_finished_run_says_so_and_another_config_is_refused(cache, uninterrupt
     assert "optim.lr" in output and "another --workdir" in output
 
 
+def test_a_run_starts_from_another_runs_weights(tmp_path, cache, uninterrupted):
+    workdir, _ = uninterrupted
+    output = finish(start(tmp_path / "chained", cache, f"--config.model.init={workdir}", "--config.train.epochs=1"))
+    assert f"weights from {workdir}" in output
+
+
 def test_predict_needs_only_the_run_and_the_input(tmp_path, cache, uninterrupted):
     nibabel = pytest.importorskip("nibabel")
     workdir, _ = uninterrupted
