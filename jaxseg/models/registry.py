@@ -6,7 +6,7 @@ import importlib
 from flax import nnx
 
 from jaxseg.layers import number_streams
-from jaxseg.models import functional
+from jaxseg.models import composite, functional
 from jaxseg.models.base import Segmenter, Variant
 from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import import_object, lookup, unknown_name
@@ -48,7 +48,7 @@ def create_model(name: str, *, in_channels: int | None = None, num_classes: int 
     """Build a network.
 
     Args:
-      name: one of `list_models()`, or "my_module:MyNet" for a class of your own that takes
+      name: one of `list_models()`; "encoder+decoder" such as "segnext_t+unet"; or "my_module:MyNet" for a class of your own that takes
         (in_channels=, num_classes=, rank=, rngs=, **overrides) and derives from `jaxseg.models.Segmenter`.
       in_channels, num_classes, rank: the variant's defaults when None (rank: number of spatial axes).
       seed: of the initial values.
@@ -63,6 +63,8 @@ def create_model(name: str, *, in_channels: int | None = None, num_classes: int 
         cls = import_object(name, "model")
         sizes = {"in_channels": in_channels or 1, "num_classes": num_classes or 1, "rank": rank or 2}
         make = lambda: cls(**sizes, rngs=nnx.Rngs(seed), **overrides)
+    elif "+" in name:
+        make = _composite(name, in_channels, num_classes, seed, overrides)
     else:
         variant = lookup("model", name, variants())
         rank = rank or variant.ranks[0]
@@ -83,6 +85,18 @@ def create_model(name: str, *, in_channels: int | None = None, num_classes: int 
     if not isinstance(model, Segmenter):
         raise ConfigError(f"model {name!r} is a {type(model).__name__}: derive it from jaxseg.models.Segmenter")
     return model
+
+
+def _composite(name: str, in_channels: int | None, num_classes: int | None, seed: int, overrides: dict):
+    """The builder of "encoder+decoder"; `width` and `dropout` are the decoder's options, the others the encoder's."""
+    base, _, decoder = name.partition("+")
+    variant = lookup("model", base, variants())
+    encoder = composite.encoder_of(name, family_of(base))
+    lookup("decoder", decoder, composite.DECODERS)
+    own = {key: overrides[key] for key in ("width", "dropout") if key in overrides}
+    config = _override(base, variant.config, {k: v for k, v in overrides.items() if k not in own})
+    return lambda: composite.Composite(encoder, config, decoder, in_channels=in_channels or variant.in_channels,
+                                       num_classes=num_classes or variant.num_classes, rngs=nnx.Rngs(seed), **own)
 
 
 def _override(name: str, config, overrides: dict):
