@@ -48,7 +48,7 @@ def create_model(name: str, *, in_channels: int | None = None, num_classes: int 
     """Build a network.
 
     Args:
-      name: one of `list_models()`; "encoder+decoder" such as "segnext_t+unet"; or "my_module:MyNet" for a class of your own that takes
+      name: one of `list_models()`; "encoder+decoder" such as "segnext_t+unet"; or "my_module:MyNet" for your own class that takes
         (in_channels=, num_classes=, rank=, rngs=, **overrides) and derives from `jaxseg.models.Segmenter`.
       in_channels, num_classes, rank: the variant's defaults when None (rank: number of spatial axes).
       seed: of the initial values.
