@@ -1,0 +1,94 @@
+"""Images and masks that belong together by name, and masks with one class; shared by the layouts of single pictures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from jaxseg.data import volumes
+from jaxseg.data.inputs import SUFFIXES, has_suffix, visible_entries
+from jaxseg.data.refusal import refusal
+
+JPEG = (".jpg", ".jpeg")
+
+
+def by_stem(folder: Path, suffixes: tuple[str, ...] = SUFFIXES, *, ending: str = "") -> dict[str, Path]:
+    """{file name without suffix and `ending`: file} of the visible files with one of the suffixes, sorted by name.
+
+    Args:
+      ending: cut off where a stem ends in it ("_mask").
+    Raises:
+      DataError: DATA_MISSING for a folder that is not there, DATA_PATH for two files of one stem.
+    """
+    if not folder.is_dir():
+        raise refusal("DATA_MISSING", folder, "not there", "a folder of the data set's layout", "check data.root")
+    found: dict[str, Path] = {}
+    for entry in visible_entries(folder):
+        if not entry.is_file() or not has_suffix(entry, suffixes):
+            continue
+        suffix = next(s for s in sorted(suffixes, key=len, reverse=True) if has_suffix(entry, (s,)))  # .nii.gz before .gz
+        stem = entry.name[:-len(suffix)].removesuffix(ending)
+        if stem in found:
+            raise refusal("DATA_PATH", entry, f"the same stem as {found[stem].name}", "stems are unique", "remove one of them")
+        found[stem] = entry
+    return found
+
+
+def pair(images: Mapping[str, Path], masks: Mapping[str, Path], *, without_mask: bool = False) -> list[tuple[str, Path, Path]]:
+    """(stem, image, mask) by equal stems, sorted by stem; never by the order of a listing.
+
+    Args:
+      without_mask: leave out images that have no mask instead of refusing them.
+    Raises:
+      DataError: DATA_MISSING for one without the other, or for nothing at all.
+    """
+    for here, there, what in ((masks, images, "image"), *(() if without_mask else ((images, masks, "mask"),))):
+        alone = sorted(here.keys() - there.keys())
+        if alone:
+            raise refusal("DATA_MISSING", here[alone[0]], f"no {what} of the same name, so for {len(alone)} files "
+                          f"({', '.join(alone[:5])}{', ...' if len(alone) > 5 else ''})",
+                          "images and masks are paired by name", f"add the {what} or remove the file")
+    both = sorted(images.keys() & masks.keys())
+    if not both:
+        first = next(iter((*images.values(), *masks.values())), None)
+        raise refusal("DATA_MISSING", first or "the folders", "no pair of image and mask", "at least one is needed",
+                      "check data.root")
+    return [(stem, images[stem], masks[stem]) for stem in both]
+
+
+def above_half(raw: np.ndarray) -> np.ndarray:
+    """[H, W] or [H, W, 3] of 0..255 -> 1 where the (mean of the) value is above 127: masks that went through JPEG."""
+    grey = raw if raw.ndim == 2 else raw.mean(axis=-1)
+    return (grey > 127).astype(np.uint8)
+
+
+def one_class(raw: np.ndarray, path: Path) -> np.ndarray:
+    """A mask of one class -> 0 and 1: exactly 0/1 or 0/255, grey or the same in all channels; JPEG is cut at 127.
+
+    Raises:
+      DataError: DATA_LABEL for other values, with counts.
+    """
+    if has_suffix(path, JPEG):
+        return above_half(raw)
+    if raw.ndim == 3 and raw.shape[2] == 3 and has_suffix(path, SUFFIXES[2:]):
+        if (raw != raw[..., :1]).any():
+            raise refusal("DATA_LABEL", path, "colours", "a mask is grey", "convert it to class numbers")
+        raw = raw[..., 0]
+    volumes.check_labels(raw, (0, 1) if raw.size and raw.max() <= 1 else (0, 255), path)
+    return (raw > 0).astype(np.uint8)
+
+
+def holder(root: Path, folders: tuple[str, ...], layout: str) -> Path:
+    """The folder that holds all of `folders`: `root`, or the only such folder in it.
+
+    Raises:
+      DataError: DATA_MISSING for none, or several.
+    """
+    holds = lambda d: all((d / f).is_dir() for f in folders)
+    if holds(root):
+        return root
+    found = [d for d in (visible_entries(root) if root.is_dir() else ()) if d.is_dir() and holds(d)]
+    if len(found) != 1:
+        raise refusal("DATA_MISSING", root, f"{len(found)} folders with {' and '.join(folders)}",
+                      f"{layout} holds {' and '.join(folders)}", "give the folder that was unpacked")
+    return found[0]
