@@ -7,7 +7,8 @@ _COLOURS = np.array([(0, 0, 0), (230, 60, 60), (70, 190, 70), (70, 120, 255), (2
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
-    """[H, W, C] uint8 -> [H, W, 3]: RGB as it is, else the first channel in grey."""
+    """uint8 [H, W] or [H, W, C] -> [H, W, 3]: RGB as it is, else the first channel in grey."""
+    image = image[..., None] if image.ndim == 2 else image
     return image if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, axis=-1)
 
 
