@@ -9,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 # The quick run with the smallest network, so that a process costs seconds; two devices, so that processes can share them.
@@ -112,6 +114,11 @@ def test_predict_needs_only_the_run_and_the_input(tmp_path, cache, uninterrupted
             source, labels = nibabel.load(scans / path.name.removesuffix(".gz")), nibabel.load(path)
             assert source.shape == labels.shape and (source.affine == labels.affine).all()
             assert set(map(int, set(labels.dataobj[:].ravel()))) <= {0, 1}
+        picture = tmp_path / "slice.png"
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70), dtype=np.uint8)).save(picture)
+        done = subprocess.run([*command, f"--input={picture}"], cwd=ROOT, env=environment(cache), capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert Image.open(tmp_path / "out" / "slice.png").size == (70, 50)
         empty = tmp_path / "empty"
         empty.mkdir()
         none = subprocess.run([*command, f"--input={empty}"], cwd=ROOT, env=environment(cache), capture_output=True, text=True)

@@ -1,5 +1,6 @@
 """Segment files with nothing but a run folder and the input: network, preprocessing and labels come from the run's record."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,8 +64,8 @@ class Predictor:
           NonFiniteError: the network returned NaN or Inf.
         """
         slices, orientation = geometry.to_slices(volume)
-        spacing = orientation.spacing[1:] if orientation.axes else None  # photographs have none
-        inputs = np.stack([preprocess.prepare(s, self.recipe, spacing) for s in slices])  # [Z, h, w, C]
+        recipe, spacing = self.recipe_for(orientation), orientation.spacing[1:] if orientation.axes else None
+        inputs = np.stack([preprocess.prepare(s, recipe, spacing) for s in slices])  # [Z, h, w, C]
         outputs = []
         for start in range(0, len(inputs), self.batch_size):
             part = inputs[start:start + self.batch_size]
@@ -74,8 +75,12 @@ class Predictor:
         if not np.isfinite(scores).all():
             raise NonFiniteError(f"{volume.path.name}: the network returned {int((~np.isfinite(scores)).sum())} values that are "
                                  "not finite; nothing is written. Predict in float32 or use another checkpoint")
-        scores = np.stack([preprocess.restore(s, slices.shape[1:3], self.recipe, spacing) for s in scores])
+        scores = np.stack([preprocess.restore(s, slices.shape[1:3], recipe, spacing) for s in scores])
         return (scores if scores.shape[-1] == 1 else scores[..., 1:]), slices, orientation
+
+    def recipe_for(self, orientation: geometry.Orientation) -> Recipe:
+        """The run's recipe; for photographs without its window: 8-bit pictures of CT are windowed already."""
+        return self.recipe if orientation.axes else dataclasses.replace(self.recipe, window=None)
 
     def labels(self, probabilities: np.ndarray) -> np.ndarray:
         """uint8 class labels from foreground probabilities [..., K'] (softmax: the largest, background included)."""
@@ -89,8 +94,8 @@ def predict(run: Path, source: Path, output: Path, *, batch_size: int = 8, proba
             say: Callable[[str], None] = print) -> int:
     """Segment every input below `source` into `output`.
 
-    Volumes become <name>.nii.gz with the input's shape, affine and header codes; photographs become <name>.png. A bad input
-    is named and skipped, the others are written.
+    Volumes become <name>.nii.gz with the input's shape, affine and header codes; photographs become <name>.png (pictures of
+    CT are taken as windowed already). A bad input is named and skipped, the others are written.
 
     Args:
       run: run or checkpoint folder.
@@ -152,7 +157,7 @@ def _sheet(predictor: Predictor, slices: np.ndarray, labels: np.ndarray, orienta
     chosen = np.sort(np.argsort(-found, kind="stable")[:limit])
     tiles = []
     for z in chosen:
-        grey = preprocess.window_8bit(slices[z], predictor.recipe)
+        grey = preprocess.window_8bit(slices[z], predictor.recipe_for(orientation))
         tiles.append(paint(to_rgb(grey), labels[z]))
     columns = min(6, len(tiles))
     blank = [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
