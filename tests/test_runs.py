@@ -59,7 +59,8 @@ def uninterrupted(tmp_path_factory, cache):
 
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path, cache, uninterrupted):
     workdir = tmp_path / "killed"
-    for workers, fault in ((0, "kill@3:before_next"), (0, "kill@5:before_save"), (1, "kill@5:after_save"), (0, "kill@12:after_step")):
+    faults = ((0, "kill@3:before_next"), (0, "kill@5:before_save"), (1, "kill@5:after_save"), (0, "kill@12:after_step"))
+    for workers, fault in faults:
         finish(start(workdir, cache, f"--config.data.workers={workers}", JAXSEG_FAULT=fault), code=-signal.SIGKILL)
     finish(start(workdir, cache, "--config.data.workers=1"))
     assert result(workdir) == uninterrupted[1]
