@@ -13,12 +13,14 @@ from jaxseg.utils.lookup import import_object, lookup, unknown_name
 
 FAMILIES = (
     "effisegnet",
+    "nnunet_plain",
     "pspnet",
     "resunetpp",
     "segformer",
     "segnext",
     "unet",
     "unet2d",
+    "unet3d",
     "unet3p",
 )
 

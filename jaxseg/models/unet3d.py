@@ -1,0 +1,83 @@
+"""U-Nets for volumes (and images): four levels above a bottleneck, down by pooling or by stride, two inputs or four.
+
+Source: the BraTS 3-D project's models/model_3d_unet.py, after Cicek et al. 2016 (arXiv 1606.06650). Differs from the
+source: the bottleneck is pooled to 1/16 (the source leaves it at 1/8 and crops what comes up); parameters are the same.
+The two inputs are [t1ce, flair], the four [t1, t1ce, t2, flair]; the region finder adds three coordinates to the four.
+"""
+
+import dataclasses
+
+import jax
+from flax import nnx
+
+from jaxseg.layers import Conv, Run
+from jaxseg.layers.volume import DoubleConv, Down, Up
+from jaxseg.models.base import Outputs, Segmenter, Variant
+from jaxseg.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes and choices.
+
+    Attributes:
+      widths: channels of the levels, finest first, the bottleneck last.
+      down: "pool" or "stride".
+      upsampling: "transposed" (convolution) or "linear".
+      norm: "batch", "instance" or "group".
+    """
+
+    widths: tuple[int, ...] = (16, 32, 64, 128, 256)
+    down: str = "pool"
+    upsampling: str = "transposed"
+    norm: str = "batch"
+
+
+class UNet3D(Segmenter):
+    """U-Net for [B, *S, C] of any size of at least 2^levels; logits [B, *S, K]."""
+
+    def __init__(self, config: Config, *, in_channels: int, num_classes: int, rank: int, rngs: nnx.Rngs):
+        self.in_channels, self.num_classes, self.rank = in_channels, num_classes, rank
+        widths, same = config.widths, dict(rank=rank, norm=config.norm, rngs=rngs)
+        self.min_size = 2 ** (len(widths) - 1)
+        self.stem = DoubleConv(in_channels, widths[0], **same)
+        self.downs = nnx.List([Down(a, b, how=config.down, **same) for a, b in zip(widths, widths[1:])])
+        skips = widths[-2::-1]
+        # linear enlargement narrows one level early: nothing else halves the channels between two levels
+        outs = skips if config.upsampling == "transposed" else (*skips[1:], widths[0])
+        self.ups = nnx.List([Up(c, out, skip, how=config.upsampling, **same)
+                             for c, out, skip in zip((widths[-1], *outs), outs, skips)])
+        self.head = Conv(outs[-1], num_classes, 1, rank=rank, rngs=rngs)
+
+    def forward(self, image: Array, run: Run) -> Outputs:
+        with jax.named_scope("stem"):
+            features = [self.stem(image, run)]
+        for i, down in enumerate(self.downs):
+            with jax.named_scope(f"down{i + 1}"):
+                features.append(down(features[-1], run))
+        x = features.pop()
+        for i, up in enumerate(self.ups):
+            with jax.named_scope(f"up{i + 1}"):
+                x = up(x, features.pop(), run)
+        return Outputs(self.head(x))
+
+
+_BASE = {"xs": 16, "s": 32, "m": 64, "l": 128}
+
+
+def _widths(base: int) -> tuple[int, ...]:
+    return tuple(base * 2**i for i in range(5))
+
+
+_CONFIGS = {f"unet3d_{size}": (Config(_widths(base)), 2, 4) for size, base in _BASE.items()}
+_CONFIGS |= {f"unet3d_stride_{size}": (Config(_widths(base), down="stride"), 2, 4) for size, base in _BASE.items()}
+_CONFIGS |= {
+    "unet3d_2modal_s": (Config(_widths(32)), 2, 4),
+    "unet3d_4modal_s": (Config(_widths(32)), 4, 4),
+    "roi_unet3d_small": (Config((16, 32, 64, 128, 128), upsampling="linear"), 7, 2),
+    "unet3d_test": (Config((4, 8, 8, 16), down="stride"), 2, 4),
+    "roi_unet3d_test": (Config((4, 8, 8), upsampling="linear", norm="group"), 7, 2),
+}
+VARIANTS = {name: Variant(UNet3D, config, in_channels=channels, num_classes=classes, ranks=(3, 2))
+            for name, (config, channels, classes) in _CONFIGS.items()}
+SPELLINGS = ()
