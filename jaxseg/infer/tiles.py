@@ -1,0 +1,96 @@
+"""Where the windows of a sliding window lie, and how much each of their voxels counts. numpy only."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxseg.utils.lookup import lookup
+
+
+def starts(size: int, window: int, overlap: float, rule: str = "monai") -> list[int]:
+    """First voxels of the windows along one axis with size >= window; the last window ends at the last voxel.
+
+    Rules, with the step s = max(1, floor(window * (1 - overlap))):
+      "monai": 0, s, 2s, ... until a window reaches the end; that one is pulled back inside.
+      "seed": every multiple of s that fits, then size - window if it is missing. The same windows as "monai".
+      "nnunet": n = ceil((size - window) / (window * (1 - overlap))) + 1 windows, evenly spread:
+        round(i (size - window) / (n - 1)).
+
+    Raises:
+      ConfigError: unknown rule.
+    """
+    return lookup("rule of window positions", rule, _RULES)(size, window, overlap)
+
+
+def _monai(size: int, window: int, overlap: float) -> list[int]:
+    step = max(int(window * (1 - overlap)), 1)
+    count = 1 if size == window else math.ceil((size - window) / step) + 1
+    return [min(i * step, size - window) for i in range(count)]
+
+
+def _seed(size: int, window: int, overlap: float) -> list[int]:
+    found = list(range(0, size - window + 1, max(int(window * (1 - overlap)), 1)))
+    return found if found[-1] == size - window else [*found, size - window]
+
+
+def _nnunet(size: int, window: int, overlap: float) -> list[int]:
+    count = int(np.ceil((size - window) / (window * (1 - overlap)))) + 1
+    return [int(np.round(i * ((size - window) / max(count - 1, 1)))) for i in range(count)]
+
+
+def grid(size: Sequence[int], window: Sequence[int], overlap: Sequence[float], rule: str) -> np.ndarray:
+    """First voxels of all windows of a volume, int32 [N, rank], in C order."""
+    axes = [starts(n, w, o, rule) for n, w, o in zip(size, window, overlap)]
+    return np.array(list(itertools.product(*axes)), np.int32)
+
+
+def weights(window: Sequence[int], blend: str = "constant") -> np.ndarray:
+    """Importance of each voxel of a window, float32 [*window], positive. Overlaps average with these weights.
+
+    With p the window's size along an axis, products over the axes of:
+      "constant": 1.
+      "gaussian": exp(-x^2 / (2 (p/8)^2)), x from the exact centre (p - 1) / 2; the product at least max(its minimum, 1e-3).
+        MONAI's.
+      "gaussian_nnunet": the same around voxel p // 2, peak 10, rounded to float16, zeros raised to the smallest non-zero.
+        nnU-Net's; its radius of 4 sigma covers the window.
+      "cosine": max((1 - cos(2 pi (i + 1/2) / p)) / 2, 1e-4), symmetric.
+      "seed_cosine": max((1 - cos(pi (i + 1/2) / p)) / 2, 1e-4), the product divided by its maximum: half a period, so that
+        late voxels count more. The seed's.
+
+    Raises:
+      ConfigError: unknown blend.
+    """
+    return lookup("blend", blend, _BLENDS)(window).astype(np.float32)
+
+
+def _product(window: Sequence[int], line) -> np.ndarray:
+    out = np.ones(())
+    for p in window:
+        out = np.multiply.outer(out, line(np.arange(p, dtype=np.float64), p))
+    return out
+
+
+def _gaussian(window: Sequence[int]) -> np.ndarray:
+    bell = _product(window, lambda i, p: np.exp(-((i - (p - 1) / 2) ** 2) / (2 * (p / 8) ** 2)))
+    return np.maximum(bell, max(bell.min(), 1e-3))
+
+
+def _gaussian_nnunet(window: Sequence[int]) -> np.ndarray:
+    bell = (10 * _product(window, lambda i, p: np.exp(-((i - p // 2) ** 2) / (2 * (p / 8) ** 2)))).astype(np.float16)
+    return np.maximum(bell, bell[bell > 0].min())
+
+
+def _cosine(window: Sequence[int]) -> np.ndarray:
+    return _product(window, lambda i, p: np.maximum(0.5 * (1 - np.cos(2 * np.pi * (i + 0.5) / p)), 1e-4))
+
+
+def _seed_cosine(window: Sequence[int]) -> np.ndarray:
+    bell = _product(window, lambda i, p: np.maximum(0.5 * (1 - np.cos(np.pi * (i + 0.5) / p)), 1e-4))
+    return bell / bell.max()
+
+
+_RULES = {"monai": _monai, "seed": _seed, "nnunet": _nnunet}
+_BLENDS = {"constant": lambda window: np.ones(tuple(window)), "gaussian": _gaussian, "gaussian_nnunet": _gaussian_nnunet,
+           "cosine": _cosine, "seed_cosine": _seed_cosine}

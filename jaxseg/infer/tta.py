@@ -1,0 +1,80 @@
+"""Mirroring at test time: the mean of the logits over all flips, window by window."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxseg.types import Array
+
+
+def mirrored(forward: Callable[[Array], Array], axes: Sequence[int],
+             swap: Mapping[int, Sequence[tuple[int, int]]] | None = None) -> Callable[[Array], Array]:
+    """A forward that averages the logits over the 2^n flips along n axes, each flipped back first.
+
+    Goes into `window.sliding_window` as any forward does: the mean then lands in the one accumulator. The flips are a
+    compiled loop, so that the network is compiled once.
+
+    Args:
+      forward: windows [n, *S, C] -> logits [n, *S, K].
+      axes: spatial axes to flip, 0 the first.
+      swap: axis -> pairs of classes that a flip along it exchanges (left and right kidney); none when None.
+    Returns:
+      The averaging forward; it hashes by its arguments, so that calls share one compiled program.
+    Raises:
+      ValueError: a negative or repeated axis, a swap along an axis that is not flipped, or a class in two pairs.
+    """
+    axes = tuple(int(a) for a in axes)
+    if len(set(axes)) != len(axes) or min(axes, default=0) < 0:
+        raise ValueError(f"got axes={axes}; give distinct spatial axes, counted from 0")
+    pairs = tuple(sorted((int(a), tuple((int(i), int(j)) for i, j in p)) for a, p in (swap or {}).items()))
+    for axis, exchanged in pairs:
+        classes = [c for pair in exchanged for c in pair]
+        if axis not in axes or len(set(classes)) != len(classes):
+            raise ValueError(f"got swap={swap} with axes={axes}; its axes must be flipped and each class be in one pair at most")
+    inner = forward if isinstance(forward, jax.tree_util.Partial) else jax.tree_util.Partial(forward)
+    return jax.tree_util.Partial(_Mirror(axes, pairs), inner) if axes else inner
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mirror:
+    """The loop over the flips; equal and of equal hash for equal axes and swaps."""
+
+    axes: tuple[int, ...]
+    swap: tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
+
+    def __call__(self, forward: Callable[[Array], Array], windows: Array) -> Array:
+        if max(self.axes) >= windows.ndim - 2:
+            raise ValueError(f"got axes={self.axes} for windows of shape {windows.shape}: "
+                             f"spatial axes are 0 to {windows.ndim - 3}")
+        codes = np.array(list(itertools.product((False, True), repeat=len(self.axes))))
+        swap = dict(self.swap)
+
+        def one(total, code):
+            x = windows
+            for flipped, axis in zip(code, self.axes):
+                x = jnp.where(flipped, jnp.flip(x, axis + 1), x)
+            y = forward(x).astype(jnp.float32)
+            for flipped, axis in zip(code, self.axes):
+                back = jnp.flip(y, axis + 1)
+                if axis in swap:
+                    back = back[..., _exchanged(y.shape[-1], swap[axis])]
+                y = jnp.where(flipped, back, y)
+            return total + y, None
+
+        shape = jax.eval_shape(forward, windows).shape
+        return lax.scan(one, jnp.zeros(shape, jnp.float32), jnp.asarray(codes))[0] / len(codes)
+
+
+def _exchanged(classes: int, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Class order [K] with the pairs exchanged."""
+    order = np.arange(classes)
+    for i, j in pairs:
+        if not 0 <= i < classes or not 0 <= j < classes:
+            raise ValueError(f"got a swap of classes {i} and {j} with {classes} logits; classes are 0 to {classes - 1}")
+        order[[i, j]] = order[[j, i]]
+    return order

@@ -1,0 +1,267 @@
+"""A network over a volume larger than its window: overlapping windows, their logits averaged with weights.
+
+The loop over all windows is one compiled program: cut a batch of windows, run the network, add weight * logits into an
+accumulator that is updated in place. Sizes on the device are rounded up to multiples of `GRAIN` voxels and the number of
+windows is a traced number, so that volumes of many sizes share few programs.
+
+Accumulators:
+  "device": the whole volume's, on the device.
+  "host": only a slab as thick as one window lies on the device; as the windows move along the first axis, rows that no later
+    window touches are divided and handed to an array in the host's memory. Input rows, too, arrive slab by slab.
+  "memmap": the same, into a file.
+  "auto": the first of the three that fits (`estimate_bytes`).
+
+MONAI's `sliding_window_inference` gives the same logits, for its positions and blends; nnU-Net's predictor for "nnunet" and
+"gaussian_nnunet", but for its float16 accumulators.
+"""
+
+import functools
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxseg.infer import tiles
+from jaxseg.types import Array, ConfigError, StorageError
+
+GRAIN = 32  # device sizes are multiples of this where they exceed the window, voxels
+ACCUMULATORS = ("device", "host", "memmap", "auto")
+
+
+class Estimate(NamedTuple):
+    """Bytes that a sliding window needs beside the network and its activations."""
+
+    device: int
+    host: int
+    disk: int
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value / 2**20:.1f} MiB" for name, value in zip(self._fields, self))
+
+
+def estimate_bytes(shape: Sequence[int], *, window: Sequence[int], num_classes: int, accumulator: str = "device",
+                   batch: int = 4, itemsize: int = 4) -> Estimate:
+    """Memory for a volume, its accumulators and its logits.
+
+    Args:
+      shape: [B, *S, C] of the volume.
+      window, num_classes, batch: as in `sliding_window`.
+      accumulator: "device", "host" or "memmap".
+      itemsize: bytes of one number of the volume.
+    Returns:
+      Estimate(device, host, disk), bytes. The caller's own copy of the volume is not counted.
+    """
+    if accumulator not in ACCUMULATORS[:3]:
+        raise ConfigError(f"got accumulator={accumulator!r}; an estimate is for one of {', '.join(ACCUMULATORS[:3])}")
+    b, *size, c = shape
+    padded = [max(n, w) for n, w in zip(size, window)]
+    rows = _rounded(padded[0], window[0]) if accumulator == "device" else window[0]
+    voxels = rows * math.prod(_rounded(n, w) for n, w in zip(padded[1:], window[1:]))
+    batches = batch * math.prod(window) * (c * itemsize + 4 * num_classes)
+    result = 4 * b * math.prod(padded) * num_classes
+    slab = voxels * (b * c * itemsize + 4 * b * num_classes + 4)
+    if accumulator == "device":
+        return Estimate(slab + batches + result, 0, 0)
+    buffer = 4 * b * voxels * num_classes
+    device = slab + batches + buffer
+    return Estimate(device, result + buffer, 0) if accumulator == "host" else Estimate(device, buffer, result)
+
+
+def sliding_window(forward: Callable[[Array], Array], volume: Array, *, window: int | Sequence[int], num_classes: int,
+                   overlap: float | Sequence[float] = 0.25, batch: int = 4, positions: str = "monai", blend: str = "constant",
+                   accumulator: str = "auto", pad_value: float = 0.0, path: str | Path | None = None) -> Array:
+    """Logits of a whole volume from a network that takes windows.
+
+    Args:
+      forward: windows [batch, *window, C] in the volume's dtype -> logits [batch, *window, K]. The compiled program is kept
+        as long as the same function is passed; give `jax.tree_util.Partial(apply, params)` with one `apply` to keep it
+        while params change (and to keep them out of the program). See `tta.mirrored` for flips.
+      volume: [B, *S, C], two or three spatial axes. An axis shorter than the window is padded on both sides (the odd voxel
+        at the end) with `pad_value`, and the result cut back.
+      window: its size, an int or one per axis, voxels.
+      num_classes: K.
+      overlap: fraction 0 <= o < 1 of the window that neighbours share, a number or one per axis.
+      batch: windows per call of the network; the last batch is filled up with windows of weight 0.
+      positions: "monai", "nnunet" or "seed"; see `tiles.starts`.
+      blend: "constant", "gaussian", "gaussian_nnunet", "cosine" or "seed_cosine"; see `tiles.weights`.
+      accumulator: "device", "host", "memmap" or "auto"; see the top of this file. All but "device" print their estimate.
+      path: memmap only: the file of the logits (float32, raw, C order); None: a temporary file that goes with the array.
+    Returns:
+      float32 [B, *S, K]: a jax array for "device", numpy for "host", numpy.memmap for "memmap".
+    Raises:
+      ConfigError: arguments that do not fit the volume or each other.
+      StorageError: the file cannot be made.
+    """
+    shape = volume.shape
+    rank = len(shape) - 2
+    if rank not in (2, 3):
+        raise ConfigError(f"got a volume of shape {shape}; it is [B, *S, C] with two or three spatial axes")
+    window = _per_axis(window, rank, "window", lambda w: w == int(w) and w >= 1, "whole numbers from 1")
+    overlap = _per_axis(overlap, rank, "overlap", lambda o: 0 <= o < 1, "fractions with 0 <= overlap < 1")
+    if batch < 1 or (path is not None and accumulator != "memmap"):
+        raise ConfigError(f"got batch={batch}, path={path}, accumulator={accumulator!r}; batch is at least 1, path is for memmap")
+    forward = forward if isinstance(forward, jax.tree_util.Partial) else jax.tree_util.Partial(forward)
+    found = _call.eval_shape(forward, jax.ShapeDtypeStruct((batch, *window, shape[-1]), volume.dtype)).shape
+    if found != (batch, *window, num_classes):
+        raise ConfigError(f"the network makes {found} of windows {(batch, *window, shape[-1])}; need logits "
+                          f"{(batch, *window, num_classes)}: num_classes={num_classes} at the window's own size")
+    weights = tiles.weights(window, blend)
+    size = [max(n, w) for n, w in zip(shape[1:-1], window)]
+    grid = tiles.grid(size, window, overlap, positions)
+    estimate = functools.partial(estimate_bytes, shape, window=window, num_classes=num_classes, batch=batch,
+                                 itemsize=volume.dtype.itemsize)
+    accumulator = _choose(accumulator, estimate)
+    low = [(s - n) // 2 for s, n in zip(size, shape[1:-1])]
+    cut = tuple((a, a + n) for a, n in zip(low, shape[1:-1]))  # the volume within its padding
+    if accumulator == "device":
+        fill = [(a, _rounded(s, w) - n - a) for a, s, n, w in zip(low, size, shape[1:-1], window)]
+        xp = np if isinstance(volume, np.ndarray) else jnp
+        padded = xp.pad(volume, ((0, 0), *fill, (0, 0)), constant_values=pad_value) if np.any(fill) else volume
+        num, den = _accumulate(forward, padded, weights, *_batches(grid, shape[0], batch),
+                               *_empty(shape[0], padded.shape[1:-1], num_classes))
+        return _divide(num, den, cut)
+    print(f"sliding window over {shape}: logits in {accumulator}; {estimate(accumulator=accumulator)}", file=sys.stderr)
+    out = np.empty((shape[0], *size, num_classes), np.float32) if accumulator == "host" else \
+        _file((shape[0], *size, num_classes), path)
+    _by_slabs(forward, volume, out, weights, grid, window, low, pad_value, batch)
+    return out[(slice(None), *(slice(*c) for c in cut))]
+
+
+def _by_slabs(forward, volume, out: np.ndarray, weights: np.ndarray, grid: np.ndarray, window, low, pad_value: float,
+              batch: int) -> None:
+    """Fill `out` [B, *size, K] from a device slab [B, window[0], *rest] that moves along the first axis."""
+    b, *size, classes = out.shape
+    rest = [_rounded(n, w) for n, w in zip(size[1:], window[1:])]
+    depth, inner = volume.shape[1], (slice(None), *(slice(0, n) for n in size[1:]))
+    num, den = _empty(b, (window[0], *rest), classes)
+    first = sorted(set(grid[:, 0].tolist()))
+    for at, following in zip(first, [*first[1:], size[0]]):
+        begin, end = max(at - low[0], 0), min(at + window[0] - low[0], depth)  # rows of the volume in this slab
+        fill = [(max(low[0] - at, 0), window[0] - (end - begin) - max(low[0] - at, 0))]
+        fill += [(a, r - n - a) for a, r, n in zip(low[1:], rest, volume.shape[2:-1])]
+        slab = np.pad(np.asarray(volume[:, begin:end]), ((0, 0), *fill, (0, 0)), constant_values=pad_value)
+        here = grid[grid[:, 0] == at].copy()
+        here[:, 0] = 0
+        num, den = _accumulate(forward, slab, weights, *_batches(here, b, batch), num, den)
+        done = following - at
+        rows = np.asarray(_divide(num, den))  # rows not done yet are divided in vain: no other shape to compile
+        out[:, at:following] = rows[:, :done][(slice(None), *inner)]
+        num, den = _advance(num, den, done)
+
+
+@functools.partial(jax.jit, donate_argnums=(6, 7))
+def _accumulate(forward, volume: Array, weights: Array, at: Array, counts: Array, batches: Array, num: Array,
+                den: Array) -> tuple[Array, Array]:
+    """Add all windows to the accumulators.
+
+    Args:
+      forward: [n, *window, C] -> [n, *window, K].
+      volume: [B, *S, C].
+      weights: [*window].
+      at: int32 [capacity, n, 1 + rank], example and first voxel of each window.
+      counts: float32 [capacity, n], 0 for windows that only fill a batch.
+      batches: how many of the rows of `at` to run.
+      num: [B, *S, K], sum of weight * logits. den: [*S, 1], sum of the weights, from the windows of example 0.
+    """
+    window = weights.shape
+    zero = jnp.int32(0)
+    weights = weights[..., None]
+
+    def run(i, carry):
+        spots = at[i]
+        cut = jax.vmap(lambda s: lax.dynamic_slice(volume, (*s, zero), (1, *window, volume.shape[-1]))[0])(spots)
+        logits = forward(cut).astype(jnp.float32)
+
+        def add(j, carry):
+            num, den = carry
+            s = spots[j]
+            scale = weights * counts[i, j]
+            old = lax.dynamic_slice(num, (*s, zero), (1, *window, num.shape[-1]))
+            value = jnp.where(counts[i, j] > 0, logits[j] * scale, 0)
+            num = lax.dynamic_update_slice(num, old + value, (*s, zero))
+            old = lax.dynamic_slice(den, (*s[1:], zero), (*window, 1))
+            den = lax.dynamic_update_slice(den, old + jnp.where(s[0] == 0, scale, 0), (*s[1:], zero))
+            return num, den
+
+        return lax.fori_loop(0, spots.shape[0], add, carry)
+
+    return lax.fori_loop(0, batches, run, (num, den))
+
+
+@jax.jit
+def _call(forward, windows: Array) -> Array:  # jitted for its memory of shapes: the network is not traced at each call
+    return forward(windows)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _divide(num: Array, den: Array, cut: tuple[tuple[int, int], ...] = ()) -> Array:
+    """The mean logits within `cut`; 0 where no window lies. (The seed divides by at least 1e-6, which dims its corners.)"""
+    inside = tuple(slice(*c) for c in cut)
+    return num[(slice(None), *inside)] / jnp.maximum(den[inside], 1e-30)
+
+
+@functools.partial(jax.jit, donate_argnums=(0, 1))
+def _advance(num: Array, den: Array, rows: Array) -> tuple[Array, Array]:
+    """Move the slab `rows` voxels on: rows that leave at the front come back as zeros at the end."""
+    keep = jnp.arange(den.shape[0]) < den.shape[0] - rows
+    shift = lambda a, axis: jnp.where(jnp.expand_dims(keep, tuple(range(1, a.ndim - axis))), jnp.roll(a, -rows, axis), 0)
+    return shift(num, 1), shift(den, 0)
+
+
+def _batches(grid: np.ndarray, examples: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(at, counts, number of batches) of `_accumulate`; the capacity is a power of two, so that few programs compile."""
+    every = np.concatenate([np.insert(grid, 0, b, axis=1) for b in range(examples)])
+    number = -(-len(every) // batch)
+    capacity = 1 << (number - 1).bit_length()
+    at = np.zeros((capacity * batch, every.shape[1]), np.int32)
+    counts = np.zeros(capacity * batch, np.float32)
+    at[:len(every)], counts[:len(every)] = every, 1
+    return at.reshape(capacity, batch, -1), counts.reshape(capacity, batch), np.int32(number)
+
+
+def _empty(examples: int, size: Sequence[int], classes: int) -> tuple[Array, Array]:
+    return jnp.zeros((examples, *size, classes), jnp.float32), jnp.zeros((*size, 1), jnp.float32)
+
+
+def _rounded(size: int, window: int) -> int:
+    return window if size <= window else -(-size // GRAIN) * GRAIN
+
+
+def _per_axis(value, rank: int, name: str, allowed: Callable, rule: str) -> tuple:
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * rank
+    if len(values) != rank or not all(allowed(v) for v in values):
+        raise ConfigError(f"got {name}={value} for {rank} spatial axes; give one number or {rank}, {rule}")
+    return values
+
+
+def _choose(accumulator: str, estimate) -> str:
+    """"auto" resolved: device, host, memmap, the first that needs less than half of the memory there is."""
+    if accumulator not in ACCUMULATORS:
+        raise ConfigError(f"got accumulator={accumulator!r}; it is one of {', '.join(ACCUMULATORS)}")
+    if accumulator != "auto":
+        return accumulator
+    host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    stats = jax.local_devices()[0].memory_stats() or {}
+    device = stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else host
+    if estimate(accumulator="device").device <= device // 2:
+        return "device"
+    return "host" if estimate(accumulator="host").host <= host // 2 else "memmap"
+
+
+def _file(shape: tuple[int, ...], path: str | Path | None) -> np.memmap:
+    """A float32 file of this shape with its space reserved: a full disk is an error here, not a crash later."""
+    try:
+        with (open(path, "w+b") if path is not None else tempfile.TemporaryFile()) as file:
+            os.posix_fallocate(file.fileno(), 0, 4 * math.prod(shape))
+            return np.memmap(file, np.float32, "r+", shape=shape)
+    except OSError as error:
+        raise StorageError(f"cannot make a file of {4 * math.prod(shape) / 2**20:.0f} MiB for the logits at "
+                           f"{path or tempfile.gettempdir()}: {error.strerror}; free space or give path=") from error

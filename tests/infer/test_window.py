@@ -1,0 +1,239 @@
+"""Sliding windows: positions, weights, equality with MONAI, accumulators, mirroring."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg.infer import tiles, tta, window
+from jaxseg.types import ConfigError, StorageError
+
+TOLERANCE = 1e-5  # float32 sums of at most 27 windows of logits of size 1
+_kernel = np.random.default_rng(0).normal(0, 0.3, (3, 3, 3, 2, 3)).astype(np.float32)
+
+
+def conv(windows):
+    """A network with a border: a fixed 3x3(x3) convolution with zero padding, tanh; [n, *S, 2] -> [n, *S, 3]."""
+    rank = windows.ndim - 2
+    letters = "DHW"[3 - rank:]
+    kernel = jnp.asarray(_kernel if rank == 3 else _kernel[1])
+    return jnp.tanh(jax.lax.conv_general_dilated(windows.astype(jnp.float32), kernel, (1,) * rank, "SAME", dimension_numbers=(
+        f"N{letters}C", f"{letters}IO", f"N{letters}C")))
+
+
+def image(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=shape).astype(np.float32)
+
+
+def with_monai(volume: np.ndarray, roi, **options) -> np.ndarray:
+    """MONAI's result of the same network."""
+    torch = pytest.importorskip("torch", reason="parity needs the extra [parity]")
+    inferers = pytest.importorskip("monai.inferers", reason="parity needs the extra [parity]")
+    rank = volume.ndim - 2
+    kernel = torch.from_numpy(np.moveaxis(_kernel if rank == 3 else _kernel[1], (-1, -2), (0, 1)).copy())
+    run = getattr(torch.nn.functional, f"conv{rank}d")
+    out = inferers.sliding_window_inference(torch.from_numpy(np.moveaxis(volume, -1, 1).copy()), roi, 3,
+                                            lambda x: torch.tanh(run(x, kernel, padding=1)), **options)
+    return np.moveaxis(out.numpy(), 1, -1)
+
+
+def test_published_positions():
+    def all_of(size, w, overlap, rule="monai"):
+        return [tiles.starts(n, w, overlap, rule) for n in size]
+    brain = (240, 155)
+    for rule in ("monai", "seed"):
+        assert all_of(brain, 128, 0.1, rule) == [[0, 112], [0, 27]]
+        assert all_of(brain, 128, 0.25, rule) == [[0, 96, 112], [0, 27]]
+        assert all_of(brain, 128, 0.5, rule) == [[0, 64, 112], [0, 27]]
+        assert all_of(brain, 128, 0.7, rule) == [[0, 38, 76, 112], [0, 27]]
+        assert all_of(brain, 96, 0.5, rule) == [[0, 48, 96, 144], [0, 48, 59]]
+    assert all_of(brain, 128, 0.5, "nnunet") == [[0, 56, 112], [0, 27]]
+    assert tiles.starts(110, 64, 0.5, "nnunet") == [0, 23, 46]
+    with pytest.raises(ConfigError, match="did you mean monai"):
+        tiles.starts(9, 4, 0.5, "monay")
+
+
+@pytest.mark.parametrize("rule", ["monai", "seed", "nnunet"])
+def test_windows_cover_every_voxel_and_stay_inside(rule):
+    for size in range(5, 40):
+        for w in (1, 4, 5):
+            for overlap in (0.0, 0.1, 0.5, 0.9):
+                found = tiles.starts(size, w, overlap, rule)
+                assert found[0] == 0 and found[-1] == size - w and found == sorted(found)
+                assert rule == "nnunet" or len(set(found)) == len(found)  # steps below a voxel repeat in nnU-Net's rule
+                assert all(b - a <= w for a, b in zip(found, found[1:]))
+                if rule == "seed":
+                    assert found == tiles.starts(size, w, overlap, "monai")
+
+
+def test_published_weights():
+    line = [0.001704, 0.034218, 0.252840, 0.687289]
+    cube = tiles.weights((8, 8, 8), "gaussian")
+    assert cube.min() == np.float32(1e-3) and cube.max() == pytest.approx(0.687289, abs=1e-6)
+    np.testing.assert_allclose(cube[3, 4], [*line, *line[::-1]], atol=1e-6)
+    assert tiles.weights((128,) * 3, "gaussian").max() == pytest.approx(0.9985, abs=1e-4)
+    cosine, seed = tiles.weights((8,), "cosine"), tiles.weights((8,), "seed_cosine")
+    np.testing.assert_allclose(cosine, cosine[::-1], rtol=1e-6)
+    assert seed[-1] == 1 and (np.diff(seed) > 0).all()  # half a period
+
+
+@pytest.mark.parametrize("shape", [(16,), (7, 9), (32, 32, 32)])
+def test_nnunet_weights_are_scipys_filtered_impulse(shape):
+    from scipy import ndimage
+    impulse = np.zeros(shape)
+    impulse[tuple(n // 2 for n in shape)] = 1
+    bell = ndimage.gaussian_filter(impulse, [n / 8 for n in shape], mode="constant")
+    bell = (bell / bell.max() * 10).astype(np.float16)
+    bell[bell == 0] = bell[bell > 0].min()
+    ours = tiles.weights(shape, "gaussian_nnunet")
+    np.testing.assert_allclose(ours, bell.astype(np.float32), rtol=2e-3, atol=2.0**-24)  # one unit of float16
+
+
+@pytest.mark.parametrize("blend", ["constant", "gaussian"])
+@pytest.mark.parametrize("shape,roi,overlap", [
+    ((2, 9, 13, 11, 2), (8, 8, 8), 0.25), ((1, 9, 13, 11, 2), (8, 8, 8), 0.5), ((1, 9, 13, 11, 2), (8, 8, 8), 0.7),
+    ((1, 5, 13, 4, 2), (8, 8, 8), 0.25), ((1, 3, 5, 7, 2), (8, 8, 8), 0.5), ((2, 37, 21, 2), (16, 12), 0.3),
+    ((1, 7, 40, 2), (16, 12), 0.0)])
+def test_equals_monai(shape, roi, overlap, blend):
+    volume = image(*shape)
+    ours = window.sliding_window(conv, volume, window=roi, num_classes=3, overlap=overlap, blend=blend, accumulator="device")
+    assert ours.dtype == jnp.float32
+    np.testing.assert_allclose(ours, with_monai(volume, roi, overlap=overlap, mode=blend), atol=TOLERANCE)
+
+
+def test_padding_takes_the_given_value_as_monai_does():
+    volume = image(1, 5, 9, 2)
+    ours = window.sliding_window(conv, volume, window=8, num_classes=3, pad_value=-2.5, accumulator="device")
+    np.testing.assert_allclose(ours, with_monai(volume, (8, 8), overlap=0.25, cval=-2.5), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("positions", ["monai", "nnunet", "seed"])
+@pytest.mark.parametrize("blend", ["constant", "gaussian", "gaussian_nnunet", "cosine", "seed_cosine"])
+def test_a_pointwise_network_does_not_notice_the_windows(positions, blend):
+    volume = image(1, 19, 23, 2)
+    ours = window.sliding_window(jnp.sin, volume, window=(8, 8), num_classes=2, overlap=0.4, positions=positions, blend=blend,
+                                 accumulator="device")
+    np.testing.assert_allclose(ours, np.sin(volume), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("blend", ["gaussian_nnunet", "seed_cosine"])
+def test_equals_the_definition_written_as_a_loop(blend):
+    volume, roi = image(1, 19, 23, 2), (8, 6)
+    weights = tiles.weights(roi, blend)[..., None].astype(np.float64)
+    num, den = np.zeros((19, 23, 3)), np.zeros((19, 23, 1))
+    for y, x in tiles.grid((19, 23), roi, (0.5, 0.5), "nnunet"):
+        spot = slice(y, y + 8), slice(x, x + 6)
+        num[spot] += weights * np.asarray(conv(volume[:, *spot])[0])
+        den[spot] += weights
+    ours = window.sliding_window(conv, volume, window=roi, num_classes=3, overlap=0.5, positions="nnunet", blend=blend,
+                                 accumulator="device")
+    np.testing.assert_allclose(ours[0], num / den, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("shape,roi", [((2, 29, 13, 37, 2), (8, 8, 8)), ((1, 5, 13, 9, 2), (8, 8, 8)), ((1, 41, 21, 2), (8, 12))])
+def test_slabs_on_the_host_and_in_a_file_equal_the_device(shape, roi, tmp_path, capsys):
+    volume = image(*shape)
+    options = dict(window=roi, num_classes=3, overlap=0.6, blend="gaussian")
+    device = np.asarray(window.sliding_window(conv, volume, accumulator="device", **options))
+    assert capsys.readouterr().err == ""
+    host = window.sliding_window(conv, volume, accumulator="host", **options)
+    assert "device" in capsys.readouterr().err
+    file = window.sliding_window(conv, volume, accumulator="memmap", path=tmp_path / "logits.f32", **options)
+    unnamed = window.sliding_window(conv, jnp.asarray(volume), accumulator="memmap", **options)
+    assert isinstance(host, np.ndarray) and isinstance(file, np.memmap) and isinstance(unnamed, np.memmap)
+    for other in (host, file, unnamed):
+        np.testing.assert_allclose(other, device, atol=TOLERANCE)
+
+
+def test_slabs_need_less_device_memory_and_auto_takes_the_device_where_it_fits(monkeypatch):
+    shape, options = (1, 512, 256, 256, 1), dict(window=(96,) * 3, num_classes=14)
+    device, host, file = (window.estimate_bytes(shape, accumulator=a, **options) for a in ("device", "host", "memmap"))
+    assert host.device < device.device and file.host < host.host and file.disk == 4 * 14 * 512 * 256 * 256
+    assert "MiB" in str(device)
+    volume = image(1, 9, 9, 2)
+    assert isinstance(window.sliding_window(jnp.sin, volume, window=8, num_classes=2), jax.Array)
+    need = {"device": (9, 0, 0), "host": (1, 9, 0)}
+    for memory, chosen in ((20, "device"), (18, "device"), (17, "memmap")):
+        monkeypatch.setattr(window.os, "sysconf", lambda name, memory=memory: memory if name == "SC_PHYS_PAGES" else
+                            (memory if name == "SC_AVPHYS_PAGES" else 1))
+        assert window._choose("auto", lambda accumulator: window.Estimate(*need[accumulator])) == chosen
+
+
+def test_volumes_of_many_sizes_share_one_program():
+    traces = []
+
+    def forward(windows):
+        traces.append(windows.shape)
+        return windows * 2
+    for n in (33, 40, 51, 64):
+        window.sliding_window(forward, image(1, n, 64, 2), window=24, num_classes=2, overlap=0.1, accumulator="device")
+    assert len(set(traces)) == 1 and len(traces) <= 3  # its shape, and once inside each of two capacities
+
+
+def test_parameters_may_change_without_a_new_program():
+    traces = []
+
+    def apply(params, windows):
+        traces.append(None)
+        return windows * params
+    results = [window.sliding_window(jax.tree_util.Partial(apply, jnp.float32(p)), image(1, 9, 9, 2), window=8, num_classes=2,
+                                     accumulator="device") for p in (1.0, 3.0)]
+    np.testing.assert_allclose(results[1], 3 * results[0], rtol=1e-6)
+    assert len(traces) == 2  # its shape, the program
+
+
+def test_windows_that_fill_a_batch_count_for_nothing_even_as_nan():
+    volume = image(1, 8, 8, 2)  # one window, three fillers
+
+    def first_only(windows):
+        return jnp.where(jnp.arange(4)[:, None, None, None] == 0, windows, jnp.nan)
+    ours = window.sliding_window(first_only, volume, window=8, num_classes=2, accumulator="device")
+    np.testing.assert_allclose(ours, volume, atol=1e-6)
+
+
+def test_mirroring_is_the_mean_over_all_flips_and_compiles_once():
+    volume = image(1, 13, 8, 11, 2)
+    options = dict(window=8, num_classes=3, overlap=0.5, blend="gaussian", accumulator="device")
+    ours = window.sliding_window(tta.mirrored(conv, (0, 2)), volume, **options)
+
+    def plain(windows):
+        total = 0
+        for axes in ((), (1,), (3,), (1, 3)):
+            total = total + jnp.flip(conv(jnp.flip(windows, axes)), axes)
+        return total / 4
+    np.testing.assert_allclose(ours, window.sliding_window(plain, volume, **options), atol=TOLERANCE)
+    leaves, structure = jax.tree.flatten(tta.mirrored(conv, (0, 2)))
+    assert structure == jax.tree.structure(tta.mirrored(conv, [0, 2])) and not leaves  # one program for both
+    assert np.abs(np.asarray(ours) - np.asarray(window.sliding_window(conv, volume, **options))).max() > 0.01
+
+
+def test_a_flip_exchanges_left_and_right_classes():
+    def sided(windows):  # class 1 where the left half is bright, class 2 where the right half is
+        left = jnp.arange(windows.shape[2]) < windows.shape[2] // 2
+        return jnp.stack([0 * windows[..., 0], windows[..., 0] * left, windows[..., 0] * ~left], -1)
+    volume = image(1, 8, 8, 1)
+    plain, swapped = (tta.mirrored(sided, (1,), swap)(volume) for swap in (None, {1: ((1, 2),)}))
+    np.testing.assert_allclose(swapped, sided(volume), atol=1e-6)
+    assert np.abs(np.asarray(plain) - np.asarray(sided(volume))).max() > 0.1
+
+
+@pytest.mark.parametrize("options,words", [
+    (dict(window=(8,)), "window"), (dict(window=0), "window"), (dict(overlap=1.0), "overlap"),
+    (dict(num_classes=4), "num_classes"),
+    (dict(blend="gauss"), "did you mean gaussian"), (dict(accumulator="disk"), "accumulator"), (dict(batch=0), "batch"),
+    (dict(path="x"), "memmap")])
+def test_arguments_that_do_not_fit_are_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        window.sliding_window(jnp.sin, image(1, 9, 9, 2), **{"window": 8, "num_classes": 2, **options})
+
+
+def test_a_file_that_cannot_be_made_is_named(tmp_path):
+    with pytest.raises(StorageError, match="absent"):
+        window.sliding_window(jnp.sin, image(1, 9, 9, 2), window=8, num_classes=2, accumulator="memmap",
+                              path=tmp_path / "absent" / "logits")
+
+
+@pytest.mark.parametrize("axes,swap", [((0, 0), None), ((-1,), None), ((0,), {1: ((1, 2),)}), ((0,), {0: ((1, 2), (2, 3))})])
+def test_flips_that_mean_nothing_are_refused(axes, swap):
+    with pytest.raises(ValueError):
+        tta.mirrored(conv, axes, swap)
