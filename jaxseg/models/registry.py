@@ -12,6 +12,7 @@ from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import import_object, lookup, unknown_name
 
 FAMILIES = (
+    "dual_branch",
     "effisegnet",
     "nnunet_plain",
     "pspnet",

@@ -1,0 +1,95 @@
+"""RepLKNet's blocks (Ding et al. 2022, arXiv 2203.06717) for any rank: large depthwise kernels with a small one beside."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxseg.layers.conv import Conv
+from jaxseg.layers.norm import BatchNorm
+from jaxseg.layers.run import EVAL, Run
+from jaxseg.layers.volume import ConvNorm, Sequence
+from jaxseg.types import Array
+
+
+class Transition(Sequence):
+    """1x1 to cout, then a depthwise convolution of kernel 3 and stride 2; norm and ReLU after both."""
+
+    def __init__(self, cin: int, cout: int, *, rank: int, rngs: nnx.Rngs):
+        super().__init__(ConvNorm(cin, cout, 1, rank=rank, rngs=rngs),
+                         ConvNorm(cout, cout, 3, rank=rank, stride=2, groups=cout, rngs=rngs))
+
+
+class ParallelConv(nnx.Module):
+    """relu(norm(large x) + norm(small x)), depthwise; merged: relu(merged x), one kernel with bias."""
+
+    def __init__(self, channels: int, *, kernel: int, small: int, rank: int, rngs: nnx.Rngs):
+        if small > kernel or (kernel - small) % 2:
+            raise ValueError(f"got kernels {kernel} and {small}; the second is at most the first and of the same parity")
+        one = lambda k: ConvNorm(channels, channels, k, rank=rank, groups=channels, act="identity", rngs=rngs)
+        self.large, self.small, self.merged = one(kernel), one(small), None
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        if self.merged is not None:
+            if run.train:
+                raise ValueError("a merged network is for inference; train the network before merge()")
+            return nnx.relu(self.merged(x))
+        return nnx.relu(self.large(x, run) + self.small(x, run))
+
+    def merge(self) -> None:
+        """Fold norms and the small kernel into one: W = sum of W_i g_i / s_i, bias = sum of b_i - m_i g_i / s_i."""
+        if self.merged is not None:
+            return
+        weight, bias, size = 0.0, 0.0, self.large.conv.kernel
+        for part in (self.large, self.small):
+            norm, conv = part.norm, part.conv
+            factor = norm.weight[...] / jnp.sqrt(norm.running_var[...] + norm.eps)
+            pads = [((n - k) // 2,) * 2 for n, k in zip(size, conv.kernel)]
+            weight = weight + jnp.pad(conv.weight[...] * factor, (*pads, (0, 0), (0, 0)))
+            bias = bias + norm.bias[...] - norm.running_mean[...] * factor
+        conv = self.large.conv
+        merged = Conv(conv.groups, conv.groups, size, rank=conv.rank, groups=conv.groups, rngs=nnx.Rngs(0))
+        merged.weight[...], merged.bias[...] = weight, bias
+        self.merged, self.large, self.small = merged, None, None
+
+
+class LargeKernelBlock(nnx.Module):
+    """y = norm(x); y + norm(1x1(parallel(relu(norm(1x1 y))))), expanded to round(1.5 C) between."""
+
+    def __init__(self, channels: int, *, kernel: int = 13, small: int = 3, ratio: float = 1.5, rank: int, rngs: nnx.Rngs):
+        inner = round(channels * ratio)
+        self.norm = BatchNorm(channels, rngs=rngs)
+        self.expand = ConvNorm(channels, inner, 1, rank=rank, rngs=rngs)
+        self.parallel = ParallelConv(inner, kernel=kernel, small=small, rank=rank, rngs=rngs)
+        self.project = ConvNorm(inner, channels, 1, rank=rank, act="identity", rngs=rngs)
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        y = self.norm(x, run)
+        return y + self.project(self.parallel(self.expand(y, run), run), run)
+
+
+class ConvFFN(nnx.Module):
+    """x + norm(1x1(gelu(norm(1x1(norm x))))), `ratio` C channels between."""
+
+    def __init__(self, channels: int, ratio: int, *, rank: int, rngs: nnx.Rngs):
+        self.norm = BatchNorm(channels, rngs=rngs)
+        self.expand = ConvNorm(channels, channels * ratio, 1, rank=rank, act="gelu", rngs=rngs)
+        self.project = ConvNorm(channels * ratio, channels, 1, rank=rank, act="identity", rngs=rngs)
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        return x + self.project(self.expand(self.norm(x, run), run), run)
+
+
+class DownLargeKernel(Sequence):
+    """Transition, large-kernel block, FFN of ratio `ffn`."""
+
+    def __init__(self, cin: int, cout: int, *, ffn: int, kernel: int = 13, rank: int, rngs: nnx.Rngs):
+        super().__init__(Transition(cin, cout, rank=rank, rngs=rngs),
+                         LargeKernelBlock(cout, kernel=kernel, rank=rank, rngs=rngs),
+                         ConvFFN(cout, ffn, rank=rank, rngs=rngs))
+
+
+def merge(model: nnx.Module) -> int:
+    """Merge the parallel kernels of every ParallelConv below `model`, in place, for inference; returns how many."""
+    found = [node for _, node in nnx.iter_graph(model) if isinstance(node, ParallelConv) and node.merged is None]
+    for node in found:
+        node.merge()
+    return len(found)

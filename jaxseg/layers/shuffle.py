@@ -1,0 +1,107 @@
+"""ShuffleNet's units, v1 (arXiv 1707.01083) and v2 (arXiv 1807.11164), and ConvNeXt's block (arXiv 2201.03545), for any rank."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxseg.layers.activation import activation
+from jaxseg.layers.conv import Conv
+from jaxseg.layers.mobile import ChannelAttention
+from jaxseg.layers.norm import BatchNorm
+from jaxseg.layers.residual import LayerScale
+from jaxseg.layers.run import EVAL, Run
+from jaxseg.layers.volume import ConvNorm, Sequence
+from jaxseg.types import Array
+
+
+def channel_shuffle(x: Array, groups: int) -> Array:
+    """Channel c of group g, g C/groups + c, goes to c groups + g."""
+    return jnp.swapaxes(x.reshape(*x.shape[:-1], groups, -1), -1, -2).reshape(x.shape)
+
+
+class ShuffleV2(nnx.Module):
+    """Unit of stride 1: half of the channels pass, half go through pairs of depthwise and 1x1 convolutions; shuffled.
+
+    Args:
+      channels: C.
+      kernel: of the depthwise convolutions.
+      rates: their dilations, one per pair. After the last depthwise norm no activation follows.
+    """
+
+    def __init__(self, channels: int, *, kernel: int = 3, rates: tuple[int, ...] = (1, 1), rank: int, rngs: nnx.Rngs):
+        half = channels // 2
+        blocks = []
+        for i, rate in enumerate(rates):
+            act = "identity" if i == len(rates) - 1 else "relu"
+            blocks.append(ConvNorm(half, half, kernel, rank=rank, dilation=rate, groups=half, act=act, rngs=rngs))
+            blocks.append(ConvNorm(half, half, 1, rank=rank, rngs=rngs))
+        self.right = Sequence(*blocks)
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        left, right = jnp.split(x, 2, axis=-1)
+        return channel_shuffle(jnp.concatenate([left, self.right(right, run)], axis=-1), 2)
+
+
+class ShuffleV2Down(nnx.Module):
+    """Unit of stride 2: both branches read all channels, each gives half of cout; joined and shuffled."""
+
+    def __init__(self, cin: int, cout: int, *, kernel: int = 3, rank: int, rngs: nnx.Rngs):
+        depthwise = lambda: ConvNorm(cin, cin, kernel, rank=rank, stride=2, groups=cin, act="identity", rngs=rngs)
+        self.left = Sequence(depthwise(), ConvNorm(cin, cout // 2, 1, rank=rank, rngs=rngs))
+        self.right = Sequence(ConvNorm(cin, cin, 1, rank=rank, rngs=rngs), depthwise(),
+                              ConvNorm(cin, cout // 2, 1, rank=rank, rngs=rngs))
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        return channel_shuffle(jnp.concatenate([self.left(x, run), self.right(x, run)], axis=-1), 2)
+
+
+class ShuffleV1(nnx.Module):
+    """1x1 to cout / 4, depthwise convolution, 1x1 to cout, ReLU; the input added at stride 1.
+
+    One group, so that nothing is to be shuffled, and no pooled shortcut at stride 2, as the BraTS 3-D project has it.
+
+    Args:
+      reduction: of a channel attention after the depthwise convolution; 0: none.
+    """
+
+    def __init__(self, cin: int, cout: int, *, stride: int = 1, reduction: int = 0, rank: int, rngs: nnx.Rngs):
+        if stride == 1 and cin != cout:
+            raise ValueError(f"got cin={cin}, cout={cout} at stride 1; the input is added, so they are equal")
+        middle = cout // 4
+        self.enter = ConvNorm(cin, middle, 1, rank=rank, rngs=rngs)
+        self.depthwise = ConvNorm(middle, middle, 3, rank=rank, stride=stride, groups=middle, act="identity", rngs=rngs)
+        self.attention = ChannelAttention(middle, reduction, rngs=rngs) if reduction else None
+        self.leave = ConvNorm(middle, cout, 1, rank=rank, act="identity", rngs=rngs)
+        self.shortcut = stride == 1
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        y = self.depthwise(self.enter(x, run), run)
+        y = self.leave(y if self.attention is None else self.attention(y), run)
+        return jax.nn.relu(x + y if self.shortcut else y)
+
+
+class ConvNeXtBlock(nnx.Module):
+    """x + scale * 1x1(gelu(1x1(norm(depthwise 7)))), 4 C between; BatchNorm where the paper has LayerNorm."""
+
+    def __init__(self, channels: int, *, rank: int, rngs: nnx.Rngs):
+        self.depthwise = Conv(channels, channels, 7, rank=rank, groups=channels, rngs=rngs)
+        self.norm = BatchNorm(channels, rngs=rngs)
+        self.expand = Conv(channels, 4 * channels, 1, rank=rank, rngs=rngs)
+        self.project = Conv(4 * channels, channels, 1, rank=rank, rngs=rngs)
+        self.scale = LayerScale(channels, 1e-6, rngs=rngs)
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        y = self.norm(self.depthwise(x), run)
+        return x + self.scale(self.project(activation("gelu")(self.expand(y))))
+
+
+class DownConvNeXt(nnx.Module):
+    """Norm, convolution of kernel and stride 2, two blocks."""
+
+    def __init__(self, cin: int, cout: int, *, rank: int, rngs: nnx.Rngs):
+        self.norm = BatchNorm(cin, rngs=rngs)
+        self.conv = Conv(cin, cout, 2, rank=rank, stride=2, padding=0, rngs=rngs)
+        self.blocks = Sequence(*(ConvNeXtBlock(cout, rank=rank, rngs=rngs) for _ in range(2)))
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        return self.blocks(self.conv(self.norm(x, run)), run)
