@@ -9,6 +9,8 @@ import jax
 from jaxseg import checkpoint
 from jaxseg import config as configs
 from jaxseg import evaluate as evaluation
+from jaxseg.data import check as checks
+from jaxseg.data import datasets
 from jaxseg.infer import predict as prediction
 from jaxseg.models import functional
 from jaxseg.models import summary as summaries
@@ -57,12 +59,12 @@ def train(call: Call) -> int | None:
     return evaluate(call)
 
 
-def evaluate(call: Call, data=None) -> int | None:
+def evaluate(call: Call) -> int | None:
     """Score a checkpoint on config.eval.split, beside the two baselines."""
-    log = Log(call.workdir, quiet=jax.process_index() > 0)
     source = Path(call.checkpoint) if call.checkpoint else call.workdir
     params, net_state, info = checkpoint.load_weights(source)
-    data = data or setup.load_data(call.config, log)
+    log = Log(call.workdir, quiet=jax.process_index() > 0)
+    data = setup.load_data(call.config, log)
     model = setup.build_model(call.config, data.dataset.labels, abstract=True)
     network, _, _ = functional.split(model)
     network.check(params, net_state)
@@ -103,11 +105,11 @@ def summary(call: Call) -> None:
 
 def check(call: Call) -> None:
     """Read every case and report everything that is wrong with the data set."""
-    from jaxseg.data import check as checks
-
     log = Log(call.workdir, quiet=True)
     dataset = setup.load_dataset(call.config, log)
     print(checks.check(dataset, setup.recipe_of(call.config, dataset)))
+    for line in datasets.contradictions(dataset):
+        print(f"warning  {line}")
 
 
 def _epochs(info: dict) -> int | None:
@@ -117,8 +119,6 @@ def _epochs(info: dict) -> int | None:
 
 
 def _classes(config) -> int:
-    from jaxseg.data import datasets
-
     return datasets.label_count(config.data.dataset, structures=config.data.structures)
 
 

@@ -61,7 +61,8 @@ def test_a_sharded_step_is_the_single_device_step(model):
 
 
 def test_accumulation_averages_gradients():
-    network, params, net_state = functional.split(create_model("unet2d", in_channels=1, num_classes=1, widths=(4, 4, 4, 4), bridge=4))
+    model = create_model("unet2d", in_channels=1, num_classes=1, widths=(4, 4, 4, 4), bridge=4)
+    network, params, net_state = functional.split(model)
     optimizer = optimizers.build(params, name="sgd", options={"momentum": 0.0})
     mesh, loss, identity = meshes.make(1), losses.build((("bce", 1.0),)), augmentations.build(())
     results = []

@@ -64,3 +64,9 @@ def phantom(name: str, kind: str = "default") -> Path:
 
 
 __all__ = ["MODULES", "label_count", "load", "options_of", "phantom"]
+
+
+def contradictions(dataset: DataSet) -> list[str]:
+    """Where a data set's own tables and masks do not agree, one line each; reads every mask. Empty where it has no tables."""
+    module = MODULES.get(dataset.name)
+    return module.disagreements(dataset) if hasattr(module, "disagreements") else []
