@@ -19,10 +19,12 @@ FAMILIES = (
     "resunetpp",
     "segformer",
     "segnext",
+    "swin_unetr",
     "unet",
     "unet2d",
     "unet3d",
     "unet3p",
+    "unetr",
 )
 
 

@@ -1,0 +1,53 @@
+"""MONAI's residual U-Net blocks without affine norms: residual block, transposed enlargement, the decoder's level."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxseg.layers.activation import activation
+from jaxseg.layers.conv import Conv, ConvTranspose
+from jaxseg.layers.norm import InstanceNorm
+from jaxseg.layers.run import EVAL, Run
+from jaxseg.types import Array
+
+_act = activation("leaky_relu")
+
+
+class ResBlock(nnx.Module):
+    """act(shortcut + norm(conv(act(norm(conv x))))); the shortcut is x, or norm(1x1 x) where the channels change."""
+
+    def __init__(self, cin: int, cout: int, *, rank: int, rngs: nnx.Rngs):
+        conv = lambda a, k: Conv(a, cout, k, rank=rank, bias=False, rngs=rngs)
+        self.conv1, self.conv2 = conv(cin, 3), conv(cout, 3)
+        self.conv3 = conv(cin, 1) if cin != cout else None
+        self.norm = InstanceNorm(cout, affine=False, rngs=rngs)  # holds nothing: one serves all
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        y = self.norm(self.conv2(_act(self.norm(self.conv1(x)))))
+        return _act(y + (x if self.conv3 is None else self.norm(self.conv3(x))))
+
+
+def enlarge(cin: int, cout: int, *, rank: int, rngs: nnx.Rngs) -> ConvTranspose:
+    """Transposed convolution of kernel and stride 2 without bias."""
+    return ConvTranspose(cin, cout, 2, rank=rank, stride=2, bias=False, rngs=rngs)
+
+
+class ResUp(nnx.Module):
+    """Enlarge cin -> cout, join [up, skip], residual block 2 cout -> cout."""
+
+    def __init__(self, cin: int, cout: int, *, rank: int, rngs: nnx.Rngs):
+        self.transp_conv = enlarge(cin, cout, rank=rank, rngs=rngs)
+        self.conv_block = ResBlock(2 * cout, cout, rank=rank, rngs=rngs)
+
+    def __call__(self, x: Array, skip: Array, run: Run = EVAL) -> Array:
+        return self.conv_block(jnp.concatenate([self.transp_conv(x), skip], axis=-1), run)
+
+
+# MONAI's names of these blocks, for SPELLINGS
+RULES = (
+    (r"^(encoder\d+)\.layer\.", r"\1."),
+    (r"\.transp_conv_init\.conv\.", ".transp_conv_init."),
+    (r"(\.blocks\.\d+\.0)\.conv\.", r"\1."),
+    (r"\.transp_conv\.conv\.", ".transp_conv."),
+    (r"\.conv([123])\.conv\.", r".conv\1."),
+    (r"^out\.conv\.conv\.", "out."),
+)

@@ -1,0 +1,135 @@
+"""Attention within shifted windows for any rank (Swin, arXiv 2103.14030), and the merging of neighbouring patches."""
+
+import functools
+import itertools
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxseg import ops
+from jaxseg.layers import initial
+from jaxseg.layers.activation import activation
+from jaxseg.layers.conv import Linear
+from jaxseg.layers.norm import LayerNorm
+from jaxseg.layers.run import EVAL, Run
+from jaxseg.types import Array, ConfigError
+
+# MONAI's orders of the eight sub-grids, as offsets along D, H, W; before 1.5 it took two of them twice and left two out
+_V2 = tuple(itertools.product((0, 1), repeat=3))
+_MERGING = tuple(_V2[i] for i in (0, 4, 2, 1, 6, 5, 3, 7))
+_LEGACY = tuple(_V2[i] for i in (0, 4, 2, 1, 5, 2, 1, 7))
+ORDERS = {"merging": _MERGING, "mergingv2": _V2, "legacy": _LEGACY}
+
+
+@functools.cache
+def relative_index(window: int, rank: int) -> np.ndarray:
+    """[n, n] row of the bias table for each pair of positions in a full window, n = window^rank."""
+    grid = np.stack(np.meshgrid(*(np.arange(window),) * rank, indexing="ij")).reshape(rank, -1)  # [rank, n]
+    delta = grid[:, :, None] - grid[:, None, :] + window - 1
+    strides = [(2 * window - 1) ** (rank - 1 - i) for i in range(rank)]
+    return sum(d * s for d, s in zip(delta, strides))
+
+
+@functools.cache
+def shift_mask(size: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...]) -> np.ndarray:
+    """[windows, n, n]: -100 where two positions of a rolled window were no neighbours, else 0; `size` is padded."""
+    region = np.zeros(size, np.int64)
+    for axis, (n, w, s) in enumerate(zip(size, window, shift)):
+        line = np.zeros(n, np.int64)
+        line[n - w:] = 1
+        line[n - s if s else n:] = 2
+        region = region * 3 + line.reshape([-1 if a == axis else 1 for a in range(len(size))])
+    ids = np.asarray(partition(region[None, ..., None], window))[..., 0]  # [windows, n]
+    return np.where(ids[:, None] != ids[:, :, None], -100.0, 0.0).astype(np.float32)
+
+
+def partition(x: Array, window: tuple[int, ...]) -> Array:
+    """[B, *S, C] -> [B * windows, n, C], the batch slowest."""
+    b, *size, c = x.shape
+    rank = len(window)
+    x = x.reshape(b, *(v for n, w in zip(size, window) for v in (n // w, w)), c)
+    axes = (0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2), 2 * rank + 1)
+    return x.transpose(axes).reshape(-1, math.prod(window), c)
+
+
+def unpartition(x: Array, window: tuple[int, ...], size: tuple[int, ...]) -> Array:
+    """The inverse of `partition`: [B * windows, n, C] -> [B, *size, C]."""
+    counts, rank = [n // w for n, w in zip(size, window)], len(window)
+    x = x.reshape(-1, *counts, *window, x.shape[-1])
+    axes = (0, *(a for i in range(rank) for a in (1 + i, 1 + rank + i)), 2 * rank + 1)
+    return x.transpose(axes).reshape(-1, *size, x.shape[-1])
+
+
+class WindowAttention(nnx.Module):
+    """Multi-head attention of [B * windows, n, C] with a learned bias per relative position.
+
+    A window clipped by a small image takes the first n rows and columns of the full window's index, as MONAI does.
+    """
+
+    def __init__(self, channels: int, heads: int, window: int, *, rank: int, rngs: nnx.Rngs):
+        self.heads, self.window, self.rank = heads, window, rank
+        self.relative_position_bias_table = nnx.Param(
+            initial.truncated_normal(0.02)(rngs, ((2 * window - 1) ** rank, heads)))
+        self.qkv = Linear(channels, 3 * channels, rngs=rngs)
+        self.proj = Linear(channels, channels, rngs=rngs)
+
+    def __call__(self, x: Array, mask: np.ndarray | None = None) -> Array:
+        b, n, c = x.shape
+        q, k, v = jnp.moveaxis(self.qkv(x).reshape(b, n, 3, self.heads, -1), 2, 0)
+        index = relative_index(self.window, self.rank)[:n, :n]
+        bias = jnp.moveaxis(self.relative_position_bias_table[...][index], -1, 0)[None]  # [1, heads, n, n]
+        if mask is not None:
+            bias = jnp.tile(bias + mask[:, None], (b // len(mask), 1, 1, 1))
+        return self.proj(ops.attention(q, k, v, bias=bias).reshape(b, n, c))
+
+
+class WindowBlock(nnx.Module):
+    """x + attention in windows of norm x, then x + fc2(gelu(fc1(norm x))); windows moved by half of one if `shifted`.
+
+    The image is zero-padded at the ends, after the norm, to whole windows; an axis no longer than the window is one window.
+    """
+
+    def __init__(self, channels: int, heads: int, window: int, *, shifted: bool, ratio: float = 4.0, rank: int,
+                 rngs: nnx.Rngs):
+        self.window, self.shifted = window, shifted
+        self.norm1 = LayerNorm(channels, rngs=rngs)
+        self.attn = WindowAttention(channels, heads, window, rank=rank, rngs=rngs)
+        self.norm2 = LayerNorm(channels, rngs=rngs)
+        self.fc1 = Linear(channels, int(channels * ratio), rngs=rngs)
+        self.fc2 = Linear(int(channels * ratio), channels, rngs=rngs)
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        x = x + self._attend(self.norm1(x))
+        return x + self.fc2(activation("gelu")(self.fc1(self.norm2(x))))
+
+    def _attend(self, x: Array) -> Array:
+        size = x.shape[1:-1]
+        window = tuple(min(n, self.window) for n in size)
+        shift = tuple(self.window // 2 if self.shifted and n > self.window else 0 for n in size)
+        axes = tuple(range(1, x.ndim - 1))
+        x = jnp.pad(x, ((0, 0), *((0, -n % w) for n, w in zip(size, window)), (0, 0)))
+        padded, mask = x.shape[1:-1], None
+        if any(shift):
+            x = jnp.roll(x, [-s for s in shift], axes)
+            mask = shift_mask(padded, window, shift)
+        x = unpartition(self.attn(partition(x, window), mask), window, padded)
+        x = jnp.roll(x, shift, axes) if any(shift) else x
+        return x[(slice(None), *(slice(n) for n in size))]
+
+
+class PatchMerging(nnx.Module):
+    """Eight neighbours joined, norm, linear 8 C -> 2 C without bias: half the size. `order`: a key of ORDERS."""
+
+    def __init__(self, channels: int, *, order: str = "merging", rngs: nnx.Rngs):
+        if order not in ORDERS:
+            raise ConfigError(f"got merging={order!r}; it is {', '.join(map(repr, ORDERS))}")
+        self.order = order
+        self.norm = LayerNorm(8 * channels, rngs=rngs)
+        self.reduction = Linear(8 * channels, 2 * channels, bias=False, rngs=rngs)
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        x = jnp.pad(x, ((0, 0), *((0, n % 2) for n in x.shape[1:-1]), (0, 0)))
+        parts = [x[:, d::2, h::2, w::2] for d, h, w in ORDERS[self.order]]
+        return self.reduction(self.norm(jnp.concatenate(parts, axis=-1)))

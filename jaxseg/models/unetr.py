@@ -1,0 +1,134 @@
+"""UNETR: a vision transformer over patches of 16 voxels, its layers 4, 7 and 10 brought up as the skips of a U-Net.
+
+Source: Hatamizadeh et al. 2022 (arXiv 2103.10504), as MONAI defines it (monai/networks/nets/unetr.py), without the norms
+and cross-attention that MONAI 1.4 and later create and never use.
+"""
+
+import dataclasses
+
+import jax
+from flax import nnx
+
+from jaxseg.layers import EVAL, Conv, LayerNorm, Linear, Run, activation, initial
+from jaxseg.layers.mobile import SelfAttention
+from jaxseg.layers.res_unet import RULES, ResBlock, ResUp, enlarge
+from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
+from jaxseg.ops.conv.api import per_axis
+from jaxseg.types import Array
+
+_PATCH = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes.
+
+    Attributes:
+      image_size: the only spatial size taken (one int, or one per axis), divisible by 16: the position table has it.
+      width: channels of the finest decoder level.
+      hidden, heads, mlp, depth: of the transformer.
+      taps: number of layers done where the three skips are taken, finest first.
+    """
+
+    image_size: int | tuple[int, ...] = 96
+    width: int = 16
+    hidden: int = 768
+    heads: int = 12
+    mlp: int = 3072
+    depth: int = 12
+    taps: tuple[int, int, int] = (4, 7, 10)
+
+
+class Layer(nnx.Module):
+    """Pre-norm transformer layer: x + attention(norm x), then x + fc2(gelu(fc1(norm x)))."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.norm1 = LayerNorm(config.hidden, rngs=rngs)
+        self.attn = SelfAttention(config.hidden, config.heads, qkv_bias=False, rngs=rngs)
+        self.norm2 = LayerNorm(config.hidden, rngs=rngs)
+        self.fc1 = Linear(config.hidden, config.mlp, rngs=rngs)
+        self.fc2 = Linear(config.mlp, config.hidden, rngs=rngs)
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        x = x + self.attn(self.norm1(x), run)
+        return x + self.fc2(activation("gelu")(self.fc1(self.norm2(x))))
+
+
+class Raise(nnx.Module):
+    """From the patch grid up by 2^(more + 1): transposed convolutions, a residual block after all but the first."""
+
+    def __init__(self, cin: int, cout: int, more: int, *, rank: int, rngs: nnx.Rngs):
+        same = dict(rank=rank, rngs=rngs)
+        self.transp_conv_init = enlarge(cin, cout, **same)
+        self.blocks = nnx.List([nnx.List([enlarge(cout, cout, **same), ResBlock(cout, cout, **same)]) for _ in range(more)])
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        x = self.transp_conv_init(x)
+        for up, block in self.blocks:
+            x = block(up(x), run)
+        return x
+
+
+class UNETR(Segmenter):
+    """[B, D, H, W, C] with [D, H, W] = image_size; logits [B, D, H, W, K]."""
+
+    def __init__(self, config: Config, *, in_channels: int, num_classes: int, rngs: nnx.Rngs):
+        self.in_channels, self.num_classes, self.rank = in_channels, num_classes, 3
+        self.size_multiple = _PATCH
+        self.image_size, self.taps = per_axis(config.image_size, 3, "image_size"), config.taps
+        if any(n % _PATCH for n in self.image_size):
+            raise ValueError(f"got image_size={config.image_size}; each must be divisible by {_PATCH}")
+        f, hidden, same = config.width, config.hidden, dict(rank=3, rngs=rngs)
+        tokens = 1
+        for n in self.image_size:
+            tokens *= n // _PATCH
+        self.embed = Conv(in_channels, hidden, _PATCH, stride=_PATCH, padding=0, **same)
+        self.position = nnx.Param(initial.truncated_normal(0.02)(rngs, (1, tokens, hidden)))
+        self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.depth)])
+        self.norm = LayerNorm(hidden, rngs=rngs)
+        self.encoder1 = ResBlock(in_channels, f, **same)
+        self.encoder2, self.encoder3, self.encoder4 = (Raise(hidden, f * m, more, **same) for m, more in ((2, 2), (4, 1), (8, 0)))
+        self.decoder5, self.decoder4, self.decoder3, self.decoder2 = (
+            ResUp(a, b, **same) for a, b in ((hidden, 8 * f), (8 * f, 4 * f), (4 * f, 2 * f), (2 * f, f)))
+        self.out = Conv(f, num_classes, 1, **same)
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        super().check(shape)
+        if tuple(shape[1:-1]) != self.image_size:
+            raise ValueError(f"got an image of spatial size {tuple(shape[1:-1])}; this UNETR takes {self.image_size}: crop, or "
+                             "build it with image_size=")
+
+    def forward(self, image: Array, run: Run) -> Outputs:
+        with jax.named_scope("vit"):
+            grid = self.embed(image)  # [B, *S/16, hidden]
+            x = grid.reshape(grid.shape[0], -1, grid.shape[-1]) + self.position[...].astype(grid.dtype)
+            taken = {}
+            for i, layer in enumerate(self.layers):
+                x = layer(x, run)
+                taken[i + 1] = x
+            skips = [taken[tap].reshape(grid.shape) for tap in self.taps]
+            x = self.norm(x).reshape(grid.shape)
+        with jax.named_scope("decoder"):
+            x = self.decoder5(x, self.encoder4(skips[2], run), run)
+            x = self.decoder4(x, self.encoder3(skips[1], run), run)
+            x = self.decoder3(x, self.encoder2(skips[0], run), run)
+            x = self.decoder2(x, self.encoder1(image, run), run)
+        return Outputs(self.out(x))
+
+
+_TINY = Config(image_size=32, width=4, hidden=16, heads=2, mlp=32, depth=4, taps=(1, 2, 3))
+VARIANTS = {
+    "unetr": Variant(UNETR, Config(), in_channels=4, num_classes=4, ranks=(3,)),
+    "unetr_test": Variant(UNETR, _TINY, in_channels=1, num_classes=2, ranks=(3,)),
+}
+SPELLINGS = (
+    Spelling("monai", (
+        *RULES,
+        (r"^vit\.patch_embedding\.position_embeddings$", "position"),
+        (r"^vit\.patch_embedding\.patch_embeddings\.", "embed."),
+        (r"^vit\.blocks\.(\d+)\.mlp\.linear([12])\.", r"layers.\1.fc\2."),
+        (r"^vit\.blocks\.(\d+)\.attn\.out_proj\.", r"layers.\1.attn.proj."),
+        (r"^vit\.blocks\.", "layers."),
+        (r"^vit\.norm\.", "norm."),
+    ), ignored=(r"norm_cross_attn\.", r"\.cross_attn\.")),
+)
