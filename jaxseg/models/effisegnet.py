@@ -6,7 +6,8 @@ EfficientNetBNFeatures (monai/networks/nets/efficientnet.py), after Tan and Le 2
 Differs from the source: TensorFlow-style padding and the decoder's upsampling are computed from the actual input size, so
 that any size works; at the variant's nominal size (`NOMINAL`) both agree with MONAI's, which fixes them there. The
 encoder's conv_head, which the source carries without using, is an option (`conv_head`) so that its parameter counts and
-state dicts fit. Deep supervision (one logit map per tap, coarsest last) is an option.
+state dicts fit. Deep supervision (one logit map per tap, coarsest last) is an option. An encoder trained on ImageNet is
+taken by `from_torch.load(model, file, only="encoder.")`.
 """
 
 import dataclasses
@@ -105,15 +106,14 @@ class Encoder(nnx.Module):
         self.conv_stem = _conv(in_channels, scaled(32), 3, stride=2, rngs=rngs)
         self.bn0 = _norm(scaled(32), rngs)
         repeats = [math.ceil(config.depth_scale * s[0]) for s in _STACKS]
-        total, number, stacks = sum(repeats), 0, []
+        blocks, ends = [], []
         for n, (_, kernel, stride, expansion, cin, cout) in zip(repeats, _STACKS):
-            blocks = []
             for j in range(n):
                 blocks.append(MBConv(scaled(cout if j else cin), scaled(cout), kernel, 1 if j else stride, expansion,
-                                     config.drop_connect * number / total, rngs=rngs))
-                number += 1
-            stacks.append(nnx.List(blocks))
-        self.stacks = nnx.List(stacks)
+                                     config.drop_connect * len(blocks) / sum(repeats), rngs=rngs))
+            ends.append(len(blocks) - 1)
+        self.blocks = nnx.List(blocks)  # numbered through all stacks, as ImageNet checkpoints number them
+        self.taps = tuple(ends[i] for i in _TAPS)
         last = scaled(_STACKS[-1][5])
         self.conv_head = _conv(last, scaled(1280), 1, rngs=rngs) if config.conv_head else None
         self.bn1 = _norm(scaled(1280), rngs) if config.conv_head else None
@@ -121,11 +121,10 @@ class Encoder(nnx.Module):
     def __call__(self, x: Array, run: Run = EVAL) -> list[Array]:
         x = _swish(self.bn0(self.conv_stem(x), run))
         features = []
-        for i, blocks in enumerate(self.stacks):
-            with jax.named_scope(f"stack{i}"):
-                for block in blocks:
-                    x = block(x, run)
-            if i in _TAPS:
+        for i, block in enumerate(self.blocks):
+            with jax.named_scope(f"block{i}"):
+                x = block(x, run)
+            if i in self.taps:
                 features.append(x)
         return features
 
@@ -160,11 +159,9 @@ class EffiSegNet(Segmenter):
         self.ghost1 = Ghost(width, width, rngs=rngs)
         self.ghost2 = Ghost(width, width, rngs=rngs)
         self.classifier = Conv(width, num_classes, 1, rank=2, bias=False, rngs=rngs)
-        self.aux_norms = self.aux_heads = None
-        if config.deep_supervision:
-            self.aux_norms = nnx.List([BatchNorm(width, rngs=rngs) for _ in self.encoder.channels])
-            self.aux_heads = nnx.List([Conv(width, num_classes, 1, rank=2, bias=False, rngs=rngs)
-                                       for _ in self.encoder.channels])
+        aux = self.encoder.channels if config.deep_supervision else ()
+        self.aux_norms = nnx.List([BatchNorm(width, rngs=rngs) for _ in aux])
+        self.aux_heads = nnx.List([Conv(width, num_classes, 1, rank=2, bias=False, rngs=rngs) for _ in aux])
 
     def forward(self, image: Array, run: Run) -> Outputs:
         size = image.shape[1:-1]
@@ -174,7 +171,7 @@ class EffiSegNet(Segmenter):
             maps = [ops.resize(m, size, "nearest") for m in maps]  # each straight to [B, H, W, width]
             x = self.norm(sum(maps[1:], maps[0]), run)
             logits = self.classifier(self.ghost2(self.ghost1(x, run), run))
-            if self.aux_heads is None or not run.train:
+            if not run.train:
                 return Outputs(logits)
             return Outputs(logits, tuple(head(norm(m, run)) for head, norm, m in zip(self.aux_heads, self.aux_norms, maps)))
 
@@ -182,6 +179,21 @@ class EffiSegNet(Segmenter):
 VARIANTS = {f"effisegnet_{size}": Variant(EffiSegNet, Config(*scales)) for size, scales in _SCALES.items()}
 VARIANTS["effisegnet_test"] = Variant(EffiSegNet, Config(0.25, 0.3, width=8))
 
-_MB = (("_se_reduce", "se_reduce"), ("_se_expand", "se_expand"), ("_expand_conv", "expand_conv"),
-       ("_depthwise_conv", "depthwise_conv"), ("_project_conv", "project_conv"), ("_bn0", "bn0"), ("_bn1", "bn1"), ("_bn2", "bn2"))
-SPELLINGS = ()
+# Three sources number the same encoder: the network (encoder._blocks.<stack>.<block>.), MONAI's encoder alone (without
+# "encoder.") and ImageNet checkpoints (_blocks.<block>.). Blocks are counted through all stacks in each.
+SPELLINGS = (
+    Spelling("official", (
+        (r"^(encoder\.)?_blocks\.(\d+\.)?(\d+)\._", r"encoder.blocks.\3."),
+        (r"^(encoder\.)?_(conv_stem|conv_head|bn[01])\.", r"encoder.\2."),
+        *((rf"^conv{i + 1}\.", f"taps.{i}.") for i in range(5)),
+        *((rf"^bn{i + 1}\.", f"tap_norms.{i}.") for i in range(5)),
+        (r"^bn6\.", "norm."),
+        (r"^conv6\.", "classifier."),
+        *((rf"^conv{i + 7}\.", f"aux_heads.{i}.") for i in range(5)),
+        *((rf"^bn{i + 7}\.", f"aux_norms.{i}.") for i in range(5)),
+        (r"^(ghost[12])\.primary_conv\.0\.", r"\1.primary."),
+        (r"^(ghost[12])\.primary_conv\.2\.", r"\1.primary_norm."),
+        (r"^(ghost[12])\.cheap_operation\.0\.", r"\1.cheap."),
+        (r"^(ghost[12])\.cheap_operation\.2\.", r"\1.cheap_norm."),
+    ), ignored=(r"num_batches_tracked$", r"^(encoder\.)?_fc\.")),
+)

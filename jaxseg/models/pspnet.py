@@ -164,7 +164,6 @@ VARIANTS = {
 _STEM = (("0", "0.conv"), ("1", "0.norm"), ("3", "1.conv"), ("4", "1.norm"), ("6", "2.conv"), ("7", "2.norm"))
 SPELLINGS = (
     Spelling("hszhao", (
-        (r"^module\.", ""),
         *((rf"^layer0\.{a}\.", f"encoder.stem.{b}.") for a, b in _STEM),
         *((rf"^layer{i + 1}\.", f"encoder.stages.{i}.") for i in range(4)),
         (r"(stages\.\d+\.\d+)\.bn([123])\.", r"\1.conv\2.norm."),

@@ -99,7 +99,8 @@ class UNet2D(Segmenter):
         third = len(config.widths) - 2
         self.encoder = nnx.List([Block(config, a, b, d, config.dropout if i == third else 0.0, rngs=rngs)
                                  for i, (a, b, d) in enumerate(zip(ins, config.widths, config.dilations))])
-        self.bridge = Block(config, config.widths[-1], config.bridge, config.bridge_dilation, rngs=rngs) if config.bridge else None
+        self.bridge = (Block(config, config.widths[-1], config.bridge, config.bridge_dilation, rngs=rngs)
+                       if config.bridge else None)
         self.bridge_dropout = Dropout(config.bridge_dropout)
         c = config.bridge or config.widths[-1]
         self.gate = Gate(config.widths[-1], c, config.widths[-1] // 2, rngs=rngs) if config.gate else None

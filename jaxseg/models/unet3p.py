@@ -28,7 +28,7 @@ class Config:
       bridge: channels of the block below them; 0: none.
       convs: convolutions per encoder block.
       branch: channels of each source in a decoder level.
-      dilation: of every convolution of the encoder.
+      dilation: of every 3x3 convolution.
       dropout: after the third encoder level.
     """
 
@@ -54,9 +54,9 @@ class ConvNormAct(nnx.Module):
 class Level(nnx.Module):
     """One decoder level: a branch for each source, resized to this level's size, joined and fused."""
 
-    def __init__(self, sources: list[int], branch: int, *, rngs: nnx.Rngs):
-        self.branches = nnx.List([ConvNormAct(c, branch, rngs=rngs) for c in sources])
-        self.fuse = ConvNormAct(branch * len(sources), branch * len(sources), rngs=rngs)
+    def __init__(self, sources: list[int], branch: int, dilation: int, *, rngs: nnx.Rngs):
+        self.branches = nnx.List([ConvNormAct(c, branch, dilation, rngs=rngs) for c in sources])
+        self.fuse = ConvNormAct(branch * len(sources), branch * len(sources), dilation, rngs=rngs)
 
     def __call__(self, sources: list[Array], size: tuple[int, ...], run: Run = EVAL) -> Array:
         maps = []
@@ -86,7 +86,7 @@ class UNet3Plus(Segmenter):
         levels = []
         for depth in reversed(range(n)):  # finer encoders and this one, then coarser decoders, then the bridge
             sources = [*config.widths[:depth + 1], *[total] * (n - 1 - depth), *([config.bridge] if config.bridge else [])]
-            levels.append(Level(sources, config.branch, rngs=rngs))
+            levels.append(Level(sources, config.branch, config.dilation, rngs=rngs))
         self.decoder = nnx.List(levels)
         self.head = keras_conv(total, num_classes, 1, rngs=rngs)
 
@@ -114,5 +114,6 @@ _CONFIGS = {
     "unet3p_3conv": (Config(convs=3), 5),
     "unet3p_test": (Config(widths=(4, 6, 8, 10), branch=4), 4),
 }
-VARIANTS = {name: Variant(UNet3Plus, config, in_channels=channels, num_classes=4) for name, (config, channels) in _CONFIGS.items()}
+VARIANTS = {name: Variant(UNet3Plus, config, in_channels=channels, num_classes=4)
+            for name, (config, channels) in _CONFIGS.items()}
 SPELLINGS = ()

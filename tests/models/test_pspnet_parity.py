@@ -1,0 +1,80 @@
+"""PSPNet equals an independent PyTorch definition with hszhao's names, both orders of bins, auxiliary output included."""
+
+import dataclasses
+
+import pytest
+
+pytest.importorskip("torch", reason="parity needs the extra [parity]")
+
+from jaxseg.models import create_model, from_torch  # noqa: E402
+from tests.models.twins import auxiliary, parity  # noqa: E402
+from tests.models.twins.pspnet import Knobs, PSPNet  # noqa: E402
+
+TINY = dict(width=8, head=16, classes=2)
+DEPTHS = (1, 2, 1, 2)
+ORDERS = {"hszhao": (1, 2, 3, 6), "notebooks": (6, 3, 2, 1)}
+
+
+def twin_of(order, **more):
+    return PSPNet(DEPTHS, bins=ORDERS[order], **TINY, **more)
+
+
+def ours(order, **more):
+    return create_model("pspnet_test", num_classes=2, depths=DEPTHS, bins=ORDERS[order], **more)
+
+
+@pytest.fixture(scope="module")
+def image():
+    return parity.images((2, 90, 113, 3))  # 12 x 15 at stride 8: no bin divides both
+
+
+@pytest.fixture(scope="module", params=ORDERS)
+def pair(request, image):
+    order = request.param
+    twin = parity.redraw(twin_of(order), image, classifier="cls.4")
+    model = ours(order)
+    report = from_torch.load(model, {f"module.{k}": v for k, v in twin.state_dict().items()})  # as published files have it
+    assert report.spelling == "hszhao" and report.origin == "module."
+    assert len(report.loaded) + len(report.ignored) == len(twin.state_dict())
+    return order, model, twin
+
+
+def test_tiny_logits_equal_the_twin(pair, image):
+    _, model, twin = pair
+    assert parity.relative_error(model, twin, image) <= parity.TOLERANCE
+
+
+WRONG = {
+    "eps 1e-3": dict(eps=1e-3),
+    "align_corners of the logits": dict(align_corners=False),
+    "align_corners of the pooled maps": dict(pooled_corners=False),
+    "stride on the first convolution": dict(stride_first=True),
+    "no dilation in the last stage": dict(dilations=(1, 1, 2, 1)),
+    "pooled maps first": dict(pooled_first=True),
+    "unpadded pooling": dict(pool_padding=False),
+    "the other order of bins": dict(bins="flip"),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_a_wrong_twin_is_noticed(pair, image, mistake):
+    order, model, twin = pair
+    values = {k: ORDERS[order][::-1] if v == "flip" else v for k, v in WRONG[mistake].items()}
+    wrong = twin_of(order, knobs=dataclasses.replace(Knobs(), **values))
+    wrong.load_state_dict(twin.state_dict())
+    assert parity.relative_error(model, wrong, image, least=0.01) > 5 * parity.TOLERANCE
+
+
+def test_training_step_with_auxiliary_loss_equals_the_twin(image):
+    twin = parity.redraw(twin_of("notebooks", dropout=0.0), image, classifier="cls.4")
+    auxiliary.assert_step_equal(ours("notebooks", dropout=0.0), twin, image)
+
+
+@pytest.mark.parametrize("size, order", [((57, 57), "hszhao"), ((64, 50), "notebooks")])
+def test_true_size_logits_equal_the_twin(size, order):
+    twin = PSPNet((3, 4, 6, 3), bins=ORDERS[order], classes=3)
+    parity.redraw(twin, parity.images((2, *size, 3), seed=1), classifier="cls.4")
+    model = create_model("pspnet_r50", num_classes=3, bins=ORDERS[order])
+    report = from_torch.load(model, twin.state_dict())
+    assert report.spelling == "hszhao" and not report.initialised
+    assert parity.relative_error(model, twin, parity.images((1, *size, 3))) <= parity.TOLERANCE
