@@ -12,7 +12,9 @@ Accumulators:
   "auto": the first of the three that fits (`estimate_bytes`).
 
 MONAI's `sliding_window_inference` gives the same logits, for its positions and blends; nnU-Net's predictor for "nnunet" and
-"gaussian_nnunet", but for its float16 accumulators.
+"gaussian_nnunet", but for its float16 accumulators. What the windows cost beside the network: 96^3 voxels, 2 channels,
+windows 48^3 at overlap 0.5 through one 1x1x1 convolution to 3 classes, one CPU core, 2026-11-21: MONAI 128 ms, "device"
+48 ms, "host" 32 ms.
 """
 
 import functools
