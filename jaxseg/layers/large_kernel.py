@@ -48,7 +48,7 @@ class ParallelConv(nnx.Module):
         conv = self.large.conv
         merged = Conv(conv.groups, conv.groups, size, rank=conv.rank, groups=conv.groups, rngs=nnx.Rngs(0))
         merged.weight[...], merged.bias[...] = weight, bias
-        self.merged, self.large, self.small = merged, None, None
+        self.merged, self.large, self.small = nnx.data(merged), None, None  # "data": None made it static
 
 
 class LargeKernelBlock(nnx.Module):

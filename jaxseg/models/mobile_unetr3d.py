@@ -1,0 +1,126 @@
+"""The BraTS 3-D project's MobileUNETR for volumes: a MobileViT-like encoder to 1/64, transformer layers, a plain way up.
+
+Source: the project's mobile_unetr_3d, after Perera et al. 2024 (arXiv 2409.03062), whose network for images has skips and
+patches; this one has neither: attention sees every position, and the decoder reads the deepest map alone.
+`roi_mobileunetr3d_tiny` finds the tumour's region at 64^3: four modalities and three coordinates, two classes.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxseg import ops
+from jaxseg.layers import EVAL, Conv, Dropout, LayerNorm, Linear, Run
+from jaxseg.layers.mobile import InvertedResidual, SelfAttention
+from jaxseg.layers.volume import ConvNorm, Sequence
+from jaxseg.models.base import Outputs, Segmenter, Variant
+from jaxseg.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes and choices.
+
+    Attributes:
+      steps: the encoder's inverted residuals up to 1/64: (channels, stride, expansion).
+      vits: the attention blocks behind them: (width, depth, FFN width).
+      deepest: channels of the last attention block and the bottleneck.
+      layers, head_width, ffn: depth, width of a head and FFN width of the bottleneck.
+      decoder: channels of the way up; between two of them the size doubles.
+      dropout: in the bottleneck.
+    """
+
+    stem: int = 16
+    steps: tuple[tuple[int, int, int], ...] = ((16, 1, 1), (24, 2, 4), (24, 1, 3), (24, 1, 3), (48, 2, 4), (64, 2, 4),
+                                               (64, 1, 3), (96, 2, 4), (160, 2, 4))
+    vits: tuple[tuple[int, int, int], ...] = ((144, 2, 384), (192, 4, 576), (240, 3, 960))
+    deepest: int = 320
+    layers: int = 3
+    head_width: int = 64
+    ffn: int = 1280
+    decoder: tuple[int, ...] = (196, 160, 128, 96, 64, 32, 16)
+    dropout: float = 0.1
+
+
+class Layer(nnx.Module):
+    """Pre-norm transformer layer with SiLU: x + attention(norm x), then x + fc2(silu(fc1(norm x)))."""
+
+    def __init__(self, channels: int, head_width: int, ffn: int, dropout: float = 0.0, *, rngs: nnx.Rngs):
+        self.norm1 = LayerNorm(channels, rngs=rngs)
+        self.attn = SelfAttention(channels, 4, head_width=head_width, qkv_bias=False, rngs=rngs)
+        self.norm2 = LayerNorm(channels, rngs=rngs)
+        self.fc1, self.fc2 = Linear(channels, ffn, rngs=rngs), Linear(ffn, channels, rngs=rngs)
+        self.drop1, self.drop2, self.drop3 = Dropout(dropout), Dropout(dropout), Dropout(dropout)
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        x = x + self.drop1(self.attn(self.norm1(x)), run)
+        y = self.drop2(jax.nn.silu(self.fc1(self.norm2(x))), run)
+        return x + self.drop3(self.fc2(y), run)
+
+
+def _tokens(x: Array, layers, run: Run) -> Array:
+    """Transformer layers over all positions of [B, *S, C]."""
+    t = x.reshape(x.shape[0], -1, x.shape[-1])
+    for layer in layers:
+        t = layer(t, run)
+    return t.reshape(x.shape)
+
+
+class ViTBlock(nnx.Module):
+    """Convolution, 1x1 to `width`, transformer layers, 1x1 back; joined with the input and fused by a convolution."""
+
+    def __init__(self, channels: int, width: int, depth: int, ffn: int, *, rngs: nnx.Rngs):
+        one = lambda a, b, k: ConvNorm(a, b, k, rank=3, act="silu", rngs=rngs)
+        self.local, self.enter = one(channels, channels, 3), one(channels, width, 1)
+        self.layers = nnx.List([Layer(width, 8, ffn, rngs=rngs) for _ in range(depth)])
+        self.leave, self.fuse = one(width, channels, 1), one(2 * channels, channels, 3)
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        y = _tokens(self.enter(self.local(x, run), run), self.layers, run)
+        return self.fuse(jnp.concatenate([self.leave(y, run), x], axis=-1), run)
+
+
+class MobileUNETR3D(Segmenter):
+    """[B, D, H, W, C] with sizes divisible by 64; logits [B, D, H, W, K]."""
+
+    size_multiple = 64
+
+    def __init__(self, config: Config, *, in_channels: int, num_classes: int, rngs: nnx.Rngs):
+        self.in_channels, self.num_classes, self.rank = in_channels, num_classes, 3
+        same = dict(rank=3, act="silu", rngs=rngs)
+        blocks, c = [ConvNorm(in_channels, config.stem, 3, stride=2, **same)], config.stem
+        for channels, stride, expand in config.steps:
+            blocks.append(InvertedResidual(c, channels, c * expand, stride=stride, **same))
+            c = channels
+        *shallow, last = config.vits
+        blocks += [ViTBlock(c, *vit, rngs=rngs) for vit in shallow]
+        blocks += [InvertedResidual(c, config.deepest, 4 * c, **same), ViTBlock(config.deepest, *last, rngs=rngs)]
+        self.encoder = Sequence(*blocks)
+        self.bottleneck = nnx.List([Layer(config.deepest, config.head_width, config.ffn, config.dropout, rngs=rngs)
+                                    for _ in range(config.layers)])
+        widths = (config.deepest, *config.decoder)
+        self.decoder = nnx.List([ConvNorm(a, b, 3, **same) for a, b in zip(widths, config.decoder)])
+        self.head = Conv(widths[-1], num_classes, 1, rank=3, rngs=rngs)
+
+    def forward(self, image: Array, run: Run) -> Outputs:
+        with jax.named_scope("encoder"):
+            x = self.encoder(image, run)  # [B, D/64, H/64, W/64, deepest]
+        with jax.named_scope("bottleneck"):
+            x = _tokens(x, self.bottleneck, run)
+        for i, conv in enumerate(self.decoder):
+            with jax.named_scope(f"up{i}"):
+                x = x if i == 0 else ops.resize(x, tuple(2 * n for n in x.shape[1:-1]))
+                x = conv(x, run)
+        return Outputs(self.head(x))
+
+
+_TINY = Config(stem=4, steps=((4, 1, 1), (8, 2, 2), (8, 1, 2), (8, 2, 2), (8, 2, 2), (8, 2, 2), (8, 2, 2)), layers=1,
+               vits=((8, 1, 16), (8, 1, 16)), deepest=16, head_width=4, ffn=16, decoder=(8, 8, 8, 8, 8, 4, 4))
+VARIANTS = {
+    "mobile_unetr_3d": Variant(MobileUNETR3D, Config(), in_channels=2, num_classes=4, ranks=(3,)),
+    "roi_mobileunetr3d_tiny": Variant(MobileUNETR3D, Config(), in_channels=7, num_classes=2, ranks=(3,)),
+    "mobile_unetr_3d_test": Variant(MobileUNETR3D, _TINY, in_channels=2, num_classes=4, ranks=(3,)),
+}
+SPELLINGS = ()
