@@ -1,0 +1,141 @@
+"""The 3-D families compute; their branches read what they say; merged kernels give the same logits."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxseg.layers import Run, large_kernel
+from jaxseg.layers.shuffle import channel_shuffle
+from jaxseg.models import create_model, functional
+from jaxseg.models.registry import variants
+from jaxseg.types import ConfigError
+
+FAMILIES = ("dual_branch", "mobile_unetr3d", "nnunet_plain", "swin_unetr", "unet3d", "unetr")
+TEST = [n for n, v in variants().items() if "_test" in n and v.network.__module__.rsplit(".", 1)[1] in FAMILIES]
+FAST = {"xla_backend_optimization_level": 0}
+
+
+def volume(channels, size=32):
+    return np.random.default_rng(0).normal(size=(1, *(size,) * 3, channels)).astype(np.float32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def freed():
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("name", TEST)
+def test_a_volume_gives_finite_logits_of_its_size(name):
+    model = create_model(name)
+    size = math.ceil(max(32, model.min_size) / model.size_multiple) * model.size_multiple
+    image = volume(model.in_channels, size)
+    network, params, state = functional.split(model)
+    forward = jax.jit(lambda p, s, x: network.apply(p, s, x)[0].logits).lower(params, state, image)
+    logits = np.asarray(forward.compile(compiler_options=FAST)(params, state, image))
+    assert logits.shape == (1, size, size, size, model.num_classes)
+    assert np.isfinite(logits).all() and logits.std() > 0
+
+
+@pytest.mark.parametrize("name", ["dualbranch_07_unet_test", "nnunet_plain_test"])
+def test_gradients_are_finite(name):
+    model = create_model(name)
+    network, params, state = functional.split(model)
+    image = volume(model.in_channels)
+
+    def loss(params):
+        outputs, _ = network.apply(params, state, image, Run(train=True, key=jax.random.key(0)))
+        return sum(jnp.mean(jnp.square(a - 1)) for a in (outputs.logits, *outputs.aux))
+
+    grads = jax.jit(jax.grad(loss)).lower(params).compile(compiler_options=FAST)(params)
+    assert all(np.isfinite(g).all() for g in grads.values())
+
+
+def test_odd_sizes_keep_their_size():
+    model = create_model("unet3d_s", abstract=True)
+    network, params, state = functional.split(model)
+    image = jax.ShapeDtypeStruct((1, 48, 40, 31, 2), jnp.float32)
+    assert jax.eval_shape(lambda p, s, x: network.apply(p, s, x)[0].logits, params, state, image).shape == (1, 48, 40, 31, 4)
+
+
+def test_the_bottleneck_lies_at_a_sixteenth():
+    model = create_model("unet3d_xs", abstract=True)
+    assert len(model.downs) == 4
+
+
+def test_deep_supervision_comes_finest_first_in_training_only():
+    model = create_model("nnunet_plain", abstract=True)
+    network, params, state = functional.split(model)
+    image = jax.ShapeDtypeStruct((1, 64, 64, 64, 4), jnp.float32)
+    shapes = jax.eval_shape(lambda p, s, x: network.apply(p, s, x, Run(train=True, key=None))[0], params, state, image)
+    assert [a.shape[1] for a in shapes.aux] == [32, 16, 8, 4] and shapes.logits.shape == (1, 64, 64, 64, 3)
+    assert jax.eval_shape(lambda p, s, x: network.apply(p, s, x)[0], params, state, image).aux == ()
+
+
+@pytest.mark.parametrize("channels, flair, t1ce", [(2, 1, 0), (4, 3, 1)])
+def test_the_first_branch_reads_flair_and_the_second_t1ce(channels, flair, t1ce):
+    model = create_model("dualbranch_03_unet_test", in_channels=channels)
+    assert model.channels == (flair, t1ce)
+    assert any(b.conv.dilation == (5, 5, 5) for b in model.branches[0].downs[0].blocks)  # the dilated branch
+    image = volume(channels, 16)
+    base = np.asarray(model(image))
+    for channel in range(channels):
+        changed = image.copy()
+        changed[..., channel] += 1
+        assert np.any(np.asarray(model(changed)) != base) == (channel in (flair, t1ce))
+
+
+def test_other_channel_numbers_are_refused():
+    with pytest.raises(ConfigError, match="t1ce, flair"):
+        create_model("dualbranch_01_unet_xs", in_channels=3, abstract=True)
+
+
+def test_merged_kernels_give_the_same_logits():
+    block = large_kernel.ParallelConv(4, kernel=7, small=3, rank=3, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(1)
+    for part in (block.large, block.small):
+        norm = part.norm
+        for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            value[...] = jnp.asarray(rng.uniform(0.5, 1.5, 4), jnp.float32)
+    x = jnp.asarray(rng.normal(size=(1, 9, 9, 9, 4)), jnp.float32)
+    before = np.asarray(block(x))
+    assert large_kernel.merge(block) == 1 and large_kernel.merge(block) == 0
+    # two sums of 343 and 27 products become one
+    np.testing.assert_allclose(np.asarray(block(x)), before, atol=1e-5 * before.std(), rtol=1e-5)
+    with pytest.raises(ValueError, match="merge"):
+        block(x, Run(train=True))
+
+
+def test_a_merged_network_gives_the_same_logits():
+    model = create_model("dualbranch_07_unet_test")
+    image = volume(2, 16)
+    before, count = np.asarray(model(image)), functional.parameter_count(model)
+    assert large_kernel.merge(model) == 1 and functional.parameter_count(model) < count
+    np.testing.assert_allclose(np.asarray(model(image)), before, atol=1e-5 * before.std(), rtol=1e-5)
+
+
+def test_merging_a_network_saves_the_small_kernels():
+    model = create_model("dualbranch_04_unet_xs", abstract=True)
+    found = [n for n in functional.split(model)[1] if ".small.conv.weight" in n]
+    assert len(found) == 2  # two levels of branch A
+    train = 48 * (13**3 + 3**3) + 4 * 48
+    assert train - (48 * 13**3 + 48) == 110_240 - 108_800  # one block of 32 channels
+
+
+def test_shuffling_by_the_other_factor_undoes_it():
+    x = jnp.arange(12.0)[None]
+    assert channel_shuffle(x, 2)[0].tolist()[:4] == [0, 6, 1, 7]
+    np.testing.assert_array_equal(channel_shuffle(channel_shuffle(x, 2), 6), x)
+
+
+def test_modality_factors_lie_between_zero_and_one():
+    model = create_model("quadbranch_4modal_attention_unet_test")
+    parts = [jnp.full((1, 2, 2, 2, 8), 1.0 + i) for i in range(4)]
+    out = model.weighing[1](parts)
+    ratios = [float((o / p).mean()) for o, p in zip(out, parts)]
+    assert all(0 < r < 1 for r in ratios) and dataclasses.is_dataclass(variants()["unet3d_s"].config)
