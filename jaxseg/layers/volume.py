@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from jaxseg import ops
 from jaxseg.layers.activation import activation
@@ -108,6 +109,12 @@ class Up(nnx.Module):
 
 
 def fit(x: Array, size: tuple[int, ...]) -> Array:
-    """Zero-pad [B, *S, C] to `size`, half of what lacks (rounded down) in front of each axis."""
-    lack = [n - have for n, have in zip(size, x.shape[1:-1])]
-    return jnp.pad(x, ((0, 0), *((n // 2, n - n // 2) for n in lack), (0, 0))) if any(lack) else x
+    """Zero-pad or crop [B, *S, C] to `size`, half of the difference (rounded down) in front of each axis."""
+    for axis, n in enumerate(size, 1):
+        front = (n - x.shape[axis]) // 2
+        back = n - x.shape[axis] - front
+        pads = [(0, 0)] * x.ndim
+        pads[axis] = (max(front, 0), max(back, 0))
+        x = lax.slice_in_dim(x, max(-front, 0), x.shape[axis] - max(-back, 0), axis=axis)
+        x = jnp.pad(x, pads) if max(pads[axis]) else x
+    return x

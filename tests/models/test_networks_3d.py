@@ -56,11 +56,12 @@ def test_gradients_are_finite(name):
     assert all(np.isfinite(g).all() for g in grads.values())
 
 
-def test_odd_sizes_keep_their_size():
-    model = create_model("unet3d_s", abstract=True)
+@pytest.mark.parametrize("name", ["unet3d_2modal_s", "unet3d_stride_s", "dualbranch_14_convnext_s", "dualbranch_07_unet_m"])
+def test_odd_sizes_keep_their_size(name):
+    model = create_model(name, abstract=True)
     network, params, state = functional.split(model)
-    image = jax.ShapeDtypeStruct((1, 48, 40, 31, 2), jnp.float32)
-    assert jax.eval_shape(lambda p, s, x: network.apply(p, s, x)[0].logits, params, state, image).shape == (1, 48, 40, 31, 4)
+    image = jax.ShapeDtypeStruct((1, 48, 40, 33, 2), jnp.float32)
+    assert jax.eval_shape(lambda p, s, x: network.apply(p, s, x)[0].logits, params, state, image).shape == (1, 48, 40, 33, 4)
 
 
 def test_the_bottleneck_lies_at_a_sixteenth():
