@@ -1,8 +1,9 @@
-"""x [N, C] times w [C, O] with the weights' gradient written for CPUs.
+"""x [..., C] times w [C, O] with the weights' gradient written for CPUs.
 
 dw = x^T g contracts both operands over their long first axis. XLA's CPU matrix product is 1.2 to 3 times faster when
 one of them has been transposed beforehand (table.py); it is the smaller one here. Without the barrier XLA folds the
-transpose back into the product.
+transpose back into the product, and without the one before it, it computes what made the operand (a sum of depthwise
+convolutions, say) inside the transposition, column by column: 7 ms instead of 0.4 in SegNeXt-T's first stage.
 """
 
 import jax
@@ -37,7 +38,7 @@ def weight_gradient(x: Array, g: Array) -> Array:
 
 
 def _transposed_first(x: Array, g: Array) -> Array:
-    turned = lambda a: lax.optimization_barrier(a.T)
+    turned = lambda a: lax.optimization_barrier(lax.optimization_barrier(a).T)
     if x.shape[-1] <= g.shape[-1]:
         return turned(x) @ g
     return turned(turned(g) @ x)
