@@ -1,5 +1,6 @@
 """Pooling over all spatial axes, any rank."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -15,15 +16,19 @@ from jaxseg.types import Array
 def max_pool(x: Array, kernel: int | Sequence[int] = 2, *, stride=None, padding: int | Sequence[int] = 0) -> Array:
     """Maximum over windows of [B, *S, C]; sizes round down as in PyTorch.
 
-    Where windows do not overlap and nothing is padded it is a reshape and a maximum: the gradient then needs no
-    select-and-scatter (slow on a GPU, refused under its deterministic flag). Ties share the gradient there.
+    Where windows do not overlap and nothing is padded it is a chain of maxima of two: the gradient then needs no
+    select-and-scatter (slow on a GPU, refused under its deterministic flag), and no division by the number of ties, which
+    is 0/0 wherever XLA recomputes x in another rounding than the maximum. Ties share the gradient there.
     """
     rank = x.ndim - 2
     kernel = per_axis(kernel, rank, "kernel")
     stride = kernel if stride is None else per_axis(stride, rank, "stride")
     padding = per_axis(padding, rank, "padding")
     if kernel == stride and not any(padding):
-        return _blocks(x, kernel).max(axis=tuple(range(2, 2 + 2 * rank, 2)))
+        x = _blocks(x, kernel)
+        for axis, k in enumerate(kernel, 2):  # the axis of one kernel position after the others have gone
+            x = functools.reduce(jnp.maximum, [lax.index_in_dim(x, i, axis, keepdims=False) for i in range(k)])
+        return x
     pads = ((0, 0), *((p, p) for p in padding), (0, 0))
     low = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
     # a numpy scalar: jax knows the gradient of a maximum only if it can see that the initial value is the lowest
