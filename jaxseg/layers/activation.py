@@ -4,12 +4,13 @@ import functools
 
 import jax
 
+from jaxseg import ops
 from jaxseg.utils.lookup import lookup
 
 _TABLE = {
     "relu": jax.nn.relu,
     "relu6": jax.nn.relu6,
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu": ops.gelu,
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "silu": jax.nn.silu,
     "leaky_relu": functools.partial(jax.nn.leaky_relu, negative_slope=0.01),

@@ -15,13 +15,19 @@ from jaxseg.types import Array
 
 
 class ChannelAttention(nnx.Module):
-    """x times sigmoid(f(mean x) + f(max x)) over space; f: C -> C / reduction -> C with ReLU, no biases (CBAM's first half)."""
+    """x times sigmoid(f(mean x) + f(max x)) over space; f: C -> C / reduction -> C with ReLU, no biases (CBAM's first half).
+
+    With fewer channels than `reduction` nothing is left between, f is 0 and the gate 1/2, as in the source.
+    """
 
     def __init__(self, channels: int, reduction: int, *, rngs: nnx.Rngs):
-        self.fc1 = Linear(channels, channels // reduction, bias=False, rngs=rngs)
-        self.fc2 = Linear(channels // reduction, channels, bias=False, rngs=rngs)
+        inner = channels // reduction
+        self.fc1 = Linear(channels, inner, bias=False, rngs=rngs) if inner else None
+        self.fc2 = Linear(inner, channels, bias=False, rngs=rngs) if inner else None
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        if self.fc1 is None:
+            return x * 0.5
         space = tuple(range(1, x.ndim - 1))
         f = lambda v: self.fc2(jax.nn.relu(self.fc1(v)))
         return x * jax.nn.sigmoid(f(x.mean(space, keepdims=True)) + f(x.max(space, keepdims=True)))
