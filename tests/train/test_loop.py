@@ -1,0 +1,108 @@
+"""Laws of the loop, with a step that does next to nothing."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg.checkpoint import Checkpoints, load_weights
+from jaxseg.optim.schedules import Plateau
+from jaxseg.train import loop
+from jaxseg.train import mesh as meshes
+from jaxseg.train.log import Log
+from jaxseg.types import NonFiniteError
+
+SETTINGS = dict(log_every=2, eval_every=1, save_every=1, alarm_after=2, stop_nonfinite=3, watchdog=0)
+
+
+class Stream:
+    """Batches that hold their own number."""
+
+    def __init__(self, start: int):
+        self.position = start
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def __next__(self):
+        self.position += 1
+        return {"image": np.full((2, 1), self.position - 1, np.float32)}
+
+
+def fresh_state() -> dict:
+    one = lambda: jnp.zeros((), jnp.int32)
+    return {"step": one(), "params": {"w": jnp.zeros(2)}, "state": {}, "opt": {}, "ema": {}, "lr_scale": jnp.ones(()),
+            "bad_steps": one(), "skipped": one()}
+
+
+def job(workdir, *, epochs=4, bad=False, positive=1, plateau=None, criterion="val_loss", losses=None, **settings) -> loop.Job:
+    @jax.jit
+    def step(state, batch):
+        wrong = jnp.where(bad, state["bad_steps"] + 1, 0)
+        new = {**state, "step": state["step"] + 1, "bad_steps": wrong,
+               "params": {"w": state["params"]["w"] + batch["image"].mean() * state["lr_scale"]}}
+        return new, {"loss": jnp.where(bad, jnp.nan, 1.0), "lr": state["lr_scale"], "bad_steps": wrong}
+
+    given = iter(losses or [1.0] * 100)
+    scores = lambda weights, net_state, number: {"val_loss": next(given), "val_dice": 0.5, "positive": positive}
+    mesh = meshes.make(1)
+    state = jax.tree.map(lambda a: jax.device_put(a, meshes.replicated(mesh)), fresh_state())
+    return loop.Job(workdir=workdir, state=state, step=step, stream=Stream, validate=scores,
+                    checkpoints=Checkpoints(workdir / "checkpoints", best_mode="min"), plateau=plateau, mesh=mesh,
+                    steps_per_epoch=3, epochs=epochs, images_per_step=2, criterion=criterion,
+                    settings=types.SimpleNamespace(**{**SETTINGS, **settings}))
+
+
+@pytest.fixture
+def log(tmp_path):
+    log = Log(tmp_path)
+    yield log
+    log.close()
+
+
+def test_the_alarm_rings_when_nothing_but_background_is_predicted_again_and_again(tmp_path, log, capsys):
+    loop.run(job(tmp_path, positive=0), log)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "ALARM" in line]
+    assert len(lines) == 3 and "only background in 2 validations" in lines[0]  # after epochs 2, 3 and 4
+
+
+def test_no_alarm_while_something_is_predicted(tmp_path, log, capsys):
+    loop.run(job(tmp_path), log)
+    assert "ALARM" not in capsys.readouterr().out
+
+
+def test_too_many_non_finite_steps_in_a_row_stop_the_run(tmp_path, log):
+    with pytest.raises(NonFiniteError, match="3 steps in a row"):
+        loop.run(job(tmp_path, bad=True), log)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_plateau_lowers_the_rate_and_survives_a_resume(tmp_path, log):
+    losses = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5]
+    make = lambda epochs, given: job(tmp_path, epochs=epochs, losses=given, plateau=Plateau(lr=1.0, factor=0.5, patience=1))
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    reference = job(whole, epochs=6, losses=losses, plateau=Plateau(lr=1.0, factor=0.5, patience=1))
+    loop.run(reference, log)
+    loop.run(make(2, losses[:2]), log)
+    loop.run(make(6, losses[2:]), log)
+    weights = [load_weights(folder / "checkpoints" / "18")[0]["w"] for folder in (whole, tmp_path)]
+    np.testing.assert_array_equal(*weights)
+    assert weights[0][0] < sum(range(18))  # the rate was lowered on the way
+
+
+def test_the_best_checkpoint_is_that_of_the_criterion(tmp_path, log):
+    work = job(tmp_path, losses=[3.0, 1.0, 2.0, 4.0])
+    loop.run(work, log)
+    assert work.checkpoints.best_step() == 6 and load_weights(tmp_path)[2]["rows"][-1]["epoch"] == 2
+
+
+def test_a_finished_run_has_every_epoch_in_its_table(tmp_path, log):
+    loop.run(job(tmp_path, eval_every=2), log)
+    lines = (tmp_path / "epochs.csv").read_text().splitlines()
+    assert len(lines) == 5 and lines[0].startswith("epoch,step,lr,train_loss,val_loss")
