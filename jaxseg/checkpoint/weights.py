@@ -26,7 +26,7 @@ def load_weights(path: str | Path) -> tuple[Tree, Tree, dict]:
     Raises:
       CheckpointError: there is no checkpoint, or the chosen one is damaged (no other is taken in its place).
     """
-    path = Path(path)
+    path = Path(path).absolute()  # Orbax takes no relative paths
     for attempt in range(3):
         folder = _step_folder(path)
         try:

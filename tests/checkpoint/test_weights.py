@@ -30,6 +30,12 @@ def test_a_run_folder_gives_its_best_step_and_a_step_folder_itself(run):
         assert batch_statistics["norm.mean"][0] == step
 
 
+def test_a_relative_path_is_as_good_as_an_absolute_one(run, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    absolute, relative = load_weights(run)[0], load_weights(run.name)[0]
+    assert absolute.keys() == relative.keys()
+
+
 def test_without_a_metric_the_newest_step_is_taken(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         for step in (1, 2):
