@@ -17,19 +17,9 @@ slice (`--config.data.split=slice_seed` repeats that); ours by patient. Measured
 
 from configs._arguments import parse
 from configs._base import base
+from configs._ich import seed_recipe
 
 BATCH = {"b0": 16, "b1": 16, "b2": 16, "b3": 8, "b4": 8, "b5": 4}
-_PHANTOM = (
-    ("data.phantom", "default"), ("data.size", (128, 128)),
-    ("loss.terms", (("dice", 1.0), ("bce", 1.0))),
-    ("optim.name", "adamw"), ("optim.lr", 1e-3), ("optim.weight_decay", 0.01), ("optim.clip_norm", 1.0),
-    ("schedule.name", "cosine"), ("schedule.warmup", 20), ("schedule.options", {}),
-    ("train.batch_size", 8), ("train.epochs", 20), ("train.best", "val_dice"),
-)
-_QUICK = (
-    ("data.phantom", "quick"), ("data.size", (64, 64)), ("train.batch_size", 4), ("train.epochs", 2),
-    ("train.log_every", 2), ("schedule.warmup", 2),
-)
 
 
 def get_config(arguments: str = ""):
@@ -38,13 +28,8 @@ def get_config(arguments: str = ""):
     c.variant = arguments
     size = chosen.size or "b0"
     c.model.name = "segformer_test_seed" if "quick" in chosen.flags else f"segformer_{size}_seed"
-    c.data.protocol = "all" if "all" in chosen.flags else "only"
-    c.data.size = (640, 640)
     c.train.batch_size = BATCH[size]
-    c.schedule.name, c.schedule.options = "plateau", {"factor": 0.5, "patience": 5, "min_lr": 1e-7}
-    if "augment" in chosen.flags:
-        c.train.augment = (("hflip", 0.5, {}), ("vflip", 0.5, {}), ("rotate", 0.5, {"degrees": (-45.0, 45.0)}),
-                           ("scale", 0.5, {"factor": (0.8, 1.2)}), ("translate", 0.5, {"fraction": 0.2}),
-                           ("shear", 0.5, {"degrees": (-30.0, 30.0)}))
-    c.embedded = _PHANTOM + (_QUICK if "quick" in chosen.flags else ())
+    seed_recipe(c, chosen.flags)
+    if "quick" in chosen.flags:
+        c.embedded += (("data.size", (64, 64)),)  # SegFormer needs more than one key in its reduced map
     return c

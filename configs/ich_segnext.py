@@ -17,19 +17,7 @@ Measured on the real set: not yet measured (the data need an agreement). On the 
 
 from configs._arguments import parse
 from configs._base import base
-
-# On the phantom: small slices, few epochs, a higher learning rate that falls to zero.
-_PHANTOM = (
-    ("data.phantom", "default"), ("data.size", (128, 128)),
-    ("loss.terms", (("dice", 1.0), ("bce", 1.0))),
-    ("optim.name", "adamw"), ("optim.lr", 1e-3), ("optim.weight_decay", 0.01), ("optim.clip_norm", 1.0),
-    ("schedule.name", "cosine"), ("schedule.warmup", 20), ("schedule.options", {}),
-    ("train.batch_size", 8), ("train.epochs", 20), ("train.best", "val_dice"),
-)
-_QUICK = (
-    ("data.phantom", "quick"), ("data.size", (48, 48)), ("train.batch_size", 4), ("train.epochs", 2),
-    ("train.log_every", 2), ("schedule.warmup", 2),
-)
+from configs._ich import seed_recipe
 
 
 def get_config(arguments: str = ""):
@@ -38,13 +26,6 @@ def get_config(arguments: str = ""):
     c.variant = arguments
     size = "test" if "quick" in chosen.flags else chosen.size or "t"
     c.model.name = f"segnext_{size}" if "official" in chosen.flags else f"segnext_{size}_seed"
-    c.data.protocol = "all" if "all" in chosen.flags else "only"
-    c.data.size = (640, 640)
     c.train.batch_size = 8 if chosen.size == "l" else 16
-    c.schedule.name, c.schedule.options = "plateau", {"factor": 0.5, "patience": 5, "min_lr": 1e-7}
-    if "augment" in chosen.flags:
-        c.train.augment = (("hflip", 0.5, {}), ("vflip", 0.5, {}), ("rotate", 0.5, {"degrees": (-45.0, 45.0)}),
-                           ("scale", 0.5, {"factor": (0.8, 1.2)}), ("translate", 0.5, {"fraction": 0.2}),
-                           ("shear", 0.5, {"degrees": (-30.0, 30.0)}))
-    c.embedded = _PHANTOM + (_QUICK if "quick" in chosen.flags else ())
+    seed_recipe(c, chosen.flags)
     return c

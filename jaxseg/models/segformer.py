@@ -30,6 +30,7 @@ from jaxseg.layers import (
     drop_path_rates,
     initial,
 )
+from jaxseg.layers.pyramid import StagedEncoder
 from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
 from jaxseg.ops import tally
 from jaxseg.types import Array
@@ -136,7 +137,7 @@ class PatchEmbed(nnx.Module):
         return self.norm(self.proj(x))
 
 
-class Encoder(nnx.Module):
+class Encoder(StagedEncoder):
     """MiT: features of the four stages, finest first, at strides 4, 8, 16, 32."""
 
     strides = (4, 8, 16, 32)
@@ -150,17 +151,6 @@ class Encoder(nnx.Module):
             nnx.List([Block(config, dim, HEADS[i], REDUCTIONS[i], rates[i][j], rngs=rngs) for j in range(config.depths[i])])
             for i, dim in enumerate(config.dims)])
         self.norms = nnx.List([LayerNorm(dim, eps=config.block_eps, rngs=rngs) for dim in config.dims])
-
-    def __call__(self, x: Array, run: Run = EVAL) -> list[Array]:
-        features = []
-        for i, (embed, blocks, norm) in enumerate(zip(self.embeds, self.stages, self.norms)):
-            with jax.named_scope(f"stage{i + 1}"):
-                x = embed(x, run)
-                for block in blocks:
-                    x = block(x, run)
-                x = norm(x, run)
-            features.append(x)
-        return features
 
 
 class Decoder(nnx.Module):

@@ -32,6 +32,7 @@ from jaxseg.layers import (
     initial,
 )
 from jaxseg.layers.nmf import NMF
+from jaxseg.layers.pyramid import StagedEncoder
 from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
 from jaxseg.ops import tally
 from jaxseg.types import Array
@@ -171,7 +172,7 @@ class Downsample(nnx.Module):
         return x if self.norm is None else self.norm(x, run)
 
 
-class Encoder(nnx.Module):
+class Encoder(StagedEncoder):
     """MSCAN: features of the four stages, finest first, at strides 4, 8, 16, 32."""
 
     strides = (4, 8, 16, 32)
@@ -186,17 +187,6 @@ class Encoder(nnx.Module):
             for i, dim in enumerate(config.dims)])
         self.norms = nnx.List([_norm(config, dim, rngs) if config.seed else LayerNorm(dim, rngs=rngs)
                                for dim in config.dims])
-
-    def __call__(self, x: Array, run: Run = EVAL) -> list[Array]:
-        features = []
-        for i, (embed, blocks, norm) in enumerate(zip(self.embeds, self.stages, self.norms)):
-            with jax.named_scope(f"stage{i + 1}"):
-                x = embed(x, run)
-                for block in blocks:
-                    x = block(x, run)
-                x = norm(x, run)
-            features.append(x)
-        return features
 
 
 class Squeeze(nnx.Module):
