@@ -92,7 +92,8 @@ def predict(call: Call) -> int | None:
     source = Path(call.checkpoint) if call.checkpoint else call.workdir
     if not source.exists():
         raise CheckpointError(f"no run folder {str(source)!r}: give --workdir or --checkpoint")
-    options = {} if call.config is None else {k: call.config.infer[k] for k in ("batch_size", "probabilities", "overlay")}
+    given = prediction.record_of(source)["config"]["infer"] if call.config is None else call.config.infer
+    options = {k: given[k] for k in ("batch_size", "probabilities", "overlay")}
     return prediction.predict(source, Path(call.input), Path(call.output), **options, say=lambda t: print(t, flush=True))
 
 

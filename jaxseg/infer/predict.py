@@ -31,7 +31,7 @@ class Predictor:
     """
 
     def __init__(self, run: Path, *, batch_size: int = 8):
-        record = checkpoint.read_record(run)
+        record = record_of(run)
         r = record["recipe"]
         self.recipe = Recipe(size=tuple(r["size"]), window=r["window"] and tuple(r["window"]),
                              spacing=r["spacing"] and tuple(r["spacing"]), channels=r["channels"], labels=tuple(r["labels"]))
@@ -88,6 +88,12 @@ class Predictor:
             return (probabilities[..., 0] >= self.threshold).astype(np.uint8)
         background = 1 - probabilities.sum(-1, keepdims=True)
         return np.concatenate([background, probabilities], -1).argmax(-1).astype(np.uint8)
+
+
+def record_of(run: Path) -> dict:
+    """The record of a run folder, or of the run that a checkpoint folder (run/checkpoints/N) belongs to."""
+    around = (run, *run.absolute().parents[:2])
+    return checkpoint.read_record(next((p for p in around if (p / "run.json").is_file()), run))
 
 
 def predict(run: Path, source: Path, output: Path, *, batch_size: int = 8, probabilities: bool = False, overlay: bool = True,
