@@ -65,6 +65,8 @@ class DataSet:
       read_image: file -> Volume for formats that `volumes.read_volume` does not know; None: that function.
       read_mask: (case, its first image) -> Volume on the image's grid, for masks that are no single image file (polygons,
         one file per structure); None: `volumes.read_volume` of the case's mask.
+      modalities: names of the image channels, in their order; () where they have none.
+      regions: ((name, classes), ...), unions of classes that are scored beside them, for instance ("WT", (1, 2, 3)).
     """
 
     name: str
@@ -78,6 +80,8 @@ class DataSet:
     fixed_split: Mapping[str, str] | None = None
     read_image: Callable[[Path], Volume] | None = None
     read_mask: Callable[[Case, Volume], Volume] | None = None
+    modalities: tuple[str, ...] = ()
+    regions: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,16 +89,26 @@ class Recipe:
     """How an image becomes the network's input; written into the run's record, read back by predict.
 
     Attributes:
-      size: (H, W) of the network's input, pixels.
+      size: (H, W) of the network's input, pixels; (X, Y, Z) of a patch where the network takes volumes.
       window: (level, width) in HU mapped linearly to 0..255 and clipped; None keeps 8-bit images as they are.
       spacing: (row mm, column mm): resample to this pixel size and centre on the canvas `size`, cutting or padding.
-        None: stretch the slice to `size`.
+        None: stretch the slice to `size`. For volumes (x, y, z) mm: resample to it; None: keep the voxels.
       channels: input channels.
       labels: class names 1, 2, ...
+      intensity: "grey": uint8, through `window` or as it is. "brain": float32 z-scores of each modality over the voxels
+        above 0 (`normalise.brain`). "ct": float32, `window` clipped and mapped linearly to -1..1.
+      modalities: names of the channels, in their order; () where they have none.
+      mean, std: per channel, of images in 0..1: (image - mean) / std after augmentation; () for none.
+      filter: how images are resized: "linear" or "lanczos".
     """
 
-    size: tuple[int, int]
+    size: tuple[int, ...]
     window: tuple[float, float] | None
-    spacing: tuple[float, float] | None
+    spacing: tuple[float, ...] | None
     channels: int
     labels: tuple[str, ...]
+    intensity: str = "grey"
+    modalities: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    filter: str = "linear"
