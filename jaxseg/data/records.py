@@ -67,6 +67,7 @@ class DataSet:
         one file per structure); None: `volumes.read_volume` of the case's mask.
       modalities: names of the image channels, in their order; () where they have none.
       regions: ((name, classes), ...), unions of classes that are scored beside them, for instance ("WT", (1, 2, 3)).
+      normalised: its images are z-scores already; `Recipe.intensity` "brain" leaves them as they are.
     """
 
     name: str
@@ -82,6 +83,7 @@ class DataSet:
     read_mask: Callable[[Case, Volume], Volume] | None = None
     modalities: tuple[str, ...] = ()
     regions: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    normalised: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,13 +95,18 @@ class Recipe:
       window: (level, width) in HU mapped linearly to 0..255 and clipped; None keeps 8-bit images as they are.
       spacing: (row mm, column mm): resample to this pixel size and centre on the canvas `size`, cutting or padding.
         None: stretch the slice to `size`. For volumes (x, y, z) mm: resample to it; None: keep the voxels.
-      channels: input channels.
-      labels: class names 1, 2, ...
+      channels: input channels, those of `extra` included.
+      labels: class names 1, 2, ... of what is learnt (`cache.target_labels`).
       intensity: "grey": uint8, through `window` or as it is. "brain": float32 z-scores of each modality over the voxels
         above 0 (`normalise.brain`). "ct": float32, `window` clipped and mapped linearly to -1..1.
       modalities: names of the channels, in their order; () where they have none.
       mean, std: per channel, of images in 0..1: (image - mean) / std after augmentation; () for none.
       filter: how images are resized: "linear" or "lanczos".
+      crop: (H, W) in pixels of the slice: cut this box out of the slice's middle before anything else; () for the whole.
+      blur: standard deviation of a Gaussian blur of the cut slice, in its pixels; 0 for none.
+      extra: names of `channels.EXTRA`: channels made from the image, by k-means or by a network of another run.
+      target: what a network learns: "labels"; "edges", the inner boundaries of the labels; or "composite", the image with
+        the union of the labels blended in (`channels.composite`).
     """
 
     size: tuple[int, ...]
@@ -112,3 +119,7 @@ class Recipe:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     filter: str = "linear"
+    crop: tuple[int, ...] = ()
+    blur: float = 0.0
+    extra: tuple[str, ...] = ()
+    target: str = "labels"
