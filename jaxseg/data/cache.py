@@ -9,22 +9,20 @@ version: whatever changes, another folder is built.
 """
 
 import dataclasses
-import functools
 import json
 import os
 import time
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxseg.data import volumes
+from jaxseg.data import source
 from jaxseg.data.geometry import to_slices
 from jaxseg.data.preprocess import prepare, prepare_mask
 from jaxseg.data.records import Case, DataSet, Recipe
-from jaxseg.types import ConfigError, DataError
+from jaxseg.types import DataError
 from jaxseg.utils import files
 
 VERSION = 1  # raise it when the bytes of a cache would change
@@ -79,7 +77,7 @@ class Cache:
         for i, row in enumerate(self.rows):
             for array, key in ((self.images, "digest"), (self.masks, "mask_digest")):
                 if files.digest(array[i].tobytes()) != row[key]:
-                    raise _broken(self.folder, f"example {i} ({row['case']}, slice {row['slice']}) is not what was written")
+                    raise source.damaged(self.folder, f"example {i} ({row['case']}, slice {row['slice']}) is not as it was written")
 
 
 class Slice(NamedTuple):
@@ -98,16 +96,7 @@ def read_case(dataset: DataSet, case: Case) -> Iterator[Slice]:
     Raises:
       DataError: a file that cannot be used, or DATA_MISSING for a case without image or mask.
     """
-    if not case.images or case.mask is None:
-        raise DataError(f"case {case.id} has no {'mask' if case.images else 'image'}; add it or drop the case", "DATA_MISSING")
-    read = [(dataset.read_image or volumes.read_volume)(path) for path in case.images]
-    mask = volumes.read_volume(case.mask) if dataset.read_mask is None else dataset.read_mask(case, read[0])
-    try:
-        mask = dataclasses.replace(mask, array=dataset.map_mask(mask.array))
-    except DataError as error:  # the rule knows values, not files
-        raise DataError(f"case {case.id}, {case.mask}: {error}", error.code) from error
-    for other in (*read[1:], mask):
-        volumes.check_pair(read[0], other)
+    read, mask = source.read_files(dataset, case)
     labels, orientation = to_slices(mask)
     images = [to_slices(volume)[0] for volume in read]
     images = [a if a.ndim == 4 else a[..., None] for a in images]  # [Z, Y, X, c]
@@ -128,8 +117,7 @@ def open_or_build(dataset: DataSet, recipe: Recipe, *, log: Callable[[str], None
       ConfigError: a recipe for other labels.
       StorageError: no space.
     """
-    if tuple(recipe.labels) != tuple(dataset.labels):
-        raise ConfigError(f"the recipe has labels {recipe.labels}, the data set {dataset.name} {dataset.labels}; take those")
+    source.check_recipe(dataset, recipe)
     final = files.cache_root() / "cache" / f"{dataset.name}-{fingerprint(dataset, recipe)}"
     return open_cache(files.build_folder(final, lambda folder: _build(folder, dataset, recipe, log)))
 
@@ -145,21 +133,17 @@ def open_cache(folder: Path) -> Cache:
         rows = json.loads((folder / "rows.json").read_text())
         images, masks = (np.load(folder / f"{n}.npy", mmap_mode="r", allow_pickle=False) for n in ("images", "masks"))
     except (OSError, ValueError) as error:
-        raise _broken(folder, str(error)) from error
-    recipe = Recipe(**{key: tuple(v) if isinstance(v, list) else v for key, v in meta["recipe"].items()})
+        raise source.damaged(folder, str(error)) from error
+    recipe = source.recipe_from(meta)
     expected = (len(rows), *recipe.size)
     if images.shape != (*expected, recipe.channels) or masks.shape != expected:
-        raise _broken(folder, f"arrays {images.shape} and {masks.shape} for {len(rows)} rows of {recipe.size}")
+        raise source.damaged(folder, f"arrays {images.shape} and {masks.shape} for {len(rows)} rows of {recipe.size}")
     return Cache(folder, images, masks, rows, recipe, meta["dataset"], meta["synthetic"])
 
 
 def fingerprint(dataset: DataSet, recipe: Recipe) -> str:
     """Digest of all that decides a cache's bytes."""
-    cases = [[c.id, c.patient, dict(c.meta), dataset.stratum(c),
-              [_files(p) for p in (*c.images, *([c.mask] if c.mask else []), *c.parts)]] for c in dataset.cases]
-    rules = [dataset.name, dataset.labels, dataset.map_mask, dataset.keep_slice, dataset.synthetic, dataset.read_image,
-             dataset.read_mask]
-    return files.digest(json.dumps(_words([VERSION, dataclasses.asdict(recipe), rules, cases])))[:16]
+    return source.fingerprint(dataset, recipe, VERSION)
 
 
 def _build(folder: Path, dataset: DataSet, recipe: Recipe, log: Callable[[str], None]) -> None:
@@ -189,9 +173,9 @@ def _build(folder: Path, dataset: DataSet, recipe: Recipe, log: Callable[[str], 
                 log(f"cache: {done + 1}/{len(dataset.cases)} cases of {dataset.name}, {len(rows)} slices, {said - started:.0f} s")
     if not rows:
         raise DataError(f"{dataset.name}: {seen} slices of {len(dataset.cases)} cases and none kept by the protocol "
-                        f"{_words(dataset.keep_slice)}; check data.root and data.protocol", "DATA_EMPTY")
+                        f"{source.words(dataset.keep_slice)}; check data.root and data.protocol", "DATA_EMPTY")
     if fingerprint(dataset, recipe) != before:
-        raise DataError(f"files under {dataset.root} changed while they were read; start again when they rest", "DATA_CHANGED")
+        raise source.changed(dataset)
     files.write_json(folder / "rows.json", rows)
     files.write_json(folder / "meta.json", {
         "dataset": dataset.name, "synthetic": dataset.synthetic, "recipe": dataclasses.asdict(recipe),
@@ -226,46 +210,3 @@ class _Growing:
                 raise RuntimeError(f"the header of {self._file.name} grew over the data: {self._count} examples")
             self._file.flush()
             os.fsync(self._file.fileno())
-
-
-def _files(path: Path) -> list:
-    """[name, size, time] of a file, or of every file in a folder."""
-    found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    try:
-        return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in found]
-    except OSError:
-        return [[path.name, "missing"]]  # reading the case says so properly
-
-
-def _words(value) -> Any:
-    """A value, or a rule that is code, as JSON that is the same in the next process: no addresses, no set order."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (set, frozenset)):
-        return sorted((_words(v) for v in value), key=json.dumps)
-    if isinstance(value, (list, tuple)):
-        return [_words(v) for v in value]
-    if isinstance(value, functools.partial):
-        return ["partial", _words(value.func), _words(value.args), _words(value.keywords)]
-    if isinstance(value, types.MethodType):
-        return ["method", _words(value.__self__), _words(value.__func__)]
-    if isinstance(value, types.FunctionType):
-        return ["function", value.__module__, value.__qualname__, _words(value.__code__), _words(value.__defaults__),
-                _words(value.__kwdefaults__), [_words(c.cell_contents) for c in value.__closure__ or ()]]
-    if isinstance(value, types.CodeType):
-        return [files.digest(value.co_code, *value.co_names), _words(value.co_consts)]
-    if isinstance(value, bytes):
-        return files.digest(value)
-    if isinstance(value, (np.ndarray, np.generic)):
-        return [str(value.dtype), list(value.shape), files.digest(value.tobytes())]
-    if isinstance(value, Path):
-        return value.name
-    if hasattr(value, "items"):
-        return sorted(([_words(k), _words(v)] for k, v in value.items()), key=json.dumps)
-    if isinstance(value, type) or callable(value) and not hasattr(value, "__dict__"):
-        return [value.__module__, value.__qualname__]
-    return [type(value).__module__, type(value).__qualname__, _words(getattr(value, "__dict__", {}))]
-
-
-def _broken(folder: Path, why: str) -> DataError:
-    return DataError(f"the cache {folder} is damaged: {why}; delete the folder and it is built again", "DATA_CHANGED")

@@ -1,7 +1,8 @@
-"""From a file's axis order to slices in one common order, and back without changing a bit.
+"""From a file's axis order to slices or volumes in one common order, and back without changing a bit.
 
 Common order is LPS: slices run from the feet to the head, rows from the front to the back, columns from the patient's
-right to the left, so that a slice shown as an image is upright with the patient's right on the image's left.
+right to the left, so that a slice shown as an image is upright with the patient's right on the image's left. Volumes have
+the same three directions in the order columns, rows, slices: X, Y, Z.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import itertools
 import numpy as np
 
 from jaxseg.data.records import Volume
+from jaxseg.types import DataError
 
 _TARGET = np.array([[0, 0, 1], [0, -1, 0], [-1, 0, 0]], np.float64)  # Z, Y, X as directions in RAS
 
@@ -27,13 +29,13 @@ class Photo:
 
 @dataclasses.dataclass(frozen=True)
 class Orientation:
-    """How the axes of a file became Z, Y, X.
+    """How the axes of a file became Z, Y, X of slices (`to_slices`) or X, Y, Z of a volume (`to_volume`).
 
     Attributes:
-      axes: for each of Z, Y, X the file's axis; () for a photograph.
-      flips: for each of Z, Y, X whether the file runs the other way.
+      axes: for each axis of the common order the file's axis; () for a photograph.
+      flips: for each axis of the common order whether the file runs the other way.
       shape: the file's spatial shape, [X, Y, Z] or [H, W].
-      spacing: (slice, row, column) distance in mm; (1, 1, 1) for a photograph.
+      spacing: distance in mm along each axis of the common order; (1, 1, 1) for a photograph.
     """
 
     axes: tuple[int, ...]
@@ -41,18 +43,18 @@ class Orientation:
     shape: tuple[int, ...]
     spacing: tuple[float, float, float]
 
-    def restore(self, slices: np.ndarray) -> np.ndarray:
-        """[Z, Y, X(, K)] in the common order -> the file's own order [X, Y, Z(, K)] or [H, W(, K)] (a view)."""
+    def restore(self, array: np.ndarray) -> np.ndarray:
+        """Three axes in the common order (and K) -> the file's own order [X, Y, Z(, K)] or [H, W(, K)] (a view)."""
         expected = tuple(self.shape[a] for a in self.axes) if self.axes else (1, *self.shape)
-        if slices.shape[:3] != expected or slices.ndim > 4:
-            raise ValueError(f"got slices of shape {slices.shape}; this orientation takes {expected} and an optional last axis")
+        if array.shape[:3] != expected or array.ndim > 4:
+            raise ValueError(f"got an array of shape {array.shape}; this orientation takes {expected} and an optional last axis")
         if not self.axes:
-            return slices[0]
-        flipped = slices[tuple(slice(None, None, -1 if f else 1) for f in self.flips)]
-        return flipped.transpose(*np.argsort(self.axes), *range(3, slices.ndim))
+            return array[0]
+        flipped = array[tuple(slice(None, None, -1 if f else 1) for f in self.flips)]
+        return flipped.transpose(*np.argsort(self.axes), *range(3, array.ndim))
 
     def file_index(self, index: int) -> int:
-        """The index of slice `index` along the axis of the file that became Z (`axes[0]`; 0 for a photograph)."""
+        """The index of slice `index` along the axis of the file that became the first (`axes[0]`; 0 for a photograph)."""
         if not self.axes:
             return 0
         return self.shape[self.axes[0]] - 1 - index if self.flips[0] else index
@@ -77,6 +79,24 @@ def to_slices(volume: Volume) -> tuple[np.ndarray, Orientation]:
     moved = array.transpose(*axes, *range(3, array.ndim))
     slices = moved[tuple(slice(None, None, -1 if f else 1) for f in flips)]
     return slices, Orientation(axes, flips, array.shape[:3], spacing)
+
+
+def to_volume(volume: Volume) -> tuple[np.ndarray, Orientation]:
+    """The volume in the common order, and the way back: `to_slices` with its three axes turned round.
+
+    Args:
+      volume: array [X, Y, Z] or [X, Y, Z, C] with a position in space.
+    Returns:
+      (a view [X, Y, Z] or [X, Y, Z, C]: from the patient's right to the left, front to back, feet to head; Orientation).
+    Raises:
+      DataError: DATA_IMAGE for a photograph.
+    """
+    slices, turned = to_slices(volume)
+    if not turned.axes:
+        raise DataError(f"{volume.path}: got a picture of shape {volume.array.shape} without a position in space; volumes are "
+                        "NIfTI or DICOM; take a network and a recipe of rank 2", "DATA_IMAGE")
+    moved = slices.transpose(2, 1, 0, *range(3, slices.ndim))
+    return moved, Orientation(turned.axes[::-1], turned.flips[::-1], turned.shape, turned.spacing[::-1])
 
 
 def nearest_axes(affine: np.ndarray) -> tuple[tuple[int, ...], tuple[bool, ...], tuple[float, float, float]]:

@@ -5,13 +5,11 @@ on (seed, epoch) alone, and process p of P takes the p-th contiguous block of ea
 processes appear in that rule, so a run resumes from the number of the next batch, whatever their count then.
 """
 
-import functools
 import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import grain
@@ -43,14 +41,9 @@ def train_batches(cache: Cache, indices: Sequence[int], *, batch_size: int, seed
     Raises:
       ConfigError: sizes that do not go together, or workers before absl's flags are parsed.
     """
-    rows = _checked(indices, cache)
-    if max_samples < 0 or start_batch < 0:
-        raise ConfigError(f"got max_samples={max_samples}, start_batch={start_batch}; both are >= 0")
-    if 0 < max_samples < len(rows):
-        rows = rows[np.arange(max_samples) * len(rows) // max_samples]
-    steps_per_epoch(len(rows), batch_size)
-    share = _share(batch_size, process_index, process_count)
-    return Batches(_Source(cache, _Order(rows, batch_size, share, seed)), start_batch, workers)
+    rows = training_rows(indices, cache, max_samples)
+    order = _Order(rows, batch_size, share_of(batch_size, process_index, process_count), seed)
+    return Batches(Source(cache, open_cache, order, _read), start_batch, workers)
 
 
 def eval_batches(cache: Cache, indices: Sequence[int], *, batch_size: int, process_index: int = 0,
@@ -62,8 +55,8 @@ def eval_batches(cache: Cache, indices: Sequence[int], *, batch_size: int, proce
     Returns:
       iterator of ceil(N / batch_size) Batch, each with weight float32 [b], 1 or 0.
     """
-    share = _share(batch_size, process_index, process_count)
-    return Batches(_Source(cache, _InOrder(_checked(indices, cache), batch_size, share)), 0, 0)
+    order = _InOrder(_checked(indices, cache), batch_size, share_of(batch_size, process_index, process_count))
+    return Batches(Source(cache, open_cache, order, _read), 0, 0)
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
@@ -81,7 +74,9 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
 class Batches:
     """Iterator over batches that knows its `position` (the next batch) and replaces reading processes that are lost."""
 
-    def __init__(self, source: "_Source", start: int, workers: int):
+    def __init__(self, source: "Source", start: int, workers: int):
+        if start < 0:
+            raise ConfigError(f"got start_batch={start}; it is 0 or more")
         if workers < 0:
             raise ConfigError(f"got data.workers={workers}; it is 0 or more")
         if workers and not flags.FLAGS.is_parsed():
@@ -156,7 +151,7 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-class _Share(NamedTuple):
+class Share(NamedTuple):
     """Which part of a global batch is this process's."""
 
     first: int
@@ -169,7 +164,7 @@ class _Share(NamedTuple):
 class _Order:
     """Position -> this process's rows of the shuffled, endless stream."""
 
-    def __init__(self, rows: np.ndarray, batch_size: int, share: _Share, seed: int):
+    def __init__(self, rows: np.ndarray, batch_size: int, share: Share, seed: int):
         self.rows, self.batch_size, self.share, self.seed = rows, batch_size, share, int(seed) % 2**64
         self.steps = steps_per_epoch(len(rows), batch_size)
         self._latest = (-1, None)
@@ -190,7 +185,7 @@ class _Order:
 class _InOrder:
     """Position -> this process's rows and weights of one pass in order."""
 
-    def __init__(self, rows: np.ndarray, batch_size: int, share: _Share):
+    def __init__(self, rows: np.ndarray, batch_size: int, share: Share):
         self.rows, self.batch_size, self.share = rows, batch_size, share
 
     def __len__(self) -> int:
@@ -201,42 +196,51 @@ class _InOrder:
         return self.rows[np.minimum(wanted, len(self.rows) - 1)], (wanted < len(self.rows)).astype(np.float32)
 
 
-class _Source:
-    """Grain's random-access source: batch number -> Batch. Pickled without the arrays; a worker opens the cache itself."""
+class Source:
+    """Grain's random-access source: batch number -> Batch. Pickled without the arrays; a worker opens the folder itself.
 
-    def __init__(self, cache: Cache, order: _Order | _InOrder):
-        self._folder, self._order, self._opened = cache.folder, order, cache
+    Args:
+      held: what is read from, with `folder` and `rows` (dicts with a "case").
+      reopen: folder -> held.
+      order: batch number -> (row numbers [b], what else `read` wants to know).
+      read: (held, row numbers, the rest) -> Batch.
+    """
+
+    def __init__(self, held, reopen: Callable, order: Callable, read: Callable):
+        self._folder, self._reopen, self._order, self._read, self._held = held.folder, reopen, order, read, held
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_opened": None}
+        return {**self.__dict__, "_held": None}
 
     def __len__(self) -> int:
         return len(self._order)
 
     def __getitem__(self, position: int) -> Batch:
-        rows, weight = self._order(int(position))
+        rows, rest = self._order(int(position))
         try:
-            cache = self._opened = self._opened or _opened(self._folder)
-            image, mask = (np.take(np.asarray(a), rows, axis=0) for a in (cache.images, cache.masks))  # copies these rows alone
-            batch = Batch(image=image, mask=mask, index=rows)
+            return self._read(self._opened(), rows, rest)
         except Exception as error:
             raise DataError(f"cannot read batch {position} ({self.about(position)}): {error}",
                             getattr(error, "code", "DATA_CHANGED")) from error
-        return batch if weight is None else Batch(**batch, weight=weight)
 
     def about(self, position: int) -> str:
         """The rows, and where they can be told the cases, of a batch."""
         rows = self._order(position)[0]
         try:
-            cases = sorted({(self._opened or _opened(self._folder)).rows[i]["case"] for i in rows})
+            cases = sorted({self._opened().rows[i]["case"] for i in rows})
         except Exception:
             return f"rows {rows.tolist()} of {self._folder}"
         return f"cases {', '.join(cases[:8])}{', ...' if len(cases) > 8 else ''}; rows {rows[:8].tolist()}"
 
+    def _opened(self):
+        self._held = self._held or self._reopen(self._folder)
+        return self._held
 
-@functools.lru_cache(maxsize=4)
-def _opened(folder: Path) -> Cache:
-    return open_cache(folder)
+
+def _read(cache: Cache, rows: np.ndarray, weight: np.ndarray | None) -> Batch:
+    image, mask = (np.take(np.asarray(a), rows, axis=0) for a in (cache.images, cache.masks))  # copies these rows alone
+    batch = Batch(image=image, mask=mask, index=rows)
+    return batch if weight is None else Batch(**batch, weight=weight)
 
 
 def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
@@ -248,15 +252,32 @@ def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(words, kind="stable")
 
 
-def _checked(indices: Sequence[int], cache: Cache) -> np.ndarray:
-    rows = np.asarray(indices, np.int64).reshape(-1)
-    if rows.size and (rows.min() < 0 or rows.max() >= len(cache.images) or len(np.unique(rows)) != rows.size):
+def training_rows(indices: Sequence[int], held, max_samples: int) -> np.ndarray:
+    """The rows that are trained on, int64: `indices`, or `max_samples` of them, evenly spaced, if that is above 0.
+
+    Raises:
+      ConfigError: rows repeated or outside, or max_samples below 0.
+    """
+    rows = _checked(indices, held)
+    if max_samples < 0:
+        raise ConfigError(f"got max_samples={max_samples}; it is 0 (all of them) or more")
+    return rows[np.arange(max_samples) * len(rows) // max_samples] if 0 < max_samples < len(rows) else rows
+
+
+def _checked(indices: Sequence[int], held) -> np.ndarray:
+    rows, n = np.asarray(indices, np.int64).reshape(-1), len(held.rows)
+    if rows.size and (rows.min() < 0 or rows.max() >= n or len(np.unique(rows)) != rows.size):
         raise ConfigError(f"got rows {rows.min()}..{rows.max()}, {rows.size - len(np.unique(rows))} of them repeated, for a "
-                          f"cache of {len(cache.images)}; a split lists each row once")
+                          f"cache of {n}; a split lists each row once")
     return rows
 
 
-def _share(batch_size: int, process_index: int, process_count: int) -> _Share:
+def share_of(batch_size: int, process_index: int, process_count: int) -> Share:
+    """The contiguous block of a global batch that belongs to one of the processes.
+
+    Raises:
+      ConfigError: no such process, or a batch that they cannot divide.
+    """
     if not 0 <= process_index < process_count:
         raise ConfigError(f"got process_index={process_index} of {process_count} processes")
     if batch_size < 1 or batch_size % process_count:
@@ -264,4 +285,4 @@ def _share(batch_size: int, process_index: int, process_count: int) -> _Share:
         fit = ", ".join(str(b) for b in (below, below + process_count) if b > 0)
         raise ConfigError(f"got batch_size={batch_size} for {process_count} processes; it must divide: {fit} would do")
     size = batch_size // process_count
-    return _Share(process_index * size, size)
+    return Share(process_index * size, size)

@@ -1,0 +1,110 @@
+"""What every store of prepared examples takes from a data set: a case's files, read and checked against each other, and the
+digest of all that decides the prepared bytes.
+"""
+
+import dataclasses
+import functools
+import json
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxseg.data import volumes
+from jaxseg.data.records import Case, DataSet, Recipe, Volume
+from jaxseg.types import ConfigError, DataError
+from jaxseg.utils import files
+
+
+def read_files(dataset: DataSet, case: Case) -> tuple[list[Volume], Volume]:
+    """The case's images and its mask in classes 0..K, all on one grid.
+
+    Raises:
+      DataError: a file that cannot be used, or DATA_MISSING for a case without image or mask.
+    """
+    if not case.images or case.mask is None:
+        raise DataError(f"case {case.id} has no {'mask' if case.images else 'image'}; add it or drop the case", "DATA_MISSING")
+    read = [(dataset.read_image or volumes.read_volume)(path) for path in case.images]
+    mask = volumes.read_volume(case.mask) if dataset.read_mask is None else dataset.read_mask(case, read[0])
+    try:
+        mask = dataclasses.replace(mask, array=dataset.map_mask(mask.array))
+    except DataError as error:  # the rule knows values, not files
+        raise DataError(f"case {case.id}, {case.mask}: {error}", error.code) from error
+    for other in (*read[1:], mask):
+        volumes.check_pair(read[0], other)
+    return read, mask
+
+
+def check_recipe(dataset: DataSet, recipe: Recipe) -> None:
+    """Refuse a recipe for another data set's labels or modalities.
+
+    Raises:
+      ConfigError.
+    """
+    for what, ours, theirs in (("labels", recipe.labels, dataset.labels), ("modalities", recipe.modalities, dataset.modalities)):
+        if tuple(ours) != tuple(theirs) and (what == "labels" or ours and theirs):
+            raise ConfigError(f"the recipe has {what} {tuple(ours)}, the data set {dataset.name} {tuple(theirs)}; take those")
+
+
+def recipe_from(meta: dict[str, Any]) -> Recipe:
+    """The recipe in a store's meta.json."""
+    return Recipe(**{key: tuple(v) if isinstance(v, list) else v for key, v in meta["recipe"].items()})
+
+
+def changed(dataset: DataSet) -> DataError:
+    """The error for a fingerprint that is another one after the build."""
+    return DataError(f"files under {dataset.root} changed while they were read; start again when they rest", "DATA_CHANGED")
+
+
+def damaged(folder: Path, why: str) -> DataError:
+    """The error for a store that is not what was written."""
+    return DataError(f"{folder} is damaged: {why}; delete the folder and it is built again", "DATA_CHANGED")
+
+
+def fingerprint(dataset: DataSet, recipe: Recipe, version: int | str) -> str:
+    """Digest of all that decides the prepared bytes; `version` names the code that prepares."""
+    cases = [[c.id, c.patient, dict(c.meta), dataset.stratum(c),
+              [_files(p) for p in (*c.images, *([c.mask] if c.mask else []), *c.parts)]] for c in dataset.cases]
+    rules = [dataset.name, dataset.labels, dataset.map_mask, dataset.keep_slice, dataset.synthetic, dataset.read_image,
+             dataset.read_mask, dataset.modalities, dataset.regions]
+    return files.digest(json.dumps(words([version, dataclasses.asdict(recipe), rules, cases])))[:16]
+
+
+def _files(path: Path) -> list:
+    """[name, size, time] of a file, or of every file in a folder."""
+    found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    try:
+        return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in found]
+    except OSError:
+        return [[path.name, "missing"]]  # reading the case says so properly
+
+
+def words(value) -> Any:
+    """A value, or a rule that is code, as JSON that is the same in the next process: no addresses, no set order."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (set, frozenset)):
+        return sorted((words(v) for v in value), key=json.dumps)
+    if isinstance(value, (list, tuple)):
+        return [words(v) for v in value]
+    if isinstance(value, functools.partial):
+        return ["partial", words(value.func), words(value.args), words(value.keywords)]
+    if isinstance(value, types.MethodType):
+        return ["method", words(value.__self__), words(value.__func__)]
+    if isinstance(value, types.FunctionType):
+        return ["function", value.__module__, value.__qualname__, words(value.__code__), words(value.__defaults__),
+                words(value.__kwdefaults__), [words(c.cell_contents) for c in value.__closure__ or ()]]
+    if isinstance(value, types.CodeType):
+        return [files.digest(value.co_code, *value.co_names), words(value.co_consts)]
+    if isinstance(value, bytes):
+        return files.digest(value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        return [str(value.dtype), list(value.shape), files.digest(value.tobytes())]
+    if isinstance(value, Path):
+        return value.name
+    if hasattr(value, "items"):
+        return sorted(([words(k), words(v)] for k, v in value.items()), key=json.dumps)
+    if isinstance(value, type) or callable(value) and not hasattr(value, "__dict__"):
+        return [value.__module__, value.__qualname__]
+    return [type(value).__module__, type(value).__qualname__, words(getattr(value, "__dict__", {}))]
