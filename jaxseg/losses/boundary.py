@@ -1,23 +1,20 @@
 """Losses that weigh errors by their distance to the true boundary: boundary loss, Hausdorff loss by distance transforms.
 
 Both read one map per sample, phi = `signed_distance` of its labels: distance to the region outside it, minus the distance
-to the outside within it. The exact Euclidean transform runs on the host (scipy): a pipeline that keeps phi beside the mask
-passes it in the batch as "maps"; without, it is computed at every step through a callback, which is slow, voxels for
-units, and for a single process.
+to the outside within it, by the exact transform of `ops.distance` on the device. A batch may bring phi as "maps".
 """
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from scipy import ndimage
 
 from jaxseg.losses.overlap import classes_of
 from jaxseg.losses.pointwise import mean
 from jaxseg.losses.targets import average, prepare
+from jaxseg.ops.distance import api as distances
 from jaxseg.types import Array, ConfigError, Spacing
 
 
-def signed_distance(labels: np.ndarray, num_classes: int, spacing: Spacing | None = None) -> np.ndarray:
+def signed_distance(labels: Array, num_classes: int, spacing: Spacing | None = None) -> Array:
     """phi of every class, for the batch's "maps".
 
     Args:
@@ -27,21 +24,17 @@ def signed_distance(labels: np.ndarray, num_classes: int, spacing: Spacing | Non
     Returns:
       float32 [B, *S, K]: EDT(outside) - EDT(inside), 0 where a class is absent or fills the image.
     """
-    labels = np.asarray(labels)
-    regions = (labels > 0)[..., None] if num_classes == 1 else labels[..., None] == np.arange(num_classes)
+    labels = jnp.asarray(labels)
+    regions = (labels > 0)[..., None] if num_classes == 1 else labels[..., None] == jnp.arange(num_classes)
     return region_distance(regions, spacing)
 
 
-def region_distance(regions: np.ndarray, spacing: Spacing | None = None) -> np.ndarray:
+def region_distance(regions: Array, spacing: Spacing | None = None) -> Array:
     """phi of boolean regions [B, *S, K], see `signed_distance`."""
-    regions = np.asarray(regions, bool)
-    phi = np.zeros(regions.shape, np.float32)
-    for b, k in np.ndindex(regions.shape[0], regions.shape[-1]):
-        region = regions[b, ..., k]
-        if region.any() and not region.all():
-            phi[b, ..., k] = (ndimage.distance_transform_edt(~region, sampling=spacing)
-                              - ndimage.distance_transform_edt(region, sampling=spacing))
-    return phi
+    apart = jnp.moveaxis(regions, -1, 1)  # [B, K, *S]
+    phi = distances.signed_distance(apart.reshape(-1, *apart.shape[2:]), spacing)
+    phi = jnp.where(jnp.isfinite(phi), phi, 0.0).reshape(apart.shape)
+    return jnp.moveaxis(phi, 1, -1)
 
 
 def boundary(logits: Array, labels: Array, *, weight: Array | None = None, maps: Array | None = None,
@@ -49,7 +42,7 @@ def boundary(logits: Array, labels: Array, *, weight: Array | None = None, maps:
     """Mean over classes and voxels of p psi, where psi is made of phi by `variant`. May be negative.
 
     Args:
-      maps: phi [B, *S, K] of the labels; None: computed on the host at each call.
+      maps: phi [B, *S, K] of the labels; None: computed here.
       variant: "kervadec": psi = phi outside, phi + 1 inside (0 on the innermost ring). "seed": phi, 0 on voxels of the
         region that touch the outside (the lung project, after SegLoss). "plain": phi.
       background: count class 0 of a softmax.
@@ -71,10 +64,10 @@ def hausdorff(logits: Array, labels: Array, *, weight: Array | None = None, maps
               field: str = "both", background: bool = False, activation: str = "auto") -> tuple[Array, Array]:
     """Mean over classes and voxels of (p - t)^2 (d_p^alpha + d_t^alpha), d the distance fields of prediction and truth.
 
-    The prediction's field (p > 1/2) is computed on the host at each call; no gradient passes through either field.
+    The prediction's field is that of p > 1/2; no gradient passes through either field.
 
     Args:
-      maps: phi [B, *S, K] of the labels, in voxels, as the prediction's field is; None: computed on the host at each call.
+      maps: phi [B, *S, K] of the labels, in voxels, as the prediction's field is; None: computed here.
       alpha: the exponent.
       field: "both": distance to the boundary on either side, |phi| (MONAI, SegLossOdyssey). "foreground": inside only (the
         lung project).
@@ -93,10 +86,8 @@ def hausdorff(logits: Array, labels: Array, *, weight: Array | None = None, maps
 
 
 def _phi_of(regions: Array) -> Array:
-    """phi of values > 1/2, [B, *S, K], by a callback to the host; without gradient."""
-    inside = jax.lax.stop_gradient(regions) > 0.5
-    return jax.pure_callback(region_distance, jax.ShapeDtypeStruct(regions.shape, jnp.float32), inside,
-                             vmap_method="sequential")
+    """phi of values > 1/2, [B, *S, K]; without gradient."""
+    return region_distance(jax.lax.stop_gradient(regions) > 0.5)
 
 
 def _rim(inside: Array) -> Array:
