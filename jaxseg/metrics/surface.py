@@ -44,27 +44,39 @@ def surface_distances(prediction: np.ndarray, truth: np.ndarray, spacing: Spacin
 
 
 def hd(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None, *, percentile: float = 100.0,
-       pooled: bool = False, empty: str = "monai") -> float:
+       pooled: bool = False, subvoxel: bool = False, empty: str = "monai") -> float:
     """Hausdorff distance (mm): the larger of the two directed percentiles.
 
     Args:
       percentile: 100: the maximum.
       pooled: the percentile of both directions' distances put together (seg-metrics, the seed's 3-D project).
+      subvoxel: the smallest distance within which `percentile` % of a surface's area lie (deepmind, the BraTS 2023 tool),
+        instead of the interpolated percentile of its voxels.
       empty: policy for empty masks, see the table above.
     """
     fallback = _of_empty(prediction, truth, spacing, empty)
     if fallback is not None:
         return fallback
-    distances = surface_distances(prediction, truth, spacing)
+    both = _directed(prediction, truth, spacing, subvoxel)
     if pooled:
-        distances = (np.concatenate(distances),)
-    return max(float(np.percentile(d, percentile)) for d in distances)
+        both = (tuple(np.concatenate(parts) for parts in zip(*both)),)
+    return _largest_percentile(both, percentile, subvoxel)
 
 
 def hd95(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None, *, pooled: bool = False,
-         empty: str = "monai") -> float:
+         subvoxel: bool = False, empty: str = "monai") -> float:
     """`hd` at the 95th percentile."""
-    return hd(prediction, truth, spacing, percentile=95.0, pooled=pooled, empty=empty)
+    return hd(prediction, truth, spacing, percentile=95.0, pooled=pooled, subvoxel=subvoxel, empty=empty)
+
+
+def hd95_and_nsd(prediction: np.ndarray, truth: np.ndarray, tolerance: float, spacing: Spacing | None = None, *,
+                 subvoxel: bool = False, empty: str = "monai") -> tuple[float, float]:
+    """`hd95` and `nsd` of the same masks, from distances that are measured once."""
+    fallback = _of_empty(prediction, truth, spacing, empty)
+    if fallback is not None:
+        return fallback, nsd(prediction, truth, tolerance, spacing, subvoxel=subvoxel, empty=empty)
+    both = _directed(prediction, truth, spacing, subvoxel)
+    return _largest_percentile(both, 95.0, subvoxel), _share_within(both, tolerance)
 
 
 def directed_means(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None, *,
@@ -92,14 +104,34 @@ def nsd(prediction: np.ndarray, truth: np.ndarray, tolerance: float, spacing: Sp
     nothing = lookup("empty policy", empty, _EMPTY)[2]
     if not (np.any(prediction) or np.any(truth)):
         return nothing
-    both = _directed(prediction, truth, spacing, subvoxel)
+    return _share_within(_directed(prediction, truth, spacing, subvoxel), tolerance)
+
+
+def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...]:
+    """The box of a boolean mask and `margin` voxels around it, inside the image; an empty box of an empty mask."""
+    found = ndimage.find_objects(mask.astype(np.uint8)) or [(slice(0, 0),) * mask.ndim]
+    return tuple(slice(max(s.start - margin, 0), s.stop + margin) if s.stop else s for s in found[0])
+
+
+def _largest_percentile(both, percentile: float, by_area: bool) -> float:
+    if not by_area:
+        return max(float(np.percentile(d, percentile)) for d, _ in both)
+    found = []
+    for distances, areas in both:
+        order = np.argsort(distances)
+        reached = np.cumsum(areas[order]) / areas.sum()
+        found.append(float(distances[order][min(np.searchsorted(reached, percentile / 100), len(order) - 1)]))
+    return max(found)
+
+
+def _share_within(both, tolerance: float) -> float:
     return float(sum(area[d <= tolerance].sum() for d, area in both) / sum(area.sum() for _, area in both))
 
 
 def _directed(prediction, truth, spacing, subvoxel: bool):
     """((distances, areas) of the prediction's elements to the truth's, and the reverse)."""
     prediction, truth, spacing = _checked(prediction, truth, spacing)
-    box = _bounding_box(prediction | truth)
+    box = bounding_box(prediction | truth)
     points = surfels.elements if subvoxel else _edge_voxels
     (p, area_p), (t, area_t) = (points(mask[box], spacing) for mask in (prediction, truth))
     return (_nearest(p, t), area_p), (_nearest(t, p), area_t)
@@ -115,10 +147,6 @@ def _nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
     if not len(others) or not len(points):
         return np.full(len(points), math.inf)
     return cKDTree(others).query(points)[0]
-
-
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    return next(iter(ndimage.find_objects(mask.astype(np.uint8))), None) or tuple(slice(0, 0) for _ in mask.shape)
 
 
 def _checked(prediction, truth, spacing) -> tuple[np.ndarray, np.ndarray, Spacing]:

@@ -24,6 +24,8 @@ def test_golden_values_of_shifted_and_shrunken_cubes():
     close = lambda found, golden: np.testing.assert_allclose(found, golden, atol=1e-5)
     close([surface.hd(B, A), surface.hd95(B, A), surface.hd95(B, A, (2, 1, 1))], [2.0, 2.0, 4.0])
     close([surface.hd(C, A), surface.hd95(C, A), surface.hd95(C, A, (2, 1, 1))], [1.7320508, 1.4142136, 2.2360680])
+    close([surface.hd95(B, A, subvoxel=True), surface.hd95(C, A, subvoxel=True)], [2.0, 1.4142136])
+    close([surface.hd95(B, A, (2, 1, 1), subvoxel=True), surface.hd95(C, A, (2, 1, 1), subvoxel=True)], [4.0, 2.2360680])
     close([surface.nsd(B, A, 1.0), surface.nsd(B, A, 1.0, subvoxel=True)], [0.72131, 0.7228825])
     close([surface.nsd(C, A, 1.0), surface.nsd(C, A, 1.0, subvoxel=True)], [0.86735, 0.9150379])
     close(surface.directed_means(B, A, subvoxel=True), [0.6797952, 0.6797952])

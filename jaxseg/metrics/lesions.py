@@ -1,0 +1,134 @@
+"""Lesion-wise Dice and HD95 of BraTS 2023: every lesion counts the same, whatever its size, and so does every false alarm.
+
+Lesions of the truth are its 26-connected components, joined where their dilations touch. To each lesion belong all components
+of the prediction that reach into its dilation; the lesion's Dice and HD95 compare it with all of them together. Lesions of at
+most `threshold` mm^3 are left out; predicted components that belong to no lesion, of any size, are false alarms and score
+Dice 0 and 374 mm. A score is the mean over lesions and false alarms.
+
+Source: rachitsaluja/BraTS-2023-Metrics, metrics.py. It dilates every joined lesion again; here the components of the dilated
+truth are used at once, which is the same: dilation distributes over unions. Specificity where the truth fills the volume is 1
+(0 in the source).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from jaxseg.metrics import counts as _counts
+from jaxseg.metrics import surface
+from jaxseg.metrics.regions import BRATS, Regions, region_masks
+from jaxseg.types import Spacing
+from jaxseg.utils.lookup import lookup
+
+FAR = 374.0  # mm, the HD95 of a lesion that was missed and of a false alarm
+
+
+class Challenge(NamedTuple):
+    """How a challenge of BraTS 2023 joins and drops lesions."""
+
+    dilation: int  # steps of 18-neighbour dilation (isotropic in voxels)
+    threshold: float  # mm^3; lesions of at most this volume are left out
+
+
+CHALLENGES = {
+    "GLI": Challenge(3, 50),  # adult glioma
+    "SSA": Challenge(3, 50),  # Sub-Saharan Africa
+    "MEN": Challenge(1, 50),  # meningioma
+    "PED": Challenge(3, 50),  # paediatric
+    "MET": Challenge(1, 2),  # metastases
+}
+
+
+class Lesion(NamedTuple):
+    """One lesion of the truth."""
+
+    volume: float  # mm^3
+    predicted: tuple[int, ...]  # numbers of the predicted components that belong to it; () where it was missed
+    dice: float
+    hd95: float  # mm
+
+
+def match(prediction: np.ndarray, truth: np.ndarray, *, spacing: Spacing, dilation: int) -> tuple[list[Lesion], int]:
+    """Lesions of the truth, of any size, and how many predicted components belong to none.
+
+    Args:
+      prediction, truth: boolean [X, Y, Z].
+      spacing: mm per voxel.
+      dilation: steps.
+    """
+    prediction, truth = np.asarray(prediction, bool), np.asarray(truth, bool)
+    if not (prediction.any() or truth.any()):
+        return [], 0
+    box = surface.bounding_box(prediction | truth, dilation)
+    prediction, truth = prediction[box], truth[box]
+    near = ndimage.generate_binary_structure(truth.ndim, min(2, truth.ndim))
+    touching = np.ones((3,) * truth.ndim, bool)
+    zones, count = ndimage.label(ndimage.binary_dilation(truth, near, iterations=dilation) if dilation else truth, touching)
+    parts, found = ndimage.label(prediction, touching)
+    pairs = np.unique(zones[prediction].astype(np.int64) * (found + 1) + parts[prediction])
+    zone_of, part_of = np.divmod(pairs, found + 1)
+    boxes, part_boxes = ndimage.find_objects(zones), ndimage.find_objects(parts)
+    lesions = []
+    for zone in range(1, count + 1):
+        members = part_of[zone_of == zone]
+        box = _union([boxes[zone - 1], *(part_boxes[part - 1] for part in members)])
+        lesion, guess = truth[box] & (zones[box] == zone), np.isin(parts[box], members)
+        volume = int(lesion.sum())
+        dice = 2 * int((lesion & guess).sum()) / (volume + int(guess.sum()))
+        distance = surface.hd95(guess, lesion, spacing, subvoxel=True, empty="brats2023")
+        lesions.append(Lesion(volume * float(np.prod(spacing)), tuple(members.tolist()), dice, distance))
+    matched = np.unique(part_of[zone_of > 0])
+    return lesions, found - len(matched)
+
+
+def lesion_scores(prediction: np.ndarray, truth: np.ndarray, *, spacing: Spacing, dilation: int,
+                  threshold: float) -> dict[str, float]:
+    """The BraTS 2023 tool's row of one region.
+
+    Args:
+      prediction, truth: boolean [X, Y, Z].
+      spacing: mm per voxel.
+      dilation, threshold: see `Challenge`.
+    Returns:
+      the tool's columns, in its order, without Labels. "Legacy" scores are of the whole region; volumes in mm^3. Nothing
+      left to score: Dice 1, HD95 0.
+    """
+    prediction, truth = np.asarray(prediction, bool), np.asarray(truth, bool)
+    lesions, alarms = match(prediction, truth, spacing=spacing, dilation=dilation)
+    counted = [lesion for lesion in lesions if lesion.volume > threshold]
+    hits = sum(bool(lesion.predicted) for lesion in counted)
+    shares = len(counted) + alarms
+    whole = _counts.count(prediction[None], truth[None], 1)
+    return {
+        "Num_TP": hits, "Num_FP": alarms, "Num_FN": len(counted) - hits,
+        "Sensitivity": float(_counts.recall(whole).item()), "Specificity": float(_counts.specificity(whole).item()),
+        "Legacy_Dice": float(_counts.dice(whole).item()),
+        "Legacy_HD95": surface.hd95(prediction, truth, spacing, subvoxel=True, empty="brats2023"),
+        "GT_Complete_Volume": int(truth.sum()) * float(np.prod(spacing)),
+        "LesionWise_Score_Dice": sum(lesion.dice for lesion in counted) / shares if shares else 1.0,
+        "LesionWise_Score_HD95": (sum(lesion.hd95 for lesion in counted) + FAR * alarms) / max(shares, 1),
+    }
+
+
+def lesion_rows(prediction: np.ndarray, truth: np.ndarray, *, spacing: Spacing, challenge: str = "GLI",
+                regions: Regions = BRATS) -> list[dict[str, object]]:
+    """The BraTS 2023 tool's table of one case: a row for each region, its name under "Labels".
+
+    Args:
+      prediction, truth: integer labels [X, Y, Z].
+      spacing: mm per voxel.
+      challenge: a name in CHALLENGES.
+    Raises:
+      ConfigError: no such challenge.
+    """
+    rule = lookup("BraTS challenge", challenge, CHALLENGES)
+    guess, there = (region_masks(np.asarray(labels), regions) for labels in (prediction, truth))
+    return [{"Labels": name} | lesion_scores(guess[..., r], there[..., r], spacing=spacing, **rule._asdict())
+            for r, (name, _) in enumerate(regions)]
+
+
+def _union(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
+    return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes))
+

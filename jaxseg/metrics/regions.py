@@ -1,0 +1,169 @@
+"""Scores of whole volumes by region (unions of classes, as BraTS scores WT, TC and ET) and by class.
+
+Regions are ((name, classes), ...), for instance BRATS below, in terms of the classes 1..K-1. Where a mask is empty:
+
+| masks | "brats2023" | "diagonal" | "monai" |
+|---|---|---|---|
+| both empty: dice, iou, precision, recall / hd95 / nsd | 1 / 0 mm / 1 | 1 / 0 mm / 1 | NaN / NaN / NaN |
+| one empty: the same | 0 / 374 mm / 0 | 0 / the volume's diagonal in mm / 0 | 0 / inf / 0 |
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jaxseg.metrics import counts as _counts
+from jaxseg.metrics import summarize
+from jaxseg.metrics import surface as _surface
+from jaxseg.metrics.counts import Counts, namespace
+from jaxseg.types import Array, ConfigError, Spacing
+from jaxseg.utils.lookup import lookup
+
+Regions = Sequence[tuple[str, Sequence[int]]]
+BRATS: Regions = (("WT", (1, 2, 3)), ("TC", (1, 3)), ("ET", (3,)))  # of 1 necrosis, 2 oedema, 3 enhancing tumour
+
+_OVERLAPS = {"brats2023": "one", "diagonal": "one", "monai": "nan"}  # policy of the surfaces -> that of the counts
+_OVERLAP = ("dice", "iou", "precision", "recall")
+_DISTANCE = ("hd95", "nsd")
+_SCORES = (*_OVERLAP, "specificity", *_DISTANCE)
+_VOLUMES = ("predicted_ml", "truth_ml")
+
+
+def region_masks(labels: Array, regions: Regions) -> Array:
+    """Boolean mask of every region, [*S, R], of integer labels [*S]; numpy for numpy, jax for jax."""
+    xp = namespace(labels)
+    return xp.stack([xp.isin(labels, xp.asarray(classes)) for _, classes in regions], axis=-1)
+
+
+def class_order(regions: Regions) -> tuple[int, ...]:
+    """The class that each region adds to the regions after it: what `labels_from_regions` writes. BRATS: (2, 1, 3).
+
+    Raises:
+      ConfigError: a region adds no class or several: labels cannot be told from such regions.
+    """
+    order = []
+    for i, (name, classes) in enumerate(regions):
+        own = set(classes).difference(*(later for _, later in regions[i + 1:]))
+        if len(own) != 1:
+            raise ConfigError(f"region {name} has classes {sorted(own)} that no later region has; it must be exactly one: put "
+                              "larger regions before the regions inside them, as WT, TC, ET")
+        order.extend(own)
+    return tuple(order)
+
+
+def labels_from_regions(probabilities: Array, classes: Sequence[int], threshold: float = 0.5) -> Array:
+    """Labels of region probabilities: from 0 on, in the order of the regions, write a region's class where it is likely.
+
+    nnU-Net's rule: with (2, 1, 3) for WT, TC, ET, enhancing tumour wins over the core and the core over oedema.
+
+    Args:
+      probabilities: [*S, R], after the sigmoid.
+      classes: R classes to write, see `class_order`.
+      threshold: likely is above it.
+    Returns:
+      uint8 [*S]; numpy for numpy, jax for jax.
+    Raises:
+      ValueError: another number of classes than of regions.
+    """
+    if probabilities.shape[-1] != len(classes):
+        raise ValueError(f"got {probabilities.shape[-1]} regions for the classes {tuple(classes)}; each region has one class")
+    xp = namespace(probabilities)
+    labels = xp.zeros(probabilities.shape[:-1], xp.uint8)
+    for r, k in enumerate(classes):
+        labels = xp.where(probabilities[..., r] > threshold, xp.uint8(k), labels)
+    return labels
+
+
+def region_counts(confusion: np.ndarray, regions: Regions) -> Counts:
+    """Voxel counts [R] of every region, from a confusion matrix [K, K] of one or many volumes (rows truth)."""
+    confusion = np.asarray(confusion, np.int64)
+    columns = []
+    for _, classes in regions:
+        inside = np.isin(np.arange(len(confusion)), classes)
+        columns.append([int(confusion[np.ix_(t, p)].sum()) for t, p in
+                        ((inside, inside), (~inside, inside), (inside, ~inside), (~inside, ~inside))])
+    return Counts(*np.array(columns, np.int64).reshape(-1, 4).T)
+
+
+def case_scores(prediction: np.ndarray, truth: np.ndarray, *, regions: Regions, classes: Sequence[str], spacing: Spacing,
+                tolerance: float = 1.0, empty: str = "brats2023", surface: bool = True, subvoxel: bool = False,
+                confusion: np.ndarray | None = None) -> dict[str, float]:
+    """All scores of one volume as one flat row.
+
+    Args:
+      prediction, truth: integer labels [*S] in 0..K-1.
+      regions: scored first; () for none.
+      classes: names of the classes 1..K-1. A region with the name and the voxels of a class is scored once.
+      spacing: mm per voxel.
+      tolerance: mm within which surfaces agree, for nsd.
+      empty: policy, see above.
+      surface: measure hd95 (mm) and nsd; the slow part.
+      subvoxel: surfaces by area (deepmind, the BraTS 2023 tool) instead of by voxels (MONAI).
+      confusion: [K, K] of these labels where the caller has it (`counts.confusion`).
+    Returns:
+      {f"{score}_{name}"} for dice, iou, precision, recall, specificity, hd95, nsd, predicted_ml, truth_ml, tp, fp, fn and the
+      names of regions and classes; and f"{score}_mean" over the regions (over the classes where there are no regions).
+    Raises:
+      ValueError: shapes that differ, or labels outside 0..K-1.
+      ConfigError: a region that has the name of a class but other voxels.
+    """
+    groups = _groups(regions, classes)
+    overlaps = lookup("empty policy", empty, _OVERLAPS)
+    if confusion is None:
+        confusion = _counts.confusion(np.asarray(prediction)[None], np.asarray(truth)[None], len(classes) + 1)
+    if confusion.sum() != truth.size:
+        raise ValueError(f"{truth.size - confusion.sum()} voxels have labels outside 0..{len(classes)} in the truth or the "
+                         f"prediction; the classes are {', '.join(classes)}")
+    counts = region_counts(confusion, tuple(groups.items()))
+    columns = {name: _counts.SCORES[name](counts, overlaps) for name in _OVERLAP} | {"specificity": _counts.specificity(counts)}
+    if surface:
+        box = _surface.bounding_box((prediction > 0) | (truth > 0))
+        there = (counts.tp + counts.fp > 0) & (counts.tp + counts.fn > 0)  # an empty mask's distance may need the whole volume
+        pairs = [_surfaces(prediction[box if both else ...], truth[box if both else ...], k, tolerance, spacing, subvoxel, empty)
+                 for k, both in zip(groups.values(), there)]
+        columns |= dict(zip(_DISTANCE, zip(*pairs)))
+    ml = math.prod(spacing) / 1000
+    columns |= {"predicted_ml": (counts.tp + counts.fp) * ml, "truth_ml": (counts.tp + counts.fn) * ml}
+    row = {f"{key}_{name}": float(column[i]) for i, name in enumerate(groups) for key, column in columns.items()}
+    row |= {f"{key}_{name}": int(column[i]) for i, name in enumerate(groups)
+            for key, column in zip(("tp", "fp", "fn"), counts)}
+    averaged = len(regions) or len(classes)
+    return row | {f"{key}_mean": _mean(column[:averaged]) for key, column in columns.items() if key in _SCORES}
+
+
+def summarize_cases(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Figures over cases of every score in the rows of `case_scores`, f"{score}_mean" included.
+
+    Returns:
+      {key of a row: {"mean", "std" (population), "median", "n"}}; NaN, an undefined score, is left out of all four.
+    """
+    keys = [key for key in rows[0] if key.startswith(tuple(f"{score}_" for score in (*_SCORES, *_VOLUMES)))] if rows else []
+    summary = {}
+    for key, figures in summarize.means(rows, keys).items():
+        if key in keys:
+            values = np.array([row[key] for row in rows], float)
+            values = values[~np.isnan(values)]
+            summary[key] = figures | {"median": float(np.median(values)) if values.size else math.nan}
+    return summary
+
+
+def _groups(regions: Regions, classes: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Name -> classes, regions first."""
+    groups = {name: tuple(members) for name, members in regions}
+    for k, name in enumerate(classes, start=1):
+        if set(groups.get(name, (k,))) != {k}:
+            raise ConfigError(f"region {name} has the classes {groups[name]} and class {k} has its name; rename one of them")
+        groups.setdefault(name, (k,))
+    return groups
+
+
+def _surfaces(prediction, truth, classes, tolerance, spacing, subvoxel, empty) -> tuple[float, float]:
+    masks = (np.isin(labels, classes) for labels in (prediction, truth))
+    return _surface.hd95_and_nsd(*masks, tolerance, spacing, subvoxel=subvoxel, empty=empty)
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Mean of the numbers; NaN only where there is none."""
+    there = [v for v in values if not math.isnan(v)]
+    return float(np.mean(there)) if there else math.nan
