@@ -1,0 +1,246 @@
+"""Prepared volumes on disk: built once, opened one at a time as memory maps, so that a patch reads its own bytes and no more.
+
+    <cache root>/volumes/<data set>-<digest>/
+      00000.image.npy       float32 [X, Y, Z, C]        rows.json  one record per volume (see `Store.rows`)
+      00000.mask.npy        uint8 [X, Y, Z]             meta.json  data set, recipe, labels, regions
+      00000.foreground.npy  uint32 [n], flat indices of the voxels of class 1, then of class 2, ...
+
+Axes are in the common order (`geometry.to_volume`). The digest covers what `cache`'s does, but of the recipe only what
+decides the bytes: another patch size is the same store.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxseg.data import source
+from jaxseg.data.geometry import to_volume
+from jaxseg.data.preprocess_volume import prepare_volume, prepare_volume_mask, restore_scores
+from jaxseg.data.records import Case, DataSet, Recipe
+from jaxseg.types import DataError, StorageError
+from jaxseg.utils import files
+
+__all__ = ["Store", "fingerprint", "open_or_build", "open_store", "prepare_volume", "restore_scores"]
+
+VERSION = "volumes 1"  # raise it when the bytes of a store would change
+PROGRESS = 5.0  # seconds between lines
+KINDS = ("image", "mask", "foreground")
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """The volumes of one data set under one recipe. Opening it reads no volume.
+
+    Attributes:
+      folder: where it lies.
+      rows: N records {case, patient, stratum, shape (X, Y, Z), spacing (mm), scan_shape and scan_spacing (before resampling,
+        in the common order), foreground ([K] voxels of each class), bytes ({kind: size of its file}), digests ({kind:
+        blake2b of its planes})}.
+      recipe: how they were prepared; recipe.labels are the names of the classes 1..K.
+      name: of the data set.
+      synthetic: the data are generated, not measured.
+      regions: ((name, classes), ...), unions of classes.
+    """
+
+    folder: Path
+    rows: list[dict[str, Any]]
+    recipe: Recipe
+    name: str
+    synthetic: bool
+    regions: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes 1..K."""
+        return self.recipe.labels
+
+    def image(self, i: int) -> np.ndarray:
+        """Volume i, float32 [X, Y, Z, C], memory-mapped."""
+        return self._map(i, "image", np.float32, (*self.rows[i]["shape"], self.recipe.channels))
+
+    def mask(self, i: int) -> np.ndarray:
+        """Classes 0..K of volume i, uint8 [X, Y, Z], memory-mapped."""
+        return self._map(i, "mask", np.uint8, tuple(self.rows[i]["shape"]))
+
+    def foreground(self, i: int, k: int) -> np.ndarray:
+        """Flat indices (C order) of the voxels of class k = 1..K in volume i, ascending, memory-mapped."""
+        counts = self.rows[i]["foreground"]
+        if not 1 <= k <= len(counts):
+            raise ValueError(f"got class {k}; the store {self.name} has 1..{len(counts)} ({', '.join(self.labels)})")
+        start = sum(counts[:k - 1])
+        return self._index(i)[start:start + counts[k - 1]]
+
+    def foreground_counts(self) -> np.ndarray:
+        """Voxels of each class in each volume, int64 [N, K]."""
+        return np.array([row["foreground"] for row in self.rows], np.int64).reshape(len(self.rows), len(self.labels))
+
+    def verify(self) -> None:
+        """Read everything and compare with the digests.
+
+        Raises:
+          DataError: DATA_CHANGED, naming the first volume that differs.
+        """
+        for i, row in enumerate(self.rows):
+            for kind, array in (("image", self.image(i)), ("mask", self.mask(i)), ("foreground", self._index(i))):
+                if _digest(array) != row["digests"][kind]:
+                    raise source.damaged(self.folder, f"the {kind} of volume {i} ({row['case']}) is not as written")
+
+    def _index(self, i: int) -> np.ndarray:
+        row = self.rows[i]
+        n = sum(row["foreground"])
+        dtype = _index_dtype(row["shape"])
+        return self._map(i, "foreground", dtype, (n,)) if n else np.empty(0, dtype)  # an empty file cannot be mapped
+
+    def _map(self, i: int, kind: str, dtype, shape: tuple[int, ...]) -> np.ndarray:
+        path = _path(self.folder, i, kind)
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise source.damaged(self.folder, f"{path.name} of {self.rows[i]['case']}: {error}") from error
+        if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+            raise source.damaged(self.folder, f"{path.name} of {self.rows[i]['case']} is {array.dtype} {array.shape}, not "
+                                              f"{np.dtype(dtype)} {shape}")
+        return array
+
+
+def open_or_build(dataset: DataSet, recipe: Recipe, *, log: Callable[[str], None] = print) -> Store:
+    """The store of this data set under this recipe; built first if there is none, once however many processes ask.
+
+    Raises:
+      DataError: a case that cannot be used, files that changed meanwhile, or no case.
+      ConfigError: a recipe for other labels or modalities, or one that these volumes cannot take.
+      StorageError: no space.
+    """
+    source.check_recipe(dataset, recipe)
+    final = files.cache_root() / "volumes" / f"{dataset.name}-{fingerprint(dataset, recipe)}"
+    built = files.build_folder(final, lambda folder: _build(folder, dataset, recipe, log))
+    return dataclasses.replace(open_store(built), recipe=recipe)  # with its own patch size
+
+
+def open_store(folder: Path) -> Store:
+    """Open a store that `open_or_build` made; its recipe has the fields alone that decide the bytes.
+
+    Raises:
+      DataError: DATA_CHANGED when files are gone or of another size than written.
+    """
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        rows = json.loads((folder / "rows.json").read_text())
+        for i, row in enumerate(rows):
+            for kind in KINDS:
+                size, path = row["bytes"][kind], _path(folder, i, kind)
+                if path.stat().st_size != size:
+                    raise source.damaged(folder, f"{path.name} of {row['case']} has {path.stat().st_size} bytes, not {size}")
+        if len(rows) != meta["volumes"]:
+            raise source.damaged(folder, f"{len(rows)} rows for {meta['volumes']} volumes")
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise source.damaged(folder, str(error)) from error
+    regions = tuple((name, tuple(classes)) for name, classes in meta["regions"])
+    return Store(folder, rows, source.recipe_from(meta), meta["dataset"], meta["synthetic"], regions)
+
+
+def fingerprint(dataset: DataSet, recipe: Recipe) -> str:
+    """Digest of all that decides a store's bytes."""
+    return source.fingerprint(dataset, _deciding(recipe), VERSION)
+
+
+def estimate(volumes: list[int], count: int) -> int:
+    """Bytes on disk of `count` volumes, if the rest are like the ones whose sizes are known."""
+    return -(-sum(volumes) * count // len(volumes))
+
+
+def _deciding(recipe: Recipe) -> Recipe:
+    """The recipe without what patches and augmentation alone look at."""
+    return Recipe(size=(), window=recipe.window, spacing=recipe.spacing, channels=recipe.channels, labels=recipe.labels,
+                  intensity=recipe.intensity, modalities=recipe.modalities)
+
+
+def _build(folder: Path, dataset: DataSet, recipe: Recipe, log: Callable[[str], None]) -> None:
+    before = fingerprint(dataset, recipe)
+    started = said = time.monotonic()
+    rows, n = [], len(dataset.cases)
+    if not n:
+        raise DataError(f"{dataset.name}: no case under {dataset.root}; check data.root", "DATA_EMPTY")
+    for i, case in enumerate(dataset.cases):
+        arrays, row = _prepared(dataset, case, recipe)
+        sizes = [sum(r["bytes"].values()) for r in rows] + [sum(a.nbytes for a in arrays.values())]
+        _check_space(folder, estimate(sizes, n) - sum(sizes[:-1]), n, i)
+        row["bytes"] = {kind: _write(_path(folder, i, kind), array) for kind, array in arrays.items()}
+        rows.append(row)
+        if time.monotonic() - said > PROGRESS:
+            said = time.monotonic()
+            log(f"volumes: {i + 1}/{n} cases of {dataset.name}, {_gib(sum(sizes))}, {said - started:.0f} s")
+    if fingerprint(dataset, recipe) != before:
+        raise source.changed(dataset)
+    files.write_json(folder / "rows.json", rows)
+    files.write_json(folder / "meta.json", {
+        "dataset": dataset.name, "synthetic": dataset.synthetic, "recipe": dataclasses.asdict(_deciding(recipe)),
+        "regions": dataset.regions, "volumes": n, "version": VERSION})
+    log(f"volumes: {dataset.name}, {n} cases, {_gib(sum(sizes))}, {time.monotonic() - started:.1f} s")
+
+
+def _prepared(dataset: DataSet, case: Case, recipe: Recipe) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """({kind: array}, row) of one case, errors naming it."""
+    k = len(dataset.labels)
+    read, truth = source.read_files(dataset, case)
+    try:
+        labels, orientation = to_volume(truth)
+        image = prepare_volume(read, recipe)
+        mask = prepare_volume_mask(labels, recipe, orientation.spacing, k)
+    except DataError as error:
+        raise DataError(f"case {case.id}: {error}", error.code) from error
+    inside = np.flatnonzero(mask)
+    index = inside[np.argsort(mask.reshape(-1)[inside], kind="stable")].astype(_index_dtype(mask.shape))
+    arrays = {"image": image, "mask": mask, "foreground": index}
+    spacing = [float(s * n / m) for s, n, m in zip(orientation.spacing, labels.shape, mask.shape)]
+    return arrays, {
+        "case": case.id, "patient": case.patient, "stratum": dataset.stratum(case), "shape": list(mask.shape), "spacing": spacing,
+        "scan_shape": list(labels.shape), "scan_spacing": list(orientation.spacing),
+        "foreground": np.bincount(mask.reshape(-1)[inside], minlength=k + 1)[1:].tolist(),
+        "digests": {kind: _digest(array) for kind, array in arrays.items()}}
+
+
+def _write(path: Path, array: np.ndarray) -> int:
+    """Write a .npy file through to the disk; its size in bytes."""
+    with open(path, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+        return file.tell()
+
+
+def _check_space(folder: Path, needed: int, cases: int, done: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise StorageError(f"the remaining {cases - done} of {cases} volumes need about {_gib(needed)}, and {folder.parent} has "
+                           f"{_gib(free)} free; free space or set JAXSEG_CACHE to another folder")
+
+
+def _digest(array: np.ndarray) -> str:
+    """Of the planes along the first axis, so that a memory-mapped volume is never copied whole."""
+    planes = array.reshape(1, -1) if array.ndim == 1 else array
+    return files.digest(*[files.digest(plane.tobytes()) for plane in planes])
+
+
+def _index_dtype(shape) -> np.dtype:
+    return np.dtype(np.uint32 if np.prod(shape, dtype=np.int64) <= 1 << 32 else np.uint64)
+
+
+def _path(folder: Path, i: int, kind: str) -> Path:
+    return folder / f"{i:05d}.{kind}.npy"
+
+
+def _gib(n: int) -> str:
+    return f"{n / 2**30:.2f} GiB"
