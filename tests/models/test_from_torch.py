@@ -221,7 +221,7 @@ def test_a_named_spelling_is_taken_and_a_wrong_name_has_neighbours():
 @pytest.mark.parametrize("kind", ["official", "seed", "unet"])
 def test_official_names_round_trip(kind):
     torch = pytest.importorskip("torch", reason="parity needs the extra [parity]")
-    from tests.models.twins import segnext, unet
+    from jaxseg.bench.twins import segnext, unet
     tiny = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), ratios=(2, 2, 2, 2))
     torch.manual_seed(0)
     if kind == "official":
@@ -246,7 +246,7 @@ def test_official_names_round_trip(kind):
 def test_an_encoder_trained_on_imagenet_is_taken_alone():
     model, source = create_model("segnext_test"), create_model("segnext_test", seed=1)
     pytest.importorskip("torch", reason="parity needs the extra [parity]")
-    from tests.models.twins.segnext import Official
+    from jaxseg.bench.twins.segnext import Official
     twin = Official((8, 16, 24, 32), (1, 1, 1, 1), ham=32, width=32, bases=4, ratios=(2, 2, 2, 2), classes=1)
     names = [n for n in twin.state_dict() if "hamburger.ham.bases" not in n]
     official = from_torch.export(source, names=names)

@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("torch", reason="parity needs the extra [parity]")
 
+from jaxseg.bench.twins.segnext import Knobs, Official, Seed  # noqa: E402
 from jaxseg.models import create_model, from_torch  # noqa: E402
 from tests.models.twins import parity  # noqa: E402
-from tests.models.twins.segnext import Knobs, Official, Seed  # noqa: E402
 
 TINY = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), ratios=(2, 2, 2, 2))
 HEADS = {"official": "decode_head.conv_seg", "seed": "cls_conv.1"}

@@ -4,9 +4,9 @@ import pytest
 
 pytest.importorskip("torch", reason="parity needs the extra [parity]")
 
+from jaxseg.bench.twins.unet import UNetBase  # noqa: E402
 from jaxseg.models import create_model, from_torch  # noqa: E402
 from tests.models.twins import parity  # noqa: E402
-from tests.models.twins.unet import UNetBase  # noqa: E402
 
 WIDTHS = (4, 8, 12, 16, 24)
 

@@ -1,0 +1,91 @@
+"""Ours beside its peers on the same work: one command, one table.
+
+    python -m jaxseg.bench --peers                                   # everything; without --peers ours alone
+    python -m jaxseg.bench --suite=models --peers --only='unet|unetr' --output=runs/bench
+
+Suites: models (forward, training step), infer (sliding window), ops (distance transform, components, convolutions), data
+(augmented samples per second), startup (command to first step, cold and warm), scaling (cost against size).
+Each row is a pair of processes asked in turn; medians. The last column is ours / peer: of times less than 1 is faster, of
+rates more than 1. A row whose two results differ says FAILED. Rows go to OUTPUT/bench.csv as they are measured, and as a
+table to OUTPUT/bench.md; what the processes print, to OUTPUT/bench.log.
+"""
+
+import argparse
+import importlib
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxseg.bench import machine, pair, table
+from jaxseg.bench.peers import DRESSES
+from jaxseg.bench.side import Options
+from jaxseg.types import ConfigError, JaxsegError
+
+SUITES = ("models", "infer", "ops", "data", "startup", "scaling")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m jaxseg.bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--suite", default="", help=f"one or more of {', '.join(SUITES)}, separated by commas; all when left out")
+    parser.add_argument("--peers", action="store_true", help="measure PyTorch, transformers, MONAI and scipy on the same work")
+    parser.add_argument("--only", default="", help="regular expression: cases in whose 'suite/name' it is found")
+    parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of bench.csv, bench.md and bench.log")
+    parser.add_argument("--quick", action="store_true", help="the smallest sizes: does everything run?")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of timing for each row")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds that one case may take with all its rows")
+    parser.add_argument("--dresses", default="", help=f"how PyTorch may run, of {', '.join(DRESSES)}; the fastest is timed")
+    options = parser.parse_args(arguments)
+    options.suite = tuple(filter(None, options.suite.split(","))) or SUITES
+    options.dresses = tuple(filter(None, options.dresses.split(",")))
+    for given, known, what in ((options.suite, SUITES, "suite"), (options.dresses, DRESSES, "dresses")):
+        for name in given:
+            if name not in known:
+                raise ConfigError(f"got --{what}={name}; it is one of {', '.join(known)}")
+    return options
+
+
+def measured(options: argparse.Namespace, side: Options, log) -> Iterator[table.Row]:
+    """The rows of all suites asked for."""
+    seconds = 0.05 if options.quick else options.seconds
+    for suite in options.suite:
+        module = importlib.import_module(f"jaxseg.bench.{suite}")
+        for name in module.CASES:
+            if re.search(options.only, f"{suite}/{name}"):
+                if hasattr(module, "rows"):  # a suite that starts its own processes
+                    yield from module.rows(name, side, limit=options.limit, log=log)
+                else:
+                    yield from pair.rows(suite, name, module.works(name, side), side, seconds=seconds, limit=options.limit,
+                                         log=log)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, write, print; 0, or 1 if a row failed or is missing a side."""
+    options = parse(arguments)
+    about = machine.describe(options.peers)
+    side = Options(folder="", gpu=bool(machine.accelerator()), quick=options.quick, peers=options.peers, dresses=options.dresses)
+    sheet = table.Sheet(options.output / "bench.csv", about)
+    begin, whole = time.monotonic(), True
+    with open(options.output / "bench.log", "w") as log:
+        for row in measured(options, side, log):
+            sheet.add(row)
+            whole &= row.ours is not None and row.ratio != "FAILED"
+            print(f"{time.monotonic() - begin:6.0f} s  {row.suite}/{row.name} {row.work}: "
+                  f"{'-' if row.ours is None else table.number(row.ours)} {row.unit}"
+                  + (f", {row.peer} {table.number(row.peer_value)}" if row.peer_value else "")
+                  + (f", ratio {row.ratio if isinstance(row.ratio, str) else table.number(row.ratio)}" if row.ratio else "")
+                  + (f" ({row.note})" if row.note else ""), file=sys.stderr, flush=True)
+    text = table.markdown(sheet.rows, about)
+    (options.output / "bench.md").write_text(text)
+    print(text)
+    return 0 if whole and sheet.rows else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except JaxsegError as error:
+        print(f"jaxseg.bench: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

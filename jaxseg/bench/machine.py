@@ -1,0 +1,86 @@
+"""What a table was measured on: date, processor or accelerator, versions, and the memory marks of this process."""
+
+import ctypes
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGES = ("jax", "flax", "numpy", "torch", "monai", "transformers", "scipy")
+
+
+def describe(peers: bool) -> dict[str, str]:
+    """Column -> text. Starts no backend: an accelerator is named by its driver's own tool."""
+    names = PACKAGES if peers else PACKAGES[:3]
+    return {"date": datetime.datetime.now().strftime("%Y-%m-%d %H:%M"), "machine": accelerator() or processor(),
+            "cores": str(cores()), "python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def accelerator() -> str:
+    """Name and driver of the first GPU; "" where there is none or JAX_PLATFORMS asks for the CPU."""
+    if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
+        return ""
+    try:
+        text = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True,
+                              text=True, timeout=30, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return f"{text[0]}{f' x {len(text)}' if len(text) > 1 else ''}" if text else ""
+
+
+def processor() -> str:
+    """The CPU's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((l.partition(":")[2].strip() for l in lines if l.startswith("model name")), platform.machine())
+
+
+def version(package: str) -> str:
+    """Installed version, "" where it is not."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+class Peak:
+    """The high-water mark of memory over what there was before the first call, MiB.
+
+    Make it when weights and inputs are in place; `reset` after the first calls; `read` after some more. On a GPU it is
+    the allocator's own mark (jax's never resets), weights included; on a CPU the process's resident memory: Linux resets
+    VmHWM on request, and what compilation left behind is given back first.
+    """
+
+    def __init__(self, gpu: bool):
+        self._gpu = gpu
+        self._base = 0.0 if gpu else resident("VmRSS")
+
+    def reset(self) -> None:
+        if self._gpu and "torch" in sys.modules:
+            sys.modules["torch"].cuda.reset_peak_memory_stats()
+        if not self._gpu:
+            ctypes.CDLL(None).malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def read(self) -> float:
+        if not self._gpu:
+            return max(resident("VmHWM") - self._base, 0.0)
+        if "torch" in sys.modules:
+            return sys.modules["torch"].cuda.max_memory_allocated() / 2**20
+        return sys.modules["jax"].local_devices()[0].memory_stats()["peak_bytes_in_use"] / 2**20
+
+
+def resident(field: str) -> float:
+    """VmRSS or VmHWM of this process, MiB."""
+    line = next(l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith(field + ":"))
+    return int(line.split()[1]) / 1024

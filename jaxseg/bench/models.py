@@ -1,0 +1,186 @@
+"""Forward pass and training step of the networks, ours and PyTorch's, with the same weights on the same arrays.
+
+Ours is what users run: `Network.apply` under jit, and `train.step` (loss, gradient, AdamW, guards against non-finite
+values), no augmentation, all dropouts off on both sides. On a GPU both compute in bfloat16; there logits are compared in
+float32 first, with TF32 off.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jaxseg.bench import machine
+from jaxseg.bench.side import Call, Options
+
+
+class Case(NamedTuple):
+    """A network and the images it is measured on: [B, *S] on a GPU, on a CPU and in the quick bench."""
+
+    gpu: tuple[int, ...]
+    cpu: tuple[int, ...]
+    quick: tuple[int, ...]
+    options: dict = {}
+    channels: int = 3
+    classes: int = 1
+
+    def shape(self, options: Options) -> tuple[int, ...]:
+        """[B, *S, C]."""
+        return (*(self.quick if options.quick else self.gpu if options.gpu else self.cpu), self.channels)
+
+
+_NO_DROP = dict(drop_path=0.0, dropout=0.0)
+_SEGNEXT = dict(ham_bases="buffer", **_NO_DROP)
+_SEGFORMER = dict(block_eps=1e-5, **_NO_DROP)  # transformers 5 has PyTorch's eps in the blocks too
+_FLAT, _SMALL = (2, 256, 256), (1, 64, 64)
+_CUBE = ((2, 128, 128, 128), (1, 64, 64, 64), (1, 32, 32, 32))
+_TRANSFORMER = ((2, 96, 96, 96), (1, 64, 64, 64), (1, 64, 64, 64))
+CASES: dict[str, Case] = {
+    "segnext_t": Case((16, 512, 512), _FLAT, _SMALL, _SEGNEXT),
+    "segnext_b": Case((8, 512, 512), _FLAT, _SMALL, _SEGNEXT),
+    "segformer_b0": Case((16, 512, 512), _FLAT, _SMALL, _SEGFORMER),
+    "segformer_b2": Case((8, 512, 512), _FLAT, _SMALL, _SEGFORMER),
+    "effisegnet_b0": Case((64, 224, 224), (2, 224, 224), _SMALL, dict(drop_connect=0.0)),
+    "effisegnet_b4": Case((16, 380, 380), (1, 380, 380), _SMALL, dict(drop_connect=0.0)),
+    "unet_base": Case((16, 512, 512), (1, 256, 256), (1, 32, 32), channels=1),
+    "unet3d_s": Case(*_CUBE, channels=2, classes=4),
+    "dualbranch_04_unet_s": Case(*_CUBE, channels=2, classes=4),
+    "unetr": Case(*_TRANSFORMER, channels=4, classes=4),
+    "swin_unetr": Case(*_TRANSFORMER, channels=4, classes=4),
+}
+
+
+def works(name: str, options: Options) -> dict[str, dict]:
+    """What is measured of a case."""
+    size = "x".join(map(str, CASES[name].shape(options)))
+    return {"forward": {"size": size, "tolerance": 1e-3},
+            "train step": {"size": size, "tolerance": 3e-2 if options.gpu else 1e-3}}
+
+
+def case_options(name: str, options: Options) -> dict:
+    """Options of `create_model` for a case."""
+    case = CASES[name]
+    shape = case.shape(options)
+    fixed = {"image_size": shape[1:-1]} if name == "unetr" else {}
+    small = {"widths": (4, 8, 8, 8, 8)} if name == "unet_base" and options.quick else {}
+    return {**case.options, **fixed, **small, "in_channels": shape[-1], "num_classes": case.classes}
+
+
+def arrays(shape: tuple[int, ...], classes: int):
+    """(image, mask): the same on both sides, drawn by numpy."""
+    import numpy as np
+    rng = np.random.default_rng(0)
+    return rng.normal(size=shape).astype(np.float32), rng.integers(0, max(classes, 2), shape[:-1]).astype(np.int32)
+
+
+def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
+    """work -> a function that compiles it."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jaxseg.models import create_model, from_torch, functional
+    from jaxseg.models.summary import summarize
+
+    shape, classes = CASES[name].shape(options), CASES[name].classes
+    model = create_model(name, **case_options(name, options))
+    if options.peers:
+        with np.load(options.path("weights.npz")) as file:
+            from_torch.load(model, dict(file))
+    network, params, state = functional.split(model)
+    image, mask = arrays(shape, classes)
+    image, mask = jnp.asarray(image), jnp.asarray(mask)
+    dtype = "bfloat16" if options.gpu else "float32"
+    flop = 2 * summarize(name, shape, **{k: v for k, v in case_options(name, options).items() if k != "in_channels"}).macs
+    shared = {"parameters": sum(math.prod(p.shape) for p in params.values()), "flop_per_s": matmul_rate(dtype, options)}
+    peak = machine.Peak(options.gpu)
+
+    def logits(params, state, image):
+        return network.apply(params, state, image)[0].logits
+
+    def forward() -> Call:
+        call = compiled(jax.jit(logits), (params, state, image.astype(dtype)), peak, {**shared, "flop": flop})
+        if options.peers:
+            with jax.default_matmul_precision("highest"):
+                exact = jax.jit(logits)(params, state, image) if options.gpu else call.run()
+            np.save(options.path("forward.ours.npy"), np.asarray(exact))
+        return call
+
+    def train_step() -> Call:
+        from jaxseg.augment import compose as augmentations
+        from jaxseg.losses import compose as losses
+        from jaxseg.optim import build as optimizers
+        from jaxseg.train import mesh as meshes
+        from jaxseg.train import state as states
+        from jaxseg.train import step as steps
+
+        mesh = meshes.make(1)
+        optimizer = optimizers.build(params, name="adamw", weight_decay=1e-2)
+        loss = losses.build((("bce" if classes == 1 else "cross_entropy", 1.0),))
+        step = steps.build(network, loss, optimizer, lambda n: 1.0, augmentations.build((), rank=len(shape) - 2), mesh, lr=1e-3,
+                           dtype=dtype)
+        held = {"state": states.place(states.create(params, state, optimizer, ema=False), meshes.replicated(mesh))}
+        batch = meshes.put({"image": image, "mask": mask}, mesh)
+        found = []
+
+        def once(compiled_step, batch):
+            held["state"], metrics = compiled_step(held["state"], batch)
+            if len(found) < 2:
+                found.append(float(metrics["loss"]))
+            return metrics["loss"]
+
+        call = compiled(step, (held["state"], batch), peak, {**shared, "flop": 3 * flop}, lambda f: lambda: once(f, batch))
+        np.save(options.path("train step.ours.npy"), np.array(found))
+        return call
+
+    return {"forward": forward, "train step": train_step}
+
+
+def compiled(function, arguments, peak: machine.Peak, facts: dict, caller: Callable | None = None) -> Call:
+    """A jitted function compiled for these arguments: seconds until its first call ended, memory."""
+    import jax
+    start = time.perf_counter()
+    executable = function.lower(*arguments).compile()
+    run = caller(executable) if caller else lambda: executable(*arguments)
+    jax.block_until_ready(run())
+    seconds = time.perf_counter() - start
+    peak.reset()
+    for _ in range(2):
+        jax.block_until_ready(run())
+    facts = {**facts, "compile_s": seconds, "xla_mb": planned(executable), "peak_mb": peak.read()}
+    return Call(run, jax.block_until_ready, facts)
+
+
+def planned(executable) -> float | None:
+    """MiB that XLA plans for one call: arguments, outputs that are not arguments, scratch. None where it does not say."""
+    memory = executable.memory_analysis()
+    if memory is None:
+        return None
+    return (memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+            + memory.temp_size_in_bytes) / 2**20
+
+
+def matmul_rate(dtype: str, options: Options) -> float:
+    """FLOP/s of a square matrix product of random numbers in this process, the denominator of the MFU."""
+    import jax
+    n = 256 if options.quick else 8192 if options.gpu else 1024
+    a = jax.random.normal(jax.random.key(0), (n, n), dtype)
+    product = jax.jit(lambda a: a @ a)
+    jax.block_until_ready(product(a))
+    best = min(_seconds(product, a) for _ in range(5))
+    return 2 * n**3 / best
+
+
+def _seconds(f: Callable, a) -> float:
+    import jax
+    start = time.perf_counter()
+    for _ in range(4):
+        out = f(a)
+    jax.block_until_ready(out)
+    return (time.perf_counter() - start) / 4
+
+
+def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
+    """The same of PyTorch's network; leaves its weights for ours."""
+    from jaxseg.bench import peers
+    return peers.works(name, case_options(name, options), CASES[name].shape(options), options)

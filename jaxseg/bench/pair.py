@@ -1,0 +1,144 @@
+"""Two processes asked in turn, ours and a peer's: interleaved times, results compared, one row for each work."""
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from jaxseg.bench import clock, machine
+from jaxseg.bench.side import Options
+from jaxseg.bench.table import Row
+
+
+class SideFailed(RuntimeError):
+    """A side ended, hung or reported an error; the message is for the row's note."""
+
+
+class Process:
+    """A side in its own process."""
+
+    def __init__(self, suite: str, name: str, which: str, options: Options, until: float, log):
+        self.which, self._until = which, until
+        command = [sys.executable, "-m", "jaxseg.bench.side", suite, name, which, json.dumps(options._asdict())]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1,
+                                         env=environment(options.gpu))
+
+    def ask(self, **request) -> dict:
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+        except OSError as error:
+            raise SideFailed(f"{self.which}: process ended with code {self._process.wait()}") from error
+        ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, self._until - time.monotonic()))
+        if not ready:
+            raise SideFailed(f"{self.which}: out of time")
+        line = self._process.stdout.readline()
+        if not line:
+            raise SideFailed(f"{self.which}: process ended with code {self._process.wait()}")
+        answer = json.loads(line)
+        if "failure" in answer:
+            raise SideFailed(f"{self.which}: {answer['failure']}")
+        return answer
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
+
+
+def environment(gpu: bool) -> dict[str, str]:
+    """Both sides alike: as many threads as there are cores; on a CPU huge pages; on a GPU memory taken as it is needed."""
+    threads = str(machine.cores())
+    wanted = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    wanted |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if gpu else {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    return {**wanted, **os.environ}
+
+
+def rows(suite: str, name: str, works: dict[str, dict], options: Options, *, seconds: float, limit: float, log) -> Iterator[Row]:
+    """One row for each work of a pair.
+
+    Args:
+      suite, name: a suite's module and one of its cases.
+      works: call -> {"tolerance": of the results, "unit": of the row, "size": of the work}.
+      seconds: of timing for each work.
+      limit: seconds that the whole pair may take.
+      log: file for what the processes print.
+    Yields:
+      a Row each; what went wrong is in its note, and the other side's figure stays.
+    """
+    until = time.monotonic() + limit
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxseg-bench-"))
+        options = options._replace(folder=folder)
+        start = lambda which: stack.enter_context(contextlib.closing(Process(suite, name, which, options, until, log)))
+        sides: dict[str, Process] = {}
+        for work, about in works.items():
+            facts, notes = {}, []
+            for which in ("peer", "ours") if options.peers else ("ours",):  # the peer first: it leaves its weights
+                try:
+                    sides[which] = sides.get(which) or start(which)
+                    facts[which] = sides[which].ask(do="prepare", call=work)
+                except SideFailed as error:
+                    notes.append(str(error))
+                    if "process ended" in str(error) or "out of time" in str(error):
+                        sides.pop(which).close()
+                    if which == "peer":
+                        options = options._replace(peers=False)
+            yield _measured(sides, facts, Row(suite, name, work, size=about.get("size", ""), unit=about.get("unit", "ms")),
+                            notes, about, seconds, Path(folder))
+            options = options._replace(peers="peer" in sides)
+
+
+def _measured(sides: dict[str, Process], facts: dict, row: Row, notes: list[str], about: dict, seconds: float,
+              folder: Path) -> Row:
+    timed: dict[str, tuple[float, int]] = {}
+    try:
+        timed = clock.interleaved({w: _timer(sides[w], row.work) for w in facts}, seconds=seconds) if facts else {}
+    except SideFailed as error:
+        notes.append(str(error))
+    ours, peer = facts.get("ours", {}), facts.get("peer", {})
+    convert = _rate(about["items"]) if "items" in about else lambda ms: ms
+    if "ours" in timed:
+        row.ours, row.runs = convert(timed["ours"][0]), timed["ours"][1]
+        row.parameters, row.xla_mb, row.peak_mb = (ours.get(k) for k in ("parameters", "xla_mb", "peak_mb"))
+        row.compile_s = ours.get("compile_s")
+        if ours.get("flop") and ours.get("flop_per_s"):
+            row.mfu = ours["flop"] / (1e-3 * timed["ours"][0]) / ours["flop_per_s"]
+    if "peer" in timed:
+        row.peer_value, row.peer = convert(timed["peer"][0]), peer.get("dress", "")
+        row.peak_mb, row.peer_peak_mb, row.peer_compile_s = ours.get("peak_mb"), peer.get("peak_mb"), peer.get("compile_s")
+    if ours and peer:
+        row.error = difference(folder, row.work)
+        if ours.get("parameters") != peer.get("parameters"):
+            notes.append(f"parameters {ours.get('parameters')} here, {peer.get('parameters')} there")
+            row.error = float("inf")
+    row.note = "; ".join([*notes, *filter(None, (ours.get("note"),))])
+    return row.judge(about.get("tolerance"))
+
+
+def _timer(side: Process, work: str) -> Callable[[int], float]:
+    return lambda runs: side.ask(do="time", call=work, runs=runs)["ms"]
+
+
+def _rate(items: float) -> Callable[[float], float]:
+    return lambda ms: 1e3 * items / ms
+
+
+def difference(folder: Path, work: str) -> float | None:
+    """Largest difference of the results that both sides left, over the peer's standard deviation (a few numbers: relative)."""
+    paths = [folder / f"{work}.{which}.npy" for which in ("ours", "peer")]
+    if not all(p.exists() for p in paths):
+        return None
+    a, b = (np.load(p) for p in paths)
+    if a.shape != b.shape:
+        return float("inf")
+    scale = b.std() if b.size > 16 else np.abs(b).max()
+    return float(np.abs(a - b).max() / max(scale, 1e-30))

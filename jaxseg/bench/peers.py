@@ -1,0 +1,232 @@
+"""PyTorch's side of `models`: the networks, and everything that PyTorch offers to run them fast.
+
+A dress is how PyTorch runs: "channels_last" and "contiguous" (eager; cudnn.benchmark and autocast bfloat16 on a GPU),
+"compile" (channels_last under torch.compile), "graphs" (the same with mode="reduce-overhead": CUDA graphs). Each dress
+asked for is tried a few times, and the fastest is timed. Inference runs under inference_mode, training with fused
+AdamW and gradients set to None; all threads are used; no value is fetched inside the loop.
+
+Networks come from transformers and MONAI where those have them, else from `twins/`.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from jaxseg.bench import machine
+from jaxseg.bench.side import Call, Options
+from jaxseg.types import ConfigError
+
+DRESSES = ("channels_last", "contiguous", "compile", "graphs")
+CPU_DRESSES, GPU_DRESSES = DRESSES[:2], ("channels_last", "compile")
+_SEGNEXT = {"segnext_t": ((32, 64, 160, 256), (3, 3, 5, 2), 256, 16), "segnext_b": ((64, 128, 320, 512), (3, 3, 12, 3), 512, 64)}
+_SEGFORMER = {"segformer_b0": ((32, 64, 160, 256), (2, 2, 2, 2), 256), "segformer_b2": ((64, 128, 320, 512), (3, 4, 6, 3), 768)}
+_EFFISEGNET = {"effisegnet_b0": (1.0, 1.0), "effisegnet_b4": (1.4, 1.8)}
+
+
+def network(name: str, size: tuple[int, ...], ours: dict):
+    """The PyTorch network of a case, freshly initialised, and who made it.
+
+    Args:
+      name: of ours. size: of the image. ours: the options that ours was built with.
+    """
+    channels, classes = ours["in_channels"], ours["num_classes"]
+    if name in _SEGNEXT:
+        from jaxseg.bench.twins.segnext import Official
+        dims, depths, width, rank = _SEGNEXT[name]
+        sizes = dict(ham=width, width=width, bases=rank, in_channels=channels, classes=classes)
+        return Official(dims, depths, **sizes, dropout=0.0), "twin"
+    if name in _SEGFORMER:
+        from jaxseg.bench.twins.live import SegFormer
+        return SegFormer(*_SEGFORMER[name], channels=channels, classes=classes), "transformers"
+    if name in _EFFISEGNET:
+        from jaxseg.bench.twins.effisegnet import EffiSegNet
+        return EffiSegNet(*_EFFISEGNET[name], size[0], 32), "MONAI encoder"
+    if name == "unet_base":
+        from jaxseg.bench.twins.unet import UNetBase
+        return UNetBase(ours.get("widths", (64, 128, 256, 512, 1024)), in_channels=channels, classes=classes), "twin"
+    if name in ("unet3d_xs", "unet3d_s"):
+        from jaxseg.bench.twins.volume import UNet3D
+        base = 16 if name == "unet3d_xs" else 32
+        return UNet3D([base * 2**i for i in range(5)], channels, classes), "twin"
+    if name == "dualbranch_04_unet_s":
+        from jaxseg.bench.twins.volume import DualBranch04
+        return DualBranch04((16, 32, 64), (256, 512), (256, 128, 32, 32), classes), "twin"
+    from monai.networks import nets
+    if name == "unetr":
+        return nets.UNETR(channels, classes, size, feature_size=16), "MONAI"
+    if name == "swin_unetr":
+        return nets.SwinUNETR(in_channels=channels, out_channels=classes, feature_size=48), "MONAI"
+    raise ConfigError(f"got network {name!r}; no PyTorch network of this name is known here")
+
+
+def prepared(name: str, image: np.ndarray, ours: dict):
+    """`network` with BatchNorm statistics of the image it will see: at initialisation deep ones send everything to a constant."""
+    import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
+    threads()
+    torch.manual_seed(0)
+    module, maker = network(name, image.shape[1:-1], ours)
+    norms = {m: m.momentum for m in module.modules() if isinstance(m, _BatchNorm)}
+    if norms:
+        for m in norms:
+            m.momentum = 1.0
+        with torch.no_grad():
+            module.train()(torch.from_numpy(np.moveaxis(image, -1, 1).copy()))
+        for m, momentum in norms.items():
+            m.momentum = momentum
+    return module, maker
+
+
+def threads() -> None:
+    """All cores, and cuDNN's search for the fastest algorithm."""
+    import torch
+    torch.set_num_threads(machine.cores())
+    torch.backends.cudnn.benchmark = True
+
+
+def save_weights(module, options: Options) -> int:
+    """Leave the state dict for our side; returns the number of parameters."""
+    np.savez(options.path("weights.npz"), **{k: v.numpy() for k, v in module.state_dict().items()
+                                             if not k.endswith("num_batches_tracked")})
+    return sum(p.numel() for p in module.parameters())
+
+
+def works(name: str, ours: dict, shape: tuple[int, ...], options: Options) -> dict[str, Callable[[], Call]]:
+    """work -> a function that readies it in its fastest dress."""
+    import torch
+
+    from jaxseg.bench.models import arrays
+
+    classes = ours["num_classes"]
+    image, mask = arrays(shape, classes)
+    module, maker = prepared(name, image, ours)
+    parameters = save_weights(module, options)
+    start = {k: v.clone() for k, v in module.state_dict().items()}
+    device = "cuda" if options.gpu else "cpu"
+    image, mask = torch.from_numpy(image).movedim(-1, 1).contiguous(), torch.from_numpy(mask)
+    module = module.to(device)
+    peak = machine.Peak(options.gpu)
+
+    def inputs(dress: str):
+        layout = torch.contiguous_format if dress == "contiguous" else torch.channels_last if image.ndim == 4 else \
+            torch.channels_last_3d
+        module.load_state_dict(start)
+        module.to(memory_format=layout)
+        called = torch.compile(module, mode="reduce-overhead" if dress == "graphs" else None, dynamic=False) \
+            if dress in ("compile", "graphs") else module
+        return called, image.to(device, memory_format=layout), mask.to(device)
+
+    def autocast():
+        return torch.autocast("cuda", torch.bfloat16, enabled=options.gpu)
+
+    def forward(dress: str) -> Callable:
+        called, x, _ = inputs(dress)
+        module.eval()
+
+        def run():
+            with torch.inference_mode(), autocast():
+                return called(x)
+        return run
+
+    def train_step(dress: str) -> Callable:
+        called, x, y = inputs(dress)
+        module.train()
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, weight_decay=1e-2, fused=True)
+        lost = torch.nn.functional.binary_cross_entropy_with_logits if classes == 1 else torch.nn.functional.cross_entropy
+        target = y[:, None].float() if classes == 1 else y.long()
+
+        def run():
+            with autocast():
+                loss = lost(called(x).float(), target)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            return loss.detach()
+        return run
+
+    def ready(work: str, make: Callable) -> Call:
+        run, facts = fastest(make, options, finish(options))
+        peak.reset()
+        for _ in range(2):
+            finish(options)(run())
+        return Call(run, finish(options), {**facts, "dress": f"{maker}, {facts['dress']}", "parameters": parameters,
+                                           "peak_mb": peak.read()})
+
+    def forward_work() -> Call:
+        exact(True)
+        module.load_state_dict(start)
+        with torch.inference_mode():
+            np.save(options.path("forward.peer.npy"), np.moveaxis(module.eval()(image.to(device)).float().cpu().numpy(), 1, -1))
+        exact(False)
+        return ready("forward", forward)
+
+    def train_work() -> Call:
+        run = train_step("channels_last")
+        np.save(options.path("train step.peer.npy"), np.array([float(run()), float(run())]))
+        return ready("train step", train_step)
+
+    return {"forward": forward_work, "train step": train_work}
+
+
+def exact(yes: bool) -> None:
+    """TF32 off for comparing values, on for timing, as XLA has it."""
+    import torch
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not yes
+
+
+def finish(options: Options) -> Callable:
+    """Waits until the device has done everything it was given."""
+    import torch
+    return (lambda _: torch.cuda.synchronize()) if options.gpu else (lambda _: None)
+
+
+def fastest(make: Callable[[str], Callable], options: Options, wait: Callable) -> tuple[Callable, dict]:
+    """The fastest of the dresses asked for: (call, {"dress", "compile_s": seconds until its first call ended})."""
+    import torch
+    trials = {}
+    for dress in options.dresses or (GPU_DRESSES if options.gpu else CPU_DRESSES):
+        torch.compiler.reset()
+        begin = time.perf_counter()
+        run = make(dress)
+        wait(run())
+        first = time.perf_counter() - begin
+        wait(run())
+        times = []
+        for _ in range(3):
+            begin = time.perf_counter()
+            wait(run())
+            times.append(time.perf_counter() - begin)
+        trials[dress] = (sorted(times)[1], first)
+    best = min(trials, key=lambda d: trials[d][0])
+    run = make(best)  # again: the last dress tried has left the module in its own layout
+    for _ in range(2):
+        wait(run())
+    return run, {"dress": best, "compile_s": trials[best][1]}
+
+
+def convolution(shape, direction: str, options: Options) -> Call:
+    """One direction of one convolution of `ops.conv.table`, channels_last, on the numbers that `ops.conv.bench` draws."""
+    import torch
+    threads()
+    device, spec, rank = "cuda" if options.gpu else "cpu", shape.spec, len(shape.kernel)
+    rng = np.random.default_rng(0)
+    draw = lambda s: rng.normal(size=s).astype(np.float32)
+    layout = torch.channels_last if rank == 2 else torch.channels_last_3d
+    place = lambda a, source, target: torch.tensor(np.moveaxis(a, source, target).copy()).to(device, memory_format=layout)
+    x, w = draw(shape.x), draw((*shape.kernel, shape.x[-1] // shape.groups, shape.out))
+    g = place(draw((shape.x[0], *spec.output(shape.x[1:-1], shape.kernel), shape.out)), -1, 1)
+    x, w = place(x, -1, 1), place(w, (-1, -2), (0, 1))
+    pads = [low for low, _ in spec.padding]
+    mask = [direction == "input_gradient", direction == "weight_gradient", False]
+
+    def run():
+        if direction == "forward":
+            return (torch.conv2d if rank == 2 else torch.conv3d)(x, w, None, spec.stride, pads, spec.dilation, spec.groups)
+        return torch.ops.aten.convolution_backward(g, x, w, None, spec.stride, pads, spec.dilation, False, [0] * rank,
+                                                   spec.groups, mask)[mask.index(True)]
+
+    result = run().cpu().numpy()
+    back = np.moveaxis(result, (0, 1), (-1, -2)) if direction == "weight_gradient" else np.moveaxis(result, 1, -1)
+    np.save(options.path(f"{direction}.peer.npy"), back)
+    return Call(run, finish(options), {"dress": "PyTorch, channels_last"})

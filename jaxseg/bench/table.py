@@ -1,0 +1,105 @@
+"""Rows of the bench: appended to a CSV as they come, shown as a markdown table at the end."""
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+
+@dataclasses.dataclass
+class Row:
+    """One piece of work, ours beside a peer's. Numbers that were not measured are None and print as "-".
+
+    Attributes:
+      suite, name, work: what was measured, from the suite to the call.
+      size: of the work.
+      unit: of `ours` and `peer_value`: ms (smaller is better) or a rate such as samples/s (larger is better).
+      ours, peer_value: medians. peer: who, and in which dress.
+      runs: calls behind our median.
+      parameters: of the network, the same on both sides.
+      error: largest difference of the two results over their standard deviation.
+      compile_s, peer_compile_s: seconds before the first call ended, less one call.
+      xla_mb: what XLA plans for one call: arguments, outputs and scratch, MiB.
+      peak_mb, peer_peak_mb: the device's high-water mark; on a CPU what the process grew by while calls ran, MiB.
+      mfu: model FLOP of the call over its time, as a fraction of a matrix product's rate in the same process.
+      note: conditions, or why there is no figure.
+      ratio: ours / peer_value; None where the results differ or a side is missing. `FAILED` stands in the table then.
+    """
+
+    suite: str
+    name: str
+    work: str
+    size: str = ""
+    unit: str = "ms"
+    ours: float | None = None
+    peer: str = ""
+    peer_value: float | None = None
+    runs: int | None = None
+    parameters: int | None = None
+    error: float | None = None
+    compile_s: float | None = None
+    peer_compile_s: float | None = None
+    xla_mb: float | None = None
+    peak_mb: float | None = None
+    peer_peak_mb: float | None = None
+    mfu: float | None = None
+    note: str = ""
+    ratio: float | str | None = None
+
+    def judge(self, tolerance: float | None = None) -> "Row":
+        """The same row with its ratio, or FAILED where the two results differ by more than `tolerance`."""
+        if tolerance is not None and self.error is not None and not self.error <= tolerance:
+            note = f"{self.note}; results differ by more than {tolerance:g}".strip("; ")
+            return dataclasses.replace(self, ratio="FAILED", note=note)
+        if self.ours is None or not self.peer_value:
+            return self
+        return dataclasses.replace(self, ratio=self.ours / self.peer_value)
+
+
+FIELDS = [f.name for f in dataclasses.fields(Row)]
+
+
+class Sheet:
+    """A CSV file of rows with the machine beside each, written row by row: an interrupted bench keeps what it has."""
+
+    def __init__(self, path: Path, machine: dict[str, str]):
+        self.path, self.machine, self.rows = path, machine, []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "w", newline="") as file:
+            csv.writer(file).writerow([*machine, *FIELDS])
+
+    def add(self, row: Row) -> None:
+        """Append a row to the file."""
+        self.rows.append(row)
+        values = ["" if v is None else f"{v:.6g}" if isinstance(v, float) else v for v in dataclasses.asdict(row).values()]
+        with open(self.path, "a", newline="") as file:
+            csv.writer(file).writerow([*self.machine.values(), *values])
+
+
+COLUMNS = (("work", "{name} {work}"), ("size", "{size}"), ("unit", "{unit}"), ("ours", "{ours}"), ("peer", "{peer_value}"),
+           ("which", "{peer}"), ("difference", "{error}"), ("compile s", "{compile_s} / {peer_compile_s}"),
+           ("XLA MiB", "{xla_mb}"), ("peak MiB", "{peak_mb} / {peer_peak_mb}"), ("MFU", "{mfu}"), ("note", "{note}"),
+           ("ratio", "{ratio}"))
+
+
+def markdown(rows: Sequence[Row], machine: dict[str, str]) -> str:
+    """The table of each suite, the machine above; columns that no row fills are left out."""
+    lines = [", ".join(f"{k} {v}" for k, v in machine.items() if v), ""]
+    for suite in dict.fromkeys(r.suite for r in rows):
+        cells = [[form.format(**shown(r)) for _, form in COLUMNS] for r in rows if r.suite == suite]
+        keep = [i for i in range(len(COLUMNS)) if any(c[i].strip(" -/") for c in cells)]
+        lines += [f"### {suite}", "", "| " + " | ".join(COLUMNS[i][0] for i in keep) + " |", "|" + "---|" * len(keep)]
+        lines += ["| " + " | ".join(c[i] for i in keep) + " |" for c in cells] + [""]
+    return "\n".join(lines)
+
+
+def shown(row: Row) -> dict[str, str]:
+    """The fields as text of three figures."""
+    return {k: v if isinstance(v, str) else "-" if v is None else number(v) for k, v in dataclasses.asdict(row).items()}
+
+
+def number(value: float) -> str:
+    """Three significant figures, no exponent for what people read as a count."""
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:.1e}"
