@@ -1,0 +1,291 @@
+"""Two networks for one volume: the first finds the regions in the whole, shrunk volume, the second segments crops around them.
+
+  volume [X, Y, Z, C] + 3 coordinates --trilinear--> [64^3, C + 3] --ROI network--> mask --connected components--> centres
+  a crop [96^3, C + 3] of the full volume around each centre --network--> logits, put back where the crop was cut out
+
+Everything up to the centres is one compiled program, everything from them to the merged volume another. Sizes on the device
+are rounded up as in `window` and the true size is a traced number, so that volumes of many sizes share both programs; only
+crops that were found are computed. Crops may hang over the border: they are 0 there (coordinates too), and what the network
+says outside the volume is dropped.
+
+After the cascade of the project's 3-D repository (utils/cascade_utils.py); differs from it in:
+  - a crop that starts before the volume is put back at its true origin (there: shifted by the overhang);
+  - where crops overlap, the maximum of their logits is taken over those that cover the voxel, and a voxel that none covers is
+    background for certain (there: the maximum with the zeros of an empty volume, which raises every negative logit to 0);
+  - a centre at voxel c of the shrunk volume is at (c + 1/2) * full / shrunk - 1/2 of the full one, where the resizing took it
+    from (there: c * full / shrunk, 1.4 voxels off at 240 / 64);
+  - the second network gets the channels it was trained with (there: 7 channels into networks for 2).
+
+A voxel's centre has a whole number as its index. The crop around a centre c starts at floor(c + 1/2) - size // 2: the voxel
+nearest to c (the later one of two) has index size // 2 in the crop.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxseg.infer import tiles
+from jaxseg.infer.window import GRAIN
+from jaxseg.ops import coordinates, resize
+from jaxseg.ops.components import api as components
+from jaxseg.ops.resize.api import linear_matrix
+from jaxseg.types import Array, ConfigError, NonFiniteError
+
+NEVER = float(np.finfo(np.float32).min) / 2  # a logit whose softmax or sigmoid is exactly 0, and which may still be added to
+MERGES = ("max", "probability")
+ACTIVATIONS = ("softmax", "sigmoid")
+
+
+class Result(NamedTuple):
+    """What the cascade made of a volume."""
+
+    scores: Array  # float32 [X, Y, Z, K]: logits for merge="max", probabilities for "probability"
+    covered: Array  # bool [X, Y, Z]: within some crop
+    centres: np.ndarray  # float32 [n, 3], voxels of the full volume, largest region first
+    found: int  # regions of at least min_size voxels; 0: the one centre is the whole mask's, or the volume's if that is empty
+
+
+def segment(roi_forward: Callable[[Array], Array], forward: Callable[[Array], Array], volume: Array, *, num_classes: int,
+            roi_size: int | Sequence[int] = 64, crop: int | Sequence[int] = 96, max_instances: int = 3, min_size: int = 50,
+            connectivity: int = 1, roi_coordinates: bool = True, include_coordinates: bool = True, merge: str = "max",
+            blend: str | None = None, activation: str = "softmax", batch: int = 1) -> Result:
+    """Find the regions of a volume and segment a crop around each.
+
+    Args:
+      roi_forward: float32 [1, *roi_size, C + 3] -> logits [1, *roi_size, K0]; foreground is a logit above 0 (K0 = 1) or any
+        class but 0 as the largest. Functions keep their compiled programs as in `window.sliding_window`: pass the same
+        function, or `jax.tree_util.Partial(apply, params)`.
+      forward: float32 [batch, *crop, C + 3] -> logits [batch, *crop, K].
+      volume: floating [X, Y, Z, C], prepared as the networks were trained.
+      num_classes: K.
+      roi_size, crop: an int or one per axis, voxels. A crop may be larger than the volume.
+      max_instances: the most regions that are segmented.
+      min_size: smaller regions are dropped, voxels of the shrunk volume. Equally large regions keep the order of their
+        first voxels. If all are smaller, one crop is cut around the centroid of the whole mask; if the mask is empty,
+        around the volume's centre.
+      connectivity: 1: voxels of a region share a face; 2: an edge will do; 3: a corner.
+      roi_coordinates, include_coordinates: whether the 3 coordinates follow the C channels, for the ROI network and the other.
+      merge: "max": logits, the largest of the crops that cover a voxel. "probability": mean of their probabilities.
+      blend: weights of that mean, see `tiles.weights`; None: "cosine". For "probability" only.
+      activation: "softmax" or "sigmoid" (independent regions, or K = 1): what makes probabilities of logits, and what
+        background is where no crop lies: class 0 for certain (logits 0 and `NEVER`), or every class absent (all `NEVER`).
+      batch: crops per call of the network; the last call is filled up.
+    Returns:
+      Result.
+    Raises:
+      ConfigError: arguments or networks that do not fit the volume or each other.
+      NonFiniteError: a network returned NaN or Inf.
+    """
+    if volume.ndim != 4 or not jnp.issubdtype(volume.dtype, jnp.floating):
+        raise ConfigError(f"got a volume {volume.dtype}{list(volume.shape)}; need floats [X, Y, Z, C], prepared as for training")
+    roi_size, crop = _triple(roi_size, "roi_size"), _triple(crop, "crop")
+    if min(max_instances, min_size, batch, num_classes) < 1:
+        raise ConfigError(f"got max_instances={max_instances}, min_size={min_size}, batch={batch}, num_classes={num_classes}; "
+                          "each is at least 1")
+    if merge not in MERGES or activation not in ACTIVATIONS or (activation == "softmax" and num_classes == 1):
+        raise ConfigError(f"got merge={merge!r}, activation={activation!r} for {num_classes} classes; merge is one of {MERGES}, "
+                          f"activation one of {ACTIVATIONS}, sigmoid for one class")
+    if blend is not None and merge != "probability":
+        raise ConfigError(f"got blend={blend!r} with merge={merge!r}; a maximum has no weights: leave blend out or take "
+                          "merge='probability'")
+    weights = tiles.weights(crop, (blend or "cosine") if merge == "probability" else "constant")
+    size = volume.shape[:3]
+    padded = _padded(volume, [max(c, -(-n // GRAIN) * GRAIN) for n, c in zip(size, crop)])
+    padded, lines, extent = jnp.asarray(padded), _lines(size, padded.shape), np.array(size, np.int32)
+    centres, found, finite = _locate(_partial(roi_forward), padded, _taps(size, roi_size), lines, extent, np.int32(min_size),
+                                     max_instances=max_instances, connectivity=connectivity, include=roi_coordinates)
+    scores, covered, sound = _segment(_partial(forward), padded, lines, extent, centres, found, weights,
+                                      classes=num_classes, include=include_coordinates, merge=merge, activation=activation,
+                                      batch=min(batch, max_instances))
+    if not (finite and sound):
+        raise NonFiniteError(f"the {'second' if finite else 'ROI'} network of the cascade returned NaN or Inf; segment in "
+                             "float32 or use another checkpoint")
+    if padded.shape != volume.shape:
+        scores, covered = _inside((scores, covered), size)
+    return Result(scores, covered, np.asarray(centres)[:max(int(found), 1)], int(found))
+
+
+def roi_input(volume: Array, roi_size: int | Sequence[int] = 64, include_coordinates: bool = True) -> Array:
+    """What the ROI network sees of a volume [X, Y, Z, C]: float32 [*roi_size, C (+ 3)].
+
+    The coordinates are those of the full volume, resized as the channels are. May be jitted and vmapped.
+    """
+    size, roi_size = volume.shape[:3], _triple(roi_size, "roi_size")
+    return _shrunk(volume, _taps(size, roi_size), _lines(size, size), include_coordinates)
+
+
+def roi_target(mask: Array, roi_size: int | Sequence[int] = 64) -> Array:
+    """What the ROI network learns from a mask [X, Y, Z]: int32 [*roi_size], 1 where the nearest voxel has any class but 0.
+
+    The nearest voxel is floor(i * in / out), PyTorch's. May be jitted and vmapped.
+    """
+    whole = jnp.asarray(mask > 0, jnp.int32)[None, ..., None]
+    return resize(whole, _triple(roi_size, "roi_size"), "nearest")[0, ..., 0]
+
+
+def crop_at(volume: Array, centre: Array, size: int | Sequence[int] = 96, include_coordinates: bool = True) -> Array:
+    """The crop [*size, C (+ 3)] of a volume [X, Y, Z, C] around a centre [3] (voxels); 0 outside the volume.
+
+    What the second network sees of a region, to train it. May be jitted and vmapped over centres.
+    """
+    size, true = _triple(size, "size"), volume.shape[:3]
+    padded = _padded(volume, [max(n, c) for n, c in zip(true, size)])
+    return _cut(padded, _lines(true, padded.shape), np.array(true, np.int32), origin(centre, size), size, include_coordinates)
+
+
+def origin(centre: Array, size: Sequence[int]) -> Array:
+    """First voxel of the crop of this size around a centre [..., 3], int32; negative where it begins outside."""
+    return jnp.floor(jnp.asarray(centre) + 0.5).astype(jnp.int32) - jnp.array(size, jnp.int32) // 2
+
+
+@functools.partial(jax.jit, static_argnames=("max_instances", "connectivity", "include"))
+def _locate(forward, volume: Array, taps, lines, extent: Array, min_size: Array, *, max_instances: int, connectivity: int,
+            include: bool) -> tuple[Array, Array, Array]:
+    """(centres [N, 3] in voxels of the full volume, NaN in unused rows; regions found; whether all logits are finite)."""
+    shrunk = _shrunk(volume, taps, lines, include)
+    logits = forward(shrunk[None])
+    if logits.shape[:-1] != (1, *shrunk.shape[:-1]):
+        raise ConfigError(f"the ROI network makes {logits.shape} of {(1, *shrunk.shape)}; need logits at its input's own size")
+    mask = logits[0, ..., 0] > 0 if logits.shape[-1] == 1 else jnp.argmax(logits[0], -1) > 0
+    labels = components.label(mask, connectivity)
+    # components touch no other, so that at most every second voxel begins one
+    counts = components.sizes(labels, max((labels.size + 1) // 2, max_instances))
+    best, number = lax.top_k(jnp.where(counts >= min_size, counts, 0), max_instances)
+    found = jnp.sum(best > 0)
+    slots = jnp.arange(max_instances)
+    chosen = jnp.where(best > 0, number + 1, -1)
+    ranked = jnp.sum(jnp.where(labels[..., None] == chosen, slots + 1, 0), -1)
+    centres = components.centroids(jnp.where(found > 0, ranked, mask), max_instances)
+    centres = (centres + 0.5) * (extent / np.array(mask.shape, np.float32)) - 0.5
+    nothing = jnp.where(slots[:, None] == 0, (extent - 1) / 2, jnp.nan)
+    return jnp.where(jnp.any(mask), centres, nothing), found, jnp.all(jnp.isfinite(logits))
+
+
+@functools.partial(jax.jit, static_argnames=("classes", "include", "merge", "activation", "batch"))
+def _segment(forward, volume: Array, lines, extent: Array, centres: Array, found: Array, weights: Array, *, classes: int,
+             include: bool, merge: str, activation: str, batch: int) -> tuple[Array, Array, Array]:
+    """(scores [*P, K], covered [*P], whether all logits are finite) from the centres in use, on the padded size P."""
+    size, count = weights.shape, jnp.maximum(found, 1)
+    slots = -(-len(centres) // batch) * batch
+    starts = origin(jnp.pad(centres, ((0, slots - len(centres)), (0, 0)), mode="edge"), size)
+    starts = jnp.where(jnp.arange(slots)[:, None] < count, starts, starts[0])  # a call is filled up with the first crop
+    squash = {"softmax": jax.nn.softmax, "sigmoid": lambda logits, axis: jax.nn.sigmoid(logits)}[activation]
+
+    def run(i, carry):
+        at = lax.dynamic_slice_in_dim(starts, i * batch, batch)
+        crops = lax.map(lambda start: _cut(volume, lines, extent, start, size, include), at)
+        logits = forward(crops).astype(jnp.float32)
+        if logits.shape != (batch, *size, classes):
+            raise ConfigError(f"the network makes {logits.shape} of crops {crops.shape}; need logits "
+                              f"{(batch, *size, classes)}: num_classes={classes} at the crop's own size")
+        values = logits if merge == "max" else squash(logits, axis=-1) * weights[..., None]
+
+        def put(j, carry):
+            total, weight, finite = carry
+            place = functools.partial(_paste, start=at[j], extent=extent, used=i * batch + j < count)
+            total = place(total, values[j], jnp.maximum if merge == "max" else jnp.add)
+            weight = place(weight, weights[..., None], jnp.maximum if merge == "max" else jnp.add)
+            return total, weight, finite & (jnp.all(jnp.isfinite(logits[j])) | (i * batch + j >= count))
+
+        return lax.fori_loop(0, batch, put, carry)
+
+    empty = (jnp.full((*volume.shape[:3], classes), -jnp.inf if merge == "max" else 0.0),
+             jnp.zeros((*volume.shape[:3], 1)), jnp.bool(True))
+    total, weight, finite = lax.fori_loop(0, -(-count // batch), run, empty)
+    absent, present = (NEVER, 0.0) if merge == "max" else (0.0, 1.0)
+    background = jnp.where((jnp.arange(classes) == 0) & (activation == "softmax"), present, absent)
+    scores = total if merge == "max" else total / jnp.maximum(weight, 1e-30)
+    return jnp.where(weight > 0, scores, background), weight[..., 0] > 0, finite
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _inside(arrays: tuple[Array, ...], size: tuple[int, ...]) -> tuple[Array, ...]:
+    return tuple(array[:size[0], :size[1], :size[2]] for array in arrays)
+
+
+def _cut(volume: Array, lines, extent: Array, start: Array, size: tuple[int, ...], include: bool) -> Array:
+    """The crop that begins at `start`, wherever that is; `volume` is at least as large as the crop."""
+    at = jnp.clip(start, 0, np.subtract(volume.shape[:3], size))
+    rolled = _rolled(lax.dynamic_slice(volume, (*at, jnp.int32(0)), (*size, volume.shape[-1])), at - start)
+    inside = _box(-start, extent - start, size)
+    crop = rolled.astype(jnp.float32)
+    if include:
+        here = [jnp.take(line, s + jnp.arange(n), mode="clip") for line, s, n in zip(lines, start, size)]
+        crop = jnp.concatenate([crop, coordinates.along(here)], -1)
+    return jnp.where(inside, crop, 0)
+
+
+def _paste(whole: Array, values: Array, join, *, start: Array, extent: Array, used: Array) -> Array:
+    """`join` values [*size, C] into whole [*P, C] at `start`, only within the volume, and only if `used`."""
+    size = values.shape[:3]
+    at = jnp.clip(start, 0, np.subtract(whole.shape[:3], size))
+    old = lax.dynamic_slice(whole, (*at, jnp.int32(0)), values.shape)
+    here = _box(start - at, jnp.minimum(start + np.array(size), extent) - at, size) & used
+    return lax.dynamic_update_slice(whole, jnp.where(here, join(old, _rolled(values, start - at)), old), (*at, jnp.int32(0)))
+
+
+def _rolled(block: Array, by: Array) -> Array:
+    """Move a block [*size, C] by this many voxels along each axis; what leaves comes back at the other end."""
+    return lax.cond(jnp.any(by != 0), lambda b: jnp.roll(b, by, (0, 1, 2)), lambda b: b, block)
+
+
+def _box(low: Array, high: Array, size: tuple[int, ...]) -> Array:
+    """bool [*size, 1]: low <= index < high along each axis."""
+    inside = [(jnp.arange(n) >= a) & (jnp.arange(n) < b) for a, b, n in zip(low, high, size)]
+    return (inside[0][:, None, None] & inside[1][:, None] & inside[2])[..., None]
+
+
+def _shrunk(volume: Array, taps, lines, include: bool) -> Array:
+    """Trilinear resizing with align_corners=False by two neighbours per axis: only these are read, padding never."""
+    def between(x: Array, axis: int, low: Array, high: Array, share: Array) -> Array:
+        share = jnp.expand_dims(share, tuple(range(1, x.ndim - axis)))
+        return jnp.take(x, low, axis, mode="clip") * (1 - share) + jnp.take(x, high, axis, mode="clip") * share
+
+    x = volume
+    for axis, (low, high, share) in enumerate(taps):
+        x = between(x, axis, low, high, share)
+    x = x.astype(jnp.float32)
+    if not include:
+        return x
+    # a coordinate changes along its own axis alone, and so does its resized map
+    here = [between(jnp.asarray(line), 0, *tap) for line, tap in zip(lines, taps)]
+    return jnp.concatenate([x, coordinates.along(here)], -1)
+
+
+def _taps(size: Sequence[int], roi_size: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Per axis, (lower neighbour, upper neighbour, share of the upper one) of each position of the shrunk volume."""
+    taps = []
+    for n, m in zip(size, roi_size):
+        matrix = linear_matrix(n, m, align_corners=False)
+        low = (matrix > 0).argmax(1).astype(np.int32)
+        high = np.minimum(low + 1, n - 1).astype(np.int32)
+        taps.append((low, high, np.where(high > low, matrix[np.arange(m), high], 0).astype(np.float32)))
+    return taps
+
+
+def _lines(size: Sequence[int], padded: Sequence[int]) -> list[np.ndarray]:
+    """Coordinates along each axis of the true size, zeros up to the padded one."""
+    return [np.pad(coordinates.line(n), (0, p - n)) for n, p in zip(size, padded)]
+
+
+def _padded(volume: Array, size: Sequence[int]) -> Array:
+    """Zeros after the last voxels, up to `size`."""
+    fill = [(0, p - n) for n, p in zip(volume.shape[:3], size)]
+    xp = np if isinstance(volume, np.ndarray) else jnp
+    return xp.pad(volume, (*fill, (0, 0))) if np.any(fill) else volume
+
+
+def _partial(forward: Callable) -> jax.tree_util.Partial:
+    return forward if isinstance(forward, jax.tree_util.Partial) else jax.tree_util.Partial(forward)
+
+
+def _triple(value: int | Sequence[int], name: str) -> tuple[int, int, int]:
+    values = tuple(int(v) for v in value) if isinstance(value, Sequence) else (int(value),) * 3
+    if len(values) != 3 or min(values) < 1:
+        raise ConfigError(f"got {name}={value}; give one size or three, in voxels, from 1")
+    return values
