@@ -17,6 +17,7 @@ class Batch(TypedDict):
     mask: Array  # [B, *spatial] integer class labels
     index: Array  # [B] int64, position of the example in its split
     weight: NotRequired[Array]  # [B] float32, 0 for examples that only pad a batch
+    target: NotRequired[Array]  # [B, *spatial, 1] float32 image in 0..1 that an autoencoder learns to draw
 
 
 class JaxsegError(Exception):

@@ -43,7 +43,7 @@ def check(dataset: DataSet, recipe: Recipe, *, log: Callable[[str], None] = prin
     report, tally = Report(), _Tally(np.zeros(len(dataset.labels) + 1, np.int64))
     for case in dataset.cases:
         try:
-            for piece in read_case(dataset, case):
+            for piece in read_case(dataset, case, recipe):
                 image = prepare(piece.image, recipe, piece.spacing)
                 mask = prepare_mask(piece.mask, recipe, piece.spacing, len(dataset.labels))
                 tally.add(case, piece, image, mask)

@@ -240,6 +240,8 @@ class Source:
 def _read(cache: Cache, rows: np.ndarray, weight: np.ndarray | None) -> Batch:
     image, mask = (np.take(np.asarray(a), rows, axis=0) for a in (cache.images, cache.masks))  # copies these rows alone
     batch = Batch(image=image, mask=mask, index=rows)
+    if cache.targets is not None:
+        batch["target"] = np.take(np.asarray(cache.targets), rows, axis=0)
     return batch if weight is None else Batch(**batch, weight=weight)
 
 
