@@ -57,8 +57,9 @@ def load(root: str | Path, *, modalities: Sequence[str] = MODALITIES, release: s
     channels = ("all",) if release == "msd" else wanted
     cases = tuple(Case(f.id, f.patient, brats_files.images(f, channels), f.files.get("seg"),
                        {"release": release, "grade": f.grade}) for f in found)
+    above = {root, *(folder for f in found for folder in f.folder.parents[:2])}
     return DataSet("brats", root, cases, labels_of(release), functools.partial(map_mask, release), stratum=stratum,
-                   synthetic=(root / "SYNTHETIC.txt").is_file(), modalities=wanted, regions=REGIONS,
+                   synthetic=any((folder / "SYNTHETIC.txt").is_file() for folder in above), modalities=wanted, regions=REGIONS,
                    read_image=functools.partial(read_decathlon, wanted) if release == "msd" else None)
 
 
