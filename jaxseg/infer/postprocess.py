@@ -1,0 +1,223 @@
+"""What is done to a label map after the network, and how validation chooses it. numpy and scipy on the host.
+
+A step is a function of one label map [*S] (integers, 0 background) with its options; `apply` runs a list of steps, written as
+JSON beside a checkpoint:
+
+  [{"step": "keep_largest", "options": {"classes": [1, 2, 3]}, "dice": [0.871, 0.874]}, ...]
+
+with the mean validation Dice before and after that step, for the reader. `choose` finds such a list as nnU-Net does (its
+postprocessing/remove_connected_components.py: the largest component of all foreground if that raises the mean Dice and makes
+no class worse, then of each class) and goes on with the relabelling of BraTS entries (Isensee et al. 2020, arXiv 2011.00848:
+few voxels of enhancing tumour become necrosis), smallest sizes and holes. Differs from nnU-Net in that no step at all may
+make a class worse.
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from jaxseg.metrics import counts
+from jaxseg.types import ConfigError, Spacing
+from jaxseg.utils.lookup import lookup
+
+Step = dict  # {"step": name, "options": {...}, "dice": [before, after]}
+TINY = 1e-9  # a rise of the Dice below this is rounding
+
+
+def keep_largest(labels: np.ndarray, classes: Sequence[int] | None = None, connectivity: int | None = None) -> np.ndarray:
+    """Only the largest component of some classes; their other voxels become background.
+
+    Args:
+      labels: integer [*S].
+      classes: taken together as one mask; None: all but 0.
+      connectivity: neighbours differ along at most this many axes; None: all of them (corners touch), as nnU-Net.
+    Returns:
+      [*S] in the dtype of `labels`; of equally large components the first in C order stays.
+    Raises:
+      ConfigError: a connectivity outside 1 to the number of axes.
+    """
+    def keep(sizes: np.ndarray) -> np.ndarray:
+        return np.arange(len(sizes)) == sizes.argmax()
+    return _filtered(labels, classes, connectivity, keep)
+
+
+def remove_small(labels: np.ndarray, min_voxels: int | None = None, *, min_mm3: float | None = None,
+                 spacing: Spacing | None = None, classes: Sequence[int] | None = None,
+                 connectivity: int | None = None) -> np.ndarray:
+    """Without the components of some classes that are smaller than a size; they become background.
+
+    Args:
+      labels, classes, connectivity: as for `keep_largest`.
+      min_voxels: the smallest size that stays, voxels; or
+      min_mm3: the same in mm^3 (mm^2 of an image), with
+      spacing: mm per voxel of each axis.
+    Raises:
+      ConfigError: not exactly one size, or mm without a spacing for every axis.
+    """
+    if (min_voxels is None) == (min_mm3 is None):
+        raise ConfigError(f"got min_voxels={min_voxels}, min_mm3={min_mm3}; give one of them")
+    if min_mm3 is not None:
+        if spacing is None or len(spacing) != labels.ndim:
+            raise ConfigError(f"got min_mm3={min_mm3} with spacing={spacing} for labels of shape {labels.shape}; give the mm per "
+                              "voxel of each axis")
+        min_voxels = min_mm3 / math.prod(spacing)
+    return _filtered(labels, classes, connectivity, lambda sizes: sizes >= min_voxels * (1 - 1e-9))
+
+
+def fill_holes(labels: np.ndarray, classes: Sequence[int] | None = None) -> np.ndarray:
+    """Background that some classes enclose becomes foreground.
+
+    A hole is a component (by faces) of background voxels from which no path by faces leads to the border without crossing
+    `classes` (None: any but 0). It takes the class that most of the faces around it belong to, of equal ones the smallest.
+    Voxels of other classes stay as they are.
+    """
+    labels = np.asarray(labels)
+    mask = _mask(labels, classes)
+    box = _box(mask)
+    if box is None:
+        return labels.copy()
+    out = labels.copy()
+    inner = out[box]  # a view: what is enclosed lies within the mask's own box
+    holes, count = ndimage.label(ndimage.binary_fill_holes(mask[box]) & (inner == 0))
+    if not count:
+        return out
+    votes = np.zeros((count + 1, int(labels.max()) + 1), np.int64)
+    for axis in range(labels.ndim):
+        for here, there in ((slice(None, -1), slice(1, None)), (slice(1, None), slice(None, -1))):
+            at = (slice(None),) * axis
+            hole, neighbour = holes[*at, here], inner[*at, there]
+            np.add.at(votes, (hole[hole > 0], neighbour[hole > 0]), 1)
+    votes[:, 0] = 0
+    found = votes.argmax(1).astype(labels.dtype)
+    found[0] = 0
+    inner[...] = np.where(holes > 0, found[holes], inner)
+    return out
+
+
+def relabel_small(labels: np.ndarray, from_class: int, to: int, below: int) -> np.ndarray:
+    """All voxels of a class become another class where the whole map has fewer than `below` of them."""
+    few = np.count_nonzero(labels == from_class) < below
+    return np.where(labels == from_class, np.asarray(to, labels.dtype), labels) if few else labels.copy()
+
+
+STEPS = {"keep_largest": keep_largest, "remove_small": remove_small, "fill_holes": fill_holes, "relabel_small": relabel_small}
+
+
+def apply(labels: np.ndarray, steps: Iterable[Mapping], spacing: Spacing | None = None) -> np.ndarray:
+    """Run steps, as `choose` returns them, one after the other.
+
+    Args:
+      labels: integer [*S].
+      steps: {"step": name, "options": {...}}; other keys are for the reader.
+      spacing: mm per voxel, for steps that count in mm.
+    Raises:
+      ConfigError: an unknown step, or options that it does not take.
+    """
+    for step in steps:
+        run = lookup("post-processing step", step["step"], STEPS)
+        options = dict(step["options"])
+        if "min_mm3" in options:
+            options["spacing"] = spacing
+        try:
+            inspect.signature(run).bind(labels, **options)
+        except TypeError as error:
+            raise ConfigError(f"post-processing step {step['step']!r} with options {step['options']}: {error}") from error
+        labels = run(labels, **options)
+    return labels
+
+
+def choose(predictions: Iterable[np.ndarray], truths: Iterable[np.ndarray], *, num_classes: int,
+           regions: Mapping[str, Sequence[int]] | None = None, min_voxels: Sequence[int] = (), min_mm3: Sequence[float] = (),
+           spacings: Sequence[Spacing] | None = None, holes: bool = True, relabel: Sequence[tuple[int, int, int]] = (),
+           connectivity: int | None = None, empty: str = "one") -> list[Step]:
+    """Choose steps on validation cases, one after the other, each only if it raises the mean Dice.
+
+    Tried in this order: the largest component of all foreground, then of each region; the best relabelling (before small
+    components of its class could be dropped); the best smallest size of all foreground, then of each region; holes.
+
+    Args:
+      predictions, truths: label maps [*S] of each case.
+      num_classes: K, background included.
+      regions: name -> classes that are scored together; None: each class for itself.
+      min_voxels, min_mm3: smallest sizes to try.
+      spacings: of each case, for `min_mm3`.
+      holes: whether to try `fill_holes`.
+      relabel: (from_class, to, below) to try.
+      connectivity: of components, as in `keep_largest`.
+      empty: Dice of a region that is empty in truth and prediction, see `metrics.counts`.
+    Returns:
+      Steps for `apply`, a list that json can write; empty where nothing helps. No region's mean Dice on these cases is
+      lower with them than without.
+    Raises:
+      ConfigError: numbers of cases that differ, or none.
+    """
+    current, truths = [np.asarray(p) for p in predictions], [np.asarray(t) for t in truths]
+    spacings = [None] * len(current) if spacings is None else list(spacings)
+    if not current or not len(current) == len(truths) == len(spacings):
+        raise ConfigError(f"got {len(current)} predictions, {len(truths)} truths, {len(spacings)} spacings; need as many of "
+                          "each, at least one")
+    groups = [(k,) for k in range(1, num_classes)] if regions is None else [tuple(map(int, r)) for r in regions.values()]
+    score = functools.partial(_scores, truths=truths, groups=groups, empty=empty)
+    best, steps = score(current), []
+    everything = list(range(1, num_classes))
+    masks = [everything, *(list(g) for g in groups if sorted(g) != everything)]
+    touch = {} if connectivity is None else {"connectivity": connectivity}
+    ladder = [{"min_voxels": int(v)} for v in min_voxels] + [{"min_mm3": float(v)} for v in min_mm3]
+    rounds = [("keep_largest", [{"classes": m, **touch}]) for m in masks]
+    rounds += [("relabel_small", [{"from_class": a, "to": b, "below": n} for a, b, n in relabel])]
+    rounds += [("remove_small", [{**size, "classes": m, **touch} for size in ladder]) for m in masks]
+    rounds += [("fill_holes", [{}])] if holes else []
+    for name, candidates in rounds:
+        taken = None
+        for options in candidates:
+            trial = {"step": name, "options": options}
+            changed = [apply(c, [trial], s) for c, s in zip(current, spacings)]
+            value = score(changed)
+            if np.nanmean(value) > np.nanmean(taken[2] if taken else best) + TINY and not (value < best - TINY).any():
+                taken = trial, changed, value
+        if taken:
+            step, current, value = taken
+            steps.append({**step, "dice": [round(float(np.nanmean(v)), 6) for v in (best, value)]})
+            best = value
+    return steps
+
+
+def _scores(predictions: Sequence[np.ndarray], *, truths: Sequence[np.ndarray], groups: Sequence[tuple[int, ...]],
+            empty: str) -> np.ndarray:
+    """Mean Dice over the cases of each group of classes, [groups]; groups that no case can score are left out."""
+    rows = [[float(counts.dice(counts.count(np.isin(p, g)[None], np.isin(t, g)[None], 1), empty)[0, 0]) for g in groups]
+            for p, t in zip(predictions, truths)]
+    table = np.array(rows)
+    return np.array([np.nanmean(column) for column in table.T if not np.isnan(column).all()])
+
+
+def _filtered(labels: np.ndarray, classes: Sequence[int] | None, connectivity: int | None, keep) -> np.ndarray:
+    """`labels` with the components of a mask for which `keep(sizes [n])` is False set to 0."""
+    labels = np.asarray(labels)
+    connectivity = labels.ndim if connectivity is None else connectivity
+    if not 1 <= connectivity <= labels.ndim:
+        raise ConfigError(f"got connectivity={connectivity} for labels of shape {labels.shape}; it is 1 to {labels.ndim}")
+    out = labels.copy()
+    mask = _mask(labels, classes)
+    box = _box(mask)
+    if box is None:
+        return out
+    numbers, count = ndimage.label(mask[box], ndimage.generate_binary_structure(labels.ndim, connectivity))
+    sizes = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
+    dropped = np.concatenate([[False], ~keep(sizes)])
+    out[box][dropped[numbers]] = 0
+    return out
+
+
+def _mask(labels: np.ndarray, classes: Sequence[int] | None) -> np.ndarray:
+    return labels != 0 if classes is None else np.isin(labels, [c for c in classes if c != 0])
+
+
+def _box(mask: np.ndarray) -> tuple[slice, ...] | None:
+    """The smallest box around a mask; None if it is empty."""
+    box = ndimage.find_objects(mask.astype(np.uint8))
+    return box[0] if box else None
