@@ -68,6 +68,7 @@ class DataSet:
       modalities: names of the image channels, in their order; () where they have none.
       regions: ((name, classes), ...), unions of classes that are scored beside them, for instance ("WT", (1, 2, 3)).
       normalised: its images are z-scores already; `Recipe.intensity` "brain" leaves them as they are.
+      notes: what must be said whenever the set is loaded, one line each.
     """
 
     name: str
@@ -84,6 +85,7 @@ class DataSet:
     modalities: tuple[str, ...] = ()
     regions: tuple[tuple[str, tuple[int, ...]], ...] = ()
     normalised: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

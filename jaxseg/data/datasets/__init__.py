@@ -7,13 +7,13 @@ A module has `load(root, *, ...) -> DataSet`, whose keyword arguments are the op
 import inspect
 from pathlib import Path
 
-from jaxseg.data.datasets import brats, ct_ich, folder, kvasir, lungs, organs_ct, scoliosis
+from jaxseg.data.datasets import brats, brats_arrays, ct_ich, folder, kvasir, lungs, organs_ct, scoliosis
 from jaxseg.data.records import DataSet
 from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup
 
-MODULES = {"brats": brats, "ct_ich": ct_ich, "folder": folder, "kvasir": kvasir, "lungs": lungs, "organs_ct": organs_ct,
-           "scoliosis": scoliosis}
+MODULES = {"brats": brats, "brats_arrays": brats_arrays, "ct_ich": ct_ich, "folder": folder, "kvasir": kvasir, "lungs": lungs,
+           "organs_ct": organs_ct, "scoliosis": scoliosis}
 
 
 def load(name: str, root: str | Path, **options) -> DataSet:
