@@ -20,7 +20,8 @@ from jaxseg.utils.lookup import unknown_name
 
 NAMES = ("train", "val", "test")
 SEED_HELD_OUT = {"only": (10, 50, 318), "all": (200, 500, 2500)}  # protocol: last slices for (val, test), of about so many
-Row = Mapping[str, Any]  # of Cache.rows: case, patient, stratum, digest, constant, foreground ...
+SPLITS = ("patient", "fold", "file", "fixed", "slice_seed")
+Row = Mapping[str, Any]  # of Cache.rows or Store.rows: case, patient, stratum, foreground, digest or digests ...
 
 
 def split_patients(strata: Mapping[str, str], fractions: Sequence[float], seed: int) -> dict[str, list[str]]:
@@ -47,7 +48,7 @@ def split_patients(strata: Mapping[str, str], fractions: Sequence[float], seed: 
     return {name: sorted(patients) for name, patients in drawn.items()}
 
 
-def folds(strata: Mapping[str, str], k: int, seed: int) -> list[dict[str, list[str]]]:
+def split_folds(strata: Mapping[str, str], k: int, seed: int) -> list[dict[str, list[str]]]:
     """k-fold cross-validation: in fold i, part i is the test, part i + 1 (mod k) chooses the checkpoint, the rest trains.
 
     Every patient is tested exactly once and never by a checkpoint that it helped to choose.
@@ -56,7 +57,8 @@ def folds(strata: Mapping[str, str], k: int, seed: int) -> list[dict[str, list[s
       ConfigError: k < 3, or fewer patients than k.
     """
     if not 3 <= k <= len(strata):
-        raise ConfigError(f"got {k} folds of {len(strata)} patients; train, val and test need 3 <= folds <= patients")
+        raise ConfigError(f"got {k} folds of {len(strata)} patients; train, val and test need 3 <= folds <= patients; change "
+                          "data.folds or add patients")
     line = _line_up(strata, seed)
     parts = [line[i::k] for i in range(k)]  # neighbours in the line share a stratum: dealing them out spreads it
     return [{"train": sorted(p for j in range(k) if j not in (i, (i + 1) % k) for p in parts[j]),
@@ -64,15 +66,19 @@ def folds(strata: Mapping[str, str], k: int, seed: int) -> list[dict[str, list[s
 
 
 def split_rows(rows: Sequence[Row], dataset: DataSet, *, split: str, fractions: Sequence[float], seed: int,
-               protocol: str | None = None, log: Callable[[str], None] = print) -> dict[str, np.ndarray]:
+               folds: int = 5, fold: int = 0, file: str | Path | None = None, protocol: str | None = None,
+               log: Callable[[str], None] = print) -> dict[str, np.ndarray]:
     """Row numbers of train, val and test, checked for leaks and for foreground.
 
     Args:
-      rows: `Cache.rows`.
-      split: "patient" (drawn, stratified), "fixed" (as the data set prescribes), or "slice_seed" (the seed's: the last
-        slices, whoever they belong to; warned about, and kept only to compare with published figures).
+      rows: `Cache.rows` or `Store.rows`.
+      split: "patient" (drawn, stratified), "fold" (cross-validation, stratified), "file" (patients listed in a JSON file),
+        "fixed" (as the data set prescribes), or "slice_seed" (the seed's: the last slices, whoever they belong to; warned
+        about, and kept only to compare with published figures).
       fractions: shares of patients, for "patient" alone.
-      seed: of the draw, for "patient" alone.
+      seed: of the draw, for "patient" and "fold".
+      folds, fold: number of parts, and which of them (from 0) is the test, for "fold" alone.
+      file: for "file" alone, see `load_splits`; the patients that it leaves out are in no split.
       protocol: "only" or "all", for "slice_seed" alone; it says how many slices the seed held out.
       log: takes the warning.
     Returns:
@@ -84,6 +90,15 @@ def split_rows(rows: Sequence[Row], dataset: DataSet, *, split: str, fractions: 
     strata = patient_strata(rows)
     if split == "patient":
         splits = rows_of(rows, split_patients(strata, fractions, seed))
+    elif split == "fold":
+        parts = split_folds(strata, folds, seed)
+        if not 0 <= fold < folds:
+            raise ConfigError(f"got data.fold={fold}; with data.folds={folds} it is 0 to {folds - 1}")
+        splits = rows_of(rows, parts[fold])
+    elif split == "file":
+        if not file:
+            raise ConfigError("data.split=file needs the path of a split file; give it, or use data.split=patient")
+        splits = rows_of(rows, load_splits(file, strata))
     elif split == "fixed":
         splits = rows_of(rows, _fixed(strata, dataset))
     elif split == "slice_seed":
@@ -92,12 +107,12 @@ def split_rows(rows: Sequence[Row], dataset: DataSet, *, split: str, fractions: 
         log(f"WARNING data.split=slice_seed splits slices, not patients ({len(shared)} of {len(strata)} train and judge here): "
             "scores are too good; compare with the seed's figures only, and use data.split=patient for any claim")
     else:
-        raise unknown_name("data.split", split, ("patient", "fixed", "slice_seed"))
+        raise unknown_name("data.split", split, SPLITS)
     if split != "slice_seed":
         check_no_leak(rows, splits)
     for name, numbers in splits.items():
         if len(numbers) and not any(sum(rows[i]["foreground"]) for i in numbers):
-            raise DataError(f"split {name!r} holds {len(numbers)} slices and not one foreground pixel of "
+            raise DataError(f"split {name!r} holds {len(numbers)} examples and not one foreground pixel of "
                             f"{', '.join(dataset.labels)}; choose another data.split_seed or data.fractions", "DATA_EMPTY")
     return splits
 
@@ -131,23 +146,34 @@ def check_no_leak(rows: Sequence[Row], splits: Mapping[str, Sequence[int]]) -> N
             if both:
                 raise DataError(f"{len(both)} patients are in {first!r} and in {second!r}: {_some(both)}; "
                                 "a patient belongs to one split", "DATA_LEAK")
-            known = {r["digest"]: r["case"] for r in left if not r["constant"]}
-            twins = sorted({f"{known[r['digest']]} = {r['case']}" for r in right if r["digest"] in known})
+            known = {_digest(r): r["case"] for r in left if not _constant(r)}
+            twins = sorted({f"{known[_digest(r)]} = {r['case']}" for r in right if _digest(r) in known})
             if twins:
                 raise DataError(f"{len(twins)} pairs of cases in {first!r} and {second!r} hold the same image: {_some(twins)}; "
                                 "give them one patient name or remove the copies", "DATA_LEAK")
 
 
-def save_splits(path: str | Path, patients: Mapping[str, Iterable[str]]) -> None:
-    """Write split -> patients as JSON, whole or not at all."""
-    files.write_json(path, {name: sorted(p) for name, p in patients.items()})
+def patients_of(rows: Sequence[Row], splits: Mapping[str, Iterable[int]]) -> dict[str, list[str]]:
+    """The inverse of `rows_of`: split -> its patients, sorted."""
+    return {name: sorted({rows[i]["patient"] for i in numbers}) for name, numbers in splits.items()}
+
+
+def save_splits(path: str | Path, patients: Mapping[str, Iterable[str]], **drawn: str | int | float) -> None:
+    """Write split -> patients as JSON, whole or not at all.
+
+    Args:
+      path: the file.
+      patients: as `patients_of` gives them.
+      drawn: how they were drawn (split="fold", seed=0, folds=5, fold=2), kept beside them under "drawn".
+    """
+    files.write_json(path, {name: sorted(p) for name, p in patients.items()} | ({"drawn": drawn} if drawn else {}))
 
 
 def load_splits(path: str | Path, known: Iterable[str]) -> dict[str, list[str]]:
     """Read {"train": [...], "val": [...], "test": [...]} and hold it against the data.
 
     Args:
-      path: a JSON file; patients under "left_out" are left out on purpose.
+      path: a JSON file; patients under "left_out" are left out on purpose, "drawn" is a note that is not read.
       known: the patients that the data have.
     Raises:
       DataError: DATA_SPLIT for a file that is no such JSON, or a patient unknown, missing or listed twice; DATA_LEAK for
@@ -155,6 +181,8 @@ def load_splits(path: str | Path, known: Iterable[str]) -> dict[str, list[str]]:
     """
     try:
         content = json.loads(Path(path).read_text())
+        if isinstance(content, dict):
+            content.pop("drawn", None)
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read the split file {path}: {error}", "DATA_SPLIT") from error
     allowed = {*NAMES, "left_out"}
@@ -171,6 +199,16 @@ def load_splits(path: str | Path, known: Iterable[str]) -> dict[str, list[str]]:
         if found:
             raise DataError(f"{path}: {len(found)} patients {what}: {_some(sorted(found))}", code)
     return {name: content[name] for name in NAMES}
+
+
+def _digest(row: Row) -> str:
+    """Of the image: a slice has one array, a volume several."""
+    return row["digest"] if "digest" in row else row["digests"]["image"]
+
+
+def _constant(row: Row) -> bool:
+    """Whether the image is one value; volumes never are."""
+    return "constant" in row and row["constant"]
 
 
 def _line_up(strata: Mapping[str, str], seed: int) -> list[str]:

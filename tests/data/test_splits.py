@@ -65,14 +65,79 @@ def test_too_few_patients_and_bad_fractions_are_refused():
 
 
 def test_folds_test_everybody_once_and_never_on_what_chose_them():
-    parts = sp.folds(STRATA, 5, 0)
+    parts = sp.split_folds(STRATA, 5, 0)
     assert sorted(p for f in parts for p in f["test"]) == sorted(STRATA)
     for f in parts:
         assert sorted(f["train"] + f["val"] + f["test"]) == sorted(STRATA)
         assert sum(STRATA[p] == "bleed" for p in f["test"]) == 5
-    assert parts == sp.folds(dict(reversed(STRATA.items())), 5, 0) != sp.folds(STRATA, 5, 1)
+    assert parts == sp.split_folds(dict(reversed(STRATA.items())), 5, 0) != sp.split_folds(STRATA, 5, 1)
     with pytest.raises(ConfigError, match="3 <= folds"):
-        sp.folds(STRATA, 2, 0)
+        sp.split_folds(STRATA, 2, 0)
+
+
+@pytest.mark.parametrize("patients", [5, 13, 75])
+def test_folds_differ_by_one_patient_and_keep_the_shares_of_strata(patients):
+    strata = {p: STRATA[p] for p in list(STRATA)[:patients]}
+    parts = sp.split_folds(strata, 5, 3)
+    sizes, bleeds = ([sum(f(p) for p in part["test"]) for part in parts] for f in (lambda p: 1, lambda p: strata[p] == "bleed"))
+    assert max(sizes) - min(sizes) <= 1 and max(bleeds) - min(bleeds) <= 1
+    for i, part in enumerate(parts):
+        assert part["val"] == parts[(i + 1) % 5]["test"]
+
+
+GOLDEN_FOLDS = [["p3", "p4"], ["p0"], ["p1"], ["p5"], ["p2"]]  # drawn 2026-11-21
+
+
+def test_the_folds_are_the_same_on_every_machine_and_version():
+    assert [f["test"] for f in sp.split_folds({f"p{i}": "" for i in range(6)}, 5, 0)] == GOLDEN_FOLDS
+
+
+def examinations(patients=20):
+    """Volumes of patients who came once, twice or three times, one row each."""
+    return [{"case": f"p{p:02d}-{t}", "patient": f"p{p:02d}", "stratum": "HGG" if p % 3 else "LGG", "foreground": [9, 9, 9],
+             "digests": {"image": f"{p}-{t}", "mask": "m"}} for p in range(patients) for t in range(1 + p % 3)]
+
+
+def test_no_case_of_the_test_ever_reaches_training():
+    """Neither drawn nor in folds; patients with several examinations included."""
+    r, tested = examinations(), []
+    draws = [{"split": "patient", "seed": s} for s in range(5)]
+    for draw in [*draws, *({"split": "fold", "folds": 5, "fold": i, "seed": 0} for i in range(5))]:
+        found = sp.split_rows(r, dataset(), fractions=(0.8, 0.1, 0.1), **draw)
+        assert sorted(i for v in found.values() for i in v) == list(range(len(r)))
+        owners = {name: {r[i]["patient"] for i in v} for name, v in found.items()}
+        assert not (owners["train"] & owners["test"] or owners["train"] & owners["val"] or owners["val"] & owners["test"])
+        assert len(owners["test"]) == (2 if draw["split"] == "patient" else 4)
+        tested += found["test"].tolist() if draw["split"] == "fold" else []
+    assert sorted(tested) == list(range(len(r)))
+
+
+def test_a_volume_under_two_names_is_a_leak():
+    r = examinations()
+    r[0]["digests"]["image"] = r[-1]["digests"]["image"]
+    with pytest.raises(DataError, match="same image") as error:
+        sp.check_no_leak(r, {"train": [0], "val": [], "test": [len(r) - 1]})
+    assert error.value.code == "DATA_LEAK"
+
+
+def test_fold_and_folds_must_fit():
+    for fold in (-1, 5):
+        with pytest.raises(ConfigError, match=f"data.fold={fold}; with data.folds=5 it is 0 to 4"):
+            sp.split_rows(examinations(), dataset(), split="fold", fractions=FRACTIONS, seed=0, folds=5, fold=fold)
+    with pytest.raises(ConfigError, match="3 <= folds <= patients"):
+        sp.split_rows(examinations(), dataset(), split="fold", fractions=FRACTIONS, seed=0, folds=21)
+
+
+def test_a_stored_split_is_drawn_again_from_its_file(tmp_path):
+    r, path = examinations(), tmp_path / "splits.json"
+    first = sp.split_rows(r, dataset(), split="fold", fractions=FRACTIONS, seed=4, folds=5, fold=2)
+    sp.save_splits(path, sp.patients_of(r, first), split="fold", seed=4, folds=5, fold=2)
+    assert json.loads(path.read_text())["drawn"] == {"split": "fold", "seed": 4, "folds": 5, "fold": 2}
+    again = sp.split_rows(r, dataset(), split="file", fractions=FRACTIONS, seed=0, file=path)
+    for name in sp.NAMES:
+        np.testing.assert_array_equal(again[name], first[name])
+    with pytest.raises(ConfigError, match="data.split=file needs the path"):
+        sp.split_rows(r, dataset(), split="file", fractions=FRACTIONS, seed=0)
 
 
 def test_rows_follow_their_patients():
