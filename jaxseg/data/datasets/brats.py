@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.data import volumes
+from jaxseg.data import selection, volumes
 from jaxseg.data.datasets import brats_files
 from jaxseg.data.datasets.brats_files import MODALITIES
 from jaxseg.data.phantom import brain_tumour
@@ -33,7 +33,8 @@ MSD_CHANNELS = ("flair", "t1", "t1ce", "t2")
 phantom = brain_tumour.phantom
 
 
-def load(root: str | Path, *, modalities: Sequence[str] = MODALITIES, release: str | None = None) -> DataSet:
+def load(root: str | Path, *, modalities: Sequence[str] = MODALITIES, release: str | None = None,
+         min_area: int | None = None, sample: float = 1.0, sample_seed: int = 42) -> DataSet:
     """The cases of whichever release lies in the folder; cases without a mask (validation sets) have mask None.
 
     Args:
@@ -41,6 +42,7 @@ def load(root: str | Path, *, modalities: Sequence[str] = MODALITIES, release: s
       modalities: names of the channels, in their order: t1, t1ce, t2, flair, or what the releases call them (t1n, t1c, t1gd,
         t2w, t2f ...). The two-channel networks take ("t1ce", "flair").
       release: one of `brats_files.RELEASES`. Names decide; to be given for data of 2024 under names of 2023, or the reverse.
+      min_area, sample, sample_seed: which slices are examples of a network that takes slices, see `selection.rule`.
     Returns:
       DataSet; a case's meta is {"release": ..., "grade": "HGG", "LGG" or ""}, and the grade is its stratum.
     Raises:
@@ -58,7 +60,8 @@ def load(root: str | Path, *, modalities: Sequence[str] = MODALITIES, release: s
     cases = tuple(Case(f.id, f.patient, brats_files.images(f, channels), f.files.get("seg"),
                        {"release": release, "grade": f.grade}) for f in found)
     above = {root, *(folder for f in found for folder in f.folder.parents[:2])}
-    return DataSet("brats", root, cases, labels_of(release), functools.partial(map_mask, release), stratum=stratum,
+    return DataSet("brats", root, cases, labels_of(release), functools.partial(map_mask, release),
+                   keep_slice=selection.rule(min_area, sample, sample_seed), stratum=stratum,
                    synthetic=any((folder / "SYNTHETIC.txt").is_file() for folder in above), modalities=wanted, regions=REGIONS,
                    read_image=functools.partial(read_decathlon, wanted) if release == "msd" else None)
 
