@@ -24,11 +24,12 @@ import numpy as np
 
 from jaxseg.data import channels, source
 from jaxseg.data.geometry import to_slices
-from jaxseg.data.preprocess import cropped, prepare, prepare_mask, to_8bit, whole
+from jaxseg.data.preprocess import cropped, prepare, prepare_mask, whole
 from jaxseg.data.records import Case, DataSet, Recipe
 from jaxseg.types import ConfigError, DataError
 from jaxseg.utils import files
 from jaxseg.utils.lookup import lookup
+from jaxseg.utils.pictures import to_8bit
 
 VERSION = 1  # raise it when the bytes of a cache would change
 PROGRESS = 5.0  # seconds between lines

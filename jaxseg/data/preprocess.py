@@ -18,6 +18,7 @@ from jaxseg.data.geometry import Photo
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.types import ConfigError, DataError
 from jaxseg.utils.lookup import lookup
+from jaxseg.utils.pictures import to_8bit
 
 FILTERS = {"linear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
 INTENSITIES = ("grey", "brain", "ct")
@@ -142,12 +143,6 @@ def window_8bit(image: np.ndarray, recipe: Recipe) -> np.ndarray:
     if recipe.intensity == "brain":
         return to_8bit(image, float(image.min()), float(image.max()))
     return np.rint(_window(image, recipe.window)).astype(np.uint8)
-
-
-def to_8bit(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """floor((v - low) / (high - low) * 256) in 0..255: 256 bins of equal width, as uint8; all 0 without a range."""
-    scale = 256.0 / (high - low) if high > low else 0.0
-    return np.clip((np.asarray(values, np.float32) - low) * scale, 0, 255).astype(np.uint8)
 
 
 def crop_box(shape: tuple[int, int], crop: tuple[int, ...]) -> tuple[slice, slice]:

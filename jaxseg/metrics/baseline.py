@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxseg.utils.pictures import to_8bit
+
 
 class Intensity(NamedTuple):
     """The best rule `low <= value < high` for one class and its pooled Dice."""
@@ -17,20 +19,26 @@ class Intensity(NamedTuple):
     high: int
 
 
-def histograms(images: np.ndarray, masks: np.ndarray, rows: np.ndarray, classes: int) -> np.ndarray:
+def histograms(images: np.ndarray, masks: np.ndarray, rows: np.ndarray, classes: int, *,
+               span: tuple[float, float] | None = None) -> np.ndarray:
     """Grey values of the first channel inside each class and over all.
 
     Args:
-      images: uint8 [N, H, W, C] (memory-mapped; read row by row).
+      images: [N, H, W, C] (memory-mapped; read row by row), uint8, or floats with a span.
       masks: integer [N, H, W].
       rows: which of the N.
       classes: K' foreground classes.
+      span: (lowest, highest) of the floats: they are sorted into 256 bins of equal width.
     Returns:
       int64 [K' + 1, 256]; the last row is of all pixels.
     """
+    if (images.dtype == np.uint8) == (span is not None):
+        raise ValueError(f"got {images.dtype} images and span={span}; uint8 takes none, floats need one")
     found = np.zeros((classes + 1, 256), np.int64)
     for row in rows:
         values, labels = images[row, ..., 0].reshape(-1), masks[row].reshape(-1)
+        if span is not None:
+            values = to_8bit(values, *span)
         found[-1] += np.bincount(values, minlength=256)
         for k in range(1, classes + 1):
             found[k - 1] += np.bincount(values[labels == k], minlength=256)

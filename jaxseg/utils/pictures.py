@@ -12,6 +12,12 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
     return image if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, axis=-1)
 
 
+def to_8bit(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """floor(256 (v - low) / (high - low)) cut to 0..255: 256 bins of equal width, as uint8; all 0 without a range."""
+    scale = 256.0 / (high - low) if high > low else 0.0
+    return np.clip((np.asarray(values, np.float32) - low) * scale, 0, 255).astype(np.uint8)
+
+
 def paint(rgb: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Labels [H, W] in colour over an RGB picture [H, W, 3], half transparent."""
     colour = _COLOURS[np.where(labels > 0, (labels.astype(int) - 1) % (len(_COLOURS) - 1) + 1, 0)]
