@@ -26,16 +26,30 @@ def base() -> ConfigDict:
     c.data = data = ConfigDict()
     data.dataset = "ct_ich"  # module of jaxseg.data.datasets
     data.root = ""  # folder of the real data; empty: the data set's embedded phantom, if it has one
-    data.size = (128, 128)  # (H, W) of the network's input, pixels
-    data.channels = 1  # input channels
+    data.rank = 2  # 2: slices and photographs; 3: patches of volumes
+    data.size = (128, 128)  # (H, W) of the network's input, pixels; rank 3: (X, Y, Z) of a patch, voxels
+    data.channels = 1  # input channels that are read (coordinates come on top)
+    data.intensity = "grey"  # grey (8-bit, through `window`), brain (z-scores per modality inside the brain), ct (-1..1)
     data.window = (40.0, 120.0)  # CT: (level, width) in HU -> 0..255; () for 8-bit images
-    data.spacing = ()  # (row mm, column mm): resample to this pixel size, then centre on `size`; (): stretch to `size`
+    data.spacing = ()  # rank 2: (row mm, column mm): resample to it, then centre on `size`; (): stretch. Rank 3: (x, y, z) or ()
+    data.mean = ()  # per channel, of images in 0..1: subtracted after augmentation
+    data.std = ()  # per channel: divided by after that
+    data.filter = "linear"  # how images are resized: linear or lanczos
     data.protocol = _optional(str)  # ct_ich: "only" (slices with a bleed) or "all"
     data.structures = _optional(tuple)  # names of the classes 1, 2, ... (organs_ct: which organs; lungs; folder; scoliosis)
     data.naming = _optional(str)  # lungs: sides are the "patient"'s, or the image's as in the "seed"
     data.allow_empty = _optional(bool)  # scoliosis: an image without a label file has no object
+    data.modalities = _optional(tuple)  # brats: which, in channel order, e.g. ("t1ce", "flair")
+    data.release = _optional(str)  # brats: "2023" or "2024" where the file names do not tell
+    data.regions = False  # one sigmoid logit per region (WT, TC, ET) instead of a softmax over the classes
+    data.coordinates = False  # rank 3: three more channels, each voxel's place in the whole volume (CoordConv)
+    data.whole = False  # rank 3: every volume is one example, resized to `size` (region-of-interest networks)
+    data.per_volume = 16  # rank 3: patches of each volume in an epoch
+    data.foreground = 1 / 3  # rank 3: share of the patches that are centred on a foreground voxel
     data.phantom = _optional(str)  # which embedded phantom when root is empty: "default" or "quick"
-    data.split = "patient"  # "patient" (by patient, stratified), "slice_seed" (the seed's slice split, leaks), "fixed"
+    data.split = "patient"  # patient (drawn, stratified), fold, fixed (as the data set says), slice_seed (the seed's, leaks)
+    data.folds = 5  # split "fold": how many parts
+    data.fold = 0  # split "fold": part `fold` tests, the next one chooses the checkpoint, the others train
     data.split_seed = 0  # of the split alone, so that another run seed sees the same split
     data.fractions = (0.7, 0.1, 0.2)  # train, val, test shares of the patients
     data.max_samples = 0  # at most this many training examples (0: all)
@@ -44,12 +58,14 @@ def base() -> ConfigDict:
     c.model = model = ConfigDict()
     model.name = "segnext_t_seed"  # a registry name, "encoder+decoder", or "my_module:MyNet"
     model.options = ConfigDict()  # fields of the family's Config to override, e.g. {"dropout": 0.2}
+    model.softmax = False  # with a single class: two softmax logits instead of one sigmoid logit
     model.init = ""  # start from this run folder, checkpoint or .pth / .safetensors file
 
     c.loss = loss = ConfigDict()
     loss.terms = (("dice", 1.0),)  # (name in jaxseg.losses.TERMS, weight), summed
     loss.options = ConfigDict()  # keyword arguments by term: {"focal": {"gamma": 2.0}}
     loss.aux_weights = ()  # weights of auxiliary or deep-supervision outputs, in the network's order
+    loss.learnable = ()  # ((term, x at the start), ...): trained factors 2 (sigmoid(x) + 1/2), one for each term that counts
     loss.aux_terms = ()  # terms of those outputs, as above; (): the same terms as the main output
 
     c.optim = optim = ConfigDict()
@@ -73,6 +89,7 @@ def base() -> ConfigDict:
     train.batch_size = 16  # global: over all devices and processes
     train.dtype = "float32"  # compute dtype: float32 or bfloat16 (norms, softmax, losses stay float32)
     train.augment = ()  # (name in jaxseg.augment.TRANSFORMS, probability, options), in order, on the device
+    train.bn_warmup = 0  # batches whose statistics BatchNorm sees before the first step
     train.eval_every = 1  # epochs between validations
     train.best = "val_loss"  # criterion of "best": val_loss, val_dice, val_recall, last
     train.save_every = 1  # epochs between checkpoints
@@ -88,11 +105,22 @@ def base() -> ConfigDict:
     evaluate.threshold = 0.5  # of the headline figures
     evaluate.empty = "one"  # score of an image with empty truth and empty prediction: one, zero, nan (left out)
     evaluate.split = "test"
+    evaluate.surface = True  # rank 3: HD95 and NSD, in mm
+    evaluate.lesions = ""  # rank 3: lesion-wise scores by the rules of this challenge (GLI, SSA, MEN, PED, MET)
+    evaluate.postprocess = False  # rank 3: choose post-processing on the validation split and apply it to the scored one
 
     c.infer = infer = ConfigDict()
     infer.batch_size = 8
     infer.probabilities = False  # write probability maps beside the labels
     infer.overlay = True  # write overlay pictures
+    infer.roi = ""  # rank 3: a run of configs/brats_roi.py: the cascade, beside the sliding window
+    infer.postprocess = False  # rank 3: apply the steps that evaluate chose
+    infer.overlap = 0.25  # rank 3: share of a window that neighbours have in common
+    infer.blend = "gaussian"  # rank 3: constant gaussian gaussian_nnunet cosine seed_cosine
+    infer.positions = "monai"  # rank 3: monai nnunet seed
+    infer.windows = 2  # rank 3: windows per forward pass
+    infer.mirror = ()  # rank 3: axes to flip for averaging, e.g. (0, 1, 2)
+    infer.accumulator = "auto"  # rank 3: auto device host memmap
 
     c.mesh = mesh = ConfigDict()
     mesh.data = 0  # devices along the batch axis; 0: all

@@ -14,21 +14,31 @@ from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup
 
 CHOICES = {
-    "data.split": ("patient", "slice_seed", "fixed"),
+    "data.split": ("patient", "fold", "fixed", "slice_seed"),
+    "data.intensity": ("grey", "brain", "ct"),
+    "data.filter": ("linear", "lanczos"),
     "optim.name": ("adam", "adamw", "adagrad", "sgd"),
     "schedule.name": ("constant", "poly", "cosine", "step", "plateau"),
     "train.dtype": ("float32", "bfloat16"),
     "train.best": ("val_loss", "val_dice", "val_recall", "last"),
     "eval.empty": ("one", "zero", "nan"),
     "eval.split": ("train", "val", "test"),
+    "infer.blend": ("constant", "gaussian", "gaussian_nnunet", "cosine", "seed_cosine"),
+    "infer.positions": ("monai", "nnunet", "seed"),
+    "infer.accumulator": ("auto", "device", "host", "memmap"),
 }
+VOLUMES_ONLY = ("data.coordinates", "data.whole", "data.per_volume", "data.foreground", "eval.surface", "eval.lesions",
+                "eval.postprocess", "infer.roi", "infer.postprocess", "infer.overlap", "infer.blend", "infer.positions",
+                "infer.windows", "infer.mirror", "infer.accumulator")
 # Keys that may change between two starts of one run: they decide no number of its training.
 NEUTRAL = ("variant", "data.workers", "eval.batch_size", "eval.thresholds", "eval.threshold", "eval.empty", "eval.split",
-           "infer.batch_size", "infer.probabilities", "infer.overlay", "train.log_every", "train.watchdog", "train.keep")
-POSITIVE = ("data.channels", "train.epochs", "train.batch_size", "train.eval_every", "train.save_every", "train.keep",
-            "train.log_every", "eval.batch_size", "infer.batch_size", "optim.accumulate")
+           "eval.surface", "eval.lesions", "eval.postprocess", "infer.batch_size", "infer.probabilities", "infer.overlay",
+           "infer.roi", "infer.postprocess", "infer.windows", "infer.accumulator", "train.log_every", "train.watchdog",
+           "train.keep")
+POSITIVE = ("data.channels", "data.per_volume", "train.epochs", "train.batch_size", "train.eval_every", "train.save_every",
+            "train.keep", "train.log_every", "eval.batch_size", "infer.batch_size", "infer.windows", "optim.accumulate")
 NOT_NEGATIVE = ("data.max_samples", "data.workers", "optim.weight_decay", "optim.clip_norm", "schedule.warmup",
-                "train.alarm_after", "train.stop_nonfinite", "train.watchdog", "mesh.data")
+                "train.bn_warmup", "train.alarm_after", "train.stop_nonfinite", "train.watchdog", "mesh.data")
 
 
 def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] = ()) -> ConfigDict:
@@ -87,13 +97,36 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
 
 def _check_data(flat: dict[str, Any]) -> None:
     size, fractions = flat["data.size"], flat["data.fractions"]
-    _rule(flat, "data.size", len(size) == 2 and all(isinstance(n, int) and n >= 8 for n in size),
-          "must be (height, width) in pixels, each at least 8")
+    rank = flat["data.rank"]
+    _rule(flat, "data.rank", rank in (2, 3), "must be 2 (slices, photographs) or 3 (volumes)")
+    shape, steps = (("(height, width) in pixels", "(row mm, column mm)") if rank == 2
+                    else ("(x, y, z) in voxels", "(x, y, z) in mm"))
+    _rule(flat, "data.size", len(size) == rank and all(isinstance(n, int) and n >= 8 for n in size),
+          f"must be {shape} for data.rank={rank}, each at least 8")
     _rule(flat, "data.window", len(flat["data.window"]) in (0, 2), "must be (level, width) in HU, or () for 8-bit images")
     if len(flat["data.window"]) == 2:
         _rule(flat, "data.window", flat["data.window"][1] > 0, "the width must be above 0 HU")
-    _rule(flat, "data.spacing", len(flat["data.spacing"]) in (0, 2) and all(s > 0 for s in flat["data.spacing"]),
-          "must be (row mm, column mm), both above 0, or ()")
+        _rule(flat, "data.window", flat["data.intensity"] != "brain", "data.intensity='brain' takes no window; set it to ()")
+    else:
+        _rule(flat, "data.window", flat["data.intensity"] != "ct", "data.intensity='ct' needs (level, width) in HU")
+    _rule(flat, "data.spacing", len(flat["data.spacing"]) in (0, rank) and all(s > 0 for s in flat["data.spacing"]),
+          f"must be {steps}, each above 0, or ()")
+    channels = flat["data.channels"]
+    for key in ("data.mean", "data.std"):
+        _rule(flat, key, len(flat[key]) in (0, channels), f"must be () or {channels} numbers (data.channels)")
+    _rule(flat, "data.std", len(flat["data.std"]) == len(flat["data.mean"]) and all(s > 0 for s in flat["data.std"]),
+          "must be as long as data.mean, each above 0")
+    _rule(flat, "data.foreground", 0 <= flat["data.foreground"] <= 1, "must lie in 0..1")
+    _rule(flat, "data.folds", flat["data.folds"] >= 3, "must be at least 3: a part tests, the next validates, the others train")
+    _rule(flat, "data.fold", 0 <= flat["data.fold"] < flat["data.folds"], f"must lie in 0..{flat['data.folds'] - 1} (data.folds)")
+    _rule(flat, "infer.overlap", 0 <= flat["infer.overlap"] < 1, "must lie in [0, 1)")
+    _rule(flat, "infer.mirror", set(flat["infer.mirror"]) <= set(range(rank)), f"must hold axes of 0..{rank - 1}")
+    _rule(flat, "eval.lesions", flat["eval.lesions"] in ("", "GLI", "SSA", "MEN", "PED", "MET"),
+          "must be '' or one of GLI, SSA, MEN, PED, MET")
+    if rank == 2:
+        default = flatten(json.loads(flat["defaults"]))
+        for key in VOLUMES_ONLY:
+            _rule(flat, key, json.dumps(flat[key]) == json.dumps(default[key]), "is for data.rank=3; leave it at its default")
     _rule(flat, "data.fractions", len(fractions) == 3 and min(fractions) >= 0 and abs(sum(fractions) - 1) < 1e-6,
           "must be three shares (train, val, test) that sum to 1")
 

@@ -6,6 +6,7 @@ never read alone.
 """
 
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +19,10 @@ from jaxseg.data import pipeline
 from jaxseg.metrics import baseline, projects
 from jaxseg.metrics import counts as scores
 from jaxseg.metrics.counts import Counts
+from jaxseg.metrics.regions import labels_from_regions
 from jaxseg.metrics.summarize import by_patient, detection, means, rows_of, sweep, write_csv
 from jaxseg.models.functional import Network
-from jaxseg.ops.image import to_float
+from jaxseg.ops.image import standardise, to_float
 from jaxseg.types import DataError
 from jaxseg.utils.files import write_json
 from jaxseg.utils.pictures import panel
@@ -60,16 +62,25 @@ class Scorer:
       mesh: devices; batches are split over them.
       batch_size: global; the last batch is padded with images of weight 0.
       dtype: compute dtype.
+      target: labels -> what the loss compares with (regions).
+      order: the class that each region writes, for region heads; () for classes.
+      mean, std: of the images in 0..1, per channel.
     """
 
-    def __init__(self, network: Network, loss, *, thresholds: tuple[float, ...], mesh, batch_size: int, dtype: str):
+    def __init__(self, network: Network, loss, *, thresholds: tuple[float, ...], mesh, batch_size: int, dtype: str,
+                 target: Callable = lambda mask: mask, order: Sequence[int] = (), mean: Sequence[float] = (),
+                 std: Sequence[float] = ()):
         self.thresholds, self.batch_size = thresholds, batch_size
 
         def score(params, state, batch):
-            outputs, _ = network.apply(params, state, to_float(batch["image"]).astype(dtype))
-            total, weight, _ = loss(outputs, batch)
+            image = standardise(to_float(batch["image"]), mean, std)
+            outputs, _ = network.apply(params, state, image.astype(dtype))
+            total, weight, _ = loss(outputs, {**batch, "mask": target(batch["mask"])})
             classes = outputs.logits.shape[-1]
-            if classes == 1:
+            if order:
+                labels = labels_from_regions(jax.nn.sigmoid(outputs.logits), order)
+                counts = (scores.count(labels, batch["mask"], max(order) + 1),)
+            elif classes == 1:
                 probability = jax.nn.sigmoid(outputs.logits[..., 0])
                 found = sweep(probability, batch["mask"], thresholds)  # each [T, B]
                 counts = tuple(Counts(*(c[t][:, None] for c in found)) for t in range(len(thresholds)))

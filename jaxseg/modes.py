@@ -8,13 +8,14 @@ import jax
 
 from jaxseg import checkpoint
 from jaxseg import config as configs
-from jaxseg import evaluate as evaluation
 from jaxseg.data import check as checks
 from jaxseg.data import datasets
 from jaxseg.infer import predict as prediction
+from jaxseg.infer import predict_volumes as volume_prediction
 from jaxseg.models import functional
 from jaxseg.models import summary as summaries
 from jaxseg.train import agree, loop, setup
+from jaxseg.train import feed as feeds
 from jaxseg.train import mesh as meshes
 from jaxseg.train.log import Log
 from jaxseg.types import CheckpointError, ConfigError
@@ -44,7 +45,8 @@ def train(call: Call) -> int | None:
         log.say("experiment: " + ", ".join(f"{k}={b!r}" for k, (_, b) in difference.items()))
         log.config(tree, difference)
         data = setup.load_data(call.config, log)
-        agree.same("data set", {"examples": len(data.cache.rows), "first": data.cache.rows[0], "last": data.cache.rows[-1]})
+        about = data.store.rows
+        agree.same("data set", {"examples": len(about), "first": about[0], "last": about[-1]})
         job = setup.build(call.config, call.workdir, data, log)
         if first:
             checkpoint.write_record(call.workdir, setup.record_of(call.config, data, _count(job.state["params"])))
@@ -65,20 +67,15 @@ def evaluate(call: Call) -> int | None:
     params, net_state, info = checkpoint.load_weights(source)
     log = Log(call.workdir, quiet=jax.process_index() > 0)
     data = setup.load_data(call.config, log)
-    model = setup.build_model(call.config, data.dataset.labels, abstract=True)
+    outputs = feeds.outputs_of(call.config, data.recipe.labels, data.dataset.regions)
+    model = setup.build_model(call.config, outputs.num_classes, abstract=True)
     network, _, _ = functional.split(model)
     network.check(params, net_state)
     mesh = meshes.make(call.config.mesh.data)
     meshes.check_batch(call.config.eval.batch_size, mesh, "eval.batch_size")
-    thresholds = tuple(sorted({*call.config.eval.thresholds, call.config.eval.threshold}))
-    scorer = evaluation.Scorer(network, setup.build_loss(call.config), thresholds=thresholds, mesh=mesh,
-                               batch_size=call.config.eval.batch_size, dtype=call.config.train.dtype)
-    rows = data.rows[call.config.eval.split]
-    scored = scorer.run(params, net_state, data.cache, rows)
-    macs = summaries.summarize(model, (1, *call.config.data.size, call.config.data.channels))
-    text = evaluation.report(scored, data.cache, threshold=call.config.eval.threshold, empty=call.config.eval.empty, summary=macs,
-                             model=call.config.model.name, epochs=_epochs(info),
-                             folder=call.workdir if jax.process_index() == 0 else None)
+    text = data.report(call.config, network, setup.build_loss(call.config), outputs, mesh, (params, net_state),
+                       summary=summaries.summarize(model, setup.input_shape(call.config)), model=call.config.model.name,
+                       epochs=_epochs(info), folder=call.workdir if jax.process_index() == 0 else None)
     for line in text.splitlines():
         log.say(line)
     log.close()
@@ -92,16 +89,21 @@ def predict(call: Call) -> int | None:
     source = Path(call.checkpoint) if call.checkpoint else call.workdir
     if not source.exists():
         raise CheckpointError(f"no run folder {str(source)!r}: give --workdir or --checkpoint")
-    given = prediction.record_of(source)["config"]["infer"] if call.config is None else call.config.infer
+    record = prediction.record_of(source)
+    given = record["config"]["infer"] if call.config is None else call.config.infer
+    say = lambda text: print(text, flush=True)
+    if record["model"]["rank"] == 3:
+        return volume_prediction.predict(source, Path(call.input), Path(call.output), settings=dict(given), say=say)
     options = {k: given[k] for k in ("batch_size", "probabilities", "overlay")}
-    return prediction.predict(source, Path(call.input), Path(call.output), **options, say=lambda t: print(t, flush=True))
+    return prediction.predict(source, Path(call.input), Path(call.output), **options, say=say)
 
 
 def summary(call: Call) -> None:
     """Parameters and multiply-accumulates of the config's network, at its size."""
     labels = tuple(f"class {i + 1}" for i in range(_classes(call.config)))
-    model = setup.build_model(call.config, labels, abstract=True)
-    print(summaries.summarize(model, (1, *call.config.data.size, call.config.data.channels)))
+    outputs = feeds.outputs_of(call.config, labels, datasets.regions_of(call.config.data.dataset))
+    model = setup.build_model(call.config, outputs.num_classes, abstract=True)
+    print(summaries.summarize(model, setup.input_shape(call.config)))
 
 
 def check(call: Call) -> None:

@@ -73,13 +73,14 @@ TRANSFORMS: dict[str, Kind] = {
 }
 
 
-def build(spec: Sequence, *, rank: int = 2, fill: float = 0.0) -> Callable:
+def build(spec: Sequence, *, rank: int = 2, fill: float = 0.0, fixed_channels: int = 0) -> Callable:
     """The function augment(key, image, mask) -> (image, mask) of a list of transforms, applied in its order.
 
     Args:
       spec: ((name in TRANSFORMS, probability per sample, options), ...); empty is the identity.
       rank: number of spatial axes.
       fill: image value where geometry looks outside (the label there is 0).
+      fixed_channels: the last channels are no intensities (coordinates): geometry moves them, nothing else touches them.
     Returns:
       A function, safe inside jax.jit, of key (a jax random key), image float32 [B, *S, C] and mask integer [B, *S].
     Raises:
@@ -88,7 +89,7 @@ def build(spec: Sequence, *, rank: int = 2, fill: float = 0.0) -> Callable:
     if rank not in spatial.LETTERS:
         raise ConfigError(f"got rank={rank} for augmentation: must be 2 or 3")
     items = [item for number, entry in enumerate(spec) for item in _items(number, entry, rank)]
-    stages = _stages(items, fill)
+    stages = _stages(items, fill, fixed_channels)
 
     def augment(key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
         if image.ndim != rank + 2 or mask.shape != image.shape[:-1]:
@@ -120,7 +121,7 @@ def _items(number: int, entry, rank: int) -> list[Item]:
     return [Item(number * 4, float(probability), kind.room, made)]
 
 
-def _stages(items: Sequence[Item], fill: float) -> list[Callable]:
+def _stages(items: Sequence[Item], fill: float, fixed: int) -> list[Callable]:
     """Runs of geometric items as one stage each, the others one by one."""
     stages: list[Callable] = []
     run: list[Item] = []
@@ -131,7 +132,7 @@ def _stages(items: Sequence[Item], fill: float) -> list[Callable]:
         if item.room == "spatial":
             run.append(item)
         else:
-            stages.append(_pixels(item) if item.room == "intensity" else _batch(item))
+            stages.append(_pixels(item, fixed) if item.room == "intensity" else _batch(item))
     return stages + ([_geometry(run, fill)] if run else [])
 
 
@@ -193,10 +194,12 @@ def _swapped(transform, fired: Array, mask: Array) -> Array:
     return mask if new is mask else _select(fired, new, mask)
 
 
-def _pixels(item: Item) -> Callable:
+def _pixels(item: Item, fixed: int) -> Callable:
     def stage(key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
         keys, fired = item.draw(key, image.shape[0])
-        return _select(fired, jax.vmap(item.transform)(keys, image), image), mask
+        moving = image.shape[-1] - fixed
+        new = jax.vmap(item.transform)(keys, image[..., :moving])
+        return _select(fired, jnp.concatenate([new, image[..., moving:]], -1) if fixed else new, image), mask
 
     return stage
 

@@ -13,10 +13,11 @@ from PIL import Image
 from jaxseg import checkpoint
 from jaxseg.data import geometry, preprocess, volumes
 from jaxseg.data.records import Recipe, Volume
+from jaxseg.data.source import recipe_from
 from jaxseg.models import create_model, functional
-from jaxseg.ops.image import to_float
+from jaxseg.ops.image import standardise, to_float
 from jaxseg.types import ConfigError, DataError, JaxsegError, NonFiniteError
-from jaxseg.utils.pictures import paint, to_rgb
+from jaxseg.utils.pictures import paint, sheet, to_rgb
 
 
 class Predictor:
@@ -32,9 +33,7 @@ class Predictor:
 
     def __init__(self, run: Path, *, batch_size: int = 8):
         record = record_of(run)
-        r = record["recipe"]
-        self.recipe = Recipe(size=tuple(r["size"]), window=r["window"] and tuple(r["window"]),
-                             spacing=r["spacing"] and tuple(r["spacing"]), channels=r["channels"], labels=tuple(r["labels"]))
+        self.recipe = recipe_from(record)
         self.threshold = float(record["config"]["eval"]["threshold"])
         self.synthetic = record["synthetic"]
         self.batch_size = batch_size
@@ -45,11 +44,11 @@ class Predictor:
         params, state, _ = checkpoint.load_weights(run)
         network.check(params, state)
         self.params, self.state = jax.device_put((params, state))
-        dtype = record["config"]["train"]["dtype"]
+        dtype, recipe = record["config"]["train"]["dtype"], self.recipe
 
         @jax.jit
         def forward(params, state, image):
-            logits = network.apply(params, state, to_float(image).astype(dtype))[0].logits
+            logits = network.apply(params, state, standardise(to_float(image), recipe.mean, recipe.std).astype(dtype))[0].logits
             return jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits, -1)
 
         self._forward = forward
@@ -124,7 +123,7 @@ def predict(run: Path, source: Path, output: Path, *, batch_size: int = 8, proba
         say("note: these weights were trained on SYNTHETIC data; what they find in patients means nothing")
     output.mkdir(parents=True, exist_ok=True)
     failed = []
-    names = _names(inputs)
+    names = names_of(inputs)
     for path, name in zip(inputs, names):
         begin = time.perf_counter()
         try:
@@ -157,24 +156,15 @@ def _one(predictor: Predictor, path: Path, output: Path, name: str, probabilitie
     return ", ".join(f"{label} {n} voxels" for label, n in zip(predictor.recipe.labels, voxels))
 
 
-def _sheet(predictor: Predictor, slices: np.ndarray, labels: np.ndarray, orientation, limit: int = 24) -> np.ndarray:
-    """Up to `limit` slices, those with most found first, in order, as one picture: uint8 [H, W, 3]."""
-    found = (labels > 0).sum((1, 2))
-    chosen = np.sort(np.argsort(-found, kind="stable")[:limit])
-    tiles = []
-    for z in chosen:
-        grey = preprocess.window_8bit(slices[z], predictor.recipe_for(orientation))
-        tiles.append(paint(to_rgb(grey), labels[z]))
-    columns = min(6, len(tiles))
-    blank = [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
-    rows = [np.concatenate((tiles + blank)[i:i + columns], 1) for i in range(0, len(tiles), columns)]
-    sheet = np.concatenate(rows, 0)
-    step = max(1, sheet.shape[1] // 1536)
-    return np.ascontiguousarray(sheet[::step, ::step])
+def _sheet(predictor: Predictor, slices: np.ndarray, labels: np.ndarray, orientation) -> np.ndarray:
+    """Slices with the labels painted on, as one picture: uint8 [H, W, 3]."""
+    recipe = predictor.recipe_for(orientation)
+    grey = lambda z: preprocess.window_8bit(slices[z], recipe)
+    return sheet([paint(to_rgb(grey(z)), labels[z]) for z in range(len(slices))], (labels > 0).sum((1, 2)))
 
 
-def _names(inputs: list[Path]) -> list[str]:
-    """Output names without suffix; a folder's name is put before names that would collide."""
+def names_of(inputs: list[Path]) -> list[str]:
+    """Output names of inputs, without suffix; a folder's name is put before names that would collide."""
     stem = lambda p: p.name.removesuffix(".gz").removesuffix(".nii") if p.is_file() and ".nii" in p.name else \
         (p.stem if p.is_file() else p.name)
     plain = [stem(p) for p in inputs]

@@ -76,7 +76,12 @@ def learnable(parts: Parts, weights: Mapping[str, Array]) -> Array:
     """
     if parts.keys() != weights.keys():
         raise ConfigError(f"got weights for {sorted(weights)} and terms {sorted(parts)}; every term needs one weight")
-    return sum(2.0 * (jax.nn.sigmoid(weights[name]) + 0.5) * value / count for name, (value, count) in parts.items())
+    return sum(factor(weights[name]) * value / count for name, (value, count) in parts.items())
+
+
+def factor(x: Array) -> Array:
+    """2 (sigmoid(x) + 1/2): what a trained scalar x makes of its term."""
+    return 2.0 * (jax.nn.sigmoid(x) + 0.5)
 
 
 def _bind(terms: Sequence[tuple[str, float]], options: Mapping[str, Mapping]) -> dict[str, tuple[float, Callable]]:

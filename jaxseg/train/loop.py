@@ -28,6 +28,8 @@ class Job:
       workdir: the run's folder.
       state: fresh train state, placed on the mesh.
       step: jitted (state, batch) -> (state, metrics).
+      warm: jitted (state, batch, number) -> state, for BatchNorm's statistics before the first step.
+      warm_batches: how many batches it sees; 0: none.
       stream: first batch number -> endless iterator of host batches (a context manager).
       validate: (weights, net state, step) -> {"val_loss", "val_dice", "val_recall", ..., "positive": pixels predicted}.
       checkpoints: the run's checkpoint folder.
@@ -43,6 +45,8 @@ class Job:
     state: TrainState
     step: Callable[[TrainState, Batch], tuple[TrainState, dict]]
     stream: Callable[[int], Any]
+    warm: Callable
+    warm_batches: int
     validate: Callable[[dict, dict, int], dict[str, float]]
     checkpoints: Checkpoints
     plateau: Any
@@ -85,6 +89,8 @@ def run(job: Job, log: Log) -> int | None:
     meter, begin = Meter(total, start=start), time.perf_counter()
     compiled, pending = None, None
     log.epochs(progress.rows)
+    if start == 0 and job.warm_batches:
+        state = _warmed(job, state, log)
 
     with job.stream(start) as batches:
         for number in range(start, total):
@@ -139,6 +145,15 @@ def run(job: Job, log: Log) -> int | None:
     preemption.close()
     log.say(f"compilations: {compiles.count} ({compiles.seconds:.1f} s)")
     return None
+
+
+def _warmed(job: Job, state: TrainState, log: Log) -> TrainState:
+    """BatchNorm sees the first batches before any weight moves; the training stream begins anew after that."""
+    with job.stream(0) as batches:
+        for number in range(job.warm_batches):
+            state = job.warm(state, meshes.put(next(batches), job.mesh), number)
+    log.say(f"BatchNorm statistics warmed over {job.warm_batches} batches")
+    return state
 
 
 def _resume(job: Job, log: Log) -> tuple[TrainState, Progress]:

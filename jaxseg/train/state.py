@@ -9,17 +9,34 @@ from jaxseg.types import Array
 TrainState = dict[str, Array | dict]
 
 
-def create(params: dict, state: dict, optimizer, *, ema: bool) -> TrainState:
+BALANCE = "loss_weight."  # before the names of learnable loss weights, where they stand among the parameters
+
+
+def joined(params: dict, balance: dict) -> dict:
+    """All that is trained, under one set of names: the optimiser sees this."""
+    return params | {BALANCE + name: value for name, value in balance.items()}
+
+
+def parted(trained: dict) -> tuple[dict, dict]:
+    """The inverse of `joined`: (params, balance)."""
+    return ({n: v for n, v in trained.items() if not n.startswith(BALANCE)},
+            {n.removeprefix(BALANCE): v for n, v in trained.items() if n.startswith(BALANCE)})
+
+
+def create(params: dict, state: dict, optimizer, *, ema: bool, balance: dict[str, float] | None = None) -> TrainState:
     """A fresh state.
 
-    Keys: "step" (updates done), "params", "state" (BatchNorm statistics, buffers), "opt", "ema" (empty when unused),
-    "lr_scale" (moved by the plateau schedule), "bad_steps" (non-finite steps in a row), "skipped" (in all).
+    Keys: "step" (updates done), "params", "balance" (learnable loss weights by term, empty when unused), "state" (BatchNorm
+    statistics, buffers), "opt", "ema" (empty when unused), "lr_scale" (moved by the plateau schedule), "bad_steps"
+    (non-finite steps in a row), "skipped" (in all).
     """
+    balance = {name: jnp.float32(value) for name, value in (balance or {}).items()}
     return {
         "step": jnp.zeros((), jnp.int32),
         "params": {name: jnp.array(value, copy=True) for name, value in params.items()},  # the step donates its state
         "state": {name: jnp.array(value, copy=True) for name, value in state.items()},
-        "opt": optimizer.init(params),
+        "balance": balance,
+        "opt": optimizer.init(joined(params, balance)),
         "ema": average.init(params) if ema else {},
         "lr_scale": jnp.ones((), jnp.float32),
         "bad_steps": jnp.zeros((), jnp.int32),

@@ -7,17 +7,19 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from jaxseg.losses import compose as losses
 from jaxseg.models.functional import Network, Run
 from jaxseg.ops.image import to_float
 from jaxseg.optim import average
 from jaxseg.train import mesh as meshes
-from jaxseg.train.state import TrainState
+from jaxseg.train.state import TrainState, joined, parted
 from jaxseg.types import Batch
 
 
 def build(network: Network, loss: Callable, optimizer: optax.GradientTransformation, schedule: Callable,
           augment: Callable, mesh, *, lr: float, dtype: str = "float32", accumulate: int = 1, ema: float = 0.0,
-          seed: int = 0) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:
+          seed: int = 0, finish: Callable = lambda image: image,
+          target: Callable = lambda mask: mask) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:
     """The jitted step (state, batch) -> (state, metrics).
 
     A non-finite loss or gradient skips the whole update (parameters, optimiser, statistics, average), on every device
@@ -35,32 +37,36 @@ def build(network: Network, loss: Callable, optimizer: optax.GradientTransformat
       accumulate: micro-batches per update; the batch holds them one after another.
       ema: decay of the moving average; 0: none.
       seed: of augmentation and stochastic layers.
+      finish: augmented image -> the network's input (mean and deviation).
+      target: class labels [B, *S] -> what the loss compares with (regions).
     """
-    def loss_of(params, state, batch, key):
-        outputs, new_state = network.apply(params, state, batch["image"].astype(dtype), Run(train=True, key=key))
-        total, weight, parts = loss(outputs, batch)
-        return total / weight, (new_state, {name: part[0] / part[1] for name, part in parts.items()})
+    def loss_of(trained, state, batch, key):
+        params, balance = trained
+        outputs, new_state = network.apply(params, state, finish(batch["image"]).astype(dtype), Run(train=True, key=key))
+        total, weight, parts = loss(outputs, {**batch, "mask": target(batch["mask"])})
+        value = losses.learnable(parts, balance) if balance else total / weight
+        return value, (new_state, {name: part[0] / part[1] for name, part in parts.items()})
 
     gradient = jax.value_and_grad(loss_of, has_aux=True)
 
-    def micro(params, state, batch, key):
+    def micro(trained, state, batch, key):
         augment_key, run_key = jax.random.split(key)
         image, mask = augment(augment_key, to_float(batch["image"]), batch["mask"].astype(jnp.int32))
-        return gradient(params, state, {**batch, "image": image, "mask": mask}, run_key)
+        return gradient(trained, state, {**batch, "image": image, "mask": mask}, run_key)
 
-    def accumulated(params, state, batch, key):
+    def accumulated(trained, state, batch, key):
         if accumulate == 1:
-            (value, (state, parts)), grads = micro(params, state, batch, key)
+            (value, (state, parts)), grads = micro(trained, state, batch, key)
             return value, state, parts, grads
         split = jax.tree.map(lambda a: a.reshape(accumulate, a.shape[0] // accumulate, *a.shape[1:]), dict(batch))
 
         def body(carry, item):
             state, sums = carry
-            (value, (state, parts)), grads = micro(params, state, item[0], item[1])
+            (value, (state, parts)), grads = micro(trained, state, item[0], item[1])
             return (state, jax.tree.map(jnp.add, sums, (value, parts, grads))), None
 
         keys = jax.random.split(key, accumulate)
-        shapes = jax.eval_shape(micro, params, state, jax.tree.map(lambda a: a[0], split), key)
+        shapes = jax.eval_shape(micro, trained, state, jax.tree.map(lambda a: a[0], split), key)
         zero = lambda tree: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), tree)
         start = (zero(shapes[0][0]), zero(shapes[0][1][1]), zero(shapes[1]))
         (state, sums), _ = lax.scan(body, (state, start), (split, keys))
@@ -69,17 +75,19 @@ def build(network: Network, loss: Callable, optimizer: optax.GradientTransformat
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(jax.random.key(seed), state["step"])
-        value, net_state, parts, grads = accumulated(state["params"], state["state"], batch, key)
+        value, net_state, parts, grads = accumulated((state["params"], state["balance"]), state["state"], batch, key)
         norm = optax.tree.norm(grads)
         ok = jnp.isfinite(value) & jnp.isfinite(norm)
         rate = lr * schedule(state["step"]) * state["lr_scale"]
-        updates, opt = optimizer.update(grads, state["opt"], state["params"])
-        params = jax.tree.map(lambda p, u: p + rate * u, state["params"], updates)
+        trained = joined(state["params"], state["balance"])
+        updates, opt = optimizer.update(joined(*grads), state["opt"], trained)
+        params, balance = parted(jax.tree.map(lambda p, u: p + rate * u, trained, updates))
         mean = average.update(state["ema"], params, state["step"], ema) if ema else state["ema"]
         keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, old)
         new = {
             "step": state["step"] + 1,
             "params": keep(params, state["params"]),
+            "balance": keep(balance, state["balance"]),
             "state": keep(net_state, state["state"]),
             "opt": keep(opt, state["opt"]),
             "ema": keep(mean, state["ema"]),
@@ -88,9 +96,23 @@ def build(network: Network, loss: Callable, optimizer: optax.GradientTransformat
             "skipped": state["skipped"] + jnp.where(ok, 0, 1),
         }
         metrics = {"loss": value, "lr": rate, "grad_norm": norm, "bad_steps": new["bad_steps"], "skipped": new["skipped"],
-                   **{f"loss/{name}": part for name, part in parts.items()}}
+                   **{f"loss/{name}": part for name, part in parts.items()},
+                   **{f"loss_weight/{name}": losses.factor(x) for name, x in new["balance"].items()}}
         return new, metrics
 
     everywhere = meshes.replicated(mesh)
     return jax.jit(step, in_shardings=(everywhere, meshes.batched(mesh)), out_shardings=(everywhere, everywhere),
                    donate_argnums=0)
+
+
+def build_warm(network: Network, augment: Callable, mesh, *, dtype: str = "float32", seed: int = 0,
+               finish: Callable = lambda image: image) -> Callable[[TrainState, Batch, int], TrainState]:
+    """The jitted (state, batch, number) -> state in which BatchNorm's statistics alone have moved: no gradient, no update."""
+    def warm(state: TrainState, batch: Batch, number) -> TrainState:
+        augment_key, run_key = jax.random.split(jax.random.fold_in(jax.random.key(seed + 1), number))
+        image, _ = augment(augment_key, to_float(batch["image"]), batch["mask"].astype(jnp.int32))
+        _, new = network.apply(state["params"], state["state"], finish(image).astype(dtype), Run(train=True, key=run_key))
+        return {**state, "state": new}
+
+    everywhere = meshes.replicated(mesh)
+    return jax.jit(warm, in_shardings=(everywhere, meshes.batched(mesh), None), out_shardings=everywhere, donate_argnums=0)

@@ -51,6 +51,11 @@ def label_count(name: str, structures: tuple[str, ...] | None = None) -> int:
     return module.label_count(structures)
 
 
+def regions_of(name: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """The regions that a data set scores, without its files; () where it has none."""
+    return getattr(lookup("data set", name, MODULES), "REGIONS", ())
+
+
 def phantom(name: str, kind: str = "default") -> Path:
     """The folder of a data set's embedded phantom, generated on the first call.
 
@@ -64,7 +69,7 @@ def phantom(name: str, kind: str = "default") -> Path:
     return module.phantom(kind)
 
 
-__all__ = ["MODULES", "label_count", "load", "options_of", "phantom"]
+__all__ = ["MODULES", "label_count", "load", "options_of", "phantom", "regions_of"]
 
 
 def contradictions(dataset: DataSet) -> list[str]:

@@ -1,0 +1,182 @@
+"""Segment volumes with nothing but a run folder and the input, by sliding window or by the cascade of two runs."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+
+from jaxseg import checkpoint
+from jaxseg.data import datasets, source, volumes
+from jaxseg.data.geometry import to_volume
+from jaxseg.data.preprocess_volume import prepare_volume, restore_scores
+from jaxseg.data.records import Recipe, Volume
+from jaxseg.infer import cascade, postprocess
+from jaxseg.infer.predict import names_of, record_of
+from jaxseg.infer.volumes import VolumeNetwork, labels_of, probabilities_of
+from jaxseg.metrics import regions
+from jaxseg.models import create_model, functional
+from jaxseg.types import ConfigError, DataError, JaxsegError, MismatchError, NonFiniteError
+from jaxseg.utils.pictures import paint, sheet, to_rgb
+
+WINDOW = ("overlap", "blend", "positions", "accumulator", "windows", "mirror")  # settings of the sliding window
+
+
+class Trained(NamedTuple):
+    """A run, ready to be used: its record, recipe, network and weights."""
+
+    record: dict[str, Any]
+    recipe: Recipe
+    network: VolumeNetwork
+    weights: tuple[dict, dict]
+    order: tuple[int, ...]  # the class that each region writes; () for classes
+
+    def forward(self) -> jax.tree_util.Partial:
+        """Windows [n, *window, C] -> logits, for the cascade."""
+        return self.network.partial(*self.weights)
+
+
+def open_run(run: Path, settings: Mapping[str, Any]) -> Trained:
+    """Read a run (or checkpoint) folder of a network that takes volumes.
+
+    Args:
+      settings: the config's infer group, or the part in WINDOW.
+    Raises:
+      CheckpointError: no run record or no usable checkpoint there.
+      MismatchError: the checkpoint does not fit the recorded network, or the network takes slices.
+    """
+    record = record_of(run)
+    m, data = record["model"], record["config"]["data"]
+    if m["rank"] != 3:
+        raise MismatchError(f"{run} holds a network for slices ({m['name']}, rank {m['rank']}); a volume network is needed here")
+    model = create_model(m["name"], in_channels=m["in_channels"], num_classes=m["num_classes"], rank=3, abstract=True,
+                         **m["options"])
+    network, _, _ = functional.split(model)
+    params, state, _ = checkpoint.load_weights(run)
+    network.check(params, state)
+    recipe = source.recipe_from(record)
+    named = tuple((name, tuple(classes)) for name, classes in record["regions"])
+    seen = VolumeNetwork(network, window=recipe.size, num_classes=m["num_classes"], dtype=record["config"]["train"]["dtype"],
+                         coordinates=data["coordinates"] and not data["whole"], mean=recipe.mean, std=recipe.std,
+                         **{key: settings[key] for key in WINDOW})
+    return Trained(record, recipe, seen, seen.place(params, state), regions.class_order(named) if named else ())
+
+
+def cascaded(roi: Trained, second: Trained, image: np.ndarray) -> np.ndarray:
+    """Logits [X, Y, Z, K] of a prepared volume by the cascade; where no crop lies, background for certain.
+
+    Raises:
+      MismatchError: the runs were prepared for other inputs than each other, or the first is no region-of-interest network.
+    """
+    if not roi.record["config"]["data"]["whole"]:
+        raise MismatchError(f"config.infer.roi: {roi.record['model']['name']} was trained on patches; train the first network "
+                            "with configs/brats_roi.py (data.whole=True)")
+    for key in ("modalities", "intensity", "window", "spacing"):
+        if getattr(roi.recipe, key) != getattr(second.recipe, key):
+            raise MismatchError(f"config.infer.roi: its {key} is {getattr(roi.recipe, key)}, that of the second network "
+                                f"{getattr(second.recipe, key)}; train both with the same")
+    activation = "sigmoid" if second.order or second.network.num_classes == 1 else "softmax"
+    classes, first, then = second.network.num_classes, roi.record["config"]["data"], second.record["config"]["data"]
+    found = cascade.segment(
+        roi.forward(), second.forward(), np.asarray(image, np.float32), num_classes=classes, roi_size=roi.recipe.size,
+        crop=second.recipe.size, activation=activation, min_size=roi_min_size(roi.recipe.size),
+        roi_coordinates=first["coordinates"], include_coordinates=then["coordinates"])
+    return np.asarray(found.scores)
+
+
+def roi_min_size(size: tuple[int, ...]) -> int:
+    """Voxels under which a region of interest is dropped: 50 at 64^3, the same share of other sizes."""
+    return max(1, round(50 * float(np.prod(size)) / 64**3))
+
+
+def predict(run: Path, origin: Path, output: Path, *, settings: Mapping[str, Any], say: Callable[[str], None] = print) -> int:
+    """Segment every scan below `origin` into `output`: <case>.nii.gz in the geometry of the case's first file.
+
+    With several modalities, the files of a case are told apart as in training. A bad case is named and skipped.
+
+    Args:
+      run: run or checkpoint folder.
+      origin: file, folder of scans, or folder in the layout of the run's data set.
+      output: folder, made if absent.
+      settings: the config's infer group. "roi" names a run of configs/brats_roi.py: the cascade is used then.
+      say: told one line per case.
+    Returns:
+      0, or 65 if some cases could not be used.
+    Raises:
+      DataError: no input found.
+    """
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"--output={output}: is a file; give a folder")
+    trained = open_run(run, settings)
+    roi = open_run(Path(settings["roi"]), settings) if settings["roi"] else None
+    steps = _steps(run) if settings["postprocess"] else []
+    cases = find_cases(origin, trained)
+    if trained.record["synthetic"]:
+        say("note: these weights were trained on SYNTHETIC data; what they find in patients means nothing")
+    output.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for name, read in cases:
+        begin = time.perf_counter()
+        try:
+            found = _one(trained, roi, read(), output, name, settings, steps)
+        except JaxsegError as error:
+            failed += 1
+            say(f"FAILED {name}: {error}")
+            continue
+        say(f"{name}: {found}, {time.perf_counter() - begin:.1f} s")
+    say(f"{len(cases) - failed} of {len(cases)} written to {output}" + (f"; {failed} failed" if failed else ""))
+    return DataError.exit_code if failed else 0
+
+
+def find_cases(origin: Path, trained: Trained) -> list[tuple[str, Callable[[], list[Volume]]]]:
+    """(name, function that reads its volumes) of every case under a path."""
+    if not trained.recipe.modalities:
+        found = volumes.find_inputs(origin)
+        return [(name, lambda path=path: [volumes.read_volume(path)]) for name, path in zip(names_of(found), found)]
+    release = trained.record["config"]["data"]["release"]
+    dataset = datasets.load(trained.record["dataset"], origin, modalities=trained.recipe.modalities, release=release)
+    reader = dataset.read_image or volumes.read_volume
+    return [(case.id.replace("/", "_"), lambda case=case: [reader(path) for path in case.images]) for case in dataset.cases]
+
+
+def _one(trained: Trained, roi: Trained | None, images: list[Volume], output: Path, name: str, settings, steps) -> str:
+    if volumes.is_photo(images[0]):
+        raise DataError(f"{images[0].path}: a photograph; this network takes volumes (NIfTI, DICOM series)", "DATA_IMAGE")
+    scan, orientation = to_volume(images[0])
+    image = prepare_volume(images, trained.recipe)
+    logits = cascaded(roi, trained, image) if roi else np.asarray(trained.network(*trained.weights, image))
+    if not np.isfinite(logits).all():
+        raise NonFiniteError(f"the network returned {int((~np.isfinite(logits)).sum())} values that are not finite; nothing is "
+                             "written. Predict in float32 or use another checkpoint")
+    if logits.shape[:3] != scan.shape[:3]:
+        logits = restore_scores(logits, scan.shape[:3])
+    threshold = float(trained.record["config"]["eval"]["threshold"])
+    labels = postprocess.apply(labels_of(logits, order=trained.order, threshold=threshold), steps, orientation.spacing)
+    volumes.write_like(output / f"{name}.nii.gz", orientation.restore(labels), images[0])
+    if settings["probabilities"]:
+        maps = probabilities_of(logits, regions=bool(trained.order))
+        whole = np.stack([orientation.restore(maps[..., k]) for k in range(maps.shape[-1])], -1)
+        volumes.write_like(output / f"{name}_prob.nii.gz", whole.astype(np.float32), images[0])
+    if settings["overlay"]:
+        Image.fromarray(_overlay(to_volume(images[-1])[0], labels)).save(output / f"{name}_overlay.png")
+    return ", ".join(f"{label} ({k + 1}) {int((labels == k + 1).sum())} voxels" for k, label in enumerate(trained.recipe.labels))
+
+
+def _overlay(scan: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """A sheet of axial slices of the last modality [X, Y, Z] with the labels painted on, upright."""
+    scan = scan[..., 0] if scan.ndim == 4 else scan
+    low, high = np.percentile(scan[::2, ::2, ::2], (1, 99.5))
+    grey = np.uint8(np.clip((scan - low) / max(high - low, 1e-6), 0, 1) * 255)
+    return sheet([paint(to_rgb(grey[:, :, z].T), labels[:, :, z].T) for z in range(grey.shape[2])], (labels > 0).sum((0, 1)))
+
+
+def _steps(run: Path) -> list:
+    path = next((p / "postprocess.json" for p in (run, *run.absolute().parents[:2]) if (p / "postprocess.json").is_file()), None)
+    if path is None:
+        raise ConfigError(f"config.infer.postprocess=True: {run} has no postprocess.json; evaluate the run with "
+                          "--config.eval.postprocess=True first")
+    return json.loads(path.read_text())

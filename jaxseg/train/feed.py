@@ -1,0 +1,168 @@
+"""A data set ready to train on and to be judged by: slices of a cache, or volumes of a store. The loop knows neither."""
+
+import functools
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxseg import evaluate, evaluate_volumes
+from jaxseg.data import cache as caches
+from jaxseg.data import patches, pipeline, splits, volume_store
+from jaxseg.data.records import DataSet, Recipe
+from jaxseg.infer.volumes import VolumeNetwork
+from jaxseg.metrics import regions
+from jaxseg.models.functional import Network
+from jaxseg.types import DataError
+
+
+class Outputs(NamedTuple):
+    """What the network's logits mean.
+
+    Attributes:
+      num_classes: K of the logits.
+      target: labels [B, *S] -> what the loss compares with.
+      order: the class that each region writes; () where the logits are of classes.
+    """
+
+    num_classes: int
+    target: Callable
+    order: tuple[int, ...] = ()
+
+
+def outputs_of(config, labels: tuple[str, ...], named: tuple = ()) -> Outputs:
+    """One logit per region; or one for a single class; or a softmax over background and classes."""
+    if config.data.regions:
+        chosen = [name for name, _ in named]
+        if not chosen:
+            raise DataError(f"config.data.regions=True: the data set {config.data.dataset!r} names no regions; leave it at False",
+                            "DATA_LABEL")
+        return Outputs(len(chosen), functools.partial(regions.region_masks, regions=named), regions.class_order(named))
+    single = len(labels) == 1 and not config.model.softmax
+    return Outputs(1 if single else len(labels) + 1, lambda mask: mask)
+
+
+class Slices(NamedTuple):
+    """Cached slices and photographs."""
+
+    dataset: DataSet
+    recipe: Recipe
+    store: caches.Cache
+    rows: dict[str, np.ndarray]
+    noun: str = "slices"
+
+    def steps_per_epoch(self, config, images: int) -> int:
+        """Batches of `images` examples in an epoch."""
+        return pipeline.steps_per_epoch(_limited(len(self.rows["train"]), config.data.max_samples), images)
+
+    def stream(self, config, images: int, start: int):
+        """This process's share of the endless training stream from batch `start` on."""
+        return pipeline.train_batches(self.store, self.rows["train"], batch_size=images, seed=config.seed, start_batch=start,
+                                      workers=config.data.workers, max_samples=config.data.max_samples,
+                                      process_index=jax.process_index(), process_count=jax.process_count())
+
+    def validator(self, config, network: Network, loss, outputs: Outputs, mesh) -> Callable:
+        """(weights, net state) -> (figures, pictures) on the validation split."""
+        scorer = self._scorer(config, network, loss, outputs, mesh, (config.eval.threshold,))
+
+        def validate(params, state):
+            scored = scorer.run(params, state, self.store, self.rows["val"], keep=4)
+            return evaluate.headline(scored, empty=config.eval.empty), evaluate.pictures(scored, self.store)
+
+        return validate
+
+    def report(self, config, network: Network, loss, outputs: Outputs, mesh, weights, *, folder: Path | None, **about) -> str:
+        """Score config.eval.split; everything that is printed about it."""
+        thresholds = tuple(sorted({*config.eval.thresholds, config.eval.threshold}))
+        scored = self._scorer(config, network, loss, outputs, mesh, thresholds).run(
+            *weights, self.store, self.rows[config.eval.split])
+        return evaluate.report(scored, self.store, threshold=config.eval.threshold, empty=config.eval.empty, folder=folder,
+                               **about)
+
+    def _scorer(self, config, network, loss, outputs, mesh, thresholds):
+        return evaluate.Scorer(network, loss, thresholds=thresholds, mesh=mesh, batch_size=config.eval.batch_size,
+                               dtype=config.train.dtype, target=outputs.target, order=outputs.order, mean=self.recipe.mean,
+                               std=self.recipe.std)
+
+
+class Volumes(NamedTuple):
+    """Patches of stored volumes; whole volumes are judged."""
+
+    dataset: DataSet
+    recipe: Recipe
+    store: volume_store.Store
+    rows: dict[str, np.ndarray]
+    noun: str = "volumes"
+
+    def steps_per_epoch(self, config, images: int) -> int:
+        """Batches of `images` patches in an epoch."""
+        return patches.steps_per_epoch(_limited(len(self.rows["train"]), config.data.max_samples), images,
+                                       1 if config.data.whole else config.data.per_volume)
+
+    def stream(self, config, images: int, start: int):
+        """This process's share of the endless training stream from batch `start` on."""
+        return patches.patch_batches(
+            self.store, self.rows["train"], batch_size=images, patch=self.recipe.size, seed=config.seed, start_batch=start,
+            workers=config.data.workers, share=Fraction(config.data.foreground).limit_denominator(1000),
+            per_volume=1 if config.data.whole else config.data.per_volume, coordinates=self._appended(config),
+            max_samples=config.data.max_samples, process_index=jax.process_index(), process_count=jax.process_count())
+
+    def validator(self, config, network: Network, loss, outputs: Outputs, mesh) -> Callable:
+        """(weights, net state) -> (figures, pictures) on the validation split."""
+        scorer = self._scorer(config, network, loss, outputs)
+
+        def validate(params, state):
+            scored = scorer.run(params, state, self.store, self.rows["val"], keep=2)
+            return evaluate_volumes.headline(scored), evaluate_volumes.pictures(scored, self.store)
+
+        return validate
+
+    def report(self, config, network: Network, loss, outputs: Outputs, mesh, weights, *, folder: Path | None, **about) -> str:
+        """Score config.eval.split; everything that is printed about it."""
+        scorer = self._scorer(config, network, loss, outputs)
+        steps = scorer.choose_postprocessing(*weights, self.store, self.rows["val"]) if config.eval.postprocess else []
+        scored = scorer.run(*weights, self.store, self.rows[config.eval.split], surface=config.eval.surface,
+                            lesions=config.eval.lesions, steps=steps)
+        return evaluate_volumes.report(scored, self.store, folder=folder, steps=steps, **about)
+
+    def _appended(self, config) -> bool:
+        return config.data.coordinates and not config.data.whole  # whole volumes are stored with theirs
+
+    def _scorer(self, config, network, loss, outputs):
+        seen = VolumeNetwork(network, window=self.recipe.size, num_classes=outputs.num_classes, dtype=config.train.dtype,
+                             coordinates=self._appended(config), mean=self.recipe.mean, std=self.recipe.std,
+                             **{key: config.infer[key] for key in WINDOW})
+        return evaluate_volumes.Scorer(seen, loss, target=outputs.target, order=outputs.order, threshold=config.eval.threshold,
+                                       empty=config.eval.empty)
+
+
+WINDOW = ("overlap", "blend", "positions", "accumulator", "windows", "mirror")  # keys of config.infer for VolumeNetwork
+Feed = Slices | Volumes
+
+
+def load(config, dataset: DataSet, recipe: Recipe, log) -> Feed:
+    """Prepare the data set once, open it, and split it.
+
+    Raises:
+      DataError: files that cannot be used, an empty split, a patient in two splits.
+    """
+    kind, rooms = (Slices, caches) if config.data.rank == 2 else (Volumes, volume_store)
+    store = rooms.open_or_build(dataset, recipe, log=log.say)
+    rows = splits.split_rows(store.rows, dataset, split=config.data.split, fractions=tuple(config.data.fractions),
+                             seed=config.data.split_seed, protocol=config.data.protocol, folds=config.data.folds,
+                             fold=config.data.fold, log=log.say)
+    feed = kind(dataset, store.recipe if config.data.rank == 3 else recipe, store, rows)
+    log.say(", ".join(f"{name} {len(r)} {feed.noun} of {len({store.rows[i]['patient'] for i in r})} patients"
+                      for name, r in rows.items()))
+    for name in ("train", "val", config.eval.split):
+        if not len(rows[name]):
+            raise DataError(f"the {name} split is empty with config.data.fractions={tuple(config.data.fractions)} of "
+                            f"{len(dataset.cases)} cases; give it a share", "DATA_EMPTY")
+    return feed
+
+
+def _limited(n: int, at_most: int) -> int:
+    return min(n, at_most) if at_most else n
