@@ -4,8 +4,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from jaxseg.data import datasets, normalise, volumes
+from jaxseg.data import datasets, normalise, patches, splits, volume_store, volumes
 from jaxseg.data.phantom import brain_tumour
+from jaxseg.data.records import Recipe
 from jaxseg.types import ConfigError
 
 
@@ -93,6 +94,22 @@ def test_the_phantom_is_built_once_and_marked(tmp_path, monkeypatch):
     assert (root / "SYNTHETIC.txt").stat().st_mtime_ns == before
     data = datasets.load("brats", root)
     assert data.synthetic and len(data.labels) == datasets.label_count("brats")
+
+
+def test_training_patches_read_no_volume_of_another_split(tmp_path, monkeypatch):
+    """The files of the volumes that validate and test are gone before the first patch is drawn, and nobody misses them."""
+    monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path))
+    monkeypatch.setitem(brain_tumour.KINDS, "quick", (6, (16, 16, 12)))
+    data = datasets.load("brats", datasets.phantom("brats", "quick"), modalities=("t1ce", "flair"))
+    recipe = Recipe((8, 8, 8), None, None, 2, data.labels, intensity="brain", modalities=data.modalities)
+    store = volume_store.open_or_build(data, recipe, log=lambda line: None)
+    rows = splits.split_rows(store.rows, data, split="fold", fractions=(), folds=6, fold=2, seed=0)
+    for i in (*rows["val"], *rows["test"]):
+        for path in store.folder.glob(f"{i:05d}.*"):
+            path.unlink()
+    with patches.patch_batches(store, rows["train"], batch_size=4, patch=(8, 8, 8), seed=0, per_volume=2) as batches:
+        drawn = [next(batches)["index"] for _ in range(6)]  # three epochs of 4 volumes x 2 patches
+    assert sorted(set(np.concatenate(drawn).tolist())) == rows["train"].tolist()
 
 
 def test_unknown_names_are_refused(tmp_path):
