@@ -1,1 +1,1 @@
-"""Parts of the head CT generator: noise, anatomy, bleeds. `jaxseg.data.synthetic` puts them together."""
+"""Generators of synthetic data: parts of the head CT (noise, anatomy, bleeds; `jaxseg.data.synthetic`), brain tumours in MRI."""
