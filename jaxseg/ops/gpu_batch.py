@@ -9,6 +9,7 @@ the batch where that is the same thing, otherwise the kernel runs once per entry
 import functools
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
@@ -50,15 +51,15 @@ def over_batch(kernel: Callable, inputs: str, outputs: str) -> Callable:
     placed.def_partition(partition, sharding_rule=rule)
 
     def call(static, *arrays):
-        mapped = custom_vmap(functools.partial(placed, static))
+        run = functools.partial(placed if _several_devices() else kernel, static)
+        mapped = custom_vmap(run)
 
         @mapped.def_vmap
         def rule_of_vmap(size, batched, *arrays):
-            joins = [a for a, letter in zip(batched, inputs) if letter == "w"]
-            if any(joins) or "s" in outputs:
-                one = lambda own: placed(static, *(next(own_iter) if a else whole for own_iter in [iter(own)]
-                                                   for a, whole in zip(batched, arrays)))
-                found = lax.map(one, tuple(v for a, v in zip(batched, arrays) if a))
+            if any(a for a, letter in zip(batched, inputs) if letter == "w") or "s" in outputs:
+                mine = [i for i, a in enumerate(batched) if a]
+                one = lambda own: run(*(own[mine.index(i)] if i in mine else v for i, v in enumerate(arrays)))
+                found = lax.map(one, tuple(arrays[i] for i in mine))
             else:
                 whole = [v if a else jnp.broadcast_to(v, (size, *v.shape)) if letter == "b" else v
                          for a, v, letter in zip(batched, arrays, inputs)]
@@ -69,3 +70,10 @@ def over_batch(kernel: Callable, inputs: str, outputs: str) -> Callable:
         return mapped(*arrays)
 
     return call
+
+
+def _several_devices() -> bool:
+    """There is something to partition over. A program for a device that is only described (jax.sharding.AbstractDevice)
+    has no devices to ask."""
+    described = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    return jax.device_count() > 1 and described is None

@@ -2,8 +2,9 @@
 
 The backend is asked for with `lax.platform_dependent`, not `jax.default_backend()`: it is decided when the program is
 lowered, so a program exported for CUDA on a CPU host, or placed on a CPU of a GPU host, gets the right one. For a
-single platform it leaves no branch behind. Each direction is an inner `jax.jit`: traced once per shape, however many
-layers share it (SegNeXt-T: 16 s of tracing become 6).
+single platform it leaves no branch behind. Kernels for a GPU are a branch only where one is the default backend, or
+where they were asked for (`gpu_choose.mode`): tracing them costs time. Each direction is an inner `jax.jit`: traced once
+per shape, however many layers share it (SegNeXt-T: 16 s of tracing become 6).
 """
 
 import functools
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 import jax
 from jax import lax
 
-from jaxseg.ops.conv import choose, patches, reference
+from jaxseg.ops.conv import choose, gpu_choose, patches, reference
 from jaxseg.ops.conv.matmul import matmul
 from jaxseg.ops.conv.spec import Spec
 from jaxseg.types import Array
@@ -28,9 +29,10 @@ def conv(x: Array, w: Array, *, stride: Sequence[int], padding, dilation: Sequen
     spec = Spec(tuple(stride), tuple(map(tuple, padding)), tuple(dilation), groups)
     if patches.fits(spec, w.shape[:-2]):
         return patches.conv(x, w)
-    if choose.lowerings(spec, x.shape, w.shape) == choose.XLA:
+    gpu = gpu_choose.mode() if spec.depthwise(w.shape) else "xla"
+    if choose.lowerings(spec, x.shape, w.shape) == gpu_choose.lowerings(gpu, spec, x.shape, w.shape) == choose.XLA:
         return reference.forward(spec, x, w)
-    return _conv(spec, x, w)
+    return _conv(spec, gpu, x, w)
 
 
 def conv_transpose(x: Array, w: Array, *, stride: Sequence[int], padding) -> Array:
@@ -40,44 +42,44 @@ def conv_transpose(x: Array, w: Array, *, stride: Sequence[int], padding) -> Arr
     return reference.conv_transpose(x, w, stride=stride, padding=padding)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _conv(spec: Spec, x: Array, w: Array) -> Array:
-    return _forward(spec, x, w)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _conv(spec: Spec, gpu: str, x: Array, w: Array) -> Array:
+    return _forward(spec, gpu, x, w)
 
 
-def _conv_fwd(spec: Spec, x: Array, w: Array):
-    return _forward(spec, x, w), (x, w)
+def _conv_fwd(spec: Spec, gpu: str, x: Array, w: Array):
+    return _forward(spec, gpu, x, w), (x, w)
 
 
-def _conv_bwd(spec: Spec, saved, g: Array):
+def _conv_bwd(spec: Spec, gpu: str, saved, g: Array):
     x, w = saved
-    return _input_gradient(spec, x.shape[1:-1], g, w), _weight_gradient(spec, w.shape[:-2], x, g)
+    return _input_gradient(spec, gpu, x.shape[1:-1], g, w), _weight_gradient(spec, gpu, w.shape[:-2], x, g)
 
 
 _conv.defvjp(_conv_fwd, _conv_bwd)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _forward(spec: Spec, x: Array, w: Array) -> Array:
-    lowering = choose.lowerings(spec, x.shape, w.shape).forward
-    return _on_cpu(lowering, reference.forward, spec)(x, w)
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _input_gradient(spec: Spec, size: tuple[int, ...], g: Array, w: Array) -> Array:
+def _forward(spec: Spec, gpu: str, x: Array, w: Array) -> Array:
+    return _by_platform("forward", gpu, spec, x.shape, w.shape)(x, w)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _input_gradient(spec: Spec, gpu: str, size: tuple[int, ...], g: Array, w: Array) -> Array:
     shape = (g.shape[0], *size, w.shape[-2] * spec.groups)
-    lowering = choose.lowerings(spec, shape, w.shape).input_gradient
-    return _on_cpu(lowering, reference.input_gradient, spec, size)(g, w)
+    return _by_platform("input_gradient", gpu, spec, shape, w.shape, size)(g, w)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _weight_gradient(spec: Spec, kernel: tuple[int, ...], x: Array, g: Array) -> Array:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _weight_gradient(spec: Spec, gpu: str, kernel: tuple[int, ...], x: Array, g: Array) -> Array:
     shape = (*kernel, x.shape[-1] // spec.groups, g.shape[-1])
-    lowering = choose.lowerings(spec, x.shape, shape).weight_gradient
-    return _on_cpu(lowering, reference.weight_gradient, spec, kernel)(x, g)
+    return _by_platform("weight_gradient", gpu, spec, x.shape, shape, kernel)(x, g)
 
 
-def _on_cpu(lowering, plain, *static):
-    """`lowering` where the program is lowered for a CPU, XLA's own elsewhere."""
-    lowering, plain = functools.partial(lowering, *static), functools.partial(plain, *static)
-    return lambda *arrays: lax.platform_dependent(*arrays, cpu=lowering, default=plain)
+def _by_platform(direction: str, gpu: str, spec: Spec, x_shape, w_shape, *static):
+    """The direction's lowering of choose.py where the program is lowered for a CPU, of gpu_choose.py for CUDA, XLA's own
+    elsewhere."""
+    plain, cpu, cuda = (functools.partial(getattr(choice, direction), spec, *static) for choice in (
+        choose.XLA, choose.lowerings(spec, x_shape, w_shape), gpu_choose.lowerings(gpu, spec, x_shape, w_shape)))
+    branches = {"cpu": cpu} if cuda.func is plain.func else {"cpu": cpu, "cuda": cuda}
+    return lambda *arrays: lax.platform_dependent(*arrays, **branches, default=plain)
