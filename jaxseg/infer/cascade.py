@@ -95,8 +95,8 @@ def segment(roi_forward: Callable[[Array], Array], forward: Callable[[Array], Ar
                           "merge='probability'")
     weights = tiles.weights(crop, (blend or "cosine") if merge == "probability" else "constant")
     size = volume.shape[:3]
-    padded = _padded(volume, [max(c, -(-n // GRAIN) * GRAIN) for n, c in zip(size, crop)])
-    padded, lines, extent = jnp.asarray(padded), _lines(size, padded.shape), np.array(size, np.int32)
+    padded = _padded(jnp.asarray(volume), [max(c, -(-n // GRAIN) * GRAIN) for n, c in zip(size, crop)])
+    lines, extent = _lines(size, padded.shape), np.array(size, np.int32)
     centres, found, finite = _locate(_partial(roi_forward), padded, _taps(size, roi_size), lines, extent, np.int32(min_size),
                                      max_instances=max_instances, connectivity=connectivity, include=roi_coordinates)
     scores, covered, sound = _segment(_partial(forward), padded, lines, extent, centres, found, weights,
@@ -187,20 +187,21 @@ def _segment(forward, volume: Array, lines, extent: Array, centres: Array, found
 
         def put(j, carry):
             total, weight, finite = carry
-            place = functools.partial(_paste, start=at[j], extent=extent, used=i * batch + j < count)
-            total = place(total, values[j], jnp.maximum if merge == "max" else jnp.add)
-            weight = place(weight, weights[..., None], jnp.maximum if merge == "max" else jnp.add)
-            return total, weight, finite & (jnp.all(jnp.isfinite(logits[j])) | (i * batch + j >= count))
+            used = i * batch + j < count
+            total, weight = _merge(total, weight, values[j], weights[..., None], merge, start=at[j], extent=extent, used=used)
+            return total, weight, finite & (jnp.all(jnp.isfinite(logits[j])) | ~used)
 
         return lax.fori_loop(0, batch, put, carry)
 
-    empty = (jnp.full((*volume.shape[:3], classes), -jnp.inf if merge == "max" else 0.0),
-             jnp.zeros((*volume.shape[:3], 1)), jnp.bool(True))
-    total, weight, finite = lax.fori_loop(0, -(-count // batch), run, empty)
     absent, present = (NEVER, 0.0) if merge == "max" else (0.0, 1.0)
-    background = jnp.where((jnp.arange(classes) == 0) & (activation == "softmax"), present, absent)
-    scores = total if merge == "max" else total / jnp.maximum(weight, 1e-30)
-    return jnp.where(weight > 0, scores, background), weight[..., 0] > 0, finite
+    background = np.full(classes, absent, np.float32)
+    background[0] = present if activation == "softmax" else absent
+    shape = volume.shape[:3]
+    total = jnp.broadcast_to(background if merge == "max" else 0.0, (*shape, classes))
+    total, weight, finite = lax.fori_loop(0, -(-count // batch), run, (total, jnp.zeros((*shape, 1)), jnp.bool(True)))
+    if merge == "probability":
+        total = jnp.where(weight > 0, total / jnp.maximum(weight, 1e-30), background)
+    return total, weight[..., 0] > 0, finite
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -220,13 +221,22 @@ def _cut(volume: Array, lines, extent: Array, start: Array, size: tuple[int, ...
     return jnp.where(inside, crop, 0)
 
 
-def _paste(whole: Array, values: Array, join, *, start: Array, extent: Array, used: Array) -> Array:
-    """`join` values [*size, C] into whole [*P, C] at `start`, only within the volume, and only if `used`."""
+def _merge(total: Array, weight: Array, values: Array, weights: Array, merge: str, *, start: Array, extent: Array,
+           used: Array) -> tuple[Array, Array]:
+    """Join a crop's values [*size, K] and weights [*size, 1] into the volume's [*P, K] and [*P, 1], where it was cut out.
+
+    Only within the volume, and only if `used`. For "max" the first crop over a voxel replaces what is there.
+    """
     size = values.shape[:3]
-    at = jnp.clip(start, 0, np.subtract(whole.shape[:3], size))
-    old = lax.dynamic_slice(whole, (*at, jnp.int32(0)), values.shape)
+    at = jnp.clip(start, 0, np.subtract(total.shape[:3], size))
     here = _box(start - at, jnp.minimum(start + np.array(size), extent) - at, size) & used
-    return lax.dynamic_update_slice(whole, jnp.where(here, join(old, _rolled(values, start - at)), old), (*at, jnp.int32(0)))
+    corner = (*at, jnp.int32(0))
+    old, before = (lax.dynamic_slice(a, corner, (*size, a.shape[-1])) for a in (total, weight))
+    new = _rolled(values, start - at)
+    joined = jnp.where(before > 0, jnp.maximum(old, new), new) if merge == "max" else old + new
+    after = before + _rolled(weights, start - at)
+    return (lax.dynamic_update_slice(total, jnp.where(here, joined, old), corner),
+            lax.dynamic_update_slice(weight, jnp.where(here, after, before), corner))
 
 
 def _rolled(block: Array, by: Array) -> Array:
@@ -274,10 +284,8 @@ def _lines(size: Sequence[int], padded: Sequence[int]) -> list[np.ndarray]:
 
 
 def _padded(volume: Array, size: Sequence[int]) -> Array:
-    """Zeros after the last voxels, up to `size`."""
-    fill = [(0, p - n) for n, p in zip(volume.shape[:3], size)]
-    xp = np if isinstance(volume, np.ndarray) else jnp
-    return xp.pad(volume, (*fill, (0, 0))) if np.any(fill) else volume
+    """Zeros after the last voxels, up to `size`; on the device, where that is quicker than in the host's memory."""
+    return jnp.pad(volume, [*((0, p - n) for n, p in zip(volume.shape, size)), (0, 0)])
 
 
 def _partial(forward: Callable) -> jax.tree_util.Partial:
