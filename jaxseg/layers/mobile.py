@@ -9,9 +9,17 @@ from jaxseg.layers.activation import activation
 from jaxseg.layers.conv import Conv, Linear
 from jaxseg.layers.large_kernel import Transition
 from jaxseg.layers.norm import BatchNorm, LayerNorm
+from jaxseg.layers.residual import Dropout
 from jaxseg.layers.run import EVAL, Run
 from jaxseg.layers.volume import ConvNorm, Sequence
 from jaxseg.types import Array
+
+
+def round_channels(channels: int, scale: float) -> int:
+    """Scaled channels as a multiple of 8, never more than 10 % below the exact product."""
+    exact = channels * scale
+    rounded = max(8, int(exact + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * exact else rounded
 
 
 class ChannelAttention(nnx.Module):
@@ -75,6 +83,68 @@ class SelfAttention(nnx.Module):
         b, t, _ = x.shape
         q, k, v = jnp.moveaxis(self.qkv(x).reshape(b, t, 3, self.heads, -1), 2, 0)  # [B, T, heads, d] each
         return self.proj(ops.attention(q, k, v).reshape(b, t, -1))
+
+
+class TransformerLayer(nnx.Module):
+    """Pre-norm transformer layer with SiLU: x + attention(norm x), then x + fc2(silu(fc1(norm x))); x [B, T, C].
+
+    Args:
+      ffn: hidden units of the second half.
+      heads, head_width, qkv_bias: see `SelfAttention`.
+      dropout: of what is added to x; inner_dropout: of the hidden units.
+    """
+
+    def __init__(self, channels: int, ffn: int, *, heads: int = 4, head_width: int | None = None, qkv_bias: bool = True,
+                 dropout: float = 0.0, inner_dropout: float = 0.0, rngs: nnx.Rngs):
+        self.norm1 = LayerNorm(channels, rngs=rngs)
+        self.attn = SelfAttention(channels, heads, head_width=head_width, qkv_bias=qkv_bias, rngs=rngs)
+        self.norm2 = LayerNorm(channels, rngs=rngs)
+        self.fc1, self.fc2 = Linear(channels, ffn, rngs=rngs), Linear(ffn, channels, rngs=rngs)
+        self.drop1, self.drop2, self.drop3 = Dropout(dropout), Dropout(inner_dropout), Dropout(dropout)
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        x = x + self.drop1(self.attn(self.norm1(x)), run)
+        y = self.drop2(jax.nn.silu(self.fc1(self.norm2(x))), run)
+        return x + self.drop3(self.fc2(y), run)
+
+
+def over_patches(x: Array, layers, patch: int, run: Run = EVAL) -> Array:
+    """Layers over the positions of [B, *S, C] that lie at the same place of their patches; patch 1: over all positions.
+
+    Sizes that `patch` does not divide are resized linearly to the next multiple, and back afterwards.
+    """
+    b, *size, c = x.shape
+    rank, whole = len(size), [-(-n // patch) * patch for n in size]
+    y = x if whole == size else ops.resize(x, whole)
+    parts = y.reshape(b, *(m for n in whole for m in (n // patch, patch)), c)  # [B, H/p, p, W/p, p, C]
+    order = (0, *range(2, 2 * rank + 1, 2), *range(1, 2 * rank, 2), 2 * rank + 1)
+    parts = parts.transpose(order)  # [B, p, p, H/p, W/p, C]
+    t = parts.reshape(b * patch**rank, -1, c)
+    for layer in layers:
+        t = layer(t, run)
+    back = sorted(range(len(order)), key=order.__getitem__)
+    y = t.reshape(parts.shape).transpose(back).reshape(b, *whole, c)
+    return y if whole == size else ops.resize(y, size)
+
+
+class ViTBlock(nnx.Module):
+    """Convolution, 1x1 to `width`, transformer layers, 1x1 back; joined with the input and fused by a convolution.
+
+    Args:
+      ffn: hidden units of a layer.
+      patch: attention joins the positions at the same place of patches of this size; 1: all positions.
+    """
+
+    def __init__(self, channels: int, width: int, depth: int, ffn: int, *, rank: int, patch: int = 1, rngs: nnx.Rngs):
+        one = lambda a, b, k: ConvNorm(a, b, k, rank=rank, act="silu", rngs=rngs)
+        self.patch = patch
+        self.local, self.enter = one(channels, channels, 3), one(channels, width, 1)
+        self.layers = nnx.List([TransformerLayer(width, ffn, head_width=8, qkv_bias=False, rngs=rngs) for _ in range(depth)])
+        self.leave, self.fuse = one(width, channels, 1), one(2 * channels, channels, 3)
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        y = over_patches(self.enter(self.local(x, run), run), self.layers, self.patch, run)
+        return self.fuse(jnp.concatenate([self.leave(y, run), x], axis=-1), run)
 
 
 class GlobalViT(nnx.Module):

@@ -19,6 +19,7 @@ from flax import nnx
 
 from jaxseg import ops
 from jaxseg.layers import EVAL, BatchNorm, Conv, DropPath, Run, activation
+from jaxseg.layers.mobile import round_channels
 from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
 from jaxseg.ops import tally
 from jaxseg.types import Array
@@ -52,13 +53,6 @@ class Config:
     drop_connect: float = 0.2
     conv_head: bool = True
     deep_supervision: bool = False
-
-
-def round_channels(channels: int, scale: float) -> int:
-    """Scaled channels as a multiple of 8, never more than 10 % below the exact product."""
-    exact = channels * scale
-    rounded = max(8, int(exact + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * exact else rounded
 
 
 def _conv(cin: int, cout: int, kernel: int, *, rngs: nnx.Rngs, stride: int = 1, groups: int = 1, bias: bool = False) -> Conv:

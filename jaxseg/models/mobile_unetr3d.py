@@ -8,12 +8,11 @@ patches; this one has neither: attention sees every position, and the decoder re
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg import ops
-from jaxseg.layers import EVAL, Conv, Dropout, LayerNorm, Linear, Run
-from jaxseg.layers.mobile import InvertedResidual, SelfAttention
+from jaxseg.layers import Conv, Run
+from jaxseg.layers.mobile import InvertedResidual, TransformerLayer, ViTBlock, over_patches
 from jaxseg.layers.volume import ConvNorm, Sequence
 from jaxseg.models.base import Outputs, Segmenter, Variant
 from jaxseg.types import Array
@@ -44,44 +43,6 @@ class Config:
     dropout: float = 0.1
 
 
-class Layer(nnx.Module):
-    """Pre-norm transformer layer with SiLU: x + attention(norm x), then x + fc2(silu(fc1(norm x)))."""
-
-    def __init__(self, channels: int, head_width: int, ffn: int, dropout: float = 0.0, *, rngs: nnx.Rngs):
-        self.norm1 = LayerNorm(channels, rngs=rngs)
-        self.attn = SelfAttention(channels, 4, head_width=head_width, qkv_bias=False, rngs=rngs)
-        self.norm2 = LayerNorm(channels, rngs=rngs)
-        self.fc1, self.fc2 = Linear(channels, ffn, rngs=rngs), Linear(ffn, channels, rngs=rngs)
-        self.drop1, self.drop2, self.drop3 = Dropout(dropout), Dropout(dropout), Dropout(dropout)
-
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        x = x + self.drop1(self.attn(self.norm1(x)), run)
-        y = self.drop2(jax.nn.silu(self.fc1(self.norm2(x))), run)
-        return x + self.drop3(self.fc2(y), run)
-
-
-def _tokens(x: Array, layers, run: Run) -> Array:
-    """Transformer layers over all positions of [B, *S, C]."""
-    t = x.reshape(x.shape[0], -1, x.shape[-1])
-    for layer in layers:
-        t = layer(t, run)
-    return t.reshape(x.shape)
-
-
-class ViTBlock(nnx.Module):
-    """Convolution, 1x1 to `width`, transformer layers, 1x1 back; joined with the input and fused by a convolution."""
-
-    def __init__(self, channels: int, width: int, depth: int, ffn: int, *, rngs: nnx.Rngs):
-        one = lambda a, b, k: ConvNorm(a, b, k, rank=3, act="silu", rngs=rngs)
-        self.local, self.enter = one(channels, channels, 3), one(channels, width, 1)
-        self.layers = nnx.List([Layer(width, 8, ffn, rngs=rngs) for _ in range(depth)])
-        self.leave, self.fuse = one(width, channels, 1), one(2 * channels, channels, 3)
-
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = _tokens(self.enter(self.local(x, run), run), self.layers, run)
-        return self.fuse(jnp.concatenate([self.leave(y, run), x], axis=-1), run)
-
-
 class MobileUNETR3D(Segmenter):
     """[B, D, H, W, C] with sizes divisible by 64; logits [B, D, H, W, K]."""
 
@@ -95,11 +56,12 @@ class MobileUNETR3D(Segmenter):
             blocks.append(InvertedResidual(c, channels, c * expand, stride=stride, **same))
             c = channels
         *shallow, last = config.vits
-        blocks += [ViTBlock(c, *vit, rngs=rngs) for vit in shallow]
-        blocks += [InvertedResidual(c, config.deepest, 4 * c, **same), ViTBlock(config.deepest, *last, rngs=rngs)]
+        blocks += [ViTBlock(c, *vit, rank=3, rngs=rngs) for vit in shallow]
+        blocks += [InvertedResidual(c, config.deepest, 4 * c, **same), ViTBlock(config.deepest, *last, rank=3, rngs=rngs)]
         self.encoder = Sequence(*blocks)
-        self.bottleneck = nnx.List([Layer(config.deepest, config.head_width, config.ffn, config.dropout, rngs=rngs)
-                                    for _ in range(config.layers)])
+        self.bottleneck = nnx.List([
+            TransformerLayer(config.deepest, config.ffn, head_width=config.head_width, qkv_bias=False, dropout=config.dropout,
+                             inner_dropout=config.dropout, rngs=rngs) for _ in range(config.layers)])
         widths = (config.deepest, *config.decoder)
         self.decoder = nnx.List([ConvNorm(a, b, 3, **same) for a, b in zip(widths, config.decoder)])
         self.head = Conv(widths[-1], num_classes, 1, rank=3, rngs=rngs)
@@ -108,7 +70,7 @@ class MobileUNETR3D(Segmenter):
         with jax.named_scope("encoder"):
             x = self.encoder(image, run)  # [B, D/64, H/64, W/64, deepest]
         with jax.named_scope("bottleneck"):
-            x = _tokens(x, self.bottleneck, run)
+            x = over_patches(x, self.bottleneck, 1, run)
         for i, conv in enumerate(self.decoder):
             with jax.named_scope(f"up{i}"):
                 x = x if i == 0 else ops.resize(x, tuple(2 * n for n in x.shape[1:-1]))

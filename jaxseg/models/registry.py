@@ -14,6 +14,7 @@ from jaxseg.utils.lookup import import_object, lookup, unknown_name
 FAMILIES = (
     "dual_branch",
     "effisegnet",
+    "mobile_unetr",
     "mobile_unetr3d",
     "nnunet_plain",
     "pspnet",

@@ -45,6 +45,10 @@ TABLE += [
     ("mobile_unetr_3d", 2, 4, {}, 23_124_796),
     ("mobile_unetr_3d", 4, 4, {}, 23_125_660),
     ("roi_mobileunetr3d_tiny", 7, 2, {}, 23_126_922),
+    ("mobile_unetr", 3, 1, {}, 14_157_673),  # of images, in the same project
+    ("mobile_unetr", 3, 4, {}, 14_157_868),
+    ("mobile_unetr_xs", 3, 1, {}, 5_663_697),
+    ("mobile_unetr_xxs", 3, 1, {}, 3_006_073),
     ("unetr", 4, 4, {}, 102_222_404),
     ("unetr", 4, 4, {"image_size": 128}, 102_449_732),
     ("unetr", 1, 14, {}, 92_784_046),

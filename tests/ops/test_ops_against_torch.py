@@ -45,6 +45,11 @@ def test_linear_resize_equals_interpolate(size, new, align):
           lambda t: F.interpolate(t, new, mode=mode, align_corners=align), _array(2, *size, 3))
 
 
+@pytest.mark.parametrize("size,new", [((5, 7), (10, 7)), ((8, 6), (5, 13)), ((1, 2), (3, 3))])
+def test_cubic_resize_equals_interpolate(size, new):
+    _same(lambda x: ops.resize(x, new, "cubic"), lambda t: F.interpolate(t, new, mode="bicubic"), _array(2, *size, 3))
+
+
 @pytest.mark.parametrize("size,new", [((5, 7), (11, 13)), ((9, 8), (4, 3)), ((4, 6), (8, 12)), ((3, 4, 5), (7, 4, 2))], ids=str)
 def test_nearest_resize_equals_interpolate_at_any_ratio(size, new):
     _same(lambda x: ops.resize(x, new, "nearest"), lambda t: F.interpolate(t, new, mode="nearest"), _array(2, *size, 3))

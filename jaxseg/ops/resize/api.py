@@ -33,6 +33,21 @@ def linear_matrix(n_in: int, n_out: int, align_corners: bool) -> np.ndarray:
     return matrix.astype(np.float32)
 
 
+def cubic_matrix(n_in: int, n_out: int) -> np.ndarray:
+    """[n_out, n_in] float32 weights of cubic convolution along one axis (Keys 1981, eq. 4, with a = -3/4 as PyTorch has it).
+
+    Source position of output i: (i + 1/2) n_in / n_out - 1/2; the four voxels around it, at the borders the last one again.
+    """
+    a, src = -0.75, (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
+    base = np.floor(src).astype(int)
+    matrix = np.zeros((n_out, n_in))
+    for offset in (-1, 0, 1, 2):
+        d = np.abs(src - base - offset)
+        weight = np.where(d <= 1, ((a + 2) * d - (a + 3)) * d * d + 1, ((a * d - 5 * a) * d + 8 * a) * d - 4 * a)
+        np.add.at(matrix, (np.arange(n_out), np.clip(base + offset, 0, n_in - 1)), weight)
+    return matrix.astype(np.float32)
+
+
 def nearest_index(n_in: int, n_out: int) -> np.ndarray:
     """Source index floor(i * n_in / n_out) of each output position, in exact integer arithmetic."""
     return (np.arange(n_out) * n_in) // n_out
@@ -44,30 +59,31 @@ def resize(x: Array, size: Sequence[int], method: str = "linear", *, align_corne
     Args:
       x: [B, *S, C].
       size: target size per spatial axis, voxels.
-      method: "linear" (bilinear or trilinear; never antialiased) or "nearest".
+      method: "linear" (bilinear or trilinear) or "cubic" (both never antialiased), or "nearest".
       align_corners: linear only; the centres of the corner voxels stay where they are.
     Returns:
       [B, *size, C] in x's dtype (integer arrays: nearest only).
     Raises:
-      ValueError: unknown method, a size of the wrong length, or linear on integers.
+      ValueError: unknown method, a size of the wrong length, or linear or cubic on integers.
     """
     size = tuple(int(n) for n in size)
     if len(size) != x.ndim - 2:
         raise ValueError(f"got size={size} for an array of shape {x.shape}: {x.ndim - 2} numbers are needed")
+    if align_corners and method != "linear":
+        raise ValueError(f"got align_corners=True with method={method!r}: it has a meaning for 'linear' only")
     if method == "nearest":
-        if align_corners:
-            raise ValueError("got align_corners=True with method='nearest': it has a meaning for 'linear' only")
         for axis, n in enumerate(size, 1):
             x = _nearest(x, axis, n)
         return x
-    if method != "linear":
-        raise ValueError(f"got method={method!r}; it is 'linear' or 'nearest'")
+    if method not in ("linear", "cubic"):
+        raise ValueError(f"got method={method!r}; it is 'linear', 'cubic' or 'nearest'")
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"got an array of dtype {x.dtype} to resize linearly; use method='nearest' or cast to float")
-    tally.add("resize", 4 * x.shape[0] * math.prod(size) * x.shape[-1])
+        raise ValueError(f"got an array of dtype {x.dtype} to interpolate; use method='nearest' or cast to float")
+    tally.add("resize", (4 if method == "linear" else 16) * x.shape[0] * math.prod(size) * x.shape[-1])
     for axis, n in sorted(enumerate(size, 1), key=lambda a: a[1] / x.shape[a[0]]):  # shrink first: fewer operations
         if n != x.shape[axis]:
-            matrix = jnp.asarray(linear_matrix(x.shape[axis], n, align_corners), x.dtype)
+            weights = linear_matrix(x.shape[axis], n, align_corners) if method == "linear" else cubic_matrix(x.shape[axis], n)
+            matrix = jnp.asarray(weights, x.dtype)
             x = jnp.moveaxis(jnp.tensordot(matrix, x, axes=(1, axis)), 0, axis)
     return x
 
