@@ -20,3 +20,12 @@ def parse(arguments: str, *, sizes: tuple[str, ...] = (), flags: tuple[str, ...]
         lookup("argument of this config", word, known)
     named = [w for w in words if w in sizes]
     return Chosen(named[-1] if named else None, frozenset(words) - set(sizes))
+
+
+def network_and_flags(arguments: str, *flags: str) -> tuple[str | None, frozenset[str]]:
+    """Split "unet3d_s,quick" into the network that was named (None if none was; any registry name) and flags."""
+    words = [w.strip() for w in (arguments or "").split(",") if w.strip()]
+    named = [w for w in words if w not in flags]
+    for word in named[:-1]:  # two networks, or a misspelt flag before the network
+        lookup("argument of this config", word, dict.fromkeys(flags))
+    return (named[-1] if named else None), frozenset(words) - set(named)

@@ -20,7 +20,7 @@ Source: jwon112/3d-segmentation. Published: no result table exists. Measured on 
 phantom: see README.
 """
 
-from configs._arguments import parse
+from configs._arguments import network_and_flags
 from configs._base import base
 from configs._brats import AUGMENT, NNUNET_AUGMENT, PHANTOM, QUICK, deep_supervision, on_slices, seed_recipe
 
@@ -28,13 +28,11 @@ FLAGS = ("two", "standard", "nnunet", "augment", "regions", "five", "slices", "q
 
 
 def get_config(arguments: str = ""):
-    words = [w.strip() for w in arguments.split(",") if w.strip()]
-    named = [w for w in words if w not in FLAGS]
-    flags = parse(",".join(w for w in words if w in FLAGS), flags=FLAGS).flags
+    named, flags = network_and_flags(arguments, *FLAGS)
     c = base()
     c.variant = arguments
     seed_recipe(c, two="two" in flags)
-    c.model.name = named[-1] if named else "segnext_t" if "slices" in flags else "unet3d_s"
+    c.model.name = named or ("segnext_t" if "slices" in flags else "unet3d_s")
     c.data.regions, c.data.split = "regions" in flags, "fold" if "five" in flags else "patient"
     c.loss.terms = (("seed3d_standard", 1.0),) if "standard" in flags else (("seed3d_squared", 1.0),)
     c.train.augment = AUGMENT if "augment" in flags else ()

@@ -158,7 +158,7 @@ def pictures(scored: Scored, store: Store) -> list[np.ndarray]:
 
 
 def report(scored: Scored, store: Store, *, summary, model: str, epochs: int | None, folder: Path | None,
-           baselines: bool = True, steps: Sequence = ()) -> str:
+           baselines: bool = True, steps: Sequence = (), cascaded: Scored | None = None) -> str:
     """Everything that is printed at the end of a run; with `folder`, cases.csv, confusion.csv and evaluation.json are written.
 
     Args:
@@ -168,6 +168,7 @@ def report(scored: Scored, store: Store, *, summary, model: str, epochs: int | N
       folder: where to write.
       baselines: look for the best intensity threshold and band too.
       steps: the post-processing that was applied.
+      cascaded: the same split through the cascade, reported beside.
     """
     figures = region_scores.summarize_cases(scored.cases)
     names = [key.removeprefix("dice_") for key in figures if key.startswith("dice_") and key != "dice_mean"]
@@ -176,10 +177,7 @@ def report(scored: Scored, store: Store, *, summary, model: str, epochs: int | N
              f"    It was trained {'?' if epochs is None else epochs} EPOCHS",
              f"    Test time: {scored.seconds:.1f} s for {len(scored.cases)} volumes, the first not counted; loss "
              f"{scored.loss:.6f}"]
-    for name in names:
-        lines.append(f"{name:<4} " + "  ".join(
-            f"{key} {figures[f'{key}_{name}']['mean']:.4f} +- {figures[f'{key}_{name}']['std']:.4f}" for key in
-            ("dice", "iou", "precision", "recall", "specificity", "hd95", "nsd") if f"{key}_{name}" in figures))
+    lines += _score_lines(figures, names, "")
     for region in dict.fromkeys(row["Labels"] for row in scored.lesions):
         rows = [row for row in scored.lesions if row["Labels"] == region]
         lines.append(f"{region:<4} lesion-wise dice {np.mean([r['LesionWise_Score_Dice'] for r in rows]):.4f}  "
@@ -187,13 +185,22 @@ def report(scored: Scored, store: Store, *, summary, model: str, epochs: int | N
                      + " ".join(f"{key} {sum(r[f'Num_{key}'] for r in rows)}" for key in ("TP", "FP", "FN")))
     lines += [f"post-processing: {step['step']} {step['options']}, validation Dice {step['dice'][0]:.4f} -> {step['dice'][1]:.4f}"
               for step in steps]
+    beside = {}
+    if cascaded is not None:
+        second = region_scores.summarize_cases(cascaded.cases)
+        lines += [*_score_lines(second, names, "cascade "),
+                  f"cascade: mean Dice {second['dice_mean']['mean']:.4f}, sliding window {figures['dice_mean']['mean']:.4f}"]
+        beside = {"cascade_dice": second["dice_mean"]["mean"],
+                  **{f"cascade_{name.lower()}": second[f"dice_{name}"]["mean"] for name in names}, "cascade_scores": second}
     best = baseline(store, np.array([row["row"] for row in scored.cases])) if baselines else {}
     lines += [f"baseline   {text}" for text in best.get("lines", ())]
     dice = figures["dice_mean"]["mean"]
     lines.append(f"mean Dice of {', '.join(n for n, _ in store.regions) or ', '.join(store.labels)}: {dice:.4f} on "
                  f"{len(scored.cases)} volumes" + (" (SYNTHETIC data)" if store.synthetic else ""))
     if folder is not None:
-        write_csv(folder / "cases.csv", scored.cases)
+        extra = {row["case"]: {f"cascade_{k}": v for k, v in row.items() if k.startswith("dice_")} for row in cascaded.cases} \
+            if cascaded else {}
+        write_csv(folder / "cases.csv", [row | extra.get(row["case"], {}) for row in scored.cases])
         if scored.lesions:
             write_csv(folder / "lesions.csv", scored.lesions)
         classes = ("background", *store.labels)
@@ -202,9 +209,25 @@ def report(scored: Scored, store: Store, *, summary, model: str, epochs: int | N
         write_json(folder / "evaluation.json", {
             "model": model, "params": summary.params, "macs": summary.macs, "loss": scored.loss, "mean_dice": dice,
             "scores": figures, "confusion": scored.confusion.tolist(), "synthetic": store.synthetic,
-            "baselines": best.get("figures", {}), "postprocessing": list(steps)})
+            "baselines": best.get("figures", {}), "postprocessing": list(steps), **beside})
         lines.append(f"per-case figures in {folder / 'cases.csv'}")
     return "\n".join(lines)
+
+
+def _score_lines(figures: dict, names: Sequence[str], before: str) -> list[str]:
+    return [f"{before}{name:<4} " + "  ".join(
+        f"{key} {figures[f'{key}_{name}']['mean']:.4f} +- {figures[f'{key}_{name}']['std']:.4f}"
+        for key in ("dice", "iou", "precision", "recall", "specificity", "hd95", "nsd") if f"{key}_{name}" in figures)
+        for name in names]
+
+
+def write_roi_record(folder: Path, config: dict, rows: Sequence[dict], weights: Path) -> None:
+    """config.json and metrics.csv of a region-of-interest run, with the columns that the source's cascade looks for."""
+    best = max((row for row in rows if row.get("val_dice", "") != ""), key=lambda row: row["val_dice"], default={})
+    tested = json.loads((folder / "evaluation.json").read_text())["mean_dice"]
+    write_json(folder / "config.json", config)
+    write_csv(folder / "metrics.csv", [{"seed": config["seed"], "best_epoch": best.get("epoch", ""), "best_val_dice":
+                                        best.get("val_dice", ""), "test_wt_dice": tested, "weight_path": str(weights)}])
 
 
 def baseline(store: Store, rows: np.ndarray, bins: int = 256) -> dict:

@@ -10,6 +10,7 @@ from jaxseg import checkpoint
 from jaxseg import config as configs
 from jaxseg.data import check as checks
 from jaxseg.data import datasets
+from jaxseg.evaluate_volumes import write_roi_record
 from jaxseg.infer import predict as prediction
 from jaxseg.infer import predict_volumes as volume_prediction
 from jaxseg.models import functional
@@ -76,6 +77,8 @@ def evaluate(call: Call) -> int | None:
     text = data.report(call.config, network, setup.build_loss(call.config), outputs, mesh, (params, net_state),
                        summary=summaries.summarize(model, setup.input_shape(call.config)), model=call.config.model.name,
                        epochs=_epochs(info), folder=call.workdir if jax.process_index() == 0 else None)
+    if call.config.data.whole and jax.process_index() == 0:
+        write_roi_record(call.workdir, configs.as_dict(call.config), info.get("rows") or [], source.absolute())
     for line in text.splitlines():
         log.say(line)
     log.close()

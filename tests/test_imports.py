@@ -29,7 +29,7 @@ ARROWS = {
     "evaluate_volumes": {"infer", "metrics", "data", "models", "ops", "checkpoint"},
     "train": {"models", "losses", "metrics", "augment", "data", "optim", "checkpoint", "evaluate", "evaluate_volumes", "infer",
               "config", "ops"},
-    "modes": {"config", "train", "evaluate", "infer", "data", "models", "checkpoint"},
+    "modes": {"config", "train", "evaluate", "evaluate_volumes", "infer", "data", "models", "checkpoint"},
     "main": {"config", "modes"},
     "bench": {"ops", "models", "layers", "losses", "infer", "data", "train", "augment", "optim", "metrics", "checkpoint"},
     "__init__": set(),

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -167,49 +167,64 @@ def _deciding(recipe: Recipe) -> Recipe:
                   intensity=recipe.intensity, modalities=recipe.modalities)
 
 
-def _build(folder: Path, dataset: DataSet, recipe: Recipe, log: Callable[[str], None]) -> None:
-    before = fingerprint(dataset, recipe)
+def write(folder: Path, items: Iterable[tuple[np.ndarray, np.ndarray, dict[str, Any]]], recipe: Recipe, *, count: int, name: str,
+          synthetic: bool, regions, log: Callable[[str], None] = print) -> None:
+    """Fill an empty folder with prepared volumes.
+
+    Args:
+      items: (image float32 [X, Y, Z, C], mask uint8 [X, Y, Z], row with case, patient, stratum, spacing and what else is to
+        be kept) of each volume; shape, foreground, bytes and digests are filled in here.
+      recipe: how they were prepared.
+      count: how many there are, for the space they will take.
+      name, synthetic, regions: of the store.
+    Raises:
+      StorageError: the volumes still to come would not fit.
+    """
     started = said = time.monotonic()
-    rows, n = [], len(dataset.cases)
-    if not n:
-        raise DataError(f"{dataset.name}: no case under {dataset.root}; check data.root", "DATA_EMPTY")
-    for i, case in enumerate(dataset.cases):
-        arrays, row = _prepared(dataset, case, recipe)
-        sizes = [sum(r["bytes"].values()) for r in rows] + [sum(a.nbytes for a in arrays.values())]
-        _check_space(folder, estimate(sizes, n) - sum(sizes[:-1]), n, i)
-        row["bytes"] = {kind: _write(_path(folder, i, kind), array) for kind, array in arrays.items()}
-        rows.append(row)
+    rows, sizes = [], []
+    for i, (image, mask, row) in enumerate(items):
+        k = len(recipe.labels)
+        inside = np.flatnonzero(mask)
+        index = inside[np.argsort(mask.reshape(-1)[inside], kind="stable")].astype(_index_dtype(mask.shape))
+        arrays = {"image": image, "mask": mask, "foreground": index}
+        sizes.append(sum(a.nbytes for a in arrays.values()))
+        _check_space(folder, estimate(sizes, count) - sum(sizes[:-1]), count, i)
+        rows.append(row | {
+            "shape": list(mask.shape), "foreground": np.bincount(mask.reshape(-1)[inside], minlength=k + 1)[1:].tolist(),
+            "digests": {kind: _digest(array) for kind, array in arrays.items()},
+            "bytes": {kind: _write(_path(folder, i, kind), array) for kind, array in arrays.items()}})
         if time.monotonic() - said > PROGRESS:
             said = time.monotonic()
-            log(f"volumes: {i + 1}/{n} cases of {dataset.name}, {_gib(sum(sizes))}, {said - started:.0f} s")
-    if fingerprint(dataset, recipe) != before:
-        raise source.changed(dataset)
+            log(f"volumes: {i + 1}/{count} cases of {name}, {_gib(sum(sizes))}, {said - started:.0f} s")
     files.write_json(folder / "rows.json", rows)
     files.write_json(folder / "meta.json", {
-        "dataset": dataset.name, "synthetic": dataset.synthetic, "recipe": dataclasses.asdict(_deciding(recipe)),
-        "regions": dataset.regions, "volumes": n, "version": VERSION})
-    log(f"volumes: {dataset.name}, {n} cases, {_gib(sum(sizes))}, {time.monotonic() - started:.1f} s")
+        "dataset": name, "synthetic": synthetic, "recipe": dataclasses.asdict(_deciding(recipe)), "regions": regions,
+        "volumes": len(rows), "version": VERSION})
+    log(f"volumes: {name}, {len(rows)} cases, {_gib(sum(sizes))}, {time.monotonic() - started:.1f} s")
 
 
-def _prepared(dataset: DataSet, case: Case, recipe: Recipe) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """({kind: array}, row) of one case, errors naming it."""
-    k = len(dataset.labels)
+def _build(folder: Path, dataset: DataSet, recipe: Recipe, log: Callable[[str], None]) -> None:
+    before = fingerprint(dataset, recipe)
+    if not dataset.cases:
+        raise DataError(f"{dataset.name}: no case under {dataset.root}; check data.root", "DATA_EMPTY")
+    write(folder, (_prepared(dataset, case, recipe) for case in dataset.cases), recipe, count=len(dataset.cases),
+          name=dataset.name, synthetic=dataset.synthetic, regions=dataset.regions, log=log)
+    if fingerprint(dataset, recipe) != before:
+        raise source.changed(dataset)
+
+
+def _prepared(dataset: DataSet, case: Case, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """(image, mask, row) of one case, errors naming it."""
     read, truth = source.read_files(dataset, case)
     try:
         labels, orientation = to_volume(truth)
         image = prepare_volume(read, recipe)
-        mask = prepare_volume_mask(labels, recipe, orientation.spacing, k)
+        mask = prepare_volume_mask(labels, recipe, orientation.spacing, len(dataset.labels))
     except DataError as error:
         raise DataError(f"case {case.id}: {error}", error.code) from error
-    inside = np.flatnonzero(mask)
-    index = inside[np.argsort(mask.reshape(-1)[inside], kind="stable")].astype(_index_dtype(mask.shape))
-    arrays = {"image": image, "mask": mask, "foreground": index}
     spacing = [float(s * n / m) for s, n, m in zip(orientation.spacing, labels.shape, mask.shape)]
-    return arrays, {
-        "case": case.id, "patient": case.patient, "stratum": dataset.stratum(case), "shape": list(mask.shape), "spacing": spacing,
-        "scan_shape": list(labels.shape), "scan_spacing": list(orientation.spacing),
-        "foreground": np.bincount(mask.reshape(-1)[inside], minlength=k + 1)[1:].tolist(),
-        "digests": {kind: _digest(array) for kind, array in arrays.items()}}
+    return image, mask, {"case": case.id, "patient": case.patient, "stratum": dataset.stratum(case), "spacing": spacing,
+                         "scan_shape": list(labels.shape), "scan_spacing": list(orientation.spacing)}
 
 
 def _write(path: Path, array: np.ndarray) -> int:

@@ -10,13 +10,19 @@ import jax
 import numpy as np
 
 from jaxseg import evaluate, evaluate_volumes
+from jaxseg.config import as_dict
 from jaxseg.data import cache as caches
 from jaxseg.data import patches, pipeline, splits, volume_store
 from jaxseg.data.records import DataSet, Recipe
+from jaxseg.infer import postprocess
+from jaxseg.infer import predict_volumes as runs
+from jaxseg.infer.predict_volumes import WINDOW
 from jaxseg.infer.volumes import VolumeNetwork
 from jaxseg.metrics import regions
 from jaxseg.models.functional import Network
+from jaxseg.train import whole
 from jaxseg.types import DataError
+from jaxseg.utils.files import write_json
 
 
 class Outputs(NamedTuple):
@@ -124,9 +130,18 @@ class Volumes(NamedTuple):
         """Score config.eval.split; everything that is printed about it."""
         scorer = self._scorer(config, network, loss, outputs)
         steps = scorer.choose_postprocessing(*weights, self.store, self.rows["val"]) if config.eval.postprocess else []
-        scored = scorer.run(*weights, self.store, self.rows[config.eval.split], surface=config.eval.surface,
-                            lesions=config.eval.lesions, steps=steps)
-        return evaluate_volumes.report(scored, self.store, folder=folder, steps=steps, **about)
+        rows, measured = self.rows[config.eval.split], {"surface": config.eval.surface, "lesions": config.eval.lesions}
+        scored = scorer.run(*weights, self.store, rows, steps=steps, **measured)
+        cascaded = None
+        if config.infer.roi:
+            roi = runs.open_run(Path(config.infer.roi), config.infer)
+            second = runs.Trained({"config": as_dict(config)}, self.recipe, scorer.network, scorer.network.place(*weights),
+                                  outputs.order)
+            segment = lambda image, _: postprocess.apply(scorer.labels(runs.cascaded(roi, second, image)), steps)
+            cascaded = evaluate_volumes.score(segment, self.store, rows, empty=scorer.empty, **measured)
+        if folder is not None and config.eval.postprocess:
+            write_json(folder / "postprocess.json", steps)
+        return evaluate_volumes.report(scored, self.store, folder=folder, steps=steps, cascaded=cascaded, **about)
 
     def _appended(self, config) -> bool:
         return config.data.coordinates and not config.data.whole  # whole volumes are stored with theirs
@@ -139,7 +154,6 @@ class Volumes(NamedTuple):
                                        empty=config.eval.empty)
 
 
-WINDOW = ("overlap", "blend", "positions", "accumulator", "windows", "mirror")  # keys of config.infer for VolumeNetwork
 Feed = Slices | Volumes
 
 
@@ -151,6 +165,8 @@ def load(config, dataset: DataSet, recipe: Recipe, log) -> Feed:
     """
     kind, rooms = (Slices, caches) if config.data.rank == 2 else (Volumes, volume_store)
     store = rooms.open_or_build(dataset, recipe, log=log.say)
+    if config.data.whole:
+        store = whole.shrunk(store, recipe, coordinates=config.data.coordinates, log=log.say)
     rows = splits.split_rows(store.rows, dataset, split=config.data.split, fractions=tuple(config.data.fractions),
                              seed=config.data.split_seed, protocol=config.data.protocol, folds=config.data.folds,
                              fold=config.data.fold, log=log.say)

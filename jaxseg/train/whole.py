@@ -1,0 +1,47 @@
+"""Whole volumes, shrunk: what a region-of-interest network trains on, made once from the prepared volumes.
+
+The shrinking is that of the cascade (`infer.cascade.roi_input`), coordinates included, so that the network sees in training
+what it will see there.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from jaxseg.data import volume_store
+from jaxseg.data.records import Recipe
+from jaxseg.data.volume_store import Store
+from jaxseg.infer import cascade
+from jaxseg.utils import files
+
+NAME = "WT"  # the one class: any foreground
+
+
+def shrunk(store: Store, recipe: Recipe, *, coordinates: bool, log: Callable[[str], None] = print) -> Store:
+    """A store of the same volumes at recipe.size, with one class: the union of all.
+
+    Args:
+      store: the prepared volumes.
+      recipe: of the run; its size is that of the network's input.
+      coordinates: whether three channels say where in the volume each voxel lies.
+      log: told when it has been made.
+    """
+    size = tuple(recipe.size)
+    whole = dataclasses.replace(store.recipe, size=size, labels=(NAME,), channels=recipe.channels + 3 * coordinates)
+    image_of = jax.jit(lambda volume: cascade.roi_input(volume, size, coordinates))
+    mask_of = jax.jit(lambda mask: cascade.roi_target(mask, size))
+
+    def items():
+        for i, row in enumerate(store.rows):
+            mask = np.asarray(mask_of(np.asarray(store.mask(i)))).astype(np.uint8)
+            spacing = [s * n / m for s, n, m in zip(row["spacing"], row["shape"], size)]
+            image = np.ascontiguousarray(image_of(np.asarray(store.image(i))))
+            yield image, mask, row | {"spacing": spacing}
+
+    key = files.digest(store.folder.name, str(size), str(coordinates), volume_store.VERSION)[:16]
+    final = files.cache_root() / "volumes" / f"{store.name}-whole-{key}"
+    built = files.build_folder(final, lambda folder: volume_store.write(
+        folder, items(), whole, count=len(store), name=store.name, synthetic=store.synthetic, regions=(), log=log))
+    return dataclasses.replace(volume_store.open_store(built), recipe=whole)
