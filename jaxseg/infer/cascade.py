@@ -18,6 +18,9 @@ After the cascade of the project's 3-D repository (utils/cascade_utils.py); diff
 
 A voxel's centre has a whole number as its index. The crop around a centre c starts at floor(c + 1/2) - size // 2: the voxel
 nearest to c (the later one of two) has index size // 2 in the crop.
+
+What it costs beside the networks: 240 x 240 x 155 voxels, 4 channels, three crops of 96^3, 1x1x1 networks, two shared CPU
+cores, 2026-11-21: 0.3 to 0.5 s, of which 0.03 to 0.04 s up to the centres.
 """
 
 import functools
