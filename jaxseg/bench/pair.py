@@ -101,10 +101,12 @@ def _measured(sides: dict[str, Process], facts: dict, row: Row, notes: list[str]
               folder: Path) -> Row:
     timed: dict[str, tuple[float, int]] = {}
     try:
-        timed = clock.interleaved({w: _timer(sides[w], row.work) for w in facts}, seconds=seconds) if facts else {}
+        waiting = {w: _timer(sides[w], row.work) for w, f in facts.items() if "value" not in f}
+        timed = clock.interleaved(waiting, seconds=seconds) if waiting else {}
     except SideFailed as error:
         notes.append(str(error))
     ours, peer = facts.get("ours", {}), facts.get("peer", {})
+    timed |= {w: (f["value"], f.get("runs", 1)) for w, f in facts.items() if "value" in f}
     convert = _rate(about["items"]) if "items" in about else lambda ms: ms
     if "ours" in timed:
         row.ours, row.runs = convert(timed["ours"][0]), timed["ours"][1]
@@ -114,13 +116,13 @@ def _measured(sides: dict[str, Process], facts: dict, row: Row, notes: list[str]
             row.mfu = ours["flop"] / (1e-3 * timed["ours"][0]) / ours["flop_per_s"]
     if "peer" in timed:
         row.peer_value, row.peer = convert(timed["peer"][0]), peer.get("dress", "")
-        row.peak_mb, row.peer_peak_mb, row.peer_compile_s = ours.get("peak_mb"), peer.get("peak_mb"), peer.get("compile_s")
+        row.peer_peak_mb, row.peer_compile_s = peer.get("peak_mb"), peer.get("compile_s")
     if ours and peer:
         row.error = difference(folder, row.work)
         if ours.get("parameters") != peer.get("parameters"):
             notes.append(f"parameters {ours.get('parameters')} here, {peer.get('parameters')} there")
             row.error = float("inf")
-    row.note = "; ".join([*notes, *filter(None, (ours.get("note"),))])
+    row.note = "; ".join([*notes, *(f"{w}: {f['note']}" for w, f in facts.items() if "note" in f)])
     return row.judge(about.get("tolerance"))
 
 

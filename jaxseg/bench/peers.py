@@ -8,6 +8,7 @@ AdamW and gradients set to None; all threads are used; no value is fetched insid
 Networks come from transformers and MONAI where those have them, else from `twins/`.
 """
 
+import statistics
 import time
 from collections.abc import Callable
 
@@ -96,7 +97,7 @@ def works(name: str, ours: dict, shape: tuple[int, ...], options: Options) -> di
     """work -> a function that readies it in its fastest dress."""
     import torch
 
-    from jaxseg.bench.models import arrays
+    from jaxseg.bench.models import CHECKED, arrays
 
     classes = ours["num_classes"]
     image, mask = arrays(shape, classes)
@@ -157,7 +158,8 @@ def works(name: str, ours: dict, shape: tuple[int, ...], options: Options) -> di
         exact(True)
         module.load_state_dict(start)
         with torch.inference_mode():
-            np.save(options.path("forward.peer.npy"), np.moveaxis(module.eval()(image.to(device)).float().cpu().numpy(), 1, -1))
+            logits = module.eval()(image[:CHECKED].to(device))
+        np.save(options.path("forward.peer.npy"), np.moveaxis(logits.float().cpu().numpy(), 1, -1))
         exact(False)
         return ready("forward", forward)
 
@@ -181,8 +183,14 @@ def finish(options: Options) -> Callable:
     return (lambda _: torch.cuda.synchronize()) if options.gpu else (lambda _: None)
 
 
-def fastest(make: Callable[[str], Callable], options: Options, wait: Callable) -> tuple[Callable, dict]:
-    """The fastest of the dresses asked for: (call, {"dress", "compile_s": seconds until its first call ended})."""
+def fastest(make: Callable[[str], Callable], options: Options, wait: Callable, *, tries: int = 3,
+            close: Callable[[str], None] = lambda dress: None) -> tuple[Callable, dict]:
+    """The fastest of the dresses asked for: (call, {"dress", "compile_s": seconds until its first call ended}).
+
+    Args:
+      make: dress -> the call. wait: until a call's result is there. tries: timed calls of each, the median counts.
+      close: called with a dress that has been tried.
+    """
     import torch
     trials = {}
     for dress in options.dresses or (GPU_DRESSES if options.gpu else CPU_DRESSES):
@@ -193,11 +201,12 @@ def fastest(make: Callable[[str], Callable], options: Options, wait: Callable) -
         first = time.perf_counter() - begin
         wait(run())
         times = []
-        for _ in range(3):
+        for _ in range(tries):
             begin = time.perf_counter()
             wait(run())
             times.append(time.perf_counter() - begin)
-        trials[dress] = (sorted(times)[1], first)
+        trials[dress] = (statistics.median(times), first)
+        close(dress)
     best = min(trials, key=lambda d: trials[d][0])
     run = make(best)  # again: the last dress tried has left the module in its own layout
     for _ in range(2):

@@ -44,7 +44,7 @@ class Call(NamedTuple):
     Attributes:
       run: makes one call; the result may still be in the making.
       finish: waits for a result.
-      facts: fields of the row known beforehand.
+      facts: fields of the row known beforehand; with "value" that is the row's figure, and nothing is to be timed.
     """
 
     run: Callable[[], Any]

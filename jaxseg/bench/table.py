@@ -18,7 +18,7 @@ class Row:
       runs: calls behind our median.
       parameters: of the network, the same on both sides.
       error: largest difference of the two results over their standard deviation.
-      compile_s, peer_compile_s: seconds before the first call ended, less one call.
+      compile_s, peer_compile_s: seconds until the first call ended.
       xla_mb: what XLA plans for one call: arguments, outputs and scratch, MiB.
       peak_mb, peer_peak_mb: the device's high-water mark; on a CPU what the process grew by while calls ran, MiB.
       mfu: model FLOP of the call over its time, as a fraction of a matrix product's rate in the same process.
@@ -51,8 +51,8 @@ class Row:
         if tolerance is not None and self.error is not None and not self.error <= tolerance:
             note = f"{self.note}; results differ by more than {tolerance:g}".strip("; ")
             return dataclasses.replace(self, ratio="FAILED", note=note)
-        if self.ours is None or not self.peer_value:
-            return self
+        if self.ours is None or not self.peer_value or self.unit == "%":
+            return self  # a quotient of two differences says nothing
         return dataclasses.replace(self, ratio=self.ours / self.peer_value)
 
 

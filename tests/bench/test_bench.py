@@ -1,0 +1,113 @@
+"""The bench: what it computes from its measurements, and that one command measures a row of each suite."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxseg.bench import clock, machine, models, pair, table
+from jaxseg.bench.__main__ import SUITES, parse
+from jaxseg.bench.side import Options
+from jaxseg.types import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_power_law_has_its_exponent_as_slope():
+    sizes = [8, 27, 64, 1000]
+    assert clock.slope(sizes, [3.0 * s**1.5 for s in sizes]) == pytest.approx(1.5)
+    with pytest.raises(ValueError, match="two points"):
+        clock.slope([8, 8], [1.0, 2.0])
+
+
+def test_competitors_run_in_turn_and_one_slow_moment_does_not_move_the_median():
+    order, slow = [], iter([0, 0, 0, 900] + 96 * [0])
+
+    def block(name, ms):
+        def f(runs):
+            order.append(name)
+            return ms + next(slow)
+        return f
+
+    found = clock.interleaved({"a": block("a", 2600.0), "b": block("b", 100.0)}, seconds=0.0, least=5, pause=0.0)
+    assert found == {"a": (2600.0, 3), "b": (100.0, 3)}  # three rounds, since a call of a takes longer than two seconds
+    assert order == ["a", "b", "b", *("ab" * 3)]  # b is warmed twice: it is quick
+
+
+def test_the_ratio_is_ours_over_the_peers_and_a_wrong_result_has_none():
+    row = table.Row("ops", "x", "call", ours=2.0, peer_value=4.0, error=1e-6)
+    assert row.judge(1e-5).ratio == 0.5
+    assert row.judge(1e-7).ratio == "FAILED"
+    row.error = float("nan")
+    assert row.judge(1e-5).ratio == "FAILED"
+    assert table.Row("ops", "x", "call", ours=2.0).judge(1e-5).ratio is None
+
+
+def test_results_differ_by_their_largest_error_over_the_spread(tmp_path):
+    assert pair.difference(tmp_path, "call") is None
+    b = np.arange(100.0)
+    a = b.copy()
+    a[3] += 1
+    np.save(tmp_path / "call.ours.npy", a)
+    np.save(tmp_path / "call.peer.npy", b)
+    assert pair.difference(tmp_path, "call") == pytest.approx(1 / b.std())
+    np.save(tmp_path / "call.peer.npy", b[:50])
+    assert pair.difference(tmp_path, "call") == float("inf")
+
+
+def test_the_table_leaves_out_columns_that_no_row_fills_and_ends_with_the_ratio():
+    row = table.Row("ops", "x", "call", ours=2.0, peer_value=4.0, peer="scipy").judge()
+    rows = [row, table.Row("ops", "y", "call", ours=1e7)]
+    text = table.markdown(rows, {"machine": "m", "cores": "2"})
+    assert "| work | unit | ours | peer | which | ratio |" in text and "machine m, cores 2" in text
+    assert "| x call | ms | 2 | 4 | scipy | 0.5 |" in text and "| y call | ms | 1.0e+07 | - |  | - |" in text
+
+
+def test_a_peak_is_what_memory_grew_by():
+    peak = machine.Peak(gpu=False)
+    peak.reset()
+    block = np.ones(8 << 20)  # 64 MiB
+    assert 60 <= peak.read() <= 100 and block[0] == 1
+    del block
+    peak.reset()
+    assert peak.read() < 32
+
+
+def test_unknown_suites_and_dresses_are_refused():
+    assert parse([]).suite == SUITES
+    with pytest.raises(ConfigError, match="--suite=model; it is one of models, infer"):
+        parse(["--suite=model"])
+    with pytest.raises(ConfigError, match="--dresses=fast"):
+        parse(["--dresses=fast"])
+
+
+def test_the_rows_of_the_plan_are_there():
+    wanted = {"segnext_t", "segnext_b", "segformer_b0", "segformer_b2", "effisegnet_b0", "effisegnet_b4", "unet_base", "unet3d_s",
+              "dualbranch_04_unet_s", "unetr", "swin_unetr"}
+    assert wanted == set(models.CASES)
+    on_gpu = Options("", gpu=True)
+    for name in wanted:
+        from jaxseg.models import create_model
+        model = create_model(name, abstract=True, **models.case_options(name, on_gpu))
+        model.check(models.CASES[name].shape(on_gpu))
+
+
+def test_one_command_measures_a_row_of_each_suite(tmp_path):
+    chosen = "models/unet_base|infer/1x1x1|ops/distance_tr|data/images|startup|scaling/distance"
+    done = subprocess.run([sys.executable, "-m", "jaxseg.bench", "--quick", f"--only={chosen}", f"--output={tmp_path}",
+                           "--suite=models,infer,ops,data,scaling"], cwd=ROOT, capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "XLA_FLAGS": ""})
+    log = (tmp_path / "bench.log").read_text()
+    assert done.returncode == 0, done.stderr + log
+    with open(tmp_path / "bench.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [*machine.describe(False), *table.FIELDS]
+    assert {(r["suite"], r["work"]) for r in rows} == {
+        ("models", "forward"), ("models", "train step"), ("infer", "whole"), ("ops", "call"), ("data", "augmented"),
+        ("scaling", "32^3"), ("scaling", "64^3"), ("scaling", "slope of time"), ("scaling", "slope of memory")}
+    assert all(float(r["ours"]) > 0 for r in rows) and rows[0]["machine"] and rows[0]["jax"]
+    assert done.stdout == (tmp_path / "bench.md").read_text() + "\n"
