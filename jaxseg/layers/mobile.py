@@ -86,16 +86,17 @@ class SelfAttention(nnx.Module):
 
 
 class TransformerLayer(nnx.Module):
-    """Pre-norm transformer layer with SiLU: x + attention(norm x), then x + fc2(silu(fc1(norm x))); x [B, T, C].
+    """Pre-norm transformer layer: x + attention(norm x), then x + fc2(act(fc1(norm x))); x [B, T, C].
 
     Args:
-      ffn: hidden units of the second half.
+      ffn: hidden units of the second half; act: their activation.
       heads, head_width, qkv_bias: see `SelfAttention`.
       dropout: of what is added to x; inner_dropout: of the hidden units.
     """
 
-    def __init__(self, channels: int, ffn: int, *, heads: int = 4, head_width: int | None = None, qkv_bias: bool = True,
-                 dropout: float = 0.0, inner_dropout: float = 0.0, rngs: nnx.Rngs):
+    def __init__(self, channels: int, ffn: int, *, act: str = "silu", heads: int = 4, head_width: int | None = None,
+                 qkv_bias: bool = True, dropout: float = 0.0, inner_dropout: float = 0.0, rngs: nnx.Rngs):
+        self.act = act
         self.norm1 = LayerNorm(channels, rngs=rngs)
         self.attn = SelfAttention(channels, heads, head_width=head_width, qkv_bias=qkv_bias, rngs=rngs)
         self.norm2 = LayerNorm(channels, rngs=rngs)
@@ -104,18 +105,21 @@ class TransformerLayer(nnx.Module):
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
         x = x + self.drop1(self.attn(self.norm1(x)), run)
-        y = self.drop2(jax.nn.silu(self.fc1(self.norm2(x))), run)
+        y = self.drop2(activation(self.act)(self.fc1(self.norm2(x))), run)
         return x + self.drop3(self.fc2(y), run)
 
 
-def over_patches(x: Array, layers, patch: int, run: Run = EVAL) -> Array:
+def over_patches(x: Array, layers, patch: int, run: Run = EVAL, *, pad: bool = False) -> Array:
     """Layers over the positions of [B, *S, C] that lie at the same place of their patches; patch 1: over all positions.
 
-    Sizes that `patch` does not divide are resized linearly to the next multiple, and back afterwards.
+    Sizes that `patch` does not divide are resized linearly to the next multiple, and back afterwards; with `pad` zeros are
+    put at their end instead, which take part, and are cut off afterwards.
     """
     b, *size, c = x.shape
     rank, whole = len(size), [-(-n // patch) * patch for n in size]
-    y = x if whole == size else ops.resize(x, whole)
+    y = x
+    if whole != size:
+        y = jnp.pad(x, ((0, 0), *((0, m - n) for n, m in zip(size, whole)), (0, 0))) if pad else ops.resize(x, whole)
     parts = y.reshape(b, *(m for n in whole for m in (n // patch, patch)), c)  # [B, H/p, p, W/p, p, C]
     order = (0, *range(2, 2 * rank + 1, 2), *range(1, 2 * rank, 2), 2 * rank + 1)
     parts = parts.transpose(order)  # [B, p, p, H/p, W/p, C]
@@ -124,7 +128,9 @@ def over_patches(x: Array, layers, patch: int, run: Run = EVAL) -> Array:
         t = layer(t, run)
     back = sorted(range(len(order)), key=order.__getitem__)
     y = t.reshape(parts.shape).transpose(back).reshape(b, *whole, c)
-    return y if whole == size else ops.resize(y, size)
+    if whole == size:
+        return y
+    return y[:, *(slice(n) for n in size)] if pad else ops.resize(y, size)
 
 
 class ViTBlock(nnx.Module):
@@ -172,11 +178,26 @@ class GlobalViT(nnx.Module):
         return self.last(self.leave(t.reshape(y.shape)) + x, run)
 
 
-class DownViT(Sequence):
-    """Transition, then attention of all positions."""
+class PatchViT(nnx.Module):
+    """Attention over patches of two: convolution, 1x1, two transformer layers, 1x1; joined with the input and fused."""
 
-    def __init__(self, cin: int, cout: int, *, rank: int, rngs: nnx.Rngs):
-        super().__init__(Transition(cin, cout, rank=rank, rngs=rngs), GlobalViT(cout, rank=rank, rngs=rngs))
+    def __init__(self, channels: int, *, rank: int, rngs: nnx.Rngs):
+        one = lambda a, k, act: ConvNorm(a, channels, k, rank=rank, act=act, rngs=rngs)
+        self.local, self.enter = one(channels, 3, "relu"), one(channels, 1, "identity")
+        self.layers = nnx.List([TransformerLayer(channels, 2 * channels, act="gelu", rngs=rngs) for _ in range(2)])
+        self.leave, self.fuse = one(channels, 1, "identity"), one(2 * channels, 3, "relu")
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        y = over_patches(self.enter(self.local(x, run), run), self.layers, 2, run, pad=True)
+        return self.fuse(jnp.concatenate([x, self.leave(y, run)], axis=-1), run)
+
+
+class DownViT(Sequence):
+    """Transition, then attention: of all positions, or with `patches` of those at the same place of patches of two."""
+
+    def __init__(self, cin: int, cout: int, *, patches: bool = False, rank: int, rngs: nnx.Rngs):
+        vit = PatchViT if patches else GlobalViT
+        super().__init__(Transition(cin, cout, rank=rank, rngs=rngs), vit(cout, rank=rank, rngs=rngs))
 
 
 class GhostModule(nnx.Module):

@@ -63,13 +63,17 @@ class DoubleConv(Sequence):
 
 
 class Down(nnx.Module):
-    """Halve the size by a maximum ("pool") or by the first convolution's stride ("stride"), and convolve twice."""
+    """Halve the size by a maximum ("pool") or by the first convolution's stride ("stride"), and convolve twice.
 
-    def __init__(self, cin: int, cout: int, *, rank: int, how: str = "pool", norm: str = "batch", rngs: nnx.Rngs):
+    With halve=False the size stays, and so do the parameters.
+    """
+
+    def __init__(self, cin: int, cout: int, *, rank: int, how: str = "pool", halve: bool = True, norm: str = "batch",
+                 rngs: nnx.Rngs):
         if how not in ("pool", "stride"):
             raise ConfigError(f"got down={how!r}; it is 'pool' or 'stride'")
-        self.pool = how == "pool"
-        self.convs = DoubleConv(cin, cout, rank=rank, stride=1 if self.pool else 2, norm=norm, rngs=rngs)
+        self.pool = how == "pool" and halve
+        self.convs = DoubleConv(cin, cout, rank=rank, stride=2 if how == "stride" and halve else 1, norm=norm, rngs=rngs)
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
         return self.convs(ops.max_pool(x, 2) if self.pool else x, run)

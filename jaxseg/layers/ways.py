@@ -129,6 +129,7 @@ DOWNS = {
     "large_ffn4": _plain(DownLargeKernel, ffn=4),
     "large_ffn2": _plain(DownLargeKernel, ffn=2),
     "vit": _plain(DownViT),
+    "vit_patches": _plain(DownViT, patches=True),
     "inverted4": functools.partial(_classic, expand=4, stride=2),
     "inverted2": functools.partial(_classic, expand=2, stride=2),
     "ghost": _plain(GhostBottleneck, stride=2),

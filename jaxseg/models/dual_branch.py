@@ -35,7 +35,8 @@ class Config:
       widths: channels of a branch, full size first.
       deep: channels of the levels after the join.
       outs: channels of the decoder's levels, deepest first.
-      ways: the ways down of each branch (names of layers.ways.DOWNS), one tuple per branch.
+      ways: the ways down of each branch (names of layers.ways.DOWNS), one tuple per branch. The source's later blocks are
+        "dilated3" for "dilated" and "vit_patches" for "vit".
       stem: name of layers.ways.STEMS.
       deep_ways: the way down of every deep level.
       ups: name of layers.ways.UPS, one for all levels or one each.

@@ -1,7 +1,8 @@
 """U-Nets for volumes (and images): four levels above a bottleneck, down by pooling or by stride, two inputs or four.
 
 Source: the BraTS 3-D project's models/model_3d_unet.py, after Cicek et al. 2016 (arXiv 1606.06650). Differs from the
-source: the bottleneck is pooled to 1/16 (the source leaves it at 1/8 and crops what comes up); parameters are the same.
+source: the bottleneck is pooled to 1/16; the source leaves it at 1/8 and crops the middle of what comes up, which
+`faithful_bottleneck` does too. Parameters are the same.
 The two inputs are [t1ce, flair], the four [t1, t1ce, t2, flair]; the region finder adds three coordinates to the four.
 """
 
@@ -25,12 +26,14 @@ class Config:
       down: "pool" or "stride".
       upsampling: "transposed" (convolution) or "linear".
       norm: "batch", "instance" or "group".
+      faithful_bottleneck: leave the bottleneck at the size of the level above, as the source does.
     """
 
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)
     down: str = "pool"
     upsampling: str = "transposed"
     norm: str = "batch"
+    faithful_bottleneck: bool = False
 
 
 class UNet3D(Segmenter):
@@ -41,7 +44,9 @@ class UNet3D(Segmenter):
         widths, same = config.widths, dict(rank=rank, norm=config.norm, rngs=rngs)
         self.min_size = 2 ** (len(widths) - 1)
         self.stem = DoubleConv(in_channels, widths[0], **same)
-        self.downs = nnx.List([Down(a, b, how=config.down, **same) for a, b in zip(widths, widths[1:])])
+        halved = len(widths) - (2 if config.faithful_bottleneck else 1)
+        self.downs = nnx.List([Down(a, b, how=config.down, halve=i < halved, **same)
+                               for i, (a, b) in enumerate(zip(widths, widths[1:]))])
         skips = widths[-2::-1]
         # linear enlargement narrows one level early: nothing else halves the channels between two levels
         outs = skips if config.upsampling == "transposed" else (*skips[1:], widths[0])

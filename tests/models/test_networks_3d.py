@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxseg.layers import Run, large_kernel
+from jaxseg.layers import Run, large_kernel, mobile
 from jaxseg.layers.shuffle import channel_shuffle
 from jaxseg.models import create_model, functional
 from jaxseg.models.registry import variants
@@ -67,6 +67,56 @@ def test_odd_sizes_keep_their_size(name):
 def test_the_bottleneck_lies_at_a_sixteenth():
     model = create_model("unet3d_xs", abstract=True)
     assert len(model.downs) == 4
+
+
+@pytest.mark.parametrize("name", ["unet3d_xs", "unet3d_stride_xs", "roi_unet3d_small"])
+def test_a_faithful_bottleneck_stays_at_an_eighth_with_the_same_parameters(name):
+    sizes = []
+    for faithful in (False, True):
+        model = create_model(name, abstract=True, faithful_bottleneck=faithful)
+        network, params, state = functional.split(model)
+        image = jax.ShapeDtypeStruct((1, 32, 32, 32, model.in_channels), jnp.float32)
+
+        def deepest(p, s, x, network=network):
+            net = network.merge(p, s)
+            x = net.stem(x)
+            for down in net.downs:
+                x = down(x)
+            return x
+
+        sizes.append((jax.eval_shape(deepest, params, state, image).shape[1], functional.parameter_count(model)))
+        assert jax.eval_shape(lambda p, s, x, n=network: n.apply(p, s, x)[0].logits, params, state, image).shape[1:4] == (32,) * 3
+    assert (sizes[0][0], sizes[1][0]) == (2, 4) and sizes[0][1] == sizes[1][1]
+
+
+@pytest.mark.parametrize("size, pad", [((4, 6, 2), False), ((3, 5, 4), True)])
+def test_patches_are_put_back_where_they_came_from(size, pad):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, *size, 3)), jnp.float32)
+    np.testing.assert_array_equal(mobile.over_patches(x, [lambda t, run: t], 2, pad=pad), x)
+
+
+def test_layers_over_patches_see_only_the_same_place_of_other_patches():
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 5, 1)).astype(np.float32)
+    seen = mobile.over_patches(jnp.asarray(x), [lambda t, run: t * 0 + t.mean(1, keepdims=True)], 2, pad=True)
+    whole = np.pad(x, ((0, 0), (0, 1), (0, 0), (0, 1), (0, 0)))
+    for place in np.ndindex(2, 2, 2):
+        part = (slice(None), *(slice(p, None, 2) for p in place))
+        mean = whole[part].mean((1, 2, 3), keepdims=True)
+        np.testing.assert_allclose(seen[part], np.broadcast_to(mean, seen[part].shape), atol=1e-6)  # sums of 12 float32
+
+
+def test_the_later_vit_block_has_the_parameters_of_its_formula_and_fits_every_vit_way():
+    c = 8
+    layer = 2 * 2 * c + 4 * (c * c + c) + (2 * c * c + 2 * c) + (2 * c * c + c)
+    conv = lambda a, b, k: k**3 * a * b + 2 * b
+    block = mobile.PatchViT(c, rank=3, rngs=nnx.Rngs(0))
+    expected = conv(c, c, 3) + 2 * conv(c, c, 1) + 2 * layer + conv(2 * c, c, 3)
+    assert sum(v.size for v in jax.tree.leaves(nnx.state(block, nnx.Param))) == expected
+    model = create_model("dualbranch_07_unet_test", abstract=True, deep_ways="vit_patches",
+                         ways=(("large_ffn2", "stride", "vit_patches"), ("stride",) * 3))
+    network, params, state = functional.split(model)
+    image = jax.ShapeDtypeStruct((1, 40, 33, 32, 2), jnp.float32)
+    assert jax.eval_shape(lambda p, s, x: network.apply(p, s, x)[0].logits, params, state, image).shape == (1, 40, 33, 32, 4)
 
 
 def test_deep_supervision_comes_finest_first_in_training_only():
