@@ -52,9 +52,9 @@ def load(root: str | Path, *, modalities: Sequence[str] = MODALITIES, normalise:
         DATA_IMAGE, DATA_LABEL or DATA_MISMATCH for a shape or dtype that does not fit.
     """
     lookup("value of data.normalise", normalise, dict.fromkeys(NORMALISE))
-    if isinstance(modalities, str) or not modalities or len(set(modalities)) < len(modalities):
+    wanted = () if isinstance(modalities, str) else tuple(brats_files.modality(name) for name in modalities)
+    if not wanted or len(set(wanted)) < len(wanted):
         raise ConfigError(f"got modalities={modalities!r}; a tuple of different names, at least one, such as {MODALITIES}")
-    wanted = tuple(brats_files.modality(name) for name in modalities)
     root, cases = Path(root), []
     for split in SPLITS:
         images, labels = (root / f"{split}_{what}.npy" for what in ("images", "labels"))
