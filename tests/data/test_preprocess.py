@@ -1,10 +1,16 @@
 """Window, resize, canvas and the way back."""
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from jaxseg.data.preprocess import placement, prepare, prepare_mask, resize, restore
-from jaxseg.data.records import Recipe
+from jaxseg.data import normalise
+from jaxseg.data.geometry import Photo
+from jaxseg.data.preprocess import placement, prepare, prepare_mask, resize, restore, whole, window_8bit
+from jaxseg.data.records import Recipe, Volume
 from jaxseg.types import ConfigError, DataError
 
 
@@ -142,3 +148,95 @@ def test_a_class_between_two_others_is_not_invented():
     mask = np.zeros((30, 30), np.int64)
     mask[:, 15:] = 3
     assert set(np.unique(prepare_mask(mask, recipe((50, 47)), None, 3))) == {0, 3}
+
+
+# ---- floats, filters, crops --------------------------------------------------------------------------------------------
+
+
+def scores_recipe(size, **changes):
+    return dataclasses.replace(recipe(size, None, channels=2), intensity="brain", **changes)
+
+
+def test_z_scores_pass_with_the_same_bits_and_are_padded_with_background():
+    scores = np.random.default_rng(4).normal(size=(20, 30, 2)).astype(np.float32)
+    prepared = prepare(scores, scores_recipe((20, 30)), None)
+    assert prepared.dtype == np.float32
+    np.testing.assert_array_equal(prepared, scores)
+    padded = prepare(scores, scores_recipe((24, 30), spacing=(1.0, 1.0)), (1.0, 1.0))
+    assert not padded[:2].any() and not padded[-2:].any()
+    with pytest.raises(DataError, match="every modality is a channel; set data.channels=1"):
+        prepare(scores[..., :1], scores_recipe((20, 30)), None)
+    with pytest.raises(DataError, match="NaN"):
+        prepare(scores * np.nan, scores_recipe((20, 30)), None)
+
+
+def test_ct_maps_the_window_to_minus_one_and_one_unrounded():
+    hu = np.array([[-1000.0, -20.0, 40.0, 100.0, 10.0]])
+    ct = dataclasses.replace(recipe((1, 5)), intensity="ct")
+    np.testing.assert_allclose(prepare(hu, ct, None)[0, :, 0], [-1, -1, 0, 1, -0.5], atol=1e-6)
+    assert prepare(hu, dataclasses.replace(ct, size=(3, 5), spacing=(1.0, 1.0)), (1.0, 1.0))[0].tolist() == [[-1.0]] * 5
+    with pytest.raises(ConfigError, match="data.window"):
+        prepare(hu, dataclasses.replace(ct, window=None), None)
+    with pytest.raises(ConfigError, match="data.intensity"):
+        prepare(hu, dataclasses.replace(ct, intensity="mri"), None)
+
+
+def lanczos(x, n):
+    """Lanczos of 3 pixels a side on one axis, widened when it shrinks, weights normalised at the border: from the formula."""
+    scale = x.shape[0] / n
+    wide = max(scale, 1.0)
+    at = (np.arange(n) + 0.5) * scale
+    t = (np.arange(x.shape[0])[None] + 0.5 - at[:, None]) / wide
+    weights = np.where(np.abs(t) < 3, np.sinc(t) * np.sinc(t / 3), 0)
+    return (weights / weights.sum(1, keepdims=True)) @ x
+
+
+@pytest.mark.parametrize("size", [(50, 61), (17, 12)])
+def test_lanczos_is_its_formula_and_8_bit_images_do_not_wrap(size):
+    x = np.random.default_rng(5).normal(size=(32, 23)).astype(np.float32)
+    expected = lanczos(lanczos(x, size[0]).T, size[1]).T
+    np.testing.assert_allclose(resize(x[..., None], size, "lanczos")[..., 0], expected, atol=1e-5)
+    hard = np.zeros((32, 32), np.uint8)
+    hard[8:24, 8:24] = 255
+    r = dataclasses.replace(recipe((75, 75), None), filter="lanczos")
+    found = prepare(hard, r, None)[..., 0].astype(int)
+    assert found[30:45, 30:45].min() > 240 and found[:8, :8].max() < 15  # overshoot is cut, not wrapped round
+    np.testing.assert_array_equal(prepare_mask(hard // 255, r, None, 1), prepare_mask(hard // 255, recipe((75, 75)), None, 1))
+    with pytest.raises(ConfigError, match="data.filter"):
+        resize(x[..., None], size, "lancsoz")
+
+
+def test_a_crop_is_the_middle_of_the_slice_and_comes_back_to_its_place():
+    image = np.random.default_rng(6).integers(0, 256, (21, 30), np.uint8)
+    r = dataclasses.replace(recipe((10, 12), None), crop=(10, 12))
+    np.testing.assert_array_equal(prepare(image, r, None)[..., 0], image[5:15, 9:21])
+    mask = (image > 128).astype(np.uint8)
+    np.testing.assert_array_equal(prepare_mask(mask, r, None, 1), mask[5:15, 9:21])
+    scores = np.random.default_rng(7).normal(size=(10, 12, 2)).astype(np.float32)
+    back = restore(scores, (21, 30), r, None)
+    np.testing.assert_array_equal(back[5:15, 9:21], scores)
+    back[5:15, 9:21] = (1, 0)
+    assert (back == (1, 0)).all()
+    with pytest.raises(DataError, match=r"data.crop=\(10, 12\)"):
+        prepare(image[:9], r, None)
+
+
+def test_a_blur_is_of_the_slices_own_pixels():
+    image = np.random.default_rng(8).integers(0, 256, (20, 18), np.uint8)
+    r = dataclasses.replace(recipe((20, 18), None), blur=1.5)
+    np.testing.assert_array_equal(prepare(image, r, None)[..., 0],
+                                  np.rint(ndimage.gaussian_filter(image.astype(np.float32), 1.5)))
+
+
+def test_pictures_of_z_scores_run_from_black_to_white():
+    scores = np.random.default_rng(9).normal(size=(8, 9, 2)).astype(np.float32)
+    shown = window_8bit(scores, scores_recipe((8, 9)))
+    assert shown.dtype == np.uint8 and shown.shape == scores.shape and (shown.min(), shown.max()) == (0, 255)
+
+
+def test_a_picture_is_normalised_as_a_volume_of_one_slice():
+    image = np.random.default_rng(10).integers(0, 200, (12, 10, 2))
+    volume = Volume(image, np.eye(4), Photo("PNG"), Path("a.png"))
+    r = scores_recipe((12, 10))
+    np.testing.assert_array_equal(whole(volume, r).array, normalise.brain(image[:, :, None])[:, :, 0])
+    assert whole(volume, recipe()) is volume
