@@ -10,6 +10,7 @@ TERMS = {
     "bce": pointwise.bce,
     "cross_entropy": pointwise.cross_entropy,
     "focal": pointwise.focal,
+    "squared_error": pointwise.squared_error,
     "boundary": boundary.boundary,
     "hausdorff": boundary.hausdorff,
     "near_pixel": smoothness.near_pixel,

@@ -1,4 +1,4 @@
-"""Losses that compare voxel by voxel: binary and categorical cross entropy, focal loss.
+"""Losses that compare voxel by voxel: binary and categorical cross entropy, focal loss, squared error.
 
 All take logits [B, *S, K], labels [B, *S] (or [B, *S, K]), weight [B] and return (sum, weight); see `targets`. Everything
 is computed from logits through log_sigmoid and log_softmax, so that a logit of 1e4 has a finite loss and gradient.
@@ -86,6 +86,12 @@ def focal(logits: Array, labels: Array, *, weight: Array | None = None, gamma: f
     if target.softmax and not background:
         loss = loss[..., 1:]
     return average(mean(loss) if channels == "mean" else mean(loss.sum(-1)), target.weight)
+
+
+def squared_error(logits: Array, labels: Array, *, weight: Array | None = None) -> tuple[Array, Array]:
+    """(p - t)^2, mean over voxels and channels: of an autoencoder whose soft labels are an image in 0..1, or Brier's score."""
+    target = prepare(logits, labels, weight)
+    return average(mean(jnp.square(target.probabilities() - target.truth)), target.weight)
 
 
 def per_class(value: float | Sequence[float], classes: int, name: str) -> Array:

@@ -30,6 +30,7 @@ HAND = [
     ("focal", ONE, {"gamma": 0.0, "alpha": 0.25}, (0.75 * LN2 + 0.25 * LN4_3) / 2),
     ("focal", TWO, {}, (LN2 / 4 + LN4_3 / 16) / 4),
     ("focal", TWO, {"form": "elements", "channels": "sum", "alpha": 0.5}, (LN2 / 4 + LN4_3 / 16) / 2),
+    ("squared_error", ONE, {}, (1 / 4 + 1 / 16) / 2), ("squared_error", TWO, {}, (1 / 4 + 1 / 16) / 2),
     ("boundary", ONE, {}, 0.25), ("boundary", ONE, {"variant": "seed"}, 0.25), ("boundary", ONE, {"variant": "plain"}, -0.125),
     ("boundary", ONE, {"variant": "plain", "maps": jnp.array([[[2.0], [4.0]]])}, 2.0),
     ("hausdorff", ONE, {}, (0.25 + 0.0625) * 2 / 2), ("hausdorff", ONE, {"field": "foreground"}, 0.0625 * 2 / 2),
