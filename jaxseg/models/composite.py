@@ -49,6 +49,6 @@ def encoder_of(name: str, family) -> type:
       ConfigError: the family has no separate encoder.
     """
     if not hasattr(family, "Encoder"):
-        raise ConfigError(f"model {name!r}: {name.split('+')[0]!r} has no separate encoder; segformer, segnext, effisegnet and "
-                          "pspnet have one")
+        raise ConfigError(f"model {name!r}: {name.split('+')[0]!r} has no separate encoder; segformer, segnext, effisegnet, "
+                          "pspnet and mobile_unetr have one")
     return family.Encoder

@@ -24,7 +24,7 @@ from jaxseg.types import ConfigError
 from jaxseg.utils.files import build_folder, cache_root
 from jaxseg.utils.lookup import lookup
 
-VERSION = 1  # part of the cache folder's name: raise it whenever the bytes change
+VERSION = 2  # part of the cache folder's name: raise it whenever the bytes change
 SEQUENCES = ("t1", "t1ce", "t2", "flair")
 KINDS = {"default": (24, (64, 64, 48)), "quick": (6, (40, 40, 32))}  # cases, voxels
 GRADES = ("HGG", "LGG", "HGG")  # in turn
@@ -116,7 +116,7 @@ def make_case(rng: np.random.Generator, shape: tuple[int, int, int], grade: str,
 
     Args:
       shape: voxels along x (right to left), y (front to back), z (feet to head).
-      grade: "HGG" (thick enhancing rim, much oedema) or "LGG" (large core that enhances in patches).
+      grade: "HGG" (thick enhancing rim, much oedema) or "LGG" (large core that enhances in part).
       resected: part of the core has become a cavity.
     Returns:
       (int16 [X, Y, Z, 4] in the order of SEQUENCES, background 0, uint8 classes [X, Y, Z]).
@@ -235,17 +235,17 @@ def paint_tumour(rng: np.random.Generator, place: Place, ventricle: np.ndarray, 
         angle, reach = u(-1.2, 1.2) + (0 if side > 0 else np.pi), u(0.42, 0.62)
         centre = (place.half[0] * reach * np.cos(angle), place.half[1] * reach * np.sin(angle), u(-3, 9))
         shrink = 1.0 if i == 0 else u(0.4, 0.55)
-        r = shrink * (u(4.2, 6.6) if high else u(5.0, 7.0))
+        r = shrink * (u(5.6, 8.0) if high else u(6.2, 8.0))
         axes = r * rng.uniform(0.85, 1.25, 3)
-        distance = ball(place.x, place.y, place.z, centre, axes) + 0.9 * shrink * noise["mid"] + 0.5 * noise["finger"]
+        distance = ball(place.x, place.y, place.z, centre, axes) + 0.9 * shrink * noise["mid"] + 0.3 * noise["finger"]
         around = ball(place.x, place.y, place.z, centre, axes + shrink * (u(2.5, 5.5) if high else u(1.0, 3.0)))
-        oedema = np.maximum(oedema, np.maximum(around + 1.5 * noise["finger"] + 0.8 * noise["mid"], distance))
+        oedema = np.maximum(oedema, np.maximum(around + 1.0 * noise["finger"] + 0.8 * noise["mid"], distance))
         core = np.maximum(core, distance)
-        thick = u(1.1, 1.9) if high else 0.6
+        thick = u(1.7, 2.6) if high else u(1.4, 2.0)
         dead = np.maximum(dead, distance - thick - 0.5 * noise["mid"])
         hole = np.maximum(hole, ball(place.x, place.y, place.z, centre, 0.72 * axes) + 0.5 * noise["mid"])
         side = -side if rng.random() < 0.3 else side
-    patches = 1.2 * (noise["big"] + 0.9 * noise["mid"]) + (2.5 if high else -0.75)  # where the core enhances
+    patches = 1.2 * (noise["big"] + 0.9 * noise["mid"]) + (2.5 if high else 0.6)  # where the core enhances
     free = np.minimum(place.depth - 0.8, -0.6 - ventricle)
     folds = 2.0 * (1.15 - np.abs(noise["fold"])) + 3.0 * (core > 0)  # oedema follows white matter, the core does not
     oedema, core = np.minimum(np.minimum(oedema, free), folds), np.minimum(core, free)
