@@ -1,7 +1,7 @@
 """Ours beside its peers on the same work: one command, one table.
 
     python -m jaxseg.bench --peers                                   # everything; without --peers ours alone
-    python -m jaxseg.bench --suite=models --peers --only='unet|unetr' --output=runs/bench
+    python -m jaxseg.bench --suite=models --peers --only='unet3d_s|forward' --output=runs/bench
 
 Suites: models (forward, training step), infer (sliding window), ops (distance transform, components, convolutions), data
 (augmented samples per second), startup (command to first step, cold and warm), scaling (cost against size).
@@ -31,7 +31,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m jaxseg.bench", description=__doc__.splitlines()[0])
     parser.add_argument("--suite", default="", help=f"one or more of {', '.join(SUITES)}, separated by commas; all when left out")
     parser.add_argument("--peers", action="store_true", help="measure PyTorch, transformers, MONAI and scipy on the same work")
-    parser.add_argument("--only", default="", help="regular expression: cases in whose 'suite/name' it is found")
+    parser.add_argument("--only", default="", help="regular expression, found in 'suite/name' or 'suite/name work'")
     parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of bench.csv, bench.md and bench.log")
     parser.add_argument("--quick", action="store_true", help="the smallest sizes: does everything run?")
     parser.add_argument("--seconds", type=float, default=3.0, help="of timing for each row")
@@ -53,12 +53,14 @@ def measured(options: argparse.Namespace, side: Options, log) -> Iterator[table.
     for suite in options.suite:
         module = importlib.import_module(f"jaxseg.bench.{suite}")
         for name in module.CASES:
-            if re.search(options.only, f"{suite}/{name}"):
-                if hasattr(module, "rows"):  # a suite that starts its own processes
-                    yield from module.rows(name, side, limit=options.limit, log=log)
-                else:
-                    yield from pair.rows(suite, name, module.works(name, side), side, seconds=seconds, limit=options.limit,
-                                         log=log)
+            whole = re.search(options.only, f"{suite}/{name}")
+            if hasattr(module, "rows"):  # a suite that starts its own processes
+                yield from module.rows(name, side, limit=options.limit, log=log) if whole else ()
+                continue
+            works = {work: about for work, about in module.works(name, side).items()
+                     if whole or re.search(options.only, f"{suite}/{name} {work}")}
+            if works:
+                yield from pair.rows(suite, name, works, side, seconds=seconds, limit=options.limit, log=log)
 
 
 def main(arguments: list[str] | None = None) -> int:

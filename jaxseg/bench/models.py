@@ -116,9 +116,8 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     return {"forward": forward, "train step": train_step}
 
 
-def step_call(network, params, state, image, mask, classes: int, dtype: str, peak: machine.Peak, facts: dict,
-              first: list[float] | None = None) -> Call:
-    """`train.step` on one batch, over and over; `first` receives the losses of the first two steps."""
+def training(network, params, state, image, mask, classes: int, dtype: str):
+    """(jitted `train.step`, its state, one batch on the device): AdamW, cross-entropy, no augmentation."""
     from jaxseg.augment import compose as augmentations
     from jaxseg.losses import compose as losses
     from jaxseg.optim import build as optimizers
@@ -131,17 +130,24 @@ def step_call(network, params, state, image, mask, classes: int, dtype: str, pea
     loss = losses.build((("bce" if classes == 1 else "cross_entropy", 1.0),))
     step = steps.build(network, loss, optimizer, lambda n: 1.0, augmentations.build((), rank=mask.ndim - 1), mesh, lr=1e-3,
                        dtype=dtype)
-    held = {"state": states.place(states.create(params, state, optimizer, ema=False), meshes.replicated(mesh))}
-    batch = meshes.put({"image": image, "mask": mask}, mesh)
+    held = states.place(states.create(params, state, optimizer, ema=False), meshes.replicated(mesh))
+    return step, held, meshes.put({"image": image, "mask": mask}, mesh)
+
+
+def step_call(network, params, state, image, mask, classes: int, dtype: str, peak: machine.Peak, facts: dict,
+              first: list[float] | None = None) -> Call:
+    """`training` on one batch, over and over; `first` receives the losses of the first two steps."""
+    step, held, batch = training(network, params, state, image, mask, classes, dtype)
     first = [] if first is None else first
 
     def once(executable):
-        held["state"], metrics = executable(held["state"], batch)
+        nonlocal held  # the step donates it
+        held, metrics = executable(held, batch)
         if len(first) < 2:
             first.append(float(metrics["loss"]))
         return metrics["loss"]
 
-    return compiled(step, (held["state"], batch), peak, facts, lambda executable: lambda: once(executable))
+    return compiled(step, (held, batch), peak, facts, lambda executable: lambda: once(executable))
 
 
 def compiled(function, arguments, peak: machine.Peak, facts: dict, caller: Callable | None = None) -> Call:

@@ -119,11 +119,8 @@ def _measured(sides: dict[str, Process], facts: dict, row: Row, notes: list[str]
         row.peer_peak_mb, row.peer_compile_s = peer.get("peak_mb"), peer.get("compile_s")
     if ours and peer:
         row.error = difference(folder, row.work)
-        if ours.get("parameters") != peer.get("parameters"):
-            notes.append(f"parameters {ours.get('parameters')} here, {peer.get('parameters')} there")
-            row.error = float("inf")
     row.note = "; ".join([*notes, *(f"{w}: {f['note']}" for w, f in facts.items() if "note" in f)])
-    return row.judge(about.get("tolerance"))
+    return row.judge(about.get("tolerance"), peer.get("parameters"))
 
 
 def _timer(side: Process, work: str) -> Callable[[int], float]:

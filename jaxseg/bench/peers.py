@@ -87,10 +87,10 @@ def threads() -> None:
 
 
 def save_weights(module, options: Options) -> int:
-    """Leave the state dict for our side; returns the number of parameters."""
+    """Leave the state dict for our side; returns the number of parameters that take part."""
     np.savez(options.path("weights.npz"), **{k: v.numpy() for k, v in module.state_dict().items()
                                              if not k.endswith("num_batches_tracked")})
-    return sum(p.numel() for p in module.parameters())
+    return sum(p.numel() for name, p in module.named_parameters() if "cross_attn" not in name)  # MONAI's ViT never calls these
 
 
 def works(name: str, ours: dict, shape: tuple[int, ...], options: Options) -> dict[str, Callable[[], Call]]:

@@ -46,11 +46,15 @@ class Row:
     note: str = ""
     ratio: float | str | None = None
 
-    def judge(self, tolerance: float | None = None) -> "Row":
-        """The same row with its ratio, or FAILED where the two results differ by more than `tolerance`."""
+    def judge(self, tolerance: float | None = None, peer_parameters: int | None = None) -> "Row":
+        """The same row with its ratio, or FAILED where results differ by more than `tolerance` or networks in size."""
+        notes = [self.note] if self.note else []
+        if None not in (self.parameters, peer_parameters) and self.parameters != peer_parameters:
+            notes.append(f"{self.parameters} parameters here, {peer_parameters} there")
+            return dataclasses.replace(self, ratio="FAILED", note="; ".join(notes))
         if tolerance is not None and self.error is not None and not self.error <= tolerance:
-            note = f"{self.note}; results differ by more than {tolerance:g}".strip("; ")
-            return dataclasses.replace(self, ratio="FAILED", note=note)
+            notes.append(f"results differ by more than {tolerance:g}")
+            return dataclasses.replace(self, ratio="FAILED", note="; ".join(notes))
         if self.ours is None or not self.peer_value or self.unit == "%":
             return self  # a quotient of two differences says nothing
         return dataclasses.replace(self, ratio=self.ours / self.peer_value)

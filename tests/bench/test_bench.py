@@ -42,6 +42,8 @@ def test_the_ratio_is_ours_over_the_peers_and_a_wrong_result_has_none():
     row = table.Row("ops", "x", "call", ours=2.0, peer_value=4.0, error=1e-6)
     assert row.judge(1e-5).ratio == 0.5
     assert row.judge(1e-7).ratio == "FAILED"
+    row.parameters = 10
+    assert row.judge(1e-5, 11).ratio == "FAILED" and row.judge(1e-5, 10).ratio == 0.5
     row.error = float("nan")
     assert row.judge(1e-5).ratio == "FAILED"
     assert table.Row("ops", "x", "call", ours=2.0).judge(1e-5).ratio is None
