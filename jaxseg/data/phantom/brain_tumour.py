@@ -24,14 +24,14 @@ from jaxseg.types import ConfigError
 from jaxseg.utils.files import build_folder, cache_root
 from jaxseg.utils.lookup import lookup
 
-VERSION = 2  # part of the cache folder's name: raise it whenever the bytes change
+VERSION = 3  # part of the cache folder's name: raise it whenever the bytes change
 SEQUENCES = ("t1", "t1ce", "t2", "flair")
 KINDS = {"default": (24, (64, 64, 48)), "quick": (6, (40, 40, 32))}  # cases, voxels
 GRADES = ("HGG", "LGG", "HGG")  # in turn
 VALUES = {  # tissue: brightness in t1, t1ce, t2, flair; white matter in T1 is 1
     "white": (1.00, 1.00, 0.62, 0.70), "grey": (0.76, 0.80, 0.84, 0.92), "fluid": (0.36, 0.38, 1.55, 0.30),
-    "lesion": (0.84, 0.86, 1.20, 1.33), "plexus": (0.70, 1.52, 1.10, 0.85), "vessel": (0.72, 1.62, 0.50, 0.55),
-    "base": (0.88, 1.05, 1.00, 1.33), "oedema": (0.78, 0.80, 1.24, 1.27), "core": (0.60, 0.62, 1.30, 1.12),
+    "lesion": (0.84, 0.86, 1.20, 1.42), "plexus": (0.70, 1.52, 1.10, 0.85), "vessel": (0.72, 1.62, 0.50, 0.55),
+    "base": (0.88, 1.05, 1.00, 1.42), "oedema": (0.78, 0.80, 1.24, 1.27), "core": (0.60, 0.62, 1.30, 1.12),
     "rim": (0.82, 1.55, 1.02, 1.18), "cavity": (0.36, 0.38, 1.60, 0.32)}
 HORNS = (  # of a lateral ventricle, as tapering tubes: start, end, radii; x outwards
     ((2.6, -12, 2.5), (3.0, 4, 6), 1.9, 2.1), ((3.0, 4, 6), (8.0, 13, 3), 2.1, 2.4), ((8.0, 13, 3), (10.5, 4, -6), 2.0, 1.1))
@@ -200,8 +200,8 @@ def paint_brain(rng: np.random.Generator, place: Place) -> tuple[list[tuple[str,
     lateral = np.minimum(horns + 1.1 * (age - 0.9) + 0.25 * mid, out - 0.5)
     third = np.minimum(np.minimum(0.8 * age - out, 4.5 - np.abs(y - 1)), 3.5 - np.abs(z + 1))
     ventricle = np.maximum(lateral, np.maximum(third, ball(out, y, z, (0, 12, -11), (2.4, 1.8, 3.5))))
-    caps = np.minimum(lateral + 1.2 + 0.9 * age + 0.8 * mid, 0.8 * (big + 0.9))  # white matter lesions around the ventricles
-    spots = np.minimum(1.5 * (place.noise["finger"] - (2.35 - 0.35 * age)), depth - 6.5)
+    caps = np.minimum(lateral + 1.2 + 0.9 * age + 0.8 * mid, 0.8 * (big + 2.0))  # white matter lesions around the ventricles
+    spots = np.minimum(1.5 * (place.noise["finger"] - (2.05 - 0.35 * age)), depth - 6.5)
     plexus = ball(out, y, z, (8.0 + u(-0.5, 0.5), 11.5, 2.6), (1.5, 2.6, 1.7)) + 0.3 * fold
     sinus = np.maximum(np.minimum(1.9 - np.hypot(out, depth - 1.2), y + 12), 1.8 - np.hypot(depth - 1.2, z + 7.5) - 5 * (y < 8))
     dura = np.minimum(np.minimum(0.75 - depth + 0.5 * mid, 1.2 * big + 0.4), z + 12)
@@ -212,7 +212,7 @@ def paint_brain(rng: np.random.Generator, place: Place) -> tuple[list[tuple[str,
         a = (11 * np.cos(angle), 13 * np.sin(angle), height + u(-4, 4))
         b = (0.9 * place.half[0] * np.cos(further), 0.9 * place.half[1] * np.sin(further), height)
         vessels = np.maximum(vessels, tube(x + 0.7 * mid, y + 0.7 * big, z, a, b, 0.55, 1.0))
-    base = np.minimum(np.minimum(4.5 + 2 * mid - depth, -6 - z), 1.6 * big + 0.9)  # flow and coil near the skull base
+    base = np.minimum(np.minimum(4.5 + 2 * mid - depth, -6 - z), 1.6 * big + 2.6)  # flow and coil near the skull base
     leaves = 0.75 * below * (0.6 + 0.4 * np.sin(2.4 * z + fold))
     return [("grey", ramp(cortex, 1.5)), ("grey", 0.9 * ramp(deep, 2)), ("grey", leaves), ("white", ramp(stem, 2)),
             ("lesion", 0.95 * ramp(np.maximum(caps, spots), 2)), ("base", 0.85 * ramp(base, 3)),
