@@ -1,4 +1,4 @@
-"""Mirroring at test time: the mean of the logits over all flips, window by window."""
+"""Mirroring and ensembles at test time: the mean of the logits over all flips, or over several runs, window by window."""
 
 import dataclasses
 import itertools
@@ -38,6 +38,43 @@ def mirrored(forward: Callable[[Array], Array], axes: Sequence[int],
             raise ValueError(f"got swap={swap} with axes={axes}; its axes must be flipped and each class be in one pair at most")
     inner = forward if isinstance(forward, jax.tree_util.Partial) else jax.tree_util.Partial(forward)
     return jax.tree_util.Partial(_Mirror(axes, pairs), inner) if axes else inner
+
+
+def averaged(forward: Callable[..., Array], weights: Sequence[tuple]) -> Callable[[Array], Array]:
+    """A forward that averages the logits of several trained copies of one network (folds, seeds).
+
+    Goes into `window.sliding_window` and into `mirrored` as any forward does: all copies share the one accumulator. They are
+    a compiled loop over stacked weights, so that the network is compiled once, however many there are.
+
+    Args:
+      forward: (*weights, windows [n, *S, C]) -> logits [n, *S, K].
+      weights: of each copy, tuples of trees with the same names and shapes.
+    Returns:
+      The averaging forward; calls with the same `forward` and as many copies share one compiled program.
+    Raises:
+      ValueError: no copy, or copies whose trees differ.
+    """
+    if not weights:
+        raise ValueError("got no weights to average over; give at least one")
+    if len(weights) == 1:
+        return jax.tree_util.Partial(forward, *weights[0])
+    shapes = [jax.tree.map(jnp.shape, w) for w in weights]
+    if any(s != shapes[0] for s in shapes):
+        raise ValueError(f"got {len(weights)} sets of weights whose names or shapes differ; average copies of one network")
+    return jax.tree_util.Partial(_Ensemble(forward), jax.tree.map(lambda *leaves: jnp.stack(leaves), *weights))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ensemble:
+    """The loop over the copies; equal and of equal hash for the same forward."""
+
+    forward: Callable[..., Array]
+
+    def __call__(self, stacked: tuple, windows: Array) -> Array:
+        shape = jax.eval_shape(self.forward, *jax.tree.map(lambda a: a[0], stacked), windows).shape
+        add = lambda total, one: (total + self.forward(*one, windows).astype(jnp.float32), None)
+        total, _ = lax.scan(add, jnp.zeros(shape, jnp.float32), stacked)
+        return total / len(jax.tree.leaves(stacked)[0])
 
 
 @dataclasses.dataclass(frozen=True)

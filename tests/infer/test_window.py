@@ -207,6 +207,22 @@ def test_mirroring_is_the_mean_over_all_flips_and_compiles_once():
     assert np.abs(np.asarray(ours) - np.asarray(window.sliding_window(conv, volume, **options))).max() > 0.01
 
 
+def test_copies_of_a_network_are_averaged_in_one_accumulator():
+    volume = image(1, 13, 8, 11, 2)
+    options = dict(window=8, num_classes=3, overlap=0.5, blend="gaussian", accumulator="device")
+    forward = lambda scale, shift, windows: conv(windows) * scale["s"] + shift
+    copies = [({"s": jnp.float32(k)}, jnp.float32(k * k)) for k in (1, 2, 4)]
+    ours = window.sliding_window(tta.averaged(forward, copies), volume, **options)
+    each = [window.sliding_window(jax.tree_util.Partial(forward, *c), volume, **options) for c in copies]
+    np.testing.assert_allclose(ours, np.mean(each, 0), atol=10 * TOLERANCE)
+    flipped = window.sliding_window(tta.mirrored(tta.averaged(forward, copies), (1,)), volume, **options)
+    both = [window.sliding_window(tta.mirrored(jax.tree_util.Partial(forward, *c), (1,)), volume, **options) for c in copies]
+    np.testing.assert_allclose(flipped, np.mean(both, 0), atol=10 * TOLERANCE)
+    assert jax.tree.structure(tta.averaged(forward, copies)) == jax.tree.structure(tta.averaged(forward, copies[::-1]))
+    with pytest.raises(ValueError, match="copies of one network"):
+        tta.averaged(forward, [copies[0], ({"s": jnp.zeros(2)}, jnp.float32(0))])
+
+
 def test_a_flip_exchanges_left_and_right_classes():
     def sided(windows):  # class 1 where the left half is bright, class 2 where the right half is
         left = jnp.arange(windows.shape[2]) < windows.shape[2] // 2
