@@ -9,6 +9,7 @@
 """
 
 import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import nnx
@@ -31,6 +32,14 @@ class _Affine(nnx.Module):
         self.channels, self.eps = channels, eps
         self.weight = nnx.Param(initial.ones(rngs, (channels,))) if affine else None
         self.bias = nnx.Param(initial.zeros(rngs, (channels,))) if affine else None
+
+    def _standardize(self, x: Array, axes: Sequence[int]) -> tuple[Array, Array, Array]:
+        """(y, mean, variance) with x's own moments over `axes`, which do not include the channels."""
+        if self.weight is None:
+            mean, var = ops.moments(x, axes)
+            return self._apply(x, mean, var), mean, var
+        tally.add("norm", math.prod(x.shape))
+        return ops.standardize(x, self.weight[...], self.bias[...], tuple(axes), self.eps)
 
     def _apply(self, x: Array, mean: Array, var: Array) -> Array:
         tally.add("norm", math.prod(x.shape) if self.weight is not None else 0)
@@ -60,11 +69,11 @@ class BatchNorm(_Affine):
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
         if not run.train:
             return self._apply(x, self.running_mean[...], self.running_var[...])
-        mean, var = ops.moments(x, range(x.ndim - 1))
+        y, mean, var = self._standardize(x, range(x.ndim - 1))
         n = math.prod(x.shape[:-1])
         for stat, new in ((self.running_mean, mean), (self.running_var, var * (n / max(n - 1, 1)))):
             stat[...] = (1 - self.momentum) * stat[...] + self.momentum * new.reshape(-1)
-        return self._apply(x, mean, var)
+        return y
 
 
 class LayerNorm(_Affine):
@@ -101,4 +110,4 @@ class InstanceNorm(_Affine):
         super().__init__(channels, eps, affine, rngs)
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return self._apply(x, *ops.moments(x, range(1, x.ndim - 1)))
+        return self._standardize(x, range(1, x.ndim - 1))[0]
