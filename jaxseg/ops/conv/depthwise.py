@@ -31,7 +31,7 @@ from jaxseg.ops.conv.spec import Ints, Spec, spread
 from jaxseg.types import Array
 
 _SEGMENTS = 8  # slabs along the first spatial axis that one step of a weight gradient adds up
-_UNROLL = 49  # more taps than this are looped over, all but the last kernel axis
+_UNROLL = 49  # more taps than this are looped over, about so many at a time
 _FEW = 9  # up to so many taps, and
 _LARGE = 2**20  # from so many numbers on, a weight gradient loops over rows instead of taps
 _PARTIAL = 2**26  # bytes of partial sums that a weight gradient may keep
@@ -50,8 +50,12 @@ def forward(spec: Spec, x: Array, w: Array) -> Array:
 
     if len(table) <= _UNROLL:
         return part(table, weights).astype(x.dtype)
-    row = kernel[-1]  # stays unrolled, so that one pass over y serves `row` taps
-    lines = jnp.asarray(table.reshape(-1, row, table.shape[-1])), weights.reshape(-1, row, channels)
+    # Whole rows of taps at a time: one pass over y serves them all (343 taps: 7 at a time are 5 times slower than 49).
+    rows = len(table) // kernel[-1]
+    steps = -(-rows // max(_UNROLL // kernel[-1], 1))
+    taps = -(-rows // steps) * kernel[-1]
+    fill = ((0, steps * taps - len(table)), (0, 0))  # taps of weight 0
+    lines = jnp.asarray(np.pad(table, fill).reshape(steps, taps, -1)), jnp.pad(weights, fill).reshape(steps, taps, channels)
     add = lambda y, line: (y + part(*line), None)
     return lax.scan(add, jnp.zeros(size[1:], jnp.float32), lines)[0].astype(x.dtype)
 
