@@ -6,8 +6,8 @@
 Suites: models (forward, training step), infer (sliding window), ops (distance transform, components, convolutions), data
 (augmented samples per second), startup (command to first step, cold and warm), scaling (cost against size).
 Each row is a pair of processes asked in turn; medians. The last column is ours / peer: of times less than 1 is faster, of
-rates more than 1. A row whose two results differ says FAILED. Rows go to OUTPUT/bench.csv as they are measured, and as a
-table to OUTPUT/bench.md; what the processes print, to OUTPUT/bench.log.
+rates more than 1. A row whose two results differ says FAILED. Rows are appended to OUTPUT/bench.csv as they are measured;
+OUTPUT/bench.md has the newest of each on this machine, whichever run measured it; OUTPUT/bench.log what the processes print.
 """
 
 import argparse
@@ -66,23 +66,24 @@ def measured(options: argparse.Namespace, side: Options, log) -> Iterator[table.
 def main(arguments: list[str] | None = None) -> int:
     """Measure, write, print; 0, or 1 if a row failed or is missing a side."""
     options = parse(arguments)
-    about = machine.describe(options.peers)
+    about = machine.describe()
     side = Options(folder="", gpu=bool(machine.accelerator()), quick=options.quick, peers=options.peers, dresses=options.dresses)
     sheet = table.Sheet(options.output / "bench.csv", about)
-    begin, whole = time.monotonic(), True
-    with open(options.output / "bench.log", "w") as log:
+    begin, whole, count = time.monotonic(), True, 0
+    with open(options.output / "bench.log", "a") as log:
         for row in measured(options, side, log):
             sheet.add(row)
+            count += 1
             whole &= row.ours is not None and row.ratio != "FAILED"
             print(f"{time.monotonic() - begin:6.0f} s  {row.suite}/{row.name} {row.work}: "
                   f"{'-' if row.ours is None else table.number(row.ours)} {row.unit}"
                   + (f", {row.peer} {table.number(row.peer_value)}" if row.peer_value else "")
                   + (f", ratio {row.ratio if isinstance(row.ratio, str) else table.number(row.ratio)}" if row.ratio else "")
                   + (f" ({row.note})" if row.note else ""), file=sys.stderr, flush=True)
-    text = table.markdown(sheet.rows, about)
+    text = table.markdown(sheet.latest(), about)
     (options.output / "bench.md").write_text(text)
     print(text)
-    return 0 if whole and sheet.rows else 1
+    return 0 if whole and count else 1
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ class Case(NamedTuple):
     batch: int
 
 
-CASES: dict[str, Case] = {"volumes": Case((144, 144, 112), (96, 96, 96), 4, 6, 2), "images": Case((512, 512, 32), (), 1, 2, 8)}
+CASES: dict[str, Case] = {"volumes": Case((128, 128, 112), (96, 96, 96), 4, 4, 2), "images": Case((512, 512, 32), (), 1, 2, 8)}
 QUICK: dict[str, Case] = {"volumes": Case((24, 24, 24), (16, 16, 16), 4, 2, 2), "images": Case((32, 32, 8), (), 1, 2, 4)}
 # our names; MONAI's of the same are in `peer`
 AUGMENT = {
@@ -181,7 +181,7 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
             return run
 
         peak = machine.Peak(options.gpu)
-        run, facts = peers.fastest(opened, options._replace(dresses=tuple(loaders)), wait, tries=9, close=streams.pop)
+        run, facts = peers.fastest(opened, options._replace(dresses=tuple(loaders)), wait, tries=5, close=streams.pop)
         return Call(run, wait, {"dress": f"MONAI, {facts['dress']}", "peak_mb": peak.read()})
 
     return {"augmented": augmented}

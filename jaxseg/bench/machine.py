@@ -12,11 +12,10 @@ from pathlib import Path
 PACKAGES = ("jax", "flax", "numpy", "torch", "monai", "transformers", "scipy")
 
 
-def describe(peers: bool) -> dict[str, str]:
+def describe() -> dict[str, str]:
     """Column -> text. Starts no backend: an accelerator is named by its driver's own tool."""
-    names = PACKAGES if peers else PACKAGES[:3]
     return {"date": datetime.datetime.now().strftime("%Y-%m-%d %H:%M"), "machine": accelerator() or processor(),
-            "cores": str(cores()), "python": platform.python_version(), **{name: version(name) for name in names}}
+            "cores": str(cores()), "python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def cores() -> int:

@@ -57,7 +57,7 @@ def network(name: str, size: tuple[int, ...], ours: dict):
     if name == "unetr":
         return nets.UNETR(channels, classes, size, feature_size=16), "MONAI"
     if name == "swin_unetr":
-        return nets.SwinUNETR(in_channels=channels, out_channels=classes, feature_size=48), "MONAI"
+        return nets.SwinUNETR(in_channels=channels, out_channels=classes, feature_size=ours.get("width", 48)), "MONAI"
     raise ConfigError(f"got network {name!r}; no PyTorch network of this name is known here")
 
 
@@ -97,7 +97,7 @@ def works(name: str, ours: dict, shape: tuple[int, ...], options: Options) -> di
     """work -> a function that readies it in its fastest dress."""
     import torch
 
-    from jaxseg.bench.models import CHECKED, arrays
+    from jaxseg.bench.models import CHECKED, LR, arrays
 
     classes = ours["num_classes"]
     image, mask = arrays(shape, classes)
@@ -133,7 +133,7 @@ def works(name: str, ours: dict, shape: tuple[int, ...], options: Options) -> di
     def train_step(dress: str) -> Callable:
         called, x, y = inputs(dress)
         module.train()
-        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, weight_decay=1e-2, fused=True)
+        optimizer = torch.optim.AdamW(module.parameters(), lr=LR, weight_decay=1e-2, fused=True)
         lost = torch.nn.functional.binary_cross_entropy_with_logits if classes == 1 else torch.nn.functional.cross_entropy
         target = y[:, None].float() if classes == 1 else y.long()
 
@@ -184,12 +184,12 @@ def finish(options: Options) -> Callable:
 
 
 def fastest(make: Callable[[str], Callable], options: Options, wait: Callable, *, tries: int = 3,
-            close: Callable[[str], None] = lambda dress: None) -> tuple[Callable, dict]:
+            close: Callable[[str], None] | None = None) -> tuple[Callable, dict]:
     """The fastest of the dresses asked for: (call, {"dress", "compile_s": seconds until its first call ended}).
 
     Args:
       make: dress -> the call. wait: until a call's result is there. tries: timed calls of each, the median counts.
-      close: called with a dress that has been tried.
+      close: called with a dress that has been tried; the best is made again then.
     """
     import torch
     trials = {}
@@ -206,11 +206,13 @@ def fastest(make: Callable[[str], Callable], options: Options, wait: Callable, *
             wait(run())
             times.append(time.perf_counter() - begin)
         trials[dress] = (statistics.median(times), first)
-        close(dress)
+        if close is not None:
+            close(dress)
     best = min(trials, key=lambda d: trials[d][0])
-    run = make(best)  # again: the last dress tried has left the module in its own layout
-    for _ in range(2):
-        wait(run())
+    if best != dress or close is not None:  # the last dress tried has left the module in its own layout
+        run = make(best)
+        for _ in range(2):
+            wait(run())
     return run, {"dress": best, "compile_s": trials[best][1]}
 
 

@@ -5,6 +5,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxseg.types import ConfigError
+
 
 @dataclasses.dataclass
 class Row:
@@ -61,23 +63,50 @@ class Row:
 
 
 FIELDS = [f.name for f in dataclasses.fields(Row)]
+TEXTS = [f.name for f in dataclasses.fields(Row) if f.type is str]
 
 
 class Sheet:
-    """A CSV file of rows with the machine beside each, written row by row: an interrupted bench keeps what it has."""
+    """A CSV file of rows with the machine beside each; grows row by row, over as many runs as its folder is given.
+
+    Args:
+      path: the file; made if absent.
+      machine: from `machine.describe`.
+    Raises:
+      ConfigError: the file is of other columns.
+    """
 
     def __init__(self, path: Path, machine: dict[str, str]):
-        self.path, self.machine, self.rows = path, machine, []
+        self.path, self.machine = path, machine
+        header = [*machine, *FIELDS]
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w", newline="") as file:
-            csv.writer(file).writerow([*machine, *FIELDS])
+        if not path.exists():
+            self._append(header)
+        with open(path, newline="") as file:
+            if next(csv.reader(file), []) != header:
+                raise ConfigError(f"{path} has other columns than this bench writes; choose another --output or remove it")
 
     def add(self, row: Row) -> None:
         """Append a row to the file."""
-        self.rows.append(row)
         values = ["" if v is None else f"{v:.6g}" if isinstance(v, float) else v for v in dataclasses.asdict(row).values()]
+        self._append([*self.machine.values(), *values])
+
+    def latest(self) -> list[Row]:
+        """The newest row of each work on this machine, in the order of the file."""
+        with open(self.path, newline="") as file:
+            lines = [line for line in csv.DictReader(file) if all(line[k] == self.machine[k] for k in ("machine", "cores"))]
+        rows = (Row(**{f: _value(f, line[f]) for f in FIELDS}) for line in lines)
+        return list({(r.suite, r.name, r.work): r for r in rows}.values())
+
+    def _append(self, values: list) -> None:
         with open(self.path, "a", newline="") as file:
-            csv.writer(file).writerow([*self.machine.values(), *values])
+            csv.writer(file).writerow(values)
+
+
+def _value(field: str, text: str):
+    if field in TEXTS or text == "FAILED":
+        return text
+    return None if text == "" else int(text) if field in ("runs", "parameters") else float(text)
 
 
 COLUMNS = (("work", "{name} {work}"), ("size", "{size}"), ("unit", "{unit}"), ("ours", "{ours}"), ("peer", "{peer_value}"),

@@ -69,6 +69,20 @@ def test_the_table_leaves_out_columns_that_no_row_fills_and_ends_with_the_ratio(
     assert "| x call | ms | 2 | 4 | scipy | 0.5 |" in text and "| y call | ms | 1.0e+07 | - |  | - |" in text
 
 
+def test_runs_into_one_folder_add_up_and_the_newest_row_of_a_work_counts(tmp_path):
+    here, there = ({"date": "d", "machine": m, "cores": "2"} for m in "ab")
+    first = table.Row("ops", "x", "call", ours=2.0, runs=5, error=float("inf"), note="n").judge(1e-3)
+    table.Sheet(tmp_path / "bench.csv", here).add(first)
+    table.Sheet(tmp_path / "bench.csv", there).add(table.Row("ops", "x", "call", ours=9.0))
+    sheet = table.Sheet(tmp_path / "bench.csv", here)
+    assert sheet.latest() == [first] and first.ratio == "FAILED"
+    sheet.add(table.Row("ops", "y", "call", ours=4.0))
+    sheet.add(table.Row("ops", "x", "call", ours=3.0))
+    assert [(r.name, r.ours) for r in sheet.latest()] == [("x", 3.0), ("y", 4.0)]
+    with pytest.raises(ConfigError, match="other columns"):
+        table.Sheet(tmp_path / "bench.csv", {**here, "disk": "c"})
+
+
 def test_a_peak_is_what_memory_grew_by():
     peak = machine.Peak(gpu=False)
     peak.reset()
@@ -107,7 +121,7 @@ def test_one_command_measures_a_row_of_each_suite(tmp_path):
     assert done.returncode == 0, done.stderr + log
     with open(tmp_path / "bench.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == [*machine.describe(False), *table.FIELDS]
+    assert list(rows[0]) == [*machine.describe(), *table.FIELDS]
     assert {(r["suite"], r["work"]) for r in rows} == {
         ("models", "forward"), ("models", "train step"), ("infer", "whole"), ("ops", "call"), ("data", "augmented"),
         ("scaling", "32^3"), ("scaling", "64^3"), ("scaling", "slope of time"), ("scaling", "slope of memory")}
