@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from jaxseg.ops.conv import depthwise, folded, planes, reference
+from jaxseg.ops.conv import depthwise, folded, planes, reference, slabs
 from jaxseg.ops.conv.spec import Spec
 
 
@@ -15,6 +15,8 @@ class Choice(NamedTuple):
     input_gradient: Callable
     weight_gradient: Callable
 
+
+_LARGE_SLICE = 2**9  # positions of a slice from which on one step of a loop over slices is worth its overhead
 
 XLA = Choice(reference.forward, reference.input_gradient, reference.weight_gradient)
 
@@ -28,16 +30,12 @@ def lowerings(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> Cho
         return XLA
     if rank == 2:
         return XLA._replace(weight_gradient=folded.weight_gradient) if _fold_in_2d(spec, x_shape, w_shape) else XLA
-    return Choice(planes.forward, planes.input_gradient, _volume_weights(spec, x_shape, w_shape))
+    if not spec.plain:
+        return Choice(planes.forward, planes.input_gradient, planes.weight_gradient)
+    if math.prod(x_shape[2:-1]) >= _LARGE_SLICE:
+        return Choice(slabs.forward, slabs.input_gradient, slabs.weight_gradient)
+    return Choice(planes.forward, planes.input_gradient, folded.weight_gradient)
 
 
 def _fold_in_2d(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> bool:
     return spec.plain and w_shape[-2] >= 64 and math.prod(x_shape[:-1]) >= 2**13
-
-
-def _volume_weights(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> Callable:
-    if not spec.plain:
-        return planes.weight_gradient
-    if math.prod(x_shape[1:-1]) >= 2**14 and max(w_shape[-2:]) <= 32:  # tall and thin
-        return folded.slabs
-    return folded.weight_gradient

@@ -1,12 +1,9 @@
-"""The weights' gradient of dense stride-1 convolutions for CPUs, as matrix products over folded taps.
+"""The weights' gradient of dense stride-1 convolutions for CPUs, as matrix products over taps folded into channels.
 
   dw[t] = x[. + t]^T g
 
-`weight_gradient`: the taps of the last axis become channels of x once, and a scan over the other taps contracts shifted
-views of that with g, which is transposed beforehand (see matmul.py).
-`slabs` (3-D): a scan over slices of x instead, with the taps of a plane folded into channels of x and those of the depth
-into channels of g. Few channels make tall thin products, which XLA computes slowly; this one is kd kh kw times
-fatter, and a slice stays in the cache where a folded volume would not (im2col of 64^3 is 46 times slower than PyTorch).
+The taps of the last axis become channels of x once, and a scan over the other taps contracts shifted views of that with
+g, which is transposed beforehand (see matmul.py). Large volumes: see slabs.py.
 """
 
 import itertools
@@ -35,27 +32,6 @@ def weight_gradient(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Ar
 
     dw = lax.scan(contract, None, jnp.asarray(offsets, jnp.int32))[1]  # [taps, O, kw C]
     return dw.reshape(-1, out, row, channels).transpose(0, 2, 3, 1).reshape(*kernel, channels, out).astype(x.dtype)
-
-
-def slabs(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Array:
-    """`weight_gradient` in 3-D, slice by slice."""
-    (kd, kh, kw), (dd, dh, dw) = kernel, spec.dilation
-    channels, out, (height, width) = x.shape[-1], g.shape[-1], g.shape[2:4]
-    x = _pad(spec, x)
-    reach = dd * (kd - 1)
-    g = jnp.pad(g, ((0, 0), (reach, reach), *[(0, 0)] * 3))
-    plane = lambda a, d: lax.dynamic_index_in_dim(a, d, axis=1, keepdims=False)
-
-    def contract(total, d) -> tuple[Array, None]:
-        one = plane(x, d)  # slice d of x meets slice d - t dd of g, which is d + reach - t dd of the padded g
-        near = jnp.concatenate([plane(g, d + reach - t * dd) for t in range(kd)], -1).reshape(-1, kd * out)
-        taps = [one[:, i * dh:i * dh + height, j * dw:j * dw + width] for i in range(kh) for j in range(kw)]
-        fold, turned = lax.optimization_barrier((jnp.concatenate(taps, -1).reshape(-1, kh * kw * channels), near.T))
-        return total + jnp.matmul(turned, fold, preferred_element_type=jnp.float32), None
-
-    zero = jnp.zeros((kd * out, kh * kw * channels), jnp.float32)
-    total = lax.scan(contract, zero, jnp.arange(x.shape[1]))[0]
-    return total.reshape(kd, out, kh, kw, channels).transpose(0, 2, 3, 4, 1).astype(x.dtype)
 
 
 def _pad(spec: Spec, x: Array) -> Array:

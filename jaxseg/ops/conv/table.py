@@ -1,6 +1,7 @@
 """Measurements behind choose.py: milliseconds of XLA's own lowering, of the chosen one and of PyTorch's, per direction.
 
 Made by: see COMMAND, on MACHINE, on DATE. `python -m jaxseg.ops.conv.bench --peers` prints the rows anew.
+The rows of `slabs` were measured while other programs ran: read their ratios, which are of interleaved runs.
 """
 
 from typing import NamedTuple
@@ -144,21 +145,21 @@ ROWS = (
     Row(S["patches 7x7 s4 256^2"], "forward", "xla", 1.06, 1.06, 0.12),
     Row(S["patches 7x7 s4 256^2"], "input_gradient", "xla", 0.61, 0.61, 0.58),
     Row(S["patches 7x7 s4 256^2"], "weight_gradient", "xla", 0.35, 0.35, 0.15),
-    Row(S["dense 3^3 64^3 x 16"], "forward", "planes", 123.92, 22.38, 9.15),
-    Row(S["dense 3^3 64^3 x 16"], "input_gradient", "planes", 129.94, 25.31, 9.03),
-    Row(S["dense 3^3 64^3 x 16"], "weight_gradient", "folded.slabs", 207.26, 30.10, 9.29),
-    Row(S["dense 3^3 32^3 x 32"], "forward", "planes", 34.77, 9.10, 3.75),
-    Row(S["dense 3^3 32^3 x 32"], "input_gradient", "planes", 34.75, 9.05, 3.89),
-    Row(S["dense 3^3 32^3 x 32"], "weight_gradient", "folded.slabs", 68.58, 9.67, 4.28),
+    Row(S["dense 3^3 64^3 x 16"], "forward", "slabs", 570.92, 66.69, 58.91),
+    Row(S["dense 3^3 64^3 x 16"], "input_gradient", "slabs", 983.71, 60.95, 129.02),
+    Row(S["dense 3^3 64^3 x 16"], "weight_gradient", "slabs", 260.54, 29.87, 10.25),
+    Row(S["dense 3^3 32^3 x 32"], "forward", "slabs", 118.42, 16.47, 15.59),
+    Row(S["dense 3^3 32^3 x 32"], "input_gradient", "slabs", 135.41, 16.07, 30.18),
+    Row(S["dense 3^3 32^3 x 32"], "weight_gradient", "slabs", 82.67, 11.18, 5.26),
     Row(S["dense 3^3 16^3 x 64"], "forward", "planes", 15.99, 4.12, 8.65),
     Row(S["dense 3^3 16^3 x 64"], "input_gradient", "planes", 10.95, 4.20, 9.18),
     Row(S["dense 3^3 16^3 x 64"], "weight_gradient", "folded", 27.28, 4.26, 8.13),
     Row(S["dense 3^3 8^3 x 128"], "forward", "planes", 4.53, 2.11, 3.16),
     Row(S["dense 3^3 8^3 x 128"], "input_gradient", "planes", 4.62, 2.20, 3.41),
     Row(S["dense 3^3 8^3 x 128"], "weight_gradient", "folded", 11.78, 1.79, 3.25),
-    Row(S["stem 3^3 64^3 4 to 16"], "forward", "planes", 97.61, 18.39, 27.05),
-    Row(S["stem 3^3 64^3 4 to 16"], "input_gradient", "planes", 131.46, 29.79, 33.59),
-    Row(S["stem 3^3 64^3 4 to 16"], "weight_gradient", "folded.slabs", 62.25, 19.24, 25.09),
+    Row(S["stem 3^3 64^3 4 to 16"], "forward", "slabs", 179.81, 16.75, 43.80),
+    Row(S["stem 3^3 64^3 4 to 16"], "input_gradient", "slabs", 192.42, 11.35, 65.49),
+    Row(S["stem 3^3 64^3 4 to 16"], "weight_gradient", "slabs", 113.06, 14.00, 37.16),
     Row(S["down 3^3 s2 32^3 16 to 32"], "forward", "planes", 4.13, 0.93, 2.08),
     Row(S["down 3^3 s2 32^3 16 to 32"], "input_gradient", "planes", 132.09, 1.57, 2.11),
     Row(S["down 3^3 s2 32^3 16 to 32"], "weight_gradient", "planes", 16.12, 1.40, 2.02),
