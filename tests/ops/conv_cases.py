@@ -49,6 +49,7 @@ DENSE = (
     Case("dense 3x3, more than 16 channels", (2, 4, 5, 18), (3, 3), 3, public=True),
     Case("dense 1x3 dilated, uneven padding", (1, 4, 9, 3), (1, 3), 2, pad=((0, 0), (1, 3)), dilation=2),
     Case("kernel is stride", (2, 5, 6, 3), (2, 2), 4, stride=2, pad=0, public=True),
+    Case("dense 7x7 strided by 4", (2, 13, 16, 3), (7, 7), 4, stride=4, pad=3, public=True),
     Case("dense 3x3x3, many channels to few", (2, 3, 5, 4, 5), (3, 3, 3), 2, public=True),
     Case("dense 3x3x3 dilated", (1, 6, 5, 5, 2), (3, 3, 3), 3, pad=2, dilation=2),
     Case("dense 3x3x3 strided", (1, 6, 5, 4, 2), (3, 3, 3), 3, stride=2, public=True),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from jaxseg.ops.conv import depthwise, folded, planes, reference, slabs
+from jaxseg.ops.conv import depthwise, folded, planes, reference, slabs, stems
 from jaxseg.ops.conv.spec import Spec
 
 
@@ -16,6 +16,7 @@ class Choice(NamedTuple):
     weight_gradient: Callable
 
 
+_FEW_CHANNELS = 4  # up to which strides are worth turning into channels
 _LARGE_SLICE = 2**9  # positions of a slice from which on one step of a loop over slices is worth its overhead
 
 XLA = Choice(reference.forward, reference.input_gradient, reference.weight_gradient)
@@ -28,6 +29,8 @@ def lowerings(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> Cho
         return Choice(depthwise.forward, depthwise.input_gradient, depthwise.weight_gradient)
     if spec.groups > 1 or rank < 2:
         return XLA
+    if rank == 2 and not spec.plain and set(spec.dilation) == {1} and w_shape[-2] <= _FEW_CHANNELS:
+        return XLA._replace(forward=stems.forward)
     if rank == 2:
         return XLA._replace(weight_gradient=folded.weight_gradient) if _fold_in_2d(spec, x_shape, w_shape) else XLA
     if not spec.plain:

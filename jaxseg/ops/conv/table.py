@@ -1,7 +1,7 @@
 """Measurements behind choose.py: milliseconds of XLA's own lowering, of the chosen one and of PyTorch's, per direction.
 
 Made by: see COMMAND, on MACHINE, on DATE. `python -m jaxseg.ops.conv.bench --peers` prints the rows anew.
-The rows of `slabs` were measured while other programs ran: read their ratios, which are of interleaved runs.
+The rows of `slabs` and `stems` were measured while other programs ran: read their ratios, which are of interleaved runs.
 """
 
 from typing import NamedTuple
@@ -136,13 +136,13 @@ ROWS = (
     Row(S["dense 3x3 16^2 x 256"], "forward", "xla", 2.75, 2.75, 1.30),
     Row(S["dense 3x3 16^2 x 256"], "input_gradient", "xla", 1.89, 1.89, 1.28),
     Row(S["dense 3x3 16^2 x 256"], "weight_gradient", "xla", 3.47, 3.47, 1.60),
-    Row(S["stem 3x3 s2 256^2"], "forward", "xla", 0.58, 0.58, 0.11),
+    Row(S["stem 3x3 s2 256^2"], "forward", "stems", 1.00, 0.50, 0.32),
     Row(S["stem 3x3 s2 256^2"], "input_gradient", "xla", 0.64, 0.64, 0.46),
     Row(S["stem 3x3 s2 256^2"], "weight_gradient", "xla", 0.38, 0.38, 0.09),
     Row(S["down 3x3 s2 64^2 x 32"], "forward", "xla", 0.37, 0.37, 0.19),
     Row(S["down 3x3 s2 64^2 x 32"], "input_gradient", "xla", 0.33, 0.33, 0.21),
     Row(S["down 3x3 s2 64^2 x 32"], "weight_gradient", "xla", 0.69, 0.69, 0.25),
-    Row(S["patches 7x7 s4 256^2"], "forward", "xla", 1.06, 1.06, 0.12),
+    Row(S["patches 7x7 s4 256^2"], "forward", "stems", 1.41, 0.78, 1.15),
     Row(S["patches 7x7 s4 256^2"], "input_gradient", "xla", 0.61, 0.61, 0.58),
     Row(S["patches 7x7 s4 256^2"], "weight_gradient", "xla", 0.35, 0.35, 0.15),
     Row(S["dense 3^3 64^3 x 16"], "forward", "slabs", 570.92, 66.69, 58.91),
