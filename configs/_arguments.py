@@ -1,7 +1,9 @@
 """Arguments of a config file: `configs/ich_segnext.py:b,all,quick`."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
+from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup
 
 
@@ -18,8 +20,15 @@ def parse(arguments: str, *, sizes: tuple[str, ...] = (), flags: tuple[str, ...]
     known = dict.fromkeys((*sizes, *flags))
     for word in words:
         lookup("argument of this config", word, known)
-    named = [w for w in words if w in sizes]
-    return Chosen(named[-1] if named else None, frozenset(words) - set(sizes))
+    return Chosen(one_of(words, sizes), frozenset(words) - set(sizes))
+
+
+def one_of(words: Iterable[str], choices: Iterable[str]) -> str | None:
+    """The one of `choices` that is among the words, None if none is; two are an error."""
+    named = sorted(set(words) & set(choices))
+    if len(named) > 1:
+        raise ConfigError(f"got the arguments {' and '.join(named)} of this config; they exclude each other: choose one")
+    return named[0] if named else None
 
 
 def network_and_flags(arguments: str, *flags: str) -> tuple[str | None, frozenset[str]]:

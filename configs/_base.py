@@ -35,6 +35,15 @@ def base() -> ConfigDict:
     data.mean = ()  # per channel, of images in 0..1: subtracted after augmentation
     data.std = ()  # per channel: divided by after that
     data.filter = "linear"  # how images are resized: linear or lanczos
+    data.crop = ()  # rank 2: (rows, columns) cut out of a slice's middle before anything else; (): the whole slice
+    data.blur = 0.0  # rank 2: standard deviation of a Gaussian blur, pixels of the slice; 0: none
+    data.extra = ()  # rank 2: channels made from the image, counted in `channels`: kmeans edge painted_edge autoencoder
+    data.extra_run = ""  # the run whose network makes edge, painted_edge or autoencoder
+    data.target = "labels"  # rank 2: what is learnt: labels, edges (of the labels), composite (image with the labels blended in)
+    data.min_area = _optional(int)  # brats, brats_arrays: keep slices with a class of more pixels; None: every slice
+    data.sample = _optional(float)  # brats, brats_arrays: the share of those that is drawn
+    data.sample_seed = _optional(int)  # of that draw
+    data.normalise = _optional(str)  # brats_arrays: auto, brain (z-scores are made), given (the arrays hold them)
     data.protocol = _optional(str)  # ct_ich: "only" (slices with a bleed) or "all"
     data.structures = _optional(tuple)  # names of the classes 1, 2, ... (organs_ct: which organs; lungs; folder; scoliosis)
     data.naming = _optional(str)  # lungs: sides are the "patient"'s, or the image's as in the "seed"
@@ -121,6 +130,12 @@ def base() -> ConfigDict:
     infer.windows = 2  # rank 3: windows per forward pass
     infer.mirror = ()  # rank 3: axes to flip for averaging, e.g. (0, 1, 2)
     infer.accumulator = "auto"  # rank 3: auto device host memmap
+
+    c.search = search = ConfigDict()  # --mode=search: Bayesian optimisation of cross-entropy's class weights
+    search.trials = 20  # whole runs
+    search.objective = "val_dice"  # of a trial's chosen checkpoint: val_dice or val_recall
+    search.low = 0.1  # each class's weight is searched from here, background's being 1,
+    search.high = 30.0  # to here, on a logarithmic scale
 
     c.mesh = mesh = ConfigDict()
     mesh.data = 0  # devices along the batch axis; 0: all

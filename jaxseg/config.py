@@ -17,12 +17,14 @@ CHOICES = {
     "data.split": ("patient", "fold", "fixed", "slice_seed"),
     "data.intensity": ("grey", "brain", "ct"),
     "data.filter": ("linear", "lanczos"),
+    "data.target": ("labels", "edges", "composite"),
     "optim.name": ("adam", "adamw", "adagrad", "sgd"),
     "schedule.name": ("constant", "poly", "cosine", "step", "plateau"),
     "train.dtype": ("float32", "bfloat16"),
     "train.best": ("val_loss", "val_dice", "val_recall", "last"),
     "eval.empty": ("one", "zero", "nan"),
     "eval.split": ("train", "val", "test"),
+    "search.objective": ("val_dice", "val_recall"),
     "infer.blend": ("constant", "gaussian", "gaussian_nnunet", "cosine", "seed_cosine"),
     "infer.positions": ("monai", "nnunet", "seed"),
     "infer.accumulator": ("auto", "device", "host", "memmap"),
@@ -30,13 +32,18 @@ CHOICES = {
 VOLUMES_ONLY = ("data.coordinates", "data.whole", "data.per_volume", "data.foreground", "eval.surface", "eval.lesions",
                 "eval.postprocess", "infer.roi", "infer.postprocess", "infer.overlap", "infer.blend", "infer.positions",
                 "infer.windows", "infer.mirror", "infer.accumulator")
+SLICES_ONLY = ("data.crop", "data.blur", "data.extra", "data.extra_run", "data.target", "data.min_area", "data.sample",
+               "data.sample_seed")
+EXTRA = {"kmeans": 1, "edge": 1, "painted_edge": 0, "autoencoder": 1}  # extra channels by name: how many each adds
+EXTRA_BY_A_RUN = {"edge": "edges", "painted_edge": "edges", "autoencoder": "composite"}  # what the run must have learnt
 # Keys that may change between two starts of one run: they decide no number of its training.
 NEUTRAL = ("variant", "data.workers", "eval.batch_size", "eval.thresholds", "eval.threshold", "eval.empty", "eval.split",
            "eval.surface", "eval.lesions", "eval.postprocess", "infer.batch_size", "infer.probabilities", "infer.overlay",
            "infer.roi", "infer.postprocess", "infer.windows", "infer.accumulator", "train.log_every", "train.watchdog",
-           "train.keep")
+           "train.keep", "search.trials", "search.objective", "search.low", "search.high")
 POSITIVE = ("data.channels", "data.per_volume", "train.epochs", "train.batch_size", "train.eval_every", "train.save_every",
-            "train.keep", "train.log_every", "eval.batch_size", "infer.batch_size", "infer.windows", "optim.accumulate")
+            "train.keep", "train.log_every", "eval.batch_size", "infer.batch_size", "infer.windows", "optim.accumulate",
+            "search.trials")
 NOT_NEGATIVE = ("data.max_samples", "data.workers", "optim.weight_decay", "optim.clip_norm", "schedule.warmup",
                 "train.bn_warmup", "train.alarm_after", "train.stop_nonfinite", "train.watchdog", "mesh.data")
 
@@ -89,6 +96,9 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
           "must be ((name, weight), ...) with at least one term")
     _rule(flat, "train.augment", all(len(t) == 3 for t in flat["train.augment"]), "must be ((name, probability, options), ...)")
     _check_data(flat)
+    _check_extra(flat)
+    _rule(flat, "search.low", 0 < flat["search.low"] < flat["search.high"], f"must lie between 0 and {flat['search.high']} "
+          "(search.high)")
     if flat["schedule.name"] == "plateau" and flat["train.best"] == "last":
         raise ConfigError("config.schedule.name='plateau' with config.train.best='last': the plateau needs a criterion; "
                           "set config.train.best to val_loss, val_dice or val_recall")
@@ -123,12 +133,39 @@ def _check_data(flat: dict[str, Any]) -> None:
     _rule(flat, "infer.mirror", set(flat["infer.mirror"]) <= set(range(rank)), f"must hold axes of 0..{rank - 1}")
     _rule(flat, "eval.lesions", flat["eval.lesions"] in ("", "GLI", "SSA", "MEN", "PED", "MET"),
           "must be '' or one of GLI, SSA, MEN, PED, MET")
-    if rank == 2:
-        default = flatten(json.loads(flat["defaults"]))
-        for key in VOLUMES_ONLY:
-            _rule(flat, key, json.dumps(flat[key]) == json.dumps(default[key]), "is for data.rank=3; leave it at its default")
+    default = flatten(json.loads(flat["defaults"]))
+    for key in VOLUMES_ONLY if rank == 2 else SLICES_ONLY:
+        _rule(flat, key, json.dumps(flat[key]) == json.dumps(default[key]),
+              f"is for data.rank={5 - rank}; leave it at its default")
     _rule(flat, "data.fractions", len(fractions) == 3 and min(fractions) >= 0 and abs(sum(fractions) - 1) < 1e-6,
           "must be three shares (train, val, test) that sum to 1")
+
+
+def _check_extra(flat: dict[str, Any]) -> None:
+    """Crop, blur, extra channels and what is learnt."""
+    crop, extra, target = flat["data.crop"], tuple(flat["data.extra"]), flat["data.target"]
+    _rule(flat, "data.crop", len(crop) in (0, 2) and all(isinstance(n, int) and n >= 8 for n in crop),
+          "must be (rows, columns) in pixels of a slice, each at least 8, or ()")
+    _rule(flat, "data.blur", flat["data.blur"] >= 0, "must be 0 or more pixels")
+    for name in extra:
+        lookup("name in config.data.extra", name, EXTRA)
+    by_a_run = [name for name in extra if name in EXTRA_BY_A_RUN]
+    _rule(flat, "data.extra", len(set(extra)) == len(extra) and len(by_a_run) <= 1,
+          f"names each channel once, and at most one of {', '.join(EXTRA_BY_A_RUN)}, because data.extra_run is one run")
+    added = sum(EXTRA[name] for name in extra)
+    _rule(flat, "data.channels", flat["data.channels"] > added,
+          f"counts the {added} channels of data.extra and at least one of the image; set it to the image's + {added}")
+    if by_a_run:
+        _rule(flat, "data.extra_run", bool(flat["data.extra_run"]),
+              f"data.extra names {by_a_run[0]!r}: give the run folder of a network trained with "
+              f"config.data.target={EXTRA_BY_A_RUN[by_a_run[0]]!r}")
+    else:
+        _rule(flat, "data.extra_run", not flat["data.extra_run"], "no name in data.extra needs a run; leave it empty")
+    if target != "labels":
+        _rule(flat, "data.regions", not flat["data.regions"], f"regions are of labels; data.target is {target!r}")
+    if target == "composite":
+        _rule(flat, "train.augment", not flat["train.augment"],
+              "the picture that data.target='composite' is compared with would not move along; set it to ()")
 
 
 def _rule(flat: dict[str, Any], key: str, holds: bool, rule: str) -> None:

@@ -75,7 +75,8 @@ class Scorer:
         def score(params, state, batch):
             image = standardise(to_float(batch["image"]), mean, std)
             outputs, _ = network.apply(params, state, image.astype(dtype))
-            total, weight, _ = loss(outputs, {**batch, "mask": target(batch["mask"])})
+            truth = batch["target"] if "target" in batch else target(batch["mask"])
+            total, weight, _ = loss(outputs, {**batch, "mask": truth})
             classes = outputs.logits.shape[-1]
             if order:
                 labels = labels_from_regions(jax.nn.sigmoid(outputs.logits), order)
@@ -133,7 +134,7 @@ def headline(scored: Scored, *, empty: str) -> dict[str, float]:
 
 def pictures(scored: Scored, cache) -> list[np.ndarray]:
     """Input, truth, prediction and errors of the kept images."""
-    return [panel(cache.images[row], cache.masks[row], labels) for row, labels in scored.kept.items()]
+    return [panel(cache.picture(row), cache.masks[row], labels) for row, labels in scored.kept.items()]
 
 
 def report(scored: Scored, cache, *, threshold: float, empty: str, summary, model: str, epochs: int | None,
@@ -209,7 +210,7 @@ def _patients(patients: list[dict]) -> list[str]:
 
 def _baselines(cache, rows: np.ndarray, labels: list[str]) -> list[str]:
     lines = ["baseline   all background: pooled Dice 0.0000"]
-    found = baseline.histograms(cache.images, cache.masks, rows, len(labels))
+    found = baseline.histograms(cache.images, cache.masks, rows, len(labels), span=cache.span)
     for k, label in enumerate(labels):
         for name, rule in (("threshold", baseline.best_threshold), ("band", baseline.best_band)):
             best = rule(found[k], found[-1])

@@ -13,6 +13,7 @@ from jaxseg.data import datasets
 from jaxseg.evaluate_volumes import write_roi_record
 from jaxseg.infer import predict as prediction
 from jaxseg.infer import predict_volumes as volume_prediction
+from jaxseg.infer.slices import record_of
 from jaxseg.models import functional
 from jaxseg.models import summary as summaries
 from jaxseg.train import agree, loop, setup
@@ -45,12 +46,13 @@ def train(call: Call) -> int | None:
         difference = configs.difference(call.config)
         log.say("experiment: " + ", ".join(f"{k}={b!r}" for k, (_, b) in difference.items()))
         log.config(tree, difference)
-        data = setup.load_data(call.config, log)
+        data = setup.load_data(call.config, log, call.workdir)
         about = data.store.rows
         agree.same("data set", {"examples": len(about), "first": about[0], "last": about[-1]})
         job = setup.build(call.config, call.workdir, data, log)
         if first:
             checkpoint.write_record(call.workdir, setup.record_of(call.config, data, _count(job.state["params"])))
+            setup.keep_maker(call.config, call.workdir)
         begin = time.perf_counter()
         code = loop.run(job, log)
         if code:
@@ -67,7 +69,7 @@ def evaluate(call: Call) -> int | None:
     source = Path(call.checkpoint) if call.checkpoint else call.workdir
     params, net_state, info = checkpoint.load_weights(source)
     log = Log(call.workdir, quiet=jax.process_index() > 0)
-    data = setup.load_data(call.config, log)
+    data = setup.load_data(call.config, log, source)
     outputs = feeds.outputs_of(call.config, data.recipe.labels, data.dataset.regions)
     model = setup.build_model(call.config, outputs.num_classes, abstract=True)
     network, _, _ = functional.split(model)
@@ -92,7 +94,7 @@ def predict(call: Call) -> int | None:
     source = Path(call.checkpoint) if call.checkpoint else call.workdir
     if not source.exists():
         raise CheckpointError(f"no run folder {str(source)!r}: give --workdir or --checkpoint")
-    record = prediction.record_of(source)
+    record = record_of(source)
     given = record["config"]["infer"] if call.config is None else call.config.infer
     say = lambda text: print(text, flush=True)
     if record["model"]["rank"] == 3:
@@ -125,6 +127,8 @@ def _epochs(info: dict) -> int | None:
 
 
 def _classes(config) -> int:
+    if config.data.target != "labels":
+        return 1
     return datasets.label_count(config.data.dataset, structures=config.data.structures)
 
 

@@ -13,6 +13,6 @@ A run folder:
 
 from jaxseg.checkpoint.manager import Checkpoints
 from jaxseg.checkpoint.record import CHECKPOINTS, Claim, claim, read_record, write_record
-from jaxseg.checkpoint.weights import load_weights
+from jaxseg.checkpoint.weights import keep_copy, load_weights
 
-__all__ = ["CHECKPOINTS", "Checkpoints", "Claim", "claim", "load_weights", "read_record", "write_record"]
+__all__ = ["CHECKPOINTS", "Checkpoints", "Claim", "claim", "keep_copy", "load_weights", "read_record", "write_record"]

@@ -1,14 +1,16 @@
 """A trained network's arrays out of a run, without knowing its optimiser or its configuration."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 
 from jaxseg.checkpoint import folder as listing
 from jaxseg.checkpoint import step as steps
-from jaxseg.checkpoint.record import CHECKPOINTS
+from jaxseg.checkpoint.record import CHECKPOINTS, RECORD, read_record
 from jaxseg.checkpoint.step import Damaged
 from jaxseg.types import CheckpointError
+from jaxseg.utils import files
 
 _GROUPS = ("params/", "state/", "ema/")
 Tree = dict[str, np.ndarray]
@@ -47,6 +49,27 @@ def load_weights(path: str | Path) -> tuple[Tree, Tree, dict]:
                                   f"of it for {len(params)} parameters")
         params = ema
     return params, state, info
+
+
+def keep_copy(run: str | Path, record: str | Path, target: str | Path) -> Path:
+    """Copy what `load_weights(run)` would read, and the record beside it, into the folder `target` once; it is then a run folder.
+
+    Args:
+      run: as for `load_weights`.
+      record: the run folder that holds its run.json.
+      target: the copy; left alone where it exists.
+    Raises:
+      CheckpointError: nothing to copy.
+      StorageError: it cannot be written.
+    """
+    read_record(record)
+
+    def build(folder: Path) -> None:
+        step = _step_folder(Path(run).absolute())
+        shutil.copytree(step, folder / CHECKPOINTS / step.name)
+        shutil.copyfile(Path(record) / RECORD, folder / RECORD)
+
+    return files.build_folder(target, build)
 
 
 def _step_folder(path: Path) -> Path:

@@ -1,22 +1,20 @@
-"""Segment files with nothing but a run folder and the input: network, preprocessing and labels come from the run's record."""
+"""Segment files with nothing but a run folder and the input: network, preprocessing and labels come from the run's record.
+
+A channel that another run's network makes comes from the copy of that run inside the run folder.
+"""
 
 import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from jaxseg import checkpoint
-from jaxseg.data import geometry, preprocess, volumes
+from jaxseg.data import channels, geometry, preprocess, volumes
 from jaxseg.data.records import Recipe, Volume
-from jaxseg.data.source import recipe_from
-from jaxseg.models import create_model, functional
-from jaxseg.ops.image import standardise, to_float
-from jaxseg.types import ConfigError, DataError, JaxsegError, NonFiniteError
+from jaxseg.infer.slices import MADE_BY, SliceNetwork, folder_of, maker_of
+from jaxseg.types import ConfigError, DataError, JaxsegError, MismatchError, NonFiniteError
 from jaxseg.utils.pictures import paint, sheet, to_rgb
 
 
@@ -32,26 +30,16 @@ class Predictor:
     """
 
     def __init__(self, run: Path, *, batch_size: int = 8):
-        record = record_of(run)
-        self.recipe = recipe_from(record)
+        self._network = SliceNetwork(run, batch_size=batch_size)
+        record, self.recipe = self._network.record, self._network.recipe
         self.threshold = float(record["config"]["eval"]["threshold"])
         self.synthetic = record["synthetic"]
-        self.batch_size = batch_size
-        m = record["model"]
-        model = create_model(m["name"], in_channels=m["in_channels"], num_classes=m["num_classes"], rank=m["rank"],
-                             abstract=True, **m["options"])
-        network, _, _ = functional.split(model)
-        params, state, _ = checkpoint.load_weights(run)
-        network.check(params, state)
-        self.params, self.state = jax.device_put((params, state))
-        dtype, recipe = record["config"]["train"]["dtype"], self.recipe
-
-        @jax.jit
-        def forward(params, state, image):
-            logits = network.apply(params, state, standardise(to_float(image), recipe.mean, recipe.std).astype(dtype))[0].logits
-            return jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits, -1)
-
-        self._forward = forward
+        self._make = None
+        if channels.trained(self.recipe.extra):
+            self._make, digest = maker_of(folder_of(run) / MADE_BY, self.recipe)
+            if digest != record["made_by"]:
+                raise MismatchError(f"{folder_of(run) / MADE_BY} has the digest {digest}, and {run} was trained with channels of "
+                                    f"{record['made_by']}; put the copy back that training made")
 
     def probabilities(self, volume: Volume) -> tuple[np.ndarray, np.ndarray, geometry.Orientation]:
         """Class probabilities of a volume.
@@ -65,12 +53,7 @@ class Predictor:
         slices, orientation = geometry.to_slices(volume)
         recipe, spacing = self.recipe_for(orientation), orientation.spacing[1:] if orientation.axes else None
         inputs = np.stack([preprocess.prepare(s, recipe, spacing) for s in slices])  # [Z, h, w, C]
-        outputs = []
-        for start in range(0, len(inputs), self.batch_size):
-            part = inputs[start:start + self.batch_size]
-            padded = np.concatenate([part, np.repeat(part[-1:], self.batch_size - len(part), 0)])
-            outputs.append(np.asarray(self._forward(self.params, self.state, jnp.asarray(padded)))[:len(part)])
-        scores = np.concatenate(outputs)
+        scores = self._network(channels.extend(inputs, recipe.extra, self._make))
         if not np.isfinite(scores).all():
             raise NonFiniteError(f"{volume.path.name}: the network returned {int((~np.isfinite(scores)).sum())} values that are "
                                  "not finite; nothing is written. Predict in float32 or use another checkpoint")
@@ -87,12 +70,6 @@ class Predictor:
             return (probabilities[..., 0] >= self.threshold).astype(np.uint8)
         background = 1 - probabilities.sum(-1, keepdims=True)
         return np.concatenate([background, probabilities], -1).argmax(-1).astype(np.uint8)
-
-
-def record_of(run: Path) -> dict:
-    """The record of a run folder, or of the run that a checkpoint folder (run/checkpoints/N) belongs to."""
-    around = (run, *run.absolute().parents[:2])
-    return checkpoint.read_record(next((p for p in around if (p / "run.json").is_file()), run))
 
 
 def predict(run: Path, source: Path, output: Path, *, batch_size: int = 8, probabilities: bool = False, overlay: bool = True,

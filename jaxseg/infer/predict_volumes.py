@@ -16,7 +16,8 @@ from jaxseg.data.geometry import to_volume
 from jaxseg.data.preprocess_volume import prepare_volume, restore_scores
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.infer import cascade, postprocess
-from jaxseg.infer.predict import names_of, record_of
+from jaxseg.infer.predict import names_of
+from jaxseg.infer.slices import record_of
 from jaxseg.infer.volumes import VolumeNetwork, labels_of, probabilities_of
 from jaxseg.metrics import regions
 from jaxseg.models import create_model, functional

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg import ops
-from jaxseg.layers import EVAL, Linear, Run, activation, initial
+from jaxseg.layers import EVAL, Dropout, Linear, Run, activation, initial
 from jaxseg.layers.keras import keras_conv, keras_norm
 from jaxseg.models.base import Outputs, Segmenter, Variant
 from jaxseg.ops import tally
@@ -23,10 +23,17 @@ _relu = activation("relu")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Channels: of the stem and the three residual stages, and of the pyramid below them."""
+    """Choices of one Res-UNet++.
+
+    Attributes:
+      widths: channels of the stem and the three residual stages.
+      pyramid: channels of the pyramid below them.
+      dropout: after that pyramid (the project's table has a row with dropout; its place is not public).
+    """
 
     widths: tuple[int, ...] = (16, 32, 64, 128)
     pyramid: int = 256
+    dropout: float = 0.0
 
 
 class PreActConv(nnx.Module):
@@ -117,6 +124,7 @@ class ResUNetPlusPlus(Segmenter):
         self.stem = Stem(in_channels, widths[0], rngs=rngs)
         self.encoder = nnx.List([Residual(a, b, 2, rngs=rngs) for a, b in zip(widths, widths[1:])])
         self.pyramid = Pyramid(widths[-1], config.pyramid, rngs=rngs)
+        self.dropout = Dropout(config.dropout)
         attentions, blocks, c = [], [], config.pyramid
         for skip, width in zip(widths[-2::-1], widths[:0:-1]):
             attentions.append(Attention(skip, c, rngs=rngs))
@@ -133,7 +141,7 @@ class ResUNetPlusPlus(Segmenter):
             with jax.named_scope(f"down{i + 1}"):
                 x = block(x, run)
             skips.append(x)
-        x = self.pyramid(x, run)
+        x = self.dropout(self.pyramid(x, run), run)
         for i, (attention, block, skip) in enumerate(zip(self.attentions, self.decoder, skips[-2::-1])):
             with jax.named_scope(f"up{i + 1}"):
                 x = ops.resize(attention(skip, x, run), skip.shape[1:-1], "nearest")

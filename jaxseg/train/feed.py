@@ -12,11 +12,12 @@ import numpy as np
 from jaxseg import evaluate, evaluate_volumes
 from jaxseg.config import as_dict
 from jaxseg.data import cache as caches
-from jaxseg.data import patches, pipeline, splits, volume_store
+from jaxseg.data import channels, patches, pipeline, splits, volume_store
 from jaxseg.data.records import DataSet, Recipe
 from jaxseg.infer import postprocess
 from jaxseg.infer import predict_volumes as runs
 from jaxseg.infer.predict_volumes import WINDOW
+from jaxseg.infer.slices import maker_of
 from jaxseg.infer.volumes import VolumeNetwork
 from jaxseg.metrics import regions
 from jaxseg.models.functional import Network
@@ -52,12 +53,13 @@ def outputs_of(config, labels: tuple[str, ...], named: tuple = ()) -> Outputs:
 
 
 class Slices(NamedTuple):
-    """Cached slices and photographs."""
+    """Cached slices and photographs; `made_by` is the digest of the weights behind their extra channel, or ""."""
 
     dataset: DataSet
     recipe: Recipe
     store: caches.Cache
     rows: dict[str, np.ndarray]
+    made_by: str = ""
     noun: str = "slices"
 
     def steps_per_epoch(self, config, images: int) -> int:
@@ -157,20 +159,27 @@ class Volumes(NamedTuple):
 Feed = Slices | Volumes
 
 
-def load(config, dataset: DataSet, recipe: Recipe, log) -> Feed:
+def load(config, dataset: DataSet, recipe: Recipe, log, *, maker: str | Path = "") -> Feed:
     """Prepare the data set once, open it, and split it.
 
+    Args:
+      maker: the run that makes the trained channel of recipe.extra, where there is one.
     Raises:
       DataError: files that cannot be used, an empty split, a patient in two splits.
+      CheckpointError, MismatchError: a maker that cannot be used, see `maker_of`.
     """
-    kind, rooms = (Slices, caches) if config.data.rank == 2 else (Volumes, volume_store)
-    store = rooms.open_or_build(dataset, recipe, log=log.say)
+    made_by = ""
+    if config.data.rank == 2:
+        make, made_by = maker_of(Path(maker), recipe) if channels.trained(recipe.extra) else (None, "")
+        store = caches.open_or_build(dataset, recipe, log=log.say, extra=make, extra_id=made_by)
+    else:
+        store = volume_store.open_or_build(dataset, recipe, log=log.say)
     if config.data.whole:
         store = whole.shrunk(store, recipe, coordinates=config.data.coordinates, log=log.say)
     rows = splits.split_rows(store.rows, dataset, split=config.data.split, fractions=tuple(config.data.fractions),
                              seed=config.data.split_seed, protocol=config.data.protocol, folds=config.data.folds,
                              fold=config.data.fold, log=log.say)
-    feed = kind(dataset, store.recipe if config.data.rank == 3 else recipe, store, rows)
+    feed = Slices(dataset, recipe, store, rows, made_by) if config.data.rank == 2 else Volumes(dataset, store.recipe, store, rows)
     log.say(", ".join(f"{name} {len(r)} {feed.noun} of {len({store.rows[i]['patient'] for i in r})} patients"
                       for name, r in rows.items()))
     for name in ("train", "val", config.eval.split):

@@ -9,8 +9,10 @@ import numpy as np
 from jaxseg import checkpoint
 from jaxseg.augment import compose as augmentations
 from jaxseg.config import as_dict
-from jaxseg.data import datasets
+from jaxseg.data import channels, datasets
+from jaxseg.data.cache import target_labels
 from jaxseg.data.records import DataSet, Recipe
+from jaxseg.infer import slices
 from jaxseg.losses import compose as losses
 from jaxseg.models import create_model, from_torch, functional
 from jaxseg.ops.image import standardise
@@ -24,7 +26,8 @@ from jaxseg.train.log import Log
 from jaxseg.train.loop import Job
 from jaxseg.types import ConfigError
 
-DATASET_OPTIONS = ("protocol", "structures", "naming", "allow_empty", "modalities", "release")
+DATASET_OPTIONS = ("protocol", "structures", "naming", "allow_empty", "modalities", "release", "min_area", "sample",
+                   "sample_seed", "normalise")
 
 
 def load_dataset(config, log: Log) -> DataSet:
@@ -41,6 +44,8 @@ def load_dataset(config, log: Log) -> DataSet:
     if config.data.root:
         log.say(f"data: {dataset.name} in {config.data.root}, {len(dataset.cases)} cases"
                 + (" (SYNTHETIC)" if dataset.synthetic else ""))
+    for note in dataset.notes:
+        log.say(f"note: {note}")
     return dataset
 
 
@@ -48,18 +53,30 @@ def recipe_of(config, dataset: DataSet) -> Recipe:
     """How this run turns images into the network's input."""
     d = config.data
     return Recipe(size=tuple(d.size), window=tuple(d.window) or None, spacing=tuple(d.spacing) or None, channels=d.channels,
-                  labels=dataset.labels, intensity=d.intensity, modalities=dataset.modalities, mean=tuple(d.mean),
-                  std=tuple(d.std), filter=d.filter)
+                  labels=target_labels(dataset.labels, d.target), intensity=d.intensity, modalities=dataset.modalities,
+                  mean=tuple(d.mean), std=tuple(d.std), filter=d.filter, crop=tuple(d.crop), blur=d.blur, extra=tuple(d.extra),
+                  target=d.target)
 
 
-def load_data(config, log: Log) -> feeds.Feed:
+def load_data(config, log: Log, workdir: Path) -> feeds.Feed:
     """Read, prepare and split the data set.
 
+    Args:
+      workdir: the run's folder. Its copy of the run that makes an extra channel (`keep_maker`) stands for config.data.extra_run.
     Raises:
       DataError: files that cannot be used, an empty split, a patient in two splits.
+      CheckpointError, MismatchError: config.data.extra_run cannot be used.
     """
     dataset = load_dataset(config, log)
-    return feeds.load(config, dataset, recipe_of(config, dataset), log)
+    copy = slices.folder_of(workdir) / slices.MADE_BY
+    return feeds.load(config, dataset, recipe_of(config, dataset), log, maker=copy if copy.is_dir() else config.data.extra_run)
+
+
+def keep_maker(config, workdir: Path) -> None:
+    """Copy the run that makes an extra channel into the run folder: resuming, evaluating and predicting need no other folder."""
+    if config.data.extra_run:
+        run = Path(config.data.extra_run)
+        checkpoint.keep_copy(run, slices.folder_of(run), workdir / slices.MADE_BY)
 
 
 def input_channels(config) -> int:
@@ -82,11 +99,19 @@ def initialise(model, source: str, log: Log) -> None:
     """Put the weights of another run, a checkpoint or a PyTorch file into a model."""
     if Path(source).is_dir():
         params, state, info = checkpoint.load_weights(Path(source))
-        functional.assign(model, params, state)
-        log.say(f"weights from {source} (step {info.get('next_batch', '?')})")
+        _, ours, _ = functional.split(model)
+        kept = [name for name, value in ours.items() if name in params and _other_classes(value.shape, params[name].shape, model)]
+        functional.assign(model, {**params, **{name: ours[name] for name in kept}}, state)
+        log.say(f"weights from {source} (step {info.get('next_batch', '?')})"
+                + (f"; initial values stay in {', '.join(kept)}: other classes there" if kept else ""))
     else:
         report = from_torch.load(model, source, adapt=True)
         log.say(f"weights from {source}\n{report}")
+
+
+def _other_classes(ours: tuple[int, ...], theirs: tuple[int, ...], model) -> bool:
+    """Whether two shapes are those of a classifier of this model and of one with another number of classes."""
+    return ours[-1:] == (model.num_classes,) and ours[:-1] == theirs[:-1] and ours != theirs
 
 
 def record_of(config, data: feeds.Feed, parameters: int) -> dict:
@@ -101,6 +126,7 @@ def record_of(config, data: feeds.Feed, parameters: int) -> dict:
                   "num_classes": outputs.num_classes, "rank": config.data.rank, "parameters": parameters},
         "dataset": data.dataset.name,
         "synthetic": data.dataset.synthetic,
+        "made_by": data.made_by if config.data.rank == 2 else "",
         "splits": {name: sorted({data.store.rows[i]["patient"] for i in rows}) for name, rows in data.rows.items()},
     }
 
@@ -133,7 +159,7 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
     network, params, net_state = functional.split(model)
     loss = build_loss(config)
     augment = augmentations.build(tuple(config.train.augment), rank=config.data.rank,
-                                  fixed_channels=3 if config.data.coordinates else 0)
+                                  fixed_channels=3 if config.data.coordinates else channels.added(data.recipe.extra))
     balance = {name: float(start) for name, start in config.loss.learnable}
     optimizer = optimizers.build(states.joined(params, balance), name=config.optim.name, options=config.optim.options.to_dict(),
                                  weight_decay=config.optim.weight_decay, groups=tuple(config.optim.groups),

@@ -43,7 +43,8 @@ def build(network: Network, loss: Callable, optimizer: optax.GradientTransformat
     def loss_of(trained, state, batch, key):
         params, balance = trained
         outputs, new_state = network.apply(params, state, finish(batch["image"]).astype(dtype), Run(train=True, key=key))
-        total, weight, parts = loss(outputs, {**batch, "mask": target(batch["mask"])})
+        truth = batch["target"] if "target" in batch else target(batch["mask"])
+        total, weight, parts = loss(outputs, {**batch, "mask": truth})
         value = losses.learnable(parts, balance) if balance else total / weight
         return value, (new_state, {name: part[0] / part[1] for name, part in parts.items()})
 
