@@ -1,6 +1,7 @@
 """Laws of the GPU kernels that a CPU can check: in interpret mode each equals its plain twin, and each lowers for CUDA."""
 
 import functools
+import importlib
 import importlib.util
 import math
 from pathlib import Path
@@ -11,7 +12,16 @@ import numpy as np
 import pytest
 
 from jaxseg import ops
+from jaxseg.ops import gpu_rows
+from jaxseg.ops.attention import api as attention_api
+from jaxseg.ops.attention import reference as attention_reference
+from jaxseg.ops.components import api as components
 from jaxseg.ops.conv import gpu, gpu_choose, gpu_table, reference, table
+from jaxseg.ops.distance import api as distance
+from jaxseg.ops.msca import gpu as msca_gpu
+from jaxseg.ops.msca import reference as msca_reference
+from jaxseg.ops.norm import act as norm_act
+from jaxseg.ops.norm import gpu as norm_gpu
 from jaxseg.types import ConfigError
 
 
@@ -99,6 +109,38 @@ def test_each_device_convolves_its_part_of_a_sharded_batch():
     assert "all-gather" not in compiled.as_text()
 
 
+def _strips(channels, sizes, make=lambda *shape: jnp.asarray(np.random.default_rng(sum(shape)).normal(size=shape), jnp.float32)):
+    return tuple(((make(1, k, 1, channels), make(channels)), (make(k, 1, 1, channels), make(channels))) for k in sizes)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_fused_strip_pairs_equal_one_strip_after_the_other(dtype):
+    rng = np.random.default_rng(0)
+    source, total = (jnp.asarray(rng.normal(size=(2, 5, 9, 6)), dtype) for _ in range(2))
+    strips = _strips(6, (7, 3))
+    fused = jax.jit(functools.partial(msca_gpu.strip_sums, interpret=True, chunk=4, unroll=1))
+    wanted = msca_reference.strip_sums(source.astype(jnp.float32), total.astype(jnp.float32), strips)
+    cases.close(fused(source, total, strips), wanted.astype(dtype), 21**2)  # products of two sums of 7 and of 3
+
+
+def test_gradients_of_fused_strip_pairs_are_those_of_the_plain_twin():
+    x, strips = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 9, 6)), jnp.float32), _strips(6, (7, 3))
+    loss = lambda sums: lambda x, total, strips: jnp.sin(sums(x, total, strips)).sum()
+    fused = functools.partial(msca_gpu.strip_sums, interpret=True, chunk=4, unroll=1)
+    found, wanted = (jax.jit(jax.grad(loss(f), (0, 1, 2)))(x, x / 2, strips) for f in (fused, msca_reference.strip_sums))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-3), found, wanted)  # sums of 90 numbers up to 100
+
+
+def test_pairs_of_7_and_11_share_a_kernel_and_21_has_its_own(monkeypatch):
+    monkeypatch.setenv("JAXSEG_CONV", "pallas")
+    make = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    strips, local, mix = _strips(24, (7, 11, 21), make), (make(5, 5, 1, 24), make(24)), (make(1, 1, 24, 24), make(24))
+    for from_input in (False, True):
+        attention = functools.partial(ops.msca, from_input=from_input)
+        text = cuda_export.lowered(attention, BF16(2, 8, 8, 24), local, strips, mix)
+        assert text.count(cuda_export.CALL) == 3  # the 5x5, the pairs of 7 and 11, the pair of 21
+
+
 BF16 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.bfloat16)
 LOWERED = {"strip 1x7": ((2, 8, 40, 24), (1, 7), 1), "strip 1x11": ((2, 8, 40, 160), (1, 11), 1),
            "strip 21x1": ((2, 40, 8, 64), (21, 1), 1), "3x3": ((2, 9, 9, 96), (3, 3), 1), "5x5": ((2, 9, 9, 3), (5, 5), 1),
@@ -150,3 +192,96 @@ def test_without_triton_xla_takes_over(monkeypatch):
             assert gpu_choose.mode() == "xla"
     finally:
         gpu_choose.compiles.cache_clear()
+
+
+def _attention(q, k, v, bias=None):
+    return ops.attention(q, k, v, bias=bias)
+
+
+ATTENTIONS = {  # q, k, bias, what cuDNN is asked for
+    "segformer_b0, first stage": ((2, 1024, 1, 32), (2, 16, 1, 32), None, "__cudnn$fmhaSoftmax"),
+    "swin, windows of 7^3, bias per relative position": ((4, 343, 3, 16), (4, 343, 3, 16), (1, 3, 343, 343),
+                                                          "__cudnn$fmhaScaleBiasSoftmax"),
+    "a head of 12": ((2, 16, 2, 12), (2, 16, 2, 12), None, None),
+}
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_attention_and_its_gradient_lower_for_cuda_by_cudnns_rules(name, monkeypatch):
+    q, k, bias, call = ATTENTIONS[name]
+    gpu_device = type("Device", (), {"compute_capability": "9.0"})()
+    rules = importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(rules, "check_cudnn_version", lambda: 91300)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda *_: [gpu_device])
+    arguments = [BF16(*q), BF16(*k), BF16(*k), *([jax.ShapeDtypeStruct(bias, jnp.float32)] if bias else [])]
+    loss = lambda *a: _attention(*a).astype(jnp.float32).sum()
+    text = cuda_export.lowered(jax.grad(loss, tuple(range(len(arguments)))), *arguments)
+    assert (f"@{call}Backward" in text) if call else "__cudnn" not in text
+
+
+def test_padding_odd_lengths_for_cudnn_changes_no_result():
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.normal(size=(2, 5, 3, 8)), jnp.float32) for _ in range(3))
+    bias = jnp.asarray(rng.normal(size=(1, 3, 5, 5)), jnp.float32)
+    padded = functools.partial(attention_api._cudnn, scale=0.3, implementation="xla")
+    plain = functools.partial(attention_reference.attention, scale=0.3)
+    for argument in range(4):
+        loss = lambda f: lambda *a: jnp.sin(f(*a[:3], bias=a[3])).sum()
+        found, wanted = (jax.grad(loss(f), argument)(q, k, v, bias) for f in (padded, plain))
+        np.testing.assert_allclose(found, wanted, atol=1e-5)  # float32, sums of 6 terms instead of 5, the last one 0
+
+
+PROGRAMS = {"distance transform": (lambda m: distance.distance_transform(m), (1, 6, 7, 8)),
+            "signed distance": (lambda m: distance.signed_distance(m), (1, 6, 7)),
+            "components": (lambda m: components.label(m[0]), (1, 6, 7, 8)),
+            "largest component": (lambda m: components.largest(m[0], 3), (1, 6, 7, 8))}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_programs_over_volumes_lower_for_cuda_without_the_host(name):
+    function, shape = PROGRAMS[name]
+    text = cuda_export.lowered(function, jax.ShapeDtypeStruct(shape, jnp.bool_))
+    assert "callback" not in text and "custom_call" not in text
+
+
+NORMS = (("instance", 24, "leaky_relu", jnp.float32), ("group", 4, "silu", jnp.bfloat16))
+
+
+@pytest.mark.parametrize("name,groups,act,dtype", NORMS)
+def test_fused_norm_and_activation_equal_their_twin_far_from_zero(name, groups, act, dtype):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 7, 11, 24)) * 3 + (1000 if dtype == jnp.float32 else 2), dtype)
+    weight, bias = (jnp.asarray(rng.normal(size=24), jnp.float32) for _ in range(2))
+    fused = lambda x, w, b: norm_gpu.norm_act((groups, 1e-5, act, True), x, w, b)
+    plain = lambda x, w, b: norm_act.reference(x, w, b, groups, 1e-5, act)
+    loss = lambda f: lambda x, w, b: jnp.sin(f(x, w, b).astype(jnp.float32)).sum()
+    both = [(f(x, weight, bias), *jax.grad(loss(f), (0, 1, 2))(x, weight, bias)) for f in (jax.jit(fused), jax.jit(plain))]
+    relative = 2e-4 if dtype == jnp.float32 else 3e-2  # x - mean keeps 4 digits at 1000 +- 3; bfloat16 keeps 8 bits
+    for found, wanted in zip(*both):
+        found, wanted = np.asarray(found, np.float32), np.asarray(wanted, np.float32)
+        np.testing.assert_allclose(found, wanted, atol=relative * np.abs(wanted).max())
+
+
+def test_norm_kernels_lower_for_cuda_where_asked_for(monkeypatch):
+    f32 = jax.ShapeDtypeStruct((24,), jnp.float32)
+    loss = lambda act, x, w, b: norm_act.norm_act(x, w, b, act=act).astype(jnp.float32).sum()
+    text = lambda act: cuda_export.lowered(jax.grad(functools.partial(loss, act), (0, 1, 2)), BF16(2, 9, 7, 24), f32, f32)
+    assert cuda_export.CALL not in text("silu")
+    monkeypatch.setenv("JAXSEG_NORM", "pallas")
+    for act in norm_act.ACTS:
+        assert text(act).count(cuda_export.CALL) == (0 if act == "gelu" else 3)  # moments, sums, dx; y itself is not needed
+    with pytest.raises(ConfigError, match="identity, relu"):
+        norm_act.norm_act(jnp.ones((1, 4, 24)), jnp.ones(24), jnp.ones(24), act="mish")
+
+
+def test_given_statistics_are_a_batch_norm_at_inference():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 3)), jnp.float32)
+    mean, var, weight, bias = (jnp.asarray(a, jnp.float32) for a in ([1, 2, 3], [4, 5, 6], [1, -1, 2], [0, 1, 2]))
+    found = norm_act.norm_act(x, weight, bias, mean=mean, var=var, act="relu")
+    np.testing.assert_allclose(found, jnp.maximum((x - mean) / jnp.sqrt(var + 1e-5) * weight + bias, 0), atol=1e-6)
+
+
+def test_rows_for_a_gpu_name_every_kernel_once():
+    rows = gpu_rows.gpu_rows()
+    assert len({row.name for row in rows}) == len(rows) and min(row.bytes for row in rows) > 0

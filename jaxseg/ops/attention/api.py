@@ -1,8 +1,9 @@
 """Multi-head attention: fused on a GPU where cuDNN allows it, bounded in memory elsewhere.
 
-Which path: cuDNN's flash attention on a GPU for 16-bit inputs with a head size that is a multiple of 8 and at most 256,
-even lengths where a bias is trained, and a bias of full size; otherwise the score matrix as it is, or, when it would
-exceed `MAX_SCORES` numbers, chunk by chunk over the queries, each chunk recomputed in the backward pass.
+Which path: cuDNN's flash attention on a GPU from compute capability 8.0 on, for 16-bit inputs with a head size that is a
+multiple of 8 and at most 256 (128 before Hopper); otherwise the score matrix as it is, or, when it would exceed
+`MAX_SCORES` numbers, chunk by chunk over the queries, each chunk recomputed in the backward pass. cuDNN trains a bias at even
+lengths alone: odd ones (Swin's 7^3 = 343 positions a window) get one more row and one more, forbidden, key.
 """
 
 import functools
@@ -43,9 +44,13 @@ def attention(q: Array, k: Array, v: Array, *, bias: Array | None = None, scale:
     tally.add("matmul", 2 * b * h * t * s * d)
     tally.add("mul", b * h * t * s)  # the scale, which torchprofile counts
     fallback = functools.partial(_plain, scale=scale)
-    if not _cudnn_allows(q, k, bias):
+    if not _cudnn_allows(q, k, v):
         return fallback(q, k, v, bias)
     fused = functools.partial(_cudnn, scale=scale)
+    try:
+        jax.eval_shape(fused, q, k, v, bias)
+    except (NotImplementedError, RuntimeError):  # no cuDNN, or a rule of this version that `_cudnn_allows` does not know
+        return fallback(q, k, v, bias)
     return lax.platform_dependent(q, k, v, bias, cuda=fused, default=fallback)
 
 
@@ -68,13 +73,25 @@ def _plain(q: Array, k: Array, v: Array, bias: Array | None, *, scale: float) ->
     return jnp.moveaxis(out, 0, 1).reshape(b, t + padding, h, -1)[:, :t]
 
 
-def _cudnn_allows(q: Array, k: Array, bias: Array | None) -> bool:
+def _cudnn_allows(q: Array, k: Array, v: Array) -> bool:
     """The rules of cuDNN's flash attention as jax 0.10 to 0.12 checks them."""
-    sizes = q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
-    lengths = bias is None or (q.shape[1] % 2 == 0 and k.shape[1] % 2 == 0)
-    return jax.default_backend() == "gpu" and sizes and lengths
+    if jax.default_backend() != "gpu" or q.shape[-1] != v.shape[-1]:
+        return False
+    if not q.dtype == k.dtype == v.dtype or q.dtype not in (jnp.bfloat16, jnp.float16):
+        return False
+    capability = tuple(map(int, getattr(jax.devices()[0], "compute_capability", "0.0").split(".")))
+    return capability >= (8, 0) and q.shape[-1] % 8 == 0 and q.shape[-1] <= (256 if capability >= (9, 0) else 128)
 
 
-def _cudnn(q: Array, k: Array, v: Array, bias: Array | None, *, scale: float) -> Array:
-    bias = None if bias is None else bias.astype(q.dtype)
-    return jax.nn.dot_product_attention(q, k, v, bias=bias, scale=scale, implementation="cudnn")
+def _cudnn(q: Array, k: Array, v: Array, bias: Array | None, *, scale: float, implementation: str = "cudnn") -> Array:
+    run = functools.partial(jax.nn.dot_product_attention, scale=scale, implementation=implementation)
+    if bias is None:
+        return run(q, k, v)
+    t, rows, keys = q.shape[1], q.shape[1] % 2, k.shape[1] % 2
+    more = lambda a, n: jnp.pad(a, ((0, 0), (0, n), (0, 0), (0, 0))) if n else a
+    bias = bias.astype(q.dtype)
+    if rows or keys:
+        never = jnp.finfo(q.dtype).min / 2  # not -inf, whose gradient is NaN
+        bias = jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (0, keys)), constant_values=never)
+        bias = jnp.pad(bias, ((0, 0), (0, 0), (0, rows), (0, 0)))
+    return run(more(q, rows), more(k, keys), more(v, keys), bias=bias)[:, :t]

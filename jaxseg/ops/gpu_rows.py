@@ -1,0 +1,160 @@
+"""What to time on a GPU: every hand-written kernel and the attention rule beside their plain twins, at real sizes.
+
+`python -m jaxseg.ops.gpu_rows [--only strip]` prints, on a GPU: milliseconds of both, the share of a copy's bandwidth that
+the kernel reaches for the bytes it must move, and the largest difference over the twin's standard deviation. The rows of
+`ops.conv` belong into conv/gpu_table.py. Not yet run: no figure in this package comes from a GPU.
+"""
+
+import argparse
+import functools
+import importlib
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg.ops.conv.spec import Spec
+
+Factory = Callable[[], Callable[[], jax.Array]]  # makes arrays on the device, returns a call that does not wait
+
+
+class GpuRow(NamedTuple):
+    """One piece of work: factories of our call and of the plain twin's, bytes that must move, float operations."""
+
+    name: str
+    ours: Factory
+    plain: Factory
+    bytes: int
+    flops: int
+
+
+STRIPS = (((8, 128, 128, 256), (1, 7), 1), ((8, 128, 128, 256), (1, 11), 1), ((8, 128, 128, 256), (1, 21), 1),
+          ((8, 128, 128, 256), (21, 1), 1), ((16, 40, 40, 320), (1, 21), 1))
+WINDOWS = (((8, 128, 128, 256), (3, 3), 1), ((8, 128, 128, 256), (5, 5), 1), ((8, 64, 64, 384), (7, 7), 1),
+           ((2, 64, 64, 64, 64), (3, 3, 3), 1), ((2, 64, 64, 64, 64), (5, 5, 5), 2), ((2, 48, 48, 48, 48), (7, 7, 7), 1))
+TILES = ({}, {"unroll": 1}, {"chunk": 128}, {"chunk": 32}, {"warps": 8}, {"stages": 3})  # of strips of 21
+
+
+def gpu_rows() -> list[GpuRow]:
+    """All rows, bfloat16: convolutions in three directions, fused strip pairs, norm with activation, attention."""
+    rows = []
+    for shape, kernel, dilation in (*STRIPS, *WINDOWS):
+        for direction in ("forward", "input_gradient", "weight_gradient"):
+            rows.append(_conv(shape, kernel, dilation, direction, {}))
+    rows += [_conv(*STRIPS[2], direction, tiles) for tiles in TILES[1:] for direction in ("forward", "weight_gradient")]
+    rows += [_msca((8, 128, 128, 64), sizes) for sizes in ((7, 11), (21,), (7, 11, 21))]
+    rows += [_norm(shape, groups, direction) for shape, groups in (((2, 96, 96, 96, 32), 32), ((8, 128, 128, 256), 32))
+             for direction in ("forward", "gradient")]
+    return rows + [_attention(*sizes) for sizes in ((8, 16384, 256, 1, 32, False), (512, 343, 343, 3, 16, True),
+                                                    (256, 512, 512, 4, 32, True), (8, 512, 512, 12, 64, False))]
+
+
+def _conv(shape, kernel, dilation: int, direction: str, tiles: dict[str, int]) -> GpuRow:
+    channels, numbers = shape[-1], math.prod(shape)
+    spec = Spec((1,) * len(kernel), tuple((dilation * (k - 1) // 2,) * 2 for k in kernel), (dilation,) * len(kernel), channels)
+    static = {"forward": (), "input_gradient": (shape[1:-1],), "weight_gradient": (kernel,)}[direction]
+    shapes = (shape, shape) if direction == "weight_gradient" else (shape, (*kernel, 1, channels))
+    title = f"depthwise {'x'.join(map(str, kernel))} {'x'.join(map(str, shape))}{f' dilation {dilation}' if dilation > 1 else ''}"
+    extra = "".join(f" {k}={v}" for k, v in tiles.items())
+
+    def make(module: str, **options) -> Callable[[], jax.Array]:
+        lowerings = importlib.import_module(f"jaxseg.ops.conv.{module}")
+        return _ready(functools.partial(getattr(lowerings, direction), spec, *static, **options), *shapes)
+
+    return GpuRow(f"{title} {direction}{extra}", functools.partial(make, "gpu", **tiles), functools.partial(make, "reference"),
+                  4 * numbers, 2 * numbers * math.prod(kernel))
+
+
+def _msca(shape, sizes) -> GpuRow:
+    c, numbers = shape[-1], math.prod(shape)
+    weights = tuple(s for k in sizes for s in ((1, k, 1, c), (c,), (k, 1, 1, c), (c,)))
+
+    def make(module: str) -> Callable[[], jax.Array]:
+        sums = importlib.import_module(f"jaxseg.ops.msca.{module}").strip_sums
+        pairs = lambda w: tuple(((w[i], w[i + 1]), (w[i + 2], w[i + 3])) for i in range(0, len(w), 4))
+        return _ready(lambda x, total, *w: sums(x, total, pairs(w)), shape, shape, *weights)
+
+    return GpuRow(f"strip pairs {sizes} {'x'.join(map(str, shape))}", functools.partial(make, "gpu"),
+                  functools.partial(make, "reference"), 6 * numbers, sum(4 * k for k in sizes) * numbers)
+
+
+def _norm(shape, groups: int, direction: str) -> GpuRow:
+    numbers = math.prod(shape)
+
+    def make(kernels: bool) -> Callable[[], jax.Array]:
+        from jaxseg.ops.norm import act, gpu
+        one = (lambda x, w, b: gpu.norm_act((groups, 1e-5, "leaky_relu", False), x, w, b)) if kernels else (
+            lambda x, w, b: act.reference(x, w, b, groups, 1e-5, "leaky_relu"))
+        function = one if direction == "forward" else lambda x, w, b: jax.vjp(one, x, w, b)[1](x)[0]
+        return _ready(function, shape, shape[-1:], shape[-1:])
+
+    moved = 6 if direction == "forward" else 12  # two reads and a write; with the gradient four reads and two writes at least
+    return GpuRow(f"norm, leaky_relu, {groups} groups {'x'.join(map(str, shape))} {direction}", functools.partial(make, True),
+                  functools.partial(make, False), moved * numbers, 10 * numbers)
+
+
+def _attention(b: int, t: int, s: int, heads: int, d: int, biased: bool) -> GpuRow:
+    def make(ours: bool) -> Callable[[], jax.Array]:
+        from jaxseg.ops.attention import api, reference
+        one = api.attention if ours else functools.partial(reference.attention, scale=d ** -0.5)
+        shapes = ((b, t, heads, d), (b, s, heads, d), (b, s, heads, d), *([(1, heads, t, s)] if biased else []))
+        return _ready(lambda q, k, v, bias=None: one(q, k, v, bias=bias), *shapes)
+
+    return GpuRow(f"attention {b}x{t}x{s}, {heads} heads of {d}{', biased' if biased else ''}", functools.partial(make, True),
+                  functools.partial(make, False), 4 * b * heads * d * (t + s), 4 * b * heads * t * s * d)
+
+
+def _ready(function: Callable, *shapes: tuple[int, ...]) -> Callable[[], jax.Array]:
+    """`function` compiled, on bfloat16 normals of these shapes, as a call without arguments."""
+    rng = np.random.default_rng(0)
+    arrays = [jnp.asarray(rng.normal(size=shape).astype(np.float32), jnp.bfloat16) for shape in shapes]
+    compiled = jax.jit(function).lower(*arrays).compile()
+    return lambda: compiled(*arrays)
+
+
+def milliseconds(call: Callable[[], jax.Array], repeats: int = 5) -> float:
+    """Median over `repeats` of the time of one call in a queue long enough that dispatch does not show."""
+    jax.block_until_ready(call())
+    start = time.perf_counter()
+    jax.block_until_ready([call() for _ in range(5)])
+    count = max(5, min(200, int(0.05 / ((time.perf_counter() - start) / 5))))
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(count - 1):
+            call()
+        jax.block_until_ready(call())
+        times.append(1e3 * (time.perf_counter() - start) / count)
+    return statistics.median(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="rows whose name contains this")
+    options = parser.parse_args()
+    if jax.default_backend() != "gpu":
+        raise SystemExit(f"got backend {jax.default_backend()}; the kernels run on a GPU alone")
+    copy = _ready(lambda x: -x, (2**29,))  # a fresh gigabyte read, another written
+    bandwidth = 4 * 2**29 / milliseconds(copy) * 1e3
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}: copy {bandwidth / 1e12:.2f} TB/s", flush=True)
+    for row in gpu_rows():
+        if options.only not in row.name:
+            continue
+        try:
+            ours, plain = row.ours(), row.plain()
+            wide = [np.asarray(f(), np.float32) for f in (ours, plain)]
+            error = float(np.abs(wide[0] - wide[1]).max() / wide[1].std())
+            a, b = milliseconds(ours), milliseconds(plain)
+            print(f"{row.name}: {a:.4f} ms, plain {b:.4f} ({b / a:.2f}x), {1e3 * row.bytes / a / bandwidth:.0%} of the copy, "
+                  f"{row.flops / a / 1e9:.1f} TFLOP/s, difference {error:.1e}", flush=True)
+        except Exception as error:  # one kernel that fails must not cost the other rows
+            print(f"{row.name}: FAILED {type(error).__name__}: {str(error)[:200]}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
