@@ -3,6 +3,7 @@
     report = from_torch.load(model, "segnext_tiny_512x512.pth")       # a file, or any dictionary of arrays
     print(report)
     arrays = from_torch.export(model, names=reference.state_dict())   # the other implementation's names and layouts
+    from_torch.load(model, "theirs.pth", keys=[(r"^enc(\\d)\\.", r"encoder.\\1."), (r"^loss\\.", None)])  # names not known here
 
 Every key of the file must find its tensor and every tensor its key; all differences come in one error. A family's
 `SPELLINGS` say how others name our tensors; layers say how PyTorch lays them out:
@@ -14,7 +15,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ from jaxseg.utils.lookup import lookup
 
 OWN = Spelling("own")  # our dotted names, PyTorch's layouts
 CONTAINERS = ("state_dict", "model_state_dict", "model", "network_weights", "net", "network", "module", "weights", "params")
+Keys = Mapping[str, str | None] | Sequence[tuple[str, str | None]]
 _PART = re.compile(r"#(\d+)$")
 
 
@@ -61,7 +63,7 @@ class Report(NamedTuple):
 
 
 def load(model: Segmenter, source: str | os.PathLike | Mapping, *, spelling: str | None = None, adapt: bool = False,
-         only: str = "") -> Report:
+         only: str = "", keys: Keys = ()) -> Report:
     """Put another implementation's weights, biases and buffers into `model`, in place.
 
     Args:
@@ -75,11 +77,18 @@ def load(model: Segmenter, source: str | os.PathLike | Mapping, *, spelling: str
         number of classes: keeps its initial values.
       only: take our tensors whose names begin so ("encoder.") and leave the others as they are, whatever else the source
         holds: an encoder that was trained elsewhere. Within `only` nothing may differ.
+      keys: a table of your own for an implementation that no spelling knows: (regular expression, replacement) in order,
+        applied to every key; None in place of the replacement drops the keys that match. What comes out are our names
+        (`export(model)` lists them); "name#0", "name#1" are the parts of one tensor, as in `base.Spelling`. BatchNorm's
+        num_batches_tracked is dropped anyway. A table for a PSPNet on torchvision's names
+        may begin:
+
+            keys=[(r"^net\\.layer(\\d)\\.", r"encoder.stages.\\1."), (r"\\.bn(\\d)\\.", r".conv\\1.norm."), (r"^fc\\.", None)]
     Returns:
       The report; `print` it.
     Raises:
       MismatchError: any missing, unexpected, misshaped or non-finite tensor; all are listed, and the model is unchanged.
-      ConfigError: no such spelling, or no tensor whose name begins with `only`.
+      ConfigError: no such spelling, no tensor whose name begins with `only`, a table that is none.
       DataError: a file that cannot be used.
 
     A factorisation's bases (layers.nmf.Buffer) are drawn, not learned: where the source has none (a SegNeXt that has
@@ -89,7 +98,7 @@ def load(model: Segmenter, source: str | os.PathLike | Mapping, *, spelling: str
     network, params, state = functional.split(model)
     values, leaves = {**params, **state}, dict(zip(network.names, network.leaves))
     leaves, left = _under(only, leaves)
-    chosen, prefix, names, dropped = _match(tensors, leaves, _spellings(model), spelling)
+    chosen, prefix, names, dropped = _match(tensors, leaves, _spellings(model, keys), spelling)
     dropped += [key for key, name in names.items() if not name.startswith(only)]
     tensors, names, problems = _join(tensors, {key: name for key, name in names.items() if name.startswith(only)})
     loaded, adapted, initialised = [], [], [(name, f"outside only={only!r}") for name in left]
@@ -128,8 +137,8 @@ def load(model: Segmenter, source: str | os.PathLike | Mapping, *, spelling: str
                   sum(math.prod(leaves[n].shape) for n in taken))
 
 
-def export(model: Segmenter, *, spelling: str | None = None,
-           names: Iterable[str] | Mapping | None = None) -> dict[str, np.ndarray]:
+def export(model: Segmenter, *, spelling: str | None = None, names: Iterable[str] | Mapping | None = None,
+           keys: Keys = ()) -> dict[str, np.ndarray]:
     """The weights, biases and buffers of `model` as numpy arrays in PyTorch's layouts.
 
     Args:
@@ -138,6 +147,7 @@ def export(model: Segmenter, *, spelling: str | None = None,
       names: the keys of the other implementation's state dict, or that dict itself: each key is read by the same rules
         as `load` reads it, so that what `load` took goes back where it came from. None: our own dotted names.
         Keys that the spelling ignores (num_batches_tracked) are left out: load with strict=False.
+      keys: the table that `load` was given, if it was given one.
     Returns:
       name -> array; `load(model, export(model))` changes nothing.
     Raises:
@@ -151,7 +161,7 @@ def export(model: Segmenter, *, spelling: str | None = None,
             raise ConfigError(f"got spelling={spelling!r} without names: pass names=state_dict of that implementation")
         return arrays
     shapes = dict(torch_files.flatten(names)) if isinstance(names, Mapping) else dict.fromkeys(names)
-    chosen, _, mapped, _ = _match(shapes, leaves, _spellings(model), spelling)
+    chosen, _, mapped, _ = _match(shapes, leaves, _spellings(model, keys), spelling)
     arrays |= _cut(arrays, mapped, shapes)
     problems = [f"{key} means no tensor (read as {name})" for key, name in mapped.items() if name not in arrays]
     problems += [f"no key means {name}" for name in leaves.keys() - {_whole(n) for n in mapped.values()}
@@ -207,9 +217,19 @@ def _tensors(source) -> tuple[dict[str, np.ndarray], str]:
     return tensors, " > ".join(path)
 
 
-def _spellings(model: Segmenter) -> tuple[Spelling, ...]:
-    """Ours, and those that the family's file (or the user's own) declares."""
-    return (OWN, *getattr(sys.modules[type(model).__module__], "SPELLINGS", ()))
+def _spellings(model: Segmenter, keys: Keys = ()) -> tuple[Spelling, ...]:
+    """Ours, and those that the family's file (or the user's own) declares; with a table of keys, that alone."""
+    if not keys:
+        return (OWN, *getattr(sys.modules[type(model).__module__], "SPELLINGS", ()))
+    rules = tuple(keys.items() if isinstance(keys, Mapping) else map(tuple, keys))
+    for rule in rules:
+        try:
+            pattern, replacement = rule
+            re.sub(pattern, replacement or "", "")
+        except (ValueError, TypeError, IndexError, re.error) as error:
+            raise ConfigError(f"keys: {rule!r} must be (regular expression, replacement or None): {error}") from error
+    return (Spelling("keys", tuple(r for r in rules if r[1] is not None),
+                     (r"num_batches_tracked$", *(r[0] for r in rules if r[1] is None))),)
 
 
 def _match(tensors: Mapping, leaves: Mapping, spellings: tuple[Spelling, ...], wanted: str | None):

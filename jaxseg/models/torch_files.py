@@ -28,7 +28,7 @@ MAX_DEPTH = 60  # of nesting
 MAX_HEADER = 100 << 20  # bytes of a safetensors header, the format's own limit
 MAX_RATIO = 100  # of an .npz: unpacked over packed size
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_SAFETENSORS = {
+SAFETENSORS = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32", "I16": "int16",
     "I8": "int8", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64", "BOOL": "bool",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
@@ -167,7 +167,7 @@ def _safetensors(file) -> dict[str, np.ndarray]:
         raise refuse(f"the header states {n:,} bytes; the file has {size:,}")
     try:
         header = json.loads(file.read(n), object_pairs_hook=_unique)
-        entries = {k: (_SAFETENSORS[v["dtype"]], tuple(v["shape"]), *v["data_offsets"])
+        entries = {k: (SAFETENSORS[v["dtype"]], tuple(v["shape"]), *v["data_offsets"])
                    for k, v in header.items() if k != "__metadata__"}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"the safetensors header is broken: {type(error).__name__} {error}", code="DATA_FORMAT") from error

@@ -1,0 +1,93 @@
+"""Weight files written without PyTorch: .pth and .pt as torch.save writes a state dict, .safetensors.
+
+The pickle of a .pth is put together opcode by opcode; it names nothing but torch._utils._rebuild_tensor_v2, the storage
+types and collections.OrderedDict, so that torch.load takes it with weights_only=True and `torch_files` reads it back.
+Formats: pytorch torch/serialization.py and caffe2/serialize/inline_container.h; safetensors' format section.
+"""
+
+import io
+import json
+import math
+import os
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from jaxseg.models import torch_files, torch_pickle
+from jaxseg.types import ConfigError, DataError
+from jaxseg.utils.files import write_atomic
+
+_STORAGE = {dtype: name for name, dtype in torch_pickle.STORAGES.items() if name != "Untyped"}  # "float32" -> "Float"
+_TYPE = {dtype: name for name, dtype in torch_files.SAFETENSORS.items()}  # "float32" -> "F32"
+
+
+def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write name -> array, whole or not at all; the suffix says how.
+
+    Raises:
+      ConfigError: another suffix than .pth, .pt or .safetensors.
+      DataError: a dtype that the format has no word for.
+      StorageError: it cannot be written.
+    """
+    kind = {".pth": _pth, ".pt": _pth, ".safetensors": _safetensors}.get(Path(path).suffix)
+    if kind is None:
+        raise ConfigError(f"{path}: weights are written as .pth, .pt or .safetensors")
+    # numpy's ascontiguousarray makes [1] of a scalar
+    write_atomic(path, kind({name: np.asarray(a, order="C") for name, a in arrays.items()}))
+
+
+def _pth(arrays: Mapping[str, np.ndarray]) -> bytes:
+    body = b"".join(_text(name) + _tensor(str(i), a, name) for i, (name, a) in enumerate(arrays.items()))
+    records = {"data.pkl": b"\x80\x02}(" + body + b"u.", "byteorder": b"little", "version": b"3\n"}
+    records |= {f"data/{i}": _bytes(a) for i, a in enumerate(arrays.values())}
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in records.items():
+            archive.writestr(f"archive/{name}", data)
+    return file.getvalue()
+
+
+def _tensor(key: str, array: np.ndarray, name: str) -> bytes:
+    """_rebuild_tensor_v2(storage, 0, shape, strides in numbers, False, OrderedDict())."""
+    kind = _word(array, _STORAGE, name)
+    storage = b"(" + _text("storage") + f"ctorch\n{kind}Storage\n".encode() + _text(key) + _text("cpu") + _int(array.size) + b"tQ"
+    strides = [math.prod(array.shape[i + 1:]) for i in range(array.ndim)]
+    return (b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + _int(0) + _tuple(array.shape) + _tuple(strides)
+            + b"\x89ccollections\nOrderedDict\n)RtR")
+
+
+def _safetensors(arrays: Mapping[str, np.ndarray]) -> bytes:
+    header, at = {"__metadata__": {"format": "pt"}}, 0
+    for name, a in arrays.items():
+        header[name] = {"dtype": _word(a, _TYPE, name), "shape": list(a.shape), "data_offsets": [at, at + a.nbytes]}
+        at += a.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that the numbers are aligned
+    return struct.pack("<Q", len(text)) + text + b"".join(map(_bytes, arrays.values()))
+
+
+def _word(array: np.ndarray, words: Mapping[str, str], name: str) -> str:
+    if array.dtype.name not in words:
+        raise DataError(f"{name} is {array.dtype.name}, which this file format has no word for; cast it", code="DATA_FORMAT")
+    return words[array.dtype.name]
+
+
+def _bytes(array: np.ndarray) -> bytes:
+    """Its numbers, the lowest byte first."""
+    return (array if array.dtype.byteorder != ">" else array.astype(array.dtype.newbyteorder("<"))).tobytes()
+
+
+def _text(word: str) -> bytes:
+    data = word.encode()
+    return b"X" + struct.pack("<I", len(data)) + data
+
+
+def _int(n: int) -> bytes:
+    return b"J" + struct.pack("<i", n) if n < 1 << 31 else b"\x8a\x08" + struct.pack("<q", n)
+
+
+def _tuple(numbers) -> bytes:
+    return b"(" + b"".join(map(_int, numbers)) + b"t"
