@@ -112,6 +112,7 @@ def base() -> ConfigDict:
     evaluate.batch_size = 8
     evaluate.thresholds = (0.5, 0.6, 0.7, 0.8, 0.9)
     evaluate.threshold = 0.5  # of the headline figures
+    evaluate.tables = ("ich",)  # rank 2: published projects' own figures to print: ich classes left_right effisegnet
     evaluate.empty = "one"  # score of an image with empty truth and empty prediction: one, zero, nan (left out)
     evaluate.split = "test"
     evaluate.surface = True  # rank 3: HD95 and NSD, in mm

@@ -59,6 +59,7 @@ def get_config(arguments: str = ""):
     c.optim.name, c.optim.lr = ("adagrad" if "adagrad" in chosen.flags else "adam"), 1e-3
     c.optim.options = {"eps": 1e-7, "initial": 0.1} if c.optim.name == "adagrad" else {"eps": 1e-7}
     c.train.epochs, c.train.batch_size, c.train.best = 100, 32, "last"
+    c.eval.tables = ("classes",)
 
     name, options = small(c.model.name, quick)
     kept = {} if quick else c.model.options.to_dict()

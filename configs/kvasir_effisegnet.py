@@ -53,7 +53,7 @@ def get_config(arguments: str = ""):
     c.schedule.name, c.schedule.options = "cosine", {"final": 0.1, "per_epoch": True}
     c.train.epochs, c.train.batch_size, c.train.best = 50 if revision else 300, 8, "last"
     c.train.augment = augment(rules, 50.0)
-    c.eval.threshold, c.eval.empty = rules["threshold"], "nan"
+    c.eval.threshold, c.eval.empty, c.eval.tables = rules["threshold"], "nan", ("effisegnet",)
     small = augment(rules, 50.0 * 64 / 380)
     c.embedded = (("data.phantom", "quick"), ("data.size", (64, 64)), ("train.augment", small), ("optim.lr", 1e-3),
                   ("train.batch_size", 4), ("train.epochs", 2 if quick else 20), ("train.log_every", 2))

@@ -39,7 +39,7 @@ def get_config(arguments: str = ""):
     c.model.options = {"bins": (6, 3, 2, 1)}  # the notebooks' order
     c.data.dataset, c.data.window, c.data.channels, c.data.size = "lungs", (), 3, (475, 475)
     c.data.structures, c.data.naming = ("left lung", "right lung"), "seed" if "seed_naming" in chosen.flags else "patient"
-    c.data.fractions = (0.6, 0.1, 0.3)
+    c.data.fractions, c.eval.tables = (0.6, 0.1, 0.3), ("left_right",)
     c.train.augment, c.train.eval_every, c.train.best = AUGMENT[stage], 5, "val_dice"
     c.train.epochs = {"cutmix": 30, "distance": 25}.get(stage, 50)
     c.train.batch_size, c.optim.accumulate = 3 if stage == "histogram" else 8, 3

@@ -23,8 +23,9 @@ from jaxseg.metrics.regions import labels_from_regions
 from jaxseg.metrics.summarize import by_patient, detection, means, rows_of, sweep, write_csv
 from jaxseg.models.functional import Network
 from jaxseg.ops.image import standardise, to_float
-from jaxseg.types import DataError
+from jaxseg.types import ConfigError, DataError
 from jaxseg.utils.files import write_json
+from jaxseg.utils.lookup import lookup
 from jaxseg.utils.pictures import panel
 
 
@@ -38,6 +39,7 @@ class Scored(NamedTuple):
       loss: mean over the images.
       seconds: of the pass without its first batch, which may compile.
       kept: {row number: predicted labels [h, w]} of the first few images with something in them.
+      confusion: int64 [K, K] of all pixels, background first, rows truth; None for one logit, whose counts say it all.
     """
 
     counts: tuple[Counts, ...]
@@ -46,6 +48,7 @@ class Scored(NamedTuple):
     loss: float
     seconds: float
     kept: dict[int, np.ndarray]
+    confusion: np.ndarray | None = None
 
     def at(self, threshold: float) -> Counts:
         """The counts at the threshold nearest to this one (of the arg-max where there are none)."""
@@ -77,19 +80,18 @@ class Scorer:
             outputs, _ = network.apply(params, state, image.astype(dtype))
             truth = batch["target"] if "target" in batch else target(batch["mask"])
             total, weight, _ = loss(outputs, {**batch, "mask": truth})
-            classes = outputs.logits.shape[-1]
-            if order:
-                labels = labels_from_regions(jax.nn.sigmoid(outputs.logits), order)
-                counts = (scores.count(labels, batch["mask"], max(order) + 1),)
-            elif classes == 1:
+            classes, matrix = outputs.logits.shape[-1], None
+            if classes == 1 and not order:
                 probability = jax.nn.sigmoid(outputs.logits[..., 0])
                 found = sweep(probability, batch["mask"], thresholds)  # each [T, B]
                 counts = tuple(Counts(*(c[t][:, None] for c in found)) for t in range(len(thresholds)))
                 labels = probability >= thresholds[0]
             else:
-                labels = jnp.argmax(outputs.logits, -1)
+                labels = labels_from_regions(jax.nn.sigmoid(outputs.logits), order) if order else jnp.argmax(outputs.logits, -1)
+                classes = max(order) + 1 if order else classes
                 counts = (scores.count(labels, batch["mask"], classes),)
-            return counts, total, weight, labels.astype(jnp.uint8), batch["index"], batch["weight"]
+                matrix = scores.confusion(labels, batch["mask"], classes, batch["weight"])
+            return counts, matrix, total, weight, labels.astype(jnp.uint8), batch["index"], batch["weight"]
 
         everywhere, self._split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
         self._score = jax.jit(score, in_shardings=(everywhere, everywhere, self._split), out_shardings=everywhere)
@@ -102,13 +104,14 @@ class Scorer:
         """
         if not len(rows):
             raise DataError("the split to be scored is empty; give it a share in config.data.fractions", "DATA_EMPTY")
-        parts, order, kept, total, weight, begin = [], [], {}, 0.0, 0.0, None
+        parts, matrices, order, kept, total, weight, begin = [], [], [], {}, 0.0, 0.0, None
         with pipeline.eval_batches(cache, rows, batch_size=self.batch_size, process_index=jax.process_index(),
                                    process_count=jax.process_count()) as batches:
             for batch in batches:
                 placed = {k: jax.make_array_from_process_local_data(self._split, np.asarray(v)) for k, v in batch.items()}
-                counts, loss_sum, loss_weight, labels, index, valid = jax.device_get(self._score(params, state, placed))
+                counts, matrix, loss_sum, loss_weight, labels, index, valid = jax.device_get(self._score(params, state, placed))
                 valid = valid > 0
+                matrices += [] if matrix is None else [np.asarray(matrix, np.int64)]
                 parts.append(tuple(Counts(*(c[valid] for c in one)) for one in counts))
                 order.append(index[valid])
                 total, weight = total + float(loss_sum), weight + float(loss_weight)
@@ -118,7 +121,8 @@ class Scorer:
                 begin = begin or time.perf_counter()
         joined = tuple(scores.join([p[t] for p in parts]) for t in range(len(parts[0])))
         thresholds = self.thresholds if len(cache.labels) == 1 else ()
-        return Scored(joined, thresholds, np.concatenate(order), total / max(weight, 1e-12), time.perf_counter() - begin, kept)
+        return Scored(joined, thresholds, np.concatenate(order), total / max(weight, 1e-12), time.perf_counter() - begin, kept,
+                      sum(matrices) if matrices else None)
 
 
 def headline(scored: Scored, *, empty: str) -> dict[str, float]:
@@ -138,7 +142,7 @@ def pictures(scored: Scored, cache) -> list[np.ndarray]:
 
 
 def report(scored: Scored, cache, *, threshold: float, empty: str, summary, model: str, epochs: int | None,
-           folder: Path | None) -> str:
+           folder: Path | None, tables: Sequence[str] = ("ich",)) -> str:
     """Everything that is printed at the end of a run; with `folder`, cases.csv and evaluation.json are written there.
 
     Args:
@@ -150,6 +154,7 @@ def report(scored: Scored, cache, *, threshold: float, empty: str, summary, mode
       model: the network's name.
       epochs: how long the weights were trained, if known.
       folder: where to write.
+      tables: of published projects, names in TABLES.
     """
     rows = [cache.rows[i] for i in scored.rows]
     labels, counts = list(cache.labels), scored.at(threshold)
@@ -157,8 +162,13 @@ def report(scored: Scored, cache, *, threshold: float, empty: str, summary, mode
                     empty=empty)
     patients, pooled = by_patient(table, empty), scores.pool(counts)
     dice = float(np.mean(scores.dice(pooled)))
-    lines = [*_seed_table(scored, summary, model, epochs), *_per_image(table, empty), *_pooled(pooled, labels),
-             *_patients(patients), *_baselines(cache, scored.rows, labels),
+    published = {name: lookup("table", name, TABLES)(scored, threshold, labels) for name in tables}
+    lines = [model, f"    Params: {summary.params / 1e6:.1f}M ({summary.params:,})",
+             f"    GMACs: {summary.macs / 1e9:.4f} true, {summary.macs_printed / 1e9:.4f} as torchprofile prints them",
+             f"    It was trained {'?' if epochs is None else epochs} EPOCHS",
+             *(f"    {line}" for printed, _ in published.values() for line in printed),
+             f"    Test time: {scored.seconds:.1f} s for {len(scored.rows)} images",
+             *_per_image(table, empty), *_pooled(pooled, labels), *_patients(patients), *_baselines(cache, scored.rows, labels),
              f"pooled foreground Dice {dice:.4f}" + (" (SYNTHETIC data)" if cache.synthetic else "")]
     if folder is not None:
         write_csv(folder / "cases.csv", table)
@@ -166,22 +176,61 @@ def report(scored: Scored, cache, *, threshold: float, empty: str, summary, mode
         write_json(folder / "evaluation.json", {
             "model": model, "params": summary.params, "macs": summary.macs, "threshold": threshold, "loss": scored.loss,
             "pooled_dice": dice, "per_image": means(table), "patients": detection(patients), "synthetic": cache.synthetic,
-            "sweep": {str(t): projects.seed_scores(scored.at(t)) for t in scored.thresholds}})
+            "sweep": {str(t): projects.seed_scores(scored.at(t)) for t in scored.thresholds},
+            "tables": {name: figures for name, (_, figures) in published.items()}})
         lines.append(f"per-case figures in {folder / 'cases.csv'}")
     return "\n".join(lines)
 
 
-def _seed_table(scored: Scored, summary, model: str, epochs: int | None) -> list[str]:
-    """The table that the seed prints, at every threshold."""
-    lines = [model, f"    Params: {summary.params / 1e6:.1f}M ({summary.params:,})",
-             f"    GMACs: {summary.macs / 1e9:.4f} true, {summary.macs_printed / 1e9:.4f} as torchprofile prints them",
-             f"    It was trained {'?' if epochs is None else epochs} EPOCHS"]
+def check_tables(tables: Sequence[str], labels: Sequence[str]) -> None:
+    """Raise a ConfigError, before anything is trained, for a table that cannot be made for these classes."""
+    for name in tables:
+        lookup("name in config.eval.tables", name, TABLES)
+        wanted = {"left_right": 2, "effisegnet": 1}.get(name, len(labels))
+        if len(labels) != wanted:
+            raise ConfigError(f"config.eval.tables holds {name!r}, a table of {wanted} classes; this data set has {len(labels)} "
+                              f"({', '.join(labels)}): take it out")
+
+
+def _ich_table(scored: Scored, threshold: float, labels: list[str]) -> tuple[list[str], dict]:
+    """The haemorrhage project's means over images, at every threshold."""
+    lines, figures = [], {}
     for t in scored.thresholds or (None,):
         s = projects.seed_scores(scored.counts[0] if t is None else scored.at(t))
-        lines.append(("    " if t is None else f"    threshold {t:g}: ")
+        figures["arg-max" if t is None else f"{t:g}"] = s
+        lines.append(("" if t is None else f"threshold {t:g}: ")
                      + " | ".join(f"{name}: {s[name.lower()]:.4f}" for name in ("IoU", "Dice", "Precision", "Recall"))
                      + f" | loss: {scored.loss:.6f} (the seed's definition)")
-    return [*lines, f"    Test time: {scored.seconds:.1f} s for {len(scored.rows)} images"]
+    return lines, figures
+
+
+def _class_table(scored: Scored, threshold: float, labels: list[str]) -> tuple[list[str], dict]:
+    """The BraTS-2D project's table of all pixels, background included."""
+    matrix = scored.confusion
+    if matrix is None:
+        tp, fp, fn, tn = (int(c.sum()) for c in scores.pool(scored.at(threshold)))
+        matrix = np.array([[tn, fp], [fn, tp]])
+    figures = projects.class_table(matrix, ("background", *labels))
+    width = max(map(len, figures))
+    return [f"{name:<{width}}  " + "  ".join(f"{key} {value:.4f}" for key, value in row.items())
+            for name, row in figures.items()], figures
+
+
+def _left_right_table(scored: Scored, threshold: float, labels: list[str]) -> tuple[list[str], dict]:
+    """The lung project's Dice; the classes keep the names that config.data.naming gave them."""
+    found = projects.left_right_scores(scored.at(threshold))
+    figures = dict(zip((*labels, "mean"), (found["left"], found["right"], found["mean"])))
+    return ["lung project's Dice: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items())], figures
+
+
+def _effisegnet_table(scored: Scored, threshold: float, labels: list[str]) -> tuple[list[str], dict]:
+    """EffiSegNet's figures at the headline threshold."""
+    figures = projects.effisegnet_scores(scored.at(threshold))
+    return [f"EffiSegNet's figures at {threshold:g}: "
+            + ", ".join(f"{name} {figures[name]:.4f}" for name in ("dice", "iou", "recall", "precision", "f1"))], figures
+
+
+TABLES = {"ich": _ich_table, "classes": _class_table, "left_right": _left_right_table, "effisegnet": _effisegnet_table}
 
 
 def _per_image(table: list[dict], empty: str) -> list[str]:

@@ -88,9 +88,10 @@ class Slices(NamedTuple):
         scored = self._scorer(config, network, loss, outputs, mesh, thresholds).run(
             *weights, self.store, self.rows[config.eval.split])
         return evaluate.report(scored, self.store, threshold=config.eval.threshold, empty=config.eval.empty, folder=folder,
-                               **about)
+                               tables=config.eval.tables, **about)
 
     def _scorer(self, config, network, loss, outputs, mesh, thresholds):
+        evaluate.check_tables(config.eval.tables, self.recipe.labels)
         return evaluate.Scorer(network, loss, thresholds=thresholds, mesh=mesh, batch_size=config.eval.batch_size,
                                dtype=config.train.dtype, target=outputs.target, order=outputs.order, mean=self.recipe.mean,
                                std=self.recipe.std)

@@ -1,0 +1,91 @@
+"""The published projects' tables of a report: chosen by name, made from the same pass as every other figure."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg import evaluate
+from jaxseg.losses import compose as losses
+from jaxseg.metrics import counts, projects
+from jaxseg.models import Outputs
+from jaxseg.train import mesh as meshes
+from jaxseg.types import ConfigError
+
+N, SIDE = 5, 16
+
+
+class Echo:
+    """A network that answers with logits hidden in the image's channels."""
+
+    def apply(self, params, state, image, run=None):
+        return Outputs(image.astype(jnp.float32)), state
+
+
+class Store:
+    """As much of a cache as a scorer needs: images are logits."""
+
+    def __init__(self, classes: int):
+        rng = np.random.default_rng(classes)
+        self.labels = tuple(f"class {k}" for k in range(1, max(classes, 2)))
+        self.masks = rng.integers(0, max(classes, 2), (N, SIDE, SIDE)).astype(np.uint8)
+        self.masks[0] = 0
+        self.images = rng.normal(size=(N, SIDE, SIDE, classes)).astype(np.float32)
+        self.rows = [{"foreground": [int(m.sum())]} for m in self.masks]
+
+
+def scored(classes: int, monkeypatch):
+    store = Store(classes)
+
+    def batches(cache, rows, *, batch_size, process_index, process_count):
+        def padded():
+            for start in range(0, len(rows), batch_size):
+                index = np.resize(rows[start:start + batch_size], batch_size)
+                weight = (np.arange(batch_size) < len(rows) - start).astype(np.float32)
+                yield {"image": store.images[index], "mask": store.masks[index], "index": index, "weight": weight}
+        return contextlib.nullcontext(padded())
+
+    monkeypatch.setattr(evaluate.pipeline, "eval_batches", batches)
+    scorer = evaluate.Scorer(Echo(), losses.build((("dice", 1.0),)), thresholds=(0.4, 0.5), mesh=meshes.make(1), batch_size=2,
+                             dtype="float32")
+    return store, scorer.run({}, {}, store, np.arange(N))
+
+
+def test_the_confusion_of_a_pass_counts_every_pixel_of_every_image_once(monkeypatch):
+    store, found = scored(4, monkeypatch)
+    expected = counts.confusion(store.images.argmax(-1), store.masks, 4)
+    np.testing.assert_array_equal(found.confusion, expected)
+    lines, figures = evaluate.TABLES["classes"](found, 0.5, list(store.labels))
+    assert figures == projects.class_table(expected, ("background", *store.labels)) and len(lines) == 5
+    assert lines[-1].startswith("Col Ave")
+
+
+def test_one_logit_has_a_class_table_at_the_headline_threshold(monkeypatch):
+    store, found = scored(1, monkeypatch)
+    assert found.confusion is None
+    for threshold in (0.4, 0.5):
+        guess = np.asarray(jax.nn.sigmoid(store.images[..., 0])) >= threshold
+        expected = counts.confusion(guess.astype(int), store.masks, 2)
+        figures = evaluate.TABLES["classes"](found, threshold, ["bleed"])[1]
+        assert figures == projects.class_table(expected, ("background", "bleed"))
+
+
+def test_each_table_is_the_projects_own_figures(monkeypatch):
+    store, one = scored(1, monkeypatch)
+    assert evaluate.TABLES["effisegnet"](one, 0.5, ["polyp"])[1] == projects.effisegnet_scores(one.at(0.5))
+    assert evaluate.TABLES["ich"](one, 0.5, ["bleed"])[1] == {str(t): projects.seed_scores(one.at(t)) for t in (0.4, 0.5)}
+    store, two = scored(3, monkeypatch)
+    lines, figures = evaluate.TABLES["left_right"](two, 0.5, ["right lung", "left lung"])
+    expected = projects.left_right_scores(two.at(0.5))
+    assert figures == {"right lung": expected["left"], "left lung": expected["right"], "mean": expected["mean"]}
+    assert f"right lung {expected['left']:.4f}" in lines[0]
+
+
+def test_a_table_that_does_not_fit_the_classes_is_refused_before_training():
+    evaluate.check_tables(("ich", "classes", "effisegnet"), ("polyp",))
+    with pytest.raises(ConfigError, match="did you mean classes"):
+        evaluate.check_tables(("clases",), ("polyp",))
+    with pytest.raises(ConfigError, match="left_right.*2 classes.*has 1"):
+        evaluate.check_tables(("left_right",), ("polyp",))
