@@ -14,7 +14,7 @@ from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup
 
 CHOICES = {
-    "data.split": ("patient", "fold", "fixed", "slice_seed"),
+    "data.split": ("patient", "fold", "file", "fixed", "slice_seed"),
     "data.intensity": ("grey", "brain", "ct"),
     "data.filter": ("linear", "lanczos"),
     "data.target": ("labels", "edges", "composite"),
@@ -129,6 +129,8 @@ def _check_data(flat: dict[str, Any]) -> None:
     _rule(flat, "data.foreground", 0 <= flat["data.foreground"] <= 1, "must lie in 0..1")
     _rule(flat, "data.folds", flat["data.folds"] >= 3, "must be at least 3: a part tests, the next validates, the others train")
     _rule(flat, "data.fold", 0 <= flat["data.fold"] < flat["data.folds"], f"must lie in 0..{flat['data.folds'] - 1} (data.folds)")
+    _rule(flat, "data.split_file", bool(flat["data.split_file"]) == (flat["data.split"] == "file"),
+          "is the JSON file of data.split='file', such as a run's splits.json; give both or neither")
     _rule(flat, "infer.overlap", 0 <= flat["infer.overlap"] < 1, "must lie in [0, 1)")
     _rule(flat, "infer.mirror", set(flat["infer.mirror"]) <= set(range(rank)), f"must hold axes of 0..{rank - 1}")
     _rule(flat, "eval.lesions", flat["eval.lesions"] in ("", "GLI", "SSA", "MEN", "PED", "MET"),
@@ -137,6 +139,8 @@ def _check_data(flat: dict[str, Any]) -> None:
     for key in VOLUMES_ONLY if rank == 2 else SLICES_ONLY:
         _rule(flat, key, json.dumps(flat[key]) == json.dumps(default[key]),
               f"is for data.rank={5 - rank}; leave it at its default")
+    if rank == 3:
+        _check_volumes(flat)
     _rule(flat, "data.fractions", len(fractions) == 3 and min(fractions) >= 0 and abs(sum(fractions) - 1) < 1e-6,
           "must be three shares (train, val, test) that sum to 1")
 
@@ -166,6 +170,22 @@ def _check_extra(flat: dict[str, Any]) -> None:
     if target == "composite":
         _rule(flat, "train.augment", not flat["train.augment"],
               "the picture that data.target='composite' is compared with would not move along; set it to ()")
+
+
+def _check_volumes(flat: dict[str, Any]) -> None:
+    """Rank 3: channels by name, whole volumes, and the cascade."""
+    modalities = flat["data.modalities"]
+    if modalities is not None:
+        _rule(flat, "data.channels", flat["data.channels"] == len(modalities),
+              f"data.modalities names {len(modalities)} ({', '.join(map(str, modalities))}); set both alike")
+    if flat["data.intensity"] == "grey":
+        _rule(flat, "data.window", not flat["data.window"], "volumes take 'grey' without a window, for 8-bit voxels; "
+              "set data.intensity='ct' for CT, or 'brain' with data.window=() for MRI")
+    _rule(flat, "data.target", flat["data.target"] == "labels", "is for data.rank=2; leave it at 'labels'")
+    if flat["data.whole"]:
+        _rule(flat, "data.regions", not flat["data.regions"], "data.whole=True learns one class, any foreground; set it to False")
+        _rule(flat, "infer.roi", not flat["infer.roi"], "this is the config of a region-of-interest network itself; leave it out")
+        _rule(flat, "eval.lesions", not flat["eval.lesions"], "data.whole=True has no regions to find lesions in; set it to ''")
 
 
 def _rule(flat: dict[str, Any], key: str, holds: bool, rule: str) -> None:

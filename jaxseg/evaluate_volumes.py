@@ -27,7 +27,8 @@ from jaxseg.types import ConfigError, DataError
 from jaxseg.utils.files import write_json
 from jaxseg.utils.pictures import panel
 
-SMALLEST = (10, 30, 100, 300)  # voxels of a component: sizes that post-processing tries
+SMALLEST = (10, 30, 100, 300)  # mm^3 of a component, so voxels in BraTS: sizes that post-processing tries
+FEWEST = (50, 150, 500)  # voxels of the innermost region's class under which it becomes that of the region around it
 POLICIES = {"one": "brats2023", "nan": "monai"}  # config.eval.empty -> policy of metrics.regions
 
 
@@ -67,7 +68,8 @@ class Scorer:
                  order: Sequence[int] = (), threshold: float = 0.5, empty: str = "one"):
         if empty not in POLICIES:
             raise ConfigError(f"config.eval.empty={empty!r}: volumes take {' or '.join(POLICIES)}")
-        self.network, self.order, self.threshold, self.empty = network, tuple(order), threshold, POLICIES[empty]
+        self.network, self.order, self.threshold = network, tuple(order), threshold
+        self.empty, self._overlap = POLICIES[empty], empty
         self._loss = jax.jit(lambda logits, mask: loss(Outputs(logits, ()), {"mask": target(mask)})[:2])
 
     def labels(self, logits) -> np.ndarray:
@@ -89,12 +91,13 @@ class Scorer:
         params, state = self.network.place(params, state)
         totals = {"loss": 0.0, "weight": 0.0}
 
-        def segment(image, mask):
+        def segment(image, mask, spacing):
             logits = self.network(params, state, image)
-            value, weight = jax.device_get(self._loss(jnp.asarray(logits)[None], jnp.asarray(mask, jnp.int32)[None]))
+            with jax.default_device(_host() if isinstance(logits, np.ndarray) else None):
+                value, weight = jax.device_get(self._loss(jnp.asarray(logits)[None], jnp.asarray(mask, jnp.int32)[None]))
             totals["loss"] += float(value)
             totals["weight"] += float(weight)
-            return postprocess.apply(self.labels(logits), steps)
+            return postprocess.apply(self.labels(logits), steps, spacing)
 
         scored = score(segment, store, rows, empty=self.empty, keep=keep, surface=surface, lesions=lesions)
         total, weight = (_summed(totals[k]) for k in ("loss", "weight"))
@@ -104,25 +107,38 @@ class Scorer:
         """The steps that raise the mean Dice over these volumes (validation), from `postprocess.choose`."""
         params, state = self.network.place(params, state)
         predictions = [self.labels(self.network(params, state, store.image(i))) for i in rows]
+        nested = region_scores.class_order(store.regions)[::-1][:2] if store.recipe.spacing is None else ()
         return postprocess.choose(predictions, [np.asarray(store.mask(i)) for i in rows], num_classes=len(store.labels) + 1,
-                                  regions=dict(store.regions) or None, min_voxels=SMALLEST)
+                                  regions=dict(store.regions) or None, min_mm3=SMALLEST, empty=self._overlap,
+                                  spacings=[tuple(store.rows[i]["spacing"]) for i in rows],
+                                  relabel=[(*nested, few) for few in FEWEST] if len(nested) == 2 else ())
 
 
-def score(segment: Callable[[np.ndarray, np.ndarray], np.ndarray], store: Store, rows: np.ndarray, *, empty: str, keep: int = 0,
-          surface: bool = False, lesions: str = "") -> Scored:
-    """Score any way to segment: segment(image [X, Y, Z, C], mask [X, Y, Z]) -> labels [X, Y, Z]; the mask is for its loss."""
+def _host():
+    """The processor as a device, for logits that were kept on the host because the accelerator has no room; None if hidden."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS names the accelerator alone
+        return None
+
+
+def score(segment: Callable[[np.ndarray, np.ndarray, tuple], np.ndarray], store: Store, rows: np.ndarray, *, empty: str,
+          keep: int = 0, surface: bool = False, lesions: str = "") -> Scored:
+    """Score any way to segment: segment(image [X, Y, Z, C], mask [X, Y, Z], spacing (mm)) -> labels [X, Y, Z].
+
+    The mask is for its loss.
+    """
     if not len(rows):
         raise DataError("the split to be scored is empty; give it a share in config.data.fractions", "DATA_EMPTY")
     classes, cases, kept, found, seconds = store.labels, [], {}, [], 0.0
     confusion = np.zeros((len(classes) + 1,) * 2, np.int64)
     for number, i in enumerate(rows[jax.process_index()::jax.process_count()]):
         about, truth = store.rows[i], np.asarray(store.mask(i))
-        begin = time.perf_counter()
-        labels = segment(store.image(i), truth)
+        spacing, begin = tuple(about["spacing"]), time.perf_counter()
+        labels = segment(store.image(i), truth, spacing)
         seconds += time.perf_counter() - begin if number else 0.0
         matrix = np.asarray(scores.confusion(labels[None], truth[None], len(classes) + 1), np.int64)
         confusion += matrix
-        spacing = tuple(about["spacing"])
         cases.append({"case": about["case"], "patient": about["patient"], "row": int(i)} | region_scores.case_scores(
             labels, truth, regions=store.regions, classes=classes, spacing=spacing, empty=empty, surface=surface,
             confusion=matrix))
@@ -150,7 +166,8 @@ def pictures(scored: Scored, store: Store) -> list[np.ndarray]:
     for i, labels in scored.kept.items():
         image, mask = store.image(i), np.asarray(store.mask(i))
         z = int(((mask > 0) | (labels > 0)).sum((0, 1)).argmax())
-        grey = np.asarray(image[:, :, z, -1], np.float32).T  # [Y, X]: rows run front to back, columns right to left
+        last = max(len(store.recipe.modalities), 1) - 1  # coordinates may follow
+        grey = np.asarray(image[:, :, z, last], np.float32).T  # [Y, X]: rows run front to back, columns right to left
         low, high = np.percentile(grey, (1, 99))
         grey = np.uint8(np.clip((grey - low) / max(high - low, 1e-6), 0, 1) * 255)
         found.append(panel(grey[..., None], mask[:, :, z].T, labels[:, :, z].T))

@@ -16,7 +16,7 @@ from jaxseg.infer import predict_volumes as volume_prediction
 from jaxseg.infer.slices import record_of
 from jaxseg.models import functional
 from jaxseg.models import summary as summaries
-from jaxseg.train import agree, loop, setup
+from jaxseg.train import agree, loop, patients, setup
 from jaxseg.train import feed as feeds
 from jaxseg.train import mesh as meshes
 from jaxseg.train.log import Log
@@ -50,6 +50,7 @@ def train(call: Call) -> int | None:
         about = data.store.rows
         agree.same("data set", {"examples": len(about), "first": about[0], "last": about[-1]})
         job = setup.build(call.config, call.workdir, data, log)
+        agree.on_first(lambda: patients.keep(call.config, call.workdir, about, data.rows))
         if first:
             checkpoint.write_record(call.workdir, setup.record_of(call.config, data, _count(job.state["params"])))
             setup.keep_maker(call.config, call.workdir)
@@ -70,6 +71,7 @@ def evaluate(call: Call) -> int | None:
     params, net_state, info = checkpoint.load_weights(source)
     log = Log(call.workdir, quiet=jax.process_index() > 0)
     data = setup.load_data(call.config, log, source)
+    patients.check_unseen(source, data, call.config.eval.split, whose="--checkpoint" if call.checkpoint else "--workdir", log=log)
     outputs = feeds.outputs_of(call.config, data.recipe.labels, data.dataset.regions)
     model = setup.build_model(call.config, outputs.num_classes, abstract=True)
     network, _, _ = functional.split(model)
@@ -115,7 +117,7 @@ def check(call: Call) -> None:
     """Read every case and report everything that is wrong with the data set."""
     log = Log(call.workdir, quiet=True)
     dataset = setup.load_dataset(call.config, log)
-    print(checks.check(dataset, setup.recipe_of(call.config, dataset)))
+    print(checks.check(dataset, setup.recipe_of(call.config, dataset), patches=not call.config.data.whole))
     for line in datasets.contradictions(dataset):
         print(f"warning  {line}")
 
@@ -127,9 +129,9 @@ def _epochs(info: dict) -> int | None:
 
 
 def _classes(config) -> int:
-    if config.data.target != "labels":
+    if config.data.target != "labels" or config.data.whole:
         return 1
-    return datasets.label_count(config.data.dataset, structures=config.data.structures)
+    return datasets.label_count(config.data.dataset, structures=config.data.structures, release=config.data.release)
 
 
 def _count(params: dict) -> int:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxseg.data.cache import Slice, read_case
+from jaxseg.data.cache import read_case
 from jaxseg.data.preprocess import prepare, prepare_mask
 from jaxseg.data.records import Case, DataSet, Recipe
+from jaxseg.data.volume_store import prepare_case
 from jaxseg.types import DataError
 from jaxseg.utils import files
 
@@ -32,32 +33,34 @@ class Report:
                           *(f"error    {case}: [{e.code}] {e}" for case, e in self.errors.items())])
 
 
-def check(dataset: DataSet, recipe: Recipe, *, log: Callable[[str], None] = print) -> Report:
-    """Read and prepare every case, go on after errors, and tell.
+def check(dataset: DataSet, recipe: Recipe, *, patches: bool = True, log: Callable[[str], None] = print) -> Report:
+    """Read and prepare every case, as slices or as volumes, go on after errors, and tell.
 
+    Args:
+      patches: whether the size of a recipe for volumes is that of patches, to be held against theirs.
     Returns:
       the report of a data set without errors.
     Raises:
       DataError: DATA_CHECK, after the report was logged, when a case cannot be used or nothing is left.
     """
-    report, tally = Report(), _Tally(np.zeros(len(dataset.labels) + 1, np.int64))
+    report, whole = Report(), len(recipe.size) == 3
+    tally = _Tally(np.zeros(len(dataset.labels) + 1, np.int64), *(("volume", "voxel") if whole else ("slice", "pixel")))
     for case in dataset.cases:
         try:
-            for piece in read_case(dataset, case, recipe):
-                image = prepare(piece.image, recipe, piece.spacing)
-                mask = prepare_mask(piece.mask, recipe, piece.spacing, len(dataset.labels))
-                tally.add(case, piece, image, mask)
-                if piece.kept and piece.mask.any() and not mask.any():
-                    report.warnings.append(f"{case.id}, slice {piece.index}: none of {np.count_nonzero(piece.mask)} foreground "
-                                           f"pixels is left at {recipe.size[0]} x {recipe.size[1]}")
+            if case.mask is None:
+                tally.unlabelled += 1
+            elif whole:
+                _look_at_volume(report, tally, dataset, case, recipe, patches)
+            else:
+                _look_at_slices(report, tally, dataset, case, recipe)
         except DataError as error:
             report.errors[case.id] = error
     for case, twins in tally.twins.items():
         report.errors.setdefault(case, DataError(f"the same image as in {', '.join(sorted(twins))}, under another patient; "
                                                  "use one patient name or keep one copy", "DATA_LEAK"))
     if not report.errors and not tally.pixels[1:].any():
-        what = "holds not one foreground pixel; check the masks and their labels" if tally.kept else \
-            f"keeps none of {tally.slices} slices; check data.root and data.protocol"
+        what = f"holds not one foreground {tally.point}; check the masks and their labels" if tally.kept else \
+            f"keeps none of {tally.pieces} {tally.piece}s; check data.root and data.protocol"
         report.errors["every case"] = DataError(f"the whole set {what}", "DATA_EMPTY")
     _describe(report, tally, dataset)
     if report.errors:
@@ -69,14 +72,39 @@ def check(dataset: DataSet, recipe: Recipe, *, log: Callable[[str], None] = prin
     return report
 
 
+def _look_at_slices(report: Report, tally: "_Tally", dataset: DataSet, case: Case, recipe: Recipe) -> None:
+    for piece in read_case(dataset, case, recipe):
+        image = prepare(piece.image, recipe, piece.spacing)
+        mask = prepare_mask(piece.mask, recipe, piece.spacing, len(dataset.labels))
+        tally.see(piece.image.shape[:2], piece.spacing, piece.image.min(), piece.image.max())
+        if not piece.kept:
+            continue
+        tally.keep(case, image, mask)
+        if piece.mask.any() and not mask.any():
+            report.warnings.append(f"{case.id}, slice {piece.index}: none of {np.count_nonzero(piece.mask)} foreground pixels is "
+                                   f"left at {recipe.size[0]} x {recipe.size[1]}")
+
+
+def _look_at_volume(report: Report, tally: "_Tally", dataset: DataSet, case: Case, recipe: Recipe, patches: bool) -> None:
+    image, mask, row = prepare_case(dataset, case, recipe)
+    tally.see(tuple(row["scan_shape"]), tuple(row["scan_spacing"]), image.min(), image.max())
+    tally.keep(case, image, mask)
+    if patches and any(n < p for n, p in zip(mask.shape, recipe.size)):
+        report.warnings.append(f"{case.id}: {' x '.join(map(str, mask.shape))} voxels are less than a patch of "
+                               f"{' x '.join(map(str, recipe.size))}: padded with 0")
+
+
 @dataclasses.dataclass
 class _Tally:
-    """Running counts over slices: `pixels` [1 + K] of each class after preparation, of the kept slices."""
+    """Running counts: `pixels` [1 + K] of each class after preparation, of the kept slices or volumes."""
 
     pixels: np.ndarray
-    slices: int = 0
+    piece: str  # what is counted: "slice" or "volume"
+    point: str  # what it is made of: "pixel" or "voxel"
+    pieces: int = 0
     kept: int = 0
     empty: int = 0
+    unlabelled: int = 0  # cases without a mask
     lowest: float = np.inf
     highest: float = -np.inf
     sizes: Counter = dataclasses.field(default_factory=Counter)
@@ -84,13 +112,13 @@ class _Tally:
     owners: dict = dataclasses.field(default_factory=dict)  # digest of an image -> its first case
     twins: dict = dataclasses.field(default_factory=lambda: defaultdict(set))  # case id -> cases with one of its images
 
-    def add(self, case: Case, piece: Slice, image: np.ndarray, mask: np.ndarray) -> None:
-        self.slices += 1
-        self.sizes[piece.image.shape[:2]] += 1
-        self.spacings |= {piece.spacing} - {None}
-        self.lowest, self.highest = min(self.lowest, float(piece.image.min())), max(self.highest, float(piece.image.max()))
-        if not piece.kept:
-            return
+    def see(self, shape: tuple[int, ...], spacing: tuple[float, ...] | None, low, high) -> None:
+        self.pieces += 1
+        self.sizes[shape] += 1
+        self.spacings |= {spacing} - {None}
+        self.lowest, self.highest = min(self.lowest, float(low)), max(self.highest, float(high))
+
+    def keep(self, case: Case, image: np.ndarray, mask: np.ndarray) -> None:
         self.kept += 1
         self.empty += not mask.any()
         self.pixels += np.bincount(mask.ravel(), minlength=len(self.pixels))
@@ -109,19 +137,22 @@ def _describe(report: Report, tally: _Tally, dataset: DataSet) -> None:
     say(f"data     {dataset.name} in {dataset.root}{' (SYNTHETIC)' if dataset.synthetic else ''}")
     say(f"cases    {len(dataset.cases)} of {len(patients)} patients, {len(report.errors)} errors")
     say("strata   " + ", ".join(f"{word}: {len(who)} patients" for word, who in sorted(strata.items())))
-    say(f"slices   {tally.kept} kept of {tally.slices}, {tally.empty} of them without foreground")
-    say("labels   " + ", ".join(f"{name}: {n} pixels ({100 * n / max(1, tally.pixels.sum()):.3f} %)"
+    say(f"{tally.piece + 's':<8} {tally.kept} kept of {tally.pieces}, {tally.empty} of them without foreground")
+    if tally.unlabelled:
+        say(f"no mask  {tally.unlabelled} cases: left out of training, --mode=predict takes them")
+    say("labels   " + ", ".join(f"{name}: {n} {tally.point}s ({100 * n / max(1, tally.pixels.sum()):.3f} %)"
                                 for name, n in zip(("background", *dataset.labels), tally.pixels.tolist())))
-    if tally.slices:
+    if tally.pieces:
         more = f", {len(tally.sizes) - 5} more" if len(tally.sizes) > 5 else ""
-        say("sizes    " + ", ".join(f"{h} x {w}: {n}" for (h, w), n in tally.sizes.most_common(5)) + more)
+        say("sizes    " + ", ".join(f"{' x '.join(map(str, size))}: {n}" for size, n in tally.sizes.most_common(5)) + more)
         say(f"values   {tally.lowest:g} to {tally.highest:g}")
     if tally.spacings:
-        (r0, c0), (r1, c1) = (f(list(tally.spacings), 0) for f in (np.min, np.max))
-        say(f"spacing  rows {r0:.3g} to {r1:.3g} mm, columns {c0:.3g} to {c1:.3g} mm")
+        axes = ("rows", "columns") if tally.piece == "slice" else ("x", "y", "z")
+        ranges = zip(axes, *(f(list(tally.spacings), 0) for f in (np.min, np.max)))
+        say("spacing  " + ", ".join(f"{axis} {low:.3g} to {high:.3g} mm" for axis, low, high in ranges))
     absent = [name for name, n in zip(dataset.labels, tally.pixels[1:]) if not n]
     if absent and tally.pixels[1:].any():
-        report.warnings.append(f"no pixel of {', '.join(absent)} in any kept slice")
+        report.warnings.append(f"no {tally.point} of {', '.join(absent)} in any kept {tally.piece}")
     few = [f"{word} ({len(who)})" for word, who in sorted(strata.items()) if len(who) < 3]
     if few:
         report.warnings.append(f"strata with fewer patients than splits: {', '.join(few)}")

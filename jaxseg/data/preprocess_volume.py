@@ -107,6 +107,23 @@ def restore_scores(scores: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return restored
 
 
+def restore_labels(scores: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """The class of the largest restored score, `restore_scores(scores, shape).argmax(-1)`, with one class in memory at a time.
+
+    Args:
+      scores: [X', Y', Z', K].
+      shape: (X, Y, Z) of the scan in the common order.
+    Returns:
+      uint8 [X, Y, Z].
+    """
+    best, labels = resample(scores[..., 0], tuple(shape)), np.zeros(tuple(shape), np.uint8)
+    for k in range(1, scores.shape[-1]):
+        score = resample(scores[..., k], tuple(shape))
+        labels[score > best] = k
+        best = np.maximum(best, score)
+    return labels
+
+
 def resampled_shape(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None) -> tuple[int, int, int]:
     """(X', Y', Z') of a scan (X, Y, Z) at the recipe's spacing; its own shape where the recipe has none.
 

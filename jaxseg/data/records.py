@@ -37,6 +37,8 @@ class Case:
       mask: label file, or None where there is none.
       meta: facts of the layout (for instance {"bleed": {slice index, ...}, "types": [...]}), JSON-able.
       parts: further files that the data set's `read_mask` reads (one per structure); a cache notices their changes.
+      slab: (first, end): the part of a volume that is this case, along the file's third axis; () for all of it. Slices go by
+        `DataSet.keep_slice` instead.
     """
 
     id: str
@@ -45,6 +47,7 @@ class Case:
     mask: Path | None
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     parts: tuple[Path, ...] = ()
+    slab: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

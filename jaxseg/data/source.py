@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,34 @@ def read_files(dataset: DataSet, case: Case) -> tuple[list[Volume], Volume]:
     for other in (*read[1:], mask):
         volumes.check_pair(read[0], other)
     return read, mask
+
+
+def cut(volume: Volume, slab: tuple[int, ...]) -> Volume:
+    """The part of a volume that is a case, where it lies in space."""
+    if not slab:
+        return volume
+    first, end = slab
+    affine = volume.affine.copy()
+    affine[:3, 3] += first * affine[:3, 2]
+    return dataclasses.replace(volume, array=volume.array[:, :, first:end], affine=affine)
+
+
+def labelled(dataset: DataSet, log: Callable[[str], None]) -> DataSet:
+    """The data set without the cases that have no mask (validation sets of challenges): nothing can be learnt from them.
+
+    Raises:
+      DataError: DATA_EMPTY when none is left.
+    """
+    kept = tuple(case for case in dataset.cases if case.mask is not None)
+    without = len(dataset.cases) - len(kept)
+    if without and not kept:
+        raise DataError(f"{dataset.root}: none of {without} cases has a mask; training and evaluation need masks, "
+                        "--mode=predict takes such folders", "DATA_EMPTY")
+    if without:
+        first = next(case.id for case in dataset.cases if case.mask is None)
+        log(f"{without} of {len(dataset.cases)} cases have no mask ({first}{', ...' if without > 1 else ''}): left out here; "
+            "--mode=predict takes them")
+    return dataclasses.replace(dataset, cases=kept) if without else dataset
 
 
 def check_recipe(dataset: DataSet, recipe: Recipe) -> None:
@@ -65,7 +94,8 @@ def damaged(folder: Path, why: str) -> DataError:
 def fingerprint(dataset: DataSet, recipe: Recipe, version: int | str) -> str:
     """Digest of all that decides the prepared bytes; `version` names the code that prepares."""
     cases = [[c.id, c.patient, dict(c.meta), dataset.stratum(c),
-              [_files(p) for p in (*c.images, *([c.mask] if c.mask else []), *c.parts)]] for c in dataset.cases]
+              [_files(p) for p in (*c.images, *([c.mask] if c.mask else []), *c.parts)], *([c.slab] if c.slab else [])]
+             for c in dataset.cases]
     rules = [dataset.name, dataset.labels, dataset.map_mask, dataset.keep_slice, dataset.synthetic, dataset.read_image,
              dataset.read_mask, dataset.modalities, dataset.regions]
     return files.digest(json.dumps(words([version, dataclasses.asdict(recipe), rules, cases])))[:16]

@@ -97,7 +97,7 @@ def split_rows(rows: Sequence[Row], dataset: DataSet, *, split: str, fractions: 
         splits = rows_of(rows, parts[fold])
     elif split == "file":
         if not file:
-            raise ConfigError("data.split=file needs the path of a split file; give it, or use data.split=patient")
+            raise ConfigError("data.split=file needs the path of a JSON file in data.split_file, such as a run's splits.json")
         splits = rows_of(rows, load_splits(file, strata))
     elif split == "fixed":
         splits = rows_of(rows, _fixed(strata, dataset))
@@ -169,12 +169,12 @@ def save_splits(path: str | Path, patients: Mapping[str, Iterable[str]], **drawn
     files.write_json(path, {name: sorted(p) for name, p in patients.items()} | ({"drawn": drawn} if drawn else {}))
 
 
-def load_splits(path: str | Path, known: Iterable[str]) -> dict[str, list[str]]:
+def load_splits(path: str | Path, known: Iterable[str] | None = None) -> dict[str, list[str]]:
     """Read {"train": [...], "val": [...], "test": [...]} and hold it against the data.
 
     Args:
       path: a JSON file; patients under "left_out" are left out on purpose, "drawn" is a note that is not read.
-      known: the patients that the data have.
+      known: the patients that the data have; None: whoever is listed.
     Raises:
       DataError: DATA_SPLIT for a file that is no such JSON, or a patient unknown, missing or listed twice; DATA_LEAK for
         one in two splits.
@@ -193,9 +193,10 @@ def load_splits(path: str | Path, known: Iterable[str]) -> dict[str, list[str]]:
     twice = [p for listed in content.values() for p, n in Counter(listed).items() if n > 1]
     shared = [p for p, n in Counter(p for listed in content.values() for p in set(listed)).items() if n > 1]
     listed = {p for names in content.values() for p in names}
+    known = listed if known is None else set(known)
     for found, what, code in ((twice, "are listed twice", "DATA_SPLIT"), (shared, "are in two splits", "DATA_LEAK"),
-                              (listed - set(known), "are not in the data", "DATA_SPLIT"),
-                              (set(known) - listed, "of the data are in no split; list them under 'left_out'", "DATA_SPLIT")):
+                              (listed - known, "are not in the data", "DATA_SPLIT"),
+                              (known - listed, "of the data are in no split; list them under 'left_out'", "DATA_SPLIT")):
         if found:
             raise DataError(f"{path}: {len(found)} patients {what}: {_some(sorted(found))}", code)
     return {name: content[name] for name in NAMES}

@@ -27,7 +27,7 @@ from jaxseg.data.records import Case, DataSet, Recipe
 from jaxseg.types import DataError, StorageError
 from jaxseg.utils import files
 
-__all__ = ["Store", "fingerprint", "open_or_build", "open_store", "prepare_volume", "restore_scores"]
+__all__ = ["Store", "fingerprint", "open_or_build", "open_store", "prepare_case", "prepare_volume", "restore_scores"]
 
 VERSION = "volumes 1"  # raise it when the bytes of a store would change
 PROGRESS = 5.0  # seconds between lines
@@ -207,15 +207,16 @@ def _build(folder: Path, dataset: DataSet, recipe: Recipe, log: Callable[[str], 
     before = fingerprint(dataset, recipe)
     if not dataset.cases:
         raise DataError(f"{dataset.name}: no case under {dataset.root}; check data.root", "DATA_EMPTY")
-    write(folder, (_prepared(dataset, case, recipe) for case in dataset.cases), recipe, count=len(dataset.cases),
+    write(folder, (prepare_case(dataset, case, recipe) for case in dataset.cases), recipe, count=len(dataset.cases),
           name=dataset.name, synthetic=dataset.synthetic, regions=dataset.regions, log=log)
     if fingerprint(dataset, recipe) != before:
         raise source.changed(dataset)
 
 
-def _prepared(dataset: DataSet, case: Case, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """(image, mask, row) of one case, errors naming it."""
+def prepare_case(dataset: DataSet, case: Case, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """(image float32 [X, Y, Z, C], mask uint8 [X, Y, Z], row) of one case, errors naming it."""
     read, truth = source.read_files(dataset, case)
+    read, truth = [source.cut(volume, case.slab) for volume in read], source.cut(truth, case.slab)
     try:
         labels, orientation = to_volume(truth)
         image = prepare_volume(read, recipe)

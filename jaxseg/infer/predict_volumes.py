@@ -1,5 +1,6 @@
 """Segment volumes with nothing but a run folder and the input, by sliding window or by the cascade of two runs."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +14,8 @@ from PIL import Image
 from jaxseg import checkpoint
 from jaxseg.data import datasets, source, volumes
 from jaxseg.data.geometry import to_volume
-from jaxseg.data.preprocess_volume import prepare_volume, restore_scores
+from jaxseg.data.inputs import holds_dicom
+from jaxseg.data.preprocess_volume import prepare_volume, restore_labels, restore_scores
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.infer import cascade, postprocess
 from jaxseg.infer.predict import names_of
@@ -40,6 +42,14 @@ class Trained(NamedTuple):
         """Windows [n, *window, C] -> logits, for the cascade."""
         return self.network.partial(*self.weights)
 
+    def logits(self, image: np.ndarray) -> np.ndarray:
+        """Logits [X, Y, Z, K] of a prepared volume [X, Y, Z, C]: by sliding window, or at once for networks of whole volumes."""
+        data = self.record["config"]["data"]
+        if not data["whole"]:
+            return np.asarray(self.network(*self.weights, image))
+        small = cascade.roi_input(np.asarray(image, np.float32), self.recipe.size, data["coordinates"])
+        return restore_scores(np.asarray(self.network(*self.weights, small)), image.shape[:3])
+
 
 def open_run(run: Path, settings: Mapping[str, Any]) -> Trained:
     """Read a run (or checkpoint) folder of a network that takes volumes.
@@ -60,6 +70,8 @@ def open_run(run: Path, settings: Mapping[str, Any]) -> Trained:
     params, state, _ = checkpoint.load_weights(run)
     network.check(params, state)
     recipe = source.recipe_from(record)
+    if data["whole"]:  # the recorded channels include the coordinates, which come after the shrinking
+        recipe = dataclasses.replace(recipe, channels=data["channels"])
     named = tuple((name, tuple(classes)) for name, classes in record["regions"])
     seen = VolumeNetwork(network, window=recipe.size, num_classes=m["num_classes"], dtype=record["config"]["train"]["dtype"],
                          coordinates=data["coordinates"] and not data["whole"], mean=recipe.mean, std=recipe.std,
@@ -67,19 +79,30 @@ def open_run(run: Path, settings: Mapping[str, Any]) -> Trained:
     return Trained(record, recipe, seen, seen.place(params, state), regions.class_order(named) if named else ())
 
 
+def check_cascade(roi: Mapping[str, Any], recipe: Recipe) -> None:
+    """Refuse a run as the first of a cascade.
+
+    Args:
+      roi: its record.
+      recipe: of the second network.
+    Raises:
+      MismatchError: it is no region-of-interest network, or was prepared for other inputs.
+    """
+    if not roi["config"]["data"]["whole"]:  # networks of slices among them
+        raise MismatchError(f"config.infer.roi: {roi['model']['name']} (rank {roi['model']['rank']}) was not trained on whole "
+                            "volumes; train the first network with configs/brats_roi.py (data.whole=True)")
+    first = source.recipe_from(roi)
+    for key in ("modalities", "intensity", "window", "spacing"):
+        if getattr(first, key) != getattr(recipe, key):
+            raise MismatchError(f"config.infer.roi: its {key} is {getattr(first, key)}, that of the second network "
+                                f"{getattr(recipe, key)}; train both with the same")
+
+
 def cascaded(roi: Trained, second: Trained, image: np.ndarray) -> np.ndarray:
     """Logits [X, Y, Z, K] of a prepared volume by the cascade; where no crop lies, background for certain.
 
-    Raises:
-      MismatchError: the runs were prepared for other inputs than each other, or the first is no region-of-interest network.
+    `check_cascade` says whether they go together.
     """
-    if not roi.record["config"]["data"]["whole"]:
-        raise MismatchError(f"config.infer.roi: {roi.record['model']['name']} was trained on patches; train the first network "
-                            "with configs/brats_roi.py (data.whole=True)")
-    for key in ("modalities", "intensity", "window", "spacing"):
-        if getattr(roi.recipe, key) != getattr(second.recipe, key):
-            raise MismatchError(f"config.infer.roi: its {key} is {getattr(roi.recipe, key)}, that of the second network "
-                                f"{getattr(second.recipe, key)}; train both with the same")
     activation = "sigmoid" if second.order or second.network.num_classes == 1 else "softmax"
     classes, first, then = second.network.num_classes, roi.record["config"]["data"], second.record["config"]["data"]
     found = cascade.segment(
@@ -114,6 +137,8 @@ def predict(run: Path, origin: Path, output: Path, *, settings: Mapping[str, Any
         raise ConfigError(f"--output={output}: is a file; give a folder")
     trained = open_run(run, settings)
     roi = open_run(Path(settings["roi"]), settings) if settings["roi"] else None
+    if roi:
+        check_cascade(roi.record, trained.recipe)
     steps = _steps(run) if settings["postprocess"] else []
     cases = find_cases(origin, trained)
     if trained.record["synthetic"]:
@@ -134,8 +159,16 @@ def predict(run: Path, origin: Path, output: Path, *, settings: Mapping[str, Any
 
 
 def find_cases(origin: Path, trained: Trained) -> list[tuple[str, Callable[[], list[Volume]]]]:
-    """(name, function that reads its volumes) of every case under a path."""
-    if not trained.recipe.modalities:
+    """(name, function that reads its volumes) of every case under a path.
+
+    Networks of one modality take any file or DICOM folder; those of several a folder in the layout of their data set, which
+    says what is what.
+    """
+    several = len(trained.recipe.modalities) > 1
+    if origin.is_file() and several:
+        raise DataError(f"--input={origin}: is one file; this network takes {', '.join(trained.recipe.modalities)}: give the "
+                        "folder of the case, or of all cases", "DATA_CHANNELS")
+    if not trained.recipe.modalities or not several and (origin.is_file() or origin.is_dir() and holds_dicom(origin)):
         found = volumes.find_inputs(origin)
         return [(name, lambda path=path: [volumes.read_volume(path)]) for name, path in zip(names_of(found), found)]
     release = trained.record["config"]["data"]["release"]
@@ -149,14 +182,19 @@ def _one(trained: Trained, roi: Trained | None, images: list[Volume], output: Pa
         raise DataError(f"{images[0].path}: a photograph; this network takes volumes (NIfTI, DICOM series)", "DATA_IMAGE")
     scan, orientation = to_volume(images[0])
     image = prepare_volume(images, trained.recipe)
-    logits = cascaded(roi, trained, image) if roi else np.asarray(trained.network(*trained.weights, image))
-    if not np.isfinite(logits).all():
-        raise NonFiniteError(f"the network returned {int((~np.isfinite(logits)).sum())} values that are not finite; nothing is "
-                             "written. Predict in float32 or use another checkpoint")
-    if logits.shape[:3] != scan.shape[:3]:
-        logits = restore_scores(logits, scan.shape[:3])
-    threshold = float(trained.record["config"]["eval"]["threshold"])
-    labels = postprocess.apply(labels_of(logits, order=trained.order, threshold=threshold), steps, orientation.spacing)
+    logits = cascaded(roi, trained, image) if roi else trained.logits(image)
+    wrong = sum(int((~np.isfinite(plane)).sum()) for plane in logits)
+    if wrong:
+        raise NonFiniteError(f"the network returned {wrong} values that are not finite; nothing is written. Predict in float32 "
+                             "or use another checkpoint")
+    resampled, classes = logits.shape[:3] != scan.shape[:3], not trained.order and logits.shape[-1] > 1
+    if resampled and classes and not settings["probabilities"]:
+        labels = restore_labels(logits, scan.shape[:3])
+    else:
+        logits = restore_scores(logits, scan.shape[:3]) if resampled else logits
+        threshold = float(trained.record["config"]["eval"]["threshold"])
+        labels = labels_of(logits, order=trained.order, threshold=threshold)
+    labels = postprocess.apply(labels, steps, orientation.spacing)
     volumes.write_like(output / f"{name}.nii.gz", orientation.restore(labels), images[0])
     if settings["probabilities"]:
         maps = probabilities_of(logits, regions=bool(trained.order))

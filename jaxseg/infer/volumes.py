@@ -82,7 +82,12 @@ def labels_of(logits: Array, *, order: Sequence[int] = (), threshold: float = 0.
     cut = float(np.log(threshold / (1 - threshold)))
     if order:
         return labels_from_regions(logits, order, cut)
-    return (logits[..., 0] >= cut).astype(np.uint8) if logits.shape[-1] == 1 else logits.argmax(-1).astype(np.uint8)
+    if logits.shape[-1] == 1:
+        return (logits[..., 0] >= cut).astype(np.uint8)
+    labels = np.empty(logits.shape[:-1], np.uint8)
+    for plane, scores in zip(labels, logits):  # one plane's indices at a time: they have 8 bytes
+        plane[...] = scores.argmax(-1)
+    return labels
 
 
 def probabilities_of(logits: Array, *, regions: bool = False) -> np.ndarray:

@@ -8,7 +8,7 @@ Accumulators:
   "device": the whole volume's, on the device.
   "host": only a slab as thick as one window lies on the device; as the windows move along the first axis, rows that no later
     window touches are divided and handed to an array in the host's memory. Input rows, too, arrive slab by slab.
-  "memmap": the same, into a file.
+  "memmap": the same, written into a file, which is mapped when it is complete: until then it takes no memory of this process.
   "auto": the first of the three that fits (`estimate_bytes`).
 
 MONAI's `sliding_window_inference` gives the same logits, for its positions and blends; nnU-Net's predictor for "nnunet" and
@@ -94,7 +94,8 @@ def sliding_window(forward: Callable[[Array], Array], volume: Array, *, window: 
       batch: windows per call of the network; the last batch is filled up with windows of weight 0.
       positions: "monai", "nnunet" or "seed"; see `tiles.starts`.
       blend: "constant", "gaussian", "gaussian_nnunet", "cosine" or "seed_cosine"; see `tiles.weights`.
-      accumulator: "device", "host", "memmap" or "auto"; see the top of this file. All but "device" print their estimate.
+      accumulator: "device", "host", "memmap" or "auto"; see the top of this file. Their estimate is printed, on the device from
+        1 GiB on.
       path: memmap only: the file of the logits (float32, raw, C order); None: a temporary file that goes with the array.
     Returns:
       float32 [B, *S, K]: a jax array for "device", numpy for "host", numpy.memmap for "memmap".
@@ -123,6 +124,9 @@ def sliding_window(forward: Callable[[Array], Array], volume: Array, *, window: 
     accumulator = _choose(accumulator, estimate)
     low = [(s - n) // 2 for s, n in zip(size, shape[1:-1])]
     cut = tuple((a, a + n) for a, n in zip(low, shape[1:-1]))  # the volume within its padding
+    needed = estimate(accumulator=accumulator)
+    if accumulator != "device" or needed.device > 2**30:
+        print(f"sliding window over {shape}: logits in {accumulator}; {needed}", file=sys.stderr)
     if accumulator == "device":
         fill = [(a, _rounded(s, w) - n - a) for a, s, n, w in zip(low, size, shape[1:-1], window)]
         xp = np if isinstance(volume, np.ndarray) else jnp
@@ -130,17 +134,23 @@ def sliding_window(forward: Callable[[Array], Array], volume: Array, *, window: 
         num, den = _accumulate(forward, padded, weights, *_batches(grid, shape[0], batch),
                                *_empty(shape[0], padded.shape[1:-1], num_classes))
         return _divide(num, den, cut)
-    print(f"sliding window over {shape}: logits in {accumulator}; {estimate(accumulator=accumulator)}", file=sys.stderr)
-    out = np.empty((shape[0], *size, num_classes), np.float32) if accumulator == "host" else \
-        _file((shape[0], *size, num_classes), path)
-    _by_slabs(forward, volume, out, weights, grid, window, low, pad_value, batch)
+    whole = (shape[0], *size, num_classes)
+    if accumulator == "host":
+        out = np.empty(whole, np.float32)
+        _by_slabs(forward, volume, functools.partial(_into_array, out), whole, weights, grid, window, low, pad_value, batch)
+    else:
+        with _file(whole, path) as file:
+            _by_slabs(forward, volume, functools.partial(_into_file, file, whole), whole, weights, grid, window, low, pad_value,
+                      batch)
+            file.flush()
+            out = np.memmap(file, np.float32, "r+", shape=whole)
     return out[(slice(None), *(slice(*c) for c in cut))]
 
 
-def _by_slabs(forward, volume, out: np.ndarray, weights: np.ndarray, grid: np.ndarray, window, low, pad_value: float,
-              batch: int) -> None:
-    """Fill `out` [B, *size, K] from a device slab [B, window[0], *rest] that moves along the first axis."""
-    b, *size, classes = out.shape
+def _by_slabs(forward, volume, put: Callable[[int, np.ndarray], None], shape: Sequence[int], weights: np.ndarray,
+              grid: np.ndarray, window, low, pad_value: float, batch: int) -> None:
+    """Hand the rows of the logits [B, *size, K] to `put`: a device slab [B, window[0], *rest] moves along the first axis."""
+    b, *size, classes = shape
     rest = [_rounded(n, w) for n, w in zip(size[1:], window[1:])]
     depth, inner = volume.shape[1], (slice(None), *(slice(0, n) for n in size[1:]))
     num, den = _empty(b, (window[0], *rest), classes)
@@ -155,7 +165,7 @@ def _by_slabs(forward, volume, out: np.ndarray, weights: np.ndarray, grid: np.nd
         num, den = _accumulate(forward, slab, weights, *_batches(here, b, batch), num, den)
         done = following - at
         rows = np.asarray(_divide(num, den))  # rows not done yet are divided in vain: no other shape to compile
-        out[:, at:following] = rows[:, :done][(slice(None), *inner)]
+        put(at, rows[:, :done][(slice(None), *inner)])
         num, den = _advance(num, den, done)
 
 
@@ -250,7 +260,7 @@ def _choose(accumulator: str, estimate) -> str:
         raise ConfigError(f"got accumulator={accumulator!r}; it is one of {', '.join(ACCUMULATORS)}")
     if accumulator != "auto":
         return accumulator
-    host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    host = _available()
     stats = jax.local_devices()[0].memory_stats() or {}
     device = stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else host
     if estimate(accumulator="device").device <= device // 2:
@@ -258,12 +268,34 @@ def _choose(accumulator: str, estimate) -> str:
     return "host" if estimate(accumulator="host").host <= host // 2 else "memmap"
 
 
-def _file(shape: tuple[int, ...], path: str | Path | None) -> np.memmap:
-    """A float32 file of this shape with its space reserved: a full disk is an error here, not a crash later."""
+def _available() -> int:
+    """Bytes of the host's memory that this process may still take: what is free, or less where its container ends earlier."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
-        with (open(path, "w+b") if path is not None else tempfile.TemporaryFile()) as file:
-            os.posix_fallocate(file.fileno(), 0, 4 * math.prod(shape))
-            return np.memmap(file, np.float32, "r+", shape=shape)
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        return max(min(free, limit - used), 0)
+    except (OSError, ValueError):  # no such file, or "max"
+        return free
+
+
+def _into_array(out: np.ndarray, at: int, rows: np.ndarray) -> None:
+    out[:, at:at + rows.shape[1]] = rows
+
+
+def _into_file(file, shape: Sequence[int], at: int, rows: np.ndarray) -> None:
+    """Rows [B, n, *rest, K] from row `at` on, plane by plane; written and not mapped, so that no page of it counts as ours."""
+    for example, planes in enumerate(rows):
+        file.seek(4 * (example * shape[1] + at) * math.prod(shape[2:]))
+        for plane in planes:
+            file.write(np.ascontiguousarray(plane).data)
+
+
+def _file(shape: Sequence[int], path: str | Path | None):
+    """A file for float32 of this shape with its space reserved: a full disk is an error here, not a crash later."""
+    try:
+        file = open(path, "w+b") if path is not None else tempfile.TemporaryFile()  # noqa: SIM115 -- the caller closes it
+        os.posix_fallocate(file.fileno(), 0, 4 * math.prod(shape))
+        return file
     except OSError as error:
         raise StorageError(f"cannot make a file of {4 * math.prod(shape) / 2**20:.0f} MiB for the logits at "
                            f"{path or tempfile.gettempdir()}: {error.strerror}; free space or give path=") from error

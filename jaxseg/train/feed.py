@@ -12,17 +12,17 @@ import numpy as np
 from jaxseg import evaluate, evaluate_volumes
 from jaxseg.config import as_dict
 from jaxseg.data import cache as caches
-from jaxseg.data import channels, patches, pipeline, splits, volume_store
+from jaxseg.data import channels, patches, pipeline, source, splits, volume_store
 from jaxseg.data.records import DataSet, Recipe
 from jaxseg.infer import postprocess
 from jaxseg.infer import predict_volumes as runs
 from jaxseg.infer.predict_volumes import WINDOW
-from jaxseg.infer.slices import maker_of
+from jaxseg.infer.slices import maker_of, record_of
 from jaxseg.infer.volumes import VolumeNetwork
 from jaxseg.metrics import regions
 from jaxseg.models.functional import Network
-from jaxseg.train import whole
-from jaxseg.types import DataError
+from jaxseg.train import patients, whole
+from jaxseg.types import ConfigError, DataError
 from jaxseg.utils.files import write_json
 
 
@@ -45,8 +45,7 @@ def outputs_of(config, labels: tuple[str, ...], named: tuple = ()) -> Outputs:
     if config.data.regions:
         chosen = [name for name, _ in named]
         if not chosen:
-            raise DataError(f"config.data.regions=True: the data set {config.data.dataset!r} names no regions; leave it at False",
-                            "DATA_LABEL")
+            raise ConfigError(f"config.data.regions=True: {config.data.dataset!r} names no regions; leave it at False")
         return Outputs(len(chosen), functools.partial(regions.region_masks, regions=named), regions.class_order(named))
     single = len(labels) == 1 and not config.model.softmax
     return Outputs(1 if single else len(labels) + 1, lambda mask: mask)
@@ -140,7 +139,8 @@ class Volumes(NamedTuple):
             roi = runs.open_run(Path(config.infer.roi), config.infer)
             second = runs.Trained({"config": as_dict(config)}, self.recipe, scorer.network, scorer.network.place(*weights),
                                   outputs.order)
-            segment = lambda image, _: postprocess.apply(scorer.labels(runs.cascaded(roi, second, image)), steps)
+            labels = lambda image: scorer.labels(runs.cascaded(roi, second, image))
+            segment = lambda image, _, spacing: postprocess.apply(labels(image), steps, spacing)
             cascaded = evaluate_volumes.score(segment, self.store, rows, empty=scorer.empty, **measured)
         if folder is not None and config.eval.postprocess:
             write_json(folder / "postprocess.json", steps)
@@ -169,7 +169,7 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, maker: str | Path = "
       DataError: files that cannot be used, an empty split, a patient in two splits.
       CheckpointError, MismatchError: a maker that cannot be used, see `maker_of`.
     """
-    made_by = ""
+    dataset, made_by = source.labelled(dataset, log.say), ""
     if config.data.rank == 2:
         make, made_by = maker_of(Path(maker), recipe) if channels.trained(recipe.extra) else (None, "")
         store = caches.open_or_build(dataset, recipe, log=log.say, extra=make, extra_id=made_by)
@@ -179,7 +179,7 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, maker: str | Path = "
         store = whole.shrunk(store, recipe, coordinates=config.data.coordinates, log=log.say)
     rows = splits.split_rows(store.rows, dataset, split=config.data.split, fractions=tuple(config.data.fractions),
                              seed=config.data.split_seed, protocol=config.data.protocol, folds=config.data.folds,
-                             fold=config.data.fold, log=log.say)
+                             fold=config.data.fold, file=config.data.split_file, log=log.say)
     feed = Slices(dataset, recipe, store, rows, made_by) if config.data.rank == 2 else Volumes(dataset, store.recipe, store, rows)
     log.say(", ".join(f"{name} {len(r)} {feed.noun} of {len({store.rows[i]['patient'] for i in r})} patients"
                       for name, r in rows.items()))
@@ -187,7 +187,27 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, maker: str | Path = "
         if not len(rows[name]):
             raise DataError(f"the {name} split is empty with config.data.fractions={tuple(config.data.fractions)} of "
                             f"{len(dataset.cases)} cases; give it a share", "DATA_EMPTY")
+    if config.data.rank == 3:
+        _check_volumes(config, feed, log)
     return feed
+
+
+def _check_volumes(config, feed: Volumes, log) -> None:
+    """What would otherwise come to light after the training: a patch that is mostly padding, a cascade that cannot be."""
+    shapes = np.array([feed.store.rows[i]["shape"] for i in feed.rows["train"]])
+    largest, patch = shapes.max(0), np.array(feed.recipe.size)
+    if (patch >= 2 * largest).any():
+        raise ConfigError(f"config.data.size={tuple(config.data.size)}: training volumes have at most {tuple(largest.tolist())} "
+                          "voxels; a patch of twice that is mostly padding: take a smaller one")
+    short = int((shapes < patch).any(1).sum())
+    if short:
+        log.say(f"{short} of {len(shapes)} training volumes are smaller than a patch of {tuple(config.data.size)}: padded with 0")
+    if config.eval.lesions and not feed.store.regions:
+        raise ConfigError(f"config.eval.lesions={config.eval.lesions!r}: the data set {config.data.dataset!r} names no regions; "
+                          "set it to ''")
+    if config.infer.roi:
+        runs.check_cascade(record_of(Path(config.infer.roi)), feed.recipe)
+        patients.check_unseen(Path(config.infer.roi), feed, config.eval.split, whose="config.infer.roi", log=log)
 
 
 def _limited(n: int, at_most: int) -> int:

@@ -20,6 +20,7 @@ from jaxseg.optim import build as optimizers
 from jaxseg.optim import schedules
 from jaxseg.train import feed as feeds
 from jaxseg.train import mesh as meshes
+from jaxseg.train import patients
 from jaxseg.train import state as states
 from jaxseg.train import step as steps
 from jaxseg.train.log import Log
@@ -153,8 +154,14 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
 
     outputs = feeds.outputs_of(config, data.recipe.labels, data.dataset.regions)
     model = build_model(config, outputs.num_classes)
-    model.check(input_shape(config))
+    try:
+        model.check(input_shape(config))
+    except ValueError as error:
+        raise ConfigError(f"config.data.size={tuple(config.data.size)}: {error}") from error
     if config.model.init:
+        if Path(config.model.init).is_dir():
+            for split in ("val", "test"):
+                patients.check_unseen(Path(config.model.init), data, split, whose="config.model.init", log=log)
         initialise(model, config.model.init, log)
     network, params, net_state = functional.split(model)
     loss = build_loss(config)

@@ -51,14 +51,22 @@ def test_the_prescribed_split_shares_no_slice_and_leaves_a_gap(root):
     assert [data.fixed_split[c.patient] for c in data.cases] == ["train", "val", "test"]
 
 
+def test_blocks_for_volumes_leave_a_gap_too(root):
+    slabs = {c.id: c.slab for c in datasets.load("organs_ct", root, protocol="volumes").cases}
+    (first, _), (_, end) = slabs["A"], slabs[organs_ct.SLAB]
+    assert (first - (end - 1)) * 3.0 > 9.0 and slabs["B"] == ()  # mm between centres
+
+
 def test_unknown_structures_name_their_neighbours(root):
     with pytest.raises(ConfigError, match="structure 'livr'.*did you mean liver"):
         datasets.load("organs_ct", root, structures=("livr",))
     for wrong in ((), "liver", ("liver", "liver")):
         with pytest.raises(ConfigError, match="a tuple of different names"):
             datasets.load("organs_ct", root, structures=wrong)
-    with pytest.raises(ConfigError, match="takes no option 'protocol'; it takes structures"):
-        datasets.load("organs_ct", root, protocol="only")
+    with pytest.raises(ConfigError, match="takes no option 'naming'; it takes structures, protocol"):
+        datasets.load("organs_ct", root, naming="seed")
+    with pytest.raises(ConfigError, match="protocol 'volume'.*did you mean volumes"):
+        datasets.load("organs_ct", root, protocol="volume")
 
 
 @pytest.mark.parametrize("text", [

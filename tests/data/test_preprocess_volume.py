@@ -8,7 +8,7 @@ import pytest
 
 from jaxseg.data import normalise
 from jaxseg.data.preprocess import resize
-from jaxseg.data.preprocess_volume import prepare_volume, prepare_volume_mask, resample, restore_scores
+from jaxseg.data.preprocess_volume import prepare_volume, prepare_volume_mask, resample, restore_labels, restore_scores
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.types import ConfigError, DataError
 
@@ -119,3 +119,11 @@ def test_modalities_on_other_grids_are_refused():
     with pytest.raises(DataError) as error:
         prepare_volume([a, b], dataclasses.replace(R, channels=2))
     assert error.value.code == "DATA_MISMATCH"
+
+
+def test_restored_labels_are_the_largest_of_restored_scores():
+    scores = np.random.default_rng(5).normal(size=(5, 6, 4, 3)).astype(np.float32)
+    for shape in ((9, 5, 7), (5, 6, 4)):
+        labels = restore_labels(scores, shape)
+        assert labels.dtype == np.uint8
+        np.testing.assert_array_equal(labels, restore_scores(scores, shape).argmax(-1))

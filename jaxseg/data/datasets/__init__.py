@@ -41,14 +41,14 @@ def options_of(name: str) -> tuple[str, ...]:
     return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
-def label_count(name: str, structures: tuple[str, ...] | None = None) -> int:
+def label_count(name: str, structures: tuple[str, ...] | None = None, release: str | None = None) -> int:
     """How many foreground classes a data set has under its options, without its files."""
     module = lookup("data set", name, MODULES)
-    if structures is None:
-        return module.label_count()
-    if "structures" not in options_of(name):
-        raise ConfigError(f"data set {name!r} takes no option 'structures'; it takes {', '.join(options_of(name))}")
-    return module.label_count(structures)
+    given = {key: value for key, value in (("structures", structures), ("release", release)) if value is not None}
+    for key in given:
+        if key not in options_of(name):
+            raise ConfigError(f"data set {name!r} takes no option {key!r}; it takes {', '.join(options_of(name))}")
+    return module.label_count(**given)
 
 
 def regions_of(name: str) -> tuple[tuple[str, tuple[int, ...]], ...]:

@@ -118,6 +118,9 @@ def _walk(root: Path) -> tuple[dict[str, list[tuple[Path, str]]], dict[str, tupl
     folders: dict[str, list[tuple[Path, str]]] = {}
     packed: dict[str, tuple[Path, Path | None]] = {}
     level = [root] if root.is_dir() else []
+    layout, patient = _layout(root.resolve().name)
+    if layout and level and any(has_suffix(e, SUFFIXES) for e in visible_entries(root)):  # the folder of one case
+        return {layout: [(root, patient)]}, packed
     for _ in range(DEPTH):
         below = []
         for folder in level:

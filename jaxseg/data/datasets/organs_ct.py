@@ -10,7 +10,9 @@ The labels are that program's own output, not drawn by people. One patient to tr
 is shown on real scans, and its figures are no benchmark.
 
 The prescribed split: train is A without the slices 83..91, val is slices 86..88 of A (9 mm from either neighbour), test
-is B. The validation figure therefore says how well A is fitted, not how well a new patient would be.
+is B. For networks that take volumes (protocol "volumes") train is the block of A from slice 76 up, where the four organs
+lie, val the block 56..72 below it (9 mm apart), which holds liver and aorta alone. The validation figure therefore says how
+well A is fitted, not how well a new patient would be.
 """
 
 import ast
@@ -24,7 +26,7 @@ from jaxseg.data import volumes
 from jaxseg.data.records import Case, DataSet
 from jaxseg.data.refusal import refusal
 from jaxseg.types import ConfigError
-from jaxseg.utils.lookup import unknown_name
+from jaxseg.utils.lookup import lookup, unknown_name
 
 CT_A, MASK_A = "example_ct.nii.gz", "example_seg_fast_force_split.nii.gz"
 CT_B, MASK_B = "example_ct_dicom", "example_seg_dicom_on_ct.nii.gz"
@@ -32,21 +34,25 @@ NUMBERS = "map_to_binary.py"
 STRUCTURES = ("liver", "spleen", "aorta", "stomach")  # all four lie in both scans and in the validation slab
 SLAB = "A (validation slab)"
 _SLICES = {"A": ((0, 83), (92, 112)), SLAB: ((86, 89),), "B": ((0, 20),)}  # half-open ranges along the file's third axis
+_SLABS = {"A": (76, 112), SLAB: (56, 73), "B": ()}  # the same for volumes
+PROTOCOLS = ("slices", "volumes")
 _SPLIT = {"A": "train", SLAB: "val", "B": "test"}
 _REMEDY = "run: python -m jaxseg.data.acquire organs --output=real_data/organs"
 
 
-def load(root: str | Path, *, structures: Sequence[str] = STRUCTURES) -> DataSet:
+def load(root: str | Path, *, structures: Sequence[str] = STRUCTURES, protocol: str = "slices") -> DataSet:
     """The two patients as three cases (A without the slab, the slab, B).
 
     Args:
       root: the folder that `acquire` made.
       structures: names of the organs, in the order of the classes 1, 2, ... (117 names in map_to_binary.py).
+      protocol: "slices", or "volumes": parts of A for networks of rank 3.
     Raises:
       ConfigError: no structure, one twice, or an unknown one.
       DataError: DATA_MISSING for an absent file, DATA_TABLE for label numbers that cannot be read.
     """
     root = Path(root)
+    lookup("protocol", protocol, dict.fromkeys(PROTOCOLS))
     for name in (CT_A, MASK_A, CT_B, MASK_B, NUMBERS):
         if not (root / name).exists():
             raise refusal("DATA_MISSING", root / name, "not there", "the organs set has five parts", _REMEDY)
@@ -56,8 +62,9 @@ def load(root: str | Path, *, structures: Sequence[str] = STRUCTURES) -> DataSet
         if name not in table:
             raise unknown_name("structure", name, table)
     files = {"A": (CT_A, MASK_A), SLAB: (CT_A, MASK_A), "B": (CT_B, MASK_B)}
-    cases = tuple(Case(name, name, (root / ct,), root / mask, {"slices": [list(r) for r in _SLICES[name]]})
-                  for name, (ct, mask) in files.items())
+    ranges = {name: (slab,) if slab else _SLICES[name] for name, slab in _SLABS.items()} if protocol == "volumes" else _SLICES
+    cases = tuple(Case(name, name, (root / ct,), root / mask, {"slices": [list(r) for r in ranges[name]]},
+                       slab=_SLABS[name] if protocol == "volumes" else ()) for name, (ct, mask) in files.items())
     numbers = tuple(table[name] for name in structures)
     return DataSet("organs_ct", root, cases, tuple(structures), functools.partial(map_mask, numbers), keep_slice,
                    fixed_split=dict(_SPLIT))

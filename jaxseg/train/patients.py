@@ -1,0 +1,71 @@
+"""Whose images a run has seen: splits.json, and the checks that no one judges a network who has trained it.
+
+The split is drawn anew at every start, from the names that are there; when a folder has grown, another draw comes out. So it
+is written down once, and everything later is held against it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jaxseg.data import splits
+from jaxseg.infer.slices import record_of
+from jaxseg.types import CheckpointError, DataError, MismatchError
+
+SPLITS = "splits.json"
+SEEN = {"train": (), "val": ("train",), "test": ("train", "val")}  # split -> splits of another run that must not meet it
+
+
+def keep(config, workdir: Path, rows: Sequence[splits.Row], parts: Mapping[str, Sequence[int]]) -> None:
+    """Write splits.json into the run's folder, in the form that config.data.split_file takes; the same one if it is there.
+
+    Args:
+      rows: records of all examples.
+      parts: split -> numbers of its rows.
+    Raises:
+      MismatchError: the run has been started with another split.
+    """
+    path, d, patients = workdir / SPLITS, config.data, splits.patients_of(rows, parts)
+    if path.is_file():
+        before = splits.load_splits(path)
+        moved = sorted({p for name in splits.NAMES for p in set(before[name]) ^ set(patients[name])})
+        if moved:
+            raise MismatchError(f"{path}: {len(moved)} patients are in another split now, or new, or gone ({_some(moved)}); give "
+                                "another --workdir, or the data that the run began with")
+        return
+    if d.split == "slice_seed":
+        return  # no split of patients
+    left_out = {row["patient"] for row in rows}.difference(*patients.values())
+    patients |= {"left_out": left_out} if left_out else {}
+    splits.save_splits(path, patients, split=d.split, seed=d.split_seed, dataset=d.dataset,
+                       **({"folds": d.folds, "fold": d.fold} if d.split == "fold" else {}))
+
+
+def check_unseen(run: Path, data, split: str, *, whose: str, log) -> None:
+    """Refuse to judge a network by patients that it was trained on, or chosen by.
+
+    Args:
+      run: the run, or checkpoint, that it comes from.
+      data: what it is to be judged by, from `feed.load`; patients of another data set are others.
+      split: "val" is held against whom it was trained on, "test" against whom it was chosen by, too; "train" against nobody.
+      whose: where the run is named, for the message ("--checkpoint", "config.infer.roi").
+      log: told when the run does not say.
+    Raises:
+      DataError: DATA_LEAK.
+    """
+    try:
+        record = record_of(run)
+    except CheckpointError as error:
+        log.say(f"{whose}: whom it was trained on is not known ({error})")
+        return
+    if record["dataset"] != data.dataset.name or record["config"]["data"]["split"] == "slice_seed":
+        return
+    judged = {data.store.rows[i]["patient"] for i in data.rows[split]}
+    both = sorted(judged.intersection(p for name in SEEN[split] for p in record["splits"][name]))
+    if both:
+        raise DataError(f"{whose}: {run} was trained on, or chosen by, {len(both)} of the {len(judged)} patients of the {split} "
+                        f"split here ({_some(both)}); give both runs the same data.split, data.split_seed and data.fractions, or "
+                        f"take over its {SPLITS} with data.split=file", "DATA_LEAK")
+
+
+def _some(names: Sequence[str], limit: int = 4) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
