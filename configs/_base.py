@@ -56,7 +56,7 @@ def base() -> ConfigDict:
     data.per_volume = 16  # rank 3: patches of each volume in an epoch
     data.foreground = 1 / 3  # rank 3: share of the patches that are centred on a foreground voxel
     data.phantom = _optional(str)  # which embedded phantom when root is empty: "default" or "quick"
-    data.split = "patient"  # patient (drawn, stratified), fold, fixed (as the data set says), file, slice_seed (the seed's, leaks)
+    data.split = "patient"  # patient (drawn, stratified), fold, fixed (by the data set), file, slice_seed (the seed's, leaks)
     data.split_file = ""  # split "file": JSON with lists of patients under train, val and test, such as a run's splits.json
     data.folds = 5  # split "fold": how many parts
     data.fold = 0  # split "fold": part `fold` tests, the next one chooses the checkpoint, the others train
