@@ -34,7 +34,6 @@ from jaxseg.layers import (
 from jaxseg.layers.nmf import NMF
 from jaxseg.layers.pyramid import StagedEncoder
 from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
-from jaxseg.ops import tally
 from jaxseg.types import Array
 
 _gelu, _relu = activation("gelu"), activation("relu")
@@ -94,13 +93,9 @@ class MSCA(nnx.Module):
         self.conv3 = _conv(config, dim, dim, 1, rngs=rngs)
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        local = self.conv0(x)
-        source = x if self.from_input else local
-        total = local
-        for row, column in self.strips:
-            total = total + column(row(source))
-        tally.add("mul", x.size)
-        return self.conv3(total) * x
+        both = lambda layer: (layer.weight[...], layer.bias[...])
+        return ops.msca(x, both(self.conv0), [(both(row), both(column)) for row, column in self.strips], both(self.conv3),
+                        from_input=self.from_input)
 
 
 class Attention(nnx.Module):

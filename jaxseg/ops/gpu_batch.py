@@ -58,7 +58,7 @@ def over_batch(kernel: Callable, inputs: str, outputs: str) -> Callable:
         def rule_of_vmap(size, batched, *arrays):
             if any(a for a, letter in zip(batched, inputs) if letter == "w") or "s" in outputs:
                 mine = [i for i, a in enumerate(batched) if a]
-                one = lambda own: run(*(own[mine.index(i)] if i in mine else v for i, v in enumerate(arrays)))
+                one = lambda own: call(static, *(own[mine.index(i)] if i in mine else v for i, v in enumerate(arrays)))
                 found = lax.map(one, tuple(arrays[i] for i in mine))
             else:
                 whole = [v if a else jnp.broadcast_to(v, (size, *v.shape)) if letter == "b" else v

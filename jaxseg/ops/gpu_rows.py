@@ -111,8 +111,8 @@ def _attention(b: int, t: int, s: int, heads: int, d: int, biased: bool) -> GpuR
 
 def _ready(function: Callable, *shapes: tuple[int, ...]) -> Callable[[], jax.Array]:
     """`function` compiled, on bfloat16 normals of these shapes, as a call without arguments."""
-    rng = np.random.default_rng(0)
-    arrays = [jnp.asarray(rng.normal(size=shape).astype(np.float32), jnp.bfloat16) for shape in shapes]
+    draw = jax.jit(jax.random.normal, static_argnums=(1, 2))  # on the device: the host would take longer than the kernels
+    arrays = [draw(jax.random.key(i), shape, jnp.bfloat16) for i, shape in enumerate(shapes)]
     compiled = jax.jit(function).lower(*arrays).compile()
     return lambda: compiled(*arrays)
 

@@ -7,7 +7,7 @@ their sum. Floats per number: k loads, which caches serve from one read of memor
 
 Why the pairs of 7 and 11 go together and 21 alone: all three need 78 weights a channel and 21 accumulators, more than the
 registers hold; weights loaded at every row instead would outnumber the data four to one.
-Compiled for sm_90a without a GPU (2026-11-21, bfloat16): registers REGISTERS. Not yet run or timed on a GPU.
+Not yet run or timed on a GPU.
 
 Gradients: those of the plain composition, which computes the intermediates again; its strips take the GPU's depthwise kernels.
 """
@@ -28,7 +28,7 @@ from jaxseg.ops.msca import reference
 from jaxseg.types import Array
 
 GROUPED = 40  # weights a channel that one kernel holds in registers
-UNROLL = 4  # rows per turn of the loop
+UNROLL = 2  # rows per turn of the loop: 4 took 6 s to compile at k = 21
 
 
 class Plan(NamedTuple):
