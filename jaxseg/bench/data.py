@@ -91,7 +91,7 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
             image, mask = jax.device_put((batch["image"], batch["mask"]))
             return augment(jax.random.key(next(numbers)), to_float(image), mask.astype("int32"))
 
-        peak = machine.Peak(options.gpu)
+        peak = machine.Peak(options.gpu, compiles=True)
         jax.block_until_ready(run())
         peak.reset()
         jax.block_until_ready(run())

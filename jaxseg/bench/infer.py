@@ -82,7 +82,7 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     fast = lambda values, x: apply(values, x.astype(dtype)).astype(jnp.float32)
     run = lambda apply, image: sliding_window(jax.tree_util.Partial(apply, values), image, window=window, num_classes=CLASSES,
                                               overlap=OVERLAP, batch=batch, blend="gaussian", accumulator="device")
-    peak = machine.Peak(options.gpu)
+    peak = machine.Peak(options.gpu, compiles=True)
 
     def whole() -> Call:
         image = jnp.asarray(volume(_size(options)))
@@ -147,9 +147,7 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     peak, wait = machine.Peak(options.gpu), peers.finish(options)
 
     def dressed(dress: str) -> Callable:
-        layout = torch.contiguous_format if dress == "contiguous" else torch.channels_last_3d
-        module.to(memory_format=layout)
-        called = torch.compile(module, dynamic=False) if dress == "compile" else module
+        called, layout = peers.dressed(module, dress, 3)
 
         def forward(x):
             with torch.autocast("cuda", torch.bfloat16, enabled=options.gpu):

@@ -57,11 +57,12 @@ class Peak:
 
     Make it when weights and inputs are in place; `reset` after the first calls; `read` after some more. On a GPU it is
     the allocator's own mark (jax's never resets), weights included; on a CPU the process's resident memory: Linux resets
-    VmHWM on request, and what compilation left behind is given back first.
+    VmHWM on request. A process that compiles keeps the compiler's own heap, far more than a step needs, so there is no
+    honest mark of it on a CPU: `read` gives None with `compiles`, and XLA's figure stands alone.
     """
 
-    def __init__(self, gpu: bool):
-        self._gpu = gpu
+    def __init__(self, gpu: bool, *, compiles: bool = False):
+        self._gpu, self._blind = gpu, compiles and not gpu
         self._base = 0.0 if gpu else resident("VmRSS")
 
     def reset(self) -> None:
@@ -71,7 +72,9 @@ class Peak:
             ctypes.CDLL(None).malloc_trim(0)
             Path("/proc/self/clear_refs").write_text("5")
 
-    def read(self) -> float:
+    def read(self) -> float | None:
+        if self._blind:
+            return None
         if not self._gpu:
             return max(resident("VmHWM") - self._base, 0.0)
         if "torch" in sys.modules:

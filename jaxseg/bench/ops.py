@@ -45,7 +45,7 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
 
     def call() -> Call:
         mask = jax.device_put(volume(_edge(options)))
-        made = compiled(jax.jit(function), (mask,), machine.Peak(options.gpu), {})
+        made = compiled(jax.jit(function), (mask,), machine.Peak(options.gpu, compiles=True), {})
         result = np.asarray(made.run())
         np.save(options.path("call.ours.npy"), (canonical(result) if name == "components" else result).astype(np.float32))
         return made

@@ -110,12 +110,8 @@ def works(name: str, ours: dict, shape: tuple[int, ...], options: Options) -> di
     peak = machine.Peak(options.gpu)
 
     def inputs(dress: str):
-        layout = torch.contiguous_format if dress == "contiguous" else torch.channels_last if image.ndim == 4 else \
-            torch.channels_last_3d
         module.load_state_dict(start)
-        module.to(memory_format=layout)
-        called = torch.compile(module, mode="reduce-overhead" if dress == "graphs" else None, dynamic=False) \
-            if dress in ("compile", "graphs") else module
+        called, layout = dressed(module, dress, image.ndim - 2)
         return called, image.to(device, memory_format=layout), mask.to(device)
 
     def autocast():
@@ -169,6 +165,17 @@ def works(name: str, ours: dict, shape: tuple[int, ...], options: Options) -> di
         return ready("train step", train_step)
 
     return {"forward": forward_work, "train step": train_work}
+
+
+def dressed(module, dress: str, rank: int):
+    """(the module as this dress calls it, the memory format of its input); the module is brought into that format."""
+    import torch
+    last = torch.channels_last if rank == 2 else torch.channels_last_3d
+    layout = torch.contiguous_format if dress == "contiguous" else last
+    module.to(memory_format=layout)
+    if dress in ("compile", "graphs"):
+        return torch.compile(module, mode="reduce-overhead" if dress == "graphs" else None, dynamic=False), layout
+    return module, layout
 
 
 def exact(yes: bool) -> None:

@@ -53,7 +53,7 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
 
     dtype = "bfloat16" if options.gpu else "float32"
     rng = np.random.default_rng(0)
-    peak = machine.Peak(options.gpu)
+    peak = machine.Peak(options.gpu, compiles=True)
 
     def network_call(shape: tuple[int, ...], train: bool) -> Call:
         network, params, state = functional.split(create_model("unet3d_xs"))

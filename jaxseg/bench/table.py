@@ -22,7 +22,7 @@ class Row:
       error: largest difference of the two results over their standard deviation.
       compile_s, peer_compile_s: seconds until the first call ended.
       xla_mb: what XLA plans for one call: arguments, outputs and scratch, MiB.
-      peak_mb, peer_peak_mb: the device's high-water mark; on a CPU what the process grew by while calls ran, MiB.
+      peak_mb, peer_peak_mb: the device's high-water mark; on a CPU what the peer's process grew by while calls ran, MiB.
       mfu: model FLOP of the call over its time, as a fraction of a matrix product's rate in the same process.
       note: conditions, or why there is no figure.
       ratio: ours / peer_value; None where the results differ or a side is missing. `FAILED` stands in the table then.
