@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jaxseg.data import datasets
+from tests.forked import Program
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "--config=configs/ich_segnext.py:quick"
@@ -22,14 +23,18 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture(scope="module")
+def program(cache):
+    with Program() as program:
+        yield lambda *flags: program.run(*flags, environment=environment(cache))
+
+
 def environment(cache: Path) -> dict[str, str]:
     return {**os.environ, "JAXSEG_CACHE": str(cache), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
 
 
-def run(cache: Path, *flags: str, code: int) -> str:
-    """Standard error of a run that must end with `code`, checked to be one line without a traceback."""
-    done = subprocess.run([sys.executable, "-m", "jaxseg.main", *flags], cwd=ROOT, capture_output=True, text=True, timeout=240,
-                          env=environment(cache))
+def refused(done, code: int) -> str:
+    """Standard error of a run that must have ended with `code`, checked to be one line without a traceback."""
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr and "compiled" not in done.stdout
     lines = [line for line in done.stderr.strip().splitlines() if line.startswith("jaxseg:")]
@@ -51,11 +56,17 @@ def run(cache: Path, *flags: str, code: int) -> str:
     ((CONFIG, "--config.data.root=/nowhere"), ("/nowhere",)),
     (("--mode=predict", "--workdir=/nowhere", "--input=x", "--output=y"), ("/nowhere",)),
 ])
-def test_a_mistake_on_the_command_line(cache, tmp_path, flags, words):
+def test_a_mistake_on_the_command_line(program, tmp_path, flags, words):
     code = 66 if "--mode=predict" in flags else 65 if any("nowhere" in f for f in flags) else 64
-    line = run(cache, *flags, *(() if "--workdir=/nowhere" in flags else (f"--workdir={tmp_path / 'run'}",)), code=code)
+    line = refused(program(*flags, *(() if "--workdir=/nowhere" in flags else (f"--workdir={tmp_path / 'run'}",))), code)
     for word in words:
         assert word in line
+
+
+def test_the_command_itself_ends_so(cache, tmp_path):
+    command = [sys.executable, "-m", "jaxseg.main", CONFIG, "--config.train.epochs=0", f"--workdir={tmp_path / 'run'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment(cache))
+    assert "config.train.epochs=0: must be at least 1" in refused(done, 64)
 
 
 @pytest.fixture
@@ -120,21 +131,19 @@ def damage_missing(root: Path, scan: Path) -> None:
 
 @pytest.mark.parametrize("damage", [damage_truncate, damage_crc, damage_dims, damage_nan, damage_label, damage_affine,
                                     damage_shape, damage_missing], ids=lambda d: d.__name__.removeprefix("damage_"))
-def test_a_damaged_data_set_is_refused_by_name(cache, tmp_path, root, damage):
+def test_a_damaged_data_set_is_refused_by_name(program, tmp_path, root, damage):
     scan = sorted((root / "ct_scans").glob("*.nii"))[2]
     damage(root, scan)
-    line = run(cache, CONFIG, f"--config.data.root={root}", f"--workdir={tmp_path / 'run'}", code=65)
+    line = refused(program(CONFIG, f"--config.data.root={root}", f"--workdir={tmp_path / 'run'}"), 65)
     assert scan.stem in line
 
 
-def test_a_clean_copy_is_accepted_by_the_check(cache, tmp_path, root):
-    done = subprocess.run([sys.executable, "-m", "jaxseg.main", CONFIG, f"--config.data.root={root}", "--mode=check",
-                           f"--workdir={tmp_path / 'run'}"], cwd=ROOT, capture_output=True, text=True, timeout=240,
-                          env=environment(cache))
+def test_a_clean_copy_is_accepted_by_the_check(program, tmp_path, root):
+    done = program(CONFIG, f"--config.data.root={root}", "--mode=check", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "8 cases" in done.stdout or "8" in done.stdout
+    assert "cases    8 of 8" in done.stdout
 
 
-def test_an_empty_split_is_refused(cache, tmp_path):
-    line = run(cache, CONFIG, "--config.data.fractions=(1.0, 0.0, 0.0)", f"--workdir={tmp_path / 'run'}", code=65)
+def test_an_empty_split_is_refused(program, tmp_path):
+    line = refused(program(CONFIG, "--config.data.fractions=(1.0, 0.0, 0.0)", f"--workdir={tmp_path / 'run'}"), 65)
     assert "val" in line and "fractions" in line
