@@ -11,6 +11,7 @@ from jaxseg import config as configs
 from jaxseg.data import check as checks
 from jaxseg.data import datasets
 from jaxseg.evaluate_volumes import write_roi_record
+from jaxseg.experiments import search as searches
 from jaxseg.infer import predict as prediction
 from jaxseg.infer import predict_volumes as volume_prediction
 from jaxseg.infer.slices import record_of
@@ -113,6 +114,16 @@ def summary(call: Call) -> None:
     print(summaries.summarize(model, setup.input_shape(call.config)))
 
 
+def search(call: Call) -> int | None:
+    """Bayesian optimisation of cross-entropy's class weights: whole runs below the run folder."""
+    if jax.process_count() > 1:
+        raise ConfigError("--mode=search takes one process; its trials share one study")
+    folder, objective = call.workdir / "search", call.config.search.objective
+    searches.weights_of(call.config)
+    return searches.search(call.config, folder, lambda config, place: train(call._replace(config=config, workdir=place)),
+                           lambda place: searches.score_of(place, objective), searches.balanced(call.config, folder))
+
+
 def check(call: Call) -> None:
     """Read every case and report everything that is wrong with the data set."""
     log = Log(call.workdir, quiet=True)
@@ -138,5 +149,5 @@ def _count(params: dict) -> int:
     return sum(p.size for p in params.values())
 
 
-MODES = {"train": train, "evaluate": evaluate, "predict": predict, "summary": summary, "check": check}
+MODES = {"train": train, "evaluate": evaluate, "predict": predict, "summary": summary, "check": check, "search": search}
 WITHOUT_CONFIG = ("predict",)
