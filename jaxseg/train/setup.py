@@ -105,6 +105,9 @@ def initialise(model, source: str, log: Log) -> None:
         functional.assign(model, {**params, **{name: ours[name] for name in kept}}, state)
         log.say(f"weights from {source} (step {info.get('next_batch', '?')})"
                 + (f"; initial values stay in {', '.join(kept)}: other classes there" if kept else ""))
+    elif not Path(source).exists():
+        raise ConfigError(f"config.model.init={source}: no such run folder or file of weights; train that run first, or name "
+                          "another")
     else:
         report = from_torch.load(model, source, adapt=True)
         log.say(f"weights from {source}\n{report}")
