@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from configs._base import base
-from jaxseg.config import NEUTRAL, as_dict, difference, flatten, resolve
+from configs._brats2d import ROWS
+from configs._lungs import STAGES
+from jaxseg.config import EXTRA, EXTRA_BY_A_RUN, NEUTRAL, as_dict, difference, flatten, resolve
+from jaxseg.data import channels
+from jaxseg.infer.slices import TARGET_OF
+from jaxseg.models import functional
+from jaxseg.train import setup
 from jaxseg.types import ConfigError
 
 CONFIGS = sorted(p.stem for p in (Path(__file__).parent.parent / "configs").glob("[a-z]*.py"))
@@ -33,6 +39,13 @@ def test_unknown_key_in_a_file_is_an_error():
 def test_unknown_argument_lists_neighbours():
     with pytest.raises(ConfigError, match="quik.*did you mean quick"):
         load("ich_segnext", "quik")
+
+
+def test_arguments_that_exclude_each_other_are_refused():
+    for name, arguments in (("kvasir_effisegnet", "rev1,rev2"), ("ich_segnext", "t,s"), ("lungs_pspnet", "mirror,final"),
+                            ("brats2d", "ell02,wcce"), ("brats2d", "edges,autoencoder")):
+        with pytest.raises(ConfigError, match="exclude each other"):
+            load(name, arguments)
 
 
 @pytest.mark.parametrize("key, value, words", [
@@ -79,3 +92,63 @@ def test_the_difference_describes_the_experiment():
 
 def test_neutral_keys_exist():
     assert set(NEUTRAL) <= flatten(base().to_dict()).keys()
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return {}  # (name, channels, options) -> numbers of its tensors: rows share networks
+
+
+@pytest.mark.parametrize("title", ROWS)
+def test_every_row_of_the_brats_2d_table_resolves_to_the_network_of_its_total(title, networks):
+    row = ROWS[title]
+    tree = load("brats2d", row.arguments)
+    tree.data.root = "/data"
+    config = resolve(tree)
+    key = (config.model.name, setup.input_channels(config), str(config.model.options))
+    if key not in networks:
+        model = setup.build_model(config, 4, abstract=True)
+        model.check(setup.input_shape(config))
+        params, state = functional.split(model)[1:]
+        networks[key] = sum(a.size for a in (*params.values(), *state.values()))
+    assert networks[key] == row.count
+    assert config.loss.terms and setup.build_loss(config)
+    assert difference(resolve(load("brats2d", row.arguments)))  # and on the phantom
+
+
+def test_one_total_of_the_brats_2d_table_is_not_derived_and_two_stand_on_each_others_rows():
+    assert sorted((r.printed, r.count) for r in ROWS.values() if r.printed != r.count) == [
+        (12046212, 15911684), (15911684, 12046212), (18127940, 22118532)]
+
+
+def test_the_lungs_stages_form_chains_that_begin_with_given_weights():
+    for name, stage in STAGES.items():
+        tree = load("lungs_pspnet", f"r101,{name}")
+        tree.data.root = "/data"
+        config = resolve(tree)
+        assert config.model.init == (f"runs/lungs_pspnet-r101-{stage.after}" if stage.after else "")
+        assert not stage.after or stage.after in STAGES
+        assert resolve(load("lungs_pspnet", name)).model.init == ""  # the phantom's runs stand alone
+
+
+def test_the_lists_of_extra_channels_agree():
+    assert {name: (n, name in EXTRA_BY_A_RUN) for name, n in EXTRA.items()} == channels.EXTRA
+    assert EXTRA_BY_A_RUN == TARGET_OF and set(EXTRA_BY_A_RUN.values()) < set(channels.TARGETS)
+
+
+@pytest.mark.parametrize("given, words", [
+    ({"data.extra": ("kmean",)}, "did you mean kmeans"), ({"data.extra": ("kmeans", "kmeans")}, "once"),
+    ({"data.extra": ("kmeans",)}, "config.data.channels=1.*image's \\+ 1"),
+    ({"data.extra": ("edge",), "data.channels": 2}, "data.extra_run.*data.target='edges'"),
+    ({"data.extra": ("edge", "autoencoder"), "data.channels": 3, "data.extra_run": "runs/x"}, "at most one"),
+    ({"data.extra_run": "runs/x"}, "leave it empty"), ({"data.crop": (4, 4)}, "at least 8"), ({"data.blur": -1.0}, "0 or more"),
+    ({"data.target": "edge"}, "did you mean edges"),
+    ({"data.target": "composite", "train.augment": (("hflip", 0.5, {}),)}, "would not move along"),
+    ({"data.target": "edges", "data.regions": True}, "regions are of labels"),
+    ({"data.rank": 3, "data.size": (32, 32, 32), "data.blur": 1.0}, "data.rank=2"), ({"search.low": 50.0}, "search.high"),
+])
+def test_extra_channels_and_targets_that_cannot_be_are_refused(given, words):
+    config = base()
+    config.update_from_flattened_dict(given)
+    with pytest.raises(ConfigError, match=words):
+        resolve(config)
