@@ -22,6 +22,7 @@ background: recall .9143, F1 .9200 for unet2d; .9281, .9297 for unet3p,ell02; al
 from configs._arguments import one_of, parse
 from configs._base import base
 from configs._brats2d import CHANNELS, LOSSES, NETWORKS, PHANTOM, QUICK, STAGES, small
+from jaxseg.types import ConfigError
 
 
 def get_config(arguments: str = ""):
@@ -31,7 +32,10 @@ def get_config(arguments: str = ""):
     quick, slices = "quick" in chosen.flags, "slices" in chosen.flags
     c = base()
     c.variant = arguments
-    c.model.name = chosen.size or ("unet2d_nobridge" if stage == "autoencoder" else "unet2d")
+    default = "unet3p" if "dilation3" in chosen.flags else "unet2d_nobridge" if stage == "autoencoder" else "unet2d"
+    c.model.name = chosen.size or default
+    if "dilation3" in chosen.flags and not c.model.name.startswith("unet3p"):
+        raise ConfigError(f"dilation3 is an option of U-Net 3+, not of {c.model.name}; unet2d_dilated has dilations of its own")
     c.model.options = ({"dropout": 0.2} if "dropout" in chosen.flags else {}) | \
         ({"dilation": 3} if "dilation3" in chosen.flags else {})
 
