@@ -33,8 +33,8 @@ STAGES = {
     "final": Stage("learnt", 50, EQUALIZE, OVERLAP, 0.3, copies=2),
 }
 PHANTOM = (
-    ("data.phantom", "quick"), ("data.size", (97, 97)), ("optim.name", "adamw"), ("optim.options", {}), ("optim.lr", 1e-3),
+    ("data.phantom", "default"), ("data.size", (97, 97)), ("optim.name", "adamw"), ("optim.options", {}), ("optim.lr", 1e-3),
     ("optim.groups", ()), ("optim.accumulate", 1), ("train.batch_size", 4), ("train.epochs", 20), ("train.eval_every", 2),
     ("model.init", ""),
 )
-QUICK = (("data.size", (65, 65)), ("train.epochs", 2), ("train.eval_every", 1), ("train.log_every", 2))
+QUICK = (("data.phantom", "quick"), ("data.size", (65, 65)), ("train.epochs", 2), ("train.eval_every", 1), ("train.log_every", 2))

@@ -57,6 +57,6 @@ def get_config(arguments: str = ""):
     c.train.augment = augment(rules, 50.0)
     c.eval.threshold, c.eval.empty, c.eval.tables = rules["threshold"], "nan", ("effisegnet",)
     small = augment(rules, 50.0 * 64 / 380)
-    c.embedded = (("data.phantom", "quick"), ("data.size", (64, 64)), ("train.augment", small), ("optim.lr", 1e-3),
-                  ("train.batch_size", 4), ("train.epochs", 2 if quick else 20), ("train.log_every", 2))
+    c.embedded = (("data.phantom", "quick" if quick else "default"), ("data.size", (64, 64)), ("train.augment", small),
+                  ("optim.lr", 1e-3), ("train.batch_size", 4), ("train.epochs", 2 if quick else 20), ("train.log_every", 2))
     return c

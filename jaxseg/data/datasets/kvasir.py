@@ -21,7 +21,7 @@ from jaxseg.utils.lookup import lookup
 
 LABELS = ("polyp",)
 SPLITS = {"train": "train", "validation": "val", "test": "test"}  # folder: split
-KINDS = {"quick": {"train": 10, "validation": 4, "test": 4}}  # pictures of each split
+KINDS = {"default": {"train": 80, "validation": 20, "test": 20}, "quick": {"train": 10, "validation": 4, "test": 4}}  # pictures
 PHANTOM_VERSION = 1
 
 
@@ -59,7 +59,7 @@ def map_mask(raw: np.ndarray) -> np.ndarray:
     return pairs.above_half(raw)
 
 
-def phantom(kind: str = "quick") -> Path:
+def phantom(kind: str = "default") -> Path:
     """Folder of generated pictures in EffiSegNet's layout."""
     counts = lookup("phantom", kind, KINDS)
     return build_folder(cache_root() / f"phantom-kvasir-{PHANTOM_VERSION}-{kind}", lambda folder: _write(folder, counts))

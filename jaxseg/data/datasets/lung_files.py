@@ -14,7 +14,7 @@ from jaxseg.utils.files import build_folder, cache_root
 from jaxseg.utils.lookup import lookup
 
 SIDE = 2048  # pixels of a JSRT picture, each way
-KINDS = {"quick": 20}
+KINDS = {"default": 80, "quick": 20}  # pictures
 PHANTOM_VERSION = 1
 
 
@@ -98,7 +98,7 @@ def enlarge(mask: np.ndarray, size: tuple[int, int], path: Path) -> np.ndarray:
     return mask.repeat(factors[0], 0).repeat(factors[0], 1) if factors[0] > 1 else mask
 
 
-def phantom(kind: str = "quick") -> Path:
+def phantom(kind: str = "default") -> Path:
     """Folder of generated pictures in Shenzhen's layout."""
     count = lookup("phantom", kind, KINDS)
     return build_folder(cache_root() / f"phantom-lungs-{PHANTOM_VERSION}-{kind}", lambda folder: _write(folder, count))

@@ -28,7 +28,7 @@ from jaxseg.utils.lookup import lookup
 LABELS = ("spine",)
 FOLDERS = {"train": "train", "valid": "val", "val": "val", "test": "test"}  # folder: split
 SLACK = 1e-3  # fractions this far outside 0..1 are rounding
-KINDS = {"quick": {"train": 10, "valid": 4, "test": 4}}
+KINDS = {"default": {"train": 80, "valid": 20, "test": 20}, "quick": {"train": 10, "valid": 4, "test": 4}}
 PHANTOM_VERSION = 1
 
 
@@ -137,7 +137,7 @@ def draw(objects: Sequence, size: tuple[int, int]) -> np.ndarray:
     return np.array(canvas)
 
 
-def phantom(kind: str = "quick") -> Path:
+def phantom(kind: str = "default") -> Path:
     """Folder of generated pictures in the export's layout."""
     counts = lookup("phantom", kind, KINDS)
     return build_folder(cache_root() / f"phantom-scoliosis-{PHANTOM_VERSION}-{kind}", lambda folder: _write(folder, counts))
