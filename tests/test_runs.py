@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.forked import Program
+
 ROOT = Path(__file__).parent.parent
 # The quick run with the smallest network, so that a process costs seconds; two devices, so that processes can share them.
 FLAGS = ["--config=configs/ich_segnext.py:quick,augment", "--config.model.name=unet_test", "--config.data.size=(32, 32)",
@@ -22,6 +24,17 @@ FLAGS = ["--config=configs/ich_segnext.py:quick,augment", "--config.model.name=u
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def ended(cache):
+    """run(*flags, code=, **environment) -> standard output and error of a run that ended with `code`."""
+    with Program() as program:
+        def run(*flags: str, code: int = 0, devices: int = 2, **more: str) -> str:
+            done = program.run(*flags, environment=environment(cache, devices, **more))
+            assert done.returncode == code, (done.stdout + done.stderr)[-3000:]
+            return done.stdout + done.stderr
+        yield run
 
 
 def environment(cache: Path, devices: int = 2, **more: str) -> dict[str, str]:
@@ -50,19 +63,19 @@ def result(workdir: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, cache):
+def uninterrupted(tmp_path_factory, ended):
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    output = finish(start(workdir, cache))
+    output = ended(*FLAGS, f"--workdir={workdir}")
     assert "SYNTHETIC" in output and "pooled foreground Dice" in output and "compilations:" in output
     return workdir, result(workdir)
 
 
-def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path, cache, uninterrupted):
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path, ended, uninterrupted):
     workdir = tmp_path / "killed"
     faults = ((0, "kill@3:before_next"), (0, "kill@5:before_save"), (1, "kill@5:after_save"), (0, "kill@12:after_step"))
     for workers, fault in faults:
-        finish(start(workdir, cache, f"--config.data.workers={workers}", JAXSEG_FAULT=fault), code=-signal.SIGKILL)
-    finish(start(workdir, cache, "--config.data.workers=1"))
+        ended(*FLAGS, f"--workdir={workdir}", f"--config.data.workers={workers}", JAXSEG_FAULT=fault, code=-signal.SIGKILL)
+    ended(*FLAGS, f"--workdir={workdir}", "--config.data.workers=1")
     assert result(workdir) == uninterrupted[1]
 
 
@@ -86,29 +99,28 @@ def test_two_processes_are_one_process_with_two_devices(tmp_path, cache, uninter
     assert result(workdir) == uninterrupted[1]
 
 
-def test_a_finished_run_says_so_and_another_config_is_refused(cache, uninterrupted):
+def test_a_finished_run_says_so_and_another_config_is_refused(ended, uninterrupted):
     workdir, _ = uninterrupted
-    assert "finished run" in finish(start(workdir, cache))
-    output = finish(start(workdir, cache, "--config.optim.lr=0.1"), code=78)
+    assert "finished run" in ended(*FLAGS, f"--workdir={workdir}")
+    output = ended(*FLAGS, f"--workdir={workdir}", "--config.optim.lr=0.1", code=78)
     assert "optim.lr" in output and "another --workdir" in output
 
 
-def test_a_run_starts_from_another_runs_weights(tmp_path, cache, uninterrupted):
+def test_a_run_starts_from_another_runs_weights(tmp_path, ended, uninterrupted):
     workdir, _ = uninterrupted
-    output = finish(start(tmp_path / "chained", cache, f"--config.model.init={workdir}", "--config.train.epochs=1"))
+    output = ended(*FLAGS, f"--workdir={tmp_path / 'chained'}", f"--config.model.init={workdir}", "--config.train.epochs=1")
     assert f"weights from {workdir}" in output
 
 
-def test_predict_needs_only_the_run_and_the_input(tmp_path, cache, uninterrupted):
+def test_predict_needs_only_the_run_and_the_input(tmp_path, cache, ended, uninterrupted):
     nibabel = pytest.importorskip("nibabel")
     workdir, _ = uninterrupted
     scans = next(cache.glob("phantom-ct-ich-*-quick")) / "ct_scans"
     moved = tmp_path / "elsewhere"
     os.rename(workdir, moved)
     try:
-        command = [sys.executable, "-m", "jaxseg.main", "--mode=predict", f"--workdir={moved}", f"--output={tmp_path / 'out'}"]
-        done = subprocess.run([*command, f"--input={scans}"], cwd=ROOT, env=environment(cache), capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+        flags = ("--mode=predict", f"--workdir={moved}", f"--output={tmp_path / 'out'}")
+        ended(*flags, f"--input={scans}")
         written = sorted((tmp_path / "out").glob("*.nii.gz"))
         assert len(written) == len(list(scans.glob("*.nii")))
         for path in written:
@@ -117,13 +129,11 @@ def test_predict_needs_only_the_run_and_the_input(tmp_path, cache, uninterrupted
             assert set(map(int, set(labels.dataobj[:].ravel()))) <= {0, 1}
         picture = tmp_path / "slice.png"
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70), dtype=np.uint8)).save(picture)
-        done = subprocess.run([*command, f"--input={picture}"], cwd=ROOT, env=environment(cache), capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+        ended(*flags, f"--input={picture}")
         assert Image.open(tmp_path / "out" / "slice.png").size == (70, 50)
         empty = tmp_path / "empty"
         empty.mkdir()
-        none = subprocess.run([*command, f"--input={empty}"], cwd=ROOT, env=environment(cache), capture_output=True, text=True)
-        assert none.returncode == 65 and len(none.stderr.strip().splitlines()) == 1
+        assert len(ended(*flags, f"--input={empty}", code=65).strip().splitlines()) == 1
     finally:
         os.rename(moved, workdir)
 
