@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxseg.types import Array
 
 
 def init(params: Mapping[str, Array]) -> dict[str, Array]:
     """The average before the first update: a float32 copy."""
-    return {name: jnp.array(p, jnp.float32, copy=True) for name, p in params.items()}
+    return {name: np.array(p, np.float32) for name, p in params.items()}
 
 
 def decay_at(step: Array, decay: float, *, warmup: bool = False) -> Array:

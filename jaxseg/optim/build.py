@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxseg.types import Array, ConfigError
@@ -59,8 +60,8 @@ def _sgd(g: Array, moments: dict, scalars, *, momentum: float, nesterov: bool):
     return g + momentum * m if nesterov else m, {"m": m}
 
 
-def _zeros(leaf: Array) -> Array:
-    return jnp.zeros(leaf.shape, jnp.float32)
+def _zeros(leaf: Array) -> np.ndarray:
+    return np.zeros(leaf.shape, np.float32)  # by numpy: no program to compile for each shape
 
 
 _ADAM = Rule(_adam, lambda p, **_: {"m": _zeros(p), "v": _zeros(p)}, {"b1": 0.9, "b2": 0.999, "eps": 1e-8},

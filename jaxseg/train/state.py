@@ -1,7 +1,7 @@
 """The state of a training run: one dictionary of arrays, everything that the next step depends on."""
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from jaxseg.optim import average
 from jaxseg.types import Array
@@ -24,23 +24,25 @@ def parted(trained: dict) -> tuple[dict, dict]:
 
 
 def create(params: dict, state: dict, optimizer, *, ema: bool, balance: dict[str, float] | None = None) -> TrainState:
-    """A fresh state.
+    """A fresh state, as numpy arrays: nothing is compiled for its many shapes (`place` brings it to the devices).
 
     Keys: "step" (updates done), "params", "balance" (learnable loss weights by term, empty when unused), "state" (BatchNorm
     statistics, buffers), "opt", "ema" (empty when unused), "lr_scale" (moved by the plateau schedule), "bad_steps"
     (non-finite steps in a row), "skipped" (in all).
     """
-    balance = {name: jnp.float32(value) for name, value in (balance or {}).items()}
+    balance = {name: np.float32(value) for name, value in (balance or {}).items()}
+    copied = lambda tree: {name: np.array(value) for name, value in tree.items()}  # the step donates its state
+    params = copied(params)
     return {
-        "step": jnp.zeros((), jnp.int32),
-        "params": {name: jnp.array(value, copy=True) for name, value in params.items()},  # the step donates its state
-        "state": {name: jnp.array(value, copy=True) for name, value in state.items()},
+        "step": np.zeros((), np.int32),
+        "params": params,
+        "state": copied(state),
         "balance": balance,
         "opt": optimizer.init(joined(params, balance)),
         "ema": average.init(params) if ema else {},
-        "lr_scale": jnp.ones((), jnp.float32),
-        "bad_steps": jnp.zeros((), jnp.int32),
-        "skipped": jnp.zeros((), jnp.int32),
+        "lr_scale": np.ones((), np.float32),
+        "bad_steps": np.zeros((), np.int32),
+        "skipped": np.zeros((), np.int32),
     }
 
 

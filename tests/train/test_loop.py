@@ -40,7 +40,8 @@ def fresh_state() -> dict:
             "bad_steps": one(), "skipped": one()}
 
 
-def job(workdir, *, epochs=4, bad=False, positive=1, plateau=None, criterion="val_loss", losses=None, **settings) -> loop.Job:
+def job(workdir, *, epochs=4, bad=False, positive=1, plateau=None, criterion="val_loss", losses=None, warm_batches=0,
+        **settings) -> loop.Job:
     @jax.jit
     def step(state, batch):
         wrong = jnp.where(bad, state["bad_steps"] + 1, 0)
@@ -53,6 +54,7 @@ def job(workdir, *, epochs=4, bad=False, positive=1, plateau=None, criterion="va
     mesh = meshes.make(1)
     state = jax.tree.map(lambda a: jax.device_put(a, meshes.replicated(mesh)), fresh_state())
     return loop.Job(workdir=workdir, state=state, step=step, stream=Stream, validate=scores,
+                    warm=lambda state, batch, number: {**state, "skipped": state["skipped"] + 1}, warm_batches=warm_batches,
                     checkpoints=Checkpoints(workdir / "checkpoints", best_mode="min"), plateau=plateau, mesh=mesh,
                     steps_per_epoch=3, epochs=epochs, images_per_step=2, criterion=criterion,
                     settings=types.SimpleNamespace(**{**SETTINGS, **settings}))
@@ -69,6 +71,19 @@ def test_the_alarm_rings_when_nothing_but_background_is_predicted_again_and_agai
     loop.run(job(tmp_path, positive=0), log)
     lines = [line for line in capsys.readouterr().out.splitlines() if "ALARM" in line]
     assert len(lines) == 3 and "only background in 2 validations" in lines[0]  # after epochs 2, 3 and 4
+
+
+def test_statistics_are_warmed_once_before_the_first_step_and_the_stream_begins_anew(tmp_path, log):
+    first = job(tmp_path, epochs=2, warm_batches=2)
+    plain = job(tmp_path / "plain", epochs=2)
+    loop.run(first, log)
+    loop.run(plain, log)
+    ours, theirs = (j.checkpoints.restore(j.state)[0] for j in (first, plain))
+    assert int(ours["skipped"]) == 2 and int(theirs["skipped"]) == 0
+    assert (np.asarray(ours["params"]["w"]) == np.asarray(theirs["params"]["w"])).all()
+    again = job(tmp_path, epochs=3, warm_batches=2)  # a run that goes on is not warmed again
+    loop.run(again, log)
+    assert int(again.checkpoints.restore(again.state)[0]["skipped"]) == 2
 
 
 def test_no_alarm_while_something_is_predicted(tmp_path, log, capsys):
