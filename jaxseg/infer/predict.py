@@ -13,7 +13,9 @@ from PIL import Image
 
 from jaxseg.data import channels, geometry, preprocess, volumes
 from jaxseg.data.records import Recipe, Volume
+from jaxseg.infer.cases import find_cases
 from jaxseg.infer.slices import MADE_BY, SliceNetwork, folder_of, maker_of
+from jaxseg.metrics import regions
 from jaxseg.types import ConfigError, DataError, JaxsegError, MismatchError, NonFiniteError
 from jaxseg.utils.pictures import paint, sheet, to_rgb
 
@@ -31,41 +33,53 @@ class Predictor:
 
     def __init__(self, run: Path, *, batch_size: int = 8):
         self._network = SliceNetwork(run, batch_size=batch_size)
-        record, self.recipe = self._network.record, self._network.recipe
-        self.threshold = float(record["config"]["eval"]["threshold"])
-        self.synthetic = record["synthetic"]
+        self.record, self.recipe = self._network.record, self._network.recipe
+        self.threshold = float(self.record["config"]["eval"]["threshold"])
+        self.synthetic = self.record["synthetic"]
+        self.order = self._network.order
         self._make = None
         if channels.trained(self.recipe.extra):
             self._make, digest = maker_of(folder_of(run) / MADE_BY, self.recipe)
-            if digest != record["made_by"]:
+            if digest != self.record["made_by"]:
                 raise MismatchError(f"{folder_of(run) / MADE_BY} has the digest {digest}, and {run} was trained with channels of "
-                                    f"{record['made_by']}; put the copy back that training made")
+                                    f"{self.record['made_by']}; put the copy back that training made")
 
-    def probabilities(self, volume: Volume) -> tuple[np.ndarray, np.ndarray, geometry.Orientation]:
-        """Class probabilities of a volume.
+    def probabilities(self, *images: Volume) -> tuple[np.ndarray, np.ndarray, geometry.Orientation]:
+        """Class probabilities of one case.
 
+        Args:
+          images: its volumes or photograph, one for each modality.
         Returns:
-          (float32 [Z, Y, X, K'] over the foreground classes, slices [Z, Y, X(, C)] they belong to, orientation).
+          (float32 [Z, Y, X, K'] over the foreground classes, or the regions, slices [Z, Y, X(, C)] they belong to, orientation).
         Raises:
           DataError: an image this recipe cannot take.
           NonFiniteError: the network returned NaN or Inf.
         """
-        slices, orientation = geometry.to_slices(volume)
+        for other in images[1:]:
+            volumes.check_pair(images[0], other)
+        found, (orientation, *_) = zip(*(geometry.to_slices(preprocess.whole(image, self.recipe)) for image in images))
+        slices = np.concatenate([a if a.ndim == 4 else a[..., None] for a in found], -1) if len(found) > 1 else found[0]
         recipe, spacing = self.recipe_for(orientation), orientation.spacing[1:] if orientation.axes else None
-        inputs = np.stack([preprocess.prepare(s, recipe, spacing) for s in slices])  # [Z, h, w, C]
-        scores = self._network(channels.extend(inputs, recipe.extra, self._make))
+        scores = self._network(self.inputs(slices, recipe, spacing))
         if not np.isfinite(scores).all():
-            raise NonFiniteError(f"{volume.path.name}: the network returned {int((~np.isfinite(scores)).sum())} values that are "
-                                 "not finite; nothing is written. Predict in float32 or use another checkpoint")
-        scores = np.stack([preprocess.restore(s, slices.shape[1:3], recipe, spacing) for s in scores])
-        return (scores if scores.shape[-1] == 1 else scores[..., 1:]), slices, orientation
+            raise NonFiniteError(f"{images[0].path.name}: the network returned {int((~np.isfinite(scores)).sum())} values that "
+                                 "are not finite; nothing is written. Predict in float32 or use another checkpoint")
+        fill = (0.0,) * len(self.order) or None
+        scores = np.stack([preprocess.restore(s, slices.shape[1:3], recipe, spacing, fill=fill) for s in scores])
+        return (scores if scores.shape[-1] == 1 or self.order else scores[..., 1:]), slices, orientation
+
+    def inputs(self, slices: np.ndarray, recipe: Recipe, spacing: tuple[float, float] | None) -> np.ndarray:
+        """What the network sees of slices [Z, Y, X(, C)], extra channels included: [Z, h, w, C]."""
+        return channels.extend(np.stack([preprocess.prepare(s, recipe, spacing) for s in slices]), recipe.extra, self._make)
 
     def recipe_for(self, orientation: geometry.Orientation) -> Recipe:
         """The run's recipe; for photographs without its window: 8-bit pictures of CT are windowed already."""
         return self.recipe if orientation.axes else dataclasses.replace(self.recipe, window=None)
 
     def labels(self, probabilities: np.ndarray) -> np.ndarray:
-        """uint8 class labels from foreground probabilities [..., K'] (softmax: the largest, background included)."""
+        """uint8 class labels from what `probabilities` gave (softmax: the largest, background included)."""
+        if self.order:
+            return np.asarray(regions.labels_from_regions(probabilities, self.order, self.threshold), np.uint8)
         if probabilities.shape[-1] == 1 and len(self.recipe.labels) == 1:
             return (probabilities[..., 0] >= self.threshold).astype(np.uint8)
         background = 1 - probabilities.sum(-1, keepdims=True)
@@ -81,7 +95,7 @@ def predict(run: Path, source: Path, output: Path, *, batch_size: int = 8, proba
 
     Args:
       run: run or checkpoint folder.
-      source: file or folder.
+      source: file, folder, or for several modalities a folder in the layout of the run's data set.
       output: folder, made if absent.
       batch_size: slices per forward pass.
       probabilities: write <name>_prob.nii.gz (float32, one map per class) too.
@@ -92,32 +106,30 @@ def predict(run: Path, source: Path, output: Path, *, batch_size: int = 8, proba
     Raises:
       DataError: no input found.
     """
-    inputs = volumes.find_inputs(source)
     if output.exists() and not output.is_dir():
         raise ConfigError(f"--output={output}: is a file; give a folder")
     predictor = Predictor(run, batch_size=batch_size)
+    cases = find_cases(source, predictor.recipe, predictor.record)
     if predictor.synthetic:
         say("note: these weights were trained on SYNTHETIC data; what they find in patients means nothing")
     output.mkdir(parents=True, exist_ok=True)
-    failed = []
-    names = names_of(inputs)
-    for path, name in zip(inputs, names):
+    failed = 0
+    for name, read in cases:
         begin = time.perf_counter()
         try:
-            found = _one(predictor, path, output, name, probabilities, overlay)
+            found = _one(predictor, read(), output, name, probabilities, overlay)
         except JaxsegError as error:
-            failed.append(path)
-            say(f"FAILED {error}")
+            failed += 1
+            say(f"FAILED {name}: {error}")
             continue
-        say(f"{path.name}: {found}, {time.perf_counter() - begin:.1f} s")
-    say(f"{len(inputs) - len(failed)} of {len(inputs)} written to {output}" + (f"; {len(failed)} failed" if failed else ""))
+        say(f"{name}: {found}, {time.perf_counter() - begin:.1f} s")
+    say(f"{len(cases) - failed} of {len(cases)} written to {output}" + (f"; {failed} failed" if failed else ""))
     return DataError.exit_code if failed else 0
 
 
-def _one(predictor: Predictor, path: Path, output: Path, name: str, probabilities: bool, overlay: bool) -> str:
-    volume = volumes.read_volume(path)
-    scores, slices, orientation = predictor.probabilities(volume)
-    labels = predictor.labels(scores)
+def _one(predictor: Predictor, images: list[Volume], output: Path, name: str, probabilities: bool, overlay: bool) -> str:
+    scores, slices, orientation = predictor.probabilities(*images)
+    labels, volume = predictor.labels(scores), images[0]
     suffix = ".png" if volumes.is_photo(volume) else ".nii.gz"
     volumes.write_like(output / f"{name}{suffix}", orientation.restore(labels), volume)
     if probabilities:
@@ -136,13 +148,6 @@ def _one(predictor: Predictor, path: Path, output: Path, name: str, probabilitie
 def _sheet(predictor: Predictor, slices: np.ndarray, labels: np.ndarray, orientation) -> np.ndarray:
     """Slices with the labels painted on, as one picture: uint8 [H, W, 3]."""
     recipe = predictor.recipe_for(orientation)
-    grey = lambda z: preprocess.window_8bit(slices[z], recipe)
+    shown = slices[..., -1] if recipe.modalities and slices.ndim == 4 else slices  # the last modality
+    grey = lambda z: preprocess.window_8bit(shown[z], recipe)
     return sheet([paint(to_rgb(grey(z)), labels[z]) for z in range(len(slices))], (labels > 0).sum((1, 2)))
-
-
-def names_of(inputs: list[Path]) -> list[str]:
-    """Output names of inputs, without suffix; a folder's name is put before names that would collide."""
-    stem = lambda p: p.name.removesuffix(".gz").removesuffix(".nii") if p.is_file() and ".nii" in p.name else \
-        (p.stem if p.is_file() else p.name)
-    plain = [stem(p) for p in inputs]
-    return [n if plain.count(n) == 1 else f"{p.parent.name}_{n}" for n, p in zip(plain, inputs)]

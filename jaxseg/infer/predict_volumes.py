@@ -12,13 +12,12 @@ import numpy as np
 from PIL import Image
 
 from jaxseg import checkpoint
-from jaxseg.data import datasets, source, volumes
+from jaxseg.data import source, volumes
 from jaxseg.data.geometry import to_volume
-from jaxseg.data.inputs import holds_dicom
 from jaxseg.data.preprocess_volume import prepare_volume, restore_labels, restore_scores
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.infer import cascade, postprocess
-from jaxseg.infer.predict import names_of
+from jaxseg.infer.cases import find_cases
 from jaxseg.infer.slices import record_of
 from jaxseg.infer.volumes import VolumeNetwork, labels_of, probabilities_of
 from jaxseg.metrics import regions
@@ -140,7 +139,7 @@ def predict(run: Path, origin: Path, output: Path, *, settings: Mapping[str, Any
     if roi:
         check_cascade(roi.record, trained.recipe)
     steps = _steps(run) if settings["postprocess"] else []
-    cases = find_cases(origin, trained)
+    cases = find_cases(origin, trained.recipe, trained.record)
     if trained.record["synthetic"]:
         say("note: these weights were trained on SYNTHETIC data; what they find in patients means nothing")
     output.mkdir(parents=True, exist_ok=True)
@@ -156,25 +155,6 @@ def predict(run: Path, origin: Path, output: Path, *, settings: Mapping[str, Any
         say(f"{name}: {found}, {time.perf_counter() - begin:.1f} s")
     say(f"{len(cases) - failed} of {len(cases)} written to {output}" + (f"; {failed} failed" if failed else ""))
     return DataError.exit_code if failed else 0
-
-
-def find_cases(origin: Path, trained: Trained) -> list[tuple[str, Callable[[], list[Volume]]]]:
-    """(name, function that reads its volumes) of every case under a path.
-
-    Networks of one modality take any file or DICOM folder; those of several a folder in the layout of their data set, which
-    says what is what.
-    """
-    several = len(trained.recipe.modalities) > 1
-    if origin.is_file() and several:
-        raise DataError(f"--input={origin}: is one file; this network takes {', '.join(trained.recipe.modalities)}: give the "
-                        "folder of the case, or of all cases", "DATA_CHANNELS")
-    if not trained.recipe.modalities or not several and (origin.is_file() or origin.is_dir() and holds_dicom(origin)):
-        found = volumes.find_inputs(origin)
-        return [(name, lambda path=path: [volumes.read_volume(path)]) for name, path in zip(names_of(found), found)]
-    release = trained.record["config"]["data"]["release"]
-    dataset = datasets.load(trained.record["dataset"], origin, modalities=trained.recipe.modalities, release=release)
-    reader = dataset.read_image or volumes.read_volume
-    return [(case.id.replace("/", "_"), lambda case=case: [reader(path) for path in case.images]) for case in dataset.cases]
 
 
 def _one(trained: Trained, roi: Trained | None, images: list[Volume], output: Path, name: str, settings, steps) -> str:

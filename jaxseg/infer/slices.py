@@ -13,6 +13,7 @@ from jaxseg import checkpoint
 from jaxseg.data import channels
 from jaxseg.data.records import Recipe
 from jaxseg.data.source import recipe_from
+from jaxseg.metrics import regions
 from jaxseg.models import create_model, functional
 from jaxseg.ops.image import standardise, to_float
 from jaxseg.types import CheckpointError, MismatchError
@@ -33,6 +34,7 @@ class SliceNetwork:
       record: the run's record.
       recipe: how its images are prepared.
       digest: of the weights and of what the record says about the network.
+      order: the class that each region writes, for region heads; () for classes.
     Raises:
       CheckpointError: no run record or no usable checkpoint there.
       MismatchError: the checkpoint does not fit the recorded network.
@@ -51,13 +53,15 @@ class SliceNetwork:
         self.digest = files.digest(json.dumps([m, dtype, dataclasses.asdict(recipe)], sort_keys=True),
                                    *(part for tree in (params, state) for name in sorted(tree)
                                      for part in (name, np.asarray(tree[name]).tobytes())))
-        self._weights = jax.device_put((params, state))
+        named = tuple((name, tuple(classes)) for name, classes in self.record["regions"]) if "regions" in self.record else ()
+        self.order = regions.class_order(named) if named else ()
+        self._weights, single = jax.device_put((params, state)), m["num_classes"] == 1 or bool(self.order)
 
         @jax.jit
         def forward(weights, image):
             image = standardise(to_float(image), recipe.mean, recipe.std).astype(dtype)
             logits = network.apply(*weights, image)[0].logits
-            return jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits, -1)
+            return jax.nn.sigmoid(logits) if single else jax.nn.softmax(logits, -1)
 
         self._forward = forward
 

@@ -189,6 +189,9 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, maker: str | Path = "
                             f"{len(dataset.cases)} cases; give it a share", "DATA_EMPTY")
     if config.data.rank == 3:
         _check_volumes(config, feed, log)
+    elif made_by:
+        for split in ("val", "test"):
+            patients.check_unseen(Path(maker), feed, split, whose="config.data.extra_run", log=log)
     return feed
 
 
