@@ -218,7 +218,7 @@ def test_nobody_judges_a_network_that_he_has_trained(whole, finder, tmp_path):
 
 def test_the_cascade_is_judged_beside_the_sliding_window_and_predicts(finder, tmp_path):
     config = tiny.config("brats_cascade", data__size=(16, 16, 16), train__epochs=1, infer__roi=str(finder), data__per_volume=1,
-                         train__bn_warmup=0)
+                         train__bn_warmup=0, schedule__warmup=0)
     assert train(tmp_path / "run", config) == 0
     figures = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert {"cascade_dice", "cascade_wt", "cascade_tc", "cascade_et"} <= figures.keys()
@@ -248,7 +248,9 @@ def test_check_and_summary_know_volumes(tmp_path, capsys):
     modes.check(modes.Call(regions(data__size=(48, 48, 48)), tmp_path))
     assert "warning" in capsys.readouterr().out
     modes.summary(modes.Call(regions(), tmp_path))
-    assert "Params" in capsys.readouterr().out
+    assert "[1, 16, 16, 16, 4] -> [1, 16, 16, 16, 3]" in capsys.readouterr().out
+    modes.summary(modes.Call(tiny.config("brats_roi"), tmp_path))
+    assert "[1, 32, 32, 32, 7] -> [1, 32, 32, 32, 2]" in capsys.readouterr().out  # background and tumour
     assert datasets.label_count("brats", release="2024") == 4
 
 

@@ -31,7 +31,8 @@ class Tiny(Segmenter):
 def config(name: str, arguments: str = "quick", **changes):
     """A resolved config on the quick phantom; dots in keys are written as double underscores."""
     tree = importlib.import_module(f"configs.{name}").get_config(arguments)
-    given = {"model.name": NAME, "mesh.data": 1, "eval.surface": False, "train.log_every": 100}
+    given = {"model.name": NAME, "mesh.data": 1, "train.log_every": 100}
+    given |= {"eval.surface": False} if tree.data.rank == 3 else {}
     given |= {key.replace("__", "."): value for key, value in changes.items()}
     tree.update_from_flattened_dict(given)
     return resolve(tree, name=name, overridden=list(given))
