@@ -103,8 +103,7 @@ def run(tmp_path_factory, unoptimised):
         if name in FIRST:
             first, key = FIRST[name]
             given[key] = str(made(first))
-        dataset = importlib.import_module(f"configs.{name}").get_config("quick").data.dataset
-        if not hasattr(datasets.MODULES[dataset], "phantom"):
+        if not hasattr(datasets.MODULES[tree(name, "quick", given).data.dataset], "phantom"):
             given["data.root"] = str(organs())
         assert modes.train(modes.Call(config=tree(name, "quick", given), workdir=folder / name)) is None
         return folder / name
