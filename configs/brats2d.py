@@ -17,7 +17,7 @@ Stage two reads runs/brats2d-<arguments of stage one>; another folder: --config.
 Source: Masterjun12/brain_tumor_segmentation (Keras). Adam or Adagrad at 1e-3 with Keras' constants, batch 32, 100 epochs (it
 took 16 or 32 and 50 to 100 and does not say where), last weights. Published, 1302 BraTS-2017 slices, means over 4 classes with
 background: recall .9143, F1 .9200 for unet2d; .9281, .9297 for unet3p,ell02; all in ROWS. Measured on real data: not yet.
-On the phantom, whose figures say nothing about patients: pooled foreground Dice 0.531 (2026-11-21, first command, one core, 83 s).
+On the phantom (it says nothing about patients): pooled foreground Dice 0.531 (2026-11-21, first command, 83 s on one core).
 """
 
 from configs._arguments import one_of, parse
