@@ -125,6 +125,7 @@ def base() -> ConfigDict:
     infer.probabilities = False  # write probability maps beside the labels
     infer.overlay = True  # write overlay pictures
     infer.roi = ""  # rank 3: a run of configs/brats_roi.py: the cascade, beside the sliding window
+    infer.ensemble = ()  # rank 3, predict: further run folders (folds, seeds) whose logits are averaged with the run's
     infer.postprocess = False  # rank 3: apply the steps that evaluate chose
     infer.overlap = 0.25  # rank 3: share of a window that neighbours have in common
     infer.blend = "gaussian"  # rank 3: constant gaussian gaussian_nnunet cosine seed_cosine

@@ -30,8 +30,8 @@ CHOICES = {
     "infer.accumulator": ("auto", "device", "host", "memmap"),
 }
 VOLUMES_ONLY = ("data.coordinates", "data.whole", "data.per_volume", "data.foreground", "eval.surface", "eval.lesions",
-                "eval.postprocess", "infer.roi", "infer.postprocess", "infer.overlap", "infer.blend", "infer.positions",
-                "infer.windows", "infer.mirror", "infer.accumulator")
+                "eval.postprocess", "infer.roi", "infer.ensemble", "infer.postprocess", "infer.overlap", "infer.blend",
+                "infer.positions", "infer.windows", "infer.mirror", "infer.accumulator")
 SLICES_ONLY = ("data.crop", "data.blur", "data.extra", "data.extra_run", "data.target", "data.min_area", "data.sample",
                "data.sample_seed", "eval.tables")
 EXTRA = {"kmeans": 1, "edge": 1, "painted_edge": 0, "autoencoder": 1}  # extra channels by name: how many each adds
@@ -39,8 +39,8 @@ EXTRA_BY_A_RUN = {"edge": "edges", "painted_edge": "edges", "autoencoder": "comp
 # Keys that may change between two starts of one run: they decide no number of its training.
 NEUTRAL = ("variant", "data.workers", "eval.batch_size", "eval.thresholds", "eval.threshold", "eval.empty", "eval.split",
            "eval.tables", "eval.surface", "eval.lesions", "eval.postprocess", "infer.batch_size", "infer.probabilities",
-           "infer.overlay", "infer.roi", "infer.postprocess", "infer.windows", "infer.accumulator", "train.log_every",
-           "train.watchdog", "train.keep", "search.trials", "search.objective", "search.low", "search.high")
+           "infer.overlay", "infer.roi", "infer.ensemble", "infer.postprocess", "infer.windows", "infer.accumulator",
+           "train.log_every", "train.watchdog", "train.keep", "search.trials", "search.objective", "search.low", "search.high")
 POSITIVE = ("data.channels", "data.per_volume", "train.epochs", "train.batch_size", "train.eval_every", "train.save_every",
             "train.keep", "train.log_every", "eval.batch_size", "infer.batch_size", "infer.windows", "optim.accumulate",
             "search.trials")

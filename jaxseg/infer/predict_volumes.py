@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,18 +36,19 @@ class Trained(NamedTuple):
     network: VolumeNetwork
     weights: tuple[dict, dict]
     order: tuple[int, ...]  # the class that each region writes; () for classes
+    others: tuple[tuple[dict, dict], ...] = ()  # weights of further runs of the same network, averaged with these
 
     def forward(self) -> jax.tree_util.Partial:
         """Windows [n, *window, C] -> logits, for the cascade."""
-        return self.network.partial(*self.weights)
+        return self.network.partial(*self.weights, self.others)
 
     def logits(self, image: np.ndarray) -> np.ndarray:
         """Logits [X, Y, Z, K] of a prepared volume [X, Y, Z, C]: by sliding window, or at once for networks of whole volumes."""
         data = self.record["config"]["data"]
         if not data["whole"]:
-            return np.asarray(self.network(*self.weights, image))
+            return np.asarray(self.network(*self.weights, image, self.others))
         small = cascade.roi_input(np.asarray(image, np.float32), self.recipe.size, data["coordinates"])
-        return restore_scores(np.asarray(self.network(*self.weights, small)), image.shape[:3])
+        return restore_scores(np.asarray(self.network(*self.weights, small, self.others)), image.shape[:3])
 
 
 def open_run(run: Path, settings: Mapping[str, Any]) -> Trained:
@@ -76,6 +77,26 @@ def open_run(run: Path, settings: Mapping[str, Any]) -> Trained:
                          coordinates=data["coordinates"] and not data["whole"], mean=recipe.mean, std=recipe.std,
                          **{key: settings[key] for key in WINDOW})
     return Trained(record, recipe, seen, seen.place(params, state), regions.class_order(named) if named else ())
+
+
+def averaged(trained: Trained, runs: Sequence[Path]) -> Trained:
+    """The same network with the weights of further runs (folds, seeds): their logits are averaged.
+
+    Raises:
+      MismatchError: a run of another network, or prepared for other inputs or labels.
+    """
+    others = []
+    for run in runs:
+        record = record_of(run)
+        for what in ("model", "recipe", "regions"):
+            if record[what] != trained.record[what]:
+                changed = sorted(k for k in record[what] if record[what][k] != trained.record[what].get(k)) \
+                    if isinstance(record[what], dict) else [what]
+                raise MismatchError(f"config.infer.ensemble: {run} differs in its {what} ({', '.join(changed)}); average runs of "
+                                    "one network and one recipe")
+        params, state, _ = checkpoint.load_weights(run)
+        others.append(trained.network.place(params, state))
+    return trained._replace(others=tuple(others))
 
 
 def check_cascade(roi: Mapping[str, Any], recipe: Recipe) -> None:
@@ -125,7 +146,8 @@ def predict(run: Path, origin: Path, output: Path, *, settings: Mapping[str, Any
       run: run or checkpoint folder.
       origin: file, folder of scans, or folder in the layout of the run's data set.
       output: folder, made if absent.
-      settings: the config's infer group. "roi" names a run of configs/brats_roi.py: the cascade is used then.
+      settings: the config's infer group. "roi" names a run of configs/brats_roi.py: the cascade is used then. "ensemble"
+        names further runs (other folds or seeds) whose logits are averaged with this one's.
       say: told one line per case.
     Returns:
       0, or 65 if some cases could not be used.
@@ -134,7 +156,7 @@ def predict(run: Path, origin: Path, output: Path, *, settings: Mapping[str, Any
     """
     if output.exists() and not output.is_dir():
         raise ConfigError(f"--output={output}: is a file; give a folder")
-    trained = open_run(run, settings)
+    trained = averaged(open_run(run, settings), [Path(other) for other in settings["ensemble"]])
     roi = open_run(Path(settings["roi"]), settings) if settings["roi"] else None
     if roi:
         check_cascade(roi.record, trained.recipe)

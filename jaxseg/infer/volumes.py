@@ -59,15 +59,15 @@ class VolumeNetwork:
         local = lambda a: a.addressable_data(0) if isinstance(a, jax.Array) and not a.is_fully_addressable else a
         return jax.device_put(jax.tree.map(local, (params, state)), self._everywhere)
 
-    def partial(self, params: dict, state: dict) -> jax.tree_util.Partial:
-        """Windows [n, *window, C] -> logits [n, *window, K] with these weights, from `place`."""
-        return jax.tree_util.Partial(self._forward, params, state)
+    def partial(self, params: dict, state: dict, others: Sequence[tuple[dict, dict]] = ()) -> jax.tree_util.Partial:
+        """Windows [n, *window, C] -> logits [n, *window, K] with weights from `place`; the mean over those of others, too."""
+        return tta.averaged(self._forward, [(params, state), *others])
 
-    def __call__(self, params: dict, state: dict, image: np.ndarray) -> Array:
-        """Logits [X, Y, Z, K] of a prepared volume [X, Y, Z, C]; params and state from `place`."""
+    def __call__(self, params: dict, state: dict, image: np.ndarray, others: Sequence[tuple[dict, dict]] = ()) -> Array:
+        """Logits [X, Y, Z, K] of a prepared volume [X, Y, Z, C]; weights as for `partial`."""
         if self.coordinates:
             image = np.asarray(coordinates.append(np.asarray(image)))
-        forward = tta.mirrored(self.partial(params, state), self.mirror)
+        forward = tta.mirrored(self.partial(params, state, others), self.mirror)
         return sliding_window(forward, np.asarray(image, np.float32)[None], **self._options)[0]
 
 

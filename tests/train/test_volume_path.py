@@ -103,6 +103,16 @@ def test_two_devices_are_one_device(tmp_path, whole):
     np.testing.assert_allclose(*logits, atol=1e-5)
 
 
+def test_runs_of_one_network_are_averaged_and_others_refused(whole, finder):
+    settings = regions().infer.to_dict()
+    alone = predict_volumes.open_run(whole, settings)
+    twice = predict_volumes.averaged(alone, [whole])
+    image = np.random.default_rng(0).normal(size=(20, 17, 30, 4)).astype(np.float32)
+    np.testing.assert_allclose(twice.logits(image), alone.logits(image), atol=1e-5)
+    with pytest.raises(MismatchError, match="infer.ensemble.*model"):
+        predict_volumes.averaged(alone, [finder])
+
+
 def scan(shape=(11, 14, 9)) -> np.ndarray:
     """[X, Y, Z, 4] integers with a different size and content along every axis."""
     return np.random.default_rng(3).integers(0, 900, (*shape, 4)).astype(np.int16)
