@@ -9,6 +9,8 @@ from jaxseg.layers import Run
 from jaxseg.models import create_model, functional, list_models
 from jaxseg.models.registry import variants
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 TRUE = [(n, rank) for n in list_models() if "_test" not in n for rank in variants()[n].ranks]
 TEST = [(n, rank) for n in list_models("_test") for rank in variants()[n].ranks]
 _IDS = lambda pairs: [f"{n}-{rank}d" for n, rank in pairs]
