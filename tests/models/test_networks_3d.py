@@ -15,8 +15,6 @@ from jaxseg.models import create_model, functional
 from jaxseg.models.registry import variants
 from jaxseg.types import ConfigError
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 FAMILIES = ("dual_branch", "mobile_unetr3d", "nnunet_plain", "swin_unetr", "unet3d", "unetr")
 TEST = [n for n, v in variants().items() if "_test" in n and v.network.__module__.rsplit(".", 1)[1] in FAMILIES]
 FAST = {"xla_backend_optimization_level": 0}

@@ -9,11 +9,12 @@ from jaxseg.layers import Run
 from jaxseg.models import create_model, functional, list_models
 from jaxseg.models.registry import variants
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 TRUE = [(n, rank) for n in list_models() if "_test" not in n for rank in variants()[n].ranks]
 TEST = [(n, rank) for n in list_models("_test") for rank in variants()[n].ranks]
 _IDS = lambda pairs: [f"{n}-{rank}d" for n, rank in pairs]
+# Gradients that take XLA half a minute and more to compile.
+SLOW = {"mobile_unetr_test", "mobile_unetr_3d_test", "swin_unetr_test", *(n for n, _ in TEST if n.startswith("dualbranch_1"))}
+GRADIENTS = [pytest.param(n, rank, marks=pytest.mark.slow if n in SLOW else (), id=f"{n}-{rank}d") for n, rank in TEST]
 
 
 def size_for(model, wanted) -> tuple[int, ...]:
@@ -74,7 +75,7 @@ def test_test_variants_compute(name, rank):
     assert np.sqrt(np.mean((low - logits) ** 2)) <= 0.1 * max(logits.std(), np.abs(logits).mean())
 
 
-@pytest.mark.parametrize("name,rank", TEST, ids=_IDS(TEST))
+@pytest.mark.parametrize("name, rank", GRADIENTS)
 def test_test_variants_have_finite_gradients(name, rank):
     network, params, state, image, _ = build(name, rank)
 
