@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="parity needs the extra [parity]")
@@ -65,10 +66,12 @@ def test_a_wrong_twin_is_noticed(pair, image, mistake):
     assert parity.relative_error(model, wrong, image, least=0.01) > 5 * parity.TOLERANCE
 
 
-def test_training_step_with_auxiliary_loss_equals_the_twin(image):
-    twin = parity.redraw(twin_of("notebooks", dropout=0.0), image, classifier="cls.4")
-    # 50 BatchNorms over few pixels: gradients in float32 are up to 5.7 % off those in float64, PyTorch's and ours alike
-    auxiliary.assert_step_equal(ours("notebooks", dropout=0.0), twin, image, tolerance=2e-2)
+def test_training_step_with_auxiliary_loss_equals_the_twin_in_float64(image):
+    image = image[:, :57, :74].astype(np.float64)
+    # 50 BatchNorms over few pixels: in float32 gradients are up to 5.7 % off those in float64, PyTorch's and ours alike
+    twin = parity.redraw(twin_of("notebooks", dropout=0.0).double(), image, classifier="cls.4")
+    with parity.in_double():
+        auxiliary.assert_step_equal(ours("notebooks", dropout=0.0), twin, image, tolerance=1e-8)
 
 
 @pytest.mark.parametrize("size, order", [((57, 57), "hszhao"), ((64, 50), "notebooks")])

@@ -54,7 +54,7 @@ def adaptive_avg_pool(x: Array, size: int | Sequence[int]) -> Array:
     size = per_axis(size, x.ndim - 2, "size")
     tally.add("mean", math.prod(x.shape))
     for axis, n in enumerate(size, 1):
-        matrix = np.zeros((n, x.shape[axis]), np.float32)
+        matrix = np.zeros((n, x.shape[axis]))
         for i in range(n):
             lo, hi = i * x.shape[axis] // n, -(-(i + 1) * x.shape[axis] // n)
             matrix[i, lo:hi] = 1 / (hi - lo)

@@ -15,7 +15,7 @@ from jaxseg.types import Array
 
 
 def linear_matrix(n_in: int, n_out: int, align_corners: bool) -> np.ndarray:
-    """[n_out, n_in] float32 weights of linear interpolation along one axis.
+    """[n_out, n_in] float64 weights of linear interpolation along one axis.
 
     Source position of output i: i * (n_in - 1) / (n_out - 1) with align_corners, else max((i + 1/2) n_in / n_out - 1/2, 0).
     """
@@ -30,11 +30,11 @@ def linear_matrix(n_in: int, n_out: int, align_corners: bool) -> np.ndarray:
     matrix = np.zeros((n_out, n_in))
     np.add.at(matrix, (np.arange(n_out), low), 1 - frac)
     np.add.at(matrix, (np.arange(n_out), high), frac)
-    return matrix.astype(np.float32)
+    return matrix
 
 
 def cubic_matrix(n_in: int, n_out: int) -> np.ndarray:
-    """[n_out, n_in] float32 weights of cubic convolution along one axis (Keys 1981, eq. 4, with a = -3/4 as PyTorch has it).
+    """[n_out, n_in] float64 weights of cubic convolution along one axis (Keys 1981, eq. 4, with a = -3/4 as PyTorch has it).
 
     Source position of output i: (i + 1/2) n_in / n_out - 1/2; the four voxels around it, at the borders the last one again.
     """
@@ -45,7 +45,7 @@ def cubic_matrix(n_in: int, n_out: int) -> np.ndarray:
         d = np.abs(src - base - offset)
         weight = np.where(d <= 1, ((a + 2) * d - (a + 3)) * d * d + 1, ((a * d - 5 * a) * d + 8 * a) * d - 4 * a)
         np.add.at(matrix, (np.arange(n_out), np.clip(base + offset, 0, n_in - 1)), weight)
-    return matrix.astype(np.float32)
+    return matrix
 
 
 def nearest_index(n_in: int, n_out: int) -> np.ndarray:

@@ -4,6 +4,9 @@ Weights, biases and BatchNorm statistics are redrawn, and the classifier scaled,
 at least 1: at fresh initialisation a wrong GELU moves them by 5e-8 and no test would see it.
 """
 
+import contextlib
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +14,7 @@ import torch
 
 from jaxseg.layers import Run
 from jaxseg.models import from_torch, functional
+from jaxseg.ops.conv import choose
 
 TOLERANCE = 1e-4  # of the reference logits' standard deviation: float32 sums in another order, through some 30 layers
 
@@ -66,6 +70,18 @@ def relative_error(model, twin, image, least=1.0) -> float:
     assert logits.shape == reference.shape and logits.dtype == np.float32
     assert reference.std() >= least
     return float(np.abs(logits - reference).max() / reference.std())
+
+
+@contextlib.contextmanager
+def in_double():
+    """What our layers make and sum in float32 is float64 in here; a model built here has float64 parameters.
+
+    For networks whose gradients float32 does not hold: a difference from a twin in float64 is then a mistake. Convolutions are
+    XLA's own (their lowerings are compared with them in tests/ops).
+    """
+    with (jax.enable_x64(True), mock.patch.object(jnp, "float32", jnp.float64),
+          mock.patch.object(choose, "lowerings", lambda *_: choose.XLA)):
+        yield
 
 
 def training_step(model, image, target, options):
