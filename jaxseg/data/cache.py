@@ -18,7 +18,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,35 +37,21 @@ TOGETHER = 16  # slices given at once to a network that makes channels
 
 
 @dataclasses.dataclass(frozen=True)
-class Cache:
+class Cache(source.Prepared):
     """The examples of one data set under one recipe.
 
     Attributes:
-      folder: where it lies.
       images: [N, h, w, C], uint8 or (recipe.intensity "brain" and "ct") float32, memory-mapped.
       masks: uint8 [N, h, w], classes 0..K.
       rows: N records {case, patient, slice (index in the file), stratum, foreground ([K] pixels of each class), digest,
         mask_digest and target_digest (blake2b of the bytes), constant (whether the image is one value), span (lowest and
         highest value of the first channel)}.
-      recipe: how they were prepared; recipe.labels are the names of the classes 1..K.
-      name: of the data set.
-      synthetic: the data are generated, not measured.
       targets: float32 [N, h, w, 1] that an autoencoder learns to draw, or None.
     """
 
-    folder: Path
     images: np.ndarray
     masks: np.ndarray
-    rows: list[dict[str, Any]]
-    recipe: Recipe
-    name: str
-    synthetic: bool
     targets: np.ndarray | None = None
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the classes 1..K."""
-        return self.recipe.labels
 
     @functools.cached_property
     def span(self) -> tuple[float, float] | None:
@@ -93,20 +79,11 @@ class Cache:
         image = self.images[row]
         return image if self.span is None else to_8bit(image, *self.span)
 
-    def foreground_counts(self) -> np.ndarray:
-        """Pixels of each class in each example, int64 [N, K]."""
-        return np.array([row["foreground"] for row in self.rows], np.int64).reshape(len(self.rows), len(self.labels))
-
-    def verify(self) -> None:
-        """Read everything and compare with the digests.
-
-        Raises:
-          DataError: DATA_CHANGED, naming the first example that differs.
-        """
+    def _digests(self) -> Iterator[tuple[str, str, str]]:
         for i, row in enumerate(self.rows):
             for array, key in ((self.images, "digest"), (self.masks, "mask_digest"), (self.targets, "target_digest")):
-                if array is not None and files.digest(array[i].tobytes()) != row[key]:
-                    raise source.damaged(self.folder, f"example {i} ({row['case']}, slice {row['slice']}) is not as written")
+                if array is not None:
+                    yield f"example {i} ({row['case']}, slice {row['slice']})", files.digest(array[i].tobytes()), row[key]
 
 
 class Slice(NamedTuple):

@@ -1,12 +1,12 @@
 """What every store of prepared examples takes from a data set: a case's files, read and checked against each other, and the
-digest of all that decides the prepared bytes.
+digest of all that decides the prepared bytes; and what every store is.
 """
 
 import dataclasses
 import functools
 import json
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,48 @@ from jaxseg.data import volumes
 from jaxseg.data.records import Case, DataSet, Recipe, Volume
 from jaxseg.types import ConfigError, DataError
 from jaxseg.utils import files
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """The examples or volumes of one data set under one recipe, in a folder.
+
+    Attributes:
+      folder: where they lie.
+      rows: a record for each, with "foreground" ([K] pixels or voxels of each class) and digests of its bytes.
+      recipe: how they were prepared; recipe.labels are the names of the classes 1..K.
+      name: of the data set.
+      synthetic: the data are generated, not measured.
+    """
+
+    folder: Path
+    rows: list[dict[str, Any]]
+    recipe: Recipe
+    name: str
+    synthetic: bool
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes 1..K."""
+        return self.recipe.labels
+
+    def foreground_counts(self) -> np.ndarray:
+        """Pixels or voxels of each class in each row, int64 [N, K]."""
+        return np.array([row["foreground"] for row in self.rows], np.int64).reshape(len(self.rows), len(self.labels))
+
+    def verify(self) -> None:
+        """Read everything and compare with the digests.
+
+        Raises:
+          DataError: DATA_CHANGED, naming the first that differs.
+        """
+        for what, found, written in self._digests():
+            if found != written:
+                raise damaged(self.folder, f"{what} is not as written")
+
+    def _digests(self) -> Iterator[tuple[str, str, str]]:
+        """(what, digest of its bytes now, digest when written) of every array of every row; to be defined by each store."""
+        raise TypeError(f"{type(self).__name__} defines no _digests()")
 
 
 def read_files(dataset: DataSet, case: Case) -> tuple[list[Volume], Volume]:

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,34 +35,20 @@ KINDS = ("image", "mask", "foreground")
 
 
 @dataclasses.dataclass(frozen=True)
-class Store:
+class Store(source.Prepared):
     """The volumes of one data set under one recipe. Opening it reads no volume.
 
     Attributes:
-      folder: where it lies.
       rows: N records {case, patient, stratum, shape (X, Y, Z), spacing (mm), scan_shape and scan_spacing (before resampling,
         in the common order), foreground ([K] voxels of each class), bytes ({kind: size of its file}), digests ({kind:
         blake2b of its planes})}.
-      recipe: how they were prepared; recipe.labels are the names of the classes 1..K.
-      name: of the data set.
-      synthetic: the data are generated, not measured.
       regions: ((name, classes), ...), unions of classes.
     """
 
-    folder: Path
-    rows: list[dict[str, Any]]
-    recipe: Recipe
-    name: str
-    synthetic: bool
     regions: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the classes 1..K."""
-        return self.recipe.labels
 
     def image(self, i: int) -> np.ndarray:
         """Volume i, float32 [X, Y, Z, C], memory-mapped."""
@@ -80,20 +66,10 @@ class Store:
         start = sum(counts[:k - 1])
         return self._index(i)[start:start + counts[k - 1]]
 
-    def foreground_counts(self) -> np.ndarray:
-        """Voxels of each class in each volume, int64 [N, K]."""
-        return np.array([row["foreground"] for row in self.rows], np.int64).reshape(len(self.rows), len(self.labels))
-
-    def verify(self) -> None:
-        """Read everything and compare with the digests.
-
-        Raises:
-          DataError: DATA_CHANGED, naming the first volume that differs.
-        """
+    def _digests(self) -> Iterator[tuple[str, str, str]]:
         for i, row in enumerate(self.rows):
             for kind, array in (("image", self.image(i)), ("mask", self.mask(i)), ("foreground", self._index(i))):
-                if _digest(array) != row["digests"][kind]:
-                    raise source.damaged(self.folder, f"the {kind} of volume {i} ({row['case']}) is not as written")
+                yield f"the {kind} of volume {i} ({row['case']})", _digest(array), row["digests"][kind]
 
     def _index(self, i: int) -> np.ndarray:
         row = self.rows[i]

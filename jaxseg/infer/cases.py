@@ -1,5 +1,8 @@
-"""What lies under --input: the cases that a run's network can take, and under which names their results are written."""
+"""What lies under --input: the cases that a run's network can take, under which names their results are written, and the way
+through all of them.
+"""
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,10 +10,12 @@ from typing import Any
 from jaxseg.data import datasets, volumes
 from jaxseg.data.inputs import holds_dicom
 from jaxseg.data.records import Recipe, Volume
-from jaxseg.types import DataError
+from jaxseg.types import ConfigError, DataError, JaxsegError
+
+Found = tuple[str, Callable[[], list[Volume]]]  # name, function that reads the images
 
 
-def find_cases(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[tuple[str, Callable[[], list[Volume]]]]:
+def find_cases(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[Found]:
     """(name, function that reads its images) of every case under a path.
 
     Networks of one modality take any file or DICOM folder; those of several a folder in the layout of their data set, which
@@ -45,3 +50,43 @@ def names_of(inputs: list[Path]) -> list[str]:
         (p.stem if p.is_file() else p.name)
     plain = [stem(p) for p in inputs]
     return [n if plain.count(n) == 1 else f"{p.parent.name}_{n}" for n, p in zip(plain, inputs)]
+
+
+def check_output(output: Path) -> None:
+    """Refuse a file as the folder of the results.
+
+    Raises:
+      ConfigError.
+    """
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"--output={output}: is a file; give a folder")
+
+
+def segment_each(cases: list[Found], segment: Callable[[list[Volume], str], str], output: Path, *, synthetic: bool,
+                 say: Callable[[str], None]) -> int:
+    """Segment one case after the other; a bad one is named and skipped.
+
+    Args:
+      cases: what `find_cases` found.
+      segment: (images, name) -> what was found, in words; writes its files into `output`.
+      output: folder, made if absent.
+      synthetic: the network was trained on generated data.
+      say: told one line per case.
+    Returns:
+      0, or 65 if some cases could not be used.
+    """
+    if synthetic:
+        say("note: these weights were trained on SYNTHETIC data; what they find in patients means nothing")
+    output.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for name, read in cases:
+        begin = time.perf_counter()
+        try:
+            found = segment(read(), name)
+        except JaxsegError as error:
+            failed += 1
+            say(f"FAILED {name}: {error}")
+            continue
+        say(f"{name}: {found}, {time.perf_counter() - begin:.1f} s")
+    say(f"{len(cases) - failed} of {len(cases)} written to {output}" + (f"; {failed} failed" if failed else ""))
+    return DataError.exit_code if failed else 0

@@ -4,7 +4,6 @@ A channel that another run's network makes comes from the copy of that run insid
 """
 
 import dataclasses
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +12,10 @@ from PIL import Image
 
 from jaxseg.data import channels, geometry, preprocess, volumes
 from jaxseg.data.records import Recipe, Volume
-from jaxseg.infer.cases import find_cases
+from jaxseg.infer.cases import check_output, find_cases, segment_each
 from jaxseg.infer.slices import MADE_BY, SliceNetwork, folder_of, maker_of
 from jaxseg.metrics import regions
-from jaxseg.types import ConfigError, DataError, JaxsegError, MismatchError, NonFiniteError
+from jaxseg.types import MismatchError, NonFiniteError
 from jaxseg.utils.pictures import paint, sheet, to_rgb
 
 
@@ -106,25 +105,11 @@ def predict(run: Path, source: Path, output: Path, *, batch_size: int = 8, proba
     Raises:
       DataError: no input found.
     """
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"--output={output}: is a file; give a folder")
+    check_output(output)
     predictor = Predictor(run, batch_size=batch_size)
     cases = find_cases(source, predictor.recipe, predictor.record)
-    if predictor.synthetic:
-        say("note: these weights were trained on SYNTHETIC data; what they find in patients means nothing")
-    output.mkdir(parents=True, exist_ok=True)
-    failed = 0
-    for name, read in cases:
-        begin = time.perf_counter()
-        try:
-            found = _one(predictor, read(), output, name, probabilities, overlay)
-        except JaxsegError as error:
-            failed += 1
-            say(f"FAILED {name}: {error}")
-            continue
-        say(f"{name}: {found}, {time.perf_counter() - begin:.1f} s")
-    say(f"{len(cases) - failed} of {len(cases)} written to {output}" + (f"; {failed} failed" if failed else ""))
-    return DataError.exit_code if failed else 0
+    segment = lambda images, name: _one(predictor, images, output, name, probabilities, overlay)
+    return segment_each(cases, segment, output, synthetic=predictor.synthetic, say=say)
 
 
 def _one(predictor: Predictor, images: list[Volume], output: Path, name: str, probabilities: bool, overlay: bool) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,12 +16,12 @@ from jaxseg.data.geometry import to_volume
 from jaxseg.data.preprocess_volume import prepare_volume, restore_labels, restore_scores
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.infer import cascade, postprocess
-from jaxseg.infer.cases import find_cases
+from jaxseg.infer.cases import check_output, find_cases, segment_each
 from jaxseg.infer.slices import record_of
 from jaxseg.infer.volumes import VolumeNetwork, labels_of, probabilities_of
 from jaxseg.metrics import regions
 from jaxseg.models import create_model, functional
-from jaxseg.types import ConfigError, DataError, JaxsegError, MismatchError, NonFiniteError
+from jaxseg.types import ConfigError, DataError, MismatchError, NonFiniteError
 from jaxseg.utils.pictures import paint, sheet, to_rgb
 
 WINDOW = ("overlap", "blend", "positions", "accumulator", "windows", "mirror")  # settings of the sliding window
@@ -154,29 +153,15 @@ def predict(run: Path, origin: Path, output: Path, *, settings: Mapping[str, Any
     Raises:
       DataError: no input found.
     """
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"--output={output}: is a file; give a folder")
+    check_output(output)
     trained = averaged(open_run(run, settings), [Path(other) for other in settings["ensemble"]])
     roi = open_run(Path(settings["roi"]), settings) if settings["roi"] else None
     if roi:
         check_cascade(roi.record, trained.recipe)
     steps = _steps(run) if settings["postprocess"] else []
     cases = find_cases(origin, trained.recipe, trained.record)
-    if trained.record["synthetic"]:
-        say("note: these weights were trained on SYNTHETIC data; what they find in patients means nothing")
-    output.mkdir(parents=True, exist_ok=True)
-    failed = 0
-    for name, read in cases:
-        begin = time.perf_counter()
-        try:
-            found = _one(trained, roi, read(), output, name, settings, steps)
-        except JaxsegError as error:
-            failed += 1
-            say(f"FAILED {name}: {error}")
-            continue
-        say(f"{name}: {found}, {time.perf_counter() - begin:.1f} s")
-    say(f"{len(cases) - failed} of {len(cases)} written to {output}" + (f"; {failed} failed" if failed else ""))
-    return DataError.exit_code if failed else 0
+    segment = lambda images, name: _one(trained, roi, images, output, name, settings, steps)
+    return segment_each(cases, segment, output, synthetic=trained.record["synthetic"], say=say)
 
 
 def _one(trained: Trained, roi: Trained | None, images: list[Volume], output: Path, name: str, settings, steps) -> str:

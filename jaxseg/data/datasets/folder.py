@@ -15,10 +15,10 @@ import numpy as np
 
 from jaxseg.data import volumes
 from jaxseg.data.datasets import pairs
+from jaxseg.data.datasets.structures import count_structures
 from jaxseg.data.inputs import has_suffix
 from jaxseg.data.records import Case, DataSet, Volume
 from jaxseg.data.refusal import refusal
-from jaxseg.types import ConfigError
 
 LABELS = ("foreground",)
 
@@ -47,14 +47,8 @@ def load(root: str | Path, *, structures: Sequence[str] = LABELS) -> DataSet:
 
 
 def label_count(structures: Sequence[str] = LABELS) -> int:
-    """Number of foreground classes.
-
-    Raises:
-      ConfigError: structures that are no list of different names.
-    """
-    if isinstance(structures, str) or not structures or len(set(structures)) < len(structures):
-        raise ConfigError(f"got structures={structures!r}; a tuple of different names, at least one, such as {LABELS}")
-    return len(structures)
+    """Number of foreground classes; a ConfigError for what is no list of different names."""
+    return count_structures(structures, LABELS)
 
 
 def read_mask(classes: int, case: Case, image: Volume) -> Volume:

@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxseg.data import volumes
 from jaxseg.data.datasets import lung_files, pairs
+from jaxseg.data.datasets.structures import count_structures
 from jaxseg.data.inputs import visible_entries
 from jaxseg.data.records import Case, DataSet, Volume
 from jaxseg.data.refusal import refusal
@@ -68,13 +69,12 @@ def label_count(structures: Sequence[str] = SIDES) -> int:
     Raises:
       ConfigError: structures that are no list of different known names, or "lung" beside one of its sides.
     """
-    if isinstance(structures, str) or not structures or len(set(structures)) < len(structures):
-        raise ConfigError(f"got structures={structures!r}; a tuple of different names, at least one, such as {SIDES}")
+    classes = count_structures(structures, SIDES)
     for structure in structures:
         lookup("structure", structure, dict.fromkeys((*SCR, *WHOLE)))
     if "lung" in structures and set(structures) & set(SIDES):
         raise ConfigError(f"got structures={tuple(structures)!r}; a pixel has one class: take 'lung' or its two sides")
-    return len(structures)
+    return classes
 
 
 def map_mask(classes: int, raw: np.ndarray) -> np.ndarray:

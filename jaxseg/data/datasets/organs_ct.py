@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxseg.data import volumes
+from jaxseg.data.datasets.structures import count_structures
 from jaxseg.data.records import Case, DataSet
 from jaxseg.data.refusal import refusal
-from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup, unknown_name
 
 CT_A, MASK_A = "example_ct.nii.gz", "example_seg_fast_force_split.nii.gz"
@@ -71,14 +71,8 @@ def load(root: str | Path, *, structures: Sequence[str] = STRUCTURES, protocol: 
 
 
 def label_count(structures: Sequence[str] = STRUCTURES) -> int:
-    """Number of foreground classes.
-
-    Raises:
-      ConfigError: structures that are no list of different names.
-    """
-    if isinstance(structures, str) or not structures or len(set(structures)) < len(structures):
-        raise ConfigError(f"got structures={structures!r}; a tuple of different names, at least one, such as {STRUCTURES}")
-    return len(structures)
+    """Number of foreground classes; a ConfigError for what is no list of different names."""
+    return count_structures(structures, STRUCTURES)
 
 
 def map_mask(numbers: tuple[int, ...], raw: np.ndarray) -> np.ndarray:

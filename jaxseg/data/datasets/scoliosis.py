@@ -18,10 +18,10 @@ from PIL import Image, ImageDraw
 
 from jaxseg.data import volumes
 from jaxseg.data.datasets import pairs
+from jaxseg.data.datasets.structures import count_structures
 from jaxseg.data.photos import SUFFIXES
 from jaxseg.data.records import Case, DataSet, Volume
 from jaxseg.data.refusal import refusal
-from jaxseg.types import ConfigError
 from jaxseg.utils.files import build_folder, cache_root
 from jaxseg.utils.lookup import lookup
 
@@ -67,14 +67,8 @@ def load(root: str | Path, *, structures: Sequence[str] = LABELS, allow_empty: b
 
 
 def label_count(structures: Sequence[str] = LABELS) -> int:
-    """Number of foreground classes.
-
-    Raises:
-      ConfigError: structures that are no list of different names.
-    """
-    if isinstance(structures, str) or not structures or len(set(structures)) < len(structures):
-        raise ConfigError(f"got structures={structures!r}; a tuple of different names, at least one, such as {LABELS}")
-    return len(structures)
+    """Number of foreground classes; a ConfigError for what is no list of different names."""
+    return count_structures(structures, LABELS)
 
 
 def map_mask(classes: int, raw: np.ndarray) -> np.ndarray:
