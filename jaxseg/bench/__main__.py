@@ -3,8 +3,9 @@
     python -m jaxseg.bench --peers                                   # everything; without --peers ours alone
     python -m jaxseg.bench --suite=models --peers --only='unet3d_s|forward' --output=runs/bench
 
-Suites: models (forward, training step), infer (sliding window), ops (distance transform, components, convolutions), data
-(augmented samples per second), startup (command to first step, cold and warm), scaling (cost against size).
+Suites: models (forward, training step), infer (sliding window), ops (distance transform, components, convolutions; on a GPU
+the hand-written kernels), data (augmented samples per second), startup (command to first step, cold and warm), scaling (cost
+against size).
 Each row is a pair of processes asked in turn; medians. The last column is ours / peer: of times less than 1 is faster, of
 rates more than 1. A row whose two results differ says FAILED. Rows are appended to OUTPUT/bench.csv as they are measured;
 OUTPUT/bench.md has the newest of each on this machine, whichever run measured it; OUTPUT/bench.log what the processes print.
@@ -23,6 +24,7 @@ from jaxseg.bench.peers import DRESSES
 from jaxseg.bench.side import Options
 from jaxseg.types import ConfigError, JaxsegError
 
+TOGETHER = 8  # works of one case that share a pair of processes, and its limit
 SUITES = ("models", "infer", "ops", "data", "startup", "scaling")
 
 
@@ -35,7 +37,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of bench.csv, bench.md and bench.log")
     parser.add_argument("--quick", action="store_true", help="the smallest sizes: does everything run?")
     parser.add_argument("--seconds", type=float, default=3.0, help="of timing for each row")
-    parser.add_argument("--limit", type=float, default=300.0, help="seconds that one case may take with all its rows")
+    parser.add_argument("--limit", type=float, default=300.0, help=f"seconds that one case may take with {TOGETHER} rows")
     parser.add_argument("--dresses", default="", help=f"how PyTorch may run, of {', '.join(DRESSES)}; the fastest is timed")
     options = parser.parse_args(arguments)
     options.suite = tuple(filter(None, options.suite.split(","))) or SUITES
@@ -59,8 +61,9 @@ def measured(options: argparse.Namespace, side: Options, log) -> Iterator[table.
                 continue
             works = {work: about for work, about in module.works(name, side).items()
                      if whole or re.search(options.only, f"{suite}/{name} {work}")}
-            if works:
-                yield from pair.rows(suite, name, works, side, seconds=seconds, limit=options.limit, log=log)
+            for i in range(0, len(works), TOGETHER):
+                part = dict(list(works.items())[i:i + TOGETHER])
+                yield from pair.rows(suite, name, part, side, seconds=seconds, limit=options.limit, log=log)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,10 +1,13 @@
-"""Operations outside the networks: distance transform and components beside scipy, convolutions beside PyTorch.
+"""Operations outside the networks: distance transform and components beside scipy, convolutions beside PyTorch; on a GPU every
+hand-written kernel beside XLA's program of its plain twin.
 
 The convolutions are some of the shapes of `ops.conv.table`, forward and both gradients, in float32 as `ops.conv.bench` has
-them; it prints the whole table.
+them; it prints the whole table. The kernels' work is `ops.gpu_rows`, in bfloat16; its notes say which share of a copy's
+bandwidth a kernel reaches for the bytes that it must move.
 """
 
 import functools
+import time
 from collections.abc import Callable
 
 from jaxseg.bench import machine
@@ -13,11 +16,16 @@ from jaxseg.bench.side import Call, Options
 MASKS = ("distance_transform", "signed_distance", "components", "largest_component")
 CONVOLUTIONS = ("dense 3x3 64^2 x 64", "depthwise 1x21 64^2 x 64", "dense 3^3 32^3 x 32", "depthwise 13^3 16^3 x 32")
 DIRECTIONS = ("forward", "input_gradient", "weight_gradient")
-CASES = (*MASKS, *CONVOLUTIONS)
+KERNELS = ("depthwise", "strip pairs", "norm", "attention")  # how the rows of `ops.gpu_rows` begin
+CASES = (*MASKS, *CONVOLUTIONS, *KERNELS)
+COMPARED = 2**20  # numbers of a kernel's result, spread over it
 
 
 def works(name: str, options: Options) -> dict[str, dict]:
-    """One call on one volume; the three directions of a convolution."""
+    """One call on one volume; the three directions of a convolution; every row of a kind of kernel, on a GPU alone."""
+    if name in KERNELS:
+        # 4 % of the largest value, which is some five standard deviations: bfloat16 has 8 bits, on both sides
+        return {work: {"tolerance": 0.2, "bytes": row.bytes} for work, row in kernels(name).items()} if options.gpu else {}
     if name in CONVOLUTIONS:
         return {direction: {"tolerance": 1e-3} for direction in DIRECTIONS}
     n = _edge(options)
@@ -28,8 +36,33 @@ def _edge(options: Options) -> int:
     return 16 if options.quick else 128 if options.gpu else 96
 
 
+def kernels(name: str) -> dict:
+    """The rows of `ops.gpu_rows` of one kind, by what their names go on with."""
+    from jaxseg.ops.gpu_rows import gpu_rows
+    return {row.name.removeprefix(f"{name} "): row for row in gpu_rows() if row.name.startswith(f"{name} ")}
+
+
+def _kernel(work: str, make: Callable, which: str, options: Options, facts: Callable[[], dict]) -> Call:
+    import jax
+    import numpy as np
+    start = time.perf_counter()
+    run = make()
+    result = jax.block_until_ready(run()).reshape(-1)
+    seconds = time.perf_counter() - start
+    np.save(options.path(f"{work}.{which}.npy"), np.asarray(result[::max(1, result.size // COMPARED)], np.float32))
+    return Call(run, jax.block_until_ready, {"compile_s": seconds, **facts()})
+
+
 def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     """Compiled, the arrays on the device."""
+    if name in KERNELS:
+        from jaxseg.bench.models import matmul_rate
+        from jaxseg.ops.gpu_rows import copy_rate
+        rates = functools.cache(lambda: {"flop_per_s": matmul_rate("bfloat16", options),
+                                         "bytes_per_s": copy_rate(2**16 if options.quick else 2**29)})
+        return {work: functools.partial(_kernel, work, row.ours, "ours", options, lambda row=row: {"flop": row.flops, **rates()})
+                for work, row in kernels(name).items()}
+
     import jax
     import numpy as np
 
@@ -66,7 +99,11 @@ def _convolution(name: str, direction: str, options: Options) -> Call:
 
 
 def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
-    """scipy.ndimage on the host (it has no device); PyTorch for convolutions."""
+    """scipy.ndimage on the host (it has no device); PyTorch for convolutions; XLA for a kernel's plain twin."""
+    if name in KERNELS:
+        return {work: functools.partial(_kernel, work, row.plain, "peer", options, lambda: {"dress": "plain twin, XLA"})
+                for work, row in kernels(name).items()}
+
     import numpy as np
     from scipy import ndimage
 

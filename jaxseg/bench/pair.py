@@ -67,7 +67,7 @@ def rows(suite: str, name: str, works: dict[str, dict], options: Options, *, sec
 
     Args:
       suite, name: a suite's module and one of its cases.
-      works: call -> {"tolerance": of the results, "unit": of the row, "size": of the work}.
+      works: call -> {"tolerance": of the results, "unit": of the row, "size": of the work, "bytes": that a call must move}.
       seconds: of timing for each work.
       limit: seconds that the whole pair may take.
       log: file for what the processes print.
@@ -114,6 +114,8 @@ def _measured(sides: dict[str, Process], facts: dict, row: Row, notes: list[str]
         row.compile_s = ours.get("compile_s")
         if ours.get("flop") and ours.get("flop_per_s"):
             row.mfu = ours["flop"] / (1e-3 * timed["ours"][0]) / ours["flop_per_s"]
+        if "bytes" in about and ours.get("bytes_per_s"):
+            notes.append(f"{about['bytes'] / (1e-3 * timed['ours'][0]) / ours['bytes_per_s']:.0%} of a copy's bandwidth")
     if "peer" in timed:
         row.peer_value, row.peer = convert(timed["peer"][0]), peer.get("dress", "")
         row.peer_peak_mb, row.peer_compile_s = peer.get("peak_mb"), peer.get("compile_s")

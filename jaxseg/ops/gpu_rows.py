@@ -2,7 +2,8 @@
 
 `python -m jaxseg.ops.gpu_rows [--only strip]` prints, on a GPU: milliseconds of both, the share of a copy's bandwidth that
 the kernel reaches for the bytes it must move, and the largest difference over the twin's standard deviation. The rows of
-`ops.conv` belong into conv/gpu_table.py. Not yet run: no figure in this package comes from a GPU.
+`ops.conv` belong into conv/gpu_table.py. `python -m jaxseg.bench --suite=ops --peers` has the same rows in its table, each side
+in a process of its own. Not yet run: no figure in this package comes from a GPU.
 """
 
 import argparse
@@ -94,7 +95,7 @@ def _norm(shape, groups: int, direction: str) -> GpuRow:
         return _ready(function, shape, shape[-1:], shape[-1:])
 
     moved = 6 if direction == "forward" else 12  # two reads and a write; with the gradient four reads and two writes at least
-    return GpuRow(f"norm, leaky_relu, {groups} groups {'x'.join(map(str, shape))} {direction}", functools.partial(make, True),
+    return GpuRow(f"norm leaky_relu, {groups} groups {'x'.join(map(str, shape))} {direction}", functools.partial(make, True),
                   functools.partial(make, False), moved * numbers, 10 * numbers)
 
 
@@ -133,14 +134,19 @@ def milliseconds(call: Callable[[], jax.Array], repeats: int = 5) -> float:
     return statistics.median(times)
 
 
+def copy_rate(numbers: int = 2**29) -> float:
+    """Bytes a second of a copy of that many bfloat16 numbers: read once, written once."""
+    copy = _ready(lambda x: -x, (numbers,))
+    return 4 * numbers / milliseconds(copy) * 1e3
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="rows whose name contains this")
     options = parser.parse_args()
     if jax.default_backend() != "gpu":
         raise SystemExit(f"got backend {jax.default_backend()}; the kernels run on a GPU alone")
-    copy = _ready(lambda x: -x, (2**29,))  # a fresh gigabyte read, another written
-    bandwidth = 4 * 2**29 / milliseconds(copy) * 1e3
+    bandwidth = copy_rate()
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}: copy {bandwidth / 1e12:.2f} TB/s", flush=True)
     for row in gpu_rows():
         if options.only not in row.name:

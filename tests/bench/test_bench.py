@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxseg.bench import clock, machine, models, pair, table
+from jaxseg.bench import clock, machine, models, ops, pair, table
 from jaxseg.bench.__main__ import SUITES, parse
 from jaxseg.bench.side import Options
+from jaxseg.ops import gpu_rows
 from jaxseg.types import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -117,6 +118,34 @@ def test_the_rows_of_the_plan_are_there():
         from jaxseg.models import create_model
         model = create_model(name, abstract=True, **models.case_options(name, on_gpu))
         model.check(models.CASES[name].shape(on_gpu))
+
+
+def test_the_suite_ops_has_every_row_for_a_gpu_once_and_none_on_a_cpu():
+    found = [f"{name} {work}" for name in ops.KERNELS for work in ops.works(name, Options("", gpu=True))]
+    assert found == [row.name for row in gpu_rows.gpu_rows()]
+    assert not any(ops.works(name, Options("")) for name in ops.KERNELS)
+
+
+def test_a_kernel_is_compared_with_its_twin_and_told_its_share_of_a_copys_bandwidth(tmp_path, monkeypatch):
+    """As `pair` runs it on a GPU, with both sides in this process and a kernel that any device has."""
+    doubled = lambda f: lambda: gpu_rows._ready(f, (4096,))
+    row = gpu_rows.GpuRow("norm tiny", doubled(lambda x: x + x), doubled(lambda x: 2 * x), 4 * 4096, 4096)
+    monkeypatch.setattr(gpu_rows, "gpu_rows", lambda: [row])
+    options = Options(str(tmp_path), quick=True, peers=True)
+    calls = {which: getattr(ops, which)("norm", options)["tiny"]() for which in ("ours", "peer")}
+
+    class Side:
+        def __init__(self, call):
+            self.call = call
+
+        def ask(self, do, call, runs):
+            return {"ms": clock.block(self.call.run, runs, self.call.finish)}
+
+    about = {"tolerance": 0.2, "bytes": row.bytes}
+    found = pair._measured({w: Side(c) for w, c in calls.items()}, {w: c.facts for w, c in calls.items()},
+                           table.Row("ops", "norm", "tiny"), [], about, 0.0, tmp_path)
+    assert found.error == 0 and found.ratio > 0 and found.mfu > 0 and found.compile_s > 0 and found.peer == "plain twin, XLA"
+    assert found.note.endswith("% of a copy's bandwidth")
 
 
 def test_one_command_measures_a_row_of_each_suite(tmp_path):
