@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 
 from jaxseg.types import Array, ConfigError
 from jaxseg.utils.lookup import lookup, unknown_name
@@ -26,7 +27,8 @@ from jaxseg.utils.trees import label_by_rules
 class Rule(NamedTuple):
     """An optimiser: the moments it keeps per leaf, its direction, its options, and how weight decay enters."""
 
-    direction: Callable  # (gradient, moments, scalars, **options) -> (step before the learning rate, new moments)
+    advance: Callable  # (gradient, moments, **options) -> new moments
+    direction: Callable  # (gradient, new moments, scalars, **options) -> step before the learning rate
     moments: Callable  # (leaf, **options) -> {name: initial array}
     options: Mapping[str, float | bool]
     scalars: Callable = lambda count, **_: ()  # numbers shared by all leaves; count of updates, from 1
@@ -42,42 +44,54 @@ def _adam_scalars(count: Array, *, b1: float, b2: float, eps: float):
     return 1 / _one_minus_power(b1, count), 1 / jnp.sqrt(_one_minus_power(b2, count))
 
 
-def _adam(g: Array, moments: dict, scalars, *, b1: float, b2: float, eps: float):
-    m = b1 * moments["m"] + (1 - b1) * g
-    v = b2 * moments["v"] + (1 - b2) * g * g
-    return m * scalars[0] / (jnp.sqrt(v) * scalars[1] + eps), {"m": m, "v": v}
+def _adam_moments(g: Array, moments: dict, *, b1: float, b2: float, eps: float) -> dict:
+    return {"m": b1 * moments["m"] + (1 - b1) * g, "v": b2 * moments["v"] + (1 - b2) * g * g}
 
 
-def _adagrad(g: Array, moments: dict, scalars, *, eps: float, initial: float):
-    total = moments["sum"] + g * g
-    return g / (jnp.sqrt(total) + eps), {"sum": total}
+def _adam(g: Array, moments: dict, scalars, *, b1: float, b2: float, eps: float) -> Array:
+    return moments["m"] * scalars[0] / (jnp.sqrt(moments["v"]) * scalars[1] + eps)
 
 
-def _sgd(g: Array, moments: dict, scalars, *, momentum: float, nesterov: bool):
+def _adagrad_moments(g: Array, moments: dict, *, eps: float, initial: float) -> dict:
+    return {"sum": moments["sum"] + g * g}
+
+
+def _adagrad(g: Array, moments: dict, scalars, *, eps: float, initial: float) -> Array:
+    return g / (jnp.sqrt(moments["sum"]) + eps)
+
+
+def _sgd_moments(g: Array, moments: dict, *, momentum: float, nesterov: bool) -> dict:
+    return {"m": momentum * moments["m"] + g} if momentum else {}
+
+
+def _sgd(g: Array, moments: dict, scalars, *, momentum: float, nesterov: bool) -> Array:
     if not momentum:
-        return g, {}
-    m = momentum * moments["m"] + g
-    return g + momentum * m if nesterov else m, {"m": m}
+        return g
+    return g + momentum * moments["m"] if nesterov else moments["m"]
 
 
 def _zeros(leaf: Array) -> np.ndarray:
     return np.zeros(leaf.shape, np.float32)  # by numpy: no program to compile for each shape
 
 
-_ADAM = Rule(_adam, lambda p, **_: {"m": _zeros(p), "v": _zeros(p)}, {"b1": 0.9, "b2": 0.999, "eps": 1e-8},
+_ADAM = Rule(_adam_moments, _adam, lambda p, **_: {"m": _zeros(p), "v": _zeros(p)}, {"b1": 0.9, "b2": 0.999, "eps": 1e-8},
              _adam_scalars)
 OPTIMIZERS: dict[str, Rule] = {
     "adam": _ADAM,
     "adamw": _ADAM._replace(decoupled=True),
-    "adagrad": Rule(_adagrad, lambda p, *, initial, **_: {"sum": _zeros(p) + initial}, {"eps": 1e-10, "initial": 0.0}),
-    "sgd": Rule(_sgd, lambda p, *, momentum, **_: {"m": _zeros(p)} if momentum else {},
+    "adagrad": Rule(_adagrad_moments, _adagrad, lambda p, *, initial, **_: {"sum": _zeros(p) + initial},
+                    {"eps": 1e-10, "initial": 0.0}),
+    "sgd": Rule(_sgd_moments, _sgd, lambda p, *, momentum, **_: {"m": _zeros(p)} if momentum else {},
                 {"momentum": 0.0, "nesterov": False}),
 }
 
 
 def build(params: Mapping[str, Array], *, name: str, options: Mapping[str, float] | None = None, weight_decay: float = 0.0,
-          groups: Sequence[tuple[str, Mapping[str, float]]] = (), clip_norm: float = 0.0) -> optax.GradientTransformation:
+          groups: Sequence[tuple[str, Mapping[str, float]]] = (),
+          clip_norm: float = 0.0) -> optax.GradientTransformationExtraArgs:
     """The optimiser as an optax transformation of flat dicts; its updates are for a learning rate of 1.
+
+    `update(..., ok=flag)` keeps the state as it is where the flag is false.
 
     The state is {"count": int32, "<moment>": {parameter name: float32 array}}. Weight decay is decoupled for adamw
     (param shrinks by lr * decay) and added to the gradient for the others, after clipping, as PyTorch does.
@@ -106,7 +120,7 @@ def build(params: Mapping[str, Array], *, name: str, options: Mapping[str, float
                 state.setdefault(moment, {})[leaf_name] = value
         return state
 
-    def update(grads: Mapping[str, Array], state: dict, params: Mapping[str, Array]) -> tuple[dict, dict]:
+    def update(grads: Mapping[str, Array], state: dict, params: Mapping[str, Array], *, ok=None) -> tuple[dict, dict]:
         if grads.keys() != factors.keys():
             raise ValueError(f"got gradients of {len(grads)} parameters for an optimiser built for {len(factors)}; names differ")
         if clip_norm:
@@ -120,15 +134,21 @@ def build(params: Mapping[str, Array], *, name: str, options: Mapping[str, float
             if shrink and not rule.decoupled:
                 g = g + shrink * p
             moments = {moment: state[moment][leaf_name] for moment in state if moment != "count"}
-            direction, moments = rule.direction(g, moments, scalars, **settings)
+            new_moments = rule.advance(g, moments, **settings)
+            if ok is not None:
+                new_moments = {moment: jnp.where(ok, value, moments[moment]) for moment, value in new_moments.items()}
+            new_moments = lax.optimization_barrier(new_moments)  # else XLA computes them twice, and copies the old ones for it
+            direction = rule.direction(g, new_moments, scalars, **settings)
             if shrink and rule.decoupled:
                 direction = direction + shrink * p
             updates[leaf_name] = -lr * direction
-            for moment, value in moments.items():
+            for moment, value in new_moments.items():
                 new[moment][leaf_name] = value
+        if ok is not None:
+            new["count"] = jnp.where(ok, new["count"], state["count"])
         return updates, new
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def clip(grads, max_norm: float):

@@ -16,7 +16,7 @@ from jaxseg.train.state import TrainState, joined, parted
 from jaxseg.types import Batch
 
 
-def build(network: Network, loss: Callable, optimizer: optax.GradientTransformation, schedule: Callable,
+def build(network: Network, loss: Callable, optimizer: optax.GradientTransformationExtraArgs, schedule: Callable,
           augment: Callable, mesh, *, lr: float, dtype: str = "float32", accumulate: int = 1, ema: float = 0.0,
           seed: int = 0, finish: Callable = lambda image: image,
           target: Callable = lambda mask: mask) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:
@@ -28,7 +28,7 @@ def build(network: Network, loss: Callable, optimizer: optax.GradientTransformat
     Args:
       network: from `functional.split`.
       loss: `losses.compose.build(...)`.
-      optimizer: updates for a learning rate of 1.
+      optimizer: from `optim.build`: updates for a learning rate of 1, which keeps its state where `ok` is false.
       schedule: step -> factor of `lr`.
       augment: (key, image, mask) -> (image, mask).
       mesh: from `train.mesh.make`.
@@ -77,11 +77,12 @@ def build(network: Network, loss: Callable, optimizer: optax.GradientTransformat
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(jax.random.key(seed), state["step"])
         value, net_state, parts, grads = accumulated((state["params"], state["balance"]), state["state"], batch, key)
+        grads = lax.optimization_barrier(grads)  # else what lays a gradient out is computed anew by each reader
         norm = optax.tree.norm(grads)
         ok = jnp.isfinite(value) & jnp.isfinite(norm)
         rate = lr * schedule(state["step"]) * state["lr_scale"]
         trained = joined(state["params"], state["balance"])
-        updates, opt = optimizer.update(joined(*grads), state["opt"], trained)
+        updates, opt = optimizer.update(joined(*grads), state["opt"], trained, ok=ok)
         params, balance = parted(jax.tree.map(lambda p, u: p + rate * u, trained, updates))
         mean = average.update(state["ema"], params, state["step"], ema) if ema else state["ema"]
         keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, old)
@@ -90,7 +91,7 @@ def build(network: Network, loss: Callable, optimizer: optax.GradientTransformat
             "params": keep(params, state["params"]),
             "balance": keep(balance, state["balance"]),
             "state": keep(net_state, state["state"]),
-            "opt": keep(opt, state["opt"]),
+            "opt": opt,
             "ema": keep(mean, state["ema"]),
             "lr_scale": state["lr_scale"],
             "bad_steps": jnp.where(ok, 0, state["bad_steps"] + 1),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxseg import ops
-from jaxseg.ops.conv import depthwise, folded, planes, reference, slabs, stems, threaded
+from jaxseg.ops.conv import blocks, depthwise, folded, planes, products, reference, slabs, stems
 
 _spec = importlib.util.spec_from_file_location("conv_cases", Path(__file__).with_name("conv_cases.py"))
 cases = importlib.util.module_from_spec(_spec)
@@ -23,7 +23,8 @@ LOWERINGS = (
     *((folded.weight_gradient, case) for case in cases.DENSE if case.stride == 1),
     *((getattr(slabs, d), case) for d in cases.DIRECTIONS for case in cases.DENSE if len(case.kernel) == 3 and case.stride == 1),
     *((stems.forward, case) for case in cases.DENSE if case.stride > 1),
-    *((getattr(threaded, d), case) for d in cases.DIRECTIONS[:2] for case in cases.DENSE if len(case.kernel) == 2),
+    *((blocks.weight_gradient, case) for case in cases.DENSE if len(case.kernel) == 2),
+    *((getattr(products, d), case) for d in cases.DIRECTIONS[:2] for case in cases.DENSE if case.stride == 1),
 )
 _name = lambda v: v.name if isinstance(v, cases.Case) else f"{v.__module__.rpartition('.')[2]}.{v.__name__}"
 
@@ -48,6 +49,14 @@ def test_lowering_equals_reference(lowering, case):
         found = _run(lowering, direction, case, dtype)
         wanted = _run(getattr(reference, direction), direction, case, dtype, wide=True).astype(dtype)  # rounded once
         cases.close(found, wanted, _terms(case, direction))
+
+
+@pytest.mark.parametrize("positions", (1, 10, 64))
+@pytest.mark.parametrize("case", [c for c in cases.DENSE if len(c.kernel) == 2], ids=_name)
+def test_weight_gradient_by_blocks_does_not_depend_on_their_size(monkeypatch, case, positions):
+    monkeypatch.setattr(blocks, "_POSITIONS", positions)  # single rows; rows that do not divide the image; several images
+    wanted = _run(reference.weight_gradient, "weight_gradient", case)
+    cases.close(_run(blocks.weight_gradient, "weight_gradient", case), wanted, _terms(case, "weight_gradient"))
 
 
 PUBLIC = [case for case in (*cases.DEPTHWISE, *cases.DENSE) if case.public]

@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.4, help="about how long to repeat each measurement")
     options = parser.parse_args()
     if options.peers:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # PyTorch's idle threads would spin, on the cores that XLA is timed on
         import torch
         torch.set_num_threads(os.cpu_count())
     worst = 0.0

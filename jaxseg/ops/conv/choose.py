@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from jaxseg.ops.conv import depthwise, folded, planes, reference, slabs, stems
+from jaxseg.ops.conv import blocks, depthwise, folded, planes, products, reference, slabs, stems
 from jaxseg.ops.conv.spec import Spec
 
 
@@ -18,6 +18,7 @@ class Choice(NamedTuple):
 
 _FEW_CHANNELS = 4  # up to which strides are worth turning into channels
 _LARGE_SLICE = 2**9  # positions of a slice from which on one step of a loop over slices is worth its overhead
+_MANY = 2**12  # positions of a batch of images, from which on a loop over blocks of them is worth its overhead
 
 XLA = Choice(reference.forward, reference.input_gradient, reference.weight_gradient)
 
@@ -32,13 +33,27 @@ def lowerings(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> Cho
     if rank == 2 and not spec.plain and set(spec.dilation) == {1} and w_shape[-2] <= _FEW_CHANNELS:
         return XLA._replace(forward=stems.forward)
     if rank == 2:
-        return XLA._replace(weight_gradient=folded.weight_gradient) if _fold_in_2d(spec, x_shape, w_shape) else XLA
-    if not spec.plain:
+        choice = XLA._replace(weight_gradient=_weight_gradient_in_2d(spec, x_shape, w_shape))
+    elif not spec.plain:
         return Choice(planes.forward, planes.input_gradient, planes.weight_gradient)
-    if math.prod(x_shape[2:-1]) >= _LARGE_SLICE:
-        return Choice(slabs.forward, slabs.input_gradient, slabs.weight_gradient)
-    return Choice(planes.forward, planes.input_gradient, folded.weight_gradient)
+    elif math.prod(x_shape[2:-1]) >= _LARGE_SLICE:
+        choice = Choice(slabs.forward, slabs.input_gradient, slabs.weight_gradient)
+    else:
+        choice = Choice(planes.forward, planes.input_gradient, folded.weight_gradient)
+    if spec.plain and _few_positions(x_shape, w_shape):
+        return choice._replace(forward=products.forward, input_gradient=products.input_gradient)
+    return choice
 
 
-def _fold_in_2d(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> bool:
-    return spec.plain and w_shape[-2] >= 64 and math.prod(x_shape[:-1]) >= 2**13
+def _few_positions(x_shape: Sequence[int], w_shape: Sequence[int]) -> bool:
+    """Whether the weights are larger than what they are applied to."""
+    return math.prod(x_shape[:-1]) < 2 * min(w_shape[-2:])
+
+
+def _weight_gradient_in_2d(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> Callable:
+    channels = min(w_shape[-2:])
+    if not spec.plain or channels < 32:
+        return reference.weight_gradient
+    if _few_positions(x_shape, w_shape) or channels <= 256 and math.prod(x_shape[:-1]) >= _MANY:
+        return blocks.weight_gradient
+    return folded.weight_gradient if channels >= 64 else reference.weight_gradient
