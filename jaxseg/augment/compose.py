@@ -178,12 +178,13 @@ def _geometry(run: Sequence[Item], fill: float) -> Callable:
 
 def _reverse(run: Sequence[Item], key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
     """A run of flips alone."""
+    letters = spatial.LETTERS[mask.ndim - 1]
+    flags = [jnp.zeros(image.shape[0], bool) for _ in letters]
     for item in run:
         _, fired = item.draw(key, image.shape[0])
-        axis = spatial.LETTERS[mask.ndim - 1].index(item.transform.axis) + 1
-        mask = _swapped(item.transform, fired, _select(fired, jnp.flip(mask, axis), mask))
-        image = _select(fired, jnp.flip(image, axis), image)
-    return image, mask
+        flags[letters.index(item.transform.axis)] ^= fired
+        mask = _swapped(item.transform, fired, mask)
+    return spatial.reverse(image, flags), spatial.reverse(mask[..., None], flags)[..., 0]
 
 
 def _swapped(transform, fired: Array, mask: Array) -> Array:

@@ -9,6 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxseg.augment import white
 from jaxseg.augment.spatial import along_axes, as_range, gaussian_matrix, uniform
 from jaxseg.types import Array, ConfigError
 
@@ -50,7 +51,7 @@ class Noise:
 
     def __call__(self, key: Array, image: Array) -> Array:
         size, noise = jax.random.split(key)
-        return image + uniform(size, as_range("sigma", self.sigma)) * jax.random.normal(noise, image.shape, jnp.float32)
+        return image + uniform(size, as_range("sigma", self.sigma)) * white.normal(noise, image.shape)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from jaxseg.augment import white
 from jaxseg.types import Array, ConfigError
 
 LETTERS = {2: "hw", 3: "dhw"}  # names of the spatial axes by rank
@@ -258,7 +259,7 @@ class Elastic:
 
     def displacement(self, key: Array, size: tuple[int, ...]) -> Array:
         """[*S, r] pixels that one sample's output positions are moved by before they are looked up."""
-        noise = jax.random.uniform(jax.random.fold_in(key, 0), (*size, self.rank), jnp.float32, -1.0, 1.0)
+        noise = white.uniform(jax.random.fold_in(key, 0), (*size, self.rank))
         return self.alpha * along_axes(noise, [gaussian_matrix(n, jnp.float32(self.sigma)) for n in size])
 
 
@@ -315,6 +316,19 @@ def positions(matrix: Array, offset: Array, size: tuple[int, ...], displacement:
         grids = [grid + displacement[..., j] for j, grid in enumerate(grids)]
     return [sum((column(matrix[:, k, j]) * grids[j] for j in range(rank)), column(offset[:, k] + (size[k] - 1) / 2))
             for k in range(rank)]
+
+
+def reverse(x: Array, flags: Sequence[Array]) -> Array:
+    """x [B, *S, C] with axes reversed sample by sample; `flags` holds one bool [B] per axis of S.
+
+    One gather for all axes. A chain of selects between an axis and its reverse reads every number 2^r times, and keeps
+    XLA from vectorising what it fuses with it: with intensities and noise behind it the chain took 4.5 times as long on a CPU.
+    """
+    batch, *size, channels = x.shape
+    column = lambda line, i: line.reshape(-1, *(n if j == i else 1 for j, n in enumerate(size)))
+    lines = [jnp.where(flag[:, None], jnp.arange(n)[::-1], jnp.arange(n)) for flag, n in zip(flags, size)]
+    index = _flat([column(line, i) for i, line in enumerate(lines)], size)[..., None] * channels + jnp.arange(channels)
+    return jax.vmap(lambda table, i: table.at[i].get(mode="promise_in_bounds"))(x.reshape(batch, -1), index)
 
 
 def warp(image: Array, mask: Array, where: Sequence[Array], *, border: str = "constant", fill: float = 0.0):

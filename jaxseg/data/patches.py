@@ -125,14 +125,17 @@ class _Order:
 
 def _read(store: Store, rows: np.ndarray, numbers: list[int], *, rule: Rule, coordinates: bool) -> Batch:
     c = store.recipe.channels
-    image = np.zeros((len(rows), *rule.patch, c + 3 * coordinates), np.float32)
-    mask = np.zeros((len(rows), *rule.patch), np.uint8)
+    filled = all(p <= length for row in rows.tolist() for p, length in zip(rule.patch, store.rows[row]["shape"]))
+    make = np.empty if filled else np.zeros  # zeros that nobody overwrites are the padding
+    image = make((len(rows), *rule.patch, c + 3 * coordinates), np.float32)
+    mask = make((len(rows), *rule.patch), np.uint8)
     for b, (row, n) in enumerate(zip(rows.tolist(), numbers)):
         shape = store.rows[row]["shape"]
         there = tuple(slice(s, s + p) for s, p in zip(rule.start(store, row, n), rule.patch))  # clipped by the volume
         here = tuple(slice(0, min(p, length)) for p, length in zip(rule.patch, shape))
-        image[b][here][..., :c] = store.image(row)[there]
-        mask[b][here] = store.mask(row)[there]
+        maps = store.kept(row)
+        image[b][here][..., :c] = maps.image[there]
+        mask[b][here] = maps.mask[there]
         if coordinates:
             for axis, length in enumerate(shape):
                 line = np.linspace(0.0, 1.0, length, dtype=np.float32)[there[axis]]

@@ -13,6 +13,8 @@ SEED = (("hflip", 0.5, {}), ("vflip", 0.5, {}), ("rotate", 0.5, {"degrees": (-45
         ("scale", 0.5, {"factor": (0.8, 1.2)}), ("translate", 0.5, {"fraction": 0.2}),
         ("shear", 0.5, {"degrees": (-30.0, 30.0)}))
 
+FLIPS = (("mirror", 0.5, {}), ("intensity", 1.0, {}), ("noise", 0.5, {}))
+
 
 def batch(n=8, size=(24, 20), channels=1):
     rng = np.random.default_rng(0)
@@ -75,7 +77,8 @@ def test_jit_equals_eager():
     assert np.mean(np.asarray(a[1]) != np.asarray(b[1])) < 2e-3  # a position on a half may go either way
 
 
-@pytest.mark.parametrize("spec", [SEED, (("cutmix", 0.7, {}), ("noise", 0.5, {}), ("contrast", 0.5, {}))], ids=["seed", "mix"])
+@pytest.mark.parametrize("spec", [SEED, FLIPS, (("cutmix", 0.7, {}), ("noise", 0.5, {}), ("contrast", 0.5, {}))],
+                         ids=["seed", "flips", "mix"])
 def test_eight_devices_give_what_one_gives(spec):
     image, mask = batch(8)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -85,7 +88,7 @@ def test_eight_devices_give_what_one_gives(spec):
     eight = f(jax.random.key(1), jax.device_put(image, data), jax.device_put(mask, data))
     np.testing.assert_allclose(one[0], eight[0], atol=2e-5)  # as jit against eager: other fusions, same sums
     assert np.mean(np.asarray(one[1]) != np.asarray(eight[1])) < 2e-3
-    if spec is SEED:
+    if spec in (SEED, FLIPS):
         compiled = f.lower(jax.random.key(1), jax.device_put(image, data), jax.device_put(mask, data)).compile()
         assert "all-gather" not in compiled.as_text()  # no device reads another's samples
 

@@ -1,5 +1,6 @@
 """Geometry: landmarks land where the formula says, and resampling equals scipy's."""
 
+import itertools
 import math
 
 import jax
@@ -97,6 +98,22 @@ def test_flips_that_are_resampled_are_exact(size):
     new, labels = jax.jit(build(spec, rank=rank))(jax.random.key(0), jnp.asarray(image), jnp.asarray(mask))
     np.testing.assert_array_equal(new, image[..., ::-1, ::-1, :])
     np.testing.assert_array_equal(labels, mask[..., ::-1, ::-1])
+
+
+@pytest.mark.parametrize("size", [(6, 7), (4, 5, 6)])
+def test_reverse_equals_numpys_flips_for_every_choice_of_axes(size):
+    choices = np.array(list(itertools.product((False, True), repeat=len(size))))
+    x = np.random.default_rng(0).normal(size=(len(choices), *size, 3)).astype(np.float32)
+    new = jax.jit(spatial.reverse)(jnp.asarray(x), list(jnp.asarray(choices.T)))
+    for found, old, flags in zip(new, x, choices):
+        np.testing.assert_array_equal(found, np.flip(old, np.flatnonzero(flags)))
+
+
+def test_a_flip_that_is_listed_twice_is_undone():
+    image, mask = jnp.arange(12.0).reshape(1, 3, 4, 1), jnp.arange(12).reshape(1, 3, 4)
+    new, labels = jax.jit(build((("hflip", 1.0, {}),) * 2))(jax.random.key(0), image, mask)
+    np.testing.assert_array_equal(new, image)
+    np.testing.assert_array_equal(labels, mask)
 
 
 def test_what_comes_from_outside_is_fill_and_label_zero():

@@ -204,10 +204,19 @@ def test_a_patch_of_a_large_volume_reads_its_own_bytes_alone(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
+def test_maps_that_are_closed_for_others_are_opened_again(store, monkeypatch):
+    expected = take(store, 9)
+    monkeypatch.setattr(volume_store, "KEPT", 2)
+    few = volume_store.open_store(store.folder)
+    for a, b in zip(take(few, 9), expected):
+        np.testing.assert_array_equal(a["image"], b["image"])
+    assert len(few._open) == 2
+
+
 def test_a_volume_that_cannot_be_read_is_named_with_its_batch(store, monkeypatch):
     def fail(*_):
         raise OSError("input/output error")
-    monkeypatch.setattr(volume_store.Store, "image", fail)
+    monkeypatch.setattr(volume_store.Store, "kept", fail)
     with pytest.raises(DataError, match=r"batch 0 \(cases case\d.*input/output error"):
         take(store, 1)
 
