@@ -14,6 +14,7 @@ Source of `mix`: "lowbias32" of Wellons, nullprogram.com/blog/2018/07/31. The po
 they are summed by pairs (Estrin), since chains of dependent products, not their number, cost the time on a CPU.
 """
 
+import functools
 import math
 
 import jax
@@ -28,12 +29,14 @@ _QUANTILE = (0.860824584, 0.0772420729, -0.579964835, 0.484523039, -0.221015066,
              -8.76288743e-05, 2.48260363e-06)  # z / s^2 with P(|Z| > z) = 2^(-s^2), s < 5.66: z to 5e-4, the distribution to 3e-5
 
 
+@functools.partial(jax.jit, static_argnames="shape")
 def uniform(key: Array, shape: tuple[int, ...]) -> Array:
     """Float32 numbers spread evenly over (-1, 1), symmetric about 0: odd multiples of 2^-24."""
     signed = lax.bitcast_convert_type(_bits(key, shape), jnp.int32) >> 8
     return (signed.astype(jnp.float32) + 0.5) * jnp.float32(2.0**-23)
 
 
+@functools.partial(jax.jit, static_argnames="shape")
 def normal(key: Array, shape: tuple[int, ...]) -> Array:
     """Float32 numbers of the standard normal distribution, none beyond 6.4: one bit is the sign, 31 the share beyond |z|."""
     bits = _bits(key, shape)
