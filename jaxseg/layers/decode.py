@@ -6,7 +6,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg import ops
-from jaxseg.layers.activation import activation
 from jaxseg.layers.conv import Conv
 from jaxseg.layers.norm import BatchNorm
 from jaxseg.layers.run import EVAL, Run
@@ -21,7 +20,7 @@ class ConvNormAct(nnx.Module):
         self.norm = BatchNorm(cout, rngs=rngs)
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return activation("relu")(self.norm(self.conv(x), run))
+        return self.norm(self.conv(x), run, act="relu")
 
 
 class UNetDecoder(nnx.Module):

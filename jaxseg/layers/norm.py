@@ -6,6 +6,8 @@
 | LayerNorm | 1e-5 | 1e-5 | 1e-6 | |
 | GroupNorm | 1e-5 | 1e-5 | 1e-6 | |
 | InstanceNorm | 1e-5 | 1e-5 | 1e-6 | affine on by default here, off in PyTorch |
+
+An activation that follows a norm is given to it: norm(x, run, act="relu") = relu(norm(x, run)) in fewer passes over memory.
 """
 
 import math
@@ -16,6 +18,7 @@ from flax import nnx
 
 from jaxseg import ops
 from jaxseg.layers import initial
+from jaxseg.layers.activation import activation
 from jaxseg.layers.run import EVAL, Run
 from jaxseg.ops import tally
 from jaxseg.types import Array
@@ -33,18 +36,35 @@ class _Affine(nnx.Module):
         self.weight = nnx.Param(initial.ones(rngs, (channels,))) if affine else None
         self.bias = nnx.Param(initial.zeros(rngs, (channels,))) if affine else None
 
-    def _standardize(self, x: Array, axes: Sequence[int]) -> tuple[Array, Array, Array]:
-        """(y, mean, variance) with x's own moments over `axes`, which do not include the channels."""
-        if self.weight is None:
-            mean, var = ops.moments(x, axes)
-            return self._apply(x, mean, var), mean, var
-        tally.add("norm", math.prod(x.shape))
-        return ops.standardize(x, self.weight[...], self.bias[...], tuple(axes), self.eps)
+    def _own(self, x: Array, axes: Sequence[int], act: str) -> tuple[Array, Array, Array]:
+        """(act(norm(x)), mean, variance) with x's own moments over `axes`, which do not include the channels."""
+        weight, bias = self._factors(x)
+        fused, then = _split(act)
+        y, mean, var = ops.standardize(x, weight, bias, tuple(axes), self.eps, fused)
+        return then(y), mean, var
 
-    def _apply(self, x: Array, mean: Array, var: Array) -> Array:
-        tally.add("norm", math.prod(x.shape) if self.weight is not None else 0)
-        weight, bias = (None, None) if self.weight is None else (self.weight[...], self.bias[...])
-        return ops.normalize(x, mean, var, weight, bias, self.eps)
+    def _grouped(self, x: Array, groups: int | None, act: str) -> Array:
+        """act(norm(x)) with the moments of every sample and group of channels."""
+        weight, bias = self._factors(x)
+        fused, then = _split(act)
+        return then(ops.norm_act(x, weight, bias, groups=groups, eps=self.eps, act=fused))
+
+    def _given(self, x: Array, mean: Array, var: Array, act: str) -> Array:
+        """act(norm(x)) with these moments."""
+        weight, bias = (None, None) if self.weight is None else self._factors(x)
+        fused, then = _split(act)
+        return then(ops.normalize(x, mean, var, weight, bias, self.eps, fused))
+
+    def _factors(self, x: Array) -> tuple[Array, Array]:
+        if self.weight is None:
+            return jnp.ones((self.channels,), jnp.float32), jnp.zeros((self.channels,), jnp.float32)
+        tally.add("norm", math.prod(x.shape))
+        return self.weight[...], self.bias[...]
+
+
+def _split(act: str):
+    """The activation that the norm takes along, and the function that remains to be applied."""
+    return (act, lambda y: y) if act in ops.ACTS else ("identity", activation(act))
 
 
 class BatchNorm(_Affine):
@@ -66,10 +86,10 @@ class BatchNorm(_Affine):
         self.running_mean = BatchStat(jnp.zeros((channels,), jnp.float32))
         self.running_var = BatchStat(jnp.ones((channels,), jnp.float32))
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, run: Run = EVAL, *, act: str = "identity") -> Array:
         if not run.train:
-            return self._apply(x, self.running_mean[...], self.running_var[...])
-        y, mean, var = self._standardize(x, range(x.ndim - 1))
+            return self._given(x, self.running_mean[...], self.running_var[...], act)
+        y, mean, var = self._own(x, range(x.ndim - 1), act)
         n = math.prod(x.shape[:-1])
         for stat, new in ((self.running_mean, mean), (self.running_var, var * (n / max(n - 1, 1)))):
             stat[...] = (1 - self.momentum) * stat[...] + self.momentum * new.reshape(-1)
@@ -83,7 +103,7 @@ class LayerNorm(_Affine):
         super().__init__(channels, eps, affine, rngs)
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return self._apply(x, *ops.moments(x, (-1,)))
+        return self._given(x, *ops.moments(x, (-1,)), "identity")
 
 
 class GroupNorm(_Affine):
@@ -95,12 +115,8 @@ class GroupNorm(_Affine):
         super().__init__(channels, eps, affine, rngs)
         self.groups = groups
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        grouped = x.reshape(*x.shape[:-1], self.groups, -1)  # [B, *S, G, C/G]
-        mean, var = ops.moments(grouped, (*range(1, x.ndim - 1), x.ndim))
-        per_channel = self.channels // self.groups
-        spread = lambda m: jnp.repeat(m[..., 0], per_channel, axis=-1)  # [B, 1.., C]
-        return self._apply(x, spread(mean), spread(var))
+    def __call__(self, x: Array, run: Run = EVAL, *, act: str = "identity") -> Array:
+        return self._grouped(x, self.groups, act)
 
 
 class InstanceNorm(_Affine):
@@ -109,5 +125,5 @@ class InstanceNorm(_Affine):
     def __init__(self, channels: int, *, eps: float = 1e-5, affine: bool = True, rngs: nnx.Rngs):
         super().__init__(channels, eps, affine, rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return self._standardize(x, range(1, x.ndim - 1))[0]
+    def __call__(self, x: Array, run: Run = EVAL, *, act: str = "identity") -> Array:
+        return self._grouped(x, None, act)

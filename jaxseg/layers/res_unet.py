@@ -22,7 +22,7 @@ class ResBlock(nnx.Module):
         self.norm = InstanceNorm(cout, affine=False, rngs=rngs)  # holds nothing: one serves all
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = self.norm(self.conv2(_act(self.norm(self.conv1(x)))))
+        y = self.norm(self.conv2(self.norm(self.conv1(x), run, act="leaky_relu")))
         return _act(y + (x if self.conv3 is None else self.norm(self.conv3(x))))
 
 

@@ -5,7 +5,6 @@ from flax import nnx
 from jax import lax
 
 from jaxseg import ops
-from jaxseg.layers.activation import activation
 from jaxseg.layers.conv import Conv, ConvTranspose
 from jaxseg.layers.norm import BatchNorm, GroupNorm, InstanceNorm
 from jaxseg.layers.run import EVAL, Run
@@ -37,7 +36,7 @@ class ConvNorm(nnx.Module):
         self.act = act
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return activation(self.act)(self.norm(self.conv(x), run))
+        return self.norm(self.conv(x), run, act=self.act)
 
 
 class Sequence(nnx.Module):

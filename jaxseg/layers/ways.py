@@ -6,7 +6,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg import ops
-from jaxseg.layers.activation import activation
 from jaxseg.layers.conv import Conv, ConvTranspose
 from jaxseg.layers.large_kernel import DownLargeKernel
 from jaxseg.layers.mobile import ChannelAttention, DownViT, GhostBottleneck, InvertedResidual
@@ -72,7 +71,7 @@ class NormAct(nnx.Module):
         self.norm, self.act = BatchNorm(channels, rngs=rngs), act
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return activation(self.act)(self.norm(x, run))
+        return self.norm(x, run, act=self.act)
 
 
 class MobileUp(nnx.Module):

@@ -80,8 +80,8 @@ class MBConv(nnx.Module):
         self.drop_path = DropPath(drop) if stride == 1 and cin == cout else None
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = x if self.expand_conv is None else _swish(self.bn0(self.expand_conv(x), run))
-        y = _swish(self.bn1(self.depthwise_conv(y), run))
+        y = x if self.expand_conv is None else self.bn0(self.expand_conv(x), run, act="silu")
+        y = self.bn1(self.depthwise_conv(y), run, act="silu")
         gate = ops.adaptive_avg_pool(y, 1)  # [B, 1, 1, hidden]
         gate = jax.nn.sigmoid(self.se_expand(_swish(self.se_reduce(gate))))
         tally.add("mul", y.size)
@@ -113,7 +113,7 @@ class Encoder(nnx.Module):
         self.bn1 = _norm(scaled(1280), rngs) if config.conv_head else None
 
     def __call__(self, x: Array, run: Run = EVAL) -> list[Array]:
-        x = _swish(self.bn0(self.conv_stem(x), run))
+        x = self.bn0(self.conv_stem(x), run, act="silu")
         features = []
         for i, block in enumerate(self.blocks):
             with jax.named_scope(f"block{i}"):

@@ -119,7 +119,7 @@ class Up(nnx.Module):
         self.vit = ViTBlock(cout, *vit, rank=2, patch=PATCH, rngs=rngs) if vit else None
 
     def __call__(self, x: Array, skip: Array, run: Run = EVAL) -> Array:
-        x = self.shrink(jax.nn.silu(self.norm(self.up(x), run)), run)
+        x = self.shrink(self.norm(self.up(x), run, act="silu"), run)
         _, h, w, _ = skip.shape  # an odd size was rounded up on the way down: what comes up is one longer, at the end
         x = self.join(jnp.concatenate([x[:, :h, :w], skip], axis=-1), run)
         return x if self.vit is None else self.vit(x, run)

@@ -55,8 +55,7 @@ class ConvNormAct(nnx.Module):
         self.relu = relu
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        x = self.norm(self.conv(x), run)
-        return _relu(x) if self.relu else x
+        return self.norm(self.conv(x), run, act="relu" if self.relu else "identity")
 
 
 class Bottleneck(nnx.Module):

@@ -44,7 +44,7 @@ class PreActConv(nnx.Module):
         self.conv = keras_conv(cin, cout, 3, stride=stride, rngs=rngs)
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return self.conv(_relu(self.norm(x, run)))
+        return self.conv(self.norm(x, run, act="relu"))
 
 
 class SqueezeExcite(nnx.Module):

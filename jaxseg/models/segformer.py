@@ -166,7 +166,7 @@ class Decoder(nnx.Module):
         maps = [linear(f) for linear, f in zip(self.linears, features)]
         maps = [m if i == 0 else ops.resize(m, size) for i, m in enumerate(maps)]
         x = self.fuse(jnp.concatenate(maps[::-1], axis=-1))  # [B, H/4, W/4, width]
-        return activation("relu")(self.norm(x, run))
+        return self.norm(x, run, act="relu")
 
 
 class SegFormer(Segmenter):

@@ -121,7 +121,7 @@ class FFN(nnx.Module):
         self.fc2 = _conv(config, hidden, dim, 1, rngs=rngs)
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return self.fc2(_gelu(self.dwconv(self.fc1(x))))
+        return self.fc2(_gelu(ops.stored(self.dwconv(ops.stored(self.fc1(x))))))
 
 
 class Block(nnx.Module):
@@ -152,7 +152,7 @@ class Stem(nnx.Module):
         self.norm2 = _norm(config, cout, rngs)
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return self.norm2(self.conv2(_gelu(self.norm1(self.conv1(x), run))), run)
+        return self.norm2(self.conv2(self.norm1(self.conv1(x), run, act="gelu")), run)
 
 
 class Downsample(nnx.Module):
@@ -194,8 +194,9 @@ class Squeeze(nnx.Module):
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
         x = self.conv(x)
-        x = x if self.norm is None else self.norm(x)
-        return _relu(x) if self.relu else x
+        if self.norm is None:
+            return _relu(x) if self.relu else x
+        return self.norm(x, run, act="relu" if self.relu else "identity")
 
 
 class Decoder(nnx.Module):

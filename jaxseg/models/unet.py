@@ -36,8 +36,8 @@ class DoubleConv(nnx.Module):
         self.bn2 = BatchNorm(cout, rngs=rngs)
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        x = _relu(self.bn1(self.conv1(x), run))
-        return _relu(self.bn2(self.conv2(x), run))
+        x = self.bn1(self.conv1(x), run, act="relu")
+        return self.bn2(self.conv2(x), run, act="relu")
 
 
 class Up(nnx.Module):

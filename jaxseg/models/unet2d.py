@@ -69,7 +69,7 @@ class Block(nnx.Module):
             if norm is None:
                 x = _relu(x)
             else:
-                x = _relu(norm(x, run)) if self.before else norm(_relu(x), run)
+                x = norm(x, run, act="relu") if self.before else norm(_relu(x), run)
             if i == 0:
                 x = self.dropout(x, run)
         return x

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg import ops
-from jaxseg.layers import EVAL, Dropout, Run, activation
+from jaxseg.layers import EVAL, Dropout, Run
 from jaxseg.layers.keras import keras_conv, keras_norm
 from jaxseg.models.base import Outputs, Segmenter, Variant
 from jaxseg.types import Array
@@ -48,7 +48,7 @@ class ConvNormAct(nnx.Module):
         self.norm = keras_norm(cout, rngs=rngs)
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return activation("relu")(self.norm(self.conv(x), run))
+        return self.norm(self.conv(x), run, act="relu")
 
 
 class Level(nnx.Module):

@@ -1,40 +1,20 @@
 """Normalisation and activation in one: y = act((x - mean) / sqrt(var + eps) * weight + bias).
 
 Statistics per sample and channel ("instance"), per sample and group of channels ("group"), or given (a batch norm at
-inference). Given statistics, and every case on a CPU, are single operations that XLA fuses into one pass; statistics of
-its own a GPU takes through gpu.py, where that was asked for.
+inference). Given statistics are a single operation that XLA fuses into one pass; statistics of its own a GPU takes through
+gpu.py, where that was asked for, and everything else through `api.standardize`.
 """
 
 import os
-from collections.abc import Callable
-from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 from jax import lax
 
-from jaxseg.ops.activation.api import gelu
 from jaxseg.ops.norm import api
+from jaxseg.ops.norm.api import ACTS
 from jaxseg.types import Array, ConfigError
 
 
-class Act(NamedTuple):
-    """A function and its slope; `slope` is None where the function is no sum of what a GPU kernel has (erf)."""
-
-    value: Callable[[Array], Array]
-    slope: Callable[[Array], Array] | None
-
-
-ACTS = {
-    "identity": Act(lambda z: z, jnp.ones_like),
-    "relu": Act(jax.nn.relu, lambda z: jnp.where(z > 0, 1.0, 0.0)),
-    "leaky_relu": Act(lambda z: jnp.where(z >= 0, z, 0.01 * z), lambda z: jnp.where(z >= 0, 1.0, 0.01)),
-    "silu": Act(lambda z: z * lax.logistic(z), lambda z: lax.logistic(z) * (1 + z * (1 - lax.logistic(z)))),
-    "gelu": Act(gelu, None),
-}
-
-
-def norm_act(x: Array, weight: Array, bias: Array, *, groups: int | None = None, mean: Array | None = None,
+def norm_act(x: Array, weight: Array | None, bias: Array | None, *, groups: int | None = None, mean: Array | None = None,
              var: Array | None = None, eps: float = 1e-5, act: str = "relu") -> Array:
     """act(norm(x)), in x's dtype.
 
@@ -42,7 +22,7 @@ def norm_act(x: Array, weight: Array, bias: Array, *, groups: int | None = None,
       x: [B, *S, C].
       weight, bias: [C].
       groups: of channels that share statistics; None: each channel its own.
-      mean, var: [C], given statistics instead of x's own.
+      mean, var: [C], given statistics instead of x's own; weight and bias may be None then.
       eps: added to the variance.
       act: a key of ACTS.
     Raises:
@@ -55,9 +35,9 @@ def norm_act(x: Array, weight: Array, bias: Array, *, groups: int | None = None,
     if channels % groups:
         raise ConfigError(f"got groups={groups} for {channels} channels; channels must be divisible by groups")
     if mean is not None and var is not None:
-        return ACTS[act].value(api.normalize(x, mean, var, weight, bias, eps))
+        return api.normalize(x, mean, var, weight, bias, eps, act)
     plain = lambda x, weight, bias: reference(x, weight, bias, groups, eps, act)
-    if not _kernels() or ACTS[act].slope is None:
+    if not _kernels() or not ACTS[act].kernel:
         return plain(x, weight, bias)
     from jaxseg.ops.norm import gpu  # imports Pallas, which only a GPU needs
     if not gpu.fits(x.shape):
@@ -67,13 +47,8 @@ def norm_act(x: Array, weight: Array, bias: Array, *, groups: int | None = None,
 
 
 def reference(x: Array, weight: Array, bias: Array, groups: int, eps: float, act: str) -> Array:
-    """The plain twin, operation by operation."""
-    space = tuple(range(1, x.ndim - 1))
-    if groups == x.shape[-1]:
-        return ACTS[act].value(api.standardize(x, weight, bias, space, eps)[0])
-    grouped = x.reshape(*x.shape[:-1], groups, -1)
-    mean, var = (jnp.repeat(m[..., 0], x.shape[-1] // groups, axis=-1) for m in api.moments(grouped, (*space, x.ndim)))
-    return ACTS[act].value(api.normalize(x, mean, var, weight, bias, eps))
+    """The plain twin of the kernels, and what a CPU runs."""
+    return api.standardize(x, weight, bias, tuple(range(1, x.ndim - 1)), eps, act, None if groups == x.shape[-1] else groups)[0]
 
 
 def _kernels() -> bool:

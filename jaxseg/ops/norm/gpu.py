@@ -22,7 +22,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from jaxseg.ops.gpu_batch import over_batch
-from jaxseg.ops.norm.act import ACTS
+from jaxseg.ops.norm.api import ACTS
 from jaxseg.types import Array
 
 TILE = 1024  # numbers per tile: 8 in each of 128 threads
@@ -182,7 +182,7 @@ def _sums_kernel(x_ref, g_ref, stats_ref, first_ref, second_ref, *, p: Plan):
 
     def turn(i, state):
         centred = tile.load(x_ref, i) - mean
-        dz = tile.load(g_ref, i) * ACTS[p.act].slope(centred * scale + bias)
+        dz = ACTS[p.act].pull(centred * scale + bias, tile.load(g_ref, i))
         return state[0] + jnp.sum(dz, axis=0), state[1] + jnp.sum(dz * centred, axis=0)
 
     zero = jnp.zeros((p.width,), jnp.float32)
@@ -198,7 +198,7 @@ def _input_kernel(x_ref, g_ref, stats_ref, terms_ref, dx_ref, *, p: Plan):
 
     def turn(i, _):
         centred = tile.load(x_ref, i) - mean
-        dz = tile.load(g_ref, i) * ACTS[p.act].slope(centred * scale + bias)
+        dz = ACTS[p.act].pull(centred * scale + bias, tile.load(g_ref, i))
         tile.store(dx_ref, i, scale * dz + flat + slope * centred)
         return 0
 
