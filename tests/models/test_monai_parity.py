@@ -10,6 +10,8 @@ from jaxseg.layers.windows import relative_index, shift_mask  # noqa: E402
 from jaxseg.models import create_model, from_torch  # noqa: E402
 from tests.models.twins import parity  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 
 def check(model, twin, image):
     report = from_torch.load(model, twin.state_dict())

@@ -1,7 +1,6 @@
-"""The 3-D families compute; their branches read what they say; merged kernels give the same logits."""
+"""The 3-D families keep odd sizes; their branches read what they say; merged kernels give the same logits."""
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +14,6 @@ from jaxseg.models import create_model, functional
 from jaxseg.models.registry import variants
 from jaxseg.types import ConfigError
 
-FAMILIES = ("dual_branch", "mobile_unetr3d", "nnunet_plain", "swin_unetr", "unet3d", "unetr")
-TEST = [n for n, v in variants().items() if "_test" in n and v.network.__module__.rsplit(".", 1)[1] in FAMILIES]
-FAST = {"xla_backend_optimization_level": 0}
-
 
 def volume(channels, size=32):
     return np.random.default_rng(0).normal(size=(1, *(size,) * 3, channels)).astype(np.float32)
@@ -28,32 +23,6 @@ def volume(channels, size=32):
 def freed():
     yield
     jax.clear_caches()
-
-
-@pytest.mark.parametrize("name", TEST)
-def test_a_volume_gives_finite_logits_of_its_size(name):
-    model = create_model(name)
-    size = math.ceil(max(32, model.min_size) / model.size_multiple) * model.size_multiple
-    image = volume(model.in_channels, size)
-    network, params, state = functional.split(model)
-    forward = jax.jit(lambda p, s, x: network.apply(p, s, x)[0].logits).lower(params, state, image)
-    logits = np.asarray(forward.compile(compiler_options=FAST)(params, state, image))
-    assert logits.shape == (1, size, size, size, model.num_classes)
-    assert np.isfinite(logits).all() and logits.std() > 0
-
-
-@pytest.mark.parametrize("name", ["dualbranch_07_unet_test", "nnunet_plain_test"])
-def test_gradients_are_finite(name):
-    model = create_model(name)
-    network, params, state = functional.split(model)
-    image = volume(model.in_channels)
-
-    def loss(params):
-        outputs, _ = network.apply(params, state, image, Run(train=True, key=jax.random.key(0)))
-        return sum(jnp.mean(jnp.square(a - 1)) for a in (outputs.logits, *outputs.aux))
-
-    grads = jax.jit(jax.grad(loss)).lower(params).compile(compiler_options=FAST)(params)
-    assert all(np.isfinite(g).all() for g in grads.values())
 
 
 @pytest.mark.parametrize("name", ["unet3d_2modal_s", "unet3d_stride_s", "dualbranch_14_convnext_s", "dualbranch_07_unet_m"])
