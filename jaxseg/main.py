@@ -4,6 +4,10 @@ Modes are one table. Exit codes: 0 done; 42 stopped by SIGTERM and saved (run th
 command line; 65 bad data; 66 no usable checkpoint; 74 storage; 75 another process lost; 76 not finite; 78 mismatch.
 """
 
+if __name__ == "__main__":  # before jax is imported
+    from jaxseg.utils.memory import start_with_huge_pages
+    start_with_huge_pages()
+
 import os
 import sys
 import time

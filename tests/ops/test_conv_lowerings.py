@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxseg import ops
-from jaxseg.ops.conv import blocks, depthwise, folded, planes, products, reference, slabs, stems
+from jaxseg.ops.conv import blocks, depthwise, folded, planes, products, reference, slabs, stems, threaded
 
 _spec = importlib.util.spec_from_file_location("conv_cases", Path(__file__).with_name("conv_cases.py"))
 cases = importlib.util.module_from_spec(_spec)
@@ -23,6 +23,7 @@ LOWERINGS = (
     *((folded.weight_gradient, case) for case in cases.DENSE if case.stride == 1),
     *((getattr(slabs, d), case) for d in cases.DIRECTIONS for case in cases.DENSE if len(case.kernel) == 3 and case.stride == 1),
     *((stems.forward, case) for case in cases.DENSE if case.stride > 1),
+    *((getattr(threaded, d), case) for d in cases.DIRECTIONS[:2] for case in cases.DENSE if len(case.kernel) == 2),
     *((blocks.weight_gradient, case) for case in cases.DENSE if len(case.kernel) == 2),
     *((getattr(products, d), case) for d in cases.DIRECTIONS[:2] for case in cases.DENSE if case.stride == 1),
 )

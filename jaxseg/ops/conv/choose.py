@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from jaxseg.ops.conv import blocks, depthwise, folded, planes, products, reference, slabs, stems
+from jaxseg.ops.conv import blocks, depthwise, folded, planes, products, reference, slabs, stems, threaded
 from jaxseg.ops.conv.spec import Spec
 
 
@@ -33,7 +33,7 @@ def lowerings(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> Cho
     if rank == 2 and not spec.plain and set(spec.dilation) == {1} and w_shape[-2] <= _FEW_CHANNELS:
         return XLA._replace(forward=stems.forward)
     if rank == 2:
-        choice = XLA._replace(weight_gradient=_weight_gradient_in_2d(spec, x_shape, w_shape))
+        choice = Choice(*_unchanged_in_2d(spec, x_shape, w_shape), _weight_gradient_in_2d(spec, x_shape, w_shape))
     elif not spec.plain:
         return Choice(planes.forward, planes.input_gradient, planes.weight_gradient)
     elif math.prod(x_shape[2:-1]) >= _LARGE_SLICE:
@@ -48,6 +48,13 @@ def lowerings(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> Cho
 def _few_positions(x_shape: Sequence[int], w_shape: Sequence[int]) -> bool:
     """Whether the weights are larger than what they are applied to."""
     return math.prod(x_shape[:-1]) < 2 * min(w_shape[-2:])
+
+
+def _unchanged_in_2d(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> tuple[Callable, Callable]:
+    """Forward and input gradient where neither taps nor strides change places."""
+    if spec.plain and math.prod(x_shape[:-1]) >= _MANY:
+        return threaded.forward, threaded.input_gradient
+    return reference.forward, reference.input_gradient
 
 
 def _weight_gradient_in_2d(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> Callable:

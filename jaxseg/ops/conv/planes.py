@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 
-from jaxseg.ops.conv import reference
+from jaxseg.ops.conv import reference, threaded
 from jaxseg.ops.conv.spec import Spec
 from jaxseg.types import Array
 
@@ -18,7 +18,7 @@ from jaxseg.types import Array
 def forward(spec: Spec, x: Array, w: Array) -> Array:
     """[B, D, H, W, C] and [kd, kh, kw, C, O] -> [B, D', H', W', O]."""
     depth = spec.output(x.shape[1:-1], w.shape[:3])[0]
-    y = sum(_unstack(reference.forward(_plane(spec), _stack(xt), w[t]).astype(jnp.float32), depth)
+    y = sum(_unstack(threaded.forward(_plane(spec), _stack(xt), w[t]).astype(jnp.float32), depth)
             for t, xt in enumerate(_taps(spec, x, w.shape[0], depth)))
     return y.astype(x.dtype)
 

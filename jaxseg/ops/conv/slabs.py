@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 
-from jaxseg.ops.conv import reference
+from jaxseg.ops.conv import threaded
 from jaxseg.ops.conv.spec import Spec
 from jaxseg.types import Array
 
@@ -58,7 +58,7 @@ def _gathered(spec: Spec, x: Array, w: Array) -> Array:
 
     def step(y, d) -> tuple[Array, None]:
         near = lax.optimization_barrier(_column(x, d - spec.padding[0][0], spec.dilation[0], w.shape[0]))
-        return _put(y, reference.forward(_plane(spec), near, weights), d), None
+        return _put(y, threaded.forward(_plane(spec), near, weights), d), None
 
     y = _zeros(spec, x, w)
     return lax.scan(step, y, jnp.arange(y.shape[1]))[0]
@@ -73,7 +73,7 @@ def _scattered(spec: Spec, x: Array, w: Array) -> Array:
 
     def step(carry, d) -> tuple[tuple, None]:
         y, pending = carry
-        z = reference.forward(_plane(spec), _slice(x, d), weights).astype(jnp.float32)
+        z = threaded.forward(_plane(spec), _slice(x, d), weights).astype(jnp.float32)
         sums = [*pending, jnp.zeros_like(z[..., :out])]
         for t in range(taps):
             sums[reach - t * dilation] += z[..., t * out:(t + 1) * out]
