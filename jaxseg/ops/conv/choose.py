@@ -32,35 +32,30 @@ def lowerings(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> Cho
         return XLA
     if rank == 2 and not spec.plain and set(spec.dilation) == {1} and w_shape[-2] <= _FEW_CHANNELS:
         return XLA._replace(forward=stems.forward)
+    positions, channels = math.prod(x_shape[:-1]), min(w_shape[-2:])
     if rank == 2:
-        choice = Choice(*_unchanged_in_2d(spec, x_shape, w_shape), _weight_gradient_in_2d(spec, x_shape, w_shape))
+        choice = _dense_2d(spec, positions, channels)
     elif not spec.plain:
         return Choice(planes.forward, planes.input_gradient, planes.weight_gradient)
     elif math.prod(x_shape[2:-1]) >= _LARGE_SLICE:
         choice = Choice(slabs.forward, slabs.input_gradient, slabs.weight_gradient)
     else:
         choice = Choice(planes.forward, planes.input_gradient, folded.weight_gradient)
-    if spec.plain and _few_positions(x_shape, w_shape):
-        return choice._replace(forward=products.forward, input_gradient=products.input_gradient)
+    few = positions < 2 * channels  # the weights are larger than what they are applied to
+    if spec.plain and few:
+        choice = choice._replace(forward=products.forward)
+    if spec.plain and (few or positions == 2 * channels >= 1024):  # turning the weights costs XLA as much
+        choice = choice._replace(input_gradient=products.input_gradient)
     return choice
 
 
-def _few_positions(x_shape: Sequence[int], w_shape: Sequence[int]) -> bool:
-    """Whether the weights are larger than what they are applied to."""
-    return math.prod(x_shape[:-1]) < 2 * min(w_shape[-2:])
-
-
-def _unchanged_in_2d(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> tuple[Callable, Callable]:
-    """Forward and input gradient where neither taps nor strides change places."""
-    if spec.plain and math.prod(x_shape[:-1]) >= _MANY:
-        return threaded.forward, threaded.input_gradient
-    return reference.forward, reference.input_gradient
-
-
-def _weight_gradient_in_2d(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> Callable:
-    channels = min(w_shape[-2:])
-    if not spec.plain or channels < 32:
-        return reference.weight_gradient
-    if _few_positions(x_shape, w_shape) or channels <= 256 and math.prod(x_shape[:-1]) >= _MANY:
-        return blocks.weight_gradient
-    return folded.weight_gradient if channels >= 64 else reference.weight_gradient
+def _dense_2d(spec: Spec, positions: int, channels: int) -> Choice:
+    """By positions of the batch of images, and the smaller number of channels."""
+    if not spec.plain:
+        return XLA
+    choice = Choice(threaded.forward, threaded.input_gradient, XLA.weight_gradient) if positions >= _MANY else XLA
+    if channels < 32:
+        return choice
+    if positions < 2 * channels or channels <= 256 and positions >= _MANY:
+        return choice._replace(weight_gradient=blocks.weight_gradient)
+    return choice._replace(weight_gradient=folded.weight_gradient) if channels >= 64 else choice
