@@ -34,7 +34,7 @@ from jax import lax
 from jaxseg.infer import tiles
 from jaxseg.types import Array, ConfigError, StorageError
 
-GRAIN = 32  # device sizes are multiples of this where they exceed the window, voxels
+GRAIN = 16  # device sizes are multiples of this where they exceed the window, voxels
 ACCUMULATORS = ("device", "host", "memmap", "auto")
 
 
