@@ -52,6 +52,8 @@ def parse(argv):
         text = text[1:-1] if text[:1] == text[-1:] == "'" else text
         head, fields, tail = text.partition("Other fields present:")
         text = head + (tail[tail.rindex("Did you mean"):] if fields and "Did you mean" in tail else "")
+        if (name := text.strip(" '")).isidentifier():  # ml_collections names the key and says no more
+            text = f"no key {name!r}: the complete list, with comments, is configs/_base.py"
         raise ConfigError(f"command line or config: {text}") from error
 
 

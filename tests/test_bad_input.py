@@ -44,6 +44,8 @@ def refused(done, code: int) -> str:
 
 @pytest.mark.parametrize("flags, words", [
     ((CONFIG, "--config.train.epoch=3"), ("epoch",)),
+    ((CONFIG, "--config.nothing=3"), ("'nothing'", "configs/_base.py")),
+    ((CONFIG, "--config.nothing.at=3"), ("'nothing'", "configs/_base.py")),
     ((CONFIG, "--config.train.epochs=three"), ("epochs", "three")),
     ((CONFIG, "--config.model.name=segnxt_t"), ("segnxt_t", "segnext_t")),
     ((CONFIG, "--config.train.augment=(('hflipp', 0.5, {}),)"), ("hflipp", "hflip")),
