@@ -1,11 +1,13 @@
-"""What lies under --input: the cases that a run's network can take, under which names their results are written, and the way
-through all of them.
+"""What lies under --input: the cases that a run's network can take, under which names and in which values their results are
+written, and the way through all of them.
 """
 
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jaxseg.data import datasets, volumes
 from jaxseg.data.inputs import holds_dicom
@@ -50,6 +52,15 @@ def names_of(inputs: list[Path]) -> list[str]:
         (p.stem if p.is_file() else p.name)
     plain = [stem(p) for p in inputs]
     return [n if plain.count(n) == 1 else f"{p.parent.name}_{n}" for n, p in zip(plain, inputs)]
+
+
+def values_of(record: Mapping[str, Any]) -> np.ndarray:
+    """What is written for background and the classes 1..K: [K + 1], the values of the masks that the run learnt from.
+
+    The class numbers in records that do not say.
+    """
+    values = record["values"] if "values" in record else range(1, len(record["labels"]) + 1)
+    return np.array([0, *values], np.uint8 if max(values, default=0) < 256 else np.uint16)
 
 
 def check_output(output: Path) -> None:

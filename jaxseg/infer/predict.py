@@ -12,7 +12,7 @@ from PIL import Image
 
 from jaxseg.data import channels, geometry, preprocess, volumes
 from jaxseg.data.records import Recipe, Volume
-from jaxseg.infer.cases import check_output, find_cases, segment_each
+from jaxseg.infer.cases import check_output, find_cases, segment_each, values_of
 from jaxseg.infer.slices import MADE_BY, SliceNetwork, folder_of, maker_of
 from jaxseg.metrics import regions
 from jaxseg.types import MismatchError, NonFiniteError
@@ -90,7 +90,8 @@ def predict(run: Path, source: Path, output: Path, *, batch_size: int = 8, proba
     """Segment every input below `source` into `output`.
 
     Volumes become <name>.nii.gz with the input's shape, affine and header codes; photographs become <name>.png (pictures of
-    CT are taken as windowed already). A bad input is named and skipped, the others are written.
+    CT are taken as windowed already); both in the values of the masks that the run learnt from. A bad input is named and
+    skipped, the others are written.
 
     Args:
       run: run or checkpoint folder.
@@ -116,7 +117,7 @@ def _one(predictor: Predictor, images: list[Volume], output: Path, name: str, pr
     scores, slices, orientation = predictor.probabilities(*images)
     labels, volume = predictor.labels(scores), images[0]
     suffix = ".png" if volumes.is_photo(volume) else ".nii.gz"
-    volumes.write_like(output / f"{name}{suffix}", orientation.restore(labels), volume)
+    volumes.write_like(output / f"{name}{suffix}", orientation.restore(values_of(predictor.record)[labels]), volume)
     if probabilities:
         maps = np.stack([orientation.restore(scores[..., k]) for k in range(scores.shape[-1])], -1)
         if suffix == ".png":

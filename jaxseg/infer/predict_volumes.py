@@ -16,7 +16,7 @@ from jaxseg.data.geometry import to_volume
 from jaxseg.data.preprocess_volume import prepare_volume, restore_labels, restore_scores
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.infer import cascade, postprocess
-from jaxseg.infer.cases import check_output, find_cases, segment_each
+from jaxseg.infer.cases import check_output, find_cases, segment_each, values_of
 from jaxseg.infer.slices import record_of
 from jaxseg.infer.volumes import VolumeNetwork, labels_of, probabilities_of
 from jaxseg.metrics import regions
@@ -137,7 +137,8 @@ def roi_min_size(size: tuple[int, ...]) -> int:
 
 
 def predict(run: Path, origin: Path, output: Path, *, settings: Mapping[str, Any], say: Callable[[str], None] = print) -> int:
-    """Segment every scan below `origin` into `output`: <case>.nii.gz in the geometry of the case's first file.
+    """Segment every scan below `origin` into `output`: <case>.nii.gz in the geometry of the case's first file, in the values
+    of the masks that the run learnt from (BraTS: ET is 4 until 2021).
 
     With several modalities, the files of a case are told apart as in training. A bad case is named and skipped.
 
@@ -182,14 +183,15 @@ def _one(trained: Trained, roi: Trained | None, images: list[Volume], output: Pa
         threshold = float(trained.record["config"]["eval"]["threshold"])
         labels = labels_of(logits, order=trained.order, threshold=threshold)
     labels = postprocess.apply(labels, steps, orientation.spacing)
-    volumes.write_like(output / f"{name}.nii.gz", orientation.restore(labels), images[0])
+    values = values_of(trained.record)
+    volumes.write_like(output / f"{name}.nii.gz", orientation.restore(values[labels]), images[0])
     if settings["probabilities"]:
         maps = probabilities_of(logits, regions=bool(trained.order))
         whole = np.stack([orientation.restore(maps[..., k]) for k in range(maps.shape[-1])], -1)
         volumes.write_like(output / f"{name}_prob.nii.gz", whole.astype(np.float32), images[0])
     if settings["overlay"]:
         Image.fromarray(_overlay(to_volume(images[-1])[0], labels)).save(output / f"{name}_overlay.png")
-    return ", ".join(f"{label} ({k + 1}) {int((labels == k + 1).sum())} voxels" for k, label in enumerate(trained.recipe.labels))
+    return ", ".join(f"{label} ({values[k]}) {int((labels == k).sum())} voxels" for k, label in enumerate(trained.recipe.labels, 1))
 
 
 def _overlay(scan: np.ndarray, labels: np.ndarray) -> np.ndarray:

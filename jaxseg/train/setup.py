@@ -125,6 +125,7 @@ def record_of(config, data: feeds.Feed, parameters: int) -> dict:
         "config": as_dict(config),
         "recipe": dataclasses.asdict(data.recipe),
         "labels": list(data.recipe.labels),
+        "values": _values(data),
         "regions": [list(region) for region in data.dataset.regions] if config.data.regions else [],
         "model": {"name": config.model.name, "in_channels": input_channels(config), "options": config.model.options.to_dict(),
                   "num_classes": outputs.num_classes, "rank": config.data.rank, "parameters": parameters},
@@ -133,6 +134,12 @@ def record_of(config, data: feeds.Feed, parameters: int) -> dict:
         "made_by": data.made_by if config.data.rank == 2 else "",
         "splits": {name: sorted({data.store.rows[i]["patient"] for i in rows}) for name, rows in data.rows.items()},
     }
+
+
+def _values(data: feeds.Feed) -> list[int]:
+    """What predictions write for classes 1..K: the data set's own values where its own labels are learnt, else the numbers."""
+    own = data.dataset.values if data.recipe.labels == data.dataset.labels else ()
+    return list(own or range(1, len(data.recipe.labels) + 1))
 
 
 def build_loss(config):

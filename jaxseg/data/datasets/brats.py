@@ -3,7 +3,7 @@
 Layouts and their naming are in `brats_files`. Volumes are skull-stripped and co-registered, 1 mm isotropic, 240 x 240 x 155
 voxels (182 x 218 x 182 in 2024), background exactly 0; they are kept in the file's own orientation. Whatever the release,
 the classes are 1 NCR (necrotic and non-enhancing core), 2 ED (oedema), 3 ET (enhancing tumour), and 4 RC (resection
-cavity) in 2024 alone; WT, TC and ET are the unions that the challenge scores.
+cavity) in 2024 alone; WT, TC and ET are the unions that the challenge scores. Predictions go back to the release's own values.
 """
 
 import functools
@@ -63,7 +63,8 @@ def load(root: str | Path, *, modalities: Sequence[str] = MODALITIES, release: s
     return DataSet("brats", root, cases, labels_of(release), functools.partial(map_mask, release),
                    keep_slice=selection.rule(min_area, sample, sample_seed), stratum=stratum,
                    synthetic=any((folder / "SYNTHETIC.txt").is_file() for folder in above), modalities=wanted, regions=REGIONS,
-                   read_image=functools.partial(read_decathlon, wanted) if release == "msd" else None)
+                   read_image=functools.partial(read_decathlon, wanted) if release == "msd" else None,
+                   values=values_of(release))
 
 
 def label_count(release: str | None = None) -> int:
@@ -78,6 +79,18 @@ def labels_of(release: str) -> tuple[str, ...]:
       ConfigError: unknown release.
     """
     return LABELS + ("RC",) * (max(lookup("release", release, VALUES).values()) - len(LABELS))
+
+
+def values_of(release: str) -> tuple[int, ...]:
+    """The value that classes 1, 2, ... have in the masks of a release; no two of its values are one class.
+
+    (1, 2, 4) until 2021, (1, 2, 3) in 2023, (2, 1, 3) in Task01.
+
+    Raises:
+      ConfigError: unknown release.
+    """
+    value_of = {k: value for value, k in lookup("release", release, VALUES).items()}
+    return tuple(value_of[k] for k in range(1, len(value_of)))
 
 
 def map_mask(release: str, raw: np.ndarray) -> np.ndarray:

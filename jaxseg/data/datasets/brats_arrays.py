@@ -76,7 +76,7 @@ def label_count() -> int:
 
 
 def map_mask(raw: np.ndarray) -> np.ndarray:
-    """Values 0, 1, 2 and 3 or 4 -> uint8 classes 0..3.
+    """Values 0, 1, 2 and 3 or 4 -> uint8 classes 0..3. Predictions are written as classes: ET as 3, whatever the arrays held.
 
     Raises:
       DataError: DATA_LABEL for other values, and for 3 and 4 in one slice.

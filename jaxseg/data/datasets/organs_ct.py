@@ -67,7 +67,7 @@ def load(root: str | Path, *, structures: Sequence[str] = STRUCTURES, protocol: 
                        slab=_SLABS[name] if protocol == "volumes" else ()) for name, (ct, mask) in files.items())
     numbers = tuple(table[name] for name in structures)
     return DataSet("organs_ct", root, cases, tuple(structures), functools.partial(map_mask, numbers), keep_slice,
-                   fixed_split=dict(_SPLIT))
+                   fixed_split=dict(_SPLIT), values=numbers)
 
 
 def label_count(structures: Sequence[str] = STRUCTURES) -> int:
@@ -77,6 +77,8 @@ def label_count(structures: Sequence[str] = STRUCTURES) -> int:
 
 def map_mask(numbers: tuple[int, ...], raw: np.ndarray) -> np.ndarray:
     """Label numbers of the program -> classes 1, 2, ... in the order of `numbers`; every other organ is background.
+
+    Predictions are written in the same label numbers.
 
     Raises:
       DataError: DATA_LABEL for values that are no label number.
