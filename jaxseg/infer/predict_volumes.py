@@ -191,7 +191,8 @@ def _one(trained: Trained, roi: Trained | None, images: list[Volume], output: Pa
         volumes.write_like(output / f"{name}_prob.nii.gz", whole.astype(np.float32), images[0])
     if settings["overlay"]:
         Image.fromarray(_overlay(to_volume(images[-1])[0], labels)).save(output / f"{name}_overlay.png")
-    return ", ".join(f"{label} ({values[k]}) {int((labels == k).sum())} voxels" for k, label in enumerate(trained.recipe.labels, 1))
+    voxels = np.bincount(labels.ravel(), minlength=len(values))
+    return ", ".join(f"{label} ({values[k]}) {voxels[k]} voxels" for k, label in enumerate(trained.recipe.labels, 1))
 
 
 def _overlay(scan: np.ndarray, labels: np.ndarray) -> np.ndarray:
