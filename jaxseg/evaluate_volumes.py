@@ -148,7 +148,10 @@ def score(segment: Callable[[np.ndarray, np.ndarray, tuple], np.ndarray], store:
         if len(kept) < keep:
             kept[int(i)] = labels
     cases, found = (_gathered(part) for part in (cases, found))
-    return Scored(sorted(cases, key=lambda row: row["row"]), _summed(confusion), float("nan"), seconds, kept, found)
+    cases = sorted(cases, key=lambda row: row["row"])
+    place = {row["case"]: row["row"] for row in cases}
+    found = sorted(found, key=lambda row: place[row["case"]])
+    return Scored(cases, _summed(confusion), float("nan"), seconds, kept, found)
 
 
 def headline(scored: Scored) -> dict[str, float]:
@@ -277,8 +280,8 @@ def baseline(store: Store, rows: np.ndarray, bins: int = 256) -> dict:
     return {"lines": lines, "figures": {rule: float(np.mean(v)) for rule, v in figures.items()}}
 
 
-def _gathered(rows: list[dict]) -> list[dict]:
-    """The rows of all processes, on every process."""
+def _gathered(rows: list) -> list:
+    """The JSON-able rows of all processes, on every process."""
     if jax.process_count() == 1:
         return rows
     text = np.frombuffer(json.dumps(rows).encode(), np.uint8)
@@ -290,7 +293,8 @@ def _gathered(rows: list[dict]) -> list[dict]:
 
 
 def _summed(value):
-    """The sum over all processes."""
+    """The sum over all processes, exact: as arrays of a device int64 would wrap at 2^31 and float64 lose its lower half."""
     if jax.process_count() == 1:
         return value
-    return multihost_utils.process_allgather(np.asarray(value)).sum(0)
+    total = np.sum(_gathered([value.tolist() if isinstance(value, np.ndarray) else value]), 0)
+    return total if isinstance(value, np.ndarray) else total.item()

@@ -1,0 +1,46 @@
+"""A validation of volumes by two real processes over gloo is that of one, row by row."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import two_judges
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # the spread of a distance to an empty mask, which is infinite
+def test_three_volumes_are_scored_by_two_processes_as_by_one(tmp_path):
+    store = two_judges.make_store(tmp_path / "store")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    processes = [subprocess.Popen([sys.executable, str(Path(two_judges.__file__)), str(tmp_path), str(port), str(i)], cwd=ROOT,
+                                  env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
+                                  stderr=subprocess.STDOUT) for i in range(2)]
+    try:
+        one = two_judges.judge(store, tmp_path / "one")
+        for process in processes:
+            output, _ = process.communicate(timeout=120)
+            assert process.returncode == 0, output[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+    two = [json.loads((tmp_path / f"{i}.json").read_text()) for i in range(2)]
+    assert one["voxels"] == [3 * 10**9] and [t.pop("voxels") for t in two] == [[6 * 10**9]] * 2
+    for name, expected in json.loads(json.dumps({k: one[k] for k in ("three", "one")})).items():
+        for found in two:
+            assert [row["case"] for row in found[name]["cases"]] == (["c0", "c1", "c2"] if name == "three" else ["c1"])
+            for what in ("cases", "lesions", "confusion"):
+                assert json.dumps(found[name][what]) == json.dumps(expected[what]), what  # NaN is NaN there
+            np.testing.assert_allclose(*(list(f[name]["figures"].values()) for f in (found, {name: expected})), rtol=1e-6)
+        for table in ("cases.csv", "lesions.csv", "confusion.csv", "evaluation.json"):
+            texts = [(tmp_path / n / name / table).read_text() for n in ("one", "two")]
+            assert texts[0] == texts[1], table

@@ -1,0 +1,70 @@
+"""Three volumes judged by one process, or by this script started twice: `two_judges.py FOLDER PORT INDEX`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+ABOUT = {"summary": SimpleNamespace(params=1, macs=1), "model": "tiny", "epochs": None}
+LABELS, REGIONS = ("NCR", "ED", "ET"), (("WT", (1, 2, 3)), ("TC", (1, 3)), ("ET", (3,)))
+
+
+def make_store(folder: Path):
+    """Three volumes of two shapes, one of them without a tumour, in `folder`."""
+    from jaxseg.data import volume_store
+    from jaxseg.data.records import Recipe
+    if not folder.exists():
+        def items():
+            for i in range(3):
+                random = np.random.default_rng(i)
+                mask = np.zeros((10 + i % 2, 9, 8), np.uint8)
+                if i < 2:
+                    mask[2:7, 2:6, 1:6] = random.integers(0, 4, (5, 4, 5))
+                image = random.normal(size=(*mask.shape, 2)).astype(np.float32)
+                yield image, mask, {"case": f"c{i}", "patient": f"p{i}", "stratum": "", "spacing": [1.0, 1.0, 2.0]}
+        recipe = Recipe((8, 8, 8), None, None, 2, LABELS, intensity="brain")
+        folder.mkdir(parents=True)
+        volume_store.write(folder, items(), recipe, count=3, name="toy", synthetic=True, regions=REGIONS, log=lambda line: None)
+    return volume_store.open_store(folder)
+
+
+def judge(store, folder: Path) -> dict:
+    """What every process ends with; process 0 writes the tables into `folder`."""
+    import jax
+
+    from jaxseg import evaluate_volumes
+    from jaxseg.infer.volumes import VolumeNetwork
+    from jaxseg.losses import compose
+    from jaxseg.models import functional
+    from jaxseg.train import mesh as meshes
+    sys.path.insert(0, str(Path(__file__).parent))
+    from flax import nnx
+    from tiny_volumes import Tiny
+
+    network, params, state = functional.split(Tiny(in_channels=2, num_classes=4, rank=3, rngs=nnx.Rngs(0)))
+    sharing = meshes.replicated(meshes.make(0 if jax.process_count() > 1 else 1))
+    weights = [{k: jax.make_array_from_process_local_data(sharing, np.asarray(v)) for k, v in part.items()}
+               for part in (params, state)]  # as the train state has them: on the devices of all processes
+    windows = VolumeNetwork(network, window=(8, 8, 8), num_classes=4, windows=1)
+    scorer = evaluate_volumes.Scorer(windows, compose.build((("dice", 1.0),), {}, (), ()), empty="nan")
+    found = {}
+    for name, rows in (("three", np.arange(3)), ("one", np.array([1]))):  # one volume: nothing is left for process 1
+        scored = scorer.run(*weights, store, rows, surface=True, lesions="GLI")
+        found[name] = {"cases": scored.cases, "lesions": scored.lesions, "confusion": scored.confusion.tolist(),
+                       "figures": evaluate_volumes.headline(scored)}
+        if jax.process_index() == 0:
+            (folder / name).mkdir(parents=True)
+            evaluate_volumes.report(scored._replace(loss=round(scored.loss, 5)), store, folder=folder / name, **ABOUT)
+    found["voxels"] = evaluate_volumes._summed(np.array([3 * 10**9])).tolist()  # 340 BraTS cases have as many
+    return found
+
+
+if __name__ == "__main__":
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
+    import jax
+    root, port, me = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, me, initialization_timeout=60)
+    (root / f"{me}.json").write_text(json.dumps(judge(make_store(root / "store"), root / "two")))
