@@ -8,6 +8,7 @@ import math
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from jaxseg.types import ConfigError
@@ -44,6 +45,12 @@ NEUTRAL = ("variant", "data.workers", "eval.batch_size", "eval.thresholds", "eva
 POSITIVE = ("data.channels", "data.per_volume", "train.epochs", "train.batch_size", "train.eval_every", "train.save_every",
             "train.keep", "train.log_every", "eval.batch_size", "infer.batch_size", "infer.windows", "optim.accumulate",
             "search.trials")
+AT_MOST = {"data.workers": 256, "data.blur": 1000, "train.epochs": 10**7}  # more is a slip, which would end far from its cause
+NUMBERS = ("data.size", "data.window", "data.spacing", "data.mean", "data.std", "data.crop", "data.fractions", "loss.aux_weights",
+           "eval.thresholds", "infer.mirror")
+PAIRS = ("loss.terms", "loss.aux_terms", "loss.learnable")  # ((name, number), ...)
+LARGEST = float(np.finfo(np.float32).max)
+MAX_VOXELS = 2**28  # of the network's input: a slice or a patch
 NOT_NEGATIVE = ("data.max_samples", "data.workers", "optim.weight_decay", "optim.clip_norm", "schedule.warmup",
                 "train.bn_warmup", "train.alarm_after", "train.stop_nonfinite", "train.watchdog", "mesh.data")
 
@@ -62,6 +69,9 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
     """
     if not isinstance(config, ConfigDict) or "data" not in config:
         raise ConfigError("the config file's get_config() must return a tree made by configs._base.base()")
+    for key in ("embedded", "defaults"):
+        if any(o.split(".")[0] == key for o in overridden):
+            raise ConfigError(f"config.{key} is written by the config file; set the keys themselves")
     config = config.copy_and_resolve_references()
     config.unlock()
     config.name = config.name or name
@@ -79,12 +89,19 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
     config.embedded = ()
     flat = flatten(config.to_dict())
     for key, value in flat.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"config.{key}={value}: must be a finite number")
+        if isinstance(value, float) and not abs(value) <= LARGEST:
+            raise ConfigError(f"config.{key}={value}: must be a finite number (float32)")
     for key, known in CHOICES.items():
         lookup(f"value of config.{key}", flat[key], dict.fromkeys(known))
     for key in POSITIVE:
         _rule(flat, key, flat[key] >= 1, "must be at least 1")
+    for key in NUMBERS:
+        _rule(flat, key, all(_is_number(v) for v in flat[key]), "must hold finite numbers")
+    for key in PAIRS:
+        _rule(flat, key, all(_has_length(t, 2) and isinstance(t[0], str) and _is_number(t[1]) for t in flat[key]),
+              "must be ((name, number), ...)")
+    for key, most in AT_MOST.items():
+        _rule(flat, key, flat[key] <= most, f"must be at most {most}")
     for key in NOT_NEGATIVE:
         _rule(flat, key, flat[key] >= 0, "must not be negative")
     _rule(flat, "optim.lr", flat["optim.lr"] > 0, "must be above 0")
@@ -92,9 +109,9 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
     _rule(flat, "eval.threshold", 0 < flat["eval.threshold"] < 1, "must lie strictly between 0 and 1")
     _rule(flat, "eval.thresholds", all(0 < t < 1 for t in flat["eval.thresholds"]) and len(flat["eval.thresholds"]) > 0,
           "must be numbers strictly between 0 and 1")
-    _rule(flat, "loss.terms", len(flat["loss.terms"]) > 0 and all(len(t) == 2 for t in flat["loss.terms"]),
-          "must be ((name, weight), ...) with at least one term")
-    _rule(flat, "train.augment", all(len(t) == 3 for t in flat["train.augment"]), "must be ((name, probability, options), ...)")
+    _rule(flat, "loss.terms", len(flat["loss.terms"]) > 0, "must be ((name, weight), ...) with at least one term")
+    _rule(flat, "train.augment", all(_has_length(t, 3) for t in flat["train.augment"]),
+          "must be ((name, probability, options), ...)")
     _check_data(flat)
     _check_extra(flat)
     _rule(flat, "search.low", 0 < flat["search.low"] < flat["search.high"], f"must lie between 0 and {flat['search.high']} "
@@ -113,6 +130,7 @@ def _check_data(flat: dict[str, Any]) -> None:
                     else ("(x, y, z) in voxels", "(x, y, z) in mm"))
     _rule(flat, "data.size", len(size) == rank and all(isinstance(n, int) and n >= 8 for n in size),
           f"must be {shape} for data.rank={rank}, each at least 8")
+    _rule(flat, "data.size", math.prod(size) <= MAX_VOXELS, f"must be at most {MAX_VOXELS} {'pixels' if rank == 2 else 'voxels'}")
     _rule(flat, "data.window", len(flat["data.window"]) in (0, 2), "must be (level, width) in HU, or () for 8-bit images")
     if len(flat["data.window"]) == 2:
         _rule(flat, "data.window", flat["data.window"][1] > 0, "the width must be above 0 HU")
@@ -186,6 +204,14 @@ def _check_volumes(flat: dict[str, Any]) -> None:
         _rule(flat, "data.regions", not flat["data.regions"], "data.whole=True learns one class, any foreground; set it to False")
         _rule(flat, "infer.roi", not flat["infer.roi"], "this is the config of a region-of-interest network itself; leave it out")
         _rule(flat, "eval.lesions", not flat["eval.lesions"], "data.whole=True has no regions to find lesions in; set it to ''")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def _has_length(value, n: int) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == n
 
 
 def _rule(flat: dict[str, Any], key: str, holds: bool, rule: str) -> None:

@@ -53,8 +53,13 @@ def test_arguments_that_exclude_each_other_are_refused():
     ("optim.name", "adma", "did you mean adam"), ("train.dtype", "float16", "float32"),
     ("data.size", (640,), "height, width"),
     ("data.fractions", (0.5, 0.1, 0.1), "sum to 1"), ("data.window", (40.0, 0.0), "width"), ("eval.threshold", 1.0, "between"),
-    ("data.split", "patients", "did you mean patient"), ("train.best", "val_dise", "val_dice"), 
-    ("loss.terms", (), "at least one"),
+    ("data.split", "patients", "did you mean patient"), ("train.best", "val_dise", "val_dice"),
+    ("loss.terms", (), "at least one"), ("loss.terms", (("dice", "x"),), "name, number"),
+    ("loss.terms", ("dice", 1.0), "name, number"),
+    ("data.window", ("a", "b"), "finite numbers"), ("data.fractions", ("a", 0.5, 0.5), "finite numbers"),
+    ("eval.thresholds", ("0.5",), "finite numbers"), ("data.workers", 1000, "at most 256"), ("data.blur", 1e9, "at most 1000"),
+    ("data.size", (1000000, 1000000), "at most 268435456 pixels"), ("train.epochs", 10**20, "at most"),
+    ("optim.lr", 1e39, "finite"),
 ])
 def test_a_bad_value_is_refused_by_name(key, value, words):
     config = base()
@@ -62,6 +67,12 @@ def test_a_bad_value_is_refused_by_name(key, value, words):
     with pytest.raises(ConfigError, match=words) as error:
         resolve(config)
     assert f"config.{key}" in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["embedded", "defaults", "defaults.data"])
+def test_what_the_config_file_writes_is_no_key_for_the_command_line(key):
+    with pytest.raises(ConfigError, match="written by the config file"):
+        resolve(base(), overridden=[key])
 
 
 def test_plateau_needs_a_criterion():
