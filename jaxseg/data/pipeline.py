@@ -5,6 +5,7 @@ on (seed, epoch) alone, and process p of P takes the p-th contiguous block of ea
 processes appear in that rule, so a run resumes from the number of the next batch, whatever their count then.
 """
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -138,11 +139,12 @@ class Batches:
 def _prepare_worker(worker: int, count: int) -> None:
     """A signal to the process group is the trainer's to answer: it saves, and then closes the workers itself.
 
-    A trainer that was killed cannot: a worker whose parent is gone ends by itself.
+    A trainer that was killed cannot: a worker whose parent is gone ends by itself, also if that was while it started (asked
+    now, the number of its parent would be that of the process that took it in).
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(os.getppid(),), name="parent", daemon=True).start()
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process().pid,), name="parent", daemon=True).start()
 
 
 def _end_with(parent: int) -> None:

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -212,6 +214,15 @@ def test_workers_survive_a_signal_to_the_group(cache, parsed):
         found += [next(batches) for _ in range(5)]
         assert before and worker_pids() == before
     assert order(found) == order(take(cache, 6))
+
+
+def test_a_worker_whose_trainer_died_before_it_was_ready_ends(monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr(pipeline.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(pipeline.multiprocessing, "parent_process", lambda: SimpleNamespace(pid=os.getpid()))  # not our parent
+    monkeypatch.setattr(pipeline.os, "_exit", lambda code: ended.set())
+    pipeline._prepare_worker(0, 1)
+    assert ended.wait(5)
 
 
 def test_workers_that_die_again_and_again_end_the_run(cache, parsed, monkeypatch):
