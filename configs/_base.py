@@ -56,6 +56,8 @@ def base() -> ConfigDict:
     data.per_volume = 16  # rank 3: patches of each volume in an epoch
     data.foreground = 1 / 3  # rank 3: share of the patches that are centred on a foreground voxel
     data.phantom = _optional(str)  # which embedded phantom when root is empty: "default" or "quick"
+    data.bad_cases = "stop"  # files that cannot be used: stop at the first, or skip their cases and say which
+    data.bad_share = 0.05  # bad_cases "skip": the largest share of the cases that may be bad
     data.split = "patient"  # patient (drawn, stratified), fold, fixed (by the data set), file, slice_seed (the seed's, leaks)
     data.split_file = ""  # split "file": JSON with lists of patients under train, val and test, such as a run's splits.json
     data.folds = 5  # split "fold": how many parts

@@ -18,6 +18,7 @@ CHOICES = {
     "data.split": ("patient", "fold", "file", "fixed", "slice_seed"),
     "data.intensity": ("grey", "brain", "ct"),
     "data.filter": ("linear", "lanczos"),
+    "data.bad_cases": ("stop", "skip"),
     "data.target": ("labels", "edges", "composite"),
     "optim.name": ("adam", "adamw", "adagrad", "sgd"),
     "schedule.name": ("constant", "poly", "cosine", "step", "plateau"),
@@ -144,6 +145,7 @@ def _check_data(flat: dict[str, Any]) -> None:
         _rule(flat, key, len(flat[key]) in (0, channels), f"must be () or {channels} numbers (data.channels)")
     _rule(flat, "data.std", len(flat["data.std"]) == len(flat["data.mean"]) and all(s > 0 for s in flat["data.std"]),
           "must be as long as data.mean, each above 0")
+    _rule(flat, "data.bad_share", 0 < flat["data.bad_share"] < 1, "must lie strictly between 0 and 1")
     _rule(flat, "data.foreground", 0 <= flat["data.foreground"] <= 1, "must lie in 0..1")
     _rule(flat, "data.folds", flat["data.folds"] >= 3, "must be at least 3: a part tests, the next validates, the others train")
     _rule(flat, "data.fold", 0 <= flat["data.fold"] < flat["data.folds"], f"must lie in 0..{flat['data.folds'] - 1} (data.folds)")
@@ -154,6 +156,9 @@ def _check_data(flat: dict[str, Any]) -> None:
     _rule(flat, "eval.lesions", flat["eval.lesions"] in ("", "GLI", "SSA", "MEN", "PED", "MET"),
           "must be '' or one of GLI, SSA, MEN, PED, MET")
     default = flatten(json.loads(flat["defaults"]))
+    if flat["data.bad_cases"] == "stop":
+        _rule(flat, "data.bad_share", flat["data.bad_share"] == default["data.bad_share"], "is for data.bad_cases='skip'; 'stop' "
+              "allows no bad case")
     for key in VOLUMES_ONLY if rank == 2 else SLICES_ONLY:
         _rule(flat, key, json.dumps(flat[key]) == json.dumps(default[key]),
               f"is for data.rank={5 - rank}; leave it at its default")

@@ -49,8 +49,9 @@ def train(call: Call) -> int | None:
         log.config(tree, difference)
         data = setup.load_data(call.config, log, call.workdir)
         about = data.store.rows
-        agree.same("data set", {"examples": len(about), "first": about[0], "last": about[-1]})
+        agree.same("data set", {"examples": len(about), "digest": data.store.digest})
         job = setup.build(call.config, call.workdir, data, log)
+        agree.on_first(lambda: patients.same_data(call.workdir, data.store, log, resumed=claim.resumed))
         agree.on_first(lambda: patients.keep(call.config, call.workdir, about, data.rows))
         if first:
             checkpoint.write_record(call.workdir, setup.record_of(call.config, data, _count(job.state["params"])))
@@ -86,6 +87,8 @@ def evaluate(call: Call) -> int | None:
         write_roi_record(call.workdir, configs.as_dict(call.config), info.get("rows") or [], source.absolute())
     for line in text.splitlines():
         log.say(line)
+    if data.store.left_out.bad:
+        log.say(f"{data.store.left_out}: {', '.join(data.store.left_out.cases)}")
     log.close()
     return None
 

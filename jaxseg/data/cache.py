@@ -4,6 +4,7 @@
       images.npy  uint8 or float32 [N, h, w, C]  rows.json  one record per example (see `Cache.rows`)
       masks.npy   uint8 [N, h, w]                meta.json  data set, recipe, labels, what was kept
       targets.npy float32 [N, h, w, 1]           only where the recipe's target is "composite"
+      left_out.json  the bad cases               only where there were any
 
 The digest covers the recipe, every file's name, size and time, the cases, the rules of the data set, the weights that make
 extra channels and this code's version: whatever changes, another folder is built.
@@ -22,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxseg.data import channels, source
+from jaxseg.data import bad_cases, channels, source
 from jaxseg.data.geometry import to_slices
 from jaxseg.data.preprocess import cropped, prepare, prepare_mask, whole
 from jaxseg.data.records import Case, DataSet, Recipe
@@ -133,15 +134,16 @@ def target_labels(labels: tuple[str, ...], target: str) -> tuple[str, ...]:
 
 
 def open_or_build(dataset: DataSet, recipe: Recipe, *, log: Callable[[str], None] = print,
-                  extra: channels.Generate | None = None, extra_id: str = "") -> Cache:
+                  extra: channels.Generate | None = None, extra_id: str = "", bad_share: float = 0.0) -> Cache:
     """The cache of this data set under this recipe; built first if there is none, once however many processes ask.
 
     Args:
       extra: the maps of `channels.trained(recipe.extra)` from images, see `channels.extend`; called for 16 slices at once
         and never with a mask.
       extra_id: digest of the weights and code behind `extra`.
+      bad_share: this share of the cases may be bad and is left out; 0: the first bad case is an error.
     Raises:
-      DataError: a case that cannot be used, files that changed meanwhile, or nothing to keep.
+      DataError: a case that cannot be used, or more than `bad_share` of them, files that changed meanwhile, or nothing to keep.
       ConfigError: a recipe for other labels, an extra channel without its network or the reverse.
       StorageError: no space.
     """
@@ -157,7 +159,10 @@ def open_or_build(dataset: DataSet, recipe: Recipe, *, log: Callable[[str], None
                           f"{extra_id!r} of its weights; {', '.join(names) or 'no name in it'} needs "
                           f"{'both: name the run' if names else 'neither: drop the run'}")
     final = files.cache_root() / "cache" / f"{dataset.name}-{fingerprint(dataset, recipe, extra_id)}"
-    return open_cache(files.build_folder(final, lambda folder: _build(folder, dataset, recipe, log, extra, extra_id)))
+    built = files.build_folder(final, lambda folder: _build(folder, dataset, recipe, log, extra, extra_id, bad_share))
+    cache = open_cache(built)
+    bad_cases.check(cache.left_out, bad_share)  # it may have been built by a run that allows more
+    return cache
 
 
 def open_cache(folder: Path) -> Cache:
@@ -169,7 +174,7 @@ def open_cache(folder: Path) -> Cache:
     try:
         meta = json.loads((folder / "meta.json").read_text())
         rows = json.loads((folder / "rows.json").read_text())
-        recipe = source.recipe_from(meta)
+        recipe, left_out = source.recipe_from(meta), bad_cases.read(folder)
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _arrays(recipe)}
     except (OSError, ValueError) as error:
         raise source.damaged(folder, str(error)) from error
@@ -177,7 +182,7 @@ def open_cache(folder: Path) -> Cache:
         array = arrays[name]
         if array.shape != (len(rows), *shape) or array.dtype != dtype:
             raise source.damaged(folder, f"{name} {array.dtype} {array.shape} for {len(rows)} rows of {recipe.size}")
-    return Cache(folder, rows=rows, recipe=recipe, name=meta["dataset"], synthetic=meta["synthetic"], **arrays)
+    return Cache(folder, rows=rows, recipe=recipe, name=meta["dataset"], synthetic=meta["synthetic"], left_out=left_out, **arrays)
 
 
 def fingerprint(dataset: DataSet, recipe: Recipe, extra_id: str = "") -> str:
@@ -200,37 +205,57 @@ class _Tally:
     foreground: int = 0
     cut: int = 0
 
+    def add(self, other: "_Tally") -> None:
+        self.seen, self.foreground, self.cut = self.seen + other.seen, self.foreground + other.foreground, self.cut + other.cut
 
-def _examples(dataset: DataSet, recipe: Recipe, tally: _Tally, log: Callable[[str], None]) -> Iterator[tuple]:
+
+class _Examples(NamedTuple):
+    """A case's kept slices (index in the file, prepared image, prepared labels), and what they add to the tally."""
+
+    kept: list[tuple[int, np.ndarray, np.ndarray]]
+    tally: _Tally
+
+
+def _examples_of(dataset: DataSet, recipe: Recipe, case: Case) -> _Examples:
+    kept, tally = [], _Tally()
+    for piece in read_case(dataset, case, recipe):
+        tally.seen += 1
+        if not piece.kept:
+            continue
+        try:
+            image = prepare(piece.image, recipe, piece.spacing)
+            labels = prepare_mask(piece.mask, recipe, piece.spacing, len(dataset.labels))
+        except DataError as error:
+            raise DataError(f"case {case.id}, slice {piece.index}: {error}", error.code) from error
+        if recipe.crop:
+            there = np.count_nonzero(piece.mask)
+            tally.foreground += there
+            tally.cut += there - np.count_nonzero(cropped(piece.mask, recipe.crop))
+        kept.append((piece.index, image, labels))
+    return _Examples(kept, tally)
+
+
+def _examples(dataset: DataSet, recipe: Recipe, tally: _Tally, log: Callable[[str], None], share: float,
+              bad: list[bad_cases.Bad]) -> Iterator[tuple]:
     """(case, index in the file, prepared image, prepared labels) of every kept slice, with a line of progress at times."""
     started = said = time.monotonic()
     kept = 0
-    for done, case in enumerate(dataset.cases):
-        for piece in read_case(dataset, case, recipe):
-            tally.seen += 1
-            if not piece.kept:
-                continue
-            try:
-                image = prepare(piece.image, recipe, piece.spacing)
-                labels = prepare_mask(piece.mask, recipe, piece.spacing, len(dataset.labels))
-            except DataError as error:
-                raise DataError(f"case {case.id}, slice {piece.index}: {error}", error.code) from error
-            if recipe.crop:
-                there = np.count_nonzero(piece.mask)
-                tally.foreground += there
-                tally.cut += there - np.count_nonzero(cropped(piece.mask, recipe.crop))
-            kept += 1
-            yield case, piece.index, image, labels
+    good = bad_cases.sift(dataset, functools.partial(_examples_of, dataset, recipe), share, bad)
+    for done, (case, found) in enumerate(good):
+        tally.add(found.tally)
+        kept += len(found.kept)
+        for example in found.kept:
+            yield case, *example
         if time.monotonic() - said > PROGRESS:
             said = time.monotonic()
             log(f"cache: {done + 1}/{len(dataset.cases)} cases of {dataset.name}, {kept} slices, {said - started:.0f} s")
 
 
 def _build(folder: Path, dataset: DataSet, recipe: Recipe, log: Callable[[str], None], extra: channels.Generate | None,
-           extra_id: str) -> None:
+           extra_id: str, bad_share: float) -> None:
     before = fingerprint(dataset, recipe, extra_id)
-    started, rows, tally, k = time.monotonic(), [], _Tally(), len(recipe.labels)
-    examples = _examples(dataset, recipe, tally, log)
+    started, rows, bad, tally, k = time.monotonic(), [], [], _Tally(), len(recipe.labels)
+    examples = _examples(dataset, recipe, tally, log, bad_share, bad)
     with contextlib.ExitStack() as stack:
         arrays = {name: stack.enter_context(_Growing(folder / f"{name}.npy", *kind)) for name, kind in _arrays(recipe).items()}
         while chunk := list(itertools.islice(examples, TOGETHER if recipe.extra else 1)):
@@ -259,10 +284,11 @@ def _build(folder: Path, dataset: DataSet, recipe: Recipe, log: Callable[[str], 
         "dataset": dataset.name, "synthetic": dataset.synthetic, "recipe": dataclasses.asdict(recipe),
         "cases": len(dataset.cases), "slices": tally.seen, "kept": len(rows), "version": VERSION, "generated_by": extra_id,
         "cut_by_crop": tally.cut})
+    bad_cases.write(folder, bad_cases.LeftOut(tuple(bad), len(dataset.cases)))
     if tally.cut:
         log(f"cache: data.crop={tuple(recipe.crop)} cut {tally.cut} of {tally.foreground} foreground pixels away; scores do not "
             "count them")
-    log(f"cache: {dataset.name}, {len(rows)} of {tally.seen} slices of {len(dataset.cases)} cases kept, "
+    log(f"cache: {dataset.name}, {len(rows)} of {tally.seen} slices of {len(dataset.cases) - len(bad)} cases kept, "
         f"{time.monotonic() - started:.1f} s")
 
 

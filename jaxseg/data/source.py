@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.data import volumes
+from jaxseg.data import bad_cases, volumes
 from jaxseg.data.records import Case, DataSet, Recipe, Volume
 from jaxseg.types import ConfigError, DataError
 from jaxseg.utils import files
@@ -28,6 +28,7 @@ class Prepared:
       recipe: how they were prepared; recipe.labels are the names of the classes 1..K.
       name: of the data set.
       synthetic: the data are generated, not measured.
+      left_out: the cases that could not be used; no row is theirs.
     """
 
     folder: Path
@@ -35,6 +36,12 @@ class Prepared:
     recipe: Recipe
     name: str
     synthetic: bool
+    left_out: bad_cases.LeftOut = dataclasses.field(default=bad_cases.LeftOut(), kw_only=True)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of all rows, so of every image and mask, and of the names of the cases that were left out."""
+        return files.digest(json.dumps([self.rows, self.left_out.cases], sort_keys=True))
 
     @property
     def labels(self) -> tuple[str, ...]:

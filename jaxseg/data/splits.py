@@ -67,7 +67,7 @@ def split_folds(strata: Mapping[str, str], k: int, seed: int) -> list[dict[str, 
 
 def split_rows(rows: Sequence[Row], dataset: DataSet, *, split: str, fractions: Sequence[float], seed: int,
                folds: int = 5, fold: int = 0, file: str | Path | None = None, protocol: str | None = None,
-               log: Callable[[str], None] = print) -> dict[str, np.ndarray]:
+               absent: Iterable[str] = (), log: Callable[[str], None] = print) -> dict[str, np.ndarray]:
     """Row numbers of train, val and test, checked for leaks and for foreground.
 
     Args:
@@ -80,6 +80,7 @@ def split_rows(rows: Sequence[Row], dataset: DataSet, *, split: str, fractions: 
       folds, fold: number of parts, and which of them (from 0) is the test, for "fold" alone.
       file: for "file" alone, see `load_splits`; the patients that it leaves out are in no split.
       protocol: "only" or "all", for "slice_seed" alone; it says how many slices the seed held out.
+      absent: patients whose cases are all bad and left out; a file may list them.
       log: takes the warning.
     Returns:
       {"train": int64 [n], "val": ..., "test": ...}, each ascending.
@@ -98,7 +99,7 @@ def split_rows(rows: Sequence[Row], dataset: DataSet, *, split: str, fractions: 
     elif split == "file":
         if not file:
             raise ConfigError("data.split=file needs the path of a JSON file in data.split_file, such as a run's splits.json")
-        splits = rows_of(rows, load_splits(file, strata))
+        splits = rows_of(rows, load_splits(file, strata, absent))
     elif split == "fixed":
         splits = rows_of(rows, _fixed(strata, dataset))
     elif split == "slice_seed":
@@ -169,12 +170,13 @@ def save_splits(path: str | Path, patients: Mapping[str, Iterable[str]], **drawn
     files.write_json(path, {name: sorted(p) for name, p in patients.items()} | ({"drawn": drawn} if drawn else {}))
 
 
-def load_splits(path: str | Path, known: Iterable[str] | None = None) -> dict[str, list[str]]:
+def load_splits(path: str | Path, known: Iterable[str] | None = None, absent: Iterable[str] = ()) -> dict[str, list[str]]:
     """Read {"train": [...], "val": [...], "test": [...]} and hold it against the data.
 
     Args:
       path: a JSON file; patients under "left_out" are left out on purpose, "drawn" is a note that is not read.
       known: the patients that the data have; None: whoever is listed.
+      absent: patients that may be listed though the data have them no more.
     Raises:
       DataError: DATA_SPLIT for a file that is no such JSON, or a patient unknown, missing or listed twice; DATA_LEAK for
         one in two splits.
@@ -195,7 +197,7 @@ def load_splits(path: str | Path, known: Iterable[str] | None = None) -> dict[st
     listed = {p for names in content.values() for p in names}
     known = listed if known is None else set(known)
     for found, what, code in ((twice, "are listed twice", "DATA_SPLIT"), (shared, "are in two splits", "DATA_LEAK"),
-                              (listed - known, "are not in the data", "DATA_SPLIT"),
+                              (listed - known - set(absent), "are not in the data", "DATA_SPLIT"),
                               (known - listed, "of the data are in no split; list them under 'left_out'", "DATA_SPLIT")):
         if found:
             raise DataError(f"{path}: {len(found)} patients {what}: {_some(sorted(found))}", code)

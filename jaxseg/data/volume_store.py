@@ -4,6 +4,7 @@
       00000.image.npy       float32 [X, Y, Z, C]        rows.json  one record per volume (see `Store.rows`)
       00000.mask.npy        uint8 [X, Y, Z]             meta.json  data set, recipe, labels, regions
       00000.foreground.npy  uint32 [n], flat indices of the voxels of class 1, then of class 2, ...
+      left_out.json         the bad cases, only where there were any
 
 Axes are in the common order (`geometry.to_volume`). The digest covers what `cache`'s does, but of the recipe only what
 decides the bytes: another patch size is the same store.
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxseg.data import source
+from jaxseg.data import bad_cases, source
 from jaxseg.data.geometry import to_volume
 from jaxseg.data.preprocess_volume import prepare_volume, prepare_volume_mask, restore_scores
 from jaxseg.data.records import Case, DataSet, Recipe
@@ -111,18 +112,22 @@ class Store(source.Prepared):
         return array
 
 
-def open_or_build(dataset: DataSet, recipe: Recipe, *, log: Callable[[str], None] = print) -> Store:
+def open_or_build(dataset: DataSet, recipe: Recipe, *, log: Callable[[str], None] = print, bad_share: float = 0.0) -> Store:
     """The store of this data set under this recipe; built first if there is none, once however many processes ask.
 
+    Args:
+      bad_share: this share of the cases may be bad and is left out; 0: the first bad case is an error.
     Raises:
-      DataError: a case that cannot be used, files that changed meanwhile, or no case.
+      DataError: a case that cannot be used, or more than `bad_share` of them, files that changed meanwhile, or no case.
       ConfigError: a recipe for other labels or modalities, or one that these volumes cannot take.
       StorageError: no space.
     """
     source.check_recipe(dataset, recipe)
     final = files.cache_root() / "volumes" / f"{dataset.name}-{fingerprint(dataset, recipe)}"
-    built = files.build_folder(final, lambda folder: _build(folder, dataset, recipe, log))
-    return dataclasses.replace(open_store(built), recipe=recipe)  # with its own patch size
+    built = files.build_folder(final, lambda folder: _build(folder, dataset, recipe, log, bad_share))
+    store = open_store(built)
+    bad_cases.check(store.left_out, bad_share)  # it may have been built by a run that allows more
+    return dataclasses.replace(store, recipe=recipe)  # with its own patch size
 
 
 def open_store(folder: Path) -> Store:
@@ -134,6 +139,7 @@ def open_store(folder: Path) -> Store:
     try:
         meta = json.loads((folder / "meta.json").read_text())
         rows = json.loads((folder / "rows.json").read_text())
+        left_out = bad_cases.read(folder)
         for i, row in enumerate(rows):
             for kind in KINDS:
                 size, path = row["bytes"][kind], _path(folder, i, kind)
@@ -146,7 +152,7 @@ def open_store(folder: Path) -> Store:
             raise
         raise source.damaged(folder, str(error)) from error
     regions = tuple((name, tuple(classes)) for name, classes in meta["regions"])
-    return Store(folder, rows, source.recipe_from(meta), meta["dataset"], meta["synthetic"], regions)
+    return Store(folder, rows, source.recipe_from(meta), meta["dataset"], meta["synthetic"], regions, left_out=left_out)
 
 
 def fingerprint(dataset: DataSet, recipe: Recipe) -> str:
@@ -201,12 +207,15 @@ def write(folder: Path, items: Iterable[tuple[np.ndarray, np.ndarray, dict[str, 
     log(f"volumes: {name}, {len(rows)} cases, {_gib(sum(sizes))}, {time.monotonic() - started:.1f} s")
 
 
-def _build(folder: Path, dataset: DataSet, recipe: Recipe, log: Callable[[str], None]) -> None:
+def _build(folder: Path, dataset: DataSet, recipe: Recipe, log: Callable[[str], None], bad_share: float) -> None:
     before = fingerprint(dataset, recipe)
     if not dataset.cases:
         raise DataError(f"{dataset.name}: no case under {dataset.root}; check data.root", "DATA_EMPTY")
-    write(folder, (prepare_case(dataset, case, recipe) for case in dataset.cases), recipe, count=len(dataset.cases),
-          name=dataset.name, synthetic=dataset.synthetic, regions=dataset.regions, log=log)
+    bad: list[bad_cases.Bad] = []
+    good = bad_cases.sift(dataset, lambda case: prepare_case(dataset, case, recipe), bad_share, bad)
+    write(folder, (prepared for _, prepared in good), recipe, count=len(dataset.cases), name=dataset.name,
+          synthetic=dataset.synthetic, regions=dataset.regions, log=log)
+    bad_cases.write(folder, bad_cases.LeftOut(tuple(bad), len(dataset.cases)))
     if fingerprint(dataset, recipe) != before:
         raise source.changed(dataset)
 

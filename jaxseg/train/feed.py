@@ -170,29 +170,45 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, maker: str | Path = "
       CheckpointError, MismatchError: a maker that cannot be used, see `maker_of`.
     """
     dataset, made_by = source.labelled(dataset, log.say), ""
+    bad_share = config.data.bad_share if config.data.bad_cases == "skip" else 0.0
     if config.data.rank == 2:
         make, made_by = maker_of(Path(maker), recipe) if channels.trained(recipe.extra) else (None, "")
-        store = caches.open_or_build(dataset, recipe, log=log.say, extra=make, extra_id=made_by)
+        store = caches.open_or_build(dataset, recipe, log=log.say, extra=make, extra_id=made_by, bad_share=bad_share)
     else:
-        store = volume_store.open_or_build(dataset, recipe, log=log.say)
+        store = volume_store.open_or_build(dataset, recipe, log=log.say, bad_share=bad_share)
+    _tell(store, log)
     if config.data.whole:
         store = whole.shrunk(store, recipe, coordinates=config.data.coordinates, log=log.say)
     rows = splits.split_rows(store.rows, dataset, split=config.data.split, fractions=tuple(config.data.fractions),
                              seed=config.data.split_seed, protocol=config.data.protocol, folds=config.data.folds,
-                             fold=config.data.fold, file=config.data.split_file, log=log.say)
+                             fold=config.data.fold, file=config.data.split_file, absent=_gone(store), log=log.say)
     feed = Slices(dataset, recipe, store, rows, made_by) if config.data.rank == 2 else Volumes(dataset, store.recipe, store, rows)
     log.say(", ".join(f"{name} {len(r)} {feed.noun} of {len({store.rows[i]['patient'] for i in r})} patients"
                       for name, r in rows.items()))
     for name in ("train", "val", config.eval.split):
         if not len(rows[name]):
             raise DataError(f"the {name} split is empty with config.data.fractions={tuple(config.data.fractions)} of "
-                            f"{len(dataset.cases)} cases; give it a share", "DATA_EMPTY")
+                            f"{len(dataset.cases)} cases" + (f", of which {store.left_out}" if store.left_out.bad else "")
+                            + "; give it a share", "DATA_EMPTY")
     if config.data.rank == 3:
         _check_volumes(config, feed, log)
     elif made_by:
         for split in ("val", "test"):
             patients.check_unseen(Path(maker), feed, split, whose="config.data.extra_run", log=log)
     return feed
+
+
+def _tell(store: source.Prepared, log) -> None:
+    """Name every case that was left out, and why."""
+    for bad in store.left_out.bad:
+        log.say(f"left out: case {bad.case}: [{bad.code}] {bad.reason}")
+    if store.left_out.bad:
+        log.say(f"WARNING {store.left_out}; delete {store.folder} to have them tried again")
+
+
+def _gone(store: source.Prepared) -> set[str]:
+    """Patients whose cases are all left out."""
+    return {bad.patient for bad in store.left_out.bad} - {row["patient"] for row in store.rows}
 
 
 def _check_volumes(config, feed: Volumes, log) -> None:

@@ -1,4 +1,4 @@
-"""Whose images a run has seen: splits.json, and the checks that no one judges a network who has trained it.
+"""Whose images a run has seen: splits.json, left_out.json, and the checks that no one judges a network who has trained it.
 
 The split is drawn anew at every start, from the names that are there; when a folder has grown, another draw comes out. So it
 is written down once, and everything later is held against it.
@@ -7,7 +7,8 @@ is written down once, and everything later is held against it.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jaxseg.data import splits
+from jaxseg.data import bad_cases, splits
+from jaxseg.data.source import Prepared
 from jaxseg.infer.slices import record_of
 from jaxseg.types import CheckpointError, DataError, MismatchError
 
@@ -38,6 +39,28 @@ def keep(config, workdir: Path, rows: Sequence[splits.Row], parts: Mapping[str, 
     patients |= {"left_out": left_out} if left_out else {}
     splits.save_splits(path, patients, split=d.split, seed=d.split_seed, dataset=d.dataset,
                        **({"folds": d.folds, "fold": d.fold} if d.split == "fold" else {}))
+
+
+def same_data(workdir: Path, store: Prepared, log, *, resumed: bool) -> None:
+    """Hold the data against those that the run began with, and write left_out.json into its folder.
+
+    Args:
+      log: told when rows differ; the split is compared by `keep`.
+      resumed: the run began at an earlier start.
+    Raises:
+      MismatchError: other cases were left out when it began.
+    """
+    record = record_of(workdir) if resumed else {}
+    if "data" in record:  # older runs do not say
+        before = record["data"]
+        moved = sorted(set(before["left_out"]) ^ set(store.left_out.cases))
+        if moved:
+            raise MismatchError(f"{workdir}: {len(moved)} cases were bad and left out when the run began and are not now, or the "
+                                f"reverse ({_some(moved)}); give another --workdir, or the files that the run began with")
+        if before["digest"] != store.digest:
+            log.say(f"WARNING the data are not those that the run began with ({before['examples']} examples then, "
+                    f"{len(store.rows)} now, or other bytes): the result will not be that of an uninterrupted run")
+    bad_cases.write(workdir, store.left_out)
 
 
 def check_unseen(run: Path, data, split: str, *, whose: str, log) -> None:

@@ -132,6 +132,7 @@ def record_of(config, data: feeds.Feed, parameters: int) -> dict:
         "dataset": data.dataset.name,
         "synthetic": data.dataset.synthetic,
         "made_by": data.made_by if config.data.rank == 2 else "",
+        "data": {"digest": data.store.digest, "examples": len(data.store.rows), "left_out": data.store.left_out.cases},
         "splits": {name: sorted({data.store.rows[i]["patient"] for i in rows}) for name, rows in data.rows.items()},
     }
 

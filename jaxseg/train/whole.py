@@ -44,4 +44,4 @@ def shrunk(store: Store, recipe: Recipe, *, coordinates: bool, log: Callable[[st
     final = files.cache_root() / "volumes" / f"{store.name}-whole-{key}"
     built = files.build_folder(final, lambda folder: volume_store.write(
         folder, items(), whole, count=len(store), name=store.name, synthetic=store.synthetic, regions=(), log=log))
-    return dataclasses.replace(volume_store.open_store(built), recipe=whole)
+    return dataclasses.replace(volume_store.open_store(built), recipe=whole, left_out=store.left_out)
