@@ -2,7 +2,8 @@
 
 A bad case is one that raises a DataError while it is prepared: a file truncated or empty, modalities or a mask on another
 grid, labels that are none, NaN. What does not fit a layout (a table, a modality that a case lacks) is seen when the folder
-is listed, and stops every run.
+is listed, and stops every run; so does a file that cannot be opened, because permissions and disks are mended without a trace
+in the file, and the store would go on without its case.
 
     left_out.json  {"of": cases that were tried, "bad": [{case, patient, code, reason}, ...]}
 
@@ -20,6 +21,7 @@ from jaxseg.types import DataError
 from jaxseg.utils.files import write_json
 
 NAME = "left_out.json"
+DISK = "DATA_PATH"  # code of a file that cannot be opened
 Prepared = TypeVar("Prepared")
 
 
@@ -58,12 +60,14 @@ def sift(dataset: DataSet, prepare: Callable[[Case], Prepared], share: float, ba
       share: as `check`.
       bad: takes the others.
     Raises:
-      DataError: as `check`, as soon as it is certain.
+      DataError: as `check`, as soon as it is certain; a case's own where the disk is to blame.
     """
     for case in dataset.cases:
         try:
             prepared = prepare(case)
         except DataError as error:
+            if error.code == DISK:
+                raise
             bad.append(Bad(case.id, case.patient, error.code, str(error)))
             check(LeftOut(tuple(bad), len(dataset.cases)), share)
             continue

@@ -147,6 +147,22 @@ def _raise():
     raise DataError("this slice is bad", "DATA_TEST")
 
 
+@pytest.mark.parametrize("code, kept", [("DATA_PATH", None), ("DATA_CRC", ["c01"])])
+def test_a_file_that_cannot_be_opened_stops_the_run_whatever_the_policy(tmp_path, code, kept):
+    dataset = toy_set.make(tmp_path / "data", patients=3, slices=1)
+
+    def read(case):
+        if case.id != "c01":
+            raise DataError("no", code)
+
+    found = bad_cases.sift(dataset, read, 0.9, [])
+    if kept is None:
+        with pytest.raises(DataError, match="no"):
+            list(found)
+    else:
+        assert [case.id for case, _ in found] == kept
+
+
 def test_a_split_file_may_list_patients_who_are_left_out(tmp_path):
     listed = {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
     splits.save_splits(tmp_path / "splits.json", listed)
