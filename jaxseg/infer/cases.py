@@ -2,6 +2,7 @@
 written, and the way through all of them.
 """
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,16 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.data import datasets, volumes
-from jaxseg.data.inputs import holds_dicom
+from jaxseg.data import datasets, photos, volumes
+from jaxseg.data.inputs import SUFFIXES, has_suffix, holds_dicom
 from jaxseg.data.records import Recipe, Volume
-from jaxseg.types import ConfigError, DataError, JaxsegError
+from jaxseg.types import ConfigError, DataError, JaxsegError, StorageError
+from jaxseg.utils.files import write_atomic
 
+LONGEST_FIRST = sorted(SUFFIXES, key=len, reverse=True)
 Found = tuple[str, Callable[[], list[Volume]]]  # name, function that reads the images
 
 
 def find_cases(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[Found]:
-    """(name, function that reads its images) of every case under a path.
+    """(name, function that reads its images) of every case under a path; every name once.
 
     Networks of one modality take any file or DICOM folder; those of several a folder in the layout of their data set, which
     says what is what.
@@ -28,8 +31,19 @@ def find_cases(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[
       recipe: of the run.
       record: of the run.
     Raises:
-      DataError: nothing there, or not what the network takes.
+      DataError: nothing there, not what the network takes, or two cases whose results would have one name.
     """
+    cases = _listed(origin, recipe, record)
+    taken = [name for name, _ in cases]
+    twice = sorted({name for name in taken if taken.count(name) > 1})
+    if twice:
+        raise DataError(f"--input={origin}: {taken.count(twice[0])} inputs would be written as {twice[0]!r}"
+                        + (f", and so for {len(twice) - 1} more names" if twice[1:] else "")
+                        + "; each name must be there once: rename or move one of them", "DATA_PATH")
+    return cases
+
+
+def _listed(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[Found]:
     several = len(recipe.modalities) > 1
     if origin.is_file() and several:
         raise DataError(f"--input={origin}: is one file; this network takes {', '.join(recipe.modalities)}: give the folder of "
@@ -47,11 +61,9 @@ def find_cases(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[
 
 
 def names_of(inputs: list[Path]) -> list[str]:
-    """Output names of inputs, without suffix; a folder's name is put before names that would collide."""
-    stem = lambda p: p.name.removesuffix(".gz").removesuffix(".nii") if p.is_file() and ".nii" in p.name else \
-        (p.stem if p.is_file() else p.name)
-    plain = [stem(p) for p in inputs]
-    return [n if plain.count(n) == 1 else f"{p.parent.name}_{n}" for n, p in zip(plain, inputs)]
+    """Output names of inputs: without suffix, in any case of letters."""
+    return [p.name if p.is_dir() else next((p.name[:-len(end)] for end in LONGEST_FIRST if has_suffix(p, (end,))), p.stem)
+            for p in inputs]
 
 
 def values_of(record: Mapping[str, Any]) -> np.ndarray:
@@ -63,14 +75,28 @@ def values_of(record: Mapping[str, Any]) -> np.ndarray:
     return np.array([0, *values], np.uint8 if max(values, default=0) < 256 else np.uint16)
 
 
-def check_output(output: Path) -> None:
-    """Refuse a file as the folder of the results.
+def open_output(output: Path) -> None:
+    """Make the folder of the results, if absent.
 
     Raises:
-      ConfigError.
+      ConfigError: it is a file.
+      StorageError: it cannot be made or written.
     """
     if output.exists() and not output.is_dir():
         raise ConfigError(f"--output={output}: is a file; give a folder")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output) as probe:
+            probe.write(b"0")
+    except OSError as error:
+        raise StorageError(f"--output={output}: cannot be made or written ({error.strerror or error}); choose another folder") \
+            from error
+
+
+def write_overlay(output: Path, name: str, picture: np.ndarray) -> None:
+    """<name>_overlay.png from uint8 [H, W, 3]."""
+    path = output / f"{name}_overlay.png"
+    write_atomic(path, photos.encode_png(picture, path))
 
 
 def segment_each(cases: list[Found], segment: Callable[[list[Volume], str], str], output: Path, *, synthetic: bool,
@@ -80,20 +106,26 @@ def segment_each(cases: list[Found], segment: Callable[[list[Volume], str], str]
     Args:
       cases: what `find_cases` found.
       segment: (images, name) -> what was found, in words; writes its files into `output`.
-      output: folder, made if absent.
+      output: folder, open (`open_output`).
       synthetic: the network was trained on generated data.
       say: told one line per case.
     Returns:
       0, or 65 if some cases could not be used.
+    Raises:
+      ConfigError: an input lies in `output`.
+      StorageError: `output` cannot be written any more.
     """
     if synthetic:
         say("note: these weights were trained on SYNTHETIC data; what they find in patients means nothing")
-    output.mkdir(parents=True, exist_ok=True)
     failed = 0
     for name, read in cases:
         begin = time.perf_counter()
         try:
-            found = segment(read(), name)
+            images = read()
+            _check_apart(images, output)
+            found = segment(images, name)
+        except (ConfigError, StorageError):
+            raise  # the next case would meet it too
         except JaxsegError as error:
             failed += 1
             say(f"FAILED {name}: {error}")
@@ -101,3 +133,11 @@ def segment_each(cases: list[Found], segment: Callable[[list[Volume], str], str]
         say(f"{name}: {found}, {time.perf_counter() - begin:.1f} s")
     say(f"{len(cases) - failed} of {len(cases)} written to {output}" + (f"; {failed} failed" if failed else ""))
     return DataError.exit_code if failed else 0
+
+
+def _check_apart(images: list[Volume], output: Path) -> None:
+    """Refuse the inputs' own folder as that of the results, which have their names."""
+    for image in images:
+        if image.path.is_file() and image.path.resolve().parent == output.resolve():
+            raise ConfigError(f"--output={output}: holds the input {image.path.name}, which a result of the same name could "
+                              "replace; give another folder")

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from jaxseg.data import channels, geometry, preprocess, volumes
 from jaxseg.data.records import Recipe, Volume
-from jaxseg.infer.cases import check_output, find_cases, segment_each, values_of
+from jaxseg.infer.cases import find_cases, open_output, segment_each, values_of, write_overlay
 from jaxseg.infer.slices import MADE_BY, SliceNetwork, folder_of, maker_of
 from jaxseg.metrics import regions
 from jaxseg.types import MismatchError, NonFiniteError
@@ -106,7 +105,7 @@ def predict(run: Path, source: Path, output: Path, *, batch_size: int = 8, proba
     Raises:
       DataError: no input found.
     """
-    check_output(output)
+    open_output(output)
     predictor = Predictor(run, batch_size=batch_size)
     cases = find_cases(source, predictor.recipe, predictor.record)
     segment = lambda images, name: _one(predictor, images, output, name, probabilities, overlay)
@@ -126,7 +125,7 @@ def _one(predictor: Predictor, images: list[Volume], output: Path, name: str, pr
         else:
             volumes.write_like(output / f"{name}_prob.nii.gz", maps.astype(np.float32), volume)
     if overlay:
-        Image.fromarray(_sheet(predictor, slices, labels, orientation)).save(output / f"{name}_overlay.png")
+        write_overlay(output, name, _sheet(predictor, slices, labels, orientation))
     voxels = [int((labels == k + 1).sum()) for k in range(len(predictor.recipe.labels))]
     return ", ".join(f"{label} {n} voxels" for label, n in zip(predictor.recipe.labels, voxels))
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from PIL import Image
 
 from jaxseg import checkpoint
 from jaxseg.data import source, volumes
@@ -16,7 +15,7 @@ from jaxseg.data.geometry import to_volume
 from jaxseg.data.preprocess_volume import prepare_volume, restore_labels, restore_scores
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.infer import cascade, postprocess
-from jaxseg.infer.cases import check_output, find_cases, segment_each, values_of
+from jaxseg.infer.cases import find_cases, open_output, segment_each, values_of, write_overlay
 from jaxseg.infer.slices import record_of
 from jaxseg.infer.volumes import VolumeNetwork, labels_of, probabilities_of
 from jaxseg.metrics import regions
@@ -154,7 +153,7 @@ def predict(run: Path, origin: Path, output: Path, *, settings: Mapping[str, Any
     Raises:
       DataError: no input found.
     """
-    check_output(output)
+    open_output(output)
     trained = averaged(open_run(run, settings), [Path(other) for other in settings["ensemble"]])
     roi = open_run(Path(settings["roi"]), settings) if settings["roi"] else None
     if roi:
@@ -190,7 +189,7 @@ def _one(trained: Trained, roi: Trained | None, images: list[Volume], output: Pa
         whole = np.stack([orientation.restore(maps[..., k]) for k in range(maps.shape[-1])], -1)
         volumes.write_like(output / f"{name}_prob.nii.gz", whole.astype(np.float32), images[0])
     if settings["overlay"]:
-        Image.fromarray(_overlay(to_volume(images[-1])[0], labels)).save(output / f"{name}_overlay.png")
+        write_overlay(output, name, _overlay(to_volume(images[-1])[0], labels))
     voxels = np.bincount(labels.ravel(), minlength=len(values))
     return ", ".join(f"{label} ({values[k]}) {voxels[k]} voxels" for k, label in enumerate(trained.recipe.labels, 1))
 
