@@ -1,0 +1,65 @@
+"""The way through the inputs of predict: names, the folder of the results, which error ends one case and which the run."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from jaxseg.infer import cases
+from jaxseg.types import ConfigError, DataError, StorageError
+
+RECIPE, RECORD = SimpleNamespace(modalities=()), {"dataset": "ct_ich"}
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+def run(found, segment, output) -> tuple[int, list[str]]:
+    said = []
+    return cases.segment_each(found, segment, output, synthetic=False, say=said.append), said
+
+
+def test_names_lose_their_suffix_in_any_case_of_letters_and_nothing_else(tmp_path):
+    touch(tmp_path, "A.NII.GZ", "b.1.nii", "c é (1).jpeg", "d.Png")
+    assert [name for name, _ in cases.find_cases(tmp_path, RECIPE, RECORD)] == ["A", "b.1", "c é (1)", "d"]
+
+
+def test_two_inputs_of_one_name_are_refused_before_either_is_read(tmp_path):
+    with pytest.raises(DataError, match="2 inputs would be written as 'dup'.*rename"):
+        cases.find_cases(touch(tmp_path, "dup.nii", "dup.nii.gz", "other.png"), RECIPE, RECORD)
+
+
+def test_results_never_lie_beside_the_inputs(tmp_path):
+    image = SimpleNamespace(path=touch(tmp_path, "scan.nii.gz") / "scan.nii.gz")
+    (tmp_path / "link").symlink_to(tmp_path)
+    for output in (tmp_path, tmp_path / "link"):
+        with pytest.raises(ConfigError, match="holds the input scan.nii.gz"):
+            run([("scan", lambda: [image])], lambda images, name: pytest.fail("segmented"), output)
+
+
+def test_a_bad_case_is_skipped_and_a_full_disk_ends_the_run(tmp_path):
+    def read(error):
+        raise error
+    found = [("bad", lambda: read(DataError("torn"))), ("good", lambda: [])]
+    code, said = run(found, lambda images, name: "nothing", tmp_path)
+    assert code == 65 and "FAILED bad: torn" in said and said[-1].startswith("1 of 2 written")
+    with pytest.raises(StorageError):
+        run([("full", lambda: read(StorageError("no space"))), *found], lambda images, name: pytest.fail("went on"), tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    touch(tmp_path, "file")
+    for place, error in (("file", ConfigError), ("file/below", StorageError)):
+        with pytest.raises(error, match="--output=.*folder"):
+            cases.open_output(tmp_path / place)
+    cases.open_output(tmp_path / "a/b")
+    assert not list((tmp_path / "a/b").iterdir())
+
+
+def test_an_overlay_that_cannot_be_written_is_a_storage_error(tmp_path):
+    with pytest.raises(StorageError, match="x_overlay.png"):
+        cases.write_overlay(tmp_path / "gone", "x", np.zeros((2, 2, 3), np.uint8))
