@@ -80,9 +80,7 @@ class WindowAttention(nnx.Module):
         q, k, v = jnp.moveaxis(self.qkv(x).reshape(b, n, 3, self.heads, -1), 2, 0)
         index = relative_index(self.window, self.rank)[:n, :n]
         bias = jnp.moveaxis(self.relative_position_bias_table[...][index], -1, 0)[None]  # [1, heads, n, n]
-        if mask is not None:
-            bias = jnp.tile(bias + mask[:, None], (b // len(mask), 1, 1, 1))
-        return self.proj(ops.attention(q, k, v, bias=bias).reshape(b, n, c))
+        return self.proj(ops.attention(q, k, v, bias=bias, mask=mask).reshape(b, n, c))
 
 
 class WindowBlock(nnx.Module):

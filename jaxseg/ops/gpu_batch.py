@@ -17,19 +17,20 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
 
-def over_batch(kernel: Callable, inputs: str, outputs: str) -> Callable:
+def over_batch(kernel: Callable, inputs: str, outputs: str, *, plain: bool = False) -> Callable:
     """`kernel(static, *arrays) -> tuple of arrays`, made partitionable and mappable over its batch.
 
     Args:
       kernel: `static` is hashable; every size of the batch must do.
       inputs: a letter per array: "b" for [B, ...], "w" for an array without batch axis.
       outputs: a letter per result: "b" for [B, ...], "s" for a sum over the batch.
+      plain: the kernel is made of JAX's own operations, which one device needs no rules for.
     """
     placed = custom_partitioning(kernel, static_argnums=(0,))
 
     def rule(_, __, operands, results):
         ranks = [t.rank for t in (*operands, *results)]
-        words = [["b" if letter == "b" and a == 0 else f"x{i}y{a}" for a in range(rank)]
+        words = [["b" if letter == "b" and a == 0 else f"x{i:02}y{a}" for a in range(rank)]
                  for i, (letter, rank) in enumerate(zip(inputs + outputs, ranks))]
         text = [" ".join(word) for word in words]
         fixed = tuple(sorted({name for word in words for name in word} - {"b"}))
@@ -51,6 +52,8 @@ def over_batch(kernel: Callable, inputs: str, outputs: str) -> Callable:
     placed.def_partition(partition, sharding_rule=rule)
 
     def call(static, *arrays):
+        if plain and not _several_devices():
+            return kernel(static, *arrays)
         run = functools.partial(placed if _several_devices() else kernel, static)
         mapped = custom_vmap(run)
 

@@ -2,31 +2,34 @@
 
 Which path: cuDNN's flash attention on a GPU from compute capability 8.0 on, for 16-bit inputs with a head size that is a
 multiple of 8 and at most 256 (128 before Hopper); otherwise the score matrix as it is, or, when it would exceed
-`MAX_SCORES` numbers, chunk by chunk over the queries, each chunk recomputed in the backward pass. cuDNN trains a bias at even
-lengths alone: odd ones (Swin's 7^3 = 343 positions a window) get one more row and one more, forbidden, key.
+`MAX_SCORES` numbers (on a CPU: what a cache holds), block by block (`streamed`). cuDNN trains a bias at even lengths alone: odd
+ones (Swin's 7^3 = 343 positions a window) get one more row and one more, forbidden, key.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxseg.ops import tally
-from jaxseg.ops.attention import reference
+from jaxseg.ops.attention import reference, streamed
 from jaxseg.types import Array
 
 MAX_SCORES = 2**26  # numbers in one score matrix: 256 MiB in float32
+CACHED = 2**19  # numbers of a block on a CPU: 2 MiB in float32
 
 
-def attention(q: Array, k: Array, v: Array, *, bias: Array | None = None, scale: float | None = None) -> Array:
-    """softmax(scale q k' + bias) v, per head; the softmax in float32.
+def attention(q: Array, k: Array, v: Array, *, bias: Array | None = None, mask: Array | None = None,
+              scale: float | None = None) -> Array:
+    """softmax(scale q k' + bias + mask) v, per head; the softmax in float32.
 
     Args:
       q: [B, T, heads, d].
       k, v: [B, S, heads, d].
-      bias: added to the scores, [B or 1, heads or 1, T, S] (a mask is a bias of large negative numbers).
+      bias: added to the scores, [B or 1, heads or 1, T, S].
+      mask: added too, without a gradient and for all heads alike: [M, T, S] where B is a multiple of M; entry b of the batch
+        takes mask b % M. Large negative numbers forbid.
       scale: d^-1/2 when None.
     Returns:
       [B, T, heads, d] in v's dtype.
@@ -40,37 +43,37 @@ def attention(q: Array, k: Array, v: Array, *, bias: Array | None = None, scale:
     if bias is not None and (bias.ndim != 4 or bias.shape[2:] != (t, s) or bias.shape[0] not in (1, b)
                              or bias.shape[1] not in (1, h)):
         raise ValueError(f"got bias {bias.shape} for scores [{b}, {h}, {t}, {s}]; it is [B or 1, heads or 1, T, S]")
+    if mask is not None and (mask.ndim != 3 or mask.shape[1:] != (t, s) or not len(mask) or b % len(mask)):
+        raise ValueError(f"got mask {mask.shape} for scores [{b}, {h}, {t}, {s}]; it is [M, T, S], M a divisor of {b}")
     scale = d ** -0.5 if scale is None else scale
     tally.add("matmul", 2 * b * h * t * s * d)
     tally.add("mul", b * h * t * s)  # the scale, which torchprofile counts
+    mask = None if mask is None else lax.stop_gradient(jnp.asarray(mask))
     fallback = functools.partial(_plain, scale=scale)
     if not _cudnn_allows(q, k, v):
-        return fallback(q, k, v, bias)
+        return fallback(q, k, v, bias, mask)
     fused = functools.partial(_cudnn, scale=scale)
     try:
-        jax.eval_shape(fused, q, k, v, bias)
+        jax.eval_shape(fused, q, k, v, bias, mask)
     except (NotImplementedError, RuntimeError):  # no cuDNN, or a rule of this version that `_cudnn_allows` does not know
-        return fallback(q, k, v, bias)
-    return lax.platform_dependent(q, k, v, bias, cuda=fused, default=fallback)
+        return fallback(q, k, v, bias, mask)
+    return lax.platform_dependent(q, k, v, bias, mask, cuda=fused, default=fallback)
 
 
-def _plain(q: Array, k: Array, v: Array, bias: Array | None, *, scale: float) -> Array:
+def _plain(q: Array, k: Array, v: Array, bias: Array | None, mask: Array | None, *, scale: float) -> Array:
     b, t, h, _ = q.shape
-    chunks = math.ceil(b * h * t * k.shape[1] / MAX_SCORES)
-    if chunks <= 1:
-        return reference.attention(q, k, v, bias=bias, scale=scale)
-    size = math.ceil(t / chunks)
-    padding = -t % size
-    parts = jnp.moveaxis(jnp.pad(q, ((0, 0), (0, padding), (0, 0), (0, 0))).reshape(b, -1, size, *q.shape[2:]), 1, 0)
-    if bias is None:
-        one = jax.checkpoint(lambda part: reference.attention(part, k, v, bias=None, scale=scale))
-        out = lax.map(one, parts)
-    else:
-        rows = jnp.pad(bias, ((0, 0), (0, 0), (0, padding), (0, 0)))
-        rows = jnp.moveaxis(rows.reshape(*bias.shape[:2], -1, size, bias.shape[3]), 2, 0)
-        one = jax.checkpoint(lambda both: reference.attention(both[0], k, v, bias=both[1], scale=scale))
-        out = lax.map(one, (parts, rows))
-    return jnp.moveaxis(out, 0, 1).reshape(b, t + padding, h, -1)[:, :t]
+    block, most = (CACHED, 2 * CACHED) if jax.default_backend() == "cpu" else (MAX_SCORES, MAX_SCORES)
+    if b * h * t * k.shape[1] <= most:
+        return reference.attention(q, k, v, bias=_joined(bias, mask, b), scale=scale)
+    return streamed.attention(q, k, v, bias=bias, mask=mask, scale=scale, block=block)
+
+
+def _joined(bias: Array | None, mask: Array | None, b: int) -> Array | None:
+    """Both addends as one bias."""
+    if mask is None:
+        return bias
+    mask = jnp.tile(mask, (b // len(mask), 1, 1))[:, None]
+    return mask if bias is None else bias + mask
 
 
 def _cudnn_allows(q: Array, k: Array, v: Array) -> bool:
@@ -83,7 +86,9 @@ def _cudnn_allows(q: Array, k: Array, v: Array) -> bool:
     return capability >= (8, 0) and q.shape[-1] % 8 == 0 and q.shape[-1] <= (256 if capability >= (9, 0) else 128)
 
 
-def _cudnn(q: Array, k: Array, v: Array, bias: Array | None, *, scale: float, implementation: str = "cudnn") -> Array:
+def _cudnn(q: Array, k: Array, v: Array, bias: Array | None, mask: Array | None = None, *, scale: float,
+           implementation: str = "cudnn") -> Array:
+    bias = _joined(bias, mask, len(q))
     run = functools.partial(jax.nn.dot_product_attention, scale=scale, implementation=implementation)
     if bias is None:
         return run(q, k, v)
