@@ -50,6 +50,7 @@ AT_MOST = {"data.workers": 256, "data.blur": 1000, "train.epochs": 10**7}  # mor
 NUMBERS = ("data.size", "data.window", "data.spacing", "data.mean", "data.std", "data.crop", "data.fractions", "loss.aux_weights",
            "eval.thresholds", "infer.mirror")
 PAIRS = ("loss.terms", "loss.aux_terms", "loss.learnable")  # ((name, number), ...)
+OPTIONS = ("model.options", "loss.options", "optim.options", "schedule.options")
 LARGEST = float(np.finfo(np.float32).max)
 MAX_VOXELS = 2**28  # of the network's input: a slice or a patch
 NOT_NEGATIVE = ("data.max_samples", "data.workers", "optim.weight_decay", "optim.clip_norm", "schedule.warmup",
@@ -101,6 +102,8 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
     for key in PAIRS:
         _rule(flat, key, all(_has_length(t, 2) and isinstance(t[0], str) and _is_number(t[1]) for t in flat[key]),
               "must be ((name, number), ...)")
+    for key in OPTIONS:
+        _rule(flat, key, all(isinstance(name, str) for name in flat[key]), "must be {'option': value, ...}")
     for key, most in AT_MOST.items():
         _rule(flat, key, flat[key] <= most, f"must be at most {most}")
     for key in NOT_NEGATIVE:

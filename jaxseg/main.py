@@ -52,7 +52,11 @@ def parse(argv):
         text = text[1:-1] if text[:1] == text[-1:] == "'" else text
         head, fields, tail = text.partition("Other fields present:")
         text = head + (tail[tail.rindex("Did you mean"):] if fields and "Did you mean" in tail else "")
-        if (name := text.strip(" '")).isidentifier():  # ml_collections names the key and says no more
+        inside = next((a for a in argv if ".options." in a.split("=")[0] and a.lstrip("-").startswith("config.")), None)
+        if inside:  # ml_collections looks for the option among the keys of the tree
+            key, _, option = inside.lstrip("-").partition("=")[0].rpartition(".options.")
+            text = f"{inside}: options are one value; write --{key}.options=\"{{'{option}': value}}\""
+        elif (name := text.strip(" '")).isidentifier():  # ml_collections names the key and says no more
             text = f"no key {name!r}: the complete list, with comments, is configs/_base.py"
         raise ConfigError(f"command line or config: {text}") from error
 

@@ -46,6 +46,7 @@ def refused(done, code: int) -> str:
     ((CONFIG, "--config.train.epoch=3"), ("epoch",)),
     ((CONFIG, "--config.nothing=3"), ("'nothing'", "configs/_base.py")),
     ((CONFIG, "--config.nothing.at=3"), ("'nothing'", "configs/_base.py")),
+    ((CONFIG, "--config.model.options.dropout=0.5"), ("--config.model.options=\"{'dropout': value}\"",)),
     ((CONFIG, "--config.train.epochs=three"), ("epochs", "three")),
     ((CONFIG, "--config.model.name=segnxt_t"), ("segnxt_t", "segnext_t")),
     ((CONFIG, "--config.train.augment=(('hflipp', 0.5, {}),)"), ("hflipp", "hflip")),

@@ -7,7 +7,7 @@ alone only reverse. Samples that no transform touched keep their bits.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxseg.augment import intensity, mix, spatial
 from jaxseg.types import Array, ConfigError
-from jaxseg.utils.lookup import lookup, unknown_name
+from jaxseg.utils.lookup import check_kind, lookup, unknown_name
 
 
 class Kind(NamedTuple):
@@ -111,9 +111,13 @@ def _items(number: int, entry, rank: int) -> list[Item]:
     kind = lookup("augmentation", name, TRANSFORMS)
     if not isinstance(probability, (int, float)) or not 0 <= probability <= 1:
         raise ConfigError(f"probability {probability!r} of augmentation {name!r}: must lie in 0..1")
-    for option in options:
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"augmentation {entry!r}: its options must be {{'option': value}}, {{}} for none")
+    defaults = {f.name: f.default for f in dataclasses.fields(kind.make)}
+    for option, value in options.items():
         if option not in kind.options():
             raise unknown_name(f"option of augmentation {name!r}", option, kind.options())
+        check_kind(f"augmentation {name!r}: {option}", value, defaults[option])
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     made = kind.make(**kind.fixed, **values, **({"rank": rank} if "rank" in kind.make.__dataclass_fields__ else {}))
     if isinstance(made, spatial.Mirror):

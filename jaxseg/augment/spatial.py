@@ -240,9 +240,10 @@ class Elastic:
     def __post_init__(self):
         if self.border not in ("reflect", "constant"):
             raise ConfigError(f"elastic border={self.border!r}: must be 'reflect' or 'constant'")
-        if not self.sigma > 0 or self.alpha < 0 or self.alpha_affine < 0:
+        if not all(isinstance(v, (int, float)) for v in (self.alpha, self.sigma, self.alpha_affine)) or not self.sigma > 0 \
+                or self.alpha < 0 or self.alpha_affine < 0:
             raise ConfigError(f"elastic alpha={self.alpha}, sigma={self.sigma}, alpha_affine={self.alpha_affine}: sigma must "
-                              "be above 0, the others not negative")
+                              "be a number above 0, the others not negative")
         if self.alpha_affine and self.rank != 2:
             raise ConfigError(f"elastic alpha_affine={self.alpha_affine} at rank {self.rank}: planar only; set it to 0")
 

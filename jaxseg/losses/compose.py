@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxseg import ops
 from jaxseg.losses import TERMS
 from jaxseg.types import Array, ConfigError
-from jaxseg.utils.lookup import lookup
+from jaxseg.utils.lookup import check_kind, lookup
 
 Parts = dict[str, tuple[Array, Array]]
 _GIVEN = ("weight", "maps")  # keyword arguments that come from the batch, not from the configuration
@@ -91,12 +91,16 @@ def _bind(terms: Sequence[tuple[str, float]], options: Mapping[str, Mapping]) ->
         if name in bound:
             raise ConfigError(f"got the loss term {name!r} twice; add its weights instead")
         term = lookup("loss term", name, TERMS)
-        given = dict(options[name]) if name in options else {}
-        takes = [p.name for p in inspect.signature(term).parameters.values()
-                 if p.kind is p.KEYWORD_ONLY and p.name not in _GIVEN]
-        for option in given:
+        given = options[name] if name in options else {}
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"got the options {given!r} of loss term {name!r}; they are written {{'option': value}}")
+        given = dict(given)
+        takes = {p.name: p.default for p in inspect.signature(term).parameters.values()
+                 if p.kind is p.KEYWORD_ONLY and p.name not in _GIVEN}
+        for option, value in given.items():
             if option not in takes:
                 raise ConfigError(f"loss term {name!r} has no option {option!r}; it takes {', '.join(takes) or 'none'}")
+            check_kind(f"loss term {name!r}: {option}", value, takes[option])
         bound[name] = (float(weight), _closed(term, given))
     return bound
 

@@ -182,7 +182,7 @@ def _settings(name: str, rule: Rule, options: Mapping[str, float]) -> dict:
 def _factors(params: Mapping[str, Array], groups) -> dict[str, tuple[float, float]]:
     """name -> (learning-rate factor, decay factor)."""
     for group in groups:
-        if len(group) != 2 or not isinstance(group[1], Mapping):
+        if not isinstance(group, (tuple, list)) or len(group) != 2 or not isinstance(group[1], Mapping):
             raise ConfigError(f"optimiser group {group!r}: must be (regular expression, {{'lr': factor, 'decay': factor}})")
         for key, value in group[1].items():
             if key not in ("lr", "decay"):

@@ -69,6 +69,8 @@ def _step(total_steps: int, steps_per_epoch: int, *, every: float | None = None,
         raise ConfigError(f"schedule 'step' with every={every!r}, milestones={milestones!r}: give one of them, in epochs")
     _share("factor", factor)
     if every is None:
+        if not isinstance(milestones, (tuple, list)):
+            raise ConfigError(f"schedule option milestones={milestones!r}: must be a list of epochs")
         for milestone in milestones:
             _positive("milestones", milestone)
         marks = np.asarray([round(m * steps_per_epoch) for m in milestones], np.int32)
@@ -102,6 +104,8 @@ def build(*, name: str, warmup: int = 0, warmup_ratio: float = 1e-6, options: Ma
             raise unknown_name(f"option of schedule {name!r}", option, known)
     if total_steps < 1 or steps_per_epoch < 1:
         raise ConfigError(f"schedule over total_steps={total_steps}, steps_per_epoch={steps_per_epoch}: both must be at least 1")
+    if total_steps >= 2**31:
+        raise ConfigError(f"schedule over total_steps={total_steps}: steps are counted in 32 bits; lower train.epochs")
     if not 0 <= warmup < total_steps:
         raise ConfigError(f"warmup={warmup} steps in a run of {total_steps}: must be fewer than the run has; lower "
                           "schedule.warmup or train longer")

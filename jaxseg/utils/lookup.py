@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import math
 from collections.abc import Iterable, Mapping
 
 from jaxseg.types import ConfigError
@@ -33,9 +34,31 @@ def lookup(what: str, name: str, table: Mapping[str, object]):
     Raises:
       ConfigError: the table has no such name.
     """
+    if not isinstance(name, str) and table and all(isinstance(known, str) for known in table):
+        raise ConfigError(f"got {name!r} as {what}; give a name: {', '.join(sorted(table)[:20])}")
     if name not in table:
         raise unknown_name(what, name, table)
     return table[name]
+
+
+def check_kind(what: str, value, default) -> None:
+    """Refuse an option that is not of its default's kind; one with the default None says itself what it takes.
+
+    Raises:
+      ConfigError: `what`, for the message, is neither a word, a truth value, a tuple nor finite numbers, as the default is.
+    """
+    number = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)
+    several = isinstance(value, (tuple, list))
+    if isinstance(default, bool):
+        fits, rule = isinstance(value, bool), "True or False"
+    elif isinstance(default, str):
+        fits, rule = isinstance(value, str), "a word"
+    elif default == ():
+        fits, rule = several, "a tuple"
+    else:
+        fits, rule = number(value) or several and all(map(number, value)), "a number or several, finite"
+    if default is not None and not fits:
+        raise ConfigError(f"{what}={value!r}: must be {rule}, as its default {default!r}")
 
 
 def import_object(path: str, what: str = "object"):

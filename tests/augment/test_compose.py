@@ -111,6 +111,9 @@ def test_mirror_reverses_each_axis_on_its_own():
 @pytest.mark.parametrize("spec, words", [
     ((("rotat", 0.5, {}),), "rotate"), ((("rotate", 0.5, {"degree": 3}),), "degrees"), ((("hflip", 1.5, {}),), "0..1"),
     ((("hflip", "x", {}),), "0..1"), ((("hflip", 0.5),), "probability, options"), ((("hflip", 0.5, {"axis": "h"}),), "option"),
+    ((("hflip", 0.5, None),), "{} for none"), ((("elastic", 0.5, {"sigma": "a"}),), "sigma='a'"), (((3, 0.5, {}),), "got 3"),
+    ((("elastic", 0.5, {"alpha": (1, 2)}),), "number"), ((("intensity", 0.5, {"scale": float("nan")}),), "nan"),
+    ((("gamma", 0.5, {"invert": 1}),), "invert=1"), ((("mirror", 0.5, {"axes": 5}),), "axes=5"),
 ])
 def test_a_list_that_cannot_be_meant_is_refused(spec, words):
     with pytest.raises(ConfigError, match=words):

@@ -88,6 +88,8 @@ def test_jitted_loss_equals_eager():
 @pytest.mark.parametrize("arguments,message", [
     (((("dise", 1.0),),), "did you mean dice"),
     (((("dice", 1.0),), {"dice": {"smoth": 1.0}}), "no option 'smoth'; it takes background, squared, batch"),
+    (((("dice", 1.0),), {"dice": 1}), "written"), (((("dice", 1.0),), {"dice": {"smooth_nr": "a"}}), "smooth_nr='a'.*default"),
+    (((("dice", 1.0),), {"dice": {"squared": 1}}), "squared=1.*False"), ((((7, 1.0),),), "got 7 as loss term"),
     (((("boundary", 1.0),), {"boundary": {"maps": None}}), "no option 'maps'; it takes variant"),
     (((("dice", 1.0),), {"bce": {}}), "no term of this loss"),
     (((("dice", 1.0), ("dice", 0.5)),), "twice"),

@@ -67,7 +67,8 @@ def test_the_last_value_stays_after_the_period(name, last):
     (dict(name="cosin"), "cosine"), (dict(name="poly", options={"powr": 2}), "did you mean power"),
     (dict(name="constant", options={"power": 2}), "option of schedule"), (dict(name="poly", options={"power": 0}), "above 0"),
     (dict(name="cosine", options={"final": 2.0}), "factor of the peak"), (dict(name="cosine", options={"period": -1}), "above 0"),
-    (dict(name="step"), "give one"), (dict(name="step", options={"milestones": (0,)}), "above 0"),
+    (dict(name="step"), "give one"), (dict(name="step", options={"milestones": 2}), "list of epochs"),
+    (dict(name="step", options={"milestones": (0,)}), "above 0"),
     (dict(name="constant", warmup=TOTAL), "fewer than the run"), (dict(name="constant", warmup=1, warmup_ratio=1.5), "0..1"),
     (dict(name="poly", options={"per_epoch": 1}), "True or False"),
 ])
