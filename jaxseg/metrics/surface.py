@@ -154,7 +154,7 @@ def _checked(prediction, truth, spacing) -> tuple[np.ndarray, np.ndarray, Spacin
     if prediction.shape != truth.shape or prediction.ndim not in (2, 3):
         raise ValueError(f"got masks of shapes {prediction.shape} and {truth.shape}; they must be the same, with 2 or 3 axes")
     spacing = (1.0,) * truth.ndim if spacing is None else tuple(float(s) for s in spacing)
-    if len(spacing) != truth.ndim or min(spacing) <= 0:
+    if len(spacing) != truth.ndim or not all(0 < s < math.inf for s in spacing):
         raise ValueError(f"got spacing={spacing} for masks of shape {truth.shape}; it must be {truth.ndim} positive numbers (mm)")
     return prediction, truth, spacing
 

@@ -77,6 +77,8 @@ class Segmenter(nnx.Module):
         if len(shape) != self.rank + 2 or shape[-1] != self.in_channels:
             axes = ", ".join("DHW"[-self.rank:])
             raise ValueError(f"got an image of shape {tuple(shape)}; {type(self).__name__} takes [B, {axes}, {self.in_channels}]")
+        if shape[0] == 0:
+            raise ValueError(f"got an image of shape {tuple(shape)}; a batch holds at least one")
         m = self.size_multiple
         bad = [n for n in shape[1:-1] if n % m or n < self.min_size]
         if bad:

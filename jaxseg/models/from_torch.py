@@ -117,6 +117,9 @@ def load(model: Segmenter, source: str | os.PathLike | Mapping, *, spelling: str
             else:
                 problems.append(f"missing {name} {list(leaf.shape)}")
             continue
+        if np.iscomplexobj(tensors[given[name]]):
+            problems.append(f"{given[name]} holds complex numbers")
+            continue
         array, action = _fit(model, name, leaf, from_layout(tensors[given[name]], leaf), adapt)
         if array is None:
             if action:

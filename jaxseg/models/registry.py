@@ -3,12 +3,13 @@
 import dataclasses
 import importlib
 
+import numpy as np
 from flax import nnx
 
 from jaxseg.layers import number_streams
 from jaxseg.models import composite, functional
 from jaxseg.models.base import Segmenter, Variant
-from jaxseg.types import ConfigError
+from jaxseg.types import ConfigError, JaxsegError
 from jaxseg.utils.lookup import import_object, lookup, unknown_name
 
 FAMILIES = (
@@ -64,10 +65,17 @@ def create_model(name: str, *, in_channels: int | None = None, num_classes: int 
     Returns:
       The network, in inference mode: `model(image)` gives float32 logits.
     Raises:
-      ConfigError: unknown name, rank or override.
+      ConfigError: unknown name, rank or override, a number below 1, an override that the network cannot be built with.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"got the model {name!r}; give its name, one of jaxseg.models.list_models()")
+    for what, value in (("in_channels", in_channels), ("num_classes", num_classes), ("rank", rank)):
+        if value is not None and (not isinstance(value, int | np.integer) or value < 1):
+            raise ConfigError(f"got {what}={value!r} for model {name!r}: must be a whole number from 1")
     if ":" in name:
         cls = import_object(name, "model")
+        if not (isinstance(cls, type) and issubclass(cls, Segmenter)):
+            raise ConfigError(f"model {name!r} is no class of networks: derive it from jaxseg.models.Segmenter")
         sizes = {"in_channels": in_channels or 1, "num_classes": num_classes or 1, "rank": rank or 2}
         make = lambda: cls(**sizes, rngs=nnx.Rngs(seed), **overrides)
     elif "+" in name:
@@ -88,10 +96,13 @@ def create_model(name: str, *, in_channels: int | None = None, num_classes: int 
         number_streams(model)
         return model
 
-    model = functional.abstract(build) if abstract else build()
-    if not isinstance(model, Segmenter):
-        raise ConfigError(f"model {name!r} is a {type(model).__name__}: derive it from jaxseg.models.Segmenter")
-    return model
+    try:
+        return functional.abstract(build) if abstract else build()
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        if ":" in name or not overrides or isinstance(error, JaxsegError):
+            raise
+        given = ", ".join(f"{key}={value!r}" for key, value in overrides.items())
+        raise ConfigError(f"model {name!r} cannot be built with {given}: {error}; take values like its variants'") from error
 
 
 def _composite(name: str, in_channels: int | None, num_classes: int | None, seed: int, overrides: dict):

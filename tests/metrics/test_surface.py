@@ -78,7 +78,8 @@ def test_the_diagonal_is_in_millimetres():
 
 
 def test_wrong_arguments_name_the_rule():
-    for arguments, rule in (((A, A[:9]), "the same"), ((A, A, (1.0, 1.0)), "3 positive"), ((A, A, (1.0, 0.0, 1.0)), "positive")):
+    for arguments, rule in (((A, A[:9]), "the same"), ((A, A, (1.0, 1.0)), "3 positive"), ((A, A, (1.0, 0.0, 1.0)), "positive"),
+                            ((A, A, (1.0, math.nan, 1.0)), "positive")):
         with pytest.raises(ValueError, match=rule):
             surface.hd(*arguments)
     with pytest.raises(ConfigError, match="brats2023"):

@@ -81,8 +81,23 @@ def test_a_network_of_ones_own_comes_by_module_and_name(my_module):
     ("my_nets:Mien", "no attribute 'Mien'"),
     ("nowhere_nets:Mine", "no module named 'nowhere_nets'"),
     ("my_nets:Other", "derive it from jaxseg.models.Segmenter"),
-    (":Mine", "package.module:Name"),
+    (":Mine", "package.module:Name"), ("os:path", "derive it from jaxseg.models.Segmenter"), (3, "give its name"),
 ])
 def test_a_wrong_path_to_a_network_says_what_is_wrong(my_module, name, message):
     with pytest.raises(ConfigError, match=message):
         create_model(name)
+
+
+@pytest.mark.parametrize("given,message", [
+    ({"in_channels": 0}, "in_channels=0.*whole number from 1"), ({"num_classes": -1}, "num_classes=-1"), ({"rank": 0}, "rank=0"),
+    ({"num_classes": 2.0}, "num_classes=2.0"), ({"widths": "wide"}, "cannot be built with widths='wide'"),
+    ({"widths": ()}, "cannot be built with"),
+])
+def test_a_network_that_cannot_be_is_refused_with_what_was_asked_for(given, message):
+    with pytest.raises(ConfigError, match=message):
+        create_model("unet_test", abstract=True, **given)
+
+
+def test_a_batch_of_no_image_is_refused():
+    with pytest.raises(ValueError, match="at least one"):
+        create_model("unet_test", abstract=True).check((0, 32, 32, 1))

@@ -63,7 +63,8 @@ def test_signed_distance_is_negative_inside_and_positive_outside():
     assert np.isposinf(extremes[0]).all() and np.isneginf(extremes[1]).all()
 
 
-@pytest.mark.parametrize("shape,spacing", [((4,), None), ((1, 2, 2, 2, 2), None), ((1, 4, 4), (1.0,)), ((1, 4, 4), (1.0, 0.0))])
+@pytest.mark.parametrize("shape,spacing", [((4,), None), ((1, 2, 2, 2, 2), None), ((1, 4, 4), (1.0,)), ((1, 4, 4), (1.0, 0.0)),
+                                           ((1, 4, 4), (1.0, float("nan")))])
 def test_ranks_and_spacings_that_do_not_fit_are_refused(shape, spacing):
     with pytest.raises(ValueError, match="spatial axes"):
         api.distance_transform(np.ones(shape, bool), spacing)

@@ -13,6 +13,7 @@ Measured against the dense minimum over all pairs of a line (`reference.py`), on
 A lower envelope of parabolas (Felzenszwalb and Huttenlocher 2012) is sequential along each line and was not built.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ def _squared(rank: int, shape: tuple[int, ...], spacing: Sequence[float] | None)
     if rank not in (1, 2, 3):
         raise ValueError(f"got a mask of shape {shape}; it is [B, *S] with one to three spatial axes")
     sizes = (1.0,) * rank if spacing is None else tuple(float(s) for s in spacing)
-    if len(sizes) != rank or min(sizes) <= 0:
+    if len(sizes) != rank or not all(0 < s < math.inf for s in sizes):
         raise ValueError(f"got spacing={spacing} for {rank} spatial axes; give {rank} positive numbers, or None for 1")
     return tuple(s * s for s in sizes)
 
