@@ -7,7 +7,8 @@
 The taps of the depth axis become channels of a slice, which stays in the cache; one 2-D convolution (or, for the weights,
 one matrix product with the taps of the plane folded into channels of x) does the rest. XLA's matrix kernels need some
 48 columns to be fast: where the outputs are fewer, the taps go to the output. Folded volumes would leave the cache
-(im2col of 64^3 is 46 times slower than PyTorch), and slices beyond the edge need no padded copy of x.
+(im2col of 64^3 is 46 times slower than PyTorch), and large slices do, so that they are folded in bands of rows. Slices beyond
+the edge need no padded copy of x. Two slices a step of the loop save the copies of what is carried to the next.
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,9 @@ from jaxseg.ops.conv.spec import Spec
 from jaxseg.types import Array
 
 _COLUMNS = 48
+_FOLDED = 150_000  # numbers of a folded band of rows
+_BANDS = 6  # at most: each of them is compiled
+_UNROLL = 2
 
 
 def forward(spec: Spec, x: Array, w: Array) -> Array:
@@ -34,19 +38,24 @@ def input_gradient(spec: Spec, size: Sequence[int], g: Array, w: Array) -> Array
 
 def weight_gradient(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Array:
     """Gradient [*k, C, O] of the weights; stride 1."""
-    if x.shape[-1] > 2 * g.shape[-1]:  # fold the narrow one: x and g change places when every tap is mirrored
+    if x.shape[-1] > g.shape[-1]:  # fold the narrow one: x and g change places when every tap is mirrored
         turned = weight_gradient(spec.backward(x.shape[1:-1], kernel), kernel, g, x)
         return jnp.flip(turned, (0, 1, 2)).swapaxes(-1, -2)
     (kd, kh, kw), (dd, dh, dw) = kernel, spec.dilation
     channels, out, (height, width) = x.shape[-1], g.shape[-1], g.shape[2:4]
     pads = ((0, 0, 0), *((low, high, 0) for low, high in spec.padding[1:]), (0, 0, 0))
+    bands = max(1, min(_BANDS, height, round(height * width * kh * kw * channels / _FOLDED)))
+    edges = [height * i // bands for i in range(bands + 1)]
 
     def step(total, d) -> tuple[Array, None]:
         one = lax.optimization_barrier(lax.pad(_slice(x, d), jnp.zeros((), x.dtype), pads))
-        fold = jnp.concatenate([one[:, i * dh:i * dh + height, j * dw:j * dw + width] for i in range(kh) for j in range(kw)], -1)
         near = _column(g, d + spec.padding[0][0], -dd, kd)  # slice d of x meets slice d + low - t dd of g
-        fold, near = lax.optimization_barrier((fold.reshape(-1, kh * kw * channels), near.reshape(-1, kd * out)))
-        return total + jnp.matmul(near.T, fold, preferred_element_type=jnp.float32), None
+        for top, end in zip(edges, edges[1:]):
+            fold = [one[:, top + i * dh:end + i * dh, j * dw:j * dw + width] for i in range(kh) for j in range(kw)]
+            fold = jnp.concatenate(fold, -1).reshape(-1, kh * kw * channels)
+            fold, band = lax.optimization_barrier((fold, near[:, top:end].reshape(-1, kd * out)))
+            total = total + jnp.matmul(band.T, fold, preferred_element_type=jnp.float32)
+        return total, None
 
     zero = jnp.zeros((kd * out, kh * kw * channels), jnp.float32)
     total = lax.scan(step, zero, jnp.arange(x.shape[1]))[0]
@@ -61,7 +70,7 @@ def _gathered(spec: Spec, x: Array, w: Array) -> Array:
         return _put(y, threaded.forward(_plane(spec), near, weights), d), None
 
     y = _zeros(spec, x, w)
-    return lax.scan(step, y, jnp.arange(y.shape[1]))[0]
+    return lax.scan(step, y, jnp.arange(y.shape[1]), unroll=_UNROLL)[0]
 
 
 def _scattered(spec: Spec, x: Array, w: Array) -> Array:
@@ -80,7 +89,7 @@ def _scattered(spec: Spec, x: Array, w: Array) -> Array:
         return (_put(y, sums[0], d + low - reach), tuple(sums[1:])), None  # an index below 0 is written over at once
 
     pending = (jnp.zeros(y.shape[:1] + y.shape[2:], jnp.float32),) * reach
-    y, pending = lax.scan(step, (y, pending), jnp.arange(depth))[0]
+    y, pending = lax.scan(step, (y, pending), jnp.arange(depth), unroll=_UNROLL)[0]
     for d, last in enumerate(pending, depth + low - reach):
         y = _put(y, last, d) if 0 <= d < y.shape[1] else y
     return y
