@@ -244,8 +244,13 @@ def as_dict(config: ConfigDict) -> dict[str, Any]:
     return {k: v for k, v in tree.items() if k not in ("defaults", "embedded")}
 
 
+def defaults(config: ConfigDict) -> dict[str, Any]:
+    """The tree of `configs/_base.py` itself, as plain nested dicts."""
+    return json.loads(config.defaults)
+
+
 def difference(config: ConfigDict) -> dict[str, tuple[Any, Any]]:
     """{key: (default, value)} of the keys that an experiment changed: its description."""
     plain = lambda tree: flatten(json.loads(json.dumps(tree)))
-    a, b = plain(json.loads(config.defaults)), plain(as_dict(config))
+    a, b = plain(defaults(config)), plain(as_dict(config))
     return {k: (a.get(k), b[k]) for k in sorted(b) if a.get(k) != b[k] and k not in ("name", "variant")}

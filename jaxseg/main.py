@@ -44,6 +44,8 @@ def parse(argv):
         return rest
     except JaxsegError:
         raise
+    except SyntaxError as error:
+        raise ConfigError(f"--config: no config in Python: {error}; configs/ich_segnext.py shows one") from error
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, FileNotFoundError, ImportError) as error:
         text = str(error.args[0] if error.args else error).strip()
         if "Traceback (most recent call last)" in text:  # raised by the config file's own code: its last line says what
@@ -56,6 +58,8 @@ def parse(argv):
         if inside:  # ml_collections looks for the option among the keys of the tree
             key, _, option = inside.lstrip("-").partition("=")[0].rpartition(".options.")
             text = f"{inside}: options are one value; write --{key}.options=\"{{'{option}': value}}\""
+        elif "has no attribute 'get_config'" in text:
+            text = "the file defines no get_config(); configs/ich_segnext.py shows one"
         elif (name := text.strip(" '")).isidentifier():  # ml_collections names the key and says no more
             text = f"no key {name!r}: the complete list, with comments, is configs/_base.py"
         raise ConfigError(f"command line or config: {text}") from error
@@ -70,6 +74,8 @@ def connect() -> None:
         if any(v is None for v in explicit):
             raise ConfigError("--coordinator, --num_processes and --process_id go together (or JAXSEG_COORDINATOR, "
                               f"JAXSEG_NUM_PROCESSES, JAXSEG_PROCESS_ID): got {explicit}")
+        if NUM_PROCESSES.value < 1:
+            raise ConfigError(f"--num_processes={NUM_PROCESSES.value}: must be at least 1")
         if not 0 <= PROCESS_ID.value < NUM_PROCESSES.value:
             raise ConfigError(f"--process_id={PROCESS_ID.value}: must lie in 0..{NUM_PROCESSES.value - 1}")
         jax.distributed.initialize(*explicit, initialization_timeout=120)

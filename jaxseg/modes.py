@@ -39,7 +39,8 @@ def train(call: Call) -> int | None:
     first = jax.process_index() == 0
     tree = configs.as_dict(call.config)
     agree.same("configuration", tree)
-    claim = agree.on_first(lambda: checkpoint.claim(call.workdir, tree, ignored=configs.NEUTRAL))
+    claim = agree.on_first(lambda: checkpoint.claim(call.workdir, tree, ignored=configs.NEUTRAL,
+                                                      defaults=configs.defaults(call.config)))
     log = Log(call.workdir, quiet=not first)
     if agree.told(bool(claim and claim.finished)):
         log.say(f"{call.workdir} holds a finished run of this config; delete it or give another --workdir to train again")

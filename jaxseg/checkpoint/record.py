@@ -105,7 +105,8 @@ class Claim:
 _held: dict[Path, Claim] = {}  # keeps the lock files open for the life of the process, whatever the caller does
 
 
-def claim(workdir: str | Path, config: Mapping[str, Any], *, ignored: Iterable[str] = ()) -> Claim:
+def claim(workdir: str | Path, config: Mapping[str, Any], *, ignored: Iterable[str] = (),
+          defaults: Mapping[str, Any] | None = None) -> Claim:
     """Make a run folder this process's own. With several processes only process 0 calls this.
 
     The lock is the operating system's, on an open file: it vanishes with the process, however that ends.
@@ -114,6 +115,7 @@ def claim(workdir: str | Path, config: Mapping[str, Any], *, ignored: Iterable[s
       workdir: made if absent, readable by its owner alone.
       config: resolved configuration, nested and JSON-able, that `write_record` will store or has stored there.
       ignored: dotted keys in which an earlier start may differ ("train.log_every").
+      defaults: of the configuration, nested: a key that the record does not have, because it is newer, had this value.
     Raises:
       ConfigError: another process holds the folder.
       MismatchError: the folder belongs to a run with another configuration.
@@ -129,7 +131,7 @@ def claim(workdir: str | Path, config: Mapping[str, Any], *, ignored: Iterable[s
     try:
         _lock(file, workdir)
         _probe(workdir)
-        _check_config(workdir, config, set(ignored))
+        _check_config(workdir, config, set(ignored), defaults or {})
         held = Claim(workdir, file)
     except BaseException:
         file.close()
@@ -173,13 +175,14 @@ def _probe(workdir: Path) -> None:
             probe.unlink()
 
 
-def _check_config(workdir: Path, config: Mapping[str, Any], ignored: set[str]) -> None:
+def _check_config(workdir: Path, config: Mapping[str, Any], ignored: set[str], defaults: Mapping[str, Any]) -> None:
     if not (workdir / RECORD).exists():
         if any((workdir / CHECKPOINTS).glob("[0-9]*")):
             raise CheckpointError(f"{workdir} holds checkpoints but no {RECORD}, so it cannot be told what they belong to; "
                                   "restore it, or choose another --workdir")
         return
-    old, new = _flat(read_record(workdir)["config"]), _flat(_plain(config))
+    old, new, known = _flat(read_record(workdir)["config"]), _flat(_plain(config)), _flat(_plain(defaults))
+    ignored = ignored | {k for k in new.keys() - old.keys() if k in known and known[k] == new[k]}
     differ = [k for k in sorted(old.keys() | new.keys()) if old.get(k, _ABSENT) != new.get(k, _ABSENT) and k not in ignored]
     if differ:
         lines = [f"{k}: {_show(old, k)} there, {_show(new, k)} now" for k in differ[:10]]

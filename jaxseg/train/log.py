@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from jaxseg.types import StorageError
 from jaxseg.utils.files import write_atomic
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
@@ -23,11 +24,16 @@ class Log:
       workdir: the run's folder; events go to <workdir>/events, epochs to <workdir>/epochs.csv.
       step: events at or after this step, left by a run that died, are void.
       quiet: say nothing (all processes but the first).
+    Raises:
+      StorageError: the folder cannot be made or written.
     """
 
     def __init__(self, workdir: Path, *, step: int = 0, quiet: bool = False):
         self.workdir, self.quiet = workdir, quiet
-        self._writer = None if quiet else SummaryWriter(str(workdir / "events"), purge_step=step or None)
+        try:
+            self._writer = None if quiet else SummaryWriter(str(workdir / "events"), purge_step=step or None)
+        except OSError as error:
+            raise StorageError(f"cannot make or write {workdir}: {error.strerror or error}; choose another --workdir") from error
 
     def say(self, text: str) -> None:
         """One line on the console, with the time."""

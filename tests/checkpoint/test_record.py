@@ -84,6 +84,15 @@ def test_another_configuration_is_refused_by_the_keys_that_differ(workdir):
         claim(workdir, CONFIG)
 
 
+def test_a_key_that_is_newer_than_the_run_counts_as_its_default_there(workdir):
+    claim(workdir, CONFIG).release()
+    write_record(workdir, RECORD)
+    defaults = {"data": {"policy": "stop", "limits": (1, 2)}}
+    with pytest.raises(MismatchError, match='data.policy: absent there, "skip" now'):
+        claim(workdir, CONFIG | {"data": CONFIG["data"] | {"policy": "skip", "limits": (1, 2)}}, defaults=defaults)
+    claim(workdir, CONFIG | {"data": CONFIG["data"] | {"policy": "stop", "limits": (1, 2)}}, defaults=defaults).release()
+
+
 def test_more_than_ten_differences_are_counted(workdir):
     claim(workdir, CONFIG).release()
     write_record(workdir, RECORD)
