@@ -89,6 +89,10 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
                 with target.ignore_type():
                     target[leaf] = value
     config.embedded = ()
+    for key, value in flatten(json.loads(config.defaults)).items():  # --config.data.protocol=None arrives as a word
+        group, _, leaf = key.rpartition(".")
+        if value is None and config[group][leaf] in ("None", ("None",)):
+            config[group][leaf] = None
     flat = flatten(config.to_dict())
     for key, value in flat.items():
         if isinstance(value, float) and not abs(value) <= LARGEST:

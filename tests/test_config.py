@@ -69,6 +69,12 @@ def test_a_bad_value_is_refused_by_name(key, value, words):
     assert f"config.{key}" in str(error.value)
 
 
+def test_an_optional_key_can_be_unset_on_the_command_line():
+    config = base()
+    config.update_from_flattened_dict({"data.protocol": "None", "data.structures": ("None",)})
+    assert (resolve(config).data.protocol, resolve(config).data.structures) == (None, None)
+
+
 @pytest.mark.parametrize("key", ["embedded", "defaults", "defaults.data"])
 def test_what_the_config_file_writes_is_no_key_for_the_command_line(key):
     with pytest.raises(ConfigError, match="written by the config file"):
