@@ -46,7 +46,7 @@ NEUTRAL = ("variant", "data.workers", "eval.batch_size", "eval.thresholds", "eva
 POSITIVE = ("data.channels", "data.per_volume", "train.epochs", "train.batch_size", "train.eval_every", "train.save_every",
             "train.keep", "train.log_every", "eval.batch_size", "infer.batch_size", "infer.windows", "optim.accumulate",
             "search.trials")
-AT_MOST = {"data.workers": 256, "data.blur": 1000, "train.epochs": 10**7}  # more is a slip, which would end far from its cause
+AT_MOST = {"data.workers": 256, "data.blur": 1000, "data.per_volume": 10**5, "train.epochs": 10**7}  # more is a slip
 NUMBERS = ("data.size", "data.window", "data.spacing", "data.mean", "data.std", "data.crop", "data.fractions", "loss.aux_weights",
            "eval.thresholds", "infer.mirror")
 PAIRS = ("loss.terms", "loss.aux_terms", "loss.learnable")  # ((name, number), ...)
@@ -118,6 +118,8 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
     _rule(flat, "eval.thresholds", all(0 < t < 1 for t in flat["eval.thresholds"]) and len(flat["eval.thresholds"]) > 0,
           "must be numbers strictly between 0 and 1")
     _rule(flat, "loss.terms", len(flat["loss.terms"]) > 0, "must be ((name, weight), ...) with at least one term")
+    _rule(flat, "loss.aux_terms", len(flat["loss.aux_weights"]) > 0 or not flat["loss.aux_terms"],
+          "are of the auxiliary outputs, which count by loss.aux_weights; give both or neither")
     _rule(flat, "train.augment", all(_has_length(t, 3) for t in flat["train.augment"]),
           "must be ((name, probability, options), ...)")
     _check_data(flat)
@@ -159,7 +161,8 @@ def _check_data(flat: dict[str, Any]) -> None:
     _rule(flat, "data.split_file", bool(flat["data.split_file"]) == (flat["data.split"] == "file"),
           "is the JSON file of data.split='file', such as a run's splits.json; give both or neither")
     _rule(flat, "infer.overlap", 0 <= flat["infer.overlap"] < 1, "must lie in [0, 1)")
-    _rule(flat, "infer.mirror", set(flat["infer.mirror"]) <= set(range(rank)), f"must hold axes of 0..{rank - 1}")
+    _rule(flat, "infer.mirror", set(flat["infer.mirror"]) <= set(range(rank)) and len(set(flat["infer.mirror"])) ==
+          len(flat["infer.mirror"]), f"must hold axes of 0..{rank - 1}, each once")
     _rule(flat, "eval.lesions", flat["eval.lesions"] in ("", "GLI", "SSA", "MEN", "PED", "MET"),
           "must be '' or one of GLI, SSA, MEN, PED, MET")
     default = flatten(json.loads(flat["defaults"]))

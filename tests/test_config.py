@@ -59,7 +59,8 @@ def test_arguments_that_exclude_each_other_are_refused():
     ("data.window", ("a", "b"), "finite numbers"), ("data.fractions", ("a", 0.5, 0.5), "finite numbers"),
     ("eval.thresholds", ("0.5",), "finite numbers"), ("data.workers", 1000, "at most 256"), ("data.blur", 1e9, "at most 1000"),
     ("data.size", (1000000, 1000000), "at most 268435456 pixels"), ("train.epochs", 10**20, "at most"),
-    ("optim.lr", 1e39, "finite"), ("optim.options", {5: 1}, "'option': value"),
+    ("loss.aux_terms", (("dice", 1.0),), "both or neither"), ("optim.lr", 1e39, "finite"),
+    ("optim.options", {5: 1}, "'option': value"),
 ])
 def test_a_bad_value_is_refused_by_name(key, value, words):
     config = base()

@@ -191,7 +191,8 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
                                 **config.schedule.options.to_dict()) if plateau_schedule else None
     finish = functools.partial(standardise, mean=data.recipe.mean, std=data.recipe.std)
     step = steps.build(network, loss, optimizer, schedule, augment, mesh, lr=config.optim.lr, dtype=config.train.dtype,
-                       accumulate=accumulate, ema=config.optim.ema, seed=config.seed, finish=finish, target=outputs.target)
+                       accumulate=accumulate, ema=config.optim.ema, seed=config.seed, finish=finish, target=outputs.target,
+                       auxiliary=len(config.loss.aux_weights) > 0)
     state = states.place(states.create(params, net_state, optimizer, ema=config.optim.ema > 0, balance=balance),
                          meshes.replicated(mesh))
     log.say(f"{config.model.name}: {sum(int(np.prod(p.shape)) for p in params.values()):,} parameters")

@@ -13,13 +13,13 @@ from jaxseg.ops.image import to_float
 from jaxseg.optim import average
 from jaxseg.train import mesh as meshes
 from jaxseg.train.state import TrainState, joined, parted
-from jaxseg.types import Batch
+from jaxseg.types import Batch, ConfigError
 
 
 def build(network: Network, loss: Callable, optimizer: optax.GradientTransformationExtraArgs, schedule: Callable,
           augment: Callable, mesh, *, lr: float, dtype: str = "float32", accumulate: int = 1, ema: float = 0.0,
-          seed: int = 0, finish: Callable = lambda image: image,
-          target: Callable = lambda mask: mask) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:
+          seed: int = 0, finish: Callable = lambda image: image, target: Callable = lambda mask: mask,
+          auxiliary: bool = False) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:
     """The jitted step (state, batch) -> (state, metrics).
 
     A non-finite loss or gradient skips the whole update (parameters, optimiser, statistics, average), on every device
@@ -39,10 +39,14 @@ def build(network: Network, loss: Callable, optimizer: optax.GradientTransformat
       seed: of augmentation and stochastic layers.
       finish: augmented image -> the network's input (mean and deviation).
       target: class labels [B, *S] -> what the loss compares with (regions).
+      auxiliary: the loss weighs auxiliary outputs. A network without any is then refused (ConfigError) by the first step,
+        before it is compiled.
     """
     def loss_of(trained, state, batch, key):
         params, balance = trained
         outputs, new_state = network.apply(params, state, finish(batch["image"]).astype(dtype), Run(train=True, key=key))
+        if auxiliary and not outputs.aux:
+            raise ConfigError("config.loss.aux_weights are of auxiliary outputs, and this network has none: set it to ()")
         truth = batch["target"] if "target" in batch else target(batch["mask"])
         total, weight, parts = loss(outputs, {**batch, "mask": truth})
         value = losses.learnable(parts, balance) if balance else total / weight

@@ -116,6 +116,12 @@ def test_the_step_compiles_once():
     assert step._cache_size() == 1
 
 
+def test_weights_of_auxiliary_outputs_that_the_network_lacks_are_refused_before_anything_compiles():
+    step, state, mesh = make(1, auxiliary=True)
+    with pytest.raises(ConfigError, match="aux_weights.*has none"):
+        step.lower(state, meshes.put(batch_of(4), mesh))
+
+
 def test_a_batch_that_does_not_divide_is_refused_with_sizes_that_do():
     with pytest.raises(ConfigError, match="train.batch_size=12: not divisible over 8 devices; 8 or 16"):
         meshes.check_batch(12, meshes.make(8), "train.batch_size")
