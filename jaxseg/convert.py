@@ -24,6 +24,7 @@ import numpy as np
 from jaxseg import checkpoint
 from jaxseg.models import Segmenter, create_model, from_torch, functional, torch_files, torch_write
 from jaxseg.types import CheckpointError, ConfigError, DataError, JaxsegError
+from jaxseg.utils.files import make_folder
 
 FILES = (".safetensors", ".pth", ".pt")
 
@@ -63,8 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.output.exists():
         raise ConfigError(f"--output={chosen.output} exists; delete it or name another")
     model = build(chosen)
+    make_folder(chosen.output.parent, f"--output={chosen.output}")
     print(read(model, chosen))
-    chosen.output.parent.mkdir(parents=True, exist_ok=True)
     if chosen.to_torch:
         torch_write.write(chosen.output, named(model, chosen))
     elif chosen.output.suffix in FILES:

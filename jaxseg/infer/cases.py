@@ -2,7 +2,6 @@
 written, and the way through all of them.
 """
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from jaxseg.data import datasets, photos, volumes
 from jaxseg.data.inputs import SUFFIXES, has_suffix, holds_dicom
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.types import ConfigError, DataError, JaxsegError, StorageError
-from jaxseg.utils.files import write_atomic
+from jaxseg.utils.files import make_folder, write_atomic
 
 LONGEST_FIRST = sorted(SUFFIXES, key=len, reverse=True)
 Found = tuple[str, Callable[[], list[Volume]]]  # name, function that reads the images
@@ -84,13 +83,7 @@ def open_output(output: Path) -> None:
     """
     if output.exists() and not output.is_dir():
         raise ConfigError(f"--output={output}: is a file; give a folder")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output) as probe:
-            probe.write(b"0")
-    except OSError as error:
-        raise StorageError(f"--output={output}: cannot be made or written ({error.strerror or error}); choose another folder") \
-            from error
+    make_folder(output, f"--output={output}")
 
 
 def write_overlay(output: Path, name: str, picture: np.ndarray) -> None:

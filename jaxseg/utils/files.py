@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,8 +30,26 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise StorageError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
+
+
+def make_folder(path: Path, flag: str) -> None:
+    """Make a folder, if absent, into which a file can be written.
+
+    Args:
+      path: the folder.
+      flag: what named it, for the message ("--output=out").
+    Raises:
+      StorageError: it cannot be made or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as probe:
+            probe.write(b"0")
+    except OSError as error:
+        raise StorageError(f"{flag}: cannot be made or written ({error.strerror or error}); choose another folder") from error
 
 
 def write_json(path: str | Path, value) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from jaxseg.infer import cases
 from jaxseg.types import ConfigError, DataError, StorageError
+from jaxseg.utils.files import write_atomic
 
 RECIPE, RECORD = SimpleNamespace(modalities=()), {"dataset": "ct_ich"}
 
@@ -63,3 +64,9 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 def test_an_overlay_that_cannot_be_written_is_a_storage_error(tmp_path):
     with pytest.raises(StorageError, match="x_overlay.png"):
         cases.write_overlay(tmp_path / "gone", "x", np.zeros((2, 2, 3), np.uint8))
+
+
+def test_a_file_in_a_folder_that_is_gone_is_a_storage_error_and_not_that_of_the_cleaning_up(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="cannot write"):
+        write_atomic(tmp_path / "file" / "x", b"1")  # nothing can be removed there either
