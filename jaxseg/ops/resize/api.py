@@ -67,8 +67,8 @@ def resize(x: Array, size: Sequence[int], method: str = "linear", *, align_corne
       ValueError: unknown method, a size of the wrong length, or linear or cubic on integers.
     """
     size = tuple(int(n) for n in size)
-    if len(size) != x.ndim - 2:
-        raise ValueError(f"got size={size} for an array of shape {x.shape}: {x.ndim - 2} numbers are needed")
+    if len(size) != x.ndim - 2 or min(size, default=0) < 1:
+        raise ValueError(f"got size={size} for an array of shape {x.shape}: {x.ndim - 2} numbers from 1 are needed")
     if align_corners and method != "linear":
         raise ValueError(f"got align_corners=True with method={method!r}: it has a meaning for 'linear' only")
     if method == "nearest":
