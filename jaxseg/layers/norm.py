@@ -83,8 +83,8 @@ class BatchNorm(_Affine):
     def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True, rngs: nnx.Rngs):
         super().__init__(channels, eps, affine, rngs)
         self.momentum = momentum
-        self.running_mean = BatchStat(jnp.zeros((channels,), jnp.float32))
-        self.running_var = BatchStat(jnp.ones((channels,), jnp.float32))
+        self.running_mean = BatchStat(initial.zeros(rngs, (channels,)))
+        self.running_var = BatchStat(initial.ones(rngs, (channels,)))
 
     def __call__(self, x: Array, run: Run = EVAL, *, act: str = "identity") -> Array:
         if not run.train:

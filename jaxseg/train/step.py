@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -12,15 +13,16 @@ from jaxseg.models.functional import Network, Run
 from jaxseg.ops.image import to_float
 from jaxseg.optim import average
 from jaxseg.train import mesh as meshes
-from jaxseg.train.state import TrainState, joined, parted
-from jaxseg.types import Batch, ConfigError
+from jaxseg.train.program import Program
+from jaxseg.train.state import TrainState, joined, parted, place
+from jaxseg.types import Array, Batch, ConfigError
 
 
 def build(network: Network, loss: Callable, optimizer: optax.GradientTransformationExtraArgs, schedule: Callable,
           augment: Callable, mesh, *, lr: float, dtype: str = "float32", accumulate: int = 1, ema: float = 0.0,
           seed: int = 0, finish: Callable = lambda image: image, target: Callable = lambda mask: mask,
-          auxiliary: bool = False) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:
-    """The jitted step (state, batch) -> (state, metrics).
+          auxiliary: bool = False) -> Program:
+    """The jitted step (state, batch) -> (state, metrics), the same program for every seed and learning rate.
 
     A non-finite loss or gradient skips the whole update (parameters, optimiser, statistics, average), on every device
     alike; "bad_steps" counts such steps in a row. The random keys of a step are fold_in(key(seed), step).
@@ -78,13 +80,13 @@ def build(network: Network, loss: Callable, optimizer: optax.GradientTransformat
         value, parts, grads = jax.tree.map(lambda a: a / accumulate, sums)
         return value, state, parts, grads
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
-        key = jax.random.fold_in(jax.random.key(seed), state["step"])
+    def step(state: TrainState, batch: Batch, drawn: Array, peak: Array) -> tuple[TrainState, dict]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(drawn), state["step"])
         value, net_state, parts, grads = accumulated((state["params"], state["balance"]), state["state"], batch, key)
         grads = lax.optimization_barrier(grads)  # else what lays a gradient out is computed anew by each reader
         norm = optax.tree.norm(grads)
         ok = jnp.isfinite(value) & jnp.isfinite(norm)
-        rate = lr * schedule(state["step"]) * state["lr_scale"]
+        rate = peak * schedule(state["step"]) * state["lr_scale"]
         trained = joined(state["params"], state["balance"])
         updates, opt = optimizer.update(joined(*grads), state["opt"], trained, ok=ok)
         params, balance = parted(jax.tree.map(lambda p, u: p + rate * u, trained, updates))
@@ -107,18 +109,25 @@ def build(network: Network, loss: Callable, optimizer: optax.GradientTransformat
         return new, metrics
 
     everywhere = meshes.replicated(mesh)
-    return jax.jit(step, in_shardings=(everywhere, meshes.batched(mesh)), out_shardings=(everywhere, everywhere),
-                   donate_argnums=0)
+    jitted = jax.jit(step, in_shardings=(everywhere, meshes.batched(mesh), everywhere, everywhere),
+                     out_shardings=(everywhere, everywhere), donate_argnums=0)
+    return Program(jitted, *place((_key_data(seed), np.float32(lr)), everywhere))
+
+
+def _key_data(seed: int) -> np.ndarray:
+    return np.asarray(jax.random.key_data(jax.random.key(seed)))
 
 
 def build_warm(network: Network, augment: Callable, mesh, *, dtype: str = "float32", seed: int = 0,
-               finish: Callable = lambda image: image) -> Callable[[TrainState, Batch, int], TrainState]:
+               finish: Callable = lambda image: image) -> Program:
     """The jitted (state, batch, number) -> state in which BatchNorm's statistics alone have moved: no gradient, no update."""
-    def warm(state: TrainState, batch: Batch, number) -> TrainState:
-        augment_key, run_key = jax.random.split(jax.random.fold_in(jax.random.key(seed + 1), number))
+    def warm(state: TrainState, batch: Batch, number, drawn: Array) -> TrainState:
+        augment_key, run_key = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(drawn), number))
         image, _ = augment(augment_key, to_float(batch["image"]), batch["mask"].astype(jnp.int32))
         _, new = network.apply(state["params"], state["state"], finish(image).astype(dtype), Run(train=True, key=run_key))
         return {**state, "state": new}
 
     everywhere = meshes.replicated(mesh)
-    return jax.jit(warm, in_shardings=(everywhere, meshes.batched(mesh), None), out_shardings=everywhere, donate_argnums=0)
+    jitted = jax.jit(warm, in_shardings=(everywhere, meshes.batched(mesh), None, everywhere), out_shardings=everywhere,
+                     donate_argnums=0)
+    return Program(jitted, place(_key_data(seed + 1), everywhere))

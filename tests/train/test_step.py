@@ -113,7 +113,17 @@ def test_the_step_compiles_once():
     step, state, mesh = make(8)
     for seed in range(3):
         state, _ = step(state, meshes.put(batch_of(8, seed), mesh))
-    assert step._cache_size() == 1
+    assert step.program._cache_size() == 1
+
+
+def test_runs_that_differ_in_their_seed_share_a_program_and_no_random_numbers():
+    batch, found = batch_of(4), []
+    for seed in (1, 2, 1):
+        step, state, mesh = make(1, augment=AUGMENT, seed=seed)
+        lowered = step.lower(state, meshes.put(batch, mesh))
+        found.append((lowered.program.as_text(), float(step(state, meshes.put(batch, mesh))[1]["loss"])))
+    (one, first), (other, second), (_, again) = found
+    assert one == other and first == again != second
 
 
 def test_weights_of_auxiliary_outputs_that_the_network_lacks_are_refused_before_anything_compiles():
