@@ -1,5 +1,5 @@
-"""Operations outside the networks: distance transform and components beside scipy, convolutions beside PyTorch; on a GPU every
-hand-written kernel beside XLA's program of its plain twin.
+"""Operations outside the networks: distance transform and components beside scipy, convolutions and attention beside PyTorch; on
+a GPU every hand-written kernel beside XLA's program of its plain twin.
 
 The convolutions are some of the shapes of `ops.conv.table`, forward and both gradients, in float32 as `ops.conv.bench` has
 them; it prints the whole table. The kernels' work is `ops.gpu_rows`, in bfloat16; its notes say which share of a copy's
@@ -10,14 +10,15 @@ import functools
 import time
 from collections.abc import Callable
 
-from jaxseg.bench import machine
+from jaxseg.bench import attention, machine
 from jaxseg.bench.side import Call, Options
 
 MASKS = ("distance_transform", "signed_distance", "components", "largest_component")
 CONVOLUTIONS = ("dense 3x3 64^2 x 64", "depthwise 1x21 64^2 x 64", "dense 3^3 32^3 x 32", "depthwise 13^3 16^3 x 32")
 DIRECTIONS = ("forward", "input_gradient", "weight_gradient")
 KERNELS = ("depthwise", "strip pairs", "norm", "attention")  # how the rows of `ops.gpu_rows` begin
-CASES = (*MASKS, *CONVOLUTIONS, *KERNELS)
+WINDOWS = "window attention"
+CASES = (*MASKS, *CONVOLUTIONS, WINDOWS, *KERNELS)
 COMPARED = 2**20  # numbers of a kernel's result, spread over it
 
 
@@ -28,6 +29,9 @@ def works(name: str, options: Options) -> dict[str, dict]:
         return {work: {"tolerance": 0.2, "bytes": row.bytes} for work, row in kernels(name).items()} if options.gpu else {}
     if name in CONVOLUTIONS:
         return {direction: {"tolerance": 1e-3} for direction in DIRECTIONS}
+    if name == WINDOWS:
+        size = "x".join(map(str, attention.sizes(options)))
+        return {} if options.gpu else {work: {"size": size, "tolerance": 1e-4} for work in attention.WORKS}
     n = _edge(options)
     return {"call": {"size": f"{n}x{n}x{n}", "tolerance": 1e-4}}
 
@@ -72,6 +76,8 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
 
     if name in CONVOLUTIONS:
         return {direction: functools.partial(_convolution, name, direction, options) for direction in DIRECTIONS}
+    if name == WINDOWS:
+        return {work: functools.partial(attention.ours, work, options) for work in attention.WORKS}
     function = {"distance_transform": lambda m: distance.distance_transform(m[None])[0],
                 "signed_distance": lambda m: distance.signed_distance(m[None])[0],
                 "components": components.label, "largest_component": components.largest}[name]
@@ -103,6 +109,8 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     if name in KERNELS:
         return {work: functools.partial(_kernel, work, row.plain, "peer", options, lambda: {"dress": "plain twin, XLA"})
                 for work, row in kernels(name).items()}
+    if name == WINDOWS:
+        return {work: functools.partial(attention.peer, work, options) for work in attention.WORKS}
 
     import numpy as np
     from scipy import ndimage
