@@ -5,6 +5,7 @@
                                  several: class numbers 0, 1, 2, ... (not JPEG, whose values are not exact)
 
 Every file is a patient of its own: files of one person that lie under different names can end up on both sides of a split.
+The phantom's pictures are bright discs on a grey ground.
 """
 
 import functools
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from jaxseg.data import volumes
 from jaxseg.data.datasets import pairs
@@ -19,8 +21,12 @@ from jaxseg.data.datasets.structures import count_structures
 from jaxseg.data.inputs import has_suffix
 from jaxseg.data.records import Case, DataSet, Volume
 from jaxseg.data.refusal import refusal
+from jaxseg.utils.files import build_folder, cache_root
+from jaxseg.utils.lookup import lookup
 
 LABELS = ("foreground",)
+KINDS = {"default": 60, "quick": 16}  # pictures
+PHANTOM_VERSION = 1
 
 
 def load(root: str | Path, *, structures: Sequence[str] = LABELS) -> DataSet:
@@ -43,7 +49,7 @@ def load(root: str | Path, *, structures: Sequence[str] = LABELS) -> DataSet:
                           "export the masks as .png")
     cases = tuple(Case(stem, stem, (image,), mask) for stem, image, mask in found)
     return DataSet("folder", root, cases, tuple(structures), functools.partial(map_mask, classes),
-                   read_mask=functools.partial(read_mask, classes))
+                   synthetic=(root / "SYNTHETIC.txt").is_file(), read_mask=functools.partial(read_mask, classes))
 
 
 def label_count(structures: Sequence[str] = LABELS) -> int:
@@ -70,3 +76,25 @@ def map_mask(classes: int, raw: np.ndarray) -> np.ndarray:
     """
     volumes.check_labels(raw, range(classes + 1), "mask")
     return raw.astype(np.uint8)
+
+
+def phantom(kind: str = "default") -> Path:
+    """Folder of generated pictures, masks of one class."""
+    count = lookup("phantom", kind, KINDS)
+    return build_folder(cache_root() / f"phantom-folder-{PHANTOM_VERSION}-{kind}", lambda folder: _write(folder, count))
+
+
+def _write(root: Path, count: int, side: int = 96) -> None:
+    """One or two discs a picture, shaded like balls, in noise and uneven light; the same bytes each time."""
+    (root / "SYNTHETIC.txt").write_text("Generated from formulas by jaxseg.data.datasets.folder; shows no patient.\n")
+    for part in ("images", "masks"):
+        (root / part).mkdir()
+    rng = np.random.default_rng(13)
+    y, x = np.mgrid[:side, :side] / side
+    for i in range(count):
+        places = rng.uniform((0.2, 0.2, 0.1), (0.8, 0.8, 0.2), (1 + i % 2, 3))  # row, column, radius
+        height = np.max([1 - ((y - row) ** 2 + (x - column) ** 2) / radius**2 for row, column, radius in places], 0)
+        light = 0.35 + 0.2 * (x - 0.5) * rng.uniform(-1, 1) + np.where(height > 0, 0.15 + 0.2 * np.sqrt(np.clip(height, 0, 1)), 0)
+        light = light + rng.normal(0, 0.05, (side, side))
+        Image.fromarray((255 * np.clip(light, 0, 1)).astype(np.uint8)).save(root / "images" / f"{i + 1:02d}.png")
+        Image.fromarray((height > 0).astype(np.uint8)).save(root / "masks" / f"{i + 1:02d}.png")

@@ -1,0 +1,52 @@
+"""Your own pictures or volumes and their masks, in two folders.
+
+    python -m jaxseg.main --config=configs/folder.py --config.data.root=/data/mine --mode=check      # lists what is wrong
+    python -m jaxseg.main --config=configs/folder.py --config.data.root=/data/mine                    # one class, SegFormer-B0
+    python -m jaxseg.main --config=configs/folder.py:unet_base --config.data.root=/data/mine --config.data.structures="('a','b')"
+    python -m jaxseg.main --config=configs/folder.py --config.data.root=/data/ct --config.data.window="(40,400)"  # slices of CT
+    python -m jaxseg.main --config=configs/folder.py:volumes --config.data.root=/data/ct              # patches of CT, 3-D network
+    python -m jaxseg.main --config=configs/folder.py:quick                                            # seconds
+
+    /data/mine/images/anna_01.png    .png .jpg .tif .nii .nii.gz; grey or colour
+    /data/mine/masks/anna_01.png     the same name; one class: 0/1 or 0/255; several: class numbers 0, 1, 2, ...
+
+Arguments: a network (any registry name; `segformer_b0`, of volumes `unet3d_xs`, when none is named); `volumes` (in a window of
+soft tissue; for MRI add --config.data.intensity=brain --config.data.window="()"); `quick` (a small network, two epochs).
+data.structures names the classes 1, 2, ...; Dice and focal loss take one or several.
+
+Split 70/10/20 by file. Files of one person under different names fall on both sides: give data.split=file then. A recipe to
+start from, of no publication: AdamW 5e-4, cosine, 100 epochs, flips, light turns and brightness. Without data.root bright
+discs on a grey ground stand in. Measured: not yet.
+"""
+
+from configs import _imagenet
+from configs._arguments import network_and_flags
+from configs._base import base
+
+GEOMETRY = (("rotate", 0.5, {"degrees": (-15.0, 15.0)}), ("scale", 0.5, {"factor": (0.85, 1.2)}))
+PICTURES = (("hflip", 0.5, {}), *GEOMETRY, ("brightness", 0.5, {"factor": (0.8, 1.2)}), ("contrast", 0.5, {"factor": (0.8, 1.2)}))
+PHANTOM = (("data.size", (96, 96)), ("train.epochs", 20), ("train.log_every", 2))
+
+
+def get_config(arguments: str = ""):
+    named, flags = network_and_flags(arguments, "volumes", "quick")
+    quick = "quick" in flags
+    c = base()
+    c.variant, c.data.dataset = arguments, "folder"
+    c.loss.terms = (("dice", 1.0), ("focal", 1.0))
+    c.optim.name, c.optim.lr, c.optim.weight_decay, c.optim.clip_norm = "adamw", 5e-4, 0.01, 1.0
+    c.schedule.name = "cosine"
+    c.train.best = "val_dice"
+    if "volumes" in flags:
+        c.model.name = named or ("unet3d_test" if quick else "unet3d_xs")
+        c.data.rank, c.data.size, c.data.intensity, c.data.window = 3, (32,) * 3 if quick else (64,) * 3, "ct", (40.0, 400.0)
+        c.train.augment, c.train.batch_size, c.train.eval_every = GEOMETRY, 2, 5
+    else:
+        c.model.name = named or ("unet_test" if quick else "segformer_b0")
+        c.data.size, c.data.window, c.data.channels = (64, 64) if quick else (256, 256), (), 3
+        c.data.mean, c.data.std = _imagenet.MEAN, _imagenet.STD
+        c.train.augment, c.train.batch_size, c.eval.tables = PICTURES, 4 if quick else 8, ("classes",)
+        c.embedded = (("data.phantom", "quick"),) if quick else PHANTOM
+    if quick:
+        c.train.epochs, c.train.eval_every, c.train.log_every = 2, 1, 2
+    return c
