@@ -91,8 +91,11 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
     config.embedded = ()
     for key, value in flatten(json.loads(config.defaults)).items():  # --config.data.protocol=None arrives as a word
         group, _, leaf = key.rpartition(".")
-        if value is None and config[group][leaf] in ("None", ("None",)):
-            config[group][leaf] = None
+        place = config[group] if group else config
+        if value is None and place[leaf] in ("None", ("None",)):
+            place[leaf] = None
+        elif value is not None and place[leaf] is None:
+            raise ConfigError(f"config.{key}=None: is no optional key; leave it out for its default, {value!r}")
     flat = flatten(config.to_dict())
     for key, value in flat.items():
         if isinstance(value, float) and not abs(value) <= LARGEST:

@@ -22,6 +22,22 @@ from jaxseg.types import ConfigError, JaxsegError
 from jaxseg.utils.files import cache_root
 from jaxseg.utils.lookup import lookup
 
+
+class OrNone(flags.ArgumentParser):
+    """A parser that takes the word None too: it unsets an optional key, and `resolve` refuses it for the others."""
+
+    def __init__(self, parser: flags.ArgumentParser):
+        self._parser, self.syntactic_help = parser, parser.syntactic_help
+
+    def parse(self, argument):
+        return None if argument == "None" else self._parser.parse(argument)
+
+    def flag_type(self) -> str:
+        return self._parser.flag_type()
+
+
+for kind, parser in ((int, flags.IntegerParser()), (float, flags.FloatParser()), (bool, flags.BooleanParser())):
+    config_flags.register_flag_parser_for_type(kind, OrNone(parser))
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, with arguments after a colon.", lock_config=True)
 MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(modes.MODES)}.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; runs/<config> when not given.")

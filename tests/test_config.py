@@ -4,10 +4,12 @@ import importlib
 from pathlib import Path
 
 import pytest
+from absl import flags
 
 from configs._base import base
 from configs._brats2d import ROWS
 from configs._lungs import STAGES
+from jaxseg import main
 from jaxseg.config import EXTRA, EXTRA_BY_A_RUN, NEUTRAL, as_dict, difference, flatten, resolve
 from jaxseg.data import channels
 from jaxseg.infer.slices import TARGET_OF
@@ -74,6 +76,18 @@ def test_an_optional_key_can_be_unset_on_the_command_line():
     config = base()
     config.update_from_flattened_dict({"data.protocol": "None", "data.structures": ("None",)})
     assert (resolve(config).data.protocol, resolve(config).data.structures) == (None, None)
+    for inner in (flags.IntegerParser(), flags.FloatParser(), flags.BooleanParser()):
+        parser = main.OrNone(inner)
+        assert parser.parse("None") is None and parser.parse("1") == 1 and parser.flag_type() == inner.flag_type()
+        with pytest.raises(ValueError):
+            parser.parse("none of it")
+
+
+def test_a_key_that_is_not_optional_cannot_be_unset():
+    config = base()
+    config.train.epochs = None
+    with pytest.raises(ConfigError, match="config.train.epochs=None: is no optional key.*100"):
+        resolve(config)
 
 
 @pytest.mark.parametrize("key", ["embedded", "defaults", "defaults.data"])
