@@ -3,7 +3,7 @@ written, and the way through all of them.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,32 @@ def open_output(output: Path) -> None:
     if output.exists() and not output.is_dir():
         raise ConfigError(f"--output={output}: is a file; give a folder")
     make_folder(output, f"--output={output}")
+
+
+def map_names(record: Mapping[str, Any]) -> list[str]:
+    """What a run's probability maps are of, in their order: the regions it learnt, else its classes; whole volumes: anything."""
+    if record["config"]["data"]["whole"]:
+        return ["any foreground"]
+    return [name for name, _ in record.get("regions", ())] or list(record["labels"])
+
+
+def write_maps(output: Path, name: str, maps: np.ndarray, names: Sequence[str], image: Volume) -> str:
+    """Probability maps beside the labels: <name>_prob.nii.gz, of a picture <name>_prob_<what>.png (0..255) for each.
+
+    Args:
+      maps: in the image's own axis order, a last axis for `names`.
+      names: what each map is of (`map_names`).
+      image: the input.
+    Returns:
+      what was written, in words.
+    """
+    if volumes.is_photo(image):
+        for k, what in enumerate(names):
+            plane = np.round(maps[..., k] * 255).astype(np.uint8)
+            volumes.write_like(output / f"{name}_prob_{what.replace('/', '_')}.png", plane, image)
+    else:
+        volumes.write_like(output / f"{name}_prob.nii.gz", maps.astype(np.float32), image)
+    return f", probabilities of {', '.join(names)}"
 
 
 def write_overlay(output: Path, name: str, picture: np.ndarray) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxseg.data import channels, geometry, preprocess, volumes
 from jaxseg.data.records import Recipe, Volume
-from jaxseg.infer.cases import find_cases, open_output, segment_each, values_of, write_overlay
+from jaxseg.infer.cases import find_cases, map_names, open_output, segment_each, values_of, write_maps, write_overlay
 from jaxseg.infer.slices import MADE_BY, SliceNetwork, folder_of, maker_of
 from jaxseg.metrics import regions
 from jaxseg.types import MismatchError, NonFiniteError
@@ -97,7 +97,7 @@ def predict(run: Path, source: Path, output: Path, *, batch_size: int = 8, proba
       source: file, folder, or for several modalities a folder in the layout of the run's data set.
       output: folder, made if absent.
       batch_size: slices per forward pass.
-      probabilities: write <name>_prob.nii.gz (float32, one map per class) too.
+      probabilities: write probability maps too (`cases.write_maps`), one per class, or per region where those were learnt.
       overlay: write <name>_overlay.png, the slices with the prediction painted on.
       say: told one line per input.
     Returns:
@@ -117,17 +117,14 @@ def _one(predictor: Predictor, images: list[Volume], output: Path, name: str, pr
     labels, volume = predictor.labels(scores), images[0]
     suffix = ".png" if volumes.is_photo(volume) else ".nii.gz"
     volumes.write_like(output / f"{name}{suffix}", orientation.restore(values_of(predictor.record)[labels]), volume)
+    written = ""
     if probabilities:
         maps = np.stack([orientation.restore(scores[..., k]) for k in range(scores.shape[-1])], -1)
-        if suffix == ".png":
-            for k, label in enumerate(predictor.recipe.labels):
-                volumes.write_like(output / f"{name}_prob_{label}.png", np.round(maps[..., k] * 255).astype(np.uint8), volume)
-        else:
-            volumes.write_like(output / f"{name}_prob.nii.gz", maps.astype(np.float32), volume)
+        written = write_maps(output, name, maps, map_names(predictor.record), volume)
     if overlay:
         write_overlay(output, name, _sheet(predictor, slices, labels, orientation))
     voxels = [int((labels == k + 1).sum()) for k in range(len(predictor.recipe.labels))]
-    return ", ".join(f"{label} {n} voxels" for label, n in zip(predictor.recipe.labels, voxels))
+    return ", ".join(f"{label} {n} voxels" for label, n in zip(predictor.recipe.labels, voxels)) + written
 
 
 def _sheet(predictor: Predictor, slices: np.ndarray, labels: np.ndarray, orientation) -> np.ndarray:

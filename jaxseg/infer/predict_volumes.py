@@ -15,7 +15,7 @@ from jaxseg.data.geometry import to_volume
 from jaxseg.data.preprocess_volume import prepare_volume, restore_labels, restore_scores
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.infer import cascade, postprocess
-from jaxseg.infer.cases import find_cases, open_output, segment_each, values_of, write_overlay
+from jaxseg.infer.cases import find_cases, map_names, open_output, segment_each, values_of, write_maps, write_overlay
 from jaxseg.infer.slices import record_of
 from jaxseg.infer.volumes import VolumeNetwork, labels_of, probabilities_of
 from jaxseg.metrics import regions
@@ -184,14 +184,15 @@ def _one(trained: Trained, roi: Trained | None, images: list[Volume], output: Pa
     labels = postprocess.apply(labels, steps, orientation.spacing)
     values = values_of(trained.record)
     volumes.write_like(output / f"{name}.nii.gz", orientation.restore(values[labels]), images[0])
+    written = ""
     if settings["probabilities"]:
         maps = probabilities_of(logits, regions=bool(trained.order))
         whole = np.stack([orientation.restore(maps[..., k]) for k in range(maps.shape[-1])], -1)
-        volumes.write_like(output / f"{name}_prob.nii.gz", whole.astype(np.float32), images[0])
+        written = write_maps(output, name, whole, map_names(trained.record), images[0])
     if settings["overlay"]:
         write_overlay(output, name, _overlay(to_volume(images[-1])[0], labels))
     voxels = np.bincount(labels.ravel(), minlength=len(values))
-    return ", ".join(f"{label} ({values[k]}) {voxels[k]} voxels" for k, label in enumerate(trained.recipe.labels, 1))
+    return ", ".join(f"{label} ({values[k]}) {voxels[k]} voxels" for k, label in enumerate(trained.recipe.labels, 1)) + written
 
 
 def _overlay(scan: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -3,9 +3,12 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
+from jaxseg.data import volumes
 from jaxseg.infer import cases
 from jaxseg.types import ConfigError, DataError, StorageError
 from jaxseg.utils.files import write_atomic
@@ -70,3 +73,23 @@ def test_a_file_in_a_folder_that_is_gone_is_a_storage_error_and_not_that_of_the_
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match="cannot write"):
         write_atomic(tmp_path / "file" / "x", b"1")  # nothing can be removed there either
+
+
+@pytest.mark.parametrize("suffix", [".png", ".nii"])
+def test_maps_of_regions_are_named_after_regions_and_hold_their_own_channel(tmp_path, suffix):
+    record = {"config": {"data": {"whole": False}}, "labels": ["core", "oedema"],
+              "regions": [["all/any", [1, 2]], ["middle", [1]]]}
+    assert cases.map_names(record) == ["all/any", "middle"]
+    assert cases.map_names(record | {"regions": []}) == ["core", "oedema"]
+    array = np.zeros((6, 5), np.uint8) if suffix == ".png" else np.zeros((6, 5, 2), np.uint8)
+    path = tmp_path / f"scan{suffix}"
+    write = Image.fromarray(array).save if suffix == ".png" else nibabel.Nifti1Image(array, np.eye(4)).to_filename
+    write(path)
+    maps = np.stack([np.full(array.shape, 0.2), np.full(array.shape, 0.8)], -1)
+    said = cases.write_maps(tmp_path, "scan", maps, cases.map_names(record), volumes.read_volume(path))
+    assert said.endswith("probabilities of all/any, middle")
+    if suffix == ".png":
+        found = {p.name: np.asarray(Image.open(p)).max() for p in tmp_path.glob("*_prob*")}
+        assert found == {"scan_prob_all_any.png": 51, "scan_prob_middle.png": 204}
+    else:
+        np.testing.assert_allclose(nibabel.load(tmp_path / "scan_prob.nii.gz").get_fdata(), maps, rtol=1e-6)  # float32
