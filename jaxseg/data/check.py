@@ -75,6 +75,7 @@ def check(dataset: DataSet, recipe: Recipe, *, patches: bool = True, log: Callab
 def _look_at_slices(report: Report, tally: "_Tally", dataset: DataSet, case: Case, recipe: Recipe) -> None:
     for piece in read_case(dataset, case, recipe):
         image = prepare(piece.image, recipe, piece.spacing)
+        tally.greyed += image.shape[-1] == 1 and piece.image.shape[2:] == (3,)
         mask = prepare_mask(piece.mask, recipe, piece.spacing, len(dataset.labels))
         tally.see(piece.image.shape[:2], piece.spacing, piece.image.min(), piece.image.max())
         if not piece.kept:
@@ -105,6 +106,7 @@ class _Tally:
     kept: int = 0
     empty: int = 0
     unlabelled: int = 0  # cases without a mask
+    greyed: int = 0  # colour pictures that become grey
     lowest: float = np.inf
     highest: float = -np.inf
     sizes: Counter = dataclasses.field(default_factory=Counter)
@@ -145,6 +147,9 @@ def _describe(report: Report, tally: _Tally, dataset: DataSet) -> None:
     if tally.pieces:
         more = f", {len(tally.sizes) - 5} more" if len(tally.sizes) > 5 else ""
         say("sizes    " + ", ".join(f"{' x '.join(map(str, size))}: {n}" for size, n in tally.sizes.most_common(5)) + more)
+        if tally.greyed:
+            say(f"colour   {tally.greyed} of {tally.pieces} {tally.piece}s, made grey: data.channels leaves one for the image; "
+                "with 2 more colours stay, and grey is repeated")
         say(f"values   {tally.lowest:g} to {tally.highest:g}")
     if tally.spacings:
         axes = ("rows", "columns") if tally.piece == "slice" else ("x", "y", "z")

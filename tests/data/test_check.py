@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 import toy_set
 
+from jaxseg.data import datasets
 from jaxseg.data.check import check
 from jaxseg.types import DataError
 
@@ -67,3 +69,14 @@ def test_foreground_lost_in_shrinking_is_a_warning(tmp_path):
     with pytest.raises(DataError, match="not one foreground pixel"):  # all of it is lost: an error beside the warnings
         check(dataset, small, log=said.append)
     assert "warning  c01, slice 1: none of 40 foreground pixels is left at 8 x 8" in said[0]
+
+
+def test_colours_that_become_grey_are_told(tmp_path):
+    for i, shape in enumerate(((20, 18), (20, 18, 3))):
+        for part, array in (("images", np.arange(np.prod(shape)).reshape(shape) % 251), ("masks", np.eye(20, 18))):
+            (tmp_path / part).mkdir(exist_ok=True)
+            Image.fromarray(array.astype(np.uint8)).save(tmp_path / part / f"{i}.png")
+    dataset = datasets.load("folder", tmp_path)
+    recipe = dataclasses.replace(R, window=None, labels=dataset.labels)
+    assert "colour   1 of 2 slices, made grey: data.channels" in str(check(dataset, recipe))
+    assert "made grey" not in str(check(dataset, dataclasses.replace(recipe, channels=3)))
