@@ -33,16 +33,15 @@ def relative_index(window: int, rank: int) -> np.ndarray:
 
 
 @functools.cache
-def shift_mask(size: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...]) -> np.ndarray:
-    """[windows, n, n]: -100 where two positions of a rolled window were no neighbours, else 0; `size` is padded."""
-    region = np.zeros(size, np.int64)
+def shift_regions(size: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...]) -> np.ndarray:
+    """[windows, n] integers, alike where positions of a rolled window were neighbours before; `size` is padded."""
+    region = np.zeros(size, np.int32)
     for axis, (n, w, s) in enumerate(zip(size, window, shift)):
-        line = np.zeros(n, np.int64)
+        line = np.zeros(n, np.int32)
         line[n - w:] = 1
         line[n - s if s else n:] = 2
         region = region * 3 + line.reshape([-1 if a == axis else 1 for a in range(len(size))])
-    ids = np.asarray(partition(region[None, ..., None], window))[..., 0]  # [windows, n]
-    return np.where(ids[:, None] != ids[:, :, None], -100.0, 0.0).astype(np.float32)
+    return partition(region[None, ..., None], window)[..., 0]
 
 
 def partition(x: Array, window: tuple[int, ...]) -> Array:
@@ -75,12 +74,12 @@ class WindowAttention(nnx.Module):
         self.qkv = Linear(channels, 3 * channels, rngs=rngs)
         self.proj = Linear(channels, channels, rngs=rngs)
 
-    def __call__(self, x: Array, mask: np.ndarray | None = None) -> Array:
+    def __call__(self, x: Array, regions: np.ndarray | None = None) -> Array:
         b, n, c = x.shape
         q, k, v = jnp.moveaxis(self.qkv(x).reshape(b, n, 3, self.heads, -1), 2, 0)
         index = relative_index(self.window, self.rank)[:n, :n]
         bias = jnp.moveaxis(self.relative_position_bias_table[...][index], -1, 0)[None]  # [1, heads, n, n]
-        return self.proj(ops.attention(q, k, v, bias=bias, mask=mask).reshape(b, n, c))
+        return self.proj(ops.attention(q, k, v, bias=bias, regions=regions).reshape(b, n, c))
 
 
 class WindowBlock(nnx.Module):
@@ -108,11 +107,11 @@ class WindowBlock(nnx.Module):
         shift = tuple(self.window // 2 if self.shifted and n > self.window else 0 for n in size)
         axes = tuple(range(1, x.ndim - 1))
         x = jnp.pad(x, ((0, 0), *((0, -n % w) for n, w in zip(size, window)), (0, 0)))
-        padded, mask = x.shape[1:-1], None
+        padded, regions = x.shape[1:-1], None
         if any(shift):
             x = jnp.roll(x, [-s for s in shift], axes)
-            mask = shift_mask(padded, window, shift)
-        x = unpartition(self.attn(partition(x, window), mask), window, padded)
+            regions = shift_regions(padded, window, shift)
+        x = unpartition(self.attn(partition(x, window), regions), window, padded)
         x = jnp.roll(x, shift, axes) if any(shift) else x
         return x[(slice(None), *(slice(n) for n in size))]
 

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("torch", reason="parity needs the extra [parity]")
 nets = pytest.importorskip("monai.networks.nets", reason="parity needs the extra [parity]")
 
-from jaxseg.layers.windows import relative_index, shift_mask  # noqa: E402
+from jaxseg.layers.windows import relative_index, shift_regions  # noqa: E402
 from jaxseg.models import create_model, from_torch  # noqa: E402
 from tests.models.twins import parity  # noqa: E402
 
@@ -59,8 +59,8 @@ def test_relative_index_has_the_measured_entries():
     assert [int(index[0, i]) for i in (0, 1, 7, 49, 342)] == [1098, 1097, 1085, 929, 0] and index[342, 0] == 2196
 
 
-def test_shift_mask_has_the_measured_zeros():
-    mask = shift_mask((14, 14, 14), (7, 7, 7), (3, 3, 3))
-    assert mask.shape == (8, 343, 343)
-    assert (mask == 0).sum((1, 2)).tolist() == [117649, 60025, 60025, 30625, 60025, 30625, 30625, 15625]
-    assert np.unique(mask).tolist() == [-100.0, 0.0]
+def test_shifted_windows_have_the_measured_pairs_of_neighbours():
+    regions = shift_regions((14, 14, 14), (7, 7, 7), (3, 3, 3))
+    assert regions.shape == (8, 343)
+    pairs = (regions[:, :, None] == regions[:, None, :]).sum((1, 2))
+    assert pairs.tolist() == [117649, 60025, 60025, 30625, 60025, 30625, 30625, 15625]

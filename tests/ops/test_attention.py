@@ -18,10 +18,10 @@ def _arrays(b, t, s, h, d, dtype=np.float32):
     return draw(b, t, h, d), draw(b, s, h, d), draw(b, s, h, d), draw(b, t, h, d)
 
 
-def _addends(b, t, s, h, batches, heads, masks):
+def _addends(b, t, s, h, batches, heads, rows):
     rng = np.random.default_rng(7)
     bias = jnp.asarray(rng.normal(size=(batches, heads, t, s)), jnp.float32) if batches else None
-    return bias, np.where(rng.random((masks, t, s)) < 0.3, -100.0, 0.0).astype(np.float32) if masks else None
+    return bias, jnp.asarray(rng.integers(0, 3, (rows, t)), jnp.int32) if rows else None
 
 
 def _with_gradients(run, q, k, v, bias, grad):
@@ -29,30 +29,31 @@ def _with_gradients(run, q, k, v, bias, grad):
     return (out, *jax.tree.leaves(back(grad)))
 
 
-CASES = {  # b, t, s, heads, d, entries and heads of the bias, masks, numbers in a block
+CASES = {  # b, t, s, heads, d, entries and heads of the bias, rows of regions, numbers in a block
     "one head at a time": (2, 9, 9, 3, 4, 1, 3, 2, 100),
     "several heads": (2, 9, 9, 4, 4, 1, 4, 1, 200),
     "several entries": (6, 5, 5, 2, 4, 1, 2, 3, 100),
     "blocks of rows, the last one short": (2, 11, 7, 2, 4, 0, 0, 0, 30),
-    "rows, a bias for each entry, one for all heads": (2, 11, 7, 2, 4, 2, 1, 2, 30),
-    "a mask alone": (4, 6, 6, 1, 8, 0, 0, 2, 72),
-    "a row larger than the block": (1, 3, 40, 2, 4, 1, 1, 1, 10),
+    "rows and regions": (2, 11, 11, 2, 4, 0, 0, 2, 40),
+    "rows, a bias for each entry, one for all heads": (2, 11, 7, 2, 4, 2, 1, 0, 30),
+    "regions alone": (4, 6, 6, 1, 8, 0, 0, 2, 72),
+    "a row larger than the block": (1, 3, 40, 2, 4, 1, 1, 0, 10),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_blocks_equal_the_whole_matrix(case):
-    b, t, s, h, d, batches, heads, masks, block = CASES[case]
+    b, t, s, h, d, batches, heads, rows, block = CASES[case]
     q, k, v, grad = _arrays(b, t, s, h, d)
-    bias, mask = _addends(b, t, s, h, batches, heads, masks)
-    mine = jax.jit(lambda q, k, v, bias: streamed.attention(q, k, v, bias=bias, mask=mask, scale=0.3, block=block))
-    plain = lambda q, k, v, bias: reference.attention(q, k, v, bias=api._joined(bias, mask, b), scale=0.3)
+    bias, regions = _addends(b, t, s, h, batches, heads, rows)
+    mine = jax.jit(lambda q, k, v, bias: streamed.attention(q, k, v, bias=bias, regions=regions, scale=0.3, block=block))
+    plain = lambda q, k, v, bias: reference.attention(q, k, v, bias=reference.joined(bias, regions, b), scale=0.3)
     both = (_with_gradients(run, q, k, v, bias, grad) for run in (mine, plain))
     for found, wanted in zip(*both, strict=True):
         np.testing.assert_allclose(found, wanted, atol=3e-6, rtol=1e-5)
 
 
-_RUN = functools.partial(streamed.attention, bias=None, mask=None, scale=0.5, block=32)
+_RUN = functools.partial(streamed.attention, bias=None, regions=None, scale=0.5, block=32)
 _PLAIN = functools.partial(reference.attention, bias=None, scale=0.5)
 
 
@@ -91,20 +92,20 @@ def test_several_devices_each_take_their_part_of_the_batch(monkeypatch):
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     q, k, v, grad = _arrays(2 * jax.device_count(), 9, 9, 2, 4)
-    bias, mask = _addends(len(q), 9, 9, 2, 1, 2, 2)
-    run = lambda *arrays: _with_gradients(functools.partial(_masked, mask=mask), *arrays)
+    bias, regions = _addends(len(q), 9, 9, 2, 1, 2, 2)
+    run = lambda *arrays: _with_gradients(functools.partial(_parted, regions=regions), *arrays)
     found = jax.jit(run)(*(jax.device_put(a, spread) for a in (q, k, v)), bias, jax.device_put(grad, spread))
-    plain = lambda q, k, v, bias: reference.attention(q, k, v, bias=api._joined(bias, mask, len(q)), scale=0.5)
+    plain = lambda q, k, v, bias: reference.attention(q, k, v, bias=reference.joined(bias, regions, len(q)), scale=0.5)
     for mine, wanted in zip(found, _with_gradients(plain, q, k, v, bias, grad), strict=True):
         np.testing.assert_allclose(mine, wanted, atol=3e-6, rtol=1e-5)
 
 
-def _masked(q, k, v, bias, *, mask):
-    return ops.attention(q, k, v, bias=bias, mask=mask, scale=0.5)
+def _parted(q, k, v, bias, *, regions):
+    return ops.attention(q, k, v, bias=bias, regions=regions, scale=0.5)
 
 
-@pytest.mark.parametrize("mask", [(3, 9, 9), (2, 9, 8), (0, 9, 9)])
-def test_a_mask_that_does_not_fit_is_refused(mask):
-    q, k, v, _ = _arrays(4, 9, 9, 2, 4)
-    with pytest.raises(ValueError, match="M a divisor of 4"):
-        ops.attention(q, k, v, mask=np.zeros(mask, np.float32))
+@pytest.mark.parametrize("regions, keys", [((3, 9), 9), ((2, 8), 9), ((0, 9), 9), ((2, 9), 7)])
+def test_regions_that_do_not_fit_are_refused(regions, keys):
+    q, k, v, _ = _arrays(4, 9, keys, 2, 4)
+    with pytest.raises(ValueError, match="M a divisor of 4, and T = S"):
+        ops.attention(q, k, v, regions=np.zeros(regions, np.int32))

@@ -20,16 +20,16 @@ MAX_SCORES = 2**26  # numbers in one score matrix: 256 MiB in float32
 CACHED = 2**19  # numbers of a block on a CPU: 2 MiB in float32
 
 
-def attention(q: Array, k: Array, v: Array, *, bias: Array | None = None, mask: Array | None = None,
+def attention(q: Array, k: Array, v: Array, *, bias: Array | None = None, regions: Array | None = None,
               scale: float | None = None) -> Array:
-    """softmax(scale q k' + bias + mask) v, per head; the softmax in float32.
+    """softmax(scale q k' + bias) v, per head; the softmax in float32.
 
     Args:
       q: [B, T, heads, d].
       k, v: [B, S, heads, d].
       bias: added to the scores, [B or 1, heads or 1, T, S].
-      mask: added too, without a gradient and for all heads alike: [M, T, S] where B is a multiple of M; entry b of the batch
-        takes mask b % M. Large negative numbers forbid.
+      regions: integers [M, T] where B is a multiple of M and S = T: entry b of the batch takes row b % M. To the scores of two
+        positions in different regions -100 is added (Swin's windows that the shift joined from opposite edges).
       scale: d^-1/2 when None.
     Returns:
       [B, T, heads, d] in v's dtype.
@@ -43,37 +43,30 @@ def attention(q: Array, k: Array, v: Array, *, bias: Array | None = None, mask: 
     if bias is not None and (bias.ndim != 4 or bias.shape[2:] != (t, s) or bias.shape[0] not in (1, b)
                              or bias.shape[1] not in (1, h)):
         raise ValueError(f"got bias {bias.shape} for scores [{b}, {h}, {t}, {s}]; it is [B or 1, heads or 1, T, S]")
-    if mask is not None and (mask.ndim != 3 or mask.shape[1:] != (t, s) or not len(mask) or b % len(mask)):
-        raise ValueError(f"got mask {mask.shape} for scores [{b}, {h}, {t}, {s}]; it is [M, T, S], M a divisor of {b}")
+    if regions is not None and (regions.ndim != 2 or regions.shape[1] != t or s != t or not len(regions) or b % len(regions)):
+        raise ValueError(f"got regions {regions.shape} for scores [{b}, {h}, {t}, {s}]; they are [M, T], M a divisor of {b}, and "
+                         "T = S")
     scale = d ** -0.5 if scale is None else scale
     tally.add("matmul", 2 * b * h * t * s * d)
     tally.add("mul", b * h * t * s)  # the scale, which torchprofile counts
-    mask = None if mask is None else lax.stop_gradient(jnp.asarray(mask))
+    regions = None if regions is None else jnp.asarray(regions, jnp.int32)
     fallback = functools.partial(_plain, scale=scale)
     if not _cudnn_allows(q, k, v):
-        return fallback(q, k, v, bias, mask)
+        return fallback(q, k, v, bias, regions)
     fused = functools.partial(_cudnn, scale=scale)
     try:
-        jax.eval_shape(fused, q, k, v, bias, mask)
+        jax.eval_shape(fused, q, k, v, bias, regions)
     except (NotImplementedError, RuntimeError):  # no cuDNN, or a rule of this version that `_cudnn_allows` does not know
-        return fallback(q, k, v, bias, mask)
-    return lax.platform_dependent(q, k, v, bias, mask, cuda=fused, default=fallback)
+        return fallback(q, k, v, bias, regions)
+    return lax.platform_dependent(q, k, v, bias, regions, cuda=fused, default=fallback)
 
 
-def _plain(q: Array, k: Array, v: Array, bias: Array | None, mask: Array | None, *, scale: float) -> Array:
+def _plain(q: Array, k: Array, v: Array, bias: Array | None, regions: Array | None, *, scale: float) -> Array:
     b, t, h, _ = q.shape
     block, most = (CACHED, 2 * CACHED) if jax.default_backend() == "cpu" else (MAX_SCORES, MAX_SCORES)
     if b * h * t * k.shape[1] <= most:
-        return reference.attention(q, k, v, bias=_joined(bias, mask, b), scale=scale)
-    return streamed.attention(q, k, v, bias=bias, mask=mask, scale=scale, block=block)
-
-
-def _joined(bias: Array | None, mask: Array | None, b: int) -> Array | None:
-    """Both addends as one bias."""
-    if mask is None:
-        return bias
-    mask = jnp.tile(mask, (b // len(mask), 1, 1))[:, None]
-    return mask if bias is None else bias + mask
+        return reference.attention(q, k, v, bias=reference.joined(bias, regions, b), scale=scale)
+    return streamed.attention(q, k, v, bias=bias, regions=regions, scale=scale, block=block)
 
 
 def _cudnn_allows(q: Array, k: Array, v: Array) -> bool:
@@ -86,9 +79,9 @@ def _cudnn_allows(q: Array, k: Array, v: Array) -> bool:
     return capability >= (8, 0) and q.shape[-1] % 8 == 0 and q.shape[-1] <= (256 if capability >= (9, 0) else 128)
 
 
-def _cudnn(q: Array, k: Array, v: Array, bias: Array | None, mask: Array | None = None, *, scale: float,
+def _cudnn(q: Array, k: Array, v: Array, bias: Array | None, regions: Array | None = None, *, scale: float,
            implementation: str = "cudnn") -> Array:
-    bias = _joined(bias, mask, len(q))
+    bias = reference.joined(bias, regions, len(q))
     run = functools.partial(jax.nn.dot_product_attention, scale=scale, implementation=implementation)
     if bias is None:
         return run(q, k, v)

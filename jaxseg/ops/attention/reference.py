@@ -5,6 +5,21 @@ import jax.numpy as jnp
 
 from jaxseg.types import Array
 
+APART = -100.0  # added to the score of two positions in different regions, as Swin's code has it
+
+
+def apart(rows: Array, keys: Array) -> Array:
+    """[..., T] and [..., S] integers -> [..., T, S]: APART where they differ, else 0."""
+    return jnp.where(rows[..., :, None] != keys[..., None, :], APART, 0.0)
+
+
+def joined(bias: Array | None, regions: Array | None, b: int) -> Array | None:
+    """What is added to the scores of b entries, as one bias."""
+    if regions is None:
+        return bias
+    between = jnp.tile(apart(regions, regions), (b // len(regions), 1, 1))[:, None]
+    return between if bias is None else bias + between
+
 
 def attention(q: Array, k: Array, v: Array, *, bias: Array | None, scale: float) -> Array:
     """softmax(scale q k' + bias) v in float32; shapes as in `api.attention`."""

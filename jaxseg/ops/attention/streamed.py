@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxseg.ops.attention import reference
 from jaxseg.ops.gpu_batch import over_batch
 from jaxseg.types import Array
 
@@ -26,12 +27,12 @@ class Cut(NamedTuple):
 
 
 class Static(NamedTuple):
-    """What a program fixes: numbers in a block, factor of the scores, and which of the two addends there are."""
+    """What a program fixes: numbers in a block, factor of the scores, and what is added to them."""
 
     block: int
     scale: float
     bias: bool
-    mask: bool
+    regions: bool
 
 
 def cut(b: int, h: int, t: int, s: int, block: int) -> Cut:
@@ -46,36 +47,35 @@ def _divisor(n: int, most: int) -> int:
     return next(d for d in range(max(1, min(n, most)), 0, -1) if n % d == 0)
 
 
-def attention(q: Array, k: Array, v: Array, *, bias: Array | None, mask: Array | None, scale: float, block: int) -> Array:
-    """softmax(scale q k' + bias + mask) v, `block` numbers of the scores at a time; shapes as in `api.attention`."""
+def attention(q: Array, k: Array, v: Array, *, bias: Array | None, regions: Array | None, scale: float, block: int) -> Array:
+    """softmax(scale q k' + bias) v, `block` numbers of the scores at a time; arguments as in `api.attention`."""
     b, t, h, _ = q.shape
     more = -t % cut(b, h, t, k.shape[1], block).rows
     grown = lambda a, axis: jnp.pad(a, [(0, more if i == axis else 0) for i in range(a.ndim)]) if more else a
-    static = Static(block, scale, bias is not None, mask is not None)
+    static = Static(block, scale, bias is not None, regions is not None)
     bias = jnp.zeros((1, 1, 1, 1), jnp.float32) if bias is None else grown(bias.astype(jnp.float32), 2)
-    mask = jnp.zeros((1, 1, 1), jnp.float32) if mask is None else grown(jnp.asarray(mask, jnp.float32), 1)
-    entry = jnp.arange(b, dtype=jnp.int32) % len(mask)
+    regions = jnp.zeros((b, 1), jnp.int32) if regions is None else jnp.tile(grown(regions, 1), (b // len(regions), 1))
     first = lambda a: jnp.swapaxes(a, 1, 2)  # [B, heads, T or S, d]
-    return first(_attention(static, first(grown(q, 1)), first(k), first(v), bias, mask, entry))[:, :t]
+    return first(_attention(static, first(grown(q, 1)), first(k), first(v), bias, regions))[:, :t]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(static: Static, q: Array, k: Array, v: Array, bias: Array, mask: Array, entry: Array) -> Array:
-    return _forward(static, q, k, v, bias, mask, entry)[0]
+def _attention(static: Static, q: Array, k: Array, v: Array, bias: Array, regions: Array) -> Array:
+    return _forward(static, q, k, v, bias, regions)[0]
 
 
-def _forward(static, q, k, v, bias, mask, entry):
+def _forward(static, q, k, v, bias, regions):
     own = "b" if len(bias) > 1 else "w"
-    out, total = _placed(_rows, f"bbb{own}wb", "bb")(static, q, k, v, bias, mask, entry)
-    return out, (q, k, v, bias, mask, entry, out, total)
+    out, total = _placed(_rows, f"bbb{own}b", "bb")(static, q, k, v, bias, regions)
+    return out, (q, k, v, bias, regions, out, total)
 
 
 def _backward(static, kept, grad):
     *arrays, out, total = kept
     own = "b" if len(arrays[3]) > 1 else "w"
     inner = jnp.sum(grad.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)  # [B, heads, T]
-    grads = _placed(_gradients, f"bbb{own}wbbbb", f"bbb{'b' if own == 'b' else 's'}")(static, *arrays, grad, total, inner)
-    return *grads, jnp.zeros_like(arrays[4]), None
+    grads = _placed(_gradients, f"bbb{own}bbbb", f"bbb{'b' if own == 'b' else 's'}")(static, *arrays, grad, total, inner)
+    return *grads, None
 
 
 _attention.defvjp(_forward, _backward)
@@ -85,8 +85,8 @@ _placed = functools.cache(functools.partial(over_batch, plain=True))
 class _Loop:
     """Units of a batch, each of them blocks of rows: where everything of a block lies, and its scores."""
 
-    def __init__(self, static: Static, q: Array, k: Array, bias: Array, mask: Array, entry: Array):
-        self.static, self.bias, self.mask, self.entry = static, bias, mask, entry
+    def __init__(self, static: Static, q: Array, k: Array, bias: Array, regions: Array):
+        self.static, self.bias, self.regions = static, bias, regions
         self.shape, self.keys = q.shape[:3], k.shape[2]
         self.cut = cut(*self.shape, self.keys, static.block)
 
@@ -114,10 +114,11 @@ class _Loop:
         scores = jnp.einsum("bhtd,bhsd->bhts", q, k, preferred_element_type=jnp.float32) * self.static.scale
         if self.static.bias:
             scores += lax.dynamic_slice(self.bias, *self.place(unit, block))
-        if self.static.mask:
+        if self.static.regions:
             first = unit // (self.shape[1] // self.cut.heads) * self.cut.entries
-            masks = self.mask[lax.dynamic_slice_in_dim(self.entry, first, self.cut.entries)]
-            scores += lax.dynamic_slice_in_dim(masks, block * self.cut.rows, self.cut.rows, axis=1)[:, None]
+            here = lax.dynamic_slice_in_dim(self.regions, first, self.cut.entries)
+            rows = lax.dynamic_slice_in_dim(here, block * self.cut.rows, self.cut.rows, axis=1)
+            scores += reference.apart(rows, here[:, :self.keys])[:, None]
         return scores
 
 
@@ -144,9 +145,9 @@ def _rows(static: Static, q, k, v, *addends) -> tuple[Array, Array]:
     return loop.whole(out), loop.whole(total)
 
 
-def _gradients(static: Static, q, k, v, bias, mask, entry, grad, total, inner) -> tuple[Array, ...]:
+def _gradients(static: Static, q, k, v, bias, regions, grad, total, inner) -> tuple[Array, ...]:
     """Of q, k, v and the bias. `inner`: each row's gradient times its result."""
-    loop = _Loop(static, q, k, bias, mask, entry)
+    loop = _Loop(static, q, k, bias, regions)
     dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def unit(d_bias, part):
