@@ -1,6 +1,5 @@
 """UNETR and Swin UNETR equal MONAI's with its weights, in every order of merging."""
 
-import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="parity needs the extra [parity]")
