@@ -5,7 +5,7 @@
                                  several: class numbers 0, 1, 2, ... (not JPEG, whose values are not exact)
 
 Every file is a patient of its own: files of one person that lie under different names can end up on both sides of a split.
-The phantom's pictures are bright discs on a grey ground.
+The phantom's pictures are bright discs in uneven light.
 """
 
 import functools
@@ -94,7 +94,7 @@ def _write(root: Path, count: int, side: int = 96) -> None:
     for i in range(count):
         places = rng.uniform((0.2, 0.2, 0.1), (0.8, 0.8, 0.2), (1 + i % 2, 3))  # row, column, radius
         height = np.max([1 - ((y - row) ** 2 + (x - column) ** 2) / radius**2 for row, column, radius in places], 0)
-        light = 0.35 + 0.2 * (x - 0.5) * rng.uniform(-1, 1) + np.where(height > 0, 0.15 + 0.2 * np.sqrt(np.clip(height, 0, 1)), 0)
-        light = light + rng.normal(0, 0.05, (side, side))
+        ball = np.where(height > 0, 0.15 + 0.2 * np.sqrt(np.clip(height, 0, 1)), 0)
+        light = 0.35 + 0.6 * (x - 0.5) * rng.choice((-1, 1)) + ball + rng.normal(0, 0.05, (side, side))
         Image.fromarray((255 * np.clip(light, 0, 1)).astype(np.uint8)).save(root / "images" / f"{i + 1:02d}.png")
         Image.fromarray((height > 0).astype(np.uint8)).save(root / "masks" / f"{i + 1:02d}.png")
