@@ -36,7 +36,7 @@ def _draw(rngs: nnx.Rngs, shape, host, traced) -> jax.Array:
     if isinstance(key, jax.core.Tracer):
         return traced(key, shape)
     seed = np.asarray(jax.random.key_data(key)).tolist()
-    return jax.device_put(host(np.random.default_rng(seed), shape).astype(np.float32))  # jnp.asarray compiles for each shape
+    return jax.device_put(host(np.random.default_rng(seed), shape).astype(jnp.float32))  # jnp.asarray compiles for each shape
 
 
 def normal(std: float) -> Initializer:
@@ -65,7 +65,7 @@ def truncated_normal(std: float) -> Initializer:
 
 def constant(value: float) -> Initializer:
     """All entries `value`; draws nothing."""
-    return lambda rngs, shape: jax.device_put(np.full(shape, value, np.float32))
+    return lambda rngs, shape: jax.device_put(np.full(shape, value, jnp.float32))
 
 
 zeros, ones = constant(0.0), constant(1.0)
