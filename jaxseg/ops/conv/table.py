@@ -1,6 +1,7 @@
 """Measurements behind choose.py: milliseconds of XLA's own lowering, of the chosen one and of PyTorch's, per direction.
 
 Made by: see COMMAND, on MACHINE, on DATE. `python -m jaxseg.ops.conv.bench --peers` prints the rows anew.
+The rows of dense 3^3 and stem 3^3 are of 2026-11-22 (`--only "dense 3^3"`, `--only "stem 3^3"`), after a change of slabs.py.
 PyTorch's threads wait passively (OMP_WAIT_POLICY): otherwise they spin on the cores on which XLA is timed next.
 """
 
@@ -149,21 +150,21 @@ ROWS = (
     Row(S["patches 7x7 s4 256^2"], "forward", "stems", 1.29, 0.67, 0.33),
     Row(S["patches 7x7 s4 256^2"], "input_gradient", "xla", 0.80, 0.80, 0.85),
     Row(S["patches 7x7 s4 256^2"], "weight_gradient", "xla", 0.49, 0.49, 0.34),
-    Row(S["dense 3^3 64^3 x 16"], "forward", "slabs", 142.04, 18.71, 10.82),
-    Row(S["dense 3^3 64^3 x 16"], "input_gradient", "slabs", 149.71, 20.30, 11.73),
-    Row(S["dense 3^3 64^3 x 16"], "weight_gradient", "slabs", 238.35, 26.11, 10.04),
-    Row(S["dense 3^3 32^3 x 32"], "forward", "slabs", 40.05, 7.58, 4.77),
-    Row(S["dense 3^3 32^3 x 32"], "input_gradient", "slabs", 36.91, 7.50, 4.42),
-    Row(S["dense 3^3 32^3 x 32"], "weight_gradient", "slabs", 76.02, 10.34, 4.98),
-    Row(S["dense 3^3 16^3 x 64"], "forward", "planes", 10.46, 3.05, 10.12),
-    Row(S["dense 3^3 16^3 x 64"], "input_gradient", "planes", 11.59, 3.41, 13.59),
-    Row(S["dense 3^3 16^3 x 64"], "weight_gradient", "folded", 26.66, 4.65, 9.57),
-    Row(S["dense 3^3 8^3 x 128"], "forward", "planes", 3.73, 1.67, 4.03),
-    Row(S["dense 3^3 8^3 x 128"], "input_gradient", "planes", 3.94, 1.78, 4.17),
-    Row(S["dense 3^3 8^3 x 128"], "weight_gradient", "folded", 10.23, 1.83, 4.14),
-    Row(S["stem 3^3 64^3 4 to 16"], "forward", "slabs", 109.99, 14.36, 30.27),
-    Row(S["stem 3^3 64^3 4 to 16"], "input_gradient", "slabs", 169.31, 11.59, 46.96),
-    Row(S["stem 3^3 64^3 4 to 16"], "weight_gradient", "slabs", 100.31, 13.66, 36.07),
+    Row(S["dense 3^3 64^3 x 16"], "forward", "slabs", 142.55, 17.79, 10.29),
+    Row(S["dense 3^3 64^3 x 16"], "input_gradient", "slabs", 151.52, 17.71, 10.58),
+    Row(S["dense 3^3 64^3 x 16"], "weight_gradient", "slabs", 247.46, 22.49, 10.06),
+    Row(S["dense 3^3 32^3 x 32"], "forward", "slabs", 44.16, 8.37, 6.75),
+    Row(S["dense 3^3 32^3 x 32"], "input_gradient", "slabs", 37.57, 7.53, 4.54),
+    Row(S["dense 3^3 32^3 x 32"], "weight_gradient", "slabs", 76.77, 8.84, 4.96),
+    Row(S["dense 3^3 16^3 x 64"], "forward", "planes", 10.60, 3.09, 10.32),
+    Row(S["dense 3^3 16^3 x 64"], "input_gradient", "planes", 10.50, 3.04, 10.66),
+    Row(S["dense 3^3 16^3 x 64"], "weight_gradient", "folded", 27.84, 4.74, 9.81),
+    Row(S["dense 3^3 8^3 x 128"], "forward", "planes", 3.83, 1.67, 4.01),
+    Row(S["dense 3^3 8^3 x 128"], "input_gradient", "planes", 3.99, 1.78, 4.21),
+    Row(S["dense 3^3 8^3 x 128"], "weight_gradient", "folded", 10.15, 1.83, 4.13),
+    Row(S["stem 3^3 64^3 4 to 16"], "forward", "slabs", 122.37, 13.57, 40.77),
+    Row(S["stem 3^3 64^3 4 to 16"], "input_gradient", "slabs", 149.09, 11.94, 43.14),
+    Row(S["stem 3^3 64^3 4 to 16"], "weight_gradient", "slabs", 96.52, 12.22, 71.55),
     Row(S["down 3^3 s2 32^3 16 to 32"], "forward", "planes", 3.62, 1.40, 3.51),
     Row(S["down 3^3 s2 32^3 16 to 32"], "input_gradient", "planes", 153.32, 1.72, 4.37),
     Row(S["down 3^3 s2 32^3 16 to 32"], "weight_gradient", "planes", 18.37, 2.37, 3.04),
