@@ -89,6 +89,7 @@ def holder(root: Path, folders: tuple[str, ...], layout: str) -> Path:
         return root
     found = [d for d in (visible_entries(root) if root.is_dir() else ()) if d.is_dir() and holds(d)]
     if len(found) != 1:
-        raise refusal("DATA_MISSING", root, f"{len(found)} folders with {' and '.join(folders)}",
+        what = f"{len(found)} folders with {' and '.join(folders)}" if root.is_dir() else "no such folder"
+        raise refusal("DATA_MISSING", root, what,
                       f"{layout} holds {' and '.join(folders)}", "give the folder that was unpacked")
     return found[0]
