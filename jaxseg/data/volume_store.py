@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ __all__ = ["Store", "fingerprint", "open_or_build", "open_store", "prepare_case"
 VERSION = "volumes 1"  # raise it when the bytes of a store would change
 PROGRESS = 5.0  # seconds between lines
 KINDS = ("image", "mask", "foreground")
+_LOADING = threading.Lock()  # np.load parses headers with `ast`, which several threads may not before CPython 3.11.8 (gh-106905)
 KEPT = 64  # volumes whose maps stay open for `Store.kept`; each holds three file descriptors
 
 
@@ -42,6 +44,36 @@ class Maps(NamedTuple):
     image: np.ndarray
     mask: np.ndarray
     foreground: np.ndarray
+
+
+class _OpenMaps:
+    """The maps of the KEPT volumes opened last, shared by the threads that read batches and patches.
+
+    A copy (for another process, say) begins empty.
+    """
+
+    def __init__(self):
+        self._maps: dict[int, Maps] = {}
+        self._lock = threading.Lock()
+
+    def get(self, i: int, open_maps: Callable[[], Maps]) -> Maps:
+        """The maps of volume i: those kept, else `open_maps()`, which then are kept in place of the oldest."""
+        with self._lock:
+            maps = self._maps.get(i)
+        if maps is None:
+            opened = open_maps()  # outside the lock: a slow disk holds up no thread that reads another volume
+            with self._lock:
+                maps = self._maps.setdefault(i, opened)
+                while len(self._maps) > KEPT:
+                    del self._maps[next(iter(self._maps))]
+        return maps
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._maps)
+
+    def __reduce__(self):
+        return _OpenMaps, ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +88,7 @@ class Store(source.Prepared):
     """
 
     regions: tuple[tuple[str, tuple[int, ...]], ...] = ()
-    _open: dict[int, "Maps"] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
+    _open: _OpenMaps = dataclasses.field(default_factory=_OpenMaps, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -82,12 +114,7 @@ class Store(source.Prepared):
 
         A fresh map has every page of a patch mapped anew: that took two thirds of the time of reading patches.
         """
-        maps = self._open.get(i)
-        if maps is None:
-            while len(self._open) >= KEPT:
-                self._open.pop(next(iter(self._open)), None)
-            maps = self._open[i] = Maps(self.image(i), self.mask(i), self._index(i))
-        return maps
+        return self._open.get(i, lambda: Maps(self.image(i), self.mask(i), self._index(i)))
 
     def _digests(self) -> Iterator[tuple[str, str, str]]:
         for i, row in enumerate(self.rows):
@@ -103,7 +130,8 @@ class Store(source.Prepared):
     def _map(self, i: int, kind: str, dtype, shape: tuple[int, ...]) -> np.ndarray:
         path = _path(self.folder, i, kind)
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            with _LOADING:
+                array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise source.damaged(self.folder, f"{path.name} of {self.rows[i]['case']}: {error}") from error
         if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:

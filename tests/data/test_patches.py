@@ -1,8 +1,11 @@
 """The stream of patches: a pure function of (seed, position), one third centred on foreground, its own bytes alone."""
 
+import concurrent.futures
 import dataclasses
+import pickle
 import resource
 import sys
+import threading
 from fractions import Fraction
 from pathlib import Path
 
@@ -211,6 +214,35 @@ def test_maps_that_are_closed_for_others_are_opened_again(store, monkeypatch):
     for a, b in zip(take(few, 9), expected):
         np.testing.assert_array_equal(a["image"], b["image"])
     assert len(few._open) == 2
+
+
+def test_several_threads_read_while_others_maps_are_closed(store, monkeypatch):
+    """Batches and patches are read by threads: maps that one of them closes must not disturb another's."""
+    monkeypatch.setattr(volume_store, "KEPT", 2)
+    shared = volume_store.open_store(store.folder)
+    expected = [np.asarray(store.mask(i)).sum() for i in range(len(store))]
+    start = threading.Barrier(8)
+
+    def read(thread: int) -> None:
+        start.wait(timeout=60)
+        for n in range(200):
+            i = (thread + n) % len(shared)
+            assert shared.kept(i).mask.sum() == expected[i] and len(shared._open) <= 2
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            list(pool.map(read, range(8)))
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_a_copy_of_a_store_for_another_process_opens_its_own_maps(store):
+    store.kept(0)
+    copy = pickle.loads(pickle.dumps(store))
+    assert len(copy._open) == 0
+    np.testing.assert_array_equal(copy.kept(0).image, store.kept(0).image)
 
 
 def test_a_volume_that_cannot_be_read_is_named_with_its_batch(store, monkeypatch):
