@@ -1,6 +1,6 @@
 """Attention with a trained bias, as in Swin's windows of 7^3 = 343 positions, beside PyTorch's scaled_dot_product_attention.
 
-On a CPU in float32; a GPU has its rows in `ops.gpu_rows`. "forward" is inference; "gradients" are of queries, keys, values and
+On a CPU in float32; a GPU has its rows in `bench.gpu_rows`. "forward" is inference; "gradients" are of queries, keys, values and
 bias, the forward pass included.
 """
 

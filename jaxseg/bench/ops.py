@@ -1,8 +1,8 @@
 """Operations outside the networks: distance transform and components beside scipy, convolutions and attention beside PyTorch; on
 a GPU every hand-written kernel beside XLA's program of its plain twin.
 
-The convolutions are some of the shapes of `ops.conv.table`, forward and both gradients, in float32 as `ops.conv.bench` has
-them; it prints the whole table. The kernels' work is `ops.gpu_rows`, in bfloat16; its notes say which share of a copy's
+The convolutions are some of the shapes of `ops.conv.cpu.table`, forward and both gradients, in float32 as `ops.conv.bench` has
+them; it prints the whole table. The kernels' work is `bench.gpu_rows`, in bfloat16; its notes say which share of a copy's
 bandwidth a kernel reaches for the bytes that it must move.
 """
 
@@ -16,7 +16,7 @@ from jaxseg.bench.side import Call, Options
 MASKS = ("distance_transform", "signed_distance", "components", "largest_component")
 CONVOLUTIONS = ("dense 3x3 64^2 x 64", "depthwise 1x21 64^2 x 64", "dense 3^3 32^3 x 32", "depthwise 13^3 16^3 x 32")
 DIRECTIONS = ("forward", "input_gradient", "weight_gradient")
-KERNELS = ("depthwise", "strip pairs", "norm", "attention")  # how the rows of `ops.gpu_rows` begin
+KERNELS = ("depthwise", "strip pairs", "norm", "attention")  # how the rows of `bench.gpu_rows` begin
 WINDOWS = "window attention"
 CASES = (*MASKS, *CONVOLUTIONS, WINDOWS, *KERNELS)
 COMPARED = 2**20  # numbers of a kernel's result, spread over it
@@ -41,8 +41,8 @@ def _edge(options: Options) -> int:
 
 
 def kernels(name: str) -> dict:
-    """The rows of `ops.gpu_rows` of one kind, by what their names go on with."""
-    from jaxseg.ops.gpu_rows import gpu_rows
+    """The rows of `bench.gpu_rows` of one kind, by what their names go on with."""
+    from jaxseg.bench.gpu_rows import gpu_rows
     return {row.name.removeprefix(f"{name} "): row for row in gpu_rows() if row.name.startswith(f"{name} ")}
 
 
@@ -60,8 +60,8 @@ def _kernel(work: str, make: Callable, which: str, options: Options, facts: Call
 def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     """Compiled, the arrays on the device."""
     if name in KERNELS:
+        from jaxseg.bench.gpu_rows import copy_rate
         from jaxseg.bench.models import matmul_rate
-        from jaxseg.ops.gpu_rows import copy_rate
         rates = functools.cache(lambda: {"flop_per_s": matmul_rate("bfloat16", options),
                                          "bytes_per_s": copy_rate(2**16 if options.quick else 2**29)})
         return {work: functools.partial(_kernel, work, row.ours, "ours", options, lambda row=row: {"flop": row.flops, **rates()})
@@ -97,7 +97,7 @@ def _convolution(name: str, direction: str, options: Options) -> Call:
     import numpy as np
 
     from jaxseg.ops.conv import bench
-    from jaxseg.ops.conv.table import S
+    from jaxseg.ops.conv.cpu.table import S
     found = bench.functions(S[name], direction, False)
     run = found.get("ours", found["xla"])
     np.save(options.path(f"{direction}.ours.npy"), np.asarray(run()))
@@ -117,7 +117,7 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
 
     if name in CONVOLUTIONS:
         from jaxseg.bench import peers
-        from jaxseg.ops.conv.table import S
+        from jaxseg.ops.conv.cpu.table import S
         return {direction: functools.partial(peers.convolution, S[name], direction, options) for direction in DIRECTIONS}
 
     def signed(mask):

@@ -224,7 +224,7 @@ def fastest(make: Callable[[str], Callable], options: Options, wait: Callable, *
 
 
 def convolution(shape, direction: str, options: Options) -> Call:
-    """One direction of one convolution of `ops.conv.table`, channels_last, on the numbers that `ops.conv.bench` draws."""
+    """One direction of one convolution of `ops.conv.cpu.table`, channels_last, on the numbers that `ops.conv.bench` draws."""
     import torch
     threads()
     device, spec, rank = "cuda" if options.gpu else "cpu", shape.spec, len(shape.kernel)

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxseg.bench import clock, machine, models, ops, pair, table
+from jaxseg.bench import clock, gpu_rows, machine, models, ops, pair, table
 from jaxseg.bench.__main__ import SUITES, parse
 from jaxseg.bench.side import Options
-from jaxseg.ops import gpu_rows
 from jaxseg.types import ConfigError
 
 ROOT = Path(__file__).parents[2]

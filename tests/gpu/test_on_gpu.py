@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg.ops.gpu_rows import gpu_rows
+from jaxseg.bench.gpu_rows import gpu_rows
 
 ROWS = gpu_rows()
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from jaxseg import ops
-from jaxseg.ops.conv import blocks, depthwise, folded, planes, products, reference, slabs, stems, threaded
+from jaxseg.ops.conv import reference
+from jaxseg.ops.conv.cpu import blocks, depthwise, folded, planes, products, slabs, stems, threaded
 
 _spec = importlib.util.spec_from_file_location("conv_cases", Path(__file__).with_name("conv_cases.py"))
 cases = importlib.util.module_from_spec(_spec)

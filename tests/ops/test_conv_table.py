@@ -2,7 +2,8 @@
 
 import pytest
 
-from jaxseg.ops.conv import bench, choose, table
+from jaxseg.ops.conv import bench
+from jaxseg.ops.conv.cpu import choose, table
 
 
 @pytest.mark.parametrize("row", table.ROWS, ids=lambda r: f"{r.shape.name} {r.direction}")

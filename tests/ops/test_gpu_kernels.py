@@ -12,11 +12,15 @@ import numpy as np
 import pytest
 
 from jaxseg import ops
-from jaxseg.ops import gpu_rows
+from jaxseg.bench import gpu_rows
 from jaxseg.ops.attention import api as attention_api
 from jaxseg.ops.attention import reference as attention_reference
 from jaxseg.ops.components import api as components
-from jaxseg.ops.conv import gpu, gpu_choose, gpu_table, reference, table
+from jaxseg.ops.conv import reference
+from jaxseg.ops.conv.cpu import table
+from jaxseg.ops.conv.gpu import choose as gpu_choose
+from jaxseg.ops.conv.gpu import depthwise as gpu
+from jaxseg.ops.conv.gpu import table as gpu_table
 from jaxseg.ops.distance import api as distance
 from jaxseg.ops.msca import gpu as msca_gpu
 from jaxseg.ops.msca import reference as msca_reference

@@ -1,6 +1,6 @@
 """Time the chosen lowerings beside XLA's own and PyTorch's: `python -m jaxseg.ops.conv.bench [--peers] [--only dense]`.
 
-Prints the rows of table.py. Every time is the median of interleaved runs: a, b, c, a, b, c, ..., so that a slow moment
+Prints the rows of cpu/table.py. Every time is the median of interleaved runs: a, b, c, a, b, c, ..., so that a slow moment
 of the machine falls on all. PyTorch is in its best dress: channels_last, as many threads as jax has. Set
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 for both: XLA takes its scratch memory afresh in every call, and page faults then
 cost more than a small convolution.
@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg.ops.conv import choose, reference
+from jaxseg.ops.conv import reference
+from jaxseg.ops.conv.cpu import choose
+from jaxseg.ops.conv.cpu.table import S, Shape
 from jaxseg.ops.conv.spec import Spec
-from jaxseg.ops.conv.table import S, Shape
 
 DIRECTIONS = ("forward", "input_gradient", "weight_gradient")
 

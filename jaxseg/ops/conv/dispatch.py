@@ -14,7 +14,9 @@ from collections.abc import Sequence
 import jax
 from jax import lax
 
-from jaxseg.ops.conv import choose, gpu_choose, patches, reference
+from jaxseg.ops.conv import patches, reference
+from jaxseg.ops.conv.cpu import choose
+from jaxseg.ops.conv.gpu import choose as gpu_choose
 from jaxseg.ops.conv.matmul import matmul
 from jaxseg.ops.conv.spec import Spec
 from jaxseg.types import Array
@@ -77,7 +79,7 @@ def _weight_gradient(spec: Spec, gpu: str, kernel: tuple[int, ...], x: Array, g:
 
 
 def _by_platform(direction: str, gpu: str, spec: Spec, x_shape, w_shape, *static):
-    """The direction's lowering of choose.py where the program is lowered for a CPU, of gpu_choose.py for CUDA, XLA's own
+    """The direction's lowering of cpu/choose.py where the program is lowered for a CPU, of gpu/choose.py for CUDA, XLA's own
     elsewhere."""
     plain, cpu, cuda = (functools.partial(getattr(choice, direction), spec, *static) for choice in (
         choose.XLA, choose.lowerings(spec, x_shape, w_shape), gpu_choose.lowerings(gpu, spec, x_shape, w_shape)))

@@ -1,7 +1,7 @@
 """x [..., C] times w [C, O] with the weights' gradient written for CPUs.
 
 dw = x^T g contracts both operands over their long first axis. XLA's CPU matrix product is 1.2 to 3 times faster when
-one of them has been transposed beforehand (table.py); it is the smaller one here. Without the barrier XLA folds the
+one of them has been transposed beforehand (cpu/table.py); it is the smaller one here. Without the barrier XLA folds the
 transpose back into the product, and without the one before it, it computes what made the operand (a sum of depthwise
 convolutions, say) inside the transposition, column by column: about 7 ms each for three of them in SegNeXt-T's profile.
 """

@@ -14,7 +14,9 @@ import jax
 from jax import lax
 
 from jaxseg.ops import tally
-from jaxseg.ops.conv import api, gpu_choose, gpu_table
+from jaxseg.ops.conv import api
+from jaxseg.ops.conv.gpu import choose as gpu_choose
+from jaxseg.ops.conv.gpu import table as gpu_table
 from jaxseg.ops.msca import reference
 from jaxseg.ops.msca.reference import Layer
 from jaxseg.ops.stored import stored

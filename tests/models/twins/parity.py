@@ -14,7 +14,7 @@ import torch
 
 from jaxseg.layers import Run
 from jaxseg.models import from_torch, functional
-from jaxseg.ops.conv import choose
+from jaxseg.ops.conv.cpu import choose
 
 TOLERANCE = 1e-4  # of the reference logits' standard deviation: float32 sums in another order, through some 30 layers
 

@@ -1,8 +1,8 @@
 """What to time on a GPU: every hand-written kernel and the attention rule beside their plain twins, at real sizes.
 
-`python -m jaxseg.ops.gpu_rows [--only strip]` prints, on a GPU: milliseconds of both, the share of a copy's bandwidth that
+`python -m jaxseg.bench.gpu_rows [--only strip]` prints, on a GPU: milliseconds of both, the share of a copy's bandwidth that
 the kernel reaches for the bytes it must move, and the largest difference over the twin's standard deviation. The rows of
-`ops.conv` belong into conv/gpu_table.py. `python -m jaxseg.bench --suite=ops --peers` has the same rows in its table, each side
+`ops.conv` belong into conv/gpu/table.py. `python -m jaxseg.bench --suite=ops --peers` has the same rows in its table, each side
 in a process of its own. Not yet run: no figure in this package comes from a GPU.
 """
 
@@ -67,7 +67,8 @@ def _conv(shape, kernel, dilation: int, direction: str, tiles: dict[str, int]) -
         lowerings = importlib.import_module(f"jaxseg.ops.conv.{module}")
         return _ready(functools.partial(getattr(lowerings, direction), spec, *static, **options), *shapes)
 
-    return GpuRow(f"{title} {direction}{extra}", functools.partial(make, "gpu", **tiles), functools.partial(make, "reference"),
+    return GpuRow(f"{title} {direction}{extra}", functools.partial(make, "gpu.depthwise", **tiles),
+                  functools.partial(make, "reference"),
                   4 * numbers, 2 * numbers * math.prod(kernel))
 
 

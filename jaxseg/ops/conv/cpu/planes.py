@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 
-from jaxseg.ops.conv import reference, threaded
+from jaxseg.ops.conv import reference
+from jaxseg.ops.conv.cpu import threaded
 from jaxseg.ops.conv.spec import Spec
 from jaxseg.types import Array
 

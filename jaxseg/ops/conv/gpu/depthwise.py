@@ -1,4 +1,4 @@
-"""Depthwise convolutions on a GPU through the kernels of gpu_stream.py; signatures as in reference.py.
+"""Depthwise convolutions on a GPU through the kernels of stream.py; signatures as in reference.py.
 
 Both kernels are linear in both arguments, and each one's gradients are the other or itself with flipped taps, so that
 gradients of any order exist. Under jit with a sharded batch each device takes its part (see ops/gpu_batch.py).
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxseg.ops.conv import gpu_stream
+from jaxseg.ops.conv.gpu import stream
 from jaxseg.ops.conv.spec import Spec
 from jaxseg.ops.gpu_batch import over_batch
 from jaxseg.types import Array
@@ -32,7 +32,7 @@ def fits(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> bool:
 
 
 def forward(spec: Spec, x: Array, w: Array, *, interpret: bool = False, **tiles) -> Array:
-    """`reference.forward`; `tiles` as in `gpu_stream.plan`."""
+    """`reference.forward`; `tiles` as in `stream.plan`."""
     return _correlate(_static(spec, interpret, tiles), x, w)
 
 
@@ -57,22 +57,22 @@ def _flip(w: Array) -> Array:
     return jnp.flip(w, tuple(range(w.ndim - 2)))
 
 
-def _plan(static: Static, x_shape: tuple[int, ...], kernel: tuple[int, ...]) -> gpu_stream.Plan:
+def _plan(static: Static, x_shape: tuple[int, ...], kernel: tuple[int, ...]) -> stream.Plan:
     spec, interpret, tiles = static
-    return gpu_stream.plan(spec, x_shape, kernel, interpret=interpret, **dict(tiles))
+    return stream.plan(spec, x_shape, kernel, interpret=interpret, **dict(tiles))
 
 
 def _run_correlate(static: Static, x: Array, w: Array) -> tuple[Array]:
     kernel = w.shape[:-2]
     out = static[0].output(x.shape[1:-1], kernel)
-    flat = jnp.moveaxis(w.reshape(*kernel, w.shape[-1]), gpu_stream.streamed(kernel), -2)
-    return (gpu_stream.correlate(_plan(static, x.shape, kernel), x, flat).reshape(x.shape[0], *out, x.shape[-1]),)
+    flat = jnp.moveaxis(w.reshape(*kernel, w.shape[-1]), stream.streamed(kernel), -2)
+    return (stream.correlate(_plan(static, x.shape, kernel), x, flat).reshape(x.shape[0], *out, x.shape[-1]),)
 
 
 def _run_weights(static: tuple[Static, tuple[int, ...]], x: Array, g: Array) -> tuple[Array]:
     static, kernel = static
-    found = gpu_stream.weights(_plan(static, x.shape, kernel), x, g)  # [cross taps, stream taps, C]
-    axis = gpu_stream.streamed(kernel)
+    found = stream.weights(_plan(static, x.shape, kernel), x, g)  # [cross taps, stream taps, C]
+    axis = stream.streamed(kernel)
     cross = kernel[:axis] + kernel[axis + 1:]
     return (jnp.moveaxis(found.reshape(*cross, kernel[axis], -1), -2, axis)[..., None, :],)
 

@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from jaxseg.ops.conv import blocks, depthwise, folded, planes, products, reference, slabs, stems, threaded
+from jaxseg.ops.conv import reference
+from jaxseg.ops.conv.cpu import blocks, depthwise, folded, planes, products, slabs, stems, threaded
 from jaxseg.ops.conv.spec import Spec
 
 

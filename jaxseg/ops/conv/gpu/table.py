@@ -1,4 +1,4 @@
-"""Measurements behind `choose.on_gpu`: the rows of table.py on a GPU, float32 and bfloat16. None have been taken yet.
+"""Measurements behind choose.py: the rows of cpu/table.py on a GPU, float32 and bfloat16. None have been taken yet.
 
 Until there are rows, the rule is the rooflines of one H200 (copy 4.3 TB/s, float32 33.5e12 multiply-adds a second):
 | kernel | multiply-adds a number / what the copy's time allows (31) | bound by | XLA's path |
@@ -14,7 +14,7 @@ JAXSEG_CONV=xla takes XLA's own lowering everywhere on a GPU, JAXSEG_CONV=pallas
 A kernel whose rows here say that XLA is faster goes to XLA, each direction by itself.
 """
 
-from jaxseg.ops.conv.table import Row
+from jaxseg.ops.conv.cpu.table import Row
 
 SMALLEST = 2**18  # numbers in the input, rule of thumb: 1 MB, 0.3 microseconds at the copy's speed, 5 for a launch
 TABLE_GPU: tuple[Row, ...] = ()

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 
-from jaxseg.ops.conv import threaded
+from jaxseg.ops.conv.cpu import threaded
 from jaxseg.ops.conv.spec import Spec
 from jaxseg.types import Array
 

@@ -1,4 +1,4 @@
-"""Which lowering a convolution takes on a GPU: the kernels of gpu.py or XLA's own. The reasons: gpu_table.py."""
+"""Which lowering a convolution takes on a GPU: the kernels of depthwise.py or XLA's own. The reasons: table.py."""
 
 import functools
 import math
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxseg.ops.conv import gpu_table
-from jaxseg.ops.conv.choose import XLA, Choice
+from jaxseg.ops.conv.cpu.choose import XLA, Choice
+from jaxseg.ops.conv.gpu import table as gpu_table
 from jaxseg.ops.conv.spec import Spec
 from jaxseg.types import ConfigError
 
@@ -35,7 +35,7 @@ def mode() -> str:
 def compiles() -> bool:
     """Whether Triton's kernels can be built here. Without a GPU: whether their module is there at all."""
     try:
-        from jaxseg.ops.conv import gpu
+        from jaxseg.ops.conv.gpu import depthwise as gpu
         if jax.default_backend() == "gpu":
             spec = Spec((1, 1), ((1, 1), (1, 1)), (1, 1), 8)
             x, w = jax.ShapeDtypeStruct((1, 4, 4, 8), jnp.bfloat16), jax.ShapeDtypeStruct((3, 3, 1, 8), jnp.bfloat16)
@@ -52,7 +52,7 @@ def lowerings(mode: str, spec: Spec, x_shape: Sequence[int], w_shape: Sequence[i
     """The choice for one shape under `mode()`: x_shape [B, *S, C], w_shape [*k, C/groups, O]."""
     if mode == "xla" or not spec.depthwise(w_shape):
         return XLA
-    from jaxseg.ops.conv import gpu  # imports Pallas, which only a GPU needs
+    from jaxseg.ops.conv.gpu import depthwise as gpu  # imports Pallas, which only a GPU needs
     if not gpu.fits(spec, x_shape, w_shape):
         return XLA
     kernels = Choice(gpu.forward, gpu.input_gradient, gpu.weight_gradient)
