@@ -64,7 +64,8 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
 
     from jaxseg.infer import tiles
     from jaxseg.infer.window import sliding_window
-    from jaxseg.models import create_model, from_torch, functional
+    from jaxseg.models import create_model, functional
+    from jaxseg.weights import from_torch
 
     window, batch = (_window(options),) * 3, _batch(options)
     dtype = jnp.bfloat16 if options.gpu else jnp.float32

@@ -91,8 +91,9 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     import jax.numpy as jnp
     import numpy as np
 
-    from jaxseg.models import create_model, from_torch, functional
+    from jaxseg.models import create_model, functional
     from jaxseg.models.summary import summarize
+    from jaxseg.weights import from_torch
 
     shape, classes = CASES[name].shape(options), CASES[name].classes
     model = create_model(name, **case_options(name, options))

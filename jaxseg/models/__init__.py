@@ -1,4 +1,4 @@
-"""Networks: `create_model`, `list_models`, `from_torch.load`, and the base class for a network of your own."""
+"""Networks: `create_model`, `list_models`, and the base class for a network of your own."""
 
 from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
 from jaxseg.models.registry import create_model, list_models

@@ -14,7 +14,7 @@ from jaxseg.data.cache import target_labels
 from jaxseg.data.records import DataSet, Recipe
 from jaxseg.infer import slices
 from jaxseg.losses import compose as losses
-from jaxseg.models import create_model, from_torch, functional
+from jaxseg.models import create_model, functional
 from jaxseg.ops.image import standardise
 from jaxseg.optim import build as optimizers
 from jaxseg.optim import schedules
@@ -26,6 +26,7 @@ from jaxseg.train import step as steps
 from jaxseg.train.log import Log
 from jaxseg.train.loop import Job
 from jaxseg.types import ConfigError
+from jaxseg.weights import from_torch
 
 DATASET_OPTIONS = ("protocol", "structures", "naming", "allow_empty", "modalities", "release", "min_area", "sample",
                    "sample_seed", "normalise")

@@ -12,7 +12,8 @@ import pytest
 pytest.importorskip("torch", reason="parity needs the extra [parity]")
 
 from jaxseg.layers import residual  # noqa: E402
-from jaxseg.models import create_model, from_torch  # noqa: E402
+from jaxseg.models import create_model  # noqa: E402
+from jaxseg.weights import from_torch  # noqa: E402
 from tests.models.twins import parity  # noqa: E402
 from tests.models.twins.brats2d import Conv, Knobs, ResUNetPlusPlus, UNet, UNet3Plus  # noqa: E402
 

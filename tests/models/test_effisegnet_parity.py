@@ -15,9 +15,10 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 from jaxseg.bench.twins.effisegnet import EffiSegNet, Knobs, encoder  # noqa: E402
-from jaxseg.models import create_model, effisegnet, from_torch, functional  # noqa: E402
+from jaxseg.models import create_model, effisegnet, functional  # noqa: E402
 from jaxseg.ops.resize.api import nearest_index  # noqa: E402
 from jaxseg.types import MismatchError  # noqa: E402
+from jaxseg.weights import from_torch  # noqa: E402
 from tests.models.twins import auxiliary, parity  # noqa: E402
 
 TINY = (0.25, 0.3)  # width and depth of effisegnet_test

@@ -11,8 +11,9 @@ pytest.importorskip("transformers", reason="parity needs the extra [parity]")
 
 import torch  # noqa: E402
 
-from jaxseg.models import create_model, from_torch, functional  # noqa: E402
+from jaxseg.models import create_model, functional  # noqa: E402
 from jaxseg.models.registry import variants  # noqa: E402
+from jaxseg.weights import from_torch  # noqa: E402
 from tests.models.twins import parity  # noqa: E402
 from tests.models.twins.mobile_unetr import Knobs, MobileUNETR, mobilevit  # noqa: E402
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from jaxseg.layers import Run
-from jaxseg.models import create_model, from_torch, functional, list_models
+from jaxseg.models import create_model, functional, list_models
 from jaxseg.models.registry import variants
 from jaxseg.types import MismatchError
+from jaxseg.weights import from_torch
 
 TEST = list_models("_test")
 _WIDTHS = ("width", "widths", "bridge", "extra")  # what may be doubled alone; others are tied to heads or depths

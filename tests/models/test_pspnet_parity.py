@@ -7,7 +7,8 @@ import pytest
 
 pytest.importorskip("torch", reason="parity needs the extra [parity]")
 
-from jaxseg.models import create_model, from_torch  # noqa: E402
+from jaxseg.models import create_model  # noqa: E402
+from jaxseg.weights import from_torch  # noqa: E402
 from tests.models.twins import auxiliary, parity  # noqa: E402
 from tests.models.twins.pspnet import Knobs, PSPNet  # noqa: E402
 

@@ -10,8 +10,9 @@ pytest.importorskip("torch", reason="parity needs the extra [parity]")
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
-from jaxseg.models import create_model, from_torch, torch_files  # noqa: E402
+from jaxseg.models import create_model  # noqa: E402
 from jaxseg.types import ConfigError, MismatchError  # noqa: E402
+from jaxseg.weights import from_torch, torch_files  # noqa: E402
 from tests.models.twins import parity  # noqa: E402
 from tests.models.twins.segformer import OFFICIAL, SEED, SegFormer  # noqa: E402
 

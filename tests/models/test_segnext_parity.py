@@ -8,7 +8,8 @@ import pytest
 pytest.importorskip("torch", reason="parity needs the extra [parity]")
 
 from jaxseg.bench.twins.segnext import Knobs, Official, Seed  # noqa: E402
-from jaxseg.models import create_model, from_torch  # noqa: E402
+from jaxseg.models import create_model  # noqa: E402
+from jaxseg.weights import from_torch  # noqa: E402
 from tests.models.twins import parity  # noqa: E402
 
 TINY = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), ratios=(2, 2, 2, 2))

@@ -5,7 +5,8 @@ import pytest
 pytest.importorskip("torch", reason="parity needs the extra [parity]")
 
 from jaxseg.bench.twins.unet import UNetBase  # noqa: E402
-from jaxseg.models import create_model, from_torch  # noqa: E402
+from jaxseg.models import create_model  # noqa: E402
+from jaxseg.weights import from_torch  # noqa: E402
 from tests.models.twins import parity  # noqa: E402
 
 WIDTHS = (4, 8, 12, 16, 24)

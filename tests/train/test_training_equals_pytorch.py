@@ -18,11 +18,12 @@ import torch.nn.functional as F  # noqa: E402
 from jaxseg.augment import compose as augmentations  # noqa: E402
 from jaxseg.bench.twins.live import SegFormer  # noqa: E402
 from jaxseg.losses import compose as losses  # noqa: E402
-from jaxseg.models import create_model, from_torch, functional  # noqa: E402
+from jaxseg.models import create_model, functional  # noqa: E402
 from jaxseg.optim import build as optimizers  # noqa: E402
 from jaxseg.train import mesh as meshes  # noqa: E402
 from jaxseg.train import state as states  # noqa: E402
 from jaxseg.train import step as steps  # noqa: E402
+from jaxseg.weights import from_torch  # noqa: E402
 from tests.models.twins import parity  # noqa: E402
 
 STEPS, BATCH, SIDE, RATE = 20, 2, 64, 1e-4

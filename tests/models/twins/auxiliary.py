@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.layers import Run
-from jaxseg.models import from_torch, functional
+from jaxseg.models import functional
+from jaxseg.weights import from_torch
 from tests.models.twins import parity
 
 

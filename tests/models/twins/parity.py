@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from jaxseg.layers import Run
-from jaxseg.models import from_torch, functional
+from jaxseg.models import functional
 from jaxseg.ops.conv.cpu import choose
+from jaxseg.weights import from_torch
 
 TOLERANCE = 1e-4  # of the reference logits' standard deviation: float32 sums in another order, through some 30 layers
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.models import torch_files, torch_pickle
 from jaxseg.types import ConfigError, DataError
 from jaxseg.utils.files import write_atomic
+from jaxseg.weights import torch_files, torch_pickle
 
 _STORAGE = {dtype: name for name, dtype in torch_pickle.STORAGES.items() if name != "Untyped"}  # "float32" -> "Float"
 _TYPE = {dtype: name for name, dtype in torch_files.SAFETENSORS.items()}  # "float32" -> "F32"

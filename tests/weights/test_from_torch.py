@@ -7,8 +7,9 @@ import pytest
 from flax import nnx
 
 from jaxseg.layers import Conv, ConvTranspose, GroupNorm, Linear
-from jaxseg.models import Outputs, Segmenter, create_model, from_torch, functional
+from jaxseg.models import Outputs, Segmenter, create_model, functional
 from jaxseg.types import ConfigError, MismatchError
+from jaxseg.weights import from_torch
 
 
 class Layouts(Segmenter):

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxseg import checkpoint, convert
-from jaxseg.models import create_model, from_torch, functional, torch_files, torch_write
+from jaxseg import checkpoint
+from jaxseg.models import create_model, functional
 from jaxseg.types import ConfigError, DataError, JaxsegError
+from jaxseg.weights import convert, from_torch, torch_files, torch_write
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NAME = "unet_test"
 SOURCE = {**from_torch.export(create_model(NAME, in_channels=3, num_classes=5, seed=7)),
           "steps": np.array(3, np.int64)}  # a key of no use here

@@ -19,9 +19,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jaxseg.models import torch_pickle
-from jaxseg.models.torch_pickle import Tensor, refuse
 from jaxseg.types import DataError
+from jaxseg.weights import torch_pickle
+from jaxseg.weights.torch_pickle import Tensor, refuse
 
 MAX_ENTRIES = 1_000_000  # of a file's tree; a pickle can describe 2^50 of them in a hundred bytes
 MAX_DEPTH = 60  # of nesting

@@ -21,10 +21,11 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxseg.layers.nmf import Buffer
-from jaxseg.models import functional, torch_files
+from jaxseg.models import functional
 from jaxseg.models.base import Segmenter, Spelling
 from jaxseg.types import ConfigError, MismatchError
 from jaxseg.utils.lookup import lookup
+from jaxseg.weights import torch_files
 
 OWN = Spelling("own")  # our dotted names, PyTorch's layouts
 CONTAINERS = ("state_dict", "model_state_dict", "model", "network_weights", "net", "network", "module", "weights", "params")

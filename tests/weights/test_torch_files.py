@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxseg.models import torch_files
 from jaxseg.types import DataError
+from jaxseg.weights import torch_files
 
 
 def state():
