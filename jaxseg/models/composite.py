@@ -5,6 +5,7 @@ Any variant whose family has an `Encoder` (a feature pyramid with `.channels` an
 """
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg import ops
@@ -39,7 +40,7 @@ class Composite(Segmenter):
         features = self.encoder(image, run)
         with jax.named_scope("decoder"):
             x = self.classifier(self.dropout(self.decoder(features, run), run))
-            return Outputs(ops.resize(x, image.shape[1:-1]))
+            return Outputs(ops.resize(x.astype(jnp.float32), image.shape[1:-1]))
 
 
 def encoder_of(name: str, family) -> type:

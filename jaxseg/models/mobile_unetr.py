@@ -155,7 +155,7 @@ class MobileUNETR(Segmenter):
         with jax.named_scope("head"):
             x = ops.resize(x, features[0].shape[1:-1], "cubic")
             x = self.dropout(self.mix(jnp.concatenate([x, features[0]], axis=-1), run), run)
-            return Outputs(ops.resize(self.classifier(x), image.shape[1:-1], "cubic"))
+            return Outputs(ops.resize(self.classifier(x).astype(jnp.float32), image.shape[1:-1], "cubic"))
 
 
 def _redraw(model: nnx.Module, rngs: nnx.Rngs) -> None:

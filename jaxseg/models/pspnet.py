@@ -144,7 +144,7 @@ class PSPNet(Segmenter):
 
     def forward(self, image: Array, run: Run) -> Outputs:
         size = image.shape[1:-1]
-        full = lambda x: ops.resize(x, size, align_corners=True)
+        full = lambda x: ops.resize(x.astype(jnp.float32), size, align_corners=True)
         features = self.encoder(image, run)
         with jax.named_scope("decoder"):
             logits = full(self.head(self.ppm(features[3], run), run))

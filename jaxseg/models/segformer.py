@@ -186,7 +186,7 @@ class SegFormer(Segmenter):
         features = self.encoder(image, run)
         with jax.named_scope("decoder"):
             x = self.classifier(self.dropout(self.decoder(features, run), run))  # [B, H/4, W/4, K]
-            return Outputs(ops.resize(x, image.shape[1:-1], align_corners=self.align_corners))
+            return Outputs(ops.resize(x.astype(jnp.float32), image.shape[1:-1], align_corners=self.align_corners))
 
 
 # Table 7 of the paper: dims, depths, decoder width.

@@ -236,7 +236,7 @@ class SegNeXt(Segmenter):
         features = self.encoder(image, run)
         with jax.named_scope("decoder"):
             x = self.classifier(self.dropout(self.decoder(features, run), run))  # [B, H/8, W/8, K]
-            return Outputs(ops.resize(x, image.shape[1:-1], align_corners=self.align_corners))
+            return Outputs(ops.resize(x.astype(jnp.float32), image.shape[1:-1], align_corners=self.align_corners))
 
 
 # Table 2 of the paper and local_configs/segnext: dims, depths, decoder width, rank of the factorisation, drop path.

@@ -13,7 +13,8 @@ import pytest
 
 from jaxseg import ops
 from jaxseg.bench import gpu_rows
-from jaxseg.ops.attention import api as attention_api
+from jaxseg.ops import gpu_probe
+from jaxseg.ops.attention import cudnn
 from jaxseg.ops.attention import reference as attention_reference
 from jaxseg.ops.components import api as components
 from jaxseg.ops.conv import reference
@@ -213,11 +214,10 @@ ATTENTIONS = {  # q, k, bias, what cuDNN is asked for
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_attention_and_its_gradient_lower_for_cuda_by_cudnns_rules(name, monkeypatch):
     q, k, bias, call = ATTENTIONS[name]
-    gpu_device = type("Device", (), {"compute_capability": "9.0"})()
     rules = importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
     monkeypatch.setattr(rules, "check_cudnn_version", lambda: 91300)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(jax, "devices", lambda *_: [gpu_device])
+    monkeypatch.setattr(gpu_probe, "capability", lambda: (9, 0))
+    monkeypatch.setattr(gpu_probe, "compiles", lambda *_, **__: True)
     arguments = [BF16(*q), BF16(*k), BF16(*k), *([jax.ShapeDtypeStruct(bias, jnp.float32)] if bias else [])]
     loss = lambda *a: _attention(*a).astype(jnp.float32).sum()
     text = cuda_export.lowered(jax.grad(loss, tuple(range(len(arguments)))), *arguments)
@@ -228,12 +228,37 @@ def test_padding_odd_lengths_for_cudnn_changes_no_result():
     rng = np.random.default_rng(0)
     q, k, v = (jnp.asarray(rng.normal(size=(2, 5, 3, 8)), jnp.float32) for _ in range(3))
     bias = jnp.asarray(rng.normal(size=(1, 3, 5, 5)), jnp.float32)
-    padded = functools.partial(attention_api._cudnn, scale=0.3, implementation="xla")
-    plain = functools.partial(attention_reference.attention, scale=0.3)
-    loss = lambda f: lambda q, k, v, bias: jnp.sin(f(q, k, v, bias=bias)).sum()
+    padded = lambda *a: cudnn.attention(*a, None, scale=0.3, implementation="xla")
+    plain = lambda q, k, v, bias: attention_reference.attention(q, k, v, bias=bias, scale=0.3)
+    loss = lambda f: lambda *a: jnp.sin(f(*a)).sum()
     found, wanted = (jax.jit(jax.grad(loss(f), (0, 1, 2, 3)))(q, k, v, bias) for f in (padded, plain))
     for f, w in zip(found, wanted):
         np.testing.assert_allclose(f, w, atol=1e-5)  # float32, sums of 6 terms instead of 5, the last one 0
+
+
+def test_regions_as_features_for_cudnn_change_no_result():
+    """Two rows of regions, the first of one region alone, over a batch of four; 3 and 7 are names, not counts."""
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.normal(size=(4, 6, 3, 8)), jnp.float32) for _ in range(3))
+    bias, regions = jnp.asarray(rng.normal(size=(1, 3, 6, 6)), jnp.float32), np.array([[7] * 6, [3, 3, 7, 7, 3, 0]])
+    marked = lambda *a: cudnn.attention(*a, regions, scale=0.3, implementation="xla")
+    plain = lambda q, k, v, bias: attention_reference.attention(
+        q, k, v, bias=attention_reference.joined(bias, jnp.asarray(regions), 4), scale=0.3)
+    loss = lambda f: lambda *a: jnp.sin(f(*a)).sum()
+    found, wanted = (jax.jit(jax.value_and_grad(loss(f), (0, 1, 2, 3)))(q, k, v, bias) for f in (marked, plain))
+    for f, w in zip(jax.tree.leaves(found), jax.tree.leaves(wanted)):
+        np.testing.assert_allclose(f, w, atol=3e-5)  # scores about 100 larger in float32
+
+
+def test_a_symbolic_batch_is_read_as_one_image_by_every_choice():
+    """A program exported for any batch must not ask how large it is."""
+    (batch,) = jax.export.symbolic_shape("b")
+    struct = lambda *s: jax.ShapeDtypeStruct((batch, *s), jnp.float32)
+    loss = lambda q, k: _attention(q, k, k).sum()
+    cuda_export.lowered(jax.grad(loss), struct(1024, 2, 16), struct(1024, 2, 16))
+    weights = jax.ShapeDtypeStruct((3, 3, 1, 8), jnp.float32), jax.ShapeDtypeStruct((3, 3, 8, 8), jnp.float32)
+    for w, groups in zip(weights, (8, 1)):
+        cuda_export.lowered(jax.grad(lambda x, w: conv(x, w, groups=groups).sum(), (0, 1)), struct(16, 16, 8), w)  # noqa: B023
 
 
 PROGRAMS = {"distance transform": (lambda m: distance.distance_transform(m), (1, 6, 7, 8)),

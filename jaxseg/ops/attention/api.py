@@ -1,19 +1,20 @@
 """Multi-head attention: fused on a GPU where cuDNN allows it, bounded in memory elsewhere.
 
-Which path: cuDNN's flash attention on a GPU from compute capability 8.0 on, for 16-bit inputs with a head size that is a
-multiple of 8 and at most 256 (128 before Hopper); otherwise the score matrix as it is, or, when it would exceed
-`MAX_SCORES` numbers (on a CPU: what a cache holds), block by block (`streamed`). cuDNN trains a bias at even lengths alone: odd
-ones (Swin's 7^3 = 343 positions a window) get one more row and one more, forbidden, key.
+Which path: cuDNN's flash attention (`cudnn`) where the program is lowered for CUDA and this process's GPU takes it; otherwise
+the score matrix as it is, or, when it would exceed `MAX_SCORES` numbers (on a CPU: what a cache holds), block by block
+(`streamed`).
 """
 
 import functools
+from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxseg.ops import tally
-from jaxseg.ops.attention import reference, streamed
+from jaxseg.ops.attention import cudnn, reference, streamed
+from jaxseg.ops.sizes import known
 from jaxseg.types import Array
 
 MAX_SCORES = 2**26  # numbers in one score matrix: 256 MiB in float32
@@ -49,47 +50,25 @@ def attention(q: Array, k: Array, v: Array, *, bias: Array | None = None, region
     scale = d ** -0.5 if scale is None else scale
     tally.add("matmul", 2 * b * h * t * s * d)
     tally.add("mul", b * h * t * s)  # the scale, which torchprofile counts
-    regions = None if regions is None else jnp.asarray(regions, jnp.int32)
-    fallback = functools.partial(_plain, scale=scale)
-    if not _cudnn_allows(q, k, v):
-        return fallback(q, k, v, bias, regions)
-    fused = functools.partial(_cudnn, scale=scale)
-    try:
-        jax.eval_shape(fused, q, k, v, bias, regions)
-    except (NotImplementedError, RuntimeError):  # no cuDNN, or a rule of this version that `_cudnn_allows` does not know
-        return fallback(q, k, v, bias, regions)
-    return lax.platform_dependent(q, k, v, bias, regions, cuda=fused, default=fallback)
+    rows = None if regions is None else jnp.asarray(regions, jnp.int32)
+    cpu, other = (_plain(q.shape, k.shape, scale, block, most) for block, most in ((CACHED, 2 * CACHED), (MAX_SCORES, MAX_SCORES)))
+    branches = {"default": other} if cpu is other else {"cpu": cpu, "default": other}
+    if cudnn.fits(q, k, v, bias, regions):
+        given = regions if isinstance(regions, np.ndarray) else None  # known numbers become features, traced ones a bias
+        branches["cuda"] = lambda q, k, v, bias, rows: cudnn.attention(q, k, v, bias, rows if given is None else given, scale=scale)
+    if len(branches) == 1:
+        return other(q, k, v, bias, rows)
+    return lax.platform_dependent(q, k, v, bias, rows, **branches)
 
 
-def _plain(q: Array, k: Array, v: Array, bias: Array | None, regions: Array | None, *, scale: float) -> Array:
-    b, t, h, _ = q.shape
-    block, most = (CACHED, 2 * CACHED) if jax.default_backend() == "cpu" else (MAX_SCORES, MAX_SCORES)
-    if b * h * t * k.shape[1] <= most:
-        return reference.attention(q, k, v, bias=reference.joined(bias, regions, b), scale=scale)
-    return streamed.attention(q, k, v, bias=bias, regions=regions, scale=scale, block=block)
+@functools.cache
+def _whole(scale: float) -> Callable:
+    return lambda q, k, v, bias, regions: reference.attention(q, k, v, bias=reference.joined(bias, regions, len(q)), scale=scale)
 
 
-def _cudnn_allows(q: Array, k: Array, v: Array) -> bool:
-    """The rules of cuDNN's flash attention as jax 0.10 to 0.12 checks them."""
-    if jax.default_backend() != "gpu" or q.shape[-1] != v.shape[-1]:
-        return False
-    if not q.dtype == k.dtype == v.dtype or q.dtype not in (jnp.bfloat16, jnp.float16):
-        return False
-    capability = tuple(map(int, getattr(jax.devices()[0], "compute_capability", "0.0").split(".")))
-    return capability >= (8, 0) and q.shape[-1] % 8 == 0 and q.shape[-1] <= (256 if capability >= (9, 0) else 128)
-
-
-def _cudnn(q: Array, k: Array, v: Array, bias: Array | None, regions: Array | None = None, *, scale: float,
-           implementation: str = "cudnn") -> Array:
-    bias = reference.joined(bias, regions, len(q))
-    run = functools.partial(jax.nn.dot_product_attention, scale=scale, implementation=implementation)
-    if bias is None:
-        return run(q, k, v)
-    t, rows, keys = q.shape[1], q.shape[1] % 2, k.shape[1] % 2
-    more = lambda a, n: jnp.pad(a, ((0, 0), (0, n), (0, 0), (0, 0))) if n else a
-    bias = bias.astype(q.dtype)
-    if rows or keys:
-        never = jnp.finfo(q.dtype).min / 2  # not -inf, whose gradient is NaN
-        bias = jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (0, keys)), constant_values=never)
-        bias = jnp.pad(bias, ((0, 0), (0, 0), (0, rows), (0, 0)))
-    return run(more(q, rows), more(k, keys), more(v, keys), bias=bias)[:, :t]
+def _plain(q_shape, k_shape, scale: float, block: int, most: int) -> Callable:
+    """The scores at once up to `most` numbers, else `block` of them at a time."""
+    b, t, h, _ = known(q_shape)
+    if b * h * t * k_shape[1] <= most:
+        return _whole(scale)
+    return lambda q, k, v, bias, regions: streamed.attention(q, k, v, bias=bias, regions=regions, scale=scale, block=block)

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxseg.ops.activation.api import gelu
+from jaxseg.ops.barrier import cpu_barrier
 from jaxseg.types import Array
 
 
@@ -100,7 +101,7 @@ def standardize(x: Array, weight: Array, bias: Array, axes: tuple[int, ...], eps
     """
     wide = x.astype(jnp.float32)
     mean = _joined(jnp.mean(wide, axis=axes, keepdims=True), groups)
-    var = _joined(jnp.mean(jnp.square(wide - lax.optimization_barrier(mean)), axis=axes, keepdims=True), groups)
+    var = _joined(jnp.mean(jnp.square(wide - cpu_barrier(mean)), axis=axes, keepdims=True), groups)
     return normalize(x, mean, var, weight, bias, eps, act), mean, var
 
 
@@ -118,9 +119,9 @@ def _backward(axes: tuple[int, ...], eps: float, act: str, groups: int | None, s
     wide = x.astype(jnp.float32)
     if act != "identity":
         dz = ACTS[act].pull((wide - mean) * scale + bias, g.astype(jnp.float32)).astype(g.dtype)
-        g = lax.platform_dependent(dz, cpu=lax.optimization_barrier, default=lambda a: a)  # stored: dx takes its place
+        g = cpu_barrier(dz)  # stored: dx takes its place
     g = g.astype(jnp.float32)
-    again, bias_sum = lax.optimization_barrier((mean, jnp.sum(g, axis=axes, keepdims=True)))
+    again, bias_sum = cpu_barrier((mean, jnp.sum(g, axis=axes, keepdims=True)))
     weight_sum = jnp.sum(g * (wide - again), axis=axes, keepdims=True) * inverse
     slope = (2 * _joined(to_var, groups) - jnp.square(inverse) * _joined(weight * weight_sum, groups)) / n
     flat = (_joined(to_mean, groups) - inverse * _joined(weight * bias_sum, groups)) / n

@@ -58,7 +58,9 @@ def adaptive_avg_pool(x: Array, size: int | Sequence[int]) -> Array:
         for i in range(n):
             lo, hi = i * x.shape[axis] // n, -(-(i + 1) * x.shape[axis] // n)
             matrix[i, lo:hi] = 1 / (hi - lo)
-        x = jnp.moveaxis(jnp.tensordot(jnp.asarray(matrix, x.dtype), x, axes=(1, axis)), 0, axis)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean = jnp.tensordot(jnp.asarray(matrix, wide.dtype), wide, axes=(1, axis), precision=lax.Precision.HIGHEST)
+        x = jnp.moveaxis(mean, 0, axis).astype(x.dtype)
     return x
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxseg.ops import tally
 from jaxseg.types import Array
@@ -83,8 +84,9 @@ def resize(x: Array, size: Sequence[int], method: str = "linear", *, align_corne
     for axis, n in sorted(enumerate(size, 1), key=lambda a: a[1] / x.shape[a[0]]):  # shrink first: fewer operations
         if n != x.shape[axis]:
             weights = linear_matrix(x.shape[axis], n, align_corners) if method == "linear" else cubic_matrix(x.shape[axis], n)
-            matrix = jnp.asarray(weights, x.dtype)
-            x = jnp.moveaxis(jnp.tensordot(matrix, x, axes=(1, axis)), 0, axis)
+            wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # weights of 16 bits would move the grid by 1/512 of a voxel
+            matrix = jnp.asarray(weights, wide.dtype)
+            x = jnp.moveaxis(jnp.tensordot(matrix, wide, axes=(1, axis), precision=lax.Precision.HIGHEST), 0, axis).astype(x.dtype)
     return x
 
 

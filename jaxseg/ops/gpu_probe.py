@@ -1,0 +1,54 @@
+"""What the GPU of this process can do: its compute capability, and whether a kernel compiles on it.
+
+A kernel that a driver, a version of jax or a card lacks must cost speed, not the run: each class of kernels is compiled once by
+itself, small, before it becomes part of a program; where that fails, one warning says so and XLA's own operations stand in.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable, Hashable
+
+import jax
+
+_COMPILES: dict[tuple[str, Hashable], bool] = {}
+
+
+@functools.cache
+def capability() -> tuple[int, int] | None:
+    """Compute capability of this process's first GPU, such as (9, 0); None without one."""
+    try:
+        device = jax.devices("gpu")[0]
+    except RuntimeError:  # no GPU, or JAX_PLATFORMS leaves it out
+        return None
+    major, _, minor = str(getattr(device, "compute_capability", "0.0")).partition(".")
+    return int(major), int(minor or 0)
+
+
+def compiles(what: str, key: Hashable, *functions: Callable, arguments: tuple) -> bool:
+    """Whether `functions` compile on this process's GPU; asked once for each (what, key).
+
+    Args:
+      what: the kernels' name in the warning.
+      key: their class: all that decides whether they compile (taps, dilation, dtype, block of channels).
+      functions: each is compiled for `arguments`, jax.ShapeDtypeStructs of small arrays.
+    Returns:
+      True without a GPU: then it is for another machine that the program is lowered.
+    """
+    if capability() is None:
+        return True
+    known = _COMPILES.get((what, key))
+    if known is None:
+        try:
+            for function in functions:
+                jax.jit(function).lower(*arguments).compile()
+            known = True
+        except Exception as error:  # whatever the driver, the card or this version of jax does not have
+            warnings.warn(f"{what} {key}: does not compile on this GPU ({type(error).__name__}: {_first_line(error)}); "
+                          "XLA's own operations take its place", RuntimeWarning, stacklevel=2)
+            known = False
+        _COMPILES[what, key] = known
+    return known
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200]
