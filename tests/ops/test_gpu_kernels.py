@@ -4,6 +4,7 @@ import functools
 import importlib
 import importlib.util
 import math
+import warnings
 from pathlib import Path
 
 import jax
@@ -49,6 +50,10 @@ CONVS = (
     Case("3^3 dilated", (1, 3, 5, 6, 2), (3, 3, 3), 2, pad=2, dilation=2, groups=2),
     Case("5^3, taps looped over", (1, 3, 3, 4, 2), (5, 5, 5), 2, pad=2, groups=2),
     Case("line of 11", (2, 13, 3), (11,), 3, pad=5, groups=3),
+    Case("3x3 strided, even and odd size", (2, 6, 7, 5), (3, 3), 5, stride=2, groups=5),
+    Case("5x5 strided, padded as TensorFlow does", (1, 6, 7, 3), (5, 5), 3, stride=2, pad=((1, 2), (2, 2)), groups=3),
+    Case("3^3 strided by 3, two outputs a channel", (1, 4, 5, 6, 2), (3, 3, 3), 4, stride=3, groups=2),
+    Case("9^3, every cross tap looped over", (1, 3, 2, 4, 2), (9, 9, 9), 2, pad=4, groups=2),
 )
 _name = lambda v: v.name if isinstance(v, Case) else str(v)
 
@@ -174,8 +179,10 @@ def test_kernels_are_chosen_where_they_fit_and_asked_for(monkeypatch):
     assert gpu_choose.lowerings("auto", *fits).forward is gpu.forward
     assert gpu_choose.lowerings("xla", *fits) == gpu_choose.XLA
     assert gpu_choose.lowerings("auto", CONVS[0].spec, (1, 8, 8, 24), (1, 7, 1, 24)) == gpu_choose.XLA  # too small
-    for other in (fits[0]._replace(stride=(2, 2)), fits[0]._replace(groups=12)):
-        assert gpu_choose.lowerings("pallas", other, *fits[1:]) == gpu_choose.XLA
+    assert gpu_choose.lowerings("pallas", fits[0]._replace(stride=(2, 2)), *fits[1:]).forward is gpu.forward
+    assert gpu_choose.lowerings("pallas", fits[0]._replace(groups=12), (4, 64, 64, 12), (1, 7, 1, 24)).forward is gpu.forward
+    for dense in ((fits[0]._replace(groups=1), (4, 64, 64, 24), (1, 7, 24, 24)), (fits[0], (4, 64, 64, 24), (1, 33, 1, 24))):
+        assert gpu_choose.lowerings("pallas", *dense) == gpu_choose.XLA
     row = table.Row(table.Shape("strip", (4, 64, 64, 24), (1, 7), 24, groups=24), "forward", "gpu", 1.0, 2.0, None)
     monkeypatch.setattr(gpu_table, "TABLE_GPU", (row,))
     choice = gpu_choose.lowerings("auto", *fits)
@@ -186,17 +193,21 @@ def test_kernels_are_chosen_where_they_fit_and_asked_for(monkeypatch):
         gpu_choose.mode()
 
 
-def test_without_triton_xla_takes_over(monkeypatch):
+def test_a_kernel_that_does_not_compile_here_is_said_once_and_left_to_xla(monkeypatch):
     def broken(*_, **__):
         raise NotImplementedError("no Triton in this jaxlib")
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(gpu, "forward", broken)
-    gpu_choose.compiles.cache_clear()
-    try:
-        with pytest.warns(RuntimeWarning, match="XLA's own convolutions"):
-            assert gpu_choose.mode() == "xla"
-    finally:
-        gpu_choose.compiles.cache_clear()
+    monkeypatch.setattr(gpu_probe, "capability", lambda: (9, 0))
+    monkeypatch.setattr(gpu_probe, "_COMPILES", {})
+    monkeypatch.setattr(gpu, "weight_gradient", broken)
+    monkeypatch.setattr(gpu, "forward", reference.forward)
+    shapes = CONVS[0].spec, (4, 64, 64, 24), (1, 7, 1, 24)
+    assert gpu_choose.mode() == "auto"
+    with pytest.warns(RuntimeWarning, match=r"Weight gradients of depthwise.*\(1, 7\).*no Triton in this jaxlib"):
+        choice = gpu_choose.lowerings("auto", *shapes)
+    assert choice == gpu_choose.XLA._replace(input_gradient=gpu.input_gradient)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert gpu_choose.lowerings("auto", *shapes) == choice
 
 
 def _attention(q, k, v, bias=None):
@@ -258,7 +269,7 @@ def test_a_symbolic_batch_is_read_as_one_image_by_every_choice():
     cuda_export.lowered(jax.grad(loss), struct(1024, 2, 16), struct(1024, 2, 16))
     weights = jax.ShapeDtypeStruct((3, 3, 1, 8), jnp.float32), jax.ShapeDtypeStruct((3, 3, 8, 8), jnp.float32)
     for w, groups in zip(weights, (8, 1)):
-        cuda_export.lowered(jax.grad(lambda x, w: conv(x, w, groups=groups).sum(), (0, 1)), struct(16, 16, 8), w)  # noqa: B023
+        cuda_export.lowered(jax.grad(lambda x, w: ops.conv(x, w, groups=groups).sum(), (0, 1)), struct(16, 16, 8), w)  # noqa: B023
 
 
 PROGRAMS = {"distance transform": (lambda m: distance.distance_transform(m), (1, 6, 7, 8)),

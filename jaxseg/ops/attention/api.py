@@ -14,7 +14,6 @@ from jax import lax
 
 from jaxseg.ops import tally
 from jaxseg.ops.attention import cudnn, reference, streamed
-from jaxseg.ops.sizes import known
 from jaxseg.types import Array
 
 MAX_SCORES = 2**26  # numbers in one score matrix: 256 MiB in float32
@@ -51,11 +50,13 @@ def attention(q: Array, k: Array, v: Array, *, bias: Array | None = None, region
     tally.add("matmul", 2 * b * h * t * s * d)
     tally.add("mul", b * h * t * s)  # the scale, which torchprofile counts
     rows = None if regions is None else jnp.asarray(regions, jnp.int32)
-    cpu, other = (_plain(q.shape, k.shape, scale, block, most) for block, most in ((CACHED, 2 * CACHED), (MAX_SCORES, MAX_SCORES)))
+    cpu = _plain(q.shape, k.shape, scale, CACHED, 2 * CACHED)
+    other = _plain(q.shape, k.shape, scale, MAX_SCORES, MAX_SCORES)
     branches = {"default": other} if cpu is other else {"cpu": cpu, "default": other}
     if cudnn.fits(q, k, v, bias, regions):
         given = regions if isinstance(regions, np.ndarray) else None  # known numbers become features, traced ones a bias
-        branches["cuda"] = lambda q, k, v, bias, rows: cudnn.attention(q, k, v, bias, rows if given is None else given, scale=scale)
+        branches["cuda"] = lambda q, k, v, bias, rows: cudnn.attention(q, k, v, bias, rows if given is None else given,
+                                                                       scale=scale)
     if len(branches) == 1:
         return other(q, k, v, bias, rows)
     return lax.platform_dependent(q, k, v, bias, rows, **branches)
@@ -68,7 +69,7 @@ def _whole(scale: float) -> Callable:
 
 def _plain(q_shape, k_shape, scale: float, block: int, most: int) -> Callable:
     """The scores at once up to `most` numbers, else `block` of them at a time."""
-    b, t, h, _ = known(q_shape)
-    if b * h * t * k_shape[1] <= most:
+    b, t, h, _ = q_shape
+    if not isinstance(b, int) or b * h * t * k_shape[1] <= most:  # blocks want a batch of known size (`jax.export` may not)
         return _whole(scale)
     return lambda q, k, v, bias, regions: streamed.attention(q, k, v, bias=bias, regions=regions, scale=scale, block=block)

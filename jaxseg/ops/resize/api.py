@@ -85,8 +85,8 @@ def resize(x: Array, size: Sequence[int], method: str = "linear", *, align_corne
         if n != x.shape[axis]:
             weights = linear_matrix(x.shape[axis], n, align_corners) if method == "linear" else cubic_matrix(x.shape[axis], n)
             wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # weights of 16 bits would move the grid by 1/512 of a voxel
-            matrix = jnp.asarray(weights, wide.dtype)
-            x = jnp.moveaxis(jnp.tensordot(matrix, wide, axes=(1, axis), precision=lax.Precision.HIGHEST), 0, axis).astype(x.dtype)
+            product = jnp.tensordot(jnp.asarray(weights, wide.dtype), wide, axes=(1, axis), precision=lax.Precision.HIGHEST)
+            x = jnp.moveaxis(product, 0, axis).astype(x.dtype)
     return x
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from jaxseg.ops.conv import reference
 from jaxseg.ops.conv.cpu import blocks, depthwise, folded, planes, products, slabs, stems, threaded
 from jaxseg.ops.conv.spec import Spec
+from jaxseg.ops.sizes import known
 
 
 class Choice(NamedTuple):
@@ -33,6 +34,7 @@ def lowerings(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> Cho
         return XLA
     if rank == 2 and not spec.plain and set(spec.dilation) == {1} and w_shape[-2] <= _FEW_CHANNELS:
         return XLA._replace(forward=stems.forward)
+    x_shape = known(x_shape)
     positions, channels = math.prod(x_shape[:-1]), min(w_shape[-2:])
     if rank == 2:
         choice = _dense_2d(spec, positions, channels)

@@ -3,15 +3,16 @@
 import functools
 import math
 import os
-import warnings
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
+from jaxseg.ops import gpu_probe
 from jaxseg.ops.conv.cpu.choose import XLA, Choice
 from jaxseg.ops.conv.gpu import table as gpu_table
 from jaxseg.ops.conv.spec import Spec
+from jaxseg.ops.sizes import known
 from jaxseg.types import ConfigError
 
 MODES = ("auto", "xla", "pallas")
@@ -26,26 +27,7 @@ def mode() -> str:
     wanted = os.environ.get("JAXSEG_CONV", "auto")
     if wanted not in MODES:
         raise ConfigError(f"got JAXSEG_CONV={wanted!r}; it is {', '.join(MODES)}")
-    if wanted == "auto" and jax.default_backend() != "gpu":
-        return "xla"
-    return wanted if wanted == "xla" or compiles() else "xla"
-
-
-@functools.cache
-def compiles() -> bool:
-    """Whether Triton's kernels can be built here. Without a GPU: whether their module is there at all."""
-    try:
-        from jaxseg.ops.conv.gpu import depthwise as gpu
-        if jax.default_backend() == "gpu":
-            spec = Spec((1, 1), ((1, 1), (1, 1)), (1, 1), 8)
-            x, w = jax.ShapeDtypeStruct((1, 4, 4, 8), jnp.bfloat16), jax.ShapeDtypeStruct((3, 3, 1, 8), jnp.bfloat16)
-            jax.jit(functools.partial(gpu.forward, spec)).lower(x, w).compile()
-            jax.jit(functools.partial(gpu.weight_gradient, spec, (3, 3))).lower(x, x).compile()
-        return True
-    except Exception as error:  # whatever a version of jax, its GPU plugin or a driver lacks: slower, not broken
-        warnings.warn(f"no GPU kernels for depthwise convolutions ({type(error).__name__}: {str(error)[:200]}); "
-                      "XLA's own convolutions are used", RuntimeWarning, stacklevel=2)
-        return False
+    return "xla" if wanted == "auto" and gpu_probe.capability() is None else wanted
 
 
 def lowerings(mode: str, spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> Choice:
@@ -53,13 +35,27 @@ def lowerings(mode: str, spec: Spec, x_shape: Sequence[int], w_shape: Sequence[i
     if mode == "xla" or not spec.depthwise(w_shape):
         return XLA
     from jaxseg.ops.conv.gpu import depthwise as gpu  # imports Pallas, which only a GPU needs
+    x_shape = known(x_shape)
     if not gpu.fits(spec, x_shape, w_shape):
         return XLA
-    kernels = Choice(gpu.forward, gpu.input_gradient, gpu.weight_gradient)
-    if mode == "pallas":
-        return kernels
-    if math.prod(x_shape) < gpu_table.SMALLEST:
+    if mode == "auto" and math.prod(x_shape) < gpu_table.SMALLEST:
         return XLA
     kernel, dilation = tuple(w_shape[:-2]), max(spec.dilation)
-    return Choice(*(plain if gpu_table.slower(kernel, dilation, direction) else chosen
-                    for direction, chosen, plain in zip(Choice._fields, kernels, XLA)))
+    wanted = [direction for direction in Choice._fields
+              if mode == "pallas" or not gpu_table.slower(kernel, dilation, direction)]
+    found = {direction: getattr(gpu, direction) for direction in wanted if _compiles(direction, spec, kernel, x_shape[-1])}
+    return XLA._replace(**found)
+
+
+def _compiles(direction: str, spec: Spec, kernel: tuple[int, ...], channels: int) -> bool:
+    """Whether this class of kernels compiles here; the gradient of the input is the forward kernel."""
+    from jaxseg.ops.conv.gpu import depthwise as gpu
+    from jaxseg.ops.conv.gpu import stream as gpu_stream
+    weights, width = direction == "weight_gradient", gpu_stream.width(channels)
+    small = spec._replace(groups=width)
+    x = jax.ShapeDtypeStruct((64, *(d * (k - 1) + 8 for k, d in zip(kernel, spec.dilation)), width), jnp.bfloat16)
+    g = jax.ShapeDtypeStruct((64, *small.output(x.shape[1:-1], kernel), width), jnp.bfloat16)
+    w = jax.ShapeDtypeStruct((*kernel, 1, width), jnp.bfloat16)
+    function = functools.partial(gpu.weight_gradient, small, kernel) if weights else functools.partial(gpu.forward, small)
+    return gpu_probe.compiles("Weight gradients of depthwise convolutions" if weights else "Depthwise convolutions",
+                              (kernel, spec.dilation, width), function, arguments=(x, g) if weights else (x, w))

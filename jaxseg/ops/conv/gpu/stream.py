@@ -32,6 +32,7 @@ from jaxseg.types import Array
 
 HELD = 27  # weights of so many taps stay in registers; more are loaded again at every step
 TILE = 512  # numbers per program at up to 11 taps, half of it above: 4 or 2 in each of 128 threads
+WRITTEN = 7  # taps of the last cross axis that are written out; more are looped over
 LOADS = 64  # loads written out per turn of a loop: Triton took 59 s to compile 392 (7x7), 2 s to compile 50
 FILL = 1056  # programs that fill a large GPU: 8 for each of 132 processors
 PARTIALS = 528  # programs of a weight gradient: each loops over its share of the lines
@@ -97,6 +98,11 @@ def streamed(kernel: tuple[int, ...]) -> int:
     return max(range(len(kernel)), key=lambda i: (kernel[i], i))
 
 
+def width(channels: int) -> int:
+    """Channels of one program: a power of two, with few idle ones at the end."""
+    return min(pl.next_power_of_2(channels), 32 if channels % 64 else 64)
+
+
 def plan(spec: Spec, x_shape: tuple[int, ...], kernel: tuple[int, ...], *, interpret: bool = False, **tiles) -> Plan:
     """Axes and tiles for x [B, *S, C] and *k taps; `tiles` overrides any of lines, width, chunk, unroll, warps, stages."""
     batch, *size, channels = x_shape
@@ -106,11 +112,11 @@ def plan(spec: Spec, x_shape: tuple[int, ...], kernel: tuple[int, ...], *, inter
             zip(size, out, kernel, spec.padding, spec.dilation, steps(size), steps(out))]
     stream = streamed(kernel)
     cross = tuple(a for i, a in enumerate(axes) if i != stream)
-    width = min(pl.next_power_of_2(channels), 32 if channels % 64 else 64)
-    taps, written = kernel[stream], cross[-1].taps if cross else 1
+    block = width(channels)
+    taps, written = kernel[stream], cross[-1].taps if cross and cross[-1].taps <= WRITTEN else 1
     held = math.prod(kernel) <= HELD
     loads = math.prod(a.taps for a in cross) if held else written * (1 + taps)
-    draft = Plan(batch, channels, axes[stream], cross, (TILE if taps <= 11 else TILE // 2) // width, width, 128,
+    draft = Plan(batch, channels, axes[stream], cross, (TILE if taps <= 11 else TILE // 2) // block, block, 128,
                  max(1, min(taps, 7, LOADS // loads)), 4, 2, interpret)
     draft = draft._replace(lines=min(draft.lines, pl.next_power_of_2(draft.line_count)), chunk=min(128, draft.length))
     while math.prod(draft.blocks) < FILL and draft.chunk >= max(32, 4 * taps):
@@ -222,23 +228,32 @@ def _correlate(x_ref, w_ref, y_ref, *, p: Plan):
     held = p.cross_taps * taps <= HELD
     kept = [[weight(t, k) for k in range(taps)] for t in range(p.cross_taps)] if held else None
 
-    def add(q, first: Array | int, outer: tuple, sums: tuple) -> tuple:
-        """The taps of the last cross axis, written out; `first` is the number of the first of them."""
-        for t in range(p.cross[-1].taps if p.cross else 1):
-            x = _at(p, lines, x_ref, q, (*outer, t) if p.cross else ())
-            w = kept[first + t] if held else [weight(first + t, k) for k in range(taps)]
-            sums = tuple(total + x * w[taps - 1 - j] for j, total in enumerate(sums))
+    def tap(q, number: Array | int, cross: tuple, sums: tuple) -> tuple:
+        """One cross tap, `number` of them all, into all accumulators."""
+        x = _at(p, lines, x_ref, q, cross)
+        w = kept[number] if held else [weight(number, k) for k in range(taps)]
+        return tuple(total + x * w[taps - 1 - j] for j, total in enumerate(sums))
+
+    def last(q, first: Array | int, outer: tuple, sums: tuple) -> tuple:
+        """The taps of the last cross axis; `first` is the number of the first of them."""
+        count = p.cross[-1].taps
+        if not held and count > WRITTEN:
+            return lax.fori_loop(0, count, lambda t, s: tap(q, first + t, (*outer, t), s), sums)
+        for t in range(count):
+            sums = tap(q, first + t, (*outer, t), sums)
         return sums
 
     def step(i, sums):
         q = start + i
-        if len(p.cross) < 2:
-            sums = add(q, 0, (), sums)
+        if not p.cross:
+            sums = tap(q, 0, (), sums)
+        elif len(p.cross) == 1:
+            sums = last(q, 0, (), sums)
         elif held:
             for a in range(p.cross[0].taps):
-                sums = add(q, a * p.cross[1].taps, (a,), sums)
+                sums = last(q, a * p.cross[1].taps, (a,), sums)
         else:
-            sums = lax.fori_loop(0, p.cross[0].taps, lambda a, s: add(q, a * p.cross[1].taps, (a,), s), sums)
+            sums = lax.fori_loop(0, p.cross[0].taps, lambda a, s: last(q, a * p.cross[1].taps, (a,), s), sums)
         offset, mask = _end(p, lines, start, q - (taps - 1))
         triton.store(y_ref.at[offset], sums[0].astype(y_ref.dtype), mask=mask)
         return (*sums[1:], jnp.zeros_like(sums[0]))
