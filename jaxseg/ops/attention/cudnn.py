@@ -48,7 +48,7 @@ def attention(q: Array, k: Array, v: Array, bias: Array | None, regions, *, scal
         more = lambda a, m: jnp.concatenate([a, jnp.broadcast_to(m, (*a.shape[:3], m.shape[-1]))], axis=-1)
         q, k, v = more(q, mark * (-APART / scale)), more(k, mark), more(v, jnp.zeros_like(mark))
     else:
-        bias = joined(bias, regions, len(q))
+        bias = joined(bias, regions, q.shape[0])
     run = functools.partial(jax.nn.dot_product_attention, scale=scale, implementation=implementation)
     if bias is None:
         return run(q, k, v)[..., :d]

@@ -50,8 +50,8 @@ def lowerings(mode: str, spec: Spec, x_shape: Sequence[int], w_shape: Sequence[i
 def _compiles(direction: str, spec: Spec, kernel: tuple[int, ...], channels: int) -> bool:
     """Whether this class of kernels compiles here; the gradient of the input is the forward kernel."""
     from jaxseg.ops.conv.gpu import depthwise as gpu
-    from jaxseg.ops.conv.gpu import stream as gpu_stream
-    weights, width = direction == "weight_gradient", gpu_stream.width(channels)
+    from jaxseg.ops.conv.gpu import stream
+    weights, width = direction == "weight_gradient", stream.width(channels)
     small = spec._replace(groups=width)
     x = jax.ShapeDtypeStruct((64, *(d * (k - 1) + 8 for k, d in zip(kernel, spec.dilation)), width), jnp.bfloat16)
     g = jax.ShapeDtypeStruct((64, *small.output(x.shape[1:-1], kernel), width), jnp.bfloat16)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxseg.ops.conv.gpu import stream as gpu_stream
+from jaxseg.ops.conv.gpu import stream
 from jaxseg.ops.conv.spec import Spec, spread
 from jaxseg.ops.gpu_batch import over_batch
 from jaxseg.types import Array
