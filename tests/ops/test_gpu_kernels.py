@@ -265,11 +265,10 @@ def test_a_symbolic_batch_is_read_as_one_image_by_every_choice():
     """A program exported for any batch must not ask how large it is."""
     (batch,) = jax.export.symbolic_shape("b")
     struct = lambda *s: jax.ShapeDtypeStruct((batch, *s), jnp.float32)
-    loss = lambda q, k: _attention(q, k, k).sum()
-    cuda_export.lowered(jax.grad(loss), struct(1024, 2, 16), struct(1024, 2, 16))
+    cuda_export.lowered(lambda q, k: _attention(q, k, k), struct(1024, 2, 16), struct(1024, 2, 16))
     weights = jax.ShapeDtypeStruct((3, 3, 1, 8), jnp.float32), jax.ShapeDtypeStruct((3, 3, 8, 8), jnp.float32)
     for w, groups in zip(weights, (8, 1)):
-        cuda_export.lowered(jax.grad(lambda x, w: ops.conv(x, w, groups=groups).sum(), (0, 1)), struct(16, 16, 8), w)  # noqa: B023
+        cuda_export.lowered(functools.partial(ops.conv, groups=groups), struct(16, 16, 8), w)
 
 
 PROGRAMS = {"distance transform": (lambda m: distance.distance_transform(m), (1, 6, 7, 8)),

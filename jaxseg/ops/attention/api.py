@@ -64,7 +64,9 @@ def attention(q: Array, k: Array, v: Array, *, bias: Array | None = None, region
 
 @functools.cache
 def _whole(scale: float) -> Callable:
-    return lambda q, k, v, bias, regions: reference.attention(q, k, v, bias=reference.joined(bias, regions, q.shape[0]), scale=scale)
+    def attend(q: Array, k: Array, v: Array, bias: Array | None, regions: Array | None) -> Array:
+        return reference.attention(q, k, v, bias=reference.joined(bias, regions, q.shape[0]), scale=scale)
+    return attend
 
 
 def _plain(q_shape, k_shape, scale: float, block: int, most: int) -> Callable:
