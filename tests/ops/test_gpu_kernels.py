@@ -4,6 +4,7 @@ import functools
 import importlib
 import importlib.util
 import math
+import re
 import warnings
 from pathlib import Path
 
@@ -165,7 +166,9 @@ def test_value_and_gradients_of_conv_lower_for_cuda_as_kernels(name, monkeypatch
     conv = lambda x, w: ops.conv(x, w, groups=shape[-1], dilation=dilation)
     both = lambda x, w, g: jax.vjp(conv, x, w)[1](g) + (conv(x, w),)
     text = cuda_export.lowered(both, BF16(*shape), jax.ShapeDtypeStruct((*kernel, 1, shape[-1]), jnp.float32), BF16(*shape))
-    assert text.count(cuda_export.CALL) == 3 and "stablehlo.convolution" not in text
+    kernels = set(re.findall(r"depthwise_(?:weights_)?\d+x\d+", text))  # jax 0.11 lowers equal programs once: count names
+    taps = f"{math.prod(kernel) // max(kernel)}x{max(kernel)}"
+    assert kernels == {f"depthwise_{taps}", f"depthwise_weights_{taps}"} and "stablehlo.convolution" not in text
 
 
 def test_a_mapped_kernel_lowers_for_cuda(monkeypatch):
@@ -231,7 +234,7 @@ def test_attention_and_its_gradient_lower_for_cuda_by_cudnns_rules(name, monkeyp
     monkeypatch.setattr(gpu_probe, "compiles", lambda *_, **__: True)
     arguments = [BF16(*q), BF16(*k), BF16(*k), *([jax.ShapeDtypeStruct(bias, jnp.float32)] if bias else [])]
     loss = lambda *a: _attention(*a).astype(jnp.float32).sum()
-    text = cuda_export.lowered(jax.grad(loss, tuple(range(len(arguments)))), *arguments)
+    text = cuda_export.lowered(jax.grad(loss, tuple(range(len(arguments)))), *arguments, triton=False)
     assert (f"@{call}Backward" in text) if call else "__cudnn" not in text
 
 
