@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxseg.data import pipeline
+from jaxseg.data.stream import pipeline
 from jaxseg.metrics import baseline, projects
 from jaxseg.metrics import counts as scores
 from jaxseg.metrics.counts import Counts

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxseg.data.volume_store import Store
+from jaxseg.data.store.per_case import Store
 from jaxseg.infer import postprocess
 from jaxseg.infer.volumes import VolumeNetwork, labels_of
 from jaxseg.metrics import counts as scores

@@ -11,7 +11,7 @@ from configs._brats2d import ROWS
 from configs._lungs import STAGES
 from jaxseg import main
 from jaxseg.config import EXTRA, EXTRA_BY_A_RUN, NEUTRAL, as_dict, difference, flatten, resolve
-from jaxseg.data import channels
+from jaxseg.data.prepare import channels
 from jaxseg.infer.slices import TARGET_OF
 from jaxseg.models import functional
 from jaxseg.train import setup

@@ -68,7 +68,8 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     from absl import flags
 
     from jaxseg.augment import compose
-    from jaxseg.data import cache, patches, pipeline, volume_store
+    from jaxseg.data.store import per_case, stacked
+    from jaxseg.data.stream import patches, pipeline
     from jaxseg.ops.image import to_float
 
     flags.FLAGS.mark_as_parsed()
@@ -79,10 +80,10 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
         dataset, recipe = written(c, Path(options.folder) / "files", volumes=bool(c.patch))
         augment = jax.jit(compose.build(AUGMENT[name], rank=3 if c.patch else 2))
         if c.patch:
-            store = volume_store.open_or_build(dataset, recipe)
+            store = per_case.open_or_build(dataset, recipe)
             stream = patches.patch_batches(store, np.arange(c.count), batch_size=c.batch, patch=c.patch, seed=0)
         else:
-            store = cache.open_or_build(dataset, recipe)
+            store = stacked.open_or_build(dataset, recipe)
             stream = pipeline.train_batches(store, np.arange(len(store.rows)), batch_size=c.batch, seed=0)
         numbers = itertools.count()
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.data import volumes
 from jaxseg.data.datasets import organs_ct
+from jaxseg.data.formats import volumes
+from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.records import Volume
-from jaxseg.data.refusal import refusal
 from jaxseg.types import DataError, JaxsegError
 from jaxseg.utils.files import build_folder, write_atomic
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxseg.data.cache import read_case
-from jaxseg.data.preprocess import prepare, prepare_mask
+from jaxseg.data.prepare.slices import prepare, prepare_mask
 from jaxseg.data.records import Case, DataSet, Recipe
-from jaxseg.data.volume_store import prepare_case
+from jaxseg.data.store.per_case import prepare_case
+from jaxseg.data.store.stacked import read_case
 from jaxseg.types import DataError
 from jaxseg.utils import files
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxseg import checkpoint
-from jaxseg.data import selection
+from jaxseg.data.datasets import selection
 from jaxseg.metrics.summarize import write_csv
 from jaxseg.train import setup
 from jaxseg.train.log import Log

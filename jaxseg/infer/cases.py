@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.data import datasets, photos, volumes
-from jaxseg.data.inputs import SUFFIXES, has_suffix, holds_dicom
+from jaxseg.data import datasets
+from jaxseg.data.formats import photos, volumes
+from jaxseg.data.formats.discover import SUFFIXES, has_suffix, holds_dicom
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.types import ConfigError, DataError, JaxsegError, StorageError
 from jaxseg.utils.files import make_folder, write_atomic

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.data import channels, geometry, preprocess, volumes
+from jaxseg.data import geometry
+from jaxseg.data.formats import volumes
+from jaxseg.data.prepare import channels
+from jaxseg.data.prepare import slices as preprocess
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.infer.cases import find_cases, map_names, open_output, segment_each, values_of, write_maps, write_overlay
 from jaxseg.infer.slices import MADE_BY, SliceNetwork, folder_of, maker_of

@@ -10,10 +10,11 @@ import jax
 import numpy as np
 
 from jaxseg import checkpoint
-from jaxseg.data import source, volumes
+from jaxseg.data.formats import volumes
 from jaxseg.data.geometry import to_volume
-from jaxseg.data.preprocess_volume import prepare_volume, restore_labels, restore_scores
+from jaxseg.data.prepare.volumes import prepare_volume, restore_labels, restore_scores
 from jaxseg.data.records import Recipe, Volume
+from jaxseg.data.store import base
 from jaxseg.infer import cascade, postprocess
 from jaxseg.infer.cases import find_cases, map_names, open_output, segment_each, values_of, write_maps, write_overlay
 from jaxseg.infer.slices import record_of
@@ -67,7 +68,7 @@ def open_run(run: Path, settings: Mapping[str, Any]) -> Trained:
     network, _, _ = functional.split(model)
     params, state, _ = checkpoint.load_weights(run)
     network.check(params, state)
-    recipe = source.recipe_from(record)
+    recipe = base.recipe_from(record)
     if data["whole"]:  # the recorded channels include the coordinates, which come after the shrinking
         recipe = dataclasses.replace(recipe, channels=data["channels"])
     named = tuple((name, tuple(classes)) for name, classes in record["regions"])
@@ -109,7 +110,7 @@ def check_cascade(roi: Mapping[str, Any], recipe: Recipe) -> None:
     if not roi["config"]["data"]["whole"]:  # networks of slices among them
         raise MismatchError(f"config.infer.roi: {roi['model']['name']} (rank {roi['model']['rank']}) was not trained on whole "
                             "volumes; train the first network with configs/brats_roi.py (data.whole=True)")
-    first = source.recipe_from(roi)
+    first = base.recipe_from(roi)
     for key in ("modalities", "intensity", "window", "spacing"):
         if getattr(first, key) != getattr(recipe, key):
             raise MismatchError(f"config.infer.roi: its {key} is {getattr(first, key)}, that of the second network "

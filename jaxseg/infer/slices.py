@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import checkpoint
-from jaxseg.data import channels
+from jaxseg.data.prepare import channels
 from jaxseg.data.records import Recipe
-from jaxseg.data.source import recipe_from
+from jaxseg.data.store.base import recipe_from
 from jaxseg.metrics import regions
 from jaxseg.models import create_model, functional
 from jaxseg.ops.image import standardise, to_float

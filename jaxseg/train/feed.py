@@ -11,9 +11,12 @@ import numpy as np
 
 from jaxseg import evaluate, evaluate_volumes
 from jaxseg.config import as_dict
-from jaxseg.data import cache as caches
-from jaxseg.data import channels, patches, pipeline, source, splits, volume_store
+from jaxseg.data import splits
+from jaxseg.data.prepare import channels
 from jaxseg.data.records import DataSet, Recipe
+from jaxseg.data.store import base, per_case
+from jaxseg.data.store import stacked as caches
+from jaxseg.data.stream import patches, pipeline
 from jaxseg.infer import postprocess
 from jaxseg.infer import predict_volumes as runs
 from jaxseg.infer.predict_volumes import WINDOW
@@ -101,7 +104,7 @@ class Volumes(NamedTuple):
 
     dataset: DataSet
     recipe: Recipe
-    store: volume_store.Store
+    store: per_case.Store
     rows: dict[str, np.ndarray]
     noun: str = "volumes"
 
@@ -169,13 +172,13 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, maker: str | Path = "
       DataError: files that cannot be used, an empty split, a patient in two splits.
       CheckpointError, MismatchError: a maker that cannot be used, see `maker_of`.
     """
-    dataset, made_by = source.labelled(dataset, log.say), ""
+    dataset, made_by = base.labelled(dataset, log.say), ""
     bad_share = config.data.bad_share if config.data.bad_cases == "skip" else 0.0
     if config.data.rank == 2:
         make, made_by = maker_of(Path(maker), recipe) if channels.trained(recipe.extra) else (None, "")
         store = caches.open_or_build(dataset, recipe, log=log.say, extra=make, extra_id=made_by, bad_share=bad_share)
     else:
-        store = volume_store.open_or_build(dataset, recipe, log=log.say, bad_share=bad_share)
+        store = per_case.open_or_build(dataset, recipe, log=log.say, bad_share=bad_share)
     _tell(store, log)
     if config.data.whole:
         store = whole.shrunk(store, recipe, coordinates=config.data.coordinates, log=log.say)
@@ -198,7 +201,7 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, maker: str | Path = "
     return feed
 
 
-def _tell(store: source.Prepared, log) -> None:
+def _tell(store: base.Prepared, log) -> None:
     """Name every case that was left out, and why."""
     for bad in store.left_out.bad:
         log.say(f"left out: case {bad.case}: [{bad.code}] {bad.reason}")
@@ -206,7 +209,7 @@ def _tell(store: source.Prepared, log) -> None:
         log.say(f"WARNING {store.left_out}; delete {store.folder} to have them tried again")
 
 
-def _gone(store: source.Prepared) -> set[str]:
+def _gone(store: base.Prepared) -> set[str]:
     """Patients whose cases are all left out."""
     return {bad.patient for bad in store.left_out.bad} - {row["patient"] for row in store.rows}
 

@@ -7,8 +7,9 @@ is written down once, and everything later is held against it.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jaxseg.data import bad_cases, splits
-from jaxseg.data.source import Prepared
+from jaxseg.data import splits
+from jaxseg.data.store import bad_cases
+from jaxseg.data.store.base import Prepared
 from jaxseg.infer.slices import record_of
 from jaxseg.types import CheckpointError, DataError, MismatchError
 

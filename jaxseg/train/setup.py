@@ -9,9 +9,10 @@ import numpy as np
 from jaxseg import checkpoint
 from jaxseg.augment import compose as augmentations
 from jaxseg.config import as_dict
-from jaxseg.data import channels, datasets
-from jaxseg.data.cache import target_labels
+from jaxseg.data import datasets
+from jaxseg.data.prepare import channels
 from jaxseg.data.records import DataSet, Recipe
+from jaxseg.data.store.stacked import target_labels
 from jaxseg.infer import slices
 from jaxseg.losses import compose as losses
 from jaxseg.models import create_model, functional

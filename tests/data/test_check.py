@@ -1,19 +1,15 @@
 """The doctor goes through all cases, collects every error, and passes a sound set."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent))
-import toy_set
-
 from jaxseg.data import datasets
 from jaxseg.data.check import check
 from jaxseg.types import DataError
+from tests.data import toy_set
 
 R = toy_set.RECIPE
 

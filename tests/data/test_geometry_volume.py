@@ -1,17 +1,14 @@
 """Laws of the common order of volumes: all axis orders of one scan give one array, and come back bit for bit."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from test_geometry_orientation import ALL_48, ZOOMS, _affine, _oracle, _volume
-
 from jaxseg.data.geometry import Photo, to_slices, to_volume
 from jaxseg.data.records import Volume
 from jaxseg.types import DataError
+from tests.data.test_geometry_orientation import ALL_48, ZOOMS, _affine, _oracle, _volume
 
 
 @pytest.mark.parametrize("channels", [(), (2,)])

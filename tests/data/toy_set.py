@@ -6,8 +6,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from jaxseg.data.formats.volumes import check_labels
 from jaxseg.data.records import Case, DataSet, Recipe
-from jaxseg.data.volumes import check_labels
 
 RECIPE = Recipe(size=(16, 24), window=(40.0, 120.0), spacing=None, channels=1, labels=("bleed",))
 

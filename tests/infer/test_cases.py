@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxseg.data import volumes
+from jaxseg.data.formats import volumes
 from jaxseg.infer import cases
 from jaxseg.types import ConfigError, DataError, StorageError
 from jaxseg.utils.files import write_atomic

@@ -11,7 +11,7 @@ import pytest
 from configs.brats2d import get_config
 from jaxseg import checkpoint
 from jaxseg.config import resolve
-from jaxseg.data import volumes
+from jaxseg.data.formats import volumes
 from jaxseg.infer.predict import Predictor
 from jaxseg.infer.slices import MADE_BY
 from jaxseg.models import functional

@@ -12,9 +12,9 @@ import tiny_volumes as tiny
 
 from jaxseg import modes
 from jaxseg.data import datasets
+from jaxseg.data.formats.volumes import read_volume
 from jaxseg.data.geometry import to_slices, to_volume
 from jaxseg.data.phantom import brain_tumour
-from jaxseg.data.volumes import read_volume
 from jaxseg.infer import predict, predict_volumes
 from jaxseg.infer.cases import values_of
 

@@ -11,7 +11,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import tiny_volumes as tiny
 
 from jaxseg import modes
-from jaxseg.data import bad_cases, datasets
+from jaxseg.data import datasets
+from jaxseg.data.store import bad_cases
 from jaxseg.train import setup
 from jaxseg.train.log import Log
 from jaxseg.types import ConfigError, DataError, MismatchError

@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_volumes as tiny
 
-from jaxseg.data import volumes
+from jaxseg.data.formats import volumes
 from jaxseg.data.records import Recipe
 from jaxseg.infer import predict_volumes as runs
 from jaxseg.infer.volumes import VolumeNetwork

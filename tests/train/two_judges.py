@@ -14,8 +14,8 @@ LABELS, REGIONS = ("NCR", "ED", "ET"), (("WT", (1, 2, 3)), ("TC", (1, 3)), ("ET"
 
 def make_store(folder: Path):
     """Three volumes of two shapes, one of them without a tumour, in `folder`."""
-    from jaxseg.data import volume_store
     from jaxseg.data.records import Recipe
+    from jaxseg.data.store import per_case
     if not folder.exists():
         def items():
             for i in range(3):
@@ -27,8 +27,8 @@ def make_store(folder: Path):
                 yield image, mask, {"case": f"c{i}", "patient": f"p{i}", "stratum": "", "spacing": [1.0, 1.0, 2.0]}
         recipe = Recipe((8, 8, 8), None, None, 2, LABELS, intensity="brain")
         folder.mkdir(parents=True)
-        volume_store.write(folder, items(), recipe, count=3, name="toy", synthetic=True, regions=REGIONS, log=lambda line: None)
-    return volume_store.open_store(folder)
+        per_case.write(folder, items(), recipe, count=3, name="toy", synthetic=True, regions=REGIONS, log=lambda line: None)
+    return per_case.open_store(folder)
 
 
 def judge(store, folder: Path) -> dict:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.data import selection, volumes
-from jaxseg.data.datasets import brats_files
+from jaxseg.data.datasets import brats_files, selection
 from jaxseg.data.datasets.brats_files import MODALITIES
+from jaxseg.data.formats import volumes
+from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.phantom import brain_tumour
 from jaxseg.data.records import Case, DataSet, Volume
-from jaxseg.data.refusal import refusal
 from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup
 

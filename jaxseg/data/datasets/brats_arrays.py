@@ -18,13 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.data import normalise, selection, volumes
-from jaxseg.data.datasets import brats_files
+from jaxseg.data.datasets import brats_files, selection
 from jaxseg.data.datasets.brats import LABELS, REGIONS
 from jaxseg.data.datasets.brats_files import MODALITIES
+from jaxseg.data.formats import volumes
+from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.geometry import Photo
+from jaxseg.data.prepare import normalise
 from jaxseg.data.records import Case, DataSet, Volume
-from jaxseg.data.refusal import refusal
 from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup
 

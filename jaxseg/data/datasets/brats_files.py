@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxseg.data.datasets import pairs
-from jaxseg.data.inputs import has_suffix, visible_entries
-from jaxseg.data.nifti import SUFFIXES
-from jaxseg.data.refusal import refusal
+from jaxseg.data.formats.discover import has_suffix, visible_entries
+from jaxseg.data.formats.nifti import SUFFIXES
+from jaxseg.data.formats.refusal import refusal
 from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup, unknown_name
 

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.data import nifti_header, synthetic, volumes
-from jaxseg.data.inputs import visible_entries
+from jaxseg.data.formats import nifti_header, volumes
+from jaxseg.data.formats.discover import visible_entries
+from jaxseg.data.formats.refusal import refusal
+from jaxseg.data.phantom import ct_ich
 from jaxseg.data.records import Case, DataSet
-from jaxseg.data.refusal import refusal
 from jaxseg.utils.lookup import lookup
 
 TABLE = "hemorrhage_diagnosis_raw_ct.csv"
@@ -32,7 +33,7 @@ NEAR = 64  # mask values this close to 0 or 255 count as 0 or 255
 _NAME = re.compile(r"(\d+)\.nii(\.gz)?", re.IGNORECASE)
 _RESTORE = "unpack the data set again"
 
-phantom = synthetic.phantom
+phantom = ct_ich.phantom
 
 
 def load(root: str | Path, *, protocol: str = "only") -> DataSet:
@@ -96,7 +97,7 @@ def stratum(case: Case) -> str:
 
 
 def is_synthetic(root: Path) -> bool:
-    """Whether the folder was made by `jaxseg.data.synthetic`."""
+    """Whether the folder was made by `jaxseg.data.phantom.ct_ich`."""
     note = root / "README.txt"
     return note.is_file() and note.read_bytes()[:10] == b"synthetic:"
 

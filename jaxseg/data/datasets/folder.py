@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jaxseg.data import volumes
 from jaxseg.data.datasets import pairs
 from jaxseg.data.datasets.structures import count_structures
-from jaxseg.data.inputs import has_suffix
+from jaxseg.data.formats import volumes
+from jaxseg.data.formats.discover import has_suffix
+from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.records import Case, DataSet, Volume
-from jaxseg.data.refusal import refusal
 from jaxseg.utils.files import build_folder, cache_root
 from jaxseg.utils.lookup import lookup
 

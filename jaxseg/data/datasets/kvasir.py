@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from jaxseg.data.datasets import pairs
-from jaxseg.data.photos import SUFFIXES
+from jaxseg.data.formats.photos import SUFFIXES
 from jaxseg.data.records import Case, DataSet
 from jaxseg.utils.files import build_folder, cache_root
 from jaxseg.utils.lookup import lookup

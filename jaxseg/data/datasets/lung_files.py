@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jaxseg.data import volumes
+from jaxseg.data.formats import volumes
+from jaxseg.data.formats.discover import has_suffix, visible_entries
+from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.geometry import Photo
-from jaxseg.data.inputs import has_suffix, visible_entries
 from jaxseg.data.records import Volume
-from jaxseg.data.refusal import refusal
 from jaxseg.utils.files import build_folder, cache_root
 from jaxseg.utils.lookup import lookup
 

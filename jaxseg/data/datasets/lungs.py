@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.data import volumes
 from jaxseg.data.datasets import lung_files, pairs
 from jaxseg.data.datasets.structures import count_structures
-from jaxseg.data.inputs import visible_entries
+from jaxseg.data.formats import volumes
+from jaxseg.data.formats.discover import visible_entries
+from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.records import Case, DataSet, Volume
-from jaxseg.data.refusal import refusal
 from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup
 

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.data import volumes
 from jaxseg.data.datasets.structures import count_structures
+from jaxseg.data.formats import volumes
+from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.records import Case, DataSet
-from jaxseg.data.refusal import refusal
 from jaxseg.utils.lookup import lookup, unknown_name
 
 CT_A, MASK_A = "example_ct.nii.gz", "example_seg_fast_force_split.nii.gz"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.data import volumes
-from jaxseg.data.inputs import SUFFIXES, has_suffix, visible_entries
-from jaxseg.data.refusal import refusal
+from jaxseg.data.formats import volumes
+from jaxseg.data.formats.discover import SUFFIXES, has_suffix, visible_entries
+from jaxseg.data.formats.refusal import refusal
 
 JPEG = (".jpg", ".jpeg")
 

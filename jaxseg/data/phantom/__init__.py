@@ -1,1 +1,1 @@
-"""Generators of synthetic data: parts of the head CT (noise, anatomy, bleeds; `jaxseg.data.synthetic`), brain tumours in MRI."""
+"""Generators of synthetic data: head CT (ct_ich.py; its noise, anatomy, bleeds) and brain tumours in MRI."""

@@ -1,0 +1,133 @@
+"""A folder of DICOM slices as one volume, refused unless it is one whole, evenly spaced series.
+
+Needs pydicom (`pip install 'jaxseg[dicom]'`). Source of the geometry: DICOM PS3.3 C.7.6.2.1.1.
+"""
+
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+
+from jaxseg.data.formats.dicom_slice import Slice, import_pydicom, read_header, read_pixels
+from jaxseg.data.formats.discover import has_suffix, is_dicom, visible_entries
+from jaxseg.data.formats.nifti import header_for
+from jaxseg.data.formats.nifti_header import is_singular
+from jaxseg.data.formats.refusal import refusal
+from jaxseg.data.records import Volume
+
+_log = logging.getLogger(__name__)
+_EXPORT = "export the series again"
+
+
+def read_dicom(path: str | Path, *, max_voxels: int) -> Volume:
+    """One DICOM series as [X, Y, Z] = [column, row, slice], in HU for CT (slope * stored + intercept).
+
+    Slices are ordered by their position along the normal, whatever the files are called. The dtype is int16 (int32 where
+    values need it) for whole-numbered slopes and intercepts, else float32. Files that are not DICOM, and DICOM objects
+    that are no images, are ignored; their number is logged.
+
+    Args:
+      path: a folder with the files of one series, or a single file.
+      max_voxels: largest volume that is believed.
+    Returns:
+      Volume; affine in RAS mm, rounded to what a NIfTI header holds (float32).
+    Raises:
+      ConfigError: pydicom is not installed.
+      DataError: DATA_DICOM, DATA_TOO_LARGE, or DATA_MISSING when there is no DICOM image.
+    """
+    pydicom = import_pydicom()
+    path = Path(path)
+    files = [e for e in visible_entries(path) if e.is_file()] if path.is_dir() else [path]
+    found = [f for f in files if is_dicom(f)]
+    lost = [f for f in set(files) - set(found) if has_suffix(f, (".dcm", ".dicom", ".ima"))]
+    if lost:
+        raise refusal("DATA_DICOM", min(lost), "no DICOM file, though it is named so", "DICOM has its mark at byte 128",
+                      "copy or export the series again, or rename what does not belong to it")
+    slices = [s for s in (read_header(pydicom, f) for f in found) if s is not None]
+    if len(slices) < len(files):
+        _log.info("%s: %d of %d files hold no DICOM image and are ignored", path, len(files) - len(slices), len(files))
+    if not slices:
+        raise refusal("DATA_MISSING", path, f"no DICOM image among {len(files)} files", "must hold one series",
+                      "give the folder that holds the slices")
+    slices, affine = _arrange(slices, path)
+    rows, columns = slices[0].size
+    shape = (columns, rows, len(slices))
+    if math.prod(shape) > max_voxels:
+        raise refusal("DATA_TOO_LARGE", path, f"{columns} x {rows} x {len(slices)} voxels", f"at most {max_voxels} are read",
+                      "check the files or raise max_voxels")
+    whole = all(s.slope.is_integer() and s.intercept.is_integer() and abs(s.slope) < 2**15 and abs(s.intercept) < 2**30
+                for s in slices)
+    array = np.empty(shape, np.int32 if whole else np.float32, order="F")
+    for k, s in enumerate(slices):
+        stored = read_pixels(pydicom, s)  # [rows, columns]
+        values = (stored.astype(np.int64) * int(s.slope) + int(s.intercept) if whole
+                  else stored.astype(np.float32) * np.float32(s.slope) + np.float32(s.intercept))
+        if not (np.isfinite(values).all() and -2.0**31 <= values.min() and values.max() < 2.0**31):
+            raise refusal("DATA_DICOM", s.path, f"values from {values.min()} to {values.max()}", "must fit 32 bits", _EXPORT)
+        array[:, :, k] = values.T
+    if whole and -2**15 <= array.min() and array.max() < 2**15:
+        array = array.astype(np.int16, order="F")
+    return Volume(array, affine, header_for(affine, shape), path)
+
+
+def _arrange(slices: list[Slice], path: Path) -> tuple[list[Slice], np.ndarray]:
+    """(slices in order along their normal, affine voxel [column, row, slice] -> RAS mm)."""
+    bad = lambda found, rule, remedy=_EXPORT: refusal("DATA_DICOM", path, found, rule, remedy)
+    series = sorted({s.series for s in slices})
+    if len(series) > 1:
+        counts = [sum(s.series == u for s in slices) for u in series]
+        raise bad(f"{len(series)} series of {', '.join(map(str, counts))} slices", "a folder holds one series",
+                  "put each series into its own folder")
+    first = slices[0]
+    for s in slices[1:]:
+        if s.size != first.size:
+            raise bad(f"{s.path.name} has {s.size[0]} x {s.size[1]} pixels, {first.path.name} {first.size[0]} x {first.size[1]}",
+                      "all slices have one size")
+        if (s.encoding, s.intercept) != (first.encoding, first.intercept):  # the slope may differ: PET scales each slice
+            raise bad(f"{s.path.name} has {s.encoding} and intercept {s.intercept:g}, {first.path.name} {first.encoding} and "
+                      f"{first.intercept:g}", "bits allocated, stored, high, sign and intercept are the same in all slices")
+        turned = max(abs(s.along_row - first.along_row).max(), abs(s.along_column - first.along_column).max())
+        if turned > 1e-4 or abs(s.spacing - first.spacing).max() > 1e-4 * first.spacing.min():
+            raise bad(f"{s.path.name} has another orientation or pixel spacing than {first.path.name}",
+                      "all slices have one orientation and spacing", "remove scouts and reformatted slices")
+    normal = np.cross(first.along_row, first.along_column)
+    slices = sorted(slices, key=lambda s: float(s.position @ normal))
+    positions = np.array([s.position for s in slices])
+    if len(slices) == 1:
+        if slices[0].thickness is None:
+            raise bad("a single slice without SliceThickness", "its thickness must be known")
+        step = normal * slices[0].thickness
+    else:
+        step = _even_step(slices, positions, positions @ normal, bad)
+    lps = np.eye(4)
+    lps[:3, 0] = first.along_row * first.spacing[1]
+    lps[:3, 1] = first.along_column * first.spacing[0]
+    lps[:3, 2], lps[:3, 3] = step, positions[0]
+    affine = (np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps).astype(np.float32).astype(np.float64)
+    if not np.isfinite(affine).all() or is_singular(affine):
+        raise bad("the slices span no volume", "slices are stacked along their normal")
+    return slices, affine
+
+
+def _even_step(slices: list[Slice], positions: np.ndarray, heights: np.ndarray, bad) -> np.ndarray:
+    """The vector from a slice to the next, [3] in LPS mm; sheared where the gantry was tilted."""
+    gaps = np.diff(heights)
+    typical = float(np.median(gaps))
+    name = lambda k: f"{slices[k].path.name} and {slices[k + 1].path.name}"
+    k = int(np.argmin(gaps))
+    if gaps[k] < 1e-3:
+        raise bad(f"{name(k)} lie at the same position", "every slice has its own", "remove the duplicates")
+    tolerance = 0.1 * typical + 0.01
+    k = int(np.argmax(abs(gaps - typical)))
+    if abs(gaps[k] - typical) > tolerance:
+        raise bad(f"{gaps[k]:.4g} mm between {name(k)}, {typical:.4g} mm between most slices",
+                  "slices are evenly spaced, none is missing")
+    step = (positions[-1] - positions[0]) / (len(slices) - 1)
+    drift = np.linalg.norm(positions - positions[0] - np.arange(len(slices))[:, None] * step, axis=1)
+    if drift.max() > tolerance:
+        k = int(np.argmax(drift))
+        raise bad(f"{slices[k].path.name} lies {drift[k]:.4g} mm off the line of the others", f"at most {tolerance:.4g} mm")
+    return step
+
+

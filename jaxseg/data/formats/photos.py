@@ -1,0 +1,111 @@
+"""PNG, JPEG and TIFF pictures: grey or RGB, 8 or 16 bits, one frame, upright."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from jaxseg.data.formats.nifti import as_stored
+from jaxseg.data.formats.refusal import refusal
+from jaxseg.data.geometry import Photo
+from jaxseg.data.records import Volume
+from jaxseg.types import DataError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+_FORMATS = ("PNG", "JPEG", "TIFF")
+MAX_PIXELS = 2**26
+_CONVERT = "convert it to 8-bit grey or RGB"
+
+
+def read_photo(path: str | Path, *, max_pixels: int = MAX_PIXELS, palette_indices: bool = False) -> Volume:
+    """A picture as [H, W] or [H, W, 3], uint8 or uint16 (grey only), turned upright as its EXIF orientation says.
+
+    A fully opaque alpha channel is dropped; 1-bit pictures become 0 and 255.
+
+    Args:
+      max_pixels: larger pictures are refused before they are decoded.
+      palette_indices: return the indices of a palette picture (an index mask) instead of refusing it.
+    Raises:
+      DataError: DATA_IMAGE for what cannot be decoded or would lose something silently; DATA_LABEL for a palette.
+    """
+    bad = lambda found, rule, remedy=_CONVERT: refusal("DATA_IMAGE", path, found, rule, remedy)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow only warns about bombs and odd tags; the limits here are errors
+            with Image.open(path, formats=_FORMATS) as image:
+                width, height = image.size
+                if width * height > max_pixels:
+                    raise bad(f"{width} x {height} = {width * height} pixels", f"at most {max_pixels} are read",
+                              "check the file, tile it, or raise max_pixels")
+                if getattr(image, "n_frames", 1) > 1:
+                    raise bad(f"{image.n_frames} frames", "must be a single picture", "save one frame")
+                if image.mode == "P" and not palette_indices:
+                    raise refusal("DATA_LABEL", path, "a palette picture", "colours and class indices cannot be told apart",
+                                  "convert it to grey or RGB, or ask for its indices")
+                _check_depth(image, path, bad)
+                array = _values(ImageOps.exif_transpose(image), bad)
+                kind = image.format
+    except (DataError, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise bad("no picture that can be read", "must be a PNG, JPEG or TIFF file", "check the file") from None
+    except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, struct.error, IndexError ...
+        raise bad(f"cannot be decoded ({type(error).__name__}: {str(error)[:80].replace(str(path), '')})",
+                  "must be a whole PNG, JPEG or TIFF file", "copy or export the file again") from error
+    return Volume(array, np.eye(4), Photo(kind), Path(path))
+
+
+def _check_depth(image: Image.Image, path, bad) -> None:
+    """Refuse 16-bit colour, which Pillow would read with 8 bits and no word."""
+    if image.format == "PNG":
+        with open(path, "rb") as file:
+            depth, colour = file.read(26)[24:26]  # IHDR: depth, colour type (0 grey, 2 RGB, 3 palette, 4 LA, 6 RGBA)
+        deep = depth == 16 and colour != 0
+    else:
+        tags = getattr(image, "tag_v2", {})
+        bits = tags.get(258, (8,)) if image.format == "TIFF" else (8,)
+        deep = len(bits) > 1 and max(bits) > 8
+    if deep:
+        raise bad(f"a {image.mode} picture of 16 bits per channel", "colour has 8 bits per channel, grey 8 or 16")
+
+
+def _values(image: Image.Image, bad) -> np.ndarray:
+    """Decode: [H, W] or [H, W, 3]."""
+    mode = image.mode
+    if mode in ("L", "RGB", "P"):
+        return np.array(image)
+    if mode == "1":
+        return np.array(image.convert("L"))
+    if mode.startswith("I;16") and mode != "I;16S":
+        return np.array(image).astype(np.uint16)
+    if mode in ("LA", "RGBA"):
+        array = np.array(image)
+        if array[..., -1].min() < 255:
+            raise bad("a picture with transparent pixels", "must be opaque", "flatten it onto a background")
+        return array[..., 0].copy() if mode == "LA" else array[..., :3].copy()
+    raise bad(f"pixel mode {mode}", "grey of 8 or 16 bits and RGB of 8 bits are read")
+
+
+def encode_png(array: np.ndarray, path: str | Path, *, scale_for_view: bool = False) -> bytes:
+    """The bytes of a PNG: the same input gives the same bytes.
+
+    Args:
+      array: labels [H, W] (class indices as they are: 8 bits, 16 above 255), or a picture uint8 [H, W, 3].
+      path: for the message.
+      scale_for_view: spread the labels over 0..255 for the eye (one class: 0 and 255). Cannot be undone.
+    Raises:
+      DataError: DATA_LABEL for labels outside 0..65535; for `scale_for_view` outside 0..255.
+    """
+    if array.dtype.kind not in "biu" or array.ndim != 2 and not (array.ndim == 3 and array.shape[2] == 3):
+        raise ValueError(f"got {array.dtype}{list(array.shape)}; a PNG takes integers [H, W] or uint8 [H, W, 3]")
+    stored = as_stored(array, path)
+    if stored.dtype != np.uint8 and (scale_for_view or stored.ndim == 3):
+        raise DataError(f"{path}: values up to {stored.max()}; at most 255 for a picture to look at; "
+                        "write the labels as they are", "DATA_LABEL")
+    if scale_for_view:
+        stored = (stored.astype(np.uint16) * 255 // max(int(stored.max()), 1)).astype(np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(stored).save(out, "PNG")
+    return out.getvalue()

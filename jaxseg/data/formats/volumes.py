@@ -1,0 +1,137 @@
+"""The door for images: read any of the formats, write a result beside its image, check that two files belong together.
+
+`find_inputs` (see `inputs`) lists what can be read under a path.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from jaxseg.data.formats import dicom, nifti, photos
+from jaxseg.data.formats.discover import check_regular, find_inputs, has_suffix, is_dicom
+from jaxseg.data.formats.nifti_header import corner_distance
+from jaxseg.data.formats.refusal import refusal
+from jaxseg.data.geometry import Photo
+from jaxseg.data.records import Volume
+from jaxseg.types import ConfigError
+from jaxseg.utils import files
+
+__all__ = ["check_labels", "check_pair", "find_inputs", "is_photo", "read_volume", "write_like"]
+
+
+def read_volume(path: str | Path, *, max_voxels: int = 2**30, max_pixels: int = photos.MAX_PIXELS,
+                allow_missing_geometry: bool = False, allow_nonfinite: bool = False,
+                palette_indices: bool = False) -> Volume:
+    """An image file or a folder with one DICOM series, checked to the last byte.
+
+    Args:
+      path: .nii, .nii.gz, .png, .jpg, .jpeg, .tif, .tiff, a DICOM file, or a DICOM folder.
+      max_voxels: largest NIfTI or DICOM volume that is believed.
+      max_pixels: largest photograph that is decoded.
+      allow_missing_geometry: NIfTI without sform and qform: take nibabel's guess.
+      allow_nonfinite: NIfTI: return NaN and infinite voxels (for `check_labels` to judge) instead of refusing them.
+      palette_indices: palette pictures: return their indices instead of refusing them.
+    Returns:
+      Volume; see the readers of each format for dtype and axis order.
+    Raises:
+      DataError: the path or the content cannot be used; `code` says why.
+      ConfigError: DICOM without pydicom.
+    """
+    check_regular(path, folder_too=True)
+    if Path(path).is_dir():
+        return dicom.read_dicom(path, max_voxels=max_voxels)
+    if has_suffix(path, nifti.SUFFIXES):
+        return nifti.read_nifti(path, max_voxels=max_voxels, allow_missing_geometry=allow_missing_geometry,
+                                allow_nonfinite=allow_nonfinite)
+    if has_suffix(path, photos.SUFFIXES):
+        return photos.read_photo(path, max_pixels=max_pixels, palette_indices=palette_indices)
+    if is_dicom(Path(path)):
+        return dicom.read_dicom(path, max_voxels=max_voxels)
+    raise refusal("DATA_HEADER", path, "unknown kind of file", f"{', '.join((*nifti.SUFFIXES, *photos.SUFFIXES))} and "
+                  "DICOM are read", "convert it to .nii.gz or .png")
+
+
+def is_photo(volume: Volume) -> bool:
+    """Whether the volume is a picture without a position in space: [H, W] or [H, W, C]."""
+    return isinstance(volume.header, Photo)
+
+
+def write_like(path: str | Path, array: np.ndarray, like: Volume, *, scale_for_view: bool = False) -> None:
+    """Write a result with the geometry of the image it belongs to, whole or not at all.
+
+    NIfTI and DICOM images give .nii or .nii.gz with the image's dimensions, affine (bit for bit), sform and qform codes,
+    voxel sizes and units, and none of its free text. Photographs give .png, or NIfTI (columns, rows, 1) for float maps.
+    The same input gives the same bytes.
+
+    Args:
+      path: the suffix chooses the format.
+      array: labels (integers) like.array's spatial shape, or float maps of that shape with an optional last axis; in
+        the file's own axis order.
+      like: the image.
+      scale_for_view: PNG labels only: spread the class indices over 0..255.
+    Raises:
+      ConfigError: a suffix that does not fit. DataError: labels outside 0..65535, non-finite maps. StorageError.
+    """
+    photo = is_photo(like)
+    rank = 2 if photo else 3
+    if array.shape[:rank] != like.array.shape[:rank] or array.ndim not in (rank, rank + 1):
+        raise ValueError(f"got an array of shape {array.shape} for {like.path} of shape {like.array.shape}; "
+                         f"the first {rank} axes must agree, one more may follow")
+    if has_suffix(path, nifti.SUFFIXES):
+        if scale_for_view:
+            raise ConfigError(f"{path}: scale_for_view is for .png; NIfTI files keep the class indices; leave it off")
+        if photo:
+            array = np.swapaxes(array, 0, 1)[:, :, None]
+        usable = isinstance(like.header, (nibabel.Nifti1Header, nibabel.Nifti2Header))
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) if photo else like.affine  # columns go left, rows back
+        header = like.header if usable else nifti.header_for(affine, array.shape)
+        content = nifti.encode(array, header, packed=has_suffix(path, (".gz",)), path=path)
+    elif has_suffix(path, (".png",)) and photo and array.dtype.kind in "biu":
+        content = photos.encode_png(array, path, scale_for_view=scale_for_view)
+    else:
+        rule = "labels of photographs are .png, everything else" if photo else "volumes"
+        raise ConfigError(f"{path}: cannot hold {array.dtype} of {like.path}; {rule} .nii or .nii.gz; change the suffix")
+    files.write_atomic(path, content)
+
+
+def check_pair(image: Volume, mask: Volume) -> None:
+    """Refuse two volumes that do not cover the same voxels of space.
+
+    Raises:
+      DataError: DATA_MISMATCH for another spatial shape, or a corner voxel more than 1e-3 mm apart.
+    """
+    rank = 2 if is_photo(image) else 3
+    a, b = image.array.shape[:rank], mask.array.shape[:rank]
+    if a != b or is_photo(image) != is_photo(mask):
+        raise refusal("DATA_MISMATCH", mask.path, f"shape {mask.array.shape}, but {image.path} has {image.array.shape}",
+                      "mask and image have one spatial shape", "check that they belong together, or resample the mask")
+    distance, corner = corner_distance(image.affine, mask.affine, a) if rank == 3 else (0.0, ())
+    if not distance <= 1e-3:
+        there = lambda v: (v.affine[:3] @ [*corner, 1]).round(3).tolist()
+        raise refusal("DATA_MISMATCH", mask.path,
+                      f"voxel {corner} lies at {there(mask)} mm ({_axcodes(mask)}), but in {image.path} at {there(image)} mm "
+                      f"({_axcodes(image)}), {distance:.4g} mm apart", "at most 0.001 mm",
+                      "check that they belong together; resample or fix the header of one")
+
+
+def _axcodes(volume: Volume) -> str:
+    """Directions of the axes ("LAS"), "?" where the affine has none."""
+    return "".join(c or "?" for c in nibabel.aff2axcodes(volume.affine)) if np.isfinite(volume.affine).all() else "?"
+
+
+def check_labels(array: np.ndarray, allowed: Collection[int], path: str | Path) -> None:
+    """Refuse a mask with other values than the allowed ones; NaN and fractions are such values.
+
+    Raises:
+      DataError: DATA_LABEL with the most frequent unexpected values and how often each occurs.
+    """
+    unexpected = ~np.isin(array, np.asarray(sorted(allowed)))
+    if not unexpected.any():
+        return
+    values, counts = np.unique(array[unexpected], return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:8]
+    listed = ", ".join(f"{values[i]:g} ({counts[i]}x)" for i in order) + (", ..." if len(values) > 8 else "")
+    raise refusal("DATA_LABEL", path, f"{len(values)} unexpected label values in {counts.sum()} of {array.size} voxels: "
+                  f"{listed}", f"labels are {sorted(allowed)}", "map them to classes, or check that this is the mask")

@@ -1,0 +1,1 @@
+"""Prepared examples on disk, built once, opened as memory maps."""

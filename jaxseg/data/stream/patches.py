@@ -1,0 +1,148 @@
+"""Patches of volumes in an order that is a pure function of (seed, position), read by Grain.
+
+The stream is endless: batch b holds the patches bB .. bB + B - 1. With V volumes, patch n takes slot n % (V M) of epoch
+n // (V M), M = per_volume; an epoch is a permutation of slots that depends on (seed, epoch) alone, and holds each volume M
+times. Where the patch lies is drawn by Philox under the key (seed, n), with the volume's shape and foreground, and nothing
+else: neither batch size nor workers nor processes appear in the rule.
+
+A share p/q of the patches, those with (n p) % q < p, is centred on foreground: a class uniformly among those present in the
+volume, then a voxel of it uniformly. This is nnU-Net's oversampling ("nnunetv2/training/dataloading/data_loader.py"), which
+takes the last third of each batch; here the share is exact over any q patches in a row, whatever the batch.
+"""
+
+import functools
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxseg.data.store.per_case import Store, open_store
+from jaxseg.data.stream import pipeline
+from jaxseg.types import Batch, ConfigError
+
+WORDS = 8  # raw words a patch draws from: class, voxel, three coordinates, and room
+
+
+class Rule(NamedTuple):
+    """How a patch is placed in its volume."""
+
+    patch: tuple[int, int, int]
+    seed: int
+    share: Fraction
+
+    def foreground(self, n: int) -> bool:
+        """Whether patch n is to be centred on foreground."""
+        return n * self.share.numerator % self.share.denominator < self.share.numerator
+
+    def start(self, store: Store, row: int, n: int) -> tuple[int, int, int]:
+        """The corner of patch n in volume `row`; 0 along axes that are shorter than the patch."""
+        shape, counts = store.rows[row]["shape"], store.rows[row]["foreground"]
+        # the permutations of the epochs have the same keys at counter 0
+        words = np.random.Philox(key=np.array([self.seed, n], np.uint64), counter=[0, 0, 0, 1]).random_raw(WORDS).tolist()
+        present = [k for k, count in enumerate(counts, 1) if count]
+        if self.foreground(n) and present:
+            k = present[_below(words[0], len(present))]
+            voxel = store.foreground(row, k)[_below(words[1], counts[k - 1])]
+            centre = [int(i) for i in np.unravel_index(int(voxel), shape)]
+        else:
+            centre = [_below(word, length) for word, length in zip(words[2:], shape)]
+        return tuple(min(max(c - p // 2, 0), max(length - p, 0)) for c, p, length in zip(centre, self.patch, shape))
+
+
+def patch_batches(store: Store, indices: Sequence[int], *, batch_size: int, patch: Sequence[int], seed: int, start_batch: int = 0,
+                  workers: int = 0, share: Fraction | float = Fraction(1, 3), per_volume: int = 16, coordinates: bool = False,
+                  process_index: int = 0, process_count: int = 1, max_samples: int = 0) -> pipeline.Batches:
+    """This process's share of an endless stream of batches of patches; close it, or use it in a `with`.
+
+    Args:
+      store: the volumes.
+      indices: row numbers of the training split; no other volume is read.
+      batch_size: B, global; each process yields b = B / process_count.
+      patch: (x, y, z) voxels. Smaller volumes are padded at their end: image 0, mask 0.
+      seed: of the order and of the places.
+      start_batch: position of the first batch, 0 for a fresh run.
+      workers: reading processes; 0 reads ahead in a thread.
+      share: of the patches that are centred on foreground, 0..1; a fraction p/q with q up to 1000.
+      per_volume: patches of each volume in an epoch.
+      coordinates: append three channels, each voxel's place along x, y, z in its whole volume, 0..1 (0 in the padding).
+      process_index, process_count: this process and how many there are.
+      max_samples: use at most this many of the indices, evenly spaced; 0 for all.
+    Returns:
+      iterator of Batch: image float32 [b, *patch, C (+ 3)], mask uint8 [b, *patch], index int64 [b] (row numbers of the
+      store).
+    Raises:
+      ConfigError: sizes that do not go together, or workers before absl's flags are parsed.
+    """
+    rows = pipeline.training_rows(indices, store, max_samples)
+    patch = tuple(int(p) for p in patch)
+    if len(patch) != 3 or min(patch) < 1:
+        raise ConfigError(f"got a patch of {patch}; it is (x, y, z) voxels, each 1 or more")
+    if not 0 <= share <= 1:
+        raise ConfigError(f"got a share of {share} foreground patches; it is 0 to 1")
+    steps_per_epoch(len(rows), batch_size, per_volume)
+    order = _Order(rows, batch_size, pipeline.share_of(batch_size, process_index, process_count), seed, per_volume)
+    rule = Rule(patch, order.seed, Fraction(share).limit_denominator(1000))
+    read = functools.partial(_read, rule=rule, coordinates=coordinates)
+    return pipeline.Batches(pipeline.Source(store, open_store, order, read), start_batch, workers)
+
+
+def steps_per_epoch(volumes: int, batch_size: int, per_volume: int = 16) -> int:
+    """Whole batches in an epoch of per_volume patches of each volume.
+
+    Raises:
+      ConfigError: not even one.
+    """
+    if per_volume < 1:
+        raise ConfigError(f"got {per_volume} patches of each volume; it is 1 or more")
+    return pipeline.steps_per_epoch(volumes * per_volume, batch_size)
+
+
+class _Order:
+    """Batch number -> this process's volumes and patch numbers."""
+
+    def __init__(self, rows: np.ndarray, batch_size: int, share: pipeline.Share, seed: int, per_volume: int):
+        self.rows, self.batch_size, self.share, self.seed = rows, batch_size, share, int(seed) % 2**64
+        self.slots = len(rows) * per_volume
+        self._latest = (-1, None)
+
+    def __len__(self) -> int:
+        return pipeline.ENDLESS
+
+    def __call__(self, position: int) -> tuple[np.ndarray, list[int]]:
+        start = position * self.batch_size + self.share.first
+        numbers = list(range(start, start + self.share.size))
+        return np.array([self._volume(n) for n in numbers], np.int64), numbers
+
+    def _volume(self, n: int) -> int:
+        epoch, place = divmod(n, self.slots)
+        latest, order = self._latest
+        if latest != epoch:
+            order = pipeline.permutation(self.slots, self.seed, epoch)
+            self._latest = (epoch, order)
+        return self.rows[order[place] % len(self.rows)]
+
+
+def _read(store: Store, rows: np.ndarray, numbers: list[int], *, rule: Rule, coordinates: bool) -> Batch:
+    c = store.recipe.channels
+    filled = all(p <= length for row in rows.tolist() for p, length in zip(rule.patch, store.rows[row]["shape"]))
+    make = np.empty if filled else np.zeros  # zeros that nobody overwrites are the padding
+    image = make((len(rows), *rule.patch, c + 3 * coordinates), np.float32)
+    mask = make((len(rows), *rule.patch), np.uint8)
+    for b, (row, n) in enumerate(zip(rows.tolist(), numbers)):
+        shape = store.rows[row]["shape"]
+        there = tuple(slice(s, s + p) for s, p in zip(rule.start(store, row, n), rule.patch))  # clipped by the volume
+        here = tuple(slice(0, min(p, length)) for p, length in zip(rule.patch, shape))
+        maps = store.kept(row)
+        image[b][here][..., :c] = maps.image[there]
+        mask[b][here] = maps.mask[there]
+        if coordinates:
+            for axis, length in enumerate(shape):
+                line = np.linspace(0.0, 1.0, length, dtype=np.float32)[there[axis]]
+                image[b][here][..., c + axis] = line.reshape([-1 if a == axis else 1 for a in range(3)])
+    return Batch(image=image, mask=mask, index=rows)
+
+
+def _below(word: int, n: int) -> int:
+    """0..n-1 from a raw word of 64 bits; uneven by less than n / 2^64."""
+    return word * n >> 64

@@ -1,0 +1,292 @@
+"""Batches in an order that is a pure function of (seed, position), read by Grain.
+
+Position b of the training stream is batch b % S of epoch b // S, with S = N // batch_size; an epoch's permutation depends
+on (seed, epoch) alone, and process p of P takes the p-th contiguous block of each global batch. Neither workers nor
+processes appear in that rule, so a run resumes from the number of the next batch, whatever their count then.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import grain
+import numpy as np
+from absl import flags
+
+from jaxseg.data.store.stacked import Cache, open_cache
+from jaxseg.types import Batch, ConfigError, DataError, PeerError
+
+ENDLESS = 1 << 48  # batches; nobody trains so long, and Grain wants a length
+RESTARTS = 3  # times in a row that a lost worker is replaced before the run gives up
+
+
+def train_batches(cache: Cache, indices: Sequence[int], *, batch_size: int, seed: int, start_batch: int = 0, workers: int = 0,
+                  process_index: int = 0, process_count: int = 1, max_samples: int = 0) -> "Batches":
+    """This process's share of an endless stream of shuffled batches; close it, or use it in a `with`.
+
+    Args:
+      cache: the examples.
+      indices: row numbers of the training split.
+      batch_size: B, global; each process yields b = B / process_count.
+      seed: of the order.
+      start_batch: position of the first batch, 0 for a fresh run.
+      workers: reading processes; 0 reads ahead in a thread, which a memory-mapped cache seldom outruns.
+      process_index, process_count: this process and how many there are.
+      max_samples: use at most this many of the indices, evenly spaced; 0 for all.
+    Returns:
+      iterator of Batch: image uint8 [b, h, w, C], mask uint8 [b, h, w], index int64 [b] (row numbers of the cache).
+    Raises:
+      ConfigError: sizes that do not go together, or workers before absl's flags are parsed.
+    """
+    rows = training_rows(indices, cache, max_samples)
+    order = _Order(rows, batch_size, share_of(batch_size, process_index, process_count), seed)
+    return Batches(Source(cache, open_cache, order, _read), start_batch, workers)
+
+
+def eval_batches(cache: Cache, indices: Sequence[int], *, batch_size: int, process_index: int = 0,
+                 process_count: int = 1) -> "Batches":
+    """This process's share of every example once, in order, in batches of one size.
+
+    The last batch is filled up with its last example at weight 0.
+
+    Returns:
+      iterator of ceil(N / batch_size) Batch, each with weight float32 [b], 1 or 0.
+    """
+    order = _InOrder(_checked(indices, cache), batch_size, share_of(batch_size, process_index, process_count))
+    return Batches(Source(cache, open_cache, order, _read), 0, 0)
+
+
+def steps_per_epoch(n: int, batch_size: int) -> int:
+    """Whole batches in n examples; the rest of an epoch's permutation waits for the next epoch.
+
+    Raises:
+      ConfigError: not even one.
+    """
+    if batch_size < 1 or n < batch_size:
+        raise ConfigError(f"got {n} training examples for train.batch_size={batch_size}; a batch takes at most all of them: set "
+                          f"it to {n} or less" if n else "the training split is empty; check data.fractions and data.protocol")
+    return n // batch_size
+
+
+class Batches:
+    """Iterator over batches that knows its `position` (the next batch) and replaces reading processes that are lost."""
+
+    def __init__(self, source: "Source", start: int, workers: int):
+        if start < 0:
+            raise ConfigError(f"got start_batch={start}; it is 0 or more")
+        if workers < 0:
+            raise ConfigError(f"got data.workers={workers}; it is 0 or more")
+        if workers and not flags.FLAGS.is_parsed():
+            raise ConfigError(f"data.workers={workers} needs parsed absl flags: start through jaxseg.main or absl.app.run; in a "
+                              "notebook call absl.flags.FLAGS.mark_as_parsed(); or set data.workers=0")
+        self.position, self._source, self._workers = start, source, workers
+        self._lost, self._closed = 0, False
+        self._iterator = self._open()
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> Batch:
+        if self._closed:
+            raise ValueError("these batches are closed")
+        while True:
+            try:
+                batch = next(self._iterator)
+            except RuntimeError as error:
+                if not self._workers or "terminated unexpectedly" not in str(error):
+                    raise
+                self._lost += 1
+                if self._lost > RESTARTS:
+                    where = f"batch {self.position} ({self._source.about(self.position)})"
+                    raise PeerError(f"reading processes were killed {self._lost} times at {where}: {error}; out of memory? "
+                                    "set data.workers=0") from error
+                self._iterator.close()
+                self._iterator = self._open()
+            else:
+                self._lost = 0
+                self.position += 1
+                return batch
+
+    def close(self) -> None:
+        """Stop the threads and processes; may be called twice."""
+        if not self._closed:
+            self._closed = True
+            self._iterator.close()
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _open(self):
+        dataset = grain.MapDataset.source(self._source)[self.position:]
+        ahead = 1 if self._workers else 2
+        stream = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead))
+        if self._workers:
+            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2),
+                                        worker_init_fn=_prepare_worker)
+        return iter(stream)
+
+
+def _prepare_worker(worker: int, count: int) -> None:
+    """A signal to the process group is the trainer's to answer: it saves, and then closes the workers itself.
+
+    A trainer that was killed cannot: a worker whose parent is gone ends by itself, also if that was while it started (asked
+    now, the number of its parent would be that of the process that took it in).
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process().pid,), name="parent", daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+class Share(NamedTuple):
+    """Which part of a global batch is this process's."""
+
+    first: int
+    size: int
+
+    def of(self, batch: np.ndarray) -> np.ndarray:
+        return batch[self.first:self.first + self.size]
+
+
+class _Order:
+    """Position -> this process's rows of the shuffled, endless stream."""
+
+    def __init__(self, rows: np.ndarray, batch_size: int, share: Share, seed: int):
+        self.rows, self.batch_size, self.share, self.seed = rows, batch_size, share, int(seed) % 2**64
+        self.steps = steps_per_epoch(len(rows), batch_size)
+        self._latest = (-1, None)
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __call__(self, position: int) -> tuple[np.ndarray, None]:
+        epoch, step = divmod(position, self.steps)
+        latest, order = self._latest
+        if latest != epoch:
+            order = permutation(len(self.rows), self.seed, epoch)
+            self._latest = (epoch, order)
+        start = step * self.batch_size
+        return self.rows[self.share.of(order[start:start + self.batch_size])], None
+
+
+class _InOrder:
+    """Position -> this process's rows and weights of one pass in order."""
+
+    def __init__(self, rows: np.ndarray, batch_size: int, share: Share):
+        self.rows, self.batch_size, self.share = rows, batch_size, share
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __call__(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        wanted = self.share.of(np.arange(position * self.batch_size, (position + 1) * self.batch_size))
+        return self.rows[np.minimum(wanted, len(self.rows) - 1)], (wanted < len(self.rows)).astype(np.float32)
+
+
+class Source:
+    """Grain's random-access source: batch number -> Batch. Pickled without the arrays; a worker opens the folder itself.
+
+    Args:
+      held: what is read from, with `folder` and `rows` (dicts with a "case").
+      reopen: folder -> held.
+      order: batch number -> (row numbers [b], what else `read` wants to know).
+      read: (held, row numbers, the rest) -> Batch.
+    """
+
+    def __init__(self, held, reopen: Callable, order: Callable, read: Callable):
+        self._folder, self._reopen, self._order, self._read, self._held = held.folder, reopen, order, read, held
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_held": None}
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, position: int) -> Batch:
+        rows, rest = self._order(int(position))
+        try:
+            return self._read(self._opened(), rows, rest)
+        except Exception as error:
+            raise DataError(f"cannot read batch {position} ({self.about(position)}): {error}",
+                            getattr(error, "code", "DATA_CHANGED")) from error
+
+    def about(self, position: int) -> str:
+        """The rows, and where they can be told the cases, of a batch."""
+        rows = self._order(position)[0]
+        try:
+            cases = sorted({self._opened().rows[i]["case"] for i in rows})
+        except Exception:
+            return f"rows {rows.tolist()} of {self._folder}"
+        return f"cases {', '.join(cases[:8])}{', ...' if len(cases) > 8 else ''}; rows {rows[:8].tolist()}"
+
+    def _opened(self):
+        self._held = self._held or self._reopen(self._folder)
+        return self._held
+
+
+def _read(cache: Cache, rows: np.ndarray, weight: np.ndarray | None) -> Batch:
+    image, mask = (np.take(np.asarray(a), rows, axis=0) for a in (cache.images, cache.masks))  # copies these rows alone
+    batch = Batch(image=image, mask=mask, index=rows)
+    if cache.targets is not None:
+        batch["target"] = np.take(np.asarray(cache.targets), rows, axis=0)
+    return batch if weight is None else Batch(**batch, weight=weight)
+
+
+def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+    """A random order of n rows, int64 [n]: the ranks of Philox words under the key (seed, epoch).
+
+    numpy promises the raw words of a bit generator for all versions, but not `Generator.permutation`.
+    """
+    words = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(n)
+    return np.argsort(words, kind="stable")
+
+
+def training_rows(indices: Sequence[int], held, max_samples: int) -> np.ndarray:
+    """The rows that are trained on, int64: `indices`, or `max_samples` of them, evenly spaced, if that is above 0.
+
+    Raises:
+      ConfigError: rows repeated or outside, or max_samples below 0.
+    """
+    rows = _checked(indices, held)
+    if max_samples < 0:
+        raise ConfigError(f"got max_samples={max_samples}; it is 0 (all of them) or more")
+    return rows[np.arange(max_samples) * len(rows) // max_samples] if 0 < max_samples < len(rows) else rows
+
+
+def _checked(indices: Sequence[int], held) -> np.ndarray:
+    rows, n = np.asarray(indices, np.int64).reshape(-1), len(held.rows)
+    if rows.size and (rows.min() < 0 or rows.max() >= n or len(np.unique(rows)) != rows.size):
+        raise ConfigError(f"got rows {rows.min()}..{rows.max()}, {rows.size - len(np.unique(rows))} of them repeated, for a "
+                          f"cache of {n}; a split lists each row once")
+    return rows
+
+
+def share_of(batch_size: int, process_index: int, process_count: int) -> Share:
+    """The contiguous block of a global batch that belongs to one of the processes.
+
+    Raises:
+      ConfigError: no such process, or a batch that they cannot divide.
+    """
+    if not 0 <= process_index < process_count:
+        raise ConfigError(f"got process_index={process_index} of {process_count} processes")
+    if batch_size < 1 or batch_size % process_count:
+        below = batch_size // process_count * process_count
+        fit = ", ".join(str(b) for b in (below, below + process_count) if b > 0)
+        raise ConfigError(f"got batch_size={batch_size} for {process_count} processes; it must divide: {fit} would do")
+    size = batch_size // process_count
+    return Share(process_index * size, size)

@@ -1,0 +1,320 @@
+"""Hostile NIfTI files are refused by name before memory is taken; whole ones are read as nibabel reads them."""
+
+import gzip
+import struct
+import tracemalloc
+import zlib
+
+import nibabel
+import numpy as np
+import pytest
+
+from jaxseg.data.formats.volumes import read_volume
+from jaxseg.types import DataError
+
+SHAPE = (7, 6, 5)
+SRC = np.random.default_rng(3).integers(-1000, 2000, SHAPE).astype(np.int16)
+C, S = np.cos(0.1), np.sin(0.1)
+AFFINE = np.array([[-0.5 * C, 0, 3 * S, 40], [0, 0.75, 0, -30], [0.5 * S, 0, 3 * C, 20], [0, 0, 0, 1]])  # tilted by 0.1 rad
+
+
+def _image(array=SRC, affine=AFFINE, kind=nibabel.Nifti1Image, order="<"):
+    image = kind(array, affine, header=kind.header_class(endianness=order))
+    image.header.set_data_dtype(array.dtype)
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    image.header.set_xyzt_units("mm")
+    return image
+
+
+def _bytes(**options) -> bytes:
+    return _image(**options).to_bytes()
+
+
+def _patched(content: bytes, offset: int, fmt: str, *values) -> bytes:
+    changed = bytearray(content)
+    struct.pack_into("<" + fmt, changed, offset, *values)
+    return bytes(changed)
+
+
+def _write(folder, content: bytes, name="v.nii"):
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def _refused(path, **options) -> DataError:
+    with pytest.raises(DataError) as caught:
+        read_volume(path, **options)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ") and "\n" not in text and text.count("; ") >= 2, text
+    return caught.value
+
+
+@pytest.mark.parametrize("name", ["v.nii", "v.nii.gz"])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "i2", "u2", "i4", "u4", "f4", "f8", "i8", "u8"])
+def test_every_real_dtype_reads_as_nibabel_reads_it(tmp_path, name, dtype):
+    array = np.random.default_rng(0).integers(0, 120, SHAPE).astype(dtype)
+    path = tmp_path / name
+    nibabel.save(_image(array), path)
+    volume, reference = read_volume(path), nibabel.load(path)
+    assert volume.array.dtype == np.dtype(dtype) and volume.array.dtype.isnative
+    np.testing.assert_array_equal(volume.array, np.asarray(reference.dataobj))
+    np.testing.assert_array_equal(volume.affine, reference.affine)
+    assert volume.path == path
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize("dtype", ["i2", "f4"])
+def test_big_endian_files_become_native(tmp_path, kind, dtype):
+    path = _write(tmp_path, _bytes(array=SRC.astype(dtype), kind=kind, order=">"))
+    assert nibabel.load(path).header.endianness == ">"
+    volume = read_volume(path)
+    assert volume.array.dtype == np.dtype(dtype) and volume.array.dtype.isnative
+    np.testing.assert_array_equal(volume.array, SRC)
+    np.testing.assert_array_equal(volume.affine, nibabel.load(path).affine)
+
+
+def test_scaling_is_applied_in_float32_and_only_when_asked(tmp_path):
+    plain = _bytes()
+    assert read_volume(_write(tmp_path, plain)).array.dtype == np.int16
+    unset = read_volume(_write(tmp_path, _patched(plain, 112, "ff", 0.0, 5.0)))  # slope 0: the pair is unset
+    np.testing.assert_array_equal(unset.array, SRC)
+    scaled = read_volume(_write(tmp_path, _patched(plain, 112, "ff", 0.5, -1024.0))).array
+    assert scaled.dtype == np.float32
+    np.testing.assert_array_equal(scaled, SRC.astype(np.float32) * np.float32(0.5) - np.float32(1024))
+
+
+@pytest.mark.parametrize("dims, expected", [((7, 6, 5, 1), (7, 6, 5)), ((7, 6, 5, 2), (7, 6, 5, 2)), ((7, 6), (7, 6, 1)),
+                                            ((7,), (7, 1, 1)), ((7, 6, 5, 1, 2), (7, 6, 5, 2)), ((1, 6, 5), (1, 6, 5))])
+def test_dimensions_become_three_of_space_and_at_most_one_more(tmp_path, dims, expected):
+    array = np.arange(np.prod(dims), dtype=np.int16).reshape(dims)
+    path = tmp_path / "v.nii.gz"
+    nibabel.save(_image(array), path)
+    np.testing.assert_array_equal(read_volume(path).array, array.reshape(expected))
+
+
+def test_two_series_axes_are_refused(tmp_path):
+    assert _refused(_write(tmp_path, _bytes(array=np.zeros((3, 3, 3, 2, 2), np.int16)))).code == "DATA_HEADER"
+
+
+def test_several_gzip_members_and_header_extensions_are_read(tmp_path):
+    image = _image()
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"x" * 100))
+    content = image.to_bytes()
+    np.testing.assert_array_equal(read_volume(_write(tmp_path, content)).array, SRC)
+    packed = gzip.compress(content[:500]) + gzip.compress(content[500:]) + gzip.compress(b"")
+    np.testing.assert_array_equal(read_volume(_write(tmp_path, packed, "v.nii.gz")).array, SRC)
+
+
+def test_highly_compressible_volumes_are_read(tmp_path):
+    """The compression bound is deflate's own: a volume of zeros must pass it."""
+    path = _write(tmp_path, gzip.compress(_bytes(array=np.zeros((128, 128, 64), np.int16)), 9), "v.nii.gz")
+    assert path.stat().st_size < 5000
+    assert read_volume(path).array.shape == (128, 128, 64)
+
+
+# ------------------------------------------------------------------ compressed streams
+def test_a_shortened_gzip_is_truncated_wherever_it_is_cut(tmp_path):
+    packed = gzip.compress(_bytes())
+    for keep in (*range(0, 40, 7), len(packed) // 2, len(packed) - 9, len(packed) - 8, len(packed) - 4, len(packed) - 1):
+        assert _refused(_write(tmp_path, packed[:keep], "v.nii.gz")).code == "DATA_TRUNCATED", keep
+
+
+def test_a_wrong_checksum_or_length_is_noticed(tmp_path):
+    packed = bytearray(gzip.compress(_bytes()))
+    for at in (-8, -5, -4, -1):  # CRC-32, then the length
+        broken = bytearray(packed)
+        broken[at] ^= 0x10
+        assert _refused(_write(tmp_path, bytes(broken), "v.nii.gz")).code == "DATA_CRC", at
+
+
+@pytest.mark.parametrize("tail", [b"\0", b"garbage", b"\0" * 512])
+def test_bytes_after_the_stream_are_refused(tmp_path, tail):
+    assert _refused(_write(tmp_path, gzip.compress(_bytes()) + tail, "v.nii.gz")).code == "DATA_CRC"
+
+
+def test_no_flipped_bit_of_a_gzip_changes_a_voxel_silently(tmp_path):
+    rng = np.random.default_rng(1)
+    for level in (0, 6):  # stored and Huffman-coded
+        packed = gzip.compress(_bytes(), level, mtime=0)
+        codes = set()
+        for at in rng.choice(np.arange(12, len(packed) - 8), 60, replace=False):
+            broken = bytearray(packed)
+            broken[at] ^= 1 << int(rng.integers(8))
+            path = _write(tmp_path, bytes(broken), "v.nii.gz")
+            codes.add(_refused(path).code)
+        assert "DATA_CRC" in codes
+    voxel = bytearray(gzip.compress(_bytes(), 0, mtime=0))
+    voxel[-60] ^= 1  # inside the last stored voxels: only the checksum knows
+    assert _refused(_write(tmp_path, bytes(voxel), "v.nii.gz")).code == "DATA_CRC"
+
+
+def _peak(path, **options) -> tuple[str, int]:
+    """(code of the refusal, peak of traced memory in bytes)."""
+    tracemalloc.start()
+    try:
+        code = _refused(path, **options).code
+        return code, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("dims, packed, code", [
+    ((32767, 32767, 32767), False, "DATA_TOO_LARGE"), ((32767, 32767, 32767), True, "DATA_TOO_LARGE"),
+    ((1024, 1024, 512), True, "DATA_TRUNCATED"), ((1024, 1024, 512), False, "DATA_TRUNCATED"),
+    ((8, 6, 5), True, "DATA_TRUNCATED"), ((8, 6, 5), False, "DATA_TRUNCATED"),
+    ((6, 6, 5), True, "DATA_TOO_LARGE"), ((6, 6, 5), False, "DATA_TOO_LARGE")])
+def test_lying_dimensions_are_refused_without_allocation(tmp_path, dims, packed, code):
+    content = _patched(_bytes(), 42, "hhh", *dims)
+    path = _write(tmp_path, gzip.compress(content), "v.nii.gz") if packed else _write(tmp_path, content)
+    found, peak = _peak(path)
+    assert found == code
+    assert peak < 2**20
+
+
+def test_a_gzip_bomb_stops_one_byte_after_the_declared_size(tmp_path):
+    deflate = zlib.compressobj(9, zlib.DEFLATED, 31)
+    content = [deflate.compress(_bytes())] + [deflate.compress(bytes(2**20)) for _ in range(256)] + [deflate.flush()]
+    path = _write(tmp_path, b"".join(content), "v.nii.gz")
+    assert path.stat().st_size < 2**19  # becomes 256 MiB
+    code, peak = _peak(path)
+    assert code == "DATA_TOO_LARGE" and peak < 2**21
+
+
+def test_a_bomb_whose_header_agrees_stops_at_max_voxels(tmp_path):
+    path = _write(tmp_path, gzip.compress(_patched(_bytes(), 42, "hhh", 300, 300, 300) + bytes(2**20)), "v.nii.gz")
+    code, peak = _peak(path, max_voxels=10**6)
+    assert code == "DATA_TOO_LARGE" and peak < 2**20
+
+
+# ------------------------------------------------------------------ header fields
+HEADER = {
+    "dim 0": (42, "h", 0), "dim negative": (44, "h", -5), "ndim 0": (40, "h", 0), "ndim 6": (40, "h", 6),
+    "ndim 3000": (40, "h", 3000),
+    "vox_offset 0": (108, "f", 0.0), "vox_offset 348": (108, "f", 348.0), "vox_offset nan": (108, "f", np.nan),
+    "vox_offset negative": (108, "f", -352.0), "vox_offset fraction": (108, "f", 352.5), "vox_offset inf": (108, "f", np.inf),
+    "vox_offset huge": (108, "f", 1e12),
+    "unknown dtype": (70, "h", 5), "complex": (70, "h", 32), "rgb": (70, "h", 128), "rgba": (70, "h", 2304),
+    "longdouble": (70, "h", 1536), "bitpix": (72, "h", 8),
+    "slope nan": (112, "f", np.nan), "slope inf": (112, "f", np.inf), "inter nan": (116, "f", np.nan),
+    "inter inf": (116, "f", -np.inf),
+    "pixdim nan": (80, "f", np.nan), "pixdim 0": (84, "f", 0.0), "pixdim negative": (88, "f", -3.0),
+    "pixdim inf": (88, "f", np.inf),
+    "magic": (344, "4s", b"abcd"), "pair": (344, "4s", b"ni1\0"), "sizeof_hdr": (0, "i", 349), "sform_code": (254, "h", 77),
+}
+
+
+@pytest.mark.parametrize("case", HEADER)
+@pytest.mark.parametrize("packed", [False, True])
+def test_impossible_header_fields_are_refused(tmp_path, case, packed):
+    offset, fmt, value = HEADER[case]
+    content = _patched(_bytes(), offset, fmt, value)
+    path = _write(tmp_path, gzip.compress(content), "v.nii.gz") if packed else _write(tmp_path, content)
+    assert _refused(path).code == "DATA_HEADER"
+
+
+GEOMETRY = {
+    "zero affine": (280, "12f", [0.0] * 12), "nan affine": (280, "f", [np.nan]), "inf origin": (292, "f", [np.inf]),
+    "singular": (280, "12f", [1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 1, 0]), "no codes": (252, "hh", [0, 0]),
+    "giant": (280, "f", [1e30]), "far away": (292, "f", [1e9]),
+    "bad quaternion": (252, "hhfff", [1, 0, 0.9, 0.9, 0.9]), "nan quaternion": (252, "hhf", [1, 0, np.nan]),
+    "micrometres": (123, "B", [3]), "metres": (123, "B", [1]),
+}
+
+
+@pytest.mark.parametrize("case", GEOMETRY)
+def test_impossible_geometry_is_refused(tmp_path, case):
+    offset, fmt, values = GEOMETRY[case]
+    assert _refused(_write(tmp_path, _patched(_bytes(), offset, fmt, *values))).code == "DATA_GEOMETRY"
+
+
+def test_missing_geometry_is_nibabels_guess_when_allowed(tmp_path):
+    path = _write(tmp_path, _patched(_bytes(), 252, "hh", 0, 0))
+    volume = read_volume(path, allow_missing_geometry=True)
+    np.testing.assert_array_equal(volume.affine, nibabel.load(path).affine)
+
+
+def test_the_qform_counts_where_the_sform_is_not_set(tmp_path):
+    path = _write(tmp_path, _patched(_bytes(), 254, "h", 0))
+    np.testing.assert_array_equal(read_volume(path).affine, nibabel.load(path).affine)
+    unset = _patched(_patched(_bytes(affine=np.diag([1.0, 1, 2, 1])), 254, "h", 0), 76, "f", 0.0)
+    np.testing.assert_array_equal(read_volume(_write(tmp_path, unset)).affine, np.diag([1.0, 1, 2, 1]))  # qfac 0 counts as 1
+
+
+def test_a_header_that_contradicts_itself_is_named_in_a_warning(tmp_path, caplog):
+    read_volume(_write(tmp_path, _bytes()))
+    assert not caplog.records
+    read_volume(_write(tmp_path, _patched(_bytes(), 280, "f", -0.9)))  # srow_x[0] against pixdim and qform
+    assert len(caplog.records) == 2 and all("contradict" in r.getMessage() for r in caplog.records)
+
+
+def test_suffix_and_content_must_agree(tmp_path):
+    assert _refused(_write(tmp_path, _bytes(), "v.nii.gz")).code == "DATA_HEADER"
+    assert _refused(_write(tmp_path, gzip.compress(_bytes()), "v.nii")).code == "DATA_HEADER"
+    assert _refused(_write(tmp_path, b"", "v.nii")).code == "DATA_TRUNCATED"
+    assert _refused(_write(tmp_path, b"\1\2", "v.nii")).code == "DATA_HEADER"
+    assert _refused(_write(tmp_path, _bytes()[:200], "v.nii")).code == "DATA_TRUNCATED"
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_nonfinite_voxels_are_counted_and_the_first_is_named(tmp_path, dtype):
+    array = SRC.astype(dtype)
+    array[2, 1, 1], array[1, 2, 1], array[0, 0, 4] = np.nan, np.inf, -np.inf
+    path = _write(tmp_path, _bytes(array=array))
+    error = _refused(path)
+    assert error.code == "DATA_NONFINITE" and "3 of 210" in str(error) and "(2, 1, 1)" in str(error)
+    np.testing.assert_array_equal(read_volume(path, allow_nonfinite=True).array, array)
+
+
+def test_a_scaling_that_overflows_is_nonfinite(tmp_path):
+    assert _refused(_write(tmp_path, _patched(_bytes(), 112, "ff", 3e38, 0.0))).code == "DATA_NONFINITE"
+
+
+def test_a_message_stays_on_one_line_and_keeps_the_path_as_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with open("evil\nname\x1b[31m.nii", "wb") as file:
+        file.write(b"x" * 400)
+    with pytest.raises(DataError) as caught:
+        read_volume("evil\nname\x1b[31m.nii")
+    assert str(caught.value).startswith("evil\\x0aname\\x1b[31m.nii: ") and str(caught.value).isprintable()
+
+
+# ------------------------------------------------------------------ fuzz
+def test_corrupted_headers_are_refused_or_read_as_they_stand(tmp_path, caplog):
+    """400 headers with 1 to 4 random bytes changed. Nothing but DataError is raised, memory stays small, and what is
+    read equals the original; scaling alone has no second witness in the file, so its new value is taken as written."""
+    good = _bytes()
+    original = read_volume(_write(tmp_path, good))
+    corners = np.array([[x, y, z, 1] for x in (0, 6) for y in (0, 5) for z in (0, 4)]).T
+    rng = np.random.default_rng(7)
+    refused = equal = warned = rescaled = 0
+    tracemalloc.start()
+    for trial in range(400):
+        broken = bytearray(good)
+        for at in rng.integers(0, 352, rng.integers(1, 5)):
+            broken[at] = rng.integers(256)
+        path = _write(tmp_path, bytes(broken)) if trial % 2 else _write(tmp_path, gzip.compress(bytes(broken), 1), "v.nii.gz")
+        caplog.clear()
+        tracemalloc.reset_peak()
+        try:
+            volume = read_volume(path)
+        except DataError as error:
+            assert error.code.startswith("DATA_") and str(error).isprintable()
+            refused += 1
+            continue
+        finally:
+            assert tracemalloc.get_traced_memory()[1] - tracemalloc.get_traced_memory()[0] < 2**20
+        slope, inter = struct.unpack_from("<ff", broken, 112)
+        if (slope, inter) != (1, 0) and slope != 0:
+            np.testing.assert_array_equal(volume.array, SRC.astype(np.float32) * np.float32(slope) + np.float32(inter))
+            rescaled += 1
+        else:
+            np.testing.assert_array_equal(volume.array, SRC)
+        moved = np.abs((volume.affine - original.affine)[:3] @ corners).max()
+        if moved > 0.25:  # mm: half of the smallest voxel size, below which the header is not contradictory
+            assert caplog.records, (trial, moved)
+            warned += 1
+        equal += 1
+    tracemalloc.stop()
+    assert refused > 60 and equal > 150 and warned > 5, (refused, equal, warned, rescaled)

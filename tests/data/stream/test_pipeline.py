@@ -1,0 +1,242 @@
+"""The order of samples is a pure function of (seed, position), whatever reads them."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from absl import flags
+
+from jaxseg.data.store import stacked as caches
+from jaxseg.data.stream import pipeline
+from jaxseg.types import ConfigError, DataError, PeerError
+
+N = 37
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """37 examples in a folder; image i is filled with i."""
+    folder = tmp_path_factory.mktemp("cache")
+    return write_cache(folder)
+
+
+def write_cache(folder, n=N, size=(4, 4)):
+    images = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, *size, 1)).copy()
+    np.save(folder / "images.npy", images)
+    np.save(folder / "masks.npy", images[..., 0] % 2)
+    caches.files.write_json(folder / "rows.json", [{"case": f"case{i}", "foreground": [1]} for i in range(n)])
+    caches.files.write_json(folder / "meta.json", {"dataset": "toy", "synthetic": True, "recipe": {
+        "size": size, "window": None, "spacing": None, "channels": 1, "labels": ["a"]}})
+    return caches.open_cache(folder)
+
+
+@pytest.fixture
+def parsed():
+    """absl's flags as after absl.app.run: Grain's processes ask for them."""
+    was = flags.FLAGS.is_parsed()
+    flags.FLAGS.mark_as_parsed()
+    yield
+    if not was:
+        flags.FLAGS.unparse_flags()
+
+
+def take(cache, count, indices=None, **options):
+    options = {"batch_size": 8, "seed": 3, **options}
+    with pipeline.train_batches(cache, np.arange(N) if indices is None else indices, **options) as batches:
+        return [next(batches) for _ in range(count)]
+
+
+def order(batches):
+    return [b["index"].tolist() for b in batches]
+
+
+def test_a_batch_holds_the_rows_that_its_index_names(cache):
+    for batch in take(cache, 6):
+        assert batch["image"].shape == (8, 4, 4, 1) and batch["image"].dtype == batch["mask"].dtype == np.uint8
+        assert batch["index"].dtype == np.int64
+        np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["index"])
+        np.testing.assert_array_equal(batch["mask"][:, 3, 3], batch["index"] % 2)
+        assert "weight" not in batch
+
+
+def test_an_epoch_has_no_row_twice_and_every_epoch_its_own_order(cache):
+    found = order(take(cache, 12))  # 37 // 8 = 4 batches an epoch
+    epochs = [sum(found[i:i + 4], []) for i in (0, 4, 8)]
+    assert all(len(set(e)) == 32 for e in epochs)
+    assert len({tuple(e) for e in epochs}) == 3
+    assert pipeline.steps_per_epoch(N, 8) == 4
+
+
+def test_the_seed_decides_and_seeds_do_not_run_into_each_other(cache):
+    assert order(take(cache, 4)) == order(take(cache, 4)) != order(take(cache, 4, seed=4))
+    first = [order(take(cache, 8, seed=s)) for s in range(3)]
+    assert first[0][4:] != first[1][:4]  # epoch 1 of seed 0 is not epoch 0 of seed 1
+
+
+def test_the_order_is_the_same_on_every_machine_and_version():
+    assert pipeline.permutation(8, 3, 1).tolist() == GOLDEN
+
+
+GOLDEN = [7, 3, 5, 6, 4, 0, 2, 1]  # drawn 2026-11-21; a change breaks every resumed run
+
+
+def test_a_permutation_is_fair():
+    where = np.array([pipeline.permutation(5, 0, e) for e in range(2000)])
+    counts = np.array([[np.sum(where[:, i] == j) for j in range(5)] for i in range(5)])
+    assert np.abs(counts - 400).max() < 90  # 5 sigma of a binomial(2000, 1/5)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_do_not_change_the_stream(cache, parsed, workers):
+    assert order(take(cache, 9, workers=workers)) == order(take(cache, 9))
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_hold_contiguous_blocks_of_the_same_batches(cache, processes):
+    parts = [order(take(cache, 6, process_index=p, process_count=processes)) for p in range(processes)]
+    assert [sum((part[i] for part in parts), []) for i in range(6)] == order(take(cache, 6))
+
+
+@pytest.mark.parametrize("start", [1, 4, 7])
+def test_a_restart_continues_the_uninterrupted_stream(cache, start):
+    assert order(take(cache, 4, start_batch=start)) == order(take(cache, 11))[start:start + 4]
+
+
+def test_a_restart_with_other_workers_and_processes_continues_too(cache, parsed):
+    with pipeline.train_batches(cache, np.arange(N), batch_size=8, seed=3) as batches:
+        before = [next(batches) for _ in range(3)]
+        position = batches.position
+    after = order(take(cache, 3, start_batch=position, workers=2, process_index=1, process_count=2))
+    whole = order(take(cache, 6))
+    assert order(before) == whole[:3] and after == [b[4:] for b in whole[3:]]
+
+
+def test_only_the_given_rows_are_drawn_and_max_samples_spreads_evenly(cache):
+    odd = np.arange(1, N, 2)
+    assert {i for b in order(take(cache, 9, indices=odd, batch_size=6)) for i in b} <= set(odd.tolist())
+    few = {i for b in order(take(cache, 4, max_samples=4, batch_size=4)) for i in b}
+    assert few == {0, 9, 18, 27}
+
+
+def test_sizes_that_do_not_fit_are_refused_with_sizes_that_do(cache):
+    with pytest.raises(ConfigError, match="6, 9 would do"):
+        take(cache, 1, process_count=3)
+    with pytest.raises(ConfigError, match="got 5 training examples for train.batch_size=8"):
+        take(cache, 1, indices=np.arange(5))
+    with pytest.raises(ConfigError, match="training split is empty"):
+        take(cache, 1, indices=[])
+    with pytest.raises(ConfigError, match="1 of them repeated"):
+        take(cache, 1, indices=[*range(10), 3])
+    with pytest.raises(ConfigError, match="cache of 37"):
+        take(cache, 1, indices=np.arange(40))
+    with pytest.raises(ConfigError, match="process_index=2"):
+        take(cache, 1, process_index=2, process_count=2)
+
+
+def test_workers_before_the_flags_are_parsed_are_refused(cache):
+    if flags.FLAGS.is_parsed():
+        flags.FLAGS.unparse_flags()
+    with pytest.raises(ConfigError, match="mark_as_parsed"):
+        take(cache, 1, workers=2)
+
+
+def test_a_closed_stream_says_so_and_closes_twice(cache):
+    batches = pipeline.train_batches(cache, np.arange(N), batch_size=8, seed=0)
+    next(batches)
+    batches.close()
+    batches.close()
+    with pytest.raises(ValueError, match="closed"):
+        next(batches)
+
+
+def test_evaluation_sees_every_row_once_in_order_padded_at_weight_0(cache):
+    rows = np.array([5, 3, 30, 2, 9, 11, 1, 0, 36, 20])
+    with pipeline.eval_batches(cache, rows, batch_size=4) as batches:
+        assert len(batches) == 3
+        found = list(batches)
+    assert order(found) == [[5, 3, 30, 2], [9, 11, 1, 0], [36, 20, 20, 20]]
+    assert [b["weight"].tolist() for b in found] == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]]
+    assert found[0]["weight"].dtype == np.float32
+    parts = [list(pipeline.eval_batches(cache, rows, batch_size=4, process_index=p, process_count=2)) for p in range(2)]
+    for i in range(3):
+        for key in ("index", "weight", "image"):
+            np.testing.assert_array_equal(np.concatenate([part[i][key] for part in parts]), found[i][key])
+    assert list(pipeline.eval_batches(cache, [], batch_size=4)) == []
+
+
+def broken_cache(folder):
+    """A cache whose images file shrinks after it was opened by the main process."""
+    folder.mkdir()
+    cache = write_cache(folder)
+    (folder / "images.npy").write_bytes((folder / "images.npy").read_bytes()[:-1])
+    return cache
+
+
+def test_a_worker_that_cannot_read_names_the_folder_and_rows(tmp_path, parsed):
+    with pytest.raises(DataError, match=r"batch 0 \(rows \[.*damaged") as error:
+        take(broken_cache(tmp_path / "c"), 1, workers=1)
+    assert error.value.code == "DATA_CHANGED"
+
+
+def test_a_bad_example_is_reported_with_its_case(cache, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("input/output error")
+    monkeypatch.setattr(pipeline.np, "take", fail)
+    with pytest.raises(DataError, match=r"cases case\d+, .*input/output error"):
+        take(cache, 1)
+
+
+def worker_pids():
+    return [p.pid for p in multiprocessing.active_children()]
+
+
+def test_a_killed_worker_is_replaced_and_the_stream_is_unchanged(cache, parsed):
+    with pipeline.train_batches(cache, np.arange(N), batch_size=8, seed=3, workers=1) as batches:
+        found = [next(batches)]
+        for pid in worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        found += [next(batches) for _ in range(5)]
+    assert order(found) == order(take(cache, 6))
+    assert not worker_pids()
+
+
+def test_workers_survive_a_signal_to_the_group(cache, parsed):
+    with pipeline.train_batches(cache, np.arange(N), batch_size=8, seed=3, workers=1) as batches:
+        found = [next(batches)]
+        before = worker_pids()
+        for pid in before:
+            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGINT)
+        found += [next(batches) for _ in range(5)]
+        assert before and worker_pids() == before
+    assert order(found) == order(take(cache, 6))
+
+
+def test_a_worker_whose_trainer_died_before_it_was_ready_ends(monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr(pipeline.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(pipeline.multiprocessing, "parent_process", lambda: SimpleNamespace(pid=os.getpid()))  # not our parent
+    monkeypatch.setattr(pipeline.os, "_exit", lambda code: ended.set())
+    pipeline._prepare_worker(0, 1)
+    assert ended.wait(5)
+
+
+def test_workers_that_die_again_and_again_end_the_run(cache, parsed, monkeypatch):
+    class Dead:
+        def __next__(self):
+            raise RuntimeError("Worker process was terminated unexpectedly with exit code -9.")
+
+        def close(self):
+            pass
+    monkeypatch.setattr(pipeline.Batches, "_open", lambda self: Dead())
+    with pytest.raises(PeerError, match="killed 4 times at batch 0 .cases case"):
+        take(cache, 1, workers=1)
+
+
+def test_a_batch_copies_its_own_rows_only(cache):
+    batch = take(cache, 1)[0]
+    assert batch["image"].base is None and batch["image"].flags.writeable and type(batch["image"]) is np.ndarray
