@@ -10,11 +10,10 @@ from jaxseg import checkpoint
 from jaxseg import config as configs
 from jaxseg.data import check as checks
 from jaxseg.data import datasets
-from jaxseg.evaluate_volumes import write_roi_record
+from jaxseg.evaluate.volumes import write_roi_record
 from jaxseg.experiments import search as searches
 from jaxseg.infer import predict as prediction
 from jaxseg.infer import predict_volumes as volume_prediction
-from jaxseg.infer.slices import record_of
 from jaxseg.models import functional
 from jaxseg.models import summary as summaries
 from jaxseg.train import agree, loop, patients, setup
@@ -101,7 +100,7 @@ def predict(call: Call) -> int | None:
     source = Path(call.checkpoint) if call.checkpoint else call.workdir
     if not source.exists():
         raise CheckpointError(f"no run folder {str(source)!r}: give --workdir or --checkpoint")
-    record = record_of(source)
+    record = checkpoint.find_record(source)
     given = record["config"]["infer"] if call.config is None else call.config.infer
     say = lambda text: print(text, flush=True)
     if record["model"]["rank"] == 3:

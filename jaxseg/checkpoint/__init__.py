@@ -4,7 +4,7 @@ A run folder:
 
 | path | what |
 |---|---|
-| run.json | the record: resolved config, preprocessing recipe, labels, model (`write_record`, `read_record`) |
+| run.json | the record: resolved config, preprocessing recipe, labels, model (`write_record`, `read_record`, `find_record`) |
 | state.json | written once training has finished (`Claim.finish`) |
 | checkpoints/N/ | the train state after step N: `state/` and `info/` as Orbax writes them, and our `digests.json` |
 | checkpoints/N.corrupt/ | a step that did not match its digests; kept as evidence, never loaded, yours to delete |
@@ -12,7 +12,8 @@ A run folder:
 """
 
 from jaxseg.checkpoint.manager import Checkpoints
-from jaxseg.checkpoint.record import CHECKPOINTS, Claim, claim, read_record, write_record
+from jaxseg.checkpoint.record import CHECKPOINTS, Claim, claim, find_record, read_record, run_folder, write_record
 from jaxseg.checkpoint.weights import keep_copy, load_weights
 
-__all__ = ["CHECKPOINTS", "Checkpoints", "Claim", "claim", "keep_copy", "load_weights", "read_record", "write_record"]
+__all__ = ["CHECKPOINTS", "Checkpoints", "Claim", "claim", "find_record", "keep_copy", "load_weights", "read_record",
+           "run_folder", "write_record"]

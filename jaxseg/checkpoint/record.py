@@ -74,6 +74,17 @@ def read_record(workdir: str | Path) -> dict[str, Any]:
     return record
 
 
+def find_record(run: Path) -> dict[str, Any]:
+    """The record of a run folder, or of the run that a checkpoint folder (run/checkpoints/N) belongs to."""
+    return read_record(run_folder(run))
+
+
+def run_folder(run: Path) -> Path:
+    """The run folder that a path lies in, at most two folders up; the path itself where there is none."""
+    around = (run, *run.absolute().parents[:2])
+    return next((p for p in around if (p / RECORD).is_file()), run)
+
+
 class Claim:
     """A run folder held by this process until it ends, or until `release`.
 

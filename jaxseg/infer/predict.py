@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxseg import checkpoint
 from jaxseg.data import geometry
 from jaxseg.data.formats import volumes
 from jaxseg.data.prepare import channels
 from jaxseg.data.prepare import slices as preprocess
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.infer.cases import find_cases, map_names, open_output, segment_each, values_of, write_maps, write_overlay
-from jaxseg.infer.slices import MADE_BY, SliceNetwork, folder_of, maker_of
+from jaxseg.infer.slices import MADE_BY, SliceNetwork, maker_of
 from jaxseg.metrics import regions
 from jaxseg.types import MismatchError, NonFiniteError
 from jaxseg.utils.pictures import paint, sheet, to_rgb
@@ -40,9 +41,10 @@ class Predictor:
         self.order = self._network.order
         self._make = None
         if channels.trained(self.recipe.extra):
-            self._make, digest = maker_of(folder_of(run) / MADE_BY, self.recipe)
+            copy = checkpoint.run_folder(run) / MADE_BY
+            self._make, digest = maker_of(copy, self.recipe)
             if digest != self.record["made_by"]:
-                raise MismatchError(f"{folder_of(run) / MADE_BY} has the digest {digest}, and {run} was trained with channels of "
+                raise MismatchError(f"{copy} has the digest {digest}, and {run} was trained with channels of "
                                     f"{self.record['made_by']}; put the copy back that training made")
 
     def probabilities(self, *images: Volume) -> tuple[np.ndarray, np.ndarray, geometry.Orientation]:

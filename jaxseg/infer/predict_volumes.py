@@ -17,7 +17,6 @@ from jaxseg.data.records import Recipe, Volume
 from jaxseg.data.store import base
 from jaxseg.infer import cascade, postprocess
 from jaxseg.infer.cases import find_cases, map_names, open_output, segment_each, values_of, write_maps, write_overlay
-from jaxseg.infer.slices import record_of
 from jaxseg.infer.volumes import VolumeNetwork, labels_of, probabilities_of
 from jaxseg.metrics import regions
 from jaxseg.models import create_model, functional
@@ -59,7 +58,7 @@ def open_run(run: Path, settings: Mapping[str, Any]) -> Trained:
       CheckpointError: no run record or no usable checkpoint there.
       MismatchError: the checkpoint does not fit the recorded network, or the network takes slices.
     """
-    record = record_of(run)
+    record = checkpoint.find_record(run)
     m, data = record["model"], record["config"]["data"]
     if m["rank"] != 3:
         raise MismatchError(f"{run} holds a network for slices ({m['name']}, rank {m['rank']}); a volume network is needed here")
@@ -86,7 +85,7 @@ def averaged(trained: Trained, runs: Sequence[Path]) -> Trained:
     """
     others = []
     for run in runs:
-        record = record_of(run)
+        record = checkpoint.find_record(run)
         for what in ("model", "recipe", "regions"):
             if record[what] != trained.record[what]:
                 changed = sorted(k for k in record[what] if record[what][k] != trained.record[what].get(k)) \

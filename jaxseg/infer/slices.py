@@ -41,7 +41,7 @@ class SliceNetwork:
     """
 
     def __init__(self, run: Path, *, batch_size: int = 8):
-        self.record, self.batch_size = record_of(run), batch_size
+        self.record, self.batch_size = checkpoint.find_record(run), batch_size
         self.recipe = recipe = recipe_from(self.record)
         m = self.record["model"]
         model = create_model(m["name"], in_channels=m["in_channels"], num_classes=m["num_classes"], rank=m["rank"],
@@ -103,14 +103,3 @@ def maker_of(run: Path, recipe: Recipe) -> tuple[Callable[[np.ndarray], np.ndarr
         raise MismatchError(f"config.data.extra_run={run}: its images are prepared in another way ({'; '.join(differ)}); train "
                             "it with the same keys in config.data")
     return network, network.digest
-
-
-def record_of(run: Path) -> dict:
-    """The record of a run folder, or of the run that a checkpoint folder (run/checkpoints/N) belongs to."""
-    return checkpoint.read_record(folder_of(run))
-
-
-def folder_of(run: Path) -> Path:
-    """The run folder that a path lies in, at most two folders up; the path itself where there is none."""
-    around = (run, *run.absolute().parents[:2])
-    return next((p for p in around if (p / "run.json").is_file()), run)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxseg import evaluate, evaluate_volumes
+from jaxseg import checkpoint
 from jaxseg.config import as_dict
 from jaxseg.data import splits
 from jaxseg.data.prepare import channels
@@ -17,10 +17,12 @@ from jaxseg.data.records import DataSet, Recipe
 from jaxseg.data.store import base, per_case
 from jaxseg.data.store import stacked as caches
 from jaxseg.data.stream import patches, pipeline
+from jaxseg.evaluate import slices as evaluate_slices
+from jaxseg.evaluate import volumes as evaluate_volumes
 from jaxseg.infer import postprocess
 from jaxseg.infer import predict_volumes as runs
 from jaxseg.infer.predict_volumes import WINDOW
-from jaxseg.infer.slices import maker_of, record_of
+from jaxseg.infer.slices import maker_of
 from jaxseg.infer.volumes import VolumeNetwork
 from jaxseg.metrics import regions
 from jaxseg.models.functional import Network
@@ -80,7 +82,7 @@ class Slices(NamedTuple):
 
         def validate(params, state):
             scored = scorer.run(params, state, self.store, self.rows["val"], keep=4)
-            return evaluate.headline(scored, empty=config.eval.empty), evaluate.pictures(scored, self.store)
+            return evaluate_slices.headline(scored, empty=config.eval.empty), evaluate_slices.pictures(scored, self.store)
 
         return validate
 
@@ -89,12 +91,12 @@ class Slices(NamedTuple):
         thresholds = tuple(sorted({*config.eval.thresholds, config.eval.threshold}))
         scored = self._scorer(config, network, loss, outputs, mesh, thresholds).run(
             *weights, self.store, self.rows[config.eval.split])
-        return evaluate.report(scored, self.store, threshold=config.eval.threshold, empty=config.eval.empty, folder=folder,
+        return evaluate_slices.report(scored, self.store, threshold=config.eval.threshold, empty=config.eval.empty, folder=folder,
                                tables=config.eval.tables, **about)
 
     def _scorer(self, config, network, loss, outputs, mesh, thresholds):
-        evaluate.check_tables(config.eval.tables, self.recipe.labels)
-        return evaluate.Scorer(network, loss, thresholds=thresholds, mesh=mesh, batch_size=config.eval.batch_size,
+        evaluate_slices.check_tables(config.eval.tables, self.recipe.labels)
+        return evaluate_slices.Scorer(network, loss, thresholds=thresholds, mesh=mesh, batch_size=config.eval.batch_size,
                                dtype=config.train.dtype, target=outputs.target, order=outputs.order, mean=self.recipe.mean,
                                std=self.recipe.std)
 
@@ -228,7 +230,7 @@ def _check_volumes(config, feed: Volumes, log) -> None:
         raise ConfigError(f"config.eval.lesions={config.eval.lesions!r}: the data set {config.data.dataset!r} names no regions; "
                           "set it to ''")
     if config.infer.roi:
-        runs.check_cascade(record_of(Path(config.infer.roi)), feed.recipe)
+        runs.check_cascade(checkpoint.find_record(Path(config.infer.roi)), feed.recipe)
         patients.check_unseen(Path(config.infer.roi), feed, config.eval.split, whose="config.infer.roi", log=log)
 
 

@@ -7,10 +7,10 @@ is written down once, and everything later is held against it.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from jaxseg import checkpoint
 from jaxseg.data import splits
 from jaxseg.data.store import bad_cases
 from jaxseg.data.store.base import Prepared
-from jaxseg.infer.slices import record_of
 from jaxseg.types import CheckpointError, DataError, MismatchError
 
 SPLITS = "splits.json"
@@ -51,7 +51,7 @@ def same_data(workdir: Path, store: Prepared, log, *, resumed: bool) -> None:
     Raises:
       MismatchError: other cases were left out when it began.
     """
-    record = record_of(workdir) if resumed else {}
+    record = checkpoint.find_record(workdir) if resumed else {}
     if "data" in record:  # older runs do not say
         before = record["data"]
         moved = sorted(set(before["left_out"]) ^ set(store.left_out.cases))
@@ -77,7 +77,7 @@ def check_unseen(run: Path, data, split: str, *, whose: str, log) -> None:
       DataError: DATA_LEAK.
     """
     try:
-        record = record_of(run)
+        record = checkpoint.find_record(run)
     except CheckpointError as error:
         log.say(f"{whose}: whom it was trained on is not known ({error})")
         return

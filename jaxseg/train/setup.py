@@ -71,7 +71,7 @@ def load_data(config, log: Log, workdir: Path) -> feeds.Feed:
       CheckpointError, MismatchError: config.data.extra_run cannot be used.
     """
     dataset = load_dataset(config, log)
-    copy = slices.folder_of(workdir) / slices.MADE_BY
+    copy = checkpoint.run_folder(workdir) / slices.MADE_BY
     return feeds.load(config, dataset, recipe_of(config, dataset), log, maker=copy if copy.is_dir() else config.data.extra_run)
 
 
@@ -79,7 +79,7 @@ def keep_maker(config, workdir: Path) -> None:
     """Copy the run that makes an extra channel into the run folder: resuming, evaluating and predicting need no other folder."""
     if config.data.extra_run:
         run = Path(config.data.extra_run)
-        checkpoint.keep_copy(run, slices.folder_of(run), workdir / slices.MADE_BY)
+        checkpoint.keep_copy(run, checkpoint.run_folder(run), workdir / slices.MADE_BY)
 
 
 def input_channels(config) -> int:

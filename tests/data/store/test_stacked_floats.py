@@ -10,7 +10,7 @@ from jaxseg.data.prepare import channels, normalise
 from jaxseg.data.records import Case, DataSet, Recipe
 from jaxseg.data.store import stacked as caches
 from jaxseg.data.stream import pipeline
-from jaxseg.metrics import baseline
+from jaxseg.evaluate import baseline
 from jaxseg.types import ConfigError, DataError
 
 LABELS = ("NCR", "ED", "ET")

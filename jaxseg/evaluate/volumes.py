@@ -15,11 +15,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxseg.data.store.per_case import Store
+from jaxseg.evaluate.baseline import best_band, best_threshold
 from jaxseg.infer import postprocess
 from jaxseg.infer.volumes import VolumeNetwork, labels_of
 from jaxseg.metrics import counts as scores
 from jaxseg.metrics import regions as region_scores
-from jaxseg.metrics.baseline import best_band, best_threshold
 from jaxseg.metrics.lesions import lesion_rows
 from jaxseg.metrics.summarize import write_csv
 from jaxseg.models.base import Outputs

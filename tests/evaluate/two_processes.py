@@ -1,4 +1,4 @@
-"""Three volumes judged by one process, or by this script started twice: `two_judges.py FOLDER PORT INDEX`."""
+"""Three volumes judged by one process, or by this script started twice: `two_processes.py FOLDER PORT INDEX`."""
 
 import json
 import os
@@ -34,31 +34,30 @@ def make_store(folder: Path):
 def judge(store, folder: Path) -> dict:
     """What every process ends with; process 0 writes the tables into `folder`."""
     import jax
+    from flax import nnx
 
-    from jaxseg import evaluate_volumes
+    from jaxseg.evaluate import volumes
     from jaxseg.infer.volumes import VolumeNetwork
     from jaxseg.losses import compose
     from jaxseg.models import functional
     from jaxseg.train import mesh as meshes
-    sys.path.insert(0, str(Path(__file__).parent))
-    from flax import nnx
-    from tiny_volumes import Tiny
+    from tests.train.tiny_volumes import Tiny
 
     network, params, state = functional.split(Tiny(in_channels=2, num_classes=4, rank=3, rngs=nnx.Rngs(0)))
     sharing = meshes.replicated(meshes.make(0 if jax.process_count() > 1 else 1))
     weights = [{k: jax.make_array_from_process_local_data(sharing, np.asarray(v)) for k, v in part.items()}
                for part in (params, state)]  # as the train state has them: on the devices of all processes
     windows = VolumeNetwork(network, window=(8, 8, 8), num_classes=4, windows=1)
-    scorer = evaluate_volumes.Scorer(windows, compose.build((("dice", 1.0),), {}, (), ()), empty="nan")
+    scorer = volumes.Scorer(windows, compose.build((("dice", 1.0),), {}, (), ()), empty="nan")
     found = {}
     for name, rows in (("three", np.arange(3)), ("one", np.array([1]))):  # one volume: nothing is left for process 1
         scored = scorer.run(*weights, store, rows, surface=True, lesions="GLI")
         found[name] = {"cases": scored.cases, "lesions": scored.lesions, "confusion": scored.confusion.tolist(),
-                       "figures": evaluate_volumes.headline(scored)}
+                       "figures": volumes.headline(scored)}
         if jax.process_index() == 0:
             (folder / name).mkdir(parents=True)
-            evaluate_volumes.report(scored._replace(loss=round(scored.loss, 5)), store, folder=folder / name, **ABOUT)
-    found["voxels"] = evaluate_volumes._summed(np.array([3 * 10**9])).tolist()  # 340 BraTS cases have as many
+            volumes.report(scored._replace(loss=round(scored.loss, 5)), store, folder=folder / name, **ABOUT)
+    found["voxels"] = volumes._summed(np.array([3 * 10**9])).tolist()  # 340 BraTS cases have as many
     return found
 
 

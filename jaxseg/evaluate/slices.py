@@ -16,8 +16,9 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxseg.data.stream import pipeline
-from jaxseg.metrics import baseline, projects
+from jaxseg.evaluate import baseline
 from jaxseg.metrics import counts as scores
+from jaxseg.metrics import projects
 from jaxseg.metrics.counts import Counts
 from jaxseg.metrics.regions import labels_from_regions
 from jaxseg.metrics.summarize import by_patient, detection, means, rows_of, sweep, write_csv

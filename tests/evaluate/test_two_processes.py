@@ -10,23 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-import two_judges
+from tests.evaluate import two_processes
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")  # the spread of a distance to an empty mask, which is infinite
 def test_three_volumes_are_scored_by_two_processes_as_by_one(tmp_path):
-    store = two_judges.make_store(tmp_path / "store")
+    store = two_processes.make_store(tmp_path / "store")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    processes = [subprocess.Popen([sys.executable, str(Path(two_judges.__file__)), str(tmp_path), str(port), str(i)], cwd=ROOT,
+    processes = [subprocess.Popen([sys.executable, str(Path(two_processes.__file__)), str(tmp_path), str(port), str(i)], cwd=ROOT,
                                   env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
                                   stderr=subprocess.STDOUT) for i in range(2)]
     try:
-        one = two_judges.judge(store, tmp_path / "one")
+        one = two_processes.judge(store, tmp_path / "one")
         for process in processes:
             output, _ = process.communicate(timeout=120)
             assert process.returncode == 0, output[-3000:]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg import evaluate
+from jaxseg.evaluate import slices
 from jaxseg.losses import compose as losses
 from jaxseg.metrics import counts, projects
 from jaxseg.models import Outputs
@@ -47,8 +47,8 @@ def scored(classes: int, monkeypatch):
                 yield {"image": store.images[index], "mask": store.masks[index], "index": index, "weight": weight}
         return contextlib.nullcontext(padded())
 
-    monkeypatch.setattr(evaluate.pipeline, "eval_batches", batches)
-    scorer = evaluate.Scorer(Echo(), losses.build((("dice", 1.0),)), thresholds=(0.4, 0.5), mesh=meshes.make(1), batch_size=2,
+    monkeypatch.setattr(slices.pipeline, "eval_batches", batches)
+    scorer = slices.Scorer(Echo(), losses.build((("dice", 1.0),)), thresholds=(0.4, 0.5), mesh=meshes.make(1), batch_size=2,
                              dtype="float32")
     return store, scorer.run({}, {}, store, np.arange(N))
 
@@ -57,7 +57,7 @@ def test_the_confusion_of_a_pass_counts_every_pixel_of_every_image_once(monkeypa
     store, found = scored(4, monkeypatch)
     expected = counts.confusion(store.images.argmax(-1), store.masks, 4)
     np.testing.assert_array_equal(found.confusion, expected)
-    lines, figures = evaluate.TABLES["classes"](found, 0.5, list(store.labels))
+    lines, figures = slices.TABLES["classes"](found, 0.5, list(store.labels))
     assert figures == projects.class_table(expected, ("background", *store.labels)) and len(lines) == 5
     assert lines[-1].startswith("Col Ave")
 
@@ -68,24 +68,24 @@ def test_one_logit_has_a_class_table_at_the_headline_threshold(monkeypatch):
     for threshold in (0.4, 0.5):
         guess = np.asarray(jax.nn.sigmoid(store.images[..., 0])) >= threshold
         expected = counts.confusion(guess.astype(int), store.masks, 2)
-        figures = evaluate.TABLES["classes"](found, threshold, ["bleed"])[1]
+        figures = slices.TABLES["classes"](found, threshold, ["bleed"])[1]
         assert figures == projects.class_table(expected, ("background", "bleed"))
 
 
 def test_each_table_is_the_projects_own_figures(monkeypatch):
     store, one = scored(1, monkeypatch)
-    assert evaluate.TABLES["effisegnet"](one, 0.5, ["polyp"])[1] == projects.effisegnet_scores(one.at(0.5))
-    assert evaluate.TABLES["ich"](one, 0.5, ["bleed"])[1] == {str(t): projects.seed_scores(one.at(t)) for t in (0.4, 0.5)}
+    assert slices.TABLES["effisegnet"](one, 0.5, ["polyp"])[1] == projects.effisegnet_scores(one.at(0.5))
+    assert slices.TABLES["ich"](one, 0.5, ["bleed"])[1] == {str(t): projects.seed_scores(one.at(t)) for t in (0.4, 0.5)}
     store, two = scored(3, monkeypatch)
-    lines, figures = evaluate.TABLES["left_right"](two, 0.5, ["right lung", "left lung"])
+    lines, figures = slices.TABLES["left_right"](two, 0.5, ["right lung", "left lung"])
     expected = projects.left_right_scores(two.at(0.5))
     assert figures == {"right lung": expected["left"], "left lung": expected["right"], "mean": expected["mean"]}
     assert f"right lung {expected['left']:.4f}" in lines[0]
 
 
 def test_a_table_that_does_not_fit_the_classes_is_refused_before_training():
-    evaluate.check_tables(("ich", "classes", "effisegnet"), ("polyp",))
+    slices.check_tables(("ich", "classes", "effisegnet"), ("polyp",))
     with pytest.raises(ConfigError, match="did you mean classes"):
-        evaluate.check_tables(("clases",), ("polyp",))
+        slices.check_tables(("clases",), ("polyp",))
     with pytest.raises(ConfigError, match="left_right.*2 classes.*has 1"):
-        evaluate.check_tables(("left_right",), ("polyp",))
+        slices.check_tables(("left_right",), ("polyp",))
