@@ -2,6 +2,7 @@
 
     python -m jaxseg.bench --peers                                   # everything; without --peers ours alone
     python -m jaxseg.bench --suite=models --peers --only='unet3d_s|forward' --output=runs/bench
+    python -m jaxseg.bench --gpu                                     # all of a GPU in 8 minutes (`gpu.py`); --gpu --help
 
 Suites: models (forward, training step), infer (sliding window), ops (distance transform, components, convolutions; on a GPU
 the hand-written kernels), data (augmented samples per second), startup (command to first step, cold and warm), scaling (cost
@@ -12,14 +13,16 @@ OUTPUT/bench.md has the newest of each on this machine, whichever run measured i
 """
 
 import argparse
+import dataclasses
 import importlib
+import json
 import re
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxseg.bench import machine, pair, table
+from jaxseg.bench import gpu, machine, pair, table
 from jaxseg.bench.peers import DRESSES
 from jaxseg.bench.side import Options
 from jaxseg.types import ConfigError, JaxsegError
@@ -35,6 +38,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", action="store_true", help="measure PyTorch, transformers, MONAI and scipy on the same work")
     parser.add_argument("--only", default="", help="regular expression, found in 'suite/name' or 'suite/name work'")
     parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of bench.csv, bench.md and bench.log")
+    parser.add_argument("--results", default="", help="file to which each row is appended as a line of JSON")
     parser.add_argument("--quick", action="store_true", help="the smallest sizes: does everything run?")
     parser.add_argument("--seconds", type=float, default=3.0, help="of timing for each row")
     parser.add_argument("--limit", type=float, default=300.0, help=f"seconds that one case may take with {TOGETHER} rows")
@@ -68,6 +72,9 @@ def measured(options: argparse.Namespace, side: Options, log) -> Iterator[table.
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, write, print; 0, or 1 if a row failed or is missing a side."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if "--gpu" in arguments:
+        return gpu.main([a for a in arguments if a != "--gpu"])
     options = parse(arguments)
     about = machine.describe()
     side = Options(folder="", gpu=bool(machine.accelerator()), quick=options.quick, peers=options.peers, dresses=options.dresses)
@@ -76,6 +83,9 @@ def main(arguments: list[str] | None = None) -> int:
     with open(options.output / "bench.log", "a") as log:
         for row in measured(options, side, log):
             sheet.add(row)
+            if options.results:
+                with open(options.results, "a") as file:
+                    file.write(json.dumps({"stage": "rows", **dataclasses.asdict(row)}) + "\n")
             count += 1
             whole &= row.ours is not None and row.ratio != "FAILED"
             print(f"{time.monotonic() - begin:6.0f} s  {row.suite}/{row.name} {row.work}: "

@@ -1,14 +1,16 @@
-"""What to time on a GPU: every hand-written kernel and the attention rule beside their plain twins, at real sizes.
+"""What to time on a GPU: every hand-written kernel and the attention rule beside XLA's own programs, at real sizes.
 
-`python -m jaxseg.bench.gpu_rows [--only strip]` prints, on a GPU: milliseconds of both, the share of a copy's bandwidth that
-the kernel reaches for the bytes it must move, and the largest difference over the twin's standard deviation. The rows of
-`ops.conv` belong into conv/gpu/table.py. `python -m jaxseg.bench --suite=ops --peers` has the same rows in its table, each side
-in a process of its own. Not yet run: no figure in this package comes from a GPU.
+`python -m jaxseg.bench.gpu_rows [--only strip]` prints, on a GPU: milliseconds of each, the share of a copy's bandwidth that
+the kernel reaches for the bytes it must move, and the largest difference over the reference's standard deviation. The rows of
+`ops.conv` belong into ops/conv/gpu/table.py. `python -m jaxseg.bench --suite=ops --peers` has the same rows, each side
+in a process of its own; `python -m jaxseg.bench --gpu` runs this module, in shares, as a stage.
 """
 
 import argparse
 import functools
 import importlib
+import itertools
+import json
 import math
 import statistics
 import time
@@ -19,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseg.bench import lanes
 from jaxseg.ops.conv.spec import Spec
 
 Factory = Callable[[], Callable[[], jax.Array]]  # makes arrays on the device, returns a call that does not wait
@@ -32,12 +35,17 @@ class GpuRow(NamedTuple):
     plain: Factory
     bytes: int
     flops: int
+    shifted: Factory | None = None  # a depthwise convolution as a sum of shifted products, left to XLA's fusions
 
 
 STRIPS = (((8, 128, 128, 256), (1, 7), 1), ((8, 128, 128, 256), (1, 11), 1), ((8, 128, 128, 256), (1, 21), 1),
           ((8, 128, 128, 256), (21, 1), 1), ((16, 40, 40, 320), (1, 21), 1))
 WINDOWS = (((8, 128, 128, 256), (3, 3), 1), ((8, 128, 128, 256), (5, 5), 1), ((8, 64, 64, 384), (7, 7), 1),
-           ((2, 64, 64, 64, 64), (3, 3, 3), 1), ((2, 64, 64, 64, 64), (5, 5, 5), 2), ((2, 48, 48, 48, 48), (7, 7, 7), 1))
+           ((2, 64, 64, 64, 64), (3, 3, 3), 1), ((2, 64, 64, 64, 64), (5, 5, 5), 2), ((2, 48, 48, 48, 48), (7, 7, 7), 1),
+           ((1, 32, 32, 32, 64), (13, 13, 13), 1), ((8, 64, 64, 24), (5, 5), 1), ((8, 40, 40, 40), (3, 3), 1),
+           ((8, 28, 28, 144), (5, 5), 1))
+STRIDED = (((64, 112, 112, 96), (3, 3)), ((64, 56, 56, 144), (5, 5)), ((64, 14, 14, 672), (5, 5)))  # EffiSegNet-B0 at 224^2
+DIRECTIONS = ("forward", "input_gradient", "weight_gradient")
 TILES = ({}, {"unroll": 1}, {"chunk": 128}, {"chunk": 32}, {"warps": 8}, {"stages": 3})  # of strips of 21
 
 
@@ -45,8 +53,9 @@ def gpu_rows() -> list[GpuRow]:
     """All rows, bfloat16: convolutions in three directions, fused strip pairs, norm with activation, attention."""
     rows = []
     for shape, kernel, dilation in (*STRIPS, *WINDOWS):
-        for direction in ("forward", "input_gradient", "weight_gradient"):
+        for direction in DIRECTIONS:
             rows.append(_conv(shape, kernel, dilation, direction, {}))
+    rows += [_conv(shape, kernel, 1, direction, {}, stride=2) for shape, kernel in STRIDED for direction in DIRECTIONS]
     rows += [_conv(*STRIPS[2], direction, tiles) for tiles in TILES[1:] for direction in ("forward", "weight_gradient")]
     rows += [_msca((8, 128, 128, 64), sizes) for sizes in ((7, 11), (21,), (7, 11, 21))]
     rows += [_norm(shape, groups, direction) for shape, groups in (((2, 96, 96, 96, 32), 32), ((8, 128, 128, 256), 32))
@@ -55,21 +64,46 @@ def gpu_rows() -> list[GpuRow]:
                                                     (256, 512, 512, 4, 32, True), (8, 512, 512, 12, 64, False))]
 
 
-def _conv(shape, kernel, dilation: int, direction: str, tiles: dict[str, int]) -> GpuRow:
-    channels, numbers = shape[-1], math.prod(shape)
-    spec = Spec((1,) * len(kernel), tuple((dilation * (k - 1) // 2,) * 2 for k in kernel), (dilation,) * len(kernel), channels)
+def _conv(shape, kernel, dilation: int, direction: str, tiles: dict[str, int], stride: int = 1) -> GpuRow:
+    channels, numbers, rank = shape[-1], math.prod(shape), len(kernel)
+    spec = Spec((stride,) * rank, tuple((dilation * (k - 1) // 2,) * 2 for k in kernel), (dilation,) * rank, channels)
+    out = (shape[0], *spec.output(shape[1:-1], kernel), channels)
     static = {"forward": (), "input_gradient": (shape[1:-1],), "weight_gradient": (kernel,)}[direction]
-    shapes = (shape, shape) if direction == "weight_gradient" else (shape, (*kernel, 1, channels))
-    title = f"depthwise {'x'.join(map(str, kernel))} {'x'.join(map(str, shape))}{f' dilation {dilation}' if dilation > 1 else ''}"
+    weights = (*kernel, 1, channels)
+    shapes = {"forward": (shape, weights), "input_gradient": (out, weights), "weight_gradient": (shape, out)}[direction]
+    title = (f"depthwise {'x'.join(map(str, kernel))} {'x'.join(map(str, shape))}"
+             f"{f' dilation {dilation}' if dilation > 1 else ''}{f' stride {stride}' if stride > 1 else ''}")
     extra = "".join(f" {k}={v}" for k, v in tiles.items())
 
     def make(module: str, **options) -> Callable[[], jax.Array]:
         lowerings = importlib.import_module(f"jaxseg.ops.conv.{module}")
         return _ready(functools.partial(getattr(lowerings, direction), spec, *static, **options), *shapes)
 
+    def shifted() -> Callable[[], jax.Array]:
+        one = functools.partial(_shifted, spec)
+        if direction == "forward":
+            return _ready(one, *shapes)
+        fixed = {"input_gradient": (jax.ShapeDtypeStruct(shape, jnp.bfloat16), lambda w: lambda x: one(x, w)),
+                 "weight_gradient": (jax.ShapeDtypeStruct(weights, jnp.bfloat16), lambda x: lambda w: one(x, w))}[direction]
+        g, other = (0, 1) if direction == "input_gradient" else (1, 0)
+        return _ready(lambda *a: jax.linear_transpose(fixed[1](a[other]), fixed[0])(a[g])[0], *shapes)
+
     return GpuRow(f"{title} {direction}{extra}", functools.partial(make, "gpu.depthwise", **tiles),
-                  functools.partial(make, "reference"),
-                  4 * numbers, 2 * numbers * math.prod(kernel))
+                  functools.partial(make, "reference"), 2 * (numbers + math.prod(out)),
+                  2 * math.prod(out) * math.prod(kernel), None if tiles or math.prod(kernel) > 49 else shifted)
+
+
+def _shifted(spec: Spec, x: jax.Array, w: jax.Array) -> jax.Array:
+    """The sum over all taps of x moved by the tap, times its weights, in float32."""
+    kernel = w.shape[:-2]
+    out = spec.output(x.shape[1:-1], kernel)
+    padded = jnp.pad(x, ((0, 0), *spec.padding, (0, 0)))
+    total = 0.0
+    for tap in itertools.product(*map(range, kernel)):
+        starts = [t * d for t, d in zip(tap, spec.dilation)]
+        window = padded[(slice(None), *(slice(a, a + (o - 1) * s + 1, s) for a, o, s in zip(starts, out, spec.stride)))]
+        total = total + window.astype(jnp.float32) * w[tap][0].astype(jnp.float32)
+    return total.astype(x.dtype)
 
 
 def _msca(shape, sizes) -> GpuRow:
@@ -141,26 +175,46 @@ def copy_rate(numbers: int = 2**29) -> float:
     return 4 * numbers / milliseconds(copy) * 1e3
 
 
+def measured(row: GpuRow, bandwidth: float) -> dict:
+    """The row's figures; what fails has its error in the place of its time."""
+    found, results = {"row": row.name}, {}
+    for side, factory in (("ours", row.ours), ("xla", row.plain), ("shifted", row.shifted)):
+        if factory is None:
+            continue
+        try:
+            start = time.perf_counter()
+            call = factory()
+            results[side] = np.asarray(call(), np.float32)
+            found[f"{side}_compile_s"] = round(time.perf_counter() - start, 2)
+            with lanes.alone():
+                found[side] = milliseconds(call)
+        except Exception as error:  # one kernel that fails must not cost the other rows
+            found[side] = f"{type(error).__name__}: {str(error)[:300]}"
+    if {"ours", "xla"} <= results.keys():
+        found["difference"] = float(np.abs(results["ours"] - results["xla"]).max() / results["xla"].std())
+    if isinstance(found["ours"], float):
+        found |= {"copy_share": 1e3 * row.bytes / found["ours"] / bandwidth, "tflops": row.flops / found["ours"] / 1e9}
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--share", default="0/1", help="i/n: rows i, i + n, i + 2n, ...")
+    parser.add_argument("--results", default="", help="file to which a line of JSON is appended for each row")
     options = parser.parse_args()
     if jax.default_backend() != "gpu":
         raise SystemExit(f"got backend {jax.default_backend()}; the kernels run on a GPU alone")
-    bandwidth = copy_rate()
-    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}: copy {bandwidth / 1e12:.2f} TB/s", flush=True)
-    for row in gpu_rows():
-        if options.only not in row.name:
-            continue
-        try:
-            ours, plain = row.ours(), row.plain()
-            wide = [np.asarray(f(), np.float32) for f in (ours, plain)]
-            error = float(np.abs(wide[0] - wide[1]).max() / wide[1].std())
-            a, b = milliseconds(ours), milliseconds(plain)
-            print(f"{row.name}: {a:.4f} ms, plain {b:.4f} ({b / a:.2f}x), {1e3 * row.bytes / a / bandwidth:.0%} of the copy, "
-                  f"{row.flops / a / 1e9:.1f} TFLOP/s, difference {error:.1e}", flush=True)
-        except Exception as error:  # one kernel that fails must not cost the other rows
-            print(f"{row.name}: FAILED {type(error).__name__}: {str(error)[:200]}", flush=True)
+    with lanes.alone():
+        bandwidth = copy_rate()
+    first, step = map(int, options.share.split("/"))
+    for row in [row for row in gpu_rows() if options.only in row.name][first::step]:
+        found = measured(row, bandwidth)
+        shown = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in found.items()}
+        print(", ".join(f"{k} {v}" for k, v in shown.items()), flush=True)
+        if options.results:
+            with open(options.results, "a") as file:
+                file.write(json.dumps({"stage": "kernels", **found}) + "\n")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ class Case(NamedTuple):
     options: dict = {}
     channels: int = 3
     classes: int = 1
+    aux: tuple[float, ...] = ()  # weights of auxiliary outputs; with any, training is nnU-Net's: Dice and cross-entropy, SGD
 
     def shape(self, options: Options) -> tuple[int, ...]:
         """[B, *S, C]."""
@@ -47,6 +48,9 @@ CASES: dict[str, Case] = {
     "unet_base": Case((16, 512, 512), (1, 256, 256), (1, 32, 32), channels=1),
     "unet3d_s": Case(*_CUBE, channels=2, classes=4),
     "dualbranch_04_unet_s": Case(*_CUBE, channels=2, classes=4),
+    # nnU-Net's own benchmark: as planned for BraTS, deep supervision with halved weights and none for the coarsest level
+    "nnunet_plain": Case((2, 128, 128, 128), (1, 64, 64, 64), (1, 64, 64, 64), channels=4, classes=4,
+                         aux=(0.5, 0.25, 0.125, 0.0)),
     "unetr": Case(*_TRANSFORMER, channels=4, classes=4),
     "swin_unetr": Case(*_TRANSFORMER, channels=4, classes=4),
 }
@@ -75,7 +79,8 @@ def narrowed(name: str, options: Options) -> dict:
     """What is thinner than the variant's own where that would take minutes: half of Swin UNETR on a CPU."""
     if name == "swin_unetr" and not options.gpu:
         return {"width": 24}
-    return {"widths": (4, 8, 8, 8, 8)} if name == "unet_base" and options.quick else {}
+    quick = {"unet_base": (4, 8, 8, 8, 8), "nnunet_plain": (4, 8, 8, 8, 8, 8)}
+    return {"widths": quick[name]} if options.quick and name in quick else {}
 
 
 def arrays(shape: tuple[int, ...], classes: int):
@@ -120,7 +125,8 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
 
     def train_step() -> Call:
         losses: list[float] = []
-        call = step_call(network, params, state, image, mask, classes, dtype, peak, {**shared, "flop": 3 * flop}, losses)
+        call = step_call(network, params, state, image, mask, classes, dtype, peak, {**shared, "flop": 3 * flop}, losses,
+                         aux=CASES[name].aux)
         np.save(options.path("train step.ours.npy"), np.array(losses))
         return call
 
@@ -134,8 +140,9 @@ def full_precision(function, *arguments):
         return jax.jit(function).lower(*arguments).compile(compiler_options={"xla_gpu_autotune_level": "0"})(*arguments)
 
 
-def training(network, params, state, image, mask, classes: int, dtype: str):
-    """(jitted `train.step`, its state, one batch on the device): AdamW, cross-entropy, no augmentation."""
+def training(network, params, state, image, mask, classes: int, dtype: str, aux: tuple[float, ...] = ()):
+    """(jitted `train.step`, its state, one batch on the device): AdamW, cross-entropy, no augmentation; with auxiliary outputs
+    nnU-Net's SGD, Dice of the foreground and cross-entropy."""
     from jaxseg.augment import compose as augmentations
     from jaxseg.losses import compose as losses
     from jaxseg.optim import build as optimizers
@@ -144,18 +151,22 @@ def training(network, params, state, image, mask, classes: int, dtype: str):
     from jaxseg.train import step as steps
 
     mesh = meshes.make(1)
-    optimizer = optimizers.build(params, name="adamw", weight_decay=1e-2)
-    loss = losses.build((("bce" if classes == 1 else "cross_entropy", 1.0),))
+    if aux:
+        optimizer = optimizers.build(params, name="sgd", options={"momentum": 0.99, "nesterov": True}, weight_decay=3e-5)
+        loss = losses.build((("cross_entropy", 1.0), ("dice", 1.0)), {"dice": {"background": False}}, aux)
+    else:
+        optimizer = optimizers.build(params, name="adamw", weight_decay=1e-2)
+        loss = losses.build((("bce" if classes == 1 else "cross_entropy", 1.0),))
     step = steps.build(network, loss, optimizer, lambda n: 1.0, augmentations.build((), rank=mask.ndim - 1), mesh, lr=LR,
-                       dtype=dtype)
+                       dtype=dtype, auxiliary=bool(aux))
     held = states.place(states.create(params, state, optimizer, ema=False), meshes.replicated(mesh))
     return step, held, meshes.put({"image": image, "mask": mask}, mesh)
 
 
 def step_call(network, params, state, image, mask, classes: int, dtype: str, peak: machine.Peak, facts: dict,
-              first: list[float] | None = None) -> Call:
+              first: list[float] | None = None, aux: tuple[float, ...] = ()) -> Call:
     """`training` on one batch, over and over; `first` receives the losses of the first two steps."""
-    step, held, batch = training(network, params, state, image, mask, classes, dtype)
+    step, held, batch = training(network, params, state, image, mask, classes, dtype, aux)
     first = [] if first is None else first
 
     def once(executable):

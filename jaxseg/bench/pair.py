@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.bench import clock, machine
+from jaxseg.bench import clock, lanes, machine
 from jaxseg.bench.side import Options
 from jaxseg.bench.table import Row
 
@@ -102,7 +102,8 @@ def _measured(sides: dict[str, Process], facts: dict, row: Row, notes: list[str]
     timed: dict[str, tuple[float, int]] = {}
     try:
         waiting = {w: _timer(sides[w], row.work) for w, f in facts.items() if "value" not in f}
-        timed = clock.interleaved(waiting, seconds=seconds) if waiting else {}
+        with lanes.alone():
+            timed = clock.interleaved(waiting, seconds=seconds) if waiting else {}
     except SideFailed as error:
         notes.append(str(error))
     ours, peer = facts.get("ours", {}), facts.get("peer", {})

@@ -53,6 +53,9 @@ def network(name: str, size: tuple[int, ...], ours: dict):
     if name == "dualbranch_04_unet_s":
         from jaxseg.bench.twins.volume import DualBranch04
         return DualBranch04((16, 32, 64), (256, 512), (256, 128, 32, 32), classes), "twin"
+    if name == "nnunet_plain":
+        from jaxseg.bench.twins.nnunet import PlainUNet
+        return PlainUNet(ours.get("widths", (32, 64, 128, 256, 320, 320)), channels, classes), "twin"
     from monai.networks import nets
     if name == "unetr":
         return nets.UNETR(channels, classes, size, feature_size=16), "MONAI"
@@ -61,8 +64,9 @@ def network(name: str, size: tuple[int, ...], ours: dict):
     raise ConfigError(f"got network {name!r}; no PyTorch network of this name is known here")
 
 
-def prepared(name: str, image: np.ndarray, ours: dict):
-    """`network` with BatchNorm statistics of the image it will see: at initialisation deep ones send everything to a constant."""
+def prepared(name: str, image: np.ndarray, ours: dict, device: str = "cpu"):
+    """`network`, on the CPU, with BatchNorm statistics of the image it will see, found on `device`: at initialisation deep
+    networks send everything to a constant."""
     import torch
     from torch.nn.modules.batchnorm import _BatchNorm
     threads()
@@ -73,7 +77,8 @@ def prepared(name: str, image: np.ndarray, ours: dict):
         for m in norms:
             m.momentum = 1.0
         with torch.no_grad():
-            module.train()(torch.from_numpy(np.moveaxis(image, -1, 1).copy()))
+            module.to(device).train()(torch.from_numpy(np.moveaxis(image, -1, 1).copy()).to(device))
+        module.to("cpu")
         for m, momentum in norms.items():
             m.momentum = momentum
     return module, maker
@@ -97,14 +102,14 @@ def works(name: str, ours: dict, shape: tuple[int, ...], options: Options) -> di
     """work -> a function that readies it in its fastest dress."""
     import torch
 
-    from jaxseg.bench.models import CHECKED, LR, arrays
+    from jaxseg.bench.models import CASES, CHECKED, LR, arrays
 
-    classes = ours["num_classes"]
+    classes, aux = ours["num_classes"], CASES[name].aux
     image, mask = arrays(shape, classes)
-    module, maker = prepared(name, image, ours)
+    device = "cuda" if options.gpu else "cpu"
+    module, maker = prepared(name, image, ours, device)
     parameters = save_weights(module, options)
     start = {k: v.clone() for k, v in module.state_dict().items()}
-    device = "cuda" if options.gpu else "cpu"
     image, mask = torch.from_numpy(image).movedim(-1, 1).contiguous(), torch.from_numpy(mask)
     module = module.to(device)
     peak = machine.Peak(options.gpu)
@@ -129,13 +134,20 @@ def works(name: str, ours: dict, shape: tuple[int, ...], options: Options) -> di
     def train_step(dress: str) -> Callable:
         called, x, y = inputs(dress)
         module.train()
-        optimizer = torch.optim.AdamW(module.parameters(), lr=LR, weight_decay=1e-2, fused=True)
+        if aux:
+            optimizer = torch.optim.SGD(module.parameters(), lr=LR, weight_decay=3e-5, momentum=0.99, nesterov=True, fused=True)
+        else:
+            optimizer = torch.optim.AdamW(module.parameters(), lr=LR, weight_decay=1e-2, fused=True)
         lost = torch.nn.functional.binary_cross_entropy_with_logits if classes == 1 else torch.nn.functional.cross_entropy
         target = y[:, None].float() if classes == 1 else y.long()
 
         def run():
             with autocast():
-                loss = lost(called(x).float(), target)
+                found = called(x)
+                if aux:
+                    loss = sum(w * dice_cross_entropy(f.float(), target) for w, f in zip((1.0, *aux), found) if w)
+                else:
+                    loss = lost(found.float(), target)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -165,6 +177,19 @@ def works(name: str, ours: dict, shape: tuple[int, ...], options: Options) -> di
         return ready("train step", train_step)
 
     return {"forward": forward_work, "train step": train_work}
+
+
+def dice_cross_entropy(logits, labels):
+    """Cross-entropy and the mean Dice loss of the foreground classes, at the size of `logits`; nnU-Net's loss but for its batch
+    Dice."""
+    import torch
+    F = torch.nn.functional
+    if labels.shape[1:] != logits.shape[2:]:
+        labels = F.interpolate(labels[:, None].float(), logits.shape[2:], mode="nearest")[:, 0].long()
+    truth = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).float()[:, 1:].flatten(2)
+    found = logits.softmax(1)[:, 1:].flatten(2)
+    dice = (2 * (found * truth).sum(-1) + 1e-5) / (found.sum(-1) + truth.sum(-1) + 1e-5)
+    return F.cross_entropy(logits, labels) + 1 - dice.mean()
 
 
 def dressed(module, dress: str, rank: int):

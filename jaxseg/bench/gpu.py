@@ -1,0 +1,165 @@
+"""Everything there is to know of a GPU in minutes: `python -m jaxseg.bench --gpu`.
+
+Stages run in order of their value, a few at a time (`lanes`), each in processes of its own with a limit of its own, so that one
+that dies or hangs costs itself alone. What they find is appended to OUTPUT/results.jsonl line by line, and rows beside peers
+to OUTPUT/bench.csv as well; OUTPUT/log has what they print. Started again with the same OUTPUT, finished stages are left out.
+With --quick everything runs on tiny sizes, on a CPU too, where kernels for a GPU alone are left out.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxseg.bench import lanes, machine
+from jaxseg.bench.table import Sheet, markdown
+from jaxseg.types import ConfigError
+
+
+class Stage(NamedTuple):
+    """A command with its limit in seconds; `gpu`: it makes no sense without one."""
+
+    name: str
+    command: tuple[str, ...]
+    limit: float = 240.0
+    gpu: bool = False
+
+
+def _rows(suite: str, name: str, *more: str) -> Stage:
+    return Stage(f"{suite}/{name}", ("-m", "jaxseg.bench", f"--suite={suite}", "--peers", f"--only=^{suite}/{name}$",
+                                     "--seconds=2", "--limit=230", *more))
+
+
+def _step(name: str, change: str = "") -> Stage:
+    return Stage(f"steps/{name}{f' {change}' if change else ''}",
+                 ("-m", "jaxseg.bench.gpu_steps", name, *([f"--change={change}"] if change else ["--trace"])))
+
+
+SHARES = 3
+STAGES = (
+    Stage("machine", ("-m", "jaxseg.bench.gpu_machine"), 60.0),
+    Stage("tests", ("-m", "pytest", "-q", "--tb=line", "-p", "no:cacheprovider", "tests/gpu"), 200.0, gpu=True),
+    _step("segnext_t"), _step("unet3d_s"),
+    _rows("models", "segnext_t"), _rows("models", "unet3d_s"), _rows("models", "nnunet_plain"),
+    *(Stage(f"kernels {i}", ("-m", "jaxseg.bench.gpu_rows", f"--share={i}/{SHARES}"), 240.0, gpu=True) for i in range(SHARES)),
+    _step("segnext_t", "xla"), _step("unet3d_s", "norm"), _step("nnunet_plain"), _step("effisegnet_b0"),
+    _rows("models", "effisegnet_b0"), _rows("models", "segformer_b2"), _rows("models", "swin_unetr"), _rows("models", "unetr"),
+    Stage("main", ("-m", "jaxseg.bench.gpu_main"), 200.0),
+    _rows("infer", "unet3d_xs"),
+    _step("segnext_t", "nobarrier"), _step("unet3d_s", "nobarrier"), _step("effisegnet_b0", "xla"), _step("segnext_t", "float32"),
+    _step("swin_unetr"), _step("segnext_t", "norm"),
+    *(_rows("models", name) for name in ("segformer_b0", "segnext_b", "unet_base", "dualbranch_04_unet_s", "effisegnet_b4")),
+)
+
+
+class Running(NamedTuple):
+    """A stage at work."""
+
+    stage: Stage
+    process: subprocess.Popen
+    until: float
+    mark: Path
+
+
+def main(arguments: list[str]) -> int:
+    """Run the stages, print the table; 0 if every stage ended well."""
+    parser = argparse.ArgumentParser(prog="python -m jaxseg.bench --gpu", description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("runs/gpu"))
+    parser.add_argument("--minutes", type=float, default=8.0, help="after which no stage runs on")
+    parser.add_argument("--lanes", type=int, default=4, help="stages at a time")
+    parser.add_argument("--only", default="", help="stages whose name begins with one of these, separated by commas")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: does everything run?")
+    options = parser.parse_args(arguments)
+    options.output = options.output.resolve()
+    options.output.mkdir(parents=True, exist_ok=True)
+    wanted = tuple(filter(None, options.only.split(","))) or ("",)
+    gpu, about = bool(machine.accelerator()), machine.describe()
+    sheet = Sheet(options.output / "bench.csv", about)
+    done = {line["ended"] for line in read(options.output) if "ended" in line and line["code"] == 0}
+    waiting = [s for s in STAGES if s.name.startswith(wanted) and s.name not in done and (gpu or not s.gpu)]
+    if not waiting and not done:
+        raise ConfigError(f"got --only={options.only}; the stages are {', '.join(s.name for s in STAGES)}")
+    failed = [s for s in run(waiting, options)]
+    print(markdown(sheet.latest(), about))
+    print(f"{len(waiting) - len(failed)} of {len(waiting)} stages ended well" + (f"; not: {', '.join(failed)}" if failed else ""))
+    return 1 if failed else 0
+
+
+def run(waiting: list[Stage], options: argparse.Namespace) -> list[str]:
+    """Run the stages in lanes; the names of those that failed or were never begun."""
+    begin, running, failed = time.monotonic(), [], []
+    waiting = list(waiting)
+    with tempfile.TemporaryDirectory() as folder, open(options.output / "log", "a") as log:
+        try:
+            while waiting or running:
+                late = time.monotonic() - begin > 60 * options.minutes
+                while waiting and not late and len(running) < options.lanes:
+                    running.append(_start(waiting.pop(0), options, Path(folder), log))
+                for one in list(running):
+                    code = one.process.poll()
+                    if code is None and (late or time.monotonic() > one.until):
+                        _end(one)
+                        code = 124
+                    if code is not None:
+                        running.remove(one)
+                        one.mark.unlink()
+                        seconds = round(time.monotonic() - one.until + one.stage.limit, 1)
+                        append(options.output, {"ended": one.stage.name, "code": code, "seconds": seconds})
+                        print(f"{time.monotonic() - begin:6.0f} s  {one.stage.name}: "
+                              f"{'done' if code == 0 else f'FAILED ({code})'} in {seconds} s", flush=True)
+                        failed += [one.stage.name] if code else []
+                if late and waiting:
+                    failed += [s.name for s in waiting]
+                    waiting.clear()
+                time.sleep(0.05)
+        finally:
+            for one in running:
+                _end(one)
+    return failed
+
+
+def read(output: Path) -> list[dict]:
+    """The lines of results.jsonl; a line that a killed process left unfinished is passed over."""
+    path, found = output / "results.jsonl", []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def append(output: Path, line: dict) -> None:
+    """One line of results.jsonl; a single write, so that several processes can append."""
+    with open(output / "results.jsonl", "a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _start(stage: Stage, options: argparse.Namespace, folder: Path, log) -> Running:
+    results = str(options.output / "results.jsonl")
+    command = [sys.executable, *stage.command]
+    if "pytest" not in command:
+        command += ["--results", results] + (["--quick"] if options.quick else [])
+    if stage.command[1] == "jaxseg.bench":
+        command += ["--output", str(options.output)]
+    env = {"PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "1", "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+           "JAX_COMPILATION_CACHE_DIR": str(options.output / "cache"), **os.environ, lanes.FOLDER: str(folder)}
+    print(f"== {stage.name}: {' '.join(command)}", file=log, flush=True)
+    process = subprocess.Popen(command, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+    return Running(stage, process, time.monotonic() + stage.limit, lanes.join(folder, process.pid))
+
+
+def _end(one: Running) -> None:
+    """The stage and all its processes, stopped ones too."""
+    for number in (signal.SIGCONT, signal.SIGKILL):
+        try:
+            os.killpg(one.process.pid, number)
+        except ProcessLookupError:
+            break
+    one.process.wait()
