@@ -23,12 +23,13 @@ from jaxseg.types import ConfigError
 
 
 class Stage(NamedTuple):
-    """A command with its limit in seconds; `gpu`: it makes no sense without one."""
+    """A command with its limit in seconds; `gpu`: it makes no sense without one; `env`: of its process."""
 
     name: str
     command: tuple[str, ...]
     limit: float = 240.0
     gpu: bool = False
+    env: dict[str, str] = {}
 
 
 def _rows(suite: str, name: str, *more: str) -> Stage:
@@ -44,7 +45,8 @@ def _step(name: str, change: str = "") -> Stage:
 SHARES = 3
 STAGES = (
     Stage("machine", ("-m", "jaxseg.bench.gpu_machine"), 60.0),
-    Stage("tests", ("-m", "pytest", "-q", "--tb=line", "-p", "no:cacheprovider", "tests/gpu"), 200.0, gpu=True),
+    Stage("tests", ("-m", "pytest", "-n3", "--tb=line", "-rf", "-p", "no:cacheprovider", "tests/gpu"), 240.0, gpu=True,
+          env={"JAX_PLATFORMS": ""}),
     _step("segnext_t"), _step("unet3d_s"),
     _rows("models", "segnext_t"), _rows("models", "unet3d_s"), _rows("models", "nnunet_plain"),
     *(Stage(f"kernels {i}", ("-m", "jaxseg.bench.gpu_rows", f"--share={i}/{SHARES}"), 240.0, gpu=True) for i in range(SHARES)),
@@ -53,7 +55,7 @@ STAGES = (
     Stage("main", ("-m", "jaxseg.bench.gpu_main"), 200.0),
     _rows("infer", "unet3d_xs"),
     _step("segnext_t", "nobarrier"), _step("unet3d_s", "nobarrier"), _step("effisegnet_b0", "xla"), _step("segnext_t", "float32"),
-    _step("swin_unetr"), _step("segnext_t", "norm"),
+    _step("swin_unetr"), _step("segnext_t", "norm"), _step("segnext_t", "nographs"),
     *(_rows("models", name) for name in ("segformer_b0", "segnext_b", "unet_base", "dualbranch_04_unet_s", "effisegnet_b4")),
 )
 
@@ -149,7 +151,7 @@ def _start(stage: Stage, options: argparse.Namespace, folder: Path, log) -> Runn
     if stage.command[1] == "jaxseg.bench":
         command += ["--output", str(options.output)]
     env = {"PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "1", "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-           "JAX_COMPILATION_CACHE_DIR": str(options.output / "cache"), **os.environ, lanes.FOLDER: str(folder)}
+           "JAX_COMPILATION_CACHE_DIR": str(options.output / "cache"), **os.environ, lanes.FOLDER: str(folder), **stage.env}
     print(f"== {stage.name}: {' '.join(command)}", file=log, flush=True)
     process = subprocess.Popen(command, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
     return Running(stage, process, time.monotonic() + stage.limit, lanes.join(folder, process.pid))

@@ -4,6 +4,7 @@
     python -m jaxseg.bench.gpu_steps segnext_t --change=xla           # XLA's own depthwise convolutions
     python -m jaxseg.bench.gpu_steps unet3d_s --change=norm           # norms through Pallas kernels
     python -m jaxseg.bench.gpu_steps unet3d_s --change=nobarrier      # without optimization barriers
+    python -m jaxseg.bench.gpu_steps segnext_t --change=nographs      # every kernel launched by itself, no CUDA graphs
     python -m jaxseg.bench.gpu_steps segnext_t --change=float32       # float32 with TF32 in place of bfloat16
 """
 
@@ -16,7 +17,7 @@ import tempfile
 import time
 
 CHANGES = {"": {}, "xla": {"JAXSEG_CONV": "xla"}, "pallas": {"JAXSEG_CONV": "pallas"}, "norm": {"JAXSEG_NORM": "pallas"},
-           "nobarrier": {}, "float32": {}}
+           "nobarrier": {}, "float32": {}, "nographs": {"XLA_FLAGS": "--xla_gpu_enable_command_buffer="}}
 TOP = 15  # kernels that are listed
 
 
@@ -62,8 +63,8 @@ def traced(call, steps: int = 5) -> dict:
                 continue
             for line in plane.lines:
                 lines.append(f"{plane.name} {line.name}")
-                if not line.name.startswith("Stream"):
-                    continue
+                if line.name.startswith(("XLA", "Steps", "Framework", "Source", "Launch")):
+                    continue  # summaries of what the streams hold
                 for event in line.events:
                     names[event.name] += event.duration_ns / 1e6 / steps
                     counts[event.name] += 1 / steps

@@ -5,7 +5,9 @@ values), no augmentation, all dropouts off on both sides. On a GPU both compute 
 float32 first, with TF32 off.
 """
 
+import collections
 import math
+import re
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -190,8 +192,15 @@ def compiled(function, arguments, peak: machine.Peak, facts: dict, caller: Calla
     peak.reset()
     for _ in range(2):
         jax.block_until_ready(run())
-    facts = {**facts, "compile_s": seconds, "xla_mb": planned(executable), "peak_mb": peak.read()}
+    facts = {**facts, "compile_s": seconds, "xla_mb": planned(executable), "peak_mb": peak.read(), "calls": calls(executable)}
     return Call(run, jax.block_until_ready, facts)
+
+
+def calls(executable) -> dict[str, int]:
+    """Library calls and movements of data in a compiled program: custom-call target, "transpose" or "copy" -> how many."""
+    text = executable.as_text()
+    found = re.findall(r'custom_call_target="([^"]+)"|= \S+ (transpose|copy)\(', text)
+    return dict(collections.Counter(a or b for a, b in found))
 
 
 def planned(executable) -> float | None:

@@ -36,3 +36,7 @@ class Program:
     def memory_analysis(self):
         """XLA's plan of the compiled program's memory."""
         return self.program.memory_analysis()
+
+    def as_text(self) -> str:
+        """The compiled program's optimised HLO."""
+        return self.program.as_text()
