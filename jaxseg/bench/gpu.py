@@ -83,11 +83,14 @@ def main(arguments: list[str]) -> int:
     wanted = tuple(filter(None, options.only.split(","))) or ("",)
     gpu, about = bool(machine.accelerator()), machine.describe()
     sheet = Sheet(options.output / "bench.csv", about)
+    results = options.output / "results.jsonl"
+    if results.exists() and not results.read_bytes().endswith(b"\n"):  # a process was killed while it wrote
+        results.open("a").write("\n")
     done = {line["ended"] for line in read(options.output) if "ended" in line and line["code"] == 0}
     waiting = [s for s in STAGES if s.name.startswith(wanted) and s.name not in done and (gpu or not s.gpu)]
     if not waiting and not done:
         raise ConfigError(f"got --only={options.only}; the stages are {', '.join(s.name for s in STAGES)}")
-    failed = [s for s in run(waiting, options)]
+    failed = run(waiting, options)
     print(markdown(sheet.latest(), about))
     print(f"{len(waiting) - len(failed)} of {len(waiting)} stages ended well" + (f"; not: {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0

@@ -121,7 +121,7 @@ def test_unknown_suites_and_dresses_are_refused():
 
 def test_the_rows_of_the_plan_are_there():
     wanted = {"segnext_t", "segnext_b", "segformer_b0", "segformer_b2", "effisegnet_b0", "effisegnet_b4", "unet_base", "unet3d_s",
-              "dualbranch_04_unet_s", "unetr", "swin_unetr"}
+              "dualbranch_04_unet_s", "unetr", "swin_unetr", "nnunet_plain"}
     assert wanted == set(models.CASES)
     on_gpu = Options("", gpu=True)
     for name in wanted:
