@@ -5,11 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg import ops
-from jaxseg.layers.activation import activation
-from jaxseg.layers.conv import Conv, Linear
-from jaxseg.layers.large_kernel import Transition
-from jaxseg.layers.norm import BatchNorm, LayerNorm
-from jaxseg.layers.residual import Dropout
+from jaxseg.layers.attention import TransformerLayer
+from jaxseg.layers.conv import Linear
 from jaxseg.layers.run import EVAL, Run
 from jaxseg.layers.volume import ConvNorm, Sequence
 from jaxseg.types import Array
@@ -68,47 +65,6 @@ class InvertedResidual(nnx.Module):
         return x + y if self.shortcut else y
 
 
-class SelfAttention(nnx.Module):
-    """Multi-head attention of [B, T, C] with one joint projection for queries, keys and values."""
-
-    def __init__(self, channels: int, heads: int, *, head_width: int | None = None, qkv_bias: bool = True, rngs: nnx.Rngs):
-        if head_width is None and channels % heads:
-            raise ValueError(f"got channels={channels}, heads={heads}; channels must be divisible by heads")
-        self.heads = heads
-        inner = heads * (head_width or channels // heads)
-        self.qkv = Linear(channels, 3 * inner, bias=qkv_bias, rngs=rngs)
-        self.proj = Linear(inner, channels, rngs=rngs)
-
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        b, t, _ = x.shape
-        q, k, v = jnp.moveaxis(self.qkv(x).reshape(b, t, 3, self.heads, -1), 2, 0)  # [B, T, heads, d] each
-        return self.proj(ops.attention(q, k, v).reshape(b, t, -1))
-
-
-class TransformerLayer(nnx.Module):
-    """Pre-norm transformer layer: x + attention(norm x), then x + fc2(act(fc1(norm x))); x [B, T, C].
-
-    Args:
-      ffn: hidden units of the second half; act: their activation.
-      heads, head_width, qkv_bias: see `SelfAttention`.
-      dropout: of what is added to x; inner_dropout: of the hidden units.
-    """
-
-    def __init__(self, channels: int, ffn: int, *, act: str = "silu", heads: int = 4, head_width: int | None = None,
-                 qkv_bias: bool = True, dropout: float = 0.0, inner_dropout: float = 0.0, rngs: nnx.Rngs):
-        self.act = act
-        self.norm1 = LayerNorm(channels, rngs=rngs)
-        self.attn = SelfAttention(channels, heads, head_width=head_width, qkv_bias=qkv_bias, rngs=rngs)
-        self.norm2 = LayerNorm(channels, rngs=rngs)
-        self.fc1, self.fc2 = Linear(channels, ffn, rngs=rngs), Linear(ffn, channels, rngs=rngs)
-        self.drop1, self.drop2, self.drop3 = Dropout(dropout), Dropout(inner_dropout), Dropout(dropout)
-
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        x = x + self.drop1(self.attn(self.norm1(x)), run)
-        y = self.drop2(activation(self.act)(self.fc1(self.norm2(x))), run)
-        return x + self.drop3(self.fc2(y), run)
-
-
 def over_patches(x: Array, layers, patch: int, run: Run = EVAL, *, pad: bool = False) -> Array:
     """Layers over the positions of [B, *S, C] that lie at the same place of their patches; patch 1: over all positions.
 
@@ -151,53 +107,6 @@ class ViTBlock(nnx.Module):
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
         y = over_patches(self.enter(self.local(x, run), run), self.layers, self.patch, run)
         return self.fuse(jnp.concatenate([self.leave(y, run), x], axis=-1), run)
-
-
-class GlobalViT(nnx.Module):
-    """Attention of all positions with each other: convolution, 1x1, one transformer layer, 1x1, the input added, norm.
-
-    One LayerNorm serves twice, and the attention is added to the normalised tokens:
-    t = norm(t); t = t + attention(t); t = t + ffn(norm(t)).
-    """
-
-    def __init__(self, channels: int, *, heads: int = 4, ratio: int = 2, rank: int, rngs: nnx.Rngs):
-        self.local = ConvNorm(channels, channels, 3, rank=rank, rngs=rngs)
-        self.enter = Conv(channels, channels, 1, rank=rank, rngs=rngs)
-        self.norm = LayerNorm(channels, rngs=rngs)
-        self.attention = SelfAttention(channels, heads, rngs=rngs)
-        self.fc1 = Linear(channels, channels * ratio, rngs=rngs)
-        self.fc2 = Linear(channels * ratio, channels, rngs=rngs)
-        self.leave = Conv(channels, channels, 1, rank=rank, rngs=rngs)
-        self.last = BatchNorm(channels, rngs=rngs)
-
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = self.enter(self.local(x, run))
-        t = self.norm(y.reshape(y.shape[0], -1, y.shape[-1]))  # [B, T, C]
-        t = t + self.attention(t)
-        t = t + self.fc2(activation("gelu")(self.fc1(self.norm(t))))
-        return self.last(self.leave(t.reshape(y.shape)) + x, run)
-
-
-class PatchViT(nnx.Module):
-    """Attention over patches of two: convolution, 1x1, two transformer layers, 1x1; joined with the input and fused."""
-
-    def __init__(self, channels: int, *, rank: int, rngs: nnx.Rngs):
-        one = lambda a, k, act: ConvNorm(a, channels, k, rank=rank, act=act, rngs=rngs)
-        self.local, self.enter = one(channels, 3, "relu"), one(channels, 1, "identity")
-        self.layers = nnx.List([TransformerLayer(channels, 2 * channels, act="gelu", rngs=rngs) for _ in range(2)])
-        self.leave, self.fuse = one(channels, 1, "identity"), one(2 * channels, 3, "relu")
-
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = over_patches(self.enter(self.local(x, run), run), self.layers, 2, run, pad=True)
-        return self.fuse(jnp.concatenate([x, self.leave(y, run)], axis=-1), run)
-
-
-class DownViT(Sequence):
-    """Transition, then attention: of all positions, or with `patches` of those at the same place of patches of two."""
-
-    def __init__(self, cin: int, cout: int, *, patches: bool = False, rank: int, rngs: nnx.Rngs):
-        vit = PatchViT if patches else GlobalViT
-        super().__init__(Transition(cin, cout, rank=rank, rngs=rngs), vit(cout, rank=rank, rngs=rngs))
 
 
 class GhostModule(nnx.Module):

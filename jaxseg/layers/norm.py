@@ -28,6 +28,10 @@ class BatchStat(nnx.Variable):
     """A running statistic: moved by training passes, never by the optimiser."""
 
 
+class Buffer(nnx.Variable):
+    """An array that belongs to the network's state, is saved with it and is no parameter."""
+
+
 class _Affine(nnx.Module):
     """weight [C] = 1 and bias [C] = 0, or neither."""
 

@@ -1,8 +1,17 @@
-"""The forward pass that staged encoders share: embed, blocks, norm, four times; every stage's output is a feature."""
+"""Feature pyramids: the forward pass that staged encoders share, and decoders that read any pyramid.
+
+Features come finest first, with the encoder's channels and strides.
+"""
+
+from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
+from jaxseg import ops
+from jaxseg.layers.conv import Conv
+from jaxseg.layers.norm import BatchNorm
 from jaxseg.layers.run import EVAL, Run
 from jaxseg.types import Array
 
@@ -27,3 +36,91 @@ class StagedEncoder(nnx.Module):
                 x = norm(x, run)
             features.append(x)
         return features
+
+
+class ConvNormAct(nnx.Module):
+    """Convolution without bias, BatchNorm, ReLU."""
+
+    def __init__(self, cin: int, cout: int, kernel: int, *, rank: int, rngs: nnx.Rngs):
+        self.conv = Conv(cin, cout, kernel, rank=rank, bias=False, rngs=rngs)
+        self.norm = BatchNorm(cout, rngs=rngs)
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        return self.norm(self.conv(x), run, act="relu")
+
+
+class UNetDecoder(nnx.Module):
+    """From the coarsest feature up: enlarge linearly, join the next finer one, convolve twice.
+
+    Args:
+      channels: of the features, finest first.
+      width: channels of the finest level; each coarser level has twice as many, at most 8 times.
+      rank: number of spatial axes.
+    """
+
+    def __init__(self, channels: Sequence[int], *, width: int = 32, rank: int = 2, rngs: nnx.Rngs):
+        n = len(channels)
+        widths = [width * min(2**i, 8) for i in range(n)]
+        blocks, c = [], channels[-1]
+        for i in reversed(range(n - 1)):
+            pair = [ConvNormAct(c + channels[i], widths[i], 3, rank=rank, rngs=rngs),
+                    ConvNormAct(widths[i], widths[i], 3, rank=rank, rngs=rngs)]
+            blocks.append(nnx.List(pair))
+            c = widths[i]
+        self.blocks = nnx.List(blocks)
+        self.channels = c
+
+    def __call__(self, features: Sequence[Array], run: Run = EVAL) -> Array:
+        x = features[-1]
+        for skip, block in zip(features[-2::-1], self.blocks):
+            x = jnp.concatenate([ops.resize(x, skip.shape[1:-1]), skip], axis=-1)
+            for layer in block:
+                x = layer(x, run)
+        return x
+
+
+class FPNDecoder(nnx.Module):
+    """Feature pyramid (Lin et al. 2017, arXiv 1612.03144): laterals to one width, summed top-down, smoothed, joined.
+
+    Args:
+      channels: of the features, finest first.
+      width: channels of every level.
+      rank: number of spatial axes.
+    """
+
+    def __init__(self, channels: Sequence[int], *, width: int = 32, rank: int = 2, rngs: nnx.Rngs):
+        self.laterals = nnx.List([Conv(c, width, 1, rank=rank, rngs=rngs) for c in channels])
+        self.smooth = nnx.List([ConvNormAct(width, width, 3, rank=rank, rngs=rngs) for _ in channels])
+        self.channels = width
+
+    def __call__(self, features: Sequence[Array], run: Run = EVAL) -> Array:
+        size, total, x = features[0].shape[1:-1], None, None
+        for feature, lateral, smooth in zip(features[::-1], self.laterals[::-1], self.smooth[::-1]):
+            here = lateral(feature)
+            x = here if x is None else here + ops.resize(x, here.shape[1:-1])
+            level = ops.resize(smooth(x, run), size)
+            total = level if total is None else total + level
+        return total
+
+
+class MLPDecoder(nnx.Module):
+    """SegFormer's idea: a 1x1 per feature, all at the finest size, joined and fused by another 1x1.
+
+    Args:
+      channels: of the features, finest first.
+      width: channels of every branch and of the result.
+      rank: number of spatial axes.
+    """
+
+    def __init__(self, channels: Sequence[int], *, width: int = 32, rank: int = 2, rngs: nnx.Rngs):
+        self.branches = nnx.List([Conv(c, width, 1, rank=rank, rngs=rngs) for c in channels])
+        self.fuse = ConvNormAct(width * len(channels), width, 1, rank=rank, rngs=rngs)
+        self.channels = width
+
+    def __call__(self, features: Sequence[Array], run: Run = EVAL) -> Array:
+        size = features[0].shape[1:-1]
+        maps = [ops.resize(branch(f), size) for branch, f in zip(self.branches, features)]
+        return self.fuse(jnp.concatenate(maps, axis=-1), run)
+
+
+DECODERS = {"unet": UNetDecoder, "fpn": FPNDecoder, "mlp": MLPDecoder}

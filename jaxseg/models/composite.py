@@ -1,7 +1,7 @@
 """An encoder of one paper with a decoder of another: "segnext_t+unet".
 
 Any variant whose family has an `Encoder` (a feature pyramid with `.channels` and `.strides`) goes with any decoder of
-`layers.decode.DECODERS`. Weights of the encoder import under the family's spelling with `only="encoder."`.
+`layers.pyramid.DECODERS`. Weights of the encoder import under the family's spelling with `only="encoder."`.
 """
 
 import jax
@@ -10,7 +10,7 @@ from flax import nnx
 
 from jaxseg import ops
 from jaxseg.layers import ChannelDropout, Conv, Run
-from jaxseg.layers.decode import DECODERS
+from jaxseg.layers.pyramid import DECODERS
 from jaxseg.models.base import Outputs, Segmenter
 from jaxseg.types import Array, ConfigError
 from jaxseg.utils.lookup import lookup

@@ -18,7 +18,8 @@ from flax import nnx
 
 from jaxseg import ops
 from jaxseg.layers import EVAL, BatchNorm, Conv, ConvTranspose, Dropout, LayerNorm, Linear, Run, initial
-from jaxseg.layers.mobile import InvertedResidual, TransformerLayer, ViTBlock, over_patches, round_channels
+from jaxseg.layers.attention import TransformerLayer
+from jaxseg.layers.mobile import InvertedResidual, ViTBlock, over_patches, round_channels
 from jaxseg.layers.volume import ConvNorm, Sequence
 from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
 from jaxseg.types import Array

@@ -12,7 +12,8 @@ from flax import nnx
 
 from jaxseg import ops
 from jaxseg.layers import Conv, Run
-from jaxseg.layers.mobile import InvertedResidual, TransformerLayer, ViTBlock, over_patches
+from jaxseg.layers.attention import TransformerLayer
+from jaxseg.layers.mobile import InvertedResidual, ViTBlock, over_patches
 from jaxseg.layers.volume import ConvNorm, Sequence
 from jaxseg.models.base import Outputs, Segmenter, Variant
 from jaxseg.types import Array

@@ -1,4 +1,4 @@
-"""Networks by name. A new family is one file in this folder and one line in FAMILIES."""
+"""Networks by name. A new family is one file in this folder, or a folder with blocks of its own, and one line in FAMILIES."""
 
 import dataclasses
 import importlib

@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 
 from jaxseg.layers import EVAL, Conv, LayerNorm, Linear, Run, activation, initial
-from jaxseg.layers.mobile import SelfAttention
+from jaxseg.layers.attention import SelfAttention
 from jaxseg.layers.res_unet import RULES, ResBlock, ResUp, enlarge
 from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
 from jaxseg.ops.conv.api import per_axis

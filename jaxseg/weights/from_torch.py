@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxseg.layers.nmf import Buffer
+from jaxseg.layers.norm import Buffer
 from jaxseg.models import functional
 from jaxseg.models.base import Segmenter, Spelling
 from jaxseg.types import ConfigError, MismatchError
@@ -92,7 +92,7 @@ def load(model: Segmenter, source: str | os.PathLike | Mapping, *, spelling: str
       ConfigError: no such spelling, no tensor whose name begins with `only`, a table that is none.
       DataError: a file that cannot be used.
 
-    A factorisation's bases (layers.nmf.Buffer) are drawn, not learned: where the source has none (a SegNeXt that has
+    A factorisation's bases (layers.norm.Buffer) are drawn, not learned: where the source has none (a SegNeXt that has
     seen no image yet) ours stay, and the report lists them as initialised.
     """
     tensors, container = _tensors(source)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from jaxseg.layers.decode import DECODERS
+from jaxseg.layers.pyramid import DECODERS
 from jaxseg.models import create_model
 from jaxseg.models.functional import parameter_count
 from jaxseg.types import ConfigError

@@ -5,8 +5,8 @@ import pytest
 pytest.importorskip("torch", reason="parity needs the extra [parity]")
 nets = pytest.importorskip("monai.networks.nets", reason="parity needs the extra [parity]")
 
-from jaxseg.layers.windows import relative_index, shift_regions  # noqa: E402
 from jaxseg.models import create_model  # noqa: E402
+from jaxseg.models.swin_unetr.windows import relative_index, shift_regions  # noqa: E402
 from jaxseg.weights import from_torch  # noqa: E402
 from tests.models.twins import parity  # noqa: E402
 

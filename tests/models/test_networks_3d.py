@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxseg.layers import Run, large_kernel, mobile
-from jaxseg.layers.shuffle import channel_shuffle
+from jaxseg.layers import Run, mobile
 from jaxseg.models import create_model, functional
+from jaxseg.models.dual_branch import large_kernel, vit
+from jaxseg.models.dual_branch.shuffle import channel_shuffle
 from jaxseg.models.registry import variants
 from jaxseg.types import ConfigError
 
@@ -78,7 +79,7 @@ def test_the_later_vit_block_has_the_parameters_of_its_formula_and_fits_every_vi
     c = 8
     layer = 2 * 2 * c + 4 * (c * c + c) + (2 * c * c + 2 * c) + (2 * c * c + c)
     conv = lambda a, b, k: k**3 * a * b + 2 * b
-    block = mobile.PatchViT(c, rank=3, rngs=nnx.Rngs(0))
+    block = vit.PatchViT(c, rank=3, rngs=nnx.Rngs(0))
     expected = conv(c, c, 3) + 2 * conv(c, c, 1) + 2 * layer + conv(2 * c, c, 3)
     assert sum(v.size for v in jax.tree.leaves(nnx.state(block, nnx.Param))) == expected
     model = create_model("dualbranch_07_unet_test", abstract=True, deep_ways="vit_patches",

@@ -7,14 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from jaxseg.layers.norm import Buffer
 from jaxseg.layers.residual import Stochastic
 from jaxseg.layers.run import EVAL, Run
 from jaxseg.ops import tally
 from jaxseg.types import Array
-
-
-class Buffer(nnx.Variable):
-    """An array that belongs to the network's state, is saved with it and is no parameter."""
 
 
 class NMF(Stochastic):

@@ -7,12 +7,13 @@ from flax import nnx
 
 from jaxseg import ops
 from jaxseg.layers.conv import Conv, ConvTranspose
-from jaxseg.layers.large_kernel import DownLargeKernel
-from jaxseg.layers.mobile import ChannelAttention, DownViT, GhostBottleneck, InvertedResidual
+from jaxseg.layers.mobile import ChannelAttention, GhostBottleneck, InvertedResidual
 from jaxseg.layers.norm import BatchNorm
 from jaxseg.layers.run import EVAL, Run
-from jaxseg.layers.shuffle import ConvNeXtBlock, DownConvNeXt, ShuffleV1, ShuffleV2, ShuffleV2Down
 from jaxseg.layers.volume import ConvNorm, DoubleConv, Down, DownDilated, Sequence, Up, fit
+from jaxseg.models.dual_branch.large_kernel import DownLargeKernel
+from jaxseg.models.dual_branch.shuffle import ConvNeXtBlock, DownConvNeXt, ShuffleV1, ShuffleV2, ShuffleV2Down
+from jaxseg.models.dual_branch.vit import DownViT
 from jaxseg.types import Array
 
 

@@ -12,8 +12,8 @@ from flax import nnx
 
 from jaxseg.layers import EVAL, Conv, LayerNorm, Run
 from jaxseg.layers.res_unet import RULES, ResBlock, ResUp
-from jaxseg.layers.windows import PatchMerging, WindowBlock
 from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
+from jaxseg.models.swin_unetr.windows import PatchMerging, WindowBlock
 from jaxseg.types import Array
 
 

@@ -31,9 +31,9 @@ from jaxseg.layers import (
     drop_path_rates,
     initial,
 )
-from jaxseg.layers.nmf import NMF
 from jaxseg.layers.pyramid import StagedEncoder
 from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
+from jaxseg.models.segnext.nmf import NMF
 from jaxseg.types import Array
 
 _gelu, _relu = activation("gelu"), activation("relu")

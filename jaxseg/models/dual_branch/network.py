@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.layers import Conv, Linear, Run
-from jaxseg.layers.ways import DOWNS, STEMS, UPS
 from jaxseg.models.base import Outputs, Segmenter, Variant
+from jaxseg.models.dual_branch.blocks import DOWNS, STEMS, UPS
 from jaxseg.types import Array, ConfigError
 from jaxseg.utils.lookup import lookup
 
@@ -35,11 +35,11 @@ class Config:
       widths: channels of a branch, full size first.
       deep: channels of the levels after the join.
       outs: channels of the decoder's levels, deepest first.
-      ways: the ways down of each branch (names of layers.ways.DOWNS), one tuple per branch. The source's later blocks are
+      ways: the ways down of each branch (names of blocks.DOWNS), one tuple per branch. The source's later blocks are
         "dilated3" for "dilated" and "vit_patches" for "vit".
-      stem: name of layers.ways.STEMS.
+      stem: name of blocks.STEMS.
       deep_ways: the way down of every deep level.
-      ups: name of layers.ways.UPS, one for all levels or one each.
+      ups: name of blocks.UPS, one for all levels or one each.
       act: activation of the blocks that take one.
       modalities: what each branch reads.
       weighing: modality attention after the second and third level of the branches.

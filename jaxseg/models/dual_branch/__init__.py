@@ -1,0 +1,5 @@
+"""The BraTS 3-D project's multi-branch networks: network.py; their stems, ways down and ways up: blocks.py."""
+
+from jaxseg.models.dual_branch.network import SPELLINGS, VARIANTS
+
+__all__ = ["SPELLINGS", "VARIANTS"]

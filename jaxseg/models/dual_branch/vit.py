@@ -1,0 +1,61 @@
+"""Attention over all positions or over patches of two, after a transition: what the multi-branch networks call ViT."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxseg.layers.activation import activation
+from jaxseg.layers.attention import SelfAttention, TransformerLayer
+from jaxseg.layers.conv import Conv, Linear
+from jaxseg.layers.mobile import over_patches
+from jaxseg.layers.norm import BatchNorm, LayerNorm
+from jaxseg.layers.run import EVAL, Run
+from jaxseg.layers.volume import ConvNorm, Sequence
+from jaxseg.models.dual_branch.large_kernel import Transition
+from jaxseg.types import Array
+
+
+class GlobalViT(nnx.Module):
+    """Attention of all positions with each other: convolution, 1x1, one transformer layer, 1x1, the input added, norm.
+
+    One LayerNorm serves twice, and the attention is added to the normalised tokens:
+    t = norm(t); t = t + attention(t); t = t + ffn(norm(t)).
+    """
+
+    def __init__(self, channels: int, *, heads: int = 4, ratio: int = 2, rank: int, rngs: nnx.Rngs):
+        self.local = ConvNorm(channels, channels, 3, rank=rank, rngs=rngs)
+        self.enter = Conv(channels, channels, 1, rank=rank, rngs=rngs)
+        self.norm = LayerNorm(channels, rngs=rngs)
+        self.attention = SelfAttention(channels, heads, rngs=rngs)
+        self.fc1 = Linear(channels, channels * ratio, rngs=rngs)
+        self.fc2 = Linear(channels * ratio, channels, rngs=rngs)
+        self.leave = Conv(channels, channels, 1, rank=rank, rngs=rngs)
+        self.last = BatchNorm(channels, rngs=rngs)
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        y = self.enter(self.local(x, run))
+        t = self.norm(y.reshape(y.shape[0], -1, y.shape[-1]))  # [B, T, C]
+        t = t + self.attention(t)
+        t = t + self.fc2(activation("gelu")(self.fc1(self.norm(t))))
+        return self.last(self.leave(t.reshape(y.shape)) + x, run)
+
+
+class PatchViT(nnx.Module):
+    """Attention over patches of two: convolution, 1x1, two transformer layers, 1x1; joined with the input and fused."""
+
+    def __init__(self, channels: int, *, rank: int, rngs: nnx.Rngs):
+        one = lambda a, k, act: ConvNorm(a, channels, k, rank=rank, act=act, rngs=rngs)
+        self.local, self.enter = one(channels, 3, "relu"), one(channels, 1, "identity")
+        self.layers = nnx.List([TransformerLayer(channels, 2 * channels, act="gelu", rngs=rngs) for _ in range(2)])
+        self.leave, self.fuse = one(channels, 1, "identity"), one(2 * channels, 3, "relu")
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        y = over_patches(self.enter(self.local(x, run), run), self.layers, 2, run, pad=True)
+        return self.fuse(jnp.concatenate([x, self.leave(y, run)], axis=-1), run)
+
+
+class DownViT(Sequence):
+    """Transition, then attention: of all positions, or with `patches` of those at the same place of patches of two."""
+
+    def __init__(self, cin: int, cout: int, *, patches: bool = False, rank: int, rngs: nnx.Rngs):
+        vit = PatchViT if patches else GlobalViT
+        super().__init__(Transition(cin, cout, rank=rank, rngs=rngs), vit(cout, rank=rank, rngs=rngs))
