@@ -6,9 +6,10 @@ from jaxseg.ops.conv.api import conv, conv_transpose, linear
 from jaxseg.ops.msca.api import msca
 from jaxseg.ops.norm.act import norm_act
 from jaxseg.ops.norm.api import ACTS, moments, normalize, standardize
+from jaxseg.ops.norm.layer import layer_norm
 from jaxseg.ops.pool.api import adaptive_avg_pool, avg_pool, max_pool
 from jaxseg.ops.resize.api import resize
 from jaxseg.ops.stored import stored
 
-__all__ = ["ACTS", "adaptive_avg_pool", "attention", "avg_pool", "conv", "conv_transpose", "gelu", "linear", "max_pool",
-           "moments", "msca", "norm_act", "normalize", "resize", "standardize", "stored"]
+__all__ = ["ACTS", "adaptive_avg_pool", "attention", "avg_pool", "conv", "conv_transpose", "gelu", "layer_norm", "linear",
+           "max_pool", "moments", "msca", "norm_act", "normalize", "resize", "standardize", "stored"]

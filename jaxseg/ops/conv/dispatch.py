@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import jax
 from jax import lax
 
+from jaxseg.ops import cotangent
 from jaxseg.ops.conv import patches, reference
 from jaxseg.ops.conv.cpu import choose
 from jaxseg.ops.conv.gpu import choose as gpu_choose
@@ -55,7 +56,8 @@ def _conv_fwd(spec: Spec, gpu: str, x: Array, w: Array):
 
 def _conv_bwd(spec: Spec, gpu: str, saved, g: Array):
     x, w = saved
-    return _input_gradient(spec, gpu, x.shape[1:-1], g, w), _weight_gradient(spec, gpu, w.shape[:-2], x, g)
+    dx, dw = _input_gradient(spec, gpu, x.shape[1:-1], g, w), _weight_gradient(spec, gpu, w.shape[:-2], x, g)
+    return cotangent.like(dx, x), cotangent.like(dw, w)
 
 
 _conv.defvjp(_conv_fwd, _conv_bwd)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxseg.ops import cotangent
 from jaxseg.types import Array
 
 
@@ -25,7 +26,8 @@ def _forward(x: Array, w: Array):
 
 def _backward(saved, g: Array):
     x, w = saved
-    return g @ w.T, weight_gradient(x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1]))
+    dw = weight_gradient(x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1]))
+    return cotangent.like(g @ w.T, x), cotangent.like(dw, w)
 
 
 matmul.defvjp(_forward, _backward)

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxseg.ops import cotangent
 from jaxseg.ops.activation.api import gelu
 from jaxseg.ops.barrier import cpu_barrier
 from jaxseg.types import Array
@@ -125,7 +126,7 @@ def _backward(axes: tuple[int, ...], eps: float, act: str, groups: int | None, s
     weight_sum = jnp.sum(g * (wide - again), axis=axes, keepdims=True) * inverse
     slope = (2 * _joined(to_var, groups) - jnp.square(inverse) * _joined(weight * weight_sum, groups)) / n
     flat = (_joined(to_mean, groups) - inverse * _joined(weight * bias_sum, groups)) / n
-    total = lambda a, like: jnp.sum(a, axis=rest).astype(like.dtype)
+    total = lambda a, like: cotangent.like(jnp.sum(a, axis=rest), like)
     return (scale * g + slope * (wide - mean) + flat).astype(x.dtype), total(weight_sum, weight), total(bias_sum, bias)
 
 
