@@ -21,6 +21,7 @@ import numpy as np
 from scipy import ndimage
 
 from jaxseg.metrics import counts
+from jaxseg.ops.components import api as components
 from jaxseg.types import ConfigError, Spacing
 from jaxseg.utils.lookup import lookup
 
@@ -82,10 +83,10 @@ def fill_holes(labels: np.ndarray, classes: Sequence[int] | None = None) -> np.n
         return labels.copy()
     out = labels.copy()
     inner = out[box]  # a view: what is enclosed lies within the mask's own box
-    holes, count = ndimage.label(ndimage.binary_fill_holes(mask[box]) & (inner == 0))
-    if not count:
+    holes = components.label(ndimage.binary_fill_holes(mask[box]) & (inner == 0))
+    if not holes.any():
         return out
-    votes = np.zeros((count + 1, int(labels.max()) + 1), np.int64)
+    votes = np.zeros((int(holes.max()) + 1, int(labels.max()) + 1), np.int64)
     for axis in range(labels.ndim):
         for here, there in ((slice(None, -1), slice(1, None)), (slice(1, None), slice(None, -1))):
             at = (slice(None),) * axis
@@ -206,9 +207,8 @@ def _filtered(labels: np.ndarray, classes: Sequence[int] | None, connectivity: i
     box = _box(mask)
     if box is None:
         return out
-    numbers, count = ndimage.label(mask[box], ndimage.generate_binary_structure(labels.ndim, connectivity))
-    sizes = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
-    dropped = np.concatenate([[False], ~keep(sizes)])
+    numbers = components.label(mask[box], connectivity)
+    dropped = np.concatenate([[False], ~keep(np.bincount(numbers.ravel())[1:])])
     out[box][dropped[numbers]] = 0
     return out
 

@@ -19,6 +19,7 @@ from scipy import ndimage
 from jaxseg.metrics import counts as _counts
 from jaxseg.metrics import surface
 from jaxseg.metrics.regions import BRATS, Regions, region_masks
+from jaxseg.ops.components import api as components
 from jaxseg.types import Spacing
 from jaxseg.utils.lookup import lookup
 
@@ -64,9 +65,9 @@ def match(prediction: np.ndarray, truth: np.ndarray, *, spacing: Spacing, dilati
     box = surface.bounding_box(prediction | truth, dilation)
     prediction, truth = prediction[box], truth[box]
     near = ndimage.generate_binary_structure(truth.ndim, min(2, truth.ndim))
-    touching = np.ones((3,) * truth.ndim, bool)
-    zones, count = ndimage.label(ndimage.binary_dilation(truth, near, iterations=dilation) if dilation else truth, touching)
-    parts, found = ndimage.label(prediction, touching)
+    zones = components.label(ndimage.binary_dilation(truth, near, iterations=dilation) if dilation else truth, truth.ndim)
+    parts = components.label(prediction, truth.ndim)
+    count, found = int(zones.max()), int(parts.max())
     pairs = np.unique(zones[prediction].astype(np.int64) * (found + 1) + parts[prediction])
     zone_of, part_of = np.divmod(pairs, found + 1)
     boxes, part_boxes = ndimage.find_objects(zones), ndimage.find_objects(parts)

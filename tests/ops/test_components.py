@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jaxseg.ops.components import api
+from jaxseg.ops.components import api, device, host
 
 label = jax.jit(api.label, static_argnames="connectivity")
 
@@ -51,9 +51,9 @@ def test_random_masks_of_every_density_are_labelled_as_scipy_does(shape, connect
     rng = np.random.default_rng(0)
     for density in (0.0, 0.05, 0.2, 0.35, 0.5, 0.6, 0.7, 0.9, 1.0):
         mask = rng.random(shape) < density
-        ours = label(mask, connectivity)
-        assert ours.dtype == jnp.int32
-        np.testing.assert_array_equal(np.asarray(ours), expected(mask, connectivity), err_msg=f"density {density}")
+        for ours in (label(mask, connectivity), api.label(mask, connectivity), api.label(jnp.asarray(mask), connectivity)):
+            assert ours.dtype == jnp.int32
+            np.testing.assert_array_equal(np.asarray(ours), expected(mask, connectivity), err_msg=f"density {density}")
 
 
 @pytest.mark.parametrize("turn", [0, 1, 2, 3])
@@ -62,7 +62,8 @@ def test_snakes_and_spirals_are_one_component_however_they_lie(turn):
     assert ndimage.label(two)[1] == 1 and two.sum() > 64 * 64 // 3
     for mask in (two, snake(64), ~two, ~snake(64), two[::-1] & ~snake(64)):
         mask = np.rot90(mask, turn)
-        np.testing.assert_array_equal(np.asarray(label(mask)), expected(mask, 1))
+        for ours in (label(mask), api.label(mask)):  # rot90 is a view: memory runs another way than the axes
+            np.testing.assert_array_equal(np.asarray(ours), expected(mask, 1))
 
 
 def test_a_path_through_a_volume_in_an_order_of_indices_that_misleads():
@@ -102,12 +103,14 @@ def test_largest_is_the_component_of_most_voxels_and_the_first_of_equals():
     mask = np.random.default_rng(4).random((31, 32)) < 0.5
     for connectivity in (1, 2):
         labels = expected(mask, connectivity)
-        ours = np.asarray(jax.jit(api.largest, static_argnames="connectivity")(mask, connectivity))
-        np.testing.assert_array_equal(ours, labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1)
+        for largest in (jax.jit(api.largest, static_argnames="connectivity"), api.largest):
+            ours = np.asarray(largest(mask, connectivity))
+            np.testing.assert_array_equal(ours, labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1)
     equals = np.zeros((5, 5), bool)
     equals[0, :2] = equals[3, 3:] = True
-    assert np.asarray(api.largest(equals)).sum() == 2 and np.asarray(api.largest(equals))[0, 0]
-    assert not np.asarray(api.largest(np.zeros((5, 5), bool))).any()
+    for largest in (api.largest, jax.jit(api.largest)):
+        assert np.asarray(largest(equals)).sum() == 2 and np.asarray(largest(equals))[0, 0]
+        assert not np.asarray(largest(np.zeros((5, 5), bool))).any()
 
 
 def test_remove_small_keeps_components_of_at_least_so_many_voxels():
@@ -115,8 +118,21 @@ def test_remove_small_keeps_components_of_at_least_so_many_voxels():
     labels = expected(mask, 1)
     counts = np.bincount(labels.ravel())
     for voxels in (0, 1, 4, 10, 10_000):
-        ours = np.asarray(jax.jit(api.remove_small)(mask, voxels))
-        np.testing.assert_array_equal(ours, mask & (counts[labels] >= voxels))
+        for remove_small in (jax.jit(api.remove_small), api.remove_small):
+            np.testing.assert_array_equal(np.asarray(remove_small(mask, voxels)), mask & (counts[labels] >= voxels))
+
+
+def test_a_mask_is_labelled_where_it_lies_and_the_result_stays_there(monkeypatch):
+    mask = np.random.default_rng(6).random((9, 8)) < 0.5
+    seen = []
+    for module in (host, device):
+        plain = module.label
+        monkeypatch.setattr(module, "label", lambda *a, plain=plain, module=module: seen.append(module) or plain(*a))
+    on_last = jax.device_put(mask, jax.devices()[-1])
+    assert isinstance(api.label(mask), np.ndarray)
+    assert api.label(on_last).devices() == on_last.devices()
+    jax.jit(api.label)(on_last)
+    assert seen == [host, host, device]
 
 
 @pytest.mark.parametrize("connectivity", [0, 3])
