@@ -81,7 +81,7 @@ def base() -> ConfigDict:
     loss.aux_terms = ()  # terms of those outputs, as above; (): the same terms as the main output
 
     c.optim = optim = ConfigDict()
-    optim.name = "adam"  # adam adamw adagrad sgd
+    optim.name = "adam"  # adam adamw adagrad sgd, or a factory: "optax:lion", "my_module:factory"
     optim.lr = 1e-4  # peak learning rate
     optim.options = ConfigDict()  # keyword arguments of the optimiser: {"b1": 0.9}
     optim.weight_decay = 0.0  # decoupled for adamw, added to the gradient for the others (as PyTorch does)
@@ -91,7 +91,7 @@ def base() -> ConfigDict:
     optim.ema = 0.0  # decay of the weights' moving average that is evaluated and exported (0: off)
 
     c.schedule = schedule = ConfigDict()
-    schedule.name = "constant"  # constant poly cosine plateau
+    schedule.name = "constant"  # constant poly cosine step plateau, or a factory: "optax:exponential_decay"
     schedule.warmup = 0  # steps of linear warm-up
     schedule.warmup_ratio = 1e-6  # factor at step 0 of the warm-up
     schedule.options = ConfigDict()  # poly: {"power": 1.0}; cosine: {"final": 0.0, "period": epochs}; plateau: factor ...

@@ -51,6 +51,7 @@ NUMBERS = ("data.size", "data.window", "data.spacing", "data.mean", "data.std", 
            "eval.thresholds", "infer.mirror")
 PAIRS = ("loss.terms", "loss.aux_terms", "loss.learnable")  # ((name, number), ...)
 OPTIONS = ("model.options", "loss.options", "optim.options", "schedule.options")
+BY_PATH = ("optim.name", "schedule.name")  # also take "module:factory", which building them looks up
 LARGEST = float(np.finfo(np.float32).max)
 MAX_VOXELS = 2**28  # of the network's input: a slice or a patch
 NOT_NEGATIVE = ("data.max_samples", "data.workers", "optim.weight_decay", "optim.clip_norm", "schedule.warmup",
@@ -101,6 +102,8 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
         if isinstance(value, float) and not abs(value) <= LARGEST:
             raise ConfigError(f"config.{key}={value}: must be a finite number (float32)")
     for key, known in CHOICES.items():
+        if key in BY_PATH and ":" in flat[key]:
+            continue
         lookup(f"value of config.{key}", flat[key], dict.fromkeys(known))
     for key in POSITIVE:
         _rule(flat, key, flat[key] >= 1, "must be at least 1")

@@ -52,7 +52,8 @@ def test_arguments_that_exclude_each_other_are_refused():
 
 @pytest.mark.parametrize("key, value, words", [
     ("train.epochs", 0, "at least 1"), ("optim.lr", -1.0, "above 0"), ("optim.lr", float("nan"), "finite"),
-    ("optim.name", "adma", "did you mean adam"), ("train.dtype", "float16", "float32"),
+    ("optim.name", "adma", "did you mean adam"), ("schedule.name", "cosin", "did you mean cosine"),
+    ("train.dtype", "float16", "float32"),
     ("data.size", (640,), "height, width"),
     ("data.fractions", (0.5, 0.1, 0.1), "sum to 1"), ("data.window", (40.0, 0.0), "width"), ("eval.threshold", 1.0, "between"),
     ("data.split", "patients", "did you mean patient"), ("train.best", "val_dise", "val_dice"),
@@ -94,6 +95,12 @@ def test_a_key_that_is_not_optional_cannot_be_unset():
 def test_what_the_config_file_writes_is_no_key_for_the_command_line(key):
     with pytest.raises(ConfigError, match="written by the config file"):
         resolve(base(), overridden=[key])
+
+
+def test_an_optimiser_and_a_schedule_may_be_paths():
+    config = base()
+    config.optim.name, config.schedule.name = "optax:lion", "my_module:factory"
+    assert resolve(config).optim.name == "optax:lion"
 
 
 def test_plateau_needs_a_criterion():

@@ -161,7 +161,8 @@ def training(network, params, state, image, mask, classes: int, dtype: str, aux:
         loss = losses.build((("bce" if classes == 1 else "cross_entropy", 1.0),))
     step = steps.build(network, loss, optimizer, lambda n: 1.0, augmentations.build((), rank=mask.ndim - 1), mesh, lr=LR,
                        dtype=dtype, auxiliary=bool(aux))
-    held = states.place(states.create(params, state, optimizer, ema=False), meshes.replicated(mesh))
+    held = states.place(states.storage(network, optimizer).join(states.create(params, state, optimizer, ema=False)),
+                        meshes.replicated(mesh))
     return step, held, meshes.put({"image": image, "mask": mask}, mesh)
 
 

@@ -60,10 +60,17 @@ class Network(NamedTuple):
         outputs = module.outputs(image, run)
         return outputs, _values(module, self)[1]
 
+    def shapes(self) -> tuple[Tree, Tree]:
+        """(params, state) with jax.ShapeDtypeStruct in place of values."""
+        trees: tuple[Tree, Tree] = {}, {}
+        for name, leaf in zip(self.names, self.leaves):
+            trees[not issubclass(leaf.kind, nnx.Param)][name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        return trees
+
     def check(self, params: Tree, state: Tree) -> None:
         """Raise a MismatchError that lists every missing, unexpected or misshaped tensor."""
-        expected = {n: jax.ShapeDtypeStruct(l.shape, l.dtype) for n, l in zip(self.names, self.leaves)}
-        lines = differences(expected, {**params, **state})
+        ours, others = self.shapes()
+        lines = differences({**ours, **others}, {**params, **state})
         if lines:
             shown = "\n  ".join(lines[:20]) + (f"\n  ... {len(lines) - 20} more" if len(lines) > 20 else "")
             raise MismatchError(f"{len(lines)} tensors do not fit this network:\n  {shown}")

@@ -7,15 +7,19 @@ Let t be the step (or, with per_epoch, the step at which the epoch began) over t
   step      factor^(number of milestones passed)           torch StepLR, MultiStepLR
 Warm-up multiplies this by 1 - (1 - step / warmup) (1 - warmup_ratio) while step < warmup, as mmcv does (the schedule
 below runs on from step 0). After the period the last value stays (torch's cosine would rise again).
+
+A schedule may also be the path of a function that gives one, optax's or your own: "optax:exponential_decay".
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseg.optim import adapter
 from jaxseg.types import Array, ConfigError
 from jaxseg.utils.lookup import lookup, unknown_name
 
@@ -83,25 +87,47 @@ def _step(total_steps: int, steps_per_epoch: int, *, every: float | None = None,
 SCHEDULES: dict[str, Callable] = {"constant": _constant, "poly": _poly, "cosine": _cosine, "step": _step}
 
 
+def _by_path(path: str, options: Mapping[str, Any], total_steps: int, steps_per_epoch: int) -> Callable[[Array], Array]:
+    """A schedule of optax's kind, a function of the step. What its factory needs and the options lack is of this run."""
+    make, takes = adapter.factory(path, "schedule")
+    own = {"total_steps": total_steps, "decay_steps": total_steps, "transition_steps": total_steps,
+           "steps_per_epoch": steps_per_epoch, "init_value": 1.0, "peak_value": 1.0, "value": 1.0}
+    needed = {name: own[name] for name, p in takes.items() if p.default is p.empty and name in own}
+    schedule = adapter.call(make, path, "schedule", takes, {**needed, **options}, {})
+    try:
+        shape = jax.eval_shape(lambda step: jnp.asarray(schedule(step), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)).shape
+    except (TypeError, ValueError, jax.errors.JAXTypeError) as error:
+        text = str(error).strip().splitlines()[0]
+        raise ConfigError(f"schedule {path!r} gives no function of the step that jax can trace: {text}") from error
+    if shape:
+        raise ConfigError(f"schedule {path!r} gives an array of shape {shape} for a step; it must give a number")
+    return schedule
+
+
 def build(*, name: str, warmup: int = 0, warmup_ratio: float = 1e-6, options: Mapping[str, Any] | None = None,
           total_steps: int, steps_per_epoch: int) -> Callable[[Array], Array]:
     """f(step) -> float32 factor of the peak learning rate, safe inside jax.jit.
 
     Args:
-      name: one of SCHEDULES.
+      name: one of SCHEDULES, or the path of a function "module:name" that gives a function step -> factor. Arguments that it
+        needs and `options` lacks are filled in: total_steps, decay_steps, transition_steps (the run's steps),
+        steps_per_epoch, init_value, peak_value, value (1).
       warmup: steps of linear warm-up.
       warmup_ratio: factor at step 0 of the warm-up.
       options: poly: power, final, period, per_epoch; cosine: final, period, per_epoch; step: every or milestones,
-        factor. Periods, `every` and milestones count epochs; without a period it is the whole run.
+        factor. Periods, `every` and milestones count epochs; without a period it is the whole run. A path: its arguments,
+        in their own units (optax counts steps).
       total_steps, steps_per_epoch: of the run.
     Raises:
       ConfigError: unknown name or option, or a value outside its range.
     """
-    make, options = lookup("schedule", name, SCHEDULES), dict(options or {})
-    known = set(make.__kwdefaults__ or {})
-    for option in options:
-        if option not in known:
-            raise unknown_name(f"option of schedule {name!r}", option, known)
+    options, path = dict(options or {}), isinstance(name, str) and ":" in name
+    if not path:
+        make = lookup("schedule", name, SCHEDULES)
+        known = set(make.__kwdefaults__ or {})
+        for option in options:
+            if option not in known:
+                raise unknown_name(f"option of schedule {name!r}", option, known)
     if total_steps < 1 or steps_per_epoch < 1:
         raise ConfigError(f"schedule over total_steps={total_steps}, steps_per_epoch={steps_per_epoch}: both must be at least 1")
     if total_steps >= 2**31:
@@ -110,7 +136,8 @@ def build(*, name: str, warmup: int = 0, warmup_ratio: float = 1e-6, options: Ma
         raise ConfigError(f"warmup={warmup} steps in a run of {total_steps}: must be fewer than the run has; lower "
                           "schedule.warmup or train longer")
     _share("warmup_ratio", warmup_ratio)
-    main = make(total_steps, steps_per_epoch, **options)
+    main = (_by_path(name, options, total_steps, steps_per_epoch) if path
+            else make(total_steps, steps_per_epoch, **options))
 
     def schedule(step: Array) -> Array:
         factor = jnp.asarray(main(step), jnp.float32)

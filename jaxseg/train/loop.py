@@ -13,7 +13,7 @@ from jaxseg.checkpoint import Checkpoints
 from jaxseg.train import mesh as meshes
 from jaxseg.train.interrupt import Preemption, fault
 from jaxseg.train.log import CompileCounter, Log
-from jaxseg.train.state import TrainState, evaluated
+from jaxseg.train.state import Storage, TrainState, evaluated, place
 from jaxseg.types import Batch, NonFiniteError
 from jaxseg.utils.clock import Meter, Watchdog
 
@@ -26,7 +26,8 @@ class Job:
 
     Attributes:
       workdir: the run's folder.
-      state: fresh train state, placed on the mesh.
+      state: fresh train state, as numpy arrays; taken out by `run`.
+      storage: how `step` and `warm` keep it.
       step: jitted (state, batch) -> (state, metrics).
       warm: jitted (state, batch, number) -> state, for BatchNorm's statistics before the first step.
       warm_batches: how many batches it sees; 0: none.
@@ -42,7 +43,8 @@ class Job:
     """
 
     workdir: Path
-    state: TrainState
+    state: TrainState | None
+    storage: Storage
     step: Callable[[TrainState, Batch], tuple[TrainState, dict]]
     stream: Callable[[int], Any]
     warm: Callable
@@ -85,6 +87,7 @@ def run(job: Job, log: Log) -> int | None:
 
     # 1. Resume: arrays, then the host's memory of the run (data position, epoch rows, plateau).
     state, progress = _resume(job, log)
+    job.state, state = None, place(job.storage.join(state), meshes.replicated(job.mesh))
     start = progress.next_batch
     meter, begin = Meter(total, start=start), time.perf_counter()
     compiled, pending = None, None
@@ -136,7 +139,7 @@ def run(job: Job, log: Log) -> int | None:
             # 5. Asked to stop: save where we stand and leave.
             if stop:
                 if not (last_of_epoch and _saves(job, (number + 1) // job.steps_per_epoch)):
-                    job.checkpoints.save(number + 1, state, _info(progress, state))
+                    job.checkpoints.save(number + 1, job.storage.part(state), _info(progress, state))
                 job.checkpoints.wait()
                 log.say(f"stopped by SIGTERM at step {number + 1}; saved; the same command goes on from here")
                 preemption.close()
@@ -222,7 +225,9 @@ def _epoch(job: Job, log: Log, state: TrainState, progress: Progress, metrics: d
     criterion = None
     if epoch % job.settings.eval_every == 0 or epoch == job.epochs:
         fault(step, "before_eval")
-        scores = dict(job.validate(evaluated(state), state["state"], step))
+        parted = job.storage.part(state)
+        weights = place((evaluated(parted), parted["state"]), meshes.replicated(job.mesh))
+        scores = dict(job.validate(*weights, step))
         positive = scores.pop("positive")
         row |= scores
         log.scalars(step, {f"val/{k.removeprefix('val_')}": v for k, v in scores.items()})
@@ -245,7 +250,7 @@ def _epoch(job: Job, log: Log, state: TrainState, progress: Progress, metrics: d
     log.epochs(progress.rows)
     if _saves(job, epoch):
         fault(step, "before_save")
-        job.checkpoints.save(step, state, _info(progress, state), metric=criterion)
+        job.checkpoints.save(step, job.storage.part(state), _info(progress, state), metric=criterion)
         fault(step, "after_save")
     return state
 

@@ -195,8 +195,7 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
     step = steps.build(network, loss, optimizer, schedule, augment, mesh, lr=config.optim.lr, dtype=config.train.dtype,
                        accumulate=accumulate, ema=config.optim.ema, seed=config.seed, finish=finish, target=outputs.target,
                        auxiliary=len(config.loss.aux_weights) > 0)
-    state = states.place(states.create(params, net_state, optimizer, ema=config.optim.ema > 0, balance=balance),
-                         meshes.replicated(mesh))
+    state = states.create(params, net_state, optimizer, ema=config.optim.ema > 0, balance=balance)
     log.say(f"{config.model.name}: {sum(int(np.prod(p.shape)) for p in params.values()):,} parameters")
     judge = data.validator(config, network, loss, outputs, mesh)
 
@@ -207,9 +206,10 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
         return figures
 
     return Job(
-        workdir=workdir, state=state, step=step, validate=validate, plateau=plateau, mesh=mesh,
+        workdir=workdir, state=state, storage=states.storage(network, optimizer), step=step, validate=validate, plateau=plateau,
+        mesh=mesh,
         stream=functools.partial(data.stream, config, images),
-        warm=steps.build_warm(network, augment, mesh, dtype=config.train.dtype, seed=config.seed, finish=finish),
+        warm=steps.build_warm(network, optimizer, augment, mesh, dtype=config.train.dtype, seed=config.seed, finish=finish),
         warm_batches=config.train.bn_warmup,
         checkpoints=checkpoint.Checkpoints(workdir / "checkpoints", keep=config.train.keep,
                                            best_mode={"val_loss": "min", "last": "last"}.get(config.train.best, "max")),

@@ -1,13 +1,17 @@
 """The state of a training run: one dictionary of arrays, everything that the next step depends on."""
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 
+from jaxseg.models.functional import Network
 from jaxseg.optim import average
+from jaxseg.optim.build import Optimizer
+from jaxseg.optim.joined import Layout, plan
 from jaxseg.types import Array
 
 TrainState = dict[str, Array | dict]
-
 
 BALANCE = "loss_weight."  # before the names of learnable loss weights, where they stand among the parameters
 
@@ -44,6 +48,40 @@ def create(params: dict, state: dict, optimizer, *, ema: bool, balance: dict[str
         "bad_steps": np.zeros((), np.int32),
         "skipped": np.zeros((), np.int32),
     }
+
+
+class Storage(NamedTuple):
+    """How the step keeps a state: under the same keys, with the small arrays of a kind as one vector (`optim.joined`).
+
+    Checkpoints, validation and every other reader see the state parted again, by the parameters' own names.
+
+    Attributes:
+      trained: of parameters, their moving average and what the optimiser keeps of them.
+      buffers: of the network's own state.
+    """
+
+    trained: Layout = Layout()
+    buffers: Layout = Layout()
+
+    def join(self, state: TrainState) -> TrainState:
+        """The state as the step takes it and gives it back."""
+        return self._changed(state, Layout.join)
+
+    def part(self, state: TrainState) -> TrainState:
+        """The inverse of `join`."""
+        return self._changed(state, Layout.part)
+
+    def _changed(self, state: TrainState, change) -> TrainState:
+        opt = state["opt"]
+        if self.trained.vectors:
+            opt = {key: change(self.trained, value) if isinstance(value, dict) else value for key, value in opt.items()}
+        return {**state, "params": change(self.trained, state["params"]), "ema": change(self.trained, state["ema"]), "opt": opt,
+                "state": change(self.buffers, state["state"])}
+
+
+def storage(network: Network, optimizer: Optimizer) -> Storage:
+    """The storage of `step.build(network, ..., optimizer, ...)`."""
+    return Storage(optimizer.layout, plan(network.shapes()[1]))
 
 
 def evaluated(state: TrainState) -> dict:

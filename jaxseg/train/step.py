@@ -12,13 +12,14 @@ from jaxseg.losses import compose as losses
 from jaxseg.models.functional import Network, Run
 from jaxseg.ops.image import to_float
 from jaxseg.optim import average
+from jaxseg.optim.build import Optimizer
 from jaxseg.train import mesh as meshes
 from jaxseg.train.program import Program
-from jaxseg.train.state import TrainState, joined, parted, place
+from jaxseg.train.state import TrainState, joined, parted, place, storage
 from jaxseg.types import Array, Batch, ConfigError
 
 
-def build(network: Network, loss: Callable, optimizer: optax.GradientTransformationExtraArgs, schedule: Callable,
+def build(network: Network, loss: Callable, optimizer: Optimizer, schedule: Callable,
           augment: Callable, mesh, *, lr: float, dtype: str = "float32", accumulate: int = 1, ema: float = 0.0,
           seed: int = 0, finish: Callable = lambda image: image, target: Callable = lambda mask: mask,
           auxiliary: bool = False) -> Program:
@@ -26,6 +27,8 @@ def build(network: Network, loss: Callable, optimizer: optax.GradientTransformat
 
     A non-finite loss or gradient skips the whole update (parameters, optimiser, statistics, average), on every device
     alike; "bad_steps" counts such steps in a row. The random keys of a step are fold_in(key(seed), step).
+
+    The state is joined by `state.storage(network, optimizer)`: one update serves all small parameters.
 
     Args:
       network: from `functional.split`.
@@ -44,6 +47,8 @@ def build(network: Network, loss: Callable, optimizer: optax.GradientTransformat
       auxiliary: the loss weighs auxiliary outputs. A network without any is then refused (ConfigError) by the first step,
         before it is compiled.
     """
+    stored = storage(network, optimizer)
+
     def loss_of(trained, state, batch, key):
         params, balance = trained
         outputs, new_state = network.apply(params, state, finish(batch["image"]).astype(dtype), Run(train=True, key=key))
@@ -59,7 +64,9 @@ def build(network: Network, loss: Callable, optimizer: optax.GradientTransformat
     def micro(trained, state, batch, key):
         augment_key, run_key = jax.random.split(key)
         image, mask = augment(augment_key, to_float(batch["image"]), batch["mask"].astype(jnp.int32))
-        return gradient(trained, state, {**batch, "image": image, "mask": mask}, run_key)
+        batch = {**batch, "image": image, "mask": mask}
+        (value, (state, parts)), grads = gradient(trained, stored.buffers.part(state), batch, run_key)
+        return (value, (stored.buffers.join(state), parts)), (stored.trained.join(grads[0]), grads[1])
 
     def accumulated(trained, state, batch, key):
         if accumulate == 1:
@@ -82,7 +89,8 @@ def build(network: Network, loss: Callable, optimizer: optax.GradientTransformat
 
     def step(state: TrainState, batch: Batch, drawn: Array, peak: Array) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(jax.random.wrap_key_data(drawn), state["step"])
-        value, net_state, parts, grads = accumulated((state["params"], state["balance"]), state["state"], batch, key)
+        value, net_state, parts, grads = accumulated((stored.trained.part(state["params"]), state["balance"]), state["state"],
+                                                      batch, key)
         grads = lax.optimization_barrier(grads)  # else what lays a gradient out is computed anew by each reader
         norm = optax.tree.norm(grads)
         ok = jnp.isfinite(value) & jnp.isfinite(norm)
@@ -118,14 +126,17 @@ def _key_data(seed: int) -> np.ndarray:
     return np.asarray(jax.random.key_data(jax.random.key(seed)))
 
 
-def build_warm(network: Network, augment: Callable, mesh, *, dtype: str = "float32", seed: int = 0,
+def build_warm(network: Network, optimizer: Optimizer, augment: Callable, mesh, *, dtype: str = "float32", seed: int = 0,
                finish: Callable = lambda image: image) -> Program:
     """The jitted (state, batch, number) -> state in which BatchNorm's statistics alone have moved: no gradient, no update."""
+    stored = storage(network, optimizer)
+
     def warm(state: TrainState, batch: Batch, number, drawn: Array) -> TrainState:
         augment_key, run_key = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(drawn), number))
         image, _ = augment(augment_key, to_float(batch["image"]), batch["mask"].astype(jnp.int32))
-        _, new = network.apply(state["params"], state["state"], finish(image).astype(dtype), Run(train=True, key=run_key))
-        return {**state, "state": new}
+        params, net_state = stored.trained.part(state["params"]), stored.buffers.part(state["state"])
+        _, new = network.apply(params, net_state, finish(image).astype(dtype), Run(train=True, key=run_key))
+        return {**state, "state": stored.buffers.join(new)}
 
     everywhere = meshes.replicated(mesh)
     jitted = jax.jit(warm, in_shardings=(everywhere, meshes.batched(mesh), None, everywhere), out_shardings=everywhere,

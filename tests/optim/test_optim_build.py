@@ -91,6 +91,32 @@ def test_groups_and_clipping_equal_pytorch():
         np.testing.assert_allclose(found[name], expected[name], rtol=5e-6, atol=5e-6, err_msg=name)
 
 
+GROUPS = ((r"^head\.", {"lr": 10}), (r"norm", {"decay": 0.0}))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("groups", [(), GROUPS], ids=["alike", "groups"])
+def test_an_update_of_joined_arrays_is_that_of_each(case, groups):
+    optimizer = build(start(), **CASES[case][0], groups=groups)
+    layout = optimizer.layout
+    assert len(layout.vectors) == 1 and len(layout.join(start())) == (3 if groups else 1)  # each with its own factors
+
+    @jax.jit
+    def run(grads, state, params, ok):
+        return optimizer.update(grads, state, params, ok=ok)
+
+    together = lambda state: {k: layout.join(v) if isinstance(v, dict) else v for k, v in state.items()}
+    apart, params = optimizer.init(start()), start()
+    joined = together(apart)
+    for i, ok in enumerate((True, True, False, True)):  # the guard too
+        one, apart = run(gradients(i), apart, params, ok)
+        other, joined = run(layout.join(gradients(i)), joined, layout.join(params), ok)
+        for a, b in zip(jax.tree.leaves((layout.join(jax.device_get(one)), together(jax.device_get(apart)))),
+                        jax.tree.leaves((jax.device_get(other), jax.device_get(joined)))):
+            np.testing.assert_allclose(a, b, rtol=1e-7, atol=0)
+        params = {n: p + LR * np.asarray(one[n]) for n, p in params.items()}
+
+
 def test_the_first_group_found_decides_and_an_lr_of_zero_freezes():
     found, _ = ours(name="adamw", weight_decay=0.3, groups=((r"weight$", {"lr": 0.0}), (r"conv", {"lr": 2.0})))
     faster, _ = ours(name="adamw", weight_decay=0.3, groups=((r"conv", {"lr": 2.0}),))

@@ -106,3 +106,34 @@ def test_plateau_moves_as_torchs_does(seed):
 def test_a_plateau_that_cannot_be_meant_is_refused(options, words):
     with pytest.raises(ConfigError, match=words):
         schedules.Plateau(lr=1.0, **options)
+
+
+def test_a_schedule_of_optax_runs_over_the_whole_run_and_is_warmed_up():
+    found = schedules.build(name="optax:cosine_decay_schedule", warmup=4, total_steps=40, steps_per_epoch=10)
+    ours = schedules.build(name="cosine", warmup=4, total_steps=40, steps_per_epoch=10)
+    for step in (0, 1, 4, 17, 39, 50):
+        np.testing.assert_allclose(found(step), ours(step), rtol=1e-6, atol=1e-7)
+
+
+def test_the_options_of_a_schedule_by_path_are_its_own():
+    found = schedules.build(name="optax:exponential_decay", options={"transition_steps": 10, "decay_rate": 0.5}, total_steps=40,
+                            steps_per_epoch=10)
+    np.testing.assert_allclose([found(0), found(10), found(20)], [1, 0.5, 0.25], rtol=1e-6)
+
+
+def vector(total_steps):
+    return lambda step: np.ones(total_steps)
+
+
+def branching(total_steps):
+    return lambda step: 1.0 if step < total_steps else 0.0
+
+
+@pytest.mark.parametrize("name, options, words", [
+    ("optax:cosine", {}, "no attribute"), ("optax:cosine_decay_schedule", {"final": 0.1}, "option of schedule"),
+    ("optax:exponential_decay", {}, "needs decay_rate"), ("optax:adam", {"learning_rate": 0.1}, "no function of the step"),
+    (f"{__name__}:vector", {}, "must give a number"), (f"{__name__}:branching", {}, "no function of the step"),
+])
+def test_a_path_to_what_is_no_schedule_is_refused(name, options, words):
+    with pytest.raises(ConfigError, match=words):
+        schedules.build(name=name, options=options, total_steps=40, steps_per_epoch=10)

@@ -12,6 +12,7 @@ from jaxseg.optim.schedules import Plateau
 from jaxseg.train import loop
 from jaxseg.train import mesh as meshes
 from jaxseg.train.log import Log
+from jaxseg.train.state import Storage
 from jaxseg.types import NonFiniteError
 
 SETTINGS = dict(log_every=2, eval_every=1, save_every=1, alarm_after=2, stop_nonfinite=3, watchdog=0)
@@ -53,7 +54,7 @@ def job(workdir, *, epochs=4, bad=False, positive=1, plateau=None, criterion="va
     scores = lambda weights, net_state, number: {"val_loss": next(given), "val_dice": 0.5, "positive": positive}
     mesh = meshes.make(1)
     state = jax.tree.map(lambda a: jax.device_put(a, meshes.replicated(mesh)), fresh_state())
-    return loop.Job(workdir=workdir, state=state, step=step, stream=Stream, validate=scores,
+    return loop.Job(workdir=workdir, state=state, storage=Storage(), step=step, stream=Stream, validate=scores,
                     warm=lambda state, batch, number: {**state, "skipped": state["skipped"] + 1}, warm_batches=warm_batches,
                     checkpoints=Checkpoints(workdir / "checkpoints", best_mode="min"), plateau=plateau, mesh=mesh,
                     steps_per_epoch=3, epochs=epochs, images_per_step=2, criterion=criterion,
@@ -78,12 +79,12 @@ def test_statistics_are_warmed_once_before_the_first_step_and_the_stream_begins_
     plain = job(tmp_path / "plain", epochs=2)
     loop.run(first, log)
     loop.run(plain, log)
-    ours, theirs = (j.checkpoints.restore(j.state)[0] for j in (first, plain))
+    ours, theirs = (j.checkpoints.restore(fresh_state())[0] for j in (first, plain))
     assert int(ours["skipped"]) == 2 and int(theirs["skipped"]) == 0
     assert (np.asarray(ours["params"]["w"]) == np.asarray(theirs["params"]["w"])).all()
     again = job(tmp_path, epochs=3, warm_batches=2)  # a run that goes on is not warmed again
     loop.run(again, log)
-    assert int(again.checkpoints.restore(again.state)[0]["skipped"]) == 2
+    assert int(again.checkpoints.restore(fresh_state())[0]["skipped"]) == 2
 
 
 def test_no_alarm_while_something_is_predicted(tmp_path, log, capsys):

@@ -9,6 +9,7 @@ from jaxseg.augment import compose as augmentations
 from jaxseg.losses import compose as losses
 from jaxseg.models import create_model, functional
 from jaxseg.optim import build as optimizers
+from jaxseg.optim import joined as joining
 from jaxseg.train import mesh as meshes
 from jaxseg.train import state as states
 from jaxseg.train import step as steps
@@ -31,15 +32,33 @@ def make(devices: int, *, model: str = "unet_test", terms=(("dice", 1.0), ("bce"
     mesh = meshes.make(devices)
     step = steps.build(network, losses.build(terms), rule, lambda s: jnp.float32(1), augmentations.build(augment), mesh,
                        lr=1e-2, ema=ema, **kwargs)
-    state = states.place(states.create(params, net_state, rule, ema=ema > 0), meshes.replicated(mesh))
-    return step, state, mesh
+    storage = states.storage(network, rule)
+    state = states.place(storage.join(states.create(params, net_state, rule, ema=ema > 0)), meshes.replicated(mesh))
+    return step, state, mesh, storage
 
 
 def run(devices: int, batches: list[dict], **kwargs):
-    step, state, mesh = make(devices, **kwargs)
+    step, state, mesh, storage = make(devices, **kwargs)
     for batch in batches:
         state, metrics = step(state, meshes.put(batch, mesh))
-    return jax.device_get(state), jax.device_get(metrics)
+    return storage.part(jax.device_get(state)), jax.device_get(metrics)
+
+
+@pytest.mark.parametrize("arguments", [dict(optimizer="adamw", ema=0.9), dict(optimizer="optax:lion", accumulate=2)],
+                         ids=["adamw", "lion"])
+def test_a_step_on_joined_arrays_is_the_step_on_each(arguments, monkeypatch):
+    """Also the state's names and shapes are those of a run that joins nothing."""
+    batches, found = [batch_of(4, seed) for seed in (0, 1)], []
+    for small in (joining.SMALL, 0):
+        monkeypatch.setattr(joining, "SMALL", small)
+        step, state, mesh, storage = make(1, **arguments)
+        assert bool(storage.trained.vectors) == (small > 0 and ":" not in arguments["optimizer"])
+        assert bool(storage.buffers.vectors) == (small > 0)
+        for batch in batches:
+            state, _ = step(state, meshes.put(batch, mesh))
+        found.append(storage.part(jax.device_get(state)))
+    assert jax.tree.structure(found[0]) == jax.tree.structure(found[1])
+    assert_close(*found, 2e-6)  # the norm of the gradient and XLA's sums are in another order
 
 
 def assert_close(a, b, tolerance: float):
@@ -69,14 +88,15 @@ def test_accumulation_averages_gradients():
     results = []
     for accumulate in (1, 4):
         step = steps.build(network, loss, optimizer, lambda s: jnp.float32(1), identity, mesh, lr=0.1, accumulate=accumulate)
-        state = states.place(states.create(params, net_state, optimizer, ema=False), meshes.replicated(mesh))
+        storage = states.storage(network, optimizer)
+        state = states.place(storage.join(states.create(params, net_state, optimizer, ema=False)), meshes.replicated(mesh))
         state, metrics = step(state, meshes.put(batch_of(8), mesh))
         results.append(jax.device_get((state["params"], metrics["loss"])))
     assert_close(results[0], results[1], 1e-5)  # sums in another order
 
 
 def test_a_non_finite_batch_changes_nothing_but_the_counters():
-    step, state, mesh = make(1, ema=0.9)
+    step, state, mesh, _ = make(1, ema=0.9)
     state, _ = step(state, meshes.put(batch_of(4), mesh))
     before = jax.device_get(state)
     poisoned = batch_of(4)
@@ -93,7 +113,7 @@ def test_a_non_finite_batch_changes_nothing_but_the_counters():
 
 
 def test_the_moving_average_follows_its_recurrence():
-    step, state, mesh = make(1, ema=0.9)
+    step, state, mesh, _ = make(1, ema=0.9)
     name = next(iter(state["params"]))
     average = np.array(state["ema"][name])
     for seed in range(3):
@@ -110,7 +130,7 @@ def test_bfloat16_compute_keeps_float32_weights_and_comes_close():
 
 
 def test_the_step_compiles_once():
-    step, state, mesh = make(8)
+    step, state, mesh, _ = make(8)
     for seed in range(3):
         state, _ = step(state, meshes.put(batch_of(8, seed), mesh))
     assert step.program._cache_size() == 1
@@ -119,7 +139,7 @@ def test_the_step_compiles_once():
 def test_runs_that_differ_in_their_seed_share_a_program_and_no_random_numbers():
     batch, found = batch_of(4), []
     for seed in (1, 2, 1):
-        step, state, mesh = make(1, augment=AUGMENT, seed=seed)
+        step, state, mesh, _ = make(1, augment=AUGMENT, seed=seed)
         lowered = step.lower(state, meshes.put(batch, mesh))
         found.append((lowered.program.as_text(), float(step(state, meshes.put(batch, mesh))[1]["loss"])))
     (one, first), (other, second), (_, again) = found
@@ -127,7 +147,7 @@ def test_runs_that_differ_in_their_seed_share_a_program_and_no_random_numbers():
 
 
 def test_weights_of_auxiliary_outputs_that_the_network_lacks_are_refused_before_anything_compiles():
-    step, state, mesh = make(1, auxiliary=True)
+    step, state, mesh, _ = make(1, auxiliary=True)
     with pytest.raises(ConfigError, match="aux_weights.*has none"):
         step.lower(state, meshes.put(batch_of(4), mesh))
 

@@ -74,12 +74,13 @@ def train_ours(model, data):
     optimizer, mesh = optimizers.build(params, name="adam", groups=((FROZEN["ours"], {"lr": 0.0}),)), meshes.make(1)
     step = steps.build(network, losses.build((("bce", 1.0), ("dice", 1.0))), optimizer, lambda s: jnp.float32(1),
                        augmentations.build(()), mesh, lr=RATE)
-    state = states.place(states.create(params, net_state, optimizer, ema=False), meshes.replicated(mesh))
+    storage = states.storage(network, optimizer)
+    state = states.place(storage.join(states.create(params, net_state, optimizer, ema=False)), meshes.replicated(mesh))
     found = []
     for batch in data:
         state, metrics = step(state, meshes.put(batch, mesh))
         found.append(float(metrics["loss"]))
-    return found, jax.device_get(state)
+    return found, storage.part(jax.device_get(state))
 
 
 @pytest.fixture(scope="module")
