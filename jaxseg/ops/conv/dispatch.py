@@ -3,13 +3,15 @@
 The backend is asked for with `lax.platform_dependent`, not `jax.default_backend()`: it is decided when the program is
 lowered, so a program exported for CUDA on a CPU host, or placed on a CPU of a GPU host, gets the right one. For a
 single platform it leaves no branch behind. Kernels for a GPU are a branch only where one is the default backend, or
-where they were asked for (`gpu_choose.mode`): tracing them costs time. Each direction is an inner `jax.jit`: traced once
+where they were asked for (`gpu_choose.mode`): tracing them costs time. On a CPU oneDNN goes before the lowerings of cpu/ where it
+is installed and faster (`cpu/onednn`). Each direction is an inner `jax.jit`: traced once
 per shape, however many layers share it (SegNeXt-T: 16 s of tracing become 6).
 """
 
 import functools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 from jax import lax
@@ -17,10 +19,18 @@ from jax import lax
 from jaxseg.ops import cotangent
 from jaxseg.ops.conv import patches, reference
 from jaxseg.ops.conv.cpu import choose
+from jaxseg.ops.conv.cpu.onednn import primitive as onednn
 from jaxseg.ops.conv.gpu import choose as gpu_choose
 from jaxseg.ops.conv.matmul import matmul
 from jaxseg.ops.conv.spec import Spec
 from jaxseg.types import Array
+
+
+class Engines(NamedTuple):
+    """What goes before XLA's operations: on a GPU a mode of gpu/choose.py, on a CPU oneDNN or not."""
+
+    gpu: str
+    onednn: bool
 
 
 def conv(x: Array, w: Array, *, stride: Sequence[int], padding, dilation: Sequence[int], groups: int) -> Array:
@@ -33,9 +43,11 @@ def conv(x: Array, w: Array, *, stride: Sequence[int], padding, dilation: Sequen
     if patches.fits(spec, w.shape[:-2]):
         return patches.conv(x, w)
     gpu = gpu_choose.mode() if spec.depthwise(w.shape) else "xla"
-    if choose.lowerings(spec, x.shape, w.shape) == gpu_choose.lowerings(gpu, spec, x.shape, w.shape) == choose.XLA:
+    engines = Engines(gpu, onednn.wanted(spec, x, w.shape))
+    if not engines.onednn and (
+            choose.lowerings(spec, x.shape, w.shape) == gpu_choose.lowerings(gpu, spec, x.shape, w.shape) == choose.XLA):
         return reference.forward(spec, x, w)
-    return _conv(spec, gpu, x, w)
+    return _conv(spec, engines, x, w)
 
 
 def conv_transpose(x: Array, w: Array, *, stride: Sequence[int], padding) -> Array:
@@ -46,17 +58,18 @@ def conv_transpose(x: Array, w: Array, *, stride: Sequence[int], padding) -> Arr
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _conv(spec: Spec, gpu: str, x: Array, w: Array) -> Array:
-    return _forward(spec, gpu, x, w)
+def _conv(spec: Spec, engines: Engines, x: Array, w: Array) -> Array:
+    return _forward(spec, engines, x, w)
 
 
-def _conv_fwd(spec: Spec, gpu: str, x: Array, w: Array):
-    return _forward(spec, gpu, x, w), (x, w)
+def _conv_fwd(spec: Spec, engines: Engines, x: Array, w: Array):
+    return _forward(spec, engines, x, w), (x, w)
 
 
-def _conv_bwd(spec: Spec, gpu: str, saved, g: Array):
+def _conv_bwd(spec: Spec, engines: Engines, saved, g: Array):
     x, w = saved
-    dx, dw = _input_gradient(spec, gpu, x.shape[1:-1], g, w), _weight_gradient(spec, gpu, w.shape[:-2], x, g)
+    dx = _input_gradient(spec, engines, x.shape[1:-1], g, w)
+    dw = _weight_gradient(spec, engines, w.shape[:-2], x, g)
     return cotangent.like(dx, x), cotangent.like(dw, w)
 
 
@@ -64,26 +77,28 @@ _conv.defvjp(_conv_fwd, _conv_bwd)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _forward(spec: Spec, gpu: str, x: Array, w: Array) -> Array:
-    return _by_platform("forward", gpu, spec, x.shape, w.shape)(x, w)
+def _forward(spec: Spec, engines: Engines, x: Array, w: Array) -> Array:
+    return _by_platform("forward", engines, spec, x.shape, w.shape)(x, w)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _input_gradient(spec: Spec, gpu: str, size: tuple[int, ...], g: Array, w: Array) -> Array:
+def _input_gradient(spec: Spec, engines: Engines, size: tuple[int, ...], g: Array, w: Array) -> Array:
     shape = (g.shape[0], *size, w.shape[-2] * spec.groups)
-    return _by_platform("input_gradient", gpu, spec, shape, w.shape, size)(g, w)
+    return _by_platform("input_gradient", engines, spec, shape, w.shape, size)(g, w)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _weight_gradient(spec: Spec, gpu: str, kernel: tuple[int, ...], x: Array, g: Array) -> Array:
+def _weight_gradient(spec: Spec, engines: Engines, kernel: tuple[int, ...], x: Array, g: Array) -> Array:
     shape = (*kernel, x.shape[-1] // spec.groups, g.shape[-1])
-    return _by_platform("weight_gradient", gpu, spec, x.shape, shape, kernel)(x, g)
+    return _by_platform("weight_gradient", engines, spec, x.shape, shape, kernel)(x, g)
 
 
-def _by_platform(direction: str, gpu: str, spec: Spec, x_shape, w_shape, *static):
-    """The direction's lowering of cpu/choose.py where the program is lowered for a CPU, of gpu/choose.py for CUDA, XLA's own
-    elsewhere."""
+def _by_platform(direction: str, engines: Engines, spec: Spec, x_shape, w_shape, *static):
+    """The direction's lowering of cpu/choose.py, or oneDNN's, where the program is lowered for a CPU, of gpu/choose.py for CUDA,
+    XLA's own elsewhere."""
     plain, cpu, cuda = (functools.partial(getattr(choice, direction), spec, *static) for choice in (
-        choose.XLA, choose.lowerings(spec, x_shape, w_shape), gpu_choose.lowerings(gpu, spec, x_shape, w_shape)))
+        choose.XLA, choose.lowerings(spec, x_shape, w_shape), gpu_choose.lowerings(engines.gpu, spec, x_shape, w_shape)))
+    if engines.onednn and onednn.faster(direction, spec, x_shape, w_shape):
+        cpu = functools.partial(onednn.over(cpu.func, direction), spec, *static)
     branches = {"cpu": cpu} if cuda.func is plain.func else {"cpu": cpu, "cuda": cuda}
     return lambda *arrays: lax.platform_dependent(*arrays, **branches, default=plain)
