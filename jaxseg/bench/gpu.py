@@ -50,12 +50,12 @@ STAGES = (
     _step("segnext_t"), _step("unet3d_s"),
     _rows("models", "segnext_t"), _rows("models", "unet3d_s"), _rows("models", "nnunet_plain"),
     *(Stage(f"kernels {i}", ("-m", "jaxseg.bench.gpu_rows", f"--share={i}/{SHARES}"), 240.0, gpu=True) for i in range(SHARES)),
-    _step("segnext_t", "xla"), _step("unet3d_s", "norm"), _step("nnunet_plain"), _step("effisegnet_b0"),
+    _step("segnext_t", "xla"), _step("nnunet_plain"), _step("effisegnet_b0"),
     _rows("models", "effisegnet_b0"), _rows("models", "segformer_b2"), _rows("models", "swin_unetr"), _rows("models", "unetr"),
     Stage("main", ("-m", "jaxseg.bench.gpu_main"), 200.0),
     _rows("infer", "unet3d_xs"),
     _step("segnext_t", "nobarrier"), _step("unet3d_s", "nobarrier"), _step("effisegnet_b0", "xla"), _step("segnext_t", "float32"),
-    _step("swin_unetr"), _step("segnext_t", "norm"), _step("segnext_t", "nographs"),
+    _step("swin_unetr"), _step("segnext_t", "nographs"),
     *(_rows("models", name) for name in ("segformer_b0", "segnext_b", "unet_base", "dualbranch_04_unet_s", "effisegnet_b4")),
 )
 

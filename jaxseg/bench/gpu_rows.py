@@ -44,35 +44,30 @@ WINDOWS = (((8, 128, 128, 256), (3, 3), 1), ((8, 128, 128, 256), (5, 5), 1), ((8
            ((2, 64, 64, 64, 64), (3, 3, 3), 1), ((2, 64, 64, 64, 64), (5, 5, 5), 2), ((2, 48, 48, 48, 48), (7, 7, 7), 1),
            ((1, 32, 32, 32, 64), (13, 13, 13), 1), ((8, 64, 64, 24), (5, 5), 1), ((8, 40, 40, 40), (3, 3), 1),
            ((8, 28, 28, 144), (5, 5), 1))
-STRIDED = (((64, 112, 112, 96), (3, 3)), ((64, 56, 56, 144), (5, 5)), ((64, 14, 14, 672), (5, 5)))  # EffiSegNet-B0 at 224^2
 DIRECTIONS = ("forward", "input_gradient", "weight_gradient")
-TILES = ({}, {"unroll": 1}, {"chunk": 128}, {"chunk": 32}, {"warps": 8}, {"stages": 3})  # of strips of 21
+TILES = ({}, {"unroll": 1}, {"chunk": 128}, {"chunk": 32}, {"stages": 3})  # of strips of 21
 
 
 def gpu_rows() -> list[GpuRow]:
-    """All rows, bfloat16: convolutions in three directions, fused strip pairs, norm with activation, attention."""
+    """All rows, bfloat16: depthwise convolutions in three directions, attention."""
     rows = []
     for shape, kernel, dilation in (*STRIPS, *WINDOWS):
         for direction in DIRECTIONS:
             rows.append(_conv(shape, kernel, dilation, direction, {}))
-    rows += [_conv(shape, kernel, 1, direction, {}, stride=2) for shape, kernel in STRIDED for direction in DIRECTIONS]
     rows += [_conv(*STRIPS[2], direction, tiles) for tiles in TILES[1:] for direction in ("forward", "weight_gradient")]
-    rows += [_msca((8, 128, 128, 64), sizes) for sizes in ((7, 11), (21,), (7, 11, 21))]
-    rows += [_norm(shape, groups, direction) for shape, groups in (((2, 96, 96, 96, 32), 32), ((8, 128, 128, 256), 32))
-             for direction in ("forward", "gradient")]
     return rows + [_attention(*sizes) for sizes in ((8, 16384, 256, 1, 32, False), (512, 343, 343, 3, 16, True),
                                                     (256, 512, 512, 4, 32, True), (8, 512, 512, 12, 64, False))]
 
 
-def _conv(shape, kernel, dilation: int, direction: str, tiles: dict[str, int], stride: int = 1) -> GpuRow:
+def _conv(shape, kernel, dilation: int, direction: str, tiles: dict[str, int]) -> GpuRow:
     channels, numbers, rank = shape[-1], math.prod(shape), len(kernel)
-    spec = Spec((stride,) * rank, tuple((dilation * (k - 1) // 2,) * 2 for k in kernel), (dilation,) * rank, channels)
+    spec = Spec((1,) * rank, tuple((dilation * (k - 1) // 2,) * 2 for k in kernel), (dilation,) * rank, channels)
     out = (shape[0], *spec.output(shape[1:-1], kernel), channels)
     static = {"forward": (), "input_gradient": (shape[1:-1],), "weight_gradient": (kernel,)}[direction]
     weights = (*kernel, 1, channels)
     shapes = {"forward": (shape, weights), "input_gradient": (out, weights), "weight_gradient": (shape, out)}[direction]
     title = (f"depthwise {'x'.join(map(str, kernel))} {'x'.join(map(str, shape))}"
-             f"{f' dilation {dilation}' if dilation > 1 else ''}{f' stride {stride}' if stride > 1 else ''}")
+             f"{f' dilation {dilation}' if dilation > 1 else ''}")
     extra = "".join(f" {k}={v}" for k, v in tiles.items())
 
     def make(module: str, **options) -> Callable[[], jax.Array]:
@@ -104,34 +99,6 @@ def _shifted(spec: Spec, x: jax.Array, w: jax.Array) -> jax.Array:
         window = padded[(slice(None), *(slice(a, a + (o - 1) * s + 1, s) for a, o, s in zip(starts, out, spec.stride)))]
         total = total + window.astype(jnp.float32) * w[tap][0].astype(jnp.float32)
     return total.astype(x.dtype)
-
-
-def _msca(shape, sizes) -> GpuRow:
-    c, numbers = shape[-1], math.prod(shape)
-    weights = tuple(s for k in sizes for s in ((1, k, 1, c), (c,), (k, 1, 1, c), (c,)))
-
-    def make(module: str) -> Callable[[], jax.Array]:
-        sums = importlib.import_module(f"jaxseg.ops.msca.{module}").strip_sums
-        pairs = lambda w: tuple(((w[i], w[i + 1]), (w[i + 2], w[i + 3])) for i in range(0, len(w), 4))
-        return _ready(lambda x, total, *w: sums(x, total, pairs(w)), shape, shape, *weights)
-
-    return GpuRow(f"strip pairs {sizes} {'x'.join(map(str, shape))}", functools.partial(make, "gpu"),
-                  functools.partial(make, "reference"), 6 * numbers, sum(4 * k for k in sizes) * numbers)
-
-
-def _norm(shape, groups: int, direction: str) -> GpuRow:
-    numbers = math.prod(shape)
-
-    def make(kernels: bool) -> Callable[[], jax.Array]:
-        from jaxseg.ops.norm import act, gpu
-        one = (lambda x, w, b: gpu.norm_act((groups, 1e-5, "leaky_relu", False), x, w, b)) if kernels else (
-            lambda x, w, b: act.reference(x, w, b, groups, 1e-5, "leaky_relu"))
-        function = one if direction == "forward" else lambda x, w, b: jax.vjp(one, x, w, b)[1](x)[0]
-        return _ready(function, shape, shape[-1:], shape[-1:])
-
-    moved = 6 if direction == "forward" else 12  # two reads and a write; with the gradient four reads and two writes at least
-    return GpuRow(f"norm leaky_relu, {groups} groups {'x'.join(map(str, shape))} {direction}", functools.partial(make, True),
-                  functools.partial(make, False), moved * numbers, 10 * numbers)
 
 
 def _attention(b: int, t: int, s: int, heads: int, d: int, biased: bool) -> GpuRow:

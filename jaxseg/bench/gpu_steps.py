@@ -2,7 +2,6 @@
 
     python -m jaxseg.bench.gpu_steps segnext_t --trace                # the step as users run it, and its kernels
     python -m jaxseg.bench.gpu_steps segnext_t --change=xla           # XLA's own depthwise convolutions
-    python -m jaxseg.bench.gpu_steps unet3d_s --change=norm           # norms through Pallas kernels
     python -m jaxseg.bench.gpu_steps unet3d_s --change=nobarrier      # without optimization barriers
     python -m jaxseg.bench.gpu_steps segnext_t --change=nographs      # every kernel launched by itself, no CUDA graphs
     python -m jaxseg.bench.gpu_steps segnext_t --change=float32       # float32 with TF32 in place of bfloat16
@@ -16,8 +15,8 @@ import os
 import tempfile
 import time
 
-CHANGES = {"": {}, "xla": {"JAXSEG_CONV": "xla"}, "pallas": {"JAXSEG_CONV": "pallas"}, "norm": {"JAXSEG_NORM": "pallas"},
-           "nobarrier": {}, "float32": {}, "nographs": {"XLA_FLAGS": "--xla_gpu_enable_command_buffer="}}
+CHANGES = {"": {}, "xla": {"JAXSEG_CONV": "xla"}, "pallas": {"JAXSEG_CONV": "pallas"}, "nobarrier": {}, "float32": {},
+           "nographs": {"XLA_FLAGS": "--xla_gpu_enable_command_buffer="}}
 TOP = 15  # kernels that are listed
 
 
@@ -82,7 +81,6 @@ def kind(kernel: str) -> str:
     lower = kernel.lower()
     for part, found in (("memcpy", "copies"), ("memset", "copies"), ("nchwtonhwc", "layout"), ("nhwctonchw", "layout"),
                         ("transpose", "transposes"), ("copy", "copies"), ("depthwise", "our depthwise"),
-                        ("strip_pairs", "our strip pairs"), ("moments_kernel", "our norm"), ("sums_kernel", "our norm"),
                         ("fmha", "attention"), ("flash", "attention"), ("sdpa", "attention"), ("wgrad", "cuDNN"),
                         ("dgrad", "cuDNN"), ("fprop", "cuDNN"), ("conv", "cuDNN"), ("cudnn", "cuDNN"), ("gemm", "products"),
                         ("cutlass", "cuDNN or products"), ("nvjet", "products"), ("reduce", "reductions"),

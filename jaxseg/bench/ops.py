@@ -16,7 +16,7 @@ from jaxseg.bench.side import Call, Options
 MASKS = ("distance_transform", "signed_distance", "components", "largest_component")
 CONVOLUTIONS = ("dense 3x3 64^2 x 64", "depthwise 1x21 64^2 x 64", "dense 3^3 32^3 x 32", "depthwise 13^3 16^3 x 32")
 DIRECTIONS = ("forward", "input_gradient", "weight_gradient")
-KERNELS = ("depthwise", "strip pairs", "norm", "attention")  # how the rows of `bench.gpu_rows` begin
+KERNELS = ("depthwise", "attention")  # how the rows of `bench.gpu_rows` begin
 WINDOWS = "window attention"
 CASES = (*MASKS, *CONVOLUTIONS, WINDOWS, *KERNELS)
 COMPARED = 2**20  # numbers of a kernel's result, spread over it

@@ -3,20 +3,15 @@
 gate = mix(local(x) + sum over pairs of column(row(s))), result = gate * x, with s = local(x), or x itself in the seed's variant;
 local is a depthwise 5x5, a pair a depthwise 1 x k and k x 1, mix a 1x1 over channels; all with bias.
 
-Passes over memory, in reads and writes of one [B, H, W, C]: operation by operation 24 (5x5 2, six strips 12, sum 5, 1x1 2,
-gate 3). On a GPU a kernel takes both strips of a pair at once and adds into the running sum, the pairs of 7 and 11
-together: 5x5 2, two such kernels 6, 1x1 and gate 5: 13.
+On a GPU every strip is a kernel of `ops.conv.gpu`. Kernels that take both strips of a pair at once were tried there: the pairs
+of 7 and 11 together 0.70 of the time, the pair of 21 1.65, all three 1.13, for four to thirteen seconds more of compilation a
+shape (NVIDIA H200, bfloat16, 8 x 128^2 x 64, jax 0.11.2, 2026-11-27).
 """
 
 from collections.abc import Sequence
 
-import jax
-from jax import lax
-
 from jaxseg.ops import tally
 from jaxseg.ops.conv import api
-from jaxseg.ops.conv.gpu import choose as gpu_choose
-from jaxseg.ops.conv.gpu import table as gpu_table
 from jaxseg.ops.msca import reference
 from jaxseg.ops.msca.reference import Layer
 from jaxseg.ops.stored import stored
@@ -33,21 +28,6 @@ def msca(x: Array, local: Layer, strips: Sequence[tuple[Layer, Layer]], mix: Lay
       from_input: the strips read x (seed) instead of the local branch's output (paper).
     """
     near = reference.depthwise(stored(x), local)
-    total = _strip_sums(x if from_input else near, near, strips)
+    total = reference.strip_sums(x if from_input else near, near, strips)
     tally.add("mul", x.size)
     return (api.conv(total, mix[0]) + mix[1].astype(x.dtype)) * x
-
-
-def _strip_sums(source: Array, total: Array, strips: Sequence[tuple[Layer, Layer]]) -> Array:
-    mode = gpu_choose.mode()
-    if mode == "xla" or (mode == "auto" and source.size < gpu_table.SMALLEST):
-        return reference.strip_sums(source, total, strips)
-    from jaxseg.ops.msca import gpu  # imports Pallas, which only a GPU needs
-    if not gpu.fits(source.shape, strips):
-        return reference.strip_sums(source, total, strips)
-    leaves, tree = jax.tree.flatten(tuple(strips))
-
-    def flat(function):
-        return lambda source, total, *leaves: function(source, total, jax.tree.unflatten(tree, leaves))
-
-    return lax.platform_dependent(source, total, *leaves, cuda=flat(gpu.strip_sums), default=flat(reference.strip_sums))

@@ -35,11 +35,10 @@ from jaxseg.types import Array
 
 
 class Act(NamedTuple):
-    """A function of z, and the gradient at z of its result's gradient; `kernel`: a GPU kernel has what they need (no erf)."""
+    """A function of z, and the gradient at z of its result's gradient."""
 
     value: Callable[[Array], Array]
     pull: Callable[[Array, Array], Array]
-    kernel: bool = True
 
 
 def _silu_pull(z: Array, g: Array) -> Array:
@@ -53,7 +52,7 @@ ACTS = {
     "relu6": Act(jax.nn.relu6, lambda z, g: jnp.where((z > 0) & (z < 6), g, 0.0)),
     "leaky_relu": Act(lambda z: jnp.where(z >= 0, z, 0.01 * z), lambda z, g: jnp.where(z >= 0, g, 0.01 * g)),
     "silu": Act(lambda z: z * lax.logistic(z), _silu_pull),
-    "gelu": Act(gelu, lambda z, g: jax.jvp(gelu, (z,), (g,))[1], kernel=False),
+    "gelu": Act(gelu, lambda z, g: jax.jvp(gelu, (z,), (g,))[1]),
 }
 
 

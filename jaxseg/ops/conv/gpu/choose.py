@@ -40,9 +40,8 @@ def lowerings(mode: str, spec: Spec, x_shape: Sequence[int], w_shape: Sequence[i
         return XLA
     if mode == "auto" and math.prod(x_shape) < gpu_table.SMALLEST:
         return XLA
-    kernel, dilation = tuple(w_shape[:-2]), max(spec.dilation)
-    wanted = [direction for direction in Choice._fields
-              if mode == "pallas" or not gpu_table.slower(kernel, dilation, direction)]
+    kernel = tuple(w_shape[:-2])
+    wanted = [direction for direction in Choice._fields if mode == "pallas" or gpu_table.faster(kernel, direction)]
     found = {direction: getattr(gpu, direction) for direction in wanted if _compiles(direction, spec, kernel, x_shape[-1])}
     return XLA._replace(**found)
 

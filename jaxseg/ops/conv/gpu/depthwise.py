@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.ops.conv.gpu import stream
-from jaxseg.ops.conv.spec import Spec, spread
+from jaxseg.ops.conv.spec import Spec
 from jaxseg.ops.gpu_batch import over_batch
 from jaxseg.types import Array
 
@@ -21,49 +21,29 @@ CROSS_TAPS = 13  # along the other axes: 169 loads a step
 
 
 def fits(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> bool:
-    """Depthwise over one to three axes, at most STREAM_TAPS taps along the longest axis of the kernel and CROSS_TAPS along the
-    others, arrays of fewer than 2^31 numbers (offsets are int32)."""
+    """Depthwise, stride 1, one output per channel, one to three axes, at most STREAM_TAPS taps along the longest axis of the
+    kernel and CROSS_TAPS along the others, arrays of fewer than 2^31 numbers (offsets are int32)."""
     kernel = sorted(w_shape[:-2])
-    if not (spec.depthwise(w_shape) and 1 <= len(kernel) <= 3):
+    if not (spec.depthwise(w_shape) and spec.plain and w_shape[-1] == spec.groups and 1 <= len(kernel) <= 3):
         return False
-    numbers = x_shape[0] * w_shape[-1] * max(math.prod(x_shape[1:-1]), math.prod(_dense(spec, x_shape[1:-1], w_shape[:-2])[1]))
+    out = spec.output(x_shape[1:-1], w_shape[:-2])
+    numbers = x_shape[0] * x_shape[-1] * max(math.prod(x_shape[1:-1]), math.prod(out))
     return kernel[-1] <= STREAM_TAPS and max(kernel[:-1], default=1) <= CROSS_TAPS and numbers + 2**24 < 2**31
 
 
 def forward(spec: Spec, x: Array, w: Array, *, interpret: bool = False, **tiles) -> Array:
-    """`reference.forward`; `tiles` as in `gpu_stream.plan`. With a stride every output of stride 1 is made, and most dropped."""
-    x, spec = _repeated(spec, x, w.shape[-1])
-    dense, _ = _dense(spec, x.shape[1:-1], w.shape[:-2])
-    y = _correlate(_static(dense, interpret, tiles), x, w)
-    return y if spec.plain else y[(slice(None), *(slice(None, None, s) for s in spec.stride))]
+    """`reference.forward`; `tiles` as in `stream.plan`."""
+    return _correlate(_static(spec, interpret, tiles), x, w)
 
 
 def input_gradient(spec: Spec, size: Sequence[int], g: Array, w: Array, *, interpret: bool = False, **tiles) -> Array:
-    """`reference.input_gradient`: the same kernel on g (with a stride: zeros between its entries), taps flipped."""
-    wide = spec._replace(groups=w.shape[-1])
-    dx = _correlate(_static(wide.backward(size, w.shape[:-2]), interpret, tiles), spread(g, spec.stride), _flip(w))
-    many = w.shape[-1] // spec.groups
-    return dx if many == 1 else dx.reshape(*dx.shape[:-1], spec.groups, many).astype(jnp.float32).sum(-1).astype(g.dtype)
+    """`reference.input_gradient`: the same kernel on g, taps flipped."""
+    return _correlate(_static(spec.backward(size, w.shape[:-2]), interpret, tiles), g, _flip(w))
 
 
 def weight_gradient(spec: Spec, kernel: Sequence[int], x: Array, g: Array, *, interpret: bool = False, **tiles) -> Array:
     """`reference.weight_gradient`, summed in float32 and rounded once."""
-    x, spec = _repeated(spec, x, g.shape[-1])
-    dense, _ = _dense(spec, x.shape[1:-1], kernel)
-    return _weights(_static(dense, interpret, tiles), tuple(kernel), x, spread(g, spec.stride)).astype(x.dtype)
-
-
-def _repeated(spec: Spec, x: Array, out: int) -> tuple[Array, Spec]:
-    """Each channel as often as it has kernels, so that every output has an input of its own."""
-    return (x if out == spec.groups else jnp.repeat(x, out // spec.groups, axis=-1)), spec._replace(groups=out)
-
-
-def _dense(spec: Spec, size: Sequence[int], kernel: Sequence[int]) -> tuple[Spec, tuple[int, ...]]:
-    """The stride-1 convolution whose output has stride - 1 more entries between those of `spec`, and the size of that output."""
-    out = tuple(s * (o - 1) + 1 for s, o in zip(spec.stride, spec.output(size, kernel)))
-    pads = tuple((lo, o - 1 - n - lo + d * (k - 1) + 1) for o, n, (lo, _), k, d in
-                 zip(out, size, spec.padding, kernel, spec.dilation))
-    return Spec((1,) * len(pads), pads, spec.dilation, spec.groups), out
+    return _weights(_static(spec, interpret, tiles), tuple(kernel), x, g).astype(x.dtype)
 
 
 Static = tuple[Spec, bool, tuple[tuple[str, int], ...]]

@@ -1,6 +1,6 @@
 """Depthwise convolution on a GPU as a stream along one spatial axis: Pallas kernels in Triton's dialect.
 
-A program owns `lines` lines of the output that run along the streamed axis, for `channels` channels. It walks along them;
+A program owns `lines` lines of the output that run along the streamed axis, for `width` channels. It walks along them;
 at every step it loads one position of the input per tap of the other axes ("cross taps"; one for a strip), adds it into
 `taps` float32 accumulators, one for each output that it reaches, and stores the output that is finished. So a position is
 loaded once per cross tap instead of once per tap: a 1 x 21 strip reads its input once, a 7^3 kernel 49 times instead
@@ -10,9 +10,13 @@ accumulators, and stores one partial sum per program: no atomics, the same bits 
 Addresses are written as flat integer offsets with a mask (no slices, no padding of the data): Triton takes no slices of
 values and sizes that are powers of two alone. Sums are in float32 whatever the arrays' dtype.
 
-Compiled for sm_90a by Triton 3.6 and ptxas, on a host without GPU (2026-11-21, bfloat16, 128 threads), nothing spilt;
-registers forward / weight gradient: strips of 7 72 / 96, 11 117 / 125, 21 108 / 114; 3x3 80 / 40, 5x5 168 / 70, 7x7 80 / 72;
-3^3 168 / 46 (dilated 228 / 40), 5^3 59 / 64, 7^3 80 / 70. Not yet run or timed on a GPU.
+All sizes are an argument of the kernel, and its grid is constant, each program doing every GRID-th piece of the work: so a
+kernel is one text for all shapes, and for both axes of a strip, which XLA compiles once a program. With sizes written into
+the text the training step of SegNeXt-T had some seventy kernels of one to four seconds each.
+
+Compiled for sm_90a by Triton 3.6 and ptxas (2026-11-21, bfloat16, 128 threads), nothing spilt; registers forward / weight
+gradient: strips of 7 72 / 96, 11 117 / 125, 21 108 / 114; 3^3 168 / 46 (dilated 228 / 40), 5^3 59 / 64, 7^3 80 / 70.
+Measured: table.py.
 
 Differs from the usual recipe (a tile of outputs, one load per tap): that one meets the load units' limit at about 15 taps.
 """
@@ -34,63 +38,80 @@ HELD = 27  # weights of so many taps stay in registers; more are loaded again at
 TILE = 512  # numbers per program at up to 11 taps, half of it above: 4 or 2 in each of 128 threads
 WRITTEN = 7  # taps of the last cross axis that are written out; more are looped over
 LOADS = 64  # loads written out per turn of a loop: Triton took 59 s to compile 392 (7x7), 2 s to compile 50
-FILL = 1056  # programs that fill a large GPU: 8 for each of 132 processors
-PARTIALS = 528  # programs of a weight gradient: each loops over its share of the lines
+GRID = 1056  # programs: 8 for each of 132 processors
+PARTIALS = 528  # parts of the lines of a weight gradient, about, over all blocks of channels and cross taps
 
 
 class Axis(NamedTuple):
-    """One spatial axis: input and output positions, kernel, and elements from one position to the next in both arrays."""
+    """One spatial axis: input and output positions, padding, dilation, and numbers from one position to the next in both
+    arrays. Integers, or scalars in a kernel."""
 
-    size: int
-    out: int
-    taps: int
-    low: int
-    dilation: int
-    x_step: int
-    y_step: int
+    size: int | Array
+    out: int | Array
+    low: int | Array
+    dilation: int | Array
+    x_step: int | Array
+    y_step: int | Array
 
 
-class Plan(NamedTuple):
-    """All that is static in a kernel: the axes, the tiles and how Triton compiles it.
+class Kernel(NamedTuple):
+    """All that is written into a kernel's text: taps, tile, and how Triton compiles it.
 
     Attributes:
-      batch, channels: B and C.
-      stream: the axis that is walked along; cross: the others.
+      taps: along the stream; cross: along each of the other axes.
+      still: of each other axis, whether it has one tap, no padding and as many outputs as inputs, so that nothing is checked.
+      dilated: along the stream, which then is `dilation` interleaved ones.
       lines, width: tile of one program, lines x channels, powers of two.
-      chunk: outputs along the stream per program.
       unroll: steps written out per turn of the loop; `taps` of them leave no register moves.
     """
 
-    batch: int
-    channels: int
-    stream: Axis
-    cross: tuple[Axis, ...]
+    taps: int
+    cross: tuple[int, ...]
+    still: tuple[bool, ...]
+    dilated: bool
     lines: int
     width: int
-    chunk: int
     unroll: int
     warps: int
     stages: int
+    grid: int
     interpret: bool
 
     @property
     def cross_taps(self) -> int:
-        return math.prod(a.taps for a in self.cross)
+        return math.prod(self.cross)
 
     @property
-    def line_count(self) -> int:
-        """Lines of the output; a dilated stream is `dilation` interleaved ones."""
-        return self.batch * math.prod(a.out for a in self.cross) * self.stream.dilation
+    def held(self) -> bool:
+        return self.taps * self.cross_taps <= HELD
 
-    @property
-    def length(self) -> int:
-        """Outputs of the longest line."""
-        return pl.cdiv(self.stream.out, self.stream.dilation)
 
-    @property
-    def blocks(self) -> tuple[int, int, int]:
-        """Blocks of channels, of lines and of the stream."""
-        return (pl.cdiv(self.channels, self.width), pl.cdiv(self.line_count, self.lines), pl.cdiv(self.length, self.chunk))
+class Sizes(NamedTuple):
+    """All that differs between shapes: integers, or scalars in a kernel.
+
+    Attributes:
+      channels: C. count: lines of the output.
+      chunk: outputs along the stream per piece of work.
+      blocks: of channels, of lines and of the stream.
+      shares: parts among which the lines are dealt out, per block of channels and cross tap, in a weight gradient.
+      stream, cross: the axes.
+    """
+
+    channels: int | Array
+    count: int | Array
+    chunk: int | Array
+    blocks: tuple
+    shares: int | Array
+    stream: Axis
+    cross: tuple[Axis, ...]
+
+
+class Plan(NamedTuple):
+    """A kernel, the sizes that it is called with, and what its results' shapes need."""
+
+    kernel: Kernel
+    sizes: Sizes
+    out: int
 
 
 def streamed(kernel: tuple[int, ...]) -> int:
@@ -104,52 +125,80 @@ def width(channels: int) -> int:
 
 
 def plan(spec: Spec, x_shape: tuple[int, ...], kernel: tuple[int, ...], *, interpret: bool = False, **tiles) -> Plan:
-    """Axes and tiles for x [B, *S, C] and *k taps; `tiles` overrides any of lines, width, chunk, unroll, warps, stages."""
+    """Kernel and sizes for x [B, *S, C] and *k taps; `tiles` overrides lines, width, chunk, unroll, warps, stages, grid."""
     batch, *size, channels = x_shape
     out = spec.output(size, kernel)
     steps = lambda n: [channels * math.prod(n[i + 1:]) for i in range(len(n))]
-    axes = [Axis(n, o, k, lo, d, xs, ys) for n, o, k, (lo, _), d, xs, ys in
-            zip(size, out, kernel, spec.padding, spec.dilation, steps(size), steps(out))]
-    stream = streamed(kernel)
-    cross = tuple(a for i, a in enumerate(axes) if i != stream)
-    block = width(channels)
-    taps, written = kernel[stream], cross[-1].taps if cross and cross[-1].taps <= WRITTEN else 1
-    held = math.prod(kernel) <= HELD
-    loads = math.prod(a.taps for a in cross) if held else written * (1 + taps)
-    draft = Plan(batch, channels, axes[stream], cross, (TILE if taps <= 11 else TILE // 2) // block, block, 128,
-                 max(1, min(taps, 7, LOADS // loads)), 4, 2, interpret)
-    draft = draft._replace(lines=min(draft.lines, pl.next_power_of_2(draft.line_count)), chunk=min(128, draft.length))
-    while math.prod(draft.blocks) < FILL and draft.chunk >= max(32, 4 * taps):
-        draft = draft._replace(chunk=pl.cdiv(draft.chunk, 2))
-    return draft._replace(warps=max(1, min(4, draft.lines * draft.width // 64)), **tiles)
+    axes = [Axis(n, o, lo, d, xs, ys) for n, o, (lo, _), d, xs, ys in
+            zip(size, out, spec.padding, spec.dilation, steps(size), steps(out))]
+    i = streamed(kernel)
+    stream, cross, taps, others = axes[i], (*axes[:i], *axes[i + 1:]), kernel[i], (*kernel[:i], *kernel[i + 1:])
+    still = tuple(k == 1 and a.low == 0 and a.out == a.size for k, a in zip(others, cross))
+    block = tiles.get("width", width(channels))
+    written = others[-1] if others and others[-1] <= WRITTEN else 1
+    loads = math.prod(others) if math.prod(kernel) <= HELD else written * (1 + taps)
+    length, count = pl.cdiv(stream.out, stream.dilation), batch * math.prod(a.out for a in cross) * stream.dilation
+    lines = tiles.get("lines", (TILE if taps <= 11 else TILE // 2) // block)
+    chunk = min(128, length)
+    blocks = lambda: (pl.cdiv(channels, block), pl.cdiv(count, lines), pl.cdiv(length, chunk))
+    while math.prod(blocks()) < GRID // 2 and chunk >= max(32, 4 * taps):
+        chunk = pl.cdiv(chunk, 2)
+    chunk = tiles.get("chunk", chunk)
+    parts, cells = blocks(), pl.cdiv(channels, block) * math.prod(others)
+    text = Kernel(taps, others, still, stream.dilation > 1, lines, block, max(1, min(taps, 7, LOADS // loads)),
+                  max(1, min(4, lines * block // 64)), 2, GRID, interpret)
+    text = text._replace(**{k: v for k, v in tiles.items() if k in ("unroll", "warps", "stages", "grid")})
+    sizes = Sizes(channels, count, chunk, parts, min(parts[1] * parts[2], max(PARTIALS // cells, 8)), stream, cross)
+    return Plan(text, sizes, batch * channels * math.prod(out))
 
 
-def _call(kernel, name: str, p: Plan, programs: int, out):
-    return pl.pallas_call(functools.partial(kernel, p=p), grid=(programs,), out_shape=out, interpret=p.interpret, name=name,
-                          compiler_params=triton.CompilerParams(num_warps=p.warps, num_stages=p.stages))
-
-
-@functools.partial(jax.jit, static_argnums=0)
 def correlate(p: Plan, x: Array, w: Array) -> Array:
-    """Output [B, *S', C] of x [B, *S, C] and weights [cross taps, stream taps, C], in x's dtype; flat arrays in and out."""
-    size = p.batch * p.channels * p.stream.out * math.prod(a.out for a in p.cross)
-    call = _call(_correlate, f"depthwise_{p.cross_taps}x{p.stream.taps}", p, math.prod(p.blocks),
-                 jax.ShapeDtypeStruct((size,), x.dtype))
-    return call(x.reshape(-1), w.reshape(-1))
+    """Output, flat, of x [B, *S, C] and weights [cross taps, stream taps, C], in x's dtype."""
+    return _call(_correlate, "depthwise", p, jax.ShapeDtypeStruct((p.out,), x.dtype), x, w)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def weights(p: Plan, x: Array, g: Array) -> Array:
     """Gradient float32 [cross taps, stream taps, C] of the weights from x [B, *S, C] and the output's gradient g."""
-    shares = _shares(p)
-    call = _call(_weights, f"depthwise_weights_{p.cross_taps}x{p.stream.taps}", p, p.blocks[0] * p.cross_taps * shares,
-                 jax.ShapeDtypeStruct((shares * p.cross_taps * p.stream.taps * p.channels,), jnp.float32))
-    return call(x.reshape(-1), g.reshape(-1)).reshape(shares, p.cross_taps, p.stream.taps, p.channels).sum(0)
+    shape = (p.sizes.shares, p.kernel.cross_taps, p.kernel.taps, p.sizes.channels)
+    parts = _call(_weights, "depthwise_weights", p, jax.ShapeDtypeStruct((math.prod(shape),), jnp.float32), x, g)
+    return parts.reshape(shape).sum(0)
 
 
-def _shares(p: Plan) -> int:
-    """Programs among which the lines are dealt out, per block of channels and cross tap."""
-    return min(p.blocks[1] * p.blocks[2], max(PARTIALS // (p.blocks[0] * p.cross_taps), 8))
+def _call(body, name: str, p: Plan, out: jax.ShapeDtypeStruct, *arrays: Array) -> Array:
+    # no array of numpy's: `custom_partitioning` takes no constants
+    numbers = lax.concatenate([lax.full((1,), n, jnp.int32) for n in jax.tree.leaves(p.sizes)], 0)
+    name = f"{name}_{p.kernel.cross_taps}x{p.kernel.taps}"
+    return _kernel(body, name, p.kernel, out, numbers, *(a.reshape(-1) for a in arrays))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _kernel(body, name: str, k: Kernel, out: jax.ShapeDtypeStruct, *arrays: Array) -> Array:
+    # Triton addresses whole arrays from the block's first number; a block of one, unlike the whole, has no size to be
+    # written into the text. `body` is jitted so that all calls share one trace: the text holds the lines of who called.
+    # Interpret mode knows no more of an array than its block, and no program's number inside of jit.
+    first = pl.BlockSpec() if k.interpret else pl.BlockSpec((1,), lambda i: (0,))
+    body = body.__wrapped__ if k.interpret else body
+    return pl.pallas_call(functools.partial(body, k=k), grid=(k.grid,), out_shape=out, interpret=k.interpret, name=name,
+                          in_specs=[pl.BlockSpec(), *[first] * (len(arrays) - 1)], out_specs=first,
+                          compiler_params=triton.CompilerParams(num_warps=k.warps, num_stages=k.stages))(*arrays)
+
+
+def _sizes(k: Kernel, ref) -> Sizes:
+    """The sizes that `_call` has laid into an array."""
+    like = Sizes(0, 0, 0, (0, 0, 0), 0, Axis(*(0,) * 6), tuple(Axis(*(0,) * 6) for _ in k.cross))
+    leaves, tree = jax.tree.flatten(like)
+    return jax.tree.unflatten(tree, [ref[i] for i in range(len(leaves))])
+
+
+def _pieces(k: Kernel, count: Array, one) -> None:
+    """`one(number)` for every GRID-th of `count` pieces of work."""
+    program = pl.program_id(0)
+
+    def turn(i, carry):
+        one(program + i * k.grid)
+        return carry
+
+    lax.fori_loop(0, (count - program + k.grid - 1) // k.grid, turn, jnp.int32(0))
 
 
 class _Lines(NamedTuple):
@@ -162,130 +211,137 @@ class _Lines(NamedTuple):
     phase: Array | int  # position of the line among `dilation` interleaved ones
 
 
-def _lines(p: Plan, block: Array, channel: Array) -> _Lines:
-    line = block * p.lines + lax.broadcasted_iota(jnp.int32, (p.lines, 1), 0)
+def _lines(k: Kernel, s: Sizes, block: Array, channel: Array) -> _Lines:
+    line = block * k.lines + lax.broadcasted_iota(jnp.int32, (k.lines, 1), 0)
     rest, phase = line, 0
-    if p.stream.dilation > 1:
-        rest, phase = rest // p.stream.dilation, rest % p.stream.dilation
-    x, y, places = phase * p.stream.x_step, phase * p.stream.y_step, []
-    for axis in reversed(p.cross):
+    if k.dilated:
+        rest, phase = rest // s.stream.dilation, rest % s.stream.dilation
+    x, y, places = phase * s.stream.x_step, phase * s.stream.y_step, []
+    x_all, y_all = s.channels * s.stream.size, s.channels * s.stream.out
+    for axis in reversed(s.cross):
         rest, at = rest // axis.out, rest % axis.out
         places.insert(0, at - axis.low)
         x, y = x + (at - axis.low) * axis.x_step, y + at * axis.y_step
-    axes = (p.stream, *p.cross)
-    x = x + rest * (p.channels * math.prod(a.size for a in axes))
-    y = y + rest * (p.channels * math.prod(a.out for a in axes))
-    tile = lambda v: jnp.broadcast_to(v, (p.lines, p.width))
-    return _Lines(tile(x) + channel, tile(y) + channel,
-                  tile(line < p.line_count) & (channel < p.channels), tuple(places), phase)
+        x_all, y_all = x_all * axis.size, y_all * axis.out
+    tile = lambda v: jnp.broadcast_to(v, (k.lines, k.width))
+    return _Lines(tile(x + rest * x_all) + channel, tile(y + rest * y_all) + channel,
+                  tile(line < s.count) & (channel < s.channels), tuple(places), phase)
 
 
-def _at(p: Plan, lines: _Lines, ref, q: Array, cross: tuple) -> Array:
+def _at(k: Kernel, s: Sizes, lines: _Lines, ref, q: Array, cross: tuple) -> Array:
     """Input tile [lines, width] in float32 at stream step q (input position phase + dilation q - low), 0 outside."""
-    s = p.stream
-    position = s.dilation * q - s.low
-    seen = (position + lines.phase >= 0) & (position + lines.phase < s.size)
-    offset = position * s.x_step
-    for axis, tap, place in zip(p.cross, cross, lines.places):
+    position = s.stream.dilation * q - s.stream.low
+    seen = (position + lines.phase >= 0) & (position + lines.phase < s.stream.size)
+    offset = position * s.stream.x_step
+    for axis, still, tap, place in zip(s.cross, k.still, cross, lines.places):
+        if still:
+            continue
         offset = offset + tap * (axis.dilation * axis.x_step)
-        if axis.taps > 1 or axis.low or axis.out != axis.size:
-            at = place + tap * axis.dilation
-            seen = seen & (at >= 0) & (at < axis.size)
+        at = place + tap * axis.dilation
+        seen = seen & (at >= 0) & (at < axis.size)
     return triton.load(ref.at[lines.x + offset], mask=lines.inside & seen, other=0).astype(jnp.float32)
 
 
-def _end(p: Plan, lines: _Lines, start: Array, m: Array) -> tuple[Array, Array]:
-    """Offsets of output m of each line, and which of them exist and are this program's."""
-    s = p.stream
-    mine = (m >= start) & (m < start + p.chunk) & (s.dilation * m + lines.phase < s.out)
-    return lines.y + m * (s.dilation * s.y_step), lines.inside & mine
+def _end(s: Sizes, lines: _Lines, start: Array, m: Array) -> tuple[Array, Array]:
+    """Offsets of output m of each line, and which of them exist and are this piece's."""
+    mine = (m >= start) & (m < start + s.chunk) & (s.stream.dilation * m + lines.phase < s.stream.out)
+    return lines.y + m * (s.stream.dilation * s.stream.y_step), lines.inside & mine
 
 
-def _channel(p: Plan, block: Array) -> Array:
-    return block * p.width + lax.broadcasted_iota(jnp.int32, (p.lines, p.width), 1)
+def _channel(k: Kernel, block: Array) -> Array:
+    return block * k.width + lax.broadcasted_iota(jnp.int32, (k.lines, k.width), 1)
 
 
-def _walk(p: Plan, step, state: tuple) -> tuple:
+def _walk(k: Kernel, s: Sizes, step, state: tuple) -> tuple:
     """`step(i, state)` for each of the chunk + taps - 1 positions, `unroll` of them per turn."""
     def turn(i, state):
-        for u in range(p.unroll):
-            state = step(i * p.unroll + u, state)
+        for u in range(k.unroll):
+            state = step(i * k.unroll + u, state)
         return state
-    return lax.fori_loop(0, pl.cdiv(p.chunk + p.stream.taps - 1, p.unroll), turn, state)
+    return lax.fori_loop(0, (s.chunk + (k.taps - 1 + k.unroll - 1)) // k.unroll, turn, state)
 
 
-def _correlate(x_ref, w_ref, y_ref, *, p: Plan):
-    taps, program = p.stream.taps, pl.program_id(0)
-    block, rest = program % p.blocks[0], program // p.blocks[0]
-    channel = _channel(p, block)
-    lines, start = _lines(p, rest % p.blocks[1], channel), (rest // p.blocks[1]) * p.chunk
-    row = block * p.width + lax.broadcasted_iota(jnp.int32, (1, p.width), 1)
+@functools.partial(jax.jit, static_argnames="k")
+def _correlate(sizes_ref, x_ref, w_ref, y_ref, *, k: Kernel):
+    s, taps = _sizes(k, sizes_ref), k.taps
 
-    def weight(cross: Array | int, tap: int) -> Array:
-        offset = (cross * taps + tap) * p.channels
-        return triton.load(w_ref.at[row + offset], mask=row < p.channels, other=0).astype(jnp.float32)
+    def piece(number):
+        block, rest = number % s.blocks[0], number // s.blocks[0]
+        lines = _lines(k, s, rest % s.blocks[1], _channel(k, block))
+        start = (rest // s.blocks[1]) * s.chunk
+        row = block * k.width + lax.broadcasted_iota(jnp.int32, (1, k.width), 1)
 
-    held = p.cross_taps * taps <= HELD
-    kept = [[weight(t, k) for k in range(taps)] for t in range(p.cross_taps)] if held else None
+        def weight(cross: Array | int, tap: int) -> Array:
+            offset = (cross * taps + tap) * s.channels
+            return triton.load(w_ref.at[row + offset], mask=row < s.channels, other=0).astype(jnp.float32)
 
-    def tap(q, number: Array | int, cross: tuple, sums: tuple) -> tuple:
-        """One cross tap, `number` of them all, into all accumulators."""
-        x = _at(p, lines, x_ref, q, cross)
-        w = kept[number] if held else [weight(number, k) for k in range(taps)]
-        return tuple(total + x * w[taps - 1 - j] for j, total in enumerate(sums))
+        kept = [[weight(t, j) for j in range(taps)] for t in range(k.cross_taps)] if k.held else None
 
-    def last(q, first: Array | int, outer: tuple, sums: tuple) -> tuple:
-        """The taps of the last cross axis; `first` is the number of the first of them."""
-        count = p.cross[-1].taps
-        if not held and count > WRITTEN:
-            return lax.fori_loop(0, count, lambda t, s: tap(q, first + t, (*outer, t), s), sums)
-        for t in range(count):
-            sums = tap(q, first + t, (*outer, t), sums)
-        return sums
+        def tap(q, number: Array | int, cross: tuple, sums: tuple) -> tuple:
+            """One cross tap, `number` of them all, into all accumulators."""
+            x = _at(k, s, lines, x_ref, q, cross)
+            w = kept[number] if k.held else [weight(number, j) for j in range(taps)]
+            return tuple(total + x * w[taps - 1 - j] for j, total in enumerate(sums))
 
-    def step(i, sums):
-        q = start + i
-        if not p.cross:
-            sums = tap(q, 0, (), sums)
-        elif len(p.cross) == 1:
-            sums = last(q, 0, (), sums)
-        elif held:
-            for a in range(p.cross[0].taps):
-                sums = last(q, a * p.cross[1].taps, (a,), sums)
-        else:
-            sums = lax.fori_loop(0, p.cross[0].taps, lambda a, s: last(q, a * p.cross[1].taps, (a,), s), sums)
-        offset, mask = _end(p, lines, start, q - (taps - 1))
-        triton.store(y_ref.at[offset], sums[0].astype(y_ref.dtype), mask=mask)
-        return (*sums[1:], jnp.zeros_like(sums[0]))
+        def last(q, first: Array | int, outer: tuple, sums: tuple) -> tuple:
+            """The taps of the last cross axis; `first` is the number of the first of them."""
+            count = k.cross[-1]
+            if not k.held and count > WRITTEN:
+                return lax.fori_loop(0, count, lambda t, sums: tap(q, first + t, (*outer, t), sums), sums)
+            for t in range(count):
+                sums = tap(q, first + t, (*outer, t), sums)
+            return sums
 
-    _walk(p, step, (jnp.zeros((p.lines, p.width), jnp.float32),) * taps)
+        def step(i, sums):
+            q = start + i
+            if not k.cross:
+                sums = tap(q, 0, (), sums)
+            elif len(k.cross) == 1:
+                sums = last(q, 0, (), sums)
+            elif k.held:
+                for a in range(k.cross[0]):
+                    sums = last(q, a * k.cross[1], (a,), sums)
+            else:
+                sums = lax.fori_loop(0, k.cross[0], lambda a, sums: last(q, a * k.cross[1], (a,), sums), sums)
+            offset, mask = _end(s, lines, start, q - (taps - 1))
+            triton.store(y_ref.at[offset], sums[0].astype(y_ref.dtype), mask=mask)
+            return (*sums[1:], jnp.zeros_like(sums[0]))
+
+        _walk(k, s, step, (jnp.zeros((k.lines, k.width), jnp.float32),) * taps)
+
+    _pieces(k, s.blocks[0] * s.blocks[1] * s.blocks[2], piece)
 
 
-def _weights(x_ref, g_ref, o_ref, *, p: Plan):
-    taps, program, shares = p.stream.taps, pl.program_id(0), _shares(p)
-    block, rest = program % p.blocks[0], program // p.blocks[0]
-    number, share = rest % p.cross_taps, rest // p.cross_taps
-    channel, cross, left = _channel(p, block), [], number
-    for axis in reversed(p.cross):
-        left, tap = left // axis.taps, left % axis.taps
-        cross.insert(0, tap)
-    zero = jnp.zeros((p.lines, p.width), jnp.float32)
+@functools.partial(jax.jit, static_argnames="k")
+def _weights(sizes_ref, x_ref, g_ref, o_ref, *, k: Kernel):
+    s, taps = _sizes(k, sizes_ref), k.taps
+    zero = jnp.zeros((k.lines, k.width), jnp.float32)
 
-    def part(turn, sums):
-        deal = turn * shares + share
-        lines, start = _lines(p, deal // p.blocks[2], channel), (deal % p.blocks[2]) * p.chunk
+    def piece(which):
+        block, rest = which % s.blocks[0], which // s.blocks[0]
+        number, share = rest % k.cross_taps, rest // k.cross_taps
+        channel, cross, left = _channel(k, block), [], number
+        for count in reversed(k.cross):
+            left, tap = left // count, left % count
+            cross.insert(0, tap)
 
-        def step(i, state):
-            ring, sums = state
-            ring = (*ring[1:], _at(p, lines, x_ref, start + i, tuple(cross)))
-            offset, mask = _end(p, lines, start, start + i - (taps - 1))
-            g = triton.load(g_ref.at[offset], mask=mask, other=0).astype(jnp.float32)
-            return ring, tuple(total + g * x for total, x in zip(sums, ring))
+        def part(turn, sums):
+            deal = turn * s.shares + share
+            lines, start = _lines(k, s, deal // s.blocks[2], channel), (deal % s.blocks[2]) * s.chunk
 
-        return _walk(p, step, ((zero,) * taps, sums))[1]
+            def step(i, state):
+                ring, sums = state
+                ring = (*ring[1:], _at(k, s, lines, x_ref, start + i, tuple(cross)))
+                offset, mask = _end(s, lines, start, start + i - (taps - 1))
+                g = triton.load(g_ref.at[offset], mask=mask, other=0).astype(jnp.float32)
+                return ring, tuple(total + g * x for total, x in zip(sums, ring))
 
-    sums = lax.fori_loop(0, pl.cdiv(p.blocks[1] * p.blocks[2], shares), part, (zero,) * taps)
-    row = block * p.width + lax.broadcasted_iota(jnp.int32, (p.width,), 0)
-    for k, total in enumerate(sums):
-        offset = ((share * p.cross_taps + number) * taps + k) * p.channels
-        triton.store(o_ref.at[row + offset], jnp.sum(total, axis=0), mask=row < p.channels)
+            return _walk(k, s, step, ((zero,) * taps, sums))[1]
+
+        sums = lax.fori_loop(0, (s.blocks[1] * s.blocks[2] + s.shares - 1) // s.shares, part, (zero,) * taps)
+        row = block * k.width + lax.broadcasted_iota(jnp.int32, (k.width,), 0)
+        for j, total in enumerate(sums):
+            offset = ((share * k.cross_taps + number) * taps + j) * s.channels
+            triton.store(o_ref.at[row + offset], jnp.sum(total, axis=0), mask=row < s.channels)
+
+    _pieces(k, s.blocks[0] * k.cross_taps * s.shares, piece)

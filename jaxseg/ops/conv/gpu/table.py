@@ -1,26 +1,55 @@
-"""Measurements behind choose.py: the rows of cpu/table.py on a GPU, float32 and bfloat16. None have been taken yet.
+"""Measurements behind choose.py: milliseconds of our kernels and of XLA's own convolutions on a GPU, and the rule they give.
 
-Until there are rows, the rule is the rooflines of one H200 (copy 4.3 TB/s, float32 33.5e12 multiply-adds a second):
-| kernel | multiply-adds a number / what the copy's time allows (31) | bound by | XLA's path |
-|---|---|---|---|
-| strips of 7, 11, 21 | 0.2, 0.4, 0.7 | memory | grouped cuDNN convolution, gradient as slow as dense (jax-ml/jax#13800) |
-| 3x3, 5x5, 7x7 | 0.3, 0.8, 1.6 | memory, 7x7 arithmetic | the same |
-| 3^3, 5^3, 7^3 | 0.9, 4, 11 | arithmetic | the same, slower than dense where dilated (jax-ml/jax#26266) |
-| 13^3 | 70 | arithmetic | not taken by the kernels |
-So the kernels are chosen wherever they fit and the array has at least `SMALLEST` numbers: a smaller one takes less time than
-its launch, and Triton's calls are not recorded into command buffers (jax-ml/jax#27988).
+Made by `python -m jaxseg.bench.gpu_rows` (a stage of `python -m jaxseg.bench --gpu`) on one NVIDIA H200, bfloat16, jax 0.11.2,
+cuDNN 9.19, 2026-11-27. XLA's convolutions are cuDNN's, which has fast depthwise kernels for square windows of two axes alone:
+there it takes 0.3 to 0.9 of our time, on strips 7 to 25 times, on windows of three axes 2.6 to 38 times. Arrays of a
+million numbers (the last three rows) show the launch, not the kernel.
+
+With stride 2 cuDNN's kernels for two axes were ahead in seven of nine rows, 3.5 times at most, of ours that put zeros
+between the outputs; those are gone. So a stride, and more than one output a channel, is left to cuDNN: over three axes that
+loses what the rows of 3^3 show.
 
 JAXSEG_CONV=xla takes XLA's own lowering everywhere on a GPU, JAXSEG_CONV=pallas the kernels wherever they fit.
-A kernel whose rows here say that XLA is faster goes to XLA, each direction by itself.
 """
 
-from jaxseg.ops.conv.cpu.table import Row
+from jaxseg.ops.conv.cpu.table import Row, Shape
 
 SMALLEST = 2**18  # numbers in the input, rule of thumb: 1 MB, 0.3 microseconds at the copy's speed, 5 for a launch
-TABLE_GPU: tuple[Row, ...] = ()
+DIRECTIONS = ("forward", "input_gradient", "weight_gradient")
 
 
-def slower(kernel: tuple[int, ...], dilation: int, direction: str) -> bool:
-    """The measured rows of this kernel and direction say that XLA is faster: sum of times over all sizes."""
-    rows = [r for r in TABLE_GPU if (r.shape.kernel, r.shape.dilation, r.direction) == (kernel, dilation, direction)]
-    return sum(r.ours for r in rows) > sum(r.xla for r in rows)
+def faster(kernel: tuple[int, ...], direction: str) -> bool:
+    """Whether our kernel is ahead of XLA's own convolution, by the rows of TABLE_GPU.
+
+    Strips and windows of three axes: yes, but for results of windows of more than 7 taps along an axis, which are bound by
+    arithmetic (13^3: 1.4 times cuDNN's time). Windows of two axes: no.
+    """
+    long = [k for k in kernel if k > 1]
+    if len(long) < 2:
+        return True
+    return len(kernel) == 3 and (direction == "weight_gradient" or max(kernel) <= 7)
+
+
+def _row(x: tuple[int, ...], kernel: tuple[int, ...], dilation: int, *ms: float) -> list[Row]:
+    """Three rows from ours and XLA's, forward, input gradient, weight gradient."""
+    shape = Shape(f"depthwise {'x'.join(map(str, kernel))}", x, kernel, x[-1], dilation=dilation, groups=x[-1])
+    return [Row(shape, d, "gpu", ms[2 * i + 1], ms[2 * i], None) for i, d in enumerate(DIRECTIONS)]
+
+
+TABLE_GPU: tuple[Row, ...] = (
+    *_row((8, 128, 128, 256), (1, 7), 1, 0.0761, 1.5530, 0.0860, 1.5549, 0.1095, 1.1205),
+    *_row((8, 128, 128, 256), (1, 11), 1, 0.0953, 2.0554, 0.0974, 2.0507, 0.0857, 1.2998),
+    *_row((8, 128, 128, 256), (1, 21), 1, 0.1567, 2.3595, 0.1578, 2.3618, 0.1065, 1.8350),
+    *_row((8, 128, 128, 256), (21, 1), 1, 0.1567, 2.3532, 0.1575, 2.3591, 0.1078, 1.8447),
+    *_row((16, 40, 40, 320), (1, 21), 1, 0.0468, 0.6107, 0.0505, 0.6112, 0.0647, 0.4884),
+    *_row((8, 128, 128, 256), (3, 3), 1, 0.0766, 0.0642, 0.0778, 0.0645, 0.2537, 0.0791),
+    *_row((8, 128, 128, 256), (5, 5), 1, 0.1489, 0.1226, 0.1511, 0.1228, 0.2041, 0.1261),
+    *_row((8, 64, 64, 384), (7, 7), 1, 0.1516, 0.0939, 0.1540, 0.0940, 0.2156, 0.0918),
+    *_row((2, 64, 64, 64, 64), (3, 3, 3), 1, 0.1987, 1.5486, 0.2009, 1.5413, 0.5954, 2.0432),
+    *_row((2, 64, 64, 64, 64), (5, 5, 5), 2, 0.8190, 4.1252, 0.8256, 4.1476, 1.3614, 51.3257),
+    *_row((2, 48, 48, 48, 48), (7, 7, 7), 1, 1.2039, 3.1206, 1.2086, 3.1256, 1.1905, 5.0582),
+    *_row((1, 32, 32, 32, 64), (13, 13, 13), 1, 4.2366, 3.0693, 4.2683, 3.0719, 0.7134, 6.0794),
+    *_row((8, 64, 64, 24), (5, 5), 1, 0.0455, 0.0715, 0.0375, 0.0426, 0.0461, 0.0452),
+    *_row((8, 40, 40, 40), (3, 3), 1, 0.0351, 0.0597, 0.0471, 0.0734, 0.0367, 0.0799),
+    *_row((8, 28, 28, 144), (5, 5), 1, 0.0455, 0.0487, 0.0476, 0.0515, 0.0615, 0.0572),
+)
