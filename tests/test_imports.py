@@ -24,7 +24,7 @@ ARROWS = {
     "metrics": {"ops"},
     "augment": {"ops"},
     "data": set(),
-    "optim": set(),
+    "optim": {"ops"},
     "checkpoint": set(),
     "config": set(),
     "infer": {"models", "data", "metrics", "checkpoint", "ops"},

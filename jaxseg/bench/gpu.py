@@ -39,23 +39,22 @@ def _rows(suite: str, name: str, *more: str) -> Stage:
 
 def _step(name: str, change: str = "") -> Stage:
     return Stage(f"steps/{name}{f' {change}' if change else ''}",
-                 ("-m", "jaxseg.bench.gpu_steps", name, *([f"--change={change}"] if change else ["--trace"])))
+                 ("-m", "jaxseg.bench.gpu_steps", name, "--trace", *([f"--change={change}"] if change else [])))
 
 
 SHARES = 3
 STAGES = (
     Stage("machine", ("-m", "jaxseg.bench.gpu_machine"), 60.0),
+    _step("segnext_t"), _step("unet3d_s"), _step("nnunet_plain"), _step("segnext_t", "untuned"),
+    _step("unet3d_s", "nhwc"), _step("nnunet_plain", "nhwc"),
+    Stage("main", ("-m", "jaxseg.bench.gpu_main"), 200.0),
+    *(_rows("models", name) for name in ("segnext_t", "unet3d_s", "nnunet_plain", "effisegnet_b0", "segformer_b2",
+                                         "swin_unetr", "unetr")),
+    _step("effisegnet_b0"), _step("swin_unetr"), _rows("infer", "unet3d_xs"),
     Stage("tests", ("-m", "pytest", "-n3", "--tb=line", "-rf", "-p", "no:cacheprovider", "tests/gpu"), 240.0, gpu=True,
           env={"JAX_PLATFORMS": ""}),
-    _step("segnext_t"), _step("unet3d_s"),
-    _rows("models", "segnext_t"), _rows("models", "unet3d_s"), _rows("models", "nnunet_plain"),
     *(Stage(f"kernels {i}", ("-m", "jaxseg.bench.gpu_rows", f"--share={i}/{SHARES}"), 240.0, gpu=True) for i in range(SHARES)),
-    _step("segnext_t", "xla"), _step("nnunet_plain"), _step("effisegnet_b0"),
-    _rows("models", "effisegnet_b0"), _rows("models", "segformer_b2"), _rows("models", "swin_unetr"), _rows("models", "unetr"),
-    Stage("main", ("-m", "jaxseg.bench.gpu_main"), 200.0),
-    _rows("infer", "unet3d_xs"),
-    _step("segnext_t", "nobarrier"), _step("unet3d_s", "nobarrier"), _step("effisegnet_b0", "xla"), _step("segnext_t", "float32"),
-    _step("swin_unetr"), _step("segnext_t", "nographs"),
+    *(_step("segnext_t", change) for change in ("xla", "nobarrier", "float32", "nographs")), _step("unet3d_s", "nobarrier"),
     *(_rows("models", name) for name in ("segformer_b0", "segnext_b", "unet_base", "dualbranch_04_unet_s", "effisegnet_b4")),
 )
 

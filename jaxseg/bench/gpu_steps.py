@@ -3,6 +3,8 @@
     python -m jaxseg.bench.gpu_steps segnext_t --trace                # the step as users run it, and its kernels
     python -m jaxseg.bench.gpu_steps segnext_t --change=xla           # XLA's own depthwise convolutions
     python -m jaxseg.bench.gpu_steps unet3d_s --change=nobarrier      # without optimization barriers
+    python -m jaxseg.bench.gpu_steps unet3d_s --change=nhwc           # channels last in 3-D convolutions too
+    python -m jaxseg.bench.gpu_steps segnext_t --change=untuned       # no search for algorithms and tiles: quicker to compile
     python -m jaxseg.bench.gpu_steps segnext_t --change=nographs      # every kernel launched by itself, no CUDA graphs
     python -m jaxseg.bench.gpu_steps segnext_t --change=float32       # float32 with TF32 in place of bfloat16
 """
@@ -16,7 +18,9 @@ import tempfile
 import time
 
 CHANGES = {"": {}, "xla": {"JAXSEG_CONV": "xla"}, "pallas": {"JAXSEG_CONV": "pallas"}, "nobarrier": {}, "float32": {},
-           "nographs": {"XLA_FLAGS": "--xla_gpu_enable_command_buffer="}}
+           "nographs": {"XLA_FLAGS": "--xla_gpu_enable_command_buffer="},
+           "nhwc": {"XLA_FLAGS": "--xla_gpu_force_conv_nhwc=true"}, "nchw": {"XLA_FLAGS": "--xla_gpu_force_conv_nhwc=false"},
+           "untuned": {"XLA_FLAGS": "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"}}
 TOP = 15  # kernels that are listed
 
 
@@ -38,7 +42,7 @@ def measured(name: str, change: str, quick: bool, trace: bool) -> dict:
     call = models.step_call(network, params, state, image, mask, case.classes, dtype,
                             machine.Peak(options.gpu, compiles=True), {}, aux=case.aux)
     with lanes.alone():
-        ms = clock.interleaved({"step": lambda runs: clock.block(call.run, runs, call.finish)}, seconds=0.1 if quick else 3.0)
+        ms = clock.interleaved({"step": lambda runs: clock.block(call.run, runs, call.finish)}, seconds=0.1 if quick else 2.0)
         kernels = traced(call) if trace else {}
     return {"network": name, "change": change, "size": case.shape(options), "dtype": dtype, "ms": ms["step"][0],
             "leaves": len(params), **call.facts, **kernels}

@@ -34,7 +34,7 @@ def alone() -> Iterator[None]:
         try:
             for group in others:
                 _signal(group, signal.SIGSTOP)
-            time.sleep(0.3)  # what they had given to the card ends
+            time.sleep(0.1)  # what they had given to the card ends
             yield
         finally:
             for group in others:

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 
+from jaxseg.ops.barrier import cpu_barrier
 from jaxseg.optim import adapter
 from jaxseg.optim import groups as grouping
 from jaxseg.optim.groups import Groups, number
@@ -163,7 +163,7 @@ def _by_rule(rule: Rule, settings: Mapping, weight_decay: float, factors: Mappin
             new_moments = rule.advance(g, moments, **settings)
             if ok is not None:
                 new_moments = {moment: jnp.where(ok, value, moments[moment]) for moment, value in new_moments.items()}
-            new_moments = lax.optimization_barrier(new_moments)  # else XLA computes them twice, and copies the old ones for it
+            new_moments = cpu_barrier(new_moments)  # else XLA computes them twice, and copies the old ones for it
             direction = rule.direction(g, new_moments, scalars, **settings)
             if shrink and rule.decoupled:
                 direction = direction + shrink * p

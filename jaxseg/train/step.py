@@ -10,6 +10,7 @@ from jax import lax
 
 from jaxseg.losses import compose as losses
 from jaxseg.models.functional import Network, Run
+from jaxseg.ops.barrier import cpu_barrier
 from jaxseg.ops.image import to_float
 from jaxseg.optim import average
 from jaxseg.optim.build import Optimizer
@@ -91,7 +92,7 @@ def build(network: Network, loss: Callable, optimizer: Optimizer, schedule: Call
         key = jax.random.fold_in(jax.random.wrap_key_data(drawn), state["step"])
         value, net_state, parts, grads = accumulated((stored.trained.part(state["params"]), state["balance"]), state["state"],
                                                       batch, key)
-        grads = lax.optimization_barrier(grads)  # else what lays a gradient out is computed anew by each reader
+        grads = cpu_barrier(grads)  # else what lays a gradient out is computed anew by each reader
         norm = optax.tree.norm(grads)
         ok = jnp.isfinite(value) & jnp.isfinite(norm)
         rate = peak * schedule(state["step"]) * state["lr_scale"]
