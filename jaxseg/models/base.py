@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jaxseg.layers import EVAL, Run
-from jaxseg.models import functional
+from jaxseg.models import inference
 from jaxseg.types import Array
 
 
@@ -106,4 +107,5 @@ class Segmenter(nnx.Module):
         if isinstance(image, jax.core.Tracer):
             return self.outputs(image, run).logits
         self.check(image.shape)
-        return functional.infer(self, jnp.asarray(image), run.key).logits
+        image = image if isinstance(image, (np.ndarray, jax.Array)) else jnp.asarray(image)
+        return inference.infer(self, image, run.key).logits

@@ -6,12 +6,11 @@ of flax, and a name means the same in a checkpoint, a learning-rate rule and a P
 list indices then never become sorted string keys ("10" before "2").
 """
 
-import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from flax import nnx
 
 from jaxseg.layers import EVAL, Run, initial
@@ -44,6 +43,13 @@ class Network(NamedTuple):
         flat = [(leaf.path, leaf.kind(values[name], **({"layout": leaf.layout} if leaf.layout else {})))
                 for name, leaf in zip(self.names, self.leaves)]
         return nnx.merge(self.graph, nnx.from_flat_state(flat))
+
+    def parted(self, values: Sequence[Array]) -> tuple[Tree, Tree]:
+        """(params by name, state by name) of all values in the order of `names`."""
+        params, state = {}, {}
+        for name, leaf, value in zip(self.names, self.leaves, values, strict=True):
+            (params if issubclass(leaf.kind, nnx.Param) else state)[name] = value
+        return params, state
 
     def apply(self, params: Tree, state: Tree, image: Array, run: Run = EVAL):
         """Forward pass as a pure function.
@@ -88,9 +94,7 @@ def split(module: nnx.Module) -> tuple[Network, Tree, Tree]:
 
 def _values(module: nnx.Module, network: Network) -> tuple[Tree, Tree]:
     flat = {path: var.get_value() for path, var in nnx.to_flat_state(nnx.state(module))}
-    params = {n: flat[l.path] for n, l in zip(network.names, network.leaves) if issubclass(l.kind, nnx.Param)}
-    state = {n: flat[l.path] for n, l in zip(network.names, network.leaves) if not issubclass(l.kind, nnx.Param)}
-    return params, state
+    return network.parted([flat[leaf.path] for leaf in network.leaves])
 
 
 def assign(module: nnx.Module, params: Tree, state: Tree) -> None:
@@ -113,18 +117,3 @@ def abstract(build) -> nnx.Module:
     """The module that `build()` makes, with shapes in place of values; no memory, no compilation."""
     with initial.shapes_only():
         return nnx.eval_shape(build)
-
-
-def infer(module: nnx.Module, image: Array, key: Array | None = None):
-    """Outputs of a module in inference mode, compiled once per network and shape; buffers that moved are written back."""
-    network, params, state = split(module)
-    outputs, new_state = _infer(network, params, state, image, key)
-    moved = {n: v for n, v in new_state.items() if v is not state[n] and not np.array_equal(v, state[n])}
-    if moved:
-        assign(module, params, {**state, **moved})
-    return outputs
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _infer(network: Network, params: Tree, state: Tree, image: Array, key):
-    return network.apply(params, state, image, Run(train=False, key=key))
