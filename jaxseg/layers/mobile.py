@@ -1,14 +1,16 @@
 """Blocks of MobileNetV2 (arXiv 1801.04381), MobileViT (arXiv 2110.02178) and GhostNet (arXiv 1911.11907), for any rank."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg import ops
 from jaxseg.layers.attention import TransformerLayer
+from jaxseg.layers.blocks import ConvNorm, Sequential
 from jaxseg.layers.conv import Linear
 from jaxseg.layers.run import EVAL, Run
-from jaxseg.layers.volume import ConvNorm, Sequence
 from jaxseg.types import Array
 
 
@@ -51,8 +53,8 @@ class InvertedResidual(nnx.Module):
     def __init__(self, cin: int, cout: int, hidden: int, *, stride: int = 1, rates: tuple[int, ...] = (1,), act: str = "relu6",
                  reduction: int = 0, rank: int, rngs: nnx.Rngs):
         self.expand = ConvNorm(cin, hidden, 1, rank=rank, act=act, rngs=rngs) if hidden != cin else None
-        self.depthwise = Sequence(*(ConvNorm(hidden, hidden, 3, rank=rank, stride=1 if i else stride, dilation=rate,
-                                             groups=hidden, act=act, rngs=rngs) for i, rate in enumerate(rates)))
+        self.depthwise = Sequential(*(ConvNorm(hidden, hidden, 3, rank=rank, stride=1 if i else stride, dilation=rate,
+                                               groups=hidden, act=act, rngs=rngs) for i, rate in enumerate(rates)))
         self.attention = ChannelAttention(hidden, reduction, rngs=rngs) if reduction else None
         self.project = ConvNorm(hidden, cout, 1, rank=rank, act="identity", rngs=rngs)
         self.shortcut = stride == 1 and cin == cout
@@ -110,16 +112,23 @@ class ViTBlock(nnx.Module):
 
 
 class GhostModule(nnx.Module):
-    """Half of cout by a convolution of kernel 3, the other half by a depthwise one of those; ReLU after both norms."""
+    """Half of cout by a convolution, the other half by a depthwise one of kernel 3 of those; norm and ReLU after both.
 
-    def __init__(self, cin: int, cout: int, *, stride: int = 1, rank: int, rngs: nnx.Rngs):
-        half = cout // 2
-        self.primary = ConvNorm(cin, half, 3, rank=rank, stride=stride, rngs=rngs)
-        self.cheap = ConvNorm(half, cout - half, 3, rank=rank, groups=half, rngs=rngs)
+    Args:
+      kernel: of the first convolution.
+      act_first: ReLU, then norm.
+    """
+
+    def __init__(self, cin: int, cout: int, *, kernel: int = 3, stride: int = 1, act_first: bool = False, rank: int,
+                 rngs: nnx.Rngs):
+        half = math.ceil(cout / 2)
+        self.cout = cout
+        self.primary = ConvNorm(cin, half, kernel, rank=rank, stride=stride, act_first=act_first, rngs=rngs)
+        self.cheap = ConvNorm(half, half, 3, rank=rank, groups=half, act_first=act_first, rngs=rngs)
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
         y = self.primary(x, run)
-        return jnp.concatenate([y, self.cheap(y, run)], axis=-1)
+        return jnp.concatenate([y, self.cheap(y, run)], axis=-1)[..., :self.cout]
 
 
 class GhostBottleneck(nnx.Module):
@@ -129,7 +138,7 @@ class GhostBottleneck(nnx.Module):
         self.first = GhostModule(cin, cout // 2, stride=stride, rank=rank, rngs=rngs)
         self.second = GhostModule(cout // 2, cout, rank=rank, rngs=rngs)
         self.same = stride == 1 and cin == cout
-        self.shortcut = None if stride == 1 else Sequence(
+        self.shortcut = None if stride == 1 else Sequential(
             ConvNorm(cin, cin, 3, rank=rank, stride=stride, groups=cin, act="identity", rngs=rngs),
             ConvNorm(cin, cout, 1, rank=rank, act="identity", rngs=rngs))
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg import ops
+from jaxseg.layers.blocks import ConvNorm
 from jaxseg.layers.conv import Conv
-from jaxseg.layers.norm import BatchNorm
 from jaxseg.layers.run import EVAL, Run
 from jaxseg.types import Array
 
@@ -38,17 +38,6 @@ class StagedEncoder(nnx.Module):
         return features
 
 
-class ConvNormAct(nnx.Module):
-    """Convolution without bias, BatchNorm, ReLU."""
-
-    def __init__(self, cin: int, cout: int, kernel: int, *, rank: int, rngs: nnx.Rngs):
-        self.conv = Conv(cin, cout, kernel, rank=rank, bias=False, rngs=rngs)
-        self.norm = BatchNorm(cout, rngs=rngs)
-
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return self.norm(self.conv(x), run, act="relu")
-
-
 class UNetDecoder(nnx.Module):
     """From the coarsest feature up: enlarge linearly, join the next finer one, convolve twice.
 
@@ -63,8 +52,8 @@ class UNetDecoder(nnx.Module):
         widths = [width * min(2**i, 8) for i in range(n)]
         blocks, c = [], channels[-1]
         for i in reversed(range(n - 1)):
-            pair = [ConvNormAct(c + channels[i], widths[i], 3, rank=rank, rngs=rngs),
-                    ConvNormAct(widths[i], widths[i], 3, rank=rank, rngs=rngs)]
+            pair = [ConvNorm(c + channels[i], widths[i], 3, rank=rank, rngs=rngs),
+                    ConvNorm(widths[i], widths[i], 3, rank=rank, rngs=rngs)]
             blocks.append(nnx.List(pair))
             c = widths[i]
         self.blocks = nnx.List(blocks)
@@ -90,7 +79,7 @@ class FPNDecoder(nnx.Module):
 
     def __init__(self, channels: Sequence[int], *, width: int = 32, rank: int = 2, rngs: nnx.Rngs):
         self.laterals = nnx.List([Conv(c, width, 1, rank=rank, rngs=rngs) for c in channels])
-        self.smooth = nnx.List([ConvNormAct(width, width, 3, rank=rank, rngs=rngs) for _ in channels])
+        self.smooth = nnx.List([ConvNorm(width, width, 3, rank=rank, rngs=rngs) for _ in channels])
         self.channels = width
 
     def __call__(self, features: Sequence[Array], run: Run = EVAL) -> Array:
@@ -114,7 +103,7 @@ class MLPDecoder(nnx.Module):
 
     def __init__(self, channels: Sequence[int], *, width: int = 32, rank: int = 2, rngs: nnx.Rngs):
         self.branches = nnx.List([Conv(c, width, 1, rank=rank, rngs=rngs) for c in channels])
-        self.fuse = ConvNormAct(width * len(channels), width, 1, rank=rank, rngs=rngs)
+        self.fuse = ConvNorm(width * len(channels), width, 1, rank=rank, rngs=rngs)
         self.channels = width
 
     def __call__(self, features: Sequence[Array], run: Run = EVAL) -> Array:

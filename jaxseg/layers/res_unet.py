@@ -1,9 +1,9 @@
-"""MONAI's residual U-Net blocks without affine norms: residual block, transposed enlargement, the decoder's level."""
+"""MONAI's residual U-Net blocks without affine norms: residual block, transposed convolution, the decoder's level."""
 
-import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.layers.activation import activation
+from jaxseg.layers.blocks import Up
 from jaxseg.layers.conv import Conv, ConvTranspose
 from jaxseg.layers.norm import InstanceNorm
 from jaxseg.layers.run import EVAL, Run
@@ -26,20 +26,14 @@ class ResBlock(nnx.Module):
         return _act(y + (x if self.conv3 is None else self.norm(self.conv3(x))))
 
 
-def enlarge(cin: int, cout: int, *, rank: int, rngs: nnx.Rngs) -> ConvTranspose:
+def upsample(cin: int, cout: int, *, rank: int, rngs: nnx.Rngs) -> ConvTranspose:
     """Transposed convolution of kernel and stride 2 without bias."""
     return ConvTranspose(cin, cout, 2, rank=rank, stride=2, bias=False, rngs=rngs)
 
 
-class ResUp(nnx.Module):
-    """Enlarge cin -> cout, join [up, skip], residual block 2 cout -> cout."""
-
-    def __init__(self, cin: int, cout: int, *, rank: int, rngs: nnx.Rngs):
-        self.transp_conv = enlarge(cin, cout, rank=rank, rngs=rngs)
-        self.conv_block = ResBlock(2 * cout, cout, rank=rank, rngs=rngs)
-
-    def __call__(self, x: Array, skip: Array, run: Run = EVAL) -> Array:
-        return self.conv_block(jnp.concatenate([self.transp_conv(x), skip], axis=-1), run)
+def res_up(cin: int, cout: int, *, rank: int, rngs: nnx.Rngs) -> Up:
+    """Upsample cin -> cout, join [up, skip], residual block 2 cout -> cout."""
+    return Up(upsample(cin, cout, rank=rank, rngs=rngs), ResBlock(2 * cout, cout, rank=rank, rngs=rngs), skip_first=False)
 
 
 # MONAI's names of these blocks, for SPELLINGS
@@ -47,7 +41,8 @@ RULES = (
     (r"^(encoder\d+)\.layer\.", r"\1."),
     (r"\.transp_conv_init\.conv\.", ".transp_conv_init."),
     (r"(\.blocks\.\d+\.0)\.conv\.", r"\1."),
-    (r"\.transp_conv\.conv\.", ".transp_conv."),
+    (r"\.transp_conv\.conv\.", ".up."),
+    (r"\.conv_block\.", ".convs."),
     (r"\.conv([123])\.conv\.", r".conv\1."),
     (r"^out\.conv\.conv\.", "out."),
 )

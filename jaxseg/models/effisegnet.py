@@ -14,12 +14,12 @@ import dataclasses
 import math
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg import ops
 from jaxseg.layers import EVAL, BatchNorm, Conv, DropPath, Run, activation
-from jaxseg.layers.mobile import round_channels
+from jaxseg.layers.keras import keras_norm
+from jaxseg.layers.mobile import GhostModule, round_channels
 from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
 from jaxseg.ops import tally
 from jaxseg.types import Array
@@ -59,24 +59,20 @@ def _conv(cin: int, cout: int, kernel: int, *, rngs: nnx.Rngs, stride: int = 1, 
     return Conv(cin, cout, kernel, rank=2, stride=stride, padding="same_tf", groups=groups, bias=bias, rngs=rngs)
 
 
-def _norm(channels: int, rngs: nnx.Rngs) -> BatchNorm:
-    return BatchNorm(channels, eps=1e-3, momentum=0.01, rngs=rngs)
-
-
 class MBConv(nnx.Module):
     """Inverted bottleneck with squeeze and excitation; residual with stochastic depth where the shape is kept."""
 
     def __init__(self, cin: int, cout: int, kernel: int, stride: int, expansion: int, drop: float, *, rngs: nnx.Rngs):
         hidden = cin * expansion
         self.expand_conv = _conv(cin, hidden, 1, rngs=rngs) if expansion > 1 else None
-        self.bn0 = _norm(hidden, rngs) if expansion > 1 else None
+        self.bn0 = keras_norm(hidden, rngs=rngs) if expansion > 1 else None
         self.depthwise_conv = _conv(hidden, hidden, kernel, stride=stride, groups=hidden, rngs=rngs)
-        self.bn1 = _norm(hidden, rngs)
+        self.bn1 = keras_norm(hidden, rngs=rngs)
         squeezed = max(1, int(cin * 0.25))
         self.se_reduce = _conv(hidden, squeezed, 1, bias=True, rngs=rngs)
         self.se_expand = _conv(squeezed, hidden, 1, bias=True, rngs=rngs)
         self.project_conv = _conv(hidden, cout, 1, rngs=rngs)
-        self.bn2 = _norm(cout, rngs)
+        self.bn2 = keras_norm(cout, rngs=rngs)
         self.drop_path = DropPath(drop) if stride == 1 and cin == cout else None
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
@@ -98,7 +94,7 @@ class Encoder(nnx.Module):
         scaled = lambda c: round_channels(c, config.width_scale)
         self.channels = tuple(scaled(_STACKS[i][5]) for i in _TAPS)
         self.conv_stem = _conv(in_channels, scaled(32), 3, stride=2, rngs=rngs)
-        self.bn0 = _norm(scaled(32), rngs)
+        self.bn0 = keras_norm(scaled(32), rngs=rngs)
         repeats = [math.ceil(config.depth_scale * s[0]) for s in _STACKS]
         blocks, ends = [], []
         for n, (_, kernel, stride, expansion, cin, cout) in zip(repeats, _STACKS):
@@ -110,7 +106,7 @@ class Encoder(nnx.Module):
         self.taps = tuple(ends[i] for i in _TAPS)
         last = scaled(_STACKS[-1][5])
         self.conv_head = _conv(last, scaled(1280), 1, rngs=rngs) if config.conv_head else None
-        self.bn1 = _norm(scaled(1280), rngs) if config.conv_head else None
+        self.bn1 = keras_norm(scaled(1280), rngs=rngs) if config.conv_head else None
 
     def __call__(self, x: Array, run: Run = EVAL) -> list[Array]:
         x = self.bn0(self.conv_stem(x), run, act="silu")
@@ -123,23 +119,6 @@ class Encoder(nnx.Module):
         return features
 
 
-class Ghost(nnx.Module):
-    """Half of the channels by a 1x1, the other half from them by a depthwise 3x3; each with ReLU, then BatchNorm."""
-
-    def __init__(self, cin: int, cout: int, *, rngs: nnx.Rngs):
-        half = math.ceil(cout / 2)
-        self.cout = cout
-        self.primary = Conv(cin, half, 1, rank=2, bias=False, rngs=rngs)
-        self.primary_norm = BatchNorm(half, rngs=rngs)
-        self.cheap = Conv(half, half, 3, rank=2, groups=half, bias=False, rngs=rngs)
-        self.cheap_norm = BatchNorm(half, rngs=rngs)
-
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        first = self.primary_norm(_relu(self.primary(x)), run)
-        second = self.cheap_norm(_relu(self.cheap(first)), run)
-        return jnp.concatenate([first, second], axis=-1)[..., :self.cout]
-
-
 class EffiSegNet(Segmenter):
     """EffiSegNet for [B, H, W, C] of any size; logits [B, H, W, K]; auxiliary logits per tap if asked."""
 
@@ -150,8 +129,8 @@ class EffiSegNet(Segmenter):
         self.taps = nnx.List([Conv(c, width, 3, rank=2, bias=False, rngs=rngs) for c in self.encoder.channels])
         self.tap_norms = nnx.List([BatchNorm(width, rngs=rngs) for _ in self.encoder.channels])
         self.norm = BatchNorm(width, rngs=rngs)
-        self.ghost1 = Ghost(width, width, rngs=rngs)
-        self.ghost2 = Ghost(width, width, rngs=rngs)
+        self.ghost1 = GhostModule(width, width, kernel=1, act_first=True, rank=2, rngs=rngs)
+        self.ghost2 = GhostModule(width, width, kernel=1, act_first=True, rank=2, rngs=rngs)
         self.classifier = Conv(width, num_classes, 1, rank=2, bias=False, rngs=rngs)
         aux = self.encoder.channels if config.deep_supervision else ()
         self.aux_norms = nnx.List([BatchNorm(width, rngs=rngs) for _ in aux])
@@ -185,9 +164,9 @@ SPELLINGS = (
         (r"^conv6\.", "classifier."),
         *((rf"^conv{i + 7}\.", f"aux_heads.{i}.") for i in range(5)),
         *((rf"^bn{i + 7}\.", f"aux_norms.{i}.") for i in range(5)),
-        (r"^(ghost[12])\.primary_conv\.0\.", r"\1.primary."),
-        (r"^(ghost[12])\.primary_conv\.2\.", r"\1.primary_norm."),
-        (r"^(ghost[12])\.cheap_operation\.0\.", r"\1.cheap."),
-        (r"^(ghost[12])\.cheap_operation\.2\.", r"\1.cheap_norm."),
+        (r"^(ghost[12])\.primary_conv\.0\.", r"\1.primary.conv."),
+        (r"^(ghost[12])\.primary_conv\.2\.", r"\1.primary.norm."),
+        (r"^(ghost[12])\.cheap_operation\.0\.", r"\1.cheap.conv."),
+        (r"^(ghost[12])\.cheap_operation\.2\.", r"\1.cheap.norm."),
     ), ignored=(r"num_batches_tracked$", r"^(encoder\.)?_fc\.")),
 )

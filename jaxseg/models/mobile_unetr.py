@@ -19,8 +19,8 @@ from flax import nnx
 from jaxseg import ops
 from jaxseg.layers import EVAL, BatchNorm, Conv, ConvTranspose, Dropout, LayerNorm, Linear, Run, initial
 from jaxseg.layers.attention import TransformerLayer
+from jaxseg.layers.blocks import ConvNorm, Sequential
 from jaxseg.layers.mobile import InvertedResidual, ViTBlock, over_patches, round_channels
-from jaxseg.layers.volume import ConvNorm, Sequence
 from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
 from jaxseg.types import Array
 
@@ -95,8 +95,8 @@ class Encoder(nnx.Module):
         hidden = [round_channels(c, config.expand) for c in config.channels]
         a, b = self.channels[:2]
         self.stages = nnx.List([
-            Sequence(_inverted(stem, a, hidden[0], rngs)),
-            Sequence(_inverted(a, b, hidden[1], rngs, stride=2), *(_inverted(b, b, hidden[2], rngs) for _ in range(2))),
+            Sequential(_inverted(stem, a, hidden[0], rngs)),
+            Sequential(_inverted(a, b, hidden[1], rngs, stride=2), *(_inverted(b, b, hidden[2], rngs) for _ in range(2))),
             *(ViTStage(self.channels[i + 1], self.channels[i + 2], hidden[i + 2], width, depth, config.encoder_dropout, rngs=rngs)
               for i, (width, depth) in enumerate(zip(config.widths, config.depths)))])
         self.last = _conv(self.channels[-1], last, 1, rngs) if config.last_conv else None

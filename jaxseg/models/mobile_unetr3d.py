@@ -13,8 +13,8 @@ from flax import nnx
 from jaxseg import ops
 from jaxseg.layers import Conv, Run
 from jaxseg.layers.attention import TransformerLayer
+from jaxseg.layers.blocks import ConvNorm, Sequential
 from jaxseg.layers.mobile import InvertedResidual, ViTBlock, over_patches
-from jaxseg.layers.volume import ConvNorm, Sequence
 from jaxseg.models.base import Outputs, Segmenter, Variant
 from jaxseg.types import Array
 
@@ -59,7 +59,7 @@ class MobileUNETR3D(Segmenter):
         *shallow, last = config.vits
         blocks += [ViTBlock(c, *vit, rank=3, rngs=rngs) for vit in shallow]
         blocks += [InvertedResidual(c, config.deepest, 4 * c, **same), ViTBlock(config.deepest, *last, rank=3, rngs=rngs)]
-        self.encoder = Sequence(*blocks)
+        self.encoder = Sequential(*blocks)
         self.bottleneck = nnx.List([
             TransformerLayer(config.deepest, config.ffn, head_width=config.head_width, qkv_bias=False, dropout=config.dropout,
                              inner_dropout=config.dropout, rngs=rngs) for _ in range(config.layers)])

@@ -8,11 +8,10 @@ The four inputs are [t1, t1ce, t2, flair]; the three outputs the regions of BraT
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg.layers import EVAL, Conv, ConvTranspose, Run
-from jaxseg.layers.volume import ConvNorm, Sequence
+from jaxseg.layers import Conv, Run
+from jaxseg.layers.blocks import DoubleConv, up_transposed
 from jaxseg.models.base import Outputs, Segmenter, Variant
 from jaxseg.types import Array
 
@@ -30,34 +29,17 @@ class Config:
     aux: bool = True
 
 
-def _stage(cin: int, cout: int, stride: int, rank: int, rngs: nnx.Rngs) -> Sequence:
-    """Two convolutions; `stride` of the first."""
-    same = dict(rank=rank, act="leaky_relu", norm="instance", bias=True, rngs=rngs)
-    return Sequence(ConvNorm(cin, cout, 3, stride=stride, **same), ConvNorm(cout, cout, 3, **same))
-
-
-class Level(nnx.Module):
-    """Enlarge by a transposed convolution, join [up, skip], convolve twice."""
-
-    def __init__(self, cin: int, cout: int, *, rank: int, rngs: nnx.Rngs):
-        self.up = ConvTranspose(cin, cout, 2, rank=rank, stride=2, rngs=rngs)
-        self.stage = _stage(2 * cout, cout, 1, rank, rngs)
-
-    def __call__(self, x: Array, skip: Array, run: Run = EVAL) -> Array:
-        return self.stage(jnp.concatenate([self.up(x), skip], axis=-1), run)
-
-
 class PlainUNet(Segmenter):
     """[B, *S, C] with sizes divisible by 2^(stages - 1); logits [B, *S, K]; aux: the coarser levels, finest first."""
 
     def __init__(self, config: Config, *, in_channels: int, num_classes: int, rank: int, rngs: nnx.Rngs):
         self.in_channels, self.num_classes, self.rank = in_channels, num_classes, rank
-        widths = config.widths
+        widths, same = config.widths, dict(rank=rank, act="leaky_relu", norm="instance", bias=True, rngs=rngs)
         self.size_multiple = 2 ** (len(widths) - 1)
         self.min_size = 2 * self.size_multiple  # an InstanceNorm over one position returns its bias
-        self.stages = nnx.List([_stage(a, b, 2 if i else 1, rank, rngs)
+        self.stages = nnx.List([DoubleConv(a, b, stride=2 if i else 1, **same)
                                 for i, (a, b) in enumerate(zip((in_channels, *widths), widths))])
-        self.levels = nnx.List([Level(a, b, rank=rank, rngs=rngs) for a, b in zip(widths[:0:-1], widths[-2::-1])])
+        self.levels = nnx.List([up_transposed(a, b, **same) for a, b in zip(widths[:0:-1], widths[-2::-1])])
         self.heads = nnx.List([Conv(c, num_classes, 1, rank=rank, rngs=rngs)
                                for c in (widths[:-1] if config.aux else widths[:1])])  # finest first
 

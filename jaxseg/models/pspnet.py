@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg import ops
-from jaxseg.layers import EVAL, BatchNorm, ChannelDropout, Conv, Run, activation, initial
+from jaxseg.layers import EVAL, ChannelDropout, Conv, Run, activation, initial
+from jaxseg.layers.blocks import ConvNorm
 from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
 from jaxseg.types import Array
 
@@ -44,18 +45,10 @@ class Config:
     dropout: float = 0.1
 
 
-class ConvNormAct(nnx.Module):
-    """Convolution without bias, BatchNorm, and ReLU if asked."""
-
-    def __init__(self, cin: int, cout: int, kernel: int, *, stride: int = 1, dilation: int = 1, relu: bool = True,
-                 rngs: nnx.Rngs):
-        self.conv = Conv(cin, cout, kernel, rank=2, stride=stride, dilation=dilation, bias=False,
-                         weight_init=initial.fan_out_normal((kernel, kernel), cout), rngs=rngs)
-        self.norm = BatchNorm(cout, rngs=rngs)
-        self.relu = relu
-
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return self.norm(self.conv(x), run, act="relu" if self.relu else "identity")
+def _conv(cin: int, cout: int, kernel: int, *, act: str = "relu", rngs: nnx.Rngs, **more) -> ConvNorm:
+    """Convolution of He's initial values, BatchNorm, ReLU unless another is named."""
+    return ConvNorm(cin, cout, kernel, rank=2, act=act, weight_init=initial.fan_out_normal((kernel, kernel), cout), rngs=rngs,
+                    **more)
 
 
 class Bottleneck(nnx.Module):
@@ -63,10 +56,10 @@ class Bottleneck(nnx.Module):
 
     def __init__(self, cin: int, width: int, stride: int, dilation: int, project: bool, *, rngs: nnx.Rngs):
         cout = width * EXPANSION
-        self.conv1 = ConvNormAct(cin, width, 1, rngs=rngs)
-        self.conv2 = ConvNormAct(width, width, 3, stride=stride, dilation=dilation, rngs=rngs)
-        self.conv3 = ConvNormAct(width, cout, 1, relu=False, rngs=rngs)
-        self.shortcut = ConvNormAct(cin, cout, 1, stride=stride, relu=False, rngs=rngs) if project else None
+        self.conv1 = _conv(cin, width, 1, rngs=rngs)
+        self.conv2 = _conv(width, width, 3, stride=stride, dilation=dilation, rngs=rngs)
+        self.conv3 = _conv(width, cout, 1, act="identity", rngs=rngs)
+        self.shortcut = _conv(cin, cout, 1, stride=stride, act="identity", rngs=rngs) if project else None
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
         y = self.conv3(self.conv2(self.conv1(x, run), run), run)
@@ -81,8 +74,8 @@ class Encoder(nnx.Module):
     def __init__(self, config: Config, in_channels: int, *, rngs: nnx.Rngs):
         w = config.width
         self.channels = tuple(w * 2**i * EXPANSION for i in range(4))
-        self.stem = nnx.List([ConvNormAct(in_channels, w, 3, stride=2, rngs=rngs), ConvNormAct(w, w, 3, rngs=rngs),
-                              ConvNormAct(w, 2 * w, 3, rngs=rngs)])
+        self.stem = nnx.List([_conv(in_channels, w, 3, stride=2, rngs=rngs), _conv(w, w, 3, rngs=rngs),
+                              _conv(w, 2 * w, 3, rngs=rngs)])
         stages, cin = [], 2 * w
         for i, (depth, stride, dilation) in enumerate(zip(config.depths, (1, 2, 1, 1), (1, 1, 2, 4))):
             blocks = [Bottleneck(self.channels[i] if j else cin, w * 2**i, 1 if j else stride, dilation, j == 0, rngs=rngs)
@@ -109,7 +102,7 @@ class PyramidPooling(nnx.Module):
 
     def __init__(self, channels: int, width: int, bins: tuple[int, ...], *, rngs: nnx.Rngs):
         self.bins = bins
-        self.convs = nnx.List([ConvNormAct(channels, width, 1, rngs=rngs) for _ in bins])
+        self.convs = nnx.List([_conv(channels, width, 1, rngs=rngs) for _ in bins])
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
         pooled = [conv(ops.adaptive_avg_pool(x, n), run) for n, conv in zip(self.bins, self.convs)]
@@ -120,7 +113,7 @@ class Head(nnx.Module):
     """3x3, dropout, 1x1 classifier."""
 
     def __init__(self, cin: int, width: int, classes: int, dropout: float, *, rngs: nnx.Rngs):
-        self.conv = ConvNormAct(cin, width, 3, rngs=rngs)
+        self.conv = _conv(cin, width, 3, rngs=rngs)
         self.dropout = ChannelDropout(dropout)
         self.classifier = Conv(width, classes, 1, rank=2, rngs=rngs)
 

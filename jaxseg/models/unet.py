@@ -8,15 +8,13 @@ arXiv 1505.04597): [conv with bias, BatchNorm, ReLU] x 2, max pooling, 2x2 trans
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg import ops
-from jaxseg.layers import EVAL, BatchNorm, Conv, ConvTranspose, Run, activation
+from jaxseg.layers import Conv, Run
+from jaxseg.layers.blocks import DoubleConv, up_transposed
 from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
 from jaxseg.types import Array
-
-_relu = activation("relu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,40 +24,15 @@ class Config:
     widths: tuple[int, ...] = (64, 128, 256, 512, 1024)
 
 
-class DoubleConv(nnx.Module):
-    """[3x3 convolution with bias, BatchNorm, ReLU] twice."""
-
-    def __init__(self, cin: int, cout: int, *, rngs: nnx.Rngs):
-        self.conv1 = Conv(cin, cout, 3, rank=2, rngs=rngs)
-        self.bn1 = BatchNorm(cout, rngs=rngs)
-        self.conv2 = Conv(cout, cout, 3, rank=2, rngs=rngs)
-        self.bn2 = BatchNorm(cout, rngs=rngs)
-
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        x = self.bn1(self.conv1(x), run, act="relu")
-        return self.bn2(self.conv2(x), run, act="relu")
-
-
-class Up(nnx.Module):
-    """Double the size by a 2x2 transposed convolution, join [upsampled, skip], convolve twice."""
-
-    def __init__(self, cin: int, cout: int, *, rngs: nnx.Rngs):
-        self.up = ConvTranspose(cin, cout, 2, rank=2, stride=2, rngs=rngs)
-        self.block = DoubleConv(2 * cout, cout, rngs=rngs)
-
-    def __call__(self, x: Array, skip: Array, run: Run = EVAL) -> Array:
-        return self.block(jnp.concatenate([self.up(x), skip], axis=-1), run)
-
-
 class UNet(Segmenter):
     """U-Net for [B, H, W, C] with sizes divisible by 2^(levels - 1); logits [B, H, W, K]."""
 
     def __init__(self, config: Config, *, in_channels: int, num_classes: int, rngs: nnx.Rngs):
         self.in_channels, self.num_classes, self.rank = in_channels, num_classes, 2
         self.size_multiple = 2 ** (len(config.widths) - 1)
-        ins = (in_channels, *config.widths)
-        self.encoder = nnx.List([DoubleConv(a, b, rngs=rngs) for a, b in zip(ins, config.widths)])
-        self.decoder = nnx.List([Up(a, b, rngs=rngs) for a, b in zip(config.widths[::-1], config.widths[-2::-1])])
+        ins, same = (in_channels, *config.widths), dict(rank=2, bias=True, rngs=rngs)
+        self.encoder = nnx.List([DoubleConv(a, b, **same) for a, b in zip(ins, config.widths)])
+        self.decoder = nnx.List([up_transposed(a, b, **same) for a, b in zip(config.widths[::-1], config.widths[-2::-1])])
         self.head = Conv(config.widths[0], num_classes, 1, rank=2, rngs=rngs)
 
     def forward(self, image: Array, run: Run) -> Outputs:
@@ -81,10 +54,14 @@ VARIANTS = {
 
 SPELLINGS = (
     Spelling("seed", (
+        *((rf"\.convBlk\.{theirs}{i + 1}\.", rf".convBlk.blocks.{i}.{ours}.") for i in range(2)
+          for theirs, ours in (("conv", "conv"), ("bn", "norm"))),
+        *((rf"^b\.{theirs}{i + 1}\.", rf"b.blocks.{i}.{ours}.") for i in range(2)
+          for theirs, ours in (("conv", "conv"), ("bn", "norm"))),
         *((rf"^e{i + 1}\.convBlk\.", f"encoder.{i}.") for i in range(4)),
         (r"^b\.", "encoder.4."),
         *((rf"^d{i + 1}\.transposeConv\.", f"decoder.{i}.up.") for i in range(4)),
-        *((rf"^d{i + 1}\.convBlk\.", f"decoder.{i}.block.") for i in range(4)),
+        *((rf"^d{i + 1}\.convBlk\.", f"decoder.{i}.convs.") for i in range(4)),
         (r"^conv_out\.", "head."),
     ), ignored=(r"num_batches_tracked$",)),
 )

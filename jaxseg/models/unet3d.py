@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 
 from jaxseg.layers import Conv, Run
-from jaxseg.layers.volume import DoubleConv, Down, Up
+from jaxseg.layers.blocks import DoubleConv, Down, up_halved
 from jaxseg.models.base import Outputs, Segmenter, Variant
 from jaxseg.types import Array
 
@@ -48,9 +48,9 @@ class UNet3D(Segmenter):
         self.downs = nnx.List([Down(a, b, how=config.down, halve=i < halved, **same)
                                for i, (a, b) in enumerate(zip(widths, widths[1:]))])
         skips = widths[-2::-1]
-        # linear enlargement narrows one level early: nothing else halves the channels between two levels
+        # linear upsampling narrows one level early: nothing else halves the channels between two levels
         outs = skips if config.upsampling == "transposed" else (*skips[1:], widths[0])
-        self.ups = nnx.List([Up(c, out, skip, how=config.upsampling, **same)
+        self.ups = nnx.List([up_halved(c, out, skip, how=config.upsampling, **same)
                              for c, out, skip in zip((widths[-1], *outs), outs, skips)])
         self.head = Conv(outs[-1], num_classes, 1, rank=rank, rngs=rngs)
 

@@ -14,7 +14,7 @@ from flax import nnx
 
 from jaxseg import ops
 from jaxseg.layers import EVAL, Dropout, Run
-from jaxseg.layers.keras import keras_conv, keras_norm
+from jaxseg.layers.keras import keras_conv, keras_conv_norm
 from jaxseg.models.base import Outputs, Segmenter, Variant
 from jaxseg.types import Array
 
@@ -40,23 +40,12 @@ class Config:
     dropout: float = 0.0
 
 
-class ConvNormAct(nnx.Module):
-    """3x3 convolution, BatchNorm, ReLU."""
-
-    def __init__(self, cin: int, cout: int, dilation: int = 1, *, rngs: nnx.Rngs):
-        self.conv = keras_conv(cin, cout, 3, dilation=dilation, rngs=rngs)
-        self.norm = keras_norm(cout, rngs=rngs)
-
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return self.norm(self.conv(x), run, act="relu")
-
-
 class Level(nnx.Module):
     """One decoder level: a branch for each source, resized to this level's size, joined and fused."""
 
     def __init__(self, sources: list[int], branch: int, dilation: int, *, rngs: nnx.Rngs):
-        self.branches = nnx.List([ConvNormAct(c, branch, dilation, rngs=rngs) for c in sources])
-        self.fuse = ConvNormAct(branch * len(sources), branch * len(sources), dilation, rngs=rngs)
+        self.branches = nnx.List([keras_conv_norm(c, branch, 3, dilation=dilation, rngs=rngs) for c in sources])
+        self.fuse = keras_conv_norm(branch * len(sources), branch * len(sources), 3, dilation=dilation, rngs=rngs)
 
     def __call__(self, sources: list[Array], size: tuple[int, ...], run: Run = EVAL) -> Array:
         maps = []
@@ -78,7 +67,7 @@ class UNet3Plus(Segmenter):
         self.size_multiple = 2 ** (n if config.bridge else n - 1)
         widths = (*config.widths, config.bridge) if config.bridge else config.widths
         self.encoder = nnx.List([
-            nnx.List([ConvNormAct(a if j == 0 else b, b, config.dilation, rngs=rngs)
+            nnx.List([keras_conv_norm(a if j == 0 else b, b, 3, dilation=config.dilation, rngs=rngs)
                       for j in range(2 if i == n else config.convs)])
             for i, (a, b) in enumerate(zip((in_channels, *widths), widths))])
         self.dropout = Dropout(config.dropout)

@@ -9,9 +9,9 @@ import dataclasses
 import jax
 from flax import nnx
 
-from jaxseg.layers import EVAL, Conv, LayerNorm, Linear, Run, activation, initial
-from jaxseg.layers.attention import SelfAttention
-from jaxseg.layers.res_unet import RULES, ResBlock, ResUp, enlarge
+from jaxseg.layers import EVAL, Conv, LayerNorm, Run, initial
+from jaxseg.layers.attention import TransformerLayer
+from jaxseg.layers.res_unet import RULES, ResBlock, res_up, upsample
 from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
 from jaxseg.ops.conv.api import per_axis
 from jaxseg.types import Array
@@ -39,28 +39,13 @@ class Config:
     taps: tuple[int, int, int] = (4, 7, 10)
 
 
-class Layer(nnx.Module):
-    """Pre-norm transformer layer: x + attention(norm x), then x + fc2(gelu(fc1(norm x)))."""
-
-    def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        self.norm1 = LayerNorm(config.hidden, rngs=rngs)
-        self.attn = SelfAttention(config.hidden, config.heads, qkv_bias=False, rngs=rngs)
-        self.norm2 = LayerNorm(config.hidden, rngs=rngs)
-        self.fc1 = Linear(config.hidden, config.mlp, rngs=rngs)
-        self.fc2 = Linear(config.mlp, config.hidden, rngs=rngs)
-
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        x = x + self.attn(self.norm1(x), run)
-        return x + self.fc2(activation("gelu")(self.fc1(self.norm2(x))))
-
-
-class Raise(nnx.Module):
+class SkipUpsampler(nnx.Module):
     """From the patch grid up by 2^(more + 1): transposed convolutions, a residual block after all but the first."""
 
     def __init__(self, cin: int, cout: int, more: int, *, rank: int, rngs: nnx.Rngs):
         same = dict(rank=rank, rngs=rngs)
-        self.transp_conv_init = enlarge(cin, cout, **same)
-        self.blocks = nnx.List([nnx.List([enlarge(cout, cout, **same), ResBlock(cout, cout, **same)]) for _ in range(more)])
+        self.transp_conv_init = upsample(cin, cout, **same)
+        self.blocks = nnx.List([nnx.List([upsample(cout, cout, **same), ResBlock(cout, cout, **same)]) for _ in range(more)])
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
         x = self.transp_conv_init(x)
@@ -84,12 +69,14 @@ class UNETR(Segmenter):
             tokens *= n // _PATCH
         self.embed = Conv(in_channels, hidden, _PATCH, stride=_PATCH, padding=0, **same)
         self.position = nnx.Param(initial.truncated_normal(0.02)(rngs, (1, tokens, hidden)))
-        self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.depth)])
+        self.layers = nnx.List([TransformerLayer(hidden, config.mlp, act="gelu", heads=config.heads, qkv_bias=False, rngs=rngs)
+                                for _ in range(config.depth)])
         self.norm = LayerNorm(hidden, rngs=rngs)
         self.encoder1 = ResBlock(in_channels, f, **same)
-        self.encoder2, self.encoder3, self.encoder4 = (Raise(hidden, f * m, more, **same) for m, more in ((2, 2), (4, 1), (8, 0)))
+        self.encoder2, self.encoder3, self.encoder4 = (
+            SkipUpsampler(hidden, f * m, more, **same) for m, more in ((2, 2), (4, 1), (8, 0)))
         self.decoder5, self.decoder4, self.decoder3, self.decoder2 = (
-            ResUp(a, b, **same) for a, b in ((hidden, 8 * f), (8 * f, 4 * f), (4 * f, 2 * f), (2 * f, f)))
+            res_up(a, b, **same) for a, b in ((hidden, 8 * f), (8 * f, 4 * f), (4 * f, 2 * f), (2 * f, f)))
         self.out = Conv(f, num_classes, 1, **same)
 
     def check(self, shape: tuple[int, ...]) -> None:

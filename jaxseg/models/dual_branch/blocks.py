@@ -2,15 +2,14 @@
 
 import functools
 
-import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg import ops
+from jaxseg.layers.blocks import ConvNorm, DoubleConv, Down, Sequential, Up, up_halved
 from jaxseg.layers.conv import Conv, ConvTranspose
 from jaxseg.layers.mobile import ChannelAttention, GhostBottleneck, InvertedResidual
 from jaxseg.layers.norm import BatchNorm
 from jaxseg.layers.run import EVAL, Run
-from jaxseg.layers.volume import ConvNorm, DoubleConv, Down, DownDilated, Sequence, Up, fit
 from jaxseg.models.dual_branch.large_kernel import DownLargeKernel
 from jaxseg.models.dual_branch.shuffle import ConvNeXtBlock, DownConvNeXt, ShuffleV1, ShuffleV2, ShuffleV2Down
 from jaxseg.models.dual_branch.vit import DownViT
@@ -24,24 +23,24 @@ def _classic(cin, cout, *, expand, stride, act, **same):
 def _attended(cin, cout, *, blocks, reduction, act, stride=2, rates=(1,), **same):
     """Inverted residuals of expansion 2 (hidden at least cout) with channel attention; the first has the stride."""
     one = lambda a, s: InvertedResidual(a, cout, max(cout, 2 * a), stride=s, rates=rates, act=act, reduction=reduction, **same)
-    return Sequence(one(cin, stride), *(one(cout, 1) for _ in range(blocks - 1)))
+    return Sequential(one(cin, stride), *(one(cout, 1) for _ in range(blocks - 1)))
 
 
 def _shuffle_v1(cin, cout, *, reduction, act, more=0, **same):
-    return Sequence(ShuffleV1(cin, cout, stride=2, **same),
-                    *(ShuffleV1(cout, cout, reduction=reduction, **same) for _ in range(1 + more)))
+    return Sequential(ShuffleV1(cin, cout, stride=2, **same),
+                      *(ShuffleV1(cout, cout, reduction=reduction, **same) for _ in range(1 + more)))
 
 
 def _shuffle_v2(cin, cout, *, act, down=3, kernel=3, rates=(1, 1), **same):
-    return Sequence(ShuffleV2Down(cin, cout, kernel=down, **same), ShuffleV2(cout, kernel=kernel, rates=rates, **same))
+    return Sequential(ShuffleV2Down(cin, cout, kernel=down, **same), ShuffleV2(cout, kernel=kernel, rates=rates, **same))
 
 
 def _shuffle_v2_stem(cin, cout, *, act, kernel=3, rates=(1, 1), **same):
-    return Sequence(ConvNorm(cin, cout, 3, **same), ShuffleV2(cout, kernel=kernel, rates=rates, **same))
+    return Sequential(ConvNorm(cin, cout, 3, **same), ShuffleV2(cout, kernel=kernel, rates=rates, **same))
 
 
 def _convnext_stem(cin, cout, *, act, **same):
-    return Sequence(Conv(cin, cout, 3, **same), ConvNeXtBlock(cout, **same))
+    return Sequential(Conv(cin, cout, 3, **same), ConvNeXtBlock(cout, **same))
 
 
 def _plain(cls, **fixed):
@@ -55,8 +54,8 @@ class DilatedMix(nnx.Module):
     def __init__(self, cin: int, cout: int, *, act: str, rank: int, rngs: nnx.Rngs):
         inner = 2 * cin
         self.expand = ConvNorm(cin, inner, 1, rank=rank, act=act, rngs=rngs)
-        self.depthwise = Sequence(*(ConvNorm(inner, inner, 3, rank=rank, dilation=d, groups=inner, act=act, rngs=rngs)
-                                    for d in (1, 2, 3)))
+        self.depthwise = Sequential(*(ConvNorm(inner, inner, 3, rank=rank, dilation=d, groups=inner, act=act, rngs=rngs)
+                                      for d in (1, 2, 3)))
         self.mix = NormAct(inner, act, rngs=rngs)
         self.project = ConvNorm(inner, cout, 1, rank=rank, act=act, rngs=rngs)
 
@@ -75,37 +74,35 @@ class NormAct(nnx.Module):
         return self.norm(x, run, act=self.act)
 
 
-class MobileUp(nnx.Module):
+class DownDilated(Sequential):
+    """Convolution of kernel 3 and stride 2, then two of `kernel` at dilations 2 and 5."""
+
+    def __init__(self, cin: int, cout: int, *, rank: int, kernel: int = 5, rngs: nnx.Rngs):
+        super().__init__(ConvNorm(cin, cout, 3, rank=rank, stride=2, rngs=rngs),
+                         *(ConvNorm(cout, cout, kernel, rank=rank, dilation=d, rngs=rngs) for d in (2, 5)))
+
+
+class MobileUp(Up):
     """Transposed convolution, the skip (brought to cout by a 1x1 if `compress`) joined, channel attention, two convolutions."""
 
     def __init__(self, cin: int, cout: int, skip: int, *, compress: bool, act: str, rank: int, rngs: nnx.Rngs):
-        self.up = ConvTranspose(cin, cin // 2, 2, rank=rank, stride=2, rngs=rngs)
+        up = ConvTranspose(cin, cin // 2, 2, rank=rank, stride=2, rngs=rngs)
         narrow = compress and cout != skip
         self.compress = ConvNorm(skip, cout, 1, rank=rank, act=act, rngs=rngs) if narrow else None
         joined = cin // 2 + (cout if narrow else skip)
-        self.attention = ChannelAttention(joined, 8, rngs=rngs)
-        self.convs = DoubleConv(joined, cout, rank=rank, act=act, rngs=rngs)
+        super().__init__(up, Sequential(ChannelAttention(joined, 8, rngs=rngs),
+                                        DoubleConv(joined, cout, rank=rank, act=act, rngs=rngs)))
 
     def __call__(self, x: Array, skip: Array, run: Run = EVAL) -> Array:
-        skip = skip if self.compress is None else self.compress(skip, run)
-        x = fit(self.up(x), skip.shape[1:-1])
-        return self.convs(self.attention(jnp.concatenate([skip, x], axis=-1)), run)
+        return super().__call__(x, skip if self.compress is None else self.compress(skip, run), run)
 
 
-class ShuffleUp(nnx.Module):
-    """Transposed convolution, the skip joined, a ShuffleNet unit, 1x1 to cout, another unit."""
-
-    def __init__(self, cin: int, cout: int, skip: int, *, reduction: int, rank: int, rngs: nnx.Rngs):
-        joined = cin // 2 + skip
-        self.up = ConvTranspose(cin, cin // 2, 2, rank=rank, stride=2, rngs=rngs)
-        self.first = ShuffleV1(joined, joined, reduction=reduction, rank=rank, rngs=rngs)
-        self.narrow = ConvNorm(joined, cout, 1, rank=rank, rngs=rngs) if joined != cout else None
-        self.second = ShuffleV1(cout, cout, reduction=reduction, rank=rank, rngs=rngs)
-
-    def __call__(self, x: Array, skip: Array, run: Run = EVAL) -> Array:
-        x = fit(self.up(x), skip.shape[1:-1])
-        x = self.first(jnp.concatenate([skip, x], axis=-1), run)
-        return self.second(x if self.narrow is None else self.narrow(x, run), run)
+def _shuffle_up(cin: int, cout: int, skip: int, *, reduction: int, rank: int, rngs: nnx.Rngs) -> Up:
+    """Transposed convolution, the skip joined, a ShuffleNet unit, 1x1 to cout where channels differ, another unit."""
+    joined, same = cin // 2 + skip, dict(rank=rank, rngs=rngs)
+    up = ConvTranspose(cin, cin // 2, 2, stride=2, **same)
+    unit = lambda c: ShuffleV1(c, c, reduction=reduction, **same)
+    return Up(up, Sequential(unit(joined), *([ConvNorm(joined, cout, 1, **same)] if joined != cout else []), unit(cout)))
 
 
 # name: block(cin, cout, act=, rank=, rngs=), full size
@@ -148,9 +145,9 @@ DOWNS = {
 }
 # name: block(cin, cout, skip, act=, rank=, rngs=), double size
 UPS = {
-    "double": lambda cin, cout, skip, *, act, **same: Up(cin, cout, skip, **same),
+    "double": lambda cin, cout, skip, *, act, **same: up_halved(cin, cout, skip, **same),
     "mobile": functools.partial(MobileUp, compress=False),
     "mobile_compress": functools.partial(MobileUp, compress=True),
-    **{f"shuffle_v1_r{r}": (lambda cin, cout, skip, *, act, r=r, **same: ShuffleUp(cin, cout, skip, reduction=r, **same))
+    **{f"shuffle_v1_r{r}": (lambda cin, cout, skip, *, act, r=r, **same: _shuffle_up(cin, cout, skip, reduction=r, **same))
        for r in (2, 8, 16)},
 }

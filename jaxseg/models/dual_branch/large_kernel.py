@@ -3,14 +3,14 @@
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxseg.layers.blocks import ConvNorm, Sequential
 from jaxseg.layers.conv import Conv
 from jaxseg.layers.norm import BatchNorm
 from jaxseg.layers.run import EVAL, Run
-from jaxseg.layers.volume import ConvNorm, Sequence
 from jaxseg.types import Array
 
 
-class Transition(Sequence):
+class Transition(Sequential):
     """1x1 to cout, then a depthwise convolution of kernel 3 and stride 2; norm and ReLU after both."""
 
     def __init__(self, cin: int, cout: int, *, rank: int, rngs: nnx.Rngs):
@@ -78,7 +78,7 @@ class ConvFFN(nnx.Module):
         return x + self.project(self.expand(self.norm(x, run), run), run)
 
 
-class DownLargeKernel(Sequence):
+class DownLargeKernel(Sequential):
     """Transition, large-kernel block, FFN of ratio `ffn`."""
 
     def __init__(self, cin: int, cout: int, *, ffn: int, kernel: int = 13, rank: int, rngs: nnx.Rngs):

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.layers.activation import activation
+from jaxseg.layers.blocks import ConvNorm, Sequential
 from jaxseg.layers.conv import Conv
 from jaxseg.layers.mobile import ChannelAttention
 from jaxseg.layers.norm import BatchNorm
 from jaxseg.layers.residual import LayerScale
 from jaxseg.layers.run import EVAL, Run
-from jaxseg.layers.volume import ConvNorm, Sequence
 from jaxseg.types import Array
 
 
@@ -35,7 +35,7 @@ class ShuffleV2(nnx.Module):
             act = "identity" if i == len(rates) - 1 else "relu"
             blocks.append(ConvNorm(half, half, kernel, rank=rank, dilation=rate, groups=half, act=act, rngs=rngs))
             blocks.append(ConvNorm(half, half, 1, rank=rank, rngs=rngs))
-        self.right = Sequence(*blocks)
+        self.right = Sequential(*blocks)
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
         left, right = jnp.split(x, 2, axis=-1)
@@ -47,9 +47,9 @@ class ShuffleV2Down(nnx.Module):
 
     def __init__(self, cin: int, cout: int, *, kernel: int = 3, rank: int, rngs: nnx.Rngs):
         depthwise = lambda: ConvNorm(cin, cin, kernel, rank=rank, stride=2, groups=cin, act="identity", rngs=rngs)
-        self.left = Sequence(depthwise(), ConvNorm(cin, cout // 2, 1, rank=rank, rngs=rngs))
-        self.right = Sequence(ConvNorm(cin, cin, 1, rank=rank, rngs=rngs), depthwise(),
-                              ConvNorm(cin, cout // 2, 1, rank=rank, rngs=rngs))
+        self.left = Sequential(depthwise(), ConvNorm(cin, cout // 2, 1, rank=rank, rngs=rngs))
+        self.right = Sequential(ConvNorm(cin, cin, 1, rank=rank, rngs=rngs), depthwise(),
+                                ConvNorm(cin, cout // 2, 1, rank=rank, rngs=rngs))
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
         return channel_shuffle(jnp.concatenate([self.left(x, run), self.right(x, run)], axis=-1), 2)
@@ -101,7 +101,7 @@ class DownConvNeXt(nnx.Module):
     def __init__(self, cin: int, cout: int, *, rank: int, rngs: nnx.Rngs):
         self.norm = BatchNorm(cin, rngs=rngs)
         self.conv = Conv(cin, cout, 2, rank=rank, stride=2, padding=0, rngs=rngs)
-        self.blocks = Sequence(*(ConvNeXtBlock(cout, rank=rank, rngs=rngs) for _ in range(2)))
+        self.blocks = Sequential(*(ConvNeXtBlock(cout, rank=rank, rngs=rngs) for _ in range(2)))
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
         return self.blocks(self.conv(self.norm(x, run)), run)

@@ -5,11 +5,11 @@ from flax import nnx
 
 from jaxseg.layers.activation import activation
 from jaxseg.layers.attention import SelfAttention, TransformerLayer
+from jaxseg.layers.blocks import ConvNorm, Sequential
 from jaxseg.layers.conv import Conv, Linear
 from jaxseg.layers.mobile import over_patches
 from jaxseg.layers.norm import BatchNorm, LayerNorm
 from jaxseg.layers.run import EVAL, Run
-from jaxseg.layers.volume import ConvNorm, Sequence
 from jaxseg.models.dual_branch.large_kernel import Transition
 from jaxseg.types import Array
 
@@ -53,7 +53,7 @@ class PatchViT(nnx.Module):
         return self.fuse(jnp.concatenate([x, self.leave(y, run)], axis=-1), run)
 
 
-class DownViT(Sequence):
+class DownViT(Sequential):
     """Transition, then attention: of all positions, or with `patches` of those at the same place of patches of two."""
 
     def __init__(self, cin: int, cout: int, *, patches: bool = False, rank: int, rngs: nnx.Rngs):

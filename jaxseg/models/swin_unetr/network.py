@@ -11,7 +11,7 @@ import jax
 from flax import nnx
 
 from jaxseg.layers import EVAL, Conv, LayerNorm, Run
-from jaxseg.layers.res_unet import RULES, ResBlock, ResUp
+from jaxseg.layers.res_unet import RULES, ResBlock, res_up
 from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
 from jaxseg.models.swin_unetr.windows import PatchMerging, WindowBlock
 from jaxseg.types import Array
@@ -65,7 +65,7 @@ class SwinUNETR(Segmenter):
         self.encoder1 = ResBlock(in_channels, f, **same)
         self.encoder2, self.encoder3, self.encoder4, self.encoder10 = (ResBlock(f * m, f * m, **same) for m in (1, 2, 4, 16))
         self.decoder5, self.decoder4, self.decoder3, self.decoder2, self.decoder1 = (
-            ResUp(f * a, f * b, **same) for a, b in ((16, 8), (8, 4), (4, 2), (2, 1), (1, 1)))
+            res_up(f * a, f * b, **same) for a, b in ((16, 8), (8, 4), (4, 2), (2, 1), (1, 1)))
         self.out = Conv(f, num_classes, 1, **same)
 
     def forward(self, image: Array, run: Run) -> Outputs:

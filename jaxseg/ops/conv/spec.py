@@ -24,6 +24,11 @@ class Spec(NamedTuple):
         """Stride 1 along every axis."""
         return all(s == 1 for s in self.stride)
 
+    @property
+    def plane(self) -> "Spec":
+        """The same convolution without its leading axis."""
+        return Spec(self.stride[1:], self.padding[1:], self.dilation[1:], self.groups)
+
     def output(self, size: Sequence[int], kernel: Sequence[int]) -> Ints:
         """Output size per axis: floor((n + low + high - dilation * (k - 1) - 1) / stride) + 1."""
         return tuple((n + lo + hi - d * (k - 1) - 1) // s + 1

@@ -19,7 +19,7 @@ from jaxseg.types import Array
 def forward(spec: Spec, x: Array, w: Array) -> Array:
     """[B, D, H, W, C] and [kd, kh, kw, C, O] -> [B, D', H', W', O]."""
     depth = spec.output(x.shape[1:-1], w.shape[:3])[0]
-    y = sum(_unstack(threaded.forward(_plane(spec), _stack(xt), w[t]).astype(jnp.float32), depth)
+    y = sum(_unstack(threaded.forward(spec.plane, _stack(xt), w[t]).astype(jnp.float32), depth)
             for t, xt in enumerate(_taps(spec, x, w.shape[0], depth)))
     return y.astype(x.dtype)
 
@@ -31,7 +31,7 @@ def input_gradient(spec: Spec, size: Sequence[int], g: Array, w: Array) -> Array
     (low, _), stride, dilation, depth = spec.padding[0], spec.stride[0], spec.dilation[0], g.shape[1]
     total = 0
     for t in range(w.shape[0]):  # slice o of g meets slice stride * o + t * dilation - low of x
-        part = reference.input_gradient(_plane(spec), size[1:], _stack(g), w[t]).astype(jnp.float32)
+        part = reference.input_gradient(spec.plane, size[1:], _stack(g), w[t]).astype(jnp.float32)
         before = t * dilation - low
         after = size[0] - before - (stride * (depth - 1) + 1)
         total = total + lax.pad(_unstack(part, depth), jnp.float32(0), ((0, 0, 0), (before, after, stride - 1), *[(0, 0, 0)] * 3))
@@ -40,12 +40,8 @@ def input_gradient(spec: Spec, size: Sequence[int], g: Array, w: Array) -> Array
 
 def weight_gradient(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Array:
     """Gradient [*k, C, O] of the weights."""
-    return jnp.stack([reference.weight_gradient(_plane(spec), kernel[1:], _stack(xt), _stack(g))
+    return jnp.stack([reference.weight_gradient(spec.plane, kernel[1:], _stack(xt), _stack(g))
                       for xt in _taps(spec, x, kernel[0], g.shape[1])])
-
-
-def _plane(spec: Spec) -> Spec:
-    return Spec(spec.stride[1:], spec.padding[1:], spec.dilation[1:], spec.groups)
 
 
 def _taps(spec: Spec, x: Array, taps: int, depth: int) -> list[Array]:

@@ -67,7 +67,7 @@ def _gathered(spec: Spec, x: Array, w: Array) -> Array:
 
     def step(y, d) -> tuple[Array, None]:
         near = lax.optimization_barrier(_column(x, d - spec.padding[0][0], spec.dilation[0], w.shape[0]))
-        return _put(y, threaded.forward(_plane(spec), near, weights), d), None
+        return _put(y, threaded.forward(spec.plane, near, weights), d), None
 
     y = _zeros(spec, x, w)
     return lax.scan(step, y, jnp.arange(y.shape[1]), unroll=_UNROLL)[0]
@@ -82,7 +82,7 @@ def _scattered(spec: Spec, x: Array, w: Array) -> Array:
 
     def step(carry, d) -> tuple[tuple, None]:
         y, pending = carry
-        z = threaded.forward(_plane(spec), _slice(x, d), weights).astype(jnp.float32)
+        z = threaded.forward(spec.plane, _slice(x, d), weights).astype(jnp.float32)
         sums = [*pending, jnp.zeros_like(z[..., :out])]
         for t in range(taps):
             sums[reach - t * dilation] += z[..., t * out:(t + 1) * out]
@@ -93,10 +93,6 @@ def _scattered(spec: Spec, x: Array, w: Array) -> Array:
     for d, last in enumerate(pending, depth + low - reach):
         y = _put(y, last, d) if 0 <= d < y.shape[1] else y
     return y
-
-
-def _plane(spec: Spec) -> Spec:
-    return Spec(spec.stride[1:], spec.padding[1:], spec.dilation[1:], spec.groups)
 
 
 def _zeros(spec: Spec, x: Array, w: Array) -> Array:

@@ -1,0 +1,146 @@
+"""Blocks of U-Nets for any rank: convolution with norm and activation, pairs of them, downsampling and upsampling blocks."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from jaxseg import ops
+from jaxseg.layers.activation import activation
+from jaxseg.layers.conv import Conv, ConvTranspose
+from jaxseg.layers.norm import BatchNorm, GroupNorm, InstanceNorm
+from jaxseg.layers.run import EVAL, Run
+from jaxseg.types import Array, ConfigError
+
+
+def make_norm(name: str, channels: int, *, rngs: nnx.Rngs):
+    """The norm "batch", "instance" (affine) or "group" (8 groups, else 4, else 1).
+
+    Raises:
+      ConfigError: another name.
+    """
+    if name == "batch":
+        return BatchNorm(channels, rngs=rngs)
+    if name == "instance":
+        return InstanceNorm(channels, rngs=rngs)
+    if name == "group":
+        return GroupNorm(next(g for g in (8, 4, 1) if channels % g == 0), channels, rngs=rngs)
+    raise ConfigError(f"got norm={name!r}; it is 'batch', 'instance' or 'group'")
+
+
+class ConvNorm(nnx.Module):
+    """Convolution without bias (unless asked), norm, activation.
+
+    Args:
+      norm: a name of `make_norm`, or a function (channels, rngs=) -> norm.
+      act_first: the activation comes before the norm.
+      **conv: stride, padding, dilation, groups, weight_init and bias_init of `Conv`.
+    """
+
+    def __init__(self, cin: int, cout: int, kernel: int, *, rank: int, act: str = "relu", norm: str | Callable = "batch",
+                 bias: bool = False, act_first: bool = False, rngs: nnx.Rngs, **conv):
+        self.conv = Conv(cin, cout, kernel, rank=rank, bias=bias, rngs=rngs, **conv)
+        self.norm = make_norm(norm, cout, rngs=rngs) if isinstance(norm, str) else norm(cout, rngs=rngs)
+        self.act, self.act_first = act, act_first
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        x = self.conv(x)
+        return self.norm(activation(self.act)(x), run) if self.act_first else self.norm(x, run, act=self.act)
+
+
+class Sequential(nnx.Module):
+    """Blocks one after the other."""
+
+    def __init__(self, *blocks: nnx.Module):
+        self.blocks = nnx.List(list(blocks))
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        for block in self.blocks:
+            x = block(x, run)
+        return x
+
+
+class DoubleConv(Sequential):
+    """Two convolutions of kernel 3 with norm and activation, cin -> middle (cout when None) -> cout.
+
+    Args:
+      stride: of the first.
+      **conv: act, norm and bias of `ConvNorm`.
+    """
+
+    def __init__(self, cin: int, cout: int, middle: int | None = None, *, rank: int, stride: int = 1, rngs: nnx.Rngs, **conv):
+        middle = middle or cout
+        super().__init__(ConvNorm(cin, middle, 3, rank=rank, stride=stride, rngs=rngs, **conv),
+                         ConvNorm(middle, cout, 3, rank=rank, rngs=rngs, **conv))
+
+
+class Down(nnx.Module):
+    """Halve the size by a maximum ("pool") or by the first convolution's stride ("stride"), and convolve twice.
+
+    With halve=False the size stays, and so do the parameters.
+    """
+
+    def __init__(self, cin: int, cout: int, *, rank: int, how: str = "pool", halve: bool = True, norm: str = "batch",
+                 rngs: nnx.Rngs):
+        if how not in ("pool", "stride"):
+            raise ConfigError(f"got down={how!r}; it is 'pool' or 'stride'")
+        self.pool = how == "pool" and halve
+        self.convs = DoubleConv(cin, cout, rank=rank, stride=2 if how == "stride" and halve else 1, norm=norm, rngs=rngs)
+
+    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+        return self.convs(ops.max_pool(x, 2) if self.pool else x, run)
+
+
+class Up(nnx.Module):
+    """Upsample, join the skip, convolve.
+
+    Args:
+      up: the module that doubles the size; None: linear interpolation to the skip's size (align_corners).
+      convs: the block that reads the joined channels.
+      skip_first: the joined channels are [skip, upsampled], else [upsampled, skip].
+    """
+
+    def __init__(self, up: nnx.Module | None, convs: nnx.Module, *, skip_first: bool = True):
+        self.up, self.convs, self.skip_first = up, convs, skip_first
+
+    def __call__(self, x: Array, skip: Array, run: Run = EVAL) -> Array:
+        size = skip.shape[1:-1]
+        x = ops.resize(x, size, align_corners=True) if self.up is None else fit(self.up(x), size)
+        return self.convs(jnp.concatenate([skip, x] if self.skip_first else [x, skip], axis=-1), run)
+
+
+def up_transposed(cin: int, cout: int, *, rank: int, rngs: nnx.Rngs, **convs) -> Up:
+    """The U-Net's level: transposed convolution cin -> cout of kernel and stride 2, [up, skip] joined, two convolutions."""
+    return Up(ConvTranspose(cin, cout, 2, rank=rank, stride=2, rngs=rngs),
+              DoubleConv(2 * cout, cout, rank=rank, rngs=rngs, **convs), skip_first=False)
+
+
+def up_halved(cin: int, cout: int, skip: int, *, rank: int, how: str = "transposed", norm: str = "batch", rngs: nnx.Rngs) -> Up:
+    """The 3-D U-Net's level: [skip, upsampled] joined, two convolutions.
+
+    Args:
+      cin, cout, skip: channels from below, of the result and of the skip.
+      how: "transposed" (convolution of kernel and stride 2, cin -> cin / 2) or "linear" (the first of the two convolutions
+        keeps the joined channels).
+    """
+    if how not in ("transposed", "linear"):
+        raise ConfigError(f"got upsampling={how!r}; it is 'transposed' or 'linear'")
+    if how == "linear":
+        return Up(None, DoubleConv(cin + skip, cout, max(cin + skip, cout), rank=rank, norm=norm, rngs=rngs))
+    return Up(ConvTranspose(cin, cin // 2, 2, rank=rank, stride=2, rngs=rngs),
+              DoubleConv(cin // 2 + skip, cout, rank=rank, norm=norm, rngs=rngs))
+
+
+def fit(x: Array, size: tuple[int, ...]) -> Array:
+    """Zero-pad or crop [B, *S, C] to `size`, half of the difference (rounded down) in front of each axis."""
+    for axis, n in enumerate(size, 1):
+        if n == x.shape[axis]:
+            continue
+        front = (n - x.shape[axis]) // 2
+        back = n - x.shape[axis] - front
+        pads = [(0, 0)] * x.ndim
+        pads[axis] = (max(front, 0), max(back, 0))
+        x = lax.slice_in_dim(x, max(-front, 0), x.shape[axis] - max(-back, 0), axis=axis)
+        x = jnp.pad(x, pads) if max(pads[axis]) else x
+    return x
