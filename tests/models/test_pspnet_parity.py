@@ -9,7 +9,7 @@ pytest.importorskip("torch", reason="parity needs the extra [parity]")
 
 from jaxseg.models import create_model  # noqa: E402
 from jaxseg.weights import from_torch  # noqa: E402
-from tests.models.twins import auxiliary, parity  # noqa: E402
+from tests.models.twins import parity  # noqa: E402
 from tests.models.twins.pspnet import Knobs, PSPNet  # noqa: E402
 
 TINY = dict(width=8, head=16, classes=2)
@@ -72,7 +72,7 @@ def test_training_step_with_auxiliary_loss_equals_the_twin_in_float64(image):
     # 50 BatchNorms over few pixels: in float32 gradients are up to 5.7 % off those in float64, PyTorch's and ours alike
     twin = parity.redraw(twin_of("notebooks", dropout=0.0).double(), image, classifier="cls.4")
     with parity.in_double():
-        auxiliary.assert_step_equal(ours("notebooks", dropout=0.0), twin, image, tolerance=1e-8)
+        parity.assert_step_equal(ours("notebooks", dropout=0.0), twin, image, tolerance=1e-8)
 
 
 @pytest.mark.parametrize("size, order", [((57, 57), "hszhao"), ((64, 50), "notebooks")])

@@ -80,8 +80,7 @@ def test_training_step_equals_the_twin(pair, image):
     kind, _, twin = pair
     step_twin = tiny(kind, dropout=0.0)
     step_twin.load_state_dict(twin.state_dict())
-    quick = {"xla_backend_optimization_level": 0}  # it runs once: compiling takes half the time so
-    parity.assert_step_equal(ours(kind, dropout=0.0, drop_path=0.0), step_twin, image, quick)
+    parity.assert_step_equal(ours(kind, dropout=0.0, drop_path=0.0), step_twin, image)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (100, 132)])
