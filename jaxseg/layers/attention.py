@@ -1,6 +1,7 @@
-"""Self-attention and the pre-norm transformer layer, over tokens [B, T, C]."""
+"""Self-attention and the pre-norm transformer layer over tokens [B, T, C]; layers over the unfolded patches of a map."""
 
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from jaxseg import ops
@@ -24,9 +25,8 @@ class SelfAttention(nnx.Module):
         self.proj = Linear(inner, channels, rngs=rngs)
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        b, t, _ = x.shape
-        q, k, v = jnp.moveaxis(self.qkv(x).reshape(b, t, 3, self.heads, -1), 2, 0)  # [B, T, heads, d] each
-        return self.proj(ops.attention(q, k, v).reshape(b, t, -1))
+        q, k, v = rearrange(self.qkv(x), "b t (three heads d) -> three b t heads d", three=3, heads=self.heads)
+        return self.proj(rearrange(ops.attention(q, k, v), "b t heads d -> b t (heads d)"))
 
 
 class TransformerLayer(nnx.Module):
@@ -51,3 +51,34 @@ class TransformerLayer(nnx.Module):
         x = x + self.drop1(self.attn(self.norm1(x)), run)
         y = self.drop2(activation(self.act)(self.fc1(self.norm2(x))), run)
         return x + self.drop3(self.fc2(y), run)
+
+
+def patch_axes(rank: int) -> tuple[str, str, str]:
+    """einops' names of a map's spatial axes cut into patches: ("(x i) (y j)", "x y", "i j") for rank 2.
+
+    x, y, z count the patches, i, j, k the positions inside one.
+    """
+    grid, inside = "xyz"[:rank], "ijk"[:rank]
+    return " ".join(f"({g} {i})" for g, i in zip(grid, inside)), " ".join(grid), " ".join(inside)
+
+
+def apply_to_unfolded_patches(x: Array, layers, patch: int, run: Run = EVAL, *, pad: bool = False) -> Array:
+    """Layers over the positions of [B, *S, C] that lie at the same place of their patches; patch 1: over all positions.
+
+    Sizes that `patch` does not divide are resized linearly to the next multiple, and back afterwards; with `pad` zeros are
+    put at their end instead, which take part, and are cut off afterwards.
+    """
+    size = list(x.shape[1:-1])
+    rank, whole = len(size), [-(-n // patch) * patch for n in size]
+    y = x
+    if whole != size:
+        y = jnp.pad(x, ((0, 0), *((0, m - n) for n, m in zip(size, whole)), (0, 0))) if pad else ops.resize(x, whole)
+    axes, grid, inside = patch_axes(rank)
+    sides = dict.fromkeys("ijk"[:rank], patch)
+    t = rearrange(y, f"b {axes} c -> (b {inside}) ({grid}) c", **sides)
+    for layer in layers:
+        t = layer(t, run)
+    y = rearrange(t, f"(b {inside}) ({grid}) c -> b {axes} c", **sides, **{a: n // patch for a, n in zip("xyz", whole)})
+    if whole == size:
+        return y
+    return y[:, *(slice(n) for n in size)] if pad else ops.resize(y, size)

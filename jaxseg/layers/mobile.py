@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg import ops
-from jaxseg.layers.attention import TransformerLayer
+from jaxseg.layers.attention import TransformerLayer, apply_to_unfolded_patches
 from jaxseg.layers.blocks import ConvNorm, Sequential
 from jaxseg.layers.conv import Linear
 from jaxseg.layers.run import EVAL, Run
@@ -67,30 +66,6 @@ class InvertedResidual(nnx.Module):
         return x + y if self.shortcut else y
 
 
-def over_patches(x: Array, layers, patch: int, run: Run = EVAL, *, pad: bool = False) -> Array:
-    """Layers over the positions of [B, *S, C] that lie at the same place of their patches; patch 1: over all positions.
-
-    Sizes that `patch` does not divide are resized linearly to the next multiple, and back afterwards; with `pad` zeros are
-    put at their end instead, which take part, and are cut off afterwards.
-    """
-    b, *size, c = x.shape
-    rank, whole = len(size), [-(-n // patch) * patch for n in size]
-    y = x
-    if whole != size:
-        y = jnp.pad(x, ((0, 0), *((0, m - n) for n, m in zip(size, whole)), (0, 0))) if pad else ops.resize(x, whole)
-    parts = y.reshape(b, *(m for n in whole for m in (n // patch, patch)), c)  # [B, H/p, p, W/p, p, C]
-    order = (0, *range(2, 2 * rank + 1, 2), *range(1, 2 * rank, 2), 2 * rank + 1)
-    parts = parts.transpose(order)  # [B, p, p, H/p, W/p, C]
-    t = parts.reshape(b * patch**rank, -1, c)
-    for layer in layers:
-        t = layer(t, run)
-    back = sorted(range(len(order)), key=order.__getitem__)
-    y = t.reshape(parts.shape).transpose(back).reshape(b, *whole, c)
-    if whole == size:
-        return y
-    return y[:, *(slice(n) for n in size)] if pad else ops.resize(y, size)
-
-
 class ViTBlock(nnx.Module):
     """Convolution, 1x1 to `width`, transformer layers, 1x1 back; joined with the input and fused by a convolution.
 
@@ -107,7 +82,7 @@ class ViTBlock(nnx.Module):
         self.leave, self.fuse = one(width, channels, 1), one(2 * channels, channels, 3)
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = over_patches(self.enter(self.local(x, run), run), self.layers, self.patch, run)
+        y = apply_to_unfolded_patches(self.enter(self.local(x, run), run), self.layers, self.patch, run)
         return self.fuse(jnp.concatenate([self.leave(y, run), x], axis=-1), run)
 
 

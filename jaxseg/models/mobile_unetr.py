@@ -18,9 +18,9 @@ from flax import nnx
 
 from jaxseg import ops
 from jaxseg.layers import EVAL, BatchNorm, Conv, ConvTranspose, Dropout, LayerNorm, Linear, Run, initial
-from jaxseg.layers.attention import TransformerLayer
+from jaxseg.layers.attention import TransformerLayer, apply_to_unfolded_patches
 from jaxseg.layers.blocks import ConvNorm, Sequential
-from jaxseg.layers.mobile import InvertedResidual, ViTBlock, over_patches, round_channels
+from jaxseg.layers.mobile import InvertedResidual, ViTBlock, round_channels
 from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
 from jaxseg.types import Array
 
@@ -79,7 +79,7 @@ class ViTStage(nnx.Module):
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
         x = self.down(x, run)
         y = self.enter(self.local(x, run))
-        y = over_patches(y, (*self.layers, lambda t, run: self.norm(t)), PATCH, run)
+        y = apply_to_unfolded_patches(y, (*self.layers, lambda t, run: self.norm(t)), PATCH, run)
         return self.fuse(jnp.concatenate([x, self.leave(y, run)], axis=-1), run)
 
 

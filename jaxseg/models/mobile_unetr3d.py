@@ -12,9 +12,9 @@ from flax import nnx
 
 from jaxseg import ops
 from jaxseg.layers import Conv, Run
-from jaxseg.layers.attention import TransformerLayer
+from jaxseg.layers.attention import TransformerLayer, apply_to_unfolded_patches
 from jaxseg.layers.blocks import ConvNorm, Sequential
-from jaxseg.layers.mobile import InvertedResidual, ViTBlock, over_patches
+from jaxseg.layers.mobile import InvertedResidual, ViTBlock
 from jaxseg.models.base import Outputs, Segmenter, Variant
 from jaxseg.types import Array
 
@@ -71,7 +71,7 @@ class MobileUNETR3D(Segmenter):
         with jax.named_scope("encoder"):
             x = self.encoder(image, run)  # [B, D/64, H/64, W/64, deepest]
         with jax.named_scope("bottleneck"):
-            x = over_patches(x, self.bottleneck, 1, run)
+            x = apply_to_unfolded_patches(x, self.bottleneck, 1, run)
         for i, conv in enumerate(self.decoder):
             with jax.named_scope(f"up{i}"):
                 x = x if i == 0 else ops.resize(x, tuple(2 * n for n in x.shape[1:-1]))

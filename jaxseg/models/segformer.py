@@ -14,6 +14,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from jaxseg import ops
@@ -87,12 +88,10 @@ class Attention(nnx.Module):
         self.proj = _linear(dim, dim, rngs)
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        b, h, w, c = x.shape
         source = x if self.sr is None else self.norm(self.sr(x))
-        q = self.q(x).reshape(b, h * w, self.heads, -1)
-        k, v = jnp.split(self.kv(source).reshape(b, -1, 2 * c), 2, axis=-1)
-        heads = lambda a: a.reshape(b, -1, self.heads, c // self.heads)
-        return self.proj(ops.attention(q, heads(k), heads(v)).reshape(b, h, w, c))
+        keys, values = jnp.split(self.kv(source), 2, axis=-1)
+        q, k, v = (rearrange(a, "b h w (heads d) -> b (h w) heads d", heads=self.heads) for a in (self.q(x), keys, values))
+        return self.proj(rearrange(ops.attention(q, k, v), "b (h w) heads d -> b h w (heads d)", h=x.shape[1]))
 
 
 class MixFFN(nnx.Module):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxseg.layers import Run, mobile
+from jaxseg.layers import Run, attention
 from jaxseg.models import create_model, functional
 from jaxseg.models.dual_branch import large_kernel, vit
 from jaxseg.models.dual_branch.shuffle import channel_shuffle
@@ -62,12 +62,12 @@ def test_a_faithful_bottleneck_stays_at_an_eighth_with_the_same_parameters(name)
 @pytest.mark.parametrize("size, pad", [((4, 6, 2), False), ((3, 5, 4), True)])
 def test_patches_are_put_back_where_they_came_from(size, pad):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, *size, 3)), jnp.float32)
-    np.testing.assert_array_equal(mobile.over_patches(x, [lambda t, run: t], 2, pad=pad), x)
+    np.testing.assert_array_equal(attention.apply_to_unfolded_patches(x, [lambda t, run: t], 2, pad=pad), x)
 
 
 def test_layers_over_patches_see_only_the_same_place_of_other_patches():
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 5, 1)).astype(np.float32)
-    seen = mobile.over_patches(jnp.asarray(x), [lambda t, run: t * 0 + t.mean(1, keepdims=True)], 2, pad=True)
+    seen = attention.apply_to_unfolded_patches(jnp.asarray(x), [lambda t, run: t * 0 + t.mean(1, keepdims=True)], 2, pad=True)
     whole = np.pad(x, ((0, 0), (0, 1), (0, 0), (0, 1), (0, 0)))
     for place in np.ndindex(2, 2, 2):
         part = (slice(None), *(slice(p, None, 2) for p in place))

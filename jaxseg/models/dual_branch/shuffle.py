@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from jaxseg.layers.activation import activation
@@ -16,7 +17,7 @@ from jaxseg.types import Array
 
 def channel_shuffle(x: Array, groups: int) -> Array:
     """Channel c of group g, g C/groups + c, goes to c groups + g."""
-    return jnp.swapaxes(x.reshape(*x.shape[:-1], groups, -1), -1, -2).reshape(x.shape)
+    return rearrange(x, "... (g c) -> ... (c g)", g=groups)
 
 
 class ShuffleV2(nnx.Module):

@@ -4,10 +4,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.layers.activation import activation
-from jaxseg.layers.attention import SelfAttention, TransformerLayer
+from jaxseg.layers.attention import SelfAttention, TransformerLayer, apply_to_unfolded_patches
 from jaxseg.layers.blocks import ConvNorm, Sequential
 from jaxseg.layers.conv import Conv, Linear
-from jaxseg.layers.mobile import over_patches
 from jaxseg.layers.norm import BatchNorm, LayerNorm
 from jaxseg.layers.run import EVAL, Run
 from jaxseg.models.dual_branch.large_kernel import Transition
@@ -49,7 +48,7 @@ class PatchViT(nnx.Module):
         self.leave, self.fuse = one(channels, 1, "identity"), one(2 * channels, 3, "relu")
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = over_patches(self.enter(self.local(x, run), run), self.layers, 2, run, pad=True)
+        y = apply_to_unfolded_patches(self.enter(self.local(x, run), run), self.layers, 2, run, pad=True)
         return self.fuse(jnp.concatenate([x, self.leave(y, run)], axis=-1), run)
 
 

@@ -2,15 +2,16 @@
 
 import functools
 import itertools
-import math
 
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import nnx
 
 from jaxseg import ops
 from jaxseg.layers import initial
 from jaxseg.layers.activation import activation
+from jaxseg.layers.attention import patch_axes
 from jaxseg.layers.conv import Linear
 from jaxseg.layers.norm import LayerNorm
 from jaxseg.layers.run import EVAL, Run
@@ -46,19 +47,15 @@ def shift_regions(size: tuple[int, ...], window: tuple[int, ...], shift: tuple[i
 
 def partition(x: Array, window: tuple[int, ...]) -> Array:
     """[B, *S, C] -> [B * windows, n, C], the batch slowest."""
-    b, *size, c = x.shape
-    rank = len(window)
-    x = x.reshape(b, *(v for n, w in zip(size, window) for v in (n // w, w)), c)
-    axes = (0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2), 2 * rank + 1)
-    return x.transpose(axes).reshape(-1, math.prod(window), c)
+    axes, grid, inside = patch_axes(len(window))
+    return rearrange(x, f"b {axes} c -> (b {grid}) ({inside}) c", **dict(zip("ijk", window)))
 
 
 def unpartition(x: Array, window: tuple[int, ...], size: tuple[int, ...]) -> Array:
     """The inverse of `partition`: [B * windows, n, C] -> [B, *size, C]."""
-    counts, rank = [n // w for n, w in zip(size, window)], len(window)
-    x = x.reshape(-1, *counts, *window, x.shape[-1])
-    axes = (0, *(a for i in range(rank) for a in (1 + i, 1 + rank + i)), 2 * rank + 1)
-    return x.transpose(axes).reshape(-1, *size, x.shape[-1])
+    axes, grid, inside = patch_axes(len(window))
+    counts = {axis: n // w for axis, n, w in zip("xyz", size, window)}
+    return rearrange(x, f"(b {grid}) ({inside}) c -> b {axes} c", **counts, **dict(zip("ijk", window)))
 
 
 class WindowAttention(nnx.Module):
@@ -75,11 +72,11 @@ class WindowAttention(nnx.Module):
         self.proj = Linear(channels, channels, rngs=rngs)
 
     def __call__(self, x: Array, regions: np.ndarray | None = None) -> Array:
-        b, n, c = x.shape
-        q, k, v = jnp.moveaxis(self.qkv(x).reshape(b, n, 3, self.heads, -1), 2, 0)
+        n = x.shape[1]
+        q, k, v = rearrange(self.qkv(x), "b n (three heads d) -> three b n heads d", three=3, heads=self.heads)
         index = relative_index(self.window, self.rank)[:n, :n]
-        bias = jnp.moveaxis(self.relative_position_bias_table[...][index], -1, 0)[None]  # [1, heads, n, n]
-        return self.proj(ops.attention(q, k, v, bias=bias, regions=regions).reshape(b, n, c))
+        bias = rearrange(self.relative_position_bias_table[...][index], "n m heads -> 1 heads n m")
+        return self.proj(rearrange(ops.attention(q, k, v, bias=bias, regions=regions), "b n heads d -> b n (heads d)"))
 
 
 class WindowBlock(nnx.Module):
