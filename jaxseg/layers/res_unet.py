@@ -36,7 +36,7 @@ def res_up(cin: int, cout: int, *, rank: int, rngs: nnx.Rngs) -> Up:
     return Up(upsample(cin, cout, rank=rank, rngs=rngs), ResBlock(2 * cout, cout, rank=rank, rngs=rngs), skip_first=False)
 
 
-# MONAI's names of these blocks, for SPELLINGS
+# MONAI's names of these blocks, for KEY_MAPPINGS
 RULES = (
     (r"^(encoder\d+)\.layer\.", r"\1."),
     (r"\.transp_conv_init\.conv\.", ".transp_conv_init."),

@@ -1,7 +1,7 @@
 """What every network is: the contract, and the words its family file uses to declare itself.
 
 A family is one file in this folder: docstring with its source, a frozen Config, blocks, the network (a `Segmenter`),
-`VARIANTS` (name -> Variant) and `SPELLINGS` (how other implementations name the same tensors). `registry.py` lists it.
+`VARIANTS` (name -> Variant) and `KEY_MAPPINGS` (how other implementations name the same tensors). `registry.py` lists it.
 """
 
 import math
@@ -30,7 +30,7 @@ class Outputs(NamedTuple):
     aux: tuple[Array, ...] = ()
 
 
-class Spelling(NamedTuple):
+class KeyMapping(NamedTuple):
     """How one implementation's state dict maps to our names.
 
     Attributes:

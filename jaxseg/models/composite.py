@@ -1,7 +1,7 @@
 """An encoder of one paper with a decoder of another: "segnext_t+unet".
 
 Any variant whose family has an `Encoder` (a feature pyramid with `.channels` and `.strides`) goes with any decoder of
-`layers.pyramid.DECODERS`. Weights of the encoder import under the family's spelling with `only="encoder."`.
+`layers.pyramid.DECODERS`. Weights of the encoder import under the family's key mapping with `only="encoder."`.
 """
 
 import jax

@@ -20,7 +20,7 @@ from jaxseg import ops
 from jaxseg.layers import EVAL, BatchNorm, Conv, DropPath, Run, activation
 from jaxseg.layers.keras import keras_norm
 from jaxseg.layers.mobile import GhostModule, round_channels
-from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
+from jaxseg.models.base import KeyMapping, Outputs, Segmenter, Variant
 from jaxseg.ops import tally
 from jaxseg.types import Array
 
@@ -154,8 +154,8 @@ VARIANTS["effisegnet_test"] = Variant(EffiSegNet, Config(0.25, 0.3, width=8))
 
 # Three sources number the same encoder: the network (encoder._blocks.<stack>.<block>.), MONAI's encoder alone (without
 # "encoder.") and ImageNet checkpoints (_blocks.<block>.). Blocks are counted through all stacks in each.
-SPELLINGS = (
-    Spelling("official", (
+KEY_MAPPINGS = (
+    KeyMapping("official", (
         (r"^(encoder\.)?_blocks\.(\d+\.)?(\d+)\._", r"encoder.blocks.\3."),
         (r"^(encoder\.)?_(conv_stem|conv_head|bn[01])\.", r"encoder.\2."),
         *((rf"^conv{i + 1}\.", f"taps.{i}.") for i in range(5)),

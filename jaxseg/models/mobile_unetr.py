@@ -21,7 +21,7 @@ from jaxseg.layers import EVAL, BatchNorm, Conv, ConvTranspose, Dropout, LayerNo
 from jaxseg.layers.attention import TransformerLayer, apply_to_unfolded_patches
 from jaxseg.layers.blocks import ConvNorm, Sequential
 from jaxseg.layers.mobile import InvertedResidual, ViTBlock, round_channels
-from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
+from jaxseg.models.base import KeyMapping, Outputs, Segmenter, Variant
 from jaxseg.types import Array
 
 PATCH = 2
@@ -205,9 +205,9 @@ _VIT = (
     *((rf"\.transformer\.layers\.(\d)\.{theirs}\.", rf".layers.\1.{ours}.") for theirs, ours in (
         (r"0\.norm", "norm1"), (r"1\.norm", "norm2"), (r"0\.fn\.to_qkv", "attn.qkv"), (r"0\.fn\.to_out\.0", "attn.proj"),
         (r"1\.fn\.net\.0", "fc1"), (r"1\.fn\.net\.3", "fc2"))))
-SPELLINGS = (
-    Spelling("transformers", ((r"^mobilevit\.", ""), *_ENCODER), ignored=(r"num_batches_tracked$", r"^classifier\.")),
-    Spelling("official", (
+KEY_MAPPINGS = (
+    KeyMapping("transformers", ((r"^mobilevit\.", ""), *_ENCODER), ignored=(r"num_batches_tracked$", r"^classifier\.")),
+    KeyMapping("official", (
         (r"^encoder\.encoder\.(?=conv_stem|conv_1x1_exp|encoder\.)", ""), *_ENCODER,
         *((rf"^bottleneck\.conv\.conv\.{n}\.", f"down.{name}.") for n, name in _UNITS),
         (r"^bottleneck\.attn\.", "bottleneck."),

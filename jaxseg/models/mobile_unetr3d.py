@@ -86,4 +86,4 @@ VARIANTS = {
     "roi_mobileunetr3d_tiny": Variant(MobileUNETR3D, Config(), in_channels=7, num_classes=2, ranks=(3,)),
     "mobile_unetr_3d_test": Variant(MobileUNETR3D, _TINY, in_channels=2, num_classes=4, ranks=(3,)),
 }
-SPELLINGS = ()
+KEY_MAPPINGS = ()

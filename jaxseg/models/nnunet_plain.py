@@ -63,4 +63,4 @@ VARIANTS = {
     "nnunet_plain": Variant(PlainUNet, Config(), in_channels=4, num_classes=3, ranks=(3, 2)),
     "nnunet_plain_test": Variant(PlainUNet, Config(widths=(4, 8, 8)), in_channels=4, num_classes=3, ranks=(3, 2)),
 }
-SPELLINGS = ()
+KEY_MAPPINGS = ()

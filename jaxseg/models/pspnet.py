@@ -17,7 +17,7 @@ from flax import nnx
 from jaxseg import ops
 from jaxseg.layers import EVAL, ChannelDropout, Conv, Run, activation, initial
 from jaxseg.layers.blocks import ConvNorm
-from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
+from jaxseg.models.base import KeyMapping, Outputs, Segmenter, Variant
 from jaxseg.types import Array
 
 _relu = activation("relu")
@@ -154,8 +154,8 @@ VARIANTS = {
 }
 
 _STEM = (("0", "0.conv"), ("1", "0.norm"), ("3", "1.conv"), ("4", "1.norm"), ("6", "2.conv"), ("7", "2.norm"))
-SPELLINGS = (
-    Spelling("hszhao", (
+KEY_MAPPINGS = (
+    KeyMapping("hszhao", (
         *((rf"^layer0\.{a}\.", f"encoder.stem.{b}.") for a, b in _STEM),
         *((rf"^layer{i + 1}\.", f"encoder.stages.{i}.") for i in range(4)),
         (r"(stages\.\d+\.\d+)\.bn([123])\.", r"\1.conv\2.norm."),

@@ -153,4 +153,4 @@ VARIANTS = {
     "resunetpp": Variant(ResUNetPlusPlus, Config(), in_channels=4, num_classes=4),
     "resunetpp_test": Variant(ResUNetPlusPlus, Config(widths=(8, 8, 16, 16), pyramid=16), in_channels=4, num_classes=4),
 }
-SPELLINGS = ()
+KEY_MAPPINGS = ()

@@ -32,7 +32,7 @@ from jaxseg.layers import (
     initial,
 )
 from jaxseg.layers.pyramid import StagedEncoder
-from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
+from jaxseg.models.base import KeyMapping, Outputs, Segmenter, Variant
 from jaxseg.ops import tally
 from jaxseg.types import Array
 
@@ -205,8 +205,8 @@ VARIANTS |= {f"segformer_{size}_seed": Variant(SegFormer, Config(*sizes, **_SEED
              for size, sizes in _SIZES.items()}
 
 _STAGES = range(4)
-SPELLINGS = (
-    Spelling("official", (
+KEY_MAPPINGS = (
+    KeyMapping("official", (
         *((rf"^(backbone\.)?patch_embed{i + 1}\.", f"encoder.embeds.{i}.") for i in _STAGES),
         *((rf"^(backbone\.)?block{i + 1}\.", f"encoder.stages.{i}.") for i in _STAGES),
         *((rf"^(backbone\.)?norm{i + 1}\.", f"encoder.norms.{i}.") for i in _STAGES),
@@ -216,7 +216,7 @@ SPELLINGS = (
         (r"^decode_head\.linear_fuse\.bn\.", "decoder.norm."),
         (r"^decode_head\.linear_pred\.", "classifier."),
     ), ignored=(r"num_batches_tracked$", r"^decode_head\.conv_seg\.")),  # conv_seg: made by mmseg's base class, never used
-    Spelling("transformers", (  # published files have the first name of each pair, live models of transformers 5 the second
+    KeyMapping("transformers", (  # published files have the first name of each pair, live models of transformers 5 the second
         (r"^(segformer\.)?encoder\.patch_embeddings\.(\d)\.", r"encoder.embeds.\2."),
         (r"^(segformer\.)?stages\.(\d)\.patch_embeddings\.", r"encoder.embeds.\2."),
         (r"^(segformer\.)?encoder\.block\.(\d)\.", r"encoder.stages.\2."),

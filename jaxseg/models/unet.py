@@ -13,7 +13,7 @@ from flax import nnx
 from jaxseg import ops
 from jaxseg.layers import Conv, Run
 from jaxseg.layers.blocks import DoubleConv, up_transposed
-from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
+from jaxseg.models.base import KeyMapping, Outputs, Segmenter, Variant
 from jaxseg.types import Array
 
 
@@ -52,8 +52,8 @@ VARIANTS = {
     "unet_test": Variant(UNet, Config(widths=(4, 8, 16)), in_channels=1),
 }
 
-SPELLINGS = (
-    Spelling("seed", (
+KEY_MAPPINGS = (
+    KeyMapping("seed", (
         *((rf"\.convBlk\.{theirs}{i + 1}\.", rf".convBlk.blocks.{i}.{ours}.") for i in range(2)
           for theirs, ours in (("conv", "conv"), ("bn", "norm"))),
         *((rf"^b\.{theirs}{i + 1}\.", rf"b.blocks.{i}.{ours}.") for i in range(2)

@@ -152,4 +152,4 @@ _CONFIGS = {
     "unet2d_test": Config(widths=(4, 8, 12, 16), bridge=24, norm="after", gate=True, extra=(4,)),
 }
 VARIANTS = {name: Variant(UNet2D, config, in_channels=4, num_classes=4) for name, config in _CONFIGS.items()}
-SPELLINGS = ()
+KEY_MAPPINGS = ()

@@ -85,4 +85,4 @@ _CONFIGS |= {
 }
 VARIANTS = {name: Variant(UNet3D, config, in_channels=channels, num_classes=classes, ranks=(3, 2))
             for name, (config, channels, classes) in _CONFIGS.items()}
-SPELLINGS = ()
+KEY_MAPPINGS = ()

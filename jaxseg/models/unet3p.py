@@ -105,4 +105,4 @@ _CONFIGS = {
 }
 VARIANTS = {name: Variant(UNet3Plus, config, in_channels=channels, num_classes=4)
             for name, (config, channels) in _CONFIGS.items()}
-SPELLINGS = ()
+KEY_MAPPINGS = ()

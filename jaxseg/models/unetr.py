@@ -12,7 +12,7 @@ from flax import nnx
 from jaxseg.layers import EVAL, Conv, LayerNorm, Run, initial
 from jaxseg.layers.attention import TransformerLayer
 from jaxseg.layers.res_unet import RULES, ResBlock, res_up, upsample
-from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
+from jaxseg.models.base import KeyMapping, Outputs, Segmenter, Variant
 from jaxseg.ops.conv.api import per_axis
 from jaxseg.types import Array
 
@@ -108,8 +108,8 @@ VARIANTS = {
     "unetr": Variant(UNETR, Config(), in_channels=4, num_classes=4, ranks=(3,)),
     "unetr_test": Variant(UNETR, _TINY, in_channels=1, num_classes=2, ranks=(3,)),
 }
-SPELLINGS = (
-    Spelling("monai", (
+KEY_MAPPINGS = (
+    KeyMapping("monai", (
         *RULES,
         (r"^vit\.patch_embedding\.position_embeddings$", "position"),
         (r"^vit\.patch_embedding\.patch_embeddings\.", "embed."),

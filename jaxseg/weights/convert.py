@@ -46,7 +46,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--classes", type=int, help="the classifier is initialised where the file has others")
     parser.add_argument("--rank", type=int, choices=(2, 3), help="spatial axes, for networks that exist for both")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="a field of the network's Config")
-    parser.add_argument("--spelling", help="whose names the file (or --like) uses; found by itself when left out")
+    parser.add_argument("--key-mapping", help="whose names the file (or --like) uses; found by itself when left out")
     parser.add_argument("--keys", type=Path, help='JSON [["regular expression", "replacement" or null], ...] for unknown names')
     parser.add_argument("--only", default="", help="only our tensors whose names begin so, for instance encoder.")
     parser.add_argument("--to-torch", action="store_true", help="write a state dict for PyTorch")
@@ -104,7 +104,7 @@ def read(model: Segmenter, chosen: argparse.Namespace):
         return f"weights of {chosen.input}: {numbers:,} numbers in {len(params | state)} tensors"
     if chosen.to_torch and not chosen.input.exists():
         raise CheckpointError(f"--input={chosen.input}: no such run, checkpoint or weight file")
-    return from_torch.load(model, chosen.input, spelling=None if chosen.to_torch else chosen.spelling, only=chosen.only,
+    return from_torch.load(model, chosen.input, key_mapping=None if chosen.to_torch else chosen.key_mapping, only=chosen.only,
                            adapt=chosen.channels is not None or chosen.classes is not None,
                            keys=() if chosen.to_torch else table(chosen.keys))
 
@@ -114,7 +114,7 @@ def named(model: Segmenter, chosen: argparse.Namespace) -> Mapping[str, np.ndarr
     if chosen.like is None:
         return from_torch.export(model)
     theirs = torch_files.read(chosen.like)
-    return theirs | from_torch.export(model, names=theirs, spelling=chosen.spelling, keys=table(chosen.keys))
+    return theirs | from_torch.export(model, names=theirs, key_mapping=chosen.key_mapping, keys=table(chosen.keys))
 
 
 def table(path: Path | None) -> list:

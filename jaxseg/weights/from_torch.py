@@ -6,7 +6,7 @@
     from_torch.load(model, "theirs.pth", keys=[(r"^enc(\\d)\\.", r"encoder.\\1."), (r"^loss\\.", None)])  # names not known here
 
 Every key of the file must find its tensor and every tensor its key; all differences come in one error. A family's
-`SPELLINGS` say how others name our tensors; layers say how PyTorch lays them out:
+`KEY_MAPPINGS` say how others name our tensors; layers say how PyTorch lays them out:
 conv [O, C/g, *k] <-> [*k, C/g, O], transposed conv [C, O, *k] <-> [*k, C, O], linear [O, C] <-> [C, O].
 Where they keep apart what is one tensor here (query, key, value), rules name the parts "name#0", "name#1", ...
 """
@@ -22,12 +22,12 @@ import numpy as np
 
 from jaxseg.layers.norm import Buffer
 from jaxseg.models import functional
-from jaxseg.models.base import Segmenter, Spelling
+from jaxseg.models.base import KeyMapping, Segmenter
 from jaxseg.types import ConfigError, MismatchError
 from jaxseg.utils.lookup import lookup
 from jaxseg.weights import torch_files
 
-OWN = Spelling("own")  # our dotted names, PyTorch's layouts
+OWN = KeyMapping("own")  # our dotted names, PyTorch's layouts
 CONTAINERS = ("state_dict", "model_state_dict", "model", "network_weights", "net", "network", "module", "weights", "params")
 Keys = Mapping[str, str | None] | Sequence[tuple[str, str | None]]
 _PART = re.compile(r"#(\d+)$")
@@ -37,7 +37,7 @@ class Report(NamedTuple):
     """What became of every tensor.
 
     Attributes:
-      spelling: whose names were read.
+      key_mapping: whose names were read.
       origin: where in the file the weights were found ("state_dict > module."; "" for a plain dictionary).
       loaded: our names, taken as they are (layout changed where it must).
       adapted: (our name, what was done).
@@ -46,7 +46,7 @@ class Report(NamedTuple):
       numbers: how many numbers were loaded or adapted.
     """
 
-    spelling: str
+    key_mapping: str
     origin: str
     loaded: tuple[str, ...]
     adapted: tuple[tuple[str, str], ...]
@@ -55,7 +55,7 @@ class Report(NamedTuple):
     numbers: int
 
     def __str__(self) -> str:
-        head = f"weights in the spelling {self.spelling!r}" + (f", found under {self.origin}" if self.origin else "")
+        head = f"weights under the key mapping {self.key_mapping!r}" + (f", found under {self.origin}" if self.origin else "")
         lines = [f"{head}: {self.numbers:,} numbers", f"  loaded       {len(self.loaded):5d}"]
         for title, rows in (("adapted", self.adapted), ("initialised", self.initialised)):
             lines += [f"  {title:12s} {len(rows):5d}", *(f"    {name}: {why}" for name, why in rows)]
@@ -63,7 +63,7 @@ class Report(NamedTuple):
         return "\n".join(lines)
 
 
-def load(model: Segmenter, source: str | os.PathLike | Mapping, *, spelling: str | None = None, adapt: bool = False,
+def load(model: Segmenter, source: str | os.PathLike | Mapping, *, key_mapping: str | None = None, adapt: bool = False,
          only: str = "", keys: Keys = ()) -> Report:
     """Put another implementation's weights, biases and buffers into `model`, in place.
 
@@ -72,15 +72,15 @@ def load(model: Segmenter, source: str | os.PathLike | Mapping, *, spelling: str
       source: a file (.pth, .pt, TorchScript, .safetensors, .npz) or a mapping name -> array of PyTorch, numpy or jax,
         in PyTorch's layouts. A state dict inside a checkpoint (CONTAINERS) and a prefix that all its keys share
         ("module.") are found by themselves; the report says so.
-      spelling: whose names the source uses; None takes the one under which most names fit. "own" is ours.
+      key_mapping: whose names the source uses; None takes the one under which most names fit. "own" is ours.
       adapt: let a network with other channels or classes take the rest. Stem: every input channel gets
         sum over the file's channels / C, so that equal channels give what they gave before. Classifier with another
         number of classes: keeps its initial values.
       only: take our tensors whose names begin so ("encoder.") and leave the others as they are, whatever else the source
         holds: an encoder that was trained elsewhere. Within `only` nothing may differ.
-      keys: a table of your own for an implementation that no spelling knows: (regular expression, replacement) in order,
+      keys: a table of your own for an implementation that no key mapping knows: (regular expression, replacement) in order,
         applied to every key; None in place of the replacement drops the keys that match. What comes out are our names
-        (`export(model)` lists them); "name#0", "name#1" are the parts of one tensor, as in `base.Spelling`. BatchNorm's
+        (`export(model)` lists them); "name#0", "name#1" are the parts of one tensor, as in `base.KeyMapping`. BatchNorm's
         num_batches_tracked is dropped anyway. A table for a PSPNet on torchvision's names
         may begin:
 
@@ -89,7 +89,7 @@ def load(model: Segmenter, source: str | os.PathLike | Mapping, *, spelling: str
       The report; `print` it.
     Raises:
       MismatchError: any missing, unexpected, misshaped or non-finite tensor; all are listed, and the model is unchanged.
-      ConfigError: no such spelling, no tensor whose name begins with `only`, a table that is none.
+      ConfigError: no such key mapping, no tensor whose name begins with `only`, a table that is none.
       DataError: a file that cannot be used.
 
     A factorisation's bases (layers.norm.Buffer) are drawn, not learned: where the source has none (a SegNeXt that has
@@ -99,7 +99,7 @@ def load(model: Segmenter, source: str | os.PathLike | Mapping, *, spelling: str
     network, params, state = functional.split(model)
     values, leaves = {**params, **state}, dict(zip(network.names, network.leaves))
     leaves, left = _under(only, leaves)
-    chosen, prefix, names, dropped = _match(tensors, leaves, _spellings(model, keys), spelling)
+    chosen, prefix, names, dropped = _match(tensors, leaves, _key_mappings(model, keys), key_mapping)
     dropped += [key for key, name in names.items() if not name.startswith(only)]
     tensors, names, problems = _join(tensors, {key: name for key, name in names.items() if name.startswith(only)})
     loaded, adapted, initialised = [], [], [(name, f"outside only={only!r}") for name in left]
@@ -141,16 +141,16 @@ def load(model: Segmenter, source: str | os.PathLike | Mapping, *, spelling: str
                   sum(math.prod(leaves[n].shape) for n in taken))
 
 
-def export(model: Segmenter, *, spelling: str | None = None, names: Iterable[str] | Mapping | None = None,
+def export(model: Segmenter, *, key_mapping: str | None = None, names: Iterable[str] | Mapping | None = None,
            keys: Keys = ()) -> dict[str, np.ndarray]:
     """The weights, biases and buffers of `model` as numpy arrays in PyTorch's layouts.
 
     Args:
       model: the network.
-      spelling: whose names `names` are; None takes the one under which most fit.
+      key_mapping: whose names `names` are; None takes the one under which most fit.
       names: the keys of the other implementation's state dict, or that dict itself: each key is read by the same rules
         as `load` reads it, so that what `load` took goes back where it came from. None: our own dotted names.
-        Keys that the spelling ignores (num_batches_tracked) are left out: load with strict=False.
+        Keys that the key mapping ignores (num_batches_tracked) are left out: load with strict=False.
       keys: the table that `load` was given, if it was given one.
     Returns:
       name -> array; `load(model, export(model))` changes nothing.
@@ -161,11 +161,11 @@ def export(model: Segmenter, *, spelling: str | None = None, names: Iterable[str
     leaves, values = dict(zip(network.names, network.leaves)), {**params, **state}
     arrays = {name: to_layout(np.asarray(values[name]), leaf) for name, leaf in leaves.items()}
     if names is None:
-        if spelling not in (None, OWN.name):
-            raise ConfigError(f"got spelling={spelling!r} without names: pass names=state_dict of that implementation")
+        if key_mapping not in (None, OWN.name):
+            raise ConfigError(f"got key_mapping={key_mapping!r} without names: pass names=state_dict of that implementation")
         return arrays
     shapes = dict(torch_files.flatten(names)) if isinstance(names, Mapping) else dict.fromkeys(names)
-    chosen, _, mapped, _ = _match(shapes, leaves, _spellings(model, keys), spelling)
+    chosen, _, mapped, _ = _match(shapes, leaves, _key_mappings(model, keys), key_mapping)
     arrays |= _cut(arrays, mapped, shapes)
     problems = [f"{key} means no tensor (read as {name})" for key, name in mapped.items() if name not in arrays]
     problems += [f"no key means {name}" for name in leaves.keys() - {_whole(n) for n in mapped.values()}
@@ -221,10 +221,10 @@ def _tensors(source) -> tuple[dict[str, np.ndarray], str]:
     return tensors, " > ".join(path)
 
 
-def _spellings(model: Segmenter, keys: Keys = ()) -> tuple[Spelling, ...]:
+def _key_mappings(model: Segmenter, keys: Keys = ()) -> tuple[KeyMapping, ...]:
     """Ours, and those that the family's file (or the user's own) declares; with a table of keys, that alone."""
     if not keys:
-        return (OWN, *getattr(sys.modules[type(model).__module__], "SPELLINGS", ()))
+        return (OWN, *getattr(sys.modules[type(model).__module__], "KEY_MAPPINGS", ()))
     rules = tuple(keys.items() if isinstance(keys, Mapping) else map(tuple, keys))
     for rule in rules:
         try:
@@ -232,21 +232,21 @@ def _spellings(model: Segmenter, keys: Keys = ()) -> tuple[Spelling, ...]:
             re.sub(pattern, replacement or "", "")
         except (ValueError, TypeError, IndexError, re.error) as error:
             raise ConfigError(f"keys: {rule!r} must be (regular expression, replacement or None): {error}") from error
-    return (Spelling("keys", tuple(r for r in rules if r[1] is not None),
+    return (KeyMapping("keys", tuple(r for r in rules if r[1] is not None),
                      (r"num_batches_tracked$", *(r[0] for r in rules if r[1] is None))),)
 
 
-def _match(tensors: Mapping, leaves: Mapping, spellings: tuple[Spelling, ...], wanted: str | None):
-    """(spelling, prefix, key -> our name, ignored keys) under which most keys fit; earlier spellings win ties."""
+def _match(tensors: Mapping, leaves: Mapping, mappings: tuple[KeyMapping, ...], wanted: str | None):
+    """(mapping, prefix, key -> our name, ignored keys) under which most keys fit; earlier mappings win ties."""
     if wanted is not None:
-        spellings = (lookup("spelling", wanted, {s.name: s for s in spellings}),)
+        mappings = (lookup("key mapping", wanted, {s.name: s for s in mappings}),)
     best = None
     for prefix in _prefixes(tensors):
-        for spelling in spellings:
-            names, dropped = _rename(list(tensors), prefix, spelling)
+        for mapping in mappings:
+            names, dropped = _rename(list(tensors), prefix, mapping)
             score = len(leaves.keys() & {_whole(n) for n in names.values()})
             if best is None or score > best[0]:
-                best = score, spelling, prefix, names, dropped
+                best = score, mapping, prefix, names, dropped
     return best[1:]
 
 
@@ -262,14 +262,14 @@ def _prefixes(keys: Iterable[str]) -> list[str]:
         found.append(prefix)
 
 
-def _rename(keys: list[str], prefix: str, spelling: Spelling) -> tuple[dict[str, str], list[str]]:
+def _rename(keys: list[str], prefix: str, mapping: KeyMapping) -> tuple[dict[str, str], list[str]]:
     names, dropped = {}, []
     for key in keys:
         name = key[len(prefix):]
-        if any(re.search(pattern, name) for pattern in spelling.ignored):
+        if any(re.search(pattern, name) for pattern in mapping.ignored):
             dropped.append(key)
             continue
-        for pattern, replacement in spelling.rules:
+        for pattern, replacement in mapping.rules:
             name = re.sub(pattern, replacement, name)
         names[key] = name
     return names, dropped
@@ -347,14 +347,14 @@ def _misshaped(name: str, leaf: functional.Leaf, key: str, array: np.ndarray) ->
     return f"shape of {key}: expected {list(expected)} for {name}, found {list(array.shape)}"
 
 
-def _message(model, spelling: str, problems: list[str], theirs: Mapping, ours: Mapping) -> str:
+def _message(model, key_mapping: str, problems: list[str], theirs: Mapping, ours: Mapping) -> str:
     remedy = ""
     if not any(k in ours for k in theirs) and len(problems) >= len(ours):
-        remedy = f"\n  no spelling fits: names look like {_some(list(theirs), 3)}; ours like {_some(list(ours), 3)}"
+        remedy = f"\n  no key mapping fits: names look like {_some(list(theirs), 3)}; ours like {_some(list(ours), 3)}"
     elif any(p.startswith("shape") for p in problems):
         remedy = ("\n  another number of input channels or classes: adapt=True; arrays in our own layout: "
                   "functional.assign")
-    return (f"{len(problems)} differences between the weights (spelling {spelling!r}) and this {type(model).__name__}:\n  "
+    return (f"{len(problems)} differences between the weights (key mapping {key_mapping!r}) and this {type(model).__name__}:\n  "
             + "\n  ".join(problems) + remedy)
 
 

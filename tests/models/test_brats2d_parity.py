@@ -60,7 +60,7 @@ def pairs():
             model, twin = make(case)
             parity.redraw(twin, image_of(case), classifier="head")
             report = from_torch.load(model, twin.state_dict())
-            assert report.spelling == "own" and not (report.initialised or report.adapted or report.ignored)
+            assert report.key_mapping == "own" and not (report.initialised or report.adapted or report.ignored)
             made[case] = model, twin
         return made[case]
 

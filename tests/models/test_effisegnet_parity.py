@@ -39,7 +39,7 @@ def pair(request):
     twin = parity.redraw(tiny(side), square(side), classifier="conv6")
     model = create_model("effisegnet_test")
     report = from_torch.load(model, twin.state_dict())
-    assert report.spelling == "official" and not report.initialised and not report.adapted
+    assert report.key_mapping == "official" and not report.initialised and not report.adapted
     assert all(k.endswith("num_batches_tracked") for k in report.ignored)
     assert len(report.loaded) + len(report.ignored) == len(twin.state_dict())
     return side, model, twin
@@ -155,7 +155,7 @@ def test_block_numbers_and_shapes_of_every_variant_are_monais(variant):
     model = create_model(f"effisegnet_{variant}", abstract=True)
     network, _, _ = functional.split(model)
     leaves = {n: l for n, l in zip(network.names, network.leaves) if n.startswith("encoder.")}
-    names = from_torch._match(theirs, leaves, effisegnet.SPELLINGS, None)[2]
+    names = from_torch._match(theirs, leaves, effisegnet.KEY_MAPPINGS, None)[2]
     assert set(names.values()) == set(leaves) and len(names) == len(leaves)
     for key, name in names.items():
         shape = theirs[key].shape

@@ -44,7 +44,7 @@ def pair():
     twin = parity.redraw(MobileUNETR(*TINY, classes=2), parity.images((2, 75, 100, 3)), classifier="decoder.final")
     model = tiny()
     report = from_torch.load(model, twin.state_dict())
-    assert report.spelling == "official" and not report.initialised and not report.adapted
+    assert report.key_mapping == "official" and not report.initialised and not report.adapted
     assert all(k.endswith("num_batches_tracked") for k in report.ignored)
     return model, quickly(model, lambda network, x: network(x)), twin
 
@@ -108,7 +108,7 @@ def live():
 def test_true_size_features_equal_transformers(live, size):
     model = create_model("mobile_unetr_xxs")
     report = from_torch.load(model, live.net.state_dict(), only="encoder.")
-    assert report.spelling == "transformers" and all(n.startswith("encoder.") for n in report.loaded)
+    assert report.key_mapping == "transformers" and all(n.startswith("encoder.") for n in report.loaded)
     image = parity.images((1, *size, 3), seed=3)
     with torch.no_grad():
         theirs = live.maps(parity.channels_first(image))

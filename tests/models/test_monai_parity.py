@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("unoptimised")
 
 def check(model, twin, image):
     report = from_torch.load(model, twin.state_dict())
-    assert report.spelling == "monai" and not report.initialised and not report.adapted
+    assert report.key_mapping == "monai" and not report.initialised and not report.adapted
     return parity.relative_error(model, twin, image)
 
 

@@ -44,7 +44,7 @@ def test_what_a_family_exports_it_takes_back(name):
     model = create_model(name)
     moved = {key: value + np.asarray(1 + i % 7, value.dtype) for i, (key, value) in enumerate(from_torch.export(model).items())}
     report = from_torch.load(model, moved)
-    assert report.spelling == "own" and len(report.loaded) == len(moved)
+    assert report.key_mapping == "own" and len(report.loaded) == len(moved)
     for key, value in from_torch.export(model).items():
         np.testing.assert_array_equal(value, moved[key], err_msg=key)
 

@@ -36,7 +36,7 @@ def pair(request, image):
     twin = parity.redraw(twin_of(order), image, classifier="cls.4")
     model = ours(order)
     report = from_torch.load(model, {f"module.{k}": v for k, v in twin.state_dict().items()})  # as published files have it
-    assert report.spelling == "hszhao" and report.origin == "module."
+    assert report.key_mapping == "hszhao" and report.origin == "module."
     assert len(report.loaded) + len(report.ignored) == len(twin.state_dict())
     return order, model, twin
 
@@ -81,5 +81,5 @@ def test_true_size_logits_equal_the_twin(size, order):
     parity.redraw(twin, parity.images((2, *size, 3), seed=1), classifier="cls.4")
     model = create_model("pspnet_r50", num_classes=3, bins=ORDERS[order])
     report = from_torch.load(model, twin.state_dict())
-    assert report.spelling == "hszhao" and not report.initialised
+    assert report.key_mapping == "hszhao" and not report.initialised
     assert parity.relative_error(model, twin, parity.images((1, *size, 3))) <= parity.TOLERANCE

@@ -36,7 +36,7 @@ def pair(request, image):
     twin = parity.redraw(SegFormer(*TINY, knobs=KINDS[kind][1]), image, classifier="decode_head.linear_pred")
     model = ours(kind)
     report = from_torch.load(model, twin.state_dict())
-    assert report.spelling == "official" and not report.initialised and not report.adapted
+    assert report.key_mapping == "official" and not report.initialised and not report.adapted
     assert len(report.loaded) + len(report.ignored) == len(twin.state_dict())
     return kind, model, twin
 
@@ -102,7 +102,7 @@ def live(request):
     twin = parity.redraw(Live(request.param), parity.images((1, 64, 96, 3)), classifier="segmenter.decode_head.classifier")
     model = create_model(f"segformer_{request.param}", num_classes=5, block_eps=1e-5)
     report = from_torch.load(model, twin.state_dict())
-    assert report.spelling == "transformers" and report.origin == "segmenter."
+    assert report.key_mapping == "transformers" and report.origin == "segmenter."
     assert not report.initialised and not report.adapted
     assert report.ignored == ("segmenter.decode_head.batch_norm.num_batches_tracked",)
     return model, twin
@@ -140,7 +140,7 @@ def test_published_files_and_live_models_give_the_same_network(tiny_live, tmp_pa
     keys = torch_files.read(file)
     assert "segformer.encoder.block.0.0.attention.self.key.weight" in keys and "decode_head.linear_c.0.proj.weight" in keys
     from_file, from_dict = tiny(), tiny()
-    assert from_torch.load(from_file, file).spelling == "transformers"
+    assert from_torch.load(from_file, file).key_mapping == "transformers"
     from_torch.load(from_dict, tiny_live.state_dict())
     assert_same(from_torch.export(from_file), from_torch.export(from_dict))
 

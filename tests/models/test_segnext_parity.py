@@ -38,7 +38,7 @@ def pair(request, image):
     twin = parity.redraw(tiny(kind), image, classifier=HEADS[kind])
     model = ours(kind)
     report = from_torch.load(model, twin.state_dict())
-    assert report.spelling == kind and not report.initialised and not report.adapted
+    assert report.key_mapping == kind and not report.initialised and not report.adapted
     assert len(report.loaded) + len(report.ignored) == len(twin.state_dict())
     return kind, model, twin
 

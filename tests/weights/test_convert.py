@@ -94,7 +94,7 @@ def test_other_channels_and_classes_are_adapted_where_they_are_asked_for(tmp_pat
     assert not (tmp_path / "x.pth").exists()
 
 
-def test_a_table_of_keys_reads_names_that_no_spelling_knows(tmp_path):
+def test_a_table_of_keys_reads_names_that_no_key_mapping_knows(tmp_path):
     own = {k: v for k, v in SOURCE.items() if k != "steps"}
     first = next(iter(own)).split(".")[0]
     model = create_model(NAME, in_channels=3, num_classes=5)

@@ -52,7 +52,7 @@ def test_export_then_load_changes_nothing(make):
     a, b = make(0), make(1)
     report = from_torch.load(b, from_torch.export(a))
     assert_equal(values(a), values(b))
-    assert report.spelling == "own" and not (report.adapted or report.initialised or report.ignored)
+    assert report.key_mapping == "own" and not (report.adapted or report.initialised or report.ignored)
     assert report.numbers == sum(v.size for v in values(a).values())
 
 
@@ -117,7 +117,7 @@ def test_every_difference_is_in_one_error_and_the_model_is_unchanged():
 
 
 def test_a_file_of_another_network_is_told_from_a_difference():
-    with pytest.raises(MismatchError, match="no spelling fits: names look like conv1.weight, .*; ours like .*"):
+    with pytest.raises(MismatchError, match="no key mapping fits: names look like conv1.weight, .*; ours like .*"):
         from_torch.load(layouts(), {f"conv{i}.weight": np.ones(3) for i in range(1, 30)})
 
 
@@ -210,13 +210,13 @@ def test_one_by_one_convolutions_and_linear_layers_are_taken_for_each_other():
     assert_equal(back, swapped)
 
 
-def test_a_named_spelling_is_taken_and_a_wrong_name_has_neighbours():
+def test_a_named_key_mapping_is_taken_and_a_wrong_name_has_neighbours():
     model = create_model("unet_test")
-    with pytest.raises(ConfigError, match="unknown spelling 'sed': did you mean seed"):
-        from_torch.load(model, from_torch.export(model), spelling="sed")
-    assert from_torch.load(model, from_torch.export(model), spelling="own").spelling == "own"
+    with pytest.raises(ConfigError, match="unknown key mapping 'sed': did you mean seed"):
+        from_torch.load(model, from_torch.export(model), key_mapping="sed")
+    assert from_torch.load(model, from_torch.export(model), key_mapping="own").key_mapping == "own"
     with pytest.raises(ConfigError, match="names="):
-        from_torch.export(model, spelling="seed")
+        from_torch.export(model, key_mapping="seed")
 
 
 @pytest.mark.parametrize("kind", ["official", "seed", "unet"])
@@ -259,16 +259,16 @@ def test_an_encoder_trained_on_imagenet_is_taken_alone():
         np.testing.assert_array_equal(value, values(source if name.startswith("encoder.") else fresh)[name])
 
 
-def test_keys_and_leaves_of_every_family_have_spellings_that_compile():
+def test_keys_and_leaves_of_every_family_have_key_mappings_that_compile():
     import importlib
     import re
 
     from jaxseg.models.registry import FAMILIES
     for family in FAMILIES:
-        for spelling in importlib.import_module(f"jaxseg.models.{family}").SPELLINGS:
-            for pattern, replacement in spelling.rules:
+        for mapping in importlib.import_module(f"jaxseg.models.{family}").KEY_MAPPINGS:
+            for pattern, replacement in mapping.rules:
                 assert re.compile(pattern).groups >= max([int(g) for g in re.findall(r"\\(\d)", replacement)] or [0])
-            list(map(re.compile, spelling.ignored))
+            list(map(re.compile, mapping.ignored))
 
 
 def test_loading_into_a_jitted_network_takes_effect():

@@ -207,4 +207,4 @@ VARIANTS |= {
         "quadbranch_4modal_attention_unet_test": dataclasses.replace(_QUAD, widths=(4, 8, 8), deep=(8, 16), outs=(8, 8, 8, 4),
                                                                      weighing=True),
     }.items()}
-SPELLINGS = ()
+KEY_MAPPINGS = ()

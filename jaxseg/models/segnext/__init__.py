@@ -1,5 +1,5 @@
 """SegNeXt: network.py; the factorisation of its decoder: nmf.py."""
 
-from jaxseg.models.segnext.network import SPELLINGS, VARIANTS, Encoder
+from jaxseg.models.segnext.network import KEY_MAPPINGS, VARIANTS, Encoder
 
-__all__ = ["SPELLINGS", "VARIANTS", "Encoder"]
+__all__ = ["KEY_MAPPINGS", "VARIANTS", "Encoder"]

@@ -32,7 +32,7 @@ from jaxseg.layers import (
     initial,
 )
 from jaxseg.layers.pyramid import StagedEncoder
-from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
+from jaxseg.models.base import KeyMapping, Outputs, Segmenter, Variant
 from jaxseg.models.segnext.nmf import NMF
 from jaxseg.types import Array
 
@@ -270,8 +270,8 @@ def _strip_rules(names, prefix: str):
                  for j, name in enumerate(pair))
 
 
-SPELLINGS = (
-    Spelling("official", (
+KEY_MAPPINGS = (
+    KeyMapping("official", (
         *((rf"^(?:backbone\.)?patch_embed1\.proj\.{a}\.", f"encoder.embeds.0.{b}.") for a, b in _STEM),
         *((rf"^(?:backbone\.)?patch_embed{i + 1}\.", f"encoder.embeds.{i}.") for i in range(4)),
         *((rf"^(?:backbone\.)?block{i + 1}\.", f"encoder.stages.{i}.") for i in range(4)),
@@ -286,7 +286,7 @@ SPELLINGS = (
         (r"^decode_head\.", "decoder."),
         (r"^(decoder\..*)\.gn\.", r"\1.norm."),
     ), ignored=(r"num_batches_tracked$", r"^head\.")),  # head: of the ImageNet classifiers (no "backbone.")
-    Spelling("seed", (
+    KeyMapping("seed", (
         *((rf"^encoder\.input_embed1\.proj\.{a}\.(norm\.)?", f"encoder.embeds.0.{b}.") for a, b in _STEM),
         *((rf"^encoder\.input_embed{i + 1}\.", f"encoder.embeds.{i}.") for i in range(4)),
         *((rf"^encoder\.stage{i + 1}\.", f"encoder.stages.{i}.") for i in range(4)),

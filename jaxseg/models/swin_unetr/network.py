@@ -12,7 +12,7 @@ from flax import nnx
 
 from jaxseg.layers import EVAL, Conv, LayerNorm, Run
 from jaxseg.layers.res_unet import RULES, ResBlock, res_up
-from jaxseg.models.base import Outputs, Segmenter, Spelling, Variant
+from jaxseg.models.base import KeyMapping, Outputs, Segmenter, Variant
 from jaxseg.models.swin_unetr.windows import PatchMerging, WindowBlock
 from jaxseg.types import Array
 
@@ -90,8 +90,8 @@ VARIANTS = {name: Variant(SwinUNETR, config, in_channels=4, num_classes=4, ranks
     "swin_unetr_24": Config(width=24),
     "swin_unetr_test": _TINY,
 }.items()}
-SPELLINGS = (
-    Spelling("monai", (
+KEY_MAPPINGS = (
+    KeyMapping("monai", (
         *RULES,
         (r"^swinViT\.patch_embed\.proj\.", "embed."),
         *((rf"^swinViT\.layers{i + 1}\.0\.", f"stages.{i}.") for i in range(4)),

@@ -153,4 +153,4 @@ def own_names(model, twin):
     """Name in the twin's state dict -> ours."""
     network, _, _ = functional.split(model)
     leaves = dict(zip(network.names, network.leaves))
-    return from_torch._match(twin.state_dict(), leaves, from_torch._spellings(model), None)[2]
+    return from_torch._match(twin.state_dict(), leaves, from_torch._key_mappings(model), None)[2]
