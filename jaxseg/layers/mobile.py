@@ -77,13 +77,13 @@ class ViTBlock(nnx.Module):
     def __init__(self, channels: int, width: int, depth: int, ffn: int, *, rank: int, patch: int = 1, rngs: nnx.Rngs):
         one = lambda a, b, k: ConvNorm(a, b, k, rank=rank, act="silu", rngs=rngs)
         self.patch = patch
-        self.local, self.enter = one(channels, channels, 3), one(channels, width, 1)
+        self.local, self.proj_in = one(channels, channels, 3), one(channels, width, 1)
         self.layers = nnx.List([TransformerLayer(width, ffn, head_width=8, qkv_bias=False, rngs=rngs) for _ in range(depth)])
-        self.leave, self.fuse = one(width, channels, 1), one(2 * channels, channels, 3)
+        self.proj_out, self.fuse = one(width, channels, 1), one(2 * channels, channels, 3)
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = apply_to_unfolded_patches(self.enter(self.local(x, run), run), self.layers, self.patch, run)
-        return self.fuse(jnp.concatenate([self.leave(y, run), x], axis=-1), run)
+        y = apply_to_unfolded_patches(self.proj_in(self.local(x, run), run), self.layers, self.patch, run)
+        return self.fuse(jnp.concatenate([self.proj_out(y, run), x], axis=-1), run)
 
 
 class GhostModule(nnx.Module):

@@ -39,7 +39,7 @@ class StagedEncoder(nnx.Module):
 
 
 class UNetDecoder(nnx.Module):
-    """From the coarsest feature up: enlarge linearly, join the next finer one, convolve twice.
+    """From the coarsest feature up: upsample linearly, join the next finer one, convolve twice.
 
     Args:
       channels: of the features, finest first.

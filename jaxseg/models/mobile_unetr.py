@@ -5,7 +5,7 @@ is transformers' MobileViTModel ("transformers"), after Mehta and Rastegari 2021
 ImageNet (apple/mobilevit-small, -x-small, -xx-small) are taken by `from_torch.load(model, file, only="encoder.")`.
 
 Differs from the source: it needs sizes divisible by 128; here any size goes, as the encoder has it: where patches do not
-divide a map it is resized and resized back, and maps on the way up are cut to the size of their skips. The source starts
+divide a map it is resized and resized back, and the decoder's maps are cut to the size of their skips. The source starts
 from a trained encoder; one that is not loaded is drawn as the decoder is: convolutions normal with variance 2 / fan-out,
 linear layers truncated normal 0.02. The depths of the decoder's blocks stay (2, 4, 3) though their widths are reversed.
 """
@@ -71,16 +71,16 @@ class ViTStage(nnx.Module):
     def __init__(self, cin: int, cout: int, hidden: int, width: int, depth: int, dropout: float, *, rngs: nnx.Rngs):
         self.down = _inverted(cin, cout, hidden, rngs, stride=2)
         self.local = _conv(cout, cout, 3, rngs)
-        self.enter = Conv(cout, width, 1, rank=2, bias=False, rngs=rngs)
+        self.proj_in = Conv(cout, width, 1, rank=2, bias=False, rngs=rngs)
         self.layers = nnx.List([TransformerLayer(width, 2 * width, dropout=dropout, rngs=rngs) for _ in range(depth)])
         self.norm = LayerNorm(width, rngs=rngs)
-        self.leave, self.fuse = _conv(width, cout, 1, rngs), _conv(2 * cout, cout, 3, rngs)
+        self.proj_out, self.fuse = _conv(width, cout, 1, rngs), _conv(2 * cout, cout, 3, rngs)
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
         x = self.down(x, run)
-        y = self.enter(self.local(x, run))
+        y = self.proj_in(self.local(x, run))
         y = apply_to_unfolded_patches(y, (*self.layers, lambda t, run: self.norm(t)), PATCH, run)
-        return self.fuse(jnp.concatenate([x, self.leave(y, run)], axis=-1), run)
+        return self.fuse(jnp.concatenate([x, self.proj_out(y, run)], axis=-1), run)
 
 
 class Encoder(nnx.Module):
@@ -121,7 +121,7 @@ class Up(nnx.Module):
 
     def __call__(self, x: Array, skip: Array, run: Run = EVAL) -> Array:
         x = self.shrink(self.norm(self.up(x), run, act="silu"), run)
-        _, h, w, _ = skip.shape  # an odd size was rounded up on the way down: what comes up is one longer, at the end
+        _, h, w, _ = skip.shape  # an odd size was rounded up by the encoder: the upsampled map is one longer, at the end
         x = self.join(jnp.concatenate([x[:, :h, :w], skip], axis=-1), run)
         return x if self.vit is None else self.vit(x, run)
 
@@ -193,7 +193,7 @@ _ENCODER = (
     (r"^conv_stem\.", "encoder.stem."), (r"^conv_1x1_exp\.", "encoder.last."),
     (r"^encoder\.layer\.([01])\.layer\.", r"encoder.stages.\1.blocks."), (r"^encoder\.layer\.", "encoder.stages."),
     (r"\.transformer\.layer\.", ".layers."), (r"\.downsampling_layer\.", ".down."), (r"\.conv_kxk\.", ".local."),
-    (r"\.conv_1x1\.convolution\.", ".enter."), (r"\.conv_projection\.", ".leave."), (r"\.fusion\.", ".fuse."),
+    (r"\.conv_1x1\.convolution\.", ".proj_in."), (r"\.conv_projection\.", ".proj_out."), (r"\.fusion\.", ".fuse."),
     *_RESIDUAL, *_LAYER, (r"^(encoder\.stages\.\d)\.layernorm\.", r"\1.norm."),
     (r"\.convolution\.", ".conv."), (r"\.normalization\.", ".norm."))
 # the source numbers the layers of its blocks; in the decoder's the transposed convolution and its norm come first
@@ -201,7 +201,7 @@ _UNITS = [(3 * i + j, f"{unit}.{part}") for i, unit in enumerate(("expand", "dep
           for j, part in enumerate(("conv", "norm"))]
 _VIT = (
     *((rf"(\.vit|^bottleneck)\.conv{i + 1}\.{j}\.", rf"\1.{unit}.{part}.")
-      for i, unit in enumerate(("local", "enter", "leave", "fuse")) for j, part in enumerate(("conv", "norm"))),
+      for i, unit in enumerate(("local", "proj_in", "proj_out", "fuse")) for j, part in enumerate(("conv", "norm"))),
     *((rf"\.transformer\.layers\.(\d)\.{theirs}\.", rf".layers.\1.{ours}.") for theirs, ours in (
         (r"0\.norm", "norm1"), (r"1\.norm", "norm2"), (r"0\.fn\.to_qkv", "attn.qkv"), (r"0\.fn\.to_out\.0", "attn.proj"),
         (r"1\.fn\.net\.0", "fc1"), (r"1\.fn\.net\.3", "fc2"))))

@@ -1,4 +1,4 @@
-"""The BraTS 3-D project's MobileUNETR for volumes: a MobileViT-like encoder to 1/64, transformer layers, a plain way up.
+"""The BraTS 3-D project's MobileUNETR for volumes: a MobileViT-like encoder to 1/64, transformer layers, a plain decoder.
 
 Source: the project's mobile_unetr_3d, after Perera et al. 2024 (arXiv 2409.03062), whose network for images has skips and
 patches; this one has neither: attention sees every position, and the decoder reads the deepest map alone.
@@ -28,7 +28,7 @@ class Config:
       vits: the attention blocks behind them: (width, depth, FFN width).
       deepest: channels of the last attention block and the bottleneck.
       layers, head_width, ffn: depth, width of a head and FFN width of the bottleneck.
-      decoder: channels of the way up; between two of them the size doubles.
+      decoder: channels of the decoder's levels; between two of them the size doubles.
       dropout: in the bottleneck.
     """
 

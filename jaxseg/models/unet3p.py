@@ -1,7 +1,7 @@
 """U-Net 3+ as the BraTS 2-D project has it: every decoder level reads all encoder and decoder levels.
 
 Sources: Huang et al. 2020 (arXiv 2004.08790); Masterjun12/brain_tumor_segmentation models/unet3plus*.py (Keras). Each
-source goes through a convolution to `branch` channels, max-pooled from finer levels or bilinearly enlarged from coarser
+source goes through a convolution to `branch` channels, max-pooled from finer levels or bilinearly upsampled from coarser
 ones before it; their concatenation is fused by one more. Every convolution is 3x3, BatchNorm, ReLU. `unet3p` and
 `unet3p_3conv` have no 1024-channel bridge. Differs from the source: no softmax or sigmoid at the end.
 """

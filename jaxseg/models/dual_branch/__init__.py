@@ -1,4 +1,4 @@
-"""The BraTS 3-D project's multi-branch networks: network.py; their stems, ways down and ways up: blocks.py."""
+"""The BraTS 3-D project's multi-branch networks: network.py; their stems, downsampling and upsampling blocks: blocks.py."""
 
 from jaxseg.models.dual_branch.network import KEY_MAPPINGS, VARIANTS
 

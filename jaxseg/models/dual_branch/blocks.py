@@ -1,4 +1,4 @@
-"""Stems, ways down and ways up of the multi-branch networks, by name."""
+"""Stems, downsampling and upsampling blocks of the multi-branch networks, by name."""
 
 import functools
 

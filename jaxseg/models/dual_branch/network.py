@@ -35,38 +35,38 @@ class Config:
       widths: channels of a branch, full size first.
       deep: channels of the levels after the join.
       outs: channels of the decoder's levels, deepest first.
-      ways: the ways down of each branch (names of blocks.DOWNS), one tuple per branch. The source's later blocks are
+      downs: the downsampling blocks of each branch (names of blocks.DOWNS), a tuple per branch. The source's later blocks are
         "dilated3" for "dilated" and "vit_patches" for "vit".
       stem: name of blocks.STEMS.
-      deep_ways: the way down of every deep level.
+      deep_down: the downsampling block of every deep level.
       ups: name of blocks.UPS, one for all levels or one each.
       act: activation of the blocks that take one.
       modalities: what each branch reads.
-      weighing: modality attention after the second and third level of the branches.
+      modality_attention: modality attention after the second and third level of the branches.
     """
 
     widths: tuple[int, ...]
     deep: tuple[int, ...]
     outs: tuple[int, ...]
-    ways: tuple[tuple[str, ...], ...]
+    downs: tuple[tuple[str, ...], ...]
     stem: str = "double"
-    deep_ways: str = "stride"
+    deep_down: str = "stride"
     ups: tuple[str, ...] = ("double",)
     act: str = "relu"
     modalities: tuple[str, ...] = ("flair", "t1ce")
-    weighing: bool = False
+    modality_attention: bool = False
 
 
 class Branch(nnx.Module):
     """Stem and levels of one modality: [B, *S, 1] -> its features, full size first."""
 
-    def __init__(self, config: Config, ways: tuple[str, ...], **same):
+    def __init__(self, config: Config, downs: tuple[str, ...], **same):
         self.stem = lookup("stem", config.stem, STEMS)(1, config.widths[0], **same)
-        self.downs = nnx.List([lookup("way down", way, DOWNS)(a, b, **same)
-                               for way, a, b in zip(ways, config.widths[:-1], config.widths[1:], strict=True)])
+        self.downs = nnx.List([lookup("downsampling block", down, DOWNS)(a, b, **same)
+                               for down, a, b in zip(downs, config.widths[:-1], config.widths[1:], strict=True)])
 
 
-class Weighing(nnx.Module):
+class ModalityAttention(nnx.Module):
     """One factor per modality, sigmoid(f(means over space of all branches)); the factors do not sum to one."""
 
     def __init__(self, channels: int, branches: int, *, rngs: nnx.Rngs):
@@ -93,15 +93,15 @@ class MultiBranch(Segmenter):
         self.channels = tuple(order.index(m) for m in config.modalities)
         same = dict(act=config.act, rank=3, rngs=rngs)
         self.min_size = 2 ** (len(config.widths) + len(config.deep) - 1)
-        self.branches = nnx.List([Branch(config, ways, **same) for ways in config.ways])
-        n = len(config.ways)
-        self.weighing = nnx.List([Weighing(w, n, rngs=rngs) if config.weighing and i else None
+        self.branches = nnx.List([Branch(config, downs, **same) for downs in config.downs])
+        n = len(config.downs)
+        self.modality_attention = nnx.List([ModalityAttention(w, n, rngs=rngs) if config.modality_attention and i else None
                                   for i, w in enumerate(config.widths)])
         skips = [n * w for w in config.widths] + list(config.deep[:-1])
-        down = lookup("way down", config.deep_ways, DOWNS)
+        down = lookup("downsampling block", config.deep_down, DOWNS)
         self.deep = nnx.List([down(a, b, **same) for a, b in zip((n * config.widths[-1], *config.deep), config.deep)])
         ups = config.ups * len(config.outs) if len(config.ups) == 1 else config.ups
-        self.ups = nnx.List([lookup("way up", up, UPS)(a, b, skip, **same) for up, a, b, skip in
+        self.ups = nnx.List([lookup("upsampling block", up, UPS)(a, b, skip, **same) for up, a, b, skip in
                              zip(ups, (config.deep[-1], *config.outs[:-1]), config.outs, skips[::-1], strict=True)])
         self.head = Conv(config.outs[-1], num_classes, 1, rank=3, rngs=rngs)
 
@@ -109,10 +109,10 @@ class MultiBranch(Segmenter):
         with jax.named_scope("stem"):
             parts = [branch.stem(image[..., c:c + 1], run) for c, branch in zip(self.channels, self.branches)]
         skips = [jnp.concatenate(parts, axis=-1)]
-        for i, weighing in enumerate(list(self.weighing)[1:]):
+        for i, modality_attention in enumerate(list(self.modality_attention)[1:]):
             with jax.named_scope(f"branch{i + 2}"):
                 parts = [branch.downs[i](part, run) for branch, part in zip(self.branches, parts)]
-                parts = parts if weighing is None else weighing(parts)
+                parts = parts if modality_attention is None else modality_attention(parts)
             skips.append(jnp.concatenate(parts, axis=-1))
         for i, down in enumerate(self.deep):
             with jax.named_scope(f"down{i + 1}"):
@@ -134,35 +134,35 @@ _SIZES = {
 _BASE = {"xs": 8, "s": 16, "m": 32, "l": 64}
 
 
-def _early(size, a: str, b: str, deep_ways: str) -> Config:
+def _early(size, a: str, b: str, deep_down: str) -> Config:
     widths, d4, further, out = size
     deep = (d4, *further)
-    return Config(widths, deep, (*deep[-2::-1], 2 * widths[2], widths[1], out), ((a,) * 2, (b,) * 2), deep_ways=deep_ways)
+    return Config(widths, deep, (*deep[-2::-1], 2 * widths[2], widths[1], out), ((a,) * 2, (b,) * 2), deep_down=deep_down)
 
 
 def _late(size, stem: str, a: tuple[str, ...], b: str, all_levels: bool = False) -> Config:
     widths, d4, further, out = size
     deep = further if all_levels else further[:1]
-    return Config((*widths, d4), deep, (*deep[-2::-1], d4, *widths[:0:-1], out), (a, (b,) * 3), stem=stem, deep_ways="vit")
+    return Config((*widths, d4), deep, (*deep[-2::-1], d4, *widths[:0:-1], out), (a, (b,) * 3), stem=stem, deep_down="vit")
 
 
 def _mobile(k: int, act: str, fixed: bool) -> Config:
-    ways = (("attended2", "attended6"),) * 2
-    return Config((k, 2 * k, 4 * k), (8 * k if fixed else 16 * k,), (4 * k,) * 3 if fixed else (4 * k, 2 * k, 2 * k), ways,
-                  stem="attended", deep_ways="attended_dilated", ups=("mobile_compress" if fixed else "mobile",), act=act)
+    downs = (("attended2", "attended6"),) * 2
+    return Config((k, 2 * k, 4 * k), (8 * k if fixed else 16 * k,), (4 * k,) * 3 if fixed else (4 * k, 2 * k, 2 * k), downs,
+                  stem="attended", deep_down="attended_dilated", ups=("mobile_compress" if fixed else "mobile",), act=act)
 
 
 def _shuffle18(k: int, act: str) -> Config:
     rest = ("shuffle_v1_r2_more", "shuffle_v1_r16")
     return Config((k, 2 * k, 4 * k, 8 * k), (32 * k,), (8 * k, 4 * k, 2 * k, 2 * k),
-                  (("shuffle_v1_r8", *rest), ("shuffle_v1_r2", *rest)), deep_ways="dilated_mix", act=act,
+                  (("shuffle_v1_r8", *rest), ("shuffle_v1_r2", *rest)), deep_down="dilated_mix", act=act,
                   ups=tuple(f"shuffle_v1_r{r}" for r in (2, 8, 2, 16)))
 
 
 _EARLY = {"01": ("pool", "pool", "pool"), "02": ("stride",) * 3, "03": ("dilated", "stride", "stride"),
           "04": ("large_ffn4", "stride", "stride"), "05": ("large_ffn2", "stride", "stride"),
           "06": ("large_ffn2", "stride", "vit")}
-_LATE = {  # name: stem, ways of branch A, way of branch B, all deep levels
+_LATE = {  # name: stem, blocks of branch A, block of branch B, whether all deep levels are there
     "07_unet": ("double", ("large_ffn2",) * 3, "stride", True),
     "13_unet": ("inverted4", ("inverted4", "vit", "vit"), "inverted4"),
     "14_mobilenetv2_expand2": ("inverted2", ("inverted2",) * 3, "inverted2"),
@@ -174,12 +174,12 @@ _LATE = {  # name: stem, ways of branch A, way of branch B, all deep levels
     "14_shufflenetv2_lk": ("shuffle_v2_large", ("shuffle_v2_large",) * 3, "shuffle_v2_large"),
 }
 _ACT = {"xs": "hard_swish", "s": "hard_swish", "m": "gelu", "l": "gelu"}
-_QUAD = Config((8, 16, 32), (256, 512), (256, 128, 64, 32), (("pool",) * 2,) * 4, deep_ways="pool",
+_QUAD = Config((8, 16, 32), (256, 512), (256, 128, 64, 32), (("pool",) * 2,) * 4, deep_down="pool",
                modalities=MODALITIES[4])
 
 _CONFIGS = {}
 for _name, _size in _SIZES.items():
-    _CONFIGS |= {f"dualbranch_{number}_unet_{_name}": _early(_size, *ways) for number, ways in _EARLY.items()}
+    _CONFIGS |= {f"dualbranch_{number}_unet_{_name}": _early(_size, *downs) for number, downs in _EARLY.items()}
     _CONFIGS |= {f"dualbranch_{kind}_{_name}": _late(_size, *choice) for kind, choice in _LATE.items()}
 for _name, _k in _BASE.items():
     _CONFIGS[f"dualbranch_mobilenetv2_dilated_{_name}"] = _mobile(_k, _ACT[_name], fixed=False)
@@ -196,15 +196,15 @@ _CONFIGS |= {
     "dualbranch_14_shufflenetv2_test": _late(_TINY, "shuffle_v2_dilated", ("shuffle_v2_large", "shuffle_v2", "shuffle_v2"),
                                              "shuffle_v2"),
     "dualbranch_mobilenetv2_dilated_fixed_test": dataclasses.replace(_mobile(8, "hard_swish", True),
-                                                                     ways=(("attended2",) * 2,) * 2),
+                                                                     downs=(("attended2",) * 2,) * 2),
     "dualbranch_18_shufflenet_v1_test": _shuffle18(8, "gelu"),
 }
 VARIANTS = {name: Variant(MultiBranch, config, in_channels=2, num_classes=4, ranks=(3,)) for name, config in _CONFIGS.items()}
 VARIANTS |= {
     name: Variant(MultiBranch, config, in_channels=4, num_classes=4, ranks=(3,)) for name, config in {
         "quadbranch_4modal_unet_s": _QUAD,
-        "quadbranch_4modal_attention_unet_s": dataclasses.replace(_QUAD, weighing=True),
+        "quadbranch_4modal_attention_unet_s": dataclasses.replace(_QUAD, modality_attention=True),
         "quadbranch_4modal_attention_unet_test": dataclasses.replace(_QUAD, widths=(4, 8, 8), deep=(8, 16), outs=(8, 8, 8, 4),
-                                                                     weighing=True),
+                                                                     modality_attention=True),
     }.items()}
 KEY_MAPPINGS = ()

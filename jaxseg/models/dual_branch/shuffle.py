@@ -69,15 +69,15 @@ class ShuffleV1(nnx.Module):
         if stride == 1 and cin != cout:
             raise ValueError(f"got cin={cin}, cout={cout} at stride 1; the input is added, so they are equal")
         middle = cout // 4
-        self.enter = ConvNorm(cin, middle, 1, rank=rank, rngs=rngs)
+        self.proj_in = ConvNorm(cin, middle, 1, rank=rank, rngs=rngs)
         self.depthwise = ConvNorm(middle, middle, 3, rank=rank, stride=stride, groups=middle, act="identity", rngs=rngs)
         self.attention = ChannelAttention(middle, reduction, rngs=rngs) if reduction else None
-        self.leave = ConvNorm(middle, cout, 1, rank=rank, act="identity", rngs=rngs)
+        self.proj_out = ConvNorm(middle, cout, 1, rank=rank, act="identity", rngs=rngs)
         self.shortcut = stride == 1
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = self.depthwise(self.enter(x, run), run)
-        y = self.leave(y if self.attention is None else self.attention(y), run)
+        y = self.depthwise(self.proj_in(x, run), run)
+        y = self.proj_out(y if self.attention is None else self.attention(y), run)
         return jax.nn.relu(x + y if self.shortcut else y)
 
 

@@ -22,20 +22,20 @@ class GlobalViT(nnx.Module):
 
     def __init__(self, channels: int, *, heads: int = 4, ratio: int = 2, rank: int, rngs: nnx.Rngs):
         self.local = ConvNorm(channels, channels, 3, rank=rank, rngs=rngs)
-        self.enter = Conv(channels, channels, 1, rank=rank, rngs=rngs)
+        self.proj_in = Conv(channels, channels, 1, rank=rank, rngs=rngs)
         self.norm = LayerNorm(channels, rngs=rngs)
         self.attention = SelfAttention(channels, heads, rngs=rngs)
         self.fc1 = Linear(channels, channels * ratio, rngs=rngs)
         self.fc2 = Linear(channels * ratio, channels, rngs=rngs)
-        self.leave = Conv(channels, channels, 1, rank=rank, rngs=rngs)
+        self.proj_out = Conv(channels, channels, 1, rank=rank, rngs=rngs)
         self.last = BatchNorm(channels, rngs=rngs)
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = self.enter(self.local(x, run))
+        y = self.proj_in(self.local(x, run))
         t = self.norm(y.reshape(y.shape[0], -1, y.shape[-1]))  # [B, T, C]
         t = t + self.attention(t)
         t = t + self.fc2(activation("gelu")(self.fc1(self.norm(t))))
-        return self.last(self.leave(t.reshape(y.shape)) + x, run)
+        return self.last(self.proj_out(t.reshape(y.shape)) + x, run)
 
 
 class PatchViT(nnx.Module):
@@ -43,13 +43,13 @@ class PatchViT(nnx.Module):
 
     def __init__(self, channels: int, *, rank: int, rngs: nnx.Rngs):
         one = lambda a, k, act: ConvNorm(a, channels, k, rank=rank, act=act, rngs=rngs)
-        self.local, self.enter = one(channels, 3, "relu"), one(channels, 1, "identity")
+        self.local, self.proj_in = one(channels, 3, "relu"), one(channels, 1, "identity")
         self.layers = nnx.List([TransformerLayer(channels, 2 * channels, act="gelu", rngs=rngs) for _ in range(2)])
-        self.leave, self.fuse = one(channels, 1, "identity"), one(2 * channels, 3, "relu")
+        self.proj_out, self.fuse = one(channels, 1, "identity"), one(2 * channels, 3, "relu")
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = apply_to_unfolded_patches(self.enter(self.local(x, run), run), self.layers, 2, run, pad=True)
-        return self.fuse(jnp.concatenate([x, self.leave(y, run)], axis=-1), run)
+        y = apply_to_unfolded_patches(self.proj_in(self.local(x, run), run), self.layers, 2, run, pad=True)
+        return self.fuse(jnp.concatenate([x, self.proj_out(y, run)], axis=-1), run)
 
 
 class DownViT(Sequential):

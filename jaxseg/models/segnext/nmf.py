@@ -43,7 +43,7 @@ class NMF(Stochastic):
             raise ValueError(f"got initial={initial!r}; NMF bases are 'random' or a 'buffer'")
         if update not in ("none", "train", "eval") or (update != "none" and initial == "random"):
             raise ValueError(f"got update={update!r} with initial={initial!r}; it is 'none', or with a buffer 'train' or 'eval'")
-        self.channels, self.rank_r = channels, bases
+        self.channels, self.num_bases = channels, bases
         self.train_steps, self.eval_steps, self.eps = train_steps, eval_steps, eps
         self.quotient_first, self.frozen_steps = quotient_first, frozen_steps
         self.update, self.eta = update, eta
@@ -71,9 +71,9 @@ class NMF(Stochastic):
 
     def _bases(self, batch: int, run: Run) -> Array:
         if self.bases is not None:
-            return jnp.broadcast_to(self.bases[...], (batch, self.channels, self.rank_r))
+            return jnp.broadcast_to(self.bases[...], (batch, self.channels, self.num_bases))
         key = jax.random.key(0) if run.key is None else run.stream(self.stream)
-        return draw_bases(key, batch, self.channels, self.rank_r)
+        return draw_bases(key, batch, self.channels, self.num_bases)
 
     def _ratio(self, value: Array, num: Array, den: Array) -> Array:
         tally.add("mul", math.prod(value.shape))
