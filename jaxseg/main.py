@@ -21,6 +21,7 @@ from jaxseg.config import resolve
 from jaxseg.types import ConfigError, JaxsegError
 from jaxseg.utils.files import cache_root
 from jaxseg.utils.lookup import lookup
+from jaxseg.utils.xla_flags import convolve_channels_last
 
 
 class OrNone(flags.ArgumentParser):
@@ -106,6 +107,7 @@ def main(argv) -> int:
     if len(argv) > 1:
         raise ConfigError(f"unexpected argument {argv[1]!r}: options are written --name=value")
     mode = lookup("mode", MODE.value, modes.MODES)
+    convolve_channels_last()
     connect()
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))

@@ -46,7 +46,7 @@ SHARES = 3
 STAGES = (
     Stage("machine", ("-m", "jaxseg.bench.gpu_machine"), 60.0),
     _step("segnext_t"), _step("unet3d_s"), _step("nnunet_plain"), _step("segnext_t", "untuned"),
-    _step("unet3d_s", "nhwc"), _step("nnunet_plain", "nhwc"),
+    _step("unet3d_s", "nchw"), _step("nnunet_plain", "nchw"),
     Stage("main", ("-m", "jaxseg.bench.gpu_main"), 200.0),
     *(_rows("models", name) for name in ("segnext_t", "unet3d_s", "nnunet_plain", "effisegnet_b0", "segformer_b2",
                                          "swin_unetr", "unetr")),

@@ -3,7 +3,7 @@
     python -m jaxseg.bench.gpu_steps segnext_t --trace                # the step as users run it, and its kernels
     python -m jaxseg.bench.gpu_steps segnext_t --change=xla           # XLA's own depthwise convolutions
     python -m jaxseg.bench.gpu_steps unet3d_s --change=nobarrier      # without optimization barriers
-    python -m jaxseg.bench.gpu_steps unet3d_s --change=nhwc           # channels last in 3-D convolutions too
+    python -m jaxseg.bench.gpu_steps unet3d_s --change=nchw           # channels first in 3-D convolutions, as XLA has it
     python -m jaxseg.bench.gpu_steps segnext_t --change=untuned       # no search for algorithms and tiles: quicker to compile
     python -m jaxseg.bench.gpu_steps segnext_t --change=nographs      # every kernel launched by itself, no CUDA graphs
     python -m jaxseg.bench.gpu_steps segnext_t --change=float32       # float32 with TF32 in place of bfloat16
@@ -17,9 +17,11 @@ import os
 import tempfile
 import time
 
+from jaxseg.utils.xla_flags import NHWC, convolve_channels_last
+
 CHANGES = {"": {}, "xla": {"JAXSEG_CONV": "xla"}, "pallas": {"JAXSEG_CONV": "pallas"}, "nobarrier": {}, "float32": {},
            "nographs": {"XLA_FLAGS": "--xla_gpu_enable_command_buffer="},
-           "nhwc": {"XLA_FLAGS": "--xla_gpu_force_conv_nhwc=true"}, "nchw": {"XLA_FLAGS": "--xla_gpu_force_conv_nhwc=false"},
+           "nchw": {"XLA_FLAGS": f"{NHWC}=false"},
            "untuned": {"XLA_FLAGS": "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"}}
 TOP = 15  # kernels that are listed
 
@@ -103,6 +105,7 @@ def main() -> None:
     parser.add_argument("--results", default="", help="file to which the figures are appended as a line of JSON")
     options = parser.parse_args()
     os.environ.update(CHANGES[options.change])
+    convolve_channels_last()
     found = {"stage": "steps", **measured(options.name, options.change, options.quick, options.trace)}
     print(json.dumps(found, indent=1), flush=True)
     if options.results:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxseg.bench import clock, lanes, machine
 from jaxseg.bench.side import Options
 from jaxseg.bench.table import Row
+from jaxseg.utils.xla_flags import convolve_channels_last
 
 
 class SideFailed(RuntimeError):
@@ -59,7 +60,9 @@ def environment(gpu: bool) -> dict[str, str]:
     threads = str(machine.cores())
     wanted = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     wanted |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if gpu else {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-    return {**wanted, **os.environ}
+    env = {**wanted, **os.environ}
+    convolve_channels_last(env)
+    return env
 
 
 def rows(suite: str, name: str, works: dict[str, dict], options: Options, *, seconds: float, limit: float, log) -> Iterator[Row]:
