@@ -99,7 +99,7 @@ def base() -> ConfigDict:
     c.train = train = ConfigDict()
     train.epochs = 100
     train.batch_size = 16  # global: over all devices and processes
-    train.dtype = "float32"  # compute dtype: float32 or bfloat16 (norms, softmax, losses stay float32)
+    train.dtype = "auto"  # compute dtype: bfloat16 on a GPU or TPU, float32 on a CPU; or either by name (norms, losses: float32)
     train.augment = ()  # (name in jaxseg.augment.TRANSFORMS, probability, options), in order, on the device
     train.bn_warmup = 0  # batches whose statistics BatchNorm sees before the first step
     train.eval_every = 1  # epochs between validations

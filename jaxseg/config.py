@@ -22,7 +22,7 @@ CHOICES = {
     "data.target": ("labels", "edges", "composite"),
     "optim.name": ("adam", "adamw", "adagrad", "sgd"),
     "schedule.name": ("constant", "poly", "cosine", "step", "plateau"),
-    "train.dtype": ("float32", "bfloat16"),
+    "train.dtype": ("auto", "float32", "bfloat16"),
     "train.best": ("val_loss", "val_dice", "val_recall", "last"),
     "eval.empty": ("one", "zero", "nan"),
     "eval.split": ("train", "val", "test"),

@@ -16,6 +16,7 @@ from jaxseg.infer import predict as prediction
 from jaxseg.infer import predict_volumes as volume_prediction
 from jaxseg.models import functional
 from jaxseg.models import summary as summaries
+from jaxseg.ops.precision import compute_dtype, describe
 from jaxseg.train import agree, loop, patients, setup
 from jaxseg.train import feed as feeds
 from jaxseg.train import mesh as meshes
@@ -36,6 +37,7 @@ class Call(NamedTuple):
 def train(call: Call) -> int | None:
     """Train (or go on), then evaluate the best checkpoint."""
     first = jax.process_index() == 0
+    call = _settled(call)
     tree = configs.as_dict(call.config)
     agree.same("configuration", tree)
     claim = agree.on_first(lambda: checkpoint.claim(call.workdir, tree, ignored=configs.NEUTRAL,
@@ -45,6 +47,7 @@ def train(call: Call) -> int | None:
         log.say(f"{call.workdir} holds a finished run of this config; delete it or give another --workdir to train again")
     else:
         difference = configs.difference(call.config)
+        log.say(describe(call.config.train.dtype))
         log.say("experiment: " + ", ".join(f"{k}={b!r}" for k, (_, b) in difference.items()))
         log.config(tree, difference)
         data = setup.load_data(call.config, log, call.workdir)
@@ -67,8 +70,27 @@ def train(call: Call) -> int | None:
     return evaluate(call)
 
 
+def _settled(call: Call) -> Call:
+    """With the dtype that the run began with, or that this machine's devices want, in place of train.dtype="auto"."""
+    if call.config.train.dtype != "auto":
+        return call
+    recorded = agree.on_first(lambda: _recorded_dtype(call.workdir)) or ""
+    known = {name: agree.told(recorded == name) for name in ("float32", "bfloat16")}
+    config = call.config.copy_and_resolve_references().unlock()
+    config.train.dtype = next((name for name, here in known.items() if here), compute_dtype("auto"))
+    return call._replace(config=config.lock())
+
+
+def _recorded_dtype(run: Path) -> str | None:
+    try:
+        return checkpoint.read_record(run)["config"]["train"]["dtype"]
+    except CheckpointError:  # a new run; a damaged record is refused where the folder is claimed
+        return None
+
+
 def evaluate(call: Call) -> int | None:
     """Score a checkpoint on config.eval.split, beside the two baselines."""
+    call = _settled(call)
     source = Path(call.checkpoint) if call.checkpoint else call.workdir
     params, net_state, info = checkpoint.load_weights(source)
     log = Log(call.workdir, quiet=jax.process_index() > 0)

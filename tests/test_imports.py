@@ -32,7 +32,7 @@ ARROWS = {
     "train": {"models", "weights", "losses", "metrics", "augment", "data", "optim", "checkpoint", "evaluate",
               "infer", "config", "ops"},
     "experiments": {"train", "data", "metrics", "checkpoint"},
-    "modes": {"config", "experiments", "train", "evaluate", "infer", "data", "models", "checkpoint"},
+    "modes": {"config", "experiments", "train", "evaluate", "infer", "data", "models", "ops", "checkpoint"},
     "main": {"config", "modes"},
     "convert": {"weights"},
     "bench": {"ops", "models", "weights", "layers", "losses", "infer", "data", "train", "augment", "optim", "metrics",

@@ -26,6 +26,7 @@ from jaxseg.infer.slices import maker_of
 from jaxseg.infer.volumes import VolumeNetwork
 from jaxseg.metrics import regions
 from jaxseg.models.functional import Network
+from jaxseg.ops.precision import compute_dtype
 from jaxseg.train import patients, whole
 from jaxseg.types import ConfigError, DataError
 from jaxseg.utils.files import write_json
@@ -97,8 +98,8 @@ class Slices(NamedTuple):
     def _scorer(self, config, network, loss, outputs, mesh, thresholds):
         evaluate_slices.check_tables(config.eval.tables, self.recipe.labels)
         return evaluate_slices.Scorer(network, loss, thresholds=thresholds, mesh=mesh, batch_size=config.eval.batch_size,
-                               dtype=config.train.dtype, target=outputs.target, order=outputs.order, mean=self.recipe.mean,
-                               std=self.recipe.std)
+                               dtype=compute_dtype(config.train.dtype), target=outputs.target, order=outputs.order,
+                               mean=self.recipe.mean, std=self.recipe.std)
 
 
 class Volumes(NamedTuple):
@@ -155,9 +156,9 @@ class Volumes(NamedTuple):
         return config.data.coordinates and not config.data.whole  # whole volumes are stored with theirs
 
     def _scorer(self, config, network, loss, outputs):
-        seen = VolumeNetwork(network, window=self.recipe.size, num_classes=outputs.num_classes, dtype=config.train.dtype,
-                             coordinates=self._appended(config), mean=self.recipe.mean, std=self.recipe.std,
-                             **{key: config.infer[key] for key in WINDOW})
+        seen = VolumeNetwork(network, window=self.recipe.size, num_classes=outputs.num_classes,
+                             dtype=compute_dtype(config.train.dtype), coordinates=self._appended(config),
+                             mean=self.recipe.mean, std=self.recipe.std, **{key: config.infer[key] for key in WINDOW})
         return evaluate_volumes.Scorer(seen, loss, target=outputs.target, order=outputs.order, threshold=config.eval.threshold,
                                        empty=config.eval.empty)
 

@@ -17,6 +17,7 @@ from jaxseg.infer import slices
 from jaxseg.losses import compose as losses
 from jaxseg.models import create_model, functional
 from jaxseg.ops.image import standardise
+from jaxseg.ops.precision import compute_dtype
 from jaxseg.optim import build as optimizers
 from jaxseg.optim import schedules
 from jaxseg.train import feed as feeds
@@ -192,7 +193,8 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
     plateau = schedules.Plateau(lr=config.optim.lr, mode="min" if config.train.best == "val_loss" else "max",
                                 **config.schedule.options.to_dict()) if plateau_schedule else None
     finish = functools.partial(standardise, mean=data.recipe.mean, std=data.recipe.std)
-    step = steps.build(network, loss, optimizer, schedule, augment, mesh, lr=config.optim.lr, dtype=config.train.dtype,
+    dtype = compute_dtype(config.train.dtype)
+    step = steps.build(network, loss, optimizer, schedule, augment, mesh, lr=config.optim.lr, dtype=dtype,
                        accumulate=accumulate, ema=config.optim.ema, seed=config.seed, finish=finish, target=outputs.target,
                        auxiliary=len(config.loss.aux_weights) > 0)
     state = states.create(params, net_state, optimizer, ema=config.optim.ema > 0, balance=balance)
@@ -209,7 +211,7 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
         workdir=workdir, state=state, storage=states.storage(network, optimizer), step=step, validate=validate, plateau=plateau,
         mesh=mesh,
         stream=functools.partial(data.stream, config, images),
-        warm=steps.build_warm(network, optimizer, augment, mesh, dtype=config.train.dtype, seed=config.seed, finish=finish),
+        warm=steps.build_warm(network, optimizer, augment, mesh, dtype=dtype, seed=config.seed, finish=finish),
         warm_batches=config.train.bn_warmup,
         checkpoints=checkpoint.Checkpoints(workdir / "checkpoints", keep=config.train.keep,
                                            best_mode={"val_loss": "min", "last": "last"}.get(config.train.best, "max")),
