@@ -9,13 +9,13 @@ from jaxseg.utils.lookup import lookup
 
 _TABLE = {
     "relu": jax.nn.relu,
-    "relu6": jax.nn.relu6,
+    "relu6": ops.relu6,
     "gelu": ops.gelu,
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "silu": jax.nn.silu,
     "leaky_relu": functools.partial(jax.nn.leaky_relu, negative_slope=0.01),
-    "hard_swish": jax.nn.hard_swish,
-    "hard_sigmoid": jax.nn.hard_sigmoid,
+    "hard_swish": lambda x: x * ops.hard_sigmoid(x),
+    "hard_sigmoid": ops.hard_sigmoid,
     "sigmoid": jax.nn.sigmoid,
     "identity": lambda x: x,
 }

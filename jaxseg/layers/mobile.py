@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxseg import ops
 from jaxseg.layers.attention import TransformerLayer, apply_to_unfolded_patches
 from jaxseg.layers.blocks import ConvNorm, Sequential
 from jaxseg.layers.conv import Linear
@@ -36,7 +37,7 @@ class ChannelAttention(nnx.Module):
             return x * 0.5
         space = tuple(range(1, x.ndim - 1))
         f = lambda v: self.fc2(jax.nn.relu(self.fc1(v)))
-        return x * jax.nn.sigmoid(f(x.mean(space, keepdims=True)) + f(x.max(space, keepdims=True)))
+        return x * jax.nn.sigmoid(f(x.mean(space, keepdims=True)) + f(ops.spatial_max(x)))
 
 
 class InvertedResidual(nnx.Module):

@@ -76,7 +76,13 @@ def learnable(parts: Parts, weights: Mapping[str, Array]) -> Array:
     """
     if parts.keys() != weights.keys():
         raise ConfigError(f"got weights for {sorted(weights)} and terms {sorted(parts)}; every term needs one weight")
-    return sum(factor(weights[name]) * value / count for name, (value, count) in parts.items())
+    return sum(factor(weights[name]) * mean(part) for name, part in parts.items())
+
+
+def mean(part: tuple[Array, Array]) -> Array:
+    """sum / weight of a term; 0 where nothing in the batch counts for it."""
+    value, weight = part
+    return jnp.where(weight > 0, value / jnp.where(weight > 0, weight, 1.0), 0.0)
 
 
 def factor(x: Array) -> Array:

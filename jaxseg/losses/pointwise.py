@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.losses.targets import average, prepare, spatial
+from jaxseg.ops import larger
 from jaxseg.types import Array, ConfigError
 
 
@@ -27,7 +28,7 @@ def bce(logits: Array, labels: Array, *, weight: Array | None = None, positive_w
     factor = per_class(positive_weight, logits.shape[-1], "positive_weight")
     log_p, log_q = jax.nn.log_sigmoid(target.logits), jax.nn.log_sigmoid(-target.logits)
     if log_floor is not None:
-        log_p, log_q = jnp.maximum(log_p, log_floor), jnp.maximum(log_q, log_floor)
+        log_p, log_q = larger(log_p, log_floor), larger(log_q, log_floor)
     loss = -(factor * target.truth * log_p + (1.0 - target.truth) * log_q)
     return average(mean(loss), target.weight)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxseg.losses.overlap import add_up, classes_of, dice_of, reduce
 from jaxseg.losses.pointwise import bce, cross_entropy, mean
 from jaxseg.losses.targets import Target, average, prepare
+from jaxseg.ops import larger
 from jaxseg.types import Array, ConfigError
 
 
@@ -93,8 +94,8 @@ def _cross_entropy_and(logits, labels, weight, a: float, b: float, power) -> tup
 
 def _root(u: Array, gamma: float, near: float = 1e-6) -> Array:
     """u^gamma for u >= 0, a line below `near`, so that the gradient at 0 is finite."""
-    u = jnp.maximum(u, 0.0)  # rounding may put a logarithm just below
-    return jnp.where(u > near, jnp.maximum(u, near) ** gamma, u * near ** (gamma - 1.0))
+    u = larger(u, 0.0)  # rounding may put a logarithm just below
+    return jnp.where(u > near, larger(u, near) ** gamma, u * near ** (gamma - 1.0))
 
 
 def _root_frequencies(target: Target, frequencies: Sequence[float] | None) -> Array:

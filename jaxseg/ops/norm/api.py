@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxseg.ops import cotangent
-from jaxseg.ops.activation.api import gelu
+from jaxseg.ops.activation.api import gelu, relu6
 from jaxseg.ops.barrier import cpu_barrier
 from jaxseg.types import Array
 
@@ -49,7 +49,7 @@ def _silu_pull(z: Array, g: Array) -> Array:
 ACTS = {
     "identity": Act(lambda z: z, lambda z, g: g),
     "relu": Act(jax.nn.relu, lambda z, g: jnp.where(z > 0, g, 0.0)),
-    "relu6": Act(jax.nn.relu6, lambda z, g: jnp.where((z > 0) & (z < 6), g, 0.0)),
+    "relu6": Act(relu6, lambda z, g: jnp.where((z > 0) & (z < 6), g, 0.0)),
     "leaky_relu": Act(lambda z: jnp.where(z >= 0, z, 0.01 * z), lambda z, g: jnp.where(z >= 0, g, 0.01 * g)),
     "silu": Act(lambda z: z * lax.logistic(z), _silu_pull),
     "gelu": Act(gelu, lambda z, g: jax.jvp(gelu, (z,), (g,))[1]),

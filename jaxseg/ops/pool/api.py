@@ -1,4 +1,9 @@
-"""Pooling over all spatial axes, any rank."""
+"""Pooling over all spatial axes, any rank; maxima whose gradient never compares a number with its own copy.
+
+jax finds the place of a maximum again by x == max. XLA may compute x once more for that comparison, in another rounding; then
+no place is equal, and the gradient is 0/0 (`jnp.max`) or lost (`jnp.maximum`). Here a place is chosen once and handed on.
+Among equals the first takes the whole gradient, as in PyTorch's pooling.
+"""
 
 import functools
 import math
@@ -17,8 +22,7 @@ def max_pool(x: Array, kernel: int | Sequence[int] = 2, *, stride=None, padding:
     """Maximum over windows of [B, *S, C]; sizes round down as in PyTorch.
 
     Where windows do not overlap and nothing is padded it is a chain of maxima of two: the gradient then needs no
-    select-and-scatter (slow on a GPU, refused under its deterministic flag), and no division by the number of ties, which
-    is 0/0 wherever XLA recomputes x in another rounding than the maximum. Ties share the gradient there.
+    select-and-scatter (slow on a GPU, refused under its deterministic flag).
     """
     rank = x.ndim - 2
     kernel = per_axis(kernel, rank, "kernel")
@@ -26,13 +30,32 @@ def max_pool(x: Array, kernel: int | Sequence[int] = 2, *, stride=None, padding:
     padding = per_axis(padding, rank, "padding")
     if kernel == stride and not any(padding):
         x = _blocks(x, kernel)
-        for axis, k in enumerate(kernel, 2):  # the axis of one kernel position after the others have gone
-            x = functools.reduce(jnp.maximum, [lax.index_in_dim(x, i, axis, keepdims=False) for i in range(k)])
+        for axis in reversed(range(rank)):  # the last first, so that of equal numbers the first in the window's order is taken
+            parts = [lax.index_in_dim(x, i, 2 + 2 * axis, keepdims=False) for i in range(kernel[axis])]
+            x = functools.reduce(larger, parts)
         return x
     pads = ((0, 0), *((p, p) for p in padding), (0, 0))
     low = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
     # a numpy scalar: jax knows the gradient of a maximum only if it can see that the initial value is the lowest
     return lax.reduce_window(x, np.asarray(low, x.dtype)[()], lax.max, (1, *kernel, 1), (1, *stride, 1), pads)
+
+
+def spatial_max(x: Array) -> Array:
+    """The maximum over space of [B, *S, C]: [B, 1, ..., 1, C].
+
+    Its place is found row by row, then within the best row: argmax over all places at once is 20 times slower than a maximum
+    on a CPU (2.8 ms against 0.13 for 24^3 x 64, two cores).
+    """
+    rows = x.reshape(*x.shape[:2], -1, x.shape[-1])  # [B, S1, S2 S3, C]
+    of_rows = lax.stop_gradient(rows).max(axis=2, keepdims=True)
+    row = jnp.take_along_axis(rows, jnp.argmax(of_rows, axis=1, keepdims=True), axis=1)  # [B, 1, S2 S3, C]
+    found = jnp.take_along_axis(row, jnp.argmax(row, axis=2, keepdims=True), axis=2)
+    return found.reshape(x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1])
+
+
+def larger(a: Array, b: Array | float) -> Array:
+    """max(a, b) by element; NaN where either is. The gradient goes to a where a >= b, else to b."""
+    return jnp.where((a >= b) | (a != a), a, b)
 
 
 def avg_pool(x: Array, kernel: int | Sequence[int] = 2) -> Array:
