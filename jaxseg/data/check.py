@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxseg.data.prepare.slices import prepare, prepare_mask
+from jaxseg.data.prepare.examples import prepare, prepare_mask
 from jaxseg.data.records import Case, DataSet, Recipe
 from jaxseg.data.store.per_case import prepare_case
 from jaxseg.data.store.stacked import read_case

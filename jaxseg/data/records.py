@@ -106,7 +106,7 @@ class Recipe:
       channels: input channels, those of `extra` included.
       labels: class names 1, 2, ... of what is learnt (`cache.target_labels`).
       intensity: "grey": uint8, through `window` or as it is. "brain": float32 z-scores of each modality over the voxels
-        above 0 (`normalise.brain`). "ct": float32, `window` clipped and mapped linearly to -1..1.
+        above 0 (`intensity.brain`). "ct": float32, `window` clipped and mapped linearly to -1..1.
       modalities: names of the channels, in their order; () where they have none.
       mean, std: per channel, of images in 0..1: (image - mean) / std after augmentation; () for none.
       filter: how images are resized: "linear" or "lanczos".

@@ -13,7 +13,7 @@ from jaxseg import checkpoint
 from jaxseg.data import geometry
 from jaxseg.data.formats import volumes
 from jaxseg.data.prepare import channels
-from jaxseg.data.prepare import slices as preprocess
+from jaxseg.data.prepare import examples as preprocess
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.infer.cases import find_cases, map_names, open_output, segment_each, values_of, write_maps, write_overlay
 from jaxseg.infer.slices import MADE_BY, SliceNetwork, maker_of

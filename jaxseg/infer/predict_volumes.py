@@ -12,7 +12,8 @@ import numpy as np
 from jaxseg import checkpoint
 from jaxseg.data.formats import volumes
 from jaxseg.data.geometry import to_volume
-from jaxseg.data.prepare.volumes import prepare_volume, restore_labels, restore_scores
+from jaxseg.data.prepare.examples import prepare_scan, restore, restore_labels
+from jaxseg.data.prepare.resample import resample_channels
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.data.store import base
 from jaxseg.infer import cascade, postprocess
@@ -46,7 +47,7 @@ class Trained(NamedTuple):
         if not data["whole"]:
             return np.asarray(self.network(*self.weights, image, self.others))
         small = cascade.roi_input(np.asarray(image, np.float32), self.recipe.size, data["coordinates"])
-        return restore_scores(np.asarray(self.network(*self.weights, small, self.others)), image.shape[:3])
+        return resample_channels(np.asarray(self.network(*self.weights, small, self.others)), image.shape[:3])
 
 
 def open_run(run: Path, settings: Mapping[str, Any]) -> Trained:
@@ -168,7 +169,7 @@ def _one(trained: Trained, roi: Trained | None, images: list[Volume], output: Pa
     if volumes.is_photo(images[0]):
         raise DataError(f"{images[0].path}: a photograph; this network takes volumes (NIfTI, DICOM series)", "DATA_IMAGE")
     scan, orientation = to_volume(images[0])
-    image = prepare_volume(images, trained.recipe)
+    image = prepare_scan(images, trained.recipe)
     logits = cascaded(roi, trained, image) if roi else trained.logits(image)
     wrong = sum(int((~np.isfinite(plane)).sum()) for plane in logits)
     if wrong:
@@ -176,9 +177,9 @@ def _one(trained: Trained, roi: Trained | None, images: list[Volume], output: Pa
                              "or use another checkpoint")
     resampled, classes = logits.shape[:3] != scan.shape[:3], not trained.order and logits.shape[-1] > 1
     if resampled and classes and not settings["probabilities"]:
-        labels = restore_labels(logits, scan.shape[:3])
+        labels = restore_labels(logits, scan.shape[:3], trained.recipe, orientation.spacing)
     else:
-        logits = restore_scores(logits, scan.shape[:3]) if resampled else logits
+        logits = restore(logits, scan.shape[:3], trained.recipe, orientation.spacing) if resampled else logits
         threshold = float(trained.record["config"]["eval"]["threshold"])
         labels = labels_of(logits, order=trained.order, threshold=threshold)
     labels = postprocess.apply(labels, steps, orientation.spacing)

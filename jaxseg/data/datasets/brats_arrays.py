@@ -24,7 +24,7 @@ from jaxseg.data.datasets.brats_files import MODALITIES
 from jaxseg.data.formats import volumes
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.geometry import Photo
-from jaxseg.data.prepare import normalise
+from jaxseg.data.prepare import intensity
 from jaxseg.data.records import Case, DataSet, Volume
 from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup
@@ -102,7 +102,7 @@ def read_image(channels: tuple[int, ...], normalising: str, path: Path) -> Volum
         scores = np.zeros(values.shape, np.float32)
         there = (values > 0).any((0, 1))
         if there.any():
-            scores[..., there] = normalise.brain(values[:, :, None, there])[:, :, 0]
+            scores[..., there] = intensity.brain(values[:, :, None, there])[:, :, 0]
         return Volume(scores, np.eye(4), Photo("NPY"), path)
     if normalising == "auto" and np.abs(values).max() > HIGHEST:
         raise refusal("DATA_IMAGE", path, f"values up to {np.abs(values).max():g} as {values.dtype}",

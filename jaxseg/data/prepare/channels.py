@@ -107,11 +107,6 @@ def kmeans(image: np.ndarray, k: int = 5, *, steps: int = 100) -> np.ndarray:
     return mask
 
 
-def blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur of each channel: float32 [H, W, C], sigma in pixels (scipy: cut at 4 sigma, reflecting at the border)."""
-    return ndimage.gaussian_filter(np.asarray(image, np.float32), (sigma, sigma, 0))
-
-
 def edge_map(labels: np.ndarray) -> np.ndarray:
     """Inner boundaries of a label map: foreground pixels with one of their 4 neighbours in another class.
 

@@ -23,15 +23,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxseg.data.geometry import to_volume
-from jaxseg.data.prepare.volumes import prepare_volume, prepare_volume_mask, restore_scores
+from jaxseg.data.prepare.examples import prepare_mask, prepare_scan
 from jaxseg.data.records import Case, DataSet, Recipe
 from jaxseg.data.store import bad_cases, base
 from jaxseg.types import DataError, StorageError
 from jaxseg.utils import files
 
-__all__ = ["Store", "fingerprint", "open_or_build", "open_store", "prepare_case", "prepare_volume", "restore_scores"]
-
-VERSION = "volumes 1"  # raise it when the bytes of a store would change
+VERSION = "volumes 2"  # raise it when the bytes of a store would change
 PROGRESS = 5.0  # seconds between lines
 KINDS = ("image", "mask", "foreground")
 _LOADING = threading.Lock()  # np.load parses headers with `ast`, which several threads may not before CPython 3.11.8 (gh-106905)
@@ -196,7 +194,7 @@ def estimate(volumes: list[int], count: int) -> int:
 def _deciding(recipe: Recipe) -> Recipe:
     """The recipe without what patches and augmentation alone look at."""
     return Recipe(size=(), window=recipe.window, spacing=recipe.spacing, channels=recipe.channels, labels=recipe.labels,
-                  intensity=recipe.intensity, modalities=recipe.modalities)
+                  intensity=recipe.intensity, modalities=recipe.modalities, filter=recipe.filter)
 
 
 def write(folder: Path, items: Iterable[tuple[np.ndarray, np.ndarray, dict[str, Any]]], recipe: Recipe, *, count: int, name: str,
@@ -254,8 +252,8 @@ def prepare_case(dataset: DataSet, case: Case, recipe: Recipe) -> tuple[np.ndarr
     read, truth = [base.cut(volume, case.slab) for volume in read], base.cut(truth, case.slab)
     try:
         labels, orientation = to_volume(truth)
-        image = prepare_volume(read, recipe)
-        mask = prepare_volume_mask(labels, recipe, orientation.spacing, len(dataset.labels))
+        image = prepare_scan(read, recipe)
+        mask = prepare_mask(labels, recipe, orientation.spacing, len(dataset.labels))
     except DataError as error:
         raise DataError(f"case {case.id}: {error}", error.code) from error
     spacing = [float(s * n / m) for s, n, m in zip(orientation.spacing, labels.shape, mask.shape)]

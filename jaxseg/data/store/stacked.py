@@ -25,7 +25,8 @@ import numpy as np
 
 from jaxseg.data.geometry import to_slices
 from jaxseg.data.prepare import channels
-from jaxseg.data.prepare.slices import cropped, prepare, prepare_mask, whole
+from jaxseg.data.prepare.canvas import crop_box
+from jaxseg.data.prepare.examples import prepare, prepare_mask, whole
 from jaxseg.data.records import Case, DataSet, Recipe
 from jaxseg.data.store import bad_cases, base
 from jaxseg.types import ConfigError, DataError
@@ -33,7 +34,7 @@ from jaxseg.utils import files
 from jaxseg.utils.lookup import lookup
 from jaxseg.utils.pictures import to_8bit
 
-VERSION = 1  # raise it when the bytes of a cache would change
+VERSION = 2  # raise it when the bytes of a cache would change
 PROGRESS = 5.0  # seconds between lines
 TOGETHER = 16  # slices given at once to a network that makes channels
 
@@ -231,7 +232,7 @@ def _examples_of(dataset: DataSet, recipe: Recipe, case: Case) -> _Examples:
         if recipe.crop:
             there = np.count_nonzero(piece.mask)
             tally.foreground += there
-            tally.cut += there - np.count_nonzero(cropped(piece.mask, recipe.crop))
+            tally.cut += there - np.count_nonzero(piece.mask[crop_box(piece.mask.shape, recipe.crop)])
         kept.append((piece.index, image, labels))
     return _Examples(kept, tally)
 

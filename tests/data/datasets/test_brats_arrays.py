@@ -7,7 +7,7 @@ import pytest
 
 from jaxseg.data import datasets, splits
 from jaxseg.data.datasets import brats_arrays
-from jaxseg.data.prepare import normalise
+from jaxseg.data.prepare import intensity
 from jaxseg.data.records import Recipe
 from jaxseg.data.store import stacked as caches
 from jaxseg.types import ConfigError, DataError
@@ -65,7 +65,7 @@ def test_integers_become_z_scores_of_the_slices_own_brain(tmp_path):
     data = load(write(tmp_path / "set"))
     cache = caches.open_or_build(data, RECIPE, log=lambda line: None)
     raw = np.load(tmp_path / "set/test_images.npy")[0]
-    expected = normalise.brain(raw[:, :, None])[:, :, 0]
+    expected = intensity.brain(raw[:, :, None])[:, :, 0]
     np.testing.assert_array_equal(cache.images[0], expected)  # cases are sorted: test first
     assert cache.images.dtype == np.float32 and abs(cache.images[0][raw > 0].mean()) < 1e-5
     raw[..., 2] = 0  # a sequence that is missing stays 0
@@ -90,7 +90,7 @@ def test_floats_that_are_no_z_scores_need_a_word(tmp_path):
     assert error.value.code == "DATA_IMAGE"
     as_brain = next(caches.read_case(load(root, normalise="brain"), load(root).cases[0], RECIPE)).image
     raw = np.load(root / "test_images.npy")[0]
-    np.testing.assert_array_equal(as_brain, normalise.brain(raw[:, :, None])[:, :, 0])
+    np.testing.assert_array_equal(as_brain, intensity.brain(raw[:, :, None])[:, :, 0])
     given = next(caches.read_case(load(root, normalise="given"), load(root).cases[0], RECIPE)).image
     np.testing.assert_array_equal(given, raw)
 

@@ -7,7 +7,7 @@ import pytest
 from jaxseg.data import datasets, splits
 from jaxseg.data.formats import volumes
 from jaxseg.data.phantom import brain_tumour
-from jaxseg.data.prepare import normalise
+from jaxseg.data.prepare import intensity
 from jaxseg.data.records import Recipe
 from jaxseg.data.store import per_case
 from jaxseg.data.stream import patches
@@ -54,7 +54,7 @@ def test_regions_are_nested_and_of_a_tumours_size(cases):
 
 def test_tissue_has_its_contrast(cases):
     """Oedema bright in FLAIR, the rim bright and the dead core dark in enhanced T1."""
-    t1ce, flair = ([normalise.brain(images[..., c]) for images, _ in cases] for c in (1, 3))
+    t1ce, flair = ([intensity.brain(images[..., c]) for images, _ in cases] for c in (1, 3))
     mean = lambda scores, k: np.concatenate([s[m == k] for s, (_, m) in zip(scores, cases)]).mean()
     assert mean(flair, 2) > 1.0 and mean(t1ce, 3) > 1.0 and mean(t1ce, 1) < -0.3
 
@@ -62,7 +62,7 @@ def test_tissue_has_its_contrast(cases):
 def test_no_threshold_and_no_band_finds_a_region(cases):
     """The best over sequences and bands, per region (pooled threshold over the full set: WT 0.46, TC 0.26, ET 0.24)."""
     edges, best = np.linspace(-3, 5, 33), {}
-    scores = [normalise.brain(images) for images, _ in cases]
+    scores = [intensity.brain(images) for images, _ in cases]
     inside = [images[..., 0] > 0 for images, _ in cases]
     for name, members in (("WT", (1, 2, 3)), ("TC", (1, 3)), ("ET", (3,))):
         for c in range(4):

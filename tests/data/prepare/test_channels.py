@@ -112,9 +112,3 @@ def test_names_and_maps_that_do_not_fit_are_refused():
         channels.extend(image, ("edge",), lambda images: images * np.nan)
     with pytest.raises(DataError, match=r"\(1, 4, 4, 1\) are needed"):
         channels.extend(image, ("edge",), lambda images: images[..., 0])
-
-
-def test_blur_is_scipys_on_each_channel_alone():
-    image = RNG.normal(size=(9, 8, 2)).astype(np.float32)
-    for c in range(2):
-        np.testing.assert_allclose(channels.blur(image, 1.3)[..., c], ndimage.gaussian_filter(image[..., c], 1.3), atol=1e-6)

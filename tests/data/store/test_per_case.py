@@ -11,7 +11,7 @@ import pytest
 
 from jaxseg.data.formats.volumes import read_volume
 from jaxseg.data.geometry import to_volume
-from jaxseg.data.prepare import normalise
+from jaxseg.data.prepare import intensity
 from jaxseg.data.records import Case, DataSet, Recipe
 from jaxseg.data.store import per_case
 from jaxseg.types import ConfigError, DataError, StorageError
@@ -64,7 +64,7 @@ def test_every_volume_is_its_scan_in_the_common_order_prepared(tmp_path):
         assert isinstance(image, np.memmap) and not image.flags.writeable and image.dtype == np.float32
         for c, path in enumerate(case.images):
             scan, orientation = to_volume(read_volume(path))
-            np.testing.assert_array_equal(image[..., c], normalise.brain(scan))
+            np.testing.assert_array_equal(image[..., c], intensity.brain(scan))
         truth, _ = to_volume(read_volume(case.mask))
         np.testing.assert_array_equal(mask, truth)
         assert mask.dtype == np.uint8 and image.shape == (*mask.shape, 2)
@@ -99,9 +99,10 @@ def test_a_ct_is_its_window_mapped_to_minus_1_and_1(tmp_path):
 def test_a_store_is_built_once_found_again_and_shared_by_all_patch_sizes(tmp_path):
     dataset = toy_set.make(tmp_path / "d", 2)
     first, lines = build(dataset)
-    other = dataclasses.replace(CT, size=(4, 4, 2), mean=(0.5,), std=(0.2,), filter="lanczos")
+    other = dataclasses.replace(CT, size=(4, 4, 2), mean=(0.5,), std=(0.2,))
     again, more = build(dataset, other)
     assert lines and not more and again.folder == first.folder and again.rows == first.rows and again.recipe == other
+    assert build(dataset, dataclasses.replace(CT, filter="lanczos"))[0].folder != first.folder  # filters decide bytes
     for changed in ({"window": (40.0, 80.0)}, {"spacing": (1.0, 1.0, 1.0)}):
         assert per_case.fingerprint(dataset, dataclasses.replace(CT, **changed)) not in first.folder.name
     os.utime(dataset.cases[0].mask, ns=(1, 1))

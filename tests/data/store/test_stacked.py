@@ -13,7 +13,7 @@ import pytest
 
 from jaxseg.data.formats.volumes import read_volume
 from jaxseg.data.geometry import to_slices
-from jaxseg.data.prepare.slices import prepare, prepare_mask
+from jaxseg.data.prepare.examples import prepare, prepare_mask
 from jaxseg.data.store import stacked as caches
 from jaxseg.types import ConfigError, DataError
 from tests.data import toy_set

@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from jaxseg.data.prepare import channels, normalise
+from jaxseg.data.prepare import channels, intensity
 from jaxseg.data.records import Case, DataSet, Recipe
 from jaxseg.data.store import stacked as caches
 from jaxseg.data.stream import pipeline
@@ -48,7 +48,7 @@ def build(dataset, recipe=RECIPE, **options):
 
 def scores(dataset, i):
     """Slices [Z, Y, X, 2] of a case, each modality normalised over its own volume."""
-    read = [normalise.brain(np.asarray(nibabel.load(path).dataobj)) for path in dataset.cases[i].images]
+    read = [intensity.brain(np.asarray(nibabel.load(path).dataobj)) for path in dataset.cases[i].images]
     return np.stack(read, -1).transpose(2, 1, 0, 3)
 
 

@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from jaxseg.data.prepare.normalise import brain
+from jaxseg.data.prepare.intensity import brain
 from jaxseg.types import DataError
 
 

@@ -1,0 +1,226 @@
+"""From an image to the network's input, and from the network's scores back to the image: pictures, slices and volumes alike.
+
+Intensities first, on the image's own grid; then the box that the recipe crops; then one resampling; then the canvas.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from jaxseg.data.formats.volumes import check_pair
+from jaxseg.data.geometry import Photo, to_volume
+from jaxseg.data.prepare import canvas, channels, intensity, labels
+from jaxseg.data.prepare.resample import resample
+from jaxseg.data.records import Recipe, Volume
+from jaxseg.types import DataError
+from jaxseg.utils.pictures import to_8bit
+
+LUMA = (0.299, 0.587, 0.114)  # red, green, blue shares of grey: ITU-R BT.601
+
+
+def whole(volume: Volume, recipe: Recipe) -> Volume:
+    """What must happen to a volume before it is cut into slices: the part of the intensity rule that looks at a whole scan.
+
+    Raises:
+      DataError, ConfigError: as `intensity.of_scan`.
+    """
+    flat = isinstance(volume.header, Photo) or volume.array.ndim == 2  # [H, W(, C)]: a volume of one slice
+    array = volume.array[:, :, None] if flat else volume.array
+    scaled = intensity.of_scan(array, recipe)
+    return volume if scaled is array else dataclasses.replace(volume, array=scaled[:, :, 0] if flat else scaled)
+
+
+def prepare(image: np.ndarray, recipe: Recipe, spacing: Sequence[float] | None) -> np.ndarray:
+    """The network's input for one slice, or one scan after `whole`, without the channels of `recipe.extra` (`channels.extend`
+    adds those).
+
+    Args:
+      image: [H, W] or [H, W, C] for a recipe of two axes; [X, Y, Z, C] for three. Values as `intensity.of_values` takes them.
+      recipe: what to make of it.
+      spacing: mm along the axes of the image; None where unknown.
+    Returns:
+      [*s, recipe.channels - those added]: uint8 for slices in "grey", else float32; volumes in "grey" are in 0..1. Padding holds
+      0 (the window's lower end in "grey", the background of the brain), -1 in "ct".
+    Raises:
+      DataError: wrong dtype or channels, values that are not finite, an image smaller than the crop, spacing needed and unknown.
+      ConfigError: a window without width, "ct" without a window, an unknown intensity or filter.
+    """
+    if image.ndim not in (2, 3, 4) or 0 in image.shape:
+        raise DataError(f"got an image of shape {image.shape}; a slice is [H, W] or [H, W, C], a volume [X, Y, Z, C]",
+                        "DATA_IMAGE")
+    image = image if image.ndim > 2 else image[..., None]
+    return _assemble([image[..., c] for c in range(image.shape[-1])], recipe, spacing, scanned=True)
+
+
+def prepare_scan(images: Sequence[Volume | np.ndarray], recipe: Recipe, spacing: Sequence[float] | None = None) -> np.ndarray:
+    """The network's input for one scan of several files: each channel by `recipe.intensity`, resampled to `recipe.spacing`.
+
+    Args:
+      images: the modalities in their order, each [X, Y, Z] or [X, Y, Z, c]: volumes as they lie on disk, or arrays that are
+        in the common order already (`geometry.to_volume`).
+      recipe: what to make of them.
+      spacing: (x, y, z) mm of arrays; volumes know their own.
+    Returns:
+      float32 [X', Y', Z', recipe.channels] in the common order.
+    Raises:
+      DataError, ConfigError: as `prepare`, and for grids that differ.
+    """
+    scans = [image for image in images if isinstance(image, Volume)]
+    for other in scans[1:]:
+        check_pair(scans[0], other)
+    arrays = []
+    for image in images:
+        if isinstance(image, Volume):
+            image, orientation = to_volume(image)
+            spacing = orientation.spacing
+        arrays.append(image[..., None] if image.ndim == 3 else image)
+    shapes = [a.shape[:-1] for a in arrays]
+    if not arrays or len(set(shapes)) > 1 or len(shapes[0]) != 3 or 0 in shapes[0]:
+        raise DataError(f"got images of shapes {[a.shape for a in arrays]}; the modalities of a scan are [X, Y, Z] or "
+                        "[X, Y, Z, c] of one shape", "DATA_IMAGE")
+    return _assemble([a[..., c] for a in arrays for c in range(a.shape[-1])], recipe, spacing, scanned=False)
+
+
+def prepare_mask(mask: np.ndarray, recipe: Recipe, spacing: Sequence[float] | None, classes: int) -> np.ndarray:
+    """The mask on the input's grid: each class's indicator is resized linearly, and the largest share wins (`labels.resampled`).
+
+    Args:
+      mask: integer [H, W], or [X, Y, Z] in the common order, labels 0..classes.
+      spacing: mm along its axes; None where unknown.
+      classes: number of foreground classes.
+    Returns:
+      uint8 [*s], or uint16 above 255 classes.
+    Raises:
+      DataError: labels outside, or spacing needed and unknown.
+    """
+    found = labels.checked(mask, rank_of(recipe, mask.ndim), classes)
+    place = canvas.placement(found.shape, recipe, spacing)
+    scaled = labels.resampled(found[place.box], place.scaled, lambda share: resample(share, place.scaled))
+    if place.scaled == place.canvas:
+        return np.ascontiguousarray(scaled)
+    there, here = place.overlap()
+    prepared = np.zeros(place.canvas, found.dtype)
+    prepared[there] = scaled[here]
+    return prepared
+
+
+def restore(scores: np.ndarray, shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None, *,
+            fill: Sequence[float] | None = None) -> np.ndarray:
+    """The inverse of `prepare`'s geometry: scores on the input's grid -> scores on the image's own grid.
+
+    Args:
+      scores: float32 [*s, K].
+      shape: (H, W) of the slice, or (X, Y, Z) of the scan in the common order (`Orientation.restore` leads to
+        the file's).
+      spacing: of the image, as given to `prepare`.
+      fill: [K] scores of what canvas and crop cut away. None: background read as a probability, that is 0 for one class, and
+        (1, 0, ..., 0) for K > 1; logits need their own.
+    Returns:
+      float32 [*shape, K].
+    """
+    k = scores.shape[-1]
+    restored = np.empty((*shape, k), np.float32)
+    for c, plane in enumerate(_restored(scores, shape, recipe, spacing, fill)):
+        restored[..., c] = plane
+    return restored
+
+
+def restore_labels(scores: np.ndarray, shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None, *,
+                   fill: Sequence[float] | None = None) -> np.ndarray:
+    """The class of the largest restored score, `restore(...).argmax(-1)`, with one class in memory at a time.
+
+    Returns:
+      uint8 [*shape], or uint16 above 256 scores.
+    """
+    best, found = None, np.zeros(tuple(shape), labels.dtype_for(scores.shape[-1] - 1))
+    for k, score in enumerate(_restored(scores, shape, recipe, spacing, fill)):
+        if best is None:
+            best = score
+            continue
+        found[score > best] = k
+        best = np.maximum(best, score)
+    return found
+
+
+def window_8bit(image: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """The slice as a picture on its own grid: the recipe's window, or z-scores from the lowest to the highest.
+
+    Returns:
+      uint8 of image's shape. Raises as `prepare`.
+    """
+    if recipe.intensity == "brain":
+        return to_8bit(image, float(image.min()), float(image.max()))
+    return np.rint(intensity.windowed(image, recipe.window)).astype(np.uint8)
+
+
+def rank_of(recipe: Recipe, axes: int) -> int:
+    """How many axes an example has: those of the recipe's size where it says one, else `axes`."""
+    return len(recipe.size) or axes
+
+
+def _assemble(planes: list[np.ndarray], recipe: Recipe, spacing: Sequence[float] | None, *, scanned: bool) -> np.ndarray:
+    """The channels of one example on the canvas; `scanned` says that `intensity.of_scan` was applied already."""
+    rank = planes[0].ndim
+    place = canvas.placement(planes[0].shape, recipe, spacing)
+    there, here = place.overlap()
+    eight = recipe.intensity == "grey" and rank == 2
+    prepared = np.empty((*place.canvas, _wanted(len(planes), recipe)), np.uint8 if eight else np.float32)
+    if place.scaled != place.canvas:
+        prepared[:] = -1.0 if recipe.intensity == "ct" else 0
+    scaled = lambda plane: intensity.of_values((plane if scanned else intensity.of_scan(plane, recipe))[place.box], recipe)
+    ready = map(scaled, planes)
+    if len(planes) == 3 and prepared.shape[-1] == 1:
+        ready = [(np.stack(list(ready), -1) @ np.asarray(LUMA, np.float32))]
+    for c, values in enumerate(ready):
+        values = ndimage.gaussian_filter(values, recipe.blur) if recipe.blur else values
+        values = resample(values, place.scaled, recipe.filter)[here]
+        if eight:
+            values = np.rint(np.clip(values, 0.0, 255.0))  # Lanczos overshoots
+        elif recipe.intensity == "grey":
+            values = values / np.float32(255)
+        prepared[(*there, slice(None) if len(planes) == 1 else c)] = values[..., None] if len(planes) == 1 else values
+    return prepared
+
+
+def _restored(scores: np.ndarray, shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None,
+              fill: Sequence[float] | None):
+    """Each class's scores on the image's grid, float32 [*shape], one after the other."""
+    place, k = canvas.placement(tuple(shape), recipe, spacing), scores.shape[-1]
+    if scores.shape[:-1] != place.canvas:
+        raise ValueError(f"got scores of shape {scores.shape}; the recipe's input is {place.canvas} for an image of "
+                         f"{tuple(shape)}")
+    background = ([0.0] if k == 1 else [1.0] + [0.0] * (k - 1)) if fill is None else fill
+    there, here = place.overlap()
+    for c in range(k):
+        scaled = scores[..., c]
+        if place.scaled != place.canvas:
+            scaled = np.full(place.scaled, background[c], np.float32)
+            scaled[here] = scores[there][..., c]
+        inside = resample(scaled, place.boxed)
+        if place.boxed == tuple(shape):
+            yield inside
+            continue
+        outside = np.full(shape, background[c], np.float32)
+        outside[place.box] = inside
+        yield outside
+
+
+def _wanted(c: int, recipe: Recipe) -> int:
+    """How many channels `c` channels of an image become: grey is repeated, colour becomes grey, modalities stay.
+
+    Raises:
+      DataError: DATA_CHANNELS for others.
+    """
+    more = channels.added(recipe.extra)
+    wanted, modalities = recipe.channels - more, recipe.intensity == "brain" or len(recipe.modalities) > 1
+    grey = c == 3 and wanted == 1 and recipe.intensity == "grey"
+    if c == wanted or not modalities and (c == 1 and wanted > 0 or grey):
+        return wanted
+    named = f" ({', '.join(recipe.modalities)})" if recipe.modalities else ""
+    rule = "every modality is a channel" if modalities else \
+        "one channel is repeated and three (red, green, blue) can become one"
+    extra = f", {more} of them of data.extra" if more else ""
+    raise DataError(f"got {c} channels for data.channels={recipe.channels}{named}{extra}; {rule}; set data.channels={c + more}",
+                    "DATA_CHANNELS")

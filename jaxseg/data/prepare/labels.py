@@ -1,0 +1,57 @@
+"""A mask on another grid: each class's indicator is resampled like a score, and the class with the largest share wins."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from jaxseg.types import DataError
+
+VERSION = 2  # raise it when prepared masks would change
+
+
+def checked(mask: np.ndarray, rank: int, classes: int) -> np.ndarray:
+    """The mask in the store's dtype, uint8 or, above 255 classes, uint16.
+
+    Args:
+      mask: integer, of `rank` axes, labels 0..classes.
+      classes: number of foreground classes.
+    Raises:
+      DataError: DATA_LABEL for anything else.
+    """
+    whole = mask.ndim == rank and mask.size and np.issubdtype(mask.dtype, np.integer)
+    if not whole or mask.min() < 0 or mask.max() > classes:
+        found = f" with labels {mask.min()}..{mask.max()}" if mask.size else ""
+        raise DataError(f"got a mask {mask.dtype} {mask.shape}{found}; it must be integer "
+                        f"{'[H, W]' if rank == 2 else '[X, Y, Z]'} with labels 0..{classes}", "DATA_LABEL")
+    return mask.astype(dtype_for(classes), order="C")
+
+
+def dtype_for(classes: int) -> np.dtype:
+    """What holds the classes 0..classes: uint8, or above 255 uint16."""
+    return np.dtype(np.uint8 if classes < 256 else np.uint16)
+
+
+def resampled(labels: np.ndarray, shape: tuple[int, ...], resample: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Labels on another grid, by the largest share of a voxel.
+
+    A voxel belongs to the background unless a class has more than it; equal shares go to the background or the lower class.
+    With one class that is "share > 1/2".
+
+    Args:
+      labels: unsigned integer [*S], as `checked` gives them.
+      shape: of the result.
+      resample: indicator of a class, float32 [*S] -> its share, float32 [*shape].
+    Returns:
+      [*shape] of the dtype of `labels`.
+    """
+    if labels.shape == tuple(shape):
+        return labels
+    best, total = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    winner = np.zeros(shape, labels.dtype)
+    for k in np.flatnonzero(np.bincount(labels.reshape(-1), minlength=2)[1:]) + 1:
+        share = resample((labels == k).astype(np.float32))
+        total += share
+        winner[share > best] = k
+        np.maximum(best, share, out=best)
+    winner[best <= 1.0 - total + 1e-6] = 0  # equal shares go to the background, whatever the rounding
+    return winner
