@@ -22,7 +22,7 @@ def _factor(key: Array, bounds: tuple[float, float], balanced: bool, shape=()) -
         return uniform(key, bounds, shape)
     side, value = jax.random.split(key)
     below = jax.random.bernoulli(side, 0.5, shape)
-    return jnp.where(below, uniform(value, (low, 1.0), shape), uniform(value, (1.0, high), shape))
+    return jax.random.uniform(value, shape, jnp.float32, jnp.where(below, low, 1.0), jnp.where(below, 1.0, high))
 
 
 def _probability(what: str, value: float) -> None:

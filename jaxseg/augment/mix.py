@@ -45,14 +45,14 @@ class CutMix:
 
     def __call__(self, keys: Array, image: Array, mask: Array) -> tuple[Array, Array]:
         size = mask.shape[1:]
-        other = jax.random.permutation(jax.random.fold_in(keys[0], 1), mask.shape[0])
 
-        def box(key: Array) -> Array:
-            share, place = jax.random.split(key)
+        def box(key: Array) -> tuple[Array, Array]:
+            share, place, turn = jax.random.split(key, 3)
             kept = jax.random.uniform(share) if self.alpha == 1 else jax.random.beta(share, self.alpha, self.alpha)
-            return _centred_box(place, (1 - kept) ** (1 / len(size)), size)
+            return _centred_box(place, (1 - kept) ** (1 / len(size)), size), jax.random.uniform(turn)
 
-        inside = jax.vmap(box)(keys)
+        inside, turns = jax.vmap(box)(keys)
+        other = jnp.argsort(turns)
         return jnp.where(inside[..., None], image[other], image), jnp.where(inside, mask[other], mask)
 
 

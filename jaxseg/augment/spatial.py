@@ -93,6 +93,8 @@ class Mirror:
 
     def flips(self) -> list[Flip]:
         """One Flip per axis."""
+        if len(set(self.axes)) != len(self.axes):
+            raise ConfigError(f"mirror axes={self.axes!r}: each axis once")
         return [Flip(a, self.rank, self.swap if a == "w" else ()) for a in self.axes or LETTERS[self.rank]]
 
 

@@ -77,7 +77,8 @@ def drop_path_rates(rate: float, depths: tuple[int, ...]) -> list[list[float]]:
 
 
 def number_streams(module: nnx.Module) -> None:
-    """Give every stochastic module below `module` its own stream number, in the order of their paths."""
+    """Give every stochastic module below `module` a stream number of its own, by order of path, unless they differ already."""
     found = [node for _, node in nnx.iter_graph(module) if isinstance(node, Stochastic)]
-    for i, node in enumerate(found):
-        node.stream = i
+    if len({node.stream for node in found}) < len(found):
+        for i, node in enumerate(found):
+            node.stream = i

@@ -1,7 +1,8 @@
 """How a forward pass is run: inference or training, with which random key.
 
-Modules hold no random state. A stochastic module owns one small integer, `stream`, numbered once when the network is
-built; its key is `fold_in(run.key, stream)`. So nothing is split by hand, and a checkpoint holds weights only.
+Modules hold no random state. A stochastic module owns one small integer, `stream`, numbered when the network is taken apart
+(`models.functional.split`); its key is `fold_in(run.key, stream)`. So no key is split by hand, and a checkpoint holds weights
+only.
 """
 
 import dataclasses

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 from flax import nnx
 
-from jaxseg.layers import EVAL, Run, initial
+from jaxseg.layers import EVAL, Run, initial, number_streams
 from jaxseg.types import Array, MismatchError
 from jaxseg.utils.trees import differences
 
@@ -83,7 +83,8 @@ class Network(NamedTuple):
 
 
 def split(module: nnx.Module) -> tuple[Network, Tree, Tree]:
-    """(network without values, params by name, state by name) of a module."""
+    """(network without values, params by name, state by name) of a module, whose stochastic layers get streams of their own."""
+    number_streams(module)
     graph, everything = nnx.split(module)
     flat = sorted(((".".join(map(str, path)), path, var) for path, var in nnx.to_flat_state(everything)), key=lambda f: f[0])
     leaves = tuple(Leaf(path, type(var), tuple(var.get_value().shape), str(var.get_value().dtype),

@@ -6,7 +6,6 @@ import importlib
 import numpy as np
 from flax import nnx
 
-from jaxseg.layers import number_streams
 from jaxseg.models import composite, functional
 from jaxseg.models.base import Segmenter, Variant
 from jaxseg.types import ConfigError, JaxsegError
@@ -91,13 +90,8 @@ def create_model(name: str, *, in_channels: int | None = None, num_classes: int 
             kwargs["rank"] = rank
         make = lambda: variant.network(config, **kwargs, rngs=nnx.Rngs(seed))
 
-    def build():
-        model = make()
-        number_streams(model)
-        return model
-
     try:
-        return functional.abstract(build) if abstract else build()
+        return functional.abstract(make) if abstract else make()
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         if ":" in name or not overrides or isinstance(error, JaxsegError):
             raise

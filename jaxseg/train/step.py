@@ -1,5 +1,6 @@
 """One training step: augment, forward, loss, gradient, guarded update; pure, jitted once, sharded over the mesh."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -58,7 +59,7 @@ def build(network: Network, loss: Callable, optimizer: Optimizer, schedule: Call
         truth = batch["target"] if "target" in batch else target(batch["mask"])
         total, weight, parts = loss(outputs, {**batch, "mask": truth})
         value = losses.learnable(parts, balance) if balance else total / weight
-        return value, (new_state, {name: part[0] / part[1] for name, part in parts.items()})
+        return value, (new_state, {name: losses.mean(part) for name, part in parts.items()})
 
     gradient = jax.value_and_grad(loss_of, has_aux=True)
 
@@ -123,13 +124,16 @@ def build(network: Network, loss: Callable, optimizer: Optimizer, schedule: Call
     return Program(jitted, *place((_key_data(seed), np.float32(lr)), everywhere))
 
 
-def _key_data(seed: int) -> np.ndarray:
-    return np.asarray(jax.random.key_data(jax.random.key(seed)))
+def _key_data(seed: int, *numbers: int) -> np.ndarray:
+    return np.asarray(jax.random.key_data(functools.reduce(jax.random.fold_in, numbers, jax.random.key(seed))))
 
 
 def build_warm(network: Network, optimizer: Optimizer, augment: Callable, mesh, *, dtype: str = "float32", seed: int = 0,
                finish: Callable = lambda image: image) -> Program:
-    """The jitted (state, batch, number) -> state in which BatchNorm's statistics alone have moved: no gradient, no update."""
+    """The jitted (state, batch, number) -> state in which BatchNorm's statistics alone have moved: no gradient, no update.
+
+    Its random keys are fold_in(fold_in(key(seed), 2^32 - 1), number): no step has that number.
+    """
     stored = storage(network, optimizer)
 
     def warm(state: TrainState, batch: Batch, number, drawn: Array) -> TrainState:
@@ -142,4 +146,4 @@ def build_warm(network: Network, optimizer: Optimizer, augment: Callable, mesh, 
     everywhere = meshes.replicated(mesh)
     jitted = jax.jit(warm, in_shardings=(everywhere, meshes.batched(mesh), None, everywhere), out_shardings=everywhere,
                      donate_argnums=0)
-    return Program(jitted, place(_key_data(seed + 1), everywhere))
+    return Program(jitted, place(_key_data(seed, 2**32 - 1), everywhere))
