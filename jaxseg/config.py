@@ -179,6 +179,7 @@ def _check_data(flat: dict[str, Any]) -> None:
         _rule(flat, key, json.dumps(flat[key]) == json.dumps(default[key]),
               f"is for data.rank={5 - rank}; leave it at its default")
     if rank == 3:
+        _rule(flat, "eval.empty", flat["eval.empty"] != "zero", "is for data.rank=2; volumes take 'one' or 'nan'")
         _check_volumes(flat)
     _rule(flat, "data.fractions", len(fractions) == 3 and min(fractions) >= 0 and abs(sum(fractions) - 1) < 1e-6,
           "must be three shares (train, val, test) that sum to 1")

@@ -177,6 +177,7 @@ def report(scored: Scored, cache, *, threshold: float, empty: str, summary, mode
         write_json(folder / "evaluation.json", {
             "model": model, "params": summary.params, "macs": summary.macs, "threshold": threshold, "loss": scored.loss,
             "pooled_dice": dice, "per_image": means(table), "patients": detection(patients), "synthetic": cache.synthetic,
+            "empty_masks": {"both_empty": empty},
             "sweep": {str(t): projects.seed_scores(scored.at(t)) for t in scored.thresholds},
             "tables": {name: figures for name, (_, figures) in published.items()}})
         lines.append(f"per-case figures in {folder / 'cases.csv'}")

@@ -20,7 +20,8 @@ from jaxseg.infer import postprocess
 from jaxseg.infer.volumes import VolumeNetwork, labels_of
 from jaxseg.metrics import counts as scores
 from jaxseg.metrics import regions as region_scores
-from jaxseg.metrics.lesions import lesion_rows
+from jaxseg.metrics import surface as surfaces
+from jaxseg.metrics.lesions import FAR, lesion_rows
 from jaxseg.metrics.summarize import write_csv
 from jaxseg.models.base import Outputs
 from jaxseg.types import ConfigError, DataError
@@ -29,7 +30,32 @@ from jaxseg.utils.pictures import panel
 
 SMALLEST = (10, 30, 100, 300)  # mm^3 of a component, so voxels in BraTS: sizes that post-processing tries
 FEWEST = (50, 150, 500)  # voxels of the innermost region's class under which it becomes that of the region around it
-POLICIES = {"one": "brats2023", "nan": "monai"}  # config.eval.empty -> policy of metrics.regions
+
+
+class Policy(NamedTuple):
+    """How empty masks score: `empty` and `missed` of `regions.case_scores`."""
+
+    empty: str = "one"
+    missed: float | None = None
+
+    def record(self) -> dict:
+        """What evaluation.json says of it."""
+        return {"both_empty": self.empty, "missed_hd95_mm": "diagonal of the case's grid" if self.missed is None else self.missed}
+
+
+def policy_of(dataset: str, *, empty: str, lesions: str) -> Policy:
+    """The policy of config.eval: a missed structure is as far as its case's grid is long, 374 mm by the rules of BraTS.
+
+    Args:
+      dataset: config.data.dataset.
+      empty: config.eval.empty.
+      lesions: config.eval.lesions.
+    Raises:
+      ConfigError: a policy that volumes do not have.
+    """
+    if empty not in surfaces.EMPTY:
+        raise ConfigError(f"config.eval.empty={empty!r}: volumes take {' or '.join(surfaces.EMPTY)}")
+    return Policy(empty, FAR if lesions or dataset == "brats" else None)
 
 
 class Scored(NamedTuple):
@@ -61,15 +87,12 @@ class Scorer:
       target: labels [1, X, Y, Z] -> what the loss compares with (regions).
       order: the class each region writes, for region heads; () for classes.
       threshold: of the sigmoid, for one logit and for regions.
-      empty: config.eval.empty.
+      policy: of empty masks.
     """
 
     def __init__(self, network: VolumeNetwork, loss: Callable, *, target: Callable = lambda mask: mask,
-                 order: Sequence[int] = (), threshold: float = 0.5, empty: str = "one"):
-        if empty not in POLICIES:
-            raise ConfigError(f"config.eval.empty={empty!r}: volumes take {' or '.join(POLICIES)}")
-        self.network, self.order, self.threshold = network, tuple(order), threshold
-        self.empty, self._overlap = POLICIES[empty], empty
+                 order: Sequence[int] = (), threshold: float = 0.5, policy: Policy = Policy()):
+        self.network, self.order, self.threshold, self.policy = network, tuple(order), threshold, policy
         self._loss = jax.jit(lambda logits, mask: loss(Outputs(logits, ()), {"mask": target(mask)})[:2])
 
     def labels(self, logits) -> np.ndarray:
@@ -99,7 +122,7 @@ class Scorer:
             totals["weight"] += float(weight)
             return postprocess.apply(self.labels(logits), steps, spacing)
 
-        scored = score(segment, store, rows, empty=self.empty, keep=keep, surface=surface, lesions=lesions)
+        scored = score(segment, store, rows, policy=self.policy, keep=keep, surface=surface, lesions=lesions)
         total, weight = (_summed(totals[k]) for k in ("loss", "weight"))
         return scored._replace(loss=total / max(weight, 1e-12))
 
@@ -109,7 +132,7 @@ class Scorer:
         predictions = [self.labels(self.network(params, state, store.image(i))) for i in rows]
         nested = region_scores.class_order(store.regions)[::-1][:2] if store.recipe.spacing is None else ()
         return postprocess.choose(predictions, [np.asarray(store.mask(i)) for i in rows], num_classes=len(store.labels) + 1,
-                                  regions=dict(store.regions) or None, min_mm3=SMALLEST, empty=self._overlap,
+                                  regions=dict(store.regions) or None, min_mm3=SMALLEST, empty=self.policy.empty,
                                   spacings=[tuple(store.rows[i]["spacing"]) for i in rows],
                                   relabel=[(*nested, few) for few in FEWEST] if len(nested) == 2 else ())
 
@@ -122,7 +145,7 @@ def _host():
         return None
 
 
-def score(segment: Callable[[np.ndarray, np.ndarray, tuple], np.ndarray], store: Store, rows: np.ndarray, *, empty: str,
+def score(segment: Callable[[np.ndarray, np.ndarray, tuple], np.ndarray], store: Store, rows: np.ndarray, *, policy: Policy,
           keep: int = 0, surface: bool = False, lesions: str = "") -> Scored:
     """Score any way to segment: segment(image [X, Y, Z, C], mask [X, Y, Z], spacing (mm)) -> labels [X, Y, Z].
 
@@ -140,8 +163,8 @@ def score(segment: Callable[[np.ndarray, np.ndarray, tuple], np.ndarray], store:
         matrix = np.asarray(scores.confusion(labels[None], truth[None], len(classes) + 1), np.int64)
         confusion += matrix
         cases.append({"case": about["case"], "patient": about["patient"], "row": int(i)} | region_scores.case_scores(
-            labels, truth, regions=store.regions, classes=classes, spacing=spacing, empty=empty, surface=surface,
-            confusion=matrix))
+            labels, truth, regions=store.regions, classes=classes, spacing=spacing, surface=surface, confusion=matrix,
+            **policy._asdict()))
         if lesions:
             found += [{"case": about["case"]} | row for row in
                       lesion_rows(labels, truth, spacing=spacing, challenge=lesions, regions=store.regions)]
@@ -177,11 +200,12 @@ def pictures(scored: Scored, store: Store) -> list[np.ndarray]:
     return found
 
 
-def report(scored: Scored, store: Store, *, summary, model: str, epochs: int | None, folder: Path | None,
+def report(scored: Scored, store: Store, *, policy: Policy, summary, model: str, epochs: int | None, folder: Path | None,
            baselines: bool = True, steps: Sequence = (), cascaded: Scored | None = None) -> str:
     """Everything that is printed at the end of a run; with `folder`, cases.csv, confusion.csv and evaluation.json are written.
 
     Args:
+      policy: of empty masks, as the cases were scored.
       summary: parameters and multiply-accumulates of one window, from models.summary.
       model: the network's name.
       epochs: how long the weights were trained, if known.
@@ -198,6 +222,9 @@ def report(scored: Scored, store: Store, *, summary, model: str, epochs: int | N
              f"    Test time: {scored.seconds:.1f} s for {len(scored.cases)} volumes, the first not counted; loss "
              f"{scored.loss:.6f}"]
     lines += _score_lines(figures, names, "")
+    if "hd95_mean" in figures:
+        lines.append("hd95 of a structure that was missed, or found where there is none: "
+                     + ("the diagonal of its case's grid" if policy.missed is None else f"{policy.missed:g} mm (BraTS)"))
     for region in dict.fromkeys(row["Labels"] for row in scored.lesions):
         rows = [row for row in scored.lesions if row["Labels"] == region]
         lines.append(f"{region:<4} lesion-wise dice {np.mean([r['LesionWise_Score_Dice'] for r in rows]):.4f}  "
@@ -229,7 +256,7 @@ def report(scored: Scored, store: Store, *, summary, model: str, epochs: int | N
         write_json(folder / "evaluation.json", {
             "model": model, "params": summary.params, "macs": summary.macs, "loss": scored.loss, "mean_dice": dice,
             "scores": figures, "confusion": scored.confusion.tolist(), "synthetic": store.synthetic,
-            "baselines": best.get("figures", {}), "postprocessing": list(steps), **beside})
+            "empty_masks": policy.record(), "baselines": best.get("figures", {}), "postprocessing": list(steps), **beside})
         lines.append(f"per-case figures in {folder / 'cases.csv'}")
     return "\n".join(lines)
 

@@ -78,7 +78,7 @@ def match(prediction: np.ndarray, truth: np.ndarray, *, spacing: Spacing, dilati
         lesion, guess = truth[box] & (zones[box] == zone), np.isin(parts[box], members)
         volume = int(lesion.sum())
         dice = 2 * int((lesion & guess).sum()) / (volume + int(guess.sum()))
-        distance = surface.hd95(guess, lesion, spacing, subvoxel=True, empty="brats2023")
+        distance = surface.hd95(guess, lesion, spacing, subvoxel=True, missed=FAR)
         lesions.append(Lesion(volume * float(np.prod(spacing)), tuple(members.tolist()), dice, distance))
     matched = np.unique(part_of[zone_of > 0])
     return lesions, found - len(matched)
@@ -106,7 +106,7 @@ def lesion_scores(prediction: np.ndarray, truth: np.ndarray, *, spacing: Spacing
         "Num_TP": hits, "Num_FP": alarms, "Num_FN": len(counted) - hits,
         "Sensitivity": float(_counts.recall(whole).item()), "Specificity": float(_counts.specificity(whole).item()),
         "Legacy_Dice": float(_counts.dice(whole).item()),
-        "Legacy_HD95": surface.hd95(prediction, truth, spacing, subvoxel=True, empty="brats2023"),
+        "Legacy_HD95": surface.hd95(prediction, truth, spacing, subvoxel=True, missed=FAR),
         "GT_Complete_Volume": int(truth.sum()) * float(np.prod(spacing)),
         "LesionWise_Score_Dice": sum(lesion.dice for lesion in counted) / shares if shares else 1.0,
         "LesionWise_Score_HD95": (sum(lesion.hd95 for lesion in counted) + FAR * alarms) / max(shares, 1),

@@ -2,10 +2,12 @@
 
 Regions are ((name, classes), ...), for instance BRATS below, in terms of the classes 1..K-1. Where a mask is empty:
 
-| masks | "brats2023" | "diagonal" | "monai" |
-|---|---|---|---|
-| both empty: dice, iou, precision, recall / hd95 / nsd | 1 / 0 mm / 1 | 1 / 0 mm / 1 | NaN / NaN / NaN |
-| one empty: the same | 0 / 374 mm / 0 | 0 / the volume's diagonal in mm / 0 | 0 / inf / 0 |
+| masks | empty="one" | empty="nan" |
+|---|---|---|
+| both empty: dice, iou, precision, recall / hd95 / nsd | 1 / 0 mm / 1 | NaN / NaN / NaN |
+| one empty: the same | 0 / `missed` / 0 | 0 / `missed` / 0 |
+
+`missed` is a length in mm; None: the diagonal of the volume's grid. BraTS 2023 takes 374 mm (`lesions.FAR`).
 """
 
 import math
@@ -23,7 +25,6 @@ from jaxseg.utils.lookup import lookup
 Regions = Sequence[tuple[str, Sequence[int]]]
 BRATS: Regions = (("WT", (1, 2, 3)), ("TC", (1, 3)), ("ET", (3,)))  # of 1 necrosis, 2 oedema, 3 enhancing tumour
 
-_OVERLAPS = {"brats2023": "one", "diagonal": "one", "monai": "nan"}  # policy of the surfaces -> that of the counts
 _OVERLAP = ("dice", "iou", "precision", "recall")
 _DISTANCE = ("hd95", "nsd")
 _SCORES = (*_OVERLAP, "specificity", *_DISTANCE)
@@ -87,8 +88,8 @@ def region_counts(confusion: np.ndarray, regions: Regions) -> Counts:
 
 
 def case_scores(prediction: np.ndarray, truth: np.ndarray, *, regions: Regions, classes: Sequence[str], spacing: Spacing,
-                tolerance: float = 1.0, empty: str = "brats2023", surface: bool = True, subvoxel: bool = False,
-                confusion: np.ndarray | None = None) -> dict[str, float]:
+                tolerance: float = 1.0, empty: str = "one", missed: float | None = None, surface: bool = True,
+                subvoxel: bool = False, confusion: np.ndarray | None = None) -> dict[str, float]:
     """All scores of one volume as one flat row.
 
     Args:
@@ -97,7 +98,7 @@ def case_scores(prediction: np.ndarray, truth: np.ndarray, *, regions: Regions, 
       classes: names of the classes 1..K-1. A region with the name and the voxels of a class is scored once.
       spacing: mm per voxel.
       tolerance: mm within which surfaces agree, for nsd.
-      empty: policy, see above.
+      empty, missed: for empty masks, see above.
       surface: measure hd95 (mm) and nsd; the slow part.
       subvoxel: surfaces by area (deepmind, the BraTS 2023 tool) instead of by voxels (MONAI).
       confusion: [K, K] of these labels where the caller has it (`counts.confusion`).
@@ -109,18 +110,19 @@ def case_scores(prediction: np.ndarray, truth: np.ndarray, *, regions: Regions, 
       ConfigError: a region that has the name of a class but other voxels.
     """
     groups = _groups(regions, classes)
-    overlaps = lookup("empty policy", empty, _OVERLAPS)
+    lookup("empty policy", empty, _surface.EMPTY)
     if confusion is None:
         confusion = _counts.confusion(np.asarray(prediction)[None], np.asarray(truth)[None], len(classes) + 1)
     if confusion.sum() != truth.size:
         raise ValueError(f"{truth.size - confusion.sum()} voxels have labels outside 0..{len(classes)} in the truth or the "
                          f"prediction; the classes are {', '.join(classes)}")
     counts = region_counts(confusion, tuple(groups.items()))
-    columns = {name: _counts.SCORES[name](counts, overlaps) for name in _OVERLAP} | {"specificity": _counts.specificity(counts)}
+    columns = {name: _counts.SCORES[name](counts, empty) for name in _OVERLAP} | {"specificity": _counts.specificity(counts)}
     if surface:
         box = _surface.bounding_box((prediction > 0) | (truth > 0))
         there = (counts.tp + counts.fp > 0) & (counts.tp + counts.fn > 0)  # an empty mask's distance may need the whole volume
-        pairs = [_surfaces(prediction[box if both else ...], truth[box if both else ...], k, tolerance, spacing, subvoxel, empty)
+        pairs = [_surfaces(prediction[box if both else ...], truth[box if both else ...], k, tolerance=tolerance,
+                           spacing=spacing, subvoxel=subvoxel, empty=empty, missed=missed)
                  for k, both in zip(groups.values(), there)]
         columns |= dict(zip(_DISTANCE, zip(*pairs)))
     ml = math.prod(spacing) / 1000
@@ -158,9 +160,8 @@ def _groups(regions: Regions, classes: Sequence[str]) -> dict[str, tuple[int, ..
     return groups
 
 
-def _surfaces(prediction, truth, classes, tolerance, spacing, subvoxel, empty) -> tuple[float, float]:
-    masks = (np.isin(labels, classes) for labels in (prediction, truth))
-    return _surface.hd95_and_nsd(*masks, tolerance, spacing, subvoxel=subvoxel, empty=empty)
+def _surfaces(prediction, truth, classes, **policies) -> tuple[float, float]:
+    return _surface.hd95_and_nsd(*(np.isin(labels, classes) for labels in (prediction, truth)), **policies)
 
 
 def _mean(values: Sequence[float]) -> float:

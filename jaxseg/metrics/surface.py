@@ -3,12 +3,9 @@
 On the host, for boolean masks of one object [*S] (2-D or 3-D). A mask's surface is its voxels with a face neighbour outside
 (the image's border counts as outside), or with `subvoxel` the elements of `surfels`, weighted by their area.
 
-| masks | policy "monai" | "brats2023" | "diagonal" |
-|---|---|---|---|
-| both empty: distance / nsd | NaN / NaN | 0 / 1 | 0 / 1 |
-| one empty: distance / nsd | inf / 0 | 374 / 0 | length of the volume's diagonal, mm / 0 |
-
-(MONAI 1.6 gives NaN for the HD95 of one empty mask, inf - inf inside torch.quantile; here it is inf as its HD is.)
+Where both masks are empty, `empty` decides: "one": distance 0 and nsd 1; "nan": NaN, undefined. Where one of them is, nsd is 0
+and the distance is `missed` (mm); None: the diagonal of the masks' grid, the largest distance that it has room for. BraTS 2023
+takes "one" and 374 mm, MONAI "nan" and infinity (its HD95 of one empty mask is NaN: inf - inf inside torch.quantile).
 """
 
 import math
@@ -21,11 +18,7 @@ from jaxseg.metrics import surfels
 from jaxseg.types import Spacing
 from jaxseg.utils.lookup import lookup
 
-_EMPTY = {  # policy -> (both empty, one empty: distance of a volume with this diagonal, nsd of both empty)
-    "monai": (math.nan, lambda diagonal: math.inf, math.nan),
-    "brats2023": (0.0, lambda diagonal: 374.0, 1.0),
-    "diagonal": (0.0, lambda diagonal: diagonal, 1.0),
-}
+EMPTY = {"one": (0.0, 1.0), "nan": (math.nan, math.nan)}  # policy -> distance and nsd of two empty masks
 
 
 def surface_distances(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -44,7 +37,7 @@ def surface_distances(prediction: np.ndarray, truth: np.ndarray, spacing: Spacin
 
 
 def hd(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None, *, percentile: float = 100.0,
-       pooled: bool = False, subvoxel: bool = False, empty: str = "monai") -> float:
+       pooled: bool = False, subvoxel: bool = False, empty: str = "one", missed: float | None = None) -> float:
     """Hausdorff distance (mm): the larger of the two directed percentiles.
 
     Args:
@@ -52,9 +45,9 @@ def hd(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None
       pooled: the percentile of both directions' distances put together (seg-metrics, the seed's 3-D project).
       subvoxel: the smallest distance within which `percentile` % of a surface's area lie (deepmind, the BraTS 2023 tool),
         instead of the interpolated percentile of its voxels.
-      empty: policy for empty masks, see the table above.
+      empty, missed: for empty masks, see above.
     """
-    fallback = _of_empty(prediction, truth, spacing, empty)
+    fallback = _of_empty(prediction, truth, spacing, empty, missed)
     if fallback is not None:
         return fallback
     both = _directed(prediction, truth, spacing, subvoxel)
@@ -64,15 +57,15 @@ def hd(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None
 
 
 def hd95(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None, *, pooled: bool = False,
-         subvoxel: bool = False, empty: str = "monai") -> float:
+         subvoxel: bool = False, empty: str = "one", missed: float | None = None) -> float:
     """`hd` at the 95th percentile."""
-    return hd(prediction, truth, spacing, percentile=95.0, pooled=pooled, subvoxel=subvoxel, empty=empty)
+    return hd(prediction, truth, spacing, percentile=95.0, pooled=pooled, subvoxel=subvoxel, empty=empty, missed=missed)
 
 
 def hd95_and_nsd(prediction: np.ndarray, truth: np.ndarray, tolerance: float, spacing: Spacing | None = None, *,
-                 subvoxel: bool = False, empty: str = "monai") -> tuple[float, float]:
+                 subvoxel: bool = False, empty: str = "one", missed: float | None = None) -> tuple[float, float]:
     """`hd95` and `nsd` of the same masks, from distances that are measured once."""
-    fallback = _of_empty(prediction, truth, spacing, empty)
+    fallback = _of_empty(prediction, truth, spacing, empty, missed)
     if fallback is not None:
         return fallback, nsd(prediction, truth, tolerance, spacing, subvoxel=subvoxel, empty=empty)
     both = _directed(prediction, truth, spacing, subvoxel)
@@ -80,28 +73,30 @@ def hd95_and_nsd(prediction: np.ndarray, truth: np.ndarray, tolerance: float, sp
 
 
 def directed_means(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None, *,
-                   subvoxel: bool = False) -> tuple[float, float]:
-    """Mean distance (mm) prediction -> truth and truth -> prediction, by area with `subvoxel`; NaN for an empty mask."""
-    if not (np.any(prediction) and np.any(truth)):
-        return math.nan, math.nan
+                   subvoxel: bool = False, empty: str = "one", missed: float | None = None) -> tuple[float, float]:
+    """Mean distance (mm) prediction -> truth and truth -> prediction, by area with `subvoxel`."""
+    fallback = _of_empty(prediction, truth, spacing, empty, missed)
+    if fallback is not None:
+        return fallback, fallback
     first, second = _directed(prediction, truth, spacing, subvoxel)
     return tuple(float(np.average(d, weights=area)) for d, area in (first, second))
 
 
-def assd(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None, *, empty: str = "monai") -> float:
+def assd(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None, *, empty: str = "one",
+         missed: float | None = None) -> float:
     """Average symmetric surface distance (mm): the mean over the surface voxels of both masks."""
-    fallback = _of_empty(prediction, truth, spacing, empty)
+    fallback = _of_empty(prediction, truth, spacing, empty, missed)
     return float(np.concatenate(surface_distances(prediction, truth, spacing)).mean()) if fallback is None else fallback
 
 
 def nsd(prediction: np.ndarray, truth: np.ndarray, tolerance: float, spacing: Spacing | None = None, *,
-        subvoxel: bool = False, empty: str = "monai") -> float:
+        subvoxel: bool = False, empty: str = "one") -> float:
     """Normalised surface Dice: the share of both surfaces that lies within `tolerance` mm of the other.
 
     Args:
       subvoxel: measure surfaces by area (length in 2-D) instead of by counting voxels.
     """
-    nothing = lookup("empty policy", empty, _EMPTY)[2]
+    nothing = lookup("empty policy", empty, EMPTY)[1]
     if not (np.any(prediction) or np.any(truth)):
         return nothing
     return _share_within(_directed(prediction, truth, spacing, subvoxel), tolerance)
@@ -159,11 +154,13 @@ def _checked(prediction, truth, spacing) -> tuple[np.ndarray, np.ndarray, Spacin
     return prediction, truth, spacing
 
 
-def _of_empty(prediction, truth, spacing, policy: str) -> float | None:
+def _of_empty(prediction, truth, spacing, empty: str, missed: float | None) -> float | None:
     """The distance where a mask is empty, None where neither is."""
-    both, one, _ = lookup("empty policy", policy, _EMPTY)
+    both = lookup("empty policy", empty, EMPTY)[0]
     prediction, truth, spacing = _checked(prediction, truth, spacing)
     there = bool(prediction.any()), bool(truth.any())
     if all(there):
         return None
-    return one(math.hypot(*(n * s for n, s in zip(truth.shape, spacing)))) if any(there) else both
+    if not any(there):
+        return both
+    return math.hypot(*(n * s for n, s in zip(truth.shape, spacing))) if missed is None else float(missed)

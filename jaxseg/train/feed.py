@@ -147,10 +147,11 @@ class Volumes(NamedTuple):
                                   outputs.order)
             labels = lambda image: scorer.labels(runs.cascaded(roi, second, image))
             segment = lambda image, _, spacing: postprocess.apply(labels(image), steps, spacing)
-            cascaded = evaluate_volumes.score(segment, self.store, rows, empty=scorer.empty, **measured)
+            cascaded = evaluate_volumes.score(segment, self.store, rows, policy=scorer.policy, **measured)
         if folder is not None and config.eval.postprocess:
             write_json(folder / "postprocess.json", steps)
-        return evaluate_volumes.report(scored, self.store, folder=folder, steps=steps, cascaded=cascaded, **about)
+        return evaluate_volumes.report(scored, self.store, policy=scorer.policy, folder=folder, steps=steps, cascaded=cascaded,
+                                       **about)
 
     def _appended(self, config) -> bool:
         return config.data.coordinates and not config.data.whole  # whole volumes are stored with theirs
@@ -160,7 +161,8 @@ class Volumes(NamedTuple):
                              dtype=compute_dtype(config.train.dtype), coordinates=self._appended(config),
                              mean=self.recipe.mean, std=self.recipe.std, **{key: config.infer[key] for key in WINDOW})
         return evaluate_volumes.Scorer(seen, loss, target=outputs.target, order=outputs.order, threshold=config.eval.threshold,
-                                       empty=config.eval.empty)
+                                       policy=evaluate_volumes.policy_of(config.data.dataset, empty=config.eval.empty,
+                                                                         lesions=config.eval.lesions))
 
 
 Feed = Slices | Volumes

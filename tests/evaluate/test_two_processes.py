@@ -8,14 +8,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from tests.evaluate import two_processes
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.filterwarnings("ignore:invalid value")  # the spread of a distance to an empty mask, which is infinite
 def test_three_volumes_are_scored_by_two_processes_as_by_one(tmp_path):
     store = two_processes.make_store(tmp_path / "store")
     with socket.socket() as s:

@@ -48,7 +48,8 @@ def judge(store, folder: Path) -> dict:
     weights = [{k: jax.make_array_from_process_local_data(sharing, np.asarray(v)) for k, v in part.items()}
                for part in (params, state)]  # as the train state has them: on the devices of all processes
     windows = VolumeNetwork(network, window=(8, 8, 8), num_classes=4, windows=1)
-    scorer = volumes.Scorer(windows, compose.build((("dice", 1.0),), {}, (), ()), empty="nan")
+    policy = volumes.policy_of("toy", empty="nan", lesions="")
+    scorer = volumes.Scorer(windows, compose.build((("dice", 1.0),), {}, (), ()), policy=policy)
     found = {}
     for name, rows in (("three", np.arange(3)), ("one", np.array([1]))):  # one volume: nothing is left for process 1
         scored = scorer.run(*weights, store, rows, surface=True, lesions="GLI")
@@ -56,7 +57,7 @@ def judge(store, folder: Path) -> dict:
                        "figures": volumes.headline(scored)}
         if jax.process_index() == 0:
             (folder / name).mkdir(parents=True)
-            volumes.report(scored._replace(loss=round(scored.loss, 5)), store, folder=folder / name, **ABOUT)
+            volumes.report(scored._replace(loss=round(scored.loss, 5)), store, policy=policy, folder=folder / name, **ABOUT)
     found["voxels"] = volumes._summed(np.array([3 * 10**9])).tolist()  # 340 BraTS cases have as many
     return found
 

@@ -92,16 +92,18 @@ def test_a_perfect_prediction_is_perfect():
     assert all(row[f"hd95_{name}"] == 0 == row[f"fp_{name}"] for name in ("WT", "TC", "ET", "NCR", "ED"))
 
 
-@pytest.mark.parametrize("policy,both,one", [("brats2023", (1, 0, 1), (0, 374, 0)), ("monai", (math.nan,) * 3, (0, math.inf, 0)),
-                                             ("diagonal", (1, 0, 1), (0, math.hypot(40, 18, 16), 0))])
+@pytest.mark.parametrize("policy,both,one", [
+    ({}, (1, 0, 1), (0, math.hypot(40, 18, 16), 0)), ({"missed": 374.0}, (1, 0, 1), (0, 374, 0)),
+    ({"empty": "nan"}, (math.nan,) * 3, (0, math.hypot(40, 18, 16), 0)),
+    ({"empty": "nan", "missed": math.inf}, (math.nan,) * 3, (0, math.inf, 0))])
 def test_empty_regions_score_by_the_policy(policy, both, one):
     here, none = tumour(), tumour(enhancing=False)
     for prediction, truth, expected in ((none, none, both), (here, none, one), (none, here, one)):
-        row = scores(prediction, truth, spacing=(2.0, 1.0, 1.0), empty=policy)
+        row = scores(prediction, truth, spacing=(2.0, 1.0, 1.0), **policy)
         np.testing.assert_allclose([row["dice_ET"], row["hd95_ET"], row["nsd_ET"]], expected)
         np.testing.assert_allclose([row[f"{name}_ET"] for name in OVERLAP], expected[0])
         assert row["dice_WT"] == 1 == row["nsd_WT"]
-    nothing = scores(np.zeros_like(here), np.zeros_like(here), empty=policy, spacing=(2.0, 1.0, 1.0))
+    nothing = scores(np.zeros_like(here), np.zeros_like(here), spacing=(2.0, 1.0, 1.0), **policy)
     np.testing.assert_allclose([nothing["dice_mean"], nothing["hd95_mean"], nothing["nsd_mean"]], both)
 
 
@@ -140,8 +142,8 @@ def test_labels_without_a_class_are_refused():
 
 def test_a_summary_leaves_undefined_scores_out_and_says_of_how_many():
     none = tumour(enhancing=False)
-    rows = [scores(tumour(2), tumour(), empty="monai") | {"case": "a"}, scores(none, none, empty="monai") | {"case": "b"},
-            scores(tumour(), tumour(), empty="monai") | {"case": "c"}]
+    rows = [scores(tumour(2), tumour(), empty="nan") | {"case": "a"}, scores(none, none, empty="nan") | {"case": "b"},
+            scores(tumour(), tumour(), empty="nan") | {"case": "c"}]
     summary = summarize_cases(rows)
     assert summary["dice_ET"]["n"] == 2 and summary["dice_ET"]["mean"] == pytest.approx((1 / 3 + 1) / 2)
     assert summary["dice_WT"] == pytest.approx({"mean": 2.8 / 3, "std": np.std([0.8, 1, 1]), "median": 1, "n": 3})

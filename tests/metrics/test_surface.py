@@ -62,19 +62,27 @@ def test_the_border_of_the_image_is_a_surface():
     assert len(surface.surface_distances(full, full)[0]) == 5 * 6 - 3 * 4
 
 
-@pytest.mark.parametrize("policy,both,one", [("monai", math.nan, math.inf), ("brats2023", 0, 374),
-                                             ("diagonal", 0, math.sqrt(3) * 32)])
+@pytest.mark.parametrize("policy,both,one", [({}, 0, math.sqrt(3) * 32), ({"missed": 374.0}, 0, 374),
+                                             ({"empty": "nan"}, math.nan, math.sqrt(3) * 32),
+                                             ({"empty": "nan", "missed": math.inf}, math.nan, math.inf)])
 def test_empty_masks_score_by_the_policy(policy, both, one):
-    for metric in (surface.hd, surface.hd95, surface.assd):
-        np.testing.assert_allclose([metric(NONE, NONE, empty=policy), metric(A, NONE, empty=policy),
-                                    metric(NONE, A, empty=policy)], [both, one, one])
+    for metric in (surface.hd, surface.hd95, surface.assd, lambda *masks, **p: surface.directed_means(*masks, **p)[0],
+                   lambda *masks, **p: surface.hd95_and_nsd(*masks, 1.0, **p)[0]):
+        np.testing.assert_allclose([metric(NONE, NONE, **policy), metric(A, NONE, **policy), metric(NONE, A, **policy)],
+                                   [both, one, one])
+    empty = policy.get("empty", "one")
     for subvoxel in (False, True):
-        np.testing.assert_allclose(surface.nsd(NONE, NONE, 1.0, subvoxel=subvoxel, empty=policy), 1.0 if both == 0 else math.nan)
-        assert surface.nsd(A, NONE, 1.0, subvoxel=subvoxel, empty=policy) == 0 == surface.nsd(NONE, A, 1e9, empty=policy)
+        np.testing.assert_allclose(surface.nsd(NONE, NONE, 1.0, subvoxel=subvoxel, empty=empty), 1.0 if both == 0 else math.nan)
+        assert surface.nsd(A, NONE, 1.0, subvoxel=subvoxel, empty=empty) == 0 == surface.nsd(NONE, A, 1e9, empty=empty)
 
 
-def test_the_diagonal_is_in_millimetres():
-    assert surface.hd(A, NONE, (2.0, 1.0, 1.0), empty="diagonal") == 32 * math.sqrt(6)
+def test_a_missed_structure_is_as_far_as_the_grid_is_long_in_millimetres():
+    assert surface.hd(A, NONE, (2.0, 1.0, 1.0)) == 32 * math.sqrt(6)
+    corners = np.zeros((2, 4, 5, 6), bool)
+    corners[0, 0, 0, 0], corners[1, -1, -1, -1] = True, True
+    spacing = (0.7, 1.3, 3.0)
+    missed = surface.hd95(corners[0], np.zeros((4, 5, 6), bool), spacing)
+    assert missed == math.hypot(4 * 0.7, 5 * 1.3, 6 * 3.0) > surface.hd95(*corners, spacing)  # no error is farther than a miss
 
 
 def test_wrong_arguments_name_the_rule():
@@ -82,8 +90,8 @@ def test_wrong_arguments_name_the_rule():
                             ((A, A, (1.0, math.nan, 1.0)), "positive")):
         with pytest.raises(ValueError, match=rule):
             surface.hd(*arguments)
-    with pytest.raises(ConfigError, match="brats2023"):
-        surface.hd(A, A, empty="brats")
+    with pytest.raises(ConfigError, match="nan, one"):
+        surface.hd(A, A, empty="zero")
 
 
 def test_a_large_box_has_the_area_of_its_faces():
