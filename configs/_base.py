@@ -46,7 +46,7 @@ def base() -> ConfigDict:
     data.normalise = _optional(str)  # brats_arrays: auto, brain (z-scores are made), given (the arrays hold them)
     data.protocol = _optional(str)  # ct_ich: "only" (slices with a bleed) or "all"
     data.structures = _optional(tuple)  # names of the classes 1, 2, ... (organs_ct: which organs; lungs; folder; scoliosis)
-    data.naming = _optional(str)  # lungs: sides are the "patient"'s, or the image's as in the "seed"
+    data.naming = _optional(str)  # lungs: sides are the "patient"'s, or the "image"'s
     data.allow_empty = _optional(bool)  # scoliosis: an image without a label file has no object
     data.modalities = _optional(tuple)  # brats: which, in channel order, e.g. ("t1ce", "flair")
     data.release = _optional(str)  # brats: "2023" or "2024" where the file names do not tell
@@ -58,7 +58,7 @@ def base() -> ConfigDict:
     data.phantom = _optional(str)  # which embedded phantom when root is empty: "default" or "quick"
     data.bad_cases = "stop"  # files that cannot be used: stop at the first, or skip their cases and say which
     data.bad_share = 0.05  # bad_cases "skip": the largest share of the cases that may be bad
-    data.split = "patient"  # patient (drawn, stratified), fold, fixed (by the data set), file, slice_seed (the seed's, leaks)
+    data.split = "patient"  # patient (drawn, stratified), fold, fixed (by the data set), file, slice_level (leaks)
     data.split_file = ""  # split "file": JSON with lists of patients under train, val and test, such as a run's splits.json
     data.folds = 5  # split "fold": how many parts
     data.fold = 0  # split "fold": part `fold` tests, the next one chooses the checkpoint, the others train
@@ -68,7 +68,7 @@ def base() -> ConfigDict:
     data.workers = 0  # Grain worker processes; 0 reads in the main process
 
     c.model = model = ConfigDict()
-    model.name = "segnext_t_seed"  # a registry name, "encoder+decoder", or "my_module:MyNet"
+    model.name = "segnext_t_ich"  # a registry name, "encoder+decoder", or "my_module:MyNet"
     model.options = ConfigDict()  # fields of the family's Config to override, e.g. {"dropout": 0.2}
     model.softmax = False  # with a single class: two softmax logits instead of one sigmoid logit
     model.init = ""  # start from this run folder, checkpoint or .pth / .safetensors file
@@ -130,8 +130,8 @@ def base() -> ConfigDict:
     infer.ensemble = ()  # rank 3, predict: further run folders (folds, seeds) whose logits are averaged with the run's
     infer.postprocess = False  # rank 3: apply the steps that evaluate chose
     infer.overlap = 0.25  # rank 3: share of a window that neighbours have in common
-    infer.blend = "gaussian"  # rank 3: constant gaussian gaussian_nnunet cosine seed_cosine
-    infer.positions = "monai"  # rank 3: monai nnunet seed
+    infer.blend = "gaussian"  # rank 3: constant gaussian gaussian_nnunet cosine half_cosine
+    infer.positions = "monai"  # rank 3: monai nnunet
     infer.windows = 2  # rank 3: windows per forward pass
     infer.mirror = ()  # rank 3: axes to flip for averaging, e.g. (0, 1, 2)
     infer.accumulator = "auto"  # rank 3: auto device host memmap

@@ -33,7 +33,7 @@ QUICK = {
 }
 
 
-def seed_recipe(c, *, two: bool) -> None:
+def published_recipe(c, *, two: bool) -> None:
     """The source's recipe: 128^3 patches, Adam 1e-3 with a plateau, BatchNorm warm-up, cosine blending."""
     c.data.dataset, c.data.rank, c.data.intensity, c.data.window = "brats", 3, "brain", ()
     c.data.modalities = TWO if two else ALL

@@ -16,17 +16,17 @@ Source: jwon112/3d-segmentation, utils/cascade_utils.py. Published: nothing. Mea
 
 from configs._arguments import network_and_flags
 from configs._base import base
-from configs._brats import AUGMENT, PHANTOM, QUICK, seed_recipe
+from configs._brats import AUGMENT, PHANTOM, QUICK, published_recipe
 
 
 def get_config(arguments: str = ""):
     named, flags = network_and_flags(arguments, "augment", "quick")
     c = base()
     c.variant = arguments
-    seed_recipe(c, two=False)
+    published_recipe(c, two=False)
     c.model.name = named or "unet3d_s"
     c.data.coordinates, c.data.size = True, (96, 96, 96)
-    c.loss.terms = (("seed3d_squared", 1.0),)
+    c.loss.terms = (("brats3d_squared", 1.0),)
     c.train.augment = AUGMENT if "augment" in flags else ()
     c.embedded = PHANTOM + (QUICK[3] if "quick" in flags else ())
     if named:

@@ -15,7 +15,7 @@ Source: jwon112/3d-segmentation, train_roi.py: 40 epochs, batch 4, Adam 1e-3, pl
 
 from configs._arguments import network_and_flags
 from configs._base import base
-from configs._brats import AUGMENT, seed_recipe
+from configs._brats import AUGMENT, published_recipe
 
 PHANTOM = (
     ("data.phantom", "default"), ("data.size", (32, 32, 32)), ("data.fractions", (0.7, 0.1, 0.2)), ("optim.name", "adamw"),
@@ -29,11 +29,11 @@ def get_config(arguments: str = ""):
     named, flags = network_and_flags(arguments, "augment", "quick")
     c = base()
     c.variant = arguments
-    seed_recipe(c, two=False)
+    published_recipe(c, two=False)
     c.model.name = named or ("roi_unet3d_test" if "quick" in flags else "roi_unet3d_small")
     c.model.softmax = True
     c.data.whole, c.data.coordinates, c.data.size = True, True, (64, 64, 64)
-    c.loss.terms = (("seed3d_squared", 1.0),)
+    c.loss.terms = (("brats3d_squared", 1.0),)
     c.schedule.options = {"factor": 0.5, "patience": 2}
     c.train.augment = AUGMENT if "augment" in flags else ()
     c.train.batch_size, c.train.epochs, c.train.bn_warmup = 4, 40, 0

@@ -22,7 +22,7 @@ phantom: see README.
 
 from configs._arguments import network_and_flags
 from configs._base import base
-from configs._brats import AUGMENT, NNUNET_AUGMENT, PHANTOM, QUICK, deep_supervision, on_slices, seed_recipe
+from configs._brats import AUGMENT, NNUNET_AUGMENT, PHANTOM, QUICK, deep_supervision, on_slices, published_recipe
 
 FLAGS = ("two", "standard", "nnunet", "augment", "regions", "five", "slices", "quick")
 
@@ -31,10 +31,10 @@ def get_config(arguments: str = ""):
     named, flags = network_and_flags(arguments, *FLAGS)
     c = base()
     c.variant = arguments
-    seed_recipe(c, two="two" in flags)
+    published_recipe(c, two="two" in flags)
     c.model.name = named or ("segnext_t" if "slices" in flags else "unet3d_s")
     c.data.regions, c.data.split = "regions" in flags, "fold" if "five" in flags else "patient"
-    c.loss.terms = (("seed3d_standard", 1.0),) if "standard" in flags else (("seed3d_squared", 1.0),)
+    c.loss.terms = (("brats3d_standard", 1.0),) if "standard" in flags else (("brats3d_squared", 1.0),)
     c.train.augment = AUGMENT if "augment" in flags else ()
     c.embedded = PHANTOM
     if "nnunet" in flags:

@@ -7,7 +7,7 @@
     python -m jaxseg.main --config=configs/lungs_pspnet.py:quick                                              # seconds
 
 Arguments: r50 (what the notebooks train; default) or r101 (what the README says); a stage of STAGES in configs/_lungs.py
-(`cutmix`); `seed_naming` (class 1 is the lung on the image's left; else the patient's left); `quick`. A stage starts from the
+(`cutmix`); `image_naming` (class 1 is the lung on the image's left; else the patient's left); `quick`. A stage starts from the
 default folder of the one before it, under the same other arguments; config.model.init names another.
 
 Source: superbunny38/Multi-Object-Semantic-Segmentation. Differs: a validation set apart from the test set; mirroring swaps the
@@ -26,7 +26,7 @@ from configs._lungs import CROSS, EQUALIZE, PHANTOM, QUICK, STAGES
 
 
 def get_config(arguments: str = ""):
-    chosen = parse(arguments, sizes=("r50", "r101"), flags=(*STAGES, "seed_naming", "quick"))
+    chosen = parse(arguments, sizes=("r50", "r101"), flags=(*STAGES, "image_naming", "quick"))
     name = one_of(chosen.flags, STAGES) or "cutmix"
     stage, words = STAGES[name], (arguments or "cutmix").split(",")
     c = base()
@@ -37,13 +37,13 @@ def get_config(arguments: str = ""):
         if stage.after else ""
     c.data.dataset, c.data.window, c.data.channels, c.data.size = "lungs", (), 3, (475, 475)
     c.data.mean, c.data.std = _imagenet.MEAN, _imagenet.STD
-    c.data.structures, c.data.naming = ("left lung", "right lung"), "seed" if "seed_naming" in chosen.flags else "patient"
+    c.data.structures, c.data.naming = ("left lung", "right lung"), "image" if "image_naming" in chosen.flags else "patient"
     c.data.fractions, c.eval.tables = (0.6, 0.1, 0.3), ("left_right",)
     c.train.augment, c.train.epochs, c.train.best = stage.augment, stage.epochs * stage.copies, "val_dice"
     c.train.eval_every = 5 * stage.copies
     c.train.batch_size, c.optim.accumulate = 3 if stage.augment == EQUALIZE else 8, 3
     c.loss.terms, c.loss.aux_terms, c.loss.aux_weights = stage.terms, (CROSS,), (stage.auxiliary,)
-    options = {"dice": {"background": False, "batch": True}, "boundary": {"variant": "seed"}}
+    options = {"dice": {"background": False, "batch": True}, "boundary": {"variant": "segloss"}}
     c.loss.options = {term: options[term] for term, _ in stage.terms if term in options}
     if name == "learnt":  # factors 2 (sigmoid(x) + 1/2) take the place of the weights; the source's x are 1.0 and 0.4
         c.loss.learnable = (("cross_entropy", 1.0), ("boundary", 1.0), ("aux0.cross_entropy", 0.4))

@@ -1,4 +1,4 @@
-"""Spines in X-ray images: every row of the seed's table (SegFormer B0 to B5, SegNeXt T to L, in the seed's variants).
+"""Spines in X-ray images: every row of the project's table (SegFormer B0 to B5, SegNeXt T to L, in the project's variants).
 
     python -m jaxseg.main --config=configs/scoliosis.py:segnext_l --config.data.root=/data/AIS.v1i.yolov8   # Roboflow export
     python -m jaxseg.main --config=configs/scoliosis.py:quick                                               # seconds
@@ -35,7 +35,7 @@ def get_config(arguments: str = ""):
     c = base()
     c.variant = arguments
     name = chosen.size or "segnext_t"
-    c.model.name = f"{name.partition('_')[0]}_test_seed" if "quick" in chosen.flags else f"{name}_seed"
+    c.model.name = f"{name.partition('_')[0]}_test_ich" if "quick" in chosen.flags else f"{name}_ich"
     c.data.dataset, c.data.split, c.data.window, c.data.size = "scoliosis", "fixed", (), (640, 640)
     c.train.batch_size = BATCH[name]
     c.schedule.name, c.schedule.options = "plateau", {"factor": 0.5, "patience": 5, "min_lr": 1e-7}

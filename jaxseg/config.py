@@ -15,7 +15,7 @@ from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup
 
 CHOICES = {
-    "data.split": ("patient", "fold", "file", "fixed", "slice_seed"),
+    "data.split": ("patient", "fold", "file", "fixed", "slice_level"),
     "data.intensity": ("grey", "brain", "ct"),
     "data.filter": ("linear", "lanczos"),
     "data.bad_cases": ("stop", "skip"),
@@ -27,8 +27,8 @@ CHOICES = {
     "eval.empty": ("one", "zero", "nan"),
     "eval.split": ("train", "val", "test"),
     "search.objective": ("val_dice", "val_recall"),
-    "infer.blend": ("constant", "gaussian", "gaussian_nnunet", "cosine", "seed_cosine"),
-    "infer.positions": ("monai", "nnunet", "seed"),
+    "infer.blend": ("constant", "gaussian", "gaussian_nnunet", "cosine", "half_cosine"),
+    "infer.positions": ("monai", "nnunet"),
     "infer.accumulator": ("auto", "device", "host", "memmap"),
 }
 VOLUMES_ONLY = ("data.coordinates", "data.whole", "data.per_volume", "data.foreground", "eval.surface", "eval.lesions",

@@ -16,7 +16,7 @@ from jaxseg.bench import pair
 from jaxseg.bench.side import Options
 from jaxseg.bench.table import Row
 
-CASES = ("segnext_t_seed",)
+CASES = ("segnext_t_ich",)
 RUNS = 3  # of each kind, in turn; medians
 
 
@@ -92,10 +92,10 @@ def peer(name: str, edge: int, gpu: bool) -> dict:
 
     from jaxseg.bench import peers
     from jaxseg.bench.models import arrays
-    from jaxseg.bench.twins.segnext import Seed
+    from jaxseg.bench.twins.segnext import Ich
     peers.threads()
     device = "cuda" if gpu else "cpu"
-    module = Seed((32, 64, 160, 256), (3, 3, 5, 2), ham=512, width=256, bases=64, dropout=0.0)
+    module = Ich((32, 64, 160, 256), (3, 3, 5, 2), ham=512, width=256, bases=64, dropout=0.0)
     module = module.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, fused=True)
     image, mask = arrays((2, edge, edge, 1), 1)

@@ -1,4 +1,4 @@
-"""Who trains and who judges: splits by patient, folds, the seed's slice split, and the check that nobody does both.
+"""Train, validation and test sets: splits by patient, folds, the haemorrhage project's split by slices, and leak checks.
 
 The order of patients is that of a keyed digest of their names, so that it depends neither on the listing of a folder nor
 on a version of numpy.
@@ -19,8 +19,8 @@ from jaxseg.utils import files
 from jaxseg.utils.lookup import unknown_name
 
 NAMES = ("train", "val", "test")
-SEED_HELD_OUT = {"only": (10, 50, 318), "all": (200, 500, 2500)}  # protocol: last slices for (val, test), of about so many
-SPLITS = ("patient", "fold", "file", "fixed", "slice_seed")
+HELD_OUT = {"only": (10, 50, 318), "all": (200, 500, 2500)}  # protocol: last slices for (val, test), of about so many
+SPLITS = ("patient", "fold", "file", "fixed", "slice_level")
 Row = Mapping[str, Any]  # of Cache.rows or Store.rows: case, patient, stratum, foreground, digest or digests ...
 
 
@@ -73,13 +73,13 @@ def split_rows(rows: Sequence[Row], dataset: DataSet, *, split: str, fractions: 
     Args:
       rows: `Cache.rows` or `Store.rows`.
       split: "patient" (drawn, stratified), "fold" (cross-validation, stratified), "file" (patients listed in a JSON file),
-        "fixed" (as the data set prescribes), or "slice_seed" (the seed's: the last slices, whoever they belong to; warned
-        about, and kept only to compare with published figures).
+        "fixed" (as the data set prescribes), or "slice_level" (the haemorrhage project's: the last slices, whoever they belong
+        to; warned about, and kept only to compare with published figures).
       fractions: shares of patients, for "patient" alone.
       seed: of the draw, for "patient" and "fold".
       folds, fold: number of parts, and which of them (from 0) is the test, for "fold" alone.
       file: for "file" alone, see `load_splits`; the patients that it leaves out are in no split.
-      protocol: "only" or "all", for "slice_seed" alone; it says how many slices the seed held out.
+      protocol: "only" or "all", for "slice_level" alone; it says how many slices that project held out.
       absent: patients whose cases are all bad and left out; a file may list them.
       log: takes the warning.
     Returns:
@@ -102,14 +102,15 @@ def split_rows(rows: Sequence[Row], dataset: DataSet, *, split: str, fractions: 
         splits = rows_of(rows, load_splits(file, strata, absent))
     elif split == "fixed":
         splits = rows_of(rows, _fixed(strata, dataset))
-    elif split == "slice_seed":
+    elif split == "slice_level":
         splits = _last_slices(len(rows), protocol)
         shared = {rows[i]["patient"] for i in splits["train"]} & {rows[i]["patient"] for n in NAMES[1:] for i in splits[n]}
-        log(f"WARNING data.split=slice_seed splits slices, not patients ({len(shared)} of {len(strata)} train and judge here): "
-            "scores are too good; compare with the seed's figures only, and use data.split=patient for any claim")
+        log(f"WARNING data.split=slice_level splits slices, not patients ({len(shared)} of {len(strata)} are in both training "
+            "and evaluation): scores are optimistically biased; compare with the haemorrhage project's figures only, and use "
+            "data.split=patient for any claim")
     else:
         raise unknown_name("data.split", split, SPLITS)
-    if split != "slice_seed":
+    if split != "slice_level":
         check_no_leak(rows, splits)
     for name, numbers in splits.items():
         if len(numbers) and not any(sum(rows[i]["foreground"]) for i in numbers):
@@ -233,7 +234,7 @@ def _whole_counts(n: int, shares: Sequence[float]) -> list[int]:
         raise ConfigError(f"got {n} patients for {wanted} splits (data.fractions={tuple(shares)}); each needs one: add patients, "
                           "or set a share to 0")
     counts = [math.floor(n * f + 1e-9) for f in shares]
-    by_remainder = sorted(range(3), key=lambda s: (round(counts[s] - n * shares[s], 9), -s))  # halves go to the judges
+    by_remainder = sorted(range(3), key=lambda s: (round(counts[s] - n * shares[s], 9), -s))  # ties go to val and test
     for s in by_remainder[:n - sum(counts)]:
         counts[s] += 1
     for s in range(3):
@@ -253,14 +254,14 @@ def _fixed(strata: Mapping[str, str], dataset: DataSet) -> dict[str, list[str]]:
 
 
 def _last_slices(n: int, protocol: str | None) -> dict[str, np.ndarray]:
-    """The seed's rule: the last val + test of n slices, in that order; shrunk in proportion for a smaller set."""
-    if protocol not in SEED_HELD_OUT:
-        raise ConfigError(f"data.split=slice_seed with data.protocol={protocol!r}; the seed has 'only' and 'all'")
-    val, test, usual = SEED_HELD_OUT[protocol]
+    """The haemorrhage project's rule: the last val + test of n slices, in that order; shrunk in proportion for a smaller set."""
+    if protocol not in HELD_OUT:
+        raise ConfigError(f"data.split=slice_level with data.protocol={protocol!r}; its protocols are 'only' and 'all'")
+    val, test, usual = HELD_OUT[protocol]
     if n < 2 * (val + test):
         val, test = max(1, val * n // usual), max(1, test * n // usual)
     if n < val + test + 1:
-        raise ConfigError(f"data.split=slice_seed: got {n} slices; it needs one each for train, val and test")
+        raise ConfigError(f"data.split=slice_level: got {n} slices; it needs one each for train, val and test")
     edges = (0, n - val - test, n - test, n)
     return {name: np.arange(edges[i], edges[i + 1], dtype=np.int64) for i, name in enumerate(NAMES)}
 

@@ -178,7 +178,7 @@ def report(scored: Scored, cache, *, threshold: float, empty: str, summary, mode
             "model": model, "params": summary.params, "macs": summary.macs, "threshold": threshold, "loss": scored.loss,
             "pooled_dice": dice, "per_image": means(table), "patients": detection(patients), "synthetic": cache.synthetic,
             "empty_masks": {"both_empty": empty},
-            "sweep": {str(t): projects.seed_scores(scored.at(t)) for t in scored.thresholds},
+            "sweep": {str(t): projects.ich_scores(scored.at(t)) for t in scored.thresholds},
             "tables": {name: figures for name, (_, figures) in published.items()}})
         lines.append(f"per-case figures in {folder / 'cases.csv'}")
     return "\n".join(lines)
@@ -198,11 +198,11 @@ def _ich_table(scored: Scored, threshold: float, labels: list[str]) -> tuple[lis
     """The haemorrhage project's means over images, at every threshold."""
     lines, figures = [], {}
     for t in scored.thresholds or (None,):
-        s = projects.seed_scores(scored.counts[0] if t is None else scored.at(t))
+        s = projects.ich_scores(scored.counts[0] if t is None else scored.at(t))
         figures["arg-max" if t is None else f"{t:g}"] = s
         lines.append(("" if t is None else f"threshold {t:g}: ")
                      + " | ".join(f"{name}: {s[name.lower()]:.4f}" for name in ("IoU", "Dice", "Precision", "Recall"))
-                     + f" | loss: {scored.loss:.6f} (the seed's definition)")
+                     + f" | loss: {scored.loss:.6f} (the haemorrhage project's definition)")
     return lines, figures
 
 

@@ -14,7 +14,6 @@ def starts(size: int, window: int, overlap: float, rule: str = "monai") -> list[
 
     Rules, with the step s = max(1, floor(window * (1 - overlap))):
       "monai": 0, s, 2s, ... until a window reaches the end; that one is pulled back inside.
-      "seed": every multiple of s that fits, then size - window if it is missing. The same windows as "monai".
       "nnunet": n = ceil((size - window) / (window * (1 - overlap))) + 1 windows, evenly spread:
         round(i (size - window) / (n - 1)).
 
@@ -28,11 +27,6 @@ def _monai(size: int, window: int, overlap: float) -> list[int]:
     step = max(int(window * (1 - overlap)), 1)
     count = 1 if size == window else math.ceil((size - window) / step) + 1
     return [min(i * step, size - window) for i in range(count)]
-
-
-def _seed(size: int, window: int, overlap: float) -> list[int]:
-    found = list(range(0, size - window + 1, max(int(window * (1 - overlap)), 1)))
-    return found if found[-1] == size - window else [*found, size - window]
 
 
 def _nnunet(size: int, window: int, overlap: float) -> list[int]:
@@ -56,8 +50,8 @@ def weights(window: Sequence[int], blend: str = "constant") -> np.ndarray:
       "gaussian_nnunet": the same around voxel p // 2, peak 10, rounded to float16, zeros raised to the smallest non-zero.
         nnU-Net's; its radius of 4 sigma covers the window.
       "cosine": max((1 - cos(2 pi (i + 1/2) / p)) / 2, 1e-4), symmetric.
-      "seed_cosine": max((1 - cos(pi (i + 1/2) / p)) / 2, 1e-4), the product divided by its maximum: half a period, so that
-        late voxels count more. The seed's.
+      "half_cosine": max((1 - cos(pi (i + 1/2) / p)) / 2, 1e-4), the product divided by its maximum: half a period, so that
+        late voxels count more. The BraTS 3-D project's.
 
     Raises:
       ConfigError: unknown blend.
@@ -86,11 +80,11 @@ def _cosine(window: Sequence[int]) -> np.ndarray:
     return _product(window, lambda i, p: np.maximum(0.5 * (1 - np.cos(2 * np.pi * (i + 0.5) / p)), 1e-4))
 
 
-def _seed_cosine(window: Sequence[int]) -> np.ndarray:
+def _half_cosine(window: Sequence[int]) -> np.ndarray:
     bell = _product(window, lambda i, p: np.maximum(0.5 * (1 - np.cos(np.pi * (i + 0.5) / p)), 1e-4))
     return bell / bell.max()
 
 
-_RULES = {"monai": _monai, "seed": _seed, "nnunet": _nnunet}
+_RULES = {"monai": _monai, "nnunet": _nnunet}
 _BLENDS = {"constant": lambda window: np.ones(tuple(window)), "gaussian": _gaussian, "gaussian_nnunet": _gaussian_nnunet,
-           "cosine": _cosine, "seed_cosine": _seed_cosine}
+           "cosine": _cosine, "half_cosine": _half_cosine}

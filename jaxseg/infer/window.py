@@ -92,8 +92,8 @@ def sliding_window(forward: Callable[[Array], Array], volume: Array, *, window: 
       num_classes: K.
       overlap: fraction 0 <= o < 1 of the window that neighbours share, a number or one per axis.
       batch: windows per call of the network; the last batch is filled up with windows of weight 0.
-      positions: "monai", "nnunet" or "seed"; see `tiles.starts`.
-      blend: "constant", "gaussian", "gaussian_nnunet", "cosine" or "seed_cosine"; see `tiles.weights`.
+      positions: "monai" or "nnunet"; see `tiles.starts`.
+      blend: "constant", "gaussian", "gaussian_nnunet", "cosine" or "half_cosine"; see `tiles.weights`.
       accumulator: "device", "host", "memmap" or "auto"; see the top of this file. Their estimate is printed, on the device from
         1 GiB on.
       path: memmap only: the file of the logits (float32, raw, C order); None: a temporary file that goes with the array.
@@ -215,7 +215,7 @@ def _call(forward, windows: Array) -> Array:  # jitted for its memory of shapes:
 
 @functools.partial(jax.jit, static_argnums=2)
 def _divide(num: Array, den: Array, cut: tuple[tuple[int, int], ...] = ()) -> Array:
-    """The mean logits within `cut`; 0 where no window lies. (The seed divides by at least 1e-6, which dims its corners.)"""
+    """The mean logits within `cut`; 0 where no window lies. (The BraTS 3-D project divides by at least 1e-6: dim corners.)"""
     inside = tuple(slice(*c) for c in cut)
     return num[(slice(None), *inside)] / jnp.maximum(den[inside], 1e-30)
 

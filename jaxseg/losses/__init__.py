@@ -16,8 +16,8 @@ TERMS = {
     "near_pixel": smoothness.near_pixel,
     "bce_dice": published.bce_dice,
     "exp_log": published.exp_log,
-    "seed3d_standard": published.seed3d_standard,
-    "seed3d_squared": published.seed3d_squared,
+    "brats3d_standard": published.brats3d_standard,
+    "brats3d_squared": published.brats3d_squared,
     "nnunet": published.nnunet,
 }
 

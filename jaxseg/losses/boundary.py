@@ -43,18 +43,18 @@ def boundary(logits: Array, labels: Array, *, weight: Array | None = None, maps:
 
     Args:
       maps: phi [B, *S, K] of the labels; None: computed here.
-      variant: "kervadec": psi = phi outside, phi + 1 inside (0 on the innermost ring). "seed": phi, 0 on voxels of the
+      variant: "kervadec": psi = phi outside, phi + 1 inside (0 on the innermost ring). "segloss": phi, 0 on voxels of the
         region that touch the outside (the lung project, after SegLoss). "plain": phi.
       background: count class 0 of a softmax.
-    Source: Kervadec et al. 2019 (LIVIAETS/boundary-loss, utils.py); variant "seed": JunMa11/SegLoss, boundary_loss.py.
+    Source: Kervadec et al. 2019 (LIVIAETS/boundary-loss, utils.py); variant "segloss": JunMa11/SegLoss, boundary_loss.py.
     """
-    if variant not in ("kervadec", "seed", "plain"):
-        raise ConfigError(f"got variant={variant!r}; it is 'kervadec', 'seed' or 'plain'")
+    if variant not in ("kervadec", "segloss", "plain"):
+        raise ConfigError(f"got variant={variant!r}; it is 'kervadec', 'segloss' or 'plain'")
     target = prepare(logits, labels, weight, activation)
     phi = _phi_of(target.truth) if maps is None else _checked(maps, logits)
     if variant == "kervadec":
         phi = jnp.where(phi < 0, phi + 1.0, phi)
-    elif variant == "seed":
+    elif variant == "segloss":
         phi = jnp.where(_rim(phi < 0), 0.0, phi)
     p, _ = classes_of(target, background)
     return average(mean(p * phi[..., -p.shape[-1]:]), target.weight)

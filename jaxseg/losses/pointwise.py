@@ -20,8 +20,8 @@ def bce(logits: Array, labels: Array, *, weight: Array | None = None, positive_w
 
     Args:
       positive_weight: factor of the foreground's term, one number or one per channel.
-      log_floor: clamp both logarithms from below (-5 in the seed's weighted BCE, which has positive_weight 3); a voxel
-        below the floor then has no gradient. None: no clamp.
+      log_floor: clamp both logarithms from below (-5 in the left/right lung project's weighted BCE, which has
+        positive_weight 3); a voxel below the floor then has no gradient. None: no clamp.
     Source: torch.nn.BCEWithLogitsLoss.
     """
     target = prepare(logits, labels, weight, "sigmoid")

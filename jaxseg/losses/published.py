@@ -56,13 +56,13 @@ def exp_log(logits: Array, labels: Array, *, weight: Array | None = None, gamma:
     return average(dice_weight * dice + cross_weight * mean(factor * _root(likelihood, gamma)), target.weight)
 
 
-def seed3d_standard(logits: Array, labels: Array, *, weight: Array | None = None) -> tuple[Array, Array]:
-    """0.5 CE + 0.5 Dice over all classes, background included, smooth 1e-5: "standard" of the seed's 3-D project."""
+def brats3d_standard(logits: Array, labels: Array, *, weight: Array | None = None) -> tuple[Array, Array]:
+    """0.5 CE + 0.5 Dice over all classes, background included, smooth 1e-5: "standard" of the BraTS 3-D project."""
     return _cross_entropy_and(logits, labels, weight, 0.5, 0.5, lambda p: p)
 
 
-def seed3d_squared(logits: Array, labels: Array, *, weight: Array | None = None) -> tuple[Array, Array]:
-    """0.3 CE + 0.7 Dice with p^2 in place of p everywhere: the "nnU-Net style" loss of the seed's 3-D project.
+def brats3d_squared(logits: Array, labels: Array, *, weight: Array | None = None) -> tuple[Array, Array]:
+    """0.3 CE + 0.7 Dice with p^2 in place of p everywhere: the "nnU-Net style" loss of the BraTS 3-D project.
 
     Dice_k = (2 sum p^2 t + 1e-5) / (sum p^2 + sum t + 1e-5). No nnU-Net has it; theirs is the term `nnunet`.
     """

@@ -9,7 +9,7 @@ from jaxseg.metrics.counts import Counts, from_confusion, pool
 from jaxseg.types import Array
 
 
-def seed_per_image(counts: Counts) -> dict[str, np.ndarray]:
+def ich_per_image(counts: Counts) -> dict[str, np.ndarray]:
     """The haemorrhage project's IoU, Dice, precision and recall of each image: TP = 0 is replaced by 1e-6.
 
     With it an empty mask predicted empty has all four at 1, a miss has precision 1 and recall ~ 0, a false alarm has
@@ -21,9 +21,9 @@ def seed_per_image(counts: Counts) -> dict[str, np.ndarray]:
             "recall": tp / (tp + fn)}
 
 
-def seed_scores(counts: Counts) -> dict[str, float]:
-    """Means over all images (and classes) of `seed_per_image`: the figures of the haemorrhage project's tables."""
-    return {name: float(values.mean()) for name, values in seed_per_image(counts).items()}
+def ich_scores(counts: Counts) -> dict[str, float]:
+    """Means over all images (and classes) of `ich_per_image`: the figures of the haemorrhage project's tables."""
+    return {name: float(values.mean()) for name, values in ich_per_image(counts).items()}
 
 
 def effisegnet_scores(counts: Counts) -> dict[str, float]:

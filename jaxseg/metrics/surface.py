@@ -42,7 +42,7 @@ def hd(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None
 
     Args:
       percentile: 100: the maximum.
-      pooled: the percentile of both directions' distances put together (seg-metrics, the seed's 3-D project).
+      pooled: the percentile of both directions' distances put together (seg-metrics, the BraTS 3-D project).
       subvoxel: the smallest distance within which `percentile` % of a surface's area lie (deepmind, the BraTS 2023 tool),
         instead of the interpolated percentile of its voxels.
       empty, missed: for empty masks, see above.

@@ -2,10 +2,10 @@
 
 Sources: Xie et al. 2021 (arXiv 2105.15203); NVlabs/SegFormer mmseg/models/backbones/mix_transformer.py and
 decode_heads/segformer_head.py ("official"); bubbliiiing/segformer-pytorch nets/ and its copy in
-drawcodeboy/scoliosis_seg-task ("seed").
+drawcodeboy/scoliosis_seg-task ("ich").
 
-The two differ in the GELU (erf; tanh in the seed), the decoder's BatchNorm (eps 1e-5, momentum 0.1; 1e-3 and 0.03 in the
-seed) and the last resize (align_corners False; True in the seed). transformers' SegformerForSemanticSegmentation is the
+The two differ in the GELU (erf; tanh in "ich"), the decoder's BatchNorm (eps 1e-5, momentum 0.1; 1e-3 and 0.03 in
+"ich") and the last resize (align_corners False; True in "ich"). transformers' SegformerForSemanticSegmentation is the
 official network with every LayerNorm at eps 1e-5 (`block_eps=1e-5`) and without the last resize. Ours ends at the input's
 resolution and before any sigmoid.
 """
@@ -105,7 +105,7 @@ class MixFFN(nnx.Module):
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
         x = self.dwconv(self.fc1(x))
-        tally.add("mul", 4 * x.size if self.gelu == "gelu_tanh" else 0)  # written out in the seed, so torchprofile counts it
+        tally.add("mul", 4 * x.size if self.gelu == "gelu_tanh" else 0)  # written out there, so torchprofile counts it
         return self.fc2(activation(self.gelu)(x))
 
 
@@ -198,10 +198,10 @@ _SIZES = {
     "b5": ((64, 128, 320, 512), (3, 6, 40, 3), 768),
     "test": ((8, 16, 40, 64), (1, 1, 1, 1), 16),
 }
-_SEED = dict(gelu="gelu_tanh", norm_eps=1e-3, norm_momentum=0.03, align_corners=True)
+_ICH = dict(gelu="gelu_tanh", norm_eps=1e-3, norm_momentum=0.03, align_corners=True)
 
 VARIANTS = {f"segformer_{size}": Variant(SegFormer, Config(*sizes), num_classes=150) for size, sizes in _SIZES.items()}
-VARIANTS |= {f"segformer_{size}_seed": Variant(SegFormer, Config(*sizes, **_SEED), in_channels=1)
+VARIANTS |= {f"segformer_{size}_ich": Variant(SegFormer, Config(*sizes, **_ICH), in_channels=1)
              for size, sizes in _SIZES.items()}
 
 _STAGES = range(4)

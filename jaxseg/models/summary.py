@@ -1,6 +1,6 @@
 """Parameters and multiply-accumulates of a network, counted from shapes: no values, no compilation, no memory.
 
-    print(summarize("segnext_t_seed", (1, 640, 640, 1)))
+    print(summarize("segnext_t_ich", (1, 640, 640, 1)))
 
 Two figures, because both are in use. `macs`: multiply-accumulates of convolutions, transposed convolutions, linear layers
 and matrix products of one inference pass (1 MAC = 2 FLOP). `macs_printed`: what torchprofile 0.0.4 prints for a PyTorch

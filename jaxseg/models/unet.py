@@ -53,7 +53,7 @@ VARIANTS = {
 }
 
 KEY_MAPPINGS = (
-    KeyMapping("seed", (
+    KeyMapping("scoliosis", (
         *((rf"\.convBlk\.{theirs}{i + 1}\.", rf".convBlk.blocks.{i}.{ours}.") for i in range(2)
           for theirs, ours in (("conv", "conv"), ("bn", "norm"))),
         *((rf"^b\.{theirs}{i + 1}\.", rf"b.blocks.{i}.{ours}.") for i in range(2)

@@ -34,7 +34,7 @@ def keep(config, workdir: Path, rows: Sequence[splits.Row], parts: Mapping[str, 
             raise MismatchError(f"{path}: {len(moved)} patients are in another split now, or new, or gone ({_some(moved)}); give "
                                 "another --workdir, or the data that the run began with")
         return
-    if d.split == "slice_seed":
+    if d.split == "slice_level":
         return  # no split of patients
     left_out = {row["patient"] for row in rows}.difference(*patients.values())
     patients |= {"left_out": left_out} if left_out else {}
@@ -81,7 +81,7 @@ def check_unseen(run: Path, data, split: str, *, whose: str, log) -> None:
     except CheckpointError as error:
         log.say(f"{whose}: whom it was trained on is not known ({error})")
         return
-    if record["dataset"] != data.dataset.name or record["config"]["data"]["split"] == "slice_seed":
+    if record["dataset"] != data.dataset.name or record["config"]["data"]["split"] == "slice_level":
         return
     judged = {data.store.rows[i]["patient"] for i in data.rows[split]}
     both = sorted(judged.intersection(p for name in SEEN[split] for p in record["splits"][name]))

@@ -1,4 +1,4 @@
-"""Splits by patient, folds, the seed's split, leaks, split files."""
+"""Splits by patient, folds, the split by slices, leaks, split files."""
 
 import json
 from pathlib import Path
@@ -166,7 +166,7 @@ def test_a_fixed_split_is_followed_or_refused():
 def test_the_seeds_split_takes_the_last_slices_and_says_that_it_leaks(n, protocol, sizes):
     r = [{"patient": f"p{i // 40}", "stratum": "", "foreground": [1]} for i in range(n)]
     said = []
-    found = sp.split_rows(r, dataset(), split="slice_seed", fractions=FRACTIONS, seed=0, protocol=protocol, log=said.append)
+    found = sp.split_rows(r, dataset(), split="slice_level", fractions=FRACTIONS, seed=0, protocol=protocol, log=said.append)
     assert tuple(len(found[name]) for name in sp.NAMES) == sizes
     assert np.concatenate([found[name] for name in sp.NAMES]).tolist() == list(range(n))
     assert "WARNING" in said[0] and len(said) == 1
@@ -174,9 +174,9 @@ def test_the_seeds_split_takes_the_last_slices_and_says_that_it_leaks(n, protoco
 
 def test_the_seeds_split_needs_its_protocol_and_three_slices():
     with pytest.raises(ConfigError, match="'only' and 'all'"):
-        sp.split_rows(rows(), dataset(), split="slice_seed", fractions=FRACTIONS, seed=0)
+        sp.split_rows(rows(), dataset(), split="slice_level", fractions=FRACTIONS, seed=0)
     with pytest.raises(ConfigError, match="got 2 slices"):
-        sp.split_rows(rows(2, 1), dataset(), split="slice_seed", fractions=FRACTIONS, seed=0, protocol="only")
+        sp.split_rows(rows(2, 1), dataset(), split="slice_level", fractions=FRACTIONS, seed=0, protocol="only")
 
 
 def test_a_shared_patient_is_a_leak():

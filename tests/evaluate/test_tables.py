@@ -75,7 +75,7 @@ def test_one_logit_has_a_class_table_at_the_headline_threshold(monkeypatch):
 def test_each_table_is_the_projects_own_figures(monkeypatch):
     store, one = scored(1, monkeypatch)
     assert slices.TABLES["effisegnet"](one, 0.5, ["polyp"])[1] == projects.effisegnet_scores(one.at(0.5))
-    assert slices.TABLES["ich"](one, 0.5, ["bleed"])[1] == {str(t): projects.seed_scores(one.at(t)) for t in (0.4, 0.5)}
+    assert slices.TABLES["ich"](one, 0.5, ["bleed"])[1] == {str(t): projects.ich_scores(one.at(t)) for t in (0.4, 0.5)}
     store, two = scored(3, monkeypatch)
     lines, figures = slices.TABLES["left_right"](two, 0.5, ["right lung", "left lung"])
     expected = projects.left_right_scores(two.at(0.5))

@@ -41,19 +41,18 @@ def test_published_positions():
     def all_of(size, w, overlap, rule="monai"):
         return [tiles.starts(n, w, overlap, rule) for n in size]
     brain = (240, 155)
-    for rule in ("monai", "seed"):
-        assert all_of(brain, 128, 0.1, rule) == [[0, 112], [0, 27]]
-        assert all_of(brain, 128, 0.25, rule) == [[0, 96, 112], [0, 27]]
-        assert all_of(brain, 128, 0.5, rule) == [[0, 64, 112], [0, 27]]
-        assert all_of(brain, 128, 0.7, rule) == [[0, 38, 76, 112], [0, 27]]
-        assert all_of(brain, 96, 0.5, rule) == [[0, 48, 96, 144], [0, 48, 59]]
+    assert all_of(brain, 128, 0.1) == [[0, 112], [0, 27]]
+    assert all_of(brain, 128, 0.25) == [[0, 96, 112], [0, 27]]
+    assert all_of(brain, 128, 0.5) == [[0, 64, 112], [0, 27]]
+    assert all_of(brain, 128, 0.7) == [[0, 38, 76, 112], [0, 27]]
+    assert all_of(brain, 96, 0.5) == [[0, 48, 96, 144], [0, 48, 59]]
     assert all_of(brain, 128, 0.5, "nnunet") == [[0, 56, 112], [0, 27]]
     assert tiles.starts(110, 64, 0.5, "nnunet") == [0, 23, 46]
     with pytest.raises(ConfigError, match="did you mean monai"):
         tiles.starts(9, 4, 0.5, "monay")
 
 
-@pytest.mark.parametrize("rule", ["monai", "seed", "nnunet"])
+@pytest.mark.parametrize("rule", ["monai", "nnunet"])
 def test_windows_cover_every_voxel_and_stay_inside(rule):
     for size in range(5, 40):
         for w in (1, 4, 5):
@@ -62,8 +61,6 @@ def test_windows_cover_every_voxel_and_stay_inside(rule):
                 assert found[0] == 0 and found[-1] == size - w and found == sorted(found)
                 assert rule == "nnunet" or len(set(found)) == len(found)  # steps below a voxel repeat in nnU-Net's rule
                 assert all(b - a <= w for a, b in zip(found, found[1:]))
-                if rule == "seed":
-                    assert found == tiles.starts(size, w, overlap, "monai")
 
 
 def test_published_weights():
@@ -72,9 +69,9 @@ def test_published_weights():
     assert cube.min() == np.float32(1e-3) and cube.max() == pytest.approx(0.687289, abs=1e-6)
     np.testing.assert_allclose(cube[3, 4], [*line, *line[::-1]], atol=1e-6)
     assert tiles.weights((128,) * 3, "gaussian").max() == pytest.approx(0.9985, abs=1e-4)
-    cosine, seed = tiles.weights((8,), "cosine"), tiles.weights((8,), "seed_cosine")
+    cosine, half = tiles.weights((8,), "cosine"), tiles.weights((8,), "half_cosine")
     np.testing.assert_allclose(cosine, cosine[::-1], rtol=1e-6)
-    assert seed[-1] == 1 and (np.diff(seed) > 0).all()  # half a period
+    assert half[-1] == 1 and (np.diff(half) > 0).all()  # half a period
 
 
 @pytest.mark.parametrize("shape", [(16,), (7, 9), (32, 32, 32)])
@@ -107,8 +104,8 @@ def test_padding_takes_the_given_value_as_monai_does():
     np.testing.assert_allclose(ours, with_monai(volume, (8, 8), overlap=0.25, cval=-2.5), atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("positions", ["monai", "nnunet", "seed"])
-@pytest.mark.parametrize("blend", ["constant", "gaussian", "gaussian_nnunet", "cosine", "seed_cosine"])
+@pytest.mark.parametrize("positions", ["monai", "nnunet"])
+@pytest.mark.parametrize("blend", ["constant", "gaussian", "gaussian_nnunet", "cosine", "half_cosine"])
 def test_a_pointwise_network_does_not_notice_the_windows(positions, blend):
     volume = image(1, 19, 23, 2)
     ours = window.sliding_window(jnp.sin, volume, window=(8, 8), num_classes=2, overlap=0.4, positions=positions, blend=blend,
@@ -116,7 +113,7 @@ def test_a_pointwise_network_does_not_notice_the_windows(positions, blend):
     np.testing.assert_allclose(ours, np.sin(volume), atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("blend", ["gaussian_nnunet", "seed_cosine"])
+@pytest.mark.parametrize("blend", ["gaussian_nnunet", "half_cosine"])
 def test_equals_the_definition_written_as_a_loop(blend):
     volume, roi = image(1, 19, 23, 2), (8, 6)
     weights = tiles.weights(roi, blend)[..., None].astype(np.float64)

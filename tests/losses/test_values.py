@@ -31,7 +31,7 @@ HAND = [
     ("focal", TWO, {}, (LN2 / 4 + LN4_3 / 16) / 4),
     ("focal", TWO, {"form": "elements", "channels": "sum", "alpha": 0.5}, (LN2 / 4 + LN4_3 / 16) / 2),
     ("squared_error", ONE, {}, (1 / 4 + 1 / 16) / 2), ("squared_error", TWO, {}, (1 / 4 + 1 / 16) / 2),
-    ("boundary", ONE, {}, 0.25), ("boundary", ONE, {"variant": "seed"}, 0.25), ("boundary", ONE, {"variant": "plain"}, -0.125),
+    ("boundary", ONE, {}, 0.25), ("boundary", ONE, {"variant": "segloss"}, 0.25), ("boundary", ONE, {"variant": "plain"}, -0.125),
     ("boundary", ONE, {"variant": "plain", "maps": jnp.array([[[2.0], [4.0]]])}, 2.0),
     ("hausdorff", ONE, {}, (0.25 + 0.0625) * 2 / 2), ("hausdorff", ONE, {"field": "foreground"}, 0.0625 * 2 / 2),
     ("hausdorff", ONE, {"alpha": 1.0, "maps": jnp.array([[[3.0], [-2.0]]])}, (0.25 * 4 + 0.0625 * 3) / 2),
@@ -40,8 +40,8 @@ HAND = [
     ("exp_log", ONE, {"gamma": 1.0, "smooth": 0.0}, 0.8 * math.log(1.5) + 0.2 * BCE),
     ("exp_log", TWO, {"background": False, "smooth": 0.0, "frequencies": (3.0, 1.0)},
      0.8 * math.log(1.5) ** 0.3 + 0.2 * (math.sqrt(4 / 3) * LN2**0.3 + 2 * LN4_3**0.3) / 2),
-    ("seed3d_standard", TWO, {}, 0.5 * BCE + 0.5 * (1 - (2 * 0.5 / 1.75 + 2 * 0.75 / 2.25) / 2)),
-    ("seed3d_squared", ONE, {}, 0.3 * BCE + 0.7 * (1 - 2 * 0.5625 / (0.8125 + 1))),
+    ("brats3d_standard", TWO, {}, 0.5 * BCE + 0.5 * (1 - (2 * 0.5 / 1.75 + 2 * 0.75 / 2.25) / 2)),
+    ("brats3d_squared", ONE, {}, 0.3 * BCE + 0.7 * (1 - 2 * 0.5625 / (0.8125 + 1))),
     ("nnunet", TWO, {}, BCE + DICE), ("nnunet", ONE, {}, BCE + DICE),
 ]
 
@@ -57,12 +57,12 @@ def test_every_term_has_a_hand_worked_number():
     assert {case[0] for case in HAND} == set(TERMS)
 
 
-def test_golden_values_of_the_seed3d_losses():
+def test_golden_values_of_the_brats3d_losses():
     logits = np.zeros((1, 2, 2, 2, 4), np.float32)
     logits[..., 1] = 1
     labels = np.zeros((1, 2, 2, 2), int)
     labels[0, 0], labels[0, 1, 0, 0] = 1, 3
-    for name, golden in (("seed3d_standard", 1.0128719), ("seed3d_squared", 1.0001227)):
+    for name, golden in (("brats3d_standard", 1.0128719), ("brats3d_squared", 1.0001227)):
         np.testing.assert_allclose(TERMS[name](jnp.asarray(logits), labels)[0], golden, atol=2e-7)
 
 
@@ -134,7 +134,7 @@ def test_signed_distance_is_negative_inside_and_in_millimetres():
     assert not boundary.signed_distance(np.ones_like(SQUARE), 2).any()  # fills the image
 
 
-@pytest.mark.parametrize("variant,inner,corner", [("kervadec", -1.0, 0.0), ("seed", -2.0, 0.0), ("plain", -2.0, -1.0)])
+@pytest.mark.parametrize("variant,inner,corner", [("kervadec", -1.0, 0.0), ("segloss", -2.0, 0.0), ("plain", -2.0, -1.0)])
 def test_boundary_variants_differ_inside_the_region(variant, inner, corner):
     # the gradient of the mean of p psi with respect to p is psi / N; p = sigmoid(z) has slope 1/4 at z = 0
     grad = jax.grad(lambda z: TERMS["boundary"](z, SQUARE, variant=variant)[0])(jnp.zeros((1, 7, 8, 1)))[0, ..., 0] * 4 * 56

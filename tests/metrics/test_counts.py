@@ -122,11 +122,11 @@ def test_different_shapes_are_refused():
 
 
 def test_seed_scores_an_empty_image_one_and_a_false_alarm_recall_one():
-    scores = projects.seed_per_image(HAND)
+    scores = projects.ich_per_image(HAND)
     np.testing.assert_array_equal([scores[k][3, 0] for k in scores], 1.0)
     assert scores["recall"][2, 0] == 1 and scores["precision"][1, 0] == 1  # TP = 1e-6 over itself
     assert scores["dice"][1, 0] == 2e-6 / (2e-6 + 2)
-    means = projects.seed_scores(HAND)
+    means = projects.ich_scores(HAND)
     np.testing.assert_allclose(means["dice"], (0.5 + 1 + 2e-6 / (2e-6 + 2) + 2e-6 / (2e-6 + 1)) / 4, rtol=1e-12)
 
 
@@ -134,7 +134,7 @@ def test_an_all_negative_model_scores_as_the_haemorrhage_project_printed():
     # 444 of 500 slices empty, nothing predicted: IoU .888, precision 1.0
     truth = np.zeros((500, 1, 4), int)
     truth[:56, :, 0] = 1
-    means = projects.seed_scores(counts.count(np.zeros_like(truth), truth, 1))
+    means = projects.ich_scores(counts.count(np.zeros_like(truth), truth, 1))
     np.testing.assert_allclose([means["iou"], means["precision"]], [0.888, 1.0], atol=1e-6)
 
 

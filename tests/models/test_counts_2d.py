@@ -62,9 +62,9 @@ def under(model, prefix):
 @pytest.mark.parametrize("size", SEGFORMER)
 def test_segformer(size):
     small, encoder, head, full = SEGFORMER[size]
-    seed = build(f"segformer_{size}_seed")
-    assert parameter_count(seed) == small
-    assert under(seed, "encoder.") == encoder and small - under(seed, "encoder.") == head
+    variant = build(f"segformer_{size}_ich")
+    assert parameter_count(variant) == small
+    assert under(variant, "encoder.") == encoder and small - under(variant, "encoder.") == head
     assert parameter_count(build(f"segformer_{size}")) == full
     assert parameter_count(build(f"segformer_{size}", in_channels=1, num_classes=1)) == small
 

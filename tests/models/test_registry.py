@@ -25,7 +25,8 @@ def test_every_family_has_a_test_variant():
         assert any("_test" in n for n in variants() if family_of(n).__name__.endswith(f".{family}")), family
 
 
-@pytest.mark.parametrize("name,near", [("segnet_t_seed", "segnext_t_seed"), ("unet_bsae", "unet_base")])
+@pytest.mark.parametrize("name,near", [("segnet_t_ich", "segnext_t_ich"), ("segnext_t_seed", "segnext_t_ich"),
+                                       ("unet_bsae", "unet_base")])
 def test_unknown_names_list_their_neighbours(name, near):
     with pytest.raises(ConfigError, match=f"unknown model '{name}': did you mean .*{near}"):
         create_model(name)

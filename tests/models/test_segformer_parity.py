@@ -14,10 +14,10 @@ from jaxseg.models import create_model  # noqa: E402
 from jaxseg.types import ConfigError, MismatchError  # noqa: E402
 from jaxseg.weights import from_torch, torch_files  # noqa: E402
 from tests.models.twins import parity  # noqa: E402
-from tests.models.twins.segformer import OFFICIAL, SEED, SegFormer  # noqa: E402
+from tests.models.twins.segformer import ICH, OFFICIAL, SegFormer  # noqa: E402
 
 TINY = ((8, 16, 40, 64), (1, 1, 1, 1), 16)
-KINDS = {"official": ("segformer_test", OFFICIAL), "seed": ("segformer_test_seed", SEED)}
+KINDS = {"official": ("segformer_test", OFFICIAL), "ich": ("segformer_test_ich", ICH)}
 SIZES = [(64, 96), (100, 132)]
 
 
@@ -64,7 +64,7 @@ WRONG = {
 @pytest.mark.parametrize("mistake", WRONG)
 def test_a_wrong_twin_is_noticed(pair, image, mistake):
     kind, model, twin = pair
-    right, other = (OFFICIAL, SEED) if kind == "official" else (SEED, OFFICIAL)
+    right, other = (OFFICIAL, ICH) if kind == "official" else (ICH, OFFICIAL)
     values = {k: getattr(other, k) if v == "flip" else v for k, v in WRONG[mistake].items()}
     wrong = SegFormer(*TINY, knobs=dataclasses.replace(right, **values))
     wrong.load_state_dict(twin.state_dict())

@@ -7,23 +7,23 @@ import pytest
 
 pytest.importorskip("torch", reason="parity needs the extra [parity]")
 
-from jaxseg.bench.twins.segnext import Knobs, Official, Seed  # noqa: E402
+from jaxseg.bench.twins.segnext import Ich, Knobs, Official  # noqa: E402
 from jaxseg.models import create_model  # noqa: E402
 from jaxseg.weights import from_torch  # noqa: E402
 from tests.models.twins import parity  # noqa: E402
 
 TINY = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), ratios=(2, 2, 2, 2))
-HEADS = {"official": "decode_head.conv_seg", "seed": "cls_conv.1"}
+HEADS = {"official": "decode_head.conv_seg", "ich": "cls_conv.1"}
 
 
 def tiny(kind, knobs=None, **more):
     if kind == "official":
         return Official(**TINY, ham=32, width=32, bases=4, in_channels=3, classes=2, knobs=knobs, **more)
-    return Seed(**TINY, ham=24, width=16, bases=8, in_channels=3, classes=2, knobs=knobs, **more)
+    return Ich(**TINY, ham=24, width=16, bases=8, in_channels=3, classes=2, knobs=knobs, **more)
 
 
 def ours(kind, **more):
-    name = "segnext_test" if kind == "official" else "segnext_test_seed"
+    name = "segnext_test" if kind == "official" else "segnext_test_ich"
     return create_model(name, in_channels=3, num_classes=2, ham_bases="buffer", **more)
 
 
@@ -32,7 +32,7 @@ def image():
     return parity.images((2, 36, 52, 3))
 
 
-@pytest.fixture(scope="module", params=["official", "seed"])
+@pytest.fixture(scope="module", params=["official", "ich"])
 def pair(request, image):
     kind = request.param
     twin = parity.redraw(tiny(kind), image, classifier=HEADS[kind])
@@ -65,8 +65,8 @@ WRONG = {
 @pytest.mark.parametrize("mistake", WRONG)
 def test_a_wrong_twin_is_noticed(pair, image, mistake):
     kind, model, twin = pair
-    if kind == "seed" and mistake.startswith("GroupNorm"):
-        return  # the seed has neither
+    if kind == "ich" and mistake.startswith("GroupNorm"):
+        return  # the variant has neither
     official = kind == "official"
     flips = {"align_corners": official, "strips_from": "input" if official else "local", "shortcut": not official}
     values = {k: flips[k] if v == "flip" else v for k, v in WRONG[mistake].items()}
@@ -84,18 +84,18 @@ def test_training_step_equals_the_twin(pair, image):
 
 
 @pytest.mark.parametrize("size", [(64, 96), (100, 132)])
-@pytest.mark.parametrize("kind", ["official", "seed"])
+@pytest.mark.parametrize("kind", ["official", "ich"])
 def test_true_size_logits_equal_the_twin(kind, size):
     dims, depths = (32, 64, 160, 256), (3, 3, 5, 2)
     image = parity.images((1, *size, 3 if kind == "official" else 1))
     if kind == "official":
         twin = Official(dims, depths, ham=256, width=256, bases=16)
     else:
-        twin = Seed(dims, depths, ham=512, width=256, bases=64, cheese=True)
+        twin = Ich(dims, depths, ham=512, width=256, bases=64, cheese=True)
     parity.redraw(twin, image, classifier=HEADS[kind])
-    model = create_model("segnext_t", ham_bases="buffer") if kind == "official" else create_model("segnext_t_seed")
+    model = create_model("segnext_t", ham_bases="buffer") if kind == "official" else create_model("segnext_t_ich")
     report = from_torch.load(model, twin.state_dict())
-    assert sum("cheese" in k for k in report.ignored) == (6 if kind == "seed" else 0)
+    assert sum("cheese" in k for k in report.ignored) == (6 if kind == "ich" else 0)
     assert all("cheese" in k or k.endswith("num_batches_tracked") for k in report.ignored)
     assert parity.relative_error(model, twin, image) <= parity.TOLERANCE
 

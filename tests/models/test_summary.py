@@ -8,11 +8,11 @@ from jaxseg.models.summary import summarize
 from jaxseg.types import ConfigError
 
 # params 1 channel 1 class, encoder, true GMAC and printed GMAC at 640x640
-SEED = {
-    "segnext_t_seed": (4_804_481, 3_902_336, 16.4976, 16.5449),
-    "segnext_s_seed": (14_595_585, 13_447_680, 31.6951, 31.7697),
-    "segnext_b_seed": (27_554_817, 26_275_328, 53.1194, 53.2278),
-    "segnext_l_seed": (46_177_025, 44_634_368, 87.1728, 87.3279),
+ICH = {
+    "segnext_t_ich": (4_804_481, 3_902_336, 16.4976, 16.5449),
+    "segnext_s_ich": (14_595_585, 13_447_680, 31.6951, 31.7697),
+    "segnext_b_ich": (27_554_817, 26_275_328, 53.1194, 53.2278),
+    "segnext_l_ich": (46_177_025, 44_634_368, 87.1728, 87.3279),
     "unet_base": (31_042_369, None, 300.5743, 341.0395),
 }
 # params 3 channels 150 classes, 1 channel 1 class, GMAC at 512x512 with the resizes counted
@@ -24,9 +24,9 @@ OFFICIAL = {
 }
 
 
-@pytest.mark.parametrize("name", SEED)
+@pytest.mark.parametrize("name", ICH)
 def test_seed_counts(name):
-    params, encoder, true, printed = SEED[name]
+    params, encoder, true, printed = ICH[name]
     summary = summarize(name, (1, 640, 640, 1))
     assert summary.params == params == sum(p.params for p in summary.parts)
     assert round(summary.macs / 1e9, 4) == true
@@ -52,8 +52,8 @@ def test_macs_scale_with_batch_and_params_do_not():
 
 
 def test_module_and_name_give_the_same_summary():
-    by_name = summarize("segnext_test_seed", (1, 64, 64, 1))
-    by_module = summarize(create_model("segnext_test_seed", in_channels=1), (1, 64, 64, 1))
+    by_name = summarize("segnext_test_ich", (1, 64, 64, 1))
+    by_module = summarize(create_model("segnext_test_ich", in_channels=1), (1, 64, 64, 1))
     assert by_name._replace(name="") == by_module._replace(name="")
 
 

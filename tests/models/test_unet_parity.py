@@ -26,7 +26,7 @@ def twin(image):
 def model(twin):
     model = create_model("unet_base", in_channels=2, num_classes=3, widths=WIDTHS)
     report = from_torch.load(model, twin.state_dict())
-    assert report.key_mapping == "seed" and len(report.loaded) + len(report.ignored) == len(twin.state_dict())
+    assert report.key_mapping == "scoliosis" and len(report.loaded) + len(report.ignored) == len(twin.state_dict())
     return model
 
 

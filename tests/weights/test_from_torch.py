@@ -45,7 +45,7 @@ def assert_equal(a, b):
 
 @pytest.mark.parametrize("make", [
     lambda seed: layouts(seed=seed),
-    lambda seed: create_model("segnext_test_seed", seed=seed),
+    lambda seed: create_model("segnext_test_ich", seed=seed),
     lambda seed: create_model("unet_test", seed=seed),
 ])
 def test_export_then_load_changes_nothing(make):
@@ -160,7 +160,7 @@ def test_files_load_like_dictionaries(tmp_path):
 
 
 def test_absent_bases_stay_as_drawn_and_are_reported():
-    source, model = create_model("segnext_test_seed"), create_model("segnext_test_seed", seed=1)
+    source, model = create_model("segnext_test_ich"), create_model("segnext_test_ich", seed=1)
     drawn = values(model)["decoder.ham.bases"]
     arrays = from_torch.export(source)
     del arrays["decoder.ham.bases"]
@@ -212,14 +212,14 @@ def test_one_by_one_convolutions_and_linear_layers_are_taken_for_each_other():
 
 def test_a_named_key_mapping_is_taken_and_a_wrong_name_has_neighbours():
     model = create_model("unet_test")
-    with pytest.raises(ConfigError, match="unknown key mapping 'sed': did you mean seed"):
-        from_torch.load(model, from_torch.export(model), key_mapping="sed")
+    with pytest.raises(ConfigError, match="unknown key mapping 'ihc': did you mean ich"):
+        from_torch.load(model, from_torch.export(model), key_mapping="ihc")
     assert from_torch.load(model, from_torch.export(model), key_mapping="own").key_mapping == "own"
     with pytest.raises(ConfigError, match="names="):
-        from_torch.export(model, key_mapping="seed")
+        from_torch.export(model, key_mapping="ich")
 
 
-@pytest.mark.parametrize("kind", ["official", "seed", "unet"])
+@pytest.mark.parametrize("kind", ["official", "ich", "unet"])
 def test_official_names_round_trip(kind):
     torch = pytest.importorskip("torch", reason="parity needs the extra [parity]")
     from jaxseg.bench.twins import segnext, unet
@@ -228,8 +228,8 @@ def test_official_names_round_trip(kind):
     if kind == "official":
         twin = segnext.Official(**tiny, ham=32, width=32, bases=4)
         model = create_model("segnext_test", ham_bases="buffer", num_classes=150)
-    elif kind == "seed":
-        twin, model = segnext.Seed(**tiny, ham=24, width=16, bases=8), create_model("segnext_test_seed")
+    elif kind == "ich":
+        twin, model = segnext.Ich(**tiny, ham=24, width=16, bases=8), create_model("segnext_test_ich")
     else:
         twin, model = unet.UNetBase((4, 8, 12, 16, 24)), create_model("unet_base", widths=(4, 8, 12, 16, 24))
     state = twin.state_dict()

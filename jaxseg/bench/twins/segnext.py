@@ -164,9 +164,9 @@ class Official(nn.Module):
         return F.interpolate(x, image.shape[2:], mode="bilinear", align_corners=bool(k.align_corners))
 
 
-# ---------------------------------------------------------------- seed
+# ---------------------------------------------------------------- haemorrhage project
 
-class SeedBlock(nn.Module):
+class IchBlock(nn.Module):
     def __init__(self, dim, ratio, knobs):
         super().__init__()
         self.knobs = knobs
@@ -197,7 +197,7 @@ class SeedBlock(nn.Module):
         return x + f.layer_scale.layer_scale[:, None, None] * y
 
 
-class Seed(nn.Module):
+class Ich(nn.Module):
     def __init__(self, dims, depths, *, ham, width, bases, ratios=FFN_RATIOS, in_channels=1, classes=1, knobs=None,
                  dropout=0.1, cheese=False):
         super().__init__()
@@ -212,7 +212,7 @@ class Seed(nn.Module):
             else:
                 proj = conv(ins[i], d, 3, 2)
             setattr(self.encoder, f"input_embed{i + 1}", Holder(proj=proj))
-            setattr(self.encoder, f"stage{i + 1}", nn.ModuleList([SeedBlock(d, ratios[i], knobs) for _ in range(depths[i])]))
+            setattr(self.encoder, f"stage{i + 1}", nn.ModuleList([IchBlock(d, ratios[i], knobs) for _ in range(depths[i])]))
             setattr(self.encoder, f"norm_layer{i + 1}", wrapped(d))
         ham_attn = Holder(lower_bread=nn.Sequential(conv(ham, ham), nn.ReLU()), ham=nn.Module(),
                           upper_bread=conv(ham, ham, bias=False))

@@ -4,8 +4,8 @@
     <root>/masks/049.nii ...      255 where there is blood
     <root>/hemorrhage_diagnosis_raw_ct.csv   one row per slice, slices count from 1 along the file's third axis
 
-Files may be .nii or .nii.gz, any number of them. One case per patient; the protocols are those of the seed: "only" keeps
-the slices that the table says show blood, "all" keeps every slice.
+Files may be .nii or .nii.gz, any number of them. One case per patient; the protocols are those of the haemorrhage project:
+"only" keeps the slices that the table says show blood, "all" keeps every slice.
 """
 
 import csv

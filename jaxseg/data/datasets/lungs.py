@@ -1,4 +1,4 @@
-"""Lungs in chest X-rays: Shenzhen, Montgomery, JSRT with SCR masks, and the folders of the left/right lung project ("seed").
+"""Lungs in chest X-rays: Shenzhen, Montgomery, JSRT with SCR masks, and the folders of the left/right lung project.
 
     Shenzhen     <root>/CXR_png/CHNCXR_0001_0.png (662; _0 normal, _1 tuberculosis), mask or masks/CHNCXR_0001_0_mask.png
                  (566 of them: pictures without a mask are left out); one mask of both lungs. Kaggle's merged folder,
@@ -6,10 +6,11 @@
     Montgomery   <root>/CXR_png/MCUCXR_0001_0.png (138), ManualMask/{leftMask,rightMask}/<same name>, sides of the patient
     JSRT         <root>/All247images/JPCLN001.IMG (247; JPCNN: no nodule), fold1 and fold2/masks/{left lung,right lung,heart,
                  left clavicle,right clavicle}/JPCLN001.gif (SCR), in <root> or one folder down
-    seed         <root>/image/resize_CHNCXR_0539_1.png, annotation/<same name> of 0, 1 (image-left lung), 2
+    left/right   <root>/image/resize_CHNCXR_0539_1.png, annotation/<same name> of 0, 1 (image-left lung), 2
 
-Sides are the patient's, as radiologists and SCR name them: the left lung lies on the image's right. The seed names
-them by the image: its class 1, "left", is the lung on the image's left, the patient's right one. `naming` chooses.
+Sides are the patient's, as radiologists and SCR name them: the left lung lies on the image's right. The left/right lung
+project names them by the image: its class 1, "left", is the lung on the image's left, the patient's right one. `naming`
+chooses.
 """
 
 import functools
@@ -32,7 +33,7 @@ SIDES = ("left lung", "right lung")
 LABELS = SIDES
 WHOLE = ("lung",)
 SCR = (*SIDES, "heart", "left clavicle", "right clavicle")
-NAMINGS = ("patient", "seed")
+NAMINGS = ("patient", "image")
 _PNG = (".png",)
 _OPPOSITE = {"left": "right", "right": "left"}
 
@@ -46,7 +47,7 @@ def load(root: str | Path, *, structures: Sequence[str] = SIDES, naming: str = "
       root: the folder as unpacked, or the one that holds it.
       structures: ("lung",) for both lungs as one class, or names in the order of the classes: "left lung", "right lung",
         and for JSRT "heart", "left clavicle", "right clavicle".
-      naming: "patient" or "seed": whose left; labels by the image are called "left lung of the image".
+      naming: "patient" or "image": whose left; labels by the image are called "left lung of the image".
     Raises:
       ConfigError: unknown naming or structure.
       DataError: DATA_MISSING for files that are not there, DATA_PATH for names that do not fit.
@@ -54,10 +55,11 @@ def load(root: str | Path, *, structures: Sequence[str] = SIDES, naming: str = "
     lookup("naming", naming, dict.fromkeys(NAMINGS))
     label_count(structures)
     name, found, cases = _find(Path(root))
-    regions = {"shenzhen": (*SIDES, *WHOLE), "montgomery": (*SIDES, *WHOLE), "seed": (*SIDES, *WHOLE), "jsrt": (*SCR, *WHOLE)}
+    both = (*SIDES, *WHOLE)
+    regions = {"shenzhen": both, "montgomery": both, "left_right": both, "jsrt": (*SCR, *WHOLE)}
     for structure in structures:
         lookup(f"structure of the {name} set", structure, dict.fromkeys(regions[name]))
-    labels = tuple(f"{s} of the image" if naming == "seed" and s in SCR and s != "heart" else s for s in structures)
+    labels = tuple(f"{s} of the image" if naming == "image" and s in SCR and s != "heart" else s for s in structures)
     return DataSet("lungs", found, cases, labels, functools.partial(map_mask, len(structures)), stratum=stratum,
                    synthetic=(found / "SYNTHETIC.txt").is_file(), read_image=lung_files.read_image,
                    read_mask=functools.partial(read_mask, name, tuple(structures), naming))
@@ -112,7 +114,7 @@ def read_mask(name: str, structures: tuple[str, ...], naming: str, case: Case, i
     regions = _READERS[name](case, structures)  # by the patient's sides
     classes = None
     for number, structure in enumerate(structures, 1):
-        chosen = _other_side(structure) if naming == "seed" else structure
+        chosen = _other_side(structure) if naming == "image" else structure
         region = regions[chosen]
         classes = np.zeros(region.shape, np.uint8) if classes is None else classes
         classes[region] = number
@@ -144,7 +146,7 @@ def _sides(lungs: np.ndarray, case: Case, structures: tuple[str, ...]) -> dict[s
 
 
 def _by_annotation(case: Case, structures: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The seed's annotation: 1 is the lung on the image's left."""
+    """The left/right lung project's annotation: 1 is the lung on the image's left."""
     raw = volumes.read_volume(case.mask, palette_indices=True).array
     volumes.check_labels(raw, (0, 1, 2), case.mask)
     raw = raw if raw.ndim == 2 else raw[..., 0]
@@ -161,7 +163,8 @@ def _by_parts(case: Case, structures: tuple[str, ...]) -> dict[str, np.ndarray]:
     return regions
 
 
-_READERS: dict[str, Callable] = {"shenzhen": _by_columns, "montgomery": _by_parts, "jsrt": _by_parts, "seed": _by_annotation}
+_READERS: dict[str, Callable] = {"shenzhen": _by_columns, "montgomery": _by_parts, "jsrt": _by_parts,
+                                 "left_right": _by_annotation}
 
 
 def _find(root: Path) -> tuple[str, Path, tuple[Case, ...]]:
@@ -172,7 +175,7 @@ def _find(root: Path) -> tuple[str, Path, tuple[Case, ...]]:
         which = ", ".join(f"{name} in {d.name}" for name, _, d in found)
         raise refusal("DATA_MISSING", root, f"{len(found)} layouts{f' ({which})' if which else ''}",
                       "it holds one of Shenzhen (CXR_png, mask), Montgomery (CXR_png, ManualMask), JSRT (All247images and "
-                      "SCR's fold1, fold2) or the seed's image and annotation", "give the folder of one of them")
+                      "SCR's fold1, fold2) or the left/right lung project (image, annotation)", "give the folder of one of them")
     name, make, folder = found[0]
     return name, folder, make(folder)
 
@@ -182,7 +185,7 @@ def _marks(name: str, folder: Path) -> bool:
     has = lambda *names: all((folder / n).is_dir() for n in names)
     return {"montgomery": lambda: has("CXR_png", "ManualMask"), "jsrt": lambda: has("All247images"),
             "shenzhen": lambda: has("CXR_png") and not has("ManualMask") and (has("mask") or has("masks")),
-            "seed": lambda: has("image", "annotation")}[name]()
+            "left_right": lambda: has("image", "annotation")}[name]()
 
 
 def _shenzhen(root: Path) -> tuple[Case, ...]:
@@ -207,12 +210,12 @@ def _jsrt(root: Path) -> tuple[Case, ...]:
                  for stem, image, mask in pairs.pair(images, files[SCR[0]]))
 
 
-def _seed(root: Path) -> tuple[Case, ...]:
+def _left_right(root: Path) -> tuple[Case, ...]:
     return tuple(_case(stem, image, mask) for stem, image, mask in
                  pairs.pair(pairs.by_stem(root / "image", _PNG), pairs.by_stem(root / "annotation", _PNG), without_mask=True))
 
 
-_LAYOUTS: dict[str, Callable] = {"shenzhen": _shenzhen, "montgomery": _montgomery, "jsrt": _jsrt, "seed": _seed}
+_LAYOUTS: dict[str, Callable] = {"shenzhen": _shenzhen, "montgomery": _montgomery, "jsrt": _jsrt, "left_right": _left_right}
 
 
 def _case(stem: str, image: Path, mask: Path, regions: tuple[str, ...] = (), parts: tuple[Path, ...] = ()) -> Case:

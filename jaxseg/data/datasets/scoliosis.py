@@ -3,7 +3,7 @@
     <root>/{train,valid,test}/images/1_bmp.rf.<hash>.jpg      `val` is read like `valid`
     <root>/{train,valid,test}/labels/1_bmp.rf.<hash>.txt      one object a line: class x1 y1 x2 y2 ..., fractions of width, height
 
-Several objects a file are several lines (the seed reads a whole file as one polygon, which a second line would corrupt);
+Several objects a file are several lines (the project reads a whole file as one polygon, which a second line would corrupt);
 where objects overlap, the later line wins. The name before ".rf." is that of the picture before Roboflow's augmentation:
 its versions count as one patient. An empty label file says that nothing is there.
 """
@@ -123,7 +123,7 @@ def read_polygons(path: Path, classes: int) -> list[tuple[int, list[tuple[float,
 
 
 def draw(objects: Sequence, size: tuple[int, int]) -> np.ndarray:
-    """Filled polygons as uint8 [H, W], class k as k + 1; points are cut to whole pixels (as the seed does)."""
+    """Filled polygons as uint8 [H, W], class k as k + 1; points are cut to whole pixels (as the project does)."""
     canvas = Image.new("L", (size[1], size[0]))
     pen = ImageDraw.Draw(canvas)
     for number, points in objects:

@@ -2,9 +2,9 @@
 
 Sources: Guo et al. 2022 (arXiv 2209.08575); Visual-Attention-Network/SegNeXt mmseg/models/backbones/mscan.py,
 mmseg/models/decode_heads/ham_head.py, local_configs/segnext; Mr-TalhaIlyas/SegNext and its copy in
-drawcodeboy/scoliosis_seg-task models/nets/SegNeXt ("seed").
+drawcodeboy/scoliosis_seg-task models/nets/SegNeXt ("ich").
 
-What differs between the two (fields of Config): the strips read the output of the 5x5 (official) or its input (seed);
+What differs between the two (fields of Config): the strips read the output of the 5x5 ("official") or its input ("ich");
 a shortcut inside the attention; norms after the downsampling convolutions; the norm at the end of a stage; GroupNorms
 in the decoder; a plain align convolution; the decoder's width; where the factorisation's bases come from and what
 gradient passes it; align_corners of the last resize.
@@ -50,10 +50,10 @@ class Config:
       bases: rank R of the factorisation.
       drop_path: stochastic depth of the last block.
       dropout: channel dropout before the classifier.
-      seed: the seed's block and decoder layout instead of the official one.
+      ich: the haemorrhage-CT project's block and decoder layout instead of the official one.
       norm_momentum: PyTorch momentum of the encoder's BatchNorms.
       ham_bases: "random" or "buffer", see layers.nmf.NMF.
-      ham_update: "none", "train" or "eval" (the seed's inverted online update).
+      ham_update: "none", "train" or "eval" ("ich"'s inverted online update).
     """
 
     dims: tuple[int, ...]
@@ -64,18 +64,18 @@ class Config:
     bases: int = 16
     drop_path: float = 0.1
     dropout: float = 0.1
-    seed: bool = False
+    ich: bool = False
     norm_momentum: float = 0.1
     ham_bases: str = "random"
     ham_update: str = "none"
 
 
 def _conv(config: Config, cin: int, cout: int, kernel, *, stride=1, groups: int = 1, rngs: nnx.Rngs) -> Conv:
-    """Convolution with the family's initialisation: normal by fan-out; bias 0 (official) or PyTorch's default (seed)."""
+    """Convolution with the family's initialisation: normal by fan-out; bias 0 ("official") or PyTorch's default ("ich")."""
     kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
     return Conv(cin, cout, kernel, rank=2, stride=stride, groups=groups,
                 weight_init=initial.fan_out_normal(kernel, cout, groups),
-                bias_init=None if config.seed else initial.zeros, rngs=rngs)
+                bias_init=None if config.ich else initial.zeros, rngs=rngs)
 
 
 def _norm(config: Config, channels: int, rngs: nnx.Rngs) -> BatchNorm:
@@ -87,7 +87,7 @@ class MSCA(nnx.Module):
 
     def __init__(self, config: Config, dim: int, *, rngs: nnx.Rngs):
         depthwise = lambda kernel: _conv(config, dim, dim, kernel, groups=dim, rngs=rngs)
-        self.from_input = config.seed
+        self.from_input = config.ich
         self.conv0 = depthwise((5, 5))
         self.strips = nnx.List([nnx.List([depthwise((1, k)), depthwise((k, 1))]) for k in (7, 11, 21)])
         self.conv3 = _conv(config, dim, dim, 1, rngs=rngs)
@@ -102,7 +102,7 @@ class Attention(nnx.Module):
     """1x1, GELU, MSCA, 1x1; the official one adds its input."""
 
     def __init__(self, config: Config, dim: int, *, rngs: nnx.Rngs):
-        self.shortcut = not config.seed
+        self.shortcut = not config.ich
         self.proj_1 = _conv(config, dim, dim, 1, rngs=rngs)
         self.msca = MSCA(config, dim, rngs=rngs)
         self.proj_2 = _conv(config, dim, dim, 1, rngs=rngs)
@@ -160,7 +160,7 @@ class Downsample(nnx.Module):
 
     def __init__(self, config: Config, cin: int, cout: int, *, rngs: nnx.Rngs):
         self.proj = _conv(config, cin, cout, 3, stride=2, rngs=rngs)
-        self.norm = None if config.seed else _norm(config, cout, rngs)
+        self.norm = None if config.ich else _norm(config, cout, rngs)
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
         x = self.proj(x)
@@ -180,7 +180,7 @@ class Encoder(StagedEncoder):
         self.stages = nnx.List([
             nnx.List([Block(config, dim, config.ffn_ratios[i], rates[i][j], rngs=rngs) for j in range(config.depths[i])])
             for i, dim in enumerate(config.dims)])
-        self.norms = nnx.List([_norm(config, dim, rngs) if config.seed else LayerNorm(dim, rngs=rngs)
+        self.norms = nnx.List([_norm(config, dim, rngs) if config.ich else LayerNorm(dim, rngs=rngs)
                                for dim in config.dims])
 
 
@@ -189,7 +189,7 @@ class Squeeze(nnx.Module):
 
     def __init__(self, config: Config, cin: int, cout: int, relu: bool, *, rngs: nnx.Rngs):
         self.conv = Conv(cin, cout, 1, rank=2, bias=False, weight_init=initial.fan_out_normal((1, 1), cout), rngs=rngs)
-        self.norm = None if config.seed else GroupNorm(32, cout, rngs=rngs)
+        self.norm = None if config.ich else GroupNorm(32, cout, rngs=rngs)
         self.relu = relu
 
     def __call__(self, x: Array, run: Run = EVAL) -> Array:
@@ -206,11 +206,11 @@ class Decoder(nnx.Module):
         width = config.ham_width
         self.squeeze = Squeeze(config, sum(config.dims[1:]), width, True, rngs=rngs)
         self.ham_in = _conv(config, width, width, 1, rngs=rngs)
-        self.ham = NMF(width, config.bases, train_steps=6, eval_steps=6 if config.seed else 7,
-                       eps=1e-7 if config.seed else 1e-6, quotient_first=config.seed, frozen_steps=config.seed,
+        self.ham = NMF(width, config.bases, train_steps=6, eval_steps=6 if config.ich else 7,
+                       eps=1e-7 if config.ich else 1e-6, quotient_first=config.ich, frozen_steps=config.ich,
                        initial=config.ham_bases, update=config.ham_update, rngs=rngs)
         self.ham_out = Squeeze(config, width, width, False, rngs=rngs)
-        self.align = (_conv(config, width, config.decoder_width, 1, rngs=rngs) if config.seed else
+        self.align = (_conv(config, width, config.decoder_width, 1, rngs=rngs) if config.ich else
                       Squeeze(config, width, config.decoder_width, True, rngs=rngs))
 
     def __call__(self, features: list[Array], run: Run = EVAL) -> Array:
@@ -226,7 +226,7 @@ class SegNeXt(Segmenter):
 
     def __init__(self, config: Config, *, in_channels: int, num_classes: int, rngs: nnx.Rngs):
         self.in_channels, self.num_classes, self.rank = in_channels, num_classes, 2
-        self.align_corners = config.seed
+        self.align_corners = config.ich
         self.encoder = Encoder(config, in_channels, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
         self.dropout = ChannelDropout(config.dropout)
@@ -246,22 +246,22 @@ _SIZES = {
     "b": ((64, 128, 320, 512), (3, 3, 12, 3), 512, 64, 0.1),
     "l": ((64, 128, 320, 512), (3, 5, 27, 3), 1024, 64, 0.3),
 }
-_SEED = dict(ham_width=512, bases=64, drop_path=0.0, seed=True, norm_momentum=0.9, ham_bases="buffer")
+_ICH = dict(ham_width=512, bases=64, drop_path=0.0, ich=True, norm_momentum=0.9, ham_bases="buffer")
 
 VARIANTS = {f"segnext_{size}": Variant(SegNeXt, Config(dims, depths, ham_width=width, decoder_width=width, bases=rank,
                                                        drop_path=rate), num_classes=150)
             for size, (dims, depths, width, rank, rate) in _SIZES.items()}
-VARIANTS |= {f"segnext_{size}_seed": Variant(SegNeXt, Config(dims, depths, decoder_width=width, **_SEED), in_channels=1)
+VARIANTS |= {f"segnext_{size}_ich": Variant(SegNeXt, Config(dims, depths, decoder_width=width, **_ICH), in_channels=1)
              for size, (dims, depths, width, _, _) in _SIZES.items()}
 _TINY = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), ffn_ratios=(2, 2, 2, 2))
 VARIANTS |= {
     "segnext_test": Variant(SegNeXt, Config(**_TINY, ham_width=32, decoder_width=32, bases=4)),
-    "segnext_test_seed": Variant(SegNeXt, Config(**_TINY, decoder_width=16, **{**_SEED, "ham_width": 24, "bases": 8}),
+    "segnext_test_ich": Variant(SegNeXt, Config(**_TINY, decoder_width=16, **{**_ICH, "ham_width": 24, "bases": 8}),
                                  in_channels=1),
 }
 
 _STRIPS = (("conv0_1", "conv0_2"), ("conv1_1", "conv1_2"), ("conv2_1", "conv2_2"))
-_SEED_STRIPS = (("conv17_0", "conv17_1"), ("conv111_0", "conv111_1"), ("conv211_0", "conv211_1"))
+_ICH_STRIPS = (("conv17_0", "conv17_1"), ("conv111_0", "conv111_1"), ("conv211_0", "conv211_1"))
 _STEM = (("0", "conv1"), ("1", "norm1"), ("3", "conv2"), ("4", "norm2"))
 
 
@@ -286,7 +286,7 @@ KEY_MAPPINGS = (
         (r"^decode_head\.", "decoder."),
         (r"^(decoder\..*)\.gn\.", r"\1.norm."),
     ), ignored=(r"num_batches_tracked$", r"^head\.")),  # head: of the ImageNet classifiers (no "backbone.")
-    KeyMapping("seed", (
+    KeyMapping("ich", (
         *((rf"^encoder\.input_embed1\.proj\.{a}\.(norm\.)?", f"encoder.embeds.0.{b}.") for a, b in _STEM),
         *((rf"^encoder\.input_embed{i + 1}\.", f"encoder.embeds.{i}.") for i in range(4)),
         *((rf"^encoder\.stage{i + 1}\.", f"encoder.stages.{i}.") for i in range(4)),
@@ -295,7 +295,7 @@ KEY_MAPPINGS = (
         (r"ffn_block\.norm\.(norm\.)?", "norm2."),
         (r"msca_block\.layer_scale\.layer_scale$", "layer_scale_1.weight"),
         (r"ffn_block\.layer_scale\.layer_scale$", "layer_scale_2.weight"),
-        *_strip_rules(_SEED_STRIPS, r"msca_block\.msca"),
+        *_strip_rules(_ICH_STRIPS, r"msca_block\.msca"),
         (r"msca_block\.msca\.conv55\.", "msca_block.msca.conv0."),
         (r"msca_block\.msca\.conv11\.", "msca_block.msca.conv3."),
         (r"msca_block\.proj([12])\.", r"attn.proj_\1."),

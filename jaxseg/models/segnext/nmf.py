@@ -31,7 +31,7 @@ class NMF(Stochastic):
       initial: "random" draws uniform(0, 1) bases, normalised over D, anew in every pass (key of the pass; a fixed key
         in inference without one); "buffer" keeps one set [1, D, R] in the state, which imports and exports.
       update: when a buffer moves towards the batch mean of the found bases (by `eta`, normalised again): "none",
-        "train", or "eval" (the seed's inverted rule, which makes inference depend on order).
+        "train", or "eval" (the haemorrhage project's inverted rule, which makes inference depend on order).
       eta: step of that update.
     """
 

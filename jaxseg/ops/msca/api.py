@@ -1,6 +1,7 @@
 """SegNeXt's multi-scale convolutional attention (Guo et al. 2022, arXiv 2209.08575, equation 1): one function of arrays.
 
-gate = mix(local(x) + sum over pairs of column(row(s))), result = gate * x, with s = local(x), or x itself in the seed's variant;
+gate = mix(local(x) + sum over pairs of column(row(s))), result = gate * x, with s = local(x), or x itself in
+the haemorrhage project's variant;
 local is a depthwise 5x5, a pair a depthwise 1 x k and k x 1, mix a 1x1 over channels; all with bias.
 
 On a GPU every strip is a kernel of `ops.conv.gpu`. Kernels that take both strips of a pair at once were tried there: the pairs

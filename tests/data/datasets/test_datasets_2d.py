@@ -208,9 +208,9 @@ def test_shenzhens_lungs_are_named_by_the_patients_side_unless_the_seeds_naming_
     assert data.labels == ("left lung", "right lung") and [c.patient for c in data.cases] == ["CHNCXR_0001", "CHNCXR_0002"]
     assert [data.stratum(c) for c in data.cases] == ["normal", "finding"]
     check_sides(data)
-    seeds = datasets.load("lungs", root, naming="seed")
-    assert seeds.labels == ("left lung of the image", "right lung of the image")
-    check_sides(seeds, (IMAGE_LEFT, IMAGE_RIGHT))
+    by_image = datasets.load("lungs", root, naming="image")
+    assert by_image.labels == ("left lung of the image", "right lung of the image")
+    check_sides(by_image, (IMAGE_LEFT, IMAGE_RIGHT))
     whole = datasets.load("lungs", root, structures=("lung",))
     check_sides(whole, (IMAGE_LEFT | IMAGE_RIGHT, np.zeros_like(IMAGE_LEFT)))
 
@@ -219,7 +219,7 @@ def test_the_seeds_annotations_are_converted_to_the_patients_sides(tmp_path):
     save(tmp_path / "image" / "resize_CHNCXR_0539_1.png", RNG.integers(0, 255, (32, 48)))
     save(tmp_path / "annotation" / "resize_CHNCXR_0539_1.png", (IMAGE_LEFT > 0) + 2 * (IMAGE_RIGHT > 0))
     check_sides(datasets.load("lungs", tmp_path))
-    check_sides(datasets.load("lungs", tmp_path, naming="seed"), (IMAGE_LEFT, IMAGE_RIGHT))
+    check_sides(datasets.load("lungs", tmp_path, naming="image"), (IMAGE_LEFT, IMAGE_RIGHT))
     assert datasets.load("lungs", tmp_path).cases[0].patient == "CHNCXR_0539"
 
 
@@ -233,7 +233,7 @@ def montgomery(root):
 def test_montgomerys_folders_are_the_patients_sides_or_one_lung_mask(tmp_path):
     root = montgomery(tmp_path / "MontgomerySet")
     check_sides(datasets.load("lungs", tmp_path))
-    check_sides(datasets.load("lungs", root, naming="seed"), (IMAGE_LEFT, IMAGE_RIGHT))
+    check_sides(datasets.load("lungs", root, naming="image"), (IMAGE_LEFT, IMAGE_RIGHT))
     check_sides(datasets.load("lungs", root, structures=("lung",)), (IMAGE_LEFT | IMAGE_RIGHT, np.zeros_like(IMAGE_LEFT)))
     with pytest.raises(ConfigError, match="structure of the montgomery set 'heart'"):
         datasets.load("lungs", root, structures=("heart",))
@@ -270,7 +270,7 @@ def test_a_changed_part_changes_the_caches_name(tmp_path):
     root, recipe = montgomery(tmp_path), Recipe((32, 48), None, None, 1, lungs.SIDES)
     before = caches.fingerprint(datasets.load("lungs", root), recipe)
     assert before == caches.fingerprint(datasets.load("lungs", root), recipe)
-    other = datasets.load("lungs", root, naming="seed")
+    other = datasets.load("lungs", root, naming="image")
     assert before != caches.fingerprint(dataclasses.replace(other, labels=lungs.SIDES), recipe)  # the reader differs
     (root / "ManualMask" / "rightMask" / "MCUCXR_0001_0.png").write_bytes(b"changed")
     assert before != caches.fingerprint(datasets.load("lungs", root), recipe)
@@ -307,7 +307,7 @@ def test_lungs_need_one_known_layout_and_known_names(tmp_path):
     montgomery(tmp_path / "b")
     refused("DATA_MISSING", datasets.load, "lungs", tmp_path, match="2 layouts .shenzhen in a, montgomery in b")
     with pytest.raises(ConfigError, match="naming"):
-        datasets.load("lungs", tmp_path / "a", naming="image")
+        datasets.load("lungs", tmp_path / "a", naming="picture")
     with pytest.raises(ConfigError, match="a pixel has one class"):
         datasets.load("lungs", tmp_path / "a", structures=("lung", "left lung"))
 

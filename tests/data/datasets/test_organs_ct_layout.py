@@ -64,7 +64,7 @@ def test_unknown_structures_name_their_neighbours(root):
         with pytest.raises(ConfigError, match="a tuple of different names"):
             datasets.load("organs_ct", root, structures=wrong)
     with pytest.raises(ConfigError, match="takes no option 'naming'; it takes structures, protocol"):
-        datasets.load("organs_ct", root, naming="seed")
+        datasets.load("organs_ct", root, naming="image")
     with pytest.raises(ConfigError, match="protocol 'volume'.*did you mean volumes"):
         datasets.load("organs_ct", root, protocol="volume")
 

@@ -29,7 +29,7 @@ class Knobs:
 
 
 OFFICIAL = Knobs()
-SEED = Knobs(gelu="tanh", head_eps=1e-3, head_momentum=0.03, align_corners=True)
+ICH = Knobs(gelu="tanh", head_eps=1e-3, head_momentum=0.03, align_corners=True)
 
 
 class Attention(nn.Module):
