@@ -130,6 +130,20 @@ def test_the_rows_of_the_plan_are_there():
         model.check(models.CASES[name].shape(on_gpu))
 
 
+@pytest.mark.parametrize("name", ["unet_base", "unet3d_s", "dualbranch_04_unet_s", "nnunet_plain"])
+def test_ports_of_networks_have_our_parameter_names(name):
+    """Their weights are read without a key mapping; a renamed attribute would cost the row, minutes into a bench."""
+    torch = pytest.importorskip("torch")
+    from jaxseg.bench import peers
+    from jaxseg.models import create_model, functional
+    options = models.case_options(name, Options(""))
+    with torch.device("meta"):
+        module, _ = peers.network(name, models.CASES[name].shape(Options(""))[1:-1], options)
+    network, _, _ = functional.split(create_model(name, abstract=True, **options))
+    theirs = {key for key in module.state_dict() if not key.endswith("num_batches_tracked")}
+    assert theirs == set(network.names)
+
+
 def test_the_suite_ops_has_every_row_for_a_gpu_once_and_none_on_a_cpu():
     found = [f"{name} {work}" for name in ops.KERNELS for work in ops.works(name, Options("", gpu=True))]
     assert found == [row.name for row in gpu_rows.gpu_rows()]

@@ -28,10 +28,10 @@ class Level(nn.Module):
     def __init__(self, cin, cout, rank):
         super().__init__()
         self.up = (nn.ConvTranspose2d, nn.ConvTranspose3d)[rank - 2](cin, cout, 2, 2)
-        self.stage = Stage(2 * cout, cout, 1, rank)
+        self.convs = Stage(2 * cout, cout, 1, rank)
 
     def forward(self, x, skip):
-        return self.stage(torch.cat([self.up(x), skip], 1))
+        return self.convs(torch.cat([self.up(x), skip], 1))
 
 
 class PlainUNet(nn.Module):
