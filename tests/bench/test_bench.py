@@ -130,7 +130,7 @@ def test_the_rows_of_the_plan_are_there():
         model.check(models.CASES[name].shape(on_gpu))
 
 
-@pytest.mark.parametrize("name", ["unet_base", "unet3d_s", "dualbranch_04_unet_s", "nnunet_plain"])
+@pytest.mark.parametrize("name", ["unet3d_s", "dualbranch_04_unet_s", "nnunet_plain"])
 def test_ports_of_networks_have_our_parameter_names(name):
     """Their weights are read without a key mapping; a renamed attribute would cost the row, minutes into a bench."""
     torch = pytest.importorskip("torch")
