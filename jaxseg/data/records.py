@@ -106,15 +106,20 @@ class Recipe:
       channels: input channels, those of `extra` included.
       labels: class names 1, 2, ... of what is learnt (`cache.target_labels`).
       intensity: "grey": uint8, through `window` or as it is. "brain": float32 z-scores of each modality over the voxels
-        above 0 (`intensity.brain`). "ct": float32, `window` clipped and mapped linearly to -1..1.
+        above 0 (`intensity.brain`). "ct": float32, `window` clipped and mapped linearly to -1..1. nnU-Net's rules are
+        "zscore", "zscore_nonzero" and "ct_zscore" (prepare/intensity.py).
       modalities: names of the channels, in their order; () where they have none.
       mean, std: per channel, of images in 0..1: (image - mean) / std after augmentation; () for none.
-      filter: how images are resized: "linear" or "lanczos".
+      filter: how images are resized: "linear", "lanczos" or "nnunet" (prepare/resample.py).
       crop: (H, W) in pixels of the slice: cut this box out of the slice's middle before anything else; () for the whole.
       blur: standard deviation of a Gaussian blur of the cut slice, in its pixels; 0 for none.
       extra: names of `channels.EXTRA`: channels made from the image, by k-means or by a network of another run.
       target: what a network learns: "labels"; "edges", the inner boundaries of the labels; or "composite", the image with
         the union of the labels blended in (`channels.composite`).
+      axes: of a volume, in the order in which the network takes them; size, spacing and crop are in this order too; () for
+        (0, 1, 2): X, Y, Z of the common order.
+      nonzero: whether a volume is cut to the box of its voxels that are not 0 before anything else (`canvas.nonzero_box`).
+      statistics: for "ct_zscore" (lowest, highest, mean, standard deviation) of each channel (`statistics.of_foreground`).
     """
 
     size: tuple[int, ...]
@@ -131,3 +136,6 @@ class Recipe:
     blur: float = 0.0
     extra: tuple[str, ...] = ()
     target: str = "labels"
+    axes: tuple[int, ...] = ()
+    nonzero: bool = False
+    statistics: tuple[tuple[float, ...], ...] = ()

@@ -12,7 +12,7 @@ import numpy as np
 from jaxseg import checkpoint
 from jaxseg.data.formats import volumes
 from jaxseg.data.geometry import to_volume
-from jaxseg.data.prepare.examples import prepare_scan, restore, restore_labels
+from jaxseg.data.prepare.examples import place_scan, prepare_scan, restore, restore_labels
 from jaxseg.data.prepare.resample import resample_channels
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.data.store import base
@@ -24,6 +24,7 @@ from jaxseg.models import create_model, functional
 from jaxseg.types import ConfigError, DataError, MismatchError, NonFiniteError
 from jaxseg.utils.pictures import paint, sheet, to_rgb
 
+CERTAIN = 30.0  # a logit of background, for voxels that the network does not see
 WINDOW = ("overlap", "blend", "positions", "accumulator", "windows", "mirror")  # settings of the sliding window
 
 
@@ -169,17 +170,19 @@ def _one(trained: Trained, roi: Trained | None, images: list[Volume], output: Pa
     if volumes.is_photo(images[0]):
         raise DataError(f"{images[0].path}: a photograph; this network takes volumes (NIfTI, DICOM series)", "DATA_IMAGE")
     scan, orientation = to_volume(images[0])
-    image = prepare_scan(images, trained.recipe)
+    image, place = prepare_scan(images, trained.recipe), place_scan(images, trained.recipe)
     logits = cascaded(roi, trained, image) if roi else trained.logits(image)
     wrong = sum(int((~np.isfinite(plane)).sum()) for plane in logits)
     if wrong:
         raise NonFiniteError(f"the network returned {wrong} values that are not finite; nothing is written. Predict in float32 "
                              "or use another checkpoint")
-    resampled, classes = logits.shape[:3] != scan.shape[:3], not trained.order and logits.shape[-1] > 1
+    resampled, classes = not place.keeps_grid, not trained.order and logits.shape[-1] > 1
+    fill = [CERTAIN] + [0.0] * (logits.shape[-1] - 1) if classes else [-CERTAIN] * logits.shape[-1]  # background outside
     if resampled and classes and not settings["probabilities"]:
-        labels = restore_labels(logits, scan.shape[:3], trained.recipe, orientation.spacing)
+        labels = restore_labels(logits, scan.shape[:3], trained.recipe, orientation.spacing, fill=fill, place=place)
     else:
-        logits = restore(logits, scan.shape[:3], trained.recipe, orientation.spacing) if resampled else logits
+        if resampled:
+            logits = restore(logits, scan.shape[:3], trained.recipe, orientation.spacing, fill=fill, place=place)
         threshold = float(trained.record["config"]["eval"]["threshold"])
         labels = labels_of(logits, order=trained.order, threshold=threshold)
     labels = postprocess.apply(labels, steps, orientation.spacing)

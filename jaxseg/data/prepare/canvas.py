@@ -1,12 +1,18 @@
-"""Where an example lies on the network's grid: the box that is cut out of it, its size at the recipe's spacing, the canvas."""
+"""Where an example lies on the network's grid: its axes' order, the box that is cut out of it, its size at the recipe's spacing,
+the canvas.
+"""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from scipy import ndimage
 
 from jaxseg.data.records import Recipe
 from jaxseg.types import ConfigError, DataError
+
+VERSION = 2  # raise it when examples would lie elsewhere
+ANISOTROPIC = 3.0  # ratio of the coarsest to the finest spacing above which nnU-Net resamples the coarsest axis apart
 
 LARGEST = {2: 1 << 15, 3: 1 << 12}  # pixels or voxels a side after resampling
 AXES = {2: "(row mm, column mm)", 3: "(x, y, z) mm"}
@@ -19,16 +25,43 @@ class Placement:
     """Where an example lies on the network's grid.
 
     Attributes:
+      axes: of the example, in the network's order; what follows is in this order.
       box: the part of the example that is used.
       scaled: its size after resampling.
       canvas: size of the network's grid.
       corner: where the resampled box begins on the canvas; negative where the canvas cuts it.
+      apart: the axis that is resampled by itself ("nnunet" alone).
     """
 
+    axes: tuple[int, ...]
     box: Box
     scaled: tuple[int, ...]
     canvas: tuple[int, ...]
     corner: tuple[int, ...]
+    apart: int | None = None
+
+    @property
+    def keeps_grid(self) -> bool:
+        """Whether the network's grid is the example's own."""
+        return self.axes == tuple(range(len(self.axes))) and self.boxed == self.scaled == self.canvas and \
+            all(b.start == 0 for b in self.box)
+
+    def spacing(self, spacing: Sequence[float]) -> tuple[float, ...]:
+        """mm between the samples of the network's grid, for an example of this spacing."""
+        return tuple(float(spacing[a] * n / m) for a, n, m in zip(self.axes, self.boxed, self.scaled))
+
+    def after_cut(self) -> "Placement":
+        """The placement of what `cut` gives."""
+        whole = tuple(slice(0, n) for n in self.boxed)
+        return dataclasses.replace(self, axes=tuple(range(len(whole))), box=whole)
+
+    def cut(self, array: np.ndarray) -> np.ndarray:
+        """The used part of an example [*S], in the network's order of axes: a view."""
+        return array.transpose(self.axes)[self.box]
+
+    def put(self, whole: np.ndarray, part: np.ndarray) -> None:
+        """Write what `cut` would give into an array of the example's shape."""
+        whole.transpose(self.axes)[self.box] = part
 
     @property
     def boxed(self) -> tuple[int, ...]:
@@ -42,7 +75,7 @@ class Placement:
         return there, here
 
 
-def placement(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None) -> Placement:
+def placement(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None, *, box: Box | None = None) -> Placement:
     """Slices are stretched to recipe.size or, if the recipe has a spacing, resampled to it and centred on recipe.size.
 
     Volumes are resampled to the recipe's spacing, if it has one, and keep what size they then have: patches are cut from them.
@@ -50,20 +83,31 @@ def placement(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | N
     Args:
       shape: (H, W) or (X, Y, Z) of the example.
       spacing: mm along the same axes; None where unknown.
+      box: for a recipe with `nonzero`, what `nonzero_box` gave.
     Raises:
       DataError: the recipe has a spacing and the example has none, or one that no scanner has; an example smaller than the crop.
       ConfigError: a spacing for another number of axes.
     """
     rank = len(shape)
-    box = crop_box(shape, recipe.crop)
+    if rank == 2 and (recipe.axes or recipe.nonzero):
+        raise ConfigError(f"got axes={recipe.axes}, nonzero={recipe.nonzero} for slices; volumes alone take them")
+    axes = axes_of(recipe, rank)
+    shape = tuple(shape[a] for a in axes)
+    if spacing is not None and len(spacing) == rank:
+        spacing = tuple(spacing[a] for a in axes)
+    if recipe.nonzero != (box is not None) or recipe.nonzero and recipe.crop:
+        raise ValueError(f"got the box {box} for nonzero={recipe.nonzero}, crop={recipe.crop}; a recipe with nonzero "
+                         "takes a box of `nonzero_box`, and no crop")
+    box = box or crop_box(shape, recipe.crop)
     boxed = tuple(b.stop - b.start for b in box)
     scaled = spaced(boxed, recipe, spacing)
     if rank == 3:
-        return Placement(box, scaled, scaled, (0,) * rank)
+        apart = coarse_axis(spacing, recipe.spacing) if recipe.filter == "nnunet" and recipe.spacing else None
+        return Placement(axes, box, scaled, scaled, (0,) * rank, apart)
     canvas = tuple(int(n) for n in recipe.size)
     if recipe.spacing is None:
-        return Placement(box, canvas, canvas, (0,) * rank)
-    return Placement(box, scaled, canvas, tuple((n - s) // 2 for n, s in zip(canvas, scaled)))
+        return Placement(axes, box, canvas, canvas, (0,) * rank)
+    return Placement(axes, box, scaled, canvas, tuple((n - s) // 2 for n, s in zip(canvas, scaled)))
 
 
 def spaced(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None) -> tuple[int, ...]:
@@ -77,11 +121,60 @@ def spaced(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None
     if spacing is None or len(spacing) != rank or not all(np.isfinite(s) and s > 0 for s in spacing):
         raise DataError(f"got a spacing of {spacing}; data.spacing={tuple(wanted)} needs {AXES[rank]} > 0; set "
                         f"data.spacing=() to {'stretch the image' if rank == 2 else 'keep the voxels'}", "DATA_GEOMETRY")
-    scaled = tuple(max(1, round(n * s / r)) for n, s, r in zip(shape, spacing, wanted))
+    samples = (lambda n, s, r: s / r * n) if recipe.filter == "nnunet" else (lambda n, s, r: n * s / r)  # differ at halves
+    scaled = tuple(max(1, round(samples(n, s, r))) for n, s, r in zip(shape, spacing, wanted))
     if max(scaled) > LARGEST[rank]:
         raise DataError(f"got a spacing of {tuple(spacing)} and shape {tuple(shape)}: {scaled} samples at data.spacing="
                         f"{tuple(wanted)}; at most {LARGEST[rank]} a side", "DATA_GEOMETRY")
     return scaled
+
+
+def axes_of(recipe: Recipe, rank: int) -> tuple[int, ...]:
+    """The order in which the network takes an example's axes.
+
+    Raises:
+      ConfigError: no order of them.
+    """
+    if recipe.axes and sorted(recipe.axes) != list(range(rank)):
+        raise ConfigError(f"got axes={recipe.axes}; an order of {tuple(range(rank))}")
+    return tuple(recipe.axes) or tuple(range(rank))
+
+
+def coarse_axis(spacing: Sequence[float], wanted: Sequence[float]) -> int | None:
+    """nnU-Net's rule for anisotropic scans: the one axis that is resampled apart, by nearest neighbour; None for no axis.
+
+    It is the coarsest axis of the scan where its spacing exceeds 3 times the finest; else that of the wanted spacing, likewise.
+    Where two axes are equally coarse there is none.
+
+    Source: MIC-DKFZ/nnUNet, nnunetv2/preprocessing/resampling/default_resampling.py.
+    """
+    for each in (spacing, wanted):
+        if max(each) / min(each) > ANISOTROPIC:
+            coarsest = [axis for axis, s in enumerate(each) if s == max(each)]
+            return coarsest[0] if len(coarsest) == 1 else None
+    return None
+
+
+def nonzero(channels: Iterable[np.ndarray]) -> np.ndarray:
+    """Where any channel is not 0, holes filled: bool [*S].
+
+    Source: MIC-DKFZ/nnUNet, nnunetv2/preprocessing/cropping/cropping.py.
+    """
+    inside = None
+    for channel in channels:
+        inside = channel != 0 if inside is None else inside | (channel != 0)
+    return ndimage.binary_fill_holes(inside)
+
+
+def nonzero_box(inside: np.ndarray) -> Box:
+    """The smallest box around what `nonzero` found.
+
+    Raises:
+      DataError: DATA_EMPTY where that is nothing.
+    """
+    if not inside.any():
+        raise DataError("every voxel is 0, and nonzero=True cuts to those that are not; check the file", "DATA_EMPTY")
+    return ndimage.find_objects(inside.astype(np.uint8))[0]
 
 
 def crop_box(shape: Sequence[int], crop: tuple[int, ...]) -> Box:

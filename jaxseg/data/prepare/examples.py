@@ -1,6 +1,8 @@
 """From an image to the network's input, and from the network's scores back to the image: pictures, slices and volumes alike.
 
-Intensities first, on the image's own grid; then the box that the recipe crops; then one resampling; then the canvas.
+Intensities first, on the image's own grid; then the box that the recipe crops; then one resampling; then the canvas. Where a
+recipe has nnU-Net's options (axes, nonzero) axes are transposed and the box is cut before all else, so that intensities are those
+of the box.
 """
 
 import dataclasses
@@ -12,7 +14,7 @@ from scipy import ndimage
 from jaxseg.data.formats.volumes import check_pair
 from jaxseg.data.geometry import Photo, to_volume
 from jaxseg.data.prepare import canvas, channels, intensity, labels
-from jaxseg.data.prepare.resample import resample
+from jaxseg.data.prepare.resample import for_scores, resample
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.types import DataError
 from jaxseg.utils.pictures import to_8bit
@@ -54,6 +56,15 @@ def prepare(image: np.ndarray, recipe: Recipe, spacing: Sequence[float] | None) 
     return _assemble([image[..., c] for c in range(image.shape[-1])], recipe, spacing, scanned=True)
 
 
+def place_scan(images: Sequence[Volume | np.ndarray], recipe: Recipe, spacing: Sequence[float] | None = None) -> canvas.Placement:
+    """Where a scan lies on the network's grid: what `prepare_mask` and `restore` need to know of a recipe with `nonzero`.
+
+    Args and errors: as `prepare_scan`.
+    """
+    planes, spacing = _planes(images, spacing)
+    return _place(planes, recipe, spacing)[0]
+
+
 def prepare_scan(images: Sequence[Volume | np.ndarray], recipe: Recipe, spacing: Sequence[float] | None = None) -> np.ndarray:
     """The network's input for one scan of several files: each channel by `recipe.intensity`, resampled to `recipe.spacing`.
 
@@ -67,6 +78,12 @@ def prepare_scan(images: Sequence[Volume | np.ndarray], recipe: Recipe, spacing:
     Raises:
       DataError, ConfigError: as `prepare`, and for grids that differ.
     """
+    planes, spacing = _planes(images, spacing)
+    return _assemble(planes, recipe, spacing, scanned=False)
+
+
+def _planes(images, spacing):
+    """The channels of a scan, each [X, Y, Z] in the common order, and its spacing."""
     scans = [image for image in images if isinstance(image, Volume)]
     for other in scans[1:]:
         check_pair(scans[0], other)
@@ -80,24 +97,38 @@ def prepare_scan(images: Sequence[Volume | np.ndarray], recipe: Recipe, spacing:
     if not arrays or len(set(shapes)) > 1 or len(shapes[0]) != 3 or 0 in shapes[0]:
         raise DataError(f"got images of shapes {[a.shape for a in arrays]}; the modalities of a scan are [X, Y, Z] or "
                         "[X, Y, Z, c] of one shape", "DATA_IMAGE")
-    return _assemble([a[..., c] for a in arrays for c in range(a.shape[-1])], recipe, spacing, scanned=False)
+    return [a[..., c] for a in arrays for c in range(a.shape[-1])], spacing
 
 
-def prepare_mask(mask: np.ndarray, recipe: Recipe, spacing: Sequence[float] | None, classes: int) -> np.ndarray:
+def _place(planes, recipe, spacing):
+    """(placement of an example of these channels, where it is not 0 if the recipe wants to know)."""
+    inside = box = None
+    if recipe.nonzero or recipe.intensity == "zscore_nonzero" and planes[0].ndim == 3:
+        inside = canvas.nonzero(planes)
+    if recipe.nonzero:
+        box = canvas.nonzero_box(inside.transpose(canvas.axes_of(recipe, inside.ndim)))
+    return canvas.placement(planes[0].shape, recipe, spacing, box=box), inside
+
+
+def prepare_mask(mask: np.ndarray, recipe: Recipe, spacing: Sequence[float] | None, classes: int, *,
+                 place: canvas.Placement | None = None) -> np.ndarray:
     """The mask on the input's grid: each class's indicator is resized linearly, and the largest share wins (`labels.resampled`).
 
     Args:
       mask: integer [H, W], or [X, Y, Z] in the common order, labels 0..classes.
       spacing: mm along its axes; None where unknown.
       classes: number of foreground classes.
+      place: of the scan (`place_scan`); None: that of a recipe without `nonzero`.
     Returns:
       uint8 [*s], or uint16 above 255 classes.
     Raises:
       DataError: labels outside, or spacing needed and unknown.
     """
     found = labels.checked(mask, rank_of(recipe, mask.ndim), classes)
-    place = canvas.placement(found.shape, recipe, spacing)
-    scaled = labels.resampled(found[place.box], place.scaled, lambda share: resample(share, place.scaled))
+    place, filter = place or canvas.placement(found.shape, recipe, spacing), for_scores(recipe.filter)
+    share_of = lambda indicator: resample(indicator, place.scaled, filter, apart=place.apart)
+    vote = labels.by_half if recipe.filter == "nnunet" else labels.resampled
+    scaled = vote(place.cut(found), place.scaled, share_of)
     if place.scaled == place.canvas:
         return np.ascontiguousarray(scaled)
     there, here = place.overlap()
@@ -107,7 +138,7 @@ def prepare_mask(mask: np.ndarray, recipe: Recipe, spacing: Sequence[float] | No
 
 
 def restore(scores: np.ndarray, shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None, *,
-            fill: Sequence[float] | None = None) -> np.ndarray:
+            fill: Sequence[float] | None = None, place: canvas.Placement | None = None) -> np.ndarray:
     """The inverse of `prepare`'s geometry: scores on the input's grid -> scores on the image's own grid.
 
     Args:
@@ -117,25 +148,26 @@ def restore(scores: np.ndarray, shape: Sequence[int], recipe: Recipe, spacing: S
       spacing: of the image, as given to `prepare`.
       fill: [K] scores of what canvas and crop cut away. None: background read as a probability, that is 0 for one class, and
         (1, 0, ..., 0) for K > 1; logits need their own.
+      place: of the scan (`place_scan`); None: that of a recipe without `nonzero`.
     Returns:
       float32 [*shape, K].
     """
     k = scores.shape[-1]
     restored = np.empty((*shape, k), np.float32)
-    for c, plane in enumerate(_restored(scores, shape, recipe, spacing, fill)):
+    for c, plane in enumerate(_restored(scores, shape, recipe, spacing, fill, place)):
         restored[..., c] = plane
     return restored
 
 
 def restore_labels(scores: np.ndarray, shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None, *,
-                   fill: Sequence[float] | None = None) -> np.ndarray:
+                   fill: Sequence[float] | None = None, place: canvas.Placement | None = None) -> np.ndarray:
     """The class of the largest restored score, `restore(...).argmax(-1)`, with one class in memory at a time.
 
     Returns:
       uint8 [*shape], or uint16 above 256 scores.
     """
     best, found = None, np.zeros(tuple(shape), labels.dtype_for(scores.shape[-1] - 1))
-    for k, score in enumerate(_restored(scores, shape, recipe, spacing, fill)):
+    for k, score in enumerate(_restored(scores, shape, recipe, spacing, fill, place)):
         if best is None:
             best = score
             continue
@@ -150,7 +182,7 @@ def window_8bit(image: np.ndarray, recipe: Recipe) -> np.ndarray:
     Returns:
       uint8 of image's shape. Raises as `prepare`.
     """
-    if recipe.intensity == "brain":
+    if recipe.intensity in (*intensity.SCANS, "ct_zscore"):
         return to_8bit(image, float(image.min()), float(image.max()))
     return np.rint(intensity.windowed(image, recipe.window)).astype(np.uint8)
 
@@ -163,19 +195,21 @@ def rank_of(recipe: Recipe, axes: int) -> int:
 def _assemble(planes: list[np.ndarray], recipe: Recipe, spacing: Sequence[float] | None, *, scanned: bool) -> np.ndarray:
     """The channels of one example on the canvas; `scanned` says that `intensity.of_scan` was applied already."""
     rank = planes[0].ndim
-    place = canvas.placement(planes[0].shape, recipe, spacing)
+    place, inside = _place(planes, recipe, spacing)
+    if recipe.nonzero:  # intensities are those of the box
+        planes, inside, place = [place.cut(p) for p in planes], place.cut(inside), place.after_cut()
     there, here = place.overlap()
     eight = recipe.intensity == "grey" and rank == 2
     prepared = np.empty((*place.canvas, _wanted(len(planes), recipe)), np.uint8 if eight else np.float32)
     if place.scaled != place.canvas:
         prepared[:] = -1.0 if recipe.intensity == "ct" else 0
-    scaled = lambda plane: intensity.of_values((plane if scanned else intensity.of_scan(plane, recipe))[place.box], recipe)
-    ready = map(scaled, planes)
+    scan = lambda plane: plane if scanned else intensity.of_scan(plane, recipe, inside)
+    ready = (intensity.of_values(place.cut(scan(plane)), recipe, c) for c, plane in enumerate(planes))
     if len(planes) == 3 and prepared.shape[-1] == 1:
         ready = [(np.stack(list(ready), -1) @ np.asarray(LUMA, np.float32))]
     for c, values in enumerate(ready):
         values = ndimage.gaussian_filter(values, recipe.blur) if recipe.blur else values
-        values = resample(values, place.scaled, recipe.filter)[here]
+        values = resample(values, place.scaled, recipe.filter, apart=place.apart)[here]
         if eight:
             values = np.rint(np.clip(values, 0.0, 255.0))  # Lanczos overshoots
         elif recipe.intensity == "grey":
@@ -185,9 +219,9 @@ def _assemble(planes: list[np.ndarray], recipe: Recipe, spacing: Sequence[float]
 
 
 def _restored(scores: np.ndarray, shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None,
-              fill: Sequence[float] | None):
+              fill: Sequence[float] | None, place: canvas.Placement | None):
     """Each class's scores on the image's grid, float32 [*shape], one after the other."""
-    place, k = canvas.placement(tuple(shape), recipe, spacing), scores.shape[-1]
+    place, k = place or canvas.placement(tuple(shape), recipe, spacing), scores.shape[-1]
     if scores.shape[:-1] != place.canvas:
         raise ValueError(f"got scores of shape {scores.shape}; the recipe's input is {place.canvas} for an image of "
                          f"{tuple(shape)}")
@@ -198,13 +232,13 @@ def _restored(scores: np.ndarray, shape: Sequence[int], recipe: Recipe, spacing:
         if place.scaled != place.canvas:
             scaled = np.full(place.scaled, background[c], np.float32)
             scaled[here] = scores[there][..., c]
-        inside = resample(scaled, place.boxed)
-        if place.boxed == tuple(shape):
+        inside = resample(scaled, place.boxed, for_scores(recipe.filter), apart=place.apart)
+        if place.boxed == tuple(shape) and place.axes == tuple(range(len(shape))):
             yield inside
             continue
-        outside = np.full(shape, background[c], np.float32)
-        outside[place.box] = inside
-        yield outside
+        whole_image = np.full(shape, background[c], np.float32)
+        place.put(whole_image, inside)
+        yield whole_image
 
 
 def _wanted(c: int, recipe: Recipe) -> int:
@@ -214,7 +248,7 @@ def _wanted(c: int, recipe: Recipe) -> int:
       DataError: DATA_CHANNELS for others.
     """
     more = channels.added(recipe.extra)
-    wanted, modalities = recipe.channels - more, recipe.intensity == "brain" or len(recipe.modalities) > 1
+    wanted, modalities = recipe.channels - more, recipe.intensity in intensity.SCANS or len(recipe.modalities) > 1
     grey = c == 3 and wanted == 1 and recipe.intensity == "grey"
     if c == wanted or not modalities and (c == 1 and wanted > 0 or grey):
         return wanted

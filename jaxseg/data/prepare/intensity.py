@@ -4,7 +4,13 @@
   ct     -1..1: `Recipe.window` mapped linearly and clipped
   brain  z-scores of each modality over the voxels above 0, `brain`
 
-"brain" looks at a whole scan (`of_scan`), before it is cut into slices; the others look at one voxel (`of_values`).
+and nnU-Net's (MIC-DKFZ/nnUNet, nnunetv2/preprocessing/normalization/default_normalization_schemes.py):
+
+  zscore          (v - mean) / max(std, 1e-8) of each channel over all its voxels ("ZScoreNormalization")
+  zscore_nonzero  the same over the voxels that are not 0 in some channel, holes filled; the others stay 0 (use_mask_for_norm)
+  ct_zscore       (clip(v, low, high) - mean) / max(std, 1e-8), the four from `Recipe.statistics` ("CTNormalization")
+
+SCANS look at a whole scan (`of_scan`), before it is cut into slices; the others look at one voxel (`of_values`).
 """
 
 import numpy as np
@@ -15,28 +21,60 @@ from jaxseg.utils.lookup import lookup
 
 VERSION = 2  # raise it when prepared values would change
 
-RULES = ("grey", "brain", "ct")
+SCANS = ("brain", "zscore", "zscore_nonzero")
+RULES = ("grey", "ct", "ct_zscore", *SCANS)
 PERCENTILES = (0.5, 99.5)
 FLOOR = 1e-8  # of the standard deviation: a modality of one value becomes 0
 
 
-def of_scan(array: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """The part of the rule that looks at a whole scan: z-scores for "brain", else the array itself.
+def of_scan(array: np.ndarray, recipe: Recipe, inside: np.ndarray | None = None) -> np.ndarray:
+    """The part of the rule that looks at a whole scan: z-scores for SCANS, else the array itself.
 
     Args:
-      array: one or several channels of a scan, [*S] or [*S, C].
+      array: one or several channels of a scan, [X, Y, Z] or [X, Y, Z, C].
+      inside: for "zscore_nonzero", `canvas.nonzero` of all channels of the scan.
     Raises:
       DataError: as `brain`. ConfigError: an unknown rule.
     """
     lookup("value of data.intensity", recipe.intensity, dict.fromkeys(RULES))
-    return brain(array) if recipe.intensity == "brain" else array
+    if recipe.intensity == "brain":
+        return brain(array)
+    if recipe.intensity == "zscore":
+        return zscore(array)
+    if recipe.intensity == "zscore_nonzero":
+        if inside is None:
+            raise ConfigError("data.intensity='zscore_nonzero' is for volumes; slices take 'zscore' or 'brain'")
+        return zscore(array, inside)
+    return array
 
 
-def of_values(values: np.ndarray, recipe: Recipe) -> np.ndarray:
+def zscore(array: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:
+    """z = (v - mean) / max(std, 1e-8) of each channel.
+
+    Args:
+      array: [X, Y, Z] or [X, Y, Z, C].
+      inside: bool [X, Y, Z]: whose mean and standard deviation (of the population) they are; all other voxels stay as they are,
+        which is 0 for `canvas.nonzero`. None: all voxels.
+    Returns:
+      float32 of the same shape.
+    Raises:
+      DataError: DATA_NONFINITE.
+    """
+    scores = np.ascontiguousarray(_finite(array))
+    inside = np.ones(array.shape[:3], bool) if inside is None else inside
+    for channel in np.moveaxis(scores.reshape(*array.shape[:3], -1), 3, 0):  # views
+        values = channel[inside].astype(np.float64)
+        channel[inside] = (values - values.mean()) / max(values.std(), FLOOR) if values.size else 0
+    return scores
+
+
+def of_values(values: np.ndarray, recipe: Recipe, channel: int = 0) -> np.ndarray:
     """The part of the rule that looks at one voxel at a time.
 
     Args:
-      values: numbers of any shape: HU or another scale where the recipe has a window, z-scores for "brain", else uint8.
+      values: numbers of any shape: HU or another scale where the recipe has a window or statistics, what `of_scan` gave for
+        SCANS, else uint8.
+      channel: of the image, whose statistics are taken.
     Returns:
       float32 of the same shape.
     Raises:
@@ -44,8 +82,14 @@ def of_values(values: np.ndarray, recipe: Recipe) -> np.ndarray:
       ConfigError: a window without width, "ct" without a window, an unknown rule.
     """
     lookup("value of data.intensity", recipe.intensity, dict.fromkeys(RULES))
-    if recipe.intensity == "brain":
+    if recipe.intensity in SCANS:
         return _finite(values)
+    if recipe.intensity == "ct_zscore":
+        if channel >= len(recipe.statistics) or len(recipe.statistics[channel]) != 4:
+            raise ConfigError(f"got statistics={recipe.statistics} for channel {channel} and data.intensity='ct_zscore'; it "
+                              "takes (lowest, highest, mean, standard deviation) of each channel")
+        low, high, mean, std = recipe.statistics[channel]
+        return ((np.clip(_finite(values), low, high) - np.float32(mean)) / np.float32(max(std, FLOOR))).astype(np.float32)
     if recipe.intensity == "grey":
         return windowed(values, recipe.window)
     if recipe.window is None:

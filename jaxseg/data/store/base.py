@@ -128,7 +128,8 @@ def check_recipe(dataset: DataSet, recipe: Recipe) -> None:
 
 def recipe_from(meta: dict[str, Any]) -> Recipe:
     """The recipe in a store's meta.json."""
-    return Recipe(**{key: tuple(v) if isinstance(v, list) else v for key, v in meta["recipe"].items()})
+    deep = lambda v: tuple(map(deep, v)) if isinstance(v, (list, tuple)) else v
+    return Recipe(**{key: deep(v) for key, v in meta["recipe"].items()})
 
 
 def changed(dataset: DataSet) -> DataError:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxseg.data.geometry import to_volume
-from jaxseg.data.prepare.examples import prepare_mask, prepare_scan
+from jaxseg.data.prepare.examples import place_scan, prepare_mask, prepare_scan
 from jaxseg.data.records import Case, DataSet, Recipe
 from jaxseg.data.store import bad_cases, base
 from jaxseg.types import DataError, StorageError
@@ -194,7 +194,8 @@ def estimate(volumes: list[int], count: int) -> int:
 def _deciding(recipe: Recipe) -> Recipe:
     """The recipe without what patches and augmentation alone look at."""
     return Recipe(size=(), window=recipe.window, spacing=recipe.spacing, channels=recipe.channels, labels=recipe.labels,
-                  intensity=recipe.intensity, modalities=recipe.modalities, filter=recipe.filter)
+                  intensity=recipe.intensity, modalities=recipe.modalities, filter=recipe.filter, crop=recipe.crop,
+                  blur=recipe.blur, axes=recipe.axes, nonzero=recipe.nonzero, statistics=recipe.statistics)
 
 
 def write(folder: Path, items: Iterable[tuple[np.ndarray, np.ndarray, dict[str, Any]]], recipe: Recipe, *, count: int, name: str,
@@ -252,12 +253,13 @@ def prepare_case(dataset: DataSet, case: Case, recipe: Recipe) -> tuple[np.ndarr
     read, truth = [base.cut(volume, case.slab) for volume in read], base.cut(truth, case.slab)
     try:
         labels, orientation = to_volume(truth)
+        place = place_scan(read, recipe)
         image = prepare_scan(read, recipe)
-        mask = prepare_mask(labels, recipe, orientation.spacing, len(dataset.labels))
+        mask = prepare_mask(labels, recipe, orientation.spacing, len(dataset.labels), place=place)
     except DataError as error:
         raise DataError(f"case {case.id}: {error}", error.code) from error
-    spacing = [float(s * n / m) for s, n, m in zip(orientation.spacing, labels.shape, mask.shape)]
-    return image, mask, {"case": case.id, "patient": case.patient, "stratum": dataset.stratum(case), "spacing": spacing,
+    return image, mask, {"case": case.id, "patient": case.patient, "stratum": dataset.stratum(case),
+                         "spacing": list(place.spacing(orientation.spacing)),
                          "scan_shape": list(labels.shape), "scan_spacing": list(orientation.spacing)}
 
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxseg.data.geometry import to_slices
-from jaxseg.data.prepare import channels
+from jaxseg.data.prepare import channels, intensity
 from jaxseg.data.prepare.canvas import crop_box
 from jaxseg.data.prepare.examples import prepare, prepare_mask, whole
 from jaxseg.data.records import Case, DataSet, Recipe
@@ -66,7 +66,7 @@ class Cache(base.Prepared):
     def value(self, grey: float) -> str:
         """What a grey value 0..255 stands for, with its unit: "52.0 HU", "z 1.25", or the grey value itself."""
         recipe = self.recipe
-        if recipe.intensity == "brain":
+        if recipe.intensity in (*intensity.SCANS, "ct_zscore"):
             low, high = self.span
             return f"z {low + grey / 256 * (high - low):.2f}"  # the lower end of one of 256 bins, as in `picture`
         if recipe.window is None:
