@@ -67,8 +67,8 @@ class _Affine(nnx.Module):
 
 
 def _split(act: str):
-    """The activation that the norm takes along, and the function that remains to be applied."""
-    return (act, lambda y: y) if act in ops.ACTS else ("identity", activation(act))
+    """The activation that is fused with the norm, and the function that remains to be applied."""
+    return (act, lambda y: y) if act in ops.FUSED else ("identity", activation(act))
 
 
 class BatchNorm(_Affine):

@@ -7,8 +7,8 @@ inference). Given statistics are a single operation that XLA fuses into one pass
 0.121 / 0.099, 0.212 / 0.144).
 """
 
+from jaxseg.ops.activation.table import FUSED
 from jaxseg.ops.norm import api
-from jaxseg.ops.norm.api import ACTS
 from jaxseg.types import Array, ConfigError
 
 
@@ -22,12 +22,12 @@ def norm_act(x: Array, weight: Array | None, bias: Array | None, *, groups: int 
       groups: of channels that share statistics; None: each channel its own.
       mean, var: [C], given statistics instead of x's own; weight and bias may be None then.
       eps: added to the variance.
-      act: a key of ACTS.
+      act: one of FUSED.
     Raises:
       ConfigError: an unknown activation, or channels that groups do not divide.
     """
-    if act not in ACTS:
-        raise ConfigError(f"got act={act!r}; it is {', '.join(ACTS)}")
+    if act not in FUSED:
+        raise ConfigError(f"got act={act!r}; it is {', '.join(FUSED)}")
     channels = x.shape[-1]
     groups = groups or channels
     if channels % groups:

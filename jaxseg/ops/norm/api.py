@@ -1,4 +1,4 @@
-"""Normalisation: two-pass moments in float32, one fused scale and shift, and an activation taken along.
+"""Normalisation: two-pass moments in float32, one fused scale and shift, with a fused activation.
 
 Two passes, mean((x - mean(x))^2), because the one-pass E[x^2] - E[x]^2 loses all digits where |mean| >> std,
 as on CT values.
@@ -21,39 +21,16 @@ sums over slabs (1.0 to 1.1), both sums as one complex number (0.7 to 0.9).
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxseg.ops import cotangent
-from jaxseg.ops.activation.api import gelu, relu6
+from jaxseg.ops.activation.table import ACTS
 from jaxseg.ops.barrier import cpu_barrier
 from jaxseg.types import Array
-
-
-class Act(NamedTuple):
-    """A function of z, and the gradient at z of its result's gradient."""
-
-    value: Callable[[Array], Array]
-    pull: Callable[[Array, Array], Array]
-
-
-def _silu_pull(z: Array, g: Array) -> Array:
-    s = lax.logistic(z)
-    return g * (s * (1 + z * (1 - s)))
-
-
-ACTS = {
-    "identity": Act(lambda z: z, lambda z, g: g),
-    "relu": Act(jax.nn.relu, lambda z, g: jnp.where(z > 0, g, 0.0)),
-    "relu6": Act(relu6, lambda z, g: jnp.where((z > 0) & (z < 6), g, 0.0)),
-    "leaky_relu": Act(lambda z: jnp.where(z >= 0, z, 0.01 * z), lambda z, g: jnp.where(z >= 0, g, 0.01 * g)),
-    "silu": Act(lambda z: z * lax.logistic(z), _silu_pull),
-    "gelu": Act(gelu, lambda z, g: jax.jvp(gelu, (z,), (g,))[1]),
-}
 
 
 def moments(x: Array, axes: Sequence[int]) -> tuple[Array, Array]:
@@ -73,7 +50,7 @@ def normalize(x: Array, mean: Array, var: Array, weight: Array | None, bias: Arr
       mean, var: broadcastable to x.
       weight, bias: [C], or None for 1 and 0.
       eps: added to the variance.
-      act: a key of `ACTS`.
+      act: one of `ops.FUSED`.
     """
     scale = lax.rsqrt(var.astype(jnp.float32) + eps)
     if weight is not None:
@@ -94,7 +71,7 @@ def standardize(x: Array, weight: Array, bias: Array, axes: tuple[int, ...], eps
       weight, bias: [C].
       axes: of the moments; not the last.
       eps: added to the variance.
-      act: a key of `ACTS`.
+      act: one of `ops.FUSED`.
       groups: of channels that share moments; None: each channel its own.
     Returns:
       y like x; mean and variance of every channel (those of its group), the axes kept with size 1.
@@ -121,12 +98,12 @@ def _backward(axes: tuple[int, ...], eps: float, act: str, groups: int | None, s
         dz = ACTS[act].pull((wide - mean) * scale + bias, g.astype(jnp.float32)).astype(g.dtype)
         g = cpu_barrier(dz)  # stored: dx takes its place
     g = g.astype(jnp.float32)
-    again, bias_sum = cpu_barrier((mean, jnp.sum(g, axis=axes, keepdims=True)))
-    weight_sum = jnp.sum(g * (wide - again), axis=axes, keepdims=True) * inverse
-    slope = (2 * _joined(to_var, groups) - jnp.square(inverse) * _joined(weight * weight_sum, groups)) / n
-    flat = (_joined(to_mean, groups) - inverse * _joined(weight * bias_sum, groups)) / n
+    mean_barrier, bias_sum = cpu_barrier((mean, jnp.sum(g, axis=axes, keepdims=True)))
+    weight_sum = jnp.sum(g * (wide - mean_barrier), axis=axes, keepdims=True) * inverse
+    var_term = (2 * _joined(to_var, groups) - jnp.square(inverse) * _joined(weight * weight_sum, groups)) / n
+    mean_term = (_joined(to_mean, groups) - inverse * _joined(weight * bias_sum, groups)) / n
     total = lambda a, like: cotangent.like(jnp.sum(a, axis=rest), like)
-    return (scale * g + slope * (wide - mean) + flat).astype(x.dtype), total(weight_sum, weight), total(bias_sum, bias)
+    return (scale * g + var_term * (wide - mean) + mean_term).astype(x.dtype), total(weight_sum, weight), total(bias_sum, bias)
 
 
 standardize.defvjp(_forward, _backward)
