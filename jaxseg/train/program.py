@@ -1,37 +1,45 @@
 """A jitted function whose last arguments are a run's own numbers.
 
-What a program closes over is a constant of it: a step with its seed inside is another program for every seed, and compiles
-anew. With the numbers as arguments runs that differ in them alone share one entry of the compilation cache.
+What a program closes over is a constant of it: a step with its seed or the length of its schedule inside is another program for
+every seed and every number of epochs, and compiles anew. With the numbers as arguments runs that differ in them alone share one
+entry of the compilation cache: the folds of a cross-validation, or a run that is made longer.
 """
 
 from collections.abc import Callable
+
+import jax
 
 from jaxseg.utils.memory import uncollected
 
 
 class Program:
-    """`program(*arguments, *own)`, before or after its compilation.
+    """`program(*arguments, *own, *derive(*arguments))`, before or after its compilation.
+
+    Args:
+      own: arrays that are the same in every call.
+      derive: gives those that depend on the arguments: a small program of its own.
 
     Attributes:
       program: what `jax.jit` gave, or what came of `.lower` and `.compile`.
     """
 
-    def __init__(self, program: Callable, *own):
-        self.program, self._own = program, own
+    def __init__(self, program: Callable, *own, derive: Callable[..., tuple] = lambda *arguments: ()):
+        self.program, self._own, self._derive = program, own, derive
 
     def __call__(self, *arguments):
         with uncollected():  # the first call traces
-            return self.program(*arguments, *self._own)
+            return self.program(*arguments, *self._own, *self._derive(*arguments))
 
     def lower(self, *arguments) -> "Program":
         """Traced for these arguments."""
         with uncollected():
-            return Program(self.program.lower(*arguments, *self._own), *self._own)
+            derived = jax.eval_shape(self._derive, *arguments)
+            return Program(self.program.lower(*arguments, *self._own, *derived), *self._own, derive=self._derive)
 
     def compile(self) -> "Program":
         """Compiled, after `lower`."""
         with uncollected():
-            return Program(self.program.compile(), *self._own)
+            return Program(self.program.compile(), *self._own, derive=self._derive)
 
     def memory_analysis(self):
         """XLA's plan of the compiled program's memory."""

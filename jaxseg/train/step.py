@@ -25,7 +25,7 @@ def build(network: Network, loss: Callable, optimizer: Optimizer, schedule: Call
           augment: Callable, mesh, *, lr: float, dtype: str = "float32", accumulate: int = 1, ema: float = 0.0,
           seed: int = 0, finish: Callable = lambda image: image, target: Callable = lambda mask: mask,
           auxiliary: bool = False) -> Program:
-    """The jitted step (state, batch) -> (state, metrics), the same program for every seed and learning rate.
+    """The jitted step (state, batch) -> (state, metrics), the same program for every seed, learning rate and schedule.
 
     A non-finite loss or gradient skips the whole update (parameters, optimiser, statistics, average), on every device
     alike; "bad_steps" counts such steps in a row. The random keys of a step are fold_in(key(seed), step).
@@ -89,14 +89,13 @@ def build(network: Network, loss: Callable, optimizer: Optimizer, schedule: Call
         value, parts, grads = jax.tree.map(lambda a: a / accumulate, sums)
         return value, state, parts, grads
 
-    def step(state: TrainState, batch: Batch, drawn: Array, peak: Array) -> tuple[TrainState, dict]:
+    def step(state: TrainState, batch: Batch, drawn: Array, rate: Array) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(jax.random.wrap_key_data(drawn), state["step"])
         value, net_state, parts, grads = accumulated((stored.trained.part(state["params"]), state["balance"]), state["state"],
                                                       batch, key)
         grads = cpu_barrier(grads)  # else what lays a gradient out is computed anew by each reader
         norm = optax.tree.norm(grads)
         ok = jnp.isfinite(value) & jnp.isfinite(norm)
-        rate = peak * schedule(state["step"]) * state["lr_scale"]
         trained = joined(state["params"], state["balance"])
         updates, opt = optimizer.update(joined(*grads), state["opt"], trained, ok=ok)
         params, balance = parted(jax.tree.map(lambda p, u: p + rate * u, trained, updates))
@@ -121,7 +120,8 @@ def build(network: Network, loss: Callable, optimizer: Optimizer, schedule: Call
     everywhere = meshes.replicated(mesh)
     jitted = jax.jit(step, in_shardings=(everywhere, meshes.batched(mesh), everywhere, everywhere),
                      out_shardings=(everywhere, everywhere), donate_argnums=0)
-    return Program(jitted, *place((_key_data(seed), np.float32(lr)), everywhere))
+    rate = jax.jit(lambda count, scale: (np.float32(lr) * schedule(count) * scale,), out_shardings=everywhere)
+    return Program(jitted, place(_key_data(seed), everywhere), derive=lambda state, batch: rate(state["step"], state["lr_scale"]))
 
 
 def _key_data(seed: int, *numbers: int) -> np.ndarray:

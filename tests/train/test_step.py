@@ -10,6 +10,7 @@ from jaxseg.losses import compose as losses
 from jaxseg.models import create_model, functional
 from jaxseg.optim import build as optimizers
 from jaxseg.optim import joined as joining
+from jaxseg.optim import schedules
 from jaxseg.train import mesh as meshes
 from jaxseg.train import state as states
 from jaxseg.train import step as steps
@@ -26,12 +27,12 @@ def batch_of(n: int, seed: int = 0) -> dict:
 
 
 def make(devices: int, *, model: str = "unet_test", terms=(("dice", 1.0), ("bce", 1.0)), augment=(), ema: float = 0.0,
-         optimizer: str = "adam", **kwargs):
+         optimizer: str = "adam", schedule=lambda s: jnp.float32(1), lr: float = 1e-2, **kwargs):
     network, params, net_state = functional.split(create_model(model, in_channels=1, num_classes=1))
     rule = optimizers.build(params, name=optimizer)
     mesh = meshes.make(devices)
-    step = steps.build(network, losses.build(terms), rule, lambda s: jnp.float32(1), augmentations.build(augment), mesh,
-                       lr=1e-2, ema=ema, **kwargs)
+    step = steps.build(network, losses.build(terms), rule, schedule, augmentations.build(augment), mesh,
+                       lr=lr, ema=ema, **kwargs)
     storage = states.storage(network, rule)
     state = states.place(storage.join(states.create(params, net_state, rule, ema=ema > 0)), meshes.replicated(mesh))
     return step, state, mesh, storage
@@ -144,6 +145,21 @@ def test_runs_that_differ_in_their_seed_share_a_program_and_no_random_numbers():
         found.append((lowered.program.as_text(), float(step(state, meshes.put(batch, mesh))[1]["loss"])))
     (one, first), (other, second), (_, again) = found
     assert one == other and first == again != second
+
+
+def test_runs_that_differ_in_their_length_share_a_program_and_follow_their_own_schedules():
+    batch, found = batch_of(4), []
+    for total in (2, 4):
+        schedule = schedules.build(name="poly", total_steps=total, steps_per_epoch=1)
+        step, state, mesh, _ = make(1, schedule=schedule, lr=0.5)
+        compiled = step.lower(state, meshes.put(batch, mesh))
+        text, rates = compiled.program.as_text(), []
+        for _ in range(2):
+            state, metrics = step({**state, "lr_scale": state["lr_scale"] * 2}, meshes.put(batch, mesh))
+            rates.append(float(metrics["lr"]))
+        found.append((text, rates))
+    assert found[0][0] == found[1][0]
+    np.testing.assert_allclose([rates for _, rates in found], [[1, 1], [1, 1.5]], rtol=1e-6)  # 0.5 (1 - n / total) 2^(n + 1)
 
 
 def test_weights_of_auxiliary_outputs_that_the_network_lacks_are_refused_before_anything_compiles():
