@@ -96,7 +96,7 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
         if value is None and place[leaf] in ("None", ("None",)):
             place[leaf] = None
         elif value is not None and place[leaf] is None:
-            raise ConfigError(f"config.{key}=None: is no optional key; leave it out for its default, {value!r}")
+            raise ConfigError(f"config.{key}=None: it cannot be None; leave it out for its default, {value!r}")
     flat = flatten(config.to_dict())
     for key, value in flat.items():
         if isinstance(value, float) and not abs(value) <= LARGEST:

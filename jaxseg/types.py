@@ -1,4 +1,4 @@
-"""Words that every room of the house shares: axis letters, the batch, spacing and the errors a user can meet.
+"""What every package shares: axis letters, the batch, spacing and the errors a user can meet.
 
 Axis letters used in all shapes: B batch, D depth, H height, W width (spatial axes in the array's own order),
 C channels of an image or a feature map, K classes. Arrays are channels-last: [B, H, W, C] or [B, D, H, W, C].

@@ -87,7 +87,7 @@ def test_an_optional_key_can_be_unset_on_the_command_line():
 def test_a_key_that_is_not_optional_cannot_be_unset():
     config = base()
     config.train.epochs = None
-    with pytest.raises(ConfigError, match="config.train.epochs=None: is no optional key.*100"):
+    with pytest.raises(ConfigError, match="config.train.epochs=None: it cannot be None.*100"):
         resolve(config)
 
 

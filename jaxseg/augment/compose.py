@@ -19,10 +19,10 @@ from jaxseg.utils.lookup import check_kind, lookup, unknown_name
 
 
 class Kind(NamedTuple):
-    """What a name stands for: a class, the room it works in, and the fields that the name fixes."""
+    """What a name stands for: a class, the stage it works in, and the fields that the name fixes."""
 
     make: type
-    room: str  # "spatial", "intensity" or "mix"
+    stage: str  # "spatial", "intensity" or "mix"
     fixed: dict[str, Any] = {}
 
     def options(self) -> set[str]:
@@ -35,7 +35,7 @@ class Item(NamedTuple):
 
     number: int
     probability: float
-    room: str
+    stage: str
     transform: Any
 
     def draw(self, key: Array, batch: int) -> tuple[Array, Array]:
@@ -121,8 +121,8 @@ def _items(number: int, entry, rank: int) -> list[Item]:
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     made = kind.make(**kind.fixed, **values, **({"rank": rank} if "rank" in kind.make.__dataclass_fields__ else {}))
     if isinstance(made, spatial.Mirror):
-        return [Item(number * 4 + i, float(probability), kind.room, flip) for i, flip in enumerate(made.flips())]
-    return [Item(number * 4, float(probability), kind.room, made)]
+        return [Item(number * 4 + i, float(probability), kind.stage, flip) for i, flip in enumerate(made.flips())]
+    return [Item(number * 4, float(probability), kind.stage, made)]
 
 
 def _stages(items: Sequence[Item], fill: float, fixed: int) -> list[Callable]:
@@ -133,10 +133,10 @@ def _stages(items: Sequence[Item], fill: float, fixed: int) -> list[Callable]:
         if run and not _joins(item, run):
             stages.append(_geometry(run, fill))
             run = []
-        if item.room == "spatial":
+        if item.stage == "spatial":
             run.append(item)
         else:
-            stages.append(_pixels(item, fixed) if item.room == "intensity" else _batch(item))
+            stages.append(_pixels(item, fixed) if item.stage == "intensity" else _batch(item))
     return stages + ([_geometry(run, fill)] if run else [])
 
 
@@ -149,7 +149,7 @@ def _border(run: Sequence[Item]) -> str | None:
 
 
 def _joins(item: Item, run: Sequence[Item]) -> bool:
-    if item.room != "spatial" or isinstance(run[-1].transform, spatial.Elastic):
+    if item.stage != "spatial" or isinstance(run[-1].transform, spatial.Elastic):
         return False
     return None in (_border(run), _border([item])) or _border(run) == _border([item])
 

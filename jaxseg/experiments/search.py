@@ -35,7 +35,7 @@ def search(config, folder: Path, run: Callable[[Any, Path], int | None], score: 
       run: trains a config in a folder; returns None, or the exit code of a run that was stopped and will go on.
       score: folder of a finished run -> the objective.
       starts: further weights to try first, background first, any scale.
-      say: told a line per trial.
+      say: called with one line per trial.
     Returns:
       None, or what `run` returned for a run that was stopped.
     Raises:

@@ -81,7 +81,7 @@ class ConvTranspose(nnx.Module):
 
 
 class Linear(nnx.Module):
-    """x [..., C] -> [..., O]: x @ weight + bias. Initialised as PyTorch does unless told otherwise."""
+    """x [..., C] -> [..., O]: x @ weight + bias. Initialised as in PyTorch unless initialisers are given."""
 
     def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True, weight_init=None, bias_init=None,
                  rngs: nnx.Rngs):

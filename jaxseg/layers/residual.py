@@ -13,7 +13,7 @@ from jaxseg.types import Array
 
 
 class Stochastic(nnx.Module):
-    """A module that draws random numbers: `stream` tells its keys from those of the others in the network."""
+    """A module that draws random numbers: `stream` separates its keys from those of the others in the network."""
 
     def __init__(self):
         self.stream = 0

@@ -1,7 +1,7 @@
 """Losses that weigh errors by their distance to the true boundary: boundary loss, Hausdorff loss by distance transforms.
 
 Both read one map per sample, phi = `signed_distance` of its labels: distance to the region outside it, minus the distance
-to the outside within it, by the exact transform of `ops.distance` on the device. A batch may bring phi as "maps".
+to the outside within it, by the exact transform of `ops.distance` on the device. A batch may bring phi as "distance_maps".
 """
 
 import jax
@@ -15,7 +15,7 @@ from jaxseg.types import Array, ConfigError, Spacing
 
 
 def signed_distance(labels: Array, num_classes: int, spacing: Spacing | None = None) -> Array:
-    """phi of every class, for the batch's "maps".
+    """phi of every class, for the batch's "distance_maps".
 
     Args:
       labels: integer [B, *S].
@@ -37,12 +37,12 @@ def region_distance(regions: Array, spacing: Spacing | None = None) -> Array:
     return jnp.moveaxis(phi, 1, -1)
 
 
-def boundary(logits: Array, labels: Array, *, weight: Array | None = None, maps: Array | None = None,
+def boundary(logits: Array, labels: Array, *, weight: Array | None = None, distance_maps: Array | None = None,
              variant: str = "kervadec", background: bool = False, activation: str = "auto") -> tuple[Array, Array]:
     """Mean over classes and voxels of p psi, where psi is made of phi by `variant`. May be negative.
 
     Args:
-      maps: phi [B, *S, K] of the labels; None: computed here.
+      distance_maps: phi [B, *S, K] of the labels; None: computed here.
       variant: "kervadec": psi = phi outside, phi + 1 inside (0 on the innermost ring). "segloss": phi, 0 on voxels of the
         region that touch the outside (the lung project, after SegLoss). "plain": phi.
       background: count class 0 of a softmax.
@@ -51,7 +51,7 @@ def boundary(logits: Array, labels: Array, *, weight: Array | None = None, maps:
     if variant not in ("kervadec", "segloss", "plain"):
         raise ConfigError(f"got variant={variant!r}; it is 'kervadec', 'segloss' or 'plain'")
     target = prepare(logits, labels, weight, activation)
-    phi = _phi_of(target.truth) if maps is None else _checked(maps, logits)
+    phi = _phi_of(target.truth) if distance_maps is None else _checked(distance_maps, logits)
     if variant == "kervadec":
         phi = jnp.where(phi < 0, phi + 1.0, phi)
     elif variant == "segloss":
@@ -60,14 +60,14 @@ def boundary(logits: Array, labels: Array, *, weight: Array | None = None, maps:
     return average(mean(p * phi[..., -p.shape[-1]:]), target.weight)
 
 
-def hausdorff(logits: Array, labels: Array, *, weight: Array | None = None, maps: Array | None = None, alpha: float = 2.0,
-              field: str = "both", background: bool = False, activation: str = "auto") -> tuple[Array, Array]:
+def hausdorff(logits: Array, labels: Array, *, weight: Array | None = None, distance_maps: Array | None = None,
+              alpha: float = 2.0, field: str = "both", background: bool = False, activation: str = "auto") -> tuple[Array, Array]:
     """Mean over classes and voxels of (p - t)^2 (d_p^alpha + d_t^alpha), d the distance fields of prediction and truth.
 
     The prediction's field is that of p > 1/2; no gradient passes through either field.
 
     Args:
-      maps: phi [B, *S, K] of the labels, in voxels, as the prediction's field is; None: computed here.
+      distance_maps: phi [B, *S, K] of the labels, in voxels, as the prediction's field is; None: computed here.
       alpha: the exponent.
       field: "both": distance to the boundary on either side, |phi| (MONAI, SegLossOdyssey). "foreground": inside only (the
         lung project).
@@ -80,7 +80,7 @@ def hausdorff(logits: Array, labels: Array, *, weight: Array | None = None, maps
     p, t = classes_of(target, background)
     last = slice(-p.shape[-1], None)
     distance = jnp.abs if field == "both" else lambda phi: jnp.maximum(-phi, 0.0)
-    d_t = distance(_phi_of(t) if maps is None else _checked(maps, logits)[..., last])
+    d_t = distance(_phi_of(t) if distance_maps is None else _checked(distance_maps, logits)[..., last])
     d_p = distance(_phi_of(p))
     return average(mean(jnp.square(p - t) * (d_p**alpha + d_t**alpha)), target.weight)
 
@@ -102,8 +102,8 @@ def _rim(inside: Array) -> Array:
     return inside & touched
 
 
-def _checked(maps: Array, logits: Array) -> Array:
-    if maps.shape != logits.shape:
-        raise ValueError(f"got distance maps of shape {maps.shape} for logits {logits.shape}; they must be the same "
+def _checked(distance_maps: Array, logits: Array) -> Array:
+    if distance_maps.shape != logits.shape:
+        raise ValueError(f"got distance maps of shape {distance_maps.shape} for logits {logits.shape}; they must be the same "
                          "(see losses.boundary.signed_distance)")
-    return maps.astype(jnp.float32)
+    return distance_maps.astype(jnp.float32)

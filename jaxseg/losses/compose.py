@@ -12,7 +12,7 @@ from jaxseg.types import Array, ConfigError
 from jaxseg.utils.lookup import check_kind, lookup
 
 Parts = dict[str, tuple[Array, Array]]
-_GIVEN = ("weight", "maps")  # keyword arguments that come from the batch, not from the configuration
+_GIVEN = ("weight", "distance_maps")  # keyword arguments that come from the batch, not from the configuration
 
 
 def build(terms: Sequence[tuple[str, float]], options: Mapping[str, Mapping] | None = None, aux_weights: Sequence[float] = (),
@@ -27,7 +27,7 @@ def build(terms: Sequence[tuple[str, float]], options: Mapping[str, Mapping] | N
       aux_terms: (name, v_t) of the auxiliary outputs; those of the main output when empty.
     Returns:
       loss(outputs, batch) -> (sum, weight, parts). `outputs` has attributes logits and aux; `batch` has "mask" and may
-      have "weight" [B] and "maps" (`boundary.signed_distance` of the mask, [B, *S, K]). The total's mean is sum / weight
+      have "weight" [B] and "distance_maps" (`boundary.signed_distance` of the mask, [B, *S, K]). The total's mean is sum / weight
       with weight = sum of the samples' weights; parts holds the (sum, weight) of each term, unweighted, under its name,
       and "aux0.dice" for auxiliary output 0. Outputs without auxiliary logits (inference) have only the main part.
     Raises:
@@ -38,22 +38,22 @@ def build(terms: Sequence[tuple[str, float]], options: Mapping[str, Mapping] | N
     if not main:
         raise ConfigError("got no loss term; name at least one, such as (('dice', 1.0),)")
     auxiliary = _bind(aux_terms, options) if aux_terms else main
-    idle = sorted(options.keys() - main.keys() - auxiliary.keys())
-    if idle:
-        raise ConfigError(f"got options for {', '.join(idle)}, which is no term of this loss ({', '.join(main)})")
+    unused = sorted(options.keys() - main.keys() - auxiliary.keys())
+    if unused:
+        raise ConfigError(f"got options for {', '.join(unused)}, which is no term of this loss ({', '.join(main)})")
     aux_weights = tuple(aux_weights)
 
     def loss(outputs, batch) -> tuple[Array, Array, Parts]:
         weight = batch["weight"] if "weight" in batch else None
-        maps = batch["maps"] if "maps" in batch else None
-        parts = _evaluate(main, outputs.logits, batch["mask"], weight, maps, "")
+        distance_maps = batch["distance_maps"] if "distance_maps" in batch else None
+        parts = _evaluate(main, outputs.logits, batch["mask"], weight, distance_maps, "")
         factors = {name: factor for name, (factor, _) in main.items()}
         if outputs.aux and len(outputs.aux) != len(aux_weights):
             raise ConfigError(f"got {len(aux_weights)} aux_weights for a network with {len(outputs.aux)} auxiliary outputs; "
                               "give one for each (0.0 leaves an output out)")
         for i, (scale, logits) in enumerate(zip(aux_weights, outputs.aux)):
             if scale:
-                parts |= _evaluate(auxiliary, logits, batch["mask"], weight, maps, f"aux{i}.")
+                parts |= _evaluate(auxiliary, logits, batch["mask"], weight, distance_maps, f"aux{i}.")
                 factors |= {f"aux{i}.{name}": scale * factor for name, (factor, _) in auxiliary.items()}
         count = jnp.float32(outputs.logits.shape[0]) if weight is None else jnp.sum(weight.astype(jnp.float32))
         # a term may count otherwise than by samples (class weights): its mean times the samples' weight
@@ -113,15 +113,15 @@ def _bind(terms: Sequence[tuple[str, float]], options: Mapping[str, Mapping]) ->
 
 def _closed(term: Callable, given: dict) -> Callable:
     """term with its options; passes on the distance maps if the term uses them."""
-    if "maps" in inspect.signature(term).parameters:
-        return lambda logits, labels, weight, maps: term(logits, labels, weight=weight, maps=maps, **given)
+    if "distance_maps" in inspect.signature(term).parameters:
+        return lambda logits, labels, weight, maps: term(logits, labels, weight=weight, distance_maps=maps, **given)
     return lambda logits, labels, weight, maps: term(logits, labels, weight=weight, **given)
 
 
-def _evaluate(terms, logits: Array, labels: Array, weight: Array | None, maps: Array | None, prefix: str) -> Parts:
+def _evaluate(terms, logits: Array, labels: Array, weight: Array | None, distance_maps: Array | None, prefix: str) -> Parts:
     size = logits.shape[1:-1]
     if labels.shape[1:1 + len(size)] != size:
         with_classes = labels.ndim == logits.ndim
         labels = ops.resize(labels if with_classes else labels[..., None], size, method="nearest")
-        labels, maps = labels if with_classes else labels[..., 0], None  # distances do not survive a resize
-    return {prefix + name: term(logits, labels, weight, maps) for name, (_, term) in terms.items()}
+        labels, distance_maps = labels if with_classes else labels[..., 0], None  # distances do not survive a resize
+    return {prefix + name: term(logits, labels, weight, distance_maps) for name, (_, term) in terms.items()}

@@ -26,7 +26,7 @@ def dice(logits: Array, labels: Array, *, weight: Array | None = None, backgroun
     target = prepare(logits, labels, weight, activation)
     p, t = classes_of(target, background)
     score = dice_of(p, t, target.weight if batch else None, squared=squared, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
-    return reduce(1.0 - score, target.weight)
+    return weighted_mean(1.0 - score, target.weight)
 
 
 def generalized_dice(logits: Array, labels: Array, *, weight: Array | None = None, background: bool = True,
@@ -41,11 +41,11 @@ def generalized_dice(logits: Array, labels: Array, *, weight: Array | None = Non
     target = prepare(logits, labels, weight, activation)
     p, t = classes_of(target, background)
     w = target.weight if batch else None
-    volume = add_up(t, w)  # [B, K]
+    volume = sum_over_space(t, w)  # [B, K]
     v = jnp.where(volume > 0, 1.0 / jnp.square(jnp.where(volume > 0, volume, 1.0)), 0.0)
     v = jnp.where(volume > 0, v, v.max(-1, keepdims=True))
-    overlap, size = (v * add_up(p * t, w)).sum(-1), (v * add_up(p + t, w)).sum(-1)
-    return reduce((1.0 - (2.0 * overlap + smooth_nr) / (size + smooth_dr))[:, None], target.weight)
+    overlap, size = (v * sum_over_space(p * t, w)).sum(-1), (v * sum_over_space(p + t, w)).sum(-1)
+    return weighted_mean((1.0 - (2.0 * overlap + smooth_nr) / (size + smooth_dr))[:, None], target.weight)
 
 
 def tversky(logits: Array, labels: Array, *, weight: Array | None = None, alpha: float = 0.5, beta: float = 0.5,
@@ -60,8 +60,8 @@ def tversky(logits: Array, labels: Array, *, weight: Array | None = None, alpha:
     target = prepare(logits, labels, weight, activation)
     p, t = classes_of(target, background)
     w = target.weight if batch else None
-    tp, fp, fn = add_up(p * t, w), add_up(p * (1.0 - t), w), add_up((1.0 - p) * t, w)
-    return reduce(1.0 - (tp + smooth_nr) / (tp + alpha * fp + beta * fn + smooth_dr), target.weight)
+    tp, fp, fn = sum_over_space(p * t, w), sum_over_space(p * (1.0 - t), w), sum_over_space((1.0 - p) * t, w)
+    return weighted_mean(1.0 - (tp + smooth_nr) / (tp + alpha * fp + beta * fn + smooth_dr), target.weight)
 
 
 def lovasz(logits: Array, labels: Array, *, weight: Array | None = None, classes: str = "present",
@@ -93,7 +93,7 @@ def lovasz(logits: Array, labels: Array, *, weight: Array | None = None, classes
     steps = jnp.diff(jaccard, axis=-1, prepend=0.0)
     loss = (jax.nn.relu(-keys) * steps).sum(-1)  # [B, K]
     if not target.softmax or classes == "all":
-        return reduce(loss, target.weight)
+        return weighted_mean(loss, target.weight)
     present = (positive[..., 0] > 0).astype(jnp.float32)
     return average((loss * present).sum(-1) / jnp.maximum(present.sum(-1), 1.0), target.weight)
 
@@ -104,7 +104,7 @@ def classes_of(target: Target, background: bool) -> tuple[Array, Array]:
     return target.probabilities()[..., first:], target.truth[..., first:]
 
 
-def add_up(array: Array, weight: Array | None) -> Array:
+def sum_over_space(array: Array, weight: Array | None) -> Array:
     """Sum over space of [B, *S, K]: [B, K]; with the samples' weights also over the batch: [1, K]."""
     per_sample = array.sum(spatial(array))
     return per_sample if weight is None else jnp.sum(per_sample * weight[:, None], axis=0, keepdims=True)
@@ -113,10 +113,10 @@ def add_up(array: Array, weight: Array | None) -> Array:
 def dice_of(p: Array, t: Array, weight: Array | None, *, squared: bool = False, smooth_nr: float = 1e-5,
             smooth_dr: float = 1e-5) -> Array:
     """Dice coefficient [B, K] of probabilities and truth [B, *S, K]; [1, K] over the batch when weights are given."""
-    size = add_up(p * p + t * t if squared else p + t, weight)
-    return (2.0 * add_up(p * t, weight) + smooth_nr) / (size + smooth_dr)
+    size = sum_over_space(p * p + t * t if squared else p + t, weight)
+    return (2.0 * sum_over_space(p * t, weight) + smooth_nr) / (size + smooth_dr)
 
 
-def reduce(loss: Array, weight: Array) -> tuple[Array, Array]:
+def weighted_mean(loss: Array, weight: Array) -> tuple[Array, Array]:
     """(sum, weight) of [B, K] losses, or of [1, K] that the whole batch shares: the loss times the sum of weights."""
     return average(jnp.broadcast_to(loss.mean(-1), weight.shape), weight)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxseg.losses.overlap import add_up, classes_of, dice_of, reduce
+from jaxseg.losses.overlap import classes_of, dice_of, sum_over_space, weighted_mean
 from jaxseg.losses.pointwise import bce, cross_entropy, mean
 from jaxseg.losses.targets import Target, average, prepare
 from jaxseg.ops import larger
@@ -24,7 +24,7 @@ def bce_dice(logits: Array, labels: Array, *, weight: Array | None = None, alpha
     target = prepare(logits, labels, weight, activation)
     m, t, p = target.margins(), target.truth, target.probabilities()
     cross = -(t * jax.nn.log_sigmoid(m) + (1.0 - t) * jax.nn.log_sigmoid(-m))
-    overlap, size = add_up(t * p, target.weight).sum(), add_up(t + p, target.weight).sum()
+    overlap, size = sum_over_space(t * p, target.weight).sum(), sum_over_space(t + p, target.weight).sum()
     dice = 1.0 - (2.0 * overlap + smooth) / (size + smooth)
     return average(alpha * mean(cross) + (1.0 - alpha) * dice, target.weight)
 
@@ -79,7 +79,7 @@ def nnunet(logits: Array, labels: Array, *, weight: Array | None = None, batch: 
     """
     target = prepare(logits, labels, weight)
     p, t = classes_of(target, background=False)
-    overlap, count = reduce(1.0 - dice_of(p, t, target.weight if batch else None), target.weight)
+    overlap, count = weighted_mean(1.0 - dice_of(p, t, target.weight if batch else None), target.weight)
     cross, _ = (cross_entropy if target.softmax else bce)(logits, labels, weight=weight)
     return overlap + cross, count
 

@@ -41,7 +41,7 @@ def class_order(regions: Regions) -> tuple[int, ...]:
     """The class that each region adds to the regions after it: what `labels_from_regions` writes. BRATS: (2, 1, 3).
 
     Raises:
-      ConfigError: a region adds no class or several: labels cannot be told from such regions.
+      ConfigError: a region adds no class or several: labels cannot be reconstructed from such regions.
     """
     order = []
     for i, (name, classes) in enumerate(regions):

@@ -43,8 +43,8 @@ class Optimizer(NamedTuple):
 class Rule(NamedTuple):
     """An optimiser: the moments it keeps per leaf, its direction, its options, and how weight decay enters."""
 
-    advance: Callable  # (gradient, moments, **options) -> new moments
-    direction: Callable  # (gradient, new moments, scalars, **options) -> step before the learning rate
+    update_moments: Callable  # (gradient, moments, **options) -> new moments
+    step_direction: Callable  # (gradient, new moments, scalars, **options) -> step before the learning rate
     moments: Callable  # (leaf, **options) -> {name: initial array}
     options: Mapping[str, float | bool]
     scalars: Callable = lambda count, **_: ()  # numbers shared by all leaves; count of updates, from 1
@@ -160,11 +160,11 @@ def _by_rule(rule: Rule, settings: Mapping, weight_decay: float, factors: Mappin
             if shrink and not rule.decoupled:
                 g = g + shrink * p
             moments = {moment: state[moment][name] for moment in state if moment != "count"}
-            new_moments = rule.advance(g, moments, **settings)
+            new_moments = rule.update_moments(g, moments, **settings)
             if ok is not None:
                 new_moments = {moment: jnp.where(ok, value, moments[moment]) for moment, value in new_moments.items()}
             new_moments = cpu_barrier(new_moments)  # else XLA computes them twice, and copies the old ones for it
-            direction = rule.direction(g, new_moments, scalars, **settings)
+            direction = rule.step_direction(g, new_moments, scalars, **settings)
             if shrink and rule.decoupled:
                 direction = direction + shrink * p
             updates[name] = -lr * direction

@@ -29,7 +29,7 @@ def _positive(what: str, value) -> None:
         raise ConfigError(f"schedule option {what}={value!r}: must be a number above 0")
 
 
-def _share(what: str, value) -> None:
+def _fraction(what: str, value) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise ConfigError(f"schedule option {what}={value!r}: must lie in 0..1 (it is a factor of the peak)")
 
@@ -55,14 +55,14 @@ def _constant(total_steps: int, steps_per_epoch: int):
 def _poly(total_steps: int, steps_per_epoch: int, *, power: float = 1.0, final: float = 0.0, period: float | None = None,
           per_epoch: bool = False):
     _positive("power", power)
-    _share("final", final)
+    _fraction("final", final)
     t = _progress(total_steps, steps_per_epoch, period, per_epoch)
     return lambda step: final + (1 - final) * (1 - t(step)) ** power
 
 
 def _cosine(total_steps: int, steps_per_epoch: int, *, final: float = 0.0, period: float | None = None,
             per_epoch: bool = False):
-    _share("final", final)
+    _fraction("final", final)
     t = _progress(total_steps, steps_per_epoch, period, per_epoch)
     return lambda step: final + (1 - final) * (1 + jnp.cos(math.pi * t(step))) / 2
 
@@ -71,7 +71,7 @@ def _step(total_steps: int, steps_per_epoch: int, *, every: float | None = None,
           factor: float = 0.1):
     if (every is None) == (milestones is None):
         raise ConfigError(f"schedule 'step' with every={every!r}, milestones={milestones!r}: give one of them, in epochs")
-    _share("factor", factor)
+    _fraction("factor", factor)
     if every is None:
         if not isinstance(milestones, (tuple, list)):
             raise ConfigError(f"schedule option milestones={milestones!r}: must be a list of epochs")
@@ -135,7 +135,7 @@ def build(*, name: str, warmup: int = 0, warmup_ratio: float = 1e-6, options: Ma
     if not 0 <= warmup < total_steps:
         raise ConfigError(f"warmup={warmup} steps in a run of {total_steps}: must be fewer than the run has; lower "
                           "schedule.warmup or train longer")
-    _share("warmup_ratio", warmup_ratio)
+    _fraction("warmup_ratio", warmup_ratio)
     main = (_by_path(name, options, total_steps, steps_per_epoch) if path
             else make(total_steps, steps_per_epoch, **options))
 

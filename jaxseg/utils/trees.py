@@ -34,9 +34,9 @@ def label_by_rules(names: Iterable[str], rules: Sequence[tuple[str, str]], what:
     unclaimed = [n for n in names if n not in labels]
     if unclaimed:
         raise ConfigError(f"{len(unclaimed)} {what}s match no rule: {_some(unclaimed)}; end the rules with ('.*', label)")
-    idle = [rules[i][0] for i, hit in enumerate(used) if not hit and rules[i][0] != ".*"]
-    if idle:
-        raise ConfigError(f"rules that match no {what}: {_some(idle)}; names look like {_some(sorted(names)[:3])}")
+    unused = [rules[i][0] for i, hit in enumerate(used) if not hit and rules[i][0] != ".*"]
+    if unused:
+        raise ConfigError(f"rules that match no {what}: {_some(unused)}; names look like {_some(sorted(names)[:3])}")
     return labels
 
 

@@ -1,4 +1,4 @@
-"""What XLA must be told before its first program, where a process has an NVIDIA GPU."""
+"""XLA flags that must be set before the first program, where a process has an NVIDIA GPU."""
 
 import os
 from collections.abc import MutableMapping

@@ -1,7 +1,7 @@
 """Weight files read without PyTorch: .pth and .pt (zip, the format before 1.6, TorchScript), .safetensors, .npz.
 
 Nothing of a file is run (see `torch_pickle`), and nothing is allocated on a file's word: every size that it states is
-compared with the bytes that are there first. The kind is told by content, not by the file's name.
+compared with the bytes that are there first. The kind is recognised by content, not by the file's name.
 Formats: pytorch torch/serialization.py; safetensors' format section; numpy.lib.format.
 """
 

@@ -61,8 +61,8 @@ def test_inference_without_auxiliary_outputs_has_the_main_part_alone():
 def test_maps_of_the_batch_reach_the_terms_that_use_them():
     loss = compose.build((("boundary", 1.0), ("dice", 1.0)))
     maps = jnp.asarray(boundary.signed_distance(MASK, 3)) * 2
-    _, _, parts = loss(Outputs(LOGITS), BATCH | {"maps": maps})
-    np.testing.assert_allclose(parts["boundary"][0] / 2, mean_of("boundary", LOGITS, MASK, maps=maps), rtol=1e-6)
+    _, _, parts = loss(Outputs(LOGITS), BATCH | {"distance_maps": maps})
+    np.testing.assert_allclose(parts["boundary"][0] / 2, mean_of("boundary", LOGITS, MASK, distance_maps=maps), rtol=1e-6)
 
 
 def test_regions_with_a_class_axis_are_resized_too():
@@ -90,7 +90,7 @@ def test_jitted_loss_equals_eager():
     (((("dice", 1.0),), {"dice": {"smoth": 1.0}}), "no option 'smoth'; it takes background, squared, batch"),
     (((("dice", 1.0),), {"dice": 1}), "written"), (((("dice", 1.0),), {"dice": {"smooth_nr": "a"}}), "smooth_nr='a'.*default"),
     (((("dice", 1.0),), {"dice": {"squared": 1}}), "squared=1.*False"), ((((7, 1.0),),), "got 7 as loss term"),
-    (((("boundary", 1.0),), {"boundary": {"maps": None}}), "no option 'maps'; it takes variant"),
+    (((("boundary", 1.0),), {"boundary": {"distance_maps": None}}), "no option 'distance_maps'; it takes variant"),
     (((("dice", 1.0),), {"bce": {}}), "no term of this loss"),
     (((("dice", 1.0), ("dice", 0.5)),), "twice"),
     (((),), "at least one"),

@@ -163,6 +163,6 @@ def test_wrong_arguments_name_the_rule():
                                 ("hausdorff", {"field": "x"}, "foreground"), ("exp_log", {"frequencies": (1.0,)}, "4 positive"),
                                 ("cross_entropy", {"class_weights": (1.0, 2.0)}, "each of 4"),
                                 ("bce", {"positive_weight": -1.0}, "negative"),
-                                ("boundary", {"maps": jnp.zeros((4, 6, 5, 1))}, "signed_distance")]:
+                                ("boundary", {"distance_maps": jnp.zeros((4, 6, 5, 1))}, "signed_distance")]:
         with pytest.raises(ValueError, match=rule):
             mean_of(name, LOGITS[4], LABELS[4], **options)

@@ -32,9 +32,9 @@ HAND = [
     ("focal", TWO, {"form": "elements", "channels": "sum", "alpha": 0.5}, (LN2 / 4 + LN4_3 / 16) / 2),
     ("squared_error", ONE, {}, (1 / 4 + 1 / 16) / 2), ("squared_error", TWO, {}, (1 / 4 + 1 / 16) / 2),
     ("boundary", ONE, {}, 0.25), ("boundary", ONE, {"variant": "segloss"}, 0.25), ("boundary", ONE, {"variant": "plain"}, -0.125),
-    ("boundary", ONE, {"variant": "plain", "maps": jnp.array([[[2.0], [4.0]]])}, 2.0),
+    ("boundary", ONE, {"variant": "plain", "distance_maps": jnp.array([[[2.0], [4.0]]])}, 2.0),
     ("hausdorff", ONE, {}, (0.25 + 0.0625) * 2 / 2), ("hausdorff", ONE, {"field": "foreground"}, 0.0625 * 2 / 2),
-    ("hausdorff", ONE, {"alpha": 1.0, "maps": jnp.array([[[3.0], [-2.0]]])}, (0.25 * 4 + 0.0625 * 3) / 2),
+    ("hausdorff", ONE, {"alpha": 1.0, "distance_maps": jnp.array([[[3.0], [-2.0]]])}, (0.25 * 4 + 0.0625 * 3) / 2),
     ("near_pixel", jnp.array([[[[3.0], [0.0], [0.0], [0.0], [1.0]]]]), {"scale": 0.5}, 2.0),
     ("bce_dice", ONE, {}, 0.2 * BCE + 0.8 * DICE), ("bce_dice", TWO, {"alpha": 0.7}, 0.7 * BCE + 0.3 * (1 - 2 * 1.25 / 4)),
     ("exp_log", ONE, {"gamma": 1.0, "smooth": 0.0}, 0.8 * math.log(1.5) + 0.2 * BCE),
@@ -147,7 +147,7 @@ def test_maps_of_the_batch_equal_those_made_on_the_way():
     maps = jnp.asarray(boundary.signed_distance(labels, 3))
     for name in ("boundary", "hausdorff"):
         for background in (False, True):
-            with_maps = jax.jit(lambda z, m: TERMS[name](z, labels, maps=m, background=background))(logits, maps)  # noqa: B023
+            with_maps = jax.jit(lambda z, m: TERMS[name](z, labels, distance_maps=m, background=background))(logits, maps)  # noqa: B023
             np.testing.assert_allclose(with_maps[0], TERMS[name](logits, labels, background=background)[0], rtol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""The shapes on which every lowering is compared with the plain twin: tiny, odd, smaller than the kernel, strided, dilated."""
+"""The shapes on which every lowering is compared with the reference: tiny, odd, smaller than the kernel, strided, dilated."""
 
 from typing import NamedTuple
 

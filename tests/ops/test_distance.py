@@ -1,4 +1,4 @@
-"""The distance transform equals scipy's and its plain twin."""
+"""The distance transform equals scipy's and its reference implementation."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def masks(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("shape,spacing", [((23,), (0.7,)), ((19, 30), None), ((19, 30), (3.0, 0.5)), ((7, 14, 11), None),
                                            ((7, 14, 11), (5.0, 1.0, 1.0)), ((7, 14, 11), (0.3, 2.0, 0.9))])
-def test_equals_scipy_and_the_plain_twin(shape, spacing):
+def test_equals_scipy_and_the_reference_implementation(shape, spacing):
     named = masks(shape)
     batch = np.stack(list(named.values()))
     ours, plain = np.asarray(transform(batch, spacing)), np.asarray(reference.distance_transform(batch, spacing))

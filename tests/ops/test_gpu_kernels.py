@@ -1,4 +1,4 @@
-"""Laws of the GPU kernels that a CPU can check: in interpret mode each equals its plain twin, and each lowers for CUDA."""
+"""Laws of the GPU kernels that a CPU can check: in interpret mode each equals its reference, and each lowers for CUDA."""
 
 import functools
 import importlib
@@ -63,7 +63,7 @@ def _both(case, direction, dtype, **tiles):
 
 @pytest.mark.parametrize("direction", ["forward", "weight_gradient"])
 @pytest.mark.parametrize("case", CONVS, ids=_name)
-def test_depthwise_kernel_equals_its_twin(case, direction):
+def test_depthwise_kernel_equals_its_reference(case, direction):
     terms = math.prod(case.x[:-1]) if direction == "weight_gradient" else math.prod(case.kernel)
     dtype = jnp.bfloat16 if case.kernel[-1] == 7 else jnp.float32
     cases.close(*_both(case, direction, dtype, **TINY), terms)
@@ -85,13 +85,13 @@ CONV = functools.partial(gpu.forward, CONVS[0].spec, interpret=True, **TINY)
 TWIN = functools.partial(reference.forward, CONVS[0].spec)
 
 
-def test_second_derivatives_of_the_kernel_equal_those_of_its_twin():
+def test_second_derivatives_of_the_kernel_equal_those_of_its_reference():
     x, w, _ = cases.draw(CONVS[0])
     norm = lambda forward: jax.grad(lambda x: jnp.vdot(jax.grad(_loss(forward))(x, w), x))(x)
     np.testing.assert_allclose(jax.jit(lambda: norm(CONV))(), norm(TWIN), atol=1e-4)  # sums of 49 products of order 1
 
 
-def test_vmap_of_the_kernel_equals_vmap_of_its_twin():
+def test_vmap_of_the_kernel_equals_vmap_of_its_reference():
     x, w, _ = cases.draw(CONVS[0])
     xs = jnp.stack([x, 2 * x, -x])
     np.testing.assert_allclose(jax.vmap(CONV, (0, None))(xs, w), jax.vmap(TWIN, (0, None))(xs, w), atol=1e-5)

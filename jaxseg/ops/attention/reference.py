@@ -1,4 +1,4 @@
-"""Attention with the whole score matrix in memory: the plain twin."""
+"""Attention with the whole score matrix in memory: the reference implementation."""
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,7 @@
 """Convolution for any rank, stride, dilation and grouping: one function, the fastest measured lowering behind it.
 
 `conv` normalises its arguments, checks them, counts multiply-accumulates and hands over to a lowering.
-`reference.py` is the plain twin.
+`reference.py` is the reference implementation.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Time the chosen lowerings beside XLA's own and PyTorch's: `python -m jaxseg.ops.conv.bench [--peers] [--only dense]`.
 
 Prints the rows of cpu/table.py. Every time is the median of interleaved runs: a, b, c, a, b, c, ..., so that a slow moment
-of the machine falls on all. PyTorch is in its best dress: channels_last, as many threads as jax has. Set
+of the machine falls on all. PyTorch runs in its fastest configuration: channels_last, as many threads as jax has. Set
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 for both: XLA takes its scratch memory afresh in every call, and page faults then
 cost more than a small convolution.
 """
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.4, help="about how long to repeat each measurement")
     options = parser.parse_args()
     if options.peers:
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # PyTorch's idle threads would spin, on the cores that XLA is timed on
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # PyTorch's waiting threads would spin, on the cores that XLA is timed on
         import torch
         torch.set_num_threads(os.cpu_count())
     worst = 0.0

@@ -1,4 +1,4 @@
-"""Convolutions as XLA's own primitive: the plain twin that every faster lowering is tested against."""
+"""Convolutions as XLA's own primitive: the reference implementation that every faster lowering is tested against."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The plain twin of the distance transform: per axis, the minimum over all pairs of voxels of a line."""
+"""The reference implementation of the distance transform: per axis, the minimum over all pairs of voxels of a line."""
 
 from collections.abc import Sequence
 

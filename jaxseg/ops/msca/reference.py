@@ -1,4 +1,4 @@
-"""SegNeXt's multi-scale convolutional attention as single operations: the plain twin, and what a CPU runs.
+"""SegNeXt's multi-scale convolutional attention as single operations: the reference implementation, and what a CPU runs.
 
 Its gradient is the automatic one: one that computes the strips' intermediates again would save three arrays of the size of x
 a block and cost six strips more, which on a CPU, where the strips are most of the block, is time lost. Every result that has

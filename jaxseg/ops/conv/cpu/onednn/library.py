@@ -147,5 +147,5 @@ def _compile(found: Wheels, folder: Path) -> None:
 
 
 def flags(found: Wheels) -> Sequence[str]:
-    """What the compiler is told apart from the files."""
+    """The compiler's options."""
     return ("-O2", "-std=c++17", "-shared", "-fPIC", "-w", f"-I{found.headers}", f"-I{jax.ffi.include_dir()}")
