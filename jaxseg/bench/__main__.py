@@ -6,7 +6,7 @@
 
 Suites: models (forward, training step), infer (sliding window), ops (distance transform, components, convolutions; on a GPU
 the hand-written kernels), data (augmented samples per second), startup (command to first step, cold and warm), scaling (cost
-against size).
+against size), medicai (networks beside that library's, which runs in an environment of its own: `medicai.py`).
 Each row is a pair of processes asked in turn; medians. The last column is ours / peer: of times less than 1 is faster, of
 rates more than 1. A row whose two results differ says FAILED. Rows are appended to OUTPUT/bench.csv as they are measured;
 OUTPUT/bench.md has the newest of each on this machine, whichever run measured it; OUTPUT/bench.log what the processes print.
@@ -28,7 +28,7 @@ from jaxseg.bench.side import Options
 from jaxseg.types import ConfigError, JaxsegError
 
 TOGETHER = 8  # works of one case that share a pair of processes, and its limit
-SUITES = ("models", "infer", "ops", "data", "startup", "scaling")
+SUITES = ("models", "infer", "ops", "data", "startup", "scaling", "medicai")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

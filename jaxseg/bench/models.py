@@ -48,6 +48,11 @@ CASES: dict[str, Case] = {
     "effisegnet_b0": Case((64, 224, 224), (2, 224, 224), _SMALL, dict(drop_connect=0.0)),
     "effisegnet_b4": Case((16, 380, 380), (1, 380, 380), _SMALL, dict(drop_connect=0.0)),
     "unet_base": Case((16, 512, 512), (1, 256, 256), (1, 32, 32), channels=1),
+    "unet2d": Case((16, 256, 256), (1, 256, 256), _SMALL, channels=4, classes=4),
+    "attention_unet2d": Case((16, 256, 256), (1, 256, 256), _SMALL, dict(bridge_dropout=0.0), channels=4, classes=4),
+    "mobile_unetr": Case((16, 512, 512), _FLAT, _SMALL, dict(encoder_dropout=0.0, dropout=0.0)),
+    "pspnet_r50": Case((8, 512, 512), (1, 256, 256), _SMALL, dict(aux=False, dropout=0.0), classes=19),
+    "unet3d_xs": Case((2, 128, 128, 128), (1, 64, 64, 64), (1, 32, 32, 32), channels=2, classes=4),
     "unet3d_s": Case(*_CUBE, channels=2, classes=4),
     "dualbranch_04_unet_s": Case(*_CUBE, channels=2, classes=4),
     # nnU-Net's own benchmark: as planned for BraTS, deep supervision with halved weights and none for the coarsest level

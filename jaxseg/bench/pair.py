@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.bench import clock, lanes, machine
+from jaxseg.bench import clock, lanes, machine, medicai
 from jaxseg.bench.side import Options
 from jaxseg.bench.table import Row
+from jaxseg.types import ConfigError
 from jaxseg.utils.xla_flags import convolve_channels_last
 
 
@@ -24,15 +26,32 @@ class SideFailed(RuntimeError):
 
 
 class Process:
-    """A side in its own process."""
+    """A side in its own process, which stands still with all processes that it starts while it is not asked anything: what a
+    peer's workers read ahead would be taken from the time of ours."""
 
     def __init__(self, suite: str, name: str, which: str, options: Options, until: float, log):
         self.which, self._until = which, until
-        command = [sys.executable, "-m", "jaxseg.bench.side", suite, name, which, json.dumps(options._asdict())]
+        try:
+            python = medicai.interpreter() if (suite, which) == ("medicai", "peer") else sys.executable
+        except ConfigError as error:
+            raise SideFailed(f"{which}: {error}") from error
+        command = [python, "-m", "jaxseg.bench.side", suite, name, which, json.dumps(options._asdict())]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1,
-                                         env=environment(options.gpu))
+                                         env=environment(options.gpu), process_group=0)
 
     def ask(self, **request) -> dict:
+        self._signal(signal.SIGCONT)
+        try:
+            return self._answer(request)
+        finally:
+            self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: int) -> None:
+        """To the process and all that it started; should this one die, the system ends a group that stands still."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    def _answer(self, request: dict) -> dict:
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
         except OSError as error:
@@ -49,7 +68,7 @@ class Process:
         return answer
 
     def close(self) -> None:
-        self._process.kill()
+        self._signal(signal.SIGKILL)
         self._process.wait()
         self._process.stdin.close()
         self._process.stdout.close()

@@ -8,6 +8,7 @@ AdamW and gradients set to None; all threads are used; no value is fetched insid
 Networks come from transformers and MONAI where those have them, else from `twins/`.
 """
 
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +23,8 @@ DRESSES = ("channels_last", "contiguous", "compile", "graphs")
 CPU_DRESSES, GPU_DRESSES = DRESSES[:2], ("channels_last", "compile")
 _SEGNEXT = {"segnext_t": ((32, 64, 160, 256), (3, 3, 5, 2), 256, 16), "segnext_b": ((64, 128, 320, 512), (3, 3, 12, 3), 512, 64)}
 _SEGFORMER = {"segformer_b0": ((32, 64, 160, 256), (2, 2, 2, 2), 256), "segformer_b2": ((64, 128, 320, 512), (3, 4, 6, 3), 768)}
+_UNET2D = {"unet2d": {}, "attention_unet2d": dict(norm="after", gate=True, extra=(32, 32))}
+_MOBILE_UNETR = ((16, 32, 64, 96, 128, 160, 640), (144, 192, 240), 4, (2, 4, 3), 196, 240, 3)
 _EFFISEGNET = {"effisegnet_b0": (1.0, 1.0), "effisegnet_b4": (1.4, 1.8)}
 
 
@@ -46,6 +49,15 @@ def network(name: str, size: tuple[int, ...], ours: dict):
     if name == "unet_base":
         from jaxseg.bench.twins.unet import UNetBase
         return UNetBase(ours.get("widths", (64, 128, 256, 512, 1024)), in_channels=channels, classes=classes), "twin"
+    if name in _UNET2D:
+        from jaxseg.bench.twins.brats2d import UNet
+        return UNet((64, 128, 256, 512), 1024, **_UNET2D[name], in_channels=channels, classes=classes), "twin"
+    if name == "mobile_unetr":
+        from jaxseg.bench.twins.mobile_unetr import MobileUNETR
+        return MobileUNETR(*_MOBILE_UNETR, classes=classes), "twin around transformers' encoder"
+    if name == "pspnet_r50":
+        from jaxseg.bench.twins.pspnet import PSPNet
+        return PSPNet((3, 4, 6, 3), in_channels=channels, classes=classes, dropout=0.0, aux=False), "twin"
     if name in ("unet3d_xs", "unet3d_s"):
         from jaxseg.bench.twins.volume import UNet3D
         base = 16 if name == "unet3d_xs" else 32
@@ -109,7 +121,7 @@ def works(name: str, ours: dict, shape: tuple[int, ...], options: Options) -> di
     device = "cuda" if options.gpu else "cpu"
     module, maker = prepared(name, image, ours, device)
     parameters = save_weights(module, options)
-    start = {k: v.clone() for k, v in module.state_dict().items()}
+    start = copy.deepcopy(module.state_dict())  # with the version that loading asks for
     image, mask = torch.from_numpy(image).movedim(-1, 1).contiguous(), torch.from_numpy(mask)
     module = module.to(device)
     peak = machine.Peak(options.gpu)

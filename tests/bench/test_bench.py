@@ -49,6 +49,35 @@ def test_a_block_begins_with_a_call_that_is_not_counted():
     assert clock.block(call, 3, lambda _: None) < 50 and len(calls) == 4
 
 
+def test_a_side_and_its_workers_stand_still_while_they_are_not_asked(tmp_path, monkeypatch):
+    ticks = tmp_path / "ticks"
+    (tmp_path / "interpreter").write_text(f"""#!{sys.executable}
+import os, sys, time
+if os.fork():
+    for line in sys.stdin:
+        time.sleep(0.2)
+        print("{{}}", flush=True)
+while True:
+    with open({str(ticks)!r}, "a") as file:
+        file.write(".")
+    time.sleep(0.01)
+""")
+    (tmp_path / "interpreter").chmod(0o755)
+    monkeypatch.setattr(pair.sys, "executable", str(tmp_path / "interpreter"))
+    side = pair.Process("ops", "x", "peer", Options(""), time.monotonic() + 60, subprocess.DEVNULL)
+    assert side.ask(do="prepare") == {}
+    time.sleep(0.1)
+    before = ticks.stat().st_size
+    time.sleep(0.2)
+    assert before > 0 and ticks.stat().st_size == before
+    side.ask(do="time")
+    assert ticks.stat().st_size > before
+    side.close()
+    after = ticks.stat().st_size
+    time.sleep(0.1)
+    assert ticks.stat().st_size == after
+
+
 def test_the_ratio_is_ours_over_the_peers_and_a_wrong_result_has_none():
     row = table.Row("ops", "x", "call", ours=2.0, peer_value=4.0, error=1e-6)
     assert row.judge(1e-5).ratio == 0.5
@@ -121,7 +150,8 @@ def test_unknown_suites_and_dresses_are_refused():
 
 def test_the_rows_of_the_plan_are_there():
     wanted = {"segnext_t", "segnext_b", "segformer_b0", "segformer_b2", "effisegnet_b0", "effisegnet_b4", "unet_base", "unet3d_s",
-              "dualbranch_04_unet_s", "unetr", "swin_unetr", "nnunet_plain"}
+              "dualbranch_04_unet_s", "unetr", "swin_unetr", "nnunet_plain", "unet2d", "attention_unet2d", "mobile_unetr",
+              "pspnet_r50", "unet3d_xs"}
     assert wanted == set(models.CASES)
     on_gpu = Options("", gpu=True)
     for name in wanted:
@@ -153,10 +183,10 @@ def test_the_suite_ops_has_every_row_for_a_gpu_once_and_none_on_a_cpu():
 def test_a_kernel_is_compared_with_its_twin_and_told_its_share_of_a_copys_bandwidth(tmp_path, monkeypatch):
     """As `pair` runs it on a GPU, with both sides in this process and a kernel that any device has."""
     doubled = lambda f: lambda: gpu_rows._ready(f, (4096,))
-    row = gpu_rows.GpuRow("norm tiny", doubled(lambda x: x + x), doubled(lambda x: 2 * x), 4 * 4096, 4096)
+    row = gpu_rows.GpuRow("depthwise tiny", doubled(lambda x: x + x), doubled(lambda x: 2 * x), 4 * 4096, 4096)
     monkeypatch.setattr(gpu_rows, "gpu_rows", lambda: [row])
     options = Options(str(tmp_path), quick=True, peers=True)
-    calls = {which: getattr(ops, which)("norm", options)["tiny"]() for which in ("ours", "peer")}
+    calls = {which: getattr(ops, which)("depthwise", options)["tiny"]() for which in ("ours", "peer")}
 
     class Side:
         def __init__(self, call):
@@ -167,7 +197,7 @@ def test_a_kernel_is_compared_with_its_twin_and_told_its_share_of_a_copys_bandwi
 
     about = {"tolerance": 0.2, "bytes": row.bytes}
     found = pair._measured({w: Side(c) for w, c in calls.items()}, {w: c.facts for w, c in calls.items()},
-                           table.Row("ops", "norm", "tiny"), [], about, 0.0, tmp_path)
+                           table.Row("ops", "depthwise", "tiny"), [], about, 0.0, tmp_path)
     assert found.error == 0 and found.ratio > 0 and found.mfu > 0 and found.compile_s > 0 and found.peer == "plain twin, XLA"
     assert found.note.endswith("% of a copy's bandwidth")
 

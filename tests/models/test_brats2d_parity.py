@@ -11,11 +11,11 @@ import pytest
 
 pytest.importorskip("torch", reason="parity needs the extra [parity]")
 
+from jaxseg.bench.twins.brats2d import Conv, Knobs, ResUNetPlusPlus, UNet, UNet3Plus  # noqa: E402
 from jaxseg.layers import residual  # noqa: E402
 from jaxseg.models import create_model  # noqa: E402
 from jaxseg.weights import from_torch  # noqa: E402
 from tests.models.twins import parity  # noqa: E402
-from tests.models.twins.brats2d import Conv, Knobs, ResUNetPlusPlus, UNet, UNet3Plus  # noqa: E402
 
 W, NEAREST = (4, 6, 8, 10), ("nearest",) * 4
 # network of the registry, its overrides, the twin, the twin's arguments, a size

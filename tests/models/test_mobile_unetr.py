@@ -11,11 +11,11 @@ pytest.importorskip("transformers", reason="parity needs the extra [parity]")
 
 import torch  # noqa: E402
 
+from jaxseg.bench.twins.mobile_unetr import Knobs, MobileUNETR, mobilevit  # noqa: E402
 from jaxseg.models import create_model, functional  # noqa: E402
 from jaxseg.models.registry import variants  # noqa: E402
 from jaxseg.weights import from_torch  # noqa: E402
 from tests.models.twins import parity  # noqa: E402
-from tests.models.twins.mobile_unetr import Knobs, MobileUNETR, mobilevit  # noqa: E402
 
 TINY = ((4, 8, 12, 16, 20, 24, 32), (8, 12, 16), 2, (1, 2, 1), 28, 16, 1)
 SIZES = [(64, 96), (75, 100)]  # 75: maps of 38, 19, 10, 5, 3 and 2 rows: odd ones are resized for their patches, ups are cut

@@ -71,7 +71,7 @@ def test_effisegnets_deep_supervision_has_logits_for_each_of_five_taps_and_any_w
 # ---------------------------------------------------------------- other implementations' names
 
 def pspnet(classes=150):
-    from tests.models.twins.pspnet import PSPNet
+    from jaxseg.bench.twins.pspnet import PSPNet
     return PSPNet((1, 1, 1, 1), bins=(1, 2, 3, 6), width=8, head=16, classes=classes)
 
 

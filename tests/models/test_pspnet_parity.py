@@ -7,10 +7,10 @@ import pytest
 
 pytest.importorskip("torch", reason="parity needs the extra [parity]")
 
+from jaxseg.bench.twins.pspnet import Knobs, PSPNet  # noqa: E402
 from jaxseg.models import create_model  # noqa: E402
 from jaxseg.weights import from_torch  # noqa: E402
 from tests.models.twins import parity  # noqa: E402
-from tests.models.twins.pspnet import Knobs, PSPNet  # noqa: E402
 
 TINY = dict(width=8, head=16, classes=2)
 DEPTHS = (1, 2, 1, 2)

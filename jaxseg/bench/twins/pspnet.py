@@ -51,7 +51,8 @@ class Pyramid(nn.Module):
 
 
 class PSPNet(nn.Module):
-    def __init__(self, depths, *, width=64, bins=(1, 2, 3, 6), head=512, in_channels=3, classes=2, dropout=0.1, knobs=None):
+    def __init__(self, depths, *, width=64, bins=(1, 2, 3, 6), head=512, in_channels=3, classes=2, dropout=0.1, aux=True,
+                 knobs=None):
         super().__init__()
         self.knobs = knobs = knobs or Knobs()
         norm = lambda c: nn.BatchNorm2d(c, eps=knobs.eps)
@@ -69,7 +70,7 @@ class PSPNet(nn.Module):
         bins = knobs.bins or bins
         self.ppm = Pyramid(cin, cin // len(bins), bins, knobs)
         tail = lambda c, w: nn.Sequential(conv(c, w, 3), norm(w), nn.ReLU(), nn.Dropout2d(dropout), nn.Conv2d(w, classes, 1))
-        self.cls, self.aux = tail(2 * cin, head), tail(cin // 2, head // 2)
+        self.cls, self.aux = tail(2 * cin, head), tail(cin // 2, head // 2) if aux else None
 
     def forward(self, image):
         k = self.knobs
@@ -78,4 +79,4 @@ class PSPNet(nn.Module):
         pooled = [F.interpolate(f(x), x.shape[2:], mode="bilinear", align_corners=k.pooled_corners) for f in self.ppm.features]
         full = lambda y: F.interpolate(y, image.shape[2:], mode="bilinear", align_corners=k.align_corners)
         logits = full(self.cls(torch.cat([*pooled, x] if k.pooled_first else [x, *pooled], 1)))
-        return (logits, [full(self.aux(third))]) if self.training else logits
+        return (logits, [full(self.aux(third))]) if self.training and self.aux else logits

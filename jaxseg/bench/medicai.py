@@ -1,0 +1,107 @@
+"""Networks beside medicai's (Keras 3 on its JAX backend), the other library that trains them on JAX: forward pass and training
+step as its users run them, `predict_on_batch` and `train_on_batch`, with every network's own initial values and dropouts.
+
+medicai pins its own packages, so that its side runs in an environment of its own:
+
+    python -m venv /tmp/medicai && /tmp/medicai/bin/pip install medicai==0.0.4 keras jax==0.10.2
+    JAXSEG_MEDICAI=/tmp/medicai/bin/python python -m jaxseg.bench --suite=medicai --peers
+
+Numbers of parameters differ a little (the note has both), hence no results are compared. Seconds until the first step has
+ended are in the columns of compilation.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jaxseg.bench import machine
+from jaxseg.bench.side import Call, Options
+from jaxseg.types import ConfigError
+
+INTERPRETER = "JAXSEG_MEDICAI"  # names the Python in whose environment medicai is
+
+
+class Case(NamedTuple):
+    """[B, *S, C], classes, and the class of medicai with its encoder."""
+
+    shape: tuple[int, ...]
+    quick: tuple[int, ...]
+    classes: int
+    network: str
+    encoder: str
+
+
+CASES = {
+    "segformer_b0": Case((2, 256, 256, 3), (1, 64, 64, 3), 1, "SegFormer", "mit_b0"),
+    "swin_unetr": Case((1, 64, 64, 64, 4), (1, 64, 64, 64, 4), 4, "SwinUNETR", "swin_tiny"),
+}
+
+
+def interpreter() -> str:
+    """The Python that medicai's side runs in.
+
+    Raises:
+      ConfigError: it is not named.
+    """
+    if not os.environ.get(INTERPRETER):
+        raise ConfigError(f"got no {INTERPRETER}; set it to the Python of an environment with medicai (jaxseg/bench/medicai.py)")
+    return os.environ[INTERPRETER]
+
+
+def works(name: str, options: Options) -> dict[str, dict]:
+    """Forward pass and training step."""
+    return {work: {"size": "x".join(map(str, _shape(name, options)))} for work in ("forward", "train step")}
+
+
+def _shape(name: str, options: Options) -> tuple[int, ...]:
+    return CASES[name].quick if options.quick else CASES[name].shape
+
+
+def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
+    """`Network.apply` under jit and `train.step`, in float32."""
+    import math
+
+    import jax
+    import jax.numpy as jnp
+
+    from jaxseg.bench import models
+    from jaxseg.models import create_model, functional
+
+    classes, shape = CASES[name].classes, _shape(name, options)
+    network, params, state = functional.split(create_model(name, in_channels=shape[-1], num_classes=classes))
+    image, mask = map(jnp.asarray, models.arrays(shape, classes))
+    count = sum(math.prod(p.shape) for p in params.values())
+    facts, peak = {"note": f"{count:,} parameters"}, machine.Peak(options.gpu, compiles=True)
+    logits = lambda params, state, image: network.apply(params, state, image)[0].logits
+    return {"forward": lambda: models.compiled(jax.jit(logits), (params, state, image), peak, facts),
+            "train step": lambda: models.step_call(network, params, state, image, mask, classes, "float32", peak, facts)}
+
+
+def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
+    """medicai's, in this process's environment."""
+    os.environ["KERAS_BACKEND"] = "jax"
+    import keras
+    import medicai.models
+    import numpy as np
+
+    from jaxseg.bench.models import arrays
+
+    case, shape = CASES[name], _shape(name, options)
+    image, mask = arrays(shape, case.classes)
+    target = mask[..., None] if case.classes == 1 else np.eye(case.classes)[mask]
+    model = getattr(medicai.models, case.network)(
+        encoder_name=case.encoder, input_shape=shape[1:], num_classes=case.classes,
+        classifier_activation="sigmoid" if case.classes == 1 else "softmax")
+    model.compile(optimizer=keras.optimizers.AdamW(1e-4),
+                  loss="binary_crossentropy" if case.classes == 1 else "categorical_crossentropy")
+    target = target.astype(np.float32)
+    facts = {"dress": "medicai, Keras 3 on JAX", "note": f"{model.count_params():,} parameters"}
+
+    def ready(run: Callable) -> Call:
+        begin = time.perf_counter()
+        run()  # both return numpy: nothing is left to wait for
+        return Call(run, lambda result: None, {**facts, "compile_s": time.perf_counter() - begin})
+
+    return {"forward": lambda: ready(lambda: model.predict_on_batch(image)),
+            "train step": lambda: ready(lambda: model.train_on_batch(image, target))}
