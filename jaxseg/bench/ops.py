@@ -100,9 +100,14 @@ def _convolution(name: str, direction: str, options: Options) -> Call:
     import numpy as np
 
     from jaxseg.ops.conv import bench
+    from jaxseg.ops.conv.cpu import choose
+    from jaxseg.ops.conv.cpu.onednn import library, primitive
     from jaxseg.ops.conv.cpu.table import S
-    found = bench.functions(S[name], direction, False)
-    run = found.get("ours", found["xla"])
+    shape = S[name]
+    lowering = getattr(choose.lowerings(shape.spec, shape.x, shape.weights), direction)
+    if library.wanted() and primitive.faster(direction, shape.spec, shape.x, shape.weights):
+        lowering = primitive.over(lowering, direction)
+    run = bench.timed(lowering, shape, direction)
     np.save(options.path(f"{direction}.ours.npy"), np.asarray(run()))
     return Call(run, jax.block_until_ready, {})
 

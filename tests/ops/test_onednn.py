@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxseg import ops
 from jaxseg.ops.conv import reference
-from jaxseg.ops.conv.cpu.onednn import library, primitive
+from jaxseg.ops.conv.cpu.onednn import library, primitive, table
 from jaxseg.types import ConfigError
 
 _spec = importlib.util.spec_from_file_location("conv_cases", Path(__file__).with_name("conv_cases.py"))
@@ -155,6 +155,16 @@ def test_engine_is_onednn_and_can_be_switched_off(monkeypatch):
     monkeypatch.setenv("JAXSEG_ONEDNN", "always")
     with pytest.raises(ConfigError, match="got JAXSEG_ONEDNN='always'; it is auto or off"):
         library.wanted()
+
+
+@pytest.mark.parametrize("direction", cases.DIRECTIONS)
+def test_onednn_is_taken_where_it_was_measured_to_be_faster(direction):
+    measured = [(row.shape, getattr(row, direction)) for row in table.ROWS if getattr(row, direction)]
+    for shape, (ordinary, onednn) in measured:
+        if primitive.faster(direction, shape.spec, shape.x, shape.weights):
+            assert onednn < 0.95 * ordinary, (shape, direction)
+        else:
+            assert onednn > 0.9 * ordinary, (shape, direction)
 
 
 @pytest.fixture

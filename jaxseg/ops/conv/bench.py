@@ -1,9 +1,9 @@
 """Time the chosen lowerings beside XLA's own and PyTorch's: `python -m jaxseg.ops.conv.bench [--peers] [--only dense]`.
 
-Prints the rows of cpu/table.py. Every time is the median of interleaved runs: a, b, c, a, b, c, ..., so that a slow moment
-of the machine falls on all. PyTorch runs in its fastest configuration: channels_last, as many threads as jax has. Set
-GLIBC_TUNABLES=glibc.malloc.hugetlb=1 for both: XLA takes its scratch memory afresh in every call, and page faults then
-cost more than a small convolution.
+Prints the rows of cpu/table.py; with --onednn, what cpu/onednn/table.py has. Every time is the median of interleaved runs:
+a, b, c, a, b, c, ..., so that a slow moment of the machine falls on all. PyTorch runs in its fastest configuration:
+channels_last, as many threads as jax has. Set GLIBC_TUNABLES=glibc.malloc.hugetlb=1 for both: XLA takes its scratch memory
+afresh in every call, and page faults then cost more than a small convolution.
 """
 
 import argparse
@@ -19,6 +19,8 @@ import numpy as np
 
 from jaxseg.ops.conv import reference
 from jaxseg.ops.conv.cpu import choose
+from jaxseg.ops.conv.cpu.onednn import library, primitive
+from jaxseg.ops.conv.cpu.onednn.table import ROWS as rows_of_onednn
 from jaxseg.ops.conv.cpu.table import S, Shape
 from jaxseg.ops.conv.spec import Spec
 
@@ -39,24 +41,27 @@ def medians(functions: dict[str, Callable], seconds: float) -> dict[str, float]:
     return {name: statistics.median(t) for name, t in times.items()}
 
 
-def functions(shape: Shape, direction: str, peers: bool) -> dict[str, Callable]:
-    """{"xla", "ours", "torch"} -> a call that blocks. Without "ours" where the choice is XLA's own."""
-    spec, w_shape = shape.spec, (*shape.kernel, shape.x[-1] // shape.groups, shape.out)
+def draw(shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x, w and g, the same numbers in every process."""
     rng = np.random.default_rng(0)
-    draw = lambda s: rng.normal(size=s).astype(np.float32)
-    x, w = draw(shape.x), draw(w_shape)
-    g = draw((shape.x[0], *spec.output(shape.x[1:-1], shape.kernel), shape.out))
+    out = (shape.x[0], *shape.spec.output(shape.x[1:-1], shape.kernel), shape.out)
+    return tuple(rng.normal(size=s).astype(np.float32) for s in (shape.x, shape.weights, out))
+
+
+def timed(lowering: Callable, shape: Shape, direction: str) -> Callable:
+    """A call of a lowering of `direction` that blocks."""
+    x, w, g = jax.device_put(draw(shape))
     static, arrays = {"forward": ((), (x, w)), "input_gradient": ((shape.x[1:-1],), (g, w)),
                       "weight_gradient": ((shape.kernel,), (x, g))}[direction]
-    arrays = jax.device_put(arrays)
-    plain, chosen = getattr(reference, direction), getattr(choose.lowerings(spec, shape.x, w_shape), direction)
+    compiled = jax.jit(functools.partial(lowering, shape.spec, *static)).lower(*arrays).compile()
+    return lambda: jax.block_until_ready(compiled(*arrays))
 
-    def timed(lowering) -> Callable:
-        compiled = jax.jit(functools.partial(lowering, spec, *static)).lower(*arrays).compile()
-        return lambda: jax.block_until_ready(compiled(*arrays))
 
-    found = {"xla": timed(plain)} | ({"ours": timed(chosen)} if chosen is not plain else {})
-    return found | ({"torch": _torch(spec, x, w, g, direction)} if peers else {})
+def functions(shape: Shape, direction: str, peers: bool) -> dict[str, Callable]:
+    """{"xla", "ours", "torch"} -> a call that blocks. Without "ours" where the choice is XLA's own."""
+    plain, chosen = getattr(reference, direction), getattr(choose.lowerings(shape.spec, shape.x, shape.weights), direction)
+    found = {"xla": timed(plain, shape, direction)} | ({"ours": timed(chosen, shape, direction)} if chosen is not plain else {})
+    return found | ({"torch": _torch(shape.spec, *draw(shape), direction)} if peers else {})
 
 
 def _torch(spec: Spec, x: np.ndarray, w: np.ndarray, g: np.ndarray, direction: str) -> Callable:
@@ -81,12 +86,28 @@ def name_of(lowering: Callable) -> str:
     return "xla" if module == "reference" else module if lowering.__name__ in DIRECTIONS else f"{module}.{lowering.__name__}"
 
 
+def beside_onednn(only: str, seconds: float) -> None:
+    """Print milliseconds of the ordinary lowerings and of oneDNN for the rows of cpu/onednn/table.py."""
+    print(library.engine())
+    for shape in (row.shape for row in rows_of_onednn if only in row.shape.name):
+        choice = choose.lowerings(shape.spec, shape.x, shape.weights)
+        for direction in DIRECTIONS:
+            ordinary = getattr(choice, direction)
+            ms = medians({"ordinary": timed(ordinary, shape, direction),
+                          "oneDNN": timed(primitive.over(ordinary, direction), shape, direction)}, seconds)
+            print(f"{shape.name}, {direction}: {ms['ordinary']:.2f} / {ms['oneDNN']:.2f} ms, "
+                  f"{ms['oneDNN'] / ms['ordinary']:.2f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peers", action="store_true", help="time PyTorch too")
     parser.add_argument("--only", default="", help="shapes whose name contains this")
     parser.add_argument("--seconds", type=float, default=0.4, help="about how long to repeat each measurement")
+    parser.add_argument("--onednn", action="store_true", help="time oneDNN beside the ordinary lowerings instead")
     options = parser.parse_args()
+    if options.onednn:
+        return beside_onednn(options.only, options.seconds)
     if options.peers:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # PyTorch's waiting threads would spin, on the cores that XLA is timed on
         import torch
@@ -95,8 +116,7 @@ def main() -> None:
     for shape in S.values():
         if options.only not in shape.name:
             continue
-        w_shape = (*shape.kernel, shape.x[-1] // shape.groups, shape.out)
-        choice = choose.lowerings(shape.spec, shape.x, w_shape)
+        choice = choose.lowerings(shape.spec, shape.x, shape.weights)
         for direction in DIRECTIONS:
             ms = medians(functions(shape, direction, options.peers), options.seconds)
             ours = ms.get("ours", ms["xla"])

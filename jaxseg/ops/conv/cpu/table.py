@@ -26,6 +26,11 @@ class Shape(NamedTuple):
     groups: int = 1
 
     @property
+    def weights(self) -> tuple[int, ...]:
+        """The shape of w."""
+        return (*self.kernel, self.x[-1] // self.groups, self.out)
+
+    @property
     def spec(self) -> Spec:
         rank = len(self.kernel)
         pads = tuple((self.dilation * (k - 1) // 2,) * 2 for k in self.kernel)

@@ -255,12 +255,13 @@ std::shared_ptr<const Plan> Planned(const Problem& p, int64_t threads) {
     const auto found = plans.find(key);
     if (found != plans.end()) return found->second;
   }
+  constexpr int64_t kRows = 8, kPieces = 4;  // a thread's pieces: several, of so many rows, lest one that is held up holds all up
   constexpr int64_t kPartsBytes = 64 << 20;  // of the pieces' own weight gradients, where there are more than two
-  int64_t wanted = threads;
-  if (p.direction == kWeightGradient)
-    wanted = std::min<int64_t>(wanted, std::max<int64_t>(2, kPartsBytes / (Product(p.w, 0) * sizeof(float))));
+  const int64_t rows = p.x[0] * (p.direction == kInputGradient ? p.x[1] : p.y[1]), weights = Product(p.w, 0) * sizeof(float);
+  int64_t wanted = p.direction == kWeightGradient ? std::min(threads, std::max<int64_t>(2, kPartsBytes / weights))
+                                                  : std::max(threads, std::min(kPieces * threads, rows / kRows));
   Plan plan;
-  for (; wanted > 0 && plan.pieces.empty(); --wanted) {
+  for (wanted = threads == 1 ? 1 : wanted; wanted > 0 && plan.pieces.empty(); --wanted) {
     try {
       plan = MakePlan(p, wanted);
     } catch (const dnnl::error&) {  // not one of oneDNN's convolutions
@@ -291,10 +292,9 @@ void Reorder(const memory::desc& from, float* source, const memory::desc& to, fl
 
 // Weights from one layout to another, in parallel over blocks of outputs where there are many.
 void Reorder(ffi::ThreadPool& pool, const memory::desc& from, float* source, const memory::desc& to, float* target) {
-  constexpr int64_t kBlock = 64;
-  constexpr size_t kLarge = 1 << 18;
+  constexpr int64_t kBlock = 64, kLarge = 1 << 18;
   const memory::dims dims = from.get_dims();
-  const bool cut = from.get_size() >= kLarge && dims[0] >= 2 * kBlock && dims[0] % kBlock == 0;
+  const bool cut = int64_t(from.get_size()) >= kLarge && dims[0] >= 2 * kBlock && dims[0] % kBlock == 0;
   Parallel(pool, cut ? dims[0] / kBlock : 1, [&](int64_t i) {
     if (!cut) return Reorder(from, source, to, target);
     memory::dims part = dims, offset(dims.size(), 0);

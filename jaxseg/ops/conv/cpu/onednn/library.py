@@ -110,6 +110,9 @@ def _registered(path: Path) -> Engine:
     number = version()
     if number == 0:
         raise OSError("libdnnl.so.3 that is loaded in this process is of another version than its headers")
+    one, few = (ctypes.c_int64 * 4)(1, 8, 8, 16), (ctypes.c_int64 * 4)(3, 3, 16, 16)
+    if not pieces(0, 2, one, few, one, (ctypes.c_int64 * 9)(1, 1, 1, 1, 1, 1, 1, 1, 1), 1):
+        raise OSError("this CPU has no AVX-512, the one instruction set that it was measured with")
     target = f"{_SYMBOL}_{path.parent.name[:8]}"  # a program in the compilation cache finds the handler it was made with
     jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, _SYMBOL)), platform="cpu")
     return Engine(target, f"{number // 10000}.{number // 100 % 100}.{number % 100}", pieces)

@@ -1,0 +1,70 @@
+"""Measurements behind `primitive.faster`: milliseconds of the ordinary lowering and of oneDNN's, per direction.
+
+Made by: see COMMAND, on MACHINE, on DATE; interleaved, medians. The machine's other work makes single rows uncertain by a tenth;
+several rows ran while one of the two cores was busy, for both alike. Where oneDNN has no special machine code it is never taken
+and has no row: 3-D depthwise convolutions (2.2 to 5.8 times slower), weights' gradients of 5x5 and 1x21 depthwise ones (2.1 and
+3.8) and of dilated 3-D ones (1.2).
+Blocked layouts of the activations won nothing over channels last: forward of 48^3 x 32 53.4 against 55.4 ms in one thread,
+24^3 x 64 25.3 against 24.8, 64^3 x 16 32.4 against 32.9; their weights' gradients 61 against 58, 27 against 27, 37 against 33.
+OpenMP's threads, waiting passively, were level with pieces on XLA's pool for large convolutions (0.97 to 1.1) and two to three
+times slower for small ones (7^3 x 16: 0.16 against 0.05 ms), and are a second pool beside XLA's.
+"""
+
+from typing import NamedTuple
+
+from jaxseg.ops.conv.cpu.table import S, Shape
+
+DATE = "2026-11-27"
+COMMAND = "GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m jaxseg.ops.conv.bench --onednn"
+MACHINE = "2 shared cores of an AMD EPYC (Zen 4, AVX-512), jax 0.10.2, oneDNN 3.2.0, float32"
+
+
+class Row(NamedTuple):
+    """(ordinary lowering, oneDNN) in milliseconds for each direction; None where oneDNN has no special machine code."""
+
+    shape: Shape
+    forward: tuple[float, float]
+    input_gradient: tuple[float, float]
+    weight_gradient: tuple[float, float] | None
+
+
+def _dense(size: int, rank: int, channels: tuple[int, int], *, batch: int = 1, **options) -> Shape:
+    kernel = options.pop("kernel", (3,) * rank)
+    name = f"{'x'.join(map(str, kernel))} {size}^{rank} x {batch}, {channels[0]} to {channels[1]} {options or ''}"
+    return Shape(name, (batch, *(size,) * rank, channels[0]), kernel, channels[1], **options)
+
+
+ROWS = (
+    Row(_dense(48, 3, (32, 32)), (38.97, 26.84), (69.55, 53.86), (47.82, 30.01)),
+    Row(_dense(24, 3, (64, 64)), (20.84, 12.60), (20.73, 12.71), (22.21, 13.39)),
+    Row(_dense(12, 3, (128, 128)), (8.92, 5.99), (9.07, 6.13), (17.92, 12.97)),
+    Row(_dense(6, 3, (256, 256)), (9.16, 6.40), (4.66, 3.39), (6.89, 4.08)),
+    Row(_dense(3, 3, (512, 512)), (4.08, 6.09), (4.13, 7.53), (31.57, 17.97)),
+    Row(_dense(4, 3, (320, 320)), (5.18, 5.31), (5.32, 6.05), (8.44, 7.12)),
+    Row(S["dense 3^3 64^3 x 16"], (53.39, 32.47), (52.65, 33.03), (97.36, 34.75)),
+    Row(_dense(7, 3, (16, 24), stride=2), (0.08, 0.05), (0.08, 0.04), (0.09, 0.06)),
+    Row(S["dense 3x3 128^2 x 32"], (7.41, 5.86), (7.55, 6.01), (12.03, 6.87)),
+    Row(_dense(256, 2, (64, 64)), (48.12, 43.82), (49.39, 43.00), (45.03, 24.29)),
+    Row(_dense(32, 2, (512, 512)), (27.74, 21.93), (24.15, 22.19), (29.33, 23.83)),
+    Row(S["dense 3x3 16^2 x 1024"], (28.18, 25.88), (27.97, 30.05), (30.96, 37.06)),
+    Row(_dense(8, 2, (512, 512)), (4.09, 4.49), (4.13, 5.56), (3.99, 7.22)),
+    Row(S["dense 3x3 64^2 x 64"], (7.33, 5.45), (7.35, 5.45), (10.05, 6.32)),
+    Row(S["dense 3x3 32^2 x 128"], (6.53, 5.54), (6.87, 5.64), (8.45, 5.91)),
+    Row(S["dense 3x3 16^2 x 256"], (6.46, 5.67), (7.04, 5.87), (7.86, 6.42)),
+    Row(_dense(256, 2, (1, 64)), (7.57, 1.80), (9.77, 22.69), (3.63, 2.26)),
+    Row(S["stem 3x3 s2 256^2"], (0.68, 0.18), (1.11, 1.72), (1.66, 0.16)),
+    Row(S["down 3x3 s2 64^2 x 32"], (0.80, 0.53), (1.34, 0.49), (1.48, 0.57)),
+    Row(S["patches 7x7 s4 256^2"], (1.07, 0.39), (1.31, 2.15), (0.70, 0.45)),
+    Row(_dense(128, 2, (16, 16), batch=2), (2.87, 1.41), (2.89, 1.44), (13.23, 1.56)),
+    Row(_dense(128, 2, (8, 8), batch=2), (1.92, 0.73), (1.88, 0.74), (7.36, 0.49)),
+    Row(_dense(64, 2, (128, 128), batch=2, dilation=2), (24.08, 20.72), (24.27, 20.86), (39.90, 31.93)),
+    Row(_dense(32, 2, (256, 256), batch=2, dilation=4), (26.32, 19.51), (27.31, 20.04), (33.89, 25.51)),
+    Row(_dense(32, 3, (32, 32), dilation=2), (22.20, 15.06), (22.48, 14.76), None),
+    Row(_dense(56, 2, (128, 128), batch=2, groups=32), (20.26, 1.48), (18.00, 1.07), (3774.67, 5.14)),
+    Row(S["depthwise 3x3 64^2 x 256"], (2.26, 1.64), (2.39, 1.95), (5.27, 2.07)),
+    Row(S["depthwise 5x5 64^2 x 64"], (0.84, 0.46), (0.88, 0.46), None),
+    Row(S["depthwise 1x21 64^2 x 64"], (0.72, 0.34), (0.75, 0.38), None),
+    Row(S["depthwise 21x1 64^2 x 64"], (1.84, 0.40), (1.98, 0.57), (2.23, 0.54)),
+    Row(S["depthwise 3x3 s2 64^2 x 96"], (0.38, 0.12), (0.57, 0.20), (0.99, 0.11)),
+    Row(S["depthwise 3x3 16^2 x 640"], (0.52, 0.12), (0.38, 0.17), (0.64, 0.17)),
+)
