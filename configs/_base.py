@@ -107,14 +107,14 @@ def base() -> ConfigDict:
     train.save_every = 1  # epochs between checkpoints
     train.keep = 2  # newest checkpoints kept beside the best
     train.log_every = 20  # steps between progress lines
-    train.alarm_after = 3  # validations in a row that predict only background before the alarm
-    train.stop_nonfinite = 5  # steps in a row with a non-finite gradient before the run stops
+    train.alarm_after = 3  # validations in a row that predict only background before the alarm (0: no alarm)
+    train.stop_nonfinite = 5  # steps in a row with a non-finite gradient before the run stops (0: never)
     train.watchdog = 0  # seconds without a finished step before the process ends with 75 (0: off)
 
     c.eval = evaluate = ConfigDict()
     evaluate.batch_size = 8
     evaluate.thresholds = (0.5, 0.6, 0.7, 0.8, 0.9)
-    evaluate.threshold = 0.5  # of the headline figures
+    evaluate.threshold = 0.5  # of the headline figures, for one class and for regions (several classes: the largest)
     evaluate.tables = ("ich",)  # rank 2: published projects' own figures to print: ich classes left_right effisegnet
     evaluate.empty = "one"  # score of an image with empty truth and empty prediction: one, zero, nan (left out)
     evaluate.split = "test"

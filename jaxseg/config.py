@@ -93,7 +93,7 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
     for key, value in flatten(json.loads(config.defaults)).items():  # --config.data.protocol=None arrives as a word
         group, _, leaf = key.rpartition(".")
         place = config[group] if group else config
-        if value is None and place[leaf] in ("None", ("None",)):
+        if value is None and place[leaf] == "None":
             place[leaf] = None
         elif value is not None and place[leaf] is None:
             raise ConfigError(f"config.{key}=None: it cannot be None; leave it out for its default, {value!r}")

@@ -8,6 +8,7 @@ if __name__ == "__main__":  # before jax is imported
     from jaxseg.utils.memory import start_with_huge_pages
     start_with_huge_pages()
 
+import ast
 import os
 import sys
 import time
@@ -37,6 +38,27 @@ class OrNone(flags.ArgumentParser):
         return self._parser.flag_type()
 
 
+class Words(flags.ArgumentParser):
+    """A parser of tuples in Python's notation or as words with commas between them: liver,left kidney. None as in `OrNone`."""
+
+    syntactic_help = "a tuple: (0.5, 1), or words with commas between them"
+
+    def parse(self, argument):
+        if not isinstance(argument, str):
+            return argument if argument is None or isinstance(argument, tuple) else (argument,)
+        try:
+            value = ast.literal_eval(argument)
+        except (SyntaxError, ValueError):
+            if set(argument) & set("()[]{}'\""):
+                raise ValueError(f"{argument} is no tuple in Python: close its brackets and put every word in quotes") from None
+            return tuple(word.strip() for word in argument.split(",") if word.strip())
+        return value if value is None or isinstance(value, tuple) else tuple(value) if isinstance(value, list) else (value,)
+
+    def flag_type(self) -> str:
+        return "tuple"
+
+
+config_flags.register_flag_parser_for_type(tuple, Words())
 for kind, parser in ((int, flags.IntegerParser()), (float, flags.FloatParser()), (bool, flags.BooleanParser())):
     config_flags.register_flag_parser_for_type(kind, OrNone(parser))
 CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, with arguments after a colon.", lock_config=True)

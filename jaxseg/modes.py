@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxseg import checkpoint
+from jaxseg import checkpoint, preflight
 from jaxseg import config as configs
 from jaxseg.data import check as checks
 from jaxseg.data import datasets
@@ -37,6 +37,7 @@ class Call(NamedTuple):
 def train(call: Call) -> int | None:
     """Train (or go on), then evaluate the best checkpoint."""
     first = jax.process_index() == 0
+    preflight.check(call.config)
     call = _settled(call)
     tree = configs.as_dict(call.config)
     agree.same("configuration", tree)
@@ -90,6 +91,7 @@ def _recorded_dtype(run: Path) -> str | None:
 
 def evaluate(call: Call) -> int | None:
     """Score a checkpoint on config.eval.split, beside the two baselines."""
+    preflight.check(call.config)
     call = _settled(call)
     source = Path(call.checkpoint) if call.checkpoint else call.workdir
     params, net_state, info = checkpoint.load_weights(source)
@@ -133,8 +135,7 @@ def predict(call: Call) -> int | None:
 
 def summary(call: Call) -> None:
     """Parameters and multiply-accumulates of the config's network, at its size."""
-    labels = tuple(f"class {i + 1}" for i in range(_classes(call.config)))
-    outputs = feeds.outputs_of(call.config, labels, datasets.regions_of(call.config.data.dataset))
+    outputs = preflight.check(call.config, network=True)
     model = setup.build_model(call.config, outputs.num_classes, abstract=True)
     print(summaries.summarize(model, setup.input_shape(call.config)))
 
@@ -145,12 +146,14 @@ def search(call: Call) -> int | None:
         raise ConfigError("--mode=search takes one process; its trials share one study")
     folder, objective = call.workdir / "search", call.config.search.objective
     searches.weights_of(call.config)
+    preflight.check(call.config)
     return searches.search(call.config, folder, lambda config, place: train(call._replace(config=config, workdir=place)),
                            lambda place: searches.score_of(place, objective), searches.balanced(call.config, folder))
 
 
 def check(call: Call) -> None:
     """Read every case and report everything that is wrong with the data set."""
+    preflight.check(call.config, network=True)
     log = Log(call.workdir, quiet=True)
     dataset = setup.load_dataset(call.config, log)
     print(checks.check(dataset, setup.recipe_of(call.config, dataset), patches=not call.config.data.whole))
@@ -162,12 +165,6 @@ def _epochs(info: dict) -> int | None:
     """Epochs behind a checkpoint: the last row of its own record."""
     rows = info.get("rows") or []
     return rows[-1]["epoch"] if rows else None
-
-
-def _classes(config) -> int:
-    if config.data.target != "labels" or config.data.whole:
-        return 1
-    return datasets.label_count(config.data.dataset, structures=config.data.structures, release=config.data.release)
 
 
 def _count(params: dict) -> int:

@@ -1,10 +1,12 @@
 """Laws of the configuration: typos fail, rules name key, value and remedy, command line wins over embedded values."""
 
 import importlib
+import sys
 from pathlib import Path
 
 import pytest
 from absl import flags
+from ml_collections import config_flags
 
 from configs._base import base
 from configs._brats2d import ROWS
@@ -75,13 +77,36 @@ def test_a_bad_value_is_refused_by_name(key, value, words):
 
 def test_an_optional_key_can_be_unset_on_the_command_line():
     config = base()
-    config.update_from_flattened_dict({"data.protocol": "None", "data.structures": ("None",)})
+    config.update_from_flattened_dict({"data.protocol": "None", "data.structures": None})
     assert (resolve(config).data.protocol, resolve(config).data.structures) == (None, None)
     for inner in (flags.IntegerParser(), flags.FloatParser(), flags.BooleanParser()):
         parser = main.OrNone(inner)
         assert parser.parse("None") is None and parser.parse("1") == 1 and parser.flag_type() == inner.flag_type()
         with pytest.raises(ValueError):
             parser.parse("none of it")
+
+
+@pytest.mark.parametrize("key, typed, words", [
+    ("data.structures", "liver,spleen", ("liver", "spleen")), ("data.structures", "liver, left kidney", ("liver", "left kidney")),
+    ("data.structures", "('a','b')", ("a", "b")), ("data.structures", "liver", ("liver",)), ("data.structures", "None", None),
+    ("eval.tables", "ich,classes", ("ich", "classes")), ("data.extra", "kmeans,painted_edge", ("kmeans", "painted_edge")),
+    ("data.size", "64,48", (64, 48)), ("data.size", "[64, 48]", (64, 48)), ("loss.terms", "('dice', 1.0),", (("dice", 1.0),)),
+])
+def test_words_typed_with_commas_are_a_list(monkeypatch, key, typed, words):
+    monkeypatch.setattr(sys, "argv", ["program", f"--config.{key}={typed}"])  # where ml_collections looks
+    values, config = flags.FlagValues(), base()
+    config.data.channels, config.data.extra_run = 3, "run" if "edge" in typed else ""
+    config_flags.DEFINE_config_dict("config", config, flag_values=values)
+    values(sys.argv)
+    group, leaf = key.split(".")
+    found = resolve(values.config, overridden=list(config_flags.get_override_values(values["config"])))[group][leaf]
+    assert found == words
+
+
+@pytest.mark.parametrize("typed, words", [("(1, 2", "no tuple"), ("'a,b", "no tuple")])
+def test_half_a_tuple_is_refused(typed, words):
+    with pytest.raises(ValueError, match=words):
+        main.Words().parse(typed)
 
 
 def test_a_key_that_is_not_optional_cannot_be_unset():

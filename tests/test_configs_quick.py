@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from configs import _arguments
-from jaxseg import modes
+from jaxseg import modes, preflight
 from jaxseg.augment import compose as augmentations
 from jaxseg.config import resolve
 from jaxseg.data import datasets
@@ -97,13 +97,16 @@ def run(tmp_path_factory, unoptimised):
 
     @functools.cache
     def made(name: str) -> Path:
-        given = {"mesh.data": 1, "eval.thresholds": (0.5,)}  # one threshold: the report's program is the validation's
+        given = {"mesh.data": 1}
+        config = tree(name, "quick", given)
+        if config.data.rank == 2 and len(preflight.labels_of(config)) == 1:
+            given["eval.thresholds"] = (0.5,)  # one threshold: the report's program is the validation's
         if name in OTHER_NETWORK:
             given["model.name"] = OTHER_NETWORK[name]
         if name in FIRST:
             first, key = FIRST[name]
             given[key] = str(made(first))
-        if not hasattr(datasets.MODULES[tree(name, "quick", given).data.dataset], "phantom"):
+        if not hasattr(datasets.MODULES[config.data.dataset], "phantom"):
             given["data.root"] = str(organs())
         assert modes.train(modes.Call(config=tree(name, "quick", given), workdir=folder / name)) is None
         return folder / name
@@ -164,7 +167,7 @@ def abstract(name: str, channels: int, classes: int, rank: int, options: str):
 @pytest.mark.parametrize("name,word", ROWS, ids=[f"{n}-{w or 'plain'}" for n, w in ROWS])
 def test_every_word_of_a_config_makes_a_network_a_loss_and_an_optimiser(name, word):
     config = tree(name, word, {"data.root": "/where/the/data/are"})
-    count = modes._classes(config)
+    count = len(preflight.labels_of(config))
     outputs = feeds.outputs_of(config, tuple(f"class {i}" for i in range(count)), datasets.regions_of(config.data.dataset))
     model, network, params, state = abstract(config.model.name, setup.input_channels(config), outputs.num_classes,
                                              config.data.rank, json.dumps(config.model.options.to_dict()))

@@ -34,13 +34,13 @@ class Scored(NamedTuple):
     """What one pass over a split yields.
 
     Attributes:
-      counts: one Counts [N, K'] per threshold (one alone for more than one class: of the arg-max).
-      thresholds: of the foreground probability; () for more than one class.
+      counts: one Counts [N, K'] per threshold (one alone for more than one class: of the arg-max, or of the regions).
+      thresholds: of the foreground probability; () for more than one class and for regions.
       rows: [N] row numbers in the cache, in order.
       loss: mean over the images.
       seconds: of the pass without its first batch, which may compile.
       kept: {row number: predicted labels [h, w]} of the first few images with something in them.
-      confusion: int64 [K, K] of all pixels, background first, rows truth; None for one logit, whose counts say it all.
+      confusion: int64 [K, K] of all pixels, background first, rows truth; None for one class, whose counts say it all.
     """
 
     counts: tuple[Counts, ...]
@@ -62,7 +62,8 @@ class Scorer:
     Args:
       network: from `functional.split`.
       loss: from `losses.compose.build`.
-      thresholds: for one-logit networks.
+      thresholds: of the foreground's probability, for one class.
+      threshold: of the regions, and of the pictures.
       mesh: devices; batches are split over them.
       batch_size: global; the last batch is padded with images of weight 0.
       dtype: compute dtype.
@@ -71,8 +72,8 @@ class Scorer:
       mean, std: of the images in 0..1, per channel.
     """
 
-    def __init__(self, network: Network, loss, *, thresholds: tuple[float, ...], mesh, batch_size: int, dtype: str,
-                 target: Callable = lambda mask: mask, order: Sequence[int] = (), mean: Sequence[float] = (),
+    def __init__(self, network: Network, loss, *, thresholds: tuple[float, ...], threshold: float, mesh, batch_size: int,
+                 dtype: str, target: Callable = lambda mask: mask, order: Sequence[int] = (), mean: Sequence[float] = (),
                  std: Sequence[float] = ()):
         self.thresholds, self.batch_size = thresholds, batch_size
 
@@ -81,15 +82,15 @@ class Scorer:
             outputs, _ = network.apply(params, state, image.astype(dtype))
             truth = batch["target"] if "target" in batch else target(batch["mask"])
             total, weight, _ = loss(outputs, {**batch, "mask": truth})
-            classes, matrix = outputs.logits.shape[-1], None
-            if classes == 1 and not order:
-                probability = jax.nn.sigmoid(outputs.logits[..., 0])
+            logits, matrix = outputs.logits, None
+            classes = max(order) + 1 if order else logits.shape[-1]
+            if classes <= 2 and not order:
+                probability = jax.nn.sigmoid(logits[..., 0]) if classes == 1 else jax.nn.softmax(logits, -1)[..., 1]
                 found = sweep(probability, batch["mask"], thresholds)  # each [T, B]
                 counts = tuple(Counts(*(c[t][:, None] for c in found)) for t in range(len(thresholds)))
-                labels = probability >= thresholds[0]
+                labels = probability >= threshold
             else:
-                labels = labels_from_regions(jax.nn.sigmoid(outputs.logits), order) if order else jnp.argmax(outputs.logits, -1)
-                classes = max(order) + 1 if order else classes
+                labels = labels_from_regions(jax.nn.sigmoid(logits), order, threshold) if order else jnp.argmax(logits, -1)
                 counts = (scores.count(labels, batch["mask"], classes),)
                 matrix = scores.confusion(labels, batch["mask"], classes, batch["weight"])
             return counts, matrix, total, weight, labels.astype(jnp.uint8), batch["index"], batch["weight"]
@@ -121,9 +122,9 @@ class Scorer:
                         kept[int(row)] = predicted
                 begin = begin or time.perf_counter()
         joined = tuple(scores.join([p[t] for p in parts]) for t in range(len(parts[0])))
-        thresholds = self.thresholds if len(cache.labels) == 1 else ()
+        thresholds, matrix = ((), sum(matrices)) if matrices else (self.thresholds, None)
         return Scored(joined, thresholds, np.concatenate(order), total / max(weight, 1e-12), time.perf_counter() - begin, kept,
-                      sum(matrices) if matrices else None)
+                      matrix)
 
 
 def headline(scored: Scored, *, empty: str) -> dict[str, float]:

@@ -76,7 +76,7 @@ def labels_of(logits: Array, *, order: Sequence[int] = (), threshold: float = 0.
 
     Args:
       order: the class that each region writes (`metrics.regions.class_order`), for region heads; () for classes.
-      threshold: of the sigmoid, for one logit and for regions.
+      threshold: of the foreground's probability, for one class, and of each region's.
     """
     logits = np.asarray(logits)
     cut = float(np.log(threshold / (1 - threshold)))
@@ -84,6 +84,8 @@ def labels_of(logits: Array, *, order: Sequence[int] = (), threshold: float = 0.
         return labels_from_regions(logits, order, cut)
     if logits.shape[-1] == 1:
         return (logits[..., 0] >= cut).astype(np.uint8)
+    if logits.shape[-1] == 2:
+        return (logits[..., 1] - logits[..., 0] > cut).astype(np.uint8)
     labels = np.empty(logits.shape[:-1], np.uint8)
     for plane, scores in zip(labels, logits):  # one plane's indices at a time: they have 8 bytes
         plane[...] = scores.argmax(-1)

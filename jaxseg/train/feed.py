@@ -97,9 +97,9 @@ class Slices(NamedTuple):
 
     def _scorer(self, config, network, loss, outputs, mesh, thresholds):
         evaluate_slices.check_tables(config.eval.tables, self.recipe.labels)
-        return evaluate_slices.Scorer(network, loss, thresholds=thresholds, mesh=mesh, batch_size=config.eval.batch_size,
-                               dtype=compute_dtype(config.train.dtype), target=outputs.target, order=outputs.order,
-                               mean=self.recipe.mean, std=self.recipe.std)
+        return evaluate_slices.Scorer(network, loss, thresholds=thresholds, threshold=config.eval.threshold, mesh=mesh,
+                                      batch_size=config.eval.batch_size, dtype=compute_dtype(config.train.dtype),
+                                      target=outputs.target, order=outputs.order, mean=self.recipe.mean, std=self.recipe.std)
 
 
 class Volumes(NamedTuple):

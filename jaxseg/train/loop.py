@@ -191,7 +191,7 @@ def _account(pending: tuple[int, dict], progress: Progress, job: Job, log: Log) 
         progress.loss_count += 1
     if bad:
         log.say(f"step {number + 1}: loss or gradient not finite, update skipped ({bad} in a row)")
-    if bad >= job.settings.stop_nonfinite:
+    if bad >= job.settings.stop_nonfinite > 0:
         raise NonFiniteError(f"{bad} steps in a row without a finite gradient (config.train.stop_nonfinite="
                              f"{job.settings.stop_nonfinite}), last at step {number + 1}; the last checkpoint is good: lower "
                              "config.optim.lr, set config.optim.clip_norm=1, or train in float32")

@@ -94,9 +94,18 @@ def input_shape(config) -> tuple[int, ...]:
 
 
 def build_model(config, num_classes: int, **kwargs):
-    """The network of a config."""
-    return create_model(config.model.name, in_channels=input_channels(config), num_classes=num_classes, rank=config.data.rank,
-                        seed=config.seed, **config.model.options.to_dict(), **kwargs)
+    """The network of a config.
+
+    Raises:
+      ConfigError: an unknown network or option, or an input size that it does not take.
+    """
+    model = create_model(config.model.name, in_channels=input_channels(config), num_classes=num_classes, rank=config.data.rank,
+                         seed=config.seed, **config.model.options.to_dict(), **kwargs)
+    try:
+        model.check(input_shape(config))
+    except ValueError as error:
+        raise ConfigError(f"config.data.size={tuple(config.data.size)}: {error}") from error
+    return model
 
 
 def initialise(model, source: str, log: Log) -> None:
@@ -152,6 +161,35 @@ def build_loss(config):
                         tuple(config.loss.aux_terms))
 
 
+def build_augment(config):
+    """The augmentation of a config."""
+    fixed = 3 if config.data.coordinates else channels.added(tuple(config.data.extra))
+    return augmentations.build(tuple(config.train.augment), rank=config.data.rank, fixed_channels=fixed)
+
+
+def balance_of(config) -> dict[str, np.float32]:
+    """Learnable loss weights by term, where they start."""
+    return {name: np.float32(start) for name, start in config.loss.learnable}
+
+
+def build_optimizer(config, params: dict, balance: dict):
+    """The optimiser of a config, for these tensors."""
+    return optimizers.build(states.joined(params, balance), name=config.optim.name, options=config.optim.options.to_dict(),
+                            weight_decay=config.optim.weight_decay, groups=tuple(config.optim.groups),
+                            clip_norm=config.optim.clip_norm)
+
+
+def build_schedule(config, steps_per_epoch: int):
+    """(schedule, plateau) of a config; plateau is None for schedules that follow the step alone."""
+    options, by_figures = config.schedule.options.to_dict(), config.schedule.name == "plateau"
+    schedule = schedules.build(name="constant" if by_figures else config.schedule.name, warmup=config.schedule.warmup,
+                               warmup_ratio=config.schedule.warmup_ratio, options={} if by_figures else options,
+                               total_steps=steps_per_epoch * config.train.epochs, steps_per_epoch=steps_per_epoch)
+    if not by_figures:
+        return schedule, None
+    return schedule, schedules.Plateau(lr=config.optim.lr, mode="min" if config.train.best == "val_loss" else "max", **options)
+
+
 def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
     """Everything the loop needs, checked as far as it can be before anything is compiled.
 
@@ -168,30 +206,15 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
 
     outputs = feeds.outputs_of(config, data.recipe.labels, data.dataset.regions)
     model = build_model(config, outputs.num_classes)
-    try:
-        model.check(input_shape(config))
-    except ValueError as error:
-        raise ConfigError(f"config.data.size={tuple(config.data.size)}: {error}") from error
     if config.model.init:
         if Path(config.model.init).is_dir():
             for split in ("val", "test"):
                 patients.check_unseen(Path(config.model.init), data, split, whose="config.model.init", log=log)
         initialise(model, config.model.init, log)
     network, params, net_state = functional.split(model)
-    loss = build_loss(config)
-    augment = augmentations.build(tuple(config.train.augment), rank=config.data.rank,
-                                  fixed_channels=3 if config.data.coordinates else channels.added(data.recipe.extra))
-    balance = {name: float(start) for name, start in config.loss.learnable}
-    optimizer = optimizers.build(states.joined(params, balance), name=config.optim.name, options=config.optim.options.to_dict(),
-                                 weight_decay=config.optim.weight_decay, groups=tuple(config.optim.groups),
-                                 clip_norm=config.optim.clip_norm)
-    plateau_schedule = config.schedule.name == "plateau"
-    schedule = schedules.build(name="constant" if plateau_schedule else config.schedule.name, warmup=config.schedule.warmup,
-                               warmup_ratio=config.schedule.warmup_ratio,
-                               options={} if plateau_schedule else config.schedule.options.to_dict(),
-                               total_steps=steps_per_epoch * config.train.epochs, steps_per_epoch=steps_per_epoch)
-    plateau = schedules.Plateau(lr=config.optim.lr, mode="min" if config.train.best == "val_loss" else "max",
-                                **config.schedule.options.to_dict()) if plateau_schedule else None
+    loss, augment, balance = build_loss(config), build_augment(config), balance_of(config)
+    optimizer = build_optimizer(config, params, balance)
+    schedule, plateau = build_schedule(config, steps_per_epoch)
     finish = functools.partial(standardise, mean=data.recipe.mean, std=data.recipe.std)
     dtype = compute_dtype(config.train.dtype)
     step = steps.build(network, loss, optimizer, schedule, augment, mesh, lr=config.optim.lr, dtype=dtype,

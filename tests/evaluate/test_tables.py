@@ -10,6 +10,7 @@ import pytest
 from jaxseg.evaluate import slices
 from jaxseg.losses import compose as losses
 from jaxseg.metrics import counts, projects
+from jaxseg.metrics.regions import labels_from_regions
 from jaxseg.models import Outputs
 from jaxseg.train import mesh as meshes
 from jaxseg.types import ConfigError
@@ -36,7 +37,7 @@ class Store:
         self.rows = [{"foreground": [int(m.sum())]} for m in self.masks]
 
 
-def scored(classes: int, monkeypatch):
+def scored(classes: int, monkeypatch, **options):
     store = Store(classes)
 
     def batches(cache, rows, *, batch_size, process_index, process_count):
@@ -49,7 +50,7 @@ def scored(classes: int, monkeypatch):
 
     monkeypatch.setattr(slices.pipeline, "eval_batches", batches)
     scorer = slices.Scorer(Echo(), losses.build((("dice", 1.0),)), thresholds=(0.4, 0.5), mesh=meshes.make(1), batch_size=2,
-                             dtype="float32")
+                           dtype="float32", **{"threshold": 0.5, **options})
     return store, scorer.run({}, {}, store, np.arange(N))
 
 
@@ -70,6 +71,28 @@ def test_one_logit_has_a_class_table_at_the_headline_threshold(monkeypatch):
         expected = counts.confusion(guess.astype(int), store.masks, 2)
         figures = slices.TABLES["classes"](found, threshold, ["bleed"])[1]
         assert figures == projects.class_table(expected, ("background", "bleed"))
+
+
+def test_one_class_with_a_softmax_is_scored_as_one_logit_at_every_threshold(monkeypatch):
+    store, found = scored(2, monkeypatch)
+    assert found.thresholds == (0.4, 0.5)
+    foreground = np.asarray(jax.nn.softmax(store.images, -1))[..., 1]
+    for threshold in found.thresholds:
+        expected = counts.count(foreground >= threshold, store.masks, 1)
+        for ours, theirs in zip(found.at(threshold), expected):
+            np.testing.assert_array_equal(ours, theirs)
+    for name in ("ich", "classes", "effisegnet"):
+        assert slices.TABLES[name](found, 0.5, list(store.labels))[0]
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8])
+def test_regions_of_slices_are_cut_at_the_headline_threshold(monkeypatch, threshold):
+    order = (2, 1)
+    options = {"order": order, "target": lambda mask: jnp.stack([mask > 0, mask == 1], -1), "threshold": threshold}
+    store, found = scored(2, monkeypatch, **options)
+    labels = labels_from_regions(np.asarray(jax.nn.sigmoid(store.images)), order, threshold)
+    np.testing.assert_array_equal(found.confusion, counts.confusion(labels, store.masks, 3))
+    assert found.thresholds == () and len(found.counts) == 1
 
 
 def test_each_table_is_the_projects_own_figures(monkeypatch):

@@ -98,6 +98,11 @@ def test_too_many_non_finite_steps_in_a_row_stop_the_run(tmp_path, log):
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_a_run_that_is_never_to_stop_for_non_finite_steps_goes_on_to_its_end(tmp_path, log):
+    assert not loop.run(job(tmp_path, epochs=2, bad=True, stop_nonfinite=0), log)
+    assert len(list((tmp_path / "checkpoints").iterdir()))
+
+
 def test_the_plateau_lowers_the_rate_and_survives_a_resume(tmp_path, log):
     losses = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5]
     make = lambda epochs, given: job(tmp_path, epochs=epochs, losses=given, plateau=Plateau(lr=1.0, factor=0.5, patience=1))

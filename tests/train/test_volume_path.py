@@ -27,7 +27,7 @@ from jaxseg.train.log import Log
 from jaxseg.types import ConfigError, DataError, JaxsegError, MismatchError
 
 REGIONS = {"data__size": (16, 16, 16), "train__bn_warmup": 2, "loss__learnable": (("dice", 0.5), ("bce", 0.5)),
-           "eval__postprocess": True, "eval__thresholds": (0.5,)}
+           "eval__postprocess": True}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,0 +1,97 @@
+"""What a config alone shows cannot work is refused here, before a case is read or a program compiled, in every mode alike.
+
+Every part is built as `setup` builds it for the run, from shapes instead of arrays, and traced where it only then sees what it
+gets: a loss its number of channels, a transform its image, the loss the auxiliary outputs of the network.
+"""
+
+import json
+
+import jax
+import jax.numpy as jnp
+
+from jaxseg.config import flatten
+from jaxseg.data import datasets
+from jaxseg.evaluate import slices as evaluate_slices
+from jaxseg.evaluate import volumes as evaluate_volumes
+from jaxseg.losses import compose as losses
+from jaxseg.models import functional
+from jaxseg.models.base import Outputs
+from jaxseg.models.functional import Run
+from jaxseg.train import feed as feeds
+from jaxseg.train import setup
+from jaxseg.types import ConfigError, JaxsegError
+
+
+def labels_of(config) -> tuple[str, ...]:
+    """A name for each class that a config learns, without the data set's files."""
+    d = config.data
+    one = d.target != "labels" or d.whole
+    count = 1 if one else datasets.label_count(d.dataset, structures=d.structures, release=d.release)
+    return tuple(f"class {i + 1}" for i in range(count))
+
+
+def check(config, *, network: bool = False) -> feeds.Outputs:
+    """What the network's logits will mean, after everything that the config names has been built once.
+
+    Args:
+      network: trace the network too, for modes that compile no step; some seconds for large ones.
+    Raises:
+      ConfigError: a loss, transform, optimiser, schedule, network, table, region or option that does not exist, does not go
+        with the others, or would do nothing.
+    """
+    labels = labels_of(config)
+    outputs = feeds.outputs_of(config, labels, datasets.regions_of(config.data.dataset))
+    _check_thresholds(config, outputs, labels)
+    if config.data.rank == 2:
+        evaluate_slices.check_tables(config.eval.tables, labels)
+    else:
+        evaluate_volumes.policy_of(config.data.dataset, empty=config.eval.empty, lesions=config.eval.lesions)
+    model = setup.build_model(config, outputs.num_classes, abstract=True)
+    described, params, state = functional.split(model)
+    loss, augment, balance = setup.build_loss(config), setup.build_augment(config), setup.balance_of(config)
+    setup.build_optimizer(config, params, balance)
+    setup.build_schedule(config, steps_per_epoch=max(1, (2**31 - 1) // config.train.epochs))
+    spec = jax.ShapeDtypeStruct
+    image = spec(setup.input_shape(config), jnp.float32)
+    found = Outputs(spec((*image.shape[:-1], outputs.num_classes), jnp.float32))
+    if network:
+        passed = lambda *a: described.apply(*a, Run(train=True, key=jax.random.key(0)))[0]
+        found = _traced("model.name", passed, params, state, image)
+        if config.loss.aux_weights and not found.aux:
+            raise ConfigError("config.loss.aux_weights are of auxiliary outputs, and this network has none: set it to ()")
+    mask = spec(image.shape[:-1], jnp.int32)
+    truth = spec((*mask.shape, 1), jnp.float32) if config.data.target == "composite" else jax.eval_shape(outputs.target, mask)
+
+    complete = network or not config.loss.aux_weights  # parts of auxiliary outputs are among those that want a weight
+
+    def total(logits, aux, truth):
+        value, _, parts = loss(Outputs(logits, aux), {"mask": truth})
+        return losses.learnable(parts, balance) if balance and complete else value
+
+    _traced("loss.terms", total, found.logits, found.aux, truth)
+    _traced("train.augment", augment, jax.eval_shape(lambda: jax.random.key(0)), image, mask)
+    return outputs
+
+
+def _traced(key: str, function, *arguments):
+    try:
+        return jax.eval_shape(function, *arguments)
+    except JaxsegError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(f"config.{key}: {str(error).splitlines()[0]}") from error
+
+
+def _check_thresholds(config, outputs: feeds.Outputs, labels: tuple[str, ...]) -> None:
+    """Refuse thresholds that decide nothing."""
+    default = flatten(json.loads(config.defaults))
+    changed = lambda key: json.dumps(config.eval[key]) != json.dumps(default[f"eval.{key}"])
+    if len(labels) > 1 and not outputs.order and changed("threshold"):
+        raise ConfigError(f"config.eval.threshold={config.eval.threshold}: a softmax of {outputs.num_classes} classes takes the "
+                          f"largest, without a threshold; leave it at {default['eval.threshold']}")
+    if (len(labels) > 1 or outputs.order or config.data.rank == 3) and changed("thresholds"):
+        raise ConfigError(f"config.eval.thresholds={tuple(config.eval.thresholds)}: the table over thresholds is of slices with "
+                          "one class; leave it out")
+    if config.model.softmax and (len(labels) > 1 or outputs.order):
+        raise ConfigError(f"config.model.softmax=True: is for a single class, and there are {outputs.num_classes} "
+                          f"{'regions' if outputs.order else 'classes'}, background included; set it to False")
