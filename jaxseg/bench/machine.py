@@ -15,7 +15,8 @@ PACKAGES = ("jax", "flax", "numpy", "torch", "monai", "transformers", "scipy")
 def describe() -> dict[str, str]:
     """Column -> text. Starts no backend: an accelerator is named by its driver's own tool."""
     return {"date": datetime.datetime.now().strftime("%Y-%m-%d %H:%M"), "machine": accelerator() or processor(),
-            "cores": str(cores()), "python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+            "cores": str(cores()), "python": platform.python_version(), **{name: version(name) for name in PACKAGES},
+            "oneDNN": "" if os.environ.get("JAXSEG_ONEDNN") == "off" else version("onednn-cpu-gomp")}
 
 
 def cores() -> int:
