@@ -55,6 +55,7 @@ def base() -> ConfigDict:
     data.whole = False  # rank 3: every volume is one example, resized to `size` (region-of-interest networks)
     data.per_volume = 16  # rank 3: patches of each volume in an epoch
     data.foreground = 1 / 3  # rank 3: share of the patches that are centred on a foreground voxel
+    data.positions = "uniform"  # rank 3: where the others begin: uniform (anywhere), centre_clipped (any centre, moved inside)
     data.phantom = _optional(str)  # which embedded phantom when root is empty: "default" or "quick"
     data.bad_cases = "stop"  # files that cannot be used: stop at the first, or skip their cases and say which
     data.bad_share = 0.05  # bad_cases "skip": the largest share of the cases that may be bad

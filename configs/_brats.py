@@ -34,12 +34,12 @@ QUICK = {
 
 
 def published_recipe(c, *, two: bool) -> None:
-    """The source's recipe: 128^3 patches, Adam 1e-3 with a plateau, BatchNorm warm-up, cosine blending."""
+    """The source's recipe: 128^3 patches about any voxel, moved inside; Adam 1e-3 with a plateau, BatchNorm warm-up."""
     c.data.dataset, c.data.rank, c.data.intensity, c.data.window = "brats", 3, "brain", ()
     c.data.modalities = TWO if two else ALL
     c.data.channels = len(c.data.modalities)
     c.data.size, c.data.per_volume, c.data.foreground = (128, 128, 128), 16, 1 / 3
-    c.data.fractions = (0.8, 0.1, 0.1)
+    c.data.positions, c.data.fractions = "centre_clipped", (0.8, 0.1, 0.1)
     c.optim.lr = 1e-3
     c.schedule.name, c.schedule.options = "plateau", {"factor": 0.5, "patience": 3}
     c.train.batch_size, c.train.epochs, c.train.best, c.train.bn_warmup = 1, 10, "val_dice", 20
@@ -49,7 +49,7 @@ def published_recipe(c, *, two: bool) -> None:
 def on_slices(c) -> None:
     """The source's --dim 2d: every axial slice, 240 -> 256, through a 2-D network."""
     c.data.rank, c.data.size = 2, (256, 256)
-    c.data.per_volume, c.data.foreground = 16, 1 / 3  # the defaults: slices take neither
+    c.data.per_volume, c.data.foreground, c.data.positions = 16, 1 / 3, "uniform"  # the defaults: slices take none of them
     c.infer.overlap, c.infer.blend, c.infer.positions, c.infer.mirror = 0.25, "gaussian", "monai", ()
     c.train.batch_size, c.train.bn_warmup = 16, 0
     c.embedded = (

@@ -38,7 +38,8 @@ def get_config(arguments: str = ""):
     c.train.augment = AUGMENT if "augment" in flags else ()
     c.embedded = PHANTOM
     if "nnunet" in flags:
-        c.data.foreground, c.data.per_volume, c.train.batch_size, c.train.epochs = 1 / 3, 1, 2, 1000
+        c.data.foreground, c.data.positions = 1 / 3, "uniform"
+        c.data.per_volume, c.train.batch_size, c.train.epochs = 1, 2, 1000
         c.loss.terms, c.train.augment = (("nnunet", 1.0),), NNUNET_AUGMENT
         c.optim.name, c.optim.lr, c.optim.options = "sgd", 1e-2, {"momentum": 0.99, "nesterov": True}
         c.optim.weight_decay, c.optim.clip_norm, c.train.bn_warmup = 3e-5, 12.0, 0

@@ -19,6 +19,7 @@ CHOICES = {
     "data.intensity": ("grey", "brain", "ct"),
     "data.filter": ("linear", "lanczos"),
     "data.bad_cases": ("stop", "skip"),
+    "data.positions": ("uniform", "centre_clipped"),
     "data.target": ("labels", "edges", "composite"),
     "optim.name": ("adam", "adamw", "adagrad", "sgd"),
     "schedule.name": ("constant", "poly", "cosine", "step", "plateau"),
@@ -31,9 +32,9 @@ CHOICES = {
     "infer.positions": ("monai", "nnunet"),
     "infer.accumulator": ("auto", "device", "host", "memmap"),
 }
-VOLUMES_ONLY = ("data.coordinates", "data.whole", "data.per_volume", "data.foreground", "eval.surface", "eval.lesions",
-                "eval.postprocess", "infer.roi", "infer.ensemble", "infer.postprocess", "infer.overlap", "infer.blend",
-                "infer.positions", "infer.windows", "infer.mirror", "infer.accumulator")
+VOLUMES_ONLY = ("data.coordinates", "data.whole", "data.per_volume", "data.foreground", "data.positions", "eval.surface",
+                "eval.lesions", "eval.postprocess", "infer.roi", "infer.ensemble", "infer.postprocess", "infer.overlap",
+                "infer.blend", "infer.positions", "infer.windows", "infer.mirror", "infer.accumulator")
 SLICES_ONLY = ("data.crop", "data.blur", "data.extra", "data.extra_run", "data.target", "data.min_area", "data.sample",
                "data.sample_seed", "eval.tables")
 EXTRA = {"kmeans": 1, "edge": 1, "painted_edge": 0, "autoencoder": 1}  # extra channels by name: how many each adds
@@ -223,6 +224,7 @@ def _check_volumes(flat: dict[str, Any]) -> None:
               "set data.intensity='ct' for CT, or 'brain' with data.window=() for MRI")
     _rule(flat, "data.target", flat["data.target"] == "labels", "is for data.rank=2; leave it at 'labels'")
     if flat["data.whole"]:
+        _rule(flat, "data.positions", flat["data.positions"] == "uniform", "data.whole=True takes no patches; leave it out")
         _rule(flat, "data.regions", not flat["data.regions"], "data.whole=True learns one class, any foreground; set it to False")
         _rule(flat, "infer.roi", not flat["infer.roi"], "this is the config of a region-of-interest network itself; leave it out")
         _rule(flat, "eval.lesions", not flat["eval.lesions"], "data.whole=True has no regions to find lesions in; set it to ''")

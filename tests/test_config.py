@@ -35,6 +35,14 @@ def test_every_config_resolves_plain_and_quick_and_is_short(name):
     assert len(lines) <= 75 and f"--config=configs/{name}.py" in "\n".join(lines[:20])
 
 
+@pytest.mark.parametrize("name, arguments, positions", [
+    ("brats_unet3d", "", "centre_clipped"), ("brats_cascade", "quick", "centre_clipped"), ("brats_unet3d", "nnunet", "uniform"),
+    ("brats_roi", "", "uniform"), ("organs_ct3d", "", "uniform"),
+])
+def test_the_brats_project_alone_moves_patches_inside(name, arguments, positions):
+    assert resolve(load(name, arguments)).data.positions == positions
+
+
 def test_unknown_key_in_a_file_is_an_error():
     with pytest.raises(AttributeError, match="Did you mean .epochs"):
         base().train.epoch = 3

@@ -121,6 +121,7 @@ class Volumes(NamedTuple):
         return patches.patch_batches(
             self.store, self.rows["train"], batch_size=images, patch=self.recipe.size, seed=config.seed, start_batch=start,
             workers=config.data.workers, share=Fraction(config.data.foreground).limit_denominator(1000),
+            positions=config.data.positions,
             per_volume=1 if config.data.whole else config.data.per_volume, coordinates=self._appended(config),
             max_samples=config.data.max_samples, process_index=jax.process_index(), process_count=jax.process_count())
 

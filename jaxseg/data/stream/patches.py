@@ -8,6 +8,10 @@ else: neither batch size nor workers nor processes appear in the rule.
 A share p/q of the patches, those with (n p) % q < p, is centred on foreground: a class uniformly among those present in the
 volume, then a voxel of it uniformly. This is nnU-Net's oversampling ("nnunetv2/training/dataloading/data_loader.py"), which
 takes the last third of each batch; here the share is exact over any q patches in a row, whatever the batch.
+
+All other patches of p voxels along an axis of L begin anywhere in 0..L - p, each place as likely ("uniform"), or are centred on
+any voxel and then moved inside ("centre_clipped", the BraTS 3-D project's rule): of 128 voxels in 155, 83 % then touch a border
+instead of 7 %.
 """
 
 import functools
@@ -20,7 +24,9 @@ import numpy as np
 from jaxseg.data.store.per_case import Store, open_store
 from jaxseg.data.stream import pipeline
 from jaxseg.types import Batch, ConfigError
+from jaxseg.utils.lookup import lookup
 
+POSITIONS = ("uniform", "centre_clipped")  # of patches that are not centred on foreground
 WORDS = 8  # raw words a patch draws from: class, voxel, three coordinates, and room
 
 
@@ -30,6 +36,7 @@ class Rule(NamedTuple):
     patch: tuple[int, int, int]
     seed: int
     share: Fraction
+    positions: str = "uniform"
 
     def foreground(self, n: int) -> bool:
         """Whether patch n is to be centred on foreground."""
@@ -45,14 +52,17 @@ class Rule(NamedTuple):
             k = present[_below(words[0], len(present))]
             voxel = store.foreground(row, k)[_below(words[1], counts[k - 1])]
             centre = [int(i) for i in np.unravel_index(int(voxel), shape)]
+        elif self.positions == "uniform":
+            return tuple(_below(word, max(length - p, 0) + 1) for word, p, length in zip(words[2:], self.patch, shape))
         else:
             centre = [_below(word, length) for word, length in zip(words[2:], shape)]
         return tuple(min(max(c - p // 2, 0), max(length - p, 0)) for c, p, length in zip(centre, self.patch, shape))
 
 
 def patch_batches(store: Store, indices: Sequence[int], *, batch_size: int, patch: Sequence[int], seed: int, start_batch: int = 0,
-                  workers: int = 0, share: Fraction | float = Fraction(1, 3), per_volume: int = 16, coordinates: bool = False,
-                  process_index: int = 0, process_count: int = 1, max_samples: int = 0) -> pipeline.Batches:
+                  workers: int = 0, share: Fraction | float = Fraction(1, 3), positions: str = "uniform", per_volume: int = 16,
+                  coordinates: bool = False, process_index: int = 0, process_count: int = 1,
+                  max_samples: int = 0) -> pipeline.Batches:
     """This process's share of an endless stream of batches of patches; close it, or use it in a `with`.
 
     Args:
@@ -64,6 +74,7 @@ def patch_batches(store: Store, indices: Sequence[int], *, batch_size: int, patc
       start_batch: position of the first batch, 0 for a fresh run.
       workers: reading processes; 0 reads ahead in a thread.
       share: of the patches that are centred on foreground, 0..1; a fraction p/q with q up to 1000.
+      positions: of the others, one of POSITIONS.
       per_volume: patches of each volume in an epoch.
       coordinates: append three channels, each voxel's place along x, y, z in its whole volume, 0..1 (0 in the padding).
       process_index, process_count: this process and how many there are.
@@ -80,9 +91,10 @@ def patch_batches(store: Store, indices: Sequence[int], *, batch_size: int, patc
         raise ConfigError(f"got a patch of {patch}; it is (x, y, z) voxels, each 1 or more")
     if not 0 <= share <= 1:
         raise ConfigError(f"got a share of {share} foreground patches; it is 0 to 1")
+    lookup("position of patches", positions, dict.fromkeys(POSITIONS))
     steps_per_epoch(len(rows), batch_size, per_volume)
     order = _Order(rows, batch_size, pipeline.share_of(batch_size, process_index, process_count), seed, per_volume)
-    rule = Rule(patch, order.seed, Fraction(share).limit_denominator(1000))
+    rule = Rule(patch, order.seed, Fraction(share).limit_denominator(1000), positions)
     read = functools.partial(_read, rule=rule, coordinates=coordinates)
     return pipeline.Batches(pipeline.Source(store, open_store, order, read), start_batch, workers)
 

@@ -6,6 +6,7 @@ import pickle
 import resource
 import sys
 import threading
+import types
 from fractions import Fraction
 
 import numpy as np
@@ -150,14 +151,35 @@ def test_other_patches_are_centred_anywhere_also_where_there_is_no_foreground(st
         assert np.abs(along - 500).max() < 105  # 5 sigma of a binomial(4000, 1/8)
 
 
+@pytest.mark.parametrize("positions, touching", [("uniform", (2 / 113, 2 / 113, 2 / 28)),
+                                                 ("centre_clipped", (129 / 240, 129 / 240, 129 / 155))])
+def test_patches_of_128_voxels_touch_the_borders_of_a_brats_volume_as_often_as_their_rule_says(positions, touching):
+    shape, patch = (240, 240, 155), (128, 128, 128)
+    held = types.SimpleNamespace(rows=[{"shape": shape, "foreground": [0]}])
+    rule = Rule(patch, 0, Fraction(0), positions)
+    starts = np.array([rule.start(held, 0, n) for n in range(4000)])
+    last = np.subtract(shape, patch)
+    assert starts.min() >= 0 and (starts <= last).all()
+    for axis in range(3):
+        at = (starts[:, axis] == 0) | (starts[:, axis] == last[axis])
+        assert abs(at.mean() - touching[axis]) < 5 * (touching[axis] * (1 - touching[axis]) / 4000) ** 0.5
+        if positions == "uniform":
+            counts = np.bincount(starts[:, axis], minlength=last[axis] + 1)
+            expected = 4000 / (last[axis] + 1)
+            assert np.abs(counts - expected).max() < 6 * expected**0.5  # every start as likely
+
+
 def test_the_seed_decides_and_the_places_are_the_same_on_every_machine(store):
-    rule = Rule(PATCH, 3, Fraction(1, 3))
-    assert [rule.start(store, 0, n) for n in range(6)] == GOLDEN
+    for positions, golden in GOLDEN.items():
+        assert [Rule(PATCH, 3, Fraction(1, 3), positions).start(store, 0, n) for n in range(6)] == golden
     same(take(store, 4), take(store, 4))
     assert any(not np.array_equal(a["image"], b["image"]) for a, b in zip(take(store, 4), take(store, 4, seed=4)))
 
 
-GOLDEN = [(0, 2, 0), (3, 2, 2), (1, 2, 2), (3, 2, 1), (5, 2, 2), (3, 0, 2)]  # drawn 2026-11-21; a change breaks every resumed run
+GOLDEN = {  # a change breaks every resumed run
+    "centre_clipped": [(0, 2, 0), (3, 2, 2), (1, 2, 2), (3, 2, 1), (5, 2, 2), (3, 0, 2)],
+    "uniform": [(0, 2, 0), (3, 2, 2), (2, 1, 2), (3, 2, 1), (5, 2, 1), (3, 1, 1)],
+}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -253,7 +275,8 @@ def test_a_volume_that_cannot_be_read_is_named_with_its_batch(store, monkeypatch
 
 def test_sizes_that_do_not_fit_are_refused(store):
     for options, words in (({"patch": (4, 4)}, "got a patch of"), ({"patch": (4, 0, 4)}, "got a patch of"),
-                           ({"share": 1.5}, "share of 1.5"), ({"per_volume": 0}, "got 0 patches"),
+                           ({"share": 1.5}, "share of 1.5"), ({"positions": "centre"}, "centre_clipped"),
+                           ({"per_volume": 0}, "got 0 patches"),
                            ({"batch_size": 21}, "got 20 training examples"), ({"process_count": 3}, "3, 6 would do"),
                            ({"indices": [0, 7]}, "cache of 5"), ({"indices": []}, "training split is empty"),
                            ({"start_batch": -1}, "start_batch=-1"), ({"max_samples": -1}, "max_samples=-1")):
