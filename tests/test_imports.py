@@ -89,9 +89,10 @@ def test_importing_the_package_is_light():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
 
 
-def test_importing_the_rooms_touches_no_device():
-    code = ("import jaxseg.modes, jax._src.xla_bridge as b; "
-            "assert not b._backends, 'a backend was initialised at import time'")
+def test_importing_the_rooms_touches_no_device_and_no_pytorch():
+    code = ("import sys, jaxseg.modes, jax._src.xla_bridge as b; "
+            "assert not b._backends, 'a backend was initialised at import time'; "
+            "assert 'torch' not in sys.modules, 'PyTorch is imported where it is installed'")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from jaxseg.types import StorageError
 from jaxseg.utils.files import write_atomic
@@ -29,9 +28,12 @@ class Log:
     """
 
     def __init__(self, workdir: Path, *, step: int = 0, quiet: bool = False):
-        self.workdir, self.quiet = workdir, quiet
+        self.workdir, self.quiet, self._writer = workdir, quiet, None
+        if quiet:
+            return
+        from tensorboardX import SummaryWriter  # which imports PyTorch where it is installed: no other mode waits for that
         try:
-            self._writer = None if quiet else SummaryWriter(str(workdir / "events"), purge_step=step or None)
+            self._writer = SummaryWriter(str(workdir / "events"), purge_step=step or None)
         except OSError as error:
             raise StorageError(f"cannot make or write {workdir}: {error.strerror or error}; choose another --workdir") from error
 
