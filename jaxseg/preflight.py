@@ -16,7 +16,7 @@ from jaxseg.evaluate import volumes as evaluate_volumes
 from jaxseg.losses import compose as losses
 from jaxseg.models import functional
 from jaxseg.models.base import Outputs
-from jaxseg.models.functional import Run
+from jaxseg.models.functional import ForwardContext
 from jaxseg.train import feed as feeds
 from jaxseg.train import setup
 from jaxseg.types import ConfigError, JaxsegError
@@ -55,7 +55,7 @@ def check(config, *, network: bool = False) -> feeds.Outputs:
     image = spec(setup.input_shape(config), jnp.float32)
     found = Outputs(spec((*image.shape[:-1], outputs.num_classes), jnp.float32))
     if network:
-        passed = lambda *a: described.apply(*a, Run(train=True, key=jax.random.key(0)))[0]
+        passed = lambda *a: described.apply(*a, ForwardContext(train=True, key=jax.random.key(0)))[0]
         found = _traced("model.name", passed, params, state, image)
         if config.loss.aux_weights and not found.aux:
             raise ConfigError("config.loss.aux_weights are of auxiliary outputs, and this network has none: set it to ()")

@@ -22,7 +22,7 @@ from jaxseg.augment import compose as augmentations
 from jaxseg.config import resolve
 from jaxseg.data import datasets
 from jaxseg.data.datasets import organs_ct
-from jaxseg.layers import Run
+from jaxseg.layers import ForwardContext
 from jaxseg.models import create_model, functional
 from jaxseg.optim import build as optimizers
 from jaxseg.optim import schedules
@@ -186,5 +186,6 @@ def test_every_word_of_a_config_makes_a_network_a_loss_and_an_optimiser(name, wo
     if config.loss.aux_weights:  # as many as the network has outputs
         image = jax.ShapeDtypeStruct((1, *shape[1:]), np.float32)
         mask = jax.ShapeDtypeStruct(image.shape[:-1], np.int32)
-        train = lambda p, s, x, m: loss(network.apply(p, s, x, Run(train=True, key=jax.random.key(0)))[0], {"mask": m})[0]
+        context = ForwardContext(train=True, key=jax.random.key(0))
+        train = lambda p, s, x, m: loss(network.apply(p, s, x, context)[0], {"mask": m})[0]
         assert jax.eval_shape(train, params, state, image, mask).shape == ()

@@ -1,11 +1,11 @@
 """Modules that two papers or more share, for any rank. Attribute names follow PyTorch's state dicts."""
 
 from jaxseg.layers.activation import activation
+from jaxseg.layers.context import EVAL, ForwardContext
 from jaxseg.layers.conv import Conv, ConvTranspose, Linear
 from jaxseg.layers.norm import BatchNorm, BatchStat, GroupNorm, InstanceNorm, LayerNorm
 from jaxseg.layers.residual import ChannelDropout, Dropout, DropPath, LayerScale, Stochastic, drop_path_rates, number_streams
-from jaxseg.layers.run import EVAL, Run
 
-__all__ = ["EVAL", "BatchNorm", "BatchStat", "ChannelDropout", "Conv", "ConvTranspose", "DropPath", "Dropout", "GroupNorm",
-           "InstanceNorm", "LayerNorm", "LayerScale", "Linear", "Run", "Stochastic", "activation", "drop_path_rates",
+__all__ = ["BatchNorm", "BatchStat", "ChannelDropout", "Conv", "ConvTranspose", "DropPath", "Dropout", "EVAL", "ForwardContext",
+           "GroupNorm", "InstanceNorm", "LayerNorm", "LayerScale", "Linear", "Stochastic", "activation", "drop_path_rates",
            "number_streams"]

@@ -6,10 +6,10 @@ from flax import nnx
 
 from jaxseg import ops
 from jaxseg.layers.activation import activation
+from jaxseg.layers.context import EVAL, ForwardContext
 from jaxseg.layers.conv import Linear
 from jaxseg.layers.norm import LayerNorm
 from jaxseg.layers.residual import Dropout
-from jaxseg.layers.run import EVAL, Run
 from jaxseg.types import Array
 
 
@@ -24,7 +24,7 @@ class SelfAttention(nnx.Module):
         self.qkv = Linear(channels, 3 * inner, bias=qkv_bias, rngs=rngs)
         self.proj = Linear(inner, channels, rngs=rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         q, k, v = rearrange(self.qkv(x), "b t (three heads d) -> three b t heads d", three=3, heads=self.heads)
         return self.proj(rearrange(ops.attention(q, k, v), "b t heads d -> b t (heads d)"))
 
@@ -47,10 +47,10 @@ class TransformerLayer(nnx.Module):
         self.fc1, self.fc2 = Linear(channels, ffn, rngs=rngs), Linear(ffn, channels, rngs=rngs)
         self.drop1, self.drop2, self.drop3 = Dropout(dropout), Dropout(inner_dropout), Dropout(dropout)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        x = x + self.drop1(self.attn(self.norm1(x)), run)
-        y = self.drop2(activation(self.act)(self.fc1(self.norm2(x))), run)
-        return x + self.drop3(self.fc2(y), run)
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        x = x + self.drop1(self.attn(self.norm1(x)), context)
+        y = self.drop2(activation(self.act)(self.fc1(self.norm2(x))), context)
+        return x + self.drop3(self.fc2(y), context)
 
 
 def patch_axes(rank: int) -> tuple[str, str, str]:
@@ -62,7 +62,7 @@ def patch_axes(rank: int) -> tuple[str, str, str]:
     return " ".join(f"({g} {i})" for g, i in zip(grid, inside)), " ".join(grid), " ".join(inside)
 
 
-def apply_to_unfolded_patches(x: Array, layers, patch: int, run: Run = EVAL, *, pad: bool = False) -> Array:
+def apply_to_unfolded_patches(x: Array, layers, patch: int, context: ForwardContext = EVAL, *, pad: bool = False) -> Array:
     """Layers over the positions of [B, *S, C] that lie at the same place of their patches; patch 1: over all positions.
 
     Sizes that `patch` does not divide are resized linearly to the next multiple, and back afterwards; with `pad` zeros are
@@ -77,7 +77,7 @@ def apply_to_unfolded_patches(x: Array, layers, patch: int, run: Run = EVAL, *, 
     sides = dict.fromkeys("ijk"[:rank], patch)
     t = rearrange(y, f"b {axes} c -> (b {inside}) ({grid}) c", **sides)
     for layer in layers:
-        t = layer(t, run)
+        t = layer(t, context)
     y = rearrange(t, f"(b {inside}) ({grid}) c -> b {axes} c", **sides, **{a: n // patch for a, n in zip("xyz", whole)})
     if whole == size:
         return y

@@ -8,9 +8,9 @@ from jax import lax
 
 from jaxseg import ops
 from jaxseg.layers.activation import activation
+from jaxseg.layers.context import EVAL, ForwardContext
 from jaxseg.layers.conv import Conv, ConvTranspose
 from jaxseg.layers.norm import BatchNorm, GroupNorm, InstanceNorm
-from jaxseg.layers.run import EVAL, Run
 from jaxseg.types import Array, ConfigError
 
 
@@ -44,9 +44,9 @@ class ConvNorm(nnx.Module):
         self.norm = make_norm(norm, cout, rngs=rngs) if isinstance(norm, str) else norm(cout, rngs=rngs)
         self.act, self.act_first = act, act_first
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         x = self.conv(x)
-        return self.norm(activation(self.act)(x), run) if self.act_first else self.norm(x, run, act=self.act)
+        return self.norm(activation(self.act)(x), context) if self.act_first else self.norm(x, context, act=self.act)
 
 
 class Sequential(nnx.Module):
@@ -55,9 +55,9 @@ class Sequential(nnx.Module):
     def __init__(self, *blocks: nnx.Module):
         self.blocks = nnx.List(list(blocks))
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         for block in self.blocks:
-            x = block(x, run)
+            x = block(x, context)
         return x
 
 
@@ -88,8 +88,8 @@ class Down(nnx.Module):
         self.pool = how == "pool" and halve
         self.convs = DoubleConv(cin, cout, rank=rank, stride=2 if how == "stride" and halve else 1, norm=norm, rngs=rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return self.convs(ops.max_pool(x, 2) if self.pool else x, run)
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        return self.convs(ops.max_pool(x, 2) if self.pool else x, context)
 
 
 class Up(nnx.Module):
@@ -104,10 +104,10 @@ class Up(nnx.Module):
     def __init__(self, up: nnx.Module | None, convs: nnx.Module, *, skip_first: bool = True):
         self.up, self.convs, self.skip_first = up, convs, skip_first
 
-    def __call__(self, x: Array, skip: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, skip: Array, context: ForwardContext = EVAL) -> Array:
         size = skip.shape[1:-1]
         x = ops.resize(x, size, align_corners=True) if self.up is None else fit(self.up(x), size)
-        return self.convs(jnp.concatenate([skip, x] if self.skip_first else [x, skip], axis=-1), run)
+        return self.convs(jnp.concatenate([skip, x] if self.skip_first else [x, skip], axis=-1), context)
 
 
 def up_transposed(cin: int, cout: int, *, rank: int, rngs: nnx.Rngs, **convs) -> Up:

@@ -16,7 +16,7 @@ from flax import nnx
 
 from jaxseg import ops
 from jaxseg.layers import initial
-from jaxseg.layers.run import EVAL, Run
+from jaxseg.layers.context import EVAL, ForwardContext
 from jaxseg.ops.conv.api import per_axis
 from jaxseg.types import Array
 
@@ -50,7 +50,7 @@ class Conv(nnx.Module):
         self.weight = nnx.Param((weight_init or default)(rngs, shape), layout="conv")
         self.bias = nnx.Param((bias_init or default)(rngs, (out_channels,))) if bias else None
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         if x.ndim != self.rank + 2:
             raise ValueError(f"got an input of shape {x.shape} for a rank-{self.rank} convolution; "
                              f"it takes [B, {self.rank} spatial axes, C]")
@@ -72,7 +72,7 @@ class ConvTranspose(nnx.Module):
                                 layout="conv_transpose")
         self.bias = nnx.Param((bias_init or default)(rngs, (out_channels,))) if bias else None
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         if x.ndim != self.rank + 2:
             raise ValueError(f"got an input of shape {x.shape} for a rank-{self.rank} transposed convolution; "
                              f"it takes [B, {self.rank} spatial axes, C]")
@@ -89,6 +89,6 @@ class Linear(nnx.Module):
         self.weight = nnx.Param((weight_init or default)(rngs, (in_channels, out_channels)), layout="linear")
         self.bias = nnx.Param((bias_init or default)(rngs, (out_channels,))) if bias else None
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         y = ops.linear(x, self.weight[...])
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)

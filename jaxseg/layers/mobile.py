@@ -9,8 +9,8 @@ from flax import nnx
 from jaxseg import ops
 from jaxseg.layers.attention import TransformerLayer, apply_to_unfolded_patches
 from jaxseg.layers.blocks import ConvNorm, Sequential
+from jaxseg.layers.context import EVAL, ForwardContext
 from jaxseg.layers.conv import Linear
-from jaxseg.layers.run import EVAL, Run
 from jaxseg.types import Array
 
 
@@ -32,7 +32,7 @@ class ChannelAttention(nnx.Module):
         self.fc1 = Linear(channels, inner, bias=False, rngs=rngs) if inner else None
         self.fc2 = Linear(inner, channels, bias=False, rngs=rngs) if inner else None
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         if self.fc1 is None:
             return x * 0.5
         space = tuple(range(1, x.ndim - 1))
@@ -59,11 +59,11 @@ class InvertedResidual(nnx.Module):
         self.project = ConvNorm(hidden, cout, 1, rank=rank, act="identity", rngs=rngs)
         self.shortcut = stride == 1 and cin == cout
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = x if self.expand is None else self.expand(x, run)
-        y = self.depthwise(y, run)
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        y = x if self.expand is None else self.expand(x, context)
+        y = self.depthwise(y, context)
         y = y if self.attention is None else self.attention(y)
-        y = self.project(y, run)
+        y = self.project(y, context)
         return x + y if self.shortcut else y
 
 
@@ -82,9 +82,9 @@ class ViTBlock(nnx.Module):
         self.layers = nnx.List([TransformerLayer(width, ffn, head_width=8, qkv_bias=False, rngs=rngs) for _ in range(depth)])
         self.proj_out, self.fuse = one(width, channels, 1), one(2 * channels, channels, 3)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = apply_to_unfolded_patches(self.proj_in(self.local(x, run), run), self.layers, self.patch, run)
-        return self.fuse(jnp.concatenate([self.proj_out(y, run), x], axis=-1), run)
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        y = apply_to_unfolded_patches(self.proj_in(self.local(x, context), context), self.layers, self.patch, context)
+        return self.fuse(jnp.concatenate([self.proj_out(y, context), x], axis=-1), context)
 
 
 class GhostModule(nnx.Module):
@@ -102,9 +102,9 @@ class GhostModule(nnx.Module):
         self.primary = ConvNorm(cin, half, kernel, rank=rank, stride=stride, act_first=act_first, rngs=rngs)
         self.cheap = ConvNorm(half, half, 3, rank=rank, groups=half, act_first=act_first, rngs=rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = self.primary(x, run)
-        return jnp.concatenate([y, self.cheap(y, run)], axis=-1)[..., :self.cout]
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        y = self.primary(x, context)
+        return jnp.concatenate([y, self.cheap(y, context)], axis=-1)[..., :self.cout]
 
 
 class GhostBottleneck(nnx.Module):
@@ -118,8 +118,8 @@ class GhostBottleneck(nnx.Module):
             ConvNorm(cin, cin, 3, rank=rank, stride=stride, groups=cin, act="identity", rngs=rngs),
             ConvNorm(cin, cout, 1, rank=rank, act="identity", rngs=rngs))
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = self.second(self.first(x, run), run)
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        y = self.second(self.first(x, context), context)
         if self.shortcut is not None:
-            return y + self.shortcut(x, run)
+            return y + self.shortcut(x, context)
         return x + y if self.same else y

@@ -7,7 +7,8 @@
 | GroupNorm | 1e-5 | 1e-5 | 1e-6 | |
 | InstanceNorm | 1e-5 | 1e-5 | 1e-6 | affine on by default here, off in PyTorch |
 
-An activation that follows a norm is given to it: norm(x, run, act="relu") = relu(norm(x, run)) in fewer passes over memory.
+An activation that follows a norm is given to it: norm(x, context, act="relu") is relu(norm(x, context)) in fewer passes over
+memory.
 """
 
 import math
@@ -19,7 +20,7 @@ from flax import nnx
 from jaxseg import ops
 from jaxseg.layers import initial
 from jaxseg.layers.activation import activation
-from jaxseg.layers.run import EVAL, Run
+from jaxseg.layers.context import EVAL, ForwardContext
 from jaxseg.ops import tally
 from jaxseg.types import Array
 
@@ -90,8 +91,8 @@ class BatchNorm(_Affine):
         self.running_mean = BatchStat(initial.zeros(rngs, (channels,)))
         self.running_var = BatchStat(initial.ones(rngs, (channels,)))
 
-    def __call__(self, x: Array, run: Run = EVAL, *, act: str = "identity") -> Array:
-        if not run.train:
+    def __call__(self, x: Array, context: ForwardContext = EVAL, *, act: str = "identity") -> Array:
+        if not context.train:
             return self._given(x, self.running_mean[...], self.running_var[...], act)
         y, mean, var = self._own(x, range(x.ndim - 1), act)
         n = math.prod(x.shape[:-1])
@@ -106,7 +107,7 @@ class LayerNorm(_Affine):
     def __init__(self, channels: int, *, eps: float = 1e-5, affine: bool = True, rngs: nnx.Rngs):
         super().__init__(channels, eps, affine, rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         weight, bias = (None, None) if self.weight is None else self._factors(x)
         return ops.layer_norm(x, weight, bias, self.eps)
 
@@ -120,7 +121,7 @@ class GroupNorm(_Affine):
         super().__init__(channels, eps, affine, rngs)
         self.groups = groups
 
-    def __call__(self, x: Array, run: Run = EVAL, *, act: str = "identity") -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL, *, act: str = "identity") -> Array:
         return self._grouped(x, self.groups, act)
 
 
@@ -130,5 +131,5 @@ class InstanceNorm(_Affine):
     def __init__(self, channels: int, *, eps: float = 1e-5, affine: bool = True, rngs: nnx.Rngs):
         super().__init__(channels, eps, affine, rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL, *, act: str = "identity") -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL, *, act: str = "identity") -> Array:
         return self._grouped(x, None, act)

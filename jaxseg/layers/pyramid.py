@@ -11,8 +11,8 @@ from flax import nnx
 
 from jaxseg import ops
 from jaxseg.layers.blocks import ConvNorm
+from jaxseg.layers.context import EVAL, ForwardContext
 from jaxseg.layers.conv import Conv
-from jaxseg.layers.run import EVAL, Run
 from jaxseg.types import Array
 
 
@@ -26,14 +26,14 @@ class StagedEncoder(nnx.Module):
     stages: nnx.List
     norms: nnx.List
 
-    def __call__(self, x: Array, run: Run = EVAL) -> list[Array]:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> list[Array]:
         features = []
         for i, (embed, blocks, norm) in enumerate(zip(self.embeds, self.stages, self.norms)):
             with jax.named_scope(f"stage{i + 1}"):
-                x = embed(x, run)
+                x = embed(x, context)
                 for block in blocks:
-                    x = block(x, run)
-                x = norm(x, run)
+                    x = block(x, context)
+                x = norm(x, context)
             features.append(x)
         return features
 
@@ -59,12 +59,12 @@ class UNetDecoder(nnx.Module):
         self.blocks = nnx.List(blocks)
         self.channels = c
 
-    def __call__(self, features: Sequence[Array], run: Run = EVAL) -> Array:
+    def __call__(self, features: Sequence[Array], context: ForwardContext = EVAL) -> Array:
         x = features[-1]
         for skip, block in zip(features[-2::-1], self.blocks):
             x = jnp.concatenate([ops.resize(x, skip.shape[1:-1]), skip], axis=-1)
             for layer in block:
-                x = layer(x, run)
+                x = layer(x, context)
         return x
 
 
@@ -82,12 +82,12 @@ class FPNDecoder(nnx.Module):
         self.smooth = nnx.List([ConvNorm(width, width, 3, rank=rank, rngs=rngs) for _ in channels])
         self.channels = width
 
-    def __call__(self, features: Sequence[Array], run: Run = EVAL) -> Array:
+    def __call__(self, features: Sequence[Array], context: ForwardContext = EVAL) -> Array:
         size, total, x = features[0].shape[1:-1], None, None
         for feature, lateral, smooth in zip(features[::-1], self.laterals[::-1], self.smooth[::-1]):
             here = lateral(feature)
             x = here if x is None else here + ops.resize(x, here.shape[1:-1])
-            level = ops.resize(smooth(x, run), size)
+            level = ops.resize(smooth(x, context), size)
             total = level if total is None else total + level
         return total
 
@@ -106,10 +106,10 @@ class MLPDecoder(nnx.Module):
         self.fuse = ConvNorm(width * len(channels), width, 1, rank=rank, rngs=rngs)
         self.channels = width
 
-    def __call__(self, features: Sequence[Array], run: Run = EVAL) -> Array:
+    def __call__(self, features: Sequence[Array], context: ForwardContext = EVAL) -> Array:
         size = features[0].shape[1:-1]
         maps = [ops.resize(branch(f), size) for branch, f in zip(self.branches, features)]
-        return self.fuse(jnp.concatenate(maps, axis=-1), run)
+        return self.fuse(jnp.concatenate(maps, axis=-1), context)
 
 
 DECODERS = {"unet": UNetDecoder, "fpn": FPNDecoder, "mlp": MLPDecoder}

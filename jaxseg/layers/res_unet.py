@@ -4,9 +4,9 @@ from flax import nnx
 
 from jaxseg.layers.activation import activation
 from jaxseg.layers.blocks import Up
+from jaxseg.layers.context import EVAL, ForwardContext
 from jaxseg.layers.conv import Conv, ConvTranspose
 from jaxseg.layers.norm import InstanceNorm
-from jaxseg.layers.run import EVAL, Run
 from jaxseg.types import Array
 
 _act = activation("leaky_relu")
@@ -21,8 +21,8 @@ class ResBlock(nnx.Module):
         self.conv3 = conv(cin, 1) if cin != cout else None
         self.norm = InstanceNorm(cout, affine=False, rngs=rngs)  # holds nothing: one serves all
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = self.norm(self.conv2(self.norm(self.conv1(x), run, act="leaky_relu")))
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        y = self.norm(self.conv2(self.norm(self.conv1(x), context, act="leaky_relu")))
         return _act(y + (x if self.conv3 is None else self.norm(self.conv3(x))))
 
 

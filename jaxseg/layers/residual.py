@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.layers import initial
-from jaxseg.layers.run import EVAL, Run
+from jaxseg.layers.context import EVAL, ForwardContext
 from jaxseg.ops import tally
 from jaxseg.types import Array
 
@@ -26,35 +26,35 @@ class _Drop(Stochastic):
             raise ValueError(f"got rate={rate}; a drop rate lies in [0, 1)")
         self.rate = float(rate)
 
-    def _drop(self, x: Array, run: Run, mask_shape) -> Array:
-        if not run.train or self.rate == 0.0:
+    def _drop(self, x: Array, context: ForwardContext, mask_shape) -> Array:
+        if not context.train or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
-        mask = jax.random.bernoulli(run.stream(self.stream), keep, mask_shape)
+        mask = jax.random.bernoulli(context.stream(self.stream), keep, mask_shape)
         return jnp.where(mask, x / keep, jnp.zeros((), x.dtype))
 
 
 class Dropout(_Drop):
     """Zero single numbers with probability `rate` in training; survivors are divided by 1 - rate."""
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return self._drop(x, run, x.shape)
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        return self._drop(x, context, x.shape)
 
 
 class ChannelDropout(_Drop):
     """Zero whole channels of a sample (PyTorch's Dropout2d and Dropout3d)."""
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return self._drop(x, run, (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1]))
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        return self._drop(x, context, (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1]))
 
 
 class DropPath(_Drop):
     """Stochastic depth: zero the branch of a whole sample with probability `rate`, survivors divided by 1 - rate."""
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        if run.train and self.rate:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        if context.train and self.rate:
             tally.add("mul", math.prod(x.shape))  # written as a product in the reference, which torchprofile counts
-        return self._drop(x, run, (x.shape[0], *(1,) * (x.ndim - 1)))
+        return self._drop(x, context, (x.shape[0], *(1,) * (x.ndim - 1)))
 
 
 class LayerScale(nnx.Module):
@@ -63,7 +63,7 @@ class LayerScale(nnx.Module):
     def __init__(self, channels: int, value: float, *, rngs: nnx.Rngs):
         self.weight = nnx.Param(initial.constant(value)(rngs, (channels,)))
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         tally.add("mul", math.prod(x.shape))
         return x * self.weight[...].astype(x.dtype)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxseg.layers import EVAL, Run
+from jaxseg.layers import EVAL, ForwardContext
 from jaxseg.models import inference
 from jaxseg.types import Array
 
@@ -60,7 +60,7 @@ class Segmenter(nnx.Module):
     """Base of all networks: checks the input, runs `forward`, returns float32 logits at the input's resolution.
 
     A subclass sets `in_channels`, `num_classes`, `rank`, may set `size_multiple` and `min_size`, and defines
-    `forward(image, run) -> Outputs`.
+    `forward(image, context) -> Outputs`.
     """
 
     in_channels: int
@@ -69,9 +69,9 @@ class Segmenter(nnx.Module):
     size_multiple: int = 1  # every spatial size must be divisible by this
     min_size: int = 1
 
-    def forward(self, image: Array, run: Run) -> Outputs:
+    def forward(self, image: Array, context: ForwardContext) -> Outputs:
         """Logits of one batch; to be defined by each network."""
-        raise TypeError(f"{type(self).__name__} defines no forward(image, run)")
+        raise TypeError(f"{type(self).__name__} defines no forward(image, context)")
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise a ValueError that names the sizes that would do, if this network cannot take an image of `shape`."""
@@ -88,24 +88,24 @@ class Segmenter(nnx.Module):
             raise ValueError(f"got an image of spatial size {tuple(shape[1:-1])}; {type(self).__name__} needs sizes {rule}: "
                              f"pad or resize to {tuple(do)}")
 
-    def outputs(self, image: Array, run: Run = EVAL) -> Outputs:
+    def outputs(self, image: Array, context: ForwardContext = EVAL) -> Outputs:
         """Checked forward pass with auxiliary outputs; logits in float32 whatever the compute dtype."""
         self.check(image.shape)
         if not jnp.issubdtype(image.dtype, jnp.floating):
             raise ValueError(f"got an image of dtype {image.dtype}; networks take floats, scale it first (uint8: / 255)")
-        logits, aux = self.forward(image, run)
+        logits, aux = self.forward(image, context)
         float32 = lambda a: a.astype(jnp.float32)
-        return Outputs(float32(logits), tuple(map(float32, aux)) if run.train else ())
+        return Outputs(float32(logits), tuple(map(float32, aux)) if context.train else ())
 
-    def __call__(self, image: Array, run: Run = EVAL) -> Array | Outputs:
+    def __call__(self, image: Array, context: ForwardContext = EVAL) -> Array | Outputs:
         """Inference: image [B, *spatial, C] -> logits float32 [B, *spatial, K], compiled once per shape.
 
-        With `Run(train=True, key=...)` it runs as it stands (inside your own jit) and returns `Outputs`.
+        With `ForwardContext(train=True, key=...)` it runs as it stands (inside your own jit) and returns `Outputs`.
         """
-        if run.train:
-            return self.outputs(image, run)
+        if context.train:
+            return self.outputs(image, context)
         if isinstance(image, jax.core.Tracer):
-            return self.outputs(image, run).logits
+            return self.outputs(image, context).logits
         self.check(image.shape)
         image = image if isinstance(image, (np.ndarray, jax.Array)) else jnp.asarray(image)
-        return inference.infer(self, image, run.key).logits
+        return inference.infer(self, image, context.key).logits

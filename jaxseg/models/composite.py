@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg import ops
-from jaxseg.layers import ChannelDropout, Conv, Run
+from jaxseg.layers import ChannelDropout, Conv, ForwardContext
 from jaxseg.layers.pyramid import DECODERS
 from jaxseg.models.base import Outputs, Segmenter
 from jaxseg.types import Array, ConfigError
@@ -36,10 +36,10 @@ class Composite(Segmenter):
         self.dropout = ChannelDropout(dropout)
         self.classifier = Conv(self.decoder.channels, num_classes, 1, rank=2, rngs=rngs)
 
-    def forward(self, image: Array, run: Run) -> Outputs:
-        features = self.encoder(image, run)
+    def forward(self, image: Array, context: ForwardContext) -> Outputs:
+        features = self.encoder(image, context)
         with jax.named_scope("decoder"):
-            x = self.classifier(self.dropout(self.decoder(features, run), run))
+            x = self.classifier(self.dropout(self.decoder(features, context), context))
             return Outputs(ops.resize(x.astype(jnp.float32), image.shape[1:-1]))
 
 

@@ -17,7 +17,7 @@ import jax
 from flax import nnx
 
 from jaxseg import ops
-from jaxseg.layers import EVAL, BatchNorm, Conv, DropPath, Run, activation
+from jaxseg.layers import EVAL, BatchNorm, Conv, DropPath, ForwardContext, activation
 from jaxseg.layers.keras import keras_norm
 from jaxseg.layers.mobile import GhostModule, round_channels
 from jaxseg.models.base import KeyMapping, Outputs, Segmenter, Variant
@@ -75,14 +75,14 @@ class MBConv(nnx.Module):
         self.bn2 = keras_norm(cout, rngs=rngs)
         self.drop_path = DropPath(drop) if stride == 1 and cin == cout else None
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = x if self.expand_conv is None else self.bn0(self.expand_conv(x), run, act="silu")
-        y = self.bn1(self.depthwise_conv(y), run, act="silu")
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        y = x if self.expand_conv is None else self.bn0(self.expand_conv(x), context, act="silu")
+        y = self.bn1(self.depthwise_conv(y), context, act="silu")
         gate = ops.adaptive_avg_pool(y, 1)  # [B, 1, 1, hidden]
         gate = jax.nn.sigmoid(self.se_expand(_swish(self.se_reduce(gate))))
         tally.add("mul", y.size)
-        y = self.bn2(self.project_conv(y * gate), run)
-        return y if self.drop_path is None else x + self.drop_path(y, run)
+        y = self.bn2(self.project_conv(y * gate), context)
+        return y if self.drop_path is None else x + self.drop_path(y, context)
 
 
 class Encoder(nnx.Module):
@@ -108,12 +108,12 @@ class Encoder(nnx.Module):
         self.conv_head = _conv(last, scaled(1280), 1, rngs=rngs) if config.conv_head else None
         self.bn1 = keras_norm(scaled(1280), rngs=rngs) if config.conv_head else None
 
-    def __call__(self, x: Array, run: Run = EVAL) -> list[Array]:
-        x = self.bn0(self.conv_stem(x), run, act="silu")
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> list[Array]:
+        x = self.bn0(self.conv_stem(x), context, act="silu")
         features = []
         for i, block in enumerate(self.blocks):
             with jax.named_scope(f"block{i}"):
-                x = block(x, run)
+                x = block(x, context)
             if i in self.taps:
                 features.append(x)
         return features
@@ -136,17 +136,17 @@ class EffiSegNet(Segmenter):
         self.aux_norms = nnx.List([BatchNorm(width, rngs=rngs) for _ in aux])
         self.aux_heads = nnx.List([Conv(width, num_classes, 1, rank=2, bias=False, rngs=rngs) for _ in aux])
 
-    def forward(self, image: Array, run: Run) -> Outputs:
+    def forward(self, image: Array, context: ForwardContext) -> Outputs:
         size = image.shape[1:-1]
-        features = self.encoder(image, run)
+        features = self.encoder(image, context)
         with jax.named_scope("decoder"):
-            maps = [norm(_relu(conv(f)), run) for conv, norm, f in zip(self.taps, self.tap_norms, features)]
+            maps = [norm(_relu(conv(f)), context) for conv, norm, f in zip(self.taps, self.tap_norms, features)]
             maps = [ops.resize(m, size, "nearest") for m in maps]  # each straight to [B, H, W, width]
-            x = self.norm(sum(maps[1:], maps[0]), run)
-            logits = self.classifier(self.ghost2(self.ghost1(x, run), run))
-            if not run.train:
+            x = self.norm(sum(maps[1:], maps[0]), context)
+            logits = self.classifier(self.ghost2(self.ghost1(x, context), context))
+            if not context.train:
                 return Outputs(logits)
-            return Outputs(logits, tuple(head(norm(m, run)) for head, norm, m in zip(self.aux_heads, self.aux_norms, maps)))
+            return Outputs(logits, tuple(head(norm(m, context)) for head, norm, m in zip(self.aux_heads, self.aux_norms, maps)))
 
 
 VARIANTS = {f"effisegnet_{size}": Variant(EffiSegNet, Config(*scales)) for size, scales in _SCALES.items()}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 from flax import nnx
 
-from jaxseg.layers import EVAL, Run, initial, number_streams
+from jaxseg.layers import EVAL, ForwardContext, initial, number_streams
 from jaxseg.types import Array, MismatchError
 from jaxseg.utils.trees import differences
 
@@ -51,19 +51,19 @@ class Network(NamedTuple):
             (params if issubclass(leaf.kind, nnx.Param) else state)[name] = value
         return params, state
 
-    def apply(self, params: Tree, state: Tree, image: Array, run: Run = EVAL):
+    def apply(self, params: Tree, state: Tree, image: Array, context: ForwardContext = EVAL):
         """Forward pass as a pure function.
 
         Args:
           params: trainable arrays by name.
           state: the others (BatchNorm statistics, NMF bases) by name.
           image: [B, *spatial, C].
-          run: training or inference, and the key.
+          context: training or inference, and the key.
         Returns:
           (Outputs, new state by name).
         """
         module = self.merge(params, state)
-        outputs = module.outputs(image, run)
+        outputs = module.outputs(image, context)
         return outputs, _values(module, self)[1]
 
     def shapes(self) -> tuple[Tree, Tree]:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
-from jaxseg.layers import Run
+from jaxseg.layers import ForwardContext
 from jaxseg.models import functional
 from jaxseg.types import Array
 
@@ -68,11 +68,11 @@ def infer(module: nnx.Module, image: Array, key: Array | None = None):
 def _program(network: functional.Network) -> Callable:
     """(values in the network's order, image, key) -> (Outputs, the entries of state that the pass changed), compiled."""
     @jax.jit
-    def run(values, image, key):
+    def context(values, image, key):
         params, state = network.parted(values)
-        outputs, new = network.apply(params, state, image, Run(train=False, key=key))
+        outputs, new = network.apply(params, state, image, ForwardContext(train=False, key=key))
         return outputs, {name: value for name, value in new.items() if value is not state[name]}
-    return run
+    return context
 
 
 def _reader(variable: nnx.Variable) -> Callable[[], Array]:

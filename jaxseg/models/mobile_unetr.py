@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg import ops
-from jaxseg.layers import EVAL, BatchNorm, Conv, ConvTranspose, Dropout, LayerNorm, Linear, Run, initial
+from jaxseg.layers import EVAL, BatchNorm, Conv, ConvTranspose, Dropout, ForwardContext, LayerNorm, Linear, initial
 from jaxseg.layers.attention import TransformerLayer, apply_to_unfolded_patches
 from jaxseg.layers.blocks import ConvNorm, Sequential
 from jaxseg.layers.mobile import InvertedResidual, ViTBlock, round_channels
@@ -76,11 +76,11 @@ class ViTStage(nnx.Module):
         self.norm = LayerNorm(width, rngs=rngs)
         self.proj_out, self.fuse = _conv(width, cout, 1, rngs), _conv(2 * cout, cout, 3, rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        x = self.down(x, run)
-        y = self.proj_in(self.local(x, run))
-        y = apply_to_unfolded_patches(y, (*self.layers, lambda t, run: self.norm(t)), PATCH, run)
-        return self.fuse(jnp.concatenate([x, self.proj_out(y, run)], axis=-1), run)
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        x = self.down(x, context)
+        y = self.proj_in(self.local(x, context))
+        y = apply_to_unfolded_patches(y, (*self.layers, lambda t, context: self.norm(t)), PATCH, context)
+        return self.fuse(jnp.concatenate([x, self.proj_out(y, context)], axis=-1), context)
 
 
 class Encoder(nnx.Module):
@@ -101,11 +101,11 @@ class Encoder(nnx.Module):
               for i, (width, depth) in enumerate(zip(config.widths, config.depths)))])
         self.last = _conv(self.channels[-1], last, 1, rngs) if config.last_conv else None
 
-    def __call__(self, x: Array, run: Run = EVAL) -> list[Array]:
-        x, features = self.stem(x, run), []
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> list[Array]:
+        x, features = self.stem(x, context), []
         for i, stage in enumerate(self.stages):
             with jax.named_scope(f"stage{i + 1}"):
-                x = stage(x, run)
+                x = stage(x, context)
             features.append(x)
         return features
 
@@ -119,11 +119,11 @@ class Up(nnx.Module):
         self.shrink, self.join = _inverted(cin, cout, 4 * cin, rngs), _inverted(2 * cout, cout, 8 * cout, rngs)
         self.vit = ViTBlock(cout, *vit, rank=2, patch=PATCH, rngs=rngs) if vit else None
 
-    def __call__(self, x: Array, skip: Array, run: Run = EVAL) -> Array:
-        x = self.shrink(self.norm(self.up(x), run, act="silu"), run)
+    def __call__(self, x: Array, skip: Array, context: ForwardContext = EVAL) -> Array:
+        x = self.shrink(self.norm(self.up(x), context, act="silu"), context)
         _, h, w, _ = skip.shape  # an odd size was rounded up by the encoder: the upsampled map is one longer, at the end
-        x = self.join(jnp.concatenate([x[:, :h, :w], skip], axis=-1), run)
-        return x if self.vit is None else self.vit(x, run)
+        x = self.join(jnp.concatenate([x[:, :h, :w], skip], axis=-1), context)
+        return x if self.vit is None else self.vit(x, context)
 
 
 class MobileUNETR(Segmenter):
@@ -146,16 +146,16 @@ class MobileUNETR(Segmenter):
         self.classifier = Conv(second, num_classes, 1, rank=2, rngs=rngs)
         _redraw(self, rngs)
 
-    def forward(self, image: Array, run: Run) -> Outputs:
-        features = self.encoder(image if self.adapter is None else self.adapter(image), run)
+    def forward(self, image: Array, context: ForwardContext) -> Outputs:
+        features = self.encoder(image if self.adapter is None else self.adapter(image), context)
         with jax.named_scope("bottleneck"):
-            x = self.bottleneck(self.down(features[-1], run), run)  # [B, H/64, W/64, bottleneck]
+            x = self.bottleneck(self.down(features[-1], context), context)  # [B, H/64, W/64, bottleneck]
         for i, (up, skip) in enumerate(zip(self.ups, features[:0:-1])):
             with jax.named_scope(f"up{i}"):
-                x = up(x, skip, run)  # [B, H/32, ...], ..., [B, H/4, W/4, second]
+                x = up(x, skip, context)  # [B, H/32, ...], ..., [B, H/4, W/4, second]
         with jax.named_scope("head"):
             x = ops.resize(x, features[0].shape[1:-1], "cubic")
-            x = self.dropout(self.mix(jnp.concatenate([x, features[0]], axis=-1), run), run)
+            x = self.dropout(self.mix(jnp.concatenate([x, features[0]], axis=-1), context), context)
             return Outputs(ops.resize(self.classifier(x).astype(jnp.float32), image.shape[1:-1], "cubic"))
 
 

@@ -11,7 +11,7 @@ import jax
 from flax import nnx
 
 from jaxseg import ops
-from jaxseg.layers import Conv, Run
+from jaxseg.layers import Conv, ForwardContext
 from jaxseg.layers.attention import TransformerLayer, apply_to_unfolded_patches
 from jaxseg.layers.blocks import ConvNorm, Sequential
 from jaxseg.layers.mobile import InvertedResidual, ViTBlock
@@ -67,15 +67,15 @@ class MobileUNETR3D(Segmenter):
         self.decoder = nnx.List([ConvNorm(a, b, 3, **same) for a, b in zip(widths, config.decoder)])
         self.head = Conv(widths[-1], num_classes, 1, rank=3, rngs=rngs)
 
-    def forward(self, image: Array, run: Run) -> Outputs:
+    def forward(self, image: Array, context: ForwardContext) -> Outputs:
         with jax.named_scope("encoder"):
-            x = self.encoder(image, run)  # [B, D/64, H/64, W/64, deepest]
+            x = self.encoder(image, context)  # [B, D/64, H/64, W/64, deepest]
         with jax.named_scope("bottleneck"):
-            x = apply_to_unfolded_patches(x, self.bottleneck, 1, run)
+            x = apply_to_unfolded_patches(x, self.bottleneck, 1, context)
         for i, conv in enumerate(self.decoder):
             with jax.named_scope(f"up{i}"):
                 x = x if i == 0 else ops.resize(x, tuple(2 * n for n in x.shape[1:-1]))
-                x = conv(x, run)
+                x = conv(x, context)
         return Outputs(self.head(x))
 
 

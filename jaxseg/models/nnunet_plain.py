@@ -10,7 +10,7 @@ import dataclasses
 import jax
 from flax import nnx
 
-from jaxseg.layers import Conv, Run
+from jaxseg.layers import Conv, ForwardContext
 from jaxseg.layers.blocks import DoubleConv, up_transposed
 from jaxseg.models.base import Outputs, Segmenter, Variant
 from jaxseg.types import Array
@@ -43,18 +43,18 @@ class PlainUNet(Segmenter):
         self.heads = nnx.List([Conv(c, num_classes, 1, rank=rank, rngs=rngs)
                                for c in (widths[:-1] if config.aux else widths[:1])])  # finest first
 
-    def forward(self, image: Array, run: Run) -> Outputs:
+    def forward(self, image: Array, context: ForwardContext) -> Outputs:
         x, skips, maps = image, [], []
         for i, stage in enumerate(self.stages):
             with jax.named_scope(f"down{i}"):
-                x = stage(x, run)
+                x = stage(x, context)
             skips.append(x)
         skips.pop()
         for i, level in enumerate(self.levels):
             with jax.named_scope(f"up{i + 1}"):
-                x = level(x, skips.pop(), run)
+                x = level(x, skips.pop(), context)
             maps.insert(0, x)
-        used = self.heads if run.train else self.heads[:1]
+        used = self.heads if context.train else self.heads[:1]
         logits = [head(m) for head, m in zip(used, maps)]
         return Outputs(logits[0], tuple(logits[1:]))
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg import ops
-from jaxseg.layers import EVAL, ChannelDropout, Conv, Run, activation, initial
+from jaxseg.layers import EVAL, ChannelDropout, Conv, ForwardContext, activation, initial
 from jaxseg.layers.blocks import ConvNorm
 from jaxseg.models.base import KeyMapping, Outputs, Segmenter, Variant
 from jaxseg.types import Array
@@ -61,9 +61,9 @@ class Bottleneck(nnx.Module):
         self.conv3 = _conv(width, cout, 1, act="identity", rngs=rngs)
         self.shortcut = _conv(cin, cout, 1, stride=stride, act="identity", rngs=rngs) if project else None
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = self.conv3(self.conv2(self.conv1(x, run), run), run)
-        return _relu(y + (x if self.shortcut is None else self.shortcut(x, run)))
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        y = self.conv3(self.conv2(self.conv1(x, context), context), context)
+        return _relu(y + (x if self.shortcut is None else self.shortcut(x, context)))
 
 
 class Encoder(nnx.Module):
@@ -84,15 +84,15 @@ class Encoder(nnx.Module):
             cin = self.channels[i]
         self.stages = nnx.List(stages)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> list[Array]:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> list[Array]:
         for layer in self.stem:
-            x = layer(x, run)
+            x = layer(x, context)
         x = ops.max_pool(x, 3, stride=2, padding=1)
         features = []
         for i, blocks in enumerate(self.stages):
             with jax.named_scope(f"stage{i + 1}"):
                 for block in blocks:
-                    x = block(x, run)
+                    x = block(x, context)
             features.append(x)
         return features
 
@@ -104,8 +104,8 @@ class PyramidPooling(nnx.Module):
         self.bins = bins
         self.convs = nnx.List([_conv(channels, width, 1, rngs=rngs) for _ in bins])
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        pooled = [conv(ops.adaptive_avg_pool(x, n), run) for n, conv in zip(self.bins, self.convs)]
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        pooled = [conv(ops.adaptive_avg_pool(x, n), context) for n, conv in zip(self.bins, self.convs)]
         return jnp.concatenate([x, *(ops.resize(p, x.shape[1:-1], align_corners=True) for p in pooled)], axis=-1)
 
 
@@ -117,8 +117,8 @@ class Head(nnx.Module):
         self.dropout = ChannelDropout(dropout)
         self.classifier = Conv(width, classes, 1, rank=2, rngs=rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return self.classifier(self.dropout(self.conv(x, run), run))
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        return self.classifier(self.dropout(self.conv(x, context), context))
 
 
 class PSPNet(Segmenter):
@@ -135,16 +135,16 @@ class PSPNet(Segmenter):
         self.head = Head(channels[3] + pooled * len(config.bins), config.head, num_classes, config.dropout, rngs=rngs)
         self.aux = Head(channels[2], config.head // 2, num_classes, config.dropout, rngs=rngs) if config.aux else None
 
-    def forward(self, image: Array, run: Run) -> Outputs:
+    def forward(self, image: Array, context: ForwardContext) -> Outputs:
         size = image.shape[1:-1]
         full = lambda x: ops.resize(x.astype(jnp.float32), size, align_corners=True)
-        features = self.encoder(image, run)
+        features = self.encoder(image, context)
         with jax.named_scope("decoder"):
-            logits = full(self.head(self.ppm(features[3], run), run))
-        if self.aux is None or not run.train:
+            logits = full(self.head(self.ppm(features[3], context), context))
+        if self.aux is None or not context.train:
             return Outputs(logits)
         with jax.named_scope("aux"):
-            return Outputs(logits, (full(self.aux(features[2], run)),))
+            return Outputs(logits, (full(self.aux(features[2], context)),))
 
 
 VARIANTS = {

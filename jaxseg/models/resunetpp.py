@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg import ops
-from jaxseg.layers import EVAL, Dropout, Linear, Run, activation, initial
+from jaxseg.layers import EVAL, Dropout, ForwardContext, Linear, activation, initial
 from jaxseg.layers.keras import keras_conv, keras_norm
 from jaxseg.models.base import Outputs, Segmenter, Variant
 from jaxseg.ops import tally
@@ -43,8 +43,8 @@ class PreActConv(nnx.Module):
         self.norm = keras_norm(cin, rngs=rngs)
         self.conv = keras_conv(cin, cout, 3, stride=stride, rngs=rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return self.conv(self.norm(x, run, act="relu"))
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        return self.conv(self.norm(x, context, act="relu"))
 
 
 class SqueezeExcite(nnx.Module):
@@ -71,9 +71,9 @@ class Residual(nnx.Module):
         self.conv2 = PreActConv(cout, cout, rngs=rngs)
         self.shortcut = keras_conv(cin, cout, 1, stride=stride, rngs=rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         x = self.se(x)
-        return self.conv2(self.conv1(x, run), run) + self.shortcut(x)
+        return self.conv2(self.conv1(x, context), context) + self.shortcut(x)
 
 
 class Stem(nnx.Module):
@@ -84,8 +84,8 @@ class Stem(nnx.Module):
         self.conv2 = PreActConv(cout, cout, rngs=rngs)
         self.shortcut = keras_conv(cin, cout, 1, rngs=rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return self.conv2(self.conv1(x), run) + self.shortcut(x)
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        return self.conv2(self.conv1(x), context) + self.shortcut(x)
 
 
 class Pyramid(nnx.Module):
@@ -96,8 +96,8 @@ class Pyramid(nnx.Module):
         self.norms = nnx.List([keras_norm(cout, rngs=rngs) for _ in range(4)])
         self.fuse = keras_conv(cout, cout, 1, rngs=rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return self.fuse(sum(norm(conv(x), run) for conv, norm in zip(self.convs, self.norms)))
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        return self.fuse(sum(norm(conv(x), context) for conv, norm in zip(self.convs, self.norms)))
 
 
 class Attention(nnx.Module):
@@ -108,8 +108,8 @@ class Attention(nnx.Module):
         self.signal = PreActConv(channels, channels, rngs=rngs)
         self.joint = PreActConv(channels, channels, rngs=rngs)
 
-    def __call__(self, skip: Array, x: Array, run: Run = EVAL) -> Array:
-        weight = self.joint(ops.max_pool(self.skip(skip, run), 2) + self.signal(x, run), run)
+    def __call__(self, skip: Array, x: Array, context: ForwardContext = EVAL) -> Array:
+        weight = self.joint(ops.max_pool(self.skip(skip, context), 2) + self.signal(x, context), context)
         tally.add("mul", x.size)
         return weight * x
 
@@ -134,19 +134,19 @@ class ResUNetPlusPlus(Segmenter):
         self.out_pyramid = Pyramid(c, widths[0], rngs=rngs)
         self.head = keras_conv(widths[0], num_classes, 1, rngs=rngs)
 
-    def forward(self, image: Array, run: Run) -> Outputs:
-        x = self.stem(image, run)
+    def forward(self, image: Array, context: ForwardContext) -> Outputs:
+        x = self.stem(image, context)
         skips = [x]
         for i, block in enumerate(self.encoder):
             with jax.named_scope(f"down{i + 1}"):
-                x = block(x, run)
+                x = block(x, context)
             skips.append(x)
-        x = self.dropout(self.pyramid(x, run), run)
+        x = self.dropout(self.pyramid(x, context), context)
         for i, (attention, block, skip) in enumerate(zip(self.attentions, self.decoder, skips[-2::-1])):
             with jax.named_scope(f"up{i + 1}"):
-                x = ops.resize(attention(skip, x, run), skip.shape[1:-1], "nearest")
-                x = block(jnp.concatenate([x, skip], axis=-1), run)
-        return Outputs(self.head(self.out_pyramid(x, run)))
+                x = ops.resize(attention(skip, x, context), skip.shape[1:-1], "nearest")
+                x = block(jnp.concatenate([x, skip], axis=-1), context)
+        return Outputs(self.head(self.out_pyramid(x, context)))
 
 
 VARIANTS = {

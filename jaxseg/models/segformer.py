@@ -24,9 +24,9 @@ from jaxseg.layers import (
     ChannelDropout,
     Conv,
     DropPath,
+    ForwardContext,
     LayerNorm,
     Linear,
-    Run,
     activation,
     drop_path_rates,
     initial,
@@ -87,7 +87,7 @@ class Attention(nnx.Module):
         self.norm = LayerNorm(dim, rngs=rngs) if reduction > 1 else None
         self.proj = _linear(dim, dim, rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         source = x if self.sr is None else self.norm(self.sr(x))
         keys, values = jnp.split(self.kv(source), 2, axis=-1)
         q, k, v = (rearrange(a, "b h w (heads d) -> b (h w) heads d", heads=self.heads) for a in (self.q(x), keys, values))
@@ -103,7 +103,7 @@ class MixFFN(nnx.Module):
         self.fc2 = _linear(hidden, dim, rngs)
         self.gelu = gelu
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         x = self.dwconv(self.fc1(x))
         tally.add("mul", 4 * x.size if self.gelu == "gelu_tanh" else 0)  # written out there, so torchprofile counts it
         return self.fc2(activation(self.gelu)(x))
@@ -120,9 +120,9 @@ class Block(nnx.Module):
         self.mlp = MixFFN(dim, dim * config.mlp_ratio, config.gelu, rngs=rngs)
         self.drop_path_2 = DropPath(drop)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        x = x + self.drop_path_1(self.attn(self.norm1(x), run), run)
-        return x + self.drop_path_2(self.mlp(self.norm2(x), run), run)
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        x = x + self.drop_path_1(self.attn(self.norm1(x), context), context)
+        return x + self.drop_path_2(self.mlp(self.norm2(x), context), context)
 
 
 class PatchEmbed(nnx.Module):
@@ -132,7 +132,7 @@ class PatchEmbed(nnx.Module):
         self.proj = _conv(cin, cout, kernel, stride=stride, rngs=rngs)
         self.norm = LayerNorm(cout, rngs=rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         return self.norm(self.proj(x))
 
 
@@ -160,12 +160,12 @@ class Decoder(nnx.Module):
         self.fuse = Conv(4 * config.width, config.width, 1, rank=2, bias=False, rngs=rngs)
         self.norm = BatchNorm(config.width, eps=config.norm_eps, momentum=config.norm_momentum, rngs=rngs)
 
-    def __call__(self, features: list[Array], run: Run = EVAL) -> Array:
+    def __call__(self, features: list[Array], context: ForwardContext = EVAL) -> Array:
         size = features[0].shape[1:-1]
         maps = [linear(f) for linear, f in zip(self.linears, features)]
         maps = [m if i == 0 else ops.resize(m, size) for i, m in enumerate(maps)]
         x = self.fuse(jnp.concatenate(maps[::-1], axis=-1))  # [B, H/4, W/4, width]
-        return self.norm(x, run, act="relu")
+        return self.norm(x, context, act="relu")
 
 
 class SegFormer(Segmenter):
@@ -181,10 +181,10 @@ class SegFormer(Segmenter):
         self.dropout = ChannelDropout(config.dropout)
         self.classifier = Conv(config.width, num_classes, 1, rank=2, rngs=rngs)
 
-    def forward(self, image: Array, run: Run) -> Outputs:
-        features = self.encoder(image, run)
+    def forward(self, image: Array, context: ForwardContext) -> Outputs:
+        features = self.encoder(image, context)
         with jax.named_scope("decoder"):
-            x = self.classifier(self.dropout(self.decoder(features, run), run))  # [B, H/4, W/4, K]
+            x = self.classifier(self.dropout(self.decoder(features, context), context))  # [B, H/4, W/4, K]
             return Outputs(ops.resize(x.astype(jnp.float32), image.shape[1:-1], align_corners=self.align_corners))
 
 

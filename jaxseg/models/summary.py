@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxseg.layers import Run
+from jaxseg.layers import ForwardContext
 from jaxseg.models import functional
 from jaxseg.models.base import Segmenter
 from jaxseg.models.registry import create_model
@@ -103,8 +103,8 @@ def summarize(model: str | Segmenter, image_shape: Sequence[int], **options) -> 
 def _count(network: functional.Network, params, state, shape, *, train: bool):
     """(logits' shape and dtype, tally) of one pass, traced with shapes alone."""
     def forward(params, state, image):
-        run = Run(train=True, key=jax.random.key(0)) if train else Run()
-        return network.apply(params, state, image, run)[0].logits
+        context = ForwardContext(train=True, key=jax.random.key(0)) if train else ForwardContext()
+        return network.apply(params, state, image, context)[0].logits
 
     with tally.counting() as counts:
         output = jax.eval_shape(forward, params, state, jax.ShapeDtypeStruct(shape, jnp.float32))

@@ -11,7 +11,7 @@ import jax
 from flax import nnx
 
 from jaxseg import ops
-from jaxseg.layers import Conv, Run
+from jaxseg.layers import Conv, ForwardContext
 from jaxseg.layers.blocks import DoubleConv, up_transposed
 from jaxseg.models.base import KeyMapping, Outputs, Segmenter, Variant
 from jaxseg.types import Array
@@ -35,15 +35,15 @@ class UNet(Segmenter):
         self.decoder = nnx.List([up_transposed(a, b, **same) for a, b in zip(config.widths[::-1], config.widths[-2::-1])])
         self.head = Conv(config.widths[0], num_classes, 1, rank=2, rngs=rngs)
 
-    def forward(self, image: Array, run: Run) -> Outputs:
+    def forward(self, image: Array, context: ForwardContext) -> Outputs:
         x, skips = image, []
         for i, block in enumerate(self.encoder):
             with jax.named_scope(f"down{i + 1}"):
-                x = block(x if i == 0 else ops.max_pool(x, 2), run)
+                x = block(x if i == 0 else ops.max_pool(x, 2), context)
             skips.append(x)
         for i, up in enumerate(self.decoder):
             with jax.named_scope(f"up{i + 1}"):
-                x = up(x, skips[-2 - i], run)
+                x = up(x, skips[-2 - i], context)
         return Outputs(self.head(x))
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg import ops
-from jaxseg.layers import EVAL, ConvTranspose, Dropout, Run, activation
+from jaxseg.layers import EVAL, ConvTranspose, Dropout, ForwardContext, activation
 from jaxseg.layers.keras import keras_conv, keras_norm
 from jaxseg.models.base import Outputs, Segmenter, Variant
 from jaxseg.ops import tally
@@ -63,15 +63,15 @@ class Block(nnx.Module):
         self.before = config.norm == "before"
         self.dropout = Dropout(dropout)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms)):
             x = conv(x)
             if norm is None:
                 x = _relu(x)
             else:
-                x = norm(x, run, act="relu") if self.before else norm(_relu(x), run)
+                x = norm(x, context, act="relu") if self.before else norm(_relu(x), context)
             if i == 0:
-                x = self.dropout(x, run)
+                x = self.dropout(x, context)
         return x
 
 
@@ -115,22 +115,22 @@ class UNet2D(Segmenter):
         self.extra = nnx.List([keras_conv(a, b, 3, rngs=rngs) for a, b in zip(extras, config.extra)])
         self.head = keras_conv(extras[-1], num_classes, 1, rngs=rngs)
 
-    def forward(self, image: Array, run: Run) -> Outputs:
+    def forward(self, image: Array, context: ForwardContext) -> Outputs:
         x, skips = image, []
         for i, block in enumerate(self.encoder):
             with jax.named_scope(f"down{i + 1}"):
-                x = block(x, run)
+                x = block(x, context)
                 skips.append(x)
                 x = ops.max_pool(x, 2)
         if self.bridge is not None:
             with jax.named_scope("bridge"):
-                x = self.bridge_dropout(self.bridge(x, run), run)
+                x = self.bridge_dropout(self.bridge(x, context), context)
         if self.gate is not None:
             skips[-1] = self.gate(skips[-1], x)
         for i, (up, block, skip) in enumerate(zip(self.ups, self.decoder, skips[::-1])):
             with jax.named_scope(f"up{i + 1}"):
                 x = ops.resize(x, skip.shape[1:-1], "nearest") if up is None else up(x)
-                x = block(jnp.concatenate([x, skip], axis=-1), run)
+                x = block(jnp.concatenate([x, skip], axis=-1), context)
         for conv in self.extra:
             x = _relu(conv(x))
         return Outputs(self.head(x))

@@ -11,7 +11,7 @@ import dataclasses
 import jax
 from flax import nnx
 
-from jaxseg.layers import Conv, Run
+from jaxseg.layers import Conv, ForwardContext
 from jaxseg.layers.blocks import DoubleConv, Down, up_halved
 from jaxseg.models.base import Outputs, Segmenter, Variant
 from jaxseg.types import Array
@@ -54,16 +54,16 @@ class UNet3D(Segmenter):
                              for c, out, skip in zip((widths[-1], *outs), outs, skips)])
         self.head = Conv(outs[-1], num_classes, 1, rank=rank, rngs=rngs)
 
-    def forward(self, image: Array, run: Run) -> Outputs:
+    def forward(self, image: Array, context: ForwardContext) -> Outputs:
         with jax.named_scope("stem"):
-            features = [self.stem(image, run)]
+            features = [self.stem(image, context)]
         for i, down in enumerate(self.downs):
             with jax.named_scope(f"down{i + 1}"):
-                features.append(down(features[-1], run))
+                features.append(down(features[-1], context))
         x = features.pop()
         for i, up in enumerate(self.ups):
             with jax.named_scope(f"up{i + 1}"):
-                x = up(x, features.pop(), run)
+                x = up(x, features.pop(), context)
         return Outputs(self.head(x))
 
 

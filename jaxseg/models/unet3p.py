@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg import ops
-from jaxseg.layers import EVAL, Dropout, Run
+from jaxseg.layers import EVAL, Dropout, ForwardContext
 from jaxseg.layers.keras import keras_conv, keras_conv_norm
 from jaxseg.models.base import Outputs, Segmenter, Variant
 from jaxseg.types import Array
@@ -47,15 +47,15 @@ class Level(nnx.Module):
         self.branches = nnx.List([keras_conv_norm(c, branch, 3, dilation=dilation, rngs=rngs) for c in sources])
         self.fuse = keras_conv_norm(branch * len(sources), branch * len(sources), 3, dilation=dilation, rngs=rngs)
 
-    def __call__(self, sources: list[Array], size: tuple[int, ...], run: Run = EVAL) -> Array:
+    def __call__(self, sources: list[Array], size: tuple[int, ...], context: ForwardContext = EVAL) -> Array:
         maps = []
         for branch, x in zip(self.branches, sources):
             if x.shape[1] > size[0]:
                 x = ops.max_pool(x, x.shape[1] // size[0])
             elif x.shape[1] < size[0]:
                 x = ops.resize(x, size)
-            maps.append(branch(x, run))
-        return self.fuse(jnp.concatenate(maps, axis=-1), run)
+            maps.append(branch(x, context))
+        return self.fuse(jnp.concatenate(maps, axis=-1), context)
 
 
 class UNet3Plus(Segmenter):
@@ -79,21 +79,21 @@ class UNet3Plus(Segmenter):
         self.decoder = nnx.List(levels)
         self.head = keras_conv(total, num_classes, 1, rngs=rngs)
 
-    def forward(self, image: Array, run: Run) -> Outputs:
+    def forward(self, image: Array, context: ForwardContext) -> Outputs:
         x, encoded = image, []
         for i, convs in enumerate(self.encoder):
             with jax.named_scope(f"down{i + 1}"):
                 x = x if i == 0 else ops.max_pool(x, 2)
                 for conv in convs:
-                    x = conv(x, run)
-                x = self.dropout(x, run) if i == 2 else x
+                    x = conv(x, context)
+                x = self.dropout(x, context) if i == 2 else x
             encoded.append(x)
         n = len(self.decoder)
         below, decoded = encoded[n:], []  # the bridge, if any; decoder outputs, finest first
         for i, level in enumerate(self.decoder):
             depth = n - 1 - i
             with jax.named_scope(f"up{i + 1}"):
-                decoded.insert(0, level([*encoded[:depth + 1], *decoded, *below], encoded[depth].shape[1:-1], run))
+                decoded.insert(0, level([*encoded[:depth + 1], *decoded, *below], encoded[depth].shape[1:-1], context))
         return Outputs(self.head(decoded[0]))
 
 

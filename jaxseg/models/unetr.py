@@ -9,7 +9,7 @@ import dataclasses
 import jax
 from flax import nnx
 
-from jaxseg.layers import EVAL, Conv, LayerNorm, Run, initial
+from jaxseg.layers import EVAL, Conv, ForwardContext, LayerNorm, initial
 from jaxseg.layers.attention import TransformerLayer
 from jaxseg.layers.res_unet import RULES, ResBlock, res_up, upsample
 from jaxseg.models.base import KeyMapping, Outputs, Segmenter, Variant
@@ -47,10 +47,10 @@ class SkipUpsampler(nnx.Module):
         self.transp_conv_init = upsample(cin, cout, **same)
         self.blocks = nnx.List([nnx.List([upsample(cout, cout, **same), ResBlock(cout, cout, **same)]) for _ in range(more)])
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         x = self.transp_conv_init(x)
         for up, block in self.blocks:
-            x = block(up(x), run)
+            x = block(up(x), context)
         return x
 
 
@@ -85,21 +85,21 @@ class UNETR(Segmenter):
             raise ValueError(f"got an image of spatial size {tuple(shape[1:-1])}; this UNETR takes {self.image_size}: crop, or "
                              "build it with image_size=")
 
-    def forward(self, image: Array, run: Run) -> Outputs:
+    def forward(self, image: Array, context: ForwardContext) -> Outputs:
         with jax.named_scope("vit"):
             grid = self.embed(image)  # [B, *S/16, hidden]
             x = grid.reshape(grid.shape[0], -1, grid.shape[-1]) + self.position[...].astype(grid.dtype)
             taken = {}
             for i, layer in enumerate(self.layers):
-                x = layer(x, run)
+                x = layer(x, context)
                 taken[i + 1] = x
             skips = [taken[tap].reshape(grid.shape) for tap in self.taps]
             x = self.norm(x).reshape(grid.shape)
         with jax.named_scope("decoder"):
-            x = self.decoder5(x, self.encoder4(skips[2], run), run)
-            x = self.decoder4(x, self.encoder3(skips[1], run), run)
-            x = self.decoder3(x, self.encoder2(skips[0], run), run)
-            x = self.decoder2(x, self.encoder1(image, run), run)
+            x = self.decoder5(x, self.encoder4(skips[2], context), context)
+            x = self.decoder4(x, self.encoder3(skips[1], context), context)
+            x = self.decoder3(x, self.encoder2(skips[0], context), context)
+            x = self.decoder2(x, self.encoder1(image, context), context)
         return Outputs(self.out(x))
 
 

@@ -10,7 +10,7 @@ import optax
 from jax import lax
 
 from jaxseg.losses import compose as losses
-from jaxseg.models.functional import Network, Run
+from jaxseg.models.functional import ForwardContext, Network
 from jaxseg.ops.barrier import cpu_barrier
 from jaxseg.ops.image import to_float
 from jaxseg.optim import average
@@ -53,7 +53,8 @@ def build(network: Network, loss: Callable, optimizer: Optimizer, schedule: Call
 
     def loss_of(trained, state, batch, key):
         params, balance = trained
-        outputs, new_state = network.apply(params, state, finish(batch["image"]).astype(dtype), Run(train=True, key=key))
+        context = ForwardContext(train=True, key=key)
+        outputs, new_state = network.apply(params, state, finish(batch["image"]).astype(dtype), context)
         if auxiliary and not outputs.aux:
             raise ConfigError("config.loss.aux_weights are of auxiliary outputs, and this network has none: set it to ()")
         truth = batch["target"] if "target" in batch else target(batch["mask"])
@@ -140,7 +141,7 @@ def build_warm(network: Network, optimizer: Optimizer, augment: Callable, mesh, 
         augment_key, run_key = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(drawn), number))
         image, _ = augment(augment_key, to_float(batch["image"]), batch["mask"].astype(jnp.int32))
         params, net_state = stored.trained.part(state["params"]), stored.buffers.part(state["state"])
-        _, new = network.apply(params, net_state, finish(image).astype(dtype), Run(train=True, key=run_key))
+        _, new = network.apply(params, net_state, finish(image).astype(dtype), ForwardContext(train=True, key=run_key))
         return {**state, "state": stored.buffers.join(new)}
 
     everywhere = meshes.replicated(mesh)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxseg.layers import BatchNorm, Conv, Dropout, Run
+from jaxseg.layers import BatchNorm, Conv, Dropout, ForwardContext
 from jaxseg.models import Outputs, Segmenter, create_model, functional
 from jaxseg.types import MismatchError
 
@@ -23,11 +23,11 @@ class Chain(Segmenter):
         self.dropout = Dropout(drop)
         self.head = Conv(in_channels, num_classes, 1, rank=rank, rngs=rngs)
 
-    def forward(self, image, run):
+    def forward(self, image, context):
         x = image
         for block in self.blocks:
             x = jnp.tanh(3 * block(x))
-        return Outputs(self.head(self.dropout(self.norm(x, run), run)))
+        return Outputs(self.head(self.dropout(self.norm(x, context), context)))
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_assign_checks_before_it_changes_anything(chain, image):
 def test_inference_changes_no_state_and_training_returns_the_new_one(chain, image):
     network, params, state = functional.split(chain)
     _, kept = network.apply(params, state, image)
-    outputs, moved = network.apply(params, state, image, Run(train=True))
+    outputs, moved = network.apply(params, state, image, ForwardContext(train=True))
     assert all(np.array_equal(kept[n], state[n]) for n in state)
     assert all(not np.array_equal(moved[n], state[n]) for n in state)
     assert outputs.logits.shape == (2, 3, 4, 2)
@@ -129,8 +129,8 @@ def test_calls_without_a_key_are_repeatable():
 
 def test_a_stochastic_layer_without_a_key_says_so(image):
     chain = Chain(rngs=nnx.Rngs(0), drop=0.5)
-    with pytest.raises(ValueError, match="no key; pass Run"):
-        chain(jnp.asarray(image), Run(train=True))
+    with pytest.raises(ValueError, match="no key; pass ForwardContext"):
+        chain(jnp.asarray(image), ForwardContext(train=True))
 
 
 def test_an_abstract_network_has_shapes_and_no_values():

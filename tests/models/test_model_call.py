@@ -27,7 +27,7 @@ class Chain(Segmenter):
         self.head = Conv(2, 2, head, rank=2, rngs=rngs)
         self.factors = (1.0, 2.0)
 
-    def forward(self, image, run):
+    def forward(self, image, context):
         x = image
         for block in self.blocks:
             x = jnp.tanh(block(x))
@@ -42,7 +42,7 @@ class Counter(Segmenter):
         self.calls = Buffer(jnp.zeros((), jnp.int32))
         self.rest = Buffer(jnp.ones((2,)))
 
-    def forward(self, image, run):
+    def forward(self, image, context):
         self.calls[...] = self.calls[...] + 1
         return Outputs(image * self.rest[...] + self.calls[...])
 
@@ -116,8 +116,8 @@ def test_bases_of_a_factorisation_move_as_they_do_without_the_cache():
             self.in_channels, self.num_classes = 2, 2
             self.ham = NMF(2, 3, initial="buffer", update="eval", rngs=nnx.Rngs(0))
 
-        def forward(self, image, run):
-            return Outputs(self.ham(jnp.abs(image), run))
+        def forward(self, image, context):
+            return Outputs(self.ham(jnp.abs(image), context))
 
     model = Ham()
     network, params, state = functional.split(model)

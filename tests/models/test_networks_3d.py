@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxseg.layers import Run, attention
+from jaxseg.layers import ForwardContext, attention
 from jaxseg.models import create_model, functional
 from jaxseg.models.dual_branch import large_kernel, vit
 from jaxseg.models.dual_branch.shuffle import channel_shuffle
@@ -93,7 +93,7 @@ def test_deep_supervision_comes_finest_first_in_training_only():
     model = create_model("nnunet_plain", abstract=True)
     network, params, state = functional.split(model)
     image = jax.ShapeDtypeStruct((1, 64, 64, 64, 4), jnp.float32)
-    shapes = jax.eval_shape(lambda p, s, x: network.apply(p, s, x, Run(train=True, key=None))[0], params, state, image)
+    shapes = jax.eval_shape(lambda p, s, x: network.apply(p, s, x, ForwardContext(train=True, key=None))[0], params, state, image)
     assert [a.shape[1] for a in shapes.aux] == [32, 16, 8, 4] and shapes.logits.shape == (1, 64, 64, 64, 3)
     assert jax.eval_shape(lambda p, s, x: network.apply(p, s, x)[0], params, state, image).aux == ()
 
@@ -129,7 +129,7 @@ def test_merged_kernels_give_the_same_logits():
     # two sums of 343 and 27 products become one
     np.testing.assert_allclose(np.asarray(block(x)), before, atol=1e-5 * before.std(), rtol=1e-5)
     with pytest.raises(ValueError, match="merge"):
-        block(x, Run(train=True))
+        block(x, ForwardContext(train=True))
 
 
 def test_a_merged_branch_gives_the_same_features():

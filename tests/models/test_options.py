@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg.layers import Run
+from jaxseg.layers import ForwardContext
 from jaxseg.models import create_model, functional, list_models
 from jaxseg.models.registry import variants
 from jaxseg.types import MismatchError
@@ -62,7 +62,7 @@ def test_effisegnets_deep_supervision_has_logits_for_each_of_five_taps_and_any_w
     for deep, count in ((True, 5), (False, 0)):
         model = create_model("effisegnet_test", deep_supervision=deep, width=12, num_classes=3, abstract=True)
         network, params, state = functional.split(model)
-        outputs = jax.eval_shape(lambda p, s, x: network.apply(p, s, x, Run(train=True, key=jax.random.key(0)))[0],  # noqa: B023
+        outputs = jax.eval_shape(lambda p, s, x: network.apply(p, s, x, ForwardContext(train=True, key=jax.random.key(0)))[0],  # noqa: B023
                                  params, state, jax.ShapeDtypeStruct((2, 75, 64, 3), np.float32))
         assert outputs.logits.shape == (2, 75, 64, 3) and [a.shape for a in outputs.aux] == [(2, 75, 64, 3)] * count
         assert params["classifier.weight"].shape == (1, 1, 12, 3)

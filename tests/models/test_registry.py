@@ -56,7 +56,7 @@ class Mine(Segmenter):
         self.a = Conv(in_channels, width, 3, rank=rank, rngs=rngs)
         self.b = Conv(width, num_classes, 1, rank=rank, rngs=rngs)
 
-    def forward(self, image, run):
+    def forward(self, image, context):
         return Outputs(self.b(self.a(image)))
 
 

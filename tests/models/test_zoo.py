@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.layers import Run
+from jaxseg.layers import ForwardContext
 from jaxseg.models import create_model, functional, list_models
 from jaxseg.models.registry import variants
 
@@ -83,7 +83,7 @@ def test_test_variants_have_finite_gradients(name, rank):
     network, params, state, image, _ = build(name, rank)
 
     def loss(params):
-        outputs, _ = network.apply(params, state, image, Run(train=True, key=jax.random.key(0)))
+        outputs, _ = network.apply(params, state, image, ForwardContext(train=True, key=jax.random.key(0)))
         return sum(jnp.mean(jnp.square(a - 1)) for a in (outputs.logits, *outputs.aux))
 
     grads = jax.jit(jax.grad(loss)).lower(params).compile(compiler_options={} if name in SLOW else QUICK[rank])(params)

@@ -12,7 +12,7 @@ from jaxseg.layers.activation import activation
 from jaxseg.losses import TERMS
 from jaxseg.models import create_model, functional, list_models
 from jaxseg.models.dual_branch import blocks
-from jaxseg.models.functional import Run
+from jaxseg.models.functional import ForwardContext
 from jaxseg.models.registry import variants
 from jaxseg.ops.activation.table import ACTS, FUSED
 
@@ -51,7 +51,7 @@ def test_no_gradient_of_a_network_compares_numbers_for_equality(name, rank):
     size = next(n for n in range(32, 130) if _taken(model, n))
 
     def loss(params, state, image):
-        outputs, _ = network.apply(params, state, image, Run(train=True, key=jax.random.key(0)))
+        outputs, _ = network.apply(params, state, image, ForwardContext(train=True, key=jax.random.key(0)))
         return sum(jnp.mean(jnp.square(a)) for a in (outputs.logits, *outputs.aux))
 
     image = jax.ShapeDtypeStruct((1, *(size,) * rank, model.in_channels), jnp.float32)
@@ -87,7 +87,7 @@ def test_channel_attention_has_finite_gradients_without_optimisations(unoptimise
     rng = np.random.default_rng(0)
     x, skip = (rng.normal(size=size).astype(np.float32) for size in ((2, 8, 8, 16), (2, 16, 16, 8)))
     assert not _bad_gradients(params, lambda p: jnp.mean(
-        jnp.square(network.merge(p, state)(x, skip, Run(train=True)) - 1)))
+        jnp.square(network.merge(p, state)(x, skip, ForwardContext(train=True)) - 1)))
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_a_network_of_channel_attention_has_finite_gradients_without_optimisatio
     network, params, state = functional.split(create_model("dualbranch_18_shufflenet_v1_test", in_channels=2, rank=3))
     image = np.random.default_rng(0).normal(size=(1, 32, 32, 32, 2)).astype(np.float32)
     assert not _bad_gradients(params, lambda p: jnp.mean(
-        jnp.square(network.apply(p, state, image, Run(train=True))[0].logits)))
+        jnp.square(network.apply(p, state, image, ForwardContext(train=True))[0].logits)))
 
 
 @pytest.mark.parametrize("size", [(5, 6), (3, 4, 5), (1, 1), (7,)], ids=str)

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from jaxseg import ops
-from jaxseg.layers import BatchNorm, GroupNorm, InstanceNorm, Run, activation
+from jaxseg.layers import BatchNorm, ForwardContext, GroupNorm, InstanceNorm, activation
 
 
 def _plain(x, weight, bias, axes, eps, act, groups):
@@ -43,7 +43,7 @@ def test_gradient_equals_the_derived_one(axes, groups, act, dtype):
 def test_a_norm_given_an_activation_is_the_norm_and_then_the_activation(make, act):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4, 6)), jnp.float32)
     norms = [make(6, rngs=nnx.Rngs(0)) for _ in range(2)]
-    for run in (Run(train=True), Run(train=False)):
+    for run in (ForwardContext(train=True), ForwardContext(train=False)):
         np.testing.assert_allclose(norms[0](x, run, act=act), activation(act)(norms[1](x, run)), atol=1e-6)
     for a, b in zip(*(jax.tree.leaves(nnx.state(norm)) for norm in norms)):
         np.testing.assert_array_equal(a, b)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxseg import ops
-from jaxseg.layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, Run
+from jaxseg.layers import BatchNorm, ForwardContext, GroupNorm, InstanceNorm, LayerNorm
 
 torch = pytest.importorskip("torch", reason="parity needs the extra [parity]")
 F = torch.nn.functional
@@ -118,7 +118,7 @@ def test_normalisation_and_its_gradients_equal_torch(name):
     def ours(x, weight, bias):
         fresh = make(nnx.Rngs(0))
         fresh.weight.set_value(weight), fresh.bias.set_value(bias)
-        return fresh(x, Run(train=True))
+        return fresh(x, ForwardContext(train=True))
 
     assert layer.eps == 1e-5
     x = _array(2, 5, 7, 6) + 3

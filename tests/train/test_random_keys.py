@@ -85,8 +85,8 @@ class Droppy(Segmenter):
         self.conv = Conv(1, 1, 1, rank=2, rngs=rngs)
         self.dropout, self.channels, self.path = Dropout(0.5), ChannelDropout(0.5), DropPath(0.5)
 
-    def forward(self, image, run):
-        return Outputs(self.path(self.channels(self.dropout(self.conv(image), run), run), run))
+    def forward(self, image, context):
+        return Outputs(self.path(self.channels(self.dropout(self.conv(image), context), context), context))
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ class Tiny(Segmenter):
         self.norm = BatchNorm(8, rngs=rngs)
         self.head = Conv(8, num_classes, 1, rank=rank, rngs=rngs)
 
-    def forward(self, image, run):
-        return Outputs(self.head(nnx.relu(self.norm(self.first(image), run))))
+    def forward(self, image, context):
+        return Outputs(self.head(nnx.relu(self.norm(self.first(image), context))))
 
 
 def config(name: str, arguments: str = "quick", **changes):

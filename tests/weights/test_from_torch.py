@@ -24,7 +24,7 @@ class Layouts(Segmenter):
         self.mix = Linear(4, 8, rngs=rngs)
         self.head = Conv(8, num_classes, 1, rank=rank, rngs=rngs)
 
-    def forward(self, image, run):
+    def forward(self, image, context):
         x = self.up(self.grouped(self.stem(image)))[:, ::2, ::2]
         return Outputs(self.head(self.mix(self.norm(x))))
 

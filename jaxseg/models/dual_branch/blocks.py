@@ -6,10 +6,10 @@ from flax import nnx
 
 from jaxseg import ops
 from jaxseg.layers.blocks import ConvNorm, DoubleConv, Down, Sequential, Up, up_halved
+from jaxseg.layers.context import EVAL, ForwardContext
 from jaxseg.layers.conv import Conv, ConvTranspose
 from jaxseg.layers.mobile import ChannelAttention, GhostBottleneck, InvertedResidual
 from jaxseg.layers.norm import BatchNorm
-from jaxseg.layers.run import EVAL, Run
 from jaxseg.models.dual_branch.large_kernel import DownLargeKernel
 from jaxseg.models.dual_branch.shuffle import ConvNeXtBlock, DownConvNeXt, ShuffleV1, ShuffleV2, ShuffleV2Down
 from jaxseg.models.dual_branch.vit import DownViT
@@ -59,9 +59,9 @@ class DilatedMix(nnx.Module):
         self.mix = NormAct(inner, act, rngs=rngs)
         self.project = ConvNorm(inner, cout, 1, rank=rank, act=act, rngs=rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = self.depthwise(self.expand(ops.max_pool(x, 2), run), run)
-        return self.project(self.mix(y, run), run)
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        y = self.depthwise(self.expand(ops.max_pool(x, 2), context), context)
+        return self.project(self.mix(y, context), context)
 
 
 class NormAct(nnx.Module):
@@ -70,8 +70,8 @@ class NormAct(nnx.Module):
     def __init__(self, channels: int, act: str, *, rngs: nnx.Rngs):
         self.norm, self.act = BatchNorm(channels, rngs=rngs), act
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return self.norm(x, run, act=self.act)
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        return self.norm(x, context, act=self.act)
 
 
 class DownDilated(Sequential):
@@ -93,8 +93,8 @@ class MobileUp(Up):
         super().__init__(up, Sequential(ChannelAttention(joined, 8, rngs=rngs),
                                         DoubleConv(joined, cout, rank=rank, act=act, rngs=rngs)))
 
-    def __call__(self, x: Array, skip: Array, run: Run = EVAL) -> Array:
-        return super().__call__(x, skip if self.compress is None else self.compress(skip, run), run)
+    def __call__(self, x: Array, skip: Array, context: ForwardContext = EVAL) -> Array:
+        return super().__call__(x, skip if self.compress is None else self.compress(skip, context), context)
 
 
 def _shuffle_up(cin: int, cout: int, skip: int, *, reduction: int, rank: int, rngs: nnx.Rngs) -> Up:

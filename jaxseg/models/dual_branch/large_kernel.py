@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxseg.layers.blocks import ConvNorm, Sequential
+from jaxseg.layers.context import EVAL, ForwardContext
 from jaxseg.layers.conv import Conv
 from jaxseg.layers.norm import BatchNorm
-from jaxseg.layers.run import EVAL, Run
 from jaxseg.types import Array
 
 
@@ -27,12 +27,12 @@ class ParallelConv(nnx.Module):
         one = lambda k: ConvNorm(channels, channels, k, rank=rank, groups=channels, act="identity", rngs=rngs)
         self.large, self.small, self.merged = one(kernel), one(small), None
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         if self.merged is not None:
-            if run.train:
+            if context.train:
                 raise ValueError("a merged network is for inference; train the network before merge()")
             return nnx.relu(self.merged(x))
-        return nnx.relu(self.large(x, run) + self.small(x, run))
+        return nnx.relu(self.large(x, context) + self.small(x, context))
 
     def merge(self) -> None:
         """Fold norms and the small kernel into one: W = sum of W_i g_i / s_i, bias = sum of b_i - m_i g_i / s_i."""
@@ -61,9 +61,9 @@ class LargeKernelBlock(nnx.Module):
         self.parallel = ParallelConv(inner, kernel=kernel, small=small, rank=rank, rngs=rngs)
         self.project = ConvNorm(inner, channels, 1, rank=rank, act="identity", rngs=rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = self.norm(x, run)
-        return y + self.project(self.parallel(self.expand(y, run), run), run)
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        y = self.norm(x, context)
+        return y + self.project(self.parallel(self.expand(y, context), context), context)
 
 
 class ConvFFN(nnx.Module):
@@ -74,8 +74,8 @@ class ConvFFN(nnx.Module):
         self.expand = ConvNorm(channels, channels * ratio, 1, rank=rank, act="gelu", rngs=rngs)
         self.project = ConvNorm(channels * ratio, channels, 1, rank=rank, act="identity", rngs=rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return x + self.project(self.expand(self.norm(x, run), run), run)
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        return x + self.project(self.expand(self.norm(x, context), context), context)
 
 
 class DownLargeKernel(Sequential):

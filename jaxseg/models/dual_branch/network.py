@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxseg.layers import Conv, Linear, Run
+from jaxseg.layers import Conv, ForwardContext, Linear
 from jaxseg.models.base import Outputs, Segmenter, Variant
 from jaxseg.models.dual_branch.blocks import DOWNS, STEMS, UPS
 from jaxseg.types import Array, ConfigError
@@ -105,22 +105,22 @@ class MultiBranch(Segmenter):
                              zip(ups, (config.deep[-1], *config.outs[:-1]), config.outs, skips[::-1], strict=True)])
         self.head = Conv(config.outs[-1], num_classes, 1, rank=3, rngs=rngs)
 
-    def forward(self, image: Array, run: Run) -> Outputs:
+    def forward(self, image: Array, context: ForwardContext) -> Outputs:
         with jax.named_scope("stem"):
-            parts = [branch.stem(image[..., c:c + 1], run) for c, branch in zip(self.channels, self.branches)]
+            parts = [branch.stem(image[..., c:c + 1], context) for c, branch in zip(self.channels, self.branches)]
         skips = [jnp.concatenate(parts, axis=-1)]
         for i, modality_attention in enumerate(list(self.modality_attention)[1:]):
             with jax.named_scope(f"branch{i + 2}"):
-                parts = [branch.downs[i](part, run) for branch, part in zip(self.branches, parts)]
+                parts = [branch.downs[i](part, context) for branch, part in zip(self.branches, parts)]
                 parts = parts if modality_attention is None else modality_attention(parts)
             skips.append(jnp.concatenate(parts, axis=-1))
         for i, down in enumerate(self.deep):
             with jax.named_scope(f"down{i + 1}"):
-                skips.append(down(skips[-1], run))
+                skips.append(down(skips[-1], context))
         x = skips.pop()
         for i, up in enumerate(self.ups):
             with jax.named_scope(f"up{i + 1}"):
-                x = up(x, skips.pop(), run)
+                x = up(x, skips.pop(), context)
         return Outputs(self.head(x))
 
 

@@ -7,11 +7,11 @@ from flax import nnx
 
 from jaxseg.layers.activation import activation
 from jaxseg.layers.blocks import ConvNorm, Sequential
+from jaxseg.layers.context import EVAL, ForwardContext
 from jaxseg.layers.conv import Conv
 from jaxseg.layers.mobile import ChannelAttention
 from jaxseg.layers.norm import BatchNorm
 from jaxseg.layers.residual import LayerScale
-from jaxseg.layers.run import EVAL, Run
 from jaxseg.types import Array
 
 
@@ -38,9 +38,9 @@ class ShuffleV2(nnx.Module):
             blocks.append(ConvNorm(half, half, 1, rank=rank, rngs=rngs))
         self.right = Sequential(*blocks)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         left, right = jnp.split(x, 2, axis=-1)
-        return channel_shuffle(jnp.concatenate([left, self.right(right, run)], axis=-1), 2)
+        return channel_shuffle(jnp.concatenate([left, self.right(right, context)], axis=-1), 2)
 
 
 class ShuffleV2Down(nnx.Module):
@@ -52,8 +52,8 @@ class ShuffleV2Down(nnx.Module):
         self.right = Sequential(ConvNorm(cin, cin, 1, rank=rank, rngs=rngs), depthwise(),
                                 ConvNorm(cin, cout // 2, 1, rank=rank, rngs=rngs))
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return channel_shuffle(jnp.concatenate([self.left(x, run), self.right(x, run)], axis=-1), 2)
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        return channel_shuffle(jnp.concatenate([self.left(x, context), self.right(x, context)], axis=-1), 2)
 
 
 class ShuffleV1(nnx.Module):
@@ -75,9 +75,9 @@ class ShuffleV1(nnx.Module):
         self.proj_out = ConvNorm(middle, cout, 1, rank=rank, act="identity", rngs=rngs)
         self.shortcut = stride == 1
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = self.depthwise(self.proj_in(x, run), run)
-        y = self.proj_out(y if self.attention is None else self.attention(y), run)
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        y = self.depthwise(self.proj_in(x, context), context)
+        y = self.proj_out(y if self.attention is None else self.attention(y), context)
         return jax.nn.relu(x + y if self.shortcut else y)
 
 
@@ -91,8 +91,8 @@ class ConvNeXtBlock(nnx.Module):
         self.project = Conv(4 * channels, channels, 1, rank=rank, rngs=rngs)
         self.scale = LayerScale(channels, 1e-6, rngs=rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = self.norm(self.depthwise(x), run)
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        y = self.norm(self.depthwise(x), context)
         return x + self.scale(self.project(activation("gelu")(self.expand(y))))
 
 
@@ -104,5 +104,5 @@ class DownConvNeXt(nnx.Module):
         self.conv = Conv(cin, cout, 2, rank=rank, stride=2, padding=0, rngs=rngs)
         self.blocks = Sequential(*(ConvNeXtBlock(cout, rank=rank, rngs=rngs) for _ in range(2)))
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return self.blocks(self.conv(self.norm(x, run)), run)
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        return self.blocks(self.conv(self.norm(x, context)), context)

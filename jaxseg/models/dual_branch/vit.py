@@ -6,9 +6,9 @@ from flax import nnx
 from jaxseg.layers.activation import activation
 from jaxseg.layers.attention import SelfAttention, TransformerLayer, apply_to_unfolded_patches
 from jaxseg.layers.blocks import ConvNorm, Sequential
+from jaxseg.layers.context import EVAL, ForwardContext
 from jaxseg.layers.conv import Conv, Linear
 from jaxseg.layers.norm import BatchNorm, LayerNorm
-from jaxseg.layers.run import EVAL, Run
 from jaxseg.models.dual_branch.large_kernel import Transition
 from jaxseg.types import Array
 
@@ -30,12 +30,12 @@ class GlobalViT(nnx.Module):
         self.proj_out = Conv(channels, channels, 1, rank=rank, rngs=rngs)
         self.last = BatchNorm(channels, rngs=rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = self.proj_in(self.local(x, run))
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        y = self.proj_in(self.local(x, context))
         t = self.norm(y.reshape(y.shape[0], -1, y.shape[-1]))  # [B, T, C]
         t = t + self.attention(t)
         t = t + self.fc2(activation("gelu")(self.fc1(self.norm(t))))
-        return self.last(self.proj_out(t.reshape(y.shape)) + x, run)
+        return self.last(self.proj_out(t.reshape(y.shape)) + x, context)
 
 
 class PatchViT(nnx.Module):
@@ -47,9 +47,9 @@ class PatchViT(nnx.Module):
         self.layers = nnx.List([TransformerLayer(channels, 2 * channels, act="gelu", rngs=rngs) for _ in range(2)])
         self.proj_out, self.fuse = one(channels, 1, "identity"), one(2 * channels, 3, "relu")
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        y = apply_to_unfolded_patches(self.proj_in(self.local(x, run), run), self.layers, 2, run, pad=True)
-        return self.fuse(jnp.concatenate([x, self.proj_out(y, run)], axis=-1), run)
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        y = apply_to_unfolded_patches(self.proj_in(self.local(x, context), context), self.layers, 2, context, pad=True)
+        return self.fuse(jnp.concatenate([x, self.proj_out(y, context)], axis=-1), context)
 
 
 class DownViT(Sequential):

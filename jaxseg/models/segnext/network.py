@@ -23,10 +23,10 @@ from jaxseg.layers import (
     ChannelDropout,
     Conv,
     DropPath,
+    ForwardContext,
     GroupNorm,
     LayerNorm,
     LayerScale,
-    Run,
     activation,
     drop_path_rates,
     initial,
@@ -92,7 +92,7 @@ class MSCA(nnx.Module):
         self.strips = nnx.List([nnx.List([depthwise((1, k)), depthwise((k, 1))]) for k in (7, 11, 21)])
         self.conv3 = _conv(config, dim, dim, 1, rngs=rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         both = lambda layer: (layer.weight[...], layer.bias[...])
         return ops.msca(x, both(self.conv0), [(both(row), both(column)) for row, column in self.strips], both(self.conv3),
                         from_input=self.from_input)
@@ -107,7 +107,7 @@ class Attention(nnx.Module):
         self.msca = MSCA(config, dim, rngs=rngs)
         self.proj_2 = _conv(config, dim, dim, 1, rngs=rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         y = self.proj_2(self.msca(_gelu(self.proj_1(x))))
         return y + x if self.shortcut else y
 
@@ -120,7 +120,7 @@ class FFN(nnx.Module):
         self.dwconv = _conv(config, hidden, hidden, 3, groups=hidden, rngs=rngs)
         self.fc2 = _conv(config, hidden, dim, 1, rngs=rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         return self.fc2(_gelu(ops.stored(self.dwconv(ops.stored(self.fc1(x))))))
 
 
@@ -137,9 +137,9 @@ class Block(nnx.Module):
         self.layer_scale_2 = LayerScale(dim, 1e-2, rngs=rngs)
         self.drop_path_2 = DropPath(drop)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        x = x + self.drop_path_1(self.layer_scale_1(self.attn(self.norm1(x, run), run)), run)
-        return x + self.drop_path_2(self.layer_scale_2(self.mlp(self.norm2(x, run), run)), run)
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        x = x + self.drop_path_1(self.layer_scale_1(self.attn(self.norm1(x, context), context)), context)
+        return x + self.drop_path_2(self.layer_scale_2(self.mlp(self.norm2(x, context), context)), context)
 
 
 class Stem(nnx.Module):
@@ -151,8 +151,8 @@ class Stem(nnx.Module):
         self.conv2 = _conv(config, cout // 2, cout, 3, stride=2, rngs=rngs)
         self.norm2 = _norm(config, cout, rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
-        return self.norm2(self.conv2(self.norm1(self.conv1(x), run, act="gelu")), run)
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        return self.norm2(self.conv2(self.norm1(self.conv1(x), context, act="gelu")), context)
 
 
 class Downsample(nnx.Module):
@@ -162,9 +162,9 @@ class Downsample(nnx.Module):
         self.proj = _conv(config, cin, cout, 3, stride=2, rngs=rngs)
         self.norm = None if config.ich else _norm(config, cout, rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         x = self.proj(x)
-        return x if self.norm is None else self.norm(x, run)
+        return x if self.norm is None else self.norm(x, context)
 
 
 class Encoder(StagedEncoder):
@@ -192,11 +192,11 @@ class Squeeze(nnx.Module):
         self.norm = None if config.ich else GroupNorm(32, cout, rngs=rngs)
         self.relu = relu
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         x = self.conv(x)
         if self.norm is None:
             return _relu(x) if self.relu else x
-        return self.norm(x, run, act="relu" if self.relu else "identity")
+        return self.norm(x, context, act="relu" if self.relu else "identity")
 
 
 class Decoder(nnx.Module):
@@ -213,11 +213,11 @@ class Decoder(nnx.Module):
         self.align = (_conv(config, width, config.decoder_width, 1, rngs=rngs) if config.ich else
                       Squeeze(config, width, config.decoder_width, True, rngs=rngs))
 
-    def __call__(self, features: list[Array], run: Run = EVAL) -> Array:
+    def __call__(self, features: list[Array], context: ForwardContext = EVAL) -> Array:
         size = features[1].shape[1:-1]
         x = jnp.concatenate([ops.resize(f, size) for f in features[1:]], axis=-1)  # [B, H/8, W/8, sum of dims]
         x = self.squeeze(x)
-        x = _relu(x + self.ham_out(self.ham(_relu(self.ham_in(x)), run)))
+        x = _relu(x + self.ham_out(self.ham(_relu(self.ham_in(x)), context)))
         return self.align(x)
 
 
@@ -232,10 +232,10 @@ class SegNeXt(Segmenter):
         self.dropout = ChannelDropout(config.dropout)
         self.classifier = _conv(config, config.decoder_width, num_classes, 1, rngs=rngs)
 
-    def forward(self, image: Array, run: Run) -> Outputs:
-        features = self.encoder(image, run)
+    def forward(self, image: Array, context: ForwardContext) -> Outputs:
+        features = self.encoder(image, context)
         with jax.named_scope("decoder"):
-            x = self.classifier(self.dropout(self.decoder(features, run), run))  # [B, H/8, W/8, K]
+            x = self.classifier(self.dropout(self.decoder(features, context), context))  # [B, H/8, W/8, K]
             return Outputs(ops.resize(x.astype(jnp.float32), image.shape[1:-1], align_corners=self.align_corners))
 
 

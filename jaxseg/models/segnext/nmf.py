@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from jaxseg.layers.context import EVAL, ForwardContext
 from jaxseg.layers.norm import Buffer
 from jaxseg.layers.residual import Stochastic
-from jaxseg.layers.run import EVAL, Run
 from jaxseg.ops import tally
 from jaxseg.types import Array
 
@@ -49,12 +49,12 @@ class NMF(Stochastic):
         self.update, self.eta = update, eta
         self.bases = Buffer(draw_bases(rngs.params(), 1, channels, bases)) if initial == "buffer" else None
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         """x [B, *S, D] -> the same shape."""
         shape, dtype = x.shape, x.dtype
         x = x.reshape(shape[0], -1, self.channels).astype(jnp.float32)  # [B, N, D]
-        bases = self._bases(x.shape[0], run)
-        steps = self.train_steps if run.train else self.eval_steps
+        bases = self._bases(x.shape[0], context)
+        steps = self.train_steps if context.train else self.eval_steps
         stop = lax.stop_gradient if self.frozen_steps else (lambda a: a)
         y, b = stop(x), stop(bases)
         coef = jax.nn.softmax(_matmul(y, b), axis=-1)  # [B, N, R]
@@ -64,15 +64,15 @@ class NMF(Stochastic):
             b = self._ratio(b, _matmul(_t(y), coef), _matmul(b, _matmul(_t(coef), coef)))
         coef, b = stop(coef), stop(b)
         coef = self._ratio(coef, _matmul(x, b), _matmul(coef, _matmul(_t(b), b)))
-        if self.update == ("train" if run.train else "eval"):
+        if self.update == ("train" if context.train else "eval"):
             moved = self.bases[...] + self.eta * (lax.stop_gradient(b).mean(0, keepdims=True) - self.bases[...])
             self.bases[...] = _normalize(moved)
         return _matmul(coef, _t(b)).astype(dtype).reshape(shape)
 
-    def _bases(self, batch: int, run: Run) -> Array:
+    def _bases(self, batch: int, context: ForwardContext) -> Array:
         if self.bases is not None:
             return jnp.broadcast_to(self.bases[...], (batch, self.channels, self.num_bases))
-        key = jax.random.key(0) if run.key is None else run.stream(self.stream)
+        key = jax.random.key(0) if context.key is None else context.stream(self.stream)
         return draw_bases(key, batch, self.channels, self.num_bases)
 
     def _ratio(self, value: Array, num: Array, den: Array) -> Array:

@@ -10,7 +10,7 @@ import dataclasses
 import jax
 from flax import nnx
 
-from jaxseg.layers import EVAL, Conv, LayerNorm, Run
+from jaxseg.layers import EVAL, Conv, ForwardContext, LayerNorm
 from jaxseg.layers.res_unet import RULES, ResBlock, res_up
 from jaxseg.models.base import KeyMapping, Outputs, Segmenter, Variant
 from jaxseg.models.swin_unetr.windows import PatchMerging, WindowBlock
@@ -44,10 +44,10 @@ class Stage(nnx.Module):
                                 for j in range(config.depths[i])])
         self.downsample = PatchMerging(channels, order=config.merging, rngs=rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         for block in self.blocks:
-            x = block(x, run)
-        return self.downsample(x, run)
+            x = block(x, context)
+        return self.downsample(x, context)
 
 
 class SwinUNETR(Segmenter):
@@ -68,19 +68,19 @@ class SwinUNETR(Segmenter):
             res_up(f * a, f * b, **same) for a, b in ((16, 8), (8, 4), (4, 2), (2, 1), (1, 1)))
         self.out = Conv(f, num_classes, 1, **same)
 
-    def forward(self, image: Array, run: Run) -> Outputs:
+    def forward(self, image: Array, context: ForwardContext) -> Outputs:
         x = self.embed(image)  # [B, D/2, H/2, W/2, f]
         maps = [self.norms[0](x)]
         for i, stage in enumerate(self.stages):
             with jax.named_scope(f"stage{i + 1}"):
-                x = stage(x, run)  # the next stage reads it without the norm
+                x = stage(x, context)  # the next stage reads it without the norm
                 maps.append(self.norms[i + 1](x))
         with jax.named_scope("decoder"):
-            x = self.decoder5(self.encoder10(maps[4], run), maps[3], run)
-            x = self.decoder4(x, self.encoder4(maps[2], run), run)
-            x = self.decoder3(x, self.encoder3(maps[1], run), run)
-            x = self.decoder2(x, self.encoder2(maps[0], run), run)
-            x = self.decoder1(x, self.encoder1(image, run), run)
+            x = self.decoder5(self.encoder10(maps[4], context), maps[3], context)
+            x = self.decoder4(x, self.encoder4(maps[2], context), context)
+            x = self.decoder3(x, self.encoder3(maps[1], context), context)
+            x = self.decoder2(x, self.encoder2(maps[0], context), context)
+            x = self.decoder1(x, self.encoder1(image, context), context)
         return Outputs(self.out(x))
 
 

@@ -12,9 +12,9 @@ from jaxseg import ops
 from jaxseg.layers import initial
 from jaxseg.layers.activation import activation
 from jaxseg.layers.attention import patch_axes
+from jaxseg.layers.context import EVAL, ForwardContext
 from jaxseg.layers.conv import Linear
 from jaxseg.layers.norm import LayerNorm
-from jaxseg.layers.run import EVAL, Run
 from jaxseg.types import Array, ConfigError
 
 # MONAI's orders of the eight sub-grids, as offsets along D, H, W; before 1.5 it took two of them twice and left two out
@@ -94,7 +94,7 @@ class WindowBlock(nnx.Module):
         self.fc1 = Linear(channels, int(channels * ratio), rngs=rngs)
         self.fc2 = Linear(int(channels * ratio), channels, rngs=rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         x = x + self._attend(self.norm1(x))
         return x + self.fc2(activation("gelu")(self.fc1(self.norm2(x))))
 
@@ -123,7 +123,7 @@ class PatchMerging(nnx.Module):
         self.norm = LayerNorm(8 * channels, rngs=rngs)
         self.reduction = Linear(8 * channels, 2 * channels, bias=False, rngs=rngs)
 
-    def __call__(self, x: Array, run: Run = EVAL) -> Array:
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         x = jnp.pad(x, ((0, 0), *((0, n % 2) for n in x.shape[1:-1]), (0, 0)))
         parts = [x[:, d::2, h::2, w::2] for d, h, w in ORDERS[self.order]]
         return self.reduction(self.norm(jnp.concatenate(parts, axis=-1)))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from jaxseg.layers import Run
+from jaxseg.layers import ForwardContext
 from jaxseg.models import functional
 from jaxseg.ops.conv.cpu import choose
 from jaxseg.weights import from_torch
@@ -127,7 +127,7 @@ def _step(model, image, targets, weights):
     network, params, state = functional.split(model)
 
     def loss(params):
-        outputs, new_state = network.apply(params, state, image, Run(train=True, key=jax.random.key(0)))
+        outputs, new_state = network.apply(params, state, image, ForwardContext(train=True, key=jax.random.key(0)))
         maps = [outputs.logits, *outputs.aux]
         return sum(w * jnp.mean(m * t) for w, m, t in zip(weights, maps, targets)), (maps, new_state)
 

@@ -1,7 +1,7 @@
-"""How a forward pass is run: inference or training, with which random key.
+"""The context of a forward pass: inference or training, and the random key.
 
 Modules hold no random state. A stochastic module owns one small integer, `stream`, numbered when the network is taken apart
-(`models.functional.split`); its key is `fold_in(run.key, stream)`. So no key is split by hand, and a checkpoint holds weights
+(`models.functional.split`); its key is `fold_in(context.key, stream)`. So no key is split by hand, and a checkpoint holds weights
 only.
 """
 
@@ -13,7 +13,7 @@ from jaxseg.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class ForwardContext:
     """One forward pass.
 
     Attributes:
@@ -31,8 +31,9 @@ class Run:
           ValueError: the pass has no key.
         """
         if self.key is None:
-            raise ValueError("this forward pass draws random numbers and has no key; pass Run(train=..., key=jax.random.key(n))")
+            raise ValueError("this forward pass draws random numbers and has no key; pass ForwardContext(train=..., "
+                             "key=jax.random.key(n))")
         return jax.random.fold_in(self.key, number)
 
 
-EVAL = Run()
+EVAL = ForwardContext()
