@@ -1,6 +1,7 @@
 """Who may import whom: arrows point downward. The table is the plan; it changes when the plan does."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,12 @@ def test_rooms_hold_a_dozen_modules():
         modules = [p.stem for p in folder.glob("*.py") if p.name != "__init__.py"]
         name = str(folder.relative_to(LIBRARY))
         assert len(modules) <= 12 or name in one_each, f"{name} has {len(modules)} modules: {', '.join(sorted(modules))}"
+
+
+def test_the_way_through_the_code_names_files_that_exist():
+    way = (ROOT / "README.md").read_text().partition("## The way through the code")[2]
+    named = re.findall(r"`([a-z_0-9/]+\.py)`", way)
+    assert len(named) >= 10 and not [p for p in named if not ((ROOT / p).exists() or (LIBRARY / p).exists())]
 
 
 def test_files_are_chapters():

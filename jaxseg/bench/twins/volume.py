@@ -1,7 +1,7 @@
 """The BraTS project's U-Nets for volumes in PyTorch, one branch and two, with our parameter names.
 
 `unet3d_*` (down by pooling, transposed convolutions up) and `dualbranch_04_*` (branch A, which reads FLAIR, goes down by
-RepLKNet's blocks of kernel 13, branch B by stride). The facts are those of models/unet3d.py and models/dual_branch.py.
+RepLKNet's blocks of kernel 13, branch B by stride). The facts are those of models/unet3d.py and models/dual_branch/.
 """
 
 import functools
