@@ -5,7 +5,7 @@ The tree itself is `configs/_base.py`. Everything that can be refused without re
 
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,23 @@ NUMBERS = ("data.size", "data.window", "data.spacing", "data.mean", "data.std", 
 PAIRS = ("loss.terms", "loss.aux_terms", "loss.learnable")  # ((name, number), ...)
 OPTIONS = ("model.options", "loss.options", "optim.options", "schedule.options")
 BY_PATH = ("optim.name", "schedule.name")  # also take "module:factory", which building them looks up
+# key: (whether it decides anything in this tree, what it needs for that)
+NEEDS: dict[str, tuple[Callable[[dict[str, Any]], bool], str]] = {
+    "data.fold": (lambda c: c["data.split"] == "fold", "data.split='fold'"),
+    "data.folds": (lambda c: c["data.split"] == "fold", "data.split='fold'"),
+    "data.fractions": (lambda c: c["data.split"] == "patient", "data.split='patient'"),
+    "data.split_seed": (lambda c: c["data.split"] in ("patient", "fold"), "data.split='patient' or 'fold'"),
+    "data.sample_seed": (lambda c: c["data.sample"] is not None, "data.sample"),
+    "data.per_volume": (lambda c: not c["data.whole"], "data.whole=False"),
+    "data.foreground": (lambda c: not c["data.whole"], "data.whole=False"),
+    "data.positions": (lambda c: not c["data.whole"], "data.whole=False"),
+    "data.filter": (lambda c: c["data.rank"] == 2, "data.rank=2"),
+    "eval.batch_size": (lambda c: c["data.rank"] == 2, "data.rank=2; volumes take infer.windows"),
+    "infer.batch_size": (lambda c: c["data.rank"] == 2, "data.rank=2; volumes take infer.windows"),
+    "infer.mirror": (lambda c: not c["infer.roi"], "infer.roi=''; the cascade averages no mirrored passes"),
+    "schedule.warmup_ratio": (lambda c: c["schedule.warmup"] > 0, "schedule.warmup above 0"),
+}
+IDLE_IN_FILES = ("data.fractions", "data.split_seed", "data.per_volume", "data.foreground", "schedule.warmup_ratio")
 LARGEST = float(np.finfo(np.float32).max)
 MAX_VOXELS = 2**28  # of the network's input: a slice or a patch
 NOT_NEGATIVE = ("data.max_samples", "data.workers", "optim.weight_decay", "optim.clip_norm", "schedule.warmup",
@@ -131,6 +148,7 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
           "must be ((name, probability, options), ...)")
     _check_data(flat)
     _check_extra(flat)
+    _check_needs(flat, overridden)
     _rule(flat, "search.low", 0 < flat["search.low"] < flat["search.high"], f"must lie between 0 and {flat['search.high']} "
           "(search.high)")
     if flat["schedule.name"] == "plateau" and flat["train.best"] == "last":
@@ -186,6 +204,14 @@ def _check_data(flat: dict[str, Any]) -> None:
           "must be three shares (train, val, test) that sum to 1")
 
 
+def _check_needs(flat: dict[str, Any], overridden: Collection[str]) -> None:
+    """Refuse keys that decide nothing beside the others: typed ones always, a config file's where nobody meant them to wait."""
+    default = flatten(json.loads(flat["defaults"]))
+    for key, (decides, what) in NEEDS.items():
+        given = key in overridden or (key not in IDLE_IN_FILES and json.dumps(flat[key]) != json.dumps(default[key]))
+        _rule(flat, key, not given or decides(flat), f"decides nothing here: it needs {what}; give that, or leave it out")
+
+
 def _check_extra(flat: dict[str, Any]) -> None:
     """Crop, blur, extra channels and what is learnt."""
     crop, extra, target = flat["data.crop"], tuple(flat["data.extra"]), flat["data.target"]
@@ -224,7 +250,6 @@ def _check_volumes(flat: dict[str, Any]) -> None:
               "set data.intensity='ct' for CT, or 'brain' with data.window=() for MRI")
     _rule(flat, "data.target", flat["data.target"] == "labels", "is for data.rank=2; leave it at 'labels'")
     if flat["data.whole"]:
-        _rule(flat, "data.positions", flat["data.positions"] == "uniform", "data.whole=True takes no patches; leave it out")
         _rule(flat, "data.regions", not flat["data.regions"], "data.whole=True learns one class, any foreground; set it to False")
         _rule(flat, "infer.roi", not flat["infer.roi"], "this is the config of a region-of-interest network itself; leave it out")
         _rule(flat, "eval.lesions", not flat["eval.lesions"], "data.whole=True has no regions to find lesions in; set it to ''")

@@ -103,7 +103,8 @@ def evaluate(call: Call) -> int | None:
     network, _, _ = functional.split(model)
     network.check(params, net_state)
     mesh = meshes.make(call.config.mesh.data)
-    meshes.check_batch(call.config.eval.batch_size, mesh, "eval.batch_size")
+    if call.config.data.rank == 2:  # volumes are scored one after another
+        meshes.check_batch(call.config.eval.batch_size, mesh, "eval.batch_size")
     text = data.report(call.config, network, setup.build_loss(call.config), outputs, mesh, (params, net_state),
                        summary=summaries.summarize(model, setup.input_shape(call.config)), model=call.config.model.name,
                        epochs=_epochs(info), folder=call.workdir if jax.process_index() == 0 else None)

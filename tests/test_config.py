@@ -12,13 +12,14 @@ from configs._base import base
 from configs._brats2d import ROWS
 from configs._lungs import STAGES
 from jaxseg import main
-from jaxseg.config import EXTRA, EXTRA_BY_A_RUN, NEUTRAL, as_dict, difference, flatten, resolve
+from jaxseg.config import EXTRA, EXTRA_BY_A_RUN, IDLE_IN_FILES, NEEDS, NEUTRAL, as_dict, difference, flatten, resolve
 from jaxseg.data.prepare import channels
 from jaxseg.infer.slices import TARGET_OF
 from jaxseg.models import functional
 from jaxseg.train import setup
 from jaxseg.types import ConfigError
 
+VOLUMES = {"data.rank": 3, "data.size": (16, 16, 16), "data.window": (), "data.intensity": "brain"}
 CONFIGS = sorted(p.stem for p in (Path(__file__).parent.parent / "configs").glob("[a-z]*.py"))
 
 
@@ -109,6 +110,35 @@ def test_words_typed_with_commas_are_a_list(monkeypatch, key, typed, words):
     group, leaf = key.split(".")
     found = resolve(values.config, overridden=list(config_flags.get_override_values(values["config"])))[group][leaf]
     assert found == words
+
+
+IDLE = [
+    ("data.fold", 0, {}, "data.split='fold'"), ("data.folds", 4, {}, "data.split='fold'"),
+    ("data.fractions", (0.6, 0.2, 0.2), {"data.split": "fixed"}, "data.split='patient'"),
+    ("data.split_seed", 3, {"data.split": "fixed"}, "'patient' or 'fold'"), ("data.sample_seed", 3, {}, "data.sample"),
+    ("schedule.warmup_ratio", 0.1, {}, "schedule.warmup"), ("data.filter", "lanczos", VOLUMES, "data.rank=2"),
+    ("eval.batch_size", 4, VOLUMES, "infer.windows"), ("infer.batch_size", 4, VOLUMES, "infer.windows"),
+    ("infer.mirror", (0,), VOLUMES | {"infer.roi": "runs/roi"}, "infer.roi=''"),
+    ("data.per_volume", 4, VOLUMES | {"data.whole": True}, "data.whole=False"),
+    ("data.foreground", 0.5, VOLUMES | {"data.whole": True}, "data.whole=False"),
+    ("data.positions", "centre_clipped", VOLUMES | {"data.whole": True}, "data.whole=False"),
+]
+
+
+@pytest.mark.parametrize("key, value, others, needs", IDLE, ids=[row[0] for row in IDLE])
+def test_a_key_that_decides_nothing_is_refused_with_what_it_needs(key, value, others, needs):
+    config = base()
+    for name, given in (others | {key: value}).items():
+        group, _, leaf = name.partition(".")
+        with config[group].ignore_type():
+            config[group][leaf] = given
+    with pytest.raises(ConfigError, match=needs) as error:
+        resolve(config, overridden=[key])
+    assert str(error.value).startswith(f"config.{key}=") and len(str(error.value).splitlines()) == 1
+
+
+def test_every_rule_of_keys_that_decide_nothing_has_its_case():
+    assert {row[0] for row in IDLE} == set(NEEDS) and set(IDLE_IN_FILES) <= set(NEEDS) <= set(flatten(base().to_dict()))
 
 
 @pytest.mark.parametrize("typed, words", [("(1, 2", "no tuple"), ("'a,b", "no tuple")])

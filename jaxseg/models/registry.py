@@ -69,8 +69,10 @@ def create_model(name: str, *, in_channels: int | None = None, num_classes: int 
     if not isinstance(name, str):
         raise ConfigError(f"got the model {name!r}; give its name, one of jaxseg.models.list_models()")
     for what, value in (("in_channels", in_channels), ("num_classes", num_classes), ("rank", rank)):
-        if value is not None and (not isinstance(value, int | np.integer) or value < 1):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1):
             raise ConfigError(f"got {what}={value!r} for model {name!r}: must be a whole number from 1")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise ConfigError(f"got seed={seed!r} for model {name!r}: must be a whole number")
     if ":" in name:
         cls = import_object(name, "model")
         if not (isinstance(cls, type) and issubclass(cls, Segmenter)):

@@ -199,7 +199,8 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
     mesh = meshes.make(config.mesh.data)
     accumulate, batch_size = config.optim.accumulate, config.train.batch_size
     meshes.check_batch(batch_size, mesh, "train.batch_size")
-    meshes.check_batch(config.eval.batch_size, mesh, "eval.batch_size")
+    if config.data.rank == 2:  # volumes are scored one after another
+        meshes.check_batch(config.eval.batch_size, mesh, "eval.batch_size")
     images = batch_size * accumulate
     steps_per_epoch = data.steps_per_epoch(config, images)
     log.say(meshes.describe(mesh, batch_size) + (f", {accumulate} micro-batches an update" if accumulate > 1 else ""))

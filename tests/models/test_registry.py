@@ -91,7 +91,8 @@ def test_a_wrong_path_to_a_network_says_what_is_wrong(my_module, name, message):
 
 @pytest.mark.parametrize("given,message", [
     ({"in_channels": 0}, "in_channels=0.*whole number from 1"), ({"num_classes": -1}, "num_classes=-1"), ({"rank": 0}, "rank=0"),
-    ({"num_classes": 2.0}, "num_classes=2.0"), ({"widths": "wide"}, "cannot be built with widths='wide'"),
+    ({"num_classes": 2.0}, "num_classes=2.0"), ({"in_channels": True}, "in_channels=True"), ({"seed": True}, "seed=True"),
+    ({"seed": 1.5}, "seed=1.5.*whole number"), ({"widths": "wide"}, "cannot be built with widths='wide'"),
     ({"widths": ()}, "cannot be built with"),
 ])
 def test_a_network_that_cannot_be_is_refused_with_what_was_asked_for(given, message):

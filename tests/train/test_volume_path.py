@@ -202,7 +202,8 @@ def test_cases_without_a_mask_are_counted_and_left_out(tmp_path, capsys):
 @pytest.mark.parametrize("split", ["patient", "fold", "file"])
 def test_no_patch_of_a_test_patient_is_ever_drawn(tmp_path, whole, split):
     more = {"data__split_file": str(whole / "splits.json")} if split == "file" else {}
-    config = regions(data__split=split, data__folds=3, data__fold=1, **more)
+    more |= {"data__folds": 3, "data__fold": 1} if split == "fold" else {}
+    config = regions(data__split=split, **more)
     data = setup.load_data(config, Log(tmp_path), tmp_path)
     judges = {data.store.rows[i]["patient"] for name in ("val", "test") for i in data.rows[name]}
     with data.stream(config, 2, 0) as batches:
