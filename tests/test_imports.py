@@ -13,7 +13,7 @@ from jaxseg.models.registry import FAMILIES
 ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "jaxseg"
 LEAVES = {"types", "utils"}
-# room -> rooms it may import (types and utils are open to all but types and utils themselves)
+# package -> packages it may import (types and utils are open to all but types and utils themselves)
 ARROWS = {
     "types": set(),
     "utils": {"types"},
@@ -44,7 +44,7 @@ ARROWS = {
 FILES = sorted(LIBRARY.rglob("*.py"))
 
 
-def room(path: Path) -> str:
+def package(path: Path) -> str:
     return path.relative_to(LIBRARY).parts[0].removesuffix(".py")
 
 
@@ -61,8 +61,8 @@ def imports(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(LIBRARY)))
 def test_imports_follow_the_arrows(path):
-    here = room(path)
-    assert here in ARROWS, f"room {here!r} is not in the plan: add it to ARROWS with what it may import"
+    here = package(path)
+    assert here in ARROWS, f"package {here!r} is not in the plan: add it to ARROWS with what it may import"
     allowed = ARROWS[here] | {here} | (LEAVES if here not in LEAVES else set())
     for name in imports(path):
         parts = name.split(".")
@@ -90,14 +90,14 @@ def test_importing_the_package_is_light():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
 
 
-def test_importing_the_rooms_touches_no_device_and_no_pytorch():
+def test_importing_the_packages_touches_no_device_and_no_pytorch():
     code = ("import sys, jaxseg.modes, jax._src.xla_bridge as b; "
             "assert not b._backends, 'a backend was initialised at import time'; "
             "assert 'torch' not in sys.modules, 'PyTorch is imported where it is installed'")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
 
 
-def test_rooms_hold_a_dozen_modules():
+def test_packages_hold_a_dozen_modules():
     one_each = {"models": "family", "data/datasets": "layout", "ops/conv/cpu": "lowering", "bench": "suite"}  # one file each
     for folder in {p.parent for p in FILES}:
         modules = [p.stem for p in folder.glob("*.py") if p.name != "__init__.py"]

@@ -1,4 +1,4 @@
-"""What the rooms of `data/` hand to each other: volumes, cases, data sets, slices and the preprocessing recipe."""
+"""The records that the packages of `data/` exchange: volumes, cases, data sets, slices and the preprocessing recipe."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
