@@ -27,7 +27,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxseg.checkpoint.leaves import Spec, digest, storage_dtype
-from jaxseg.types import CheckpointError, StorageError
+from jaxseg.types import CheckpointError, DataError, StorageError
+from jaxseg.utils import guard
 from jaxseg.utils.files import write_atomic
 
 MANIFEST = "digests.json"
@@ -103,11 +104,15 @@ def read_manifest(folder: Path) -> Manifest:
       Damaged: it is absent, unreadable or altered.
     """
     try:
+        if (folder / MANIFEST).exists():
+            guard.check_regular(folder / MANIFEST)
         raw = (folder / MANIFEST).read_bytes()
+    except DataError as error:
+        raise Damaged(str(error)) from error
     except OSError as error:
         raise _unreadable(folder / MANIFEST, error) from error
     try:
-        content = json.loads(raw)
+        content = guard.parse_json(raw)
         if content["format"] > _FORMAT:
             raise CheckpointError(f"{folder} has checkpoint format {content['format']}; this jaxseg reads up to {_FORMAT}, "
                                   "upgrade it")
@@ -135,7 +140,13 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     for name, expected in manifest.files.items():
         path = folder / name
         try:
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise Damaged(f"file {guard.shown(name)} lies outside of the step")
+            if path.exists():
+                guard.check_regular(path)
             found = _file_sum(path)
+        except DataError as error:
+            raise Damaged(str(error)) from error
         except OSError as error:
             raise _unreadable(path, error) from error
         if found[0] != expected[0]:

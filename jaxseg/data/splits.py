@@ -4,7 +4,6 @@ The order of patients is that of a keyed digest of their names, so that it depen
 on a version of numpy.
 """
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ import numpy as np
 
 from jaxseg.data.records import DataSet
 from jaxseg.types import ConfigError, DataError
-from jaxseg.utils import files
+from jaxseg.utils import files, guard
 from jaxseg.utils.lookup import unknown_name
 
 NAMES = ("train", "val", "test")
@@ -183,11 +182,11 @@ def load_splits(path: str | Path, known: Iterable[str] | None = None, absent: It
         one in two splits.
     """
     try:
-        content = json.loads(Path(path).read_text())
+        content = guard.read_json(path)
         if isinstance(content, dict):
             content.pop("drawn", None)
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read the split file {path}: {error}", "DATA_SPLIT") from error
+    except DataError as error:
+        raise DataError(f"cannot read the split file {error}", "DATA_SPLIT") from error
     allowed = {*NAMES, "left_out"}
     if not isinstance(content, dict) or not set(NAMES) <= content.keys() <= allowed or not all(
             isinstance(p, list) and all(isinstance(x, str) for x in p) for p in content.values()):

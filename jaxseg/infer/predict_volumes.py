@@ -1,7 +1,6 @@
 """Segment volumes with nothing but a run folder and the input, by sliding window or by the cascade of two runs."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from jaxseg.infer.volumes import VolumeNetwork, labels_of, probabilities_of
 from jaxseg.metrics import regions
 from jaxseg.models import create_model, functional
 from jaxseg.types import ConfigError, DataError, MismatchError, NonFiniteError
+from jaxseg.utils import guard
 from jaxseg.utils.pictures import paint, sheet, to_rgb
 
 CERTAIN = 30.0  # a logit of background, for voxels that the network does not see
@@ -212,4 +212,4 @@ def _steps(run: Path) -> list:
     if path is None:
         raise ConfigError(f"config.infer.postprocess=True: {run} has no postprocess.json; evaluate the run with "
                           "--config.eval.postprocess=True first")
-    return json.loads(path.read_text())
+    return guard.read_json(path)

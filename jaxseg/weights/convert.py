@@ -13,7 +13,6 @@ Exit codes: 0 done; 64 bad command line; 65 a file that cannot be used; 66 no us
 
 import argparse
 import ast
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
@@ -23,6 +22,7 @@ import numpy as np
 from jaxseg import checkpoint
 from jaxseg.models import Segmenter, create_model, functional
 from jaxseg.types import CheckpointError, ConfigError, DataError
+from jaxseg.utils import guard
 from jaxseg.utils.files import make_folder
 from jaxseg.weights import from_torch, torch_files, torch_write
 
@@ -122,9 +122,9 @@ def table(path: Path | None) -> list:
     if path is None:
         return []
     try:
-        rows = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"--keys={path}: no readable JSON table: {error}", code="DATA_FORMAT") from error
+        rows = guard.read_json(path)
+    except DataError as error:
+        raise DataError(f"--keys: no readable table: {error}", code=error.code) from error
     if not isinstance(rows, list):
         raise DataError(f'--keys={path}: must hold [["regular expression", "replacement" or null], ...]', code="DATA_FORMAT")
     return rows

@@ -6,10 +6,10 @@ Formats: pytorch torch/serialization.py; safetensors' format section; numpy.lib.
 """
 
 import io
-import json
 import math
 import os
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -20,13 +20,18 @@ import ml_dtypes
 import numpy as np
 
 from jaxseg.types import DataError
+from jaxseg.utils import guard, npy
+from jaxseg.utils.guard import MAX_DEPTH, shown
 from jaxseg.weights import torch_pickle
 from jaxseg.weights.torch_pickle import Tensor, refuse
 
-MAX_ENTRIES = 1_000_000  # of a file's tree; a pickle can describe 2^50 of them in a hundred bytes
-MAX_DEPTH = 60  # of nesting
-MAX_HEADER = 100 << 20  # bytes of a safetensors header, the format's own limit
-MAX_RATIO = 100  # of an .npz: unpacked over packed size
+MAX_ENTRIES = 400_000  # of a file's tree; a pickle can describe 2^50 of them in a hundred bytes
+MAX_TENSORS = 100_000  # among them
+MAX_NAMES = 64 << 20  # characters of their names together: nested dictionaries can share long keys
+MAX_HEADER = 16 << 20  # bytes of a safetensors header; the format's own limit is 100 MB, of 100,000 tensors are some 10
+MAX_DIRECTORY = 16 << 20  # bytes of a zip archive's directory
+MAX_RATIO = 20  # of an .npz: unpacked over packed size
+NATIVE = "<" if sys.byteorder == "little" else ">"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 SAFETENSORS = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32", "I16": "int16",
@@ -51,24 +56,20 @@ def load(path: str | os.PathLike) -> Any:
     Arrays may be views of one buffer; bfloat16 is ml_dtypes'. Raises as `read`.
     """
     path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            head = file.read(16)
-            file.seek(0)
+    with guard.reading(path, "weight file"), guard.open_regular(path) as file:
+        head = file.read(16)
+        file.seek(0)
+        try:
             if head.startswith(b"PK"):
-                return _zip(file)
+                return _zip(guard.Clamped(file))
             if head.startswith(b"\x80"):
-                return _legacy(file)
+                return _legacy(guard.Clamped(file))
             if len(head) >= 9 and head[8:9] == b"{":
-                return _safetensors(file)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}", code="DATA_MISSING") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise DataError(f"{path} is damaged: {error}; copy it again", code="DATA_TRUNCATED") from error
-    except DataError as error:
-        raise DataError(f"{path}: {error}", code=error.code) from error
-    raise DataError(f"{path} is no weight file that is known here: PyTorch (.pth, .pt, TorchScript), .safetensors or .npz",
-                    code="DATA_FORMAT")
+                return _safetensors(guard.Clamped(file))
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            raise DataError(f"is damaged: {str(error)[:100]}; copy it again", code="DATA_TRUNCATED") from error
+        raise DataError("is no weight file that is known here: PyTorch (.pth, .pt, TorchScript), .safetensors or .npz",
+                        code="DATA_FORMAT")
 
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:
@@ -76,15 +77,16 @@ def flatten(tree: Any) -> dict[str, np.ndarray]:
 
     Tensors of PyTorch and of jax count as arrays.
     Raises:
-      DataError: more than MAX_ENTRIES entries, or a tree that contains itself.
+      DataError: more than MAX_ENTRIES entries or MAX_NAMES characters of names, or a tree that contains itself.
     """
     found: dict[str, np.ndarray] = {}
-    todo, seen = [("", tree)], 0
+    todo, seen, written = [("", tree)], 0, 0
     while todo:
         prefix, value = todo.pop()
-        seen += 1
-        if seen > MAX_ENTRIES or prefix.count(".") > 4 * MAX_DEPTH:
-            raise refuse(f"the file's tree has more than {MAX_ENTRIES} entries or contains itself")
+        seen, written = seen + 1, written + len(prefix)
+        if seen > MAX_ENTRIES or written > MAX_NAMES or prefix.count(".") > 4 * MAX_DEPTH:
+            raise refuse(f"the file's tree has more than {MAX_ENTRIES:,} entries, names of more than {MAX_NAMES:,} characters, "
+                         "or contains itself")
         if isinstance(value, Mapping):
             todo += [(f"{prefix}.{k}" if prefix else str(k), v) for k, v in reversed(value.items())]
         elif isinstance(value, list | tuple):
@@ -107,23 +109,24 @@ def dtype_of(name: str) -> np.dtype:
     return np.dtype(getattr(ml_dtypes, name, name))
 
 
-def _zip(file) -> Any:
+def _zip(file: guard.Clamped) -> Any:
+    file.limit = MAX_DIRECTORY  # it is read in one piece, and becomes 20 times as large
     with zipfile.ZipFile(file) as archive:
+        file.limit = None
         names = set(archive.namelist())
         roots = sorted((n.removesuffix("data.pkl") for n in names if n == "data.pkl" or n.endswith("/data.pkl")), key=len)
         if not roots:
             return _npz(archive)
         stated = sum(i.file_size for i in archive.infolist() if i.filename.startswith(roots[0] + "data"))
-        size = os.fstat(file.fileno()).st_size
-        if stated > size:
-            raise refuse(f"the archive states {stated:,} bytes of tensors and is {size:,} bytes long (a zip bomb)")
+        if stated > file.size:
+            raise refuse(f"the archive states {stated:,} bytes of tensors and is {file.size:,} bytes long (a zip bomb)")
 
         def record(name: str) -> bytes:
             if roots[0] + name not in names:
-                raise DataError(f"the archive lacks {name}", code="DATA_TRUNCATED")
+                raise DataError(f"the archive lacks {shown(name)}", code="DATA_TRUNCATED")
             info = archive.getinfo(roots[0] + name)
             if info.compress_type != zipfile.ZIP_STORED:
-                raise refuse(f"record {name} is compressed, which PyTorch never does")
+                raise refuse(f"record {shown(name)} is compressed, which PyTorch never does")
             return archive.read(info)
 
         order = ">" if roots[0] + "byteorder" in names and record("byteorder").strip() == b"big" else "<"
@@ -138,50 +141,59 @@ def _zip(file) -> Any:
         return _resolve(tree, storage, order)
 
 
-def _legacy(file) -> Any:
+def _legacy(file: guard.Clamped) -> Any:
     """Before 1.6: magic number, version, system, the pickle, keys of the storages, then (count, bytes) of each."""
     magic, version, system = (torch_pickle.interpret(file) for _ in range(3))
-    if magic != _LEGACY_MAGIC or version != 1001:
+    if magic != _LEGACY_MAGIC or version != 1001 or not isinstance(system, dict):
         raise DataError("a pickle, but none that PyTorch wrote", code="DATA_FORMAT")
     order = "<" if system.get("little_endian", True) else ">"
     tree, keys = torch_pickle.interpret(file), torch_pickle.interpret(file)
     sizes = {s.key: (s.numel, dtype_of(s.dtype).itemsize) for s in _storages(tree)}
+    if not isinstance(keys, list):
+        raise DataError(f"the keys of its storages are {shown(keys)}", code="DATA_FORMAT")
     stored: dict[str, bytes] = {}
     for key in keys:
-        if key not in sizes:
-            raise DataError(f"storage {key!r} belongs to no tensor", code="DATA_FORMAT")
+        if not isinstance(key, str) or key not in sizes or key in stored:
+            raise DataError(f"storage {shown(key)} belongs to no tensor, or is there twice", code="DATA_FORMAT")
         numel, itemsize = sizes[key]
         head = file.read(8)
         count = struct.unpack(f"{order}q", head)[0] if len(head) == 8 else -1
-        left = os.fstat(file.fileno()).st_size - file.tell()
+        left = file.size - file.tell()
         if count < numel or count * itemsize > left:
-            raise refuse(f"storage {key!r} states {count:,} numbers of {numel:,}; {left:,} bytes are left in the file")
+            raise refuse(f"storage {shown(key)} states {count:,} numbers of {shown(numel)}; {left:,} bytes are left in the file")
         stored[key] = file.read(count * itemsize)
     return _resolve(tree, stored.__getitem__, order)
 
 
-def _safetensors(file) -> dict[str, np.ndarray]:
-    size = os.fstat(file.fileno()).st_size
+def _safetensors(file: guard.Clamped) -> dict[str, np.ndarray]:
     n = struct.unpack("<Q", file.read(8))[0]
-    if n > min(size - 8, MAX_HEADER):
-        raise refuse(f"the header states {n:,} bytes; the file has {size:,}")
+    if n > min(file.size - 8, MAX_HEADER):
+        raise refuse(f"the header states {n:,} bytes; the file has {file.size:,}, a header at most {MAX_HEADER:,}")
     try:
-        header = json.loads(file.read(n), object_pairs_hook=_unique)
-        entries = {k: (SAFETENSORS[v["dtype"]], tuple(v["shape"]), *v["data_offsets"])
-                   for k, v in header.items() if k != "__metadata__"}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"the safetensors header is broken: {type(error).__name__} {error}", code="DATA_FORMAT") from error
-    data, at, tensors = size - 8 - n, 0, {}
+        header = guard.parse_json(file.read(n))
+        header.pop("__metadata__", None)
+        entries = {k: (SAFETENSORS[v["dtype"]], v["shape"], *map(_offset, v["data_offsets"])) for k, v in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"the safetensors header is broken: {type(error).__name__} {str(error)[:80]}",
+                        code="DATA_FORMAT") from error
+    if len(entries) > MAX_TENSORS or any(len(e) != 4 for e in entries.values()):
+        raise DataError(f"the safetensors header has {len(entries):,} entries; at most {MAX_TENSORS:,}, each with two offsets",
+                        code="DATA_FORMAT")
+    data, at, tensors = file.size - 8 - n, 0, {}
     for name, (dtype, shape, begin, end) in sorted(entries.items(), key=lambda e: e[1][2:]):
-        itemsize = dtype_of(dtype).itemsize
-        fits = all(type(v) is int and v >= 0 for v in (*shape, begin, end)) and end - begin == math.prod(shape) * itemsize
-        if not fits or begin != at or end > data:
-            raise refuse(f"{name} {dtype}{list(shape)} at bytes {begin}..{end} does not fit {data:,} bytes without gaps")
+        if end - begin != guard.array_bytes(shape, dtype_of(dtype).itemsize) or begin != at or end > data:
+            raise refuse(f"{shown(name)} {dtype}{shown(shape)} at bytes {begin}..{end} does not fit {data:,} bytes without gaps")
         tensors[name] = np.frombuffer(file.read(end - begin), dtype_of(dtype)).reshape(shape)
         at = end
     if at != data:
         raise refuse(f"{data - at:,} bytes belong to no tensor")
     return {name: tensors[name] for name in entries}
+
+
+def _offset(value) -> int:
+    if type(value) is not int or not 0 <= value <= guard.MAX_AXIS:
+        raise ValueError(f"the offset {shown(value)}")
+    return value
 
 
 def _npz(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
@@ -193,25 +205,44 @@ def _npz(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
         raise refuse(f"{packed:,} bytes unpack to {unpacked:,} (a zip bomb)")
     arrays = {}
     for info in infos:
+        name = info.filename.removesuffix(".npy")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise refuse(f"{shown(name)} is packed by method {info.compress_type}, which numpy never uses")
         with archive.open(info) as member:
             try:
-                version = np.lib.format.read_magic(member)
-                reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, fortran, dtype = reader(member)
-            except ValueError as error:
-                raise DataError(f"{info.filename} has no .npy header: {error}", code="DATA_FORMAT") from error
-            if dtype.hasobject:
-                raise refuse(f"{info.filename} holds Python objects")
+                shape, fortran, dtype, size = npy.read_header(member, kinds=npy.KINDS + "SUV")
+            except DataError as error:
+                raise DataError(f"{shown(name)}: {error}", error.code) from error
             data = member.read()
-        if len(data) != math.prod(shape) * dtype.itemsize:
-            raise refuse(f"{info.filename} states {dtype}{list(shape)} and holds {len(data):,} bytes")
-        arrays[info.filename.removesuffix(".npy")] = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+        if len(data) != size:
+            raise refuse(f"{shown(name)} states {dtype}{list(shape)} and holds {len(data):,} bytes")
+        arrays[name] = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
     return arrays
 
 
 def _resolve(tree: Any, storage, order: str) -> Any:
     """`tree` with every Tensor replaced by its array; the bytes of a storage come from storage(key)."""
-    return _walk(tree, lambda t: _view(t, storage(t.storage.key), order) if isinstance(t, Tensor) else t)
+    native: dict[tuple[str, str], bytes] = {}  # storages turned into this machine's byte order, once each
+
+    def leaf(value):
+        if not isinstance(value, Tensor):
+            return value
+        key, dtype = value.storage.key, dtype_of(value.dtype)
+        data = storage(key)
+        if dtype.itemsize > 1 and order != NATIVE:
+            if (key, value.dtype) not in native:
+                native[key, value.dtype] = _turned(data, dtype)
+            data = native[key, value.dtype]
+        return _view(value, data)
+
+    return _walk(tree, leaf)
+
+
+def _turned(data: bytes, dtype: np.dtype) -> bytes:
+    """The numbers with their bytes in the other order (a complex number is two of them)."""
+    part = dtype.itemsize // (2 if dtype.kind == "c" else 1)
+    whole = len(data) // part * part
+    return np.frombuffer(data, f"V{part}", whole // part).view(np.uint8).reshape(-1, part)[:, ::-1].tobytes() + data[whole:]
 
 
 def _storages(tree: Any) -> list:
@@ -223,13 +254,14 @@ def _storages(tree: Any) -> list:
 
 def _walk(tree: Any, leaf) -> Any:
     """A copy of the tree with leaf(x) in place of every x that is no dict, list or plain tuple."""
-    seen = 0
+    seen = tensors = 0
 
     def visit(value, depth: int):
-        nonlocal seen
-        seen += 1
-        if seen > MAX_ENTRIES or depth > MAX_DEPTH:
-            raise refuse(f"the file's tree has more than {MAX_ENTRIES} entries or contains itself")
+        nonlocal seen, tensors
+        seen, tensors = seen + 1, tensors + isinstance(value, Tensor)
+        if seen > MAX_ENTRIES or tensors > MAX_TENSORS or depth > MAX_DEPTH:
+            raise refuse(f"the file's tree has more than {MAX_ENTRIES:,} entries, {MAX_TENSORS:,} tensors or {MAX_DEPTH} levels, "
+                         "or contains itself")
         if isinstance(value, dict):
             return {k: visit(v, depth + 1) for k, v in value.items()}
         if isinstance(value, list) or type(value) is tuple:
@@ -239,7 +271,7 @@ def _walk(tree: Any, leaf) -> Any:
     return visit(tree, 0)
 
 
-def _view(tensor: Tensor, data: bytes, order: str) -> np.ndarray:
+def _view(tensor: Tensor, data: bytes) -> np.ndarray:
     """The array of a tensor description, after comparing what it claims with the bytes there are."""
     dtype, store = dtype_of(tensor.dtype), tensor.storage
     stated = store.numel * dtype_of(store.dtype).itemsize
@@ -247,21 +279,11 @@ def _view(tensor: Tensor, data: bytes, order: str) -> np.ndarray:
     room = (min(len(data), start + stated) - start) // dtype.itemsize
     last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides))
     if stated > len(data):
-        raise refuse(f"storage {store.key!r} states {stated:,} bytes and holds {len(data):,}")
+        raise refuse(f"storage {shown(store.key)} states {stated:,} bytes and holds {len(data):,}")
     if 0 in tensor.shape:
         return np.zeros(tensor.shape, dtype)
     if last >= room or math.prod(tensor.shape) > room:
-        raise refuse(f"a tensor of shape {tensor.shape}, strides {tensor.strides}, offset {tensor.offset} reaches beyond "
-                     f"its storage of {room:,} numbers")
-    if dtype.itemsize > 1 and dtype.kind in "iufc":
-        dtype = dtype.newbyteorder(order)
+        raise refuse(f"a tensor of shape {shown(tensor.shape)}, strides {shown(tensor.strides)}, offset {tensor.offset} reaches "
+                     f"beyond its storage of {room:,} numbers")
     flat = np.frombuffer(data, dtype, room, start)[tensor.offset:]
-    view = np.lib.stride_tricks.as_strided(flat, tensor.shape, [s * dtype.itemsize for s in tensor.strides], writeable=False)
-    return view if dtype.isnative else view.astype(dtype.newbyteorder("="))
-
-
-def _unique(pairs: list) -> dict:
-    names = dict(pairs)
-    if len(names) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return names
+    return np.lib.stride_tricks.as_strided(flat, tensor.shape, [s * dtype.itemsize for s in tensor.strides], writeable=False)

@@ -7,10 +7,14 @@ What comes out is made of dict, list, tuple, str, numbers and `Tensor` (a descri
 
 import io
 import pickletools
+import warnings
 from typing import Any, NamedTuple
 
 from jaxseg.types import DataError
+from jaxseg.utils.guard import MAX_AXES, MAX_AXIS, shown
 
+MAX_WORK = 1_000_000  # opcodes, and entries and characters that its calls copy
+MAX_NAME = 1000  # characters of a dictionary's key, a global or a storage's key
 STORAGES = {  # torch.<name>Storage -> numpy or ml_dtypes dtype
     "Float": "float32", "Double": "float64", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64", "Int": "int32",
     "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool", "ComplexFloat": "complex64",
@@ -76,14 +80,15 @@ def interpret(stream: io.BufferedIOBase) -> Any:
     """
     machine = _Machine()
     try:
-        for opcode, arg, _ in pickletools.genops(stream):
-            if opcode.name == "STOP":
-                return machine.stack.pop()
-            machine.step(opcode.name, arg)
-    except DataError:
+        with warnings.catch_warnings(action="ignore"):  # about escapes in texts
+            for opcode, arg, _ in pickletools.genops(stream):
+                if opcode.name == "STOP":
+                    return machine.stack.pop()
+                machine.step(opcode.name, arg)
+    except (DataError, MemoryError):
         raise
     except Exception as error:  # genops and a short stack fail in many ways; all mean the same to the user
-        raise DataError(f"no readable pickle: {type(error).__name__}: {error}", code="DATA_FORMAT") from error
+        raise DataError(f"no readable pickle: {type(error).__name__}: {str(error)[:120]}", code="DATA_FORMAT") from error
     raise DataError("the pickle ends before its STOP", code="DATA_TRUNCATED")
 
 
@@ -92,10 +97,12 @@ class _Machine:
         self.stack: list = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        self.work = 0
 
     def step(self, op: str, arg) -> None:
         """One opcode of the pickle's program."""
         stack = self.stack
+        self._count(1)
         if op in _PUSHED:
             stack.append(arg)
         elif op in _CONSTANTS:
@@ -120,7 +127,7 @@ class _Machine:
             stack.append(_global(arg.replace(" ", ".", 1)))
         elif op == "STACK_GLOBAL":
             name, module = stack.pop(), stack.pop()
-            stack.append(_global(f"{module}.{name}"))
+            stack.append(_global(f"{_expect(module, str, op)}.{_expect(name, str, op)}"))
         elif op in ("TUPLE1", "TUPLE2", "TUPLE3"):
             n = int(op[-1])
             stack[-n:] = [tuple(stack[-n:])]
@@ -144,6 +151,8 @@ class _Machine:
             _fill(_expect(stack[-1], dict, op), values)
         elif op in ("REDUCE", "NEWOBJ"):
             args, function = stack.pop(), stack.pop()
+            if isinstance(args, tuple) and args and isinstance(args[0], str | list):
+                self._count(len(args[0]))
             stack.append(_call(function, args))
         elif op == "BUILD":
             self._build(stack.pop(), stack[-1])
@@ -152,16 +161,21 @@ class _Machine:
         else:
             raise refuse(f"the pickle uses the opcode {op}")
 
+    def _count(self, steps: int) -> None:
+        self.work += steps
+        if self.work > MAX_WORK:
+            raise refuse(f"the pickle takes more than {MAX_WORK:,} steps")
+
     def _marked(self) -> list:
         at = self.marks.pop()
         values = self.stack[at:]
         del self.stack[at:]
         return values
 
-    @staticmethod
-    def _build(state, target) -> None:
+    def _build(self, state, target) -> None:
         """An object's attributes. A TorchScript module is a dict here; the extras of an OrderedDict are dropped."""
         if isinstance(target, _Module) and isinstance(state, dict):
+            self._count(len(state))
             target.update(state)
         elif not isinstance(target, dict):
             raise refuse(f"the pickle sets attributes of a {type(target).__name__}")
@@ -174,7 +188,7 @@ class _Module(dict):
 def _global(name: str) -> Global:
     if name in CALLS or name in _WORDS or name.startswith("__torch__."):
         return Global(name)
-    raise refuse(f"the pickle names the global {name!r}, which is no part of a weight file")
+    raise refuse(f"the pickle names the global {shown(name, 120)}, which is no part of a weight file")
 
 
 def _call(function, args):
@@ -184,42 +198,51 @@ def _call(function, args):
     if function.name.startswith("__torch__.") and not args:
         return _Module()
     if function.name not in CALLS:
-        raise refuse(f"the pickle calls {function.name!r} with {len(args)} arguments")
+        raise refuse(f"the pickle calls {shown(function.name)} with {len(args)} arguments")
     if name == "OrderedDict":
-        return _fill({}, [x for pair in (args[0] if args else ()) for x in pair])
+        pairs = _expect(args[0], list, name) if args else []
+        if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+            raise refuse("an OrderedDict of what are no pairs")
+        return _fill({}, [x for pair in pairs for x in pair])
     if name in ("_rebuild_parameter", "_rebuild_parameter_with_state", "restore_type_tag"):
         return args[0]
     if name in ("Size", "build_intlist", "build_doublelist", "build_boollist", "build_tensorlist"):
         return args[0]
     if name == "device":
-        return ":".join(map(str, args))
+        return ":".join(shown(a) if type(a) is int else _expect(a, str, name)[:MAX_NAME] for a in args[:2])
     if name == "encode":
-        return str(args[0]).encode("latin1")
+        return _expect(args[0], str, name).encode("latin1")
     storage, offset, shape, strides = args[:4]
-    dtype = storage.dtype
+    dtype = _expect(storage, Storage, name).dtype
     if name == "_rebuild_tensor_v3":
         dtype = DTYPES[_expect(args[6], Global, name).name.removeprefix("torch.")]
-    numbers = (offset, *shape, *strides)
-    if not isinstance(storage, Storage) or len(shape) != len(strides) or not all(type(n) is int and n >= 0 for n in numbers):
-        raise refuse(f"a tensor with storage {type(storage).__name__}, offset {offset}, shape {shape}, strides {strides}")
+    sizes = all(isinstance(n, tuple | list) and len(n) <= MAX_AXES for n in (shape, strides)) and (offset, *shape, *strides)
+    if not sizes or len(shape) != len(strides) or not all(type(n) is int and 0 <= n <= MAX_AXIS for n in sizes):
+        raise refuse(f"a tensor of offset {shown(offset)}, shape {shown(shape)}, strides {shown(strides)}")
     return Tensor(storage, dtype, offset, tuple(shape), tuple(strides))
 
 
 def _storage(pid) -> Storage:
     """The storage of a persistent id ('storage', type, key, device, numel[, view of it])."""
-    if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage" or not isinstance(pid[1], Global):
-        raise refuse(f"the pickle holds the persistent id {str(pid)[:80]!r}, which is no storage")
-    kind = pid[1].name.rsplit(".", 1)[-1].removesuffix("Storage")
-    if kind not in STORAGES or type(pid[4]) is not int or pid[4] < 0:
-        raise refuse(f"a storage of type {pid[1].name!r} and size {pid[4]!r}")
+    if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage" or not isinstance(pid[1], Global):
+        raise refuse(f"the pickle holds the persistent id {shown(pid)}, which is no storage")
+    kind, key = pid[1].name.rsplit(".", 1)[-1].removesuffix("Storage"), pid[2]
     view = pid[5] if len(pid) == 6 else None
-    return Storage(str(pid[2]), STORAGES[kind], pid[4], int(view[1]) if view else 0)
+    start = 0 if view is None else _expect(view, tuple, "a view")[1]
+    if type(key) is int:
+        key = shown(key)
+    if not isinstance(key, str) or len(key) > MAX_NAME:
+        raise refuse(f"a storage with the key {shown(key)}")
+    if kind not in STORAGES or not all(type(n) is int and 0 <= n <= MAX_AXIS for n in (pid[4], start)):
+        raise refuse(f"a storage of type {shown(pid[1].name)}, size {shown(pid[4])}, from {shown(start)}")
+    return Storage(key, STORAGES[kind], pid[4], start)
 
 
 def _fill(target: dict, flat: list) -> dict:
     for key, value in zip(flat[::2], flat[1::2], strict=True):
-        if not isinstance(key, str | int | float | bool | None):
-            raise refuse(f"a dictionary key of type {type(key).__name__}")
+        long = isinstance(key, str) and len(key) > MAX_NAME or isinstance(key, int) and key.bit_length() > 64
+        if long or not isinstance(key, str | int | float | bool | None):
+            raise refuse(f"a dictionary key that is {shown(key)}")
         target[key] = value
     return target
 

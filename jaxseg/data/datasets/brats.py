@@ -7,7 +7,6 @@ cavity) in 2024 alone; WT, TC and ET are the unions that the challenge scores. P
 """
 
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.phantom import brain_tumour
 from jaxseg.data.records import Case, DataSet, Volume
 from jaxseg.types import ConfigError
+from jaxseg.utils import guard
 from jaxseg.utils.lookup import lookup
 
 LABELS = ("NCR", "ED", "ET")
@@ -140,9 +140,9 @@ def _channels(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         return MSD_CHANNELS
     try:
-        listed = json.loads(path.read_text())["modality"]
+        listed = guard.read_json(path)["modality"]
         return tuple(brats_files.modality(listed[str(i)]) for i in range(len(listed)))
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise refusal("DATA_TABLE", path, f"cannot be read ({type(error).__name__}: {error})",
                       'must hold {"modality": {"0": "FLAIR", ...}}', "unpack Task01_BrainTumour again") from error
 

@@ -27,6 +27,7 @@ from jaxseg.data.geometry import Photo
 from jaxseg.data.prepare import intensity
 from jaxseg.data.records import Case, DataSet, Volume
 from jaxseg.types import ConfigError
+from jaxseg.utils import npy
 from jaxseg.utils.lookup import lookup
 
 SPLITS = ("train", "val", "test")
@@ -136,11 +137,7 @@ def _open(path: Path) -> np.ndarray:
     if not path.is_file():
         raise refusal("DATA_MISSING", path, "not there", f"the folder holds {', '.join(SPLITS)}_images.npy and _labels.npy",
                       "check data.root")
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        code = "DATA_TRUNCATED" if "mmap length" in str(error) else "DATA_HEADER"
-        raise refusal(code, path, f"cannot be opened ({error})", "one array of numbers written by numpy.save", _EXPORT) from error
+    return npy.open_npy(path)
 
 
 __all__ = ["LABELS", "MODALITIES", "REGIONS", "label_count", "load", "map_mask", "read_image", "read_mask"]

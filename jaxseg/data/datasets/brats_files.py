@@ -12,6 +12,7 @@ either cannot tell. Every name may end in .nii or .nii.gz.
 """
 
 import csv
+import io
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,7 +22,8 @@ from jaxseg.data.datasets import pairs
 from jaxseg.data.formats.discover import has_suffix, visible_entries
 from jaxseg.data.formats.nifti import SUFFIXES
 from jaxseg.data.formats.refusal import refusal
-from jaxseg.types import ConfigError
+from jaxseg.types import ConfigError, DataError
+from jaxseg.utils import guard
 from jaxseg.utils.lookup import lookup, unknown_name
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
@@ -187,10 +189,9 @@ def _graded(cases: list[Found], root: Path) -> list[Found]:
     grades: dict[str, str] = {}
     for path in sorted(p / "name_mapping.csv" for p in beside):
         try:
-            with open(path, newline="", encoding="utf-8-sig") as file:
-                for row in csv.DictReader(file):
-                    grades[row["BraTS_2020_subject_ID"]] = row["Grade"]
-        except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
+            for row in csv.DictReader(io.StringIO(guard.read_text(path))):
+                grades[row["BraTS_2020_subject_ID"]] = row["Grade"]
+        except (DataError, csv.Error, KeyError) as error:
             raise refusal("DATA_TABLE", path, f"cannot be read ({type(error).__name__}: {error})",
                           "a comma-separated text with columns Grade and BraTS_2020_subject_ID",
                           "unpack it again, or remove it and go without grades") from error

@@ -11,6 +11,7 @@ Files may be .nii or .nii.gz, any number of them. One case per patient; the prot
 import csv
 import functools
 import gzip
+import io
 import re
 import zlib
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from jaxseg.data.formats.discover import visible_entries
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.phantom import ct_ich
 from jaxseg.data.records import Case, DataSet
+from jaxseg.utils import guard
 from jaxseg.utils.lookup import lookup
 
 TABLE = "hemorrhage_diagnosis_raw_ct.csv"
@@ -126,23 +128,22 @@ def read_table(path: Path) -> dict[int, dict[int, tuple[bool, tuple[str, ...]]]]
         raise refusal("DATA_MISSING", path, "not there", "the table of the slices' diagnoses", _RESTORE)
     rows: dict[int, dict[int, tuple[bool, tuple[str, ...]]]] = {}
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            names = {(name or "").strip(): name for name in reader.fieldnames or ()}
-            lost = [c for c in ("PatientNumber", "SliceNumber", "No_Hemorrhage", *TYPES) if c not in names]
-            if lost:
-                raise bad(f"no column {', '.join(lost)}", f"columns are {', '.join(names) or 'none'}")
-            for row in reader:
-                if not any(isinstance(v, str) and v.strip() for v in row.values()):
-                    continue  # spreadsheets end with empty rows
-                patient, number, clean = (_whole(row[names[c]]) for c in ("PatientNumber", "SliceNumber", "No_Hemorrhage"))
-                flags = [_whole(row[names[c]]) for c in TYPES]
-                if patient is None or number is None or number < 1 or clean not in (0, 1) or not set(flags) <= {0, 1}:
-                    raise bad(f"line {reader.line_num} is {list(row.values())}", "numbers, slices from 1, flags 0 or 1")
-                if number - 1 in rows.setdefault(patient, {}):
-                    raise bad(f"line {reader.line_num}: patient {patient}, slice {number} a second time", "one row a slice")
-                rows[patient][number - 1] = (clean != 1, tuple(t for t, flag in zip(TYPES, flags) if flag))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(guard.read_text(path)), skipinitialspace=True)
+        names = {(name or "").strip(): name for name in reader.fieldnames or ()}
+        lost = [c for c in ("PatientNumber", "SliceNumber", "No_Hemorrhage", *TYPES) if c not in names]
+        if lost:
+            raise bad(f"no column {', '.join(lost)}", f"columns are {', '.join(names)[:200] or 'none'}")
+        for row in reader:
+            if not any(isinstance(v, str) and v.strip() for v in row.values()):
+                continue  # spreadsheets end with empty rows
+            patient, number, clean = (_whole(row[names[c]]) for c in ("PatientNumber", "SliceNumber", "No_Hemorrhage"))
+            flags = [_whole(row[names[c]]) for c in TYPES]
+            if patient is None or number is None or number < 1 or clean not in (0, 1) or not set(flags) <= {0, 1}:
+                raise bad(f"line {reader.line_num} is {str(list(row.values()))[:200]}", "numbers, slices from 1, flags 0 or 1")
+            if number - 1 in rows.setdefault(patient, {}):
+                raise bad(f"line {reader.line_num}: patient {patient}, slice {number} a second time", "one row a slice")
+            rows[patient][number - 1] = (clean != 1, tuple(t for t, flag in zip(TYPES, flags) if flag))
+    except csv.Error as error:
         raise bad(f"cannot be read ({error})", "must be a comma-separated text") from error
     return rows
 

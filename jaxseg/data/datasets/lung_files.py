@@ -1,5 +1,6 @@
 """Files of the chest X-ray sets that `volumes` does not read, masks of another resolution, and a generated set."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from jaxseg.data.formats.discover import has_suffix, visible_entries
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.geometry import Photo
 from jaxseg.data.records import Volume
+from jaxseg.types import DataError
+from jaxseg.utils import guard
 from jaxseg.utils.files import build_folder, cache_root
 from jaxseg.utils.lookup import lookup
 
@@ -37,13 +40,11 @@ def read_jsrt(path: Path, side: int = SIDE) -> Volume:
     Raises:
       DataError: DATA_TRUNCATED for another length, DATA_IMAGE for values above 12 bits.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise refusal("DATA_PATH", path, f"cannot be read ({error.strerror})", "must be readable", "copy it again") from None
+    with guard.open_regular(path) as file, guard.reading(path, "image"):
+        data = file.read(2 * side * side + 1)
     if len(data) != 2 * side * side:
-        raise refusal("DATA_TRUNCATED", path, f"{len(data)} bytes", f"{side} x {side} words of 16 bits are {2 * side * side}",
-                      "copy the file again")
+        raise refusal("DATA_TRUNCATED", path, f"{path.stat().st_size} bytes",
+                      f"{side} x {side} words of 16 bits are {2 * side * side}", "copy the file again")
     words = np.frombuffer(data, ">u2").reshape(side, side)
     if words.max() > 4095:
         raise refusal("DATA_IMAGE", path, f"a value of {words.max()}", "12 bits, big-endian: at most 4095",
@@ -58,10 +59,13 @@ def read_gif(path: Path) -> Volume:
       DataError: DATA_IMAGE for what cannot be decoded, DATA_LABEL for colours.
     """
     try:
-        with Image.open(path, formats=["GIF"]) as image:
+        with (warnings.catch_warnings(action="ignore"), guard.open_regular(path) as file,
+              Image.open(file, formats=["GIF"]) as image):
             if image.size[0] * image.size[1] > 2**26 or getattr(image, "n_frames", 1) > 1:
                 raise ValueError(f"{image.size} pixels, {image.n_frames} frames")
             rgb = np.asarray(image.convert("RGB"))
+    except DataError:
+        raise
     except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, IndexError ...
         raise refusal("DATA_IMAGE", path, f"cannot be decoded ({type(error).__name__}: {str(error)[:80].replace(str(path), '')})",
                       "must be a whole GIF of one frame", "unpack the masks again") from error

@@ -26,11 +26,13 @@ from jaxseg.data.datasets.structures import count_structures
 from jaxseg.data.formats import volumes
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.records import Case, DataSet
+from jaxseg.utils import guard
 from jaxseg.utils.lookup import lookup, unknown_name
 
 CT_A, MASK_A = "example_ct.nii.gz", "example_seg_fast_force_split.nii.gz"
 CT_B, MASK_B = "example_ct_dicom", "example_seg_dicom_on_ct.nii.gz"
 NUMBERS = "map_to_binary.py"
+MAX_TABLE = 1 << 20  # bytes of it
 STRUCTURES = ("liver", "spleen", "aorta", "stomach")  # all four lie in both scans and in the validation slab
 SLAB = "A (validation slab)"
 _SLICES = {"A": ((0, 83), (92, 112)), SLAB: ((86, 89),), "B": ((0, 20),)}  # half-open ranges along the file's third axis
@@ -101,13 +103,13 @@ def read_numbers(path: Path) -> dict[str, int]:
       DataError: DATA_TABLE.
     """
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(guard.read_text(path, MAX_TABLE))
         values = [node.value for node in tree.body if isinstance(node, ast.Assign)
                   and any(isinstance(t, ast.Name) and t.id == "class_map" for t in node.targets)]
         total = ast.literal_eval(values[0])["total"]
         if not all(isinstance(k, int) and 0 < k < 118 and isinstance(v, str) for k, v in total.items()):
             raise ValueError("label numbers are 1..117 and names are words")
         return {name: number for number, name in total.items()}
-    except (OSError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, RecursionError, MemoryError) as error:
+    except (SyntaxError, ValueError, LookupError, TypeError, AttributeError, RecursionError, MemoryError) as error:
         raise refusal("DATA_TABLE", path, f"cannot be read ({type(error).__name__}: {error})",
                       "must assign class_map with an entry 'total' of number: name", _REMEDY) from error

@@ -22,6 +22,8 @@ from jaxseg.data.formats import volumes
 from jaxseg.data.formats.photos import SUFFIXES
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.records import Case, DataSet, Volume
+from jaxseg.types import DataError
+from jaxseg.utils import guard
 from jaxseg.utils.files import build_folder, cache_root
 from jaxseg.utils.lookup import lookup
 
@@ -95,9 +97,9 @@ def read_polygons(path: Path, classes: int) -> list[tuple[int, list[tuple[float,
       DataError: DATA_LABEL with file and line for what is no polygon of a known class; DATA_PATH for unreadable files.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise refusal("DATA_PATH", path, f"cannot be read ({error})", "must be a text file", "export it again") from error
+        lines = guard.read_text(path).splitlines()
+    except DataError as error:
+        raise DataError(str(error), "DATA_PATH") from error
     found = []
     for number, line in enumerate(lines, 1):
         words = line.split()

@@ -61,8 +61,9 @@ def read_dicom(path: str | Path, *, max_voxels: int) -> Volume:
     array = np.empty(shape, np.int32 if whole else np.float32, order="F")
     for k, s in enumerate(slices):
         stored = read_pixels(pydicom, s)  # [rows, columns]
-        values = (stored.astype(np.int64) * int(s.slope) + int(s.intercept) if whole
-                  else stored.astype(np.float32) * np.float32(s.slope) + np.float32(s.intercept))
+        values, scale = stored.astype(np.int64 if whole else np.float32), int if whole else np.float32
+        values *= scale(s.slope)
+        values += scale(s.intercept)
         if not (np.isfinite(values).all() and -2.0**31 <= values.min() and values.max() < 2.0**31):
             raise refusal("DATA_DICOM", s.path, f"values from {values.min()} to {values.max()}", "must fit 32 bits", _EXPORT)
         array[:, :, k] = values.T

@@ -5,10 +5,8 @@ Only the attributes named here are read: names, identifiers and dates of patient
 
 import contextlib
 import dataclasses
-import io
 import logging
 import math
-import os
 import warnings
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import numpy as np
 
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.types import ConfigError, DataError
+from jaxseg.utils import guard
 
 _ENCODING = ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 _HEADER = ["SOPClassUID", "SeriesInstanceUID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
@@ -25,6 +24,10 @@ _PIXELS = ["Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricI
            "PlanarConfiguration", "PixelData"]
 _PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")  # uncompressed transfer syntaxes
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+_RLE = "1.2.840.10008.1.2.5"
+_RLE_RATIO = 64  # PackBits: 128 bytes from 2
+MAX_PIXELS = 1 << 25  # of a slice
+_MAX_ELEMENT = 8 * MAX_PIXELS  # bytes that one element of a file can need
 _EXPORT = "export the series again"
 
 
@@ -68,22 +71,15 @@ def _quiet():
         log.setLevel(level)
 
 
-class _Clamped(io.BufferedReader):
-    """A file that allocates no more than it holds, whatever length an element claims."""
-
-    def read(self, size: int | None = -1) -> bytes:
-        left = os.fstat(self.fileno()).st_size - self.tell()
-        return super().read(left if size is None or size < 0 else max(min(size, left), 0))
-
-
 def _load(pydicom, path: Path, tags: list[str], *, pixels: bool):
     """The named attributes of a file. pydicom's own words are not passed on: they may quote what a field holds."""
+    guard.check_regular(path)
     try:
         syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
         if syntax == _DEFLATED:
             raise refusal("DATA_DICOM", path, "deflated transfer syntax", "its size cannot be bounded", "export without it")
-        with _Clamped(io.FileIO(path)) as file:
-            return pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=tags)
+        with guard.open_regular(path) as file:
+            return pydicom.dcmread(guard.Clamped(file, _MAX_ELEMENT), stop_before_pixels=not pixels, specific_tags=tags)
     except DataError:
         raise
     except Exception as error:
@@ -120,7 +116,7 @@ def _geometry(pydicom, data, path: Path) -> Slice | None:
         except Exception:
             raise bad(f"{name} is no number", f"must be {count} numbers") from None
         if array.shape != (count,) or not np.isfinite(array).all():
-            raise bad(f"{name} = {array.tolist()}", f"must be {count} finite numbers")
+            raise bad(f"{name} = {guard.shown(array.tolist())}", f"must be {count} finite numbers")
         return array
 
     if "Rows" not in data or "Columns" not in data:
@@ -142,6 +138,8 @@ def _geometry(pydicom, data, path: Path) -> Slice | None:
     along_row, along_column = orientation[:3], orientation[3:]
     if abs(np.array([along_row @ along_row - 1, along_column @ along_column - 1, along_row @ along_column])).max() > 1e-3:
         raise bad(f"ImageOrientationPatient = {orientation.tolist()}", "must be two perpendicular unit vectors")
+    if rows * columns > MAX_PIXELS:
+        raise refusal("DATA_TOO_LARGE", path, f"{rows} x {columns} pixels", f"a slice has at most {MAX_PIXELS}", _EXPORT)
     if min(rows, columns) < 1 or spacing.min() <= 0:
         raise bad(f"{rows} rows, {columns} columns, PixelSpacing {spacing.tolist()}", "all must be above 0")
     gap = float(numbers("SpacingBetweenSlices", 1, [0])[0]) or float(numbers("SliceThickness", 1, [0])[0])
@@ -170,8 +168,11 @@ def read_pixels(pydicom, s: Slice) -> np.ndarray:
         raise bad("no pixel data" if syntax is not None else "no transfer syntax", "must hold one slice")
     packed = syntax not in _PLAIN
     try:
+        expected, found = math.prod(s.size) * int(data.BitsAllocated) // 8, len(data.PixelData)
+        if syntax == _RLE and expected > _RLE_RATIO * found:
+            raise bad(f"{found} bytes of RLE pixels", f"{s.size[0]} x {s.size[1]} at {data.BitsAllocated} bits need "
+                      f"{expected // _RLE_RATIO} or more")
         if not packed:
-            expected, found = math.prod(s.size) * int(data.BitsAllocated) // 8, len(data.PixelData)
             if found not in (expected, expected + expected % 2):
                 raise bad(f"{found} bytes of pixels", f"{s.size[0]} x {s.size[1]} at {data.BitsAllocated} bits are {expected}")
         array = data.pixel_array

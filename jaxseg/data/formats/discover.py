@@ -1,12 +1,11 @@
 """Which files of a path are inputs, found without opening anything that is no regular file of the given folder."""
 
 import logging
-import os
-import stat
 from pathlib import Path
 
 from jaxseg.data.formats import nifti, photos
 from jaxseg.data.formats.refusal import refusal
+from jaxseg.utils import guard
 
 _log = logging.getLogger(__name__)
 SUFFIXES = (*nifti.SUFFIXES, *photos.SUFFIXES)
@@ -15,23 +14,6 @@ SUFFIXES = (*nifti.SUFFIXES, *photos.SUFFIXES)
 def has_suffix(path: str | Path, suffixes: tuple[str, ...]) -> bool:
     """Whether the file's name ends in one of the suffixes, in any case."""
     return Path(path).name.lower().endswith(suffixes)
-
-
-def check_regular(path: str | Path, *, folder_too: bool = False) -> None:
-    """Refuse, without opening it, what is no regular file (or folder, if allowed). Links are followed.
-
-    Raises:
-      DataError: DATA_MISSING when nothing is there, DATA_PATH for pipes, devices and sockets.
-    """
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError) as error:
-        raise refusal("DATA_MISSING", path, f"cannot be found ({getattr(error, 'strerror', None) or error})",
-                      "must be a file or folder", "check the path") from None
-    if not (stat.S_ISREG(mode) or folder_too and stat.S_ISDIR(mode)):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, device or socket"
-        raise refusal("DATA_PATH", path, kind, "must be a regular file" + (" or a folder" if folder_too else ""),
-                      "give the file itself")
 
 
 def visible_entries(folder: str | Path) -> list[Path]:
@@ -56,18 +38,14 @@ def visible_entries(folder: str | Path) -> list[Path]:
             if not inside:
                 raise refusal("DATA_PATH", entry, "a link that is broken or leads out of the folder",
                               "links stay inside the given folder", "copy the file there, or give its own folder")
-        check_regular(entry, folder_too=True)
+        guard.check_regular(entry, folder_too=True)
     return entries
 
 
 def is_dicom(path: Path) -> bool:
     """Whether a regular file carries DICOM's mark after its 128-byte preamble."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError as error:
-        raise refusal("DATA_PATH", path, f"cannot be read ({error.strerror or error})", "must be a readable file",
-                      "check permissions and disk") from error
+    with guard.reading(path, "file"), guard.open_regular(path) as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def holds_dicom(folder: Path) -> bool:
@@ -86,7 +64,7 @@ def find_inputs(path: str | Path) -> list[Path]:
       DataError: DATA_MISSING when nothing is found, DATA_PATH for special files and links that leave the folder.
     """
     path = Path(path)
-    check_regular(path, folder_too=True)
+    guard.check_regular(path, folder_too=True)
     if path.is_file():
         if not has_suffix(path, SUFFIXES) and not is_dicom(path):
             raise refusal("DATA_MISSING", path, "no image file", f"looked for {', '.join(SUFFIXES)} and DICOM",

@@ -12,6 +12,7 @@ from jaxseg.data.formats import inflate, nifti_header
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.records import Volume
 from jaxseg.types import DataError
+from jaxseg.utils import guard
 
 SUFFIXES = (".nii", ".nii.gz")
 
@@ -33,16 +34,12 @@ def read_nifti(path: str | Path, *, max_voxels: int, allow_missing_geometry: boo
         than declared, DATA_TRUNCATED for fewer, DATA_NONFINITE.
     """
     packed = str(path).lower().endswith(".gz")
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            _check_compression(file.read(2), packed, path)
-            file.seek(0)
-            source = inflate.Gzip(file, path) if packed else inflate.Plain(file, path)
-            layout, buffer = _read(source, size, packed, path, max_voxels, allow_missing_geometry)
-    except OSError as error:
-        raise refusal("DATA_PATH", path, f"cannot be read ({error.strerror or error})", "must be a readable file",
-                      "check permissions and disk") from error
+    with guard.reading(path, "NIfTI file"), guard.open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        _check_compression(file.read(2), packed, path)
+        file.seek(0)
+        source = inflate.Gzip(file, path) if packed else inflate.Plain(file, path)
+        layout, buffer = _read(source, size, packed, path, max_voxels, allow_missing_geometry)
     array = np.ndarray(layout.shape, layout.dtype, buffer=buffer, order="F")
     if not layout.dtype.isnative:
         array = array.byteswap(inplace=True).view(layout.dtype.newbyteorder("="))

@@ -1,21 +1,26 @@
 """PNG, JPEG and TIFF pictures: grey or RGB, 8 or 16 bits, one frame, upright."""
 
 import io
+import math
+import os
 import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from jaxseg.data.formats import inflate
 from jaxseg.data.formats.nifti import as_stored
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.geometry import Photo
 from jaxseg.data.records import Volume
 from jaxseg.types import DataError
+from jaxseg.utils import guard
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _FORMATS = ("PNG", "JPEG", "TIFF")
 MAX_PIXELS = 2**26
+_DENSITY = {"PNG": 8 * inflate.MAX_RATIO, "JPEG": 1024}  # pixels in a byte: of 1 bit, deflated; of blocks of 64 in a bit each
 _CONVERT = "convert it to 8-bit grey or RGB"
 
 
@@ -32,20 +37,24 @@ def read_photo(path: str | Path, *, max_pixels: int = MAX_PIXELS, palette_indice
     """
     bad = lambda found, rule, remedy=_CONVERT: refusal("DATA_IMAGE", path, found, rule, remedy)
     try:
-        with warnings.catch_warnings():
+        with guard.open_regular(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow only warns about bombs and odd tags; the limits here are errors
-            with Image.open(path, formats=_FORMATS) as image:
+            with Image.open(file, formats=_FORMATS) as image:
                 width, height = image.size
                 if width * height > max_pixels:
                     raise bad(f"{width} x {height} = {width * height} pixels", f"at most {max_pixels} are read",
                               "check the file, tile it, or raise max_pixels")
+                size = os.fstat(file.fileno()).st_size
+                if width * height > _DENSITY.get(image.format, math.inf) * size:
+                    raise bad(f"{width} x {height} pixels in {size} bytes", "a file cannot hold so many", "export the file again")
                 if getattr(image, "n_frames", 1) > 1:
                     raise bad(f"{image.n_frames} frames", "must be a single picture", "save one frame")
                 if image.mode == "P" and not palette_indices:
                     raise refusal("DATA_LABEL", path, "a palette picture", "colours and class indices cannot be told apart",
                                   "convert it to grey or RGB, or ask for its indices")
                 _check_depth(image, path, bad)
-                array = _values(ImageOps.exif_transpose(image), bad)
+                ImageOps.exif_transpose(image, in_place=True)
+                array = _values(image, bad)
                 kind = image.format
     except (DataError, MemoryError):
         raise
@@ -60,7 +69,7 @@ def read_photo(path: str | Path, *, max_pixels: int = MAX_PIXELS, palette_indice
 def _check_depth(image: Image.Image, path, bad) -> None:
     """Refuse 16-bit colour, which Pillow would read with 8 bits and no word."""
     if image.format == "PNG":
-        with open(path, "rb") as file:
+        with guard.open_regular(path) as file:
             depth, colour = file.read(26)[24:26]  # IHDR: depth, colour type (0 grey, 2 RGB, 3 palette, 4 LA, 6 RGBA)
         deep = depth == 16 and colour != 0
     else:

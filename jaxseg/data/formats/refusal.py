@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from jaxseg.types import DataError
+from jaxseg.utils.guard import one_line
 
 
 def refusal(code: str, path: str | Path, found: str, rule: str, remedy: str) -> DataError:
@@ -15,5 +16,4 @@ def refusal(code: str, path: str | Path, found: str, rule: str, remedy: str) -> 
       rule: what would be accepted.
       remedy: what to do about it.
     """
-    line = f"{path}: {found}; {rule}; {remedy}"
-    return DataError("".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line), code)
+    return DataError(one_line(f"{path}: {found}; {rule}; {remedy}"), code)

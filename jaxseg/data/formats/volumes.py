@@ -10,13 +10,13 @@ import nibabel
 import numpy as np
 
 from jaxseg.data.formats import dicom, nifti, photos
-from jaxseg.data.formats.discover import check_regular, find_inputs, has_suffix, is_dicom
+from jaxseg.data.formats.discover import find_inputs, has_suffix, is_dicom
 from jaxseg.data.formats.nifti_header import corner_distance
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.geometry import Photo
 from jaxseg.data.records import Volume
 from jaxseg.types import ConfigError
-from jaxseg.utils import files
+from jaxseg.utils import files, guard
 
 __all__ = ["check_labels", "check_pair", "find_inputs", "is_photo", "read_volume", "write_like"]
 
@@ -39,16 +39,17 @@ def read_volume(path: str | Path, *, max_voxels: int = 2**30, max_pixels: int = 
       DataError: the path or the content cannot be used; `code` says why.
       ConfigError: DICOM without pydicom.
     """
-    check_regular(path, folder_too=True)
-    if Path(path).is_dir():
-        return dicom.read_dicom(path, max_voxels=max_voxels)
-    if has_suffix(path, nifti.SUFFIXES):
-        return nifti.read_nifti(path, max_voxels=max_voxels, allow_missing_geometry=allow_missing_geometry,
-                                allow_nonfinite=allow_nonfinite)
-    if has_suffix(path, photos.SUFFIXES):
-        return photos.read_photo(path, max_pixels=max_pixels, palette_indices=palette_indices)
-    if is_dicom(Path(path)):
-        return dicom.read_dicom(path, max_voxels=max_voxels)
+    guard.check_regular(path, folder_too=True)
+    with guard.reading(path, "image", quote=False):
+        if Path(path).is_dir():
+            return dicom.read_dicom(path, max_voxels=max_voxels)
+        if has_suffix(path, nifti.SUFFIXES):
+            return nifti.read_nifti(path, max_voxels=max_voxels, allow_missing_geometry=allow_missing_geometry,
+                                    allow_nonfinite=allow_nonfinite)
+        if has_suffix(path, photos.SUFFIXES):
+            return photos.read_photo(path, max_pixels=max_pixels, palette_indices=palette_indices)
+        if is_dicom(Path(path)):
+            return dicom.read_dicom(path, max_voxels=max_voxels)
     raise refusal("DATA_HEADER", path, "unknown kind of file", f"{', '.join((*nifti.SUFFIXES, *photos.SUFFIXES))} and "
                   "DICOM are read", "convert it to .nii.gz or .png")
 

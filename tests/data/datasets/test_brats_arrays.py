@@ -136,8 +136,8 @@ def damage(root, harm):
 
 
 HARMS = {"gone": ("DATA_MISSING", "val_labels.npy: not there"), "cut": ("DATA_TRUNCATED", "val_images.npy"),
-         "noise": ("DATA_HEADER", "numpy.save"), "objects": ("DATA_HEADER", "numpy.save"),
-         "three channels": ("DATA_IMAGE", "t1, t1ce, t2, flair"), "words": ("DATA_IMAGE", "numbers"),
+         "noise": ("DATA_HEADER", "numpy.save"), "objects": ("DATA_UNSAFE", "numpy.save"),
+         "three channels": ("DATA_IMAGE", "t1, t1ce, t2, flair"), "words": ("DATA_HEADER", "numbers"),
          "one-hot": ("DATA_LABEL", "argmax"), "fewer": ("DATA_MISMATCH", "val_images.npy has")}
 
 
