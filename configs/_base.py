@@ -110,7 +110,8 @@ def base() -> ConfigDict:
     train.log_every = 20  # steps between progress lines
     train.alarm_after = 3  # validations in a row that predict only background before the alarm (0: no alarm)
     train.stop_nonfinite = 5  # steps in a row with a non-finite gradient before the run stops (0: never)
-    train.watchdog = 0  # seconds without a finished step before the process ends with 75 (0: off)
+    train.watchdog = _optional(int)  # seconds without a finished step before the process ends with 75 (0: off); None: 600 with
+    # several processes, off with one. Before the first step and in a validation 1800 may pass, if that is more
 
     c.eval = evaluate = ConfigDict()
     evaluate.batch_size = 8

@@ -135,7 +135,7 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
     for key, most in AT_MOST.items():
         _rule(flat, key, flat[key] <= most, f"must be at most {most}")
     for key in NOT_NEGATIVE:
-        _rule(flat, key, flat[key] >= 0, "must not be negative")
+        _rule(flat, key, flat[key] is None or flat[key] >= 0, "must not be negative")
     _rule(flat, "optim.lr", flat["optim.lr"] > 0, "must be above 0")
     _rule(flat, "optim.ema", 0 <= flat["optim.ema"] < 1, "must lie in [0, 1); typical 0.999")
     _rule(flat, "eval.threshold", 0 < flat["eval.threshold"] < 1, "must lie strictly between 0 and 1")

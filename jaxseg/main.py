@@ -5,13 +5,16 @@ command line; 65 bad data; 66 no usable checkpoint; 74 storage; 75 another proce
 """
 
 if __name__ == "__main__":  # before jax is imported
+    from jaxseg.utils.command import begin
     from jaxseg.utils.memory import start_with_huge_pages
+    begin(stop_code=42)
     start_with_huge_pages()
 
 import ast
+import contextlib
 import os
+import signal
 import sys
-import time
 from pathlib import Path
 
 from absl import app, flags
@@ -19,7 +22,9 @@ from ml_collections import config_flags
 
 from jaxseg import modes
 from jaxseg.config import resolve
-from jaxseg.types import ConfigError, JaxsegError
+from jaxseg.train.processes.connect import connect, leave, together
+from jaxseg.types import ConfigError, DataError, JaxsegError, StorageError
+from jaxseg.utils import command, guard
 from jaxseg.utils.files import cache_root
 from jaxseg.utils.lookup import lookup
 from jaxseg.utils.xla_flags import convolve_channels_last
@@ -67,13 +72,20 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; runs/<config> 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "evaluate, predict: a run or checkpoint folder other than --workdir.")
 INPUT = flags.DEFINE_string("input", None, "predict: a file or folder (NIfTI, DICOM series, PNG, JPEG).")
 OUTPUT = flags.DEFINE_string("output", None, "predict: the folder to write to.")
-COORDINATOR = flags.DEFINE_string("coordinator", os.environ.get("JAXSEG_COORDINATOR"), "host:port of process 0.")
+COORDINATOR = flags.DEFINE_string("coordinator", os.environ.get("JAXSEG_COORDINATOR"),
+                                  "HOST:PORT of process 0, which listens there alone.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", os.environ.get("JAXSEG_NUM_PROCESSES"), "How many processes take part.")
 PROCESS_ID = flags.DEFINE_integer("process_id", os.environ.get("JAXSEG_PROCESS_ID"), "Which of them this one is, from 0.")
 
 
 def parse(argv):
     """absl's flag parsing with every mistake turned into one line."""
+    for path in (a.partition("=")[2].split(":")[0] for a in argv if a.startswith(("--config=", "-config="))):
+        if Path(path).exists():
+            try:
+                guard.check_regular(path)  # before it is imported
+            except DataError as error:
+                raise ConfigError(f"--config={error}") from error
     try:
         rest = flags.FLAGS(argv)
         if CONFIG.value is not None:
@@ -104,24 +116,6 @@ def parse(argv):
         raise ConfigError(f"command line or config: {text}") from error
 
 
-def connect() -> None:
-    """Join the other processes, before any device is touched: by flags, JAXSEG_* variables, or Slurm's own."""
-    import jax
-
-    explicit = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    if any(v is not None for v in explicit):
-        if any(v is None for v in explicit):
-            raise ConfigError("--coordinator, --num_processes and --process_id go together (or JAXSEG_COORDINATOR, "
-                              f"JAXSEG_NUM_PROCESSES, JAXSEG_PROCESS_ID): got {explicit}")
-        if NUM_PROCESSES.value < 1:
-            raise ConfigError(f"--num_processes={NUM_PROCESSES.value}: must be at least 1")
-        if not 0 <= PROCESS_ID.value < NUM_PROCESSES.value:
-            raise ConfigError(f"--process_id={PROCESS_ID.value}: must lie in 0..{NUM_PROCESSES.value - 1}")
-        jax.distributed.initialize(*explicit, initialization_timeout=120)
-    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ:
-        jax.distributed.initialize(initialization_timeout=300)
-
-
 def main(argv) -> int:
     """Resolve the config and run the mode."""
     import jax
@@ -129,11 +123,14 @@ def main(argv) -> int:
     if len(argv) > 1:
         raise ConfigError(f"unexpected argument {argv[1]!r}: options are written --name=value")
     mode = lookup("mode", MODE.value, modes.MODES)
+    if mode is not modes.train:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     convolve_channels_last()
-    connect()
+    connect(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        with contextlib.suppress(StorageError):  # without a home folder nothing is kept
+            jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     config, name = None, "predict"
     if CONFIG.value is not None:
         name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
@@ -148,20 +145,8 @@ def main(argv) -> int:
 
 def run() -> None:
     """Entry point: errors a user can cause end with one line and their exit code."""
-    begin = time.perf_counter()
     app.define_help_flags()
-    try:
-        argv = parse(sys.argv)
-        code = main(argv)
-    except JaxsegError as error:
-        print(f"jaxseg: {error}", file=sys.stderr)
-        code = error.exit_code
-    except KeyboardInterrupt:
-        print(f"jaxseg: interrupted after {time.perf_counter() - begin:.0f} s", file=sys.stderr)
-        code = 130
-    sys.stdout.flush()
-    sys.stderr.flush()
-    sys.exit(code)
+    command.run("jaxseg", lambda: together(lambda: main(parse(sys.argv))), leave=leave)
 
 
 if __name__ == "__main__":

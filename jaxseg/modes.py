@@ -17,10 +17,12 @@ from jaxseg.infer import predict_volumes as volume_prediction
 from jaxseg.models import functional
 from jaxseg.models import summary as summaries
 from jaxseg.ops.precision import compute_dtype, describe
-from jaxseg.train import agree, loop, patients, setup
 from jaxseg.train import feed as feeds
+from jaxseg.train import loop, patients, setup
 from jaxseg.train import mesh as meshes
 from jaxseg.train.log import Log
+from jaxseg.train.processes import agree, surroundings
+from jaxseg.train.processes.interrupt import PREEMPTED, Preemption, Stopped, fault
 from jaxseg.types import CheckpointError, ConfigError
 
 
@@ -35,7 +37,17 @@ class Call(NamedTuple):
 
 
 def train(call: Call) -> int | None:
-    """Train (or go on), then evaluate the best checkpoint."""
+    """Train (or go on), then evaluate the best checkpoint. SIGTERM ends it with 42 at any time, saved where steps were made."""
+    preemption = Preemption()
+    try:
+        with preemption, preemption.at_once():
+            return _train(call)
+    except Stopped:
+        print("stopped by SIGTERM outside of the training's steps; the same command goes on", flush=True)
+        return PREEMPTED
+
+
+def _train(call: Call) -> int | None:
     first = jax.process_index() == 0
     preflight.check(call.config)
     call = _settled(call)
@@ -57,9 +69,10 @@ def train(call: Call) -> int | None:
         job = setup.build(call.config, call.workdir, data, log)
         agree.on_first(lambda: patients.same_data(call.workdir, data.store, log, resumed=claim.resumed))
         agree.on_first(lambda: patients.keep(call.config, call.workdir, about, data.rows))
-        if first:
-            checkpoint.write_record(call.workdir, setup.record_of(call.config, data, _count(job.state["params"])))
-            setup.keep_maker(call.config, call.workdir)
+        agree.on_first(lambda: surroundings.compare(call.workdir, log, resumed=claim.resumed))
+        record = setup.record_of(call.config, data, _count(job.state["params"]))
+        agree.on_first(lambda: checkpoint.write_record(call.workdir, record))
+        agree.on_first(lambda: setup.keep_maker(call.config, call.workdir))
         begin = time.perf_counter()
         code = loop.run(job, log)
         if code:
@@ -68,6 +81,7 @@ def train(call: Call) -> int | None:
         if claim:
             claim.finish()
     log.close()
+    fault(0, "before_report")
     return evaluate(call)
 
 

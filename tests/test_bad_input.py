@@ -13,6 +13,7 @@ import pytest
 
 from jaxseg.data import datasets
 from tests.forked import Program
+from tests.hostile import special
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "--config=configs/ich_segnext.py:quick"
@@ -26,7 +27,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def program(cache):
     with Program() as program:
-        yield lambda *flags: program.run(*flags, environment=environment(cache))
+        yield lambda *flags, **options: program.run(*flags, environment=environment(cache), **options)
 
 
 def environment(cache: Path) -> dict[str, str]:
@@ -144,6 +145,19 @@ def test_a_damaged_data_set_is_refused_by_name(program, tmp_path, root, damage):
     damage(root, scan)
     line = refused(program(CONFIG, f"--config.data.root={root}", f"--workdir={tmp_path / 'run'}"), 65)
     assert scan.stem in line
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket", "folder"])
+@pytest.mark.parametrize("place, code", [("config", 64), ("split", 65), ("weights", 65), ("record", 66), ("lock", 74)])
+def test_what_is_no_regular_file_is_refused_wherever_it_is_named(program, tmp_path, place, code, kind):
+    if (place, kind) == ("weights", "folder"):
+        pytest.skip("a folder is a run")
+    run = tmp_path / "run"
+    run.mkdir()
+    path = special(kind, run / {"config": "c.py", "record": "run.json", "lock": ".lock"}.get(place, "x.png"))
+    flags = {"config": (f"--config={path}",), "split": (CONFIG, "--config.data.split=file", f"--config.data.split_file={path}"),
+             "weights": (CONFIG, f"--config.model.init={path}"), "record": (CONFIG,), "lock": (CONFIG,)}[place]
+    assert str(path) in refused(program(*flags, f"--workdir={run}", seconds=100), code)
 
 
 def test_a_clean_copy_is_accepted_by_the_check(program, tmp_path, root):

@@ -35,7 +35,7 @@ ARROWS = {
     "experiments": {"train", "data", "metrics", "checkpoint"},
     "preflight": {"config", "train", "evaluate", "data", "losses", "models"},
     "modes": {"config", "preflight", "experiments", "train", "evaluate", "infer", "data", "models", "ops", "checkpoint"},
-    "main": {"config", "modes"},
+    "main": {"config", "modes", "train"},
     "convert": {"weights"},
     "bench": {"ops", "models", "weights", "layers", "losses", "infer", "data", "train", "augment", "optim", "metrics",
               "checkpoint"},

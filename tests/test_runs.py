@@ -92,6 +92,16 @@ def test_sigterm_saves_ends_with_42_and_the_same_command_goes_on(tmp_path, cache
     assert "resumed from step" in output and result(workdir) == uninterrupted[1]
 
 
+def test_sigterm_in_validation_and_evaluation_ends_with_42_and_the_next_start_goes_on_to_the_same_bits(tmp_path, ended,
+                                                                                                       uninterrupted):
+    workdir = tmp_path / "run"
+    for fault in ("0:before_next", "5:in_eval", "15:in_eval", "0:before_report"):
+        said = ended(*FLAGS, f"--workdir={workdir}", JAXSEG_FAULT=f"term@{fault}", code=42)
+        assert "stopped by SIGTERM" in said and "Traceback" not in said
+    assert "pooled foreground Dice" in ended(*FLAGS, f"--workdir={workdir}")
+    assert result(workdir) == uninterrupted[1]
+
+
 def test_two_processes_are_one_process_with_two_devices(tmp_path, cache, uninterrupted):
     workdir = tmp_path / "two"
     output = finish(start(workdir, cache, launcher=("launch/local.py", "--processes=2", "--cpu_devices=1", "--")))

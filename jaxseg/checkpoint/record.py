@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import jaxseg
-from jaxseg.types import CheckpointError, ConfigError, MismatchError, StorageError
+from jaxseg.types import CheckpointError, ConfigError, DataError, MismatchError, StorageError
+from jaxseg.utils import guard
 from jaxseg.utils.files import write_json
 
 RECORD, STATE, LOCK, CHECKPOINTS = "run.json", "state.json", ".lock", "checkpoints"
@@ -55,14 +56,12 @@ def read_record(workdir: str | Path) -> dict[str, Any]:
     """
     path = Path(workdir) / RECORD
     try:
-        record = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        there = "it does not exist" if not path.parent.is_dir() else f"it has no {RECORD}"
-        raise CheckpointError(f"{path.parent} is no run folder: {there}; {_HOLDS}") from error
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}; {_HOLDS}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is no JSON ({error}); restore it from a copy, weights do not tell it") from error
+        record = guard.read_json(path)
+    except DataError as error:
+        if error.code == "DATA_MISSING":
+            there = "it does not exist" if not path.parent.is_dir() else f"it has no {RECORD}"
+            raise CheckpointError(f"{path.parent} is no run folder: {there}; {_HOLDS}") from error
+        raise CheckpointError(f"{error}; weights alone do not say what {RECORD} says") from error
     if not isinstance(record, dict) or not isinstance(record.get("format"), int):
         raise CheckpointError(f"{path} is no record of a run: it has no integer 'format'; {_HOLDS}")
     if record["format"] > FORMAT:
@@ -98,8 +97,8 @@ class Claim:
         self.workdir, self._file = workdir, file
         self.resumed = (workdir / RECORD).exists()
         try:
-            self.finished = json.loads((workdir / STATE).read_bytes())
-        except (FileNotFoundError, ValueError):
+            self.finished = guard.read_json(workdir / STATE)
+        except DataError:
             self.finished = None
 
     def finish(self, **facts) -> None:
@@ -123,7 +122,7 @@ def claim(workdir: str | Path, config: Mapping[str, Any], *, ignored: Iterable[s
     The lock is the operating system's, on an open file: it vanishes with the process, however that ends.
 
     Args:
-      workdir: made if absent, readable by its owner alone.
+      workdir: made if absent.
       config: resolved configuration, nested and JSON-able, that `write_record` will store or has stored there.
       ignored: dotted keys in which an earlier start may differ ("train.log_every").
       defaults: of the configuration, nested: a key that the record does not have, because it is newer, had this value.
@@ -135,8 +134,12 @@ def claim(workdir: str | Path, config: Mapping[str, Any], *, ignored: Iterable[s
     """
     workdir = Path(workdir).absolute()
     try:
-        workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = open(workdir / LOCK, "a+")  # noqa: SIM115 -- stays open: closing it gives the lock up
+        workdir.mkdir(parents=True, exist_ok=True)
+        if (workdir / LOCK).exists():
+            guard.check_regular(workdir / LOCK)
+        file = open(workdir / LOCK, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 -- stays open: closing it gives the lock up
+    except DataError as error:
+        raise StorageError(f"cannot use {workdir}: {error}, or choose another --workdir") from error
     except OSError as error:
         raise StorageError(f"cannot make or write {workdir}: {error.strerror}; choose another --workdir") from error
     try:

@@ -23,6 +23,7 @@ from jaxseg.data.formats import volumes
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.records import Volume
 from jaxseg.types import DataError, JaxsegError
+from jaxseg.utils import command, guard
 from jaxseg.utils.files import build_folder, write_atomic
 
 PACKAGE, RELEASE = "totalsegmentator", "2.18.0"
@@ -65,12 +66,12 @@ def download(folder: Path) -> Path:
     Raises:
       DataError: DATA_DOWNLOAD.
     """
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", f"--no-binary={PACKAGE}", "--disable-pip-version-check",
-               f"--dest={folder}", f"{PACKAGE}=={RELEASE}"]
+    call = [sys.executable, "-m", "pip", "download", "--no-deps", f"--no-binary={PACKAGE}", "--disable-pip-version-check",
+            f"--dest={folder}", f"{PACKAGE}=={RELEASE}"]
     rule = "pip fetches it from its registry"
     remedy = f"give pip a registry it can reach (PIP_INDEX_URL, PIP_PROXY), or fetch {ARCHIVE} elsewhere and add --archive=FILE"
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(call, capture_output=True, text=True, timeout=600)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise refusal("DATA_DOWNLOAD", ARCHIVE, f"pip did not finish ({type(error).__name__})", rule, remedy) from error
     if done.returncode or not (folder / ARCHIVE).is_file():
@@ -153,8 +154,10 @@ def describe(root: Path) -> list[str]:
 
 def _check_digest(archive: Path) -> None:
     try:
-        with open(archive, "rb") as file:
+        with guard.open_regular(archive) as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
+    except DataError as error:
+        raise DataError(str(error), "DATA_ARCHIVE") from error
     except OSError as error:
         raise refusal("DATA_ARCHIVE", archive, f"cannot be read ({error.strerror})", "must be a file", "check it") from error
     if found != SHA256:
@@ -182,15 +185,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", required=True, help="the folder to make")
     parser.add_argument("--archive", help=f"{ARCHIVE}, if it was fetched already")
     arguments = parser.parse_args(argv)
-    try:
-        root = organs(arguments.output, arguments.archive)
-        print("\n".join(describe(root)))
-    except JaxsegError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    root = organs(arguments.output, arguments.archive)
+    print("\n".join(describe(root)))
     print(f"next: python -m jaxseg.main --config=configs/organs_ct.py --config.data.root={root}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run("jaxseg.data.acquire", main)

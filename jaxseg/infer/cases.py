@@ -14,6 +14,7 @@ from jaxseg.data.formats import photos, volumes
 from jaxseg.data.formats.discover import SUFFIXES, has_suffix, holds_dicom
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.types import ConfigError, DataError, JaxsegError, StorageError
+from jaxseg.utils.command import check_interrupt
 from jaxseg.utils.files import make_folder, write_atomic
 
 LONGEST_FIRST = sorted(SUFFIXES, key=len, reverse=True)
@@ -140,6 +141,7 @@ def segment_each(cases: list[Found], segment: Callable[[list[Volume], str], str]
     failed = 0
     for name, read in cases:
         begin = time.perf_counter()
+        check_interrupt()
         try:
             images = read()
             _check_apart(images, output)

@@ -28,12 +28,12 @@ class Log:
     """
 
     def __init__(self, workdir: Path, *, step: int = 0, quiet: bool = False):
-        self.workdir, self.quiet, self._writer = workdir, quiet, None
+        self.workdir, self.quiet, self._events = workdir, quiet, None
         if quiet:
             return
-        from tensorboardX import SummaryWriter  # which imports PyTorch where it is installed: no other mode waits for that
+        from jaxseg.train.events import Events  # tensorboardX imports PyTorch where it is installed: no other mode waits for that
         try:
-            self._writer = SummaryWriter(str(workdir / "events"), purge_step=step or None)
+            self._events = Events(workdir / "events", step=step, warn=self.say)
         except OSError as error:
             raise StorageError(f"cannot make or write {workdir}: {error.strerror or error}; choose another --workdir") from error
 
@@ -45,49 +45,58 @@ class Log:
     def alarm(self, text: str) -> None:
         """A line that cannot be overlooked."""
         self.say(f"ALARM: {text}")
-        if self._writer:
-            self._writer.add_text("alarm", text)
+        if self._events:
+            self._events.text("alarm", text)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Scalars into the event file."""
-        if self._writer:
+        if self._events:
             for name, value in values.items():
-                self._writer.add_scalar(name, float(value), step)
+                self._events.scalar(name, float(value), step)
 
     def config(self, config: dict, difference: dict) -> None:
         """The resolved configuration and what makes this experiment, as text."""
-        if self._writer:
+        if self._events:
             fence = lambda value: "```\n" + json.dumps(value, indent=2, default=str) + "\n```"
-            self._writer.add_text("config", fence(config), 0)
-            self._writer.add_text("experiment", fence({k: f"{a} -> {b}" for k, (a, b) in difference.items()}), 0)
+            self._events.text("config", fence(config))
+            self._events.text("experiment", fence({k: f"{a} -> {b}" for k, (a, b) in difference.items()}))
 
     def panel(self, step: int, name: str, image: np.ndarray) -> None:
         """An RGB picture, uint8 [H, W, 3]."""
-        if self._writer:
-            self._writer.add_image(name, image, step, dataformats="HWC")
+        if self._events:
+            self._events.picture(name, image, step)
 
     def epochs(self, rows: list[dict]) -> None:
-        """Write the CSV of all epochs so far (whole or not at all)."""
+        """Write the CSV of all epochs so far (whole or not at all). Where it cannot be written, the next epoch's will hold it."""
         if self.quiet or not rows:
             return
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-        write_atomic(self.workdir / "epochs.csv", text.getvalue())
+        try:
+            write_atomic(self.workdir / "epochs.csv", text.getvalue())
+        except StorageError as error:
+            self.say(f"{error}; training goes on")
 
     def close(self) -> None:
-        """Flush and close the event file."""
-        if self._writer:
-            self._writer.close()
+        """Close the event file."""
+        if self._events:
+            self._events.close()
 
 
 class CompileCounter:
-    """How many programs XLA has compiled (or fetched from the cache) since this object was made."""
+    """How many programs XLA has compiled (or fetched from the cache) within the block."""
 
     def __init__(self):
         self.count, self.seconds = 0, 0.0
+
+    def __enter__(self) -> "CompileCounter":
         jax.monitoring.register_event_duration_secs_listener(self._note)
+        return self
+
+    def __exit__(self, *_) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._note)
 
     def _note(self, event: str, seconds: float, **_) -> None:
         if event == COMPILE_EVENT:

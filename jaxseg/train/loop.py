@@ -11,13 +11,14 @@ import jax
 
 from jaxseg.checkpoint import Checkpoints
 from jaxseg.train import mesh as meshes
-from jaxseg.train.interrupt import Preemption, fault
 from jaxseg.train.log import CompileCounter, Log
+from jaxseg.train.processes.interrupt import PREEMPTED, Preemption, Stopped, fault
 from jaxseg.train.state import Storage, TrainState, evaluated, place
 from jaxseg.types import Batch, NonFiniteError
 from jaxseg.utils.clock import Meter, Watchdog
+from jaxseg.utils.command import check_interrupt
 
-PREEMPTED = 42  # exit code: saved after SIGTERM, start again to go on
+SEVERAL = 600.0  # seconds of train.watchdog where several processes train and none are given
 
 
 @dataclasses.dataclass
@@ -70,6 +71,7 @@ class Progress:
     loss_count: int = 0
     empty_validations: int = 0  # in a row
     plateau: dict | None = None
+    lr: float = 0.0  # of the last step of the last epoch
 
 
 def run(job: Job, log: Log) -> int | None:
@@ -81,9 +83,20 @@ def run(job: Job, log: Log) -> int | None:
       NonFiniteError: too many steps in a row without a finite gradient.
       StorageError: checkpoints can no longer be written.
     """
+    limit = job.settings.watchdog
+    if limit is None:
+        limit = SEVERAL if jax.process_count() > 1 else 0.0
+    with (CompileCounter() as compiles, Preemption() as preemption, job.checkpoints,
+          Watchdog(limit, job.workdir) as watchdog):
+        code = _train(job, log, preemption, watchdog)
+    if code is None:
+        log.say(f"compilations: {compiles.count} ({compiles.seconds:.1f} s)")
+    return code
+
+
+def _train(job: Job, log: Log, preemption: Preemption, watchdog: Watchdog) -> int | None:
+    """The steps of `run`. Whatever ends them, signal handler, watchdog, counter and the running save are seen to by `run`."""
     s, total = job.settings, job.epochs * job.steps_per_epoch
-    compiles, preemption = CompileCounter(), Preemption()
-    watchdog = Watchdog(s.watchdog, job.workdir) if s.watchdog else None
 
     # 1. Resume: arrays, then the host's memory of the run (data position, epoch rows, plateau).
     state, progress = _resume(job, log)
@@ -94,11 +107,18 @@ def run(job: Job, log: Log) -> int | None:
     log.epochs(progress.rows)
     if start == 0 and job.warm_batches:
         state = _warmed(job, state, log)
+    if start and start % job.steps_per_epoch == 0 and len(progress.rows) < start // job.steps_per_epoch:
+        log.say("the validation that was interrupted is made now")
+        try:
+            state = _epoch(job, log, state, progress, preemption)
+        except Stopped:
+            return _leave(job, log, start, watchdog)
 
     with job.stream(start) as batches:
         for number in range(start, total):
             # 2. One step. The previous step's metrics are read while this one runs.
             fault(number, "before_next")
+            check_interrupt()
             with meter.waiting():
                 batch = meshes.put(next(batches), job.mesh)
             if compiled is None:
@@ -112,8 +132,7 @@ def run(job: Job, log: Log) -> int | None:
                 log.say(f"first step {time.perf_counter() - begin:.1f} s after the start of the loop")
             meter.step(job.images_per_step)
             job.checkpoints.poll()
-            if watchdog:
-                watchdog.tick()
+            watchdog.tick()
             fault(number + 1, "after_step")
 
             # 3. A progress line.
@@ -130,24 +149,32 @@ def run(job: Job, log: Log) -> int | None:
                     _account(pending, progress, job, log)
                     pending = None
                 progress.next_batch = number + 1
-            if last_of_epoch:
-                if watchdog:
-                    watchdog.pause()
-                with meter.paused():
-                    state = _epoch(job, log, state, progress, metrics)
+            if last_of_epoch and not stop:
+                progress.lr = float(metrics["lr"])
+                watchdog.stretch()
+                try:
+                    with meter.paused():
+                        state = _epoch(job, log, state, progress, preemption)
+                except Stopped:  # the next start makes the validation
+                    stop = True
 
             # 5. Asked to stop: save where we stand and leave.
             if stop:
-                if not (last_of_epoch and _saves(job, (number + 1) // job.steps_per_epoch)):
-                    job.checkpoints.save(number + 1, job.storage.part(state), _info(progress, state))
-                job.checkpoints.wait()
-                log.say(f"stopped by SIGTERM at step {number + 1}; saved; the same command goes on from here")
-                preemption.close()
-                return PREEMPTED
+                progress.lr = float(metrics["lr"])
+                watchdog.pause()
+                job.checkpoints.save(number + 1, job.storage.part(state), _info(progress, state))
+                return _leave(job, log, number + 1, watchdog)
     job.checkpoints.wait()
-    preemption.close()
-    log.say(f"compilations: {compiles.count} ({compiles.seconds:.1f} s)")
+    if preemption.asked:
+        return _leave(job, log, total, watchdog)
     return None
+
+
+def _leave(job: Job, log: Log, step: int, watchdog: Watchdog) -> int:
+    watchdog.pause()
+    job.checkpoints.wait()
+    log.say(f"stopped by SIGTERM at step {step}; saved; the same command goes on from here")
+    return PREEMPTED
 
 
 def _warmed(job: Job, state: TrainState, log: Log) -> TrainState:
@@ -215,19 +242,23 @@ def _saves(job: Job, epoch: int) -> bool:
     return epoch % job.settings.save_every == 0 or epoch == job.epochs
 
 
-def _epoch(job: Job, log: Log, state: TrainState, progress: Progress, metrics: dict) -> TrainState:
-    """Validate, move the plateau, raise the alarm, write the epoch's row, save."""
+def _epoch(job: Job, log: Log, state: TrainState, progress: Progress, preemption: Preemption) -> TrainState:
+    """Validate, move the plateau, raise the alarm, write the epoch's row, save.
+
+    Raises:
+      Stopped: SIGTERM came in the validation; `progress` is as before it.
+    """
     step = progress.next_batch
     epoch = step // job.steps_per_epoch
-    row = {"epoch": epoch, "step": step, "lr": float(metrics["lr"]),
-           "train_loss": progress.loss_sum / max(progress.loss_count, 1)}
-    progress.loss_sum, progress.loss_count = 0.0, 0
+    row = {"epoch": epoch, "step": step, "lr": progress.lr, "train_loss": progress.loss_sum / max(progress.loss_count, 1)}
     criterion = None
     if epoch % job.settings.eval_every == 0 or epoch == job.epochs:
         fault(step, "before_eval")
-        parted = job.storage.part(state)
-        weights = place((evaluated(parted), parted["state"]), meshes.replicated(job.mesh))
-        scores = dict(job.validate(*weights, step))
+        with preemption.at_once():
+            parted = job.storage.part(state)
+            weights = place((evaluated(parted), parted["state"]), meshes.replicated(job.mesh))
+            scores = dict(job.validate(*weights, step))
+            fault(step, "in_eval")
         positive = scores.pop("positive")
         row |= scores
         log.scalars(step, {f"val/{k.removeprefix('val_')}": v for k, v in scores.items()})
@@ -246,6 +277,7 @@ def _epoch(job: Job, log: Log, state: TrainState, progress: Progress, metrics: d
                 state = {**state, "lr_scale": state["lr_scale"] * factor}
                 log.say(f"learning rate times {factor:g}: {job.criterion} has not improved")
             progress.plateau = job.plateau.state()
+    progress.loss_sum, progress.loss_count = 0.0, 0
     progress.rows = _joined(progress.rows, row)
     log.epochs(progress.rows)
     if _saves(job, epoch):

@@ -27,6 +27,7 @@ from jaxseg.train import state as states
 from jaxseg.train import step as steps
 from jaxseg.train.log import Log
 from jaxseg.train.loop import Job
+from jaxseg.train.processes import surroundings
 from jaxseg.types import ConfigError
 from jaxseg.weights import from_torch
 
@@ -145,6 +146,7 @@ def record_of(config, data: feeds.Feed, parameters: int) -> dict:
         "synthetic": data.dataset.synthetic,
         "made_by": data.made_by if config.data.rank == 2 else "",
         "data": {"digest": data.store.digest, "examples": len(data.store.rows), "left_out": data.store.left_out.cases},
+        surroundings.NAME: surroundings.current(),
         "splits": {name: sorted({data.store.rows[i]["patient"] for i in rows}) for name, rows in data.rows.items()},
     }
 

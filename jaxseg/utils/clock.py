@@ -108,36 +108,47 @@ def duration(seconds: float) -> str:
 class Watchdog:
     """Ends the process with code 75 when no step has finished for `seconds`: a stuck peer raises no error by itself.
 
-    Armed by the first `tick` (the first step compiles, for as long as it takes); `tick` after each step whose result is
-    known (after block_until_ready or float(loss), since dispatch returns at once). A thread is enough: Python's lock is
-    free while a collective waits. On expiry the stacks of all threads go to hang.<pid>.txt, and os._exit skips the
-    clean-up that would wait for the stuck peer.
+    Within the block. Before the first step, which is compiled, and in what `stretch` begins, `longer` seconds may pass. `tick`
+    after each step whose result is known (after block_until_ready or float(loss), since dispatch returns at once). A thread is
+    enough: Python's lock is free while a collective waits. On expiry the stacks of all threads go to hang.<pid>.txt, and
+    os._exit skips the clean-up that would wait for the stuck peer.
 
     Args:
       seconds: without a tick, until the end; 0: never.
       folder: where hang.<pid>.txt goes.
+      longer: the same, before the first tick and after `stretch`; at least `seconds`.
     """
 
     exit_code = 75
 
-    def __init__(self, seconds: float, folder: str | Path):
+    def __init__(self, seconds: float, folder: str | Path, *, longer: float = 1800.0):
         if seconds < 0:
             raise ValueError(f"got seconds={seconds}; give the longest time a step may take, or 0 for no watchdog")
         self.path = Path(folder) / f"hang.{os.getpid()}.txt"
-        self._seconds, self._last = seconds, None
+        self._seconds, self._longer = seconds, max(seconds, longer)
+        self._allowed: tuple[float, float] | None = None  # (since when, seconds)
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
 
     def tick(self) -> None:
         """A step has finished."""
-        self._last = time.monotonic()
-        if self._thread is None and self._seconds:
-            self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-            self._thread.start()
+        self._allowed = (time.monotonic(), self._seconds)
+
+    def stretch(self) -> None:
+        """What begins now may take longer than a step, until the next tick: validation."""
+        self._allowed = (time.monotonic(), self._longer)
 
     def pause(self) -> None:
-        """Disarm until the next tick: before validation, a final save, or anything else that may take long."""
-        self._last = None
+        """Disarm until the next tick: before the last save, which waits for no peer."""
+        self._allowed = None
+
+    def __enter__(self) -> "Watchdog":
+        self.stretch()
+        if self._seconds:
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
 
     def close(self) -> None:
         """Disarm for good."""
@@ -145,15 +156,15 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stop.wait(min(self._seconds / 10, 1.0)):
-            last = self._last
-            if last is not None and time.monotonic() - last > self._seconds:
-                self._bark()
+            allowed = self._allowed
+            if allowed is not None and time.monotonic() - allowed[0] > allowed[1]:
+                self._bark(allowed[1])
 
-    def _bark(self) -> None:
+    def _bark(self, seconds: float) -> None:
         try:
             with open(self.path, "w") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
-            print(f"no step finished for {self._seconds:g} s: this process or a peer hangs; stacks are in {self.path}; "
+            print(f"jaxseg: no step finished for {seconds:g} s: this process or a peer hangs; stacks are in {self.path}; "
                   "end all processes and start them again", file=sys.stderr, flush=True)
         finally:
             os._exit(self.exit_code)

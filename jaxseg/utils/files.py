@@ -62,7 +62,7 @@ def lock(path: str | Path) -> Iterator[None]:
     """Hold an exclusive lock on `path` (made if absent) for the time of the block; released if the process dies."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as file:
+    with open(path, "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         try:
             yield
@@ -119,7 +119,13 @@ def digest(*parts: bytes | str) -> str:
 
 
 def cache_root() -> Path:
-    """Folder for derived data: $JAXSEG_CACHE, else $XDG_CACHE_HOME/jaxseg, else ~/.cache/jaxseg."""
-    if os.environ.get("JAXSEG_CACHE"):
-        return Path(os.environ["JAXSEG_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "jaxseg"
+    """Folder for derived data: $JAXSEG_CACHE, else $XDG_CACHE_HOME/jaxseg, else ~/.cache/jaxseg.
+
+    Raises:
+      StorageError: none of them is set and this user has no home folder.
+    """
+    ours = os.environ.get("JAXSEG_CACHE")
+    try:
+        return Path(ours).expanduser() if ours else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxseg"
+    except RuntimeError as error:  # HOME is not set, and the system does not know this user
+        raise StorageError("this user has no home folder for derived data; set JAXSEG_CACHE to a folder") from error

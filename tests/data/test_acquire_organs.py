@@ -69,11 +69,12 @@ def test_damaged_or_other_archives_are_refused(tmp_path, monkeypatch):
     assert caught.value.code == "DATA_ARCHIVE" and not (tmp_path / "out").exists()
 
 
-def test_no_registry_is_one_line_with_the_remedy(tmp_path, monkeypatch, capsys):
+def test_no_registry_is_one_line_with_the_remedy(tmp_path, monkeypatch):
     failed = subprocess.CompletedProcess([], 1, "", "noise\nERROR: No matching distribution found for totalsegmentator\n")
     monkeypatch.setattr(acquire.subprocess, "run", lambda *a, **k: failed)
-    assert acquire.main(["organs", f"--output={tmp_path / 'out'}"]) == 65
-    said = capsys.readouterr().err.strip()
+    with pytest.raises(DataError) as caught:
+        acquire.main(["organs", f"--output={tmp_path / 'out'}"])
+    said = str(caught.value)
     assert "No matching distribution" in said and "PIP_INDEX_URL" in said and "--archive" in said and "\n" not in said
     assert not (tmp_path / "out").exists()
 

@@ -1,11 +1,15 @@
 """Laws of the loop, with a step that does next to nothing."""
 
+import contextlib
+import signal
+import threading
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src import monitoring
 
 from jaxseg.checkpoint import Checkpoints, load_weights
 from jaxseg.optim.schedules import Plateau
@@ -101,6 +105,56 @@ def test_too_many_non_finite_steps_in_a_row_stop_the_run(tmp_path, log):
 def test_a_run_that_is_never_to_stop_for_non_finite_steps_goes_on_to_its_end(tmp_path, log):
     assert not loop.run(job(tmp_path, epochs=2, bad=True, stop_nonfinite=0), log)
     assert len(list((tmp_path / "checkpoints").iterdir()))
+
+
+@pytest.mark.parametrize("ending", ["done", "error", "interrupt"])
+def test_whatever_ends_a_run_leaves_no_signal_handler_watchdog_or_listener_behind(tmp_path, log, ending, monkeypatch):
+    before, handler = monitoring.get_event_duration_listeners(), signal.getsignal(signal.SIGTERM)
+    work = job(tmp_path, bad=ending == "error", watchdog=1)
+    if ending == "interrupt":
+        monkeypatch.setattr(work, "validate", lambda *_: signal.raise_signal(signal.SIGINT))
+    with contextlib.suppress(NonFiniteError, KeyboardInterrupt):
+        loop.run(work, log)
+    assert signal.getsignal(signal.SIGTERM) is handler and monitoring.get_event_duration_listeners() == before
+    for thread in [t for t in threading.enumerate() if t.name == "watchdog"]:
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 4])
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_sigterm_in_a_validation_saves_first_and_the_next_start_makes_it(tmp_path, log, epoch, swallowed):
+    reference, work, again = (job(tmp_path / name, losses=[4.0, 3.0, 2.0, 1.0][skip:]) for name, skip in
+                              (("whole", 0), ("cut", 0), ("cut", epoch - 1)))
+    loop.run(reference, Log(tmp_path / "whole"))
+    validate, calls = work.validate, []
+
+    def stopped(*arguments):
+        calls.append(arguments)
+        scores = validate(*arguments)
+        if len(calls) == epoch:
+            with contextlib.suppress(BaseException) if swallowed else contextlib.nullcontext():
+                signal.raise_signal(signal.SIGTERM)
+        return scores
+    work.validate = stopped
+    assert loop.run(work, log) == loop.PREEMPTED and work.checkpoints.latest() == 3 * epoch
+    assert loop.run(again, log) is None
+    ends = [j.checkpoints.restore(fresh_state()) for j in (reference, again)]
+    assert ends[0][1:] == ends[1][1:] and reference.checkpoints.best_step() == again.checkpoints.best_step()
+    np.testing.assert_array_equal(*(end[0]["params"]["w"] for end in ends))
+
+
+def test_a_save_that_runs_when_an_error_comes_is_finished(tmp_path, log, monkeypatch):
+    work = job(tmp_path)
+    monkeypatch.setattr(work, "step", None)
+
+    def step(state, batch):
+        work.checkpoints.save(1, state, {"rows": []})
+        raise NonFiniteError("late")
+    monkeypatch.setattr(loop, "_compile", lambda *_: step)
+    with pytest.raises(NonFiniteError, match="late"):
+        loop.run(work, log)
+    assert work.checkpoints.steps() == [1]
 
 
 def test_the_plateau_lowers_the_rate_and_survives_a_resume(tmp_path, log):

@@ -46,11 +46,13 @@ def test_durations_have_two_units_at_most(seconds, text):
 STUCK = """
 import sys, threading, time
 from jaxseg.utils.clock import Watchdog
-dog = Watchdog(0.4, sys.argv[1])
-time.sleep(0.6)          # before the first tick nothing is armed: compilation may take long
+dog = Watchdog(0.4, sys.argv[1], longer=5).__enter__()
+time.sleep(0.6)          # before the first tick, compilation may take longer
 for _ in range(4):
     dog.tick()
     time.sleep(0.2)
+dog.stretch()
+time.sleep(0.6)          # so may validation
 dog.pause()
 time.sleep(0.6)          # paused
 dog.tick()
@@ -69,10 +71,19 @@ def test_a_stuck_process_ends_with_75_and_names_the_line(tmp_path):
     assert dump.name.startswith("hang.") and "in wait_for_peer" in dump.read_text()
 
 
+@pytest.mark.parametrize("before", ["", "dog.tick(); dog.stretch()"])
+def test_what_may_take_longer_has_its_own_limit(tmp_path, before):
+    script = ("import sys, time\nfrom jaxseg.utils.clock import Watchdog\n"
+              f"with Watchdog(0.1, sys.argv[1], longer=0.5) as dog:\n    {before}\n    time.sleep(30)")
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 75 and "for 0.5 s" in done.stderr
+
+
 def test_a_loop_that_ticks_or_has_no_watchdog_ends_as_it_would(tmp_path):
     script = ("import sys, time\nfrom jaxseg.utils.clock import Watchdog\n"
               "a, b = Watchdog(0.3, sys.argv[1]), Watchdog(0, sys.argv[1])\n"
-              "b.tick()\nfor _ in range(4):\n    a.tick(); time.sleep(0.1)\na.close()\ntime.sleep(0.6)")
+              "a.__enter__(); b.__enter__(); b.tick()\nfor _ in range(4):\n"
+              "    a.tick(); time.sleep(0.1)\na.close()\ntime.sleep(0.6)")
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT).returncode == 0 and not os.listdir(tmp_path)
     with pytest.raises(ValueError, match="seconds=-1"):
         Watchdog(-1, tmp_path)

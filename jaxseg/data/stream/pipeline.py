@@ -19,6 +19,7 @@ from absl import flags
 
 from jaxseg.data.store.stacked import Cache, open_cache
 from jaxseg.types import Batch, ConfigError, DataError, PeerError
+from jaxseg.utils.command import check_interrupt
 
 ENDLESS = 1 << 48  # batches; nobody trains so long, and Grain wants a length
 RESTARTS = 3  # times in a row that a lost worker is replaced before the run gives up
@@ -97,6 +98,7 @@ class Batches:
         if self._closed:
             raise ValueError("these batches are closed")
         while True:
+            check_interrupt()
             try:
                 batch = next(self._iterator)
             except RuntimeError as error:
@@ -221,7 +223,7 @@ class Source:
         rows, rest = self._order(int(position))
         try:
             return self._read(self._opened(), rows, rest)
-        except Exception as error:
+        except (DataError, OSError) as error:
             raise DataError(f"cannot read batch {position} ({self.about(position)}): {error}",
                             getattr(error, "code", "DATA_CHANGED")) from error
 

@@ -13,6 +13,7 @@ from absl import flags
 from jaxseg.data.store import stacked as caches
 from jaxseg.data.stream import pipeline
 from jaxseg.types import ConfigError, DataError, PeerError
+from jaxseg.utils import command
 
 N = 37
 
@@ -142,6 +143,27 @@ def test_workers_before_the_flags_are_parsed_are_refused(cache):
         flags.FLAGS.unparse_flags()
     with pytest.raises(ConfigError, match="mark_as_parsed"):
         take(cache, 1, workers=2)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_mistake_in_our_code_is_not_called_changed_data(cache, parsed, monkeypatch, workers):
+    monkeypatch.setattr(pipeline.Share, "of", lambda self, batch: batch.nothing)
+    with pytest.raises(AttributeError, match="nothing"):
+        take(cache, 1)
+
+
+def test_a_file_that_cannot_be_read_is_named_with_its_batch(cache, monkeypatch):
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+    monkeypatch.setattr(pipeline, "_read", broken)
+    with pytest.raises(DataError, match="cannot read batch 0 .*Input/output error"):
+        take(cache, 1)
+
+
+def test_an_interrupt_that_a_callback_swallowed_ends_the_stream(cache, monkeypatch):
+    monkeypatch.setattr(command, "_pressed", 1)
+    with pytest.raises(KeyboardInterrupt):
+        take(cache, 1)
 
 
 def test_a_closed_stream_says_so_and_closes_twice(cache):

@@ -1,0 +1,1 @@
+"""Several processes as one run: joining, agreeing, being stopped, and what surrounds them."""

@@ -1,0 +1,152 @@
+"""Several processes become one run, before any device is touched: by flags, JAXSEG_* variables, or Slurm's own.
+
+Each of them ends, with one line and code 75, when another one never comes, dies or cannot be reached. jax itself aborts the
+process (code 134) in all of these cases; where a collective notices first, it raises.
+"""
+
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import NoReturn
+
+import jax
+
+from jaxseg.train.processes.interrupt import PREEMPTED, fault
+from jaxseg.types import ConfigError, JaxsegError, PeerError
+
+JOIN_SECONDS, SLURM_SECONDS = 120.0, 300.0  # for all processes to come; JAXSEG_JOIN_SECONDS is another limit
+_LOST = re.compile(r"gloo|nccl|coordination|UNAVAILABLE|DEADLINE_EXCEEDED|connection (closed|reset|refused)|heartbeat|"
+                   r"broken pipe|timed out", re.IGNORECASE)
+EVERYWHERE = ("0.0.0.0", "[::]")
+_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
+
+
+def connect(coordinator: str | None, number: int | None, process: int | None) -> None:
+    """Join the other processes, if there are any.
+
+    Args:
+      coordinator: HOST:PORT of process 0. It listens there alone; on all addresses of its machine only where it is given
+        0.0.0.0:PORT itself (the others are given the address to reach it by).
+      number: how many processes take part.
+      process: which of them this one is, from 0.
+    Raises:
+      ConfigError: some of them are missing or cannot be.
+    """
+    given = (coordinator, number, process)
+    if any(v is not None for v in given):
+        _check(*given)
+        _join(coordinator, number, process)
+    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 and all(name in os.environ for name in _SLURM):
+        address = slurm_address(os.environ["SLURM_STEP_NODELIST"], int(os.environ["SLURM_JOB_ID"]))
+        shared = int(os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1").partition("(")[0].partition(",")[0]) > 1
+        local = [int(os.environ["SLURM_LOCALID"])] if shared else None  # one device for each task of a node, or all of them
+        _join(address, int(os.environ["SLURM_NTASKS"]), int(os.environ["SLURM_PROCID"]), local, seconds=SLURM_SECONDS)
+
+
+def together(work: Callable[[], int | None]) -> int | None:
+    """Run `work`; what a collective raises when another process is gone becomes a PeerError."""
+    try:
+        return work()
+    except JaxsegError:
+        raise
+    except Exception as error:
+        if jax.process_count() > 1 and isinstance(error, RuntimeError | ValueError) and _LOST.search(str(error)):
+            raise PeerError(f"another process was lost: {' '.join(str(error).split())[:200]}; see what it said, end all "
+                            "processes and start them again") from error
+        raise
+
+
+def leave(code: int) -> NoReturn:
+    """`sys.exit`; with several processes an error's code ends this one at once: the usual end would wait for the others."""
+    if code not in (0, PREEMPTED) and _joined:
+        os._exit(code)
+    sys.exit(code)
+
+
+_joined: list = []  # what the signal handler must keep alive
+
+
+def _join(address: str, number: int, process: int, local: list[int] | None = None, *, seconds: float = JOIN_SECONDS) -> None:
+    """jax.distributed.initialize, or code 75 when not all processes have come in time."""
+    fault(process, "before_join")
+    given = os.environ.get("JAXSEG_JOIN_SECONDS")
+    if given:
+        if not (given.isascii() and given.isdecimal() and 0 < int(given) <= 86400):
+            raise ConfigError(f"JAXSEG_JOIN_SECONDS={given}: must be whole seconds in 1..86400")
+        seconds = float(given)
+    if process == 0:
+        _check_free(address)
+    there = threading.Event()
+
+    def late() -> None:
+        if not there.wait(seconds):
+            print(f"jaxseg: process {process} at {address}: not all {number} processes came within {seconds:g} s; see that all "
+                  "are started with this address, end them and start them again", file=sys.stderr, flush=True)
+            os._exit(PeerError.exit_code)
+
+    threading.Thread(target=late, name="join", daemon=True).start()
+    if number > 1:
+        _end_aborts_with_75()
+    # deactivate: a process drives all devices that it sees, also where a cluster's variables are set
+    jax.distributed.initialize(address, number, process, local, coordinator_bind_address=address,
+                               initialization_timeout=int(seconds) + 3600, cluster_detection_method="deactivate")
+    there.set()
+
+
+def _check_free(address: str) -> None:
+    """Refuse an address that process 0 cannot listen on: the service would abort."""
+    host, _, port = address.rpartition(":")
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+    except OSError as error:
+        raise ConfigError(f"--coordinator={address}: process 0 cannot listen there ({error.strerror or error}); give an address "
+                          "of its own machine with a free port, or 0.0.0.0:PORT to listen on all") from error
+
+
+def _end_aborts_with_75() -> None:
+    """jax's service ends a process whose peer is lost by abort(), from a thread of its own: make it one line and code 75.
+
+    Python's own handlers run in the main thread, which waits; hence the C library's.
+    """
+    def ended(number: int) -> None:
+        with contextlib.suppress(OSError):
+            os.write(2, b"jaxseg: another process was lost, or does not answer; end all processes and start them again\n")
+        os._exit(PeerError.exit_code)
+
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(ended)
+    _joined.append(handler)
+    ctypes.CDLL(None).signal(signal.SIGABRT, handler)
+
+
+def slurm_address(nodes: str, job: int) -> str:
+    """HOST:PORT of the first node of a list as Slurm writes it ("node[001-004,007],other"); the port depends on the job."""
+    head, bracket, rest = nodes.partition("[")
+    first = head.partition(",")[0]
+    if bracket and "," not in head:
+        first = head + rest.replace("-", ",").replace("]", ",").partition(",")[0]
+    return f"{first}:{61440 + job % 4096}"
+
+
+def _check(coordinator: str | None, number: int | None, process: int | None) -> None:
+    if coordinator is None or number is None or process is None:
+        raise ConfigError("--coordinator, --num_processes and --process_id go together (or JAXSEG_COORDINATOR, "
+                          f"JAXSEG_NUM_PROCESSES, JAXSEG_PROCESS_ID): got {(coordinator, number, process)}")
+    if number < 1:
+        raise ConfigError(f"--num_processes={number}: must be at least 1")
+    if not 0 <= process < number:
+        raise ConfigError(f"--process_id={process}: must lie in 0..{number - 1}")
+    host, _, port = coordinator.rpartition(":")
+    if not (host and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+        raise ConfigError(f"--coordinator={coordinator}: must be HOST:PORT, such as 10.0.0.5:12345")
+    if host in EVERYWHERE and process:
+        raise ConfigError(f"--coordinator={coordinator}: process 0 may listen on all addresses, process {process} needs one to "
+                          "reach it by: give the name or number of process 0's machine")

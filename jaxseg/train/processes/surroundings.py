@@ -1,0 +1,57 @@
+"""What the last bits of a run depend on beside its configuration and data: recorded, and compared when it is resumed.
+
+Sums are rounded in an order that the number of devices and of XLA's CPU threads, the processor's vector width and the release
+of the compiler decide. The steps and samples of a resumed run never depend on them.
+"""
+
+import contextlib
+import glob
+import os
+from pathlib import Path
+
+import jax
+import jaxlib
+
+from jaxseg import checkpoint
+from jaxseg.train.log import Log
+
+NAME = "surroundings"  # in run.json
+_WORDS = {"platform": "platform", "processor": "processor", "devices": "devices", "cpu_threads": "CPU threads of XLA",
+          "jaxlib": "jaxlib"}
+
+
+def current() -> dict[str, str | int]:
+    """Of this process, once its devices are there."""
+    device = jax.devices()[0]
+    return {"platform": device.platform, "processor": _processor() if device.platform == "cpu" else device.device_kind,
+            "devices": jax.device_count(), "cpu_threads": cpu_threads(), "jaxlib": jaxlib.__version__}
+
+
+def cpu_threads() -> int:
+    """How many threads XLA's CPU client computes with: as many as cores that this process may use, PJRT_NPROC or devices."""
+    jax.devices()
+    found = 0
+    for name in glob.glob("/proc/self/task/*/comm"):
+        with contextlib.suppress(OSError):  # the thread has ended meanwhile
+            found += Path(name).read_text(encoding="utf-8", errors="replace").startswith("tf_XLAEigen")
+    return found or os.cpu_count() or 1
+
+
+def compare(workdir: Path, log: Log, *, resumed: bool) -> None:
+    """Say in one line what has changed since the run's last start, if anything has."""
+    before = checkpoint.find_record(workdir).get(NAME) if resumed else None
+    if not isinstance(before, dict):  # a new run, or one of a release that did not record it
+        return
+    now = current()
+    changed = [f"{word} {before.get(key)} before, {now[key]} now" for key, word in _WORDS.items() if before.get(key) != now[key]]
+    if changed:
+        log.say(f"WARNING {'; '.join(changed)}: the run goes on with the same steps and samples, but sums are rounded in another "
+                "order, so its last digits will not be those of an uninterrupted run")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -1,0 +1,74 @@
+"""Whole runs where the surroundings are against them: Ctrl-C with reading processes, a bare environment, a reader that leaves."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.local import free_port
+from tests.test_runs import FLAGS, ROOT, environment
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def listening(pid: int) -> set[str]:
+    """Addresses, in the kernel's hexadecimal words, on which a process waits for connections."""
+    inodes = {os.readlink(path)[8:-1] for path in Path(f"/proc/{pid}/fd").iterdir() if os.readlink(path).startswith("socket:")}
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]]
+    return {words[1].partition(":")[0] for words in lines if words[3] == "0A" and words[9] in inodes}
+
+
+def children(pid: int) -> list[int]:
+    return [int(n) for path in Path(f"/proc/{pid}/task").glob("*/children") for n in path.read_text().split()]
+
+
+def test_ctrl_c_ends_a_run_with_reading_processes_and_its_coordinator_listens_where_it_was_told(tmp_path, cache):
+    command = [sys.executable, "-m", "jaxseg.main", *FLAGS, f"--workdir={tmp_path / 'run'}", "--config.train.epochs=500",
+               "--config.data.workers=2", f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=1", "--process_id=0"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment(cache), text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        said = ""
+        for line in process.stdout:
+            said += line
+            if "step 2 " in line:
+                break
+        assert "step 2 " in said, said
+        workers = children(process.pid)
+        assert workers and listening(process.pid) <= {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1, in IPv6 too
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in output, output
+    assert [line[:25] for line in output.splitlines() if line.startswith("jaxseg: ")] == ["jaxseg: interrupted after"]
+    assert not [pid for pid in workers if Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_a_run_without_home_locale_or_listener_that_keeps_its_files_private(tmp_path, cache):
+    bare = {k: v for k, v in environment(cache).items() if k not in ("HOME", "USER", "LOGNAME", "LANG")}
+    bare |= {"LC_ALL": "C", "JAXSEG_UMASK": "077", "XDG_CACHE_HOME": ""}
+    workdir = tmp_path / "l\u00e4uft"
+    command = [sys.executable, "-m", "jaxseg.main", *FLAGS, f"--workdir={workdir}", "--config.train.epochs=1"]
+    process = subprocess.Popen(command, cwd=ROOT, env=bare, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()  # `| head -1`
+    errors = process.stderr.read().decode()
+    assert process.wait(200) == 0 and "Traceback" not in errors and "BrokenPipe" not in errors, errors
+    made = [workdir, *workdir.rglob("*")]
+    assert (workdir / "evaluation.json").exists() and not [p for p in made if p.stat().st_mode & 0o077]
+
+
+def test_a_user_without_a_home_folder_is_asked_for_a_cache(tmp_path):
+    bare = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME", "JAXSEG_CACHE")}
+    unknown = ("import pwd\ndef unknown(number): raise KeyError(number)\npwd.getpwuid = unknown\n"  # as in many containers
+               "import jaxseg.main\njaxseg.main.run()")
+    done = subprocess.run([sys.executable, "-c", unknown, *FLAGS, f"--workdir={tmp_path / 'run'}"], cwd=ROOT, env=bare, text=True,
+                          capture_output=True, timeout=100)
+    assert done.returncode == 74 and "set JAXSEG_CACHE" in done.stderr and "Traceback" not in done.stderr, done.stderr

@@ -1,0 +1,41 @@
+"""What the last bits depend on is recorded, and a resumed run says in one line what has changed."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jaxseg import checkpoint
+from jaxseg.train.log import Log
+from jaxseg.train.processes import surroundings
+from tests.checkpoint.test_record import CONFIG, RECORD
+
+
+@pytest.mark.parametrize("change, words", [
+    ({}, None), ({"cpu_threads": 1000}, "CPU threads of XLA 1000 before, "), ({"devices": 3}, "devices 3 before, 8 now"),
+    ({"jaxlib": "0.1"}, "jaxlib 0.1 before, "),
+    ({"platform": "gpu", "processor": "H100"}, "platform gpu before, cpu now; processor")])
+def test_a_resumed_run_says_in_one_line_what_has_changed(tmp_path, capsys, change, words):
+    checkpoint.write_record(tmp_path, {**RECORD, surroundings.NAME: surroundings.current() | change})
+    surroundings.compare(tmp_path, Log(tmp_path), resumed=True)
+    said = capsys.readouterr().out
+    if words is None:
+        assert said == ""
+    else:
+        assert said.count("\n") == 1 and words in said and "last digits" in said
+
+
+def test_a_new_run_and_one_that_recorded_nothing_say_nothing(tmp_path, capsys):
+    surroundings.compare(tmp_path, Log(tmp_path), resumed=False)
+    checkpoint.write_record(tmp_path, RECORD)
+    surroundings.compare(tmp_path, Log(tmp_path), resumed=True)
+    assert capsys.readouterr().out == "" and CONFIG
+
+
+def test_the_threads_are_those_that_xla_has():
+    code = "from jaxseg.train.processes.surroundings import cpu_threads; print(cpu_threads())"
+    for number in (1, 5):
+        environment = {**os.environ, "PJRT_NPROC": str(number), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+        assert done.stdout.split() == [str(number)], done.stderr
