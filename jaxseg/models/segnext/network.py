@@ -121,7 +121,7 @@ class FFN(nnx.Module):
         self.fc2 = _conv(config, hidden, dim, 1, rngs=rngs)
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
-        return self.fc2(_gelu(ops.stored(self.dwconv(ops.stored(self.fc1(x))))))
+        return self.fc2(_gelu(ops.materialize(self.dwconv(ops.materialize(self.fc1(x))))))
 
 
 class Block(nnx.Module):

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 from jaxseg.ops import tally
 from jaxseg.ops.conv import api
+from jaxseg.ops.materialize import materialize
 from jaxseg.ops.msca import reference
 from jaxseg.ops.msca.reference import Layer
-from jaxseg.ops.stored import stored
 from jaxseg.types import Array
 
 
@@ -28,7 +28,7 @@ def msca(x: Array, local: Layer, strips: Sequence[tuple[Layer, Layer]], mix: Lay
       mix: weights [1, 1, C, C] and bias [C].
       from_input: the strips read x (seed) instead of the local branch's output (paper).
     """
-    near = reference.depthwise(stored(x), local)
+    near = reference.depthwise(materialize(x), local)
     total = reference.strip_sums(x if from_input else near, near, strips)
     tally.add("mul", x.size)
     return (api.conv(total, mix[0]) + mix[1].astype(x.dtype)) * x

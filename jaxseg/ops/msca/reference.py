@@ -2,7 +2,7 @@
 
 Its gradient is the automatic one: one that computes the strips' intermediates again would save three arrays of the size of x
 a block and cost six strips more, which on a CPU, where the strips are most of the block, is time lost. Every result that has
-several readers is stored (`ops.stored`): left to itself XLA computed the 5x5 eight times, each strip twice and the sum, with
+several readers is stored (`ops.materialize`): left to itself XLA computed the 5x5 eight times, each strip twice and the sum, with
 all its strips, twice (forward and backward of one attention on one core, [2, 64, 64, 32]: 36.8 ms, now 11.0; [2, 32, 32, 64]:
 17.9, now 4.1; 2026-11-21). Slower: one padded copy for all strips of a source, all columns in one loop and a sum for each tap
 of the weights (20.6 and 11.1).
@@ -11,7 +11,7 @@ of the weights (20.6 and 11.1).
 from collections.abc import Sequence
 
 from jaxseg.ops.conv import api
-from jaxseg.ops.stored import stored
+from jaxseg.ops.materialize import materialize
 from jaxseg.types import Array
 
 Layer = tuple[Array, Array]  # weights [*k, C / groups, O], bias [O]
@@ -20,11 +20,11 @@ Layer = tuple[Array, Array]  # weights [*k, C / groups, O], bias [O]
 def depthwise(x: Array, layer: Layer) -> Array:
     """Depthwise convolution that keeps the size, with bias."""
     weight, bias = layer
-    return stored(api.conv(x, weight, groups=x.shape[-1]) + bias.astype(x.dtype))
+    return materialize(api.conv(x, weight, groups=x.shape[-1]) + bias.astype(x.dtype))
 
 
 def strip_sums(source: Array, total: Array, strips: Sequence[tuple[Layer, Layer]]) -> Array:
     """total + the sum over pairs of column(row(source)), all [B, H, W, C]."""
     for row, column in strips:
         total = total + depthwise(depthwise(source, row), column)
-    return stored(total)
+    return materialize(total)

@@ -14,16 +14,16 @@ from jaxseg.types import Array
 
 
 @jax.custom_vjp
-def stored(x: Array) -> Array:
+def materialize(x: Array) -> Array:
     """x; so is its gradient. No operation on other platforms than CPUs."""
-    return _stored(x)
+    return _materialize(x)
 
 
-stored.defvjp(lambda x: (stored(x), None), lambda _, g: (stored(g),))
+materialize.defvjp(lambda x: (materialize(x), None), lambda _, g: (materialize(g),))
 
 
 @jax.jit  # traced once for each shape
-def _stored(x: Array) -> Array:
+def _materialize(x: Array) -> Array:
     return lax.platform_dependent(x, cpu=_through_call, default=lambda a: a)
 
 
