@@ -122,20 +122,20 @@ def base() -> ConfigDict:
     evaluate.split = "test"
     evaluate.surface = True  # rank 3: HD95 and NSD, in mm
     evaluate.lesions = ""  # rank 3: lesion-wise scores by the rules of this challenge (GLI, SSA, MEN, PED, MET)
-    evaluate.postprocess = False  # rank 3: choose post-processing on the validation split and apply it to the scored one
+    evaluate.postprocess = False  # choose post-processing on the validation split and apply it to the scored one
 
     c.infer = infer = ConfigDict()
     infer.batch_size = 8
     infer.probabilities = False  # write probability maps beside the labels
     infer.overlay = True  # write overlay pictures
     infer.roi = ""  # rank 3: a run of configs/brats_roi.py: the cascade, beside the sliding window
-    infer.ensemble = ()  # rank 3, predict: further run folders (folds, seeds) whose logits are averaged with the run's
-    infer.postprocess = False  # rank 3: apply the steps that evaluate chose
+    infer.ensemble = ()  # predict: further run folders (folds, seeds) whose logits are averaged with the run's
+    infer.postprocess = False  # apply the steps that evaluate chose
     infer.overlap = 0.25  # rank 3: share of a window that neighbours have in common
     infer.blend = "gaussian"  # rank 3: constant gaussian gaussian_nnunet cosine half_cosine
     infer.positions = "monai"  # rank 3: monai nnunet
     infer.windows = 2  # rank 3: windows per forward pass
-    infer.mirror = ()  # rank 3: axes to flip for averaging, e.g. (0, 1, 2)
+    infer.mirror = ()  # axes to flip for averaging, e.g. (0, 1, 2)
     infer.accumulator = "auto"  # rank 3: auto device host memmap
 
     c.search = search = ConfigDict()  # --mode=search: Bayesian optimisation of cross-entropy's class weights

@@ -33,8 +33,8 @@ CHOICES = {
     "infer.accumulator": ("auto", "device", "host", "memmap"),
 }
 VOLUMES_ONLY = ("data.coordinates", "data.whole", "data.per_volume", "data.foreground", "data.positions", "eval.surface",
-                "eval.lesions", "eval.postprocess", "infer.roi", "infer.ensemble", "infer.postprocess", "infer.overlap",
-                "infer.blend", "infer.positions", "infer.windows", "infer.mirror", "infer.accumulator")
+                "eval.lesions", "infer.roi", "infer.overlap", "infer.blend", "infer.positions", "infer.windows",
+                "infer.accumulator")
 SLICES_ONLY = ("data.crop", "data.blur", "data.extra", "data.extra_run", "data.target", "data.min_area", "data.sample",
                "data.sample_seed", "eval.tables")
 EXTRA = {"kmeans": 1, "edge": 1, "painted_edge": 0, "autoencoder": 1}  # extra channels by name: how many each adds

@@ -20,7 +20,7 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from jaxseg import modes
+from jaxseg import modes, recorded
 from jaxseg.config import resolve
 from jaxseg.train.processes.connect import connect, leave, together
 from jaxseg.types import ConfigError, DataError, JaxsegError, StorageError
@@ -70,7 +70,10 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, with 
 MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(modes.MODES)}.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; runs/<config> when not given.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "evaluate, predict: a run or checkpoint folder other than --workdir.")
-INPUT = flags.DEFINE_string("input", None, "predict: a file or folder (NIfTI, DICOM series, PNG, JPEG).")
+INPUT = flags.DEFINE_string("input", None, "predict: a file or folder (NIfTI, DICOM series, PNG, JPEG); "
+                            "evaluate: another labelled set in the layout of the run's own.")
+NAME = flags.DEFINE_string("name", "", "evaluate: of the folder below RUN/evaluations, in place of the split's or the set's.")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "evaluate: replace an evaluation of that name with other options or data.")
 OUTPUT = flags.DEFINE_string("output", None, "predict: the folder to write to.")
 COORDINATOR = flags.DEFINE_string("coordinator", os.environ.get("JAXSEG_COORDINATOR"),
                                   "HOST:PORT of process 0, which listens there alone.")
@@ -87,6 +90,8 @@ def parse(argv):
             except DataError as error:
                 raise ConfigError(f"--config={error}") from error
     try:
+        if _typed(argv, "mode") in modes.OF_A_RUN and not _typed(argv, "config"):
+            argv = recorded.command_line(argv, _typed(argv, "checkpoint") or _typed(argv, "workdir"))
         rest = flags.FLAGS(argv)
         if CONFIG.value is not None:
             path = config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]
@@ -116,6 +121,15 @@ def parse(argv):
         raise ConfigError(f"command line or config: {text}") from error
 
 
+def _typed(argv: list[str], name: str) -> str | None:
+    """The value of a flag as it was typed, --name=value or --name value; None where it was not."""
+    for i, word in enumerate(argv[1:], 1):
+        flag, is_there, value = word.lstrip("-").partition("=")
+        if word.startswith("-") and flag == name:
+            return value if is_there else argv[i + 1] if i + 1 < len(argv) else None
+    return None
+
+
 def main(argv) -> int:
     """Resolve the config and run the mode."""
     import jax
@@ -131,16 +145,14 @@ def main(argv) -> int:
         with contextlib.suppress(StorageError):  # without a home folder nothing is kept
             jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    config, name = None, "predict"
-    if CONFIG.value is not None:
-        name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
-        config = resolve(CONFIG.value, name=name, overridden=list(config_flags.get_override_values(flags.FLAGS["config"])))
-    elif MODE.value not in modes.WITHOUT_CONFIG:
+    if CONFIG.value is None:
         raise ConfigError(f"--mode={MODE.value} needs --config=FILE, for instance --config=configs/ich_segnext.py")
-    variant = f"-{config.variant.replace(',', '-')}" if config is not None and config.variant else ""
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
+    config = resolve(CONFIG.value, name=name, overridden=list(config_flags.get_override_values(flags.FLAGS["config"])))
+    variant = f"-{config.variant.replace(',', '-')}" if config.variant else ""
     workdir = Path(WORKDIR.value or f"runs/{name}{variant}")
     return mode(modes.Call(config=config, workdir=workdir, checkpoint=CHECKPOINT.value, input=INPUT.value,
-                           output=OUTPUT.value)) or 0
+                           output=OUTPUT.value, name=NAME.value, overwrite=OVERWRITE.value)) or 0
 
 
 def run() -> None:

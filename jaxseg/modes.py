@@ -6,20 +6,16 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxseg import checkpoint, preflight
+from jaxseg import checkpoint, preflight, recorded
 from jaxseg import config as configs
 from jaxseg.data import check as checks
 from jaxseg.data import datasets
-from jaxseg.evaluate.volumes import write_roi_record
+from jaxseg.experiments import evaluation
 from jaxseg.experiments import search as searches
 from jaxseg.infer import predict as prediction
-from jaxseg.infer import predict_volumes as volume_prediction
-from jaxseg.models import functional
 from jaxseg.models import summary as summaries
 from jaxseg.ops.precision import compute_dtype, describe
-from jaxseg.train import feed as feeds
 from jaxseg.train import loop, patients, setup
-from jaxseg.train import mesh as meshes
 from jaxseg.train.log import Log
 from jaxseg.train.processes import agree, surroundings
 from jaxseg.train.processes.interrupt import PREEMPTED, Preemption, Stopped, fault
@@ -34,10 +30,15 @@ class Call(NamedTuple):
     checkpoint: str | None = None
     input: str | None = None
     output: str | None = None
+    name: str = ""
+    overwrite: bool = False
 
 
 def train(call: Call) -> int | None:
     """Train (or go on), then evaluate the best checkpoint. SIGTERM ends it with 42 at any time, saved where steps were made."""
+    if call.checkpoint:
+        raise ConfigError(f"--checkpoint={call.checkpoint}: is for --mode=evaluate and --mode=predict; to start from its "
+                          "weights, give --config.model.init")
     preemption = Preemption()
     try:
         with preemption, preemption.at_once():
@@ -104,30 +105,14 @@ def _recorded_dtype(run: Path) -> str | None:
 
 
 def evaluate(call: Call) -> int | None:
-    """Score a checkpoint on config.eval.split, beside the two baselines."""
-    preflight.check(call.config)
-    call = _settled(call)
-    source = Path(call.checkpoint) if call.checkpoint else call.workdir
-    params, net_state, info = checkpoint.load_weights(source)
-    log = Log(call.workdir, quiet=jax.process_index() > 0)
-    data = setup.load_data(call.config, log, source)
-    patients.check_unseen(source, data, call.config.eval.split, whose="--checkpoint" if call.checkpoint else "--workdir", log=log)
-    outputs = feeds.outputs_of(call.config, data.recipe.labels, data.dataset.regions)
-    model = setup.build_model(call.config, outputs.num_classes, abstract=True)
-    network, _, _ = functional.split(model)
-    network.check(params, net_state)
-    mesh = meshes.make(call.config.mesh.data)
-    if call.config.data.rank == 2:  # volumes are scored one after another
-        meshes.check_batch(call.config.eval.batch_size, mesh, "eval.batch_size")
-    text = data.report(call.config, network, setup.build_loss(call.config), outputs, mesh, (params, net_state),
-                       summary=summaries.summarize(model, setup.input_shape(call.config)), model=call.config.model.name,
-                       epochs=_epochs(info), folder=call.workdir if jax.process_index() == 0 else None)
-    if call.config.data.whole and jax.process_index() == 0:
-        write_roi_record(call.workdir, configs.as_dict(call.config), info.get("rows") or [], source.absolute())
-    for line in text.splitlines():
-        log.say(line)
-    if data.store.left_out.bad:
-        log.say(f"{data.store.left_out}: {', '.join(data.store.left_out.cases)}")
+    """Score a checkpoint on config.eval.split, or on another labelled set, with everything else from the run's record."""
+    if call.config is not None:
+        preflight.check(call.config)
+    source, record = _recorded(call)
+    config = recorded.settled(call.config, record, source)
+    log = Log(checkpoint.run_folder(source), quiet=jax.process_index() > 0)
+    evaluation.evaluate(config, source, log, whose="--checkpoint" if call.checkpoint else "--workdir", name=call.name,
+                        external=Path(call.input) if call.input else None, overwrite=call.overwrite)
     log.close()
     return None
 
@@ -136,16 +121,18 @@ def predict(call: Call) -> int | None:
     """Segment files with nothing but a run folder and the input."""
     if not call.input or not call.output:
         raise ConfigError("--mode=predict needs --input=FILE_or_DIR and --output=DIR")
+    source, record = _recorded(call)
+    config = recorded.settled(call.config, record, source)
+    return prediction.predict(source, Path(call.input), Path(call.output), settings=dict(config.infer),
+                              threshold=config.eval.threshold, say=lambda text: print(text, flush=True))
+
+
+def _recorded(call: Call) -> tuple[Path, dict]:
+    """(run or checkpoint folder, its record) of a call."""
     source = Path(call.checkpoint) if call.checkpoint else call.workdir
     if not source.exists():
         raise CheckpointError(f"no run folder {str(source)!r}: give --workdir or --checkpoint")
-    record = checkpoint.find_record(source)
-    given = record["config"]["infer"] if call.config is None else call.config.infer
-    say = lambda text: print(text, flush=True)
-    if record["model"]["rank"] == 3:
-        return volume_prediction.predict(source, Path(call.input), Path(call.output), settings=dict(given), say=say)
-    options = {k: given[k] for k in ("batch_size", "probabilities", "overlay")}
-    return prediction.predict(source, Path(call.input), Path(call.output), **options, say=say)
+    return source, checkpoint.find_record(source)
 
 
 def summary(call: Call) -> None:
@@ -176,10 +163,6 @@ def check(call: Call) -> None:
         print(f"warning  {line}")
 
 
-def _epochs(info: dict) -> int | None:
-    """Epochs behind a checkpoint: the last row of its own record."""
-    rows = info.get("rows") or []
-    return rows[-1]["epoch"] if rows else None
 
 
 def _count(params: dict) -> int:
@@ -187,4 +170,4 @@ def _count(params: dict) -> int:
 
 
 MODES = {"train": train, "evaluate": evaluate, "predict": predict, "summary": summary, "check": check, "search": search}
-WITHOUT_CONFIG = ("predict",)
+OF_A_RUN = ("evaluate", "predict")  # the run's own configuration is taken

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 
 from jaxseg.config import flatten
 from jaxseg.data import datasets
-from jaxseg.evaluate import slices as evaluate_slices
-from jaxseg.evaluate import volumes as evaluate_volumes
+from jaxseg.evaluate import scoring, tables
 from jaxseg.losses import compose as losses
 from jaxseg.models import functional
 from jaxseg.models.base import Outputs
@@ -43,9 +42,9 @@ def check(config, *, network: bool = False) -> feeds.Outputs:
     outputs = feeds.outputs_of(config, labels, datasets.regions_of(config.data.dataset))
     _check_thresholds(config, outputs, labels)
     if config.data.rank == 2:
-        evaluate_slices.check_tables(config.eval.tables, labels)
+        tables.check_tables(config.eval.tables, labels)
     else:
-        evaluate_volumes.policy_of(config.data.dataset, empty=config.eval.empty, lesions=config.eval.lesions)
+        scoring.policy_of(config.data.dataset, empty=config.eval.empty, lesions=config.eval.lesions)
     model = setup.build_model(config, outputs.num_classes, abstract=True)
     described, params, state = functional.split(model)
     loss, augment, balance = setup.build_loss(config), setup.build_augment(config), setup.balance_of(config)

@@ -14,7 +14,7 @@ from configs._lungs import STAGES
 from jaxseg import main
 from jaxseg.config import EXTRA, EXTRA_BY_A_RUN, IDLE_IN_FILES, NEEDS, NEUTRAL, as_dict, difference, flatten, resolve
 from jaxseg.data.prepare import channels
-from jaxseg.infer.slices import TARGET_OF
+from jaxseg.infer.channel_run import TARGET_OF
 from jaxseg.models import functional
 from jaxseg.train import setup
 from jaxseg.types import ConfigError

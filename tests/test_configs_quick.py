@@ -124,11 +124,13 @@ def test_the_quick_variant_trains_is_chosen_and_is_scored(run, name):
     rows = list(csv.DictReader((folder / "epochs.csv").open()))
     assert len(rows) == record["config"]["train"]["epochs"] <= 3
     assert all(math.isfinite(float(row["train_loss"])) for row in rows) and math.isfinite(scores["loss"])
-    assert any(p.name.isdigit() for p in (folder / "checkpoints").iterdir()) and (folder / "cases.csv").exists()
+    assert any(p.name.isdigit() for p in (folder / "checkpoints").iterdir())
+    written = folder / "evaluations" / f"test@{scores['weights']['step']}"
+    assert (written / "cases.csv").exists() and json.loads((written / "evaluation.json").read_text()) == scores
     if record["config"]["data"]["rank"] == 2:
         assert scores["tables"].keys() == set(record["config"]["eval"]["tables"])
     if name in FIRST:
-        assert 0 <= scores["cascade_dice"] <= 1
+        assert 0 <= scores["cascade"]["mean_dice"] <= 1
 
 
 # ---------------------------------------------------------------- every other word

@@ -116,6 +116,19 @@ def test_a_finished_run_says_so_and_another_config_is_refused(ended, uninterrupt
     assert "optim.lr" in output and "another --workdir" in output
 
 
+def test_a_run_is_scored_again_by_its_folder_alone(ended, uninterrupted):
+    workdir, _ = uninterrupted
+    flags = ("--mode=evaluate", f"--workdir={workdir}")
+    before = (workdir / "evaluation.json").read_bytes()
+    assert "pooled foreground Dice" in ended(*flags, "--config.eval.split=val", "--config.eval.threshold=0.3")
+    scores = json.loads(next((workdir / "evaluations").glob("val@*/evaluation.json")).read_text())
+    assert scores["options"]["eval.threshold"] == 0.3 and (workdir / "evaluation.json").read_bytes() == before
+    assert "did you mean" in ended(*flags, "--config.eval.thershold=0.3", code=64).lower()
+    assert "config.data.window" in ended(*flags, "--config.data.window=(20, 30)", code=78)
+    assert "config.data.root=''" not in ended(*flags, "--config.eval.threshold=0.3", code=78)  # the test split has other options
+    assert len(ended("--mode=evaluate", code=64).strip().splitlines()) == 1
+
+
 def test_a_run_starts_from_another_runs_weights(tmp_path, ended, uninterrupted):
     workdir, _ = uninterrupted
     output = ended(*FLAGS, f"--workdir={tmp_path / 'chained'}", f"--config.model.init={workdir}", "--config.train.epochs=1")

@@ -30,7 +30,7 @@ def load_weights(path: str | Path) -> tuple[Tree, Tree, dict]:
     """
     path = Path(path).absolute()  # Orbax takes no relative paths
     for attempt in range(3):
-        folder = _step_folder(path)
+        folder = step_folder(path)
         try:
             manifest = steps.read_manifest(folder)
             host, info = steps.read(folder, manifest, [n for n in manifest.specs if n.startswith(_GROUPS)])
@@ -65,15 +65,20 @@ def keep_copy(run: str | Path, record: str | Path, target: str | Path) -> Path:
     read_record(record)
 
     def build(folder: Path) -> None:
-        step = _step_folder(Path(run).absolute())
+        step = step_folder(Path(run).absolute())
         shutil.copytree(step, folder / CHECKPOINTS / step.name)
         shutil.copyfile(Path(record) / RECORD, folder / RECORD)
 
     return files.build_folder(target, build)
 
 
-def _step_folder(path: Path) -> Path:
-    """The step to read under a run folder, a folder of steps or a step."""
+def step_folder(path: str | Path) -> Path:
+    """The folder of the step that `load_weights` reads: under a run folder or a folder of steps the best, or the step itself.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    path = Path(path).absolute()
     if (path / steps.MANIFEST).exists():
         return path
     folder = path / CHECKPOINTS if (path / CHECKPOINTS).is_dir() else path

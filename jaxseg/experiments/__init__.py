@@ -1,1 +1,1 @@
-"""Experiments of many runs."""
+"""Experiments with runs: their evaluation, and searches over many of them."""

@@ -16,6 +16,7 @@ import functools
 import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
@@ -23,9 +24,11 @@ from scipy import ndimage
 from jaxseg.metrics import counts
 from jaxseg.ops.components import api as components
 from jaxseg.types import ConfigError, Spacing
+from jaxseg.utils import guard
 from jaxseg.utils.lookup import lookup
 
 Step = dict  # {"step": name, "options": {...}, "dice": [before, after]}
+FILE = "postprocess.json"  # in a run folder: what `choose` found
 TINY = 1e-9  # a rise of the Dice below this is rounding
 
 
@@ -129,6 +132,21 @@ def apply(labels: np.ndarray, steps: Iterable[Mapping], spacing: Spacing | None 
             raise ConfigError(f"post-processing step {step['step']!r} with options {step['options']}: {error}") from error
         labels = run(labels, **options)
     return labels
+
+
+def read_steps(run: Path) -> list[Step]:
+    """The steps that evaluation chose for a run, from its postprocess.json.
+
+    Args:
+      run: run folder, or a checkpoint folder inside one.
+    Raises:
+      ConfigError: none were chosen.
+    """
+    path = next((p / FILE for p in (run, *run.absolute().parents[:2]) if (p / FILE).is_file()), None)
+    if path is None:
+        raise ConfigError(f"config.infer.postprocess=True: {run} has no {FILE}; evaluate the run with "
+                          "--config.eval.postprocess=True first")
+    return guard.read_json(path)
 
 
 def choose(predictions: Iterable[np.ndarray], truths: Iterable[np.ndarray], *, num_classes: int,

@@ -1,140 +1,128 @@
-"""Segment files with nothing but a run folder and the input: network, preprocessing and labels come from the run's record.
+"""Segment files with nothing but a run folder and the input: slices, photographs and volumes in one loop.
 
-A channel that another run's network makes comes from the copy of that run inside the run folder.
+    <output>/<case>.nii.gz, .png           labels, in the values of the masks that the run learnt from
+    <output>/probabilities/<case>...       one map for each class or region
+    <output>/overlays/<case>.png           slices with the labels painted on
+    <output>/predictions.jsonl             a line for each finished case: what it was made from. A rerun skips those.
 """
 
-import dataclasses
-from collections.abc import Callable
+import json
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from jaxseg import checkpoint
-from jaxseg.data import geometry
-from jaxseg.data.formats import volumes
-from jaxseg.data.prepare import channels
-from jaxseg.data.prepare import examples as preprocess
-from jaxseg.data.records import Recipe, Volume
-from jaxseg.infer.cases import find_cases, map_names, open_output, segment_each, values_of, write_maps, write_overlay
-from jaxseg.infer.slices import MADE_BY, SliceNetwork, maker_of
-from jaxseg.metrics import regions
-from jaxseg.types import MismatchError, NonFiniteError
-from jaxseg.utils.pictures import paint, sheet, to_rgb
+from jaxseg.data.formats import photos
+from jaxseg.data.formats.discover import has_suffix
+from jaxseg.infer import cases, postprocess
+from jaxseg.infer.cases import Input
+from jaxseg.infer.run import Run, open_run
+from jaxseg.types import ConfigError, DataError, JaxsegError, StorageError
+from jaxseg.utils import files
+from jaxseg.utils.command import check_interrupt
+
+DONE = "predictions.jsonl"
+SPEED = ("batch_size", "windows", "accumulator")  # settings that decide no voxel
 
 
-class Predictor:
-    """A trained network ready for volumes.
-
-    Args:
-      run: a run folder, or a checkpoint folder inside one.
-      batch_size: slices per forward pass.
-    Raises:
-      CheckpointError: no run record or no usable checkpoint there.
-      MismatchError: the checkpoint does not fit the recorded network.
-    """
-
-    def __init__(self, run: Path, *, batch_size: int = 8):
-        self._network = SliceNetwork(run, batch_size=batch_size)
-        self.record, self.recipe = self._network.record, self._network.recipe
-        self.threshold = float(self.record["config"]["eval"]["threshold"])
-        self.synthetic = self.record["synthetic"]
-        self.order = self._network.order
-        self._make = None
-        if channels.trained(self.recipe.extra):
-            copy = checkpoint.run_folder(run) / MADE_BY
-            self._make, digest = maker_of(copy, self.recipe)
-            if digest != self.record["made_by"]:
-                raise MismatchError(f"{copy} has the digest {digest}, and {run} was trained with channels of "
-                                    f"{self.record['made_by']}; put the copy back that training made")
-
-    def probabilities(self, *images: Volume) -> tuple[np.ndarray, np.ndarray, geometry.Orientation]:
-        """Class probabilities of one case.
-
-        Args:
-          images: its volumes or photograph, one for each modality.
-        Returns:
-          (float32 [Z, Y, X, K'] over the foreground classes, or the regions, slices [Z, Y, X(, C)] they belong to, orientation).
-        Raises:
-          DataError: an image this recipe cannot take.
-          NonFiniteError: the network returned NaN or Inf.
-        """
-        for other in images[1:]:
-            volumes.check_pair(images[0], other)
-        found, (orientation, *_) = zip(*(geometry.to_slices(preprocess.whole(image, self.recipe)) for image in images))
-        slices = np.concatenate([a if a.ndim == 4 else a[..., None] for a in found], -1) if len(found) > 1 else found[0]
-        recipe, spacing = self.recipe_for(orientation), orientation.spacing[1:] if orientation.axes else None
-        scores = self._network(self.inputs(slices, recipe, spacing))
-        if not np.isfinite(scores).all():
-            raise NonFiniteError(f"{images[0].path.name}: the network returned {int((~np.isfinite(scores)).sum())} values that "
-                                 "are not finite; nothing is written. Predict in float32 or use another checkpoint")
-        fill = (0.0,) * len(self.order) or None
-        scores = np.stack([preprocess.restore(s, slices.shape[1:3], recipe, spacing, fill=fill) for s in scores])
-        return (scores if scores.shape[-1] == 1 or self.order else scores[..., 1:]), slices, orientation
-
-    def inputs(self, slices: np.ndarray, recipe: Recipe, spacing: tuple[float, float] | None) -> np.ndarray:
-        """What the network sees of slices [Z, Y, X(, C)], extra channels included: [Z, h, w, C]."""
-        return channels.extend(np.stack([preprocess.prepare(s, recipe, spacing) for s in slices]), recipe.extra, self._make)
-
-    def recipe_for(self, orientation: geometry.Orientation) -> Recipe:
-        """The run's recipe; for photographs without its window: 8-bit pictures of CT are windowed already."""
-        return self.recipe if orientation.axes else dataclasses.replace(self.recipe, window=None)
-
-    def labels(self, probabilities: np.ndarray) -> np.ndarray:
-        """uint8 class labels from what `probabilities` gave (softmax: the largest, background included)."""
-        if self.order:
-            return np.asarray(regions.labels_from_regions(probabilities, self.order, self.threshold), np.uint8)
-        if probabilities.shape[-1] == 1 and len(self.recipe.labels) == 1:
-            return (probabilities[..., 0] >= self.threshold).astype(np.uint8)
-        background = 1 - probabilities.sum(-1, keepdims=True)
-        return np.concatenate([background, probabilities], -1).argmax(-1).astype(np.uint8)
-
-
-def predict(run: Path, source: Path, output: Path, *, batch_size: int = 8, probabilities: bool = False, overlay: bool = True,
+def predict(run: Path, origin: Path, output: Path, *, settings: Mapping[str, Any], threshold: float | None = None,
             say: Callable[[str], None] = print) -> int:
-    """Segment every input below `source` into `output`.
+    """Segment every case below `origin` into `output`.
 
-    Volumes become <name>.nii.gz with the input's shape, affine and header codes; photographs become <name>.png (pictures of
-    CT are taken as windowed already); both in the values of the masks that the run learnt from. A bad input is named and
-    skipped, the others are written.
+    Scans become <case>.nii.gz with the shape, affine and header codes of the case's first file, photographs <case>.png. With
+    several modalities, the files of a case are told apart as in training. A case that cannot be used is named and skipped.
 
     Args:
       run: run or checkpoint folder.
-      source: file, folder, or for several modalities a folder in the layout of the run's data set.
+      origin: file, folder, or for several modalities a folder in the layout of the run's data set.
       output: folder, made if absent.
-      batch_size: slices per forward pass.
-      probabilities: write probability maps too (`cases.write_maps`), one per class, or per region where those were learnt.
-      overlay: write <name>_overlay.png, the slices with the prediction painted on.
-      say: told one line per input.
+      settings: the config's infer group.
+      threshold: config.eval.threshold; None: the record's.
+      say: gets one line for each case.
     Returns:
-      0, or 65 if some inputs could not be used.
+      0, or 65 if some cases could not be used.
     Raises:
       DataError: no input found.
+      ConfigError: `output` lies among the inputs.
+      StorageError: `output` cannot be written.
     """
-    open_output(output)
-    predictor = Predictor(run, batch_size=batch_size)
-    cases = find_cases(source, predictor.recipe, predictor.record)
-    segment = lambda images, name: _one(predictor, images, output, name, probabilities, overlay)
-    return segment_each(cases, segment, output, synthetic=predictor.synthetic, say=say)
+    cases.open_output(output)
+    opened = open_run(run, settings, threshold=threshold)
+    steps = postprocess.read_steps(run) if settings["postprocess"] else []
+    found = cases.find_cases(origin, opened.recipe, opened.record)
+    cases.check_apart(found, output)
+    if opened.record["synthetic"]:
+        say("note: these weights were trained on SYNTHETIC data; what they find in patients means nothing")
+    pictures = [case for case in found if has_suffix(case.paths[0], photos.SUFFIXES)]
+    if pictures and opened.recipe.window is not None:
+        say(f"note: {len(pictures)} of {len(found)} inputs are pictures; as in training, the run's window (level, width) = "
+            f"{tuple(opened.recipe.window)} is applied to their own values")
+    rules = {key: list(value) if isinstance(value, tuple) else value for key, value in dict(settings).items() if key not in SPEED}
+    rules |= {"threshold": opened.threshold, "steps": steps, "network": opened.digest}
+    finished, failed, skipped = _finished(output), 0, 0
+    for case in found:
+        begin = time.perf_counter()
+        check_interrupt()
+        try:
+            key = files.digest(json.dumps(rules, sort_keys=True, default=list), *cases.digests(case))
+            before = finished.get(case.name)
+            if before and before["key"] == key and all((output / name).is_file() for name in before["files"]):
+                skipped += 1
+                continue
+            written, text = _one(opened, case, output, settings, steps)
+        except (ConfigError, StorageError):
+            raise  # the next case would meet it too
+        except JaxsegError as error:
+            failed += 1
+            say(f"FAILED {case.name}: {error}")
+        except Exception as error:  # whatever it is, the other cases may be well
+            failed += 1
+            say(f"FAILED {case.name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        else:
+            _finish(output, {"case": case.name, "key": key, "files": written})
+            say(f"{case.name}: {text}, {time.perf_counter() - begin:.1f} s")
+    say(f"{len(found) - failed - skipped} of {len(found)} written to {output}"
+        + (f"; {skipped} were there already" if skipped else "") + (f"; {failed} failed" if failed else ""))
+    return DataError.exit_code if failed else 0
 
 
-def _one(predictor: Predictor, images: list[Volume], output: Path, name: str, probabilities: bool, overlay: bool) -> str:
-    scores, slices, orientation = predictor.probabilities(*images)
-    labels, volume = predictor.labels(scores), images[0]
-    suffix = ".png" if volumes.is_photo(volume) else ".nii.gz"
-    volumes.write_like(output / f"{name}{suffix}", orientation.restore(values_of(predictor.record)[labels]), volume)
-    written = ""
-    if probabilities:
-        maps = np.stack([orientation.restore(scores[..., k]) for k in range(scores.shape[-1])], -1)
-        written = write_maps(output, name, maps, map_names(predictor.record), volume)
-    if overlay:
-        write_overlay(output, name, _sheet(predictor, slices, labels, orientation))
-    voxels = [int((labels == k + 1).sum()) for k in range(len(predictor.recipe.labels))]
-    return ", ".join(f"{label} {n} voxels" for label, n in zip(predictor.recipe.labels, voxels)) + written
+def _one(run: Run, case: Input, output: Path, settings: Mapping[str, Any], steps: list) -> tuple[list[str], str]:
+    """(files written below `output`, what was found in words) of one case."""
+    images = case.read()
+    found = run.segment(images)
+    orientation, values = found.examples.orientation, cases.values_of(run.record)
+    labels = postprocess.apply(found.labels, steps, orientation.spacing)
+    written = [cases.write_labels(output, case.name, orientation.restore(values[labels]), images[0])]
+    names = cases.map_names(run.record)
+    if settings["probabilities"]:
+        maps = run.probabilities(found)
+        maps = np.stack([orientation.restore(maps[..., k]) for k in range(maps.shape[-1])], -1)
+        written += cases.write_maps(output, case.name, maps, names, images[0])
+    if settings["overlay"]:
+        written.append(cases.write_overlay(output, case.name, run.preparation.overlay(found.examples, labels)))
+    voxels = np.bincount(labels.ravel(), minlength=len(values))
+    text = ", ".join(f"{label} ({values[k]}) {voxels[k]} voxels" for k, label in enumerate(run.recipe.labels, 1))
+    return written, text + (f", probabilities of {', '.join(names)}" if settings["probabilities"] else "")
 
 
-def _sheet(predictor: Predictor, slices: np.ndarray, labels: np.ndarray, orientation) -> np.ndarray:
-    """Slices with the labels painted on, as one picture: uint8 [H, W, 3]."""
-    recipe = predictor.recipe_for(orientation)
-    shown = slices[..., -1] if recipe.modalities and slices.ndim == 4 else slices  # the last modality
-    grey = lambda z: preprocess.window_8bit(shown[z], recipe)
-    return sheet([paint(to_rgb(grey(z)), labels[z]) for z in range(len(slices))], (labels > 0).sum((1, 2)))
+def _finished(output: Path) -> dict[str, dict]:
+    """Case -> its line in predictions.jsonl; lines that were cut off, or belong to nothing, are left out."""
+    found = {}
+    path = output / DONE
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            entry = json.loads(line)
+            found[entry["case"]] = {"key": entry["key"], "files": list(entry["files"])}
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def _finish(output: Path, entry: dict) -> None:
+    try:
+        with open(output / DONE, "a") as file:
+            file.write(json.dumps(entry) + "\n")
+    except OSError as error:
+        raise StorageError(f"cannot write {output / DONE}: {error.strerror}; free space or choose another folder") from error

@@ -69,7 +69,7 @@ def plan(tree: Mapping[str, Array], alike: Callable[[str], Hashable] = lambda na
     """
     classes: dict[Hashable, list[Member]] = {}
     for name in sorted(tree):
-        shape = tuple(tree[name].shape)
+        shape = tuple(np.shape(tree[name]))  # learnable loss weights are plain numbers
         if shape and 0 < math.prod(shape) <= SMALL:
             classes.setdefault((np.dtype(tree[name].dtype).name, alike(name)), []).append((name, shape))
     several = [members for members in classes.values() if len(members) > 1]

@@ -10,26 +10,25 @@ import jax
 import numpy as np
 
 from jaxseg import checkpoint
-from jaxseg.config import as_dict
 from jaxseg.data import splits
 from jaxseg.data.prepare import channels
 from jaxseg.data.records import DataSet, Recipe
 from jaxseg.data.store import base, per_case
 from jaxseg.data.store import stacked as caches
 from jaxseg.data.stream import patches, pipeline
+from jaxseg.evaluate import baseline, tables
 from jaxseg.evaluate import slices as evaluate_slices
 from jaxseg.evaluate import volumes as evaluate_volumes
-from jaxseg.infer import postprocess
-from jaxseg.infer import predict_volumes as runs
-from jaxseg.infer.predict_volumes import WINDOW
-from jaxseg.infer.slices import maker_of
-from jaxseg.infer.volumes import VolumeNetwork
-from jaxseg.metrics import regions
+from jaxseg.evaluate.report import Prepared, table_of
+from jaxseg.evaluate.scoring import Policy, Rules, policy_of
+from jaxseg.infer import network as networks
+from jaxseg.infer import run as runs
+from jaxseg.infer.channel_run import open_channel_run
+from jaxseg.metrics import projects, regions
 from jaxseg.models.functional import Network
 from jaxseg.ops.precision import compute_dtype
 from jaxseg.train import patients, whole
 from jaxseg.types import ConfigError, DataError
-from jaxseg.utils.files import write_json
 
 
 class Outputs(NamedTuple):
@@ -87,16 +86,31 @@ class Slices(NamedTuple):
 
         return validate
 
-    def report(self, config, network: Network, loss, outputs: Outputs, mesh, weights, *, folder: Path | None, **about) -> str:
-        """Score config.eval.split; everything that is printed about it."""
+    def rules(self, config) -> Rules:
+        """What is scored."""
+        regions = self.dataset.regions if self.recipe.labels == self.dataset.labels else ()
+        return Rules(self.recipe.labels, regions, Policy(config.eval.empty))
+
+    def resampled(self) -> bool:
+        """Whether the network sees another grid than that of the files."""
+        return True
+
+    def prepared(self, config, network: Network, loss, outputs: Outputs, mesh, weights) -> Prepared:
+        """The scores of config.eval.split on the grid that the network sees, with the published projects' tables."""
         thresholds = tuple(sorted({*config.eval.thresholds, config.eval.threshold}))
         scored = self._scorer(config, network, loss, outputs, mesh, thresholds).run(
             *weights, self.store, self.rows[config.eval.split])
-        return evaluate_slices.report(scored, self.store, threshold=config.eval.threshold, empty=config.eval.empty, folder=folder,
-                               tables=config.eval.tables, **about)
+        lines, figures = tables.published(scored, self.recipe.labels, tables=config.eval.tables, threshold=config.eval.threshold)
+        found = evaluate_slices.table(scored, self.store, self.rules(config), config.eval.threshold)
+        sweep = {str(t): projects.ich_scores(scored.at(t)) for t in scored.thresholds}
+        return Prepared(found, lines, {"tables": figures, "sweep": sweep})
+
+    def baseline(self, rows: np.ndarray) -> dict:
+        """What intensity alone can do on these rows."""
+        return baseline.of_slices(self.store, rows)
 
     def _scorer(self, config, network, loss, outputs, mesh, thresholds):
-        evaluate_slices.check_tables(config.eval.tables, self.recipe.labels)
+        tables.check_tables(config.eval.tables, self.recipe.labels)
         return evaluate_slices.Scorer(network, loss, thresholds=thresholds, threshold=config.eval.threshold, mesh=mesh,
                                       batch_size=config.eval.batch_size, dtype=compute_dtype(config.train.dtype),
                                       target=outputs.target, order=outputs.order, mean=self.recipe.mean, std=self.recipe.std)
@@ -131,39 +145,41 @@ class Volumes(NamedTuple):
 
         def validate(params, state):
             scored = scorer.run(params, state, self.store, self.rows["val"], keep=2)
-            return evaluate_volumes.headline(scored), evaluate_volumes.pictures(scored, self.store)
+            return evaluate_volumes.headline(scored, self.rules(config)), evaluate_volumes.pictures(scored, self.store)
 
         return validate
 
-    def report(self, config, network: Network, loss, outputs: Outputs, mesh, weights, *, folder: Path | None, **about) -> str:
-        """Score config.eval.split; everything that is printed about it."""
-        scorer = self._scorer(config, network, loss, outputs)
-        steps = scorer.choose_postprocessing(*weights, self.store, self.rows["val"]) if config.eval.postprocess else []
-        rows, measured = self.rows[config.eval.split], {"surface": config.eval.surface, "lesions": config.eval.lesions}
-        scored = scorer.run(*weights, self.store, rows, steps=steps, **measured)
-        cascaded = None
-        if config.infer.roi:
-            roi = runs.open_run(Path(config.infer.roi), config.infer)
-            second = runs.Trained({"config": as_dict(config)}, self.recipe, scorer.network, scorer.network.place(*weights),
-                                  outputs.order)
-            labels = lambda image: scorer.labels(runs.cascaded(roi, second, image))
-            segment = lambda image, _, spacing: postprocess.apply(labels(image), steps, spacing)
-            cascaded = evaluate_volumes.score(segment, self.store, rows, policy=scorer.policy, **measured)
-        if folder is not None and config.eval.postprocess:
-            write_json(folder / "postprocess.json", steps)
-        return evaluate_volumes.report(scored, self.store, policy=scorer.policy, folder=folder, steps=steps, cascaded=cascaded,
-                                       **about)
+    def rules(self, config) -> Rules:
+        """What is scored."""
+        policy = policy_of(config.data.dataset, empty=config.eval.empty, lesions=config.eval.lesions)
+        return Rules(self.store.labels, self.store.regions, policy, config.eval.surface, config.eval.lesions)
+
+    def resampled(self) -> bool:
+        """Whether the network sees another grid than that of the files."""
+        keys = (("shape", "scan_shape"), ("spacing", "scan_spacing"))
+        return bool(self.recipe.axes) or any(list(row[a]) != list(row[b]) for row in self.store.rows for a, b in keys)
+
+    def prepared(self, config, network: Network, loss, outputs: Outputs, mesh, weights) -> Prepared:
+        """The scores of config.eval.split on the grid that the network sees."""
+        scored = self._scorer(config, network, loss, outputs).run(*weights, self.store, self.rows[config.eval.split])
+        return Prepared(table_of(scored, self.rules(config)._replace(surface=False, lesions=""),
+                                 "the prepared grid, the network alone"))
+
+    def baseline(self, rows: np.ndarray) -> dict:
+        """What intensity alone can do on these rows."""
+        return baseline.of_volumes(self.store, rows)
 
     def _appended(self, config) -> bool:
         return config.data.coordinates and not config.data.whole  # whole volumes are stored with theirs
 
     def _scorer(self, config, network, loss, outputs):
-        seen = VolumeNetwork(network, window=self.recipe.size, num_classes=outputs.num_classes,
-                             dtype=compute_dtype(config.train.dtype), coordinates=self._appended(config),
-                             mean=self.recipe.mean, std=self.recipe.std, **{key: config.infer[key] for key in WINDOW})
-        return evaluate_volumes.Scorer(seen, loss, target=outputs.target, order=outputs.order, threshold=config.eval.threshold,
-                                       policy=evaluate_volumes.policy_of(config.data.dataset, empty=config.eval.empty,
-                                                                         lesions=config.eval.lesions))
+        forward = networks.Forward(network, num_classes=outputs.num_classes, batch=config.infer.windows,
+                                   mirror=config.infer.mirror, dtype=compute_dtype(config.train.dtype), mean=self.recipe.mean,
+                                   std=self.recipe.std)
+        seen = runs.apply(forward, self.recipe, rank=3, whole=False, coordinates=self._appended(config), settings=config.infer)
+        rules = self.rules(config)._replace(surface=False, lesions="")
+        return evaluate_volumes.Scorer(seen, loss, rules, target=outputs.target, order=outputs.order,
+                                       threshold=config.eval.threshold)
 
 
 Feed = Slices | Volumes
@@ -176,12 +192,12 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, maker: str | Path = "
       maker: the run that makes the trained channel of recipe.extra, where there is one.
     Raises:
       DataError: files that cannot be used, an empty split, a patient in two splits.
-      CheckpointError, MismatchError: a maker that cannot be used, see `maker_of`.
+      CheckpointError, MismatchError: a maker that cannot be used, see `open_channel_run`.
     """
     dataset, made_by = base.labelled(dataset, log.say), ""
     bad_share = config.data.bad_share if config.data.bad_cases == "skip" else 0.0
     if config.data.rank == 2:
-        make, made_by = maker_of(Path(maker), recipe) if channels.trained(recipe.extra) else (None, "")
+        make, made_by = open_channel_run(Path(maker), recipe) if channels.trained(recipe.extra) else (None, "")
         store = caches.open_or_build(dataset, recipe, log=log.say, extra=make, extra_id=made_by, bad_share=bad_share)
     else:
         store = per_case.open_or_build(dataset, recipe, log=log.say, bad_share=bad_share)

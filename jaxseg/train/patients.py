@@ -31,7 +31,7 @@ def keep(config, workdir: Path, rows: Sequence[splits.Row], parts: Mapping[str, 
         before = splits.load_splits(path)
         moved = sorted({p for name in splits.NAMES for p in set(before[name]) ^ set(patients[name])})
         if moved:
-            raise MismatchError(f"{path}: {len(moved)} patients are in another split now, or new, or gone ({_some(moved)}); give "
+            raise MismatchError(f"{path}: {len(moved)} patients are in another split now, or new, or gone ({some(moved)}); give "
                                 "another --workdir, or the data that the run began with")
         return
     if d.split == "slice_level":
@@ -57,7 +57,7 @@ def same_data(workdir: Path, store: Prepared, log, *, resumed: bool) -> None:
         moved = sorted(set(before["left_out"]) ^ set(store.left_out.cases))
         if moved:
             raise MismatchError(f"{workdir}: {len(moved)} cases were bad and left out when the run began and are not now, or the "
-                                f"reverse ({_some(moved)}); give another --workdir, or the files that the run began with")
+                                f"reverse ({some(moved)}); give another --workdir, or the files that the run began with")
         if before["digest"] != store.digest:
             log.say(f"WARNING the data are not those that the run began with ({before['examples']} examples then, "
                     f"{len(store.rows)} now, or other bytes): the result will not be that of an uninterrupted run")
@@ -87,9 +87,10 @@ def check_unseen(run: Path, data, split: str, *, whose: str, log) -> None:
     both = sorted(judged.intersection(p for name in SEEN[split] for p in record["splits"][name]))
     if both:
         raise DataError(f"{whose}: {run} was trained on, or chosen by, {len(both)} of the {len(judged)} patients of the {split} "
-                        f"split here ({_some(both)}); give both runs the same data.split, data.split_seed and data.fractions, or "
+                        f"split here ({some(both)}); give both runs the same data.split, data.split_seed and data.fractions, or "
                         f"take over its {SPLITS} with data.split=file", "DATA_LEAK")
 
 
-def _some(names: Sequence[str], limit: int = 4) -> str:
+def some(names: Sequence[str], limit: int = 4) -> str:
+    """The first few of them, for a message."""
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

@@ -13,7 +13,7 @@ from jaxseg.data import datasets
 from jaxseg.data.prepare import channels
 from jaxseg.data.records import DataSet, Recipe
 from jaxseg.data.store.stacked import target_labels
-from jaxseg.infer import slices
+from jaxseg.infer import channel_run
 from jaxseg.losses import compose as losses
 from jaxseg.models import create_model, functional
 from jaxseg.ops.image import standardise
@@ -73,7 +73,7 @@ def load_data(config, log: Log, workdir: Path) -> feeds.Feed:
       CheckpointError, MismatchError: config.data.extra_run cannot be used.
     """
     dataset = load_dataset(config, log)
-    copy = checkpoint.run_folder(workdir) / slices.MADE_BY
+    copy = checkpoint.run_folder(workdir) / channel_run.FOLDER
     return feeds.load(config, dataset, recipe_of(config, dataset), log, maker=copy if copy.is_dir() else config.data.extra_run)
 
 
@@ -81,7 +81,7 @@ def keep_maker(config, workdir: Path) -> None:
     """Copy the run that makes an extra channel into the run folder: resuming, evaluating and predicting need no other folder."""
     if config.data.extra_run:
         run = Path(config.data.extra_run)
-        checkpoint.keep_copy(run, checkpoint.run_folder(run), workdir / slices.MADE_BY)
+        checkpoint.keep_copy(run, checkpoint.run_folder(run), workdir / channel_run.FOLDER)
 
 
 def input_channels(config) -> int:

@@ -53,8 +53,13 @@ def make_folder(path: Path, flag: str) -> None:
 
 
 def write_json(path: str | Path, value) -> None:
-    """`write_atomic` of an indented JSON text with sorted keys."""
-    write_atomic(path, json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
+    """`write_atomic` of an indented JSON text with sorted keys; NaN and infinities, which JSON has not, become null."""
+    text = lambda value: json.dumps(value, indent=2, sort_keys=True, default=str, allow_nan=False)
+    try:
+        content = text(value)
+    except ValueError:
+        content = text(json.loads(json.dumps(value, default=str), parse_constant=lambda constant: None))
+    write_atomic(path, content + "\n")
 
 
 @contextlib.contextmanager
@@ -115,6 +120,19 @@ def digest(*parts: bytes | str) -> str:
         data = part.encode() if isinstance(part, str) else bytes(part)
         h.update(len(data).to_bytes(8, "little"))
         h.update(data)
+    return h.hexdigest()
+
+
+def file_digest(path: str | Path) -> str:
+    """Hexadecimal blake2b digest (16 bytes) of a file's bytes, read piece by piece.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    h = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            h.update(part)
     return h.hexdigest()
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.evaluate import slices
+from jaxseg.evaluate import slices, tables
 from jaxseg.losses import compose as losses
 from jaxseg.metrics import counts, projects
 from jaxseg.metrics.regions import labels_from_regions
@@ -58,7 +58,7 @@ def test_the_confusion_of_a_pass_counts_every_pixel_of_every_image_once(monkeypa
     store, found = scored(4, monkeypatch)
     expected = counts.confusion(store.images.argmax(-1), store.masks, 4)
     np.testing.assert_array_equal(found.confusion, expected)
-    lines, figures = slices.TABLES["classes"](found, 0.5, list(store.labels))
+    lines, figures = tables.TABLES["classes"](found, 0.5, list(store.labels))
     assert figures == projects.class_table(expected, ("background", *store.labels)) and len(lines) == 5
     assert lines[-1].startswith("Col Ave")
 
@@ -69,7 +69,7 @@ def test_one_logit_has_a_class_table_at_the_headline_threshold(monkeypatch):
     for threshold in (0.4, 0.5):
         guess = np.asarray(jax.nn.sigmoid(store.images[..., 0])) >= threshold
         expected = counts.confusion(guess.astype(int), store.masks, 2)
-        figures = slices.TABLES["classes"](found, threshold, ["bleed"])[1]
+        figures = tables.TABLES["classes"](found, threshold, ["bleed"])[1]
         assert figures == projects.class_table(expected, ("background", "bleed"))
 
 
@@ -82,7 +82,7 @@ def test_one_class_with_a_softmax_is_scored_as_one_logit_at_every_threshold(monk
         for ours, theirs in zip(found.at(threshold), expected):
             np.testing.assert_array_equal(ours, theirs)
     for name in ("ich", "classes", "effisegnet"):
-        assert slices.TABLES[name](found, 0.5, list(store.labels))[0]
+        assert tables.TABLES[name](found, 0.5, list(store.labels))[0]
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8])
@@ -97,18 +97,18 @@ def test_regions_of_slices_are_cut_at_the_headline_threshold(monkeypatch, thresh
 
 def test_each_table_is_the_projects_own_figures(monkeypatch):
     store, one = scored(1, monkeypatch)
-    assert slices.TABLES["effisegnet"](one, 0.5, ["polyp"])[1] == projects.effisegnet_scores(one.at(0.5))
-    assert slices.TABLES["ich"](one, 0.5, ["bleed"])[1] == {str(t): projects.ich_scores(one.at(t)) for t in (0.4, 0.5)}
+    assert tables.TABLES["effisegnet"](one, 0.5, ["polyp"])[1] == projects.effisegnet_scores(one.at(0.5))
+    assert tables.TABLES["ich"](one, 0.5, ["bleed"])[1] == {str(t): projects.ich_scores(one.at(t)) for t in (0.4, 0.5)}
     store, two = scored(3, monkeypatch)
-    lines, figures = slices.TABLES["left_right"](two, 0.5, ["right lung", "left lung"])
+    lines, figures = tables.TABLES["left_right"](two, 0.5, ["right lung", "left lung"])
     expected = projects.left_right_scores(two.at(0.5))
     assert figures == {"right lung": expected["left"], "left lung": expected["right"], "mean": expected["mean"]}
     assert f"right lung {expected['left']:.4f}" in lines[0]
 
 
 def test_a_table_that_does_not_fit_the_classes_is_refused_before_training():
-    slices.check_tables(("ich", "classes", "effisegnet"), ("polyp",))
+    tables.check_tables(("ich", "classes", "effisegnet"), ("polyp",))
     with pytest.raises(ConfigError, match="did you mean classes"):
-        slices.check_tables(("clases",), ("polyp",))
+        tables.check_tables(("clases",), ("polyp",))
     with pytest.raises(ConfigError, match="left_right.*2 classes.*has 1"):
-        slices.check_tables(("left_right",), ("polyp",))
+        tables.check_tables(("left_right",), ("polyp",))

@@ -34,7 +34,8 @@ def test_three_volumes_are_scored_by_two_processes_as_by_one(tmp_path):
     assert one["voxels"] == [3 * 10**9] and [t.pop("voxels") for t in two] == [[6 * 10**9]] * 2
     for name, expected in json.loads(json.dumps({k: one[k] for k in ("three", "one")})).items():
         for found in two:
-            assert [row["case"] for row in found[name]["cases"]] == (["c0", "c1", "c2"] if name == "three" else ["c1"])
+            cases = list(dict.fromkeys(row["case"] for row in found[name]["cases"]))
+            assert cases == (["c0", "c1", "c2"] if name == "three" else ["c1"])
             for what in ("cases", "lesions", "confusion"):
                 assert json.dumps(found[name][what]) == json.dumps(expected[what]), what  # NaN is NaN there
             np.testing.assert_allclose(*(list(f[name]["figures"].values()) for f in (found, {name: expected})), rtol=1e-6)

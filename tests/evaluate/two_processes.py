@@ -4,11 +4,9 @@ import json
 import os
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
-ABOUT = {"summary": SimpleNamespace(params=1, macs=1), "model": "tiny", "epochs": None}
 LABELS, REGIONS = ("NCR", "ED", "ET"), (("WT", (1, 2, 3)), ("TC", (1, 3)), ("ET", (3,)))
 
 
@@ -36,8 +34,8 @@ def judge(store, folder: Path) -> dict:
     import jax
     from flax import nnx
 
-    from jaxseg.evaluate import volumes
-    from jaxseg.infer.volumes import VolumeNetwork
+    from jaxseg.evaluate import report, scoring, volumes
+    from jaxseg.infer.network import Forward, Windows
     from jaxseg.losses import compose
     from jaxseg.models import functional
     from jaxseg.train import mesh as meshes
@@ -47,18 +45,19 @@ def judge(store, folder: Path) -> dict:
     sharing = meshes.replicated(meshes.make(0 if jax.process_count() > 1 else 1))
     weights = [{k: jax.make_array_from_process_local_data(sharing, np.asarray(v)) for k, v in part.items()}
                for part in (params, state)]  # as the train state has them: on the devices of all processes
-    windows = VolumeNetwork(network, window=(8, 8, 8), num_classes=4, windows=1)
-    policy = volumes.policy_of("toy", empty="nan", lesions="")
-    scorer = volumes.Scorer(windows, compose.build((("dice", 1.0),), {}, (), ()), policy=policy)
+    windows = Windows(Forward(network, num_classes=4, batch=1), (8, 8, 8), blend="gaussian")
+    rules = scoring.Rules(LABELS, REGIONS, scoring.policy_of("toy", empty="nan", lesions="GLI"), True, "GLI")
+    scorer = volumes.Scorer(windows, compose.build((("dice", 1.0),), {}, (), ()), rules)
     found = {}
     for name, rows in (("three", np.arange(3)), ("one", np.array([1]))):  # one volume: nothing is left for process 1
-        scored = scorer.run(*weights, store, rows, surface=True, lesions="GLI")
-        found[name] = {"cases": scored.cases, "lesions": scored.lesions, "confusion": scored.confusion.tolist(),
-                       "figures": volumes.headline(scored)}
+        scored = scorer.run(*weights, store, rows)
+        found[name] = {"cases": scored.rows, "lesions": scored.lesions, "confusion": scored.confusion.tolist(),
+                       "figures": volumes.headline(scored, rules)}
         if jax.process_index() == 0:
             (folder / name).mkdir(parents=True)
-            volumes.report(scored._replace(loss=round(scored.loss, 5)), store, policy=policy, folder=folder / name, **ABOUT)
-    found["voxels"] = volumes._summed(np.array([3 * 10**9])).tolist()  # 340 BraTS cases have as many
+            table = report.table_of(scored._replace(loss=round(scored.loss, 5), seconds=0.0), rules, "the prepared grid")
+            report.report(None, table, head=(), details=(), facts={"model": "tiny"}, folder=folder / name)
+    found["voxels"] = scoring.summed(np.array([3 * 10**9])).tolist()  # 340 BraTS cases have as many
     return found
 
 

@@ -22,14 +22,9 @@ def touch(folder: Path, *names: str) -> Path:
     return folder
 
 
-def run(found, segment, output) -> tuple[int, list[str]]:
-    said = []
-    return cases.segment_each(found, segment, output, synthetic=False, say=said.append), said
-
-
 def test_names_lose_their_suffix_in_any_case_of_letters_and_nothing_else(tmp_path):
     touch(tmp_path, "A.NII.GZ", "b.1.nii", "c é (1).jpeg", "d.Png")
-    assert [name for name, _ in cases.find_cases(tmp_path, RECIPE, RECORD)] == ["A", "b.1", "c é (1)", "d"]
+    assert [case.name for case in cases.find_cases(tmp_path, RECIPE, RECORD)] == ["A", "b.1", "c é (1)", "d"]
 
 
 def test_two_inputs_of_one_name_are_refused_before_either_is_read(tmp_path):
@@ -38,21 +33,31 @@ def test_two_inputs_of_one_name_are_refused_before_either_is_read(tmp_path):
 
 
 def test_results_never_lie_beside_the_inputs(tmp_path):
-    image = SimpleNamespace(path=touch(tmp_path, "scan.nii.gz") / "scan.nii.gz")
+    (tmp_path / "series").mkdir()
+    found = [cases.Input("scan", (touch(tmp_path, "scan.nii.gz") / "scan.nii.gz",), list)]
+    series = [cases.Input("series", (touch(tmp_path / "series", "1.dcm"),), list)]
     (tmp_path / "link").symlink_to(tmp_path)
     for output in (tmp_path, tmp_path / "link"):
         with pytest.raises(ConfigError, match="holds the input scan.nii.gz"):
-            run([("scan", lambda: [image])], lambda images, name: pytest.fail("segmented"), output)
+            cases.check_apart(found, output)
+    for output in (tmp_path / "series", tmp_path / "series" / "out", tmp_path / "link" / "series"):
+        with pytest.raises(ConfigError, match="is or lies in the input series"):
+            cases.check_apart(series, output)
+    cases.check_apart([*found, *series], tmp_path / "out")
+    cases.check_apart(series, tmp_path)
 
 
-def test_a_bad_case_is_skipped_and_a_full_disk_ends_the_run(tmp_path):
-    def read(error):
-        raise error
-    found = [("bad", lambda: read(DataError("torn"))), ("good", lambda: [])]
-    code, said = run(found, lambda images, name: "nothing", tmp_path)
-    assert code == 65 and "FAILED bad: torn" in said and said[-1].startswith("1 of 2 written")
-    with pytest.raises(StorageError):
-        run([("full", lambda: read(StorageError("no space"))), *found], lambda images, name: pytest.fail("went on"), tmp_path)
+def test_results_of_different_kinds_never_have_one_name(tmp_path):
+    image = np.zeros((6, 5), np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    picture, out = volumes.read_volume(tmp_path / "a.png"), tmp_path / "out"
+    cases.open_output(out)
+    written = []
+    for name in ("a", "a_overlay", "a_prob", "overlays", "probabilities"):
+        written.append(cases.write_labels(out, name, image, picture))
+        written.append(cases.write_overlay(out, name, np.zeros((4, 4, 3), np.uint8)))
+        written += cases.write_maps(out, name, np.zeros((6, 5, 2)), ["one", "two"], picture)
+    assert len(set(written)) == len(written) == 20 and all((out / name).is_file() for name in written)
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
@@ -65,8 +70,8 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 
 
 def test_an_overlay_that_cannot_be_written_is_a_storage_error(tmp_path):
-    with pytest.raises(StorageError, match="x_overlay.png"):
-        cases.write_overlay(tmp_path / "gone", "x", np.zeros((2, 2, 3), np.uint8))
+    with pytest.raises(StorageError, match="--output=.*gone"):
+        cases.write_overlay(touch(tmp_path, "gone") / "gone", "x", np.zeros((2, 2, 3), np.uint8))
 
 
 def test_a_file_in_a_folder_that_is_gone_is_a_storage_error_and_not_that_of_the_cleaning_up(tmp_path):
@@ -86,10 +91,10 @@ def test_maps_of_regions_are_named_after_regions_and_hold_their_own_channel(tmp_
     write = Image.fromarray(array).save if suffix == ".png" else nibabel.Nifti1Image(array, np.eye(4)).to_filename
     write(path)
     maps = np.stack([np.full(array.shape, 0.2), np.full(array.shape, 0.8)], -1)
-    said = cases.write_maps(tmp_path, "scan", maps, cases.map_names(record), volumes.read_volume(path))
-    assert said.endswith("probabilities of all/any, middle")
+    written = cases.write_maps(tmp_path, "scan", maps, cases.map_names(record), volumes.read_volume(path))
     if suffix == ".png":
-        found = {p.name: np.asarray(Image.open(p)).max() for p in tmp_path.glob("*_prob*")}
-        assert found == {"scan_prob_all_any.png": 51, "scan_prob_middle.png": 204}
+        found = {name: np.asarray(Image.open(tmp_path / name)).max() for name in written}
+        assert found == {"probabilities/scan/all_any.png": 51, "probabilities/scan/middle.png": 204}
     else:
-        np.testing.assert_allclose(nibabel.load(tmp_path / "scan_prob.nii.gz").get_fdata(), maps, rtol=1e-6)  # float32
+        assert written == ["probabilities/scan.nii.gz"]
+        np.testing.assert_allclose(nibabel.load(tmp_path / written[0]).get_fdata(), maps, rtol=1e-6)  # float32

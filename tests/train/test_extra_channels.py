@@ -1,6 +1,5 @@
 """Laws of a channel that another run makes: from the image alone, in every split and in prediction, by that run's weights."""
 
-import dataclasses
 import json
 import shutil
 
@@ -12,8 +11,10 @@ from configs.brats2d import get_config
 from jaxseg import checkpoint
 from jaxseg.config import resolve
 from jaxseg.data.formats import volumes
-from jaxseg.infer.predict import Predictor
-from jaxseg.infer.slices import MADE_BY
+from jaxseg.infer import channel_run
+from jaxseg.infer.channel_run import FOLDER
+from jaxseg.infer.examples import Slices
+from jaxseg.infer.run import open_run
 from jaxseg.models import functional
 from jaxseg.train import setup
 from jaxseg.train.log import Log
@@ -92,13 +93,15 @@ def test_no_channel_comes_from_a_mask_of_any_split(runs, monkeypatch):
 def test_prediction_makes_the_channels_of_training_from_the_run_folder_alone(runs, tmp_path):
     top, both, data, _ = runs
     shutil.copytree(top / "both", tmp_path / "moved")  # the run of edges is not beside it
-    predictor = Predictor(tmp_path / "moved")
-    assert predictor.recipe.extra == ("kmeans", "edge") and predictor.record["made_by"] == data.made_by
+    opened = open_run(tmp_path / "moved", both.infer)
+    assert opened.recipe.extra == ("kmeans", "edge") and opened.record["made_by"] == data.made_by
     row = next(i for i, r in enumerate(data.store.rows) if r["case"] == "test_00001")
-    image = np.load(top / "arrays" / "test_images.npy")[1]
-    recipe = dataclasses.replace(predictor.recipe, window=None)
-    np.testing.assert_array_equal(predictor.inputs(image[None], recipe, None)[0][..., :5], data.store.images[row][..., :5])
-    np.testing.assert_allclose(predictor.inputs(image[None], recipe, None)[0], data.store.images[row], atol=1e-6)
+    arrays = setup.load_dataset(both, runs[3])
+    images = [arrays.read_image(path) for case in arrays.cases if case.id == "test_00001" for path in case.images]
+    generate = channel_run.of(tmp_path / "moved", opened.record, opened.recipe)
+    inputs = Slices(opened.recipe, generate, normalised=True).prepare(images).inputs
+    np.testing.assert_array_equal(inputs[0][..., :5], data.store.images[row][..., :5])
+    np.testing.assert_allclose(inputs[0], data.store.images[row], atol=1e-6)
 
 
 def test_a_copy_with_other_weights_than_training_saw_is_refused(runs, tmp_path):
@@ -106,10 +109,10 @@ def test_a_copy_with_other_weights_than_training_saw_is_refused(runs, tmp_path):
     record = json.loads((tmp_path / "moved" / "run.json").read_text())
     (tmp_path / "moved" / "run.json").write_text(json.dumps(record | {"made_by": "0" * 32}))
     with pytest.raises(MismatchError, match="put the copy back"):
-        Predictor(tmp_path / "moved")
-    shutil.rmtree(tmp_path / "moved" / MADE_BY)
+        open_run(tmp_path / "moved", runs[1].infer)
+    shutil.rmtree(tmp_path / "moved" / FOLDER)
     with pytest.raises(CheckpointError, match="data.target='edges'"):
-        Predictor(tmp_path / "moved")
+        open_run(tmp_path / "moved", runs[1].infer)
 
 
 @pytest.mark.parametrize("given, words", [
@@ -159,7 +162,7 @@ def test_weights_that_are_not_there_are_named(runs):
 
 
 def test_a_case_of_several_files_is_normalised_and_stacked_as_one_file_of_several_channels(runs, tmp_path):
-    predictor, random = Predictor(runs[0] / "edges"), np.random.default_rng(3)
+    opened, random = open_run(runs[0] / "edges", runs[1].infer), np.random.default_rng(3)
     array = random.uniform(1, 500, (20, 18, 3, 4)).astype(np.float32)
 
     def read(name, values):
@@ -167,7 +170,7 @@ def test_a_case_of_several_files_is_normalised_and_stacked_as_one_file_of_severa
         return volumes.read_volume(tmp_path / f"{name}.nii")
 
     single = [read(str(k), array[..., k]) for k in range(4)]
-    stacked, slices, _ = predictor.probabilities(*single)
-    whole, _, _ = predictor.probabilities(read("whole", array))
-    np.testing.assert_array_equal(stacked, whole)
-    assert stacked.shape == (3, 18, 20, 1) and slices.shape == (3, 18, 20, 4) and abs(slices[..., 0].mean()) < 0.1  # z-scores
+    stacked, whole = (opened.segment(images) for images in (single, [read("whole", array)]))
+    np.testing.assert_array_equal(stacked.logits, whole.logits)
+    scan, maps = stacked.examples.scan, opened.probabilities(stacked)
+    assert maps.shape == (3, 18, 20, 1) and scan.shape == (3, 18, 20, 4) and abs(scan[..., 0].mean()) < 0.1  # z-scores

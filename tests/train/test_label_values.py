@@ -15,7 +15,7 @@ from jaxseg.data import datasets
 from jaxseg.data.formats.volumes import read_volume
 from jaxseg.data.geometry import to_slices, to_volume
 from jaxseg.data.phantom import brain_tumour
-from jaxseg.infer import predict, predict_volumes
+from jaxseg.infer import examples
 from jaxseg.infer.cases import values_of
 
 VOLUMES = {"data__size": (16, 16, 16), "data__per_volume": 1}
@@ -54,10 +54,8 @@ def test_predicted_labels_have_the_values_of_the_release(tmp_path, monkeypatch, 
     assert set(np.unique(raw).tolist()) == allowed == {0, *data.values}  # all of them are there to be lost
     truth = read_volume(case.mask)  # a network that finds the truth writes the file that the experts drew
     known = [to_volume(truth)[0] if rank == 3 else to_slices(truth)[0]]
-    if rank == 3:
-        monkeypatch.setattr(predict_volumes, "labels_of", lambda *_, **__: data.map_mask(known[0]))
-    else:
-        monkeypatch.setattr(predict.Predictor, "labels", lambda *_: data.map_mask(known[0]))
+    way = examples.Volumes if rank == 3 else examples.Slices
+    monkeypatch.setattr(way, "labels", lambda *_, **__: data.map_mask(known[0]))
     assert not modes.predict(call._replace(output=str(tmp_path / "oracle")))
     np.testing.assert_array_equal(values(tmp_path / "oracle" / f"{case.id}.nii.gz"), raw)
 

@@ -1,0 +1,97 @@
+"""Scores of a run on the cases' own grids, through the very path that prediction takes: files in, labels compared with masks.
+
+What `predict` would write for a case is what is scored here, slice by slice or as a volume.
+"""
+
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from jaxseg.data.geometry import to_slices, to_volume
+from jaxseg.data.records import Case, DataSet
+from jaxseg.data.store import base
+from jaxseg.evaluate.scoring import Example, MeanLoss, Rules, Scored, score
+from jaxseg.infer import postprocess
+from jaxseg.infer.examples import Slices
+from jaxseg.infer.run import Run
+from jaxseg.metrics import regions as region_scores
+
+SMALLEST = (10, 30, 100, 300)  # mm^3 of a component, so voxels in BraTS: sizes that post-processing tries
+FEWEST = (50, 150, 500)  # voxels of the innermost region's class under which it becomes that of the region around it
+
+
+class OwnGrid:
+    """A run and the labelled cases of a data set.
+
+    Args:
+      run: opened.
+      dataset: whose files and masks are read.
+      kept: case -> the slices that are scored, indices along the file's axis; None: those that the data set's protocol keeps
+        (volumes are scored whole).
+    """
+
+    def __init__(self, run: Run, dataset: DataSet, kept: Mapping[str, Collection[int]] | None = None):
+        self.run, self.dataset, self._kept = run, dataset, kept
+        self._slices = isinstance(run.preparation, Slices)
+        if self._slices and dataset.normalised:
+            self.run = dataclasses.replace(run, preparation=run.preparation.of_normalised())
+        self._by_id = {case.id: case for case in dataset.cases}
+
+    def score(self, cases: Sequence[str], rules: Rules, *, steps: Sequence = (), loss: MeanLoss | None = None) -> Scored:
+        """Score cases.
+
+        Args:
+          cases: their ids.
+          rules: what is scored.
+          steps: post-processing of each whole case.
+          loss: takes the logits of volumes whose own grid is that of the network.
+        """
+        def examine(name: str) -> Iterator[Example]:
+            case = self._by_id[name]
+            images, truth, orientation = self._read(case)
+            chosen = self._chosen(case, truth, orientation) if self._slices else None
+            found = self.run.segment(images, None if steps else chosen)
+            about, spacing = {"case": case.id, "patient": case.patient}, orientation.spacing
+            labels = postprocess.apply(found.labels, steps, spacing)
+            if not self._slices:
+                if loss is not None and found.examples.place.keeps_grid:
+                    loss.add(found.logits, truth[None])
+                yield Example(about, labels, truth, spacing)
+            for position, z in enumerate(chosen or ()):
+                here = {**about, "slice": orientation.file_index(z)}
+                yield Example(here, labels[z if steps else position], truth[z], spacing[1:])
+
+        scored = score(cases, examine, rules)
+        return scored if loss is None else scored._replace(loss=loss.mean())
+
+    def choose_steps(self, cases: Sequence[str], rules: Rules) -> list:
+        """The post-processing that raises the mean Dice of whole cases (of the validation split), from `postprocess.choose`."""
+        found = [self._labelled(self._by_id[name]) for name in cases]
+        resampled = self._slices or self.run.recipe.spacing is not None
+        nested = () if resampled else region_scores.class_order(rules.regions)[::-1][:2]
+        return postprocess.choose([labels for labels, _, _ in found], [truth for _, truth, _ in found],
+                                  num_classes=len(rules.classes) + 1, regions=dict(rules.regions) or None, min_mm3=SMALLEST,
+                                  spacings=[spacing for _, _, spacing in found], empty=rules.policy.empty,
+                                  relabel=[(*nested, few) for few in FEWEST] if len(nested) == 2 else ())
+
+    def _labelled(self, case: Case) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
+        images, truth, orientation = self._read(case)
+        return self.run.segment(images).labels, truth, orientation.spacing
+
+    def _read(self, case: Case):
+        """(images, truth on the case's own grid in the common order, orientation) of a case."""
+        images, mask = base.read_files(self.dataset, case)
+        if not self._slices:
+            images, mask = [base.cut(image, case.slab) for image in images], base.cut(mask, case.slab)
+        truth, orientation = to_slices(mask) if self._slices else to_volume(mask)
+        if self.run.record["config"]["data"]["whole"]:
+            truth = (truth > 0).astype(np.uint8)
+        return images, np.ascontiguousarray(truth), orientation
+
+    def _chosen(self, case: Case, truth: np.ndarray, orientation) -> list[int]:
+        index = orientation.file_index
+        if self._kept is not None:
+            return [z for z in range(len(truth)) if index(z) in self._kept[case.id]]
+        return [z for z in range(len(truth)) if self.dataset.keep_slice(case, index(z), truth[z])]
+

@@ -1,0 +1,207 @@
+"""The evaluation of a run: a split of its own data, or another labelled set, scored and written into a folder of its own.
+
+    RUN/evaluations/<split>@<step>/      evaluation.json, cases.csv, patients.csv, confusion.csv, ... of a split
+    RUN/evaluations/<set>@<step>/        the same of another labelled set (--input)
+    RUN/evaluation.json                  that of the test split and the best checkpoint
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxseg import checkpoint
+from jaxseg.config import as_dict
+from jaxseg.data import datasets
+from jaxseg.data.records import DataSet
+from jaxseg.data.store import base
+from jaxseg.evaluate import report as reports
+from jaxseg.evaluate.own_grid import OwnGrid
+from jaxseg.evaluate.scoring import MeanLoss, Policy, Rules, policy_of
+from jaxseg.infer import postprocess
+from jaxseg.infer import run as runs
+from jaxseg.metrics.summarize import write_csv
+from jaxseg.models import functional
+from jaxseg.models import summary as summaries
+from jaxseg.train import feed as feeds
+from jaxseg.train import mesh as meshes
+from jaxseg.train import patients, setup
+from jaxseg.train.log import Log
+from jaxseg.types import ConfigError, MismatchError
+from jaxseg.utils import files
+
+FOLDER, NAME = "evaluations", "evaluation.json"
+SPEED = ("batch_size", "windows", "accumulator", "overlay", "probabilities")  # options that decide no score
+SCORED = ("threshold", "thresholds", "empty", "surface", "lesions", "postprocess", "tables")
+
+
+def evaluate(config, source: Path, log: Log, *, whose: str, external: Path | None = None, name: str = "",
+             overwrite: bool = False) -> None:
+    """Score a run, print the report and write its files (process 0).
+
+    Args:
+      config: from `recorded.settled`.
+      source: run or checkpoint folder.
+      whose: the flag that named it.
+      external: a labelled set in the layout of the run's own; None: config.eval.split.
+      name: of the evaluation's folder, in place of the split's or the set's.
+      overwrite: replace an evaluation of that name with other options or data.
+    Raises:
+      MismatchError: such an evaluation is there, or the data are no longer those of the run.
+      DataError: data that cannot be used, or patients that the run was trained on.
+    """
+    if Path(name).name != name:
+        raise ConfigError(f"--name={name}: is the name of a folder below {FOLDER}, without slashes")
+    record, home = checkpoint.find_record(source), checkpoint.run_folder(source)
+    step = checkpoint.step_folder(source).name
+    run = runs.open_run(source, {**config.infer, "roi": ""}, threshold=config.eval.threshold)
+    split = config.eval.split
+    facts = {"split": None if external else split, "weights": {"step": step, "digest": run.digest}, "options": _options(config)}
+    folder = home / FOLDER / f"{name or (external.resolve().name if external else split)}@{step}"
+    if external:
+        work = _external(config, run, external, log)
+        facts["data"] = {"dataset": work.dataset.name, "root": str(external), "digest": work.digest}
+    else:
+        work = _split(config, source, record, log, whose=whose)
+        facts["data"] = {"dataset": work.dataset.name, "root": config.data.root, "digest": work.digest}
+    _check_free(folder, facts, overwrite)
+    files.make_folder(folder, f"--workdir={home}")
+    facts |= {"model": record["model"]["name"], "synthetic": work.dataset.synthetic}
+    params, state, info = checkpoint.load_weights(source)
+    text = _scored(config, run, work, facts, (params, state), info, folder if jax.process_index() == 0 else None, home)
+    if jax.process_index() == 0:
+        if not external and split == "test" and not name and step == checkpoint.step_folder(home).name:
+            shutil.copyfile(folder / NAME, home / f".{NAME}.tmp")
+            (home / f".{NAME}.tmp").replace(home / NAME)
+        if config.data.whole and not external:
+            _write_roi_record(home, as_dict(config), info.get("rows") or [], source.absolute(), folder)
+    for line in text.splitlines():
+        log.say(line)
+
+
+class _Work:
+    """What is scored: a data set, the cases of it, and the store behind them where there is one."""
+
+    def __init__(self, dataset: DataSet, cases: list[str], rules: Rules, digest: str, *, kept=None, validation=(), feed=None):
+        self.dataset, self.cases, self.rules, self.digest = dataset, cases, rules, digest
+        self.kept, self.validation, self.feed = kept, list(validation), feed
+
+
+def _split(config, source: Path, record: dict, log: Log, *, whose: str) -> _Work:
+    data, split = setup.load_data(config, log, source), config.eval.split
+    patients.check_unseen(source, data, split, whose=whose, log=log)
+    others = [(other, "config.infer.ensemble") for other in config.infer.ensemble]
+    for other, flag in [*others, *([(config.infer.roi, "config.infer.roi")] if config.infer.roi else [])]:
+        patients.check_unseen(Path(other), data, split, whose=flag, log=log)
+    here, there = {data.store.rows[i]["patient"] for i in data.rows[split]}, set(record["splits"][split])
+    if here != there:
+        raise MismatchError(f"{source}: the {split} split had {len(there)} patients and has {len(here)} now, of whom "
+                            f"{len(here ^ there)} differ ({patients.some(sorted(here ^ there))}); give the data that the run was "
+                            "trained on, or score this set as another one: --input=FOLDER")
+    if data.store.left_out.bad:
+        log.say(f"{data.store.left_out}: {', '.join(data.store.left_out.cases)}")
+    cases = lambda part: list(dict.fromkeys(data.store.rows[i]["case"] for i in data.rows[part]))
+    kept: dict[str, set[int]] | None = None
+    if config.data.rank == 2:
+        kept = {}
+        for i in data.rows[split]:
+            kept.setdefault(data.store.rows[i]["case"], set()).add(data.store.rows[i]["slice"])
+    return _Work(data.dataset, cases(split), data.rules(config), data.store.digest, kept=kept, validation=cases("val"), feed=data)
+
+
+def _external(config, run: runs.Run, folder: Path, log: Log) -> _Work:
+    options = {key: config.data[key] for key in setup.DATASET_OPTIONS if config.data[key] is not None}
+    dataset = base.labelled(datasets.load(config.data.dataset, folder, **options), log.say)
+    if tuple(dataset.labels) != tuple(run.recipe.labels) and not config.data.whole:
+        raise MismatchError(f"--input={folder}: its classes are {', '.join(dataset.labels)}, those of the run "
+                            f"{', '.join(run.recipe.labels)}; give a set with the same classes")
+    if config.data.target != "labels":
+        raise ConfigError(f"--input={folder}: the run learnt {config.data.target}, no segmentation; evaluate its own splits")
+    if config.eval.postprocess:
+        raise ConfigError(f"--input={folder}: eval.postprocess chooses steps on the run's own validation split; evaluate that "
+                          "first, then give --config.eval.postprocess=False --config.infer.postprocess=True")
+    seen = {patient for part in run.record["splits"].values() for patient in part}
+    both = sorted(seen & {case.patient for case in dataset.cases})
+    if both:
+        log.say(f"WARNING --input={folder}: {len(both)} patients have names that the run has seen ({patients.some(both)}); if "
+                "they are the same people, these figures are too good")
+    regions = () if config.data.whole else dataset.regions
+    policy = policy_of(config.data.dataset, empty=config.eval.empty, lesions=config.eval.lesions) if config.data.rank == 3 \
+        else Policy(config.eval.empty)
+    rules = Rules(tuple(run.recipe.labels), regions, policy, config.eval.surface and config.data.rank == 3, config.eval.lesions)
+    return _Work(dataset, [case.id for case in dataset.cases], rules, base.fingerprint(dataset, run.recipe, "evaluation"))
+
+
+def _scored(config, run: runs.Run, work: _Work, facts: dict[str, Any], weights: tuple[dict, dict], info: dict,
+            folder: Path | None, home: Path) -> str:
+    """The report, and its files in `folder`."""
+    own = OwnGrid(run, work.dataset, work.kept)
+    steps, rules, feed = [], work.rules, work.feed
+    if config.eval.postprocess:
+        steps = own.choose_steps(work.validation, rules)
+        if folder is not None:
+            files.write_json(home / postprocess.FILE, steps)
+    elif config.infer.postprocess:
+        steps = postprocess.read_steps(home)
+    outputs = feeds.outputs_of(config, run.recipe.labels, work.dataset.regions)
+    loss, model = setup.build_loss(config), setup.build_model(config, outputs.num_classes, abstract=True)
+    prepared, scored, details = None, None, []
+    if feed is not None and (feed.resampled() or config.data.target != "labels"):
+        mesh = meshes.make(min(config.mesh.data, jax.device_count()))  # the run may have been trained on more devices
+        if config.data.rank == 2:  # volumes are scored one after another
+            meshes.check_batch(config.eval.batch_size, mesh, "eval.batch_size")
+        prepared = feed.prepared(config, functional.split(model)[0], loss, outputs, mesh, weights)
+    if config.data.target == "labels":
+        mean = MeanLoss(loss, outputs.target) if config.data.rank == 3 and prepared is None else None
+        scored = reports.table_of(own.score(work.cases, rules, steps=steps, loss=mean), rules, "the cases' own grid")
+    cascaded = None
+    if config.infer.roi:
+        first = runs.open_run(Path(config.infer.roi), runs.alone(config.infer))
+        both = OwnGrid(runs.cascaded(first, run), work.dataset, work.kept)
+        cascaded = reports.table_of(both.score(work.cases, rules, steps=steps), rules, "the cases' own grid")
+    if feed is not None:
+        found = feed.baseline(feed.rows[config.eval.split])
+        details, facts["baselines"] = [f"baseline   {line}" for line in found["lines"]], found["figures"]
+    size = summaries.summarize(model, setup.input_shape(config))
+    epochs = (info.get("rows") or [{"epoch": "?"}])[-1]["epoch"]
+    facts |= {"params": size.params, "macs": size.macs, **(prepared.facts if prepared else {})}
+    head = [facts["model"], f"    Params: {size.params / 1e6:.1f}M ({size.params:,})",
+            f"    GMACs: {size.macs / 1e9:.4f} true, {size.macs_printed / 1e9:.4f} as torchprofile prints them",
+            f"    It was trained {epochs} EPOCHS", *(f"    {line}" for line in (prepared.lines if prepared else ()))]
+    return reports.report(scored, prepared.table if prepared else None, head=head, details=details, facts=facts, folder=folder,
+                          steps=steps, cascaded=cascaded, note=" (SYNTHETIC data)" if work.dataset.synthetic else "")
+
+
+def _options(config) -> dict[str, Any]:
+    """The keys that decide a score."""
+    infer = {f"infer.{key}": value for key, value in config.infer.items() if key not in SPEED}
+    return json.loads(json.dumps({**infer, **{f"eval.{key}": config.eval[key] for key in SCORED}}))
+
+
+def _check_free(folder: Path, facts: dict[str, Any], overwrite: bool) -> None:
+    """Refuse a folder that holds an evaluation with other options, data or weights."""
+    path = folder / NAME
+    if overwrite or not path.is_file():
+        return
+    try:
+        there = json.loads(path.read_text())
+    except ValueError:
+        return
+    differ = [key for key in ("weights", "data") if there.get(key) != facts[key]]
+    differ += [key for key, value in facts["options"].items() if there.get("options", {}).get(key) != value]
+    if differ:
+        raise MismatchError(f"{folder} holds an evaluation with other {', '.join(differ[:5])}; give --name=NAME, or --overwrite "
+                            "to replace it")
+
+
+def _write_roi_record(home: Path, config: dict, rows: Sequence[dict], weights: Path, folder: Path) -> None:
+    """config.json and metrics.csv of a region-of-interest run, with the columns that the source's cascade looks for."""
+    best = max((row for row in rows if row.get("val_dice", "") != ""), key=lambda row: row["val_dice"], default={})
+    tested = json.loads((folder / NAME).read_text())
+    files.write_json(home / "config.json", config)
+    write_csv(home / "metrics.csv", [{"seed": config["seed"], "best_epoch": best.get("epoch", ""), "best_val_dice":
+                                      best.get("val_dice", ""), "test_wt_dice": (tested["prepared"] or tested)["mean_dice"],
+                                      "weight_path": str(weights)}])

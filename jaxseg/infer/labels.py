@@ -1,0 +1,45 @@
+"""From logits to labels and to probabilities, for classes, a single class, and regions."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg.infer.cascade import NEVER
+from jaxseg.metrics.regions import labels_from_regions
+from jaxseg.types import Array
+
+
+def labels_of(logits: Array, *, order: Sequence[int] = (), threshold: float = 0.5) -> np.ndarray:
+    """Labels [*S] of logits [*S, K], uint8 (uint16 for more than 256 classes).
+
+    Args:
+      order: the class that each region writes (`metrics.regions.class_order`), for region heads; () for classes.
+      threshold: of the foreground's probability, for one class, and of each region's.
+    """
+    logits = np.asarray(logits)
+    cut = float(np.log(threshold / (1 - threshold)))
+    if order:
+        return labels_from_regions(logits, order, cut)
+    if logits.shape[-1] == 1:
+        return (logits[..., 0] >= cut).astype(np.uint8)
+    if logits.shape[-1] == 2:
+        return (logits[..., 1] - logits[..., 0] > cut).astype(np.uint8)
+    labels = np.empty(logits.shape[:-1], np.uint8 if logits.shape[-1] <= 256 else np.uint16)
+    for plane, scores in zip(labels, logits):  # one plane's indices at a time: they have 8 bytes
+        plane[...] = scores.argmax(-1)
+    return labels
+
+
+def probabilities_of(logits: Array, *, regions: bool = False) -> np.ndarray:
+    """float32 [*S, K'] over what is looked for: the regions, the one class, or the foreground classes of a softmax."""
+    logits = jnp.asarray(logits)
+    if regions or logits.shape[-1] == 1:
+        return np.asarray(jax.nn.sigmoid(logits))
+    return np.asarray(jax.nn.softmax(logits, -1)[..., 1:])
+
+
+def background(num_classes: int, *, regions: bool = False) -> tuple[float, ...]:
+    """Logits [K] that say background for certain, for voxels that the network was not shown."""
+    return (NEVER,) * num_classes if regions or num_classes == 1 else (0.0, *(NEVER,) * (num_classes - 1))

@@ -1,0 +1,163 @@
+"""A network and how it is applied to prepared images: at its own size, by sliding windows, on volumes shrunk to its size, or as
+the second of a cascade. Which of these a run uses is chosen once (`run.open_run`); all of them map
+
+    examples [N, *S, C] (slices of one size, or a single volume)  ->  logits [N, *S, K]
+
+with mirroring, several sets of weights and the devices of this process.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxseg.data.prepare.resample import resample_channels
+from jaxseg.infer import cascade, tta
+from jaxseg.infer.window import sliding_window
+from jaxseg.models.functional import Network
+from jaxseg.ops import coordinates
+from jaxseg.ops.image import standardise, to_float
+from jaxseg.ops.precision import compute_dtype
+from jaxseg.types import Array
+
+Weights = Sequence[tuple[dict, dict]]  # (params, state) of each copy of the network; their logits are averaged
+
+
+class Forward:
+    """Batches of the network's own input size to logits.
+
+    A batch is spread over the devices of this process where its size divides.
+
+    Args:
+      network: from `functional.split`.
+      num_classes: K of its logits.
+      batch: examples or windows per forward pass.
+      mirror: spatial axes to flip; the logits of all flips are averaged.
+      dtype: compute dtype, as train.dtype has it.
+      mean, std: of the channels, see `records.Recipe`.
+    """
+
+    def __init__(self, network: Network, *, num_classes: int, batch: int, mirror: Sequence[int] = (), dtype: str = "float32",
+                 mean: Sequence[float] = (), std: Sequence[float] = ()):
+        self.num_classes, self.batch, self.mirror, dtype = num_classes, batch, tuple(mirror), compute_dtype(dtype)
+        devices = jax.local_devices()
+        spread = len(devices) > 1 and batch % len(devices) == 0
+        mesh = Mesh(np.array(devices if spread else devices[:1]), ("data",), axis_types=(AxisType.Auto,))
+        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        over_batch = NamedSharding(mesh, PartitionSpec("data"))
+
+        def forward(params, state, image):
+            if spread:
+                image = jax.lax.with_sharding_constraint(image, over_batch)
+            image = standardise(to_float(image), mean, std).astype(dtype)
+            logits = network.apply(params, state, image)[0].logits
+            return jax.lax.with_sharding_constraint(logits, self._everywhere) if spread else logits
+
+        self._forward = forward
+
+    def place(self, params: dict, state: dict) -> tuple[dict, dict]:
+        """Weights on the devices of this process, from wherever they are."""
+        local = lambda a: a.addressable_data(0) if isinstance(a, jax.Array) and not a.is_fully_addressable else a
+        return jax.device_put(jax.tree.map(local, (params, state)), self._everywhere)
+
+    def averaged(self, weights: Weights) -> jax.tree_util.Partial:
+        """[n, *S, C] -> logits [n, *S, K], the mean over the sets of weights (each from `place`); no flips."""
+        return tta.averaged(self._forward, weights)
+
+    def mirrored(self, weights: Weights) -> jax.tree_util.Partial:
+        """The same, the mean over the flips too."""
+        return tta.mirrored(self.averaged(weights), self.mirror)
+
+
+class WholeImages:
+    """Examples of the network's own size, batch by batch.
+
+    Args:
+      forward: the network.
+    """
+
+    def __init__(self, forward: Forward):
+        self.forward = forward
+        self._run = jax.jit(lambda forward, images: forward(images))
+
+    def __call__(self, weights: Weights, examples: np.ndarray) -> np.ndarray:
+        """Logits float32 [N, *S, K] of examples [N, *S, C]; the last batch is filled up."""
+        forward, n, found = self.forward.mirrored(weights), self.forward.batch, []
+        for start in range(0, len(examples), n):
+            part = np.asarray(examples[start:start + n])
+            filled = np.concatenate([part, np.repeat(part[-1:], n - len(part), 0)])
+            found.append(np.asarray(self._run(forward, filled), np.float32)[:len(part)])
+        return np.concatenate(found)
+
+
+class Windows:
+    """Overlapping windows over examples of any size.
+
+    Args:
+      forward: the network; its input has the examples' channels, plus one for each axis with `coordinates`.
+      window: its input size.
+      coordinates: append each voxel's place in the volume.
+      options: overlap, blend, positions, accumulator of `window.sliding_window`.
+    """
+
+    def __init__(self, forward: Forward, window: Sequence[int], *, coordinates: bool = False, **options):
+        self.forward, self.coordinates = forward, coordinates
+        self._options = {"window": tuple(window), "num_classes": forward.num_classes, "batch": forward.batch, **options}
+
+    def __call__(self, weights: Weights, examples: np.ndarray) -> Array:
+        """Logits float32 [N, *S, K] of examples [N, *S, C]."""
+        if self.coordinates:
+            examples = np.stack([np.asarray(coordinates.append(np.asarray(e, np.float32))) for e in examples])
+        return sliding_window(self.forward.mirrored(weights), np.asarray(examples), **self._options)
+
+
+class Shrunk:
+    """Whole volumes shrunk to the network's input size, their logits resampled back: region-of-interest networks alone.
+
+    Args:
+      forward: the network.
+      size: its input size.
+      coordinates: append each voxel's place in the volume, before shrinking.
+    """
+
+    def __init__(self, forward: Forward, size: Sequence[int], *, coordinates: bool):
+        self.size, self.coordinates, self.forward, self._whole = tuple(size), coordinates, forward, WholeImages(forward)
+
+    def __call__(self, weights: Weights, examples: np.ndarray) -> np.ndarray:
+        """Logits float32 [N, X, Y, Z, K] of volumes [N, X, Y, Z, C]."""
+        small = lambda volume: np.asarray(cascade.roi_input(np.asarray(volume, np.float32), self.size, self.coordinates))
+        logits = self._whole(weights, np.stack([small(volume) for volume in examples]))
+        return np.stack([resample_channels(one, examples.shape[1:4]) for one in logits])
+
+
+class Cascade:
+    """Crops around the regions that a first network finds; outside of them background for certain (`cascade.segment`).
+
+    Args:
+      first: of the region-of-interest network, and its `weights`.
+      second: of the network that segments the crops, `Windows` of the crop's size.
+      size: of the crops.
+      activation: "softmax" or "sigmoid", of the second network's logits.
+    """
+
+    def __init__(self, first: Shrunk, first_weights: Weights, second: Windows, size: Sequence[int], activation: str):
+        self.forward = second.forward
+        self._first, self._first_weights, self._second = first, first_weights, second
+        self._size, self._activation = tuple(size), activation
+
+    def __call__(self, weights: Weights, examples: np.ndarray) -> np.ndarray:
+        """Logits float32 [N, X, Y, Z, K] of volumes [N, X, Y, Z, C]."""
+        find, segment = self._first.forward.averaged(self._first_weights), self.forward.averaged(weights)
+        return np.stack([np.asarray(cascade.segment(
+            find, segment, np.asarray(e, np.float32), num_classes=self.forward.num_classes, roi_size=self._first.size,
+            crop=self._size, activation=self._activation, min_size=roi_min_size(self._first.size),
+            roi_coordinates=self._first.coordinates, include_coordinates=self._second.coordinates).scores) for e in examples])
+
+
+Application = WholeImages | Windows | Shrunk | Cascade
+
+
+def roi_min_size(size: Sequence[int]) -> int:
+    """Voxels under which a region of interest is dropped: 50 at 64^3, the same share of other sizes."""
+    return max(1, round(50 * float(np.prod(size)) / 64**3))

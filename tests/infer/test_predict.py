@@ -1,0 +1,137 @@
+"""Laws of prediction's one loop, on pictures and on volumes: flips, ensembles, reruns, a case that fails."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxseg.data.formats import volumes
+from jaxseg.data.geometry import Photo
+from jaxseg.data.records import Volume
+from jaxseg.infer import predict as prediction
+from jaxseg.infer import run as runs
+from tests import untrained
+
+
+@pytest.fixture(scope="module", params=[2, 3], ids=["pictures", "volumes"])
+def run(request, tmp_path_factory):
+    top = tmp_path_factory.mktemp("predict")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXSEG_CACHE", str(top / "cache"))
+        root = untrained.write(top / "set", request.param)
+        tree = untrained.config(root, request.param)
+        yield untrained.make(top / "run", tree), root / "images", tree.infer.to_dict()
+
+
+def first(images):
+    return volumes.read_volume(sorted(images.iterdir())[0])
+
+
+def flipped(image: Volume) -> Volume:
+    return Volume(np.ascontiguousarray(image.array[::-1]), image.affine, image.header, image.path)
+
+
+def test_averaging_over_a_flip_makes_a_flipped_image_a_flipped_result(run):
+    folder, images, settings = run
+    image = first(images)
+    axis = 0  # of the examples: rows of a picture, x of a volume
+    for mirror, equal in (((), False), ((axis,), True)):
+        opened = runs.open_run(folder, {**settings, "mirror": mirror})
+        maps = []
+        for given in (image, flipped(image)):
+            found = opened.segment([given])
+            whole = found.examples.orientation.restore(opened.probabilities(found)[..., 0])
+            maps.append(whole if given is image else whole[::-1])
+        assert np.allclose(*maps, atol=1e-6) == equal
+
+
+def test_a_network_averaged_with_itself_is_itself_and_weights_of_others_count(run, tmp_path):
+    folder, images, settings = run
+    alone, twice = (runs.open_run(folder, {**settings, "ensemble": e}) for e in ((), (str(folder),)))
+    image = [first(images)]
+    np.testing.assert_allclose(twice.segment(image).logits, alone.segment(image).logits, atol=1e-6)
+    assert alone.digest != twice.digest and len(twice.weights) == 2
+
+
+def predict(run, output, **changes):
+    said = []
+    folder, images, settings = run
+    code = prediction.predict(folder, images, output, settings={**settings, **changes}, say=said.append)
+    return code, said
+
+
+def test_a_rerun_skips_what_is_finished_and_makes_the_rest(run, tmp_path):
+    folder, images, settings = run
+    out = tmp_path / "out"
+    code, said = predict(run, out, probabilities=True)
+    assert code == 0 and said[-1] == f"8 of 8 written to {out}"
+    made = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != prediction.DONE}
+    assert len(made) == 24 and len((out / prediction.DONE).read_text().splitlines()) == 8
+    assert predict(run, out, probabilities=True)[1][-1] == f"0 of 8 written to {out}; 8 were there already"
+    said = predict(run, out, probabilities=True, batch_size=3, windows=1)[1]  # keys that decide no voxel
+    assert said[-1].endswith("8 were there already")
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    next(path for path in made if "overlays" in str(path)).unlink()
+    with open(out / prediction.DONE, "a") as file:
+        file.write('{"case": "cut o')  # a kill in the middle of a line
+    assert predict(run, out, probabilities=True)[1][-1] == f"1 of 8 written to {out}; 7 were there already"
+    assert predict(run, out, probabilities=True, mirror=(0,))[1][-1] == f"8 of 8 written to {out}"
+
+
+def test_a_changed_input_is_segmented_again(run, tmp_path):
+    folder, images, settings = run
+    source = tmp_path / "in"
+    source.mkdir()
+    for path in sorted(images.iterdir())[:2]:
+        (source / path.name).write_bytes(path.read_bytes())
+    moved = (folder, source, settings)
+    predict(moved, tmp_path / "out")
+    paths = sorted(source.iterdir())
+    paths[1].write_bytes(paths[0].read_bytes())
+    assert predict(moved, tmp_path / "out")[1][-1].startswith("1 of 2 written")
+
+
+def test_any_error_of_one_case_leaves_the_others(run, tmp_path, monkeypatch):
+    real, calls = runs.Run.segment, []
+
+    def segment(self, images, chosen=None):
+        calls.append(images)
+        if len(calls) == 2:
+            raise RuntimeError("RESOURCE_EXHAUSTED: out of\nmemory")
+        return real(self, images, chosen)
+
+    monkeypatch.setattr(runs.Run, "segment", segment)
+    code, said = predict(run, tmp_path / "out")
+    assert code == 65 and said[-1] == f"7 of 8 written to {tmp_path / 'out'}; 1 failed"
+    assert sum(line.startswith("FAILED 1: RuntimeError: RESOURCE_EXHAUSTED: out of memory") for line in said) == 1
+    monkeypatch.undo()
+    assert predict(run, tmp_path / "out")[1][-1] == f"1 of 8 written to {tmp_path / 'out'}; 7 were there already"
+
+
+def test_the_record_decides_the_window_and_pictures_are_named(run, tmp_path):
+    folder, images, settings = run
+    if not isinstance(first(images).header, Photo):
+        pytest.skip("volumes are never pictures")
+    said = predict(run, tmp_path / "out")[1]
+    assert any("8 of 8 inputs are pictures" in line and "(22.0, 44.0)" in line for line in said)
+    dark, bright = tmp_path / "in", np.asarray(Image.open(sorted(images.iterdir())[0])).astype(np.uint16)
+    dark.mkdir()
+    Image.fromarray(bright).save(dark / "0.png")  # the same values in 16 bits
+    assert predict((folder, dark, settings), tmp_path / "deep")[0] == 0
+    labels = [np.asarray(Image.open(tmp_path / name / "0.png")) for name in ("out", "deep")]
+    np.testing.assert_array_equal(*labels)
+
+
+def test_results_have_the_geometry_of_their_inputs(run, tmp_path):
+    _, images, _ = run
+    predict(run, tmp_path / "out")
+    for path in images.iterdir():
+        result = tmp_path / "out" / path.name
+        if path.suffix == ".png":
+            assert Image.open(result).size == Image.open(path).size
+        else:
+            assert (nibabel.load(result).affine == nibabel.load(path).affine).all()
+    entry = json.loads((tmp_path / "out" / prediction.DONE).read_text().splitlines()[0])
+    assert all((tmp_path / "out" / name).is_file() for name in entry["files"])

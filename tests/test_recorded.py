@@ -1,0 +1,55 @@
+"""A run's own configuration comes back from its record as it was, and what is typed beside it counts, or is refused."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from jaxseg import recorded
+from jaxseg.config import as_dict, flatten, resolve
+from jaxseg.types import CheckpointError, ConfigError, MismatchError
+
+NAMES = sorted(p.stem for p in (Path(__file__).parent.parent / "configs").glob("[a-z]*.py"))
+
+
+def record_of(name: str) -> dict:
+    config = importlib.import_module(f"configs.{name}").get_config("quick")
+    if name == "brats_cascade":
+        config.infer.roi = "runs/brats_roi"
+    return json.loads(json.dumps({"config": as_dict(resolve(config, name=name))}))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_configuration_comes_back_from_its_record(name):
+    record = record_of(name)
+    tree = resolve(recorded.tree_of(record))
+    assert flatten(json.loads(json.dumps(as_dict(tree)))) == flatten(record["config"])
+    again = recorded.settled(tree, record, Path("run"))
+    assert json.loads(json.dumps(as_dict(again))) == json.loads(json.dumps(as_dict(tree)))
+
+
+def test_keys_of_evaluation_and_inference_count_and_others_must_agree():
+    record = record_of("folder")
+    given = recorded.tree_of(record).unlock()
+    given.eval.threshold, given.infer.mirror = 0.9, (1,)
+    found = recorded.settled(resolve(given), record, Path("run"))
+    assert found.eval.threshold == 0.9 and found.infer.mirror == (1,)
+    assert found.data.size == tuple(record["config"]["data"]["size"])
+    given.data.channels, given.model.name = 1, "unet_base"
+    with pytest.raises(MismatchError, match="run was trained otherwise: config.data.channels=1, recorded 3; config.model.name="):
+        recorded.settled(given, record, Path("run"))
+
+
+def test_a_value_that_breaks_a_rule_is_refused_beside_a_run_too():
+    given = recorded.tree_of(record_of("folder")).unlock()
+    given.eval.threshold = 1.5
+    with pytest.raises(ConfigError, match="eval.threshold=1.5"):
+        resolve(given)
+
+
+def test_a_run_must_be_named_and_be_there(tmp_path):
+    with pytest.raises(ConfigError, match="--workdir=RUN"):
+        recorded.command_line(["jaxseg"], None)
+    with pytest.raises(CheckpointError, match="is no run folder"):
+        recorded.command_line(["jaxseg"], str(tmp_path))

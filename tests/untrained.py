@@ -1,0 +1,67 @@
+"""Runs as training leaves them, with initial weights and the smallest network: of dark pictures, and of small CT volumes."""
+
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent / "train"))
+import tiny_volumes as tiny
+
+from jaxseg import checkpoint
+from jaxseg.models import functional
+from jaxseg.train import setup
+from jaxseg.train.log import Log
+
+PICTURES = {"data__size": (16, 16), "data__channels": 1, "data__mean": (), "data__std": (), "data__window": (22.0, 44.0),
+            "eval__thresholds": (0.5,)}
+VOLUMES = {"data__size": (8, 8, 8), "data__window": (22.0, 44.0), "data__spacing": (1.5, 1.5, 1.5), "infer__overlap": 0.0}
+FRACTIONS = {"data__fractions": (0.4, 0.3, 0.3), "train__batch_size": 2}
+
+
+def write(root: Path, rank: int, count: int = 8) -> Path:
+    """Pictures of 30 x 44 pixels, or volumes of 12 x 10 x 9 voxels, with values up to 44, and masks of one class."""
+    random = np.random.default_rng(rank)
+    for part in ("images", "masks"):
+        (root / part).mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        shape = (30, 44) if rank == 2 else (12, 10, 9)
+        mask = np.zeros(shape, np.uint8)
+        mask[tuple(slice(n // 4, n // 4 + n // 2) for n in shape)] = 1
+        image = random.integers(0, 30, shape).astype(np.uint8) + 14 * mask
+        if rank == 2:
+            Image.fromarray(image).save(root / "images" / f"{i}.png")
+            Image.fromarray(mask * np.uint8(255)).save(root / "masks" / f"{i}.png")
+        else:
+            affine = np.diag([-1.0, 1.0, 2.0, 1.0])
+            nibabel.save(nibabel.Nifti1Image(image.astype(np.int16), affine), root / "images" / f"{i}.nii.gz")
+            nibabel.save(nibabel.Nifti1Image(mask, affine), root / "masks" / f"{i}.nii.gz")
+    return root
+
+
+def config(root: Path, rank: int, **changes):
+    """The resolved config of such a run."""
+    words, given = ("quick", PICTURES) if rank == 2 else ("volumes,quick", VOLUMES)
+    return tiny.config("folder", words, data__root=str(root), data__phantom=None, **{**given, **FRACTIONS, **changes})
+
+
+def make(folder: Path, tree) -> Path:
+    """A run folder with the initial weights of a config, the classifier's scaled so that half of the voxels are foreground."""
+    folder.mkdir(parents=True)
+    log = Log(folder, quiet=True)
+    data = setup.load_data(tree, log, folder)
+    job = setup.build(tree, folder, data, log)
+    checkpoint.write_record(folder, setup.record_of(tree, data, 1))
+    network, _, _ = functional.split(setup.build_model(tree, 1, abstract=True))
+    params = {name: np.asarray(value) for name, value in job.state["params"].items()}
+    image = data.store.images[:1] / np.float32(255) if tree.data.rank == 2 else np.asarray(data.store.image(0))[None, :8, :4, :8]
+    weight, bias = (next(name for name in params if name.startswith("head") and name.endswith(end)) for end in ("weight", "bias"))
+    params[weight] = params[weight] * 20
+    logits = network.apply(params, job.state["state"], image)[0].logits
+    params[bias] = params[bias] - np.median(np.asarray(logits))
+    job.checkpoints.save(1, {**job.state, "params": params}, {"evaluated": "params"})
+    job.checkpoints.wait()
+    log.close()
+    return folder
