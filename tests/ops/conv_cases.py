@@ -44,6 +44,13 @@ DEPTHWISE = (
     Case("3-D, so many taps that they are looped over", (1, 9, 8, 9, 2), (5, 5, 5), 2, pad=2, groups=2),
 )
 
+VOLUMES = (
+    Case("3-D", (2, 5, 6, 7, 3), (3, 3, 3), 3, groups=3),
+    Case("3-D, a kernel larger than the map", (1, 4, 3, 6, 2), (5, 7, 9), 2, pad=(2, 3, 4), groups=2),
+    Case("3-D, two outputs per channel, uneven padding", (2, 5, 4, 6, 2), (3, 4, 5), 4, pad=((0, 2), (3, 1), (4, 0)), groups=2),
+    Case("3-D, more padding than the kernel reaches", (1, 4, 5, 3, 2), (3, 3, 3), 2, pad=(4, 0, 3), groups=2),
+)
+
 DENSE = (
     Case("dense 3x3", (2, 7, 5, 3), (3, 3), 4, public=True),
     Case("dense 3x3, more than 16 channels", (2, 4, 5, 18), (3, 3), 3, public=True),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from jaxseg.ops.conv import reference
-from jaxseg.ops.conv.cpu import blocks, depthwise, folded, planes, products, slabs, stems, threaded
+from jaxseg.ops.conv.cpu import blocks, depthwise, folded, planes, products, slabs, spectral, stems, threaded
 from jaxseg.ops.conv.spec import Spec
 from jaxseg.ops.sizes import known
 
@@ -18,6 +18,8 @@ class Choice(NamedTuple):
     weight_gradient: Callable
 
 
+_SPECTRAL = 9**3  # taps of a depthwise kernel from which on all directions take its spectrum, and
+_SPECTRAL_WEIGHTS = 7**3  # from which on the weights' gradient does
 _FEW_CHANNELS = 4  # up to which strides are worth turning into channels
 _LARGE_SLICE = 2**9  # positions of a slice from which on one step of a loop over slices is worth its overhead
 _MANY = 2**12  # positions of a batch of images, from which on a loop over blocks of them is worth its overhead
@@ -29,7 +31,7 @@ def lowerings(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> Cho
     """The choice for one shape: x_shape [B, *S, C], w_shape [*k, C/groups, O]."""
     rank = len(x_shape) - 2
     if rank >= 2 and spec.depthwise(w_shape):
-        return Choice(depthwise.forward, depthwise.input_gradient, depthwise.weight_gradient)
+        return _depthwise(spec, math.prod(w_shape[:-2]), rank)
     if spec.groups > 1 or rank < 2:
         return XLA
     if rank == 2 and not spec.plain and set(spec.dilation) == {1} and w_shape[-2] <= _FEW_CHANNELS:
@@ -50,6 +52,16 @@ def lowerings(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> Cho
     if spec.plain and (few or positions == 2 * channels >= 1024):  # turning the weights costs XLA as much
         choice = choice._replace(input_gradient=products.input_gradient)
     return choice
+
+
+def _depthwise(spec: Spec, taps: int, rank: int) -> Choice:
+    """By the number of taps: every one is a pass over the volume, and spectra cost the same for all."""
+    choice = Choice(depthwise.forward, depthwise.input_gradient, depthwise.weight_gradient)
+    if rank < 3 or not spec.plain or set(spec.dilation) != {1}:
+        return choice
+    if taps >= _SPECTRAL:
+        return Choice(spectral.forward, spectral.input_gradient, spectral.weight_gradient)
+    return choice._replace(weight_gradient=spectral.weight_gradient) if taps >= _SPECTRAL_WEIGHTS else choice
 
 
 def _dense_2d(spec: Spec, positions: int, channels: int) -> Choice:

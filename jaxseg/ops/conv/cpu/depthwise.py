@@ -13,6 +13,8 @@ is a `lax.scan` over taps (one small program however many taps), each step addin
 sum over positions that remains is short and is done once, for all taps. A sum over positions as XLA writes it runs over
 memory with a stride of C numbers and is not vectorised.
 
+Large kernels of volumes cost less as products of spectra: spectral.py.
+
 Strides become phases: x[s p + t] is entry p + t // s of the copy of x that starts at t % s and keeps every s-th.
 Sums are taken in float32 whatever the dtype.
 """
@@ -41,7 +43,7 @@ def forward(spec: Spec, x: Array, w: Array) -> Array:
     """[B, *S, C] and [*k, 1, m C] -> [B, *S', m C]."""
     kernel, channels = w.shape[:-2], w.shape[-1]
     out = spec.output(x.shape[1:-1], kernel)
-    phases = lax.optimization_barrier(_phases(spec, _repeat(x, channels), kernel, out))
+    phases = lax.optimization_barrier(_phases(spec, repeated(x, channels), kernel, out))
     table, weights = _table(spec, kernel), w.reshape(-1, channels)
     size = (1, x.shape[0], *out, channels)
 
@@ -74,7 +76,7 @@ def weight_gradient(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Ar
     segments = min(_SEGMENTS, out[0])
     slab = -(-out[0] // segments)
     fill = slab * segments - out[0]
-    phases = _phases(spec, _repeat(x, channels), kernel, (out[0] + fill, *out[1:]))
+    phases = _phases(spec, repeated(x, channels), kernel, (out[0] + fill, *out[1:]))
     # The last spatial axis and the channels become one: longer vector loops, and a tap is still one offset in it.
     phases = lax.optimization_barrier(phases.reshape(*phases.shape[:-2], -1))  # [P, B, ..., W C]
     g = jnp.pad(g, ((0, 0), (0, fill), *[(0, 0)] * (g.ndim - 2))).reshape(batch, out[0] + fill, *out[1:-1], -1)
@@ -143,7 +145,8 @@ def _slice(phases: Array, where, size: Ints) -> Array:
     return lax.dynamic_slice(phases, (where[0], 0, *[where[i] for i in range(1, where.shape[0])], 0), size).astype(jnp.float32)
 
 
-def _repeat(x: Array, channels: int) -> Array:
+def repeated(x: Array, channels: int) -> Array:
+    """x with every channel repeated in place, so that there are `channels` of them."""
     return x if x.shape[-1] == channels else jnp.repeat(x, channels // x.shape[-1], axis=-1)
 
 
