@@ -212,11 +212,11 @@ def test_one_by_one_convolutions_and_linear_layers_are_taken_for_each_other():
 
 def test_a_named_key_mapping_is_taken_and_a_wrong_name_has_neighbours():
     model = create_model("unet_test")
-    with pytest.raises(ConfigError, match="unknown key mapping 'ihc': did you mean ich"):
-        from_torch.load(model, from_torch.export(model), key_mapping="ihc")
+    with pytest.raises(ConfigError, match="unknown key mapping 'scolosis': did you mean scoliosis"):
+        from_torch.load(model, from_torch.export(model), key_mapping="scolosis")
     assert from_torch.load(model, from_torch.export(model), key_mapping="own").key_mapping == "own"
     with pytest.raises(ConfigError, match="names="):
-        from_torch.export(model, key_mapping="ich")
+        from_torch.export(model, key_mapping="scoliosis")
 
 
 @pytest.mark.parametrize("kind", ["official", "ich", "unet"])
