@@ -20,7 +20,7 @@ from jaxseg.utils.lookup import unknown_name
 NAMES = ("train", "val", "test")
 HELD_OUT = {"only": (10, 50, 318), "all": (200, 500, 2500)}  # protocol: last slices for (val, test), of about so many
 SPLITS = ("patient", "fold", "file", "fixed", "slice_level")
-Row = Mapping[str, Any]  # of Cache.rows or Store.rows: case, patient, stratum, foreground, digest or digests ...
+Row = Mapping[str, Any]  # of Store.rows: case, patient, stratum, foreground, digest ...
 
 
 def split_patients(strata: Mapping[str, str], fractions: Sequence[float], seed: int) -> dict[str, list[str]]:
@@ -70,7 +70,7 @@ def split_rows(rows: Sequence[Row], dataset: DataSet, *, split: str, fractions: 
     """Row numbers of train, val and test, checked for leaks and for foreground.
 
     Args:
-      rows: `Cache.rows` or `Store.rows`.
+      rows: `Store.rows`.
       split: "patient" (drawn, stratified), "fold" (cross-validation, stratified), "file" (patients listed in a JSON file),
         "fixed" (as the data set prescribes), or "slice_level" (the haemorrhage project's: the last slices, whoever they belong
         to; warned about, and kept only to compare with published figures).
@@ -205,8 +205,8 @@ def load_splits(path: str | Path, known: Iterable[str] | None = None, absent: It
 
 
 def _digest(row: Row) -> str:
-    """Of the image: a slice has one array, a volume several."""
-    return row["digest"] if "digest" in row else row["digests"]["image"]
+    """Of the image."""
+    return row["digest"]
 
 
 def _constant(row: Row) -> bool:

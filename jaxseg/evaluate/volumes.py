@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from jaxseg.data.store.per_case import Store
+from jaxseg.data.store.base import Store
 from jaxseg.evaluate.scoring import Example, MeanLoss, Rules, Scored, score
 from jaxseg.infer import network as networks
 from jaxseg.infer.labels import labels_of

@@ -18,6 +18,7 @@ from jaxseg.config import as_dict
 from jaxseg.data import datasets
 from jaxseg.data.records import DataSet
 from jaxseg.data.store import base
+from jaxseg.data.store.fingerprint import fingerprint
 from jaxseg.evaluate import report as reports
 from jaxseg.evaluate.own_grid import OwnGrid
 from jaxseg.evaluate.scoring import MeanLoss, Policy, Rules, policy_of
@@ -132,7 +133,7 @@ def _external(config, run: runs.Run, folder: Path, log: Log) -> _Work:
     policy = policy_of(config.data.dataset, empty=config.eval.empty, lesions=config.eval.lesions) if config.data.rank == 3 \
         else Policy(config.eval.empty)
     rules = Rules(tuple(run.recipe.labels), regions, policy, config.eval.surface and config.data.rank == 3, config.eval.lesions)
-    return _Work(dataset, [case.id for case in dataset.cases], rules, base.fingerprint(dataset, run.recipe, "evaluation"))
+    return _Work(dataset, [case.id for case in dataset.cases], rules, fingerprint(dataset, run.recipe, "evaluation"))
 
 
 def _scored(config, run: runs.Run, work: _Work, facts: dict[str, Any], weights: tuple[dict, dict], info: dict,

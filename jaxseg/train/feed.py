@@ -61,7 +61,7 @@ class Slices(NamedTuple):
 
     dataset: DataSet
     recipe: Recipe
-    store: caches.Cache
+    store: caches.Stacked
     rows: dict[str, np.ndarray]
     made_by: str = ""
     noun: str = "slices"
@@ -121,7 +121,7 @@ class Volumes(NamedTuple):
 
     dataset: DataSet
     recipe: Recipe
-    store: per_case.Store
+    store: per_case.PerCase
     rows: dict[str, np.ndarray]
     noun: str = "volumes"
 
@@ -223,7 +223,7 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, maker: str | Path = "
     return feed
 
 
-def _tell(store: base.Prepared, log) -> None:
+def _tell(store: base.Store, log) -> None:
     """Name every case that was left out, and why."""
     for bad in store.left_out.bad:
         log.say(f"left out: case {bad.case}: [{bad.code}] {bad.reason}")
@@ -231,7 +231,7 @@ def _tell(store: base.Prepared, log) -> None:
         log.say(f"WARNING {store.left_out}; delete {store.folder} to have them tried again")
 
 
-def _gone(store: base.Prepared) -> set[str]:
+def _gone(store: base.Store) -> set[str]:
     """Patients whose cases are all left out."""
     return {bad.patient for bad in store.left_out.bad} - {row["patient"] for row in store.rows}
 

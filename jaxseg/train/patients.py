@@ -10,7 +10,7 @@ from pathlib import Path
 from jaxseg import checkpoint
 from jaxseg.data import splits
 from jaxseg.data.store import bad_cases
-from jaxseg.data.store.base import Prepared
+from jaxseg.data.store.base import Store
 from jaxseg.types import CheckpointError, DataError, MismatchError
 
 SPLITS = "splits.json"
@@ -42,7 +42,7 @@ def keep(config, workdir: Path, rows: Sequence[splits.Row], parts: Mapping[str, 
                        **({"folds": d.folds, "fold": d.fold} if d.split == "fold" else {}))
 
 
-def same_data(workdir: Path, store: Prepared, log, *, resumed: bool) -> None:
+def same_data(workdir: Path, store: Store, log, *, resumed: bool) -> None:
     """Hold the data against those that the run began with, and write left_out.json into its folder.
 
     Args:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxseg.data.records import Recipe
 from jaxseg.data.store import per_case
-from jaxseg.data.store.per_case import Store
+from jaxseg.data.store.base import Store
 from jaxseg.infer import cascade
 from jaxseg.utils import files
 
@@ -40,7 +40,7 @@ def shrunk(store: Store, recipe: Recipe, *, coordinates: bool, log: Callable[[st
             image = np.ascontiguousarray(image_of(np.asarray(store.image(i))))
             yield image, mask, row | {"spacing": spacing}
 
-    key = files.digest(store.folder.name, str(size), str(coordinates), per_case.VERSION)[:16]
+    key = files.digest(store.folder.name, str(size), str(coordinates))[:16]
     final = files.cache_root() / "volumes" / f"{store.name}-whole-{key}"
     built = files.build_folder(final, lambda folder: per_case.write(
         folder, items(), whole, count=len(store), name=store.name, synthetic=store.synthetic, regions=(), log=log))

@@ -95,7 +95,7 @@ def test_the_folds_are_the_same_on_every_machine_and_version():
 def examinations(patients=20):
     """Volumes of patients who came once, twice or three times, one row each."""
     return [{"case": f"p{p:02d}-{t}", "patient": f"p{p:02d}", "stratum": "HGG" if p % 3 else "LGG", "foreground": [9, 9, 9],
-             "digests": {"image": f"{p}-{t}", "mask": "m"}} for p in range(patients) for t in range(1 + p % 3)]
+             "digest": f"{p}-{t}"} for p in range(patients) for t in range(1 + p % 3)]
 
 
 def test_no_case_of_the_test_ever_reaches_training():
@@ -114,7 +114,7 @@ def test_no_case_of_the_test_ever_reaches_training():
 
 def test_a_volume_under_two_names_is_a_leak():
     r = examinations()
-    r[0]["digests"]["image"] = r[-1]["digests"]["image"]
+    r[0]["digest"] = r[-1]["digest"]
     with pytest.raises(DataError, match="same image") as error:
         sp.check_no_leak(r, {"train": [0], "val": [], "test": [len(r) - 1]})
     assert error.value.code == "DATA_LEAK"

@@ -22,6 +22,8 @@ from jaxseg.types import ConfigError
 from jaxseg.utils import guard
 from jaxseg.utils.lookup import lookup
 
+VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
+
 LABELS = ("NCR", "ED", "ET")
 REGIONS = (("WT", (1, 2, 3)), ("TC", (1, 3)), ("ET", (3,)))
 VALUES = {  # release: {value in the file: class}

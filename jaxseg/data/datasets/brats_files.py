@@ -26,6 +26,8 @@ from jaxseg.types import ConfigError, DataError
 from jaxseg.utils import guard
 from jaxseg.utils.lookup import lookup, unknown_name
 
+VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
+
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 CODES = {  # last word of a file's name, in small letters: what it is
     "t1": "t1", "t1n": "t1", "t1w": "t1", "t1ce": "t1ce", "t1c": "t1ce", "t1gd": "t1ce", "t2": "t2", "t2w": "t2",

@@ -27,6 +27,8 @@ from jaxseg.data.records import Case, DataSet
 from jaxseg.utils import guard
 from jaxseg.utils.lookup import lookup
 
+VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
+
 TABLE = "hemorrhage_diagnosis_raw_ct.csv"
 TYPES = ("Intraventricular", "Intraparenchymal", "Subarachnoid", "Epidural", "Subdural")
 LABELS = ("hemorrhage",)

@@ -24,6 +24,8 @@ from jaxseg.data.records import Case, DataSet, Volume
 from jaxseg.utils.files import build_folder, cache_root
 from jaxseg.utils.lookup import lookup
 
+VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
+
 LABELS = ("foreground",)
 KINDS = {"default": 60, "quick": 16}  # pictures
 PHANTOM_VERSION = 1

@@ -19,6 +19,8 @@ from jaxseg.data.records import Case, DataSet
 from jaxseg.utils.files import build_folder, cache_root
 from jaxseg.utils.lookup import lookup
 
+VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
+
 LABELS = ("polyp",)
 SPLITS = {"train": "train", "validation": "val", "test": "test"}  # folder: split
 KINDS = {"default": {"train": 80, "validation": 20, "test": 20}, "quick": {"train": 10, "validation": 4, "test": 4}}  # pictures

@@ -16,6 +16,8 @@ from jaxseg.utils import guard
 from jaxseg.utils.files import build_folder, cache_root
 from jaxseg.utils.lookup import lookup
 
+VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
+
 SIDE = 2048  # pixels of a JSRT picture, each way
 KINDS = {"default": 80, "quick": 20}  # pictures
 PHANTOM_VERSION = 1

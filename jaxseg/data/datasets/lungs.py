@@ -29,6 +29,8 @@ from jaxseg.data.records import Case, DataSet, Volume
 from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup
 
+VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
+
 SIDES = ("left lung", "right lung")
 LABELS = SIDES
 WHOLE = ("lung",)

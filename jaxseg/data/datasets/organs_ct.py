@@ -29,6 +29,8 @@ from jaxseg.data.records import Case, DataSet
 from jaxseg.utils import guard
 from jaxseg.utils.lookup import lookup, unknown_name
 
+VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
+
 CT_A, MASK_A = "example_ct.nii.gz", "example_seg_fast_force_split.nii.gz"
 CT_B, MASK_B = "example_ct_dicom", "example_seg_dicom_on_ct.nii.gz"
 NUMBERS = "map_to_binary.py"

@@ -9,6 +9,8 @@ from jaxseg.data.formats import volumes
 from jaxseg.data.formats.discover import SUFFIXES, has_suffix, visible_entries
 from jaxseg.data.formats.refusal import refusal
 
+VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
+
 JPEG = (".jpg", ".jpeg")
 
 

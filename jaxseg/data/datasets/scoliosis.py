@@ -27,6 +27,8 @@ from jaxseg.utils import guard
 from jaxseg.utils.files import build_folder, cache_root
 from jaxseg.utils.lookup import lookup
 
+VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
+
 LABELS = ("spine",)
 FOLDERS = {"train": "train", "valid": "val", "val": "val", "test": "test"}  # folder: split
 SLACK = 1e-3  # fractions this far outside 0..1 are rounding

@@ -15,6 +15,8 @@ from jaxseg.types import ConfigError, DataError
 from jaxseg.utils import files
 from jaxseg.utils.lookup import lookup
 
+VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
+
 BINS = (1, 100, 200, 300, 400, 500, 1000, 2000, 3000, 5000)  # pixels of a class in an image: lower ends of the histogram
 RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # share f of each class -> weight, up to a factor
     "inverse": lambda f: 1 / f,
@@ -56,7 +58,7 @@ def area_histogram(cache, rows: Sequence[int] | None = None) -> dict:
     """What a cache's masks hold, from its records alone.
 
     Args:
-      cache: `cache.Cache`.
+      cache: the store of prepared slices.
       rows: which examples; None for all.
     Returns:
       {"images": N, "labels": names with the background first, "pixels": [K + 1] of each class, "absent": [K + 1] images

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from jaxseg.types import ConfigError
 
+VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
+
 
 def count_structures(structures: Sequence[str], example: Sequence[str]) -> int:
     """Number of foreground classes.

@@ -1,11 +1,19 @@
-"""What every store of prepared examples takes from a data set: a case's files, read and checked against each other, and the
-digest of all that decides the prepared bytes; and what every store is.
+"""What every store of prepared examples is, whatever its layout, and what each takes from a data set.
+
+A store is a folder, format 2:
+
+    manifest.json   format, layout, data set, recipe, regions, versions of the rules, fingerprint, digest of the rows
+    rows.*.npy      one column of the examples' records each (`rows.Rows`)
+    left_out.json   the bad cases, only where there were any
+
+and the examples' arrays, which its layout says: `stacked` for examples of one size, `per_case` for examples of their own sizes.
+Examples have two axes (slices, pictures) or three (volumes); images are [*S, C], masks [*S] with classes 0..K.
 """
 
+import abc
 import dataclasses
 import functools
 import json
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,34 +23,109 @@ import numpy as np
 from jaxseg.data.formats import volumes
 from jaxseg.data.records import Case, DataSet, Recipe, Volume
 from jaxseg.data.store import bad_cases
+from jaxseg.data.store import rows as records
+from jaxseg.data.store.arrays import damaged
+from jaxseg.data.store.fingerprint import RULES
+from jaxseg.data.store.rows import Rows
 from jaxseg.types import ConfigError, DataError
 from jaxseg.utils import files
 
+FORMAT = 2
+MANIFEST = "manifest.json"
+Box = tuple[slice, ...]
+
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
-    """The examples or volumes of one data set under one recipe, in a folder.
+class Store(abc.ABC):
+    """The examples of one data set under one recipe, in a folder. Opening it reads no example.
+
+    An example's bytes are compared with its digests when it is first read (`check`), once in each process.
 
     Attributes:
       folder: where they lie.
-      rows: a record for each, with "foreground" ([K] pixels or voxels of each class) and digests of its bytes.
+      rows: a record for each, with case, patient, stratum, "foreground" ([K] pixels or voxels of each class), "kept" ([K], how
+        many of them `foreground` lists) and digests of its bytes ("digest" is that of the image).
       recipe: how they were prepared; recipe.labels are the names of the classes 1..K.
       name: of the data set.
       synthetic: the data are generated, not measured.
+      regions: ((name, classes), ...), unions of classes.
+      fingerprint: digest of all that decides the bytes.
       left_out: the cases that could not be used; no row is theirs.
     """
 
     folder: Path
-    rows: list[dict[str, Any]]
+    rows: Rows
     recipe: Recipe
     name: str
     synthetic: bool
+    regions: tuple[tuple[str, tuple[int, ...]], ...] = dataclasses.field(default=(), kw_only=True)
+    fingerprint: str = dataclasses.field(default="", kw_only=True)
     left_out: bad_cases.LeftOut = dataclasses.field(default=bad_cases.LeftOut(), kw_only=True)
+    _checked: set[int] = dataclasses.field(default_factory=set, init=False, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @abc.abstractmethod
+    def image(self, i: int) -> np.ndarray:
+        """Example i, [*S, C], memory-mapped, checked."""
+
+    @abc.abstractmethod
+    def mask(self, i: int) -> np.ndarray:
+        """Classes 0..K of example i, [*S], uint8 or, above 255 classes, uint16, memory-mapped, checked."""
+
+    @abc.abstractmethod
+    def index(self, i: int) -> np.ndarray:
+        """Flat indices (C order) of the kept voxels of class 1, then of class 2, ... of example i, memory-mapped."""
+
+    @abc.abstractmethod
+    def _digests(self, i: int) -> Iterator[tuple[str, str, str]]:
+        """(what, digest of its bytes now, digest when written) of every array of example i."""
+
+    def read(self, i: int, box: Box = ()) -> tuple[np.ndarray, np.ndarray]:
+        """(image [*S, C], mask [*S]) of a box of example i, all of it for (): views of memory maps.
+
+        Raises:
+          DataError: as `check`.
+        """
+        return self.image(i)[box], self.mask(i)[box]
+
+    def foreground(self, i: int, k: int) -> np.ndarray:
+        """Flat indices (C order) of voxels of class k = 1..K in example i, ascending, memory-mapped: all of a small class, a
+        fixed draw of a large one (`store.foreground`).
+        """
+        kept = self.rows.columns["kept"]
+        if not 1 <= k <= kept.shape[1]:
+            raise ValueError(f"got class {k}; the store {self.name} has 1..{kept.shape[1]} ({', '.join(self.labels)})")
+        start = int(kept[i, :k - 1].sum())
+        return self.index(i)[start:start + int(kept[i, k - 1])]
+
+    def check(self, i: int) -> None:
+        """Compare example i with its digests, unless this object has done so before.
+
+        Raises:
+          DataError: DATA_CHANGED, naming what differs.
+        """
+        if i not in self._checked:
+            for what, found, written in self._digests(i):
+                if found != written:
+                    raise damaged(self.folder, f"{what} is not as written")
+            self._checked.add(i)  # two threads may both check, and agree
+
+    def verify(self) -> None:
+        """Read everything and compare with the digests.
+
+        Raises:
+          DataError: DATA_CHANGED, naming the first that differs.
+        """
+        self._checked.clear()
+        for i in range(len(self)):
+            self.check(i)
 
     @functools.cached_property
     def digest(self) -> str:
         """Of all rows, so of every image and mask, and of the names of the cases that were left out."""
-        return files.digest(json.dumps([self.rows, self.left_out.cases], sort_keys=True))
+        return files.digest(self.rows.digest, json.dumps(self.left_out.cases))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -51,21 +134,40 @@ class Prepared:
 
     def foreground_counts(self) -> np.ndarray:
         """Pixels or voxels of each class in each row, int64 [N, K]."""
-        return np.array([row["foreground"] for row in self.rows], np.int64).reshape(len(self.rows), len(self.labels))
+        return np.array(self.rows.columns["foreground"], np.int64).reshape(len(self.rows), len(self.labels))
 
-    def verify(self) -> None:
-        """Read everything and compare with the digests.
 
-        Raises:
-          DataError: DATA_CHANGED, naming the first that differs.
-        """
-        for what, found, written in self._digests():
-            if found != written:
-                raise damaged(self.folder, f"{what} is not as written")
+def write_manifest(folder: Path, layout: str, rows: Rows, recipe: Recipe, *, name: str, synthetic: bool, regions=(),
+                   fingerprint: str = "", **about) -> None:
+    """Write the rows and what `open_manifest` reads; `about` is kept for people."""
+    columns = rows.write(folder)
+    files.write_json(folder / MANIFEST, {
+        "format": FORMAT, "layout": layout, "dataset": name, "synthetic": synthetic, "recipe": dataclasses.asdict(recipe),
+        "regions": regions, "rules": RULES, "fingerprint": fingerprint, "examples": len(rows), "columns": columns,
+        "digest": rows.digest, **about})
 
-    def _digests(self) -> Iterator[tuple[str, str, str]]:
-        """(what, digest of its bytes now, digest when written) of every array of every row; to be defined by each store."""
-        raise TypeError(f"{type(self).__name__} defines no _digests()")
+
+def open_manifest(folder: Path, layout: str) -> dict[str, Any]:
+    """The arguments of a store that are written in its folder, whatever the layout.
+
+    Raises:
+      DataError: DATA_CHANGED for a folder of another format or layout, or one that is not what was written.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        if (manifest["format"], manifest["layout"]) != (FORMAT, layout):
+            raise damaged(folder, f"format {manifest['format']} ({manifest['layout']}) instead of {FORMAT} ({layout})")
+        rows, left_out = records.read(folder, manifest["columns"]), bad_cases.read(folder)
+        if rows.digest != manifest["digest"] or len(rows) != manifest["examples"]:
+            raise damaged(folder, f"its {len(rows)} rows are not the {manifest['examples']} that were written")
+        regions = tuple((name, tuple(classes)) for name, classes in manifest["regions"])
+        return {"folder": folder, "rows": rows, "recipe": recipe_from(manifest), "name": manifest["dataset"],
+                "synthetic": manifest["synthetic"], "regions": regions, "fingerprint": manifest["fingerprint"],
+                "left_out": left_out}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise damaged(folder, str(error)) from error
 
 
 def read_files(dataset: DataSet, case: Case) -> tuple[list[Volume], Volume]:
@@ -127,7 +229,7 @@ def check_recipe(dataset: DataSet, recipe: Recipe) -> None:
 
 
 def recipe_from(meta: dict[str, Any]) -> Recipe:
-    """The recipe in a store's meta.json."""
+    """The recipe in a store's manifest or a run's record."""
     deep = lambda v: tuple(map(deep, v)) if isinstance(v, (list, tuple)) else v
     return Recipe(**{key: deep(v) for key, v in meta["recipe"].items()})
 
@@ -135,57 +237,3 @@ def recipe_from(meta: dict[str, Any]) -> Recipe:
 def changed(dataset: DataSet) -> DataError:
     """The error for a fingerprint that is another one after the build."""
     return DataError(f"files under {dataset.root} changed while they were read; start again when they rest", "DATA_CHANGED")
-
-
-def damaged(folder: Path, why: str) -> DataError:
-    """The error for a store that is not what was written."""
-    return DataError(f"{folder} is damaged: {why}; delete the folder and it is built again", "DATA_CHANGED")
-
-
-def fingerprint(dataset: DataSet, recipe: Recipe, version: int | str) -> str:
-    """Digest of all that decides the prepared bytes; `version` names the code that prepares."""
-    cases = [[c.id, c.patient, dict(c.meta), dataset.stratum(c),
-              [_files(p) for p in (*c.images, *([c.mask] if c.mask else []), *c.parts)], *([c.slab] if c.slab else [])]
-             for c in dataset.cases]
-    rules = [dataset.name, dataset.labels, dataset.map_mask, dataset.keep_slice, dataset.synthetic, dataset.read_image,
-             dataset.read_mask, dataset.modalities, dataset.regions]
-    return files.digest(json.dumps(words([version, dataclasses.asdict(recipe), rules, cases])))[:16]
-
-
-def _files(path: Path) -> list:
-    """[name, size, time] of a file, or of every file in a folder."""
-    found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    try:
-        return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in found]
-    except OSError:
-        return [[path.name, "missing"]]  # reading the case says so properly
-
-
-def words(value) -> Any:
-    """A value, or a rule that is code, as JSON that is the same in the next process: no addresses, no set order."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (set, frozenset)):
-        return sorted((words(v) for v in value), key=json.dumps)
-    if isinstance(value, (list, tuple)):
-        return [words(v) for v in value]
-    if isinstance(value, functools.partial):
-        return ["partial", words(value.func), words(value.args), words(value.keywords)]
-    if isinstance(value, types.MethodType):
-        return ["method", words(value.__self__), words(value.__func__)]
-    if isinstance(value, types.FunctionType):
-        return ["function", value.__module__, value.__qualname__, words(value.__code__), words(value.__defaults__),
-                words(value.__kwdefaults__), [words(c.cell_contents) for c in value.__closure__ or ()]]
-    if isinstance(value, types.CodeType):
-        return [files.digest(value.co_code, *value.co_names), words(value.co_consts)]
-    if isinstance(value, bytes):
-        return files.digest(value)
-    if isinstance(value, (np.ndarray, np.generic)):
-        return [str(value.dtype), list(value.shape), files.digest(value.tobytes())]
-    if isinstance(value, Path):
-        return value.name
-    if hasattr(value, "items"):
-        return sorted(([words(k), words(v)] for k, v in value.items()), key=json.dumps)
-    if isinstance(value, type) or callable(value) and not hasattr(value, "__dict__"):
-        return [value.__module__, value.__qualname__]
-    return [type(value).__module__, type(value).__qualname__, words(getattr(value, "__dict__", {}))]

@@ -1,21 +1,17 @@
-"""Prepared examples on disk: built once, opened as memory maps, so that a batch reads its own bytes and no more.
+"""The layout of examples of one size: all of them in one array, opened as a memory map, so that a batch reads its own bytes and
+no more.
 
-    <cache root>/cache/<data set>-<digest>/
-      images.npy  uint8 or float32 [N, h, w, C]  rows.json  one record per example (see `Cache.rows`)
-      masks.npy   uint8 [N, h, w]                meta.json  data set, recipe, labels, what was kept
-      targets.npy float32 [N, h, w, 1]           only where the recipe's target is "composite"
-      left_out.json  the bad cases               only where there were any
-
-The digest covers the recipe, every file's name, size and time, the cases, the rules of the data set, the weights that make
-extra channels and this code's version: whatever changes, another folder is built.
+    <cache root>/cache/<data set>-<fingerprint>/     as every store (`base`), and
+      images.npy      uint8 or float32 [N, h, w, C]
+      masks.npy       uint8 or uint16 [N, h, w]
+      foreground.npy  uint32 [n], for each example flat indices of pixels of class 1, then of class 2, ... (`foreground.index`)
+      targets.npy     float32 [N, h, w, 1], only where the recipe's target is "composite"
 """
 
 import contextlib
 import dataclasses
 import functools
 import itertools
-import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,41 +23,67 @@ from jaxseg.data.geometry import to_slices
 from jaxseg.data.prepare import channels, intensity
 from jaxseg.data.prepare.canvas import crop_box
 from jaxseg.data.prepare.examples import prepare, prepare_mask, whole
+from jaxseg.data.prepare.labels import dtype_for
 from jaxseg.data.records import Case, DataSet, Recipe
-from jaxseg.data.store import bad_cases, base
+from jaxseg.data.store import bad_cases, base, foreground, rows
+from jaxseg.data.store.arrays import Growing, open_array
+from jaxseg.data.store.fingerprint import fingerprint as fingerprint_of
+from jaxseg.data.store.fingerprint import words
 from jaxseg.types import ConfigError, DataError
 from jaxseg.utils import files
 from jaxseg.utils.lookup import lookup
 from jaxseg.utils.pictures import to_8bit
 
-VERSION = 2  # raise it when the bytes of a cache would change
+LAYOUT = "stacked"
 PROGRESS = 5.0  # seconds between lines
 TOGETHER = 16  # slices given at once to a network that makes channels
+FOREGROUND = "foreground"
 
 
 @dataclasses.dataclass(frozen=True)
-class Cache(base.Prepared):
-    """The examples of one data set under one recipe.
+class Stacked(base.Store):
+    """A store of examples of one size.
 
     Attributes:
-      images: [N, h, w, C], uint8 or (recipe.intensity "brain" and "ct") float32, memory-mapped.
-      masks: uint8 [N, h, w], classes 0..K.
-      rows: N records {case, patient, slice (index in the file), stratum, foreground ([K] pixels of each class), digest,
-        mask_digest and target_digest (blake2b of the bytes), constant (whether the image is one value), span (lowest and
-        highest value of the first channel)}.
+      images: [N, h, w, C], uint8 or (all but "grey") float32, memory-mapped.
+      masks: uint8 or uint16 [N, h, w], classes 0..K.
+      rows: N records {case, patient, slice (index in the file), stratum, foreground and kept ([K]), digest, mask_digest and
+        target_digest (blake2b of the bytes), constant (whether the image is one value), span (lowest and highest value of the
+        first channel)}.
       targets: float32 [N, h, w, 1] that an autoencoder learns to draw, or None.
     """
 
     images: np.ndarray
     masks: np.ndarray
+    indices: np.ndarray = dataclasses.field(repr=False)
     targets: np.ndarray | None = None
+
+    def image(self, i: int) -> np.ndarray:
+        """Example i, [h, w, C], memory-mapped, checked."""
+        self.check(i)
+        return self.images[i]
+
+    def mask(self, i: int) -> np.ndarray:
+        """Classes 0..K of example i, [h, w], memory-mapped, checked."""
+        self.check(i)
+        return self.masks[i]
+
+    def index(self, i: int) -> np.ndarray:
+        """As in every store."""
+        end = self._ends[i]
+        return self.indices[end - int(self.rows.columns["kept"][i].sum()):end]
+
+    @functools.cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum(self.rows.columns["kept"].sum(-1))
 
     @functools.cached_property
     def span(self) -> tuple[float, float] | None:
         """(lowest, highest) value of the first channel of all examples; None for uint8, which is its own scale."""
         if self.images.dtype == np.uint8:
             return None
-        return min(row["span"][0] for row in self.rows), max(row["span"][1] for row in self.rows)
+        span = self.rows.columns["span"]
+        return float(span[:, 0].min()), float(span[:, 1].max())
 
     def value(self, grey: float) -> str:
         """What a grey value 0..255 stands for, with its unit: "52.0 HU", "z 1.25", or the grey value itself."""
@@ -78,15 +100,17 @@ class Cache(base.Prepared):
         return f"{level - width / 2 + grey / 255 * width:.1f} HU"
 
     def picture(self, row: int) -> np.ndarray:
-        """An example's image for the eye, uint8 [h, w, C]: as it is, or 256 steps over the cache's span."""
+        """An example's image for the eye, uint8 [h, w, C]: as it is, or 256 steps over the store's span."""
         image = self.images[row]
         return image if self.span is None else to_8bit(image, *self.span)
 
-    def _digests(self) -> Iterator[tuple[str, str, str]]:
-        for i, row in enumerate(self.rows):
-            for array, key in ((self.images, "digest"), (self.masks, "mask_digest"), (self.targets, "target_digest")):
-                if array is not None:
-                    yield f"example {i} ({row['case']}, slice {row['slice']})", files.digest(array[i].tobytes()), row[key]
+    def _digests(self, i: int) -> Iterator[tuple[str, str, str]]:
+        row, arrays = self.rows[i], {"digest": self.images, "mask_digest": self.masks, "target_digest": self.targets}
+        name = f"example {i} ({row['case']}, slice {row['slice']})"
+        for key, array in arrays.items():
+            if array is not None:
+                yield name, files.digest(array[i].tobytes()), row[key]
+        yield f"the foreground of {name}", files.digest(self.index(i).tobytes()), row["foreground_digest"]
 
 
 class Slice(NamedTuple):
@@ -136,7 +160,7 @@ def target_labels(labels: tuple[str, ...], target: str) -> tuple[str, ...]:
 
 
 def open_or_build(dataset: DataSet, recipe: Recipe, *, log: Callable[[str], None] = print,
-                  extra: channels.Generate | None = None, extra_id: str = "", bad_share: float = 0.0) -> Cache:
+                  extra: channels.Generate | None = None, extra_id: str = "", bad_share: float = 0.0) -> Stacked:
     """The cache of this data set under this recipe; built first if there is none, once however many processes ask.
 
     Args:
@@ -167,36 +191,73 @@ def open_or_build(dataset: DataSet, recipe: Recipe, *, log: Callable[[str], None
     return cache
 
 
-def open_cache(folder: Path) -> Cache:
-    """Open a cache that `open_or_build` made.
+def open_cache(folder: Path) -> Stacked:
+    """Open a store that `open_or_build` made.
 
     Raises:
       DataError: DATA_CHANGED when files are gone or of another size than written.
     """
-    try:
-        meta = json.loads((folder / "meta.json").read_text())
-        rows = json.loads((folder / "rows.json").read_text())
-        recipe, left_out = base.recipe_from(meta), bad_cases.read(folder)
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _arrays(recipe)}
-    except (OSError, ValueError) as error:
-        raise base.damaged(folder, str(error)) from error
-    for name, (shape, dtype) in _arrays(recipe).items():
-        array = arrays[name]
-        if array.shape != (len(rows), *shape) or array.dtype != dtype:
-            raise base.damaged(folder, f"{name} {array.dtype} {array.shape} for {len(rows)} rows of {recipe.size}")
-    return Cache(folder, rows=rows, recipe=recipe, name=meta["dataset"], synthetic=meta["synthetic"], left_out=left_out, **arrays)
+    written = base.open_manifest(folder, LAYOUT)
+    n, recipe, kept = len(written["rows"]), written["recipe"], int(written["rows"].columns["kept"].sum())
+    arrays = {name: open_array(folder / f"{name}.npy", np.dtype(dtype), (kept if name == FOREGROUND else n, *shape))
+              for name, (shape, dtype) in _arrays(recipe).items()}
+    return Stacked(**written, indices=arrays.pop(FOREGROUND), **arrays)
 
 
 def fingerprint(dataset: DataSet, recipe: Recipe, extra_id: str = "") -> str:
-    """Digest of all that decides a cache's bytes."""
-    return base.fingerprint(dataset, recipe, f"{VERSION}-{dataset.normalised}-{extra_id}")
+    """Digest of all that decides a store's bytes."""
+    return fingerprint_of(dataset, recipe, LAYOUT, extra_id)
 
 
-def _arrays(recipe: Recipe) -> dict[str, tuple[tuple[int, ...], type]]:
-    """The cache's arrays: name -> (shape of an example, dtype)."""
-    arrays = {"images": ((*recipe.size, recipe.channels), np.uint8 if recipe.intensity == "grey" else np.float32),
-              "masks": (tuple(recipe.size), np.uint8)}
-    return {**arrays, "targets": ((*recipe.size, 1), np.float32)} if recipe.target == "composite" else arrays
+def _arrays(recipe: Recipe) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """The store's files: name -> (shape of an example, dtype)."""
+    size = tuple(recipe.size)
+    arrays = {"images": ((*size, recipe.channels), np.dtype(np.uint8 if recipe.intensity == "grey" else np.float32)),
+              "masks": (size, dtype_for(len(recipe.labels))), FOREGROUND: ((), foreground.dtype_for(size))}
+    return {**arrays, "targets": ((*size, 1), np.dtype(np.float32))} if recipe.target == "composite" else arrays
+
+
+class Writer(contextlib.ExitStack):
+    """Fills an empty folder with examples of one size, one after the other; `finish` makes it a store.
+
+    Args:
+      folder: an empty folder.
+      recipe: how they were prepared.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe):
+        super().__init__()
+        self.rows: list[dict] = []
+        self._folder, self._recipe = folder, recipe
+        self._files = {name: self.enter_context(Growing(folder / f"{name}.npy", *kind)) for name, kind in _arrays(recipe).items()}
+
+    def add(self, image: np.ndarray, mask: np.ndarray, row: dict, target: np.ndarray | None = None) -> None:
+        """One more example.
+
+        Args:
+          image: [h, w, C].
+          mask: [h, w], classes 0..K.
+          row: case, patient, stratum, slice; what can be read from the arrays is filled in here.
+          target: float32 [h, w, 1] for "composite".
+        """
+        index, kept, counts = foreground.index(mask, len(self._recipe.labels))
+        image, mask = (np.ascontiguousarray(a, self._files[name].dtype) for name, a in (("images", image), ("masks", mask)))
+        row = row | {"foreground": counts, "kept": kept, "digest": files.digest(image.tobytes()),
+                     "mask_digest": files.digest(mask.tobytes()), "foreground_digest": files.digest(index.tobytes()),
+                     "constant": bool((image == image.flat[0]).all()),
+                     "span": [float(image[..., 0].min()), float(image[..., 0].max())]}
+        self._files["images"].append(image)
+        self._files["masks"].append(mask)
+        self._files[FOREGROUND].extend(index)
+        if target is not None:
+            self._files["targets"].append(target)
+            row["target_digest"] = files.digest(target.tobytes())
+        self.rows.append(row)
+
+    def finish(self, **about) -> None:
+        """Close the files and write the manifest; `about` as `base.write_manifest`."""
+        self.close()
+        base.write_manifest(self._folder, LAYOUT, rows.from_records(self.rows), self._recipe, **about)
 
 
 @dataclasses.dataclass
@@ -256,41 +317,28 @@ def _examples(dataset: DataSet, recipe: Recipe, tally: _Tally, log: Callable[[st
 def _build(folder: Path, dataset: DataSet, recipe: Recipe, log: Callable[[str], None], extra: channels.Generate | None,
            extra_id: str, bad_share: float) -> None:
     before = fingerprint(dataset, recipe, extra_id)
-    started, rows, bad, tally, k = time.monotonic(), [], [], _Tally(), len(recipe.labels)
+    started, bad, tally = time.monotonic(), [], _Tally()
     examples = _examples(dataset, recipe, tally, log, bad_share, bad)
-    with contextlib.ExitStack() as stack:
-        arrays = {name: stack.enter_context(_Growing(folder / f"{name}.npy", *kind)) for name, kind in _arrays(recipe).items()}
+    with Writer(folder, recipe) as writer:
         while chunk := list(itertools.islice(examples, TOGETHER if recipe.extra else 1)):
             inputs = channels.extend(np.stack([image for _, _, image, _ in chunk]), recipe.extra, extra)
             for (case, index, own, labels), image in zip(chunk, inputs):
-                mask = _target_mask(labels, recipe.target)
-                row = {"case": case.id, "patient": case.patient, "slice": index, "stratum": dataset.stratum(case),
-                       "foreground": np.bincount(mask.ravel(), minlength=k + 1)[1:].tolist(),
-                       "digest": files.digest(image.tobytes()), "mask_digest": files.digest(mask.tobytes()),
-                       "constant": bool((image == image.flat[0]).all()),
-                       "span": [float(image[..., 0].min()), float(image[..., 0].max())]}
-                arrays["images"].append(image)
-                arrays["masks"].append(mask)
-                if recipe.target == "composite":
-                    target = channels.composite(own, labels)
-                    arrays["targets"].append(target)
-                    row["target_digest"] = files.digest(target.tobytes())
-                rows.append(row)
-    if not rows:
-        raise DataError(f"{dataset.name}: {tally.seen} slices of {len(dataset.cases)} cases and none kept by the protocol "
-                        f"{base.words(dataset.keep_slice)}; check data.root and data.protocol", "DATA_EMPTY")
-    if fingerprint(dataset, recipe, extra_id) != before:
-        raise base.changed(dataset)
-    files.write_json(folder / "rows.json", rows)
-    files.write_json(folder / "meta.json", {
-        "dataset": dataset.name, "synthetic": dataset.synthetic, "recipe": dataclasses.asdict(recipe),
-        "cases": len(dataset.cases), "slices": tally.seen, "kept": len(rows), "version": VERSION, "generated_by": extra_id,
-        "cut_by_crop": tally.cut})
+                row = {"case": case.id, "patient": case.patient, "slice": index, "stratum": dataset.stratum(case)}
+                target = channels.composite(own, labels) if recipe.target == "composite" else None
+                writer.add(image, _target_mask(labels, recipe.target), row, target)
+        kept = len(writer.rows)
+        if not kept:
+            raise DataError(f"{dataset.name}: {tally.seen} slices of {len(dataset.cases)} cases and none kept by the protocol "
+                            f"{words(dataset.keep_slice)}; check data.root and data.protocol", "DATA_EMPTY")
+        if fingerprint(dataset, recipe, extra_id) != before:
+            raise base.changed(dataset)
+        writer.finish(name=dataset.name, synthetic=dataset.synthetic, regions=dataset.regions, fingerprint=before,
+                      cases=len(dataset.cases), slices=tally.seen, generated_by=extra_id, cut_by_crop=tally.cut)
     bad_cases.write(folder, bad_cases.LeftOut(tuple(bad), len(dataset.cases)))
     if tally.cut:
         log(f"cache: data.crop={tuple(recipe.crop)} cut {tally.cut} of {tally.foreground} foreground pixels away; scores do not "
             "count them")
-    log(f"cache: {dataset.name}, {len(rows)} of {tally.seen} slices of {len(dataset.cases) - len(bad)} cases kept, "
+    log(f"cache: {dataset.name}, {kept} of {tally.seen} slices of {len(dataset.cases) - len(bad)} cases kept, "
         f"{time.monotonic() - started:.1f} s")
 
 
@@ -299,31 +347,3 @@ def _target_mask(labels: np.ndarray, target: str) -> np.ndarray:
     if target == "labels":
         return labels
     return (channels.edge_map(labels) if target == "edges" else labels > 0).astype(np.uint8)
-
-
-class _Growing:
-    """A .npy file [n, *shape] that grows along its first axis; numpy leaves room in the header for n."""
-
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: type):
-        self._shape, self._dtype, self._count, self._file = shape, np.dtype(dtype), 0, open(path, "wb")
-        self._start = self._header()
-
-    def append(self, array: np.ndarray) -> None:
-        self._file.write(np.ascontiguousarray(array, self._dtype).data)
-        self._count += 1
-
-    def _header(self) -> int:
-        spec = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._count, *self._shape)}
-        np.lib.format.write_array_header_1_0(self._file, spec)
-        return self._file.tell()
-
-    def __enter__(self) -> "_Growing":
-        return self
-
-    def __exit__(self, *_) -> None:
-        with self._file:
-            self._file.seek(0)
-            if self._header() != self._start:
-                raise RuntimeError(f"the header of {self._file.name} grew over the data: {self._count} examples")
-            self._file.flush()
-            os.fsync(self._file.fileno())

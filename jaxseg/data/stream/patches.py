@@ -21,7 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxseg.data.store.per_case import Store, open_store
+from jaxseg.data.prepare.labels import dtype_for
+from jaxseg.data.store.base import Store
+from jaxseg.data.store.per_case import open_store
 from jaxseg.data.stream import pipeline
 from jaxseg.types import Batch, ConfigError
 from jaxseg.utils.lookup import lookup
@@ -50,7 +52,8 @@ class Rule(NamedTuple):
         present = [k for k, count in enumerate(counts, 1) if count]
         if self.foreground(n) and present:
             k = present[_below(words[0], len(present))]
-            voxel = store.foreground(row, k)[_below(words[1], counts[k - 1])]
+            voxels = store.foreground(row, k)
+            voxel = voxels[_below(words[1], len(voxels))]
             centre = [int(i) for i in np.unravel_index(int(voxel), shape)]
         elif self.positions == "uniform":
             return tuple(_below(word, max(length - p, 0) + 1) for word, p, length in zip(words[2:], self.patch, shape))
@@ -140,14 +143,12 @@ def _read(store: Store, rows: np.ndarray, numbers: list[int], *, rule: Rule, coo
     filled = all(p <= length for row in rows.tolist() for p, length in zip(rule.patch, store.rows[row]["shape"]))
     make = np.empty if filled else np.zeros  # zeros that nobody overwrites are the padding
     image = make((len(rows), *rule.patch, c + 3 * coordinates), np.float32)
-    mask = make((len(rows), *rule.patch), np.uint8)
+    mask = make((len(rows), *rule.patch), dtype_for(len(store.labels)))
     for b, (row, n) in enumerate(zip(rows.tolist(), numbers)):
         shape = store.rows[row]["shape"]
         there = tuple(slice(s, s + p) for s, p in zip(rule.start(store, row, n), rule.patch))  # clipped by the volume
         here = tuple(slice(0, min(p, length)) for p, length in zip(rule.patch, shape))
-        maps = store.kept(row)
-        image[b][here][..., :c] = maps.image[there]
-        mask[b][here] = maps.mask[there]
+        image[b][here][..., :c], mask[b][here] = store.read(row, there)
         if coordinates:
             for axis, length in enumerate(shape):
                 line = np.linspace(0.0, 1.0, length, dtype=np.float32)[there[axis]]

@@ -17,7 +17,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from jaxseg.data.store.stacked import Cache, open_cache
+from jaxseg.data.store.stacked import Stacked, open_cache
 from jaxseg.types import Batch, ConfigError, DataError, PeerError
 from jaxseg.utils.command import check_interrupt
 
@@ -25,7 +25,7 @@ ENDLESS = 1 << 48  # batches; nobody trains so long, and Grain wants a length
 RESTARTS = 3  # times in a row that a lost worker is replaced before the run gives up
 
 
-def train_batches(cache: Cache, indices: Sequence[int], *, batch_size: int, seed: int, start_batch: int = 0, workers: int = 0,
+def train_batches(cache: Stacked, indices: Sequence[int], *, batch_size: int, seed: int, start_batch: int = 0, workers: int = 0,
                   process_index: int = 0, process_count: int = 1, max_samples: int = 0) -> "Batches":
     """This process's share of an endless stream of shuffled batches; close it, or use it in a `with`.
 
@@ -48,7 +48,7 @@ def train_batches(cache: Cache, indices: Sequence[int], *, batch_size: int, seed
     return Batches(Source(cache, open_cache, order, _read), start_batch, workers)
 
 
-def eval_batches(cache: Cache, indices: Sequence[int], *, batch_size: int, process_index: int = 0,
+def eval_batches(cache: Stacked, indices: Sequence[int], *, batch_size: int, process_index: int = 0,
                  process_count: int = 1) -> "Batches":
     """This process's share of every example once, in order, in batches of one size.
 
@@ -241,7 +241,9 @@ class Source:
         return self._held
 
 
-def _read(cache: Cache, rows: np.ndarray, weight: np.ndarray | None) -> Batch:
+def _read(cache: Stacked, rows: np.ndarray, weight: np.ndarray | None) -> Batch:
+    for row in rows.tolist():
+        cache.check(row)
     image, mask = (np.take(np.asarray(a), rows, axis=0) for a in (cache.images, cache.masks))  # copies these rows alone
     batch = Batch(image=image, mask=mask, index=rows)
     if cache.targets is not None:

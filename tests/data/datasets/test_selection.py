@@ -7,7 +7,7 @@ import pytest
 
 from jaxseg.data.datasets import selection
 from jaxseg.data.records import Case
-from jaxseg.data.store.base import words
+from jaxseg.data.store.fingerprint import words
 from jaxseg.types import ConfigError, DataError
 
 PIXELS = (367_211_293, 1_140_885, 5_163_680, 1_460_142)  # of 6510 slices of 240 x 240

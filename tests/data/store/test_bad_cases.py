@@ -83,7 +83,7 @@ def damaged(root: Path):
 
 
 def arrays(store, i: int):
-    return (store.image(i), store.mask(i)) if isinstance(store, per_case.Store) else (store.images[i], store.masks[i])
+    return (store.image(i), store.mask(i)) if isinstance(store, per_case.PerCase) else (store.images[i], store.masks[i])
 
 
 @pytest.mark.parametrize("rank", [2, 3])

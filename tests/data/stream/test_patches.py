@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from jaxseg.data.store import per_case
+from jaxseg.data.store.arrays import file_digest
+from jaxseg.data.store.rows import from_records
 from jaxseg.data.stream import patches
 from jaxseg.data.stream.patches import Rule, patch_batches
 from jaxseg.types import ConfigError, DataError
@@ -24,22 +26,17 @@ PATCH = (4, 5, 3)
 
 def write_store(folder, shapes=SHAPES, classes=3):
     """Voxel values are their flat index plus 1000 a volume; volume 3 has no foreground, volume 1 the classes 1 and 3."""
-    recipe = {"size": PATCH, "window": None, "spacing": None, "channels": 2, "labels": ["a", "b", "c"], "intensity": "brain"}
-    rows = []
-    for i, shape in enumerate(shapes):
-        n = int(np.prod(shape))
-        flat = np.arange(n, dtype=np.float32).reshape(shape) + 1000 * i
-        mask = (np.random.default_rng(i).random(shape) < 0.1) * np.random.default_rng(i + 9).integers(1, classes + 1, shape)
-        mask = mask.astype(np.uint8) * (i != 3)
-        mask[mask == 2] = 0 if i == 1 else 2
-        index = np.concatenate([np.flatnonzero(mask == k) for k in (1, 2, 3)]).astype(np.uint32)
-        arrays = {"image": np.stack([flat, -flat], -1), "mask": mask, "foreground": index}
-        sizes = {kind: per_case._write(per_case._path(folder, i, kind), array) for kind, array in arrays.items()}
-        rows.append({"case": f"case{i}", "patient": f"p{i}", "shape": list(shape), "bytes": sizes,
-                     "foreground": [int((mask == k).sum()) for k in (1, 2, 3)]})
-    per_case.files.write_json(folder / "rows.json", rows)
-    per_case.files.write_json(folder / "meta.json", {"dataset": "toy", "synthetic": True, "recipe": recipe, "regions": [],
-                                                         "volumes": len(rows)})
+    recipe = per_case.Recipe(size=PATCH, window=None, spacing=None, channels=2, labels=("a", "b", "c"), intensity="brain")
+
+    def items():
+        for i, shape in enumerate(shapes):
+            n = int(np.prod(shape))
+            flat = np.arange(n, dtype=np.float32).reshape(shape) + 1000 * i
+            mask = (np.random.default_rng(i).random(shape) < 0.1) * np.random.default_rng(i + 9).integers(1, classes + 1, shape)
+            mask = mask.astype(np.uint8) * (i != 3)
+            mask[mask == 2] = 0 if i == 1 else 2
+            yield np.stack([flat, -flat], -1), mask, {"case": f"case{i}", "patient": f"p{i}"}
+    per_case.write(folder, items(), recipe, count=len(shapes), name="toy", synthetic=True, regions=[], log=lambda line: None)
     return per_case.open_store(folder)
 
 
@@ -131,8 +128,8 @@ def test_foreground_patches_hold_a_voxel_of_a_class_at_their_centre(store):
 
 def test_classes_and_voxels_are_drawn_uniformly_among_those_present(store, monkeypatch):
     drawn = []
-    take_index = per_case.Store.foreground
-    monkeypatch.setattr(per_case.Store, "foreground", lambda self, row, k: drawn.append(k) or take_index(self, row, k))
+    take_index = per_case.PerCase.foreground
+    monkeypatch.setattr(per_case.PerCase, "foreground", lambda self, row, k: drawn.append(k) or take_index(self, row, k))
     found = [Rule((1, 1, 1), 0, Fraction(1)).start(store, 1, n) for n in range(3000)]
     assert set(drawn) == {1, 3} and abs(drawn.count(1) - 1500) < 140  # 5 sigma of a binomial(3000, 1/2)
     voxels, counts = np.unique(np.ravel_multi_index(np.transpose(found), SHAPES[1]), return_counts=True)
@@ -199,28 +196,27 @@ def test_a_restart_continues_the_uninterrupted_stream(store, start):
 
 
 def test_no_volume_outside_the_training_split_is_touched(store, monkeypatch):
-    own, touched, opened = dataclasses.replace(store), set(), per_case.Store._map  # the stream of another test may read ahead
+    own, touched, opened = dataclasses.replace(store), set(), per_case.PerCase._map  # the stream of another test may read ahead
 
     def record(self, i, *rest):
         touched.update([i] if self is own else [])
         return opened(self, i, *rest)
-    monkeypatch.setattr(per_case.Store, "_map", record)
+    monkeypatch.setattr(per_case.PerCase, "_map", record)
     batches = take(own, 9, indices=[4, 1], share=1)
     assert touched == {1, 4} == {int(i) for b in batches for i in b["index"]}
     assert {int(i) for b in take(own, 9, max_samples=2) for i in b["index"]} == {0, 2}
 
 
-def test_a_patch_of_a_large_volume_reads_its_own_bytes_alone(tmp_path):
-    """The image is a sparse file of 1 GB: a full read of it would show in memory."""
-    shape = (512, 512, 512)
-    sizes = {}
-    for kind, dtype, full in (("image", np.float32, (*shape, 2)), ("mask", np.uint8, shape), ("foreground", np.uint32, (1,))):
-        path = per_case._path(tmp_path, 0, kind)
-        np.lib.format.open_memmap(path, "w+", dtype, full).flush()
-        sizes[kind] = path.stat().st_size
-    row = {"case": "large", "shape": list(shape), "foreground": [1, 0, 0], "bytes": sizes}
+def test_a_patch_of_a_large_volume_takes_the_memory_of_its_own_bytes_alone(tmp_path):
+    """The image is a sparse file of 256 MB: a volume that is held whole, for its digest or its patch, would show in memory."""
+    shape = (512, 256, 256)
+    arrays = {"image": (np.float32, (*shape, 2)), "mask": (np.uint8, shape), "foreground": (np.uint32, (1,))}
+    for kind, (dtype, full) in arrays.items():
+        np.lib.format.open_memmap(per_case._path(tmp_path, 0, kind), "w+", dtype, full).flush()
+    row = {"case": "large", "shape": list(shape), "foreground": [1, 0, 0], "kept": [1, 0, 0],
+           **{column: file_digest(per_case._path(tmp_path, 0, kind)) for kind, column in per_case.KINDS.items()}}
     recipe = per_case.Recipe((8, 8, 8), None, None, 2, ("a", "b", "c"), "brain")
-    large = per_case.Store(tmp_path, [row], recipe, "large", True)
+    large = per_case.PerCase(tmp_path, from_records([row]), recipe, "large", True)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     batches = take(large, 4, indices=[0], patch=(8, 8, 8))
     assert sum(b["image"].size for b in batches) == 4 * 4 * 8**3 * 2
@@ -268,7 +264,7 @@ def test_a_copy_of_a_store_for_another_process_opens_its_own_maps(store):
 def test_a_volume_that_cannot_be_read_is_named_with_its_batch(store, monkeypatch):
     def fail(*_):
         raise OSError("input/output error")
-    monkeypatch.setattr(per_case.Store, "kept", fail)
+    monkeypatch.setattr(per_case.PerCase, "kept", fail)
     with pytest.raises(DataError, match=r"batch 0 \(cases case\d.*input/output error"):
         take(store, 1)
 

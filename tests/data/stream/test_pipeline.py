@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from absl import flags
 
+from jaxseg.data.records import Recipe
 from jaxseg.data.store import stacked as caches
 from jaxseg.data.stream import pipeline
 from jaxseg.types import ConfigError, DataError, PeerError
@@ -26,12 +27,11 @@ def cache(tmp_path_factory):
 
 
 def write_cache(folder, n=N, size=(4, 4)):
-    images = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, *size, 1)).copy()
-    np.save(folder / "images.npy", images)
-    np.save(folder / "masks.npy", images[..., 0] % 2)
-    caches.files.write_json(folder / "rows.json", [{"case": f"case{i}", "foreground": [1]} for i in range(n)])
-    caches.files.write_json(folder / "meta.json", {"dataset": "toy", "synthetic": True, "recipe": {
-        "size": size, "window": None, "spacing": None, "channels": 1, "labels": ["a"]}})
+    recipe = Recipe(size=tuple(size), window=None, spacing=None, channels=1, labels=("a",))
+    with caches.Writer(folder, recipe) as writer:
+        for i in range(n):
+            writer.add(np.full((*size, 1), i), np.full(size, i % 2), {"case": f"case{i}", "slice": 0})
+        writer.finish(name="toy", synthetic=True)
     return caches.open_cache(folder)
 
 
