@@ -49,7 +49,7 @@ def settled(given: ConfigDict | None, record: Mapping[str, Any], run: Path) -> C
     if moved:
         said = "; ".join(f"config.{key}={new[key]!r}, recorded {old[key]!r}" for key in moved[:5])
         raise MismatchError(f"{run} was trained otherwise: {said}{f'; {len(moved) - 5} more' if moved[5:] else ''}; leave "
-                            "--config out: run.json holds all that is needed; keys of config.eval and config.infer go with it")
+                            "these keys, or --config, out: run.json holds all that is needed beside keys of eval and infer")
     tree = tree_of(record).unlock()
     for group in ("eval", "infer"):
         for key in tree[group]:

@@ -103,6 +103,7 @@ class Slices(NamedTuple):
         lines, figures = tables.published(scored, self.recipe.labels, tables=config.eval.tables, threshold=config.eval.threshold)
         found = evaluate_slices.table(scored, self.store, self.rules(config), config.eval.threshold)
         sweep = {str(t): projects.ich_scores(scored.at(t)) for t in scored.thresholds}
+        lines = [f"figures of the published projects, on {found.grid}:", *lines] if lines else []
         return Prepared(found, lines, {"tables": figures, "sweep": sweep})
 
     def baseline(self, rows: np.ndarray) -> dict:
