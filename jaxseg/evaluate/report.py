@@ -87,9 +87,9 @@ def table_of(scored: Scored, rules: Rules, where: str) -> Table:
                  scored.lesions)
 
 
-def sizes(shapes: Sequence[tuple[int, ...]], unit: str = "") -> str:
+def sizes(shapes: Sequence[tuple[int, ...]]) -> str:
     """"512 x 512", or the smallest and the largest of several."""
-    text = lambda shape: " x ".join(map(str, shape)) + unit
+    text = lambda shape: " x ".join(map(str, shape))
     ordered = sorted(set(shapes), key=lambda shape: (math.prod(shape), shape))
     return text(ordered[0]) if len(ordered) == 1 else f"{text(ordered[0])} to {text(ordered[-1])}"
 

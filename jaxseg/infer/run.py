@@ -17,7 +17,7 @@ from jaxseg.data.store import base
 from jaxseg.infer import channel_run
 from jaxseg.infer import network as networks
 from jaxseg.infer.examples import Examples, Preparation, Slices, Volumes
-from jaxseg.infer.labels import background, labels_of, probabilities_of
+from jaxseg.infer.labels import background, probabilities_of
 from jaxseg.metrics import regions
 from jaxseg.types import MismatchError, NonFiniteError
 from jaxseg.utils import files
@@ -92,10 +92,6 @@ class Run:
         labels = self.preparation.labels(examples, logits, self._fill(logits), order=self.order, threshold=self.threshold)
         return Found(labels, logits, examples)
 
-    def prepared_labels(self, logits: np.ndarray) -> np.ndarray:
-        """Labels [*S] of logits [*S, K] on the prepared grid."""
-        return labels_of(logits, order=self.order, threshold=self.threshold)
-
     def probabilities(self, found: Found) -> np.ndarray:
         """Probability maps float32 [*S, K'] on the case's own grid, over the regions, the one class or the foreground classes."""
         restored = self.preparation.restore(found.examples, found.logits, self._fill(found.logits))
@@ -125,7 +121,8 @@ def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None 
     forward = networks.Forward(network, num_classes=m["num_classes"], mirror=settings["mirror"], mean=recipe.mean, std=recipe.std,
                                batch=settings["batch_size"] if m["rank"] == 2 else settings["windows"],
                                dtype=record["config"]["train"]["dtype"])
-    application = apply(forward, recipe, rank=m["rank"], whole=data["whole"], coordinates=data["coordinates"], settings=settings)
+    application = application_of(forward, recipe, rank=m["rank"], whole=data["whole"], coordinates=data["coordinates"],
+                                 settings=settings)
     preparation = Volumes(recipe) if m["rank"] == 3 else Slices(recipe, channel_run.of(run, record, recipe))
     named = tuple((name, tuple(classes)) for name, classes in record["regions"]) if "regions" in record else ()
     threshold = float(record["config"]["eval"]["threshold"] if threshold is None else threshold)
@@ -140,8 +137,8 @@ def alone(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, "roi": "", "ensemble": ()}
 
 
-def apply(forward: networks.Forward, recipe: Recipe, *, rank: int, whole: bool, coordinates: bool,
-          settings: Mapping[str, Any]) -> networks.Application:
+def application_of(forward: networks.Forward, recipe: Recipe, *, rank: int, whole: bool, coordinates: bool,
+                   settings: Mapping[str, Any]) -> networks.Application:
     """How a network is applied: volumes by windows or shrunk, slices at the network's own size.
 
     Args:

@@ -177,7 +177,8 @@ class Volumes(NamedTuple):
         forward = networks.Forward(network, num_classes=outputs.num_classes, batch=config.infer.windows,
                                    mirror=config.infer.mirror, dtype=compute_dtype(config.train.dtype), mean=self.recipe.mean,
                                    std=self.recipe.std)
-        seen = runs.apply(forward, self.recipe, rank=3, whole=False, coordinates=self._appended(config), settings=config.infer)
+        seen = runs.application_of(forward, self.recipe, rank=3, whole=False, coordinates=self._appended(config),
+                                   settings=config.infer)
         rules = self.rules(config)._replace(surface=False, lesions="")
         return evaluate_volumes.Scorer(seen, loss, rules, target=outputs.target, order=outputs.order,
                                        threshold=config.eval.threshold)

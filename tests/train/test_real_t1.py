@@ -33,7 +33,7 @@ def untrained(size: tuple[int, ...], classes: int, *, coordinates: bool, whole: 
     record = {"config": {"data": {"coordinates": coordinates, "whole": whole}}, "labels": ["a", "b"][:classes - 1],
               "recipe": dataclasses.asdict(recipe), "model": {"name": tiny.NAME, "rank": 3}}
     settings = {"overlap": 0.25, "blend": "gaussian", "positions": "monai", "accumulator": "auto"}
-    application = run.apply(forward, recipe, rank=3, whole=whole, coordinates=coordinates, settings=settings)
+    application = run.application_of(forward, recipe, rank=3, whole=whole, coordinates=coordinates, settings=settings)
     return run.Run(record, recipe, examples.Volumes(recipe), application, (forward.place(params, state),), (), 0.5, "")
 
 
