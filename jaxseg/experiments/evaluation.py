@@ -81,6 +81,9 @@ def evaluate(config, source: Path, log: Log, *, whose: str, external: Path | Non
             _write_roi_record(home, as_dict(config), info.get("rows") or [], source.absolute(), folder)
     for line in text.splitlines():
         log.say(line)
+    left_out = work.feed.store.left_out if work.feed else None
+    if left_out and left_out.bad:  # last, where nobody overlooks it
+        log.say(f"{left_out}: {', '.join(left_out.cases)}")
 
 
 class _Work:
@@ -102,8 +105,6 @@ def _split(config, source: Path, record: dict, log: Log, *, whose: str) -> _Work
         raise MismatchError(f"{source}: the {split} split had {len(there)} patients and has {len(here)} now, of whom "
                             f"{len(here ^ there)} differ ({patients.some(sorted(here ^ there))}); give the data that the run was "
                             "trained on, or score this set as another one: --input=FOLDER")
-    if data.store.left_out.bad:
-        log.say(f"{data.store.left_out}: {', '.join(data.store.left_out.cases)}")
     cases = lambda part: list(dict.fromkeys(data.store.rows[i]["case"] for i in data.rows[part]))
     kept: dict[str, set[int]] | None = None
     if config.data.rank == 2:

@@ -46,7 +46,10 @@ def config(root: Path, rank: int = 3, **changes):
     kind, sizes = RANKS[rank]
     given = {"data__bad_cases": "skip", "data__bad_share": 0.2, "data__fractions": (0.5, 0.25, 0.25), "train__epochs": 1,
              "train__bn_warmup": 0, "schedule__warmup": 0, "data__root": str(root), "data__phantom": None}
-    return tiny.config("brats_unet3d", kind, **{**given, **sizes, **changes})
+    given = {**given, **sizes, **changes}
+    if given["data__fractions"] is None:  # they decide nothing beside a split from a file
+        del given["data__fractions"]
+    return tiny.config("brats_unet3d", kind, **given)
 
 
 def load(tmp_path, config):
@@ -90,7 +93,7 @@ def test_a_split_that_has_only_the_bad_case_is_refused(tmp_path, root):
     patients = {case.id: case.patient for case in datasets.load("brats", root).cases}
     parts = {"train": names[2:5], "val": names[1:2], "test": [names[0], names[5]]}
     (tmp_path / "parts.json").write_text(json.dumps({split: [patients[n] for n in who] for split, who in parts.items()}))
-    from_file = {"data__split": "file", "data__split_file": str(tmp_path / "parts.json")}
+    from_file = {"data__split": "file", "data__split_file": str(tmp_path / "parts.json"), "data__fractions": None}
     with pytest.raises(DataError, match="val split is empty.*1 of 6 cases are bad and left out") as error:
         load(tmp_path, config(root, **from_file))
     assert error.value.code == "DATA_EMPTY"
