@@ -129,7 +129,7 @@ def _optuna():
     try:
         import optuna
     except ImportError as error:
-        raise ConfigError("--mode=search needs the package optuna; pip install 'jaxseg[tune]'") from error
+        raise ConfigError("--mode=search needs the package optuna; pip install 'optuna>=4'") from error
     return optuna
 
 

@@ -1,6 +1,6 @@
 """oneDNN's convolutions compute what XLA's do, wherever a program takes them, and nothing breaks where they cannot be had.
 
-What needs the extra's packages is skipped without them: pip install 'jaxseg[onednn]'.
+What needs the extra's packages is skipped without them: pip install -e '.[onednn]'.
 """
 
 import functools
@@ -25,7 +25,7 @@ cases = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(cases)
 
 INSTALLED = library.wheels() is not None
-needs_onednn = pytest.mark.skipif(not INSTALLED, reason="oneDNN is not installed (pip install 'jaxseg[onednn]')")
+needs_onednn = pytest.mark.skipif(not INSTALLED, reason="oneDNN is not installed (pip install -e '.[onednn]')")
 OWN = (
     cases.Case("16 to 24 channels, odd sizes", (2, 13, 9, 16), (3, 3), 24),
     cases.Case("3-D, odd sizes", (1, 5, 7, 6, 16), (3, 3, 3), 16),

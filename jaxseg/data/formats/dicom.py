@@ -1,6 +1,6 @@
 """A folder of DICOM slices as one volume, refused unless it is one whole, evenly spaced series.
 
-Needs pydicom (`pip install 'jaxseg[dicom]'`). Source of the geometry: DICOM PS3.3 C.7.6.2.1.1.
+Needs pydicom (`pip install 'pydicom>=3'`). Source of the geometry: DICOM PS3.3 C.7.6.2.1.1.
 """
 
 import logging

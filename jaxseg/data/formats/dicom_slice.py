@@ -53,7 +53,7 @@ def import_pydicom():
     try:
         import pydicom
     except ImportError:
-        raise ConfigError("DICOM files need pydicom, which is not installed; pip install 'jaxseg[dicom]'") from None
+        raise ConfigError("DICOM files need pydicom, which is not installed; pip install 'pydicom>=3'") from None
     return pydicom
 
 

@@ -1,9 +1,9 @@
 """oneDNN, an optional extra: found where pip put it, and the handler through which XLA calls it, compiled on first use.
 
-`pip install 'jaxseg[onednn]'` brings oneDNN and its headers; a C++ compiler (CXX, c++, g++ or clang++) is the system's. The
-compiled handler lies in the cache folder under a digest of all that it is made from, beside a digest of its own bytes: several
-processes may start at once, and a file that was damaged is made anew. Whatever is missing costs one warning, and the
-lowerings that need nothing are taken.
+The extra `onednn` (`pip install -e '.[onednn]'`) brings oneDNN and its headers; a C++ compiler (CXX, c++, g++ or clang++) is
+the system's. The compiled handler lies in the cache folder under a digest of all that it is made from, beside a digest of its
+own bytes: several processes may start at once, and a file that was damaged is made anew. Whatever is missing costs one warning,
+and the lowerings that need nothing are taken.
 """
 
 import contextlib
