@@ -3,7 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from jaxseg.infer.volumes import labels_of
+
+from jaxseg.infer.labels import labels_of
 
 LOGITS = np.random.default_rng(0).normal(0, 2, (4, 5, 6, 3)).astype(np.float32)
 
