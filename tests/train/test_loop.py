@@ -113,8 +113,12 @@ def test_whatever_ends_a_run_leaves_no_signal_handler_watchdog_or_listener_behin
     work = job(tmp_path, bad=ending == "error", watchdog=1)
     if ending == "interrupt":
         monkeypatch.setattr(work, "validate", lambda *_: signal.raise_signal(signal.SIGINT))
-    with contextlib.suppress(NonFiniteError, KeyboardInterrupt):
-        loop.run(work, log)
+    of_the_tests = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a process of its own
+    try:
+        with contextlib.suppress(NonFiniteError, KeyboardInterrupt):
+            loop.run(work, log)
+    finally:
+        signal.signal(signal.SIGINT, of_the_tests)
     assert signal.getsignal(signal.SIGTERM) is handler and monitoring.get_event_duration_listeners() == before
     for thread in [t for t in threading.enumerate() if t.name == "watchdog"]:
         thread.join(5)
