@@ -19,6 +19,7 @@ from jaxseg.data.formats.discover import has_suffix
 from jaxseg.infer import cases, postprocess
 from jaxseg.infer.cases import Input
 from jaxseg.infer.run import Run, open_run
+from jaxseg.ops.precision import compute_dtype, describe
 from jaxseg.types import ConfigError, DataError, JaxsegError, StorageError
 from jaxseg.utils import files
 from jaxseg.utils.command import check_interrupt
@@ -55,6 +56,9 @@ def predict(run: Path, origin: Path, output: Path, *, settings: Mapping[str, Any
     cases.check_apart(found, output)
     if opened.record["synthetic"]:
         say("note: these weights were trained on SYNTHETIC data; what they find in patients means nothing")
+    trained = opened.record["config"]["train"]["dtype"]
+    if compute_dtype("auto") != compute_dtype(trained):
+        say(f"note: {describe(compute_dtype('auto'))}; the run was trained in {trained}")
     pictures = [case for case in found if has_suffix(case.paths[0], photos.SUFFIXES)]
     if pictures and opened.recipe.window is not None:
         say(f"note: {len(pictures)} of {len(found)} inputs are pictures; as in training, the run's window (level, width) = "

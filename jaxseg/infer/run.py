@@ -120,7 +120,7 @@ def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None 
         recipe = dataclasses.replace(recipe, channels=data["channels"])
     forward = networks.Forward(network, num_classes=m["num_classes"], mirror=settings["mirror"], mean=recipe.mean, std=recipe.std,
                                batch=settings["batch_size"] if m["rank"] == 2 else settings["windows"],
-                               dtype=record["config"]["train"]["dtype"])
+                               dtype="auto")  # this machine's own: a run of a GPU predicts on a CPU in float32
     application = application_of(forward, recipe, rank=m["rank"], whole=data["whole"], coordinates=data["coordinates"],
                                  settings=settings)
     preparation = Volumes(recipe) if m["rank"] == 3 else Slices(recipe, channel_run.of(run, record, recipe))

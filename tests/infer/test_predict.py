@@ -1,6 +1,7 @@
 """Laws of prediction's one loop, on pictures and on volumes: flips, ensembles, reruns, a case that fails."""
 
 import json
+import shutil
 
 import nibabel
 import numpy as np
@@ -60,6 +61,19 @@ def predict(run, output, **changes):
     folder, images, settings = run
     code = prediction.predict(folder, images, output, settings={**settings, **changes}, say=said.append)
     return code, said
+
+
+def test_a_run_of_a_gpu_predicts_here_in_float32_and_says_so(run, tmp_path):
+    folder, images, settings = run
+    shutil.copytree(folder, tmp_path / "run")
+    record = json.loads((folder / "run.json").read_text())
+    record["config"]["train"]["dtype"] = "bfloat16"
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    code, said = predict((tmp_path / "run", images, settings), tmp_path / "out")
+    assert code == 0 and any("computing in float32 on cpu; the run was trained in bfloat16" in line for line in said)
+    here, there = (runs.open_run(f, settings).segment([first(images)]).logits for f in (folder, tmp_path / "run"))
+    np.testing.assert_array_equal(here, there)
+    assert not any("trained in" in line for line in predict(run, tmp_path / "own")[1])
 
 
 def test_a_rerun_skips_what_is_finished_and_makes_the_rest(run, tmp_path):
