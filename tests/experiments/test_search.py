@@ -106,5 +106,5 @@ def test_a_config_without_class_weights_is_refused(tmp_path):
 
 def test_a_missing_optuna_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(ConfigError, match="jaxseg\\[tune\\]"):
+    with pytest.raises(ConfigError, match="pip install 'optuna>=4'"):
         searches.search(config(), tmp_path, None, None)

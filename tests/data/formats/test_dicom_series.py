@@ -227,5 +227,5 @@ def test_without_pydicom_the_message_says_what_to_install(tmp_path, monkeypatch)
     import sys
     _write(tmp_path / "one.dcm", 0)
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(ConfigError, match=r"pip install 'jaxseg\[dicom\]'"):
+    with pytest.raises(ConfigError, match="pip install 'pydicom>=3'"):
         read_volume(tmp_path / "one.dcm")
