@@ -2,7 +2,7 @@
 
     python -m jaxseg.bench --peers                                   # everything; without --peers ours alone
     python -m jaxseg.bench --suite=models --peers --only='unet3d_s|forward' --output=runs/bench
-    python -m jaxseg.bench --gpu                                     # all of a GPU in 8 minutes (`gpu.py`); --gpu --help
+    python -m jaxseg.bench --gpu                                     # of a GPU what --minutes hold (`gpu.py`)
 
 Suites: models (forward, training step), infer (sliding window), ops (distance transform, components, convolutions; on a GPU
 the hand-written kernels), data (augmented samples per second), startup (command to first step, cold and warm), scaling (cost

@@ -1,4 +1,4 @@
-"""Everything there is to know of a GPU in minutes: `python -m jaxseg.bench --gpu`.
+"""What a few minutes on a GPU can tell, the most valuable first: `python -m jaxseg.bench --gpu`.
 
 Stages run in order of their value, a few at a time (`lanes`), each in processes of its own with a limit of its own, so that one
 that dies or hangs costs itself alone. What they find is appended to OUTPUT/results.jsonl line by line, and rows beside peers

@@ -15,13 +15,13 @@ _COMPILES: dict[tuple[str, Hashable], bool] = {}
 
 @functools.cache
 def capability() -> tuple[int, int] | None:
-    """Compute capability of this process's first GPU, such as (9, 0); None without one."""
+    """CUDA's compute capability of this process's first GPU, such as (9, 0); None without a GPU of NVIDIA's."""
     try:
         device = jax.devices("gpu")[0]
     except RuntimeError:  # no GPU, or JAX_PLATFORMS leaves it out
         return None
-    major, _, minor = str(getattr(device, "compute_capability", "0.0")).partition(".")
-    return int(major), int(minor or 0)
+    major, _, minor = str(getattr(device, "compute_capability", "")).partition(".")
+    return (int(major), int(minor or 0)) if major.isdigit() else None  # AMD's are names, such as gfx942
 
 
 def compiles(what: str, key: Hashable, *functions: Callable, arguments: tuple) -> bool:

@@ -14,9 +14,8 @@ All sizes are an argument of the kernel, and its grid is constant, each program 
 kernel is one text for all shapes, and for both axes of a strip, which XLA compiles once a program. With sizes written into
 the text the training step of SegNeXt-T had some seventy kernels of one to four seconds each.
 
-Compiled for sm_90a by Triton 3.6 and ptxas (2026-11-21, bfloat16, 128 threads), nothing spilt; registers forward / weight
-gradient: strips of 7 72 / 96, 11 117 / 125, 21 108 / 114; 3^3 168 / 46 (dilated 228 / 40), 5^3 59 / 64, 7^3 80 / 70.
-Measured: table.py.
+Measured: table.py, with sizes still written into the text. Registers then (sm_90a, Triton 3.6, bfloat16, 128 threads; nothing
+spilt) forward / weight gradient: strips of 7 72 / 96, 11 117 / 125, 21 108 / 114; 3^3 168 / 46, 5^3 59 / 64, 7^3 80 / 70.
 
 Differs from the usual recipe (a tile of outputs, one load per tap): that one meets the load units' limit at about 15 taps.
 """
