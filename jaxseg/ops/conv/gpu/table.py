@@ -2,10 +2,11 @@
 
 Made by `python -m jaxseg.bench.gpu_rows` (a stage of `python -m jaxseg.bench --gpu`) on one NVIDIA H200, bfloat16, jax 0.11.2,
 cuDNN 9.19, 2026-11-27, when a kernel's sizes were still written into its text. XLA's convolutions are cuDNN's, which has fast
-depthwise kernels for square windows of two axes alone: there it takes 0.3 to 0.9 of our time, on strips 7 to 25 times, on
-windows of three axes 2.6 to 38 times. Arrays of a million numbers (the last three rows) show the launch, not the kernel.
+depthwise kernels for square windows of two axes alone: there it takes 0.31 to 0.84 of our time, on strips 7.5 to 22 times, on
+windows of three axes 2.6 to 38 times (13^3 apart: 0.72, its weights 8.5). Arrays of a million numbers (the last three rows)
+show the launch, not the kernel.
 
-With stride 2 cuDNN's kernels for two axes were ahead in seven of nine rows, 3.5 times at most, of ours that put zeros
+With stride 2 cuDNN's kernels for two axes were ahead in seven of nine rows, 3.9 times at most, of ours that put zeros
 between the outputs; those are gone. So a stride, and more than one output a channel, is left to cuDNN: over three axes that
 loses what the rows of 3^3 show.
 
