@@ -4,8 +4,12 @@ from typing import NamedTuple
 
 CROSS, OVERLAP = ("cross_entropy", 1.0), (("dice", 0.01), ("boundary", 0.99))
 EQUALIZE = (("equalize", 0.5, {}),)
-ALBUMENTATIONS = (("rotate", 0.5, {"degrees": (-10.0, 10.0)}), ("scale", 0.5, {"factor": (0.9, 1.1)}),
-                  ("brightness", 0.5, {"factor": (0.8, 1.2)}), ("contrast", 0.5, {"factor": (0.8, 1.2)}))
+ALBUMENTATIONS = (
+    ("rotate", 0.5, {"degrees": (-10.0, 10.0)}),
+    ("scale", 0.5, {"factor": (0.9, 1.1)}),
+    ("brightness", 0.5, {"factor": (0.8, 1.2)}),
+    ("contrast", 0.5, {"factor": (0.8, 1.2)}),
+)
 
 
 class Stage(NamedTuple):
@@ -33,8 +37,16 @@ STAGES = {
     "final": Stage("learnt", 50, EQUALIZE, OVERLAP, 0.3, copies=2),
 }
 PHANTOM = (
-    ("data.phantom", "default"), ("data.size", (97, 97)), ("optim.name", "adamw"), ("optim.options", {}), ("optim.lr", 1e-3),
-    ("optim.groups", ()), ("optim.accumulate", 1), ("train.batch_size", 4), ("train.epochs", 20), ("train.eval_every", 2),
+    ("data.phantom", "default"),
+    ("data.size", (97, 97)),
+    ("optim.name", "adamw"),
+    ("optim.options", {}),
+    ("optim.lr", 1e-3),
+    ("optim.groups", ()),
+    ("optim.accumulate", 1),
+    ("train.batch_size", 4),
+    ("train.epochs", 20),
+    ("train.eval_every", 2),
     ("model.init", ""),
 )
 QUICK = (("data.phantom", "quick"), ("data.size", (65, 65)), ("train.epochs", 2), ("train.eval_every", 1), ("train.log_every", 2))

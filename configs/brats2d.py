@@ -37,11 +37,11 @@ def get_config(arguments: str = ""):
     c.model.name = chosen.size or default
     if "dilation3" in chosen.flags and not c.model.name.startswith("unet3p"):
         raise ConfigError(f"dilation3 is an option of U-Net 3+, not of {c.model.name}; unet2d_dilated has dilations of its own")
-    c.model.options = ({"dropout": 0.2} if "dropout" in chosen.flags else {}) | \
-        ({"dilation": 3} if "dilation3" in chosen.flags else {})
+    given = {"dropout": ("dropout", 0.2), "dilation3": ("dilation", 3)}
+    c.model.options = dict(given[flag] for flag in given if flag in chosen.flags)
 
-    c.data.dataset, c.data.split, c.data.fractions = "brats" if slices else "brats_arrays", "patient" if slices else "fixed", \
-        (0.6, 0.2, 0.2)
+    c.data.dataset, c.data.split = ("brats", "patient") if slices else ("brats_arrays", "fixed")
+    c.data.fractions = (0.6, 0.2, 0.2)
     if slices:
         c.data.min_area, c.data.sample, c.data.sample_seed = 500, 0.4, 42
     c.data.intensity, c.data.window, c.data.size = "brain", (), (240, 240)

@@ -18,8 +18,15 @@ from configs._base import base
 from configs._brats import AUGMENT, published_recipe
 
 PHANTOM = (
-    ("data.phantom", "default"), ("data.size", (32, 32, 32)), ("data.fractions", (0.7, 0.1, 0.2)), ("optim.name", "adamw"),
-    ("optim.lr", 2e-3), ("schedule.name", "cosine"), ("schedule.options", {}), ("train.epochs", 60), ("train.log_every", 20),
+    ("data.phantom", "default"),
+    ("data.size", (32, 32, 32)),
+    ("data.fractions", (0.7, 0.1, 0.2)),
+    ("optim.name", "adamw"),
+    ("optim.lr", 2e-3),
+    ("schedule.name", "cosine"),
+    ("schedule.options", {}),
+    ("train.epochs", 60),
+    ("train.log_every", 20),
     ("train.augment", (("mirror", 0.5, {}), *AUGMENT[1:])),
 )
 QUICK = (("data.phantom", "quick"), ("train.epochs", 2), ("train.batch_size", 2), ("data.fractions", (0.5, 0.25, 0.25)))

@@ -21,11 +21,14 @@ from configs._base import base
 SIDE = {"b0": 224, "b1": 240, "b2": 260, "b3": 300, "b4": 380, "b5": 456, "b6": 528, "b7": 600}
 ORIGINAL = {"p": 0.5, "elastic": True, "jitter": ((0.6, 1.6), 0.2, 0.1), "rectangle": False, "near": False, "threshold": 0.5}
 REVISIONS = {  # what each changes; p: of colour jitter and affine
-    "rev1": {"p": 0.8, "elastic": False}, "rev2": {"p": 0.8}, "rev3": {"elastic": False},
+    "rev1": {"p": 0.8, "elastic": False},
+    "rev2": {"p": 0.8},
+    "rev3": {"elastic": False},
     "rev4": {"p": 0.8, "elastic": False, "jitter": ((0.8, 1.4), 0.15, 0.075)},
     "rev5": {"rectangle": True},
     "rev6": {"threshold": 0.62246},  # sigmoid(0.5), for validation and test
-    "rev7": {"near": True}, "rev8": {"rectangle": True, "near": True},
+    "rev7": {"near": True},
+    "rev8": {"rectangle": True, "near": True},
 }
 
 
@@ -35,9 +38,11 @@ def augment(rules: dict, pixels: float):
     jitter = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": 0.01}
     affine = {"degrees": 90.0, "translate": 0.125, "scale": (0.5, 1.5), "per_axis": True}
     elastic = {"alpha": 1.0, "sigma": pixels, "alpha_affine": pixels}
-    return ((("black_rectangle", 0.5, {"fraction": 0.3}),) * rules["rectangle"]
-            + (("hflip", 0.5, {}), ("vflip", 0.5, {}), ("colour_jitter", rules["p"], jitter), ("affine", rules["p"], affine))
-            + (("elastic", 0.5, elastic),) * rules["elastic"])
+    return (
+        (("black_rectangle", 0.5, {"fraction": 0.3}),) * rules["rectangle"]
+        + (("hflip", 0.5, {}), ("vflip", 0.5, {}), ("colour_jitter", rules["p"], jitter), ("affine", rules["p"], affine))
+        + (("elastic", 0.5, elastic),) * rules["elastic"]
+    )
 
 
 def get_config(arguments: str = ""):
@@ -57,6 +62,13 @@ def get_config(arguments: str = ""):
     c.train.augment = augment(rules, 50.0)
     c.eval.threshold, c.eval.empty, c.eval.tables = rules["threshold"], "nan", ("effisegnet",)
     small = augment(rules, 50.0 * 64 / 380)
-    c.embedded = (("data.phantom", "quick" if quick else "default"), ("data.size", (64, 64)), ("train.augment", small),
-                  ("optim.lr", 1e-3), ("train.batch_size", 4), ("train.epochs", 2 if quick else 20), ("train.log_every", 2))
+    c.embedded = (
+        ("data.phantom", "quick" if quick else "default"),
+        ("data.size", (64, 64)),
+        ("train.augment", small),
+        ("optim.lr", 1e-3),
+        ("train.batch_size", 4),
+        ("train.epochs", 2 if quick else 20),
+        ("train.log_every", 2),
+    )
     return c

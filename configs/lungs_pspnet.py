@@ -33,8 +33,9 @@ def get_config(arguments: str = ""):
     c.variant, c.seed = arguments, 1234
     c.model.name = "pspnet_test" if "quick" in chosen.flags else f"pspnet_{chosen.size or 'r50'}"
     c.model.options = {"bins": (6, 3, 2, 1)}  # the notebooks' order
-    c.model.init = "-".join(["runs/lungs_pspnet", *(stage.after if w.strip() == name else w.strip() for w in words)]) \
-        if stage.after else ""
+    c.model.init = (
+        "-".join(["runs/lungs_pspnet", *(stage.after if w.strip() == name else w.strip() for w in words)]) if stage.after else ""
+    )
     c.data.dataset, c.data.window, c.data.channels, c.data.size = "lungs", (), 3, (475, 475)
     c.data.mean, c.data.std = _imagenet.MEAN, _imagenet.STD
     c.data.structures, c.data.naming = ("left lung", "right lung"), "image" if "image_naming" in chosen.flags else "patient"

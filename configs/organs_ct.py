@@ -30,8 +30,12 @@ def get_config(arguments: str = ""):
     c.schedule.name, c.schedule.warmup = "cosine", 20
     c.train.batch_size, c.train.epochs, c.train.eval_every, c.train.save_every = 8, 60, 10, 10
     c.train.best = "last"  # one patient trains and one tests: there is no third to choose by
-    c.train.augment = (("rotate", 0.5, {"degrees": (-15.0, 15.0)}), ("scale", 0.7, {"factor": (0.8, 1.25)}),
-                       ("translate", 0.5, {"fraction": 0.1}), ("shear", 0.3, {"degrees": (-10.0, 10.0)}))
+    c.train.augment = (
+        ("rotate", 0.5, {"degrees": (-15.0, 15.0)}),
+        ("scale", 0.7, {"factor": (0.8, 1.25)}),
+        ("translate", 0.5, {"fraction": 0.1}),
+        ("shear", 0.3, {"degrees": (-10.0, 10.0)}),
+    )
     if "quick" in chosen.flags:
         c.model.name = "segnext_test"
         c.data.size, c.data.spacing = (64, 64), (8.0, 8.0)

@@ -21,11 +21,27 @@ Measured: not yet (the data are not public under a fixed address).
 from configs._arguments import parse
 from configs._base import base
 
-BATCH = {"segformer_b0": 16, "segformer_b1": 16, "segformer_b2": 16, "segformer_b3": 8, "segformer_b4": 8, "segformer_b5": 4,
-         "segnext_t": 16, "segnext_s": 16, "segnext_b": 16, "segnext_l": 8}
+BATCH = {
+    "segformer_b0": 16,
+    "segformer_b1": 16,
+    "segformer_b2": 16,
+    "segformer_b3": 8,
+    "segformer_b4": 8,
+    "segformer_b5": 4,
+    "segnext_t": 16,
+    "segnext_s": 16,
+    "segnext_b": 16,
+    "segnext_l": 8,
+}
 _PHANTOM = (
-    ("data.phantom", "default"), ("data.size", (96, 96)), ("optim.lr", 1e-3), ("schedule.name", "cosine"),
-    ("schedule.options", {}), ("train.batch_size", 4), ("train.epochs", 20), ("train.best", "val_dice"),
+    ("data.phantom", "default"),
+    ("data.size", (96, 96)),
+    ("optim.lr", 1e-3),
+    ("schedule.name", "cosine"),
+    ("schedule.options", {}),
+    ("train.batch_size", 4),
+    ("train.epochs", 20),
+    ("train.best", "val_dice"),
 )
 _QUICK = (("data.phantom", "quick"), ("data.size", (64, 64)), ("train.epochs", 2), ("train.log_every", 2))
 

@@ -7,6 +7,7 @@ command line; 65 bad data; 66 no usable checkpoint; 74 storage; 75 another proce
 if __name__ == "__main__":  # before jax is imported
     from jaxseg.utils.command import begin
     from jaxseg.utils.memory import start_with_huge_pages
+
     begin(stop_code=42)
     start_with_huge_pages()
 
@@ -70,13 +71,17 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, with 
 MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(modes.MODES)}.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; runs/<config> when not given.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "evaluate, predict: a run or checkpoint folder other than --workdir.")
-INPUT = flags.DEFINE_string("input", None, "predict: a file or folder (NIfTI, DICOM series, PNG, JPEG); "
-                            "evaluate: another labelled set in the layout of the run's own.")
+INPUT = flags.DEFINE_string(
+    "input",
+    None,
+    "predict: a file or folder (NIfTI, DICOM series, PNG, JPEG); evaluate: another labelled set in the layout of the run's own.",
+)
 NAME = flags.DEFINE_string("name", "", "evaluate: of the folder below RUN/evaluations, in place of the split's or the set's.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "evaluate: replace an evaluation of that name with other options or data.")
 OUTPUT = flags.DEFINE_string("output", None, "predict: the folder to write to.")
-COORDINATOR = flags.DEFINE_string("coordinator", os.environ.get("JAXSEG_COORDINATOR"),
-                                  "HOST:PORT of process 0, which listens there alone.")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", os.environ.get("JAXSEG_COORDINATOR"), "HOST:PORT of process 0, which listens there alone."
+)
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", os.environ.get("JAXSEG_NUM_PROCESSES"), "How many processes take part.")
 PROCESS_ID = flags.DEFINE_integer("process_id", os.environ.get("JAXSEG_PROCESS_ID"), "Which of them this one is, from 0.")
 
@@ -109,7 +114,7 @@ def parse(argv):
         text = " ".join(text.replace("\\n", " ").replace("\\'", "'").replace('"', "'").split())
         text = text[1:-1] if text[:1] == text[-1:] == "'" else text
         head, fields, tail = text.partition("Other fields present:")
-        text = head + (tail[tail.rindex("Did you mean"):] if fields and "Did you mean" in tail else "")
+        text = head + (tail[tail.rindex("Did you mean") :] if fields and "Did you mean" in tail else "")
         inside = next((a for a in argv if ".options." in a.split("=")[0] and a.lstrip("-").startswith("config.")), None)
         if inside:  # ml_collections looks for the option among the keys of the tree
             key, _, option = inside.lstrip("-").partition("=")[0].rpartition(".options.")
@@ -151,8 +156,20 @@ def main(argv) -> int:
     config = resolve(CONFIG.value, name=name, overridden=list(config_flags.get_override_values(flags.FLAGS["config"])))
     variant = f"-{config.variant.replace(',', '-')}" if config.variant else ""
     workdir = Path(WORKDIR.value or f"runs/{name}{variant}")
-    return mode(modes.Call(config=config, workdir=workdir, checkpoint=CHECKPOINT.value, input=INPUT.value,
-                           output=OUTPUT.value, name=NAME.value, overwrite=OVERWRITE.value)) or 0
+    return (
+        mode(
+            modes.Call(
+                config=config,
+                workdir=workdir,
+                checkpoint=CHECKPOINT.value,
+                input=INPUT.value,
+                output=OUTPUT.value,
+                name=NAME.value,
+                overwrite=OVERWRITE.value,
+            )
+        )
+        or 0
+    )
 
 
 def run() -> None:

@@ -37,8 +37,10 @@ class Call(NamedTuple):
 def train(call: Call) -> int | None:
     """Train (or go on), then evaluate the best checkpoint. SIGTERM ends it with 42 at any time, saved where steps were made."""
     if call.checkpoint:
-        raise ConfigError(f"--checkpoint={call.checkpoint}: is for --mode=evaluate and --mode=predict; to start from its "
-                          "weights, give --config.model.init")
+        raise ConfigError(
+            f"--checkpoint={call.checkpoint}: is for --mode=evaluate and --mode=predict; to start from its "
+            "weights, give --config.model.init"
+        )
     preemption = Preemption()
     try:
         with preemption, preemption.at_once():
@@ -54,8 +56,9 @@ def _train(call: Call) -> int | None:
     call = _settled(call)
     tree = configs.as_dict(call.config)
     agree.same("configuration", tree)
-    claim = agree.on_first(lambda: checkpoint.claim(call.workdir, tree, ignored=configs.NEUTRAL,
-                                                      defaults=configs.defaults(call.config)))
+    claim = agree.on_first(
+        lambda: checkpoint.claim(call.workdir, tree, ignored=configs.NEUTRAL, defaults=configs.defaults(call.config))
+    )
     log = Log(call.workdir, quiet=not first)
     if agree.told(bool(claim and claim.finished)):
         log.say(f"{call.workdir} holds a finished run of this config; delete it or give another --workdir to train again")
@@ -111,8 +114,15 @@ def evaluate(call: Call) -> int | None:
     source, record = _recorded(call)
     config = recorded.settled(call.config, record, source)
     log = Log(checkpoint.run_folder(source), quiet=jax.process_index() > 0)
-    evaluation.evaluate(config, source, log, whose="--checkpoint" if call.checkpoint else "--workdir", name=call.name,
-                        external=Path(call.input) if call.input else None, overwrite=call.overwrite)
+    evaluation.evaluate(
+        config,
+        source,
+        log,
+        whose="--checkpoint" if call.checkpoint else "--workdir",
+        name=call.name,
+        external=Path(call.input) if call.input else None,
+        overwrite=call.overwrite,
+    )
     log.close()
     return None
 
@@ -123,8 +133,14 @@ def predict(call: Call) -> int | None:
         raise ConfigError("--mode=predict needs --input=FILE_or_DIR and --output=DIR")
     source, record = _recorded(call)
     config = recorded.settled(call.config, record, source)
-    return prediction.predict(source, Path(call.input), Path(call.output), settings=dict(config.infer),
-                              threshold=config.eval.threshold, say=lambda text: print(text, flush=True))
+    return prediction.predict(
+        source,
+        Path(call.input),
+        Path(call.output),
+        settings=dict(config.infer),
+        threshold=config.eval.threshold,
+        say=lambda text: print(text, flush=True),
+    )
 
 
 def _recorded(call: Call) -> tuple[Path, dict]:
@@ -149,8 +165,13 @@ def search(call: Call) -> int | None:
     folder, objective = call.workdir / "search", call.config.search.objective
     searches.weights_of(call.config)
     preflight.check(call.config)
-    return searches.search(call.config, folder, lambda config, place: train(call._replace(config=config, workdir=place)),
-                           lambda place: searches.score_of(place, objective), searches.balanced(call.config, folder))
+    return searches.search(
+        call.config,
+        folder,
+        lambda config, place: train(call._replace(config=config, workdir=place)),
+        lambda place: searches.score_of(place, objective),
+        searches.balanced(call.config, folder),
+    )
 
 
 def check(call: Call) -> None:
@@ -161,8 +182,6 @@ def check(call: Call) -> None:
     print(checks.check(dataset, setup.recipe_of(call.config, dataset), patches=not call.config.data.whole))
     for line in datasets.contradictions(dataset):
         print(f"warning  {line}")
-
-
 
 
 def _count(params: dict) -> int:

@@ -86,11 +86,17 @@ def _check_thresholds(config, outputs: feeds.Outputs, labels: tuple[str, ...]) -
     default = flatten(json.loads(config.defaults))
     changed = lambda key: json.dumps(config.eval[key]) != json.dumps(default[f"eval.{key}"])
     if len(labels) > 1 and not outputs.order and changed("threshold"):
-        raise ConfigError(f"config.eval.threshold={config.eval.threshold}: a softmax of {outputs.num_classes} classes takes the "
-                          f"largest, without a threshold; leave it at {default['eval.threshold']}")
+        raise ConfigError(
+            f"config.eval.threshold={config.eval.threshold}: a softmax of {outputs.num_classes} classes takes the "
+            f"largest, without a threshold; leave it at {default['eval.threshold']}"
+        )
     if (len(labels) > 1 or outputs.order or config.data.rank == 3) and changed("thresholds"):
-        raise ConfigError(f"config.eval.thresholds={tuple(config.eval.thresholds)}: the table over thresholds is of slices with "
-                          "one class; leave it out")
+        raise ConfigError(
+            f"config.eval.thresholds={tuple(config.eval.thresholds)}: the table over thresholds is of slices with "
+            "one class; leave it out"
+        )
     if config.model.softmax and (len(labels) > 1 or outputs.order):
-        raise ConfigError(f"config.model.softmax=True: is for a single class, and there are {outputs.num_classes} "
-                          f"{'regions' if outputs.order else 'classes'}, background included; set it to False")
+        raise ConfigError(
+            f"config.model.softmax=True: is for a single class, and there are {outputs.num_classes} "
+            f"{'regions' if outputs.order else 'classes'}, background included; set it to False"
+        )

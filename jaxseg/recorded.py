@@ -48,8 +48,10 @@ def settled(given: ConfigDict | None, record: Mapping[str, Any], run: Path) -> C
     moved = [key for key in sorted(ours) if key in old and old[key] != new[key] and (key, new[key]) != ("train.dtype", "auto")]
     if moved:
         said = "; ".join(f"config.{key}={new[key]!r}, recorded {old[key]!r}" for key in moved[:5])
-        raise MismatchError(f"{run} was trained otherwise: {said}{f'; {len(moved) - 5} more' if moved[5:] else ''}; leave "
-                            "these keys, or --config, out: run.json holds all that is needed beside keys of eval and infer")
+        raise MismatchError(
+            f"{run} was trained otherwise: {said}{f'; {len(moved) - 5} more' if moved[5:] else ''}; leave "
+            "these keys, or --config, out: run.json holds all that is needed beside keys of eval and infer"
+        )
     tree = tree_of(record).unlock()
     for group in ("eval", "infer"):
         for key in tree[group]:

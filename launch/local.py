@@ -34,13 +34,25 @@ def main() -> int:
     environment = dict(os.environ)
     if options.cpu_devices:
         environment["JAX_PLATFORMS"] = "cpu"
-        environment["XLA_FLAGS"] = (f"{environment.get('XLA_FLAGS', '')} "
-                                    f"--xla_force_host_platform_device_count={options.cpu_devices}").strip()
+        environment["XLA_FLAGS"] = (
+            f"{environment.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={options.cpu_devices}"
+        ).strip()
     coordinator = f"127.0.0.1:{free_port()}"
-    processes = [subprocess.Popen([sys.executable, "-m", "jaxseg.main", *arguments, f"--coordinator={coordinator}",
-                                   f"--num_processes={options.processes}", f"--process_id={i}"],
-                                  env=environment | ({"CUDA_VISIBLE_DEVICES": str(i)} if _one_gpu_each(options) else {}))
-                 for i in range(options.processes)]
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "jaxseg.main",
+                *arguments,
+                f"--coordinator={coordinator}",
+                f"--num_processes={options.processes}",
+                f"--process_id={i}",
+            ],
+            env=environment | ({"CUDA_VISIBLE_DEVICES": str(i)} if _one_gpu_each(options) else {}),
+        )
+        for i in range(options.processes)
+    ]
 
     def forward(signum, frame):
         for process in processes:

@@ -18,10 +18,21 @@ def pytest_cmdline_main(config):
     """The whole suite runs in as many processes as there are cores, four at most, a file in one of them; a selection, or a
     run that is looked at (--pdb, -s), stays in one process. `-n 0` and `-n 8` are obeyed."""
     option, cores = config.option, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    selected = (config.args_source != config.ArgsSource.TESTPATHS or option.keyword or option.collectonly
-                or option.markexpr not in ("", NOT_SLOW))
-    if (not selected and cores > 1 and config.pluginmanager.hasplugin("xdist") and not hasattr(config, "workerinput")
-            and option.numprocesses is None and not option.usepdb and option.capture != "no"):
+    selected = (
+        config.args_source != config.ArgsSource.TESTPATHS
+        or option.keyword
+        or option.collectonly
+        or option.markexpr not in ("", NOT_SLOW)
+    )
+    if (
+        not selected
+        and cores > 1
+        and config.pluginmanager.hasplugin("xdist")
+        and not hasattr(config, "workerinput")
+        and option.numprocesses is None
+        and not option.usepdb
+        and option.capture != "no"
+    ):
         option.numprocesses, option.dist = min(cores, 4), "loadfile"
 
 
@@ -29,6 +40,7 @@ def pytest_cmdline_main(config):
 def unoptimised():
     """XLA leaves its expensive passes out: half the time to compile, for programs that run a few times."""
     import jax
+
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

@@ -54,9 +54,14 @@ class Program:
 
     def __enter__(self):
         self._scratch = tempfile.TemporaryDirectory()
-        self._server = subprocess.Popen([sys.executable, "-c", _SERVER], cwd=ROOT, text=True, stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, env={**os.environ, "OPENBLAS_NUM_THREADS": "1",
-                                                                     "PYTHONPATH": str(ROOT)})
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", _SERVER],
+            cwd=ROOT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        )
         return self
 
     def __exit__(self, *error):
@@ -68,8 +73,13 @@ class Program:
     def run(self, *flags: str, environment: dict[str, str], seconds: int = 240) -> Done:
         """`python -m jaxseg.main FLAGS` in this environment, to its end; after so many seconds it is killed (code -14)."""
         files = [os.path.join(self._scratch.name, name) for name in ("stdout", "stderr")]
-        order = {"flags": list(map(str, flags)), "environment": environment, "stdout": files[0], "stderr": files[1],
-                 "seconds": seconds}
+        order = {
+            "flags": list(map(str, flags)),
+            "environment": environment,
+            "stdout": files[0],
+            "stderr": files[1],
+            "seconds": seconds,
+        }
         self._server.stdin.write(json.dumps(order) + "\n")
         self._server.stdin.flush()
         code = self._server.stdout.readline()

@@ -9,15 +9,32 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SPECIAL = ("pipe", "device", "socket", "folder", "nothing", "broken link")
-_PIECES = (b"\x00", b"\xff", b"\x7f\xff\xff\xff", b"\xff" * 8, b"(", b"]", b"}", b".", b"R", b"[", b"{", b",", b'"', b"-1",
-           b"1e9")
+_PIECES = (
+    b"\x00",
+    b"\xff",
+    b"\x7f\xff\xff\xff",
+    b"\xff" * 8,
+    b"(",
+    b"]",
+    b"}",
+    b".",
+    b"R",
+    b"[",
+    b"{",
+    b",",
+    b'"',
+    b"-1",
+    b"1e9",
+)
 
 
 @contextlib.contextmanager
 def within(seconds: int) -> Iterator[None]:
     """Fails a block that takes longer: a reader that hangs ends as a failed test."""
+
     def late(signum, frame):
         raise AssertionError(f"took more than {seconds} s")
+
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(seconds)
     try:
@@ -59,16 +76,16 @@ def mutations(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
             if kind == 0:
                 bad[at] ^= 1 << rng.randrange(8)
             elif kind == 1:
-                bad[at:at + n] = rng.randbytes(n)
+                bad[at : at + n] = rng.randbytes(n)
             elif kind == 2:
                 piece = rng.choice(_PIECES)
-                bad[at:at + len(piece)] = piece
+                bad[at : at + len(piece)] = piece
             elif kind == 3:
-                bad[at:at] = bad[max(0, at - n):at]
+                bad[at:at] = bad[max(0, at - n) : at]
             elif kind == 4:
-                del bad[at:at + n]
+                del bad[at : at + n]
             else:
-                del bad[max(at, len(bad) // 2):]
+                del bad[max(at, len(bad) // 2) :]
             bad = bad or bytearray(b"\0")
         yield bytes(bad)
 

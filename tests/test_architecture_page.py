@@ -59,8 +59,20 @@ def about(name: str) -> str:
 def page() -> str:
     graph = arrows()
     table = [f"| `jaxseg.{name}` | {about(name)} |" for name in sorted(graph)]
-    return "\n".join([INTRODUCTION, "```mermaid", "flowchart TD", *drawn(graph), "```", "", "| package | what it holds |",
-                      "|---|---|", *table, ""])
+    return "\n".join(
+        [
+            INTRODUCTION,
+            "```mermaid",
+            "flowchart TD",
+            *drawn(graph),
+            "```",
+            "",
+            "| package | what it holds |",
+            "|---|---|",
+            *table,
+            "",
+        ]
+    )
 
 
 def test_the_architecture_page_shows_the_imports_as_they_are():

@@ -43,28 +43,32 @@ def refused(done, code: int) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("flags, words", [
-    ((CONFIG, "--config.train.epoch=3"), ("epoch",)),
-    ((CONFIG, "--config.nothing=3"), ("'nothing'", "configs/_base.py")),
-    ((CONFIG, "--config.nothing.at=3"), ("'nothing'", "configs/_base.py")),
-    ((CONFIG, "--config.model.options.dropout=0.5"), ("--config.model.options=\"{'dropout': value}\"",)),
-    ((CONFIG, "--config.train.epochs=three"), ("epochs", "three")),
-    ((CONFIG, "--config.model.name=segnxt_t"), ("segnxt_t", "segnext_t")),
-    ((CONFIG, "--config.train.augment=(('hflipp', 0.5, {}),)"), ("hflipp", "hflip")),
-    ((CONFIG, "--config.loss.terms=(('dise', 1.0),)"), ("dise", "dice")),
-    ((CONFIG, "--mode=summary", "--config.loss.terms=(('dise', 1.0),)"), ("dise", "dice")),
-    ((CONFIG, "--mode=check", "--config.train.augment=(('hflipp', 0.5, {}),)"), ("hflipp", "hflip")),
-    ((CONFIG, "--mode=check", "--config.data.regions=True"), ("data.regions=True", "names no regions")),
-    ((CONFIG, "--mode=trian"), ("trian", "train")),
-    ((CONFIG + "k",), ("quickk", "quick")),
-    (("--config=configs/none.py",), ("configs/none.py",)), (("--config=README.md",), ("no config in Python", "README.md")),
-    (("--config=configs/_base.py",), ("get_config",)),
-    ((CONFIG, "--num_processes=0", "--process_id=0", "--coordinator=localhost:1"), ("--num_processes=0", "at least 1")),
-    (("--mode=train",), ("--config",)),
-    ((CONFIG, "--config.train.batch_size=1000"), ("batch_size=1000",)),
-    ((CONFIG, "--config.data.root=/nowhere"), ("/nowhere",)),
-    (("--mode=predict", "--workdir=/nowhere", "--input=x", "--output=y"), ("/nowhere",)),
-])
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ((CONFIG, "--config.train.epoch=3"), ("epoch",)),
+        ((CONFIG, "--config.nothing=3"), ("'nothing'", "configs/_base.py")),
+        ((CONFIG, "--config.nothing.at=3"), ("'nothing'", "configs/_base.py")),
+        ((CONFIG, "--config.model.options.dropout=0.5"), ("--config.model.options=\"{'dropout': value}\"",)),
+        ((CONFIG, "--config.train.epochs=three"), ("epochs", "three")),
+        ((CONFIG, "--config.model.name=segnxt_t"), ("segnxt_t", "segnext_t")),
+        ((CONFIG, "--config.train.augment=(('hflipp', 0.5, {}),)"), ("hflipp", "hflip")),
+        ((CONFIG, "--config.loss.terms=(('dise', 1.0),)"), ("dise", "dice")),
+        ((CONFIG, "--mode=summary", "--config.loss.terms=(('dise', 1.0),)"), ("dise", "dice")),
+        ((CONFIG, "--mode=check", "--config.train.augment=(('hflipp', 0.5, {}),)"), ("hflipp", "hflip")),
+        ((CONFIG, "--mode=check", "--config.data.regions=True"), ("data.regions=True", "names no regions")),
+        ((CONFIG, "--mode=trian"), ("trian", "train")),
+        ((CONFIG + "k",), ("quickk", "quick")),
+        (("--config=configs/none.py",), ("configs/none.py",)),
+        (("--config=README.md",), ("no config in Python", "README.md")),
+        (("--config=configs/_base.py",), ("get_config",)),
+        ((CONFIG, "--num_processes=0", "--process_id=0", "--coordinator=localhost:1"), ("--num_processes=0", "at least 1")),
+        (("--mode=train",), ("--config",)),
+        ((CONFIG, "--config.train.batch_size=1000"), ("batch_size=1000",)),
+        ((CONFIG, "--config.data.root=/nowhere"), ("/nowhere",)),
+        (("--mode=predict", "--workdir=/nowhere", "--input=x", "--output=y"), ("/nowhere",)),
+    ],
+)
 def test_a_mistake_on_the_command_line(program, tmp_path, flags, words):
     code = 66 if "--mode=predict" in flags else 65 if any("nowhere" in f for f in flags) else 64
     line = refused(program(*flags, *(() if "--workdir=/nowhere" in flags else (f"--workdir={tmp_path / 'run'}",))), code)
@@ -89,7 +93,7 @@ def root(tmp_path, monkeypatch, cache):
 def damage_truncate(root: Path, scan: Path) -> None:
     data = gzip.compress(scan.read_bytes())
     scan.unlink()
-    scan.with_suffix(".nii.gz").write_bytes(data[:len(data) // 2])
+    scan.with_suffix(".nii.gz").write_bytes(data[: len(data) // 2])
 
 
 def damage_crc(root: Path, scan: Path) -> None:
@@ -138,8 +142,11 @@ def damage_missing(root: Path, scan: Path) -> None:
     (root / "masks" / scan.name).unlink()
 
 
-@pytest.mark.parametrize("damage", [damage_truncate, damage_crc, damage_dims, damage_nan, damage_label, damage_affine,
-                                    damage_shape, damage_missing], ids=lambda d: d.__name__.removeprefix("damage_"))
+@pytest.mark.parametrize(
+    "damage",
+    [damage_truncate, damage_crc, damage_dims, damage_nan, damage_label, damage_affine, damage_shape, damage_missing],
+    ids=lambda d: d.__name__.removeprefix("damage_"),
+)
 def test_a_damaged_data_set_is_refused_by_name(program, tmp_path, root, damage):
     scan = sorted((root / "ct_scans").glob("*.nii"))[2]
     damage(root, scan)
@@ -155,8 +162,13 @@ def test_what_is_no_regular_file_is_refused_wherever_it_is_named(program, tmp_pa
     run = tmp_path / "run"
     run.mkdir()
     path = special(kind, run / {"config": "c.py", "record": "run.json", "lock": ".lock"}.get(place, "x.png"))
-    flags = {"config": (f"--config={path}",), "split": (CONFIG, "--config.data.split=file", f"--config.data.split_file={path}"),
-             "weights": (CONFIG, f"--config.model.init={path}"), "record": (CONFIG,), "lock": (CONFIG,)}[place]
+    flags = {
+        "config": (f"--config={path}",),
+        "split": (CONFIG, "--config.data.split=file", f"--config.data.split_file={path}"),
+        "weights": (CONFIG, f"--config.model.init={path}"),
+        "record": (CONFIG,),
+        "lock": (CONFIG,),
+    }[place]
     assert str(path) in refused(program(*flags, f"--workdir={run}", seconds=100), code)
 
 

@@ -36,10 +36,16 @@ def test_every_config_resolves_plain_and_quick_and_is_short(name):
     assert len(lines) <= 75 and f"--config=configs/{name}.py" in "\n".join(lines[:20])
 
 
-@pytest.mark.parametrize("name, arguments, positions", [
-    ("brats_unet3d", "", "centre_clipped"), ("brats_cascade", "quick", "centre_clipped"), ("brats_unet3d", "nnunet", "uniform"),
-    ("brats_roi", "", "uniform"), ("organs_ct3d", "", "uniform"),
-])
+@pytest.mark.parametrize(
+    "name, arguments, positions",
+    [
+        ("brats_unet3d", "", "centre_clipped"),
+        ("brats_cascade", "quick", "centre_clipped"),
+        ("brats_unet3d", "nnunet", "uniform"),
+        ("brats_roi", "", "uniform"),
+        ("organs_ct3d", "", "uniform"),
+    ],
+)
 def test_the_brats_project_alone_moves_patches_inside(name, arguments, positions):
     assert resolve(load(name, arguments)).data.positions == positions
 
@@ -55,27 +61,47 @@ def test_unknown_argument_lists_neighbours():
 
 
 def test_arguments_that_exclude_each_other_are_refused():
-    for name, arguments in (("kvasir_effisegnet", "rev1,rev2"), ("ich_segnext", "t,s"), ("lungs_pspnet", "mirror,final"),
-                            ("brats2d", "ell02,wcce"), ("brats2d", "edges,autoencoder")):
+    for name, arguments in (
+        ("kvasir_effisegnet", "rev1,rev2"),
+        ("ich_segnext", "t,s"),
+        ("lungs_pspnet", "mirror,final"),
+        ("brats2d", "ell02,wcce"),
+        ("brats2d", "edges,autoencoder"),
+    ):
         with pytest.raises(ConfigError, match="exclude each other"):
             load(name, arguments)
 
 
-@pytest.mark.parametrize("key, value, words", [
-    ("train.epochs", 0, "at least 1"), ("optim.lr", -1.0, "above 0"), ("optim.lr", float("nan"), "finite"),
-    ("optim.name", "adma", "did you mean adam"), ("schedule.name", "cosin", "did you mean cosine"),
-    ("train.dtype", "float16", "float32"),
-    ("data.size", (640,), "height, width"),
-    ("data.fractions", (0.5, 0.1, 0.1), "sum to 1"), ("data.window", (40.0, 0.0), "width"), ("eval.threshold", 1.0, "between"),
-    ("data.split", "patients", "did you mean patient"), ("train.best", "val_dise", "val_dice"),
-    ("loss.terms", (), "at least one"), ("loss.terms", (("dice", "x"),), "name, number"),
-    ("loss.terms", ("dice", 1.0), "name, number"),
-    ("data.window", ("a", "b"), "finite numbers"), ("data.fractions", ("a", 0.5, 0.5), "finite numbers"),
-    ("eval.thresholds", ("0.5",), "finite numbers"), ("data.workers", 1000, "at most 256"), ("data.blur", 1e9, "at most 1000"),
-    ("data.size", (1000000, 1000000), "at most 268435456 pixels"), ("train.epochs", 10**20, "at most"),
-    ("loss.aux_terms", (("dice", 1.0),), "both or neither"), ("optim.lr", 1e39, "finite"),
-    ("optim.options", {5: 1}, "'option': value"),
-])
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("train.epochs", 0, "at least 1"),
+        ("optim.lr", -1.0, "above 0"),
+        ("optim.lr", float("nan"), "finite"),
+        ("optim.name", "adma", "did you mean adam"),
+        ("schedule.name", "cosin", "did you mean cosine"),
+        ("train.dtype", "float16", "float32"),
+        ("data.size", (640,), "height, width"),
+        ("data.fractions", (0.5, 0.1, 0.1), "sum to 1"),
+        ("data.window", (40.0, 0.0), "width"),
+        ("eval.threshold", 1.0, "between"),
+        ("data.split", "patients", "did you mean patient"),
+        ("train.best", "val_dise", "val_dice"),
+        ("loss.terms", (), "at least one"),
+        ("loss.terms", (("dice", "x"),), "name, number"),
+        ("loss.terms", ("dice", 1.0), "name, number"),
+        ("data.window", ("a", "b"), "finite numbers"),
+        ("data.fractions", ("a", 0.5, 0.5), "finite numbers"),
+        ("eval.thresholds", ("0.5",), "finite numbers"),
+        ("data.workers", 1000, "at most 256"),
+        ("data.blur", 1e9, "at most 1000"),
+        ("data.size", (1000000, 1000000), "at most 268435456 pixels"),
+        ("train.epochs", 10**20, "at most"),
+        ("loss.aux_terms", (("dice", 1.0),), "both or neither"),
+        ("optim.lr", 1e39, "finite"),
+        ("optim.options", {5: 1}, "'option': value"),
+    ],
+)
 def test_a_bad_value_is_refused_by_name(key, value, words):
     config = base()
     config.update_from_flattened_dict({key: value})
@@ -95,12 +121,21 @@ def test_an_optional_key_can_be_unset_on_the_command_line():
             parser.parse("none of it")
 
 
-@pytest.mark.parametrize("key, typed, words", [
-    ("data.structures", "liver,spleen", ("liver", "spleen")), ("data.structures", "liver, left kidney", ("liver", "left kidney")),
-    ("data.structures", "('a','b')", ("a", "b")), ("data.structures", "liver", ("liver",)), ("data.structures", "None", None),
-    ("eval.tables", "ich,classes", ("ich", "classes")), ("data.extra", "kmeans,painted_edge", ("kmeans", "painted_edge")),
-    ("data.size", "64,48", (64, 48)), ("data.size", "[64, 48]", (64, 48)), ("loss.terms", "('dice', 1.0),", (("dice", 1.0),)),
-])
+@pytest.mark.parametrize(
+    "key, typed, words",
+    [
+        ("data.structures", "liver,spleen", ("liver", "spleen")),
+        ("data.structures", "liver, left kidney", ("liver", "left kidney")),
+        ("data.structures", "('a','b')", ("a", "b")),
+        ("data.structures", "liver", ("liver",)),
+        ("data.structures", "None", None),
+        ("eval.tables", "ich,classes", ("ich", "classes")),
+        ("data.extra", "kmeans,painted_edge", ("kmeans", "painted_edge")),
+        ("data.size", "64,48", (64, 48)),
+        ("data.size", "[64, 48]", (64, 48)),
+        ("loss.terms", "('dice', 1.0),", (("dice", 1.0),)),
+    ],
+)
 def test_words_typed_with_commas_are_a_list(monkeypatch, key, typed, words):
     monkeypatch.setattr(sys, "argv", ["program", f"--config.{key}={typed}"])  # where ml_collections looks
     values, config = flags.FlagValues(), base()
@@ -113,11 +148,15 @@ def test_words_typed_with_commas_are_a_list(monkeypatch, key, typed, words):
 
 
 IDLE = [
-    ("data.fold", 0, {}, "data.split='fold'"), ("data.folds", 4, {}, "data.split='fold'"),
+    ("data.fold", 0, {}, "data.split='fold'"),
+    ("data.folds", 4, {}, "data.split='fold'"),
     ("data.fractions", (0.6, 0.2, 0.2), {"data.split": "fixed"}, "data.split='patient'"),
-    ("data.split_seed", 3, {"data.split": "fixed"}, "'patient' or 'fold'"), ("data.sample_seed", 3, {}, "data.sample"),
-    ("schedule.warmup_ratio", 0.1, {}, "schedule.warmup"), ("data.filter", "lanczos", VOLUMES, "data.rank=2"),
-    ("eval.batch_size", 4, VOLUMES, "infer.windows"), ("infer.batch_size", 4, VOLUMES, "infer.windows"),
+    ("data.split_seed", 3, {"data.split": "fixed"}, "'patient' or 'fold'"),
+    ("data.sample_seed", 3, {}, "data.sample"),
+    ("schedule.warmup_ratio", 0.1, {}, "schedule.warmup"),
+    ("data.filter", "lanczos", VOLUMES, "data.rank=2"),
+    ("eval.batch_size", 4, VOLUMES, "infer.windows"),
+    ("infer.batch_size", 4, VOLUMES, "infer.windows"),
     ("infer.mirror", (0,), VOLUMES | {"infer.roi": "runs/roi"}, "infer.roi=''"),
     ("data.per_volume", 4, VOLUMES | {"data.whole": True}, "data.whole=False"),
     ("data.foreground", 0.5, VOLUMES | {"data.whole": True}, "data.whole=False"),
@@ -220,7 +259,10 @@ def test_every_row_of_the_brats_2d_table_resolves_to_the_network_of_its_total(ti
 
 def test_one_total_of_the_brats_2d_table_is_not_derived_and_two_stand_on_each_others_rows():
     assert sorted((r.printed, r.count) for r in ROWS.values() if r.printed != r.count) == [
-        (12046212, 15911684), (15911684, 12046212), (18127940, 22118532)]
+        (12046212, 15911684),
+        (15911684, 12046212),
+        (18127940, 22118532),
+    ]
 
 
 def test_the_lungs_stages_form_chains_that_begin_with_given_weights():
@@ -238,17 +280,24 @@ def test_the_lists_of_extra_channels_agree():
     assert EXTRA_BY_A_RUN == TARGET_OF and set(EXTRA_BY_A_RUN.values()) < set(channels.TARGETS)
 
 
-@pytest.mark.parametrize("given, words", [
-    ({"data.extra": ("kmean",)}, "did you mean kmeans"), ({"data.extra": ("kmeans", "kmeans")}, "once"),
-    ({"data.extra": ("kmeans",)}, "config.data.channels=1.*image's \\+ 1"),
-    ({"data.extra": ("edge",), "data.channels": 2}, "data.extra_run.*data.target='edges'"),
-    ({"data.extra": ("edge", "autoencoder"), "data.channels": 3, "data.extra_run": "runs/x"}, "at most one"),
-    ({"data.extra_run": "runs/x"}, "leave it empty"), ({"data.crop": (4, 4)}, "at least 8"), ({"data.blur": -1.0}, "0 or more"),
-    ({"data.target": "edge"}, "did you mean edges"),
-    ({"data.target": "composite", "train.augment": (("hflip", 0.5, {}),)}, "would not move along"),
-    ({"data.target": "edges", "data.regions": True}, "regions are of labels"),
-    ({"data.rank": 3, "data.size": (32, 32, 32), "data.blur": 1.0}, "data.rank=2"), ({"search.low": 50.0}, "search.high"),
-])
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"data.extra": ("kmean",)}, "did you mean kmeans"),
+        ({"data.extra": ("kmeans", "kmeans")}, "once"),
+        ({"data.extra": ("kmeans",)}, "config.data.channels=1.*image's \\+ 1"),
+        ({"data.extra": ("edge",), "data.channels": 2}, "data.extra_run.*data.target='edges'"),
+        ({"data.extra": ("edge", "autoencoder"), "data.channels": 3, "data.extra_run": "runs/x"}, "at most one"),
+        ({"data.extra_run": "runs/x"}, "leave it empty"),
+        ({"data.crop": (4, 4)}, "at least 8"),
+        ({"data.blur": -1.0}, "0 or more"),
+        ({"data.target": "edge"}, "did you mean edges"),
+        ({"data.target": "composite", "train.augment": (("hflip", 0.5, {}),)}, "would not move along"),
+        ({"data.target": "edges", "data.regions": True}, "regions are of labels"),
+        ({"data.rank": 3, "data.size": (32, 32, 32), "data.blur": 1.0}, "data.rank=2"),
+        ({"search.low": 50.0}, "search.high"),
+    ],
+)
 def test_extra_channels_and_targets_that_cannot_be_are_refused(given, words):
     config = base()
     config.update_from_flattened_dict(given)

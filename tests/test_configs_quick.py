@@ -55,7 +55,7 @@ def write_organs(root: Path) -> Path:
     def patient(slices):
         labels = np.zeros((X, Y, slices), np.int16)
         for i, number in enumerate((5, 1, 52, 6)):  # liver, spleen, aorta, stomach
-            labels[14 * i + 4:14 * i + 14, 10:40] = number
+            labels[14 * i + 4 : 14 * i + 14, 10:40] = number
         return labels, (labels * 3 + rng.normal(0, 5, labels.shape)).astype(np.int16)
 
     labels, scan = patient(112)
@@ -72,7 +72,10 @@ def write_organs(root: Path) -> Path:
         meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = dicom.uid.generate_uid(), dicom.uid.ExplicitVRLittleEndian
         data = dicom.dataset.FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
         data.SOPClassUID, data.SOPInstanceUID, data.SeriesInstanceUID = (
-            dicom.uid.CTImageStorage, meta.MediaStorageSOPInstanceUID, series)
+            dicom.uid.CTImageStorage,
+            meta.MediaStorageSOPInstanceUID,
+            series,
+        )
         data.Rows, data.Columns, data.SamplesPerPixel, data.PhotometricInterpretation = Y, X, 1, "MONOCHROME2"
         data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 1
         data.PixelSpacing, data.SliceThickness = [3.0, 3.0], 2.0
@@ -135,6 +138,7 @@ def test_the_quick_variant_trains_is_chosen_and_is_scored(run, name):
 
 # ---------------------------------------------------------------- every other word
 
+
 def words(name: str) -> list[str]:
     """What the config says it takes, one word at a time."""
     module, found = importlib.import_module(f"configs.{name}"), []
@@ -171,19 +175,36 @@ def test_every_word_of_a_config_makes_a_network_a_loss_and_an_optimiser(name, wo
     config = tree(name, word, {"data.root": "/where/the/data/are"})
     count = len(preflight.labels_of(config))
     outputs = feeds.outputs_of(config, tuple(f"class {i}" for i in range(count)), datasets.regions_of(config.data.dataset))
-    model, network, params, state = abstract(config.model.name, setup.input_channels(config), outputs.num_classes,
-                                             config.data.rank, json.dumps(config.model.options.to_dict()))
+    model, network, params, state = abstract(
+        config.model.name,
+        setup.input_channels(config),
+        outputs.num_classes,
+        config.data.rank,
+        json.dumps(config.model.options.to_dict()),
+    )
     shape = setup.input_shape(config)
     model.check(shape)
     augmentations.build(tuple(config.train.augment), rank=config.data.rank)
-    optimizers.build(params, name=config.optim.name, options=config.optim.options.to_dict(), groups=tuple(config.optim.groups),
-                     weight_decay=config.optim.weight_decay, clip_norm=config.optim.clip_norm)
+    optimizers.build(
+        params,
+        name=config.optim.name,
+        options=config.optim.options.to_dict(),
+        groups=tuple(config.optim.groups),
+        weight_decay=config.optim.weight_decay,
+        clip_norm=config.optim.clip_norm,
+    )
     options = config.schedule.options.to_dict()
     if config.schedule.name == "plateau":
         schedules.Plateau(lr=config.optim.lr, mode="min", **options)
     else:
-        schedules.build(name=config.schedule.name, warmup=config.schedule.warmup, warmup_ratio=config.schedule.warmup_ratio,
-                        options=options, total_steps=100 * config.train.epochs, steps_per_epoch=100)
+        schedules.build(
+            name=config.schedule.name,
+            warmup=config.schedule.warmup,
+            warmup_ratio=config.schedule.warmup_ratio,
+            options=options,
+            total_steps=100 * config.train.epochs,
+            steps_per_epoch=100,
+        )
     loss = setup.build_loss(config)
     if config.loss.aux_weights:  # as many as the network has outputs
         image = jax.ShapeDtypeStruct((1, *shape[1:]), np.float32)

@@ -30,17 +30,52 @@ ARROWS = {
     "config": set(),
     "infer": {"models", "data", "metrics", "checkpoint", "ops"},
     "evaluate": {"infer", "metrics", "data", "models", "ops", "checkpoint"},
-    "train": {"models", "weights", "losses", "metrics", "augment", "data", "optim", "checkpoint", "evaluate",
-              "infer", "config", "ops"},
+    "train": {
+        "models",
+        "weights",
+        "losses",
+        "metrics",
+        "augment",
+        "data",
+        "optim",
+        "checkpoint",
+        "evaluate",
+        "infer",
+        "config",
+        "ops",
+    },
     "experiments": {"train", "evaluate", "infer", "models", "data", "metrics", "checkpoint", "config"},
     "preflight": {"config", "train", "evaluate", "data", "losses", "models"},
     "recorded": {"checkpoint", "config"},
-    "modes": {"recorded", "config", "preflight", "experiments", "train", "evaluate", "infer", "data", "models", "ops",
-              "checkpoint"},
+    "modes": {
+        "recorded",
+        "config",
+        "preflight",
+        "experiments",
+        "train",
+        "evaluate",
+        "infer",
+        "data",
+        "models",
+        "ops",
+        "checkpoint",
+    },
     "main": {"config", "modes", "recorded", "train"},
     "convert": {"weights"},
-    "bench": {"ops", "models", "weights", "layers", "losses", "infer", "data", "train", "augment", "optim", "metrics",
-              "checkpoint"},
+    "bench": {
+        "ops",
+        "models",
+        "weights",
+        "layers",
+        "losses",
+        "infer",
+        "data",
+        "train",
+        "augment",
+        "optim",
+        "metrics",
+        "checkpoint",
+    },
     "__init__": set(),
 }
 FILES = sorted(LIBRARY.rglob("*.py"))
@@ -93,9 +128,11 @@ def test_importing_the_package_is_light():
 
 
 def test_importing_the_packages_touches_no_device_and_no_pytorch():
-    code = ("import sys, jaxseg.modes, jax._src.xla_bridge as b; "
-            "assert not b._backends, 'a backend was initialised at import time'; "
-            "assert 'torch' not in sys.modules, 'PyTorch is imported where it is installed'")
+    code = (
+        "import sys, jaxseg.modes, jax._src.xla_bridge as b; "
+        "assert not b._backends, 'a backend was initialised at import time'; "
+        "assert 'torch' not in sys.modules, 'PyTorch is imported where it is installed'"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
 
 

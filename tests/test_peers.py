@@ -19,10 +19,27 @@ def cache(tmp_path_factory):
 
 def pair(workdir, cache, *flags: str, **more: str) -> list[subprocess.Popen]:
     """Two processes of one run with a device each."""
-    command = [sys.executable, "-m", "jaxseg.main", *FLAGS, f"--workdir={workdir}", f"--coordinator=127.0.0.1:{free_port()}",
-               "--num_processes=2", *flags]
-    return [subprocess.Popen([*command, f"--process_id={i}"], cwd=ROOT, env=environment(cache, 1, **more), text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for i in range(2)]
+    command = [
+        sys.executable,
+        "-m",
+        "jaxseg.main",
+        *FLAGS,
+        f"--workdir={workdir}",
+        f"--coordinator=127.0.0.1:{free_port()}",
+        "--num_processes=2",
+        *flags,
+    ]
+    return [
+        subprocess.Popen(
+            [*command, f"--process_id={i}"],
+            cwd=ROOT,
+            env=environment(cache, 1, **more),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for i in range(2)
+    ]
 
 
 def ends_with_75(process: subprocess.Popen, seconds: float) -> str:
@@ -54,13 +71,28 @@ def test_a_process_that_hangs_ends_both_within_the_watchdogs_time(tmp_path, cach
     (tmp_path / "short.py").write_text(
         "import sys\nfrom jaxseg.utils import clock\nwatch = clock.Watchdog.__init__\n"
         "clock.Watchdog.__init__ = lambda self, seconds, folder: watch(self, 2, folder, longer=25)\n"
-        "import jaxseg.main\njaxseg.main.run()\n")
-    command = [sys.executable, str(tmp_path / "short.py"), *FLAGS, f"--workdir={tmp_path / 'run'}", "--num_processes=2",
-               f"--coordinator=127.0.0.1:{free_port()}"]
+        "import jaxseg.main\njaxseg.main.run()\n"
+    )
+    command = [
+        sys.executable,
+        str(tmp_path / "short.py"),
+        *FLAGS,
+        f"--workdir={tmp_path / 'run'}",
+        "--num_processes=2",
+        f"--coordinator=127.0.0.1:{free_port()}",
+    ]
     faults = ({}, {"JAXSEG_FAULT": f"hang@{point}"})
-    both = [subprocess.Popen([*command, f"--process_id={i}"], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT, env=environment(cache, 1, PYTHONPATH=str(ROOT), **faults[i]))
-            for i in range(2)]
+    both = [
+        subprocess.Popen(
+            [*command, f"--process_id={i}"],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment(cache, 1, PYTHONPATH=str(ROOT), **faults[i]),
+        )
+        for i in range(2)
+    ]
     for process in both:
         ends_with_75(process, 120)
     assert list((tmp_path / "run").glob("hang.*.txt"))
@@ -69,10 +101,24 @@ def test_a_process_that_hangs_ends_both_within_the_watchdogs_time(tmp_path, cach
 @pytest.mark.parametrize("present", [0, 1])
 def test_a_process_that_never_comes_ends_the_other_in_the_stated_time(tmp_path, cache, present):
     begin = time.monotonic()
-    command = [sys.executable, "-m", "jaxseg.main", *FLAGS, f"--workdir={tmp_path / 'run'}", "--num_processes=2",
-               f"--coordinator=127.0.0.1:{free_port()}", f"--process_id={present}"]
-    process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               env=environment(cache, 1, JAXSEG_JOIN_SECONDS="4"))
+    command = [
+        sys.executable,
+        "-m",
+        "jaxseg.main",
+        *FLAGS,
+        f"--workdir={tmp_path / 'run'}",
+        "--num_processes=2",
+        f"--coordinator=127.0.0.1:{free_port()}",
+        f"--process_id={present}",
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment(cache, 1, JAXSEG_JOIN_SECONDS="4"),
+    )
     assert "not all 2 processes came within 4 s" in ends_with_75(process, 90)
     assert time.monotonic() - begin > 4
 

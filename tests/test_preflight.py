@@ -21,8 +21,15 @@ def tree(name="ct_ich", /, **changes):
     return resolve(config, name="test")
 
 
-VOLUMES = dict(data__rank=3, data__size=(16, 16, 16), data__window=(), data__intensity="brain", data__channels=4,
-               eval__tables=("ich",), model__name="unet3d_test")
+VOLUMES = dict(
+    data__rank=3,
+    data__size=(16, 16, 16),
+    data__window=(),
+    data__intensity="brain",
+    data__channels=4,
+    eval__tables=("ich",),
+    model__name="unet3d_test",
+)
 WRONG = [
     (dict(loss__terms=(("dise", 1.0),)), "dise.*dice"),
     (dict(loss__terms=(("cross_entropy", 1.0),)), "one channel"),
@@ -68,14 +75,21 @@ def test_volumes_have_no_score_of_zero_for_empty_masks():
         tree("brats", **VOLUMES, eval__empty="zero")
 
 
-@pytest.mark.parametrize("changes, classes", [(dict(model__softmax=True), 2), (dict(eval__threshold=0.7), 1),
-                                              (dict(model__softmax=True, eval__threshold=0.7, eval__thresholds=(0.2,)), 2)])
+@pytest.mark.parametrize(
+    "changes, classes",
+    [
+        (dict(model__softmax=True), 2),
+        (dict(eval__threshold=0.7), 1),
+        (dict(model__softmax=True, eval__threshold=0.7, eval__thresholds=(0.2,)), 2),
+    ],
+)
 def test_a_single_class_takes_thresholds_with_one_logit_or_two(changes, classes):
     assert preflight.check(tree(**changes)).num_classes == classes
 
 
-@pytest.mark.parametrize("module", [brats2d, brats_unet3d, folder, ich_segnext, kvasir_effisegnet, lungs_pspnet, scoliosis],
-                         ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [brats2d, brats_unet3d, folder, ich_segnext, kvasir_effisegnet, lungs_pspnet, scoliosis], ids=lambda m: m.__name__
+)
 def test_configs_of_the_projects_pass(module):
     for arguments in ("", "quick"):
         preflight.check(resolve(module.get_config(arguments), name="test"))

@@ -17,8 +17,14 @@ from tests.forked import Program
 
 ROOT = Path(__file__).parent.parent
 # The quick run with the smallest network, so that a process costs seconds; two devices, so that processes can share them.
-FLAGS = ["--config=configs/ich_segnext.py:quick,augment", "--config.model.name=unet_test", "--config.data.size=(32, 32)",
-         "--config.train.epochs=3", "--config.optim.ema=0.9", "--config.train.log_every=1"]
+FLAGS = [
+    "--config=configs/ich_segnext.py:quick,augment",
+    "--config.model.name=unet_test",
+    "--config.data.size=(32, 32)",
+    "--config.train.epochs=3",
+    "--config.optim.ema=0.9",
+    "--config.train.log_every=1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -30,22 +36,37 @@ def cache(tmp_path_factory):
 def ended(cache):
     """run(*flags, code=, **environment) -> standard output and error of a run that ended with `code`."""
     with Program() as program:
+
         def run(*flags: str, code: int = 0, devices: int = 2, **more: str) -> str:
             done = program.run(*flags, environment=environment(cache, devices, **more))
             assert done.returncode == code, (done.stdout + done.stderr)[-3000:]
             return done.stdout + done.stderr
+
         yield run
 
 
 def environment(cache: Path, devices: int = 2, **more: str) -> dict[str, str]:
-    return {**os.environ, "JAXSEG_CACHE": str(cache), "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", **more}
+    return {
+        **os.environ,
+        "JAXSEG_CACHE": str(cache),
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONUNBUFFERED": "1",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        **more,
+    }
 
 
-def start(workdir: Path, cache: Path, *flags: str, launcher: tuple[str, ...] = ("-m", "jaxseg.main"), devices: int = 2,
-          **more: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, *launcher, *FLAGS, f"--workdir={workdir}", *flags], cwd=ROOT, text=True,
-                            env=environment(cache, devices, **more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def start(
+    workdir: Path, cache: Path, *flags: str, launcher: tuple[str, ...] = ("-m", "jaxseg.main"), devices: int = 2, **more: str
+) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, *launcher, *FLAGS, f"--workdir={workdir}", *flags],
+        cwd=ROOT,
+        text=True,
+        env=environment(cache, devices, **more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def finish(process: subprocess.Popen, code: int = 0, seconds: float = 300) -> str:
@@ -92,8 +113,9 @@ def test_sigterm_saves_ends_with_42_and_the_same_command_goes_on(tmp_path, cache
     assert "resumed from step" in output and result(workdir) == uninterrupted[1]
 
 
-def test_sigterm_in_validation_and_evaluation_ends_with_42_and_the_next_start_goes_on_to_the_same_bits(tmp_path, ended,
-                                                                                                       uninterrupted):
+def test_sigterm_in_validation_and_evaluation_ends_with_42_and_the_next_start_goes_on_to_the_same_bits(
+    tmp_path, ended, uninterrupted
+):
     workdir = tmp_path / "run"
     for fault in ("0:before_next", "5:in_eval", "15:in_eval", "0:before_report"):
         said = ended(*FLAGS, f"--workdir={workdir}", JAXSEG_FAULT=f"term@{fault}", code=42)

@@ -29,10 +29,27 @@ def children(pid: int) -> list[int]:
 
 
 def test_ctrl_c_ends_a_run_with_reading_processes_and_its_coordinator_listens_where_it_was_told(tmp_path, cache):
-    command = [sys.executable, "-m", "jaxseg.main", *FLAGS, f"--workdir={tmp_path / 'run'}", "--config.train.epochs=500",
-               "--config.data.workers=2", f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=1", "--process_id=0"]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment(cache), text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, start_new_session=True)
+    command = [
+        sys.executable,
+        "-m",
+        "jaxseg.main",
+        *FLAGS,
+        f"--workdir={tmp_path / 'run'}",
+        "--config.train.epochs=500",
+        "--config.data.workers=2",
+        f"--coordinator=127.0.0.1:{free_port()}",
+        "--num_processes=1",
+        "--process_id=0",
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(cache),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     try:
         said = ""
         for line in process.stdout:
@@ -67,8 +84,16 @@ def test_a_run_without_home_locale_or_listener_that_keeps_its_files_private(tmp_
 
 def test_a_user_without_a_home_folder_is_asked_for_a_cache(tmp_path):
     bare = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME", "JAXSEG_CACHE")}
-    unknown = ("import pwd\ndef unknown(number): raise KeyError(number)\npwd.getpwuid = unknown\n"  # as in many containers
-               "import jaxseg.main\njaxseg.main.run()")
-    done = subprocess.run([sys.executable, "-c", unknown, *FLAGS, f"--workdir={tmp_path / 'run'}"], cwd=ROOT, env=bare, text=True,
-                          capture_output=True, timeout=100)
+    unknown = (
+        "import pwd\ndef unknown(number): raise KeyError(number)\npwd.getpwuid = unknown\n"  # as in many containers
+        "import jaxseg.main\njaxseg.main.run()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", unknown, *FLAGS, f"--workdir={tmp_path / 'run'}"],
+        cwd=ROOT,
+        env=bare,
+        text=True,
+        capture_output=True,
+        timeout=100,
+    )
     assert done.returncode == 74 and "set JAXSEG_CACHE" in done.stderr and "Traceback" not in done.stderr, done.stderr

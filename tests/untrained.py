@@ -15,8 +15,14 @@ from jaxseg.models import functional
 from jaxseg.train import setup
 from jaxseg.train.log import Log
 
-PICTURES = {"data__size": (16, 16), "data__channels": 1, "data__mean": (), "data__std": (), "data__window": (22.0, 44.0),
-            "eval__thresholds": (0.5,)}
+PICTURES = {
+    "data__size": (16, 16),
+    "data__channels": 1,
+    "data__mean": (),
+    "data__std": (),
+    "data__window": (22.0, 44.0),
+    "eval__thresholds": (0.5,),
+}
 VOLUMES = {"data__size": (8, 8, 8), "data__window": (22.0, 44.0), "data__spacing": (1.5, 1.5, 1.5), "infer__overlap": 0.0}
 FRACTIONS = {"data__fractions": (0.4, 0.3, 0.3), "train__batch_size": 2}
 

@@ -93,8 +93,10 @@ def build(spec: Sequence, *, rank: int = 2, fill: float = 0.0, fixed_channels: i
 
     def augment(key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
         if image.ndim != rank + 2 or mask.shape != image.shape[:-1]:
-            raise ValueError(f"got image {image.shape} and mask {mask.shape}; rank {rank} takes [B, {rank} spatial axes, C] "
-                             "and the same without C")
+            raise ValueError(
+                f"got image {image.shape} and mask {mask.shape}; rank {rank} takes [B, {rank} spatial axes, C] "
+                "and the same without C"
+            )
         if image.dtype != jnp.float32 or not jnp.issubdtype(mask.dtype, jnp.integer):
             raise ValueError(f"got image {image.dtype} and mask {mask.dtype}; must be float32 and integer")
         for stage in stages:
@@ -166,8 +168,9 @@ def _geometry(run: Sequence[Item], fill: float) -> Callable:
         for item in run:
             keys, fired = item.draw(key, batch)
             matrix, offset = jax.vmap(lambda k, t=item.transform: t.pull(k, tuple(size)))(keys)
-            total = spatial.chain(total, (jnp.where(_like(fired, matrix), matrix, jnp.eye(rank)),
-                                          jnp.where(_like(fired, offset), offset, 0.0)))
+            total = spatial.chain(
+                total, (jnp.where(_like(fired, matrix), matrix, jnp.eye(rank)), jnp.where(_like(fired, offset), offset, 0.0))
+            )
             if isinstance(item.transform, spatial.Elastic):
                 displacement = jax.vmap(lambda k, t=item.transform: t.displacement(k, tuple(size)))(keys)
                 displacement = jnp.where(_like(fired, displacement), displacement, 0.0)

@@ -254,8 +254,10 @@ class ColourJitter:
     def __call__(self, key: Array, image: Array) -> Array:
         ranges, channels = self._ranges(), image.shape[-1]
         if channels != 3 and (channels != 1 or {"saturation", "hue"} & ranges.keys()):
-            raise ConfigError(f"colour_jitter of {', '.join(ranges)} on {channels} channels: colours need 3; for 1 channel set "
-                              "saturation and hue to 0, for others use brightness and contrast")
+            raise ConfigError(
+                f"colour_jitter of {', '.join(ranges)} on {channels} channels: colours need 3; for 1 channel set "
+                "saturation and hue to 0, for others use brightness and contrast"
+            )
         if not ranges:
             return image
         order, *keys = jax.random.split(key, 1 + len(ranges))

@@ -31,8 +31,13 @@ def as_range(what: str, value, *, symmetric: bool = False, positive: bool = Fals
     """
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     pair = ((-value, value) if symmetric else (value, value)) if number else value
-    if (not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2
-            or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in pair) or pair[0] > pair[1]):
+    if (
+        not isinstance(pair, Sequence)
+        or isinstance(pair, str)
+        or len(pair) != 2
+        or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in pair)
+        or pair[0] > pair[1]
+    ):
         raise ConfigError(f"{what}={value!r}: must be a number or (low, high) with low <= high")
     if positive and pair[0] <= 0:
         raise ConfigError(f"{what}={value!r}: must be above 0")
@@ -242,10 +247,16 @@ class Elastic:
     def __post_init__(self):
         if self.border not in ("reflect", "constant"):
             raise ConfigError(f"elastic border={self.border!r}: must be 'reflect' or 'constant'")
-        if not all(isinstance(v, (int, float)) for v in (self.alpha, self.sigma, self.alpha_affine)) or not self.sigma > 0 \
-                or self.alpha < 0 or self.alpha_affine < 0:
-            raise ConfigError(f"elastic alpha={self.alpha}, sigma={self.sigma}, alpha_affine={self.alpha_affine}: sigma must "
-                              "be a number above 0, the others not negative")
+        if (
+            not all(isinstance(v, (int, float)) for v in (self.alpha, self.sigma, self.alpha_affine))
+            or not self.sigma > 0
+            or self.alpha < 0
+            or self.alpha_affine < 0
+        ):
+            raise ConfigError(
+                f"elastic alpha={self.alpha}, sigma={self.sigma}, alpha_affine={self.alpha_affine}: sigma must "
+                "be a number above 0, the others not negative"
+            )
         if self.alpha_affine and self.rank != 2:
             raise ConfigError(f"elastic alpha_affine={self.alpha_affine} at rank {self.rank}: planar only; set it to 0")
 
@@ -313,12 +324,16 @@ def positions(matrix: Array, offset: Array, size: tuple[int, ...], displacement:
     """
     rank = len(size)
     column = lambda v: v.reshape(-1, *(1,) * rank)
-    grids = [jnp.expand_dims(jnp.arange(n, dtype=jnp.float32) - (n - 1) / 2, [0, *(1 + i for i in range(rank) if i != j)])
-             for j, n in enumerate(size)]
+    grids = [
+        jnp.expand_dims(jnp.arange(n, dtype=jnp.float32) - (n - 1) / 2, [0, *(1 + i for i in range(rank) if i != j)])
+        for j, n in enumerate(size)
+    ]
     if displacement is not None:
         grids = [grid + displacement[..., j] for j, grid in enumerate(grids)]
-    return [sum((column(matrix[:, k, j]) * grids[j] for j in range(rank)), column(offset[:, k] + (size[k] - 1) / 2))
-            for k in range(rank)]
+    return [
+        sum((column(matrix[:, k, j]) * grids[j] for j in range(rank)), column(offset[:, k] + (size[k] - 1) / 2))
+        for k in range(rank)
+    ]
 
 
 def reverse(x: Array, flags: Sequence[Array]) -> Array:

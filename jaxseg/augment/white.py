@@ -25,8 +25,18 @@ from jaxseg.types import Array
 
 # lowest power first
 _LOG = (1.44270539, -0.721379882, 0.479251189, -0.358389032, 0.326725717, -0.279996194)  # log2(1 + y) / y, |y| < 1/3, to 1e-5
-_QUANTILE = (0.860824584, 0.0772420729, -0.579964835, 0.484523039, -0.221015066, 0.0633140964, -0.0116607172, 0.00134100679,
-             -8.76288743e-05, 2.48260363e-06)  # z / s^2 with P(|Z| > z) = 2^(-s^2), s < 5.66: z to 5e-4, the distribution to 3e-5
+_QUANTILE = (
+    0.860824584,
+    0.0772420729,
+    -0.579964835,
+    0.484523039,
+    -0.221015066,
+    0.0633140964,
+    -0.0116607172,
+    0.00134100679,
+    -8.76288743e-05,
+    2.48260363e-06,
+)  # z / s^2 with P(|Z| > z) = 2^(-s^2), s < 5.66: z to 5e-4, the distribution to 3e-5
 
 
 @functools.partial(jax.jit, static_argnames="shape")
@@ -66,5 +76,5 @@ def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
     terms: list = list(coefficients)
     while len(terms) > 1:
         pairs = [low + high * x for low, high in zip(terms[::2], terms[1::2])]
-        terms, x = pairs + terms[len(pairs) * 2:], x * x
+        terms, x = pairs + terms[len(pairs) * 2 :], x * x
     return terms[0]

@@ -63,10 +63,13 @@ def measured(options: argparse.Namespace, side: Options, log) -> Iterator[table.
             if hasattr(module, "rows"):  # a suite that starts its own processes
                 yield from module.rows(name, side, limit=options.limit, log=log) if whole else ()
                 continue
-            works = {work: about for work, about in module.works(name, side).items()
-                     if whole or re.search(options.only, f"{suite}/{name} {work}")}
+            works = {
+                work: about
+                for work, about in module.works(name, side).items()
+                if whole or re.search(options.only, f"{suite}/{name} {work}")
+            }
             for i in range(0, len(works), TOGETHER):
-                part = dict(list(works.items())[i:i + TOGETHER])
+                part = dict(list(works.items())[i : i + TOGETHER])
                 yield from pair.rows(suite, name, part, side, seconds=seconds, limit=options.limit, log=log)
 
 
@@ -88,11 +91,15 @@ def main(arguments: list[str] | None = None) -> int:
                     file.write(json.dumps({"stage": "rows", **dataclasses.asdict(row)}) + "\n")
             count += 1
             whole &= row.ours is not None and row.ratio != "FAILED"
-            print(f"{time.monotonic() - begin:6.0f} s  {row.suite}/{row.name} {row.work}: "
-                  f"{'-' if row.ours is None else table.number(row.ours)} {row.unit}"
-                  + (f", {row.peer} {table.number(row.peer_value)}" if row.peer_value else "")
-                  + (f", ratio {row.ratio if isinstance(row.ratio, str) else table.number(row.ratio)}" if row.ratio else "")
-                  + (f" ({row.note})" if row.note else ""), file=sys.stderr, flush=True)
+            print(
+                f"{time.monotonic() - begin:6.0f} s  {row.suite}/{row.name} {row.work}: "
+                f"{'-' if row.ours is None else table.number(row.ours)} {row.unit}"
+                + (f", {row.peer} {table.number(row.peer_value)}" if row.peer_value else "")
+                + (f", ratio {row.ratio if isinstance(row.ratio, str) else table.number(row.ratio)}" if row.ratio else "")
+                + (f" ({row.note})" if row.note else ""),
+                file=sys.stderr,
+                flush=True,
+            )
     text = table.markdown(sheet.latest(), about)
     (options.output / "bench.md").write_text(text)
     print(text)

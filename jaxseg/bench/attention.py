@@ -18,10 +18,13 @@ def sizes(options: Options) -> tuple[int, int, int, int]:
 def arrays(options: Options):
     """q, k, v and the result's gradient [B, T, heads, d], the bias [1, heads, T, T]."""
     import numpy as np
+
     b, t, h, d = sizes(options)
     rng = np.random.default_rng(0)
-    return (*(rng.normal(size=(b, t, h, d)).astype(np.float32) for _ in range(4)),
-            rng.normal(size=(1, h, t, t)).astype(np.float32))
+    return (
+        *(rng.normal(size=(b, t, h, d)).astype(np.float32) for _ in range(4)),
+        rng.normal(size=(1, h, t, t)).astype(np.float32),
+    )
 
 
 def ours(work: str, options: Options) -> Call:
@@ -48,6 +51,7 @@ def peer(work: str, options: Options) -> Call:
 
     import numpy as np
     import torch
+
     peers.threads()
     *given, bias = map(torch.from_numpy, arrays(options))
     q, k, v, grad = (a.transpose(1, 2).contiguous() for a in given)
@@ -66,5 +70,6 @@ def peer(work: str, options: Options) -> Call:
 
 def _flat(results):
     import numpy as np
+
     results = results if isinstance(results, (list, tuple)) else [results]
     return np.concatenate([np.asarray(a).ravel() for a in results])

@@ -21,8 +21,9 @@ def block(call: Callable, runs: int, finish: Callable) -> float:
     return 1e3 * (time.perf_counter() - start) / runs
 
 
-def interleaved(blocks: Mapping[str, Callable[[int], float]], *, seconds: float, least: int = 5,
-                pause: float = 0.02) -> dict[str, tuple[float, int]]:
+def interleaved(
+    blocks: Mapping[str, Callable[[int], float]], *, seconds: float, least: int = 5, pause: float = 0.02
+) -> dict[str, tuple[float, int]]:
     """Median time of each of several competitors, run in turn: a, b, a, b, ..., so that a slow moment falls on all.
 
     Args:

@@ -31,8 +31,11 @@ QUICK: dict[str, Case] = {"volumes": Case((24, 24, 24), (16, 16, 16), 4, 2, 2), 
 # our names; MONAI's of the same are in `peer`
 AUGMENT = {
     "volumes": (("mirror", 0.5, {}), ("intensity", 1.0, {"scale": 0.1, "shift": 0.05}), ("noise", 0.5, {"sigma": 0.1})),
-    "images": (("hflip", 0.5, {}), ("affine", 1.0, {"degrees": 20.0, "translate": 0.1, "scale": (0.8, 1.2)}),
-               ("noise", 0.5, {"sigma": 0.1})),
+    "images": (
+        ("hflip", 0.5, {}),
+        ("affine", 1.0, {"degrees": 20.0, "translate": 0.1, "scale": (0.8, 1.2)}),
+        ("noise", 0.5, {"sigma": 0.1}),
+    ),
 }
 
 
@@ -52,6 +55,7 @@ def scans(c: Case):
     """The images [*size, C] and masks [*size] of a case: blobs in noise, positive everywhere."""
     import numpy as np
     from scipy import ndimage
+
     rng = np.random.default_rng(0)
     for _ in range(c.count):
         blobs = ndimage.zoom(rng.normal(size=[max(n // 8, 2) for n in c.size]), 8, order=1)
@@ -108,6 +112,7 @@ def written(c: Case, root: Path, *, volumes: bool):
 
     from jaxseg.data.records import Case as Scan
     from jaxseg.data.records import DataSet, Recipe
+
     root.mkdir()
     names = tuple(f"m{i}" for i in range(c.channels))
     cases = []
@@ -118,8 +123,9 @@ def written(c: Case, root: Path, *, volumes: bool):
         cases.append(Scan(str(i), str(i), tuple(paths[:-1]), paths[-1]))
     dataset = DataSet("bench", root, tuple(cases), ("blob",), _classes, modalities=names if volumes else ())
     if volumes:
-        return dataset, Recipe(size=c.patch, window=None, spacing=None, channels=c.channels, labels=("blob",), intensity="brain",
-                               modalities=names)
+        return dataset, Recipe(
+            size=c.patch, window=None, spacing=None, channels=c.channels, labels=("blob",), intensity="brain", modalities=names
+        )
     return dataset, Recipe(size=c.size[:2], window=(100.0, 200.0), spacing=None, channels=1, labels=("blob",))
 
 
@@ -149,25 +155,41 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
                 items.append({"image": np.moveaxis(z, -1, 0).copy(), "mask": mask[None].copy()})
             else:
                 scaled = np.clip(image / 200, 0, 1)
-                items += [{"image": scaled[None, :, :, z, 0].copy(), "mask": mask[None, :, :, z].copy()}
-                          for z in range(c.size[2])]
+                items += [
+                    {"image": scaled[None, :, :, z, 0].copy(), "mask": mask[None, :, :, z].copy()} for z in range(c.size[2])
+                ]
         noise = T.RandGaussianNoised("image", prob=0.5, std=0.1)
         if c.patch:
-            chain = [T.EnsureTyped(both), T.FgBgToIndicesd("mask"),
-                     T.RandCropByPosNegLabeld(both, "mask", c.patch, pos=1, neg=2, fg_indices_key="mask_fg_indices",
-                                              bg_indices_key="mask_bg_indices"),
-                     *(T.RandFlipd(both, prob=0.5, spatial_axis=a) for a in range(3)),
-                     T.RandScaleIntensityd("image", factors=0.1, prob=1.0),
-                     T.RandShiftIntensityd("image", offsets=0.05, prob=1.0), noise]
+            chain = [
+                T.EnsureTyped(both),
+                T.FgBgToIndicesd("mask"),
+                T.RandCropByPosNegLabeld(
+                    both, "mask", c.patch, pos=1, neg=2, fg_indices_key="mask_fg_indices", bg_indices_key="mask_bg_indices"
+                ),
+                *(T.RandFlipd(both, prob=0.5, spatial_axis=a) for a in range(3)),
+                T.RandScaleIntensityd("image", factors=0.1, prob=1.0),
+                T.RandShiftIntensityd("image", offsets=0.05, prob=1.0),
+                noise,
+            ]
         else:
-            turn = T.RandAffined(both, prob=1.0, rotate_range=np.pi / 9, translate_range=[0.1 * n for n in c.size[:2]],
-                                 scale_range=0.2, mode=("bilinear", "nearest"), padding_mode="zeros", cache_grid=True)
+            turn = T.RandAffined(
+                both,
+                prob=1.0,
+                rotate_range=np.pi / 9,
+                translate_range=[0.1 * n for n in c.size[:2]],
+                scale_range=0.2,
+                mode=("bilinear", "nearest"),
+                padding_mode="zeros",
+                cache_grid=True,
+            )
             chain = [T.EnsureTyped(both), T.RandFlipd(both, prob=0.5, spatial_axis=1), turn, noise]
         cached = CacheDataset(items, T.Compose([*chain, T.SelectItemsd(both)]), progress=False)
         sampler = torch.utils.data.RandomSampler(cached, replacement=True, num_samples=1 << 30)
         plain = dict(batch_size=c.batch, sampler=sampler)
-        loaders = {"no workers": lambda: DataLoader(cached, num_workers=0, **plain),
-                   "threads": lambda: ThreadDataLoader(cached, num_workers=0, buffer_size=4, **plain)}
+        loaders = {
+            "no workers": lambda: DataLoader(cached, num_workers=0, **plain),
+            "threads": lambda: ThreadDataLoader(cached, num_workers=0, buffer_size=4, **plain),
+        }
         if machine.cores() > 1:
             loaders["workers"] = lambda: DataLoader(cached, num_workers=machine.cores(), **plain)
         streams = {}
@@ -179,6 +201,7 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
             def run():
                 batch = next(stream)
                 return [batch[k].cuda(non_blocking=True) if options.gpu else batch[k] for k in both]
+
             return run
 
         peak = machine.Peak(options.gpu)

@@ -33,28 +33,46 @@ class Stage(NamedTuple):
 
 
 def _rows(suite: str, name: str, *more: str) -> Stage:
-    return Stage(f"{suite}/{name}", ("-m", "jaxseg.bench", f"--suite={suite}", "--peers", f"--only=^{suite}/{name}$",
-                                     "--seconds=2", "--limit=230", *more))
+    return Stage(
+        f"{suite}/{name}",
+        ("-m", "jaxseg.bench", f"--suite={suite}", "--peers", f"--only=^{suite}/{name}$", "--seconds=2", "--limit=230", *more),
+    )
 
 
 def _step(name: str, change: str = "") -> Stage:
-    return Stage(f"steps/{name}{f' {change}' if change else ''}",
-                 ("-m", "jaxseg.bench.gpu_steps", name, "--trace", *([f"--change={change}"] if change else [])))
+    return Stage(
+        f"steps/{name}{f' {change}' if change else ''}",
+        ("-m", "jaxseg.bench.gpu_steps", name, "--trace", *([f"--change={change}"] if change else [])),
+    )
 
 
 SHARES = 3
 STAGES = (
     Stage("machine", ("-m", "jaxseg.bench.gpu_machine"), 60.0),
-    _step("segnext_t"), _step("unet3d_s"), _step("nnunet_plain"), _step("segnext_t", "untuned"),
-    _step("unet3d_s", "nchw"), _step("nnunet_plain", "nchw"),
+    _step("segnext_t"),
+    _step("unet3d_s"),
+    _step("nnunet_plain"),
+    _step("segnext_t", "untuned"),
+    _step("unet3d_s", "nchw"),
+    _step("nnunet_plain", "nchw"),
     Stage("main", ("-m", "jaxseg.bench.gpu_main"), 200.0),
-    *(_rows("models", name) for name in ("segnext_t", "unet3d_s", "nnunet_plain", "effisegnet_b0", "segformer_b2",
-                                         "swin_unetr", "unetr")),
-    _step("effisegnet_b0"), _step("swin_unetr"), _rows("infer", "unet3d_xs"),
-    Stage("tests", ("-m", "pytest", "-n3", "--tb=line", "-rf", "-p", "no:cacheprovider", "tests/gpu"), 240.0, gpu=True,
-          env={"JAX_PLATFORMS": ""}),
+    *(
+        _rows("models", name)
+        for name in ("segnext_t", "unet3d_s", "nnunet_plain", "effisegnet_b0", "segformer_b2", "swin_unetr", "unetr")
+    ),
+    _step("effisegnet_b0"),
+    _step("swin_unetr"),
+    _rows("infer", "unet3d_xs"),
+    Stage(
+        "tests",
+        ("-m", "pytest", "-n3", "--tb=line", "-rf", "-p", "no:cacheprovider", "tests/gpu"),
+        240.0,
+        gpu=True,
+        env={"JAX_PLATFORMS": ""},
+    ),
     *(Stage(f"kernels {i}", ("-m", "jaxseg.bench.gpu_rows", f"--share={i}/{SHARES}"), 240.0, gpu=True) for i in range(SHARES)),
-    *(_step("segnext_t", change) for change in ("xla", "nobarrier", "float32", "nographs")), _step("unet3d_s", "nobarrier"),
+    *(_step("segnext_t", change) for change in ("xla", "nobarrier", "float32", "nographs")),
+    _step("unet3d_s", "nobarrier"),
     *(_rows("models", name) for name in ("segformer_b0", "segnext_b", "unet_base", "dualbranch_04_unet_s", "effisegnet_b4")),
 )
 
@@ -115,8 +133,11 @@ def run(waiting: list[Stage], options: argparse.Namespace) -> list[str]:
                         one.mark.unlink()
                         seconds = round(time.monotonic() - one.until + one.stage.limit, 1)
                         append(options.output, {"ended": one.stage.name, "code": code, "seconds": seconds})
-                        print(f"{time.monotonic() - begin:6.0f} s  {one.stage.name}: "
-                              f"{'done' if code == 0 else f'FAILED ({code})'} in {seconds} s", flush=True)
+                        print(
+                            f"{time.monotonic() - begin:6.0f} s  {one.stage.name}: "
+                            f"{'done' if code == 0 else f'FAILED ({code})'} in {seconds} s",
+                            flush=True,
+                        )
                         failed += [one.stage.name] if code else []
                 if late and waiting:
                     failed += [s.name for s in waiting]
@@ -152,8 +173,15 @@ def _start(stage: Stage, options: argparse.Namespace, folder: Path, log) -> Runn
         command += ["--results", results] + (["--quick"] if options.quick else [])
     if stage.command[1] == "jaxseg.bench":
         command += ["--output", str(options.output)]
-    env = {"PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "1", "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-           "JAX_COMPILATION_CACHE_DIR": str(options.output / "cache"), **os.environ, lanes.FOLDER: str(folder), **stage.env}
+    env = {
+        "PYTHONUNBUFFERED": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "1",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "JAX_COMPILATION_CACHE_DIR": str(options.output / "cache"),
+        **os.environ,
+        lanes.FOLDER: str(folder),
+        **stage.env,
+    }
     print(f"== {stage.name}: {' '.join(command)}", file=log, flush=True)
     process = subprocess.Popen(command, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
     return Running(stage, process, time.monotonic() + stage.limit, lanes.join(folder, process.pid))

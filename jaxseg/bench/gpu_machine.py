@@ -15,11 +15,18 @@ def main() -> None:
     from jaxseg.bench.gpu_rows import copy_rate
     from jaxseg.bench.models import matmul_rate
     from jaxseg.bench.side import Options
+
     about = Options(folder="", gpu=jax.default_backend() == "gpu", quick=options.quick, peers=False, dresses=())
     with lanes.alone():
-        found = {"stage": "machine", **machine.describe(), "device": jax.devices()[0].device_kind, "cudnn": _cudnn(),
-                 "copy_TB_s": copy_rate(2**16 if options.quick else 2**29) / 1e12,
-                 "bf16_tflops": matmul_rate("bfloat16", about) / 1e12, "tf32_tflops": matmul_rate("float32", about) / 1e12}
+        found = {
+            "stage": "machine",
+            **machine.describe(),
+            "device": jax.devices()[0].device_kind,
+            "cudnn": _cudnn(),
+            "copy_TB_s": copy_rate(2**16 if options.quick else 2**29) / 1e12,
+            "bf16_tflops": matmul_rate("bfloat16", about) / 1e12,
+            "tf32_tflops": matmul_rate("float32", about) / 1e12,
+        }
         with jax.default_matmul_precision("highest"):
             found["float32_tflops"] = matmul_rate("float32", about) / 1e12
     print(json.dumps(found, indent=1), flush=True)
@@ -31,6 +38,7 @@ def main() -> None:
 def _cudnn() -> str:
     try:
         from jax._src.lib import cuda_versions  # private: jax prints this version in errors alone
+
         return str(cuda_versions.cudnn_get_version())
     except Exception:
         return ""

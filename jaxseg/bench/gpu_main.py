@@ -22,8 +22,13 @@ def main() -> None:
         seconds = time.perf_counter() - start
         print(done.stdout[-6000:], done.stderr[-6000:], flush=True)
         scores = Path(folder, "run", "evaluation.json")
-        found = {"stage": "main", "seconds": seconds, "code": done.returncode, "end": (done.stdout + done.stderr)[-1500:],
-                 "evaluation": json.loads(scores.read_text()) if scores.exists() else None}
+        found = {
+            "stage": "main",
+            "seconds": seconds,
+            "code": done.returncode,
+            "end": (done.stdout + done.stderr)[-1500:],
+            "evaluation": json.loads(scores.read_text()) if scores.exists() else None,
+        }
     if options.results:
         with open(options.results, "a") as file:
             file.write(json.dumps(found) + "\n")

@@ -38,12 +38,25 @@ class GpuRow(NamedTuple):
     shifted: Factory | None = None  # a depthwise convolution as a sum of shifted products, left to XLA's fusions
 
 
-STRIPS = (((8, 128, 128, 256), (1, 7), 1), ((8, 128, 128, 256), (1, 11), 1), ((8, 128, 128, 256), (1, 21), 1),
-          ((8, 128, 128, 256), (21, 1), 1), ((16, 40, 40, 320), (1, 21), 1))
-WINDOWS = (((8, 128, 128, 256), (3, 3), 1), ((8, 128, 128, 256), (5, 5), 1), ((8, 64, 64, 384), (7, 7), 1),
-           ((2, 64, 64, 64, 64), (3, 3, 3), 1), ((2, 64, 64, 64, 64), (5, 5, 5), 2), ((2, 48, 48, 48, 48), (7, 7, 7), 1),
-           ((1, 32, 32, 32, 64), (13, 13, 13), 1), ((8, 64, 64, 24), (5, 5), 1), ((8, 40, 40, 40), (3, 3), 1),
-           ((8, 28, 28, 144), (5, 5), 1))
+STRIPS = (
+    ((8, 128, 128, 256), (1, 7), 1),
+    ((8, 128, 128, 256), (1, 11), 1),
+    ((8, 128, 128, 256), (1, 21), 1),
+    ((8, 128, 128, 256), (21, 1), 1),
+    ((16, 40, 40, 320), (1, 21), 1),
+)
+WINDOWS = (
+    ((8, 128, 128, 256), (3, 3), 1),
+    ((8, 128, 128, 256), (5, 5), 1),
+    ((8, 64, 64, 384), (7, 7), 1),
+    ((2, 64, 64, 64, 64), (3, 3, 3), 1),
+    ((2, 64, 64, 64, 64), (5, 5, 5), 2),
+    ((2, 48, 48, 48, 48), (7, 7, 7), 1),
+    ((1, 32, 32, 32, 64), (13, 13, 13), 1),
+    ((8, 64, 64, 24), (5, 5), 1),
+    ((8, 40, 40, 40), (3, 3), 1),
+    ((8, 28, 28, 144), (5, 5), 1),
+)
 DIRECTIONS = ("forward", "input_gradient", "weight_gradient")
 TILES = ({}, {"unroll": 1}, {"chunk": 128}, {"chunk": 32}, {"stages": 3})  # of strips of 21
 
@@ -55,8 +68,15 @@ def gpu_rows() -> list[GpuRow]:
         for direction in DIRECTIONS:
             rows.append(_conv(shape, kernel, dilation, direction, {}))
     rows += [_conv(*STRIPS[2], direction, tiles) for tiles in TILES[1:] for direction in ("forward", "weight_gradient")]
-    return rows + [_attention(*sizes) for sizes in ((8, 16384, 256, 1, 32, False), (512, 343, 343, 3, 16, True),
-                                                    (256, 512, 512, 4, 32, True), (8, 512, 512, 12, 64, False))]
+    return rows + [
+        _attention(*sizes)
+        for sizes in (
+            (8, 16384, 256, 1, 32, False),
+            (512, 343, 343, 3, 16, True),
+            (256, 512, 512, 4, 32, True),
+            (8, 512, 512, 12, 64, False),
+        )
+    ]
 
 
 def _conv(shape, kernel, dilation: int, direction: str, tiles: dict[str, int]) -> GpuRow:
@@ -66,8 +86,7 @@ def _conv(shape, kernel, dilation: int, direction: str, tiles: dict[str, int]) -
     static = {"forward": (), "input_gradient": (shape[1:-1],), "weight_gradient": (kernel,)}[direction]
     weights = (*kernel, 1, channels)
     shapes = {"forward": (shape, weights), "input_gradient": (out, weights), "weight_gradient": (shape, out)}[direction]
-    title = (f"depthwise {'x'.join(map(str, kernel))} {'x'.join(map(str, shape))}"
-             f"{f' dilation {dilation}' if dilation > 1 else ''}")
+    title = f"depthwise {'x'.join(map(str, kernel))} {'x'.join(map(str, shape))}{f' dilation {dilation}' if dilation > 1 else ''}"
     extra = "".join(f" {k}={v}" for k, v in tiles.items())
 
     def make(module: str, **options) -> Callable[[], jax.Array]:
@@ -78,14 +97,21 @@ def _conv(shape, kernel, dilation: int, direction: str, tiles: dict[str, int]) -
         one = functools.partial(_shifted, spec)
         if direction == "forward":
             return _ready(one, *shapes)
-        fixed = {"input_gradient": (jax.ShapeDtypeStruct(shape, jnp.bfloat16), lambda w: lambda x: one(x, w)),
-                 "weight_gradient": (jax.ShapeDtypeStruct(weights, jnp.bfloat16), lambda x: lambda w: one(x, w))}[direction]
+        fixed = {
+            "input_gradient": (jax.ShapeDtypeStruct(shape, jnp.bfloat16), lambda w: lambda x: one(x, w)),
+            "weight_gradient": (jax.ShapeDtypeStruct(weights, jnp.bfloat16), lambda x: lambda w: one(x, w)),
+        }[direction]
         g, other = (0, 1) if direction == "input_gradient" else (1, 0)
         return _ready(lambda *a: jax.linear_transpose(fixed[1](a[other]), fixed[0])(a[g])[0], *shapes)
 
-    return GpuRow(f"{title} {direction}{extra}", functools.partial(make, "gpu.depthwise", **tiles),
-                  functools.partial(make, "reference"), 2 * (numbers + math.prod(out)),
-                  2 * math.prod(out) * math.prod(kernel), None if tiles or math.prod(kernel) > 49 else shifted)
+    return GpuRow(
+        f"{title} {direction}{extra}",
+        functools.partial(make, "gpu.depthwise", **tiles),
+        functools.partial(make, "reference"),
+        2 * (numbers + math.prod(out)),
+        2 * math.prod(out) * math.prod(kernel),
+        None if tiles or math.prod(kernel) > 49 else shifted,
+    )
 
 
 def _shifted(spec: Spec, x: jax.Array, w: jax.Array) -> jax.Array:
@@ -104,12 +130,18 @@ def _shifted(spec: Spec, x: jax.Array, w: jax.Array) -> jax.Array:
 def _attention(b: int, t: int, s: int, heads: int, d: int, biased: bool) -> GpuRow:
     def make(ours: bool) -> Callable[[], jax.Array]:
         from jaxseg.ops.attention import api, reference
-        one = api.attention if ours else functools.partial(reference.attention, scale=d ** -0.5)
+
+        one = api.attention if ours else functools.partial(reference.attention, scale=d**-0.5)
         shapes = ((b, t, heads, d), (b, s, heads, d), (b, s, heads, d), *([(1, heads, t, s)] if biased else []))
         return _ready(lambda q, k, v, bias=None: one(q, k, v, bias=bias), *shapes)
 
-    return GpuRow(f"attention {b}x{t}x{s}, {heads} heads of {d}{', biased' if biased else ''}", functools.partial(make, True),
-                  functools.partial(make, False), 4 * b * heads * d * (t + s), 4 * b * heads * t * s * d)
+    return GpuRow(
+        f"attention {b}x{t}x{s}, {heads} heads of {d}{', biased' if biased else ''}",
+        functools.partial(make, True),
+        functools.partial(make, False),
+        4 * b * heads * d * (t + s),
+        4 * b * heads * t * s * d,
+    )
 
 
 def _ready(function: Callable, *shapes: tuple[int, ...]) -> Callable[[], jax.Array]:

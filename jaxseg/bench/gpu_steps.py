@@ -1,12 +1,12 @@
 """Where the time of a training step on a GPU goes: its kernels by a trace, and the same step with one thing changed.
 
-    python -m jaxseg.bench.gpu_steps segnext_t --trace                # the step as users run it, and its kernels
-    python -m jaxseg.bench.gpu_steps segnext_t --change=xla           # XLA's own depthwise convolutions
-    python -m jaxseg.bench.gpu_steps unet3d_s --change=nobarrier      # without optimization barriers
-    python -m jaxseg.bench.gpu_steps unet3d_s --change=nchw           # channels first in 3-D convolutions, as XLA has it
-    python -m jaxseg.bench.gpu_steps segnext_t --change=untuned       # no search for algorithms and tiles: quicker to compile
-    python -m jaxseg.bench.gpu_steps segnext_t --change=nographs      # every kernel launched by itself, no CUDA graphs
-    python -m jaxseg.bench.gpu_steps segnext_t --change=float32       # float32 with TF32 in place of bfloat16
+python -m jaxseg.bench.gpu_steps segnext_t --trace                # the step as users run it, and its kernels
+python -m jaxseg.bench.gpu_steps segnext_t --change=xla           # XLA's own depthwise convolutions
+python -m jaxseg.bench.gpu_steps unet3d_s --change=nobarrier      # without optimization barriers
+python -m jaxseg.bench.gpu_steps unet3d_s --change=nchw           # channels first in 3-D convolutions, as XLA has it
+python -m jaxseg.bench.gpu_steps segnext_t --change=untuned       # no search for algorithms and tiles: quicker to compile
+python -m jaxseg.bench.gpu_steps segnext_t --change=nographs      # every kernel launched by itself, no CUDA graphs
+python -m jaxseg.bench.gpu_steps segnext_t --change=float32       # float32 with TF32 in place of bfloat16
 """
 
 import argparse
@@ -19,10 +19,16 @@ import time
 
 from jaxseg.utils.xla_flags import NHWC, convolve_channels_last
 
-CHANGES = {"": {}, "xla": {"JAXSEG_CONV": "xla"}, "pallas": {"JAXSEG_CONV": "pallas"}, "nobarrier": {}, "float32": {},
-           "nographs": {"XLA_FLAGS": "--xla_gpu_enable_command_buffer="},
-           "nchw": {"XLA_FLAGS": f"{NHWC}=false"},
-           "untuned": {"XLA_FLAGS": "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"}}
+CHANGES = {
+    "": {},
+    "xla": {"JAXSEG_CONV": "xla"},
+    "pallas": {"JAXSEG_CONV": "pallas"},
+    "nobarrier": {},
+    "float32": {},
+    "nographs": {"XLA_FLAGS": "--xla_gpu_enable_command_buffer="},
+    "nchw": {"XLA_FLAGS": f"{NHWC}=false"},
+    "untuned": {"XLA_FLAGS": "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"},
+}
 TOP = 15  # kernels that are listed
 
 
@@ -41,18 +47,28 @@ def measured(name: str, change: str, quick: bool, trace: bool) -> dict:
     network, params, state = functional.split(create_model(name, **models.case_options(name, options)))
     image, mask = map(jax.numpy.asarray, models.arrays(case.shape(options), case.classes))
     dtype = "float32" if change == "float32" or not options.gpu else "bfloat16"
-    call = models.step_call(network, params, state, image, mask, case.classes, dtype,
-                            machine.Peak(options.gpu, compiles=True), {}, aux=case.aux)
+    call = models.step_call(
+        network, params, state, image, mask, case.classes, dtype, machine.Peak(options.gpu, compiles=True), {}, aux=case.aux
+    )
     with lanes.alone():
         ms = clock.interleaved({"step": lambda runs: clock.block(call.run, runs, call.finish)}, seconds=0.1 if quick else 2.0)
         kernels = traced(call) if trace else {}
-    return {"network": name, "change": change, "size": case.shape(options), "dtype": dtype, "ms": ms["step"][0],
-            "leaves": len(params), **call.facts, **kernels}
+    return {
+        "network": name,
+        "change": change,
+        "size": case.shape(options),
+        "dtype": dtype,
+        "ms": ms["step"][0],
+        "leaves": len(params),
+        **call.facts,
+        **kernels,
+    }
 
 
 def traced(call, steps: int = 5) -> dict:
     """Kernels of a step, longest first, and how long the device stood idle."""
     import jax
+
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             start = time.perf_counter()
@@ -77,20 +93,43 @@ def traced(call, steps: int = 5) -> dict:
     kinds = collections.Counter()
     for kernel, ms in names.items():
         kinds[kind(kernel)] += ms
-    return {"trace_wall_ms": wall, "busy_ms": busy, "launches": sum(counts.values()), "lines": sorted(set(lines)),
-            "kinds": {k: round(v, 3) for k, v in kinds.most_common()},
-            "kernels": [(kernel[:120], round(ms, 3), round(counts[kernel], 1)) for kernel, ms in names.most_common(TOP)]}
+    return {
+        "trace_wall_ms": wall,
+        "busy_ms": busy,
+        "launches": sum(counts.values()),
+        "lines": sorted(set(lines)),
+        "kinds": {k: round(v, 3) for k, v in kinds.most_common()},
+        "kernels": [(kernel[:120], round(ms, 3), round(counts[kernel], 1)) for kernel, ms in names.most_common(TOP)],
+    }
 
 
 def kind(kernel: str) -> str:
     """What a kernel does, by its name."""
     lower = kernel.lower()
-    for part, found in (("memcpy", "copies"), ("memset", "copies"), ("nchwtonhwc", "layout"), ("nhwctonchw", "layout"),
-                        ("transpose", "transposes"), ("copy", "copies"), ("depthwise", "our depthwise"),
-                        ("fmha", "attention"), ("flash", "attention"), ("sdpa", "attention"), ("wgrad", "cuDNN"),
-                        ("dgrad", "cuDNN"), ("fprop", "cuDNN"), ("conv", "cuDNN"), ("cudnn", "cuDNN"), ("gemm", "products"),
-                        ("cutlass", "cuDNN or products"), ("nvjet", "products"), ("reduce", "reductions"),
-                        ("scatter", "scatters"), ("gather", "gathers"), ("fusion", "fusions")):
+    for part, found in (
+        ("memcpy", "copies"),
+        ("memset", "copies"),
+        ("nchwtonhwc", "layout"),
+        ("nhwctonchw", "layout"),
+        ("transpose", "transposes"),
+        ("copy", "copies"),
+        ("depthwise", "our depthwise"),
+        ("fmha", "attention"),
+        ("flash", "attention"),
+        ("sdpa", "attention"),
+        ("wgrad", "cuDNN"),
+        ("dgrad", "cuDNN"),
+        ("fprop", "cuDNN"),
+        ("conv", "cuDNN"),
+        ("cudnn", "cuDNN"),
+        ("gemm", "products"),
+        ("cutlass", "cuDNN or products"),
+        ("nvjet", "products"),
+        ("reduce", "reductions"),
+        ("scatter", "scatters"),
+        ("gather", "gathers"),
+        ("fusion", "fusions"),
+    ):
         if part in lower:
             return found
     return "other"

@@ -46,12 +46,14 @@ def _batch(options: Options) -> int:
 def volume(size: tuple[int, ...]):
     """float32 [1, *size, C] of standard normal numbers."""
     import numpy as np
+
     return np.random.default_rng(0).normal(size=(1, *size, CHANNELS)).astype(np.float32)
 
 
 def matrix():
     """(weights [C, K], bias [K]) of the 1x1x1 network."""
     import numpy as np
+
     rng = np.random.default_rng(1)
     return rng.normal(size=(CHANNELS, CLASSES)).astype(np.float32), rng.normal(size=CLASSES).astype(np.float32)
 
@@ -81,8 +83,16 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
         parameters = sum(math.prod(p.shape) for p in params.values())
         apply, values = lambda values, x: network.apply(*values, x)[0].logits, (params, state)
     fast = lambda values, x: apply(values, x.astype(dtype)).astype(jnp.float32)
-    run = lambda apply, image: sliding_window(jax.tree_util.Partial(apply, values), image, window=window, num_classes=CLASSES,
-                                              overlap=OVERLAP, batch=batch, blend="gaussian", accumulator="device")
+    run = lambda apply, image: sliding_window(
+        jax.tree_util.Partial(apply, values),
+        image,
+        window=window,
+        num_classes=CLASSES,
+        overlap=OVERLAP,
+        batch=batch,
+        blend="gaussian",
+        accumulator="device",
+    )
     peak = machine.Peak(options.gpu, compiles=True)
 
     def whole() -> Call:
@@ -98,8 +108,11 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
         del result
         peak.reset()
         jax.block_until_ready(run(chosen, image))
-        return Call(lambda: run(chosen, image), jax.block_until_ready,
-                    {"parameters": parameters, "compile_s": seconds, "peak_mb": peak.read()})
+        return Call(
+            lambda: run(chosen, image),
+            jax.block_until_ready,
+            {"parameters": parameters, "compile_s": seconds, "peak_mb": peak.read()},
+        )
 
     def over() -> Call:
         size = _size_over(options)
@@ -107,20 +120,35 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
         count = len(tiles.grid(size, window, (OVERLAP,) * 3, "monai"))
         windows = jnp.asarray(volume(window)).repeat(batch, 0)
         alone = jax.jit(chosen).lower(values, windows).compile()
-        return _over(lambda: run(chosen, image), lambda: alone(values, windows), math.ceil(count / batch), jax.block_until_ready,
-                     {"parameters": parameters})
+        return _over(
+            lambda: run(chosen, image),
+            lambda: alone(values, windows),
+            math.ceil(count / batch),
+            jax.block_until_ready,
+            {"parameters": parameters},
+        )
 
     return {"whole": whole, "over the network": over}
 
 
 def _over(whole: Callable, network: Callable, calls: int, finish: Callable, facts: dict) -> Call:
     """The percentage as a finished figure: `calls` windows through the network, against the whole."""
-    blocks = {"whole": lambda runs: clock.block(whole, runs, finish),
-              "network": lambda runs: clock.block(lambda: [network() for _ in range(calls)][-1], runs, finish)}
+    blocks = {
+        "whole": lambda runs: clock.block(whole, runs, finish),
+        "network": lambda runs: clock.block(lambda: [network() for _ in range(calls)][-1], runs, finish),
+    }
     ms = clock.interleaved(blocks, seconds=4.0, least=3)
     percent = 100 * (ms["whole"][0] / ms["network"][0] - 1)
-    return Call(None, None, {**facts, "value": percent, "runs": ms["whole"][1],
-                             "note": f"whole {ms['whole'][0]:.3g} ms, network {ms['network'][0]:.3g} ms"})
+    return Call(
+        None,
+        None,
+        {
+            **facts,
+            "value": percent,
+            "runs": ms["whole"][1],
+            "note": f"whole {ms['whole'][0]:.3g} ms, network {ms['network'][0]:.3g} ms",
+        },
+    )
 
 
 def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
@@ -153,6 +181,7 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
         def forward(x):
             with torch.autocast("cuda", torch.bfloat16, enabled=options.gpu):
                 return called(x.contiguous(memory_format=layout)).float()
+
         return forward
 
     def chosen() -> tuple[Callable, str]:
@@ -187,12 +216,19 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
         image, windows = place(size), place(window).repeat(_batch(options), 1, 1, 1, 1)
         forward, dress = chosen()
         from jaxseg.infer import tiles
+
         count = len(tiles.grid(size, window, (OVERLAP,) * 3, "monai"))
 
         def network():
             with torch.inference_mode():
                 return forward(windows)
-        return _over(lambda: run(forward, image), network, math.ceil(count / _batch(options)), wait,
-                     {"parameters": parameters, "dress": f"{maker}, {dress}"})
+
+        return _over(
+            lambda: run(forward, image),
+            network,
+            math.ceil(count / _batch(options)),
+            wait,
+            {"parameters": parameters, "dress": f"{maker}, {dress}"},
+        )
 
     return {"whole": whole, "over the network": over}

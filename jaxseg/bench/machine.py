@@ -14,9 +14,14 @@ PACKAGES = ("jax", "flax", "numpy", "torch", "monai", "transformers", "scipy")
 
 def describe() -> dict[str, str]:
     """Column -> text. Starts no backend: an accelerator is named by its driver's own tool."""
-    return {"date": datetime.datetime.now().strftime("%Y-%m-%d %H:%M"), "machine": accelerator() or processor(),
-            "cores": str(cores()), "python": platform.python_version(), **{name: version(name) for name in PACKAGES},
-            "oneDNN": "" if os.environ.get("JAXSEG_ONEDNN") == "off" else version("onednn-cpu-gomp")}
+    return {
+        "date": datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
+        "machine": accelerator() or processor(),
+        "cores": str(cores()),
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+        "oneDNN": "" if os.environ.get("JAXSEG_ONEDNN") == "off" else version("onednn-cpu-gomp"),
+    }
 
 
 def cores() -> int:
@@ -29,8 +34,13 @@ def accelerator() -> str:
     if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
         return ""
     try:
-        text = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True,
-                              text=True, timeout=30, check=True).stdout.splitlines()
+        text = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        ).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
         return ""
     return f"{text[0]}{f' x {len(text)}' if len(text) > 1 else ''}" if text else ""

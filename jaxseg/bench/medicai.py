@@ -74,8 +74,10 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     count = sum(math.prod(p.shape) for p in params.values())
     facts, peak = {"note": f"{count:,} parameters"}, machine.Peak(options.gpu, compiles=True)
     logits = lambda params, state, image: network.apply(params, state, image)[0].logits
-    return {"forward": lambda: models.compiled(jax.jit(logits), (params, state, image), peak, facts),
-            "train step": lambda: models.step_call(network, params, state, image, mask, classes, "float32", peak, facts)}
+    return {
+        "forward": lambda: models.compiled(jax.jit(logits), (params, state, image), peak, facts),
+        "train step": lambda: models.step_call(network, params, state, image, mask, classes, "float32", peak, facts),
+    }
 
 
 def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
@@ -91,10 +93,14 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     image, mask = arrays(shape, case.classes)
     target = mask[..., None] if case.classes == 1 else np.eye(case.classes)[mask]
     model = getattr(medicai.models, case.network)(
-        encoder_name=case.encoder, input_shape=shape[1:], num_classes=case.classes,
-        classifier_activation="sigmoid" if case.classes == 1 else "softmax")
-    model.compile(optimizer=keras.optimizers.AdamW(1e-4),
-                  loss="binary_crossentropy" if case.classes == 1 else "categorical_crossentropy")
+        encoder_name=case.encoder,
+        input_shape=shape[1:],
+        num_classes=case.classes,
+        classifier_activation="sigmoid" if case.classes == 1 else "softmax",
+    )
+    model.compile(
+        optimizer=keras.optimizers.AdamW(1e-4), loss="binary_crossentropy" if case.classes == 1 else "categorical_crossentropy"
+    )
     target = target.astype(np.float32)
     facts = {"dress": "medicai, Keras 3 on JAX", "note": f"{model.count_params():,} parameters"}
 
@@ -103,5 +109,7 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
         run()  # both return numpy: nothing is left to wait for
         return Call(run, lambda result: None, {**facts, "compile_s": time.perf_counter() - begin})
 
-    return {"forward": lambda: ready(lambda: model.predict_on_batch(image)),
-            "train step": lambda: ready(lambda: model.train_on_batch(image, target))}
+    return {
+        "forward": lambda: ready(lambda: model.predict_on_batch(image)),
+        "train step": lambda: ready(lambda: model.train_on_batch(image, target)),
+    }

@@ -56,8 +56,9 @@ CASES: dict[str, Case] = {
     "unet3d_s": Case(*_CUBE, channels=2, classes=4),
     "dualbranch_04_unet_s": Case(*_CUBE, channels=2, classes=4),
     # nnU-Net's own benchmark: as planned for BraTS, deep supervision with halved weights and none for the coarsest level
-    "nnunet_plain": Case((2, 128, 128, 128), (1, 64, 64, 64), (1, 64, 64, 64), channels=4, classes=4,
-                         aux=(0.5, 0.25, 0.125, 0.0)),
+    "nnunet_plain": Case(
+        (2, 128, 128, 128), (1, 64, 64, 64), (1, 64, 64, 64), channels=4, classes=4, aux=(0.5, 0.25, 0.125, 0.0)
+    ),
     "unetr": Case(*_TRANSFORMER, channels=4, classes=4),
     "swin_unetr": Case(*_TRANSFORMER, channels=4, classes=4),
 }
@@ -70,8 +71,10 @@ def works(name: str, options: Options) -> dict[str, dict]:
     sign of the gradient, and biases in front of a BatchNorm have a gradient of rounding errors alone.
     """
     size = "x".join(map(str, CASES[name].shape(options))) + "".join(f", {k} {v}" for k, v in narrowed(name, options).items())
-    return {"forward": {"size": size, "tolerance": 1e-3},
-            "train step": {"size": size, "tolerance": 3e-2 if options.gpu else 3e-3}}
+    return {
+        "forward": {"size": size, "tolerance": 1e-3},
+        "train step": {"size": size, "tolerance": 3e-2 if options.gpu else 3e-3},
+    }
 
 
 def case_options(name: str, options: Options) -> dict:
@@ -93,6 +96,7 @@ def narrowed(name: str, options: Options) -> dict:
 def arrays(shape: tuple[int, ...], classes: int):
     """(image, mask): the same on both sides, drawn by numpy."""
     import numpy as np
+
     rng = np.random.default_rng(0)
     return rng.normal(size=shape).astype(np.float32), rng.integers(0, max(classes, 2), shape[:-1]).astype(np.int32)
 
@@ -132,8 +136,9 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
 
     def train_step() -> Call:
         losses: list[float] = []
-        call = step_call(network, params, state, image, mask, classes, dtype, peak, {**shared, "flop": 3 * flop}, losses,
-                         aux=CASES[name].aux)
+        call = step_call(
+            network, params, state, image, mask, classes, dtype, peak, {**shared, "flop": 3 * flop}, losses, aux=CASES[name].aux
+        )
         np.save(options.path("train step.ours.npy"), np.array(losses))
         return call
 
@@ -143,6 +148,7 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
 def full_precision(function, *arguments):
     """The result in float32 without TF32, from whichever algorithms compile fastest: for comparing, never for timing."""
     import jax
+
     with jax.default_matmul_precision("highest"):
         return jax.jit(function).lower(*arguments).compile(compiler_options={"xla_gpu_autotune_level": "0"})(*arguments)
 
@@ -164,15 +170,36 @@ def training(network, params, state, image, mask, classes: int, dtype: str, aux:
     else:
         optimizer = optimizers.build(params, name="adamw", weight_decay=1e-2)
         loss = losses.build((("bce" if classes == 1 else "cross_entropy", 1.0),))
-    step = steps.build(network, loss, optimizer, lambda n: 1.0, augmentations.build((), rank=mask.ndim - 1), mesh, lr=LR,
-                       dtype=dtype, auxiliary=bool(aux))
-    held = states.place(states.storage(network, optimizer).join(states.create(params, state, optimizer, ema=False)),
-                        meshes.replicated(mesh))
+    step = steps.build(
+        network,
+        loss,
+        optimizer,
+        lambda n: 1.0,
+        augmentations.build((), rank=mask.ndim - 1),
+        mesh,
+        lr=LR,
+        dtype=dtype,
+        auxiliary=bool(aux),
+    )
+    held = states.place(
+        states.storage(network, optimizer).join(states.create(params, state, optimizer, ema=False)), meshes.replicated(mesh)
+    )
     return step, held, meshes.put({"image": image, "mask": mask}, mesh)
 
 
-def step_call(network, params, state, image, mask, classes: int, dtype: str, peak: machine.Peak, facts: dict,
-              first: list[float] | None = None, aux: tuple[float, ...] = ()) -> Call:
+def step_call(
+    network,
+    params,
+    state,
+    image,
+    mask,
+    classes: int,
+    dtype: str,
+    peak: machine.Peak,
+    facts: dict,
+    first: list[float] | None = None,
+    aux: tuple[float, ...] = (),
+) -> Call:
     """`training` on one batch, over and over; `first` receives the losses of the first two steps."""
     step, held, batch = training(network, params, state, image, mask, classes, dtype, aux)
     first = [] if first is None else first
@@ -190,6 +217,7 @@ def step_call(network, params, state, image, mask, classes: int, dtype: str, pea
 def compiled(function, arguments, peak: machine.Peak, facts: dict, caller: Callable | None = None) -> Call:
     """A jitted function compiled for these arguments: seconds until its first call ended, memory."""
     import jax
+
     start = time.perf_counter()
     executable = function.lower(*arguments).compile()
     run = caller(executable) if caller else lambda: executable(*arguments)
@@ -214,13 +242,15 @@ def planned(executable) -> float | None:
     memory = executable.memory_analysis()
     if memory is None:
         return None
-    return (memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-            + memory.temp_size_in_bytes) / 2**20
+    return (
+        memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+    ) / 2**20
 
 
 def matmul_rate(dtype: str, options: Options) -> float:
     """FLOP/s of a square matrix product of random numbers in this process, the denominator of the MFU."""
     import jax
+
     n = 256 if options.quick else 8192 if options.gpu else 1024
     a = jax.random.normal(jax.random.key(0), (n, n), dtype)
     product = jax.jit(lambda a: a @ a)
@@ -231,6 +261,7 @@ def matmul_rate(dtype: str, options: Options) -> float:
 
 def _seconds(f: Callable, a) -> float:
     import jax
+
     start = time.perf_counter()
     for _ in range(4):
         out = f(a)
@@ -241,4 +272,5 @@ def _seconds(f: Callable, a) -> float:
 def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     """The same of PyTorch's network; leaves its weights for ours."""
     from jaxseg.bench import peers
+
     return peers.works(name, case_options(name, options), CASES[name].shape(options), options)

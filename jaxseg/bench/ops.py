@@ -43,17 +43,19 @@ def _edge(options: Options) -> int:
 def kernels(name: str) -> dict:
     """The rows of `bench.gpu_rows` of one kind, by what their names go on with."""
     from jaxseg.bench.gpu_rows import gpu_rows
+
     return {row.name.removeprefix(f"{name} "): row for row in gpu_rows() if row.name.startswith(f"{name} ")}
 
 
 def _kernel(work: str, make: Callable, which: str, options: Options, facts: Callable[[], dict]) -> Call:
     import jax
     import numpy as np
+
     start = time.perf_counter()
     run = make()
     result = jax.block_until_ready(run()).reshape(-1)
     seconds = time.perf_counter() - start
-    np.save(options.path(f"{work}.{which}.npy"), np.asarray(result[::max(1, result.size // COMPARED)], np.float32))
+    np.save(options.path(f"{work}.{which}.npy"), np.asarray(result[:: max(1, result.size // COMPARED)], np.float32))
     return Call(run, jax.block_until_ready, {"compile_s": seconds, **facts()})
 
 
@@ -62,10 +64,14 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     if name in KERNELS:
         from jaxseg.bench.gpu_rows import copy_rate
         from jaxseg.bench.models import matmul_rate
-        rates = functools.cache(lambda: {"flop_per_s": matmul_rate("bfloat16", options),
-                                         "bytes_per_s": copy_rate(2**16 if options.quick else 2**29)})
-        return {work: functools.partial(_kernel, work, row.ours, "ours", options, lambda row=row: {"flop": row.flops, **rates()})
-                for work, row in kernels(name).items()}
+
+        rates = functools.cache(
+            lambda: {"flop_per_s": matmul_rate("bfloat16", options), "bytes_per_s": copy_rate(2**16 if options.quick else 2**29)}
+        )
+        return {
+            work: functools.partial(_kernel, work, row.ours, "ours", options, lambda row=row: {"flop": row.flops, **rates()})
+            for work, row in kernels(name).items()
+        }
 
     import jax
     import numpy as np
@@ -78,9 +84,12 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
         return {direction: functools.partial(_convolution, name, direction, options) for direction in DIRECTIONS}
     if name == WINDOWS:
         return {work: functools.partial(attention.ours, work, options) for work in attention.WORKS}
-    function = {"distance_transform": lambda m: distance.distance_transform(m[None])[0],
-                "signed_distance": lambda m: distance.signed_distance(m[None])[0],
-                "components": components.label, "largest_component": components.largest}[name]
+    function = {
+        "distance_transform": lambda m: distance.distance_transform(m[None])[0],
+        "signed_distance": lambda m: distance.signed_distance(m[None])[0],
+        "components": components.label,
+        "largest_component": components.largest,
+    }[name]
 
     def call() -> Call:
         mask = volume(_edge(options))
@@ -103,6 +112,7 @@ def _convolution(name: str, direction: str, options: Options) -> Call:
     from jaxseg.ops.conv.cpu import choose
     from jaxseg.ops.conv.cpu.onednn import library, primitive
     from jaxseg.ops.conv.cpu.table import S
+
     shape = S[name]
     lowering = getattr(choose.lowerings(shape.spec, shape.x, shape.weights), direction)
     if library.wanted() and primitive.faster(direction, shape.spec, shape.x, shape.weights):
@@ -115,8 +125,10 @@ def _convolution(name: str, direction: str, options: Options) -> Call:
 def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     """scipy.ndimage on the host (it has no device); PyTorch for convolutions; XLA for a kernel's plain twin."""
     if name in KERNELS:
-        return {work: functools.partial(_kernel, work, row.plain, "peer", options, lambda: {"dress": "plain twin, XLA"})
-                for work, row in kernels(name).items()}
+        return {
+            work: functools.partial(_kernel, work, row.plain, "peer", options, lambda: {"dress": "plain twin, XLA"})
+            for work, row in kernels(name).items()
+        }
     if name == WINDOWS:
         return {work: functools.partial(attention.peer, work, options) for work in attention.WORKS}
 
@@ -126,6 +138,7 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     if name in CONVOLUTIONS:
         from jaxseg.bench import peers
         from jaxseg.ops.conv.cpu.table import S
+
         return {direction: functools.partial(peers.convolution, S[name], direction, options) for direction in DIRECTIONS}
 
     def signed(mask):
@@ -136,8 +149,12 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
         labels, _ = ndimage.label(mask)
         return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
 
-    function = {"distance_transform": ndimage.distance_transform_edt, "signed_distance": signed,
-                "components": lambda mask: ndimage.label(mask)[0], "largest_component": largest}[name]
+    function = {
+        "distance_transform": ndimage.distance_transform_edt,
+        "signed_distance": signed,
+        "components": lambda mask: ndimage.label(mask)[0],
+        "largest_component": largest,
+    }[name]
 
     def call() -> Call:
         mask = volume(_edge(options))
@@ -152,6 +169,7 @@ def volume(n: int):
     """A mask of blobs, bool [n, n, n]: smoothed noise above its 80th percentile."""
     import numpy as np
     from scipy import ndimage
+
     smooth = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(n, n, n)), n / 24)
     return smooth > np.quantile(smooth, 0.8)
 
@@ -159,6 +177,7 @@ def volume(n: int):
 def canonical(labels):
     """Components numbered in the order of their first voxel."""
     import numpy as np
+
     values, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     order = np.argsort(np.argsort(np.where(values == 0, -1, first)))
     return order[inverse].reshape(labels.shape)

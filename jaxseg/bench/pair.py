@@ -36,8 +36,16 @@ class Process:
         except ConfigError as error:
             raise SideFailed(f"{which}: {error}") from error
         command = [python, "-m", "jaxseg.bench.side", suite, name, which, json.dumps(options._asdict())]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1,
-                                         env=environment(options.gpu), process_group=0)
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            bufsize=1,
+            env=environment(options.gpu),
+            process_group=0,
+        )
 
     def ask(self, **request) -> dict:
         self._signal(signal.SIGCONT)
@@ -114,13 +122,21 @@ def rows(suite: str, name: str, works: dict[str, dict], options: Options, *, sec
                         sides.pop(which).close()
                     if which == "peer":
                         options = options._replace(peers=False)
-            yield _measured(sides, facts, Row(suite, name, work, size=about.get("size", ""), unit=about.get("unit", "ms")),
-                            notes, about, seconds, Path(folder))
+            yield _measured(
+                sides,
+                facts,
+                Row(suite, name, work, size=about.get("size", ""), unit=about.get("unit", "ms")),
+                notes,
+                about,
+                seconds,
+                Path(folder),
+            )
             options = options._replace(peers="peer" in sides)
 
 
-def _measured(sides: dict[str, Process], facts: dict, row: Row, notes: list[str], about: dict, seconds: float,
-              folder: Path) -> Row:
+def _measured(
+    sides: dict[str, Process], facts: dict, row: Row, notes: list[str], about: dict, seconds: float, folder: Path
+) -> Row:
     timed: dict[str, tuple[float, int]] = {}
     try:
         waiting = {w: _timer(sides[w], row.work) for w, f in facts.items() if "value" not in f}

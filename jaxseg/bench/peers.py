@@ -37,38 +37,49 @@ def network(name: str, size: tuple[int, ...], ours: dict):
     channels, classes = ours["in_channels"], ours["num_classes"]
     if name in _SEGNEXT:
         from jaxseg.bench.twins.segnext import Official
+
         dims, depths, width, rank = _SEGNEXT[name]
         sizes = dict(ham=width, width=width, bases=rank, in_channels=channels, classes=classes)
         return Official(dims, depths, **sizes, dropout=0.0), "twin"
     if name in _SEGFORMER:
         from jaxseg.bench.twins.live import SegFormer
+
         return SegFormer(*_SEGFORMER[name], channels=channels, classes=classes), "transformers"
     if name in _EFFISEGNET:
         from jaxseg.bench.twins.effisegnet import EffiSegNet
+
         return EffiSegNet(*_EFFISEGNET[name], size[0], 32), "MONAI encoder"
     if name == "unet_base":
         from jaxseg.bench.twins.unet import UNetBase
+
         return UNetBase(ours.get("widths", (64, 128, 256, 512, 1024)), in_channels=channels, classes=classes), "twin"
     if name in _UNET2D:
         from jaxseg.bench.twins.brats2d import UNet
+
         return UNet((64, 128, 256, 512), 1024, **_UNET2D[name], in_channels=channels, classes=classes), "twin"
     if name == "mobile_unetr":
         from jaxseg.bench.twins.mobile_unetr import MobileUNETR
+
         return MobileUNETR(*_MOBILE_UNETR, classes=classes), "twin around transformers' encoder"
     if name == "pspnet_r50":
         from jaxseg.bench.twins.pspnet import PSPNet
+
         return PSPNet((3, 4, 6, 3), in_channels=channels, classes=classes, dropout=0.0, aux=False), "twin"
     if name in ("unet3d_xs", "unet3d_s"):
         from jaxseg.bench.twins.volume import UNet3D
+
         base = 16 if name == "unet3d_xs" else 32
         return UNet3D([base * 2**i for i in range(5)], channels, classes), "twin"
     if name == "dualbranch_04_unet_s":
         from jaxseg.bench.twins.volume import DualBranch04
+
         return DualBranch04((16, 32, 64), (256, 512), (256, 128, 32, 32), classes), "twin"
     if name == "nnunet_plain":
         from jaxseg.bench.twins.nnunet import PlainUNet
+
         return PlainUNet(ours.get("widths", (32, 64, 128, 256, 320, 320)), channels, classes), "twin"
     from monai.networks import nets
+
     if name == "unetr":
         return nets.UNETR(channels, classes, size, feature_size=16), "MONAI"
     if name == "swin_unetr":
@@ -81,6 +92,7 @@ def prepared(name: str, image: np.ndarray, ours: dict, device: str = "cpu"):
     networks send everything to a constant."""
     import torch
     from torch.nn.modules.batchnorm import _BatchNorm
+
     threads()
     torch.manual_seed(0)
     module, maker = network(name, image.shape[1:-1], ours)
@@ -99,14 +111,17 @@ def prepared(name: str, image: np.ndarray, ours: dict, device: str = "cpu"):
 def threads() -> None:
     """All cores, and cuDNN's search for the fastest algorithm."""
     import torch
+
     torch.set_num_threads(machine.cores())
     torch.backends.cudnn.benchmark = True
 
 
 def save_weights(module, options: Options) -> int:
     """Leave the state dict for our side; returns the number of parameters that take part."""
-    np.savez(options.path("weights.npz"), **{k: v.numpy() for k, v in module.state_dict().items()
-                                             if not k.endswith("num_batches_tracked")})
+    np.savez(
+        options.path("weights.npz"),
+        **{k: v.numpy() for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")},
+    )
     return sum(p.numel() for name, p in module.named_parameters() if "cross_attn" not in name)  # MONAI's ViT never calls these
 
 
@@ -141,6 +156,7 @@ def works(name: str, ours: dict, shape: tuple[int, ...], options: Options) -> di
         def run():
             with torch.inference_mode(), autocast():
                 return called(x)
+
         return run
 
     def train_step(dress: str) -> Callable:
@@ -164,6 +180,7 @@ def works(name: str, ours: dict, shape: tuple[int, ...], options: Options) -> di
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             return loss.detach()
+
         return run
 
     def ready(work: str, make: Callable) -> Call:
@@ -171,8 +188,11 @@ def works(name: str, ours: dict, shape: tuple[int, ...], options: Options) -> di
         peak.reset()
         for _ in range(2):
             finish(options)(run())
-        return Call(run, finish(options), {**facts, "dress": f"{maker}, {facts['dress']}", "parameters": parameters,
-                                           "peak_mb": peak.read()})
+        return Call(
+            run,
+            finish(options),
+            {**facts, "dress": f"{maker}, {facts['dress']}", "parameters": parameters, "peak_mb": peak.read()},
+        )
 
     def forward_work() -> Call:
         exact(True)
@@ -195,6 +215,7 @@ def dice_cross_entropy(logits, labels):
     """Cross-entropy and the mean Dice loss of the foreground classes, at the size of `logits`; nnU-Net's loss but for its batch
     Dice."""
     import torch
+
     F = torch.nn.functional
     if labels.shape[1:] != logits.shape[2:]:
         labels = F.interpolate(labels[:, None].float(), logits.shape[2:], mode="nearest")[:, 0].long()
@@ -207,6 +228,7 @@ def dice_cross_entropy(logits, labels):
 def dressed(module, dress: str, rank: int):
     """(the module as this dress calls it, the memory format of its input); the module is brought into that format."""
     import torch
+
     last = torch.channels_last if rank == 2 else torch.channels_last_3d
     layout = torch.contiguous_format if dress == "contiguous" else last
     module.to(memory_format=layout)
@@ -218,17 +240,25 @@ def dressed(module, dress: str, rank: int):
 def exact(yes: bool) -> None:
     """TF32 off for comparing values, on for timing, as XLA has it."""
     import torch
+
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not yes
 
 
 def finish(options: Options) -> Callable:
     """Waits until the device has done everything it was given."""
     import torch
+
     return (lambda _: torch.cuda.synchronize()) if options.gpu else (lambda _: None)
 
 
-def fastest(make: Callable[[str], Callable], options: Options, wait: Callable, *, tries: int = 3,
-            close: Callable[[str], None] | None = None) -> tuple[Callable, dict]:
+def fastest(
+    make: Callable[[str], Callable],
+    options: Options,
+    wait: Callable,
+    *,
+    tries: int = 3,
+    close: Callable[[str], None] | None = None,
+) -> tuple[Callable, dict]:
     """The fastest of the dresses asked for: (call, {"dress", "compile_s": seconds until its first call ended}).
 
     Args:
@@ -236,6 +266,7 @@ def fastest(make: Callable[[str], Callable], options: Options, wait: Callable, *
       close: called with a dress that has been tried; the best is made again then.
     """
     import torch
+
     trials = {}
     for dress in options.dresses or (GPU_DRESSES if options.gpu else CPU_DRESSES):
         torch.compiler.reset()
@@ -263,6 +294,7 @@ def fastest(make: Callable[[str], Callable], options: Options, wait: Callable, *
 def convolution(shape, direction: str, options: Options) -> Call:
     """One direction of one convolution of `ops.conv.cpu.table`, channels_last, on the numbers that `ops.conv.bench` draws."""
     import torch
+
     threads()
     device, spec, rank = "cuda" if options.gpu else "cpu", shape.spec, len(shape.kernel)
     rng = np.random.default_rng(0)
@@ -278,8 +310,9 @@ def convolution(shape, direction: str, options: Options) -> Call:
     def run():
         if direction == "forward":
             return (torch.conv2d if rank == 2 else torch.conv3d)(x, w, None, spec.stride, pads, spec.dilation, spec.groups)
-        return torch.ops.aten.convolution_backward(g, x, w, None, spec.stride, pads, spec.dilation, False, [0] * rank,
-                                                   spec.groups, mask)[mask.index(True)]
+        return torch.ops.aten.convolution_backward(
+            g, x, w, None, spec.stride, pads, spec.dilation, False, [0] * rank, spec.groups, mask
+        )[mask.index(True)]
 
     result = run().cpu().numpy()
     back = np.moveaxis(result, (0, 1), (-1, -2)) if direction == "weight_gradient" else np.moveaxis(result, 1, -1)

@@ -11,10 +11,18 @@ from jaxseg.bench.side import Call, Options
 from jaxseg.bench.table import Row
 
 SECONDS = 1.5  # of timing for each size
-CASES = ("forward by voxels", "train step by batch", "sliding window by windows", "distance transform by voxels",
-         "components by voxels")
-_EDGES = {"forward by voxels": (32, 48, 64), "distance transform by voxels": (32, 64, 96, 128),
-          "components by voxels": (32, 64, 96, 128)}
+CASES = (
+    "forward by voxels",
+    "train step by batch",
+    "sliding window by windows",
+    "distance transform by voxels",
+    "components by voxels",
+)
+_EDGES = {
+    "forward by voxels": (32, 48, 64),
+    "distance transform by voxels": (32, 64, 96, 128),
+    "components by voxels": (32, 64, 96, 128),
+}
 _COUNTS = {"train step by batch": (1, 2, 4, 8), "sliding window by windows": (8, 16, 32, 64)}
 EDGE = 32  # of a batch's volumes, voxels
 
@@ -22,7 +30,7 @@ EDGE = 32  # of a batch's volumes, voxels
 def sizes(name: str, options: Options) -> dict[str, int]:
     """work -> its size: voxels, examples or windows."""
     if name in _COUNTS:
-        return {str(n): n for n in _COUNTS[name][:2 if options.quick else None]}
+        return {str(n): n for n in _COUNTS[name][: 2 if options.quick else None]}
     edges = _EDGES[name][:2] if options.quick else _EDGES[name]
     return {f"{n}^3": n**3 for n in edges}
 
@@ -36,8 +44,9 @@ def rows(name: str, options: Options, *, limit: float, log) -> Iterator[Row]:
     for what, costs in (("time", [r.ours for r in measured]), ("memory", [r.xla_mb for r in measured])):
         if all(costs):
             slope = clock.slope(list(counted.values()), costs)
-            yield Row("scaling", name, f"slope of {what}", unit="exponent", ours=slope,
-                      note="" if slope <= 1.05 else "more than 1.05")
+            yield Row(
+                "scaling", name, f"slope of {what}", unit="exponent", ours=slope, note="" if slope <= 1.05 else "more than 1.05"
+            )
 
 
 def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:

@@ -57,9 +57,12 @@ def serve(suite: str, name: str, which: str, options: Options, requests, replies
     """Answer "prepare CALL" with the call's facts and "time CALL RUNS" with milliseconds, until the input ends."""
     if options.gpu and which == "ours":
         import jax
+
         if jax.default_backend() != "gpu":
-            raise ConfigError(f"this machine has a GPU and jax runs on {jax.default_backend()!r}; install jax[cuda13], or set "
-                              "JAX_PLATFORMS=cpu for a table of the CPU")
+            raise ConfigError(
+                f"this machine has a GPU and jax runs on {jax.default_backend()!r}; install jax[cuda13], or set "
+                "JAX_PLATFORMS=cpu for a table of the CPU"
+            )
     builds = getattr(importlib.import_module(f"jaxseg.bench.{suite}"), which)(name, options)
     calls: dict[str, Call] = {}
     for line in requests:

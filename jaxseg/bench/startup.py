@@ -38,8 +38,12 @@ def rows(name: str, options: Options, *, limit: float, log) -> Iterator[Row]:
         row = Row("startup", name, f"first step, {kind}", size=f"2x{edge}x{edge}x1", unit="s")
         if found[kind]:
             middle = sorted(found[kind], key=lambda f: f["seconds"])[len(found[kind]) // 2]
-            row.ours, row.runs, row.parameters, row.compile_s = middle["seconds"], len(found[kind]), middle["parameters"], \
-                middle["compile_s"]
+            row.ours, row.runs, row.parameters, row.compile_s = (
+                middle["seconds"],
+                len(found[kind]),
+                middle["parameters"],
+                middle["compile_s"],
+            )
             row.note = f"{middle['compilations']} programs compiled"
         if found["peer"]:
             middle = sorted(found["peer"], key=lambda f: f["seconds"])[len(found["peer"]) // 2]
@@ -55,8 +59,15 @@ def _run(name: str, which: str, edge: int, cache: str, options: Options, until: 
     if cache:
         env |= {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     start = time.time()
-    done = subprocess.run([sys.executable, "-m", "jaxseg.bench.startup", name, which, str(edge), str(int(options.gpu))], env=env,
-                          stdout=subprocess.PIPE, stderr=log, text=True, timeout=max(1.0, until - time.monotonic()), check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxseg.bench.startup", name, which, str(edge), str(int(options.gpu))],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        timeout=max(1.0, until - time.monotonic()),
+        check=True,
+    )
     report = json.loads(done.stdout.splitlines()[-1])
     return {**report, "seconds": report["done"] - start}
 
@@ -82,8 +93,12 @@ def ours(name: str, edge: int, gpu: bool) -> dict:
     step, held, batch = training(network, params, state, image, mask, 1, "bfloat16" if gpu else "float32")
     held, metrics = step(held, batch)
     float(metrics["loss"])
-    return {"done": time.time(), "compile_s": sum(seconds), "compilations": len(seconds) - len(hits),
-            "parameters": sum(p.size for p in params.values())}
+    return {
+        "done": time.time(),
+        "compile_s": sum(seconds),
+        "compilations": len(seconds) - len(hits),
+        "parameters": sum(p.size for p in params.values()),
+    }
 
 
 def peer(name: str, edge: int, gpu: bool) -> dict:
@@ -93,6 +108,7 @@ def peer(name: str, edge: int, gpu: bool) -> dict:
     from jaxseg.bench import peers
     from jaxseg.bench.models import arrays
     from jaxseg.bench.twins.segnext import Ich
+
     peers.threads()
     device = "cuda" if gpu else "cpu"
     module = Ich((32, 64, 160, 256), (3, 3, 5, 2), ham=512, width=256, bases=64, dropout=0.0)

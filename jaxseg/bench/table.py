@@ -109,10 +109,21 @@ def _value(field: str, text: str):
     return None if text == "" else int(text) if field in ("runs", "parameters") else float(text)
 
 
-COLUMNS = (("work", "{name} {work}"), ("size", "{size}"), ("unit", "{unit}"), ("ours", "{ours}"), ("peer", "{peer_value}"),
-           ("which", "{peer}"), ("difference", "{error}"), ("compile s", "{compile_s} / {peer_compile_s}"),
-           ("XLA MiB", "{xla_mb}"), ("peak MiB", "{peak_mb} / {peer_peak_mb}"), ("MFU", "{mfu}"), ("note", "{note}"),
-           ("ratio", "{ratio}"))
+COLUMNS = (
+    ("work", "{name} {work}"),
+    ("size", "{size}"),
+    ("unit", "{unit}"),
+    ("ours", "{ours}"),
+    ("peer", "{peer_value}"),
+    ("which", "{peer}"),
+    ("difference", "{error}"),
+    ("compile s", "{compile_s} / {peer_compile_s}"),
+    ("XLA MiB", "{xla_mb}"),
+    ("peak MiB", "{peak_mb} / {peer_peak_mb}"),
+    ("MFU", "{mfu}"),
+    ("note", "{note}"),
+    ("ratio", "{ratio}"),
+)
 
 
 def markdown(rows: Sequence[Row], machine: dict[str, str]) -> str:

@@ -15,5 +15,16 @@ from jaxseg.checkpoint.manager import Checkpoints
 from jaxseg.checkpoint.record import CHECKPOINTS, Claim, claim, find_record, read_record, run_folder, write_record
 from jaxseg.checkpoint.weights import keep_copy, load_weights, step_folder
 
-__all__ = ["CHECKPOINTS", "Checkpoints", "Claim", "claim", "find_record", "keep_copy", "load_weights", "read_record",
-           "run_folder", "step_folder", "write_record"]
+__all__ = [
+    "CHECKPOINTS",
+    "Checkpoints",
+    "Claim",
+    "claim",
+    "find_record",
+    "keep_copy",
+    "load_weights",
+    "read_record",
+    "run_folder",
+    "step_folder",
+    "write_record",
+]

@@ -58,8 +58,9 @@ def spec(name: str, leaf) -> Spec:
         if type(leaf) is kind:
             return Spec((), word)
     if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape") or leaf.dtype == object:
-        raise ValueError(f"leaf {name!r} is a {type(leaf).__name__}; a train state holds arrays and numbers, put the rest "
-                         "into info")
+        raise ValueError(
+            f"leaf {name!r} is a {type(leaf).__name__}; a train state holds arrays and numbers, put the rest into info"
+        )
     if _is_key(leaf):
         return Spec(jax.eval_shape(jax.random.key_data, leaf).shape, str(leaf.dtype))
     return Spec(tuple(leaf.shape), np.dtype(leaf.dtype).name)
@@ -76,8 +77,10 @@ def compare(expected: Mapping[str, Spec], found: Mapping[str, Spec], what: str) 
     lines = differences(expected, found)
     if lines:
         shown = "\n  ".join(lines[:20]) + (f"\n  ... {len(lines) - 20} more" if len(lines) > 20 else "")
-        raise MismatchError(f"{what} does not fit: {len(lines)} leaves differ; use the configuration that wrote it, or another "
-                            f"--workdir:\n  {shown}")
+        raise MismatchError(
+            f"{what} does not fit: {len(lines)} leaves differ; use the configuration that wrote it, or another "
+            f"--workdir:\n  {shown}"
+        )
 
 
 def to_host(tree: Mapping[str, Any], *, keep: bool = True) -> dict[str, np.ndarray]:
@@ -136,8 +139,10 @@ def place(name: str, host: np.ndarray, target):
     if _is_key(target):
         return jax.random.wrap_key_data(placed, impl=_KEY_IMPLEMENTATIONS[str(target.dtype)[4:-1]])
     if placed.dtype != target.dtype:
-        raise MismatchError(f"leaf {name} is {target.dtype} in the checkpoint, which JAX here makes {placed.dtype}; "
-                            "set jax_enable_x64, or keep this leaf as a numpy array")
+        raise MismatchError(
+            f"leaf {name} is {target.dtype} in the checkpoint, which JAX here makes {placed.dtype}; "
+            "set jax_enable_x64, or keep this leaf as a numpy array"
+        )
     return placed
 
 

@@ -95,8 +95,10 @@ class Checkpoints:
         self._tidy()
         later = [n for n in listing.numbers(self.folder) if n >= step]
         if later and (self._line is None or step < self._line):
-            raise CheckpointError(f"{self.folder} holds step {later[-1]}, and step {step} was to be saved without restoring it "
-                                  "first; resume from it, or choose another --workdir")
+            raise CheckpointError(
+                f"{self.folder} holds step {later[-1]}, and step {step} was to be saved without restoring it "
+                "first; resume from it, or choose another --workdir"
+            )
         metric = None if metric is None or not math.isfinite(metric) else float(metric)
         self._thread = threading.Thread(target=self._write, args=(step, host, specs, info, metric, seconds), name=f"save-{step}")
         self._thread.start()
@@ -216,8 +218,10 @@ class Checkpoints:
             verdicts = multihost_utils.process_allgather(np.int32(verdict)).reshape(-1).tolist()
             if len(set(verdicts)) > 1:
                 failing = [i for i, v in enumerate(verdicts) if v]
-                raise CheckpointError(f"processes {failing} cannot use step {number} in {self.folder}, the others can; all need "
-                                      f"one shared file system and one configuration{f' ({error})' if error else ''}")
+                raise CheckpointError(
+                    f"processes {failing} cannot use step {number} in {self.folder}, the others can; all need "
+                    f"one shared file system and one configuration{f' ({error})' if error else ''}"
+                )
         if verdict == 2:
             raise error
 
@@ -237,18 +241,24 @@ class Checkpoints:
     def _nothing(self, step: int | str | None, found: list[str]) -> str:
         wanted = {None: "usable checkpoint", "latest": "usable checkpoint", "best": "best step"}.get(step, f"step {step}")
         there, whole, corrupt = listing.numbers(self.folder), self.steps(), listing.corrupt(self.folder)
-        seen = [*found, *([f"renamed as damaged: {', '.join(corrupt)}"] if corrupt else []),
-                *([f"steps there: {there}"] if there else []),
-                *([f"with a damaged {steps.MANIFEST}: {sorted(set(there) - set(whole))}"] if len(whole) < len(there) else [])]
-        return (f"no {wanted} in {self.folder} ({'; '.join(seen) or 'it holds no step'}); name another step, or start anew in "
-                "another --workdir")
+        seen = [
+            *found,
+            *([f"renamed as damaged: {', '.join(corrupt)}"] if corrupt else []),
+            *([f"steps there: {there}"] if there else []),
+            *([f"with a damaged {steps.MANIFEST}: {sorted(set(there) - set(whole))}"] if len(whole) < len(there) else []),
+        ]
+        return (
+            f"no {wanted} in {self.folder} ({'; '.join(seen) or 'it holds no step'}); name another step, or start anew in "
+            "another --workdir"
+        )
 
     def _set_corrupt(self, number: int, error: Exception | None) -> None:
         try:
             name = listing.set_corrupt(self.folder, number)
         except OSError as failure:
-            raise StorageError(f"cannot rename the damaged step {self.folder / str(number)}: {failure.strerror}; remove it by "
-                               "hand") from failure
+            raise StorageError(
+                f"cannot rename the damaged step {self.folder / str(number)}: {failure.strerror}; remove it by hand"
+            ) from failure
         _log.error("CHECKPOINT DAMAGED: step %d in %s: %s; now %s, trying the next older", number, self.folder, error, name)
 
     # ---- the background thread --------------------------------------------------------------------------------------
@@ -256,8 +266,17 @@ class Checkpoints:
     def _write(self, step: int, host: dict, specs: dict, info: dict, metric: float | None, seconds: dict) -> None:
         try:
             self._make_folder(sum(value.nbytes for value in host.values()))
-            manifest = steps.write(self.folder / str(step), step, host, specs, info, metric=metric, best_mode=self.best_mode,
-                                   seconds=seconds, publish=listing.publish)
+            manifest = steps.write(
+                self.folder / str(step),
+                step,
+                host,
+                specs,
+                info,
+                metric=metric,
+                best_mode=self.best_mode,
+                seconds=seconds,
+                publish=listing.publish,
+            )
         except Exception as error:  # tensorstore reports a full disk as a ValueError
             failure = StorageError(f"checkpoint {step} was not written into {self.folder}: {steps.first_line(error)}; {_RETRY}")
             failure.__cause__ = error
@@ -265,8 +284,12 @@ class Checkpoints:
             return
         self._line = step
         self.last_save = {**manifest.seconds, "bytes": float(sum(size for size, _ in manifest.files.values()))}
-        _log.info("checkpoint %d: %.1f MB, %s", step, self.last_save["bytes"] / 1e6,
-                  ", ".join(f"{what} {cost:.2f} s" for what, cost in manifest.seconds.items()))
+        _log.info(
+            "checkpoint %d: %.1f MB, %s",
+            step,
+            self.last_save["bytes"] / 1e6,
+            ", ".join(f"{what} {cost:.2f} s" for what, cost in manifest.seconds.items()),
+        )
         try:
             listing.retain(self.folder, self.keep, self.best_mode)
         except (OSError, CheckpointError) as error:

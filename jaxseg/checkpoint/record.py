@@ -65,8 +65,10 @@ def read_record(workdir: str | Path) -> dict[str, Any]:
     if not isinstance(record, dict) or not isinstance(record.get("format"), int):
         raise CheckpointError(f"{path} is no record of a run: it has no integer 'format'; {_HOLDS}")
     if record["format"] > FORMAT:
-        raise CheckpointError(f"{path} has format {record['format']} (jaxseg {record.get('jaxseg')}), this jaxseg "
-                              f"{jaxseg.__version__} reads up to {FORMAT}; upgrade it")
+        raise CheckpointError(
+            f"{path} has format {record['format']} (jaxseg {record.get('jaxseg')}), this jaxseg "
+            f"{jaxseg.__version__} reads up to {FORMAT}; upgrade it"
+        )
     wrong = _faults(record)
     if wrong:
         raise CheckpointError(f"{path} is damaged or was edited: it needs {'; '.join(wrong)}")
@@ -115,8 +117,9 @@ class Claim:
 _held: dict[Path, Claim] = {}  # keeps the lock files open for the life of the process, whatever the caller does
 
 
-def claim(workdir: str | Path, config: Mapping[str, Any], *, ignored: Iterable[str] = (),
-          defaults: Mapping[str, Any] | None = None) -> Claim:
+def claim(
+    workdir: str | Path, config: Mapping[str, Any], *, ignored: Iterable[str] = (), defaults: Mapping[str, Any] | None = None
+) -> Claim:
     """Make a run folder this process's own. With several processes only process 0 calls this.
 
     The lock is the operating system's, on an open file: it vanishes with the process, however that ends.
@@ -159,8 +162,9 @@ def _lock(file, workdir: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.seek(0)
-        raise ConfigError(f"{workdir} is in use by {file.read().strip() or 'another process'}; wait for it, end it, or choose "
-                          "another --workdir") from error
+        raise ConfigError(
+            f"{workdir} is in use by {file.read().strip() or 'another process'}; wait for it, end it, or choose another --workdir"
+        ) from error
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
@@ -192,8 +196,10 @@ def _probe(workdir: Path) -> None:
 def _check_config(workdir: Path, config: Mapping[str, Any], ignored: set[str], defaults: Mapping[str, Any]) -> None:
     if not (workdir / RECORD).exists():
         if any((workdir / CHECKPOINTS).glob("[0-9]*")):
-            raise CheckpointError(f"{workdir} holds checkpoints but no {RECORD}, so it cannot be told what they belong to; "
-                                  "restore it, or choose another --workdir")
+            raise CheckpointError(
+                f"{workdir} holds checkpoints but no {RECORD}, so it cannot be told what they belong to; "
+                "restore it, or choose another --workdir"
+            )
         return
     old, new, known = _flat(read_record(workdir)["config"]), _flat(_plain(config)), _flat(_plain(defaults))
     ignored = ignored | {k for k in new.keys() - old.keys() if k in known and known[k] == new[k]}
@@ -201,8 +207,10 @@ def _check_config(workdir: Path, config: Mapping[str, Any], ignored: set[str], d
     if differ:
         lines = [f"{k}: {_show(old, k)} there, {_show(new, k)} now" for k in differ[:10]]
         more = f"; {len(differ) - 10} more" if len(differ) > 10 else ""
-        raise MismatchError(f"{workdir} belongs to a run with another configuration ({'; '.join(lines)}{more}); choose another "
-                            "--workdir, or give the old values to resume")
+        raise MismatchError(
+            f"{workdir} belongs to a run with another configuration ({'; '.join(lines)}{more}); choose another "
+            "--workdir, or give the old values to resume"
+        )
 
 
 _ABSENT = object()
@@ -232,8 +240,11 @@ def _faults(record: Mapping[str, Any]) -> list[str]:
     """What a record lacks, in words."""
     faults = [f"{name!r} ({kind.__name__})" for name, kind in _KINDS.items() if not isinstance(record.get(name), kind)]
     if isinstance(record.get("model"), dict):
-        faults += [f"'model.{name}' ({kind.__name__})" for name, kind in _MODEL_KINDS.items()
-                   if not isinstance(record["model"].get(name), kind)]
+        faults += [
+            f"'model.{name}' ({kind.__name__})"
+            for name, kind in _MODEL_KINDS.items()
+            if not isinstance(record["model"].get(name), kind)
+        ]
     return faults
 
 

@@ -62,8 +62,18 @@ class Manifest(NamedTuple):
     seconds: dict[str, float]
 
 
-def write(final: Path, step: int, host: dict[str, np.ndarray], specs: dict[str, Spec], info: dict, *, metric: float | None,
-          best_mode: str, seconds: dict[str, float], publish=os.replace) -> Manifest:
+def write(
+    final: Path,
+    step: int,
+    host: dict[str, np.ndarray],
+    specs: dict[str, Spec],
+    info: dict,
+    *,
+    metric: float | None,
+    best_mode: str,
+    seconds: dict[str, float],
+    publish=os.replace,
+) -> Manifest:
     """Write a step under a temporary name, then publish it under its own.
 
     Args:
@@ -114,13 +124,18 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         content = guard.parse_json(raw)
         if content["format"] > _FORMAT:
-            raise CheckpointError(f"{folder} has checkpoint format {content['format']}; this jaxseg reads up to {_FORMAT}, "
-                                  "upgrade it")
+            raise CheckpointError(
+                f"{folder} has checkpoint format {content['format']}; this jaxseg reads up to {_FORMAT}, upgrade it"
+            )
         manifest = Manifest(
-            content["step"], content["metric"], content["best_mode"],
+            content["step"],
+            content["metric"],
+            content["best_mode"],
             {n: Spec(tuple(shape), dtype) for n, (dtype, shape, _) in content["leaves"].items()},
             {n: digest_ for n, (_, _, digest_) in content["leaves"].items()},
-            {n: tuple(sum_) for n, sum_ in content["files"].items()}, content["seconds"])
+            {n: tuple(sum_) for n, sum_ in content["files"].items()},
+            content["seconds"],
+        )
         whole = _dump(manifest) == raw
     except CheckpointError:
         if _self_digest(content) == content.get("self"):
@@ -172,8 +187,11 @@ def read(folder: Path, manifest: Manifest, wanted: Iterable[str] | None = None) 
     host = {n: np.zeros(a.shape, a.dtype) for n, a in abstract.items() if math.prod(a.shape) == 0}
     full = [n for n in wanted if n not in host]
     target = {n: abstract[n] for n in full}
-    state = ocp.args.PyTreeRestore(item=target, restore_args={n: ocp.RestoreArgs(restore_type=np.ndarray) for n in full},
-                                   partial_restore=len(full) < len(manifest.specs))
+    state = ocp.args.PyTreeRestore(
+        item=target,
+        restore_args={n: ocp.RestoreArgs(restore_type=np.ndarray) for n in full},
+        partial_restore=len(full) < len(manifest.specs),
+    )
     items: dict[str, Any] = {"info": ocp.args.JsonRestore(), **({"state": state} if full else {})}
     try:
         with _checkpointer() as checkpointer:
@@ -203,19 +221,26 @@ def _checkpointer() -> ocp.Checkpointer:
     alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"jaxseg{me}")
     registry = ocp.type_handlers.create_type_handler_registry(
         (jax.Array, ocp.type_handlers.ArrayHandler()),  # never used; without it Orbax warns at every call
-        (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)))
+        (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
+    )
     handler = ocp.CompositeCheckpointHandler(
         state=ocp.PyTreeCheckpointHandler(multiprocessing_options=alone, type_handler_registry=registry),
         info=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
-        composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+    )
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _dump(manifest: Manifest) -> bytes:
     content = {
-        "format": _FORMAT, "step": manifest.step, "metric": manifest.metric, "best_mode": manifest.best_mode,
+        "format": _FORMAT,
+        "step": manifest.step,
+        "metric": manifest.metric,
+        "best_mode": manifest.best_mode,
         "leaves": {n: [s.dtype, list(s.shape), manifest.digests[n]] for n, s in manifest.specs.items()},
-        "files": {n: list(s) for n, s in manifest.files.items()}, "seconds": manifest.seconds}
+        "files": {n: list(s) for n, s in manifest.files.items()},
+        "seconds": manifest.seconds,
+    }
     return (json.dumps({**content, "self": _self_digest(content)}, sort_keys=True, indent=1) + "\n").encode()
 
 

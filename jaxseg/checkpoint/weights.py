@@ -45,8 +45,10 @@ def load_weights(path: str | Path) -> tuple[Tree, Tree, dict]:
         raise CheckpointError(f"checkpoint {folder} holds no params/...; its leaves are {sorted(manifest.specs)[:5]} ...")
     if info.get("evaluated") == "ema":
         if ema.keys() != params.keys():
-            raise CheckpointError(f"checkpoint {folder} says that its moving average was evaluated, and holds {len(ema)} arrays "
-                                  f"of it for {len(params)} parameters")
+            raise CheckpointError(
+                f"checkpoint {folder} says that its moving average was evaluated, and holds {len(ema)} arrays "
+                f"of it for {len(params)} parameters"
+            )
         params = ema
     return params, state, info
 
@@ -84,11 +86,15 @@ def step_folder(path: str | Path) -> Path:
     folder = path / CHECKPOINTS if (path / CHECKPOINTS).is_dir() else path
     there, found = listing.numbers(folder), listing.manifests(folder)
     if not there:
-        raise CheckpointError(f"no checkpoint in {path}: it holds neither {CHECKPOINTS}/N (as a run folder does), nor N (a "
-                              f"folder of steps), nor {steps.MANIFEST} (a step); give the --workdir of a run that has saved one")
+        raise CheckpointError(
+            f"no checkpoint in {path}: it holds neither {CHECKPOINTS}/N (as a run folder does), nor N (a "
+            f"folder of steps), nor {steps.MANIFEST} (a step); give the --workdir of a run that has saved one"
+        )
     damaged = [n for n in there if n not in found and (folder / str(n)).exists()]
     if damaged:
-        raise CheckpointError(f"steps {damaged} in {folder} have a damaged {steps.MANIFEST}, so it cannot be told which step is "
-                              f"best; name one of {sorted(found)}: {folder}/N")
+        raise CheckpointError(
+            f"steps {damaged} in {folder} have a damaged {steps.MANIFEST}, so it cannot be told which step is "
+            f"best; name one of {sorted(found)}: {folder}/N"
+        )
     chosen = listing.best(found, found[max(found)].best_mode)
     return folder / str(max(found) if chosen is None else chosen)

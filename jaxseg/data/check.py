@@ -29,8 +29,13 @@ class Report:
     errors: dict[str, DataError] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
-        return "\n".join([*self.lines, *(f"warning  {w}" for w in self.warnings),
-                          *(f"error    {case}: [{e.code}] {e}" for case, e in self.errors.items())])
+        return "\n".join(
+            [
+                *self.lines,
+                *(f"warning  {w}" for w in self.warnings),
+                *(f"error    {case}: [{e.code}] {e}" for case, e in self.errors.items()),
+            ]
+        )
 
 
 def check(dataset: DataSet, recipe: Recipe, *, patches: bool = True, log: Callable[[str], None] = print) -> Report:
@@ -56,19 +61,29 @@ def check(dataset: DataSet, recipe: Recipe, *, patches: bool = True, log: Callab
         except DataError as error:
             report.errors[case.id] = error
     for case, twins in tally.twins.items():
-        report.errors.setdefault(case, DataError(f"the same image as in {', '.join(sorted(twins))}, under another patient; "
-                                                 "use one patient name or keep one copy", "DATA_LEAK"))
+        report.errors.setdefault(
+            case,
+            DataError(
+                f"the same image as in {', '.join(sorted(twins))}, under another patient; use one patient name or keep one copy",
+                "DATA_LEAK",
+            ),
+        )
     if not report.errors and not tally.pixels[1:].any():
-        what = f"holds not one foreground {tally.point}; check the masks and their labels" if tally.kept else \
-            f"keeps none of {tally.pieces} {tally.piece}s; check data.root and data.protocol"
+        what = (
+            f"holds not one foreground {tally.point}; check the masks and their labels"
+            if tally.kept
+            else f"keeps none of {tally.pieces} {tally.piece}s; check data.root and data.protocol"
+        )
         report.errors["every case"] = DataError(f"the whole set {what}", "DATA_EMPTY")
     _describe(report, tally, dataset)
     if report.errors:
         log(str(report))
         case, error = next(iter(report.errors.items()))
         codes = ", ".join(sorted({e.code for e in report.errors.values()}))
-        raise DataError(f"{dataset.name}: {len(report.errors)} errors in {len(dataset.cases)} cases ({codes}); "
-                        f"the first: {case}: {error}", "DATA_CHECK")
+        raise DataError(
+            f"{dataset.name}: {len(report.errors)} errors in {len(dataset.cases)} cases ({codes}); the first: {case}: {error}",
+            "DATA_CHECK",
+        )
     return report
 
 
@@ -82,8 +97,10 @@ def _look_at_slices(report: Report, tally: "_Tally", dataset: DataSet, case: Cas
             continue
         tally.keep(case, image, mask)
         if piece.mask.any() and not mask.any():
-            report.warnings.append(f"{case.id}, slice {piece.index}: none of {np.count_nonzero(piece.mask)} foreground pixels is "
-                                   f"left at {recipe.size[0]} x {recipe.size[1]}")
+            report.warnings.append(
+                f"{case.id}, slice {piece.index}: none of {np.count_nonzero(piece.mask)} foreground pixels is "
+                f"left at {recipe.size[0]} x {recipe.size[1]}"
+            )
 
 
 def _look_at_volume(report: Report, tally: "_Tally", dataset: DataSet, case: Case, recipe: Recipe, patches: bool) -> None:
@@ -91,8 +108,10 @@ def _look_at_volume(report: Report, tally: "_Tally", dataset: DataSet, case: Cas
     tally.see(tuple(row["scan_shape"]), tuple(row["scan_spacing"]), image.min(), image.max())
     tally.keep(case, image, mask)
     if patches and any(n < p for n, p in zip(mask.shape, recipe.size)):
-        report.warnings.append(f"{case.id}: {' x '.join(map(str, mask.shape))} voxels are less than a patch of "
-                               f"{' x '.join(map(str, recipe.size))}: padded with 0")
+        report.warnings.append(
+            f"{case.id}: {' x '.join(map(str, mask.shape))} voxels are less than a patch of "
+            f"{' x '.join(map(str, recipe.size))}: padded with 0"
+        )
 
 
 @dataclasses.dataclass
@@ -142,14 +161,21 @@ def _describe(report: Report, tally: _Tally, dataset: DataSet) -> None:
     say(f"{tally.piece + 's':<8} {tally.kept} kept of {tally.pieces}, {tally.empty} of them without foreground")
     if tally.unlabelled:
         say(f"no mask  {tally.unlabelled} cases: left out of training, --mode=predict takes them")
-    say("labels   " + ", ".join(f"{name}: {n} {tally.point}s ({100 * n / max(1, tally.pixels.sum()):.3f} %)"
-                                for name, n in zip(("background", *dataset.labels), tally.pixels.tolist())))
+    say(
+        "labels   "
+        + ", ".join(
+            f"{name}: {n} {tally.point}s ({100 * n / max(1, tally.pixels.sum()):.3f} %)"
+            for name, n in zip(("background", *dataset.labels), tally.pixels.tolist())
+        )
+    )
     if tally.pieces:
         more = f", {len(tally.sizes) - 5} more" if len(tally.sizes) > 5 else ""
         say("sizes    " + ", ".join(f"{' x '.join(map(str, size))}: {n}" for size, n in tally.sizes.most_common(5)) + more)
         if tally.greyed:
-            say(f"colour   {tally.greyed} of {tally.pieces} {tally.piece}s, made grey: data.channels leaves one for the image; "
-                "with 2 more colours stay, and grey is repeated")
+            say(
+                f"colour   {tally.greyed} of {tally.pieces} {tally.piece}s, made grey: data.channels leaves one for the image; "
+                "with 2 more colours stay, and grey is repeated"
+            )
         say(f"values   {tally.lowest:g} to {tally.highest:g}")
     if tally.spacings:
         axes = ("rows", "columns") if tally.piece == "slice" else ("x", "y", "z")

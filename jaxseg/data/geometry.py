@@ -93,8 +93,11 @@ def to_volume(volume: Volume) -> tuple[np.ndarray, Orientation]:
     """
     slices, turned = to_slices(volume)
     if not turned.axes:
-        raise DataError(f"{volume.path}: got a picture of shape {volume.array.shape} without a position in space; volumes are "
-                        "NIfTI or DICOM; take a network and a recipe of rank 2", "DATA_IMAGE")
+        raise DataError(
+            f"{volume.path}: got a picture of shape {volume.array.shape} without a position in space; volumes are "
+            "NIfTI or DICOM; take a network and a recipe of rank 2",
+            "DATA_IMAGE",
+        )
     moved = slices.transpose(2, 1, 0, *range(3, slices.ndim))
     return moved, Orientation(turned.axes[::-1], turned.flips[::-1], turned.shape, turned.spacing[::-1])
 

@@ -56,17 +56,36 @@ def split_folds(strata: Mapping[str, str], k: int, seed: int) -> list[dict[str, 
       ConfigError: k < 3, or fewer patients than k.
     """
     if not 3 <= k <= len(strata):
-        raise ConfigError(f"got {k} folds of {len(strata)} patients; train, val and test need 3 <= folds <= patients; change "
-                          "data.folds or add patients")
+        raise ConfigError(
+            f"got {k} folds of {len(strata)} patients; train, val and test need 3 <= folds <= patients; change "
+            "data.folds or add patients"
+        )
     line = _line_up(strata, seed)
     parts = [line[i::k] for i in range(k)]  # neighbours in the line share a stratum: dealing them out spreads it
-    return [{"train": sorted(p for j in range(k) if j not in (i, (i + 1) % k) for p in parts[j]),
-             "val": sorted(parts[(i + 1) % k]), "test": sorted(parts[i])} for i in range(k)]
+    return [
+        {
+            "train": sorted(p for j in range(k) if j not in (i, (i + 1) % k) for p in parts[j]),
+            "val": sorted(parts[(i + 1) % k]),
+            "test": sorted(parts[i]),
+        }
+        for i in range(k)
+    ]
 
 
-def split_rows(rows: Sequence[Row], dataset: DataSet, *, split: str, fractions: Sequence[float], seed: int,
-               folds: int = 5, fold: int = 0, file: str | Path | None = None, protocol: str | None = None,
-               absent: Iterable[str] = (), log: Callable[[str], None] = print) -> dict[str, np.ndarray]:
+def split_rows(
+    rows: Sequence[Row],
+    dataset: DataSet,
+    *,
+    split: str,
+    fractions: Sequence[float],
+    seed: int,
+    folds: int = 5,
+    fold: int = 0,
+    file: str | Path | None = None,
+    protocol: str | None = None,
+    absent: Iterable[str] = (),
+    log: Callable[[str], None] = print,
+) -> dict[str, np.ndarray]:
     """Row numbers of train, val and test, checked for leaks and for foreground.
 
     Args:
@@ -104,17 +123,22 @@ def split_rows(rows: Sequence[Row], dataset: DataSet, *, split: str, fractions: 
     elif split == "slice_level":
         splits = _last_slices(len(rows), protocol)
         shared = {rows[i]["patient"] for i in splits["train"]} & {rows[i]["patient"] for n in NAMES[1:] for i in splits[n]}
-        log(f"WARNING data.split=slice_level splits slices, not patients ({len(shared)} of {len(strata)} are in both training "
+        log(
+            f"WARNING data.split=slice_level splits slices, not patients ({len(shared)} of {len(strata)} are in both training "
             "and evaluation): scores are optimistically biased; compare with the haemorrhage project's figures only, and use "
-            "data.split=patient for any claim")
+            "data.split=patient for any claim"
+        )
     else:
         raise unknown_name("data.split", split, SPLITS)
     if split != "slice_level":
         check_no_leak(rows, splits)
     for name, numbers in splits.items():
         if len(numbers) and not any(sum(rows[i]["foreground"]) for i in numbers):
-            raise DataError(f"split {name!r} holds {len(numbers)} examples and not one foreground pixel of "
-                            f"{', '.join(dataset.labels)}; choose another data.split_seed or data.fractions", "DATA_EMPTY")
+            raise DataError(
+                f"split {name!r} holds {len(numbers)} examples and not one foreground pixel of "
+                f"{', '.join(dataset.labels)}; choose another data.split_seed or data.fractions",
+                "DATA_EMPTY",
+            )
     return splits
 
 
@@ -129,8 +153,7 @@ def patient_strata(rows: Iterable[Row]) -> dict[str, str]:
 def rows_of(rows: Sequence[Row], patients: Mapping[str, Iterable[str]]) -> dict[str, np.ndarray]:
     """Row numbers of each split's patients: name -> int64 [n], ascending."""
     members = {name: set(p) for name, p in patients.items()}
-    return {name: np.array([i for i, row in enumerate(rows) if row["patient"] in who], np.int64)
-            for name, who in members.items()}
+    return {name: np.array([i for i, row in enumerate(rows) if row["patient"] in who], np.int64) for name, who in members.items()}
 
 
 def check_no_leak(rows: Sequence[Row], splits: Mapping[str, Sequence[int]]) -> None:
@@ -141,17 +164,22 @@ def check_no_leak(rows: Sequence[Row], splits: Mapping[str, Sequence[int]]) -> N
     """
     names = list(splits)
     for a, first in enumerate(names):
-        for second in names[a + 1:]:
+        for second in names[a + 1 :]:
             left, right = ([rows[i] for i in splits[n]] for n in (first, second))
             both = sorted({r["patient"] for r in left} & {r["patient"] for r in right})
             if both:
-                raise DataError(f"{len(both)} patients are in {first!r} and in {second!r}: {_some(both)}; "
-                                "a patient belongs to one split", "DATA_LEAK")
+                raise DataError(
+                    f"{len(both)} patients are in {first!r} and in {second!r}: {_some(both)}; a patient belongs to one split",
+                    "DATA_LEAK",
+                )
             known = {_digest(r): r["case"] for r in left if not _constant(r)}
             twins = sorted({f"{known[_digest(r)]} = {r['case']}" for r in right if _digest(r) in known})
             if twins:
-                raise DataError(f"{len(twins)} pairs of cases in {first!r} and {second!r} hold the same image: {_some(twins)}; "
-                                "give them one patient name or remove the copies", "DATA_LEAK")
+                raise DataError(
+                    f"{len(twins)} pairs of cases in {first!r} and {second!r} hold the same image: {_some(twins)}; "
+                    "give them one patient name or remove the copies",
+                    "DATA_LEAK",
+                )
 
 
 def patients_of(rows: Sequence[Row], splits: Mapping[str, Iterable[int]]) -> dict[str, list[str]]:
@@ -188,17 +216,25 @@ def load_splits(path: str | Path, known: Iterable[str] | None = None, absent: It
     except DataError as error:
         raise DataError(f"cannot read the split file {error}", "DATA_SPLIT") from error
     allowed = {*NAMES, "left_out"}
-    if not isinstance(content, dict) or not set(NAMES) <= content.keys() <= allowed or not all(
-            isinstance(p, list) and all(isinstance(x, str) for x in p) for p in content.values()):
-        raise DataError(f"{path} must hold one object with lists of patient names under {', '.join(NAMES)} "
-                        "(and left_out, if any)", "DATA_SPLIT")
+    if (
+        not isinstance(content, dict)
+        or not set(NAMES) <= content.keys() <= allowed
+        or not all(isinstance(p, list) and all(isinstance(x, str) for x in p) for p in content.values())
+    ):
+        raise DataError(
+            f"{path} must hold one object with lists of patient names under {', '.join(NAMES)} (and left_out, if any)",
+            "DATA_SPLIT",
+        )
     twice = [p for listed in content.values() for p, n in Counter(listed).items() if n > 1]
     shared = [p for p, n in Counter(p for listed in content.values() for p in set(listed)).items() if n > 1]
     listed = {p for names in content.values() for p in names}
     known = listed if known is None else set(known)
-    for found, what, code in ((twice, "are listed twice", "DATA_SPLIT"), (shared, "are in two splits", "DATA_LEAK"),
-                              (listed - known - set(absent), "are not in the data", "DATA_SPLIT"),
-                              (known - listed, "of the data are in no split; list them under 'left_out'", "DATA_SPLIT")):
+    for found, what, code in (
+        (twice, "are listed twice", "DATA_SPLIT"),
+        (shared, "are in two splits", "DATA_LEAK"),
+        (listed - known - set(absent), "are not in the data", "DATA_SPLIT"),
+        (known - listed, "of the data are in no split; list them under 'left_out'", "DATA_SPLIT"),
+    ):
         if found:
             raise DataError(f"{path}: {len(found)} patients {what}: {_some(sorted(found))}", code)
     return {name: content[name] for name in NAMES}
@@ -230,11 +266,13 @@ def _whole_counts(n: int, shares: Sequence[float]) -> list[int]:
     """Patients per split: the shares of n by largest remainder, at least 1 where the share is above 0."""
     wanted = sum(f > 0 for f in shares)
     if n < wanted:
-        raise ConfigError(f"got {n} patients for {wanted} splits (data.fractions={tuple(shares)}); each needs one: add patients, "
-                          "or set a share to 0")
+        raise ConfigError(
+            f"got {n} patients for {wanted} splits (data.fractions={tuple(shares)}); each needs one: add patients, "
+            "or set a share to 0"
+        )
     counts = [math.floor(n * f + 1e-9) for f in shares]
     by_remainder = sorted(range(3), key=lambda s: (round(counts[s] - n * shares[s], 9), -s))  # ties go to val and test
-    for s in by_remainder[:n - sum(counts)]:
+    for s in by_remainder[: n - sum(counts)]:
         counts[s] += 1
     for s in range(3):
         if shares[s] and not counts[s]:

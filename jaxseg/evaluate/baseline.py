@@ -19,8 +19,9 @@ class Intensity(NamedTuple):
     high: int
 
 
-def histograms(images: np.ndarray, masks: np.ndarray, rows: np.ndarray, classes: int, *,
-               span: tuple[float, float] | None = None) -> np.ndarray:
+def histograms(
+    images: np.ndarray, masks: np.ndarray, rows: np.ndarray, classes: int, *, span: tuple[float, float] | None = None
+) -> np.ndarray:
     """Grey values of the first channel inside each class and over all.
 
     Args:
@@ -71,8 +72,10 @@ def of_slices(cache, rows: np.ndarray) -> dict:
         for name, rule in (("threshold", best_threshold), ("band", best_band)):
             best = rule(found[k], found[-1])
             figures[name].append(best.dice)
-            lines.append(f"best intensity {name} for {label}, chosen on these very images: pooled Dice "
-                         f"{best.dice:.4f} at {cache.value(best.low)} to {cache.value(best.high)}")
+            lines.append(
+                f"best intensity {name} for {label}, chosen on these very images: pooled Dice "
+                f"{best.dice:.4f} at {cache.value(best.low)} to {cache.value(best.high)}"
+            )
     return {"lines": lines, "figures": {rule: float(np.mean(v)) for rule, v in figures.items()}}
 
 
@@ -81,8 +84,10 @@ def of_volumes(store, rows: np.ndarray, bins: int = 256) -> dict:
     groups = store.regions or tuple((name, (k + 1,)) for k, name in enumerate(store.labels))
     channels = store.recipe.modalities or tuple(f"channel {c}" for c in range(store.image(rows[0]).shape[-1]))
     lines, figures = [], {"threshold": [], "band": []}
-    edges = [(min(float(store.image(i)[..., c].min()) for i in rows), max(float(store.image(i)[..., c].max()) for i in rows))
-             for c in range(len(channels))]
+    edges = [
+        (min(float(store.image(i)[..., c].min()) for i in rows), max(float(store.image(i)[..., c].max()) for i in rows))
+        for c in range(len(channels))
+    ]
     tables = []  # per channel: [groups + 1, bins] voxels, the last row all of them
     for c, (low, high) in enumerate(edges):
         table = np.zeros((len(groups) + 1, bins), np.int64)
@@ -100,7 +105,9 @@ def of_volumes(store, rows: np.ndarray, bins: int = 256) -> dict:
             low, high = edges[c]
             value = lambda grey: low + grey / (bins - 1) * (high - low)  # noqa: B023
             figures[rule].append(best.dice)
-            lines.append(f"best intensity {rule} for {name}, chosen on these very volumes: pooled Dice {best.dice:.4f} at "
-                         f"{value(best.low):.2f} to {value(best.high):.2f} of {channels[c]}")
+            lines.append(
+                f"best intensity {rule} for {name}, chosen on these very volumes: pooled Dice {best.dice:.4f} at "
+                f"{value(best.low):.2f} to {value(best.high):.2f} of {channels[c]}"
+            )
     lines.append("mean of them: " + ", ".join(f"{rule} {np.mean(v):.4f}" for rule, v in figures.items()))
     return {"lines": lines, "figures": {rule: float(np.mean(v)) for rule, v in figures.items()}}

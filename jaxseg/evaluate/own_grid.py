@@ -47,6 +47,7 @@ class OwnGrid:
           steps: post-processing of each whole case.
           loss: takes the logits of volumes whose own grid is that of the network.
         """
+
         def examine(name: str) -> Iterator[Example]:
             case = self._by_id[name]
             images, truth, orientation = self._read(case)
@@ -70,10 +71,16 @@ class OwnGrid:
         found = [self._labelled(self._by_id[name]) for name in cases]
         resampled = self._slices or self.run.recipe.spacing is not None
         nested = () if resampled else region_scores.class_order(rules.regions)[::-1][:2]
-        return postprocess.choose([labels for labels, _, _ in found], [truth for _, truth, _ in found],
-                                  num_classes=len(rules.classes) + 1, regions=dict(rules.regions) or None, min_mm3=SMALLEST,
-                                  spacings=[spacing for _, _, spacing in found], empty=rules.policy.empty,
-                                  relabel=[(*nested, few) for few in FEWEST] if len(nested) == 2 else ())
+        return postprocess.choose(
+            [labels for labels, _, _ in found],
+            [truth for _, truth, _ in found],
+            num_classes=len(rules.classes) + 1,
+            regions=dict(rules.regions) or None,
+            min_mm3=SMALLEST,
+            spacings=[spacing for _, _, spacing in found],
+            empty=rules.policy.empty,
+            relabel=[(*nested, few) for few in FEWEST] if len(nested) == 2 else (),
+        )
 
     def _labelled(self, case: Case) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
         images, truth, orientation = self._read(case)
@@ -94,4 +101,3 @@ class OwnGrid:
         if self._kept is not None:
             return [z for z in range(len(truth)) if index(z) in self._kept[case.id]]
         return [z for z in range(len(truth)) if self.dataset.keep_slice(case, index(z), truth[z])]
-

@@ -55,7 +55,7 @@ class Table(NamedTuple):
     def mean(self, measure: str = "dice") -> float:
         """Mean over the examples of the mean over regions (over classes where there are none); NaN is left out."""
         n, rows = len(self.rules.headline), self.of(*self.rules.headline)
-        each = [[v for row in rows[i:i + n] if not math.isnan(v := row[measure])] for i in range(0, len(rows), n)]
+        each = [[v for row in rows[i : i + n] if not math.isnan(v := row[measure])] for i in range(0, len(rows), n)]
         values = [np.mean(v) for v in each if v]
         return float(np.mean(values)) if values else math.nan
 
@@ -83,12 +83,13 @@ def table_of(scored: Scored, rules: Rules, where: str) -> Table:
     Args:
       where: the grid, in words; the sizes of the examples are added.
     """
-    return Table(f"{where}: {sizes(scored.shapes)}", scored.rows, rules, scored.loss, scored.seconds, scored.confusion,
-                 scored.lesions)
+    return Table(
+        f"{where}: {sizes(scored.shapes)}", scored.rows, rules, scored.loss, scored.seconds, scored.confusion, scored.lesions
+    )
 
 
 def sizes(shapes: Sequence[tuple[int, ...]]) -> str:
-    """"512 x 512", or the smallest and the largest of several."""
+    """ "512 x 512", or the smallest and the largest of several."""
     text = lambda shape: " x ".join(map(str, shape))
     ordered = sorted(set(shapes), key=lambda shape: (math.prod(shape), shape))
     return text(ordered[0]) if len(ordered) == 1 else f"{text(ordered[0])} to {text(ordered[-1])}"
@@ -102,10 +103,17 @@ def figures(table: Table) -> dict[str, Any]:
         measured = [m for m in (*MEASURES, "predicted_ml", "truth_ml") if m in rows[0]]
         found = means(rows, measured)
         summary[name] = {m: found[m] | {"median": _median(rows, m)} for m in measured} | {
-            key: found[key] for key in ("images", "empty", "missed", "false_alarms")}
+            key: found[key] for key in ("images", "empty", "missed", "false_alarms")
+        }
     classes = [row for row in by_patient(table.of(*table.rules.classes), table.rules.policy.empty)]
-    return {"grid": table.grid, "examples": table.examples, "mean_dice": table.mean(), "pooled_dice": table.pooled_dice(),
-            "scores": summary, "patients": detection(classes)}
+    return {
+        "grid": table.grid,
+        "examples": table.examples,
+        "mean_dice": table.mean(),
+        "pooled_dice": table.pooled_dice(),
+        "scores": summary,
+        "patients": detection(classes),
+    }
 
 
 def lines(table: Table) -> list[str]:
@@ -115,33 +123,59 @@ def lines(table: Table) -> list[str]:
     for name in table.names:
         one = found["scores"][name]
         there = means([row for row in table.of(name) if row["tp"] + row["fn"]], ("dice",))["dice"]["mean"]
-        said.append(f"{name:<{width}}  mean   " + "  ".join(f"{m} {one[m]['mean']:.4f} +- {one[m]['std']:.4f}" for m in MEASURES
-                                                            if m in one) + f" of n={one['dice']['n']}")
-        said.append(f"{'':<{width}}  {one['empty']} of {one['images']} empty and predicted empty (scored "
-                    f"{table.rules.policy.empty!r}), {one['missed']} missed, {one['false_alarms']} false alarms; dice where "
-                    f"something is there {there:.4f}")
+        said.append(
+            f"{name:<{width}}  mean   "
+            + "  ".join(f"{m} {one[m]['mean']:.4f} +- {one[m]['std']:.4f}" for m in MEASURES if m in one)
+            + f" of n={one['dice']['n']}"
+        )
+        said.append(
+            f"{'':<{width}}  {one['empty']} of {one['images']} empty and predicted empty (scored "
+            f"{table.rules.policy.empty!r}), {one['missed']} missed, {one['false_alarms']} false alarms; dice where "
+            f"something is there {there:.4f}"
+        )
     pooled = table.pooled()
     for k, name in enumerate(table.rules.classes):
         each = Counts(*(c[k] for c in pooled))
-        said.append(f"{name:<{width}}  pooled " + "  ".join(f"{m} {float(rule(each)):.4f}" for m, rule in (
-            *((m, scores.SCORES[m]) for m in MEASURES[:4]), ("specificity", scores.specificity))))
+        said.append(
+            f"{name:<{width}}  pooled "
+            + "  ".join(
+                f"{m} {float(rule(each)):.4f}"
+                for m, rule in (*((m, scores.SCORES[m]) for m in MEASURES[:4]), ("specificity", scores.specificity))
+            )
+        )
     patients = found["patients"]
-    said.append(f"patients: sensitivity {patients['sensitivity']:.4f} of {patients['positives']}, specificity "
-                f"{patients['specificity']:.4f} of {patients['negatives']} (any voxel found, per class)")
+    said.append(
+        f"patients: sensitivity {patients['sensitivity']:.4f} of {patients['positives']}, specificity "
+        f"{patients['specificity']:.4f} of {patients['negatives']} (any voxel found, per class)"
+    )
     if "hd95" in table.rows[0]:
         missed = table.rules.policy.missed
-        said.append("hd95 of a structure that was missed, or found where there is none: "
-                    + ("the diagonal of its case's grid" if missed is None else f"{missed:g} mm (BraTS)"))
+        said.append(
+            "hd95 of a structure that was missed, or found where there is none: "
+            + ("the diagonal of its case's grid" if missed is None else f"{missed:g} mm (BraTS)")
+        )
     for region in dict.fromkeys(row["Labels"] for row in table.lesions):
         rows = [row for row in table.lesions if row["Labels"] == region]
-        said.append(f"{region:<{width}}  lesion-wise dice {np.mean([r['LesionWise_Score_Dice'] for r in rows]):.4f}  "
-                    f"hd95 {np.mean([r['LesionWise_Score_HD95'] for r in rows]):.4f} mm  "
-                    + " ".join(f"{key} {sum(r[f'Num_{key}'] for r in rows)}" for key in ("TP", "FP", "FN")))
+        said.append(
+            f"{region:<{width}}  lesion-wise dice {np.mean([r['LesionWise_Score_Dice'] for r in rows]):.4f}  "
+            f"hd95 {np.mean([r['LesionWise_Score_HD95'] for r in rows]):.4f} mm  "
+            + " ".join(f"{key} {sum(r[f'Num_{key}'] for r in rows)}" for key in ("TP", "FP", "FN"))
+        )
     return said
 
 
-def report(own: Table | None, prepared: Table | None, *, head: Sequence[str], details: Sequence[str], facts: Mapping[str, Any],
-           folder: Path | None, steps: Sequence = (), cascaded: Table | None = None, note: str = "") -> str:
+def report(
+    own: Table | None,
+    prepared: Table | None,
+    *,
+    head: Sequence[str],
+    details: Sequence[str],
+    facts: Mapping[str, Any],
+    folder: Path | None,
+    steps: Sequence = (),
+    cascaded: Table | None = None,
+    note: str = "",
+) -> str:
     """Everything that is printed about an evaluation; with `folder`, its files are written there.
 
     Args:
@@ -156,21 +190,34 @@ def report(own: Table | None, prepared: Table | None, *, head: Sequence[str], de
     """
     first, second = (own, prepared) if own is not None else (prepared, None)
     text = [*head, *lines(first)]
-    text += [f"post-processing: {step['step']} {step['options']}, validation Dice {step['dice'][0]:.4f} -> {step['dice'][1]:.4f}"
-             for step in steps]
+    text += [
+        f"post-processing: {step['step']} {step['options']}, validation Dice {step['dice'][0]:.4f} -> {step['dice'][1]:.4f}"
+        for step in steps
+    ]
     if cascaded is not None:
-        text += ["through the cascade:", *lines(cascaded),
-                 f"cascade: mean Dice {cascaded.mean():.4f}, sliding window {first.mean():.4f}"]
+        text += [
+            "through the cascade:",
+            *lines(cascaded),
+            f"cascade: mean Dice {cascaded.mean():.4f}, sliding window {first.mean():.4f}",
+        ]
     text += [*(lines(second) if second is not None else ()), *details]
-    text += [f"mean Dice of {', '.join(t.rules.headline)}: {t.mean():.4f} of {t.examples} on {t.grid}{note}"
-             for t in (second, first) if t is not None]
+    text += [
+        f"mean Dice of {', '.join(t.rules.headline)}: {t.mean():.4f} of {t.examples} on {t.grid}{note}"
+        for t in (second, first)
+        if t is not None
+    ]
     text += [f"pooled foreground Dice {t.pooled_dice():.4f} on {t.grid}{note}" for t in (second, first) if t is not None]
     if folder is None:
         return "\n".join(text)
-    content = {**facts, **figures(first), "loss": first.loss if second is None else second.loss,
-               "empty_masks": first.rules.policy.record(), "postprocessing": list(steps),
-               "prepared": figures(second) if second is not None else None,
-               "confusion": None if first.confusion is None else first.confusion.tolist()}
+    content = {
+        **facts,
+        **figures(first),
+        "loss": first.loss if second is None else second.loss,
+        "empty_masks": first.rules.policy.record(),
+        "postprocessing": list(steps),
+        "prepared": figures(second) if second is not None else None,
+        "confusion": None if first.confusion is None else first.confusion.tolist(),
+    }
     if cascaded is not None:
         content["cascade"] = figures(cascaded)
     write_csv(folder / "cases.csv", first.rows)
@@ -182,8 +229,10 @@ def report(own: Table | None, prepared: Table | None, *, head: Sequence[str], de
         write_csv(folder / "lesions.csv", first.lesions)
     if first.confusion is not None:
         classes = ("background", *first.rules.classes)
-        write_csv(folder / "confusion.csv", [{"truth": name, **dict(zip(classes, row))}
-                                             for name, row in zip(classes, first.confusion.tolist())])
+        write_csv(
+            folder / "confusion.csv",
+            [{"truth": name, **dict(zip(classes, row))} for name, row in zip(classes, first.confusion.tolist())],
+        )
     write_json(folder / "evaluation.json", content)
     return "\n".join([*text, f"per-case figures in {folder / 'cases.csv'}"])
 

@@ -133,17 +133,31 @@ def score(cases: Sequence[Case], examine: Callable[[Case], Iterable[Example]], r
             seconds += time.perf_counter() - begin if position >= jax.process_count() else 0.0
             matrix = np.asarray(scores.confusion(example.labels[None], example.truth[None], len(confusion)), np.int64)
             confusion += matrix
-            lesions = [{"case": example.about["case"]} | row for row in
-                       lesion_rows(example.labels, example.truth, spacing=example.spacing, challenge=rules.lesions,
-                                   regions=rules.regions)] if rules.lesions else []
+            lesions = (
+                [
+                    {"case": example.about["case"]} | row
+                    for row in lesion_rows(
+                        example.labels, example.truth, spacing=example.spacing, challenge=rules.lesions, regions=rules.regions
+                    )
+                ]
+                if rules.lesions
+                else []
+            )
             found.append([position, _rows(example, rules, matrix), lesions, list(example.truth.shape)])
             if len(kept) < keep:
                 kept[int(example.about["row"])] = example.labels
             begin = time.perf_counter()
     found = sorted(gathered(found), key=lambda entry: entry[0])  # stable: the slices of a case keep their order
     shapes = tuple(dict.fromkeys(tuple(shape) for *_, shape in found))
-    return Scored([row for _, rows, _, _ in found for row in rows], summed(confusion), math.nan, seconds, kept,
-                  [row for _, _, rows, _ in found for row in rows], shapes)
+    return Scored(
+        [row for _, rows, _, _ in found for row in rows],
+        summed(confusion),
+        math.nan,
+        seconds,
+        kept,
+        [row for _, _, rows, _ in found for row in rows],
+        shapes,
+    )
 
 
 class MeanLoss:
@@ -190,11 +204,24 @@ def _rows(example: Example, rules: Rules, matrix: np.ndarray) -> list[Row]:
         groups.setdefault(name, (k,))
     counts = region_scores.region_counts(matrix, tuple(groups.items()))
     about = {key: value for key, value in example.about.items() if key not in ("case", "patient")}
-    rows = rows_of(Counts(*(c[None] for c in counts)), [example.about["case"]], list(groups),
-                   patients=[example.about["patient"]], empty=rules.policy.empty)
+    rows = rows_of(
+        Counts(*(c[None] for c in counts)),
+        [example.about["case"]],
+        list(groups),
+        patients=[example.about["patient"]],
+        empty=rules.policy.empty,
+    )
     if rules.surface:
-        measured = region_scores.case_scores(example.labels, example.truth, regions=rules.regions, classes=rules.classes,
-                                             spacing=example.spacing, surface=True, confusion=matrix, **rules.policy._asdict())
+        measured = region_scores.case_scores(
+            example.labels,
+            example.truth,
+            regions=rules.regions,
+            classes=rules.classes,
+            spacing=example.spacing,
+            surface=True,
+            confusion=matrix,
+            **rules.policy._asdict(),
+        )
         rows = [row | {key: measured[f"{key}_{row['class']}"] for key in ("hd95", "nsd")} for row in rows]
     ml = math.prod(example.spacing) / 1000
     volumes = lambda row: {"predicted_ml": (row["tp"] + row["fp"]) * ml, "truth_ml": (row["tp"] + row["fn"]) * ml}
@@ -208,9 +235,9 @@ def gathered(rows: list) -> list:
     text = np.frombuffer(json.dumps(rows).encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(len(text)))
     padded = np.zeros(int(sizes.max()), np.uint8)
-    padded[:len(text)] = text
+    padded[: len(text)] = text
     parts = multihost_utils.process_allgather(padded)
-    return [row for part, n in zip(parts, sizes.ravel()) for row in json.loads(bytes(part[:int(n)]).decode())]
+    return [row for part, n in zip(parts, sizes.ravel()) for row in json.loads(bytes(part[: int(n)]).decode())]
 
 
 def summed(value):

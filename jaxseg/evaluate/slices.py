@@ -66,9 +66,21 @@ class Scorer:
       mean, std: of the images in 0..1, per channel.
     """
 
-    def __init__(self, network: Network, loss, *, thresholds: tuple[float, ...], threshold: float, mesh, batch_size: int,
-                 dtype: str, target: Callable = lambda mask: mask, order: Sequence[int] = (), mean: Sequence[float] = (),
-                 std: Sequence[float] = ()):
+    def __init__(
+        self,
+        network: Network,
+        loss,
+        *,
+        thresholds: tuple[float, ...],
+        threshold: float,
+        mesh,
+        batch_size: int,
+        dtype: str,
+        target: Callable = lambda mask: mask,
+        order: Sequence[int] = (),
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+    ):
         self.thresholds, self.batch_size = thresholds, batch_size
 
         def score(params, state, batch):
@@ -101,8 +113,9 @@ class Scorer:
         if not len(rows):
             raise DataError("the split to be scored is empty; give it a share in config.data.fractions", "DATA_EMPTY")
         parts, matrices, order, kept, total, weight, begin = [], [], [], {}, 0.0, 0.0, None
-        with pipeline.eval_batches(cache, rows, batch_size=self.batch_size, process_index=jax.process_index(),
-                                   process_count=jax.process_count()) as batches:
+        with pipeline.eval_batches(
+            cache, rows, batch_size=self.batch_size, process_index=jax.process_index(), process_count=jax.process_count()
+        ) as batches:
             for batch in batches:
                 placed = {k: jax.make_array_from_process_local_data(self._split, np.asarray(v)) for k, v in batch.items()}
                 counts, matrix, loss_sum, loss_weight, labels, index, valid = jax.device_get(self._score(params, state, placed))
@@ -117,8 +130,9 @@ class Scorer:
                 begin = begin or time.perf_counter()
         joined = tuple(scores.join([p[t] for p in parts]) for t in range(len(parts[0])))
         thresholds, matrix = ((), sum(matrices)) if matrices else (self.thresholds, None)
-        return Scored(joined, thresholds, np.concatenate(order), total / max(weight, 1e-12), time.perf_counter() - begin, kept,
-                      matrix)
+        return Scored(
+            joined, thresholds, np.concatenate(order), total / max(weight, 1e-12), time.perf_counter() - begin, kept, matrix
+        )
 
 
 def headline(scored: Scored, *, empty: str) -> dict[str, float]:
@@ -126,10 +140,15 @@ def headline(scored: Scored, *, empty: str) -> dict[str, float]:
     counts = scored.counts[0]
     pooled = scores.pool(counts)
     mean = lambda score: float(np.mean(score(pooled, "zero")))
-    return {"val_loss": scored.loss, "val_dice": mean(scores.dice), "val_iou": mean(scores.iou),
-            "val_precision": mean(scores.precision), "val_recall": mean(scores.recall),
-            "val_image_dice": float(np.nan_to_num(np.nanmean(scores.dice(counts, empty)))),
-            "positive": int(np.sum(counts.tp) + np.sum(counts.fp))}
+    return {
+        "val_loss": scored.loss,
+        "val_dice": mean(scores.dice),
+        "val_iou": mean(scores.iou),
+        "val_precision": mean(scores.precision),
+        "val_recall": mean(scores.recall),
+        "val_image_dice": float(np.nan_to_num(np.nanmean(scores.dice(counts, empty)))),
+        "positive": int(np.sum(counts.tp) + np.sum(counts.fp)),
+    }
 
 
 def pictures(scored: Scored, cache) -> list[np.ndarray]:
@@ -141,9 +160,20 @@ def table(scored: Scored, cache, rules: Rules, threshold: float) -> Table:
     """The scores of every slice and class at a threshold."""
     rows = [cache.rows[i] for i in scored.rows]
     counts = scored.at(threshold)
-    found = rows_of(counts, [row["case"] for row in rows], list(cache.labels), patients=[row["patient"] for row in rows],
-                    empty=rules.policy.empty)
+    found = rows_of(
+        counts,
+        [row["case"] for row in rows],
+        list(cache.labels),
+        patients=[row["patient"] for row in rows],
+        empty=rules.policy.empty,
+    )
     of_each = [row["slice"] for row in rows for _ in cache.labels]
     size = sizes([cache.recipe.size])
-    return Table(f"the prepared grid, the network alone: {size}", [row | {"slice": z} for row, z in zip(found, of_each)],
-                 rules._replace(regions=(), surface=False), scored.loss, scored.seconds, scored.confusion)
+    return Table(
+        f"the prepared grid, the network alone: {size}",
+        [row | {"slice": z} for row, z in zip(found, of_each)],
+        rules._replace(regions=(), surface=False),
+        scored.loss,
+        scored.seconds,
+        scored.confusion,
+    )

@@ -30,8 +30,10 @@ def check_tables(tables: Sequence[str], labels: Sequence[str]) -> None:
         lookup("name in config.eval.tables", name, TABLES)
         wanted = {"left_right": 2, "effisegnet": 1}.get(name, len(labels))
         if len(labels) != wanted:
-            raise ConfigError(f"config.eval.tables holds {name!r}, a table of {wanted} classes; this data set has {len(labels)} "
-                              f"({', '.join(labels)}): take it out")
+            raise ConfigError(
+                f"config.eval.tables holds {name!r}, a table of {wanted} classes; this data set has {len(labels)} "
+                f"({', '.join(labels)}): take it out"
+            )
 
 
 def _ich_table(scored: Scored, threshold: float, labels: list[str]) -> tuple[list[str], dict]:
@@ -40,9 +42,11 @@ def _ich_table(scored: Scored, threshold: float, labels: list[str]) -> tuple[lis
     for t in scored.thresholds or (None,):
         s = projects.ich_scores(scored.counts[0] if t is None else scored.at(t))
         figures["arg-max" if t is None else f"{t:g}"] = s
-        lines.append(("" if t is None else f"threshold {t:g}: ")
-                     + " | ".join(f"{name}: {s[name.lower()]:.4f}" for name in ("IoU", "Dice", "Precision", "Recall"))
-                     + f" | loss: {scored.loss:.6f} (the haemorrhage project's definition)")
+        lines.append(
+            ("" if t is None else f"threshold {t:g}: ")
+            + " | ".join(f"{name}: {s[name.lower()]:.4f}" for name in ("IoU", "Dice", "Precision", "Recall"))
+            + f" | loss: {scored.loss:.6f} (the haemorrhage project's definition)"
+        )
     return lines, figures
 
 
@@ -54,8 +58,9 @@ def _class_table(scored: Scored, threshold: float, labels: list[str]) -> tuple[l
         matrix = np.array([[tn, fp], [fn, tp]])
     figures = projects.class_table(matrix, ("background", *labels))
     width = max(map(len, figures))
-    return [f"{name:<{width}}  " + "  ".join(f"{key} {value:.4f}" for key, value in row.items())
-            for name, row in figures.items()], figures
+    return [
+        f"{name:<{width}}  " + "  ".join(f"{key} {value:.4f}" for key, value in row.items()) for name, row in figures.items()
+    ], figures
 
 
 def _left_right_table(scored: Scored, threshold: float, labels: list[str]) -> tuple[list[str], dict]:
@@ -68,8 +73,10 @@ def _left_right_table(scored: Scored, threshold: float, labels: list[str]) -> tu
 def _effisegnet_table(scored: Scored, threshold: float, labels: list[str]) -> tuple[list[str], dict]:
     """EffiSegNet's figures at the headline threshold."""
     figures = projects.effisegnet_scores(scored.at(threshold))
-    return [f"EffiSegNet's figures at {threshold:g}: "
-            + ", ".join(f"{name} {figures[name]:.4f}" for name in ("dice", "iou", "recall", "precision", "f1"))], figures
+    return [
+        f"EffiSegNet's figures at {threshold:g}: "
+        + ", ".join(f"{name} {figures[name]:.4f}" for name in ("dice", "iou", "recall", "precision", "f1"))
+    ], figures
 
 
 TABLES = {"ich": _ich_table, "classes": _class_table, "left_right": _left_right_table, "effisegnet": _effisegnet_table}

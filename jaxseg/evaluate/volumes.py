@@ -23,8 +23,16 @@ class Scorer:
       threshold: of the foreground's probability, for one class, and of each region's.
     """
 
-    def __init__(self, network: networks.Application, loss: Callable, rules: Rules, *, target: Callable = lambda mask: mask,
-                 order: Sequence[int] = (), threshold: float = 0.5):
+    def __init__(
+        self,
+        network: networks.Application,
+        loss: Callable,
+        rules: Rules,
+        *,
+        target: Callable = lambda mask: mask,
+        order: Sequence[int] = (),
+        threshold: float = 0.5,
+    ):
         self._network, self._rules, self._order, self._threshold = network, rules, tuple(order), threshold
         self._loss = MeanLoss(loss, target)
 
@@ -49,6 +57,7 @@ class Scorer:
 
 def headline(scored: Scored, rules: Rules) -> dict[str, float]:
     """The figures of a validation: loss; mean Dice, recall and so on over regions (classes); Dice of each; voxels predicted."""
+
     def mean(key: str, names: Sequence[str]) -> float:
         cases: dict[str, list[float]] = {}
         for row in scored.rows:
@@ -59,9 +68,12 @@ def headline(scored: Scored, rules: Rules) -> dict[str, float]:
 
     names = list(dict.fromkeys(row["class"] for row in scored.rows))
     overlaps = {f"val_{key}": mean(key, rules.headline) for key in ("dice", "iou", "precision", "recall")}
-    return {"val_loss": scored.loss, **overlaps,
-            **{f"val_{name.lower()}": mean("dice", [name]) for name in names},
-            "positive": int(scored.confusion[:, 1:].sum())}
+    return {
+        "val_loss": scored.loss,
+        **overlaps,
+        **{f"val_{name.lower()}": mean("dice", [name]) for name in names},
+        "positive": int(scored.confusion[:, 1:].sum()),
+    }
 
 
 def pictures(scored: Scored, store: Store) -> list[np.ndarray]:
@@ -76,4 +88,3 @@ def pictures(scored: Scored, store: Store) -> list[np.ndarray]:
         grey = np.uint8(np.clip((grey - low) / max(high - low, 1e-6), 0, 1) * 255)
         found.append(panel(grey[..., None], mask[:, :, z].T, labels[:, :, z].T))
     return found
-

@@ -1,8 +1,8 @@
 """The evaluation of a run: a split of its own data, or another labelled set, scored and written into a folder of its own.
 
-    RUN/evaluations/<split>@<step>/      evaluation.json, cases.csv, patients.csv, confusion.csv, ... of a split
-    RUN/evaluations/<set>@<step>/        the same of another labelled set (--input)
-    RUN/evaluation.json                  that of the test split and the best checkpoint
+RUN/evaluations/<split>@<step>/      evaluation.json, cases.csv, patients.csv, confusion.csv, ... of a split
+RUN/evaluations/<set>@<step>/        the same of another labelled set (--input)
+RUN/evaluation.json                  that of the test split and the best checkpoint
 """
 
 import json
@@ -39,8 +39,9 @@ SPEED = ("batch_size", "windows", "accumulator", "overlay", "probabilities")  # 
 SCORED = ("threshold", "thresholds", "empty", "surface", "lesions", "postprocess", "tables")
 
 
-def evaluate(config, source: Path, log: Log, *, whose: str, external: Path | None = None, name: str = "",
-             overwrite: bool = False) -> None:
+def evaluate(
+    config, source: Path, log: Log, *, whose: str, external: Path | None = None, name: str = "", overwrite: bool = False
+) -> None:
     """Score a run, print the report and write its files (process 0).
 
     Args:
@@ -102,9 +103,11 @@ def _split(config, source: Path, record: dict, log: Log, *, whose: str) -> _Work
         patients.check_unseen(Path(other), data, split, whose=flag, log=log)
     here, there = {data.store.rows[i]["patient"] for i in data.rows[split]}, set(record["splits"][split])
     if here != there:
-        raise MismatchError(f"{source}: the {split} split had {len(there)} patients and has {len(here)} now, of whom "
-                            f"{len(here ^ there)} differ ({patients.some(sorted(here ^ there))}); give the data that the run was "
-                            "trained on, or score this set as another one: --input=FOLDER")
+        raise MismatchError(
+            f"{source}: the {split} split had {len(there)} patients and has {len(here)} now, of whom "
+            f"{len(here ^ there)} differ ({patients.some(sorted(here ^ there))}); give the data that the run was "
+            "trained on, or score this set as another one: --input=FOLDER"
+        )
     cases = lambda part: list(dict.fromkeys(data.store.rows[i]["case"] for i in data.rows[part]))
     kept: dict[str, set[int]] | None = None
     if config.data.rank == 2:
@@ -118,27 +121,44 @@ def _external(config, run: runs.Run, folder: Path, log: Log) -> _Work:
     options = {key: config.data[key] for key in setup.DATASET_OPTIONS if config.data[key] is not None}
     dataset = base.labelled(datasets.load(config.data.dataset, folder, **options), log.say)
     if tuple(dataset.labels) != tuple(run.recipe.labels) and not config.data.whole:
-        raise MismatchError(f"--input={folder}: its classes are {', '.join(dataset.labels)}, those of the run "
-                            f"{', '.join(run.recipe.labels)}; give a set with the same classes")
+        raise MismatchError(
+            f"--input={folder}: its classes are {', '.join(dataset.labels)}, those of the run "
+            f"{', '.join(run.recipe.labels)}; give a set with the same classes"
+        )
     if config.data.target != "labels":
         raise ConfigError(f"--input={folder}: the run learnt {config.data.target}, no segmentation; evaluate its own splits")
     if config.eval.postprocess:
-        raise ConfigError(f"--input={folder}: eval.postprocess chooses steps on the run's own validation split; evaluate that "
-                          "first, then give --config.eval.postprocess=False --config.infer.postprocess=True")
+        raise ConfigError(
+            f"--input={folder}: eval.postprocess chooses steps on the run's own validation split; evaluate that "
+            "first, then give --config.eval.postprocess=False --config.infer.postprocess=True"
+        )
     seen = {patient for part in run.record["splits"].values() for patient in part}
     both = sorted(seen & {case.patient for case in dataset.cases})
     if both:
-        log.say(f"WARNING --input={folder}: {len(both)} patients have names that the run has seen ({patients.some(both)}); if "
-                "they are the same people, these figures are too good")
+        log.say(
+            f"WARNING --input={folder}: {len(both)} patients have names that the run has seen ({patients.some(both)}); if "
+            "they are the same people, these figures are too good"
+        )
     regions = () if config.data.whole else dataset.regions
-    policy = policy_of(config.data.dataset, empty=config.eval.empty, lesions=config.eval.lesions) if config.data.rank == 3 \
+    policy = (
+        policy_of(config.data.dataset, empty=config.eval.empty, lesions=config.eval.lesions)
+        if config.data.rank == 3
         else Policy(config.eval.empty)
+    )
     rules = Rules(tuple(run.recipe.labels), regions, policy, config.eval.surface and config.data.rank == 3, config.eval.lesions)
     return _Work(dataset, [case.id for case in dataset.cases], rules, fingerprint(dataset, run.recipe, "evaluation"))
 
 
-def _scored(config, run: runs.Run, work: _Work, facts: dict[str, Any], weights: tuple[dict, dict], info: dict,
-            folder: Path | None, home: Path) -> str:
+def _scored(
+    config,
+    run: runs.Run,
+    work: _Work,
+    facts: dict[str, Any],
+    weights: tuple[dict, dict],
+    info: dict,
+    folder: Path | None,
+    home: Path,
+) -> str:
     """The report, and its files in `folder`."""
     own = OwnGrid(run, work.dataset, work.kept)
     steps, rules, feed = [], work.rules, work.feed
@@ -170,11 +190,24 @@ def _scored(config, run: runs.Run, work: _Work, facts: dict[str, Any], weights: 
     size = summaries.summarize(model, setup.input_shape(config))
     epochs = (info.get("rows") or [{"epoch": "?"}])[-1]["epoch"]
     facts |= {"params": size.params, "macs": size.macs, **(prepared.facts if prepared else {})}
-    head = [facts["model"], f"    Params: {size.params / 1e6:.1f}M ({size.params:,})",
-            f"    GMACs: {size.macs / 1e9:.4f} true, {size.macs_printed / 1e9:.4f} as torchprofile prints them",
-            f"    It was trained {epochs} EPOCHS", *(f"    {line}" for line in (prepared.lines if prepared else ()))]
-    return reports.report(scored, prepared.table if prepared else None, head=head, details=details, facts=facts, folder=folder,
-                          steps=steps, cascaded=cascaded, note=" (SYNTHETIC data)" if work.dataset.synthetic else "")
+    head = [
+        facts["model"],
+        f"    Params: {size.params / 1e6:.1f}M ({size.params:,})",
+        f"    GMACs: {size.macs / 1e9:.4f} true, {size.macs_printed / 1e9:.4f} as torchprofile prints them",
+        f"    It was trained {epochs} EPOCHS",
+        *(f"    {line}" for line in (prepared.lines if prepared else ())),
+    ]
+    return reports.report(
+        scored,
+        prepared.table if prepared else None,
+        head=head,
+        details=details,
+        facts=facts,
+        folder=folder,
+        steps=steps,
+        cascaded=cascaded,
+        note=" (SYNTHETIC data)" if work.dataset.synthetic else "",
+    )
 
 
 def _options(config) -> dict[str, Any]:
@@ -195,8 +228,9 @@ def _check_free(folder: Path, facts: dict[str, Any], overwrite: bool) -> None:
     differ = [key for key in ("weights", "data") if there.get(key) != facts[key]]
     differ += [key for key, value in facts["options"].items() if there.get("options", {}).get(key) != value]
     if differ:
-        raise MismatchError(f"{folder} holds an evaluation with other {', '.join(differ[:5])}; give --name=NAME, or --overwrite "
-                            "to replace it")
+        raise MismatchError(
+            f"{folder} holds an evaluation with other {', '.join(differ[:5])}; give --name=NAME, or --overwrite to replace it"
+        )
 
 
 def _write_roi_record(home: Path, config: dict, rows: Sequence[dict], weights: Path, folder: Path) -> None:
@@ -204,6 +238,15 @@ def _write_roi_record(home: Path, config: dict, rows: Sequence[dict], weights: P
     best = max((row for row in rows if row.get("val_dice", "") != ""), key=lambda row: row["val_dice"], default={})
     tested = json.loads((folder / NAME).read_text())
     files.write_json(home / "config.json", config)
-    write_csv(home / "metrics.csv", [{"seed": config["seed"], "best_epoch": best.get("epoch", ""), "best_val_dice":
-                                      best.get("val_dice", ""), "test_wt_dice": (tested["prepared"] or tested)["mean_dice"],
-                                      "weight_path": str(weights)}])
+    write_csv(
+        home / "metrics.csv",
+        [
+            {
+                "seed": config["seed"],
+                "best_epoch": best.get("epoch", ""),
+                "best_val_dice": best.get("val_dice", ""),
+                "test_wt_dice": (tested["prepared"] or tested)["mean_dice"],
+                "weight_path": str(weights),
+            }
+        ],
+    )

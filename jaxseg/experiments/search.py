@@ -25,8 +25,14 @@ from jaxseg.types import ConfigError, MismatchError, NonFiniteError
 STARTUP = 5  # trials at random before the estimator draws
 
 
-def search(config, folder: Path, run: Callable[[Any, Path], int | None], score: Callable[[Path], float],
-           starts: Sequence[Sequence[float]] = (), say: Callable[[str], None] = print) -> int | None:
+def search(
+    config,
+    folder: Path,
+    run: Callable[[Any, Path], int | None],
+    score: Callable[[Path], float],
+    starts: Sequence[Sequence[float]] = (),
+    say: Callable[[str], None] = print,
+) -> int | None:
     """Try class weights until config.search.trials runs are finished, and print the best as an option of the command line.
 
     Args:
@@ -46,8 +52,12 @@ def search(config, folder: Path, run: Callable[[Any, Path], int | None], score: 
     names = tuple(_named(own[1:]))
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(storage=f"sqlite:///{folder.absolute() / 'search.db'}", study_name="class_weights",
-                                direction="maximize", load_if_exists=True)
+    study = optuna.create_study(
+        storage=f"sqlite:///{folder.absolute() / 'search.db'}",
+        study_name="class_weights",
+        direction="maximize",
+        load_if_exists=True,
+    )
     _same(study, {"classes": len(own), "low": s.low, "high": s.high, "objective": s.objective}, folder)
     bounded = lambda weights: [min(max(w / weights[0], s.low), s.high) for w in weights[1:]]
     if not study.trials:
@@ -80,8 +90,10 @@ def search(config, folder: Path, run: Callable[[Any, Path], int | None], score: 
     if not complete:
         raise NonFiniteError(f"none of {s.trials} trials ended with finite figures; lower config.optim.lr")
     best = max(complete, key=lambda t: t.value)
-    say(f"best {s.objective} {best.value:.4f} in {folder / best.user_attrs['folder']}; train with it by\n"
-        f"  --config.loss.options.cross_entropy.class_weights=\"{_written((1.0, *(best.params[name] for name in names)))}\"")
+    say(
+        f"best {s.objective} {best.value:.4f} in {folder / best.user_attrs['folder']}; train with it by\n"
+        f'  --config.loss.options.cross_entropy.class_weights="{_written((1.0, *(best.params[name] for name in names)))}"'
+    )
     return None
 
 
@@ -94,13 +106,17 @@ def weights_of(config) -> tuple[float, ...]:
     options = config.loss.options.to_dict()
     named = "cross_entropy" in [name for name, _ in config.loss.terms] and "cross_entropy" in options
     if not named or "class_weights" not in options["cross_entropy"]:
-        raise ConfigError("--mode=search finds the class weights of cross-entropy, and this config has none; give "
-                          "config.loss.terms a term 'cross_entropy', and config.loss.options['cross_entropy']['class_weights'] a "
-                          "number for each class, background first (configs/brats2d.py:wcce does)")
+        raise ConfigError(
+            "--mode=search finds the class weights of cross-entropy, and this config has none; give "
+            "config.loss.terms a term 'cross_entropy', and config.loss.options['cross_entropy']['class_weights'] a "
+            "number for each class, background first (configs/brats2d.py:wcce does)"
+        )
     weights = tuple(options["cross_entropy"]["class_weights"])
     if len(weights) < 2 or min(weights) <= 0:
-        raise ConfigError(f"config.loss.options.cross_entropy.class_weights={weights}: a search starts from two numbers or more, "
-                          "each above 0, background first")
+        raise ConfigError(
+            f"config.loss.options.cross_entropy.class_weights={weights}: a search starts from two numbers or more, "
+            "each above 0, background first"
+        )
     return weights
 
 
@@ -136,8 +152,10 @@ def _optuna():
 def _same(study, facts: dict, folder: Path) -> None:
     for key, value in facts.items():
         if key in study.user_attrs and study.user_attrs[key] != value:
-            raise MismatchError(f"{folder} holds a search with {key} {study.user_attrs[key]!r}, now {value!r}; give another "
-                                "--workdir, or the old value to go on")
+            raise MismatchError(
+                f"{folder} holds a search with {key} {study.user_attrs[key]!r}, now {value!r}; give another "
+                "--workdir, or the old value to go on"
+            )
         study.set_user_attr(key, value)
 
 
@@ -151,6 +169,16 @@ def _written(weights: Sequence[float]) -> str:
 
 def _write_table(study, finished: tuple, objective: str, folder: Path) -> None:
     """trials.csv, one row a finished trial."""
-    write_csv(folder / "trials.csv", [
-        {"trial": t.number, "state": t.state.name.lower(), "folder": t.user_attrs["folder"], **t.params,
-         objective: "" if t.value is None else t.value} for t in study.get_trials(states=finished)])
+    write_csv(
+        folder / "trials.csv",
+        [
+            {
+                "trial": t.number,
+                "state": t.state.name.lower(),
+                "folder": t.user_attrs["folder"],
+                **t.params,
+                objective: "" if t.value is None else t.value,
+            }
+            for t in study.get_trials(states=finished)
+        ],
+    )

@@ -53,10 +53,24 @@ class Result(NamedTuple):
     found: int  # regions of at least min_size voxels; 0: the one centre is the whole mask's, or the volume's if that is empty
 
 
-def segment(roi_forward: Callable[[Array], Array], forward: Callable[[Array], Array], volume: Array, *, num_classes: int,
-            roi_size: int | Sequence[int] = 64, crop: int | Sequence[int] = 96, max_instances: int = 3, min_size: int = 50,
-            connectivity: int = 1, roi_coordinates: bool = True, include_coordinates: bool = True, merge: str = "max",
-            blend: str | None = None, activation: str = "softmax", batch: int = 1) -> Result:
+def segment(
+    roi_forward: Callable[[Array], Array],
+    forward: Callable[[Array], Array],
+    volume: Array,
+    *,
+    num_classes: int,
+    roi_size: int | Sequence[int] = 64,
+    crop: int | Sequence[int] = 96,
+    max_instances: int = 3,
+    min_size: int = 50,
+    connectivity: int = 1,
+    roi_coordinates: bool = True,
+    include_coordinates: bool = True,
+    merge: str = "max",
+    blend: str | None = None,
+    activation: str = "softmax",
+    batch: int = 1,
+) -> Result:
     """Find the regions of a volume and segment a crop around each.
 
     Args:
@@ -88,29 +102,56 @@ def segment(roi_forward: Callable[[Array], Array], forward: Callable[[Array], Ar
         raise ConfigError(f"got a volume {volume.dtype}{list(volume.shape)}; need floats [X, Y, Z, C], prepared as for training")
     roi_size, crop = _triple(roi_size, "roi_size"), _triple(crop, "crop")
     if min(max_instances, min_size, batch, num_classes) < 1:
-        raise ConfigError(f"got max_instances={max_instances}, min_size={min_size}, batch={batch}, num_classes={num_classes}; "
-                          "each is at least 1")
+        raise ConfigError(
+            f"got max_instances={max_instances}, min_size={min_size}, batch={batch}, num_classes={num_classes}; "
+            "each is at least 1"
+        )
     if merge not in MERGES or activation not in ACTIVATIONS or (activation == "softmax" and num_classes == 1):
-        raise ConfigError(f"got merge={merge!r}, activation={activation!r} for {num_classes} classes; merge is one of {MERGES}, "
-                          f"activation one of {ACTIVATIONS}, sigmoid for one class")
+        raise ConfigError(
+            f"got merge={merge!r}, activation={activation!r} for {num_classes} classes; merge is one of {MERGES}, "
+            f"activation one of {ACTIVATIONS}, sigmoid for one class"
+        )
     if blend is not None and merge != "probability":
-        raise ConfigError(f"got blend={blend!r} with merge={merge!r}; a maximum has no weights: leave blend out or take "
-                          "merge='probability'")
+        raise ConfigError(
+            f"got blend={blend!r} with merge={merge!r}; a maximum has no weights: leave blend out or take merge='probability'"
+        )
     weights = tiles.weights(crop, (blend or "cosine") if merge == "probability" else "constant")
     size = volume.shape[:3]
     padded = _padded(jnp.asarray(volume), [max(c, -(-n // GRAIN) * GRAIN) for n, c in zip(size, crop)])
     lines, extent = _lines(size, padded.shape), np.array(size, np.int32)
-    centres, found, finite = _locate(_partial(roi_forward), padded, _taps(size, roi_size), lines, extent, np.int32(min_size),
-                                     max_instances=max_instances, connectivity=connectivity, include=roi_coordinates)
-    scores, covered, sound = _segment(_partial(forward), padded, lines, extent, centres, found, weights,
-                                      classes=num_classes, include=include_coordinates, merge=merge, activation=activation,
-                                      batch=min(batch, max_instances))
+    centres, found, finite = _locate(
+        _partial(roi_forward),
+        padded,
+        _taps(size, roi_size),
+        lines,
+        extent,
+        np.int32(min_size),
+        max_instances=max_instances,
+        connectivity=connectivity,
+        include=roi_coordinates,
+    )
+    scores, covered, sound = _segment(
+        _partial(forward),
+        padded,
+        lines,
+        extent,
+        centres,
+        found,
+        weights,
+        classes=num_classes,
+        include=include_coordinates,
+        merge=merge,
+        activation=activation,
+        batch=min(batch, max_instances),
+    )
     if not (finite and sound):
-        raise NonFiniteError(f"the {'second' if finite else 'ROI'} network of the cascade returned NaN or Inf; segment in "
-                             "float32 or use another checkpoint")
+        raise NonFiniteError(
+            f"the {'second' if finite else 'ROI'} network of the cascade returned NaN or Inf; segment in "
+            "float32 or use another checkpoint"
+        )
     if padded.shape != volume.shape:
         scores, covered = _inside((scores, covered), size)
-    return Result(scores, covered, np.asarray(centres)[:max(int(found), 1)], int(found))
+    return Result(scores, covered, np.asarray(centres)[: max(int(found), 1)], int(found))
 
 
 def roi_input(volume: Array, roi_size: int | Sequence[int] = 64, include_coordinates: bool = True) -> Array:
@@ -147,8 +188,9 @@ def origin(centre: Array, size: Sequence[int]) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames=("max_instances", "connectivity", "include"))
-def _locate(forward, volume: Array, taps, lines, extent: Array, min_size: Array, *, max_instances: int, connectivity: int,
-            include: bool) -> tuple[Array, Array, Array]:
+def _locate(
+    forward, volume: Array, taps, lines, extent: Array, min_size: Array, *, max_instances: int, connectivity: int, include: bool
+) -> tuple[Array, Array, Array]:
     """(centres [N, 3] in voxels of the full volume, NaN in unused rows; regions found; whether all logits are finite)."""
     shrunk = _shrunk(volume, taps, lines, include)
     logits = forward(shrunk[None])
@@ -170,8 +212,21 @@ def _locate(forward, volume: Array, taps, lines, extent: Array, min_size: Array,
 
 
 @functools.partial(jax.jit, static_argnames=("classes", "include", "merge", "activation", "batch"))
-def _segment(forward, volume: Array, lines, extent: Array, centres: Array, found: Array, weights: Array, *, classes: int,
-             include: bool, merge: str, activation: str, batch: int) -> tuple[Array, Array, Array]:
+def _segment(
+    forward,
+    volume: Array,
+    lines,
+    extent: Array,
+    centres: Array,
+    found: Array,
+    weights: Array,
+    *,
+    classes: int,
+    include: bool,
+    merge: str,
+    activation: str,
+    batch: int,
+) -> tuple[Array, Array, Array]:
     """(scores [*P, K], covered [*P], whether all logits are finite) from the centres in use, on the padded size P."""
     size, count = weights.shape, jnp.maximum(found, 1)
     slots = -(-len(centres) // batch) * batch
@@ -184,8 +239,10 @@ def _segment(forward, volume: Array, lines, extent: Array, centres: Array, found
         crops = lax.map(lambda start: _cut(volume, lines, extent, start, size, include), at)
         logits = forward(crops).astype(jnp.float32)
         if logits.shape != (batch, *size, classes):
-            raise ConfigError(f"the network makes {logits.shape} of crops {crops.shape}; need logits "
-                              f"{(batch, *size, classes)}: num_classes={classes} at the crop's own size")
+            raise ConfigError(
+                f"the network makes {logits.shape} of crops {crops.shape}; need logits "
+                f"{(batch, *size, classes)}: num_classes={classes} at the crop's own size"
+            )
         values = logits if merge == "max" else squash(logits, axis=-1) * weights[..., None]
 
         def put(j, carry):
@@ -209,7 +266,7 @@ def _segment(forward, volume: Array, lines, extent: Array, centres: Array, found
 
 @functools.partial(jax.jit, static_argnums=1)
 def _inside(arrays: tuple[Array, ...], size: tuple[int, ...]) -> tuple[Array, ...]:
-    return tuple(array[:size[0], :size[1], :size[2]] for array in arrays)
+    return tuple(array[: size[0], : size[1], : size[2]] for array in arrays)
 
 
 def _cut(volume: Array, lines, extent: Array, start: Array, size: tuple[int, ...], include: bool) -> Array:
@@ -224,8 +281,9 @@ def _cut(volume: Array, lines, extent: Array, start: Array, size: tuple[int, ...
     return jnp.where(inside, crop, 0)
 
 
-def _merge(total: Array, weight: Array, values: Array, weights: Array, merge: str, *, start: Array, extent: Array,
-           used: Array) -> tuple[Array, Array]:
+def _merge(
+    total: Array, weight: Array, values: Array, weights: Array, merge: str, *, start: Array, extent: Array, used: Array
+) -> tuple[Array, Array]:
     """Join a crop's values [*size, K] and weights [*size, 1] into the volume's [*P, K] and [*P, 1], where it was cut out.
 
     Only within the volume, and only if `used`. For "max" the first crop over a voxel replaces what is there.
@@ -238,8 +296,10 @@ def _merge(total: Array, weight: Array, values: Array, weights: Array, merge: st
     new = _rolled(values, start - at)
     joined = jnp.where(before > 0, jnp.maximum(old, new), new) if merge == "max" else old + new
     after = before + _rolled(weights, start - at)
-    return (lax.dynamic_update_slice(total, jnp.where(here, joined, old), corner),
-            lax.dynamic_update_slice(weight, jnp.where(here, after, before), corner))
+    return (
+        lax.dynamic_update_slice(total, jnp.where(here, joined, old), corner),
+        lax.dynamic_update_slice(weight, jnp.where(here, after, before), corner),
+    )
 
 
 def _rolled(block: Array, by: Array) -> Array:
@@ -255,6 +315,7 @@ def _box(low: Array, high: Array, size: tuple[int, ...]) -> Array:
 
 def _shrunk(volume: Array, taps, lines, include: bool) -> Array:
     """Trilinear resizing with align_corners=False by two neighbours per axis: only these are read, padding never."""
+
     def between(x: Array, axis: int, low: Array, high: Array, share: Array) -> Array:
         share = jnp.expand_dims(share, tuple(range(1, x.ndim - axis)))
         return jnp.take(x, low, axis, mode="clip") * (1 - share) + jnp.take(x, high, axis, mode="clip") * share

@@ -44,34 +44,46 @@ def find_cases(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[
     taken = [case.name for case in cases]
     twice = sorted({name for name in taken if taken.count(name) > 1})
     if twice:
-        raise DataError(f"--input={origin}: {taken.count(twice[0])} inputs would be written as {twice[0]!r}"
-                        + (f", and so for {len(twice) - 1} more names" if twice[1:] else "")
-                        + "; each name must be there once: rename or move one of them", "DATA_PATH")
+        raise DataError(
+            f"--input={origin}: {taken.count(twice[0])} inputs would be written as {twice[0]!r}"
+            + (f", and so for {len(twice) - 1} more names" if twice[1:] else "")
+            + "; each name must be there once: rename or move one of them",
+            "DATA_PATH",
+        )
     return cases
 
 
 def _listed(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[Input]:
     several = len(recipe.modalities) > 1
     if origin.is_file() and several:
-        raise DataError(f"--input={origin}: is one file; this network takes {', '.join(recipe.modalities)}: give the folder of "
-                        "the case, or of all cases", "DATA_CHANNELS")
+        raise DataError(
+            f"--input={origin}: is one file; this network takes {', '.join(recipe.modalities)}: give the folder of "
+            "the case, or of all cases",
+            "DATA_CHANNELS",
+        )
     if not recipe.modalities or not several and (origin.is_file() or origin.is_dir() and holds_dicom(origin)):
         found = volumes.find_inputs(origin)
         return [Input(name, (path,), lambda path=path: [volumes.read_volume(path)]) for name, path in zip(names_of(found), found)]
     if record["dataset"] == "brats_arrays":
-        raise DataError(f"--input={origin}: this network learnt slices of arrays, whose rows and columns lie otherwise than "
-                        "those of upright slices; train on slices cut from volumes (configs/brats2d.py:slices)",
-                        "DATA_GEOMETRY")
+        raise DataError(
+            f"--input={origin}: this network learnt slices of arrays, whose rows and columns lie otherwise than "
+            "those of upright slices; train on slices cut from volumes (configs/brats2d.py:slices)",
+            "DATA_GEOMETRY",
+        )
     dataset = datasets.load(record["dataset"], origin, modalities=recipe.modalities, release=record["config"]["data"]["release"])
     reader = dataset.read_image or volumes.read_volume
-    return [Input(case.id.replace("/", "_"), tuple(case.images), lambda case=case: [reader(path) for path in case.images])
-            for case in dataset.cases]
+    return [
+        Input(case.id.replace("/", "_"), tuple(case.images), lambda case=case: [reader(path) for path in case.images])
+        for case in dataset.cases
+    ]
 
 
 def names_of(inputs: list[Path]) -> list[str]:
     """Output names of inputs: without suffix, in any case of letters."""
-    return [p.name if p.is_dir() else next((p.name[:-len(end)] for end in LONGEST_FIRST if has_suffix(p, (end,))), p.stem)
-            for p in inputs]
+    return [
+        p.name if p.is_dir() else next((p.name[: -len(end)] for end in LONGEST_FIRST if has_suffix(p, (end,))), p.stem)
+        for p in inputs
+    ]
 
 
 def digests(case: Input) -> list[str]:
@@ -86,8 +98,9 @@ def digests(case: Input) -> list[str]:
             try:
                 found.append(file_digest(file))
             except OSError as error:
-                raise DataError(f"{file}: cannot be read ({error.strerror}); check the path and its permissions",
-                                "DATA_PATH") from error
+                raise DataError(
+                    f"{file}: cannot be read ({error.strerror}); check the path and its permissions", "DATA_PATH"
+                ) from error
     return found
 
 

@@ -32,14 +32,21 @@ def read_network(run: Path, record: Mapping[str, Any]) -> tuple[functional.Netwo
       MismatchError: the checkpoint does not fit the recorded network.
     """
     m = record["model"]
-    model = create_model(m["name"], in_channels=m["in_channels"], num_classes=m["num_classes"], rank=m["rank"], abstract=True,
-                         **m["options"])
+    model = create_model(
+        m["name"], in_channels=m["in_channels"], num_classes=m["num_classes"], rank=m["rank"], abstract=True, **m["options"]
+    )
     network, _, _ = functional.split(model)
     params, state, _ = checkpoint.load_weights(run)
     network.check(params, state)
     about = json.dumps([m, record["config"]["train"]["dtype"], dataclasses.asdict(recipe_from(record))], sort_keys=True)
-    return network, (params, state), files.digest(about, *(part for tree in (params, state) for name in sorted(tree)
-                                                           for part in (name, np.asarray(tree[name]).tobytes())))
+    return (
+        network,
+        (params, state),
+        files.digest(
+            about,
+            *(part for tree in (params, state) for name in sorted(tree) for part in (name, np.asarray(tree[name]).tobytes())),
+        ),
+    )
 
 
 def of(run: Path, record: Mapping[str, Any], recipe: Recipe) -> channels.Generate | None:
@@ -54,8 +61,10 @@ def of(run: Path, record: Mapping[str, Any], recipe: Recipe) -> channels.Generat
     copy = checkpoint.run_folder(run) / FOLDER
     generate, digest = open_channel_run(copy, recipe)
     if digest != record["made_by"]:
-        raise MismatchError(f"{copy} has the digest {digest}, and {run} was trained with channels of {record['made_by']}; put "
-                            "the copy back that training made")
+        raise MismatchError(
+            f"{copy} has the digest {digest}, and {run} was trained with channels of {record['made_by']}; put "
+            "the copy back that training made"
+        )
     return generate
 
 
@@ -69,25 +78,36 @@ def open_channel_run(run: Path, recipe: Recipe) -> tuple[channels.Generate, str]
       CheckpointError: no run there.
       MismatchError: it has learnt something else, or sees images that are prepared in another way.
     """
-    name, = channels.trained(recipe.extra)
+    (name,) = channels.trained(recipe.extra)
     try:
         record = checkpoint.find_record(run)
         network, weights, digest = read_network(run, record)
     except CheckpointError as error:
-        raise CheckpointError(f"config.data.extra_run, for the channel {name!r}: {error}; train it first with "
-                              f"config.data.target={TARGET_OF[name]!r}") from error
+        raise CheckpointError(
+            f"config.data.extra_run, for the channel {name!r}: {error}; train it first with "
+            f"config.data.target={TARGET_OF[name]!r}"
+        ) from error
     theirs = recipe_from(record)
     if theirs.target != TARGET_OF[name] or theirs.extra:
-        raise MismatchError(f"config.data.extra_run={run}: it learnt {theirs.target!r} from "
-                            f"{', '.join(theirs.extra) or 'the image alone'}; the channel {name!r} needs a run with "
-                            f"config.data.target={TARGET_OF[name]!r} and no data.extra")
+        raise MismatchError(
+            f"config.data.extra_run={run}: it learnt {theirs.target!r} from "
+            f"{', '.join(theirs.extra) or 'the image alone'}; the channel {name!r} needs a run with "
+            f"config.data.target={TARGET_OF[name]!r} and no data.extra"
+        )
     ours = {**{key: getattr(recipe, key) for key in _ALIKE}, "channels": recipe.channels - channels.added(recipe.extra)}
-    differ = [f"{key} {getattr(theirs, key)} there, {value} here" for key, value in ours.items()
-              if getattr(theirs, key) != value]
+    differ = [f"{key} {getattr(theirs, key)} there, {value} here" for key, value in ours.items() if getattr(theirs, key) != value]
     if differ:
-        raise MismatchError(f"config.data.extra_run={run}: its images are prepared in another way ({'; '.join(differ)}); train "
-                            "it with the same keys in config.data")
-    forward = networks.Forward(network, num_classes=record["model"]["num_classes"], batch=BATCH, mean=theirs.mean, std=theirs.std,
-                               dtype=record["config"]["train"]["dtype"])
+        raise MismatchError(
+            f"config.data.extra_run={run}: its images are prepared in another way ({'; '.join(differ)}); train "
+            "it with the same keys in config.data"
+        )
+    forward = networks.Forward(
+        network,
+        num_classes=record["model"]["num_classes"],
+        batch=BATCH,
+        mean=theirs.mean,
+        std=theirs.std,
+        dtype=record["config"]["train"]["dtype"],
+    )
     images, placed = networks.WholeImages(forward), (forward.place(*weights),)
     return lambda prepared: probabilities_of(images(placed, prepared)), digest

@@ -144,19 +144,21 @@ class Volumes:
 
     def restore(self, examples: Examples, logits: np.ndarray, fill: Sequence[float]) -> np.ndarray:
         """Logits [1, X', Y', Z', K] -> [X, Y, Z, K]."""
-        one, = logits
+        (one,) = logits
         if examples.place.keeps_grid:
             return np.asarray(one)
-        return preprocess.restore(np.asarray(one), examples.shape, self.recipe, examples.orientation.spacing, fill=fill,
-                                  place=examples.place)
+        return preprocess.restore(
+            np.asarray(one), examples.shape, self.recipe, examples.orientation.spacing, fill=fill, place=examples.place
+        )
 
     def labels(self, examples: Examples, logits: np.ndarray, fill: Sequence[float], **rule) -> np.ndarray:
         """Labels [X, Y, Z]; of classes, one class's logits in memory at a time."""
-        one, = logits
+        (one,) = logits
         if examples.place.keeps_grid or rule["order"] or one.shape[-1] <= 2:
             return labels_of(self.restore(examples, logits, fill), **rule)
-        return preprocess.restore_labels(np.asarray(one), examples.shape, self.recipe, examples.orientation.spacing, fill=fill,
-                                         place=examples.place)
+        return preprocess.restore_labels(
+            np.asarray(one), examples.shape, self.recipe, examples.orientation.spacing, fill=fill, place=examples.place
+        )
 
     def overlay(self, examples: Examples, labels: np.ndarray) -> np.ndarray:
         """Axial slices of the last modality, upright, between its 1st and 99.5th percentile."""

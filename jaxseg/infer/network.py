@@ -38,8 +38,17 @@ class Forward:
       mean, std: of the channels, see `records.Recipe`.
     """
 
-    def __init__(self, network: Network, *, num_classes: int, batch: int, mirror: Sequence[int] = (), dtype: str = "float32",
-                 mean: Sequence[float] = (), std: Sequence[float] = ()):
+    def __init__(
+        self,
+        network: Network,
+        *,
+        num_classes: int,
+        batch: int,
+        mirror: Sequence[int] = (),
+        dtype: str = "float32",
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+    ):
         self.num_classes, self.batch, self.mirror, dtype = num_classes, batch, tuple(mirror), compute_dtype(dtype)
         devices = jax.local_devices()
         spread = len(devices) > 1 and batch % len(devices) == 0
@@ -85,9 +94,9 @@ class WholeImages:
         """Logits float32 [N, *S, K] of examples [N, *S, C]; the last batch is filled up."""
         forward, n, found = self.forward.mirrored(weights), self.forward.batch, []
         for start in range(0, len(examples), n):
-            part = np.asarray(examples[start:start + n])
+            part = np.asarray(examples[start : start + n])
             filled = np.concatenate([part, np.repeat(part[-1:], n - len(part), 0)])
-            found.append(np.asarray(self._run(forward, filled), np.float32)[:len(part)])
+            found.append(np.asarray(self._run(forward, filled), np.float32)[: len(part)])
         return np.concatenate(found)
 
 
@@ -149,10 +158,25 @@ class Cascade:
     def __call__(self, weights: Weights, examples: np.ndarray) -> np.ndarray:
         """Logits float32 [N, X, Y, Z, K] of volumes [N, X, Y, Z, C]."""
         find, segment = self._first.forward.averaged(self._first_weights), self.forward.averaged(weights)
-        return np.stack([np.asarray(cascade.segment(
-            find, segment, np.asarray(e, np.float32), num_classes=self.forward.num_classes, roi_size=self._first.size,
-            crop=self._size, activation=self._activation, min_size=roi_min_size(self._first.size),
-            roi_coordinates=self._first.coordinates, include_coordinates=self._second.coordinates).scores) for e in examples])
+        return np.stack(
+            [
+                np.asarray(
+                    cascade.segment(
+                        find,
+                        segment,
+                        np.asarray(e, np.float32),
+                        num_classes=self.forward.num_classes,
+                        roi_size=self._first.size,
+                        crop=self._size,
+                        activation=self._activation,
+                        min_size=roi_min_size(self._first.size),
+                        roi_coordinates=self._first.coordinates,
+                        include_coordinates=self._second.coordinates,
+                    ).scores
+                )
+                for e in examples
+            ]
+        )
 
 
 Application = WholeImages | Windows | Shrunk | Cascade

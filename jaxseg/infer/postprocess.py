@@ -44,14 +44,22 @@ def keep_largest(labels: np.ndarray, classes: Sequence[int] | None = None, conne
     Raises:
       ConfigError: a connectivity outside 1 to the number of axes.
     """
+
     def keep(sizes: np.ndarray) -> np.ndarray:
         return np.arange(len(sizes)) == sizes.argmax()
+
     return _filtered(labels, classes, connectivity, keep)
 
 
-def remove_small(labels: np.ndarray, min_voxels: int | None = None, *, min_mm3: float | None = None,
-                 spacing: Spacing | None = None, classes: Sequence[int] | None = None,
-                 connectivity: int | None = None) -> np.ndarray:
+def remove_small(
+    labels: np.ndarray,
+    min_voxels: int | None = None,
+    *,
+    min_mm3: float | None = None,
+    spacing: Spacing | None = None,
+    classes: Sequence[int] | None = None,
+    connectivity: int | None = None,
+) -> np.ndarray:
     """Without the components of some classes that are smaller than a size; they become background.
 
     Args:
@@ -66,8 +74,10 @@ def remove_small(labels: np.ndarray, min_voxels: int | None = None, *, min_mm3: 
         raise ConfigError(f"got min_voxels={min_voxels}, min_mm3={min_mm3}; give one of them")
     if min_mm3 is not None:
         if spacing is None or len(spacing) != labels.ndim:
-            raise ConfigError(f"got min_mm3={min_mm3} with spacing={spacing} for labels of shape {labels.shape}; give the mm per "
-                              "voxel of each axis")
+            raise ConfigError(
+                f"got min_mm3={min_mm3} with spacing={spacing} for labels of shape {labels.shape}; give the mm per "
+                "voxel of each axis"
+            )
         min_voxels = min_mm3 / math.prod(spacing)
     return _filtered(labels, classes, connectivity, lambda sizes: sizes >= min_voxels * (1 - 1e-9))
 
@@ -144,15 +154,26 @@ def read_steps(run: Path) -> list[Step]:
     """
     path = next((p / FILE for p in (run, *run.absolute().parents[:2]) if (p / FILE).is_file()), None)
     if path is None:
-        raise ConfigError(f"config.infer.postprocess=True: {run} has no {FILE}; evaluate the run with "
-                          "--config.eval.postprocess=True first")
+        raise ConfigError(
+            f"config.infer.postprocess=True: {run} has no {FILE}; evaluate the run with --config.eval.postprocess=True first"
+        )
     return guard.read_json(path)
 
 
-def choose(predictions: Iterable[np.ndarray], truths: Iterable[np.ndarray], *, num_classes: int,
-           regions: Mapping[str, Sequence[int]] | None = None, min_voxels: Sequence[int] = (), min_mm3: Sequence[float] = (),
-           spacings: Sequence[Spacing] | None = None, holes: bool = True, relabel: Sequence[tuple[int, int, int]] = (),
-           connectivity: int | None = None, empty: str = "one") -> list[Step]:
+def choose(
+    predictions: Iterable[np.ndarray],
+    truths: Iterable[np.ndarray],
+    *,
+    num_classes: int,
+    regions: Mapping[str, Sequence[int]] | None = None,
+    min_voxels: Sequence[int] = (),
+    min_mm3: Sequence[float] = (),
+    spacings: Sequence[Spacing] | None = None,
+    holes: bool = True,
+    relabel: Sequence[tuple[int, int, int]] = (),
+    connectivity: int | None = None,
+    empty: str = "one",
+) -> list[Step]:
     """Choose steps on validation cases, one after the other, each only if it raises the mean Dice.
 
     Tried in this order: the largest component of all foreground, then of each region; the best relabelling (before small
@@ -177,8 +198,9 @@ def choose(predictions: Iterable[np.ndarray], truths: Iterable[np.ndarray], *, n
     current, truths = [np.asarray(p) for p in predictions], [np.asarray(t) for t in truths]
     spacings = [None] * len(current) if spacings is None else list(spacings)
     if not current or not len(current) == len(truths) == len(spacings):
-        raise ConfigError(f"got {len(current)} predictions, {len(truths)} truths, {len(spacings)} spacings; need as many of "
-                          "each, at least one")
+        raise ConfigError(
+            f"got {len(current)} predictions, {len(truths)} truths, {len(spacings)} spacings; need as many of each, at least one"
+        )
     groups = [(k,) for k in range(1, num_classes)] if regions is None else [tuple(map(int, r)) for r in regions.values()]
     score = functools.partial(_scores, truths=truths, groups=groups, empty=empty)
     best, steps = score(current), []
@@ -205,11 +227,14 @@ def choose(predictions: Iterable[np.ndarray], truths: Iterable[np.ndarray], *, n
     return steps
 
 
-def _scores(predictions: Sequence[np.ndarray], *, truths: Sequence[np.ndarray], groups: Sequence[tuple[int, ...]],
-            empty: str) -> np.ndarray:
+def _scores(
+    predictions: Sequence[np.ndarray], *, truths: Sequence[np.ndarray], groups: Sequence[tuple[int, ...]], empty: str
+) -> np.ndarray:
     """Mean Dice over the cases of each group of classes, [groups]; groups that no case can score are left out."""
-    rows = [[float(counts.dice(counts.count(np.isin(p, g)[None], np.isin(t, g)[None], 1), empty)[0, 0]) for g in groups]
-            for p, t in zip(predictions, truths)]
+    rows = [
+        [float(counts.dice(counts.count(np.isin(p, g)[None], np.isin(t, g)[None], 1), empty)[0, 0]) for g in groups]
+        for p, t in zip(predictions, truths)
+    ]
     table = np.array(rows)
     return np.array([np.nanmean(column) for column in table.T if not np.isnan(column).all()])
 

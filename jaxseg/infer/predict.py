@@ -1,9 +1,9 @@
 """Segment files with nothing but a run folder and the input: slices, photographs and volumes in one loop.
 
-    <output>/<case>.nii.gz, .png           labels, in the values of the masks that the run learnt from
-    <output>/probabilities/<case>...       one map for each class or region
-    <output>/overlays/<case>.png           slices with the labels painted on
-    <output>/predictions.jsonl             a line for each finished case: what it was made from. A rerun skips those.
+<output>/<case>.nii.gz, .png           labels, in the values of the masks that the run learnt from
+<output>/probabilities/<case>...       one map for each class or region
+<output>/overlays/<case>.png           slices with the labels painted on
+<output>/predictions.jsonl             a line for each finished case: what it was made from. A rerun skips those.
 """
 
 import json
@@ -28,8 +28,15 @@ DONE = "predictions.jsonl"
 SPEED = ("batch_size", "windows", "accumulator")  # settings that decide no voxel
 
 
-def predict(run: Path, origin: Path, output: Path, *, settings: Mapping[str, Any], threshold: float | None = None,
-            say: Callable[[str], None] = print) -> int:
+def predict(
+    run: Path,
+    origin: Path,
+    output: Path,
+    *,
+    settings: Mapping[str, Any],
+    threshold: float | None = None,
+    say: Callable[[str], None] = print,
+) -> int:
     """Segment every case below `origin` into `output`.
 
     Scans become <case>.nii.gz with the shape, affine and header codes of the case's first file, photographs <case>.png. With
@@ -61,8 +68,10 @@ def predict(run: Path, origin: Path, output: Path, *, settings: Mapping[str, Any
         say(f"note: {describe(compute_dtype('auto'))}; the run was trained in {trained}")
     pictures = [case for case in found if has_suffix(case.paths[0], photos.SUFFIXES)]
     if pictures and opened.recipe.window is not None:
-        say(f"note: {len(pictures)} of {len(found)} inputs are pictures; as in training, the run's window (level, width) = "
-            f"{tuple(opened.recipe.window)} is applied to their own values")
+        say(
+            f"note: {len(pictures)} of {len(found)} inputs are pictures; as in training, the run's window (level, width) = "
+            f"{tuple(opened.recipe.window)} is applied to their own values"
+        )
     rules = {key: list(value) if isinstance(value, tuple) else value for key, value in dict(settings).items() if key not in SPEED}
     rules |= {"threshold": opened.threshold, "steps": steps, "network": opened.digest}
     finished, failed, skipped = _finished(output), 0, 0
@@ -87,8 +96,11 @@ def predict(run: Path, origin: Path, output: Path, *, settings: Mapping[str, Any
         else:
             _finish(output, {"case": case.name, "key": key, "files": written})
             say(f"{case.name}: {text}, {time.perf_counter() - begin:.1f} s")
-    say(f"{len(found) - failed - skipped} of {len(found)} written to {output}"
-        + (f"; {skipped} were there already" if skipped else "") + (f"; {failed} failed" if failed else ""))
+    say(
+        f"{len(found) - failed - skipped} of {len(found)} written to {output}"
+        + (f"; {skipped} were there already" if skipped else "")
+        + (f"; {failed} failed" if failed else "")
+    )
     return DataError.exit_code if failed else 0
 
 

@@ -73,8 +73,10 @@ class Run:
         logits = logits if isinstance(logits, np.ndarray) else np.asarray(logits)
         wrong = sum(int((~np.isfinite(plane)).sum()) for one in logits for plane in one)
         if wrong:
-            raise NonFiniteError(f"the network returned {wrong} values that are not finite; nothing is written. Predict in "
-                                 "float32 or use another checkpoint")
+            raise NonFiniteError(
+                f"the network returned {wrong} values that are not finite; nothing is written. Predict in "
+                "float32 or use another checkpoint"
+            )
         return logits
 
     def segment(self, images: Sequence[Volume], chosen: Sequence[int] | None = None) -> Found:
@@ -118,16 +120,31 @@ def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None 
     network, weights, digest = channel_run.read_network(run, record)
     if data["whole"]:  # the recorded channels include the coordinates, which come after the shrinking
         recipe = dataclasses.replace(recipe, channels=data["channels"])
-    forward = networks.Forward(network, num_classes=m["num_classes"], mirror=settings["mirror"], mean=recipe.mean, std=recipe.std,
-                               batch=settings["batch_size"] if m["rank"] == 2 else settings["windows"],
-                               dtype="auto")  # this machine's own: a run of a GPU predicts on a CPU in float32
-    application = application_of(forward, recipe, rank=m["rank"], whole=data["whole"], coordinates=data["coordinates"],
-                                 settings=settings)
+    forward = networks.Forward(
+        network,
+        num_classes=m["num_classes"],
+        mirror=settings["mirror"],
+        mean=recipe.mean,
+        std=recipe.std,
+        batch=settings["batch_size"] if m["rank"] == 2 else settings["windows"],
+        dtype="auto",
+    )  # this machine's own: a run of a GPU predicts on a CPU in float32
+    application = application_of(
+        forward, recipe, rank=m["rank"], whole=data["whole"], coordinates=data["coordinates"], settings=settings
+    )
     preparation = Volumes(recipe) if m["rank"] == 3 else Slices(recipe, channel_run.of(run, record, recipe))
     named = tuple((name, tuple(classes)) for name, classes in record["regions"]) if "regions" in record else ()
     threshold = float(record["config"]["eval"]["threshold"] if threshold is None else threshold)
-    opened = Run(record, recipe, preparation, application, (forward.place(*weights),),
-                 regions.class_order(named) if named else (), threshold, digest)
+    opened = Run(
+        record,
+        recipe,
+        preparation,
+        application,
+        (forward.place(*weights),),
+        regions.class_order(named) if named else (),
+        threshold,
+        digest,
+    )
     opened = averaged(opened, [Path(other) for other in settings["ensemble"]])
     return cascaded(open_run(Path(settings["roi"]), alone(settings)), opened) if settings["roi"] else opened
 
@@ -137,8 +154,9 @@ def alone(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, "roi": "", "ensemble": ()}
 
 
-def application_of(forward: networks.Forward, recipe: Recipe, *, rank: int, whole: bool, coordinates: bool,
-                   settings: Mapping[str, Any]) -> networks.Application:
+def application_of(
+    forward: networks.Forward, recipe: Recipe, *, rank: int, whole: bool, coordinates: bool, settings: Mapping[str, Any]
+) -> networks.Application:
     """How a network is applied: volumes by windows or shrunk, slices at the network's own size.
 
     Args:
@@ -165,10 +183,15 @@ def averaged(run: Run, others: Sequence[Path]) -> Run:
         record = checkpoint.find_record(other)
         for what in ("model", "recipe", "regions"):
             if record[what] != run.record[what]:
-                changed = sorted(k for k in record[what] if record[what][k] != run.record[what].get(k)) \
-                    if isinstance(record[what], dict) else [what]
-                raise MismatchError(f"config.infer.ensemble: {other} differs in its {what} ({', '.join(changed)}); average "
-                                    "runs of one network and one recipe")
+                changed = (
+                    sorted(k for k in record[what] if record[what][k] != run.record[what].get(k))
+                    if isinstance(record[what], dict)
+                    else [what]
+                )
+                raise MismatchError(
+                    f"config.infer.ensemble: {other} differs in its {what} ({', '.join(changed)}); average "
+                    "runs of one network and one recipe"
+                )
         _, (params, state), digest = channel_run.read_network(other, record)
         weights.append(run.application.forward.place(params, state))
         digests.append(digest)
@@ -185,13 +208,17 @@ def check_cascade(roi: Mapping[str, Any], recipe: Recipe) -> None:
       MismatchError: it is no region-of-interest network, or was prepared for other inputs.
     """
     if not roi["config"]["data"]["whole"]:  # networks of slices among them
-        raise MismatchError(f"config.infer.roi: {roi['model']['name']} (rank {roi['model']['rank']}) was not trained on whole "
-                            "volumes; train the first network with configs/brats_roi.py (data.whole=True)")
+        raise MismatchError(
+            f"config.infer.roi: {roi['model']['name']} (rank {roi['model']['rank']}) was not trained on whole "
+            "volumes; train the first network with configs/brats_roi.py (data.whole=True)"
+        )
     first = base.recipe_from(roi)
     for key in ("modalities", "intensity", "window", "spacing"):
         if getattr(first, key) != getattr(recipe, key):
-            raise MismatchError(f"config.infer.roi: its {key} is {getattr(first, key)}, that of the second network "
-                                f"{getattr(recipe, key)}; train both with the same")
+            raise MismatchError(
+                f"config.infer.roi: its {key} is {getattr(first, key)}, that of the second network "
+                f"{getattr(recipe, key)}; train both with the same"
+            )
 
 
 def cascaded(first: Run, second: Run) -> Run:
@@ -204,4 +231,3 @@ def cascaded(first: Run, second: Run) -> Run:
     activation = "sigmoid" if second.order or second.application.forward.num_classes == 1 else "softmax"
     application = networks.Cascade(first.application, first.weights, second.application, second.recipe.size, activation)
     return dataclasses.replace(second, application=application, digest=files.digest(first.digest, second.digest))
-

@@ -86,5 +86,10 @@ def _half_cosine(window: Sequence[int]) -> np.ndarray:
 
 
 _RULES = {"monai": _monai, "nnunet": _nnunet}
-_BLENDS = {"constant": lambda window: np.ones(tuple(window)), "gaussian": _gaussian, "gaussian_nnunet": _gaussian_nnunet,
-           "cosine": _cosine, "half_cosine": _half_cosine}
+_BLENDS = {
+    "constant": lambda window: np.ones(tuple(window)),
+    "gaussian": _gaussian,
+    "gaussian_nnunet": _gaussian_nnunet,
+    "cosine": _cosine,
+    "half_cosine": _half_cosine,
+}

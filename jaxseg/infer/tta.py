@@ -12,8 +12,9 @@ from jax import lax
 from jaxseg.types import Array
 
 
-def mirrored(forward: Callable[[Array], Array], axes: Sequence[int],
-             swap: Mapping[int, Sequence[tuple[int, int]]] | None = None) -> Callable[[Array], Array]:
+def mirrored(
+    forward: Callable[[Array], Array], axes: Sequence[int], swap: Mapping[int, Sequence[tuple[int, int]]] | None = None
+) -> Callable[[Array], Array]:
     """A forward that averages the logits over the 2^n flips along n axes, each flipped back first.
 
     Goes into `window.sliding_window` as any forward does: the mean then lands in the one accumulator. The flips are a
@@ -86,8 +87,9 @@ class _Mirror:
 
     def __call__(self, forward: Callable[[Array], Array], windows: Array) -> Array:
         if max(self.axes) >= windows.ndim - 2:
-            raise ValueError(f"got axes={self.axes} for windows of shape {windows.shape}: "
-                             f"spatial axes are 0 to {windows.ndim - 3}")
+            raise ValueError(
+                f"got axes={self.axes} for windows of shape {windows.shape}: spatial axes are 0 to {windows.ndim - 3}"
+            )
         codes = np.array(list(itertools.product((False, True), repeat=len(self.axes))))
         swap = dict(self.swap)
 

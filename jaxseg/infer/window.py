@@ -49,8 +49,15 @@ class Estimate(NamedTuple):
         return ", ".join(f"{name} {value / 2**20:.1f} MiB" for name, value in zip(self._fields, self))
 
 
-def estimate_bytes(shape: Sequence[int], *, window: Sequence[int], num_classes: int, accumulator: str = "device",
-                   batch: int = 4, itemsize: int = 4) -> Estimate:
+def estimate_bytes(
+    shape: Sequence[int],
+    *,
+    window: Sequence[int],
+    num_classes: int,
+    accumulator: str = "device",
+    batch: int = 4,
+    itemsize: int = 4,
+) -> Estimate:
     """Memory for a volume, its accumulators and its logits.
 
     Args:
@@ -77,9 +84,20 @@ def estimate_bytes(shape: Sequence[int], *, window: Sequence[int], num_classes: 
     return Estimate(device, result + buffer, 0) if accumulator == "host" else Estimate(device, buffer, result)
 
 
-def sliding_window(forward: Callable[[Array], Array], volume: Array, *, window: int | Sequence[int], num_classes: int,
-                   overlap: float | Sequence[float] = 0.25, batch: int = 4, positions: str = "monai", blend: str = "constant",
-                   accumulator: str = "auto", pad_value: float = 0.0, path: str | Path | None = None) -> Array:
+def sliding_window(
+    forward: Callable[[Array], Array],
+    volume: Array,
+    *,
+    window: int | Sequence[int],
+    num_classes: int,
+    overlap: float | Sequence[float] = 0.25,
+    batch: int = 4,
+    positions: str = "monai",
+    blend: str = "constant",
+    accumulator: str = "auto",
+    pad_value: float = 0.0,
+    path: str | Path | None = None,
+) -> Array:
     """Logits of a whole volume from a network that takes windows.
 
     Args:
@@ -114,13 +132,16 @@ def sliding_window(forward: Callable[[Array], Array], volume: Array, *, window: 
     forward = forward if isinstance(forward, jax.tree_util.Partial) else jax.tree_util.Partial(forward)
     found = _call.eval_shape(forward, jax.ShapeDtypeStruct((batch, *window, shape[-1]), volume.dtype)).shape
     if found != (batch, *window, num_classes):
-        raise ConfigError(f"the network makes {found} of windows {(batch, *window, shape[-1])}; need logits "
-                          f"{(batch, *window, num_classes)}: num_classes={num_classes} at the window's own size")
+        raise ConfigError(
+            f"the network makes {found} of windows {(batch, *window, shape[-1])}; need logits "
+            f"{(batch, *window, num_classes)}: num_classes={num_classes} at the window's own size"
+        )
     weights = tiles.weights(window, blend)
     size = [max(n, w) for n, w in zip(shape[1:-1], window)]
     grid = tiles.grid(size, window, overlap, positions)
-    estimate = functools.partial(estimate_bytes, shape, window=window, num_classes=num_classes, batch=batch,
-                                 itemsize=volume.dtype.itemsize)
+    estimate = functools.partial(
+        estimate_bytes, shape, window=window, num_classes=num_classes, batch=batch, itemsize=volume.dtype.itemsize
+    )
     accumulator = _choose(accumulator, estimate)
     low = [(s - n) // 2 for s, n in zip(size, shape[1:-1])]
     cut = tuple((a, a + n) for a, n in zip(low, shape[1:-1]))  # the volume within its padding
@@ -131,8 +152,9 @@ def sliding_window(forward: Callable[[Array], Array], volume: Array, *, window: 
         fill = [(a, _rounded(s, w) - n - a) for a, s, n, w in zip(low, size, shape[1:-1], window)]
         xp = np if isinstance(volume, np.ndarray) else jnp
         padded = xp.pad(volume, ((0, 0), *fill, (0, 0)), constant_values=pad_value) if np.any(fill) else volume
-        num, den = _accumulate(forward, padded, weights, *_batches(grid, shape[0], batch),
-                               *_empty(shape[0], padded.shape[1:-1], num_classes))
+        num, den = _accumulate(
+            forward, padded, weights, *_batches(grid, shape[0], batch), *_empty(shape[0], padded.shape[1:-1], num_classes)
+        )
         return _divide(num, den, cut)
     whole = (shape[0], *size, num_classes)
     if accumulator == "host":
@@ -140,15 +162,26 @@ def sliding_window(forward: Callable[[Array], Array], volume: Array, *, window: 
         _by_slabs(forward, volume, functools.partial(_into_array, out), whole, weights, grid, window, low, pad_value, batch)
     else:
         with _file(whole, path) as file:
-            _by_slabs(forward, volume, functools.partial(_into_file, file, whole), whole, weights, grid, window, low, pad_value,
-                      batch)
+            _by_slabs(
+                forward, volume, functools.partial(_into_file, file, whole), whole, weights, grid, window, low, pad_value, batch
+            )
             file.flush()
             out = np.memmap(file, np.float32, "r+", shape=whole)
     return out[(slice(None), *(slice(*c) for c in cut))]
 
 
-def _by_slabs(forward, volume, put: Callable[[int, np.ndarray], None], shape: Sequence[int], weights: np.ndarray,
-              grid: np.ndarray, window, low, pad_value: float, batch: int) -> None:
+def _by_slabs(
+    forward,
+    volume,
+    put: Callable[[int, np.ndarray], None],
+    shape: Sequence[int],
+    weights: np.ndarray,
+    grid: np.ndarray,
+    window,
+    low,
+    pad_value: float,
+    batch: int,
+) -> None:
     """Hand the rows of the logits [B, *size, K] to `put`: a device slab [B, window[0], *rest] moves along the first axis."""
     b, *size, classes = shape
     rest = [_rounded(n, w) for n, w in zip(size[1:], window[1:])]
@@ -170,8 +203,9 @@ def _by_slabs(forward, volume, put: Callable[[int, np.ndarray], None], shape: Se
 
 
 @functools.partial(jax.jit, donate_argnums=(6, 7))
-def _accumulate(forward, volume: Array, weights: Array, at: Array, counts: Array, batches: Array, num: Array,
-                den: Array) -> tuple[Array, Array]:
+def _accumulate(
+    forward, volume: Array, weights: Array, at: Array, counts: Array, batches: Array, num: Array, den: Array
+) -> tuple[Array, Array]:
     """Add all windows to the accumulators.
 
     Args:
@@ -235,7 +269,7 @@ def _batches(grid: np.ndarray, examples: int, batch: int) -> tuple[np.ndarray, n
     capacity = 1 << (number - 1).bit_length()
     at = np.zeros((capacity * batch, every.shape[1]), np.int32)
     counts = np.zeros(capacity * batch, np.float32)
-    at[:len(every)], counts[:len(every)] = every, 1
+    at[: len(every)], counts[: len(every)] = every, 1
     return at.reshape(capacity, batch, -1), counts.reshape(capacity, batch), np.int32(number)
 
 
@@ -255,7 +289,7 @@ def _per_axis(value, rank: int, name: str, allowed: Callable, rule: str) -> tupl
 
 
 def _choose(accumulator: str, estimate) -> str:
-    """"auto" resolved: device, host, memmap, the first that needs less than half of the memory there is."""
+    """ "auto" resolved: device, host, memmap, the first that needs less than half of the memory there is."""
     if accumulator not in ACCUMULATORS:
         raise ConfigError(f"got accumulator={accumulator!r}; it is one of {', '.join(ACCUMULATORS)}")
     if accumulator != "auto":
@@ -279,7 +313,7 @@ def _available() -> int:
 
 
 def _into_array(out: np.ndarray, at: int, rows: np.ndarray) -> None:
-    out[:, at:at + rows.shape[1]] = rows
+    out[:, at : at + rows.shape[1]] = rows
 
 
 def _into_file(file, shape: Sequence[int], at: int, rows: np.ndarray) -> None:
@@ -297,5 +331,7 @@ def _file(shape: Sequence[int], path: str | Path | None):
         os.posix_fallocate(file.fileno(), 0, 4 * math.prod(shape))
         return file
     except OSError as error:
-        raise StorageError(f"cannot make a file of {4 * math.prod(shape) / 2**20:.0f} MiB for the logits at "
-                           f"{path or tempfile.gettempdir()}: {error.strerror}; free space or give path=") from error
+        raise StorageError(
+            f"cannot make a file of {4 * math.prod(shape) / 2**20:.0f} MiB for the logits at "
+            f"{path or tempfile.gettempdir()}: {error.strerror}; free space or give path="
+        ) from error

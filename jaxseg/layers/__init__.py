@@ -6,6 +6,23 @@ from jaxseg.layers.conv import Conv, ConvTranspose, Linear
 from jaxseg.layers.norm import BatchNorm, BatchStat, GroupNorm, InstanceNorm, LayerNorm
 from jaxseg.layers.residual import ChannelDropout, Dropout, DropPath, LayerScale, Stochastic, drop_path_rates, number_streams
 
-__all__ = ["BatchNorm", "BatchStat", "ChannelDropout", "Conv", "ConvTranspose", "DropPath", "Dropout", "EVAL", "ForwardContext",
-           "GroupNorm", "InstanceNorm", "LayerNorm", "LayerScale", "Linear", "Stochastic", "activation", "drop_path_rates",
-           "number_streams"]
+__all__ = [
+    "BatchNorm",
+    "BatchStat",
+    "ChannelDropout",
+    "Conv",
+    "ConvTranspose",
+    "DropPath",
+    "Dropout",
+    "EVAL",
+    "ForwardContext",
+    "GroupNorm",
+    "InstanceNorm",
+    "LayerNorm",
+    "LayerScale",
+    "Linear",
+    "Stochastic",
+    "activation",
+    "drop_path_rates",
+    "number_streams",
+]

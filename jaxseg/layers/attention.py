@@ -38,8 +38,19 @@ class TransformerLayer(nnx.Module):
       dropout: of what is added to x; inner_dropout: of the hidden units.
     """
 
-    def __init__(self, channels: int, ffn: int, *, act: str = "silu", heads: int = 4, head_width: int | None = None,
-                 qkv_bias: bool = True, dropout: float = 0.0, inner_dropout: float = 0.0, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        channels: int,
+        ffn: int,
+        *,
+        act: str = "silu",
+        heads: int = 4,
+        head_width: int | None = None,
+        qkv_bias: bool = True,
+        dropout: float = 0.0,
+        inner_dropout: float = 0.0,
+        rngs: nnx.Rngs,
+    ):
         self.act = act
         self.norm1 = LayerNorm(channels, rngs=rngs)
         self.attn = SelfAttention(channels, heads, head_width=head_width, qkv_bias=qkv_bias, rngs=rngs)

@@ -38,8 +38,20 @@ class ConvNorm(nnx.Module):
       **conv: stride, padding, dilation, groups, weight_init and bias_init of `Conv`.
     """
 
-    def __init__(self, cin: int, cout: int, kernel: int, *, rank: int, act: str = "relu", norm: str | Callable = "batch",
-                 bias: bool = False, act_first: bool = False, rngs: nnx.Rngs, **conv):
+    def __init__(
+        self,
+        cin: int,
+        cout: int,
+        kernel: int,
+        *,
+        rank: int,
+        act: str = "relu",
+        norm: str | Callable = "batch",
+        bias: bool = False,
+        act_first: bool = False,
+        rngs: nnx.Rngs,
+        **conv,
+    ):
         self.conv = Conv(cin, cout, kernel, rank=rank, bias=bias, rngs=rngs, **conv)
         self.norm = make_norm(norm, cout, rngs=rngs) if isinstance(norm, str) else norm(cout, rngs=rngs)
         self.act, self.act_first = act, act_first
@@ -71,8 +83,10 @@ class DoubleConv(Sequential):
 
     def __init__(self, cin: int, cout: int, middle: int | None = None, *, rank: int, stride: int = 1, rngs: nnx.Rngs, **conv):
         middle = middle or cout
-        super().__init__(ConvNorm(cin, middle, 3, rank=rank, stride=stride, rngs=rngs, **conv),
-                         ConvNorm(middle, cout, 3, rank=rank, rngs=rngs, **conv))
+        super().__init__(
+            ConvNorm(cin, middle, 3, rank=rank, stride=stride, rngs=rngs, **conv),
+            ConvNorm(middle, cout, 3, rank=rank, rngs=rngs, **conv),
+        )
 
 
 class Down(nnx.Module):
@@ -81,8 +95,9 @@ class Down(nnx.Module):
     With halve=False the size stays, and so do the parameters.
     """
 
-    def __init__(self, cin: int, cout: int, *, rank: int, how: str = "pool", halve: bool = True, norm: str = "batch",
-                 rngs: nnx.Rngs):
+    def __init__(
+        self, cin: int, cout: int, *, rank: int, how: str = "pool", halve: bool = True, norm: str = "batch", rngs: nnx.Rngs
+    ):
         if how not in ("pool", "stride"):
             raise ConfigError(f"got down={how!r}; it is 'pool' or 'stride'")
         self.pool = how == "pool" and halve
@@ -112,8 +127,11 @@ class Up(nnx.Module):
 
 def up_transposed(cin: int, cout: int, *, rank: int, rngs: nnx.Rngs, **convs) -> Up:
     """The U-Net's level: transposed convolution cin -> cout of kernel and stride 2, [up, skip] joined, two convolutions."""
-    return Up(ConvTranspose(cin, cout, 2, rank=rank, stride=2, rngs=rngs),
-              DoubleConv(2 * cout, cout, rank=rank, rngs=rngs, **convs), skip_first=False)
+    return Up(
+        ConvTranspose(cin, cout, 2, rank=rank, stride=2, rngs=rngs),
+        DoubleConv(2 * cout, cout, rank=rank, rngs=rngs, **convs),
+        skip_first=False,
+    )
 
 
 def up_halved(cin: int, cout: int, skip: int, *, rank: int, how: str = "transposed", norm: str = "batch", rngs: nnx.Rngs) -> Up:
@@ -128,8 +146,10 @@ def up_halved(cin: int, cout: int, skip: int, *, rank: int, how: str = "transpos
         raise ConfigError(f"got upsampling={how!r}; it is 'transposed' or 'linear'")
     if how == "linear":
         return Up(None, DoubleConv(cin + skip, cout, max(cin + skip, cout), rank=rank, norm=norm, rngs=rngs))
-    return Up(ConvTranspose(cin, cin // 2, 2, rank=rank, stride=2, rngs=rngs),
-              DoubleConv(cin // 2 + skip, cout, rank=rank, norm=norm, rngs=rngs))
+    return Up(
+        ConvTranspose(cin, cin // 2, 2, rank=rank, stride=2, rngs=rngs),
+        DoubleConv(cin // 2 + skip, cout, rank=rank, norm=norm, rngs=rngs),
+    )
 
 
 def fit(x: Array, size: tuple[int, ...]) -> Array:

@@ -31,8 +31,9 @@ class ForwardContext:
           ValueError: the pass has no key.
         """
         if self.key is None:
-            raise ValueError("this forward pass draws random numbers and has no key; pass ForwardContext(train=..., "
-                             "key=jax.random.key(n))")
+            raise ValueError(
+                "this forward pass draws random numbers and has no key; pass ForwardContext(train=..., key=jax.random.key(n))"
+            )
         return jax.random.fold_in(self.key, number)
 
 

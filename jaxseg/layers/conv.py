@@ -35,16 +35,33 @@ class Conv(nnx.Module):
       rngs: nnx.Rngs.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int | Sequence[int], *, rank: int,
-                 stride: int | Sequence[int] = 1, padding=None, dilation: int | Sequence[int] = 1, groups: int = 1,
-                 bias: bool = True, weight_init=None, bias_init=None, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int | Sequence[int],
+        *,
+        rank: int,
+        stride: int | Sequence[int] = 1,
+        padding=None,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        weight_init=None,
+        bias_init=None,
+        rngs: nnx.Rngs,
+    ):
         if in_channels % groups or out_channels % groups:
-            raise ValueError(f"got in_channels={in_channels}, out_channels={out_channels}, groups={groups}; "
-                             "both must be divisible by groups")
+            raise ValueError(
+                f"got in_channels={in_channels}, out_channels={out_channels}, groups={groups}; both must be divisible by groups"
+            )
         self.kernel, self.rank, self.groups = per_axis(kernel, rank, "kernel"), rank, groups
         self.stride, self.dilation = per_axis(stride, rank, "stride"), per_axis(dilation, rank, "dilation")
-        self.padding = padding if padding is None or isinstance(padding, (int, str)) else tuple(
-            p if isinstance(p, int) else tuple(p) for p in padding)
+        self.padding = (
+            padding
+            if padding is None or isinstance(padding, (int, str))
+            else tuple(p if isinstance(p, int) else tuple(p) for p in padding)
+        )
         default = initial.torch_default(in_channels // groups * math.prod(self.kernel))
         shape = (*self.kernel, in_channels // groups, out_channels)
         self.weight = nnx.Param((weight_init or default)(rngs, shape), layout="conv")
@@ -52,30 +69,44 @@ class Conv(nnx.Module):
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         if x.ndim != self.rank + 2:
-            raise ValueError(f"got an input of shape {x.shape} for a rank-{self.rank} convolution; "
-                             f"it takes [B, {self.rank} spatial axes, C]")
-        y = ops.conv(x, self.weight[...], stride=self.stride, padding=self.padding, dilation=self.dilation,
-                     groups=self.groups)
+            raise ValueError(
+                f"got an input of shape {x.shape} for a rank-{self.rank} convolution; it takes [B, {self.rank} spatial axes, C]"
+            )
+        y = ops.conv(x, self.weight[...], stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
 
 class ConvTranspose(nnx.Module):
     """Transposed convolution, [B, *S, C] -> [B, *((S - 1) * stride + kernel - 2 * padding), O]; arguments as in Conv."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int | Sequence[int], *, rank: int,
-                 stride: int | Sequence[int], padding: int | Sequence[int] = 0, bias: bool = True, weight_init=None,
-                 bias_init=None, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int | Sequence[int],
+        *,
+        rank: int,
+        stride: int | Sequence[int],
+        padding: int | Sequence[int] = 0,
+        bias: bool = True,
+        weight_init=None,
+        bias_init=None,
+        rngs: nnx.Rngs,
+    ):
         self.kernel, self.rank = per_axis(kernel, rank, "kernel"), rank
         self.stride, self.padding = per_axis(stride, rank, "stride"), per_axis(padding, rank, "padding")
         default = initial.torch_default(out_channels * math.prod(self.kernel))  # PyTorch takes fan_in of [C, O, *k]
-        self.weight = nnx.Param((weight_init or default)(rngs, (*self.kernel, in_channels, out_channels)),
-                                layout="conv_transpose")
+        self.weight = nnx.Param(
+            (weight_init or default)(rngs, (*self.kernel, in_channels, out_channels)), layout="conv_transpose"
+        )
         self.bias = nnx.Param((bias_init or default)(rngs, (out_channels,))) if bias else None
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         if x.ndim != self.rank + 2:
-            raise ValueError(f"got an input of shape {x.shape} for a rank-{self.rank} transposed convolution; "
-                             f"it takes [B, {self.rank} spatial axes, C]")
+            raise ValueError(
+                f"got an input of shape {x.shape} for a rank-{self.rank} transposed convolution; "
+                f"it takes [B, {self.rank} spatial axes, C]"
+            )
         y = ops.conv_transpose(x, self.weight[...], stride=self.stride, padding=self.padding)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
@@ -83,8 +114,9 @@ class ConvTranspose(nnx.Module):
 class Linear(nnx.Module):
     """x [..., C] -> [..., O]: x @ weight + bias. Initialised as in PyTorch unless initialisers are given."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True, weight_init=None, bias_init=None,
-                 rngs: nnx.Rngs):
+    def __init__(
+        self, in_channels: int, out_channels: int, *, bias: bool = True, weight_init=None, bias_init=None, rngs: nnx.Rngs
+    ):
         default = initial.torch_default(in_channels)
         self.weight = nnx.Param((weight_init or default)(rngs, (in_channels, out_channels)), layout="linear")
         self.bias = nnx.Param((bias_init or default)(rngs, (out_channels,))) if bias else None

@@ -41,26 +41,27 @@ def _draw(rngs: nnx.Rngs, shape, host, traced) -> jax.Array:
 
 def normal(std: float) -> Initializer:
     """Normal with mean 0 and the given standard deviation."""
-    return lambda rngs, shape: _draw(
-        rngs, shape, lambda g, s: g.normal(0.0, std, s), lambda k, s: std * jax.random.normal(k, s))
+    return lambda rngs, shape: _draw(rngs, shape, lambda g, s: g.normal(0.0, std, s), lambda k, s: std * jax.random.normal(k, s))
 
 
 def uniform(bound: float, low: float | None = None) -> Initializer:
     """Uniform on [-bound, bound], or on [low, bound]."""
     lo = -bound if low is None else low
     return lambda rngs, shape: _draw(
-        rngs, shape, lambda g, s: g.uniform(lo, bound, s), lambda k, s: jax.random.uniform(k, s, minval=lo, maxval=bound))
+        rngs, shape, lambda g, s: g.uniform(lo, bound, s), lambda k, s: jax.random.uniform(k, s, minval=lo, maxval=bound)
+    )
 
 
 def truncated_normal(std: float) -> Initializer:
     """Normal cut at two standard deviations (redrawn, not clipped; the result is a little narrower than std)."""
+
     def host(g, shape):
         values = g.normal(0.0, 1.0, shape)
         while (far := np.abs(values) > 2).any():
             values[far] = g.normal(0.0, 1.0, int(far.sum()))
         return std * values
-    return lambda rngs, shape: _draw(
-        rngs, shape, host, lambda k, s: std * jax.random.truncated_normal(k, -2.0, 2.0, s))
+
+    return lambda rngs, shape: _draw(rngs, shape, host, lambda k, s: std * jax.random.truncated_normal(k, -2.0, 2.0, s))
 
 
 def constant(value: float) -> Initializer:

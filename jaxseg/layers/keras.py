@@ -11,14 +11,34 @@ from jaxseg.layers.norm import BatchNorm
 from jaxseg.ops.conv.api import per_axis
 
 
-def keras_conv(cin: int, cout: int, kernel: int, *, stride: int = 1, padding="same_tf", dilation: int = 1,
-               transposed: bool = False, rank: int = 2, rngs: nnx.Rngs) -> Conv | ConvTranspose:
+def keras_conv(
+    cin: int,
+    cout: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    padding="same_tf",
+    dilation: int = 1,
+    transposed: bool = False,
+    rank: int = 2,
+    rngs: nnx.Rngs,
+) -> Conv | ConvTranspose:
     """Convolution with bias, padding "same"; or, transposed, one whose stride is its kernel."""
     glorot = _glorot(cin, cout, kernel, rank)
     if transposed:
         return ConvTranspose(cin, cout, kernel, rank=rank, stride=kernel, weight_init=glorot, bias_init=initial.zeros, rngs=rngs)
-    return Conv(cin, cout, kernel, rank=rank, stride=stride, padding=padding, dilation=dilation, weight_init=glorot,
-                bias_init=initial.zeros, rngs=rngs)
+    return Conv(
+        cin,
+        cout,
+        kernel,
+        rank=rank,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        weight_init=glorot,
+        bias_init=initial.zeros,
+        rngs=rngs,
+    )
 
 
 def keras_norm(channels: int, *, rngs: nnx.Rngs) -> BatchNorm:
@@ -28,8 +48,19 @@ def keras_norm(channels: int, *, rngs: nnx.Rngs) -> BatchNorm:
 
 def keras_conv_norm(cin: int, cout: int, kernel: int, *, dilation: int = 1, rank: int = 2, rngs: nnx.Rngs) -> ConvNorm:
     """`keras_conv`, `keras_norm`, ReLU."""
-    return ConvNorm(cin, cout, kernel, rank=rank, norm=keras_norm, bias=True, padding="same_tf", dilation=dilation,
-                    weight_init=_glorot(cin, cout, kernel, rank), bias_init=initial.zeros, rngs=rngs)
+    return ConvNorm(
+        cin,
+        cout,
+        kernel,
+        rank=rank,
+        norm=keras_norm,
+        bias=True,
+        padding="same_tf",
+        dilation=dilation,
+        weight_init=_glorot(cin, cout, kernel, rank),
+        bias_init=initial.zeros,
+        rngs=rngs,
+    )
 
 
 def _glorot(cin: int, cout: int, kernel: int, rank: int) -> initial.Initializer:

@@ -50,11 +50,28 @@ class InvertedResidual(nnx.Module):
       reduction: of a channel attention before the last 1x1; 0: none.
     """
 
-    def __init__(self, cin: int, cout: int, hidden: int, *, stride: int = 1, rates: tuple[int, ...] = (1,), act: str = "relu6",
-                 reduction: int = 0, rank: int, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        cin: int,
+        cout: int,
+        hidden: int,
+        *,
+        stride: int = 1,
+        rates: tuple[int, ...] = (1,),
+        act: str = "relu6",
+        reduction: int = 0,
+        rank: int,
+        rngs: nnx.Rngs,
+    ):
         self.expand = ConvNorm(cin, hidden, 1, rank=rank, act=act, rngs=rngs) if hidden != cin else None
-        self.depthwise = Sequential(*(ConvNorm(hidden, hidden, 3, rank=rank, stride=1 if i else stride, dilation=rate,
-                                               groups=hidden, act=act, rngs=rngs) for i, rate in enumerate(rates)))
+        self.depthwise = Sequential(
+            *(
+                ConvNorm(
+                    hidden, hidden, 3, rank=rank, stride=1 if i else stride, dilation=rate, groups=hidden, act=act, rngs=rngs
+                )
+                for i, rate in enumerate(rates)
+            )
+        )
         self.attention = ChannelAttention(hidden, reduction, rngs=rngs) if reduction else None
         self.project = ConvNorm(hidden, cout, 1, rank=rank, act="identity", rngs=rngs)
         self.shortcut = stride == 1 and cin == cout
@@ -95,8 +112,9 @@ class GhostModule(nnx.Module):
       act_first: ReLU, then norm.
     """
 
-    def __init__(self, cin: int, cout: int, *, kernel: int = 3, stride: int = 1, act_first: bool = False, rank: int,
-                 rngs: nnx.Rngs):
+    def __init__(
+        self, cin: int, cout: int, *, kernel: int = 3, stride: int = 1, act_first: bool = False, rank: int, rngs: nnx.Rngs
+    ):
         half = math.ceil(cout / 2)
         self.cout = cout
         self.primary = ConvNorm(cin, half, kernel, rank=rank, stride=stride, act_first=act_first, rngs=rngs)
@@ -104,7 +122,7 @@ class GhostModule(nnx.Module):
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         y = self.primary(x, context)
-        return jnp.concatenate([y, self.cheap(y, context)], axis=-1)[..., :self.cout]
+        return jnp.concatenate([y, self.cheap(y, context)], axis=-1)[..., : self.cout]
 
 
 class GhostBottleneck(nnx.Module):
@@ -114,9 +132,14 @@ class GhostBottleneck(nnx.Module):
         self.first = GhostModule(cin, cout // 2, stride=stride, rank=rank, rngs=rngs)
         self.second = GhostModule(cout // 2, cout, rank=rank, rngs=rngs)
         self.same = stride == 1 and cin == cout
-        self.shortcut = None if stride == 1 else Sequential(
-            ConvNorm(cin, cin, 3, rank=rank, stride=stride, groups=cin, act="identity", rngs=rngs),
-            ConvNorm(cin, cout, 1, rank=rank, act="identity", rngs=rngs))
+        self.shortcut = (
+            None
+            if stride == 1
+            else Sequential(
+                ConvNorm(cin, cin, 3, rank=rank, stride=stride, groups=cin, act="identity", rngs=rngs),
+                ConvNorm(cin, cout, 1, rank=rank, act="identity", rngs=rngs),
+            )
+        )
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         y = self.second(self.first(x, context), context)

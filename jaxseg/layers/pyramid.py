@@ -52,8 +52,10 @@ class UNetDecoder(nnx.Module):
         widths = [width * min(2**i, 8) for i in range(n)]
         blocks, c = [], channels[-1]
         for i in reversed(range(n - 1)):
-            pair = [ConvNorm(c + channels[i], widths[i], 3, rank=rank, rngs=rngs),
-                    ConvNorm(widths[i], widths[i], 3, rank=rank, rngs=rngs)]
+            pair = [
+                ConvNorm(c + channels[i], widths[i], 3, rank=rank, rngs=rngs),
+                ConvNorm(widths[i], widths[i], 3, rank=rank, rngs=rngs),
+            ]
             blocks.append(nnx.List(pair))
             c = widths[i]
         self.blocks = nnx.List(blocks)

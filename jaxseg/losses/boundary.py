@@ -37,8 +37,16 @@ def region_distance(regions: Array, spacing: Spacing | None = None) -> Array:
     return jnp.moveaxis(phi, 1, -1)
 
 
-def boundary(logits: Array, labels: Array, *, weight: Array | None = None, distance_maps: Array | None = None,
-             variant: str = "kervadec", background: bool = False, activation: str = "auto") -> tuple[Array, Array]:
+def boundary(
+    logits: Array,
+    labels: Array,
+    *,
+    weight: Array | None = None,
+    distance_maps: Array | None = None,
+    variant: str = "kervadec",
+    background: bool = False,
+    activation: str = "auto",
+) -> tuple[Array, Array]:
     """Mean over classes and voxels of p psi, where psi is made of phi by `variant`. May be negative.
 
     Args:
@@ -57,11 +65,20 @@ def boundary(logits: Array, labels: Array, *, weight: Array | None = None, dista
     elif variant == "segloss":
         phi = jnp.where(_rim(phi < 0), 0.0, phi)
     p, _ = classes_of(target, background)
-    return average(mean(p * phi[..., -p.shape[-1]:]), target.weight)
+    return average(mean(p * phi[..., -p.shape[-1] :]), target.weight)
 
 
-def hausdorff(logits: Array, labels: Array, *, weight: Array | None = None, distance_maps: Array | None = None,
-              alpha: float = 2.0, field: str = "both", background: bool = False, activation: str = "auto") -> tuple[Array, Array]:
+def hausdorff(
+    logits: Array,
+    labels: Array,
+    *,
+    weight: Array | None = None,
+    distance_maps: Array | None = None,
+    alpha: float = 2.0,
+    field: str = "both",
+    background: bool = False,
+    activation: str = "auto",
+) -> tuple[Array, Array]:
     """Mean over classes and voxels of (p - t)^2 (d_p^alpha + d_t^alpha), d the distance fields of prediction and truth.
 
     The prediction's field is that of p > 1/2; no gradient passes through either field.
@@ -104,6 +121,8 @@ def _rim(inside: Array) -> Array:
 
 def _checked(distance_maps: Array, logits: Array) -> Array:
     if distance_maps.shape != logits.shape:
-        raise ValueError(f"got distance maps of shape {distance_maps.shape} for logits {logits.shape}; they must be the same "
-                         "(see losses.boundary.signed_distance)")
+        raise ValueError(
+            f"got distance maps of shape {distance_maps.shape} for logits {logits.shape}; they must be the same "
+            "(see losses.boundary.signed_distance)"
+        )
     return distance_maps.astype(jnp.float32)

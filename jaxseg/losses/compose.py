@@ -15,8 +15,12 @@ Parts = dict[str, tuple[Array, Array]]
 _GIVEN = ("weight", "distance_maps")  # keyword arguments that come from the batch, not from the configuration
 
 
-def build(terms: Sequence[tuple[str, float]], options: Mapping[str, Mapping] | None = None, aux_weights: Sequence[float] = (),
-          aux_terms: Sequence[tuple[str, float]] = ()) -> Callable:
+def build(
+    terms: Sequence[tuple[str, float]],
+    options: Mapping[str, Mapping] | None = None,
+    aux_weights: Sequence[float] = (),
+    aux_terms: Sequence[tuple[str, float]] = (),
+) -> Callable:
     """total = sum_t w_t L_t(logits) + sum_i a_i sum_t v_t L_t(aux_i), every L the mean of its term.
 
     Args:
@@ -49,16 +53,20 @@ def build(terms: Sequence[tuple[str, float]], options: Mapping[str, Mapping] | N
         parts = _evaluate(main, outputs.logits, batch["mask"], weight, distance_maps, "")
         factors = {name: factor for name, (factor, _) in main.items()}
         if outputs.aux and len(outputs.aux) != len(aux_weights):
-            raise ConfigError(f"got {len(aux_weights)} aux_weights for a network with {len(outputs.aux)} auxiliary outputs; "
-                              "give one for each (0.0 leaves an output out)")
+            raise ConfigError(
+                f"got {len(aux_weights)} aux_weights for a network with {len(outputs.aux)} auxiliary outputs; "
+                "give one for each (0.0 leaves an output out)"
+            )
         for i, (scale, logits) in enumerate(zip(aux_weights, outputs.aux)):
             if scale:
                 parts |= _evaluate(auxiliary, logits, batch["mask"], weight, distance_maps, f"aux{i}.")
                 factors |= {f"aux{i}.{name}": scale * factor for name, (factor, _) in auxiliary.items()}
         count = jnp.float32(outputs.logits.shape[0]) if weight is None else jnp.sum(weight.astype(jnp.float32))
         # a term may count otherwise than by samples (class weights): its mean times the samples' weight
-        total = sum(factors[name] * value * jnp.where(part > 0, count / jnp.where(part > 0, part, 1.0), 0.0)
-                    for name, (value, part) in parts.items())
+        total = sum(
+            factors[name] * value * jnp.where(part > 0, count / jnp.where(part > 0, part, 1.0), 0.0)
+            for name, (value, part) in parts.items()
+        )
         return total, count, parts
 
     return loss
@@ -101,8 +109,11 @@ def _bind(terms: Sequence[tuple[str, float]], options: Mapping[str, Mapping]) ->
         if not isinstance(given, Mapping):
             raise ConfigError(f"got the options {given!r} of loss term {name!r}; they are written {{'option': value}}")
         given = dict(given)
-        takes = {p.name: p.default for p in inspect.signature(term).parameters.values()
-                 if p.kind is p.KEYWORD_ONLY and p.name not in _GIVEN}
+        takes = {
+            p.name: p.default
+            for p in inspect.signature(term).parameters.values()
+            if p.kind is p.KEYWORD_ONLY and p.name not in _GIVEN
+        }
         for option, value in given.items():
             if option not in takes:
                 raise ConfigError(f"loss term {name!r} has no option {option!r}; it takes {', '.join(takes) or 'none'}")
@@ -120,7 +131,7 @@ def _closed(term: Callable, given: dict) -> Callable:
 
 def _evaluate(terms, logits: Array, labels: Array, weight: Array | None, distance_maps: Array | None, prefix: str) -> Parts:
     size = logits.shape[1:-1]
-    if labels.shape[1:1 + len(size)] != size:
+    if labels.shape[1 : 1 + len(size)] != size:
         with_classes = labels.ndim == logits.ndim
         labels = ops.resize(labels if with_classes else labels[..., None], size, method="nearest")
         labels, distance_maps = labels if with_classes else labels[..., 0], None  # distances do not survive a resize

@@ -14,9 +14,18 @@ from jaxseg.losses.targets import Target, average, prepare, spatial
 from jaxseg.types import Array, ConfigError
 
 
-def dice(logits: Array, labels: Array, *, weight: Array | None = None, background: bool = True, squared: bool = False,
-         batch: bool = False, smooth_nr: float = 1e-5, smooth_dr: float = 1e-5,
-         activation: str = "auto") -> tuple[Array, Array]:
+def dice(
+    logits: Array,
+    labels: Array,
+    *,
+    weight: Array | None = None,
+    background: bool = True,
+    squared: bool = False,
+    batch: bool = False,
+    smooth_nr: float = 1e-5,
+    smooth_dr: float = 1e-5,
+    activation: str = "auto",
+) -> tuple[Array, Array]:
     """1 - (2 sum(p t) + smooth_nr) / (sum(p) + sum(t) + smooth_dr) per sample and class, then the mean.
 
     Args:
@@ -29,9 +38,17 @@ def dice(logits: Array, labels: Array, *, weight: Array | None = None, backgroun
     return weighted_mean(1.0 - score, target.weight)
 
 
-def generalized_dice(logits: Array, labels: Array, *, weight: Array | None = None, background: bool = True,
-                     batch: bool = False, smooth_nr: float = 1e-5, smooth_dr: float = 1e-5,
-                     activation: str = "auto") -> tuple[Array, Array]:
+def generalized_dice(
+    logits: Array,
+    labels: Array,
+    *,
+    weight: Array | None = None,
+    background: bool = True,
+    batch: bool = False,
+    smooth_nr: float = 1e-5,
+    smooth_dr: float = 1e-5,
+    activation: str = "auto",
+) -> tuple[Array, Array]:
     """1 - (2 sum_k v_k sum(p t) + smooth_nr) / (sum_k v_k (sum p + sum t) + smooth_dr), v_k = 1 / (sum t)^2.
 
     A class that is absent takes the largest v_k of the others (0 if all are absent).
@@ -48,9 +65,19 @@ def generalized_dice(logits: Array, labels: Array, *, weight: Array | None = Non
     return weighted_mean((1.0 - (2.0 * overlap + smooth_nr) / (size + smooth_dr))[:, None], target.weight)
 
 
-def tversky(logits: Array, labels: Array, *, weight: Array | None = None, alpha: float = 0.5, beta: float = 0.5,
-            background: bool = True, batch: bool = False, smooth_nr: float = 1e-5, smooth_dr: float = 1e-5,
-            activation: str = "auto") -> tuple[Array, Array]:
+def tversky(
+    logits: Array,
+    labels: Array,
+    *,
+    weight: Array | None = None,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    background: bool = True,
+    batch: bool = False,
+    smooth_nr: float = 1e-5,
+    smooth_dr: float = 1e-5,
+    activation: str = "auto",
+) -> tuple[Array, Array]:
     """1 - (TP + smooth_nr) / (TP + alpha FP + beta FN + smooth_dr); alpha = beta = 1/2 is Dice, 1 is Jaccard.
 
     Args:
@@ -64,8 +91,15 @@ def tversky(logits: Array, labels: Array, *, weight: Array | None = None, alpha:
     return weighted_mean(1.0 - (tp + smooth_nr) / (tp + alpha * fp + beta * fn + smooth_dr), target.weight)
 
 
-def lovasz(logits: Array, labels: Array, *, weight: Array | None = None, classes: str = "present",
-           background: bool = True, activation: str = "auto") -> tuple[Array, Array]:
+def lovasz(
+    logits: Array,
+    labels: Array,
+    *,
+    weight: Array | None = None,
+    classes: str = "present",
+    background: bool = True,
+    activation: str = "auto",
+) -> tuple[Array, Array]:
     """The Lovasz extension of the Jaccard loss per sample: hinge errors for sigmoids, |t - p| for softmax.
 
     With the errors e sorted from the largest: sum_i e_i (J_i - J_{i-1}), J_i the Jaccard loss of a prediction that is
@@ -110,8 +144,9 @@ def sum_over_space(array: Array, weight: Array | None) -> Array:
     return per_sample if weight is None else jnp.sum(per_sample * weight[:, None], axis=0, keepdims=True)
 
 
-def dice_of(p: Array, t: Array, weight: Array | None, *, squared: bool = False, smooth_nr: float = 1e-5,
-            smooth_dr: float = 1e-5) -> Array:
+def dice_of(
+    p: Array, t: Array, weight: Array | None, *, squared: bool = False, smooth_nr: float = 1e-5, smooth_dr: float = 1e-5
+) -> Array:
     """Dice coefficient [B, K] of probabilities and truth [B, *S, K]; [1, K] over the batch when weights are given."""
     size = sum_over_space(p * p + t * t if squared else p + t, weight)
     return (2.0 * sum_over_space(p * t, weight) + smooth_nr) / (size + smooth_dr)

@@ -14,8 +14,14 @@ from jaxseg.ops import larger
 from jaxseg.types import Array, ConfigError
 
 
-def bce(logits: Array, labels: Array, *, weight: Array | None = None, positive_weight: float | Sequence[float] = 1.0,
-        log_floor: float | None = None) -> tuple[Array, Array]:
+def bce(
+    logits: Array,
+    labels: Array,
+    *,
+    weight: Array | None = None,
+    positive_weight: float | Sequence[float] = 1.0,
+    log_floor: float | None = None,
+) -> tuple[Array, Array]:
     """-(positive_weight t log p + (1 - t) log(1 - p)), p = sigmoid(z), mean over voxels and channels.
 
     Args:
@@ -33,8 +39,9 @@ def bce(logits: Array, labels: Array, *, weight: Array | None = None, positive_w
     return average(mean(loss), target.weight)
 
 
-def cross_entropy(logits: Array, labels: Array, *, weight: Array | None = None,
-                  class_weights: Sequence[float] | None = None) -> tuple[Array, Array]:
+def cross_entropy(
+    logits: Array, labels: Array, *, weight: Array | None = None, class_weights: Sequence[float] | None = None
+) -> tuple[Array, Array]:
     """-sum_k c_k t_k log softmax(z)_k over all voxels, divided by sum_k c_k t_k over all voxels.
 
     Args:
@@ -56,9 +63,18 @@ def cross_entropy(logits: Array, labels: Array, *, weight: Array | None = None,
     return average((factor * loss).sum(-1).mean(axes), target.weight)[0], average(share.mean(axes), target.weight)[0]
 
 
-def focal(logits: Array, labels: Array, *, weight: Array | None = None, gamma: float = 2.0,
-          alpha: float | Sequence[float] | None = None, background: bool = True, form: str = "auto",
-          channels: str = "mean", activation: str = "auto") -> tuple[Array, Array]:
+def focal(
+    logits: Array,
+    labels: Array,
+    *,
+    weight: Array | None = None,
+    gamma: float = 2.0,
+    alpha: float | Sequence[float] | None = None,
+    background: bool = True,
+    form: str = "auto",
+    channels: str = "mean",
+    activation: str = "auto",
+) -> tuple[Array, Array]:
     """Cross entropy scaled by (1 - p_t)^gamma, where p_t is the probability given to what is true.
 
     Args:
@@ -73,8 +89,9 @@ def focal(logits: Array, labels: Array, *, weight: Array | None = None, gamma: f
       activation "softmax".
     """
     if form not in ("auto", "elements", "true_class") or channels not in ("mean", "sum"):
-        raise ConfigError(f"got form={form!r}, channels={channels!r}; form is 'auto', 'elements' or 'true_class', "
-                          "channels 'mean' or 'sum'")
+        raise ConfigError(
+            f"got form={form!r}, channels={channels!r}; form is 'auto', 'elements' or 'true_class', channels 'mean' or 'sum'"
+        )
     target = prepare(logits, labels, weight, activation)
     elements = form == "elements" or (form == "auto" and not target.softmax)
     margin, t = target.margins(), target.truth  # log p = log_sigmoid(m), log(1 - p) = log_sigmoid(-m)

@@ -12,8 +12,15 @@ from jaxseg.ops import larger
 from jaxseg.types import Array, ConfigError
 
 
-def bce_dice(logits: Array, labels: Array, *, weight: Array | None = None, alpha: float = 0.2, smooth: float = 1e-6,
-             activation: str = "auto") -> tuple[Array, Array]:
+def bce_dice(
+    logits: Array,
+    labels: Array,
+    *,
+    weight: Array | None = None,
+    alpha: float = 0.2,
+    smooth: float = 1e-6,
+    activation: str = "auto",
+) -> tuple[Array, Array]:
     """alpha BCE + (1 - alpha) Dice over softmax probabilities, background included: the BraTS-2D project's "Ell loss".
 
     BCE asks every channel yes or no, mean over channels and voxels. Dice adds up batch, voxels and channels before the one
@@ -29,9 +36,19 @@ def bce_dice(logits: Array, labels: Array, *, weight: Array | None = None, alpha
     return average(alpha * mean(cross) + (1.0 - alpha) * dice, target.weight)
 
 
-def exp_log(logits: Array, labels: Array, *, weight: Array | None = None, gamma: float = 0.3, dice_weight: float = 0.8,
-            cross_weight: float = 0.2, frequencies: Sequence[float] | None = None, smooth: float = 1.0,
-            background: bool = True, activation: str = "auto") -> tuple[Array, Array]:
+def exp_log(
+    logits: Array,
+    labels: Array,
+    *,
+    weight: Array | None = None,
+    gamma: float = 0.3,
+    dice_weight: float = 0.8,
+    cross_weight: float = 0.2,
+    frequencies: Sequence[float] | None = None,
+    smooth: float = 1.0,
+    background: bool = True,
+    activation: str = "auto",
+) -> tuple[Array, Array]:
     """dice_weight mean_k (-ln Dice_k)^gamma + cross_weight mean_v w_l (-ln p_l)^gamma, l the voxel's class.
 
     Args:

@@ -6,8 +6,9 @@ from jaxseg.losses.targets import prepare
 from jaxseg.types import Array
 
 
-def near_pixel(logits: Array, labels: Array, *, weight: Array | None = None, scale: float = 1.0, distance: int = 4,
-               times_batch: bool = True) -> tuple[Array, Array]:
+def near_pixel(
+    logits: Array, labels: Array, *, weight: Array | None = None, scale: float = 1.0, distance: int = 4, times_batch: bool = True
+) -> tuple[Array, Array]:
     """scale B sum_d mean (z(u) - z(u + d))^2 over the displacements d = (0, n), (n, 0), (n, n), (n, -n) in rows and columns.
 
     The mean runs over the batch and all positions where both pixels exist; z are logits, not probabilities; B is the
@@ -26,8 +27,12 @@ def near_pixel(logits: Array, labels: Array, *, weight: Array | None = None, sca
     target = prepare(logits, labels, weight)
     z, n = target.logits, distance
     first, last = slice(None, -n), slice(n, None)
-    pairs = ((z[..., :, first, :], z[..., :, last, :]), (z[..., first, :, :], z[..., last, :, :]),
-             (z[..., first, first, :], z[..., last, last, :]), (z[..., first, last, :], z[..., last, first, :]))
+    pairs = (
+        (z[..., :, first, :], z[..., :, last, :]),
+        (z[..., first, :, :], z[..., last, :, :]),
+        (z[..., first, first, :], z[..., last, last, :]),
+        (z[..., first, last, :], z[..., last, first, :]),
+    )
     axes = tuple(range(1, z.ndim))
     per_sample = sum(jnp.mean(jnp.square(a - b), axes) for a, b in pairs if a.size)  # [B], or 0
     count = jnp.sum(target.weight)

@@ -55,8 +55,10 @@ def prepare(logits: Array, labels: Array, weight: Array | None, activation: str 
     if activation == "softmax" and classes == 1:
         raise ConfigError("got activation='softmax' for one channel, where it is always 1; use 'sigmoid' or two classes")
     if labels.shape not in (logits.shape, logits.shape[:-1]):
-        raise ValueError(f"got labels of shape {labels.shape} for logits {logits.shape}; they must be {logits.shape[:-1]}, "
-                         f"or {logits.shape} with a class axis")
+        raise ValueError(
+            f"got labels of shape {labels.shape} for logits {logits.shape}; they must be {logits.shape[:-1]}, "
+            f"or {logits.shape} with a class axis"
+        )
     if weight is not None and weight.shape != logits.shape[:1]:
         raise ValueError(f"got weight of shape {weight.shape} for logits {logits.shape}; it must be [{logits.shape[0]}]")
     with_classes = labels.ndim == logits.ndim

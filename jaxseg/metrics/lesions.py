@@ -84,8 +84,9 @@ def match(prediction: np.ndarray, truth: np.ndarray, *, spacing: Spacing, dilati
     return lesions, found - len(matched)
 
 
-def lesion_scores(prediction: np.ndarray, truth: np.ndarray, *, spacing: Spacing, dilation: int,
-                  threshold: float) -> dict[str, float]:
+def lesion_scores(
+    prediction: np.ndarray, truth: np.ndarray, *, spacing: Spacing, dilation: int, threshold: float
+) -> dict[str, float]:
     """The BraTS 2023 tool's row of one region.
 
     Args:
@@ -103,8 +104,11 @@ def lesion_scores(prediction: np.ndarray, truth: np.ndarray, *, spacing: Spacing
     shares = len(counted) + alarms
     whole = _counts.count(prediction[None], truth[None], 1)
     return {
-        "Num_TP": hits, "Num_FP": alarms, "Num_FN": len(counted) - hits,
-        "Sensitivity": float(_counts.recall(whole).item()), "Specificity": float(_counts.specificity(whole).item()),
+        "Num_TP": hits,
+        "Num_FP": alarms,
+        "Num_FN": len(counted) - hits,
+        "Sensitivity": float(_counts.recall(whole).item()),
+        "Specificity": float(_counts.specificity(whole).item()),
         "Legacy_Dice": float(_counts.dice(whole).item()),
         "Legacy_HD95": surface.hd95(prediction, truth, spacing, subvoxel=True, missed=FAR),
         "GT_Complete_Volume": int(truth.sum()) * float(np.prod(spacing)),
@@ -113,8 +117,9 @@ def lesion_scores(prediction: np.ndarray, truth: np.ndarray, *, spacing: Spacing
     }
 
 
-def lesion_rows(prediction: np.ndarray, truth: np.ndarray, *, spacing: Spacing, challenge: str = "GLI",
-                regions: Regions = BRATS) -> list[dict[str, object]]:
+def lesion_rows(
+    prediction: np.ndarray, truth: np.ndarray, *, spacing: Spacing, challenge: str = "GLI", regions: Regions = BRATS
+) -> list[dict[str, object]]:
     """The BraTS 2023 tool's table of one case: a row for each region, its name under "Labels".
 
     Args:
@@ -126,10 +131,11 @@ def lesion_rows(prediction: np.ndarray, truth: np.ndarray, *, spacing: Spacing, 
     """
     rule = lookup("BraTS challenge", challenge, CHALLENGES)
     guess, there = (region_masks(np.asarray(labels), regions) for labels in (prediction, truth))
-    return [{"Labels": name} | lesion_scores(guess[..., r], there[..., r], spacing=spacing, **rule._asdict())
-            for r, (name, _) in enumerate(regions)]
+    return [
+        {"Labels": name} | lesion_scores(guess[..., r], there[..., r], spacing=spacing, **rule._asdict())
+        for r, (name, _) in enumerate(regions)
+    ]
 
 
 def _union(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
     return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes))
-

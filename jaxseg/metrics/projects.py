@@ -17,8 +17,12 @@ def ich_per_image(counts: Counts) -> dict[str, np.ndarray]:
     """
     tp, fp, fn, _ = (np.asarray(c, np.float64) for c in counts)
     tp = np.where(tp == 0, 1e-6, tp)
-    return {"iou": tp / (tp + fp + fn), "dice": 2 * tp / (2 * tp + fp + fn), "precision": tp / (tp + fp),
-            "recall": tp / (tp + fn)}
+    return {
+        "iou": tp / (tp + fp + fn),
+        "dice": 2 * tp / (2 * tp + fp + fn),
+        "precision": tp / (tp + fp),
+        "recall": tp / (tp + fn),
+    }
 
 
 def ich_scores(counts: Counts) -> dict[str, float]:
@@ -37,8 +41,13 @@ def effisegnet_scores(counts: Counts) -> dict[str, float]:
     mean = lambda values: float(values[there].mean()) if there.any() else float("nan")
     pooled = pool(Counts(*(c.reshape(-1) for c in counts)))
     p, r = float(_counts.precision(pooled, "zero")), float(_counts.recall(pooled, "zero"))
-    return {"dice": mean(_counts.dice(counts)), "iou": mean(_counts.iou(counts)), "precision": p, "recall": r,
-            "f1": 2 * p * r / (p + r) if p + r else 0.0}
+    return {
+        "dice": mean(_counts.dice(counts)),
+        "iou": mean(_counts.iou(counts)),
+        "precision": p,
+        "recall": r,
+        "f1": 2 * p * r / (p + r) if p + r else 0.0,
+    }
 
 
 def class_table(confusion: Array, names: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -52,8 +61,12 @@ def class_table(confusion: Array, names: Sequence[str]) -> dict[str, dict[str, f
       unrounded columns over all K classes, rounded. A class that is neither there nor predicted scores 0.
     """
     counts = from_confusion(np.asarray(confusion))
-    columns = {"recall": _counts.recall(counts, "zero"), "specificity": _counts.specificity(counts),
-               "f1": _counts.f1(counts, "zero"), "precision": _counts.precision(counts, "zero")}
+    columns = {
+        "recall": _counts.recall(counts, "zero"),
+        "specificity": _counts.specificity(counts),
+        "f1": _counts.f1(counts, "zero"),
+        "precision": _counts.precision(counts, "zero"),
+    }
     table = {name: {key: round(float(column[k]), 4) for key, column in columns.items()} for k, name in enumerate(names)}
     return table | {"Col Ave": {key: round(float(column.mean()), 4) for key, column in columns.items()}}
 

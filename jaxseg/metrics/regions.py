@@ -45,10 +45,12 @@ def class_order(regions: Regions) -> tuple[int, ...]:
     """
     order = []
     for i, (name, classes) in enumerate(regions):
-        own = set(classes).difference(*(later for _, later in regions[i + 1:]))
+        own = set(classes).difference(*(later for _, later in regions[i + 1 :]))
         if len(own) != 1:
-            raise ConfigError(f"region {name} has classes {sorted(own)} that no later region has; it must be exactly one: put "
-                              "larger regions before the regions inside them, as WT, TC, ET")
+            raise ConfigError(
+                f"region {name} has classes {sorted(own)} that no later region has; it must be exactly one: put "
+                "larger regions before the regions inside them, as WT, TC, ET"
+            )
         order.extend(own)
     return tuple(order)
 
@@ -82,14 +84,29 @@ def region_counts(confusion: np.ndarray, regions: Regions) -> Counts:
     columns = []
     for _, classes in regions:
         inside = np.isin(np.arange(len(confusion)), classes)
-        columns.append([int(confusion[np.ix_(t, p)].sum()) for t, p in
-                        ((inside, inside), (~inside, inside), (inside, ~inside), (~inside, ~inside))])
+        columns.append(
+            [
+                int(confusion[np.ix_(t, p)].sum())
+                for t, p in ((inside, inside), (~inside, inside), (inside, ~inside), (~inside, ~inside))
+            ]
+        )
     return Counts(*np.array(columns, np.int64).reshape(-1, 4).T)
 
 
-def case_scores(prediction: np.ndarray, truth: np.ndarray, *, regions: Regions, classes: Sequence[str], spacing: Spacing,
-                tolerance: float = 1.0, empty: str = "one", missed: float | None = None, surface: bool = True,
-                subvoxel: bool = False, confusion: np.ndarray | None = None) -> dict[str, float]:
+def case_scores(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    *,
+    regions: Regions,
+    classes: Sequence[str],
+    spacing: Spacing,
+    tolerance: float = 1.0,
+    empty: str = "one",
+    missed: float | None = None,
+    surface: bool = True,
+    subvoxel: bool = False,
+    confusion: np.ndarray | None = None,
+) -> dict[str, float]:
     """All scores of one volume as one flat row.
 
     Args:
@@ -114,22 +131,33 @@ def case_scores(prediction: np.ndarray, truth: np.ndarray, *, regions: Regions, 
     if confusion is None:
         confusion = _counts.confusion(np.asarray(prediction)[None], np.asarray(truth)[None], len(classes) + 1)
     if confusion.sum() != truth.size:
-        raise ValueError(f"{truth.size - confusion.sum()} voxels have labels outside 0..{len(classes)} in the truth or the "
-                         f"prediction; the classes are {', '.join(classes)}")
+        raise ValueError(
+            f"{truth.size - confusion.sum()} voxels have labels outside 0..{len(classes)} in the truth or the "
+            f"prediction; the classes are {', '.join(classes)}"
+        )
     counts = region_counts(confusion, tuple(groups.items()))
     columns = {name: _counts.SCORES[name](counts, empty) for name in _OVERLAP} | {"specificity": _counts.specificity(counts)}
     if surface:
         box = _surface.bounding_box((prediction > 0) | (truth > 0))
         there = (counts.tp + counts.fp > 0) & (counts.tp + counts.fn > 0)  # an empty mask's distance may need the whole volume
-        pairs = [_surfaces(prediction[box if both else ...], truth[box if both else ...], k, tolerance=tolerance,
-                           spacing=spacing, subvoxel=subvoxel, empty=empty, missed=missed)
-                 for k, both in zip(groups.values(), there)]
+        pairs = [
+            _surfaces(
+                prediction[box if both else ...],
+                truth[box if both else ...],
+                k,
+                tolerance=tolerance,
+                spacing=spacing,
+                subvoxel=subvoxel,
+                empty=empty,
+                missed=missed,
+            )
+            for k, both in zip(groups.values(), there)
+        ]
         columns |= dict(zip(_DISTANCE, zip(*pairs)))
     ml = math.prod(spacing) / 1000
     columns |= {"predicted_ml": (counts.tp + counts.fp) * ml, "truth_ml": (counts.tp + counts.fn) * ml}
     row = {f"{key}_{name}": float(column[i]) for i, name in enumerate(groups) for key, column in columns.items()}
-    row |= {f"{key}_{name}": int(column[i]) for i, name in enumerate(groups)
-            for key, column in zip(("tp", "fp", "fn"), counts)}
+    row |= {f"{key}_{name}": int(column[i]) for i, name in enumerate(groups) for key, column in zip(("tp", "fp", "fn"), counts)}
     averaged = len(regions) or len(classes)
     return row | {f"{key}_mean": _mean(column[:averaged]) for key, column in columns.items() if key in _SCORES}
 

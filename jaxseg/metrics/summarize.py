@@ -25,8 +25,9 @@ _SCORED = (*SCORES, "specificity")
 _FLAGS = {"empty": "empty", "missed": "missed", "false_alarm": "false_alarms"}  # flag of a row -> its count in a summary
 
 
-def rows_of(counts: Counts, cases: Sequence[str], classes: Sequence[str], *, patients: Sequence[str] | None = None,
-            empty: str = "one") -> list[Row]:
+def rows_of(
+    counts: Counts, cases: Sequence[str], classes: Sequence[str], *, patients: Sequence[str] | None = None, empty: str = "one"
+) -> list[Row]:
     """One row per image and class.
 
     Args:
@@ -41,16 +42,20 @@ def rows_of(counts: Counts, cases: Sequence[str], classes: Sequence[str], *, pat
     counts = Counts(*(np.asarray(c) for c in counts))
     patients = cases if patients is None else patients
     if counts.tp.shape != (len(cases), len(classes)) or len(patients) != len(cases):
-        raise ValueError(f"got counts of shape {counts.tp.shape} for {len(cases)} cases, {len(patients)} patients and "
-                         f"{len(classes)} classes; counts must be [cases, classes]")
+        raise ValueError(
+            f"got counts of shape {counts.tp.shape} for {len(cases)} cases, {len(patients)} patients and "
+            f"{len(classes)} classes; counts must be [cases, classes]"
+        )
     scores = {name: score(counts, empty) for name, score in SCORES.items()} | {"specificity": _counts.specificity(counts)}
     rows = []
     for i, case in enumerate(cases):
         for k, name in enumerate(classes):
             tp, fp, fn, tn = (int(c[i, k]) for c in counts)
-            rows.append({"case": case, "patient": patients[i], "class": name, "tp": tp, "fp": fp, "fn": fn, "tn": tn}
-                        | {score: float(value[i, k]) for score, value in scores.items()}
-                        | {"empty": tp + fp + fn == 0, "missed": fn > 0 and tp == 0, "false_alarm": fp > 0 and tp + fn == 0})
+            rows.append(
+                {"case": case, "patient": patients[i], "class": name, "tp": tp, "fp": fp, "fn": fn, "tn": tn}
+                | {score: float(value[i, k]) for score, value in scores.items()}
+                | {"empty": tp + fp + fn == 0, "missed": fn > 0 and tp == 0, "false_alarm": fp > 0 and tp + fn == 0}
+            )
     return rows
 
 
@@ -68,8 +73,11 @@ def means(rows: Sequence[Row], scores: Sequence[str] = _SCORED) -> dict[str, obj
     for score in scores:
         values = np.array([row[score] for row in rows], float)
         values = values[~np.isnan(values)]
-        summary[score] = {"mean": float(values.mean()) if values.size else math.nan,
-                          "std": float(values.std()) if values.size else math.nan, "n": int(values.size)}
+        summary[score] = {
+            "mean": float(values.mean()) if values.size else math.nan,
+            "std": float(values.std()) if values.size else math.nan,
+            "n": int(values.size),
+        }
     summary["images"] = len(rows)
     return summary | {name: sum(bool(row[flag]) for row in rows) for flag, name in _FLAGS.items() if rows and flag in rows[0]}
 
@@ -104,8 +112,12 @@ def detection(rows: Sequence[Row]) -> dict[str, float]:
     positive = [row for row in rows if row["tp"] + row["fn"] > 0]
     negative = [row for row in rows if row["tp"] + row["fn"] == 0]
     rate = lambda hits, total: sum(hits) / total if total else math.nan
-    return {"sensitivity": rate((row["tp"] > 0 for row in positive), len(positive)), "positives": len(positive),
-            "specificity": rate((row["fp"] == 0 for row in negative), len(negative)), "negatives": len(negative)}
+    return {
+        "sensitivity": rate((row["tp"] > 0 for row in positive), len(positive)),
+        "positives": len(positive),
+        "specificity": rate((row["fp"] == 0 for row in negative), len(negative)),
+        "negatives": len(negative),
+    }
 
 
 def sweep(probabilities: Array, labels: Array, thresholds: Sequence[float]) -> Counts:
@@ -135,8 +147,15 @@ def sweep(probabilities: Array, labels: Array, thresholds: Sequence[float]) -> C
     return Counts(tp, fp, positive - tp, negative - fp)
 
 
-def bootstrap(values: Sequence[float], *, seed: int = 0, samples: int = 1000, level: float = 0.95,
-              groups: Sequence[str] | None = None, statistic: Callable = np.mean) -> tuple[float, float]:
+def bootstrap(
+    values: Sequence[float],
+    *,
+    seed: int = 0,
+    samples: int = 1000,
+    level: float = 0.95,
+    groups: Sequence[str] | None = None,
+    statistic: Callable = np.mean,
+) -> tuple[float, float]:
     """Percentile confidence interval of a statistic of `values`, by drawing with replacement.
 
     Args:
@@ -160,8 +179,9 @@ def bootstrap(values: Sequence[float], *, seed: int = 0, samples: int = 1000, le
         return math.nan, math.nan
     members = [values[names == name] for name in np.unique(names)]
     random = np.random.default_rng(seed)
-    draws = [statistic(np.concatenate([members[i] for i in random.integers(len(members), size=len(members))]))
-             for _ in range(samples)]
+    draws = [
+        statistic(np.concatenate([members[i] for i in random.integers(len(members), size=len(members))])) for _ in range(samples)
+    ]
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

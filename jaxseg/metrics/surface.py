@@ -36,8 +36,17 @@ def surface_distances(prediction: np.ndarray, truth: np.ndarray, spacing: Spacin
     return to_truth, to_prediction
 
 
-def hd(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None, *, percentile: float = 100.0,
-       pooled: bool = False, subvoxel: bool = False, empty: str = "one", missed: float | None = None) -> float:
+def hd(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    spacing: Spacing | None = None,
+    *,
+    percentile: float = 100.0,
+    pooled: bool = False,
+    subvoxel: bool = False,
+    empty: str = "one",
+    missed: float | None = None,
+) -> float:
     """Hausdorff distance (mm): the larger of the two directed percentiles.
 
     Args:
@@ -56,14 +65,30 @@ def hd(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None
     return _largest_percentile(both, percentile, subvoxel)
 
 
-def hd95(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None, *, pooled: bool = False,
-         subvoxel: bool = False, empty: str = "one", missed: float | None = None) -> float:
+def hd95(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    spacing: Spacing | None = None,
+    *,
+    pooled: bool = False,
+    subvoxel: bool = False,
+    empty: str = "one",
+    missed: float | None = None,
+) -> float:
     """`hd` at the 95th percentile."""
     return hd(prediction, truth, spacing, percentile=95.0, pooled=pooled, subvoxel=subvoxel, empty=empty, missed=missed)
 
 
-def hd95_and_nsd(prediction: np.ndarray, truth: np.ndarray, tolerance: float, spacing: Spacing | None = None, *,
-                 subvoxel: bool = False, empty: str = "one", missed: float | None = None) -> tuple[float, float]:
+def hd95_and_nsd(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    tolerance: float,
+    spacing: Spacing | None = None,
+    *,
+    subvoxel: bool = False,
+    empty: str = "one",
+    missed: float | None = None,
+) -> tuple[float, float]:
     """`hd95` and `nsd` of the same masks, from distances that are measured once."""
     fallback = _of_empty(prediction, truth, spacing, empty, missed)
     if fallback is not None:
@@ -72,8 +97,15 @@ def hd95_and_nsd(prediction: np.ndarray, truth: np.ndarray, tolerance: float, sp
     return _largest_percentile(both, 95.0, subvoxel), _share_within(both, tolerance)
 
 
-def directed_means(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None, *,
-                   subvoxel: bool = False, empty: str = "one", missed: float | None = None) -> tuple[float, float]:
+def directed_means(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    spacing: Spacing | None = None,
+    *,
+    subvoxel: bool = False,
+    empty: str = "one",
+    missed: float | None = None,
+) -> tuple[float, float]:
     """Mean distance (mm) prediction -> truth and truth -> prediction, by area with `subvoxel`."""
     fallback = _of_empty(prediction, truth, spacing, empty, missed)
     if fallback is not None:
@@ -82,15 +114,23 @@ def directed_means(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing |
     return tuple(float(np.average(d, weights=area)) for d, area in (first, second))
 
 
-def assd(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None, *, empty: str = "one",
-         missed: float | None = None) -> float:
+def assd(
+    prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None, *, empty: str = "one", missed: float | None = None
+) -> float:
     """Average symmetric surface distance (mm): the mean over the surface voxels of both masks."""
     fallback = _of_empty(prediction, truth, spacing, empty, missed)
     return float(np.concatenate(surface_distances(prediction, truth, spacing)).mean()) if fallback is None else fallback
 
 
-def nsd(prediction: np.ndarray, truth: np.ndarray, tolerance: float, spacing: Spacing | None = None, *,
-        subvoxel: bool = False, empty: str = "one") -> float:
+def nsd(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    tolerance: float,
+    spacing: Spacing | None = None,
+    *,
+    subvoxel: bool = False,
+    empty: str = "one",
+) -> float:
     """Normalised surface Dice: the share of both surfaces that lies within `tolerance` mm of the other.
 
     Args:

@@ -23,7 +23,7 @@ def elements(mask: np.ndarray, spacing: Spacing) -> tuple[np.ndarray, np.ndarray
     codes = np.zeros([n + 1 for n in mask.shape], np.uint8)
     for bit, corner in enumerate(_AXES[rank]):
         codes |= padded[tuple(slice(c, c + n) for c, n in zip(corner, codes.shape))].astype(np.uint8) << bit
-    where = np.argwhere((codes > 0) & (codes < 2 ** 2**rank - 1))
+    where = np.argwhere((codes > 0) & (codes < 2**2**rank - 1))
     return where * np.asarray(spacing, float), measures(tuple(map(float, spacing)))[codes[tuple(where.T)]]
 
 
@@ -31,7 +31,7 @@ def elements(mask: np.ndarray, spacing: Spacing) -> tuple[np.ndarray, np.ndarray
 def measures(spacing: Spacing) -> np.ndarray:
     """Length or area of the element of every code: [16] for two spacings, [256] for three."""
     rank = len(spacing)
-    table = np.zeros(2 ** 2**rank)
+    table = np.zeros(2**2**rank)
     for code in range(1, len(table) - 1):
         inside = {corner: bool(code >> bit & 1) for bit, corner in enumerate(_AXES[rank])}
         if rank == 2:
@@ -75,11 +75,15 @@ def _loops(inside: dict) -> list[list]:
 
 def _triangles(points: np.ndarray) -> tuple[tuple[int, int, int], ...]:
     """The triangulation of a polygon [N, 3] with the largest area."""
+
     @functools.cache
     def best(i: int, j: int) -> tuple[float, tuple]:
-        options = [(best(i, k)[0] + best(k, j)[0] + _area(points[[i, k, j]]), best(i, k)[1] + best(k, j)[1] + ((i, k, j),))
-                   for k in range(i + 1, j)]
+        options = [
+            (best(i, k)[0] + best(k, j)[0] + _area(points[[i, k, j]]), best(i, k)[1] + best(k, j)[1] + ((i, k, j),))
+            for k in range(i + 1, j)
+        ]
         return max(options, key=lambda option: option[0], default=(0.0, ()))
+
     return best(0, len(points) - 1)[1]
 
 

@@ -76,7 +76,7 @@ class Segmenter(nnx.Module):
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise a ValueError that names the sizes that would do, if this network cannot take an image of `shape`."""
         if len(shape) != self.rank + 2 or shape[-1] != self.in_channels:
-            axes = ", ".join("DHW"[-self.rank:])
+            axes = ", ".join("DHW"[-self.rank :])
             raise ValueError(f"got an image of shape {tuple(shape)}; {type(self).__name__} takes [B, {axes}, {self.in_channels}]")
         if shape[0] == 0:
             raise ValueError(f"got an image of shape {tuple(shape)}; a batch holds at least one")
@@ -85,8 +85,10 @@ class Segmenter(nnx.Module):
         if bad:
             do = [max(math.ceil(n / m) * m, math.ceil(self.min_size / m) * m) for n in shape[1:-1]]
             rule = f"divisible by {m}" + (f" and at least {self.min_size}" if self.min_size > 1 else "")
-            raise ValueError(f"got an image of spatial size {tuple(shape[1:-1])}; {type(self).__name__} needs sizes {rule}: "
-                             f"pad or resize to {tuple(do)}")
+            raise ValueError(
+                f"got an image of spatial size {tuple(shape[1:-1])}; {type(self).__name__} needs sizes {rule}: "
+                f"pad or resize to {tuple(do)}"
+            )
 
     def outputs(self, image: Array, context: ForwardContext = EVAL) -> Outputs:
         """Checked forward pass with auxiliary outputs; logits in float32 whatever the compute dtype."""

@@ -28,8 +28,18 @@ class Composite(Segmenter):
 
     min_size = 32
 
-    def __init__(self, encoder: type, config, decoder: str, *, in_channels: int, num_classes: int, width: int = 32,
-                 dropout: float = 0.1, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        encoder: type,
+        config,
+        decoder: str,
+        *,
+        in_channels: int,
+        num_classes: int,
+        width: int = 32,
+        dropout: float = 0.1,
+        rngs: nnx.Rngs,
+    ):
         self.in_channels, self.num_classes, self.rank = in_channels, num_classes, 2
         self.encoder = encoder(config, in_channels, rngs=rngs)
         self.decoder = lookup("decoder", decoder, DECODERS)(self.encoder.channels, width=width, rngs=rngs)
@@ -50,6 +60,8 @@ def encoder_of(name: str, family) -> type:
       ConfigError: the family has no separate encoder.
     """
     if not hasattr(family, "Encoder"):
-        raise ConfigError(f"model {name!r}: {name.split('+')[0]!r} has no separate encoder; segformer, segnext, effisegnet, "
-                          "pspnet and mobile_unetr have one")
+        raise ConfigError(
+            f"model {name!r}: {name.split('+')[0]!r} has no separate encoder; segformer, segnext, effisegnet, "
+            "pspnet and mobile_unetr have one"
+        )
     return family.Encoder

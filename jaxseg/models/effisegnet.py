@@ -26,12 +26,27 @@ from jaxseg.types import Array
 
 _swish, _relu = activation("silu"), activation("relu")
 # Table 1 of EfficientNet: repeats, kernel, stride, expansion, in, out.
-_STACKS = ((1, 3, 1, 1, 32, 16), (2, 3, 2, 6, 16, 24), (2, 5, 2, 6, 24, 40), (3, 3, 2, 6, 40, 80), (3, 5, 1, 6, 80, 112),
-           (4, 5, 2, 6, 112, 192), (1, 3, 1, 6, 192, 320))
+_STACKS = (
+    (1, 3, 1, 1, 32, 16),
+    (2, 3, 2, 6, 16, 24),
+    (2, 5, 2, 6, 24, 40),
+    (3, 3, 2, 6, 40, 80),
+    (3, 5, 1, 6, 80, 112),
+    (4, 5, 2, 6, 112, 192),
+    (1, 3, 1, 6, 192, 320),
+)
 _TAPS = (0, 1, 2, 4, 6)  # stacks whose outputs are features, at strides 2, 4, 8, 16, 32
 # Compound scaling: width, depth; and the size the source trains each variant at.
-_SCALES = {"b0": (1.0, 1.0), "b1": (1.0, 1.1), "b2": (1.1, 1.2), "b3": (1.2, 1.4), "b4": (1.4, 1.8), "b5": (1.6, 2.2),
-           "b6": (1.8, 2.6), "b7": (2.0, 3.1)}
+_SCALES = {
+    "b0": (1.0, 1.0),
+    "b1": (1.0, 1.1),
+    "b2": (1.1, 1.2),
+    "b3": (1.2, 1.4),
+    "b4": (1.4, 1.8),
+    "b5": (1.6, 2.2),
+    "b6": (1.8, 2.6),
+    "b7": (2.0, 3.1),
+}
 NOMINAL = {"b0": 224, "b1": 240, "b2": 260, "b3": 300, "b4": 380, "b5": 456, "b6": 528, "b7": 600}
 
 
@@ -99,8 +114,17 @@ class Encoder(nnx.Module):
         blocks, ends = [], []
         for n, (_, kernel, stride, expansion, cin, cout) in zip(repeats, _STACKS):
             for j in range(n):
-                blocks.append(MBConv(scaled(cout if j else cin), scaled(cout), kernel, 1 if j else stride, expansion,
-                                     config.drop_connect * len(blocks) / sum(repeats), rngs=rngs))
+                blocks.append(
+                    MBConv(
+                        scaled(cout if j else cin),
+                        scaled(cout),
+                        kernel,
+                        1 if j else stride,
+                        expansion,
+                        config.drop_connect * len(blocks) / sum(repeats),
+                        rngs=rngs,
+                    )
+                )
             ends.append(len(blocks) - 1)
         self.blocks = nnx.List(blocks)  # numbered through all stacks, as ImageNet checkpoints number them
         self.taps = tuple(ends[i] for i in _TAPS)
@@ -155,18 +179,22 @@ VARIANTS["effisegnet_test"] = Variant(EffiSegNet, Config(0.25, 0.3, width=8))
 # Three sources number the same encoder: the network (encoder._blocks.<stack>.<block>.), MONAI's encoder alone (without
 # "encoder.") and ImageNet checkpoints (_blocks.<block>.). Blocks are counted through all stacks in each.
 KEY_MAPPINGS = (
-    KeyMapping("official", (
-        (r"^(encoder\.)?_blocks\.(\d+\.)?(\d+)\._", r"encoder.blocks.\3."),
-        (r"^(encoder\.)?_(conv_stem|conv_head|bn[01])\.", r"encoder.\2."),
-        *((rf"^conv{i + 1}\.", f"taps.{i}.") for i in range(5)),
-        *((rf"^bn{i + 1}\.", f"tap_norms.{i}.") for i in range(5)),
-        (r"^bn6\.", "norm."),
-        (r"^conv6\.", "classifier."),
-        *((rf"^conv{i + 7}\.", f"aux_heads.{i}.") for i in range(5)),
-        *((rf"^bn{i + 7}\.", f"aux_norms.{i}.") for i in range(5)),
-        (r"^(ghost[12])\.primary_conv\.0\.", r"\1.primary.conv."),
-        (r"^(ghost[12])\.primary_conv\.2\.", r"\1.primary.norm."),
-        (r"^(ghost[12])\.cheap_operation\.0\.", r"\1.cheap.conv."),
-        (r"^(ghost[12])\.cheap_operation\.2\.", r"\1.cheap.norm."),
-    ), ignored=(r"num_batches_tracked$", r"^(encoder\.)?_fc\.")),
+    KeyMapping(
+        "official",
+        (
+            (r"^(encoder\.)?_blocks\.(\d+\.)?(\d+)\._", r"encoder.blocks.\3."),
+            (r"^(encoder\.)?_(conv_stem|conv_head|bn[01])\.", r"encoder.\2."),
+            *((rf"^conv{i + 1}\.", f"taps.{i}.") for i in range(5)),
+            *((rf"^bn{i + 1}\.", f"tap_norms.{i}.") for i in range(5)),
+            (r"^bn6\.", "norm."),
+            (r"^conv6\.", "classifier."),
+            *((rf"^conv{i + 7}\.", f"aux_heads.{i}.") for i in range(5)),
+            *((rf"^bn{i + 7}\.", f"aux_norms.{i}.") for i in range(5)),
+            (r"^(ghost[12])\.primary_conv\.0\.", r"\1.primary.conv."),
+            (r"^(ghost[12])\.primary_conv\.2\.", r"\1.primary.norm."),
+            (r"^(ghost[12])\.cheap_operation\.0\.", r"\1.cheap.conv."),
+            (r"^(ghost[12])\.cheap_operation\.2\.", r"\1.cheap.norm."),
+        ),
+        ignored=(r"num_batches_tracked$", r"^(encoder\.)?_fc\."),
+    ),
 )

@@ -40,8 +40,10 @@ class Network(NamedTuple):
     def merge(self, params: Tree, state: Tree) -> nnx.Module:
         """The module with these values (the trees must fit: see `check`)."""
         values = {**params, **state}
-        flat = [(leaf.path, leaf.kind(values[name], **({"layout": leaf.layout} if leaf.layout else {})))
-                for name, leaf in zip(self.names, self.leaves)]
+        flat = [
+            (leaf.path, leaf.kind(values[name], **({"layout": leaf.layout} if leaf.layout else {})))
+            for name, leaf in zip(self.names, self.leaves)
+        ]
         return nnx.merge(self.graph, nnx.from_flat_state(flat))
 
     def parted(self, values: Sequence[Array]) -> tuple[Tree, Tree]:
@@ -87,8 +89,10 @@ def split(module: nnx.Module) -> tuple[Network, Tree, Tree]:
     number_streams(module)
     graph, everything = nnx.split(module)
     flat = sorted(((".".join(map(str, path)), path, var) for path, var in nnx.to_flat_state(everything)), key=lambda f: f[0])
-    leaves = tuple(Leaf(path, type(var), tuple(var.get_value().shape), str(var.get_value().dtype),
-                        var.get_metadata().get("layout")) for _, path, var in flat)
+    leaves = tuple(
+        Leaf(path, type(var), tuple(var.get_value().shape), str(var.get_value().dtype), var.get_metadata().get("layout"))
+        for _, path, var in flat
+    )
     network = Network(graph, tuple(name for name, _, _ in flat), leaves)
     return network, *_values(module, network)
 

@@ -67,11 +67,13 @@ def infer(module: nnx.Module, image: Array, key: Array | None = None):
 @functools.lru_cache(_PROGRAMS)
 def _program(network: functional.Network) -> Callable:
     """(values in the network's order, image, key) -> (Outputs, the entries of state that the pass changed), compiled."""
+
     @jax.jit
     def context(values, image, key):
         params, state = network.parted(values)
         outputs, new = network.apply(params, state, image, ForwardContext(train=False, key=key))
         return outputs, {name: value for name, value in new.items() if value is not state[name]}
+
     return context
 
 

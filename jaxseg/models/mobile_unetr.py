@@ -94,11 +94,18 @@ class Encoder(nnx.Module):
         self.stem = _conv(in_channels, stem, 3, rngs, stride=2)
         hidden = [round_channels(c, config.expand) for c in config.channels]
         a, b = self.channels[:2]
-        self.stages = nnx.List([
-            Sequential(_inverted(stem, a, hidden[0], rngs)),
-            Sequential(_inverted(a, b, hidden[1], rngs, stride=2), *(_inverted(b, b, hidden[2], rngs) for _ in range(2))),
-            *(ViTStage(self.channels[i + 1], self.channels[i + 2], hidden[i + 2], width, depth, config.encoder_dropout, rngs=rngs)
-              for i, (width, depth) in enumerate(zip(config.widths, config.depths)))])
+        self.stages = nnx.List(
+            [
+                Sequential(_inverted(stem, a, hidden[0], rngs)),
+                Sequential(_inverted(a, b, hidden[1], rngs, stride=2), *(_inverted(b, b, hidden[2], rngs) for _ in range(2))),
+                *(
+                    ViTStage(
+                        self.channels[i + 1], self.channels[i + 2], hidden[i + 2], width, depth, config.encoder_dropout, rngs=rngs
+                    )
+                    for i, (width, depth) in enumerate(zip(config.widths, config.depths))
+                ),
+            ]
+        )
         self.last = _conv(self.channels[-1], last, 1, rngs) if config.last_conv else None
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> list[Array]:
@@ -135,8 +142,15 @@ class MobileUNETR(Segmenter):
         self.encoder = Encoder(config, 3 if config.adapter else in_channels, rngs=rngs)
         first, second, *_, deepest = self.encoder.channels
         self.down = _inverted(deepest, config.bottleneck, 4 * deepest, rngs, stride=2)
-        self.bottleneck = ViTBlock(config.bottleneck, config.bottleneck_width, config.bottleneck_depth,
-                                   4 * config.bottleneck_width, rank=2, patch=PATCH, rngs=rngs)
+        self.bottleneck = ViTBlock(
+            config.bottleneck,
+            config.bottleneck_width,
+            config.bottleneck_depth,
+            4 * config.bottleneck_width,
+            rank=2,
+            patch=PATCH,
+            rngs=rngs,
+        )
         widths, ratios = config.widths[::-1], (2, 4, 4)
         vits = [(width, depth, ratio * width) for width, depth, ratio in zip(widths, config.depths, ratios)] + [None]
         path = (config.bottleneck, *self.encoder.channels[:0:-1])
@@ -175,47 +189,107 @@ def _redraw(model: nnx.Module, rngs: nnx.Rngs) -> None:
 
 VARIANTS = {
     "mobile_unetr": Variant(MobileUNETR, Config()),
-    "mobile_unetr_xs": Variant(MobileUNETR, Config(channels=(16, 32, 48, 64, 80, 96, 384), widths=(96, 120, 144),
-                                                   bottleneck=128, bottleneck_width=144)),
-    "mobile_unetr_xxs": Variant(MobileUNETR, Config(channels=(16, 16, 24, 48, 64, 80, 320), widths=(64, 80, 96), expand=2,
-                                                    bottleneck=96, bottleneck_width=96, encoder_dropout=0.05)),
-    "mobile_unetr_test": Variant(MobileUNETR, Config(channels=(4, 8, 12, 16, 20, 24, 32), widths=(8, 12, 16), depths=(1, 1, 1),
-                                                     expand=2, bottleneck=28, bottleneck_width=16, bottleneck_depth=1)),
+    "mobile_unetr_xs": Variant(
+        MobileUNETR, Config(channels=(16, 32, 48, 64, 80, 96, 384), widths=(96, 120, 144), bottleneck=128, bottleneck_width=144)
+    ),
+    "mobile_unetr_xxs": Variant(
+        MobileUNETR,
+        Config(
+            channels=(16, 16, 24, 48, 64, 80, 320),
+            widths=(64, 80, 96),
+            expand=2,
+            bottleneck=96,
+            bottleneck_width=96,
+            encoder_dropout=0.05,
+        ),
+    ),
+    "mobile_unetr_test": Variant(
+        MobileUNETR,
+        Config(
+            channels=(4, 8, 12, 16, 20, 24, 32),
+            widths=(8, 12, 16),
+            depths=(1, 1, 1),
+            expand=2,
+            bottleneck=28,
+            bottleneck_width=16,
+            bottleneck_depth=1,
+        ),
+    ),
 }
 
 _RESIDUAL = ((r"\.expand_1x1\.", ".expand."), (r"\.conv_3x3\.", ".depthwise.blocks.0."), (r"\.reduce_1x1\.", ".project."))
-_LAYER = ((r"\.attention\.attention\.query\.(weight|bias)$", r".attn.qkv.\1#0"),
-          (r"\.attention\.attention\.key\.(weight|bias)$", r".attn.qkv.\1#1"),
-          (r"\.attention\.attention\.value\.(weight|bias)$", r".attn.qkv.\1#2"),
-          (r"\.attention\.output\.dense\.", ".attn.proj."), (r"\.layernorm_before\.", ".norm1."),
-          (r"\.layernorm_after\.", ".norm2."), (r"\.intermediate\.dense\.", ".fc1."), (r"\.output\.dense\.", ".fc2."))
+_LAYER = (
+    (r"\.attention\.attention\.query\.(weight|bias)$", r".attn.qkv.\1#0"),
+    (r"\.attention\.attention\.key\.(weight|bias)$", r".attn.qkv.\1#1"),
+    (r"\.attention\.attention\.value\.(weight|bias)$", r".attn.qkv.\1#2"),
+    (r"\.attention\.output\.dense\.", ".attn.proj."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.intermediate\.dense\.", ".fc1."),
+    (r"\.output\.dense\.", ".fc2."),
+)
 _ENCODER = (
-    (r"^conv_stem\.", "encoder.stem."), (r"^conv_1x1_exp\.", "encoder.last."),
-    (r"^encoder\.layer\.([01])\.layer\.", r"encoder.stages.\1.blocks."), (r"^encoder\.layer\.", "encoder.stages."),
-    (r"\.transformer\.layer\.", ".layers."), (r"\.downsampling_layer\.", ".down."), (r"\.conv_kxk\.", ".local."),
-    (r"\.conv_1x1\.convolution\.", ".proj_in."), (r"\.conv_projection\.", ".proj_out."), (r"\.fusion\.", ".fuse."),
-    *_RESIDUAL, *_LAYER, (r"^(encoder\.stages\.\d)\.layernorm\.", r"\1.norm."),
-    (r"\.convolution\.", ".conv."), (r"\.normalization\.", ".norm."))
+    (r"^conv_stem\.", "encoder.stem."),
+    (r"^conv_1x1_exp\.", "encoder.last."),
+    (r"^encoder\.layer\.([01])\.layer\.", r"encoder.stages.\1.blocks."),
+    (r"^encoder\.layer\.", "encoder.stages."),
+    (r"\.transformer\.layer\.", ".layers."),
+    (r"\.downsampling_layer\.", ".down."),
+    (r"\.conv_kxk\.", ".local."),
+    (r"\.conv_1x1\.convolution\.", ".proj_in."),
+    (r"\.conv_projection\.", ".proj_out."),
+    (r"\.fusion\.", ".fuse."),
+    *_RESIDUAL,
+    *_LAYER,
+    (r"^(encoder\.stages\.\d)\.layernorm\.", r"\1.norm."),
+    (r"\.convolution\.", ".conv."),
+    (r"\.normalization\.", ".norm."),
+)
 # the source numbers the layers of its blocks; in the decoder's the transposed convolution and its norm come first
-_UNITS = [(3 * i + j, f"{unit}.{part}") for i, unit in enumerate(("expand", "depthwise.blocks.0", "project"))
-          for j, part in enumerate(("conv", "norm"))]
+_UNITS = [
+    (3 * i + j, f"{unit}.{part}")
+    for i, unit in enumerate(("expand", "depthwise.blocks.0", "project"))
+    for j, part in enumerate(("conv", "norm"))
+]
 _VIT = (
-    *((rf"(\.vit|^bottleneck)\.conv{i + 1}\.{j}\.", rf"\1.{unit}.{part}.")
-      for i, unit in enumerate(("local", "proj_in", "proj_out", "fuse")) for j, part in enumerate(("conv", "norm"))),
-    *((rf"\.transformer\.layers\.(\d)\.{theirs}\.", rf".layers.\1.{ours}.") for theirs, ours in (
-        (r"0\.norm", "norm1"), (r"1\.norm", "norm2"), (r"0\.fn\.to_qkv", "attn.qkv"), (r"0\.fn\.to_out\.0", "attn.proj"),
-        (r"1\.fn\.net\.0", "fc1"), (r"1\.fn\.net\.3", "fc2"))))
+    *(
+        (rf"(\.vit|^bottleneck)\.conv{i + 1}\.{j}\.", rf"\1.{unit}.{part}.")
+        for i, unit in enumerate(("local", "proj_in", "proj_out", "fuse"))
+        for j, part in enumerate(("conv", "norm"))
+    ),
+    *(
+        (rf"\.transformer\.layers\.(\d)\.{theirs}\.", rf".layers.\1.{ours}.")
+        for theirs, ours in (
+            (r"0\.norm", "norm1"),
+            (r"1\.norm", "norm2"),
+            (r"0\.fn\.to_qkv", "attn.qkv"),
+            (r"0\.fn\.to_out\.0", "attn.proj"),
+            (r"1\.fn\.net\.0", "fc1"),
+            (r"1\.fn\.net\.3", "fc2"),
+        )
+    ),
+)
 KEY_MAPPINGS = (
     KeyMapping("transformers", ((r"^mobilevit\.", ""), *_ENCODER), ignored=(r"num_batches_tracked$", r"^classifier\.")),
-    KeyMapping("official", (
-        (r"^encoder\.encoder\.(?=conv_stem|conv_1x1_exp|encoder\.)", ""), *_ENCODER,
-        *((rf"^bottleneck\.conv\.conv\.{n}\.", f"down.{name}.") for n, name in _UNITS),
-        (r"^bottleneck\.attn\.", "bottleneck."),
-        (r"^decoder\.trunk\.(\d)\.", r"ups.\1."), (r"^decoder\.conv_upsample_1\.0\.", "ups.3."),
-        (r"^(ups\.\d)\.0\.conv\.0\.", r"\1.up."), (r"^(ups\.\d)\.0\.conv\.1\.", r"\1.norm."),
-        *((rf"^(ups\.\d)\.0\.conv\.{n + 3}\.", rf"\1.shrink.{name}.") for n, name in _UNITS),
-        *((rf"^(ups\.\d)\.1\.conv\.{n}\.", rf"\1.join.{name}.") for n, name in _UNITS),
-        (r"^(ups\.\d)\.2\.", r"\1.vit."), *_VIT,
-        (r"^decoder\.mix\.0\.", "mix.conv."), (r"^decoder\.mix\.1\.", "mix.norm."), (r"^decoder\.final\.", "classifier."),
-    ), ignored=(r"num_batches_tracked$",)),
+    KeyMapping(
+        "official",
+        (
+            (r"^encoder\.encoder\.(?=conv_stem|conv_1x1_exp|encoder\.)", ""),
+            *_ENCODER,
+            *((rf"^bottleneck\.conv\.conv\.{n}\.", f"down.{name}.") for n, name in _UNITS),
+            (r"^bottleneck\.attn\.", "bottleneck."),
+            (r"^decoder\.trunk\.(\d)\.", r"ups.\1."),
+            (r"^decoder\.conv_upsample_1\.0\.", "ups.3."),
+            (r"^(ups\.\d)\.0\.conv\.0\.", r"\1.up."),
+            (r"^(ups\.\d)\.0\.conv\.1\.", r"\1.norm."),
+            *((rf"^(ups\.\d)\.0\.conv\.{n + 3}\.", rf"\1.shrink.{name}.") for n, name in _UNITS),
+            *((rf"^(ups\.\d)\.1\.conv\.{n}\.", rf"\1.join.{name}.") for n, name in _UNITS),
+            (r"^(ups\.\d)\.2\.", r"\1.vit."),
+            *_VIT,
+            (r"^decoder\.mix\.0\.", "mix.conv."),
+            (r"^decoder\.mix\.1\.", "mix.norm."),
+            (r"^decoder\.final\.", "classifier."),
+        ),
+        ignored=(r"num_batches_tracked$",),
+    ),
 )

@@ -33,8 +33,17 @@ class Config:
     """
 
     stem: int = 16
-    steps: tuple[tuple[int, int, int], ...] = ((16, 1, 1), (24, 2, 4), (24, 1, 3), (24, 1, 3), (48, 2, 4), (64, 2, 4),
-                                               (64, 1, 3), (96, 2, 4), (160, 2, 4))
+    steps: tuple[tuple[int, int, int], ...] = (
+        (16, 1, 1),
+        (24, 2, 4),
+        (24, 1, 3),
+        (24, 1, 3),
+        (48, 2, 4),
+        (64, 2, 4),
+        (64, 1, 3),
+        (96, 2, 4),
+        (160, 2, 4),
+    )
     vits: tuple[tuple[int, int, int], ...] = ((144, 2, 384), (192, 4, 576), (240, 3, 960))
     deepest: int = 320
     layers: int = 3
@@ -60,9 +69,20 @@ class MobileUNETR3D(Segmenter):
         blocks += [ViTBlock(c, *vit, rank=3, rngs=rngs) for vit in shallow]
         blocks += [InvertedResidual(c, config.deepest, 4 * c, **same), ViTBlock(config.deepest, *last, rank=3, rngs=rngs)]
         self.encoder = Sequential(*blocks)
-        self.bottleneck = nnx.List([
-            TransformerLayer(config.deepest, config.ffn, head_width=config.head_width, qkv_bias=False, dropout=config.dropout,
-                             inner_dropout=config.dropout, rngs=rngs) for _ in range(config.layers)])
+        self.bottleneck = nnx.List(
+            [
+                TransformerLayer(
+                    config.deepest,
+                    config.ffn,
+                    head_width=config.head_width,
+                    qkv_bias=False,
+                    dropout=config.dropout,
+                    inner_dropout=config.dropout,
+                    rngs=rngs,
+                )
+                for _ in range(config.layers)
+            ]
+        )
         widths = (config.deepest, *config.decoder)
         self.decoder = nnx.List([ConvNorm(a, b, 3, **same) for a, b in zip(widths, config.decoder)])
         self.head = Conv(widths[-1], num_classes, 1, rank=3, rngs=rngs)
@@ -79,8 +99,16 @@ class MobileUNETR3D(Segmenter):
         return Outputs(self.head(x))
 
 
-_TINY = Config(stem=4, steps=((4, 1, 1), (8, 2, 2), (8, 1, 2), (8, 2, 2), (8, 2, 2), (8, 2, 2), (8, 2, 2)), layers=1,
-               vits=((8, 1, 16), (8, 1, 16)), deepest=16, head_width=4, ffn=16, decoder=(8, 8, 8, 8, 8, 4, 4))
+_TINY = Config(
+    stem=4,
+    steps=((4, 1, 1), (8, 2, 2), (8, 1, 2), (8, 2, 2), (8, 2, 2), (8, 2, 2), (8, 2, 2)),
+    layers=1,
+    vits=((8, 1, 16), (8, 1, 16)),
+    deepest=16,
+    head_width=4,
+    ffn=16,
+    decoder=(8, 8, 8, 8, 8, 4, 4),
+)
 VARIANTS = {
     "mobile_unetr_3d": Variant(MobileUNETR3D, Config(), in_channels=2, num_classes=4, ranks=(3,)),
     "roi_mobileunetr3d_tiny": Variant(MobileUNETR3D, Config(), in_channels=7, num_classes=2, ranks=(3,)),

@@ -37,11 +37,13 @@ class PlainUNet(Segmenter):
         widths, same = config.widths, dict(rank=rank, act="leaky_relu", norm="instance", bias=True, rngs=rngs)
         self.size_multiple = 2 ** (len(widths) - 1)
         self.min_size = 2 * self.size_multiple  # an InstanceNorm over one position returns its bias
-        self.stages = nnx.List([DoubleConv(a, b, stride=2 if i else 1, **same)
-                                for i, (a, b) in enumerate(zip((in_channels, *widths), widths))])
+        self.stages = nnx.List(
+            [DoubleConv(a, b, stride=2 if i else 1, **same) for i, (a, b) in enumerate(zip((in_channels, *widths), widths))]
+        )
         self.levels = nnx.List([up_transposed(a, b, **same) for a, b in zip(widths[:0:-1], widths[-2::-1])])
-        self.heads = nnx.List([Conv(c, num_classes, 1, rank=rank, rngs=rngs)
-                               for c in (widths[:-1] if config.aux else widths[:1])])  # finest first
+        self.heads = nnx.List(
+            [Conv(c, num_classes, 1, rank=rank, rngs=rngs) for c in (widths[:-1] if config.aux else widths[:1])]
+        )  # finest first
 
     def forward(self, image: Array, context: ForwardContext) -> Outputs:
         x, skips, maps = image, [], []

@@ -47,8 +47,9 @@ class Config:
 
 def _conv(cin: int, cout: int, kernel: int, *, act: str = "relu", rngs: nnx.Rngs, **more) -> ConvNorm:
     """Convolution of He's initial values, BatchNorm, ReLU unless another is named."""
-    return ConvNorm(cin, cout, kernel, rank=2, act=act, weight_init=initial.fan_out_normal((kernel, kernel), cout), rngs=rngs,
-                    **more)
+    return ConvNorm(
+        cin, cout, kernel, rank=2, act=act, weight_init=initial.fan_out_normal((kernel, kernel), cout), rngs=rngs, **more
+    )
 
 
 class Bottleneck(nnx.Module):
@@ -74,12 +75,15 @@ class Encoder(nnx.Module):
     def __init__(self, config: Config, in_channels: int, *, rngs: nnx.Rngs):
         w = config.width
         self.channels = tuple(w * 2**i * EXPANSION for i in range(4))
-        self.stem = nnx.List([_conv(in_channels, w, 3, stride=2, rngs=rngs), _conv(w, w, 3, rngs=rngs),
-                              _conv(w, 2 * w, 3, rngs=rngs)])
+        self.stem = nnx.List(
+            [_conv(in_channels, w, 3, stride=2, rngs=rngs), _conv(w, w, 3, rngs=rngs), _conv(w, 2 * w, 3, rngs=rngs)]
+        )
         stages, cin = [], 2 * w
         for i, (depth, stride, dilation) in enumerate(zip(config.depths, (1, 2, 1, 1), (1, 1, 2, 4))):
-            blocks = [Bottleneck(self.channels[i] if j else cin, w * 2**i, 1 if j else stride, dilation, j == 0, rngs=rngs)
-                      for j in range(depth)]
+            blocks = [
+                Bottleneck(self.channels[i] if j else cin, w * 2**i, 1 if j else stride, dilation, j == 0, rngs=rngs)
+                for j in range(depth)
+            ]
             stages.append(nnx.List(blocks))
             cin = self.channels[i]
         self.stages = nnx.List(stages)
@@ -155,17 +159,21 @@ VARIANTS = {
 
 _STEM = (("0", "0.conv"), ("1", "0.norm"), ("3", "1.conv"), ("4", "1.norm"), ("6", "2.conv"), ("7", "2.norm"))
 KEY_MAPPINGS = (
-    KeyMapping("hszhao", (
-        *((rf"^layer0\.{a}\.", f"encoder.stem.{b}.") for a, b in _STEM),
-        *((rf"^layer{i + 1}\.", f"encoder.stages.{i}.") for i in range(4)),
-        (r"(stages\.\d+\.\d+)\.bn([123])\.", r"\1.conv\2.norm."),
-        (r"(stages\.\d+\.\d+)\.conv([123])\.(weight)", r"\1.conv\2.conv.\3"),
-        (r"\.downsample\.0\.", ".shortcut.conv."),
-        (r"\.downsample\.1\.", ".shortcut.norm."),
-        (r"^ppm\.features\.(\d)\.1\.", r"ppm.convs.\1.conv."),
-        (r"^ppm\.features\.(\d)\.2\.", r"ppm.convs.\1.norm."),
-        *((rf"^{a}\.0\.", f"{b}.conv.conv.") for a, b in (("cls", "head"), ("aux", "aux"))),
-        *((rf"^{a}\.1\.", f"{b}.conv.norm.") for a, b in (("cls", "head"), ("aux", "aux"))),
-        *((rf"^{a}\.4\.", f"{b}.classifier.") for a, b in (("cls", "head"), ("aux", "aux"))),
-    ), ignored=(r"num_batches_tracked$",)),
+    KeyMapping(
+        "hszhao",
+        (
+            *((rf"^layer0\.{a}\.", f"encoder.stem.{b}.") for a, b in _STEM),
+            *((rf"^layer{i + 1}\.", f"encoder.stages.{i}.") for i in range(4)),
+            (r"(stages\.\d+\.\d+)\.bn([123])\.", r"\1.conv\2.norm."),
+            (r"(stages\.\d+\.\d+)\.conv([123])\.(weight)", r"\1.conv\2.conv.\3"),
+            (r"\.downsample\.0\.", ".shortcut.conv."),
+            (r"\.downsample\.1\.", ".shortcut.norm."),
+            (r"^ppm\.features\.(\d)\.1\.", r"ppm.convs.\1.conv."),
+            (r"^ppm\.features\.(\d)\.2\.", r"ppm.convs.\1.norm."),
+            *((rf"^{a}\.0\.", f"{b}.conv.conv.") for a, b in (("cls", "head"), ("aux", "aux"))),
+            *((rf"^{a}\.1\.", f"{b}.conv.norm.") for a, b in (("cls", "head"), ("aux", "aux"))),
+            *((rf"^{a}\.4\.", f"{b}.classifier.") for a, b in (("cls", "head"), ("aux", "aux"))),
+        ),
+        ignored=(r"num_batches_tracked$",),
+    ),
 )

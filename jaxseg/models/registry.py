@@ -41,8 +41,11 @@ def family_of(name: str):
 
 def variants() -> dict[str, Variant]:
     """Every named network with its defaults."""
-    return {name: variant for family in FAMILIES
-            for name, variant in importlib.import_module(f"jaxseg.models.{family}").VARIANTS.items()}
+    return {
+        name: variant
+        for family in FAMILIES
+        for name, variant in importlib.import_module(f"jaxseg.models.{family}").VARIANTS.items()
+    }
 
 
 def list_models(contains: str = "") -> list[str]:
@@ -50,8 +53,16 @@ def list_models(contains: str = "") -> list[str]:
     return sorted(n for n in variants() if contains in n)
 
 
-def create_model(name: str, *, in_channels: int | None = None, num_classes: int | None = None, rank: int | None = None,
-                 seed: int = 0, abstract: bool = False, **overrides) -> Segmenter:
+def create_model(
+    name: str,
+    *,
+    in_channels: int | None = None,
+    num_classes: int | None = None,
+    rank: int | None = None,
+    seed: int = 0,
+    abstract: bool = False,
+    **overrides,
+) -> Segmenter:
     """Build a network.
 
     Args:
@@ -109,8 +120,15 @@ def _composite(name: str, in_channels: int | None, num_classes: int | None, seed
     lookup("decoder", decoder, composite.DECODERS)
     own = {key: overrides[key] for key in ("width", "dropout") if key in overrides}
     config = _override(base, variant.config, {k: v for k, v in overrides.items() if k not in own})
-    return lambda: composite.Composite(encoder, config, decoder, in_channels=in_channels or variant.in_channels,
-                                       num_classes=num_classes or variant.num_classes, rngs=nnx.Rngs(seed), **own)
+    return lambda: composite.Composite(
+        encoder,
+        config,
+        decoder,
+        in_channels=in_channels or variant.in_channels,
+        num_classes=num_classes or variant.num_classes,
+        rngs=nnx.Rngs(seed),
+        **own,
+    )
 
 
 def _override(name: str, config, overrides: dict):

@@ -73,8 +73,18 @@ def _linear(cin: int, cout: int, rngs: nnx.Rngs) -> Linear:
 
 
 def _conv(cin: int, cout: int, kernel: int, *, rngs: nnx.Rngs, stride: int = 1, padding=None, groups: int = 1) -> Conv:
-    return Conv(cin, cout, kernel, rank=2, stride=stride, padding=padding, groups=groups, bias_init=initial.zeros,
-                weight_init=initial.fan_out_normal((kernel, kernel), cout, groups), rngs=rngs)
+    return Conv(
+        cin,
+        cout,
+        kernel,
+        rank=2,
+        stride=stride,
+        padding=padding,
+        groups=groups,
+        bias_init=initial.zeros,
+        weight_init=initial.fan_out_normal((kernel, kernel), cout, groups),
+        rngs=rngs,
+    )
 
 
 class Attention(nnx.Module):
@@ -146,9 +156,12 @@ class Encoder(StagedEncoder):
         rates = drop_path_rates(config.drop_path, config.depths)
         ins = (in_channels, *config.dims)
         self.embeds = nnx.List([PatchEmbed(ins[i], ins[i + 1], 3 if i else 7, 2 if i else 4, rngs=rngs) for i in range(4)])
-        self.stages = nnx.List([
-            nnx.List([Block(config, dim, HEADS[i], REDUCTIONS[i], rates[i][j], rngs=rngs) for j in range(config.depths[i])])
-            for i, dim in enumerate(config.dims)])
+        self.stages = nnx.List(
+            [
+                nnx.List([Block(config, dim, HEADS[i], REDUCTIONS[i], rates[i][j], rngs=rngs) for j in range(config.depths[i])])
+                for i, dim in enumerate(config.dims)
+            ]
+        )
         self.norms = nnx.List([LayerNorm(dim, eps=config.block_eps, rngs=rngs) for dim in config.dims])
 
 
@@ -201,42 +214,49 @@ _SIZES = {
 _ICH = dict(gelu="gelu_tanh", norm_eps=1e-3, norm_momentum=0.03, align_corners=True)
 
 VARIANTS = {f"segformer_{size}": Variant(SegFormer, Config(*sizes), num_classes=150) for size, sizes in _SIZES.items()}
-VARIANTS |= {f"segformer_{size}_ich": Variant(SegFormer, Config(*sizes, **_ICH), in_channels=1)
-             for size, sizes in _SIZES.items()}
+VARIANTS |= {f"segformer_{size}_ich": Variant(SegFormer, Config(*sizes, **_ICH), in_channels=1) for size, sizes in _SIZES.items()}
 
 _STAGES = range(4)
 KEY_MAPPINGS = (
-    KeyMapping("official", (
-        *((rf"^(backbone\.)?patch_embed{i + 1}\.", f"encoder.embeds.{i}.") for i in _STAGES),
-        *((rf"^(backbone\.)?block{i + 1}\.", f"encoder.stages.{i}.") for i in _STAGES),
-        *((rf"^(backbone\.)?norm{i + 1}\.", f"encoder.norms.{i}.") for i in _STAGES),
-        (r"mlp\.dwconv\.dwconv\.", "mlp.dwconv."),
-        *((rf"^decode_head\.linear_c{i + 1}\.proj\.", f"decoder.linears.{i}.") for i in _STAGES),
-        (r"^decode_head\.linear_fuse\.conv\.", "decoder.fuse."),
-        (r"^decode_head\.linear_fuse\.bn\.", "decoder.norm."),
-        (r"^decode_head\.linear_pred\.", "classifier."),
-    ), ignored=(r"num_batches_tracked$", r"^decode_head\.conv_seg\.")),  # conv_seg: made by mmseg's base class, never used
-    KeyMapping("transformers", (  # published files have the first name of each pair, live models of transformers 5 the second
-        (r"^(segformer\.)?encoder\.patch_embeddings\.(\d)\.", r"encoder.embeds.\2."),
-        (r"^(segformer\.)?stages\.(\d)\.patch_embeddings\.", r"encoder.embeds.\2."),
-        (r"^(segformer\.)?encoder\.block\.(\d)\.", r"encoder.stages.\2."),
-        (r"^(segformer\.)?stages\.(\d)\.blocks\.", r"encoder.stages.\2."),
-        (r"^(segformer\.)?encoder\.layer_norm\.(\d)\.", r"encoder.norms.\2."),
-        (r"^(segformer\.)?stages\.(\d)\.layer_norm\.", r"encoder.norms.\2."),
-        (r"^(encoder\.embeds\.\d)\.layer_norm\.", r"\1.norm."),
-        (r"\.(layer_norm_1|layernorm_before)\.", ".norm1."),
-        (r"\.(layer_norm_2|layernorm_after)\.", ".norm2."),
-        (r"\.attention\.(self\.query|q_proj)\.", ".attn.q."),
-        (r"\.attention\.(self\.key|k_proj)\.(weight|bias)$", r".attn.kv.\2#0"),
-        (r"\.attention\.(self\.value|v_proj)\.(weight|bias)$", r".attn.kv.\2#1"),
-        (r"\.attention\.(self\.sr|sequence_reduction\.sequence_reduction)\.", ".attn.sr."),
-        (r"\.attention\.(self|sequence_reduction)\.layer_norm\.", ".attn.norm."),
-        (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
-        (r"\.mlp\.dense([12])\.", r".mlp.fc\1."),
-        (r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv."),
-        (r"^decode_head\.linear_(c|projections)\.(\d)\.proj\.", r"decoder.linears.\2."),
-        (r"^decode_head\.linear_fuse\.", "decoder.fuse."),
-        (r"^decode_head\.batch_norm\.", "decoder.norm."),
-        (r"^decode_head\.classifier\.", "classifier."),
-    ), ignored=(r"num_batches_tracked$",)),
+    KeyMapping(
+        "official",
+        (
+            *((rf"^(backbone\.)?patch_embed{i + 1}\.", f"encoder.embeds.{i}.") for i in _STAGES),
+            *((rf"^(backbone\.)?block{i + 1}\.", f"encoder.stages.{i}.") for i in _STAGES),
+            *((rf"^(backbone\.)?norm{i + 1}\.", f"encoder.norms.{i}.") for i in _STAGES),
+            (r"mlp\.dwconv\.dwconv\.", "mlp.dwconv."),
+            *((rf"^decode_head\.linear_c{i + 1}\.proj\.", f"decoder.linears.{i}.") for i in _STAGES),
+            (r"^decode_head\.linear_fuse\.conv\.", "decoder.fuse."),
+            (r"^decode_head\.linear_fuse\.bn\.", "decoder.norm."),
+            (r"^decode_head\.linear_pred\.", "classifier."),
+        ),
+        ignored=(r"num_batches_tracked$", r"^decode_head\.conv_seg\."),
+    ),  # conv_seg: made by mmseg's base class, never used
+    KeyMapping(
+        "transformers",
+        (  # published files have the first name of each pair, live models of transformers 5 the second
+            (r"^(segformer\.)?encoder\.patch_embeddings\.(\d)\.", r"encoder.embeds.\2."),
+            (r"^(segformer\.)?stages\.(\d)\.patch_embeddings\.", r"encoder.embeds.\2."),
+            (r"^(segformer\.)?encoder\.block\.(\d)\.", r"encoder.stages.\2."),
+            (r"^(segformer\.)?stages\.(\d)\.blocks\.", r"encoder.stages.\2."),
+            (r"^(segformer\.)?encoder\.layer_norm\.(\d)\.", r"encoder.norms.\2."),
+            (r"^(segformer\.)?stages\.(\d)\.layer_norm\.", r"encoder.norms.\2."),
+            (r"^(encoder\.embeds\.\d)\.layer_norm\.", r"\1.norm."),
+            (r"\.(layer_norm_1|layernorm_before)\.", ".norm1."),
+            (r"\.(layer_norm_2|layernorm_after)\.", ".norm2."),
+            (r"\.attention\.(self\.query|q_proj)\.", ".attn.q."),
+            (r"\.attention\.(self\.key|k_proj)\.(weight|bias)$", r".attn.kv.\2#0"),
+            (r"\.attention\.(self\.value|v_proj)\.(weight|bias)$", r".attn.kv.\2#1"),
+            (r"\.attention\.(self\.sr|sequence_reduction\.sequence_reduction)\.", ".attn.sr."),
+            (r"\.attention\.(self|sequence_reduction)\.layer_norm\.", ".attn.norm."),
+            (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
+            (r"\.mlp\.dense([12])\.", r".mlp.fc\1."),
+            (r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv."),
+            (r"^decode_head\.linear_(c|projections)\.(\d)\.proj\.", r"decoder.linears.\2."),
+            (r"^decode_head\.linear_fuse\.", "decoder.fuse."),
+            (r"^decode_head\.batch_norm\.", "decoder.norm."),
+            (r"^decode_head\.classifier\.", "classifier."),
+        ),
+        ignored=(r"num_batches_tracked$",),
+    ),
 )

@@ -60,13 +60,17 @@ class Summary(NamedTuple):
 
     def __str__(self) -> str:
         width = max(12, *(len(p.name) for p in self.parts))
-        lines = [f"{self.name}: {list(self.image_shape)} -> {list(self.output_shape)}",
-                 f"  {'module':{width}s} {'parameters':>14s} {'share':>7s} {'state':>10s}"]
+        lines = [
+            f"{self.name}: {list(self.image_shape)} -> {list(self.output_shape)}",
+            f"  {'module':{width}s} {'parameters':>14s} {'share':>7s} {'state':>10s}",
+        ]
         lines += [f"  {p.name:{width}s} {p.params:14,d} {p.params / max(self.params, 1):7.1%} {p.state:10,d}" for p in self.parts]
-        lines += [f"  {'total':{width}s} {self.params:14,d} {'':7s} {self.state:10,d}",
-                  f"  {self.macs / 1e9:.4f} GMAC (conv, transposed conv, linear, matmul; inference)",
-                  f"  {self.macs_printed / 1e9:.4f} G as torchprofile prints it (training mode; norms, products, resizes "
-                  "and all taps of transposed convolutions added)"]
+        lines += [
+            f"  {'total':{width}s} {self.params:14,d} {'':7s} {self.state:10,d}",
+            f"  {self.macs / 1e9:.4f} GMAC (conv, transposed conv, linear, matmul; inference)",
+            f"  {self.macs_printed / 1e9:.4f} G as torchprofile prints it (training mode; norms, products, resizes "
+            "and all taps of transposed convolutions added)",
+        ]
         return "\n".join(lines)
 
 
@@ -96,12 +100,22 @@ def summarize(model: str | Segmenter, image_shape: Sequence[int], **options) -> 
         for n, v in tree.items():
             parts.setdefault(n.partition(".")[0], Counter())[kind] += math.prod(v.shape)
     rows = tuple(Part(n, parts[n]["params"], parts[n]["state"]) for n in sorted(parts))
-    return Summary(name, shape, tuple(output.shape), sum(p.params for p in rows), sum(p.state for p in rows),
-                   sum(counts[k] for k in TRUE_KINDS), sum(train_counts.values()), dict(counts), rows)
+    return Summary(
+        name,
+        shape,
+        tuple(output.shape),
+        sum(p.params for p in rows),
+        sum(p.state for p in rows),
+        sum(counts[k] for k in TRUE_KINDS),
+        sum(train_counts.values()),
+        dict(counts),
+        rows,
+    )
 
 
 def _count(network: functional.Network, params, state, shape, *, train: bool):
     """(logits' shape and dtype, tally) of one pass, traced with shapes alone."""
+
     def forward(params, state, image):
         context = ForwardContext(train=True, key=jax.random.key(0)) if train else ForwardContext()
         return network.apply(params, state, image, context)[0].logits

@@ -53,15 +53,25 @@ VARIANTS = {
 }
 
 KEY_MAPPINGS = (
-    KeyMapping("scoliosis", (
-        *((rf"\.convBlk\.{theirs}{i + 1}\.", rf".convBlk.blocks.{i}.{ours}.") for i in range(2)
-          for theirs, ours in (("conv", "conv"), ("bn", "norm"))),
-        *((rf"^b\.{theirs}{i + 1}\.", rf"b.blocks.{i}.{ours}.") for i in range(2)
-          for theirs, ours in (("conv", "conv"), ("bn", "norm"))),
-        *((rf"^e{i + 1}\.convBlk\.", f"encoder.{i}.") for i in range(4)),
-        (r"^b\.", "encoder.4."),
-        *((rf"^d{i + 1}\.transposeConv\.", f"decoder.{i}.up.") for i in range(4)),
-        *((rf"^d{i + 1}\.convBlk\.", f"decoder.{i}.convs.") for i in range(4)),
-        (r"^conv_out\.", "head."),
-    ), ignored=(r"num_batches_tracked$",)),
+    KeyMapping(
+        "scoliosis",
+        (
+            *(
+                (rf"\.convBlk\.{theirs}{i + 1}\.", rf".convBlk.blocks.{i}.{ours}.")
+                for i in range(2)
+                for theirs, ours in (("conv", "conv"), ("bn", "norm"))
+            ),
+            *(
+                (rf"^b\.{theirs}{i + 1}\.", rf"b.blocks.{i}.{ours}.")
+                for i in range(2)
+                for theirs, ours in (("conv", "conv"), ("bn", "norm"))
+            ),
+            *((rf"^e{i + 1}\.convBlk\.", f"encoder.{i}.") for i in range(4)),
+            (r"^b\.", "encoder.4."),
+            *((rf"^d{i + 1}\.transposeConv\.", f"decoder.{i}.up.") for i in range(4)),
+            *((rf"^d{i + 1}\.convBlk\.", f"decoder.{i}.convs.") for i in range(4)),
+            (r"^conv_out\.", "head."),
+        ),
+        ignored=(r"num_batches_tracked$",),
+    ),
 )

@@ -57,8 +57,9 @@ class Block(nnx.Module):
     """`convs` times a 3x3 convolution with ReLU and, if asked, BatchNorm before or after it; dropout after the first."""
 
     def __init__(self, config: Config, cin: int, cout: int, dilation: int = 1, dropout: float = 0.0, *, rngs: nnx.Rngs):
-        self.convs = nnx.List([keras_conv(cin if i == 0 else cout, cout, 3, dilation=dilation, rngs=rngs)
-                               for i in range(config.convs)])
+        self.convs = nnx.List(
+            [keras_conv(cin if i == 0 else cout, cout, 3, dilation=dilation, rngs=rngs) for i in range(config.convs)]
+        )
         self.norms = nnx.List([keras_norm(cout, rngs=rngs) if config.norm != "none" else None for _ in range(config.convs)])
         self.before = config.norm == "before"
         self.dropout = Dropout(dropout)
@@ -97,10 +98,15 @@ class UNet2D(Segmenter):
         self.size_multiple = 2 ** len(config.widths)
         ins = (in_channels, *config.widths)
         third = len(config.widths) - 2
-        self.encoder = nnx.List([Block(config, a, b, d, config.dropout if i == third else 0.0, rngs=rngs)
-                                 for i, (a, b, d) in enumerate(zip(ins, config.widths, config.dilations))])
-        self.bridge = (Block(config, config.widths[-1], config.bridge, config.bridge_dilation, rngs=rngs)
-                       if config.bridge else None)
+        self.encoder = nnx.List(
+            [
+                Block(config, a, b, d, config.dropout if i == third else 0.0, rngs=rngs)
+                for i, (a, b, d) in enumerate(zip(ins, config.widths, config.dilations))
+            ]
+        )
+        self.bridge = (
+            Block(config, config.widths[-1], config.bridge, config.bridge_dilation, rngs=rngs) if config.bridge else None
+        )
         self.bridge_dropout = Dropout(config.bridge_dropout)
         c = config.bridge or config.widths[-1]
         self.gate = Gate(config.widths[-1], c, config.widths[-1] // 2, rngs=rngs) if config.gate else None

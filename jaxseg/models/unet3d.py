@@ -45,13 +45,15 @@ class UNet3D(Segmenter):
         self.min_size = 2 ** (len(widths) - 1)
         self.stem = DoubleConv(in_channels, widths[0], **same)
         halved = len(widths) - (2 if config.faithful_bottleneck else 1)
-        self.downs = nnx.List([Down(a, b, how=config.down, halve=i < halved, **same)
-                               for i, (a, b) in enumerate(zip(widths, widths[1:]))])
+        self.downs = nnx.List(
+            [Down(a, b, how=config.down, halve=i < halved, **same) for i, (a, b) in enumerate(zip(widths, widths[1:]))]
+        )
         skips = widths[-2::-1]
         # linear upsampling narrows one level early: nothing else halves the channels between two levels
         outs = skips if config.upsampling == "transposed" else (*skips[1:], widths[0])
-        self.ups = nnx.List([up_halved(c, out, skip, how=config.upsampling, **same)
-                             for c, out, skip in zip((widths[-1], *outs), outs, skips)])
+        self.ups = nnx.List(
+            [up_halved(c, out, skip, how=config.upsampling, **same) for c, out, skip in zip((widths[-1], *outs), outs, skips)]
+        )
         self.head = Conv(outs[-1], num_classes, 1, rank=rank, rngs=rngs)
 
     def forward(self, image: Array, context: ForwardContext) -> Outputs:
@@ -83,6 +85,8 @@ _CONFIGS |= {
     "unet3d_test": (Config((4, 8, 8, 16), down="stride"), 2, 4),
     "roi_unet3d_test": (Config((4, 8, 8), upsampling="linear", norm="group"), 7, 2),
 }
-VARIANTS = {name: Variant(UNet3D, config, in_channels=channels, num_classes=classes, ranks=(3, 2))
-            for name, (config, channels, classes) in _CONFIGS.items()}
+VARIANTS = {
+    name: Variant(UNet3D, config, in_channels=channels, num_classes=classes, ranks=(3, 2))
+    for name, (config, channels, classes) in _CONFIGS.items()
+}
 KEY_MAPPINGS = ()

@@ -66,15 +66,22 @@ class UNet3Plus(Segmenter):
         n = len(config.widths)
         self.size_multiple = 2 ** (n if config.bridge else n - 1)
         widths = (*config.widths, config.bridge) if config.bridge else config.widths
-        self.encoder = nnx.List([
-            nnx.List([keras_conv_norm(a if j == 0 else b, b, 3, dilation=config.dilation, rngs=rngs)
-                      for j in range(2 if i == n else config.convs)])
-            for i, (a, b) in enumerate(zip((in_channels, *widths), widths))])
+        self.encoder = nnx.List(
+            [
+                nnx.List(
+                    [
+                        keras_conv_norm(a if j == 0 else b, b, 3, dilation=config.dilation, rngs=rngs)
+                        for j in range(2 if i == n else config.convs)
+                    ]
+                )
+                for i, (a, b) in enumerate(zip((in_channels, *widths), widths))
+            ]
+        )
         self.dropout = Dropout(config.dropout)
         total = config.branch * (n + bool(config.bridge))
         levels = []
         for depth in reversed(range(n)):  # finer encoders and this one, then coarser decoders, then the bridge
-            sources = [*config.widths[:depth + 1], *[total] * (n - 1 - depth), *([config.bridge] if config.bridge else [])]
+            sources = [*config.widths[: depth + 1], *[total] * (n - 1 - depth), *([config.bridge] if config.bridge else [])]
             levels.append(Level(sources, config.branch, config.dilation, rngs=rngs))
         self.decoder = nnx.List(levels)
         self.head = keras_conv(total, num_classes, 1, rngs=rngs)
@@ -93,7 +100,7 @@ class UNet3Plus(Segmenter):
         for i, level in enumerate(self.decoder):
             depth = n - 1 - i
             with jax.named_scope(f"up{i + 1}"):
-                decoded.insert(0, level([*encoded[:depth + 1], *decoded, *below], encoded[depth].shape[1:-1], context))
+                decoded.insert(0, level([*encoded[: depth + 1], *decoded, *below], encoded[depth].shape[1:-1], context))
         return Outputs(self.head(decoded[0]))
 
 
@@ -103,6 +110,7 @@ _CONFIGS = {
     "unet3p_3conv": (Config(convs=3), 5),
     "unet3p_test": (Config(widths=(4, 6, 8, 10), branch=4), 4),
 }
-VARIANTS = {name: Variant(UNet3Plus, config, in_channels=channels, num_classes=4)
-            for name, (config, channels) in _CONFIGS.items()}
+VARIANTS = {
+    name: Variant(UNet3Plus, config, in_channels=channels, num_classes=4) for name, (config, channels) in _CONFIGS.items()
+}
 KEY_MAPPINGS = ()

@@ -69,21 +69,29 @@ class UNETR(Segmenter):
             tokens *= n // _PATCH
         self.embed = Conv(in_channels, hidden, _PATCH, stride=_PATCH, padding=0, **same)
         self.position = nnx.Param(initial.truncated_normal(0.02)(rngs, (1, tokens, hidden)))
-        self.layers = nnx.List([TransformerLayer(hidden, config.mlp, act="gelu", heads=config.heads, qkv_bias=False, rngs=rngs)
-                                for _ in range(config.depth)])
+        self.layers = nnx.List(
+            [
+                TransformerLayer(hidden, config.mlp, act="gelu", heads=config.heads, qkv_bias=False, rngs=rngs)
+                for _ in range(config.depth)
+            ]
+        )
         self.norm = LayerNorm(hidden, rngs=rngs)
         self.encoder1 = ResBlock(in_channels, f, **same)
         self.encoder2, self.encoder3, self.encoder4 = (
-            SkipUpsampler(hidden, f * m, more, **same) for m, more in ((2, 2), (4, 1), (8, 0)))
+            SkipUpsampler(hidden, f * m, more, **same) for m, more in ((2, 2), (4, 1), (8, 0))
+        )
         self.decoder5, self.decoder4, self.decoder3, self.decoder2 = (
-            res_up(a, b, **same) for a, b in ((hidden, 8 * f), (8 * f, 4 * f), (4 * f, 2 * f), (2 * f, f)))
+            res_up(a, b, **same) for a, b in ((hidden, 8 * f), (8 * f, 4 * f), (4 * f, 2 * f), (2 * f, f))
+        )
         self.out = Conv(f, num_classes, 1, **same)
 
     def check(self, shape: tuple[int, ...]) -> None:
         super().check(shape)
         if tuple(shape[1:-1]) != self.image_size:
-            raise ValueError(f"got an image of spatial size {tuple(shape[1:-1])}; this UNETR takes {self.image_size}: crop, or "
-                             "build it with image_size=")
+            raise ValueError(
+                f"got an image of spatial size {tuple(shape[1:-1])}; this UNETR takes {self.image_size}: crop, or "
+                "build it with image_size="
+            )
 
     def forward(self, image: Array, context: ForwardContext) -> Outputs:
         with jax.named_scope("vit"):
@@ -109,13 +117,17 @@ VARIANTS = {
     "unetr_test": Variant(UNETR, _TINY, in_channels=1, num_classes=2, ranks=(3,)),
 }
 KEY_MAPPINGS = (
-    KeyMapping("monai", (
-        *RULES,
-        (r"^vit\.patch_embedding\.position_embeddings$", "position"),
-        (r"^vit\.patch_embedding\.patch_embeddings\.", "embed."),
-        (r"^vit\.blocks\.(\d+)\.mlp\.linear([12])\.", r"layers.\1.fc\2."),
-        (r"^vit\.blocks\.(\d+)\.attn\.out_proj\.", r"layers.\1.attn.proj."),
-        (r"^vit\.blocks\.", "layers."),
-        (r"^vit\.norm\.", "norm."),
-    ), ignored=(r"norm_cross_attn\.", r"\.cross_attn\.")),
+    KeyMapping(
+        "monai",
+        (
+            *RULES,
+            (r"^vit\.patch_embedding\.position_embeddings$", "position"),
+            (r"^vit\.patch_embedding\.patch_embeddings\.", "embed."),
+            (r"^vit\.blocks\.(\d+)\.mlp\.linear([12])\.", r"layers.\1.fc\2."),
+            (r"^vit\.blocks\.(\d+)\.attn\.out_proj\.", r"layers.\1.attn.proj."),
+            (r"^vit\.blocks\.", "layers."),
+            (r"^vit\.norm\.", "norm."),
+        ),
+        ignored=(r"norm_cross_attn\.", r"\.cross_attn\."),
+    ),
 )

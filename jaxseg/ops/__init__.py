@@ -12,6 +12,27 @@ from jaxseg.ops.norm.layer import layer_norm
 from jaxseg.ops.pool.api import adaptive_avg_pool, avg_pool, larger, max_pool, spatial_max
 from jaxseg.ops.resize.api import resize
 
-__all__ = ["ACTS", "FUSED", "adaptive_avg_pool", "attention", "avg_pool", "conv", "conv_transpose", "gelu", "hard_sigmoid",
-           "larger", "layer_norm", "linear", "materialize", "max_pool", "moments", "msca", "norm_act", "normalize", "relu6",
-           "resize", "spatial_max", "standardize"]
+__all__ = [
+    "ACTS",
+    "FUSED",
+    "adaptive_avg_pool",
+    "attention",
+    "avg_pool",
+    "conv",
+    "conv_transpose",
+    "gelu",
+    "hard_sigmoid",
+    "larger",
+    "layer_norm",
+    "linear",
+    "materialize",
+    "max_pool",
+    "moments",
+    "msca",
+    "norm_act",
+    "normalize",
+    "relu6",
+    "resize",
+    "spatial_max",
+    "standardize",
+]

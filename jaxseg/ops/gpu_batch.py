@@ -30,8 +30,10 @@ def over_batch(kernel: Callable, inputs: str, outputs: str, *, plain: bool = Fal
 
     def rule(_, __, operands, results):
         ranks = [t.rank for t in (*operands, *results)]
-        words = [["b" if letter == "b" and a == 0 else f"x{i:02}y{a}" for a in range(rank)]
-                 for i, (letter, rank) in enumerate(zip(inputs + outputs, ranks))]
+        words = [
+            ["b" if letter == "b" and a == 0 else f"x{i:02}y{a}" for a in range(rank)]
+            for i, (letter, rank) in enumerate(zip(inputs + outputs, ranks))
+        ]
         text = [" ".join(word) for word in words]
         fixed = tuple(sorted({name for word in words for name in word} - {"b"}))
         n = len(inputs)
@@ -64,8 +66,10 @@ def over_batch(kernel: Callable, inputs: str, outputs: str, *, plain: bool = Fal
                 one = lambda own: call(static, *(own[mine.index(i)] if i in mine else v for i, v in enumerate(arrays)))
                 found = lax.map(one, tuple(arrays[i] for i in mine))
             else:
-                whole = [v if a else jnp.broadcast_to(v, (size, *v.shape)) if letter == "b" else v
-                         for a, v, letter in zip(batched, arrays, inputs)]
+                whole = [
+                    v if a else jnp.broadcast_to(v, (size, *v.shape)) if letter == "b" else v
+                    for a, v, letter in zip(batched, arrays, inputs)
+                ]
                 flat = [v.reshape(-1, *v.shape[2:]) if letter == "b" else v for v, letter in zip(whole, inputs)]
                 found = tuple(v.reshape(size, -1, *v.shape[1:]) for v in call(static, *flat))
             return found, (True,) * len(outputs)

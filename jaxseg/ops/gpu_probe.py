@@ -43,8 +43,12 @@ def compiles(what: str, key: Hashable, *functions: Callable, arguments: tuple) -
                 jax.jit(function).lower(*arguments).compile()
             known = True
         except Exception as error:  # whatever the driver, the card or this version of jax does not have
-            warnings.warn(f"{what} {key}: does not compile on this GPU ({type(error).__name__}: {_first_line(error)}); "
-                          "XLA's own operations take its place", RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                f"{what} {key}: does not compile on this GPU ({type(error).__name__}: {_first_line(error)}); "
+                "XLA's own operations take its place",
+                RuntimeWarning,
+                stacklevel=2,
+            )
             known = False
         _COMPILES[what, key] = known
     return known

@@ -26,6 +26,8 @@ def standardise(image: Array, mean: tuple[float, ...], std: tuple[float, ...]) -
         return image
     c = image.shape[-1]
     if len(mean) != c or len(std) != c or not all(s > 0 for s in std):
-        raise ConfigError(f"got data.mean={tuple(mean)} and data.std={tuple(std)} for {c} channels; give {c} numbers each, "
-                          "those of std above 0, or () for both")
+        raise ConfigError(
+            f"got data.mean={tuple(mean)} and data.std={tuple(std)} for {c} channels; give {c} numbers each, "
+            "those of std above 0, or () for both"
+        )
     return (image - jnp.asarray(mean, image.dtype)) / jnp.asarray(std, image.dtype)

@@ -18,6 +18,8 @@ def describe(dtype: str) -> str:
     if dtype == "bfloat16":
         return f"computing in bfloat16 on {kind}; parameters, statistics, softmax and losses stay in float32"
     if device == "gpu":
-        return (f"computing in float32 on {kind}: products round their inputs to TF32 (10 bits), and attention has no fused "
-                "kernels; --config.train.dtype=bfloat16 is faster")
+        return (
+            f"computing in float32 on {kind}: products round their inputs to TF32 (10 bits), and attention has no fused "
+            "kernels; --config.train.dtype=bfloat16 is faster"
+        )
     return f"computing in float32 on {kind}"

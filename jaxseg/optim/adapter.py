@@ -31,8 +31,14 @@ def factory(path: str, what: str) -> tuple[Callable, Mapping[str, inspect.Parame
     return make, inspect.signature(make).parameters
 
 
-def call(make: Callable, path: str, what: str, takes: Mapping[str, inspect.Parameter], options: Mapping[str, Any],
-         given: Mapping[str, Any]):
+def call(
+    make: Callable,
+    path: str,
+    what: str,
+    takes: Mapping[str, inspect.Parameter],
+    options: Mapping[str, Any],
+    given: Mapping[str, Any],
+):
     """make(**options, **given), where `given` is not for the user to set.
 
     Raises:
@@ -51,8 +57,13 @@ def call(make: Callable, path: str, what: str, takes: Mapping[str, inspect.Param
         raise ConfigError(f"{what} {path!r} with options {dict(options)}: {error}") from error
 
 
-def adapt(params: Mapping[str, Array], path: str, options: Mapping[str, Any], weight_decay: float,
-          factors: Mapping[str, tuple[float, float]]) -> tuple[Callable, Callable]:
+def adapt(
+    params: Mapping[str, Array],
+    path: str,
+    options: Mapping[str, Any],
+    weight_decay: float,
+    factors: Mapping[str, tuple[float, float]],
+) -> tuple[Callable, Callable]:
     """(init, update) of `build.Optimizer` around the transformation that a factory gives.
 
     Weight decay is handed to a factory that has an argument of that name, and added to the gradient for the others; a factor
@@ -88,8 +99,9 @@ def adapt(params: Mapping[str, Array], path: str, options: Mapping[str, Any], we
     _check(path, transformation)
     decays = sorted({decay for _, decay in factors.values()}) if own and weight_decay else [1.0]
     if len(decays) > 1:
-        inner = optax.partition({str(decay): transformation(decay) for decay in decays},
-                                {name: str(decay) for name, (_, decay) in factors.items()})
+        inner = optax.partition(
+            {str(decay): transformation(decay) for decay in decays}, {name: str(decay) for name, (_, decay) in factors.items()}
+        )
     else:
         inner = transformation(decays[0])
 
@@ -128,5 +140,7 @@ def _check(path: str, transformation: Callable) -> None:
         raise ConfigError(f"optimiser {path!r} cannot be updated with gradients and parameters alone: {text}") from error
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(half)):
         if not np.allclose(one, 2 * other, rtol=1e-3, atol=1e-6):
-            raise ConfigError(f"the updates of optimiser {path!r} are not proportional to its learning rate, and those of a rate "
-                              "of 1 are multiplied by config.optim.lr and the schedule; choose another, such as optax:adam")
+            raise ConfigError(
+                f"the updates of optimiser {path!r} are not proportional to its learning rate, and those of a rate "
+                "of 1 are multiplied by config.optim.lr and the schedule; choose another, such as optax:adam"
+            )

@@ -22,8 +22,9 @@ def decay_at(step: Array, decay: float, *, warmup: bool = False) -> Array:
     return jnp.minimum(decay, (1 + step) / (10 + step)) if warmup else jnp.asarray(decay, jnp.float32)
 
 
-def update(average: Mapping[str, Array], params: Mapping[str, Array], step: Array, decay: float, *,
-           warmup: bool = False) -> dict[str, Array]:
+def update(
+    average: Mapping[str, Array], params: Mapping[str, Array], step: Array, decay: float, *, warmup: bool = False
+) -> dict[str, Array]:
     """The average after one more update of the parameters."""
     rate = 1 - decay_at(step, decay, warmup=warmup)
     return {name: a + rate * (params[name].astype(jnp.float32) - a) for name, a in average.items()}

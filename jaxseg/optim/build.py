@@ -90,20 +90,30 @@ def _zeros(leaf: Array) -> np.ndarray:
     return np.zeros(leaf.shape, np.float32)  # by numpy: no program to compile for each shape
 
 
-_ADAM = Rule(_adam_moments, _adam, lambda p, **_: {"m": _zeros(p), "v": _zeros(p)}, {"b1": 0.9, "b2": 0.999, "eps": 1e-8},
-             _adam_scalars)
+_ADAM = Rule(
+    _adam_moments, _adam, lambda p, **_: {"m": _zeros(p), "v": _zeros(p)}, {"b1": 0.9, "b2": 0.999, "eps": 1e-8}, _adam_scalars
+)
 OPTIMIZERS: dict[str, Rule] = {
     "adam": _ADAM,
     "adamw": _ADAM._replace(decoupled=True),
-    "adagrad": Rule(_adagrad_moments, _adagrad, lambda p, *, initial, **_: {"sum": _zeros(p) + initial},
-                    {"eps": 1e-10, "initial": 0.0}),
-    "sgd": Rule(_sgd_moments, _sgd, lambda p, *, momentum, **_: {"m": _zeros(p)} if momentum else {},
-                {"momentum": 0.0, "nesterov": False}),
+    "adagrad": Rule(
+        _adagrad_moments, _adagrad, lambda p, *, initial, **_: {"sum": _zeros(p) + initial}, {"eps": 1e-10, "initial": 0.0}
+    ),
+    "sgd": Rule(
+        _sgd_moments, _sgd, lambda p, *, momentum, **_: {"m": _zeros(p)} if momentum else {}, {"momentum": 0.0, "nesterov": False}
+    ),
 }
 
 
-def build(params: Mapping[str, Array], *, name: str, options: Mapping[str, float] | None = None, weight_decay: float = 0.0,
-          groups: Groups = (), clip_norm: float = 0.0) -> Optimizer:
+def build(
+    params: Mapping[str, Array],
+    *,
+    name: str,
+    options: Mapping[str, float] | None = None,
+    weight_decay: float = 0.0,
+    groups: Groups = (),
+    clip_norm: float = 0.0,
+) -> Optimizer:
     """The optimiser of these parameters; its updates are for a learning rate of 1.
 
     The state of our own is {"count": int32, "<moment>": {parameter name: float32 array}}. Weight decay is decoupled for adamw
@@ -143,6 +153,7 @@ def build(params: Mapping[str, Array], *, name: str, options: Mapping[str, float
 
 def _by_rule(rule: Rule, settings: Mapping, weight_decay: float, factors: Mapping[str, tuple[float, float]]):
     """(init, update) of one of our own; `factors` also holds those of the vectors."""
+
     def init(params: Mapping[str, Array]) -> dict:
         state: dict = {"count": np.zeros((), np.int32)}
         for name, p in params.items():

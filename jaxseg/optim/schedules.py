@@ -52,23 +52,35 @@ def _constant(total_steps: int, steps_per_epoch: int):
     return lambda step: jnp.ones((), jnp.float32)
 
 
-def _poly(total_steps: int, steps_per_epoch: int, *, power: float = 1.0, final: float = 0.0, period: float | None = None,
-          per_epoch: bool = False):
+def _poly(
+    total_steps: int,
+    steps_per_epoch: int,
+    *,
+    power: float = 1.0,
+    final: float = 0.0,
+    period: float | None = None,
+    per_epoch: bool = False,
+):
     _positive("power", power)
     _fraction("final", final)
     t = _progress(total_steps, steps_per_epoch, period, per_epoch)
     return lambda step: final + (1 - final) * (1 - t(step)) ** power
 
 
-def _cosine(total_steps: int, steps_per_epoch: int, *, final: float = 0.0, period: float | None = None,
-            per_epoch: bool = False):
+def _cosine(total_steps: int, steps_per_epoch: int, *, final: float = 0.0, period: float | None = None, per_epoch: bool = False):
     _fraction("final", final)
     t = _progress(total_steps, steps_per_epoch, period, per_epoch)
     return lambda step: final + (1 - final) * (1 + jnp.cos(math.pi * t(step))) / 2
 
 
-def _step(total_steps: int, steps_per_epoch: int, *, every: float | None = None, milestones: Sequence[float] | None = None,
-          factor: float = 0.1):
+def _step(
+    total_steps: int,
+    steps_per_epoch: int,
+    *,
+    every: float | None = None,
+    milestones: Sequence[float] | None = None,
+    factor: float = 0.1,
+):
     if (every is None) == (milestones is None):
         raise ConfigError(f"schedule 'step' with every={every!r}, milestones={milestones!r}: give one of them, in epochs")
     _fraction("factor", factor)
@@ -90,8 +102,15 @@ SCHEDULES: dict[str, Callable] = {"constant": _constant, "poly": _poly, "cosine"
 def _by_path(path: str, options: Mapping[str, Any], total_steps: int, steps_per_epoch: int) -> Callable[[Array], Array]:
     """A schedule of optax's kind, a function of the step. What its factory needs and the options lack is of this run."""
     make, takes = adapter.factory(path, "schedule")
-    own = {"total_steps": total_steps, "decay_steps": total_steps, "transition_steps": total_steps,
-           "steps_per_epoch": steps_per_epoch, "init_value": 1.0, "peak_value": 1.0, "value": 1.0}
+    own = {
+        "total_steps": total_steps,
+        "decay_steps": total_steps,
+        "transition_steps": total_steps,
+        "steps_per_epoch": steps_per_epoch,
+        "init_value": 1.0,
+        "peak_value": 1.0,
+        "value": 1.0,
+    }
     needed = {name: own[name] for name, p in takes.items() if p.default is p.empty and name in own}
     schedule = adapter.call(make, path, "schedule", takes, {**needed, **options}, {})
     try:
@@ -104,8 +123,15 @@ def _by_path(path: str, options: Mapping[str, Any], total_steps: int, steps_per_
     return schedule
 
 
-def build(*, name: str, warmup: int = 0, warmup_ratio: float = 1e-6, options: Mapping[str, Any] | None = None,
-          total_steps: int, steps_per_epoch: int) -> Callable[[Array], Array]:
+def build(
+    *,
+    name: str,
+    warmup: int = 0,
+    warmup_ratio: float = 1e-6,
+    options: Mapping[str, Any] | None = None,
+    total_steps: int,
+    steps_per_epoch: int,
+) -> Callable[[Array], Array]:
     """f(step) -> float32 factor of the peak learning rate, safe inside jax.jit.
 
     Args:
@@ -133,11 +159,12 @@ def build(*, name: str, warmup: int = 0, warmup_ratio: float = 1e-6, options: Ma
     if total_steps >= 2**31:
         raise ConfigError(f"schedule over total_steps={total_steps}: steps are counted in 32 bits; lower train.epochs")
     if not 0 <= warmup < total_steps:
-        raise ConfigError(f"warmup={warmup} steps in a run of {total_steps}: must be fewer than the run has; lower "
-                          "schedule.warmup or train longer")
+        raise ConfigError(
+            f"warmup={warmup} steps in a run of {total_steps}: must be fewer than the run has; lower "
+            "schedule.warmup or train longer"
+        )
     _fraction("warmup_ratio", warmup_ratio)
-    main = (_by_path(name, options, total_steps, steps_per_epoch) if path
-            else make(total_steps, steps_per_epoch, **options))
+    main = _by_path(name, options, total_steps, steps_per_epoch) if path else make(total_steps, steps_per_epoch, **options)
 
     def schedule(step: Array) -> Array:
         factor = jnp.asarray(main(step), jnp.float32)
@@ -165,8 +192,20 @@ class Plateau:
       ConfigError: an unknown option or a value outside its range.
     """
 
-    def __init__(self, *, lr: float, mode: str = "min", factor: float = 0.1, patience: int = 10, threshold: float = 1e-4,
-                 threshold_mode: str = "rel", cooldown: int = 0, min_lr: float = 0.0, eps: float = 1e-8, **unknown):
+    def __init__(
+        self,
+        *,
+        lr: float,
+        mode: str = "min",
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_mode: str = "rel",
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+        eps: float = 1e-8,
+        **unknown,
+    ):
         if unknown:
             raise unknown_name("option of schedule 'plateau'", next(iter(unknown)), Plateau.__init__.__kwdefaults__)
         lookup("plateau mode", mode, {"min": 0, "max": 0})

@@ -80,7 +80,7 @@ class Events:
 
     def _write(self, record: bytes) -> None:
         while record:
-            record = record[self._file.write(record):]
+            record = record[self._file.write(record) :]
 
 
 def _masked(data: bytes) -> bytes:

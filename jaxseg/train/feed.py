@@ -72,9 +72,17 @@ class Slices(NamedTuple):
 
     def stream(self, config, images: int, start: int):
         """This process's share of the endless training stream from batch `start` on."""
-        return pipeline.train_batches(self.store, self.rows["train"], batch_size=images, seed=config.seed, start_batch=start,
-                                      workers=config.data.workers, max_samples=config.data.max_samples,
-                                      process_index=jax.process_index(), process_count=jax.process_count())
+        return pipeline.train_batches(
+            self.store,
+            self.rows["train"],
+            batch_size=images,
+            seed=config.seed,
+            start_batch=start,
+            workers=config.data.workers,
+            max_samples=config.data.max_samples,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
 
     def validator(self, config, network: Network, loss, outputs: Outputs, mesh) -> Callable:
         """(weights, net state) -> (figures, pictures) on the validation split."""
@@ -99,7 +107,8 @@ class Slices(NamedTuple):
         """The scores of config.eval.split on the grid that the network sees, with the published projects' tables."""
         thresholds = tuple(sorted({*config.eval.thresholds, config.eval.threshold}))
         scored = self._scorer(config, network, loss, outputs, mesh, thresholds).run(
-            *weights, self.store, self.rows[config.eval.split])
+            *weights, self.store, self.rows[config.eval.split]
+        )
         lines, figures = tables.published(scored, self.recipe.labels, tables=config.eval.tables, threshold=config.eval.threshold)
         found = evaluate_slices.table(scored, self.store, self.rules(config), config.eval.threshold)
         sweep = {str(t): projects.ich_scores(scored.at(t)) for t in scored.thresholds}
@@ -112,9 +121,19 @@ class Slices(NamedTuple):
 
     def _scorer(self, config, network, loss, outputs, mesh, thresholds):
         tables.check_tables(config.eval.tables, self.recipe.labels)
-        return evaluate_slices.Scorer(network, loss, thresholds=thresholds, threshold=config.eval.threshold, mesh=mesh,
-                                      batch_size=config.eval.batch_size, dtype=compute_dtype(config.train.dtype),
-                                      target=outputs.target, order=outputs.order, mean=self.recipe.mean, std=self.recipe.std)
+        return evaluate_slices.Scorer(
+            network,
+            loss,
+            thresholds=thresholds,
+            threshold=config.eval.threshold,
+            mesh=mesh,
+            batch_size=config.eval.batch_size,
+            dtype=compute_dtype(config.train.dtype),
+            target=outputs.target,
+            order=outputs.order,
+            mean=self.recipe.mean,
+            std=self.recipe.std,
+        )
 
 
 class Volumes(NamedTuple):
@@ -128,17 +147,28 @@ class Volumes(NamedTuple):
 
     def steps_per_epoch(self, config, images: int) -> int:
         """Batches of `images` patches in an epoch."""
-        return patches.steps_per_epoch(_limited(len(self.rows["train"]), config.data.max_samples), images,
-                                       1 if config.data.whole else config.data.per_volume)
+        return patches.steps_per_epoch(
+            _limited(len(self.rows["train"]), config.data.max_samples), images, 1 if config.data.whole else config.data.per_volume
+        )
 
     def stream(self, config, images: int, start: int):
         """This process's share of the endless training stream from batch `start` on."""
         return patches.patch_batches(
-            self.store, self.rows["train"], batch_size=images, patch=self.recipe.size, seed=config.seed, start_batch=start,
-            workers=config.data.workers, share=Fraction(config.data.foreground).limit_denominator(1000),
+            self.store,
+            self.rows["train"],
+            batch_size=images,
+            patch=self.recipe.size,
+            seed=config.seed,
+            start_batch=start,
+            workers=config.data.workers,
+            share=Fraction(config.data.foreground).limit_denominator(1000),
             positions=config.data.positions,
-            per_volume=1 if config.data.whole else config.data.per_volume, coordinates=self._appended(config),
-            max_samples=config.data.max_samples, process_index=jax.process_index(), process_count=jax.process_count())
+            per_volume=1 if config.data.whole else config.data.per_volume,
+            coordinates=self._appended(config),
+            max_samples=config.data.max_samples,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
 
     def validator(self, config, network: Network, loss, outputs: Outputs, mesh) -> Callable:
         """(weights, net state) -> (figures, pictures) on the validation split."""
@@ -163,8 +193,9 @@ class Volumes(NamedTuple):
     def prepared(self, config, network: Network, loss, outputs: Outputs, mesh, weights) -> Prepared:
         """The scores of config.eval.split on the grid that the network sees."""
         scored = self._scorer(config, network, loss, outputs).run(*weights, self.store, self.rows[config.eval.split])
-        return Prepared(table_of(scored, self.rules(config)._replace(surface=False, lesions=""),
-                                 "the prepared grid, the network alone"))
+        return Prepared(
+            table_of(scored, self.rules(config)._replace(surface=False, lesions=""), "the prepared grid, the network alone")
+        )
 
     def baseline(self, rows: np.ndarray) -> dict:
         """What intensity alone can do on these rows."""
@@ -174,14 +205,22 @@ class Volumes(NamedTuple):
         return config.data.coordinates and not config.data.whole  # whole volumes are stored with theirs
 
     def _scorer(self, config, network, loss, outputs):
-        forward = networks.Forward(network, num_classes=outputs.num_classes, batch=config.infer.windows,
-                                   mirror=config.infer.mirror, dtype=compute_dtype(config.train.dtype), mean=self.recipe.mean,
-                                   std=self.recipe.std)
-        seen = runs.application_of(forward, self.recipe, rank=3, whole=False, coordinates=self._appended(config),
-                                   settings=config.infer)
+        forward = networks.Forward(
+            network,
+            num_classes=outputs.num_classes,
+            batch=config.infer.windows,
+            mirror=config.infer.mirror,
+            dtype=compute_dtype(config.train.dtype),
+            mean=self.recipe.mean,
+            std=self.recipe.std,
+        )
+        seen = runs.application_of(
+            forward, self.recipe, rank=3, whole=False, coordinates=self._appended(config), settings=config.infer
+        )
         rules = self.rules(config)._replace(surface=False, lesions="")
-        return evaluate_volumes.Scorer(seen, loss, rules, target=outputs.target, order=outputs.order,
-                                       threshold=config.eval.threshold)
+        return evaluate_volumes.Scorer(
+            seen, loss, rules, target=outputs.target, order=outputs.order, threshold=config.eval.threshold
+        )
 
 
 Feed = Slices | Volumes
@@ -206,17 +245,34 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, maker: str | Path = "
     _tell(store, log)
     if config.data.whole:
         store = whole.shrunk(store, recipe, coordinates=config.data.coordinates, log=log.say)
-    rows = splits.split_rows(store.rows, dataset, split=config.data.split, fractions=tuple(config.data.fractions),
-                             seed=config.data.split_seed, protocol=config.data.protocol, folds=config.data.folds,
-                             fold=config.data.fold, file=config.data.split_file, absent=_gone(store), log=log.say)
+    rows = splits.split_rows(
+        store.rows,
+        dataset,
+        split=config.data.split,
+        fractions=tuple(config.data.fractions),
+        seed=config.data.split_seed,
+        protocol=config.data.protocol,
+        folds=config.data.folds,
+        fold=config.data.fold,
+        file=config.data.split_file,
+        absent=_gone(store),
+        log=log.say,
+    )
     feed = Slices(dataset, recipe, store, rows, made_by) if config.data.rank == 2 else Volumes(dataset, store.recipe, store, rows)
-    log.say(", ".join(f"{name} {len(r)} {feed.noun} of {len({store.rows[i]['patient'] for i in r})} patients"
-                      for name, r in rows.items()))
+    log.say(
+        ", ".join(
+            f"{name} {len(r)} {feed.noun} of {len({store.rows[i]['patient'] for i in r})} patients" for name, r in rows.items()
+        )
+    )
     for name in ("train", "val", config.eval.split):
         if not len(rows[name]):
-            raise DataError(f"the {name} split is empty with config.data.fractions={tuple(config.data.fractions)} of "
-                            f"{len(dataset.cases)} cases" + (f", of which {store.left_out}" if store.left_out.bad else "")
-                            + "; give it a share", "DATA_EMPTY")
+            raise DataError(
+                f"the {name} split is empty with config.data.fractions={tuple(config.data.fractions)} of "
+                f"{len(dataset.cases)} cases"
+                + (f", of which {store.left_out}" if store.left_out.bad else "")
+                + "; give it a share",
+                "DATA_EMPTY",
+            )
     if config.data.rank == 3:
         _check_volumes(config, feed, log)
     elif made_by:
@@ -243,14 +299,17 @@ def _check_volumes(config, feed: Volumes, log) -> None:
     shapes = np.array([feed.store.rows[i]["shape"] for i in feed.rows["train"]])
     largest, patch = shapes.max(0), np.array(feed.recipe.size)
     if (patch >= 2 * largest).any():
-        raise ConfigError(f"config.data.size={tuple(config.data.size)}: training volumes have at most {tuple(largest.tolist())} "
-                          "voxels; a patch of twice that is mostly padding: take a smaller one")
+        raise ConfigError(
+            f"config.data.size={tuple(config.data.size)}: training volumes have at most {tuple(largest.tolist())} "
+            "voxels; a patch of twice that is mostly padding: take a smaller one"
+        )
     short = int((shapes < patch).any(1).sum())
     if short:
         log.say(f"{short} of {len(shapes)} training volumes are smaller than a patch of {tuple(config.data.size)}: padded with 0")
     if config.eval.lesions and not feed.store.regions:
-        raise ConfigError(f"config.eval.lesions={config.eval.lesions!r}: the data set {config.data.dataset!r} names no regions; "
-                          "set it to ''")
+        raise ConfigError(
+            f"config.eval.lesions={config.eval.lesions!r}: the data set {config.data.dataset!r} names no regions; set it to ''"
+        )
     if config.infer.roi:
         runs.check_cascade(checkpoint.find_record(Path(config.infer.roi)), feed.recipe)
         patients.check_unseen(Path(config.infer.roi), feed, config.eval.split, whose="config.infer.roi", log=log)

@@ -32,6 +32,7 @@ class Log:
         if quiet:
             return
         from jaxseg.train.events import Events  # tensorboardX imports PyTorch where it is installed: no other mode waits for that
+
         try:
             self._events = Events(workdir / "events", step=step, warn=self.say)
         except OSError as error:
@@ -101,4 +102,3 @@ class CompileCounter:
     def _note(self, event: str, seconds: float, **_) -> None:
         if event == COMPILE_EVENT:
             self.count, self.seconds = self.count + 1, self.seconds + seconds
-

@@ -86,8 +86,7 @@ def run(job: Job, log: Log) -> int | None:
     limit = job.settings.watchdog
     if limit is None:
         limit = SEVERAL if jax.process_count() > 1 else 0.0
-    with (CompileCounter() as compiles, Preemption() as preemption, job.checkpoints,
-          Watchdog(limit, job.workdir) as watchdog):
+    with CompileCounter() as compiles, Preemption() as preemption, job.checkpoints, Watchdog(limit, job.workdir) as watchdog:
         code = _train(job, log, preemption, watchdog)
     if code is None:
         log.say(f"compilations: {compiles.count} ({compiles.seconds:.1f} s)")
@@ -219,18 +218,25 @@ def _account(pending: tuple[int, dict], progress: Progress, job: Job, log: Log) 
     if bad:
         log.say(f"step {number + 1}: loss or gradient not finite, update skipped ({bad} in a row)")
     if bad >= job.settings.stop_nonfinite > 0:
-        raise NonFiniteError(f"{bad} steps in a row without a finite gradient (config.train.stop_nonfinite="
-                             f"{job.settings.stop_nonfinite}), last at step {number + 1}; the last checkpoint is good: lower "
-                             "config.optim.lr, set config.optim.clip_norm=1, or train in float32")
+        raise NonFiniteError(
+            f"{bad} steps in a row without a finite gradient (config.train.stop_nonfinite="
+            f"{job.settings.stop_nonfinite}), last at step {number + 1}; the last checkpoint is good: lower "
+            "config.optim.lr, set config.optim.clip_norm=1, or train in float32"
+        )
 
 
 def _line(step: int, metrics: dict, meter: Meter, job: Job, log: Log) -> None:
     values = {k: float(v) for k, v in metrics.items()}
     rates = meter.read()
-    log.say(f"step {step} epoch {(step - 1) // job.steps_per_epoch + 1}/{job.epochs} loss {values['loss']:.4f} "
-            f"lr {values['lr']:.2e}, {rates}")
-    log.scalars(step, {f"train/{k}": v for k, v in values.items()} | {
-        "speed/images_per_second": rates.images_per_second, "speed/input_wait": rates.input_share})
+    log.say(
+        f"step {step} epoch {(step - 1) // job.steps_per_epoch + 1}/{job.epochs} loss {values['loss']:.4f} "
+        f"lr {values['lr']:.2e}, {rates}"
+    )
+    log.scalars(
+        step,
+        {f"train/{k}": v for k, v in values.items()}
+        | {"speed/images_per_second": rates.images_per_second, "speed/input_wait": rates.input_share},
+    )
 
 
 def _info(progress: Progress, state: TrainState) -> dict:
@@ -262,13 +268,17 @@ def _epoch(job: Job, log: Log, state: TrainState, progress: Progress, preemption
         positive = scores.pop("positive")
         row |= scores
         log.scalars(step, {f"val/{k.removeprefix('val_')}": v for k, v in scores.items()})
-        log.say(f"epoch {epoch}/{job.epochs} train_loss {row['train_loss']:.4f} "
-                + " ".join(f"{k} {v:.4f}" for k, v in scores.items()))
+        log.say(
+            f"epoch {epoch}/{job.epochs} train_loss {row['train_loss']:.4f} "
+            + " ".join(f"{k} {v:.4f}" for k, v in scores.items())
+        )
         progress.empty_validations = 0 if positive else progress.empty_validations + 1
         if progress.empty_validations >= job.settings.alarm_after > 0:
-            log.alarm(f"the network has predicted only background in {progress.empty_validations} validations in a row. Try a "
-                      "loss with overlap and distribution parts (dice + bce), a positive weight, a lower learning rate, "
-                      "data.protocol='only', or more warm-up")
+            log.alarm(
+                f"the network has predicted only background in {progress.empty_validations} validations in a row. Try a "
+                "loss with overlap and distribution parts (dice + bce), a positive weight, a lower learning rate, "
+                "data.protocol='only', or more warm-up"
+            )
         if job.criterion != "last":
             criterion = scores[job.criterion]
         if job.plateau:

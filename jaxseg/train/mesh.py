@@ -20,8 +20,10 @@ def make(devices: int = 0) -> Mesh:
     if count > len(everything):
         raise ConfigError(f"config.mesh.data={devices}: only {len(everything)} devices are there; 0 takes all")
     if jax.process_count() > 1 and count != len(everything):
-        raise ConfigError(f"config.mesh.data={devices}: with {jax.process_count()} processes all {len(everything)} devices "
-                          "take part; leave it at 0")
+        raise ConfigError(
+            f"config.mesh.data={devices}: with {jax.process_count()} processes all {len(everything)} devices "
+            "take part; leave it at 0"
+        )
     # AxisType.Auto: jax.make_mesh defaults to Explicit axes, under which dropout does not trace.
     return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=everything[:count])
 
@@ -42,8 +44,10 @@ def check_batch(batch_size: int, mesh: Mesh, key: str) -> None:
     if batch_size % n:
         lower, upper = batch_size // n * n, math.ceil(batch_size / n) * n
         sizes = " or ".join(str(s) for s in (lower, upper) if s)
-        raise ConfigError(f"config.{key}={batch_size}: not divisible over {n} devices; {sizes} would do, "
-                          f"or config.mesh.data={math.gcd(batch_size, n)}")
+        raise ConfigError(
+            f"config.{key}={batch_size}: not divisible over {n} devices; {sizes} would do, "
+            f"or config.mesh.data={math.gcd(batch_size, n)}"
+        )
 
 
 def put(batch: Batch, mesh: Mesh) -> Batch:
@@ -56,5 +60,7 @@ def describe(mesh: Mesh, batch_size: int) -> str:
     """One sentence that states devices and the global, per-process and per-device batch."""
     n, p = mesh.devices.size, jax.process_count()
     device = mesh.devices.flat[0]
-    return (f"{n} x {device.device_kind or device.platform} in {p} process{'es' if p > 1 else ''}; batch {batch_size} global, "
-            f"{batch_size // p} per process, {batch_size // n} per device")
+    return (
+        f"{n} x {device.device_kind or device.platform} in {p} process{'es' if p > 1 else ''}; batch {batch_size} global, "
+        f"{batch_size // p} per process, {batch_size // n} per device"
+    )

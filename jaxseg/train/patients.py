@@ -31,15 +31,23 @@ def keep(config, workdir: Path, rows: Sequence[splits.Row], parts: Mapping[str, 
         before = splits.load_splits(path)
         moved = sorted({p for name in splits.NAMES for p in set(before[name]) ^ set(patients[name])})
         if moved:
-            raise MismatchError(f"{path}: {len(moved)} patients are in another split now, or new, or gone ({some(moved)}); give "
-                                "another --workdir, or the data that the run began with")
+            raise MismatchError(
+                f"{path}: {len(moved)} patients are in another split now, or new, or gone ({some(moved)}); give "
+                "another --workdir, or the data that the run began with"
+            )
         return
     if d.split == "slice_level":
         return  # no split of patients
     left_out = {row["patient"] for row in rows}.difference(*patients.values())
     patients |= {"left_out": left_out} if left_out else {}
-    splits.save_splits(path, patients, split=d.split, seed=d.split_seed, dataset=d.dataset,
-                       **({"folds": d.folds, "fold": d.fold} if d.split == "fold" else {}))
+    splits.save_splits(
+        path,
+        patients,
+        split=d.split,
+        seed=d.split_seed,
+        dataset=d.dataset,
+        **({"folds": d.folds, "fold": d.fold} if d.split == "fold" else {}),
+    )
 
 
 def same_data(workdir: Path, store: Store, log, *, resumed: bool) -> None:
@@ -56,11 +64,15 @@ def same_data(workdir: Path, store: Store, log, *, resumed: bool) -> None:
         before = record["data"]
         moved = sorted(set(before["left_out"]) ^ set(store.left_out.cases))
         if moved:
-            raise MismatchError(f"{workdir}: {len(moved)} cases were bad and left out when the run began and are not now, or the "
-                                f"reverse ({some(moved)}); give another --workdir, or the files that the run began with")
+            raise MismatchError(
+                f"{workdir}: {len(moved)} cases were bad and left out when the run began and are not now, or the "
+                f"reverse ({some(moved)}); give another --workdir, or the files that the run began with"
+            )
         if before["digest"] != store.digest:
-            log.say(f"WARNING the data are not those that the run began with ({before['examples']} examples then, "
-                    f"{len(store.rows)} now, or other bytes): the result will not be that of an uninterrupted run")
+            log.say(
+                f"WARNING the data are not those that the run began with ({before['examples']} examples then, "
+                f"{len(store.rows)} now, or other bytes): the result will not be that of an uninterrupted run"
+            )
     bad_cases.write(workdir, store.left_out)
 
 
@@ -86,9 +98,12 @@ def check_unseen(run: Path, data, split: str, *, whose: str, log) -> None:
     judged = {data.store.rows[i]["patient"] for i in data.rows[split]}
     both = sorted(judged.intersection(p for name in SEEN[split] for p in record["splits"][name]))
     if both:
-        raise DataError(f"{whose}: {run} was trained on, or chosen by, {len(both)} of the {len(judged)} patients of the {split} "
-                        f"split here ({some(both)}); give both runs the same data.split, data.split_seed and data.fractions, or "
-                        f"take over its {SPLITS} with data.split=file", "DATA_LEAK")
+        raise DataError(
+            f"{whose}: {run} was trained on, or chosen by, {len(both)} of the {len(judged)} patients of the {split} "
+            f"split here ({some(both)}); give both runs the same data.split, data.split_seed and data.fractions, or "
+            f"take over its {SPLITS} with data.split=file",
+            "DATA_LEAK",
+        )
 
 
 def some(names: Sequence[str], limit: int = 4) -> str:

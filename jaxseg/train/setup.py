@@ -31,8 +31,18 @@ from jaxseg.train.processes import surroundings
 from jaxseg.types import ConfigError
 from jaxseg.weights import from_torch
 
-DATASET_OPTIONS = ("protocol", "structures", "naming", "allow_empty", "modalities", "release", "min_area", "sample",
-                   "sample_seed", "normalise")
+DATASET_OPTIONS = (
+    "protocol",
+    "structures",
+    "naming",
+    "allow_empty",
+    "modalities",
+    "release",
+    "min_area",
+    "sample",
+    "sample_seed",
+    "normalise",
+)
 
 
 def load_dataset(config, log: Log) -> DataSet:
@@ -40,15 +50,19 @@ def load_dataset(config, log: Log) -> DataSet:
     options = {k: config.data[k] for k in DATASET_OPTIONS if config.data[k] is not None}
     root = config.data.root
     if not root:
-        log.say(f"no config.data.root: using the embedded SYNTHETIC phantom of {config.data.dataset!r} "
-                f"({config.data.phantom or 'default'}); its figures say nothing about patients")
+        log.say(
+            f"no config.data.root: using the embedded SYNTHETIC phantom of {config.data.dataset!r} "
+            f"({config.data.phantom or 'default'}); its figures say nothing about patients"
+        )
         root = datasets.phantom(config.data.dataset, config.data.phantom or "default")
     elif config.data.phantom is not None:
         raise ConfigError(f"config.data.phantom={config.data.phantom!r} together with config.data.root: drop one of them")
     dataset = datasets.load(config.data.dataset, root, **options)
     if config.data.root:
-        log.say(f"data: {dataset.name} in {config.data.root}, {len(dataset.cases)} cases"
-                + (" (SYNTHETIC)" if dataset.synthetic else ""))
+        log.say(
+            f"data: {dataset.name} in {config.data.root}, {len(dataset.cases)} cases"
+            + (" (SYNTHETIC)" if dataset.synthetic else "")
+        )
     for note in dataset.notes:
         log.say(f"note: {note}")
     return dataset
@@ -57,10 +71,22 @@ def load_dataset(config, log: Log) -> DataSet:
 def recipe_of(config, dataset: DataSet) -> Recipe:
     """How this run turns images into the network's input."""
     d = config.data
-    return Recipe(size=tuple(d.size), window=tuple(d.window) or None, spacing=tuple(d.spacing) or None, channels=d.channels,
-                  labels=target_labels(dataset.labels, d.target), intensity=d.intensity, modalities=dataset.modalities,
-                  mean=tuple(d.mean), std=tuple(d.std), filter=d.filter, crop=tuple(d.crop), blur=d.blur, extra=tuple(d.extra),
-                  target=d.target)
+    return Recipe(
+        size=tuple(d.size),
+        window=tuple(d.window) or None,
+        spacing=tuple(d.spacing) or None,
+        channels=d.channels,
+        labels=target_labels(dataset.labels, d.target),
+        intensity=d.intensity,
+        modalities=dataset.modalities,
+        mean=tuple(d.mean),
+        std=tuple(d.std),
+        filter=d.filter,
+        crop=tuple(d.crop),
+        blur=d.blur,
+        extra=tuple(d.extra),
+        target=d.target,
+    )
 
 
 def load_data(config, log: Log, workdir: Path) -> feeds.Feed:
@@ -100,8 +126,15 @@ def build_model(config, num_classes: int, **kwargs):
     Raises:
       ConfigError: an unknown network or option, or an input size that it does not take.
     """
-    model = create_model(config.model.name, in_channels=input_channels(config), num_classes=num_classes, rank=config.data.rank,
-                         seed=config.seed, **config.model.options.to_dict(), **kwargs)
+    model = create_model(
+        config.model.name,
+        in_channels=input_channels(config),
+        num_classes=num_classes,
+        rank=config.data.rank,
+        seed=config.seed,
+        **config.model.options.to_dict(),
+        **kwargs,
+    )
     try:
         model.check(input_shape(config))
     except ValueError as error:
@@ -116,11 +149,14 @@ def initialise(model, source: str, log: Log) -> None:
         _, ours, _ = functional.split(model)
         kept = [name for name, value in ours.items() if name in params and _other_classes(value.shape, params[name].shape, model)]
         functional.assign(model, {**params, **{name: ours[name] for name in kept}}, state)
-        log.say(f"weights from {source} (step {info.get('next_batch', '?')})"
-                + (f"; initial values stay in {', '.join(kept)}: other classes there" if kept else ""))
+        log.say(
+            f"weights from {source} (step {info.get('next_batch', '?')})"
+            + (f"; initial values stay in {', '.join(kept)}: other classes there" if kept else "")
+        )
     elif not Path(source).exists():
-        raise ConfigError(f"config.model.init={source}: no such run folder or file of weights; train that run first, or name "
-                          "another")
+        raise ConfigError(
+            f"config.model.init={source}: no such run folder or file of weights; train that run first, or name another"
+        )
     else:
         report = from_torch.load(model, source, adapt=True)
         log.say(f"weights from {source}\n{report}")
@@ -140,8 +176,14 @@ def record_of(config, data: feeds.Feed, parameters: int) -> dict:
         "labels": list(data.recipe.labels),
         "values": _values(data),
         "regions": [list(region) for region in data.dataset.regions] if config.data.regions else [],
-        "model": {"name": config.model.name, "in_channels": input_channels(config), "options": config.model.options.to_dict(),
-                  "num_classes": outputs.num_classes, "rank": config.data.rank, "parameters": parameters},
+        "model": {
+            "name": config.model.name,
+            "in_channels": input_channels(config),
+            "options": config.model.options.to_dict(),
+            "num_classes": outputs.num_classes,
+            "rank": config.data.rank,
+            "parameters": parameters,
+        },
         "dataset": data.dataset.name,
         "synthetic": data.dataset.synthetic,
         "made_by": data.made_by if config.data.rank == 2 else "",
@@ -159,8 +201,9 @@ def _values(data: feeds.Feed) -> list[int]:
 
 def build_loss(config):
     """The loss of a config."""
-    return losses.build(tuple(config.loss.terms), config.loss.options.to_dict(), tuple(config.loss.aux_weights),
-                        tuple(config.loss.aux_terms))
+    return losses.build(
+        tuple(config.loss.terms), config.loss.options.to_dict(), tuple(config.loss.aux_weights), tuple(config.loss.aux_terms)
+    )
 
 
 def build_augment(config):
@@ -176,17 +219,27 @@ def balance_of(config) -> dict[str, np.float32]:
 
 def build_optimizer(config, params: dict, balance: dict):
     """The optimiser of a config, for these tensors."""
-    return optimizers.build(states.joined(params, balance), name=config.optim.name, options=config.optim.options.to_dict(),
-                            weight_decay=config.optim.weight_decay, groups=tuple(config.optim.groups),
-                            clip_norm=config.optim.clip_norm)
+    return optimizers.build(
+        states.joined(params, balance),
+        name=config.optim.name,
+        options=config.optim.options.to_dict(),
+        weight_decay=config.optim.weight_decay,
+        groups=tuple(config.optim.groups),
+        clip_norm=config.optim.clip_norm,
+    )
 
 
 def build_schedule(config, steps_per_epoch: int):
     """(schedule, plateau) of a config; plateau is None for schedules that follow the step alone."""
     options, by_figures = config.schedule.options.to_dict(), config.schedule.name == "plateau"
-    schedule = schedules.build(name="constant" if by_figures else config.schedule.name, warmup=config.schedule.warmup,
-                               warmup_ratio=config.schedule.warmup_ratio, options={} if by_figures else options,
-                               total_steps=steps_per_epoch * config.train.epochs, steps_per_epoch=steps_per_epoch)
+    schedule = schedules.build(
+        name="constant" if by_figures else config.schedule.name,
+        warmup=config.schedule.warmup,
+        warmup_ratio=config.schedule.warmup_ratio,
+        options={} if by_figures else options,
+        total_steps=steps_per_epoch * config.train.epochs,
+        steps_per_epoch=steps_per_epoch,
+    )
     if not by_figures:
         return schedule, None
     return schedule, schedules.Plateau(lr=config.optim.lr, mode="min" if config.train.best == "val_loss" else "max", **options)
@@ -220,9 +273,22 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
     schedule, plateau = build_schedule(config, steps_per_epoch)
     finish = functools.partial(standardise, mean=data.recipe.mean, std=data.recipe.std)
     dtype = compute_dtype(config.train.dtype)
-    step = steps.build(network, loss, optimizer, schedule, augment, mesh, lr=config.optim.lr, dtype=dtype,
-                       accumulate=accumulate, ema=config.optim.ema, seed=config.seed, finish=finish, target=outputs.target,
-                       auxiliary=len(config.loss.aux_weights) > 0)
+    step = steps.build(
+        network,
+        loss,
+        optimizer,
+        schedule,
+        augment,
+        mesh,
+        lr=config.optim.lr,
+        dtype=dtype,
+        accumulate=accumulate,
+        ema=config.optim.ema,
+        seed=config.seed,
+        finish=finish,
+        target=outputs.target,
+        auxiliary=len(config.loss.aux_weights) > 0,
+    )
     state = states.create(params, net_state, optimizer, ema=config.optim.ema > 0, balance=balance)
     log.say(f"{config.model.name}: {sum(int(np.prod(p.shape)) for p in params.values()):,} parameters")
     judge = data.validator(config, network, loss, outputs, mesh)
@@ -234,12 +300,24 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
         return figures
 
     return Job(
-        workdir=workdir, state=state, storage=states.storage(network, optimizer), step=step, validate=validate, plateau=plateau,
+        workdir=workdir,
+        state=state,
+        storage=states.storage(network, optimizer),
+        step=step,
+        validate=validate,
+        plateau=plateau,
         mesh=mesh,
         stream=functools.partial(data.stream, config, images),
         warm=steps.build_warm(network, optimizer, augment, mesh, dtype=dtype, seed=config.seed, finish=finish),
         warm_batches=config.train.bn_warmup,
-        checkpoints=checkpoint.Checkpoints(workdir / "checkpoints", keep=config.train.keep,
-                                           best_mode={"val_loss": "min", "last": "last"}.get(config.train.best, "max")),
-        steps_per_epoch=steps_per_epoch, epochs=config.train.epochs, images_per_step=images, criterion=config.train.best,
-        settings=config.train)
+        checkpoints=checkpoint.Checkpoints(
+            workdir / "checkpoints",
+            keep=config.train.keep,
+            best_mode={"val_loss": "min", "last": "last"}.get(config.train.best, "max"),
+        ),
+        steps_per_epoch=steps_per_epoch,
+        epochs=config.train.epochs,
+        images_per_step=images,
+        criterion=config.train.best,
+        settings=config.train,
+    )

@@ -23,8 +23,10 @@ def joined(params: dict, balance: dict) -> dict:
 
 def parted(trained: dict) -> tuple[dict, dict]:
     """The inverse of `joined`: (params, balance)."""
-    return ({n: v for n, v in trained.items() if not n.startswith(BALANCE)},
-            {n.removeprefix(BALANCE): v for n, v in trained.items() if n.startswith(BALANCE)})
+    return (
+        {n: v for n, v in trained.items() if not n.startswith(BALANCE)},
+        {n.removeprefix(BALANCE): v for n, v in trained.items() if n.startswith(BALANCE)},
+    )
 
 
 def create(params: dict, state: dict, optimizer, *, ema: bool, balance: dict[str, float] | None = None) -> TrainState:
@@ -75,8 +77,13 @@ class Storage(NamedTuple):
         opt = state["opt"]
         if self.trained.vectors:
             opt = {key: change(self.trained, value) if isinstance(value, dict) else value for key, value in opt.items()}
-        return {**state, "params": change(self.trained, state["params"]), "ema": change(self.trained, state["ema"]), "opt": opt,
-                "state": change(self.buffers, state["state"])}
+        return {
+            **state,
+            "params": change(self.trained, state["params"]),
+            "ema": change(self.trained, state["ema"]),
+            "opt": opt,
+            "state": change(self.buffers, state["state"]),
+        }
 
 
 def storage(network: Network, optimizer: Optimizer) -> Storage:

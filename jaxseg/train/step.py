@@ -21,10 +21,23 @@ from jaxseg.train.state import TrainState, joined, parted, place, storage
 from jaxseg.types import Array, Batch, ConfigError
 
 
-def build(network: Network, loss: Callable, optimizer: Optimizer, schedule: Callable,
-          augment: Callable, mesh, *, lr: float, dtype: str = "float32", accumulate: int = 1, ema: float = 0.0,
-          seed: int = 0, finish: Callable = lambda image: image, target: Callable = lambda mask: mask,
-          auxiliary: bool = False) -> Program:
+def build(
+    network: Network,
+    loss: Callable,
+    optimizer: Optimizer,
+    schedule: Callable,
+    augment: Callable,
+    mesh,
+    *,
+    lr: float,
+    dtype: str = "float32",
+    accumulate: int = 1,
+    ema: float = 0.0,
+    seed: int = 0,
+    finish: Callable = lambda image: image,
+    target: Callable = lambda mask: mask,
+    auxiliary: bool = False,
+) -> Program:
     """The jitted step (state, batch) -> (state, metrics), the same program for every seed, learning rate and schedule.
 
     A non-finite loss or gradient skips the whole update (parameters, optimiser, statistics, average), on every device
@@ -92,8 +105,9 @@ def build(network: Network, loss: Callable, optimizer: Optimizer, schedule: Call
 
     def step(state: TrainState, batch: Batch, drawn: Array, rate: Array) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(jax.random.wrap_key_data(drawn), state["step"])
-        value, net_state, parts, grads = accumulated((stored.trained.part(state["params"]), state["balance"]), state["state"],
-                                                      batch, key)
+        value, net_state, parts, grads = accumulated(
+            (stored.trained.part(state["params"]), state["balance"]), state["state"], batch, key
+        )
         grads = cpu_barrier(grads)  # else what lays a gradient out is computed anew by each reader
         norm = optax.tree.norm(grads)
         ok = jnp.isfinite(value) & jnp.isfinite(norm)
@@ -113,14 +127,24 @@ def build(network: Network, loss: Callable, optimizer: Optimizer, schedule: Call
             "bad_steps": jnp.where(ok, 0, state["bad_steps"] + 1),
             "skipped": state["skipped"] + jnp.where(ok, 0, 1),
         }
-        metrics = {"loss": value, "lr": rate, "grad_norm": norm, "bad_steps": new["bad_steps"], "skipped": new["skipped"],
-                   **{f"loss/{name}": part for name, part in parts.items()},
-                   **{f"loss_weight/{name}": losses.factor(x) for name, x in new["balance"].items()}}
+        metrics = {
+            "loss": value,
+            "lr": rate,
+            "grad_norm": norm,
+            "bad_steps": new["bad_steps"],
+            "skipped": new["skipped"],
+            **{f"loss/{name}": part for name, part in parts.items()},
+            **{f"loss_weight/{name}": losses.factor(x) for name, x in new["balance"].items()},
+        }
         return new, metrics
 
     everywhere = meshes.replicated(mesh)
-    jitted = jax.jit(step, in_shardings=(everywhere, meshes.batched(mesh), everywhere, everywhere),
-                     out_shardings=(everywhere, everywhere), donate_argnums=0)
+    jitted = jax.jit(
+        step,
+        in_shardings=(everywhere, meshes.batched(mesh), everywhere, everywhere),
+        out_shardings=(everywhere, everywhere),
+        donate_argnums=0,
+    )
     rate = jax.jit(lambda count, scale: (np.float32(lr) * schedule(count) * scale,), out_shardings=everywhere)
     return Program(jitted, place(_key_data(seed), everywhere), derive=lambda state, batch: rate(state["step"], state["lr_scale"]))
 
@@ -129,8 +153,16 @@ def _key_data(seed: int, *numbers: int) -> np.ndarray:
     return np.asarray(jax.random.key_data(functools.reduce(jax.random.fold_in, numbers, jax.random.key(seed))))
 
 
-def build_warm(network: Network, optimizer: Optimizer, augment: Callable, mesh, *, dtype: str = "float32", seed: int = 0,
-               finish: Callable = lambda image: image) -> Program:
+def build_warm(
+    network: Network,
+    optimizer: Optimizer,
+    augment: Callable,
+    mesh,
+    *,
+    dtype: str = "float32",
+    seed: int = 0,
+    finish: Callable = lambda image: image,
+) -> Program:
     """The jitted (state, batch, number) -> state in which BatchNorm's statistics alone have moved: no gradient, no update.
 
     Its random keys are fold_in(fold_in(key(seed), 2^32 - 1), number): no step has that number.
@@ -145,6 +177,7 @@ def build_warm(network: Network, optimizer: Optimizer, augment: Callable, mesh, 
         return {**state, "state": stored.buffers.join(new)}
 
     everywhere = meshes.replicated(mesh)
-    jitted = jax.jit(warm, in_shardings=(everywhere, meshes.batched(mesh), None, everywhere), out_shardings=everywhere,
-                     donate_argnums=0)
+    jitted = jax.jit(
+        warm, in_shardings=(everywhere, meshes.batched(mesh), None, everywhere), out_shardings=everywhere, donate_argnums=0
+    )
     return Program(jitted, place(_key_data(seed, 2**32 - 1), everywhere))

@@ -42,6 +42,10 @@ def shrunk(store: Store, recipe: Recipe, *, coordinates: bool, log: Callable[[st
 
     key = files.digest(store.folder.name, str(size), str(coordinates))[:16]
     final = files.cache_root() / "volumes" / f"{store.name}-whole-{key}"
-    built = files.build_folder(final, lambda folder: per_case.write(
-        folder, items(), whole, count=len(store), name=store.name, synthetic=store.synthetic, regions=(), log=log))
+    built = files.build_folder(
+        final,
+        lambda folder: per_case.write(
+            folder, items(), whole, count=len(store), name=store.name, synthetic=store.synthetic, regions=(), log=log
+        ),
+    )
     return dataclasses.replace(per_case.open_store(built), recipe=whole, left_out=store.left_out)

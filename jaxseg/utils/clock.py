@@ -164,7 +164,11 @@ class Watchdog:
         try:
             with open(self.path, "w") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
-            print(f"jaxseg: no step finished for {seconds:g} s: this process or a peer hangs; stacks are in {self.path}; "
-                  "end all processes and start them again", file=sys.stderr, flush=True)
+            print(
+                f"jaxseg: no step finished for {seconds:g} s: this process or a peer hangs; stacks are in {self.path}; "
+                "end all processes and start them again",
+                file=sys.stderr,
+                flush=True,
+            )
         finally:
             os._exit(self.exit_code)

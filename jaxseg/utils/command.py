@@ -85,8 +85,10 @@ def run(name: str, main: Callable[[], int | None], *, leave: Callable[[int], NoR
         code = _end(f"{name}: interrupted after {time.perf_counter() - start:.0f} s", INTERRUPTED)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _FULL:
-            code = _end(f"{name}: cannot write {error.filename or 'a file'}: {error.strerror}; free space or choose another "
-                        "folder", StorageError.exit_code)
+            code = _end(
+                f"{name}: cannot write {error.filename or 'a file'}: {error.strerror}; free space or choose another folder",
+                StorageError.exit_code,
+            )
         else:
             traceback.print_exc()
             code = 1
@@ -110,8 +112,9 @@ def _set_umask() -> None:
             if not 0 <= mask <= 0o777 or mask & 0o700:
                 raise ValueError
         except ValueError:
-            raise ConfigError(f"JAXSEG_UMASK={text}: must be octal and leave the owner all rights, such as 077 (private) or "
-                              "022") from None
+            raise ConfigError(
+                f"JAXSEG_UMASK={text}: must be octal and leave the owner all rights, such as 077 (private) or 022"
+            ) from None
         os.umask(mask)
 
 

@@ -51,12 +51,19 @@ def check_regular(path: str | Path, *, folder_too: bool = False) -> None:
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:
-        raise DataError(one_line(f"{path}: cannot be found ({getattr(error, 'strerror', None) or error}); must be a file"
-                                 f"{' or folder' if folder_too else ''}; check the path"), "DATA_MISSING") from None
+        raise DataError(
+            one_line(
+                f"{path}: cannot be found ({getattr(error, 'strerror', None) or error}); must be a file"
+                f"{' or folder' if folder_too else ''}; check the path"
+            ),
+            "DATA_MISSING",
+        ) from None
     if not (stat.S_ISREG(mode) or folder_too and stat.S_ISDIR(mode)):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, device or socket"
-        raise DataError(one_line(f"{path}: {kind}; must be a regular file{' or a folder' if folder_too else ''}; give the file "
-                                 "itself"), "DATA_PATH")
+        raise DataError(
+            one_line(f"{path}: {kind}; must be a regular file{' or a folder' if folder_too else ''}; give the file itself"),
+            "DATA_PATH",
+        )
 
 
 class Clamped:
@@ -106,8 +113,10 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 def unreadable(path: str | Path, error: OSError) -> DataError:
     """The refusal of a file that the system does not let us read."""
-    return DataError(one_line(f"{path}: cannot be read ({error.strerror or error}); must be a readable file; check permissions "
-                              "and disk"), "DATA_PATH")
+    return DataError(
+        one_line(f"{path}: cannot be read ({error.strerror or error}); must be a readable file; check permissions and disk"),
+        "DATA_PATH",
+    )
 
 
 @contextlib.contextmanager
@@ -130,14 +139,19 @@ def reading(path: str | Path, what: str, *, quote: bool = True) -> Iterator[None
     except JaxsegError:
         raise
     except MemoryError as error:
-        raise DataError(one_line(f"{path}: needs more memory than there is; no whole {what}, or too large for this machine"),
-                        "DATA_TOO_LARGE") from error
+        raise DataError(
+            one_line(f"{path}: needs more memory than there is; no whole {what}, or too large for this machine"), "DATA_TOO_LARGE"
+        ) from error
     except Exception as error:  # parsers of binary formats fail in every way there is; all mean the same
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL, errno.EOVERFLOW):  # those: a seek to nowhere
             raise unreadable(path, error) from error
         detail = one_line(str(error))[:120] if quote else ""
-        raise DataError(one_line(f"{path}: is no whole {what} ({type(error).__name__}{': ' if detail else ''}{detail}); copy or "
-                                 "export it again"), "DATA_FORMAT") from error
+        raise DataError(
+            one_line(
+                f"{path}: is no whole {what} ({type(error).__name__}{': ' if detail else ''}{detail}); copy or export it again"
+            ),
+            "DATA_FORMAT",
+        ) from error
 
 
 def array_bytes(shape: Any, itemsize: int) -> int:
@@ -148,8 +162,10 @@ def array_bytes(shape: Any, itemsize: int) -> int:
     """
     sizes = shape if isinstance(shape, tuple | list) and len(shape) <= MAX_AXES else [-1]
     if not all(type(n) is int and 0 <= n <= MAX_AXIS for n in sizes):
-        raise DataError(f"states the shape {shown(shape)}; a shape has at most {MAX_AXES} sizes, none negative; export it again",
-                        "DATA_HEADER")
+        raise DataError(
+            f"states the shape {shown(shape)}; a shape has at most {MAX_AXES} sizes, none negative; export it again",
+            "DATA_HEADER",
+        )
     return math.prod(shape) * itemsize
 
 
@@ -165,8 +181,9 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
         except OSError as error:
             raise unreadable(path, error) from error
     if len(content) > limit:
-        raise DataError(one_line(f"{path}: is longer than {limit:,} bytes; must be a file of text; check the path"),
-                        "DATA_TOO_LARGE")
+        raise DataError(
+            one_line(f"{path}: is longer than {limit:,} bytes; must be a file of text; check the path"), "DATA_TOO_LARGE"
+        )
     return content
 
 
@@ -180,8 +197,9 @@ def read_text(path: str | Path, limit: int = MAX_JSON) -> str:
     try:
         return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
-        raise DataError(one_line(f"{path}: is no text in UTF-8 (byte {error.start}); must be UTF-8; save it as such"),
-                        "DATA_FORMAT") from error
+        raise DataError(
+            one_line(f"{path}: is no text in UTF-8 (byte {error.start}); must be UTF-8; save it as such"), "DATA_FORMAT"
+        ) from error
 
 
 def read_json(path: str | Path, limit: int = MAX_JSON) -> Any:

@@ -49,8 +49,10 @@ def open_npy(path: str | Path) -> np.ndarray:
         shape, fortran, dtype, size = read_header(source)
         start = file.tell()
         if start + size > source.size:
-            raise DataError(f"states {dtype} {list(shape)}, {size:,} bytes, and holds {source.size - start:,}; copy it again",
-                            "DATA_TRUNCATED")
+            raise DataError(
+                f"states {dtype} {list(shape)}, {size:,} bytes, and holds {source.size - start:,}; copy it again",
+                "DATA_TRUNCATED",
+            )
         if size == 0:
             return np.zeros(shape, dtype)
         return np.memmap(file, dtype, "r", start, shape, "F" if fortran else "C")

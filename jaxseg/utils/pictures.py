@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_COLOURS = np.array([(0, 0, 0), (230, 60, 60), (70, 190, 70), (70, 120, 255), (240, 200, 60), (200, 90, 220), (80, 210, 210),
-                     (240, 140, 50)], np.uint8)
+_COLOURS = np.array(
+    [(0, 0, 0), (230, 60, 60), (70, 190, 70), (70, 120, 255), (240, 200, 60), (200, 90, 220), (80, 210, 210), (240, 140, 50)],
+    np.uint8,
+)
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
@@ -51,6 +53,6 @@ def sheet(tiles: Sequence[np.ndarray], found: np.ndarray, limit: int = 24) -> np
     tiles = [tiles[z] for z in chosen]
     columns = min(6, len(tiles))
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
-    whole = np.concatenate([np.concatenate(tiles[i:i + columns], 1) for i in range(0, len(tiles), columns)], 0)
+    whole = np.concatenate([np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)], 0)
     step = max(1, whole.shape[1] // 1536)
     return np.ascontiguousarray(whole[::step, ::step])

@@ -73,8 +73,11 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         _, params, state = functional.split(model)
         with checkpoint.Checkpoints(chosen.output / checkpoint.CHECKPOINTS) as checkpoints:
-            checkpoints.save(0, {"params": params, "state": state}, {"evaluated": "params", "next_batch": 0,
-                                                                     "converted_from": str(chosen.input)})
+            checkpoints.save(
+                0,
+                {"params": params, "state": state},
+                {"evaluated": "params", "next_batch": 0, "converted_from": str(chosen.input)},
+            )
     print(f"written: {chosen.output}")
     return 0
 
@@ -88,25 +91,36 @@ def build(chosen: argparse.Namespace) -> Segmenter:
     if not chosen.to_torch or run is None:
         raise ConfigError(f"--input={chosen.input} does not say which network it belongs to: give --model=NAME")
     about = checkpoint.read_record(run)["model"]
-    return create_model(about["name"], in_channels=about["in_channels"], num_classes=about["num_classes"], rank=about["rank"],
-                        **{**about["options"], **options})
+    return create_model(
+        about["name"],
+        in_channels=about["in_channels"],
+        num_classes=about["num_classes"],
+        rank=about["rank"],
+        **{**about["options"], **options},
+    )
 
 
 def read(model: Segmenter, chosen: argparse.Namespace):
     """Put the input's weights into the model; what can be said about them."""
     if chosen.input.is_dir():
         if not chosen.to_torch:
-            raise ConfigError(f"--input={chosen.input} is a folder: config.model.init takes runs as they are; for PyTorch "
-                              "add --to-torch")
+            raise ConfigError(
+                f"--input={chosen.input} is a folder: config.model.init takes runs as they are; for PyTorch add --to-torch"
+            )
         params, state, _ = checkpoint.load_weights(chosen.input)
         functional.assign(model, params, state)
         numbers = sum(v.size for v in (params | state).values())
         return f"weights of {chosen.input}: {numbers:,} numbers in {len(params | state)} tensors"
     if chosen.to_torch and not chosen.input.exists():
         raise CheckpointError(f"--input={chosen.input}: no such run, checkpoint or weight file")
-    return from_torch.load(model, chosen.input, key_mapping=None if chosen.to_torch else chosen.key_mapping, only=chosen.only,
-                           adapt=chosen.channels is not None or chosen.classes is not None,
-                           keys=() if chosen.to_torch else table(chosen.keys))
+    return from_torch.load(
+        model,
+        chosen.input,
+        key_mapping=None if chosen.to_torch else chosen.key_mapping,
+        only=chosen.only,
+        adapt=chosen.channels is not None or chosen.classes is not None,
+        keys=() if chosen.to_torch else table(chosen.keys),
+    )
 
 
 def named(model: Segmenter, chosen: argparse.Namespace) -> Mapping[str, np.ndarray]:

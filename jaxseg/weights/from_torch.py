@@ -63,8 +63,15 @@ class Report(NamedTuple):
         return "\n".join(lines)
 
 
-def load(model: Segmenter, source: str | os.PathLike | Mapping, *, key_mapping: str | None = None, adapt: bool = False,
-         only: str = "", keys: Keys = ()) -> Report:
+def load(
+    model: Segmenter,
+    source: str | os.PathLike | Mapping,
+    *,
+    key_mapping: str | None = None,
+    adapt: bool = False,
+    only: str = "",
+    keys: Keys = (),
+) -> Report:
     """Put another implementation's weights, biases and buffers into `model`, in place.
 
     Args:
@@ -137,12 +144,20 @@ def load(model: Segmenter, source: str | os.PathLike | Mapping, *, key_mapping: 
     functional.assign(model, {n: values[n] for n in params}, {n: values[n] for n in state})
     origin = " > ".join(filter(None, (container, prefix)))
     taken = (*loaded, *(n for n, _ in adapted))
-    return Report(chosen.name, origin, tuple(loaded), tuple(adapted), tuple(initialised), tuple(dropped),
-                  sum(math.prod(leaves[n].shape) for n in taken))
+    return Report(
+        chosen.name,
+        origin,
+        tuple(loaded),
+        tuple(adapted),
+        tuple(initialised),
+        tuple(dropped),
+        sum(math.prod(leaves[n].shape) for n in taken),
+    )
 
 
-def export(model: Segmenter, *, key_mapping: str | None = None, names: Iterable[str] | Mapping | None = None,
-           keys: Keys = ()) -> dict[str, np.ndarray]:
+def export(
+    model: Segmenter, *, key_mapping: str | None = None, names: Iterable[str] | Mapping | None = None, keys: Keys = ()
+) -> dict[str, np.ndarray]:
     """The weights, biases and buffers of `model` as numpy arrays in PyTorch's layouts.
 
     Args:
@@ -168,8 +183,11 @@ def export(model: Segmenter, *, key_mapping: str | None = None, names: Iterable[
     chosen, _, mapped, _ = _match(shapes, leaves, _key_mappings(model, keys), key_mapping)
     arrays |= _cut(arrays, mapped, shapes)
     problems = [f"{key} means no tensor (read as {name})" for key, name in mapped.items() if name not in arrays]
-    problems += [f"no key means {name}" for name in leaves.keys() - {_whole(n) for n in mapped.values()}
-                 if not issubclass(leaves[name].kind, Buffer)]
+    problems += [
+        f"no key means {name}"
+        for name in leaves.keys() - {_whole(n) for n in mapped.values()}
+        if not issubclass(leaves[name].kind, Buffer)
+    ]
     out = {key: arrays[name] for key, name in mapped.items() if name in arrays}
     for key, reference in shapes.items():
         if key in out and reference is not None and out[key].shape != reference.shape:
@@ -216,8 +234,10 @@ def _tensors(source) -> tuple[dict[str, np.ndarray], str]:
         tree = tree[inner]
     tensors = torch_files.flatten(tree)
     if not tensors:
-        raise MismatchError(f"no tensors in {source if not isinstance(source, Mapping) else 'the mapping'}: "
-                            f"pass a state dict, or a checkpoint that holds one under {', '.join(CONTAINERS)}")
+        raise MismatchError(
+            f"no tensors in {source if not isinstance(source, Mapping) else 'the mapping'}: "
+            f"pass a state dict, or a checkpoint that holds one under {', '.join(CONTAINERS)}"
+        )
     return tensors, " > ".join(path)
 
 
@@ -232,8 +252,11 @@ def _key_mappings(model: Segmenter, keys: Keys = ()) -> tuple[KeyMapping, ...]:
             re.sub(pattern, replacement or "", "")
         except (ValueError, TypeError, IndexError, re.error) as error:
             raise ConfigError(f"keys: {rule!r} must be (regular expression, replacement or None): {error}") from error
-    return (KeyMapping("keys", tuple(r for r in rules if r[1] is not None),
-                     (r"num_batches_tracked$", *(r[0] for r in rules if r[1] is None))),)
+    return (
+        KeyMapping(
+            "keys", tuple(r for r in rules if r[1] is not None), (r"num_batches_tracked$", *(r[0] for r in rules if r[1] is None))
+        ),
+    )
 
 
 def _match(tensors: Mapping, leaves: Mapping, mappings: tuple[KeyMapping, ...], wanted: str | None):
@@ -251,7 +274,7 @@ def _match(tensors: Mapping, leaves: Mapping, mappings: tuple[KeyMapping, ...], 
 
 
 def _prefixes(keys: Iterable[str]) -> list[str]:
-    """"" and every dotted prefix that all keys share: "module.", "module.model."."""
+    """ "" and every dotted prefix that all keys share: "module.", "module.model."."""
     found, keys = [""], list(keys)
     while True:
         start = len(found[-1])
@@ -265,7 +288,7 @@ def _prefixes(keys: Iterable[str]) -> list[str]:
 def _rename(keys: list[str], prefix: str, mapping: KeyMapping) -> tuple[dict[str, str], list[str]]:
     names, dropped = {}, []
     for key in keys:
-        name = key[len(prefix):]
+        name = key[len(prefix) :]
         if any(re.search(pattern, name) for pattern in mapping.ignored):
             dropped.append(key)
             continue
@@ -307,8 +330,10 @@ def _join(tensors: Mapping, names: Mapping[str, str]) -> tuple[dict, dict[str, s
             label = " + ".join(key for _, key in parts)
             tensors[label], joined[label] = np.concatenate(arrays), name
         else:
-            problems.append(f"parts of {name} cannot be joined: "
-                            + ", ".join(f"#{n} {key} {list(a.shape)}" for (n, key), a in zip(parts, arrays)))
+            problems.append(
+                f"parts of {name} cannot be joined: "
+                + ", ".join(f"#{n} {key} {list(a.shape)}" for (n, key), a in zip(parts, arrays))
+            )
     return tensors, joined, problems
 
 
@@ -352,10 +377,12 @@ def _message(model, key_mapping: str, problems: list[str], theirs: Mapping, ours
     if not any(k in ours for k in theirs) and len(problems) >= len(ours):
         remedy = f"\n  no key mapping fits: names look like {_some(list(theirs), 3)}; ours like {_some(list(ours), 3)}"
     elif any(p.startswith("shape") for p in problems):
-        remedy = ("\n  another number of input channels or classes: adapt=True; arrays in our own layout: "
-                  "functional.assign")
-    return (f"{len(problems)} differences between the weights (key mapping {key_mapping!r}) and this {type(model).__name__}:\n  "
-            + "\n  ".join(problems) + remedy)
+        remedy = "\n  another number of input channels or classes: adapt=True; arrays in our own layout: functional.assign"
+    return (
+        f"{len(problems)} differences between the weights (key mapping {key_mapping!r}) and this {type(model).__name__}:\n  "
+        + "\n  ".join(problems)
+        + remedy
+    )
 
 
 def _some(items, limit: int = 6) -> str:

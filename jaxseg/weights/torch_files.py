@@ -34,9 +34,21 @@ MAX_RATIO = 20  # of an .npz: unpacked over packed size
 NATIVE = "<" if sys.byteorder == "little" else ">"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 SAFETENSORS = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32", "I16": "int16",
-    "I8": "int8", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64", "BOOL": "bool",
-    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "U16": "uint16",
+    "U32": "uint32",
+    "U64": "uint64",
+    "BOOL": "bool",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
 }
 
 
@@ -68,8 +80,9 @@ def load(path: str | os.PathLike) -> Any:
                 return _safetensors(guard.Clamped(file))
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
             raise DataError(f"is damaged: {str(error)[:100]}; copy it again", code="DATA_TRUNCATED") from error
-        raise DataError("is no weight file that is known here: PyTorch (.pth, .pt, TorchScript), .safetensors or .npz",
-                        code="DATA_FORMAT")
+        raise DataError(
+            "is no weight file that is known here: PyTorch (.pth, .pt, TorchScript), .safetensors or .npz", code="DATA_FORMAT"
+        )
 
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:
@@ -85,8 +98,10 @@ def flatten(tree: Any) -> dict[str, np.ndarray]:
         prefix, value = todo.pop()
         seen, written = seen + 1, written + len(prefix)
         if seen > MAX_ENTRIES or written > MAX_NAMES or prefix.count(".") > 4 * MAX_DEPTH:
-            raise refuse(f"the file's tree has more than {MAX_ENTRIES:,} entries, names of more than {MAX_NAMES:,} characters, "
-                         "or contains itself")
+            raise refuse(
+                f"the file's tree has more than {MAX_ENTRIES:,} entries, names of more than {MAX_NAMES:,} characters, "
+                "or contains itself"
+            )
         if isinstance(value, Mapping):
             todo += [(f"{prefix}.{k}" if prefix else str(k), v) for k, v in reversed(value.items())]
         elif isinstance(value, list | tuple):
@@ -174,11 +189,14 @@ def _safetensors(file: guard.Clamped) -> dict[str, np.ndarray]:
         header.pop("__metadata__", None)
         entries = {k: (SAFETENSORS[v["dtype"]], v["shape"], *map(_offset, v["data_offsets"])) for k, v in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"the safetensors header is broken: {type(error).__name__} {str(error)[:80]}",
-                        code="DATA_FORMAT") from error
+        raise DataError(
+            f"the safetensors header is broken: {type(error).__name__} {str(error)[:80]}", code="DATA_FORMAT"
+        ) from error
     if len(entries) > MAX_TENSORS or any(len(e) != 4 for e in entries.values()):
-        raise DataError(f"the safetensors header has {len(entries):,} entries; at most {MAX_TENSORS:,}, each with two offsets",
-                        code="DATA_FORMAT")
+        raise DataError(
+            f"the safetensors header has {len(entries):,} entries; at most {MAX_TENSORS:,}, each with two offsets",
+            code="DATA_FORMAT",
+        )
     data, at, tensors = file.size - 8 - n, 0, {}
     for name, (dtype, shape, begin, end) in sorted(entries.items(), key=lambda e: e[1][2:]):
         if end - begin != guard.array_bytes(shape, dtype_of(dtype).itemsize) or begin != at or end > data:
@@ -247,8 +265,12 @@ def _turned(data: bytes, dtype: np.dtype) -> bytes:
 
 def _storages(tree: Any) -> list:
     found = []
-    _walk(tree, lambda t: found.append(t.storage if isinstance(t, Tensor) else t)
-          if isinstance(t, Tensor | torch_pickle.Storage) else None)
+    _walk(
+        tree,
+        lambda t: (
+            found.append(t.storage if isinstance(t, Tensor) else t) if isinstance(t, Tensor | torch_pickle.Storage) else None
+        ),
+    )
     return found
 
 
@@ -260,8 +282,10 @@ def _walk(tree: Any, leaf) -> Any:
         nonlocal seen, tensors
         seen, tensors = seen + 1, tensors + isinstance(value, Tensor)
         if seen > MAX_ENTRIES or tensors > MAX_TENSORS or depth > MAX_DEPTH:
-            raise refuse(f"the file's tree has more than {MAX_ENTRIES:,} entries, {MAX_TENSORS:,} tensors or {MAX_DEPTH} levels, "
-                         "or contains itself")
+            raise refuse(
+                f"the file's tree has more than {MAX_ENTRIES:,} entries, {MAX_TENSORS:,} tensors or {MAX_DEPTH} levels, "
+                "or contains itself"
+            )
         if isinstance(value, dict):
             return {k: visit(v, depth + 1) for k, v in value.items()}
         if isinstance(value, list) or type(value) is tuple:
@@ -283,7 +307,9 @@ def _view(tensor: Tensor, data: bytes) -> np.ndarray:
     if 0 in tensor.shape:
         return np.zeros(tensor.shape, dtype)
     if last >= room or math.prod(tensor.shape) > room:
-        raise refuse(f"a tensor of shape {shown(tensor.shape)}, strides {shown(tensor.strides)}, offset {tensor.offset} reaches "
-                     f"beyond its storage of {room:,} numbers")
-    flat = np.frombuffer(data, dtype, room, start)[tensor.offset:]
+        raise refuse(
+            f"a tensor of shape {shown(tensor.shape)}, strides {shown(tensor.strides)}, offset {tensor.offset} reaches "
+            f"beyond its storage of {room:,} numbers"
+        )
+    flat = np.frombuffer(data, dtype, room, start)[tensor.offset :]
     return np.lib.stride_tricks.as_strided(flat, tensor.shape, [s * dtype.itemsize for s in tensor.strides], writeable=False)

@@ -16,27 +16,67 @@ from jaxseg.utils.guard import MAX_AXES, MAX_AXIS, shown
 MAX_WORK = 1_000_000  # opcodes, and entries and characters that its calls copy
 MAX_NAME = 1000  # characters of a dictionary's key, a global or a storage's key
 STORAGES = {  # torch.<name>Storage -> numpy or ml_dtypes dtype
-    "Float": "float32", "Double": "float64", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64", "Int": "int32",
-    "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool", "ComplexFloat": "complex64",
-    "ComplexDouble": "complex128", "Untyped": "uint8",
+    "Float": "float32",
+    "Double": "float64",
+    "Half": "float16",
+    "BFloat16": "bfloat16",
+    "Long": "int64",
+    "Int": "int32",
+    "Short": "int16",
+    "Char": "int8",
+    "Byte": "uint8",
+    "Bool": "bool",
+    "ComplexFloat": "complex64",
+    "ComplexDouble": "complex128",
+    "Untyped": "uint8",
 }
 DTYPES = {  # torch.<name>
-    "float32": "float32", "float64": "float64", "float16": "float16", "bfloat16": "bfloat16", "int64": "int64",
-    "int32": "int32", "int16": "int16", "int8": "int8", "uint8": "uint8", "bool": "bool", "uint16": "uint16",
-    "uint32": "uint32", "uint64": "uint64", "complex64": "complex64", "complex128": "complex128",
-    "float8_e4m3fn": "float8_e4m3fn", "float8_e5m2": "float8_e5m2",
+    "float32": "float32",
+    "float64": "float64",
+    "float16": "float16",
+    "bfloat16": "bfloat16",
+    "int64": "int64",
+    "int32": "int32",
+    "int16": "int16",
+    "int8": "int8",
+    "uint8": "uint8",
+    "bool": "bool",
+    "uint16": "uint16",
+    "uint32": "uint32",
+    "uint64": "uint64",
+    "complex64": "complex64",
+    "complex128": "complex128",
+    "float8_e4m3fn": "float8_e4m3fn",
+    "float8_e5m2": "float8_e5m2",
 }
-CALLS = frozenset({  # what a pickle may "call"; each is a case of _call and no more
-    "collections.OrderedDict", "torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2",
-    "torch._utils._rebuild_tensor_v3", "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state",
-    "torch.Size", "torch.device", "_codecs.encode", "torch.jit._pickle.build_intlist",
-    "torch.jit._pickle.build_doublelist", "torch.jit._pickle.build_boollist", "torch.jit._pickle.build_tensorlist",
-    "torch.jit._pickle.restore_type_tag",
-})
-_WORDS = frozenset({f"torch.{n}Storage" for n in STORAGES} | {f"torch.storage.{n}Storage" for n in STORAGES}
-                   | {f"torch.{n}" for n in DTYPES} | {"torch.storage.TypedStorage"})
-_PUSHED = frozenset("INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT UNICODE BINUNICODE SHORT_BINUNICODE "
-                    "BINUNICODE8 STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8".split())
+CALLS = frozenset(
+    {  # what a pickle may "call"; each is a case of _call and no more
+        "collections.OrderedDict",
+        "torch._utils._rebuild_tensor",
+        "torch._utils._rebuild_tensor_v2",
+        "torch._utils._rebuild_tensor_v3",
+        "torch._utils._rebuild_parameter",
+        "torch._utils._rebuild_parameter_with_state",
+        "torch.Size",
+        "torch.device",
+        "_codecs.encode",
+        "torch.jit._pickle.build_intlist",
+        "torch.jit._pickle.build_doublelist",
+        "torch.jit._pickle.build_boollist",
+        "torch.jit._pickle.build_tensorlist",
+        "torch.jit._pickle.restore_type_tag",
+    }
+)
+_WORDS = frozenset(
+    {f"torch.{n}Storage" for n in STORAGES}
+    | {f"torch.storage.{n}Storage" for n in STORAGES}
+    | {f"torch.{n}" for n in DTYPES}
+    | {"torch.storage.TypedStorage"}
+)
+_PUSHED = frozenset(
+    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT UNICODE BINUNICODE SHORT_BINUNICODE "
+    "BINUNICODE8 STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8".split()
+)
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple, "EMPTY_SET": list}
 
@@ -68,8 +108,11 @@ class Tensor(NamedTuple):
 
 def refuse(message: str) -> DataError:
     """The error of a weight file that wants more than to be read."""
-    return DataError(f"refused: {message}; nothing of the file was run. Save plain weights: "
-                     "torch.save(model.state_dict(), path), or safetensors", code="DATA_UNSAFE")
+    return DataError(
+        f"refused: {message}; nothing of the file was run. Save plain weights: "
+        "torch.save(model.state_dict(), path), or safetensors",
+        code="DATA_UNSAFE",
+    )
 
 
 def interpret(stream: io.BufferedIOBase) -> Any:

@@ -54,9 +54,15 @@ def _tensor(key: str, array: np.ndarray, name: str) -> bytes:
     """_rebuild_tensor_v2(storage, 0, shape, strides in numbers, False, OrderedDict())."""
     kind = _word(array, _STORAGE, name)
     storage = b"(" + _text("storage") + f"ctorch\n{kind}Storage\n".encode() + _text(key) + _text("cpu") + _int(array.size) + b"tQ"
-    strides = [math.prod(array.shape[i + 1:]) for i in range(array.ndim)]
-    return (b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + _int(0) + _tuple(array.shape) + _tuple(strides)
-            + b"\x89ccollections\nOrderedDict\n)RtR")
+    strides = [math.prod(array.shape[i + 1 :]) for i in range(array.ndim)]
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + storage
+        + _int(0)
+        + _tuple(array.shape)
+        + _tuple(strides)
+        + b"\x89ccollections\nOrderedDict\n)RtR"
+    )
 
 
 def _safetensors(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -9,9 +9,14 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxseg.augment import build
 from jaxseg.types import ConfigError
 
-ICH = (("hflip", 0.5, {}), ("vflip", 0.5, {}), ("rotate", 0.5, {"degrees": (-45.0, 45.0)}),
-        ("scale", 0.5, {"factor": (0.8, 1.2)}), ("translate", 0.5, {"fraction": 0.2}),
-        ("shear", 0.5, {"degrees": (-30.0, 30.0)}))
+ICH = (
+    ("hflip", 0.5, {}),
+    ("vflip", 0.5, {}),
+    ("rotate", 0.5, {"degrees": (-45.0, 45.0)}),
+    ("scale", 0.5, {"factor": (0.8, 1.2)}),
+    ("translate", 0.5, {"fraction": 0.2}),
+    ("shear", 0.5, {"degrees": (-30.0, 30.0)}),
+)
 
 FLIPS = (("mirror", 0.5, {}), ("intensity", 1.0, {}), ("noise", 0.5, {}))
 
@@ -77,8 +82,9 @@ def test_jit_equals_eager():
     assert np.mean(np.asarray(a[1]) != np.asarray(b[1])) < 2e-3  # a position on a half may go either way
 
 
-@pytest.mark.parametrize("spec", [ICH, FLIPS, (("cutmix", 0.7, {}), ("noise", 0.5, {}), ("contrast", 0.5, {}))],
-                         ids=["ich", "flips", "mix"])
+@pytest.mark.parametrize(
+    "spec", [ICH, FLIPS, (("cutmix", 0.7, {}), ("noise", 0.5, {}), ("contrast", 0.5, {}))], ids=["ich", "flips", "mix"]
+)
 def test_eight_devices_give_what_one_gives(spec):
     image, mask = batch(8)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -108,13 +114,24 @@ def test_mirror_reverses_each_axis_on_its_own():
     assert corner.min() > 30 and corner.sum() == n  # eight outcomes of 64 each, standard deviation 7.5
 
 
-@pytest.mark.parametrize("spec, words", [
-    ((("rotat", 0.5, {}),), "rotate"), ((("rotate", 0.5, {"degree": 3}),), "degrees"), ((("hflip", 1.5, {}),), "0..1"),
-    ((("hflip", "x", {}),), "0..1"), ((("hflip", 0.5),), "probability, options"), ((("hflip", 0.5, {"axis": "h"}),), "option"),
-    ((("hflip", 0.5, None),), "{} for none"), ((("elastic", 0.5, {"sigma": "a"}),), "sigma='a'"), (((3, 0.5, {}),), "got 3"),
-    ((("elastic", 0.5, {"alpha": (1, 2)}),), "number"), ((("intensity", 0.5, {"scale": float("nan")}),), "nan"),
-    ((("gamma", 0.5, {"invert": 1}),), "invert=1"), ((("mirror", 0.5, {"axes": 5}),), "axes=5"),
-])
+@pytest.mark.parametrize(
+    "spec, words",
+    [
+        ((("rotat", 0.5, {}),), "rotate"),
+        ((("rotate", 0.5, {"degree": 3}),), "degrees"),
+        ((("hflip", 1.5, {}),), "0..1"),
+        ((("hflip", "x", {}),), "0..1"),
+        ((("hflip", 0.5),), "probability, options"),
+        ((("hflip", 0.5, {"axis": "h"}),), "option"),
+        ((("hflip", 0.5, None),), "{} for none"),
+        ((("elastic", 0.5, {"sigma": "a"}),), "sigma='a'"),
+        (((3, 0.5, {}),), "got 3"),
+        ((("elastic", 0.5, {"alpha": (1, 2)}),), "number"),
+        ((("intensity", 0.5, {"scale": float("nan")}),), "nan"),
+        ((("gamma", 0.5, {"invert": 1}),), "invert=1"),
+        ((("mirror", 0.5, {"axes": 5}),), "axes=5"),
+    ],
+)
 def test_a_list_that_cannot_be_meant_is_refused(spec, words):
     with pytest.raises(ConfigError, match=words):
         build(spec)
@@ -122,8 +139,12 @@ def test_a_list_that_cannot_be_meant_is_refused(spec, words):
 
 def test_wrong_shapes_and_dtypes_are_refused():
     f, (image, mask) = build(ICH), batch()
-    for bad in ((image[..., 0], mask), (image, mask[:, 1:]),
-                (image.astype(jnp.bfloat16), mask), (image, mask.astype(jnp.float32))):
+    for bad in (
+        (image[..., 0], mask),
+        (image, mask[:, 1:]),
+        (image.astype(jnp.bfloat16), mask),
+        (image, mask.astype(jnp.float32)),
+    ):
         with pytest.raises(ValueError, match="got image"):
             f(jax.random.key(0), *bad)
     with pytest.raises(ConfigError, match="rank=4"):

@@ -74,10 +74,14 @@ def test_hue_equals_colorsys():
             np.testing.assert_allclose(new, colorsys.hsv_to_rgb((h + turns) % 1, s, v), atol=2e-6)
 
 
-@pytest.mark.parametrize("name, formula", [
-    ("brightness", lambda x, grey: 1.4 * x), ("contrast", lambda x, grey: 1.4 * x - 0.4 * grey.mean()),
-    ("saturation", lambda x, grey: 1.4 * x - 0.4 * grey[..., None]),
-])
+@pytest.mark.parametrize(
+    "name, formula",
+    [
+        ("brightness", lambda x, grey: 1.4 * x),
+        ("contrast", lambda x, grey: 1.4 * x - 0.4 * grey.mean()),
+        ("saturation", lambda x, grey: 1.4 * x - 0.4 * grey[..., None]),
+    ],
+)
 def test_a_single_jitter_is_its_formula(name, formula):
     image = picture()
     expected = np.clip(formula(image, image @ np.array([0.299, 0.587, 0.114])), 0, 1)
@@ -153,13 +157,21 @@ def test_balanced_factors_fall_below_one_as_often_as_above():
     assert abs(draws[draws < 1].mean() - 0.85) < 0.01 and abs(draws[draws > 1].mean() - 1.25) < 0.015  # uniform on each side
 
 
-@pytest.mark.parametrize("name, options, words", [
-    ("noise", {"sigma": -0.1}, "not be negative"), ("blur", {"sigma": 0.0}, "above 0"), ("blur", {"per_channel": 2}, "0..1"),
-    ("lowres", {"factor": (0.5, 2.0)}, "not exceed 1"), ("gamma", {"gamma": 0}, "above 0"),
-    ("intensity", {"scale": -1.0}, "not negative"),
-    ("colour_jitter", {"hue": 0.7}, "-0.5..0.5"), ("colour_jitter", {"contrast": (-1.0, 1.0)}, "not be negative"),
-    ("colour_jitter", {"brightness": -2.0}, "not be negative"), ("colour_jitter", {"bright": 1}, "brightness"),
-])
+@pytest.mark.parametrize(
+    "name, options, words",
+    [
+        ("noise", {"sigma": -0.1}, "not be negative"),
+        ("blur", {"sigma": 0.0}, "above 0"),
+        ("blur", {"per_channel": 2}, "0..1"),
+        ("lowres", {"factor": (0.5, 2.0)}, "not exceed 1"),
+        ("gamma", {"gamma": 0}, "above 0"),
+        ("intensity", {"scale": -1.0}, "not negative"),
+        ("colour_jitter", {"hue": 0.7}, "-0.5..0.5"),
+        ("colour_jitter", {"contrast": (-1.0, 1.0)}, "not be negative"),
+        ("colour_jitter", {"brightness": -2.0}, "not be negative"),
+        ("colour_jitter", {"bright": 1}, "brightness"),
+    ],
+)
 def test_options_that_break_a_rule_are_refused(name, options, words):
     with pytest.raises(ConfigError, match=words):
         build(((name, 0.5, options),))

@@ -23,7 +23,7 @@ def test_cutmix_pastes_the_same_box_of_image_and_mask_from_one_other_sample():
         foreign = np.argwhere(np.asarray(labels[b]) != b + 1)
         if len(foreign):
             (top, left), (bottom, right) = foreign.min(0), foreign.max(0)
-            box = np.asarray(labels[b])[top:bottom + 1, left:right + 1]
+            box = np.asarray(labels[b])[top : bottom + 1, left : right + 1]
             assert len(np.unique(box)) == 1  # a full rectangle from one sample
             donors.append(box[0, 0])
     assert len(donors) > n // 2 and len(set(donors)) == len(donors)  # donors are a permutation
@@ -66,10 +66,16 @@ def test_a_random_corner_is_any_of_the_four():
     assert set(corners) == {(0, 1, 1, 1), (1, 0, 1, 1), (1, 1, 0, 1), (1, 1, 1, 0)}
 
 
-@pytest.mark.parametrize("name, options, words", [
-    ("cutmix", {"alpha": 0}, "above 0"), ("cutout", {"holes": 0}, "one hole"), ("cutout", {"fraction": 1.5}, "fraction"),
-    ("black_rectangle", {"fraction": 0}, "0, 1"), ("black_rectangle", {"corner": "left"}, "'first' or 'random'"),
-])
+@pytest.mark.parametrize(
+    "name, options, words",
+    [
+        ("cutmix", {"alpha": 0}, "above 0"),
+        ("cutout", {"holes": 0}, "one hole"),
+        ("cutout", {"fraction": 1.5}, "fraction"),
+        ("black_rectangle", {"fraction": 0}, "0, 1"),
+        ("black_rectangle", {"corner": "left"}, "'first' or 'random'"),
+    ],
+)
 def test_options_that_break_a_rule_are_refused(name, options, words):
     with pytest.raises(ConfigError, match=words):
         build(((name, 0.5, options),))
@@ -88,8 +94,10 @@ def test_every_transform_keeps_shapes_and_dtypes_at_every_rank_it_takes(name, ra
 
 
 def test_all_transforms_together_stay_finite_and_leave_the_rest_alone():
-    options = {"elastic": {"sigma": 4.0, "alpha": 20.0},
-               "colour_jitter": {"brightness": 0.3, "contrast": 0.2, "hue": 0.1, "saturation": 0.1}}
+    options = {
+        "elastic": {"sigma": 4.0, "alpha": 20.0},
+        "colour_jitter": {"brightness": 0.3, "contrast": 0.2, "hue": 0.1, "saturation": 0.1},
+    }
     spec = tuple((name, 0.08, options[name] if name in options else {}) for name in TRANSFORMS if name != "dflip")
     rng = np.random.default_rng(0)
     image = jnp.asarray(rng.random((32, 12, 12, 3)), jnp.float32)

@@ -172,14 +172,25 @@ def test_elastic_keeps_image_and_mask_together():
     assert np.mean((np.asarray(new[..., 0]) > 0.5) == np.asarray(labels == 1)) > 0.99  # linear and nearest differ on the rim
 
 
-@pytest.mark.parametrize("name, options, rank, words", [
-    ("rotate", {"degrees": (10, -10)}, 2, "low <= high"), ("rotate", {"axes": ("d",)}, 2, "leave axes out"),
-    ("dflip", {}, 2, "no axis 'd'"), ("scale", {"factor": (0.0, 1.0)}, 2, "above 0"), ("scale", {"factor": "big"}, 2, "number"),
-    ("shear", {"degrees": 10, "factor": 0.1}, 2, "one of them"), ("shear", {"degrees": 90}, 2, "-90 and 90"),
-    ("shear", {"move": "h"}, 2, "two axes"), ("affine", {}, 3, "planar"), ("elastic", {"border": "wrap"}, 2, "reflect"),
-    ("elastic", {"sigma": 0.0}, 2, "above 0"), ("elastic", {"alpha_affine": 1.0}, 3, "planar"),
-    ("hflip", {"swap": ((1, 2), (2, 3))}, 2, "one pair only"), ("mirror", {"axes": ("x",)}, 3, "no axis 'x'"),
-])
+@pytest.mark.parametrize(
+    "name, options, rank, words",
+    [
+        ("rotate", {"degrees": (10, -10)}, 2, "low <= high"),
+        ("rotate", {"axes": ("d",)}, 2, "leave axes out"),
+        ("dflip", {}, 2, "no axis 'd'"),
+        ("scale", {"factor": (0.0, 1.0)}, 2, "above 0"),
+        ("scale", {"factor": "big"}, 2, "number"),
+        ("shear", {"degrees": 10, "factor": 0.1}, 2, "one of them"),
+        ("shear", {"degrees": 90}, 2, "-90 and 90"),
+        ("shear", {"move": "h"}, 2, "two axes"),
+        ("affine", {}, 3, "planar"),
+        ("elastic", {"border": "wrap"}, 2, "reflect"),
+        ("elastic", {"sigma": 0.0}, 2, "above 0"),
+        ("elastic", {"alpha_affine": 1.0}, 3, "planar"),
+        ("hflip", {"swap": ((1, 2), (2, 3))}, 2, "one pair only"),
+        ("mirror", {"axes": ("x",)}, 3, "no axis 'x'"),
+    ],
+)
 def test_options_that_break_a_rule_are_refused(name, options, rank, words):
     with pytest.raises(ConfigError, match=words):
         build(((name, 0.5, options),), rank=rank)

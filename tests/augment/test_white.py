@@ -38,8 +38,9 @@ def test_neighbours_in_a_volume_channels_and_keys_are_uncorrelated(drawn):
     volume = drawn[0].reshape(32, 32, 64, 4)  # steps of 1, 4, 256 and 8192 positions
     for axis in range(4):
         for step in (1, 2):
-            ahead, behind = (np.take(volume, range(*ends), axis) for ends in ((step, volume.shape[axis]),
-                                                                           (0, volume.shape[axis] - step)))
+            ahead, behind = (
+                np.take(volume, range(*ends), axis) for ends in ((step, volume.shape[axis]), (0, volume.shape[axis] - step))
+            )
             for f in (np.asarray, np.square, np.abs):  # of a sign, a size: a linear look sees neither alone
                 a, b = f(ahead) - f(drawn[0]).mean(), f(behind) - f(drawn[0]).mean()
                 assert abs((a * b).mean() / f(drawn[0]).var()) < 5 / np.sqrt(a.size), (axis, step)
@@ -59,7 +60,7 @@ def test_every_bit_is_fair_and_none_follows_another():
 
 
 def test_the_spectrum_is_flat(drawn):
-    power = np.abs(np.fft.rfft(drawn[3])[1:-1])**2 / N  # exponential with mean 1 where the noise is white
+    power = np.abs(np.fft.rfft(drawn[3])[1:-1]) ** 2 / N  # exponential with mean 1 where the noise is white
     assert scipy.stats.kstest(power, "expon").pvalue > 1e-4 and power.max() < 13.2 + 8  # log of the count, and room
 
 

@@ -32,6 +32,7 @@ def test_competitors_run_in_turn_and_one_slow_moment_does_not_move_the_median():
         def f(runs):
             order.append(name)
             return ms + next(slow)
+
         return f
 
     found = clock.interleaved({"a": block("a", 2600.0), "b": block("b", 100.0)}, seconds=0.0, least=5, pause=0.0)
@@ -149,13 +150,30 @@ def test_unknown_suites_and_dresses_are_refused():
 
 
 def test_the_rows_of_the_plan_are_there():
-    wanted = {"segnext_t", "segnext_b", "segformer_b0", "segformer_b2", "effisegnet_b0", "effisegnet_b4", "unet_base", "unet3d_s",
-              "dualbranch_04_unet_s", "unetr", "swin_unetr", "nnunet_plain", "unet2d", "attention_unet2d", "mobile_unetr",
-              "pspnet_r50", "unet3d_xs"}
+    wanted = {
+        "segnext_t",
+        "segnext_b",
+        "segformer_b0",
+        "segformer_b2",
+        "effisegnet_b0",
+        "effisegnet_b4",
+        "unet_base",
+        "unet3d_s",
+        "dualbranch_04_unet_s",
+        "unetr",
+        "swin_unetr",
+        "nnunet_plain",
+        "unet2d",
+        "attention_unet2d",
+        "mobile_unetr",
+        "pspnet_r50",
+        "unet3d_xs",
+    }
     assert wanted == set(models.CASES)
     on_gpu = Options("", gpu=True)
     for name in wanted:
         from jaxseg.models import create_model
+
         model = create_model(name, abstract=True, **models.case_options(name, on_gpu))
         model.check(models.CASES[name].shape(on_gpu))
 
@@ -166,6 +184,7 @@ def test_ports_of_networks_have_our_parameter_names(name):
     torch = pytest.importorskip("torch")
     from jaxseg.bench import peers
     from jaxseg.models import create_model, functional
+
     options = models.case_options(name, Options(""))
     with torch.device("meta"):
         module, _ = peers.network(name, models.CASES[name].shape(Options(""))[1:-1], options)
@@ -196,24 +215,52 @@ def test_a_kernel_is_compared_with_its_twin_and_told_its_share_of_a_copys_bandwi
             return {"ms": clock.block(self.call.run, runs, self.call.finish)}
 
     about = {"tolerance": 0.2, "bytes": row.bytes}
-    found = pair._measured({w: Side(c) for w, c in calls.items()}, {w: c.facts for w, c in calls.items()},
-                           table.Row("ops", "depthwise", "tiny"), [], about, 0.0, tmp_path)
+    found = pair._measured(
+        {w: Side(c) for w, c in calls.items()},
+        {w: c.facts for w, c in calls.items()},
+        table.Row("ops", "depthwise", "tiny"),
+        [],
+        about,
+        0.0,
+        tmp_path,
+    )
     assert found.error == 0 and found.ratio > 0 and found.mfu > 0 and found.compile_s > 0 and found.peer == "plain twin, XLA"
     assert found.note.endswith("% of a copy's bandwidth")
 
 
 def test_one_command_measures_a_row_of_each_suite(tmp_path):
     chosen = "models/unet_base|infer/1x1x1|ops/distance_tr|data/images|startup|scaling/distance"
-    done = subprocess.run([sys.executable, "-m", "jaxseg.bench", "--quick", f"--only={chosen}", f"--output={tmp_path}",
-                           "--suite=models,infer,ops,data,scaling"], cwd=ROOT, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"})
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "jaxseg.bench",
+            "--quick",
+            f"--only={chosen}",
+            f"--output={tmp_path}",
+            "--suite=models,infer,ops,data,scaling",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+    )
     log = (tmp_path / "bench.log").read_text()
     assert done.returncode == 0, done.stderr + log
     with open(tmp_path / "bench.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [*machine.describe(), *table.FIELDS]
     assert {(r["suite"], r["work"]) for r in rows} == {
-        ("models", "forward"), ("models", "train step"), ("infer", "whole"), ("ops", "call"), ("data", "augmented"),
-        ("scaling", "32^3"), ("scaling", "64^3"), ("scaling", "slope of time"), ("scaling", "slope of memory")}
+        ("models", "forward"),
+        ("models", "train step"),
+        ("infer", "whole"),
+        ("ops", "call"),
+        ("data", "augmented"),
+        ("scaling", "32^3"),
+        ("scaling", "64^3"),
+        ("scaling", "slope of time"),
+        ("scaling", "slope of memory"),
+    }
     assert all(float(r["ours"]) > 0 for r in rows) and rows[0]["machine"] and rows[0]["jax"]
     assert done.stdout == (tmp_path / "bench.md").read_text() + "\n"

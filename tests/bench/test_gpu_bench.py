@@ -19,8 +19,11 @@ def _stage(name: str, code: str, limit: float = 60.0) -> gpu.Stage:
 
 
 def test_a_stage_that_fails_or_hangs_costs_itself_alone_and_the_rest_is_not_repeated(tmp_path, monkeypatch, capsys):
-    stages = (_stage("hangs", "import time; time.sleep(60)", 0.5), _stage("fails", "raise SystemExit(3)"),
-              _stage("one", WRITE % "one"))
+    stages = (
+        _stage("hangs", "import time; time.sleep(60)", 0.5),
+        _stage("fails", "raise SystemExit(3)"),
+        _stage("one", WRITE % "one"),
+    )
     monkeypatch.setattr(gpu, "STAGES", stages)
     assert main(["--gpu", f"--output={tmp_path}", "--lanes=2"]) == 1
     assert "1 of 3 stages ended well; not: " in capsys.readouterr().out

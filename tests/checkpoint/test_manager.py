@@ -43,11 +43,23 @@ def bits(leaf):
 def test_every_kind_of_leaf_comes_back_bitwise_and_as_itself(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, 64, np.uint8)
     tree = {
-        "bf16": jnp.asarray(noise.view(ml_dtypes.bfloat16)), "f16": noise.view(np.float16), "f64": noise.view(np.float64),
-        "f32": jnp.asarray(noise.view(np.float32)), "big endian": np.arange(3, dtype=">i4"), "u8": noise,
-        "bool": np.asarray([True, False]), "nan": np.float32("nan"), "scalar": jnp.int32(7), "weak": jnp.asarray(1.0),
-        "int": 2**60, "float": 0.1, "flag": True, "empty": np.zeros((0, 3), np.int8), "none": {},
-        "key": jax.random.key(5), "keys": jax.random.wrap_key_data(np.arange(6, dtype=np.uint32).reshape(3, 2)),
+        "bf16": jnp.asarray(noise.view(ml_dtypes.bfloat16)),
+        "f16": noise.view(np.float16),
+        "f64": noise.view(np.float64),
+        "f32": jnp.asarray(noise.view(np.float32)),
+        "big endian": np.arange(3, dtype=">i4"),
+        "u8": noise,
+        "bool": np.asarray([True, False]),
+        "nan": np.float32("nan"),
+        "scalar": jnp.int32(7),
+        "weak": jnp.asarray(1.0),
+        "int": 2**60,
+        "float": 0.1,
+        "flag": True,
+        "empty": np.zeros((0, 3), np.int8),
+        "none": {},
+        "key": jax.random.key(5),
+        "keys": jax.random.wrap_key_data(np.arange(6, dtype=np.uint32).reshape(3, 2)),
         "opt": [(jnp.ones(2), None), {"b.c": jnp.zeros(1)}],
     }
     with Checkpoints(tmp_path) as checkpoints:
@@ -71,8 +83,10 @@ def test_sharded_arrays_come_back_with_the_sharding_that_is_asked_for(tmp_path):
     key = jax.device_put(jax.random.key(1), replicated)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"a": jax.device_put(array, rows), "key": key}, {})
-        target = {"a": jax.ShapeDtypeStruct((8, 8), np.float32, sharding=NamedSharding(mesh, P(None, "data"))),
-                  "key": jax.ShapeDtypeStruct((), key.dtype, sharding=replicated)}
+        target = {
+            "a": jax.ShapeDtypeStruct((8, 8), np.float32, sharding=NamedSharding(mesh, P(None, "data"))),
+            "key": jax.ShapeDtypeStruct((), key.dtype, sharding=replicated),
+        }
         back, _, _ = checkpoints.restore(target)
     assert len(jax.devices()) == 8 and back["a"].sharding == target["a"].sharding and back["key"].sharding == replicated
     assert bits(back["a"]) == array.tobytes() and bits(back["key"]) == bits(key)
@@ -103,15 +117,22 @@ def test_keep_leaves_the_newest_and_the_best_and_the_earliest_of_equals_is_best(
             assert sorted(os.listdir(tmp_path / mode)) == [str(n) for n in left]
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda t: t["params"].update({"encoder.10.w": np.zeros(5, np.float32)}),
-     "dtype of params/encoder.10.w: expected float32, found float64"),
-    (lambda t: t["params"].update({"encoder.0.w": np.zeros((3, 4), np.float32)}),
-     r"shape of params/encoder.0.w: expected \(3, 4\), found \(4, 3\)"),
-    (lambda t: t["params"].update({"head": np.zeros(1)}), "missing params/head"),
-    (lambda t: t["params"].pop("encoder.0.w"), "unexpected params/encoder.0.w"),
-    (lambda t: t.update(step=np.int64(3)), "dtype of step: expected int64, found python int"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda t: t["params"].update({"encoder.10.w": np.zeros(5, np.float32)}),
+            "dtype of params/encoder.10.w: expected float32, found float64",
+        ),
+        (
+            lambda t: t["params"].update({"encoder.0.w": np.zeros((3, 4), np.float32)}),
+            r"shape of params/encoder.0.w: expected \(3, 4\), found \(4, 3\)",
+        ),
+        (lambda t: t["params"].update({"head": np.zeros(1)}), "missing params/head"),
+        (lambda t: t["params"].pop("encoder.0.w"), "unexpected params/encoder.0.w"),
+        (lambda t: t.update(step=np.int64(3)), "dtype of step: expected int64, found python int"),
+    ],
+)
 def test_a_target_of_other_names_shapes_or_dtypes_is_refused_by_name_and_nothing_is_renamed(tmp_path, change, message):
     save(tmp_path, 1)
     target = tiny()
@@ -241,6 +262,7 @@ def test_a_failed_background_save_is_raised_once_by_poll_and_later_saves_work(tm
 
         def fail(path, content):
             raise OSError(28, "No space left on device")
+
         monkeypatch.setattr(steps, "write_atomic", fail)
         checkpoints.save(2, tiny(2), {})
         with pytest.raises(StorageError, match="checkpoint 2 was not written .*No space left"):
@@ -338,8 +360,12 @@ def test_sigkill_during_a_save_leaves_an_older_step_that_is_whole(tmp_path):
 
 def test_what_cannot_be_stored_is_refused_at_the_call(tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    for tree, info, message in [({"a": "text"}, {}, "leaf 'a' is a str"), ({}, {}, "without leaves"),
-                                ({"a/b": 1, "a": {"b": 2}}, {}, "two leaves"), ({"a": 1}, {"f": object()}, "JSON-able")]:
+    for tree, info, message in [
+        ({"a": "text"}, {}, "leaf 'a' is a str"),
+        ({}, {}, "without leaves"),
+        ({"a/b": 1, "a": {"b": 2}}, {}, "two leaves"),
+        ({"a": 1}, {"f": object()}, "JSON-able"),
+    ]:
         with pytest.raises(ValueError, match=message):
             checkpoints.save(0, tree, info)
     with pytest.raises(ValueError, match="keep=0"):

@@ -14,14 +14,21 @@ from jaxseg.types import CheckpointError, ConfigError, MismatchError, StorageErr
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {"seed": 0, "data": {"size": (64, 64), "root": "/a"}, "optim": {"lr": 1e-4, "options": {}}}
-RECORD = {"config": CONFIG, "recipe": {"size": (64, 64), "window": None}, "labels": ["bleed"], "dataset": "ct_ich",
-          "synthetic": True, "model": {"name": "segnext_test", "in_channels": 1, "num_classes": 1, "rank": 2, "options": {}}}
+RECORD = {
+    "config": CONFIG,
+    "recipe": {"size": (64, 64), "window": None},
+    "labels": ["bleed"],
+    "dataset": "ct_ich",
+    "synthetic": True,
+    "model": {"name": "segnext_test", "in_channels": 1, "num_classes": 1, "rank": 2, "options": {}},
+}
 
 
 @pytest.fixture
 def workdir(tmp_path):
     yield tmp_path / "run"
     from jaxseg.checkpoint import record
+
     for held in list(record._held.values()):
         held.release()
 
@@ -43,8 +50,12 @@ def test_an_incomplete_record_is_neither_written_nor_read(tmp_path):
     assert not os.listdir(tmp_path)
     write_record(tmp_path, RECORD)
     whole = json.loads((tmp_path / "run.json").read_text())
-    for content, message in (("{", "no JSON"), ("[1]", "no record of a run"), (json.dumps(whole | {"format": 2}), "upgrade"),
-                             (json.dumps(whole | {"recipe": None}), r"'recipe' \(dict\)")):
+    for content, message in (
+        ("{", "no JSON"),
+        ("[1]", "no record of a run"),
+        (json.dumps(whole | {"format": 2}), "upgrade"),
+        (json.dumps(whole | {"recipe": None}), r"'recipe' \(dict\)"),
+    ):
         (tmp_path / "run.json").write_text(content)
         with pytest.raises(CheckpointError, match=message):
             read_record(tmp_path)
@@ -108,8 +119,9 @@ def test_checkpoints_without_a_record_are_not_built_upon(workdir):
 
 
 def test_two_runs_at_once_are_refused_and_a_killed_run_leaves_no_lock(workdir):
-    script = ("import sys\nfrom jaxseg.checkpoint import claim\nclaim(sys.argv[1], {})\nprint('held', flush=True)\n"
-              "sys.stdin.read()")
+    script = (
+        "import sys\nfrom jaxseg.checkpoint import claim\nclaim(sys.argv[1], {})\nprint('held', flush=True)\nsys.stdin.read()"
+    )
     command = [sys.executable, "-c", script, str(workdir)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"

@@ -70,8 +70,13 @@ def test_two_processes_save_restore_and_fail_together(tmp_path):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    run = lambda i: subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "run"), str(port), str(i)],
-                                     cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    run = lambda i: subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "run"), str(port), str(i)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     processes = [run(0), run(1)]
     try:
         for process in processes:

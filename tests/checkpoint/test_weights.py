@@ -8,10 +8,13 @@ from jaxseg.types import CheckpointError
 
 
 def state(value):
-    return {"step": value, "params": {f"stages.{i}.w": np.full(3, value + i / 100, np.float32) for i in range(12)},
-            "state": {"norm.mean": np.full(2, value, np.float32)},
-            "ema": {f"stages.{i}.w": np.full(3, -value, np.float32) for i in range(12)},
-            "opt": (np.zeros(4), {"mu": np.zeros(3)})}
+    return {
+        "step": value,
+        "params": {f"stages.{i}.w": np.full(3, value + i / 100, np.float32) for i in range(12)},
+        "state": {"norm.mean": np.full(2, value, np.float32)},
+        "ema": {f"stages.{i}.w": np.full(3, -value, np.float32) for i in range(12)},
+        "opt": (np.zeros(4), {"mu": np.zeros(3)}),
+    }
 
 
 @pytest.fixture

@@ -31,21 +31,43 @@ def archive(path, members):
 
 
 def test_only_the_wanted_files_are_unpacked(tmp_path):
-    source = archive(tmp_path / "a.tar.gz", [
-        (f"{TOP}/setup.py", b"raise SystemExit"), (GOOD, b"ct"), (f"{TOP}/totalsegmentator/map_to_binary.py", b"class_map = {}"),
-        (f"{TOP}/tests/reference_files/example_ct_dicom/CT.1", b"slice"), (f"{TOP}/LICENSE", b"Apache"),
-        (f"{TOP}/tests/reference_files/other.nii.gz", b"no"), (f"{TOP}/link", (tarfile.SYMTYPE, "/etc/passwd"))])
+    source = archive(
+        tmp_path / "a.tar.gz",
+        [
+            (f"{TOP}/setup.py", b"raise SystemExit"),
+            (GOOD, b"ct"),
+            (f"{TOP}/totalsegmentator/map_to_binary.py", b"class_map = {}"),
+            (f"{TOP}/tests/reference_files/example_ct_dicom/CT.1", b"slice"),
+            (f"{TOP}/LICENSE", b"Apache"),
+            (f"{TOP}/tests/reference_files/other.nii.gz", b"no"),
+            (f"{TOP}/link", (tarfile.SYMTYPE, "/etc/passwd")),
+        ],
+    )
     (tmp_path / "out").mkdir()
     acquire.unpack(source, tmp_path / "out")
     found = {p.relative_to(tmp_path / "out").as_posix(): p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
-    assert found == {"example_ct.nii.gz": b"ct", "map_to_binary.py": b"class_map = {}", "example_ct_dicom/CT.1": b"slice",
-                     "LICENSE": b"Apache"}
+    assert found == {
+        "example_ct.nii.gz": b"ct",
+        "map_to_binary.py": b"class_map = {}",
+        "example_ct_dicom/CT.1": b"slice",
+        "LICENSE": b"Apache",
+    }
 
 
-@pytest.mark.parametrize("members", [
-    [("/etc/evil", b"x")], [(f"{TOP}/../evil", b"x")], [(f"{TOP}/tests/reference_files/example_ct_dicom/../../x", b"x")],
-    [(GOOD, (tarfile.SYMTYPE, "/etc/passwd"))], [(GOOD, (tarfile.LNKTYPE, f"{TOP}/LICENSE"))], [(GOOD, (tarfile.FIFOTYPE, ""))],
-    [(GOOD, b"x"), (GOOD, b"y")], [(GOOD, bytes(200))], [(f"{TOP}/{i}", bytes(90)) for i in range(5)]])
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("/etc/evil", b"x")],
+        [(f"{TOP}/../evil", b"x")],
+        [(f"{TOP}/tests/reference_files/example_ct_dicom/../../x", b"x")],
+        [(GOOD, (tarfile.SYMTYPE, "/etc/passwd"))],
+        [(GOOD, (tarfile.LNKTYPE, f"{TOP}/LICENSE"))],
+        [(GOOD, (tarfile.FIFOTYPE, ""))],
+        [(GOOD, b"x"), (GOOD, b"y")],
+        [(GOOD, bytes(200))],
+        [(f"{TOP}/{i}", bytes(90)) for i in range(5)],
+    ],
+)
 def test_hostile_members_are_refused(tmp_path, monkeypatch, members):
     monkeypatch.setattr(acquire, "MAX_FILE", 100)
     monkeypatch.setattr(acquire, "MAX_ALL", 400)

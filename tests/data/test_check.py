@@ -18,8 +18,14 @@ def test_a_sound_set_is_described(tmp_path):
     said = []
     text = str(check(toy_set.make(tmp_path), R, log=said.append))
     assert not said and "error" not in text.replace("0 errors", "")
-    for fact in ("6 of 6 patients", "bleed: 3 patients, none: 3 patients", "24 kept of 24, 18 of them without foreground",
-                 "18 x 20: 24", "rows 0.6 to 0.6 mm, columns 0.5 to 0.5 mm", "SYNTHETIC"):
+    for fact in (
+        "6 of 6 patients",
+        "bleed: 3 patients, none: 3 patients",
+        "24 kept of 24, 18 of them without foreground",
+        "18 x 20: 24",
+        "rows 0.6 to 0.6 mm, columns 0.5 to 0.5 mm",
+        "SYNTHETIC",
+    ):
         assert fact in text, fact
 
 

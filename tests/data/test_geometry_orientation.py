@@ -41,7 +41,8 @@ def _volume(affine, channels=()) -> Volume:
 def _oracle(volume) -> np.ndarray:
     """nibabel's reorientation to LPS, then [X, Y, Z] -> [Z, Y, X]."""
     change = nibabel.orientations.ornt_transform(
-        nibabel.io_orientation(volume.affine), nibabel.orientations.axcodes2ornt(("L", "P", "S")))
+        nibabel.io_orientation(volume.affine), nibabel.orientations.axcodes2ornt(("L", "P", "S"))
+    )
     moved = nibabel.apply_orientation(volume.array, change)
     return moved.transpose(2, 1, 0, *range(3, moved.ndim))
 

@@ -22,8 +22,10 @@ def test_all_48_orders_of_one_scan_give_one_array_and_come_back_bitwise(channels
         assert np.shares_memory(found, volume.array) and orientation.shape == volume.array.shape[:3]
         assert orientation.spacing == tuple(ZOOMS[order.index(world)] for world in range(3))
         np.testing.assert_array_equal(orientation.restore(found), volume.array)
-        np.testing.assert_array_equal(orientation.restore(np.stack([found[..., 0], found[..., 0]], -1) if channels else found),
-                                      np.stack([volume.array[..., 0]] * 2, -1) if channels else volume.array)
+        np.testing.assert_array_equal(
+            orientation.restore(np.stack([found[..., 0], found[..., 0]], -1) if channels else found),
+            np.stack([volume.array[..., 0]] * 2, -1) if channels else volume.array,
+        )
 
 
 def test_volumes_are_slices_turned_round_and_agree_with_nibabel():

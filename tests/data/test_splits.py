@@ -19,8 +19,19 @@ def dataset(fixed=None):
 
 
 def rows(patients=20, slices=5):
-    return [{"case": f"c{p:02d}", "patient": f"p{p:02d}", "slice": z, "foreground": [z], "digest": f"{p}-{z}", "constant": False,
-             "stratum": "bleed" if p % 2 else "none"} for p in range(patients) for z in range(slices)]
+    return [
+        {
+            "case": f"c{p:02d}",
+            "patient": f"p{p:02d}",
+            "slice": z,
+            "foreground": [z],
+            "digest": f"{p}-{z}",
+            "constant": False,
+            "stratum": "bleed" if p % 2 else "none",
+        }
+        for p in range(patients)
+        for z in range(slices)
+    ]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -40,7 +51,10 @@ def test_the_order_of_the_listing_does_not_matter_and_the_seed_does():
 
 def test_the_draw_is_the_same_on_every_machine_and_version():
     assert sp.split_patients({f"p{i}": "" for i in range(6)}, (0.5, 0.25, 0.25), 0) == {
-        "train": GOLDEN[0], "val": GOLDEN[1], "test": GOLDEN[2]}
+        "train": GOLDEN[0],
+        "val": GOLDEN[1],
+        "test": GOLDEN[2],
+    }
 
 
 GOLDEN = (["p1", "p3", "p4"], ["p5"], ["p0", "p2"])  # drawn 2026-11-21; a change here changes every published split
@@ -94,8 +108,17 @@ def test_the_folds_are_the_same_on_every_machine_and_version():
 
 def examinations(patients=20):
     """Volumes of patients who came once, twice or three times, one row each."""
-    return [{"case": f"p{p:02d}-{t}", "patient": f"p{p:02d}", "stratum": "HGG" if p % 3 else "LGG", "foreground": [9, 9, 9],
-             "digest": f"{p}-{t}"} for p in range(patients) for t in range(1 + p % 3)]
+    return [
+        {
+            "case": f"p{p:02d}-{t}",
+            "patient": f"p{p:02d}",
+            "stratum": "HGG" if p % 3 else "LGG",
+            "foreground": [9, 9, 9],
+            "digest": f"{p}-{t}",
+        }
+        for p in range(patients)
+        for t in range(1 + p % 3)
+    ]
 
 
 def test_no_case_of_the_test_ever_reaches_training():
@@ -161,8 +184,16 @@ def test_a_fixed_split_is_followed_or_refused():
         sp.split_rows(rows(), dataset(), split="patients", fractions=FRACTIONS, seed=0)
 
 
-@pytest.mark.parametrize("n,protocol,sizes", [(318, "only", (258, 10, 50)), (2500, "all", (1800, 200, 500)),
-                                              (30, "only", (25, 1, 4)), (100, "all", (72, 8, 20)), (3, "only", (1, 1, 1))])
+@pytest.mark.parametrize(
+    "n,protocol,sizes",
+    [
+        (318, "only", (258, 10, 50)),
+        (2500, "all", (1800, 200, 500)),
+        (30, "only", (25, 1, 4)),
+        (100, "all", (72, 8, 20)),
+        (3, "only", (1, 1, 1)),
+    ],
+)
 def test_the_seeds_split_takes_the_last_slices_and_says_that_it_leaks(n, protocol, sizes):
     r = [{"patient": f"p{i // 40}", "stratum": "", "foreground": [1]} for i in range(n)]
     said = []
@@ -195,8 +226,13 @@ def test_one_image_under_two_names_is_a_leak_unless_it_is_constant():
     sp.check_no_leak(r, {"train": [0], "val": [], "test": [10]})
     r[0]["constant"] = r[10]["constant"] = False
     with pytest.raises(DataError, match="same image"):
-        sp.split_rows(r, dataset({f"p{i:02d}": "test" if i == 2 else "train" for i in range(20)}), split="fixed",
-                      fractions=FRACTIONS, seed=0)
+        sp.split_rows(
+            r,
+            dataset({f"p{i:02d}": "test" if i == 2 else "train" for i in range(20)}),
+            split="fixed",
+            fractions=FRACTIONS,
+            seed=0,
+        )
 
 
 def test_a_split_without_foreground_is_refused():
@@ -219,16 +255,19 @@ def test_a_split_file_comes_back_as_it_was(tmp_path):
     assert sp.load_splits(tmp_path / "splits.json", STRATA) == drawn
 
 
-@pytest.mark.parametrize("content,text,code", [
-    ({"train": ["a"], "val": ["b"], "test": ["x"]}, "1 patients are not in the data: x", "DATA_SPLIT"),
-    ({"train": ["a", "a"], "val": ["b"], "test": ["c"]}, "1 patients are listed twice: a", "DATA_SPLIT"),
-    ({"train": ["a"], "val": ["b"], "test": ["c", "a"]}, "1 patients are in two splits: a", "DATA_LEAK"),
-    ({"train": ["a"], "val": ["b"], "test": []}, "1 patients of the data are in no split.*: c", "DATA_SPLIT"),
-    ({"train": ["a"], "val": ["b"]}, "lists of patient names", "DATA_SPLIT"),
-    ({"train": ["a"], "val": ["b"], "test": ["c"], "tset": []}, "lists of patient names", "DATA_SPLIT"),
-    ({"train": "abc", "val": [], "test": []}, "lists of patient names", "DATA_SPLIT"),
-    ([1, 2], "lists of patient names", "DATA_SPLIT"),
-])
+@pytest.mark.parametrize(
+    "content,text,code",
+    [
+        ({"train": ["a"], "val": ["b"], "test": ["x"]}, "1 patients are not in the data: x", "DATA_SPLIT"),
+        ({"train": ["a", "a"], "val": ["b"], "test": ["c"]}, "1 patients are listed twice: a", "DATA_SPLIT"),
+        ({"train": ["a"], "val": ["b"], "test": ["c", "a"]}, "1 patients are in two splits: a", "DATA_LEAK"),
+        ({"train": ["a"], "val": ["b"], "test": []}, "1 patients of the data are in no split.*: c", "DATA_SPLIT"),
+        ({"train": ["a"], "val": ["b"]}, "lists of patient names", "DATA_SPLIT"),
+        ({"train": ["a"], "val": ["b"], "test": ["c"], "tset": []}, "lists of patient names", "DATA_SPLIT"),
+        ({"train": "abc", "val": [], "test": []}, "lists of patient names", "DATA_SPLIT"),
+        ([1, 2], "lists of patient names", "DATA_SPLIT"),
+    ],
+)
 def test_a_wrong_split_file_is_refused(tmp_path, content, text, code):
     path = tmp_path / "splits.json"
     path.write_text(json.dumps(content))

@@ -27,8 +27,16 @@ def make(root: Path, patients: int = 6, slices: int = 4, protocol: str = "all", 
         for name, array in (("image", image), ("mask", mask)):
             nibabel.save(nibabel.Nifti1Image(array, affine), root / f"{name}{p:02d}.nii")
         cases.append(Case(f"c{p:02d}", f"p{p:02d}", (root / f"image{p:02d}.nii",), root / f"mask{p:02d}.nii"))
-    return DataSet("toy", root, tuple(cases), RECIPE.labels, to_classes, keep_slice=functools.partial(keep, protocol),
-                   stratum=stratum, synthetic=True)
+    return DataSet(
+        "toy",
+        root,
+        tuple(cases),
+        RECIPE.labels,
+        to_classes,
+        keep_slice=functools.partial(keep, protocol),
+        stratum=stratum,
+        synthetic=True,
+    )
 
 
 def to_classes(raw):

@@ -17,8 +17,9 @@ def store(tmp_path_factory):
     return two_processes.make_store(tmp_path_factory.mktemp("toy") / "store")
 
 
-@pytest.mark.parametrize("dataset, lesions, far", [("folder", "", None), ("organs_ct", "", None), ("brats", "", FAR),
-                                                   ("folder", "GLI", FAR)])
+@pytest.mark.parametrize(
+    "dataset, lesions, far", [("folder", "", None), ("organs_ct", "", None), ("brats", "", FAR), ("folder", "GLI", FAR)]
+)
 def test_374_mm_belong_to_brats_and_to_lesion_wise_scores(dataset, lesions, far):
     assert scoring.policy_of(dataset, empty="one", lesions=lesions) == ("one", far)
     with pytest.raises(ConfigError, match="one or nan"):

@@ -33,6 +33,7 @@ def changed(run, **keys):
 def strict(path):
     def refuse(constant):
         raise ValueError(f"{constant} is no JSON")
+
     return json.loads(path.read_text(), parse_constant=refuse)
 
 
@@ -40,8 +41,14 @@ def read(path):
     return np.asarray(Image.open(path)) if path.suffix == ".png" else np.asarray(nibabel.load(path).dataobj)
 
 
-@pytest.mark.parametrize("name, keys", [("plain", {}), ("other", {"infer__mirror": (0, 1), "eval__threshold": 0.45}),
-                                        ("steps", {"eval__postprocess": True, "infer__postprocess": True})])
+@pytest.mark.parametrize(
+    "name, keys",
+    [
+        ("plain", {}),
+        ("other", {"infer__mirror": (0, 1), "eval__threshold": 0.45}),
+        ("steps", {"eval__postprocess": True, "infer__postprocess": True}),
+    ],
+)
 def test_the_labels_that_predict_writes_give_the_dice_that_evaluate_writes(run, tmp_path, name, keys):
     folder, root = run
     config = changed(folder, **keys)

@@ -43,14 +43,22 @@ def scored(classes: int, monkeypatch, **options):
     def batches(cache, rows, *, batch_size, process_index, process_count):
         def padded():
             for start in range(0, len(rows), batch_size):
-                index = np.resize(rows[start:start + batch_size], batch_size)
+                index = np.resize(rows[start : start + batch_size], batch_size)
                 weight = (np.arange(batch_size) < len(rows) - start).astype(np.float32)
                 yield {"image": store.images[index], "mask": store.masks[index], "index": index, "weight": weight}
+
         return contextlib.nullcontext(padded())
 
     monkeypatch.setattr(slices.pipeline, "eval_batches", batches)
-    scorer = slices.Scorer(Echo(), losses.build((("dice", 1.0),)), thresholds=(0.4, 0.5), mesh=meshes.make(1), batch_size=2,
-                           dtype="float32", **{"threshold": 0.5, **options})
+    scorer = slices.Scorer(
+        Echo(),
+        losses.build((("dice", 1.0),)),
+        thresholds=(0.4, 0.5),
+        mesh=meshes.make(1),
+        batch_size=2,
+        dtype="float32",
+        **{"threshold": 0.5, **options},
+    )
     return store, scorer.run({}, {}, store, np.arange(N))
 
 

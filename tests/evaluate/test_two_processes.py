@@ -19,9 +19,17 @@ def test_three_volumes_are_scored_by_two_processes_as_by_one(tmp_path):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    processes = [subprocess.Popen([sys.executable, str(Path(two_processes.__file__)), str(tmp_path), str(port), str(i)], cwd=ROOT,
-                                  env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
-                                  stderr=subprocess.STDOUT) for i in range(2)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(Path(two_processes.__file__)), str(tmp_path), str(port), str(i)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+            stderr=subprocess.STDOUT,
+        )
+        for i in range(2)
+    ]
     try:
         one = two_processes.judge(store, tmp_path / "one")
         for process in processes:

@@ -14,7 +14,9 @@ def make_store(folder: Path):
     """Three volumes of two shapes, one of them without a tumour, in `folder`."""
     from jaxseg.data.records import Recipe
     from jaxseg.data.store import per_case
+
     if not folder.exists():
+
         def items():
             for i in range(3):
                 random = np.random.default_rng(i)
@@ -23,6 +25,7 @@ def make_store(folder: Path):
                     mask[2:7, 2:6, 1:6] = random.integers(0, 4, (5, 4, 5))
                 image = random.normal(size=(*mask.shape, 2)).astype(np.float32)
                 yield image, mask, {"case": f"c{i}", "patient": f"p{i}", "stratum": "", "spacing": [1.0, 1.0, 2.0]}
+
         recipe = Recipe((8, 8, 8), None, None, 2, LABELS, intensity="brain")
         folder.mkdir(parents=True)
         per_case.write(folder, items(), recipe, count=3, name="toy", synthetic=True, regions=REGIONS, log=lambda line: None)
@@ -43,16 +46,21 @@ def judge(store, folder: Path) -> dict:
 
     network, params, state = functional.split(Tiny(in_channels=2, num_classes=4, rank=3, rngs=nnx.Rngs(0)))
     sharing = meshes.replicated(meshes.make(0 if jax.process_count() > 1 else 1))
-    weights = [{k: jax.make_array_from_process_local_data(sharing, np.asarray(v)) for k, v in part.items()}
-               for part in (params, state)]  # as the train state has them: on the devices of all processes
+    weights = [
+        {k: jax.make_array_from_process_local_data(sharing, np.asarray(v)) for k, v in part.items()} for part in (params, state)
+    ]  # as the train state has them: on the devices of all processes
     windows = Windows(Forward(network, num_classes=4, batch=1), (8, 8, 8), blend="gaussian")
     rules = scoring.Rules(LABELS, REGIONS, scoring.policy_of("toy", empty="nan", lesions="GLI"), True, "GLI")
     scorer = volumes.Scorer(windows, compose.build((("dice", 1.0),), {}, (), ()), rules)
     found = {}
     for name, rows in (("three", np.arange(3)), ("one", np.array([1]))):  # one volume: nothing is left for process 1
         scored = scorer.run(*weights, store, rows)
-        found[name] = {"cases": scored.rows, "lesions": scored.lesions, "confusion": scored.confusion.tolist(),
-                       "figures": volumes.headline(scored, rules)}
+        found[name] = {
+            "cases": scored.rows,
+            "lesions": scored.lesions,
+            "confusion": scored.confusion.tolist(),
+            "figures": volumes.headline(scored, rules),
+        }
         if jax.process_index() == 0:
             (folder / name).mkdir(parents=True)
             table = report.table_of(scored._replace(loss=round(scored.loss, 5), seconds=0.0), rules, "the prepared grid")
@@ -64,6 +72,7 @@ def judge(store, folder: Path) -> dict:
 if __name__ == "__main__":
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
     import jax
+
     root, port, me = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, me, initialization_timeout=60)
     (root / f"{me}.json").write_text(json.dumps(judge(make_store(root / "store"), root / "two")))

@@ -26,11 +26,21 @@ def _gpu():
 
 
 # x [B, *S, C], kernel, dilation
-CONVS = (((2, 41, 67, 24), (1, 7), 1), ((2, 67, 41, 40), (11, 1), 1), ((2, 130, 43, 144), (1, 21), 1),
-         ((2, 129, 33, 64), (21, 1), 1), ((3, 33, 35, 40), (3, 3), 1), ((2, 37, 41, 24), (5, 5), 1),
-         ((2, 37, 41, 144), (5, 5), 1), ((1, 29, 31, 24), (7, 7), 1),
-         ((1, 17, 19, 21, 40), (3, 3, 3), 1), ((1, 17, 19, 21, 24), (3, 3, 3), 3), ((1, 13, 15, 17, 24), (5, 5, 5), 2),
-         ((1, 15, 17, 19, 24), (7, 7, 7), 1), ((1, 15, 14, 17, 16), (13, 13, 13), 1))
+CONVS = (
+    ((2, 41, 67, 24), (1, 7), 1),
+    ((2, 67, 41, 40), (11, 1), 1),
+    ((2, 130, 43, 144), (1, 21), 1),
+    ((2, 129, 33, 64), (21, 1), 1),
+    ((3, 33, 35, 40), (3, 3), 1),
+    ((2, 37, 41, 24), (5, 5), 1),
+    ((2, 37, 41, 144), (5, 5), 1),
+    ((1, 29, 31, 24), (7, 7), 1),
+    ((1, 17, 19, 21, 40), (3, 3, 3), 1),
+    ((1, 17, 19, 21, 24), (3, 3, 3), 3),
+    ((1, 13, 15, 17, 24), (5, 5, 5), 2),
+    ((1, 15, 17, 19, 24), (7, 7, 7), 1),
+    ((1, 15, 14, 17, 16), (13, 13, 13), 1),
+)
 LIMITS = {"float32": 1e-5, "bfloat16": 5e-3}  # of the largest value; inputs are exact in both, results are rounded
 
 
@@ -73,8 +83,11 @@ def exact(shape, kernel, dilation):
 def test_depthwise_kernels_equal_numpy_in_float64(case, dtype):
     spec, x, w, g, *wanted = exact(*case)
     x, w, g = (jnp.asarray(a, dtype) for a in (x, w, g))
-    calls = (jax.jit(functools.partial(depthwise.forward, spec)), jax.jit(functools.partial(depthwise.input_gradient, spec,
-             case[0][1:-1])), jax.jit(functools.partial(depthwise.weight_gradient, spec, case[1])))
+    calls = (
+        jax.jit(functools.partial(depthwise.forward, spec)),
+        jax.jit(functools.partial(depthwise.input_gradient, spec, case[0][1:-1])),
+        jax.jit(functools.partial(depthwise.weight_gradient, spec, case[1])),
+    )
     for call, arrays, right in zip(calls, ((x, w), (g, w), (x, g)), wanted):
         found, again = (np.asarray(call(*arrays), np.float64) for _ in range(2))
         np.testing.assert_array_equal(found, again)
@@ -87,15 +100,16 @@ def test_attention_and_its_gradients_equal_the_whole_score_matrix(t, s, d, bias,
     if regions and t != s:
         pytest.skip("regions are of positions that attend to each other")
     b, heads = 8, 3
-    q, k, v, g = (jnp.asarray(np.random.default_rng(i).normal(size=(b, n, heads, d)), jnp.bfloat16)
-                  for i, n in enumerate((t, s, s, t)))
+    q, k, v, g = (
+        jnp.asarray(np.random.default_rng(i).normal(size=(b, n, heads, d)), jnp.bfloat16) for i, n in enumerate((t, s, s, t))
+    )
     added = jnp.asarray(np.random.default_rng(9).normal(size=(1, heads, t, s)), jnp.float32) if bias else None
     rows = np.stack([np.zeros(t, np.int32), np.arange(t, dtype=np.int32) * 5 // t]) if regions else None
     ours = lambda q, k, v, added: ops.attention(q, k, v, bias=added, regions=rows)
 
     def plain(q, k, v, added):
         joined = attention_reference.joined(added, None if rows is None else jnp.asarray(rows), b)
-        return attention_reference.attention(q, k, v, bias=joined, scale=d ** -0.5)
+        return attention_reference.attention(q, k, v, bias=joined, scale=d**-0.5)
 
     both = lambda f: jax.jit(lambda q, k, v, added, g: (f(q, k, v, added), *jax.vjp(f, q, k, v, added)[1](g)))
     wide = [None if a is None else a.astype(jnp.float32) for a in (q, k, v, added, g)]

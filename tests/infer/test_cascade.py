@@ -107,8 +107,9 @@ def numpy_merge(logits, starts, shape, merge="max", weights=None, activation="so
 
 def check(volume, forward=ripple, *, most=3, least=4, exact=True, **options):
     """Run both and compare everything; returns the result."""
-    ours = cascade.segment(finder, forward, volume, num_classes=4, roi_size=ROI, crop=CROP, max_instances=most, min_size=least,
-                           **options)
+    ours = cascade.segment(
+        finder, forward, volume, num_classes=4, roi_size=ROI, crop=CROP, max_instances=most, min_size=least, **options
+    )
     with_place = np.concatenate([volume, np.asarray(coordinates.maps(volume.shape[:3]))], -1)
     shrunk = numpy_shrunk(with_place, ROI)
     assert np.abs(shrunk[..., 0] - LEVEL).min() > 1e-5, "this volume leaves the mask to rounding"
@@ -226,8 +227,15 @@ def test_volumes_of_many_sizes_share_two_programs_and_only_crops_that_were_found
         two = (((2, 7), (2, 7), (2, 7)), ((11, 16), (11, 16), (11, 16)))
         for regions in ((), two[:1], two):
             before = len(inputs)
-            result = cascade.segment(seen_finder, seen_echo, volume_of(spots(*regions, shape=(n, 20, 17)), (n, 20, 17)),
-                                     num_classes=4, roi_size=ROI, crop=CROP, min_size=1)
+            result = cascade.segment(
+                seen_finder,
+                seen_echo,
+                volume_of(spots(*regions, shape=(n, 20, 17)), (n, 20, 17)),
+                num_classes=4,
+                roi_size=ROI,
+                crop=CROP,
+                min_size=1,
+            )
             jax.effects_barrier()
             assert result.found == len(regions) and len(inputs) - before == 1 + max(len(regions), 1)
     assert traces.count("find") == 1 and traces.count("take") <= 2  # a loop's body may be traced twice for one program
@@ -264,19 +272,31 @@ def test_roi_targets_are_torchs_nearest_voxels(shape, size):
     np.testing.assert_array_equal(ours, theirs[0, 0].numpy())
 
 
-@pytest.mark.parametrize("roi,second,who", [(lambda x: finder(x) * jnp.nan, echo, "ROI"),
-                                            (finder, lambda x: echo(x).at[0, 0, 0, 0].set(jnp.inf), "second")])
+@pytest.mark.parametrize(
+    "roi,second,who",
+    [(lambda x: finder(x) * jnp.nan, echo, "ROI"), (finder, lambda x: echo(x).at[0, 0, 0, 0].set(jnp.inf), "second")],
+)
 def test_a_network_that_returns_nan_is_named(roi, second, who):
     with pytest.raises(NonFiniteError, match=who):
         cascade.segment(roi, second, volume_of(np.zeros(SHAPE)), num_classes=4, roi_size=ROI, crop=CROP)
 
 
-@pytest.mark.parametrize("options,words", [
-    (dict(num_classes=3), "num_classes=3"), (dict(merge="mean"), "merge"), (dict(blend="gaussian"), "no weights"),
-    (dict(merge="probability", blend="gauss"), "did you mean gaussian"), (dict(roi_size=(8, 8)), "roi_size"),
-    (dict(crop=0), "crop"), (dict(max_instances=0), "max_instances"), (dict(num_classes=1), "sigmoid"),
-    (dict(connectivity=4), "connectivity"),
-    (dict(include_coordinates=False), "num_classes"), (dict(roi_forward=lambda x: x[:, 1:]), "ROI network")])
+@pytest.mark.parametrize(
+    "options,words",
+    [
+        (dict(num_classes=3), "num_classes=3"),
+        (dict(merge="mean"), "merge"),
+        (dict(blend="gaussian"), "no weights"),
+        (dict(merge="probability", blend="gauss"), "did you mean gaussian"),
+        (dict(roi_size=(8, 8)), "roi_size"),
+        (dict(crop=0), "crop"),
+        (dict(max_instances=0), "max_instances"),
+        (dict(num_classes=1), "sigmoid"),
+        (dict(connectivity=4), "connectivity"),
+        (dict(include_coordinates=False), "num_classes"),
+        (dict(roi_forward=lambda x: x[:, 1:]), "ROI network"),
+    ],
+)
 def test_arguments_that_do_not_fit_are_refused(options, words):
     given = {"roi_forward": finder, "forward": echo, "num_classes": 4, "roi_size": ROI, "crop": CROP, **options}
     with pytest.raises(ValueError, match=words):

@@ -82,8 +82,11 @@ def test_a_file_in_a_folder_that_is_gone_is_a_storage_error_and_not_that_of_the_
 
 @pytest.mark.parametrize("suffix", [".png", ".nii"])
 def test_maps_of_regions_are_named_after_regions_and_hold_their_own_channel(tmp_path, suffix):
-    record = {"config": {"data": {"whole": False}}, "labels": ["core", "oedema"],
-              "regions": [["all/any", [1, 2]], ["middle", [1]]]}
+    record = {
+        "config": {"data": {"whole": False}},
+        "labels": ["core", "oedema"],
+        "regions": [["all/any", [1, 2]], ["middle", [1]]],
+    }
     assert cases.map_names(record) == ["all/any", "middle"]
     assert cases.map_names(record | {"regions": []}) == ["core", "oedema"]
     array = np.zeros((6, 5), np.uint8) if suffix == ".png" else np.zeros((6, 5, 2), np.uint8)

@@ -22,10 +22,17 @@ def ball(centre, radius: float, shape=(20, 20, 20)) -> np.ndarray:
     return sum((i - c) ** 2 for i, c in zip(np.indices(shape), centre)) <= radius**2
 
 
-STEPS = [("keep_largest", {}), ("keep_largest", {"classes": [2]}), ("keep_largest", {"classes": [1, 3], "connectivity": 1}),
-         ("remove_small", {"min_voxels": 6}), ("remove_small", {"min_voxels": 9, "classes": [1]}), ("fill_holes", {}),
-         ("fill_holes", {"classes": [1, 2]}), ("relabel_small", {"from_class": 3, "to": 1, "below": 10**6}),
-         ("relabel_small", {"from_class": 3, "to": 1, "below": 2})]
+STEPS = [
+    ("keep_largest", {}),
+    ("keep_largest", {"classes": [2]}),
+    ("keep_largest", {"classes": [1, 3], "connectivity": 1}),
+    ("remove_small", {"min_voxels": 6}),
+    ("remove_small", {"min_voxels": 9, "classes": [1]}),
+    ("fill_holes", {}),
+    ("fill_holes", {"classes": [1, 2]}),
+    ("relabel_small", {"from_class": 3, "to": 1, "below": 10**6}),
+    ("relabel_small", {"from_class": 3, "to": 1, "below": 2}),
+]
 
 
 @pytest.mark.parametrize("name,options", STEPS)
@@ -79,8 +86,9 @@ def test_classes_together_are_one_mask_and_others_stay():
 def test_a_size_in_mm_counts_the_voxels_volume():
     labels = random_labels(0)
     for spacing, voxels in (((1, 1, 1), 12), ((0.5, 2, 3), 4), ((0.3, 0.3, 0.3), 445)):
-        np.testing.assert_array_equal(postprocess.remove_small(labels, min_mm3=12, spacing=spacing),
-                                      postprocess.remove_small(labels, voxels))
+        np.testing.assert_array_equal(
+            postprocess.remove_small(labels, min_mm3=12, spacing=spacing), postprocess.remove_small(labels, voxels)
+        )
     step = {"step": "remove_small", "options": {"min_mm3": 12.0}}
     np.testing.assert_array_equal(postprocess.apply(labels, [step], (0.5, 2, 3)), postprocess.remove_small(labels, 4))
 
@@ -112,8 +120,17 @@ def test_few_voxels_of_a_class_become_another():
 
 
 def mean_dice(predictions, truths, groups, empty="one") -> np.ndarray:
-    return np.array([np.mean([counts.dice(counts.count(np.isin(p, g)[None], np.isin(t, g)[None], 1), empty)
-                              for p, t in zip(predictions, truths)]) for g in groups])
+    return np.array(
+        [
+            np.mean(
+                [
+                    counts.dice(counts.count(np.isin(p, g)[None], np.isin(t, g)[None], 1), empty)
+                    for p, t in zip(predictions, truths)
+                ]
+            )
+            for g in groups
+        ]
+    )
 
 
 def tumours(count: int = 4):
@@ -157,8 +174,16 @@ def test_choosing_never_lowers_any_regions_validation_dice(regions):
         truths = [random_labels(10 * seed + n) for n in range(3)]
         noise = np.random.default_rng(seed)
         predictions = [np.where(noise.random(t.shape) < 0.15, noise.integers(0, 4, t.shape), t).astype(np.uint8) for t in truths]
-        steps = postprocess.choose(predictions, truths, num_classes=4, regions=regions, min_voxels=(2, 4, 8), min_mm3=(3.5,),
-                                   spacings=[(1, 1, 2)] * 3, relabel=((3, 1, 50),))
+        steps = postprocess.choose(
+            predictions,
+            truths,
+            num_classes=4,
+            regions=regions,
+            min_voxels=(2, 4, 8),
+            min_mm3=(3.5,),
+            spacings=[(1, 1, 2)] * 3,
+            relabel=((3, 1, 50),),
+        )
         after = [postprocess.apply(p, steps, (1, 1, 2)) for p in predictions]
         before, after = mean_dice(predictions, truths, groups), mean_dice(after, truths, groups)
         assert (after >= before - 1e-9).all() and (not steps or after.mean() > before.mean())
@@ -174,15 +199,19 @@ def test_perfect_predictions_and_two_true_tumours_are_left_alone():
     assert postprocess.choose([labels], [labels], num_classes=2, min_voxels=(1, 100), relabel=((1, 0, 500),)) == []
 
 
-@pytest.mark.parametrize("call,words", [
-    (lambda x: postprocess.keep_largest(x, connectivity=4), "connectivity=4"),
-    (lambda x: postprocess.remove_small(x), "one of them"),
-    (lambda x: postprocess.remove_small(x, 3, min_mm3=3), "one of them"),
-    (lambda x: postprocess.remove_small(x, min_mm3=3), "spacing=None"),
-    (lambda x: postprocess.apply(x, [{"step": "keep_larges", "options": {}}]), "did you mean keep_largest"),
-    (lambda x: postprocess.apply(x, [{"step": "fill_holes", "options": {"clases": [1]}}]), "clases"),
-    (lambda x: postprocess.choose([x], [], num_classes=2), "1 predictions, 0 truths"),
-    (lambda x: postprocess.choose([], [], num_classes=2), "at least one")])
+@pytest.mark.parametrize(
+    "call,words",
+    [
+        (lambda x: postprocess.keep_largest(x, connectivity=4), "connectivity=4"),
+        (lambda x: postprocess.remove_small(x), "one of them"),
+        (lambda x: postprocess.remove_small(x, 3, min_mm3=3), "one of them"),
+        (lambda x: postprocess.remove_small(x, min_mm3=3), "spacing=None"),
+        (lambda x: postprocess.apply(x, [{"step": "keep_larges", "options": {}}]), "did you mean keep_largest"),
+        (lambda x: postprocess.apply(x, [{"step": "fill_holes", "options": {"clases": [1]}}]), "clases"),
+        (lambda x: postprocess.choose([x], [], num_classes=2), "1 predictions, 0 truths"),
+        (lambda x: postprocess.choose([], [], num_classes=2), "at least one"),
+    ],
+)
 def test_what_cannot_be_done_is_refused(call, words):
     with pytest.raises(ConfigError, match=words):
         call(random_labels(0))

@@ -15,10 +15,17 @@ _kernel = np.random.default_rng(0).normal(0, 0.3, (3, 3, 3, 2, 3)).astype(np.flo
 def conv(windows):
     """A network with a border: a fixed 3x3(x3) convolution with zero padding, tanh; [n, *S, 2] -> [n, *S, 3]."""
     rank = windows.ndim - 2
-    letters = "DHW"[3 - rank:]
+    letters = "DHW"[3 - rank :]
     kernel = jnp.asarray(_kernel if rank == 3 else _kernel[1])
-    return jnp.tanh(jax.lax.conv_general_dilated(windows.astype(jnp.float32), kernel, (1,) * rank, "SAME", dimension_numbers=(
-        f"N{letters}C", f"{letters}IO", f"N{letters}C")))
+    return jnp.tanh(
+        jax.lax.conv_general_dilated(
+            windows.astype(jnp.float32),
+            kernel,
+            (1,) * rank,
+            "SAME",
+            dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
+        )
+    )
 
 
 def image(*shape: int) -> np.ndarray:
@@ -32,14 +39,16 @@ def with_monai(volume: np.ndarray, roi, **options) -> np.ndarray:
     rank = volume.ndim - 2
     kernel = torch.from_numpy(np.moveaxis(_kernel if rank == 3 else _kernel[1], (-1, -2), (0, 1)).copy())
     run = getattr(torch.nn.functional, f"conv{rank}d")
-    out = inferers.sliding_window_inference(torch.from_numpy(np.moveaxis(volume, -1, 1).copy()), roi, 3,
-                                            lambda x: torch.tanh(run(x, kernel, padding=1)), **options)
+    out = inferers.sliding_window_inference(
+        torch.from_numpy(np.moveaxis(volume, -1, 1).copy()), roi, 3, lambda x: torch.tanh(run(x, kernel, padding=1)), **options
+    )
     return np.moveaxis(out.numpy(), 1, -1)
 
 
 def test_published_positions():
     def all_of(size, w, overlap, rule="monai"):
         return [tiles.starts(n, w, overlap, rule) for n in size]
+
     brain = (240, 155)
     assert all_of(brain, 128, 0.1) == [[0, 112], [0, 27]]
     assert all_of(brain, 128, 0.25) == [[0, 96, 112], [0, 27]]
@@ -77,6 +86,7 @@ def test_published_weights():
 @pytest.mark.parametrize("shape", [(16,), (7, 9), (32, 32, 32)])
 def test_nnunet_weights_are_scipys_filtered_impulse(shape):
     from scipy import ndimage
+
     impulse = np.zeros(shape)
     impulse[tuple(n // 2 for n in shape)] = 1
     bell = ndimage.gaussian_filter(impulse, [n / 8 for n in shape], mode="constant")
@@ -87,10 +97,18 @@ def test_nnunet_weights_are_scipys_filtered_impulse(shape):
 
 
 @pytest.mark.parametrize("blend", ["constant", "gaussian"])
-@pytest.mark.parametrize("shape,roi,overlap", [
-    ((2, 9, 13, 11, 2), (8, 8, 8), 0.25), ((1, 9, 13, 11, 2), (8, 8, 8), 0.5), ((1, 9, 13, 11, 2), (8, 8, 8), 0.7),
-    ((1, 5, 13, 4, 2), (8, 8, 8), 0.25), ((1, 3, 5, 7, 2), (8, 8, 8), 0.5), ((2, 37, 21, 2), (16, 12), 0.3),
-    ((1, 7, 40, 2), (16, 12), 0.0)])
+@pytest.mark.parametrize(
+    "shape,roi,overlap",
+    [
+        ((2, 9, 13, 11, 2), (8, 8, 8), 0.25),
+        ((1, 9, 13, 11, 2), (8, 8, 8), 0.5),
+        ((1, 9, 13, 11, 2), (8, 8, 8), 0.7),
+        ((1, 5, 13, 4, 2), (8, 8, 8), 0.25),
+        ((1, 3, 5, 7, 2), (8, 8, 8), 0.5),
+        ((2, 37, 21, 2), (16, 12), 0.3),
+        ((1, 7, 40, 2), (16, 12), 0.0),
+    ],
+)
 def test_equals_monai(shape, roi, overlap, blend):
     volume = image(*shape)
     ours = window.sliding_window(conv, volume, window=roi, num_classes=3, overlap=overlap, blend=blend, accumulator="device")
@@ -108,8 +126,9 @@ def test_padding_takes_the_given_value_as_monai_does():
 @pytest.mark.parametrize("blend", ["constant", "gaussian", "gaussian_nnunet", "cosine", "half_cosine"])
 def test_a_pointwise_network_does_not_notice_the_windows(positions, blend):
     volume = image(1, 19, 23, 2)
-    ours = window.sliding_window(jnp.sin, volume, window=(8, 8), num_classes=2, overlap=0.4, positions=positions, blend=blend,
-                                 accumulator="device")
+    ours = window.sliding_window(
+        jnp.sin, volume, window=(8, 8), num_classes=2, overlap=0.4, positions=positions, blend=blend, accumulator="device"
+    )
     np.testing.assert_allclose(ours, np.sin(volume), atol=TOLERANCE)
 
 
@@ -122,8 +141,9 @@ def test_equals_the_definition_written_as_a_loop(blend):
         spot = slice(y, y + 8), slice(x, x + 6)
         num[spot] += weights * np.asarray(conv(volume[:, *spot])[0])
         den[spot] += weights
-    ours = window.sliding_window(conv, volume, window=roi, num_classes=3, overlap=0.5, positions="nnunet", blend=blend,
-                                 accumulator="device")
+    ours = window.sliding_window(
+        conv, volume, window=roi, num_classes=3, overlap=0.5, positions="nnunet", blend=blend, accumulator="device"
+    )
     np.testing.assert_allclose(ours[0], num / den, atol=TOLERANCE)
 
 
@@ -151,8 +171,11 @@ def test_slabs_need_less_device_memory_and_auto_takes_the_device_where_it_fits(m
     assert isinstance(window.sliding_window(jnp.sin, volume, window=8, num_classes=2), jax.Array)
     need = {"device": (9, 0, 0), "host": (1, 9, 0)}
     for memory, chosen in ((20, "device"), (18, "device"), (17, "memmap")):
-        monkeypatch.setattr(window.os, "sysconf", lambda name, memory=memory: memory if name == "SC_PHYS_PAGES" else
-                            (memory if name == "SC_AVPHYS_PAGES" else 1))
+        monkeypatch.setattr(
+            window.os,
+            "sysconf",
+            lambda name, memory=memory: memory if name == "SC_PHYS_PAGES" else (memory if name == "SC_AVPHYS_PAGES" else 1),
+        )
         assert window._choose("auto", lambda accumulator: window.Estimate(*need[accumulator])) == chosen
 
 
@@ -162,6 +185,7 @@ def test_volumes_of_many_sizes_share_one_program():
     def forward(windows):
         traces.append(windows.shape)
         return windows * 2
+
     for n in (33, 40, 51, 64):
         window.sliding_window(forward, image(1, n, 64, 2), window=24, num_classes=2, overlap=0.1, accumulator="device")
     assert len(set(traces)) == 1 and len(traces) <= 3  # its shape, and once inside each of two capacities
@@ -173,8 +197,13 @@ def test_parameters_may_change_without_a_new_program():
     def apply(params, windows):
         traces.append(None)
         return windows * params
-    results = [window.sliding_window(jax.tree_util.Partial(apply, jnp.float32(p)), image(1, 9, 9, 2), window=8, num_classes=2,
-                                     accumulator="device") for p in (1.0, 3.0)]
+
+    results = [
+        window.sliding_window(
+            jax.tree_util.Partial(apply, jnp.float32(p)), image(1, 9, 9, 2), window=8, num_classes=2, accumulator="device"
+        )
+        for p in (1.0, 3.0)
+    ]
     np.testing.assert_allclose(results[1], 3 * results[0], rtol=1e-6)
     assert len(traces) == 2  # its shape, the program
 
@@ -184,6 +213,7 @@ def test_windows_that_fill_a_batch_count_for_nothing_even_as_nan():
 
     def first_only(windows):
         return jnp.where(jnp.arange(4)[:, None, None, None] == 0, windows, jnp.nan)
+
     ours = window.sliding_window(first_only, volume, window=8, num_classes=2, accumulator="device")
     np.testing.assert_allclose(ours, volume, atol=1e-6)
 
@@ -198,6 +228,7 @@ def test_mirroring_is_the_mean_over_all_flips_and_compiles_once():
         for axes in ((), (1,), (3,), (1, 3)):
             total = total + jnp.flip(conv(jnp.flip(windows, axes)), axes)
         return total / 4
+
     np.testing.assert_allclose(ours, window.sliding_window(plain, volume, **options), atol=TOLERANCE)
     leaves, structure = jax.tree.flatten(tta.mirrored(conv, (0, 2)))
     assert structure == jax.tree.structure(tta.mirrored(conv, [0, 2])) and not leaves  # one program for both
@@ -224,17 +255,26 @@ def test_a_flip_exchanges_left_and_right_classes():
     def sided(windows):  # class 1 where the left half is bright, class 2 where the right half is
         left = jnp.arange(windows.shape[2]) < windows.shape[2] // 2
         return jnp.stack([0 * windows[..., 0], windows[..., 0] * left, windows[..., 0] * ~left], -1)
+
     volume = image(1, 8, 8, 1)
     plain, swapped = (tta.mirrored(sided, (1,), swap)(volume) for swap in (None, {1: ((1, 2),)}))
     np.testing.assert_allclose(swapped, sided(volume), atol=1e-6)
     assert np.abs(np.asarray(plain) - np.asarray(sided(volume))).max() > 0.1
 
 
-@pytest.mark.parametrize("options,words", [
-    (dict(window=(8,)), "window"), (dict(window=0), "window"), (dict(overlap=1.0), "overlap"),
-    (dict(num_classes=4), "num_classes"),
-    (dict(blend="gauss"), "did you mean gaussian"), (dict(accumulator="disk"), "accumulator"), (dict(batch=0), "batch"),
-    (dict(path="x"), "memmap")])
+@pytest.mark.parametrize(
+    "options,words",
+    [
+        (dict(window=(8,)), "window"),
+        (dict(window=0), "window"),
+        (dict(overlap=1.0), "overlap"),
+        (dict(num_classes=4), "num_classes"),
+        (dict(blend="gauss"), "did you mean gaussian"),
+        (dict(accumulator="disk"), "accumulator"),
+        (dict(batch=0), "batch"),
+        (dict(path="x"), "memmap"),
+    ],
+)
 def test_arguments_that_do_not_fit_are_refused(options, words):
     with pytest.raises(ConfigError, match=words):
         window.sliding_window(jnp.sin, image(1, 9, 9, 2), **{"window": 8, "num_classes": 2, **options})
@@ -242,8 +282,9 @@ def test_arguments_that_do_not_fit_are_refused(options, words):
 
 def test_a_file_that_cannot_be_made_is_named(tmp_path):
     with pytest.raises(StorageError, match="absent"):
-        window.sliding_window(jnp.sin, image(1, 9, 9, 2), window=8, num_classes=2, accumulator="memmap",
-                              path=tmp_path / "absent" / "logits")
+        window.sliding_window(
+            jnp.sin, image(1, 9, 9, 2), window=8, num_classes=2, accumulator="memmap", path=tmp_path / "absent" / "logits"
+        )
 
 
 @pytest.mark.parametrize("axes,swap", [((0, 0), None), ((-1,), None), ((0,), {1: ((1, 2),)}), ((0,), {0: ((1, 2), (2, 3))})])

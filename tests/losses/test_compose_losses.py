@@ -85,16 +85,21 @@ def test_jitted_loss_equals_eager():
     np.testing.assert_allclose(jax.tree.leaves(eager), jax.tree.leaves(jitted), rtol=1e-5)
 
 
-@pytest.mark.parametrize("arguments,message", [
-    (((("dise", 1.0),),), "did you mean dice"),
-    (((("dice", 1.0),), {"dice": {"smoth": 1.0}}), "no option 'smoth'; it takes background, squared, batch"),
-    (((("dice", 1.0),), {"dice": 1}), "written"), (((("dice", 1.0),), {"dice": {"smooth_nr": "a"}}), "smooth_nr='a'.*default"),
-    (((("dice", 1.0),), {"dice": {"squared": 1}}), "squared=1.*False"), ((((7, 1.0),),), "got 7 as loss term"),
-    (((("boundary", 1.0),), {"boundary": {"distance_maps": None}}), "no option 'distance_maps'; it takes variant"),
-    (((("dice", 1.0),), {"bce": {}}), "no term of this loss"),
-    (((("dice", 1.0), ("dice", 0.5)),), "twice"),
-    (((),), "at least one"),
-])
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (((("dise", 1.0),),), "did you mean dice"),
+        (((("dice", 1.0),), {"dice": {"smoth": 1.0}}), "no option 'smoth'; it takes background, squared, batch"),
+        (((("dice", 1.0),), {"dice": 1}), "written"),
+        (((("dice", 1.0),), {"dice": {"smooth_nr": "a"}}), "smooth_nr='a'.*default"),
+        (((("dice", 1.0),), {"dice": {"squared": 1}}), "squared=1.*False"),
+        ((((7, 1.0),),), "got 7 as loss term"),
+        (((("boundary", 1.0),), {"boundary": {"distance_maps": None}}), "no option 'distance_maps'; it takes variant"),
+        (((("dice", 1.0),), {"bce": {}}), "no term of this loss"),
+        (((("dice", 1.0), ("dice", 0.5)),), "twice"),
+        (((),), "at least one"),
+    ],
+)
 def test_configurations_that_cannot_work_name_the_remedy(arguments, message):
     with pytest.raises(ConfigError, match=message):
         compose.build(*arguments)

@@ -127,8 +127,9 @@ def test_gradients_have_the_dtype_of_the_logits(name, k):
 @pytest.mark.parametrize("name", ["dice", "bce", "focal"])
 def test_bfloat16_logits_are_computed_in_float32(name):
     rounded = jnp.asarray(LOGITS[4], jnp.bfloat16)
-    np.testing.assert_allclose(mean_of(name, rounded, LABELS[4]), value_and_grad(name, 4, rounded.astype(np.float32))[0],
-                               rtol=1e-5)  # bfloat16 arithmetic would be off by 4e-3
+    np.testing.assert_allclose(
+        mean_of(name, rounded, LABELS[4]), value_and_grad(name, 4, rounded.astype(np.float32))[0], rtol=1e-5
+    )  # bfloat16 arithmetic would be off by 4e-3
 
 
 @pytest.mark.parametrize("name", [n for n in TERMS if n not in ("cross_entropy", "near_pixel")])
@@ -137,8 +138,9 @@ def test_regions_of_one_channel_equal_one_logit_with_labels(name):
     np.testing.assert_allclose(mean_of(name, LOGITS[1], LABELS[1][..., None].astype(np.float32)), value, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["dice", "generalized_dice", "tversky", "lovasz", "focal", "hausdorff", "boundary", "exp_log",
-                                  "bce_dice"])
+@pytest.mark.parametrize(
+    "name", ["dice", "generalized_dice", "tversky", "lovasz", "focal", "hausdorff", "boundary", "exp_log", "bce_dice"]
+)
 def test_one_hot_labels_with_softmax_equal_integer_labels(name):
     one_hot = np.eye(4, dtype=np.float32)[LABELS[4]]
     np.testing.assert_allclose(mean_of(name, LOGITS[4], one_hot, activation="softmax"), value_and_grad(name, 4)[0], rtol=1e-5)
@@ -158,11 +160,16 @@ def test_wrong_arguments_name_the_rule():
         mean_of("dice", LOGITS[4], LABELS[4], jnp.ones(2))
     with pytest.raises(ConfigError, match="two classes"):
         mean_of("cross_entropy", LOGITS[1], LABELS[1])
-    for name, options, rule in [("dice", {"activation": "relu"}, "softmax"), ("focal", {"form": "x"}, "true_class"),
-                                ("lovasz", {"classes": "some"}, "present"), ("boundary", {"variant": "x"}, "kervadec"),
-                                ("hausdorff", {"field": "x"}, "foreground"), ("exp_log", {"frequencies": (1.0,)}, "4 positive"),
-                                ("cross_entropy", {"class_weights": (1.0, 2.0)}, "each of 4"),
-                                ("bce", {"positive_weight": -1.0}, "negative"),
-                                ("boundary", {"distance_maps": jnp.zeros((4, 6, 5, 1))}, "signed_distance")]:
+    for name, options, rule in [
+        ("dice", {"activation": "relu"}, "softmax"),
+        ("focal", {"form": "x"}, "true_class"),
+        ("lovasz", {"classes": "some"}, "present"),
+        ("boundary", {"variant": "x"}, "kervadec"),
+        ("hausdorff", {"field": "x"}, "foreground"),
+        ("exp_log", {"frequencies": (1.0,)}, "4 positive"),
+        ("cross_entropy", {"class_weights": (1.0, 2.0)}, "each of 4"),
+        ("bce", {"positive_weight": -1.0}, "negative"),
+        ("boundary", {"distance_maps": jnp.zeros((4, 6, 5, 1))}, "signed_distance"),
+    ]:
         with pytest.raises(ValueError, match=rule):
             mean_of(name, LOGITS[4], LABELS[4], **options)

@@ -17,32 +17,46 @@ LABELS = jnp.array([[0, 1]])
 BCE, DICE = (LN2 + LN4_3) / 2, 1 / 3
 
 HAND = [
-    ("dice", ONE, {}, DICE), ("dice", ONE, {"squared": True}, 1 - 1.5 / (0.25 + 0.5625 + 1)),
-    ("dice", TWO, {}, 1 - (2 * 0.5 / 1.75 + 2 * 0.75 / 2.25) / 2), ("dice", TWO, {"background": False}, DICE),
+    ("dice", ONE, {}, DICE),
+    ("dice", ONE, {"squared": True}, 1 - 1.5 / (0.25 + 0.5625 + 1)),
+    ("dice", TWO, {}, 1 - (2 * 0.5 / 1.75 + 2 * 0.75 / 2.25) / 2),
+    ("dice", TWO, {"background": False}, DICE),
     ("generalized_dice", ONE, {}, DICE),
     ("tversky", ONE, {"alpha": 0.3, "beta": 0.7}, 1 - 0.75 / (0.75 + 0.3 * 0.5 + 0.7 * 0.25)),
     ("lovasz", ONE, {}, 0.5),  # hinge errors 1 (background) and 0: J = 1 - 1/2 after the first
     ("lovasz", TWO, {}, (0.375 + 0.5) / 2),  # e = 1/2, 1/4: foreground e (1/2, 1/2), background e (1, 0)
-    ("bce", ONE, {}, BCE), ("bce", ONE, {"positive_weight": 3.0}, (LN2 + 3 * LN4_3) / 2),
+    ("bce", ONE, {}, BCE),
+    ("bce", ONE, {"positive_weight": 3.0}, (LN2 + 3 * LN4_3) / 2),
     ("bce", jnp.array([[[0.0], [-9.0]]]), {"positive_weight": 3.0, "log_floor": -5.0}, (LN2 + 3 * 5) / 2),
-    ("cross_entropy", TWO, {}, BCE), ("cross_entropy", TWO, {"class_weights": (1.0, 3.0)}, (LN2 + 3 * LN4_3) / 4),
+    ("cross_entropy", TWO, {}, BCE),
+    ("cross_entropy", TWO, {"class_weights": (1.0, 3.0)}, (LN2 + 3 * LN4_3) / 4),
     ("focal", ONE, {}, (LN2 / 4 + LN4_3 / 16) / 2),
     ("focal", ONE, {"gamma": 0.0, "alpha": 0.25}, (0.75 * LN2 + 0.25 * LN4_3) / 2),
     ("focal", TWO, {}, (LN2 / 4 + LN4_3 / 16) / 4),
     ("focal", TWO, {"form": "elements", "channels": "sum", "alpha": 0.5}, (LN2 / 4 + LN4_3 / 16) / 2),
-    ("squared_error", ONE, {}, (1 / 4 + 1 / 16) / 2), ("squared_error", TWO, {}, (1 / 4 + 1 / 16) / 2),
-    ("boundary", ONE, {}, 0.25), ("boundary", ONE, {"variant": "segloss"}, 0.25), ("boundary", ONE, {"variant": "plain"}, -0.125),
+    ("squared_error", ONE, {}, (1 / 4 + 1 / 16) / 2),
+    ("squared_error", TWO, {}, (1 / 4 + 1 / 16) / 2),
+    ("boundary", ONE, {}, 0.25),
+    ("boundary", ONE, {"variant": "segloss"}, 0.25),
+    ("boundary", ONE, {"variant": "plain"}, -0.125),
     ("boundary", ONE, {"variant": "plain", "distance_maps": jnp.array([[[2.0], [4.0]]])}, 2.0),
-    ("hausdorff", ONE, {}, (0.25 + 0.0625) * 2 / 2), ("hausdorff", ONE, {"field": "foreground"}, 0.0625 * 2 / 2),
+    ("hausdorff", ONE, {}, (0.25 + 0.0625) * 2 / 2),
+    ("hausdorff", ONE, {"field": "foreground"}, 0.0625 * 2 / 2),
     ("hausdorff", ONE, {"alpha": 1.0, "distance_maps": jnp.array([[[3.0], [-2.0]]])}, (0.25 * 4 + 0.0625 * 3) / 2),
     ("near_pixel", jnp.array([[[[3.0], [0.0], [0.0], [0.0], [1.0]]]]), {"scale": 0.5}, 2.0),
-    ("bce_dice", ONE, {}, 0.2 * BCE + 0.8 * DICE), ("bce_dice", TWO, {"alpha": 0.7}, 0.7 * BCE + 0.3 * (1 - 2 * 1.25 / 4)),
+    ("bce_dice", ONE, {}, 0.2 * BCE + 0.8 * DICE),
+    ("bce_dice", TWO, {"alpha": 0.7}, 0.7 * BCE + 0.3 * (1 - 2 * 1.25 / 4)),
     ("exp_log", ONE, {"gamma": 1.0, "smooth": 0.0}, 0.8 * math.log(1.5) + 0.2 * BCE),
-    ("exp_log", TWO, {"background": False, "smooth": 0.0, "frequencies": (3.0, 1.0)},
-     0.8 * math.log(1.5) ** 0.3 + 0.2 * (math.sqrt(4 / 3) * LN2**0.3 + 2 * LN4_3**0.3) / 2),
+    (
+        "exp_log",
+        TWO,
+        {"background": False, "smooth": 0.0, "frequencies": (3.0, 1.0)},
+        0.8 * math.log(1.5) ** 0.3 + 0.2 * (math.sqrt(4 / 3) * LN2**0.3 + 2 * LN4_3**0.3) / 2,
+    ),
     ("brats3d_standard", TWO, {}, 0.5 * BCE + 0.5 * (1 - (2 * 0.5 / 1.75 + 2 * 0.75 / 2.25) / 2)),
     ("brats3d_squared", ONE, {}, 0.3 * BCE + 0.7 * (1 - 2 * 0.5625 / (0.8125 + 1))),
-    ("nnunet", TWO, {}, BCE + DICE), ("nnunet", ONE, {}, BCE + DICE),
+    ("nnunet", TWO, {}, BCE + DICE),
+    ("nnunet", ONE, {}, BCE + DICE),
 ]
 
 
@@ -70,8 +84,10 @@ def test_lovasz_of_a_hard_prediction_is_the_jaccard_loss():
     random = np.random.default_rng(0)
     labels, guess = random.integers(0, 3, (2, 2, 40))
     logits = 50 * np.eye(3, dtype=np.float32)[guess]  # softmax within 1e-21 of 0 and 1
-    jaccard = [[1 - ((labels == k) & (guess == k))[b].sum() / ((labels == k) | (guess == k))[b].sum() for k in range(3)]
-               for b in range(2)]
+    jaccard = [
+        [1 - ((labels == k) & (guess == k))[b].sum() / ((labels == k) | (guess == k))[b].sum() for k in range(3)]
+        for b in range(2)
+    ]
     np.testing.assert_allclose(TERMS["lovasz"](jnp.asarray(logits), labels)[0] / 2, np.mean(jaccard), rtol=1e-6)
 
 
@@ -86,8 +102,13 @@ def test_near_pixel_difference_by_loops_and_its_factor_of_the_batch():
     z = np.random.default_rng(0).normal(size=(3, 6, 7, 1)).astype(np.float32)
     expected = 0.0
     for dy, dx in ((0, 4), (4, 0), (4, 4), (4, -4)):
-        pairs = [(z[b, y, x, 0] - z[b, y + dy, x + dx, 0]) ** 2 for b in range(3) for y in range(6) for x in range(7)
-                 if y + dy < 6 and 0 <= x + dx < 7]
+        pairs = [
+            (z[b, y, x, 0] - z[b, y + dy, x + dx, 0]) ** 2
+            for b in range(3)
+            for y in range(6)
+            for x in range(7)
+            if y + dy < 6 and 0 <= x + dx < 7
+        ]
         expected += np.mean(pairs)
     total, count = TERMS["near_pixel"](jnp.asarray(z), np.zeros((3, 6, 7), int))
     np.testing.assert_allclose(total / count, 3 * expected, rtol=1e-5)

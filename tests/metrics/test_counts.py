@@ -102,15 +102,16 @@ def test_confusion_rows_are_truth_and_agree_with_counts():
     jitted = jax.jit(counts.confusion, static_argnums=2)(jnp.asarray(PREDICTION), jnp.asarray(LABELS), 4)
     np.testing.assert_array_equal(jitted, matrix)
     weight = np.array([1, 0, 1])
-    np.testing.assert_array_equal(counts.confusion(PREDICTION, LABELS, 4, weight),
-                                  counts.confusion(PREDICTION[[0, 2]], LABELS[[0, 2]], 4))
+    np.testing.assert_array_equal(
+        counts.confusion(PREDICTION, LABELS, 4, weight), counts.confusion(PREDICTION[[0, 2]], LABELS[[0, 2]], 4)
+    )
     outside = np.where(LABELS == 3, 255, LABELS)
     assert counts.confusion(PREDICTION, outside, 4).sum() == (LABELS != 3).sum()
 
 
 def test_pool_and_join_of_batches_equal_one_batch():
     whole = counts.count(PREDICTION, LABELS, 4)
-    parts = [counts.count(PREDICTION[i:i + 1], LABELS[i:i + 1], 4) for i in range(3)]
+    parts = [counts.count(PREDICTION[i : i + 1], LABELS[i : i + 1], 4) for i in range(3)]
     for a, b in zip(counts.join(parts), whole):
         np.testing.assert_array_equal(a, b)
     assert counts.pool(whole).tp.dtype == np.int64

@@ -11,8 +11,19 @@ from jaxseg.types import ConfigError
 
 GLI = lesions.CHALLENGES["GLI"]
 RANDOM = np.random.default_rng(0)
-COLUMNS = ["Labels", "Num_TP", "Num_FP", "Num_FN", "Sensitivity", "Specificity", "Legacy_Dice", "Legacy_HD95",
-           "GT_Complete_Volume", "LesionWise_Score_Dice", "LesionWise_Score_HD95"]
+COLUMNS = [
+    "Labels",
+    "Num_TP",
+    "Num_FP",
+    "Num_FN",
+    "Sensitivity",
+    "Specificity",
+    "Legacy_Dice",
+    "Legacy_HD95",
+    "GT_Complete_Volume",
+    "LesionWise_Score_Dice",
+    "LesionWise_Score_HD95",
+]
 
 
 def boxes(*corners, shape=(40, 24, 24)):
@@ -47,18 +58,29 @@ def reference(prediction, truth, spacing, dilation, threshold):
         rows.append((dice, area_hd95(guess, lesion, spacing) if members else 374.0))
     alarms = guess_count - len(seen)
     total = len(rows) + alarms
-    return {"Num_TP": hits, "Num_FP": alarms, "Num_FN": misses,
-            "LesionWise_Score_Dice": sum(d for d, _ in rows) / total if total else 1.0,
-            "LesionWise_Score_HD95": (sum(h for _, h in rows) + 374.0 * alarms) / total if total else 0.0}
+    return {
+        "Num_TP": hits,
+        "Num_FP": alarms,
+        "Num_FN": misses,
+        "LesionWise_Score_Dice": sum(d for d, _ in rows) / total if total else 1.0,
+        "LesionWise_Score_HD95": (sum(h for _, h in rows) + 374.0 * alarms) / total if total else 0.0,
+    }
 
 
 def area_hd95(prediction, truth, spacing):
     """deepmind's robust Hausdorff distance by its own route: distance maps of the grid of voxel corners."""
+
     def elements(mask):
         padded = np.pad(mask, 1)
-        code = sum(padded[i:padded.shape[0] - 1 + i, j:padded.shape[1] - 1 + j, k:padded.shape[2] - 1 + k].astype(int)
-                   << (4 * i + 2 * j + k) for i in (0, 1) for j in (0, 1) for k in (0, 1))
+        code = sum(
+            padded[i : padded.shape[0] - 1 + i, j : padded.shape[1] - 1 + j, k : padded.shape[2] - 1 + k].astype(int)
+            << (4 * i + 2 * j + k)
+            for i in (0, 1)
+            for j in (0, 1)
+            for k in (0, 1)
+        )
         return (code > 0) & (code < 255), surface.surfels.measures(spacing)[code]
+
     (border, areas), (other, other_areas) = elements(prediction), elements(truth)
     found = []
     for here, there, area in ((border, other, areas), (other, border, other_areas)):

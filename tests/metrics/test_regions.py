@@ -26,10 +26,10 @@ OVERLAP = ("dice", "iou", "precision", "recall")
 
 def tumour(shift=0, enhancing=True):
     labels = np.zeros((20, 18, 16), np.uint8)
-    labels[3 + shift:13 + shift, 3:13, 3:13] = 2
-    labels[4 + shift:10 + shift, 4:10, 4:10] = 1
+    labels[3 + shift : 13 + shift, 3:13, 3:13] = 2
+    labels[4 + shift : 10 + shift, 4:10, 4:10] = 1
     if enhancing:
-        labels[5 + shift:8 + shift, 5:8, 5:8] = 3
+        labels[5 + shift : 8 + shift, 5:8, 5:8] = 3
     return labels
 
 
@@ -51,7 +51,7 @@ def test_labels_survive_the_way_through_regions():
     with_cavity = np.where(np.arange(20)[:, None, None] > 16, np.uint8(4), labels)
     for truth, regions in ((labels, BRATS), (with_cavity, (*BRATS, ("RC", (4,))))):
         order = class_order(regions)
-        assert order == (2, 1, 3, 4)[:len(regions)]
+        assert order == (2, 1, 3, 4)[: len(regions)]
         masks = region_masks(truth, regions).astype(np.float32)
         np.testing.assert_array_equal(labels_from_regions(masks, order), truth)
         on_device = jax.jit(labels_from_regions, static_argnums=1)(jnp.asarray(masks), order)
@@ -87,15 +87,23 @@ def test_scores_worked_by_hand():
 
 def test_a_perfect_prediction_is_perfect():
     row = scores(tumour(), tumour())
-    assert all(row[f"{score}_{name}"] == 1 for score in (*OVERLAP, "specificity", "nsd")
-               for name in ("WT", "TC", "ET", "NCR", "ED", "mean"))
+    assert all(
+        row[f"{score}_{name}"] == 1
+        for score in (*OVERLAP, "specificity", "nsd")
+        for name in ("WT", "TC", "ET", "NCR", "ED", "mean")
+    )
     assert all(row[f"hd95_{name}"] == 0 == row[f"fp_{name}"] for name in ("WT", "TC", "ET", "NCR", "ED"))
 
 
-@pytest.mark.parametrize("policy,both,one", [
-    ({}, (1, 0, 1), (0, math.hypot(40, 18, 16), 0)), ({"missed": 374.0}, (1, 0, 1), (0, 374, 0)),
-    ({"empty": "nan"}, (math.nan,) * 3, (0, math.hypot(40, 18, 16), 0)),
-    ({"empty": "nan", "missed": math.inf}, (math.nan,) * 3, (0, math.inf, 0))])
+@pytest.mark.parametrize(
+    "policy,both,one",
+    [
+        ({}, (1, 0, 1), (0, math.hypot(40, 18, 16), 0)),
+        ({"missed": 374.0}, (1, 0, 1), (0, 374, 0)),
+        ({"empty": "nan"}, (math.nan,) * 3, (0, math.hypot(40, 18, 16), 0)),
+        ({"empty": "nan", "missed": math.inf}, (math.nan,) * 3, (0, math.inf, 0)),
+    ],
+)
 def test_empty_regions_score_by_the_policy(policy, both, one):
     here, none = tumour(), tumour(enhancing=False)
     for prediction, truth, expected in ((none, none, both), (here, none, one), (none, here, one)):
@@ -142,8 +150,11 @@ def test_labels_without_a_class_are_refused():
 
 def test_a_summary_leaves_undefined_scores_out_and_says_of_how_many():
     none = tumour(enhancing=False)
-    rows = [scores(tumour(2), tumour(), empty="nan") | {"case": "a"}, scores(none, none, empty="nan") | {"case": "b"},
-            scores(tumour(), tumour(), empty="nan") | {"case": "c"}]
+    rows = [
+        scores(tumour(2), tumour(), empty="nan") | {"case": "a"},
+        scores(none, none, empty="nan") | {"case": "b"},
+        scores(tumour(), tumour(), empty="nan") | {"case": "c"},
+    ]
     summary = summarize_cases(rows)
     assert summary["dice_ET"]["n"] == 2 and summary["dice_ET"]["mean"] == pytest.approx((1 / 3 + 1) / 2)
     assert summary["dice_WT"] == pytest.approx({"mean": 2.8 / 3, "std": np.std([0.8, 1, 1]), "median": 1, "n": 3})

@@ -80,7 +80,7 @@ def test_bootstrap_of_one_patient_has_no_width():
 
 
 def test_csv_has_every_column_and_reads_back(tmp_path):
-    summarize.write_csv(tmp_path / "rows.csv", [*ROWS, {"case": "x, \"y\"", "note": "extra"}])
+    summarize.write_csv(tmp_path / "rows.csv", [*ROWS, {"case": 'x, "y"', "note": "extra"}])
     with open(tmp_path / "rows.csv", newline="") as file:
         back = list(csv.DictReader(file))
     assert back[0]["dice"] == "0.5" and back[4]["case"] == 'x, "y"' and back[4]["note"] == "extra" and len(back) == 5

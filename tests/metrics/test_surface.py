@@ -11,7 +11,7 @@ from jaxseg.types import ConfigError
 
 def cube(low, high, shift=0):
     mask = np.zeros((32, 32, 32), bool)
-    mask[low + shift:high + shift, low:high, low:high] = True
+    mask[low + shift : high + shift, low:high, low:high] = True
     return mask
 
 
@@ -62,14 +62,26 @@ def test_the_border_of_the_image_is_a_surface():
     assert len(surface.surface_distances(full, full)[0]) == 5 * 6 - 3 * 4
 
 
-@pytest.mark.parametrize("policy,both,one", [({}, 0, math.sqrt(3) * 32), ({"missed": 374.0}, 0, 374),
-                                             ({"empty": "nan"}, math.nan, math.sqrt(3) * 32),
-                                             ({"empty": "nan", "missed": math.inf}, math.nan, math.inf)])
+@pytest.mark.parametrize(
+    "policy,both,one",
+    [
+        ({}, 0, math.sqrt(3) * 32),
+        ({"missed": 374.0}, 0, 374),
+        ({"empty": "nan"}, math.nan, math.sqrt(3) * 32),
+        ({"empty": "nan", "missed": math.inf}, math.nan, math.inf),
+    ],
+)
 def test_empty_masks_score_by_the_policy(policy, both, one):
-    for metric in (surface.hd, surface.hd95, surface.assd, lambda *masks, **p: surface.directed_means(*masks, **p)[0],
-                   lambda *masks, **p: surface.hd95_and_nsd(*masks, 1.0, **p)[0]):
-        np.testing.assert_allclose([metric(NONE, NONE, **policy), metric(A, NONE, **policy), metric(NONE, A, **policy)],
-                                   [both, one, one])
+    for metric in (
+        surface.hd,
+        surface.hd95,
+        surface.assd,
+        lambda *masks, **p: surface.directed_means(*masks, **p)[0],
+        lambda *masks, **p: surface.hd95_and_nsd(*masks, 1.0, **p)[0],
+    ):
+        np.testing.assert_allclose(
+            [metric(NONE, NONE, **policy), metric(A, NONE, **policy), metric(NONE, A, **policy)], [both, one, one]
+        )
     empty = policy.get("empty", "one")
     for subvoxel in (False, True):
         np.testing.assert_allclose(surface.nsd(NONE, NONE, 1.0, subvoxel=subvoxel, empty=empty), 1.0 if both == 0 else math.nan)
@@ -86,8 +98,12 @@ def test_a_missed_structure_is_as_far_as_the_grid_is_long_in_millimetres():
 
 
 def test_wrong_arguments_name_the_rule():
-    for arguments, rule in (((A, A[:9]), "the same"), ((A, A, (1.0, 1.0)), "3 positive"), ((A, A, (1.0, 0.0, 1.0)), "positive"),
-                            ((A, A, (1.0, math.nan, 1.0)), "positive")):
+    for arguments, rule in (
+        ((A, A[:9]), "the same"),
+        ((A, A, (1.0, 1.0)), "3 positive"),
+        ((A, A, (1.0, 0.0, 1.0)), "positive"),
+        ((A, A, (1.0, math.nan, 1.0)), "positive"),
+    ):
         with pytest.raises(ValueError, match=rule):
             surface.hd(*arguments)
     with pytest.raises(ConfigError, match="nan, one"):
@@ -124,6 +140,7 @@ def monai():
 def test_distances_agree_with_monai_on_random_masks(monai, shape):
     import torch
     from scipy.ndimage import gaussian_filter
+
     spacing = SPACINGS[len(shape)]
     for sigma in (0.0, 1.0):  # noise has every code of a cell, blobs have smooth surfaces
         p, t = (gaussian_filter(RANDOM.normal(size=shape), sigma) > 0 for _ in range(2))
@@ -133,12 +150,15 @@ def test_distances_agree_with_monai_on_random_masks(monai, shape):
         close(surface.hd95(p, t, spacing), monai.compute_hausdorff_distance(**args, percentile=95))
         close(surface.assd(p, t, spacing), monai.compute_average_surface_distance(**args, symmetric=True))
         for subvoxel in (False, True):
-            close(surface.nsd(p, t, 0.8, spacing, subvoxel=subvoxel),
-                  monai.compute_surface_dice(**args, class_thresholds=[0.8], use_subvoxels=subvoxel))
+            close(
+                surface.nsd(p, t, 0.8, spacing, subvoxel=subvoxel),
+                monai.compute_surface_dice(**args, class_thresholds=[0.8], use_subvoxels=subvoxel),
+            )
 
 
 def test_the_table_of_areas_agrees_with_monai_at_every_code(monai):
     from monai.metrics.utils import ENCODING_KERNEL, get_code_to_measure_table
+
     for spacing in ((1.0, 1.0, 1.0), (2.5, 1.0, 0.6), (1.0, 1.0), (0.7, 1.9)):
         theirs = np.asarray(get_code_to_measure_table(spacing)[0])
         bits = np.asarray(ENCODING_KERNEL[len(spacing)]).reshape(-1)  # the weight of each voxel, in our bit order

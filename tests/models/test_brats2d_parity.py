@@ -24,8 +24,14 @@ CASES = {
     "no bridge": ("unet2d_nobridge", {}, UNet, (W, 0), {}, (32, 48)),
     "3 convolutions": ("unet2d_3conv", {}, UNet, (W, 12), dict(convs=3, norm="before"), (48, 32)),
     "dilated": ("unet2d_dilated", {}, UNet, (W, 12), dict(dilations=(2, 3, 4, 4), bridge_dilation=8, ups=NEAREST), (96, 80)),
-    "dilated, no bridge": ("unet2d_dilated_nobridge", {}, UNet, (W, 0),
-                           dict(dilations=(3,) * 4, ups=("conv", *NEAREST[1:])), (48, 80)),
+    "dilated, no bridge": (
+        "unet2d_dilated_nobridge",
+        {},
+        UNet,
+        (W, 0),
+        dict(dilations=(3,) * 4, ups=("conv", *NEAREST[1:])),
+        (48, 80),
+    ),
     "attention": ("attention_unet2d", dict(extra=(5, 5)), UNet, (W, 12), dict(norm="after", gate=True, extra=(5, 5)), (48, 80)),
     "3+": ("unet3p", {}, UNet3Plus, (W, 0, 4), {}, (40, 24)),
     "3+ with bridge": ("unet3p_bridge", {}, UNet3Plus, (W, 12, 4), {}, (48, 32)),
@@ -123,6 +129,7 @@ def test_dropouts_stand_where_the_source_has_them(monkeypatch, case, rates):
 
 def test_the_twins_convolutions_pad_as_keras():
     import torch
+
     for size, stride, first in ((8, 2, 0), (7, 2, -1), (8, 1, -1)):  # even sizes at stride 2 pad nothing before, one after
         conv = Conv(1, 1, 3, stride)
         with torch.no_grad():

@@ -22,8 +22,10 @@ def test_a_composite_computes_at_the_input_size():
     assert logits.shape == (1, 41, 52, 2) and logits.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name, words", [("segnext_t+unett", "did you mean unet"), ("segnxt_t+unet", "segnext_t"),
-                                         ("unet_base+unet", "no separate encoder")])
+@pytest.mark.parametrize(
+    "name, words",
+    [("segnext_t+unett", "did you mean unet"), ("segnxt_t+unet", "segnext_t"), ("unet_base+unet", "no separate encoder")],
+)
 def test_unknown_parts_are_named(name, words):
     with pytest.raises(ConfigError, match=words):
         create_model(name, abstract=True)

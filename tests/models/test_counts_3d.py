@@ -30,10 +30,14 @@ BY_SIZE = {  # the source's networks at 2 inputs and 4 classes
 }
 TABLE = [(name.format(size), 2, 4, {}, n) for name, counts in BY_SIZE.items() for size, n in zip(SIZES, counts)]
 # a kernel of 3 in the dilated convolutions, as the source has it later
-TABLE += [(f"dualbranch_03_unet_{size}", 2, 4, {"downs": (("dilated3",) * 2, ("stride",) * 2)}, n)
-          for size, n in zip(SIZES, (5_518_972, 22_068_468, 96_485_988, 385_909_956))]
-TABLE += [(f"dualbranch_14_dilated_{size}", 2, 4, {"downs": (("dilated3",) * 3,) * 2}, n)
-          for size, n in zip(SIZES, (6_958_156, 27_801_748, 32_621_476, 130_418_500))]
+TABLE += [
+    (f"dualbranch_03_unet_{size}", 2, 4, {"downs": (("dilated3",) * 2, ("stride",) * 2)}, n)
+    for size, n in zip(SIZES, (5_518_972, 22_068_468, 96_485_988, 385_909_956))
+]
+TABLE += [
+    (f"dualbranch_14_dilated_{size}", 2, 4, {"downs": (("dilated3",) * 3,) * 2}, n)
+    for size, n in zip(SIZES, (6_958_156, 27_801_748, 32_621_476, 130_418_500))
+]
 TABLE += [
     ("unet3d_2modal_s", 2, 4, {}, 22_579_236),
     ("unet3d_4modal_s", 4, 4, {}, 22_580_964),

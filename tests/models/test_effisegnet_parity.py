@@ -89,6 +89,7 @@ def test_nearest_upsampling_picks_pytorchs_voxels_at_every_nominal_size():
 
 # ---------------------------------------------------------------- MONAI's encoder, true size
 
+
 @pytest.fixture(scope="module")
 def monai_b0():
     twin = encoder(1.0, 1.0, effisegnet.NOMINAL["b0"])

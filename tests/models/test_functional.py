@@ -73,8 +73,13 @@ def test_check_lists_every_difference(chain):
     bad |= {"extra": jnp.ones(3), "blocks.0.bias": jnp.ones(5), "blocks.1.bias": jnp.ones(2, jnp.bfloat16)}
     with pytest.raises(MismatchError) as caught:
         network.check(bad, state)
-    for part in ("4 tensors", "missing head.bias", "unexpected extra", "shape of blocks.0.bias: expected (2,), found (5,)",
-                 "dtype of blocks.1.bias: expected float32, found bfloat16"):
+    for part in (
+        "4 tensors",
+        "missing head.bias",
+        "unexpected extra",
+        "shape of blocks.0.bias: expected (2,), found (5,)",
+        "dtype of blocks.1.bias: expected float32, found bfloat16",
+    ):
         assert part in str(caught.value)
     network.check(params, state)
 

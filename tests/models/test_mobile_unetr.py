@@ -55,9 +55,15 @@ def test_tiny_logits_equal_the_twin(pair, size):
     assert parity.relative_error(logits, twin, parity.images((2, *size, 3))) <= parity.TOLERANCE
 
 
-WRONG = {"eps 1e-3": dict(eps=1e-3), "bilinear half size": dict(mode="bilinear"), "bilinear logits": dict(logits_mode="bilinear"),
-         "attention of all positions": dict(patch=1), "skips first": dict(skip_first=True), "input first": dict(input_first=True),
-         "no scale": dict(unscaled=True)}
+WRONG = {
+    "eps 1e-3": dict(eps=1e-3),
+    "bilinear half size": dict(mode="bilinear"),
+    "bilinear logits": dict(logits_mode="bilinear"),
+    "attention of all positions": dict(patch=1),
+    "skips first": dict(skip_first=True),
+    "input first": dict(input_first=True),
+    "no scale": dict(unscaled=True),
+}
 
 
 @pytest.mark.parametrize("mistake", WRONG)
@@ -78,6 +84,7 @@ def test_exported_weights_are_the_twins(pair):
 
 
 # ---------------------------------------------------------------- the encoder alone
+
 
 def sizes_of(name):
     config = variants()[name].config
@@ -127,8 +134,10 @@ def test_a_classifiers_file_gives_the_encoder_and_leaves_the_rest():
     assert {k for k in report.ignored if "num_batches" not in k} == {"classifier.weight", "classifier.bias"}
     after = from_torch.export(model)
     np.testing.assert_array_equal(after["encoder.stem.conv.weight"], file["mobilevit.conv_stem.convolution.weight"])
-    np.testing.assert_array_equal(after["encoder.stages.4.layers.0.attn.qkv.weight"][16:32],
-                                  file["mobilevit.encoder.layer.4.transformer.layer.0.attention.attention.key.weight"])
+    np.testing.assert_array_equal(
+        after["encoder.stages.4.layers.0.attn.qkv.weight"][16:32],
+        file["mobilevit.encoder.layer.4.transformer.layer.0.attention.attention.key.weight"],
+    )
     left = {n for n, _ in report.initialised}
     assert left == {n for n in before if not n.startswith("encoder.")}
     assert all(np.array_equal(after[n], before[n]) for n in left)

@@ -33,8 +33,9 @@ def test_unetr():
 def swin():
     # at 64 voxels the stages have 32, 16, 8 and 4 positions an axis: padded, shifted, and a window clipped to 4
     image = parity.images((1, 64, 64, 64, 1))
-    make = lambda **more: nets.SwinUNETR(in_channels=1, out_channels=2, feature_size=12, depths=(2, 1, 1, 1),
-                                         num_heads=(2, 2, 2, 2), **more)
+    make = lambda **more: nets.SwinUNETR(
+        in_channels=1, out_channels=2, feature_size=12, depths=(2, 1, 1, 1), num_heads=(2, 2, 2, 2), **more
+    )
     return image, make, parity.redraw(make(), image, classifier="out.")
 
 

@@ -82,8 +82,12 @@ def test_the_later_vit_block_has_the_parameters_of_its_formula_and_fits_every_vi
     block = vit.PatchViT(c, rank=3, rngs=nnx.Rngs(0))
     expected = conv(c, c, 3) + 2 * conv(c, c, 1) + 2 * layer + conv(2 * c, c, 3)
     assert sum(v.size for v in jax.tree.leaves(nnx.state(block, nnx.Param))) == expected
-    model = create_model("dualbranch_07_unet_test", abstract=True, deep_down="vit_patches",
-                         downs=(("large_ffn2", "stride", "vit_patches"), ("stride",) * 3))
+    model = create_model(
+        "dualbranch_07_unet_test",
+        abstract=True,
+        deep_down="vit_patches",
+        downs=(("large_ffn2", "stride", "vit_patches"), ("stride",) * 3),
+    )
     network, params, state = functional.split(model)
     image = jax.ShapeDtypeStruct((1, 40, 33, 32, 2), jnp.float32)
     assert jax.eval_shape(lambda p, s, x: network.apply(p, s, x)[0].logits, params, state, image).shape == (1, 40, 33, 32, 4)

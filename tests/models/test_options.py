@@ -62,16 +62,22 @@ def test_effisegnets_deep_supervision_has_logits_for_each_of_five_taps_and_any_w
     for deep, count in ((True, 5), (False, 0)):
         model = create_model("effisegnet_test", deep_supervision=deep, width=12, num_classes=3, abstract=True)
         network, params, state = functional.split(model)
-        outputs = jax.eval_shape(lambda p, s, x: network.apply(p, s, x, ForwardContext(train=True, key=jax.random.key(0)))[0],  # noqa: B023
-                                 params, state, jax.ShapeDtypeStruct((2, 75, 64, 3), np.float32))
+        outputs = jax.eval_shape(
+            lambda p, s, x: network.apply(p, s, x, ForwardContext(train=True, key=jax.random.key(0)))[0],  # noqa: B023
+            params,
+            state,
+            jax.ShapeDtypeStruct((2, 75, 64, 3), np.float32),
+        )
         assert outputs.logits.shape == (2, 75, 64, 3) and [a.shape for a in outputs.aux] == [(2, 75, 64, 3)] * count
         assert params["classifier.weight"].shape == (1, 1, 12, 3)
 
 
 # ---------------------------------------------------------------- other implementations' names
 
+
 def pspnet(classes=150):
     from jaxseg.bench.twins.pspnet import PSPNet
+
     return PSPNet((1, 1, 1, 1), bins=(1, 2, 3, 6), width=8, head=16, classes=classes)
 
 
@@ -81,6 +87,7 @@ def _twins():
 
     from jaxseg.bench.twins.effisegnet import EffiSegNet
     from tests.models.twins.segformer import SegFormer
+
     torch.manual_seed(0)
     yield "pspnet", pspnet(), create_model("pspnet_test", num_classes=150, bins=(1, 2, 3, 6))
     yield "segformer", SegFormer((8, 16, 40, 64), (1, 1, 1, 1), 16), create_model("segformer_test", num_classes=2)
@@ -89,11 +96,18 @@ def _twins():
 
 def _monai():
     nets = pytest.importorskip("monai.networks.nets", reason="parity needs the extra [parity]")
-    yield ("unetr", nets.UNETR(1, 2, (32, 32, 32), feature_size=4, hidden_size=16, mlp_dim=32, num_heads=2),
-           create_model("unetr_test", in_channels=1, num_classes=2, depth=12, taps=(4, 7, 10)))
-    yield ("swin", nets.SwinUNETR(in_channels=1, out_channels=2, feature_size=12, depths=(2, 1, 1, 1), num_heads=(2, 2, 2, 2)),
-           create_model("swin_unetr_test", in_channels=1, num_classes=2, width=12, depths=(2, 1, 1, 1), heads=(2, 2, 2, 2),
-                        window=7))
+    yield (
+        "unetr",
+        nets.UNETR(1, 2, (32, 32, 32), feature_size=4, hidden_size=16, mlp_dim=32, num_heads=2),
+        create_model("unetr_test", in_channels=1, num_classes=2, depth=12, taps=(4, 7, 10)),
+    )
+    yield (
+        "swin",
+        nets.SwinUNETR(in_channels=1, out_channels=2, feature_size=12, depths=(2, 1, 1, 1), num_heads=(2, 2, 2, 2)),
+        create_model(
+            "swin_unetr_test", in_channels=1, num_classes=2, width=12, depths=(2, 1, 1, 1), heads=(2, 2, 2, 2), window=7
+        ),
+    )
 
 
 @pytest.mark.parametrize("family", ["pspnet", "segformer", "effisegnet", "unetr", "swin"])

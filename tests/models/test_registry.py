@@ -25,8 +25,9 @@ def test_every_family_has_a_test_variant():
         assert any("_test" in n for n in variants() if family_of(n).__name__.endswith(f".{family}")), family
 
 
-@pytest.mark.parametrize("name,near", [("segnet_t_ich", "segnext_t_ich"), ("segnext_t_seed", "segnext_t_ich"),
-                                       ("unet_bsae", "unet_base")])
+@pytest.mark.parametrize(
+    "name,near", [("segnet_t_ich", "segnext_t_ich"), ("segnext_t_seed", "segnext_t_ich"), ("unet_bsae", "unet_base")]
+)
 def test_unknown_names_list_their_neighbours(name, near):
     with pytest.raises(ConfigError, match=f"unknown model '{name}': did you mean .*{near}"):
         create_model(name)
@@ -78,23 +79,36 @@ def test_a_network_of_ones_own_comes_by_module_and_name(my_module):
     assert functional.split(model)[1]["a.weight"].shape == (3, 3, 3, 2, 5)
 
 
-@pytest.mark.parametrize("name,message", [
-    ("my_nets:Mien", "no attribute 'Mien'"),
-    ("nowhere_nets:Mine", "no module named 'nowhere_nets'"),
-    ("my_nets:Other", "derive it from jaxseg.models.Segmenter"),
-    (":Mine", "package.module:Name"), ("os:path", "derive it from jaxseg.models.Segmenter"), (3, "give its name"),
-])
+@pytest.mark.parametrize(
+    "name,message",
+    [
+        ("my_nets:Mien", "no attribute 'Mien'"),
+        ("nowhere_nets:Mine", "no module named 'nowhere_nets'"),
+        ("my_nets:Other", "derive it from jaxseg.models.Segmenter"),
+        (":Mine", "package.module:Name"),
+        ("os:path", "derive it from jaxseg.models.Segmenter"),
+        (3, "give its name"),
+    ],
+)
 def test_a_wrong_path_to_a_network_says_what_is_wrong(my_module, name, message):
     with pytest.raises(ConfigError, match=message):
         create_model(name)
 
 
-@pytest.mark.parametrize("given,message", [
-    ({"in_channels": 0}, "in_channels=0.*whole number from 1"), ({"num_classes": -1}, "num_classes=-1"), ({"rank": 0}, "rank=0"),
-    ({"num_classes": 2.0}, "num_classes=2.0"), ({"in_channels": True}, "in_channels=True"), ({"seed": True}, "seed=True"),
-    ({"seed": 1.5}, "seed=1.5.*whole number"), ({"widths": "wide"}, "cannot be built with widths='wide'"),
-    ({"widths": ()}, "cannot be built with"),
-])
+@pytest.mark.parametrize(
+    "given,message",
+    [
+        ({"in_channels": 0}, "in_channels=0.*whole number from 1"),
+        ({"num_classes": -1}, "num_classes=-1"),
+        ({"rank": 0}, "rank=0"),
+        ({"num_classes": 2.0}, "num_classes=2.0"),
+        ({"in_channels": True}, "in_channels=True"),
+        ({"seed": True}, "seed=True"),
+        ({"seed": 1.5}, "seed=1.5.*whole number"),
+        ({"widths": "wide"}, "cannot be built with widths='wide'"),
+        ({"widths": ()}, "cannot be built with"),
+    ],
+)
 def test_a_network_that_cannot_be_is_refused_with_what_was_asked_for(given, message):
     with pytest.raises(ConfigError, match=message):
         create_model("unet_test", abstract=True, **given)

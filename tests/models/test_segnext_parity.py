@@ -104,6 +104,7 @@ def test_random_bases_of_inference_are_those_of_the_fixed_key(image):
     import jax
 
     from jaxseg.models.segnext.nmf import draw_bases
+
     model = create_model("segnext_test", in_channels=3, num_classes=2)
     fixed = create_model("segnext_test", in_channels=3, num_classes=2, ham_bases="buffer")
     arrays = from_torch.export(model) | {"decoder.ham.bases": np.asarray(draw_bases(jax.random.key(0), 1, 32, 4))}

@@ -13,8 +13,10 @@ TRUE = [(n, rank) for n in list_models() if "_test" not in n for rank in variant
 TEST = [(n, rank) for n in list_models("_test") for rank in variants()[n].ranks]
 _IDS = lambda pairs: [f"{n}-{rank}d" for n, rank in pairs]
 # Halves the time to compile; LLVM's own passes left out too, 3-D networks are quicker by another third, 2-D ones slower.
-QUICK = {2: {"xla_backend_optimization_level": 0},
-         3: {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}}
+QUICK = {
+    2: {"xla_backend_optimization_level": 0},
+    3: {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True},
+}
 # Gradients that take XLA half a minute and more to compile; these are compiled as in training.
 SLOW = {"mobile_unetr_test", "mobile_unetr_3d_test", "swin_unetr_test", *(n for n, _ in TEST if n.startswith("dualbranch_1"))}
 GRADIENTS = [pytest.param(n, rank, marks=pytest.mark.slow if n in SLOW else (), id=f"{n}-{rank}d") for n, rank in TEST]
@@ -22,6 +24,7 @@ GRADIENTS = [pytest.param(n, rank, marks=pytest.mark.slow if n in SLOW else (), 
 
 def size_for(model, wanted) -> tuple[int, ...]:
     """The first spatial size from `wanted` on that the network takes, the last axis 16 or more longer."""
+
     def taken(start):
         for n in range(start, start + 600):
             try:
@@ -30,6 +33,7 @@ def size_for(model, wanted) -> tuple[int, ...]:
                 continue
             return n
         raise AssertionError(f"no square size from {start} to {start + 600} is taken")
+
     first = taken(wanted)
     return (*(first,) * (model.rank - 1), taken(first + 16) if model.rank == 2 else first)
 

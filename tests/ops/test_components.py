@@ -45,8 +45,9 @@ def snake(n: int) -> np.ndarray:
     return mask
 
 
-@pytest.mark.parametrize("shape,connectivity", [((200,), 1), ((31, 32), 1), ((31, 32), 2),
-                                                ((9, 10, 11), 1), ((9, 10, 11), 2), ((9, 10, 11), 3)])
+@pytest.mark.parametrize(
+    "shape,connectivity", [((200,), 1), ((31, 32), 1), ((31, 32), 2), ((9, 10, 11), 1), ((9, 10, 11), 2), ((9, 10, 11), 3)]
+)
 def test_random_masks_of_every_density_are_labelled_as_scipy_does(shape, connectivity):
     rng = np.random.default_rng(0)
     for density in (0.0, 0.05, 0.2, 0.35, 0.5, 0.6, 0.7, 0.9, 1.0):

@@ -39,8 +39,11 @@ def _terms(case, direction):
 def _run(function, direction, case, dtype=jnp.float32, wide=False):
     """`function` on the case's arrays of `dtype` (cast to float32 after that when `wide`)."""
     x, w, g = (a.astype(jnp.float32) if wide else a for a in cases.draw(case, dtype))
-    static, arrays = {"forward": ((), (x, w)), "input_gradient": ((case.x[1:-1],), (g, w)),
-                      "weight_gradient": ((case.kernel,), (x, g))}[direction]
+    static, arrays = {
+        "forward": ((), (x, w)),
+        "input_gradient": ((case.x[1:-1],), (g, w)),
+        "weight_gradient": ((case.kernel,), (x, g)),
+    }[direction]
     return jax.jit(functools.partial(function, case.spec, *static))(*arrays)
 
 

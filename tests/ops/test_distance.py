@@ -21,14 +21,32 @@ def masks(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     single[centre], hole[centre] = True, False
     corner = np.ones(shape, bool)
     corner[(-1,) * len(shape)] = False
-    return {"sparse": rng.random(shape) < 0.1, "half": rng.random(shape) < 0.5, "dense": rng.random(shape) < 0.995,
-            "single": single, "hole": hole, "corner": corner, "empty": np.zeros(shape, bool),
-            "checkerboard": grid.sum(0) % 2 == 0, "diagonal": grid[0] == grid[-1], "holes on a diagonal": grid[0] != grid[-1],
-            "slab": np.broadcast_to(grid[0] > 2, shape)}
+    return {
+        "sparse": rng.random(shape) < 0.1,
+        "half": rng.random(shape) < 0.5,
+        "dense": rng.random(shape) < 0.995,
+        "single": single,
+        "hole": hole,
+        "corner": corner,
+        "empty": np.zeros(shape, bool),
+        "checkerboard": grid.sum(0) % 2 == 0,
+        "diagonal": grid[0] == grid[-1],
+        "holes on a diagonal": grid[0] != grid[-1],
+        "slab": np.broadcast_to(grid[0] > 2, shape),
+    }
 
 
-@pytest.mark.parametrize("shape,spacing", [((23,), (0.7,)), ((19, 30), None), ((19, 30), (3.0, 0.5)), ((7, 14, 11), None),
-                                           ((7, 14, 11), (5.0, 1.0, 1.0)), ((7, 14, 11), (0.3, 2.0, 0.9))])
+@pytest.mark.parametrize(
+    "shape,spacing",
+    [
+        ((23,), (0.7,)),
+        ((19, 30), None),
+        ((19, 30), (3.0, 0.5)),
+        ((7, 14, 11), None),
+        ((7, 14, 11), (5.0, 1.0, 1.0)),
+        ((7, 14, 11), (0.3, 2.0, 0.9)),
+    ],
+)
 def test_equals_scipy_and_the_reference_implementation(shape, spacing):
     named = masks(shape)
     batch = np.stack(list(named.values()))
@@ -63,8 +81,10 @@ def test_signed_distance_is_negative_inside_and_positive_outside():
     assert np.isposinf(extremes[0]).all() and np.isneginf(extremes[1]).all()
 
 
-@pytest.mark.parametrize("shape,spacing", [((4,), None), ((1, 2, 2, 2, 2), None), ((1, 4, 4), (1.0,)), ((1, 4, 4), (1.0, 0.0)),
-                                           ((1, 4, 4), (1.0, float("nan")))])
+@pytest.mark.parametrize(
+    "shape,spacing",
+    [((4,), None), ((1, 2, 2, 2, 2), None), ((1, 4, 4), (1.0,)), ((1, 4, 4), (1.0, 0.0)), ((1, 4, 4), (1.0, float("nan")))],
+)
 def test_ranks_and_spacings_that_do_not_fit_are_refused(shape, spacing):
     with pytest.raises(ValueError, match="spatial axes"):
         api.distance_transform(np.ones(shape, bool), spacing)

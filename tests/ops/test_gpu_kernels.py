@@ -54,8 +54,11 @@ _name = lambda v: v.name if isinstance(v, Case) else str(v)
 
 def _both(case, direction, dtype, **tiles):
     x, w, g = cases.draw(case, dtype)
-    static, arrays = {"forward": ((), (x, w)), "input_gradient": ((case.x[1:-1],), (g, w)),
-                      "weight_gradient": ((case.kernel,), (x, g))}[direction]
+    static, arrays = {
+        "forward": ((), (x, w)),
+        "input_gradient": ((case.x[1:-1],), (g, w)),
+        "weight_gradient": ((case.kernel,), (x, g)),
+    }[direction]
     found = jax.jit(functools.partial(getattr(gpu, direction), case.spec, *static, interpret=True, **tiles))(*arrays)
     wide = [a.astype(jnp.float32) for a in arrays]
     return found, jax.jit(functools.partial(getattr(reference, direction), case.spec, *static))(*wide).astype(dtype)
@@ -114,10 +117,17 @@ def test_each_device_convolves_its_part_of_a_sharded_batch():
 
 
 BF16 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.bfloat16)
-LOWERED = {"strip 1x7": ((2, 8, 40, 24), (1, 7), 1), "strip 1x11": ((2, 8, 40, 160), (1, 11), 1),
-           "strip 21x1": ((2, 40, 8, 64), (21, 1), 1), "3x3": ((2, 9, 9, 96), (3, 3), 1), "5x5": ((2, 9, 9, 3), (5, 5), 1),
-           "7x7": ((2, 9, 9, 24), (7, 7), 1), "3^3 dilated": ((1, 6, 6, 6, 24), (3, 3, 3), 3),
-           "5^3 dilated": ((1, 6, 6, 6, 24), (5, 5, 5), 2), "7^3": ((1, 6, 6, 6, 24), (7, 7, 7), 1)}
+LOWERED = {
+    "strip 1x7": ((2, 8, 40, 24), (1, 7), 1),
+    "strip 1x11": ((2, 8, 40, 160), (1, 11), 1),
+    "strip 21x1": ((2, 40, 8, 64), (21, 1), 1),
+    "3x3": ((2, 9, 9, 96), (3, 3), 1),
+    "5x5": ((2, 9, 9, 3), (5, 5), 1),
+    "7x7": ((2, 9, 9, 24), (7, 7), 1),
+    "3^3 dilated": ((1, 6, 6, 6, 24), (3, 3, 3), 3),
+    "5^3 dilated": ((1, 6, 6, 6, 24), (5, 5, 5), 2),
+    "7^3": ((1, 6, 6, 6, 24), (7, 7, 7), 1),
+}
 
 
 @pytest.mark.parametrize("name", LOWERED)
@@ -163,8 +173,9 @@ def test_one_kernel_serves_every_shape_and_both_axes_of_a_strip(monkeypatch):
     monkeypatch.setenv("JAXSEG_CONV", "pallas")
     conv = functools.partial(ops.conv, groups=64)
     three = lambda x, y, z, row, column: (conv(x, row), conv(y, row), conv(z, column))
-    text = cuda_export.lowered(three, BF16(2, 128, 128, 64), BF16(4, 64, 64, 64), BF16(2, 32, 36, 64), BF16(1, 7, 1, 64),
-                               BF16(7, 1, 1, 64))
+    text = cuda_export.lowered(
+        three, BF16(2, 128, 128, 64), BF16(4, 64, 64, 64), BF16(2, 32, 36, 64), BF16(1, 7, 1, 64), BF16(7, 1, 1, 64)
+    )
     kernels = re.findall(r"custom_call @__gpu\$xla\.gpu\.triton\(.*?(ir = \".*?\"), name", text)
     assert len(kernels) == 3 and len(set(kernels)) == 1
 
@@ -178,6 +189,7 @@ def test_the_capability_is_cudas_or_none(told, wanted, monkeypatch):
 def test_a_kernel_that_does_not_compile_here_is_said_once_and_left_to_xla(monkeypatch):
     def broken(*_, **__):
         raise NotImplementedError("no Triton in this jaxlib")
+
     monkeypatch.setattr(gpu_probe, "capability", lambda: (9, 0))
     monkeypatch.setattr(gpu_probe, "_COMPILES", {})
     monkeypatch.setattr(gpu, "weight_gradient", broken)
@@ -198,8 +210,12 @@ def _attention(q, k, v, bias=None):
 
 ATTENTIONS = {  # q, k, bias, what cuDNN is asked for
     "segformer_b0, first stage": ((2, 1024, 1, 32), (2, 16, 1, 32), None, "__cudnn$fmhaSoftmax"),
-    "swin, windows of 7^3, bias per relative position": ((4, 343, 3, 16), (4, 343, 3, 16), (1, 3, 343, 343),
-                                                          "__cudnn$fmhaScaleBiasSoftmax"),
+    "swin, windows of 7^3, bias per relative position": (
+        (4, 343, 3, 16),
+        (4, 343, 3, 16),
+        (1, 3, 343, 343),
+        "__cudnn$fmhaScaleBiasSoftmax",
+    ),
     "a head of 12": ((2, 16, 2, 12), (2, 16, 2, 12), None, None),
 }
 
@@ -236,7 +252,8 @@ def test_regions_as_features_for_cudnn_change_no_result():
     bias, regions = jnp.asarray(rng.normal(size=(1, 3, 6, 6)), jnp.float32), np.array([[7] * 6, [3, 3, 7, 7, 3, 0]])
     marked = lambda *a: cudnn.attention(*a, regions, scale=0.3, implementation="xla")
     plain = lambda q, k, v, bias: attention_reference.attention(
-        q, k, v, bias=attention_reference.joined(bias, jnp.asarray(regions), 4), scale=0.3)
+        q, k, v, bias=attention_reference.joined(bias, jnp.asarray(regions), 4), scale=0.3
+    )
     loss = lambda f: lambda *a: jnp.sin(f(*a)).sum()
     found, wanted = (jax.jit(jax.value_and_grad(loss(f), (0, 1, 2, 3)))(q, k, v, bias) for f in (marked, plain))
     for f, w in zip(jax.tree.leaves(found), jax.tree.leaves(wanted)):
@@ -253,10 +270,12 @@ def test_a_symbolic_batch_is_read_as_one_image_by_every_choice():
         cuda_export.lowered(functools.partial(ops.conv, groups=groups), struct(16, 16, 8), w)
 
 
-PROGRAMS = {"distance transform": (lambda m: distance.distance_transform(m), (1, 6, 7, 8)),
-            "signed distance": (lambda m: distance.signed_distance(m), (1, 6, 7)),
-            "components": (lambda m: components.label(m[0]), (1, 6, 7, 8)),
-            "largest component": (lambda m: components.largest(m[0], 3), (1, 6, 7, 8))}
+PROGRAMS = {
+    "distance transform": (lambda m: distance.distance_transform(m), (1, 6, 7, 8)),
+    "signed distance": (lambda m: distance.signed_distance(m), (1, 6, 7)),
+    "components": (lambda m: components.label(m[0]), (1, 6, 7, 8)),
+    "largest component": (lambda m: components.largest(m[0], 3), (1, 6, 7, 8)),
+}
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

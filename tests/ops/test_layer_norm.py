@@ -71,9 +71,11 @@ def test_vmap_over_all_arguments_equals_a_loop():
             np.testing.assert_allclose(f[i], o, atol=1e-5)
 
 
-@pytest.mark.parametrize("function,extra", [
-    (_hand, (6,)), (lambda x, w, b: ops.standardize(x, w, b, (1,), EPS, "relu")[0], (6,)), (lambda x, w: matmul(x, w), (6, 5))],
-    ids=["layer norm", "instance norm", "matrix product"])
+@pytest.mark.parametrize(
+    "function,extra",
+    [(_hand, (6,)), (lambda x, w, b: ops.standardize(x, w, b, (1,), EPS, "relu")[0], (6,)), (lambda x, w: matmul(x, w), (6, 5))],
+    ids=["layer norm", "instance norm", "matrix product"],
+)
 def test_under_shard_map_weights_have_the_sum_of_all_shards_gradients(function, extra):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     (x, *_), _ = _arguments(8, 3, 6)
@@ -90,6 +92,7 @@ def test_forward_and_backward_store_nothing_of_the_inputs_size_on_a_cpu():
     def both(x, weight, bias, g):
         y, pull = jax.vjp(_hand, x, weight, bias)
         return y, pull(g)
+
     x, row = jax.ShapeDtypeStruct((2, 4096, 32), jnp.float32), jax.ShapeDtypeStruct((32,), jnp.float32)
     compiled = jax.jit(both).lower(x, row, row, x).compile()
     # mean, r and two products of each position: 4 numbers for its 32

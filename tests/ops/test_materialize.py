@@ -21,5 +21,7 @@ def test_a_stored_array_is_computed_once_however_many_read_it():
         def f(x):
             y = keep(sum(jnp.roll(x, t, 0) * (t + 1.5) for t in range(6)))
             return jnp.pad(y, ((1, 1), (0, 0))), jnp.pad(y, ((0, 0), (1, 1))), y * 2
+
         return jax.jit(f).lower(jnp.ones((64, 64))).compile().cost_analysis()["flops"]
+
     assert program(ops.materialize) < 0.6 * program(lambda y: y)

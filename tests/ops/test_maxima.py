@@ -16,8 +16,19 @@ from jaxseg.models.functional import ForwardContext
 from jaxseg.models.registry import variants
 from jaxseg.ops.activation.table import ACTS, FUSED
 
-QUICK = {"dualbranch_03_unet_test", "effisegnet_test", "pspnet_test", "resunetpp_test", "segformer_test", "segnext_test",
-         "swin_unetr_test", "unet2d_test", "unet3d_test", "unet3p_test", "unet_test"}
+QUICK = {
+    "dualbranch_03_unet_test",
+    "effisegnet_test",
+    "pspnet_test",
+    "resunetpp_test",
+    "segformer_test",
+    "segnext_test",
+    "swin_unetr_test",
+    "unet2d_test",
+    "unet3d_test",
+    "unet3p_test",
+    "unet_test",
+}
 TEST = [pytest.param(n, max(variants()[n].ranks), marks=() if n in QUICK else pytest.mark.slow) for n in list_models("_test")]
 
 
@@ -86,16 +97,18 @@ def test_channel_attention_has_finite_gradients_without_optimisations(unoptimise
     network, params, state = functional.split(blocks.UPS["shuffle_v1_r2"](16, 8, 8, act="relu", rank=2, rngs=nnx.Rngs(0)))
     rng = np.random.default_rng(0)
     x, skip = (rng.normal(size=size).astype(np.float32) for size in ((2, 8, 8, 16), (2, 16, 16, 8)))
-    assert not _bad_gradients(params, lambda p: jnp.mean(
-        jnp.square(network.merge(p, state)(x, skip, ForwardContext(train=True)) - 1)))
+    assert not _bad_gradients(
+        params, lambda p: jnp.mean(jnp.square(network.merge(p, state)(x, skip, ForwardContext(train=True)) - 1))
+    )
 
 
 @pytest.mark.slow
 def test_a_network_of_channel_attention_has_finite_gradients_without_optimisations(unoptimised):
     network, params, state = functional.split(create_model("dualbranch_18_shufflenet_v1_test", in_channels=2, rank=3))
     image = np.random.default_rng(0).normal(size=(1, 32, 32, 32, 2)).astype(np.float32)
-    assert not _bad_gradients(params, lambda p: jnp.mean(
-        jnp.square(network.apply(p, state, image, ForwardContext(train=True))[0].logits)))
+    assert not _bad_gradients(
+        params, lambda p: jnp.mean(jnp.square(network.apply(p, state, image, ForwardContext(train=True))[0].logits))
+    )
 
 
 @pytest.mark.parametrize("size", [(5, 6), (3, 4, 5), (1, 1), (7,)], ids=str)
@@ -127,8 +140,11 @@ def test_maxima_take_any_floating_dtype_and_vmap():
 @pytest.mark.parametrize("name", ["relu6", "hard_sigmoid", "hard_swish"])
 def test_cut_activations_equal_pytorch_at_their_edges_too(name):
     torch = pytest.importorskip("torch", reason="parity needs the extra [parity]")
-    theirs = {"relu6": torch.nn.functional.relu6, "hard_sigmoid": torch.nn.functional.hardsigmoid,
-              "hard_swish": torch.nn.functional.hardswish}[name]
+    theirs = {
+        "relu6": torch.nn.functional.relu6,
+        "hard_sigmoid": torch.nn.functional.hardsigmoid,
+        "hard_swish": torch.nn.functional.hardswish,
+    }[name]
     x = np.array([-9, -3.5, -3, -1, -0.0, 0, 1, 2.5, 3, 5, 6, 7, 9], np.float32)
     x = x[np.abs(x) != 3] if name == "hard_swish" else x  # at its two corners PyTorch takes the slope of the other side
     t = torch.tensor(x, requires_grad=True)

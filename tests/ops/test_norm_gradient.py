@@ -19,10 +19,19 @@ def _plain(x, weight, bias, axes, eps, act, groups):
     return activation(act)(ops.normalize(x, mean, var, weight, bias, eps)), mean, var
 
 
-@pytest.mark.parametrize("axes,groups,act,dtype", [
-    ((0, 1, 2), None, "identity", jnp.float32), ((1, 2), None, "identity", jnp.bfloat16), ((0, 1, 2), None, "relu", jnp.float32),
-    ((1, 2), None, "leaky_relu", jnp.float32), ((1, 2), 2, "silu", jnp.float32), ((0, 1, 2), None, "gelu", jnp.float32),
-    ((0, 1, 2), None, "relu6", jnp.float32), ((0, 1, 2), None, "relu", jnp.bfloat16)])
+@pytest.mark.parametrize(
+    "axes,groups,act,dtype",
+    [
+        ((0, 1, 2), None, "identity", jnp.float32),
+        ((1, 2), None, "identity", jnp.bfloat16),
+        ((0, 1, 2), None, "relu", jnp.float32),
+        ((1, 2), None, "leaky_relu", jnp.float32),
+        ((1, 2), 2, "silu", jnp.float32),
+        ((0, 1, 2), None, "gelu", jnp.float32),
+        ((0, 1, 2), None, "relu6", jnp.float32),
+        ((0, 1, 2), None, "relu", jnp.bfloat16),
+    ],
+)
 def test_gradient_equals_the_derived_one(axes, groups, act, dtype):
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape) + 3, dtype)
@@ -37,9 +46,11 @@ def test_gradient_equals_the_derived_one(axes, groups, act, dtype):
 
 
 @pytest.mark.parametrize("act", ["relu", "hard_swish"], ids=["fused", "applied afterwards"])
-@pytest.mark.parametrize("make", [BatchNorm, InstanceNorm, lambda c, **more: GroupNorm(2, c, **more),
-                                  lambda c, **more: InstanceNorm(c, affine=False, **more)],
-                         ids=["batch", "instance", "group", "instance without affine"])
+@pytest.mark.parametrize(
+    "make",
+    [BatchNorm, InstanceNorm, lambda c, **more: GroupNorm(2, c, **more), lambda c, **more: InstanceNorm(c, affine=False, **more)],
+    ids=["batch", "instance", "group", "instance without affine"],
+)
 def test_a_norm_given_an_activation_is_the_norm_and_then_the_activation(make, act):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4, 6)), jnp.float32)
     norms = [make(6, rngs=nnx.Rngs(0)) for _ in range(2)]
@@ -53,9 +64,11 @@ def test_a_norm_given_an_activation_is_the_norm_and_then_the_activation(make, ac
 
 def test_the_sums_of_a_norm_store_nothing_on_a_cpu():
     """XLA would keep x - mean, which four expressions hold, from the forward to the backward pass."""
+
     def both(x, weight, bias, g):
         y, pull = jax.vjp(lambda *a: ops.standardize(*a, (0, 1, 2), 1e-5, "relu")[0], x, weight, bias)
         return y, pull(g)
+
     x, row = jax.ShapeDtypeStruct((2, 32, 32, 32), jnp.float32), jax.ShapeDtypeStruct((32,), jnp.float32)
     compiled = jax.jit(both).lower(x, row, row, x).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 0.1 * 4 * 2 * 32**3

@@ -42,8 +42,9 @@ _name = lambda v: v.name if isinstance(v, cases.Case) else v
 def _call(case, direction: str):
     """(static arguments, arrays) of a lowering."""
     x, w, g = cases.draw(case)
-    return {"forward": ((), (x, w)), "input_gradient": ((case.x[1:-1],), (g, w)),
-            "weight_gradient": ((case.kernel,), (x, g))}[direction]
+    return {"forward": ((), (x, w)), "input_gradient": ((case.x[1:-1],), (g, w)), "weight_gradient": ((case.kernel,), (x, g))}[
+        direction
+    ]
 
 
 def _by_onednn(text: str) -> bool:
@@ -130,8 +131,9 @@ def test_a_batch_over_eight_devices_is_not_gathered():
     copied = jax.device_put(w, NamedSharding(mesh, PartitionSpec()))
     gradient = jax.jit(jax.grad(lambda x, w: (ops.conv(x, w) ** 2).sum(), (0, 1)))
     wanted = gradient(x, w)
-    per_device = jax.jit(jax.shard_map(ops.conv, mesh=mesh, in_specs=(PartitionSpec("data"), PartitionSpec()),
-                                       out_specs=PartitionSpec("data")))
+    per_device = jax.jit(
+        jax.shard_map(ops.conv, mesh=mesh, in_specs=(PartitionSpec("data"), PartitionSpec()), out_specs=PartitionSpec("data"))
+    )
     text = gradient.lower(spread, copied).compile().as_text()
     assert "all-gather" not in text and not _by_onednn(text)
     for u, v in zip(gradient(spread, copied), wanted):
@@ -184,6 +186,7 @@ def _fake_compile(calls: list):
         calls.append(folder)
         (folder / "conv.so").write_bytes(b"machine code")
         (folder / "digest").write_text(library.files.digest(b"machine code"))
+
     return compile
 
 

@@ -41,8 +41,11 @@ def _same(ours, theirs, x):
 @pytest.mark.parametrize("align", [False, True])
 def test_linear_resize_equals_interpolate(size, new, align):
     mode = "bilinear" if len(size) == 2 else "trilinear"
-    _same(lambda x: ops.resize(x, new, align_corners=align),
-          lambda t: F.interpolate(t, new, mode=mode, align_corners=align), _array(2, *size, 3))
+    _same(
+        lambda x: ops.resize(x, new, align_corners=align),
+        lambda t: F.interpolate(t, new, mode=mode, align_corners=align),
+        _array(2, *size, 3),
+    )
 
 
 @pytest.mark.parametrize("size,new", [((5, 7), (10, 7)), ((8, 6), (5, 13)), ((1, 2), (3, 3))])
@@ -64,8 +67,11 @@ def test_adaptive_average_pool_equals_torch(size, bins):
 @pytest.mark.parametrize("size,kernel,stride,pad", [((7, 8), 2, 2, 0), ((9, 7), 3, 2, 1), ((5, 6, 7), 2, 2, 0)], ids=str)
 def test_max_pool_equals_torch(size, kernel, stride, pad):
     theirs = F.max_pool2d if len(size) == 2 else F.max_pool3d
-    _same(lambda x: ops.max_pool(x, kernel, stride=stride, padding=pad), lambda t: theirs(t, kernel, stride, pad),
-          _array(2, *size, 3))
+    _same(
+        lambda x: ops.max_pool(x, kernel, stride=stride, padding=pad),
+        lambda t: theirs(t, kernel, stride, pad),
+        _array(2, *size, 3),
+    )
 
 
 @pytest.mark.parametrize("size", [(7, 8), (5, 4, 6)], ids=str)
@@ -74,14 +80,18 @@ def test_average_pool_equals_torch(size):
     _same(lambda x: ops.avg_pool(x, 2), lambda t: theirs(t, 2), _array(2, *size, 3))
 
 
-@pytest.mark.parametrize("size,kernel,stride,pad", [((4, 5), 2, 2, 0), ((3, 4), 4, 2, 1), ((3, 3, 2), 2, 2, 0),
-                                                        ((4, 3), 3, 3, 1)], ids=str)
+@pytest.mark.parametrize(
+    "size,kernel,stride,pad", [((4, 5), 2, 2, 0), ((3, 4), 4, 2, 1), ((3, 3, 2), 2, 2, 0), ((4, 3), 3, 3, 1)], ids=str
+)
 def test_transposed_convolution_equals_torch(size, kernel, stride, pad):
     theirs = F.conv_transpose2d if len(size) == 2 else F.conv_transpose3d
     x, w = _array(2, *size, 3), _array(*(kernel,) * len(size), 3, 4, seed=2)
     tw = torch.tensor(np.moveaxis(w, (-2, -1), (0, 1)).copy(), requires_grad=True)
-    _same(lambda x: ops.conv_transpose(x, jnp.asarray(w), stride=stride, padding=pad),
-          lambda t: theirs(t, tw, stride=stride, padding=pad), x)
+    _same(
+        lambda x: ops.conv_transpose(x, jnp.asarray(w), stride=stride, padding=pad),
+        lambda t: theirs(t, tw, stride=stride, padding=pad),
+        x,
+    )
     dw = jax.grad(lambda w: jnp.square(ops.conv_transpose(jnp.asarray(x), w, stride=stride, padding=pad)).sum())(jnp.asarray(w))
     tw.grad = None
     theirs(_torch(x), tw, stride=stride, padding=pad).square().sum().backward()
@@ -110,6 +120,7 @@ NORMS = {
 @pytest.mark.parametrize("name", NORMS)
 def test_normalisation_and_its_gradients_equal_torch(name):
     from flax import nnx
+
     make, theirs = NORMS[name]
     layer = make(nnx.Rngs(0))
     weight, bias = _array(6, seed=3), _array(6, seed=4)

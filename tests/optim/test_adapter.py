@@ -13,13 +13,18 @@ from tests.optim.test_optim_build import GROUPS, LR, SHAPES, gradients, start
 PAIRS = {
     "adam": (dict(name="adam"), dict(name="optax:adam")),
     "adamw": (dict(name="adamw", weight_decay=0.3), dict(name="optax:adamw", weight_decay=0.3)),
-    "adamw_groups": (dict(name="adamw", weight_decay=0.3, groups=GROUPS),
-                     dict(name="optax:adamw", weight_decay=0.3, groups=GROUPS)),
-    "adagrad": (dict(name="adagrad", options={"initial": 0.1, "eps": 1e-7}),
-                dict(name="optax:adagrad", options={"initial_accumulator_value": 0.1})),
-    "sgd_decay": (dict(name="sgd", weight_decay=0.1, groups=GROUPS, clip_norm=1.5, options={"momentum": 0.9, "nesterov": True}),
-                  dict(name="optax:sgd", weight_decay=0.1, groups=GROUPS, clip_norm=1.5,
-                       options={"momentum": 0.9, "nesterov": True})),
+    "adamw_groups": (
+        dict(name="adamw", weight_decay=0.3, groups=GROUPS),
+        dict(name="optax:adamw", weight_decay=0.3, groups=GROUPS),
+    ),
+    "adagrad": (
+        dict(name="adagrad", options={"initial": 0.1, "eps": 1e-7}),
+        dict(name="optax:adagrad", options={"initial_accumulator_value": 0.1}),
+    ),
+    "sgd_decay": (
+        dict(name="sgd", weight_decay=0.1, groups=GROUPS, clip_norm=1.5, options={"momentum": 0.9, "nesterov": True}),
+        dict(name="optax:sgd", weight_decay=0.1, groups=GROUPS, clip_norm=1.5, options={"momentum": 0.9, "nesterov": True}),
+    ),
 }
 
 
@@ -81,17 +86,23 @@ def test_the_states_arrays_have_names_of_their_own():
     assert len(set(names)) == len(names) and sum(name.endswith("mu/head.weight") for name in names) == 1
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (dict(name="optax:adamm"), "no attribute"), (dict(name="optim_that_is_not:there"), "no module"),
-    (dict(name="optax:__version__"), "name a function"), (dict(name="optax:scale_by_adam"), "no argument learning_rate"),
-    (dict(name="optax:adam", options={"beta1": 0.9}), "option of optimiser 'optax:adam'"),
-    (dict(name="optax:adam", options={"learning_rate": 0.1}), "set config.optim.lr"),
-    (dict(name="optax:adamw", options={"weight_decay": 0.1}), "set config.optim.weight_decay"),
-    (dict(name="optax:sgd", options={"momentum": "much"}), "optax:sgd"),
-    (dict(name="optax:lbfgs"), "gradients and parameters alone"), (dict(name="optax:fromage"), "not proportional"),
-    (dict(name=f"{__name__}:of_no_use"), "gives a float"),
-    (dict(name="optax:adam", groups=(("hed", {"lr": 2.0}),)), "match no"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (dict(name="optax:adamm"), "no attribute"),
+        (dict(name="optim_that_is_not:there"), "no module"),
+        (dict(name="optax:__version__"), "name a function"),
+        (dict(name="optax:scale_by_adam"), "no argument learning_rate"),
+        (dict(name="optax:adam", options={"beta1": 0.9}), "option of optimiser 'optax:adam'"),
+        (dict(name="optax:adam", options={"learning_rate": 0.1}), "set config.optim.lr"),
+        (dict(name="optax:adamw", options={"weight_decay": 0.1}), "set config.optim.weight_decay"),
+        (dict(name="optax:sgd", options={"momentum": "much"}), "optax:sgd"),
+        (dict(name="optax:lbfgs"), "gradients and parameters alone"),
+        (dict(name="optax:fromage"), "not proportional"),
+        (dict(name=f"{__name__}:of_no_use"), "gives a float"),
+        (dict(name="optax:adam", groups=(("hed", {"lr": 2.0}),)), "match no"),
+    ],
+)
 def test_what_cannot_serve_is_refused(arguments, words):
     with pytest.raises(ConfigError, match=words):
         build(start(), **arguments)

@@ -7,9 +7,15 @@ import pytest
 from jaxseg.optim import joined
 from jaxseg.optim.joined import Layout, plan
 
-TREE = {"b.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "a.bias": np.float32([7, 8]), "c.scale": np.float32([[9]]),
-        "large": np.zeros(joined.SMALL + 1, np.float32), "alone": np.float32(1), "count": np.int32([1, 2]),
-        "none": np.zeros((0, 3), np.float32)}
+TREE = {
+    "b.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "a.bias": np.float32([7, 8]),
+    "c.scale": np.float32([[9]]),
+    "large": np.zeros(joined.SMALL + 1, np.float32),
+    "alone": np.float32(1),
+    "count": np.int32([1, 2]),
+    "none": np.zeros((0, 3), np.float32),
+}
 
 
 def test_small_arrays_of_one_kind_lie_one_after_another_by_name():

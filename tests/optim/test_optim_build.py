@@ -57,17 +57,25 @@ def theirs(make, *, groups=None, clip_norm=0.0):
 
 CASES = {
     "adam": (dict(name="adam"), lambda t, p: t.optim.Adam(p, lr=LR)),
-    "adam_decay": (dict(name="adam", weight_decay=0.1, options={"b1": 0.8, "b2": 0.95, "eps": 1e-5}),
-                   lambda t, p: t.optim.Adam(p, lr=LR, weight_decay=0.1, betas=(0.8, 0.95), eps=1e-5)),
+    "adam_decay": (
+        dict(name="adam", weight_decay=0.1, options={"b1": 0.8, "b2": 0.95, "eps": 1e-5}),
+        lambda t, p: t.optim.Adam(p, lr=LR, weight_decay=0.1, betas=(0.8, 0.95), eps=1e-5),
+    ),
     "adamw": (dict(name="adamw", weight_decay=0.3), lambda t, p: t.optim.AdamW(p, lr=LR, weight_decay=0.3)),
     "adagrad": (dict(name="adagrad"), lambda t, p: t.optim.Adagrad(p, lr=LR)),
-    "adagrad_decay": (dict(name="adagrad", weight_decay=0.1, options={"initial": 0.2, "eps": 1e-7}),
-                      lambda t, p: t.optim.Adagrad(p, lr=LR, weight_decay=0.1, initial_accumulator_value=0.2, eps=1e-7)),
+    "adagrad_decay": (
+        dict(name="adagrad", weight_decay=0.1, options={"initial": 0.2, "eps": 1e-7}),
+        lambda t, p: t.optim.Adagrad(p, lr=LR, weight_decay=0.1, initial_accumulator_value=0.2, eps=1e-7),
+    ),
     "sgd": (dict(name="sgd", weight_decay=0.1), lambda t, p: t.optim.SGD(p, lr=LR, weight_decay=0.1)),
-    "momentum": (dict(name="sgd", options={"momentum": 0.9}, weight_decay=0.01),
-                 lambda t, p: t.optim.SGD(p, lr=LR, momentum=0.9, weight_decay=0.01)),
-    "nesterov": (dict(name="sgd", options={"momentum": 0.99, "nesterov": True}, weight_decay=3e-5),
-                 lambda t, p: t.optim.SGD(p, lr=LR, momentum=0.99, nesterov=True, weight_decay=3e-5)),
+    "momentum": (
+        dict(name="sgd", options={"momentum": 0.9}, weight_decay=0.01),
+        lambda t, p: t.optim.SGD(p, lr=LR, momentum=0.9, weight_decay=0.01),
+    ),
+    "nesterov": (
+        dict(name="sgd", options={"momentum": 0.99, "nesterov": True}, weight_decay=3e-5),
+        lambda t, p: t.optim.SGD(p, lr=LR, momentum=0.99, nesterov=True, weight_decay=3e-5),
+    ),
 }
 
 
@@ -81,9 +89,11 @@ def test_twenty_steps_equal_pytorch(case):
 
 def test_groups_and_clipping_equal_pytorch():
     def groups(params):
-        return [{"params": [params["head.weight"]], "lr": 10 * LR},
-                {"params": [params["encoder.norm.weight"]], "weight_decay": 0.0},
-                {"params": [params["encoder.conv.weight"], params["encoder.conv.bias"]]}]
+        return [
+            {"params": [params["head.weight"]], "lr": 10 * LR},
+            {"params": [params["encoder.norm.weight"]], "weight_decay": 0.0},
+            {"params": [params["encoder.conv.weight"], params["encoder.conv.bias"]]},
+        ]
 
     expected = theirs(lambda t, p: t.optim.AdamW(p, lr=LR, weight_decay=0.3), groups=groups, clip_norm=1.5)
     found, _ = ours(name="adamw", weight_decay=0.3, clip_norm=1.5, groups=((r"^head\.", {"lr": 10}), (r"norm", {"decay": 0.0})))
@@ -111,8 +121,10 @@ def test_an_update_of_joined_arrays_is_that_of_each(case, groups):
     for i, ok in enumerate((True, True, False, True)):  # the guard too
         one, apart = run(gradients(i), apart, params, ok)
         other, joined = run(layout.join(gradients(i)), joined, layout.join(params), ok)
-        for a, b in zip(jax.tree.leaves((layout.join(jax.device_get(one)), together(jax.device_get(apart)))),
-                        jax.tree.leaves((jax.device_get(other), jax.device_get(joined)))):
+        for a, b in zip(
+            jax.tree.leaves((layout.join(jax.device_get(one)), together(jax.device_get(apart)))),
+            jax.tree.leaves((jax.device_get(other), jax.device_get(joined))),
+        ):
             np.testing.assert_allclose(a, b, rtol=1e-7, atol=0)
         params = {n: p + LR * np.asarray(one[n]) for n, p in params.items()}
 
@@ -149,14 +161,22 @@ def test_the_state_is_a_dict_of_arrays_under_the_parameters_names(name, moments)
     json.dumps(jax.tree.map(lambda a: np.asarray(a).tolist(), state))
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (dict(name="adamm"), "did you mean adam"), (dict(name="adam", options={"beta1": 0.9}), "option of optimiser 'adam'"),
-    (dict(name="adam", options={"b1": 1.0}), r"in \[0, 1\)"), (dict(name="sgd", options={"nesterov": True}), "set momentum"),
-    (dict(name="sgd", options={"nesterov": 1}), "True or False"), (dict(name="adam", weight_decay=-1.0), "not negative"),
-    (dict(name="adam", clip_norm=float("nan")), "not negative"), (dict(name="adam", groups=(("hed", {"lr": 2.0}),)), "match no"),
-    (dict(name="adam", groups=(("head", {"rate": 2.0}),)), "factor of optimiser group"),
-    (dict(name="adam", groups=(("head", 2.0),)), "must be"), (dict(name="adam", groups=(("(", {}),)), "no regular expression"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (dict(name="adamm"), "did you mean adam"),
+        (dict(name="adam", options={"beta1": 0.9}), "option of optimiser 'adam'"),
+        (dict(name="adam", options={"b1": 1.0}), r"in \[0, 1\)"),
+        (dict(name="sgd", options={"nesterov": True}), "set momentum"),
+        (dict(name="sgd", options={"nesterov": 1}), "True or False"),
+        (dict(name="adam", weight_decay=-1.0), "not negative"),
+        (dict(name="adam", clip_norm=float("nan")), "not negative"),
+        (dict(name="adam", groups=(("hed", {"lr": 2.0}),)), "match no"),
+        (dict(name="adam", groups=(("head", {"rate": 2.0}),)), "factor of optimiser group"),
+        (dict(name="adam", groups=(("head", 2.0),)), "must be"),
+        (dict(name="adam", groups=(("(", {}),)), "no regular expression"),
+    ],
+)
 def test_what_cannot_be_meant_is_refused(arguments, words):
     with pytest.raises(ConfigError, match=words):
         build({n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in SHAPES.items()}, **arguments)

@@ -35,16 +35,23 @@ def torch_factors(make, per_epoch):
     return np.array(out)
 
 
-@pytest.mark.parametrize("arguments, make, per_epoch", [
-    (dict(name="cosine", options={"final": 0.1, "per_epoch": True}),
-     lambda s, o: s.CosineAnnealingLR(o, EPOCHS, eta_min=0.1), True),
-    (dict(name="cosine", options={"period": 20, "per_epoch": True}), lambda s, o: s.CosineAnnealingLR(o, 20), True),
-    (dict(name="cosine"), lambda s, o: s.CosineAnnealingLR(o, TOTAL), False),
-    (dict(name="poly", options={"power": 0.9}), lambda s, o: s.PolynomialLR(o, TOTAL, 0.9), False),
-    (dict(name="poly", options={"power": 0.9, "per_epoch": True}), lambda s, o: s.PolynomialLR(o, EPOCHS, 0.9), True),
-    (dict(name="step", options={"every": 3, "factor": 0.5}), lambda s, o: s.StepLR(o, 3, 0.5), True),
-    (dict(name="step", options={"milestones": (2, 5), "factor": 0.3}), lambda s, o: s.MultiStepLR(o, (2, 5), 0.3), True),
-], ids=["cosine_epoch", "half_cosine", "cosine", "poly", "poly_epoch", "step", "milestones"])
+@pytest.mark.parametrize(
+    "arguments, make, per_epoch",
+    [
+        (
+            dict(name="cosine", options={"final": 0.1, "per_epoch": True}),
+            lambda s, o: s.CosineAnnealingLR(o, EPOCHS, eta_min=0.1),
+            True,
+        ),
+        (dict(name="cosine", options={"period": 20, "per_epoch": True}), lambda s, o: s.CosineAnnealingLR(o, 20), True),
+        (dict(name="cosine"), lambda s, o: s.CosineAnnealingLR(o, TOTAL), False),
+        (dict(name="poly", options={"power": 0.9}), lambda s, o: s.PolynomialLR(o, TOTAL, 0.9), False),
+        (dict(name="poly", options={"power": 0.9, "per_epoch": True}), lambda s, o: s.PolynomialLR(o, EPOCHS, 0.9), True),
+        (dict(name="step", options={"every": 3, "factor": 0.5}), lambda s, o: s.StepLR(o, 3, 0.5), True),
+        (dict(name="step", options={"milestones": (2, 5), "factor": 0.3}), lambda s, o: s.MultiStepLR(o, (2, 5), 0.3), True),
+    ],
+    ids=["cosine_epoch", "half_cosine", "cosine", "poly", "poly_epoch", "step", "milestones"],
+)
 def test_the_factor_equals_torchs(arguments, make, per_epoch):
     np.testing.assert_allclose(factors(**arguments)[:TOTAL], torch_factors(make, per_epoch), atol=5e-7)  # float32; torch recurses
 
@@ -60,18 +67,26 @@ def test_warm_up_is_linear_from_its_ratio_and_multiplies_the_schedule():
 @pytest.mark.parametrize("name, last", [("constant", 1.0), ("poly", 0.25), ("cosine", 0.25)])
 def test_the_last_value_stays_after_the_period(name, last):
     found = factors(name=name, options={} if name == "constant" else {"final": last, "period": 5})
-    np.testing.assert_allclose(found[5 * PER_EPOCH:], last, atol=1e-7)
+    np.testing.assert_allclose(found[5 * PER_EPOCH :], last, atol=1e-7)
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (dict(name="cosin"), "cosine"), (dict(name="poly", options={"powr": 2}), "did you mean power"),
-    (dict(name="constant", options={"power": 2}), "option of schedule"), (dict(name="poly", options={"power": 0}), "above 0"),
-    (dict(name="cosine", options={"final": 2.0}), "factor of the peak"), (dict(name="cosine", options={"period": -1}), "above 0"),
-    (dict(name="step"), "give one"), (dict(name="step", options={"milestones": 2}), "list of epochs"),
-    (dict(name="step", options={"milestones": (0,)}), "above 0"),
-    (dict(name="constant", warmup=TOTAL), "fewer than the run"), (dict(name="constant", warmup=1, warmup_ratio=1.5), "0..1"),
-    (dict(name="poly", options={"per_epoch": 1}), "True or False"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (dict(name="cosin"), "cosine"),
+        (dict(name="poly", options={"powr": 2}), "did you mean power"),
+        (dict(name="constant", options={"power": 2}), "option of schedule"),
+        (dict(name="poly", options={"power": 0}), "above 0"),
+        (dict(name="cosine", options={"final": 2.0}), "factor of the peak"),
+        (dict(name="cosine", options={"period": -1}), "above 0"),
+        (dict(name="step"), "give one"),
+        (dict(name="step", options={"milestones": 2}), "list of epochs"),
+        (dict(name="step", options={"milestones": (0,)}), "above 0"),
+        (dict(name="constant", warmup=TOTAL), "fewer than the run"),
+        (dict(name="constant", warmup=1, warmup_ratio=1.5), "0..1"),
+        (dict(name="poly", options={"per_epoch": 1}), "True or False"),
+    ],
+)
 def test_what_cannot_be_meant_is_refused(arguments, words):
     with pytest.raises(ConfigError, match=words):
         factors(**arguments)
@@ -81,9 +96,15 @@ def test_what_cannot_be_meant_is_refused(arguments, words):
 def test_plateau_moves_as_torchs_does(seed):
     torch = pytest.importorskip("torch", reason="parity needs the extra [parity]")
     rng = np.random.default_rng(seed)
-    options = dict(mode=["min", "max"][seed % 2], factor=[0.5, 0.1, 0.7][seed % 3], patience=int(rng.integers(0, 4)),
-                   threshold=[1e-4, 0.05][seed // 2 % 2], threshold_mode=["rel", "abs"][seed // 4 % 2],
-                   cooldown=int(rng.integers(0, 3)), min_lr=[0.0, 1e-4][seed // 3 % 2])
+    options = dict(
+        mode=["min", "max"][seed % 2],
+        factor=[0.5, 0.1, 0.7][seed % 3],
+        patience=int(rng.integers(0, 4)),
+        threshold=[1e-4, 0.05][seed // 2 % 2],
+        threshold_mode=["rel", "abs"][seed // 4 % 2],
+        cooldown=int(rng.integers(0, 3)),
+        min_lr=[0.0, 1e-4][seed // 3 % 2],
+    )
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-2)
     reference = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **options)
     plateau, scale = schedules.Plateau(lr=1e-2, **options), 1.0
@@ -99,10 +120,17 @@ def test_plateau_moves_as_torchs_does(seed):
     assert scale == pytest.approx(plateau.lr / 1e-2, rel=1e-12)
 
 
-@pytest.mark.parametrize("options, words", [
-    ({"factor": 1.0}, "strictly between"), ({"mode": "low"}, "plateau mode"), ({"patience": -1}, "not negative"),
-    ({"patiense": 3}, "did you mean patience"), ({"factor": "half"}, "above 0"), ({"threshold_mode": "relative"}, "rel"),
-])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"factor": 1.0}, "strictly between"),
+        ({"mode": "low"}, "plateau mode"),
+        ({"patience": -1}, "not negative"),
+        ({"patiense": 3}, "did you mean patience"),
+        ({"factor": "half"}, "above 0"),
+        ({"threshold_mode": "relative"}, "rel"),
+    ],
+)
 def test_a_plateau_that_cannot_be_meant_is_refused(options, words):
     with pytest.raises(ConfigError, match=words):
         schedules.Plateau(lr=1.0, **options)
@@ -116,8 +144,9 @@ def test_a_schedule_of_optax_runs_over_the_whole_run_and_is_warmed_up():
 
 
 def test_the_options_of_a_schedule_by_path_are_its_own():
-    found = schedules.build(name="optax:exponential_decay", options={"transition_steps": 10, "decay_rate": 0.5}, total_steps=40,
-                            steps_per_epoch=10)
+    found = schedules.build(
+        name="optax:exponential_decay", options={"transition_steps": 10, "decay_rate": 0.5}, total_steps=40, steps_per_epoch=10
+    )
     np.testing.assert_allclose([found(0), found(10), found(20)], [1, 0.5, 0.25], rtol=1e-6)
 
 
@@ -129,11 +158,17 @@ def branching(total_steps):
     return lambda step: 1.0 if step < total_steps else 0.0
 
 
-@pytest.mark.parametrize("name, options, words", [
-    ("optax:cosine", {}, "no attribute"), ("optax:cosine_decay_schedule", {"final": 0.1}, "option of schedule"),
-    ("optax:exponential_decay", {}, "needs decay_rate"), ("optax:adam", {"learning_rate": 0.1}, "no function of the step"),
-    (f"{__name__}:vector", {}, "must give a number"), (f"{__name__}:branching", {}, "no function of the step"),
-])
+@pytest.mark.parametrize(
+    "name, options, words",
+    [
+        ("optax:cosine", {}, "no attribute"),
+        ("optax:cosine_decay_schedule", {"final": 0.1}, "option of schedule"),
+        ("optax:exponential_decay", {}, "needs decay_rate"),
+        ("optax:adam", {"learning_rate": 0.1}, "no function of the step"),
+        (f"{__name__}:vector", {}, "must give a number"),
+        (f"{__name__}:branching", {}, "no function of the step"),
+    ],
+)
 def test_a_path_to_what_is_no_schedule_is_refused(name, options, words):
     with pytest.raises(ConfigError, match=words):
         schedules.build(name=name, options=options, total_steps=40, steps_per_epoch=10)

@@ -20,11 +20,11 @@ def records(folder: Path) -> list:
     for path in sorted(folder.iterdir()):
         data = path.read_bytes()
         while data:
-            length, = struct.unpack("<Q", data[:8])
-            content, sums = data[12:12 + length], (data[8:12], data[12 + length:16 + length])
+            (length,) = struct.unpack("<Q", data[:8])
+            content, sums = data[12 : 12 + length], (data[8:12], data[12 + length : 16 + length])
             assert sums == (events._masked(data[:8]), events._masked(content))
             found.append(event_pb2.Event.FromString(content))
-            data = data[16 + length:]
+            data = data[16 + length :]
     return found
 
 
@@ -67,8 +67,9 @@ def test_a_disk_that_fills_costs_records_and_is_told_once(tmp_path, capsys, monk
                 return write(data)
             if len(full) == 1:
                 full.append(2)
-                return write(data[:len(data) // 2])
+                return write(data[: len(data) // 2])
             raise OSError(28, "No space left on device")
+
     log._events._kept = log._events._file
     log._events._file = File()
     log.scalars(1, {"before": 1.0})

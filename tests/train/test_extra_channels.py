@@ -68,8 +68,9 @@ def runs(tmp_path_factory):
         write(top / "arrays")
         log = Log(top, quiet=True)
         untrained(config(top / "arrays", "edges"), top / "edges", log)
-        both = config(top / "arrays", "edge", **{"data.extra": ("kmeans", "edge"), "data.channels": 6,
-                                                 "data.extra_run": str(top / "edges")})
+        both = config(
+            top / "arrays", "edge", **{"data.extra": ("kmeans", "edge"), "data.channels": 6, "data.extra_run": str(top / "edges")}
+        )
         data = untrained(both, top / "both", log)
         yield top, both, data, log
         log.close()
@@ -115,11 +116,14 @@ def test_a_copy_with_other_weights_than_training_saw_is_refused(runs, tmp_path):
         open_run(tmp_path / "moved", runs[1].infer)
 
 
-@pytest.mark.parametrize("given, words", [
-    ({"data.extra": ("autoencoder",)}, "it learnt 'edges'.*data.target='composite'"),
-    ({"data.blur": 1.0}, "blur 0.0 there, 1.0 here"),
-    ({"data.modalities": ("t1ce", "t2", "flair"), "data.channels": 4}, "modalities.*channels 4 there, 3 here"),
-])
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"data.extra": ("autoencoder",)}, "it learnt 'edges'.*data.target='composite'"),
+        ({"data.blur": 1.0}, "blur 0.0 there, 1.0 here"),
+        ({"data.modalities": ("t1ce", "t2", "flair"), "data.channels": 4}, "modalities.*channels 4 there, 3 here"),
+    ],
+)
 def test_a_run_that_learnt_or_sees_something_else_is_refused(runs, monkeypatch, given, words):
     top, _, _, log = runs
     monkeypatch.setenv("JAXSEG_CACHE", str(top / "cache"))

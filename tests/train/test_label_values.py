@@ -34,13 +34,24 @@ def values(path: Path) -> np.ndarray:
     return np.asarray(nibabel.load(path).dataobj)
 
 
-@pytest.mark.parametrize("layout, rank, allowed", [("2020", 3, {0, 1, 2, 4}), ("2023", 3, {0, 1, 2, 3}),
-                                                   ("2020", 2, {0, 1, 2, 4})])
+@pytest.mark.parametrize(
+    "layout, rank, allowed", [("2020", 3, {0, 1, 2, 4}), ("2023", 3, {0, 1, 2, 3}), ("2020", 2, {0, 1, 2, 4})]
+)
 def test_predicted_labels_have_the_values_of_the_release(tmp_path, monkeypatch, layout, rank, allowed):
     brain_tumour.write_phantom(tmp_path / "data", kind="quick", layout=layout)
     kind, size = ("quick", VOLUMES) if rank == 3 else ("slices,quick", SLICES)
-    config = tiny.config("brats_unet3d", kind, **size, train__epochs=1, data__root=str(tmp_path / "data"), data__phantom=None,
-                         data__fractions=(0.5, 0.25, 0.25), train__bn_warmup=0, schedule__warmup=0, infer__overlay=False)
+    config = tiny.config(
+        "brats_unet3d",
+        kind,
+        **size,
+        train__epochs=1,
+        data__root=str(tmp_path / "data"),
+        data__phantom=None,
+        data__fractions=(0.5, 0.25, 0.25),
+        train__bn_warmup=0,
+        schedule__warmup=0,
+        infer__overlay=False,
+    )
     modes.train(modes.Call(config, tmp_path / "run"))
     tiny.release(tmp_path / "run")
     call = modes.Call(None, tmp_path / "run", input=str(tmp_path / "data"), output=str(tmp_path / "out"))
@@ -70,4 +81,3 @@ def test_every_release_goes_in_and_comes_out_again():
 def test_a_record_without_values_means_class_numbers():
     assert values_of({"labels": ["a", "b", "c"]}).tolist() == [0, 1, 2, 3]
     assert values_of({"values": [7, 300], "labels": []}).dtype == np.uint16
-

@@ -17,8 +17,10 @@ from jaxseg.train import setup
 from jaxseg.train.log import Log
 from jaxseg.types import ConfigError, DataError, MismatchError
 
-RANKS = {3: ("quick", {"data__size": (16, 16, 16), "data__per_volume": 1, "infer__overlap": 0.0}),
-         2: ("slices,quick", {"data__size": (16, 16), "data__max_samples": 16})}
+RANKS = {
+    3: ("quick", {"data__size": (16, 16, 16), "data__per_volume": 1, "infer__overlap": 0.0}),
+    2: ("slices,quick", {"data__size": (16, 16), "data__max_samples": 16}),
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,8 +46,16 @@ def masks(root: Path) -> list[Path]:
 
 def config(root: Path, rank: int = 3, **changes):
     kind, sizes = RANKS[rank]
-    given = {"data__bad_cases": "skip", "data__bad_share": 0.2, "data__fractions": (0.5, 0.25, 0.25), "train__epochs": 1,
-             "train__bn_warmup": 0, "schedule__warmup": 0, "data__root": str(root), "data__phantom": None}
+    given = {
+        "data__bad_cases": "skip",
+        "data__bad_share": 0.2,
+        "data__fractions": (0.5, 0.25, 0.25),
+        "train__epochs": 1,
+        "train__bn_warmup": 0,
+        "schedule__warmup": 0,
+        "data__root": str(root),
+        "data__phantom": None,
+    }
     given = {**given, **sizes, **changes}
     if given["data__fractions"] is None:  # they decide nothing beside a split from a file
         del given["data__fractions"]
@@ -100,8 +110,17 @@ def test_a_split_that_has_only_the_bad_case_is_refused(tmp_path, root):
 
 
 def test_networks_of_whole_volumes_know_what_was_left_out(tmp_path, root, capsys):
-    found = load(tmp_path, tiny.config("brats_roi", data__size=(16, 16, 16), data__root=str(root), data__phantom=None,
-                                       data__bad_cases="skip", data__bad_share=0.2))
+    found = load(
+        tmp_path,
+        tiny.config(
+            "brats_roi",
+            data__size=(16, 16, 16),
+            data__root=str(root),
+            data__phantom=None,
+            data__bad_cases="skip",
+            data__bad_share=0.2,
+        ),
+    )
     assert found.store.left_out.of == 6 and len(found.store) == 5 and "left out: case" in capsys.readouterr().out
 
 

@@ -41,28 +41,54 @@ class Stream:
 
 def fresh_state() -> dict:
     one = lambda: jnp.zeros((), jnp.int32)
-    return {"step": one(), "params": {"w": jnp.zeros(2)}, "state": {}, "opt": {}, "ema": {}, "lr_scale": jnp.ones(()),
-            "bad_steps": one(), "skipped": one()}
+    return {
+        "step": one(),
+        "params": {"w": jnp.zeros(2)},
+        "state": {},
+        "opt": {},
+        "ema": {},
+        "lr_scale": jnp.ones(()),
+        "bad_steps": one(),
+        "skipped": one(),
+    }
 
 
-def job(workdir, *, epochs=4, bad=False, positive=1, plateau=None, criterion="val_loss", losses=None, warm_batches=0,
-        **settings) -> loop.Job:
+def job(
+    workdir, *, epochs=4, bad=False, positive=1, plateau=None, criterion="val_loss", losses=None, warm_batches=0, **settings
+) -> loop.Job:
     @jax.jit
     def step(state, batch):
         wrong = jnp.where(bad, state["bad_steps"] + 1, 0)
-        new = {**state, "step": state["step"] + 1, "bad_steps": wrong,
-               "params": {"w": state["params"]["w"] + batch["image"].mean() * state["lr_scale"]}}
+        new = {
+            **state,
+            "step": state["step"] + 1,
+            "bad_steps": wrong,
+            "params": {"w": state["params"]["w"] + batch["image"].mean() * state["lr_scale"]},
+        }
         return new, {"loss": jnp.where(bad, jnp.nan, 1.0), "lr": state["lr_scale"], "bad_steps": wrong}
 
     given = iter(losses or [1.0] * 100)
     scores = lambda weights, net_state, number: {"val_loss": next(given), "val_dice": 0.5, "positive": positive}
     mesh = meshes.make(1)
     state = jax.tree.map(lambda a: jax.device_put(a, meshes.replicated(mesh)), fresh_state())
-    return loop.Job(workdir=workdir, state=state, storage=Storage(), step=step, stream=Stream, validate=scores,
-                    warm=lambda state, batch, number: {**state, "skipped": state["skipped"] + 1}, warm_batches=warm_batches,
-                    checkpoints=Checkpoints(workdir / "checkpoints", best_mode="min"), plateau=plateau, mesh=mesh,
-                    steps_per_epoch=3, epochs=epochs, images_per_step=2, criterion=criterion,
-                    settings=types.SimpleNamespace(**{**SETTINGS, **settings}))
+    return loop.Job(
+        workdir=workdir,
+        state=state,
+        storage=Storage(),
+        step=step,
+        stream=Stream,
+        validate=scores,
+        warm=lambda state, batch, number: {**state, "skipped": state["skipped"] + 1},
+        warm_batches=warm_batches,
+        checkpoints=Checkpoints(workdir / "checkpoints", best_mode="min"),
+        plateau=plateau,
+        mesh=mesh,
+        steps_per_epoch=3,
+        epochs=epochs,
+        images_per_step=2,
+        criterion=criterion,
+        settings=types.SimpleNamespace(**{**SETTINGS, **settings}),
+    )
 
 
 @pytest.fixture
@@ -128,8 +154,9 @@ def test_whatever_ends_a_run_leaves_no_signal_handler_watchdog_or_listener_behin
 @pytest.mark.parametrize("epoch", [1, 2, 4])
 @pytest.mark.parametrize("swallowed", [False, True])
 def test_sigterm_in_a_validation_saves_first_and_the_next_start_makes_it(tmp_path, log, epoch, swallowed):
-    reference, work, again = (job(tmp_path / name, losses=[4.0, 3.0, 2.0, 1.0][skip:]) for name, skip in
-                              (("whole", 0), ("cut", 0), ("cut", epoch - 1)))
+    reference, work, again = (
+        job(tmp_path / name, losses=[4.0, 3.0, 2.0, 1.0][skip:]) for name, skip in (("whole", 0), ("cut", 0), ("cut", epoch - 1))
+    )
     loop.run(reference, Log(tmp_path / "whole"))
     validate, calls = work.validate, []
 
@@ -140,6 +167,7 @@ def test_sigterm_in_a_validation_saves_first_and_the_next_start_makes_it(tmp_pat
             with contextlib.suppress(BaseException) if swallowed else contextlib.nullcontext():
                 signal.raise_signal(signal.SIGTERM)
         return scores
+
     work.validate = stopped
     assert loop.run(work, log) == loop.PREEMPTED and work.checkpoints.latest() == 3 * epoch
     assert loop.run(again, log) is None
@@ -155,6 +183,7 @@ def test_a_save_that_runs_when_an_error_comes_is_finished(tmp_path, log, monkeyp
     def step(state, batch):
         work.checkpoints.save(1, state, {"rows": []})
         raise NonFiniteError("late")
+
     monkeypatch.setattr(loop, "_compile", lambda *_: step)
     with pytest.raises(NonFiniteError, match="late"):
         loop.run(work, log)

@@ -64,14 +64,19 @@ class Ledger:
     def _write(self, counter, keys):
         def enter(data):
             counter.update(map(tuple, np.asarray(data).reshape(-1, 2).tolist()))
+
         jax.debug.callback(enter, jax.random.key_data(keys))
 
     def faults(self) -> dict[str, list]:
         """Keys that were made twice, drawn from twice, or drawn from and divided."""
         jax.effects_barrier()
         twice = lambda counter: [key for key, count in counter.items() if count > 1]
-        return {"made twice": twice(self.made), "drawn from twice": twice(self.drawn), "divided twice": twice(self.divided),
-                "drawn from and divided": sorted(self.drawn.keys() & self.divided.keys())}
+        return {
+            "made twice": twice(self.made),
+            "drawn from twice": twice(self.drawn),
+            "divided twice": twice(self.divided),
+            "drawn from and divided": sorted(self.drawn.keys() & self.divided.keys()),
+        }
 
 
 NONE = {"made twice": [], "drawn from twice": [], "divided twice": [], "drawn from and divided": []}
@@ -94,8 +99,12 @@ def ledger(monkeypatch):
     return Ledger(monkeypatch)
 
 
-OPTIONS = {"elastic": {"sigma": 2.0, "alpha_affine": 1.0}, "cutout": {"holes": 2},
-           "colour_jitter": {"brightness": 0.3, "contrast": 0.2}, "blur": {"per_channel": 0.5}}
+OPTIONS = {
+    "elastic": {"sigma": 2.0, "alpha_affine": 1.0},
+    "cutout": {"holes": 2},
+    "colour_jitter": {"brightness": 0.3, "contrast": 0.2},
+    "blur": {"per_channel": 0.5},
+}
 
 
 def test_the_ledger_sees_keys_that_overlap(ledger):
@@ -110,8 +119,9 @@ def test_no_key_is_used_twice_in_two_steps_of_two_micro_batches_and_their_warm_u
     spec = [(name, 0.5, OPTIONS[name] if name in OPTIONS else {}) for name in TRANSFORMS if name not in ("dflip", "affine")]
     network, params, net_state = functional.split(Droppy(rngs=nnx.Rngs(0)))
     rule, mesh = optimizers.build(params, name="sgd"), meshes.make(1)
-    step = steps.build(network, losses.build((("bce", 1.0),)), rule, lambda s: jnp.float32(1), build(spec), mesh, lr=0.1,
-                       accumulate=2, seed=3)
+    step = steps.build(
+        network, losses.build((("bce", 1.0),)), rule, lambda s: jnp.float32(1), build(spec), mesh, lr=0.1, accumulate=2, seed=3
+    )
     warm = steps.build_warm(network, rule, build(spec), mesh, seed=3)
     joined = states.storage(network, rule).join(states.create(params, net_state, rule, ema=False))
     state = states.place(joined, meshes.replicated(mesh))
@@ -126,8 +136,11 @@ def test_no_key_is_used_twice_in_two_steps_of_two_micro_batches_and_their_warm_u
 
 
 def test_no_key_is_used_twice_by_the_transforms_of_volumes(ledger, unoptimised):
-    spec = [(name, 0.5, OPTIONS[name] if name in OPTIONS and name != "elastic" else {}) for name in TRANSFORMS
-            if name not in ("affine", "elastic", "equalize")]
+    spec = [
+        (name, 0.5, OPTIONS[name] if name in OPTIONS and name != "elastic" else {})
+        for name in TRANSFORMS
+        if name not in ("affine", "elastic", "equalize")
+    ]
     image = jnp.zeros((2, 4, 5, 6, 1))
     jax.block_until_ready(jax.jit(build(spec, rank=3))(jax.random.key(0), image, jnp.zeros(image.shape[:-1], jnp.int32)))
     assert ledger.faults() == NONE and ledger.drawn
@@ -157,9 +170,7 @@ def test_orders_and_places_of_a_stream_never_share_random_words():
     for seed in range(3):
         for n in range(6):
             seen.update(words([seed, n], [0, 0, 0, 0]))  # the order of epoch n
-            seen.update(words([seed, n], [0, 0, 0, 1])[:patches.WORDS])  # the place of patch n
+            seen.update(words([seed, n], [0, 0, 0, 1])[: patches.WORDS])  # the place of patch n
     assert max(seen.values()) == 1
     orders = {tuple(pipeline.permutation(50, seed, epoch)) for seed in range(4) for epoch in range(4)}
     assert len(orders) == 16
-
-

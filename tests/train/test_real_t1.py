@@ -28,10 +28,15 @@ def untrained(size: tuple[int, ...], classes: int, *, coordinates: bool, whole: 
     model = create_model(tiny.NAME, in_channels=1 + 3 * coordinates, num_classes=classes, rank=3)
     split, params, state = functional.split(model)
     forward = network.Forward(split, num_classes=classes, batch=2)
-    recipe = Recipe(size=size, window=None, spacing=None, channels=1, labels=("a", "b")[:classes - 1], intensity="brain",
-                    modalities=("t1",))
-    record = {"config": {"data": {"coordinates": coordinates, "whole": whole}}, "labels": ["a", "b"][:classes - 1],
-              "recipe": dataclasses.asdict(recipe), "model": {"name": tiny.NAME, "rank": 3}}
+    recipe = Recipe(
+        size=size, window=None, spacing=None, channels=1, labels=("a", "b")[: classes - 1], intensity="brain", modalities=("t1",)
+    )
+    record = {
+        "config": {"data": {"coordinates": coordinates, "whole": whole}},
+        "labels": ["a", "b"][: classes - 1],
+        "recipe": dataclasses.asdict(recipe),
+        "model": {"name": tiny.NAME, "rank": 3},
+    }
     settings = {"overlap": 0.25, "blend": "gaussian", "positions": "monai", "accumulator": "auto"}
     application = run.application_of(forward, recipe, rank=3, whole=whole, coordinates=coordinates, settings=settings)
     return run.Run(record, recipe, examples.Volumes(recipe), application, (forward.place(params, state),), (), 0.5, "")

@@ -26,13 +26,22 @@ def batch_of(n: int, seed: int = 0) -> dict:
     return {"image": image, "mask": (image[..., 0] > 128).astype(np.uint8), "index": np.arange(n)}
 
 
-def make(devices: int, *, model: str = "unet_test", terms=(("dice", 1.0), ("bce", 1.0)), augment=(), ema: float = 0.0,
-         optimizer: str = "adam", schedule=lambda s: jnp.float32(1), lr: float = 1e-2, **kwargs):
+def make(
+    devices: int,
+    *,
+    model: str = "unet_test",
+    terms=(("dice", 1.0), ("bce", 1.0)),
+    augment=(),
+    ema: float = 0.0,
+    optimizer: str = "adam",
+    schedule=lambda s: jnp.float32(1),
+    lr: float = 1e-2,
+    **kwargs,
+):
     network, params, net_state = functional.split(create_model(model, in_channels=1, num_classes=1))
     rule = optimizers.build(params, name=optimizer)
     mesh = meshes.make(devices)
-    step = steps.build(network, losses.build(terms), rule, schedule, augmentations.build(augment), mesh,
-                       lr=lr, ema=ema, **kwargs)
+    step = steps.build(network, losses.build(terms), rule, schedule, augmentations.build(augment), mesh, lr=lr, ema=ema, **kwargs)
     storage = states.storage(network, rule)
     state = states.place(storage.join(states.create(params, net_state, rule, ema=ema > 0)), meshes.replicated(mesh))
     return step, state, mesh, storage
@@ -45,8 +54,9 @@ def run(devices: int, batches: list[dict], **kwargs):
     return storage.part(jax.device_get(state)), jax.device_get(metrics)
 
 
-@pytest.mark.parametrize("arguments", [dict(optimizer="adamw", ema=0.9), dict(optimizer="optax:lion", accumulate=2)],
-                         ids=["adamw", "lion"])
+@pytest.mark.parametrize(
+    "arguments", [dict(optimizer="adamw", ema=0.9), dict(optimizer="optax:lion", accumulate=2)], ids=["adamw", "lion"]
+)
 def test_a_step_on_joined_arrays_is_the_step_on_each(arguments, monkeypatch):
     """Also the state's names and shapes are those of a run that joins nothing."""
     batches, found = [batch_of(4, seed) for seed in (0, 1)], []

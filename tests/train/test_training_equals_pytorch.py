@@ -72,8 +72,15 @@ def train_ours(model, data):
     """(losses, the state after the last step)."""
     network, params, net_state = functional.split(model)
     optimizer, mesh = optimizers.build(params, name="adam", groups=((FROZEN["ours"], {"lr": 0.0}),)), meshes.make(1)
-    step = steps.build(network, losses.build((("bce", 1.0), ("dice", 1.0))), optimizer, lambda s: jnp.float32(1),
-                       augmentations.build(()), mesh, lr=RATE)
+    step = steps.build(
+        network,
+        losses.build((("bce", 1.0), ("dice", 1.0))),
+        optimizer,
+        lambda s: jnp.float32(1),
+        augmentations.build(()),
+        mesh,
+        lr=RATE,
+    )
     storage = states.storage(network, optimizer)
     state = states.place(storage.join(states.create(params, net_state, optimizer, ema=False)), meshes.replicated(mesh))
     found = []

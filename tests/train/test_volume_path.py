@@ -30,8 +30,12 @@ from jaxseg.train import loop, setup
 from jaxseg.train.log import Log
 from jaxseg.types import ConfigError, DataError, JaxsegError, MismatchError
 
-REGIONS = {"data__size": (16, 16, 16), "train__bn_warmup": 2, "loss__learnable": (("dice", 0.5), ("bce", 0.5)),
-           "eval__postprocess": True}
+REGIONS = {
+    "data__size": (16, 16, 16),
+    "train__bn_warmup": 2,
+    "loss__learnable": (("dice", 0.5), ("bce", 0.5)),
+    "eval__postprocess": True,
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -96,8 +100,9 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(tmp_path, whole, monkeyp
 
 def test_two_devices_are_one_device(tmp_path, whole):
     assert train(tmp_path / "run", regions(mesh__data=2)) == 0
-    one, two = (np.array([[float(row[k]) for k in ("train_loss", "val_loss")] for row in result(w)[2]])
-                for w in (whole, tmp_path / "run"))
+    one, two = (
+        np.array([[float(row[k]) for k in ("train_loss", "val_loss")] for row in result(w)[2]]) for w in (whole, tmp_path / "run")
+    )
     np.testing.assert_allclose(two, one, rtol=1e-4)
     params, state, _ = checkpoint.load_weights(whole)
     network = functional.split(setup.build_model(regions(), 3, abstract=True))[0]
@@ -178,8 +183,14 @@ def test_prediction_needs_no_masks_and_applies_the_chosen_steps(whole, folder, t
     assert predict(run, next(folder.iterdir()), tmp_path / "single") == 0  # the folder of one case
     assert len(list((tmp_path / "single").glob("*.nii.gz"))) == 1
     for case in folder.iterdir():
-        source, labels, cleaned = (nibabel.load(path) for path in (
-            next(case.glob("*t1.nii*")), tmp_path / "out" / f"{case.name}.nii.gz", tmp_path / "cleaned" / f"{case.name}.nii.gz"))
+        source, labels, cleaned = (
+            nibabel.load(path)
+            for path in (
+                next(case.glob("*t1.nii*")),
+                tmp_path / "out" / f"{case.name}.nii.gz",
+                tmp_path / "cleaned" / f"{case.name}.nii.gz",
+            )
+        )
         assert (labels.affine == source.affine).all() and labels.shape == source.shape
         assert np.asarray(labels.dataobj).any() and not np.asarray(cleaned.dataobj).any()
 
@@ -231,8 +242,15 @@ def test_nobody_judges_a_network_that_he_has_trained(whole, finder, tmp_path):
 
 
 def test_the_cascade_is_judged_beside_the_sliding_window_and_predicts(finder, tmp_path):
-    config = tiny.config("brats_cascade", data__size=(16, 16, 16), train__epochs=1, infer__roi=str(finder), data__per_volume=1,
-                         train__bn_warmup=0, schedule__warmup=0)
+    config = tiny.config(
+        "brats_cascade",
+        data__size=(16, 16, 16),
+        train__epochs=1,
+        infer__roi=str(finder),
+        data__per_volume=1,
+        train__bn_warmup=0,
+        schedule__warmup=0,
+    )
     assert train(tmp_path / "run", config) == 0
     figures = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert {"WT", "TC", "ET"} <= figures["cascade"]["scores"].keys()

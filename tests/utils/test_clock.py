@@ -37,8 +37,17 @@ def test_rates_are_of_the_window_and_leave_pauses_out():
     assert str(rates) == "4 images/s, input wait 25 %, 12 s left"
 
 
-@pytest.mark.parametrize("seconds, text", [(0.4, "0 s"), (59.6, "1 min 00 s"), (187, "3 min 07 s"), (3599.9, "1 h 00 min"),
-                                           (5 * 3600 + 150, "5 h 02 min"), (51 * 3600, "2 d 03 h")])
+@pytest.mark.parametrize(
+    "seconds, text",
+    [
+        (0.4, "0 s"),
+        (59.6, "1 min 00 s"),
+        (187, "3 min 07 s"),
+        (3599.9, "1 h 00 min"),
+        (5 * 3600 + 150, "5 h 02 min"),
+        (51 * 3600, "2 d 03 h"),
+    ],
+)
 def test_durations_have_two_units_at_most(seconds, text):
     assert duration(seconds) == text
 
@@ -64,8 +73,7 @@ wait_for_peer()
 
 
 def test_a_stuck_process_ends_with_75_and_names_the_line(tmp_path):
-    done = subprocess.run([sys.executable, "-c", STUCK, str(tmp_path)], capture_output=True, text=True, timeout=30,
-                          cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", STUCK, str(tmp_path)], capture_output=True, text=True, timeout=30, cwd=ROOT)
     assert done.returncode == 75 and done.stdout == "stuck\n" and "end all processes" in done.stderr
     (dump,) = tmp_path.iterdir()
     assert dump.name.startswith("hang.") and "in wait_for_peer" in dump.read_text()
@@ -73,17 +81,21 @@ def test_a_stuck_process_ends_with_75_and_names_the_line(tmp_path):
 
 @pytest.mark.parametrize("before", ["", "dog.tick(); dog.stretch()"])
 def test_what_may_take_longer_has_its_own_limit(tmp_path, before):
-    script = ("import sys, time\nfrom jaxseg.utils.clock import Watchdog\n"
-              f"with Watchdog(0.1, sys.argv[1], longer=0.5) as dog:\n    {before}\n    time.sleep(30)")
+    script = (
+        "import sys, time\nfrom jaxseg.utils.clock import Watchdog\n"
+        f"with Watchdog(0.1, sys.argv[1], longer=0.5) as dog:\n    {before}\n    time.sleep(30)"
+    )
     done = subprocess.run([sys.executable, "-c", script, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=20)
     assert done.returncode == 75 and "for 0.5 s" in done.stderr
 
 
 def test_a_loop_that_ticks_or_has_no_watchdog_ends_as_it_would(tmp_path):
-    script = ("import sys, time\nfrom jaxseg.utils.clock import Watchdog\n"
-              "a, b = Watchdog(0.3, sys.argv[1]), Watchdog(0, sys.argv[1])\n"
-              "a.__enter__(); b.__enter__(); b.tick()\nfor _ in range(4):\n"
-              "    a.tick(); time.sleep(0.1)\na.close()\ntime.sleep(0.6)")
+    script = (
+        "import sys, time\nfrom jaxseg.utils.clock import Watchdog\n"
+        "a, b = Watchdog(0.3, sys.argv[1]), Watchdog(0, sys.argv[1])\n"
+        "a.__enter__(); b.__enter__(); b.tick()\nfor _ in range(4):\n"
+        "    a.tick(); time.sleep(0.1)\na.close()\ntime.sleep(0.6)"
+    )
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT).returncode == 0 and not os.listdir(tmp_path)
     with pytest.raises(ValueError, match="seconds=-1"):
         Watchdog(-1, tmp_path)

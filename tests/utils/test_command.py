@@ -24,8 +24,9 @@ def script(body: str, *, run: bool = True) -> list[str]:
 
 def start(body: str, *, run: bool = True, environment: dict[str, str] | None = None, **options) -> subprocess.Popen:
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
-    return subprocess.Popen(script(body, run=run), cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
-                            **options)
+    return subprocess.Popen(
+        script(body, run=run), cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}, **options
+    )
 
 
 def ended(*arguments, **options) -> tuple[int, str, str]:
@@ -34,12 +35,20 @@ def ended(*arguments, **options) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-@pytest.mark.parametrize("body, code, line", [
-    ("return None", 0, ""), ("return 42", 42, ""),
-    ("from jaxseg.types import DataError\nraise DataError('bad')", 65, "x: bad\n"),
-    ("raise OSError(28, 'No space left on device', 'a.npy')", 74, "x: cannot write a.npy: No space left on device; free "
-     "space or choose another folder\n"),
-    ("raise KeyboardInterrupt", 130, "x: interrupted after 0 s\n")])
+@pytest.mark.parametrize(
+    "body, code, line",
+    [
+        ("return None", 0, ""),
+        ("return 42", 42, ""),
+        ("from jaxseg.types import DataError\nraise DataError('bad')", 65, "x: bad\n"),
+        (
+            "raise OSError(28, 'No space left on device', 'a.npy')",
+            74,
+            "x: cannot write a.npy: No space left on device; free space or choose another folder\n",
+        ),
+        ("raise KeyboardInterrupt", 130, "x: interrupted after 0 s\n"),
+    ],
+)
 def test_a_command_ends_with_its_code_and_one_line(body, code, line):
     assert ended(body) == (code, "", line)
 
@@ -51,10 +60,12 @@ def test_a_mistake_in_our_code_keeps_its_traceback():
 
 @pytest.mark.parametrize("place", ["destructor", "except", "callback"])
 def test_an_interrupt_that_was_swallowed_still_ends_the_command(place):
-    body = {"destructor": "class A:\n    def __del__(self): signal.raise_signal(signal.SIGINT)\nA()",
-            "except": "try: signal.raise_signal(signal.SIGINT)\nexcept BaseException: pass",
-            "callback": "import weakref\nclass A: pass\na = A()\n"
-                        "r = weakref.ref(a, lambda _: signal.raise_signal(signal.SIGINT))\ndel a"}[place]
+    body = {
+        "destructor": "class A:\n    def __del__(self): signal.raise_signal(signal.SIGINT)\nA()",
+        "except": "try: signal.raise_signal(signal.SIGINT)\nexcept BaseException: pass",
+        "callback": "import weakref\nclass A: pass\na = A()\n"
+        "r = weakref.ref(a, lambda _: signal.raise_signal(signal.SIGINT))\ndel a",
+    }[place]
     tail = "\nprint('went on', flush=True)\ncommand.check_interrupt()\nprint('lost')"
     code, out, err = ended("import signal\n" + body + tail)
     assert code == 130 and out == "went on\n" and "x: interrupted" in err
@@ -63,8 +74,10 @@ def test_an_interrupt_that_was_swallowed_still_ends_the_command(place):
 
 
 def test_the_third_interrupt_ends_a_command_that_does_not_let_go():
-    code, out, _ = ended("import signal\nfor _ in range(5):\n    try: signal.raise_signal(signal.SIGINT)\n"
-                         "    except KeyboardInterrupt: print('kept', flush=True)")
+    code, out, _ = ended(
+        "import signal\nfor _ in range(5):\n    try: signal.raise_signal(signal.SIGINT)\n"
+        "    except KeyboardInterrupt: print('kept', flush=True)"
+    )
     assert code == 130 and out == "kept\n" * 2
 
 
@@ -76,8 +89,7 @@ def test_an_interrupt_while_modules_are_imported_is_one_line():
 
 
 def test_a_reader_that_leaves_stops_nothing(tmp_path):
-    body = (f"for i in range(20000):\n    print('line', i, flush=i % 100 == 0)\n"
-            f"open({str(tmp_path / 'done')!r}, 'w').close()")
+    body = f"for i in range(20000):\n    print('line', i, flush=i % 100 == 0)\nopen({str(tmp_path / 'done')!r}, 'w').close()"
     process = start(body)
     assert process.stdout.readline() == "line 0\n"
     process.stdout.close()
@@ -93,19 +105,35 @@ def test_a_report_that_the_disk_has_no_room_for_is_code_74(flush):
 
 @pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
 def test_closed_streams_are_no_files_of_ours(tmp_path, closed):
-    body = (f"with open({str(tmp_path / 'x')!r}, 'w') as file:\n    print('words'); print('more', file=sys.stderr)\n"
-            "    assert file.fileno() > 2\n    file.write('ours')\nreturn 42")
+    body = (
+        f"with open({str(tmp_path / 'x')!r}, 'w') as file:\n    print('words'); print('more', file=sys.stderr)\n"
+        "    assert file.fileno() > 2\n    file.write('ours')\nreturn 42"
+    )
     shut = " ".join(f"{n}>&-" if n else "0<&-" for n in closed)
-    done = subprocess.run(["bash", "-c", f'"$@" {shut}', "bash", *script(body)], cwd=ROOT, timeout=60, capture_output=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        ["bash", "-c", f'"$@" {shut}', "bash", *script(body)],
+        cwd=ROOT,
+        timeout=60,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 42 and (tmp_path / "x").read_text() == "ours"
 
 
-@pytest.mark.parametrize("environment", [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-                                         {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}], ids=str)
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"LC_ALL": "C"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "latin-1"},
+    ],
+    ids=str,
+)
 def test_any_name_can_be_printed_in_any_locale(environment):
-    body = ("from jaxseg.types import DataError\nprint('caf\\u00e9 \\u65e5 \\udcff', flush=True)\n"
-            "raise DataError('\\u65e5 \\udcff')")
+    body = (
+        "from jaxseg.types import DataError\nprint('caf\\u00e9 \\u65e5 \\udcff', flush=True)\nraise DataError('\\u65e5 \\udcff')"
+    )
     process = start(body, environment=environment, text=False)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 65 and out.startswith(b"caf") and err.startswith(b"x: ") and err.count(b"\n") == 1
@@ -114,8 +142,12 @@ def test_any_name_can_be_printed_in_any_locale(environment):
 @pytest.mark.parametrize("mask, mode", [("077", 0o600), ("027", 0o640), ("", 0o644)])
 def test_files_follow_the_mask_that_is_asked_for(tmp_path, mask, mode):
     body = f"files.write_atomic({str(tmp_path / 'x')!r}, 'x'); open({str(tmp_path / 'y')!r}, 'w').close()"
-    done = subprocess.run(["bash", "-c", 'umask 022; exec "$@"', "bash", *script(body)], cwd=ROOT, timeout=60,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), "JAXSEG_UMASK": mask})
+    done = subprocess.run(
+        ["bash", "-c", 'umask 022; exec "$@"', "bash", *script(body)],
+        cwd=ROOT,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAXSEG_UMASK": mask},
+    )
     assert done.returncode == 0
     assert [(tmp_path / name).stat().st_mode & 0o777 for name in "xy"] == [mode] * 2
 
@@ -129,6 +161,7 @@ def test_a_mask_that_is_none_is_refused(mask):
 def test_without_a_home_folder_the_cache_is_asked_for(monkeypatch):
     def homeless(self):
         raise RuntimeError("Could not determine home directory.")
+
     for name in ("JAXSEG_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "expanduser", homeless)

@@ -31,11 +31,21 @@ def test_a_file_without_permission_is_refused(tmp_path):
         guard.read_json(path)
 
 
-@pytest.mark.parametrize("content, words", [
-    (b"", "no JSON"), (b"{", "no JSON"), (b"\xff\xfe", "no JSON"), (b'{"a": 1, "a": 2}', "stands twice"),
-    (b"[" * 100_000 + b"]" * 100_000, "more than 60 levels"), (b"[" * 61 + b"]" * 61, "more than 60 levels"),
-    (b'{"a":' * 61 + b"1" + b"}" * 61, "more than 60 levels"), (b"[" + b"0," * 1_100_000 + b"0]", "more than 1,000,000 entries"),
-    (b"[" + b"1" * 5000 + b"]", "no JSON"), (b" " * 300, "no JSON")])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"", "no JSON"),
+        (b"{", "no JSON"),
+        (b"\xff\xfe", "no JSON"),
+        (b'{"a": 1, "a": 2}', "stands twice"),
+        (b"[" * 100_000 + b"]" * 100_000, "more than 60 levels"),
+        (b"[" * 61 + b"]" * 61, "more than 60 levels"),
+        (b'{"a":' * 61 + b"1" + b"}" * 61, "more than 60 levels"),
+        (b"[" + b"0," * 1_100_000 + b"0]", "more than 1,000,000 entries"),
+        (b"[" + b"1" * 5000 + b"]", "no JSON"),
+        (b" " * 300, "no JSON"),
+    ],
+)
 def test_a_json_text_is_bounded_in_depth_and_entries_and_has_each_key_once(tmp_path, content, words):
     (tmp_path / "x.json").write_bytes(content)
     with within(5), pytest.raises(DataError, match=words) as caught:
@@ -61,8 +71,16 @@ def test_a_json_text_within_the_bounds_gives_its_value(tmp_path, value):
     assert guard.parse_json(json.dumps(nested).encode()) == nested
 
 
-@pytest.mark.parametrize("array", [np.arange(12.0).reshape(3, 4), np.asfortranarray(np.ones((2, 3), np.int16)),
-                                   np.zeros((0, 4), np.uint8), np.array(3.5), np.arange(3, dtype=">i4")])
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(12.0).reshape(3, 4),
+        np.asfortranarray(np.ones((2, 3), np.int16)),
+        np.zeros((0, 4), np.uint8),
+        np.array(3.5),
+        np.arange(3, dtype=">i4"),
+    ],
+)
 def test_an_npy_map_is_what_numpy_reads(tmp_path, array):
     np.save(tmp_path / "x.npy", array)
     found = npy.open_npy(tmp_path / "x.npy")
@@ -82,12 +100,35 @@ def test_the_stated_header_is_read_where_it_is_true(tmp_path):
     assert npy.open_npy(tmp_path / "x.npy").shape == (4, 4)
 
 
-@pytest.mark.parametrize("header", [
-    {"shape": (-4, -4)}, {"shape": (-1, 16)}, {"shape": (-1,)}, {"shape": (1 << 63, 0)}, {"shape": (1 << 40, 1 << 40)},
-    {"shape": (1 << 40,)}, {"shape": (17,)}, {"shape": (True, 4)}, {"shape": (4.0, 4)}, {"shape": [4, 4]}, {"shape": (1,) * 40},
-    {"shape": "ab"}, {"descr": "|O"}, {"descr": "|V0"}, {"descr": "<U4"}, {"descr": "<M8[s]"}, {"descr": "|V2000000000"},
-    {"descr": [("a", "<f4")]}, {"descr": ("<f4", (4,))}, {"descr": "nothing"}, {"descr": None}, {"fortran_order": 3},
-    {"more": 1}], ids=repr)
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"shape": (-4, -4)},
+        {"shape": (-1, 16)},
+        {"shape": (-1,)},
+        {"shape": (1 << 63, 0)},
+        {"shape": (1 << 40, 1 << 40)},
+        {"shape": (1 << 40,)},
+        {"shape": (17,)},
+        {"shape": (True, 4)},
+        {"shape": (4.0, 4)},
+        {"shape": [4, 4]},
+        {"shape": (1,) * 40},
+        {"shape": "ab"},
+        {"descr": "|O"},
+        {"descr": "|V0"},
+        {"descr": "<U4"},
+        {"descr": "<M8[s]"},
+        {"descr": "|V2000000000"},
+        {"descr": [("a", "<f4")]},
+        {"descr": ("<f4", (4,))},
+        {"descr": "nothing"},
+        {"descr": None},
+        {"fortran_order": 3},
+        {"more": 1},
+    ],
+    ids=repr,
+)
 def test_an_npy_header_that_lies_is_refused(tmp_path, header):
     (tmp_path / "x.npy").write_bytes(stated(**header))
     with within(5), pytest.raises(DataError) as caught:
@@ -105,11 +146,19 @@ def test_a_mutated_npy_file_is_read_or_one_data_error(tmp_path):
             one_line(error)
 
 
-@pytest.mark.parametrize("error, code", [
-    (ValueError("a\nb"), "DATA_FORMAT"), (RecursionError(), "DATA_FORMAT"), (MemoryError(), "DATA_TOO_LARGE"),
-    (OSError(22, "Invalid argument"), "DATA_FORMAT"), (OSError(5, "Input/output error"), "DATA_PATH"),
-    (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "DATA_FORMAT"), (DataError("x\ny", "DATA_UNSAFE"), "DATA_UNSAFE")],
-    ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "error, code",
+    [
+        (ValueError("a\nb"), "DATA_FORMAT"),
+        (RecursionError(), "DATA_FORMAT"),
+        (MemoryError(), "DATA_TOO_LARGE"),
+        (OSError(22, "Invalid argument"), "DATA_FORMAT"),
+        (OSError(5, "Input/output error"), "DATA_PATH"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "DATA_FORMAT"),
+        (DataError("x\ny", "DATA_UNSAFE"), "DATA_UNSAFE"),
+    ],
+    ids=lambda e: type(e).__name__,
+)
 def test_whatever_a_parser_raises_becomes_one_line_with_the_path(error, code):
     with pytest.raises(DataError) as caught, guard.reading("a\nb.pth", "weight file"):
         raise error

@@ -18,8 +18,10 @@ from jaxseg.weights import convert, from_torch, torch_files, torch_write
 
 ROOT = Path(__file__).parents[2]
 NAME = "unet_test"
-SOURCE = {**from_torch.export(create_model(NAME, in_channels=3, num_classes=5, seed=7)),
-          "steps": np.array(3, np.int64)}  # a key of no use here
+SOURCE = {
+    **from_torch.export(create_model(NAME, in_channels=3, num_classes=5, seed=7)),
+    "steps": np.array(3, np.int64),
+}  # a key of no use here
 
 
 def wrapped(tensors):
@@ -71,20 +73,35 @@ def test_a_file_becomes_a_checkpoint_and_a_state_dict_again(tmp_path, file, caps
     functional.assign(model, params, state)
     assert_same(from_torch.export(model), {k: v for k, v in SOURCE.items() if k != "steps"})
 
-    torch_write.write(tmp_path / "like.pth", wrapped({k: np.zeros_like(v) for k, v in SOURCE.items()} | {
-        "inc.num_batches_tracked": np.array(9)}))
+    torch_write.write(
+        tmp_path / "like.pth",
+        wrapped({k: np.zeros_like(v) for k, v in SOURCE.items()} | {"inc.num_batches_tracked": np.array(9)}),
+    )
     with pytest.raises(JaxsegError, match="module.steps means no tensor"):
         run("--to-torch", f"--input={tmp_path / 'run'}", f"--like={tmp_path / 'like.pth'}", f"--output={tmp_path / 'back.pth'}")
     (tmp_path / "keys.json").write_text(json.dumps([["steps$", None]]))
-    assert run("--to-torch", f"--input={tmp_path / 'run'}", f"--like={tmp_path / 'like.pth'}", f"--keys={tmp_path / 'keys.json'}",
-               f"--output={tmp_path / 'back.pth'}") == 0
-    assert_same(torch_files.read(tmp_path / "back.pth"), wrapped(SOURCE | {"steps": np.array(0), "inc.num_batches_tracked":
-                                                                           np.array(9)}))
+    assert (
+        run(
+            "--to-torch",
+            f"--input={tmp_path / 'run'}",
+            f"--like={tmp_path / 'like.pth'}",
+            f"--keys={tmp_path / 'keys.json'}",
+            f"--output={tmp_path / 'back.pth'}",
+        )
+        == 0
+    )
+    assert_same(
+        torch_files.read(tmp_path / "back.pth"), wrapped(SOURCE | {"steps": np.array(0), "inc.num_batches_tracked": np.array(9)})
+    )
 
 
 def test_other_channels_and_classes_are_adapted_where_they_are_asked_for(tmp_path, file, capsys):
-    assert convert.main([f"--model={NAME}", "--channels=1", "--classes=2", f"--input={file}",
-                         f"--output={tmp_path / 'w.safetensors'}"]) == 0
+    assert (
+        convert.main(
+            [f"--model={NAME}", "--channels=1", "--classes=2", f"--input={file}", f"--output={tmp_path / 'w.safetensors'}"]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "sum of 3 input channels, shared by 1" in printed and "5 classes in the source, 2 here" in printed
     model = create_model(NAME, in_channels=1, num_classes=2)
@@ -123,14 +140,20 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
     assert error.value.exit_code == 65 and not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("flags, code, words", [
-    (["--input=a.pth"], 64, "--output"), (["--input=/nowhere.pth", "--output=b", "--model=unett_test"], 64, "unet_test"),
-    (["--input=/nowhere.pth", "--output=b", "--model=unet_test"], 65, "/nowhere.pth"),
-    (["--input=/nowhere", "--output=b.pth", "--model=unet_test", "--to-torch"], 66, "/nowhere"),
-    (["--input=a.pth", "--output=b", "--to-torch"], 64, "ends in"), (["--input=a.pth", "--output=b"], 64, "--model"),
-    (["--input=a.pth", "--output=b", "--like=c.pth"], 64, "--to-torch"), (["--inptu=a"], 64, "command line"),
-    (["--input=a", "--output=b", "--model=unet_test", "--option=width"], 64, "KEY=VALUE"),
-])
+@pytest.mark.parametrize(
+    "flags, code, words",
+    [
+        (["--input=a.pth"], 64, "--output"),
+        (["--input=/nowhere.pth", "--output=b", "--model=unett_test"], 64, "unet_test"),
+        (["--input=/nowhere.pth", "--output=b", "--model=unet_test"], 65, "/nowhere.pth"),
+        (["--input=/nowhere", "--output=b.pth", "--model=unet_test", "--to-torch"], 66, "/nowhere"),
+        (["--input=a.pth", "--output=b", "--to-torch"], 64, "ends in"),
+        (["--input=a.pth", "--output=b"], 64, "--model"),
+        (["--input=a.pth", "--output=b", "--like=c.pth"], 64, "--to-torch"),
+        (["--inptu=a"], 64, "command line"),
+        (["--input=a", "--output=b", "--model=unet_test", "--option=width"], 64, "KEY=VALUE"),
+    ],
+)
 def test_mistakes_name_the_remedy_and_have_the_codes_of_main(flags, code, words):
     with pytest.raises(JaxsegError, match=words) as error:
         convert.main(flags)
@@ -138,6 +161,11 @@ def test_mistakes_name_the_remedy_and_have_the_codes_of_main(flags, code, words)
 
 
 def test_the_command_ends_with_one_line_and_its_code():
-    done = subprocess.run([sys.executable, "-m", "jaxseg.convert", "--input=/nowhere.pth", "--output=x", "--model=unet_test"],
-                          cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxseg.convert", "--input=/nowhere.pth", "--output=x", "--model=unet_test"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 65 and len(done.stderr.strip().splitlines()) == 1 and "/nowhere.pth" in done.stderr

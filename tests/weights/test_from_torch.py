@@ -43,11 +43,14 @@ def assert_equal(a, b):
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-@pytest.mark.parametrize("make", [
-    lambda seed: layouts(seed=seed),
-    lambda seed: create_model("segnext_test_ich", seed=seed),
-    lambda seed: create_model("unet_test", seed=seed),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda seed: layouts(seed=seed),
+        lambda seed: create_model("segnext_test_ich", seed=seed),
+        lambda seed: create_model("unet_test", seed=seed),
+    ],
+)
 def test_export_then_load_changes_nothing(make):
     a, b = make(0), make(1)
     report = from_torch.load(b, from_torch.export(a))
@@ -58,13 +61,20 @@ def test_export_then_load_changes_nothing(make):
 
 def test_exported_shapes_are_pytorchs():
     shapes = {n: v.shape for n, v in from_torch.export(layouts()).items() if n.endswith("weight")}
-    assert shapes == {"stem.weight": (4, 3, 3, 5), "grouped.weight": (6, 2, 3, 3), "up.weight": (6, 4, 2, 2), "norm.weight": (4,),
-                      "mix.weight": (8, 4), "head.weight": (5, 8, 1, 1)}
+    assert shapes == {
+        "stem.weight": (4, 3, 3, 5),
+        "grouped.weight": (6, 2, 3, 3),
+        "up.weight": (6, 4, 2, 2),
+        "norm.weight": (4,),
+        "mix.weight": (8, 4),
+        "head.weight": (5, 8, 1, 1),
+    }
 
 
 def test_layouts_compute_the_same_in_pytorch():
     torch = pytest.importorskip("torch", reason="parity needs the extra [parity]")
     import torch.nn.functional as F
+
     model = layouts()
     w = {n: torch.from_numpy(v) for n, v in from_torch.export(model).items()}
     image = np.random.default_rng(0).normal(size=(1, 6, 8, 3)).astype(np.float32)
@@ -80,14 +90,19 @@ def test_layouts_compute_the_same_in_pytorch():
 def test_values_may_be_torch_numpy_or_jax_arrays_of_any_float():
     torch = pytest.importorskip("torch", reason="parity needs the extra [parity]")
     arrays = from_torch.export(layouts())
-    kinds = [torch.from_numpy, lambda v: torch.from_numpy(v).bfloat16(), jnp.asarray, lambda v: v.astype(np.float16),
-             lambda v: torch.nn.Parameter(torch.from_numpy(v))]
+    kinds = [
+        torch.from_numpy,
+        lambda v: torch.from_numpy(v).bfloat16(),
+        jnp.asarray,
+        lambda v: v.astype(np.float16),
+        lambda v: torch.nn.Parameter(torch.from_numpy(v)),
+    ]
     mixed = {n: kinds[i % len(kinds)](v) for i, (n, v) in enumerate(arrays.items())}
     model = layouts(seed=1)
     from_torch.load(model, mixed)
     for name, array in from_torch.export(model).items():
         assert array.dtype == np.float32
-        np.testing.assert_allclose(array, arrays[name], rtol=2 ** -8)  # bfloat16 keeps 8 bits
+        np.testing.assert_allclose(array, arrays[name], rtol=2**-8)  # bfloat16 keeps 8 bits
 
 
 def test_loaded_values_are_copies():
@@ -103,15 +118,25 @@ def test_every_difference_is_in_one_error_and_the_model_is_unchanged():
     model, arrays = layouts(), from_torch.export(layouts(seed=1))
     before = values(model)
     del arrays["mix.bias"], arrays["norm.weight"]
-    arrays |= {"extra.weight": np.ones(3), "head.bias": np.ones(7), "stem.weight": np.ones((4, 3, 5, 3)),
-               "up.bias": np.array([1, np.nan, np.inf, 0])}
+    arrays |= {
+        "extra.weight": np.ones(3),
+        "head.bias": np.ones(7),
+        "stem.weight": np.ones((4, 3, 5, 3)),
+        "up.bias": np.array([1, np.nan, np.inf, 0]),
+    }
     with pytest.raises(MismatchError) as caught:
         from_torch.load(model, arrays)
     text = str(caught.value)
-    for part in ("6 differences", "missing mix.bias [8]", "missing norm.weight [4]", "unexpected extra.weight [3]",
-                 "shape of head.bias: expected [5] for head.bias, found [7]",
-                 "shape of stem.weight: expected [4, 3, 3, 5] for stem.weight, found [4, 3, 5, 3]",
-                 "up.bias holds 2 numbers that are not finite", "adapt=True"):
+    for part in (
+        "6 differences",
+        "missing mix.bias [8]",
+        "missing norm.weight [4]",
+        "unexpected extra.weight [3]",
+        "shape of head.bias: expected [5] for head.bias, found [7]",
+        "shape of stem.weight: expected [4, 3, 3, 5] for stem.weight, found [4, 3, 5, 3]",
+        "up.bias holds 2 numbers that are not finite",
+        "adapt=True",
+    ):
         assert part in text
     assert_equal(values(model), before)
 
@@ -121,13 +146,18 @@ def test_a_file_of_another_network_is_told_from_a_difference():
         from_torch.load(layouts(), {f"conv{i}.weight": np.ones(3) for i in range(1, 30)})
 
 
-@pytest.mark.parametrize("wrap,origin", [
-    (lambda s: {"state_dict": s, "epoch": 3, "optimizer": {"state": {}}}, "state_dict"),
-    (lambda s: {"model": s}, "model"),
-    (lambda s: {f"module.{k}": v for k, v in s.items()}, "module."),
-    (lambda s: {"epoch": 1, "model": {"state_dict": {f"module.net.{k}": v for k, v in s.items()}}},
-     "model > state_dict > module.net."),
-])
+@pytest.mark.parametrize(
+    "wrap,origin",
+    [
+        (lambda s: {"state_dict": s, "epoch": 3, "optimizer": {"state": {}}}, "state_dict"),
+        (lambda s: {"model": s}, "model"),
+        (lambda s: {f"module.{k}": v for k, v in s.items()}, "module."),
+        (
+            lambda s: {"epoch": 1, "model": {"state_dict": {f"module.net.{k}": v for k, v in s.items()}}},
+            "model > state_dict > module.net.",
+        ),
+    ],
+)
 def test_containers_and_shared_prefixes_are_found_and_reported(wrap, origin):
     model = layouts(seed=1)
     report = from_torch.load(model, wrap(from_torch.export(layouts())))
@@ -223,6 +253,7 @@ def test_a_named_key_mapping_is_taken_and_a_wrong_name_has_neighbours():
 def test_official_names_round_trip(kind):
     torch = pytest.importorskip("torch", reason="parity needs the extra [parity]")
     from jaxseg.bench.twins import segnext, unet
+
     tiny = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), ratios=(2, 2, 2, 2))
     torch.manual_seed(0)
     if kind == "official":
@@ -248,6 +279,7 @@ def test_an_encoder_trained_on_imagenet_is_taken_alone():
     model, source = create_model("segnext_test"), create_model("segnext_test", seed=1)
     pytest.importorskip("torch", reason="parity needs the extra [parity]")
     from jaxseg.bench.twins.segnext import Official
+
     twin = Official((8, 16, 24, 32), (1, 1, 1, 1), ham=32, width=32, bases=4, ratios=(2, 2, 2, 2), classes=1)
     names = [n for n in twin.state_dict() if "hamburger.ham.bases" not in n]
     official = from_torch.export(source, names=names)
@@ -264,6 +296,7 @@ def test_keys_and_leaves_of_every_family_have_key_mappings_that_compile():
     import re
 
     from jaxseg.models.registry import FAMILIES
+
     for family in FAMILIES:
         for mapping in importlib.import_module(f"jaxseg.models.{family}").KEY_MAPPINGS:
             for pattern, replacement in mapping.rules:

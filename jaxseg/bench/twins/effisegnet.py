@@ -49,7 +49,7 @@ class Ghost(nn.Module):
     def forward(self, x):
         first = self.primary_conv(x)
         pair = [first, self.cheap_operation(first)]
-        return torch.cat(pair[::-1] if self.knobs.cheap_first else pair, 1)[:, :self.channels]
+        return torch.cat(pair[::-1] if self.knobs.cheap_first else pair, 1)[:, : self.channels]
 
 
 class EffiSegNet(nn.Module):

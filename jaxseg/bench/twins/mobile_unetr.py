@@ -34,8 +34,14 @@ class Inverted(nn.Module):
     def __init__(self, cin, cout, stride=1, up=False):
         super().__init__()
         first = [nn.ConvTranspose2d(cin, cin, 2, 2, bias=False), nn.BatchNorm2d(cin), nn.SiLU()] if up else []
-        self.conv = nn.Sequential(*first, *conv(cin, 4 * cin, 1), nn.SiLU(), *conv(4 * cin, 4 * cin, 3, stride, 4 * cin),
-                                  nn.SiLU(), *conv(4 * cin, cout, 1))
+        self.conv = nn.Sequential(
+            *first,
+            *conv(cin, 4 * cin, 1),
+            nn.SiLU(),
+            *conv(4 * cin, 4 * cin, 3, stride, 4 * cin),
+            nn.SiLU(),
+            *conv(4 * cin, cout, 1),
+        )
 
     def forward(self, x):
         return self.conv(x)
@@ -82,12 +88,12 @@ class ViT(nn.Module):
         t = torch.stack([part.flatten(2).transpose(1, 2) for part in parts], 1)  # [b, pp, n, d]
         for attention, ffn in self.transformer.layers:
             q, k, v = (a.unflatten(-1, (4, 8)).transpose(2, 3) for a in attention.fn.to_qkv(attention.norm(t)).chunk(3, -1))
-            scores = q @ k.transpose(-1, -2) * (1 if self.knobs.unscaled else 8 ** -0.5)
+            scores = q @ k.transpose(-1, -2) * (1 if self.knobs.unscaled else 8**-0.5)
             t = t + attention.fn.to_out((scores.softmax(-1) @ v).transpose(2, 3).flatten(3))
             t = t + ffn.fn.net(ffn.norm(t))
         folded = torch.empty_like(grid)
         for n in range(p * p):
-            part = folded[:, :, n // p::p, n % p::p]
+            part = folded[:, :, n // p :: p, n % p :: p]
             part.copy_(t[:, n].transpose(1, 2).reshape(part.shape))
         y = self.conv3(F.interpolate(folded, (h, w), mode="bilinear") if h % p or w % p else folded)
         return self.conv4(torch.cat((x, y) if self.knobs.input_first else (y, x), 1))
@@ -100,14 +106,15 @@ class Decoder(nn.Module):
         path = (bottleneck, *channels[5:1:-1])
         stage = lambda i: [Inverted(path[i], path[i + 1], up=True), Inverted(2 * path[i + 1], path[i + 1])]
         vit = lambda i, depth, ratio: ViT(widths[2 - i], depth, path[i + 1], ratio * widths[2 - i], knobs)
-        self.trunk = nn.ModuleList([nn.ModuleList([*stage(i), vit(i, depth, ratio)])
-                                    for i, (depth, ratio) in enumerate(zip(depths, (2, 4, 4)))])
+        self.trunk = nn.ModuleList(
+            [nn.ModuleList([*stage(i), vit(i, depth, ratio)]) for i, (depth, ratio) in enumerate(zip(depths, (2, 4, 4)))]
+        )
         self.conv_upsample_1 = nn.ModuleList([nn.ModuleList(stage(3))])
         self.mix, self.final = unit(path[-1] + channels[1], path[-1], 3), nn.Conv2d(path[-1], classes, 1)
 
     def forward(self, x, features):
         for blocks, skip in zip((*self.trunk, *self.conv_upsample_1), features[:0:-1]):
-            y = blocks[0](x)[:, :, :skip.shape[2], :skip.shape[3]]
+            y = blocks[0](x)[:, :, : skip.shape[2], : skip.shape[3]]
             x = blocks[1](torch.cat((skip, y) if self.knobs.skip_first else (y, skip), 1))
             x = blocks[2](x) if len(blocks) == 3 else x
         x = F.interpolate(x, features[0].shape[2:], mode=self.knobs.mode)
@@ -117,8 +124,12 @@ class Decoder(nn.Module):
 def mobilevit(channels, widths, expand, depths=(2, 4, 3)):
     """transformers' encoder, which has its depths fixed: what is too many is taken out."""
     from transformers import MobileViTConfig, MobileViTModel
-    model = MobileViTModel(MobileViTConfig(neck_hidden_sizes=list(channels), hidden_sizes=list(widths),
-                                           expand_ratio=float(expand), hidden_dropout_prob=0.0))
+
+    model = MobileViTModel(
+        MobileViTConfig(
+            neck_hidden_sizes=list(channels), hidden_sizes=list(widths), expand_ratio=float(expand), hidden_dropout_prob=0.0
+        )
+    )
     for stage, depth in zip(model.encoder.layer[2:], depths):
         stage.transformer.layer = stage.transformer.layer[:depth]
     return model

@@ -39,8 +39,9 @@ class PlainUNet(nn.Module):
 
     def __init__(self, widths, channels, classes, rank=3):
         super().__init__()
-        self.stages = nn.ModuleList([Stage(a, b, 2 if i else 1, rank)
-                                     for i, (a, b) in enumerate(zip((channels, *widths), widths))])
+        self.stages = nn.ModuleList(
+            [Stage(a, b, 2 if i else 1, rank) for i, (a, b) in enumerate(zip((channels, *widths), widths))]
+        )
         self.levels = nn.ModuleList([Level(a, b, rank) for a, b in zip(widths[:0:-1], widths[-2::-1])])
         self.heads = nn.ModuleList([(nn.Conv2d, nn.Conv3d)[rank - 2](c, classes, 1) for c in widths[:-1]])
 

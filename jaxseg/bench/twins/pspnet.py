@@ -46,13 +46,18 @@ class Bottleneck(nn.Module):
 class Pyramid(nn.Module):
     def __init__(self, channels, width, bins, knobs):
         super().__init__()
-        self.features = nn.ModuleList([nn.Sequential(nn.AdaptiveAvgPool2d(n), conv(channels, width, 1),
-                                                     nn.BatchNorm2d(width, eps=knobs.eps), nn.ReLU()) for n in bins])
+        self.features = nn.ModuleList(
+            [
+                nn.Sequential(nn.AdaptiveAvgPool2d(n), conv(channels, width, 1), nn.BatchNorm2d(width, eps=knobs.eps), nn.ReLU())
+                for n in bins
+            ]
+        )
 
 
 class PSPNet(nn.Module):
-    def __init__(self, depths, *, width=64, bins=(1, 2, 3, 6), head=512, in_channels=3, classes=2, dropout=0.1, aux=True,
-                 knobs=None):
+    def __init__(
+        self, depths, *, width=64, bins=(1, 2, 3, 6), head=512, in_channels=3, classes=2, dropout=0.1, aux=True, knobs=None
+    ):
         super().__init__()
         self.knobs = knobs = knobs or Knobs()
         norm = lambda c: nn.BatchNorm2d(c, eps=knobs.eps)
@@ -63,8 +68,9 @@ class PSPNet(nn.Module):
         cin = 2 * width
         for i, (depth, stride) in enumerate(zip(depths, (1, 2, 1, 1))):
             w = width * 2**i
-            blocks = [Bottleneck(4 * w if j else cin, w, 1 if j else stride, knobs.dilations[i], j == 0, knobs)
-                      for j in range(depth)]
+            blocks = [
+                Bottleneck(4 * w if j else cin, w, 1 if j else stride, knobs.dilations[i], j == 0, knobs) for j in range(depth)
+            ]
             setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
             cin = 4 * w
         bins = knobs.bins or bins

@@ -85,17 +85,29 @@ def bn(c, knobs, momentum):
 
 # ---------------------------------------------------------------- official
 
+
 class OfficialBlock(nn.Module):
     def __init__(self, dim, ratio, knobs):
         super().__init__()
         self.knobs = knobs
         dw = lambda k: conv(dim, dim, k, groups=dim)
         self.norm1, self.norm2 = bn(dim, knobs, 0.1), bn(dim, knobs, 0.1)
-        gate = Holder(conv0=dw(5), conv0_1=dw((1, 7)), conv0_2=dw((7, 1)), conv1_1=dw((1, 11)), conv1_2=dw((11, 1)),
-                      conv2_1=dw((1, 21)), conv2_2=dw((21, 1)), conv3=conv(dim, dim))
+        gate = Holder(
+            conv0=dw(5),
+            conv0_1=dw((1, 7)),
+            conv0_2=dw((7, 1)),
+            conv1_1=dw((1, 11)),
+            conv1_2=dw((11, 1)),
+            conv2_1=dw((1, 21)),
+            conv2_2=dw((21, 1)),
+            conv3=conv(dim, dim),
+        )
         self.attn = Holder(proj_1=conv(dim, dim), spatial_gating_unit=gate, proj_2=conv(dim, dim))
-        self.mlp = Holder(fc1=conv(dim, dim * ratio), fc2=conv(dim * ratio, dim),
-                          dwconv=Holder(dwconv=conv(dim * ratio, dim * ratio, 3, groups=dim * ratio)))
+        self.mlp = Holder(
+            fc1=conv(dim, dim * ratio),
+            fc2=conv(dim * ratio, dim),
+            dwconv=Holder(dwconv=conv(dim * ratio, dim * ratio, 3, groups=dim * ratio)),
+        )
         self.layer_scale_1 = nn.Parameter(torch.full((dim,), 1e-2))
         self.layer_scale_2 = nn.Parameter(torch.full((dim,), 1e-2))
 
@@ -118,8 +130,9 @@ class OfficialBlock(nn.Module):
 
 
 class Official(nn.Module):
-    def __init__(self, dims, depths, *, ham, width, bases, ratios=FFN_RATIOS, in_channels=3, classes=150, knobs=None,
-                 dropout=0.1):
+    def __init__(
+        self, dims, depths, *, ham, width, bases, ratios=FFN_RATIOS, in_channels=3, classes=150, knobs=None, dropout=0.1
+    ):
         super().__init__()
         self.knobs = knobs = knobs or Knobs()
         norm = lambda c: bn(c, knobs, 0.1)
@@ -128,19 +141,30 @@ class Official(nn.Module):
         ins = (in_channels, *dims)
         for i, d in enumerate(dims):
             if i == 0:
-                embed = Holder(proj=nn.Sequential(conv(in_channels, d // 2, 3, 2), norm(d // 2), nn.GELU(approximate=knobs.gelu),
-                                                  conv(d // 2, d, 3, 2), norm(d)))
+                embed = Holder(
+                    proj=nn.Sequential(
+                        conv(in_channels, d // 2, 3, 2),
+                        norm(d // 2),
+                        nn.GELU(approximate=knobs.gelu),
+                        conv(d // 2, d, 3, 2),
+                        norm(d),
+                    )
+                )
             else:
                 embed = Holder(proj=conv(ins[i], d, 3, 2), norm=norm(d))
             setattr(self.backbone, f"patch_embed{i + 1}", embed)
             setattr(self.backbone, f"block{i + 1}", nn.ModuleList([OfficialBlock(d, ratios[i], knobs) for _ in range(depths[i])]))
             setattr(self.backbone, f"norm{i + 1}", nn.LayerNorm(d, eps=knobs.end_eps))
-        burger = Holder(ham_in=Holder(conv=conv(ham, ham)), ham=nn.Module(),
-                        ham_out=Holder(conv=conv(ham, ham, bias=False), gn=gn(ham)))
+        burger = Holder(
+            ham_in=Holder(conv=conv(ham, ham)), ham=nn.Module(), ham_out=Holder(conv=conv(ham, ham, bias=False), gn=gn(ham))
+        )
         burger.ham.register_buffer("bases", F.normalize(torch.rand(1, ham, bases), dim=1))
         self.decode_head = Holder(
-            conv_seg=conv(width, classes), squeeze=Holder(conv=conv(sum(dims[1:]), ham, bias=False), gn=gn(ham)),
-            hamburger=burger, align=Holder(conv=conv(ham, width, bias=False), gn=gn(width)))
+            conv_seg=conv(width, classes),
+            squeeze=Holder(conv=conv(sum(dims[1:]), ham, bias=False), gn=gn(ham)),
+            hamburger=burger,
+            align=Holder(conv=conv(ham, width, bias=False), gn=gn(width)),
+        )
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, image):
@@ -166,6 +190,7 @@ class Official(nn.Module):
 
 # ---------------------------------------------------------------- haemorrhage project
 
+
 class IchBlock(nn.Module):
     def __init__(self, dim, ratio, knobs):
         super().__init__()
@@ -173,8 +198,16 @@ class IchBlock(nn.Module):
         dw = lambda k: conv(dim, dim, k, groups=dim)
         wrapped = lambda: Holder(norm=bn(dim, knobs, 0.9))
         scale = lambda: Holder(layer_scale=nn.Parameter(torch.full((dim,), 1e-2)))
-        msca = Holder(conv55=dw(5), conv17_0=dw((1, 7)), conv17_1=dw((7, 1)), conv111_0=dw((1, 11)), conv111_1=dw((11, 1)),
-                      conv211_0=dw((1, 21)), conv211_1=dw((21, 1)), conv11=conv(dim, dim))
+        msca = Holder(
+            conv55=dw(5),
+            conv17_0=dw((1, 7)),
+            conv17_1=dw((7, 1)),
+            conv111_0=dw((1, 11)),
+            conv111_1=dw((11, 1)),
+            conv211_0=dw((1, 21)),
+            conv211_1=dw((21, 1)),
+            conv11=conv(dim, dim),
+        )
         self.msca_block = Holder(norm=wrapped(), proj1=conv(dim, dim), msca=msca, proj2=conv(dim, dim), layer_scale=scale())
         hidden = dim * ratio
         ffn = Holder(fc1=conv(dim, hidden), dwconv=Holder(dwconv=conv(hidden, hidden, 3, groups=hidden)), fc2=conv(hidden, dim))
@@ -198,8 +231,21 @@ class IchBlock(nn.Module):
 
 
 class Ich(nn.Module):
-    def __init__(self, dims, depths, *, ham, width, bases, ratios=FFN_RATIOS, in_channels=1, classes=1, knobs=None,
-                 dropout=0.1, cheese=False):
+    def __init__(
+        self,
+        dims,
+        depths,
+        *,
+        ham,
+        width,
+        bases,
+        ratios=FFN_RATIOS,
+        in_channels=1,
+        classes=1,
+        knobs=None,
+        dropout=0.1,
+        cheese=False,
+    ):
         super().__init__()
         self.knobs = knobs = knobs or Knobs()
         wrapped = lambda c: Holder(norm=bn(c, knobs, 0.9))
@@ -207,20 +253,27 @@ class Ich(nn.Module):
         ins = (in_channels, *dims)
         for i, d in enumerate(dims):
             if i == 0:
-                proj = nn.Sequential(conv(in_channels, d // 2, 3, 2), wrapped(d // 2), nn.GELU(approximate=knobs.gelu),
-                                     conv(d // 2, d, 3, 2), wrapped(d))
+                proj = nn.Sequential(
+                    conv(in_channels, d // 2, 3, 2),
+                    wrapped(d // 2),
+                    nn.GELU(approximate=knobs.gelu),
+                    conv(d // 2, d, 3, 2),
+                    wrapped(d),
+                )
             else:
                 proj = conv(ins[i], d, 3, 2)
             setattr(self.encoder, f"input_embed{i + 1}", Holder(proj=proj))
             setattr(self.encoder, f"stage{i + 1}", nn.ModuleList([IchBlock(d, ratios[i], knobs) for _ in range(depths[i])]))
             setattr(self.encoder, f"norm_layer{i + 1}", wrapped(d))
-        ham_attn = Holder(lower_bread=nn.Sequential(conv(ham, ham), nn.ReLU()), ham=nn.Module(),
-                          upper_bread=conv(ham, ham, bias=False))
+        ham_attn = Holder(
+            lower_bread=nn.Sequential(conv(ham, ham), nn.ReLU()), ham=nn.Module(), upper_bread=conv(ham, ham, bias=False)
+        )
         ham_attn.ham.register_buffer("bases", F.normalize(torch.rand(1, ham, bases), dim=1))
         if cheese:  # made by the source's constructor, never called
             ham_attn.cheese = nn.Sequential(conv(ham, ham, 3, bias=False), nn.BatchNorm2d(ham))
-        self.decoder = Holder(squeeze=Holder(conv=conv(sum(dims[1:]), ham, bias=False)), ham_attn=ham_attn,
-                              align=conv(ham, width))
+        self.decoder = Holder(
+            squeeze=Holder(conv=conv(sum(dims[1:]), ham, bias=False)), ham_attn=ham_attn, align=conv(ham, width)
+        )
         self.cls_conv = nn.Sequential(nn.Dropout2d(dropout), conv(width, classes))
 
     def features(self, x):

@@ -86,8 +86,9 @@ class LargeKernel(nn.Module):
         inner = round(1.5 * channels)
         self.norm = nn.BatchNorm3d(channels)
         self.expand, self.project = ConvNorm(channels, inner, 1), ConvNorm(inner, channels, 1, act=None)
-        self.parallel = nn.ModuleDict({name: ConvNorm(inner, inner, k, groups=inner, act=None)
-                                       for name, k in (("large", kernel), ("small", 3))})
+        self.parallel = nn.ModuleDict(
+            {name: ConvNorm(inner, inner, k, groups=inner, act=None) for name, k in (("large", kernel), ("small", 3))}
+        )
 
     def forward(self, x):
         y = self.norm(x)
@@ -131,7 +132,7 @@ class DualBranch04(nn.Module):
         self.head = nn.Conv3d(outs[-1], classes, 1)
 
     def forward(self, image):
-        parts = [branch.stem(image[:, c:c + 1]) for branch, c in zip(self.branches, (1, 0))]
+        parts = [branch.stem(image[:, c : c + 1]) for branch, c in zip(self.branches, (1, 0))]
         skips = [torch.cat(parts, 1)]
         for i in range(len(self.branches[0].downs)):
             parts = [branch.downs[i](part) for branch, part in zip(self.branches, parts)]

@@ -12,8 +12,16 @@ from jaxseg.data.records import DataSet
 from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup
 
-MODULES = {"brats": brats, "brats_arrays": brats_arrays, "ct_ich": ct_ich, "folder": folder, "kvasir": kvasir, "lungs": lungs,
-           "organs_ct": organs_ct, "scoliosis": scoliosis}
+MODULES = {
+    "brats": brats,
+    "brats_arrays": brats_arrays,
+    "ct_ich": ct_ich,
+    "folder": folder,
+    "kvasir": kvasir,
+    "lungs": lungs,
+    "organs_ct": organs_ct,
+    "scoliosis": scoliosis,
+}
 
 
 def load(name: str, root: str | Path, **options) -> DataSet:

@@ -28,15 +28,24 @@ LABELS = ("NCR", "ED", "ET")
 REGIONS = (("WT", (1, 2, 3)), ("TC", (1, 3)), ("ET", (3,)))
 VALUES = {  # release: {value in the file: class}
     **dict.fromkeys(("2017", "2018", "2019", "2020", "2021"), {0: 0, 1: 1, 2: 2, 4: 3}),
-    "2023": {0: 0, 1: 1, 2: 2, 3: 3}, "2024": {0: 0, 1: 1, 2: 2, 3: 3, 4: 4},
-    "msd": {0: 0, 1: 2, 2: 1, 3: 3}}  # 1 oedema, 2 non-enhancing, 3 enhancing
+    "2023": {0: 0, 1: 1, 2: 2, 3: 3},
+    "2024": {0: 0, 1: 1, 2: 2, 3: 3, 4: 4},
+    "msd": {0: 0, 1: 2, 2: 1, 3: 3},
+}  # 1 oedema, 2 non-enhancing, 3 enhancing
 MSD_CHANNELS = ("flair", "t1", "t1ce", "t2")
 
 phantom = brain_tumour.phantom
 
 
-def load(root: str | Path, *, modalities: Sequence[str] = MODALITIES, release: str | None = None,
-         min_area: int | None = None, sample: float = 1.0, sample_seed: int = 42) -> DataSet:
+def load(
+    root: str | Path,
+    *,
+    modalities: Sequence[str] = MODALITIES,
+    release: str | None = None,
+    min_area: int | None = None,
+    sample: float = 1.0,
+    sample_seed: int = 42,
+) -> DataSet:
     """The cases of whichever release lies in the folder; cases without a mask (validation sets) have mask None.
 
     Args:
@@ -59,14 +68,25 @@ def load(root: str | Path, *, modalities: Sequence[str] = MODALITIES, release: s
     root = Path(root)
     release, found = brats_files.find(root, release)
     channels = ("all",) if release == "msd" else wanted
-    cases = tuple(Case(f.id, f.patient, brats_files.images(f, channels), f.files.get("seg"),
-                       {"release": release, "grade": f.grade}) for f in found)
+    cases = tuple(
+        Case(f.id, f.patient, brats_files.images(f, channels), f.files.get("seg"), {"release": release, "grade": f.grade})
+        for f in found
+    )
     above = {root, *(folder for f in found for folder in f.folder.parents[:2])}
-    return DataSet("brats", root, cases, labels_of(release), functools.partial(map_mask, release),
-                   keep_slice=selection.rule(min_area, sample, sample_seed), stratum=stratum,
-                   synthetic=any((folder / "SYNTHETIC.txt").is_file() for folder in above), modalities=wanted, regions=REGIONS,
-                   read_image=functools.partial(read_decathlon, wanted) if release == "msd" else None,
-                   values=values_of(release))
+    return DataSet(
+        "brats",
+        root,
+        cases,
+        labels_of(release),
+        functools.partial(map_mask, release),
+        keep_slice=selection.rule(min_area, sample, sample_seed),
+        stratum=stratum,
+        synthetic=any((folder / "SYNTHETIC.txt").is_file() for folder in above),
+        modalities=wanted,
+        regions=REGIONS,
+        read_image=functools.partial(read_decathlon, wanted) if release == "msd" else None,
+        values=values_of(release),
+    )
 
 
 def label_count(release: str | None = None) -> int:
@@ -103,9 +123,13 @@ def map_mask(release: str, raw: np.ndarray) -> np.ndarray:
     """
     values = VALUES[release]
     if release == "2023" and (raw == 4).any():
-        raise refusal("DATA_LABEL", "mask", f"label 4 in {np.count_nonzero(raw == 4)} of {raw.size} voxels",
-                      "masks of 2023 hold 0, 1, 2, 3; 4 is the resection cavity of 2024, whose cases bear the same names",
-                      "give release='2024' if this is that set")
+        raise refusal(
+            "DATA_LABEL",
+            "mask",
+            f"label 4 in {np.count_nonzero(raw == 4)} of {raw.size} voxels",
+            "masks of 2023 hold 0, 1, 2, 3; 4 is the resection cavity of 2024, whose cases bear the same names",
+            "give release='2024' if this is that set",
+        )
     volumes.check_labels(raw, values, "mask")
     classes = np.zeros(max(values) + 1, np.uint8)
     classes[list(values)] = list(values.values())
@@ -113,7 +137,7 @@ def map_mask(release: str, raw: np.ndarray) -> np.ndarray:
 
 
 def stratum(case: Case) -> str:
-    """"HGG", "LGG", or "" where the release does not say."""
+    """ "HGG", "LGG", or "" where the release does not say."""
     return case.meta["grade"]
 
 
@@ -127,12 +151,18 @@ def read_decathlon(modalities: tuple[str, ...], path: Path) -> Volume:
     """
     volume, names = volumes.read_volume(path), _channels(Path(path).parent.parent / "dataset.json")
     if volume.array.ndim != 4 or volume.array.shape[3] != len(names):
-        raise refusal("DATA_IMAGE", path, f"shape {volume.array.shape}", f"[X, Y, Z, {len(names)}] with {', '.join(names)}",
-                      "unpack Task01_BrainTumour again")
+        raise refusal(
+            "DATA_IMAGE",
+            path,
+            f"shape {volume.array.shape}",
+            f"[X, Y, Z, {len(names)}] with {', '.join(names)}",
+            "unpack Task01_BrainTumour again",
+        )
     absent = [m for m in modalities if m not in names]
     if absent:
-        raise refusal("DATA_MISSING", path, f"no channel {absent[0]}", f"dataset.json lists {', '.join(names)}",
-                      "leave the modality out")
+        raise refusal(
+            "DATA_MISSING", path, f"no channel {absent[0]}", f"dataset.json lists {', '.join(names)}", "leave the modality out"
+        )
     chosen = [names.index(m) for m in modalities]
     return Volume(np.stack([volume.array[..., c] for c in chosen], -1), volume.affine, volume.header, volume.path)
 
@@ -145,6 +175,10 @@ def _channels(path: Path) -> tuple[str, ...]:
         listed = guard.read_json(path)["modality"]
         return tuple(brats_files.modality(listed[str(i)]) for i in range(len(listed)))
     except (ValueError, LookupError, TypeError) as error:
-        raise refusal("DATA_TABLE", path, f"cannot be read ({type(error).__name__}: {error})",
-                      'must hold {"modality": {"0": "FLAIR", ...}}', "unpack Task01_BrainTumour again") from error
-
+        raise refusal(
+            "DATA_TABLE",
+            path,
+            f"cannot be read ({type(error).__name__}: {error})",
+            'must hold {"modality": {"0": "FLAIR", ...}}',
+            "unpack Task01_BrainTumour again",
+        ) from error

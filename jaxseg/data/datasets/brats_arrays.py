@@ -35,13 +35,22 @@ VERSION = 1  # of the rules below: raise it when they would read a file otherwis
 SPLITS = ("train", "val", "test")
 NORMALISE = ("auto", "brain", "given")
 HIGHEST = 50.0  # no z-score of a brain is as large: floats above are scanner values
-NOTE = ("the arrays do not say which slice is whose: every slice counts as a patient of its own, slices of one patient may lie "
-        "on both sides of the split, and scores are too good by an unknown amount")
+NOTE = (
+    "the arrays do not say which slice is whose: every slice counts as a patient of its own, slices of one patient may lie "
+    "on both sides of the split, and scores are too good by an unknown amount"
+)
 _EXPORT = "write the arrays again with numpy.save"
 
 
-def load(root: str | Path, *, modalities: Sequence[str] = MODALITIES, normalise: str = "auto", min_area: int | None = None,
-         sample: float = 1.0, sample_seed: int = 42) -> DataSet:
+def load(
+    root: str | Path,
+    *,
+    modalities: Sequence[str] = MODALITIES,
+    normalise: str = "auto",
+    min_area: int | None = None,
+    sample: float = 1.0,
+    sample_seed: int = 42,
+) -> DataSet:
     """The slices of the six arrays; their headers are read, no pixels.
 
     Args:
@@ -64,14 +73,32 @@ def load(root: str | Path, *, modalities: Sequence[str] = MODALITIES, normalise:
         images, labels = (root / f"{split}_{what}.npy" for what in ("images", "labels"))
         for i in range(_count(images, labels)):
             name = f"{split}_{i:05d}"
-            cases.append(Case(name, name, (images / f"{i:05d}",), labels / f"{i:05d}", {"split": split, "patient": "unknown"},
-                              (images, labels)))
+            cases.append(
+                Case(
+                    name,
+                    name,
+                    (images / f"{i:05d}",),
+                    labels / f"{i:05d}",
+                    {"split": split, "patient": "unknown"},
+                    (images, labels),
+                )
+            )
     return DataSet(
-        "brats_arrays", root, tuple(sorted(cases, key=lambda case: case.id)), LABELS, map_mask,
-        keep_slice=selection.rule(min_area, sample, sample_seed), synthetic=(root / "SYNTHETIC.txt").is_file(),
-        fixed_split={case.patient: case.meta["split"] for case in cases}, read_mask=read_mask, modalities=wanted, regions=REGIONS,
-        read_image=functools.partial(read_image, tuple(MODALITIES.index(name) for name in wanted), normalise), normalised=True,
-        notes=(NOTE,))
+        "brats_arrays",
+        root,
+        tuple(sorted(cases, key=lambda case: case.id)),
+        LABELS,
+        map_mask,
+        keep_slice=selection.rule(min_area, sample, sample_seed),
+        synthetic=(root / "SYNTHETIC.txt").is_file(),
+        fixed_split={case.patient: case.meta["split"] for case in cases},
+        read_mask=read_mask,
+        modalities=wanted,
+        regions=REGIONS,
+        read_image=functools.partial(read_image, tuple(MODALITIES.index(name) for name in wanted), normalise),
+        normalised=True,
+        notes=(NOTE,),
+    )
 
 
 def label_count() -> int:
@@ -87,8 +114,13 @@ def map_mask(raw: np.ndarray) -> np.ndarray:
     """
     volumes.check_labels(raw, (0, 1, 2, 3, 4), "labels")
     if (raw == 3).any() and (raw == 4).any():
-        raise refusal("DATA_LABEL", "labels", f"3 in {np.count_nonzero(raw == 3)} and 4 in {np.count_nonzero(raw == 4)} pixels "
-                      "of one slice", "the enhancing tumour is 3 or 4", "map the labels to 0, 1, 2, 3 first")
+        raise refusal(
+            "DATA_LABEL",
+            "labels",
+            f"3 in {np.count_nonzero(raw == 3)} and 4 in {np.count_nonzero(raw == 4)} pixels of one slice",
+            "the enhancing tumour is 3 or 4",
+            "map the labels to 0, 1, 2, 3 first",
+        )
     return np.minimum(raw, 3).astype(np.uint8)
 
 
@@ -108,9 +140,13 @@ def read_image(channels: tuple[int, ...], normalising: str, path: Path) -> Volum
             scores[..., there] = intensity.brain(values[:, :, None, there])[:, :, 0]
         return Volume(scores, np.eye(4), Photo("NPY"), path)
     if normalising == "auto" and np.abs(values).max() > HIGHEST:
-        raise refusal("DATA_IMAGE", path, f"values up to {np.abs(values).max():g} as {values.dtype}",
-                      f"floats count as z-scores, which stay below {HIGHEST:g}",
-                      "set data.normalise='brain' for a scanner's values, or 'given' to take them as they are")
+        raise refusal(
+            "DATA_IMAGE",
+            path,
+            f"values up to {np.abs(values).max():g} as {values.dtype}",
+            f"floats count as z-scores, which stay below {HIGHEST:g}",
+            "set data.normalise='brain' for a scanner's values, or 'given' to take them as they are",
+        )
     return Volume(values.astype(np.float32), np.eye(4), Photo("NPY"), path)
 
 
@@ -123,22 +159,42 @@ def _count(images: Path, labels: Path) -> int:
     """How many slices two arrays hold, both checked."""
     image, label = _open(images), _open(labels)
     if image.ndim != 4 or image.shape[-1] != len(MODALITIES) or image.dtype.kind not in "iuf" or 0 in image.shape:
-        raise refusal("DATA_IMAGE", images, f"{image.dtype} {image.shape}",
-                      f"numbers [N, H, W, {len(MODALITIES)}] with {', '.join(MODALITIES)}", _EXPORT)
+        raise refusal(
+            "DATA_IMAGE",
+            images,
+            f"{image.dtype} {image.shape}",
+            f"numbers [N, H, W, {len(MODALITIES)}] with {', '.join(MODALITIES)}",
+            _EXPORT,
+        )
     if label.ndim != 3 or label.dtype.kind not in "iuf":
-        raise refusal("DATA_LABEL", labels, f"{label.dtype} {label.shape}", "class numbers [N, H, W]",
-                      "take numpy.argmax over the last axis of one-hot labels, or write the arrays again")
+        raise refusal(
+            "DATA_LABEL",
+            labels,
+            f"{label.dtype} {label.shape}",
+            "class numbers [N, H, W]",
+            "take numpy.argmax over the last axis of one-hot labels, or write the arrays again",
+        )
     if label.shape != image.shape[:3]:
-        raise refusal("DATA_MISMATCH", labels, f"shape {label.shape}, but {images.name} has {image.shape}",
-                      "labels have the shape of the images without channels", _EXPORT)
+        raise refusal(
+            "DATA_MISMATCH",
+            labels,
+            f"shape {label.shape}, but {images.name} has {image.shape}",
+            "labels have the shape of the images without channels",
+            _EXPORT,
+        )
     return len(image)
 
 
 def _open(path: Path) -> np.ndarray:
     """The array, memory-mapped."""
     if not path.is_file():
-        raise refusal("DATA_MISSING", path, "not there", f"the folder holds {', '.join(SPLITS)}_images.npy and _labels.npy",
-                      "check data.root")
+        raise refusal(
+            "DATA_MISSING",
+            path,
+            "not there",
+            f"the folder holds {', '.join(SPLITS)}_images.npy and _labels.npy",
+            "check data.root",
+        )
     return npy.open_npy(path)
 
 

@@ -30,12 +30,28 @@ VERSION = 1  # of the rules below: raise it when they would read a file otherwis
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 CODES = {  # last word of a file's name, in small letters: what it is
-    "t1": "t1", "t1n": "t1", "t1w": "t1", "t1ce": "t1ce", "t1c": "t1ce", "t1gd": "t1ce", "t2": "t2", "t2w": "t2",
-    "flair": "flair", "t2f": "flair", "seg": "seg", "segm": "seg"}
+    "t1": "t1",
+    "t1n": "t1",
+    "t1w": "t1",
+    "t1ce": "t1ce",
+    "t1c": "t1ce",
+    "t1gd": "t1ce",
+    "t2": "t2",
+    "t2w": "t2",
+    "flair": "flair",
+    "t2f": "flair",
+    "seg": "seg",
+    "segm": "seg",
+}
 CASES = {  # layout: names of its cases, the patient in parentheses
-    "2017": r"(Brats17_.+)_\d+", "2018": r"(Brats18_.+)_\d+", "2019": r"(BraTS19_.+)_\d+",
-    "2020": r"(BraTS20_(?:Training|Validation)_\d+)", "2021": r"(BraTS2021_\d+)",
-    "2023": r"(BraTS-GLI-\d+)-0\d\d|(BraTS-(?:SSA|MEN|PED|MET)-\d+)-\d+", "2024": r"(BraTS-GLI-\d+)-[1-9]\d\d"}
+    "2017": r"(Brats17_.+)_\d+",
+    "2018": r"(Brats18_.+)_\d+",
+    "2019": r"(BraTS19_.+)_\d+",
+    "2020": r"(BraTS20_(?:Training|Validation)_\d+)",
+    "2021": r"(BraTS2021_\d+)",
+    "2023": r"(BraTS-GLI-\d+)-0\d\d|(BraTS-(?:SSA|MEN|PED|MET)-\d+)-\d+",
+    "2024": r"(BraTS-GLI-\d+)-[1-9]\d\d",
+}
 MSD = r"BRATS_\d+"
 RELEASES = (*CASES, "msd")
 GRADES = ("HGG", "LGG")
@@ -90,14 +106,21 @@ def find(root: Path, release: str | None = None) -> tuple[str, list[Found]]:
         raise refusal("DATA_MISSING", root, f"{len(counts)} layouts ({here})", f"exactly one of: {looked}", _REMEDY)
     named = next(iter(counts))
     if release not in (None, named):
-        raise ConfigError(f"got release={release!r} for cases named as those of {named} in {root}; the names decide, only 2023 "
-                          "and 2024 share theirs: leave release out")
+        raise ConfigError(
+            f"got release={release!r} for cases named as those of {named} in {root}; the names decide, only 2023 "
+            "and 2024 share theirs: leave release out"
+        )
     cases = _packed(packed) if named == "msd" else [_case(folder, patient, root) for folder, patient in folders[named]]
     cases.sort(key=lambda case: case.id)
     for first, second in zip(cases, cases[1:]):
         if first.id == second.id:
-            raise refusal("DATA_PATH", second.folder, f"case {first.id} a second time, beside {first.folder}",
-                          "a case has one folder", "remove one of them")
+            raise refusal(
+                "DATA_PATH",
+                second.folder,
+                f"case {first.id} a second time, beside {first.folder}",
+                "a case has one folder",
+                "remove one of them",
+            )
     return named, _graded(cases, root) if named == "2020" else cases
 
 
@@ -111,9 +134,13 @@ def images(case: Found, modalities: Sequence[str]) -> tuple[Path, ...]:
         if wanted not in case.files:
             there = [e.name for e in visible_entries(case.folder) if has_suffix(e, SUFFIXES)]
             codes = " or ".join(code for code, what in CODES.items() if what == wanted)
-            raise refusal("DATA_MISSING", case.folder, f"case {case.id} has no {wanted}, but {_some(there) or 'no .nii file'}",
-                          f"{wanted} ends in {codes} before .nii or .nii.gz",
-                          "add the file, leave the case out, or leave the modality out")
+            raise refusal(
+                "DATA_MISSING",
+                case.folder,
+                f"case {case.id} has no {wanted}, but {_some(there) or 'no .nii file'}",
+                f"{wanted} ends in {codes} before .nii or .nii.gz",
+                "add the file, leave the case out, or leave the modality out",
+            )
     return tuple(case.files[wanted] for wanted in modalities)
 
 
@@ -161,8 +188,13 @@ def _case(folder: Path, patient: str, root: Path) -> Found:
         if what is None or what != "seg" and not stem.lower().startswith(folder.name.lower()):
             continue
         if what in files:
-            raise refusal("DATA_PATH", entry, f"{what} of case {folder.name} a second time, beside {files[what].name}",
-                          "one file a modality and one mask", "remove one of them")
+            raise refusal(
+                "DATA_PATH",
+                entry,
+                f"{what} of case {folder.name} a second time, beside {files[what].name}",
+                "one file a modality and one mask",
+                "remove one of them",
+            )
         files[what] = entry
     above = [part.upper() for part in (root.name, *folder.relative_to(root).parts[:-1])]
     return Found(folder.name, patient, folder, next((g for g in GRADES if g in above), ""), files)
@@ -175,14 +207,21 @@ def _decathlon(folder: Path) -> dict[str, tuple[Path, Path | None]]:
     masks = of_task(pairs.by_stem(folder.parent / "labelsTr", SUFFIXES)) if volumes else {}
     alone = sorted(masks.keys() - volumes.keys())
     if alone:
-        raise refusal("DATA_MISSING", masks[alone[0]], f"no image of the same name in {folder.name}, so for {len(alone)} masks",
-                      "images and masks are paired by name", "add the image or remove the mask")
+        raise refusal(
+            "DATA_MISSING",
+            masks[alone[0]],
+            f"no image of the same name in {folder.name}, so for {len(alone)} masks",
+            "images and masks are paired by name",
+            "add the image or remove the mask",
+        )
     return {stem: (path, masks.get(stem)) for stem, path in volumes.items()}
 
 
 def _packed(found: dict[str, tuple[Path, Path | None]]) -> list[Found]:
-    return [Found(stem, stem, image.parent, "", {"all": image} | ({"seg": mask} if mask else {}))
-            for stem, (image, mask) in found.items()]
+    return [
+        Found(stem, stem, image.parent, "", {"all": image} | ({"seg": mask} if mask else {}))
+        for stem, (image, mask) in found.items()
+    ]
 
 
 def _graded(cases: list[Found], root: Path) -> list[Found]:
@@ -194,9 +233,13 @@ def _graded(cases: list[Found], root: Path) -> list[Found]:
             for row in csv.DictReader(io.StringIO(guard.read_text(path))):
                 grades[row["BraTS_2020_subject_ID"]] = row["Grade"]
         except (DataError, csv.Error, KeyError) as error:
-            raise refusal("DATA_TABLE", path, f"cannot be read ({type(error).__name__}: {error})",
-                          "a comma-separated text with columns Grade and BraTS_2020_subject_ID",
-                          "unpack it again, or remove it and go without grades") from error
+            raise refusal(
+                "DATA_TABLE",
+                path,
+                f"cannot be read ({type(error).__name__}: {error})",
+                "a comma-separated text with columns Grade and BraTS_2020_subject_ID",
+                "unpack it again, or remove it and go without grades",
+            ) from error
     known = {case: grade for case, grade in grades.items() if grade in GRADES}
     return [case._replace(grade=known.get(case.id, "")) for case in cases]
 

@@ -59,15 +59,20 @@ def load(root: str | Path, *, protocol: str = "only") -> DataSet:
     for here, there, folder in ((scans, masks, "masks"), (masks, scans, "ct_scans")):
         absent = sorted(here.keys() - there.keys())
         if absent:
-            raise refusal("DATA_MISSING", root / folder / f"{absent[0]:03d}.nii",
-                          f"not there for {len(absent)} patients ({_some(absent)})",
-                          "every scan has a mask and every mask a scan", f"{_RESTORE}, or remove {here[absent[0]]}")
+            raise refusal(
+                "DATA_MISSING",
+                root / folder / f"{absent[0]:03d}.nii",
+                f"not there for {len(absent)} patients ({_some(absent)})",
+                "every scan has a mask and every mask a scan",
+                f"{_RESTORE}, or remove {here[absent[0]]}",
+            )
     if not scans:
         raise refusal("DATA_MISSING", root / "ct_scans", "holds no .nii or .nii.gz", "one file per patient", _RESTORE)
     table = read_table(root / TABLE)
     cases = tuple(_case(n, scans[n], masks[n], table.get(n, {}), root / TABLE) for n in sorted(scans))
-    return DataSet("ct_ich", root, cases, LABELS, map_mask, functools.partial(keep_slice, protocol), stratum,
-                   synthetic=is_synthetic(root))
+    return DataSet(
+        "ct_ich", root, cases, LABELS, map_mask, functools.partial(keep_slice, protocol), stratum, synthetic=is_synthetic(root)
+    )
 
 
 def label_count() -> int:
@@ -96,7 +101,7 @@ def keep_slice(protocol: str, case: Case, index: int, mask: np.ndarray | None) -
 
 
 def stratum(case: Case) -> str:
-    """"bleed" or "none"."""
+    """ "bleed" or "none"."""
     return "bleed" if case.meta["bleed_slices"] else "none"
 
 
@@ -114,8 +119,10 @@ def disagreements(dataset: DataSet) -> list[str]:
         blood, said = set(np.flatnonzero(mask.any(axis=(0, 1))).tolist()), set(case.meta["bleed_slices"])
         empty += [f"{case.id}/{i + 1}" for i in sorted(said - blood)]
         unlisted += [f"{case.id}/{i + 1}" for i in sorted(blood - said)]
-    lines = ((empty, "slices have a bleed in the table and an empty mask"),
-             (unlisted, "slices have a bleed in the mask and none in the table (protocol 'only' drops them)"))
+    lines = (
+        (empty, "slices have a bleed in the table and an empty mask"),
+        (unlisted, "slices have a bleed in the mask and none in the table (protocol 'only' drops them)"),
+    )
     return [f"{len(found)} {what}: {_some(found)}" for found, what in lines if found]
 
 
@@ -154,16 +161,26 @@ def _case(number: int, scan: Path, mask: Path, rows: Mapping, table: Path) -> Ca
     count = _slices(scan)
     absent = [i + 1 for i in range(count) if i not in rows]
     if absent:
-        raise refusal("DATA_MISSING", table, f"no row for patient {number}, slice {_some(absent)}",
-                      f"{scan.name} has {count} slices and needs a row for each",
-                      f"{_RESTORE}, or remove {scan.name} and its mask")
+        raise refusal(
+            "DATA_MISSING",
+            table,
+            f"no row for patient {number}, slice {_some(absent)}",
+            f"{scan.name} has {count} slices and needs a row for each",
+            f"{_RESTORE}, or remove {scan.name} and its mask",
+        )
     bleeds = sorted(i for i, (bleed, _) in rows.items() if bleed)
     if bleeds and bleeds[-1] >= count:
-        raise refusal("DATA_MISMATCH", table, f"patient {number} bleeds in slice {bleeds[-1] + 1}",
-                      f"{scan.name} has {count} slices", _RESTORE)
+        raise refusal(
+            "DATA_MISMATCH",
+            table,
+            f"patient {number} bleeds in slice {bleeds[-1] + 1}",
+            f"{scan.name} has {count} slices",
+            _RESTORE,
+        )
     kinds = {kind for bleed, found in rows.values() if bleed for kind in found}
-    return Case(f"{number:03d}", f"{number:03d}", (scan,), mask,
-                {"bleed_slices": bleeds, "types": [t for t in TYPES if t in kinds]})
+    return Case(
+        f"{number:03d}", f"{number:03d}", (scan,), mask, {"bleed_slices": bleeds, "types": [t for t in TYPES if t in kinds]}
+    )
 
 
 def _slices(path: Path) -> int:
@@ -188,8 +205,13 @@ def _find_root(root: Path) -> Path:
         found = [d for d in (sorted(root.iterdir()) if root.is_dir() else ()) if (d / "ct_scans").is_dir()]
     if len(found) != 1:
         what = f"{len(found)} folders with ct_scans ({_some([d.name for d in found])})" if found else "no folder ct_scans"
-        raise refusal("DATA_MISSING", root, what, "it, or one folder in it, holds ct_scans, masks and " + TABLE,
-                      "give the folder that was unpacked from PhysioNet CT-ICH 1.3.1")
+        raise refusal(
+            "DATA_MISSING",
+            root,
+            what,
+            "it, or one folder in it, holds ct_scans, masks and " + TABLE,
+            "give the folder that was unpacked from PhysioNet CT-ICH 1.3.1",
+        )
     if not (found[0] / "masks").is_dir():
         raise refusal("DATA_MISSING", found[0] / "masks", "not there", "the masks lie beside ct_scans", _RESTORE)
     return found[0]
@@ -206,8 +228,13 @@ def _numbered(folder: Path) -> dict[int, Path]:
             continue
         number = int(match[1])
         if number in files:
-            raise refusal("DATA_PATH", entry, f"patient {number} a second time, beside {files[number].name}",
-                          "one file a patient", "remove one of them")
+            raise refusal(
+                "DATA_PATH",
+                entry,
+                f"patient {number} a second time, beside {files[number].name}",
+                "one file a patient",
+                "remove one of them",
+            )
         files[number] = entry
     return files
 

@@ -47,11 +47,23 @@ def load(root: str | Path, *, structures: Sequence[str] = LABELS) -> DataSet:
     found = pairs.pair(pairs.by_stem(root / "images"), pairs.by_stem(root / "masks"))
     for _, _, mask in found:
         if classes > 1 and has_suffix(mask, pairs.JPEG):
-            raise refusal("DATA_LABEL", mask, f"a JPEG mask of {classes} classes", "JPEG does not keep class numbers",
-                          "export the masks as .png")
+            raise refusal(
+                "DATA_LABEL",
+                mask,
+                f"a JPEG mask of {classes} classes",
+                "JPEG does not keep class numbers",
+                "export the masks as .png",
+            )
     cases = tuple(Case(stem, stem, (image,), mask) for stem, image, mask in found)
-    return DataSet("folder", root, cases, tuple(structures), functools.partial(map_mask, classes),
-                   synthetic=(root / "SYNTHETIC.txt").is_file(), read_mask=functools.partial(read_mask, classes))
+    return DataSet(
+        "folder",
+        root,
+        cases,
+        tuple(structures),
+        functools.partial(map_mask, classes),
+        synthetic=(root / "SYNTHETIC.txt").is_file(),
+        read_mask=functools.partial(read_mask, classes),
+    )
 
 
 def label_count(structures: Sequence[str] = LABELS) -> int:

@@ -38,8 +38,10 @@ def load(root: str | Path) -> DataSet:
       DataError: DATA_MISSING for a folder or partner that is not there, DATA_PATH for a stem twice.
     """
     root, fixed = Path(root), None
-    if (root / "images").is_dir() or any((d / "images").is_dir() and (d / "masks").is_dir() and d.name not in SPLITS
-                                         for d in (root.iterdir() if root.is_dir() else ())):
+    if (root / "images").is_dir() or any(
+        (d / "images").is_dir() and (d / "masks").is_dir() and d.name not in SPLITS
+        for d in (root.iterdir() if root.is_dir() else ())
+    ):
         root = pairs.holder(root, ("images", "masks"), "Kvasir-SEG")
         cases = _cases(root, "")
     else:
@@ -47,8 +49,9 @@ def load(root: str | Path) -> DataSet:
         parts = {split: _cases(root / folder, f"{folder}/") for folder, split in SPLITS.items()}
         cases = sorted((c for part in parts.values() for c in part), key=lambda c: c.id)
         fixed = {case.patient: split for split, part in parts.items() for case in part}
-    return DataSet("kvasir", root, tuple(cases), LABELS, map_mask, synthetic=(root / "SYNTHETIC.txt").is_file(),
-                   fixed_split=fixed)
+    return DataSet(
+        "kvasir", root, tuple(cases), LABELS, map_mask, synthetic=(root / "SYNTHETIC.txt").is_file(), fixed_split=fixed
+    )
 
 
 def label_count() -> int:
@@ -85,8 +88,11 @@ def _write(root: Path, counts: dict[str, int], side: int = 96) -> None:
             a, b, turn = *rng.uniform(0.1, 0.25, 2), rng.uniform(0, np.pi)
             u, v = (x - cx) * np.cos(turn) + (y - cy) * np.sin(turn), (y - cy) * np.cos(turn) - (x - cx) * np.sin(turn)
             distance = (u / a) ** 2 + (v / b) ** 2
-            light = 0.55 + 0.08 * np.sin(12 * np.hypot(x - lx, y - ly) + rng.uniform(0, 6)) - 0.3 * np.exp(
-                -((x - lx) ** 2 + (y - ly) ** 2) / 0.01)
+            light = (
+                0.55
+                + 0.08 * np.sin(12 * np.hypot(x - lx, y - ly) + rng.uniform(0, 6))
+                - 0.3 * np.exp(-((x - lx) ** 2 + (y - ly) ** 2) / 0.01)
+            )
             light = light + np.where(distance < 1, 0.25 * np.sqrt(np.clip(1 - distance, 0, 1)) + 0.08, 0)
             rgb = light[..., None] * (1.0, 0.55, 0.45) + rng.normal(0, 0.02, (side, side, 3))
             Image.fromarray((255 * np.clip(rgb, 0, 1)).astype(np.uint8)).save(root / folder / "images" / f"{i}.jpg", quality=90)

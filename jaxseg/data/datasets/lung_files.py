@@ -45,12 +45,22 @@ def read_jsrt(path: Path, side: int = SIDE) -> Volume:
     with guard.open_regular(path) as file, guard.reading(path, "image"):
         data = file.read(2 * side * side + 1)
     if len(data) != 2 * side * side:
-        raise refusal("DATA_TRUNCATED", path, f"{path.stat().st_size} bytes",
-                      f"{side} x {side} words of 16 bits are {2 * side * side}", "copy the file again")
+        raise refusal(
+            "DATA_TRUNCATED",
+            path,
+            f"{path.stat().st_size} bytes",
+            f"{side} x {side} words of 16 bits are {2 * side * side}",
+            "copy the file again",
+        )
     words = np.frombuffer(data, ">u2").reshape(side, side)
     if words.max() > 4095:
-        raise refusal("DATA_IMAGE", path, f"a value of {words.max()}", "12 bits, big-endian: at most 4095",
-                      "check the byte order of the file")
+        raise refusal(
+            "DATA_IMAGE",
+            path,
+            f"a value of {words.max()}",
+            "12 bits, big-endian: at most 4095",
+            "check the byte order of the file",
+        )
     return Volume(((4095 - words) >> 4).astype(np.uint8), np.eye(4), Photo("IMG"), path)
 
 
@@ -61,16 +71,24 @@ def read_gif(path: Path) -> Volume:
       DataError: DATA_IMAGE for what cannot be decoded, DATA_LABEL for colours.
     """
     try:
-        with (warnings.catch_warnings(action="ignore"), guard.open_regular(path) as file,
-              Image.open(file, formats=["GIF"]) as image):
+        with (
+            warnings.catch_warnings(action="ignore"),
+            guard.open_regular(path) as file,
+            Image.open(file, formats=["GIF"]) as image,
+        ):
             if image.size[0] * image.size[1] > 2**26 or getattr(image, "n_frames", 1) > 1:
                 raise ValueError(f"{image.size} pixels, {image.n_frames} frames")
             rgb = np.asarray(image.convert("RGB"))
     except DataError:
         raise
     except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, IndexError ...
-        raise refusal("DATA_IMAGE", path, f"cannot be decoded ({type(error).__name__}: {str(error)[:80].replace(str(path), '')})",
-                      "must be a whole GIF of one frame", "unpack the masks again") from error
+        raise refusal(
+            "DATA_IMAGE",
+            path,
+            f"cannot be decoded ({type(error).__name__}: {str(error)[:80].replace(str(path), '')})",
+            "must be a whole GIF of one frame",
+            "unpack the masks again",
+        ) from error
     values = np.unique(rgb.reshape(-1, 3), axis=0)
     if len(values) > 2:
         raise refusal("DATA_LABEL", path, f"{len(values)} colours", "a mask has black and one colour", "is this a mask?")
@@ -87,8 +105,13 @@ def scr_folds(root: Path) -> list[Path]:
         folds = [folder / f for f in ("fold1", "fold2") if (folder / f / "masks").is_dir()]
         if folds:
             return folds
-    raise refusal("DATA_MISSING", root / "fold1", "not there", "SCR's masks lie in fold1/masks and fold2/masks",
-                  "unpack SCR beside All247images")
+    raise refusal(
+        "DATA_MISSING",
+        root / "fold1",
+        "not there",
+        "SCR's masks lie in fold1/masks and fold2/masks",
+        "unpack SCR beside All247images",
+    )
 
 
 def enlarge(mask: np.ndarray, size: tuple[int, int], path: Path) -> np.ndarray:
@@ -99,8 +122,13 @@ def enlarge(mask: np.ndarray, size: tuple[int, int], path: Path) -> np.ndarray:
     """
     factors = [n // m for n, m in zip(size, mask.shape)]
     if factors[0] != factors[1] or factors[0] < 1 or tuple(factors[0] * m for m in mask.shape) != tuple(size):
-        raise refusal("DATA_MISMATCH", path, f"shape {mask.shape}, but the picture has {tuple(size)}",
-                      "one shape, or a whole multiple of it", "check that they belong together")
+        raise refusal(
+            "DATA_MISMATCH",
+            path,
+            f"shape {mask.shape}, but the picture has {tuple(size)}",
+            "one shape, or a whole multiple of it",
+            "check that they belong together",
+        )
     return mask.repeat(factors[0], 0).repeat(factors[0], 1) if factors[0] > 1 else mask
 
 
@@ -124,7 +152,7 @@ def _write(root: Path, count: int, side: int = 96) -> None:
         right = ((x - 0.5 + apart) / half) ** 2 + rows < 1
         left = (((x - 0.5 - apart) / (0.92 * half)) ** 2 + rows < 1) & ~heart
         ribs = 0.06 * np.sin(50 * (y + 0.4 * (x - 0.5) ** 2))
-        light = 0.55 + 0.25 * np.exp(-((x - 0.5) / 0.05) ** 2) + 0.2 * heart + ribs
+        light = 0.55 + 0.25 * np.exp(-(((x - 0.5) / 0.05) ** 2)) + 0.2 * heart + ribs
         light = np.where(right | left, 0.2 + ribs, light) * (np.abs(x - 0.5) < 0.47) + rng.normal(0, 0.03, (side, side))
         stem = f"CHNCXR_{i + 1:04d}_{i % 2}"
         Image.fromarray((255 * np.clip(light, 0, 1)).astype(np.uint8)).save(root / "CXR_png" / f"{stem}.png")

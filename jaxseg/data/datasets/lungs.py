@@ -62,9 +62,17 @@ def load(root: str | Path, *, structures: Sequence[str] = SIDES, naming: str = "
     for structure in structures:
         lookup(f"structure of the {name} set", structure, dict.fromkeys(regions[name]))
     labels = tuple(f"{s} of the image" if naming == "image" and s in SCR and s != "heart" else s for s in structures)
-    return DataSet("lungs", found, cases, labels, functools.partial(map_mask, len(structures)), stratum=stratum,
-                   synthetic=(found / "SYNTHETIC.txt").is_file(), read_image=lung_files.read_image,
-                   read_mask=functools.partial(read_mask, name, tuple(structures), naming))
+    return DataSet(
+        "lungs",
+        found,
+        cases,
+        labels,
+        functools.partial(map_mask, len(structures)),
+        stratum=stratum,
+        synthetic=(found / "SYNTHETIC.txt").is_file(),
+        read_image=lung_files.read_image,
+        read_mask=functools.partial(read_mask, name, tuple(structures), naming),
+    )
 
 
 def label_count(structures: Sequence[str] = SIDES) -> int:
@@ -142,8 +150,13 @@ def _sides(lungs: np.ndarray, case: Case, structures: tuple[str, ...]) -> dict[s
     try:
         image_left, image_right = split_columns(lungs)
     except ValueError as error:
-        raise refusal("DATA_LABEL", case.mask, str(error), "the two lungs are told apart by the empty column between them",
-                      "correct the mask, leave the file out, or set data.structures=('lung',)") from None
+        raise refusal(
+            "DATA_LABEL",
+            case.mask,
+            str(error),
+            "the two lungs are told apart by the empty column between them",
+            "correct the mask, leave the file out, or set data.structures=('lung',)",
+        ) from None
     return {"left lung": image_right, "right lung": image_left}
 
 
@@ -165,8 +178,12 @@ def _by_parts(case: Case, structures: tuple[str, ...]) -> dict[str, np.ndarray]:
     return regions
 
 
-_READERS: dict[str, Callable] = {"shenzhen": _by_columns, "montgomery": _by_parts, "jsrt": _by_parts,
-                                 "left_right": _by_annotation}
+_READERS: dict[str, Callable] = {
+    "shenzhen": _by_columns,
+    "montgomery": _by_parts,
+    "jsrt": _by_parts,
+    "left_right": _by_annotation,
+}
 
 
 def _find(root: Path) -> tuple[str, Path, tuple[Case, ...]]:
@@ -175,9 +192,14 @@ def _find(root: Path) -> tuple[str, Path, tuple[Case, ...]]:
     found = [(name, make, d) for d in (root, *inside) for name, make in _LAYOUTS.items() if _marks(name, d)]
     if len(found) != 1:
         which = ", ".join(f"{name} in {d.name}" for name, _, d in found)
-        raise refusal("DATA_MISSING", root, f"{len(found)} layouts{f' ({which})' if which else ''}",
-                      "it holds one of Shenzhen (CXR_png, mask), Montgomery (CXR_png, ManualMask), JSRT (All247images and "
-                      "SCR's fold1, fold2) or the left/right lung project (image, annotation)", "give the folder of one of them")
+        raise refusal(
+            "DATA_MISSING",
+            root,
+            f"{len(found)} layouts{f' ({which})' if which else ''}",
+            "it holds one of Shenzhen (CXR_png, mask), Montgomery (CXR_png, ManualMask), JSRT (All247images and "
+            "SCR's fold1, fold2) or the left/right lung project (image, annotation)",
+            "give the folder of one of them",
+        )
     name, make, folder = found[0]
     return name, folder, make(folder)
 
@@ -185,15 +207,20 @@ def _find(root: Path) -> tuple[str, Path, tuple[Case, ...]]:
 def _marks(name: str, folder: Path) -> bool:
     """Whether a folder shows the marks of a layout."""
     has = lambda *names: all((folder / n).is_dir() for n in names)
-    return {"montgomery": lambda: has("CXR_png", "ManualMask"), "jsrt": lambda: has("All247images"),
-            "shenzhen": lambda: has("CXR_png") and not has("ManualMask") and (has("mask") or has("masks")),
-            "left_right": lambda: has("image", "annotation")}[name]()
+    return {
+        "montgomery": lambda: has("CXR_png", "ManualMask"),
+        "jsrt": lambda: has("All247images"),
+        "shenzhen": lambda: has("CXR_png") and not has("ManualMask") and (has("mask") or has("masks")),
+        "left_right": lambda: has("image", "annotation"),
+    }[name]()
 
 
 def _shenzhen(root: Path) -> tuple[Case, ...]:
     masks = pairs.by_stem(root / ("mask" if (root / "mask").is_dir() else "masks"), _PNG, ending="_mask")
-    return tuple(_case(stem, image, mask)
-                 for stem, image, mask in pairs.pair(pairs.by_stem(root / "CXR_png", _PNG), masks, without_mask=True))
+    return tuple(
+        _case(stem, image, mask)
+        for stem, image, mask in pairs.pair(pairs.by_stem(root / "CXR_png", _PNG), masks, without_mask=True)
+    )
 
 
 def _montgomery(root: Path) -> tuple[Case, ...]:
@@ -208,13 +235,19 @@ def _jsrt(root: Path) -> tuple[Case, ...]:
     files = {s: {k: v for fold in folds for k, v in pairs.by_stem(fold / "masks" / s, (".gif",)).items()} for s in SCR}
     for structure in SCR[1:]:
         pairs.pair(files[SCR[0]], files[structure])
-    return tuple(_case(stem, image, mask, SCR, tuple(files[s][stem] for s in SCR[1:]))
-                 for stem, image, mask in pairs.pair(images, files[SCR[0]]))
+    return tuple(
+        _case(stem, image, mask, SCR, tuple(files[s][stem] for s in SCR[1:]))
+        for stem, image, mask in pairs.pair(images, files[SCR[0]])
+    )
 
 
 def _left_right(root: Path) -> tuple[Case, ...]:
-    return tuple(_case(stem, image, mask) for stem, image, mask in
-                 pairs.pair(pairs.by_stem(root / "image", _PNG), pairs.by_stem(root / "annotation", _PNG), without_mask=True))
+    return tuple(
+        _case(stem, image, mask)
+        for stem, image, mask in pairs.pair(
+            pairs.by_stem(root / "image", _PNG), pairs.by_stem(root / "annotation", _PNG), without_mask=True
+        )
+    )
 
 
 _LAYOUTS: dict[str, Callable] = {"shenzhen": _shenzhen, "montgomery": _montgomery, "jsrt": _jsrt, "left_right": _left_right}

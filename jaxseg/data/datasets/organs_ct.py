@@ -67,11 +67,28 @@ def load(root: str | Path, *, structures: Sequence[str] = STRUCTURES, protocol: 
             raise unknown_name("structure", name, table)
     files = {"A": (CT_A, MASK_A), SLAB: (CT_A, MASK_A), "B": (CT_B, MASK_B)}
     ranges = {name: (slab,) if slab else _SLICES[name] for name, slab in _SLABS.items()} if protocol == "volumes" else _SLICES
-    cases = tuple(Case(name, name, (root / ct,), root / mask, {"slices": [list(r) for r in ranges[name]]},
-                       slab=_SLABS[name] if protocol == "volumes" else ()) for name, (ct, mask) in files.items())
+    cases = tuple(
+        Case(
+            name,
+            name,
+            (root / ct,),
+            root / mask,
+            {"slices": [list(r) for r in ranges[name]]},
+            slab=_SLABS[name] if protocol == "volumes" else (),
+        )
+        for name, (ct, mask) in files.items()
+    )
     numbers = tuple(table[name] for name in structures)
-    return DataSet("organs_ct", root, cases, tuple(structures), functools.partial(map_mask, numbers), keep_slice,
-                   fixed_split=dict(_SPLIT), values=numbers)
+    return DataSet(
+        "organs_ct",
+        root,
+        cases,
+        tuple(structures),
+        functools.partial(map_mask, numbers),
+        keep_slice,
+        fixed_split=dict(_SPLIT),
+        values=numbers,
+    )
 
 
 def label_count(structures: Sequence[str] = STRUCTURES) -> int:
@@ -106,12 +123,20 @@ def read_numbers(path: Path) -> dict[str, int]:
     """
     try:
         tree = ast.parse(guard.read_text(path, MAX_TABLE))
-        values = [node.value for node in tree.body if isinstance(node, ast.Assign)
-                  and any(isinstance(t, ast.Name) and t.id == "class_map" for t in node.targets)]
+        values = [
+            node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "class_map" for t in node.targets)
+        ]
         total = ast.literal_eval(values[0])["total"]
         if not all(isinstance(k, int) and 0 < k < 118 and isinstance(v, str) for k, v in total.items()):
             raise ValueError("label numbers are 1..117 and names are words")
         return {name: number for number, name in total.items()}
     except (SyntaxError, ValueError, LookupError, TypeError, AttributeError, RecursionError, MemoryError) as error:
-        raise refusal("DATA_TABLE", path, f"cannot be read ({type(error).__name__}: {error})",
-                      "must assign class_map with an entry 'total' of number: name", _REMEDY) from error
+        raise refusal(
+            "DATA_TABLE",
+            path,
+            f"cannot be read ({type(error).__name__}: {error})",
+            "must assign class_map with an entry 'total' of number: name",
+            _REMEDY,
+        ) from error

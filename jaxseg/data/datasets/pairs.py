@@ -29,7 +29,7 @@ def by_stem(folder: Path, suffixes: tuple[str, ...] = SUFFIXES, *, ending: str =
         if not entry.is_file() or not has_suffix(entry, suffixes):
             continue
         suffix = next(s for s in sorted(suffixes, key=len, reverse=True) if has_suffix(entry, (s,)))  # .nii.gz before .gz
-        stem = entry.name[:-len(suffix)].removesuffix(ending)
+        stem = entry.name[: -len(suffix)].removesuffix(ending)
         if stem in found:
             raise refusal("DATA_PATH", entry, f"the same stem as {found[stem].name}", "stems are unique", "remove one of them")
         found[stem] = entry
@@ -47,14 +47,20 @@ def pair(images: Mapping[str, Path], masks: Mapping[str, Path], *, without_mask:
     for here, there, what in ((masks, images, "image"), *(() if without_mask else ((images, masks, "mask"),))):
         alone = sorted(here.keys() - there.keys())
         if alone:
-            raise refusal("DATA_MISSING", here[alone[0]], f"no {what} of the same name, so for {len(alone)} files "
-                          f"({', '.join(alone[:5])}{', ...' if len(alone) > 5 else ''})",
-                          "images and masks are paired by name", f"add the {what} or remove the file")
+            raise refusal(
+                "DATA_MISSING",
+                here[alone[0]],
+                f"no {what} of the same name, so for {len(alone)} files "
+                f"({', '.join(alone[:5])}{', ...' if len(alone) > 5 else ''})",
+                "images and masks are paired by name",
+                f"add the {what} or remove the file",
+            )
     both = sorted(images.keys() & masks.keys())
     if not both:
         first = next(iter((*images.values(), *masks.values())), None)
-        raise refusal("DATA_MISSING", first or "the folders", "no pair of image and mask", "at least one is needed",
-                      "check data.root")
+        raise refusal(
+            "DATA_MISSING", first or "the folders", "no pair of image and mask", "at least one is needed", "check data.root"
+        )
     return [(stem, images[stem], masks[stem]) for stem in both]
 
 
@@ -92,6 +98,5 @@ def holder(root: Path, folders: tuple[str, ...], layout: str) -> Path:
     found = [d for d in (visible_entries(root) if root.is_dir() else ()) if d.is_dir() and holds(d)]
     if len(found) != 1:
         what = f"{len(found)} folders with {' and '.join(folders)}" if root.is_dir() else "no such folder"
-        raise refusal("DATA_MISSING", root, what,
-                      f"{layout} holds {' and '.join(folders)}", "give the folder that was unpacked")
+        raise refusal("DATA_MISSING", root, what, f"{layout} holds {' and '.join(folders)}", "give the folder that was unpacked")
     return found[0]

@@ -62,12 +62,24 @@ def load(root: str | Path, *, structures: Sequence[str] = LABELS, allow_empty: b
         for stem, image, polygons in pairs.pair(images, labels):
             patient = stem.split(".rf.")[0]
             if split_of.setdefault(patient, split) != split:
-                raise refusal("DATA_LEAK", image, f"picture {patient!r} is also in the {split_of[patient]} split",
-                              "versions of one picture belong to one split", "export again, splitting before the augmentation")
+                raise refusal(
+                    "DATA_LEAK",
+                    image,
+                    f"picture {patient!r} is also in the {split_of[patient]} split",
+                    "versions of one picture belong to one split",
+                    "export again, splitting before the augmentation",
+                )
             cases.append(Case(f"{folder}/{stem}", patient, (image,), polygons))
-    return DataSet("scoliosis", root, tuple(sorted(cases, key=lambda c: c.id)), tuple(structures),
-                   functools.partial(map_mask, len(structures)), synthetic=(root / "SYNTHETIC.txt").is_file(),
-                   fixed_split=split_of, read_mask=functools.partial(read_mask, len(structures), allow_empty))
+    return DataSet(
+        "scoliosis",
+        root,
+        tuple(sorted(cases, key=lambda c: c.id)),
+        tuple(structures),
+        functools.partial(map_mask, len(structures)),
+        synthetic=(root / "SYNTHETIC.txt").is_file(),
+        fixed_split=split_of,
+        read_mask=functools.partial(read_mask, len(structures), allow_empty),
+    )
 
 
 def label_count(structures: Sequence[str] = LABELS) -> int:
@@ -107,8 +119,9 @@ def read_polygons(path: Path, classes: int) -> list[tuple[int, list[tuple[float,
         words = line.split()
         if not words:
             continue
-        bad = lambda what, rule, n=number: refusal("DATA_LABEL", f"{path}, line {n}", what, rule,
-                                                   "export as YOLO segmentation, or correct the line")
+        bad = lambda what, rule, n=number: refusal(
+            "DATA_LABEL", f"{path}, line {n}", what, rule, "export as YOLO segmentation, or correct the line"
+        )
         try:
             values = [float(w) for w in words]
         except ValueError:
@@ -120,8 +133,10 @@ def read_polygons(path: Path, classes: int) -> list[tuple[int, list[tuple[float,
         if values[0] not in range(classes):
             raise bad(f"class {words[0]}", f"classes are 0 to {classes - 1}; name more of them in data.structures")
         if not all(math.isfinite(v) and -SLACK <= v <= 1 + SLACK for v in values[1:]):
-            raise bad(f"a coordinate outside 0..1 ({next(v for v in values[1:] if not -SLACK <= v <= 1 + SLACK):g})",
-                      "coordinates are fractions of width and height")
+            raise bad(
+                f"a coordinate outside 0..1 ({next(v for v in values[1:] if not -SLACK <= v <= 1 + SLACK):g})",
+                "coordinates are fractions of width and height",
+            )
         found.append((int(values[0]), list(zip(values[1::2], values[2::2]))))
     return found
 
@@ -145,8 +160,13 @@ def _find_root(root: Path) -> Path:
     holds = lambda d: any((d / f / "images").is_dir() for f in FOLDERS)
     found = [root] if holds(root) else [d for d in (sorted(root.iterdir()) if root.is_dir() else ()) if d.is_dir() and holds(d)]
     if len(found) != 1:
-        raise refusal("DATA_MISSING", root, f"{len(found)} exports", "train, valid or test holds images and labels",
-                      "give the folder that was unpacked from Roboflow")
+        raise refusal(
+            "DATA_MISSING",
+            root,
+            f"{len(found)} exports",
+            "train, valid or test holds images and labels",
+            "give the folder that was unpacked from Roboflow",
+        )
     return found[0]
 
 
@@ -166,12 +186,13 @@ def _write(root: Path, counts: dict[str, int], side: int = 96) -> None:
         for _ in range(count):
             number += 1
             bend, phase, half = rng.uniform(0.02, 0.1), rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.08)
-            light = 0.45 - 0.2 * np.exp(-((np.abs(x - 0.5) - 0.25) / 0.1) ** 2) + 0.05 * np.sin(40 * y)
+            light = 0.45 - 0.2 * np.exp(-(((np.abs(x - 0.5) - 0.25) / 0.1) ** 2)) + 0.05 * np.sin(40 * y)
             spine = (np.abs(x - _middle(y, bend, phase)) < half) & (y > 0.08) & (y < 0.92)
             light = light + spine * (0.3 + 0.08 * np.sin(90 * y)) + rng.normal(0, 0.03, (side, side))
             stem = f"{number}_bmp.rf.{number * 2654435761 % 2**32:08x}"
-            Image.fromarray((255 * np.clip(light, 0, 1)).astype(np.uint8)).save(root / folder / "images" / f"{stem}.jpg",
-                                                                                quality=90)
+            Image.fromarray((255 * np.clip(light, 0, 1)).astype(np.uint8)).save(
+                root / folder / "images" / f"{stem}.jpg", quality=90
+            )
             lines = []
             for top, bottom in ((0.08, 0.5), (0.5, 0.92)):  # upper and lower half as two objects
                 rows = np.linspace(top, bottom, 12)

@@ -26,8 +26,9 @@ RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # share f of each clas
 }
 
 
-def rule(min_area: int | None = None, sample: float = 1.0,
-         sample_seed: int = 42) -> Callable[[Case, int, np.ndarray | None], bool]:
+def rule(
+    min_area: int | None = None, sample: float = 1.0, sample_seed: int = 42
+) -> Callable[[Case, int, np.ndarray | None], bool]:
     """`DataSet.keep_slice` of the project's protocol.
 
     Args:
@@ -67,9 +68,14 @@ def area_histogram(cache, rows: Sequence[int] | None = None) -> dict:
     """
     areas = _areas(cache, rows)  # [N, 1 + K]
     edges = [*BINS, np.inf]
-    return {"images": len(areas), "labels": ["background", *cache.labels], "pixels": areas.sum(0).tolist(),
-            "absent": (areas == 0).sum(0).tolist(), "bins": list(BINS),
-            "areas": [np.histogram(areas[:, k], edges)[0].tolist() for k in range(1, areas.shape[1])]}
+    return {
+        "images": len(areas),
+        "labels": ["background", *cache.labels],
+        "pixels": areas.sum(0).tolist(),
+        "absent": (areas == 0).sum(0).tolist(),
+        "bins": list(BINS),
+        "areas": [np.histogram(areas[:, k], edges)[0].tolist() for k in range(1, areas.shape[1])],
+    }
 
 
 def table(histogram: Mapping) -> str:
@@ -79,8 +85,13 @@ def table(histogram: Mapping) -> str:
     lines += [f"Number of images with no label {k} pixels: {n}" for k, n in enumerate(histogram["absent"])]
     wide = max(len("pixels in an image"), *(len(f"{name} ({k})") for k, name in enumerate(names)))
     lines.append("pixels in an image".ljust(wide) + "".join(f"{f'>={low}':>8}" for low in bins))
-    return "\n".join(lines + [f"{name} ({k})".ljust(wide) + "".join(f"{n:>8}" for n in row)
-                              for k, (name, row) in enumerate(zip(names[1:], histogram["areas"]), 1)])
+    return "\n".join(
+        lines
+        + [
+            f"{name} ({k})".ljust(wide) + "".join(f"{n:>8}" for n in row)
+            for k, (name, row) in enumerate(zip(names[1:], histogram["areas"]), 1)
+        ]
+    )
 
 
 def class_weights(cache, rows: Sequence[int], rule: str = "inverse") -> tuple[float, ...]:
@@ -103,8 +114,11 @@ def weights(pixels: Sequence[int], rule: str = "inverse", *, labels: Sequence[st
     counts = np.asarray(pixels, np.float64)
     if not (counts > 0).all():
         k = int(np.flatnonzero(counts <= 0)[0])
-        raise DataError(f"class {k}{f' ({labels[k]})' if labels else ''} has no pixel, so no weight by {rule!r}; keep slices "
-                        "with it or write the weights down", "DATA_EMPTY")
+        raise DataError(
+            f"class {k}{f' ({labels[k]})' if labels else ''} has no pixel, so no weight by {rule!r}; keep slices "
+            "with it or write the weights down",
+            "DATA_EMPTY",
+        )
     raw = weigh(counts / math.fsum(counts))
     return tuple((raw / raw.mean()).tolist())
 

@@ -42,32 +42,48 @@ def read_dicom(path: str | Path, *, max_voxels: int) -> Volume:
     found = [f for f in files if is_dicom(f)]
     lost = [f for f in set(files) - set(found) if has_suffix(f, (".dcm", ".dicom", ".ima"))]
     if lost:
-        raise refusal("DATA_DICOM", min(lost), "no DICOM file, though it is named so", "DICOM has its mark at byte 128",
-                      "copy or export the series again, or rename what does not belong to it")
+        raise refusal(
+            "DATA_DICOM",
+            min(lost),
+            "no DICOM file, though it is named so",
+            "DICOM has its mark at byte 128",
+            "copy or export the series again, or rename what does not belong to it",
+        )
     slices = [s for s in (read_header(pydicom, f) for f in found) if s is not None]
     if len(slices) < len(files):
         _log.info("%s: %d of %d files hold no DICOM image and are ignored", path, len(files) - len(slices), len(files))
     if not slices:
-        raise refusal("DATA_MISSING", path, f"no DICOM image among {len(files)} files", "must hold one series",
-                      "give the folder that holds the slices")
+        raise refusal(
+            "DATA_MISSING",
+            path,
+            f"no DICOM image among {len(files)} files",
+            "must hold one series",
+            "give the folder that holds the slices",
+        )
     slices, affine = _arrange(slices, path)
     rows, columns = slices[0].size
     shape = (columns, rows, len(slices))
     if math.prod(shape) > max_voxels:
-        raise refusal("DATA_TOO_LARGE", path, f"{columns} x {rows} x {len(slices)} voxels", f"at most {max_voxels} are read",
-                      "check the files or raise max_voxels")
-    whole = all(s.slope.is_integer() and s.intercept.is_integer() and abs(s.slope) < 2**15 and abs(s.intercept) < 2**30
-                for s in slices)
+        raise refusal(
+            "DATA_TOO_LARGE",
+            path,
+            f"{columns} x {rows} x {len(slices)} voxels",
+            f"at most {max_voxels} are read",
+            "check the files or raise max_voxels",
+        )
+    whole = all(
+        s.slope.is_integer() and s.intercept.is_integer() and abs(s.slope) < 2**15 and abs(s.intercept) < 2**30 for s in slices
+    )
     array = np.empty(shape, np.int32 if whole else np.float32, order="F")
     for k, s in enumerate(slices):
         stored = read_pixels(pydicom, s)  # [rows, columns]
         values, scale = stored.astype(np.int64 if whole else np.float32), int if whole else np.float32
         values *= scale(s.slope)
         values += scale(s.intercept)
-        if not (np.isfinite(values).all() and -2.0**31 <= values.min() and values.max() < 2.0**31):
+        if not (np.isfinite(values).all() and -(2.0**31) <= values.min() and values.max() < 2.0**31):
             raise refusal("DATA_DICOM", s.path, f"values from {values.min()} to {values.max()}", "must fit 32 bits", _EXPORT)
         array[:, :, k] = values.T
-    if whole and -2**15 <= array.min() and array.max() < 2**15:
+    if whole and -(2**15) <= array.min() and array.max() < 2**15:
         array = array.astype(np.int16, order="F")
     return Volume(array, affine, header_for(affine, shape), path)
 
@@ -78,20 +94,31 @@ def _arrange(slices: list[Slice], path: Path) -> tuple[list[Slice], np.ndarray]:
     series = sorted({s.series for s in slices})
     if len(series) > 1:
         counts = [sum(s.series == u for s in slices) for u in series]
-        raise bad(f"{len(series)} series of {', '.join(map(str, counts))} slices", "a folder holds one series",
-                  "put each series into its own folder")
+        raise bad(
+            f"{len(series)} series of {', '.join(map(str, counts))} slices",
+            "a folder holds one series",
+            "put each series into its own folder",
+        )
     first = slices[0]
     for s in slices[1:]:
         if s.size != first.size:
-            raise bad(f"{s.path.name} has {s.size[0]} x {s.size[1]} pixels, {first.path.name} {first.size[0]} x {first.size[1]}",
-                      "all slices have one size")
+            raise bad(
+                f"{s.path.name} has {s.size[0]} x {s.size[1]} pixels, {first.path.name} {first.size[0]} x {first.size[1]}",
+                "all slices have one size",
+            )
         if (s.encoding, s.intercept) != (first.encoding, first.intercept):  # the slope may differ: PET scales each slice
-            raise bad(f"{s.path.name} has {s.encoding} and intercept {s.intercept:g}, {first.path.name} {first.encoding} and "
-                      f"{first.intercept:g}", "bits allocated, stored, high, sign and intercept are the same in all slices")
+            raise bad(
+                f"{s.path.name} has {s.encoding} and intercept {s.intercept:g}, {first.path.name} {first.encoding} and "
+                f"{first.intercept:g}",
+                "bits allocated, stored, high, sign and intercept are the same in all slices",
+            )
         turned = max(abs(s.along_row - first.along_row).max(), abs(s.along_column - first.along_column).max())
         if turned > 1e-4 or abs(s.spacing - first.spacing).max() > 1e-4 * first.spacing.min():
-            raise bad(f"{s.path.name} has another orientation or pixel spacing than {first.path.name}",
-                      "all slices have one orientation and spacing", "remove scouts and reformatted slices")
+            raise bad(
+                f"{s.path.name} has another orientation or pixel spacing than {first.path.name}",
+                "all slices have one orientation and spacing",
+                "remove scouts and reformatted slices",
+            )
     normal = np.cross(first.along_row, first.along_column)
     slices = sorted(slices, key=lambda s: float(s.position @ normal))
     positions = np.array([s.position for s in slices])
@@ -122,13 +149,13 @@ def _even_step(slices: list[Slice], positions: np.ndarray, heights: np.ndarray, 
     tolerance = 0.1 * typical + 0.01
     k = int(np.argmax(abs(gaps - typical)))
     if abs(gaps[k] - typical) > tolerance:
-        raise bad(f"{gaps[k]:.4g} mm between {name(k)}, {typical:.4g} mm between most slices",
-                  "slices are evenly spaced, none is missing")
+        raise bad(
+            f"{gaps[k]:.4g} mm between {name(k)}, {typical:.4g} mm between most slices",
+            "slices are evenly spaced, none is missing",
+        )
     step = (positions[-1] - positions[0]) / (len(slices) - 1)
     drift = np.linalg.norm(positions - positions[0] - np.arange(len(slices))[:, None] * step, axis=1)
     if drift.max() > tolerance:
         k = int(np.argmax(drift))
         raise bad(f"{slices[k].path.name} lies {drift[k]:.4g} mm off the line of the others", f"at most {tolerance:.4g} mm")
     return step
-
-

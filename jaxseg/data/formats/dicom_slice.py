@@ -17,11 +17,34 @@ from jaxseg.types import ConfigError, DataError
 from jaxseg.utils import guard
 
 _ENCODING = ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
-_HEADER = ["SOPClassUID", "SeriesInstanceUID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
-           "PhotometricInterpretation", *_ENCODING, "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
-           "SliceThickness", "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"]
-_PIXELS = ["Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", *_ENCODING,
-           "PlanarConfiguration", "PixelData"]
+_HEADER = [
+    "SOPClassUID",
+    "SeriesInstanceUID",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    *_ENCODING,
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ModalityLUTSequence",
+]
+_PIXELS = [
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    *_ENCODING,
+    "PlanarConfiguration",
+    "PixelData",
+]
 _PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")  # uncompressed transfer syntaxes
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _RLE = "1.2.840.10008.1.2.5"
@@ -83,8 +106,9 @@ def _load(pydicom, path: Path, tags: list[str], *, pixels: bool):
     except DataError:
         raise
     except Exception as error:
-        raise refusal("DATA_DICOM", path, f"cannot be parsed ({type(error).__name__})", "must be a whole DICOM file",
-                      _EXPORT) from None
+        raise refusal(
+            "DATA_DICOM", path, f"cannot be parsed ({type(error).__name__})", "must be a whole DICOM file", _EXPORT
+        ) from None
 
 
 @_quiet()
@@ -96,8 +120,9 @@ def read_header(pydicom, path: Path) -> Slice | None:
     except DataError:
         raise
     except Exception as error:  # attributes are converted when they are asked for, by code that trusts them
-        raise refusal("DATA_DICOM", path, f"an attribute cannot be parsed ({type(error).__name__})",
-                      "must be a whole DICOM file", _EXPORT) from None
+        raise refusal(
+            "DATA_DICOM", path, f"an attribute cannot be parsed ({type(error).__name__})", "must be a whole DICOM file", _EXPORT
+        ) from None
 
 
 def _geometry(pydicom, data, path: Path) -> Slice | None:
@@ -121,17 +146,25 @@ def _geometry(pydicom, data, path: Path) -> Slice | None:
 
     if "Rows" not in data or "Columns" not in data:
         if not _is_other_object(pydicom, data):
-            raise bad("an image without Rows and Columns", "must be a whole DICOM image", "export the series again, or take "
-                      "this file out")
+            raise bad(
+                "an image without Rows and Columns",
+                "must be a whole DICOM image",
+                "export the series again, or take this file out",
+            )
         return None
-    rows, columns, frames, samples = (int(numbers(n, 1, d)[0]) for n, d in (
-        ("Rows", None), ("Columns", None), ("NumberOfFrames", [1]), ("SamplesPerPixel", [1])))
+    rows, columns, frames, samples = (
+        int(numbers(n, 1, d)[0])
+        for n, d in (("Rows", None), ("Columns", None), ("NumberOfFrames", [1]), ("SamplesPerPixel", [1]))
+    )
     grey = data.get("PhotometricInterpretation", "MONOCHROME2") == "MONOCHROME2"
     if frames != 1:
         raise bad(f"{frames} frames in one file", "one slice per file is read", "convert it to NIfTI")
     if samples != 1 or not grey:
-        raise bad(f"{samples} samples per pixel" + (", not MONOCHROME2" if not grey else ""), "must be grey, MONOCHROME2",
-                  "convert it to NIfTI or PNG")
+        raise bad(
+            f"{samples} samples per pixel" + (", not MONOCHROME2" if not grey else ""),
+            "must be grey, MONOCHROME2",
+            "convert it to NIfTI or PNG",
+        )
     if "ModalityLUTSequence" in data:
         raise bad("values defined by a lookup table", "must be RescaleSlope and RescaleIntercept", "convert it to NIfTI")
     orientation, spacing = numbers("ImageOrientationPatient", 6), numbers("PixelSpacing", 2)
@@ -147,8 +180,19 @@ def _geometry(pydicom, data, path: Path) -> Slice | None:
     slope, intercept = numbers("RescaleSlope", 1, [1])[0], numbers("RescaleIntercept", 1, [0])[0]
     if slope == 0:
         raise bad("RescaleSlope = 0", "must not be 0")
-    return Slice(path, str(data.get("SeriesInstanceUID", "")), (rows, columns), encoding, numbers("ImagePositionPatient", 3),
-                  along_row, along_column, spacing, abs(gap) or None, float(slope), float(intercept))
+    return Slice(
+        path,
+        str(data.get("SeriesInstanceUID", "")),
+        (rows, columns),
+        encoding,
+        numbers("ImagePositionPatient", 3),
+        along_row,
+        along_column,
+        spacing,
+        abs(gap) or None,
+        float(slope),
+        float(intercept),
+    )
 
 
 def _is_other_object(pydicom, data) -> bool:
@@ -170,8 +214,10 @@ def read_pixels(pydicom, s: Slice) -> np.ndarray:
     try:
         expected, found = math.prod(s.size) * int(data.BitsAllocated) // 8, len(data.PixelData)
         if syntax == _RLE and expected > _RLE_RATIO * found:
-            raise bad(f"{found} bytes of RLE pixels", f"{s.size[0]} x {s.size[1]} at {data.BitsAllocated} bits need "
-                      f"{expected // _RLE_RATIO} or more")
+            raise bad(
+                f"{found} bytes of RLE pixels",
+                f"{s.size[0]} x {s.size[1]} at {data.BitsAllocated} bits need {expected // _RLE_RATIO} or more",
+            )
         if not packed:
             if found not in (expected, expected + expected % 2):
                 raise bad(f"{found} bytes of pixels", f"{s.size[0]} x {s.size[1]} at {data.BitsAllocated} bits are {expected}")

@@ -27,8 +27,13 @@ def visible_entries(folder: str | Path) -> list[Path]:
         root = folder.resolve(strict=True)
         entries = sorted(e for e in folder.iterdir() if not e.name.startswith("."))
     except (OSError, RuntimeError) as error:
-        raise refusal("DATA_PATH", folder, f"cannot be listed ({getattr(error, 'strerror', None) or error})",
-                      "must be a readable folder", "check path and permissions") from None
+        raise refusal(
+            "DATA_PATH",
+            folder,
+            f"cannot be listed ({getattr(error, 'strerror', None) or error})",
+            "must be a readable folder",
+            "check path and permissions",
+        ) from None
     for entry in entries:
         if entry.is_symlink():
             try:
@@ -36,8 +41,13 @@ def visible_entries(folder: str | Path) -> list[Path]:
             except (OSError, RuntimeError):
                 inside = False
             if not inside:
-                raise refusal("DATA_PATH", entry, "a link that is broken or leads out of the folder",
-                              "links stay inside the given folder", "copy the file there, or give its own folder")
+                raise refusal(
+                    "DATA_PATH",
+                    entry,
+                    "a link that is broken or leads out of the folder",
+                    "links stay inside the given folder",
+                    "copy the file there, or give its own folder",
+                )
         guard.check_regular(entry, folder_too=True)
     return entries
 
@@ -67,8 +77,13 @@ def find_inputs(path: str | Path) -> list[Path]:
     guard.check_regular(path, folder_too=True)
     if path.is_file():
         if not has_suffix(path, SUFFIXES) and not is_dicom(path):
-            raise refusal("DATA_MISSING", path, "no image file", f"looked for {', '.join(SUFFIXES)} and DICOM",
-                          "give an image file or a folder of them")
+            raise refusal(
+                "DATA_MISSING",
+                path,
+                "no image file",
+                f"looked for {', '.join(SUFFIXES)} and DICOM",
+                "give an image file or a folder of them",
+            )
         return [path]
     entries = visible_entries(path)
     files = [e for e in entries if e.is_file()]
@@ -76,15 +91,24 @@ def find_inputs(path: str | Path) -> list[Path]:
     if any(is_dicom(f) for f in files if f not in images):
         volumes = [f.name for f in images if has_suffix(f, nifti.SUFFIXES)]
         if volumes:
-            raise refusal("DATA_PATH", path, f"DICOM files beside {len(volumes)} NIfTI files ({volumes[0]})",
-                          "a folder holds one DICOM series or images", "separate them")
+            raise refusal(
+                "DATA_PATH",
+                path,
+                f"DICOM files beside {len(volumes)} NIfTI files ({volumes[0]})",
+                "a folder holds one DICOM series or images",
+                "separate them",
+            )
         return [path]
     folders = [e for e in entries if e.is_dir()]
     series = [f for f in folders if holds_dicom(f)]
     if len(series) < len(folders):
         _log.info("%s: %d sub-folders without DICOM files are not searched", path, len(folders) - len(series))
     if not images and not series:
-        raise refusal("DATA_MISSING", path, f"no input among {len(entries)} entries",
-                      f"looked for {', '.join(SUFFIXES)}, DICOM files and folders of DICOM files",
-                      "give the folder that holds the images")
+        raise refusal(
+            "DATA_MISSING",
+            path,
+            f"no input among {len(entries)} entries",
+            f"looked for {', '.join(SUFFIXES)}, DICOM files and folders of DICOM files",
+            "give the folder that holds the images",
+        )
     return sorted(images + series)

@@ -61,18 +61,33 @@ class Gzip:
                 if not rest:
                     return b""
                 if not rest.startswith(MAGIC):
-                    raise refusal("DATA_CRC", self.path, "bytes follow the end of the gzip stream",
-                                  "a .gz file ends with its checksum", "copy or export the file again")
+                    raise refusal(
+                        "DATA_CRC",
+                        self.path,
+                        "bytes follow the end of the gzip stream",
+                        "a .gz file ends with its checksum",
+                        "copy or export the file again",
+                    )
                 self._inflater, self._pending = zlib.decompressobj(31), rest
             data = self._pending or self.file.read(_CHUNK)
             try:
                 piece = self._inflater.decompress(data, limit)
             except zlib.error as error:
-                raise refusal("DATA_CRC", self.path, f"damaged gzip stream ({str(error).rpartition(': ')[2]})",
-                              "content and checksum must agree", "copy or export the file again") from None
+                raise refusal(
+                    "DATA_CRC",
+                    self.path,
+                    f"damaged gzip stream ({str(error).rpartition(': ')[2]})",
+                    "content and checksum must agree",
+                    "copy or export the file again",
+                ) from None
             self._pending = self._inflater.unconsumed_tail
             if piece:
                 return piece
             if not data and not self._inflater.eof:
-                raise refusal("DATA_TRUNCATED", self.path, "the gzip stream stops before its end",
-                              "a .gz file ends with its checksum", "copy or export the file again")
+                raise refusal(
+                    "DATA_TRUNCATED",
+                    self.path,
+                    "the gzip stream stops before its end",
+                    "a .gz file ends with its checksum",
+                    "copy or export the file again",
+                )

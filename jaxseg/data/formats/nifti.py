@@ -17,8 +17,9 @@ from jaxseg.utils import guard
 SUFFIXES = (".nii", ".nii.gz")
 
 
-def read_nifti(path: str | Path, *, max_voxels: int, allow_missing_geometry: bool = False,
-               allow_nonfinite: bool = False) -> Volume:
+def read_nifti(
+    path: str | Path, *, max_voxels: int, allow_missing_geometry: bool = False, allow_nonfinite: bool = False
+) -> Volume:
     """A NIfTI-1 or NIfTI-2 file, big- or little-endian, as values in native byte order.
 
     Stored integers stay what they are when the file asks for no scaling; else values are float32. Dimensions of 1
@@ -58,14 +59,18 @@ def _check_compression(start: bytes, packed: bool, path) -> None:
         raise refusal("DATA_TRUNCATED", path, "the file is empty", "must hold a volume", "copy or export the file again")
     if packed != (start == inflate.MAGIC):
         found, name = ("not gzip-compressed", ".nii") if packed else ("gzip-compressed", ".nii.gz")
-        raise refusal("DATA_HEADER", path, f"the content is {found}", "suffix and content must agree",
-                      f"name it {name} if it is a NIfTI file")
+        raise refusal(
+            "DATA_HEADER",
+            path,
+            f"the content is {found}",
+            "suffix and content must agree",
+            f"name it {name} if it is a NIfTI file",
+        )
 
 
 def _read(source, size: int, packed: bool, path, max_voxels: int, allow_missing: bool):
     """(layout, bytes of the voxels), with the source read to its end."""
-    short = lambda found: refusal("DATA_TRUNCATED", path, found, "header and content must agree",
-                                  "copy or export the file again")
+    short = lambda found: refusal("DATA_TRUNCATED", path, found, "header and content must agree", "copy or export the file again")
     start = source.take(4)
     block = start + source.take(nifti_header.header_size(start, path)[0] - 4)
     if len(block) < nifti_header.header_size(start, path)[0]:
@@ -73,8 +78,13 @@ def _read(source, size: int, packed: bool, path, max_voxels: int, allow_missing:
     layout = nifti_header.parse(block, path, allow_missing_geometry=allow_missing)
     voxels = math.prod(layout.dims)
     if voxels > max_voxels:
-        raise refusal("DATA_TOO_LARGE", path, f"the header declares {' x '.join(map(str, layout.dims))} = {voxels} voxels",
-                      f"at most {max_voxels} are read", "check the header or raise max_voxels")
+        raise refusal(
+            "DATA_TOO_LARGE",
+            path,
+            f"the header declares {' x '.join(map(str, layout.dims))} = {voxels} voxels",
+            f"at most {max_voxels} are read",
+            "check the header or raise max_voxels",
+        )
     count = voxels * layout.dtype.itemsize
     declared, holds = layout.offset + count, size * inflate.MAX_RATIO if packed else size
     if declared > holds:
@@ -84,8 +94,13 @@ def _read(source, size: int, packed: bool, path, max_voxels: int, allow_missing:
     if len(buffer) < count:
         raise short(f"{len(buffer)} of {count} bytes of voxels")
     if source.take(1):
-        raise refusal("DATA_TOO_LARGE", path, f"content goes on after the {declared} bytes that the header declares",
-                      "header and content must agree", "copy or export the file again")
+        raise refusal(
+            "DATA_TOO_LARGE",
+            path,
+            f"content goes on after the {declared} bytes that the header declares",
+            "header and content must agree",
+            "copy or export the file again",
+        )
     return layout, buffer
 
 
@@ -95,8 +110,13 @@ def check_finite(array: np.ndarray, path: str | Path) -> None:
         return
     bad = ~np.isfinite(array)
     first = tuple(int(i) for i in np.unravel_index(np.argmax(bad.ravel("F")), array.shape, order="F"))
-    raise refusal("DATA_NONFINITE", path, f"{np.count_nonzero(bad)} of {bad.size} voxels are NaN or infinite, the first at "
-                  f"{first}: {array[first]}", "must be finite", "replace them by the value of air or background")
+    raise refusal(
+        "DATA_NONFINITE",
+        path,
+        f"{np.count_nonzero(bad)} of {bad.size} voxels are NaN or infinite, the first at {first}: {array[first]}",
+        "must be finite",
+        "replace them by the value of air or background",
+    )
 
 
 def header_for(affine: np.ndarray, shape: tuple[int, ...]) -> nibabel.Nifti1Header:
@@ -124,7 +144,7 @@ def encode(array: np.ndarray, header, *, packed: bool, path: str | Path) -> byte
     """
     array = as_stored(array, path)
     out = header.copy()
-    dims = tuple(int(n) for n in header["dim"][1:1 + int(header["dim"][0])])
+    dims = tuple(int(n) for n in header["dim"][1 : 1 + int(header["dim"][0])])
     # The file's own dimensions where they hold the same voxels: [X, Y, Z, 1] and [X, Y] come back as they were.
     dims = dims if nifti_header.squeezed(dims) == array.shape else array.shape
     out.set_data_shape(dims)

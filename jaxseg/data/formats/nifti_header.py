@@ -20,8 +20,22 @@ _MAGIC = {348: b"n+1\0", 540: b"n+2\0\r\n\x1a\n"}
 _PAIR = {348: b"ni1\0", 540: b"ni2\0\r\n\x1a\n"}
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _UNREAL = {1: "1-bit", 32: "complex", 128: "RGB", 1536: "128-bit float", 1792: "complex", 2048: "complex", 2304: "RGBA"}
-_GEOMETRY = ("dim", "pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y",
-             "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units")
+_GEOMETRY = (
+    "dim",
+    "pixdim",
+    "qform_code",
+    "sform_code",
+    "quatern_b",
+    "quatern_c",
+    "quatern_d",
+    "qoffset_x",
+    "qoffset_y",
+    "qoffset_z",
+    "srow_x",
+    "srow_y",
+    "srow_z",
+    "xyzt_units",
+)
 _MAX_OFFSET = 1 << 24  # bytes of header extensions that are skipped at most
 _EXPORT = "export the file again"
 
@@ -56,8 +70,13 @@ def header_size(start: bytes, path: str | Path) -> tuple[int, str]:
         size = int.from_bytes(start[:4], name)
         if len(start) >= 4 and size in SIZES:
             return size, order
-    raise refusal("DATA_HEADER", path, f"the file starts with the bytes {bytes(start[:4]).hex()}",
-                  "a NIfTI file starts with 348 or 540", "check that this is a NIfTI file (.nii.gz: compressed, .nii: not)")
+    raise refusal(
+        "DATA_HEADER",
+        path,
+        f"the file starts with the bytes {bytes(start[:4]).hex()}",
+        "a NIfTI file starts with 348 or 540",
+        "check that this is a NIfTI file (.nii.gz: compressed, .nii: not)",
+    )
 
 
 @np.errstate(invalid="ignore")  # NaN fields are looked for, not computed with
@@ -94,7 +113,7 @@ def _dims(raw, bad) -> tuple[tuple[int, ...], tuple[int, ...]]:
     ndim = int(raw["dim"][0])
     if not 1 <= ndim <= 5:
         raise bad(f"dim[0] = {ndim}", "1 to 5 dimensions are read", "extract one volume")
-    dims = tuple(int(n) for n in raw["dim"][1:ndim + 1])
+    dims = tuple(int(n) for n in raw["dim"][1 : ndim + 1])
     if min(dims) < 1:
         raise bad(f"dim = {dims}", "every dimension must be at least 1")
     shape = squeezed(dims)
@@ -111,8 +130,11 @@ def squeezed(dims: tuple[int, ...]) -> tuple[int, ...]:
 def _dtype(raw, order: str, bad) -> np.dtype:
     code, bits = int(raw["datatype"]), int(raw["bitpix"])
     if code not in _TYPES:
-        raise bad(f"datatype {code} ({_UNREAL.get(code, 'unknown')})", "real numbers of 8 to 64 bits are read",
-                  "convert it to int16 or float32")
+        raise bad(
+            f"datatype {code} ({_UNREAL.get(code, 'unknown')})",
+            "real numbers of 8 to 64 bits are read",
+            "convert it to int16 or float32",
+        )
     dtype = np.dtype(order + _TYPES[code])
     if bits != 8 * dtype.itemsize:
         raise bad(f"bitpix = {bits} with datatype {code}", f"must be {8 * dtype.itemsize}")
@@ -133,8 +155,11 @@ def _affine(header, ndim: int, shape: tuple[int, ...], path, bad, allow_missing:
     geometry = lambda found, rule, remedy=_EXPORT: refusal("DATA_GEOMETRY", path, found, rule, remedy)
     units = int(header["xyzt_units"]) & 7
     if units not in (0, 2):
-        raise geometry(f"spatial units {({1: 'metre', 3: 'micrometre'}).get(units, units)}", "must be millimetre",
-                       "convert voxel sizes and affine to mm")
+        raise geometry(
+            f"spatial units {({1: 'metre', 3: 'micrometre'}).get(units, units)}",
+            "must be millimetre",
+            "convert voxel sizes and affine to mm",
+        )
     zooms = header["pixdim"]
     for i in range(1, 5):
         value = float(zooms[i])
@@ -149,8 +174,11 @@ def _affine(header, ndim: int, shape: tuple[int, ...], path, bad, allow_missing:
         raise bad(f"sform_code = {sform}, qform_code = {qform}", "both must be in 0..5")
     if not sform and not qform:
         if not allow_missing:
-            raise geometry("neither sform nor qform is set", "the position in space must be known",
-                           "set one, or allow missing geometry if orientation does not matter")
+            raise geometry(
+                "neither sform nor qform is set",
+                "the position in space must be known",
+                "set one, or allow missing geometry if orientation does not matter",
+            )
         return header.get_base_affine()
     affine = header.get_sform() if sform else _qform(header)
     if affine is None:
@@ -159,8 +187,10 @@ def _affine(header, ndim: int, shape: tuple[int, ...], path, bad, allow_missing:
         raise geometry("the affine holds NaN or infinity", "must be finite")
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if lengths.max() > 1e4 or np.abs(affine[:3, 3]).max() > 1e6:
-        raise geometry(f"voxel sizes {[f'{v:.4g}' for v in lengths]} mm, origin {[f'{v:.4g}' for v in affine[:3, 3]]} mm",
-                       "at most 1e4 mm and 1e6 mm")
+        raise geometry(
+            f"voxel sizes {[f'{v:.4g}' for v in lengths]} mm, origin {[f'{v:.4g}' for v in affine[:3, 3]]} mm",
+            "at most 1e4 mm and 1e6 mm",
+        )
     if is_singular(affine):
         raise geometry(f"singular affine {affine[:3, :3].tolist()}", "the three axes must span space")
     _warn_disagreement(header, affine, shape, path)
@@ -195,8 +225,12 @@ def _warn_disagreement(header, affine: np.ndarray, shape: tuple[int, ...], path)
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     code = int(header["sform_code"])
     if code < 3 and np.any(np.abs(lengths - zooms) > 0.01 * zooms):  # an affine to a template (3..5) may scale
-        _log.warning("%s: pixdim %s contradicts the affine's voxel sizes %s; the affine is used", path,
-                     zooms.round(4).tolist(), lengths.round(4).tolist())
+        _log.warning(
+            "%s: pixdim %s contradicts the affine's voxel sizes %s; the affine is used",
+            path,
+            zooms.round(4).tolist(),
+            lengths.round(4).tolist(),
+        )
     if code and code == int(header["qform_code"]):
         other = _qform(header)
         if other is None or not corner_distance(affine, other, shape)[0] <= 0.5 * lengths.min():

@@ -42,16 +42,24 @@ def read_photo(path: str | Path, *, max_pixels: int = MAX_PIXELS, palette_indice
             with Image.open(file, formats=_FORMATS) as image:
                 width, height = image.size
                 if width * height > max_pixels:
-                    raise bad(f"{width} x {height} = {width * height} pixels", f"at most {max_pixels} are read",
-                              "check the file, tile it, or raise max_pixels")
+                    raise bad(
+                        f"{width} x {height} = {width * height} pixels",
+                        f"at most {max_pixels} are read",
+                        "check the file, tile it, or raise max_pixels",
+                    )
                 size = os.fstat(file.fileno()).st_size
                 if width * height > _DENSITY.get(image.format, math.inf) * size:
                     raise bad(f"{width} x {height} pixels in {size} bytes", "a file cannot hold so many", "export the file again")
                 if getattr(image, "n_frames", 1) > 1:
                     raise bad(f"{image.n_frames} frames", "must be a single picture", "save one frame")
                 if image.mode == "P" and not palette_indices:
-                    raise refusal("DATA_LABEL", path, "a palette picture", "colours and class indices cannot be told apart",
-                                  "convert it to grey or RGB, or ask for its indices")
+                    raise refusal(
+                        "DATA_LABEL",
+                        path,
+                        "a palette picture",
+                        "colours and class indices cannot be told apart",
+                        "convert it to grey or RGB, or ask for its indices",
+                    )
                 _check_depth(image, path, bad)
                 ImageOps.exif_transpose(image, in_place=True)
                 array = _values(image, bad)
@@ -61,8 +69,11 @@ def read_photo(path: str | Path, *, max_pixels: int = MAX_PIXELS, palette_indice
     except UnidentifiedImageError:
         raise bad("no picture that can be read", "must be a PNG, JPEG or TIFF file", "check the file") from None
     except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, struct.error, IndexError ...
-        raise bad(f"cannot be decoded ({type(error).__name__}: {str(error)[:80].replace(str(path), '')})",
-                  "must be a whole PNG, JPEG or TIFF file", "copy or export the file again") from error
+        raise bad(
+            f"cannot be decoded ({type(error).__name__}: {str(error)[:80].replace(str(path), '')})",
+            "must be a whole PNG, JPEG or TIFF file",
+            "copy or export the file again",
+        ) from error
     return Volume(array, np.eye(4), Photo(kind), Path(path))
 
 
@@ -111,8 +122,10 @@ def encode_png(array: np.ndarray, path: str | Path, *, scale_for_view: bool = Fa
         raise ValueError(f"got {array.dtype}{list(array.shape)}; a PNG takes integers [H, W] or uint8 [H, W, 3]")
     stored = as_stored(array, path)
     if stored.dtype != np.uint8 and (scale_for_view or stored.ndim == 3):
-        raise DataError(f"{path}: values up to {stored.max()}; at most 255 for a picture to look at; "
-                        "write the labels as they are", "DATA_LABEL")
+        raise DataError(
+            f"{path}: values up to {stored.max()}; at most 255 for a picture to look at; write the labels as they are",
+            "DATA_LABEL",
+        )
     if scale_for_view:
         stored = (stored.astype(np.uint16) * 255 // max(int(stored.max()), 1)).astype(np.uint8)
     out = io.BytesIO()

@@ -21,9 +21,15 @@ from jaxseg.utils import files, guard
 __all__ = ["check_labels", "check_pair", "find_inputs", "is_photo", "read_volume", "write_like"]
 
 
-def read_volume(path: str | Path, *, max_voxels: int = 2**30, max_pixels: int = photos.MAX_PIXELS,
-                allow_missing_geometry: bool = False, allow_nonfinite: bool = False,
-                palette_indices: bool = False) -> Volume:
+def read_volume(
+    path: str | Path,
+    *,
+    max_voxels: int = 2**30,
+    max_pixels: int = photos.MAX_PIXELS,
+    allow_missing_geometry: bool = False,
+    allow_nonfinite: bool = False,
+    palette_indices: bool = False,
+) -> Volume:
     """An image file or a folder with one DICOM series, checked to the last byte.
 
     Args:
@@ -44,14 +50,20 @@ def read_volume(path: str | Path, *, max_voxels: int = 2**30, max_pixels: int = 
         if Path(path).is_dir():
             return dicom.read_dicom(path, max_voxels=max_voxels)
         if has_suffix(path, nifti.SUFFIXES):
-            return nifti.read_nifti(path, max_voxels=max_voxels, allow_missing_geometry=allow_missing_geometry,
-                                    allow_nonfinite=allow_nonfinite)
+            return nifti.read_nifti(
+                path, max_voxels=max_voxels, allow_missing_geometry=allow_missing_geometry, allow_nonfinite=allow_nonfinite
+            )
         if has_suffix(path, photos.SUFFIXES):
             return photos.read_photo(path, max_pixels=max_pixels, palette_indices=palette_indices)
         if is_dicom(Path(path)):
             return dicom.read_dicom(path, max_voxels=max_voxels)
-    raise refusal("DATA_HEADER", path, "unknown kind of file", f"{', '.join((*nifti.SUFFIXES, *photos.SUFFIXES))} and "
-                  "DICOM are read", "convert it to .nii.gz or .png")
+    raise refusal(
+        "DATA_HEADER",
+        path,
+        "unknown kind of file",
+        f"{', '.join((*nifti.SUFFIXES, *photos.SUFFIXES))} and DICOM are read",
+        "convert it to .nii.gz or .png",
+    )
 
 
 def is_photo(volume: Volume) -> bool:
@@ -78,8 +90,10 @@ def write_like(path: str | Path, array: np.ndarray, like: Volume, *, scale_for_v
     photo = is_photo(like)
     rank = 2 if photo else 3
     if array.shape[:rank] != like.array.shape[:rank] or array.ndim not in (rank, rank + 1):
-        raise ValueError(f"got an array of shape {array.shape} for {like.path} of shape {like.array.shape}; "
-                         f"the first {rank} axes must agree, one more may follow")
+        raise ValueError(
+            f"got an array of shape {array.shape} for {like.path} of shape {like.array.shape}; "
+            f"the first {rank} axes must agree, one more may follow"
+        )
     if has_suffix(path, nifti.SUFFIXES):
         if scale_for_view:
             raise ConfigError(f"{path}: scale_for_view is for .png; NIfTI files keep the class indices; leave it off")
@@ -106,15 +120,24 @@ def check_pair(image: Volume, mask: Volume) -> None:
     rank = 2 if is_photo(image) else 3
     a, b = image.array.shape[:rank], mask.array.shape[:rank]
     if a != b or is_photo(image) != is_photo(mask):
-        raise refusal("DATA_MISMATCH", mask.path, f"shape {mask.array.shape}, but {image.path} has {image.array.shape}",
-                      "mask and image have one spatial shape", "check that they belong together, or resample the mask")
+        raise refusal(
+            "DATA_MISMATCH",
+            mask.path,
+            f"shape {mask.array.shape}, but {image.path} has {image.array.shape}",
+            "mask and image have one spatial shape",
+            "check that they belong together, or resample the mask",
+        )
     distance, corner = corner_distance(image.affine, mask.affine, a) if rank == 3 else (0.0, ())
     if not distance <= 1e-3:
         there = lambda v: (v.affine[:3] @ [*corner, 1]).round(3).tolist()
-        raise refusal("DATA_MISMATCH", mask.path,
-                      f"voxel {corner} lies at {there(mask)} mm ({_axcodes(mask)}), but in {image.path} at {there(image)} mm "
-                      f"({_axcodes(image)}), {distance:.4g} mm apart", "at most 0.001 mm",
-                      "check that they belong together; resample or fix the header of one")
+        raise refusal(
+            "DATA_MISMATCH",
+            mask.path,
+            f"voxel {corner} lies at {there(mask)} mm ({_axcodes(mask)}), but in {image.path} at {there(image)} mm "
+            f"({_axcodes(image)}), {distance:.4g} mm apart",
+            "at most 0.001 mm",
+            "check that they belong together; resample or fix the header of one",
+        )
 
 
 def _axcodes(volume: Volume) -> str:
@@ -134,5 +157,10 @@ def check_labels(array: np.ndarray, allowed: Collection[int], path: str | Path) 
     values, counts = np.unique(array[unexpected], return_counts=True)
     order = np.argsort(-counts, kind="stable")[:8]
     listed = ", ".join(f"{values[i]:g} ({counts[i]}x)" for i in order) + (", ..." if len(values) > 8 else "")
-    raise refusal("DATA_LABEL", path, f"{len(values)} unexpected label values in {counts.sum()} of {array.size} voxels: "
-                  f"{listed}", f"labels are {sorted(allowed)}", "map them to classes, or check that this is the mask")
+    raise refusal(
+        "DATA_LABEL",
+        path,
+        f"{len(values)} unexpected label values in {counts.sum()} of {array.size} voxels: {listed}",
+        f"labels are {sorted(allowed)}",
+        "map them to classes, or check that this is the mask",
+    )

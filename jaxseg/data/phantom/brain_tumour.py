@@ -29,12 +29,23 @@ SEQUENCES = ("t1", "t1ce", "t2", "flair")
 KINDS = {"default": (24, (64, 64, 48)), "quick": (6, (40, 40, 32))}  # cases, voxels
 GRADES = ("HGG", "LGG", "HGG")  # in turn
 VALUES = {  # tissue: brightness in t1, t1ce, t2, flair; white matter in T1 is 1
-    "white": (1.00, 1.00, 0.62, 0.70), "grey": (0.76, 0.80, 0.84, 0.92), "fluid": (0.36, 0.38, 1.55, 0.30),
-    "lesion": (0.84, 0.86, 1.20, 1.42), "plexus": (0.70, 1.52, 1.10, 0.85), "vessel": (0.72, 1.62, 0.50, 0.55),
-    "base": (0.88, 1.05, 1.00, 1.42), "oedema": (0.78, 0.80, 1.24, 1.27), "core": (0.60, 0.62, 1.30, 1.12),
-    "rim": (0.82, 1.55, 1.02, 1.18), "cavity": (0.36, 0.38, 1.60, 0.32)}
+    "white": (1.00, 1.00, 0.62, 0.70),
+    "grey": (0.76, 0.80, 0.84, 0.92),
+    "fluid": (0.36, 0.38, 1.55, 0.30),
+    "lesion": (0.84, 0.86, 1.20, 1.42),
+    "plexus": (0.70, 1.52, 1.10, 0.85),
+    "vessel": (0.72, 1.62, 0.50, 0.55),
+    "base": (0.88, 1.05, 1.00, 1.42),
+    "oedema": (0.78, 0.80, 1.24, 1.27),
+    "core": (0.60, 0.62, 1.30, 1.12),
+    "rim": (0.82, 1.55, 1.02, 1.18),
+    "cavity": (0.36, 0.38, 1.60, 0.32),
+}
 HORNS = (  # of a lateral ventricle, as tapering tubes: start, end, radii; x outwards
-    ((2.6, -12, 2.5), (3.0, 4, 6), 1.9, 2.1), ((3.0, 4, 6), (8.0, 13, 3), 2.1, 2.4), ((8.0, 13, 3), (10.5, 4, -6), 2.0, 1.1))
+    ((2.6, -12, 2.5), (3.0, 4, 6), 1.9, 2.1),
+    ((3.0, 4, 6), (8.0, 13, 3), 2.1, 2.4),
+    ((8.0, 13, 3), (10.5, 4, -6), 2.0, 1.1),
+)
 NCR, ED, ET, RC = 1, 2, 3, 4
 
 
@@ -55,7 +66,8 @@ LAYOUTS = {
     "2021": Layout("BraTS2021_{n:05d}", "_", _OLD, (0, 1, 2, 4)),
     "2023": Layout("BraTS-GLI-{n:05d}-000", "-", _NEW, (0, 1, 2, 3)),
     "2024": Layout("BraTS-GLI-{n:05d}-100", "-", _NEW, (0, 1, 2, 3, 4)),
-    "msd": Layout("BRATS_{n:03d}", "", ("FLAIR", "T1w", "t1gd", "T2w"), (0, 2, 1, 3))}
+    "msd": Layout("BRATS_{n:03d}", "", ("FLAIR", "T1w", "t1gd", "T2w"), (0, 2, 1, 3)),
+}
 
 
 def phantom(kind: str = "default") -> Path:
@@ -102,16 +114,25 @@ def write_phantom(folder: str | Path, *, kind: str = "default", layout: str = "2
         with open(folder / "name_mapping.csv", "w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
     if layout == "msd":
-        (folder / "dataset.json").write_text(json.dumps(
-            {"name": "BRATS", "modality": {str(i): code for i, code in enumerate(names.codes)},
-             "labels": {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"}}, indent=1))
+        (folder / "dataset.json").write_text(
+            json.dumps(
+                {
+                    "name": "BRATS",
+                    "modality": {str(i): code for i, code in enumerate(names.codes)},
+                    "labels": {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"},
+                },
+                indent=1,
+            )
+        )
     (folder / "SYNTHETIC.txt").write_text(
         f"Generated from formulas by jaxseg.data.phantom.brain_tumour version {VERSION}, kind {kind}, seed {seed}; "
-        "shows no patient.\n")
+        "shows no patient.\n"
+    )
 
 
-def make_case(rng: np.random.Generator, shape: tuple[int, int, int], grade: str,
-              resected: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def make_case(
+    rng: np.random.Generator, shape: tuple[int, int, int], grade: str, resected: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """One examination.
 
     Args:
@@ -214,14 +235,23 @@ def paint_brain(rng: np.random.Generator, place: Place) -> tuple[list[tuple[str,
         vessels = np.maximum(vessels, tube(x + 0.7 * mid, y + 0.7 * big, z, a, b, 0.55, 1.0))
     base = np.minimum(np.minimum(4.5 + 2 * mid - depth, -6 - z), 1.6 * big + 2.6)  # flow and coil near the skull base
     leaves = 0.75 * below * (0.6 + 0.4 * np.sin(2.4 * z + fold))
-    return [("grey", ramp(cortex, 1.5)), ("grey", 0.9 * ramp(deep, 2)), ("grey", leaves), ("white", ramp(stem, 2)),
-            ("lesion", 0.95 * ramp(np.maximum(caps, spots), 2)), ("base", 0.85 * ramp(base, 3)),
-            ("fluid", ramp(np.maximum(sulci, surface), 1.5)), ("fluid", ramp(ventricle, 1.2)), ("plexus", ramp(plexus, 1.2)),
-            ("vessel", ramp(np.maximum(np.maximum(sinus, vessels), dura), 1.2))], ventricle
+    return [
+        ("grey", ramp(cortex, 1.5)),
+        ("grey", 0.9 * ramp(deep, 2)),
+        ("grey", leaves),
+        ("white", ramp(stem, 2)),
+        ("lesion", 0.95 * ramp(np.maximum(caps, spots), 2)),
+        ("base", 0.85 * ramp(base, 3)),
+        ("fluid", ramp(np.maximum(sulci, surface), 1.5)),
+        ("fluid", ramp(ventricle, 1.2)),
+        ("plexus", ramp(plexus, 1.2)),
+        ("vessel", ramp(np.maximum(np.maximum(sinus, vessels), dura), 1.2)),
+    ], ventricle
 
 
-def paint_tumour(rng: np.random.Generator, place: Place, ventricle: np.ndarray, grade: str,
-                 resected: bool) -> tuple[list[tuple[str, np.ndarray]], np.ndarray]:
+def paint_tumour(
+    rng: np.random.Generator, place: Place, ventricle: np.ndarray, grade: str, resected: bool
+) -> tuple[list[tuple[str, np.ndarray]], np.ndarray]:
     """A tumour, often with a satellite, from the outside in.
 
     Returns:

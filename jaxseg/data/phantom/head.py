@@ -21,7 +21,10 @@ LATERAL = (
 )
 
 DEEP_GREY = (  # centre and half-axes of thalamus, lentiform nucleus, head of the caudate, insula
-    ((11, 6, 4), (8, 14, 10)), ((24, -5, 2), (6.5, 16, 10)), ((12, -24, 7), (5, 9, 10)), ((31, 0, 2), (2.5, 18, 12)),
+    ((11, 6, 4), (8, 14, 10)),
+    ((24, -5, 2), (6.5, 16, 10)),
+    ((12, -24, 7), (5, 9, 10)),
+    ((31, 0, 2), (2.5, 18, 12)),
 )
 
 
@@ -68,11 +71,26 @@ def draw_head(rng: np.random.Generator, fracture: bool) -> Head:
     age = u(0.6, 1.7)
     calcified = tuple(float(u(0.4, 1.0)) if rng.random() < p else 0.0 for p in (0.8, 0.7, 0.4, 0.25))
     return Head(
-        half=(u(63, 71), u(80, 89), u(74, 82)), square=u(1.5, 1.9), egg=u(0.03, 0.10), bone=u(4.5, 7.5), scalp=u(5.0, 9.0),
-        wobble=u(0.006, 0.014), turn=n() * 0.07, tilt=n() * 0.09, lean=n() * 0.04, shift=(n() * 3.0, n() * 3.0),
-        ventricle=(age * u(0.85, 1.15), age * u(0.85, 1.15)), sulcus=0.10 + 0.13 * (age - 0.6), grey=u(36, 41), white=u(26, 30),
-        cup=u(6, 14), streak=u(6, 14), calcified=calcified, fracture=u(-np.pi, np.pi) if fracture else None,
-        swelling=(u(-np.pi, np.pi), u(10, 18) if rng.random() < 0.9 else 0.0, u(57, 75)))
+        half=(u(63, 71), u(80, 89), u(74, 82)),
+        square=u(1.5, 1.9),
+        egg=u(0.03, 0.10),
+        bone=u(4.5, 7.5),
+        scalp=u(5.0, 9.0),
+        wobble=u(0.006, 0.014),
+        turn=n() * 0.07,
+        tilt=n() * 0.09,
+        lean=n() * 0.04,
+        shift=(n() * 3.0, n() * 3.0),
+        ventricle=(age * u(0.85, 1.15), age * u(0.85, 1.15)),
+        sulcus=0.10 + 0.13 * (age - 0.6),
+        grey=u(36, 41),
+        white=u(26, 30),
+        cup=u(6, 14),
+        streak=u(6, 14),
+        calcified=calcified,
+        fracture=u(-np.pi, np.pi) if fracture else None,
+        swelling=(u(-np.pi, np.pi), u(10, 18) if rng.random() < 0.9 else 0.0, u(57, 75)),
+    )
 
 
 class Place:

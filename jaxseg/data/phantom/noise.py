@@ -39,14 +39,20 @@ class Textures:
     def __init__(self, rng: np.random.Generator, n: int, size: int, fov: float, z_step: float):
         self.step, depth = fov / n, 40
         names = {"big": (22.0, False), "mid": (7.0, False), "fold": (3.4, True), "fine": (1.6, False)}
-        self.fields = {name: smooth_field(rng, (depth, n, n), (0.8 * mm / z_step, mm / self.step, mm / self.step), band)
-                       for name, (mm, band) in names.items()}
+        self.fields = {
+            name: smooth_field(rng, (depth, n, n), (0.8 * mm / z_step, mm / self.step, mm / self.step), band)
+            for name, (mm, band) in names.items()
+        }
         self.grain = smooth_field(rng, (8, size, size), (0.0, 0.75, 0.75))
 
     def view(self, rng: np.random.Generator) -> "View":
         """The same fields as one patient sees them: shifted and mirrored at random."""
-        return View(self, {name: tuple(int(v) for v in rng.integers(0, f.shape)) for name, f in self.fields.items()},
-                    bool(rng.integers(2)), bool(rng.integers(2)))
+        return View(
+            self,
+            {name: tuple(int(v) for v in rng.integers(0, f.shape)) for name, f in self.fields.items()},
+            bool(rng.integers(2)),
+            bool(rng.integers(2)),
+        )
 
 
 class View:

@@ -43,8 +43,11 @@ class Placement:
     @property
     def keeps_grid(self) -> bool:
         """Whether the network's grid is the example's own."""
-        return self.axes == tuple(range(len(self.axes))) and self.boxed == self.scaled == self.canvas and \
-            all(b.start == 0 for b in self.box)
+        return (
+            self.axes == tuple(range(len(self.axes)))
+            and self.boxed == self.scaled == self.canvas
+            and all(b.start == 0 for b in self.box)
+        )
 
     def spacing(self, spacing: Sequence[float]) -> tuple[float, ...]:
         """mm between the samples of the network's grid, for an example of this spacing."""
@@ -96,8 +99,10 @@ def placement(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | N
     if spacing is not None and len(spacing) == rank:
         spacing = tuple(spacing[a] for a in axes)
     if recipe.nonzero != (box is not None) or recipe.nonzero and recipe.crop:
-        raise ValueError(f"got the box {box} for nonzero={recipe.nonzero}, crop={recipe.crop}; a recipe with nonzero "
-                         "takes a box of `nonzero_box`, and no crop")
+        raise ValueError(
+            f"got the box {box} for nonzero={recipe.nonzero}, crop={recipe.crop}; a recipe with nonzero "
+            "takes a box of `nonzero_box`, and no crop"
+        )
     box = box or crop_box(shape, recipe.crop)
     boxed = tuple(b.stop - b.start for b in box)
     scaled = spaced(boxed, recipe, spacing)
@@ -116,16 +121,24 @@ def spaced(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None
     if wanted is None:
         return tuple(shape)
     if len(wanted) != rank or not all(np.isfinite(s) and s > 0 for s in wanted):
-        raise ConfigError(f"got data.spacing={tuple(wanted)}; {'slices' if rank == 2 else 'volumes'} take {AXES[rank]} above 0; "
-                          "() keeps them as they are")
+        raise ConfigError(
+            f"got data.spacing={tuple(wanted)}; {'slices' if rank == 2 else 'volumes'} take {AXES[rank]} above 0; "
+            "() keeps them as they are"
+        )
     if spacing is None or len(spacing) != rank or not all(np.isfinite(s) and s > 0 for s in spacing):
-        raise DataError(f"got a spacing of {spacing}; data.spacing={tuple(wanted)} needs {AXES[rank]} > 0; set "
-                        f"data.spacing=() to {'stretch the image' if rank == 2 else 'keep the voxels'}", "DATA_GEOMETRY")
+        raise DataError(
+            f"got a spacing of {spacing}; data.spacing={tuple(wanted)} needs {AXES[rank]} > 0; set "
+            f"data.spacing=() to {'stretch the image' if rank == 2 else 'keep the voxels'}",
+            "DATA_GEOMETRY",
+        )
     samples = (lambda n, s, r: s / r * n) if recipe.filter == "nnunet" else (lambda n, s, r: n * s / r)  # differ at halves
     scaled = tuple(max(1, round(samples(n, s, r))) for n, s, r in zip(shape, spacing, wanted))
     if max(scaled) > LARGEST[rank]:
-        raise DataError(f"got a spacing of {tuple(spacing)} and shape {tuple(shape)}: {scaled} samples at data.spacing="
-                        f"{tuple(wanted)}; at most {LARGEST[rank]} a side", "DATA_GEOMETRY")
+        raise DataError(
+            f"got a spacing of {tuple(spacing)} and shape {tuple(shape)}: {scaled} samples at data.spacing="
+            f"{tuple(wanted)}; at most {LARGEST[rank]} a side",
+            "DATA_GEOMETRY",
+        )
     return scaled
 
 
@@ -186,7 +199,10 @@ def crop_box(shape: Sequence[int], crop: tuple[int, ...]) -> Box:
     if not crop:
         return tuple(slice(0, n) for n in shape)
     if len(crop) != len(shape) or any(c > n for c, n in zip(crop, shape)):
-        raise DataError(f"got an image of {tuple(shape)} pixels; data.crop={tuple(crop)} is cut out of it: take a smaller one, "
-                        "or () for the whole image", "DATA_GEOMETRY")
+        raise DataError(
+            f"got an image of {tuple(shape)} pixels; data.crop={tuple(crop)} is cut out of it: take a smaller one, "
+            "or () for the whole image",
+            "DATA_GEOMETRY",
+        )
     starts = [(n - c) // 2 for n, c in zip(shape, crop)]
     return tuple(slice(start, start + c) for start, c in zip(starts, crop))

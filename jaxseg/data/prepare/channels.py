@@ -157,9 +157,15 @@ def composite(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def _checked(maps: np.ndarray, images: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     maps, expected = np.asarray(maps, np.float32), (*images.shape[:3], len(names))
     if maps.shape != expected:
-        raise DataError(f"the run that makes {', '.join(names)} gave maps {maps.shape} for images {images.shape}; "
-                        f"{expected} are needed: give a run of one output for each name", "DATA_CHANNELS")
+        raise DataError(
+            f"the run that makes {', '.join(names)} gave maps {maps.shape} for images {images.shape}; "
+            f"{expected} are needed: give a run of one output for each name",
+            "DATA_CHANNELS",
+        )
     if not np.isfinite(maps).all():
-        raise DataError(f"the run that makes {', '.join(names)} gave {int((~np.isfinite(maps)).sum())} values that are not "
-                        "finite; take another run or checkpoint", "DATA_NONFINITE")
+        raise DataError(
+            f"the run that makes {', '.join(names)} gave {int((~np.isfinite(maps)).sum())} values that are not "
+            "finite; take another run or checkpoint",
+            "DATA_NONFINITE",
+        )
     return maps

@@ -50,8 +50,9 @@ def prepare(image: np.ndarray, recipe: Recipe, spacing: Sequence[float] | None) 
       ConfigError: a window without width, "ct" without a window, an unknown intensity or filter.
     """
     if image.ndim not in (2, 3, 4) or 0 in image.shape:
-        raise DataError(f"got an image of shape {image.shape}; a slice is [H, W] or [H, W, C], a volume [X, Y, Z, C]",
-                        "DATA_IMAGE")
+        raise DataError(
+            f"got an image of shape {image.shape}; a slice is [H, W] or [H, W, C], a volume [X, Y, Z, C]", "DATA_IMAGE"
+        )
     image = image if image.ndim > 2 else image[..., None]
     return _assemble([image[..., c] for c in range(image.shape[-1])], recipe, spacing, scanned=True)
 
@@ -95,8 +96,11 @@ def _planes(images, spacing):
         arrays.append(image[..., None] if image.ndim == 3 else image)
     shapes = [a.shape[:-1] for a in arrays]
     if not arrays or len(set(shapes)) > 1 or len(shapes[0]) != 3 or 0 in shapes[0]:
-        raise DataError(f"got images of shapes {[a.shape for a in arrays]}; the modalities of a scan are [X, Y, Z] or "
-                        "[X, Y, Z, c] of one shape", "DATA_IMAGE")
+        raise DataError(
+            f"got images of shapes {[a.shape for a in arrays]}; the modalities of a scan are [X, Y, Z] or "
+            "[X, Y, Z, c] of one shape",
+            "DATA_IMAGE",
+        )
     return [a[..., c] for a in arrays for c in range(a.shape[-1])], spacing
 
 
@@ -110,8 +114,9 @@ def _place(planes, recipe, spacing):
     return canvas.placement(planes[0].shape, recipe, spacing, box=box), inside
 
 
-def prepare_mask(mask: np.ndarray, recipe: Recipe, spacing: Sequence[float] | None, classes: int, *,
-                 place: canvas.Placement | None = None) -> np.ndarray:
+def prepare_mask(
+    mask: np.ndarray, recipe: Recipe, spacing: Sequence[float] | None, classes: int, *, place: canvas.Placement | None = None
+) -> np.ndarray:
     """The mask on the input's grid: each class's indicator is resized linearly, and the largest share wins (`labels.resampled`).
 
     Args:
@@ -137,8 +142,15 @@ def prepare_mask(mask: np.ndarray, recipe: Recipe, spacing: Sequence[float] | No
     return prepared
 
 
-def restore(scores: np.ndarray, shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None, *,
-            fill: Sequence[float] | None = None, place: canvas.Placement | None = None) -> np.ndarray:
+def restore(
+    scores: np.ndarray,
+    shape: Sequence[int],
+    recipe: Recipe,
+    spacing: Sequence[float] | None,
+    *,
+    fill: Sequence[float] | None = None,
+    place: canvas.Placement | None = None,
+) -> np.ndarray:
     """The inverse of `prepare`'s geometry: scores on the input's grid -> scores on the image's own grid.
 
     Args:
@@ -159,8 +171,15 @@ def restore(scores: np.ndarray, shape: Sequence[int], recipe: Recipe, spacing: S
     return restored
 
 
-def restore_labels(scores: np.ndarray, shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None, *,
-                   fill: Sequence[float] | None = None, place: canvas.Placement | None = None) -> np.ndarray:
+def restore_labels(
+    scores: np.ndarray,
+    shape: Sequence[int],
+    recipe: Recipe,
+    spacing: Sequence[float] | None,
+    *,
+    fill: Sequence[float] | None = None,
+    place: canvas.Placement | None = None,
+) -> np.ndarray:
     """The class of the largest restored score, `restore(...).argmax(-1)`, with one class in memory at a time.
 
     Returns:
@@ -218,13 +237,20 @@ def _assemble(planes: list[np.ndarray], recipe: Recipe, spacing: Sequence[float]
     return prepared
 
 
-def _restored(scores: np.ndarray, shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None,
-              fill: Sequence[float] | None, place: canvas.Placement | None):
+def _restored(
+    scores: np.ndarray,
+    shape: Sequence[int],
+    recipe: Recipe,
+    spacing: Sequence[float] | None,
+    fill: Sequence[float] | None,
+    place: canvas.Placement | None,
+):
     """Each class's scores on the image's grid, float32 [*shape], one after the other."""
     place, k = place or canvas.placement(tuple(shape), recipe, spacing), scores.shape[-1]
     if scores.shape[:-1] != place.canvas:
-        raise ValueError(f"got scores of shape {scores.shape}; the recipe's input is {place.canvas} for an image of "
-                         f"{tuple(shape)}")
+        raise ValueError(
+            f"got scores of shape {scores.shape}; the recipe's input is {place.canvas} for an image of {tuple(shape)}"
+        )
     background = ([0.0] if k == 1 else [1.0] + [0.0] * (k - 1)) if fill is None else fill
     there, here = place.overlap()
     for c in range(k):
@@ -253,8 +279,9 @@ def _wanted(c: int, recipe: Recipe) -> int:
     if c == wanted or not modalities and (c == 1 and wanted > 0 or grey):
         return wanted
     named = f" ({', '.join(recipe.modalities)})" if recipe.modalities else ""
-    rule = "every modality is a channel" if modalities else \
-        "one channel is repeated and three (red, green, blue) can become one"
+    rule = "every modality is a channel" if modalities else "one channel is repeated and three (red, green, blue) can become one"
     extra = f", {more} of them of data.extra" if more else ""
-    raise DataError(f"got {c} channels for data.channels={recipe.channels}{named}{extra}; {rule}; set data.channels={c + more}",
-                    "DATA_CHANNELS")
+    raise DataError(
+        f"got {c} channels for data.channels={recipe.channels}{named}{extra}; {rule}; set data.channels={c + more}",
+        "DATA_CHANNELS",
+    )

@@ -86,15 +86,18 @@ def of_values(values: np.ndarray, recipe: Recipe, channel: int = 0) -> np.ndarra
         return _finite(values)
     if recipe.intensity == "ct_zscore":
         if channel >= len(recipe.statistics) or len(recipe.statistics[channel]) != 4:
-            raise ConfigError(f"got statistics={recipe.statistics} for channel {channel} and data.intensity='ct_zscore'; it "
-                              "takes (lowest, highest, mean, standard deviation) of each channel")
+            raise ConfigError(
+                f"got statistics={recipe.statistics} for channel {channel} and data.intensity='ct_zscore'; it "
+                "takes (lowest, highest, mean, standard deviation) of each channel"
+            )
         low, high, mean, std = recipe.statistics[channel]
         return ((np.clip(_finite(values), low, high) - np.float32(mean)) / np.float32(max(std, FLOOR))).astype(np.float32)
     if recipe.intensity == "grey":
         return windowed(values, recipe.window)
     if recipe.window is None:
-        raise ConfigError("got no data.window for data.intensity='ct'; it is (level, width) in HU, for instance (40, 400) for "
-                          "the abdomen")
+        raise ConfigError(
+            "got no data.window for data.intensity='ct'; it is (level, width) in HU, for instance (40, 400) for the abdomen"
+        )
     level, width = _checked(recipe.window)
     scaled = _finite(values)
     scaled = scaled - np.float32(level)
@@ -109,9 +112,11 @@ def windowed(values: np.ndarray, window: tuple[float, float] | None) -> np.ndarr
     """
     if window is None:
         if values.dtype != np.uint8:
-            raise DataError(f"got {values.dtype} values and no window; only 8-bit images go without: set data.window to "
-                            "(level, width), for instance (40, 120) for a CT of the head, or data.intensity='brain' for MRI",
-                            "DATA_IMAGE")
+            raise DataError(
+                f"got {values.dtype} values and no window; only 8-bit images go without: set data.window to "
+                "(level, width), for instance (40, 120) for a CT of the head, or data.intensity='brain' for MRI",
+                "DATA_IMAGE",
+            )
         return values.astype(np.float32)
     level, width = _checked(window)
     return np.clip((_finite(values) - (level - width / 2)) * (255.0 / width), 0.0, 255.0)
@@ -140,13 +145,18 @@ def brain(array: np.ndarray) -> np.ndarray:
     for c in range(channels.shape[3]):
         channel = channels[..., c]
         if channel.dtype.kind == "f" and not np.isfinite(channel).all():
-            raise DataError(f"channel {c} holds {np.count_nonzero(~np.isfinite(channel))} voxels that are NaN or infinite; "
-                            "must be finite; export it again or leave the case out", "DATA_NONFINITE")
+            raise DataError(
+                f"channel {c} holds {np.count_nonzero(~np.isfinite(channel))} voxels that are NaN or infinite; "
+                "must be finite; export it again or leave the case out",
+                "DATA_NONFINITE",
+            )
         inside = channel > 0
         values = channel[inside].astype(np.float64)
         if not values.size:
-            raise DataError(f"channel {c} holds no voxel above 0; the brain is what is above 0; check the file, or leave the "
-                            "modality out", "DATA_EMPTY")
+            raise DataError(
+                f"channel {c} holds no voxel above 0; the brain is what is above 0; check the file, or leave the modality out",
+                "DATA_EMPTY",
+            )
         np.clip(values, *np.percentile(values, PERCENTILES), out=values)
         values -= values.mean()
         values /= max(float(np.sqrt(np.mean(np.square(values)))), FLOOR)
@@ -169,6 +179,9 @@ def _finite(values: np.ndarray) -> np.ndarray:
     """
     values = values.astype(np.float32)
     if not np.isfinite(values).all():
-        raise DataError(f"{int((~np.isfinite(values)).sum())} of {values.size} voxels are NaN or infinite; repair the file or "
-                        "leave the case out", "DATA_NONFINITE")
+        raise DataError(
+            f"{int((~np.isfinite(values)).sum())} of {values.size} voxels are NaN or infinite; repair the file or "
+            "leave the case out",
+            "DATA_NONFINITE",
+        )
     return values

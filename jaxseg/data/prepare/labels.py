@@ -21,8 +21,11 @@ def checked(mask: np.ndarray, rank: int, classes: int) -> np.ndarray:
     whole = mask.ndim == rank and mask.size and np.issubdtype(mask.dtype, np.integer)
     if not whole or mask.min() < 0 or mask.max() > classes:
         found = f" with labels {mask.min()}..{mask.max()}" if mask.size else ""
-        raise DataError(f"got a mask {mask.dtype} {mask.shape}{found}; it must be integer "
-                        f"{'[H, W]' if rank == 2 else '[X, Y, Z]'} with labels 0..{classes}", "DATA_LABEL")
+        raise DataError(
+            f"got a mask {mask.dtype} {mask.shape}{found}; it must be integer "
+            f"{'[H, W]' if rank == 2 else '[X, Y, Z]'} with labels 0..{classes}",
+            "DATA_LABEL",
+        )
     return mask.astype(dtype_for(classes), order="C")
 
 

@@ -88,9 +88,12 @@ def check(found: LeftOut, share: float) -> None:
     first = found.bad[0]
     if not share:
         raise DataError(first.reason, first.code)
-    raise DataError(f"{len(found.bad)} or more of {found.of} cases are bad; data.bad_share={share:g} allows {allowed}; "
-                    "--mode=check lists all of them: mend or remove them, or raise data.bad_share; the first: "
-                    f"{first.case}: {first.reason}", "DATA_CHECK")
+    raise DataError(
+        f"{len(found.bad)} or more of {found.of} cases are bad; data.bad_share={share:g} allows {allowed}; "
+        "--mode=check lists all of them: mend or remove them, or raise data.bad_share; the first: "
+        f"{first.case}: {first.reason}",
+        "DATA_CHECK",
+    )
 
 
 def write(folder: Path, found: LeftOut) -> None:

@@ -97,8 +97,8 @@ class Store(abc.ABC):
         kept = self.rows.columns["kept"]
         if not 1 <= k <= kept.shape[1]:
             raise ValueError(f"got class {k}; the store {self.name} has 1..{kept.shape[1]} ({', '.join(self.labels)})")
-        start = int(kept[i, :k - 1].sum())
-        return self.index(i)[start:start + int(kept[i, k - 1])]
+        start = int(kept[i, : k - 1].sum())
+        return self.index(i)[start : start + int(kept[i, k - 1])]
 
     def check(self, i: int) -> None:
         """Compare example i with its digests, unless this object has done so before.
@@ -137,14 +137,37 @@ class Store(abc.ABC):
         return np.array(self.rows.columns["foreground"], np.int64).reshape(len(self.rows), len(self.labels))
 
 
-def write_manifest(folder: Path, layout: str, rows: Rows, recipe: Recipe, *, name: str, synthetic: bool, regions=(),
-                   fingerprint: str = "", **about) -> None:
+def write_manifest(
+    folder: Path,
+    layout: str,
+    rows: Rows,
+    recipe: Recipe,
+    *,
+    name: str,
+    synthetic: bool,
+    regions=(),
+    fingerprint: str = "",
+    **about,
+) -> None:
     """Write the rows and what `open_manifest` reads; `about` is kept for people."""
     columns = rows.write(folder)
-    files.write_json(folder / MANIFEST, {
-        "format": FORMAT, "layout": layout, "dataset": name, "synthetic": synthetic, "recipe": dataclasses.asdict(recipe),
-        "regions": regions, "rules": RULES, "fingerprint": fingerprint, "examples": len(rows), "columns": columns,
-        "digest": rows.digest, **about})
+    files.write_json(
+        folder / MANIFEST,
+        {
+            "format": FORMAT,
+            "layout": layout,
+            "dataset": name,
+            "synthetic": synthetic,
+            "recipe": dataclasses.asdict(recipe),
+            "regions": regions,
+            "rules": RULES,
+            "fingerprint": fingerprint,
+            "examples": len(rows),
+            "columns": columns,
+            "digest": rows.digest,
+            **about,
+        },
+    )
 
 
 def open_manifest(folder: Path, layout: str) -> dict[str, Any]:
@@ -161,9 +184,16 @@ def open_manifest(folder: Path, layout: str) -> dict[str, Any]:
         if rows.digest != manifest["digest"] or len(rows) != manifest["examples"]:
             raise damaged(folder, f"its {len(rows)} rows are not the {manifest['examples']} that were written")
         regions = tuple((name, tuple(classes)) for name, classes in manifest["regions"])
-        return {"folder": folder, "rows": rows, "recipe": recipe_from(manifest), "name": manifest["dataset"],
-                "synthetic": manifest["synthetic"], "regions": regions, "fingerprint": manifest["fingerprint"],
-                "left_out": left_out}
+        return {
+            "folder": folder,
+            "rows": rows,
+            "recipe": recipe_from(manifest),
+            "name": manifest["dataset"],
+            "synthetic": manifest["synthetic"],
+            "regions": regions,
+            "fingerprint": manifest["fingerprint"],
+            "left_out": left_out,
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
@@ -208,12 +238,17 @@ def labelled(dataset: DataSet, log: Callable[[str], None]) -> DataSet:
     kept = tuple(case for case in dataset.cases if case.mask is not None)
     without = len(dataset.cases) - len(kept)
     if without and not kept:
-        raise DataError(f"{dataset.root}: none of {without} cases has a mask; training and evaluation need masks, "
-                        "--mode=predict takes such folders", "DATA_EMPTY")
+        raise DataError(
+            f"{dataset.root}: none of {without} cases has a mask; training and evaluation need masks, "
+            "--mode=predict takes such folders",
+            "DATA_EMPTY",
+        )
     if without:
         first = next(case.id for case in dataset.cases if case.mask is None)
-        log(f"{without} of {len(dataset.cases)} cases have no mask ({first}{', ...' if without > 1 else ''}): left out here; "
-            "--mode=predict takes them")
+        log(
+            f"{without} of {len(dataset.cases)} cases have no mask ({first}{', ...' if without > 1 else ''}): left out here; "
+            "--mode=predict takes them"
+        )
     return dataclasses.replace(dataset, cases=kept) if without else dataset
 
 

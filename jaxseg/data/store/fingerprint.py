@@ -20,8 +20,13 @@ from jaxseg.data.records import DataSet, Recipe
 from jaxseg.data.store import foreground
 from jaxseg.utils import files
 
-RULES = {"intensity": intensity.VERSION, "resample": resample.VERSION, "labels": labels.VERSION, "canvas": canvas.VERSION,
-         "foreground": foreground.VERSION}
+RULES = {
+    "intensity": intensity.VERSION,
+    "resample": resample.VERSION,
+    "labels": labels.VERSION,
+    "canvas": canvas.VERSION,
+    "foreground": foreground.VERSION,
+}
 
 
 def fingerprint(dataset: DataSet, recipe: Recipe, *more: str) -> str:
@@ -30,11 +35,29 @@ def fingerprint(dataset: DataSet, recipe: Recipe, *more: str) -> str:
     Args:
       more: what else decides the bytes: the format, the weights that make a channel.
     """
-    cases = [[c.id, c.patient, dict(c.meta), dataset.stratum(c),
-              [_files(p) for p in (*c.images, *([c.mask] if c.mask else []), *c.parts)], *([c.slab] if c.slab else [])]
-             for c in dataset.cases]
-    rules = [dataset.name, dataset.labels, dataset.map_mask, dataset.keep_slice, dataset.synthetic, dataset.read_image,
-             dataset.read_mask, dataset.modalities, dataset.regions, dataset.normalised]
+    cases = [
+        [
+            c.id,
+            c.patient,
+            dict(c.meta),
+            dataset.stratum(c),
+            [_files(p) for p in (*c.images, *([c.mask] if c.mask else []), *c.parts)],
+            *([c.slab] if c.slab else []),
+        ]
+        for c in dataset.cases
+    ]
+    rules = [
+        dataset.name,
+        dataset.labels,
+        dataset.map_mask,
+        dataset.keep_slice,
+        dataset.synthetic,
+        dataset.read_image,
+        dataset.read_mask,
+        dataset.modalities,
+        dataset.regions,
+        dataset.normalised,
+    ]
     return files.digest(json.dumps(words([RULES, more, dataclasses.asdict(recipe), rules, cases])))[:16]
 
 
@@ -60,8 +83,15 @@ def words(value) -> Any:
     if isinstance(value, types.MethodType):
         return ["method", words(value.__self__), words(value.__func__)]
     if isinstance(value, types.FunctionType):
-        return ["function", value.__module__, value.__qualname__, _version(value), words(value.__defaults__),
-                words(value.__kwdefaults__), [words(c.cell_contents) for c in value.__closure__ or ()]]
+        return [
+            "function",
+            value.__module__,
+            value.__qualname__,
+            _version(value),
+            words(value.__defaults__),
+            words(value.__kwdefaults__),
+            [words(c.cell_contents) for c in value.__closure__ or ()],
+        ]
     if isinstance(value, bytes):
         return files.digest(value)
     if isinstance(value, (np.ndarray, np.generic)):

@@ -179,8 +179,18 @@ def estimate(volumes: list[int], count: int) -> int:
     return -(-sum(volumes) * count // len(volumes))
 
 
-def write(folder: Path, items: Iterable[tuple[np.ndarray, np.ndarray, dict[str, Any]]], recipe: Recipe, *, count: int, name: str,
-          synthetic: bool, regions, fingerprint: str = "", log: Callable[[str], None] = print) -> None:
+def write(
+    folder: Path,
+    items: Iterable[tuple[np.ndarray, np.ndarray, dict[str, Any]]],
+    recipe: Recipe,
+    *,
+    count: int,
+    name: str,
+    synthetic: bool,
+    regions,
+    fingerprint: str = "",
+    log: Callable[[str], None] = print,
+) -> None:
     """Fill an empty folder with prepared volumes.
 
     Args:
@@ -200,22 +210,49 @@ def write(folder: Path, items: Iterable[tuple[np.ndarray, np.ndarray, dict[str, 
         sizes.append(sum(a.nbytes for a in arrays.values()))
         _check_space(folder, estimate(sizes, count) - sum(sizes[:-1]), count, i)
         written = {kind: write_array(_path(folder, i, kind), array) for kind, array in arrays.items()}
-        found.append(row | {"shape": list(mask.shape), "foreground": counts, "kept": kept,
-                            "bytes": [size for size, _ in written.values()],
-                            **{column: written[kind][1] for kind, column in KINDS.items()}})
+        found.append(
+            row
+            | {
+                "shape": list(mask.shape),
+                "foreground": counts,
+                "kept": kept,
+                "bytes": [size for size, _ in written.values()],
+                **{column: written[kind][1] for kind, column in KINDS.items()},
+            }
+        )
         if time.monotonic() - said > PROGRESS:
             said = time.monotonic()
             log(f"volumes: {i + 1}/{count} cases of {name}, {_gib(sum(sizes))}, {said - started:.0f} s")
-    base.write_manifest(folder, LAYOUT, rows.from_records(found), _deciding(recipe), name=name, synthetic=synthetic,
-                        regions=regions, fingerprint=fingerprint)
+    base.write_manifest(
+        folder,
+        LAYOUT,
+        rows.from_records(found),
+        _deciding(recipe),
+        name=name,
+        synthetic=synthetic,
+        regions=regions,
+        fingerprint=fingerprint,
+    )
     log(f"volumes: {name}, {len(found)} cases, {_gib(sum(sizes))}, {time.monotonic() - started:.1f} s")
 
 
 def _deciding(recipe: Recipe) -> Recipe:
     """The recipe without what patches and augmentation alone look at."""
-    return Recipe(size=(), window=recipe.window, spacing=recipe.spacing, channels=recipe.channels, labels=recipe.labels,
-                  intensity=recipe.intensity, modalities=recipe.modalities, filter=recipe.filter, crop=recipe.crop,
-                  blur=recipe.blur, axes=recipe.axes, nonzero=recipe.nonzero, statistics=recipe.statistics)
+    return Recipe(
+        size=(),
+        window=recipe.window,
+        spacing=recipe.spacing,
+        channels=recipe.channels,
+        labels=recipe.labels,
+        intensity=recipe.intensity,
+        modalities=recipe.modalities,
+        filter=recipe.filter,
+        crop=recipe.crop,
+        blur=recipe.blur,
+        axes=recipe.axes,
+        nonzero=recipe.nonzero,
+        statistics=recipe.statistics,
+    )
 
 
 def _build(folder: Path, dataset: DataSet, recipe: Recipe, log: Callable[[str], None], bad_share: float) -> None:
@@ -224,8 +261,17 @@ def _build(folder: Path, dataset: DataSet, recipe: Recipe, log: Callable[[str], 
         raise DataError(f"{dataset.name}: no case under {dataset.root}; check data.root", "DATA_EMPTY")
     bad: list[bad_cases.Bad] = []
     good = bad_cases.sift(dataset, lambda case: prepare_case(dataset, case, recipe), bad_share, bad)
-    write(folder, (prepared for _, prepared in good), recipe, count=len(dataset.cases), name=dataset.name,
-          synthetic=dataset.synthetic, regions=dataset.regions, fingerprint=before, log=log)
+    write(
+        folder,
+        (prepared for _, prepared in good),
+        recipe,
+        count=len(dataset.cases),
+        name=dataset.name,
+        synthetic=dataset.synthetic,
+        regions=dataset.regions,
+        fingerprint=before,
+        log=log,
+    )
     bad_cases.write(folder, bad_cases.LeftOut(tuple(bad), len(dataset.cases)))
     if fingerprint(dataset, recipe) != before:
         raise base.changed(dataset)
@@ -242,16 +288,27 @@ def prepare_case(dataset: DataSet, case: Case, recipe: Recipe) -> tuple[np.ndarr
         mask = prepare_mask(labels, recipe, orientation.spacing, len(dataset.labels), place=place)
     except DataError as error:
         raise DataError(f"case {case.id}: {error}", error.code) from error
-    return image, mask, {"case": case.id, "patient": case.patient, "stratum": dataset.stratum(case),
-                         "spacing": list(place.spacing(orientation.spacing)),
-                         "scan_shape": list(labels.shape), "scan_spacing": list(orientation.spacing)}
+    return (
+        image,
+        mask,
+        {
+            "case": case.id,
+            "patient": case.patient,
+            "stratum": dataset.stratum(case),
+            "spacing": list(place.spacing(orientation.spacing)),
+            "scan_shape": list(labels.shape),
+            "scan_spacing": list(orientation.spacing),
+        },
+    )
 
 
 def _check_space(folder: Path, needed: int, cases: int, done: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise StorageError(f"the remaining {cases - done} of {cases} volumes need about {_gib(needed)}, and {folder.parent} has "
-                           f"{_gib(free)} free; free space or set JAXSEG_CACHE to another folder")
+        raise StorageError(
+            f"the remaining {cases - done} of {cases} volumes need about {_gib(needed)}, and {folder.parent} has "
+            f"{_gib(free)} free; free space or set JAXSEG_CACHE to another folder"
+        )
 
 
 def _path(folder: Path, i: int, kind: str) -> Path:

@@ -45,8 +45,13 @@ class Rows(Sequence):
     @functools.cached_property
     def digest(self) -> str:
         """Of all names, types and values."""
-        return files.digest(*[part for name, column in self.columns.items()
-                              for part in (name, str(column.dtype), str(column.shape), column.tobytes())])
+        return files.digest(
+            *[
+                part
+                for name, column in self.columns.items()
+                for part in (name, str(column.dtype), str(column.shape), column.tobytes())
+            ]
+        )
 
     def write(self, folder: Path) -> dict[str, list]:
         """Write each column to a file; name -> [dtype, shape] of each."""
@@ -71,8 +76,9 @@ def read(folder: Path, columns: Mapping[str, Sequence]) -> Rows:
     Raises:
       DataError: DATA_CHANGED for a column that is gone or another one than written.
     """
-    return Rows({name: open_array(_path(folder, name), np.dtype(dtype), tuple(shape))
-                 for name, (dtype, shape) in columns.items()})
+    return Rows(
+        {name: open_array(_path(folder, name), np.dtype(dtype), tuple(shape)) for name, (dtype, shape) in columns.items()}
+    )
 
 
 def _path(folder: Path, name: str) -> Path:

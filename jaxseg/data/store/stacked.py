@@ -71,7 +71,7 @@ class Stacked(base.Store):
     def index(self, i: int) -> np.ndarray:
         """As in every store."""
         end = self._ends[i]
-        return self.indices[end - int(self.rows.columns["kept"][i].sum()):end]
+        return self.indices[end - int(self.rows.columns["kept"][i].sum()) : end]
 
     @functools.cached_property
     def _ends(self) -> np.ndarray:
@@ -159,8 +159,15 @@ def target_labels(labels: tuple[str, ...], target: str) -> tuple[str, ...]:
     return {"labels": tuple(labels), "edges": ("edge",), "composite": ("foreground",)}[target]
 
 
-def open_or_build(dataset: DataSet, recipe: Recipe, *, log: Callable[[str], None] = print,
-                  extra: channels.Generate | None = None, extra_id: str = "", bad_share: float = 0.0) -> Stacked:
+def open_or_build(
+    dataset: DataSet,
+    recipe: Recipe,
+    *,
+    log: Callable[[str], None] = print,
+    extra: channels.Generate | None = None,
+    extra_id: str = "",
+    bad_share: float = 0.0,
+) -> Stacked:
     """The cache of this data set under this recipe; built first if there is none, once however many processes ask.
 
     Args:
@@ -175,15 +182,19 @@ def open_or_build(dataset: DataSet, recipe: Recipe, *, log: Callable[[str], None
     """
     expected = target_labels(dataset.labels, recipe.target)
     if tuple(recipe.labels) != expected:
-        raise ConfigError(f"the recipe has labels {tuple(recipe.labels)}, the data set {dataset.name} {expected} for "
-                          f"data.target={recipe.target!r}; take those")
+        raise ConfigError(
+            f"the recipe has labels {tuple(recipe.labels)}, the data set {dataset.name} {expected} for "
+            f"data.target={recipe.target!r}; take those"
+        )
     base.check_recipe(dataset, dataclasses.replace(recipe, labels=dataset.labels))
     channels.added(recipe.extra)
     names = channels.trained(recipe.extra)
     if bool(names) != (extra is not None) or bool(names) != bool(extra_id):
-        raise ConfigError(f"got data.extra={tuple(recipe.extra)}, {'a' if extra else 'no'} network and the digest "
-                          f"{extra_id!r} of its weights; {', '.join(names) or 'no name in it'} needs "
-                          f"{'both: name the run' if names else 'neither: drop the run'}")
+        raise ConfigError(
+            f"got data.extra={tuple(recipe.extra)}, {'a' if extra else 'no'} network and the digest "
+            f"{extra_id!r} of its weights; {', '.join(names) or 'no name in it'} needs "
+            f"{'both: name the run' if names else 'neither: drop the run'}"
+        )
     final = files.cache_root() / "cache" / f"{dataset.name}-{fingerprint(dataset, recipe, extra_id)}"
     built = files.build_folder(final, lambda folder: _build(folder, dataset, recipe, log, extra, extra_id, bad_share))
     cache = open_cache(built)
@@ -199,8 +210,10 @@ def open_cache(folder: Path) -> Stacked:
     """
     written = base.open_manifest(folder, LAYOUT)
     n, recipe, kept = len(written["rows"]), written["recipe"], int(written["rows"].columns["kept"].sum())
-    arrays = {name: open_array(folder / f"{name}.npy", np.dtype(dtype), (kept if name == FOREGROUND else n, *shape))
-              for name, (shape, dtype) in _arrays(recipe).items()}
+    arrays = {
+        name: open_array(folder / f"{name}.npy", np.dtype(dtype), (kept if name == FOREGROUND else n, *shape))
+        for name, (shape, dtype) in _arrays(recipe).items()
+    }
     return Stacked(**written, indices=arrays.pop(FOREGROUND), **arrays)
 
 
@@ -212,8 +225,11 @@ def fingerprint(dataset: DataSet, recipe: Recipe, extra_id: str = "") -> str:
 def _arrays(recipe: Recipe) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """The store's files: name -> (shape of an example, dtype)."""
     size = tuple(recipe.size)
-    arrays = {"images": ((*size, recipe.channels), np.dtype(np.uint8 if recipe.intensity == "grey" else np.float32)),
-              "masks": (size, dtype_for(len(recipe.labels))), FOREGROUND: ((), foreground.dtype_for(size))}
+    arrays = {
+        "images": ((*size, recipe.channels), np.dtype(np.uint8 if recipe.intensity == "grey" else np.float32)),
+        "masks": (size, dtype_for(len(recipe.labels))),
+        FOREGROUND: ((), foreground.dtype_for(size)),
+    }
     return {**arrays, "targets": ((*size, 1), np.dtype(np.float32))} if recipe.target == "composite" else arrays
 
 
@@ -242,10 +258,15 @@ class Writer(contextlib.ExitStack):
         """
         index, kept, counts = foreground.index(mask, len(self._recipe.labels))
         image, mask = (np.ascontiguousarray(a, self._files[name].dtype) for name, a in (("images", image), ("masks", mask)))
-        row = row | {"foreground": counts, "kept": kept, "digest": files.digest(image.tobytes()),
-                     "mask_digest": files.digest(mask.tobytes()), "foreground_digest": files.digest(index.tobytes()),
-                     "constant": bool((image == image.flat[0]).all()),
-                     "span": [float(image[..., 0].min()), float(image[..., 0].max())]}
+        row = row | {
+            "foreground": counts,
+            "kept": kept,
+            "digest": files.digest(image.tobytes()),
+            "mask_digest": files.digest(mask.tobytes()),
+            "foreground_digest": files.digest(index.tobytes()),
+            "constant": bool((image == image.flat[0]).all()),
+            "span": [float(image[..., 0].min()), float(image[..., 0].max())],
+        }
         self._files["images"].append(image)
         self._files["masks"].append(mask)
         self._files[FOREGROUND].extend(index)
@@ -298,8 +319,9 @@ def _examples_of(dataset: DataSet, recipe: Recipe, case: Case) -> _Examples:
     return _Examples(kept, tally)
 
 
-def _examples(dataset: DataSet, recipe: Recipe, tally: _Tally, log: Callable[[str], None], share: float,
-              bad: list[bad_cases.Bad]) -> Iterator[tuple]:
+def _examples(
+    dataset: DataSet, recipe: Recipe, tally: _Tally, log: Callable[[str], None], share: float, bad: list[bad_cases.Bad]
+) -> Iterator[tuple]:
     """(case, index in the file, prepared image, prepared labels) of every kept slice, with a line of progress at times."""
     started = said = time.monotonic()
     kept = 0
@@ -314,8 +336,15 @@ def _examples(dataset: DataSet, recipe: Recipe, tally: _Tally, log: Callable[[st
             log(f"cache: {done + 1}/{len(dataset.cases)} cases of {dataset.name}, {kept} slices, {said - started:.0f} s")
 
 
-def _build(folder: Path, dataset: DataSet, recipe: Recipe, log: Callable[[str], None], extra: channels.Generate | None,
-           extra_id: str, bad_share: float) -> None:
+def _build(
+    folder: Path,
+    dataset: DataSet,
+    recipe: Recipe,
+    log: Callable[[str], None],
+    extra: channels.Generate | None,
+    extra_id: str,
+    bad_share: float,
+) -> None:
     before = fingerprint(dataset, recipe, extra_id)
     started, bad, tally = time.monotonic(), [], _Tally()
     examples = _examples(dataset, recipe, tally, log, bad_share, bad)
@@ -328,18 +357,33 @@ def _build(folder: Path, dataset: DataSet, recipe: Recipe, log: Callable[[str], 
                 writer.add(image, _target_mask(labels, recipe.target), row, target)
         kept = len(writer.rows)
         if not kept:
-            raise DataError(f"{dataset.name}: {tally.seen} slices of {len(dataset.cases)} cases and none kept by the protocol "
-                            f"{words(dataset.keep_slice)}; check data.root and data.protocol", "DATA_EMPTY")
+            raise DataError(
+                f"{dataset.name}: {tally.seen} slices of {len(dataset.cases)} cases and none kept by the protocol "
+                f"{words(dataset.keep_slice)}; check data.root and data.protocol",
+                "DATA_EMPTY",
+            )
         if fingerprint(dataset, recipe, extra_id) != before:
             raise base.changed(dataset)
-        writer.finish(name=dataset.name, synthetic=dataset.synthetic, regions=dataset.regions, fingerprint=before,
-                      cases=len(dataset.cases), slices=tally.seen, generated_by=extra_id, cut_by_crop=tally.cut)
+        writer.finish(
+            name=dataset.name,
+            synthetic=dataset.synthetic,
+            regions=dataset.regions,
+            fingerprint=before,
+            cases=len(dataset.cases),
+            slices=tally.seen,
+            generated_by=extra_id,
+            cut_by_crop=tally.cut,
+        )
     bad_cases.write(folder, bad_cases.LeftOut(tuple(bad), len(dataset.cases)))
     if tally.cut:
-        log(f"cache: data.crop={tuple(recipe.crop)} cut {tally.cut} of {tally.foreground} foreground pixels away; scores do not "
-            "count them")
-    log(f"cache: {dataset.name}, {kept} of {tally.seen} slices of {len(dataset.cases) - len(bad)} cases kept, "
-        f"{time.monotonic() - started:.1f} s")
+        log(
+            f"cache: data.crop={tuple(recipe.crop)} cut {tally.cut} of {tally.foreground} foreground pixels away; scores do not "
+            "count them"
+        )
+    log(
+        f"cache: {dataset.name}, {kept} of {tally.seen} slices of {len(dataset.cases) - len(bad)} cases kept, "
+        f"{time.monotonic() - started:.1f} s"
+    )
 
 
 def _target_mask(labels: np.ndarray, target: str) -> np.ndarray:

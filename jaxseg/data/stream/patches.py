@@ -62,10 +62,23 @@ class Rule(NamedTuple):
         return tuple(min(max(c - p // 2, 0), max(length - p, 0)) for c, p, length in zip(centre, self.patch, shape))
 
 
-def patch_batches(store: Store, indices: Sequence[int], *, batch_size: int, patch: Sequence[int], seed: int, start_batch: int = 0,
-                  workers: int = 0, share: Fraction | float = Fraction(1, 3), positions: str = "uniform", per_volume: int = 16,
-                  coordinates: bool = False, process_index: int = 0, process_count: int = 1,
-                  max_samples: int = 0) -> pipeline.Batches:
+def patch_batches(
+    store: Store,
+    indices: Sequence[int],
+    *,
+    batch_size: int,
+    patch: Sequence[int],
+    seed: int,
+    start_batch: int = 0,
+    workers: int = 0,
+    share: Fraction | float = Fraction(1, 3),
+    positions: str = "uniform",
+    per_volume: int = 16,
+    coordinates: bool = False,
+    process_index: int = 0,
+    process_count: int = 1,
+    max_samples: int = 0,
+) -> pipeline.Batches:
     """This process's share of an endless stream of batches of patches; close it, or use it in a `with`.
 
     Args:

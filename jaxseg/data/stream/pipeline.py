@@ -25,8 +25,18 @@ ENDLESS = 1 << 48  # batches; nobody trains so long, and Grain wants a length
 RESTARTS = 3  # times in a row that a lost worker is replaced before the run gives up
 
 
-def train_batches(cache: Stacked, indices: Sequence[int], *, batch_size: int, seed: int, start_batch: int = 0, workers: int = 0,
-                  process_index: int = 0, process_count: int = 1, max_samples: int = 0) -> "Batches":
+def train_batches(
+    cache: Stacked,
+    indices: Sequence[int],
+    *,
+    batch_size: int,
+    seed: int,
+    start_batch: int = 0,
+    workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    max_samples: int = 0,
+) -> "Batches":
     """This process's share of an endless stream of shuffled batches; close it, or use it in a `with`.
 
     Args:
@@ -48,8 +58,9 @@ def train_batches(cache: Stacked, indices: Sequence[int], *, batch_size: int, se
     return Batches(Source(cache, open_cache, order, _read), start_batch, workers)
 
 
-def eval_batches(cache: Stacked, indices: Sequence[int], *, batch_size: int, process_index: int = 0,
-                 process_count: int = 1) -> "Batches":
+def eval_batches(
+    cache: Stacked, indices: Sequence[int], *, batch_size: int, process_index: int = 0, process_count: int = 1
+) -> "Batches":
     """This process's share of every example once, in order, in batches of one size.
 
     The last batch is filled up with its last example at weight 0.
@@ -68,8 +79,12 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
       ConfigError: not even one.
     """
     if batch_size < 1 or n < batch_size:
-        raise ConfigError(f"got {n} training examples for train.batch_size={batch_size}; a batch takes at most all of them: set "
-                          f"it to {n} or less" if n else "the training split is empty; check data.fractions and data.protocol")
+        raise ConfigError(
+            f"got {n} training examples for train.batch_size={batch_size}; a batch takes at most all of them: set "
+            f"it to {n} or less"
+            if n
+            else "the training split is empty; check data.fractions and data.protocol"
+        )
     return n // batch_size
 
 
@@ -82,8 +97,10 @@ class Batches:
         if workers < 0:
             raise ConfigError(f"got data.workers={workers}; it is 0 or more")
         if workers and not flags.FLAGS.is_parsed():
-            raise ConfigError(f"data.workers={workers} needs parsed absl flags: start through jaxseg.main or absl.app.run; in a "
-                              "notebook call absl.flags.FLAGS.mark_as_parsed(); or set data.workers=0")
+            raise ConfigError(
+                f"data.workers={workers} needs parsed absl flags: start through jaxseg.main or absl.app.run; in a "
+                "notebook call absl.flags.FLAGS.mark_as_parsed(); or set data.workers=0"
+            )
         self.position, self._source, self._workers = start, source, workers
         self._lost, self._closed = 0, False
         self._iterator = self._open()
@@ -107,8 +124,9 @@ class Batches:
                 self._lost += 1
                 if self._lost > RESTARTS:
                     where = f"batch {self.position} ({self._source.about(self.position)})"
-                    raise PeerError(f"reading processes were killed {self._lost} times at {where}: {error}; out of memory? "
-                                    "set data.workers=0") from error
+                    raise PeerError(
+                        f"reading processes were killed {self._lost} times at {where}: {error}; out of memory? set data.workers=0"
+                    ) from error
                 self._iterator.close()
                 self._iterator = self._open()
             else:
@@ -129,12 +147,13 @@ class Batches:
         self.close()
 
     def _open(self):
-        dataset = grain.MapDataset.source(self._source)[self.position:]
+        dataset = grain.MapDataset.source(self._source)[self.position :]
         ahead = 1 if self._workers else 2
         stream = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead))
         if self._workers:
-            stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2),
-                                        worker_init_fn=_prepare_worker)
+            stream = stream.mp_prefetch(
+                grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2), worker_init_fn=_prepare_worker
+            )
         return iter(stream)
 
 
@@ -162,7 +181,7 @@ class Share(NamedTuple):
     size: int
 
     def of(self, batch: np.ndarray) -> np.ndarray:
-        return batch[self.first:self.first + self.size]
+        return batch[self.first : self.first + self.size]
 
 
 class _Order:
@@ -183,7 +202,7 @@ class _Order:
             order = permutation(len(self.rows), self.seed, epoch)
             self._latest = (epoch, order)
         start = step * self.batch_size
-        return self.rows[self.share.of(order[start:start + self.batch_size])], None
+        return self.rows[self.share.of(order[start : start + self.batch_size])], None
 
 
 class _InOrder:
@@ -224,8 +243,9 @@ class Source:
         try:
             return self._read(self._opened(), rows, rest)
         except (DataError, OSError) as error:
-            raise DataError(f"cannot read batch {position} ({self.about(position)}): {error}",
-                            getattr(error, "code", "DATA_CHANGED")) from error
+            raise DataError(
+                f"cannot read batch {position} ({self.about(position)}): {error}", getattr(error, "code", "DATA_CHANGED")
+            ) from error
 
     def about(self, position: int) -> str:
         """The rows, and where they can be told the cases, of a batch."""
@@ -275,8 +295,10 @@ def training_rows(indices: Sequence[int], held, max_samples: int) -> np.ndarray:
 def _checked(indices: Sequence[int], held) -> np.ndarray:
     rows, n = np.asarray(indices, np.int64).reshape(-1), len(held.rows)
     if rows.size and (rows.min() < 0 or rows.max() >= n or len(np.unique(rows)) != rows.size):
-        raise ConfigError(f"got rows {rows.min()}..{rows.max()}, {rows.size - len(np.unique(rows))} of them repeated, for a "
-                          f"cache of {n}; a split lists each row once")
+        raise ConfigError(
+            f"got rows {rows.min()}..{rows.max()}, {rows.size - len(np.unique(rows))} of them repeated, for a "
+            f"cache of {n}; a split lists each row once"
+        )
     return rows
 
 

@@ -27,8 +27,9 @@ def _attended(cin, cout, *, blocks, reduction, act, stride=2, rates=(1,), **same
 
 
 def _shuffle_v1(cin, cout, *, reduction, act, more=0, **same):
-    return Sequential(ShuffleV1(cin, cout, stride=2, **same),
-                      *(ShuffleV1(cout, cout, reduction=reduction, **same) for _ in range(1 + more)))
+    return Sequential(
+        ShuffleV1(cin, cout, stride=2, **same), *(ShuffleV1(cout, cout, reduction=reduction, **same) for _ in range(1 + more))
+    )
 
 
 def _shuffle_v2(cin, cout, *, act, down=3, kernel=3, rates=(1, 1), **same):
@@ -54,8 +55,9 @@ class DilatedMix(nnx.Module):
     def __init__(self, cin: int, cout: int, *, act: str, rank: int, rngs: nnx.Rngs):
         inner = 2 * cin
         self.expand = ConvNorm(cin, inner, 1, rank=rank, act=act, rngs=rngs)
-        self.depthwise = Sequential(*(ConvNorm(inner, inner, 3, rank=rank, dilation=d, groups=inner, act=act, rngs=rngs)
-                                      for d in (1, 2, 3)))
+        self.depthwise = Sequential(
+            *(ConvNorm(inner, inner, 3, rank=rank, dilation=d, groups=inner, act=act, rngs=rngs) for d in (1, 2, 3))
+        )
         self.mix = NormAct(inner, act, rngs=rngs)
         self.project = ConvNorm(inner, cout, 1, rank=rank, act=act, rngs=rngs)
 
@@ -78,8 +80,10 @@ class DownDilated(Sequential):
     """Convolution of kernel 3 and stride 2, then two of `kernel` at dilations 2 and 5."""
 
     def __init__(self, cin: int, cout: int, *, rank: int, kernel: int = 5, rngs: nnx.Rngs):
-        super().__init__(ConvNorm(cin, cout, 3, rank=rank, stride=2, rngs=rngs),
-                         *(ConvNorm(cout, cout, kernel, rank=rank, dilation=d, rngs=rngs) for d in (2, 5)))
+        super().__init__(
+            ConvNorm(cin, cout, 3, rank=rank, stride=2, rngs=rngs),
+            *(ConvNorm(cout, cout, kernel, rank=rank, dilation=d, rngs=rngs) for d in (2, 5)),
+        )
 
 
 class MobileUp(Up):
@@ -90,8 +94,9 @@ class MobileUp(Up):
         narrow = compress and cout != skip
         self.compress = ConvNorm(skip, cout, 1, rank=rank, act=act, rngs=rngs) if narrow else None
         joined = cin // 2 + (cout if narrow else skip)
-        super().__init__(up, Sequential(ChannelAttention(joined, 8, rngs=rngs),
-                                        DoubleConv(joined, cout, rank=rank, act=act, rngs=rngs)))
+        super().__init__(
+            up, Sequential(ChannelAttention(joined, 8, rngs=rngs), DoubleConv(joined, cout, rank=rank, act=act, rngs=rngs))
+        )
 
     def __call__(self, x: Array, skip: Array, context: ForwardContext = EVAL) -> Array:
         return super().__call__(x, skip if self.compress is None else self.compress(skip, context), context)
@@ -148,6 +153,8 @@ UPS = {
     "double": lambda cin, cout, skip, *, act, **same: up_halved(cin, cout, skip, **same),
     "mobile": functools.partial(MobileUp, compress=False),
     "mobile_compress": functools.partial(MobileUp, compress=True),
-    **{f"shuffle_v1_r{r}": (lambda cin, cout, skip, *, act, r=r, **same: _shuffle_up(cin, cout, skip, reduction=r, **same))
-       for r in (2, 8, 16)},
+    **{
+        f"shuffle_v1_r{r}": (lambda cin, cout, skip, *, act, r=r, **same: _shuffle_up(cin, cout, skip, reduction=r, **same))
+        for r in (2, 8, 16)
+    },
 }

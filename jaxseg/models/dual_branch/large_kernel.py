@@ -14,8 +14,9 @@ class Transition(Sequential):
     """1x1 to cout, then a depthwise convolution of kernel 3 and stride 2; norm and ReLU after both."""
 
     def __init__(self, cin: int, cout: int, *, rank: int, rngs: nnx.Rngs):
-        super().__init__(ConvNorm(cin, cout, 1, rank=rank, rngs=rngs),
-                         ConvNorm(cout, cout, 3, rank=rank, stride=2, groups=cout, rngs=rngs))
+        super().__init__(
+            ConvNorm(cin, cout, 1, rank=rank, rngs=rngs), ConvNorm(cout, cout, 3, rank=rank, stride=2, groups=cout, rngs=rngs)
+        )
 
 
 class ParallelConv(nnx.Module):
@@ -82,9 +83,11 @@ class DownLargeKernel(Sequential):
     """Transition, large-kernel block, FFN of ratio `ffn`."""
 
     def __init__(self, cin: int, cout: int, *, ffn: int, kernel: int = 13, rank: int, rngs: nnx.Rngs):
-        super().__init__(Transition(cin, cout, rank=rank, rngs=rngs),
-                         LargeKernelBlock(cout, kernel=kernel, rank=rank, rngs=rngs),
-                         ConvFFN(cout, ffn, rank=rank, rngs=rngs))
+        super().__init__(
+            Transition(cin, cout, rank=rank, rngs=rngs),
+            LargeKernelBlock(cout, kernel=kernel, rank=rank, rngs=rngs),
+            ConvFFN(cout, ffn, rank=rank, rngs=rngs),
+        )
 
 
 def merge(model: nnx.Module) -> int:

@@ -62,8 +62,12 @@ class Branch(nnx.Module):
 
     def __init__(self, config: Config, downs: tuple[str, ...], **same):
         self.stem = lookup("stem", config.stem, STEMS)(1, config.widths[0], **same)
-        self.downs = nnx.List([lookup("downsampling block", down, DOWNS)(a, b, **same)
-                               for down, a, b in zip(downs, config.widths[:-1], config.widths[1:], strict=True)])
+        self.downs = nnx.List(
+            [
+                lookup("downsampling block", down, DOWNS)(a, b, **same)
+                for down, a, b in zip(downs, config.widths[:-1], config.widths[1:], strict=True)
+            ]
+        )
 
 
 class ModalityAttention(nnx.Module):
@@ -78,7 +82,7 @@ class ModalityAttention(nnx.Module):
         space = tuple(range(1, features[0].ndim - 1))
         means = jnp.concatenate([f.mean(space, keepdims=True) for f in features], axis=-1)
         factors = jax.nn.sigmoid(self.fc2(jax.nn.relu(self.fc1(means))))  # [B, 1.., branches]
-        return [f * factors[..., i:i + 1] for i, f in enumerate(features)]
+        return [f * factors[..., i : i + 1] for i, f in enumerate(features)]
 
 
 class MultiBranch(Segmenter):
@@ -88,26 +92,33 @@ class MultiBranch(Segmenter):
         self.in_channels, self.num_classes, self.rank = in_channels, num_classes, 3
         order = MODALITIES.get(in_channels, ())
         if not set(config.modalities) <= set(order):
-            raise ConfigError(f"got in_channels={in_channels} for branches that read {', '.join(config.modalities)}; "
-                              "images have 2 channels [t1ce, flair] or 4 channels [t1, t1ce, t2, flair]")
+            raise ConfigError(
+                f"got in_channels={in_channels} for branches that read {', '.join(config.modalities)}; "
+                "images have 2 channels [t1ce, flair] or 4 channels [t1, t1ce, t2, flair]"
+            )
         self.channels = tuple(order.index(m) for m in config.modalities)
         same = dict(act=config.act, rank=3, rngs=rngs)
         self.min_size = 2 ** (len(config.widths) + len(config.deep) - 1)
         self.branches = nnx.List([Branch(config, downs, **same) for downs in config.downs])
         n = len(config.downs)
-        self.modality_attention = nnx.List([ModalityAttention(w, n, rngs=rngs) if config.modality_attention and i else None
-                                  for i, w in enumerate(config.widths)])
+        self.modality_attention = nnx.List(
+            [ModalityAttention(w, n, rngs=rngs) if config.modality_attention and i else None for i, w in enumerate(config.widths)]
+        )
         skips = [n * w for w in config.widths] + list(config.deep[:-1])
         down = lookup("downsampling block", config.deep_down, DOWNS)
         self.deep = nnx.List([down(a, b, **same) for a, b in zip((n * config.widths[-1], *config.deep), config.deep)])
         ups = config.ups * len(config.outs) if len(config.ups) == 1 else config.ups
-        self.ups = nnx.List([lookup("upsampling block", up, UPS)(a, b, skip, **same) for up, a, b, skip in
-                             zip(ups, (config.deep[-1], *config.outs[:-1]), config.outs, skips[::-1], strict=True)])
+        self.ups = nnx.List(
+            [
+                lookup("upsampling block", up, UPS)(a, b, skip, **same)
+                for up, a, b, skip in zip(ups, (config.deep[-1], *config.outs[:-1]), config.outs, skips[::-1], strict=True)
+            ]
+        )
         self.head = Conv(config.outs[-1], num_classes, 1, rank=3, rngs=rngs)
 
     def forward(self, image: Array, context: ForwardContext) -> Outputs:
         with jax.named_scope("stem"):
-            parts = [branch.stem(image[..., c:c + 1], context) for c, branch in zip(self.channels, self.branches)]
+            parts = [branch.stem(image[..., c : c + 1], context) for c, branch in zip(self.channels, self.branches)]
         skips = [jnp.concatenate(parts, axis=-1)]
         for i, modality_attention in enumerate(list(self.modality_attention)[1:]):
             with jax.named_scope(f"branch{i + 2}"):
@@ -148,20 +159,39 @@ def _late(size, stem: str, a: tuple[str, ...], b: str, all_levels: bool = False)
 
 def _mobile(k: int, act: str, fixed: bool) -> Config:
     downs = (("attended2", "attended6"),) * 2
-    return Config((k, 2 * k, 4 * k), (8 * k if fixed else 16 * k,), (4 * k,) * 3 if fixed else (4 * k, 2 * k, 2 * k), downs,
-                  stem="attended", deep_down="attended_dilated", ups=("mobile_compress" if fixed else "mobile",), act=act)
+    return Config(
+        (k, 2 * k, 4 * k),
+        (8 * k if fixed else 16 * k,),
+        (4 * k,) * 3 if fixed else (4 * k, 2 * k, 2 * k),
+        downs,
+        stem="attended",
+        deep_down="attended_dilated",
+        ups=("mobile_compress" if fixed else "mobile",),
+        act=act,
+    )
 
 
 def _shuffle18(k: int, act: str) -> Config:
     rest = ("shuffle_v1_r2_more", "shuffle_v1_r16")
-    return Config((k, 2 * k, 4 * k, 8 * k), (32 * k,), (8 * k, 4 * k, 2 * k, 2 * k),
-                  (("shuffle_v1_r8", *rest), ("shuffle_v1_r2", *rest)), deep_down="dilated_mix", act=act,
-                  ups=tuple(f"shuffle_v1_r{r}" for r in (2, 8, 2, 16)))
+    return Config(
+        (k, 2 * k, 4 * k, 8 * k),
+        (32 * k,),
+        (8 * k, 4 * k, 2 * k, 2 * k),
+        (("shuffle_v1_r8", *rest), ("shuffle_v1_r2", *rest)),
+        deep_down="dilated_mix",
+        act=act,
+        ups=tuple(f"shuffle_v1_r{r}" for r in (2, 8, 2, 16)),
+    )
 
 
-_EARLY = {"01": ("pool", "pool", "pool"), "02": ("stride",) * 3, "03": ("dilated", "stride", "stride"),
-          "04": ("large_ffn4", "stride", "stride"), "05": ("large_ffn2", "stride", "stride"),
-          "06": ("large_ffn2", "stride", "vit")}
+_EARLY = {
+    "01": ("pool", "pool", "pool"),
+    "02": ("stride",) * 3,
+    "03": ("dilated", "stride", "stride"),
+    "04": ("large_ffn4", "stride", "stride"),
+    "05": ("large_ffn2", "stride", "stride"),
+    "06": ("large_ffn2", "stride", "vit"),
+}
 _LATE = {  # name: stem, blocks of branch A, block of branch B, whether all deep levels are there
     "07_unet": ("double", ("large_ffn2",) * 3, "stride", True),
     "13_unet": ("inverted4", ("inverted4", "vit", "vit"), "inverted4"),
@@ -174,8 +204,7 @@ _LATE = {  # name: stem, blocks of branch A, block of branch B, whether all deep
     "14_shufflenetv2_lk": ("shuffle_v2_large", ("shuffle_v2_large",) * 3, "shuffle_v2_large"),
 }
 _ACT = {"xs": "hard_swish", "s": "hard_swish", "m": "gelu", "l": "gelu"}
-_QUAD = Config((8, 16, 32), (256, 512), (256, 128, 64, 32), (("pool",) * 2,) * 4, deep_down="pool",
-               modalities=MODALITIES[4])
+_QUAD = Config((8, 16, 32), (256, 512), (256, 128, 64, 32), (("pool",) * 2,) * 4, deep_down="pool", modalities=MODALITIES[4])
 
 _CONFIGS = {}
 for _name, _size in _SIZES.items():
@@ -193,18 +222,23 @@ _CONFIGS |= {
     "dualbranch_13_unet_test": _late(_TINY, *_LATE["13_unet"]),
     "dualbranch_14_ghostnet_test": _late(_TINY, *_LATE["14_ghostnet"]),
     "dualbranch_14_convnext_test": _late(_TINY, *_LATE["14_convnext"]),
-    "dualbranch_14_shufflenetv2_test": _late(_TINY, "shuffle_v2_dilated", ("shuffle_v2_large", "shuffle_v2", "shuffle_v2"),
-                                             "shuffle_v2"),
-    "dualbranch_mobilenetv2_dilated_fixed_test": dataclasses.replace(_mobile(8, "hard_swish", True),
-                                                                     downs=(("attended2",) * 2,) * 2),
+    "dualbranch_14_shufflenetv2_test": _late(
+        _TINY, "shuffle_v2_dilated", ("shuffle_v2_large", "shuffle_v2", "shuffle_v2"), "shuffle_v2"
+    ),
+    "dualbranch_mobilenetv2_dilated_fixed_test": dataclasses.replace(
+        _mobile(8, "hard_swish", True), downs=(("attended2",) * 2,) * 2
+    ),
     "dualbranch_18_shufflenet_v1_test": _shuffle18(8, "gelu"),
 }
 VARIANTS = {name: Variant(MultiBranch, config, in_channels=2, num_classes=4, ranks=(3,)) for name, config in _CONFIGS.items()}
 VARIANTS |= {
-    name: Variant(MultiBranch, config, in_channels=4, num_classes=4, ranks=(3,)) for name, config in {
+    name: Variant(MultiBranch, config, in_channels=4, num_classes=4, ranks=(3,))
+    for name, config in {
         "quadbranch_4modal_unet_s": _QUAD,
         "quadbranch_4modal_attention_unet_s": dataclasses.replace(_QUAD, modality_attention=True),
-        "quadbranch_4modal_attention_unet_test": dataclasses.replace(_QUAD, widths=(4, 8, 8), deep=(8, 16), outs=(8, 8, 8, 4),
-                                                                     modality_attention=True),
-    }.items()}
+        "quadbranch_4modal_attention_unet_test": dataclasses.replace(
+            _QUAD, widths=(4, 8, 8), deep=(8, 16), outs=(8, 8, 8, 4), modality_attention=True
+        ),
+    }.items()
+}
 KEY_MAPPINGS = ()

@@ -49,8 +49,9 @@ class ShuffleV2Down(nnx.Module):
     def __init__(self, cin: int, cout: int, *, kernel: int = 3, rank: int, rngs: nnx.Rngs):
         depthwise = lambda: ConvNorm(cin, cin, kernel, rank=rank, stride=2, groups=cin, act="identity", rngs=rngs)
         self.left = Sequential(depthwise(), ConvNorm(cin, cout // 2, 1, rank=rank, rngs=rngs))
-        self.right = Sequential(ConvNorm(cin, cin, 1, rank=rank, rngs=rngs), depthwise(),
-                                ConvNorm(cin, cout // 2, 1, rank=rank, rngs=rngs))
+        self.right = Sequential(
+            ConvNorm(cin, cin, 1, rank=rank, rngs=rngs), depthwise(), ConvNorm(cin, cout // 2, 1, rank=rank, rngs=rngs)
+        )
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         return channel_shuffle(jnp.concatenate([self.left(x, context), self.right(x, context)], axis=-1), 2)

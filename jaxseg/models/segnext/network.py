@@ -73,9 +73,17 @@ class Config:
 def _conv(config: Config, cin: int, cout: int, kernel, *, stride=1, groups: int = 1, rngs: nnx.Rngs) -> Conv:
     """Convolution with the family's initialisation: normal by fan-out; bias 0 ("official") or PyTorch's default ("ich")."""
     kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
-    return Conv(cin, cout, kernel, rank=2, stride=stride, groups=groups,
-                weight_init=initial.fan_out_normal(kernel, cout, groups),
-                bias_init=None if config.ich else initial.zeros, rngs=rngs)
+    return Conv(
+        cin,
+        cout,
+        kernel,
+        rank=2,
+        stride=stride,
+        groups=groups,
+        weight_init=initial.fan_out_normal(kernel, cout, groups),
+        bias_init=None if config.ich else initial.zeros,
+        rngs=rngs,
+    )
 
 
 def _norm(config: Config, channels: int, rngs: nnx.Rngs) -> BatchNorm:
@@ -94,8 +102,13 @@ class MSCA(nnx.Module):
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         both = lambda layer: (layer.weight[...], layer.bias[...])
-        return ops.msca(x, both(self.conv0), [(both(row), both(column)) for row, column in self.strips], both(self.conv3),
-                        from_input=self.from_input)
+        return ops.msca(
+            x,
+            both(self.conv0),
+            [(both(row), both(column)) for row, column in self.strips],
+            both(self.conv3),
+            from_input=self.from_input,
+        )
 
 
 class Attention(nnx.Module):
@@ -177,11 +190,13 @@ class Encoder(StagedEncoder):
         rates = drop_path_rates(config.drop_path, config.depths)
         ins = (in_channels, *config.dims)
         self.embeds = nnx.List([(Downsample if i else Stem)(config, ins[i], ins[i + 1], rngs=rngs) for i in range(4)])
-        self.stages = nnx.List([
-            nnx.List([Block(config, dim, config.ffn_ratios[i], rates[i][j], rngs=rngs) for j in range(config.depths[i])])
-            for i, dim in enumerate(config.dims)])
-        self.norms = nnx.List([_norm(config, dim, rngs) if config.ich else LayerNorm(dim, rngs=rngs)
-                               for dim in config.dims])
+        self.stages = nnx.List(
+            [
+                nnx.List([Block(config, dim, config.ffn_ratios[i], rates[i][j], rngs=rngs) for j in range(config.depths[i])])
+                for i, dim in enumerate(config.dims)
+            ]
+        )
+        self.norms = nnx.List([_norm(config, dim, rngs) if config.ich else LayerNorm(dim, rngs=rngs) for dim in config.dims])
 
 
 class Squeeze(nnx.Module):
@@ -206,12 +221,24 @@ class Decoder(nnx.Module):
         width = config.ham_width
         self.squeeze = Squeeze(config, sum(config.dims[1:]), width, True, rngs=rngs)
         self.ham_in = _conv(config, width, width, 1, rngs=rngs)
-        self.ham = NMF(width, config.bases, train_steps=6, eval_steps=6 if config.ich else 7,
-                       eps=1e-7 if config.ich else 1e-6, quotient_first=config.ich, frozen_steps=config.ich,
-                       initial=config.ham_bases, update=config.ham_update, rngs=rngs)
+        self.ham = NMF(
+            width,
+            config.bases,
+            train_steps=6,
+            eval_steps=6 if config.ich else 7,
+            eps=1e-7 if config.ich else 1e-6,
+            quotient_first=config.ich,
+            frozen_steps=config.ich,
+            initial=config.ham_bases,
+            update=config.ham_update,
+            rngs=rngs,
+        )
         self.ham_out = Squeeze(config, width, width, False, rngs=rngs)
-        self.align = (_conv(config, width, config.decoder_width, 1, rngs=rngs) if config.ich else
-                      Squeeze(config, width, config.decoder_width, True, rngs=rngs))
+        self.align = (
+            _conv(config, width, config.decoder_width, 1, rngs=rngs)
+            if config.ich
+            else Squeeze(config, width, config.decoder_width, True, rngs=rngs)
+        )
 
     def __call__(self, features: list[Array], context: ForwardContext = EVAL) -> Array:
         size = features[1].shape[1:-1]
@@ -248,16 +275,22 @@ _SIZES = {
 }
 _ICH = dict(ham_width=512, bases=64, drop_path=0.0, ich=True, norm_momentum=0.9, ham_bases="buffer")
 
-VARIANTS = {f"segnext_{size}": Variant(SegNeXt, Config(dims, depths, ham_width=width, decoder_width=width, bases=rank,
-                                                       drop_path=rate), num_classes=150)
-            for size, (dims, depths, width, rank, rate) in _SIZES.items()}
-VARIANTS |= {f"segnext_{size}_ich": Variant(SegNeXt, Config(dims, depths, decoder_width=width, **_ICH), in_channels=1)
-             for size, (dims, depths, width, _, _) in _SIZES.items()}
+VARIANTS = {
+    f"segnext_{size}": Variant(
+        SegNeXt, Config(dims, depths, ham_width=width, decoder_width=width, bases=rank, drop_path=rate), num_classes=150
+    )
+    for size, (dims, depths, width, rank, rate) in _SIZES.items()
+}
+VARIANTS |= {
+    f"segnext_{size}_ich": Variant(SegNeXt, Config(dims, depths, decoder_width=width, **_ICH), in_channels=1)
+    for size, (dims, depths, width, _, _) in _SIZES.items()
+}
 _TINY = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), ffn_ratios=(2, 2, 2, 2))
 VARIANTS |= {
     "segnext_test": Variant(SegNeXt, Config(**_TINY, ham_width=32, decoder_width=32, bases=4)),
-    "segnext_test_ich": Variant(SegNeXt, Config(**_TINY, decoder_width=16, **{**_ICH, "ham_width": 24, "bases": 8}),
-                                 in_channels=1),
+    "segnext_test_ich": Variant(
+        SegNeXt, Config(**_TINY, decoder_width=16, **{**_ICH, "ham_width": 24, "bases": 8}), in_channels=1
+    ),
 }
 
 _STRIPS = (("conv0_1", "conv0_2"), ("conv1_1", "conv1_2"), ("conv2_1", "conv2_2"))
@@ -266,46 +299,55 @@ _STEM = (("0", "conv1"), ("1", "norm1"), ("3", "conv2"), ("4", "norm2"))
 
 
 def _strip_rules(names, prefix: str):
-    return tuple((rf"{prefix}\.{name}\.", rf"msca.strips.{i}.{j}.") for i, pair in enumerate(names)
-                 for j, name in enumerate(pair))
+    return tuple(
+        (rf"{prefix}\.{name}\.", rf"msca.strips.{i}.{j}.") for i, pair in enumerate(names) for j, name in enumerate(pair)
+    )
 
 
 KEY_MAPPINGS = (
-    KeyMapping("official", (
-        *((rf"^(?:backbone\.)?patch_embed1\.proj\.{a}\.", f"encoder.embeds.0.{b}.") for a, b in _STEM),
-        *((rf"^(?:backbone\.)?patch_embed{i + 1}\.", f"encoder.embeds.{i}.") for i in range(4)),
-        *((rf"^(?:backbone\.)?block{i + 1}\.", f"encoder.stages.{i}.") for i in range(4)),
-        *((rf"^(?:backbone\.)?norm{i + 1}\.", f"encoder.norms.{i}.") for i in range(4)),
-        *_strip_rules(_STRIPS, r"spatial_gating_unit"),
-        (r"spatial_gating_unit\.", "msca."),
-        (r"mlp\.dwconv\.dwconv\.", "mlp.dwconv."),
-        (r"(layer_scale_[12])$", r"\1.weight"),
-        (r"^decode_head\.hamburger\.ham_in\.conv\.", "decoder.ham_in."),
-        (r"^decode_head\.hamburger\.", "decoder."),
-        (r"^decode_head\.conv_seg\.", "classifier."),
-        (r"^decode_head\.", "decoder."),
-        (r"^(decoder\..*)\.gn\.", r"\1.norm."),
-    ), ignored=(r"num_batches_tracked$", r"^head\.")),  # head: of the ImageNet classifiers (no "backbone.")
-    KeyMapping("ich", (
-        *((rf"^encoder\.input_embed1\.proj\.{a}\.(norm\.)?", f"encoder.embeds.0.{b}.") for a, b in _STEM),
-        *((rf"^encoder\.input_embed{i + 1}\.", f"encoder.embeds.{i}.") for i in range(4)),
-        *((rf"^encoder\.stage{i + 1}\.", f"encoder.stages.{i}.") for i in range(4)),
-        *((rf"^encoder\.norm_layer{i + 1}\.(norm\.)?", f"encoder.norms.{i}.") for i in range(4)),
-        (r"msca_block\.norm\.(norm\.)?", "norm1."),
-        (r"ffn_block\.norm\.(norm\.)?", "norm2."),
-        (r"msca_block\.layer_scale\.layer_scale$", "layer_scale_1.weight"),
-        (r"ffn_block\.layer_scale\.layer_scale$", "layer_scale_2.weight"),
-        *_strip_rules(_ICH_STRIPS, r"msca_block\.msca"),
-        (r"msca_block\.msca\.conv55\.", "msca_block.msca.conv0."),
-        (r"msca_block\.msca\.conv11\.", "msca_block.msca.conv3."),
-        (r"msca_block\.proj([12])\.", r"attn.proj_\1."),
-        (r"msca_block\.", "attn."),
-        (r"(stages\.\d+\.\d+\.)msca\.strips", r"\1attn.msca.strips"),
-        (r"ffn_block\.ffn\.dwconv\.dwconv\.", "mlp.dwconv."),
-        (r"ffn_block\.ffn\.", "mlp."),
-        (r"^decoder\.ham_attn\.lower_bread\.0\.", "decoder.ham_in."),
-        (r"^decoder\.ham_attn\.upper_bread\.", "decoder.ham_out.conv."),
-        (r"^decoder\.ham_attn\.ham\.", "decoder.ham."),
-        (r"^cls_conv\.1\.", "classifier."),
-    ), ignored=(r"num_batches_tracked$", r"ham_attn\.cheese\.")),
+    KeyMapping(
+        "official",
+        (
+            *((rf"^(?:backbone\.)?patch_embed1\.proj\.{a}\.", f"encoder.embeds.0.{b}.") for a, b in _STEM),
+            *((rf"^(?:backbone\.)?patch_embed{i + 1}\.", f"encoder.embeds.{i}.") for i in range(4)),
+            *((rf"^(?:backbone\.)?block{i + 1}\.", f"encoder.stages.{i}.") for i in range(4)),
+            *((rf"^(?:backbone\.)?norm{i + 1}\.", f"encoder.norms.{i}.") for i in range(4)),
+            *_strip_rules(_STRIPS, r"spatial_gating_unit"),
+            (r"spatial_gating_unit\.", "msca."),
+            (r"mlp\.dwconv\.dwconv\.", "mlp.dwconv."),
+            (r"(layer_scale_[12])$", r"\1.weight"),
+            (r"^decode_head\.hamburger\.ham_in\.conv\.", "decoder.ham_in."),
+            (r"^decode_head\.hamburger\.", "decoder."),
+            (r"^decode_head\.conv_seg\.", "classifier."),
+            (r"^decode_head\.", "decoder."),
+            (r"^(decoder\..*)\.gn\.", r"\1.norm."),
+        ),
+        ignored=(r"num_batches_tracked$", r"^head\."),
+    ),  # head: of the ImageNet classifiers (no "backbone.")
+    KeyMapping(
+        "ich",
+        (
+            *((rf"^encoder\.input_embed1\.proj\.{a}\.(norm\.)?", f"encoder.embeds.0.{b}.") for a, b in _STEM),
+            *((rf"^encoder\.input_embed{i + 1}\.", f"encoder.embeds.{i}.") for i in range(4)),
+            *((rf"^encoder\.stage{i + 1}\.", f"encoder.stages.{i}.") for i in range(4)),
+            *((rf"^encoder\.norm_layer{i + 1}\.(norm\.)?", f"encoder.norms.{i}.") for i in range(4)),
+            (r"msca_block\.norm\.(norm\.)?", "norm1."),
+            (r"ffn_block\.norm\.(norm\.)?", "norm2."),
+            (r"msca_block\.layer_scale\.layer_scale$", "layer_scale_1.weight"),
+            (r"ffn_block\.layer_scale\.layer_scale$", "layer_scale_2.weight"),
+            *_strip_rules(_ICH_STRIPS, r"msca_block\.msca"),
+            (r"msca_block\.msca\.conv55\.", "msca_block.msca.conv0."),
+            (r"msca_block\.msca\.conv11\.", "msca_block.msca.conv3."),
+            (r"msca_block\.proj([12])\.", r"attn.proj_\1."),
+            (r"msca_block\.", "attn."),
+            (r"(stages\.\d+\.\d+\.)msca\.strips", r"\1attn.msca.strips"),
+            (r"ffn_block\.ffn\.dwconv\.dwconv\.", "mlp.dwconv."),
+            (r"ffn_block\.ffn\.", "mlp."),
+            (r"^decoder\.ham_attn\.lower_bread\.0\.", "decoder.ham_in."),
+            (r"^decoder\.ham_attn\.upper_bread\.", "decoder.ham_out.conv."),
+            (r"^decoder\.ham_attn\.ham\.", "decoder.ham."),
+            (r"^cls_conv\.1\.", "classifier."),
+        ),
+        ignored=(r"num_batches_tracked$", r"ham_attn\.cheese\."),
+    ),
 )

@@ -35,9 +35,21 @@ class NMF(Stochastic):
       eta: step of that update.
     """
 
-    def __init__(self, channels: int, bases: int, *, train_steps: int = 6, eval_steps: int = 7, eps: float = 1e-6,
-                 quotient_first: bool = False, frozen_steps: bool = False, initial: str = "random",
-                 update: str = "none", eta: float = 0.9, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        channels: int,
+        bases: int,
+        *,
+        train_steps: int = 6,
+        eval_steps: int = 7,
+        eps: float = 1e-6,
+        quotient_first: bool = False,
+        frozen_steps: bool = False,
+        initial: str = "random",
+        update: str = "none",
+        eta: float = 0.9,
+        rngs: nnx.Rngs,
+    ):
         super().__init__()
         if initial not in ("random", "buffer"):
             raise ValueError(f"got initial={initial!r}; NMF bases are 'random' or a 'buffer'")

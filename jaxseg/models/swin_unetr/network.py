@@ -40,8 +40,12 @@ class Stage(nnx.Module):
 
     def __init__(self, config: Config, i: int, *, rngs: nnx.Rngs):
         channels = config.width * 2**i
-        self.blocks = nnx.List([WindowBlock(channels, config.heads[i], config.window, shifted=j % 2 == 1, rank=3, rngs=rngs)
-                                for j in range(config.depths[i])])
+        self.blocks = nnx.List(
+            [
+                WindowBlock(channels, config.heads[i], config.window, shifted=j % 2 == 1, rank=3, rngs=rngs)
+                for j in range(config.depths[i])
+            ]
+        )
         self.downsample = PatchMerging(channels, order=config.merging, rngs=rngs)
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
@@ -65,7 +69,8 @@ class SwinUNETR(Segmenter):
         self.encoder1 = ResBlock(in_channels, f, **same)
         self.encoder2, self.encoder3, self.encoder4, self.encoder10 = (ResBlock(f * m, f * m, **same) for m in (1, 2, 4, 16))
         self.decoder5, self.decoder4, self.decoder3, self.decoder2, self.decoder1 = (
-            res_up(f * a, f * b, **same) for a, b in ((16, 8), (8, 4), (4, 2), (2, 1), (1, 1)))
+            res_up(f * a, f * b, **same) for a, b in ((16, 8), (8, 4), (4, 2), (2, 1), (1, 1))
+        )
         self.out = Conv(f, num_classes, 1, **same)
 
     def forward(self, image: Array, context: ForwardContext) -> Outputs:
@@ -85,16 +90,19 @@ class SwinUNETR(Segmenter):
 
 
 _TINY = Config(width=4, depths=(2, 1, 1, 1), heads=(1, 1, 2, 2), window=3)
-VARIANTS = {name: Variant(SwinUNETR, config, in_channels=4, num_classes=4, ranks=(3,)) for name, config in {
-    "swin_unetr": Config(),
-    "swin_unetr_24": Config(width=24),
-    "swin_unetr_test": _TINY,
-}.items()}
+VARIANTS = {
+    name: Variant(SwinUNETR, config, in_channels=4, num_classes=4, ranks=(3,))
+    for name, config in {"swin_unetr": Config(), "swin_unetr_24": Config(width=24), "swin_unetr_test": _TINY}.items()
+}
 KEY_MAPPINGS = (
-    KeyMapping("monai", (
-        *RULES,
-        (r"^swinViT\.patch_embed\.proj\.", "embed."),
-        *((rf"^swinViT\.layers{i + 1}\.0\.", f"stages.{i}.") for i in range(4)),
-        (r"\.mlp\.linear([12])\.", r".fc\1."),
-    ), ignored=(r"relative_position_index$",)),
+    KeyMapping(
+        "monai",
+        (
+            *RULES,
+            (r"^swinViT\.patch_embed\.proj\.", "embed."),
+            *((rf"^swinViT\.layers{i + 1}\.0\.", f"stages.{i}.") for i in range(4)),
+            (r"\.mlp\.linear([12])\.", r".fc\1."),
+        ),
+        ignored=(r"relative_position_index$",),
+    ),
 )

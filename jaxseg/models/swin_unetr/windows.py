@@ -39,8 +39,8 @@ def shift_regions(size: tuple[int, ...], window: tuple[int, ...], shift: tuple[i
     region = np.zeros(size, np.int32)
     for axis, (n, w, s) in enumerate(zip(size, window, shift)):
         line = np.zeros(n, np.int32)
-        line[n - w:] = 1
-        line[n - s if s else n:] = 2
+        line[n - w :] = 1
+        line[n - s if s else n :] = 2
         region = region * 3 + line.reshape([-1 if a == axis else 1 for a in range(len(size))])
     return partition(region[None, ..., None], window)[..., 0]
 
@@ -66,8 +66,7 @@ class WindowAttention(nnx.Module):
 
     def __init__(self, channels: int, heads: int, window: int, *, rank: int, rngs: nnx.Rngs):
         self.heads, self.window, self.rank = heads, window, rank
-        self.relative_position_bias_table = nnx.Param(
-            initial.truncated_normal(0.02)(rngs, ((2 * window - 1) ** rank, heads)))
+        self.relative_position_bias_table = nnx.Param(initial.truncated_normal(0.02)(rngs, ((2 * window - 1) ** rank, heads)))
         self.qkv = Linear(channels, 3 * channels, rngs=rngs)
         self.proj = Linear(channels, channels, rngs=rngs)
 
@@ -85,8 +84,7 @@ class WindowBlock(nnx.Module):
     The image is zero-padded at the ends, after the norm, to whole windows; an axis no longer than the window is one window.
     """
 
-    def __init__(self, channels: int, heads: int, window: int, *, shifted: bool, ratio: float = 4.0, rank: int,
-                 rngs: nnx.Rngs):
+    def __init__(self, channels: int, heads: int, window: int, *, shifted: bool, ratio: float = 4.0, rank: int, rngs: nnx.Rngs):
         self.window, self.shifted = window, shifted
         self.norm1 = LayerNorm(channels, rngs=rngs)
         self.attn = WindowAttention(channels, heads, window, rank=rank, rngs=rngs)

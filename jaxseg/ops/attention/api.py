@@ -20,8 +20,9 @@ MAX_SCORES = 2**26  # numbers in one score matrix: 256 MiB in float32
 CACHED = 2**19  # numbers of a block on a CPU: 2 MiB in float32
 
 
-def attention(q: Array, k: Array, v: Array, *, bias: Array | None = None, regions: Array | None = None,
-              scale: float | None = None) -> Array:
+def attention(
+    q: Array, k: Array, v: Array, *, bias: Array | None = None, regions: Array | None = None, scale: float | None = None
+) -> Array:
     """softmax(scale q k' + bias) v, per head; the softmax in float32.
 
     Args:
@@ -40,13 +41,15 @@ def attention(q: Array, k: Array, v: Array, *, bias: Array | None = None, region
     s = k.shape[1]
     if k.shape != (b, s, h, d) or v.shape[:3] != (b, s, h):
         raise ValueError(f"got q {q.shape}, k {k.shape}, v {v.shape}; need [B, T, heads, d], [B, S, heads, d] twice")
-    if bias is not None and (bias.ndim != 4 or bias.shape[2:] != (t, s) or bias.shape[0] not in (1, b)
-                             or bias.shape[1] not in (1, h)):
+    if bias is not None and (
+        bias.ndim != 4 or bias.shape[2:] != (t, s) or bias.shape[0] not in (1, b) or bias.shape[1] not in (1, h)
+    ):
         raise ValueError(f"got bias {bias.shape} for scores [{b}, {h}, {t}, {s}]; it is [B or 1, heads or 1, T, S]")
     if regions is not None and (regions.ndim != 2 or regions.shape[1] != t or s != t or not len(regions) or b % len(regions)):
-        raise ValueError(f"got regions {regions.shape} for scores [{b}, {h}, {t}, {s}]; they are [M, T], M a divisor of {b}, and "
-                         "T = S")
-    scale = d ** -0.5 if scale is None else scale
+        raise ValueError(
+            f"got regions {regions.shape} for scores [{b}, {h}, {t}, {s}]; they are [M, T], M a divisor of {b}, and T = S"
+        )
+    scale = d**-0.5 if scale is None else scale
     tally.add("matmul", 2 * b * h * t * s * d)
     tally.add("mul", b * h * t * s)  # the scale, which torchprofile counts
     rows = None if regions is None else jnp.asarray(regions, jnp.int32)
@@ -55,8 +58,9 @@ def attention(q: Array, k: Array, v: Array, *, bias: Array | None = None, region
     branches = {"default": other} if cpu is other else {"cpu": cpu, "default": other}
     if cudnn.fits(q, k, v, bias, regions):
         given = regions if isinstance(regions, np.ndarray) else None  # known numbers become features, traced ones a bias
-        branches["cuda"] = lambda q, k, v, bias, rows: cudnn.attention(q, k, v, bias, rows if given is None else given,
-                                                                       scale=scale)
+        branches["cuda"] = lambda q, k, v, bias, rows: cudnn.attention(
+            q, k, v, bias, rows if given is None else given, scale=scale
+        )
     if len(branches) == 1:
         return other(q, k, v, bias, rows)
     return lax.platform_dependent(q, k, v, bias, rows, **branches)
@@ -66,6 +70,7 @@ def attention(q: Array, k: Array, v: Array, *, bias: Array | None = None, region
 def _whole(scale: float) -> Callable:
     def attend(q: Array, k: Array, v: Array, bias: Array | None, regions: Array | None) -> Array:
         return reference.attention(q, k, v, bias=reference.joined(bias, regions, q.shape[0]), scale=scale)
+
     return attend
 
 

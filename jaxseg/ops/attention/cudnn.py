@@ -32,14 +32,13 @@ def fits(q: Array, k: Array, v: Array, bias: Array | None, regions) -> bool:
         return False
     one = lambda a: None if a is None else jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype)
     rows = None if regions is None else regions[:1]
-    forward = lambda q, k, v, bias: attention(q, k, v, bias, rows, scale=d ** -0.5)
+    forward = lambda q, k, v, bias: attention(q, k, v, bias, rows, scale=d**-0.5)
     backward = lambda q, k, v, bias: jax.vjp(forward, q, k, v, bias)[1](v if v.shape == q.shape else q)
     key = (*q.shape[1:], k.shape[1], str(q.dtype), None if bias is None else (bias.shape[1], str(bias.dtype)), _features(regions))
     return gpu_probe.compiles("cuDNN attention", key, forward, backward, arguments=(one(q), one(k), one(v), one(bias)))
 
 
-def attention(q: Array, k: Array, v: Array, bias: Array | None, regions, *, scale: float,
-              implementation: str = "cudnn") -> Array:
+def attention(q: Array, k: Array, v: Array, bias: Array | None, regions, *, scale: float, implementation: str = "cudnn") -> Array:
     """`api.attention` by `jax.nn.dot_product_attention`; regions: a numpy array, else they are joined with the bias."""
     t, d = q.shape[1], v.shape[-1]
     if isinstance(regions, np.ndarray):

@@ -106,8 +106,10 @@ class _Loop:
         """Where the bias [B or 1, heads or 1, T, S] of a block begins, and its size."""
         per = self.shape[1] // self.cut.heads
         each, every = (n > 1 for n in self.bias.shape[:2])
-        return ((unit // per * self.cut.entries * each, unit % per * self.cut.heads * every, block * self.cut.rows, 0),
-                (self.cut.entries if each else 1, self.cut.heads if every else 1, self.cut.rows, self.keys))
+        return (
+            (unit // per * self.cut.entries * each, unit % per * self.cut.heads * every, block * self.cut.rows, 0),
+            (self.cut.entries if each else 1, self.cut.heads if every else 1, self.cut.rows, self.keys),
+        )
 
     def scores(self, q: Array, k: Array, unit: Array, block: Array) -> Array:
         """[entries, heads, rows, S] in float32."""
@@ -118,7 +120,7 @@ class _Loop:
             first = unit // (self.shape[1] // self.cut.heads) * self.cut.entries
             here = lax.dynamic_slice_in_dim(self.regions, first, self.cut.entries)
             rows = lax.dynamic_slice_in_dim(here, block * self.cut.rows, self.cut.rows, axis=1)
-            scores += reference.apart(rows, here[:, :self.keys])[:, None]
+            scores += reference.apart(rows, here[:, : self.keys])[:, None]
         return scores
 
 

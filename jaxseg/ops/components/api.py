@@ -87,8 +87,10 @@ def centroids(labels: Array, max_count: int) -> Array:
 def _placed(mask: Array, connectivity: int) -> tuple[types.ModuleType, Array, Callable]:
     """The module that labels this mask, the mask as bool, and what turns a result into the kind of array that was given."""
     if jnp.ndim(mask) < 1 or not 1 <= connectivity <= jnp.ndim(mask):
-        raise ValueError(f"got connectivity={connectivity} for a mask of shape {jnp.shape(mask)}; it is 1 to "
-                         f"{max(jnp.ndim(mask), 1)}, the number of axes along which neighbours may differ")
+        raise ValueError(
+            f"got connectivity={connectivity} for a mask of shape {jnp.shape(mask)}; it is 1 to "
+            f"{max(jnp.ndim(mask), 1)}, the number of axes along which neighbours may differ"
+        )
     if not isinstance(mask, jax.Array):
         return host, np.asarray(mask) != 0, np.asarray
     if isinstance(mask, jax.core.Tracer) or any(d.platform != "cpu" for d in mask.devices()) or not mask.is_fully_addressable:

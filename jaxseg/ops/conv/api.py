@@ -25,8 +25,7 @@ def per_axis(value: int | Sequence[int], rank: int, name: str) -> tuple[int, ...
     return value
 
 
-def resolve_padding(padding, size: Sequence[int], kernel: Sequence[int], stride: Sequence[int],
-                    dilation: Sequence[int]) -> Pads:
+def resolve_padding(padding, size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Pads:
     """Padding as (low, high) voxels per axis.
 
     Args:
@@ -39,8 +38,7 @@ def resolve_padding(padding, size: Sequence[int], kernel: Sequence[int], stride:
     if padding is None:
         return tuple((d * (k - 1) // 2,) * 2 for k, d in zip(kernel, dilation))
     if padding == "same_tf":
-        totals = [max((math.ceil(n / s) - 1) * s + (k - 1) * d + 1 - n, 0)
-                  for n, k, s, d in zip(size, kernel, stride, dilation)]
+        totals = [max((math.ceil(n / s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in zip(size, kernel, stride, dilation)]
         return tuple((t // 2, t - t // 2) for t in totals)
     if isinstance(padding, str):
         raise ValueError(f"got padding={padding!r}; it is None, an int, ints per axis, (low, high) pairs or 'same_tf'")
@@ -49,8 +47,9 @@ def resolve_padding(padding, size: Sequence[int], kernel: Sequence[int], stride:
     return tuple((int(low), int(high)) for low, high in padding)
 
 
-def conv(x: Array, w: Array, *, stride: int | Sequence[int] = 1, padding=None, dilation: int | Sequence[int] = 1,
-         groups: int = 1) -> Array:
+def conv(
+    x: Array, w: Array, *, stride: int | Sequence[int] = 1, padding=None, dilation: int | Sequence[int] = 1, groups: int = 1
+) -> Array:
     """Convolution (correlation) over all spatial axes.
 
     Args:
@@ -68,16 +67,21 @@ def conv(x: Array, w: Array, *, stride: int | Sequence[int] = 1, padding=None, d
     if w.ndim != rank + 2:
         raise ValueError(f"got x of shape {x.shape} and w of shape {w.shape}: w must be [{rank} kernel axes, C/groups, O]")
     if x.shape[-1] != w.shape[-2] * groups or w.shape[-1] % groups:
-        raise ValueError(f"got x with {x.shape[-1]} channels, w with {w.shape[-2]} per group, {w.shape[-1]} outputs and "
-                         f"groups={groups}; need C == groups * (channels per group) and O % groups == 0")
+        raise ValueError(
+            f"got x with {x.shape[-1]} channels, w with {w.shape[-2]} per group, {w.shape[-1]} outputs and "
+            f"groups={groups}; need C == groups * (channels per group) and O % groups == 0"
+        )
     kernel = w.shape[:rank]
     stride, dilation = per_axis(stride, rank, "stride"), per_axis(dilation, rank, "dilation")
     pads = resolve_padding(padding, x.shape[1:-1], kernel, stride, dilation)
-    out = tuple((n + lo + hi - d * (k - 1) - 1) // s + 1
-                for n, (lo, hi), k, d, s in zip(x.shape[1:-1], pads, kernel, dilation, stride))
+    out = tuple(
+        (n + lo + hi - d * (k - 1) - 1) // s + 1 for n, (lo, hi), k, d, s in zip(x.shape[1:-1], pads, kernel, dilation, stride)
+    )
     if min(out) < 1:
-        raise ValueError(f"got spatial size {x.shape[1:-1]} with padding {pads}: smaller than the {kernel} window "
-                         f"at dilation {dilation}; use a larger input")
+        raise ValueError(
+            f"got spatial size {x.shape[1:-1]} with padding {pads}: smaller than the {kernel} window "
+            f"at dilation {dilation}; use a larger input"
+        )
     tally.add("conv", x.shape[0] * math.prod(out) * math.prod(w.shape))
     return dispatch.conv(x, w.astype(x.dtype), stride=stride, padding=pads, dilation=dilation, groups=groups)
 

@@ -51,8 +51,11 @@ def draw(shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def timed(lowering: Callable, shape: Shape, direction: str) -> Callable:
     """A call of a lowering of `direction` that blocks."""
     x, w, g = jax.device_put(draw(shape))
-    static, arrays = {"forward": ((), (x, w)), "input_gradient": ((shape.x[1:-1],), (g, w)),
-                      "weight_gradient": ((shape.kernel,), (x, g))}[direction]
+    static, arrays = {
+        "forward": ((), (x, w)),
+        "input_gradient": ((shape.x[1:-1],), (g, w)),
+        "weight_gradient": ((shape.kernel,), (x, g)),
+    }[direction]
     compiled = jax.jit(functools.partial(lowering, shape.spec, *static)).lower(*arrays).compile()
     return lambda: jax.block_until_ready(compiled(*arrays))
 
@@ -66,6 +69,7 @@ def functions(shape: Shape, direction: str, peers: bool) -> dict[str, Callable]:
 
 def _torch(spec: Spec, x: np.ndarray, w: np.ndarray, g: np.ndarray, direction: str) -> Callable:
     import torch
+
     rank = x.ndim - 2
     layout = torch.channels_last if rank == 2 else torch.channels_last_3d
     turn = lambda a: torch.tensor(np.moveaxis(a, -1, 1).copy()).to(memory_format=layout)
@@ -77,11 +81,12 @@ def _torch(spec: Spec, x: np.ndarray, w: np.ndarray, g: np.ndarray, direction: s
         return lambda: conv(x, w, None, spec.stride, pads, spec.dilation, spec.groups)
     mask = [direction == "input_gradient", direction == "weight_gradient", False]
     return lambda: torch.ops.aten.convolution_backward(
-        g, x, w, None, spec.stride, pads, spec.dilation, False, [0] * rank, spec.groups, mask)
+        g, x, w, None, spec.stride, pads, spec.dilation, False, [0] * rank, spec.groups, mask
+    )
 
 
 def name_of(lowering: Callable) -> str:
-    """"folded.slabs" for the function `slabs` of that module; the module alone where the function is a direction."""
+    """ "folded.slabs" for the function `slabs` of that module; the module alone where the function is a direction."""
     module = lowering.__module__.rpartition(".")[2]
     return "xla" if module == "reference" else module if lowering.__name__ in DIRECTIONS else f"{module}.{lowering.__name__}"
 
@@ -93,10 +98,17 @@ def beside_onednn(only: str, seconds: float) -> None:
         choice = choose.lowerings(shape.spec, shape.x, shape.weights)
         for direction in DIRECTIONS:
             ordinary = getattr(choice, direction)
-            ms = medians({"ordinary": timed(ordinary, shape, direction),
-                          "oneDNN": timed(primitive.over(ordinary, direction), shape, direction)}, seconds)
-            print(f"{shape.name}, {direction}: {ms['ordinary']:.2f} / {ms['oneDNN']:.2f} ms, "
-                  f"{ms['oneDNN'] / ms['ordinary']:.2f}", flush=True)
+            ms = medians(
+                {
+                    "ordinary": timed(ordinary, shape, direction),
+                    "oneDNN": timed(primitive.over(ordinary, direction), shape, direction),
+                },
+                seconds,
+            )
+            print(
+                f"{shape.name}, {direction}: {ms['ordinary']:.2f} / {ms['oneDNN']:.2f} ms, {ms['oneDNN'] / ms['ordinary']:.2f}",
+                flush=True,
+            )
 
 
 def main() -> None:
@@ -111,6 +123,7 @@ def main() -> None:
     if options.peers:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # PyTorch's waiting threads would spin, on the cores that XLA is timed on
         import torch
+
         torch.set_num_threads(os.cpu_count())
     worst = 0.0
     for shape in S.values():
@@ -121,8 +134,11 @@ def main() -> None:
             ms = medians(functions(shape, direction, options.peers), options.seconds)
             ours = ms.get("ours", ms["xla"])
             worst = max(worst, ours / ms["xla"])
-            print(f'    Row(S["{shape.name}"], "{direction}", "{name_of(getattr(choice, direction))}", {ms["xla"]:.2f}, '
-                  f'{ours:.2f}, {format(ms["torch"], ".2f") if "torch" in ms else None}),', flush=True)
+            print(
+                f'    Row(S["{shape.name}"], "{direction}", "{name_of(getattr(choice, direction))}", {ms["xla"]:.2f}, '
+                f"{ours:.2f}, {format(ms['torch'], '.2f') if 'torch' in ms else None}),",
+                flush=True,
+            )
     print(f"# slowest choice: {worst:.2f} of XLA's own lowering on {jnp.zeros(()).device}")
 
 

@@ -45,7 +45,8 @@ def conv(x: Array, w: Array, *, stride: Sequence[int], padding, dilation: Sequen
     gpu = gpu_choose.mode() if spec.depthwise(w.shape) else "xla"
     engines = Engines(gpu, onednn.wanted(spec, x, w.shape))
     if not engines.onednn and (
-            choose.lowerings(spec, x.shape, w.shape) == gpu_choose.lowerings(gpu, spec, x.shape, w.shape) == choose.XLA):
+        choose.lowerings(spec, x.shape, w.shape) == gpu_choose.lowerings(gpu, spec, x.shape, w.shape) == choose.XLA
+    ):
         return reference.forward(spec, x, w)
     return _conv(spec, engines, x, w)
 
@@ -96,8 +97,14 @@ def _weight_gradient(spec: Spec, engines: Engines, kernel: tuple[int, ...], x: A
 def _by_platform(direction: str, engines: Engines, spec: Spec, x_shape, w_shape, *static):
     """The direction's lowering of cpu/choose.py, or oneDNN's, where the program is lowered for a CPU, of gpu/choose.py for CUDA,
     XLA's own elsewhere."""
-    plain, cpu, cuda = (functools.partial(getattr(choice, direction), spec, *static) for choice in (
-        choose.XLA, choose.lowerings(spec, x_shape, w_shape), gpu_choose.lowerings(engines.gpu, spec, x_shape, w_shape)))
+    plain, cpu, cuda = (
+        functools.partial(getattr(choice, direction), spec, *static)
+        for choice in (
+            choose.XLA,
+            choose.lowerings(spec, x_shape, w_shape),
+            gpu_choose.lowerings(engines.gpu, spec, x_shape, w_shape),
+        )
+    )
     if engines.onednn and onednn.faster(direction, spec, x_shape, w_shape):
         cpu = functools.partial(onednn.over(cpu.func, direction), spec, *static)
     branches = {"cpu": cpu} if cuda.func is plain.func else {"cpu": cpu, "cuda": cuda}

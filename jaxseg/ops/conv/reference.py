@@ -20,8 +20,14 @@ def dimension_numbers(rank: int) -> tuple[str, str, str]:
 def forward(spec: Spec, x: Array, w: Array) -> Array:
     """Correlation of [B, *S, C] with [*k, C/groups, O] -> [B, *S', O], in x's dtype."""
     return lax.conv_general_dilated(
-        x, w, window_strides=spec.stride, padding=spec.padding, rhs_dilation=spec.dilation,
-        feature_group_count=spec.groups, dimension_numbers=dimension_numbers(x.ndim - 2))
+        x,
+        w,
+        window_strides=spec.stride,
+        padding=spec.padding,
+        rhs_dilation=spec.dilation,
+        feature_group_count=spec.groups,
+        dimension_numbers=dimension_numbers(x.ndim - 2),
+    )
 
 
 def input_gradient(spec: Spec, size: Sequence[int], g: Array, w: Array) -> Array:
@@ -47,5 +53,10 @@ def conv_transpose(x: Array, w: Array, *, stride: Sequence[int], padding: Sequen
     pads = [(k[a] - 1 - padding[a][0], k[a] - 1 - padding[a][1]) for a in range(rank)]
     flipped = jax.numpy.flip(w, axis=tuple(range(rank)))
     return lax.conv_general_dilated(
-        x, flipped, window_strides=(1,) * rank, padding=pads, lhs_dilation=tuple(stride),
-        dimension_numbers=dimension_numbers(rank))
+        x,
+        flipped,
+        window_strides=(1,) * rank,
+        padding=pads,
+        lhs_dilation=tuple(stride),
+        dimension_numbers=dimension_numbers(rank),
+    )

@@ -31,15 +31,19 @@ class Spec(NamedTuple):
 
     def output(self, size: Sequence[int], kernel: Sequence[int]) -> Ints:
         """Output size per axis: floor((n + low + high - dilation * (k - 1) - 1) / stride) + 1."""
-        return tuple((n + lo + hi - d * (k - 1) - 1) // s + 1
-                     for n, (lo, hi), k, d, s in zip(size, self.padding, kernel, self.dilation, self.stride))
+        return tuple(
+            (n + lo + hi - d * (k - 1) - 1) // s + 1
+            for n, (lo, hi), k, d, s in zip(size, self.padding, kernel, self.dilation, self.stride)
+        )
 
     def backward(self, size: Sequence[int], kernel: Sequence[int]) -> "Spec":
         """The stride-1 convolution that turns an output gradient, with stride - 1 zeros put between its entries, into
         the gradient of an input of `size`: low = d (k - 1) - lo, high = n - 1 - s (o - 1) + lo (either may be negative).
         """
-        pads = tuple((d * (k - 1) - lo, n - 1 - s * (o - 1) + lo) for n, o, (lo, _), k, d, s in
-                     zip(size, self.output(size, kernel), self.padding, kernel, self.dilation, self.stride))
+        pads = tuple(
+            (d * (k - 1) - lo, n - 1 - s * (o - 1) + lo)
+            for n, o, (lo, _), k, d, s in zip(size, self.output(size, kernel), self.padding, kernel, self.dilation, self.stride)
+        )
         return Spec((1,) * len(pads), pads, self.dilation, self.groups)
 
     def depthwise(self, w_shape: Sequence[int]) -> bool:

@@ -51,7 +51,7 @@ def signed_distance(mask: Array, spacing: Sequence[float] | None = None) -> Arra
     """
     mask = jnp.asarray(mask) != 0
     both = distance_transform(jnp.concatenate([~mask, mask]), spacing)
-    return jnp.where(mask, -both[mask.shape[0]:], both[:mask.shape[0]])
+    return jnp.where(mask, -both[mask.shape[0] :], both[: mask.shape[0]])
 
 
 def _squared(rank: int, shape: tuple[int, ...], spacing: Sequence[float] | None) -> tuple[float, ...]:

@@ -12,8 +12,17 @@ from jaxseg.ops.norm import api
 from jaxseg.types import Array, ConfigError
 
 
-def norm_act(x: Array, weight: Array | None, bias: Array | None, *, groups: int | None = None, mean: Array | None = None,
-             var: Array | None = None, eps: float = 1e-5, act: str = "relu") -> Array:
+def norm_act(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    *,
+    groups: int | None = None,
+    mean: Array | None = None,
+    var: Array | None = None,
+    eps: float = 1e-5,
+    act: str = "relu",
+) -> Array:
     """act(norm(x)), in x's dtype.
 
     Args:

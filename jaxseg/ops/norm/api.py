@@ -41,8 +41,9 @@ def moments(x: Array, axes: Sequence[int]) -> tuple[Array, Array]:
     return mean, var
 
 
-def normalize(x: Array, mean: Array, var: Array, weight: Array | None, bias: Array | None, eps: float,
-              act: str = "identity") -> Array:
+def normalize(
+    x: Array, mean: Array, var: Array, weight: Array | None, bias: Array | None, eps: float, act: str = "identity"
+) -> Array:
     """act((x - mean) / sqrt(var + eps) * weight + bias) in float32, returned in x's dtype.
 
     Args:
@@ -62,8 +63,9 @@ def normalize(x: Array, mean: Array, var: Array, weight: Array | None, bias: Arr
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
-def standardize(x: Array, weight: Array, bias: Array, axes: tuple[int, ...], eps: float, act: str = "identity",
-                groups: int | None = None) -> tuple[Array, Array, Array]:
+def standardize(
+    x: Array, weight: Array, bias: Array, axes: tuple[int, ...], eps: float, act: str = "identity", groups: int | None = None
+) -> tuple[Array, Array, Array]:
     """`normalize` with x's own moments over `axes`: (y, mean, variance).
 
     Args:

@@ -54,8 +54,9 @@ layer_norm.defvjp(_forward, _backward)
 @jax.jit
 def _gradients(x: Array, mean: Array, inverse: Array, weight: Array, g: Array) -> tuple[Array, Array, Array]:
     """(dx, dweight, dbias) of x [..., C], mean and inverse [..., 1]."""
-    return lax.platform_dependent(x, mean, inverse, weight.astype(jnp.float32), g, cpu=_by_products,
-                                  default=functools.partial(_formula, _as_sum))
+    return lax.platform_dependent(
+        x, mean, inverse, weight.astype(jnp.float32), g, cpu=_by_products, default=functools.partial(_formula, _as_sum)
+    )
 
 
 def _by_products(x: Array, mean: Array, inverse: Array, weight: Array, g: Array) -> tuple[Array, Array, Array]:

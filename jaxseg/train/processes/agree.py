@@ -23,8 +23,9 @@ def same(what: str, value: dict) -> None:
     all_of_them = multihost_utils.process_allgather(mine.astype(np.int32))
     others = [i for i, theirs in enumerate(all_of_them) if not np.array_equal(theirs, all_of_them[0])]
     if others:
-        raise MismatchError(f"processes {others} have another {what} than process 0; start all with the same command, code and "
-                            "data")
+        raise MismatchError(
+            f"processes {others} have another {what} than process 0; start all with the same command, code and data"
+        )
 
 
 def on_first(action: Callable):

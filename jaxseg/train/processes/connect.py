@@ -21,8 +21,11 @@ from jaxseg.train.processes.interrupt import PREEMPTED, fault
 from jaxseg.types import ConfigError, JaxsegError, PeerError
 
 JOIN_SECONDS, SLURM_SECONDS = 120.0, 300.0  # for all processes to come; JAXSEG_JOIN_SECONDS is another limit
-_LOST = re.compile(r"gloo|nccl|coordination|UNAVAILABLE|DEADLINE_EXCEEDED|connection (closed|reset|refused)|heartbeat|"
-                   r"broken pipe|timed out", re.IGNORECASE)
+_LOST = re.compile(
+    r"gloo|nccl|coordination|UNAVAILABLE|DEADLINE_EXCEEDED|connection (closed|reset|refused)|heartbeat|"
+    r"broken pipe|timed out",
+    re.IGNORECASE,
+)
 EVERYWHERE = ("0.0.0.0", "[::]")
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
 
@@ -57,8 +60,10 @@ def together(work: Callable[[], int | None]) -> int | None:
         raise
     except Exception as error:
         if jax.process_count() > 1 and isinstance(error, RuntimeError | ValueError) and _LOST.search(str(error)):
-            raise PeerError(f"another process was lost: {' '.join(str(error).split())[:200]}; see what it said, end all "
-                            "processes and start them again") from error
+            raise PeerError(
+                f"another process was lost: {' '.join(str(error).split())[:200]}; see what it said, end all "
+                "processes and start them again"
+            ) from error
         raise
 
 
@@ -86,16 +91,27 @@ def _join(address: str, number: int, process: int, local: list[int] | None = Non
 
     def late() -> None:
         if not there.wait(seconds):
-            print(f"jaxseg: process {process} at {address}: not all {number} processes came within {seconds:g} s; see that all "
-                  "are started with this address, end them and start them again", file=sys.stderr, flush=True)
+            print(
+                f"jaxseg: process {process} at {address}: not all {number} processes came within {seconds:g} s; see that all "
+                "are started with this address, end them and start them again",
+                file=sys.stderr,
+                flush=True,
+            )
             os._exit(PeerError.exit_code)
 
     threading.Thread(target=late, name="join", daemon=True).start()
     if number > 1:
         _end_aborts_with_75()
     # deactivate: a process drives all devices that it sees, also where a cluster's variables are set
-    jax.distributed.initialize(address, number, process, local, coordinator_bind_address=address,
-                               initialization_timeout=int(seconds) + 3600, cluster_detection_method="deactivate")
+    jax.distributed.initialize(
+        address,
+        number,
+        process,
+        local,
+        coordinator_bind_address=address,
+        initialization_timeout=int(seconds) + 3600,
+        cluster_detection_method="deactivate",
+    )
     there.set()
 
 
@@ -108,8 +124,10 @@ def _check_free(address: str) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(place)
     except OSError as error:
-        raise ConfigError(f"--coordinator={address}: process 0 cannot listen there ({error.strerror or error}); give an address "
-                          "of its own machine with a free port, or 0.0.0.0:PORT to listen on all") from error
+        raise ConfigError(
+            f"--coordinator={address}: process 0 cannot listen there ({error.strerror or error}); give an address "
+            "of its own machine with a free port, or 0.0.0.0:PORT to listen on all"
+        ) from error
 
 
 def _end_aborts_with_75() -> None:
@@ -117,6 +135,7 @@ def _end_aborts_with_75() -> None:
 
     Python's own handlers run in the main thread, which waits; hence the C library's.
     """
+
     def ended(number: int) -> None:
         with contextlib.suppress(OSError):
             os.write(2, b"jaxseg: another process was lost, or does not answer; end all processes and start them again\n")
@@ -138,8 +157,10 @@ def slurm_address(nodes: str, job: int) -> str:
 
 def _check(coordinator: str | None, number: int | None, process: int | None) -> None:
     if coordinator is None or number is None or process is None:
-        raise ConfigError("--coordinator, --num_processes and --process_id go together (or JAXSEG_COORDINATOR, "
-                          f"JAXSEG_NUM_PROCESSES, JAXSEG_PROCESS_ID): got {(coordinator, number, process)}")
+        raise ConfigError(
+            "--coordinator, --num_processes and --process_id go together (or JAXSEG_COORDINATOR, "
+            f"JAXSEG_NUM_PROCESSES, JAXSEG_PROCESS_ID): got {(coordinator, number, process)}"
+        )
     if number < 1:
         raise ConfigError(f"--num_processes={number}: must be at least 1")
     if not 0 <= process < number:
@@ -148,5 +169,7 @@ def _check(coordinator: str | None, number: int | None, process: int | None) -> 
     if not (host and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
         raise ConfigError(f"--coordinator={coordinator}: must be HOST:PORT, such as 10.0.0.5:12345")
     if host in EVERYWHERE and process:
-        raise ConfigError(f"--coordinator={coordinator}: process 0 may listen on all addresses, process {process} needs one to "
-                          "reach it by: give the name or number of process 0's machine")
+        raise ConfigError(
+            f"--coordinator={coordinator}: process 0 may listen on all addresses, process {process} needs one to "
+            "reach it by: give the name or number of process 0's machine"
+        )

@@ -16,15 +16,25 @@ from jaxseg import checkpoint
 from jaxseg.train.log import Log
 
 NAME = "surroundings"  # in run.json
-_WORDS = {"platform": "platform", "processor": "processor", "devices": "devices", "cpu_threads": "CPU threads of XLA",
-          "jaxlib": "jaxlib"}
+_WORDS = {
+    "platform": "platform",
+    "processor": "processor",
+    "devices": "devices",
+    "cpu_threads": "CPU threads of XLA",
+    "jaxlib": "jaxlib",
+}
 
 
 def current() -> dict[str, str | int]:
     """Of this process, once its devices are there."""
     device = jax.devices()[0]
-    return {"platform": device.platform, "processor": _processor() if device.platform == "cpu" else device.device_kind,
-            "devices": jax.device_count(), "cpu_threads": cpu_threads(), "jaxlib": jaxlib.__version__}
+    return {
+        "platform": device.platform,
+        "processor": _processor() if device.platform == "cpu" else device.device_kind,
+        "devices": jax.device_count(),
+        "cpu_threads": cpu_threads(),
+        "jaxlib": jaxlib.__version__,
+    }
 
 
 def cpu_threads() -> int:
@@ -45,8 +55,10 @@ def compare(workdir: Path, log: Log, *, resumed: bool) -> None:
     now = current()
     changed = [f"{word} {before.get(key)} before, {now[key]} now" for key, word in _WORDS.items() if before.get(key) != now[key]]
     if changed:
-        log.say(f"WARNING {'; '.join(changed)}: the run goes on with the same steps and samples, but sums are rounded in another "
-                "order, so its last digits will not be those of an uninterrupted run")
+        log.say(
+            f"WARNING {'; '.join(changed)}: the run goes on with the same steps and samples, but sums are rounded in another "
+            "order, so its last digits will not be those of an uninterrupted run"
+        )
 
 
 def _processor() -> str:

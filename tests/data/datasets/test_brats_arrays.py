@@ -13,8 +13,15 @@ from jaxseg.data.store import stacked as caches
 from jaxseg.types import ConfigError, DataError
 
 COUNTS = {"train": 6, "val": 3, "test": 2}
-RECIPE = Recipe(size=(24, 20), window=None, spacing=None, channels=4, labels=brats_arrays.LABELS, intensity="brain",
-                modalities=brats_arrays.MODALITIES)
+RECIPE = Recipe(
+    size=(24, 20),
+    window=None,
+    spacing=None,
+    channels=4,
+    labels=brats_arrays.LABELS,
+    intensity="brain",
+    modalities=brats_arrays.MODALITIES,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +38,7 @@ def write(root, dtype=np.int16, enhancing=4):
     for split, n in COUNTS.items():
         labels = np.zeros((n, 24, 20), np.uint8)
         for i in range(n):
-            labels[i, 8:12 + i, 7:12] = 2
+            labels[i, 8 : 12 + i, 7:12] = 2
             labels[i, 9:11, 8:11] = enhancing
             labels[i, 9, 9] = 1
         images = random.normal(300, 60, (n, 24, 20, 4)) + 100 * (labels > 0)[..., None]
@@ -135,10 +142,16 @@ def damage(root, harm):
         np.save(root / "val_labels.npy", labels[:-1])
 
 
-HARMS = {"gone": ("DATA_MISSING", "val_labels.npy: not there"), "cut": ("DATA_TRUNCATED", "val_images.npy"),
-         "noise": ("DATA_HEADER", "numpy.save"), "objects": ("DATA_UNSAFE", "numpy.save"),
-         "three channels": ("DATA_IMAGE", "t1, t1ce, t2, flair"), "words": ("DATA_HEADER", "numbers"),
-         "one-hot": ("DATA_LABEL", "argmax"), "fewer": ("DATA_MISMATCH", "val_images.npy has")}
+HARMS = {
+    "gone": ("DATA_MISSING", "val_labels.npy: not there"),
+    "cut": ("DATA_TRUNCATED", "val_images.npy"),
+    "noise": ("DATA_HEADER", "numpy.save"),
+    "objects": ("DATA_UNSAFE", "numpy.save"),
+    "three channels": ("DATA_IMAGE", "t1, t1ce, t2, flair"),
+    "words": ("DATA_HEADER", "numbers"),
+    "one-hot": ("DATA_LABEL", "argmax"),
+    "fewer": ("DATA_MISMATCH", "val_images.npy has"),
+}
 
 
 @pytest.mark.parametrize("harm", HARMS)
@@ -163,7 +176,12 @@ def test_other_label_values_are_refused(tmp_path, value, words):
 
 def test_options_that_cannot_be_are_refused(tmp_path):
     root = write(tmp_path / "set")
-    for options in ({"normalise": "zscore"}, {"modalities": "t1"}, {"modalities": ("t1", "t1")}, {"modalities": ("pet",)},
-                    {"sample": 2.0}):
+    for options in (
+        {"normalise": "zscore"},
+        {"modalities": "t1"},
+        {"modalities": ("t1", "t1")},
+        {"modalities": ("pet",)},
+        {"sample": 2.0},
+    ):
         with pytest.raises(ConfigError):
             load(root, **options)

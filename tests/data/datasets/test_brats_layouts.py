@@ -83,8 +83,10 @@ def test_a_volume_keeps_its_own_orientation_and_affine(made):
 
 
 @pytest.mark.parametrize("layout", ["2018", "2023", "msd"])
-@pytest.mark.parametrize("wanted,channels", [(("t1ce", "flair"), [1, 3]), (("FLAIR", "T1Gd", "t1n"), [3, 1, 0]), (("t2w",), [2]),
-                                             (["t2f", "t1c"], [3, 1])])
+@pytest.mark.parametrize(
+    "wanted,channels",
+    [(("t1ce", "flair"), [1, 3]), (("FLAIR", "T1Gd", "t1n"), [3, 1, 0]), (("t2w",), [2]), (["t2f", "t1c"], [3, 1])],
+)
 def test_modalities_come_by_any_of_their_names_in_the_order_asked_for(made, layout, wanted, channels):
     data = datasets.load("brats", made / layout)
     whole = read(data, data.cases[1])[0]
@@ -190,8 +192,10 @@ def test_examinations_of_one_patient_stay_together(copy):
     root = copy("2023")
     rename(root, "BraTS-GLI-00002-000", "BraTS-GLI-00001-001")
     assert [(c.id, c.patient) for c in datasets.load("brats", root).cases] == [
-        ("BraTS-GLI-00001-000", "BraTS-GLI-00001"), ("BraTS-GLI-00001-001", "BraTS-GLI-00001"),
-        ("BraTS-GLI-00003-000", "BraTS-GLI-00003")]
+        ("BraTS-GLI-00001-000", "BraTS-GLI-00001"),
+        ("BraTS-GLI-00001-001", "BraTS-GLI-00001"),
+        ("BraTS-GLI-00003-000", "BraTS-GLI-00003"),
+    ]
 
 
 def test_2024_is_told_by_the_examinations_number_or_by_the_option(copy):
@@ -241,8 +245,16 @@ def test_a_case_in_two_folders_is_refused(copy):
     refused("DATA_PATH", root, "case Brats18_SYN_2_1 a second time")
 
 
-@pytest.mark.parametrize("release,good,bad", [("2017", (0, 1, 2, 4), 3), ("2021", (0, 1, 2, 4), 3), ("2023", (0, 1, 2, 3), 5),
-                                              ("2024", (0, 1, 2, 3, 4), 5), ("msd", (0, 1, 2, 3), 4)])
+@pytest.mark.parametrize(
+    "release,good,bad",
+    [
+        ("2017", (0, 1, 2, 4), 3),
+        ("2021", (0, 1, 2, 4), 3),
+        ("2023", (0, 1, 2, 3), 5),
+        ("2024", (0, 1, 2, 3, 4), 5),
+        ("msd", (0, 1, 2, 3), 4),
+    ],
+)
 def test_each_release_has_its_own_label_values(release, good, bad):
     expected = {"msd": [0, 2, 1, 3]}.get(release, list(range(len(good))))
     for dtype in (np.uint8, np.int16, np.float32):
@@ -266,8 +278,11 @@ def test_the_decathlons_channels_go_by_the_names_in_its_list(copy):
     (root / "dataset.json").write_text(json.dumps(listing))
     data = datasets.load("brats", root)
     np.testing.assert_array_equal(read(data, data.cases[0])[0], whole)
-    for content, code in (("{", "DATA_TABLE"), ('{"modality": {"0": "CT"}}', "DATA_TABLE"),
-                          ('{"modality": {"0": "FLAIR"}}', "DATA_IMAGE")):
+    for content, code in (
+        ("{", "DATA_TABLE"),
+        ('{"modality": {"0": "CT"}}', "DATA_TABLE"),
+        ('{"modality": {"0": "FLAIR"}}', "DATA_IMAGE"),
+    ):
         (root / "dataset.json").write_text(content)
         with pytest.raises(DataError) as caught:
             read(data, data.cases[0])

@@ -116,11 +116,13 @@ def test_two_data_sets_in_one_folder_are_not_guessed_between(root):
 
 def test_a_table_that_cannot_be_trusted_is_refused(root):
     original = (root / ct_ich.TABLE).read_text()
-    for change, word in ((lambda t: t.replace("No_Hemorrhage", "Clean"), "No_Hemorrhage"),
-                         (lambda t: t.replace("\n49,2,", "\n49,x,"), "line 3"),
-                         (lambda t: t.replace("\n49,2,", "\n49,1,"), "a second time"),
-                         (lambda t: re.sub(r"\n49,2,\d", "\n49,2,7", t), "flags 0 or 1"),
-                         (lambda t: "", "no column")):
+    for change, word in (
+        (lambda t: t.replace("No_Hemorrhage", "Clean"), "No_Hemorrhage"),
+        (lambda t: t.replace("\n49,2,", "\n49,x,"), "line 3"),
+        (lambda t: t.replace("\n49,2,", "\n49,1,"), "a second time"),
+        (lambda t: re.sub(r"\n49,2,\d", "\n49,2,7", t), "flags 0 or 1"),
+        (lambda t: "", "no column"),
+    ):
         (root / ct_ich.TABLE).write_text(change(original))
         refused("DATA_TABLE", root, word)
     edit_table(root, lambda _: original + "49,9,0,1,0,0,0,0,0\n")
@@ -163,8 +165,16 @@ def test_masks_read_as_classes_whatever_their_two_values():
     assert ct_ich.map_mask(np.zeros((2, 2))).dtype == np.uint8
 
 
-@pytest.mark.parametrize("raw,word", [([0, 3, 255, 100, 100], "100 (2x)"), ([0, 0.5, 1], "0.5 (1x)"), ([0, 400, 255], "400"),
-                                      ([0, -100, 0], "-100"), ([0, np.nan, 255], "nan")])
+@pytest.mark.parametrize(
+    "raw,word",
+    [
+        ([0, 3, 255, 100, 100], "100 (2x)"),
+        ([0, 0.5, 1], "0.5 (1x)"),
+        ([0, 400, 255], "400"),
+        ([0, -100, 0], "-100"),
+        ([0, np.nan, 255], "nan"),
+    ],
+)
 def test_other_mask_values_are_counted_and_refused(raw, word):
     with pytest.raises(DataError) as caught:
         ct_ich.map_mask(np.array(raw))

@@ -25,7 +25,7 @@ def save(path, array, **options):
 
 def square(top, left, side=8, size=(32, 48), value=255):
     mask = np.zeros(size, np.uint8)
-    mask[top:top + side, left:left + side] = value
+    mask[top : top + side, left : left + side] = value
     return mask
 
 
@@ -150,10 +150,18 @@ def test_every_line_of_a_label_file_is_an_object(tmp_path, valid):
     assert data.fixed_split == {"0_bmp": "train", "1_bmp": "val", "2_bmp": "test"}
 
 
-@pytest.mark.parametrize("line, what", [
-    ("0 0.5 0.5 0.2 0.2", "a box"), ("0 0.1 0.1 0.2 0.2 0.3", "6 numbers"), ("0 0.1 0.1 0.2 x 0.3 0.3", "no numbers"),
-    ("0 0.1 0.1 0.2 0.2 0.3 1.7", "outside 0..1 .1.7"), ("0 0.1 0.1 0.2 nan 0.3 0.3", "outside"),
-    ("1 0.1 0.1 0.2 0.2 0.3 0.3", "class 1.*0 to 0"), ("0.5 0.1 0.1 0.2 0.2 0.3 0.3", "class 0.5")])
+@pytest.mark.parametrize(
+    "line, what",
+    [
+        ("0 0.5 0.5 0.2 0.2", "a box"),
+        ("0 0.1 0.1 0.2 0.2 0.3", "6 numbers"),
+        ("0 0.1 0.1 0.2 x 0.3 0.3", "no numbers"),
+        ("0 0.1 0.1 0.2 0.2 0.3 1.7", "outside 0..1 .1.7"),
+        ("0 0.1 0.1 0.2 nan 0.3 0.3", "outside"),
+        ("1 0.1 0.1 0.2 0.2 0.3 0.3", "class 1.*0 to 0"),
+        ("0.5 0.1 0.1 0.2 0.2 0.3 0.3", "class 0.5"),
+    ],
+)
 def test_a_malformed_line_is_refused_with_file_and_line(tmp_path, line, what):
     data = datasets.load("scoliosis", export(tmp_path, train=f"{BOX}\n{line}\n"))
     refused("DATA_LABEL", masks_of, data, match=f"abc.txt, line 2: .*{what}")
@@ -244,9 +252,13 @@ def jsrt(root, monkeypatch):
     monkeypatch.setattr(lung_files.read_jsrt, "__defaults__", (64,))
     (root / "All247images").mkdir(parents=True)
     (root / "All247images" / "JPCLN001.IMG").write_bytes(words.tobytes())
-    inside = {"left lung": square(4, 20, 8, (32, 32)), "right lung": square(4, 4, 8, (32, 32)),
-              "heart": square(14, 12, 8, (32, 32)), "left clavicle": square(0, 20, 2, (32, 32)),
-              "right clavicle": square(0, 4, 2, (32, 32))}
+    inside = {
+        "left lung": square(4, 20, 8, (32, 32)),
+        "right lung": square(4, 4, 8, (32, 32)),
+        "heart": square(14, 12, 8, (32, 32)),
+        "left clavicle": square(0, 20, 2, (32, 32)),
+        "right clavicle": square(0, 4, 2, (32, 32)),
+    }
     for structure, mask in inside.items():
         save(root / "scr" / "fold1" / "masks" / structure / "JPCLN001.gif", mask)
     return words.astype(int), inside

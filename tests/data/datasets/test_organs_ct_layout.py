@@ -69,9 +69,18 @@ def test_unknown_structures_name_their_neighbours(root):
         datasets.load("organs_ct", root, protocol="volume")
 
 
-@pytest.mark.parametrize("text", [
-    "class_map = __import__('os').abort()", "class_map = {'total': {1: open('/etc/passwd')}}", "x = 1",
-    "class_map = {'total': {1000: 'liver'}}", "class_map = {'total': 3}", "class_map = (", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "class_map = __import__('os').abort()",
+        "class_map = {'total': {1: open('/etc/passwd')}}",
+        "x = 1",
+        "class_map = {'total': {1000: 'liver'}}",
+        "class_map = {'total': 3}",
+        "class_map = (",
+        "",
+    ],
+)
 def test_label_numbers_are_read_and_never_run(root, text):
     (root / organs_ct.NUMBERS).write_text(text)
     with pytest.raises(DataError) as caught:
@@ -111,9 +120,19 @@ def test_real_scans_and_labels_lie_on_one_grid_and_look_like_organs(real):
 
 
 def test_real_split_has_every_organ_in_every_part(real):
-    rows = [{"case": c.id, "patient": c.patient, "stratum": real.stratum(c), "constant": False, "digest": f"{c.id}/{r.index}",
-             "foreground": [int((r.mask == k).sum()) for k in range(1, 5)]}
-            for c in real.cases for r in read_case(real, c) if r.kept]
+    rows = [
+        {
+            "case": c.id,
+            "patient": c.patient,
+            "stratum": real.stratum(c),
+            "constant": False,
+            "digest": f"{c.id}/{r.index}",
+            "foreground": [int((r.mask == k).sum()) for k in range(1, 5)],
+        }
+        for c in real.cases
+        for r in read_case(real, c)
+        if r.kept
+    ]
     found = splits.split_rows(rows, real, split="fixed", fractions=(0.7, 0.1, 0.2), seed=0)
     for numbers in found.values():
         assert np.all(np.sum([rows[i]["foreground"] for i in numbers], axis=0) > 0)

@@ -22,7 +22,7 @@ def mask(*areas):
     flat = np.zeros(400, np.uint8)
     start = 0
     for k, n in enumerate(areas, 1):
-        flat[start:start + n] = k
+        flat[start : start + n] = k
         start += n
     return flat.reshape(20, 20)
 
@@ -74,8 +74,12 @@ def test_the_table_says_what_the_project_prints():
 
 def test_weights_are_the_textbook_rules_with_mean_one_on_the_projects_counts():
     share = np.array(PIXELS) / 374_976_000  # 6510 * 240 * 240
-    by_hand = {"inverse": 1 / share, "root": 1 / np.sqrt(share), "median": np.median(share) / share,
-               "log": 1 / np.log(1.02 + share)}
+    by_hand = {
+        "inverse": 1 / share,
+        "root": 1 / np.sqrt(share),
+        "median": np.median(share) / share,
+        "log": 1 / np.log(1.02 + share),
+    }
     assert set(by_hand) == set(selection.RULES)
     for rule, expected in by_hand.items():
         found = selection.weights(PIXELS, rule)

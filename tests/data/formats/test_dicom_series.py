@@ -11,13 +11,7 @@ from jaxseg.types import ConfigError, DataError
 
 pydicom = pytest.importorskip("pydicom", reason="DICOM needs the extra [dicom]")
 from pydicom.dataset import FileDataset, FileMetaDataset  # noqa: E402
-from pydicom.uid import (  # noqa: E402
-    BasicTextSRStorage,
-    CTImageStorage,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
-    generate_uid,
-)
+from pydicom.uid import BasicTextSRStorage, CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, generate_uid  # noqa: E402
 
 ROWS, COLUMNS, SLICES = 6, 4, 5
 STORED = np.random.default_rng(5).integers(0, 3000, (SLICES, ROWS, COLUMNS)).astype(np.uint16)
@@ -169,15 +163,33 @@ def _second(folder, **changes):
     return folder
 
 
-@pytest.mark.parametrize("changes", [
-    {"directions": OBLIQUE, "position": np.array([-50, 30, 107.5])}, {"stored": STORED[3][:5]}, {"PixelSpacing": [0.8, 0.6]},
-    {"position": np.array([-45, 30, 107.5])}, {"SeriesInstanceUID": generate_uid()}, {"ImagePositionPatient": None},
-    {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, {"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, {"PixelSpacing": [0, 0.5]},
-    {"PixelSpacing": None}, {"RescaleSlope": 0}, {"PhotometricInterpretation": "MONOCHROME1"}, {"NumberOfFrames": 2},
-    {"SamplesPerPixel": 3}, {"PixelData": STORED[3].tobytes()[:-2]}, {"PixelData": STORED[3].tobytes() + b"\0\0"},
-    {"PixelData": None}, {"BitsAllocated": 32}, {"PixelRepresentation": 1}, {"RescaleIntercept": 0},
-    {"syntax": DeflatedExplicitVRLittleEndian},
-], ids=lambda c: "-".join(c))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"directions": OBLIQUE, "position": np.array([-50, 30, 107.5])},
+        {"stored": STORED[3][:5]},
+        {"PixelSpacing": [0.8, 0.6]},
+        {"position": np.array([-45, 30, 107.5])},
+        {"SeriesInstanceUID": generate_uid()},
+        {"ImagePositionPatient": None},
+        {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]},
+        {"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]},
+        {"PixelSpacing": [0, 0.5]},
+        {"PixelSpacing": None},
+        {"RescaleSlope": 0},
+        {"PhotometricInterpretation": "MONOCHROME1"},
+        {"NumberOfFrames": 2},
+        {"SamplesPerPixel": 3},
+        {"PixelData": STORED[3].tobytes()[:-2]},
+        {"PixelData": STORED[3].tobytes() + b"\0\0"},
+        {"PixelData": None},
+        {"BitsAllocated": 32},
+        {"PixelRepresentation": 1},
+        {"RescaleIntercept": 0},
+        {"syntax": DeflatedExplicitVRLittleEndian},
+    ],
+    ids=lambda c: "-".join(c),
+)
 def test_an_inconsistent_slice_is_refused(tmp_path, changes):
     _refused(_second(tmp_path / "ct", **changes))
 
@@ -225,6 +237,7 @@ def test_a_folder_without_dicom_says_so(tmp_path):
 
 def test_without_pydicom_the_message_says_what_to_install(tmp_path, monkeypatch):
     import sys
+
     _write(tmp_path / "one.dcm", 0)
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(ConfigError, match="pip install 'pydicom>=3'"):

@@ -90,8 +90,18 @@ def test_an_image_that_is_no_regular_file_is_refused_without_being_opened(tmp_pa
             discover.find_inputs(tmp_path)  # the folder that holds it
 
 
-@pytest.mark.parametrize("rows, columns, rle", [(30000, 30000, True), (30000, 30000, False), (5000, 5000, True), (0, 10, False),
-                                                (65535, 65535, True), (5000, 5000, False), (13, 10, True)])
+@pytest.mark.parametrize(
+    "rows, columns, rle",
+    [
+        (30000, 30000, True),
+        (30000, 30000, False),
+        (5000, 5000, True),
+        (0, 10, False),
+        (65535, 65535, True),
+        (5000, 5000, False),
+        (13, 10, True),
+    ],
+)
 def test_a_slice_that_states_more_pixels_than_it_holds_is_refused_before_it_is_decoded(tmp_path, rows, columns, rle):
     (tmp_path / "x.dcm").write_bytes(slice_file(rows, columns, rle))
     refused(tmp_path / "x.dcm")
@@ -106,8 +116,10 @@ def test_the_slice_of_this_test_is_read_where_its_header_is_true(tmp_path):
 
 def png(width: int, height: int, data: bytes = b"") -> bytes:
     """A PNG of 8-bit grey whose header states this size."""
+
     def chunk(kind: bytes, body: bytes) -> bytes:
         return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 0, 0, 0, 0])
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 

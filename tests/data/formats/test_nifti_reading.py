@@ -85,8 +85,17 @@ def test_scaling_is_applied_in_float32_and_only_when_asked(tmp_path):
     np.testing.assert_array_equal(scaled, SRC.astype(np.float32) * np.float32(0.5) - np.float32(1024))
 
 
-@pytest.mark.parametrize("dims, expected", [((7, 6, 5, 1), (7, 6, 5)), ((7, 6, 5, 2), (7, 6, 5, 2)), ((7, 6), (7, 6, 1)),
-                                            ((7,), (7, 1, 1)), ((7, 6, 5, 1, 2), (7, 6, 5, 2)), ((1, 6, 5), (1, 6, 5))])
+@pytest.mark.parametrize(
+    "dims, expected",
+    [
+        ((7, 6, 5, 1), (7, 6, 5)),
+        ((7, 6, 5, 2), (7, 6, 5, 2)),
+        ((7, 6), (7, 6, 1)),
+        ((7,), (7, 1, 1)),
+        ((7, 6, 5, 1, 2), (7, 6, 5, 2)),
+        ((1, 6, 5), (1, 6, 5)),
+    ],
+)
 def test_dimensions_become_three_of_space_and_at_most_one_more(tmp_path, dims, expected):
     array = np.arange(np.prod(dims), dtype=np.int16).reshape(dims)
     path = tmp_path / "v.nii.gz"
@@ -160,11 +169,19 @@ def _peak(path, **options) -> tuple[str, int]:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("dims, packed, code", [
-    ((32767, 32767, 32767), False, "DATA_TOO_LARGE"), ((32767, 32767, 32767), True, "DATA_TOO_LARGE"),
-    ((1024, 1024, 512), True, "DATA_TRUNCATED"), ((1024, 1024, 512), False, "DATA_TRUNCATED"),
-    ((8, 6, 5), True, "DATA_TRUNCATED"), ((8, 6, 5), False, "DATA_TRUNCATED"),
-    ((6, 6, 5), True, "DATA_TOO_LARGE"), ((6, 6, 5), False, "DATA_TOO_LARGE")])
+@pytest.mark.parametrize(
+    "dims, packed, code",
+    [
+        ((32767, 32767, 32767), False, "DATA_TOO_LARGE"),
+        ((32767, 32767, 32767), True, "DATA_TOO_LARGE"),
+        ((1024, 1024, 512), True, "DATA_TRUNCATED"),
+        ((1024, 1024, 512), False, "DATA_TRUNCATED"),
+        ((8, 6, 5), True, "DATA_TRUNCATED"),
+        ((8, 6, 5), False, "DATA_TRUNCATED"),
+        ((6, 6, 5), True, "DATA_TOO_LARGE"),
+        ((6, 6, 5), False, "DATA_TOO_LARGE"),
+    ],
+)
 def test_lying_dimensions_are_refused_without_allocation(tmp_path, dims, packed, code):
     content = _patched(_bytes(), 42, "hhh", *dims)
     path = _write(tmp_path, gzip.compress(content), "v.nii.gz") if packed else _write(tmp_path, content)
@@ -190,18 +207,36 @@ def test_a_bomb_whose_header_agrees_stops_at_max_voxels(tmp_path):
 
 # ------------------------------------------------------------------ header fields
 HEADER = {
-    "dim 0": (42, "h", 0), "dim negative": (44, "h", -5), "ndim 0": (40, "h", 0), "ndim 6": (40, "h", 6),
+    "dim 0": (42, "h", 0),
+    "dim negative": (44, "h", -5),
+    "ndim 0": (40, "h", 0),
+    "ndim 6": (40, "h", 6),
     "ndim 3000": (40, "h", 3000),
-    "vox_offset 0": (108, "f", 0.0), "vox_offset 348": (108, "f", 348.0), "vox_offset nan": (108, "f", np.nan),
-    "vox_offset negative": (108, "f", -352.0), "vox_offset fraction": (108, "f", 352.5), "vox_offset inf": (108, "f", np.inf),
+    "vox_offset 0": (108, "f", 0.0),
+    "vox_offset 348": (108, "f", 348.0),
+    "vox_offset nan": (108, "f", np.nan),
+    "vox_offset negative": (108, "f", -352.0),
+    "vox_offset fraction": (108, "f", 352.5),
+    "vox_offset inf": (108, "f", np.inf),
     "vox_offset huge": (108, "f", 1e12),
-    "unknown dtype": (70, "h", 5), "complex": (70, "h", 32), "rgb": (70, "h", 128), "rgba": (70, "h", 2304),
-    "longdouble": (70, "h", 1536), "bitpix": (72, "h", 8),
-    "slope nan": (112, "f", np.nan), "slope inf": (112, "f", np.inf), "inter nan": (116, "f", np.nan),
+    "unknown dtype": (70, "h", 5),
+    "complex": (70, "h", 32),
+    "rgb": (70, "h", 128),
+    "rgba": (70, "h", 2304),
+    "longdouble": (70, "h", 1536),
+    "bitpix": (72, "h", 8),
+    "slope nan": (112, "f", np.nan),
+    "slope inf": (112, "f", np.inf),
+    "inter nan": (116, "f", np.nan),
     "inter inf": (116, "f", -np.inf),
-    "pixdim nan": (80, "f", np.nan), "pixdim 0": (84, "f", 0.0), "pixdim negative": (88, "f", -3.0),
+    "pixdim nan": (80, "f", np.nan),
+    "pixdim 0": (84, "f", 0.0),
+    "pixdim negative": (88, "f", -3.0),
     "pixdim inf": (88, "f", np.inf),
-    "magic": (344, "4s", b"abcd"), "pair": (344, "4s", b"ni1\0"), "sizeof_hdr": (0, "i", 349), "sform_code": (254, "h", 77),
+    "magic": (344, "4s", b"abcd"),
+    "pair": (344, "4s", b"ni1\0"),
+    "sizeof_hdr": (0, "i", 349),
+    "sform_code": (254, "h", 77),
 }
 
 
@@ -215,11 +250,17 @@ def test_impossible_header_fields_are_refused(tmp_path, case, packed):
 
 
 GEOMETRY = {
-    "zero affine": (280, "12f", [0.0] * 12), "nan affine": (280, "f", [np.nan]), "inf origin": (292, "f", [np.inf]),
-    "singular": (280, "12f", [1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 1, 0]), "no codes": (252, "hh", [0, 0]),
-    "giant": (280, "f", [1e30]), "far away": (292, "f", [1e9]),
-    "bad quaternion": (252, "hhfff", [1, 0, 0.9, 0.9, 0.9]), "nan quaternion": (252, "hhf", [1, 0, np.nan]),
-    "micrometres": (123, "B", [3]), "metres": (123, "B", [1]),
+    "zero affine": (280, "12f", [0.0] * 12),
+    "nan affine": (280, "f", [np.nan]),
+    "inf origin": (292, "f", [np.inf]),
+    "singular": (280, "12f", [1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 1, 0]),
+    "no codes": (252, "hh", [0, 0]),
+    "giant": (280, "f", [1e30]),
+    "far away": (292, "f", [1e9]),
+    "bad quaternion": (252, "hhfff", [1, 0, 0.9, 0.9, 0.9]),
+    "nan quaternion": (252, "hhf", [1, 0, np.nan]),
+    "micrometres": (123, "B", [3]),
+    "metres": (123, "B", [1]),
 }
 
 

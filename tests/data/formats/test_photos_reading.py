@@ -26,8 +26,10 @@ def _refused(path, code="DATA_IMAGE", **options) -> str:
 
 def _png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
     """A PNG made by hand, for what Pillow cannot write."""
+
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
@@ -59,8 +61,16 @@ def test_jpeg_decodes_as_pillow_decodes_it(tmp_path):
 def test_exif_orientation_is_applied(tmp_path, orientation):
     upright = np.zeros((4, 6), np.uint8)
     upright[0, :3] = 200  # a mark in the upper left corner
-    undo = {1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.T,
-            6: np.rot90(upright, 1), 7: upright[::-1, ::-1].T, 8: np.rot90(upright, -1)}[orientation]
+    undo = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].T,
+        8: np.rot90(upright, -1),
+    }[orientation]
     exif = Image.Exif()
     exif[274] = orientation
     Image.fromarray(np.ascontiguousarray(undo)).save(tmp_path / "a.png", exif=exif)

@@ -30,8 +30,21 @@ def _save(path, shape=(4, 5, 6), affine=None, codes=(1, 1), dtype=np.int16, kind
 def _same_geometry(a, b):
     x, y = nibabel.load(a), nibabel.load(b)
     assert x.affine.tobytes() == y.affine.tobytes()
-    for name in ("sform_code", "qform_code", "srow_x", "srow_y", "srow_z", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
-                 "qoffset_y", "qoffset_z", "xyzt_units", "sizeof_hdr"):
+    for name in (
+        "sform_code",
+        "qform_code",
+        "srow_x",
+        "srow_y",
+        "srow_z",
+        "quatern_b",
+        "quatern_c",
+        "quatern_d",
+        "qoffset_x",
+        "qoffset_y",
+        "qoffset_z",
+        "xyzt_units",
+        "sizeof_hdr",
+    ):
         assert x.header[name].tobytes() == y.header[name].tobytes(), name
     rank = min(len(x.shape), len(y.shape), 3)
     assert x.header.get_zooms()[:rank] == y.header.get_zooms()[:rank]
@@ -43,8 +56,14 @@ def _same_geometry(a, b):
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
 def test_labels_get_the_geometry_of_their_image(tmp_path, name, codes, kind):
     angle = 0.3
-    affine = np.array([[np.cos(angle) * 0.7, 0, np.sin(angle) * 3, -81.3], [0, -0.7, 0, 12.1],
-                       [-np.sin(angle) * 0.7, 0, np.cos(angle) * 3, 7.77], [0, 0, 0, 1]])
+    affine = np.array(
+        [
+            [np.cos(angle) * 0.7, 0, np.sin(angle) * 3, -81.3],
+            [0, -0.7, 0, 12.1],
+            [-np.sin(angle) * 0.7, 0, np.cos(angle) * 3, 7.77],
+            [0, 0, 0, 1],
+        ]
+    )
     like = _save(tmp_path / "in.nii.gz", affine=affine, codes=codes, kind=kind)
     labels = RNG.integers(0, 4, like.array.shape)
     write_like(tmp_path / name, labels, like)
@@ -105,8 +124,11 @@ def test_what_cannot_be_held_is_refused_and_leaves_no_file(tmp_path):
     like = _save(tmp_path / "in.nii")
     bad = np.zeros(like.array.shape)
     bad[0, 0, 1] = np.nan
-    for array, code in ((bad, "DATA_NONFINITE"), (np.full(bad.shape, -1), "DATA_LABEL"),
-                        (np.full(bad.shape, 65536), "DATA_LABEL")):
+    for array, code in (
+        (bad, "DATA_NONFINITE"),
+        (np.full(bad.shape, -1), "DATA_LABEL"),
+        (np.full(bad.shape, 65536), "DATA_LABEL"),
+    ):
         with pytest.raises(DataError) as caught:
             write_like(tmp_path / "out.nii", array, like)
         assert caught.value.code == code and str(tmp_path / "out.nii") in str(caught.value)
@@ -208,8 +230,11 @@ FLIPPED[0, 3] = 1.5
 SCALED = np.diag([0.5, 0.5, 3.0003, 1.0])  # only the far corner tells: 5 * 0.0003 mm
 
 
-@pytest.mark.parametrize("mask", [FLIPPED, SCALED, np.diag([0.5, 0.5, -3, 1]), np.full((4, 4), np.nan)],
-                         ids=["same box, flipped axis", "far corner", "flipped", "nan"])
+@pytest.mark.parametrize(
+    "mask",
+    [FLIPPED, SCALED, np.diag([0.5, 0.5, -3, 1]), np.full((4, 4), np.nan)],
+    ids=["same box, flipped axis", "far corner", "flipped", "nan"],
+)
 def test_pairs_apart_by_more_than_a_micrometre_are_refused_by_name(mask):
     with pytest.raises(DataError) as caught:
         check_pair(_volume(np.diag([0.5, 0.5, 3, 1.0]), path="image.nii"), _volume(mask, path="mask.nii"))

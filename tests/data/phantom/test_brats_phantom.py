@@ -25,8 +25,10 @@ def made(tmp_path_factory):
 def cases(made):
     """[(images int16 [X, Y, Z, 4], classes)] of the quick set."""
     data = datasets.load("brats", made)
-    return [(np.stack([volumes.read_volume(p).array for p in c.images], -1), data.map_mask(volumes.read_volume(c.mask).array))
-            for c in data.cases]
+    return [
+        (np.stack([volumes.read_volume(p).array for p in c.images], -1), data.map_mask(volumes.read_volume(c.mask).array))
+        for c in data.cases
+    ]
 
 
 def test_volumes_are_those_of_the_real_layout(made):
@@ -73,8 +75,11 @@ def test_no_threshold_and_no_band_finds_a_region(cases):
                 found.append(np.cumsum([0, *np.bincount(at, None, len(edges) + 1)]))
                 size.append(truth.sum())
             true, found, size = np.array(true), np.array(found), np.array(size)
-            bands = [np.mean(2 * (true[:, j] - true[:, i]) / (found[:, j] - found[:, i] + size))
-                     for i in range(true.shape[1]) for j in range(i + 1, true.shape[1])]
+            bands = [
+                np.mean(2 * (true[:, j] - true[:, i]) / (found[:, j] - found[:, i] + size))
+                for i in range(true.shape[1])
+                for j in range(i + 1, true.shape[1])
+            ]
             best[name] = max(best.get(name, 0), *bands)
     assert all(value < 0.55 for value in best.values()) and np.mean(list(best.values())) < 0.42, best
 

@@ -39,12 +39,26 @@ def table(root):
 
 def test_files_are_those_of_the_real_layout(root):
     assert sorted(p.name for p in root.iterdir()) == [
-        "Patient_demographics.csv", "README.txt", "ct_scans", "hemorrhage_diagnosis_raw_ct.csv", "masks"]
+        "Patient_demographics.csv",
+        "README.txt",
+        "ct_scans",
+        "hemorrhage_diagnosis_raw_ct.csv",
+        "masks",
+    ]
     assert list(read(root, "ct_scans")) == list(read(root, "masks")) == [f"{n:03d}" for n in range(49, 57)]
     rows = list(csv.reader(open(root / "Patient_demographics.csv", newline="")))
     assert rows[0][0] == "Patient Number" and rows[1][0] == "" and [r[0] for r in rows[2:]] == [str(n) for n in range(49, 57)]
-    assert list(table(root)[0]) == ["PatientNumber", "SliceNumber", "Intraventricular", "Intraparenchymal", "Subarachnoid",
-                                    "Epidural", "Subdural", "No_Hemorrhage", "Fracture_Yes_No"]
+    assert list(table(root)[0]) == [
+        "PatientNumber",
+        "SliceNumber",
+        "Intraventricular",
+        "Intraparenchymal",
+        "Subarachnoid",
+        "Epidural",
+        "Subdural",
+        "No_Hemorrhage",
+        "Fracture_Yes_No",
+    ]
 
 
 def test_numbers_of_the_absent_patients_are_left_out(tmp_path, monkeypatch):
@@ -89,8 +103,10 @@ def test_table_says_what_the_masks_show(root):
 
 
 def test_some_patients_have_no_bleed_and_some_several_kinds(root):
-    kinds = {n: {k for r in rows for k in ct_ich.blood.KINDS if r[k]}
-             for n, rows in itertools.groupby(table(root), lambda r: r["PatientNumber"])}
+    kinds = {
+        n: {k for r in rows for k in ct_ich.blood.KINDS if r[k]}
+        for n, rows in itertools.groupby(table(root), lambda r: r["PatientNumber"])
+    }
     assert sum(not k for k in kinds.values()) == 2 and any(len(k) > 1 for k in kinds.values())
     quarter = sum(not p for p in ct_ich.PLANS) / len(ct_ich.PLANS)
     assert 0.2 <= quarter <= 0.3
@@ -108,8 +124,9 @@ def test_no_threshold_and_no_band_of_hu_finds_the_blood(fine):
     edges = np.arange(-20, 101, 4)
     at = np.digitize(x, edges)  # 0 below the window .. len(edges) above it
     true, all_ = (np.concatenate([[0], np.cumsum(np.bincount(at, w, len(edges) + 1))]) for w in (y.astype(float), None))
-    best = max(2 * (true[j] - true[i]) / (all_[j] - all_[i] + y.sum())
-               for i in range(1, len(true)) for j in range(i + 1, len(true)))
+    best = max(
+        2 * (true[j] - true[i]) / (all_[j] - all_[i] + y.sum()) for i in range(1, len(true)) for j in range(i + 1, len(true))
+    )
     assert 0.1 < best < 0.5, best
 
 

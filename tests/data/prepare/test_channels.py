@@ -15,8 +15,10 @@ def brain(shape=(40, 44), c=3):
     """A disc of five tissues with noise, background exactly 0."""
     r, k = np.indices(shape)
     tissue = (np.hypot(r - shape[0] / 2, k - shape[1] / 2) // 4).astype(int)
-    image = (np.array([2.0, 4.0, 1.0, 5.0, 3.0])[np.minimum(tissue, 4)][..., None] * np.linspace(0.8, 1.2, c)
-             + RNG.normal(0, 0.2, (*shape, c))).astype(np.float32)
+    image = (
+        np.array([2.0, 4.0, 1.0, 5.0, 3.0])[np.minimum(tissue, 4)][..., None] * np.linspace(0.8, 1.2, c)
+        + RNG.normal(0, 0.2, (*shape, c))
+    ).astype(np.float32)
     image[tissue > 4] = 0
     return image, tissue
 
@@ -48,7 +50,7 @@ def test_edges_are_the_foreground_pixels_with_another_class_beside_them():
         padded = np.pad(array, 1, mode="edge")
         differs = np.zeros(array.shape, bool)
         for dr, dc in ((0, 1), (2, 1), (1, 0), (1, 2)):
-            differs |= padded[dr:dr + array.shape[0], dc:dc + array.shape[1]] != array
+            differs |= padded[dr : dr + array.shape[0], dc : dc + array.shape[1]] != array
         np.testing.assert_array_equal(channels.edge_map(array), differs & (array > 0))
     assert not channels.edge_map(np.ones((5, 6), int)).any()  # the image's border is none
 
@@ -80,6 +82,7 @@ def test_extra_channels_come_after_the_images_in_their_own_order():
     def generate(images):
         seen.append(images)
         return np.stack([images[..., 0] * 0 + 0.25, images[..., 0] * 0 + 0.75], -1)
+
     stack = np.stack([image, image[::-1]])
     names = ("autoencoder", "kmeans", "edge")
     out = channels.extend(stack, names, generate)

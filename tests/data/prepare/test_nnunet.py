@@ -13,8 +13,17 @@ from jaxseg.data.records import Recipe
 from jaxseg.types import ConfigError, DataError
 
 RANDOM = np.random.default_rng(0)
-R = Recipe(size=(4, 4, 4), window=None, spacing=(1.0, 1.0, 1.0), channels=2, labels=("a", "b"), intensity="zscore_nonzero",
-           modalities=("t1", "t2"), filter="nnunet", nonzero=True)
+R = Recipe(
+    size=(4, 4, 4),
+    window=None,
+    spacing=(1.0, 1.0, 1.0),
+    channels=2,
+    labels=("a", "b"),
+    intensity="zscore_nonzero",
+    modalities=("t1", "t2"),
+    filter="nnunet",
+    nonzero=True,
+)
 
 
 def spline(values, shape, order):
@@ -131,8 +140,9 @@ def test_ct_is_clipped_to_the_percentiles_of_the_foreground_and_scaled_by_its_me
             drawn[c] += random.choice(image[..., c][mask > 0], 4000 // 3).tolist()
     found = statistics.of_foreground(cases, 3)
     for c in range(2):
-        np.testing.assert_allclose(found[c], [*np.percentile(drawn[c], (0.5, 99.5)), np.mean(drawn[c]),
-                                              np.std(drawn[c])], rtol=1e-5)
+        np.testing.assert_allclose(
+            found[c], [*np.percentile(drawn[c], (0.5, 99.5)), np.mean(drawn[c]), np.std(drawn[c])], rtol=1e-5
+        )
     ct = dataclasses.replace(R, intensity="ct_zscore", statistics=found, nonzero=False, spacing=None)
     image = cases[0][0]
     expected = [(np.clip(image[..., c], low, high) - mean) / std for c, (low, high, mean, std) in enumerate(found)]

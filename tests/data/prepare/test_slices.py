@@ -70,8 +70,13 @@ def test_bad_values_and_windows_are_refused():
 def test_enlarging_equals_torch(size):
     torch = pytest.importorskip("torch", reason="parity needs the extra [parity]")
     x = np.random.default_rng(1).normal(size=(32, 23, 2)).astype(np.float32)
-    theirs = torch.nn.functional.interpolate(torch.tensor(x).permute(2, 0, 1)[None], size=size, mode="bilinear",
-                                             align_corners=False)[0].permute(1, 2, 0).numpy()
+    theirs = (
+        torch.nn.functional.interpolate(torch.tensor(x).permute(2, 0, 1)[None], size=size, mode="bilinear", align_corners=False)[
+            0
+        ]
+        .permute(1, 2, 0)
+        .numpy()
+    )
     np.testing.assert_allclose(resize(x, size), theirs, atol=2e-5)  # float32 positions up to 640, values up to 5
 
 
@@ -226,8 +231,9 @@ def test_a_crop_is_the_middle_of_the_slice_and_comes_back_to_its_place():
 def test_a_blur_is_of_the_slices_own_pixels():
     image = np.random.default_rng(8).integers(0, 256, (20, 18), np.uint8)
     r = dataclasses.replace(recipe((20, 18), None), blur=1.5)
-    np.testing.assert_array_equal(prepare(image, r, None)[..., 0],
-                                  np.rint(ndimage.gaussian_filter(image.astype(np.float32), 1.5)))
+    np.testing.assert_array_equal(
+        prepare(image, r, None)[..., 0], np.rint(ndimage.gaussian_filter(image.astype(np.float32), 1.5))
+    )
 
 
 def test_pictures_of_z_scores_run_from_black_to_white():

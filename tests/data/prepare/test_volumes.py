@@ -140,14 +140,20 @@ def test_intensities_follow_the_rule():
     brain = dataclasses.replace(plain, intensity="brain", channels=2, modalities=("t1", "flair"))
     both = np.stack([values, values[::-1]], -1)
     np.testing.assert_array_equal(prepare_scan([both], brain), intensity.brain(both))
-    for images, recipe, words in (([values], dataclasses.replace(plain, window=None), "level, width"),
-                                  ([values], dataclasses.replace(plain, window=(40.0, 0.0)), "width above 0"),
-                                  ([values], dataclasses.replace(plain, intensity="mri"), "mri")):
+    for images, recipe, words in (
+        ([values], dataclasses.replace(plain, window=None), "level, width"),
+        ([values], dataclasses.replace(plain, window=(40.0, 0.0)), "width above 0"),
+        ([values], dataclasses.replace(plain, intensity="mri"), "mri"),
+    ):
         with pytest.raises(ConfigError, match=words):
             prepare_scan(images, recipe)
-    for images, recipe, words in (([values], brain, "got 1 channels.*t1, flair"), ([values, values[1:]], brain, "of one shape"),
-                                  ([np.full((2, 2, 2), np.nan)], plain, "8 of 8 voxels are NaN"), ([], plain, "shapes"),
-                                  ([values.astype(np.int16)], grey, "only 8-bit images go without")):
+    for images, recipe, words in (
+        ([values], brain, "got 1 channels.*t1, flair"),
+        ([values, values[1:]], brain, "of one shape"),
+        ([np.full((2, 2, 2), np.nan)], plain, "8 of 8 voxels are NaN"),
+        ([], plain, "shapes"),
+        ([values.astype(np.int16)], grey, "only 8-bit images go without"),
+    ):
         with pytest.raises(DataError, match=words):
             prepare_scan(images, recipe)
 

@@ -59,9 +59,13 @@ def with_nan(path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(voxels, image.affine), path)
 
 
-DAMAGES = {"image02.nii": (truncated, "DATA_TRUNCATED"), "mask03.nii": (empty, "DATA_TRUNCATED"),
-           "second04.nii": (shorter, "DATA_MISMATCH"), "mask05.nii": (shorter, "DATA_MISMATCH"),
-           "image06.nii": (with_nan, "DATA_NONFINITE")}
+DAMAGES = {
+    "image02.nii": (truncated, "DATA_TRUNCATED"),
+    "mask03.nii": (empty, "DATA_TRUNCATED"),
+    "second04.nii": (shorter, "DATA_MISMATCH"),
+    "mask05.nii": (shorter, "DATA_MISMATCH"),
+    "image06.nii": (with_nan, "DATA_NONFINITE"),
+}
 
 
 @pytest.mark.parametrize("rank", [2, 3])
@@ -135,8 +139,9 @@ def test_a_list_of_bad_cases_that_was_damaged_is_noticed(tmp_path):
 def test_a_case_is_left_out_whole_whatever_slice_is_bad(tmp_path):
     dataset = toy_set.make(tmp_path / "data", patients=3, slices=3)
     last = lambda case, index, mask: True if (case.id, index) != ("c01", 2) else _raise()
-    store = caches.open_or_build(dataclasses.replace(dataset, keep_slice=last), toy_set.RECIPE, log=lambda line: None,
-                                 bad_share=0.4)
+    store = caches.open_or_build(
+        dataclasses.replace(dataset, keep_slice=last), toy_set.RECIPE, log=lambda line: None, bad_share=0.4
+    )
     assert store.left_out.cases == ["c01"] and {row["case"] for row in store.rows} == {"c00", "c02"}
     assert len(store.images) == len(store.rows) == 6
 

@@ -37,8 +37,9 @@ def write(folder, layout, n=3, recipe=None, classes=2, size=None):
         return stacked.open_cache(folder), made
     made = [example(size or (5 + i, 6, 7 - i), classes) for i in range(n)]
     items = ((image, mask, row) for (image, mask), row in zip(made, rows))
-    per_case.write(folder, items, recipe or SOLID, count=n, name="toy", synthetic=True, regions=(), fingerprint="f",
-                   log=lambda line: None)
+    per_case.write(
+        folder, items, recipe or SOLID, count=n, name="toy", synthetic=True, regions=(), fingerprint="f", log=lambda line: None
+    )
     return per_case.open_store(folder), made
 
 
@@ -79,8 +80,11 @@ def test_an_example_that_is_not_as_written_is_refused_when_it_is_first_read(tmp_
             store.read(2)
         assert error.value.code == "DATA_CHANGED"
     with pytest.raises(DataError, match="case2"):
-        with pipeline.train_batches(store, [2], batch_size=1, seed=0) if layout == "stacked" else \
-                patches.patch_batches(store, [2], batch_size=1, patch=(2, 2, 2), seed=0) as batches:
+        with (
+            pipeline.train_batches(store, [2], batch_size=1, seed=0)
+            if layout == "stacked"
+            else patches.patch_batches(store, [2], batch_size=1, patch=(2, 2, 2), seed=0) as batches
+        ):
             next(batches)
 
 
@@ -152,8 +156,10 @@ def test_patches_are_centred_on_the_voxels_that_are_kept(tmp_path, monkeypatch):
 
 
 def test_rows_are_records_in_columns(tmp_path):
-    records = [{"case": name, "slice": i, "foreground": [i, 2], "spacing": [0.5, i / 3], "constant": i > 0}
-               for i, name in enumerate(("a", "é, long", ""))]
+    records = [
+        {"case": name, "slice": i, "foreground": [i, 2], "spacing": [0.5, i / 3], "constant": i > 0}
+        for i, name in enumerate(("a", "é, long", ""))
+    ]
     rows = from_records(records)
     columns = rows.write(tmp_path)
     again = read(tmp_path, columns)

@@ -48,12 +48,26 @@ def brains(root, shape=(11, 9, 6), cases=2):
             nibabel.save(nibabel.Nifti1Image(image, affine), paths[-1])
         nibabel.save(nibabel.Nifti1Image(mask, affine), root / f"{i}seg.nii.gz")
         found.append(Case(f"b{i}", f"p{i}", tuple(paths), root / f"{i}seg.nii.gz"))
-    return DataSet("brains", root, tuple(found), ("NCR", "ED", "ET"), functools.partial(np.asarray, dtype=np.uint8),
-                   modalities=("t1", "flair"), regions=(("WT", (1, 2, 3)), ("ET", (3,))))
+    return DataSet(
+        "brains",
+        root,
+        tuple(found),
+        ("NCR", "ED", "ET"),
+        functools.partial(np.asarray, dtype=np.uint8),
+        modalities=("t1", "flair"),
+        regions=(("WT", (1, 2, 3)), ("ET", (3,))),
+    )
 
 
-BRAIN = Recipe(size=(4, 4, 4), window=None, spacing=None, channels=2, labels=("NCR", "ED", "ET"), intensity="brain",
-               modalities=("t1", "flair"))
+BRAIN = Recipe(
+    size=(4, 4, 4),
+    window=None,
+    spacing=None,
+    channels=2,
+    labels=("NCR", "ED", "ET"),
+    intensity="brain",
+    modalities=("t1", "flair"),
+)
 
 
 def test_every_volume_is_its_scan_in_the_common_order_prepared(tmp_path):
@@ -116,8 +130,18 @@ def test_opening_a_store_reads_no_volume(tmp_path, monkeypatch):
     assert per_case.open_store(store.folder).rows == store.rows
 
 
-@pytest.mark.parametrize("kind, damage", [("image", "bit"), ("mask", "bit"), ("foreground", "bit"), ("image", "cut"),
-                                          ("mask", "gone"), ("rows", "bit"), ("rows", "gone")])
+@pytest.mark.parametrize(
+    "kind, damage",
+    [
+        ("image", "bit"),
+        ("mask", "bit"),
+        ("foreground", "bit"),
+        ("image", "cut"),
+        ("mask", "gone"),
+        ("rows", "bit"),
+        ("rows", "gone"),
+    ],
+)
 def test_damage_is_found_and_named(tmp_path, kind, damage):
     store, _ = build(toy_set.make(tmp_path / "d", 2))
     path = store.folder / ("rows.case.npy" if kind == "rows" else f"00001.{kind}.npy")
@@ -137,10 +161,12 @@ def test_an_unusable_case_is_named_and_nothing_is_left_behind(tmp_path):
     truncated = tmp_path / "cut.nii"
     truncated.write_bytes(dataset.cases[5].mask.read_bytes()[:-10])
     case = dataset.cases[5]
-    for harm, code, words in ((dataclasses.replace(case, mask=truncated), "DATA_TRUNCATED", "cut.nii"),
-                              (dataclasses.replace(case, mask=dataset.cases[2].mask), "DATA_MISMATCH", "mask02"),
-                              (dataclasses.replace(case, mask=None), "DATA_MISSING", "c05"),
-                              (dataclasses.replace(case, images=case.images * 2), "DATA_CHANNELS", "c05.*2 channels")):
+    for harm, code, words in (
+        (dataclasses.replace(case, mask=truncated), "DATA_TRUNCATED", "cut.nii"),
+        (dataclasses.replace(case, mask=dataset.cases[2].mask), "DATA_MISMATCH", "mask02"),
+        (dataclasses.replace(case, mask=None), "DATA_MISSING", "c05"),
+        (dataclasses.replace(case, images=case.images * 2), "DATA_CHANNELS", "c05.*2 channels"),
+    ):
         with pytest.raises(DataError, match=words) as error:
             build(dataclasses.replace(dataset, cases=(*dataset.cases[:5], harm)))
         assert error.value.code == code

@@ -76,9 +76,16 @@ print(fingerprint(dataclasses.replace(toy_set.make(Path(sys.argv[1]), 0), keep_s
 
 
 def test_the_fingerprint_is_the_same_in_every_process(tmp_path):
-    found = {subprocess.run([sys.executable, "-c", PRINT, str(tmp_path / "d")], check=True, text=True,
-                            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.getcwd()}, capture_output=True).stdout
-             for seed in ("1", "2", "3")}  # sets are walked in another order
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", PRINT, str(tmp_path / "d")],
+            check=True,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.getcwd()},
+            capture_output=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }  # sets are walked in another order
     assert len(found) == 1
 
 
@@ -90,11 +97,15 @@ def test_whatever_decides_the_bytes_is_in_the_fingerprint(tmp_path):
     higher = lambda raw: (raw > 128).astype(np.uint8)  # code without a version counts by its text
     around = lambda limit: lambda raw: raw > limit
     variants = [
-        caches.fingerprint(dataset, R), caches.fingerprint(dataset, other(R, size=(16, 16))),
-        caches.fingerprint(dataset, other(R, window=(40.0, 80.0))), caches.fingerprint(dataset, other(R, spacing=(0.5, 0.5))),
+        caches.fingerprint(dataset, R),
+        caches.fingerprint(dataset, other(R, size=(16, 16))),
+        caches.fingerprint(dataset, other(R, window=(40.0, 80.0))),
+        caches.fingerprint(dataset, other(R, spacing=(0.5, 0.5))),
         caches.fingerprint(other(dataset, keep_slice=functools.partial(toy_set.keep, "only")), R),
-        caches.fingerprint(other(dataset, map_mask=threshold), R), caches.fingerprint(other(dataset, map_mask=higher), R),
-        caches.fingerprint(other(dataset, map_mask=around(1)), R), caches.fingerprint(other(dataset, map_mask=around(2)), R),
+        caches.fingerprint(other(dataset, map_mask=threshold), R),
+        caches.fingerprint(other(dataset, map_mask=higher), R),
+        caches.fingerprint(other(dataset, map_mask=around(1)), R),
+        caches.fingerprint(other(dataset, map_mask=around(2)), R),
         caches.fingerprint(other(dataset, cases=dataset.cases[1:]), R),
         caches.fingerprint(other(dataset, cases=(other(case, patient="x"), *dataset.cases[1:])), R),
         caches.fingerprint(other(dataset, cases=(other(case, meta={"bleed": {1, 2}}), *dataset.cases[1:])), R),
@@ -129,6 +140,7 @@ def test_files_that_change_while_they_are_read_are_refused(tmp_path):
     def touching(raw):
         os.utime(path, ns=(1, 1))
         return toy_set.to_classes(raw)
+
     with pytest.raises(DataError, match="changed while they were read") as error:
         build(dataclasses.replace(dataset, map_mask=touching))
     assert error.value.code == "DATA_CHANGED"

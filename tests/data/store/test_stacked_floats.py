@@ -57,7 +57,7 @@ def test_slices_are_bits_of_the_volume_normalised_as_a_whole(tmp_path):
     cache = build(dataset)
     assert cache.images.dtype == np.float32 and cache.images.shape == (15, 20, 18, 2) and cache.masks.dtype == np.uint8
     for i in range(3):
-        np.testing.assert_array_equal(cache.images[5 * i:5 * i + 5], scores(dataset, i))
+        np.testing.assert_array_equal(cache.images[5 * i : 5 * i + 5], scores(dataset, i))
     cache.verify()
     left = build(dataclasses.replace(dataset, normalised=True))  # z-scores already: taken as they are
     assert left.images.max() > 300 and left.folder != cache.folder
@@ -67,8 +67,13 @@ def test_another_size_is_linear_and_unrounded(tmp_path):
     torch = pytest.importorskip("torch", reason="parity needs the extra [parity]")
     dataset = make(tmp_path / "d", 1)
     cache = build(dataset, dataclasses.replace(RECIPE, size=(25, 24)))
-    theirs = torch.nn.functional.interpolate(torch.tensor(scores(dataset, 0)).permute(0, 3, 1, 2), size=(25, 24), mode="bilinear",
-                                             align_corners=False).permute(0, 2, 3, 1).numpy()
+    theirs = (
+        torch.nn.functional.interpolate(
+            torch.tensor(scores(dataset, 0)).permute(0, 3, 1, 2), size=(25, 24), mode="bilinear", align_corners=False
+        )
+        .permute(0, 2, 3, 1)
+        .numpy()
+    )
     np.testing.assert_allclose(cache.images, theirs, atol=1e-5)
 
 
@@ -120,6 +125,7 @@ def test_a_networks_channel_sees_images_alone_and_its_weights_decide_the_folder(
     def generate(images):
         seen.append(images.shape)
         return images[..., :1] * 0 + 0.5
+
     recipe = dataclasses.replace(RECIPE, channels=3, extra=("edge",))
     cache = build(dataset, recipe, extra=generate, extra_id="aa")
     assert seen == [(16, 20, 18, 2), (4, 20, 18, 2)] and (cache.images[..., 2] == 0.5).all()

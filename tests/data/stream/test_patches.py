@@ -36,6 +36,7 @@ def write_store(folder, shapes=SHAPES, classes=3):
             mask = mask.astype(np.uint8) * (i != 3)
             mask[mask == 2] = 0 if i == 1 else 2
             yield np.stack([flat, -flat], -1), mask, {"case": f"case{i}", "patient": f"p{i}"}
+
     per_case.write(folder, items(), recipe, count=len(shapes), name="toy", synthetic=True, regions=[], log=lambda line: None)
     return per_case.open_store(folder)
 
@@ -108,8 +109,9 @@ def test_every_volume_appears_per_volume_times_an_epoch_whatever_the_batch(store
     assert patches.steps_per_epoch(5, 4, 4) == 5 and patches.steps_per_epoch(5, 3, 4) == 6
 
 
-@pytest.mark.parametrize("share, expected", [(Fraction(1, 3), [0]), (1 / 3, [0]), (Fraction(2, 3), [0, 2]), (0, []),
-                                             (1, [0, 1, 2])])
+@pytest.mark.parametrize(
+    "share, expected", [(Fraction(1, 3), [0]), (1 / 3, [0]), (Fraction(2, 3), [0, 2]), (0, []), (1, [0, 1, 2])]
+)
 def test_exactly_its_share_of_the_patches_is_centred_on_foreground(share, expected):
     rule = Rule(PATCH, 0, Fraction(share).limit_denominator(1000))
     assert [n for n in range(3000) if rule.foreground(n)] == [n for n in range(3000) if n % 3 in expected]
@@ -148,8 +150,9 @@ def test_other_patches_are_centred_anywhere_also_where_there_is_no_foreground(st
         assert np.abs(along - 500).max() < 105  # 5 sigma of a binomial(4000, 1/8)
 
 
-@pytest.mark.parametrize("positions, touching", [("uniform", (2 / 113, 2 / 113, 2 / 28)),
-                                                 ("centre_clipped", (129 / 240, 129 / 240, 129 / 155))])
+@pytest.mark.parametrize(
+    "positions, touching", [("uniform", (2 / 113, 2 / 113, 2 / 28)), ("centre_clipped", (129 / 240, 129 / 240, 129 / 155))]
+)
 def test_patches_of_128_voxels_touch_the_borders_of_a_brats_volume_as_often_as_their_rule_says(positions, touching):
     shape, patch = (240, 240, 155), (128, 128, 128)
     held = types.SimpleNamespace(rows=[{"shape": shape, "foreground": [0]}])
@@ -192,7 +195,7 @@ def test_processes_hold_contiguous_blocks_of_the_same_batches(store, processes):
 
 @pytest.mark.parametrize("start", [1, 5, 7])
 def test_a_restart_continues_the_uninterrupted_stream(store, start):
-    same(take(store, 4, start_batch=start), take(store, 11)[start:start + 4])
+    same(take(store, 4, start_batch=start), take(store, 11)[start : start + 4])
 
 
 def test_no_volume_outside_the_training_split_is_touched(store, monkeypatch):
@@ -201,6 +204,7 @@ def test_no_volume_outside_the_training_split_is_touched(store, monkeypatch):
     def record(self, i, *rest):
         touched.update([i] if self is own else [])
         return opened(self, i, *rest)
+
     monkeypatch.setattr(per_case.PerCase, "_map", record)
     batches = take(own, 9, indices=[4, 1], share=1)
     assert touched == {1, 4} == {int(i) for b in batches for i in b["index"]}
@@ -213,8 +217,13 @@ def test_a_patch_of_a_large_volume_takes_the_memory_of_its_own_bytes_alone(tmp_p
     arrays = {"image": (np.float32, (*shape, 2)), "mask": (np.uint8, shape), "foreground": (np.uint32, (1,))}
     for kind, (dtype, full) in arrays.items():
         np.lib.format.open_memmap(per_case._path(tmp_path, 0, kind), "w+", dtype, full).flush()
-    row = {"case": "large", "shape": list(shape), "foreground": [1, 0, 0], "kept": [1, 0, 0],
-           **{column: file_digest(per_case._path(tmp_path, 0, kind)) for kind, column in per_case.KINDS.items()}}
+    row = {
+        "case": "large",
+        "shape": list(shape),
+        "foreground": [1, 0, 0],
+        "kept": [1, 0, 0],
+        **{column: file_digest(per_case._path(tmp_path, 0, kind)) for kind, column in per_case.KINDS.items()},
+    }
     recipe = per_case.Recipe((8, 8, 8), None, None, 2, ("a", "b", "c"), "brain")
     large = per_case.PerCase(tmp_path, from_records([row]), recipe, "large", True)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -264,17 +273,25 @@ def test_a_copy_of_a_store_for_another_process_opens_its_own_maps(store):
 def test_a_volume_that_cannot_be_read_is_named_with_its_batch(store, monkeypatch):
     def fail(*_):
         raise OSError("input/output error")
+
     monkeypatch.setattr(per_case.PerCase, "kept", fail)
     with pytest.raises(DataError, match=r"batch 0 \(cases case\d.*input/output error"):
         take(store, 1)
 
 
 def test_sizes_that_do_not_fit_are_refused(store):
-    for options, words in (({"patch": (4, 4)}, "got a patch of"), ({"patch": (4, 0, 4)}, "got a patch of"),
-                           ({"share": 1.5}, "share of 1.5"), ({"positions": "centre"}, "centre_clipped"),
-                           ({"per_volume": 0}, "got 0 patches"),
-                           ({"batch_size": 21}, "got 20 training examples"), ({"process_count": 3}, "3, 6 would do"),
-                           ({"indices": [0, 7]}, "cache of 5"), ({"indices": []}, "training split is empty"),
-                           ({"start_batch": -1}, "start_batch=-1"), ({"max_samples": -1}, "max_samples=-1")):
+    for options, words in (
+        ({"patch": (4, 4)}, "got a patch of"),
+        ({"patch": (4, 0, 4)}, "got a patch of"),
+        ({"share": 1.5}, "share of 1.5"),
+        ({"positions": "centre"}, "centre_clipped"),
+        ({"per_volume": 0}, "got 0 patches"),
+        ({"batch_size": 21}, "got 20 training examples"),
+        ({"process_count": 3}, "3, 6 would do"),
+        ({"indices": [0, 7]}, "cache of 5"),
+        ({"indices": []}, "training split is empty"),
+        ({"start_batch": -1}, "start_batch=-1"),
+        ({"max_samples": -1}, "max_samples=-1"),
+    ):
         with pytest.raises(ConfigError, match=words):
             take(store, 1, **options)

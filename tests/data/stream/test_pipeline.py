@@ -66,7 +66,7 @@ def test_a_batch_holds_the_rows_that_its_index_names(cache):
 
 def test_an_epoch_has_no_row_twice_and_every_epoch_its_own_order(cache):
     found = order(take(cache, 12))  # 37 // 8 = 4 batches an epoch
-    epochs = [sum(found[i:i + 4], []) for i in (0, 4, 8)]
+    epochs = [sum(found[i : i + 4], []) for i in (0, 4, 8)]
     assert all(len(set(e)) == 32 for e in epochs)
     assert len({tuple(e) for e in epochs}) == 3
     assert pipeline.steps_per_epoch(N, 8) == 4
@@ -104,7 +104,7 @@ def test_processes_hold_contiguous_blocks_of_the_same_batches(cache, processes):
 
 @pytest.mark.parametrize("start", [1, 4, 7])
 def test_a_restart_continues_the_uninterrupted_stream(cache, start):
-    assert order(take(cache, 4, start_batch=start)) == order(take(cache, 11))[start:start + 4]
+    assert order(take(cache, 4, start_batch=start)) == order(take(cache, 11))[start : start + 4]
 
 
 def test_a_restart_with_other_workers_and_processes_continues_too(cache, parsed):
@@ -155,6 +155,7 @@ def test_a_mistake_in_our_code_is_not_called_changed_data(cache, parsed, monkeyp
 def test_a_file_that_cannot_be_read_is_named_with_its_batch(cache, monkeypatch):
     def broken(*_):
         raise OSError(5, "Input/output error")
+
     monkeypatch.setattr(pipeline, "_read", broken)
     with pytest.raises(DataError, match="cannot read batch 0 .*Input/output error"):
         take(cache, 1)
@@ -207,6 +208,7 @@ def test_a_worker_that_cannot_read_names_the_folder_and_rows(tmp_path, parsed):
 def test_a_bad_example_is_reported_with_its_case(cache, monkeypatch):
     def fail(*_, **__):
         raise OSError("input/output error")
+
     monkeypatch.setattr(pipeline.np, "take", fail)
     with pytest.raises(DataError, match=r"cases case\d+, .*input/output error"):
         take(cache, 1)
@@ -254,6 +256,7 @@ def test_workers_that_die_again_and_again_end_the_run(cache, parsed, monkeypatch
 
         def close(self):
             pass
+
     monkeypatch.setattr(pipeline.Batches, "_open", lambda self: Dead())
     with pytest.raises(PeerError, match="killed 4 times at batch 0 .cases case"):
         take(cache, 1, workers=1)

@@ -80,8 +80,11 @@ def in_double():
     For networks whose gradients float32 does not hold: a difference from a twin in float64 is then a mistake. Convolutions are
     XLA's own (their lowerings are compared with them in tests/ops).
     """
-    with (jax.enable_x64(True), mock.patch.object(jnp, "float32", jnp.float64),
-          mock.patch.object(choose, "lowerings", lambda *_: choose.XLA)):
+    with (
+        jax.enable_x64(True),
+        mock.patch.object(jnp, "float32", jnp.float64),
+        mock.patch.object(choose, "lowerings", lambda *_: choose.XLA),
+    ):
         yield
 
 
@@ -135,9 +138,12 @@ def _step(model, image, targets, weights):
     # runs once: at this level it compiles in half the time
     (value, (maps, new_state)), grads = step.compile(compiler_options={"xla_backend_optimization_level": 0})(params)
     leaves = dict(zip(network.names, network.leaves))
-    return (float(value), [np.asarray(m) for m in maps],
-            {n: from_torch.to_layout(np.asarray(g), leaves[n]) for n, g in grads.items()},
-            {n: np.asarray(v) for n, v in new_state.items()})
+    return (
+        float(value),
+        [np.asarray(m) for m in maps],
+        {n: from_torch.to_layout(np.asarray(g), leaves[n]) for n, g in grads.items()},
+        {n: np.asarray(v) for n, v in new_state.items()},
+    )
 
 
 def assert_features_equal(ours, theirs):

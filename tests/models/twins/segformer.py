@@ -106,8 +106,9 @@ class Backbone(nn.Module):
         ins = (in_channels, *dims)
         for i in range(4):
             setattr(self, f"patch_embed{i + 1}", Embed(ins[i], dims[i], *((3, 2) if i else (7, 4)), knobs.embed_eps))
-            setattr(self, f"block{i + 1}", nn.ModuleList([Block(dims[i], HEADS[i], REDUCTIONS[i], knobs)
-                                                          for _ in range(depths[i])]))
+            setattr(
+                self, f"block{i + 1}", nn.ModuleList([Block(dims[i], HEADS[i], REDUCTIONS[i], knobs) for _ in range(depths[i])])
+            )
             setattr(self, f"norm{i + 1}", nn.LayerNorm(dims[i], eps=knobs.block_eps))
 
     def forward(self, x):

@@ -24,7 +24,7 @@ def calls(monkeypatch):
 @pytest.mark.parametrize("address", ["127.0.0.1:1234", "localhost:1234", "0.0.0.0:1234"])
 def test_process_0_listens_on_the_address_given_alone(calls, address):
     connect(address, 2, 0)
-    (args, options), = calls
+    ((args, options),) = calls
     assert args == (address, 2, 0, None) and options["coordinator_bind_address"] == address
 
 
@@ -38,13 +38,22 @@ def test_an_address_that_process_0_cannot_listen_on_is_refused(calls):
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("error, lost", [
-    (ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:1"), True),
-    (jax.errors.JaxRuntimeError("UNAVAILABLE: tasks are unhealthy"), True), (RuntimeError("NCCL operation failed"), True),
-    (ValueError("got 3"), False), (TypeError("Gloo"), False), (DataError("timed out"), False)], ids=str)
+@pytest.mark.parametrize(
+    "error, lost",
+    [
+        (ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:1"), True),
+        (jax.errors.JaxRuntimeError("UNAVAILABLE: tasks are unhealthy"), True),
+        (RuntimeError("NCCL operation failed"), True),
+        (ValueError("got 3"), False),
+        (TypeError("Gloo"), False),
+        (DataError("timed out"), False),
+    ],
+    ids=str,
+)
 def test_what_a_collective_raises_for_a_lost_process_is_code_75(monkeypatch, error, lost):
     def work():
         raise error
+
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(PeerError if lost else type(error)):
         together(work)
@@ -66,28 +75,53 @@ def test_one_process_joins_nobody(calls):
     assert not calls
 
 
-@pytest.mark.parametrize("given, words", [
-    (("host:1", 2, None), "go together"), ((None, 2, 1), "go together"), (("host:1", 0, 0), "at least 1"),
-    (("host:1", 2, 2), "0..1"), (("host", 2, 0), "HOST:PORT"), ((":12", 2, 0), "HOST:PORT"), (("host:99999", 2, 0), "HOST:PORT"),
-    (("host:x", 2, 0), "HOST:PORT"), (("0.0.0.0:1234", 2, 1), "reach it by"), (("[::]:1234", 2, 1), "reach it by")])
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (("host:1", 2, None), "go together"),
+        ((None, 2, 1), "go together"),
+        (("host:1", 0, 0), "at least 1"),
+        (("host:1", 2, 2), "0..1"),
+        (("host", 2, 0), "HOST:PORT"),
+        ((":12", 2, 0), "HOST:PORT"),
+        (("host:99999", 2, 0), "HOST:PORT"),
+        (("host:x", 2, 0), "HOST:PORT"),
+        (("0.0.0.0:1234", 2, 1), "reach it by"),
+        (("[::]:1234", 2, 1), "reach it by"),
+    ],
+)
 def test_what_cannot_be_is_refused(calls, given, words):
     with pytest.raises(ConfigError, match=words):
         connect(*given)
     assert not calls
 
 
-@pytest.mark.parametrize("nodes, first", [("node001", "node001"), ("node001,host2", "node001"),
-                                          ("node[001-015],host2", "node001"),
-                                          ("node[001,007-015],host2", "node001"), ("a-b[7]", "a-b7"), ("a,b[1-3]", "a")])
+@pytest.mark.parametrize(
+    "nodes, first",
+    [
+        ("node001", "node001"),
+        ("node001,host2", "node001"),
+        ("node[001-015],host2", "node001"),
+        ("node[001,007-015],host2", "node001"),
+        ("a-b[7]", "a-b7"),
+        ("a,b[1-3]", "a"),
+    ],
+)
 def test_the_first_node_of_slurms_list_is_process_0(nodes, first):
     assert slurm_address(nodes, 5) == f"{first}:61445" and slurm_address(nodes, 4095 + 4096) == f"{first}:65535"
 
 
 @pytest.mark.parametrize("tasks, local", [("1(x2)", None), ("4(x2)", [3]), ("2,1", [3])])
 def test_a_task_of_slurm_takes_all_devices_of_its_node_or_its_own(calls, monkeypatch, tasks, local):
-    for name, value in {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2", "SLURM_PROCID": "1",
-                        "SLURM_LOCALID": "3", "SLURM_STEP_TASKS_PER_NODE": tasks}.items():
+    for name, value in {
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_NODELIST": "n[1-2]",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": "1",
+        "SLURM_LOCALID": "3",
+        "SLURM_STEP_TASKS_PER_NODE": tasks,
+    }.items():
         monkeypatch.setenv(name, value)
     connect(None, None, None)
-    (args, options), = calls
+    ((args, options),) = calls
     assert args == ("n1:61447", 2, 1, local) and options["coordinator_bind_address"] == "n1:61447"

@@ -12,10 +12,16 @@ from jaxseg.train.processes import surroundings
 from tests.checkpoint.test_record import CONFIG, RECORD
 
 
-@pytest.mark.parametrize("change, words", [
-    ({}, None), ({"cpu_threads": 1000}, "CPU threads of XLA 1000 before, "), ({"devices": 3}, "devices 3 before, 8 now"),
-    ({"jaxlib": "0.1"}, "jaxlib 0.1 before, "),
-    ({"platform": "gpu", "processor": "H100"}, "platform gpu before, cpu now; processor")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({}, None),
+        ({"cpu_threads": 1000}, "CPU threads of XLA 1000 before, "),
+        ({"devices": 3}, "devices 3 before, 8 now"),
+        ({"jaxlib": "0.1"}, "jaxlib 0.1 before, "),
+        ({"platform": "gpu", "processor": "H100"}, "platform gpu before, cpu now; processor"),
+    ],
+)
 def test_a_resumed_run_says_in_one_line_what_has_changed(tmp_path, capsys, change, words):
     checkpoint.write_record(tmp_path, {**RECORD, surroundings.NAME: surroundings.current() | change})
     surroundings.compare(tmp_path, Log(tmp_path), resumed=True)

@@ -39,8 +39,11 @@ def weight_gradient(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Ar
         here = _block(x, image, row * sy - top, images, seen, (last, max(top, 0), max(bottom, 0)))
         here = lax.pad(here, jnp.zeros((), x.dtype), columns)
         turned, here = lax.optimization_barrier((near.T, here))
-        views = [here[:, i * dy:i * dy + sy * (rows - 1) + 1:sy, j * dx:j * dx + sx * (wide - 1) + 1:sx]
-                 for i in range(kernel[0]) for j in range(kernel[1])]
+        views = [
+            here[:, i * dy : i * dy + sy * (rows - 1) + 1 : sy, j * dx : j * dx + sx * (wide - 1) + 1 : sx]
+            for i in range(kernel[0])
+            for j in range(kernel[1])
+        ]
         patches = lax.optimization_barrier(jnp.concatenate(views, -1)).reshape(turned.shape[-1], -1)
         return total + jnp.matmul(turned, patches, preferred_element_type=jnp.float32), None
 

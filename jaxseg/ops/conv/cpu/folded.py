@@ -36,4 +36,3 @@ def weight_gradient(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Ar
 
 def _pad(spec: Spec, x: Array) -> Array:
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((lo, hi, 0) for lo, hi in spec.padding), (0, 0, 0)))
-

@@ -19,8 +19,10 @@ from jaxseg.types import Array
 def forward(spec: Spec, x: Array, w: Array) -> Array:
     """[B, D, H, W, C] and [kd, kh, kw, C, O] -> [B, D', H', W', O]."""
     depth = spec.output(x.shape[1:-1], w.shape[:3])[0]
-    y = sum(_unstack(threaded.forward(spec.plane, _stack(xt), w[t]).astype(jnp.float32), depth)
-            for t, xt in enumerate(_taps(spec, x, w.shape[0], depth)))
+    y = sum(
+        _unstack(threaded.forward(spec.plane, _stack(xt), w[t]).astype(jnp.float32), depth)
+        for t, xt in enumerate(_taps(spec, x, w.shape[0], depth))
+    )
     return y.astype(x.dtype)
 
 
@@ -40,8 +42,9 @@ def input_gradient(spec: Spec, size: Sequence[int], g: Array, w: Array) -> Array
 
 def weight_gradient(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Array:
     """Gradient [*k, C, O] of the weights."""
-    return jnp.stack([reference.weight_gradient(spec.plane, kernel[1:], _stack(xt), _stack(g))
-                      for xt in _taps(spec, x, kernel[0], g.shape[1])])
+    return jnp.stack(
+        [reference.weight_gradient(spec.plane, kernel[1:], _stack(xt), _stack(g)) for xt in _taps(spec, x, kernel[0], g.shape[1])]
+    )
 
 
 def _taps(spec: Spec, x: Array, taps: int, depth: int) -> list[Array]:

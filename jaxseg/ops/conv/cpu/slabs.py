@@ -51,7 +51,7 @@ def weight_gradient(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Ar
         one = lax.optimization_barrier(lax.pad(_slice(x, d), jnp.zeros((), x.dtype), pads))
         near = _column(g, d + spec.padding[0][0], -dd, kd)  # slice d of x meets slice d + low - t dd of g
         for top, end in zip(edges, edges[1:]):
-            fold = [one[:, top + i * dh:end + i * dh, j * dw:j * dw + width] for i in range(kh) for j in range(kw)]
+            fold = [one[:, top + i * dh : end + i * dh, j * dw : j * dw + width] for i in range(kh) for j in range(kw)]
             fold = jnp.concatenate(fold, -1).reshape(-1, kh * kw * channels)
             fold, band = lax.optimization_barrier((fold, near[:, top:end].reshape(-1, kd * out)))
             total = total + jnp.matmul(band.T, fold, preferred_element_type=jnp.float32)
@@ -85,7 +85,7 @@ def _scattered(spec: Spec, x: Array, w: Array) -> Array:
         z = threaded.forward(spec.plane, _slice(x, d), weights).astype(jnp.float32)
         sums = [*pending, jnp.zeros_like(z[..., :out])]
         for t in range(taps):
-            sums[reach - t * dilation] += z[..., t * out:(t + 1) * out]
+            sums[reach - t * dilation] += z[..., t * out : (t + 1) * out]
         return (_put(y, sums[0], d + low - reach), tuple(sums[1:])), None  # an index below 0 is written over at once
 
     pending = (jnp.zeros(y.shape[:1] + y.shape[2:], jnp.float32),) * reach

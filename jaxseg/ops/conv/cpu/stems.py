@@ -35,6 +35,6 @@ def _columns(spec: Spec, x: Array, taps: Ints, out: Sequence[int]) -> Array:
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
     x = x.reshape(x.shape[0], *itertools.chain(*zip(length, stride)), x.shape[-1])  # [B, L1, s1, L2, s2, ..., C]
     x = x.transpose(0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2), 2 * rank + 1)
-    x = lax.optimization_barrier(x.reshape(*x.shape[:rank + 1], -1))  # [B, *L, strides C]
+    x = lax.optimization_barrier(x.reshape(*x.shape[: rank + 1], -1))  # [B, *L, strides C]
     views = [x[(slice(None), *(slice(q, q + o) for q, o in zip(tap, out)))] for tap in itertools.product(*map(range, taps))]
     return lax.optimization_barrier(jnp.concatenate(views, -1))

@@ -35,6 +35,7 @@ def lowerings(mode: str, spec: Spec, x_shape: Sequence[int], w_shape: Sequence[i
     if mode == "xla" or not spec.depthwise(w_shape):
         return XLA
     from jaxseg.ops.conv.gpu import depthwise as gpu  # imports Pallas, which only a GPU needs
+
     x_shape = known(x_shape)
     if not gpu.fits(spec, x_shape, w_shape):
         return XLA
@@ -50,11 +51,16 @@ def _compiles(direction: str, spec: Spec, kernel: tuple[int, ...], channels: int
     """Whether this class of kernels compiles here; the gradient of the input is the forward kernel."""
     from jaxseg.ops.conv.gpu import depthwise as gpu
     from jaxseg.ops.conv.gpu import stream
+
     weights, width = direction == "weight_gradient", stream.width(channels)
     small = spec._replace(groups=width)
     x = jax.ShapeDtypeStruct((64, *(d * (k - 1) + 8 for k, d in zip(kernel, spec.dilation)), width), jnp.bfloat16)
     g = jax.ShapeDtypeStruct((64, *small.output(x.shape[1:-1], kernel), width), jnp.bfloat16)
     w = jax.ShapeDtypeStruct((*kernel, 1, width), jnp.bfloat16)
     function = functools.partial(gpu.weight_gradient, small, kernel) if weights else functools.partial(gpu.forward, small)
-    return gpu_probe.compiles("Weight gradients of depthwise convolutions" if weights else "Depthwise convolutions",
-                              (kernel, spec.dilation, width), function, arguments=(x, g) if weights else (x, w))
+    return gpu_probe.compiles(
+        "Weight gradients of depthwise convolutions" if weights else "Depthwise convolutions",
+        (kernel, spec.dilation, width),
+        function,
+        arguments=(x, g) if weights else (x, w),
+    )

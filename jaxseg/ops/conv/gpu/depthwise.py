@@ -73,7 +73,7 @@ def _run_weights(static: tuple[Static, tuple[int, ...]], x: Array, g: Array) -> 
     static, kernel = static
     found = stream.weights(_plan(static, x.shape, kernel), x, g)  # [cross taps, stream taps, C]
     axis = stream.streamed(kernel)
-    cross = kernel[:axis] + kernel[axis + 1:]
+    cross = kernel[:axis] + kernel[axis + 1 :]
     return (jnp.moveaxis(found.reshape(*cross, kernel[axis], -1), -2, axis)[..., None, :],)
 
 

@@ -127,11 +127,13 @@ def plan(spec: Spec, x_shape: tuple[int, ...], kernel: tuple[int, ...], *, inter
     """Kernel and sizes for x [B, *S, C] and *k taps; `tiles` overrides lines, width, chunk, unroll, warps, stages, grid."""
     batch, *size, channels = x_shape
     out = spec.output(size, kernel)
-    steps = lambda n: [channels * math.prod(n[i + 1:]) for i in range(len(n))]
-    axes = [Axis(n, o, lo, d, xs, ys) for n, o, (lo, _), d, xs, ys in
-            zip(size, out, spec.padding, spec.dilation, steps(size), steps(out))]
+    steps = lambda n: [channels * math.prod(n[i + 1 :]) for i in range(len(n))]
+    axes = [
+        Axis(n, o, lo, d, xs, ys)
+        for n, o, (lo, _), d, xs, ys in zip(size, out, spec.padding, spec.dilation, steps(size), steps(out))
+    ]
     i = streamed(kernel)
-    stream, cross, taps, others = axes[i], (*axes[:i], *axes[i + 1:]), kernel[i], (*kernel[:i], *kernel[i + 1:])
+    stream, cross, taps, others = axes[i], (*axes[:i], *axes[i + 1 :]), kernel[i], (*kernel[:i], *kernel[i + 1 :])
     still = tuple(k == 1 and a.low == 0 and a.out == a.size for k, a in zip(others, cross))
     block = tiles.get("width", width(channels))
     written = others[-1] if others and others[-1] <= WRITTEN else 1
@@ -144,8 +146,19 @@ def plan(spec: Spec, x_shape: tuple[int, ...], kernel: tuple[int, ...], *, inter
         chunk = pl.cdiv(chunk, 2)
     chunk = tiles.get("chunk", chunk)
     parts, cells = blocks(), pl.cdiv(channels, block) * math.prod(others)
-    text = Kernel(taps, others, still, stream.dilation > 1, lines, block, max(1, min(taps, 7, LOADS // loads)),
-                  max(1, min(4, lines * block // 64)), 2, GRID, interpret)
+    text = Kernel(
+        taps,
+        others,
+        still,
+        stream.dilation > 1,
+        lines,
+        block,
+        max(1, min(taps, 7, LOADS // loads)),
+        max(1, min(4, lines * block // 64)),
+        2,
+        GRID,
+        interpret,
+    )
     text = text._replace(**{k: v for k, v in tiles.items() if k in ("unroll", "warps", "stages", "grid")})
     sizes = Sizes(channels, count, chunk, parts, min(parts[1] * parts[2], max(PARTIALS // cells, 8)), stream, cross)
     return Plan(text, sizes, batch * channels * math.prod(out))
@@ -177,9 +190,16 @@ def _kernel(body, name: str, k: Kernel, out: jax.ShapeDtypeStruct, *arrays: Arra
     # Interpret mode knows no more of an array than its block, and no program's number inside of jit.
     first = pl.BlockSpec() if k.interpret else pl.BlockSpec((1,), lambda i: (0,))
     body = body.__wrapped__ if k.interpret else body
-    return pl.pallas_call(functools.partial(body, k=k), grid=(k.grid,), out_shape=out, interpret=k.interpret, name=name,
-                          in_specs=[pl.BlockSpec(), *[first] * (len(arrays) - 1)], out_specs=first,
-                          compiler_params=triton.CompilerParams(num_warps=k.warps, num_stages=k.stages))(*arrays)
+    return pl.pallas_call(
+        functools.partial(body, k=k),
+        grid=(k.grid,),
+        out_shape=out,
+        interpret=k.interpret,
+        name=name,
+        in_specs=[pl.BlockSpec(), *[first] * (len(arrays) - 1)],
+        out_specs=first,
+        compiler_params=triton.CompilerParams(num_warps=k.warps, num_stages=k.stages),
+    )(*arrays)
 
 
 def _sizes(k: Kernel, ref) -> Sizes:
@@ -223,8 +243,13 @@ def _lines(k: Kernel, s: Sizes, block: Array, channel: Array) -> _Lines:
         x, y = x + (at - axis.low) * axis.x_step, y + at * axis.y_step
         x_all, y_all = x_all * axis.size, y_all * axis.out
     tile = lambda v: jnp.broadcast_to(v, (k.lines, k.width))
-    return _Lines(tile(x + rest * x_all) + channel, tile(y + rest * y_all) + channel,
-                  tile(line < s.count) & (channel < s.channels), tuple(places), phase)
+    return _Lines(
+        tile(x + rest * x_all) + channel,
+        tile(y + rest * y_all) + channel,
+        tile(line < s.count) & (channel < s.channels),
+        tuple(places),
+        phase,
+    )
 
 
 def _at(k: Kernel, s: Sizes, lines: _Lines, ref, q: Array, cross: tuple) -> Array:
@@ -253,10 +278,12 @@ def _channel(k: Kernel, block: Array) -> Array:
 
 def _walk(k: Kernel, s: Sizes, step, state: tuple) -> tuple:
     """`step(i, state)` for each of the chunk + taps - 1 positions, `unroll` of them per turn."""
+
     def turn(i, state):
         for u in range(k.unroll):
             state = step(i * k.unroll + u, state)
         return state
+
     return lax.fori_loop(0, (s.chunk + (k.taps - 1 + k.unroll - 1)) // k.unroll, turn, state)
 
 

@@ -78,8 +78,10 @@ def wheels() -> Wheels | None:
         library, headers = (importlib.metadata.distribution(name) for name in _PACKAGES)
     except importlib.metadata.PackageNotFoundError:
         return None
-    found = [[Path(file.locate()).resolve() for file in package.files or () if file.name == name]
-             for package, name in ((library, "libdnnl.so.3"), (headers, "dnnl.hpp"))]
+    found = [
+        [Path(file.locate()).resolve() for file in package.files or () if file.name == name]
+        for package, name in ((library, "libdnnl.so.3"), (headers, "dnnl.hpp"))
+    ]
     headers_at = [path.parents[2] for path in found[1] if path.parent.name == "dnnl"]
     if not found[0] or not headers_at or library.version != headers.version:
         return None
@@ -96,8 +98,11 @@ def load() -> Engine | None:
         return _registered(_verified(found))
     except (OSError, StorageError, subprocess.SubprocessError, AttributeError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        warnings.warn(f"oneDNN is installed but cannot be used: {reason[0]}; convolutions take the ordinary lowerings "
-                      "(JAXSEG_ONEDNN=off silences this)", stacklevel=2)
+        warnings.warn(
+            f"oneDNN is installed but cannot be used: {reason[0]}; convolutions take the ordinary lowerings "
+            "(JAXSEG_ONEDNN=off silences this)",
+            stacklevel=2,
+        )
         return None
 
 
@@ -141,8 +146,11 @@ def _compile(found: Wheels, folder: Path) -> None:
     if compiler is None:
         raise OSError("there is no C++ compiler (install g++, or name one with CXX)")
     path = folder / "conv.so"
-    run = subprocess.run([compiler, *flags(found), str(SOURCE), "-o", str(path), str(found.library),
-                          f"-Wl,-rpath,{found.library.parent}"], capture_output=True, text=True)
+    run = subprocess.run(
+        [compiler, *flags(found), str(SOURCE), "-o", str(path), str(found.library), f"-Wl,-rpath,{found.library.parent}"],
+        capture_output=True,
+        text=True,
+    )
     if run.returncode != 0:
         errors = [line for line in run.stderr.splitlines() if "error" in line] or run.stderr.splitlines() or ["no message"]
         raise OSError(f"{compiler} ended with {run.returncode}: {errors[0]}")

@@ -44,8 +44,12 @@ def faster(direction: str, spec: Spec, x_shape: Sequence[int], w_shape: Sequence
 
 def wanted(spec: Spec, x: Array, w_shape: Sequence[int]) -> bool:
     """Whether a convolution is traced with oneDNN in mind: wanted, in float32, outside `shard_map`, faster in one direction."""
-    return (x.dtype == np.float32 and library.wanted() and not jax.sharding.get_abstract_mesh().manual_axes
-            and any(faster(direction, spec, x.shape, w_shape) for direction in DIRECTIONS))
+    return (
+        x.dtype == np.float32
+        and library.wanted()
+        and not jax.sharding.get_abstract_mesh().manual_axes
+        and any(faster(direction, spec, x.shape, w_shape) for direction in DIRECTIONS)
+    )
 
 
 def over(ordinary: Callable, direction: str) -> Callable:

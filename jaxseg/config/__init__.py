@@ -1,0 +1,21 @@
+"""From a config file's tree to a checked one: cross-field rules with remedies, derived values, the difference.
+
+The tree itself is `configs/_base.py`. Everything that can be refused without reading data or compiling is refused here.
+"""
+
+from jaxseg.config.keys import EXTRA, EXTRA_BY_A_RUN, IDLE_IN_FILES, NEEDS, NEUTRAL
+from jaxseg.config.resolve import resolve
+from jaxseg.config.tree import as_dict, defaults, difference, flatten
+
+__all__ = [
+    "EXTRA",
+    "EXTRA_BY_A_RUN",
+    "IDLE_IN_FILES",
+    "NEEDS",
+    "NEUTRAL",
+    "as_dict",
+    "defaults",
+    "difference",
+    "flatten",
+    "resolve",
+]

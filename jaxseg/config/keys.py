@@ -1,0 +1,144 @@
+"""What the keys of a config tree may hold: tables that `resolve` and its rules walk."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+CHOICES = {
+    "data.split": ("patient", "fold", "file", "fixed", "slice_level"),
+    "data.intensity": ("grey", "brain", "ct"),
+    "data.filter": ("linear", "lanczos"),
+    "data.bad_cases": ("stop", "skip"),
+    "data.positions": ("uniform", "centre_clipped"),
+    "data.target": ("labels", "edges", "composite"),
+    "optim.name": ("adam", "adamw", "adagrad", "sgd"),
+    "schedule.name": ("constant", "poly", "cosine", "step", "plateau"),
+    "train.dtype": ("auto", "float32", "bfloat16"),
+    "train.best": ("val_loss", "val_dice", "val_recall", "last"),
+    "eval.empty": ("one", "zero", "nan"),
+    "eval.split": ("train", "val", "test"),
+    "search.objective": ("val_dice", "val_recall"),
+    "infer.blend": ("constant", "gaussian", "gaussian_nnunet", "cosine", "half_cosine"),
+    "infer.positions": ("monai", "nnunet"),
+    "infer.accumulator": ("auto", "device", "host", "memmap"),
+}
+VOLUMES_ONLY = (
+    "data.coordinates",
+    "data.whole",
+    "data.per_volume",
+    "data.foreground",
+    "data.positions",
+    "eval.surface",
+    "eval.lesions",
+    "infer.roi",
+    "infer.overlap",
+    "infer.blend",
+    "infer.positions",
+    "infer.windows",
+    "infer.accumulator",
+)
+SLICES_ONLY = (
+    "data.crop",
+    "data.blur",
+    "data.extra",
+    "data.extra_run",
+    "data.target",
+    "data.min_area",
+    "data.sample",
+    "data.sample_seed",
+    "eval.tables",
+)
+EXTRA = {"kmeans": 1, "edge": 1, "painted_edge": 0, "autoencoder": 1}  # extra channels by name: how many each adds
+EXTRA_BY_A_RUN = {"edge": "edges", "painted_edge": "edges", "autoencoder": "composite"}  # what the run must have learnt
+# Keys that may change between two starts of one run: they decide no number of its training.
+NEUTRAL = (
+    "variant",
+    "data.workers",
+    "eval.batch_size",
+    "eval.thresholds",
+    "eval.threshold",
+    "eval.empty",
+    "eval.split",
+    "eval.tables",
+    "eval.surface",
+    "eval.lesions",
+    "eval.postprocess",
+    "infer.batch_size",
+    "infer.probabilities",
+    "infer.overlay",
+    "infer.roi",
+    "infer.ensemble",
+    "infer.postprocess",
+    "infer.windows",
+    "infer.accumulator",
+    "train.log_every",
+    "train.watchdog",
+    "train.keep",
+    "search.trials",
+    "search.objective",
+    "search.low",
+    "search.high",
+)
+POSITIVE = (
+    "data.channels",
+    "data.per_volume",
+    "train.epochs",
+    "train.batch_size",
+    "train.eval_every",
+    "train.save_every",
+    "train.keep",
+    "train.log_every",
+    "eval.batch_size",
+    "infer.batch_size",
+    "infer.windows",
+    "optim.accumulate",
+    "search.trials",
+)
+AT_MOST = {"data.workers": 256, "data.blur": 1000, "data.per_volume": 10**5, "train.epochs": 10**7}  # more is a slip
+NUMBERS = (
+    "data.size",
+    "data.window",
+    "data.spacing",
+    "data.mean",
+    "data.std",
+    "data.crop",
+    "data.fractions",
+    "loss.aux_weights",
+    "eval.thresholds",
+    "infer.mirror",
+)
+PAIRS = ("loss.terms", "loss.aux_terms", "loss.learnable")  # ((name, number), ...)
+OPTIONS = ("model.options", "loss.options", "optim.options", "schedule.options")
+BY_PATH = ("optim.name", "schedule.name")  # also take "module:factory", which building them looks up
+# key: (whether it decides anything in this tree, what it needs for that)
+NEEDS: dict[str, tuple[Callable[[dict[str, Any]], bool], str]] = {
+    "data.fold": (lambda c: c["data.split"] == "fold", "data.split='fold'"),
+    "data.folds": (lambda c: c["data.split"] == "fold", "data.split='fold'"),
+    "data.fractions": (lambda c: c["data.split"] == "patient", "data.split='patient'"),
+    "data.split_seed": (lambda c: c["data.split"] in ("patient", "fold"), "data.split='patient' or 'fold'"),
+    "data.sample_seed": (lambda c: c["data.sample"] is not None, "data.sample"),
+    "data.per_volume": (lambda c: not c["data.whole"], "data.whole=False"),
+    "data.foreground": (lambda c: not c["data.whole"], "data.whole=False"),
+    "data.positions": (lambda c: not c["data.whole"], "data.whole=False"),
+    "data.filter": (lambda c: c["data.rank"] == 2, "data.rank=2"),
+    "eval.batch_size": (lambda c: c["data.rank"] == 2, "data.rank=2; volumes take infer.windows"),
+    "infer.batch_size": (lambda c: c["data.rank"] == 2, "data.rank=2; volumes take infer.windows"),
+    "infer.mirror": (lambda c: not c["infer.roi"], "infer.roi=''; the cascade averages no mirrored passes"),
+    "schedule.warmup_ratio": (lambda c: c["schedule.warmup"] > 0, "schedule.warmup above 0"),
+}
+IDLE_IN_FILES = ("data.fractions", "data.split_seed", "data.per_volume", "data.foreground", "schedule.warmup_ratio")
+LARGEST = float(np.finfo(np.float32).max)
+MAX_VOXELS = 2**28  # of the network's input: a slice or a patch
+NOT_NEGATIVE = (
+    "data.max_samples",
+    "data.workers",
+    "optim.weight_decay",
+    "optim.clip_norm",
+    "schedule.warmup",
+    "train.bn_warmup",
+    "train.alarm_after",
+    "train.stop_nonfinite",
+    "train.watchdog",
+    "mesh.data",
+)

@@ -1,0 +1,112 @@
+"""From a config file's tree to a checked, locked one."""
+
+import json
+from collections.abc import Collection
+
+from ml_collections import ConfigDict
+
+from jaxseg.config.keys import AT_MOST, BY_PATH, CHOICES, LARGEST, NOT_NEGATIVE, NUMBERS, OPTIONS, PAIRS, POSITIVE
+from jaxseg.config.rules import check_data, check_extra, check_needs, has_length, is_number, rule
+from jaxseg.config.tree import flatten
+from jaxseg.types import ConfigError
+from jaxseg.utils.lookup import lookup
+
+
+def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] = ()) -> ConfigDict:
+    """Check a tree, apply what it prescribes for embedded data, and lock the copy.
+
+    Args:
+      config: a tree made from `configs._base.base()`.
+      name: the experiment's name when the tree has none (the config file's stem).
+      overridden: keys given on the command line ("train.epochs"); config.embedded does not replace these.
+    Returns:
+      A checked, locked copy.
+    Raises:
+      ConfigError: a value that breaks a rule; the message names key, value, rule and remedy.
+    """
+    if not isinstance(config, ConfigDict) or "data" not in config:
+        raise ConfigError("the config file's get_config() must return a tree made by configs._base.base()")
+    for key in ("embedded", "defaults"):
+        if any(o.split(".")[0] == key for o in overridden):
+            raise ConfigError(f"config.{key} is written by the config file; set the keys themselves")
+    config = config.copy_and_resolve_references()
+    config.unlock()
+    config.name = config.name or name
+    if not config.data.root:
+        known = flatten(config.to_dict())
+        for key, value in config.embedded:
+            lookup("key in config.embedded", key, known)
+            if not any(key == o or o.startswith(key + ".") for o in overridden):
+                group, _, leaf = key.rpartition(".")
+                target = config
+                for part in group.split(".") if group else ():
+                    target = target[part]
+                with target.ignore_type():
+                    target[leaf] = value
+    config.embedded = ()
+    for key, value in flatten(json.loads(config.defaults)).items():  # --config.data.protocol=None arrives as a word
+        group, _, leaf = key.rpartition(".")
+        place = config[group] if group else config
+        if value is None and place[leaf] == "None":
+            place[leaf] = None
+        elif value is not None and place[leaf] is None:
+            raise ConfigError(f"config.{key}=None: it cannot be None; leave it out for its default, {value!r}")
+    flat = flatten(config.to_dict())
+    for key, value in flat.items():
+        if isinstance(value, float) and not abs(value) <= LARGEST:
+            raise ConfigError(f"config.{key}={value}: must be a finite number (float32)")
+    for key, known in CHOICES.items():
+        if key in BY_PATH and ":" in flat[key]:
+            continue
+        lookup(f"value of config.{key}", flat[key], dict.fromkeys(known))
+    for key in POSITIVE:
+        rule(flat, key, flat[key] >= 1, "must be at least 1")
+    for key in NUMBERS:
+        rule(flat, key, all(is_number(v) for v in flat[key]), "must hold finite numbers")
+    for key in PAIRS:
+        rule(
+            flat,
+            key,
+            all(has_length(t, 2) and isinstance(t[0], str) and is_number(t[1]) for t in flat[key]),
+            "must be ((name, number), ...)",
+        )
+    for key in OPTIONS:
+        rule(flat, key, all(isinstance(name, str) for name in flat[key]), "must be {'option': value, ...}")
+    for key, most in AT_MOST.items():
+        rule(flat, key, flat[key] <= most, f"must be at most {most}")
+    for key in NOT_NEGATIVE:
+        rule(flat, key, flat[key] is None or flat[key] >= 0, "must not be negative")
+    rule(flat, "optim.lr", flat["optim.lr"] > 0, "must be above 0")
+    rule(flat, "optim.ema", 0 <= flat["optim.ema"] < 1, "must lie in [0, 1); typical 0.999")
+    rule(flat, "eval.threshold", 0 < flat["eval.threshold"] < 1, "must lie strictly between 0 and 1")
+    rule(
+        flat,
+        "eval.thresholds",
+        all(0 < t < 1 for t in flat["eval.thresholds"]) and len(flat["eval.thresholds"]) > 0,
+        "must be numbers strictly between 0 and 1",
+    )
+    rule(flat, "loss.terms", len(flat["loss.terms"]) > 0, "must be ((name, weight), ...) with at least one term")
+    rule(
+        flat,
+        "loss.aux_terms",
+        len(flat["loss.aux_weights"]) > 0 or not flat["loss.aux_terms"],
+        "are of the auxiliary outputs, which count by loss.aux_weights; give both or neither",
+    )
+    rule(
+        flat, "train.augment", all(has_length(t, 3) for t in flat["train.augment"]), "must be ((name, probability, options), ...)"
+    )
+    check_data(flat)
+    check_extra(flat)
+    check_needs(flat, overridden)
+    rule(
+        flat,
+        "search.low",
+        0 < flat["search.low"] < flat["search.high"],
+        f"must lie between 0 and {flat['search.high']} (search.high)",
+    )
+    if flat["schedule.name"] == "plateau" and flat["train.best"] == "last":
+        raise ConfigError(
+            "config.schedule.name='plateau' with config.train.best='last': the plateau needs a criterion; "
+            "set config.train.best to val_loss, val_dice or val_recall"
+        )
+    return config.lock()

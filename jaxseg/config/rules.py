@@ -1,0 +1,185 @@
+"""Rules between the keys of a config tree: each refusal names key, value, rule and remedy."""
+
+import json
+import math
+from collections.abc import Collection
+from typing import Any
+
+from jaxseg.config.keys import EXTRA, EXTRA_BY_A_RUN, IDLE_IN_FILES, LARGEST, MAX_VOXELS, NEEDS, SLICES_ONLY, VOLUMES_ONLY
+from jaxseg.config.tree import flatten
+from jaxseg.types import ConfigError
+from jaxseg.utils.lookup import lookup
+
+
+def is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def has_length(value, n: int) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == n
+
+
+def rule(flat: dict[str, Any], key: str, holds: bool, rule: str) -> None:
+    if not holds:
+        raise ConfigError(f"config.{key}={flat[key]!r}: {rule}")
+
+
+def check_data(flat: dict[str, Any]) -> None:
+    size, fractions = flat["data.size"], flat["data.fractions"]
+    rank = flat["data.rank"]
+    rule(flat, "data.rank", rank in (2, 3), "must be 2 (slices, photographs) or 3 (volumes)")
+    shape, steps = (
+        ("(height, width) in pixels", "(row mm, column mm)") if rank == 2 else ("(x, y, z) in voxels", "(x, y, z) in mm")
+    )
+    rule(
+        flat,
+        "data.size",
+        len(size) == rank and all(isinstance(n, int) and n >= 8 for n in size),
+        f"must be {shape} for data.rank={rank}, each at least 8",
+    )
+    rule(flat, "data.size", math.prod(size) <= MAX_VOXELS, f"must be at most {MAX_VOXELS} {'pixels' if rank == 2 else 'voxels'}")
+    rule(flat, "data.window", len(flat["data.window"]) in (0, 2), "must be (level, width) in HU, or () for 8-bit images")
+    if len(flat["data.window"]) == 2:
+        rule(flat, "data.window", flat["data.window"][1] > 0, "the width must be above 0 HU")
+        rule(flat, "data.window", flat["data.intensity"] != "brain", "data.intensity='brain' takes no window; set it to ()")
+    else:
+        rule(flat, "data.window", flat["data.intensity"] != "ct", "data.intensity='ct' needs (level, width) in HU")
+    rule(
+        flat,
+        "data.spacing",
+        len(flat["data.spacing"]) in (0, rank) and all(s > 0 for s in flat["data.spacing"]),
+        f"must be {steps}, each above 0, or ()",
+    )
+    channels = flat["data.channels"]
+    for key in ("data.mean", "data.std"):
+        rule(flat, key, len(flat[key]) in (0, channels), f"must be () or {channels} numbers (data.channels)")
+    rule(
+        flat,
+        "data.std",
+        len(flat["data.std"]) == len(flat["data.mean"]) and all(s > 0 for s in flat["data.std"]),
+        "must be as long as data.mean, each above 0",
+    )
+    rule(flat, "data.bad_share", 0 < flat["data.bad_share"] < 1, "must lie strictly between 0 and 1")
+    rule(flat, "data.foreground", 0 <= flat["data.foreground"] <= 1, "must lie in 0..1")
+    rule(flat, "data.folds", flat["data.folds"] >= 3, "must be at least 3: a part tests, the next validates, the others train")
+    rule(flat, "data.fold", 0 <= flat["data.fold"] < flat["data.folds"], f"must lie in 0..{flat['data.folds'] - 1} (data.folds)")
+    rule(
+        flat,
+        "data.split_file",
+        bool(flat["data.split_file"]) == (flat["data.split"] == "file"),
+        "is the JSON file of data.split='file', such as a run's splits.json; give both or neither",
+    )
+    rule(flat, "infer.overlap", 0 <= flat["infer.overlap"] < 1, "must lie in [0, 1)")
+    rule(
+        flat,
+        "infer.mirror",
+        set(flat["infer.mirror"]) <= set(range(rank)) and len(set(flat["infer.mirror"])) == len(flat["infer.mirror"]),
+        f"must hold axes of 0..{rank - 1}, each once",
+    )
+    rule(
+        flat,
+        "eval.lesions",
+        flat["eval.lesions"] in ("", "GLI", "SSA", "MEN", "PED", "MET"),
+        "must be '' or one of GLI, SSA, MEN, PED, MET",
+    )
+    default = flatten(json.loads(flat["defaults"]))
+    if flat["data.bad_cases"] == "stop":
+        rule(
+            flat,
+            "data.bad_share",
+            flat["data.bad_share"] == default["data.bad_share"],
+            "is for data.bad_cases='skip'; 'stop' allows no bad case",
+        )
+    for key in VOLUMES_ONLY if rank == 2 else SLICES_ONLY:
+        rule(
+            flat, key, json.dumps(flat[key]) == json.dumps(default[key]), f"is for data.rank={5 - rank}; leave it at its default"
+        )
+    if rank == 3:
+        rule(flat, "eval.empty", flat["eval.empty"] != "zero", "is for data.rank=2; volumes take 'one' or 'nan'")
+        _check_volumes(flat)
+    rule(
+        flat,
+        "data.fractions",
+        len(fractions) == 3 and min(fractions) >= 0 and abs(sum(fractions) - 1) < 1e-6,
+        "must be three shares (train, val, test) that sum to 1",
+    )
+
+
+def check_needs(flat: dict[str, Any], overridden: Collection[str]) -> None:
+    """Refuse keys that decide nothing beside the others: typed ones always, a config file's where nobody meant them to wait."""
+    default = flatten(json.loads(flat["defaults"]))
+    for key, (decides, what) in NEEDS.items():
+        given = key in overridden or (key not in IDLE_IN_FILES and json.dumps(flat[key]) != json.dumps(default[key]))
+        rule(flat, key, not given or decides(flat), f"decides nothing here: it needs {what}; give that, or leave it out")
+
+
+def check_extra(flat: dict[str, Any]) -> None:
+    """Crop, blur, extra channels and what is learnt."""
+    crop, extra, target = flat["data.crop"], tuple(flat["data.extra"]), flat["data.target"]
+    rule(
+        flat,
+        "data.crop",
+        len(crop) in (0, 2) and all(isinstance(n, int) and n >= 8 for n in crop),
+        "must be (rows, columns) in pixels of a slice, each at least 8, or ()",
+    )
+    rule(flat, "data.blur", flat["data.blur"] >= 0, "must be 0 or more pixels")
+    for name in extra:
+        lookup("name in config.data.extra", name, EXTRA)
+    by_a_run = [name for name in extra if name in EXTRA_BY_A_RUN]
+    rule(
+        flat,
+        "data.extra",
+        len(set(extra)) == len(extra) and len(by_a_run) <= 1,
+        f"names each channel once, and at most one of {', '.join(EXTRA_BY_A_RUN)}, because data.extra_run is one run",
+    )
+    added = sum(EXTRA[name] for name in extra)
+    rule(
+        flat,
+        "data.channels",
+        flat["data.channels"] > added,
+        f"counts the {added} channels of data.extra and at least one of the image; set it to the image's + {added}",
+    )
+    if by_a_run:
+        rule(
+            flat,
+            "data.extra_run",
+            bool(flat["data.extra_run"]),
+            f"data.extra names {by_a_run[0]!r}: give the run folder of a network trained with "
+            f"config.data.target={EXTRA_BY_A_RUN[by_a_run[0]]!r}",
+        )
+    else:
+        rule(flat, "data.extra_run", not flat["data.extra_run"], "no name in data.extra needs a run; leave it empty")
+    if target != "labels":
+        rule(flat, "data.regions", not flat["data.regions"], f"regions are of labels; data.target is {target!r}")
+    if target == "composite":
+        rule(
+            flat,
+            "train.augment",
+            not flat["train.augment"],
+            "the picture that data.target='composite' is compared with would not move along; set it to ()",
+        )
+
+
+def _check_volumes(flat: dict[str, Any]) -> None:
+    """Rank 3: channels by name, whole volumes, and the cascade."""
+    modalities = flat["data.modalities"]
+    if modalities is not None:
+        rule(
+            flat,
+            "data.channels",
+            flat["data.channels"] == len(modalities),
+            f"data.modalities names {len(modalities)} ({', '.join(map(str, modalities))}); set both alike",
+        )
+    if flat["data.intensity"] == "grey":
+        rule(
+            flat,
+            "data.window",
+            not flat["data.window"],
+            "volumes take 'grey' without a window, for 8-bit voxels; "
+            "set data.intensity='ct' for CT, or 'brain' with data.window=() for MRI",
+        )
+    rule(flat, "data.target", flat["data.target"] == "labels", "is for data.rank=2; leave it at 'labels'")
+    if flat["data.whole"]:
+        rule(flat, "data.regions", not flat["data.regions"], "data.whole=True learns one class, any foreground; set it to False")
+        rule(flat, "infer.roi", not flat["infer.roi"], "this is the config of a region-of-interest network itself; leave it out")
+        rule(flat, "eval.lesions", not flat["eval.lesions"], "data.whole=True has no regions to find lesions in; set it to ''")
