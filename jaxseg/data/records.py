@@ -67,6 +67,7 @@ class DataSet:
       stratum: case -> a word; splits are balanced over these ("bleed" / "none").
       synthetic: the data are generated, not measured.
       fixed_split: patient -> "train" | "val" | "test" where the layout prescribes one, else None.
+      held_out: patients that the layout sets aside for testing; drawn splits take them as their test split.
       read_image: file -> Volume for formats that `volumes.read_volume` does not know; None: that function.
       read_mask: (case, its first image) -> Volume on the image's grid, for masks that are no single image file (polygons,
         one file per structure); None: `volumes.read_volume` of the case's mask.
@@ -85,6 +86,7 @@ class DataSet:
     stratum: Callable[[Case], str] = lambda case: ""
     synthetic: bool = False
     fixed_split: Mapping[str, str] | None = None
+    held_out: frozenset[str] = frozenset()
     read_image: Callable[[Path], Volume] | None = None
     read_mask: Callable[[Case, Volume], Volume] | None = None
     modalities: tuple[str, ...] = ()

@@ -47,11 +47,13 @@ def split_patients(strata: Mapping[str, str], fractions: Sequence[float], seed: 
     return {name: sorted(patients) for name, patients in drawn.items()}
 
 
-def split_folds(strata: Mapping[str, str], k: int, seed: int) -> list[dict[str, list[str]]]:
+def split_folds(strata: Mapping[str, str], k: int, seed: int, *, test: Sequence[str] = ()) -> list[dict[str, list[str]]]:
     """k-fold cross-validation: in fold i, part i is the test, part i + 1 (mod k) chooses the checkpoint, the rest trains.
 
     Every patient is tested exactly once and never by a checkpoint that it helped to choose.
 
+    Args:
+      test: patients beside those of `strata` that test in every fold; part i then chooses the checkpoint and the rest trains.
     Raises:
       ConfigError: k < 3, or fewer patients than k.
     """
@@ -62,6 +64,11 @@ def split_folds(strata: Mapping[str, str], k: int, seed: int) -> list[dict[str, 
         )
     line = _line_up(strata, seed)
     parts = [line[i::k] for i in range(k)]  # neighbours in the line share a stratum: dealing them out spreads it
+    if test:
+        return [
+            {"train": sorted(p for j in range(k) if j != i for p in parts[j]), "val": sorted(parts[i]), "test": sorted(test)}
+            for i in range(k)
+        ]
     return [
         {
             "train": sorted(p for j in range(k) if j not in (i, (i + 1) % k) for p in parts[j]),
@@ -107,10 +114,15 @@ def split_rows(
       DataError: DATA_LEAK, or DATA_EMPTY for a split without a single foreground pixel.
     """
     strata = patient_strata(rows)
+    held_out = sorted(dataset.held_out & strata.keys())
+    drawn = {patient: word for patient, word in strata.items() if patient not in dataset.held_out}
+    if held_out and split in ("patient", "fold"):
+        log(f"the test split is the data set's own: {len(held_out)} patients that it sets aside; the others are drawn from")
     if split == "patient":
-        splits = rows_of(rows, split_patients(strata, fractions, seed))
+        parts = split_patients(drawn, _without_test(fractions) if held_out else fractions, seed)
+        splits = rows_of(rows, parts | {"test": held_out} if held_out else parts)
     elif split == "fold":
-        parts = split_folds(strata, folds, seed)
+        parts = split_folds(drawn, folds, seed, test=held_out)
         if not 0 <= fold < folds:
             raise ConfigError(f"got data.fold={fold}; with data.folds={folds} it is 0 to {folds - 1}")
         splits = rows_of(rows, parts[fold])
@@ -260,6 +272,12 @@ def _shares(fractions: Sequence[float]) -> tuple[float, ...]:
     if len(shares) != 3 or not all(math.isfinite(f) and f >= 0 for f in shares) or abs(sum(shares) - 1) > 1e-6 or not shares[0]:
         raise ConfigError(f"got data.fractions={shares}; three shares (train, val, test) >= 0 that add up to 1, train above 0")
     return shares
+
+
+def _without_test(fractions: Sequence[float]) -> tuple[float, float, float]:
+    """The shares of train and val in each other's proportion, for a test split that is given."""
+    train, val, _ = _shares(fractions)
+    return train / (train + val), val / (train + val), 0.0
 
 
 def _whole_counts(n: int, shares: Sequence[float]) -> list[int]:

@@ -8,6 +8,7 @@ import inspect
 from pathlib import Path
 
 from jaxseg.data.datasets import brats, brats_arrays, ct_ich, folder, kvasir, lungs, organs_ct, scoliosis
+from jaxseg.data.datasets.own import nnunet_raw
 from jaxseg.data.records import DataSet
 from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup
@@ -19,6 +20,7 @@ MODULES = {
     "folder": folder,
     "kvasir": kvasir,
     "lungs": lungs,
+    "nnunet_raw": nnunet_raw,
     "organs_ct": organs_ct,
     "scoliosis": scoliosis,
 }

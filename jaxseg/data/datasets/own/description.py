@@ -1,0 +1,162 @@
+"""What a dataset.json says of channels, labels and regions: nnU-Net's form, and that of the Medical Segmentation Decathlon.
+
+    {"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": {"background": 0, "rim": 1, "core": 2}, "file_ending": ".nii.gz"}
+    {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2], ...}       regions of labels
+    {"labels": {"background": 0, "lesion": 1, "ignore": 2}, ...}                                        voxels left out
+    {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "spleen"}, ...}                        Decathlon, nnU-Net 1
+
+Source: MIC-DKFZ/nnUNet, documentation/dataset_format.md, region_based_training.md and ignore_label.md.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxseg.data.formats import volumes
+from jaxseg.data.formats.refusal import refusal
+from jaxseg.types import ConfigError
+from jaxseg.utils import guard
+
+VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
+
+FILE = "dataset.json"
+Regions = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+class Description(NamedTuple):
+    """What a dataset.json says.
+
+    Attributes:
+      path: of the file.
+      channels: names of the channels, in their order; a name that comes twice has its number behind it.
+      labels: names of the classes 1, 2, ...
+      values: what these have in the masks.
+      regions: ((name, classes), ...) that it declares.
+      ignored: the value of voxels that nobody labelled; None where there is none.
+      content: all of it.
+    """
+
+    path: Path
+    channels: tuple[str, ...]
+    labels: tuple[str, ...]
+    values: tuple[int, ...]
+    regions: Regions
+    ignored: int | None
+    content: Mapping[str, Any]
+
+    def bad(self, found: str, rule: str, remedy: str = "mend the file"):
+        """The error for a part of the file that cannot be used."""
+        return refusal("DATA_TABLE", self.path, found, rule, remedy)
+
+    def mask_rule(self, ignore: str | None) -> Callable[[np.ndarray], np.ndarray]:
+        """`DataSet.map_mask` of masks in these values.
+
+        Args:
+          ignore: config.data.ignore: "background" to count voxels that nobody labelled as background.
+        Raises:
+          ConfigError: there are such voxels and `ignore` does not say what they count as, or the reverse.
+        """
+        if ignore not in (None, "background"):
+            raise ConfigError(f"got data.ignore={ignore!r}; voxels that nobody labelled can count as 'background'")
+        if self.ignored is not None and ignore is None:
+            raise ConfigError(
+                f"{self.path} declares an ignore label (value {self.ignored}) for voxels that nobody labelled; no loss here "
+                "leaves voxels out: give --config.data.ignore=background to count them as background"
+            )
+        if self.ignored is None and ignore is not None:
+            raise ConfigError(f"data.ignore={ignore!r}: {self.path} declares no ignore label; leave it out")
+        return functools.partial(map_mask, self.values, self.ignored)
+
+
+def read(path: Path) -> Description:
+    """A dataset.json, checked.
+
+    Raises:
+      DataError: DATA_TABLE for content of another form, and as `guard.read_json`.
+    """
+    content = guard.read_json(path)
+    draft = Description(path, (), (), (), (), None, content if isinstance(content, dict) else {})
+    key = "channel_names" if "channel_names" in draft.content else "modality"
+    listed, labels = draft.content.get(key), draft.content.get("labels")
+    if not isinstance(listed, dict) or not isinstance(labels, dict) or not listed or not labels:
+        raise draft.bad("no channels or no labels", 'must hold {"channel_names": {"0": "T1"}, "labels": {"background": 0, ...}}')
+    channels = [listed.get(str(c)) for c in range(len(listed))]
+    if not all(isinstance(name, str) and name for name in channels):
+        raise draft.bad(f"{key} {guard.shown(listed)}", f"{key} gives the numbers 0 to {len(listed) - 1} a name each")
+    channels = tuple(f"{n} {c}" if channels.count(n) > 1 else n for c, n in enumerate(channels))
+    if all(word.isdigit() for word in labels) and all(isinstance(name, str) for name in labels.values()):
+        labels = {name: int(word) for word, name in labels.items()}  # Decathlon's way round
+        if len(labels) < len(draft.content["labels"]):
+            raise draft.bad("a label name twice", "every label has a name of its own")
+    return _labelled(draft._replace(channels=channels), labels)
+
+
+def _labelled(draft: Description, labels: dict[str, Any]) -> Description:
+    """With the classes and regions of {name: value or values}."""
+    members = {name: v if isinstance(v, list) else [v] for name, v in labels.items()}
+    whole = lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 2**16
+    for name, values in members.items():
+        if not values or not all(map(whole, values)):
+            raise draft.bad(
+                f"label {name!r} = {guard.shown(labels[name])}", "a label is a whole number of 0..65535 or a list of them"
+            )
+    ignored = members.pop("ignore", None)
+    members = {name: values for name, values in members.items() if values != [0]}
+    used = sorted({v for values in members.values() for v in values} - {0})
+    if not used or any(0 in values for values in members.values()) or ignored and (len(ignored) > 1 or ignored[0] in (0, *used)):
+        raise draft.bad(f"labels {guard.shown(labels)}", "0 is the background, others are classes, 'ignore' a value of its own")
+    alone = {values[0]: name for name, values in members.items() if len(values) == 1}
+    if len(alone) < sum(len(values) == 1 for values in members.values()):
+        raise draft.bad("one value under two names", "every label has a value of its own")
+    names = tuple(alone.get(v, f"label {v}") for v in used)
+    number = {v: k for k, v in enumerate(used, 1)}
+    regions: Regions = ()
+    if len(alone) < len(members):
+        regions = tuple((name, tuple(number[v] for v in values)) for name, values in members.items())
+        _check_order(draft, members)
+    return draft._replace(labels=names, values=tuple(used), regions=regions, ignored=ignored[0] if ignored else None)
+
+
+def _check_order(draft: Description, members: Mapping[str, Sequence[int]]) -> None:
+    """Refuse a regions_class_order from which the labels would not come back."""
+    order = draft.content.get("regions_class_order")
+    if order is None:
+        return
+    if not isinstance(order, list) or len(order) != len(members):
+        raise draft.bad(f"regions_class_order {guard.shown(order)}", f"must list a value for each of {', '.join(members)}")
+    written = {v: order[i] for i, values in enumerate(members.values()) for v in values}  # later regions write last
+    wrong = [v for v, w in written.items() if v != w]
+    if wrong:
+        raise draft.bad(
+            f"regions_class_order {order} writes {written[wrong[0]]} where the label is {wrong[0]}",
+            "larger regions come before those inside them, each with the value that it adds",
+        )
+
+
+def map_mask(values: tuple[int, ...], ignored: int | None, raw: np.ndarray) -> np.ndarray:
+    """Values of the masks -> classes 1, 2, ... in the order of `values`; 0 and `ignored` are background.
+
+    Raises:
+      DataError: DATA_LABEL for other values.
+    """
+    extra = () if ignored is None else (ignored,)
+    volumes.check_labels(raw, (0, *values, *extra), "mask")
+    classes = np.zeros(max((*values, *extra)) + 1, np.uint8 if len(values) < 256 else np.uint16)
+    classes[list(values)] = np.arange(1, len(values) + 1)
+    return classes[raw.astype(np.int64)]
+
+
+def agreed(what: str, given: Sequence[str] | None, said: tuple[str, ...], source: Path) -> tuple[str, ...]:
+    """`said`, unless a key of the config contradicts it.
+
+    Raises:
+      ConfigError.
+    """
+    if given is not None and tuple(given) != said:
+        raise ConfigError(
+            f"data.{what}={tuple(given)!r}: {source} says {', '.join(said)}; leave data.{what} out, or change the file"
+        )
+    return said
