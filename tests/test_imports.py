@@ -1,6 +1,7 @@
 """Who may import whom: arrows point downward. The table is the plan; it changes when the plan does."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -120,6 +121,16 @@ def test_no_family_imports_another():
         for name in imports(path) if family in FAMILIES else ():
             other = name.removeprefix("jaxseg.models.").split(".")[0]
             assert other == family or other not in FAMILIES, f"{path} imports {other}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Imports inside functions count too; `from package import module` counts as the module alone."""
+    module = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
+    graph = {}
+    for name, path in module.items():
+        found = [n for n in imports(path) if n in module and n != name]
+        graph[name] = {n for n in found if not any(other.startswith(n + ".") for other in found)}
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 def test_importing_the_package_is_light():

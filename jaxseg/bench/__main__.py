@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxseg.bench import gpu, machine, pair, table
-from jaxseg.bench.peers import DRESSES
+from jaxseg.bench.peers import MODES
 from jaxseg.bench.side import Options
 from jaxseg.types import ConfigError, JaxsegError
 
@@ -42,11 +42,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="the smallest sizes: does everything run?")
     parser.add_argument("--seconds", type=float, default=3.0, help="of timing for each row")
     parser.add_argument("--limit", type=float, default=300.0, help=f"seconds that one case may take with {TOGETHER} rows")
-    parser.add_argument("--dresses", default="", help=f"how PyTorch may run, of {', '.join(DRESSES)}; the fastest is timed")
+    parser.add_argument("--modes", default="", help=f"how PyTorch may run, of {', '.join(MODES)}; the fastest is timed")
     options = parser.parse_args(arguments)
     options.suite = tuple(filter(None, options.suite.split(","))) or SUITES
-    options.dresses = tuple(filter(None, options.dresses.split(",")))
-    for given, known, what in ((options.suite, SUITES, "suite"), (options.dresses, DRESSES, "dresses")):
+    options.modes = tuple(filter(None, options.modes.split(",")))
+    for given, known, what in ((options.suite, SUITES, "suite"), (options.modes, MODES, "modes")):
         for name in given:
             if name not in known:
                 raise ConfigError(f"got --{what}={name}; it is one of {', '.join(known)}")
@@ -80,12 +80,12 @@ def main(arguments: list[str] | None = None) -> int:
         return gpu.main([a for a in arguments if a != "--gpu"])
     options = parse(arguments)
     about = machine.describe()
-    side = Options(folder="", gpu=bool(machine.accelerator()), quick=options.quick, peers=options.peers, dresses=options.dresses)
-    sheet = table.Sheet(options.output / "bench.csv", about)
+    side = Options(folder="", gpu=bool(machine.accelerator()), quick=options.quick, peers=options.peers, modes=options.modes)
+    results = table.ResultsFile(options.output / "bench.csv", about)
     begin, whole, count = time.monotonic(), True, 0
     with open(options.output / "bench.log", "a") as log:
         for row in measured(options, side, log):
-            sheet.add(row)
+            results.add(row)
             if options.results:
                 with open(options.results, "a") as file:
                     file.write(json.dumps({"stage": "rows", **dataclasses.asdict(row)}) + "\n")
@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
                 file=sys.stderr,
                 flush=True,
             )
-    text = table.markdown(sheet.latest(), about)
+    text = table.markdown(results.latest(), about)
     (options.output / "bench.md").write_text(text)
     print(text)
     return 0 if whole and count else 1

@@ -65,7 +65,7 @@ def peer(work: str, options: Options) -> Call:
 
     found = [a.detach().numpy() for a in run()]
     np.save(options.path(f"{work}.peer.npy"), _flat([a.swapaxes(1, 2) if i < 3 else a for i, a in enumerate(found)]))
-    return Call(run, peers.finish(options), {"dress": "PyTorch, scaled_dot_product_attention"})
+    return Call(run, peers.finish(options), {"mode": "PyTorch, scaled_dot_product_attention"})
 
 
 def _flat(results):

@@ -10,7 +10,7 @@ def block(call: Callable, runs: int, finish: Callable) -> float:
     """Milliseconds per call of `runs` calls, finished once at the end: dispatch overlaps work, as in a training loop.
 
     One call comes first that is not counted: caches and pages of memory are as the other side, or a pause, left them. On a
-    virtual machine that hands idle pages back to its host a step of 0.65 s takes 1.65 s after a second of rest.
+    virtual machine that hands idle pages back to its host a step of 0.65 s takes 1.65 s after an idle second.
     """
     finish(call())
     start = time.perf_counter()

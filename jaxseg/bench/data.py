@@ -205,7 +205,7 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
             return run
 
         peak = machine.Peak(options.gpu)
-        run, facts = peers.fastest(opened, options._replace(dresses=tuple(loaders)), wait, tries=5, close=streams.pop)
-        return Call(run, wait, {"dress": f"MONAI, {facts['dress']}", "peak_mb": peak.read()})
+        run, facts = peers.fastest(opened, options._replace(modes=tuple(loaders)), wait, tries=5, close=streams.pop)
+        return Call(run, wait, {"mode": f"MONAI, {facts['mode']}", "peak_mb": peak.read()})
 
     return {"augmented": augmented}

@@ -1,4 +1,4 @@
-"""What a few minutes on a GPU can tell, the most valuable first: `python -m jaxseg.bench --gpu`.
+"""The measurements worth taking in a few minutes on a GPU, the most valuable first: `python -m jaxseg.bench --gpu`.
 
 Stages run in order of their value, a few at a time (`lanes`), each in processes of its own with a limit of its own, so that one
 that dies or hangs costs itself alone. What they find is appended to OUTPUT/results.jsonl line by line, and rows beside peers
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxseg.bench import lanes, machine
-from jaxseg.bench.table import Sheet, markdown
+from jaxseg.bench.table import ResultsFile, markdown
 from jaxseg.types import ConfigError
 
 
@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     wanted = tuple(filter(None, options.only.split(","))) or ("",)
     gpu, about = bool(machine.accelerator()), machine.describe()
-    sheet = Sheet(options.output / "bench.csv", about)
+    results = ResultsFile(options.output / "bench.csv", about)
     results = options.output / "results.jsonl"
     if results.exists() and not results.read_bytes().endswith(b"\n"):  # a process was killed while it wrote
         results.open("a").write("\n")
@@ -108,7 +108,7 @@ def main(arguments: list[str]) -> int:
     if not waiting and not done:
         raise ConfigError(f"got --only={options.only}; the stages are {', '.join(s.name for s in STAGES)}")
     failed = run(waiting, options)
-    print(markdown(sheet.latest(), about))
+    print(markdown(results.latest(), about))
     print(f"{len(waiting) - len(failed)} of {len(waiting)} stages ended well" + (f"; not: {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0
 

@@ -16,7 +16,7 @@ def main() -> None:
     from jaxseg.bench.models import matmul_rate
     from jaxseg.bench.side import Options
 
-    about = Options(folder="", gpu=jax.default_backend() == "gpu", quick=options.quick, peers=False, dresses=())
+    about = Options(folder="", gpu=jax.default_backend() == "gpu", quick=options.quick, peers=False, modes=())
     with lanes.alone():
         found = {
             "stage": "machine",

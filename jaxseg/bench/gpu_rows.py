@@ -28,7 +28,7 @@ Factory = Callable[[], Callable[[], jax.Array]]  # makes arrays on the device, r
 
 
 class GpuRow(NamedTuple):
-    """One piece of work: factories of our call and of the plain twin's, bytes that must move, float operations."""
+    """One piece of work: factories of our call and of the reference implementation's, bytes that must move, float operations."""
 
     name: str
     ours: Factory

@@ -42,7 +42,7 @@ def measured(name: str, change: str, quick: bool, trace: bool) -> dict:
 
     if change == "nobarrier":
         jax.lax.optimization_barrier = lambda tree: tree
-    options = Options(folder="", gpu=jax.default_backend() == "gpu", quick=quick, peers=False, dresses=())
+    options = Options(folder="", gpu=jax.default_backend() == "gpu", quick=quick, peers=False, modes=())
     case = models.CASES[name]
     network, params, state = functional.split(create_model(name, **models.case_options(name, options)))
     image, mask = map(jax.numpy.asarray, models.arrays(case.shape(options), case.classes))

@@ -152,7 +152,7 @@ def _over(whole: Callable, network: Callable, calls: int, finish: Callable, fact
 
 
 def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
-    """MONAI's, blending with Gaussian weights in one pass; the network in its fastest dress."""
+    """MONAI's, blending with Gaussian weights in one pass; the network in its fastest mode."""
     import numpy as np
     import torch
     from monai.inferers import sliding_window_inference
@@ -163,20 +163,20 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     device = "cuda" if options.gpu else "cpu"
     if name == "1x1x1":
         peers.threads()
-        module, maker, parameters = torch.nn.Conv3d(CHANNELS, CLASSES, 1), "MONAI", 0
+        module, origin, parameters = torch.nn.Conv3d(CHANNELS, CLASSES, 1), "MONAI", 0
         weight, bias = matrix()
         with torch.no_grad():
             module.weight.copy_(torch.from_numpy(weight.T.copy())[..., None, None, None])
             module.bias.copy_(torch.from_numpy(bias))
     else:
         module, _ = peers.prepared(name, volume(window), {"in_channels": CHANNELS, "num_classes": CLASSES})
-        maker, parameters = "MONAI and twin", peers.save_weights(module, options)
+        origin, parameters = "MONAI and port", peers.save_weights(module, options)
     module = module.to(device).eval()
     place = lambda size: torch.from_numpy(np.moveaxis(volume(size), -1, 1).copy()).to(device)
     peak, wait = machine.Peak(options.gpu), peers.finish(options)
 
-    def dressed(dress: str) -> Callable:
-        called, layout = peers.dressed(module, dress, 3)
+    def in_mode(mode: str) -> Callable:
+        called, layout = peers.in_mode(module, mode, 3)
 
         def forward(x):
             with torch.autocast("cuda", torch.bfloat16, enabled=options.gpu):
@@ -188,8 +188,8 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
         example = place(window).repeat(_batch(options), 1, 1, 1, 1)
         with torch.inference_mode():
             made = {}
-            _, facts = peers.fastest(lambda d: functools.partial(made.setdefault(d, dressed(d)), example), options, wait)
-        return dressed(facts["dress"]), facts["dress"]
+            _, facts = peers.fastest(lambda d: functools.partial(made.setdefault(d, in_mode(d)), example), options, wait)
+        return in_mode(facts["mode"]), facts["mode"]
 
     def run(forward: Callable, image):
         with torch.inference_mode():
@@ -203,18 +203,18 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
         most = peak.read()
         np.save(options.path("whole.peer.npy"), np.moveaxis(result.float().cpu().numpy(), 1, -1))
         peers.exact(False)
-        forward, dress = chosen()
+        forward, mode = chosen()
         if options.gpu:
             wait(run(forward, image))
             peak.reset()
             wait(run(forward, image))
             most = peak.read()
-        return Call(lambda: run(forward, image), wait, {"parameters": parameters, "dress": f"{maker}, {dress}", "peak_mb": most})
+        return Call(lambda: run(forward, image), wait, {"parameters": parameters, "mode": f"{origin}, {mode}", "peak_mb": most})
 
     def over() -> Call:
         size = _size_over(options)
         image, windows = place(size), place(window).repeat(_batch(options), 1, 1, 1, 1)
-        forward, dress = chosen()
+        forward, mode = chosen()
         from jaxseg.infer import tiles
 
         count = len(tiles.grid(size, window, (OVERLAP,) * 3, "monai"))
@@ -228,7 +228,7 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
             network,
             math.ceil(count / _batch(options)),
             wait,
-            {"parameters": parameters, "dress": f"{maker}, {dress}"},
+            {"parameters": parameters, "mode": f"{origin}, {mode}"},
         )
 
     return {"whole": whole, "over the network": over}

@@ -102,7 +102,7 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
         optimizer=keras.optimizers.AdamW(1e-4), loss="binary_crossentropy" if case.classes == 1 else "categorical_crossentropy"
     )
     target = target.astype(np.float32)
-    facts = {"dress": "medicai, Keras 3 on JAX", "note": f"{model.count_params():,} parameters"}
+    facts = {"mode": "medicai, Keras 3 on JAX", "note": f"{model.count_params():,} parameters"}
 
     def ready(run: Callable) -> Call:
         begin = time.perf_counter()

@@ -1,5 +1,5 @@
 """Operations outside the networks: distance transform and components beside scipy, convolutions and attention beside PyTorch; on
-a GPU every hand-written kernel beside XLA's program of its plain twin.
+a GPU every hand-written kernel beside XLA's program of its reference implementation.
 
 The convolutions are some of the shapes of `ops.conv.cpu.table`, forward and both gradients, in float32 as `ops.conv.bench` has
 them; it prints the whole table. The kernels' work is `bench.gpu_rows`, in bfloat16; its notes say which share of a copy's
@@ -123,10 +123,10 @@ def _convolution(name: str, direction: str, options: Options) -> Call:
 
 
 def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
-    """scipy.ndimage on the host (it has no device); PyTorch for convolutions; XLA for a kernel's plain twin."""
+    """scipy.ndimage on the host (it has no device); PyTorch for convolutions; XLA for a kernel's reference implementation."""
     if name in KERNELS:
         return {
-            work: functools.partial(_kernel, work, row.plain, "peer", options, lambda: {"dress": "plain twin, XLA"})
+            work: functools.partial(_kernel, work, row.plain, "peer", options, lambda: {"mode": "reference, XLA"})
             for work, row in kernels(name).items()
         }
     if name == WINDOWS:
@@ -160,7 +160,7 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
         mask = volume(_edge(options))
         result = function(mask)
         np.save(options.path("call.peer.npy"), (canonical(result) if name == "components" else result).astype(np.float32))
-        return Call(lambda: function(mask), lambda result: None, {"dress": "scipy, one core"})
+        return Call(lambda: function(mask), lambda result: None, {"mode": "scipy, one core"})
 
     return {"call": call}
 

@@ -156,12 +156,12 @@ def _measured(
         if "bytes" in about and ours.get("bytes_per_s"):
             notes.append(f"{about['bytes'] / (1e-3 * timed['ours'][0]) / ours['bytes_per_s']:.0%} of a copy's bandwidth")
     if "peer" in timed:
-        row.peer_value, row.peer = convert(timed["peer"][0]), peer.get("dress", "")
+        row.peer_value, row.peer = convert(timed["peer"][0]), peer.get("mode", "")
         row.peer_peak_mb, row.peer_compile_s = peer.get("peak_mb"), peer.get("compile_s")
     if ours and peer:
         row.error = difference(folder, row.work)
     row.note = "; ".join([*notes, *(f"{w}: {f['note']}" for w, f in facts.items() if "note" in f)])
-    return row.judge(about.get("tolerance"), peer.get("parameters"))
+    return row.with_ratio(about.get("tolerance"), peer.get("parameters"))
 
 
 def _timer(side: Process, work: str) -> Callable[[int], float]:

@@ -1,14 +1,13 @@
 """PyTorch's side of `models`: the networks, and everything that PyTorch offers to run them fast.
 
-A dress is how PyTorch runs: "channels_last" and "contiguous" (eager; cudnn.benchmark and autocast bfloat16 on a GPU),
-"compile" (channels_last under torch.compile), "graphs" (the same with mode="reduce-overhead": CUDA graphs). Each dress
+An execution mode is how PyTorch runs: "channels_last" and "contiguous" (eager; cudnn.benchmark and autocast bfloat16 on a GPU),
+"compile" (channels_last under torch.compile), "graphs" (the same with mode="reduce-overhead": CUDA graphs). Each mode
 asked for is tried a few times, and the fastest is timed. Inference runs under inference_mode, training with fused
 AdamW and gradients set to None; all threads are used; no value is fetched inside the loop.
 
-Networks come from transformers and MONAI where those have them, else from `twins/`.
+Networks come from transformers and MONAI where those have them, else from `ports/`.
 """
 
-import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -19,8 +18,8 @@ from jaxseg.bench import machine
 from jaxseg.bench.side import Call, Options
 from jaxseg.types import ConfigError
 
-DRESSES = ("channels_last", "contiguous", "compile", "graphs")
-CPU_DRESSES, GPU_DRESSES = DRESSES[:2], ("channels_last", "compile")
+MODES = ("channels_last", "contiguous", "compile", "graphs")
+CPU_MODES, GPU_MODES = MODES[:2], ("channels_last", "compile")
 _SEGNEXT = {"segnext_t": ((32, 64, 160, 256), (3, 3, 5, 2), 256, 16), "segnext_b": ((64, 128, 320, 512), (3, 3, 12, 3), 512, 64)}
 _SEGFORMER = {"segformer_b0": ((32, 64, 160, 256), (2, 2, 2, 2), 256), "segformer_b2": ((64, 128, 320, 512), (3, 4, 6, 3), 768)}
 _UNET2D = {"unet2d": {}, "attention_unet2d": dict(norm="after", gate=True, extra=(32, 32))}
@@ -36,48 +35,48 @@ def network(name: str, size: tuple[int, ...], ours: dict):
     """
     channels, classes = ours["in_channels"], ours["num_classes"]
     if name in _SEGNEXT:
-        from jaxseg.bench.twins.segnext import Official
+        from jaxseg.bench.ports.segnext import Official
 
         dims, depths, width, rank = _SEGNEXT[name]
         sizes = dict(ham=width, width=width, bases=rank, in_channels=channels, classes=classes)
-        return Official(dims, depths, **sizes, dropout=0.0), "twin"
+        return Official(dims, depths, **sizes, dropout=0.0), "port"
     if name in _SEGFORMER:
-        from jaxseg.bench.twins.live import SegFormer
+        from jaxseg.bench.ports.live import SegFormer
 
         return SegFormer(*_SEGFORMER[name], channels=channels, classes=classes), "transformers"
     if name in _EFFISEGNET:
-        from jaxseg.bench.twins.effisegnet import EffiSegNet
+        from jaxseg.bench.ports.effisegnet import EffiSegNet
 
         return EffiSegNet(*_EFFISEGNET[name], size[0], 32), "MONAI encoder"
     if name == "unet_base":
-        from jaxseg.bench.twins.unet import UNetBase
+        from jaxseg.bench.ports.unet import UNetBase
 
-        return UNetBase(ours.get("widths", (64, 128, 256, 512, 1024)), in_channels=channels, classes=classes), "twin"
+        return UNetBase(ours.get("widths", (64, 128, 256, 512, 1024)), in_channels=channels, classes=classes), "port"
     if name in _UNET2D:
-        from jaxseg.bench.twins.brats2d import UNet
+        from jaxseg.bench.ports.brats2d import UNet
 
-        return UNet((64, 128, 256, 512), 1024, **_UNET2D[name], in_channels=channels, classes=classes), "twin"
+        return UNet((64, 128, 256, 512), 1024, **_UNET2D[name], in_channels=channels, classes=classes), "port"
     if name == "mobile_unetr":
-        from jaxseg.bench.twins.mobile_unetr import MobileUNETR
+        from jaxseg.bench.ports.mobile_unetr import MobileUNETR
 
-        return MobileUNETR(*_MOBILE_UNETR, classes=classes), "twin around transformers' encoder"
+        return MobileUNETR(*_MOBILE_UNETR, classes=classes), "port around transformers' encoder"
     if name == "pspnet_r50":
-        from jaxseg.bench.twins.pspnet import PSPNet
+        from jaxseg.bench.ports.pspnet import PSPNet
 
-        return PSPNet((3, 4, 6, 3), in_channels=channels, classes=classes, dropout=0.0, aux=False), "twin"
+        return PSPNet((3, 4, 6, 3), in_channels=channels, classes=classes, dropout=0.0, aux=False), "port"
     if name in ("unet3d_xs", "unet3d_s"):
-        from jaxseg.bench.twins.volume import UNet3D
+        from jaxseg.bench.ports.volume import UNet3D
 
         base = 16 if name == "unet3d_xs" else 32
-        return UNet3D([base * 2**i for i in range(5)], channels, classes), "twin"
+        return UNet3D([base * 2**i for i in range(5)], channels, classes), "port"
     if name == "dualbranch_04_unet_s":
-        from jaxseg.bench.twins.volume import DualBranch04
+        from jaxseg.bench.ports.volume import DualBranch04
 
-        return DualBranch04((16, 32, 64), (256, 512), (256, 128, 32, 32), classes), "twin"
+        return DualBranch04((16, 32, 64), (256, 512), (256, 128, 32, 32), classes), "port"
     if name == "nnunet_plain":
-        from jaxseg.bench.twins.nnunet import PlainUNet
+        from jaxseg.bench.ports.nnunet import PlainUNet
 
-        return PlainUNet(ours.get("widths", (32, 64, 128, 256, 320, 320)), channels, classes), "twin"
+        return PlainUNet(ours.get("widths", (32, 64, 128, 256, 320, 320)), channels, classes), "port"
     from monai.networks import nets
 
     if name == "unetr":
@@ -95,7 +94,7 @@ def prepared(name: str, image: np.ndarray, ours: dict, device: str = "cpu"):
 
     threads()
     torch.manual_seed(0)
-    module, maker = network(name, image.shape[1:-1], ours)
+    module, origin = network(name, image.shape[1:-1], ours)
     norms = {m: m.momentum for m in module.modules() if isinstance(m, _BatchNorm)}
     if norms:
         for m in norms:
@@ -105,7 +104,7 @@ def prepared(name: str, image: np.ndarray, ours: dict, device: str = "cpu"):
         module.to("cpu")
         for m, momentum in norms.items():
             m.momentum = momentum
-    return module, maker
+    return module, origin
 
 
 def threads() -> None:
@@ -125,92 +124,6 @@ def save_weights(module, options: Options) -> int:
     return sum(p.numel() for name, p in module.named_parameters() if "cross_attn" not in name)  # MONAI's ViT never calls these
 
 
-def works(name: str, ours: dict, shape: tuple[int, ...], options: Options) -> dict[str, Callable[[], Call]]:
-    """work -> a function that readies it in its fastest dress."""
-    import torch
-
-    from jaxseg.bench.models import CASES, CHECKED, LR, arrays
-
-    classes, aux = ours["num_classes"], CASES[name].aux
-    image, mask = arrays(shape, classes)
-    device = "cuda" if options.gpu else "cpu"
-    module, maker = prepared(name, image, ours, device)
-    parameters = save_weights(module, options)
-    start = copy.deepcopy(module.state_dict())  # with the version that loading asks for
-    image, mask = torch.from_numpy(image).movedim(-1, 1).contiguous(), torch.from_numpy(mask)
-    module = module.to(device)
-    peak = machine.Peak(options.gpu)
-
-    def inputs(dress: str):
-        module.load_state_dict(start)
-        called, layout = dressed(module, dress, image.ndim - 2)
-        return called, image.to(device, memory_format=layout), mask.to(device)
-
-    def autocast():
-        return torch.autocast("cuda", torch.bfloat16, enabled=options.gpu)
-
-    def forward(dress: str) -> Callable:
-        called, x, _ = inputs(dress)
-        module.eval()
-
-        def run():
-            with torch.inference_mode(), autocast():
-                return called(x)
-
-        return run
-
-    def train_step(dress: str) -> Callable:
-        called, x, y = inputs(dress)
-        module.train()
-        if aux:
-            optimizer = torch.optim.SGD(module.parameters(), lr=LR, weight_decay=3e-5, momentum=0.99, nesterov=True, fused=True)
-        else:
-            optimizer = torch.optim.AdamW(module.parameters(), lr=LR, weight_decay=1e-2, fused=True)
-        lost = torch.nn.functional.binary_cross_entropy_with_logits if classes == 1 else torch.nn.functional.cross_entropy
-        target = y[:, None].float() if classes == 1 else y.long()
-
-        def run():
-            with autocast():
-                found = called(x)
-                if aux:
-                    loss = sum(w * dice_cross_entropy(f.float(), target) for w, f in zip((1.0, *aux), found) if w)
-                else:
-                    loss = lost(found.float(), target)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            return loss.detach()
-
-        return run
-
-    def ready(work: str, make: Callable) -> Call:
-        run, facts = fastest(make, options, finish(options))
-        peak.reset()
-        for _ in range(2):
-            finish(options)(run())
-        return Call(
-            run,
-            finish(options),
-            {**facts, "dress": f"{maker}, {facts['dress']}", "parameters": parameters, "peak_mb": peak.read()},
-        )
-
-    def forward_work() -> Call:
-        exact(True)
-        module.load_state_dict(start)
-        with torch.inference_mode():
-            logits = module.eval()(image[:CHECKED].to(device))
-        np.save(options.path("forward.peer.npy"), np.moveaxis(logits.float().cpu().numpy(), 1, -1))
-        exact(False)
-        return ready("forward", forward)
-
-    def train_work() -> Call:
-        run = train_step("channels_last")
-        np.save(options.path("train step.peer.npy"), np.array([float(run()), float(run())]))
-        return ready("train step", train_step)
-
-    return {"forward": forward_work, "train step": train_work}
-
-
 def dice_cross_entropy(logits, labels):
     """Cross-entropy and the mean Dice loss of the foreground classes, at the size of `logits`; nnU-Net's loss but for its batch
     Dice."""
@@ -225,15 +138,15 @@ def dice_cross_entropy(logits, labels):
     return F.cross_entropy(logits, labels) + 1 - dice.mean()
 
 
-def dressed(module, dress: str, rank: int):
-    """(the module as this dress calls it, the memory format of its input); the module is brought into that format."""
+def in_mode(module, mode: str, rank: int):
+    """(the module as this mode calls it, the memory format of its input); the module is brought into that format."""
     import torch
 
     last = torch.channels_last if rank == 2 else torch.channels_last_3d
-    layout = torch.contiguous_format if dress == "contiguous" else last
+    layout = torch.contiguous_format if mode == "contiguous" else last
     module.to(memory_format=layout)
-    if dress in ("compile", "graphs"):
-        return torch.compile(module, mode="reduce-overhead" if dress == "graphs" else None, dynamic=False), layout
+    if mode in ("compile", "graphs"):
+        return torch.compile(module, mode="reduce-overhead" if mode == "graphs" else None, dynamic=False), layout
     return module, layout
 
 
@@ -259,19 +172,19 @@ def fastest(
     tries: int = 3,
     close: Callable[[str], None] | None = None,
 ) -> tuple[Callable, dict]:
-    """The fastest of the dresses asked for: (call, {"dress", "compile_s": seconds until its first call ended}).
+    """The fastest of the modes asked for: (call, {"mode", "compile_s": seconds until its first call ended}).
 
     Args:
-      make: dress -> the call. wait: until a call's result is there. tries: timed calls of each, the median counts.
-      close: called with a dress that has been tried; the best is made again then.
+      make: mode -> the call. wait: until a call's result is there. tries: timed calls of each, the median counts.
+      close: called with a mode that has been tried; the best is made again then.
     """
     import torch
 
     trials = {}
-    for dress in options.dresses or (GPU_DRESSES if options.gpu else CPU_DRESSES):
+    for mode in options.modes or (GPU_MODES if options.gpu else CPU_MODES):
         torch.compiler.reset()
         begin = time.perf_counter()
-        run = make(dress)
+        run = make(mode)
         wait(run())
         first = time.perf_counter() - begin
         wait(run())
@@ -280,15 +193,15 @@ def fastest(
             begin = time.perf_counter()
             wait(run())
             times.append(time.perf_counter() - begin)
-        trials[dress] = (statistics.median(times), first)
+        trials[mode] = (statistics.median(times), first)
         if close is not None:
-            close(dress)
+            close(mode)
     best = min(trials, key=lambda d: trials[d][0])
-    if best != dress or close is not None:  # the last dress tried has left the module in its own layout
+    if best != mode or close is not None:  # the last mode tried has left the module in its own layout
         run = make(best)
         for _ in range(2):
             wait(run())
-    return run, {"dress": best, "compile_s": trials[best][1]}
+    return run, {"mode": best, "compile_s": trials[best][1]}
 
 
 def convolution(shape, direction: str, options: Options) -> Call:
@@ -317,4 +230,4 @@ def convolution(shape, direction: str, options: Options) -> Call:
     result = run().cpu().numpy()
     back = np.moveaxis(result, (0, 1), (-1, -2)) if direction == "weight_gradient" else np.moveaxis(result, 1, -1)
     np.save(options.path(f"{direction}.peer.npy"), back)
-    return Call(run, finish(options), {"dress": "PyTorch, channels_last"})
+    return Call(run, finish(options), {"mode": "PyTorch, channels_last"})

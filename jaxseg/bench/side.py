@@ -26,14 +26,14 @@ class Options(NamedTuple):
       gpu: the table is of a GPU: its sizes, bfloat16.
       quick: the smallest sizes, for tests.
       peers: the other side runs too (and has left its weights).
-      dresses: how PyTorch may run; the fastest of them is timed.
+      modes: how PyTorch may run; the fastest of them is timed.
     """
 
     folder: str
     gpu: bool = False
     quick: bool = False
     peers: bool = False
-    dresses: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ()
 
     def path(self, name: str) -> Path:
         return Path(self.folder) / name
@@ -88,7 +88,7 @@ def main() -> None:
     with os.fdopen(os.dup(1), "w") as replies:
         os.dup2(2, 1)
         fields = json.loads(options)
-        serve(suite, name, which, Options(**{**fields, "dresses": tuple(fields["dresses"])}), sys.stdin, replies)
+        serve(suite, name, which, Options(**{**fields, "modes": tuple(fields["modes"])}), sys.stdin, replies)
 
 
 if __name__ == "__main__":

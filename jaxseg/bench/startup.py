@@ -47,10 +47,10 @@ def rows(name: str, options: Options, *, limit: float, log) -> Iterator[Row]:
             row.note = f"{middle['compilations']} programs compiled"
         if found["peer"]:
             middle = sorted(found["peer"], key=lambda f: f["seconds"])[len(found["peer"]) // 2]
-            row.peer, row.peer_value = "PyTorch twin, eager", middle["seconds"]
+            row.peer, row.peer_value = "PyTorch port, eager", middle["seconds"]
             peer_parameters = middle["parameters"]
         row.note = "; ".join(filter(None, (row.note, notes.get(kind), notes.get("peer"))))
-        yield row.judge(None, peer_parameters)
+        yield row.with_ratio(None, peer_parameters)
 
 
 def _run(name: str, which: str, edge: int, cache: str, options: Options, until: float, log) -> dict:
@@ -107,7 +107,7 @@ def peer(name: str, edge: int, gpu: bool) -> dict:
 
     from jaxseg.bench import peers
     from jaxseg.bench.models import arrays
-    from jaxseg.bench.twins.segnext import Ich
+    from jaxseg.bench.ports.segnext import Ich
 
     peers.threads()
     device = "cuda" if gpu else "cpu"

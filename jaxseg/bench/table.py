@@ -16,7 +16,7 @@ class Row:
       suite, name, work: what was measured, from the suite to the call.
       size: of the work.
       unit: of `ours` and `peer_value`: ms (smaller is better) or a rate such as samples/s (larger is better).
-      ours, peer_value: medians. peer: who, and in which dress.
+      ours, peer_value: medians. peer: who, and in which mode.
       runs: calls behind our median.
       parameters: of the network, the same on both sides.
       error: largest difference of the two results over their standard deviation.
@@ -48,7 +48,7 @@ class Row:
     note: str = ""
     ratio: float | str | None = None
 
-    def judge(self, tolerance: float | None = None, peer_parameters: int | None = None) -> "Row":
+    def with_ratio(self, tolerance: float | None = None, peer_parameters: int | None = None) -> "Row":
         """The same row with its ratio, or FAILED where results differ by more than `tolerance` or networks in size."""
         notes = [self.note] if self.note else []
         if None not in (self.parameters, peer_parameters) and self.parameters != peer_parameters:
@@ -66,7 +66,7 @@ FIELDS = [f.name for f in dataclasses.fields(Row)]
 TEXTS = [f.name for f in dataclasses.fields(Row) if f.type is str]
 
 
-class Sheet:
+class ResultsFile:
     """A CSV file of rows with the machine beside each; grows row by row, over as many runs as its folder is given.
 
     Args:

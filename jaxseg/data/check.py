@@ -60,11 +60,11 @@ def check(dataset: DataSet, recipe: Recipe, *, patches: bool = True, log: Callab
                 _look_at_slices(report, tally, dataset, case, recipe)
         except DataError as error:
             report.errors[case.id] = error
-    for case, twins in tally.twins.items():
+    for case, copies in tally.copies.items():
         report.errors.setdefault(
             case,
             DataError(
-                f"the same image as in {', '.join(sorted(twins))}, under another patient; use one patient name or keep one copy",
+                f"the same image as in {', '.join(sorted(copies))}, under another patient; use one patient name or keep one copy",
                 "DATA_LEAK",
             ),
         )
@@ -131,7 +131,7 @@ class _Tally:
     sizes: Counter = dataclasses.field(default_factory=Counter)
     spacings: set = dataclasses.field(default_factory=set)
     owners: dict = dataclasses.field(default_factory=dict)  # digest of an image -> its first case
-    twins: dict = dataclasses.field(default_factory=lambda: defaultdict(set))  # case id -> cases with one of its images
+    copies: dict = dataclasses.field(default_factory=lambda: defaultdict(set))  # case id -> cases with one of its images
 
     def see(self, shape: tuple[int, ...], spacing: tuple[float, ...] | None, low, high) -> None:
         self.pieces += 1
@@ -146,7 +146,7 @@ class _Tally:
         if (image != image.flat[0]).any():  # empty air is alike in all patients
             first = self.owners.setdefault(files.digest(image.tobytes()), case)
             if first.patient != case.patient:
-                self.twins[case.id].add(first.id)
+                self.copies[case.id].add(first.id)
 
 
 def _describe(report: Report, tally: _Tally, dataset: DataSet) -> None:

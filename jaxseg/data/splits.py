@@ -185,10 +185,10 @@ def check_no_leak(rows: Sequence[Row], splits: Mapping[str, Sequence[int]]) -> N
                     "DATA_LEAK",
                 )
             known = {_digest(r): r["case"] for r in left if not _constant(r)}
-            twins = sorted({f"{known[_digest(r)]} = {r['case']}" for r in right if _digest(r) in known})
-            if twins:
+            copies = sorted({f"{known[_digest(r)]} = {r['case']}" for r in right if _digest(r) in known})
+            if copies:
                 raise DataError(
-                    f"{len(twins)} pairs of cases in {first!r} and {second!r} hold the same image: {_some(twins)}; "
+                    f"{len(copies)} pairs of cases in {first!r} and {second!r} hold the same image: {_some(copies)}; "
                     "give them one patient name or remove the copies",
                     "DATA_LEAK",
                 )

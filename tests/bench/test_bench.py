@@ -81,13 +81,13 @@ while True:
 
 def test_the_ratio_is_ours_over_the_peers_and_a_wrong_result_has_none():
     row = table.Row("ops", "x", "call", ours=2.0, peer_value=4.0, error=1e-6)
-    assert row.judge(1e-5).ratio == 0.5
-    assert row.judge(1e-7).ratio == "FAILED"
+    assert row.with_ratio(1e-5).ratio == 0.5
+    assert row.with_ratio(1e-7).ratio == "FAILED"
     row.parameters = 10
-    assert row.judge(1e-5, 11).ratio == "FAILED" and row.judge(1e-5, 10).ratio == 0.5
+    assert row.with_ratio(1e-5, 11).ratio == "FAILED" and row.with_ratio(1e-5, 10).ratio == 0.5
     row.error = float("nan")
-    assert row.judge(1e-5).ratio == "FAILED"
-    assert table.Row("ops", "x", "call", ours=2.0).judge(1e-5).ratio is None
+    assert row.with_ratio(1e-5).ratio == "FAILED"
+    assert table.Row("ops", "x", "call", ours=2.0).with_ratio(1e-5).ratio is None
 
 
 def test_results_differ_by_their_largest_error_over_the_spread(tmp_path):
@@ -103,7 +103,7 @@ def test_results_differ_by_their_largest_error_over_the_spread(tmp_path):
 
 
 def test_the_table_leaves_out_columns_that_no_row_fills_and_ends_with_the_ratio():
-    row = table.Row("ops", "x", "call", ours=2.0, peer_value=4.0, peer="scipy").judge()
+    row = table.Row("ops", "x", "call", ours=2.0, peer_value=4.0, peer="scipy").with_ratio()
     rows = [row, table.Row("ops", "y", "call", ours=1e7)]
     text = table.markdown(rows, {"machine": "m", "cores": "2"})
     assert "| work | unit | ours | peer | which | ratio |" in text and "machine m, cores 2" in text
@@ -112,16 +112,16 @@ def test_the_table_leaves_out_columns_that_no_row_fills_and_ends_with_the_ratio(
 
 def test_runs_into_one_folder_add_up_and_the_newest_row_of_a_work_counts(tmp_path):
     here, there = ({"date": "d", "machine": m, "cores": "2"} for m in "ab")
-    first = table.Row("ops", "x", "call", ours=2.0, runs=5, error=float("inf"), note="n").judge(1e-3)
-    table.Sheet(tmp_path / "bench.csv", here).add(first)
-    table.Sheet(tmp_path / "bench.csv", there).add(table.Row("ops", "x", "call", ours=9.0))
-    sheet = table.Sheet(tmp_path / "bench.csv", here)
-    assert sheet.latest() == [first] and first.ratio == "FAILED"
-    sheet.add(table.Row("ops", "y", "call", ours=4.0))
-    sheet.add(table.Row("ops", "x", "call", ours=3.0))
-    assert [(r.name, r.ours) for r in sheet.latest()] == [("x", 3.0), ("y", 4.0)]
+    first = table.Row("ops", "x", "call", ours=2.0, runs=5, error=float("inf"), note="n").with_ratio(1e-3)
+    table.ResultsFile(tmp_path / "bench.csv", here).add(first)
+    table.ResultsFile(tmp_path / "bench.csv", there).add(table.Row("ops", "x", "call", ours=9.0))
+    results = table.ResultsFile(tmp_path / "bench.csv", here)
+    assert results.latest() == [first] and first.ratio == "FAILED"
+    results.add(table.Row("ops", "y", "call", ours=4.0))
+    results.add(table.Row("ops", "x", "call", ours=3.0))
+    assert [(r.name, r.ours) for r in results.latest()] == [("x", 3.0), ("y", 4.0)]
     with pytest.raises(ConfigError, match="other columns"):
-        table.Sheet(tmp_path / "bench.csv", {**here, "disk": "c"})
+        table.ResultsFile(tmp_path / "bench.csv", {**here, "disk": "c"})
 
 
 def test_a_peak_is_what_memory_grew_by():
@@ -145,8 +145,8 @@ def test_unknown_suites_and_dresses_are_refused():
     assert parse([]).suite == SUITES
     with pytest.raises(ConfigError, match="--suite=model; it is one of models, infer"):
         parse(["--suite=model"])
-    with pytest.raises(ConfigError, match="--dresses=fast"):
-        parse(["--dresses=fast"])
+    with pytest.raises(ConfigError, match="--modes=fast"):
+        parse(["--modes=fast"])
 
 
 def test_the_rows_of_the_plan_are_there():
@@ -199,7 +199,7 @@ def test_the_suite_ops_has_every_row_for_a_gpu_once_and_none_on_a_cpu():
     assert not any(ops.works(name, Options("")) for name in ops.KERNELS)
 
 
-def test_a_kernel_is_compared_with_its_twin_and_told_its_share_of_a_copys_bandwidth(tmp_path, monkeypatch):
+def test_a_kernel_is_compared_with_its_reference_and_with_the_bandwidth_of_a_copy(tmp_path, monkeypatch):
     """As `pair` runs it on a GPU, with both sides in this process and a kernel that any device has."""
     doubled = lambda f: lambda: gpu_rows._ready(f, (4096,))
     row = gpu_rows.GpuRow("depthwise tiny", doubled(lambda x: x + x), doubled(lambda x: 2 * x), 4 * 4096, 4096)
@@ -224,7 +224,7 @@ def test_a_kernel_is_compared_with_its_twin_and_told_its_share_of_a_copys_bandwi
         0.0,
         tmp_path,
     )
-    assert found.error == 0 and found.ratio > 0 and found.mfu > 0 and found.compile_s > 0 and found.peer == "plain twin, XLA"
+    assert found.error == 0 and found.ratio > 0 and found.mfu > 0 and found.compile_s > 0 and found.peer == "reference, XLA"
     assert found.note.endswith("% of a copy's bandwidth")
 
 

@@ -1,4 +1,4 @@
-"""The BraTS 2-D networks equal independent definitions with Keras' rules; wrong twins are noticed.
+"""The BraTS 2-D networks equal independent definitions with Keras' rules; wrong ports are noticed.
 
 Sizes are even by the networks' own rule (multiples of 8 or 16); the odd cases are odd multiples, 3 x 16 and 5 x 8, whose
 deepest maps have odd sides.
@@ -11,14 +11,14 @@ import pytest
 
 pytest.importorskip("torch", reason="parity needs the extra [parity]")
 
-from jaxseg.bench.twins.brats2d import Conv, Knobs, ResUNetPlusPlus, UNet, UNet3Plus  # noqa: E402
+from jaxseg.bench.ports.brats2d import Conv, Knobs, ResUNetPlusPlus, UNet, UNet3Plus  # noqa: E402
 from jaxseg.layers import residual  # noqa: E402
 from jaxseg.models import create_model  # noqa: E402
 from jaxseg.weights import from_torch  # noqa: E402
-from tests.models.twins import parity  # noqa: E402
+from tests.models.ports import parity  # noqa: E402
 
 W, NEAREST = (4, 6, 8, 10), ("nearest",) * 4
-# network of the registry, its overrides, the twin, the twin's arguments, a size
+# network of the registry, its overrides, the port, the port's arguments, a size
 CASES = {
     "plain": ("unet2d", {}, UNet, (W, 12), {}, (48, 32)),
     "no bridge": ("unet2d_nobridge", {}, UNet, (W, 0), {}, (32, 48)),
@@ -41,16 +41,16 @@ CASES = {
 
 
 def make(case, *, knobs=None, drop=0.0, bridge_drop=0.0):
-    """(our network, the twin)."""
-    name, overrides, twin, args, kwargs, _ = CASES[case]
-    if twin is UNet:
+    """(our network, the port)."""
+    name, overrides, port, args, kwargs, _ = CASES[case]
+    if port is UNet:
         overrides = {"widths": args[0], "bridge": args[1], "dropout": drop, "bridge_dropout": bridge_drop, **overrides}
         kwargs = {"drop": drop, "bridge_drop": bridge_drop, **kwargs}
-    if twin is UNet3Plus:
+    if port is UNet3Plus:
         overrides = {"widths": args[0], "bridge": args[1], "branch": args[2], "dropout": drop, **overrides}
         kwargs = {"drop": drop, **kwargs}
     model = create_model(name, in_channels=3, num_classes=2, **overrides)
-    return model, twin(*args, **kwargs, in_channels=3, classes=2, knobs=knobs)
+    return model, port(*args, **kwargs, in_channels=3, classes=2, knobs=knobs)
 
 
 def image_of(case, batch=2):
@@ -63,20 +63,20 @@ def pairs():
 
     def pair(case):
         if case not in made:
-            model, twin = make(case)
-            parity.redraw(twin, image_of(case), classifier="head")
-            report = from_torch.load(model, twin.state_dict())
+            model, port = make(case)
+            parity.redraw(port, image_of(case), classifier="head")
+            report = from_torch.load(model, port.state_dict())
             assert report.key_mapping == "own" and not (report.initialised or report.adapted or report.ignored)
-            made[case] = model, twin
+            made[case] = model, port
         return made[case]
 
     return pair
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_tiny_logits_equal_the_twin(pairs, case):
-    model, twin = pairs(case)
-    assert parity.relative_error(model, twin, image_of(case)) <= parity.TOLERANCE
+def test_tiny_logits_equal_the_port(pairs, case):
+    model, port = pairs(case)
+    assert parity.relative_error(model, port, image_of(case)) <= parity.TOLERANCE
 
 
 WRONG = {
@@ -100,34 +100,34 @@ WRONG = {
 
 
 @pytest.mark.parametrize("mistake", WRONG)
-def test_a_wrong_twin_is_noticed(pairs, mistake):
+def test_a_wrong_port_is_noticed(pairs, mistake):
     case, values = WRONG[mistake]
-    model, twin = pairs(case)
+    model, port = pairs(case)
     wrong = make(case, knobs=dataclasses.replace(Knobs(), **values))[1]
-    wrong.load_state_dict(twin.state_dict())
+    wrong.load_state_dict(port.state_dict())
     assert parity.relative_error(model, wrong, image_of(case), least=0.01) > 5 * parity.TOLERANCE
 
 
 @pytest.mark.parametrize("case", ["attention", "3+ with bridge", "residual"])
-def test_training_step_equals_the_twin(pairs, case):
-    twin = pairs(case)[1]
-    parity.assert_step_equal(make(case)[0], twin, image_of(case))
+def test_training_step_equals_the_port(pairs, case):
+    port = pairs(case)[1]
+    parity.assert_step_equal(make(case)[0], port, image_of(case))
 
 
 @pytest.mark.parametrize("case, rates", [("plain", (0.2, 0.5)), ("3+", (0.2, 0.0))])
 def test_dropouts_stand_where_the_source_has_them(monkeypatch, case, rates):
     # both sides multiply by 1 + rate instead of dropping: the biases behind make the place visible
     monkeypatch.setattr(residual._Drop, "_drop", lambda self, x, run, shape: x * (1 + self.rate))
-    model, twin = make(case, drop=rates[0], bridge_drop=rates[1])
-    parity.redraw(twin, image_of(case), classifier="head")
-    from_torch.load(model, twin.state_dict())
-    assert parity.relative_error(model, twin, image_of(case)) <= parity.TOLERANCE
+    model, port = make(case, drop=rates[0], bridge_drop=rates[1])
+    parity.redraw(port, image_of(case), classifier="head")
+    from_torch.load(model, port.state_dict())
+    assert parity.relative_error(model, port, image_of(case)) <= parity.TOLERANCE
     plain = make(case)[1]
-    plain.load_state_dict(twin.state_dict())
+    plain.load_state_dict(port.state_dict())
     assert parity.relative_error(model, plain, image_of(case)) > 5 * parity.TOLERANCE
 
 
-def test_the_twins_convolutions_pad_as_keras():
+def test_the_ports_convolutions_pad_as_keras():
     import torch
 
     for size, stride, first in ((8, 2, 0), (7, 2, -1), (8, 1, -1)):  # even sizes at stride 2 pad nothing before, one after

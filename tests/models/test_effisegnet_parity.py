@@ -14,12 +14,12 @@ pytest.importorskip("monai", reason="parity needs the extra [parity]")
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
-from jaxseg.bench.twins.effisegnet import EffiSegNet, Knobs, encoder  # noqa: E402
+from jaxseg.bench.ports.effisegnet import EffiSegNet, Knobs, encoder  # noqa: E402
 from jaxseg.models import create_model, effisegnet, functional  # noqa: E402
 from jaxseg.ops.resize.api import nearest_index  # noqa: E402
 from jaxseg.types import MismatchError  # noqa: E402
 from jaxseg.weights import from_torch  # noqa: E402
-from tests.models.twins import parity  # noqa: E402
+from tests.models.ports import parity  # noqa: E402
 
 TINY = (0.25, 0.3)  # width and depth of effisegnet_test
 SIDES = (64, 75)  # 75: taps of 38, 19, 10, 5 and 3, odd inputs to strides, ratios that are no integers
@@ -36,18 +36,18 @@ def square(side, batch=2):
 @pytest.fixture(scope="module", params=SIDES)
 def pair(request):
     side = request.param
-    twin = parity.redraw(tiny(side), square(side), classifier="conv6")
+    port = parity.redraw(tiny(side), square(side), classifier="conv6")
     model = create_model("effisegnet_test")
-    report = from_torch.load(model, twin.state_dict())
+    report = from_torch.load(model, port.state_dict())
     assert report.key_mapping == "official" and not report.initialised and not report.adapted
     assert all(k.endswith("num_batches_tracked") for k in report.ignored)
-    assert len(report.loaded) + len(report.ignored) == len(twin.state_dict())
-    return side, model, twin
+    assert len(report.loaded) + len(report.ignored) == len(port.state_dict())
+    return side, model, port
 
 
-def test_tiny_logits_equal_the_twin(pair):
-    side, model, twin = pair
-    assert parity.relative_error(model, twin, square(side)) <= parity.TOLERANCE
+def test_tiny_logits_equal_the_port(pair):
+    side, model, port = pair
+    assert parity.relative_error(model, port, square(side)) <= parity.TOLERANCE
 
 
 WRONG = {
@@ -62,19 +62,19 @@ WRONG = {
 
 
 @pytest.mark.parametrize("mistake", WRONG)
-def test_a_wrong_twin_is_noticed(pair, mistake):
-    side, model, twin = pair
+def test_a_wrong_port_is_noticed(pair, mistake):
+    side, model, port = pair
     if (side, mistake) == (64, "nearest of pixel centres"):
         return  # at integer ratios the two rules agree
     wrong = tiny(side, knobs=dataclasses.replace(Knobs(), **WRONG[mistake]))
-    wrong.load_state_dict(twin.state_dict())
+    wrong.load_state_dict(port.state_dict())
     assert parity.relative_error(model, wrong, square(side), least=0.01) > 5 * parity.TOLERANCE
 
 
-def test_training_step_with_deep_supervision_equals_the_twin():
-    twin = parity.redraw(tiny(75, deep=True), square(75), classifier="conv6")
+def test_training_step_with_deep_supervision_equals_the_port():
+    port = parity.redraw(tiny(75, deep=True), square(75), classifier="conv6")
     model = create_model("effisegnet_test", deep_supervision=True, drop_connect=0.0)
-    parity.assert_step_equal(model, twin, square(75))
+    parity.assert_step_equal(model, port, square(75))
 
 
 def test_nearest_upsampling_picks_pytorchs_voxels_at_every_nominal_size():
@@ -92,9 +92,9 @@ def test_nearest_upsampling_picks_pytorchs_voxels_at_every_nominal_size():
 
 @pytest.fixture(scope="module")
 def monai_b0():
-    twin = encoder(1.0, 1.0, effisegnet.NOMINAL["b0"])
-    Features(twin).redraw(square(96, 1))
-    return twin
+    port = encoder(1.0, 1.0, effisegnet.NOMINAL["b0"])
+    Features(port).redraw(square(96, 1))
+    return port
 
 
 class Features(torch.nn.Module):

@@ -11,11 +11,11 @@ pytest.importorskip("transformers", reason="parity needs the extra [parity]")
 
 import torch  # noqa: E402
 
-from jaxseg.bench.twins.mobile_unetr import Knobs, MobileUNETR, mobilevit  # noqa: E402
+from jaxseg.bench.ports.mobile_unetr import Knobs, MobileUNETR, mobilevit  # noqa: E402
 from jaxseg.models import create_model, functional  # noqa: E402
 from jaxseg.models.registry import variants  # noqa: E402
 from jaxseg.weights import from_torch  # noqa: E402
-from tests.models.twins import parity  # noqa: E402
+from tests.models.ports import parity  # noqa: E402
 
 TINY = ((4, 8, 12, 16, 20, 24, 32), (8, 12, 16), 2, (1, 2, 1), 28, 16, 1)
 SIZES = [(64, 96), (75, 100)]  # 75: maps of 38, 19, 10, 5, 3 and 2 rows: odd ones are resized for their patches, ups are cut
@@ -41,18 +41,18 @@ def quickly(model, call):
 
 @pytest.fixture(scope="module")
 def pair():
-    twin = parity.redraw(MobileUNETR(*TINY, classes=2), parity.images((2, 75, 100, 3)), classifier="decoder.final")
+    port = parity.redraw(MobileUNETR(*TINY, classes=2), parity.images((2, 75, 100, 3)), classifier="decoder.final")
     model = tiny()
-    report = from_torch.load(model, twin.state_dict())
+    report = from_torch.load(model, port.state_dict())
     assert report.key_mapping == "official" and not report.initialised and not report.adapted
     assert all(k.endswith("num_batches_tracked") for k in report.ignored)
-    return model, quickly(model, lambda network, x: network(x)), twin
+    return model, quickly(model, lambda network, x: network(x)), port
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_tiny_logits_equal_the_twin(pair, size):
-    _, logits, twin = pair
-    assert parity.relative_error(logits, twin, parity.images((2, *size, 3))) <= parity.TOLERANCE
+def test_tiny_logits_equal_the_port(pair, size):
+    _, logits, port = pair
+    assert parity.relative_error(logits, port, parity.images((2, *size, 3))) <= parity.TOLERANCE
 
 
 WRONG = {
@@ -67,16 +67,16 @@ WRONG = {
 
 
 @pytest.mark.parametrize("mistake", WRONG)
-def test_a_wrong_twin_is_noticed(pair, mistake):
-    _, logits, twin = pair
+def test_a_wrong_port_is_noticed(pair, mistake):
+    _, logits, port = pair
     wrong = MobileUNETR(*TINY, classes=2, knobs=dataclasses.replace(Knobs(), **WRONG[mistake]))
-    wrong.load_state_dict(twin.state_dict())
+    wrong.load_state_dict(port.state_dict())
     assert parity.relative_error(logits, wrong, parity.images((2, 75, 100, 3)), least=0.01) > 5 * parity.TOLERANCE
 
 
-def test_exported_weights_are_the_twins(pair):
-    model, _, twin = pair
-    theirs = {k: v.numpy() for k, v in twin.state_dict().items() if not k.endswith("num_batches_tracked")}
+def test_exported_weights_are_the_ports(pair):
+    model, _, port = pair
+    theirs = {k: v.numpy() for k, v in port.state_dict().items() if not k.endswith("num_batches_tracked")}
     back = from_torch.export(model, names=theirs)
     assert back.keys() == theirs.keys()
     for name, array in theirs.items():
@@ -107,8 +107,8 @@ class Features(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def live():
-    twin = Features(mobilevit(*sizes_of("mobile_unetr_xxs")))
-    return parity.redraw(twin, parity.images((1, 75, 100, 3)), classifier="none")
+    port = Features(mobilevit(*sizes_of("mobile_unetr_xxs")))
+    return parity.redraw(port, parity.images((1, 75, 100, 3)), classifier="none")
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -8,25 +8,25 @@ nets = pytest.importorskip("monai.networks.nets", reason="parity needs the extra
 from jaxseg.models import create_model  # noqa: E402
 from jaxseg.models.swin_unetr.windows import relative_index, shift_regions  # noqa: E402
 from jaxseg.weights import from_torch  # noqa: E402
-from tests.models.twins import parity  # noqa: E402
+from tests.models.ports import parity  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("unoptimised")
 
 
-def check(model, twin, image):
-    report = from_torch.load(model, twin.state_dict())
+def check(model, peer, image):
+    report = from_torch.load(model, peer.state_dict())
     assert report.key_mapping == "monai" and not report.initialised and not report.adapted
-    return parity.relative_error(model, twin, image)
+    return parity.relative_error(model, peer, image)
 
 
 def test_unetr():
     image = parity.images((1, 32, 32, 48, 1))
-    twin = nets.UNETR(1, 2, (32, 32, 48), feature_size=4, hidden_size=16, mlp_dim=32, num_heads=2)
-    twin = parity.redraw(twin, image, classifier="out.")
+    peer = nets.UNETR(1, 2, (32, 32, 48), feature_size=4, hidden_size=16, mlp_dim=32, num_heads=2)
+    peer = parity.redraw(peer, image, classifier="out.")
     model = create_model("unetr_test", image_size=(32, 32, 48), depth=12, taps=(4, 7, 10))
-    assert check(model, twin, image) <= parity.TOLERANCE
+    assert check(model, peer, image) <= parity.TOLERANCE
     wrong = create_model("unetr_test", image_size=(32, 32, 48), depth=12, taps=(3, 6, 9))
-    assert check(wrong, twin, image) > 100 * parity.TOLERANCE
+    assert check(wrong, peer, image) > 100 * parity.TOLERANCE
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +43,14 @@ OPTIONS = dict(in_channels=1, num_classes=2, width=12, depths=(2, 1, 1, 1), head
 
 
 def test_swin_unetr(swin):
-    image, _, twin = swin
-    assert check(create_model("swin_unetr_test", **OPTIONS), twin, image) <= parity.TOLERANCE
+    image, _, peer = swin
+    assert check(create_model("swin_unetr_test", **OPTIONS), peer, image) <= parity.TOLERANCE
 
 
 def test_swin_unetr_in_the_order_of_its_second_class(swin):
-    image, make, twin = swin
+    image, make, peer = swin
     second = make(downsample="mergingv2")
-    second.load_state_dict(twin.state_dict())
+    second.load_state_dict(peer.state_dict())
     assert check(create_model("swin_unetr_test", merging="mergingv2", **OPTIONS), second, image) <= parity.TOLERANCE
     assert check(create_model("swin_unetr_test", merging="legacy", **OPTIONS), second, image) > 100 * parity.TOLERANCE
 

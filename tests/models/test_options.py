@@ -76,17 +76,17 @@ def test_effisegnets_deep_supervision_has_logits_for_each_of_five_taps_and_any_w
 
 
 def pspnet(classes=150):
-    from jaxseg.bench.twins.pspnet import PSPNet
+    from jaxseg.bench.ports.pspnet import PSPNet
 
     return PSPNet((1, 1, 1, 1), bins=(1, 2, 3, 6), width=8, head=16, classes=classes)
 
 
-def _twins():
+def _ports():
     """name -> (state dict of the other implementation, our network)."""
     import torch
 
-    from jaxseg.bench.twins.effisegnet import EffiSegNet
-    from tests.models.twins.segformer import SegFormer
+    from jaxseg.bench.ports.effisegnet import EffiSegNet
+    from tests.models.ports.segformer import SegFormer
 
     torch.manual_seed(0)
     yield "pspnet", pspnet(), create_model("pspnet_test", num_classes=150, bins=(1, 2, 3, 6))
@@ -113,14 +113,14 @@ def _monai():
 @pytest.mark.parametrize("family", ["pspnet", "segformer", "effisegnet", "unetr", "swin"])
 def test_weights_go_back_under_the_names_they_came_from(family):
     torch = pytest.importorskip("torch", reason="parity needs the extra [parity]")
-    twin, model = next((t, m) for name, t, m in (*_twins(), *(_monai() if family in ("unetr", "swin") else ())) if name == family)
-    state = {k: v.numpy() for k, v in twin.state_dict().items()}
+    port, model = next((t, m) for name, t, m in (*_ports(), *(_monai() if family in ("unetr", "swin") else ())) if name == family)
+    state = {k: v.numpy() for k, v in port.state_dict().items()}
     report = from_torch.load(model, state)
     out = from_torch.export(model, names=state)
     assert out.keys() == state.keys() - set(report.ignored)
     for key, value in out.items():
         np.testing.assert_array_equal(value, state[key], err_msg=key)
-    missing, unexpected = twin.load_state_dict({k: torch.from_numpy(v) for k, v in out.items()}, strict=False)
+    missing, unexpected = port.load_state_dict({k: torch.from_numpy(v) for k, v in out.items()}, strict=False)
     assert not unexpected and set(missing) <= set(report.ignored)
 
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F  # noqa: E402
 from jaxseg.models import create_model  # noqa: E402
 from jaxseg.types import ConfigError, MismatchError  # noqa: E402
 from jaxseg.weights import from_torch, torch_files  # noqa: E402
-from tests.models.twins import parity  # noqa: E402
-from tests.models.twins.segformer import ICH, OFFICIAL, SegFormer  # noqa: E402
+from tests.models.ports import parity  # noqa: E402
+from tests.models.ports.segformer import ICH, OFFICIAL, SegFormer  # noqa: E402
 
 TINY = ((8, 16, 40, 64), (1, 1, 1, 1), 16)
 KINDS = {"official": ("segformer_test", OFFICIAL), "ich": ("segformer_test_ich", ICH)}
@@ -33,17 +33,17 @@ def image():
 @pytest.fixture(scope="module", params=KINDS)
 def pair(request, image):
     kind = request.param
-    twin = parity.redraw(SegFormer(*TINY, knobs=KINDS[kind][1]), image, classifier="decode_head.linear_pred")
+    port = parity.redraw(SegFormer(*TINY, knobs=KINDS[kind][1]), image, classifier="decode_head.linear_pred")
     model = ours(kind)
-    report = from_torch.load(model, twin.state_dict())
+    report = from_torch.load(model, port.state_dict())
     assert report.key_mapping == "official" and not report.initialised and not report.adapted
-    assert len(report.loaded) + len(report.ignored) == len(twin.state_dict())
-    return kind, model, twin
+    assert len(report.loaded) + len(report.ignored) == len(port.state_dict())
+    return kind, model, port
 
 
-def test_tiny_logits_equal_the_twin(pair, image):
-    _, model, twin = pair
-    assert parity.relative_error(model, twin, image) <= parity.TOLERANCE
+def test_tiny_logits_equal_the_port(pair, image):
+    _, model, port = pair
+    assert parity.relative_error(model, port, image) <= parity.TOLERANCE
 
 
 WRONG = {
@@ -62,18 +62,18 @@ WRONG = {
 
 
 @pytest.mark.parametrize("mistake", WRONG)
-def test_a_wrong_twin_is_noticed(pair, image, mistake):
-    kind, model, twin = pair
+def test_a_wrong_port_is_noticed(pair, image, mistake):
+    kind, model, port = pair
     right, other = (OFFICIAL, ICH) if kind == "official" else (ICH, OFFICIAL)
     values = {k: getattr(other, k) if v == "flip" else v for k, v in WRONG[mistake].items()}
     wrong = SegFormer(*TINY, knobs=dataclasses.replace(right, **values))
-    wrong.load_state_dict(twin.state_dict())
+    wrong.load_state_dict(port.state_dict())
     assert parity.relative_error(model, wrong, image, least=0.01) > 5 * parity.TOLERANCE
 
 
-def test_training_step_equals_the_twin(pair, image):
-    kind, _, twin = pair
-    parity.assert_step_equal(ours(kind, dropout=0.0, drop_path=0.0), twin, image)
+def test_training_step_equals_the_port(pair, image):
+    kind, _, port = pair
+    parity.assert_step_equal(ours(kind, dropout=0.0, drop_path=0.0), port, image)
 
 
 # ---------------------------------------------------------------- transformers, live
@@ -99,19 +99,19 @@ class Live(torch.nn.Module):
 
 @pytest.fixture(scope="module", params=["b0", "b1"])
 def live(request):
-    twin = parity.redraw(Live(request.param), parity.images((1, 64, 96, 3)), classifier="segmenter.decode_head.classifier")
+    port = parity.redraw(Live(request.param), parity.images((1, 64, 96, 3)), classifier="segmenter.decode_head.classifier")
     model = create_model(f"segformer_{request.param}", num_classes=5, block_eps=1e-5)
-    report = from_torch.load(model, twin.state_dict())
+    report = from_torch.load(model, port.state_dict())
     assert report.key_mapping == "transformers" and report.origin == "segmenter."
     assert not report.initialised and not report.adapted
     assert report.ignored == ("segmenter.decode_head.batch_norm.num_batches_tracked",)
-    return model, twin
+    return model, port
 
 
 @pytest.mark.parametrize("size", [(64, 96), (100, 132)])
 def test_true_size_logits_equal_transformers(live, size):
-    model, twin = live
-    assert parity.relative_error(model, twin, parity.images((1, *size, 3))) <= parity.TOLERANCE
+    model, port = live
+    assert parity.relative_error(model, port, parity.images((1, *size, 3))) <= parity.TOLERANCE
 
 
 # ---------------------------------------------------------------- names, tensors in parts, encoders alone
@@ -171,8 +171,8 @@ def test_parts_that_do_not_join_are_named_and_nothing_is_loaded(tiny_live):
 
 
 def test_an_encoder_alone_is_loaded_and_the_rest_stays(image):
-    twin = parity.redraw(SegFormer(*TINY), image, classifier="decode_head.linear_pred")
-    file = {k.removeprefix("backbone."): v.numpy() for k, v in twin.state_dict().items() if k.startswith("backbone.")}
+    port = parity.redraw(SegFormer(*TINY), image, classifier="decode_head.linear_pred")
+    file = {k.removeprefix("backbone."): v.numpy() for k, v in port.state_dict().items() if k.startswith("backbone.")}
     file |= {"head.weight": np.zeros((1000, 64), np.float32), "head.bias": np.zeros(1000, np.float32)}
     model = ours("official")
     before = from_torch.export(model)
@@ -185,7 +185,7 @@ def test_an_encoder_alone_is_loaded_and_the_rest_stays(image):
     np.testing.assert_array_equal(after["encoder.norms.3.bias"], file["norm4.bias"])
     assert_same({n: after[n] for n, _ in report.initialised}, {n: before[n] for n, _ in report.initialised})
     full = ours("official")
-    from_torch.load(full, twin.state_dict())
+    from_torch.load(full, port.state_dict())
     whole = from_torch.export(full)
     assert_same({n: after[n] for n in report.loaded}, {n: whole[n] for n in report.loaded})
 

@@ -1,4 +1,4 @@
-"""SegNeXt equals an independent PyTorch definition: logits, gradients, running statistics; and wrong twins are noticed."""
+"""SegNeXt equals an independent PyTorch definition: logits, gradients, running statistics; and wrong ports are noticed."""
 
 import dataclasses
 
@@ -7,10 +7,10 @@ import pytest
 
 pytest.importorskip("torch", reason="parity needs the extra [parity]")
 
-from jaxseg.bench.twins.segnext import Ich, Knobs, Official  # noqa: E402
+from jaxseg.bench.ports.segnext import Ich, Knobs, Official  # noqa: E402
 from jaxseg.models import create_model  # noqa: E402
 from jaxseg.weights import from_torch  # noqa: E402
-from tests.models.twins import parity  # noqa: E402
+from tests.models.ports import parity  # noqa: E402
 
 TINY = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), ratios=(2, 2, 2, 2))
 HEADS = {"official": "decode_head.conv_seg", "ich": "cls_conv.1"}
@@ -35,17 +35,17 @@ def image():
 @pytest.fixture(scope="module", params=["official", "ich"])
 def pair(request, image):
     kind = request.param
-    twin = parity.redraw(tiny(kind), image, classifier=HEADS[kind])
+    port = parity.redraw(tiny(kind), image, classifier=HEADS[kind])
     model = ours(kind)
-    report = from_torch.load(model, twin.state_dict())
+    report = from_torch.load(model, port.state_dict())
     assert report.key_mapping == kind and not report.initialised and not report.adapted
-    assert len(report.loaded) + len(report.ignored) == len(twin.state_dict())
-    return kind, model, twin
+    assert len(report.loaded) + len(report.ignored) == len(port.state_dict())
+    return kind, model, port
 
 
-def test_tiny_logits_equal_the_twin(pair, image):
-    _, model, twin = pair
-    assert parity.relative_error(model, twin, image) <= parity.TOLERANCE
+def test_tiny_logits_equal_the_port(pair, image):
+    _, model, port = pair
+    assert parity.relative_error(model, port, image) <= parity.TOLERANCE
 
 
 WRONG = {
@@ -63,41 +63,41 @@ WRONG = {
 
 
 @pytest.mark.parametrize("mistake", WRONG)
-def test_a_wrong_twin_is_noticed(pair, image, mistake):
-    kind, model, twin = pair
+def test_a_wrong_port_is_noticed(pair, image, mistake):
+    kind, model, port = pair
     if kind == "ich" and mistake.startswith("GroupNorm"):
         return  # the variant has neither
     official = kind == "official"
     flips = {"align_corners": official, "strips_from": "input" if official else "local", "shortcut": not official}
     values = {k: flips[k] if v == "flip" else v for k, v in WRONG[mistake].items()}
     wrong = tiny(kind, dataclasses.replace(Knobs(), **values))
-    state = dict(twin.state_dict())
+    state = dict(port.state_dict())
     wrong.load_state_dict(state)
     assert parity.relative_error(model, wrong, image, least=0.01) > 10 * parity.TOLERANCE
 
 
-def test_training_step_equals_the_twin(pair, image):
-    kind, _, twin = pair
-    step_twin = tiny(kind, dropout=0.0)
-    step_twin.load_state_dict(twin.state_dict())
-    parity.assert_step_equal(ours(kind, dropout=0.0, drop_path=0.0), step_twin, image)
+def test_training_step_equals_the_port(pair, image):
+    kind, _, port = pair
+    step_port = tiny(kind, dropout=0.0)
+    step_port.load_state_dict(port.state_dict())
+    parity.assert_step_equal(ours(kind, dropout=0.0, drop_path=0.0), step_port, image)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (100, 132)])
 @pytest.mark.parametrize("kind", ["official", "ich"])
-def test_true_size_logits_equal_the_twin(kind, size):
+def test_true_size_logits_equal_the_port(kind, size):
     dims, depths = (32, 64, 160, 256), (3, 3, 5, 2)
     image = parity.images((1, *size, 3 if kind == "official" else 1))
     if kind == "official":
-        twin = Official(dims, depths, ham=256, width=256, bases=16)
+        port = Official(dims, depths, ham=256, width=256, bases=16)
     else:
-        twin = Ich(dims, depths, ham=512, width=256, bases=64, cheese=True)
-    parity.redraw(twin, image, classifier=HEADS[kind])
+        port = Ich(dims, depths, ham=512, width=256, bases=64, cheese=True)
+    parity.redraw(port, image, classifier=HEADS[kind])
     model = create_model("segnext_t", ham_bases="buffer") if kind == "official" else create_model("segnext_t_ich")
-    report = from_torch.load(model, twin.state_dict())
+    report = from_torch.load(model, port.state_dict())
     assert sum("cheese" in k for k in report.ignored) == (6 if kind == "ich" else 0)
     assert all("cheese" in k or k.endswith("num_batches_tracked") for k in report.ignored)
-    assert parity.relative_error(model, twin, image) <= parity.TOLERANCE
+    assert parity.relative_error(model, port, image) <= parity.TOLERANCE
 
 
 def test_random_bases_of_inference_are_those_of_the_fixed_key(image):

@@ -85,22 +85,22 @@ def _loss(forward):
 
 
 CONV = functools.partial(gpu.forward, CONVS[0].spec, interpret=True, **TINY)
-TWIN = functools.partial(reference.forward, CONVS[0].spec)
+REFERENCE = functools.partial(reference.forward, CONVS[0].spec)
 
 
 def test_second_derivatives_of_the_kernel_equal_those_of_its_reference():
     x, w, _ = cases.draw(CONVS[0])
     norm = lambda forward: jax.grad(lambda x: jnp.vdot(jax.grad(_loss(forward))(x, w), x))(x)
-    np.testing.assert_allclose(jax.jit(lambda: norm(CONV))(), norm(TWIN), atol=1e-4)  # sums of 49 products of order 1
+    np.testing.assert_allclose(jax.jit(lambda: norm(CONV))(), norm(REFERENCE), atol=1e-4)  # sums of 49 products of order 1
 
 
 def test_vmap_of_the_kernel_equals_vmap_of_its_reference():
     x, w, _ = cases.draw(CONVS[0])
     xs = jnp.stack([x, 2 * x, -x])
-    np.testing.assert_allclose(jax.vmap(CONV, (0, None))(xs, w), jax.vmap(TWIN, (0, None))(xs, w), atol=1e-5)
+    np.testing.assert_allclose(jax.vmap(CONV, (0, None))(xs, w), jax.vmap(REFERENCE, (0, None))(xs, w), atol=1e-5)
     ws = jnp.stack([w, w + 1, 3 * w])
     found = jax.jit(jax.vmap(jax.grad(_loss(CONV), (0, 1))))(xs, ws)
-    for f, t in zip(found, jax.vmap(jax.grad(_loss(TWIN), (0, 1)))(xs, ws)):
+    for f, t in zip(found, jax.vmap(jax.grad(_loss(REFERENCE), (0, 1)))(xs, ws)):
         np.testing.assert_allclose(f, t, atol=2e-4)
 
 
@@ -111,7 +111,7 @@ def test_each_device_convolves_its_part_of_a_sharded_batch():
     w = jnp.asarray(rng.normal(size=(1, 7, 1, 24)), jnp.float32)
     placed = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
     compiled = jax.jit(jax.grad(_loss(CONV), (0, 1))).lower(placed, w).compile()
-    for f, t in zip(compiled(placed, w), jax.grad(_loss(TWIN), (0, 1))(x, w)):
+    for f, t in zip(compiled(placed, w), jax.grad(_loss(REFERENCE), (0, 1))(x, w)):
         np.testing.assert_allclose(f, t, atol=1e-4)  # float32 sums of 216 products in another order
     assert "all-gather" not in compiled.as_text()
 

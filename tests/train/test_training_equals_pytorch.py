@@ -16,7 +16,7 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 from jaxseg.augment import compose as augmentations  # noqa: E402
-from jaxseg.bench.twins.live import SegFormer  # noqa: E402
+from jaxseg.bench.ports.live import SegFormer  # noqa: E402
 from jaxseg.losses import compose as losses  # noqa: E402
 from jaxseg.models import create_model, functional  # noqa: E402
 from jaxseg.optim import build as optimizers  # noqa: E402
@@ -24,7 +24,7 @@ from jaxseg.train import mesh as meshes  # noqa: E402
 from jaxseg.train import state as states  # noqa: E402
 from jaxseg.train import step as steps  # noqa: E402
 from jaxseg.weights import from_torch  # noqa: E402
-from tests.models.twins import parity  # noqa: E402
+from tests.models.ports import parity  # noqa: E402
 
 STEPS, BATCH, SIDE, RATE = 20, 2, 64, 1e-4
 # In front of the decoder's norm a bias has no gradient but rounding, which Adam would scale to whole steps: both leave them.
@@ -54,14 +54,14 @@ def bce_and_dice(logits, mask):
     return F.binary_cross_entropy_with_logits(logits, truth) + (1 - dice).mean()
 
 
-def train_theirs(twin, data) -> list[float]:
-    for name, p in twin.named_parameters():
+def train_theirs(port, data) -> list[float]:
+    for name, p in port.named_parameters():
         p.requires_grad_(not (FROZEN["theirs"] in name and name.endswith("bias")))
-    optimizer, found = torch.optim.Adam([p for p in twin.parameters() if p.requires_grad], lr=RATE), []
-    twin.train()
+    optimizer, found = torch.optim.Adam([p for p in port.parameters() if p.requires_grad], lr=RATE), []
+    port.train()
     for batch in data:
         optimizer.zero_grad()
-        loss = bce_and_dice(twin(parity.channels_first(batch["image"])), batch["mask"])
+        loss = bce_and_dice(port(parity.channels_first(batch["image"])), batch["mask"])
         loss.backward()
         optimizer.step()
         found.append(float(loss.detach()))
@@ -95,12 +95,12 @@ def both(unoptimised):
     """(their losses, ours, their network after the last step, ours likewise)."""
     data = batches()
     torch.manual_seed(0)
-    twin = SegFormer((32, 64, 160, 256), (2, 2, 2, 2), 256)  # B0
+    port = SegFormer((32, 64, 160, 256), (2, 2, 2, 2), 256)  # B0
     model = create_model("segformer_b0", num_classes=1, block_eps=1e-5, drop_path=0.0, dropout=0.0)
-    from_torch.load(model, twin.state_dict())
+    from_torch.load(model, port.state_dict())
     ours, state = train_ours(model, data)
     functional.assign(model, state["params"], state["state"])
-    return train_theirs(twin, data), ours, twin, model
+    return train_theirs(port, data), ours, port, model
 
 
 def test_the_loss_of_every_step_is_pytorchs(both):
@@ -110,8 +110,8 @@ def test_the_loss_of_every_step_is_pytorchs(both):
 
 
 def test_the_running_statistics_after_the_last_step_are_pytorchs(both):
-    _, _, twin, model = both
-    theirs = {k: v.numpy() for k, v in twin.state_dict().items() if "num_batches" not in k}
+    _, _, port, model = both
+    theirs = {k: v.numpy() for k, v in port.state_dict().items() if "num_batches" not in k}
     ours = from_torch.export(model, names=theirs)
     for end in ("running_mean", "running_var"):
         name = f"segmenter.decode_head.batch_norm.{end}"

@@ -252,24 +252,24 @@ def test_a_named_key_mapping_is_taken_and_a_wrong_name_has_neighbours():
 @pytest.mark.parametrize("kind", ["official", "ich", "unet"])
 def test_official_names_round_trip(kind):
     torch = pytest.importorskip("torch", reason="parity needs the extra [parity]")
-    from jaxseg.bench.twins import segnext, unet
+    from jaxseg.bench.ports import segnext, unet
 
     tiny = dict(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), ratios=(2, 2, 2, 2))
     torch.manual_seed(0)
     if kind == "official":
-        twin = segnext.Official(**tiny, ham=32, width=32, bases=4)
+        port = segnext.Official(**tiny, ham=32, width=32, bases=4)
         model = create_model("segnext_test", ham_bases="buffer", num_classes=150)
     elif kind == "ich":
-        twin, model = segnext.Ich(**tiny, ham=24, width=16, bases=8), create_model("segnext_test_ich")
+        port, model = segnext.Ich(**tiny, ham=24, width=16, bases=8), create_model("segnext_test_ich")
     else:
-        twin, model = unet.UNetBase((4, 8, 12, 16, 24)), create_model("unet_base", widths=(4, 8, 12, 16, 24))
-    state = twin.state_dict()
+        port, model = unet.UNetBase((4, 8, 12, 16, 24)), create_model("unet_base", widths=(4, 8, 12, 16, 24))
+    state = port.state_dict()
     report = from_torch.load(model, state)
     assert len(report.loaded) == len(values(model))
     out = from_torch.export(model, names=list(state))
     kept = {n: v.numpy() for n, v in state.items() if not n.endswith("num_batches_tracked")}
     assert_equal(out, kept)
-    missing, unexpected = twin.load_state_dict({n: torch.from_numpy(v) for n, v in out.items()}, strict=False)
+    missing, unexpected = port.load_state_dict({n: torch.from_numpy(v) for n, v in out.items()}, strict=False)
     assert not unexpected and all(n.endswith("num_batches_tracked") for n in missing)
     with pytest.raises(MismatchError, match="no key means"):
         from_torch.export(model, names=list(state)[3:])
@@ -278,10 +278,10 @@ def test_official_names_round_trip(kind):
 def test_an_encoder_trained_on_imagenet_is_taken_alone():
     model, source = create_model("segnext_test"), create_model("segnext_test", seed=1)
     pytest.importorskip("torch", reason="parity needs the extra [parity]")
-    from jaxseg.bench.twins.segnext import Official
+    from jaxseg.bench.ports.segnext import Official
 
-    twin = Official((8, 16, 24, 32), (1, 1, 1, 1), ham=32, width=32, bases=4, ratios=(2, 2, 2, 2), classes=1)
-    names = [n for n in twin.state_dict() if "hamburger.ham.bases" not in n]
+    port = Official((8, 16, 24, 32), (1, 1, 1, 1), ham=32, width=32, bases=4, ratios=(2, 2, 2, 2), classes=1)
+    names = [n for n in port.state_dict() if "hamburger.ham.bases" not in n]
     official = from_torch.export(source, names=names)
     imagenet = {n.removeprefix("backbone."): v for n, v in official.items() if n.startswith("backbone.")}
     report = from_torch.load(model, imagenet | {"head.weight": np.ones((1000, 32)), "head.bias": np.ones(1000)}, only="encoder.")

@@ -62,10 +62,10 @@ def test_every_layout_reads_to_the_same_images_and_classes(made, layout):
     assert data.labels == ("NCR", "ED", "ET") + (("RC",) if layout == "2024" else ())
     assert data.regions == (("WT", (1, 2, 3)), ("TC", (1, 3)), ("ET", (3,)))
     assert [c.id for c in data.cases] == sorted(c.id for c in data.cases) and len(data.cases) == 3
-    for case, twin in zip(data.cases, first.cases):
+    for case, other in zip(data.cases, first.cases):
         assert case.meta["release"] == layout
         images, classes = read(data, case)
-        images_2018, classes_2018 = read(first, twin)
+        images_2018, classes_2018 = read(first, other)
         assert classes.dtype == np.uint8 and classes.max() <= len(data.labels)
         if layout == "2024":
             assert (classes == 4).any() and ((classes > 0) == (classes_2018 > 0)).all()

@@ -63,10 +63,10 @@ def images(shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def relative_error(model, twin, image, least=1.0) -> float:
+def relative_error(model, peer, image, least=1.0) -> float:
     """Largest error of the logits over their standard deviation (which must be at least `least`), in inference."""
     with torch.no_grad():
-        reference = np.moveaxis(twin.eval()(channels_first(image)).numpy(), 1, -1)
+        reference = np.moveaxis(peer.eval()(channels_first(image)).numpy(), 1, -1)
     logits = np.asarray(model(image))
     assert logits.shape == reference.shape and logits.dtype == np.float32
     assert reference.std() >= least
@@ -77,7 +77,7 @@ def relative_error(model, twin, image, least=1.0) -> float:
 def in_double():
     """What our layers make and sum in float32 is float64 in here; a model built here has float64 parameters.
 
-    For networks whose gradients float32 does not hold: a difference from a twin in float64 is then a mistake. Convolutions are
+    For networks whose gradients float32 does not hold: a difference from PyTorch in float64 is then a mistake. Convolutions are
     XLA's own (their lowerings are compared with them in tests/ops).
     """
     with (
@@ -88,21 +88,22 @@ def in_double():
         yield
 
 
-def assert_step_equal(model, twin, image, *, tolerance: float = 1e-3):
+def assert_step_equal(model, peer, image, *, tolerance: float = 1e-3):
     """Outputs, loss, every gradient and every running statistic of one training step agree.
 
-    The twin returns logits, or (logits, [auxiliary logits]); the loss reads all of them. Gradients agree to `tolerance` of their
-    largest value, the rest to a tenth of it. The model, the twin and the image are all float32 or, `in_double`, all float64.
+    The PyTorch network returns logits, or (logits, [auxiliary logits]); the loss reads all of them. Gradients agree to
+    `tolerance` of their largest value, everything else to a tenth of it. The two networks and the image are all float32 or,
+    `in_double`, all float64.
     """
-    report = from_torch.load(model, twin.state_dict())
+    report = from_torch.load(model, peer.state_dict())
     assert not report.initialised, report
-    names = own_names(model, twin)
-    outputs = twin.train()(channels_first(image))
+    names = own_names(model, peer)
+    outputs = peer.train()(channels_first(image))
     maps = [outputs[0], *outputs[1]] if isinstance(outputs, tuple) else [outputs]
     targets = [images((*image.shape[:-1], model.num_classes), seed=i + 1).astype(image.dtype) for i in range(len(maps))]
     weights = [1.0, *(0.4 + 0.1 * i for i in range(len(maps) - 1))]
     loss = sum(w * (m * channels_first(t)).mean() for w, m, t in zip(weights, maps, targets))
-    twin.zero_grad()
+    peer.zero_grad()
     loss.backward()
 
     value, ours, grads, state = _step(model, image, targets, weights)
@@ -111,7 +112,7 @@ def assert_step_equal(model, twin, image, *, tolerance: float = 1e-3):
     for a, m in zip(ours, maps):
         reference = np.moveaxis(m.detach().numpy(), 1, -1)
         assert np.abs(a - reference).max() <= 0.1 * tolerance * reference.std() and a.dtype == reference.dtype
-    theirs = {names[n]: p.grad for n, p in twin.named_parameters() if n in names}
+    theirs = {names[n]: p.grad for n, p in peer.named_parameters() if n in names}
     assert theirs.keys() == grads.keys()
     # a bias in front of a BatchNorm has gradient zero up to rounding: compared with the largest gradient of all
     floor = 0.01 * tolerance * max(float(g.abs().max()) for g in theirs.values() if g is not None)
@@ -119,7 +120,7 @@ def assert_step_equal(model, twin, image, *, tolerance: float = 1e-3):
         g = np.zeros(grads[name].shape) if g is None else g.numpy()  # no output uses it: no gradient there, zero here
         error = np.abs(grads[name].reshape(g.shape) - g).max()
         assert error <= tolerance * np.abs(g).max() + floor, (name, error, np.abs(g).max())
-    moved = {names[n]: b.numpy() for n, b in twin.named_buffers() if "running" in n}
+    moved = {names[n]: b.numpy() for n, b in peer.named_buffers() if "running" in n}
     assert moved.keys() == {n for n in state if "running" in n}
     for name, b in moved.items():
         np.testing.assert_allclose(state[name], b, rtol=0.1 * tolerance, atol=0.01 * tolerance, err_msg=name)
@@ -155,8 +156,8 @@ def assert_features_equal(ours, theirs):
         assert np.abs(np.asarray(a) - b).max() <= TOLERANCE * b.std()
 
 
-def own_names(model, twin):
-    """Name in the twin's state dict -> ours."""
+def own_names(model, peer):
+    """Name in the PyTorch network's state dict -> ours."""
     network, _, _ = functional.split(model)
     leaves = dict(zip(network.names, network.leaves))
-    return from_torch._match(twin.state_dict(), leaves, from_torch._key_mappings(model), None)[2]
+    return from_torch._match(peer.state_dict(), leaves, from_torch._key_mappings(model), None)[2]
