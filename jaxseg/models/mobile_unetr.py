@@ -117,8 +117,12 @@ class Encoder(nnx.Module):
         return features
 
 
-class Up(nnx.Module):
-    """Double the size, an inverted residual to the skip's channels, join with the skip, another one, perhaps a ViT block."""
+class DecoderStage(nnx.Module):
+    """Double the size, an inverted residual to the skip's channels, join with the skip, another one, perhaps a ViT block.
+
+    Not `layers.blocks.Up`, which joins what the transposed convolution gives: here a norm and a residual come between them, and
+    a map that is too long is cut at its end.
+    """
 
     def __init__(self, cin: int, cout: int, vit: tuple[int, int, int] | None, *, rngs: nnx.Rngs):
         self.up = ConvTranspose(cin, cin, 2, rank=2, stride=2, bias=False, rngs=rngs)
@@ -154,7 +158,7 @@ class MobileUNETR(Segmenter):
         widths, ratios = config.widths[::-1], (2, 4, 4)
         vits = [(width, depth, ratio * width) for width, depth, ratio in zip(widths, config.depths, ratios)] + [None]
         path = (config.bottleneck, *self.encoder.channels[:0:-1])
-        self.ups = nnx.List([Up(a, b, vit, rngs=rngs) for a, b, vit in zip(path, path[1:], vits)])
+        self.ups = nnx.List([DecoderStage(a, b, vit, rngs=rngs) for a, b, vit in zip(path, path[1:], vits)])
         self.mix = _conv(second + first, second, 3, rngs)
         self.dropout = Dropout(config.dropout)
         self.classifier = Conv(second, num_classes, 1, rank=2, rngs=rngs)

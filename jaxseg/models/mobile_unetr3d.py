@@ -1,4 +1,4 @@
-"""The BraTS 3-D project's MobileUNETR for volumes: a MobileViT-like encoder to 1/64, transformer layers, a plain decoder.
+"""The BraTS 3-D project's MobileUNETR for any rank: a MobileViT-like encoder to 1/64, transformer layers, a plain decoder.
 
 Source: the project's mobile_unetr_3d, after Perera et al. 2024 (arXiv 2409.03062), whose network for images has skips and
 patches; this one has neither: attention sees every position, and the decoder reads the deepest map alone.
@@ -53,21 +53,22 @@ class Config:
     dropout: float = 0.1
 
 
-class MobileUNETR3D(Segmenter):
-    """[B, D, H, W, C] with sizes divisible by 64; logits [B, D, H, W, K]."""
+class SkiplessMobileUNETR(Segmenter):
+    """MobileUNETR without skips for [B, *S, C] with sizes divisible by 64; logits [B, *S, K]."""
 
     size_multiple = 64
 
-    def __init__(self, config: Config, *, in_channels: int, num_classes: int, rngs: nnx.Rngs):
-        self.in_channels, self.num_classes, self.rank = in_channels, num_classes, 3
-        same = dict(rank=3, act="silu", rngs=rngs)
+    def __init__(self, config: Config, *, in_channels: int, num_classes: int, rank: int, rngs: nnx.Rngs):
+        self.in_channels, self.num_classes, self.rank = in_channels, num_classes, rank
+        same = dict(rank=rank, act="silu", rngs=rngs)
+        attended = dict(rank=rank, rngs=rngs)
         blocks, c = [ConvNorm(in_channels, config.stem, 3, stride=2, **same)], config.stem
         for channels, stride, expand in config.steps:
             blocks.append(InvertedResidual(c, channels, c * expand, stride=stride, **same))
             c = channels
         *shallow, last = config.vits
-        blocks += [ViTBlock(c, *vit, rank=3, rngs=rngs) for vit in shallow]
-        blocks += [InvertedResidual(c, config.deepest, 4 * c, **same), ViTBlock(config.deepest, *last, rank=3, rngs=rngs)]
+        blocks += [ViTBlock(c, *vit, **attended) for vit in shallow]
+        blocks += [InvertedResidual(c, config.deepest, 4 * c, **same), ViTBlock(config.deepest, *last, **attended)]
         self.encoder = Sequential(*blocks)
         self.bottleneck = nnx.List(
             [
@@ -85,11 +86,11 @@ class MobileUNETR3D(Segmenter):
         )
         widths = (config.deepest, *config.decoder)
         self.decoder = nnx.List([ConvNorm(a, b, 3, **same) for a, b in zip(widths, config.decoder)])
-        self.head = Conv(widths[-1], num_classes, 1, rank=3, rngs=rngs)
+        self.head = Conv(widths[-1], num_classes, 1, rank=rank, rngs=rngs)
 
     def forward(self, image: Array, context: ForwardContext) -> Outputs:
         with jax.named_scope("encoder"):
-            x = self.encoder(image, context)  # [B, D/64, H/64, W/64, deepest]
+            x = self.encoder(image, context)  # [B, *S/64, deepest]
         with jax.named_scope("bottleneck"):
             x = apply_to_unfolded_patches(x, self.bottleneck, 1, context)
         for i, conv in enumerate(self.decoder):
@@ -110,8 +111,8 @@ _TINY = Config(
     decoder=(8, 8, 8, 8, 8, 4, 4),
 )
 VARIANTS = {
-    "mobile_unetr_3d": Variant(MobileUNETR3D, Config(), in_channels=2, num_classes=4, ranks=(3,)),
-    "roi_mobileunetr3d_tiny": Variant(MobileUNETR3D, Config(), in_channels=7, num_classes=2, ranks=(3,)),
-    "mobile_unetr_3d_test": Variant(MobileUNETR3D, _TINY, in_channels=2, num_classes=4, ranks=(3,)),
+    "mobile_unetr_3d": Variant(SkiplessMobileUNETR, Config(), in_channels=2, num_classes=4, ranks=(3, 2)),
+    "roi_mobileunetr3d_tiny": Variant(SkiplessMobileUNETR, Config(), in_channels=7, num_classes=2, ranks=(3, 2)),
+    "mobile_unetr_3d_test": Variant(SkiplessMobileUNETR, _TINY, in_channels=2, num_classes=4, ranks=(3, 2)),
 }
 KEY_MAPPINGS = ()

@@ -90,8 +90,11 @@ class Gate(nnx.Module):
         return skip * ops.resize(weight, skip.shape[1:-1], "nearest")
 
 
-class UNet2D(Segmenter):
-    """U-Net for [B, H, W, C] with sizes divisible by 16; logits [B, H, W, K]."""
+class KerasUNet(Segmenter):
+    """U-Net for [B, H, W, C] with sizes divisible by 16; logits [B, H, W, K].
+
+    Not `unet.UNet`: Keras' padding, initial values and order of norm and activation differ, and so do the tensors' names.
+    """
 
     def __init__(self, config: Config, *, in_channels: int, num_classes: int, rngs: nnx.Rngs):
         self.in_channels, self.num_classes, self.rank = in_channels, num_classes, 2
@@ -157,5 +160,5 @@ _CONFIGS = {
     "attention_unet2d": Config(norm="after", gate=True, extra=(32, 32), bridge_dropout=0.5),
     "unet2d_test": Config(widths=(4, 8, 12, 16), bridge=24, norm="after", gate=True, extra=(4,)),
 }
-VARIANTS = {name: Variant(UNet2D, config, in_channels=4, num_classes=4) for name, config in _CONFIGS.items()}
+VARIANTS = {name: Variant(KerasUNet, config, in_channels=4, num_classes=4) for name, config in _CONFIGS.items()}
 KEY_MAPPINGS = ()

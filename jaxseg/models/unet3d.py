@@ -36,8 +36,12 @@ class Config:
     faithful_bottleneck: bool = False
 
 
-class UNet3D(Segmenter):
-    """U-Net for [B, *S, C] of any size of at least 2^levels; logits [B, *S, K]."""
+class BratsUNet(Segmenter):
+    """U-Net for [B, *S, C] of any size of at least 2^levels; logits [B, *S, K].
+
+    Not `unet.UNet`: odd sizes, strides and linear upsampling are allowed here, skips come first in the joined channels, and the
+    tensors have the names of the source.
+    """
 
     def __init__(self, config: Config, *, in_channels: int, num_classes: int, rank: int, rngs: nnx.Rngs):
         self.in_channels, self.num_classes, self.rank = in_channels, num_classes, rank
@@ -86,7 +90,7 @@ _CONFIGS |= {
     "roi_unet3d_test": (Config((4, 8, 8), upsampling="linear", norm="group"), 7, 2),
 }
 VARIANTS = {
-    name: Variant(UNet3D, config, in_channels=channels, num_classes=classes, ranks=(3, 2))
+    name: Variant(BratsUNet, config, in_channels=channels, num_classes=classes, ranks=(3, 2))
     for name, (config, channels, classes) in _CONFIGS.items()
 }
 KEY_MAPPINGS = ()
