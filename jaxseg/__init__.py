@@ -5,4 +5,4 @@ Importing this package reads no file and touches no device. The doors are
 `jaxseg.losses`, `jaxseg.metrics`.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -25,7 +25,7 @@ from jaxseg import modes, recorded
 from jaxseg.config import resolve
 from jaxseg.train.processes.connect import connect, leave, together
 from jaxseg.types import ConfigError, DataError, JaxsegError, StorageError
-from jaxseg.utils import command, guard
+from jaxseg.utils import code, command, guard
 from jaxseg.utils.files import cache_root
 from jaxseg.utils.lookup import lookup
 from jaxseg.utils.xla_flags import convolve_channels_last
@@ -78,6 +78,11 @@ INPUT = flags.DEFINE_string(
 )
 NAME = flags.DEFINE_string("name", "", "evaluate: of the folder below RUN/evaluations, in place of the split's or the set's.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "evaluate: replace an evaluation of that name with other options or data.")
+ALLOW_CODE = flags.DEFINE_bool(
+    "allow_code",
+    False,
+    "Import modules that a run names by path (my_module:MyNet) though their files changed since its training.",
+)
 OUTPUT = flags.DEFINE_string("output", None, "predict: the folder to write to.")
 COORDINATOR = flags.DEFINE_string(
     "coordinator", os.environ.get("JAXSEG_COORDINATOR"), "HOST:PORT of process 0, which listens there alone."
@@ -98,6 +103,8 @@ def parse(argv):
         if _typed(argv, "mode") in modes.OF_A_RUN and not _typed(argv, "config"):
             argv = recorded.command_line(argv, _typed(argv, "checkpoint") or _typed(argv, "workdir"))
         rest = flags.FLAGS(argv)
+        if ALLOW_CODE.value:
+            code.allow()
         if CONFIG.value is not None:
             path = config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]
             if not Path(path).is_file():

@@ -20,6 +20,7 @@ from jaxseg.train.log import Log
 from jaxseg.train.processes import agree, surroundings
 from jaxseg.train.processes.interrupt import PREEMPTED, Preemption, Stopped, fault
 from jaxseg.types import CheckpointError, ConfigError
+from jaxseg.utils import code
 
 
 class Call(NamedTuple):
@@ -78,9 +79,9 @@ def _train(call: Call) -> int | None:
         agree.on_first(lambda: checkpoint.write_record(call.workdir, record))
         agree.on_first(lambda: setup.keep_maker(call.config, call.workdir))
         begin = time.perf_counter()
-        code = loop.run(job, log)
-        if code:
-            return code
+        stopped = loop.run(job, log)
+        if stopped:
+            return stopped
         log.say(f"trained in {time.perf_counter() - begin:.0f} s")
         if claim:
             claim.finish()
@@ -109,9 +110,15 @@ def _recorded_dtype(run: Path) -> str | None:
 
 def evaluate(call: Call) -> int | None:
     """Score a checkpoint on config.eval.split, or on another labelled set, with everything else from the run's record."""
+    source, record = _recorded(call)
+    with code.recorded_alone():
+        code.check(record["code"], source)
+        return _evaluate(call, source, record)
+
+
+def _evaluate(call: Call, source: Path, record: dict) -> None:
     if call.config is not None:
         preflight.check(call.config)
-    source, record = _recorded(call)
     config = recorded.settled(call.config, record, source)
     log = Log(checkpoint.run_folder(source), quiet=jax.process_index() > 0)
     evaluation.evaluate(
@@ -124,7 +131,6 @@ def evaluate(call: Call) -> int | None:
         overwrite=call.overwrite,
     )
     log.close()
-    return None
 
 
 def predict(call: Call) -> int | None:
@@ -133,14 +139,16 @@ def predict(call: Call) -> int | None:
         raise ConfigError("--mode=predict needs --input=FILE_or_DIR and --output=DIR")
     source, record = _recorded(call)
     config = recorded.settled(call.config, record, source)
-    return prediction.predict(
-        source,
-        Path(call.input),
-        Path(call.output),
-        settings=dict(config.infer),
-        threshold=config.eval.threshold,
-        say=lambda text: print(text, flush=True),
-    )
+    with code.recorded_alone():
+        code.check(record["code"], source)
+        return prediction.predict(
+            source,
+            Path(call.input),
+            Path(call.output),
+            settings=dict(config.infer),
+            threshold=config.eval.threshold,
+            say=lambda text: print(text, flush=True),
+        )
 
 
 def _recorded(call: Call) -> tuple[Path, dict]:

@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from jaxseg import checkpoint, config
-from jaxseg.types import ConfigError, MismatchError
+from jaxseg.types import CheckpointError, ConfigError, MismatchError
 
 OPEN = ("eval.", "infer.")  # keys of these groups may differ from the record
 WITHOUT = ("name", "variant")  # what an experiment is called decides nothing
@@ -20,12 +20,31 @@ WITHOUT = ("name", "variant")  # what an experiment is called decides nothing
 
 def get_config(run: str) -> ConfigDict:
     """The tree of a run folder, in the form of a config file: --config=jaxseg/recorded.py:RUN."""
-    return tree_of(checkpoint.find_record(Path(run)))
+    tree = tree_of(checkpoint.find_record(Path(run)))
+    try:
+        config.resolve(tree)
+    except ConfigError as error:
+        raise CheckpointError(f"the record of {run}: {error}") from error
+    return tree
 
 
 def tree_of(record: Mapping[str, Any]) -> ConfigDict:
-    """A locked tree of a record's configuration."""
-    tree = ConfigDict(_plain(record["config"]))
+    """A locked tree of a record's configuration.
+
+    Raises:
+      CheckpointError: it is not the configuration of a run of this version.
+    """
+    there = config.flatten(record["config"])
+    missing = [key for key in config.KINDS if key not in there]
+    if missing:
+        raise CheckpointError(
+            f"the run's record has no config.{missing[0]}, which is newer than the run (jaxseg {record.get('jaxseg')}); use "
+            "that version for it"
+        )
+    try:
+        tree = ConfigDict(_plain(record["config"]))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the run's record holds a config that is none: {error}; restore run.json from a copy") from error
     tree.defaults, tree.embedded = json.dumps(tree.to_dict()), ()
     return tree.lock()
 

@@ -27,7 +27,7 @@ ARROWS = {
     "augment": {"ops"},
     "data": set(),
     "optim": {"ops"},
-    "checkpoint": set(),
+    "checkpoint": {"config", "data"},  # the kinds of a config's keys and of a recipe, which a record is checked by
     "config": set(),
     "infer": {"models", "data", "metrics", "checkpoint", "ops"},
     "evaluate": {"infer", "metrics", "data", "models", "ops", "checkpoint"},

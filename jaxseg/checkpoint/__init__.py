@@ -11,8 +11,9 @@ A run folder:
 | .lock | held by the process that trains here (`claim`) |
 """
 
+from jaxseg.checkpoint.claims import Claim, claim
 from jaxseg.checkpoint.manager import Checkpoints
-from jaxseg.checkpoint.record import CHECKPOINTS, Claim, claim, find_record, read_record, run_folder, write_record
+from jaxseg.checkpoint.record import CHECKPOINTS, find_record, read_record, run_folder, write_record
 from jaxseg.checkpoint.weights import keep_copy, load_weights, step_folder
 
 __all__ = [

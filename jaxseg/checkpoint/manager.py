@@ -33,7 +33,7 @@ _RETRY = "free space or mend the folder; training can go on, the next save tries
 class Checkpoints:
     """The checkpoints in one folder. Use as a context manager, or call `close`: at exit a running save may be lost.
 
-    One process trains in a folder at a time (see `record.claim`). Readers of a live folder use `load_weights`.
+    One process trains in a folder at a time (see `claims.claim`). Readers of a live folder use `load_weights`.
 
     Args:
       folder: for instance workdir/checkpoints; made by the first save.

@@ -1,50 +1,43 @@
-"""The run's own record, and the claim that makes a folder belong to one run at a time.
+"""The run's own record: run.json says everything that evaluation and prediction need beside the weights.
 
-run.json says everything that evaluation and prediction need beside the weights; predicting never reads a config file.
+It holds a digest of its content, and what it says is checked wherever it is read: a record that was damaged or edited by
+accident is found. The digest is no signature: it does not protect against somebody who writes a new one.
 """
 
-import contextlib
-import datetime
-import errno
-import fcntl
+import hashlib
 import json
-import logging
-import os
-import socket
-import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jaxseg
-from jaxseg.types import CheckpointError, ConfigError, DataError, MismatchError, StorageError
+from jaxseg.checkpoint import schema
+from jaxseg.types import CheckpointError, DataError, MismatchError
 from jaxseg.utils import guard
 from jaxseg.utils.files import write_json
 
-RECORD, STATE, LOCK, CHECKPOINTS = "run.json", "state.json", ".lock", "checkpoints"
-FORMAT = 1
+RECORD, CHECKPOINTS = "run.json", "checkpoints"
+FORMAT = 2
+LAST_READER = {1: "0.1.0"}  # format -> the last version of jaxseg that reads it
 _HOLDS = f"a run folder holds {RECORD} and {CHECKPOINTS}/"
-_KINDS = {"config": dict, "recipe": dict, "labels": list, "model": dict, "dataset": str, "synthetic": bool}
-_MODEL_KINDS = {"name": str, "in_channels": int, "num_classes": int, "rank": int, "options": dict}
-_log = logging.getLogger(__name__)
 
 
 def write_record(workdir: str | Path, record: Mapping[str, Any]) -> None:
-    """Write run.json, whole or not at all; "format" and "jaxseg" (the version) are added.
+    """Write run.json, whole or not at all.
 
     Args:
       workdir: the run folder.
-      record: config (resolved, as a dict), recipe (preprocessing, as a dict), labels (names of classes 1, 2, ...),
-        model {name, in_channels, num_classes, rank, options}, dataset (name), synthetic (whether its data are
-        generated), and whatever else the run wants remembered, all JSON-able.
+      record: the entries of `schema.ENTRIES`, and whatever else the run wants remembered, all JSON-able; "format", "jaxseg"
+        (the version) and "digest" are added.
     Raises:
-      ValueError: a required entry is missing or of another type.
+      ValueError: an entry is missing or of another kind.
       StorageError: it cannot be written.
     """
-    whole = {**_plain(record), "format": FORMAT, "jaxseg": jaxseg.__version__}
-    wrong = _faults(whole)
+    whole = {**plain(record), "format": FORMAT, "jaxseg": jaxseg.__version__}
+    whole["digest"] = digest_of(whole)
+    wrong = schema.faults(whole)
     if wrong:
-        raise ValueError(f"a run's record needs {'; '.join(wrong)}")
+        raise ValueError(f"a run's record does not hold what it must: {'; '.join(wrong)}")
     write_json(Path(workdir) / RECORD, whole)
 
 
@@ -52,7 +45,8 @@ def read_record(workdir: str | Path) -> dict[str, Any]:
     """The record of a run folder.
 
     Raises:
-      CheckpointError: there is none, or it is not a record this version can read.
+      CheckpointError: there is none, or it was damaged or edited, or comes from a newer version.
+      MismatchError: it has a format that this version reads no more.
     """
     path = Path(workdir) / RECORD
     try:
@@ -62,16 +56,27 @@ def read_record(workdir: str | Path) -> dict[str, Any]:
             there = "it does not exist" if not path.parent.is_dir() else f"it has no {RECORD}"
             raise CheckpointError(f"{path.parent} is no run folder: {there}; {_HOLDS}") from error
         raise CheckpointError(f"{error}; weights alone do not say what {RECORD} says") from error
-    if not isinstance(record, dict) or not isinstance(record.get("format"), int):
-        raise CheckpointError(f"{path} is no record of a run: it has no integer 'format'; {_HOLDS}")
-    if record["format"] > FORMAT:
-        raise CheckpointError(
-            f"{path} has format {record['format']} (jaxseg {record.get('jaxseg')}), this jaxseg "
-            f"{jaxseg.__version__} reads up to {FORMAT}; upgrade it"
+    if not isinstance(record, dict) or type(record.get("format")) is not int:
+        raise CheckpointError(f"{path} is no record of a run: it has no whole number 'format'; {_HOLDS}")
+    version = guard.shown(record.get("jaxseg"))
+    if record["format"] in LAST_READER:
+        raise MismatchError(
+            f"{path} has format {record['format']}, and this jaxseg {jaxseg.__version__} reads format {FORMAT}: jaxseg "
+            f"{LAST_READER[record['format']]} is the last version that reads it; use that one for this run, or train it anew"
         )
-    wrong = _faults(record)
+    if record["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {guard.shown(record['format'])} (of jaxseg {version}), and this jaxseg {jaxseg.__version__} "
+            f"reads format {FORMAT}; use a newer jaxseg, or restore the file if it was edited"
+        )
+    if record.get("digest") != digest_of(record):
+        raise CheckpointError(
+            f"{path} was damaged or edited: its content has another digest than it holds; restore it from a copy, or train the "
+            "run anew"
+        )
+    wrong = schema.faults(record)
     if wrong:
-        raise CheckpointError(f"{path} is damaged or was edited: it needs {'; '.join(wrong)}")
+        raise CheckpointError(f"{path} does not hold what a record must: {'; '.join(wrong[:3])}; restore it from a copy")
     return record
 
 
@@ -86,167 +91,19 @@ def run_folder(run: Path) -> Path:
     return next((p for p in around if (p / RECORD).is_file()), run)
 
 
-class Claim:
-    """A run folder held by this process until it ends, or until `release`.
-
-    Attributes:
-      workdir: the folder.
-      resumed: it holds the record of an earlier start of the same run.
-      finished: what `finish` wrote, or None: training has not finished here.
-    """
-
-    def __init__(self, workdir: Path, file):
-        self.workdir, self._file = workdir, file
-        self.resumed = (workdir / RECORD).exists()
-        try:
-            self.finished = guard.read_json(workdir / STATE)
-        except DataError:
-            self.finished = None
-
-    def finish(self, **facts) -> None:
-        """Write state.json: the run is complete; `facts` (step, best value, ...) are stored in it."""
-        self.finished = {**_plain(facts), "finished": _now()}
-        write_json(self.workdir / STATE, self.finished)
-
-    def release(self) -> None:
-        """Let another process have the folder."""
-        self._file.close()
-        _held.pop(self.workdir, None)
+def digest_of(record: Mapping[str, Any]) -> str:
+    """SHA-256 of a record's content without its own digest: of its JSON with sorted keys and no white space."""
+    content = {key: value for key, value in record.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-_held: dict[Path, Claim] = {}  # keeps the lock files open for the life of the process, whatever the caller does
+def plain(value: Any) -> Any:
+    """The value as JSON gives it back: tuples become lists, keys strings.
 
-
-def claim(
-    workdir: str | Path, config: Mapping[str, Any], *, ignored: Iterable[str] = (), defaults: Mapping[str, Any] | None = None
-) -> Claim:
-    """Make a run folder this process's own. With several processes only process 0 calls this.
-
-    The lock is the operating system's, on an open file: it vanishes with the process, however that ends.
-
-    Args:
-      workdir: made if absent.
-      config: resolved configuration, nested and JSON-able, that `write_record` will store or has stored there.
-      ignored: dotted keys in which an earlier start may differ ("train.log_every").
-      defaults: of the configuration, nested: a key that the record does not have, because it is newer, had this value.
     Raises:
-      ConfigError: another process holds the folder.
-      MismatchError: the folder belongs to a run with another configuration.
-      CheckpointError: it has checkpoints but no readable record.
-      StorageError: it cannot be made or written.
+      ValueError: it is not JSON-able.
     """
-    workdir = Path(workdir).absolute()
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if (workdir / LOCK).exists():
-            guard.check_regular(workdir / LOCK)
-        file = open(workdir / LOCK, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 -- stays open: closing it gives the lock up
-    except DataError as error:
-        raise StorageError(f"cannot use {workdir}: {error}, or choose another --workdir") from error
-    except OSError as error:
-        raise StorageError(f"cannot make or write {workdir}: {error.strerror}; choose another --workdir") from error
-    try:
-        _lock(file, workdir)
-        _probe(workdir)
-        _check_config(workdir, config, set(ignored), defaults or {})
-        held = Claim(workdir, file)
-    except BaseException:
-        file.close()
-        raise
-    _held[workdir] = held
-    return held
-
-
-def _lock(file, workdir: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.seek(0)
-        raise ConfigError(
-            f"{workdir} is in use by {file.read().strip() or 'another process'}; wait for it, end it, or choose another --workdir"
-        ) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-        _log.warning("%s is on a file system without locks: nothing keeps a second run out of it", workdir)
-    try:
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {_now()}")
-        file.flush()
-    except OSError as error:
-        raise StorageError(f"cannot write into {workdir}: {error.strerror}; free space or choose another --workdir") from error
-
-
-def _probe(workdir: Path) -> None:
-    """Raise a StorageError unless a small file can be written, synced and removed."""
-    probe = workdir / f".probe.{uuid.uuid4().hex[:8]}"
-    try:
-        with open(probe, "wb") as file:
-            file.write(bytes(1 << 16))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise StorageError(f"cannot write into {workdir}: {error.strerror}; free space or choose another --workdir") from error
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink()
-
-
-def _check_config(workdir: Path, config: Mapping[str, Any], ignored: set[str], defaults: Mapping[str, Any]) -> None:
-    if not (workdir / RECORD).exists():
-        if any((workdir / CHECKPOINTS).glob("[0-9]*")):
-            raise CheckpointError(
-                f"{workdir} holds checkpoints but no {RECORD}, so it cannot be told what they belong to; "
-                "restore it, or choose another --workdir"
-            )
-        return
-    old, new, known = _flat(read_record(workdir)["config"]), _flat(_plain(config)), _flat(_plain(defaults))
-    ignored = ignored | {k for k in new.keys() - old.keys() if k in known and known[k] == new[k]}
-    differ = [k for k in sorted(old.keys() | new.keys()) if old.get(k, _ABSENT) != new.get(k, _ABSENT) and k not in ignored]
-    if differ:
-        lines = [f"{k}: {_show(old, k)} there, {_show(new, k)} now" for k in differ[:10]]
-        more = f"; {len(differ) - 10} more" if len(differ) > 10 else ""
-        raise MismatchError(
-            f"{workdir} belongs to a run with another configuration ({'; '.join(lines)}{more}); choose another "
-            "--workdir, or give the old values to resume"
-        )
-
-
-_ABSENT = object()
-
-
-def _show(flat: Mapping[str, Any], key: str) -> str:
-    return json.dumps(flat[key])[:80] if key in flat else "absent"
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves of nested dictionaries under dotted keys; an empty dictionary has none."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _plain(value) -> Any:
-    """The value as JSON gives it back: tuples become lists, keys strings."""
-    try:
-        return json.loads(json.dumps(value))
-    except TypeError as error:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
         raise ValueError(f"a run's record must be JSON-able: {error}") from error
-
-
-def _faults(record: Mapping[str, Any]) -> list[str]:
-    """What a record lacks, in words."""
-    faults = [f"{name!r} ({kind.__name__})" for name, kind in _KINDS.items() if not isinstance(record.get(name), kind)]
-    if isinstance(record.get("model"), dict):
-        faults += [
-            f"'model.{name}' ({kind.__name__})"
-            for name, kind in _MODEL_KINDS.items()
-            if not isinstance(record["model"].get(name), kind)
-        ]
-    return faults
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -4,6 +4,7 @@ The tree itself is `configs/_base.py`. Everything that can be refused without re
 """
 
 from jaxseg.config.keys import EXTRA, EXTRA_BY_A_RUN, IDLE_IN_FILES, NEEDS, NEUTRAL
+from jaxseg.config.kinds import KINDS
 from jaxseg.config.resolve import resolve
 from jaxseg.config.tree import as_dict, defaults, difference, flatten
 
@@ -11,6 +12,7 @@ __all__ = [
     "EXTRA",
     "EXTRA_BY_A_RUN",
     "IDLE_IN_FILES",
+    "KINDS",
     "NEEDS",
     "NEUTRAL",
     "as_dict",

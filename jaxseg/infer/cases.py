@@ -123,7 +123,7 @@ def values_of(record: Mapping[str, Any]) -> np.ndarray:
 
     The class numbers where masks are thresholded pictures, and in records that do not say.
     """
-    values = record["values"] if "values" in record else range(1, len(record["labels"]) + 1)
+    values = record["values"]
     return np.array([0, *values], np.uint8 if max(values, default=0) < 256 else np.uint16)
 
 
@@ -146,7 +146,7 @@ def map_names(record: Mapping[str, Any]) -> list[str]:
     """What a run's probability maps are of, in their order: the regions it learnt, else its classes; whole volumes: anything."""
     if record["config"]["data"]["whole"]:
         return ["any foreground"]
-    return [name for name, _ in record.get("regions", ())] or list(record["labels"])
+    return [name for name, _ in record["regions"]] or list(record["labels"])
 
 
 def write_labels(output: Path, name: str, labels: np.ndarray, image: Volume) -> str:

@@ -16,7 +16,7 @@ from jaxseg.infer import network as networks
 from jaxseg.infer.labels import probabilities_of
 from jaxseg.models import create_model, functional
 from jaxseg.types import CheckpointError, MismatchError
-from jaxseg.utils import files
+from jaxseg.utils import code, files
 
 TARGET_OF = {"edge": "edges", "painted_edge": "edges", "autoencoder": "composite"}  # channel -> what its run has learnt
 FOLDER = "extra_run"  # inside a run: a copy of the run that makes its extra channel
@@ -29,12 +29,14 @@ def read_network(run: Path, record: Mapping[str, Any]) -> tuple[functional.Netwo
 
     Raises:
       CheckpointError: no usable checkpoint there.
-      MismatchError: the checkpoint does not fit the recorded network.
+      MismatchError: the checkpoint does not fit the recorded network, or the files of a network of one's own are others.
     """
     m = record["model"]
-    model = create_model(
-        m["name"], in_channels=m["in_channels"], num_classes=m["num_classes"], rank=m["rank"], abstract=True, **m["options"]
-    )
+    with code.recorded_alone():
+        code.check(record["code"], checkpoint.run_folder(run))
+        model = create_model(
+            m["name"], in_channels=m["in_channels"], num_classes=m["num_classes"], rank=m["rank"], abstract=True, **m["options"]
+        )
     network, _, _ = functional.split(model)
     params, state, _ = checkpoint.load_weights(run)
     network.check(params, state)

@@ -133,7 +133,7 @@ def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None 
         forward, recipe, rank=m["rank"], whole=data["whole"], coordinates=data["coordinates"], settings=settings
     )
     preparation = Volumes(recipe) if m["rank"] == 3 else Slices(recipe, channel_run.of(run, record, recipe))
-    named = tuple((name, tuple(classes)) for name, classes in record["regions"]) if "regions" in record else ()
+    named = tuple((name, tuple(classes)) for name, classes in record["regions"])
     threshold = float(record["config"]["eval"]["threshold"] if threshold is None else threshold)
     opened = Run(
         record,

@@ -59,9 +59,8 @@ def same_data(workdir: Path, store: Store, log, *, resumed: bool) -> None:
     Raises:
       MismatchError: other cases were left out when it began.
     """
-    record = checkpoint.find_record(workdir) if resumed else {}
-    if "data" in record:  # older runs do not say
-        before = record["data"]
+    if resumed:
+        before = checkpoint.read_record(workdir)["data"]
         moved = sorted(set(before["left_out"]) ^ set(store.left_out.cases))
         if moved:
             raise MismatchError(

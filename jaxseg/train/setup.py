@@ -29,6 +29,7 @@ from jaxseg.train.log import Log
 from jaxseg.train.loop import Job
 from jaxseg.train.processes import surroundings
 from jaxseg.types import ConfigError
+from jaxseg.utils import code
 from jaxseg.weights import from_torch
 
 DATASET_OPTIONS = (
@@ -188,6 +189,7 @@ def record_of(config, data: feeds.Feed, parameters: int) -> dict:
         "synthetic": data.dataset.synthetic,
         "made_by": data.made_by if config.data.rank == 2 else "",
         "data": {"digest": data.store.digest, "examples": len(data.store.rows), "left_out": data.store.left_out.cases},
+        "code": code.named(as_dict(config)),
         surroundings.NAME: surroundings.current(),
         "splits": {name: sorted({data.store.rows[i]["patient"] for i in rows}) for name, rows in data.rows.items()},
     }

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from jaxseg.types import ConfigError
+from jaxseg.utils import code
 
 
 def neighbours(name: str, known: Iterable[str], count: int = 4) -> list[str]:
@@ -66,10 +67,12 @@ def import_object(path: str, what: str = "object"):
 
     Raises:
       ConfigError: the path has no colon, the module cannot be found, or it has no such attribute.
+      MismatchError: a run's record does not hold this module (`code.recorded_alone`).
     """
     module_name, colon, attribute = path.partition(":")
     if not colon or not module_name or not attribute:
         raise ConfigError(f"{what} {path!r} is no path to an object: write it as 'package.module:Name'")
+    code.about_to_import(module_name)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -22,7 +22,7 @@ import numpy as np
 from jaxseg import checkpoint
 from jaxseg.models import Segmenter, create_model, functional
 from jaxseg.types import CheckpointError, ConfigError, DataError
-from jaxseg.utils import guard
+from jaxseg.utils import code, guard
 from jaxseg.utils.files import make_folder
 from jaxseg.weights import from_torch, torch_files, torch_write
 
@@ -50,6 +50,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--keys", type=Path, help='JSON [["regular expression", "replacement" or null], ...] for unknown names')
     parser.add_argument("--only", default="", help="only our tensors whose names begin so, for instance encoder.")
     parser.add_argument("--to-torch", action="store_true", help="write a state dict for PyTorch")
+    parser.add_argument(
+        "--allow_code", action="store_true", help="import a run's own module though its files changed since its training"
+    )
     parser.add_argument("--like", type=Path, help="with --to-torch: a state dict with the names and shapes to write")
     return parser.parse_args(arguments)
 
@@ -63,6 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
         raise ConfigError(f"got --output={chosen.output}: a state dict is a file that ends in {' or '.join(FILES)}")
     if chosen.output.exists():
         raise ConfigError(f"--output={chosen.output} exists; delete it or name another")
+    if chosen.allow_code:
+        code.allow()
     model = build(chosen)
     make_folder(chosen.output.parent, f"--output={chosen.output}")
     print(read(model, chosen))
@@ -90,14 +95,17 @@ def build(chosen: argparse.Namespace) -> Segmenter:
     run = next((p for p in (chosen.input, *chosen.input.parents) if (p / "run.json").is_file()), None)
     if not chosen.to_torch or run is None:
         raise ConfigError(f"--input={chosen.input} does not say which network it belongs to: give --model=NAME")
-    about = checkpoint.read_record(run)["model"]
-    return create_model(
-        about["name"],
-        in_channels=about["in_channels"],
-        num_classes=about["num_classes"],
-        rank=about["rank"],
-        **{**about["options"], **options},
-    )
+    record = checkpoint.read_record(run)
+    about = record["model"]
+    with code.recorded_alone():
+        code.check(record["code"], run)
+        return create_model(
+            about["name"],
+            in_channels=about["in_channels"],
+            num_classes=about["num_classes"],
+            rank=about["rank"],
+            **{**about["options"], **options},
+        )
 
 
 def read(model: Segmenter, chosen: argparse.Namespace):

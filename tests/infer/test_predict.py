@@ -14,6 +14,7 @@ from jaxseg.data.records import Volume
 from jaxseg.infer import predict as prediction
 from jaxseg.infer import run as runs
 from tests import untrained
+from tests.records import edit
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["pictures", "volumes"])
@@ -66,9 +67,7 @@ def predict(run, output, **changes):
 def test_a_run_of_a_gpu_predicts_here_in_float32_and_says_so(run, tmp_path):
     folder, images, settings = run
     shutil.copytree(folder, tmp_path / "run")
-    record = json.loads((folder / "run.json").read_text())
-    record["config"]["train"]["dtype"] = "bfloat16"
-    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    edit(tmp_path / "run", lambda record: record["config"]["train"].update(dtype="bfloat16"))
     code, said = predict((tmp_path / "run", images, settings), tmp_path / "out")
     assert code == 0 and any("computing in float32 on cpu; the run was trained in bfloat16" in line for line in said)
     here, there = (runs.open_run(f, settings).segment([first(images)]).logits for f in (folder, tmp_path / "run"))

@@ -1,6 +1,5 @@
 """Laws of a channel that another run makes: from the image alone, in every split and in prediction, by that run's weights."""
 
-import json
 import shutil
 
 import nibabel
@@ -19,6 +18,7 @@ from jaxseg.models import functional
 from jaxseg.train import setup
 from jaxseg.train.log import Log
 from jaxseg.types import CheckpointError, ConfigError, DataError, MismatchError
+from tests.records import edit
 
 COUNTS = {"train": 4, "val": 3, "test": 3}
 SIDE = 16
@@ -107,8 +107,7 @@ def test_prediction_makes_the_channels_of_training_from_the_run_folder_alone(run
 
 def test_a_copy_with_other_weights_than_training_saw_is_refused(runs, tmp_path):
     shutil.copytree(runs[0] / "both", tmp_path / "moved")
-    record = json.loads((tmp_path / "moved" / "run.json").read_text())
-    (tmp_path / "moved" / "run.json").write_text(json.dumps(record | {"made_by": "0" * 32}))
+    edit(tmp_path / "moved", lambda record: record.update(made_by="0" * 32))
     with pytest.raises(MismatchError, match="put the copy back"):
         open_run(tmp_path / "moved", runs[1].infer)
     shutil.rmtree(tmp_path / "moved" / FOLDER)
@@ -136,9 +135,7 @@ def test_a_run_that_learnt_from_patients_of_the_test_split_is_refused(runs, monk
     top, both, _, log = runs
     monkeypatch.setenv("JAXSEG_CACHE", str(top / "cache"))
     shutil.copytree(top / "edges", tmp_path / "edges")
-    record = json.loads((tmp_path / "edges" / "run.json").read_text())
-    record["splits"]["train"].append("test_00002")
-    (tmp_path / "edges" / "run.json").write_text(json.dumps(record))
+    edit(tmp_path / "edges", lambda record: record["splits"]["train"].append("test_00002"))
     tree = both.copy_and_resolve_references()
     tree.data.extra_run = str(tmp_path / "edges")
     with pytest.raises(DataError, match="config.data.extra_run.*1 of the 3 patients of the test split"):

@@ -5,7 +5,7 @@ import sys
 
 from flax import nnx
 
-from jaxseg.checkpoint import record
+from jaxseg.checkpoint import claims
 from jaxseg.config import resolve
 from jaxseg.layers import Conv
 from jaxseg.layers.norm import BatchNorm
@@ -40,6 +40,6 @@ def config(name: str, arguments: str = "quick", **changes):
 
 def release(workdir) -> None:
     """Let go of a run's folder as the end of its process would."""
-    held = record._held.get(workdir.absolute())
+    held = claims._held.get(workdir.absolute())
     if held:
         held.release()

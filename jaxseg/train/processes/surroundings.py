@@ -14,6 +14,7 @@ import jaxlib
 
 from jaxseg import checkpoint
 from jaxseg.train.log import Log
+from jaxseg.utils import code
 
 NAME = "surroundings"  # in run.json
 _WORDS = {
@@ -49,16 +50,18 @@ def cpu_threads() -> int:
 
 def compare(workdir: Path, log: Log, *, resumed: bool) -> None:
     """Say in one line what has changed since the run's last start, if anything has."""
-    before = checkpoint.find_record(workdir).get(NAME) if resumed else None
-    if not isinstance(before, dict):  # a new run, or one of a release that did not record it
+    if not resumed:
         return
-    now = current()
+    record = checkpoint.read_record(workdir)
+    before, now = record[NAME], current()
     changed = [f"{word} {before.get(key)} before, {now[key]} now" for key, word in _WORDS.items() if before.get(key) != now[key]]
     if changed:
         log.say(
             f"WARNING {'; '.join(changed)}: the run goes on with the same steps and samples, but sums are rounded in another "
             "order, so its last digits will not be those of an uninterrupted run"
         )
+    for module in code.changed(record["code"]):
+        log.say(f"WARNING the module {module!r} has other content than when the run began: it goes on with the new one")
 
 
 def _processor() -> str:

@@ -9,7 +9,7 @@ import pytest
 from jaxseg import checkpoint
 from jaxseg.train.log import Log
 from jaxseg.train.processes import surroundings
-from tests.checkpoint.test_record import CONFIG, RECORD
+from tests.records import RECORD
 
 
 @pytest.mark.parametrize(
@@ -32,11 +32,16 @@ def test_a_resumed_run_says_in_one_line_what_has_changed(tmp_path, capsys, chang
         assert said.count("\n") == 1 and words in said and "last digits" in said
 
 
-def test_a_new_run_and_one_that_recorded_nothing_say_nothing(tmp_path, capsys):
+def test_a_new_run_says_nothing(tmp_path, capsys):
     surroundings.compare(tmp_path, Log(tmp_path), resumed=False)
-    checkpoint.write_record(tmp_path, RECORD)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_module_of_other_content_than_before_is_named(tmp_path, capsys):
+    here = {surroundings.NAME: surroundings.current(), "code": {"tests.records": "0" * 64}}
+    checkpoint.write_record(tmp_path, {**RECORD, **here})
     surroundings.compare(tmp_path, Log(tmp_path), resumed=True)
-    assert capsys.readouterr().out == "" and CONFIG
+    assert "WARNING the module 'tests.records' has other content" in capsys.readouterr().out
 
 
 def test_the_threads_are_those_that_xla_has():

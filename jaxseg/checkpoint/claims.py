@@ -1,0 +1,168 @@
+"""The claim on a run folder: it belongs to one run, and to one process at a time."""
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxseg.checkpoint.record import CHECKPOINTS, RECORD, plain, read_record
+from jaxseg.types import CheckpointError, ConfigError, DataError, MismatchError, StorageError
+from jaxseg.utils import guard
+from jaxseg.utils.files import write_json
+
+STATE, LOCK = "state.json", ".lock"
+_log = logging.getLogger(__name__)
+
+
+class Claim:
+    """A run folder held by this process until it ends, or until `release`.
+
+    Attributes:
+      workdir: the folder.
+      resumed: it holds the record of an earlier start of the same run.
+      finished: what `finish` wrote, or None: training has not finished here.
+    """
+
+    def __init__(self, workdir: Path, file):
+        self.workdir, self._file = workdir, file
+        self.resumed = (workdir / RECORD).exists()
+        try:
+            self.finished = guard.read_json(workdir / STATE)
+        except DataError:
+            self.finished = None
+
+    def finish(self, **facts) -> None:
+        """Write state.json: the run is complete; `facts` (step, best value, ...) are stored in it."""
+        self.finished = {**plain(facts), "finished": _now()}
+        write_json(self.workdir / STATE, self.finished)
+
+    def release(self) -> None:
+        """Let another process have the folder."""
+        self._file.close()
+        _held.pop(self.workdir, None)
+
+
+_held: dict[Path, Claim] = {}  # keeps the lock files open for the life of the process, whatever the caller does
+
+
+def claim(
+    workdir: str | Path, config: Mapping[str, Any], *, ignored: Iterable[str] = (), defaults: Mapping[str, Any] | None = None
+) -> Claim:
+    """Make a run folder this process's own. With several processes only process 0 calls this.
+
+    The lock is the operating system's, on an open file: it vanishes with the process, however that ends.
+
+    Args:
+      workdir: made if absent.
+      config: resolved configuration, nested and JSON-able, that `write_record` will store or has stored there.
+      ignored: dotted keys in which an earlier start may differ ("train.log_every").
+      defaults: of the configuration, nested: a key that the record does not have, because it is newer, had this value.
+    Raises:
+      ConfigError: another process holds the folder.
+      MismatchError: the folder belongs to a run with another configuration.
+      CheckpointError: it has checkpoints but no readable record.
+      StorageError: it cannot be made or written.
+    """
+    workdir = Path(workdir).absolute()
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if (workdir / LOCK).exists():
+            guard.check_regular(workdir / LOCK)
+        file = open(workdir / LOCK, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 -- stays open: closing it gives the lock up
+    except DataError as error:
+        raise StorageError(f"cannot use {workdir}: {error}, or choose another --workdir") from error
+    except OSError as error:
+        raise StorageError(f"cannot make or write {workdir}: {error.strerror}; choose another --workdir") from error
+    try:
+        _lock(file, workdir)
+        _probe(workdir)
+        _check_config(workdir, config, set(ignored), defaults or {})
+        held = Claim(workdir, file)
+    except BaseException:
+        file.close()
+        raise
+    _held[workdir] = held
+    return held
+
+
+def _lock(file, workdir: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        raise ConfigError(
+            f"{workdir} is in use by {file.read().strip() or 'another process'}; wait for it, end it, or choose another --workdir"
+        ) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        _log.warning("%s is on a file system without locks: nothing keeps a second run out of it", workdir)
+    try:
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {_now()}")
+        file.flush()
+    except OSError as error:
+        raise StorageError(f"cannot write into {workdir}: {error.strerror}; free space or choose another --workdir") from error
+
+
+def _probe(workdir: Path) -> None:
+    """Raise a StorageError unless a small file can be written, synced and removed."""
+    probe = workdir / f".probe.{uuid.uuid4().hex[:8]}"
+    try:
+        with open(probe, "wb") as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StorageError(f"cannot write into {workdir}: {error.strerror}; free space or choose another --workdir") from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+
+
+def _check_config(workdir: Path, config: Mapping[str, Any], ignored: set[str], defaults: Mapping[str, Any]) -> None:
+    if not (workdir / RECORD).exists():
+        if any((workdir / CHECKPOINTS).glob("[0-9]*")):
+            raise CheckpointError(
+                f"{workdir} holds checkpoints but no {RECORD}, so it cannot be told what they belong to; "
+                "restore it, or choose another --workdir"
+            )
+        return
+    old, new, known = _flat(read_record(workdir)["config"]), _flat(plain(config)), _flat(plain(defaults))
+    ignored = ignored | {k for k in new.keys() - old.keys() if k in known and known[k] == new[k]}
+    differ = [k for k in sorted(old.keys() | new.keys()) if old.get(k, _ABSENT) != new.get(k, _ABSENT) and k not in ignored]
+    if differ:
+        lines = [f"{k}: {_show(old, k)} there, {_show(new, k)} now" for k in differ[:10]]
+        more = f"; {len(differ) - 10} more" if len(differ) > 10 else ""
+        raise MismatchError(
+            f"{workdir} belongs to a run with another configuration ({'; '.join(lines)}{more}); choose another "
+            "--workdir, or give the old values to resume"
+        )
+
+
+_ABSENT = object()
+
+
+def _show(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat[key])[:80] if key in flat else "absent"
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested dictionaries under dotted keys; an empty dictionary has none."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,33 @@
+"""The kind of every key of a config tree, for trees that come out of a file: a run's record.
+
+`configs/_base.py` is the tree; a test holds this table against it.
+"""
+
+from typing import Any
+
+_OF: dict[Any, str] = {
+    str: "name variant data.bad_cases data.dataset data.extra_run data.filter data.intensity data.positions data.root data.split "
+    "data.split_file data.target model.name model.init optim.name schedule.name train.best train.dtype eval.empty eval.lesions "
+    "eval.split infer.accumulator infer.blend infer.positions infer.roi search.objective",
+    int: "seed data.channels data.fold data.folds data.max_samples data.per_volume data.rank data.split_seed data.workers "
+    "optim.accumulate schedule.warmup train.alarm_after train.batch_size train.bn_warmup train.epochs train.eval_every "
+    "train.keep train.log_every train.save_every train.stop_nonfinite eval.batch_size infer.batch_size infer.windows "
+    "search.trials mesh.data",
+    float: "data.bad_share data.blur data.foreground optim.clip_norm optim.ema optim.lr optim.weight_decay "
+    "schedule.warmup_ratio eval.threshold infer.overlap search.high search.low",
+    bool: "data.coordinates data.regions data.whole model.softmax eval.postprocess eval.surface infer.overlay "
+    "infer.postprocess infer.probabilities",
+    tuple[float, ...]: "data.crop data.fractions data.mean data.size data.spacing data.std data.window loss.aux_weights "
+    "eval.thresholds infer.mirror",
+    tuple[str, ...]: "data.extra eval.tables infer.ensemble",
+    tuple[tuple[str, float], ...]: "loss.aux_terms loss.learnable loss.terms",
+    tuple[tuple[str, dict[str, Any]], ...]: "optim.groups",
+    tuple[tuple[str, float, dict[str, Any]], ...]: "train.augment",
+    dict[str, Any]: "model.options loss.options optim.options schedule.options",
+    str | None: "data.naming data.normalise data.phantom data.protocol data.release",
+    int | None: "data.min_area data.sample_seed train.watchdog",
+    float | None: "data.sample",
+    bool | None: "data.allow_empty",
+    tuple[str, ...] | None: "data.modalities data.structures",
+}
+KINDS: dict[str, Any] = {key: kind for kind, keys in _OF.items() for key in keys.split()}

@@ -1,0 +1,112 @@
+"""The claim on a run's folder: one run, one process, the same configuration."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxseg.checkpoint import claim, claims, write_record
+from jaxseg.types import CheckpointError, ConfigError, MismatchError, StorageError
+from tests.records import CONFIG, RECORD
+
+ROOT = Path(__file__).parents[2]
+
+
+def changed(**changes) -> dict:
+    """CONFIG with other values: data__root="/b"."""
+    config = copy.deepcopy(CONFIG)
+    for key, value in changes.items():
+        group, _, leaf = key.partition("__")
+        config[group][leaf] = value
+    return config
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    yield tmp_path / "run"
+    for held in list(claims._held.values()):
+        held.release()
+
+
+def test_the_same_configuration_resumes_and_a_finished_run_is_recognised(workdir):
+    held = claim(workdir, CONFIG)
+    assert not held.resumed and held.finished is None
+    write_record(workdir, RECORD)
+    held.release()
+    held = claim(workdir, json.loads(json.dumps(CONFIG)))
+    assert held.resumed and held.finished is None
+    held.finish(step=100, best=0.9)
+    held.release()
+    assert claim(workdir, CONFIG).finished["step"] == 100
+
+
+def test_another_configuration_is_refused_by_the_keys_that_differ(workdir):
+    claim(workdir, CONFIG).release()
+    write_record(workdir, RECORD)
+    other = changed(data__root="/b", data__size=(64, 32), optim__options={"b1": 0.8})
+    message = r'data.root: "" there, "/b" now; data.size: .*; optim.options.b1: absent there, 0.8 now.*--workdir'
+    with pytest.raises(MismatchError, match=message):
+        claim(workdir, other)
+    with pytest.raises(MismatchError) as caught:
+        claim(workdir, other, ignored=["data.root", "data.size"])
+    assert "data.size" not in str(caught.value) and "b1" in str(caught.value)
+    claim(workdir, changed(data__root="/b"), ignored=["data.root"])  # and the lock was given back
+    with pytest.raises(ConfigError):
+        claim(workdir, CONFIG)
+
+
+def test_a_key_that_is_newer_than_the_run_counts_as_its_default_there(workdir):
+    claim(workdir, CONFIG).release()
+    write_record(workdir, RECORD)
+    defaults = {"data": {"policy": "stop", "limits": (1, 2)}}
+    with pytest.raises(MismatchError, match='data.policy: absent there, "skip" now'):
+        claim(workdir, changed(data__policy="skip", data__limits=(1, 2)), defaults=defaults)
+    claim(workdir, changed(data__policy="stop", data__limits=(1, 2)), defaults=defaults).release()
+
+
+def test_more_than_ten_differences_are_counted(workdir):
+    claim(workdir, CONFIG).release()
+    write_record(workdir, RECORD)
+    with pytest.raises(MismatchError, match="3 more") as caught:
+        claim(workdir, CONFIG | {f"new{i:02d}": i for i in range(13)})
+    assert str(caught.value).count("absent there") == 10
+
+
+def test_checkpoints_without_a_record_are_not_built_upon(workdir):
+    (workdir / "checkpoints/5").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="no run.json"):
+        claim(workdir, CONFIG)
+
+
+def test_two_runs_at_once_are_refused_and_a_killed_run_leaves_no_lock(workdir):
+    script = (
+        "import sys\nfrom jaxseg.checkpoint import claim\nclaim(sys.argv[1], {})\nprint('held', flush=True)\nsys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(workdir)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigError, match=f"in use by process {other.pid} on .*--workdir"):
+            claim(workdir, {})
+        other.kill()
+        other.wait()
+    claim(workdir, {})
+    with pytest.raises(ConfigError, match=f"in use by process {os.getpid()} "):
+        claim(workdir, {})
+
+
+@pytest.mark.parametrize("options", ["ro,size=1m", "size=4k"])
+def test_a_read_only_or_full_folder_is_refused_at_the_start(tmp_path, options):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    try:
+        with pytest.raises(StorageError, match="--workdir"):
+            claim(disk, CONFIG)
+        assert set(os.listdir(disk)) <= {".lock"}
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
