@@ -46,6 +46,7 @@ def base() -> ConfigDict:
     data.normalise = _optional(str)  # brats_arrays: auto, brain (z-scores are made), given (the arrays hold them)
     data.protocol = _optional(str)  # ct_ich: "only" (slices with a bleed) or "all"
     data.structures = _optional(tuple)  # names of the classes 1, 2, ... (organs_ct: which organs; lungs; folder; scoliosis)
+    data.mask_values = _optional(tuple)  # folder: ((value or palette index or "#rrggbb", class), ...), where masks need a table
     data.naming = _optional(str)  # lungs: sides are the "patient"'s, or the "image"'s
     data.allow_empty = _optional(bool)  # scoliosis: an image without a label file has no object
     data.modalities = _optional(tuple)  # brats: which, in channel order, e.g. ("t1ce", "flair")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxseg.data.prepare.examples import prepare, prepare_mask
+from jaxseg.data.prepare.mask_values import Meanings
 from jaxseg.data.records import Case, DataSet, Recipe
 from jaxseg.data.store.per_case import prepare_case
 from jaxseg.data.store.stacked import read_case
@@ -88,7 +89,7 @@ def check(dataset: DataSet, recipe: Recipe, *, patches: bool = True, log: Callab
 
 
 def _look_at_slices(report: Report, tally: "_Tally", dataset: DataSet, case: Case, recipe: Recipe) -> None:
-    for piece in read_case(dataset, case, recipe):
+    for piece in read_case(dataset, case, recipe, tally.meanings):
         image = prepare(piece.image, recipe, piece.spacing)
         tally.greyed += image.shape[-1] == 1 and piece.image.shape[2:] == (3,)
         mask = prepare_mask(piece.mask, recipe, piece.spacing, len(dataset.labels))
@@ -104,7 +105,7 @@ def _look_at_slices(report: Report, tally: "_Tally", dataset: DataSet, case: Cas
 
 
 def _look_at_volume(report: Report, tally: "_Tally", dataset: DataSet, case: Case, recipe: Recipe, patches: bool) -> None:
-    image, mask, row = prepare_case(dataset, case, recipe)
+    image, mask, row = prepare_case(dataset, case, recipe, tally.meanings)
     tally.see(tuple(row["scan_shape"]), tuple(row["scan_spacing"]), image.min(), image.max())
     tally.keep(case, image, mask)
     if patches and any(n < p for n, p in zip(mask.shape, recipe.size)):
@@ -129,6 +130,7 @@ class _Tally:
     lowest: float = np.inf
     highest: float = -np.inf
     sizes: Counter = dataclasses.field(default_factory=Counter)
+    meanings: Meanings = dataclasses.field(default_factory=Meanings)  # of the masks' values
     spacings: set = dataclasses.field(default_factory=set)
     owners: dict = dataclasses.field(default_factory=dict)  # digest of an image -> its first case
     copies: dict = dataclasses.field(default_factory=lambda: defaultdict(set))  # case id -> cases with one of its images
@@ -168,6 +170,8 @@ def _describe(report: Report, tally: _Tally, dataset: DataSet) -> None:
             for name, n in zip(("background", *dataset.labels), tally.pixels.tolist())
         )
     )
+    for line in tally.meanings.lines(dataset.labels):
+        say(line)
     if tally.pieces:
         more = f", {len(tally.sizes) - 5} more" if len(tally.sizes) > 5 else ""
         say("sizes    " + ", ".join(f"{' x '.join(map(str, size))}: {n}" for size, n in tally.sizes.most_common(5)) + more)

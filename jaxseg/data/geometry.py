@@ -22,9 +22,13 @@ class Photo:
 
     Attributes:
       kind: "PNG", "JPEG" or "TIFF".
+      palette: (red, green, blue, alpha) of each index, where the array holds indices of a palette.
+      lossy: it is stored as JPEG, whose values are not exact.
     """
 
     kind: str
+    palette: tuple[tuple[int, int, int, int], ...] = ()
+    lossy: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

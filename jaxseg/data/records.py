@@ -3,9 +3,25 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+
+class Meaning(NamedTuple):
+    """What one value of a mask was taken for, where its meaning had to be concluded (`prepare.masks`).
+
+    Attributes:
+      kind: how: "values", "palette", "JPEG", "rounded", "data.mask_values".
+      found: the value or colour, in words.
+      label: the class.
+      count: voxels.
+    """
+
+    kind: str
+    found: str
+    label: int
+    count: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,12 +34,14 @@ class Volume:
       affine: 4x4 float64, voxel index -> millimetres in RAS+ (NIfTI's convention). Identity for photographs.
       header: what `volumes.write_like` needs to write a file with the same geometry (opaque to others).
       path: the file or folder it came from.
+      meaning: of a mask whose values are not simply class numbers, what each was taken for.
     """
 
     array: np.ndarray
     affine: np.ndarray
     header: Any
     path: Path
+    meaning: tuple[Meaning, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import numpy as np
 
 from jaxseg.data.geometry import to_slices, to_volume
+from jaxseg.data.prepare.mask_values import Meanings
 from jaxseg.data.records import Case, DataSet
 from jaxseg.data.store import base
 from jaxseg.evaluate.scoring import Example, MeanLoss, Rules, Scored, score
@@ -37,6 +38,7 @@ class OwnGrid:
         if self._slices and dataset.normalised:
             self.run = dataclasses.replace(run, preparation=run.preparation.of_normalised())
         self._by_id = {case.id: case for case in dataset.cases}
+        self.meanings = Meanings()  # what the values of the masks were taken for
 
     def score(self, cases: Sequence[str], rules: Rules, *, steps: Sequence = (), loss: MeanLoss | None = None) -> Scored:
         """Score cases.
@@ -88,7 +90,7 @@ class OwnGrid:
 
     def _read(self, case: Case):
         """(images, truth on the case's own grid in the common order, orientation) of a case."""
-        images, mask = base.read_files(self.dataset, case)
+        images, mask = base.read_files(self.dataset, case, self.meanings)
         if not self._slices:
             images, mask = [base.cut(image, case.slab) for image in images], base.cut(mask, case.slab)
         truth, orientation = to_slices(mask) if self._slices else to_volume(mask)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxseg.data.prepare.labels import dtype_for
 from jaxseg.data.stream import pipeline
 from jaxseg.evaluate.report import Table, sizes
 from jaxseg.evaluate.scoring import Rules
@@ -99,7 +100,7 @@ class Scorer:
                 labels = labels_from_regions(jax.nn.sigmoid(logits), order, threshold) if order else jnp.argmax(logits, -1)
                 counts = (scores.count(labels, batch["mask"], classes),)
                 matrix = scores.confusion(labels, batch["mask"], classes, batch["weight"])
-            return counts, matrix, total, weight, labels.astype(jnp.uint8), batch["index"], batch["weight"]
+            return counts, matrix, total, weight, labels.astype(dtype_for(classes - 1)), batch["index"], batch["weight"]
 
         everywhere, self._split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
         self._score = jax.jit(score, in_shardings=(everywhere, everywhere, self._split), out_shardings=everywhere)

@@ -170,7 +170,7 @@ def _scored(
         steps = postprocess.read_steps(home)
     outputs = feeds.outputs_of(config, run.recipe.labels, work.dataset.regions)
     loss, model = setup.build_loss(config), setup.build_model(config, outputs.num_classes, abstract=True)
-    prepared, scored, details = None, None, []
+    prepared, scored = None, None
     if feed is not None and (feed.resampled() or config.data.target != "labels"):
         mesh = meshes.make(min(config.mesh.data, jax.device_count()))  # the run may have been trained on more devices
         if config.data.rank == 2:  # volumes are scored one after another
@@ -184,6 +184,7 @@ def _scored(
         first = runs.open_run(Path(config.infer.roi), runs.alone(config.infer))
         both = OwnGrid(runs.cascaded(first, run), work.dataset, work.kept)
         cascaded = reports.table_of(both.score(work.cases, rules, steps=steps), rules, "the cases' own grid")
+    details = own.meanings.lines(work.dataset.labels) if feed is None else []  # else said when its store was built
     if feed is not None:
         found = feed.baseline(feed.rows[config.eval.split])
         details, facts["baselines"] = [f"baseline   {line}" for line in found["lines"]], found["figures"]

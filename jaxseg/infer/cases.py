@@ -11,6 +11,7 @@ import numpy as np
 from jaxseg.data import datasets
 from jaxseg.data.formats import photos, volumes
 from jaxseg.data.formats.discover import SUFFIXES, has_suffix, holds_dicom
+from jaxseg.data.prepare.labels import dtype_for
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.types import ConfigError, DataError
 from jaxseg.utils.files import file_digest, make_folder, write_atomic
@@ -124,7 +125,7 @@ def values_of(record: Mapping[str, Any]) -> np.ndarray:
     The class numbers where masks are thresholded pictures, and in records that do not say.
     """
     values = record["values"]
-    return np.array([0, *values], np.uint8 if max(values, default=0) < 256 else np.uint16)
+    return np.array([0, *values], dtype_for(max(values, default=0)))
 
 
 def open_output(output: Path) -> None:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseg.data.prepare.labels import dtype_for
 from jaxseg.infer.cascade import NEVER
 from jaxseg.metrics.regions import labels_from_regions
 from jaxseg.types import Array
@@ -26,7 +27,7 @@ def labels_of(logits: Array, *, order: Sequence[int] = (), threshold: float = 0.
         return (logits[..., 0] >= cut).astype(np.uint8)
     if logits.shape[-1] == 2:
         return (logits[..., 1] - logits[..., 0] > cut).astype(np.uint8)
-    labels = np.empty(logits.shape[:-1], np.uint8 if logits.shape[-1] <= 256 else np.uint16)
+    labels = np.empty(logits.shape[:-1], dtype_for(logits.shape[-1] - 1))
     for plane, scores in zip(labels, logits):  # one plane's indices at a time: they have 8 bytes
         plane[...] = scores.argmax(-1)
     return labels

@@ -65,16 +65,17 @@ def labels_from_regions(probabilities: Array, classes: Sequence[int], threshold:
       classes: R classes to write, see `class_order`.
       threshold: likely is above it.
     Returns:
-      uint8 [*S]; numpy for numpy, jax for jax.
+      uint8 [*S], or uint16 for classes above 255; numpy for numpy, jax for jax.
     Raises:
       ValueError: another number of classes than of regions.
     """
     if probabilities.shape[-1] != len(classes):
         raise ValueError(f"got {probabilities.shape[-1]} regions for the classes {tuple(classes)}; each region has one class")
     xp = namespace(probabilities)
-    labels = xp.zeros(probabilities.shape[:-1], xp.uint8)
+    dtype = xp.uint8 if max(classes, default=0) < 256 else xp.uint16
+    labels = xp.zeros(probabilities.shape[:-1], dtype)
     for r, k in enumerate(classes):
-        labels = xp.where(probabilities[..., r] > threshold, xp.uint8(k), labels)
+        labels = xp.where(probabilities[..., r] > threshold, dtype(k), labels)
     return labels
 
 

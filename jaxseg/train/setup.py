@@ -35,6 +35,7 @@ from jaxseg.weights import from_torch
 DATASET_OPTIONS = (
     "protocol",
     "structures",
+    "mask_values",
     "naming",
     "allow_empty",
     "modalities",

@@ -10,13 +10,14 @@ from jaxseg.data.formats import volumes
 from jaxseg.data.formats.discover import has_suffix, visible_entries
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.geometry import Photo
+from jaxseg.data.prepare import masks
 from jaxseg.data.records import Volume
 from jaxseg.types import DataError
 from jaxseg.utils import guard
 from jaxseg.utils.files import build_folder, cache_root
 from jaxseg.utils.lookup import lookup
 
-VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
+VERSION = 2  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
 
 SIDE = 2048  # pixels of a JSRT picture, each way
 KINDS = {"default": 80, "quick": 20}  # pictures
@@ -32,6 +33,15 @@ def read_image(path: Path) -> Volume:
     if has_suffix(path, (".img",)):
         return read_jsrt(path)
     return read_gif(path) if has_suffix(path, (".gif",)) else volumes.read_volume(path)
+
+
+def read_mask(path: Path) -> Volume:
+    """A mask of one structure as 0 and 1: .gif of SCR, or whatever `masks.read` reads.
+
+    Raises:
+      DataError: as `masks.read` and `read_gif`.
+    """
+    return masks.read(path, 1, open_file=read_gif if has_suffix(path, (".gif",)) else None)
 
 
 def read_jsrt(path: Path, side: int = SIDE) -> Volume:

@@ -22,14 +22,14 @@ import numpy as np
 
 from jaxseg.data.datasets import lung_files, pairs
 from jaxseg.data.datasets.structures import count_structures
-from jaxseg.data.formats import volumes
 from jaxseg.data.formats.discover import visible_entries
 from jaxseg.data.formats.refusal import refusal
-from jaxseg.data.records import Case, DataSet, Volume
+from jaxseg.data.prepare import masks
+from jaxseg.data.records import Case, DataSet, Meaning, Volume
 from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup
 
-VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
+VERSION = 2  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
 
 SIDES = ("left lung", "right lung")
 LABELS = SIDES
@@ -67,7 +67,7 @@ def load(root: str | Path, *, structures: Sequence[str] = SIDES, naming: str = "
         found,
         cases,
         labels,
-        functools.partial(map_mask, len(structures)),
+        functools.partial(masks.map_mask, len(structures)),
         stratum=stratum,
         synthetic=(found / "SYNTHETIC.txt").is_file(),
         read_image=lung_files.read_image,
@@ -87,12 +87,6 @@ def label_count(structures: Sequence[str] = SIDES) -> int:
     if "lung" in structures and set(structures) & set(SIDES):
         raise ConfigError(f"got structures={tuple(structures)!r}; a pixel has one class: take 'lung' or its two sides")
     return classes
-
-
-def map_mask(classes: int, raw: np.ndarray) -> np.ndarray:
-    """Class numbers, checked."""
-    volumes.check_labels(raw, range(classes + 1), "mask")
-    return raw
 
 
 def stratum(case: Case) -> str:
@@ -121,14 +115,15 @@ def read_mask(name: str, structures: tuple[str, ...], naming: str, case: Case, i
     Raises:
       DataError: DATA_LABEL for lungs that the column rule cannot tell apart or other values; as `volumes.read_volume`.
     """
-    regions = _READERS[name](case, structures)  # by the patient's sides
+    regions, meaning = _READERS[name](case, structures)  # by the patient's sides
     classes = None
     for number, structure in enumerate(structures, 1):
         chosen = _other_side(structure) if naming == "image" else structure
         region = regions[chosen]
         classes = np.zeros(region.shape, np.uint8) if classes is None else classes
         classes[region] = number
-    return Volume(lung_files.enlarge(classes, image.array.shape[:2], case.mask), image.affine, image.header, case.mask)
+    classes = lung_files.enlarge(classes, image.array.shape[:2], case.mask)
+    return Volume(classes, image.affine, image.header, case.mask, meaning)
 
 
 def _other_side(structure: str) -> str:
@@ -137,9 +132,9 @@ def _other_side(structure: str) -> str:
     return f"{_OPPOSITE[side]} {rest}" if side in _OPPOSITE else structure
 
 
-def _by_columns(case: Case, structures: tuple[str, ...]) -> dict[str, np.ndarray]:
-    lungs = pairs.one_class(lung_files.read_image(case.mask).array, case.mask) > 0
-    return _sides(lungs, case, structures)
+def _by_columns(case: Case, structures: tuple[str, ...]) -> tuple[dict[str, np.ndarray], tuple[Meaning, ...]]:
+    mask = lung_files.read_mask(case.mask)
+    return _sides(mask.array > 0, case, structures), mask.meaning
 
 
 def _sides(lungs: np.ndarray, case: Case, structures: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -160,22 +155,22 @@ def _sides(lungs: np.ndarray, case: Case, structures: tuple[str, ...]) -> dict[s
     return {"left lung": image_right, "right lung": image_left}
 
 
-def _by_annotation(case: Case, structures: tuple[str, ...]) -> dict[str, np.ndarray]:
+def _by_annotation(case: Case, structures: tuple[str, ...]) -> tuple[dict[str, np.ndarray], tuple[Meaning, ...]]:
     """The left/right lung project's annotation: 1 is the lung on the image's left."""
-    raw = volumes.read_volume(case.mask, palette_indices=True).array
-    volumes.check_labels(raw, (0, 1, 2), case.mask)
-    raw = raw if raw.ndim == 2 else raw[..., 0]
-    return {"right lung": raw == 1, "left lung": raw == 2, "lung": raw > 0}
+    mask = masks.read(case.mask, len(SIDES))
+    raw = mask.array
+    return {"right lung": raw == 1, "left lung": raw == 2, "lung": raw > 0}, mask.meaning
 
 
-def _by_parts(case: Case, structures: tuple[str, ...]) -> dict[str, np.ndarray]:
+def _by_parts(case: Case, structures: tuple[str, ...]) -> tuple[dict[str, np.ndarray], tuple[Meaning, ...]]:
     """One file a structure: case.mask and case.parts in the order of meta["regions"]."""
     files = dict(zip(case.meta["regions"], (case.mask, *case.parts)))
     wanted = {name for s in structures for name in (SIDES if s == "lung" else (s, _other_side(s)))}
-    regions = {n: pairs.one_class(lung_files.read_image(files[n]).array, files[n]) > 0 for n in files if n in wanted}
+    read = {n: lung_files.read_mask(files[n]) for n in files if n in wanted}
+    regions = {n: mask.array > 0 for n, mask in read.items()}
     if structures == WHOLE or "lung" in structures:
         regions["lung"] = regions["left lung"] | regions["right lung"]
-    return regions
+    return regions, next((mask.meaning for mask in read.values()), ())
 
 
 _READERS: dict[str, Callable] = {

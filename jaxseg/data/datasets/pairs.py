@@ -1,17 +1,10 @@
-"""Images and masks that belong together by name, and masks with one class; shared by the layouts of single pictures."""
+"""Images and masks that belong together by name; shared by the layouts of single pictures."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
-from jaxseg.data.formats import volumes
 from jaxseg.data.formats.discover import SUFFIXES, has_suffix, visible_entries
 from jaxseg.data.formats.refusal import refusal
-
-VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
-
-JPEG = (".jpg", ".jpeg")
 
 
 def by_stem(folder: Path, suffixes: tuple[str, ...] = SUFFIXES, *, ending: str = "") -> dict[str, Path]:
@@ -62,28 +55,6 @@ def pair(images: Mapping[str, Path], masks: Mapping[str, Path], *, without_mask:
             "DATA_MISSING", first or "the folders", "no pair of image and mask", "at least one is needed", "check data.root"
         )
     return [(stem, images[stem], masks[stem]) for stem in both]
-
-
-def above_half(raw: np.ndarray) -> np.ndarray:
-    """[H, W] or [H, W, 3] of 0..255 -> 1 where the (mean of the) value is above 127: masks that went through JPEG."""
-    grey = raw if raw.ndim == 2 else raw.mean(axis=-1)
-    return (grey > 127).astype(np.uint8)
-
-
-def one_class(raw: np.ndarray, path: Path) -> np.ndarray:
-    """A mask of one class -> 0 and 1: exactly 0/1 or 0/255, grey or the same in all channels; JPEG is cut at 127.
-
-    Raises:
-      DataError: DATA_LABEL for other values, with counts.
-    """
-    if has_suffix(path, JPEG):
-        return above_half(raw)
-    if raw.ndim == 3 and raw.shape[2] == 3 and has_suffix(path, SUFFIXES[2:]):
-        if (raw != raw[..., :1]).any():
-            raise refusal("DATA_LABEL", path, "colours", "a mask is grey", "convert it to class numbers")
-        raw = raw[..., 0]
-    volumes.check_labels(raw, (0, 1) if raw.size and raw.max() <= 1 else (0, 255), path)
-    return (raw > 0).astype(np.uint8)
 
 
 def holder(root: Path, folders: tuple[str, ...], layout: str) -> Path:

@@ -18,16 +18,16 @@ from PIL import Image, ImageDraw
 
 from jaxseg.data.datasets import pairs
 from jaxseg.data.datasets.structures import count_structures
-from jaxseg.data.formats import volumes
 from jaxseg.data.formats.photos import SUFFIXES
 from jaxseg.data.formats.refusal import refusal
+from jaxseg.data.prepare import masks
 from jaxseg.data.records import Case, DataSet, Volume
 from jaxseg.types import DataError
 from jaxseg.utils import guard
 from jaxseg.utils.files import build_folder, cache_root
 from jaxseg.utils.lookup import lookup
 
-VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
+VERSION = 2  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
 
 LABELS = ("spine",)
 FOLDERS = {"train": "train", "valid": "val", "val": "val", "test": "test"}  # folder: split
@@ -75,7 +75,7 @@ def load(root: str | Path, *, structures: Sequence[str] = LABELS, allow_empty: b
         root,
         tuple(sorted(cases, key=lambda c: c.id)),
         tuple(structures),
-        functools.partial(map_mask, len(structures)),
+        functools.partial(masks.map_mask, len(structures)),
         synthetic=(root / "SYNTHETIC.txt").is_file(),
         fixed_split=split_of,
         read_mask=functools.partial(read_mask, len(structures), allow_empty),
@@ -85,12 +85,6 @@ def load(root: str | Path, *, structures: Sequence[str] = LABELS, allow_empty: b
 def label_count(structures: Sequence[str] = LABELS) -> int:
     """Number of foreground classes; a ConfigError for what is no list of different names."""
     return count_structures(structures, LABELS)
-
-
-def map_mask(classes: int, raw: np.ndarray) -> np.ndarray:
-    """Class numbers, checked."""
-    volumes.check_labels(raw, range(classes + 1), "mask")
-    return raw
 
 
 def read_mask(classes: int, allow_empty: bool, case: Case, image: Volume) -> Volume:
@@ -142,8 +136,8 @@ def read_polygons(path: Path, classes: int) -> list[tuple[int, list[tuple[float,
 
 
 def draw(objects: Sequence, size: tuple[int, int]) -> np.ndarray:
-    """Filled polygons as uint8 [H, W], class k as k + 1; points are cut to whole pixels (as the project does)."""
-    canvas = Image.new("L", (size[1], size[0]))
+    """Filled polygons as int32 [H, W], class k as k + 1; points are cut to whole pixels (as the project does)."""
+    canvas = Image.new("I", (size[1], size[0]))
     pen = ImageDraw.Draw(canvas)
     for number, points in objects:
         pen.polygon([(int(x * size[1]), int(y * size[0])) for x, y in points], fill=number + 1, outline=number + 1)

@@ -6,6 +6,8 @@ from jaxseg.types import ConfigError
 
 VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
 
+MOST = 65535  # classes beside the background
+
 
 def count_structures(structures: Sequence[str], example: Sequence[str]) -> int:
     """Number of foreground classes.
@@ -14,8 +16,10 @@ def count_structures(structures: Sequence[str], example: Sequence[str]) -> int:
       structures: names of the classes 1, 2, ...
       example: names that would do, for the message.
     Raises:
-      ConfigError: structures that are no list of different names.
+      ConfigError: structures that are no list of different names, or more than 16 bits count.
     """
     if isinstance(structures, str) or not structures or len(set(structures)) < len(structures):
         raise ConfigError(f"got structures={structures!r}; a tuple of different names, at least one, such as {example}")
+    if len(structures) > MOST:
+        raise ConfigError(f"got {len(structures)} structures; masks have 16 bits, so at most {MOST}; leave some out")
     return len(structures)

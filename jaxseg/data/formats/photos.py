@@ -21,6 +21,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _FORMATS = ("PNG", "JPEG", "TIFF")
 MAX_PIXELS = 2**26
 _DENSITY = {"PNG": 8 * inflate.MAX_RATIO, "JPEG": 1024}  # pixels in a byte: of 1 bit, deflated; of blocks of 64 in a bit each
+_LOSSY = ("jpeg", "tiff_jpeg", "webp")  # compressions of TIFF
 _CONVERT = "convert it to 8-bit grey or RGB"
 
 
@@ -31,7 +32,7 @@ def read_photo(path: str | Path, *, max_pixels: int = MAX_PIXELS, palette_indice
 
     Args:
       max_pixels: larger pictures are refused before they are decoded.
-      palette_indices: return the indices of a palette picture (an index mask) instead of refusing it.
+      palette_indices: return the indices of a palette picture, its colours in the header, instead of refusing it.
     Raises:
       DataError: DATA_IMAGE for what cannot be decoded or would lose something silently; DATA_LABEL for a palette.
     """
@@ -53,17 +54,12 @@ def read_photo(path: str | Path, *, max_pixels: int = MAX_PIXELS, palette_indice
                 if getattr(image, "n_frames", 1) > 1:
                     raise bad(f"{image.n_frames} frames", "must be a single picture", "save one frame")
                 if image.mode == "P" and not palette_indices:
-                    raise refusal(
-                        "DATA_LABEL",
-                        path,
-                        "a palette picture",
-                        "colours and class indices cannot be told apart",
-                        "convert it to grey or RGB, or ask for its indices",
-                    )
+                    raise refusal("DATA_LABEL", path, "a palette picture", "an image is grey or RGB", "convert it to grey or RGB")
                 _check_depth(image, path, bad)
                 ImageOps.exif_transpose(image, in_place=True)
+                kind, lossy = image.format, image.format == "JPEG" or image.info.get("compression") in _LOSSY
                 array = _values(image, bad)
-                kind = image.format
+                palette = _palette(image) if image.mode == "P" else ()
     except (DataError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -74,7 +70,14 @@ def read_photo(path: str | Path, *, max_pixels: int = MAX_PIXELS, palette_indice
             "must be a whole PNG, JPEG or TIFF file",
             "copy or export the file again",
         ) from error
-    return Volume(array, np.eye(4), Photo(kind), Path(path))
+    return Volume(array, np.eye(4), Photo(kind, palette, lossy), Path(path))
+
+
+def _palette(image: Image.Image) -> tuple[tuple[int, int, int, int], ...]:
+    """(red, green, blue, alpha) of each index."""
+    rgb, clear = image.getpalette("RGB") or [], image.info.get("transparency", b"")
+    alpha = dict(enumerate(clear)) if isinstance(clear, bytes) else {clear: 0}
+    return tuple((*rgb[3 * i : 3 * i + 3], alpha.get(i, 255)) for i in range(len(rgb) // 3))
 
 
 def _check_depth(image: Image.Image, path, bad) -> None:

@@ -145,6 +145,11 @@ def _axcodes(volume: Volume) -> str:
     return "".join(c or "?" for c in nibabel.aff2axcodes(volume.affine)) if np.isfinite(volume.affine).all() else "?"
 
 
+def _span(numbers: list[int]) -> str:
+    """The list, or "0 to 300" for many in a row."""
+    return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 8 and numbers[-1] - numbers[0] + 1 == len(numbers) else str(numbers)
+
+
 def check_labels(array: np.ndarray, allowed: Collection[int], path: str | Path) -> None:
     """Refuse a mask with other values than the allowed ones; NaN and fractions are such values.
 
@@ -161,6 +166,6 @@ def check_labels(array: np.ndarray, allowed: Collection[int], path: str | Path) 
         "DATA_LABEL",
         path,
         f"{len(values)} unexpected label values in {counts.sum()} of {array.size} voxels: {listed}",
-        f"labels are {sorted(allowed)}",
+        f"labels are {_span(sorted(allowed))}",
         "map them to classes, or check that this is the mask",
     )

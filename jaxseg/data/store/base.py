@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 
 from jaxseg.data.formats import volumes
+from jaxseg.data.prepare import masks
+from jaxseg.data.prepare.mask_values import Meanings
 from jaxseg.data.records import Case, DataSet, Recipe, Volume
 from jaxseg.data.store import bad_cases
 from jaxseg.data.store import rows as records
@@ -200,9 +202,11 @@ def open_manifest(folder: Path, layout: str) -> dict[str, Any]:
         raise damaged(folder, str(error)) from error
 
 
-def read_files(dataset: DataSet, case: Case) -> tuple[list[Volume], Volume]:
+def read_files(dataset: DataSet, case: Case, meanings: Meanings | None = None) -> tuple[list[Volume], Volume]:
     """The case's images and its mask in classes 0..K, all on one grid.
 
+    Args:
+      meanings: counts what the values of the mask were taken for.
     Raises:
       DataError: a file that cannot be used, or DATA_MISSING for a case without image or mask.
     """
@@ -211,11 +215,14 @@ def read_files(dataset: DataSet, case: Case) -> tuple[list[Volume], Volume]:
     read = [(dataset.read_image or volumes.read_volume)(path) for path in case.images]
     mask = volumes.read_volume(case.mask) if dataset.read_mask is None else dataset.read_mask(case, read[0])
     try:
+        mask = masks.rounded(mask)
         mask = dataclasses.replace(mask, array=dataset.map_mask(mask.array))
     except DataError as error:  # the rule knows values, not files
         raise DataError(f"case {case.id}, {case.mask}: {error}", error.code) from error
     for other in (*read[1:], mask):
         volumes.check_pair(read[0], other)
+    if meanings is not None:
+        meanings.add(case.id, mask)
     return read, mask
 
 

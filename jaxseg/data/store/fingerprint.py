@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.data.prepare import canvas, intensity, labels, resample
+from jaxseg.data.prepare import canvas, intensity, labels, masks, resample
 from jaxseg.data.records import DataSet, Recipe
 from jaxseg.data.store import foreground
 from jaxseg.utils import files
@@ -24,6 +24,7 @@ RULES = {
     "intensity": intensity.VERSION,
     "resample": resample.VERSION,
     "labels": labels.VERSION,
+    "masks": masks.VERSION,
     "canvas": canvas.VERSION,
     "foreground": foreground.VERSION,
 }

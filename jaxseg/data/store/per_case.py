@@ -23,6 +23,7 @@ import numpy as np
 from jaxseg.data.geometry import to_volume
 from jaxseg.data.prepare.examples import place_scan, prepare_mask, prepare_scan
 from jaxseg.data.prepare.labels import dtype_for
+from jaxseg.data.prepare.mask_values import Meanings
 from jaxseg.data.records import Case, DataSet, Recipe
 from jaxseg.data.store import bad_cases, base, foreground, rows
 from jaxseg.data.store.arrays import damaged, file_digest, open_array, write_array
@@ -260,7 +261,8 @@ def _build(folder: Path, dataset: DataSet, recipe: Recipe, log: Callable[[str], 
     if not dataset.cases:
         raise DataError(f"{dataset.name}: no case under {dataset.root}; check data.root", "DATA_EMPTY")
     bad: list[bad_cases.Bad] = []
-    good = bad_cases.sift(dataset, lambda case: prepare_case(dataset, case, recipe), bad_share, bad)
+    meanings = Meanings()
+    good = bad_cases.sift(dataset, lambda case: prepare_case(dataset, case, recipe, meanings), bad_share, bad)
     write(
         folder,
         (prepared for _, prepared in good),
@@ -273,13 +275,21 @@ def _build(folder: Path, dataset: DataSet, recipe: Recipe, log: Callable[[str], 
         log=log,
     )
     bad_cases.write(folder, bad_cases.LeftOut(tuple(bad), len(dataset.cases)))
+    for line in meanings.lines(dataset.labels):
+        log(line)
     if fingerprint(dataset, recipe) != before:
         raise base.changed(dataset)
 
 
-def prepare_case(dataset: DataSet, case: Case, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """(image float32 [X, Y, Z, C], mask uint8 [X, Y, Z], row) of one case, errors naming it."""
-    read, truth = base.read_files(dataset, case)
+def prepare_case(
+    dataset: DataSet, case: Case, recipe: Recipe, meanings: Meanings | None = None
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """(image float32 [X, Y, Z, C], mask uint8 or uint16 [X, Y, Z], row) of one case, errors naming it.
+
+    Args:
+      meanings: counts what the mask's values were taken for.
+    """
+    read, truth = base.read_files(dataset, case, meanings)
     read, truth = [base.cut(volume, case.slab) for volume in read], base.cut(truth, case.slab)
     try:
         labels, orientation = to_volume(truth)

@@ -24,6 +24,7 @@ from jaxseg.data.prepare import channels, intensity
 from jaxseg.data.prepare.canvas import crop_box
 from jaxseg.data.prepare.examples import prepare, prepare_mask, whole
 from jaxseg.data.prepare.labels import dtype_for
+from jaxseg.data.prepare.mask_values import Meanings
 from jaxseg.data.records import Case, DataSet, Recipe
 from jaxseg.data.store import bad_cases, base, foreground, rows
 from jaxseg.data.store.arrays import Growing, open_array
@@ -123,15 +124,16 @@ class Slice(NamedTuple):
     kept: bool  # under the data set's protocol
 
 
-def read_case(dataset: DataSet, case: Case, recipe: Recipe | None = None) -> Iterator[Slice]:
+def read_case(dataset: DataSet, case: Case, recipe: Recipe | None = None, meanings: Meanings | None = None) -> Iterator[Slice]:
     """All slices of a case, feet to head, images and masks checked against each other.
 
     Args:
       recipe: whose `intensity` says what happens to whole volumes before they are cut; None: nothing.
+      meanings: counts what the mask's values were taken for.
     Raises:
       DataError: a file that cannot be used, or DATA_MISSING for a case without image or mask.
     """
-    read, mask = base.read_files(dataset, case)
+    read, mask = base.read_files(dataset, case, meanings)
     if recipe is not None and not (recipe.intensity == "brain" and dataset.normalised):
         try:
             read = [whole(volume, recipe) for volume in read]
@@ -288,6 +290,7 @@ class _Tally:
     seen: int = 0
     foreground: int = 0
     cut: int = 0
+    meanings: Meanings = dataclasses.field(default_factory=Meanings)
 
     def add(self, other: "_Tally") -> None:
         self.seen, self.foreground, self.cut = self.seen + other.seen, self.foreground + other.foreground, self.cut + other.cut
@@ -300,9 +303,9 @@ class _Examples(NamedTuple):
     tally: _Tally
 
 
-def _examples_of(dataset: DataSet, recipe: Recipe, case: Case) -> _Examples:
+def _examples_of(dataset: DataSet, recipe: Recipe, meanings: Meanings, case: Case) -> _Examples:
     kept, tally = [], _Tally()
-    for piece in read_case(dataset, case, recipe):
+    for piece in read_case(dataset, case, recipe, meanings):
         tally.seen += 1
         if not piece.kept:
             continue
@@ -325,7 +328,7 @@ def _examples(
     """(case, index in the file, prepared image, prepared labels) of every kept slice, with a line of progress at times."""
     started = said = time.monotonic()
     kept = 0
-    good = bad_cases.sift(dataset, functools.partial(_examples_of, dataset, recipe), share, bad)
+    good = bad_cases.sift(dataset, functools.partial(_examples_of, dataset, recipe, tally.meanings), share, bad)
     for done, (case, found) in enumerate(good):
         tally.add(found.tally)
         kept += len(found.kept)
@@ -375,6 +378,8 @@ def _build(
             cut_by_crop=tally.cut,
         )
     bad_cases.write(folder, bad_cases.LeftOut(tuple(bad), len(dataset.cases)))
+    for line in tally.meanings.lines(dataset.labels):
+        log(line)
     if tally.cut:
         log(
             f"cache: data.crop={tuple(recipe.crop)} cut {tally.cut} of {tally.foreground} foreground pixels away; scores do not "

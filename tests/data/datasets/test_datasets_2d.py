@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxseg.data import datasets, splits
-from jaxseg.data.datasets import kvasir, lung_files, lungs, pairs, scoliosis
+from jaxseg.data.datasets import lung_files, lungs, pairs, scoliosis
 from jaxseg.data.formats import volumes
 from jaxseg.data.records import Recipe
 from jaxseg.data.store import stacked as caches
@@ -103,7 +103,17 @@ def test_jpeg_masks_are_cut_at_127_grey_or_colour(tmp_path):
     assert data.fixed_split is None and [c.id for c in data.cases] == ["cju1", "cju2"]
     for mask in masks_of(data).values():
         np.testing.assert_array_equal(mask, square(9, 11, 13) > 0)
-    np.testing.assert_array_equal(kvasir.map_mask(np.array([[127, 128]], np.uint8)), [[0, 1]])
+    save(tmp_path / "masks" / "cju2.jpg", square(9, 11, 13) // 255)
+    refused("DATA_LABEL", masks_of, data, match=r"cju2.jpg: values 0 \(.*, 1 \(")
+
+
+def test_a_masks_border_is_cut_at_127_whatever_a_resampling_made_of_it(tmp_path):
+    ramp = np.zeros((32, 48), np.uint8)
+    ramp[8:24, 8:24], ramp[8:24, 24], ramp[8:24, 25] = 255, 160, 90
+    save(tmp_path / "images" / "a.jpg", RNG.integers(0, 255, (32, 48, 3)))
+    save(tmp_path / "masks" / "a.jpg", ramp, quality=100)
+    raw = np.asarray(Image.open(tmp_path / "masks" / "a.jpg"))
+    np.testing.assert_array_equal(masks_of(datasets.load("kvasir", tmp_path))["a"], raw > 127)
 
 
 def test_effisegnets_layout_prescribes_the_split_and_pairs_by_name(tmp_path, monkeypatch):

@@ -1,0 +1,210 @@
+"""Values and colours of masks: how they are counted and named, the user's table of them, and what a data set's were taken for."""
+
+import collections
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from jaxseg.data.records import Volume
+from jaxseg.types import ConfigError, DataError
+
+KEY = "data.mask_values"
+BLACK, WHITE = 0x000000, 0xFFFFFF
+SHOWN = 8  # values that a message lists
+CHUNK = 1 << 22  # elements that are counted at once
+_COLOUR = re.compile(r"#[0-9a-f]{6}")
+Table = tuple[tuple[int | str, int], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What is in one mask.
+
+    Attributes:
+      array: [*S], numbers, or colours as 0xRRGGBB.
+      values: those that occur, ascending.
+      counts: of each.
+      palette: (red, green, blue, alpha) of each index where the numbers are indices of a palette; () else.
+      colours: whether the numbers are colours.
+    """
+
+    array: np.ndarray
+    values: tuple
+    counts: tuple[int, ...]
+    palette: tuple[tuple[int, int, int, int], ...] = ()
+    colours: bool = False
+
+    def colour(self, value) -> int:
+        """0xRRGGBB of a value: its own, its palette entry's, or the grey of 8 bits; -1 where it has none."""
+        if self.colours:
+            return int(value)
+        if self.palette:
+            red, green, blue, _ = self.palette[value] if value < len(self.palette) else (0, 0, 0, 0)
+            return red << 16 | green << 8 | blue
+        return int(value) * 0x010101 if value in range(256) else -1
+
+    def name(self, value) -> str:
+        """A value in words."""
+        if self.palette:
+            return f"index {value} ({colour_name(self.colour(value))})"
+        return colour_name(value) if self.colours else f"{value:g}"
+
+    def replaced(self, taken: dict, dtype: np.dtype) -> np.ndarray:
+        """[*S] with `taken[value]` in the place of every value."""
+        if all(value == k for value, k in taken.items()):
+            return self.array.astype(dtype)
+        result = np.empty_like(self.array, dtype)
+        values, classes = np.array(self.values), np.array([taken[v] for v in self.values], dtype)
+        for there, here in zip(_chunks(self.array), _chunks(result)):
+            here[...] = classes[np.searchsorted(values, there)]
+        return result
+
+
+def counted(array: np.ndarray, palette=(), *, colours: bool = False) -> Found:
+    """The values of an array [*S] (colours: [*S, 3]) and how often each occurs."""
+    if colours:
+        red, green, blue = (array[..., c].astype(np.uint32) for c in range(3))
+        array = red << 16 | green << 8 | blue
+    low, high = (array.min(), array.max()) if array.size else (0, 0)
+    if array.dtype.kind in "iu" and (span := int(high) - int(low)) < CHUNK:
+        counts = sum(np.bincount(chunk.astype(np.int64) - int(low), minlength=span + 1) for chunk in _chunks(array))
+        values = np.flatnonzero(counts)
+        counts, values = counts[values], values + int(low)
+    else:
+        values, counts = np.unique(array, return_counts=True)
+    return Found(array, tuple(values.tolist()), tuple(counts.tolist()), tuple(palette), colours)
+
+
+def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The elements of an array in the order of memory, as flat views of bounded size where it is contiguous."""
+    flat = array.ravel(order="K")
+    for start in range(0, max(1, flat.size), CHUNK):
+        yield flat[start : start + CHUNK]
+
+
+def colour_name(colour: int) -> str:
+    """ "black", "white" or "#rrggbb"."""
+    return {BLACK: "black", WHITE: "white"}.get(colour, f"#{colour:06x}")
+
+
+def listed(found: Found, chosen: Sequence | None = None) -> str:
+    """Values with their shares, most frequent first: "0 (93.5 %), 255 (6.5 %)"."""
+    chosen = found.values if chosen is None else chosen
+    counts = dict(zip(found.values, found.counts))
+    order = sorted(chosen, key=lambda v: (-counts[v], v))
+    total = max(1, sum(found.counts))
+    return ", ".join(f"{found.name(v)} ({share(counts[v], total)})" for v in order[:SHOWN]) + (
+        f" and {len(order) - SHOWN} more" if len(order) > SHOWN else ""
+    )
+
+
+def share(count: int, total: int) -> str:
+    """A share in per cent, three digits, never 0 % or 100 % for what is neither."""
+    percent = 100 * count / max(1, total)
+    return f"{percent:.3g} %" if count in (0, total) or 0.01 <= percent < 99.95 else "< 0.01 %" if percent < 1 else "> 99.9 %"
+
+
+def example(found: Found, classes: int) -> str:
+    """A table that names every value found, as it is typed: what a user corrects."""
+    shows = {c for c in map(found.colour, found.values)}
+    colours = found.colours or bool(found.palette) and len(shows) == len(found.values)
+    key = (lambda v: f"'#{found.colour(v):06x}'") if colours else lambda v: f"{v:g}"
+    dark = next((v for v in found.values if found.colour(v) == BLACK), found.values[0])
+    others = [v for v in found.values if v != dark]
+    if not others:
+        others = [1 if dark != 1 else 0]
+        key = lambda v: f"{v:g}"
+    numbers = [v for v in others if v in range(1, classes + 1)] if not colours else []
+    if numbers and len(others) > classes:  # class numbers and something else
+        taken = {v: v if v in numbers else 0 for v in others}
+    else:
+        taken = {v: min(i, classes) for i, v in enumerate(others, 1)}
+    pairs = [f"({key(dark)}, 0)", *(f"({key(v)}, {taken[v]})" for v in others)]
+    return f'--config.{KEY}="({", ".join(pairs)})"'
+
+
+def table_of(mask_values: Sequence, classes: int) -> Table:
+    """A user's table, checked, colours in lower case; () for none.
+
+    Args:
+      mask_values: ((value or "#rrggbb", class), ...). Values of palette pictures are their indices.
+      classes: K.
+    Raises:
+      ConfigError: anything else, values beside colours, a value twice, or a class outside 0..K.
+    """
+    bad = lambda rule: ConfigError(f"config.{KEY}={mask_values!r}: {rule}; for instance ((0, 0), (255, 1))")
+    pairs = [tuple(pair) if isinstance(pair, (tuple, list)) else () for pair in mask_values]
+    if any(len(pair) != 2 or type(pair[0]) not in (int, str) or type(pair[1]) is not int for pair in pairs):
+        raise bad("must be ((value or '#rrggbb', class), ...)")
+    table = tuple((key.lower() if isinstance(key, str) else key, k) for key, k in pairs)
+    for key in (key for key, _ in table if isinstance(key, str)):
+        if not _COLOUR.fullmatch(key):
+            raise bad(f"{key!r} is no colour, which is written '#rrggbb'")
+    keys, taken = [key for key, _ in table], {k for _, k in table}
+    if len({type(key) for key in keys}) > 1:
+        raise bad("must be all values or all colours")
+    if len(set(keys)) < len(keys):
+        raise bad("names a value twice")
+    if not taken <= set(range(classes + 1)):
+        raise bad(f"classes are 0 (background) to {classes}; name more of them in data.structures")
+    return table
+
+
+def values_of(table: Table, classes: int) -> tuple[int, ...]:
+    """The value of each class 1..K (`DataSet.values`), where a table gives every class one and background 0; () otherwise."""
+    found = collections.defaultdict(list)
+    for key, k in table:
+        found[k].append(key)
+    if 0 not in found[0] or any(len(found[k]) != 1 for k in range(1, classes + 1)):
+        return ()
+    values = tuple(found[k][0] for k in range(1, classes + 1))
+    return values if all(isinstance(v, int) and 0 < v < 65536 for v in values) else ()
+
+
+class Meanings:
+    """What the values of a data set's masks were taken for, case by case, and whether the files agree."""
+
+    def __init__(self):
+        self._files = collections.Counter()  # kind -> files
+        self._voxels = collections.defaultdict(collections.Counter)  # kind -> (label, found) -> voxels
+        self._colours: dict[int, tuple[str, str]] = {}  # palette index -> (its colour in words, the case that had it first)
+
+    def add(self, case: str, mask: Volume) -> None:
+        """Count one mask.
+
+        Raises:
+          DataError: DATA_LABEL for a palette index that has another colour than in a case before.
+        """
+        for meaning in mask.meaning:
+            if meaning.kind == "palette" and meaning.label:
+                colour, first = self._colours.setdefault(meaning.label, (meaning.found, case))
+                if colour != meaning.found:
+                    raise DataError(
+                        f"case {case}, {mask.path}: {meaning.found}, but {colour} in case {first}; an index has one colour in "
+                        f"all files; name the colours, or the indices if they are classes all the same, in config.{KEY}: "
+                        "((0, 0), (1, 1), ...)",
+                        "DATA_LABEL",
+                    )
+        self._files.update({meaning.kind for meaning in mask.meaning})
+        for kind, found, label, count in mask.meaning:
+            self._voxels[kind][label, found] += count
+
+    def lines(self, labels: Sequence[str]) -> list[str]:
+        """One line for each kind of mask.
+
+        Args:
+          labels: names of the classes 1, 2, ...
+        """
+        names, lines = ("background", *labels), []
+        for kind, files in sorted(self._files.items()):
+            voxels = self._voxels[kind]
+            total, inside = sum(voxels.values()), sum(n for (label, _), n in voxels.items() if label)
+            entries = sorted(voxels.items())
+            text = ", ".join(f"{found} ({share(n, total)}) -> {names[label]}" for (label, found), n in entries[: 2 * SHOWN])
+            more = f", {len(entries) - 2 * SHOWN} more" if len(entries) > 2 * SHOWN else ""
+            doubt = 2 * inside > total and kind not in (KEY, "rounded")
+            doubt = f"; more than half is foreground: if that is wrong, say so in config.{KEY}" if doubt else ""
+            lines.append(f"masks: {kind} in {files} file{'s' if files > 1 else ''}: {text}{more}{doubt}")
+        return lines

@@ -1,0 +1,225 @@
+"""What a mask file means in classes: the one place where values and colours become class numbers, for every layout.
+
+    read_mask=functools.partial(masks.read_mask, classes, table)      # of a DataSet whose masks are one file a case
+    map_mask=functools.partial(masks.map_mask, classes)               # beside it
+    masks.read(path, 1).array > 0                                     # one structure that has a file of its own
+
+    numbers       class numbers 0..K; for one class also 0 and 255, in 16 bits 0 and 65535
+    palette       one class: black is background and white foreground, whatever their indices. Else the index is the class, where
+                  index 0 is black and no two of the indices in use look alike
+    JPEG          one class: within NEAR of 0 or of 255, cut at 127; other values only where the two meet (within REACH pixels)
+    fractions     whole numbers that a scale factor moved are rounded (`rounded`)
+
+Everything else, a value such as 255 for "ignore" among it, is refused with what was found and the table to give: the option
+`mask_values` of a data set, ((value or palette index or "#rrggbb", class), ...). `store.base.read_files` rounds the masks of
+every layout and counts what was taken for what; `mask_values.Meanings` has the lines that are printed once for a data set.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from jaxseg.data.formats import volumes
+from jaxseg.data.formats.refusal import refusal
+from jaxseg.data.prepare.labels import dtype_for
+from jaxseg.data.prepare.mask_values import BLACK, KEY, SHOWN, WHITE, Found, Table, counted, example, listed
+from jaxseg.data.records import Case, Meaning, Volume
+
+VERSION = 1  # raise it when a mask would be read otherwise
+
+NEAR = 64  # values of a JPEG this close to 0 or 255 are black or white
+REACH = 2  # pixels over which JPEG, or a resampling before it, blurs a border
+STRAY = 5e-4  # share of a JPEG's pixels that may be neither black, white nor at a border, no 3 x 3 of them together
+SLACK, SHARE, MOST = 0.02, 0.01, 0.25  # a label may be 0.02 or 1 % of itself from a whole number, but 0.25 at most
+
+
+def read_mask(classes: int, table: Table | None, case: Case, image: Volume) -> Volume:
+    """`read` of a case's mask, in the form of `DataSet.read_mask`."""
+    return read(case.mask, classes, table)
+
+
+def map_mask(classes: int, raw: np.ndarray) -> np.ndarray:
+    """Class numbers 0..classes, checked, in the smallest dtype that holds them.
+
+    Raises:
+      DataError: DATA_LABEL for values outside 0..classes.
+    """
+    volumes.check_labels(raw, range(classes + 1), "mask")
+    return raw.astype(dtype_for(classes))
+
+
+def read(
+    path: Path,
+    classes: int,
+    table: Table | None = None,
+    *,
+    open_file: Callable[[Path], Volume] | None = None,
+    stray: float = STRAY,
+) -> Volume:
+    """A mask file as class numbers 0..classes, in the smallest dtype that holds them.
+
+    Args:
+      path: any file that `volumes.read_volume` reads.
+      table: from `mask_values.table_of`; () where the user gave none, None for layouts that take none.
+      open_file: reads files of other formats.
+      stray: for JPEG, in the place of STRAY.
+    Returns:
+      the mask; its `meaning` says what was taken for what, where that had to be concluded.
+    Raises:
+      DataError: as `volumes.read_volume`; DATA_LABEL for values or colours whose meaning is not certain, with counts.
+    """
+    volume = rounded(volumes.read_volume(path, palette_indices=True) if open_file is None else open_file(path))
+    array, palette = volume.array, getattr(volume.header, "palette", ())
+    kind = "palette" if palette else "values"
+    if getattr(volume.header, "lossy", False):
+        array, kind = black_and_white(array, path, classes, stray), "JPEG"
+    colours = array.ndim == 3 and volumes.is_photo(volume)
+    if colours and (array == array[..., :1]).all():
+        array, colours = array[..., 0], False
+    found = counted(array, palette, colours=colours)
+    if table:
+        kind, taken = KEY, _by_table(found, classes, table, path)
+    elif colours:
+        raise _refused(found, classes, table, path, f"{len(found.values)} colours", "a mask is grey or a palette picture")
+    elif palette:
+        taken = _by_palette(found, classes, table, path)
+    else:
+        taken = _by_number(found, classes, table, path)
+    meaning = volume.meaning
+    if kind != "values" or any(value != k for value, k in taken.items()):
+        meaning += tuple(Meaning(kind, found.name(v), taken[v], n) for v, n in zip(found.values, found.counts))
+    return Volume(found.replaced(taken, dtype_for(classes)), volume.affine, volume.header, volume.path, meaning)
+
+
+def rounded(mask: Volume) -> Volume:
+    """A mask of fractions as integers, where all lie within 0.02 or 1 % of whole numbers (at most 0.25). Any other as it is.
+
+    Files saved with a scale factor of 0.99608 hold 0.996, 1.992 and 5.976 for 1, 2 and 6.
+
+    `meaning` says so, unless all numbers were whole.
+    """
+    array = mask.array
+    if array.dtype.kind != "f" or not array.size or not np.isfinite(array).all():
+        return mask
+    whole = np.rint(array)
+    distance = np.abs(array - whole)
+    if (distance > np.clip(SHARE * np.abs(whole), SLACK, MOST)).any() or np.abs(whole).max() > 2**31 - 1:
+        return mask
+    integers = whole.astype(np.int32)
+    if not distance.any():
+        return Volume(integers, mask.affine, mask.header, mask.path, mask.meaning)
+    found = counted(integers)
+    spans = (_span(array[integers == value]) for value in found.values)
+    meaning = tuple(Meaning("rounded", span, value, n) for span, value, n in zip(spans, found.values, found.counts))
+    return Volume(integers, mask.affine, mask.header, mask.path, meaning)
+
+
+def _span(values: np.ndarray) -> str:
+    low, high = values.min(), values.max()
+    return f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}"
+
+
+def check_jpeg(path: Path, classes: int) -> None:
+    """Refuse a JPEG mask of several classes.
+
+    Raises:
+      DataError: DATA_LABEL.
+    """
+    if classes > 1:
+        raise refusal(
+            "DATA_LABEL",
+            path,
+            f"a JPEG mask of {classes} classes",
+            "JPEG does not keep class numbers",
+            "export the masks as .png",
+        )
+
+
+def black_and_white(raw: np.ndarray, path: Path, classes: int = 1, stray: float = STRAY) -> np.ndarray:
+    """A JPEG mask [H, W] or [H, W, 3] of one class as 0 and 255: 255 where the (mean of the) value is above 127.
+
+    Raises:
+      DataError: DATA_LABEL where pixels are neither near 0 nor near 255, nor where the two meet; where one class of value is
+        missing and the picture is not of one value; and for several classes.
+    """
+    check_jpeg(path, classes)
+    planes = raw[..., None] if raw.ndim == 2 else raw
+    dark, bright = planes.max(-1) <= NEAR, planes.min(-1) >= 255 - NEAR
+    other = ~(dark | bright)
+    around = lambda there: ndimage.maximum_filter(there, 2 * REACH + 1)
+    if other.any():
+        other &= ~(around(dark) & around(bright))
+    solid = other.any() and ndimage.binary_erosion(other, np.ones((3, 3), bool)).any()
+    lonely = dark.any() != bright.any() and raw.max() != raw.min()  # the 0 and 1 of class numbers, or 254 and 255
+    if solid or lonely or np.count_nonzero(other) > stray * other.size:
+        flat = (planes == planes[..., :1]).all()
+        coarse = (np.round(planes / 127.5) * 127.5).astype(np.uint8)
+        found = counted(planes[..., 0]) if flat else counted(coarse, colours=True)
+        raise refusal(
+            "DATA_LABEL",
+            path,
+            f"{'values' if flat else 'colours, about'} {listed(found)}",
+            f"JPEG changes values, so a mask in it has one class, black and white (within {NEAR} of 0 and of 255)",
+            "export the masks as .png (a JPEG of 0 and 1 must be made again from 0 and 255)",
+        )
+    return np.where(planes.mean(-1) > 127, np.uint8(255), np.uint8(0))
+
+
+def _by_number(found: Found, classes: int, table: Table | None, path: Path) -> dict:
+    """Class numbers, or for one class 0 and the largest value of the dtype."""
+    largest = 65535 if found.array.dtype == np.uint16 else 255
+    if classes == 1 and set(found.values) <= {0, largest} and largest in found.values:
+        return {0: 0, largest: 1}
+    if classes == 1 and set(found.values) <= {0, 255} and 255 in found.values:
+        return {0: 0, 255: 1}
+    if set(found.values) <= set(range(classes + 1)):
+        return {value: int(value) for value in found.values}
+    unexpected = [v for v in found.values if v not in range(classes + 1)]
+    what = f"{len(unexpected)} unexpected label values: {listed(found, unexpected)}"
+    rule = "labels are 0 and 1, or 0 and 255" if classes == 1 else f"labels are 0 to {classes}"
+    if set(unexpected) <= {-1, 255, 65535}:
+        rule += "; pixels to ignore can only count as background"
+    elif found.array.dtype.kind in "iu" and 0 <= found.values[0] and found.values[-1] < 2 * len(found.values):
+        rule += f"; for {found.values[-1]} classes name all of them in data.structures"
+    raise _refused(found, classes, table, path, what, rule, counts=False)
+
+
+def _by_palette(found: Found, classes: int, table: Table | None, path: Path) -> dict:
+    """One class: black and white. Else the index, where index 0 is black and the indices in use look different."""
+    shows = [found.colour(value) for value in found.values]
+    different = len(set(shows)) == len(shows)
+    clear = [v for v in found.values if v >= len(found.palette) or found.palette[v][3] < 255]
+    if classes == 1 and different and not clear and set(shows) <= {BLACK, WHITE}:
+        return {value: int(shown == WHITE) for value, shown in zip(found.values, shows)}
+    if found.colour(0) == BLACK and different and set(clear) <= {0} and found.values[-1] <= classes:
+        if BLACK not in [shown for value, shown in zip(found.values, shows) if value]:
+            return {value: int(value) for value in found.values}
+    rule = "a palette is black (background) and white, or " if classes == 1 else "a palette "
+    rule += f"has black as index 0 and an opaque colour of its own for each of the classes 1 to {classes}"
+    raise _refused(found, classes, table, path, "a palette", rule)
+
+
+def _by_table(found: Found, classes: int, table: Table, path: Path) -> dict:
+    """By the user's table, of values or of colours."""
+    known = dict(table)
+    of_colours = isinstance(table[0][0], str)
+    key = (lambda v: f"#{found.colour(v):06x}") if of_colours else lambda v: v
+    if found.colours and not of_colours:
+        raise _refused(found, classes, table, path, f"{len(found.values)} colours", f"{KEY} names values")
+    absent = [value for value in found.values if key(value) not in known]
+    if absent:
+        what = f"{len(absent)} values outside the table: {listed(found, absent)}"
+        raise _refused(found, classes, table, path, what, f"{KEY} names every value of the masks", counts=False)
+    return {value: known[key(value)] for value in found.values}
+
+
+def _refused(found: Found, classes: int, table: Table | None, path: Path, what: str, rule: str, *, counts: bool = True):
+    """The error for values whose meaning is not certain: what was found, and the table to give."""
+    remedy = "map them to classes, or check that this is the mask"
+    if table is not None and len(found.values) <= 2 * SHOWN:
+        remedy = f"say what each means, for instance {example(found, classes)}, or check that this is the mask"
+    elif table is not None:
+        remedy = f"say what each means in config.{KEY}, or check that this is the mask"
+    return refusal("DATA_LABEL", path, f"{what}: {listed(found)}" if counts else what, rule, remedy)
