@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxseg.config import flatten
 from jaxseg.data import datasets
+from jaxseg.data.prepare import mask_values
 from jaxseg.evaluate import scoring, tables
 from jaxseg.losses import compose as losses
 from jaxseg.models import functional
@@ -25,7 +26,9 @@ def labels_of(config) -> tuple[str, ...]:
     """A name for each class that a config learns, without the data set's files."""
     d = config.data
     one = d.target != "labels" or d.whole
-    count = 1 if one else datasets.label_count(d.dataset, structures=d.structures, release=d.release)
+    known = 1 if one and not d.mask_values else datasets.label_count(d.dataset, structures=d.structures, release=d.release)
+    mask_values.table_of(d.mask_values or (), known)
+    count = 1 if one else known
     return tuple(f"class {i + 1}" for i in range(count))
 
 

@@ -29,5 +29,6 @@ _OF: dict[Any, str] = {
     float | None: "data.sample",
     bool | None: "data.allow_empty",
     tuple[str, ...] | None: "data.modalities data.structures",
+    tuple[tuple[int | str, int], ...] | None: "data.mask_values",
 }
 KINDS: dict[str, Any] = {key: kind for kind, keys in _OF.items() for key in keys.split()}
