@@ -194,7 +194,3 @@ def check(call: Call) -> None:
 
 def _count(params: dict) -> int:
     return sum(p.size for p in params.values())
-
-
-MODES = {"train": train, "evaluate": evaluate, "predict": predict, "summary": summary, "check": check, "search": search}
-OF_A_RUN = ("evaluate", "predict")  # the run's own configuration is taken

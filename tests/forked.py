@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 _SERVER = """
 import json, os, signal, sys
 import jaxseg.main
+import jaxseg.modes  # noqa: F401 -- what a run imports once its config is sound
 for line in sys.stdin:
     order = json.loads(line)
     child = os.fork()

@@ -11,7 +11,7 @@ from ml_collections import config_flags
 from configs._base import base
 from configs._brats2d import ROWS
 from configs._lungs import STAGES
-from jaxseg import main
+from jaxseg.cli.flags import OrNone, Words
 from jaxseg.config import EXTRA, EXTRA_BY_A_RUN, IDLE_IN_FILES, NEEDS, NEUTRAL, as_dict, difference, flatten, resolve
 from jaxseg.data.prepare import channels
 from jaxseg.infer.channel_run import TARGET_OF
@@ -115,7 +115,7 @@ def test_an_optional_key_can_be_unset_on_the_command_line():
     config.update_from_flattened_dict({"data.protocol": "None", "data.structures": None})
     assert (resolve(config).data.protocol, resolve(config).data.structures) == (None, None)
     for inner in (flags.IntegerParser(), flags.FloatParser(), flags.BooleanParser()):
-        parser = main.OrNone(inner)
+        parser = OrNone(inner)
         assert parser.parse("None") is None and parser.parse("1") == 1 and parser.flag_type() == inner.flag_type()
         with pytest.raises(ValueError):
             parser.parse("none of it")
@@ -183,7 +183,7 @@ def test_every_rule_of_keys_that_decide_nothing_has_its_case():
 @pytest.mark.parametrize("typed, words", [("(1, 2", "no tuple"), ("'a,b", "no tuple")])
 def test_half_a_tuple_is_refused(typed, words):
     with pytest.raises(ValueError, match=words):
-        main.Words().parse(typed)
+        Words().parse(typed)
 
 
 def test_a_key_that_is_not_optional_cannot_be_unset():

@@ -61,7 +61,10 @@ ARROWS = {
         "ops",
         "checkpoint",
     },
-    "main": {"config", "modes", "recorded", "train"},
+    "cli": {"config", "recorded", "models"},
+    "main": {"cli", "config", "modes", "train"},
+    "dispatch": {"cli", "main"},
+    "__main__": {"dispatch"},
     "convert": {"weights"},
     "bench": {
         "ops",

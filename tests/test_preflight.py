@@ -66,7 +66,7 @@ def test_a_config_that_cannot_work_is_refused_before_any_data_is_asked_for(tmp_p
     if mode == "evaluate" and changes.keys() & {"loss__aux_weights", "loss__learnable"}:
         pytest.skip("training alone reads them")
     with pytest.raises(ConfigError, match=words) as refusal:
-        modes.MODES[mode](modes.Call(tree(name, **changes), tmp_path / "run"))
+        getattr(modes, mode)(modes.Call(tree(name, **changes), tmp_path / "run"))
     assert len(str(refusal.value).splitlines()) == 1 and not (tmp_path / "run").exists()
 
 

@@ -11,10 +11,21 @@ A run folder:
 | .lock | held by the process that trains here (`claim`) |
 """
 
-from jaxseg.checkpoint.claims import Claim, claim
-from jaxseg.checkpoint.manager import Checkpoints
-from jaxseg.checkpoint.record import CHECKPOINTS, find_record, read_record, run_folder, write_record
-from jaxseg.checkpoint.weights import keep_copy, load_weights, step_folder
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxseg.checkpoint.claims import Claim, claim
+    from jaxseg.checkpoint.manager import Checkpoints
+    from jaxseg.checkpoint.record import CHECKPOINTS, find_record, read_record, run_folder, write_record
+    from jaxseg.checkpoint.weights import keep_copy, load_weights, step_folder
+
+_PLACES = {  # looked up on first use: reading a record does not import Orbax
+    "claims": ("Claim", "claim"),
+    "manager": ("Checkpoints",),
+    "record": ("CHECKPOINTS", "find_record", "read_record", "run_folder", "write_record"),
+    "weights": ("keep_copy", "load_weights", "step_folder"),
+}
 
 __all__ = [
     "CHECKPOINTS",
@@ -29,3 +40,10 @@ __all__ = [
     "step_folder",
     "write_record",
 ]
+
+
+def __getattr__(name: str):
+    for module, names in _PLACES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"jaxseg.checkpoint.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Collection
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from jaxseg.config.keys import AT_MOST, BY_PATH, CHOICES, LARGEST, NOT_NEGATIVE, NUMBERS, OPTIONS, PAIRS, POSITIVE
+from jaxseg.config.names import DATASETS, LOSSES, NETWORKS, TRANSFORMS
 from jaxseg.config.rules import check_data, check_extra, check_needs, has_length, is_number, rule
 from jaxseg.config.tree import flatten
 from jaxseg.types import ConfigError
@@ -59,6 +61,7 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
         if key in BY_PATH and ":" in flat[key]:
             continue
         lookup(f"value of config.{key}", flat[key], dict.fromkeys(known))
+    _check_names(flat)
     for key in POSITIVE:
         rule(flat, key, flat[key] >= 1, "must be at least 1")
     for key in NUMBERS:
@@ -110,3 +113,19 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
             "set config.train.best to val_loss, val_dice or val_recall"
         )
     return config.lock()
+
+
+def _check_names(flat: dict[str, Any]) -> None:
+    """Refuse names that no registry has; their options are looked at once the registries are imported."""
+    known = [name for family in NETWORKS.values() for name in family]
+    if not set(":+") & set(flat["model.name"]):
+        lookup("model", flat["model.name"], dict.fromkeys(known))
+    lookup("data set", flat["data.dataset"], dict.fromkeys(DATASETS))
+    for key, what, table in (
+        ("loss.terms", "loss term", LOSSES),
+        ("loss.aux_terms", "loss term", LOSSES),
+        ("train.augment", "transform", TRANSFORMS),
+    ):
+        for entry in flat[key]:
+            if isinstance(entry, tuple) and entry and isinstance(entry[0], str):
+                lookup(what, entry[0], dict.fromkeys(table))

@@ -74,6 +74,11 @@ class Summary(NamedTuple):
         return "\n".join(lines)
 
 
+def parameters(model: Segmenter) -> int:
+    """Trainable numbers of a network; its values are not used."""
+    return sum(math.prod(p.shape) for p in functional.split(model)[1].values())
+
+
 def summarize(model: str | Segmenter, image_shape: Sequence[int], **options) -> Summary:
     """Count a network for images of one shape.
 

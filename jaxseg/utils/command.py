@@ -1,5 +1,6 @@
 """The two ends of every command: signals, streams and file permissions before it, one line and an exit code after it."""
 
+import argparse
 import contextlib
 import errno
 import os
@@ -16,6 +17,13 @@ from jaxseg.types import ConfigError, JaxsegError, StorageError
 INTERRUPTED = 130  # exit code of Ctrl-C
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _pressed = 0  # how often Ctrl-C was pressed
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes end as everywhere in jaxseg: one line, code 64."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"command line: {message}; {self.prog} --help lists what it takes")
 
 
 def begin(*, stop_code: int | None = None) -> None:

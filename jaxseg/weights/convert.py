@@ -15,30 +15,22 @@ import argparse
 import ast
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
 from jaxseg import checkpoint
 from jaxseg.models import Segmenter, create_model, functional
 from jaxseg.types import CheckpointError, ConfigError, DataError
-from jaxseg.utils import code, guard
+from jaxseg.utils import code, command, guard
 from jaxseg.utils.files import make_folder
 from jaxseg.weights import from_torch, torch_files, torch_write
 
 FILES = (".safetensors", ".pth", ".pt")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Mistakes end as they do in jaxseg.main: one line, code 64."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"command line: {message}")
-
-
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = _Parser(prog="python -m jaxseg.convert", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = command.Parser(prog="python -m jaxseg.convert", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--input", type=Path, required=True, help="what is read: see above")
     parser.add_argument("--output", type=Path, required=True, help="what is written: see above")
     parser.add_argument("--model", help="a registry name; not needed where the input is a run folder")

@@ -1,0 +1,20 @@
+"""`jaxseg COMMAND ...`, which `python -m jaxseg COMMAND ...` is too: the modes of jaxseg.main by name, and a few tools."""
+
+from jaxseg.utils.command import begin
+from jaxseg.utils.memory import start_with_huge_pages
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    begin(stop_code=42)
+    start_with_huge_pages()  # before jax is imported
+
+    import sys
+
+    from jaxseg import dispatch
+
+    dispatch.run(sys.argv)
+
+
+if __name__ == "__main__":
+    run()

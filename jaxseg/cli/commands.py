@@ -1,0 +1,35 @@
+"""The commands of `jaxseg`, by name: the modes of `python -m jaxseg.main`, and tools that need no config."""
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """A line of the help, and what a word without dashes after the command stands for: a flag's name, or "" for nothing."""
+
+    what: str
+    word: str
+    example: str
+
+
+MODES = {
+    "train": Command("train a network, or go on, then score its best checkpoint", "config", "jaxseg train ich_segnext"),
+    "evaluate": Command(
+        "score a run's checkpoint again, or on another labelled set", "workdir", "jaxseg evaluate runs/ich_segnext"
+    ),
+    "predict": Command(
+        "segment files with a trained run", "workdir", "jaxseg predict runs/ich_segnext --input=scan.nii.gz --output=out"
+    ),
+    "summary": Command("parameters and multiply-accumulates of a config's network", "config", "jaxseg summary ich_segnext:b"),
+    "check": Command(
+        "read every case of a data set and list what is wrong", "config", "jaxseg check folder --config.data.root=DIR"
+    ),
+    "search": Command(
+        "Bayesian optimisation of the loss's class weights", "config", "jaxseg search brats2d:attention_unet2d,wcce"
+    ),
+}
+OF_A_RUN = ("evaluate", "predict")  # modes that take the run's own configuration
+TOOLS = {
+    "init": Command("copy a config file here, to edit it", "", "jaxseg init folder"),
+    "zoo": Command("the networks by name, with their parameters", "", "jaxseg zoo segformer"),
+    "doctor": Command("what this machine has: versions, devices, memory, disk, caches", "", "jaxseg doctor"),
+}

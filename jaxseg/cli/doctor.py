@@ -1,0 +1,127 @@
+"""What this machine has, and what would stop a run on it: versions, devices, one convolution, memory, disk, caches."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import time
+from pathlib import Path
+
+import jaxseg
+from jaxseg.cli import recipes
+from jaxseg.types import ConfigError
+from jaxseg.utils.files import cache_root
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy", "nibabel", "pillow", "tensorboardX")
+EXTRAS = ("pydicom", "optuna", "onednn-cpu-gomp", "torch", "tensorboard")
+SMALL_SHARED = 1 << 30  # bytes of /dev/shm below which Grain's workers may run out of it
+
+
+def examine(*, require_accelerator: bool = False, clear: bool = False) -> int:
+    """Print what there is, a line each; lines that need action begin with "warning".
+
+    Args:
+      require_accelerator: a machine on which jax computes on the CPU counts as not usable.
+      clear: delete what `cache_root()` holds before: compiled programs and phantoms, which are made anew when needed.
+    Returns:
+      0, or 1 where nothing can be trained here.
+    """
+    if clear:
+        _clear()
+    print(f"jaxseg {jaxseg.__version__} in {Path(jaxseg.__file__).parent}; configs in {recipes.folder()}")
+    print(f"Python {platform.python_version()} on {platform.platform()}")
+    print("packages: " + ", ".join(f"{name} {version}" for name in PACKAGES if (version := _version(name))))
+    print("optional: " + ", ".join(f"{name} {_version(name) or 'not installed'}" for name in EXTRAS))
+    usable = _devices(require_accelerator)
+    _memory()
+    _disks()
+    return 0 if usable else 1
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _devices(required: bool) -> bool:
+    """Devices, and one convolution on the first of them beside numpy's."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:
+        print(f"warning: jax finds no device: {' '.join(str(error).split())[:300]}")
+        return False
+    kinds = {f"{d.platform} ({d.device_kind})": sum(e.device_kind == d.device_kind for e in devices) for d in devices}
+    print("devices: " + ", ".join(f"{count} x {kind}" for kind, count in kinds.items()))
+    accelerated = devices[0].platform != "cpu"
+    if not accelerated and (shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists()):
+        print("warning: there is an NVIDIA driver, and jax computes on the CPU; install its CUDA build: pip install '.[gpu]'")
+    if not accelerated and required:
+        print("warning: no accelerator, and one was required")
+    image = np.random.default_rng(0).normal(size=(1, 32, 32, 8)).astype(np.float32)
+    kernel = np.random.default_rng(1).normal(size=(3, 3, 8, 8)).astype(np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(image, (3, 3), axis=(1, 2))
+    expected = np.einsum("bhwcij,ijco->bhwo", windows, kernel, optimize=True)
+    convolve = jax.jit(
+        lambda x, w: jax.lax.conv_general_dilated(
+            x, w, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest"
+        )
+    )
+    begin = time.perf_counter()
+    try:
+        found = np.asarray(convolve(jnp.asarray(image), jnp.asarray(kernel)))
+    except RuntimeError as error:
+        print(f"warning: a convolution fails: {' '.join(str(error).split())[:300]}")
+        return False
+    error = float(np.abs(found - expected).max() / expected.std())
+    print(f"a convolution: {time.perf_counter() - begin:.1f} s with its compilation, largest error {error:.1e} of its deviation")
+    if not error < 1e-3:
+        print("warning: it differs from numpy's; see that driver, jax and jaxlib belong together")
+        return False
+    return accelerated or not required
+
+
+def _memory() -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    pages = os.sysconf("SC_PAGE_SIZE")
+    print(f"memory: {os.sysconf('SC_PHYS_PAGES') * pages / 2**30:.1f} GiB; {cores} CPU cores for this process")
+    shared = Path("/dev/shm")
+    if shared.is_dir():
+        free = shutil.disk_usage(shared).free
+        print(f"shared memory: {free / 2**30:.1f} GiB free")
+        if free < SMALL_SHARED:
+            print("warning: little shared memory for data.workers; give the container more (--shm-size=8g) or leave them at 0")
+
+
+def _disks() -> None:
+    try:
+        cache = cache_root()
+    except Exception as error:  # without a home folder
+        print(f"warning: no cache folder: {error}")
+        cache = None
+    for what, place in (("this folder", Path.cwd()), ("caches", cache)):
+        if place is not None:
+            there = next(p for p in (place, *place.parents) if p.exists())
+            print(f"disk of {what} ({place}): {shutil.disk_usage(there).free / 2**30:.1f} GiB free")
+    if cache is not None and cache.is_dir():
+        sizes = {entry.name: _size(entry) for entry in sorted(cache.iterdir())}
+        print("caches: " + (", ".join(f"{name} {size / 2**20:.0f} MiB" for name, size in sizes.items()) or "empty"))
+        print("jaxseg doctor --clear_cache deletes them; they are made anew when needed")
+
+
+def _size(path: Path) -> int:
+    return sum(p.lstat().st_size for p in (path, *path.rglob("*")) if p.is_file() and not p.is_symlink())
+
+
+def _clear() -> None:
+    cache = cache_root()
+    if cache.is_symlink() or not cache.is_dir():
+        raise ConfigError(f"{cache} is no folder of its own; delete what it holds yourself")
+    for entry in cache.iterdir():
+        shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() and not entry.is_symlink() else entry.unlink(missing_ok=True)
+    print(f"emptied {cache}")

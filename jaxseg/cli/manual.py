@@ -1,0 +1,95 @@
+"""What --help and --version print: the commands, the flags, and every key of a config with its default and meaning.
+
+The keys are read from the source of configs/_base.py, whose comments are their documentation.
+"""
+
+import re
+import textwrap
+
+import jaxseg
+from jaxseg.cli import commands, recipes
+
+HELP, VERSION = ("-h", "--help", "-help", "--helpfull", "--helpshort"), ("--version", "-version")
+_GROUP = re.compile(r"    c\.(\w+) = (\w+) = ConfigDict\(\)(?:\s+# (.*))?$")
+_KEY = re.compile(r"    (\w+)\.(\w+) = (.*?)(?:\s+# (.*))?$")
+
+
+def asked(argv: list[str]) -> str:
+    """The text that a command line asks for; "" if it asks for none.
+
+    Args:
+      argv: the command line, the program's name first.
+    """
+    words = [word.partition("=")[0] for word in argv[1:]]
+    if set(words) & set(VERSION):
+        return f"jaxseg {jaxseg.__version__}"
+    return of_modes() if set(words) & set(HELP) else ""
+
+
+def overview() -> str:
+    """The commands, one line each."""
+    known = commands.MODES | commands.TOOLS
+    width = max(map(len, known))
+    lines = [f"  {name:<{width}}  {c.what}\n  {'':<{width}}    {c.example}" for name, c in known.items()]
+    return "\n".join(
+        [
+            f"jaxseg {jaxseg.__version__}: training and inference for medical image segmentation in JAX",
+            "",
+            "usage: jaxseg COMMAND [NAME] [--flag=value ...] [--config.key=value ...]",
+            "       python -m jaxseg.main --mode=COMMAND --config=FILE ... does the same",
+            "",
+            *lines,
+            "",
+            f"configs that come with it: {', '.join(recipes.names())}",
+            "jaxseg COMMAND --help lists all flags and all keys of a config.",
+        ]
+    )
+
+
+def of_modes() -> str:
+    """The flags, and the keys of a config by group."""
+    from jaxseg.cli import flags
+
+    lines = ["usage: python -m jaxseg.main --mode=MODE --config=FILE[:arguments] [--flag=value ...] [--config.key=value ...]", ""]
+    for flag in flags.ALL:
+        default = "" if flag.default in (None, "", False) else f" [{flag.default}]"
+        lines += textwrap.wrap(
+            f"--{flag.name}{default}: {' '.join(flag.help.split())}", 118, initial_indent="  ", subsequent_indent="      "
+        )
+    lines += ["", "exit codes: 0 done; 42 stopped by SIGTERM and saved; 64 command line or config; 65 data; 66 checkpoint;"]
+    lines += ["  74 storage; 75 another process lost; 76 not finite; 78 mismatch", ""]
+    lines += ["keys of a config, as --config.KEY=VALUE (defaults; a config file sets its own):"]
+    for group, keys in keys_by_group().items():
+        lines += ["", f"{group or 'top level'}"]
+        for key, (default, comment) in keys.items():
+            name = f"{group}.{key}" if group else key
+            lines += textwrap.wrap(f"{name} = {default}", 118, initial_indent="  ", subsequent_indent="      ")
+            lines += textwrap.wrap(comment, 118, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines)
+
+
+def keys_by_group() -> dict[str, dict[str, tuple[str, str]]]:
+    """{group: {key: (default as written, comment)}} of configs/_base.py; keys without a group under ""."""
+    groups: dict[str, dict[str, tuple[str, str]]] = {"": {}}
+    alias = {"c": ""}
+    last: tuple[str, str] | None = None
+    for line in (recipes.folder() / "_base.py").read_text(encoding="utf-8").splitlines():
+        if group := _GROUP.match(line):
+            alias[group[2]] = group[1]
+            groups[group[1]] = {}
+            last = None
+        elif (key := _KEY.match(line)) and key[1] in alias and key[2] not in ("defaults", "embedded"):
+            last = (alias[key[1]], key[2])
+            groups[last[0]][last[1]] = (_plain(key[3]), key[4] or "")
+        elif last and line.strip().startswith("# "):  # a comment that goes on
+            default, comment = groups[last[0]][last[1]]
+            groups[last[0]][last[1]] = (default, f"{comment} {line.strip()[2:]}")
+        else:
+            last = None
+    return groups
+
+
+def _plain(default: str) -> str:
+    """A default as it is typed: optional keys are None, nested options {}."""
+    optional = re.fullmatch(r"_optional\(\w+(?:, (.*))?\)", default)
+    return (optional[1] or "None") if optional else "{}" if default == "ConfigDict()" else default
