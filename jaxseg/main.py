@@ -83,7 +83,7 @@ def run(argv: list[str] | None = None) -> None:
     Args:
       argv: the command line; None: the process's own.
     """
-    argv = sys.argv if argv is None else argv
+    sys.argv = argv = sys.argv if argv is None else argv  # ml_collections looks for --config.key there
     asked = manual.asked(argv)
     command.run("jaxseg", (lambda: print(asked)) if asked else (lambda: main(given.parse(argv))), leave=_leave)
 

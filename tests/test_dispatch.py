@@ -35,7 +35,7 @@ LIGHT = [
     (["evaluat"], 64, "did you mean evaluate"),
     (["train"], 64, "needs --config=FILE"),
     (["train", "nope", "--config.train.epochs=2"], 64, "no config of this name"),
-    (["train", "folder", "--config.train.epoch=2"], 64, "train.epochs"),
+    (["train", "folder", "--config.train.epoch=2"], 64, "Did you mean 'epochs'"),
     (["train", "folder", "--config.loss.terms=(('dise', 1.0),)"], 64, "did you mean dice"),
     (["train", "folder", "--config.model.name=segnex_t"], 64, "did you mean segnext_t"),
     (["train", "folder", "--config.train.augment=(('flop', 0.5, {}),)"], 64, "unknown transform 'flop'"),
