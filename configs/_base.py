@@ -26,12 +26,13 @@ def base() -> ConfigDict:
     c.data = data = ConfigDict()
     data.dataset = "ct_ich"  # module of jaxseg.data.datasets
     data.root = ""  # folder of the real data; empty: the data set's embedded phantom, if it has one
-    data.rank = 2  # 2: slices and photographs; 3: patches of volumes
-    data.size = (128, 128)  # (H, W) of the network's input, pixels; rank 3: (X, Y, Z) of a patch, voxels
+    data.rank = 2  # 2: slices and photographs; 3: volumes
+    data.fit = "stretch"  # rank 2: stretch (to `size`), centre (`spacing`, then a canvas of `size`) or patches; rank 3: patches
+    data.size = (128, 128)  # (H, W) of the network's input (of a patch), pixels; rank 3: (X, Y, Z) of a patch, voxels
     data.channels = 1  # input channels that are read (coordinates come on top)
     data.intensity = "grey"  # grey (8-bit, through `window`), brain (z-scores per modality inside the brain), ct (-1..1)
     data.window = (40.0, 120.0)  # CT: (level, width) in HU -> 0..255; () for 8-bit images
-    data.spacing = ()  # rank 2: (row mm, column mm): resample to it, then centre on `size`; (): stretch. Rank 3: (x, y, z) or ()
+    data.spacing = ()  # fit centre, patches: resample to (row mm, column mm), rank 3 (x, y, z) mm; (), patches: keep the grid
     data.mean = ()  # per channel, of images in 0..1: subtracted after augmentation
     data.std = ()  # per channel: divided by after that
     data.filter = "linear"  # how images are resized: linear or lanczos
@@ -53,10 +54,10 @@ def base() -> ConfigDict:
     data.release = _optional(str)  # brats: "2023" or "2024" where the file names do not tell
     data.regions = False  # one sigmoid logit per region (WT, TC, ET) instead of a softmax over the classes
     data.coordinates = False  # rank 3: three more channels, each voxel's place in the whole volume (CoordConv)
-    data.whole = False  # rank 3: every volume is one example, resized to `size` (region-of-interest networks)
-    data.per_volume = 16  # rank 3: patches of each volume in an epoch
-    data.foreground = 1 / 3  # rank 3: share of the patches that are centred on a foreground voxel
-    data.positions = "uniform"  # rank 3: where the others begin: uniform (anywhere), centre_clipped (any centre, moved inside)
+    data.whole = False  # rank 3, fit stretch: every volume is one example, resized to `size` (region-of-interest networks)
+    data.per_volume = 16  # patches of each volume (slice, picture) in an epoch
+    data.foreground = 1 / 3  # share of the patches that are centred on a foreground voxel
+    data.positions = "uniform"  # where the other patches begin: uniform (anywhere), centre_clipped (any centre, moved inside)
     data.phantom = _optional(str)  # which embedded phantom when root is empty: "default" or "quick"
     data.bad_cases = "stop"  # files that cannot be used: stop at the first, or skip their cases and say which
     data.bad_share = 0.05  # bad_cases "skip": the largest share of the cases that may be bad
@@ -132,12 +133,12 @@ def base() -> ConfigDict:
     infer.roi = ""  # rank 3: a run of configs/brats_roi.py: the cascade, beside the sliding window
     infer.ensemble = ()  # predict: further run folders (folds, seeds) whose logits are averaged with the run's
     infer.postprocess = False  # apply the steps that evaluate chose
-    infer.overlap = 0.25  # rank 3: share of a window that neighbours have in common
-    infer.blend = "gaussian"  # rank 3: constant gaussian gaussian_nnunet cosine half_cosine
-    infer.positions = "monai"  # rank 3: monai nnunet
-    infer.windows = 2  # rank 3: windows per forward pass
+    infer.overlap = 0.25  # patches: share of a window that neighbours have in common
+    infer.blend = "gaussian"  # patches: constant gaussian gaussian_nnunet cosine half_cosine
+    infer.positions = "monai"  # patches: monai nnunet
+    infer.windows = 2  # patches: windows per forward pass; whole volumes too
     infer.mirror = ()  # axes to flip for averaging, e.g. (0, 1, 2)
-    infer.accumulator = "auto"  # rank 3: auto device host memmap
+    infer.accumulator = "auto"  # patches: auto device host memmap
 
     c.search = search = ConfigDict()  # --mode=search: Bayesian optimisation of cross-entropy's class weights
     search.trials = 20  # whole runs

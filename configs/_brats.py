@@ -75,7 +75,7 @@ def published_recipe(c, *, two: bool) -> None:
     c.data.dataset, c.data.rank, c.data.intensity, c.data.window = "brats", 3, "brain", ()
     c.data.modalities = TWO if two else ALL
     c.data.channels = len(c.data.modalities)
-    c.data.size, c.data.per_volume, c.data.foreground = (128, 128, 128), 16, 1 / 3
+    c.data.fit, c.data.size, c.data.per_volume, c.data.foreground = "patches", (128, 128, 128), 16, 1 / 3
     c.data.positions, c.data.fractions = "centre_clipped", (0.8, 0.1, 0.1)
     c.optim.lr = 1e-3
     c.schedule.name, c.schedule.options = "plateau", {"factor": 0.5, "patience": 3}
@@ -85,7 +85,7 @@ def published_recipe(c, *, two: bool) -> None:
 
 def on_slices(c) -> None:
     """The source's --dim 2d: every axial slice, 240 -> 256, through a 2-D network."""
-    c.data.rank, c.data.size = 2, (256, 256)
+    c.data.rank, c.data.fit, c.data.size = 2, "stretch", (256, 256)
     c.data.per_volume, c.data.foreground, c.data.positions = 16, 1 / 3, "uniform"  # the defaults: slices take none of them
     c.infer.overlap, c.infer.blend, c.infer.positions, c.infer.mirror = 0.25, "gaussian", "monai", ()
     c.train.batch_size, c.train.bn_warmup = 16, 0

@@ -39,7 +39,12 @@ def get_config(arguments: str = ""):
     published_recipe(c, two=False)
     c.model.name = named or ("roi_unet3d_test" if "quick" in flags else "roi_unet3d_small")
     c.model.softmax = True
-    c.data.whole, c.data.coordinates, c.data.size, c.data.positions = True, True, (64, 64, 64), "uniform"
+    c.data.whole, c.data.fit, c.data.coordinates, c.data.size = True, "stretch", True, (64, 64, 64)
+    c.data.positions, c.infer.overlap, c.infer.blend = (
+        "uniform",
+        0.25,
+        "gaussian",
+    )  # the defaults: whole volumes take none of them
     c.loss.terms = (("brats3d_squared", 1.0),)
     c.schedule.options = {"factor": 0.5, "patience": 2}
     c.train.augment = AUGMENT if "augment" in flags else ()

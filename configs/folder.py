@@ -4,15 +4,17 @@
     python -m jaxseg.main --config=configs/folder.py --config.data.root=/data/mine                    # one class, SegFormer-B0
     python -m jaxseg.main --config=configs/folder.py:unet_base --config.data.root=/data/mine --config.data.structures="('a','b')"
     python -m jaxseg.main --config=configs/folder.py --config.data.root=/data/ct --config.data.window="(40,400)"  # slices of CT
+    python -m jaxseg.main --config=configs/folder.py:patches --config.data.root=/data/mine            # large pictures
     python -m jaxseg.main --config=configs/folder.py:volumes --config.data.root=/data/ct              # patches of CT, 3-D network
     python -m jaxseg.main --config=configs/folder.py:quick                                            # seconds
 
     /data/mine/images/anna_01.png    .png .jpg .tif .nii .nii.gz; grey or colour
     /data/mine/masks/anna_01.png     the same name; one class: 0/1 or 0/255; several: class numbers 0, 1, 2, ...
 
-Arguments: a network (any registry name; `segformer_b0`, of volumes `unet3d_xs`, when none is named); `volumes` (in a window of
-soft tissue; for MRI add --config.data.intensity=brain --config.data.window="()"); `quick` (a small network, two epochs).
-data.structures names the classes 1, 2, ...; Dice and focal loss take one or several.
+Arguments: a network (any registry name; `segformer_b0`, of volumes `unet3d_xs`, when none is named); `patches` (pictures of any
+sizes at their own resolution: patches of data.size train, windows of it predict); `volumes` (in a window of soft tissue; for
+MRI add --config.data.intensity=brain --config.data.window="()"); `quick` (a small network, two epochs). data.structures names
+the classes 1, 2, ...; Dice and focal loss take one or several.
 
 Split 70/10/20 by file. Files of one person under different names fall on both sides: give data.split=file then. A recipe to
 start from, of no publication: AdamW 5e-4, cosine, 100 epochs, flips, light turns and brightness. Without data.root bright
@@ -21,7 +23,7 @@ discs in uneven light stand in; on those, 12 held out, pooled Dice 0.949, best i
 """
 
 from configs import _imagenet
-from configs._arguments import network_and_flags
+from configs._arguments import network_and_flags, one_of
 from configs._base import base
 
 GEOMETRY = (("rotate", 0.5, {"degrees": (-15.0, 15.0)}), ("scale", 0.5, {"factor": (0.85, 1.2)}))
@@ -30,24 +32,30 @@ PHANTOM = (("data.size", (96, 96)), ("train.epochs", 20), ("train.log_every", 2)
 
 
 def get_config(arguments: str = ""):
-    named, flags = network_and_flags(arguments, "volumes", "quick")
-    quick = "quick" in flags
+    named, flags = network_and_flags(arguments, "patches", "volumes", "quick")
+    quick, kind = "quick" in flags, one_of(flags, ("patches", "volumes"))
     c = base()
     c.variant, c.data.dataset = arguments, "folder"
     c.loss.terms = (("dice", 1.0), ("focal", 1.0))
     c.optim.name, c.optim.lr, c.optim.weight_decay, c.optim.clip_norm = "adamw", 5e-4, 0.01, 1.0
     c.schedule.name = "cosine"
     c.train.best = "val_dice"
-    if "volumes" in flags:
+    if kind == "volumes":
         c.model.name = named or ("unet3d_test" if quick else "unet3d_xs")
-        c.data.rank, c.data.size, c.data.intensity, c.data.window = 3, (32,) * 3 if quick else (64,) * 3, "ct", (40.0, 400.0)
+        c.data.rank, c.data.fit, c.data.size = 3, "patches", (32,) * 3 if quick else (64,) * 3
+        c.data.intensity, c.data.window = "ct", (40.0, 400.0)
         c.train.augment, c.train.batch_size, c.train.eval_every = GEOMETRY, 2, 5
     else:
         c.model.name = named or ("unet_test" if quick else "segformer_b0")
         c.data.size, c.data.window, c.data.channels = (64, 64) if quick else (256, 256), (), 3
         c.data.mean, c.data.std = _imagenet.MEAN, _imagenet.STD
-        c.train.augment, c.train.batch_size, c.eval.tables = PICTURES, 4 if quick else 8, ("classes",)
+        c.train.augment, c.train.batch_size = PICTURES, 4 if quick else 8
         c.embedded = (("data.phantom", "quick"),) if quick else PHANTOM
+        if kind == "patches":
+            c.data.fit, c.data.per_volume, c.data.foreground, c.infer.windows = "patches", 8, 0.5, 8
+            c.embedded += (("data.size", (64, 64)), ("data.per_volume", 4))
+        else:
+            c.eval.tables = ("classes",)
     if quick:
         c.train.epochs, c.train.eval_every, c.train.log_every = 2, 1, 2
     return c

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxseg.config import flatten
 from jaxseg.data import datasets
 from jaxseg.data.prepare import mask_values
-from jaxseg.evaluate import scoring, tables
+from jaxseg.evaluate import tables
 from jaxseg.losses import compose as losses
 from jaxseg.models import functional
 from jaxseg.models.base import Outputs
@@ -44,10 +44,9 @@ def check(config, *, network: bool = False) -> feeds.Outputs:
     labels = labels_of(config)
     outputs = feeds.outputs_of(config, labels, datasets.regions_of(config.data.dataset))
     _check_thresholds(config, outputs, labels)
-    if config.data.rank == 2:
+    feeds.rules_of(config, labels)
+    if config.data.rank == 2 and config.data.fit != "patches":
         tables.check_tables(config.eval.tables, labels)
-    else:
-        scoring.policy_of(config.data.dataset, empty=config.eval.empty, lesions=config.eval.lesions)
     model = setup.build_model(config, outputs.num_classes, abstract=True)
     described, params, state = functional.split(model)
     loss, augment, balance = setup.build_loss(config), setup.build_augment(config), setup.balance_of(config)
@@ -93,9 +92,9 @@ def _check_thresholds(config, outputs: feeds.Outputs, labels: tuple[str, ...]) -
             f"config.eval.threshold={config.eval.threshold}: a softmax of {outputs.num_classes} classes takes the "
             f"largest, without a threshold; leave it at {default['eval.threshold']}"
         )
-    if (len(labels) > 1 or outputs.order or config.data.rank == 3) and changed("thresholds"):
+    if (len(labels) > 1 or outputs.order or config.data.rank == 3 or config.data.fit == "patches") and changed("thresholds"):
         raise ConfigError(
-            f"config.eval.thresholds={tuple(config.eval.thresholds)}: the table over thresholds is of slices with "
+            f"config.eval.thresholds={tuple(config.eval.thresholds)}: the table over thresholds is of slices of one size with "
             "one class; leave it out"
         )
     if config.model.softmax and (len(labels) > 1 or outputs.order):

@@ -19,7 +19,7 @@ from jaxseg.models import functional
 from jaxseg.train import setup
 from jaxseg.types import ConfigError
 
-VOLUMES = {"data.rank": 3, "data.size": (16, 16, 16), "data.window": (), "data.intensity": "brain"}
+VOLUMES = {"data.rank": 3, "data.fit": "patches", "data.size": (16, 16, 16), "data.window": (), "data.intensity": "brain"}
 CONFIGS = sorted(p.stem for p in (Path(__file__).parent.parent / "configs").glob("[a-z]*.py"))
 
 
@@ -67,6 +67,7 @@ def test_arguments_that_exclude_each_other_are_refused():
         ("lungs_pspnet", "mirror,final"),
         ("brats2d", "ell02,wcce"),
         ("brats2d", "edges,autoencoder"),
+        ("folder", "patches,volumes"),
     ):
         with pytest.raises(ConfigError, match="exclude each other"):
             load(name, arguments)
@@ -147,6 +148,17 @@ def test_words_typed_with_commas_are_a_list(monkeypatch, key, typed, words):
     assert found == words
 
 
+WHOLE = VOLUMES | {"data.whole": True, "data.fit": "stretch"}
+PATCHES = {"data.fit": "patches"}
+PLACED = {  # decides nothing without patches
+    "data.per_volume": 4,
+    "data.foreground": 0.5,
+    "data.positions": "centre_clipped",
+    "infer.overlap": 0.5,
+    "infer.blend": "constant",
+    "infer.positions": "nnunet",
+    "infer.accumulator": "host",
+}
 IDLE = [
     ("data.fold", 0, {}, "data.split='fold'"),
     ("data.folds", 4, {}, "data.split='fold'"),
@@ -155,16 +167,19 @@ IDLE = [
     ("data.sample_seed", 3, {}, "data.sample"),
     ("schedule.warmup_ratio", 0.1, {}, "schedule.warmup"),
     ("data.filter", "lanczos", VOLUMES, "data.rank=2"),
-    ("eval.batch_size", 4, VOLUMES, "infer.windows"),
+    ("data.filter", "lanczos", PATCHES, "data.spacing"),
+    ("eval.batch_size", 4, VOLUMES, "data.fit='stretch' or 'centre'"),
+    ("eval.batch_size", 4, PATCHES, "data.fit='stretch' or 'centre'"),
+    ("eval.tables", ("classes",), PATCHES, "data.fit='stretch' or 'centre'"),
     ("infer.batch_size", 4, VOLUMES, "infer.windows"),
+    ("infer.batch_size", 4, PATCHES, "infer.windows"),
+    ("infer.windows", 4, {}, "infer.batch_size"),
     ("infer.mirror", (0,), VOLUMES | {"infer.roi": "runs/roi"}, "infer.roi=''"),
-    ("data.per_volume", 4, VOLUMES | {"data.whole": True}, "data.whole=False"),
-    ("data.foreground", 0.5, VOLUMES | {"data.whole": True}, "data.whole=False"),
-    ("data.positions", "centre_clipped", VOLUMES | {"data.whole": True}, "data.whole=False"),
+    *((key, value, others, "data.fit='patches'") for key, value in PLACED.items() for others in ({}, WHOLE)),
 ]
 
 
-@pytest.mark.parametrize("key, value, others, needs", IDLE, ids=[row[0] for row in IDLE])
+@pytest.mark.parametrize("key, value, others, needs", IDLE, ids=[f"{row[0]}-{i}" for i, row in enumerate(IDLE)])
 def test_a_key_that_decides_nothing_is_refused_with_what_it_needs(key, value, others, needs):
     config = base()
     for name, given in (others | {key: value}).items():
@@ -178,6 +193,54 @@ def test_a_key_that_decides_nothing_is_refused_with_what_it_needs(key, value, ot
 
 def test_every_rule_of_keys_that_decide_nothing_has_its_case():
     assert {row[0] for row in IDLE} == set(NEEDS) and set(IDLE_IN_FILES) <= set(NEEDS) <= set(flatten(base().to_dict()))
+
+
+FITS = [  # keys, what the refusal says, the remedy that it names
+    ({"data.spacing": (1.0, 1.0)}, "data.spacing.*to 'centre' or 'patches', or data.spacing to", {"data.fit": "centre"}),
+    ({"data.spacing": (1.0, 1.0)}, "data.spacing.*to 'centre' or 'patches', or data.spacing to", {"data.fit": "patches"}),
+    ({"data.fit": "centre"}, "data.fit='centre': needs data.spacing", {"data.spacing": (1.0, 1.0)}),
+    ({"data.fit": "centre"}, "take 'stretch' or 'patches'", {"data.fit": "patches"}),
+    (VOLUMES | {"data.fit": "stretch"}, "data.fit='stretch'.*set it to 'patches'", {"data.fit": "patches"}),
+    (VOLUMES | {"data.fit": "centre"}, "data.fit='centre'.*set it to 'patches'", {"data.fit": "patches"}),
+    (VOLUMES | {"data.whole": True}, "data.fit='patches'.*set it to 'stretch'", {"data.fit": "stretch"}),
+    (PATCHES | {"data.target": "edges"}, "data.target='edges'.*to 'stretch' or 'centre'", {"data.fit": "stretch"}),
+    (PATCHES | {"data.extra": ("kmeans",), "data.channels": 2}, "data.extra.*one size", {"data.fit": "stretch"}),
+    ({"data.fit": "patch"}, "did you mean patches", {"data.fit": "patches"}),
+]
+
+
+@pytest.mark.parametrize("keys, words, remedy", FITS, ids=[str(i) for i in range(len(FITS))])
+def test_a_fit_that_does_not_go_with_the_other_keys_is_refused_with_a_remedy_that_works(keys, words, remedy):
+    def tree(given):
+        config = base()
+        for name, value in given.items():
+            group, _, leaf = name.partition(".")
+            config[group][leaf] = value
+        return resolve(config)
+
+    with pytest.raises(ConfigError, match=words) as error:
+        tree(keys)
+    assert len(str(error.value).splitlines()) == 1
+    tree(keys | remedy)
+
+
+@pytest.mark.parametrize(
+    "name, arguments, fit",
+    [
+        ("organs_ct", "", "centre"),
+        ("organs_ct", "quick", "centre"),
+        ("organs_ct3d", "", "patches"),
+        ("brats_unet3d", "", "patches"),
+        ("brats_unet3d", "slices", "stretch"),
+        ("brats_roi", "", "stretch"),
+        ("ich_segnext", "", "stretch"),
+        ("folder", "", "stretch"),
+        ("folder", "volumes", "patches"),
+        ("folder", "patches", "patches"),
+    ],
+)
+def test_every_config_says_how_images_come_to_the_size_of_the_network(name, arguments, fit):
+    assert resolve(load(name, arguments)).data.fit == fit
 
 
 @pytest.mark.parametrize("typed, words", [("(1, 2", "no tuple"), ("'a,b", "no tuple")])
@@ -294,7 +357,7 @@ def test_the_lists_of_extra_channels_agree():
         ({"data.target": "edge"}, "did you mean edges"),
         ({"data.target": "composite", "train.augment": (("hflip", 0.5, {}),)}, "would not move along"),
         ({"data.target": "edges", "data.regions": True}, "regions are of labels"),
-        ({"data.rank": 3, "data.size": (32, 32, 32), "data.blur": 1.0}, "data.rank=2"),
+        ({"data.rank": 3, "data.fit": "patches", "data.size": (32, 32, 32), "data.blur": 1.0}, "data.rank=2"),
         ({"search.low": 50.0}, "search.high"),
     ],
 )

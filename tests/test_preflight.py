@@ -23,6 +23,7 @@ def tree(name="ct_ich", /, **changes):
 
 VOLUMES = dict(
     data__rank=3,
+    data__fit="patches",
     data__size=(16, 16, 16),
     data__window=(),
     data__intensity="brain",

@@ -124,7 +124,14 @@ def written(c: Case, root: Path, *, volumes: bool):
     dataset = DataSet("bench", root, tuple(cases), ("blob",), _classes, modalities=names if volumes else ())
     if volumes:
         return dataset, Recipe(
-            size=c.patch, window=None, spacing=None, channels=c.channels, labels=("blob",), intensity="brain", modalities=names
+            size=c.patch,
+            window=None,
+            spacing=None,
+            channels=c.channels,
+            labels=("blob",),
+            intensity="brain",
+            modalities=names,
+            fit="patches",
         )
     return dataset, Recipe(size=c.size[:2], window=(100.0, 200.0), spacing=None, channels=1, labels=("blob",))
 

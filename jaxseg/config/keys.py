@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 CHOICES = {
+    "data.fit": ("stretch", "centre", "patches"),
     "data.split": ("patient", "fold", "file", "fixed", "slice_level"),
     "data.intensity": ("grey", "brain", "ct"),
     "data.filter": ("linear", "lanczos"),
@@ -23,19 +24,14 @@ CHOICES = {
     "infer.positions": ("monai", "nnunet"),
     "infer.accumulator": ("auto", "device", "host", "memmap"),
 }
-VOLUMES_ONLY = (
-    "data.coordinates",
-    "data.whole",
+VOLUMES_ONLY = ("data.coordinates", "data.whole", "eval.surface", "eval.lesions", "infer.roi")
+PATCHES_ONLY = (
     "data.per_volume",
     "data.foreground",
     "data.positions",
-    "eval.surface",
-    "eval.lesions",
-    "infer.roi",
     "infer.overlap",
     "infer.blend",
     "infer.positions",
-    "infer.windows",
     "infer.accumulator",
 )
 SLICES_ONLY = (
@@ -47,7 +43,6 @@ SLICES_ONLY = (
     "data.min_area",
     "data.sample",
     "data.sample_seed",
-    "eval.tables",
 )
 EXTRA = {"kmeans": 1, "edge": 1, "painted_edge": 0, "autoencoder": 1}  # extra channels by name: how many each adds
 EXTRA_BY_A_RUN = {"edge": "edges", "painted_edge": "edges", "autoencoder": "composite"}  # what the run must have learnt
@@ -111,6 +106,14 @@ NUMBERS = (
 PAIRS = ("loss.terms", "loss.aux_terms", "loss.learnable")  # ((name, number), ...)
 OPTIONS = ("model.options", "loss.options", "optim.options", "schedule.options")
 BY_PATH = ("optim.name", "schedule.name")  # also take "module:factory", which building them looks up
+_SAME_SIZE = "data.rank=2 with data.fit='stretch' or 'centre'"
+
+
+def _by_windows(c: dict[str, Any]) -> bool:
+    """Whether a network is applied to one example at a time, by windows or shrunk, instead of to batches of one size."""
+    return c["data.fit"] == "patches" or c["data.rank"] == 3
+
+
 # key: (whether it decides anything in this tree, what it needs for that)
 NEEDS: dict[str, tuple[Callable[[dict[str, Any]], bool], str]] = {
     "data.fold": (lambda c: c["data.split"] == "fold", "data.split='fold'"),
@@ -118,12 +121,15 @@ NEEDS: dict[str, tuple[Callable[[dict[str, Any]], bool], str]] = {
     "data.fractions": (lambda c: c["data.split"] == "patient", "data.split='patient'"),
     "data.split_seed": (lambda c: c["data.split"] in ("patient", "fold"), "data.split='patient' or 'fold'"),
     "data.sample_seed": (lambda c: c["data.sample"] is not None, "data.sample"),
-    "data.per_volume": (lambda c: not c["data.whole"], "data.whole=False"),
-    "data.foreground": (lambda c: not c["data.whole"], "data.whole=False"),
-    "data.positions": (lambda c: not c["data.whole"], "data.whole=False"),
-    "data.filter": (lambda c: c["data.rank"] == 2, "data.rank=2"),
-    "eval.batch_size": (lambda c: c["data.rank"] == 2, "data.rank=2; volumes take infer.windows"),
-    "infer.batch_size": (lambda c: c["data.rank"] == 2, "data.rank=2; volumes take infer.windows"),
+    **{key: (lambda c: c["data.fit"] == "patches", "data.fit='patches'") for key in PATCHES_ONLY},
+    "data.filter": (
+        lambda c: c["data.rank"] == 2 and (c["data.fit"] != "patches" or bool(c["data.spacing"])),
+        "data.rank=2, and data.spacing with data.fit='patches'",
+    ),
+    "eval.batch_size": (lambda c: not _by_windows(c), _SAME_SIZE),
+    "eval.tables": (lambda c: not _by_windows(c), _SAME_SIZE),
+    "infer.batch_size": (lambda c: not _by_windows(c), f"{_SAME_SIZE}; patches and volumes take infer.windows"),
+    "infer.windows": (_by_windows, "data.fit='patches'; images of one size take infer.batch_size"),
     "infer.mirror": (lambda c: not c["infer.roi"], "infer.roi=''; the cascade averages no mirrored passes"),
     "schedule.warmup_ratio": (lambda c: c["schedule.warmup"] > 0, "schedule.warmup above 0"),
 }

@@ -50,6 +50,7 @@ def check_data(flat: dict[str, Any]) -> None:
         len(flat["data.spacing"]) in (0, rank) and all(s > 0 for s in flat["data.spacing"]),
         f"must be {steps}, each above 0, or ()",
     )
+    _check_fit(flat)
     channels = flat["data.channels"]
     for key in ("data.mean", "data.std"):
         rule(flat, key, len(flat[key]) in (0, channels), f"must be () or {channels} numbers (data.channels)")
@@ -105,6 +106,35 @@ def check_data(flat: dict[str, Any]) -> None:
     )
 
 
+def _check_fit(flat: dict[str, Any]) -> None:
+    """How images come to the size of the network's input, and the keys that go with it."""
+    rank, fit, spacing = flat["data.rank"], flat["data.fit"], bool(flat["data.spacing"])
+    if rank == 3:
+        if flat["data.whole"]:
+            rule(flat, "data.fit", fit == "stretch", "data.whole=True resizes every volume to data.size; set it to 'stretch'")
+        rule(
+            flat,
+            "data.fit",
+            flat["data.whole"] or fit == "patches",
+            "volumes are cut into patches: set it to 'patches'; data.whole=True alone stretches them",
+        )
+    elif fit == "stretch":
+        rule(
+            flat,
+            "data.spacing",
+            not spacing,
+            "data.fit='stretch' resizes every image to data.size, whatever its pixels measure; set data.fit to 'centre' or "
+            "'patches', or data.spacing to ()",
+        )
+    elif fit == "centre":
+        rule(
+            flat,
+            "data.fit",
+            spacing,
+            "needs data.spacing=(row mm, column mm); where the images have no known spacing take 'stretch' or 'patches'",
+        )
+
+
 def check_needs(flat: dict[str, Any], overridden: Collection[str]) -> None:
     """Refuse keys that decide nothing beside the others: typed ones always, a config file's where nobody meant them to wait."""
     default = flatten(json.loads(flat["defaults"]))
@@ -149,6 +179,14 @@ def check_extra(flat: dict[str, Any]) -> None:
         )
     else:
         rule(flat, "data.extra_run", not flat["data.extra_run"], "no name in data.extra needs a run; leave it empty")
+    if flat["data.fit"] == "patches":
+        for key, plain in (("data.extra", ()), ("data.target", "labels")):
+            rule(
+                flat,
+                key,
+                flat[key] == plain,
+                f"is for images of one size: set data.fit to 'stretch' or 'centre', or {key} to {plain!r}",
+            )
     if target != "labels":
         rule(flat, "data.regions", not flat["data.regions"], f"regions are of labels; data.target is {target!r}")
     if target == "composite":

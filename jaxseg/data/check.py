@@ -9,8 +9,7 @@ import numpy as np
 from jaxseg.data.prepare.examples import prepare, prepare_mask
 from jaxseg.data.prepare.mask_values import Meanings
 from jaxseg.data.records import Case, DataSet, Recipe
-from jaxseg.data.store.per_case import prepare_case
-from jaxseg.data.store.stacked import read_case
+from jaxseg.data.store import cases
 from jaxseg.types import DataError
 from jaxseg.utils import files
 
@@ -43,22 +42,23 @@ def check(dataset: DataSet, recipe: Recipe, *, patches: bool = True, log: Callab
     """Read and prepare every case, as slices or as volumes, go on after errors, and tell.
 
     Args:
-      patches: whether the size of a recipe for volumes is that of patches, to be held against theirs.
+      patches: whether the size of a recipe of fit "patches" is that of patches, to be held against the images'.
     Returns:
       the report of a data set without errors.
     Raises:
       DataError: DATA_CHECK, after the report was logged, when a case cannot be used or nothing is left.
     """
-    report, whole = Report(), len(recipe.size) == 3
-    tally = _Tally(np.zeros(len(dataset.labels) + 1, np.int64), *(("volume", "voxel") if whole else ("slice", "pixel")))
+    report, volumes = Report(), len(recipe.size) == 3
+    patches = patches and recipe.fit == "patches"
+    tally = _Tally(np.zeros(len(dataset.labels) + 1, np.int64), *(("volume", "voxel") if volumes else ("slice", "pixel")))
     for case in dataset.cases:
         try:
             if case.mask is None:
                 tally.unlabelled += 1
-            elif whole:
+            elif volumes:
                 _look_at_volume(report, tally, dataset, case, recipe, patches)
             else:
-                _look_at_slices(report, tally, dataset, case, recipe)
+                _look_at_slices(report, tally, dataset, case, recipe, patches)
         except DataError as error:
             report.errors[case.id] = error
     for case, copies in tally.copies.items():
@@ -76,6 +76,11 @@ def check(dataset: DataSet, recipe: Recipe, *, patches: bool = True, log: Callab
             else f"keeps none of {tally.pieces} {tally.piece}s; check data.root and data.protocol"
         )
         report.errors["every case"] = DataError(f"the whole set {what}", "DATA_EMPTY")
+    if tally.largest and any(p >= 2 * n for p, n in zip(recipe.size, tally.largest)):
+        report.warnings.append(
+            f"data.size={recipe.size}: a patch of twice {tally.largest}, the largest {tally.piece}, or more is mostly padding, "
+            "and training refuses it; take a smaller one"
+        )
     _describe(report, tally, dataset)
     if report.errors:
         log(str(report))
@@ -88,8 +93,9 @@ def check(dataset: DataSet, recipe: Recipe, *, patches: bool = True, log: Callab
     return report
 
 
-def _look_at_slices(report: Report, tally: "_Tally", dataset: DataSet, case: Case, recipe: Recipe) -> None:
-    for piece in read_case(dataset, case, recipe, tally.meanings):
+def _look_at_slices(report: Report, tally: "_Tally", dataset: DataSet, case: Case, recipe: Recipe, patches: bool) -> None:
+    shape: tuple[int, ...] = ()  # all slices of a case have one
+    for piece in cases.read_case(dataset, case, recipe, tally.meanings):
         image = prepare(piece.image, recipe, piece.spacing)
         tally.greyed += image.shape[-1] == 1 and piece.image.shape[2:] == (3,)
         mask = prepare_mask(piece.mask, recipe, piece.spacing, len(dataset.labels))
@@ -97,20 +103,29 @@ def _look_at_slices(report: Report, tally: "_Tally", dataset: DataSet, case: Cas
         if not piece.kept:
             continue
         tally.keep(case, image, mask)
+        shape = mask.shape
         if piece.mask.any() and not mask.any():
             report.warnings.append(
                 f"{case.id}, slice {piece.index}: none of {np.count_nonzero(piece.mask)} foreground pixels is "
-                f"left at {recipe.size[0]} x {recipe.size[1]}"
+                f"left at {mask.shape[0]} x {mask.shape[1]}"
             )
+    if patches and shape:
+        _hold_against_patch(report, tally, case, shape, recipe)
 
 
 def _look_at_volume(report: Report, tally: "_Tally", dataset: DataSet, case: Case, recipe: Recipe, patches: bool) -> None:
-    image, mask, row = prepare_case(dataset, case, recipe, tally.meanings)
-    tally.see(tuple(row["scan_shape"]), tuple(row["scan_spacing"]), image.min(), image.max())
+    ((image, mask, _, grid),) = cases.examples_of(dataset, recipe, case, meanings=tally.meanings).kept
+    tally.see(tuple(grid["scan_shape"]), tuple(grid["scan_spacing"]), image.min(), image.max())
     tally.keep(case, image, mask)
-    if patches and any(n < p for n, p in zip(mask.shape, recipe.size)):
+    if patches:
+        _hold_against_patch(report, tally, case, mask.shape, recipe)
+
+
+def _hold_against_patch(report: Report, tally: "_Tally", case: Case, shape: tuple[int, ...], recipe: Recipe) -> None:
+    tally.largest = tuple(map(max, shape, tally.largest or shape))
+    if any(n < p for n, p in zip(shape, recipe.size)):
         report.warnings.append(
-            f"{case.id}: {' x '.join(map(str, mask.shape))} voxels are less than a patch of "
+            f"{case.id}: {' x '.join(map(str, shape))} {tally.point}s are less than a patch of "
             f"{' x '.join(map(str, recipe.size))}: padded with 0"
         )
 
@@ -126,6 +141,7 @@ class _Tally:
     kept: int = 0
     empty: int = 0
     unlabelled: int = 0  # cases without a mask
+    largest: tuple[int, ...] = ()  # along each axis, of the images that patches are cut from
     greyed: int = 0  # colour pictures that become grey
     lowest: float = np.inf
     highest: float = -np.inf

@@ -119,10 +119,9 @@ class Recipe:
     """How an image becomes the network's input; written into the run's record, read back by predict.
 
     Attributes:
-      size: (H, W) of the network's input, pixels; (X, Y, Z) of a patch where the network takes volumes.
+      size: (H, W) of the network's input, pixels; (X, Y, Z) where the network takes volumes, voxels. A patch for "patches".
       window: (level, width) in HU mapped linearly to 0..255 and clipped; None keeps 8-bit images as they are.
-      spacing: (row mm, column mm): resample to this pixel size and centre on the canvas `size`, cutting or padding.
-        None: stretch the slice to `size`. For volumes (x, y, z) mm: resample to it; None: keep the voxels.
+      spacing: (row mm, column mm) of slices, (x, y, z) mm of volumes, to which they are resampled; None: as `fit` says.
       channels: input channels, those of `extra` included.
       labels: class names 1, 2, ... of what is learnt (`cache.target_labels`).
       intensity: "grey": uint8, through `window` or as it is. "brain": float32 z-scores of each modality over the voxels
@@ -139,6 +138,9 @@ class Recipe:
       axes: of a volume, in the order in which the network takes them; size, spacing and crop are in this order too; () for
         (0, 1, 2): X, Y, Z of the common order.
       nonzero: whether a volume is cut to the box of its voxels that are not 0 before anything else (`canvas.nonzero_box`).
+      fit: how an image comes to the network's size: "stretch", resized to `size`; "centre", resampled to `spacing` and centred on
+        a canvas of `size`, cut or padded; "patches", resampled to `spacing`, or kept on its grid for None, whatever size it then
+        has: patches of `size` are drawn from it, windows of `size` predict it. Volumes are always "patches".
       statistics: for "ct_zscore" (lowest, highest, mean, standard deviation) of each channel (`statistics.of_foreground`).
     """
 
@@ -159,3 +161,4 @@ class Recipe:
     axes: tuple[int, ...] = ()
     nonzero: bool = False
     statistics: tuple[tuple[float, ...], ...] = ()
+    fit: str = "stretch"

@@ -79,8 +79,8 @@ def of_slices(cache, rows: np.ndarray) -> dict:
     return {"lines": lines, "figures": {rule: float(np.mean(v)) for rule, v in figures.items()}}
 
 
-def of_volumes(store, rows: np.ndarray, bins: int = 256) -> dict:
-    """Best pooled Dice that one intensity rule on one channel reaches for each region (class), chosen on these very volumes."""
+def of_volumes(store, rows: np.ndarray, bins: int = 256, *, noun: str = "volumes") -> dict:
+    """Best pooled Dice that one intensity rule on one channel reaches for each region (class), chosen on these very examples."""
     groups = store.regions or tuple((name, (k + 1,)) for k, name in enumerate(store.labels))
     channels = store.recipe.modalities or tuple(f"channel {c}" for c in range(store.image(rows[0]).shape[-1]))
     lines, figures = [], {"threshold": [], "band": []}
@@ -106,7 +106,7 @@ def of_volumes(store, rows: np.ndarray, bins: int = 256) -> dict:
             value = lambda grey: low + grey / (bins - 1) * (high - low)  # noqa: B023
             figures[rule].append(best.dice)
             lines.append(
-                f"best intensity {rule} for {name}, chosen on these very volumes: pooled Dice {best.dice:.4f} at "
+                f"best intensity {rule} for {name}, chosen on these very {noun}: pooled Dice {best.dice:.4f} at "
                 f"{value(best.low):.2f} to {value(best.high):.2f} of {channels[c]}"
             )
     lines.append("mean of them: " + ", ".join(f"{rule} {np.mean(v):.4f}" for rule, v in figures.items()))

@@ -47,7 +47,7 @@ class OwnGrid:
           cases: their ids.
           rules: what is scored.
           steps: post-processing of each whole case.
-          loss: takes the logits of volumes whose own grid is that of the network.
+          loss: takes the logits of examples whose own grid is that of the network.
         """
 
         def examine(name: str) -> Iterator[Example]:
@@ -57,13 +57,16 @@ class OwnGrid:
             found = self.run.segment(images, None if steps else chosen)
             about, spacing = {"case": case.id, "patient": case.patient}, orientation.spacing
             labels = postprocess.apply(found.labels, steps, spacing)
+            loss_of = loss if found.examples.place.keeps_grid else None
             if not self._slices:
-                if loss is not None and found.examples.place.keeps_grid:
-                    loss.add(found.logits, truth[None])
+                if loss_of is not None:
+                    loss_of.add(found.logits, truth[None])
                 yield Example(about, labels, truth, spacing)
             for position, z in enumerate(chosen or ()):
-                here = {**about, "slice": orientation.file_index(z)}
-                yield Example(here, labels[z if steps else position], truth[z], spacing[1:])
+                here, position = {**about, "slice": orientation.file_index(z)}, z if steps else position
+                if loss_of is not None:
+                    loss_of.add(found.logits[position][None], truth[z][None])
+                yield Example(here, labels[position], truth[z], spacing[1:])
 
         scored = score(cases, examine, rules)
         return scored if loss is None else scored._replace(loss=loss.mean())

@@ -136,13 +136,18 @@ class Scorer:
         )
 
 
-def headline(scored: Scored, *, empty: str) -> dict[str, float]:
-    """The figures of a validation: loss, pooled Dice (and IoU, precision, recall), per-image Dice, pixels predicted."""
-    counts = scored.counts[0]
+def headline(counts: Counts, loss: float, *, empty: str) -> dict[str, float]:
+    """The figures of a validation of slices: loss, pooled Dice (and IoU, precision, recall), per-image Dice, pixels predicted.
+
+    Args:
+      counts: [N, K'] of N slices.
+      loss: mean over them.
+      empty: as in `counts.dice`, of the per-image Dice.
+    """
     pooled = scores.pool(counts)
     mean = lambda score: float(np.mean(score(pooled, "zero")))
     return {
-        "val_loss": scored.loss,
+        "val_loss": loss,
         "val_dice": mean(scores.dice),
         "val_iou": mean(scores.iou),
         "val_precision": mean(scores.precision),

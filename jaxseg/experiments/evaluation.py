@@ -21,7 +21,7 @@ from jaxseg.data.store import base
 from jaxseg.data.store.fingerprint import fingerprint
 from jaxseg.evaluate import report as reports
 from jaxseg.evaluate.own_grid import OwnGrid
-from jaxseg.evaluate.scoring import MeanLoss, Policy, Rules, policy_of
+from jaxseg.evaluate.scoring import MeanLoss, Rules
 from jaxseg.infer import postprocess
 from jaxseg.infer import run as runs
 from jaxseg.metrics.summarize import write_csv
@@ -110,7 +110,7 @@ def _split(config, source: Path, record: dict, log: Log, *, whose: str) -> _Work
         )
     cases = lambda part: list(dict.fromkeys(data.store.rows[i]["case"] for i in data.rows[part]))
     kept: dict[str, set[int]] | None = None
-    if config.data.rank == 2:
+    if config.data.rank == 2:  # slices that the protocol leaves out are not scored
         kept = {}
         for i in data.rows[split]:
             kept.setdefault(data.store.rows[i]["case"], set()).add(data.store.rows[i]["slice"])
@@ -140,12 +140,7 @@ def _external(config, run: runs.Run, folder: Path, log: Log) -> _Work:
             "they are the same people, these figures are too good"
         )
     regions = () if config.data.whole else dataset.regions
-    policy = (
-        policy_of(config.data.dataset, empty=config.eval.empty, lesions=config.eval.lesions)
-        if config.data.rank == 3
-        else Policy(config.eval.empty)
-    )
-    rules = Rules(tuple(run.recipe.labels), regions, policy, config.eval.surface and config.data.rank == 3, config.eval.lesions)
+    rules = feeds.rules_of(config, tuple(run.recipe.labels), regions)
     return _Work(dataset, [case.id for case in dataset.cases], rules, fingerprint(dataset, run.recipe, "evaluation"))
 
 
@@ -173,11 +168,11 @@ def _scored(
     prepared, scored = None, None
     if feed is not None and (feed.resampled() or config.data.target != "labels"):
         mesh = meshes.make(min(config.mesh.data, jax.device_count()))  # the run may have been trained on more devices
-        if config.data.rank == 2:  # volumes are scored one after another
+        if run.recipe.fit != "patches":  # what has its own size is scored one after another
             meshes.check_batch(config.eval.batch_size, mesh, "eval.batch_size")
         prepared = feed.prepared(config, functional.split(model)[0], loss, outputs, mesh, weights)
     if config.data.target == "labels":
-        mean = MeanLoss(loss, outputs.target) if config.data.rank == 3 and prepared is None else None
+        mean = MeanLoss(loss, outputs.target) if run.recipe.fit == "patches" and prepared is None else None
         scored = reports.table_of(own.score(work.cases, rules, steps=steps, loss=mean), rules, "the cases' own grid")
     cascaded = None
     if config.infer.roi:

@@ -117,7 +117,7 @@ def segment(
         )
     weights = tiles.weights(crop, (blend or "cosine") if merge == "probability" else "constant")
     size = volume.shape[:3]
-    padded = _padded(jnp.asarray(volume), [max(c, -(-n // GRAIN) * GRAIN) for n, c in zip(size, crop)])
+    padded = _padded(jnp.asarray(volume), [max(c, -(-n // GRAIN[3]) * GRAIN[3]) for n, c in zip(size, crop)])
     lines, extent = _lines(size, padded.shape), np.array(size, np.int32)
     centres, found, finite = _locate(
         _partial(roi_forward),

@@ -1,11 +1,12 @@
 """A network and how it is applied to prepared images: at its own size, by sliding windows, on volumes shrunk to its size, or as
 the second of a cascade. Which of these a run uses is chosen once (`run.open_run`); all of them map
 
-    examples [N, *S, C] (slices of one size, or a single volume)  ->  logits [N, *S, K]
+    examples [N, *S, C] (the slices of a case, or a single volume)  ->  logits [N, *S, K]
 
 with mirroring, several sets of weights and the devices of this process.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -118,7 +119,10 @@ class Windows:
         """Logits float32 [N, *S, K] of examples [N, *S, C]."""
         if self.coordinates:
             examples = np.stack([np.asarray(coordinates.append(np.asarray(e, np.float32))) for e in examples])
-        return sliding_window(self.forward.mirrored(weights), np.asarray(examples), **self._options)
+        apply = functools.partial(sliding_window, self.forward.mirrored(weights), **self._options)
+        if len(examples) == 1:
+            return apply(np.asarray(examples))
+        return np.concatenate([np.asarray(apply(one[None])) for one in examples])  # one program, however many slices a case has
 
 
 class Shrunk:

@@ -126,12 +126,10 @@ def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None 
         mirror=settings["mirror"],
         mean=recipe.mean,
         std=recipe.std,
-        batch=settings["batch_size"] if m["rank"] == 2 else settings["windows"],
+        batch=settings["windows"] if recipe.fit == "patches" else settings["batch_size"],
         dtype="auto",
     )  # this machine's own: a run of a GPU predicts on a CPU in float32
-    application = application_of(
-        forward, recipe, rank=m["rank"], whole=data["whole"], coordinates=data["coordinates"], settings=settings
-    )
+    application = application_of(forward, recipe, whole=data["whole"], coordinates=data["coordinates"], settings=settings)
     preparation = Volumes(recipe) if m["rank"] == 3 else Slices(recipe, channel_run.of(run, record, recipe))
     named = tuple((name, tuple(classes)) for name, classes in record["regions"])
     threshold = float(record["config"]["eval"]["threshold"] if threshold is None else threshold)
@@ -155,20 +153,20 @@ def alone(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def application_of(
-    forward: networks.Forward, recipe: Recipe, *, rank: int, whole: bool, coordinates: bool, settings: Mapping[str, Any]
+    forward: networks.Forward, recipe: Recipe, *, whole: bool, coordinates: bool, settings: Mapping[str, Any]
 ) -> networks.Application:
-    """How a network is applied: volumes by windows or shrunk, slices at the network's own size.
+    """How a network is applied: by windows to images of their own sizes, shrunk to whole volumes, else to images of its own size.
 
     Args:
       forward: the network.
-      recipe: its size is the network's input.
-      rank, whole, coordinates: data.rank, data.whole, data.coordinates of its run.
+      recipe: its size is the network's input, its fit says which images have their own sizes.
+      whole, coordinates: data.whole, data.coordinates of its run.
       settings: the config's infer group, or the part in WINDOW.
     """
-    if rank == 2:
-        return networks.WholeImages(forward)
     if whole:
         return networks.Shrunk(forward, recipe.size, coordinates=coordinates)
+    if recipe.fit != "patches":
+        return networks.WholeImages(forward)
     return networks.Windows(forward, recipe.size, coordinates=coordinates, **{key: settings[key] for key in WINDOW})
 
 

@@ -1,8 +1,8 @@
-"""A network over a volume larger than its window: overlapping windows, their logits averaged with weights.
+"""A network over a volume or picture larger than its window: overlapping windows, their logits averaged with weights.
 
 The loop over all windows is one compiled program: cut a batch of windows, run the network, add weight * logits into an
-accumulator that is updated in place. Sizes on the device are rounded up to multiples of `GRAIN` voxels and the number of
-windows is a traced number, so that volumes of many sizes share few programs.
+accumulator that is updated in place. Sizes on the device are rounded up to multiples of `GRAIN` and the number of windows is a
+traced number, so that images of many sizes share few programs.
 
 Accumulators:
   "device": the whole volume's, on the device.
@@ -34,7 +34,7 @@ from jax import lax
 from jaxseg.infer import tiles
 from jaxseg.types import Array, ConfigError, StorageError
 
-GRAIN = 16  # device sizes are multiples of this where they exceed the window, voxels
+GRAIN = {2: 256, 3: 16}  # device sizes are multiples of this where they exceed the window, pixels or voxels
 ACCUMULATORS = ("device", "host", "memmap", "auto")
 
 
@@ -72,8 +72,8 @@ def estimate_bytes(
         raise ConfigError(f"got accumulator={accumulator!r}; an estimate is for one of {', '.join(ACCUMULATORS[:3])}")
     b, *size, c = shape
     padded = [max(n, w) for n, w in zip(size, window)]
-    rows = _rounded(padded[0], window[0]) if accumulator == "device" else window[0]
-    voxels = rows * math.prod(_rounded(n, w) for n, w in zip(padded[1:], window[1:]))
+    rounded = _rounded(padded, window)
+    voxels = math.prod(rounded if accumulator == "device" else (window[0], *rounded[1:]))
     batches = batch * math.prod(window) * (c * itemsize + 4 * num_classes)
     result = 4 * b * math.prod(padded) * num_classes
     slab = voxels * (b * c * itemsize + 4 * b * num_classes + 4)
@@ -149,7 +149,7 @@ def sliding_window(
     if accumulator != "device" or needed.device > 2**30:
         print(f"sliding window over {shape}: logits in {accumulator}; {needed}", file=sys.stderr)
     if accumulator == "device":
-        fill = [(a, _rounded(s, w) - n - a) for a, s, n, w in zip(low, size, shape[1:-1], window)]
+        fill = [(a, r - n - a) for a, r, n in zip(low, _rounded(size, window), shape[1:-1])]
         xp = np if isinstance(volume, np.ndarray) else jnp
         padded = xp.pad(volume, ((0, 0), *fill, (0, 0)), constant_values=pad_value) if np.any(fill) else volume
         num, den = _accumulate(
@@ -184,7 +184,7 @@ def _by_slabs(
 ) -> None:
     """Hand the rows of the logits [B, *size, K] to `put`: a device slab [B, window[0], *rest] moves along the first axis."""
     b, *size, classes = shape
-    rest = [_rounded(n, w) for n, w in zip(size[1:], window[1:])]
+    rest = _rounded(size, window)[1:]
     depth, inner = volume.shape[1], (slice(None), *(slice(0, n) for n in size[1:]))
     num, den = _empty(b, (window[0], *rest), classes)
     first = sorted(set(grid[:, 0].tolist()))
@@ -277,8 +277,10 @@ def _empty(examples: int, size: Sequence[int], classes: int) -> tuple[Array, Arr
     return jnp.zeros((examples, *size, classes), jnp.float32), jnp.zeros((*size, 1), jnp.float32)
 
 
-def _rounded(size: int, window: int) -> int:
-    return window if size <= window else -(-size // GRAIN) * GRAIN
+def _rounded(size: Sequence[int], window: Sequence[int]) -> tuple[int, ...]:
+    """The size on the device of an image that is at least as large as the window."""
+    grain = GRAIN[len(size)]
+    return tuple(w if n <= w else -(-n // grain) * grain for n, w in zip(size, window))
 
 
 def _per_axis(value, rank: int, name: str, allowed: Callable, rule: str) -> tuple:

@@ -1,4 +1,6 @@
-"""A data set ready to train on and to be judged by: slices of a cache, or volumes of a store. The loop knows neither."""
+"""A data set ready to train on and to be scored on: images of one size, or patches of images of their own sizes (volumes are
+always among these). `load` chooses by `Recipe.fit`; the loop knows neither.
+"""
 
 import functools
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import numpy as np
 from jaxseg import checkpoint
 from jaxseg.data import splits
 from jaxseg.data.prepare import channels
+from jaxseg.data.prepare.canvas import VOXELS
 from jaxseg.data.records import DataSet, Recipe
 from jaxseg.data.store import base, per_case
 from jaxseg.data.store import stacked as caches
@@ -56,8 +59,8 @@ def outputs_of(config, labels: tuple[str, ...], named: tuple = ()) -> Outputs:
     return Outputs(1 if single else len(labels) + 1, lambda mask: mask)
 
 
-class Slices(NamedTuple):
-    """Cached slices and photographs; `made_by` is the digest of the weights behind their extra channel, or ""."""
+class Whole(NamedTuple):
+    """Slices and photographs of one size; `made_by` is the digest of the weights behind their extra channel, or ""."""
 
     dataset: DataSet
     recipe: Recipe
@@ -90,14 +93,14 @@ class Slices(NamedTuple):
 
         def validate(params, state):
             scored = scorer.run(params, state, self.store, self.rows["val"], keep=4)
-            return evaluate_slices.headline(scored, empty=config.eval.empty), evaluate_slices.pictures(scored, self.store)
+            figures = evaluate_slices.headline(scored.counts[0], scored.loss, empty=config.eval.empty)
+            return figures, evaluate_slices.pictures(scored, self.store)
 
         return validate
 
     def rules(self, config) -> Rules:
         """What is scored."""
-        regions = self.dataset.regions if self.recipe.labels == self.dataset.labels else ()
-        return Rules(self.recipe.labels, regions, Policy(config.eval.empty))
+        return rules_of(config, self.recipe.labels, self.dataset.regions if self.recipe.labels == self.dataset.labels else ())
 
     def resampled(self) -> bool:
         """Whether the network sees another grid than that of the files."""
@@ -136,14 +139,19 @@ class Slices(NamedTuple):
         )
 
 
-class Volumes(NamedTuple):
-    """Patches of stored volumes; whole volumes are judged."""
+class Patches(NamedTuple):
+    """Patches of stored volumes, slices or photographs, which are scored whole, by windows."""
 
     dataset: DataSet
     recipe: Recipe
     store: per_case.PerCase
     rows: dict[str, np.ndarray]
-    noun: str = "volumes"
+    made_by: str = ""
+
+    @property
+    def noun(self) -> str:
+        """What its examples are."""
+        return per_case.NOUNS[self.store.rank]
 
     def steps_per_epoch(self, config, images: int) -> int:
         """Batches of `images` patches in an epoch."""
@@ -176,14 +184,14 @@ class Volumes(NamedTuple):
 
         def validate(params, state):
             scored = scorer.run(params, state, self.store, self.rows["val"], keep=2)
-            return evaluate_volumes.headline(scored, self.rules(config)), evaluate_volumes.pictures(scored, self.store)
+            figures = evaluate_volumes.headline(scored, self.rules(config), rank=self.store.rank)
+            return figures, evaluate_volumes.pictures(scored, self.store)
 
         return validate
 
     def rules(self, config) -> Rules:
         """What is scored."""
-        policy = policy_of(config.data.dataset, empty=config.eval.empty, lesions=config.eval.lesions)
-        return Rules(self.store.labels, self.store.regions, policy, config.eval.surface, config.eval.lesions)
+        return rules_of(config, self.store.labels, self.store.regions)
 
     def resampled(self) -> bool:
         """Whether the network sees another grid than that of the files."""
@@ -199,7 +207,7 @@ class Volumes(NamedTuple):
 
     def baseline(self, rows: np.ndarray) -> dict:
         """What intensity alone can do on these rows."""
-        return baseline.of_volumes(self.store, rows)
+        return baseline.of_volumes(self.store, rows, noun=self.noun)
 
     def _appended(self, config) -> bool:
         return config.data.coordinates and not config.data.whole  # whole volumes are stored with theirs
@@ -214,16 +222,22 @@ class Volumes(NamedTuple):
             mean=self.recipe.mean,
             std=self.recipe.std,
         )
-        seen = runs.application_of(
-            forward, self.recipe, rank=3, whole=False, coordinates=self._appended(config), settings=config.infer
-        )
+        seen = runs.application_of(forward, self.recipe, whole=False, coordinates=self._appended(config), settings=config.infer)
         rules = self.rules(config)._replace(surface=False, lesions="")
         return evaluate_volumes.Scorer(
             seen, loss, rules, target=outputs.target, order=outputs.order, threshold=config.eval.threshold
         )
 
 
-Feed = Slices | Volumes
+Feed = Whole | Patches
+
+
+def rules_of(config, labels: tuple[str, ...], named: tuple = ()) -> Rules:
+    """What is scored of images with these classes and regions."""
+    if config.data.rank == 2:
+        return Rules(labels, named, Policy(config.eval.empty))
+    policy = policy_of(config.data.dataset, empty=config.eval.empty, lesions=config.eval.lesions)
+    return Rules(labels, named, policy, config.eval.surface, config.eval.lesions)
 
 
 def load(config, dataset: DataSet, recipe: Recipe, log, *, maker: str | Path = "") -> Feed:
@@ -237,11 +251,11 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, maker: str | Path = "
     """
     dataset, made_by = base.labelled(dataset, log.say), ""
     bad_share = config.data.bad_share if config.data.bad_cases == "skip" else 0.0
-    if config.data.rank == 2:
+    if recipe.fit == "patches":
+        store = per_case.open_or_build(dataset, recipe, log=log.say, bad_share=bad_share)
+    else:
         make, made_by = open_channel_run(Path(maker), recipe) if channels.trained(recipe.extra) else (None, "")
         store = caches.open_or_build(dataset, recipe, log=log.say, extra=make, extra_id=made_by, bad_share=bad_share)
-    else:
-        store = per_case.open_or_build(dataset, recipe, log=log.say, bad_share=bad_share)
     _tell(store, log)
     if config.data.whole:
         store = whole.shrunk(store, recipe, coordinates=config.data.coordinates, log=log.say)
@@ -258,7 +272,8 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, maker: str | Path = "
         absent=_gone(store),
         log=log.say,
     )
-    feed = Slices(dataset, recipe, store, rows, made_by) if config.data.rank == 2 else Volumes(dataset, store.recipe, store, rows)
+    patched = recipe.fit == "patches"
+    feed = Patches(dataset, store.recipe, store, rows) if patched else Whole(dataset, recipe, store, rows, made_by)
     log.say(
         ", ".join(
             f"{name} {len(r)} {feed.noun} of {len({store.rows[i]['patient'] for i in r})} patients" for name, r in rows.items()
@@ -273,8 +288,8 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, maker: str | Path = "
                 + "; give it a share",
                 "DATA_EMPTY",
             )
-    if config.data.rank == 3:
-        _check_volumes(config, feed, log)
+    if patched:
+        _check_patches(config, feed, log)
     elif made_by:
         for split in ("val", "test"):
             patients.check_unseen(Path(maker), feed, split, whose="config.data.extra_run", log=log)
@@ -294,18 +309,20 @@ def _gone(store: base.Store) -> set[str]:
     return {bad.patient for bad in store.left_out.bad} - {row["patient"] for row in store.rows}
 
 
-def _check_volumes(config, feed: Volumes, log) -> None:
+def _check_patches(config, feed: Patches, log) -> None:
     """What would otherwise come to light after the training: a patch that is mostly padding, a cascade that cannot be."""
     shapes = np.array([feed.store.rows[i]["shape"] for i in feed.rows["train"]])
     largest, patch = shapes.max(0), np.array(feed.recipe.size)
     if (patch >= 2 * largest).any():
         raise ConfigError(
-            f"config.data.size={tuple(config.data.size)}: training volumes have at most {tuple(largest.tolist())} "
-            "voxels; a patch of twice that is mostly padding: take a smaller one"
+            f"config.data.size={tuple(config.data.size)}: training {feed.noun} have at most {tuple(largest.tolist())} "
+            f"{VOXELS[feed.store.rank]}; a patch of twice that is mostly padding: take a smaller one"
         )
     short = int((shapes < patch).any(1).sum())
     if short:
-        log.say(f"{short} of {len(shapes)} training volumes are smaller than a patch of {tuple(config.data.size)}: padded with 0")
+        log.say(
+            f"{short} of {len(shapes)} training {feed.noun} are smaller than a patch of {tuple(config.data.size)}: padded with 0"
+        )
     if config.eval.lesions and not feed.store.regions:
         raise ConfigError(
             f"config.eval.lesions={config.eval.lesions!r}: the data set {config.data.dataset!r} names no regions; set it to ''"

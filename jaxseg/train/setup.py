@@ -88,6 +88,7 @@ def recipe_of(config, dataset: DataSet) -> Recipe:
         blur=d.blur,
         extra=tuple(d.extra),
         target=d.target,
+        fit="patches" if d.whole else d.fit,  # whole volumes keep their grid in the store; the network's input is shrunk from it
     )
 
 
@@ -188,7 +189,7 @@ def record_of(config, data: feeds.Feed, parameters: int) -> dict:
         },
         "dataset": data.dataset.name,
         "synthetic": data.dataset.synthetic,
-        "made_by": data.made_by if config.data.rank == 2 else "",
+        "made_by": data.made_by,
         "data": {"digest": data.store.digest, "examples": len(data.store.rows), "left_out": data.store.left_out.cases},
         "code": code.named(as_dict(config)),
         surroundings.NAME: surroundings.current(),
@@ -257,7 +258,7 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
     mesh = meshes.make(config.mesh.data)
     accumulate, batch_size = config.optim.accumulate, config.train.batch_size
     meshes.check_batch(batch_size, mesh, "train.batch_size")
-    if config.data.rank == 2:  # volumes are scored one after another
+    if data.recipe.fit != "patches":  # what has its own size is scored one after another
         meshes.check_batch(config.eval.batch_size, mesh, "eval.batch_size")
     images = batch_size * accumulate
     steps_per_epoch = data.steps_per_epoch(config, images)

@@ -26,7 +26,7 @@ def make_store(folder: Path):
                 image = random.normal(size=(*mask.shape, 2)).astype(np.float32)
                 yield image, mask, {"case": f"c{i}", "patient": f"p{i}", "stratum": "", "spacing": [1.0, 1.0, 2.0]}
 
-        recipe = Recipe((8, 8, 8), None, None, 2, LABELS, intensity="brain")
+        recipe = Recipe((8, 8, 8), None, None, 2, LABELS, intensity="brain", fit="patches")
         folder.mkdir(parents=True)
         per_case.write(folder, items(), recipe, count=3, name="toy", synthetic=True, regions=REGIONS, log=lambda line: None)
     return per_case.open_store(folder)

@@ -1,10 +1,13 @@
 """Sliding windows: positions, weights, equality with MONAI, accumulators, mirroring."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxseg.infer import network as networks
 from jaxseg.infer import tiles, tta, window
 from jaxseg.types import ConfigError, StorageError
 
@@ -189,6 +192,23 @@ def test_volumes_of_many_sizes_share_one_program():
     for n in (33, 40, 51, 64):
         window.sliding_window(forward, image(1, n, 64, 2), window=24, num_classes=2, overlap=0.1, accumulator="device")
     assert len(set(traces)) == 1 and len(traces) <= 3  # its shape, and once inside each of two capacities
+
+
+def test_slices_of_a_case_go_one_by_one_in_their_own_type_through_one_program():
+    traces = []
+
+    def forward(windows):
+        traces.append((windows.shape, windows.dtype))
+        return windows.astype(jnp.float32) * 2
+
+    network = types.SimpleNamespace(num_classes=2, batch=3, mirrored=lambda weights: jax.tree_util.Partial(forward))
+    options = dict(overlap=0.25, blend="gaussian", positions="monai", accumulator="auto")
+    windows = networks.Windows(network, (16, 24), **options)
+    for n, size in ((1, (40, 50)), (5, (40, 50)), (2, (40, 90)), (1, (9, 30))):  # the last is lower than a window
+        picture = np.random.default_rng(n).integers(0, 256, (n, *size, 2), np.uint8)
+        np.testing.assert_allclose(windows((), picture), picture * 2.0, atol=TOLERANCE * 510)
+    assert {dtype for _, dtype in traces} == {np.dtype(np.uint8)} and {shape for shape, _ in traces} == {(3, 16, 24, 2)}
+    assert len(traces) <= 4  # its shape, and once inside each of three programs
 
 
 def test_parameters_may_change_without_a_new_program():

@@ -29,7 +29,14 @@ def untrained(size: tuple[int, ...], classes: int, *, coordinates: bool, whole: 
     split, params, state = functional.split(model)
     forward = network.Forward(split, num_classes=classes, batch=2)
     recipe = Recipe(
-        size=size, window=None, spacing=None, channels=1, labels=("a", "b")[: classes - 1], intensity="brain", modalities=("t1",)
+        size=size,
+        window=None,
+        spacing=None,
+        channels=1,
+        labels=("a", "b")[: classes - 1],
+        intensity="brain",
+        modalities=("t1",),
+        fit="patches",
     )
     record = {
         "config": {"data": {"coordinates": coordinates, "whole": whole}},
@@ -38,7 +45,7 @@ def untrained(size: tuple[int, ...], classes: int, *, coordinates: bool, whole: 
         "model": {"name": tiny.NAME, "rank": 3},
     }
     settings = {"overlap": 0.25, "blend": "gaussian", "positions": "monai", "accumulator": "auto"}
-    application = run.application_of(forward, recipe, rank=3, whole=whole, coordinates=coordinates, settings=settings)
+    application = run.application_of(forward, recipe, whole=whole, coordinates=coordinates, settings=settings)
     return run.Run(record, recipe, examples.Volumes(recipe), application, (forward.place(params, state),), (), 0.5, "")
 
 

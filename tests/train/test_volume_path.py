@@ -298,7 +298,7 @@ BAD = [
     ({"data__split": "file", "data__split_file": "/nowhere.json"}, "nowhere"),
     ({"eval__empty": "zero"}, "eval.empty='zero'"),
     ({"infer__roi": "/nowhere"}, "/nowhere"),
-    ({"data__whole": True}, "data.regions=True"),
+    ({"data__whole": True, "data__fit": "stretch"}, "data.regions=True"),
     ({"model__name": "segformer_b0"}, "rank=3"),
     ({"data__foreground": 1.5}, "data.foreground=1.5"),
     ({"train__batch_size": 100}, "100"),

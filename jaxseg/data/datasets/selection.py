@@ -127,5 +127,6 @@ def _areas(cache, rows: Sequence[int] | None) -> np.ndarray:
     """int64 [N, K + 1] pixels of each class, background first, in each example."""
     found = cache.foreground_counts()
     found = found if rows is None else found[np.asarray(rows, np.int64)]
-    background = math.prod(cache.masks.shape[1:]) - found.sum(1, keepdims=True)
+    sizes = cache.sizes() if rows is None else cache.sizes()[np.asarray(rows, np.int64)]
+    background = sizes[:, None] - found.sum(1, keepdims=True)
     return np.concatenate([background, found], 1)

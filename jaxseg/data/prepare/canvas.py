@@ -10,12 +10,15 @@ from scipy import ndimage
 
 from jaxseg.data.records import Recipe
 from jaxseg.types import ConfigError, DataError
+from jaxseg.utils.lookup import lookup
 
 VERSION = 2  # raise it when examples would lie elsewhere
 ANISOTROPIC = 3.0  # ratio of the coarsest to the finest spacing above which nnU-Net resamples the coarsest axis apart
 
 LARGEST = {2: 1 << 15, 3: 1 << 12}  # pixels or voxels a side after resampling
 AXES = {2: "(row mm, column mm)", 3: "(x, y, z) mm"}
+VOXELS = {2: "pixels", 3: "voxels"}
+FITS = ("stretch", "centre", "patches")
 
 Box = tuple[slice, ...]
 
@@ -79,9 +82,7 @@ class Placement:
 
 
 def placement(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None, *, box: Box | None = None) -> Placement:
-    """Slices are stretched to recipe.size or, if the recipe has a spacing, resampled to it and centred on recipe.size.
-
-    Volumes are resampled to the recipe's spacing, if it has one, and keep what size they then have: patches are cut from them.
+    """Where an example lies, by `recipe.fit`: stretched to recipe.size, centred on it, or on a grid of its own size ("patches").
 
     Args:
       shape: (H, W) or (X, Y, Z) of the example.
@@ -89,9 +90,10 @@ def placement(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | N
       box: for a recipe with `nonzero`, what `nonzero_box` gave.
     Raises:
       DataError: the recipe has a spacing and the example has none, or one that no scanner has; an example smaller than the crop.
-      ConfigError: a spacing for another number of axes.
+      ConfigError: a spacing for another number of axes, or a fit that the example or the spacing does not go with.
     """
     rank = len(shape)
+    _check_fit(recipe, rank)
     if rank == 2 and (recipe.axes or recipe.nonzero):
         raise ConfigError(f"got axes={recipe.axes}, nonzero={recipe.nonzero} for slices; volumes alone take them")
     axes = axes_of(recipe, rank)
@@ -106,13 +108,25 @@ def placement(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | N
     box = box or crop_box(shape, recipe.crop)
     boxed = tuple(b.stop - b.start for b in box)
     scaled = spaced(boxed, recipe, spacing)
-    if rank == 3:
-        apart = coarse_axis(spacing, recipe.spacing) if recipe.filter == "nnunet" and recipe.spacing else None
+    if recipe.fit == "patches":
+        anisotropic = rank == 3 and recipe.filter == "nnunet" and recipe.spacing
+        apart = coarse_axis(spacing, recipe.spacing) if anisotropic else None
         return Placement(axes, box, scaled, scaled, (0,) * rank, apart)
     canvas = tuple(int(n) for n in recipe.size)
-    if recipe.spacing is None:
+    if recipe.fit == "stretch":
         return Placement(axes, box, canvas, canvas, (0,) * rank)
     return Placement(axes, box, scaled, canvas, tuple((n - s) // 2 for n, s in zip(canvas, scaled)))
+
+
+def _check_fit(recipe: Recipe, rank: int) -> None:
+    lookup("value of data.fit", recipe.fit, dict.fromkeys(FITS))
+    if rank == 3 and recipe.fit != "patches":
+        raise ConfigError(f"got data.fit={recipe.fit!r} for a volume; volumes are cut into patches: set data.fit='patches'")
+    if recipe.fit != "patches" and (recipe.fit == "centre") != (recipe.spacing is not None):
+        raise ConfigError(
+            f"got data.fit={recipe.fit!r} with data.spacing={recipe.spacing}; 'centre' needs a spacing and 'stretch' takes none: "
+            f"set data.fit={'stretch' if recipe.spacing is None else 'centre'!r}"
+        )
 
 
 def spaced(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None) -> tuple[int, ...]:
@@ -121,14 +135,15 @@ def spaced(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None
     if wanted is None:
         return tuple(shape)
     if len(wanted) != rank or not all(np.isfinite(s) and s > 0 for s in wanted):
-        raise ConfigError(
-            f"got data.spacing={tuple(wanted)}; {'slices' if rank == 2 else 'volumes'} take {AXES[rank]} above 0; "
-            "() keeps them as they are"
-        )
+        raise ConfigError(f"got data.spacing={tuple(wanted)}; {'slices' if rank == 2 else 'volumes'} take {AXES[rank]} above 0")
     if spacing is None or len(spacing) != rank or not all(np.isfinite(s) and s > 0 for s in spacing):
         raise DataError(
             f"got a spacing of {spacing}; data.spacing={tuple(wanted)} needs {AXES[rank]} > 0; set "
-            f"data.spacing=() to {'stretch the image' if rank == 2 else 'keep the voxels'}",
+            + (
+                f"data.spacing=() to keep the {VOXELS[rank]}"
+                if recipe.fit == "patches"
+                else "data.fit='stretch' and data.spacing=()"
+            ),
             "DATA_GEOMETRY",
         )
     samples = (lambda n, s, r: s / r * n) if recipe.filter == "nnunet" else (lambda n, s, r: n * s / r)  # differ at halves

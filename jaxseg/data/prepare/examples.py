@@ -206,6 +206,11 @@ def window_8bit(image: np.ndarray, recipe: Recipe) -> np.ndarray:
     return np.rint(intensity.windowed(image, recipe.window)).astype(np.uint8)
 
 
+def dtype_of(recipe: Recipe, rank: int) -> np.dtype:
+    """What prepared images of so many axes hold: uint8 for grey slices and colour pictures, else float32."""
+    return np.dtype(np.uint8 if recipe.intensity == "grey" and rank == 2 else np.float32)
+
+
 def rank_of(recipe: Recipe, axes: int) -> int:
     """How many axes an example has: those of the recipe's size where it says one, else `axes`."""
     return len(recipe.size) or axes
@@ -218,8 +223,7 @@ def _assemble(planes: list[np.ndarray], recipe: Recipe, spacing: Sequence[float]
     if recipe.nonzero:  # intensities are those of the box
         planes, inside, place = [place.cut(p) for p in planes], place.cut(inside), place.after_cut()
     there, here = place.overlap()
-    eight = recipe.intensity == "grey" and rank == 2
-    prepared = np.empty((*place.canvas, _wanted(len(planes), recipe)), np.uint8 if eight else np.float32)
+    prepared = np.empty((*place.canvas, _wanted(len(planes), recipe)), dtype_of(recipe, rank))
     if place.scaled != place.canvas:
         prepared[:] = -1.0 if recipe.intensity == "ct" else 0
     scan = lambda plane: plane if scanned else intensity.of_scan(plane, recipe, inside)
@@ -229,7 +233,7 @@ def _assemble(planes: list[np.ndarray], recipe: Recipe, spacing: Sequence[float]
     for c, values in enumerate(ready):
         values = ndimage.gaussian_filter(values, recipe.blur) if recipe.blur else values
         values = resample(values, place.scaled, recipe.filter, apart=place.apart)[here]
-        if eight:
+        if prepared.dtype == np.uint8:
             values = np.rint(np.clip(values, 0.0, 255.0))  # Lanczos overshoots
         elif recipe.intensity == "grey":
             values = values / np.float32(255)

@@ -81,6 +81,10 @@ class Store(abc.ABC):
         """Flat indices (C order) of the kept voxels of class 1, then of class 2, ... of example i, memory-mapped."""
 
     @abc.abstractmethod
+    def sizes(self) -> np.ndarray:
+        """Pixels or voxels of each example, int64 [N]."""
+
+    @abc.abstractmethod
     def _digests(self, i: int) -> Iterator[tuple[str, str, str]]:
         """(what, digest of its bytes now, digest when written) of every array of example i."""
 

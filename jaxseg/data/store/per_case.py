@@ -1,16 +1,17 @@
 """The layout of examples of their own sizes: files of one example each, opened one at a time as memory maps, so that a patch
 reads its own bytes and no more.
 
-    <cache root>/volumes/<data set>-<fingerprint>/   as every store (`base`), and
-      00000.image.npy       float32 [X, Y, Z, C]
-      00000.mask.npy        uint8 or uint16 [X, Y, Z]
+    <cache root>/volumes/<data set>-<fingerprint>/   as every store (`base`), and       (slices and pictures: pictures/...)
+      00000.image.npy       float32 [X, Y, Z, C]; of slices and pictures uint8 or float32 [H, W, C] (`examples.dtype_of`)
+      00000.mask.npy        uint8 or uint16 [*S]
       00000.foreground.npy  uint32 [n], flat indices of voxels of class 1, then of class 2, ... (`foreground.index`)
 
-Axes are in the common order (`geometry.to_volume`), or that of `Recipe.axes`. Of the recipe only what decides the bytes is in the
-fingerprint: another patch size is the same store.
+Axes of volumes are in the common order (`geometry.to_volume`), or that of `Recipe.axes`; slices are upright. Of the recipe only
+what decides the bytes is in the fingerprint: another patch size is the same store.
 """
 
 import dataclasses
+import functools
 import shutil
 import threading
 import time
@@ -20,12 +21,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxseg.data.geometry import to_volume
-from jaxseg.data.prepare.examples import place_scan, prepare_mask, prepare_scan
+from jaxseg.data.prepare.examples import dtype_of
 from jaxseg.data.prepare.labels import dtype_for
-from jaxseg.data.prepare.mask_values import Meanings
-from jaxseg.data.records import Case, DataSet, Recipe
-from jaxseg.data.store import bad_cases, base, foreground, rows
+from jaxseg.data.records import DataSet, Recipe
+from jaxseg.data.store import bad_cases, base, cases, foreground, rows
 from jaxseg.data.store.arrays import damaged, file_digest, open_array, write_array
 from jaxseg.data.store.fingerprint import fingerprint as fingerprint_of
 from jaxseg.types import DataError, StorageError
@@ -33,12 +32,13 @@ from jaxseg.utils import files
 
 LAYOUT = "per case"
 PROGRESS = 5.0  # seconds between lines
+FOLDERS, NOUNS = {2: "pictures", 3: "volumes"}, {2: "slices", 3: "volumes"}  # by the number of axes
 KINDS = {"image": "digest", "mask": "mask_digest", "foreground": "foreground_digest"}  # arrays, and their digests' columns
 KEPT = 64  # examples whose maps stay open for `PerCase.kept`; each holds three file descriptors
 
 
 class Maps(NamedTuple):
-    """One example's arrays, memory-mapped: image [X, Y, Z, C], mask [X, Y, Z] and the index behind `PerCase.foreground`."""
+    """One example's arrays, memory-mapped: image [*S, C], mask [*S] and the index behind `PerCase.foreground`."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -46,7 +46,7 @@ class Maps(NamedTuple):
 
 
 class _OpenMaps:
-    """The maps of the KEPT volumes opened last, shared by the threads that read batches and patches.
+    """The maps of the KEPT examples opened last, shared by the threads that read batches and patches.
 
     A copy (for another process, say) begins empty.
     """
@@ -56,11 +56,11 @@ class _OpenMaps:
         self._lock = threading.Lock()
 
     def get(self, i: int, open_maps: Callable[[], Maps]) -> Maps:
-        """The maps of volume i: those kept, else `open_maps()`, which then are kept in place of the oldest."""
+        """The maps of example i: those kept, else `open_maps()`, which then are kept in place of the oldest."""
         with self._lock:
             maps = self._maps.get(i)
         if maps is None:
-            opened = open_maps()  # outside the lock: a slow disk holds up no thread that reads another volume
+            opened = open_maps()  # outside the lock: a slow disk holds up no thread that reads another example
             with self._lock:
                 maps = self._maps.setdefault(i, opened)
                 while len(self._maps) > KEPT:
@@ -80,20 +80,20 @@ class PerCase(base.Store):
     """A store of examples of their own sizes.
 
     Attributes:
-      rows: N records {case, patient, stratum, shape (X, Y, Z), spacing (mm), scan_shape and scan_spacing (before resampling,
+      rows: N records {case, patient, stratum, shape ([*S]), spacing (mm), scan_shape and scan_spacing (before resampling,
         in the common order), foreground and kept ([K]), bytes ([3], sizes of the files), digest, mask_digest and
-        foreground_digest (blake2b of the files)}.
+        foreground_digest (blake2b of the files)}, of slices and pictures also slice (index in the file).
     """
 
     _open: _OpenMaps = dataclasses.field(default_factory=_OpenMaps, init=False, repr=False, compare=False)
 
     def image(self, i: int) -> np.ndarray:
-        """Volume i, float32 [X, Y, Z, C], memory-mapped, checked."""
+        """Example i, [*S, C], memory-mapped, checked."""
         self.check(i)
-        return self._map(i, "image", np.float32, (*self.shape(i), self.recipe.channels))
+        return self._map(i, "image", self.dtype, (*self.shape(i), self.recipe.channels))
 
     def mask(self, i: int) -> np.ndarray:
-        """Classes 0..K of volume i, [X, Y, Z], memory-mapped, checked."""
+        """Classes 0..K of example i, [*S], memory-mapped, checked."""
         self.check(i)
         return self._map(i, "mask", dtype_for(len(self.labels)), self.shape(i))
 
@@ -101,9 +101,23 @@ class PerCase(base.Store):
         """As in every store; its map stays open."""
         return self.kept(i).foreground
 
+    def sizes(self) -> np.ndarray:
+        """As in every store."""
+        return self.rows.columns["shape"].astype(np.int64).prod(1)
+
     def shape(self, i: int) -> tuple[int, ...]:
-        """(X, Y, Z) of volume i."""
+        """[*S] of example i."""
         return tuple(self.rows.columns["shape"][i].tolist())
+
+    @property
+    def rank(self) -> int:
+        """How many axes an example has: 2 for slices and pictures, 3 for volumes."""
+        return self.rows.columns["shape"].shape[1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the images."""
+        return dtype_of(self.recipe, self.rank)
 
     def read(self, i: int, box: base.Box = ()) -> tuple[np.ndarray, np.ndarray]:
         """As in every store, through maps that stay open."""
@@ -111,7 +125,7 @@ class PerCase(base.Store):
         return maps.image[box], maps.mask[box]
 
     def kept(self, i: int) -> Maps:
-        """The maps of volume i, checked, which stay open while it is among the KEPT opened last.
+        """The maps of example i, checked, which stay open while it is among the KEPT opened last.
 
         A fresh map has every page of a patch mapped anew: that took two thirds of the time of reading patches.
         """
@@ -126,7 +140,7 @@ class PerCase(base.Store):
     def _digests(self, i: int) -> Iterator[tuple[str, str, str]]:
         row = self.rows[i]
         for kind, column in KINDS.items():
-            yield f"the {kind} of volume {i} ({row['case']})", file_digest(_path(self.folder, i, kind)), row[column]
+            yield f"the {kind} of example {i} ({row['case']})", file_digest(_path(self.folder, i, kind)), row[column]
 
     def _map(self, i: int, kind: str, dtype, shape: tuple[int, ...]) -> np.ndarray:
         return open_array(_path(self.folder, i, kind), np.dtype(dtype), shape, f" of {self.rows.columns['case'][i]}")
@@ -139,11 +153,11 @@ def open_or_build(dataset: DataSet, recipe: Recipe, *, log: Callable[[str], None
       bad_share: this share of the cases may be bad and is left out; 0: the first bad case is an error.
     Raises:
       DataError: a case that cannot be used, or more than `bad_share` of them, files that changed meanwhile, or no case.
-      ConfigError: a recipe for other labels or modalities, or one that these volumes cannot take.
+      ConfigError: a recipe for other labels or modalities, or one that these images cannot take.
       StorageError: no space.
     """
     base.check_recipe(dataset, recipe)
-    final = files.cache_root() / "volumes" / f"{dataset.name}-{fingerprint(dataset, recipe)}"
+    final = files.cache_root() / FOLDERS[len(recipe.size)] / f"{dataset.name}-{fingerprint(dataset, recipe)}"
     built = files.build_folder(final, lambda folder: _build(folder, dataset, recipe, log, bad_share))
     store = open_store(built)
     bad_cases.check(store.left_out, bad_share)  # it may have been built by a run that allows more
@@ -172,12 +186,12 @@ def open_store(folder: Path) -> PerCase:
 
 def fingerprint(dataset: DataSet, recipe: Recipe) -> str:
     """Digest of all that decides a store's bytes."""
-    return fingerprint_of(dataset, _deciding(recipe), LAYOUT)
+    return fingerprint_of(dataset, _deciding(recipe), LAYOUT, f"{len(recipe.size)} axes")
 
 
-def estimate(volumes: list[int], count: int) -> int:
-    """Bytes on disk of `count` volumes, if the rest are like the ones whose sizes are known."""
-    return -(-sum(volumes) * count // len(volumes))
+def estimate(sizes: list[int], count: int) -> int:
+    """Bytes on disk of `count` examples, if the rest are like the ones whose sizes are known."""
+    return -(-sum(sizes) * count // len(sizes))
 
 
 def write(
@@ -185,31 +199,36 @@ def write(
     items: Iterable[tuple[np.ndarray, np.ndarray, dict[str, Any]]],
     recipe: Recipe,
     *,
-    count: int,
+    count: int | None,
     name: str,
     synthetic: bool,
     regions,
     fingerprint: str = "",
     log: Callable[[str], None] = print,
 ) -> None:
-    """Fill an empty folder with prepared volumes.
+    """Fill an empty folder with prepared examples of one rank.
 
     Args:
-      items: (image float32 [X, Y, Z, C], mask uint8 or uint16 [X, Y, Z], row with case, patient, stratum, spacing and what else
-        is to be kept) of each volume; shape, foreground, kept, bytes and digests are filled in here.
+      items: (image [*S, C], mask uint8 or uint16 [*S], row with case, patient, stratum, spacing and what else is to be kept) of
+        each example; shape, foreground, kept, bytes and digests are filled in here.
       recipe: how they were prepared.
-      count: how many there are, for the space they will take.
+      count: how many there are, for the space they will take; None where that is not known.
       name, synthetic, regions, fingerprint: of the store.
     Raises:
-      StorageError: the volumes still to come would not fit.
+      StorageError: the examples still to come would not fit.
     """
     started = said = time.monotonic()
+    noun = "slices" if count is None else "cases"
     found, sizes, k = [], [], len(recipe.labels)
     for i, (image, mask, row) in enumerate(items):
         index, kept, counts = foreground.index(mask, k)
         arrays = {"image": image, "mask": mask.astype(dtype_for(k), copy=False), "foreground": index}
         sizes.append(sum(a.nbytes for a in arrays.values()))
-        _check_space(folder, estimate(sizes, count) - sum(sizes[:-1]), count, i)
+        if count is None:
+            _check_space(folder, sizes[-1], f"slice {i + 1} needs")
+        else:
+            left = estimate(sizes, count) - sum(sizes[:-1])
+            _check_space(folder, left, f"the remaining {count - i} of {count} {NOUNS[mask.ndim]} need about")
         written = {kind: write_array(_path(folder, i, kind), array) for kind, array in arrays.items()}
         found.append(
             row
@@ -223,7 +242,8 @@ def write(
         )
         if time.monotonic() - said > PROGRESS:
             said = time.monotonic()
-            log(f"volumes: {i + 1}/{count} cases of {name}, {_gib(sum(sizes))}, {said - started:.0f} s")
+            of = "" if count is None else f"/{count}"
+            log(f"{FOLDERS[mask.ndim]}: {i + 1}{of} {noun} of {name}, {_gib(sum(sizes))}, {said - started:.0f} s")
     base.write_manifest(
         folder,
         LAYOUT,
@@ -234,7 +254,8 @@ def write(
         regions=regions,
         fingerprint=fingerprint,
     )
-    log(f"volumes: {name}, {len(found)} cases, {_gib(sum(sizes))}, {time.monotonic() - started:.1f} s")
+    rank = len(found[0]["shape"])
+    log(f"{FOLDERS[rank]}: {name}, {len(found)} {noun}, {_gib(sum(sizes))}, {time.monotonic() - started:.1f} s")
 
 
 def _deciding(recipe: Recipe) -> Recipe:
@@ -253,6 +274,7 @@ def _deciding(recipe: Recipe) -> Recipe:
         axes=recipe.axes,
         nonzero=recipe.nonzero,
         statistics=recipe.statistics,
+        fit=recipe.fit,
     )
 
 
@@ -261,63 +283,50 @@ def _build(folder: Path, dataset: DataSet, recipe: Recipe, log: Callable[[str], 
     if not dataset.cases:
         raise DataError(f"{dataset.name}: no case under {dataset.root}; check data.root", "DATA_EMPTY")
     bad: list[bad_cases.Bad] = []
-    meanings = Meanings()
-    good = bad_cases.sift(dataset, lambda case: prepare_case(dataset, case, recipe, meanings), bad_share, bad)
+    tally = cases.Tally()
     write(
         folder,
-        (prepared for _, prepared in good),
+        _items(dataset, recipe, tally, bad_share, bad),
         recipe,
-        count=len(dataset.cases),
+        count=len(dataset.cases) if len(recipe.size) == 3 else None,
         name=dataset.name,
         synthetic=dataset.synthetic,
         regions=dataset.regions,
         fingerprint=before,
         log=log,
     )
-    bad_cases.write(folder, bad_cases.LeftOut(tuple(bad), len(dataset.cases)))
-    for line in meanings.lines(dataset.labels):
+    for line in tally.lines(recipe, dataset.labels):
         log(line)
+    bad_cases.write(folder, bad_cases.LeftOut(tuple(bad), len(dataset.cases)))
     if fingerprint(dataset, recipe) != before:
         raise base.changed(dataset)
 
 
-def prepare_case(
-    dataset: DataSet, case: Case, recipe: Recipe, meanings: Meanings | None = None
-) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """(image float32 [X, Y, Z, C], mask uint8 or uint16 [X, Y, Z], row) of one case, errors naming it.
+def _items(
+    dataset: DataSet, recipe: Recipe, tally: cases.Tally, share: float, bad: list[bad_cases.Bad]
+) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, Any]]]:
+    """What `write` takes of every kept example.
 
-    Args:
-      meanings: counts what the mask's values were taken for.
+    Raises:
+      DataError: DATA_EMPTY where there is none.
     """
-    read, truth = base.read_files(dataset, case, meanings)
-    read, truth = [base.cut(volume, case.slab) for volume in read], base.cut(truth, case.slab)
-    try:
-        labels, orientation = to_volume(truth)
-        place = place_scan(read, recipe)
-        image = prepare_scan(read, recipe)
-        mask = prepare_mask(labels, recipe, orientation.spacing, len(dataset.labels), place=place)
-    except DataError as error:
-        raise DataError(f"case {case.id}: {error}", error.code) from error
-    return (
-        image,
-        mask,
-        {
-            "case": case.id,
-            "patient": case.patient,
-            "stratum": dataset.stratum(case),
-            "spacing": list(place.spacing(orientation.spacing)),
-            "scan_shape": list(labels.shape),
-            "scan_spacing": list(orientation.spacing),
-        },
-    )
+    kept = 0
+    for _, found in bad_cases.sift(
+        dataset, functools.partial(cases.examples_of, dataset, recipe, meanings=tally.meanings), share, bad
+    ):
+        tally.add(found.tally)
+        kept += len(found.kept)
+        for image, mask, row, grid in found.kept:
+            yield image, mask, row | grid
+    if not kept:
+        raise cases.nothing_kept(dataset, tally)
 
 
-def _check_space(folder: Path, needed: int, cases: int, done: int) -> None:
+def _check_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise StorageError(
-            f"the remaining {cases - done} of {cases} volumes need about {_gib(needed)}, and {folder.parent} has "
-            f"{_gib(free)} free; free space or set JAXSEG_CACHE to another folder"
+            f"{what} {_gib(needed)}, and {folder.parent} has {_gib(free)} free; free space or set JAXSEG_CACHE to another folder"
         )
 
 

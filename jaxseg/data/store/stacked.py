@@ -12,25 +12,21 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from jaxseg.data.geometry import to_slices
 from jaxseg.data.prepare import channels, intensity
-from jaxseg.data.prepare.canvas import crop_box
-from jaxseg.data.prepare.examples import prepare, prepare_mask, whole
+from jaxseg.data.prepare.examples import dtype_of
 from jaxseg.data.prepare.labels import dtype_for
-from jaxseg.data.prepare.mask_values import Meanings
-from jaxseg.data.records import Case, DataSet, Recipe
-from jaxseg.data.store import bad_cases, base, foreground, rows
+from jaxseg.data.records import DataSet, Recipe
+from jaxseg.data.store import bad_cases, base, cases, foreground, rows
 from jaxseg.data.store.arrays import Growing, open_array
 from jaxseg.data.store.fingerprint import fingerprint as fingerprint_of
-from jaxseg.data.store.fingerprint import words
-from jaxseg.types import ConfigError, DataError
+from jaxseg.types import ConfigError
 from jaxseg.utils import files
 from jaxseg.utils.lookup import lookup
 from jaxseg.utils.pictures import to_8bit
@@ -74,6 +70,10 @@ class Stacked(base.Store):
         end = self._ends[i]
         return self.indices[end - int(self.rows.columns["kept"][i].sum()) : end]
 
+    def sizes(self) -> np.ndarray:
+        """As in every store: all alike."""
+        return np.full(len(self), math.prod(self.masks.shape[1:]), np.int64)
+
     @functools.cached_property
     def _ends(self) -> np.ndarray:
         return np.cumsum(self.rows.columns["kept"].sum(-1))
@@ -112,43 +112,6 @@ class Stacked(base.Store):
             if array is not None:
                 yield name, files.digest(array[i].tobytes()), row[key]
         yield f"the foreground of {name}", files.digest(self.index(i).tobytes()), row["foreground_digest"]
-
-
-class Slice(NamedTuple):
-    """One slice of a case as it was read."""
-
-    image: np.ndarray  # [H, W, C]
-    mask: np.ndarray  # [H, W], classes 0..K
-    index: int  # along the file's own third axis
-    spacing: tuple[float, float] | None  # (row mm, column mm); None for photographs
-    kept: bool  # under the data set's protocol
-
-
-def read_case(dataset: DataSet, case: Case, recipe: Recipe | None = None, meanings: Meanings | None = None) -> Iterator[Slice]:
-    """All slices of a case, feet to head, images and masks checked against each other.
-
-    Args:
-      recipe: whose `intensity` says what happens to whole volumes before they are cut; None: nothing.
-      meanings: counts what the mask's values were taken for.
-    Raises:
-      DataError: a file that cannot be used, or DATA_MISSING for a case without image or mask.
-    """
-    read, mask = base.read_files(dataset, case, meanings)
-    if recipe is not None and not (recipe.intensity == "brain" and dataset.normalised):
-        try:
-            read = [whole(volume, recipe) for volume in read]
-        except DataError as error:  # the rule knows values, not files
-            raise DataError(f"case {case.id}: {error}", error.code) from error
-    labels, orientation = to_slices(mask)
-    images = [to_slices(volume)[0] for volume in read]
-    images = [a if a.ndim == 4 else a[..., None] for a in images]  # [Z, Y, X, c]
-    if labels.ndim != 3:
-        raise DataError(f"case {case.id}: the mask has shape {labels.shape} as slices; it must be [Z, Y, X]", "DATA_LABEL")
-    spacing = orientation.spacing[1:] if orientation.axes else None
-    for z, truth in enumerate(labels):
-        index = orientation.file_index(z)
-        image = np.concatenate([a[z] for a in images], -1) if len(images) > 1 else images[0][z]
-        yield Slice(image, truth, index, spacing, bool(dataset.keep_slice(case, index, truth)))
 
 
 def target_labels(labels: tuple[str, ...], target: str) -> tuple[str, ...]:
@@ -228,7 +191,7 @@ def _arrays(recipe: Recipe) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """The store's files: name -> (shape of an example, dtype)."""
     size = tuple(recipe.size)
     arrays = {
-        "images": ((*size, recipe.channels), np.dtype(np.uint8 if recipe.intensity == "grey" else np.float32)),
+        "images": ((*size, recipe.channels), dtype_of(recipe, len(size))),
         "masks": (size, dtype_for(len(recipe.labels))),
         FOREGROUND: ((), foreground.dtype_for(size)),
     }
@@ -283,57 +246,17 @@ class Writer(contextlib.ExitStack):
         base.write_manifest(self._folder, LAYOUT, rows.from_records(self.rows), self._recipe, **about)
 
 
-@dataclasses.dataclass
-class _Tally:
-    """Counts over a build: slices read, foreground pixels of the kept ones, and how many of these the crop cut away."""
-
-    seen: int = 0
-    foreground: int = 0
-    cut: int = 0
-    meanings: Meanings = dataclasses.field(default_factory=Meanings)
-
-    def add(self, other: "_Tally") -> None:
-        self.seen, self.foreground, self.cut = self.seen + other.seen, self.foreground + other.foreground, self.cut + other.cut
-
-
-class _Examples(NamedTuple):
-    """A case's kept slices (index in the file, prepared image, prepared labels), and what they add to the tally."""
-
-    kept: list[tuple[int, np.ndarray, np.ndarray]]
-    tally: _Tally
-
-
-def _examples_of(dataset: DataSet, recipe: Recipe, meanings: Meanings, case: Case) -> _Examples:
-    kept, tally = [], _Tally()
-    for piece in read_case(dataset, case, recipe, meanings):
-        tally.seen += 1
-        if not piece.kept:
-            continue
-        try:
-            image = prepare(piece.image, recipe, piece.spacing)
-            labels = prepare_mask(piece.mask, recipe, piece.spacing, len(dataset.labels))
-        except DataError as error:
-            raise DataError(f"case {case.id}, slice {piece.index}: {error}", error.code) from error
-        if recipe.crop:
-            there = np.count_nonzero(piece.mask)
-            tally.foreground += there
-            tally.cut += there - np.count_nonzero(piece.mask[crop_box(piece.mask.shape, recipe.crop)])
-        kept.append((piece.index, image, labels))
-    return _Examples(kept, tally)
-
-
 def _examples(
-    dataset: DataSet, recipe: Recipe, tally: _Tally, log: Callable[[str], None], share: float, bad: list[bad_cases.Bad]
-) -> Iterator[tuple]:
-    """(case, index in the file, prepared image, prepared labels) of every kept slice, with a line of progress at times."""
+    dataset: DataSet, recipe: Recipe, tally: cases.Tally, log: Callable[[str], None], share: float, bad: list[bad_cases.Bad]
+) -> Iterator[cases.Example]:
+    """Every kept slice, with a line of progress at times."""
     started = said = time.monotonic()
     kept = 0
-    good = bad_cases.sift(dataset, functools.partial(_examples_of, dataset, recipe, tally.meanings), share, bad)
-    for done, (case, found) in enumerate(good):
+    good = bad_cases.sift(dataset, functools.partial(cases.examples_of, dataset, recipe, meanings=tally.meanings), share, bad)
+    for done, (_, found) in enumerate(good):
         tally.add(found.tally)
         kept += len(found.kept)
-        for example in found.kept:
-            yield case, *example
+        yield from found.kept
         if time.monotonic() - said > PROGRESS:
             said = time.monotonic()
             log(f"cache: {done + 1}/{len(dataset.cases)} cases of {dataset.name}, {kept} slices, {said - started:.0f} s")
@@ -349,22 +272,17 @@ def _build(
     bad_share: float,
 ) -> None:
     before = fingerprint(dataset, recipe, extra_id)
-    started, bad, tally = time.monotonic(), [], _Tally()
+    started, bad, tally = time.monotonic(), [], cases.Tally()
     examples = _examples(dataset, recipe, tally, log, bad_share, bad)
     with Writer(folder, recipe) as writer:
         while chunk := list(itertools.islice(examples, TOGETHER if recipe.extra else 1)):
-            inputs = channels.extend(np.stack([image for _, _, image, _ in chunk]), recipe.extra, extra)
-            for (case, index, own, labels), image in zip(chunk, inputs):
-                row = {"case": case.id, "patient": case.patient, "slice": index, "stratum": dataset.stratum(case)}
+            inputs = channels.extend(np.stack([example.image for example in chunk]), recipe.extra, extra)
+            for (own, labels, row, _), image in zip(chunk, inputs):
                 target = channels.composite(own, labels) if recipe.target == "composite" else None
                 writer.add(image, _target_mask(labels, recipe.target), row, target)
         kept = len(writer.rows)
         if not kept:
-            raise DataError(
-                f"{dataset.name}: {tally.seen} slices of {len(dataset.cases)} cases and none kept by the protocol "
-                f"{words(dataset.keep_slice)}; check data.root and data.protocol",
-                "DATA_EMPTY",
-            )
+            raise cases.nothing_kept(dataset, tally)
         if fingerprint(dataset, recipe, extra_id) != before:
             raise base.changed(dataset)
         writer.finish(
@@ -378,13 +296,8 @@ def _build(
             cut_by_crop=tally.cut,
         )
     bad_cases.write(folder, bad_cases.LeftOut(tuple(bad), len(dataset.cases)))
-    for line in tally.meanings.lines(dataset.labels):
+    for line in tally.lines(recipe, dataset.labels):
         log(line)
-    if tally.cut:
-        log(
-            f"cache: data.crop={tuple(recipe.crop)} cut {tally.cut} of {tally.foreground} foreground pixels away; scores do not "
-            "count them"
-        )
     log(
         f"cache: {dataset.name}, {kept} of {tally.seen} slices of {len(dataset.cases) - len(bad)} cases kept, "
         f"{time.monotonic() - started:.1f} s"

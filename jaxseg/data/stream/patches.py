@@ -1,12 +1,12 @@
-"""Patches of volumes in an order that is a pure function of (seed, position), read by Grain.
+"""Patches of volumes, slices and pictures in an order that is a pure function of (seed, position), read by Grain.
 
-The stream is endless: batch b holds the patches bB .. bB + B - 1. With V volumes, patch n takes slot n % (V M) of epoch
-n // (V M), M = per_volume; an epoch is a permutation of slots that depends on (seed, epoch) alone, and holds each volume M
-times. Where the patch lies is drawn by Philox under the key (seed, n), with the volume's shape and foreground, and nothing
-else: neither batch size nor workers nor processes appear in the rule.
+The stream is endless: batch b holds the patches bB .. bB + B - 1. With V examples (volumes, or slices), patch n takes slot
+n % (V M) of epoch n // (V M), M = per_volume; an epoch is a permutation of slots that depends on (seed, epoch) alone, and holds
+each example M times. Where the patch lies is drawn by Philox under the key (seed, n), with the example's shape and foreground,
+and nothing else: neither batch size nor workers nor processes appear in the rule.
 
 A share p/q of the patches, those with (n p) % q < p, is centred on foreground: a class uniformly among those present in the
-volume, then a voxel of it uniformly. This is nnU-Net's oversampling ("nnunetv2/training/dataloading/data_loader.py"), which
+example, then a voxel of it uniformly. This is nnU-Net's oversampling ("nnunetv2/training/dataloading/data_loader.py"), which
 takes the last third of each batch; here the share is exact over any q patches in a row, whatever the batch.
 
 All other patches of p voxels along an axis of L begin anywhere in 0..L - p, each place as likely ("uniform"), or are centred on
@@ -22,20 +22,20 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxseg.data.prepare.labels import dtype_for
-from jaxseg.data.store.base import Store
-from jaxseg.data.store.per_case import open_store
+from jaxseg.data.store.per_case import PerCase, open_store
 from jaxseg.data.stream import pipeline
 from jaxseg.types import Batch, ConfigError
 from jaxseg.utils.lookup import lookup
 
+AXES = {2: "(rows, columns) in pixels", 3: "(x, y, z) in voxels"}
 POSITIONS = ("uniform", "centre_clipped")  # of patches that are not centred on foreground
-WORDS = 8  # raw words a patch draws from: class, voxel, three coordinates, and room
+WORDS = 8  # raw words a patch draws from: class, voxel, up to three coordinates, and room
 
 
 class Rule(NamedTuple):
-    """How a patch is placed in its volume."""
+    """How a patch is placed in its example."""
 
-    patch: tuple[int, int, int]
+    patch: tuple[int, ...]
     seed: int
     share: Fraction
     positions: str = "uniform"
@@ -44,8 +44,8 @@ class Rule(NamedTuple):
         """Whether patch n is to be centred on foreground."""
         return n * self.share.numerator % self.share.denominator < self.share.numerator
 
-    def start(self, store: Store, row: int, n: int) -> tuple[int, int, int]:
-        """The corner of patch n in volume `row`; 0 along axes that are shorter than the patch."""
+    def start(self, store: PerCase, row: int, n: int) -> tuple[int, ...]:
+        """The corner of patch n in example `row`; 0 along axes that are shorter than the patch."""
         shape, counts = store.rows[row]["shape"], store.rows[row]["foreground"]
         # the permutations of the epochs have the same keys at counter 0
         words = np.random.Philox(key=np.array([self.seed, n], np.uint64), counter=[0, 0, 0, 1]).random_raw(WORDS).tolist()
@@ -63,7 +63,7 @@ class Rule(NamedTuple):
 
 
 def patch_batches(
-    store: Store,
+    store: PerCase,
     indices: Sequence[int],
     *,
     batch_size: int,
@@ -82,29 +82,29 @@ def patch_batches(
     """This process's share of an endless stream of batches of patches; close it, or use it in a `with`.
 
     Args:
-      store: the volumes.
-      indices: row numbers of the training split; no other volume is read.
+      store: the volumes, slices or pictures.
+      indices: row numbers of the training split; no other example is read.
       batch_size: B, global; each process yields b = B / process_count.
-      patch: (x, y, z) voxels. Smaller volumes are padded at their end: image 0, mask 0.
+      patch: its size, a length for each axis of the examples. Smaller examples are padded at their end: image 0, mask 0.
       seed: of the order and of the places.
       start_batch: position of the first batch, 0 for a fresh run.
       workers: reading processes; 0 reads ahead in a thread.
       share: of the patches that are centred on foreground, 0..1; a fraction p/q with q up to 1000.
       positions: of the others, one of POSITIONS.
-      per_volume: patches of each volume in an epoch.
-      coordinates: append three channels, each voxel's place along x, y, z in its whole volume, 0..1 (0 in the padding).
+      per_volume: patches of each example in an epoch.
+      coordinates: append a channel for each axis, a voxel's place along it in its whole volume, 0..1 (0 in the padding).
       process_index, process_count: this process and how many there are.
       max_samples: use at most this many of the indices, evenly spaced; 0 for all.
     Returns:
-      iterator of Batch: image float32 [b, *patch, C (+ 3)], mask uint8 [b, *patch], index int64 [b] (row numbers of the
-      store).
+      iterator of Batch: image [b, *patch, C (+ 3)] of the store's dtype, float32 with coordinates; mask uint8 or uint16
+      [b, *patch]; index int64 [b] (row numbers of the store).
     Raises:
       ConfigError: sizes that do not go together, or workers before absl's flags are parsed.
     """
     rows = pipeline.training_rows(indices, store, max_samples)
     patch = tuple(int(p) for p in patch)
-    if len(patch) != 3 or min(patch) < 1:
-        raise ConfigError(f"got a patch of {patch}; it is (x, y, z) voxels, each 1 or more")
+    if len(patch) != store.rank or min(patch) < 1:
+        raise ConfigError(f"got a patch of {patch}; it is {AXES[store.rank]}, each 1 or more")
     if not 0 <= share <= 1:
         raise ConfigError(f"got a share of {share} foreground patches; it is 0 to 1")
     lookup("position of patches", positions, dict.fromkeys(POSITIONS))
@@ -115,19 +115,19 @@ def patch_batches(
     return pipeline.Batches(pipeline.Source(store, open_store, order, read), start_batch, workers)
 
 
-def steps_per_epoch(volumes: int, batch_size: int, per_volume: int = 16) -> int:
-    """Whole batches in an epoch of per_volume patches of each volume.
+def steps_per_epoch(examples: int, batch_size: int, per_volume: int = 16) -> int:
+    """Whole batches in an epoch of per_volume patches of each example.
 
     Raises:
       ConfigError: not even one.
     """
     if per_volume < 1:
-        raise ConfigError(f"got {per_volume} patches of each volume; it is 1 or more")
-    return pipeline.steps_per_epoch(volumes * per_volume, batch_size)
+        raise ConfigError(f"got {per_volume} patches of each example; it is 1 or more")
+    return pipeline.steps_per_epoch(examples * per_volume, batch_size)
 
 
 class _Order:
-    """Batch number -> this process's volumes and patch numbers."""
+    """Batch number -> this process's examples and patch numbers."""
 
     def __init__(self, rows: np.ndarray, batch_size: int, share: pipeline.Share, seed: int, per_volume: int):
         self.rows, self.batch_size, self.share, self.seed = rows, batch_size, share, int(seed) % 2**64
@@ -140,9 +140,9 @@ class _Order:
     def __call__(self, position: int) -> tuple[np.ndarray, list[int]]:
         start = position * self.batch_size + self.share.first
         numbers = list(range(start, start + self.share.size))
-        return np.array([self._volume(n) for n in numbers], np.int64), numbers
+        return np.array([self._row(n) for n in numbers], np.int64), numbers
 
-    def _volume(self, n: int) -> int:
+    def _row(self, n: int) -> int:
         epoch, place = divmod(n, self.slots)
         latest, order = self._latest
         if latest != epoch:
@@ -151,21 +151,21 @@ class _Order:
         return self.rows[order[place] % len(self.rows)]
 
 
-def _read(store: Store, rows: np.ndarray, numbers: list[int], *, rule: Rule, coordinates: bool) -> Batch:
-    c = store.recipe.channels
+def _read(store: PerCase, rows: np.ndarray, numbers: list[int], *, rule: Rule, coordinates: bool) -> Batch:
+    c, rank = store.recipe.channels, store.rank
     filled = all(p <= length for row in rows.tolist() for p, length in zip(rule.patch, store.rows[row]["shape"]))
     make = np.empty if filled else np.zeros  # zeros that nobody overwrites are the padding
-    image = make((len(rows), *rule.patch, c + 3 * coordinates), np.float32)
+    image = make((len(rows), *rule.patch, c + rank * coordinates), np.float32 if coordinates else store.dtype)
     mask = make((len(rows), *rule.patch), dtype_for(len(store.labels)))
     for b, (row, n) in enumerate(zip(rows.tolist(), numbers)):
         shape = store.rows[row]["shape"]
-        there = tuple(slice(s, s + p) for s, p in zip(rule.start(store, row, n), rule.patch))  # clipped by the volume
+        there = tuple(slice(s, s + p) for s, p in zip(rule.start(store, row, n), rule.patch))  # clipped by the example
         here = tuple(slice(0, min(p, length)) for p, length in zip(rule.patch, shape))
         image[b][here][..., :c], mask[b][here] = store.read(row, there)
         if coordinates:
             for axis, length in enumerate(shape):
                 line = np.linspace(0.0, 1.0, length, dtype=np.float32)[there[axis]]
-                image[b][here][..., c + axis] = line.reshape([-1 if a == axis else 1 for a in range(3)])
+                image[b][here][..., c + axis] = line.reshape([-1 if a == axis else 1 for a in range(rank)])
     return Batch(image=image, mask=mask, index=rows)
 
 

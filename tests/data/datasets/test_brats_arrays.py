@@ -10,6 +10,7 @@ from jaxseg.data.datasets import brats_arrays
 from jaxseg.data.prepare import intensity
 from jaxseg.data.records import Recipe
 from jaxseg.data.store import stacked as caches
+from jaxseg.data.store.cases import read_case
 from jaxseg.types import ConfigError, DataError
 
 COUNTS = {"train": 6, "val": 3, "test": 2}
@@ -77,7 +78,7 @@ def test_integers_become_z_scores_of_the_slices_own_brain(tmp_path):
     assert cache.images.dtype == np.float32 and abs(cache.images[0][raw > 0].mean()) < 1e-5
     raw[..., 2] = 0  # a sequence that is missing stays 0
     np.save(tmp_path / "set/test_images.npy", np.stack([raw, raw]))
-    image = next(caches.read_case(load(tmp_path / "set"), data.cases[0], RECIPE)).image
+    image = next(read_case(load(tmp_path / "set"), data.cases[0], RECIPE)).image
     assert not image[..., 2].any() and image[..., 3].any()
 
 
@@ -95,17 +96,17 @@ def test_floats_that_are_no_z_scores_need_a_word(tmp_path):
     with pytest.raises(DataError, match="data.normalise='brain'") as error:
         caches.open_or_build(load(root), RECIPE, log=lambda line: None)
     assert error.value.code == "DATA_IMAGE"
-    as_brain = next(caches.read_case(load(root, normalise="brain"), load(root).cases[0], RECIPE)).image
+    as_brain = next(read_case(load(root, normalise="brain"), load(root).cases[0], RECIPE)).image
     raw = np.load(root / "test_images.npy")[0]
     np.testing.assert_array_equal(as_brain, intensity.brain(raw[:, :, None])[:, :, 0])
-    given = next(caches.read_case(load(root, normalise="given"), load(root).cases[0], RECIPE)).image
+    given = next(read_case(load(root, normalise="given"), load(root).cases[0], RECIPE)).image
     np.testing.assert_array_equal(given, raw)
 
 
 def test_modalities_are_chosen_by_name_and_slices_by_area(tmp_path):
     root = write(tmp_path / "set", np.float32, enhancing=3)
     data = load(root, modalities=("flair", "t1c"), min_area=29)
-    image = next(caches.read_case(data, data.cases[0])).image
+    image = next(read_case(data, data.cases[0])).image
     np.testing.assert_array_equal(image, np.load(root / "test_images.npy")[0][..., [3, 1]])
     assert data.modalities == ("flair", "t1ce")
     recipe = dataclasses.replace(RECIPE, channels=2, modalities=data.modalities)

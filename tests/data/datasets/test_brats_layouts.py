@@ -12,7 +12,7 @@ from jaxseg.data import datasets
 from jaxseg.data.datasets import brats
 from jaxseg.data.formats import volumes
 from jaxseg.data.phantom import brain_tumour
-from jaxseg.data.store.stacked import read_case
+from jaxseg.data.store.cases import read_case
 from jaxseg.types import ConfigError, DataError
 
 SMALL = (3, (16, 16, 12))

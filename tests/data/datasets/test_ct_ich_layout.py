@@ -11,7 +11,7 @@ import pytest
 from jaxseg.data import datasets
 from jaxseg.data.datasets import ct_ich
 from jaxseg.data.phantom import ct_ich as synthetic
-from jaxseg.data.store.stacked import read_case
+from jaxseg.data.store.cases import read_case
 from jaxseg.types import ConfigError, DataError
 
 

@@ -12,7 +12,7 @@ from jaxseg.data.datasets import lung_files, lungs, pairs, scoliosis
 from jaxseg.data.formats import volumes
 from jaxseg.data.records import Recipe
 from jaxseg.data.store import stacked as caches
-from jaxseg.data.store.stacked import read_case
+from jaxseg.data.store.cases import read_case
 from jaxseg.types import ConfigError, DataError
 
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import pytest
 
 from jaxseg.data import datasets, splits
 from jaxseg.data.datasets import organs_ct
-from jaxseg.data.store.stacked import read_case
+from jaxseg.data.store.cases import read_case
 from jaxseg.types import ConfigError, DataError
 
 TEXT = """import os

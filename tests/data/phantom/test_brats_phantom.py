@@ -110,7 +110,7 @@ def test_training_patches_read_no_volume_of_another_split(tmp_path, monkeypatch)
     monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path))
     monkeypatch.setitem(brain_tumour.KINDS, "quick", (6, (16, 16, 12)))
     data = datasets.load("brats", datasets.phantom("brats", "quick"), modalities=("t1ce", "flair"))
-    recipe = Recipe((8, 8, 8), None, None, 2, data.labels, intensity="brain", modalities=data.modalities)
+    recipe = Recipe((8, 8, 8), None, None, 2, data.labels, intensity="brain", modalities=data.modalities, fit="patches")
     store = per_case.open_or_build(data, recipe, log=lambda line: None)
     rows = splits.split_rows(store.rows, data, split="fold", fractions=(), folds=6, fold=2, seed=0)
     for i in (*rows["val"], *rows["test"]):

@@ -23,6 +23,7 @@ R = Recipe(
     modalities=("t1", "t2"),
     filter="nnunet",
     nonzero=True,
+    fit="patches",
 )
 
 
@@ -154,7 +155,7 @@ def test_ct_is_clipped_to_the_percentiles_of_the_foreground_and_scaled_by_its_me
 
 
 def test_slices_take_no_box_of_their_own():
-    flat = dataclasses.replace(R, size=(4, 4), spacing=None)
+    flat = dataclasses.replace(R, size=(4, 4), spacing=None, fit="stretch")
     with pytest.raises(ConfigError, match="volumes alone"):
         prepare(np.ones((5, 5, 2)), dataclasses.replace(flat, axes=(1, 0), nonzero=False), None)
     with pytest.raises(ConfigError, match="is for volumes"):

@@ -17,7 +17,8 @@ from jaxseg.types import ConfigError, DataError
 
 
 def recipe(size=(64, 64), window=(40.0, 120.0), spacing=None, channels=1):
-    return Recipe(size=size, window=window, spacing=spacing, channels=channels, labels=("a",))
+    fit = "stretch" if spacing is None else "centre"
+    return Recipe(size=size, window=window, spacing=spacing, channels=channels, labels=("a",), fit=fit)
 
 
 def disc(shape, centre, radius, spacing=(1.0, 1.0)):
@@ -169,7 +170,7 @@ def test_z_scores_pass_with_the_same_bits_and_are_padded_with_background():
     prepared = prepare(scores, scores_recipe((20, 30)), None)
     assert prepared.dtype == np.float32
     np.testing.assert_array_equal(prepared, scores)
-    padded = prepare(scores, scores_recipe((24, 30), spacing=(1.0, 1.0)), (1.0, 1.0))
+    padded = prepare(scores, scores_recipe((24, 30), spacing=(1.0, 1.0), fit="centre"), (1.0, 1.0))
     assert not padded[:2].any() and not padded[-2:].any()
     with pytest.raises(DataError, match="every modality is a channel; set data.channels=1"):
         prepare(scores[..., :1], scores_recipe((20, 30)), None)
@@ -181,7 +182,10 @@ def test_ct_maps_the_window_to_minus_one_and_one_unrounded():
     hu = np.array([[-1000.0, -20.0, 40.0, 100.0, 10.0]])
     ct = dataclasses.replace(recipe((1, 5)), intensity="ct")
     np.testing.assert_allclose(prepare(hu, ct, None)[0, :, 0], [-1, -1, 0, 1, -0.5], atol=1e-6)
-    assert prepare(hu, dataclasses.replace(ct, size=(3, 5), spacing=(1.0, 1.0)), (1.0, 1.0))[0].tolist() == [[-1.0]] * 5
+    assert (
+        prepare(hu, dataclasses.replace(ct, size=(3, 5), spacing=(1.0, 1.0), fit="centre"), (1.0, 1.0))[0].tolist()
+        == [[-1.0]] * 5
+    )
     with pytest.raises(ConfigError, match="data.window"):
         prepare(hu, dataclasses.replace(ct, window=None), None)
     with pytest.raises(ConfigError, match="data.intensity"):

@@ -13,7 +13,7 @@ from jaxseg.data.prepare.resample import FILTERS, resample, resample_channels
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.types import ConfigError, DataError
 
-R = Recipe(size=(8, 8, 8), window=(40.0, 400.0), spacing=(1.0, 1.0, 1.0), channels=1, labels=("a", "b"), intensity="ct")
+R = Recipe((8, 8, 8), (40.0, 400.0), (1.0, 1.0, 1.0), channels=1, labels=("a", "b"), intensity="ct", fit="patches")
 RANDOM = np.random.default_rng(0)
 
 
@@ -44,7 +44,7 @@ def test_a_slice_has_the_bits_of_pillow():
 def test_the_same_image_is_prepared_alike_as_a_slice_and_as_a_volume_of_equal_slices():
     """The one rule for intensities, sizes and labels: rank is a number."""
     hu, mask = RANDOM.uniform(-300, 400, (11, 14)), RANDOM.integers(0, 3, (11, 14)).astype(np.int16)
-    r = dataclasses.replace(R, spacing=(1.0, 1.0), size=(22, 10))
+    r = dataclasses.replace(R, spacing=(1.0, 1.0), size=(22, 10), fit="centre")
     spacing = (2.0, 10 / 14)
     thick = lambda array: np.repeat(array[:, :, None], 3, 2)
     as_volume = dataclasses.replace(R, spacing=(1.0, 1.0, 1.0))
@@ -60,7 +60,7 @@ def test_the_same_image_is_prepared_alike_as_a_slice_and_as_a_volume_of_equal_sl
 
 def test_classes_above_255_keep_their_numbers():
     mask = np.array([[0, 255, 256, 300]] * 4, np.int32)
-    r = dataclasses.replace(R, size=(4, 4), spacing=None)
+    r = dataclasses.replace(R, size=(4, 4), spacing=None, fit="stretch")
     found = prepare_mask(mask, r, None, 300)
     assert found.dtype == np.uint16 and found.tolist() == mask.tolist()
     scores = np.zeros((2, 2, 301), np.float32)

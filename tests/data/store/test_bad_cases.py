@@ -14,7 +14,7 @@ from jaxseg.types import DataError
 from tests.data import toy_set
 
 SLICES = dataclasses.replace(toy_set.RECIPE, channels=2)
-VOLUMES = dataclasses.replace(SLICES, size=(8, 8, 4), intensity="ct")
+VOLUMES = dataclasses.replace(SLICES, size=(8, 8, 4), intensity="ct", fit="patches")
 CASES = 10
 
 

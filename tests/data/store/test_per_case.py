@@ -17,7 +17,7 @@ from jaxseg.data.store import per_case
 from jaxseg.types import ConfigError, DataError, StorageError
 from tests.data import toy_set
 
-CT = Recipe(size=(8, 8, 4), window=(40.0, 120.0), spacing=None, channels=1, labels=("bleed",), intensity="ct")
+CT = Recipe(size=(8, 8, 4), window=(40.0, 120.0), spacing=None, channels=1, labels=("bleed",), intensity="ct", fit="patches")
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +67,7 @@ BRAIN = Recipe(
     labels=("NCR", "ED", "ET"),
     intensity="brain",
     modalities=("t1", "flair"),
+    fit="patches",
 )
 
 

@@ -26,7 +26,9 @@ PATCH = (4, 5, 3)
 
 def write_store(folder, shapes=SHAPES, classes=3):
     """Voxel values are their flat index plus 1000 a volume; volume 3 has no foreground, volume 1 the classes 1 and 3."""
-    recipe = per_case.Recipe(size=PATCH, window=None, spacing=None, channels=2, labels=("a", "b", "c"), intensity="brain")
+    recipe = per_case.Recipe(
+        size=PATCH, window=None, spacing=None, channels=2, labels=("a", "b", "c"), intensity="brain", fit="patches"
+    )
 
     def items():
         for i, shape in enumerate(shapes):

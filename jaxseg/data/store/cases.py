@@ -1,0 +1,161 @@
+"""From a case's files to the examples that a store keeps: all that differs here between slices (pictures among them) and volumes
+is `examples_of`, which asks how many axes the recipe has.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxseg.data.geometry import to_slices, to_volume
+from jaxseg.data.prepare.canvas import crop_box, placement
+from jaxseg.data.prepare.examples import place_scan, prepare, prepare_mask, prepare_scan, whole
+from jaxseg.data.prepare.mask_values import Meanings
+from jaxseg.data.records import Case, DataSet, Recipe
+from jaxseg.data.store import base
+from jaxseg.data.store.fingerprint import words
+from jaxseg.types import DataError
+
+
+class Slice(NamedTuple):
+    """One slice of a case as it was read."""
+
+    image: np.ndarray  # [H, W, C]
+    mask: np.ndarray  # [H, W], classes 0..K
+    index: int  # along the file's own third axis
+    spacing: tuple[float, float] | None  # (row mm, column mm); None for photographs
+    kept: bool  # under the data set's protocol
+
+
+class Example(NamedTuple):
+    """A slice or a volume, prepared.
+
+    Attributes:
+      image: [*s, C].
+      mask: [*s], classes 0..K.
+      row: case, patient, stratum, of slices "slice" (index in the file).
+      grid: spacing (mm) of the prepared grid, scan_shape and scan_spacing of the example's own; a photograph's spacing is 1.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    row: dict
+    grid: dict
+
+
+@dataclasses.dataclass
+class Tally:
+    """Counts over cases: slices or volumes read, foreground pixels of the kept slices, those of them that the crop cut, and
+    what values of masks were taken for.
+    """
+
+    seen: int = 0
+    foreground: int = 0
+    cut: int = 0
+    meanings: Meanings = dataclasses.field(default_factory=Meanings)
+
+    def add(self, other: "Tally") -> None:
+        self.seen, self.foreground, self.cut = self.seen + other.seen, self.foreground + other.foreground, self.cut + other.cut
+
+    def lines(self, recipe: Recipe, labels: tuple[str, ...]) -> list[str]:
+        """What is to be said of a build: what values of masks were taken for, and what the crop cut away."""
+        cut = (
+            f"cache: data.crop={tuple(recipe.crop)} cut {self.cut} of {self.foreground} foreground pixels away; scores do not "
+            "count them"
+        )
+        return [*self.meanings.lines(labels), *([cut] if self.cut else [])]
+
+
+class Found(NamedTuple):
+    """The kept examples of a case, and what they add to the tally."""
+
+    kept: list[Example]
+    tally: Tally
+
+
+def read_case(dataset: DataSet, case: Case, recipe: Recipe | None = None, meanings: Meanings | None = None) -> Iterator[Slice]:
+    """All slices of a case, feet to head, images and masks checked against each other.
+
+    Args:
+      recipe: whose `intensity` says what happens to whole volumes before they are cut; None: nothing.
+      meanings: counts what the mask's values were taken for.
+    Raises:
+      DataError: a file that cannot be used, or DATA_MISSING for a case without image or mask.
+    """
+    read, mask = base.read_files(dataset, case, meanings)
+    if recipe is not None and not (recipe.intensity == "brain" and dataset.normalised):
+        try:
+            read = [whole(volume, recipe) for volume in read]
+        except DataError as error:  # the rule knows values, not files
+            raise DataError(f"case {case.id}: {error}", error.code) from error
+    labels, orientation = to_slices(mask)
+    images = [to_slices(volume)[0] for volume in read]
+    images = [a if a.ndim == 4 else a[..., None] for a in images]  # [Z, Y, X, c]
+    if labels.ndim != 3:
+        raise DataError(f"case {case.id}: the mask has shape {labels.shape} as slices; it must be [Z, Y, X]", "DATA_LABEL")
+    spacing = orientation.spacing[1:] if orientation.axes else None
+    for z, truth in enumerate(labels):
+        index = orientation.file_index(z)
+        image = np.concatenate([a[z] for a in images], -1) if len(images) > 1 else images[0][z]
+        yield Slice(image, truth, index, spacing, bool(dataset.keep_slice(case, index, truth)))
+
+
+def examples_of(dataset: DataSet, recipe: Recipe, case: Case, *, meanings: Meanings | None = None) -> Found:
+    """What a store keeps of a case: one volume for a recipe of three axes, else the slices of the data set's protocol.
+
+    Args:
+      meanings: counts what the mask's values were taken for.
+    Raises:
+      DataError: naming the case.
+    """
+    return (_volume if len(recipe.size) == 3 else _slices)(dataset, recipe, case, meanings)
+
+
+def nothing_kept(dataset: DataSet, tally: Tally) -> DataError:
+    """The error for a data set of which no slice is an example."""
+    return DataError(
+        f"{dataset.name}: {tally.seen} slices of {len(dataset.cases)} cases and none kept by the protocol "
+        f"{words(dataset.keep_slice)}; check data.root and data.protocol",
+        "DATA_EMPTY",
+    )
+
+
+def _slices(dataset: DataSet, recipe: Recipe, case: Case, meanings: Meanings | None) -> Found:
+    kept, tally = [], Tally()
+    row = {"case": case.id, "patient": case.patient, "stratum": dataset.stratum(case)}
+    for piece in read_case(dataset, case, recipe, meanings):
+        tally.seen += 1
+        if not piece.kept:
+            continue
+        try:
+            image = prepare(piece.image, recipe, piece.spacing)
+            labels = prepare_mask(piece.mask, recipe, piece.spacing, len(dataset.labels))
+            place = placement(piece.mask.shape, recipe, piece.spacing)
+        except DataError as error:
+            raise DataError(f"case {case.id}, slice {piece.index}: {error}", error.code) from error
+        if recipe.crop:
+            there = np.count_nonzero(piece.mask)
+            tally.foreground += there
+            tally.cut += there - np.count_nonzero(piece.mask[crop_box(piece.mask.shape, recipe.crop)])
+        kept.append(Example(image, labels, row | {"slice": piece.index}, _grid(place, piece.mask.shape, piece.spacing)))
+    return Found(kept, tally)
+
+
+def _volume(dataset: DataSet, recipe: Recipe, case: Case, meanings: Meanings | None) -> Found:
+    read, truth = base.read_files(dataset, case, meanings)
+    read, truth = [base.cut(volume, case.slab) for volume in read], base.cut(truth, case.slab)
+    try:
+        labels, orientation = to_volume(truth)
+        place = place_scan(read, recipe)
+        image = prepare_scan(read, recipe)
+        mask = prepare_mask(labels, recipe, orientation.spacing, len(dataset.labels), place=place)
+    except DataError as error:
+        raise DataError(f"case {case.id}: {error}", error.code) from error
+    row = {"case": case.id, "patient": case.patient, "stratum": dataset.stratum(case)}
+    return Found([Example(image, mask, row, _grid(place, labels.shape, orientation.spacing))], Tally(1))
+
+
+def _grid(place, shape: tuple[int, ...], spacing: tuple[float, ...] | None) -> dict:
+    spacing = spacing or (1.0,) * len(shape)
+    return {"spacing": list(place.spacing(spacing)), "scan_shape": list(shape), "scan_spacing": list(spacing)}

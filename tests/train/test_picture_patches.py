@@ -1,0 +1,107 @@
+"""Colour pictures of many sizes, trained by patches: train, evaluate and predict at their own resolution, and slices likewise."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+import tiny_volumes as tiny
+
+from jaxseg import modes
+from jaxseg.infer import run as runs
+from jaxseg.metrics import counts
+from jaxseg.types import ConfigError
+
+SHAPES = [(300, 200), (210, 320), (48, 250), (260, 260), (300, 200), (190, 90)]  # the third is lower than a patch
+KEYS = {
+    "data__structures": ("dark", "bright"),
+    "data__per_volume": 8,
+    "data__fractions": (0.5, 0.2, 0.3),
+    "data__phantom": None,
+    "loss__terms": (("dice", 1.0), ("cross_entropy", 1.0)),
+    "train__augment": (),
+    "optim__lr": 0.03,
+    "train__epochs": 4,
+    "infer__mirror": (1,),
+    "infer__probabilities": True,
+}
+
+
+def write(root: Path, spots: int = 4) -> Path:
+    """Grey noise with dark red and bright blue squares, classes 1 and 2."""
+    for i, shape in enumerate(SHAPES):
+        random = np.random.default_rng(i)
+        image, mask = random.integers(100, 140, (*shape, 3)).astype(np.uint8), np.zeros(shape, np.uint8)
+        for k in (1, 2):
+            for _ in range(spots):
+                y, x = (int(random.integers(0, n - 40)) for n in shape)
+                mask[y : y + 40, x : x + 40] = k
+        image[mask == 1], image[mask == 2] = (60, 10, 10), (200, 200, 255)
+        for part, array in (("images", image), ("masks", mask)):
+            (root / part).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(root / part / f"p{i}.png")
+    return root
+
+
+def config(root, **changes):
+    return tiny.config("folder", "patches,quick", data__root=str(root), **{**KEYS, **changes})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    top = tmp_path_factory.mktemp("pictures")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXSEG_CACHE", str(top / "cache"))
+        tree = config(write(top / "set"))
+        assert not modes.train(modes.Call(tree, top / "run"))
+        tiny.release(top / "run")
+        yield top
+
+
+def test_the_scores_are_those_of_the_files_that_are_written(trained, tmp_path):
+    run, out = trained / "run", tmp_path / "out"
+    modes.evaluate(modes.Call(None, run))
+    assert not modes.predict(modes.Call(None, run, input=str(trained / "set" / "images"), output=str(out)))
+    rows = list(csv.DictReader((run / "evaluations" / f"test@{newest(run)}" / "cases.csv").open()))
+    assert sorted({row["patient"] for row in rows}) == json.loads((run / "run.json").read_text())["splits"]["test"]
+    for row in rows:
+        found, truth = (np.asarray(Image.open(f / f"{row['case']}.png")) for f in (out, trained / "set" / "masks"))
+        assert found.shape == truth.shape == SHAPES[int(row["case"][1:])]
+        k = {"dark": 1, "bright": 2}[row["class"]]
+        expected = counts.dice(counts.count((found == k)[None], (truth == k)[None], 1))
+        assert float(row["dice"]) == pytest.approx(float(expected[0, 0]), abs=1e-12)
+        assert float(row["dice"]) > 0.9  # colours tell the classes apart
+        maps = np.asarray(Image.open(out / "probabilities" / row["case"] / f"{row['class']}.png"))
+        assert maps.shape == truth.shape and maps[found == k].min() > 80  # the largest of three shares, 0..255
+    figures = json.loads((run / "evaluation.json").read_text())
+    assert figures["prepared"] is None and np.isfinite(figures["loss"])  # the network's grid is the pictures' own
+    overlays = sorted(p.name for p in (out / "overlays").iterdir())
+    assert overlays == [f"p{i}.png" for i in range(len(SHAPES))]
+
+
+def test_a_network_without_borders_gives_by_windows_what_it_gives_of_the_whole_picture(trained):
+    run = trained / "run"
+    settings = json.loads((run / "run.json").read_text())["config"]["infer"]
+    opened = runs.open_run(run, {**settings, "mirror": ()})
+    image = np.asarray(Image.open(trained / "set" / "images" / "p1.png"))[None]
+    found = np.asarray(opened.logits(image))
+    whole = np.asarray(opened.application.forward.averaged(opened.weights)(image))
+    inside = np.s_[:, 1:-1, 1:-1]  # 3 x 3 taps: the windows' own borders weigh least, and count there
+    assert found.shape == whole.shape == (1, 210, 320, 3)
+    assert np.abs(found - whole)[inside].mean() < 0.05 * whole.std()
+
+
+def test_what_training_can_know_beforehand_is_refused(trained, tmp_path):
+    tree = config(trained / "set", data__size=(640, 640))
+    with pytest.raises(ConfigError, match=r"data.size=\(640, 640\): training slices have at most .* pixels"):
+        modes.train(modes.Call(tree, tmp_path / "run"))
+    tiny.release(tmp_path / "run")
+
+
+def newest(run: Path) -> str:
+    return json.loads((run / "evaluation.json").read_text())["weights"]["step"]
