@@ -187,7 +187,7 @@ def _describe(report: Report, tally: _Tally, dataset: DataSet) -> None:
         )
     )
     for line in tally.meanings.lines(dataset.labels):
-        say(line)
+        say(f"masks    {line}")
     if tally.pieces:
         more = f", {len(tally.sizes) - 5} more" if len(tally.sizes) > 5 else ""
         say("sizes    " + ", ".join(f"{' x '.join(map(str, size))}: {n}" for size, n in tally.sizes.most_common(5)) + more)

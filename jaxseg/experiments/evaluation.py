@@ -179,7 +179,8 @@ def _scored(
         first = runs.open_run(Path(config.infer.roi), runs.alone(config.infer))
         both = OwnGrid(runs.cascaded(first, run), work.dataset, work.kept)
         cascaded = reports.table_of(both.score(work.cases, rules, steps=steps), rules, "the cases' own grid")
-    details = own.meanings.lines(work.dataset.labels) if feed is None else []  # else said when its store was built
+    masks = own.meanings.lines(work.dataset.labels) if feed is None else ()  # else said when its store was built
+    details = [f"masks      {line}" for line in masks]
     if feed is not None:
         found = feed.baseline(feed.rows[config.eval.split])
         details, facts["baselines"] = [f"baseline   {line}" for line in found["lines"]], found["figures"]

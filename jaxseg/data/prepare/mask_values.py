@@ -62,8 +62,13 @@ class Found:
         return result
 
 
-def counted(array: np.ndarray, palette=(), *, colours: bool = False) -> Found:
-    """The values of an array [*S] (colours: [*S, 3]) and how often each occurs."""
+def counted(array: np.ndarray, palette=(), *, colours: bool = False, packed: bool = False) -> Found:
+    """The values of an array and how often each occurs.
+
+    Args:
+      array: numbers [*S]; with `colours` [*S, 3], with `packed` 0xRRGGBB [*S].
+      palette: of `Found`.
+    """
     if colours:
         red, green, blue = (array[..., c].astype(np.uint32) for c in range(3))
         array = red << 16 | green << 8 | blue
@@ -74,7 +79,7 @@ def counted(array: np.ndarray, palette=(), *, colours: bool = False) -> Found:
         counts, values = counts[values], values + int(low)
     else:
         values, counts = np.unique(array, return_counts=True)
-    return Found(array, tuple(values.tolist()), tuple(counts.tolist()), tuple(palette), colours)
+    return Found(array, tuple(values.tolist()), tuple(counts.tolist()), tuple(palette), colours or packed)
 
 
 def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
@@ -82,6 +87,11 @@ def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
     flat = array.ravel(order="K")
     for start in range(0, max(1, flat.size), CHUNK):
         yield flat[start : start + CHUNK]
+
+
+def channels_of(colour: int) -> tuple[int, int, int]:
+    """(red, green, blue) of 0xRRGGBB."""
+    return colour >> 16, colour >> 8 & 255, colour & 255
 
 
 def colour_name(colour: int) -> str:
@@ -206,5 +216,5 @@ class Meanings:
             more = f", {len(entries) - 2 * SHOWN} more" if len(entries) > 2 * SHOWN else ""
             doubt = 2 * inside > total and kind not in (KEY, "rounded")
             doubt = f"; more than half is foreground: if that is wrong, say so in config.{KEY}" if doubt else ""
-            lines.append(f"masks: {kind} in {files} file{'s' if files > 1 else ''}: {text}{more}{doubt}")
+            lines.append(f"{kind} in {files} file{'s' if files > 1 else ''}: {text}{more}{doubt}")
         return lines

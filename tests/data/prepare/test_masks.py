@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from jaxseg.data import datasets
 from jaxseg.data.prepare import mask_values, masks
@@ -134,7 +135,23 @@ def test_a_black_and_white_jpeg_is_cut_at_127(tmp_path, quality):
 def test_other_jpegs_are_refused_with_what_is_in_them(tmp_path, array, said):
     message = refused(jpeg(tmp_path, array))
     assert re.search(said, message) and "export the masks as .png" in message, message
-    assert "several" not in message and "2 classes" in refused(jpeg(tmp_path, ONE), 2)
+    assert "a JPEG mask of 2 classes" in refused(jpeg(tmp_path, ONE), 2)
+
+
+@pytest.mark.parametrize("quality", [60, 90])
+def test_a_jpeg_of_colours_is_read_by_the_proposed_table(tmp_path, quality):
+    two = ONE + 2 * np.roll(ONE, 21, 1)
+    drawn = np.array([BLACK, RED, YELLOW], np.uint8)[two]
+    path = jpeg(tmp_path, drawn, quality)
+    table = mask_values.table_of(proposed(refused(path)), 1)
+    assert table == (("#000000", 0), ("#ff0000", 1), ("#ffff00", 1)) and masks.read(path, 1, table).array.any()
+    found = masks.read(path, 2, (*table[:2], ("#ffff00", 2))).array
+    inside = ndimage.distance_transform_edt(np.pad(two, 1) == 0), ndimage.distance_transform_edt(two)
+    assert (found != two).mean() < 0.02 and not found[inside[0][1:-1, 1:-1] > 2].any()
+    assert (found == two)[inside[1] > 2].all()
+    for colours, said in ((("#818141", "#ffffff"), "#818141 lies between"), (("#202020", "#ffffff"), "#000000 and #202020")):
+        table = mask_values.table_of((("#000000", 0), *((c, k) for k, c in enumerate(colours, 1))), 2)
+        assert said in refused(path, 2, table)
 
 
 def test_jpeg_is_known_by_its_content_also_inside_of_tiff(tmp_path):
@@ -234,9 +251,9 @@ def test_what_was_concluded_is_said_once_for_a_set(tmp_path):
     data = folder(tmp_path, palette(1 - ONE, WHITE, BLACK), palette(1 - ONE, WHITE, BLACK), ONE * 255, ONE)
     inside = 100 * DISC.mean()
     assert meanings_of(data) == [
-        f"masks: palette in 2 files: index 1 (black) ({100 - inside:.3g} %) -> background, "
+        f"palette in 2 files: index 1 (black) ({100 - inside:.3g} %) -> background, "
         f"index 0 (white) ({inside:.3g} %) -> foreground",
-        f"masks: values in 1 file: 0 ({100 - inside:.3g} %) -> background, 255 ({inside:.3g} %) -> foreground",
+        f"values in 1 file: 0 ({100 - inside:.3g} %) -> background, 255 ({inside:.3g} %) -> foreground",
     ]
 
 
