@@ -12,6 +12,7 @@ from jaxseg.types import ConfigError, DataError
 
 KEY = "data.mask_values"
 BLACK, WHITE = 0x000000, 0xFFFFFF
+IGNORED = {-1, 255, 65535}  # values that often mark pixels to ignore
 SHOWN = 8  # values that a message lists
 CHUNK = 1 << 22  # elements that are counted at once
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
@@ -127,7 +128,7 @@ def example(found: Found, classes: int) -> str:
         others = [1 if dark != 1 else 0]
         key = lambda v: f"{v:g}"
     numbers = [v for v in others if v in range(1, classes + 1)] if not colours else []
-    if numbers and len(others) > classes:  # class numbers and something else
+    if numbers and (len(others) > classes or {*others} - {*numbers} <= IGNORED):  # class numbers and something else
         taken = {v: v if v in numbers else 0 for v in others}
     else:
         taken = {v: min(i, classes) for i, v in enumerate(others, 1)}

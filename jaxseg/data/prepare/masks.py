@@ -24,7 +24,7 @@ from jaxseg.data.formats import volumes
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.prepare import jpeg_masks
 from jaxseg.data.prepare.labels import dtype_for
-from jaxseg.data.prepare.mask_values import BLACK, KEY, SHOWN, WHITE, Found, Table, counted, example, listed
+from jaxseg.data.prepare.mask_values import BLACK, IGNORED, KEY, SHOWN, WHITE, Found, Table, counted, example, listed
 from jaxseg.data.records import Case, Meaning, Volume
 
 VERSION = 1  # raise it when a mask would be read otherwise
@@ -90,6 +90,18 @@ def read(
     return Volume(found.replaced(taken, dtype_for(classes)), volume.affine, volume.header, volume.path, meaning)
 
 
+def read_numbers(path: Path) -> Volume:
+    """A mask file whose layout says what its values mean: the values as they are stored, which JPEG does not keep.
+
+    Raises:
+      DataError: as `volumes.read_volume`; DATA_LABEL for JPEG.
+    """
+    mask = volumes.read_volume(path)
+    if getattr(mask.header, "lossy", False):
+        raise refusal("DATA_LABEL", path, "a JPEG mask", "JPEG does not keep class numbers", "export the masks as .png")
+    return mask
+
+
 def rounded(mask: Volume) -> Volume:
     """A mask of fractions as integers, where all lie within 0.02 or 1 % of whole numbers (at most 0.25). Any other as it is.
 
@@ -130,7 +142,7 @@ def _by_number(found: Found, classes: int, table: Table | None, path: Path) -> d
     unexpected = [v for v in found.values if v not in range(classes + 1)]
     what = f"{len(unexpected)} unexpected label values: {listed(found, unexpected)}"
     rule = "labels are 0 and 1, or 0 and 255" if classes == 1 else f"labels are 0 to {classes}"
-    if set(unexpected) <= {-1, 255, 65535}:
+    if set(unexpected) <= IGNORED:
         rule += "; pixels to ignore can only count as background"
     elif found.array.dtype.kind in "iu" and 0 <= found.values[0] and found.values[-1] < 2 * len(found.values):
         rule += f"; for {found.values[-1]} classes name all of them in data.structures"
@@ -147,8 +159,9 @@ def _by_palette(found: Found, classes: int, table: Table | None, path: Path) -> 
     if found.colour(0) == BLACK and different and set(clear) <= {0} and found.values[-1] <= classes:
         if BLACK not in [shown for value, shown in zip(found.values, shows) if value]:
             return {value: int(value) for value in found.values}
-    rule = "a palette is black (background) and white, or " if classes == 1 else "a palette "
-    rule += f"has black as index 0 and an opaque colour of its own for each of the classes 1 to {classes}"
+    rule = "a palette is black (background) and white, or black as index 0 and an opaque colour as index 1"
+    if classes > 1:
+        rule = f"a palette has black as index 0 and an opaque colour of its own for each of the classes 1 to {classes}"
     raise _refused(found, classes, table, path, "a palette", rule)
 
 
@@ -172,5 +185,5 @@ def _refused(found: Found, classes: int, table: Table | None, path: Path, what: 
     if table is not None and len(found.values) <= 2 * SHOWN:
         remedy = f"say what each means, for instance {example(found, classes)}, or check that this is the mask"
     elif table is not None:
-        remedy = f"say what each means in config.{KEY}, or check that this is the mask"
+        remedy = f"cut soft borders at the half, or say what each value means in config.{KEY}"
     return refusal("DATA_LABEL", path, f"{what}: {listed(found)}" if counts else what, rule, remedy)

@@ -122,6 +122,21 @@ def test_a_black_and_white_jpeg_is_cut_at_127(tmp_path, quality):
         np.testing.assert_array_equal(masks.read(path, 1).array, raw > 127)
 
 
+def test_values_to_ignore_are_proposed_as_background_and_never_as_a_class(tmp_path):
+    for classes, ignored in ((1, 255), (2, 255), (3, 255)):
+        raw = ONE.copy()
+        raw[:2] = ignored
+        path = saved(tmp_path, raw)
+        table = mask_values.table_of(proposed(refused(path, classes)), classes)
+        np.testing.assert_array_equal(masks.read(path, classes, table).array, DISC)
+
+
+def test_layouts_that_say_what_values_mean_take_no_jpeg(tmp_path):
+    with pytest.raises(DataError, match="JPEG does not keep class numbers"):
+        masks.read_numbers(jpeg(tmp_path, ONE))
+    np.testing.assert_array_equal(masks.read_numbers(saved(tmp_path, ONE)).array, ONE)
+
+
 @pytest.mark.parametrize(
     "array, said",
     [
