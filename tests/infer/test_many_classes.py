@@ -39,7 +39,7 @@ def files(request, tmp_path, monkeypatch):
     quiet = {"log": lambda _: None}
     if request.param == 2:
         return data, numbers, stacked.open_or_build(data, Recipe((32, 48), None, None, 1, NAMES), **quiet)
-    recipe = Recipe((8, 8, 8), (100.0, 200.0), None, 1, NAMES, intensity="ct")
+    recipe = Recipe((8, 8, 8), (100.0, 200.0), None, 1, NAMES, intensity="ct", fit="patches")
     return data, numbers.reshape(32, 8, 6), per_case.open_or_build(data, recipe, **quiet)
 
 
