@@ -48,12 +48,12 @@ def split_patients(strata: Mapping[str, str], fractions: Sequence[float], seed: 
 
 
 def split_folds(strata: Mapping[str, str], k: int, seed: int, *, test: Sequence[str] = ()) -> list[dict[str, list[str]]]:
-    """k-fold cross-validation: in fold i, part i is the test, part i + 1 (mod k) chooses the checkpoint, the rest trains.
+    """k-fold cross-validation: in fold i, part i is for testing, part i + 1 (mod k) for validation, all others for training.
 
     Every patient is tested exactly once and never by a checkpoint that it helped to choose.
 
     Args:
-      test: patients beside those of `strata` that test in every fold; part i then chooses the checkpoint and the rest trains.
+      test: patients, apart from those of `strata`, that are the test split of every fold; part i is then the validation split.
     Raises:
       ConfigError: k < 3, or fewer patients than k.
     """

@@ -83,7 +83,7 @@ def evaluate(
     for line in text.splitlines():
         log.say(line)
     left_out = work.feed.store.left_out if work.feed else None
-    if left_out and left_out.bad:  # last, where nobody overlooks it
+    if left_out and left_out.bad:  # at the end, where it is not overlooked
         log.say(f"{left_out}: {', '.join(left_out.cases)}")
 
 
@@ -136,8 +136,8 @@ def _external(config, run: runs.Run, folder: Path, log: Log) -> _Work:
     both = sorted(seen & {case.patient for case in dataset.cases})
     if both:
         log.say(
-            f"WARNING --input={folder}: {len(both)} patients have names that the run has seen ({patients.some(both)}); if "
-            "they are the same people, these figures are too good"
+            f"WARNING --input={folder}: {len(both)} patients have names of the run's own splits ({patients.some(both)}); if they "
+            "are the same people, these scores are optimistically biased"
         )
     regions = () if config.data.whole else dataset.regions
     rules = feeds.rules_of(config, tuple(run.recipe.labels), regions)

@@ -7,7 +7,7 @@ JSON beside a checkpoint:
 
 with the mean validation Dice before and after that step, for the reader. `choose` finds such a list as nnU-Net does (its
 postprocessing/remove_connected_components.py: the largest component of all foreground if that raises the mean Dice and makes
-no class worse, then of each class) and goes on with the relabelling of BraTS entries (Isensee et al. 2020, arXiv 2011.00848:
+no class worse, then of each class) and ends with the relabelling of BraTS entries (Isensee et al. 2020, arXiv 2011.00848:
 few voxels of enhancing tumour become necrosis), smallest sizes and holes. Differs from nnU-Net in that no step at all may
 make a class worse.
 """

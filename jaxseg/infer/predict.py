@@ -39,7 +39,7 @@ def predict(
     """Segment every case below `origin` into `output`.
 
     Scans become <case>.nii.gz with the shape, affine and header codes of the case's first file, photographs <case>.png. With
-    several modalities, the files of a case are told apart as in training. A case that cannot be used is named and skipped.
+    several modalities, the files of a case are distinguished as in training. A case that cannot be used is named and skipped.
 
     Args:
       run: run or checkpoint folder.

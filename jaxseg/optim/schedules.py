@@ -247,7 +247,7 @@ class Plateau:
         return sign * value > sign * bound
 
     def state(self) -> dict[str, float | int | None]:
-        """What `load` needs to go on as if nothing had happened."""
+        """The state that `load` restores, so that a resumed run takes the same decisions."""
         return {"lr": self.lr, "best": self.best, "bad": self.bad, "resting": self.resting}
 
     def load(self, state: Mapping[str, float | int | None]) -> None:

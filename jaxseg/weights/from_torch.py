@@ -33,7 +33,7 @@ Keys = Mapping[str, str | None] | Sequence[tuple[str, str | None]]
 _PART = re.compile(r"#(\d+)$")
 
 
-class Report(NamedTuple):
+class ImportReport(NamedTuple):
     """What became of every tensor.
 
     Attributes:
@@ -71,7 +71,7 @@ def load(
     adapt: bool = False,
     only: str = "",
     keys: Keys = (),
-) -> Report:
+) -> ImportReport:
     """Put another implementation's weights, biases and buffers into `model`, in place.
 
     Args:
@@ -144,7 +144,7 @@ def load(
     functional.assign(model, {n: values[n] for n in params}, {n: values[n] for n in state})
     origin = " > ".join(filter(None, (container, prefix)))
     taken = (*loaded, *(n for n, _ in adapted))
-    return Report(
+    return ImportReport(
         chosen.name,
         origin,
         tuple(loaded),

@@ -31,7 +31,7 @@ def test_three_volumes_are_scored_by_two_processes_as_by_one(tmp_path):
         for i in range(2)
     ]
     try:
-        one = two_processes.judge(store, tmp_path / "one")
+        one = two_processes.evaluate(store, tmp_path / "one")
         for process in processes:
             output, _ = process.communicate(timeout=120)
             assert process.returncode == 0, output[-3000:]

@@ -1,4 +1,4 @@
-"""The path of volumes end to end, on the quick phantom: train, stop, go on, evaluate, predict, cascade; and who may judge."""
+"""The path of volumes end to end, on the quick phantom: train, stop, resume, evaluate, predict, cascade; and leak checks."""
 
 import csv
 import itertools
@@ -220,14 +220,14 @@ def test_no_patch_of_a_test_patient_is_ever_drawn(tmp_path, whole, split):
     more |= {"data__folds": 3, "data__fold": 1} if split == "fold" else {}
     config = regions(data__split=split, **more)
     data = setup.load_data(config, Log(tmp_path), tmp_path)
-    judges = {data.store.rows[i]["patient"] for name in ("val", "test") for i in data.rows[name]}
+    evaluated = {data.store.rows[i]["patient"] for name in ("val", "test") for i in data.rows[name]}
     with data.stream(config, 2, 0) as batches:
         seen = [next(batches)["index"] for _ in range(3 * data.steps_per_epoch(config, 2))]
     drawn = {data.store.rows[i]["patient"] for numbers in seen for i in numbers}
-    assert drawn == {data.store.rows[i]["patient"] for i in data.rows["train"]} and not drawn & judges
+    assert drawn == {data.store.rows[i]["patient"] for i in data.rows["train"]} and not drawn & evaluated
 
 
-def test_nobody_judges_a_network_that_he_has_trained(whole, finder, tmp_path):
+def test_nobody_evaluated_a_network_that_he_has_trained(whole, finder, tmp_path):
     other = {"data__split_seed": 5}
     with pytest.raises(MismatchError, match="config.data.split_seed=5, recorded 0"):
         modes.evaluate(modes.Call(regions(**other), tmp_path, checkpoint=str(whole)))

@@ -37,7 +37,7 @@ def read_volume(
       max_voxels: largest NIfTI or DICOM volume that is believed.
       max_pixels: largest photograph that is decoded.
       allow_missing_geometry: NIfTI without sform and qform: take nibabel's guess.
-      allow_nonfinite: NIfTI: return NaN and infinite voxels (for `check_labels` to judge) instead of refusing them.
+      allow_nonfinite: NIfTI: return NaN and infinite voxels (`check_labels` decides about them) instead of refusing them.
       palette_indices: palette pictures: return their indices instead of refusing them.
     Returns:
       Volume; see the readers of each format for dtype and axis order.

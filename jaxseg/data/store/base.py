@@ -282,4 +282,6 @@ def recipe_from(meta: dict[str, Any]) -> Recipe:
 
 def changed(dataset: DataSet) -> DataError:
     """The error for a fingerprint that is another one after the build."""
-    return DataError(f"files under {dataset.root} changed while they were read; start again when they rest", "DATA_CHANGED")
+    return DataError(
+        f"files under {dataset.root} changed while they were read; start again once they no longer change", "DATA_CHANGED"
+    )

@@ -32,7 +32,7 @@ POSITIONS = ("uniform", "centre_clipped")  # of patches that are not centred on 
 WORDS = 8  # raw words a patch draws from: class, voxel, up to three coordinates, and room
 
 
-class Rule(NamedTuple):
+class PatchRule(NamedTuple):
     """How a patch is placed in its example."""
 
     patch: tuple[int, ...]
@@ -110,7 +110,7 @@ def patch_batches(
     lookup("position of patches", positions, dict.fromkeys(POSITIONS))
     steps_per_epoch(len(rows), batch_size, per_volume)
     order = _Order(rows, batch_size, pipeline.share_of(batch_size, process_index, process_count), seed, per_volume)
-    rule = Rule(patch, order.seed, Fraction(share).limit_denominator(1000), positions)
+    rule = PatchRule(patch, order.seed, Fraction(share).limit_denominator(1000), positions)
     read = functools.partial(_read, rule=rule, coordinates=coordinates)
     return pipeline.Batches(pipeline.Source(store, open_store, order, read), start_batch, workers)
 
@@ -151,10 +151,10 @@ class _Order:
         return self.rows[order[place] % len(self.rows)]
 
 
-def _read(store: PerCase, rows: np.ndarray, numbers: list[int], *, rule: Rule, coordinates: bool) -> Batch:
+def _read(store: PerCase, rows: np.ndarray, numbers: list[int], *, rule: PatchRule, coordinates: bool) -> Batch:
     c, rank = store.recipe.channels, store.rank
     filled = all(p <= length for row in rows.tolist() for p, length in zip(rule.patch, store.rows[row]["shape"]))
-    make = np.empty if filled else np.zeros  # zeros that nobody overwrites are the padding
+    make = np.empty if filled else np.zeros  # the zeros that stay are the padding
     image = make((len(rows), *rule.patch, c + rank * coordinates), np.float32 if coordinates else store.dtype)
     mask = make((len(rows), *rule.patch), dtype_for(len(store.labels)))
     for b, (row, n) in enumerate(zip(rows.tolist(), numbers)):

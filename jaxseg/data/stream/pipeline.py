@@ -21,7 +21,7 @@ from jaxseg.data.store.stacked import Stacked, open_cache
 from jaxseg.types import Batch, ConfigError, DataError, PeerError
 from jaxseg.utils.command import check_interrupt
 
-ENDLESS = 1 << 48  # batches; nobody trains so long, and Grain wants a length
+ENDLESS = 1 << 48  # batches: Grain needs a length; no run is so long
 RESTARTS = 3  # times in a row that a lost worker is replaced before the run gives up
 
 
@@ -73,7 +73,7 @@ def eval_batches(
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
-    """Whole batches in n examples; the rest of an epoch's permutation waits for the next epoch.
+    """Whole batches in n examples; the examples left over in an epoch are not used in it.
 
     Raises:
       ConfigError: not even one.
@@ -225,8 +225,8 @@ class Source:
     Args:
       held: what is read from, with `folder` and `rows` (dicts with a "case").
       reopen: folder -> held.
-      order: batch number -> (row numbers [b], what else `read` wants to know).
-      read: (held, row numbers, the rest) -> Batch.
+      order: batch number -> (row numbers [b], a further argument of `read`).
+      read: (held, row numbers, what else the order gives) -> Batch.
     """
 
     def __init__(self, held, reopen: Callable, order: Callable, read: Callable):
@@ -248,7 +248,7 @@ class Source:
             ) from error
 
     def about(self, position: int) -> str:
-        """The rows, and where they can be told the cases, of a batch."""
+        """The rows of a batch and, where the store can be read, their cases, for a message."""
         rows = self._order(position)[0]
         try:
             cases = sorted({self._opened().rows[i]["case"] for i in rows})
