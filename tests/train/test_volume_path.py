@@ -271,7 +271,16 @@ def test_the_cascade_is_judged_beside_the_sliding_window_and_predicts(finder, tm
 def test_slices_of_the_same_volumes_train_a_network_of_rank_2(tmp_path):
     config = tiny.config("brats_unet3d", "slices,quick", data__size=(24, 24), train__epochs=1, data__max_samples=32)
     assert train(tmp_path / "run", config) == 0
-    assert "dice" in json.dumps(json.loads((tmp_path / "run" / "evaluation.json").read_text()))
+    figures = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert figures["grid"].endswith("40 x 40") and checkpoint.read_record(tmp_path / "run")["rank"] == 2
+    with next((tmp_path / "run" / "evaluations").glob("test@*/cases.csv")).open() as file:
+        rows = list(csv.DictReader(file))
+    tested = json.loads((tmp_path / "run" / "splits.json").read_text())["test"]
+    masks = [p for p in Path(os.environ["JAXSEG_CACHE"]).rglob("*_seg.nii.gz") if any(patient in p.name for patient in tested)]
+    values = np.concatenate([np.asarray(nibabel.load(p).dataobj).ravel() for p in masks])
+    for name, value in (("NCR", 1), ("ED", 2), ("ET", 4)):  # whatever is predicted: every voxel of the truth is counted once
+        scored = sum(int(row["tp"]) + int(row["fn"]) for row in rows if row["class"] == name)
+        assert scored == np.count_nonzero(values == value) > 0
 
 
 def test_check_and_summary_know_volumes(tmp_path, capsys):
