@@ -130,8 +130,8 @@ def place(name: str, host: np.ndarray, target):
         return host
     sharding = target.sharding if getattr(target, "committed", True) else None  # a fresh jnp array may go anywhere
     if getattr(target, "weak_type", False) and host.ndim == 0:
-        host = jnp.asarray(host.item())  # weakly typed: x * leaf must promote as it did before the restart
-        placed = host if sharding is None else jax.device_put(host, sharding)
+        weak = jnp.asarray(host.item())  # weakly typed: x * leaf must promote as it did before the restart
+        placed = weak if sharding is None else jax.device_put(weak, sharding)
     elif sharding is None:
         placed = jnp.asarray(host)
     else:

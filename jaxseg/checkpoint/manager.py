@@ -222,7 +222,7 @@ class Checkpoints:
                     f"processes {failing} cannot use step {number} in {self.folder}, the others can; all need "
                     f"one shared file system and one configuration{f' ({error})' if error else ''}"
                 )
-        if verdict == 2:
+        if error is not None and verdict == 2:
             raise error
 
     def _choose(self, step: int | str | None) -> int:
@@ -239,7 +239,7 @@ class Checkpoints:
         return operator.index(step) if step in there else -1
 
     def _nothing(self, step: int | str | None, found: list[str]) -> str:
-        wanted = {None: "usable checkpoint", "latest": "usable checkpoint", "best": "best step"}.get(step, f"step {step}")
+        wanted = "usable checkpoint" if step in (None, "latest") else "best step" if step == "best" else f"step {step}"
         there, whole, corrupt = listing.numbers(self.folder), self.steps(), listing.corrupt(self.folder)
         seen = [
             *found,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+from collections.abc import Callable
 
 import numpy as np
 from flax import nnx
@@ -89,7 +90,8 @@ def create_model(
         if not (isinstance(cls, type) and issubclass(cls, Segmenter)):
             raise ConfigError(f"model {name!r} is no class of networks: derive it from jaxseg.models.Segmenter")
         sizes = {"in_channels": in_channels or 1, "num_classes": num_classes or 1, "rank": rank or 2}
-        make = lambda: cls(**sizes, rngs=nnx.Rngs(seed), **overrides)
+        network: Callable[..., Segmenter] = cls
+        make = lambda: network(**sizes, rngs=nnx.Rngs(seed), **overrides)
     elif "+" in name:
         make = _composite(name, in_channels, num_classes, seed, overrides)
     else:
@@ -112,7 +114,9 @@ def create_model(
         raise ConfigError(f"model {name!r} cannot be built with {given}: {error}; take values like its variants'") from error
 
 
-def _composite(name: str, in_channels: int | None, num_classes: int | None, seed: int, overrides: dict):
+def _composite(
+    name: str, in_channels: int | None, num_classes: int | None, seed: int, overrides: dict
+) -> Callable[[], Segmenter]:
     """The builder of "encoder+decoder"; `width` and `dropout` are the decoder's options, the others the encoder's."""
     base, _, decoder = name.partition("+")
     variant = lookup("model", base, variants())
