@@ -179,7 +179,7 @@ def test_slabs_need_less_device_memory_and_auto_takes_the_device_where_it_fits(m
     free = 2 * device.device  # auto takes at most half; a CPU's device has the host's memory
     for memory, device_memory, kind in (
         (free, None, jax.Array),
-        (free - 2, None, np.memmap),
+        (free - 2, None, np.ndarray),
         (2 * host.host, 2 * device.device - 2, np.ndarray),
         (0, 2 * device.device, jax.Array),
         (2 * host.host - 2, 2 * device.device - 2, np.memmap),

@@ -141,8 +141,8 @@ def test_merging_a_network_saves_the_small_kernels():
     """Each of the C channels of a block loses a 3^3 kernel and two norms (weight and bias each), and gains a bias."""
     model = create_model("dualbranch_04_unet_xs")
     before = functional.parameter_count(model)
-    assert large_kernel.merge(model) == 2  # two levels of branch A, of 32 and 64 channels, 1.5 times as many within
-    assert before - functional.parameter_count(model) == (48 + 96) * (3**3 + 4 - 1)
+    assert large_kernel.merge(model) == 2  # two levels of branch A, of 16 and 32 channels, 1.5 times as many within
+    assert before - functional.parameter_count(model) == (24 + 48) * (3**3 + 4 - 1)
 
 
 def test_shuffling_by_the_other_factor_undoes_it():
