@@ -102,7 +102,7 @@ def main(arguments: list[str]) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     wanted = tuple(filter(None, options.only.split(","))) or ("",)
     gpu, about = bool(machine.accelerator()), machine.describe()
-    results = ResultsFile(options.output / "bench.csv", about)
+    table = ResultsFile(options.output / "bench.csv", about)
     results = options.output / "results.jsonl"
     if results.exists() and not results.read_bytes().endswith(b"\n"):  # a process was killed while it wrote
         results.open("a").write("\n")
@@ -111,7 +111,7 @@ def main(arguments: list[str]) -> int:
     if not waiting and not done:
         raise ConfigError(f"got --only={options.only}; the stages are {', '.join(s.name for s in STAGES)}")
     failed = run(waiting, options)
-    print(markdown(results.latest(), about))
+    print(markdown(table.latest(), about))
     print(f"{len(waiting) - len(failed)} of {len(waiting)} stages ended well" + (f"; not: {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0
 
