@@ -1,6 +1,7 @@
 """What the values and colours of masks mean: right, or refused with a table that works when it is given."""
 
 import ast
+import dataclasses
 import io
 import re
 
@@ -12,7 +13,8 @@ from scipy import ndimage
 
 from jaxseg.data import datasets
 from jaxseg.data.prepare import mask_values, masks
-from jaxseg.data.store import base
+from jaxseg.data.records import Recipe
+from jaxseg.data.store import base, stacked
 from jaxseg.types import ConfigError, DataError
 
 DISC = np.hypot(*(np.mgrid[:40, :48] - np.array([18, 20])[:, None, None])) < 9
@@ -270,6 +272,27 @@ def test_what_was_concluded_is_said_once_for_a_set(tmp_path):
         f"index 0 (white) ({inside:.3g} %) -> foreground",
         f"values in 1 file: 0 ({100 - inside:.3g} %) -> background, 255 ({inside:.3g} %) -> foreground",
     ]
+
+
+def test_a_store_that_is_built_says_it_and_one_that_is_found_does_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path / "cache"))
+    data = folder(tmp_path, palette(1 - ONE, WHITE, BLACK), palette(1 - ONE, WHITE, BLACK))
+    lines = [[], []]
+    for said in lines:
+        store = stacked.open_or_build(data, Recipe((40, 48), None, None, 1, data.labels), log=said.append)
+        np.testing.assert_array_equal(store.mask(1), DISC)
+    assert [sum(line.startswith("masks: palette in 2 files") for line in said) for said in lines] == [1, 0]
+
+
+def test_scaled_labels_are_rounded_in_every_layout(tmp_path):
+    for part in ("images", "masks"):
+        (tmp_path / part).mkdir()
+        raw = np.stack([ONE * 0.996, ONE * 5.976], -1).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(raw, np.eye(4)), tmp_path / part / "a.nii")
+    data = datasets.load("folder", tmp_path, structures=tuple("abcdef"))
+    own = dataclasses.replace(data, read_mask=None, map_mask=lambda raw: np.array([0, 2, 9, 9, 9, 9, 1], np.uint8)[raw])
+    mask = base.read_files(own, own.cases[0])[1].array
+    np.testing.assert_array_equal(mask, np.stack([ONE * 2, ONE], -1))
 
 
 def test_a_mask_that_is_mostly_foreground_is_doubted(tmp_path):
