@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from jaxseg.cli import commands, manual
 from jaxseg.cli import flags as given
-from jaxseg.config import resolve
+from jaxseg.config import check_mode, resolve
 from jaxseg.types import ConfigError, StorageError
 from jaxseg.utils import command
 from jaxseg.utils.files import cache_root
@@ -37,6 +37,7 @@ def main(argv: list[str]) -> int:
     if given.CONFIG.value is None:
         raise ConfigError(f"--mode={mode} needs --config=FILE, for instance --config=configs/ich_segnext.py")
     config = resolve(given.CONFIG.value, name=given.config_name(), overridden=given.overridden())
+    check_mode(config, mode, given.overridden())
     variant = f"-{config.variant.replace(',', '-')}" if config.variant else ""
     workdir = Path(given.WORKDIR.value or f"runs/{given.config_name()}{variant}")
     if mode != "train":

@@ -32,7 +32,7 @@ def labels_of(config) -> tuple[str, ...]:
     return tuple(f"class {i + 1}" for i in range(count))
 
 
-def check(config, *, network: bool = False) -> feeds.OutputSpec:
+def check(config, *, network: bool = False) -> feeds.Outputs:
     """What the network's logits will mean, after everything that the config names has been built once.
 
     Args:
@@ -50,6 +50,11 @@ def check(config, *, network: bool = False) -> feeds.OutputSpec:
     model = setup.build_model(config, outputs.num_classes, abstract=True)
     described, params, state = functional.split(model)
     loss, augment, balance = setup.build_loss(config), setup.build_augment(config), setup.balance_of(config)
+    if config.train.bn_warmup and not state:
+        raise ConfigError(
+            f"config.train.bn_warmup={config.train.bn_warmup}: {config.model.name} has no BatchNorm whose statistics it would "
+            "warm; set it to 0"
+        )
     setup.build_optimizer(config, params, balance)
     setup.build_schedule(config, steps_per_epoch=max(1, (2**31 - 1) // config.train.epochs))
     spec = jax.ShapeDtypeStruct
@@ -83,15 +88,26 @@ def _traced(key: str, function, *arguments):
         raise ConfigError(f"config.{key}: {str(error).splitlines()[0]}") from error
 
 
-def _check_thresholds(config, outputs: feeds.OutputSpec, labels: tuple[str, ...]) -> None:
+def check_softmax(config, num_classes: int) -> None:
+    """Refuse a threshold of a network whose largest class counts.
+
+    Args:
+      config: a resolved tree; its defaults are those of the record for a run that was trained.
+    """
+    default = flatten(json.loads(config.defaults))["eval.threshold"]
+    if config.eval.threshold != default:
+        raise ConfigError(
+            f"config.eval.threshold={config.eval.threshold}: a softmax of {num_classes} classes takes the "
+            f"largest, without a threshold; leave it at {default}"
+        )
+
+
+def _check_thresholds(config, outputs: feeds.Outputs, labels: tuple[str, ...]) -> None:
     """Refuse thresholds that decide nothing."""
     default = flatten(json.loads(config.defaults))
     changed = lambda key: json.dumps(config.eval[key]) != json.dumps(default[f"eval.{key}"])
-    if len(labels) > 1 and not outputs.order and changed("threshold"):
-        raise ConfigError(
-            f"config.eval.threshold={config.eval.threshold}: a softmax of {outputs.num_classes} classes takes the "
-            f"largest, without a threshold; leave it at {default['eval.threshold']}"
-        )
+    if len(labels) > 1 and not outputs.order:
+        check_softmax(config, outputs.num_classes)
     if (len(labels) > 1 or outputs.order or config.data.rank == 3 or config.data.fit == "patches") and changed("thresholds"):
         raise ConfigError(
             f"config.eval.thresholds={tuple(config.eval.thresholds)}: the table over thresholds is of slices of one size with "

@@ -1,5 +1,7 @@
 """What a config alone shows cannot work is refused before a case is read, by training, summary and check alike."""
 
+from contextlib import nullcontext
+
 import pytest
 
 from configs import brats2d, brats_unet3d, folder, ich_segnext, kvasir_effisegnet, lungs_pspnet, scoliosis
@@ -46,6 +48,10 @@ WRONG = [
     (dict(model__name="unet_tset"), "unet_tset"),
     (dict(model__options={"widht": 3}), "widht"),
     (dict(data__size=(33, 32)), "data.size"),
+    (
+        (dict(VOLUMES, model__name="nnunet_plain_test", train__bn_warmup=2), "brats"),
+        "train.bn_warmup=2.*no BatchNorm.*set it to 0",
+    ),
     (dict(data__regions=True), "names no regions"),
     (dict(eval__tables=("left_right",)), "2 classes"),
     (dict(data__structures=("a", "b")), "takes no option 'structures'"),
@@ -94,3 +100,12 @@ def test_a_single_class_takes_thresholds_with_one_logit_or_two(changes, classes)
 def test_configs_of_the_projects_pass(module):
     for arguments in ("", "quick"):
         preflight.check(resolve(module.get_config(arguments), name="test"))
+
+
+@pytest.mark.parametrize("typed, refused", [(0.7, True), (0.5, False)])
+def test_prediction_takes_no_threshold_where_the_largest_class_counts(typed, refused):
+    config = tree("folder", data__structures=("a", "b"), eval__tables=(), eval__threshold=0.5).copy_and_resolve_references()
+    with config.unlocked():
+        config.eval.threshold = typed
+    with pytest.raises(ConfigError, match="eval.threshold=0.7.*softmax of 3.*leave it at 0.5") if refused else nullcontext():
+        preflight.check_softmax(config, 3)

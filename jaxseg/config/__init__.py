@@ -3,9 +3,10 @@
 The tree itself is `configs/_base.py`. Everything that can be refused without reading data or compiling is refused here.
 """
 
-from jaxseg.config.keys import EXTRA, EXTRA_BY_A_RUN, IDLE_IN_FILES, NEEDS, NEUTRAL
+from jaxseg.config.keys import EXTRA, EXTRA_BY_A_RUN, IDLE_IN_FILES, NEEDS, NEEDS_OF_MODES, NEUTRAL
 from jaxseg.config.kinds import KINDS
 from jaxseg.config.resolve import resolve
+from jaxseg.config.rules import check_mode
 from jaxseg.config.tree import as_dict, defaults, difference, flatten
 
 __all__ = [
@@ -14,8 +15,10 @@ __all__ = [
     "IDLE_IN_FILES",
     "KINDS",
     "NEEDS",
+    "NEEDS_OF_MODES",
     "NEUTRAL",
     "as_dict",
+    "check_mode",
     "defaults",
     "difference",
     "flatten",

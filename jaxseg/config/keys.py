@@ -104,6 +104,14 @@ NUMBERS = (
     "infer.mirror",
 )
 PAIRS = ("loss.terms", "loss.aux_terms", "loss.learnable")  # ((name, number), ...)
+OF_THE_TREE = {  # options of a model that other keys decide
+    "name": "model.name",
+    "in_channels": "data.channels",
+    "num_classes": "data.structures",
+    "rank": "data.rank",
+    "seed": "seed",
+}
+WINDOWS = ("infer.overlap", "infer.blend", "infer.positions", "infer.windows", "infer.accumulator")  # of the sliding window
 OPTIONS = ("model.options", "loss.options", "optim.options", "schedule.options")
 BY_PATH = ("optim.name", "schedule.name")  # also take "module:factory", which building them looks up
 _SAME_SIZE = "data.rank=2 with data.fit='stretch' or 'centre'"
@@ -122,6 +130,10 @@ NEEDS: dict[str, tuple[Callable[[dict[str, Any]], bool], str]] = {
     "data.split_seed": (lambda c: c["data.split"] in ("patient", "fold"), "data.split='patient' or 'fold'"),
     "data.sample_seed": (lambda c: c["data.sample"] is not None, "data.sample"),
     **{key: (lambda c: c["data.fit"] == "patches", "data.fit='patches'") for key in PATCHES_ONLY},
+    "data.positions": (
+        lambda c: c["data.fit"] == "patches" and c["data.foreground"] < 1,
+        "data.fit='patches' and data.foreground below 1",
+    ),
     "data.filter": (
         lambda c: c["data.rank"] == 2 and (c["data.fit"] != "patches" or bool(c["data.spacing"])),
         "data.rank=2, and data.spacing with data.fit='patches'",
@@ -129,11 +141,37 @@ NEEDS: dict[str, tuple[Callable[[dict[str, Any]], bool], str]] = {
     "eval.batch_size": (lambda c: not _by_windows(c), _SAME_SIZE),
     "eval.tables": (lambda c: not _by_windows(c), _SAME_SIZE),
     "infer.batch_size": (lambda c: not _by_windows(c), f"{_SAME_SIZE}; patches and volumes take infer.windows"),
-    "infer.windows": (_by_windows, "data.fit='patches'; images of one size take infer.batch_size"),
+    "infer.windows": (
+        lambda c: c["data.fit"] == "patches",
+        "data.fit='patches'; images of one size take infer.batch_size, whole volumes are segmented one by one",
+    ),
     "infer.mirror": (lambda c: not c["infer.roi"], "infer.roi=''; the cascade averages no mirrored passes"),
     "schedule.warmup_ratio": (lambda c: c["schedule.warmup"] > 0, "schedule.warmup above 0"),
 }
-IDLE_IN_FILES = ("data.fractions", "data.split_seed", "data.per_volume", "data.foreground", "schedule.warmup_ratio")
+IDLE_IN_FILES = (
+    "data.fractions",
+    "data.split_seed",
+    "data.per_volume",
+    "data.foreground",
+    "data.positions",
+    "schedule.warmup_ratio",
+    *WINDOWS,
+)
+_SEARCH = {key: (lambda c: False, "--mode=search") for key in NEUTRAL if key.startswith("search.")}
+_OF_PREDICTION = {key: (lambda c: False, "--mode=predict") for key in ("infer.probabilities", "infer.overlay")}
+_OF_EVALUATION = {
+    key: (lambda c: False, "--mode=evaluate") for key in NEUTRAL if key.startswith("eval.") and key != "eval.threshold"
+}
+# mode: {key: (whether it decides anything there, what it needs)}, of keys that are typed for that mode
+NEEDS_OF_MODES: dict[str, dict[str, tuple[Callable[[dict[str, Any]], bool], str]]] = {
+    "train": _SEARCH,
+    "evaluate": {**_SEARCH, **_OF_PREDICTION},
+    "predict": {
+        **_SEARCH,
+        **_OF_EVALUATION,
+        **dict.fromkeys(WINDOWS, (lambda c: not c["infer.roi"], "infer.roi=''; the cascade segments one crop at a time")),
+    },
+}
 LARGEST = float(np.finfo(np.float32).max)
 MAX_VOXELS = 2**28  # of the network's input: a slice or a patch
 NOT_NEGATIVE = (

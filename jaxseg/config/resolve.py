@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxseg.config.keys import AT_MOST, BY_PATH, CHOICES, LARGEST, NOT_NEGATIVE, NUMBERS, OPTIONS, PAIRS, POSITIVE
+from jaxseg.config.keys import AT_MOST, BY_PATH, CHOICES, LARGEST, NOT_NEGATIVE, NUMBERS, OF_THE_TREE, OPTIONS, PAIRS, POSITIVE
 from jaxseg.config.names import DATASETS, LOSSES, NETWORKS, TRANSFORMS
 from jaxseg.config.rules import check_data, check_extra, check_needs, has_length, is_number, rule
 from jaxseg.config.tree import flatten
@@ -57,10 +57,10 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
     for key, value in flat.items():
         if isinstance(value, float) and not abs(value) <= LARGEST:
             raise ConfigError(f"config.{key}={value}: must be a finite number (float32)")
-    for key, names in CHOICES.items():
+    for key, known in CHOICES.items():
         if key in BY_PATH and ":" in flat[key]:
             continue
-        lookup(f"value of config.{key}", flat[key], dict.fromkeys(names))
+        lookup(f"value of config.{key}", flat[key], dict.fromkeys(known))
     _check_names(flat)
     for key in POSITIVE:
         rule(flat, key, flat[key] >= 1, "must be at least 1")
@@ -75,6 +75,11 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
         )
     for key in OPTIONS:
         rule(flat, key, all(isinstance(name, str) for name in flat[key]), "must be {'option': value, ...}")
+    for name in sorted(flat["model.options"].keys() & {*OF_THE_TREE, "abstract"}):
+        instead = f"it is decided by config.{OF_THE_TREE[name]}" if name in OF_THE_TREE else "training takes values"
+        raise ConfigError(
+            f"config.model.options={flat['model.options']!r}: {name!r} is no option of a network: {instead}; take it out"
+        )
     for key, most in AT_MOST.items():
         rule(flat, key, flat[key] <= most, f"must be at most {most}")
     for key in NOT_NEGATIVE:

@@ -5,7 +5,17 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-from jaxseg.config.keys import EXTRA, EXTRA_BY_A_RUN, IDLE_IN_FILES, LARGEST, MAX_VOXELS, NEEDS, SLICES_ONLY, VOLUMES_ONLY
+from jaxseg.config.keys import (
+    EXTRA,
+    EXTRA_BY_A_RUN,
+    IDLE_IN_FILES,
+    LARGEST,
+    MAX_VOXELS,
+    NEEDS,
+    NEEDS_OF_MODES,
+    SLICES_ONLY,
+    VOLUMES_ONLY,
+)
 from jaxseg.config.tree import flatten
 from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup
@@ -136,11 +146,25 @@ def _check_fit(flat: dict[str, Any]) -> None:
 
 
 def check_needs(flat: dict[str, Any], overridden: Collection[str]) -> None:
-    """Refuse keys without effect: those typed on the command line, and those of a config file that are not in IDLE_IN_FILES."""
+    """Refuse keys that decide nothing beside the others: typed ones always, a config file's where nobody meant them to wait."""
     default = flatten(json.loads(flat["defaults"]))
     for key, (decides, what) in NEEDS.items():
         given = key in overridden or (key not in IDLE_IN_FILES and json.dumps(flat[key]) != json.dumps(default[key]))
         rule(flat, key, not given or decides(flat), f"decides nothing here: it needs {what}; give that, or leave it out")
+
+
+def check_mode(config, mode: str, overridden: Collection[str]) -> None:
+    """Refuse keys that were typed for a mode that never reads them.
+
+    Args:
+      config: resolved.
+      mode: of --mode.
+      overridden: keys given on the command line.
+    """
+    flat = flatten(config.to_dict())
+    for key, (decides, what) in NEEDS_OF_MODES.get(mode, {}).items():
+        given = key in overridden and not decides(flat)
+        rule(flat, key, not given, f"decides nothing in --mode={mode}: it needs {what}; give that, or leave it out")
 
 
 def check_extra(flat: dict[str, Any]) -> None:

@@ -15,13 +15,13 @@ class Meaning(NamedTuple):
       kind: how: "values", "palette", "JPEG", "rounded", "data.mask_values".
       found: the value or colour, in words.
       label: the class.
-      voxels: how many have it.
+      count: voxels.
     """
 
     kind: str
     found: str
     label: int
-    voxels: int
+    count: int
 
 
 @dataclasses.dataclass(frozen=True)

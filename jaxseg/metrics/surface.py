@@ -111,8 +111,7 @@ def directed_means(
     if fallback is not None:
         return fallback, fallback
     first, second = _directed(prediction, truth, spacing, subvoxel)
-    there, back = (float(np.average(d, weights=area)) for d, area in (first, second))
-    return there, back
+    return tuple(float(np.average(d, weights=area)) for d, area in (first, second))
 
 
 def assd(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib
-from collections.abc import Callable
+import inspect
 
 import numpy as np
 from flax import nnx
@@ -89,9 +89,13 @@ def create_model(
         cls = import_object(name, "model")
         if not (isinstance(cls, type) and issubclass(cls, Segmenter)):
             raise ConfigError(f"model {name!r} is no class of networks: derive it from jaxseg.models.Segmenter")
+        takes = inspect.signature(cls.__init__).parameters.values()
+        known = {p.name for p in takes} - {"self", "in_channels", "num_classes", "rank", "rngs"}
+        if not any(p.kind is p.VAR_KEYWORD for p in takes):
+            for key in overrides.keys() - known:
+                raise unknown_name(f"option of model {name!r}", key, known)
         sizes = {"in_channels": in_channels or 1, "num_classes": num_classes or 1, "rank": rank or 2}
-        network: Callable[..., Segmenter] = cls
-        make = lambda: network(**sizes, rngs=nnx.Rngs(seed), **overrides)
+        make = lambda: cls(**sizes, rngs=nnx.Rngs(seed), **overrides)
     elif "+" in name:
         make = _composite(name, in_channels, num_classes, seed, overrides)
     else:
@@ -114,9 +118,7 @@ def create_model(
         raise ConfigError(f"model {name!r} cannot be built with {given}: {error}; take values like its variants'") from error
 
 
-def _composite(
-    name: str, in_channels: int | None, num_classes: int | None, seed: int, overrides: dict
-) -> Callable[[], Segmenter]:
+def _composite(name: str, in_channels: int | None, num_classes: int | None, seed: int, overrides: dict):
     """The builder of "encoder+decoder"; `width` and `dropout` are the decoder's options, the others the encoder's."""
     base, _, decoder = name.partition("+")
     variant = lookup("model", base, variants())

@@ -95,6 +95,11 @@ def test_a_wrong_path_to_a_network_says_what_is_wrong(my_module, name, message):
         create_model(name)
 
 
+def test_an_option_that_a_network_of_ones_own_does_not_take_has_neighbours(my_module):
+    with pytest.raises(ConfigError, match="option of model 'my_nets:Mine' 'widht': did you mean width"):
+        create_model("my_nets:Mine", widht=5)
+
+
 @pytest.mark.parametrize(
     "given,message",
     [
