@@ -10,7 +10,7 @@ test:
 slow:
 	$(PYTHON) -m pytest -m slow
 lint:
-	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
 docs:
 	$(PYTHON) tests/test_architecture_page.py
 bench:

@@ -51,7 +51,7 @@ def base() -> ConfigDict:
     data.naming = _optional(str)  # lungs: sides are the "patient"'s, or the "image"'s
     data.allow_empty = _optional(bool)  # scoliosis: an image without a label file has no object
     data.modalities = _optional(tuple)  # brats: which, in channel order, e.g. ("t1ce", "flair")
-    data.release = _optional(str)  # brats: "2023" or "2024" where the file names do not tell
+    data.release = _optional(str)  # brats: "2023" or "2024" where the file names do not show it
     data.regions = False  # one sigmoid logit per region (WT, TC, ET) instead of a softmax over the classes
     data.coordinates = False  # rank 3: three more channels, each voxel's place in the whole volume (CoordConv)
     data.whole = False  # rank 3, fit stretch: every volume is one example, resized to `size` (region-of-interest networks)

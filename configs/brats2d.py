@@ -49,9 +49,9 @@ def get_config(arguments: str = ""):
     c.data.modalities = ("t1ce", "t2", "flair") if three else ("t1", "t1ce", "t2", "flair")
     c.data.channels = len(c.data.modalities) + (channel not in (None, "painted"))
     if channel:
-        extra, maker = CHANNELS[channel]
+        extra, source = CHANNELS[channel]
         c.data.extra = (extra,)
-        c.data.extra_run = maker and "-".join(["runs/brats2d", *maker.split(","), *["slices"] * slices, *["quick"] * quick])
+        c.data.extra_run = source and "-".join(["runs/brats2d", *source.split(","), *["slices"] * slices, *["quick"] * quick])
     c.model.init = c.data.extra_run if channel == "painted" else ""
     c.data.target = STAGES[stage] if stage else "labels"
     c.data.blur = 1.0 if "blur" in chosen.flags else 0.0

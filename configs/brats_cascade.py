@@ -5,8 +5,8 @@
     python -m jaxseg.main --config=configs/brats_cascade.py:unet3d_s --config.data.root=... --config.infer.roi=runs/brats_roi
 
 Arguments, comma-separated: a network that takes 7 channels (`unet3d_s` when none is named), `augment`, `quick`. Without
-config.infer.roi the run is trained and judged by sliding window alone; give it when evaluating to add cascade_dice, cascade_wt,
-cascade_tc and cascade_et.
+config.infer.roi the run is trained and evaluated by sliding window alone; give it when evaluating to add cascade_dice,
+cascade_wt, cascade_tc and cascade_et.
 
 Crops are drawn as patches are: every third around a foreground voxel (the source: every crop around the centroid of the true
 foreground). The source evaluates networks of 2 channels with 7-channel crops; here the network gets what it was trained with.

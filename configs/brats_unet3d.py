@@ -1,4 +1,4 @@
-"""Brain tumours in four MRI sequences with the 3-D project's networks: patches of volumes, judged by sliding window.
+"""Brain tumours in four MRI sequences with the 3-D project's networks: trained on patches, evaluated by sliding window.
 
     python -m jaxseg.main --config=configs/brats_unet3d.py                                         # the phantom, 2 CPU cores
     python -m jaxseg.main --config=configs/brats_unet3d.py:unet3d_s --config.data.root=/data/BraTS2021_Training_Data

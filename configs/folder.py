@@ -9,7 +9,11 @@
     python -m jaxseg.main --config=configs/folder.py:quick                                            # seconds
 
     /data/mine/images/anna_01.png    .png .jpg .tif .nii .nii.gz; grey or colour
-    /data/mine/masks/anna_01.png     the same name; one class: 0/1 or 0/255; several: class numbers 0, 1, 2, ...
+    /data/mine/masks/anna_01.png     the same name; one class: 0/1 or 0/255, black and white; several: class numbers 0, 1, 2, ...
+
+Masks of other values, of colours, or with pixels to ignore need a table, value or palette index or '#rrggbb' -> class, such as
+    --config.data.mask_values="((0, 0), (128, 1), (255, 2))"
+    --config.data.mask_values="(('#000000', 0), ('#ff0000', 1), ('#808080', 0))"
 
 Arguments: a network (any registry name; `segformer_b0`, of volumes `unet3d_xs`, when none is named); `patches` (pictures of any
 sizes at their own resolution: patches of data.size train, windows of it predict); `volumes` (in a window of soft tissue; for

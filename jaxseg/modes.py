@@ -36,7 +36,7 @@ class Call(NamedTuple):
 
 
 def train(call: Call) -> int | None:
-    """Train (or go on), then evaluate the best checkpoint. SIGTERM ends it with 42 at any time, saved where steps were made."""
+    """Train (or resume), then evaluate the best checkpoint. On SIGTERM, save the steps made so far and exit with code 42."""
     if call.checkpoint:
         raise ConfigError(
             f"--checkpoint={call.checkpoint}: is for --mode=evaluate and --mode=predict; to start from its "
@@ -47,7 +47,7 @@ def train(call: Call) -> int | None:
         with preemption, preemption.at_once():
             return _train(call)
     except Stopped:
-        print("stopped by SIGTERM outside of the training's steps; the same command goes on", flush=True)
+        print("stopped by SIGTERM outside of the training's steps; run the same command again to resume", flush=True)
         return PREEMPTED
 
 
@@ -61,7 +61,7 @@ def _train(call: Call) -> int | None:
         lambda: checkpoint.claim(call.workdir, tree, ignored=configs.NEUTRAL, defaults=configs.defaults(call.config))
     )
     log = Log(call.workdir, quiet=not first)
-    if agree.told(bool(claim and claim.finished)):
+    if agree.from_first(bool(claim and claim.finished)):
         log.say(f"{call.workdir} holds a finished run of this config; delete it or give another --workdir to train again")
     else:
         difference = configs.difference(call.config)
@@ -77,7 +77,7 @@ def _train(call: Call) -> int | None:
         agree.on_first(lambda: surroundings.compare(call.workdir, log, resumed=claim.resumed))
         record = setup.record_of(call.config, data, _count(job.state["params"]))
         agree.on_first(lambda: checkpoint.write_record(call.workdir, record))
-        agree.on_first(lambda: setup.keep_maker(call.config, call.workdir))
+        agree.on_first(lambda: setup.keep_channel_run(call.config, call.workdir))
         begin = time.perf_counter()
         stopped = loop.run(job, log)
         if stopped:
@@ -95,7 +95,7 @@ def _settled(call: Call) -> Call:
     if call.config.train.dtype != "auto":
         return call
     recorded = agree.on_first(lambda: _recorded_dtype(call.workdir)) or ""
-    known = {name: agree.told(recorded == name) for name in ("float32", "bfloat16")}
+    known = {name: agree.from_first(recorded == name) for name in ("float32", "bfloat16")}
     config = call.config.copy_and_resolve_references().unlock()
     config.train.dtype = next((name for name, here in known.items() if here), compute_dtype("auto"))
     return call._replace(config=config.lock())

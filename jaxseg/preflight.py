@@ -32,7 +32,7 @@ def labels_of(config) -> tuple[str, ...]:
     return tuple(f"class {i + 1}" for i in range(count))
 
 
-def check(config, *, network: bool = False) -> feeds.Outputs:
+def check(config, *, network: bool = False) -> feeds.OutputSpec:
     """What the network's logits will mean, after everything that the config names has been built once.
 
     Args:
@@ -102,7 +102,7 @@ def check_softmax(config, num_classes: int) -> None:
         )
 
 
-def _check_thresholds(config, outputs: feeds.Outputs, labels: tuple[str, ...]) -> None:
+def _check_thresholds(config, outputs: feeds.OutputSpec, labels: tuple[str, ...]) -> None:
     """Refuse thresholds that decide nothing."""
     default = flatten(json.loads(config.defaults))
     changed = lambda key: json.dumps(config.eval[key]) != json.dumps(default[f"eval.{key}"])

@@ -6,6 +6,7 @@ ends badly the others are ended too, and its exit code is returned.
 
 import argparse
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,10 +15,15 @@ import time
 
 
 def free_port() -> int:
-    """A TCP port that is free now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A free TCP port below those that the system gives to connections by itself, so that it is still free when it is used."""
+    for port in random.SystemRandom().sample(range(20_000, 32_768), 100):
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise OSError("100 ports between 20000 and 32768 are all in use")
 
 
 def main() -> int:

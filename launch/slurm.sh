@@ -17,6 +17,6 @@ export PYTHONUNBUFFERED=1
 srun --kill-on-bad-exit=0 "${PYTHON:-python}" -m jaxseg.main "$@"
 code=$?
 if [ "$code" -eq 42 ] || [ "$code" -eq 75 ]; then
-  scontrol requeue "$SLURM_JOB_ID"   # preempted and saved, or a peer was lost: the same command goes on
+  scontrol requeue "$SLURM_JOB_ID"   # preempted and saved, or a peer was lost: the same command resumes
 fi
 exit "$code"

@@ -130,7 +130,7 @@ def test_an_optional_key_can_be_unset_on_the_command_line():
     for inner in (flags.IntegerParser(), flags.FloatParser(), flags.BooleanParser()):
         parser = OrNone(inner)
         assert parser.parse("None") is None and parser.parse("1") == 1 and parser.flag_type() == inner.flag_type()
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="none of it"):
             parser.parse("none of it")
 
 

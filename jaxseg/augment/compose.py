@@ -177,7 +177,7 @@ def _geometry(run: Sequence[Item], fill: float) -> Callable:
             labels = _swapped(item.transform, fired, labels)
             moved |= fired
         where = spatial.positions(*total, tuple(size), displacement)
-        new_image, new_mask = spatial.warp(image, labels, where, border=_border(run), fill=fill)
+        new_image, new_mask = spatial.warp(image, labels, where, border=_border(run) or "constant", fill=fill)
         return _select(moved, new_image, image), _select(moved, new_mask, mask)
 
     return stage

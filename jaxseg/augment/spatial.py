@@ -286,7 +286,7 @@ def gaussian_matrix(n: int, sigma: Array) -> Array:
     i, j = jnp.arange(n)[:, None], jnp.arange(n)[None, :]
     radius = jnp.floor(4 * sigma + 0.5)
     weight = lambda d: jnp.where(jnp.abs(d) <= radius, jnp.exp(-0.5 * (d / sigma) ** 2), 0.0)
-    matrix = sum(weight(j - i + 2 * n * k) + weight(j + i + 1 + 2 * n * k) for k in (-1, 0, 1))
+    matrix: Array = sum(weight(j - i + 2 * n * k) + weight(j + i + 1 + 2 * n * k) for k in (-1, 0, 1))
     return matrix / matrix.sum(axis=1, keepdims=True)
 
 

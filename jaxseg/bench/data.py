@@ -16,7 +16,7 @@ from jaxseg.bench import machine
 from jaxseg.bench.side import Call, Options
 
 
-class Case(NamedTuple):
+class StreamCase(NamedTuple):
     """What is drawn from what: `count` volumes (or scans, whose slices are the samples) of `size` voxels, cut to `patch`."""
 
     size: tuple[int, ...]
@@ -26,8 +26,14 @@ class Case(NamedTuple):
     batch: int
 
 
-CASES: dict[str, Case] = {"volumes": Case((128, 128, 112), (96, 96, 96), 4, 4, 2), "images": Case((512, 512, 32), (), 1, 2, 8)}
-QUICK: dict[str, Case] = {"volumes": Case((24, 24, 24), (16, 16, 16), 4, 2, 2), "images": Case((32, 32, 8), (), 1, 2, 4)}
+CASES: dict[str, StreamCase] = {
+    "volumes": StreamCase((128, 128, 112), (96, 96, 96), 4, 4, 2),
+    "images": StreamCase((512, 512, 32), (), 1, 2, 8),
+}
+QUICK: dict[str, StreamCase] = {
+    "volumes": StreamCase((24, 24, 24), (16, 16, 16), 4, 2, 2),
+    "images": StreamCase((32, 32, 8), (), 1, 2, 4),
+}
 # our names; MONAI's of the same are in `peer`
 AUGMENT = {
     "volumes": (("mirror", 0.5, {}), ("intensity", 1.0, {"scale": 0.1, "shift": 0.05}), ("noise", 0.5, {"sigma": 0.1})),
@@ -39,7 +45,7 @@ AUGMENT = {
 }
 
 
-def case(name: str, options: Options) -> Case:
+def case(name: str, options: Options) -> StreamCase:
     """The case at its size."""
     return (QUICK if options.quick else CASES)[name]
 
@@ -51,7 +57,7 @@ def works(name: str, options: Options) -> dict[str, dict]:
     return {"augmented": {"size": size, "unit": "samples/s", "items": c.batch}}
 
 
-def scans(c: Case):
+def scans(c: StreamCase):
     """The images [*size, C] and masks [*size] of a case: blobs in noise, positive everywhere."""
     import numpy as np
     from scipy import ndimage
@@ -105,7 +111,7 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     return {"augmented": augmented}
 
 
-def written(c: Case, root: Path, *, volumes: bool):
+def written(c: StreamCase, root: Path, *, volumes: bool):
     """(DataSet, Recipe) of the case's scans, written as NIfTI files."""
     import nibabel
     import numpy as np

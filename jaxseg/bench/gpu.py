@@ -22,7 +22,7 @@ from jaxseg.bench.table import ResultsFile, markdown
 from jaxseg.types import ConfigError
 
 
-class Stage(NamedTuple):
+class TimedCommand(NamedTuple):
     """A command with its limit in seconds; `gpu`: it makes no sense without one; `env`: of its process."""
 
     name: str
@@ -32,15 +32,15 @@ class Stage(NamedTuple):
     env: dict[str, str] = {}
 
 
-def _rows(suite: str, name: str, *more: str) -> Stage:
-    return Stage(
+def _rows(suite: str, name: str, *more: str) -> TimedCommand:
+    return TimedCommand(
         f"{suite}/{name}",
         ("-m", "jaxseg.bench", f"--suite={suite}", "--peers", f"--only=^{suite}/{name}$", "--seconds=2", "--limit=230", *more),
     )
 
 
-def _step(name: str, change: str = "") -> Stage:
-    return Stage(
+def _step(name: str, change: str = "") -> TimedCommand:
+    return TimedCommand(
         f"steps/{name}{f' {change}' if change else ''}",
         ("-m", "jaxseg.bench.gpu_steps", name, "--trace", *([f"--change={change}"] if change else [])),
     )
@@ -48,14 +48,14 @@ def _step(name: str, change: str = "") -> Stage:
 
 SHARES = 3
 STAGES = (
-    Stage("machine", ("-m", "jaxseg.bench.gpu_machine"), 60.0),
+    TimedCommand("machine", ("-m", "jaxseg.bench.gpu_machine"), 60.0),
     _step("segnext_t"),
     _step("unet3d_s"),
     _step("nnunet_plain"),
     _step("segnext_t", "untuned"),
     _step("unet3d_s", "nchw"),
     _step("nnunet_plain", "nchw"),
-    Stage("main", ("-m", "jaxseg.bench.gpu_main"), 200.0),
+    TimedCommand("main", ("-m", "jaxseg.bench.gpu_main"), 200.0),
     *(
         _rows("models", name)
         for name in ("segnext_t", "unet3d_s", "nnunet_plain", "effisegnet_b0", "segformer_b2", "swin_unetr", "unetr")
@@ -63,14 +63,17 @@ STAGES = (
     _step("effisegnet_b0"),
     _step("swin_unetr"),
     _rows("infer", "unet3d_xs"),
-    Stage(
+    TimedCommand(
         "tests",
         ("-m", "pytest", "-n3", "--tb=line", "-rf", "-p", "no:cacheprovider", "tests/gpu"),
         240.0,
         gpu=True,
         env={"JAX_PLATFORMS": ""},
     ),
-    *(Stage(f"kernels {i}", ("-m", "jaxseg.bench.gpu_rows", f"--share={i}/{SHARES}"), 240.0, gpu=True) for i in range(SHARES)),
+    *(
+        TimedCommand(f"kernels {i}", ("-m", "jaxseg.bench.gpu_rows", f"--share={i}/{SHARES}"), 240.0, gpu=True)
+        for i in range(SHARES)
+    ),
     *(_step("segnext_t", change) for change in ("xla", "nobarrier", "float32", "nographs")),
     _step("unet3d_s", "nobarrier"),
     *(_rows("models", name) for name in ("segformer_b0", "segnext_b", "unet_base", "dualbranch_04_unet_s", "effisegnet_b4")),
@@ -80,7 +83,7 @@ STAGES = (
 class Running(NamedTuple):
     """A stage at work."""
 
-    stage: Stage
+    stage: TimedCommand
     process: subprocess.Popen
     until: float
     mark: Path
@@ -99,7 +102,7 @@ def main(arguments: list[str]) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     wanted = tuple(filter(None, options.only.split(","))) or ("",)
     gpu, about = bool(machine.accelerator()), machine.describe()
-    results = ResultsFile(options.output / "bench.csv", about)
+    table = ResultsFile(options.output / "bench.csv", about)
     results = options.output / "results.jsonl"
     if results.exists() and not results.read_bytes().endswith(b"\n"):  # a process was killed while it wrote
         results.open("a").write("\n")
@@ -108,12 +111,12 @@ def main(arguments: list[str]) -> int:
     if not waiting and not done:
         raise ConfigError(f"got --only={options.only}; the stages are {', '.join(s.name for s in STAGES)}")
     failed = run(waiting, options)
-    print(markdown(results.latest(), about))
+    print(markdown(table.latest(), about))
     print(f"{len(waiting) - len(failed)} of {len(waiting)} stages ended well" + (f"; not: {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0
 
 
-def run(waiting: list[Stage], options: argparse.Namespace) -> list[str]:
+def run(waiting: list[TimedCommand], options: argparse.Namespace) -> list[str]:
     """Run the stages in lanes; the names of those that failed or were never begun."""
     begin, running, failed = time.monotonic(), [], []
     waiting = list(waiting)
@@ -166,7 +169,7 @@ def append(output: Path, line: dict) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def _start(stage: Stage, options: argparse.Namespace, folder: Path, log) -> Running:
+def _start(stage: TimedCommand, options: argparse.Namespace, folder: Path, log) -> Running:
     results = str(options.output / "results.jsonl")
     command = [sys.executable, *stage.command]
     if "pytest" not in command:

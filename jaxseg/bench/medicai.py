@@ -22,7 +22,7 @@ from jaxseg.types import ConfigError
 INTERPRETER = "JAXSEG_MEDICAI"  # names the Python in whose environment medicai is
 
 
-class Case(NamedTuple):
+class MedicaiCase(NamedTuple):
     """[B, *S, C], classes, and the class of medicai with its encoder."""
 
     shape: tuple[int, ...]
@@ -33,8 +33,8 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "segformer_b0": Case((2, 256, 256, 3), (1, 64, 64, 3), 1, "SegFormer", "mit_b0"),
-    "swin_unetr": Case((1, 64, 64, 64, 4), (1, 64, 64, 64, 4), 4, "SwinUNETR", "swin_tiny"),
+    "segformer_b0": MedicaiCase((2, 256, 256, 3), (1, 64, 64, 3), 1, "SegFormer", "mit_b0"),
+    "swin_unetr": MedicaiCase((1, 64, 64, 64, 4), (1, 64, 64, 64, 4), 4, "SwinUNETR", "swin_tiny"),
 }
 
 

@@ -16,7 +16,7 @@ from jaxseg.bench import machine
 from jaxseg.bench.side import Call, Options
 
 
-class Case(NamedTuple):
+class NetworkCase(NamedTuple):
     """A network and the images it is measured on: [B, *S] on a GPU, on a CPU and in the quick bench."""
 
     gpu: tuple[int, ...]
@@ -40,27 +40,27 @@ _SEGFORMER = dict(block_eps=1e-5, **_NO_DROP)  # transformers 5 has PyTorch's ep
 _FLAT, _SMALL = (2, 256, 256), (1, 64, 64)
 _CUBE = ((2, 128, 128, 128), (1, 48, 48, 48), (1, 32, 32, 32))
 _TRANSFORMER = ((2, 96, 96, 96), (1, 64, 64, 64), (1, 64, 64, 64))
-CASES: dict[str, Case] = {
-    "segnext_t": Case((16, 512, 512), _FLAT, _SMALL, _SEGNEXT),
-    "segnext_b": Case((8, 512, 512), _FLAT, _SMALL, _SEGNEXT),
-    "segformer_b0": Case((16, 512, 512), _FLAT, _SMALL, _SEGFORMER),
-    "segformer_b2": Case((8, 512, 512), _FLAT, _SMALL, _SEGFORMER),
-    "effisegnet_b0": Case((64, 224, 224), (2, 224, 224), _SMALL, dict(drop_connect=0.0)),
-    "effisegnet_b4": Case((16, 380, 380), (1, 380, 380), _SMALL, dict(drop_connect=0.0)),
-    "unet_base": Case((16, 512, 512), (1, 256, 256), (1, 32, 32), channels=1),
-    "unet2d": Case((16, 256, 256), (1, 256, 256), _SMALL, channels=4, classes=4),
-    "attention_unet2d": Case((16, 256, 256), (1, 256, 256), _SMALL, dict(bridge_dropout=0.0), channels=4, classes=4),
-    "mobile_unetr": Case((16, 512, 512), _FLAT, _SMALL, dict(encoder_dropout=0.0, dropout=0.0)),
-    "pspnet_r50": Case((8, 512, 512), (1, 256, 256), _SMALL, dict(aux=False, dropout=0.0), classes=19),
-    "unet3d_xs": Case((2, 128, 128, 128), (1, 64, 64, 64), (1, 32, 32, 32), channels=2, classes=4),
-    "unet3d_s": Case(*_CUBE, channels=2, classes=4),
-    "dualbranch_04_unet_s": Case(*_CUBE, channels=2, classes=4),
+CASES: dict[str, NetworkCase] = {
+    "segnext_t": NetworkCase((16, 512, 512), _FLAT, _SMALL, _SEGNEXT),
+    "segnext_b": NetworkCase((8, 512, 512), _FLAT, _SMALL, _SEGNEXT),
+    "segformer_b0": NetworkCase((16, 512, 512), _FLAT, _SMALL, _SEGFORMER),
+    "segformer_b2": NetworkCase((8, 512, 512), _FLAT, _SMALL, _SEGFORMER),
+    "effisegnet_b0": NetworkCase((64, 224, 224), (2, 224, 224), _SMALL, dict(drop_connect=0.0)),
+    "effisegnet_b4": NetworkCase((16, 380, 380), (1, 380, 380), _SMALL, dict(drop_connect=0.0)),
+    "unet_base": NetworkCase((16, 512, 512), (1, 256, 256), (1, 32, 32), channels=1),
+    "unet2d": NetworkCase((16, 256, 256), (1, 256, 256), _SMALL, channels=4, classes=4),
+    "attention_unet2d": NetworkCase((16, 256, 256), (1, 256, 256), _SMALL, dict(bridge_dropout=0.0), channels=4, classes=4),
+    "mobile_unetr": NetworkCase((16, 512, 512), _FLAT, _SMALL, dict(encoder_dropout=0.0, dropout=0.0)),
+    "pspnet_r50": NetworkCase((8, 512, 512), (1, 256, 256), _SMALL, dict(aux=False, dropout=0.0), classes=19),
+    "unet3d_xs": NetworkCase((2, 128, 128, 128), (1, 64, 64, 64), (1, 32, 32, 32), channels=2, classes=4),
+    "unet3d_s": NetworkCase(*_CUBE, channels=2, classes=4),
+    "dualbranch_04_unet_s": NetworkCase(*_CUBE, channels=2, classes=4),
     # nnU-Net's own benchmark: as planned for BraTS, deep supervision with halved weights and none for the coarsest level
-    "nnunet_plain": Case(
+    "nnunet_plain": NetworkCase(
         (2, 128, 128, 128), (1, 64, 64, 64), (1, 64, 64, 64), channels=4, classes=4, aux=(0.5, 0.25, 0.125, 0.0)
     ),
-    "unetr": Case(*_TRANSFORMER, channels=4, classes=4),
-    "swin_unetr": Case(*_TRANSFORMER, channels=4, classes=4),
+    "unetr": NetworkCase(*_TRANSFORMER, channels=4, classes=4),
+    "swin_unetr": NetworkCase(*_TRANSFORMER, channels=4, classes=4),
 }
 
 

@@ -41,7 +41,7 @@ def _edge(options: Options) -> int:
 
 
 def kernels(name: str) -> dict:
-    """The rows of `bench.gpu_rows` of one kind, by what their names go on with."""
+    """The rows of `bench.gpu_rows` of one kind, by the second part of their names."""
     from jaxseg.bench.gpu_rows import gpu_rows
 
     return {row.name.removeprefix(f"{name} "): row for row in gpu_rows() if row.name.startswith(f"{name} ")}

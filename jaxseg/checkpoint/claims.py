@@ -133,7 +133,7 @@ def _check_config(workdir: Path, config: Mapping[str, Any], ignored: set[str], d
     if not (workdir / RECORD).exists():
         if any((workdir / CHECKPOINTS).glob("[0-9]*")):
             raise CheckpointError(
-                f"{workdir} holds checkpoints but no {RECORD}, so it cannot be told what they belong to; "
+                f"{workdir} holds checkpoints but no {RECORD}, so it is unknown which run they belong to; "
                 "restore it, or choose another --workdir"
             )
         return

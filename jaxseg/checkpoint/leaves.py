@@ -20,7 +20,7 @@ _KEY_IMPLEMENTATIONS = {"fry": "threefry2x32", "rbg": "rbg", "urbg": "unsafe_rbg
 _NUMBERS = {"python bool": bool, "python int": int, "python float": float}
 
 
-class Spec(NamedTuple):
+class LeafSpec(NamedTuple):
     """What a leaf is, without its values.
 
     Attributes:
@@ -48,7 +48,7 @@ def named(tree) -> tuple[dict[str, Any], Any]:
     return leaves, treedef
 
 
-def spec(name: str, leaf) -> Spec:
+def spec(name: str, leaf) -> LeafSpec:
     """What `leaf` is. Also takes jax.ShapeDtypeStruct.
 
     Raises:
@@ -56,17 +56,17 @@ def spec(name: str, leaf) -> Spec:
     """
     for word, kind in _NUMBERS.items():
         if type(leaf) is kind:
-            return Spec((), word)
+            return LeafSpec((), word)
     if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape") or leaf.dtype == object:
         raise ValueError(
-            f"leaf {name!r} is a {type(leaf).__name__}; a train state holds arrays and numbers, put the rest into info"
+            f"leaf {name!r} is a {type(leaf).__name__}; a train state holds arrays and numbers, put anything else into info"
         )
     if _is_key(leaf):
-        return Spec(jax.eval_shape(jax.random.key_data, leaf).shape, str(leaf.dtype))
-    return Spec(tuple(leaf.shape), np.dtype(leaf.dtype).name)
+        return LeafSpec(jax.eval_shape(jax.random.key_data, leaf).shape, str(leaf.dtype))
+    return LeafSpec(tuple(leaf.shape), np.dtype(leaf.dtype).name)
 
 
-def compare(expected: Mapping[str, Spec], found: Mapping[str, Spec], what: str) -> None:
+def compare(expected: Mapping[str, LeafSpec], found: Mapping[str, LeafSpec], what: str) -> None:
     """Raise a MismatchError that lists up to 20 leaves whose name, shape or dtype differ.
 
     Args:
@@ -130,8 +130,8 @@ def place(name: str, host: np.ndarray, target):
         return host
     sharding = target.sharding if getattr(target, "committed", True) else None  # a fresh jnp array may go anywhere
     if getattr(target, "weak_type", False) and host.ndim == 0:
-        host = jnp.asarray(host.item())  # weakly typed: x * leaf must promote as it did before the restart
-        placed = host if sharding is None else jax.device_put(host, sharding)
+        weak = jnp.asarray(host.item())  # weakly typed: x * leaf must promote as it did before the restart
+        placed = weak if sharding is None else jax.device_put(weak, sharding)
     elif sharding is None:
         placed = jnp.asarray(host)
     else:
@@ -146,14 +146,14 @@ def place(name: str, host: np.ndarray, target):
     return placed
 
 
-def digest(host: np.ndarray, leaf: Spec) -> str:
+def digest(host: np.ndarray, leaf: LeafSpec) -> str:
     """Hexadecimal blake2b-128 over the dtype, the shape and the bytes of a leaf."""
     h = hashlib.blake2b(f"{leaf.dtype}{list(leaf.shape)}".encode(), digest_size=16)
     h.update(np.ascontiguousarray(host).reshape(-1).view(np.uint8).data)
     return h.hexdigest()
 
 
-def storage_dtype(leaf: Spec) -> np.dtype:
+def storage_dtype(leaf: LeafSpec) -> np.dtype:
     """numpy dtype of the leaf's host copy."""
     if leaf.dtype.startswith("key<"):
         return np.dtype(np.uint32)

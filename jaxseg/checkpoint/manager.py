@@ -27,7 +27,7 @@ from jaxseg.checkpoint.step import Damaged
 from jaxseg.types import CheckpointError, MismatchError, StorageError
 
 _log = logging.getLogger(__name__)
-_RETRY = "free space or mend the folder; training can go on, the next save tries again"
+_RETRY = "free space or repair the folder; training continues, the next save tries again"
 
 
 class Checkpoints:
@@ -201,7 +201,7 @@ class Checkpoints:
         self._line = number
         return jax.tree_util.tree_unflatten(treedef, filled), info, number
 
-    def _read(self, number: int, expected: dict[str, leaves.Spec]):
+    def _read(self, number: int, expected: dict[str, leaves.LeafSpec]):
         """((host, info), None), or (None, the error) when this process cannot use the step."""
         folder = self.folder / str(number)
         try:
@@ -222,7 +222,7 @@ class Checkpoints:
                     f"processes {failing} cannot use step {number} in {self.folder}, the others can; all need "
                     f"one shared file system and one configuration{f' ({error})' if error else ''}"
                 )
-        if verdict == 2:
+        if error is not None and verdict == 2:
             raise error
 
     def _choose(self, step: int | str | None) -> int:
@@ -231,7 +231,7 @@ class Checkpoints:
         if step in (None, "latest"):
             return there[-1] if there else -1
         if step == "best":
-            found = listing.manifests(self.folder)  # one unreadable manifest, and it cannot be told which is best
+            found = listing.manifests(self.folder)  # with one unreadable manifest the best step is unknown
             number = listing.best(found, self.best_mode) if len(found) == len(there) else None
             return -1 if number is None else number
         if isinstance(step, str):
@@ -239,7 +239,7 @@ class Checkpoints:
         return operator.index(step) if step in there else -1
 
     def _nothing(self, step: int | str | None, found: list[str]) -> str:
-        wanted = {None: "usable checkpoint", "latest": "usable checkpoint", "best": "best step"}.get(step, f"step {step}")
+        wanted = "usable checkpoint" if step in (None, "latest") else "best step" if step == "best" else f"step {step}"
         there, whole, corrupt = listing.numbers(self.folder), self.steps(), listing.corrupt(self.folder)
         seen = [
             *found,

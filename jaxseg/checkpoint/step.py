@@ -26,7 +26,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxseg.checkpoint.leaves import Spec, digest, storage_dtype
+from jaxseg.checkpoint.leaves import LeafSpec, digest, storage_dtype
 from jaxseg.types import CheckpointError, DataError, StorageError
 from jaxseg.utils import guard
 from jaxseg.utils.files import write_atomic
@@ -47,7 +47,7 @@ class Manifest(NamedTuple):
       step: the step.
       metric: the value by which "best" is chosen; None where there was none.
       best_mode: "min", "max" or "last".
-      specs: leaf name -> Spec.
+      specs: leaf name -> LeafSpec.
       digests: leaf name -> hexadecimal digest.
       files: path inside the step -> (bytes, CRC-32).
       seconds: what the save cost: {"copy", "digest", "write"}.
@@ -56,7 +56,7 @@ class Manifest(NamedTuple):
     step: int
     metric: float | None
     best_mode: str
-    specs: dict[str, Spec]
+    specs: dict[str, LeafSpec]
     digests: dict[str, str]
     files: dict[str, tuple[int, int]]
     seconds: dict[str, float]
@@ -66,7 +66,7 @@ def write(
     final: Path,
     step: int,
     host: dict[str, np.ndarray],
-    specs: dict[str, Spec],
+    specs: dict[str, LeafSpec],
     info: dict,
     *,
     metric: float | None,
@@ -80,7 +80,7 @@ def write(
       final: the step's folder, absent so far.
       step, metric, best_mode, seconds: for the manifest; the time of digests and writing is added to `seconds`.
       host: leaf name -> host array.
-      specs: leaf name -> Spec.
+      specs: leaf name -> LeafSpec.
       info: JSON-able.
       publish: publish(temporary, final) makes the complete folder visible.
     Raises:
@@ -131,7 +131,7 @@ def read_manifest(folder: Path) -> Manifest:
             content["step"],
             content["metric"],
             content["best_mode"],
-            {n: Spec(tuple(shape), dtype) for n, (dtype, shape, _) in content["leaves"].items()},
+            {n: LeafSpec(tuple(shape), dtype) for n, (dtype, shape, _) in content["leaves"].items()},
             {n: digest_ for n, (_, _, digest_) in content["leaves"].items()},
             {n: tuple(sum_) for n, sum_ in content["files"].items()},
             content["seconds"],

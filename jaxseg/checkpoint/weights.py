@@ -93,7 +93,7 @@ def step_folder(path: str | Path) -> Path:
     damaged = [n for n in there if n not in found and (folder / str(n)).exists()]
     if damaged:
         raise CheckpointError(
-            f"steps {damaged} in {folder} have a damaged {steps.MANIFEST}, so it cannot be told which step is "
+            f"steps {damaged} in {folder} have a damaged {steps.MANIFEST}, so it is unknown which step is "
             f"best; name one of {sorted(found)}: {folder}/N"
         )
     chosen = listing.best(found, found[max(found)].best_mode)

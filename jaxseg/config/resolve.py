@@ -57,10 +57,10 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
     for key, value in flat.items():
         if isinstance(value, float) and not abs(value) <= LARGEST:
             raise ConfigError(f"config.{key}={value}: must be a finite number (float32)")
-    for key, known in CHOICES.items():
+    for key, names in CHOICES.items():
         if key in BY_PATH and ":" in flat[key]:
             continue
-        lookup(f"value of config.{key}", flat[key], dict.fromkeys(known))
+        lookup(f"value of config.{key}", flat[key], dict.fromkeys(names))
     _check_names(flat)
     for key in POSITIVE:
         rule(flat, key, flat[key] >= 1, "must be at least 1")

@@ -146,7 +146,7 @@ def _check_fit(flat: dict[str, Any]) -> None:
 
 
 def check_needs(flat: dict[str, Any], overridden: Collection[str]) -> None:
-    """Refuse keys that decide nothing beside the others: typed ones always, a config file's where nobody meant them to wait."""
+    """Refuse keys without effect: those typed on the command line, and those of a config file that are not in IDLE_IN_FILES."""
     default = flatten(json.loads(flat["defaults"]))
     for key, (decides, what) in NEEDS.items():
         given = key in overridden or (key not in IDLE_IN_FILES and json.dumps(flat[key]) != json.dumps(default[key]))

@@ -15,7 +15,7 @@ from jaxseg.utils import files
 
 
 @dataclasses.dataclass
-class Report:
+class DataReport:
     """What a look at every case found; `str()` is its text.
 
     Attributes:
@@ -38,8 +38,8 @@ class Report:
         )
 
 
-def check(dataset: DataSet, recipe: Recipe, *, patches: bool = True, log: Callable[[str], None] = print) -> Report:
-    """Read and prepare every case, as slices or as volumes, go on after errors, and tell.
+def check(dataset: DataSet, recipe: Recipe, *, patches: bool = True, log: Callable[[str], None] = print) -> DataReport:
+    """Read and prepare every case, as slices or as volumes, collect all errors and report them.
 
     Args:
       patches: whether the size of a recipe of fit "patches" is that of patches, to be held against the images'.
@@ -48,7 +48,7 @@ def check(dataset: DataSet, recipe: Recipe, *, patches: bool = True, log: Callab
     Raises:
       DataError: DATA_CHECK, after the report was logged, when a case cannot be used or nothing is left.
     """
-    report, volumes = Report(), len(recipe.size) == 3
+    report, volumes = DataReport(), len(recipe.size) == 3
     patches = patches and recipe.fit == "patches"
     tally = _Tally(np.zeros(len(dataset.labels) + 1, np.int64), *(("volume", "voxel") if volumes else ("slice", "pixel")))
     for case in dataset.cases:
@@ -93,7 +93,7 @@ def check(dataset: DataSet, recipe: Recipe, *, patches: bool = True, log: Callab
     return report
 
 
-def _look_at_slices(report: Report, tally: "_Tally", dataset: DataSet, case: Case, recipe: Recipe, patches: bool) -> None:
+def _look_at_slices(report: DataReport, tally: "_Tally", dataset: DataSet, case: Case, recipe: Recipe, patches: bool) -> None:
     shape: tuple[int, ...] = ()  # all slices of a case have one
     for piece in cases.read_case(dataset, case, recipe, tally.meanings):
         image = prepare(piece.image, recipe, piece.spacing)
@@ -113,7 +113,7 @@ def _look_at_slices(report: Report, tally: "_Tally", dataset: DataSet, case: Cas
         _hold_against_patch(report, tally, case, shape, recipe)
 
 
-def _look_at_volume(report: Report, tally: "_Tally", dataset: DataSet, case: Case, recipe: Recipe, patches: bool) -> None:
+def _look_at_volume(report: DataReport, tally: "_Tally", dataset: DataSet, case: Case, recipe: Recipe, patches: bool) -> None:
     ((image, mask, _, grid),) = cases.examples_of(dataset, recipe, case, meanings=tally.meanings).kept
     tally.see(tuple(grid["scan_shape"]), tuple(grid["scan_spacing"]), image.min(), image.max())
     tally.keep(case, image, mask)
@@ -121,7 +121,7 @@ def _look_at_volume(report: Report, tally: "_Tally", dataset: DataSet, case: Cas
         _hold_against_patch(report, tally, case, mask.shape, recipe)
 
 
-def _hold_against_patch(report: Report, tally: "_Tally", case: Case, shape: tuple[int, ...], recipe: Recipe) -> None:
+def _hold_against_patch(report: DataReport, tally: "_Tally", case: Case, shape: tuple[int, ...], recipe: Recipe) -> None:
     tally.largest = tuple(map(max, shape, tally.largest or shape))
     if any(n < p for n, p in zip(shape, recipe.size)):
         report.warnings.append(
@@ -167,7 +167,7 @@ class _Tally:
                 self.copies[case.id].add(first.id)
 
 
-def _describe(report: Report, tally: _Tally, dataset: DataSet) -> None:
+def _describe(report: DataReport, tally: _Tally, dataset: DataSet) -> None:
     """Fill the report's lines, and the warnings about the whole set."""
     strata, say = defaultdict(set), report.lines.append
     for case in dataset.cases:
@@ -187,7 +187,7 @@ def _describe(report: Report, tally: _Tally, dataset: DataSet) -> None:
         )
     )
     for line in tally.meanings.lines(dataset.labels):
-        say(line)
+        say(f"masks    {line}")
     if tally.pieces:
         more = f", {len(tally.sizes) - 5} more" if len(tally.sizes) > 5 else ""
         say("sizes    " + ", ".join(f"{' x '.join(map(str, size))}: {n}" for size, n in tally.sizes.most_common(5)) + more)

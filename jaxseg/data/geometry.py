@@ -103,7 +103,9 @@ def to_volume(volume: Volume) -> tuple[np.ndarray, Orientation]:
             "DATA_IMAGE",
         )
     moved = slices.transpose(2, 1, 0, *range(3, slices.ndim))
-    return moved, Orientation(turned.axes[::-1], turned.flips[::-1], turned.shape, turned.spacing[::-1])
+    return moved, Orientation(
+        turned.axes[::-1], turned.flips[::-1], turned.shape, (turned.spacing[2], turned.spacing[1], turned.spacing[0])
+    )
 
 
 def nearest_axes(affine: np.ndarray) -> tuple[tuple[int, ...], tuple[bool, ...], tuple[float, float, float]]:
@@ -117,4 +119,5 @@ def nearest_axes(affine: np.ndarray) -> tuple[tuple[int, ...], tuple[bool, ...],
     fit = lambda order: round(sum(cosines[t, a] ** 2 for t, a in enumerate(order)), 9)
     axes = max(itertools.permutations(range(3)), key=fit)
     flips = tuple(bool(cosines[t, a] < 0) for t, a in enumerate(axes))
-    return axes, flips, tuple(float(lengths[a]) for a in axes)
+    z, y, x = (float(lengths[a]) for a in axes)
+    return axes, flips, (z, y, x)

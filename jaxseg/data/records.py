@@ -15,13 +15,13 @@ class Meaning(NamedTuple):
       kind: how: "values", "palette", "JPEG", "rounded", "data.mask_values".
       found: the value or colour, in words.
       label: the class.
-      count: voxels.
+      voxels: how many have it.
     """
 
     kind: str
     found: str
     label: int
-    count: int
+    voxels: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,7 +37,8 @@ def split_patients(strata: Mapping[str, str], fractions: Sequence[float], seed: 
     """
     shares = _shares(fractions)
     counts = _whole_counts(len(strata), shares)
-    given, drawn = [0, 0, 0], {name: [] for name in NAMES}
+    given = [0, 0, 0]
+    drawn: dict[str, list[str]] = {name: [] for name in NAMES}
     for i, patient in enumerate(_line_up(strata, seed)):
         # the split furthest behind its share so far; any run of the line, so any stratum, holds about the same shares
         behind = [counts[s] * (i + 1) / len(strata) - given[s] if given[s] < counts[s] else -math.inf for s in range(3)]
@@ -48,12 +49,12 @@ def split_patients(strata: Mapping[str, str], fractions: Sequence[float], seed: 
 
 
 def split_folds(strata: Mapping[str, str], k: int, seed: int, *, test: Sequence[str] = ()) -> list[dict[str, list[str]]]:
-    """k-fold cross-validation: in fold i, part i is the test, part i + 1 (mod k) chooses the checkpoint, the rest trains.
+    """k-fold cross-validation: in fold i, part i is for testing, part i + 1 (mod k) for validation, all others for training.
 
     Every patient is tested exactly once and never by a checkpoint that it helped to choose.
 
     Args:
-      test: patients beside those of `strata` that test in every fold; part i then chooses the checkpoint and the rest trains.
+      test: patients, apart from those of `strata`, that are the test split of every fold; part i is then the validation split.
     Raises:
       ConfigError: k < 3, or fewer patients than k.
     """
@@ -122,10 +123,10 @@ def split_rows(
         parts = split_patients(drawn, _without_test(fractions) if held_out else fractions, seed)
         splits = rows_of(rows, parts | {"test": held_out} if held_out else parts)
     elif split == "fold":
-        parts = split_folds(drawn, folds, seed, test=held_out)
+        every = split_folds(drawn, folds, seed, test=held_out)
         if not 0 <= fold < folds:
             raise ConfigError(f"got data.fold={fold}; with data.folds={folds} it is 0 to {folds - 1}")
-        splits = rows_of(rows, parts[fold])
+        splits = rows_of(rows, every[fold])
     elif split == "file":
         if not file:
             raise ConfigError("data.split=file needs the path of a JSON file in data.split_file, such as a run's splits.json")
@@ -168,7 +169,7 @@ def rows_of(rows: Sequence[Row], patients: Mapping[str, Iterable[str]]) -> dict[
     return {name: np.array([i for i, row in enumerate(rows) if row["patient"] in who], np.int64) for name, who in members.items()}
 
 
-def check_no_leak(rows: Sequence[Row], splits: Mapping[str, Sequence[int]]) -> None:
+def check_no_leak(rows: Sequence[Row], splits: Mapping[str, Iterable[int]]) -> None:
     """Refuse splits that share a patient, or an image under two names (constant images, such as empty air, aside).
 
     Raises:
@@ -237,15 +238,16 @@ def load_splits(path: str | Path, known: Iterable[str] | None = None, absent: It
             f"{path} must hold one object with lists of patient names under {', '.join(NAMES)} (and left_out, if any)",
             "DATA_SPLIT",
         )
-    twice = [p for listed in content.values() for p, n in Counter(listed).items() if n > 1]
-    shared = [p for p, n in Counter(p for listed in content.values() for p in set(listed)).items() if n > 1]
-    listed = {p for names in content.values() for p in names}
-    known = listed if known is None else set(known)
+    lists: list[list[str]] = list(content.values())
+    twice = [p for names in lists for p, n in Counter(names).items() if n > 1]
+    shared = [p for p, n in Counter(p for names in lists for p in set(names)).items() if n > 1]
+    every = {p for names in lists for p in names}
+    known = every if known is None else set(known)
     for found, what, code in (
         (twice, "are listed twice", "DATA_SPLIT"),
         (shared, "are in two splits", "DATA_LEAK"),
-        (listed - known - set(absent), "are not in the data", "DATA_SPLIT"),
-        (known - listed, "of the data are in no split; list them under 'left_out'", "DATA_SPLIT"),
+        (every - known - set(absent), "are not in the data", "DATA_SPLIT"),
+        (known - every, "of the data are in no split; list them under 'left_out'", "DATA_SPLIT"),
     ):
         if found:
             raise DataError(f"{path}: {len(found)} patients {what}: {_some(sorted(found))}", code)

@@ -25,7 +25,7 @@ from jaxseg.types import DataError
 from jaxseg.utils.pictures import panel
 
 
-class Scored(NamedTuple):
+class SliceScores(NamedTuple):
     """What one pass over a split yields.
 
     Attributes:
@@ -51,7 +51,7 @@ class Scored(NamedTuple):
         return self.counts[int(np.argmin(np.abs(np.subtract(self.thresholds, threshold)))) if self.thresholds else 0]
 
 
-class Scorer:
+class SliceScorer:
     """Scores weights of one network over splits of a cache; compiled once.
 
     Args:
@@ -105,7 +105,7 @@ class Scorer:
         everywhere, self._split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
         self._score = jax.jit(score, in_shardings=(everywhere, everywhere, self._split), out_shardings=everywhere)
 
-    def run(self, params: dict, state: dict, cache, rows: np.ndarray, *, keep: int = 0) -> Scored:
+    def run(self, params: dict, state: dict, cache, rows: np.ndarray, *, keep: int = 0) -> SliceScores:
         """Score the cached examples `rows`; keep the predictions of up to `keep` images for pictures.
 
         Raises:
@@ -131,7 +131,7 @@ class Scorer:
                 begin = begin or time.perf_counter()
         joined = tuple(scores.join([p[t] for p in parts]) for t in range(len(parts[0])))
         thresholds, matrix = ((), sum(matrices)) if matrices else (self.thresholds, None)
-        return Scored(
+        return SliceScores(
             joined, thresholds, np.concatenate(order), total / max(weight, 1e-12), time.perf_counter() - begin, kept, matrix
         )
 
@@ -157,12 +157,12 @@ def headline(counts: Counts, loss: float, *, empty: str) -> dict[str, float]:
     }
 
 
-def pictures(scored: Scored, cache) -> list[np.ndarray]:
+def pictures(scored: SliceScores, cache) -> list[np.ndarray]:
     """Input, truth, prediction and errors of the kept images."""
     return [panel(cache.picture(row), cache.masks[row], labels) for row, labels in scored.kept.items()]
 
 
-def table(scored: Scored, cache, rules: Rules, threshold: float) -> Table:
+def table(scored: SliceScores, cache, rules: Rules, threshold: float) -> Table:
     """The scores of every slice and class at a threshold."""
     rows = [cache.rows[i] for i in scored.rows]
     counts = scored.at(threshold)

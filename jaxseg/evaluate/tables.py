@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxseg.evaluate.slices import Scored
+from jaxseg.evaluate.slices import SliceScores
 from jaxseg.metrics import counts as scores
 from jaxseg.metrics import projects
 from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup
 
 
-def published(scored: Scored, labels: Sequence[str], *, tables: Sequence[str], threshold: float) -> tuple[list[str], dict]:
+def published(scored: SliceScores, labels: Sequence[str], *, tables: Sequence[str], threshold: float) -> tuple[list[str], dict]:
     """(lines, figures by table) of the tables that are named.
 
     Args:
@@ -36,7 +36,7 @@ def check_tables(tables: Sequence[str], labels: Sequence[str]) -> None:
             )
 
 
-def _ich_table(scored: Scored, threshold: float, labels: list[str]) -> tuple[list[str], dict]:
+def _ich_table(scored: SliceScores, threshold: float, labels: list[str]) -> tuple[list[str], dict]:
     """The haemorrhage project's means over images, at every threshold."""
     lines, figures = [], {}
     for t in scored.thresholds or (None,):
@@ -50,7 +50,7 @@ def _ich_table(scored: Scored, threshold: float, labels: list[str]) -> tuple[lis
     return lines, figures
 
 
-def _class_table(scored: Scored, threshold: float, labels: list[str]) -> tuple[list[str], dict]:
+def _class_table(scored: SliceScores, threshold: float, labels: list[str]) -> tuple[list[str], dict]:
     """The BraTS-2D project's table of all pixels, background included."""
     matrix = scored.confusion
     if matrix is None:
@@ -63,14 +63,14 @@ def _class_table(scored: Scored, threshold: float, labels: list[str]) -> tuple[l
     ], figures
 
 
-def _left_right_table(scored: Scored, threshold: float, labels: list[str]) -> tuple[list[str], dict]:
+def _left_right_table(scored: SliceScores, threshold: float, labels: list[str]) -> tuple[list[str], dict]:
     """The lung project's Dice; the classes keep the names that config.data.naming gave them."""
     found = projects.left_right_scores(scored.at(threshold))
     figures = dict(zip((*labels, "mean"), (found["left"], found["right"], found["mean"])))
     return ["lung project's Dice: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items())], figures
 
 
-def _effisegnet_table(scored: Scored, threshold: float, labels: list[str]) -> tuple[list[str], dict]:
+def _effisegnet_table(scored: SliceScores, threshold: float, labels: list[str]) -> tuple[list[str], dict]:
     """EffiSegNet's figures at the headline threshold."""
     figures = projects.effisegnet_scores(scored.at(threshold))
     return [

@@ -17,7 +17,7 @@ from jaxseg.utils.pictures import panel, to_8bit
 SIDE = 768  # pixels that the longer side of a shown picture has at most
 
 
-class Scorer:
+class VolumeScorer:
     """Scores weights of one network over the examples of a store.
 
     Args:

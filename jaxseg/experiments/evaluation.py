@@ -83,7 +83,7 @@ def evaluate(
     for line in text.splitlines():
         log.say(line)
     left_out = work.feed.store.left_out if work.feed else None
-    if left_out and left_out.bad:  # last, where nobody overlooks it
+    if left_out and left_out.bad:  # at the end, where it is not overlooked
         log.say(f"{left_out}: {', '.join(left_out.cases)}")
 
 
@@ -136,8 +136,8 @@ def _external(config, run: runs.Run, folder: Path, log: Log) -> _Work:
     both = sorted(seen & {case.patient for case in dataset.cases})
     if both:
         log.say(
-            f"WARNING --input={folder}: {len(both)} patients have names that the run has seen ({patients.some(both)}); if "
-            "they are the same people, these figures are too good"
+            f"WARNING --input={folder}: {len(both)} patients have names of the run's own splits ({patients.some(both)}); if they "
+            "are the same people, these scores are optimistically biased"
         )
     regions = () if config.data.whole else dataset.regions
     rules = feeds.rules_of(config, tuple(run.recipe.labels), regions)
@@ -179,7 +179,8 @@ def _scored(
         first = runs.open_run(Path(config.infer.roi), runs.alone(config.infer))
         both = OwnGrid(runs.cascaded(first, run), work.dataset, work.kept)
         cascaded = reports.table_of(both.score(work.cases, rules, steps=steps), rules, "the cases' own grid")
-    details = own.meanings.lines(work.dataset.labels) if feed is None else []  # else said when its store was built
+    masks = own.meanings.lines(work.dataset.labels) if feed is None else ()  # else said when its store was built
+    details = [f"masks      {line}" for line in masks]
     if feed is not None:
         found = feed.baseline(feed.rows[config.eval.split])
         details, facts["baselines"] = [f"baseline   {line}" for line in found["lines"]], found["figures"]

@@ -4,7 +4,7 @@ The background's weight is 1, because only ratios count (`losses.pointwise.cross
 there); the others are drawn by a tree-structured Parzen estimator (Bergstra et al. 2011, in optuna) on a logarithmic scale.
 The BraTS 2-D project prints one row of such a search; its space, objective and result are not public.
 
-    <folder>/search.db    the study, in sqlite: start the same command again and it goes on, inside the trial that stopped too
+    <folder>/search.db    the study, in sqlite: start the same command again to resume it, an interrupted trial included
     <folder>/trials.csv   number, state, folder, weights, objective
     <folder>/000, 001...  the runs
 
@@ -38,7 +38,7 @@ def search(
     Args:
       config: resolved, with a term cross_entropy whose option class_weights is written down: that is where it starts.
       folder: of the search, made if absent.
-      run: trains a config in a folder; returns None, or the exit code of a run that was stopped and will go on.
+      run: trains a config in a folder; returns None, or the exit code of a run that was stopped and can be resumed.
       score: folder of a finished run -> the objective.
       starts: further weights to try first, background first, any scale.
       say: called with one line per trial.
@@ -63,7 +63,7 @@ def search(
     if not study.trials:
         for weights in (own, [1.0] * len(own), *starts):
             study.enqueue_trial(_named(bounded(weights)), skip_if_exists=True)
-    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):  # stopped on the way: its folder goes on
+    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):  # interrupted: resumed in its folder
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
     finished = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
@@ -154,7 +154,7 @@ def _same(study, facts: dict, folder: Path) -> None:
         if key in study.user_attrs and study.user_attrs[key] != value:
             raise MismatchError(
                 f"{folder} holds a search with {key} {study.user_attrs[key]!r}, now {value!r}; give another "
-                "--workdir, or the old value to go on"
+                "--workdir, or the old value to continue"
             )
         study.set_user_attr(key, value)
 

@@ -2,6 +2,8 @@
 are written.
 """
 
+import collections
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ from jaxseg.utils.files import file_digest, make_folder, write_atomic
 
 LONGEST_FIRST = sorted(SUFFIXES, key=len, reverse=True)
 OVERLAYS, MAPS = "overlays", "probabilities"  # folders in that of the results
+DONE = "predictions.jsonl"  # the list of them
 
 
 class Input(NamedTuple):
@@ -29,7 +32,7 @@ class Input(NamedTuple):
 
 
 def find_cases(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[Input]:
-    """Every case under a path; every name once.
+    """Every case under a path; every name once, upper and lower case alike (some disks know no difference).
 
     Networks of one modality take any file or DICOM folder; those of several a folder in the layout of their data set, which
     says what is what.
@@ -42,13 +45,15 @@ def find_cases(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[
       DataError: nothing there, not what the network takes, or two cases whose results would have one name.
     """
     cases = _listed(origin, recipe, record)
-    taken = [case.name for case in cases]
-    twice = sorted({name for name in taken if taken.count(name) > 1})
+    named: dict[str, list[str]] = {}
+    for case in cases:
+        named.setdefault(unicodedata.normalize("NFC", case.name).casefold(), []).append(case.name)
+    twice = sorted(names for names in named.values() if len(names) > 1)
     if twice:
         raise DataError(
-            f"--input={origin}: {taken.count(twice[0])} inputs would be written as {twice[0]!r}"
+            f"--input={origin}: {len(twice[0])} inputs would be written as {' and '.join(map(repr, sorted(set(twice[0]))))}"
             + (f", and so for {len(twice) - 1} more names" if twice[1:] else "")
-            + "; each name must be there once: rename or move one of them",
+            + "; each name must be there once, in whatever case of letters: rename or move one of them",
             "DATA_PATH",
         )
     return cases
@@ -105,24 +110,37 @@ def digests(case: Input) -> list[str]:
     return found
 
 
-def check_apart(cases: Sequence[Input], output: Path) -> None:
-    """Refuse a folder for the results that holds an input, or lies in a DICOM folder: a result could replace an input.
+def check_apart(cases: Sequence[Input], output: Path, origin: Path) -> None:
+    """Refuse a folder for the results in which one could replace an input or another file, or be taken for an input later: one
+    that holds an input, lies in a DICOM folder, is searched for inputs, or has files of the results' names that are no results.
 
+    Args:
+      origin: where the cases were found.
     Raises:
       ConfigError.
     """
-    place = output.resolve()
+    place, searched = output.resolve(), origin.resolve()
     for path in (path for case in cases for path in case.paths):
         folder = path.resolve() if path.is_dir() else path.resolve().parent
         if place == folder or path.is_dir() and place.is_relative_to(folder):
             what = "is or lies in the input" if path.is_dir() else "holds the input"
             raise ConfigError(f"--output={output}: {what} {path.name}, which a result could replace; give another folder")
+    several = any(len(case.paths) > 1 for case in cases)  # their layouts have folders of cases
+    if origin.is_dir() and (place == searched or several and place.is_relative_to(searched)):
+        raise ConfigError(f"--output={output}: {'is' if place == searched else 'lies in'} --input; give a folder of its own")
+    if (output / DONE).is_file():
+        return
+    there = [file for case in cases for file in (f"{case.name}.png", f"{case.name}.nii.gz") if (output / file).exists()]
+    if there:
+        raise ConfigError(
+            f"--output={output}: holds {there[0]}{f' and {len(there) - 1} more' if there[1:] else ''}, which a result would "
+            f"replace and predict did not write (no {DONE} there); give another folder, or remove what is of no use"
+        )
 
 
 def values_of(record: Mapping[str, Any]) -> np.ndarray:
-    """What is written for background and the classes 1..K: [K + 1], the values of the masks that the run learnt from.
-
-    The class numbers where masks are thresholded pictures, and in records that do not say.
+    """What is written for background and the classes 1..K, [K + 1]: the values that the run's data set states for its classes,
+    else the class numbers (also where its masks are pictures of 0 and 255).
     """
     values = record["values"]
     return np.array([0, *values], dtype_for(max(values, default=0)))
@@ -172,10 +190,17 @@ def write_maps(output: Path, name: str, maps: np.ndarray, names: Sequence[str], 
         volumes.write_like(output / MAPS / f"{name}.nii.gz", maps.astype(np.float32), image)
         return [f"{MAPS}/{name}.nii.gz"]
     make_folder(output / MAPS / name, f"--output={output}")
-    written = [f"{MAPS}/{name}/{what.replace('/', '_')}.png" for what in names]
+    written = [f"{MAPS}/{name}/{what}.png" for what in _file_names(names)]
     for k, file in enumerate(written):
         volumes.write_like(output / file, np.round(maps[..., k] * 255).astype(np.uint8), image)
     return written
+
+
+def _file_names(names: Sequence[str]) -> list[str]:
+    """Names as those of files, without "/"; with their number where two would be one file on some disk."""
+    plain = [name.replace("/", "_") for name in names]
+    alike = collections.Counter(name.casefold() for name in plain)
+    return [name if alike[name.casefold()] == 1 else f"{k}_{name}" for k, name in enumerate(plain, 1)]
 
 
 def write_overlay(output: Path, name: str, picture: np.ndarray) -> str:

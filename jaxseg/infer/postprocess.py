@@ -7,7 +7,7 @@ JSON beside a checkpoint:
 
 with the mean validation Dice before and after that step, for the reader. `choose` finds such a list as nnU-Net does (its
 postprocessing/remove_connected_components.py: the largest component of all foreground if that raises the mean Dice and makes
-no class worse, then of each class) and goes on with the relabelling of BraTS entries (Isensee et al. 2020, arXiv 2011.00848:
+no class worse, then of each class) and ends with the relabelling of BraTS entries (Isensee et al. 2020, arXiv 2011.00848:
 few voxels of enhancing tumour become necrosis), smallest sizes and holes. Differs from nnU-Net in that no step at all may
 make a class worse.
 """
@@ -70,16 +70,19 @@ def remove_small(
     Raises:
       ConfigError: not exactly one size, or mm without a spacing for every axis.
     """
-    if (min_voxels is None) == (min_mm3 is None):
-        raise ConfigError(f"got min_voxels={min_voxels}, min_mm3={min_mm3}; give one of them")
-    if min_mm3 is not None:
+    least: float
+    if min_voxels is not None and min_mm3 is None:
+        least = min_voxels
+    elif min_mm3 is not None and min_voxels is None:
         if spacing is None or len(spacing) != labels.ndim:
             raise ConfigError(
                 f"got min_mm3={min_mm3} with spacing={spacing} for labels of shape {labels.shape}; give the mm per "
                 "voxel of each axis"
             )
-        min_voxels = min_mm3 / math.prod(spacing)
-    return _filtered(labels, classes, connectivity, lambda sizes: sizes >= min_voxels * (1 - 1e-9))
+        least = min_mm3 / math.prod(spacing)
+    else:
+        raise ConfigError(f"got min_voxels={min_voxels}, min_mm3={min_mm3}; give one of them")
+    return _filtered(labels, classes, connectivity, lambda sizes: sizes >= least * (1 - 1e-9))
 
 
 def fill_holes(labels: np.ndarray, classes: Sequence[int] | None = None) -> np.ndarray:
@@ -196,10 +199,10 @@ def choose(
       ConfigError: numbers of cases that differ, or none.
     """
     current, truths = [np.asarray(p) for p in predictions], [np.asarray(t) for t in truths]
-    spacings = [None] * len(current) if spacings is None else list(spacings)
-    if not current or not len(current) == len(truths) == len(spacings):
+    given: list[Spacing | None] = [None] * len(current) if spacings is None else [*spacings]
+    if not current or not len(current) == len(truths) == len(given):
         raise ConfigError(
-            f"got {len(current)} predictions, {len(truths)} truths, {len(spacings)} spacings; need as many of each, at least one"
+            f"got {len(current)} predictions, {len(truths)} truths, {len(given)} spacings; need as many of each, at least one"
         )
     groups = [(k,) for k in range(1, num_classes)] if regions is None else [tuple(map(int, r)) for r in regions.values()]
     score = functools.partial(_scores, truths=truths, groups=groups, empty=empty)
@@ -216,7 +219,7 @@ def choose(
         taken = None
         for options in candidates:
             trial = {"step": name, "options": options}
-            changed = [apply(c, [trial], s) for c, s in zip(current, spacings)]
+            changed = [apply(c, [trial], s) for c, s in zip(current, given)]
             value = score(changed)
             if np.nanmean(value) > np.nanmean(taken[2] if taken else best) + TINY and not (value < best - TINY).any():
                 taken = trial, changed, value

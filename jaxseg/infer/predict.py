@@ -1,6 +1,6 @@
 """Segment files with nothing but a run folder and the input: slices, photographs and volumes in one loop.
 
-<output>/<case>.nii.gz, .png           labels, in the values of the masks that the run learnt from
+<output>/<case>.nii.gz, .png           labels: class numbers, or the values that the run's data set states for its classes
 <output>/probabilities/<case>...       one map for each class or region
 <output>/overlays/<case>.png           slices with the labels painted on
 <output>/predictions.jsonl             a line for each finished case: what it was made from. A rerun skips those.
@@ -24,7 +24,6 @@ from jaxseg.types import ConfigError, DataError, JaxsegError, StorageError
 from jaxseg.utils import files
 from jaxseg.utils.command import check_interrupt
 
-DONE = "predictions.jsonl"
 SPEED = ("batch_size", "windows", "accumulator")  # settings that decide no voxel
 
 
@@ -40,7 +39,7 @@ def predict(
     """Segment every case below `origin` into `output`.
 
     Scans become <case>.nii.gz with the shape, affine and header codes of the case's first file, photographs <case>.png. With
-    several modalities, the files of a case are told apart as in training. A case that cannot be used is named and skipped.
+    several modalities, the files of a case are distinguished as in training. A case that cannot be used is named and skipped.
 
     Args:
       run: run or checkpoint folder.
@@ -53,14 +52,15 @@ def predict(
       0, or 65 if some cases could not be used.
     Raises:
       DataError: no input found.
-      ConfigError: `output` lies among the inputs.
+      ConfigError: `output` lies among the inputs, or holds files of others that results would replace.
       StorageError: `output` cannot be written.
     """
     cases.open_output(output)
     opened = open_run(run, settings, threshold=threshold)
     steps = postprocess.read_steps(run) if settings["postprocess"] else []
     found = cases.find_cases(origin, opened.recipe, opened.record)
-    cases.check_apart(found, output)
+    cases.check_apart(found, output, origin)
+    _begin(output)
     if opened.record["synthetic"]:
         say("note: these weights were trained on SYNTHETIC data; what they find in patients means nothing")
     trained = opened.record["config"]["train"]["dtype"]
@@ -126,7 +126,7 @@ def _one(run: Run, case: Input, output: Path, settings: Mapping[str, Any], steps
 def _finished(output: Path) -> dict[str, dict]:
     """Case -> its line in predictions.jsonl; lines that were cut off, or belong to nothing, are left out."""
     found = {}
-    path = output / DONE
+    path = output / cases.DONE
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:
             entry = json.loads(line)
@@ -136,9 +136,19 @@ def _finished(output: Path) -> dict[str, dict]:
     return found
 
 
+def _begin(output: Path) -> None:
+    """Mark the folder as one of results."""
+    _append(output, "")
+
+
 def _finish(output: Path, entry: dict) -> None:
+    _append(output, json.dumps(entry) + "\n")
+
+
+def _append(output: Path, text: str) -> None:
+    path = output / cases.DONE
     try:
-        with open(output / DONE, "a") as file:
-            file.write(json.dumps(entry) + "\n")
+        with open(path, "a") as file:
+            file.write(text)
     except OSError as error:
-        raise StorageError(f"cannot write {output / DONE}: {error.strerror}; free space or choose another folder") from error
+        raise StorageError(f"cannot write {path}: {error.strerror}; free space or choose another folder") from error

@@ -25,7 +25,7 @@ from jaxseg.utils import files
 WINDOW = ("overlap", "blend", "positions", "accumulator")  # settings of the sliding window
 
 
-class Found(NamedTuple):
+class Segmentation(NamedTuple):
     """What a run makes of a case.
 
     Attributes:
@@ -79,7 +79,7 @@ class Run:
             )
         return logits
 
-    def segment(self, images: Sequence[Volume], chosen: Sequence[int] | None = None) -> Found:
+    def segment(self, images: Sequence[Volume], chosen: Sequence[int] | None = None) -> Segmentation:
         """Labels of a case on its own grid, in class numbers, before any post-processing.
 
         Args:
@@ -92,9 +92,9 @@ class Run:
         examples = self.preparation.prepare(images, chosen)
         logits = self.logits(examples.inputs)
         labels = self.preparation.labels(examples, logits, self._fill(logits), order=self.order, threshold=self.threshold)
-        return Found(labels, logits, examples)
+        return Segmentation(labels, logits, examples)
 
-    def probabilities(self, found: Found) -> np.ndarray:
+    def probabilities(self, found: Segmentation) -> np.ndarray:
         """Probability maps float32 [*S, K'] on the case's own grid, over the regions, the one class or the foreground classes."""
         restored = self.preparation.restore(found.examples, found.logits, self._fill(found.logits))
         return probabilities_of(restored, regions=bool(self.order))

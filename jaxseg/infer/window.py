@@ -262,7 +262,7 @@ def _advance(num: Array, den: Array, rows: Array) -> tuple[Array, Array]:
     return shift(num, 1), shift(den, 0)
 
 
-def _batches(grid: np.ndarray, examples: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _batches(grid: np.ndarray, examples: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.int32]:
     """(at, counts, number of batches) of `_accumulate`; the capacity is a power of two, so that few programs compile."""
     every = np.concatenate([np.insert(grid, 0, b, axis=1) for b in range(examples)])
     number = -(-len(every) // batch)

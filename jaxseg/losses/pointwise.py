@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxseg.losses.targets import average, prepare, spatial
 from jaxseg.ops import larger
@@ -121,7 +122,7 @@ def per_class(value: float | Sequence[float], classes: int, name: str) -> Array:
     factor = jnp.asarray(value, jnp.float32)
     if factor.ndim and factor.shape != (classes,):
         raise ConfigError(f"got {name} of shape {factor.shape}; it takes one number, or one for each of {classes} channels")
-    if min(value if factor.ndim else [value]) < 0:
+    if np.min(value) < 0:
         raise ConfigError(f"got {name}={value}; it must not be negative")
     return factor
 

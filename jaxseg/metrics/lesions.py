@@ -132,7 +132,7 @@ def lesion_rows(
     rule = lookup("BraTS challenge", challenge, CHALLENGES)
     guess, there = (region_masks(np.asarray(labels), regions) for labels in (prediction, truth))
     return [
-        {"Labels": name} | lesion_scores(guess[..., r], there[..., r], spacing=spacing, **rule._asdict())
+        {"Labels": name, **lesion_scores(guess[..., r], there[..., r], spacing=spacing, **rule._asdict())}
         for r, (name, _) in enumerate(regions)
     ]
 

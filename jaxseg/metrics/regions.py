@@ -11,7 +11,8 @@ Regions are ((name, classes), ...), for instance BRATS below, in terms of the cl
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def class_order(regions: Regions) -> tuple[int, ...]:
     Raises:
       ConfigError: a region adds no class or several: labels cannot be reconstructed from such regions.
     """
-    order = []
+    order: list[int] = []
     for i, (name, classes) in enumerate(regions):
         own = set(classes).difference(*(later for _, later in regions[i + 1 :]))
         if len(own) != 1:
@@ -163,7 +164,7 @@ def case_scores(
     return row | {f"{key}_mean": _mean(column[:averaged]) for key, column in columns.items() if key in _SCORES}
 
 
-def summarize_cases(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+def summarize_cases(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Figures over cases of every score in the rows of `case_scores`, f"{score}_mean" included.
 
     Returns:
@@ -190,7 +191,7 @@ def _groups(regions: Regions, classes: Sequence[str]) -> dict[str, tuple[int, ..
 
 
 def _surfaces(prediction, truth, classes, **policies) -> tuple[float, float]:
-    return _surface.hd95_and_nsd(*(np.isin(labels, classes) for labels in (prediction, truth)), **policies)
+    return _surface.hd95_and_nsd(np.isin(prediction, classes), np.isin(truth, classes), **policies)
 
 
 def _mean(values: Sequence[float]) -> float:

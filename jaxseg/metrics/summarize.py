@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +20,7 @@ from jaxseg.metrics.counts import SCORES, Counts
 from jaxseg.types import Array, ConfigError
 from jaxseg.utils.files import write_atomic
 
-Row = dict[str, object]
+Row = dict[str, Any]  # of names, counts, scores and flags, by column
 _COUNTED = ("tp", "fp", "fn", "tn")
 _SCORED = (*SCORES, "specificity")
 _FLAGS = {"empty": "empty", "missed": "missed", "false_alarm": "false_alarms"}  # flag of a row -> its count in a summary
@@ -59,7 +60,7 @@ def rows_of(
     return rows
 
 
-def means(rows: Sequence[Row], scores: Sequence[str] = _SCORED) -> dict[str, object]:
+def means(rows: Sequence[Row], scores: Sequence[str] = _SCORED) -> dict[str, Any]:
     """Means over rows, each beside what it is a mean of.
 
     Args:
@@ -172,12 +173,12 @@ def bootstrap(
     """
     if not 0 < level < 1 or samples < 1:
         raise ConfigError(f"got level={level}, samples={samples}; level lies between 0 and 1, samples is at least 1")
-    values = np.asarray(values, float)
-    names = np.arange(values.size) if groups is None else np.asarray(groups)
-    values, names = values[~np.isnan(values)], names[~np.isnan(values)]
-    if not values.size:
+    numbers = np.asarray(values, float)
+    names = np.arange(numbers.size) if groups is None else np.asarray(groups)
+    numbers, names = numbers[~np.isnan(numbers)], names[~np.isnan(numbers)]
+    if not numbers.size:
         return math.nan, math.nan
-    members = [values[names == name] for name in np.unique(names)]
+    members = [numbers[names == name] for name in np.unique(names)]
     random = np.random.default_rng(seed)
     draws = [
         statistic(np.concatenate([members[i] for i in random.integers(len(members), size=len(members))])) for _ in range(samples)

@@ -111,7 +111,8 @@ def directed_means(
     if fallback is not None:
         return fallback, fallback
     first, second = _directed(prediction, truth, spacing, subvoxel)
-    return tuple(float(np.average(d, weights=area)) for d, area in (first, second))
+    there, back = (float(np.average(d, weights=area)) for d, area in (first, second))
+    return there, back
 
 
 def assd(

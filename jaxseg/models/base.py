@@ -34,7 +34,7 @@ class KeyMapping(NamedTuple):
     """How one implementation's state dict maps to our names.
 
     Attributes:
-      name: who spells it so ("official", "transformers").
+      name: the implementation whose names these are ("official", "transformers").
       rules: (regular expression, replacement) applied in order to every key of the state dict. Names that come out as
         "name#0", "name#1", ... are the parts of one tensor, in that order along PyTorch's output axis (its first): keys
         and values that are kept apart there and joined here.

@@ -7,8 +7,8 @@ list indices then never become sorted string keys ("10" before "2").
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from flax import nnx
@@ -18,6 +18,7 @@ from jaxseg.types import Array, MismatchError
 from jaxseg.utils.trees import differences
 
 Tree = dict[str, Array]
+M = TypeVar("M", bound=nnx.Module)
 
 
 class Leaf(NamedTuple):
@@ -48,7 +49,8 @@ class Network(NamedTuple):
 
     def parted(self, values: Sequence[Array]) -> tuple[Tree, Tree]:
         """(params by name, state by name) of all values in the order of `names`."""
-        params, state = {}, {}
+        params: Tree = {}
+        state: Tree = {}
         for name, leaf, value in zip(self.names, self.leaves, values, strict=True):
             (params if issubclass(leaf.kind, nnx.Param) else state)[name] = value
         return params, state
@@ -64,7 +66,7 @@ class Network(NamedTuple):
         Returns:
           (Outputs, new state by name).
         """
-        module = self.merge(params, state)
+        module: Any = self.merge(params, state)
         outputs = module.outputs(image, context)
         return outputs, _values(module, self)[1]
 
@@ -118,7 +120,7 @@ def parameter_count(module: nnx.Module) -> int:
     return sum(math.prod(v.get_value().shape) for _, v in nnx.to_flat_state(nnx.state(module, nnx.Param)))
 
 
-def abstract(build) -> nnx.Module:
+def abstract(build: Callable[[], M]) -> M:
     """The module that `build()` makes, with shapes in place of values; no memory, no compilation."""
     with initial.shapes_only():
         return nnx.eval_shape(build)

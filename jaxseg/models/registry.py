@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import inspect
+from collections.abc import Callable
 
 import numpy as np
 from flax import nnx
@@ -95,7 +96,8 @@ def create_model(
             for key in overrides.keys() - known:
                 raise unknown_name(f"option of model {name!r}", key, known)
         sizes = {"in_channels": in_channels or 1, "num_classes": num_classes or 1, "rank": rank or 2}
-        make = lambda: cls(**sizes, rngs=nnx.Rngs(seed), **overrides)
+        network: Callable[..., Segmenter] = cls
+        make = lambda: network(**sizes, rngs=nnx.Rngs(seed), **overrides)
     elif "+" in name:
         make = _composite(name, in_channels, num_classes, seed, overrides)
     else:
@@ -118,7 +120,9 @@ def create_model(
         raise ConfigError(f"model {name!r} cannot be built with {given}: {error}; take values like its variants'") from error
 
 
-def _composite(name: str, in_channels: int | None, num_classes: int | None, seed: int, overrides: dict):
+def _composite(
+    name: str, in_channels: int | None, num_classes: int | None, seed: int, overrides: dict
+) -> Callable[[], Segmenter]:
     """The builder of "encoder+decoder"; `width` and `dropout` are the decoder's options, the others the encoder's."""
     base, _, decoder = name.partition("+")
     variant = lookup("model", base, variants())

@@ -40,7 +40,7 @@ class Optimizer(NamedTuple):
     layout: Layout = Layout()
 
 
-class Rule(NamedTuple):
+class UpdateRule(NamedTuple):
     """An optimiser: the moments it keeps per leaf, its direction, its options, and how weight decay enters."""
 
     update_moments: Callable  # (gradient, moments, **options) -> new moments
@@ -90,16 +90,16 @@ def _zeros(leaf: Array) -> np.ndarray:
     return np.zeros(leaf.shape, np.float32)  # by numpy: no program to compile for each shape
 
 
-_ADAM = Rule(
+_ADAM = UpdateRule(
     _adam_moments, _adam, lambda p, **_: {"m": _zeros(p), "v": _zeros(p)}, {"b1": 0.9, "b2": 0.999, "eps": 1e-8}, _adam_scalars
 )
-OPTIMIZERS: dict[str, Rule] = {
+OPTIMIZERS: dict[str, UpdateRule] = {
     "adam": _ADAM,
     "adamw": _ADAM._replace(decoupled=True),
-    "adagrad": Rule(
+    "adagrad": UpdateRule(
         _adagrad_moments, _adagrad, lambda p, *, initial, **_: {"sum": _zeros(p) + initial}, {"eps": 1e-10, "initial": 0.0}
     ),
-    "sgd": Rule(
+    "sgd": UpdateRule(
         _sgd_moments, _sgd, lambda p, *, momentum, **_: {"m": _zeros(p)} if momentum else {}, {"momentum": 0.0, "nesterov": False}
     ),
 }
@@ -151,7 +151,7 @@ def build(
     return Optimizer(init, update, layout)
 
 
-def _by_rule(rule: Rule, settings: Mapping, weight_decay: float, factors: Mapping[str, tuple[float, float]]):
+def _by_rule(rule: UpdateRule, settings: Mapping, weight_decay: float, factors: Mapping[str, tuple[float, float]]):
     """(init, update) of one of our own; `factors` also holds those of the vectors."""
 
     def init(params: Mapping[str, Array]) -> dict:
@@ -199,7 +199,7 @@ def all_finite(tree) -> Array:
     return jnp.all(jnp.stack([jnp.ones((), bool), *(jnp.isfinite(x).all() for x in jax.tree.leaves(tree))]))
 
 
-def _settings(name: str, rule: Rule, options: Mapping[str, float]) -> dict:
+def _settings(name: str, rule: UpdateRule, options: Mapping[str, float]) -> dict:
     for option in options:
         if option not in rule.options:
             raise unknown_name(f"option of optimiser {name!r}", option, rule.options)

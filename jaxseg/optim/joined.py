@@ -5,7 +5,7 @@ kernel for each array, to compile, to load and to launch, whatever the array's s
 """
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -53,7 +53,9 @@ class Layout(NamedTuple):
         out = {name: value for name, value in tree.items() if name not in self.vectors}
         for vector, members in self.vectors.items():
             value, sizes = tree[vector], [math.prod(shape) for _, shape in members]
-            pieces = lax.split(value, sizes) if _traced(value) else np.split(np.array(value), np.cumsum(sizes)[:-1])
+            pieces: Sequence[Array] = (
+                lax.split(value, sizes) if _traced(value) else np.split(np.array(value), np.cumsum(sizes)[:-1])
+            )
             out |= {name: piece.reshape(shape) for (name, shape), piece in zip(members, pieces)}
         return out
 

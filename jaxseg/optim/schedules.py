@@ -207,7 +207,7 @@ class Plateau:
         **unknown,
     ):
         if unknown:
-            raise unknown_name("option of schedule 'plateau'", next(iter(unknown)), Plateau.__init__.__kwdefaults__)
+            raise unknown_name("option of schedule 'plateau'", next(iter(unknown)), Plateau.__init__.__kwdefaults__ or ())
         lookup("plateau mode", mode, {"min": 0, "max": 0})
         lookup("plateau threshold_mode", threshold_mode, {"rel": 0, "abs": 0})
         _positive("factor", factor)
@@ -219,7 +219,8 @@ class Plateau:
                 raise ConfigError(f"schedule option {what}={value!r}: must be a number, not negative")
         self.mode, self.factor, self.patience, self.cooldown = mode, factor, patience, cooldown
         self.threshold, self.threshold_mode, self.min_lr, self.eps = threshold, threshold_mode, min_lr, eps
-        self.lr, self.best, self.bad, self.resting = float(lr), None, 0, 0
+        self.lr, self.bad, self.resting = float(lr), 0, 0
+        self.best: float | None = None
 
     def update(self, value: float) -> float:
         """Take one more figure; returns what the learning rate is to be multiplied by (1.0: as it was)."""
@@ -246,10 +247,10 @@ class Plateau:
         bound = self.best * (1.0 + margin) if self.threshold_mode == "rel" else self.best + margin
         return sign * value > sign * bound
 
-    def state(self) -> dict[str, float | int | None]:
-        """What `load` needs to go on as if nothing had happened."""
+    def state(self) -> dict[str, Any]:
+        """The state that `load` restores, so that a resumed run takes the same decisions."""
         return {"lr": self.lr, "best": self.best, "bad": self.bad, "resting": self.resting}
 
-    def load(self, state: Mapping[str, float | int | None]) -> None:
+    def load(self, state: Mapping[str, Any]) -> None:
         """Take over a state written by `state`."""
         self.lr, self.best, self.bad, self.resting = (state[k] for k in ("lr", "best", "bad", "resting"))

@@ -70,7 +70,7 @@ class Events:
         except OSError as error:
             os.ftruncate(self._file.fileno(), self._end)  # half a record would hide all that follow
             if not self._failed:
-                self._warn(f"events cannot be written ({error.strerror or error}); training goes on without them; free space")
+                self._warn(f"events cannot be written ({error.strerror or error}); training continues without them; free space")
             self._failed = True
         else:
             self._end += len(record)

@@ -34,7 +34,7 @@ from jaxseg.train import patients, whole
 from jaxseg.types import ConfigError, DataError
 
 
-class Outputs(NamedTuple):
+class OutputSpec(NamedTuple):
     """What the network's logits mean.
 
     Attributes:
@@ -48,15 +48,15 @@ class Outputs(NamedTuple):
     order: tuple[int, ...] = ()
 
 
-def outputs_of(config, labels: tuple[str, ...], named: tuple = ()) -> Outputs:
+def outputs_of(config, labels: tuple[str, ...], named: tuple = ()) -> OutputSpec:
     """One logit per region; or one for a single class; or a softmax over background and classes."""
     if config.data.regions:
         chosen = [name for name, _ in named]
         if not chosen:
             raise ConfigError(f"config.data.regions=True: {config.data.dataset!r} names no regions; leave it at False")
-        return Outputs(len(chosen), functools.partial(regions.region_masks, regions=named), regions.class_order(named))
+        return OutputSpec(len(chosen), functools.partial(regions.region_masks, regions=named), regions.class_order(named))
     single = len(labels) == 1 and not config.model.softmax
-    return Outputs(1 if single else len(labels) + 1, lambda mask: mask)
+    return OutputSpec(1 if single else len(labels) + 1, lambda mask: mask)
 
 
 class Whole(NamedTuple):
@@ -87,7 +87,7 @@ class Whole(NamedTuple):
             process_count=jax.process_count(),
         )
 
-    def validator(self, config, network: Network, loss, outputs: Outputs, mesh) -> Callable:
+    def validator(self, config, network: Network, loss, outputs: OutputSpec, mesh) -> Callable:
         """(weights, net state) -> (figures, pictures) on the validation split."""
         scorer = self._scorer(config, network, loss, outputs, mesh, (config.eval.threshold,))
 
@@ -106,7 +106,7 @@ class Whole(NamedTuple):
         """Whether the network sees another grid than that of the files."""
         return True
 
-    def prepared(self, config, network: Network, loss, outputs: Outputs, mesh, weights) -> Prepared:
+    def prepared(self, config, network: Network, loss, outputs: OutputSpec, mesh, weights) -> Prepared:
         """The scores of config.eval.split on the grid that the network sees, with the published projects' tables."""
         thresholds = tuple(sorted({*config.eval.thresholds, config.eval.threshold}))
         scored = self._scorer(config, network, loss, outputs, mesh, thresholds).run(
@@ -124,7 +124,7 @@ class Whole(NamedTuple):
 
     def _scorer(self, config, network, loss, outputs, mesh, thresholds):
         tables.check_tables(config.eval.tables, self.recipe.labels)
-        return evaluate_slices.Scorer(
+        return evaluate_slices.SliceScorer(
             network,
             loss,
             thresholds=thresholds,
@@ -178,7 +178,7 @@ class Patches(NamedTuple):
             process_count=jax.process_count(),
         )
 
-    def validator(self, config, network: Network, loss, outputs: Outputs, mesh) -> Callable:
+    def validator(self, config, network: Network, loss, outputs: OutputSpec, mesh) -> Callable:
         """(weights, net state) -> (figures, pictures) on the validation split."""
         scorer = self._scorer(config, network, loss, outputs)
 
@@ -198,7 +198,7 @@ class Patches(NamedTuple):
         keys = (("shape", "scan_shape"), ("spacing", "scan_spacing"))
         return bool(self.recipe.axes) or any(list(row[a]) != list(row[b]) for row in self.store.rows for a, b in keys)
 
-    def prepared(self, config, network: Network, loss, outputs: Outputs, mesh, weights) -> Prepared:
+    def prepared(self, config, network: Network, loss, outputs: OutputSpec, mesh, weights) -> Prepared:
         """The scores of config.eval.split on the grid that the network sees."""
         scored = self._scorer(config, network, loss, outputs).run(*weights, self.store, self.rows[config.eval.split])
         return Prepared(
@@ -224,7 +224,7 @@ class Patches(NamedTuple):
         )
         seen = runs.application_of(forward, self.recipe, whole=False, coordinates=self._appended(config), settings=config.infer)
         rules = self.rules(config)._replace(surface=False, lesions="")
-        return evaluate_volumes.Scorer(
+        return evaluate_volumes.VolumeScorer(
             seen, loss, rules, target=outputs.target, order=outputs.order, threshold=config.eval.threshold
         )
 
@@ -240,23 +240,23 @@ def rules_of(config, labels: tuple[str, ...], named: tuple = ()) -> Rules:
     return Rules(labels, named, policy, config.eval.surface, config.eval.lesions)
 
 
-def load(config, dataset: DataSet, recipe: Recipe, log, *, maker: str | Path = "") -> Feed:
+def load(config, dataset: DataSet, recipe: Recipe, log, *, channel_run: str | Path = "") -> Feed:
     """Prepare the data set once, open it, and split it.
 
     Args:
-      maker: the run that makes the trained channel of recipe.extra, where there is one.
+      channel_run: folder of the run that generates the trained channel of recipe.extra; "" where there is none.
     Raises:
       DataError: files that cannot be used, an empty split, a patient in two splits.
-      CheckpointError, MismatchError: a maker that cannot be used, see `open_channel_run`.
+      CheckpointError, MismatchError: a run that cannot be used, see `open_channel_run`.
     """
     dataset, made_by = base.labelled(dataset, log.say), ""
     bad_share = config.data.bad_share if config.data.bad_cases == "skip" else 0.0
     if recipe.fit == "patches":
         store = per_case.open_or_build(dataset, recipe, log=log.say, bad_share=bad_share)
     else:
-        make, made_by = open_channel_run(Path(maker), recipe) if channels.trained(recipe.extra) else (None, "")
+        make, made_by = open_channel_run(Path(channel_run), recipe) if channels.trained(recipe.extra) else (None, "")
         store = caches.open_or_build(dataset, recipe, log=log.say, extra=make, extra_id=made_by, bad_share=bad_share)
-    _tell(store, log)
+    _log_left_out(store, log)
     if config.data.whole:
         store = whole.shrunk(store, recipe, coordinates=config.data.coordinates, log=log.say)
     rows = splits.split_rows(
@@ -292,12 +292,12 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, maker: str | Path = "
         _check_patches(config, feed, log)
     elif made_by:
         for split in ("val", "test"):
-            patients.check_unseen(Path(maker), feed, split, whose="config.data.extra_run", log=log)
+            patients.check_unseen(Path(channel_run), feed, split, whose="config.data.extra_run", log=log)
     return feed
 
 
-def _tell(store: base.Store, log) -> None:
-    """Name every case that was left out, and why."""
+def _log_left_out(store: base.Store, log) -> None:
+    """Log every case that was left out, with the reason."""
     for bad in store.left_out.bad:
         log.say(f"left out: case {bad.case}: [{bad.code}] {bad.reason}")
     if store.left_out.bad:

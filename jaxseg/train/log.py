@@ -1,4 +1,4 @@
-"""What a run tells: console lines, TensorBoard events, the CSV of every epoch. Process 0 speaks, the others are silent."""
+"""Run logging: console lines, TensorBoard events, a CSV with a row for every epoch. Only process 0 writes."""
 
 import csv
 import io
@@ -21,8 +21,8 @@ class Log:
 
     Args:
       workdir: the run's folder; events go to <workdir>/events, epochs to <workdir>/epochs.csv.
-      step: events at or after this step, left by a run that died, are void.
-      quiet: say nothing (all processes but the first).
+      step: events at or after this step, left by a run that was killed, are discarded.
+      quiet: write nothing (all processes but the first).
     Raises:
       StorageError: the folder cannot be made or written.
     """
@@ -78,7 +78,7 @@ class Log:
         try:
             write_atomic(self.workdir / "epochs.csv", text.getvalue())
         except StorageError as error:
-            self.say(f"{error}; training goes on")
+            self.say(f"{error}; training continues")
 
     def close(self) -> None:
         """Close the event file."""

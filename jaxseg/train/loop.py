@@ -75,7 +75,7 @@ class Progress:
 
 
 def run(job: Job, log: Log) -> int | None:
-    """Train to the end, or until told to stop.
+    """Train to the end, or until a signal asks to stop.
 
     Returns:
       None when done, or the exit code `PREEMPTED`.
@@ -141,7 +141,7 @@ def _train(job: Job, log: Log, preemption: Preemption, watchdog: Watchdog) -> in
                 _line(number + 1, metrics, meter, job, log)
             stop = preemption.reached(number + 1)
 
-            # 4. The end of an epoch: validate, judge, save.
+            # 4. The end of an epoch: validate, compare with the best, save.
             last_of_epoch = (number + 1) % job.steps_per_epoch == 0
             if last_of_epoch or stop:
                 if pending is not None:
@@ -172,7 +172,7 @@ def _train(job: Job, log: Log, preemption: Preemption, watchdog: Watchdog) -> in
 def _leave(job: Job, log: Log, step: int, watchdog: Watchdog) -> int:
     watchdog.pause()
     job.checkpoints.wait()
-    log.say(f"stopped by SIGTERM at step {step}; saved; the same command goes on from here")
+    log.say(f"stopped by SIGTERM at step {step}; saved; run the same command again to resume")
     return PREEMPTED
 
 

@@ -1,7 +1,7 @@
-"""Whose images a run has seen: splits.json, left_out.json, and the checks that no one judges a network who has trained it.
+"""Which patients a run was trained and selected on: splits.json, left_out.json, and leak checks against them.
 
-The split is drawn anew at every start, from the names that are there; when a folder has grown, another draw comes out. So it
-is written down once, and everything later is held against it.
+The split is drawn again at every start from the patients in the folder, so a folder that has grown gives another split. The
+first one is therefore kept in the run's folder, and every later start is compared with it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ def keep(config, workdir: Path, rows: Sequence[splits.Row], parts: Mapping[str, 
         moved = sorted({p for name in splits.NAMES for p in set(before[name]) ^ set(patients[name])})
         if moved:
             raise MismatchError(
-                f"{path}: {len(moved)} patients are in another split now, or new, or gone ({some(moved)}); give "
+                f"{path}: {len(moved)} patients are now in another split, new or missing ({some(moved)}); give "
                 "another --workdir, or the data that the run began with"
             )
         return
@@ -51,10 +51,10 @@ def keep(config, workdir: Path, rows: Sequence[splits.Row], parts: Mapping[str, 
 
 
 def same_data(workdir: Path, store: Store, log, *, resumed: bool) -> None:
-    """Hold the data against those that the run began with, and write left_out.json into its folder.
+    """Compare the data with those that the run began with, and write left_out.json into its folder.
 
     Args:
-      log: told when rows differ; the split is compared by `keep`.
+      log: receives a warning when rows differ; the split is compared by `keep`.
       resumed: the run began at an earlier start.
     Raises:
       MismatchError: other cases were left out when it began.
@@ -76,29 +76,30 @@ def same_data(workdir: Path, store: Store, log, *, resumed: bool) -> None:
 
 
 def check_unseen(run: Path, data, split: str, *, whose: str, log) -> None:
-    """Refuse to judge a network by patients that it was trained on, or chosen by.
+    """Refuse to evaluate a network on patients that it was trained or selected on.
 
     Args:
-      run: the run, or checkpoint, that it comes from.
-      data: what it is to be judged by, from `feed.load`; patients of another data set are others.
-      split: "val" is held against whom it was trained on, "test" against whom it was chosen by, too; "train" against nobody.
-      whose: where the run is named, for the message ("--checkpoint", "config.infer.roi").
-      log: told when the run does not say.
+      run: the run, or checkpoint, that the network comes from.
+      data: the data to evaluate on, from `feed.load`; patients of different data sets never count as the same.
+      split: "val" must not share patients with the run's training split, "test" not with its validation split either;
+        "train" may share any.
+      whose: the option that names the run, for the message ("--checkpoint", "config.infer.roi").
+      log: receives a line when the run's splits are unknown.
     Raises:
       DataError: DATA_LEAK.
     """
     try:
         record = checkpoint.find_record(run)
     except CheckpointError as error:
-        log.say(f"{whose}: whom it was trained on is not known ({error})")
+        log.say(f"{whose}: the patients that it was trained on are unknown ({error})")
         return
     if record["dataset"] != data.dataset.name or record["config"]["data"]["split"] == "slice_level":
         return
-    judged = {data.store.rows[i]["patient"] for i in data.rows[split]}
-    both = sorted(judged.intersection(p for name in SEEN[split] for p in record["splits"][name]))
+    evaluated = {data.store.rows[i]["patient"] for i in data.rows[split]}
+    both = sorted(evaluated.intersection(p for name in SEEN[split] for p in record["splits"][name]))
     if both:
         raise DataError(
-            f"{whose}: {run} was trained on, or chosen by, {len(both)} of the {len(judged)} patients of the {split} "
+            f"{whose}: {run} was trained or selected on {len(both)} of the {len(evaluated)} patients of the {split} "
             f"split here ({some(both)}); give both runs the same data.split, data.split_seed and data.fractions, or "
             f"take over its {SPLITS} with data.split=file",
             "DATA_LEAK",
@@ -106,5 +107,5 @@ def check_unseen(run: Path, data, split: str, *, whose: str, log) -> None:
 
 
 def some(names: Sequence[str], limit: int = 4) -> str:
-    """The first few of them, for a message."""
+    """The first few names, for a message."""
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

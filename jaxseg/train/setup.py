@@ -96,17 +96,20 @@ def load_data(config, log: Log, workdir: Path) -> feeds.Feed:
     """Read, prepare and split the data set.
 
     Args:
-      workdir: the run's folder. Its copy of the run that makes an extra channel (`keep_maker`) stands for config.data.extra_run.
+      workdir: the run's folder. Where it holds a copy of the run that generates an extra channel (`keep_channel_run`), that copy
+        is used instead of config.data.extra_run.
     Raises:
       DataError: files that cannot be used, an empty split, a patient in two splits.
       CheckpointError, MismatchError: config.data.extra_run cannot be used.
     """
     dataset = load_dataset(config, log)
     copy = checkpoint.run_folder(workdir) / channel_run.FOLDER
-    return feeds.load(config, dataset, recipe_of(config, dataset), log, maker=copy if copy.is_dir() else config.data.extra_run)
+    return feeds.load(
+        config, dataset, recipe_of(config, dataset), log, channel_run=copy if copy.is_dir() else config.data.extra_run
+    )
 
 
-def keep_maker(config, workdir: Path) -> None:
+def keep_channel_run(config, workdir: Path) -> None:
     """Copy the run that makes an extra channel into the run folder: resuming, evaluating and predicting need no other folder."""
     if config.data.extra_run:
         run = Path(config.data.extra_run)
@@ -295,10 +298,10 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
     )
     state = states.create(params, net_state, optimizer, ema=config.optim.ema > 0, balance=balance)
     log.say(f"{config.model.name}: {sum(int(np.prod(p.shape)) for p in params.values()):,} parameters")
-    judge = data.validator(config, network, loss, outputs, mesh)
+    figures_and_pictures = data.validator(config, network, loss, outputs, mesh)
 
     def validate(weights, net_state, number):
-        figures, pictures = judge(weights, net_state)
+        figures, pictures = figures_and_pictures(weights, net_state)
         for i, picture in enumerate(pictures):
             log.panel(number, f"val/{i}", picture)
         return figures

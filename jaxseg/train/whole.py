@@ -26,7 +26,7 @@ def shrunk(store: Store, recipe: Recipe, *, coordinates: bool, log: Callable[[st
       store: the prepared volumes.
       recipe: of the run; its size is that of the network's input.
       coordinates: whether three channels say where in the volume each voxel lies.
-      log: told when it has been made.
+      log: receives a line when the store has been built.
     """
     size = tuple(recipe.size)
     whole = dataclasses.replace(store.recipe, size=size, labels=(NAME,), channels=recipe.channels + 3 * coordinates)

@@ -117,25 +117,26 @@ class Watchdog:
       seconds: without a tick, until the end; 0: never.
       folder: where hang.<pid>.txt goes.
       longer: the same, before the first tick and after `stretch`; at least `seconds`.
+      now: a clock in seconds.
     """
 
     exit_code = 75
 
-    def __init__(self, seconds: float, folder: str | Path, *, longer: float = 1800.0):
+    def __init__(self, seconds: float, folder: str | Path, *, longer: float = 1800.0, now: Callable[[], float] = time.monotonic):
         if seconds < 0:
             raise ValueError(f"got seconds={seconds}; give the longest time a step may take, or 0 for no watchdog")
         self.path = Path(folder) / f"hang.{os.getpid()}.txt"
-        self._seconds, self._longer = seconds, max(seconds, longer)
+        self._seconds, self._longer, self._now = seconds, max(seconds, longer), now
         self._allowed: tuple[float, float] | None = None  # (since when, seconds)
         self._stop = threading.Event()
 
     def tick(self) -> None:
         """A step has finished."""
-        self._allowed = (time.monotonic(), self._seconds)
+        self._allowed = (self._now(), self._seconds)
 
     def stretch(self) -> None:
         """What begins now may take longer than a step, until the next tick: validation."""
-        self._allowed = (time.monotonic(), self._longer)
+        self._allowed = (self._now(), self._longer)
 
     def pause(self) -> None:
         """Disarm until the next tick: before the last save, which waits for no peer."""
@@ -156,11 +157,16 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stop.wait(min(self._seconds / 10, 1.0)):
-            allowed = self._allowed
-            if allowed is not None and time.monotonic() - allowed[0] > allowed[1]:
-                self._bark(allowed[1])
+            expired = self.expired()
+            if expired is not None:
+                self._end_process(expired)
 
-    def _bark(self, seconds: float) -> None:
+    def expired(self) -> float | None:
+        """The limit in seconds that has passed without a tick; None while there is time, when paused and when switched off."""
+        allowed = self._allowed
+        return allowed[1] if self._seconds and allowed is not None and self._now() - allowed[0] > allowed[1] else None
+
+    def _end_process(self, seconds: float) -> None:
         try:
             with open(self.path, "w") as file:
                 faulthandler.dump_traceback(file, all_threads=True)

@@ -97,7 +97,9 @@ def build_folder(final: str | Path, build: Callable[[Path], None]) -> Path:
             if final.is_dir():
                 return final
             for left in final.parent.glob(f".{final.name}.*.building"):
-                shutil.rmtree(left, ignore_errors=True)  # left by a killed process: the lock says nobody is building
+                shutil.rmtree(
+                    left, ignore_errors=True
+                )  # left by a killed process: the lock is free, so no other process is building
             temporary = final.parent / f".{final.name}.{uuid.uuid4().hex[:8]}.building"
             temporary.mkdir()
             try:

@@ -268,7 +268,9 @@ def _storages(tree: Any) -> list:
     _walk(
         tree,
         lambda t: (
-            found.append(t.storage if isinstance(t, Tensor) else t) if isinstance(t, Tensor | torch_pickle.Storage) else None
+            found.append(t.storage if isinstance(t, Tensor) else t)
+            if isinstance(t, Tensor | torch_pickle.TensorStorage)
+            else None
         ),
     )
     return found

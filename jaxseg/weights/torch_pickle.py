@@ -87,7 +87,7 @@ class Global(NamedTuple):
     name: str
 
 
-class Storage(NamedTuple):
+class TensorStorage(NamedTuple):
     """A run of numbers stored under `key`: `numel` of them, of which a view starts at `start`."""
 
     key: str
@@ -99,7 +99,7 @@ class Storage(NamedTuple):
 class Tensor(NamedTuple):
     """A strided view of a storage; offset and strides count numbers."""
 
-    storage: Storage
+    storage: TensorStorage
     dtype: str
     offset: int
     shape: tuple[int, ...]
@@ -256,7 +256,7 @@ def _call(function, args):
     if name == "encode":
         return _expect(args[0], str, name).encode("latin1")
     storage, offset, shape, strides = args[:4]
-    dtype = _expect(storage, Storage, name).dtype
+    dtype = _expect(storage, TensorStorage, name).dtype
     if name == "_rebuild_tensor_v3":
         dtype = DTYPES[_expect(args[6], Global, name).name.removeprefix("torch.")]
     sizes = all(isinstance(n, tuple | list) and len(n) <= MAX_AXES for n in (shape, strides)) and (offset, *shape, *strides)
@@ -265,7 +265,7 @@ def _call(function, args):
     return Tensor(storage, dtype, offset, tuple(shape), tuple(strides))
 
 
-def _storage(pid) -> Storage:
+def _storage(pid) -> TensorStorage:
     """The storage of a persistent id ('storage', type, key, device, numel[, view of it])."""
     if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage" or not isinstance(pid[1], Global):
         raise refuse(f"the pickle holds the persistent id {shown(pid)}, which is no storage")
@@ -278,7 +278,7 @@ def _storage(pid) -> Storage:
         raise refuse(f"a storage with the key {shown(key)}")
     if kind not in STORAGES or not all(type(n) is int and 0 <= n <= MAX_AXIS for n in (pid[4], start)):
         raise refuse(f"a storage of type {shown(pid[1].name)}, size {shown(pid[4])}, from {shown(start)}")
-    return Storage(key, STORAGES[kind], pid[4], start)
+    return TensorStorage(key, STORAGES[kind], pid[4], start)
 
 
 def _fill(target: dict, flat: list) -> dict:

@@ -40,43 +40,47 @@ def test_competitors_run_in_turn_and_one_slow_moment_does_not_move_the_median():
     assert order == list("ab" * 4)  # the first round finds how many calls make a block
 
 
-def test_a_block_begins_with_a_call_that_is_not_counted():
+def test_a_block_begins_with_a_call_that_is_not_counted(monkeypatch):
     calls = []
-
-    def call():
-        calls.append(len(calls))
-        time.sleep(0.3 if len(calls) == 1 else 0.0)
-
-    assert clock.block(call, 3, lambda _: None) < 50 and len(calls) == 4
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: sum(calls))
+    assert clock.block(lambda: calls.append(0.25 if calls else 100.0), 3, lambda _: None) == 250.0
+    assert calls == [100.0, 0.25, 0.25, 0.25]
 
 
 def test_a_side_and_its_workers_stand_still_while_they_are_not_asked(tmp_path, monkeypatch):
-    ticks = tmp_path / "ticks"
+    """The side answers with the process ids of itself and its worker; /proc says whether they are stopped."""
     (tmp_path / "interpreter").write_text(f"""#!{sys.executable}
-import os, sys, time
-if os.fork():
+import json, os, sys, time
+worker = os.fork()
+if worker:
     for line in sys.stdin:
-        time.sleep(0.2)
-        print("{{}}", flush=True)
+        print(json.dumps([os.getpid(), worker]), flush=True)
 while True:
-    with open({str(ticks)!r}, "a") as file:
-        file.write(".")
-    time.sleep(0.01)
+    time.sleep(60)
 """)
     (tmp_path / "interpreter").chmod(0o755)
     monkeypatch.setattr(pair.sys, "executable", str(tmp_path / "interpreter"))
     side = pair.Process("ops", "x", "peer", Options(""), time.monotonic() + 60, subprocess.DEVNULL)
-    assert side.ask(do="prepare") == {}
-    time.sleep(0.1)
-    before = ticks.stat().st_size
-    time.sleep(0.2)
-    assert before > 0 and ticks.stat().st_size == before
-    side.ask(do="time")
-    assert ticks.stat().st_size > before
+    for _ in range(2):
+        pids = side.ask(do="time")
+        assert len(pids) == 2
+        _until(lambda pids=pids: {_state(pid) for pid in pids} == {"T"})
     side.close()
-    after = ticks.stat().st_size
-    time.sleep(0.1)
-    assert ticks.stat().st_size == after
+    _until(lambda: not {_state(pid) for pid in pids} - {"gone", "Z"})
+
+
+def _until(holds, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return "gone"
 
 
 def test_the_ratio_is_ours_over_the_peers_and_a_wrong_result_has_none():

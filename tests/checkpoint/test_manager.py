@@ -229,7 +229,7 @@ def test_damaged_newest_steps_are_renamed_loudly_and_the_next_older_is_restored(
         assert [r.getMessage().split(":")[0] for r in caplog.records] == ["CHECKPOINT DAMAGED"] * 2
         assert all("\n" not in r.getMessage() for r in caplog.records)
         assert sorted(os.listdir(tmp_path)) == ["1", "2", "3.corrupt", "4.corrupt"]
-        checkpoints.save(3, tiny(30), {})  # training goes on past the damage
+        checkpoints.save(3, tiny(30), {})  # training continues past the damage
         checkpoints.save(4, tiny(40), {})
         assert checkpoints.restore(tiny())[2] == 4
 

@@ -1,9 +1,10 @@
 """Two real processes over gloo: one writes, both restore the same step, both hear of a failure."""
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from launch.local import free_port
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -67,9 +68,7 @@ print("done", flush=True)
 
 
 def test_two_processes_save_restore_and_fail_together(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     run = lambda i: subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(tmp_path / "run"), str(port), str(i)],
         cwd=ROOT,

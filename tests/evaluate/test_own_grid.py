@@ -112,7 +112,7 @@ def test_another_labelled_set_is_scored_under_its_own_name(run, tmp_path, capsys
     untrained.write(tmp_path / "clinic", rank, count=3)
     before = (folder / "evaluation.json").read_bytes() if (folder / "evaluation.json").exists() else None
     modes.evaluate(modes.Call(None, folder, input=str(tmp_path / "clinic")))
-    assert "3 patients have names that the run has seen" in capsys.readouterr().out
+    assert "3 patients have names of the run's own splits" in capsys.readouterr().out
     figures = strict(folder / "evaluations" / "clinic@1" / "evaluation.json")
     assert figures["split"] is None and figures["examples"] == 3 and figures["data"]["root"] == str(tmp_path / "clinic")
     assert before is None or (folder / "evaluation.json").read_bytes() == before

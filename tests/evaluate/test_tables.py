@@ -50,7 +50,7 @@ def scored(classes: int, monkeypatch, **options):
         return contextlib.nullcontext(padded())
 
     monkeypatch.setattr(slices.pipeline, "eval_batches", batches)
-    scorer = slices.Scorer(
+    scorer = slices.SliceScorer(
         Echo(),
         losses.build((("dice", 1.0),)),
         thresholds=(0.4, 0.5),

@@ -2,13 +2,13 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from launch.local import free_port
 from tests.evaluate import two_processes
 
 ROOT = Path(__file__).parents[2]
@@ -16,9 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_three_volumes_are_scored_by_two_processes_as_by_one(tmp_path):
     store = two_processes.make_store(tmp_path / "store")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     processes = [
         subprocess.Popen(
             [sys.executable, str(Path(two_processes.__file__)), str(tmp_path), str(port), str(i)],
@@ -31,7 +29,7 @@ def test_three_volumes_are_scored_by_two_processes_as_by_one(tmp_path):
         for i in range(2)
     ]
     try:
-        one = two_processes.judge(store, tmp_path / "one")
+        one = two_processes.evaluate(store, tmp_path / "one")
         for process in processes:
             output, _ = process.communicate(timeout=120)
             assert process.returncode == 0, output[-3000:]

@@ -1,4 +1,4 @@
-"""Three volumes judged by one process, or by this script started twice: `two_processes.py FOLDER PORT INDEX`."""
+"""Three volumes evaluated by one process, or by this script started twice: `two_processes.py FOLDER PORT INDEX`."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def make_store(folder: Path):
     return per_case.open_store(folder)
 
 
-def judge(store, folder: Path) -> dict:
+def evaluate(store, folder: Path) -> dict:
     """What every process ends with; process 0 writes the tables into `folder`."""
     import jax
     from flax import nnx
@@ -51,7 +51,7 @@ def judge(store, folder: Path) -> dict:
     ]  # as the train state has them: on the devices of all processes
     windows = Windows(Forward(network, num_classes=4, batch=1), (8, 8, 8), blend="gaussian")
     rules = scoring.Rules(LABELS, REGIONS, scoring.policy_of("toy", empty="nan", lesions="GLI"), True, "GLI")
-    scorer = volumes.Scorer(windows, compose.build((("dice", 1.0),), {}, (), ()), rules)
+    scorer = volumes.VolumeScorer(windows, compose.build((("dice", 1.0),), {}, (), ()), rules)
     found = {}
     for name, rows in (("three", np.arange(3)), ("one", np.array([1]))):  # one volume: nothing is left for process 1
         scored = scorer.run(*weights, store, rows)
@@ -75,4 +75,4 @@ if __name__ == "__main__":
 
     root, port, me = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, me, initialization_timeout=60)
-    (root / f"{me}.json").write_text(json.dumps(judge(make_store(root / "store"), root / "two")))
+    (root / f"{me}.json").write_text(json.dumps(evaluate(make_store(root / "store"), root / "two")))

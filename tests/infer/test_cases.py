@@ -32,6 +32,28 @@ def test_two_inputs_of_one_name_are_refused_before_either_is_read(tmp_path):
         cases.find_cases(touch(tmp_path, "dup.nii", "dup.nii.gz", "other.png"), RECIPE, RECORD)
 
 
+def test_names_that_some_disks_do_not_tell_apart_are_refused(tmp_path):
+    for folder, first, second in (("case", "Anna.nii.gz", "anna.nii.gz"), ("form", "\u00e9.png", "e\u0301.png")):
+        (tmp_path / folder).mkdir()
+        with pytest.raises(DataError, match="2 inputs would be written as '.*' and '.*rename"):
+            cases.find_cases(touch(tmp_path / folder, first, second), RECIPE, RECORD)
+    (tmp_path / "scan").mkdir()
+    (tmp_path / "scan" / "1.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    with pytest.raises(DataError, match="2 inputs would be written as 'scan'"):
+        cases.find_cases(touch(tmp_path, "scan.nii.gz"), RECIPE, RECORD)
+
+
+def test_no_file_of_others_is_replaced(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    found = cases.find_cases(touch(tmp_path / "images", "a.jpg", "b.jpg"), RECIPE, RECORD)
+    touch(tmp_path / "masks", "a.png", "b.nii.gz", "c.png")
+    with pytest.raises(ConfigError, match="holds a.png and 1 more, which a result would replace"):
+        cases.check_apart(found, tmp_path / "masks", tmp_path / "images")
+    touch(tmp_path / "masks", cases.DONE)  # then they are results of before
+    cases.check_apart(found, tmp_path / "masks", tmp_path / "images")
+
+
 def test_results_never_lie_beside_the_inputs(tmp_path):
     (tmp_path / "series").mkdir()
     found = [cases.Input("scan", (touch(tmp_path, "scan.nii.gz") / "scan.nii.gz",), list)]
@@ -39,12 +61,17 @@ def test_results_never_lie_beside_the_inputs(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     for output in (tmp_path, tmp_path / "link"):
         with pytest.raises(ConfigError, match="holds the input scan.nii.gz"):
-            cases.check_apart(found, output)
+            cases.check_apart(found, output, tmp_path / "scan.nii.gz")
     for output in (tmp_path / "series", tmp_path / "series" / "out", tmp_path / "link" / "series"):
         with pytest.raises(ConfigError, match="is or lies in the input series"):
-            cases.check_apart(series, output)
-    cases.check_apart([*found, *series], tmp_path / "out")
-    cases.check_apart(series, tmp_path)
+            cases.check_apart(series, output, tmp_path / "series")
+    cases.check_apart([*found, *series], tmp_path / "out", tmp_path)
+    cases.check_apart(series, tmp_path, tmp_path / "series")
+    with pytest.raises(ConfigError, match="is --input"):
+        cases.check_apart(series, tmp_path, tmp_path)
+    channels = [cases.Input("scan", (tmp_path / "scan" / "t1.nii", tmp_path / "scan" / "t2.nii"), list)]
+    with pytest.raises(ConfigError, match="lies in --input"):  # the next run would take it for a case
+        cases.check_apart(channels, tmp_path / "out", tmp_path)
 
 
 def test_results_of_different_kinds_never_have_one_name(tmp_path):
@@ -78,6 +105,14 @@ def test_a_file_in_a_folder_that_is_gone_is_a_storage_error_and_not_that_of_the_
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match="cannot write"):
         write_atomic(tmp_path / "file" / "x", b"1")  # nothing can be removed there either
+
+
+def test_maps_whose_names_would_be_one_file_are_numbered(tmp_path):
+    Image.fromarray(np.zeros((6, 5), np.uint8)).save(tmp_path / "a.png")
+    picture, maps = volumes.read_volume(tmp_path / "a.png"), np.stack([np.full((6, 5), k / 4) for k in range(4)], -1)
+    written = cases.write_maps(tmp_path, "a", maps, ["left/lung", "left_lung", "Left_Lung", "heart"], picture)
+    assert [Path(name).name for name in written] == ["1_left_lung.png", "2_left_lung.png", "3_Left_Lung.png", "heart.png"]
+    assert [np.asarray(Image.open(tmp_path / name)).max() for name in written] == [0, 64, 128, 191]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".nii"])

@@ -11,6 +11,7 @@ from PIL import Image
 from jaxseg.data.formats import volumes
 from jaxseg.data.geometry import Photo
 from jaxseg.data.records import Volume
+from jaxseg.infer import cases
 from jaxseg.infer import predict as prediction
 from jaxseg.infer import run as runs
 from tests import untrained
@@ -80,14 +81,14 @@ def test_a_rerun_skips_what_is_finished_and_makes_the_rest(run, tmp_path):
     out = tmp_path / "out"
     code, said = predict(run, out, probabilities=True)
     assert code == 0 and said[-1] == f"8 of 8 written to {out}"
-    made = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != prediction.DONE}
-    assert len(made) == 24 and len((out / prediction.DONE).read_text().splitlines()) == 8
+    made = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != cases.DONE}
+    assert len(made) == 24 and len((out / cases.DONE).read_text().splitlines()) == 8
     assert predict(run, out, probabilities=True)[1][-1] == f"0 of 8 written to {out}; 8 were there already"
     said = predict(run, out, probabilities=True, batch_size=3, windows=1)[1]  # keys that decide no voxel
     assert said[-1].endswith("8 were there already")
     assert {path: path.stat().st_mtime_ns for path in made} == made
     next(path for path in made if "overlays" in str(path)).unlink()
-    with open(out / prediction.DONE, "a") as file:
+    with open(out / cases.DONE, "a") as file:
         file.write('{"case": "cut o')  # a kill in the middle of a line
     assert predict(run, out, probabilities=True)[1][-1] == f"1 of 8 written to {out}; 7 were there already"
     assert predict(run, out, probabilities=True, mirror=(0,))[1][-1] == f"8 of 8 written to {out}"
@@ -146,5 +147,5 @@ def test_results_have_the_geometry_of_their_inputs(run, tmp_path):
             assert Image.open(result).size == Image.open(path).size
         else:
             assert (nibabel.load(result).affine == nibabel.load(path).affine).all()
-    entry = json.loads((tmp_path / "out" / prediction.DONE).read_text().splitlines()[0])
+    entry = json.loads((tmp_path / "out" / cases.DONE).read_text().splitlines()[0])
     assert all((tmp_path / "out" / name).is_file() for name in entry["files"])

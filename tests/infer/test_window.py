@@ -1,6 +1,8 @@
 """Sliding windows: positions, weights, equality with MONAI, accumulators, mirroring."""
 
+import re
 import types
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -172,14 +174,21 @@ def test_slabs_need_less_device_memory_and_auto_takes_the_device_where_it_fits(m
     assert "MiB" in str(device)
     volume = image(1, 9, 9, 2)
     assert isinstance(window.sliding_window(jnp.sin, volume, window=8, num_classes=2), jax.Array)
-    need = {"device": (9, 0, 0), "host": (1, 9, 0)}
-    for memory, chosen in ((20, "device"), (18, "device"), (17, "memmap")):
-        monkeypatch.setattr(
-            window.os,
-            "sysconf",
-            lambda name, memory=memory: memory if name == "SC_PHYS_PAGES" else (memory if name == "SC_AVPHYS_PAGES" else 1),
-        )
-        assert window._choose("auto", lambda accumulator: window.Estimate(*need[accumulator])) == chosen
+    options = dict(window=(8, 8), num_classes=2)
+    device, host = (window.estimate_bytes(volume.shape, accumulator=a, **options) for a in ("device", "host"))
+    free = 2 * device.device  # auto takes at most half; a CPU's device has the host's memory
+    for memory, device_memory, kind in (
+        (free, None, jax.Array),
+        (free - 2, None, np.ndarray),
+        (2 * host.host, 2 * device.device - 2, np.ndarray),
+        (0, 2 * device.device, jax.Array),
+        (2 * host.host - 2, 2 * device.device - 2, np.memmap),
+    ):
+        stats = {} if device_memory is None else {"bytes_limit": device_memory + 5, "bytes_in_use": 5}
+        monkeypatch.setattr(window, "_available", lambda memory=memory: memory)
+        monkeypatch.setattr(window.jax, "local_devices", lambda stats=stats: [mock.Mock(memory_stats=lambda: stats)])
+        found = window.sliding_window(jnp.sin, volume, **options)
+        assert isinstance(found, kind) and isinstance(found, np.memmap) == (kind is np.memmap)
 
 
 def test_volumes_of_many_sizes_share_one_program():
@@ -309,5 +318,5 @@ def test_a_file_that_cannot_be_made_is_named(tmp_path):
 
 @pytest.mark.parametrize("axes,swap", [((0, 0), None), ((-1,), None), ((0,), {1: ((1, 2),)}), ((0,), {0: ((1, 2), (2, 3))})])
 def test_flips_that_mean_nothing_are_refused(axes, swap):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=f"got (axes|swap)=.*{re.escape(str(axes))}"):
         tta.mirrored(conv, axes, swap)

@@ -180,9 +180,9 @@ def test_one_kernel_serves_every_shape_and_both_axes_of_a_strip(monkeypatch):
     assert len(kernels) == 3 and len(set(kernels)) == 1
 
 
-@pytest.mark.parametrize("told, wanted", [("9.0", (9, 0)), ("12.1", (12, 1)), ("gfx942", None), ("", None)])
-def test_the_capability_is_cudas_or_none(told, wanted, monkeypatch):
-    monkeypatch.setattr(jax, "devices", lambda *_: [type("Device", (), {"compute_capability": told})()])
+@pytest.mark.parametrize("reported, wanted", [("9.0", (9, 0)), ("12.1", (12, 1)), ("gfx942", None), ("", None)])
+def test_the_capability_is_cudas_or_none(reported, wanted, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda *_: [type("Device", (), {"compute_capability": reported})()])
     assert gpu_probe.capability.__wrapped__() == wanted
 
 

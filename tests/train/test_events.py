@@ -98,7 +98,7 @@ def test_a_real_full_disk_stops_neither_events_nor_the_table_of_epochs(small_dis
     log = Log(small_disk)
     log.epochs([{"epoch": 1}])
     (small_disk / "filler").write_bytes(bytes(1 << 19))
-    with open(small_disk / "filler", "ab", buffering=0) as filler, pytest.raises(OSError):
+    with open(small_disk / "filler", "ab", buffering=0) as filler, pytest.raises(OSError, match="No space left"):
         while True:
             filler.write(bytes(4096))
     for step in range(100):

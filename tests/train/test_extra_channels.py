@@ -53,7 +53,7 @@ def untrained(config, folder, log):
     data = setup.load_data(config, log, folder)
     job = setup.build(config, folder, data, log)
     checkpoint.write_record(folder, setup.record_of(config, data, 1))
-    setup.keep_maker(config, folder)
+    setup.keep_channel_run(config, folder)
     job.checkpoints.save(1, job.state, {"evaluated": "params"})
     job.checkpoints.wait()
     return data

@@ -1,4 +1,4 @@
-"""config.data.bad_cases from end to end: what a run says about the cases that it left out, and what it goes on with."""
+"""config.data.bad_cases from end to end: the cases that a run leaves out, what it logs about them, and how it is resumed."""
 
 import json
 import shutil

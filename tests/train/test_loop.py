@@ -112,7 +112,7 @@ def test_statistics_are_warmed_once_before_the_first_step_and_the_stream_begins_
     ours, theirs = (j.checkpoints.restore(fresh_state())[0] for j in (first, plain))
     assert int(ours["skipped"]) == 2 and int(theirs["skipped"]) == 0
     assert (np.asarray(ours["params"]["w"]) == np.asarray(theirs["params"]["w"])).all()
-    again = job(tmp_path, epochs=3, warm_batches=2)  # a run that goes on is not warmed again
+    again = job(tmp_path, epochs=3, warm_batches=2)  # a resumed run is not warmed up again
     loop.run(again, log)
     assert int(again.checkpoints.restore(fresh_state())[0]["skipped"]) == 2
 

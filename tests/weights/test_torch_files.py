@@ -281,7 +281,7 @@ def safetensors_bytes(header, data=b"", size=None) -> bytes:
         safetensors_bytes({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, bytes(8)),  # a gap
         safetensors_bytes({"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}, bytes(4)),
         safetensors_bytes({"a": {"dtype": "X9", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)),
-        safetensors_bytes({}, bytes(4)),  # bytes of nobody
+        safetensors_bytes({}, bytes(4)),  # bytes that belong to no tensor
         safetensors_bytes({"a": 1}),
         safetensors_bytes({}, size=1 << 62),
         safetensors_bytes(b"{" + b'"a":{' * 5000),

@@ -1,4 +1,4 @@
-"""Which release of BraTS lies in a folder, told by the names of folders and files alone, and the files of each case.
+"""The BraTS release in a folder, recognised by the names of its folders and files alone, and the files of each case.
 
     2017-2019   {HGG,LGG}/Brats18_<site>_<n>_1/Brats18_<site>_<n>_1_{t1,t1ce,t2,flair,seg}.nii.gz   (BraTS19_ in 2019)
     2020        BraTS20_Training_001/BraTS20_Training_001_{...}.nii; case 355 has its mask in W39_1998.09.19_Segm.nii
@@ -59,7 +59,7 @@ DEPTH = 3  # folders between the root and a case, at most
 _REMEDY = "give the folder of one release as it was unpacked"
 
 
-class Found(NamedTuple):
+class CaseFiles(NamedTuple):
     """One case on disk."""
 
     id: str
@@ -81,7 +81,7 @@ def modality(name: str) -> str:
     return known[name.lower()]
 
 
-def find(root: Path, release: str | None = None) -> tuple[str, list[Found]]:
+def find(root: Path, release: str | None = None) -> tuple[str, list[CaseFiles]]:
     """The release in a folder and its cases, sorted by name.
 
     Args:
@@ -124,7 +124,7 @@ def find(root: Path, release: str | None = None) -> tuple[str, list[Found]]:
     return named, _graded(cases, root) if named == "2020" else cases
 
 
-def images(case: Found, modalities: Sequence[str]) -> tuple[Path, ...]:
+def images(case: CaseFiles, modalities: Sequence[str]) -> tuple[Path, ...]:
     """The files of these modalities, in this order.
 
     Raises:
@@ -178,7 +178,7 @@ def _layout(name: str) -> tuple[str, str]:
     return "", ""
 
 
-def _case(folder: Path, patient: str, root: Path) -> Found:
+def _case(folder: Path, patient: str, root: Path) -> CaseFiles:
     files: dict[str, Path] = {}
     for entry in visible_entries(folder):
         if not entry.is_file() or not has_suffix(entry, SUFFIXES):
@@ -197,7 +197,7 @@ def _case(folder: Path, patient: str, root: Path) -> Found:
             )
         files[what] = entry
     above = [part.upper() for part in (root.name, *folder.relative_to(root).parts[:-1])]
-    return Found(folder.name, patient, folder, next((g for g in GRADES if g in above), ""), files)
+    return CaseFiles(folder.name, patient, folder, next((g for g in GRADES if g in above), ""), files)
 
 
 def _decathlon(folder: Path) -> dict[str, tuple[Path, Path | None]]:
@@ -217,14 +217,14 @@ def _decathlon(folder: Path) -> dict[str, tuple[Path, Path | None]]:
     return {stem: (path, masks.get(stem)) for stem, path in volumes.items()}
 
 
-def _packed(found: dict[str, tuple[Path, Path | None]]) -> list[Found]:
+def _packed(found: dict[str, tuple[Path, Path | None]]) -> list[CaseFiles]:
     return [
-        Found(stem, stem, image.parent, "", {"all": image} | ({"seg": mask} if mask else {}))
+        CaseFiles(stem, stem, image.parent, "", {"all": image} | ({"seg": mask} if mask else {}))
         for stem, (image, mask) in found.items()
     ]
 
 
-def _graded(cases: list[Found], root: Path) -> list[Found]:
+def _graded(cases: list[CaseFiles], root: Path) -> list[CaseFiles]:
     """The cases of 2020 with the grades of name_mapping.csv, where that file lies beside them or above."""
     beside = [p for p in {c.folder.parent for c in cases} | {root} if (p / "name_mapping.csv").is_file()]
     grades: dict[str, str] = {}

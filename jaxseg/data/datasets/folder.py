@@ -18,8 +18,8 @@ from PIL import Image
 from jaxseg.data.datasets import pairs
 from jaxseg.data.datasets.structures import count_structures
 from jaxseg.data.formats.discover import has_suffix
+from jaxseg.data.prepare import jpeg_masks, masks
 from jaxseg.data.prepare import mask_values as values_and_classes
-from jaxseg.data.prepare import masks
 from jaxseg.data.records import Case, DataSet
 from jaxseg.utils.files import build_folder, cache_root
 from jaxseg.utils.lookup import lookup
@@ -48,7 +48,7 @@ def load(root: str | Path, *, structures: Sequence[str] = LABELS, mask_values: S
     found = pairs.pair(pairs.by_stem(root / "images"), pairs.by_stem(root / "masks"))
     for _, _, mask in found:
         if has_suffix(mask, JPEG):
-            masks.check_jpeg(mask, classes)
+            jpeg_masks.check_classes(mask, classes, table)
     cases = tuple(Case(stem, stem, (image,), mask) for stem, image, mask in found)
     return DataSet(
         "folder",

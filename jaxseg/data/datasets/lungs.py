@@ -113,7 +113,7 @@ def read_mask(name: str, structures: tuple[str, ...], naming: str, case: Case, i
     """The classes of a case on its picture's grid; where structures overlap, the one named later wins.
 
     Raises:
-      DataError: DATA_LABEL for lungs that the column rule cannot tell apart or other values; as `volumes.read_volume`.
+      DataError: DATA_LABEL for lungs that the column rule cannot separate, or other values; as `volumes.read_volume`.
     """
     regions, meaning = _READERS[name](case, structures)  # by the patient's sides
     classes = None
@@ -149,7 +149,7 @@ def _sides(lungs: np.ndarray, case: Case, structures: tuple[str, ...]) -> dict[s
             "DATA_LABEL",
             case.mask,
             str(error),
-            "the two lungs are told apart by the empty column between them",
+            "the two lungs are separated by the empty column between them",
             "correct the mask, leave the file out, or set data.structures=('lung',)",
         ) from None
     return {"left lung": image_right, "right lung": image_left}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.data.formats.dicom_slice import Slice, import_pydicom, read_header, read_pixels
+from jaxseg.data.formats.dicom_slice import SliceGeometry, import_pydicom, read_header, read_pixels
 from jaxseg.data.formats.discover import has_suffix, is_dicom, visible_entries
 from jaxseg.data.formats.nifti import header_for
 from jaxseg.data.formats.nifti_header import is_singular
@@ -88,7 +88,7 @@ def read_dicom(path: str | Path, *, max_voxels: int) -> Volume:
     return Volume(array, affine, header_for(affine, shape), path)
 
 
-def _arrange(slices: list[Slice], path: Path) -> tuple[list[Slice], np.ndarray]:
+def _arrange(slices: list[SliceGeometry], path: Path) -> tuple[list[SliceGeometry], np.ndarray]:
     """(slices in order along their normal, affine voxel [column, row, slice] -> RAS mm)."""
     bad = lambda found, rule, remedy=_EXPORT: refusal("DATA_DICOM", path, found, rule, remedy)
     series = sorted({s.series for s in slices})
@@ -138,7 +138,7 @@ def _arrange(slices: list[Slice], path: Path) -> tuple[list[Slice], np.ndarray]:
     return slices, affine
 
 
-def _even_step(slices: list[Slice], positions: np.ndarray, heights: np.ndarray, bad) -> np.ndarray:
+def _even_step(slices: list[SliceGeometry], positions: np.ndarray, heights: np.ndarray, bad) -> np.ndarray:
     """The vector from a slice to the next, [3] in LPS mm; sheared where the gantry was tilted."""
     gaps = np.diff(heights)
     typical = float(np.median(gaps))

@@ -55,7 +55,7 @@ _EXPORT = "export the series again"
 
 
 @dataclasses.dataclass(frozen=True)
-class Slice:
+class SliceGeometry:
     """One file's geometry: position [3] and unit directions [3] in LPS mm, spacing (between rows, between columns)."""
 
     path: Path
@@ -112,7 +112,7 @@ def _load(pydicom, path: Path, tags: list[str], *, pixels: bool):
 
 
 @_quiet()
-def read_header(pydicom, path: Path) -> Slice | None:
+def read_header(pydicom, path: Path) -> SliceGeometry | None:
     """Geometry of one file; None for objects without an image (a DICOMDIR, structures, reports)."""
     data = _load(pydicom, path, _HEADER, pixels=False)
     try:
@@ -125,7 +125,7 @@ def read_header(pydicom, path: Path) -> Slice | None:
         ) from None
 
 
-def _geometry(pydicom, data, path: Path) -> Slice | None:
+def _geometry(pydicom, data, path: Path) -> SliceGeometry | None:
     bad = lambda found, rule, remedy=_EXPORT: refusal("DATA_DICOM", path, found, rule, remedy)
 
     def numbers(name: str, count: int, default=None) -> np.ndarray | None:
@@ -180,7 +180,7 @@ def _geometry(pydicom, data, path: Path) -> Slice | None:
     slope, intercept = numbers("RescaleSlope", 1, [1])[0], numbers("RescaleIntercept", 1, [0])[0]
     if slope == 0:
         raise bad("RescaleSlope = 0", "must not be 0")
-    return Slice(
+    return SliceGeometry(
         path,
         str(data.get("SeriesInstanceUID", "")),
         (rows, columns),
@@ -203,7 +203,7 @@ def _is_other_object(pydicom, data) -> bool:
 
 
 @_quiet()
-def read_pixels(pydicom, s: Slice) -> np.ndarray:
+def read_pixels(pydicom, s: SliceGeometry) -> np.ndarray:
     """Stored values [rows, columns]."""
     bad = lambda found, rule, remedy=_EXPORT: refusal("DATA_DICOM", s.path, found, rule, remedy)
     data = _load(pydicom, s.path, _PIXELS, pixels=True)

@@ -41,7 +41,7 @@ _EXPORT = "export the file again"
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class VoxelLayout:
     """Where the voxels lie and what they mean.
 
     Attributes:
@@ -80,7 +80,7 @@ def header_size(start: bytes, path: str | Path) -> tuple[int, str]:
 
 
 @np.errstate(invalid="ignore")  # NaN fields are looked for, not computed with
-def parse(block: bytes, path: str | Path, *, allow_missing_geometry: bool = False) -> Layout:
+def parse(block: bytes, path: str | Path, *, allow_missing_geometry: bool = False) -> VoxelLayout:
     """The layout that a header of 348 or 540 bytes declares.
 
     Raises:
@@ -105,7 +105,7 @@ def parse(block: bytes, path: str | Path, *, allow_missing_geometry: bool = Fals
     for name in _GEOMETRY:
         clean[name] = raw[name]
     affine = _affine(clean, len(dims), shape, path, bad, allow_missing_geometry)
-    return Layout(clean, dims, shape, dtype, int(offset), slope, inter, affine)
+    return VoxelLayout(clean, dims, shape, dtype, int(offset), slope, inter, affine)
 
 
 def _dims(raw, bad) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -37,7 +37,7 @@ def read_volume(
       max_voxels: largest NIfTI or DICOM volume that is believed.
       max_pixels: largest photograph that is decoded.
       allow_missing_geometry: NIfTI without sform and qform: take nibabel's guess.
-      allow_nonfinite: NIfTI: return NaN and infinite voxels (for `check_labels` to judge) instead of refusing them.
+      allow_nonfinite: NIfTI: return NaN and infinite voxels (`check_labels` decides about them) instead of refusing them.
       palette_indices: palette pictures: return their indices instead of refusing them.
     Returns:
       Volume; see the readers of each format for dtype and axis order.
@@ -156,6 +156,9 @@ def check_labels(array: np.ndarray, allowed: Collection[int], path: str | Path) 
     Raises:
       DataError: DATA_LABEL with the most frequent unexpected values and how often each occurs.
     """
+    in_a_row = len(allowed) and max(allowed) - min(allowed) + 1 == len(set(allowed))
+    if array.dtype.kind in "iub" and in_a_row and array.size and min(allowed) <= array.min() and array.max() <= max(allowed):
+        return
     unexpected = ~np.isin(array, np.asarray(sorted(allowed)))
     if not unexpected.any():
         return

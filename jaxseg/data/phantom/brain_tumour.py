@@ -49,7 +49,7 @@ HORNS = (  # of a lateral ventricle, as tapering tubes: start, end, radii; x out
 NCR, ED, ET, RC = 1, 2, 3, 4
 
 
-class Layout(NamedTuple):
+class ReleaseLayout(NamedTuple):
     """How a release names things: case folders, what joins case and sequence, the codes of the sequences, the mask's values."""
 
     case: str
@@ -61,12 +61,12 @@ class Layout(NamedTuple):
 
 _OLD, _NEW = ("t1", "t1ce", "t2", "flair"), ("t1n", "t1c", "t2w", "t2f")
 LAYOUTS = {
-    "2018": Layout("{grade}/Brats18_SYN_{n}_1", "_", _OLD, (0, 1, 2, 4)),
-    "2020": Layout("BraTS20_Training_{n:03d}", "_", _OLD, (0, 1, 2, 4), ".nii"),
-    "2021": Layout("BraTS2021_{n:05d}", "_", _OLD, (0, 1, 2, 4)),
-    "2023": Layout("BraTS-GLI-{n:05d}-000", "-", _NEW, (0, 1, 2, 3)),
-    "2024": Layout("BraTS-GLI-{n:05d}-100", "-", _NEW, (0, 1, 2, 3, 4)),
-    "msd": Layout("BRATS_{n:03d}", "", ("FLAIR", "T1w", "t1gd", "T2w"), (0, 2, 1, 3)),
+    "2018": ReleaseLayout("{grade}/Brats18_SYN_{n}_1", "_", _OLD, (0, 1, 2, 4)),
+    "2020": ReleaseLayout("BraTS20_Training_{n:03d}", "_", _OLD, (0, 1, 2, 4), ".nii"),
+    "2021": ReleaseLayout("BraTS2021_{n:05d}", "_", _OLD, (0, 1, 2, 4)),
+    "2023": ReleaseLayout("BraTS-GLI-{n:05d}-000", "-", _NEW, (0, 1, 2, 3)),
+    "2024": ReleaseLayout("BraTS-GLI-{n:05d}-100", "-", _NEW, (0, 1, 2, 3, 4)),
+    "msd": ReleaseLayout("BRATS_{n:03d}", "", ("FLAIR", "T1w", "t1gd", "T2w"), (0, 2, 1, 3)),
 }
 
 

@@ -126,7 +126,7 @@ def brain(array: np.ndarray) -> np.ndarray:
     """z = (clip(v, p0.5, p99.5) - mean) / max(std, 1e-8) of the voxels v > 0 of each channel; all others exactly 0.
 
     The rule is that of the 3-D project (jwon112/3d-segmentation): MR scanners scale every image as they like, so that only an
-    image's own brain can tell what is bright in it.
+    image's own brain shows what is bright in it.
 
     Percentiles (linear interpolation), mean and standard deviation (of the population) are those of the channel's own
     voxels above 0, the latter two after clipping. One channel at a time is copied.

@@ -12,6 +12,7 @@ from jaxseg.types import ConfigError, DataError
 
 KEY = "data.mask_values"
 BLACK, WHITE = 0x000000, 0xFFFFFF
+IGNORED = {-1, 255, 65535}  # values that often mark pixels to ignore
 SHOWN = 8  # values that a message lists
 CHUNK = 1 << 22  # elements that are counted at once
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
@@ -62,8 +63,13 @@ class Found:
         return result
 
 
-def counted(array: np.ndarray, palette=(), *, colours: bool = False) -> Found:
-    """The values of an array [*S] (colours: [*S, 3]) and how often each occurs."""
+def counted(array: np.ndarray, palette=(), *, colours: bool = False, packed: bool = False) -> Found:
+    """The values of an array and how often each occurs.
+
+    Args:
+      array: numbers [*S]; with `colours` [*S, 3], with `packed` 0xRRGGBB [*S].
+      palette: of `Found`.
+    """
     if colours:
         red, green, blue = (array[..., c].astype(np.uint32) for c in range(3))
         array = red << 16 | green << 8 | blue
@@ -74,7 +80,7 @@ def counted(array: np.ndarray, palette=(), *, colours: bool = False) -> Found:
         counts, values = counts[values], values + int(low)
     else:
         values, counts = np.unique(array, return_counts=True)
-    return Found(array, tuple(values.tolist()), tuple(counts.tolist()), tuple(palette), colours)
+    return Found(array, tuple(values.tolist()), tuple(counts.tolist()), tuple(palette), colours or packed)
 
 
 def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
@@ -82,6 +88,11 @@ def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
     flat = array.ravel(order="K")
     for start in range(0, max(1, flat.size), CHUNK):
         yield flat[start : start + CHUNK]
+
+
+def channels_of(colour: int) -> tuple[int, int, int]:
+    """(red, green, blue) of 0xRRGGBB."""
+    return colour >> 16, colour >> 8 & 255, colour & 255
 
 
 def colour_name(colour: int) -> str:
@@ -117,7 +128,7 @@ def example(found: Found, classes: int) -> str:
         others = [1 if dark != 1 else 0]
         key = lambda v: f"{v:g}"
     numbers = [v for v in others if v in range(1, classes + 1)] if not colours else []
-    if numbers and len(others) > classes:  # class numbers and something else
+    if numbers and (len(others) > classes or {*others} - {*numbers} <= IGNORED):  # class numbers and something else
         taken = {v: v if v in numbers else 0 for v in others}
     else:
         taken = {v: min(i, classes) for i, v in enumerate(others, 1)}
@@ -206,5 +217,5 @@ class Meanings:
             more = f", {len(entries) - 2 * SHOWN} more" if len(entries) > 2 * SHOWN else ""
             doubt = 2 * inside > total and kind not in (KEY, "rounded")
             doubt = f"; more than half is foreground: if that is wrong, say so in config.{KEY}" if doubt else ""
-            lines.append(f"masks: {kind} in {files} file{'s' if files > 1 else ''}: {text}{more}{doubt}")
+            lines.append(f"{kind} in {files} file{'s' if files > 1 else ''}: {text}{more}{doubt}")
         return lines

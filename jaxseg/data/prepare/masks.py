@@ -7,7 +7,7 @@
     numbers       class numbers 0..K; for one class also 0 and 255, in 16 bits 0 and 65535
     palette       one class: black is background and white foreground, whatever their indices. Else the index is the class, where
                   index 0 is black and no two of the indices in use look alike
-    JPEG          one class: within NEAR of 0 or of 255, cut at 127; other values only where the two meet (within REACH pixels)
+    JPEG          one class: near 0 or near 255, cut at 127; other values only where the two meet (prepare/jpeg_masks.py)
     fractions     whole numbers that a scale factor moved are rounded (`rounded`)
 
 Everything else, a value such as 255 for "ignore" among it, is refused with what was found and the table to give: the option
@@ -19,19 +19,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
 from jaxseg.data.formats import volumes
 from jaxseg.data.formats.refusal import refusal
+from jaxseg.data.prepare import jpeg_masks
 from jaxseg.data.prepare.labels import dtype_for
-from jaxseg.data.prepare.mask_values import BLACK, KEY, SHOWN, WHITE, Found, Table, counted, example, listed
+from jaxseg.data.prepare.mask_values import BLACK, IGNORED, KEY, SHOWN, WHITE, Found, Table, counted, example, listed
 from jaxseg.data.records import Case, Meaning, Volume
 
 VERSION = 1  # raise it when a mask would be read otherwise
 
-NEAR = 64  # values of a JPEG this close to 0 or 255 are black or white
-REACH = 2  # pixels over which JPEG, or a resampling before it, blurs a border
-STRAY = 5e-4  # share of a JPEG's pixels that may be neither black, white nor at a border, no 3 x 3 of them together
 SLACK, SHARE, MOST = 0.02, 0.01, 0.25  # a label may be 0.02 or 1 % of itself from a whole number, but 0.25 at most
 
 
@@ -56,7 +53,7 @@ def read(
     table: Table | None = None,
     *,
     open_file: Callable[[Path], Volume] | None = None,
-    stray: float = STRAY,
+    stray: float = jpeg_masks.STRAY,
 ) -> Volume:
     """A mask file as class numbers 0..classes, in the smallest dtype that holds them.
 
@@ -64,7 +61,7 @@ def read(
       path: any file that `volumes.read_volume` reads.
       table: from `mask_values.table_of`; () where the user gave none, None for layouts that take none.
       open_file: reads files of other formats.
-      stray: for JPEG, in the place of STRAY.
+      stray: of `jpeg_masks.restored`.
     Returns:
       the mask; its `meaning` says what was taken for what, where that had to be concluded.
     Raises:
@@ -74,14 +71,14 @@ def read(
     array, palette = volume.array, getattr(volume.header, "palette", ())
     kind = "palette" if palette else "values"
     if getattr(volume.header, "lossy", False):
-        array, kind = black_and_white(array, path, classes, stray), "JPEG"
-    colours = array.ndim == 3 and volumes.is_photo(volume)
-    if colours and (array == array[..., :1]).all():
-        array, colours = array[..., 0], False
-    found = counted(array, palette, colours=colours)
+        kind, found = "JPEG", jpeg_masks.restored(array, path, classes, table, stray)
+    elif array.ndim == 3 and volumes.is_photo(volume) and (array != array[..., :1]).any():
+        found = counted(array, colours=True)
+    else:
+        found = counted(array[..., 0] if array.ndim == 3 and volumes.is_photo(volume) else array, palette)
     if table:
         kind, taken = KEY, _by_table(found, classes, table, path)
-    elif colours:
+    elif found.colours:
         raise _refused(found, classes, table, path, f"{len(found.values)} colours", "a mask is grey or a palette picture")
     elif palette:
         taken = _by_palette(found, classes, table, path)
@@ -91,6 +88,18 @@ def read(
     if kind != "values" or any(value != k for value, k in taken.items()):
         meaning += tuple(Meaning(kind, found.name(v), taken[v], n) for v, n in zip(found.values, found.counts))
     return Volume(found.replaced(taken, dtype_for(classes)), volume.affine, volume.header, volume.path, meaning)
+
+
+def read_numbers(path: Path) -> Volume:
+    """A mask file whose layout says what its values mean: the values as they are stored, which JPEG does not keep.
+
+    Raises:
+      DataError: as `volumes.read_volume`; DATA_LABEL for JPEG.
+    """
+    mask = volumes.read_volume(path)
+    if getattr(mask.header, "lossy", False):
+        raise refusal("DATA_LABEL", path, "a JPEG mask", "JPEG does not keep class numbers", "export the masks as .png")
+    return mask
 
 
 def rounded(mask: Volume) -> Volume:
@@ -121,52 +130,6 @@ def _span(values: np.ndarray) -> str:
     return f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}"
 
 
-def check_jpeg(path: Path, classes: int) -> None:
-    """Refuse a JPEG mask of several classes.
-
-    Raises:
-      DataError: DATA_LABEL.
-    """
-    if classes > 1:
-        raise refusal(
-            "DATA_LABEL",
-            path,
-            f"a JPEG mask of {classes} classes",
-            "JPEG does not keep class numbers",
-            "export the masks as .png",
-        )
-
-
-def black_and_white(raw: np.ndarray, path: Path, classes: int = 1, stray: float = STRAY) -> np.ndarray:
-    """A JPEG mask [H, W] or [H, W, 3] of one class as 0 and 255: 255 where the (mean of the) value is above 127.
-
-    Raises:
-      DataError: DATA_LABEL where pixels are neither near 0 nor near 255, nor where the two meet; where one class of value is
-        missing and the picture is not of one value; and for several classes.
-    """
-    check_jpeg(path, classes)
-    planes = raw[..., None] if raw.ndim == 2 else raw
-    dark, bright = planes.max(-1) <= NEAR, planes.min(-1) >= 255 - NEAR
-    other = ~(dark | bright)
-    around = lambda there: ndimage.maximum_filter(there, 2 * REACH + 1)
-    if other.any():
-        other &= ~(around(dark) & around(bright))
-    solid = other.any() and ndimage.binary_erosion(other, np.ones((3, 3), bool)).any()
-    lonely = dark.any() != bright.any() and raw.max() != raw.min()  # the 0 and 1 of class numbers, or 254 and 255
-    if solid or lonely or np.count_nonzero(other) > stray * other.size:
-        flat = (planes == planes[..., :1]).all()
-        coarse = (np.round(planes / 127.5) * 127.5).astype(np.uint8)
-        found = counted(planes[..., 0]) if flat else counted(coarse, colours=True)
-        raise refusal(
-            "DATA_LABEL",
-            path,
-            f"{'values' if flat else 'colours, about'} {listed(found)}",
-            f"JPEG changes values, so a mask in it has one class, black and white (within {NEAR} of 0 and of 255)",
-            "export the masks as .png (a JPEG of 0 and 1 must be made again from 0 and 255)",
-        )
-    return np.where(planes.mean(-1) > 127, np.uint8(255), np.uint8(0))
-
-
 def _by_number(found: Found, classes: int, table: Table | None, path: Path) -> dict:
     """Class numbers, or for one class 0 and the largest value of the dtype."""
     largest = 65535 if found.array.dtype == np.uint16 else 255
@@ -179,7 +142,7 @@ def _by_number(found: Found, classes: int, table: Table | None, path: Path) -> d
     unexpected = [v for v in found.values if v not in range(classes + 1)]
     what = f"{len(unexpected)} unexpected label values: {listed(found, unexpected)}"
     rule = "labels are 0 and 1, or 0 and 255" if classes == 1 else f"labels are 0 to {classes}"
-    if set(unexpected) <= {-1, 255, 65535}:
+    if set(unexpected) <= IGNORED:
         rule += "; pixels to ignore can only count as background"
     elif found.array.dtype.kind in "iu" and 0 <= found.values[0] and found.values[-1] < 2 * len(found.values):
         rule += f"; for {found.values[-1]} classes name all of them in data.structures"
@@ -196,8 +159,9 @@ def _by_palette(found: Found, classes: int, table: Table | None, path: Path) -> 
     if found.colour(0) == BLACK and different and set(clear) <= {0} and found.values[-1] <= classes:
         if BLACK not in [shown for value, shown in zip(found.values, shows) if value]:
             return {value: int(value) for value in found.values}
-    rule = "a palette is black (background) and white, or " if classes == 1 else "a palette "
-    rule += f"has black as index 0 and an opaque colour of its own for each of the classes 1 to {classes}"
+    rule = "a palette is black (background) and white, or black as index 0 and an opaque colour as index 1"
+    if classes > 1:
+        rule = f"a palette has black as index 0 and an opaque colour of its own for each of the classes 1 to {classes}"
     raise _refused(found, classes, table, path, "a palette", rule)
 
 
@@ -221,5 +185,5 @@ def _refused(found: Found, classes: int, table: Table | None, path: Path, what: 
     if table is not None and len(found.values) <= 2 * SHOWN:
         remedy = f"say what each means, for instance {example(found, classes)}, or check that this is the mask"
     elif table is not None:
-        remedy = f"say what each means in config.{KEY}, or check that this is the mask"
+        remedy = f"cut soft borders at the half, or say what each value means in config.{KEY}"
     return refusal("DATA_LABEL", path, f"{what}: {listed(found)}" if counts else what, rule, remedy)

@@ -2,8 +2,8 @@
 
 A bad case is one that raises a DataError while it is prepared: a file truncated or empty, modalities or a mask on another
 grid, labels that are none, NaN. What does not fit a layout (a table, a modality that a case lacks) is seen when the folder
-is listed, and stops every run; so does a file that cannot be opened, because permissions and disks are mended without a trace
-in the file, and the store would go on without its case.
+is listed, and stops every run; so does a file that cannot be opened: repairing a permission or a disk does not change the file,
+and the store, whose name depends on the files, would still leave its case out.
 
     left_out.json  {"of": cases that were tried, "bad": [{case, patient, code, reason}, ...]}
 

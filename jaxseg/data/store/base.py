@@ -217,7 +217,7 @@ def read_files(dataset: DataSet, case: Case, meanings: Meanings | None = None) -
     if not case.images or case.mask is None:
         raise DataError(f"case {case.id} has no {'mask' if case.images else 'image'}; add it or drop the case", "DATA_MISSING")
     read = [(dataset.read_image or volumes.read_volume)(path) for path in case.images]
-    mask = volumes.read_volume(case.mask) if dataset.read_mask is None else dataset.read_mask(case, read[0])
+    mask = masks.read_numbers(case.mask) if dataset.read_mask is None else dataset.read_mask(case, read[0])
     try:
         mask = masks.rounded(mask)
         mask = dataclasses.replace(mask, array=dataset.map_mask(mask.array))
@@ -282,4 +282,6 @@ def recipe_from(meta: dict[str, Any]) -> Recipe:
 
 def changed(dataset: DataSet) -> DataError:
     """The error for a fingerprint that is another one after the build."""
-    return DataError(f"files under {dataset.root} changed while they were read; start again when they rest", "DATA_CHANGED")
+    return DataError(
+        f"files under {dataset.root} changed while they were read; start again once they no longer change", "DATA_CHANGED"
+    )

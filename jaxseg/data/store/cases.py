@@ -64,7 +64,7 @@ class Tally:
             f"cache: data.crop={tuple(recipe.crop)} cut {self.cut} of {self.foreground} foreground pixels away; scores do not "
             "count them"
         )
-        return [*self.meanings.lines(labels), *([cut] if self.cut else [])]
+        return [*(f"masks: {line}" for line in self.meanings.lines(labels)), *([cut] if self.cut else [])]
 
 
 class Found(NamedTuple):

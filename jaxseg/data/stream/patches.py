@@ -15,7 +15,7 @@ instead of 7 %.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ POSITIONS = ("uniform", "centre_clipped")  # of patches that are not centred on 
 WORDS = 8  # raw words a patch draws from: class, voxel, up to three coordinates, and room
 
 
-class Rule(NamedTuple):
+class PatchRule(NamedTuple):
     """How a patch is placed in its example."""
 
     patch: tuple[int, ...]
@@ -78,6 +78,7 @@ def patch_batches(
     process_index: int = 0,
     process_count: int = 1,
     max_samples: int = 0,
+    transforms: Sequence[Callable[[Batch], Batch]] = (),
 ) -> pipeline.Batches:
     """This process's share of an endless stream of batches of patches; close it, or use it in a `with`.
 
@@ -95,6 +96,7 @@ def patch_batches(
       coordinates: append a channel for each axis, a voxel's place along it in its whole volume, 0..1 (0 in the padding).
       process_index, process_count: this process and how many there are.
       max_samples: use at most this many of the indices, evenly spaced; 0 for all.
+      transforms: further stages, as for `pipeline.train_batches`.
     Returns:
       iterator of Batch: image [b, *patch, C (+ 3)] of the store's dtype, float32 with coordinates; mask uint8 or uint16
       [b, *patch]; index int64 [b] (row numbers of the store).
@@ -110,9 +112,9 @@ def patch_batches(
     lookup("position of patches", positions, dict.fromkeys(POSITIONS))
     steps_per_epoch(len(rows), batch_size, per_volume)
     order = _Order(rows, batch_size, pipeline.share_of(batch_size, process_index, process_count), seed, per_volume)
-    rule = Rule(patch, order.seed, Fraction(share).limit_denominator(1000), positions)
+    rule = PatchRule(patch, order.seed, Fraction(share).limit_denominator(1000), positions)
     read = functools.partial(_read, rule=rule, coordinates=coordinates)
-    return pipeline.Batches(pipeline.Source(store, open_store, order, read), start_batch, workers)
+    return pipeline.Batches(pipeline.Reader(store, open_store, order, read), start_batch, workers, transforms)
 
 
 def steps_per_epoch(examples: int, batch_size: int, per_volume: int = 16) -> int:
@@ -151,10 +153,10 @@ class _Order:
         return self.rows[order[place] % len(self.rows)]
 
 
-def _read(store: PerCase, rows: np.ndarray, numbers: list[int], *, rule: Rule, coordinates: bool) -> Batch:
+def _read(store: PerCase, rows: np.ndarray, numbers: list[int], *, rule: PatchRule, coordinates: bool) -> Batch:
     c, rank = store.recipe.channels, store.rank
     filled = all(p <= length for row in rows.tolist() for p, length in zip(rule.patch, store.rows[row]["shape"]))
-    make = np.empty if filled else np.zeros  # zeros that nobody overwrites are the padding
+    make = np.empty if filled else np.zeros  # the zeros that stay are the padding
     image = make((len(rows), *rule.patch, c + rank * coordinates), np.float32 if coordinates else store.dtype)
     mask = make((len(rows), *rule.patch), dtype_for(len(store.labels)))
     for b, (row, n) in enumerate(zip(rows.tolist(), numbers)):

@@ -1,8 +1,12 @@
-"""Batches in an order that is a pure function of (seed, position), read by Grain.
+"""Batches in an order that is a pure function of (seed, position), as stages of a Grain pipeline.
 
-Position b of the training stream is batch b % S of epoch b // S, with S = N // batch_size; an epoch's permutation depends
-on (seed, epoch) alone, and process p of P takes the p-th contiguous block of each global batch. Neither workers nor
-processes appear in that rule, so a run resumes from the number of the next batch, whatever their count then.
+The stages are batch numbers, `.map(read)`, and one `.map` for each of the caller's `transforms`: functions Batch -> Batch on
+the host, or Grain's own `MapTransform`s. Grain runs all of them in its threads or worker processes.
+
+The order is ours, not Grain's `shuffle`: position b of the training stream is batch b % S of epoch b // S, with S = N //
+batch_size; an epoch's permutation depends on (seed, epoch) alone, and process p of P takes the p-th contiguous block of each
+global batch. Neither workers nor processes appear in that rule, so a run resumes with the same bits from the number of the
+next batch, whatever their count then; Grain's shuffle and shards give another stream for every number of processes.
 """
 
 import multiprocessing
@@ -21,7 +25,7 @@ from jaxseg.data.store.stacked import Stacked, open_cache
 from jaxseg.types import Batch, ConfigError, DataError, PeerError
 from jaxseg.utils.command import check_interrupt
 
-ENDLESS = 1 << 48  # batches; nobody trains so long, and Grain wants a length
+ENDLESS = 1 << 48  # batches: Grain needs a length; no run is so long
 RESTARTS = 3  # times in a row that a lost worker is replaced before the run gives up
 
 
@@ -36,6 +40,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     max_samples: int = 0,
+    transforms: Sequence[Callable[[Batch], Batch]] = (),
 ) -> "Batches":
     """This process's share of an endless stream of shuffled batches; close it, or use it in a `with`.
 
@@ -48,6 +53,7 @@ def train_batches(
       workers: reading processes; 0 reads ahead in a thread, which a memory-mapped cache seldom outruns.
       process_index, process_count: this process and how many there are.
       max_samples: use at most this many of the indices, evenly spaced; 0 for all.
+      transforms: further stages, Batch -> Batch, in their order; with workers they must be picklable.
     Returns:
       iterator of Batch: image uint8 [b, h, w, C], mask uint8 [b, h, w], index int64 [b] (row numbers of the cache).
     Raises:
@@ -55,7 +61,7 @@ def train_batches(
     """
     rows = training_rows(indices, cache, max_samples)
     order = _Order(rows, batch_size, share_of(batch_size, process_index, process_count), seed)
-    return Batches(Source(cache, open_cache, order, _read), start_batch, workers)
+    return Batches(Reader(cache, open_cache, order, _read), start_batch, workers, transforms)
 
 
 def eval_batches(
@@ -69,11 +75,11 @@ def eval_batches(
       iterator of ceil(N / batch_size) Batch, each with weight float32 [b], 1 or 0.
     """
     order = _InOrder(_checked(indices, cache), batch_size, share_of(batch_size, process_index, process_count))
-    return Batches(Source(cache, open_cache, order, _read), 0, 0)
+    return Batches(Reader(cache, open_cache, order, _read), 0, 0)
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
-    """Whole batches in n examples; the rest of an epoch's permutation waits for the next epoch.
+    """Whole batches in n examples; the examples left over in an epoch are not used in it.
 
     Raises:
       ConfigError: not even one.
@@ -91,7 +97,7 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
 class Batches:
     """Iterator over batches that knows its `position` (the next batch) and replaces reading processes that are lost."""
 
-    def __init__(self, source: "Source", start: int, workers: int):
+    def __init__(self, reader: "Reader", start: int, workers: int, transforms: Sequence[Callable[[Batch], Batch]] = ()):
         if start < 0:
             raise ConfigError(f"got start_batch={start}; it is 0 or more")
         if workers < 0:
@@ -101,12 +107,12 @@ class Batches:
                 f"data.workers={workers} needs parsed absl flags: start through jaxseg.main or absl.app.run; in a "
                 "notebook call absl.flags.FLAGS.mark_as_parsed(); or set data.workers=0"
             )
-        self.position, self._source, self._workers = start, source, workers
+        self.position, self._reader, self._workers, self._transforms = start, reader, workers, transforms
         self._lost, self._closed = 0, False
         self._iterator = self._open()
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self._reader)
 
     def __iter__(self) -> "Batches":
         return self
@@ -123,7 +129,7 @@ class Batches:
                     raise
                 self._lost += 1
                 if self._lost > RESTARTS:
-                    where = f"batch {self.position} ({self._source.about(self.position)})"
+                    where = f"batch {self.position} ({self._reader.about(self.position)})"
                     raise PeerError(
                         f"reading processes were killed {self._lost} times at {where}: {error}; out of memory? set data.workers=0"
                     ) from error
@@ -147,7 +153,9 @@ class Batches:
         self.close()
 
     def _open(self):
-        dataset = grain.MapDataset.source(self._source)[self.position :]
+        dataset = grain.MapDataset.range(self.position, len(self._reader)).map(self._reader)
+        for transform in self._transforms:
+            dataset = dataset.map(transform)
         ahead = 1 if self._workers else 2
         stream = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=ahead))
         if self._workers:
@@ -219,14 +227,14 @@ class _InOrder:
         return self.rows[np.minimum(wanted, len(self.rows) - 1)], (wanted < len(self.rows)).astype(np.float32)
 
 
-class Source:
-    """Grain's random-access source: batch number -> Batch. Pickled without the arrays; a worker opens the folder itself.
+class Reader:
+    """The stage that reads: batch number -> Batch. Pickled without the arrays; a worker process opens the folder itself.
 
     Args:
       held: what is read from, with `folder` and `rows` (dicts with a "case").
       reopen: folder -> held.
-      order: batch number -> (row numbers [b], what else `read` wants to know).
-      read: (held, row numbers, the rest) -> Batch.
+      order: batch number -> (row numbers [b], a further argument of `read`).
+      read: (held, row numbers, what else the order gives) -> Batch.
     """
 
     def __init__(self, held, reopen: Callable, order: Callable, read: Callable):
@@ -238,7 +246,7 @@ class Source:
     def __len__(self) -> int:
         return len(self._order)
 
-    def __getitem__(self, position: int) -> Batch:
+    def __call__(self, position: int) -> Batch:
         rows, rest = self._order(int(position))
         try:
             return self._read(self._opened(), rows, rest)
@@ -248,7 +256,7 @@ class Source:
             ) from error
 
     def about(self, position: int) -> str:
-        """The rows, and where they can be told the cases, of a batch."""
+        """The rows of a batch and, where the store can be read, their cases, for a message."""
         rows = self._order(position)[0]
         try:
             cases = sorted({self._opened().rows[i]["case"] for i in rows})

@@ -1,7 +1,7 @@
 """Networks with one branch per modality, joined deeper down: the BraTS 3-D project's dual- and quad-branch families.
 
 Source: the project's models/ (its catalogue 01 to 07, 13, 14_*, 18, mobilenetv2_dilated, the modality comparison). Every
-branch reads one modality through a stem and some levels; the joined channels go on through `deep` levels; the decoder's
+branch reads one modality through a stem and some levels; the joined channels pass through `deep` levels; the decoder's
 skips are the joined branches. Early fusion (01-06) has branches to 1/4, late fusion (07, 13, 14) to 1/8.
 
 Modalities, in the image's channels: two are [t1ce, flair], four are [t1, t1ce, t2, flair] (a dual-branch network then

@@ -1,4 +1,4 @@
-"""Several processes as one run: they find out whether they agree before anything is compiled. One process: no cost."""
+"""Several processes as one run: comparisons and broadcasts of values before anything is compiled. Free with one process."""
 
 import json
 from collections.abc import Callable
@@ -50,6 +50,6 @@ def on_first(action: Callable):
     return result
 
 
-def told(value: bool) -> bool:
-    """What process 0 says."""
+def from_first(value: bool) -> bool:
+    """The value of process 0, broadcast to all."""
     return bool(multihost_utils.broadcast_one_to_all(np.int32(value))) if jax.process_count() > 1 else value

@@ -1,4 +1,4 @@
-"""Being told to stop: SIGTERM is noticed between steps, by every process at the same step. And faults on request, for tests."""
+"""Stopping on SIGTERM: every process notices it between the same two steps. Also faults on request, for tests."""
 
 import contextlib
 import os
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import jax
 from jax.experimental import multihost_utils
 
-PREEMPTED = 42  # exit code: stopped by SIGTERM and saved what there was; the same command goes on
+PREEMPTED = 42  # exit code: stopped by SIGTERM after saving; the same command resumes
 
 
 class Stopped(BaseException):
-    """SIGTERM came where the work can be left at once: what is lost is done again by the next start."""
+    """SIGTERM came during work that can be abandoned at once, because the next start repeats it."""
 
 
 class Preemption:

@@ -57,7 +57,7 @@ def compare(workdir: Path, log: Log, *, resumed: bool) -> None:
     changed = [f"{word} {before.get(key)} before, {now[key]} now" for key, word in _WORDS.items() if before.get(key) != now[key]]
     if changed:
         log.say(
-            f"WARNING {'; '.join(changed)}: the run goes on with the same steps and samples, but sums are rounded in another "
+            f"WARNING {'; '.join(changed)}: the run continues with the same steps and samples, but sums are rounded in another "
             "order, so its last digits will not be those of an uninterrupted run"
         )
     for module in code.changed(record["code"]):

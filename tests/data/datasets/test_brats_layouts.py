@@ -1,4 +1,4 @@
-"""BraTS folders of eight releases: told apart by names, read to the same classes; each trap has its test."""
+"""BraTS folders of eight releases: recognised by names, read to the same classes; each trap has its test."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Pictures with masks in public layouts: paired by name, JPEG masks cut, every polygon drawn, sides told apart."""
+"""Pictures with masks in public layouts: paired by name, JPEG masks cut, every polygon drawn, sides distinguished."""
 
 import dataclasses
 import os

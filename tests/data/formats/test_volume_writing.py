@@ -227,7 +227,7 @@ def test_pairs_that_cover_the_same_space_pass():
 
 FLIPPED = np.diag([-0.5, 0.5, 3, 1.0])
 FLIPPED[0, 3] = 1.5
-SCALED = np.diag([0.5, 0.5, 3.0003, 1.0])  # only the far corner tells: 5 * 0.0003 mm
+SCALED = np.diag([0.5, 0.5, 3.0003, 1.0])  # the difference shows in the far corner alone: 5 * 0.0003 mm
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_the_phantom_is_built_once_and_marked(tmp_path, monkeypatch):
 
 
 def test_training_patches_read_no_volume_of_another_split(tmp_path, monkeypatch):
-    """The files of the volumes that validate and test are gone before the first patch is drawn, and nobody misses them."""
+    """The files of validation and test volumes are deleted before the first patch is drawn, and training does not need them."""
     monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path))
     monkeypatch.setitem(brain_tumour.KINDS, "quick", (6, (16, 16, 12)))
     data = datasets.load("brats", datasets.phantom("brats", "quick"), modalities=("t1ce", "flair"))

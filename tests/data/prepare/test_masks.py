@@ -1,6 +1,7 @@
 """What the values and colours of masks mean: right, or refused with a table that works when it is given."""
 
 import ast
+import dataclasses
 import io
 import re
 
@@ -8,10 +9,12 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from jaxseg.data import datasets
 from jaxseg.data.prepare import mask_values, masks
-from jaxseg.data.store import base
+from jaxseg.data.records import Recipe
+from jaxseg.data.store import base, stacked
 from jaxseg.types import ConfigError, DataError
 
 DISC = np.hypot(*(np.mgrid[:40, :48] - np.array([18, 20])[:, None, None])) < 9
@@ -121,6 +124,21 @@ def test_a_black_and_white_jpeg_is_cut_at_127(tmp_path, quality):
         np.testing.assert_array_equal(masks.read(path, 1).array, raw > 127)
 
 
+def test_values_to_ignore_are_proposed_as_background_and_never_as_a_class(tmp_path):
+    for classes, ignored in ((1, 255), (2, 255), (3, 255)):
+        raw = ONE.copy()
+        raw[:2] = ignored
+        path = saved(tmp_path, raw)
+        table = mask_values.table_of(proposed(refused(path, classes)), classes)
+        np.testing.assert_array_equal(masks.read(path, classes, table).array, DISC)
+
+
+def test_layouts_that_say_what_values_mean_take_no_jpeg(tmp_path):
+    with pytest.raises(DataError, match="JPEG does not keep class numbers"):
+        masks.read_numbers(jpeg(tmp_path, ONE))
+    np.testing.assert_array_equal(masks.read_numbers(saved(tmp_path, ONE)).array, ONE)
+
+
 @pytest.mark.parametrize(
     "array, said",
     [
@@ -134,7 +152,23 @@ def test_a_black_and_white_jpeg_is_cut_at_127(tmp_path, quality):
 def test_other_jpegs_are_refused_with_what_is_in_them(tmp_path, array, said):
     message = refused(jpeg(tmp_path, array))
     assert re.search(said, message) and "export the masks as .png" in message, message
-    assert "several" not in message and "2 classes" in refused(jpeg(tmp_path, ONE), 2)
+    assert "a JPEG mask of 2 classes" in refused(jpeg(tmp_path, ONE), 2)
+
+
+@pytest.mark.parametrize("quality", [60, 90])
+def test_a_jpeg_of_colours_is_read_by_the_proposed_table(tmp_path, quality):
+    two = ONE + 2 * np.roll(ONE, 21, 1)
+    drawn = np.array([BLACK, RED, YELLOW], np.uint8)[two]
+    path = jpeg(tmp_path, drawn, quality)
+    table = mask_values.table_of(proposed(refused(path)), 1)
+    assert table == (("#000000", 0), ("#ff0000", 1), ("#ffff00", 1)) and masks.read(path, 1, table).array.any()
+    found = masks.read(path, 2, (*table[:2], ("#ffff00", 2))).array
+    inside = ndimage.distance_transform_edt(np.pad(two, 1) == 0), ndimage.distance_transform_edt(two)
+    assert (found != two).mean() < 0.02 and not found[inside[0][1:-1, 1:-1] > 2].any()
+    assert (found == two)[inside[1] > 2].all()
+    for colours, said in ((("#818141", "#ffffff"), "#818141 lies between"), (("#202020", "#ffffff"), "#000000 and #202020")):
+        table = mask_values.table_of((("#000000", 0), *((c, k) for k, c in enumerate(colours, 1))), 2)
+        assert said in refused(path, 2, table)
 
 
 def test_jpeg_is_known_by_its_content_also_inside_of_tiff(tmp_path):
@@ -234,10 +268,31 @@ def test_what_was_concluded_is_said_once_for_a_set(tmp_path):
     data = folder(tmp_path, palette(1 - ONE, WHITE, BLACK), palette(1 - ONE, WHITE, BLACK), ONE * 255, ONE)
     inside = 100 * DISC.mean()
     assert meanings_of(data) == [
-        f"masks: palette in 2 files: index 1 (black) ({100 - inside:.3g} %) -> background, "
+        f"palette in 2 files: index 1 (black) ({100 - inside:.3g} %) -> background, "
         f"index 0 (white) ({inside:.3g} %) -> foreground",
-        f"masks: values in 1 file: 0 ({100 - inside:.3g} %) -> background, 255 ({inside:.3g} %) -> foreground",
+        f"values in 1 file: 0 ({100 - inside:.3g} %) -> background, 255 ({inside:.3g} %) -> foreground",
     ]
+
+
+def test_a_store_that_is_built_says_it_and_one_that_is_found_does_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path / "cache"))
+    data = folder(tmp_path, palette(1 - ONE, WHITE, BLACK), palette(1 - ONE, WHITE, BLACK))
+    lines = [[], []]
+    for said in lines:
+        store = stacked.open_or_build(data, Recipe((40, 48), None, None, 1, data.labels), log=said.append)
+        np.testing.assert_array_equal(store.mask(1), DISC)
+    assert [sum(line.startswith("masks: palette in 2 files") for line in said) for said in lines] == [1, 0]
+
+
+def test_scaled_labels_are_rounded_in_every_layout(tmp_path):
+    for part in ("images", "masks"):
+        (tmp_path / part).mkdir()
+        raw = np.stack([ONE * 0.996, ONE * 5.976], -1).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(raw, np.eye(4)), tmp_path / part / "a.nii")
+    data = datasets.load("folder", tmp_path, structures=tuple("abcdef"))
+    own = dataclasses.replace(data, read_mask=None, map_mask=lambda raw: np.array([0, 2, 9, 9, 9, 9, 1], np.uint8)[raw])
+    mask = base.read_files(own, own.cases[0])[1].array
+    np.testing.assert_array_equal(mask, np.stack([ONE * 2, ONE], -1))
 
 
 def test_a_mask_that_is_mostly_foreground_is_doubted(tmp_path):

@@ -147,7 +147,7 @@ def test_patches_are_centred_on_the_voxels_that_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(foreground, "KEPT", 4)
     store, _ = write(tmp_path / "s", "per case", n=1, size=(9, 8, 7))
     assert store.rows[0]["kept"] == [4, 4] and store.rows[0]["foreground"][0] > 100
-    rule = patches.Rule((1, 1, 1), 0, patches.Fraction(1))
+    rule = patches.PatchRule((1, 1, 1), 0, patches.Fraction(1))
     found = {int(np.ravel_multi_index(rule.start(store, 0, n), (9, 8, 7))) for n in range(200)}
     assert found == {*store.foreground(0, 1).tolist(), *store.foreground(0, 2).tolist()}
 

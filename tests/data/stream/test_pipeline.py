@@ -6,6 +6,7 @@ import signal
 import threading
 from types import SimpleNamespace
 
+import grain
 import numpy as np
 import pytest
 from absl import flags
@@ -145,8 +146,7 @@ def test_workers_before_the_flags_are_parsed_are_refused(cache):
         take(cache, 1, workers=2)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_mistake_in_our_code_is_not_called_changed_data(cache, parsed, monkeypatch, workers):
+def test_a_mistake_in_our_code_is_not_called_changed_data(cache, monkeypatch):
     monkeypatch.setattr(pipeline.Share, "of", lambda self, batch: batch.nothing)
     with pytest.raises(AttributeError, match="nothing"):
         take(cache, 1)
@@ -260,6 +260,24 @@ def test_workers_that_die_again_and_again_end_the_run(cache, parsed, monkeypatch
     monkeypatch.setattr(pipeline.Batches, "_open", lambda self: Dead())
     with pytest.raises(PeerError, match="killed 4 times at batch 0 .cases case"):
         take(cache, 1, workers=1)
+
+
+class Inverted(grain.transforms.Map):
+    def map(self, element):
+        return {**element, "image": 255 - element["image"]}
+
+
+def first_row(batch):
+    return batch["image"][:1]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_stages_of_others_follow_the_reading_in_their_order(cache, parsed, workers):
+    plain = take(cache, 3, start_batch=4)
+    options = dict(batch_size=8, seed=3, start_batch=4, workers=workers)
+    with pipeline.train_batches(cache, np.arange(N), **options, transforms=(Inverted(), first_row)) as batches:
+        for batch in plain:
+            np.testing.assert_array_equal(next(batches), 255 - batch["image"][:1])
 
 
 def test_a_batch_copies_its_own_rows_only(cache):

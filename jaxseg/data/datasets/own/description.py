@@ -35,7 +35,7 @@ class Description(NamedTuple):
       labels: names of the classes 1, 2, ...
       values: what these have in the masks.
       regions: ((name, classes), ...) that it declares.
-      ignored: the value of voxels that nobody labelled; None where there is none.
+      ignored: the value of unlabelled voxels; None where there is none.
       content: all of it.
     """
 
@@ -55,15 +55,15 @@ class Description(NamedTuple):
         """`DataSet.map_mask` of masks in these values.
 
         Args:
-          ignore: config.data.ignore: "background" to count voxels that nobody labelled as background.
+          ignore: config.data.ignore: "background" to count unlabelled voxels as background.
         Raises:
           ConfigError: there are such voxels and `ignore` does not say what they count as, or the reverse.
         """
         if ignore not in (None, "background"):
-            raise ConfigError(f"got data.ignore={ignore!r}; voxels that nobody labelled can count as 'background'")
+            raise ConfigError(f"got data.ignore={ignore!r}; unlabelled voxels can only count as 'background'")
         if self.ignored is not None and ignore is None:
             raise ConfigError(
-                f"{self.path} declares an ignore label (value {self.ignored}) for voxels that nobody labelled; no loss here "
+                f"{self.path} declares an ignore label (value {self.ignored}) for unlabelled voxels; no loss here "
                 "leaves voxels out: give --config.data.ignore=background to count them as background"
             )
         if self.ignored is None and ignore is not None:
