@@ -17,7 +17,7 @@ def brain(shape=(40, 44), c=3):
     tissue = (np.hypot(r - shape[0] / 2, k - shape[1] / 2) // 4).astype(int)
     image = (
         np.array([2.0, 4.0, 1.0, 5.0, 3.0])[np.minimum(tissue, 4)][..., None] * np.linspace(0.8, 1.2, c)
-        + RNG.normal(0, 0.2, (*shape, c))
+        + np.random.default_rng(0).normal(0, 0.2, (*shape, c))
     ).astype(np.float32)
     image[tissue > 4] = 0
     return image, tissue
