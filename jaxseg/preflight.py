@@ -64,7 +64,7 @@ def check(config, *, network: bool = False) -> feeds.OutputSpec:
         passed = lambda *a: described.apply(*a, ForwardContext(train=True, key=jax.random.key(0)))[0]
         found = _traced("model.name", passed, params, state, image)
         if config.loss.aux_weights and not found.aux:
-            raise ConfigError("config.loss.aux_weights are of auxiliary outputs, and this network has none: set it to ()")
+            raise ConfigError("config.loss.aux_weights weigh auxiliary outputs, but this network has none: set it to ()")
     mask = spec(image.shape[:-1], jnp.int32)
     truth = spec((*mask.shape, 1), jnp.float32) if config.data.target == "composite" else jax.eval_shape(outputs.target, mask)
 

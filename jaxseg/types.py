@@ -1,7 +1,15 @@
-"""What every package shares: axis letters, the batch, spacing and the errors a user can meet.
+"""What every package shares: the glossary of axes, the batch, spacing and the errors a user can meet.
 
-Axis letters used in all shapes: B batch, D depth, H height, W width (spatial axes in the array's own order),
-C channels of an image or a feature map, K classes. Arrays are channels-last: [B, H, W, C] or [B, D, H, W, C].
+Axis letters used in all shapes; arrays are channels-last, [B, *S, C]:
+  B        examples of a batch
+  *S       the spatial axes, whatever their number (the rank)
+  D, H, W  the spatial axes of a network, loss or metric, in the array's own order: [B, H, W, C] or [B, D, H, W, C]
+  X, Y, Z  the patient's directions, in `data` and where files are read or written. In the common order (data/geometry.py) X runs
+           from right to left, Y from front to back, Z from feet to head; in a file X, Y, Z are merely its first three axes
+  C        channels of an image or a feature map
+  K        classes, or regions
+A volume in the common order, [X, Y, Z, C], reaches the network as it lies, so that D = X, H = Y, W = Z unless `Recipe.axes` names
+another order. A slice is [Y, X]: H = Y, its rows, and W = X, its columns; slices of a volume are stacked as [Z, Y, X].
 """
 
 from typing import Any, NotRequired, TypedDict

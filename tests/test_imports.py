@@ -1,6 +1,7 @@
 """Who may import whom: arrows point downward. The table is the plan; it changes when the plan does."""
 
 import ast
+import collections
 import graphlib
 import re
 import subprocess
@@ -134,6 +135,17 @@ def test_no_modules_import_each_other_in_a_circle():
         found = [n for n in imports(path) if n in module and n != name]
         graph[name] = {n for n in found if not any(other.startswith(n + ".") for other in found)}
     graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_a_class_name_means_one_thing():
+    """Outside of models/, whose families each have a Config, an Encoder, ..., and of the bench's ports of them."""
+    places = collections.defaultdict(list)
+    for path in FILES:
+        if package(path) != "models" and path.parent.name != "ports":
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    places[node.name].append(str(path.relative_to(LIBRARY)))
+    assert not {name: found for name, found in places.items() if len(found) > 1}
 
 
 def test_importing_the_package_is_light():

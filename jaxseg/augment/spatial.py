@@ -272,7 +272,7 @@ class Elastic:
         return matrix, -_apply(matrix, (q[0] + q[2]) / 2)  # the middle of the first and third point was the centre
 
     def displacement(self, key: Array, size: tuple[int, ...]) -> Array:
-        """[*S, r] pixels that one sample's output positions are moved by before they are looked up."""
+        """Displacement field [*S, r] of one sample, in pixels: added to the positions before they are looked up."""
         noise = white.uniform(jax.random.fold_in(key, 0), (*size, self.rank))
         return self.alpha * along_axes(noise, [gaussian_matrix(n, jnp.float32(self.sigma)) for n in size])
 

@@ -1,1 +1,1 @@
-"""Ours beside its peers on the same work: one command, one table. See `__main__` for the command."""
+"""Benchmarks of jaxseg and of other libraries on the same work. See `__main__` for the command."""

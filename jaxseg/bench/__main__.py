@@ -1,8 +1,8 @@
-"""Ours beside its peers on the same work: one command, one table.
+"""Benchmarks of jaxseg and of other libraries on the same work: one command, one table.
 
     python -m jaxseg.bench --peers                                   # everything; without --peers ours alone
     python -m jaxseg.bench --suite=models --peers --only='unet3d_s|forward' --output=runs/bench
-    python -m jaxseg.bench --gpu                                     # of a GPU what --minutes hold (`gpu.py`)
+    python -m jaxseg.bench --gpu                                     # on a GPU: as much as fits into --minutes (`gpu.py`)
 
 Suites: models (forward, training step), infer (sliding window), ops (distance transform, components, convolutions; on a GPU
 the hand-written kernels), data (augmented samples per second), startup (command to first step, cold and warm), scaling (cost

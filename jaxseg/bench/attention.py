@@ -5,7 +5,7 @@ bias, the forward pass included.
 """
 
 from jaxseg.bench import peers
-from jaxseg.bench.side import Call, Options
+from jaxseg.bench.side import Options, TimedCall
 
 WORKS = ("forward", "gradients")
 
@@ -27,7 +27,7 @@ def arrays(options: Options):
     )
 
 
-def ours(work: str, options: Options) -> Call:
+def ours(work: str, options: Options) -> TimedCall:
     """`ops.attention` under jit."""
     import jax
     import numpy as np
@@ -45,7 +45,7 @@ def ours(work: str, options: Options) -> Call:
     return made
 
 
-def peer(work: str, options: Options) -> Call:
+def peer(work: str, options: Options) -> TimedCall:
     """PyTorch's own choice of kernel."""
     import contextlib
 
@@ -65,7 +65,7 @@ def peer(work: str, options: Options) -> Call:
 
     found = [a.detach().numpy() for a in run()]
     np.save(options.path(f"{work}.peer.npy"), _flat([a.swapaxes(1, 2) if i < 3 else a for i, a in enumerate(found)]))
-    return Call(run, peers.finish(options), {"mode": "PyTorch, scaled_dot_product_attention"})
+    return TimedCall(run, peers.finish(options), {"mode": "PyTorch, scaled_dot_product_attention"})
 
 
 def _flat(results):

@@ -24,7 +24,7 @@ def block(call: Callable, runs: int, finish: Callable) -> float:
 def interleaved(
     blocks: Mapping[str, Callable[[int], float]], *, seconds: float, least: int = 5, pause: float = 0.02
 ) -> dict[str, tuple[float, int]]:
-    """Median time of each of several competitors, run in turn: a, b, a, b, ..., so that a slow moment falls on all.
+    """Median time of each of several competitors, run alternately: a, b, a, b, ..., so that a slow moment falls on all.
 
     Args:
       blocks: name -> f(runs), which makes that many calls and gives the milliseconds of one.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxseg.bench import machine
-from jaxseg.bench.side import Call, Options
+from jaxseg.bench.side import Options, TimedCall
 
 
 class StreamCase(NamedTuple):
@@ -71,7 +71,7 @@ def scans(c: StreamCase):
         yield (100 + 20 * rng.normal(size=(*c.size, c.channels)) + 40 * mask[..., None]).astype(np.float32), mask
 
 
-def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
+def ours(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
     """The store or the cache, the stream, and `augment` under jit."""
     import jax
     import numpy as np
@@ -86,7 +86,7 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     c = case(name, options)
     os.environ["JAXSEG_CACHE"] = options.folder
 
-    def augmented() -> Call:
+    def augmented() -> TimedCall:
         dataset, recipe = written(c, Path(options.folder) / "files", volumes=bool(c.patch))
         augment = jax.jit(compose.build(AUGMENT[name], rank=3 if c.patch else 2))
         if c.patch:
@@ -106,7 +106,7 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
         jax.block_until_ready(run())
         peak.reset()
         jax.block_until_ready(run())
-        return Call(run, jax.block_until_ready, {"peak_mb": peak.read()})
+        return TimedCall(run, jax.block_until_ready, {"peak_mb": peak.read()})
 
     return {"augmented": augmented}
 
@@ -146,7 +146,7 @@ def _classes(array):
     return array.astype("uint8")
 
 
-def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
+def peer(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
     """MONAI's."""
     import monai
     import numpy as np
@@ -160,7 +160,7 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     monai.data.set_track_meta(False)
     c, both, wait = case(name, options), ("image", "mask"), peers.finish(options)
 
-    def augmented() -> Call:
+    def augmented() -> TimedCall:
         items = []
         for image, mask in scans(c):
             if c.patch:
@@ -219,6 +219,6 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
 
         peak = machine.Peak(options.gpu)
         run, facts = peers.fastest(opened, options._replace(modes=tuple(loaders)), wait, tries=5, close=streams.pop)
-        return Call(run, wait, {"mode": f"MONAI, {facts['mode']}", "peak_mb": peak.read()})
+        return TimedCall(run, wait, {"mode": f"MONAI, {facts['mode']}", "peak_mb": peak.read()})
 
     return {"augmented": augmented}

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from jaxseg.bench import clock, machine
-from jaxseg.bench.side import Call, Options
+from jaxseg.bench.side import Options, TimedCall
 
 CASES = ("unet3d_xs", "1x1x1")
 CHANNELS, CLASSES, OVERLAP = 4, 4, 0.25
@@ -58,7 +58,7 @@ def matrix():
     return rng.normal(size=(CHANNELS, CLASSES)).astype(np.float32), rng.normal(size=CLASSES).astype(np.float32)
 
 
-def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
+def ours(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
     """`infer.window.sliding_window`, its accumulators on the device."""
     import jax
     import jax.numpy as jnp
@@ -95,7 +95,7 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     )
     peak = machine.Peak(options.gpu, compiles=True)
 
-    def whole() -> Call:
+    def whole() -> TimedCall:
         image = jnp.asarray(volume(_size(options)))
         chosen = fast if options.gpu else apply
         begin = time.perf_counter()
@@ -108,13 +108,13 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
         del result
         peak.reset()
         jax.block_until_ready(run(chosen, image))
-        return Call(
+        return TimedCall(
             lambda: run(chosen, image),
             jax.block_until_ready,
             {"parameters": parameters, "compile_s": seconds, "peak_mb": peak.read()},
         )
 
-    def over() -> Call:
+    def over() -> TimedCall:
         size = _size_over(options)
         image, chosen = jnp.asarray(volume(size)), fast if options.gpu else apply
         count = len(tiles.grid(size, window, (OVERLAP,) * 3, "monai"))
@@ -131,7 +131,7 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     return {"whole": whole, "over the network": over}
 
 
-def _over(whole: Callable, network: Callable, calls: int, finish: Callable, facts: dict) -> Call:
+def _over(whole: Callable, network: Callable, calls: int, finish: Callable, facts: dict) -> TimedCall:
     """The percentage as a finished figure: `calls` windows through the network, against the whole."""
     blocks = {
         "whole": lambda runs: clock.block(whole, runs, finish),
@@ -139,7 +139,7 @@ def _over(whole: Callable, network: Callable, calls: int, finish: Callable, fact
     }
     ms = clock.interleaved(blocks, seconds=4.0, least=3)
     percent = 100 * (ms["whole"][0] / ms["network"][0] - 1)
-    return Call(
+    return TimedCall(
         None,
         None,
         {
@@ -151,7 +151,7 @@ def _over(whole: Callable, network: Callable, calls: int, finish: Callable, fact
     )
 
 
-def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
+def peer(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
     """MONAI's, blending with Gaussian weights in one pass; the network in its fastest mode."""
     import numpy as np
     import torch
@@ -195,7 +195,7 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
         with torch.inference_mode():
             return sliding_window_inference(image, window, _batch(options), forward, overlap=OVERLAP, mode="gaussian")
 
-    def whole() -> Call:
+    def whole() -> TimedCall:
         image = place(_size(options))
         peers.exact(True)
         peak.reset()
@@ -209,9 +209,11 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
             peak.reset()
             wait(run(forward, image))
             most = peak.read()
-        return Call(lambda: run(forward, image), wait, {"parameters": parameters, "mode": f"{origin}, {mode}", "peak_mb": most})
+        return TimedCall(
+            lambda: run(forward, image), wait, {"parameters": parameters, "mode": f"{origin}, {mode}", "peak_mb": most}
+        )
 
-    def over() -> Call:
+    def over() -> TimedCall:
         size = _size_over(options)
         image, windows = place(size), place(window).repeat(_batch(options), 1, 1, 1, 1)
         forward, mode = chosen()

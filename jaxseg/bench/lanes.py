@@ -23,7 +23,7 @@ def join(folder: Path, group: int) -> Path:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """The processes of all other lanes stand still inside; one lane at a time. Does nothing outside of lanes."""
+    """A context in which the processes of all other lanes are stopped; one lane at a time. Does nothing without lanes."""
     folder = os.environ.get(FOLDER)
     if not folder:
         yield

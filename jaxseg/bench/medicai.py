@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxseg.bench import machine
-from jaxseg.bench.side import Call, Options
+from jaxseg.bench.side import Options, TimedCall
 from jaxseg.types import ConfigError
 
 INTERPRETER = "JAXSEG_MEDICAI"  # names the Python in whose environment medicai is
@@ -58,7 +58,7 @@ def _shape(name: str, options: Options) -> tuple[int, ...]:
     return CASES[name].quick if options.quick else CASES[name].shape
 
 
-def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
+def ours(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
     """`Network.apply` under jit and `train.step`, in float32."""
     import math
 
@@ -80,8 +80,8 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     }
 
 
-def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
-    """medicai's, in this process's environment."""
+def peer(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
+    """medicai's network and training step, in this process's environment."""
     os.environ["KERAS_BACKEND"] = "jax"
     import keras
     import medicai.models
@@ -104,10 +104,10 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     target = target.astype(np.float32)
     facts = {"mode": "medicai, Keras 3 on JAX", "note": f"{model.count_params():,} parameters"}
 
-    def ready(run: Callable) -> Call:
+    def ready(run: Callable) -> TimedCall:
         begin = time.perf_counter()
         run()  # both return numpy: nothing is left to wait for
-        return Call(run, lambda result: None, {**facts, "compile_s": time.perf_counter() - begin})
+        return TimedCall(run, lambda result: None, {**facts, "compile_s": time.perf_counter() - begin})
 
     return {
         "forward": lambda: ready(lambda: model.predict_on_batch(image)),

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxseg.bench import machine
-from jaxseg.bench.side import Call, Options
+from jaxseg.bench.side import Options, TimedCall
 
 
 class NetworkCase(NamedTuple):
@@ -101,7 +101,7 @@ def arrays(shape: tuple[int, ...], classes: int):
     return rng.normal(size=shape).astype(np.float32), rng.integers(0, max(classes, 2), shape[:-1]).astype(np.int32)
 
 
-def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
+def ours(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
     """work -> a function that compiles it."""
     import jax
     import jax.numpy as jnp
@@ -127,14 +127,14 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     def logits(params, state, image):
         return network.apply(params, state, image)[0].logits
 
-    def forward() -> Call:
+    def forward() -> TimedCall:
         call = compiled(jax.jit(logits), (params, state, image.astype(dtype)), peak, {**shared, "flop": flop})
         if options.peers:
             exact = full_precision(logits, params, state, image[:CHECKED]) if options.gpu else call.run()[:CHECKED]
             np.save(options.path("forward.ours.npy"), np.asarray(exact))
         return call
 
-    def train_step() -> Call:
+    def train_step() -> TimedCall:
         losses: list[float] = []
         call = step_call(
             network, params, state, image, mask, classes, dtype, peak, {**shared, "flop": 3 * flop}, losses, aux=CASES[name].aux
@@ -199,7 +199,7 @@ def step_call(
     facts: dict,
     first: list[float] | None = None,
     aux: tuple[float, ...] = (),
-) -> Call:
+) -> TimedCall:
     """`training` on one batch, over and over; `first` receives the losses of the first two steps."""
     step, held, batch = training(network, params, state, image, mask, classes, dtype, aux)
     first = [] if first is None else first
@@ -214,7 +214,7 @@ def step_call(
     return compiled(step, (held, batch), peak, facts, lambda executable: lambda: once(executable))
 
 
-def compiled(function, arguments, peak: machine.Peak, facts: dict, caller: Callable | None = None) -> Call:
+def compiled(function, arguments, peak: machine.Peak, facts: dict, caller: Callable | None = None) -> TimedCall:
     """A jitted function compiled for these arguments: seconds until its first call ended, memory."""
     import jax
 
@@ -227,7 +227,7 @@ def compiled(function, arguments, peak: machine.Peak, facts: dict, caller: Calla
     for _ in range(2):
         jax.block_until_ready(run())
     facts = {**facts, "compile_s": seconds, "xla_mb": planned(executable), "peak_mb": peak.read(), "calls": calls(executable)}
-    return Call(run, jax.block_until_ready, facts)
+    return TimedCall(run, jax.block_until_ready, facts)
 
 
 def calls(executable) -> dict[str, int]:
@@ -269,7 +269,7 @@ def _seconds(f: Callable, a) -> float:
     return (time.perf_counter() - start) / 4
 
 
-def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
+def peer(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
     """The same of PyTorch's network, in its fastest execution mode; leaves its weights for ours."""
     import copy
 
@@ -330,18 +330,18 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
 
         return run
 
-    def ready(work: str, make: Callable) -> Call:
+    def ready(work: str, make: Callable) -> TimedCall:
         run, facts = peers.fastest(make, options, peers.finish(options))
         peak.reset()
         for _ in range(2):
             peers.finish(options)(run())
-        return Call(
+        return TimedCall(
             run,
             peers.finish(options),
             {**facts, "mode": f"{origin}, {facts['mode']}", "parameters": parameters, "peak_mb": peak.read()},
         )
 
-    def forward_work() -> Call:
+    def forward_work() -> TimedCall:
         peers.exact(True)
         module.load_state_dict(start)
         with torch.inference_mode():
@@ -350,7 +350,7 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
         peers.exact(False)
         return ready("forward", forward)
 
-    def train_work() -> Call:
+    def train_work() -> TimedCall:
         run = train_step("channels_last")
         np.save(options.path("train step.peer.npy"), np.array([float(run()), float(run())]))
         return ready("train step", train_step)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from jaxseg.bench import attention, machine
-from jaxseg.bench.side import Call, Options
+from jaxseg.bench.side import Options, TimedCall
 
 MASKS = ("distance_transform", "signed_distance", "components", "largest_component")
 CONVOLUTIONS = ("dense 3x3 64^2 x 64", "depthwise 1x21 64^2 x 64", "dense 3^3 32^3 x 32", "depthwise 13^3 16^3 x 32")
@@ -47,7 +47,7 @@ def kernels(name: str) -> dict:
     return {row.name.removeprefix(f"{name} "): row for row in gpu_rows() if row.name.startswith(f"{name} ")}
 
 
-def _kernel(work: str, make: Callable, which: str, options: Options, facts: Callable[[], dict]) -> Call:
+def _kernel(work: str, make: Callable, which: str, options: Options, facts: Callable[[], dict]) -> TimedCall:
     import jax
     import numpy as np
 
@@ -56,10 +56,10 @@ def _kernel(work: str, make: Callable, which: str, options: Options, facts: Call
     result = jax.block_until_ready(run()).reshape(-1)
     seconds = time.perf_counter() - start
     np.save(options.path(f"{work}.{which}.npy"), np.asarray(result[:: max(1, result.size // COMPARED)], np.float32))
-    return Call(run, jax.block_until_ready, {"compile_s": seconds, **facts()})
+    return TimedCall(run, jax.block_until_ready, {"compile_s": seconds, **facts()})
 
 
-def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
+def ours(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
     """Compiled, the arrays on the device."""
     if name in KERNELS:
         from jaxseg.bench.gpu_rows import copy_rate
@@ -91,10 +91,10 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
         "largest_component": components.largest,
     }[name]
 
-    def call() -> Call:
+    def call() -> TimedCall:
         mask = volume(_edge(options))
         if "component" in name and not options.gpu:  # a mask on the host is labelled there
-            made = Call(lambda: function(mask), lambda result: None, {})
+            made = TimedCall(lambda: function(mask), lambda result: None, {})
         else:
             made = compiled(jax.jit(function), (jax.device_put(mask),), machine.Peak(options.gpu, compiles=True), {})
         result = np.asarray(made.run())
@@ -104,7 +104,7 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     return {"call": call}
 
 
-def _convolution(name: str, direction: str, options: Options) -> Call:
+def _convolution(name: str, direction: str, options: Options) -> TimedCall:
     import jax
     import numpy as np
 
@@ -119,10 +119,10 @@ def _convolution(name: str, direction: str, options: Options) -> Call:
         lowering = primitive.over(lowering, direction)
     run = bench.timed(lowering, shape, direction)
     np.save(options.path(f"{direction}.ours.npy"), np.asarray(run()))
-    return Call(run, jax.block_until_ready, {})
+    return TimedCall(run, jax.block_until_ready, {})
 
 
-def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
+def peer(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
     """scipy.ndimage on the host (it has no device); PyTorch for convolutions; XLA for a kernel's reference implementation."""
     if name in KERNELS:
         return {
@@ -156,11 +156,11 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], Call]]:
         "largest_component": largest,
     }[name]
 
-    def call() -> Call:
+    def call() -> TimedCall:
         mask = volume(_edge(options))
         result = function(mask)
         np.save(options.path("call.peer.npy"), (canonical(result) if name == "components" else result).astype(np.float32))
-        return Call(lambda: function(mask), lambda result: None, {"mode": "scipy, one core"})
+        return TimedCall(lambda: function(mask), lambda result: None, {"mode": "scipy, one core"})
 
     return {"call": call}
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxseg.bench import machine
-from jaxseg.bench.side import Call, Options
+from jaxseg.bench.side import Options, TimedCall
 from jaxseg.types import ConfigError
 
 MODES = ("channels_last", "contiguous", "compile", "graphs")
@@ -204,7 +204,7 @@ def fastest(
     return run, {"mode": best, "compile_s": trials[best][1]}
 
 
-def convolution(shape, direction: str, options: Options) -> Call:
+def convolution(shape, direction: str, options: Options) -> TimedCall:
     """One direction of one convolution of `ops.conv.cpu.table`, channels_last, on the numbers that `ops.conv.bench` draws."""
     import torch
 
@@ -230,4 +230,4 @@ def convolution(shape, direction: str, options: Options) -> Call:
     result = run().cpu().numpy()
     back = np.moveaxis(result, (0, 1), (-1, -2)) if direction == "weight_gradient" else np.moveaxis(result, 1, -1)
     np.save(options.path(f"{direction}.peer.npy"), back)
-    return Call(run, finish(options), {"mode": "PyTorch, channels_last"})
+    return TimedCall(run, finish(options), {"mode": "PyTorch, channels_last"})

@@ -7,7 +7,7 @@ a slope above 1.05 says that something grows faster than the work (small sizes p
 from collections.abc import Callable, Iterator
 
 from jaxseg.bench import clock, machine, models, pair
-from jaxseg.bench.side import Call, Options
+from jaxseg.bench.side import Options, TimedCall
 from jaxseg.bench.table import Row
 
 SECONDS = 1.5  # of timing for each size
@@ -49,7 +49,7 @@ def rows(name: str, options: Options, *, limit: float, log) -> Iterator[Row]:
             )
 
 
-def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
+def ours(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
     """work -> a function that compiles it."""
     import jax
     import jax.numpy as jnp
@@ -64,7 +64,7 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
     rng = np.random.default_rng(0)
     peak = machine.Peak(options.gpu, compiles=True)
 
-    def network_call(shape: tuple[int, ...], train: bool) -> Call:
+    def network_call(shape: tuple[int, ...], train: bool) -> TimedCall:
         network, params, state = functional.split(create_model("unet3d_xs"))
         image, mask = models.arrays(shape, 4)
         if train:
@@ -72,19 +72,19 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], Call]]:
         run = lambda params, state, image: network.apply(params, state, image)[0].logits
         return models.compiled(jax.jit(run), (params, state, jnp.asarray(image, dtype)), peak, {})
 
-    def windows_call(count: int) -> Call:
+    def windows_call(count: int) -> TimedCall:
         window = 16 if options.quick else 48  # eight of them exceed the caches
         values = jnp.asarray(rng.normal(size=(2, 4)), jnp.float32)
         forward = jax.tree_util.Partial(lambda w, x: x @ w, values)
         volume = jnp.asarray(rng.normal(size=(1, window, window, window * count, 2)), jnp.float32)
         run = lambda: sliding_window(forward, volume, window=window, num_classes=4, overlap=0.0, accumulator="device")
-        return Call(run, jax.block_until_ready, {})
+        return TimedCall(run, jax.block_until_ready, {})
 
-    def mask_call(function: Callable, edge: int) -> Call:
+    def mask_call(function: Callable, edge: int) -> TimedCall:
         mask = jnp.asarray(rng.random((edge,) * 3) < 0.3)
         return models.compiled(jax.jit(function), (mask,), peak, {})
 
-    def one(size: int) -> Call:
+    def one(size: int) -> TimedCall:
         edge = round(size ** (1 / 3))
         if name == "forward by voxels":
             return network_call((1, edge, edge, edge, 2), False)

@@ -39,7 +39,7 @@ class Options(NamedTuple):
         return Path(self.folder) / name
 
 
-class Call(NamedTuple):
+class TimedCall(NamedTuple):
     """Something to be timed.
 
     Attributes:
@@ -64,7 +64,7 @@ def serve(suite: str, name: str, which: str, options: Options, requests, replies
                 "JAX_PLATFORMS=cpu for a table of the CPU"
             )
     builds = getattr(importlib.import_module(f"jaxseg.bench.{suite}"), which)(name, options)
-    calls: dict[str, Call] = {}
+    calls: dict[str, TimedCall] = {}
     for line in requests:
         request = json.loads(line)
         call = request["call"]

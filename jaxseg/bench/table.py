@@ -92,7 +92,7 @@ class ResultsFile:
         self._append([*self.machine.values(), *values])
 
     def latest(self) -> list[Row]:
-        """The newest row of each work on this machine, in the order of the file."""
+        """The newest row of each measurement on this machine, in the order of the file."""
         with open(self.path, newline="") as file:
             lines = [line for line in csv.DictReader(file) if all(line[k] == self.machine[k] for k in ("machine", "cores"))]
         rows = (Row(**{f: _value(f, line[f]) for f in FIELDS}) for line in lines)

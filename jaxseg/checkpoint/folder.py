@@ -88,7 +88,7 @@ def retain(folder: Path, keep: int, mode: str) -> None:
 
 
 def tidy(folder: Path) -> None:
-    """Remove what killed processes left, bring back steps that were set aside for one that never came."""
+    """Remove what killed processes left, and restore steps that were moved aside for a replacement that was never written."""
     aside = [path.name[1:].partition(".aside-for-")[::2] for path in folder.glob(".*.aside-for-*")]
     for number, successor in sorted(aside, key=lambda a: int(a[0]), reverse=True):  # the successor's own name comes back last
         path = folder / f".{number}.aside-for-{successor}"

@@ -118,7 +118,10 @@ def split_rows(
     held_out = sorted(dataset.held_out & strata.keys())
     drawn = {patient: word for patient, word in strata.items() if patient not in dataset.held_out}
     if held_out and split in ("patient", "fold"):
-        log(f"the test split is the data set's own: {len(held_out)} patients that it sets aside; the others are drawn from")
+        log(
+            f"the test split is the data set's own: {len(held_out)} patients that it sets aside; training and "
+            "validation are drawn from the others"
+        )
     if split == "patient":
         parts = split_patients(drawn, _without_test(fractions) if held_out else fractions, seed)
         splits = rows_of(rows, parts | {"test": held_out} if held_out else parts)

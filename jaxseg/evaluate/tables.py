@@ -32,7 +32,7 @@ def check_tables(tables: Sequence[str], labels: Sequence[str]) -> None:
         if len(labels) != wanted:
             raise ConfigError(
                 f"config.eval.tables holds {name!r}, a table of {wanted} classes; this data set has {len(labels)} "
-                f"({', '.join(labels)}): take it out"
+                f"({', '.join(labels)}): remove it from the list"
             )
 
 

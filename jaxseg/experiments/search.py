@@ -134,7 +134,7 @@ def score_of(folder: Path, objective: str) -> float:
 
 
 def balanced(config, folder: Path) -> list[tuple[float, ...]]:
-    """Weights by how rare the classes are in the training slices, as places to start from; none for volumes."""
+    """Class weights by the rarity of the classes in the training slices, the starting points of the search; none for volumes."""
     if config.data.rank != 2:
         return []
     data = setup.load_data(config, Log(folder, quiet=True), folder)

@@ -45,7 +45,7 @@ ACTIVATIONS = ("softmax", "sigmoid")
 
 
 class Result(NamedTuple):
-    """What the cascade made of a volume."""
+    """The cascade's result for one volume."""
 
     scores: Array  # float32 [X, Y, Z, K]: logits for merge="max", probabilities for "probability"
     covered: Array  # bool [X, Y, Z]: within some crop

@@ -39,7 +39,7 @@ def region_masks(labels: Array, regions: Regions) -> Array:
 
 
 def class_order(regions: Regions) -> tuple[int, ...]:
-    """The class that each region adds to the regions after it: what `labels_from_regions` writes. BRATS: (2, 1, 3).
+    """For each region the one class that no later region has: the class `labels_from_regions` writes. BRATS: (2, 1, 3).
 
     Raises:
       ConfigError: a region adds no class or several: labels cannot be reconstructed from such regions.

@@ -18,7 +18,9 @@ def make(devices: int = 0) -> Mesh:
     everything = jax.devices()
     count = devices or len(everything)
     if count > len(everything):
-        raise ConfigError(f"config.mesh.data={devices}: only {len(everything)} devices are there; 0 takes all")
+        raise ConfigError(
+            f"config.mesh.data={devices}: only {len(everything)} devices are available; set at most that many, or 0 for all"
+        )
     if jax.process_count() > 1 and count != len(everything):
         raise ConfigError(
             f"config.mesh.data={devices}: with {jax.process_count()} processes all {len(everything)} devices "
@@ -39,7 +41,7 @@ def batched(mesh: Mesh) -> NamedSharding:
 
 
 def check_batch(batch_size: int, mesh: Mesh, key: str) -> None:
-    """Raise a ConfigError with the sizes that would do if a batch does not divide over the mesh."""
+    """Raise a ConfigError that names the nearest valid sizes if a batch does not divide over the mesh."""
     n = mesh.devices.size
     if batch_size % n:
         lower, upper = batch_size // n * n, math.ceil(batch_size / n) * n

@@ -20,7 +20,7 @@ class Program:
       derive: gives those that depend on the arguments: a small program of its own.
 
     Attributes:
-      program: what `jax.jit` gave, or what came of `.lower` and `.compile`.
+      program: the result of `jax.jit`, or of its `.lower` and `.compile`.
     """
 
     def __init__(self, program: Callable, *own, derive: Callable[..., tuple] = lambda *arguments: ()):

@@ -139,7 +139,7 @@ class Watchdog:
         self._allowed = (self._now(), self._longer)
 
     def pause(self) -> None:
-        """Disarm until the next tick: before the last save, which waits for no peer."""
+        """Disarm until the next tick. For the last save, in which no process waits for another."""
         self._allowed = None
 
     def __enter__(self) -> "Watchdog":

@@ -112,7 +112,7 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 
 def unreadable(path: str | Path, error: OSError) -> DataError:
-    """The refusal of a file that the system does not let us read."""
+    """The error for a file that the system does not let this process read."""
     return DataError(
         one_line(f"{path}: cannot be read ({error.strerror or error}); must be a readable file; check permissions and disk"),
         "DATA_PATH",

@@ -201,7 +201,7 @@ def export(
 
 
 def from_layout(array: np.ndarray, leaf: functional.Leaf) -> np.ndarray:
-    """An array in PyTorch's layout in ours. A 1x1 convolution and a linear layer are taken for each other."""
+    """An array in PyTorch's layout, converted to ours. A 1x1 convolution and a linear layer may stand for each other."""
     if leaf.layout is None:
         return array
     if leaf.layout == "linear" and array.ndim > 2 and math.prod(array.shape[2:]) == 1:

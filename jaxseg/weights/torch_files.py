@@ -81,7 +81,7 @@ def load(path: str | os.PathLike) -> Any:
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
             raise DataError(f"is damaged: {str(error)[:100]}; copy it again", code="DATA_TRUNCATED") from error
         raise DataError(
-            "is no weight file that is known here: PyTorch (.pth, .pt, TorchScript), .safetensors or .npz", code="DATA_FORMAT"
+            "is not a weight file of a known kind: PyTorch (.pth, .pt, TorchScript), .safetensors or .npz", code="DATA_FORMAT"
         )
 
 
@@ -169,7 +169,7 @@ def _legacy(file: guard.Clamped) -> Any:
     stored: dict[str, bytes] = {}
     for key in keys:
         if not isinstance(key, str) or key not in sizes or key in stored:
-            raise DataError(f"storage {shown(key)} belongs to no tensor, or is there twice", code="DATA_FORMAT")
+            raise DataError(f"storage {shown(key)} belongs to no tensor, or appears twice", code="DATA_FORMAT")
         numel, itemsize = sizes[key]
         head = file.read(8)
         count = struct.unpack(f"{order}q", head)[0] if len(head) == 8 else -1

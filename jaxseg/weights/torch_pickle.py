@@ -107,7 +107,7 @@ class Tensor(NamedTuple):
 
 
 def refuse(message: str) -> DataError:
-    """The error of a weight file that wants more than to be read."""
+    """The error for a weight file whose pickle would do more than give tensors."""
     return DataError(
         f"refused: {message}; nothing of the file was run. Save plain weights: "
         "torch.save(model.state_dict(), path), or safetensors",

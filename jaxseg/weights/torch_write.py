@@ -82,7 +82,7 @@ def _word(array: np.ndarray, words: Mapping[str, str], name: str) -> str:
 
 
 def _bytes(array: np.ndarray) -> bytes:
-    """Its numbers, the lowest byte first."""
+    """The array's numbers in little-endian byte order."""
     return (array if array.dtype.byteorder != ">" else array.astype(array.dtype.newbyteorder("<"))).tobytes()
 
 

@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxseg.data.phantom.head import Place, ball, mix
+from jaxseg.data.phantom.head import Plane, ball, mix
 
 KINDS = ("Intraventricular", "Intraparenchymal", "Subarachnoid", "Epidural", "Subdural")  # the columns' order
 
@@ -82,7 +82,7 @@ def draw_bleeds(rng: np.random.Generator, plan: tuple[str, ...], middle: float, 
     return tuple(bleeds)
 
 
-def displace(bleeds: tuple[Bleed, ...], here: Place) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def displace(bleeds: tuple[Bleed, ...], here: Plane) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where each pixel's tissue was before the masses pushed it aside (nothing moves at the skull)."""
     x, y, z = here.x, here.y, here.z
     free = np.clip(here.depth / 14, 0, 1)
@@ -97,7 +97,7 @@ def displace(bleeds: tuple[Bleed, ...], here: Place) -> tuple[np.ndarray, np.nda
     return x, y, z
 
 
-def shape(b: Bleed, here: Place, ventricle: np.ndarray, fluid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def shape(b: Bleed, here: Plane, ventricle: np.ndarray, fluid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Opacity of the blood, and of a lucent rim around it.
 
     Args:
@@ -135,7 +135,7 @@ def shape(b: Bleed, here: Place, ventricle: np.ndarray, fluid: np.ndarray) -> tu
     return ramp(np.minimum(np.minimum(distance, depth), same), 1.2), none
 
 
-def paint(bleeds: tuple[Bleed, ...], here: Place, image: np.ndarray, ventricle, fluid) -> dict[str, np.ndarray]:
+def paint(bleeds: tuple[Bleed, ...], here: Plane, image: np.ndarray, ventricle, fluid) -> dict[str, np.ndarray]:
     """Paint the bleeds over the brain in place; the opacity of blood by kind."""
     truth: dict[str, np.ndarray] = {}
     shapes = [(b, *shape(b, here, ventricle, fluid)) for b in bleeds]

@@ -168,7 +168,7 @@ def make_patient(rng: np.random.Generator, size: Size, textures: Textures, plan:
     for k in range(count):
         image, truth = np.zeros((n, n), np.float32), {}
         for j in (0, 1):  # two planes a slice: partial volume along z
-            here = anatomy.Place(head, view, n, px, lowest + step * (k + (j - 0.5) / 2), 2 * k + j)
+            here = anatomy.Plane(head, view, n, px, lowest + step * (k + (j - 0.5) / 2), 2 * k + j)
             plane, opacity = _plane(head, bleeds, here, n, px)
             image += 0.5 * plane
             for name, value in opacity.items():

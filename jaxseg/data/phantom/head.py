@@ -93,7 +93,7 @@ def draw_head(rng: np.random.Generator, fracture: bool) -> Head:
     )
 
 
-class Place:
+class Plane:
     """Coordinates and textures of one plane.
 
     Attributes:
@@ -159,7 +159,7 @@ def ventricles(head: Head, x, y, z) -> tuple[np.ndarray, np.ndarray]:
     return lateral, np.maximum(third, fourth)
 
 
-def paint_brain(head: Head, here: Place, x, y, z) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def paint_brain(head: Head, here: Plane, x, y, z) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The inside of the skull.
 
     Args:
@@ -211,7 +211,7 @@ def tent(out: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.maximum(8 - 0.45 * np.maximum(y - 28, 0) - 0.42 * out, -28)
 
 
-def paint_dura(head: Head, here: Place, image, x, y, z) -> None:
+def paint_dura(head: Head, here: Plane, image, x, y, z) -> None:
     """Falx, tentorium and venous sinuses: thin, slightly dense, at home in the places where blood also lies."""
     ramp, depth, out = here.ramp, here.depth, np.abs(x + 0.8 * here.noise["big"])
     falx = np.minimum(np.minimum(1.1 - out, 36 - depth), z + 12)
@@ -226,7 +226,7 @@ def paint_dura(head: Head, here: Place, image, x, y, z) -> None:
     mix(image, ramp(np.maximum(sagittal, lateral), 1.5), 60 + 3 * here.noise["mid"])
 
 
-def paint_calcium(head: Head, here: Place, image, out, y, z) -> None:
+def paint_calcium(head: Head, here: Plane, image, out, y, z) -> None:
     """Pineal gland, choroid plexus, basal ganglia: dense spots that are no blood."""
     ramp, fine = here.ramp, here.noise["fine"]
     pineal, plexus, ganglia, _ = head.calcified
@@ -241,7 +241,7 @@ def paint_calcium(head: Head, here: Place, image, out, y, z) -> None:
         mix(image, 0.8 * ramp(patch, 3), 55 + 75 * ganglia + 10 * fine)
 
 
-def paint_bone(head: Head, here: Place, image: np.ndarray) -> np.ndarray:
+def paint_bone(head: Head, here: Plane, image: np.ndarray) -> np.ndarray:
     """Skull, scalp, skull base and the air around, over the brain in place; returns where brain is left, 0..1."""
     ramp, x, y, z, out, noise = here.ramp, here.x, here.y, here.z, np.abs(here.x), here.noise
     depth = here.depth
@@ -288,7 +288,7 @@ def paint_bone(head: Head, here: Place, image: np.ndarray) -> np.ndarray:
     return ramp(depth) * (1 - ramp(np.maximum(np.maximum(petrous, wing), face), 2))
 
 
-def paint_artefacts(head: Head, here: Place, image: np.ndarray) -> None:
+def paint_artefacts(head: Head, here: Plane, image: np.ndarray) -> None:
     """Beam hardening: cupping under the skull, and streaks between the petrous bones."""
     depth, inside = here.depth, here.depth > 0
     image += np.where(inside, np.float32(head.cup) * np.exp(-np.maximum(depth, 0) / 5) - 1.5, 0)
@@ -297,7 +297,7 @@ def paint_artefacts(head: Head, here: Place, image: np.ndarray) -> None:
     image += np.float32(head.streak) * near * wave
 
 
-def paint_table(here: Place, image: np.ndarray, n: int, px: float) -> None:
+def paint_table(here: Plane, image: np.ndarray, n: int, px: float) -> None:
     """The head holder: a thin curved shell behind the head, in the scanner's own frame."""
     axis = ((np.arange(n, dtype=np.float32) + 0.5) - n / 2) * np.float32(px)
     x, y = axis[None, :], axis[:, None]

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from jaxseg.data.formats.refusal import refusal
-from jaxseg.data.prepare.mask_values import BLACK, KEY, WHITE, Found, Table, channels_of, counted, example, listed
+from jaxseg.data.prepare.mask_values import BLACK, KEY, WHITE, MaskContent, Table, channels_of, counted, example, listed
 from jaxseg.types import DataError
 
 NEAR = 64  # black and white are values no further from 0 and 255
@@ -33,7 +33,7 @@ def check_classes(path: Path, classes: int, table: Table | None) -> None:
         )
 
 
-def restored(raw: np.ndarray, path: Path, classes: int, table: Table | None, stray: float = STRAY) -> Found:
+def restored(raw: np.ndarray, path: Path, classes: int, table: Table | None, stray: float = STRAY) -> MaskContent:
     """The colours of a table of colours in place of what JPEG made of them; without one 0 and 255, cut at 127 (of the mean).
 
     Args:
@@ -89,7 +89,7 @@ def _refused(planes: np.ndarray, path: Path, classes: int, table: Table | None) 
     solid = [v for v in coarse.values if ndimage.binary_erosion(coarse.array == v, np.ones((3, 3), bool)).any()]
     remedy = "export the masks as .png (a JPEG of 0 and 1 must be made again from 0 and 255)"
     if table is not None and not flat and len(solid) > 1:
-        shown = Found(coarse.array, tuple(solid), tuple(coarse.counts[coarse.values.index(v)] for v in solid), colours=True)
+        shown = MaskContent(coarse.array, tuple(solid), tuple(coarse.counts[coarse.values.index(v)] for v in solid), colours=True)
         remedy = f"say what each colour means, for instance {example(shown, classes)}, or {remedy}"
     return refusal(
         "DATA_LABEL",

@@ -20,7 +20,7 @@ Table = tuple[tuple[int | str, int], ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class MaskContent:
     """What is in one mask.
 
     Attributes:
@@ -63,12 +63,12 @@ class Found:
         return result
 
 
-def counted(array: np.ndarray, palette=(), *, colours: bool = False, packed: bool = False) -> Found:
+def counted(array: np.ndarray, palette=(), *, colours: bool = False, packed: bool = False) -> MaskContent:
     """The values of an array and how often each occurs.
 
     Args:
       array: numbers [*S]; with `colours` [*S, 3], with `packed` 0xRRGGBB [*S].
-      palette: of `Found`.
+      palette: of `MaskContent`.
     """
     if colours:
         red, green, blue = (array[..., c].astype(np.uint32) for c in range(3))
@@ -80,7 +80,7 @@ def counted(array: np.ndarray, palette=(), *, colours: bool = False, packed: boo
         counts, values = counts[values], values + int(low)
     else:
         values, counts = np.unique(array, return_counts=True)
-    return Found(array, tuple(values.tolist()), tuple(counts.tolist()), tuple(palette), colours or packed)
+    return MaskContent(array, tuple(values.tolist()), tuple(counts.tolist()), tuple(palette), colours or packed)
 
 
 def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
@@ -100,7 +100,7 @@ def colour_name(colour: int) -> str:
     return {BLACK: "black", WHITE: "white"}.get(colour, f"#{colour:06x}")
 
 
-def listed(found: Found, chosen: Sequence | None = None) -> str:
+def listed(found: MaskContent, chosen: Sequence | None = None) -> str:
     """Values with their shares, most frequent first: "0 (93.5 %), 255 (6.5 %)"."""
     chosen = found.values if chosen is None else chosen
     counts = dict(zip(found.values, found.counts))
@@ -117,7 +117,7 @@ def share(count: int, total: int) -> str:
     return f"{percent:.3g} %" if count in (0, total) or 0.01 <= percent < 99.95 else "< 0.01 %" if percent < 1 else "> 99.9 %"
 
 
-def example(found: Found, classes: int) -> str:
+def example(found: MaskContent, classes: int) -> str:
     """A table that names every value found, as it is typed: what a user corrects."""
     shows = {c for c in map(found.colour, found.values)}
     colours = found.colours or bool(found.palette) and len(shows) == len(found.values)

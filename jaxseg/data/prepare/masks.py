@@ -24,7 +24,7 @@ from jaxseg.data.formats import volumes
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.prepare import jpeg_masks
 from jaxseg.data.prepare.labels import dtype_for
-from jaxseg.data.prepare.mask_values import BLACK, IGNORED, KEY, SHOWN, WHITE, Found, Table, counted, example, listed
+from jaxseg.data.prepare.mask_values import BLACK, IGNORED, KEY, SHOWN, WHITE, MaskContent, Table, counted, example, listed
 from jaxseg.data.records import Case, Meaning, Volume
 
 VERSION = 1  # raise it when a mask would be read otherwise
@@ -130,7 +130,7 @@ def _span(values: np.ndarray) -> str:
     return f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}"
 
 
-def _by_number(found: Found, classes: int, table: Table | None, path: Path) -> dict:
+def _by_number(found: MaskContent, classes: int, table: Table | None, path: Path) -> dict:
     """Class numbers, or for one class 0 and the largest value of the dtype."""
     largest = 65535 if found.array.dtype == np.uint16 else 255
     if classes == 1 and set(found.values) <= {0, largest} and largest in found.values:
@@ -149,7 +149,7 @@ def _by_number(found: Found, classes: int, table: Table | None, path: Path) -> d
     raise _refused(found, classes, table, path, what, rule, counts=False)
 
 
-def _by_palette(found: Found, classes: int, table: Table | None, path: Path) -> dict:
+def _by_palette(found: MaskContent, classes: int, table: Table | None, path: Path) -> dict:
     """One class: black and white. Else the index, where index 0 is black and the indices in use look different."""
     shows = [found.colour(value) for value in found.values]
     different = len(set(shows)) == len(shows)
@@ -165,7 +165,7 @@ def _by_palette(found: Found, classes: int, table: Table | None, path: Path) -> 
     raise _refused(found, classes, table, path, "a palette", rule)
 
 
-def _by_table(found: Found, classes: int, table: Table, path: Path) -> dict:
+def _by_table(found: MaskContent, classes: int, table: Table, path: Path) -> dict:
     """By the user's table, of values or of colours."""
     known = dict(table)
     of_colours = isinstance(table[0][0], str)
@@ -179,7 +179,7 @@ def _by_table(found: Found, classes: int, table: Table, path: Path) -> dict:
     return {value: known[key(value)] for value in found.values}
 
 
-def _refused(found: Found, classes: int, table: Table | None, path: Path, what: str, rule: str, *, counts: bool = True):
+def _refused(found: MaskContent, classes: int, table: Table | None, path: Path, what: str, rule: str, *, counts: bool = True):
     """The error for values whose meaning is not certain: what was found, and the table to give."""
     remedy = "map them to classes, or check that this is the mask"
     if table is not None and len(found.values) <= 2 * SHOWN:

@@ -17,8 +17,8 @@ PERCENTILES = (0.5, 99.5)
 def of_foreground(cases: Iterable[tuple[np.ndarray, np.ndarray]], count: int) -> tuple[tuple[float, float, float, float], ...]:
     """(0.5th percentile, 99.5th percentile, mean, standard deviation) of each channel's foreground.
 
-    Of every case the same number of voxels is drawn with replacement from its foreground, so that small and large structures
-    weigh alike; a case without foreground gives none.
+    The same number of voxels is drawn with replacement from the foreground of every case, so that small and large structures
+    count alike; a case without foreground gives none.
 
     Args:
       cases: (image [*S, C], mask integer [*S]) of each case, before any normalisation. Voxels outside the box of those that are

@@ -28,7 +28,7 @@ class Slice(NamedTuple):
     kept: bool  # under the data set's protocol
 
 
-class Example(NamedTuple):
+class PreparedExample(NamedTuple):
     """A slice or a volume, prepared.
 
     Attributes:
@@ -67,10 +67,10 @@ class Tally:
         return [*(f"masks: {line}" for line in self.meanings.lines(labels)), *([cut] if self.cut else [])]
 
 
-class Found(NamedTuple):
+class CaseExamples(NamedTuple):
     """The kept examples of a case, and what they add to the tally."""
 
-    kept: list[Example]
+    kept: list[PreparedExample]
     tally: Tally
 
 
@@ -101,7 +101,7 @@ def read_case(dataset: DataSet, case: Case, recipe: Recipe | None = None, meanin
         yield Slice(image, truth, index, spacing, bool(dataset.keep_slice(case, index, truth)))
 
 
-def examples_of(dataset: DataSet, recipe: Recipe, case: Case, *, meanings: Meanings | None = None) -> Found:
+def examples_of(dataset: DataSet, recipe: Recipe, case: Case, *, meanings: Meanings | None = None) -> CaseExamples:
     """What a store keeps of a case: one volume for a recipe of three axes, else the slices of the data set's protocol.
 
     Args:
@@ -121,7 +121,7 @@ def nothing_kept(dataset: DataSet, tally: Tally) -> DataError:
     )
 
 
-def _slices(dataset: DataSet, recipe: Recipe, case: Case, meanings: Meanings | None) -> Found:
+def _slices(dataset: DataSet, recipe: Recipe, case: Case, meanings: Meanings | None) -> CaseExamples:
     kept, tally = [], Tally()
     row = {"case": case.id, "patient": case.patient, "stratum": dataset.stratum(case)}
     for piece in read_case(dataset, case, recipe, meanings):
@@ -138,11 +138,11 @@ def _slices(dataset: DataSet, recipe: Recipe, case: Case, meanings: Meanings | N
             there = np.count_nonzero(piece.mask)
             tally.foreground += there
             tally.cut += there - np.count_nonzero(piece.mask[crop_box(piece.mask.shape, recipe.crop)])
-        kept.append(Example(image, labels, row | {"slice": piece.index}, _grid(place, piece.mask.shape, piece.spacing)))
-    return Found(kept, tally)
+        kept.append(PreparedExample(image, labels, row | {"slice": piece.index}, _grid(place, piece.mask.shape, piece.spacing)))
+    return CaseExamples(kept, tally)
 
 
-def _volume(dataset: DataSet, recipe: Recipe, case: Case, meanings: Meanings | None) -> Found:
+def _volume(dataset: DataSet, recipe: Recipe, case: Case, meanings: Meanings | None) -> CaseExamples:
     read, truth = base.read_files(dataset, case, meanings)
     read, truth = [base.cut(volume, case.slab) for volume in read], base.cut(truth, case.slab)
     try:
@@ -153,7 +153,7 @@ def _volume(dataset: DataSet, recipe: Recipe, case: Case, meanings: Meanings | N
     except DataError as error:
         raise DataError(f"case {case.id}: {error}", error.code) from error
     row = {"case": case.id, "patient": case.patient, "stratum": dataset.stratum(case)}
-    return Found([Example(image, mask, row, _grid(place, labels.shape, orientation.spacing))], Tally(1))
+    return CaseExamples([PreparedExample(image, mask, row, _grid(place, labels.shape, orientation.spacing))], Tally(1))
 
 
 def _grid(place, shape: tuple[int, ...], spacing: tuple[float, ...] | None) -> dict:

@@ -190,7 +190,7 @@ def fingerprint(dataset: DataSet, recipe: Recipe) -> str:
 
 
 def estimate(sizes: list[int], count: int) -> int:
-    """Bytes on disk of `count` examples, if the rest are like the ones whose sizes are known."""
+    """Bytes on disk of `count` examples, if all are like the ones whose sizes are known."""
     return -(-sum(sizes) * count // len(sizes))
 
 

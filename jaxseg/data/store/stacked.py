@@ -248,7 +248,7 @@ class Writer(contextlib.ExitStack):
 
 def _examples(
     dataset: DataSet, recipe: Recipe, tally: cases.Tally, log: Callable[[str], None], share: float, bad: list[bad_cases.Bad]
-) -> Iterator[cases.Example]:
+) -> Iterator[cases.PreparedExample]:
     """Every kept slice, with a line of progress at times."""
     started = said = time.monotonic()
     kept = 0

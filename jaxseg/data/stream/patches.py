@@ -111,7 +111,7 @@ def patch_batches(
         raise ConfigError(f"got a share of {share} foreground patches; it is 0 to 1")
     lookup("position of patches", positions, dict.fromkeys(POSITIONS))
     steps_per_epoch(len(rows), batch_size, per_volume)
-    order = _Order(rows, batch_size, pipeline.share_of(batch_size, process_index, process_count), seed, per_volume)
+    order = _PatchOrder(rows, batch_size, pipeline.share_of(batch_size, process_index, process_count), seed, per_volume)
     rule = PatchRule(patch, order.seed, Fraction(share).limit_denominator(1000), positions)
     read = functools.partial(_read, rule=rule, coordinates=coordinates)
     return pipeline.Batches(pipeline.Reader(store, open_store, order, read), start_batch, workers, transforms)
@@ -128,7 +128,7 @@ def steps_per_epoch(examples: int, batch_size: int, per_volume: int = 16) -> int
     return pipeline.steps_per_epoch(examples * per_volume, batch_size)
 
 
-class _Order:
+class _PatchOrder:
     """Batch number -> this process's examples and patch numbers."""
 
     def __init__(self, rows: np.ndarray, batch_size: int, share: pipeline.Share, seed: int, per_volume: int):

@@ -39,7 +39,7 @@ class GlobalViT(nnx.Module):
 
 
 class PatchViT(nnx.Module):
-    """Attention over patches of two: convolution, 1x1, two transformer layers, 1x1; joined with the input and fused."""
+    """Attention over patches of size 2: convolution, 1x1, two transformer layers, 1x1; joined with the input and fused."""
 
     def __init__(self, channels: int, *, rank: int, rngs: nnx.Rngs):
         one = lambda a, k, act: ConvNorm(a, channels, k, rank=rank, act=act, rngs=rngs)
@@ -53,7 +53,7 @@ class PatchViT(nnx.Module):
 
 
 class DownViT(Sequential):
-    """Transition, then attention: of all positions, or with `patches` of those at the same place of patches of two."""
+    """Downsampling, then attention over all positions or, with `patches`, over those at the same place of patches of size 2."""
 
     def __init__(self, cin: int, cout: int, *, patches: bool = False, rank: int, rngs: nnx.Rngs):
         vit = PatchViT if patches else GlobalViT

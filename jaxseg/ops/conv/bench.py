@@ -135,7 +135,7 @@ def main() -> None:
             ours = ms.get("ours", ms["xla"])
             worst = max(worst, ours / ms["xla"])
             print(
-                f'    Row(S["{shape.name}"], "{direction}", "{name_of(getattr(choice, direction))}", {ms["xla"]:.2f}, '
+                f'    Timing(S["{shape.name}"], "{direction}", "{name_of(getattr(choice, direction))}", {ms["xla"]:.2f}, '
                 f"{ours:.2f}, {format(ms['torch'], '.2f') if 'torch' in ms else None}),",
                 flush=True,
             )

@@ -18,7 +18,7 @@ def fits(spec: Spec, kernel: Sequence[int]) -> bool:
 
 
 def conv(x: Array, w: Array) -> Array:
-    """[B, *S, C] and [*k, C, O] -> [B, *(S // k), O]."""
+    """Convolution whose stride is its kernel: x [B, *S, C] and w [*k, C, O] -> [B, *(S // k), O]."""
     kernel, rank = w.shape[:-2], w.ndim - 2
     size = [n // k for n, k in zip(x.shape[1:-1], kernel)]
     x = x[(slice(None), *(slice(0, n * k) for n, k in zip(size, kernel)))]

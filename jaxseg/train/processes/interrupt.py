@@ -55,7 +55,7 @@ class Preemption:
             raise Stopped
 
     def reached(self, step: int) -> bool:
-        """True once the run is to save at `step` and leave with exit code 42."""
+        """Whether the run is to save at `step` and exit with code 42."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self.asked

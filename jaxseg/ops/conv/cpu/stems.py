@@ -3,7 +3,7 @@
   x[s p + t], t = s q + r, is channel (r, c) of position p + q of x in blocks of s: a kernel of ceil(k / s) taps and stride 1
 
 XLA's convolution of 1 or 3 channels fills a fraction of a vector register; its gradients of them are not slower than this
-way, so there is a forward pass only. Without dilation and groups.
+method's, so there is a forward pass only. Without dilation and groups.
 """
 
 import itertools

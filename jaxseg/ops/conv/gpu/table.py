@@ -13,7 +13,7 @@ loses what the rows of 3^3 show.
 JAXSEG_CONV=xla takes XLA's own lowering everywhere on a GPU, JAXSEG_CONV=pallas the kernels wherever they fit.
 """
 
-from jaxseg.ops.conv.cpu.table import Row, Shape
+from jaxseg.ops.conv.cpu.table import Shape, Timing
 
 SMALLEST = 2**18  # numbers in the input, rule of thumb: 1 MB, 0.3 microseconds at the copy's speed, 5 for a launch
 DIRECTIONS = ("forward", "input_gradient", "weight_gradient")
@@ -31,13 +31,13 @@ def faster(kernel: tuple[int, ...], direction: str) -> bool:
     return len(kernel) == 3 and (direction == "weight_gradient" or max(kernel) <= 7)
 
 
-def _row(x: tuple[int, ...], kernel: tuple[int, ...], dilation: int, *ms: float) -> list[Row]:
+def _row(x: tuple[int, ...], kernel: tuple[int, ...], dilation: int, *ms: float) -> list[Timing]:
     """Three rows from ours and XLA's, forward, input gradient, weight gradient."""
     shape = Shape(f"depthwise {'x'.join(map(str, kernel))}", x, kernel, x[-1], dilation=dilation, groups=x[-1])
-    return [Row(shape, d, "gpu", ms[2 * i + 1], ms[2 * i], None) for i, d in enumerate(DIRECTIONS)]
+    return [Timing(shape, d, "gpu", ms[2 * i + 1], ms[2 * i], None) for i, d in enumerate(DIRECTIONS)]
 
 
-TABLE_GPU: tuple[Row, ...] = (
+TABLE_GPU: tuple[Timing, ...] = (
     *_row((8, 128, 128, 256), (1, 7), 1, 0.0761, 1.5530, 0.0860, 1.5549, 0.1095, 1.1205),
     *_row((8, 128, 128, 256), (1, 11), 1, 0.0953, 2.0554, 0.0974, 2.0507, 0.0857, 1.2998),
     *_row((8, 128, 128, 256), (1, 21), 1, 0.1567, 2.3595, 0.1578, 2.3618, 0.1065, 1.8350),

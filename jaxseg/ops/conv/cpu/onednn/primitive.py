@@ -1,4 +1,4 @@
-"""Convolutions by oneDNN as a JAX operation, with an ordinary lowering where oneDNN cannot be had.
+"""Convolutions by oneDNN as a JAX operation, with the ordinary lowering where oneDNN is not available.
 
 What a program gets is decided when it is lowered. For one CPU device it calls the handler of conv.cc. It gets the ordinary
 lowering for another platform, for several devices (XLA would gather the arguments of a call that it cannot look into), for
@@ -53,7 +53,7 @@ def wanted(spec: Spec, x: Array, w_shape: Sequence[int]) -> bool:
 
 
 def over(ordinary: Callable, direction: str) -> Callable:
-    """A lowering of `direction`, with the arguments of `reference`'s: oneDNN's where it can be had, else `ordinary`."""
+    """A lowering of `direction`, with the arguments of `reference`'s: oneDNN's where it is available, else `ordinary`."""
     return functools.partial(_bind, ordinary, direction)
 
 
