@@ -136,7 +136,7 @@ def test_sigterm_before_the_first_step_ends_with_42(tmp_path, cache):
     assert "stopped by SIGTERM" in finish(process, code=42)
 
 
-def test_sigterm_to_one_of_two_processes_saves_both_and_the_rest_gives_the_same_bits(tmp_path, cache):
+def test_sigterm_to_one_of_two_processes_saves_both_and_the_resumed_run_gives_the_same_bits(tmp_path, cache):
     both = pair(tmp_path / "run", cache)
     for line in both[0].stdout:
         if "step 2 " in line:

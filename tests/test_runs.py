@@ -100,7 +100,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path, ended, u
     assert result(workdir) == uninterrupted[1]
 
 
-def test_sigterm_saves_ends_with_42_and_the_same_command_goes_on(tmp_path, cache, uninterrupted):
+def test_sigterm_saves_ends_with_42_and_the_same_command_resumes(tmp_path, cache, uninterrupted):
     workdir = tmp_path / "stopped"
     process = start(workdir, cache)
     for line in process.stdout:
@@ -113,7 +113,7 @@ def test_sigterm_saves_ends_with_42_and_the_same_command_goes_on(tmp_path, cache
     assert "resumed from step" in output and result(workdir) == uninterrupted[1]
 
 
-def test_sigterm_in_validation_and_evaluation_ends_with_42_and_the_next_start_goes_on_to_the_same_bits(
+def test_sigterm_in_validation_and_evaluation_ends_with_42_and_the_next_start_resumes_to_the_same_bits(
     tmp_path, ended, uninterrupted
 ):
     workdir = tmp_path / "run"
@@ -131,7 +131,7 @@ def test_two_processes_are_one_process_with_two_devices(tmp_path, cache, uninter
     assert result(workdir) == uninterrupted[1]
 
 
-def test_a_finished_run_says_so_and_another_config_is_refused(ended, uninterrupted):
+def test_a_finished_run_is_reported_and_another_config_is_refused(ended, uninterrupted):
     workdir, _ = uninterrupted
     assert "finished run" in ended(*FLAGS, f"--workdir={workdir}")
     output = ended(*FLAGS, f"--workdir={workdir}", "--config.optim.lr=0.1", code=78)

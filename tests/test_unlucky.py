@@ -28,7 +28,7 @@ def children(pid: int) -> list[int]:
     return [int(n) for path in Path(f"/proc/{pid}/task").glob("*/children") for n in path.read_text().split()]
 
 
-def test_ctrl_c_ends_a_run_with_reading_processes_and_its_coordinator_listens_where_it_was_told(tmp_path, cache):
+def test_ctrl_c_ends_a_run_with_reading_processes_and_its_coordinator_listens_on_the_given_address(tmp_path, cache):
     command = [
         sys.executable,
         "-m",

@@ -93,7 +93,7 @@ def test_every_transform_keeps_shapes_and_dtypes_at_every_rank_it_takes(name, ra
     assert (new.shape, new.dtype, labels.shape, labels.dtype) == (image.shape, image.dtype, mask.shape, mask.dtype)
 
 
-def test_all_transforms_together_stay_finite_and_leave_the_rest_alone():
+def test_all_transforms_together_stay_finite_and_leave_other_entries_alone():
     options = {
         "elastic": {"sigma": 4.0, "alpha": 20.0},
         "colour_jitter": {"brightness": 0.3, "contrast": 0.2, "hue": 0.1, "saturation": 0.1},

@@ -145,7 +145,7 @@ assert peak.read() < 32, peak.read()
     assert done.returncode == 0, done.stderr[-1000:]
 
 
-def test_unknown_suites_and_dresses_are_refused():
+def test_unknown_suites_and_modes_are_refused():
     assert parse([]).suite == SUITES
     with pytest.raises(ConfigError, match="--suite=model; it is one of models, infer"):
         parse(["--suite=model"])

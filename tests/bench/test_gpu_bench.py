@@ -18,7 +18,7 @@ def _stage(name: str, code: str, limit: float = 60.0) -> gpu.TimedCommand:
     return gpu.TimedCommand(name, ("-c", code), limit)
 
 
-def test_a_stage_that_fails_or_hangs_costs_itself_alone_and_the_rest_is_not_repeated(tmp_path, monkeypatch, capsys):
+def test_a_stage_that_fails_or_hangs_costs_itself_alone_and_the_others_are_not_repeated(tmp_path, monkeypatch, capsys):
     stages = (
         _stage("hangs", "import time; time.sleep(60)", 0.5),
         _stage("fails", "raise SystemExit(3)"),

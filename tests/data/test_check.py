@@ -73,7 +73,7 @@ def test_foreground_lost_in_shrinking_is_a_warning(tmp_path):
     assert "warning  c01, slice 1: none of 40 foreground pixels is left at 8 x 8" in said[0]
 
 
-def test_colours_that_become_grey_are_told(tmp_path):
+def test_colours_that_become_grey_are_reported(tmp_path):
     for i, shape in enumerate(((20, 18), (20, 18, 3))):
         for part, array in (("images", np.arange(np.prod(shape)).reshape(shape) % 251), ("masks", np.eye(20, 18))):
             (tmp_path / part).mkdir(exist_ok=True)

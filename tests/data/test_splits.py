@@ -66,7 +66,7 @@ def test_no_split_with_a_share_is_empty(n):
     assert all(drawn.values())
 
 
-def test_a_share_of_zero_gets_nobody():
+def test_a_share_of_zero_gets_no_patient():
     assert sp.split_patients(STRATA, (0.8, 0.0, 0.2), 0)["val"] == []
 
 
@@ -194,7 +194,7 @@ def test_a_fixed_split_is_followed_or_refused():
         (3, "only", (1, 1, 1)),
     ],
 )
-def test_the_seeds_split_takes_the_last_slices_and_says_that_it_leaks(n, protocol, sizes):
+def test_the_slice_level_split_takes_the_last_slices_and_warns_that_it_leaks(n, protocol, sizes):
     r = [{"patient": f"p{i // 40}", "stratum": "", "foreground": [1]} for i in range(n)]
     said = []
     found = sp.split_rows(r, dataset(), split="slice_level", fractions=FRACTIONS, seed=0, protocol=protocol, log=said.append)
@@ -203,7 +203,7 @@ def test_the_seeds_split_takes_the_last_slices_and_says_that_it_leaks(n, protoco
     assert "WARNING" in said[0] and len(said) == 1
 
 
-def test_the_seeds_split_needs_its_protocol_and_three_slices():
+def test_the_slice_level_split_needs_its_protocol_and_three_slices():
     with pytest.raises(ConfigError, match="'only' and 'all'"):
         sp.split_rows(rows(), dataset(), split="slice_level", fractions=FRACTIONS, seed=0)
     with pytest.raises(ConfigError, match="got 2 slices"):

@@ -69,7 +69,7 @@ def test_a_search_begins_where_the_config_stands_and_prints_the_best_weights(who
     assert len(table(folder)) == 12 and all(float(row["val_dice"]) > 0 for row in table(folder))
 
 
-def test_a_search_that_was_stopped_draws_the_same_weights_and_goes_on_in_the_same_folder(tmp_path, whole):
+def test_a_search_that_was_stopped_draws_the_same_weights_and_resumes_in_the_same_folder(tmp_path, whole):
     starts = [(2.0, 1.0, 1.0, 200.0)]
     first, second = Runs(stop=8), Runs()
     assert searches.search(config(), tmp_path, first.run, first.score, starts=starts, say=str) == 42
@@ -79,7 +79,7 @@ def test_a_search_that_was_stopped_draws_the_same_weights_and_goes_on_in_the_sam
     assert drawn(tmp_path) == drawn(whole[0])
 
 
-def test_a_run_that_does_not_stay_finite_counts_and_the_search_goes_on(tmp_path):
+def test_a_run_that_does_not_stay_finite_counts_and_the_search_continues(tmp_path):
     pytest.importorskip("optuna")
     runs = Runs(fail=2)
     searches.search(config(4), tmp_path, runs.run, runs.score, say=str)

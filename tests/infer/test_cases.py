@@ -32,7 +32,7 @@ def test_two_inputs_of_one_name_are_refused_before_either_is_read(tmp_path):
         cases.find_cases(touch(tmp_path, "dup.nii", "dup.nii.gz", "other.png"), RECIPE, RECORD)
 
 
-def test_names_that_some_disks_do_not_tell_apart_are_refused(tmp_path):
+def test_names_that_some_disks_do_not_distinguish_are_refused(tmp_path):
     for folder, first, second in (("case", "Anna.nii.gz", "anna.nii.gz"), ("form", "\u00e9.png", "e\u0301.png")):
         (tmp_path / folder).mkdir()
         with pytest.raises(DataError, match="2 inputs would be written as '.*' and '.*rename"):

@@ -65,7 +65,7 @@ def predict(run, output, **changes):
     return code, said
 
 
-def test_a_run_of_a_gpu_predicts_here_in_float32_and_says_so(run, tmp_path):
+def test_a_run_of_a_gpu_predicts_here_in_float32_and_reports_it(run, tmp_path):
     folder, images, settings = run
     shutil.copytree(folder, tmp_path / "run")
     edit(tmp_path / "run", lambda record: record["config"]["train"].update(dtype="bfloat16"))

@@ -203,7 +203,7 @@ def test_volumes_of_many_sizes_share_one_program():
     assert len(set(traces)) == 1 and len(traces) <= 3  # its shape, and once inside each of two capacities
 
 
-def test_slices_of_a_case_go_one_by_one_in_their_own_type_through_one_program():
+def test_slices_of_a_case_pass_one_by_one_in_their_own_type_through_one_program():
     traces = []
 
     def forward(windows):

@@ -122,7 +122,7 @@ def test_different_shapes_are_refused():
         counts.count(PREDICTION[:1], LABELS, 4)
 
 
-def test_seed_scores_an_empty_image_one_and_a_false_alarm_recall_one():
+def test_the_ich_projects_scores_give_an_empty_image_one_and_a_false_alarm_recall_one():
     scores = projects.ich_per_image(HAND)
     np.testing.assert_array_equal([scores[k][3, 0] for k in scores], 1.0)
     assert scores["recall"][2, 0] == 1 and scores["precision"][1, 0] == 1  # TP = 1e-6 over itself

@@ -132,7 +132,7 @@ def test_calls_without_a_key_are_repeatable():
     np.testing.assert_array_equal(model(image), model(image))
 
 
-def test_a_stochastic_layer_without_a_key_says_so(image):
+def test_a_stochastic_layer_without_a_key_is_refused(image):
     chain = Chain(rngs=nnx.Rngs(0), drop=0.5)
     with pytest.raises(ValueError, match="no key; pass ForwardContext"):
         chain(jnp.asarray(image), ForwardContext(train=True))

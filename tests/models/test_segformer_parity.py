@@ -170,7 +170,7 @@ def test_parts_that_do_not_join_are_named_and_nothing_is_loaded(tiny_live):
     assert_same(from_torch.export(model), before)
 
 
-def test_an_encoder_alone_is_loaded_and_the_rest_stays(image):
+def test_an_encoder_alone_is_loaded_and_the_other_parts_stay(image):
     port = parity.redraw(SegFormer(*TINY), image, classifier="decode_head.linear_pred")
     file = {k.removeprefix("backbone."): v.numpy() for k, v in port.state_dict().items() if k.startswith("backbone.")}
     file |= {"head.weight": np.zeros((1000, 64), np.float32), "head.bias": np.zeros(1000, np.float32)}

@@ -25,7 +25,7 @@ OFFICIAL = {
 
 
 @pytest.mark.parametrize("name", ICH)
-def test_seed_counts(name):
+def test_printed_counts_of_the_projects(name):
     params, encoder, true, printed = ICH[name]
     summary = summarize(name, (1, 640, 640, 1))
     assert summary.params == params == sum(p.params for p in summary.parts)

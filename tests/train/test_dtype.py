@@ -25,7 +25,7 @@ def test_float32_on_a_gpu_is_said_to_be_tf32(monkeypatch):
 
 
 @pytest.mark.parametrize("recorded", ["float32", "bfloat16"])
-def test_a_run_that_goes_on_elsewhere_keeps_its_dtype(recorded, monkeypatch):
+def test_a_run_that_is_resumed_elsewhere_keeps_its_dtype(recorded, monkeypatch):
     call = modes.Call(config=resolve(_base.base()), workdir=Path("run"))
     monkeypatch.setattr(modes.checkpoint, "read_record", lambda run: {"config": {"train": {"dtype": recorded}}})
     settled = modes._settled(call)

@@ -52,7 +52,7 @@ def test_two_logs_of_one_second_have_two_files(tmp_path):
     assert len(list((tmp_path / "events").iterdir())) == 2 and len(records(tmp_path / "events")) == 4
 
 
-def test_a_disk_that_fills_costs_records_and_is_told_once(tmp_path, capsys, monkeypatch):
+def test_a_disk_that_fills_costs_records_and_is_reported_once(tmp_path, capsys, monkeypatch):
     log, full = Log(tmp_path), []
     write = log._events._file.write
 

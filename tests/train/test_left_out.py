@@ -67,7 +67,7 @@ def load(tmp_path, config):
 
 
 @pytest.mark.parametrize("rank", [2, 3])
-def test_a_run_without_its_bad_case_says_so_and_goes_on_with_the_same_cases_only(tmp_path, root, rank, capsys):
+def test_a_run_without_its_bad_case_reports_it_and_is_resumed_with_the_same_cases_only(tmp_path, root, rank, capsys):
     run, bad = tmp_path / "run", masks(root)[1].parent.name
     assert not modes.train(modes.Call(config(root, rank), run))
     tiny.release(run)
@@ -124,7 +124,7 @@ def test_networks_of_whole_volumes_know_what_was_left_out(tmp_path, root, capsys
     assert found.store.left_out.of == 6 and len(found.store) == 5 and "left out: case" in capsys.readouterr().out
 
 
-def test_rows_that_changed_are_told_when_a_run_goes_on(tmp_path, root, capsys):
+def test_rows_that_changed_are_reported_when_a_run_is_resumed(tmp_path, root, capsys):
     data = load(tmp_path, config(root))
     record = setup.record_of(config(root), data, 1)
     record["data"]["digest"] = "another"

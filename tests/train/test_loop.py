@@ -128,7 +128,7 @@ def test_too_many_non_finite_steps_in_a_row_stop_the_run(tmp_path, log):
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_run_that_is_never_to_stop_for_non_finite_steps_goes_on_to_its_end(tmp_path, log):
+def test_a_run_that_is_never_to_stop_for_non_finite_steps_reaches_its_end(tmp_path, log):
     assert not loop.run(job(tmp_path, epochs=2, bad=True, stop_nonfinite=0), log)
     assert len(list((tmp_path / "checkpoints").iterdir()))
 

@@ -227,7 +227,7 @@ def test_no_patch_of_a_test_patient_is_ever_drawn(tmp_path, whole, split):
     assert drawn == {data.store.rows[i]["patient"] for i in data.rows["train"]} and not drawn & evaluated
 
 
-def test_nobody_evaluated_a_network_that_he_has_trained(whole, finder, tmp_path):
+def test_no_network_is_evaluated_on_patients_that_it_was_trained_on(whole, finder, tmp_path):
     other = {"data__split_seed": 5}
     with pytest.raises(MismatchError, match="config.data.split_seed=5, recorded 0"):
         modes.evaluate(modes.Call(regions(**other), tmp_path, checkpoint=str(whole)))
@@ -241,7 +241,7 @@ def test_nobody_evaluated_a_network_that_he_has_trained(whole, finder, tmp_path)
         modes.patients.keep(regions(**other), whole, data.store.rows, data.rows)
 
 
-def test_the_cascade_is_judged_beside_the_sliding_window_and_predicts(finder, tmp_path):
+def test_the_cascade_is_evaluated_beside_the_sliding_window_and_predicts(finder, tmp_path):
     config = tiny.config(
         "brats_cascade",
         data__size=(16, 16, 16),
@@ -272,7 +272,7 @@ def test_slices_of_the_same_volumes_train_a_network_of_rank_2(tmp_path):
     config = tiny.config("brats_unet3d", "slices,quick", data__size=(24, 24), train__epochs=1, data__max_samples=32)
     assert train(tmp_path / "run", config) == 0
     figures = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    assert figures["grid"].endswith("40 x 40") and checkpoint.read_record(tmp_path / "run")["rank"] == 2
+    assert figures["grid"].endswith("40 x 40") and checkpoint.read_record(tmp_path / "run")["model"]["rank"] == 2
     with next((tmp_path / "run" / "evaluations").glob("test@*/cases.csv")).open() as file:
         rows = list(csv.DictReader(file))
     tested = json.loads((tmp_path / "run" / "splits.json").read_text())["test"]

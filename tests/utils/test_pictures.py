@@ -21,7 +21,7 @@ def test_paint_leaves_the_background_as_it_is_and_colours_the_rest():
     assert (painted[labels == 0] == 100).all() and painted[1, 2, 0] > painted[1, 2, 1]
 
 
-def test_errors_are_told_apart():
+def test_kinds_of_errors_have_colours_of_their_own():
     image, truth, guess = np.full((1, 3, 1), 80, np.uint8), np.array([[1, 1, 0]]), np.array([[1, 0, 1]])
     errors = panel(image, truth, guess)[:, -3:]
     assert errors[0, 0].argmax() == 1 and errors[0, 1].argmax() == 0 and errors[0, 2].argmax() == 2  # green, red, blue

@@ -24,7 +24,7 @@ def gpu(tmp_path, monkeypatch):
         ({"JAX_PLATFORMS": "cpu"}, None),
     ],
 )
-def test_a_gpu_convolves_channels_last_unless_told_otherwise(gpu, before, after):
+def test_a_gpu_convolves_channels_last_by_default(gpu, before, after):
     env = dict(before)
     convolve_channels_last(env)
     assert env.get("XLA_FLAGS") == after

@@ -141,7 +141,7 @@ def test_every_difference_is_in_one_error_and_the_model_is_unchanged():
     assert_equal(values(model), before)
 
 
-def test_a_file_of_another_network_is_told_from_a_difference():
+def test_a_file_of_another_network_is_distinguished_from_a_difference():
     with pytest.raises(MismatchError, match="no key mapping fits: names look like conv1.weight, .*; ours like .*"):
         from_torch.load(layouts(), {f"conv{i}.weight": np.ones(3) for i in range(1, 30)})
 

@@ -198,7 +198,7 @@ def test_examinations_of_one_patient_stay_together(copy):
     ]
 
 
-def test_2024_is_told_by_the_examinations_number_or_by_the_option(copy):
+def test_2024_is_recognised_by_the_examinations_number_or_by_the_option(copy):
     root = copy("2024")
     assert brats.label_count("2024") == 4 and brats.label_count() == 3
     rename(root, "-100", "-000")  # as if somebody had renamed them

@@ -220,7 +220,7 @@ def shenzhen(root):
     return root
 
 
-def test_shenzhens_lungs_are_named_by_the_patients_side_unless_the_seeds_naming_is_asked_for(tmp_path):
+def test_shenzhens_lungs_are_named_by_the_patients_side_unless_the_images_naming_is_asked_for(tmp_path):
     root = shenzhen(tmp_path / "set")
     data = datasets.load("lungs", tmp_path)
     assert data.labels == ("left lung", "right lung") and [c.patient for c in data.cases] == ["CHNCXR_0001", "CHNCXR_0002"]
@@ -233,7 +233,7 @@ def test_shenzhens_lungs_are_named_by_the_patients_side_unless_the_seeds_naming_
     check_sides(whole, (IMAGE_LEFT | IMAGE_RIGHT, np.zeros_like(IMAGE_LEFT)))
 
 
-def test_the_seeds_annotations_are_converted_to_the_patients_sides(tmp_path):
+def test_the_projects_annotations_are_converted_to_the_patients_sides(tmp_path):
     save(tmp_path / "image" / "resize_CHNCXR_0539_1.png", RNG.integers(0, 255, (32, 48)))
     save(tmp_path / "annotation" / "resize_CHNCXR_0539_1.png", (IMAGE_LEFT > 0) + 2 * (IMAGE_RIGHT > 0))
     check_sides(datasets.load("lungs", tmp_path))

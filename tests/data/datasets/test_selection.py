@@ -30,7 +30,8 @@ def mask(*areas):
 def cache_of(*masks, k=3):
     masks = np.stack(masks)
     counts = np.stack([np.bincount(m.ravel(), minlength=k + 1)[1:] for m in masks])
-    return types.SimpleNamespace(masks=masks, foreground_counts=lambda: counts, labels=("NCR", "ED", "ET"))
+    sizes = np.full(len(masks), masks[0].size)
+    return types.SimpleNamespace(masks=masks, sizes=lambda: sizes, foreground_counts=lambda: counts, labels=("NCR", "ED", "ET"))
 
 
 def test_a_slice_is_kept_when_one_class_alone_covers_more_than_the_area():

@@ -230,7 +230,7 @@ def test_too_many_voxels_are_refused_before_pixels_are_read(tmp_path):
     _refused(_series(tmp_path / "ct"), code="DATA_TOO_LARGE", max_voxels=ROWS * COLUMNS * SLICES - 1)
 
 
-def test_a_folder_without_dicom_says_so(tmp_path):
+def test_a_folder_without_dicom_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     _refused(tmp_path, code="DATA_MISSING")
 

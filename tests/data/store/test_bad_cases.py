@@ -120,7 +120,7 @@ def test_more_bad_cases_than_allowed_are_refused_when_building_and_when_opening(
     assert error.value.code == "DATA_TRUNCATED"
 
 
-def test_a_mended_case_comes_back(tmp_path):
+def test_a_repaired_case_comes_back(tmp_path):
     dataset, root = damaged(tmp_path / "data"), tmp_path / "data"
     before = build(dataset, 2, bad_share=0.5)
     (root / "image02.nii").write_bytes((root / "second02.nii").read_bytes())

@@ -184,7 +184,7 @@ def test_a_recipe_for_other_labels_or_modalities_is_refused(tmp_path):
         build(dataset, dataclasses.replace(BRAIN, modalities=("flair", "t1")))
 
 
-def test_a_full_disk_is_told_with_numbers_before_the_first_volume_is_written(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_with_numbers_before_the_first_volume_is_written(tmp_path, monkeypatch):
     dataset = toy_set.make(tmp_path / "d")
     written = []
     monkeypatch.setattr(per_case, "write_array", lambda path, array: written.append(path))

@@ -52,7 +52,7 @@ def test_every_example_is_its_slice_prepared(tmp_path):
     cache.verify()
 
 
-def test_grey_values_are_told_in_the_units_of_the_scan(tmp_path):
+def test_grey_values_are_reported_in_the_units_of_the_scan(tmp_path):
     cache, _ = build(toy_set.make(tmp_path / "d", 2))
     assert (cache.value(0), cache.value(255), cache.value(127.5)) == ("-20.0 HU", "100.0 HU", "40.0 HU")
 
@@ -117,7 +117,7 @@ def test_whatever_decides_the_bytes_is_in_the_fingerprint(tmp_path):
     assert caches.fingerprint(moved, R) == caches.fingerprint(dataset, R)
 
 
-def test_a_protocol_that_keeps_nothing_says_so_with_counts(tmp_path):
+def test_a_protocol_that_keeps_nothing_is_refused_with_counts(tmp_path):
     with pytest.raises(DataError, match="24 slices of 6 cases and none kept") as error:
         build(toy_set.make(tmp_path / "d", protocol="neither"))
     assert error.value.code == "DATA_EMPTY" and "neither" in str(error.value)

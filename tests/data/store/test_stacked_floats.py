@@ -85,7 +85,7 @@ def test_batches_keep_the_caches_dtype(tmp_path):
     np.testing.assert_array_equal(first["image"], cache.images[:4])
 
 
-def test_baselines_and_pictures_of_floats_are_told_in_z_scores(tmp_path):
+def test_baselines_and_pictures_of_floats_are_in_z_scores(tmp_path):
     cache = build(make(tmp_path / "d"))
     low, high = cache.span
     assert (low, high) == (cache.images[..., 0].min(), cache.images[..., 0].max())

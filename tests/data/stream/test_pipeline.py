@@ -167,7 +167,7 @@ def test_an_interrupt_that_a_callback_swallowed_ends_the_stream(cache, monkeypat
         take(cache, 1)
 
 
-def test_a_closed_stream_says_so_and_closes_twice(cache):
+def test_a_closed_stream_gives_no_batch_and_closes_twice(cache):
     batches = pipeline.train_batches(cache, np.arange(N), batch_size=8, seed=0)
     next(batches)
     batches.close()

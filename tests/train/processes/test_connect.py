@@ -70,7 +70,7 @@ def test_a_limit_that_is_none_is_refused(calls, monkeypatch, seconds):
     assert not calls
 
 
-def test_one_process_joins_nobody(calls):
+def test_one_process_joins_no_other(calls):
     connect(None, None, None)
     assert not calls
 
