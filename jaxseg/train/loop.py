@@ -1,4 +1,4 @@
-"""The training loop, read once from top to bottom. What it does is decided in `setup`; here it only happens."""
+"""The training loop, read once from top to bottom. `setup` decides what is done, this file does it."""
 
 import dataclasses
 import math

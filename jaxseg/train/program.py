@@ -1,4 +1,4 @@
-"""A jitted function whose last arguments are a run's own numbers.
+"""A jitted function whose last arguments are per-run constants, such as the seed and the learning rate.
 
 What a program closes over is a constant of it: a step with its seed or the length of its schedule inside is another program for
 every seed and every number of epochs, and compiles anew. With the numbers as arguments runs that differ in them alone share one

@@ -257,7 +257,7 @@ def _resolve(tree: Any, storage, order: str) -> Any:
 
 
 def _turned(data: bytes, dtype: np.dtype) -> bytes:
-    """The numbers with their bytes in the other order (a complex number is two of them)."""
+    """The numbers with their byte order reversed; the two halves of a complex number are reversed one by one."""
     part = dtype.itemsize // (2 if dtype.kind == "c" else 1)
     whole = len(data) // part * part
     return np.frombuffer(data, f"V{part}", whole // part).view(np.uint8).reshape(-1, part)[:, ::-1].tobytes() + data[whole:]

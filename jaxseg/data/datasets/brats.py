@@ -57,7 +57,7 @@ def load(
     Returns:
       DataSet; a case's meta is {"release": ..., "grade": "HGG", "LGG" or ""}, and the grade is its stratum.
     Raises:
-      ConfigError: modalities that are no list of different names, a release that is unknown or contradicted by the names.
+      ConfigError: modalities that are not a sequence of distinct names, a release that is unknown or contradicted by the names.
       DataError: DATA_MISSING for no layout, several, or a modality that a case lacks; DATA_PATH for files that come twice.
     """
     if isinstance(modalities, str) or not modalities:

@@ -37,7 +37,7 @@ NORMALISE = ("auto", "brain", "given")
 HIGHEST = 50.0  # no z-score of a brain is as large: floats above are scanner values
 NOTE = (
     "the arrays do not say which slice is whose: every slice counts as a patient of its own, slices of one patient may lie "
-    "on both sides of the split, and scores are too good by an unknown amount"
+    "on both sides of the split, and scores are optimistically biased by an unknown amount"
 )
 _EXPORT = "write the arrays again with numpy.save"
 

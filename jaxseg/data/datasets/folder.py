@@ -38,7 +38,7 @@ def load(root: str | Path, *, structures: Sequence[str] = LABELS, mask_values: S
       structures: names of the classes 1, 2, ...
       mask_values: ((value or "#rrggbb", class), ...) of the masks; () where they need no table.
     Raises:
-      ConfigError: names that are no list of different names, or a table that is none.
+      ConfigError: names that are not a sequence of distinct names, or a table that cannot be read.
       DataError: DATA_MISSING for a folder or partner that is not there, DATA_PATH for a stem twice, DATA_LABEL for JPEG masks
         of several classes.
     """
@@ -63,7 +63,7 @@ def load(root: str | Path, *, structures: Sequence[str] = LABELS, mask_values: S
 
 
 def label_count(structures: Sequence[str] = LABELS) -> int:
-    """Number of foreground classes; a ConfigError for what is no list of different names."""
+    """Number of foreground classes; a ConfigError for what is not a sequence of distinct names."""
     return count_structures(structures, LABELS)
 
 

@@ -79,7 +79,7 @@ def label_count(structures: Sequence[str] = SIDES) -> int:
     """Number of foreground classes.
 
     Raises:
-      ConfigError: structures that are no list of different known names, or "lung" beside one of its sides.
+      ConfigError: structures that are not a sequence of distinct known names, or "lung" beside one of its sides.
     """
     classes = count_structures(structures, SIDES)
     for structure in structures:

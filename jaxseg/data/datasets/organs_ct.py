@@ -92,7 +92,7 @@ def load(root: str | Path, *, structures: Sequence[str] = STRUCTURES, protocol: 
 
 
 def label_count(structures: Sequence[str] = STRUCTURES) -> int:
-    """Number of foreground classes; a ConfigError for what is no list of different names."""
+    """Number of foreground classes; a ConfigError for what is not a sequence of distinct names."""
     return count_structures(structures, STRUCTURES)
 
 

@@ -46,7 +46,7 @@ def load(root: str | Path, *, structures: Sequence[str] = LABELS, allow_empty: b
     Returns:
       DataSet with `fixed_split`.
     Raises:
-      ConfigError: structures that are no list of different names.
+      ConfigError: structures that are not a sequence of distinct names.
       DataError: DATA_MISSING for folders, pictures or label files that are not there, DATA_LEAK for a patient in two splits.
     """
     label_count(structures)
@@ -83,7 +83,7 @@ def load(root: str | Path, *, structures: Sequence[str] = LABELS, allow_empty: b
 
 
 def label_count(structures: Sequence[str] = LABELS) -> int:
-    """Number of foreground classes; a ConfigError for what is no list of different names."""
+    """Number of foreground classes; a ConfigError for what is not a sequence of distinct names."""
     return count_structures(structures, LABELS)
 
 

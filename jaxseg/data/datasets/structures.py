@@ -16,7 +16,7 @@ def count_structures(structures: Sequence[str], example: Sequence[str]) -> int:
       structures: names of the classes 1, 2, ...
       example: names that would do, for the message.
     Raises:
-      ConfigError: structures that are no list of different names, or more than 16 bits count.
+      ConfigError: structures that are not a sequence of distinct names, or more than 16 bits count.
     """
     if isinstance(structures, str) or not structures or len(set(structures)) < len(structures):
         raise ConfigError(f"got structures={structures!r}; a tuple of different names, at least one, such as {example}")
