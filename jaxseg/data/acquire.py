@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxseg.data.datasets import organs_ct
 from jaxseg.data.formats import volumes
+from jaxseg.data.formats.nifti_header import corner_distance, tolerance
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.records import Volume
 from jaxseg.types import DataError, JaxsegError
@@ -135,7 +136,10 @@ def on_grid(mask: Volume, image: Volume) -> np.ndarray:
     whole = np.rint(step[:3, :3]).astype(int)
     start = np.rint(step[:3, 3]).astype(int)
     permutes = (np.abs(whole).sum(0) == 1).all() and (np.abs(whole).sum(1) == 1).all()
-    if not permutes or np.abs(step[:3, :3] - whole).max() > 1e-3 or np.abs(step[:3, 3] - start).max() > 1e-2:
+    exact = np.eye(4)
+    exact[:3, :3], exact[:3, 3] = whole, start
+    apart = corner_distance(image.affine, mask.affine @ exact, image.array.shape)[0]
+    if not permutes or not apart <= tolerance(image.affine, mask.affine):
         raise refusal(
             "DATA_MISMATCH",
             mask.path,

@@ -21,14 +21,43 @@ class Photo:
     """The `Volume.header` of a photograph: an image without a position in space.
 
     Attributes:
-      kind: "PNG", "JPEG" or "TIFF".
+      kind: "PNG", "JPEG", "TIFF", "BMP" or "GIF".
       palette: (red, green, blue, alpha) of each index, where the array holds indices of a palette.
       lossy: it is stored as JPEG, whose values are not exact.
+      turn: the file's EXIF orientation, 1..8; 0 where it has none. The volume's array is upright; `stored_order` leads to the
+        order of the file's own pixels.
     """
 
     kind: str
     palette: tuple[tuple[int, int, int, int], ...] = ()
     lossy: bool = False
+    turn: int = 0
+
+    @property
+    def turned(self) -> bool:
+        """Whether the file's own pixels lie otherwise than the picture is shown."""
+        return self.turn > 1
+
+
+_UPRIGHT = {  # EXIF orientation -> from the file's pixels to the upright picture (JEITA CP-3451, tag 274)
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a),
+}
+
+
+def upright(array: np.ndarray, turn: int) -> np.ndarray:
+    """A file's own pixels [H, W(, C)] as they are shown under an EXIF orientation (0 and 1: as they are): a view."""
+    return _UPRIGHT[turn](array) if turn in _UPRIGHT else array
+
+
+def stored_order(array: np.ndarray, turn: int) -> np.ndarray:
+    """The inverse of `upright`: a view."""
+    return upright(array, {6: 8, 8: 6}.get(turn, turn))
 
 
 @dataclasses.dataclass(frozen=True)

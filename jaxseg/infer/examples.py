@@ -79,8 +79,7 @@ class Slices:
         Raises:
           DataError: an image that this recipe cannot take, or modalities on different grids.
         """
-        for other in images[1:]:
-            volumes.check_pair(images[0], other)
+        images = [images[0], *(volumes.paired(images[0], other) for other in images[1:])]
         if not (self._normalised and self.recipe.intensity == "brain"):
             images = [preprocess.whole(image, self.recipe) for image in images]
         found, (orientation, *_) = zip(*(to_slices(image) for image in images))

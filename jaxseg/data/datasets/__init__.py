@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jaxseg.data.datasets import brats, brats_arrays, ct_ich, folder, kvasir, lungs, organs_ct, scoliosis
 from jaxseg.data.datasets.own import nnunet_raw
+from jaxseg.data.formats import discover
 from jaxseg.data.records import DataSet
 from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup
@@ -42,7 +43,8 @@ def load(name: str, root: str | Path, **options) -> DataSet:
     for key in given:
         if key not in known:
             raise ConfigError(f"data set {name!r} takes no option {key!r}; it takes {', '.join(known)}; leave {key!r} out")
-    return module.load(root, **given)
+    with discover.links_inside(root):
+        return module.load(root, **given)
 
 
 def options_of(name: str) -> tuple[str, ...]:

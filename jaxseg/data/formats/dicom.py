@@ -21,7 +21,7 @@ _EXPORT = "export the series again"
 
 
 def read_dicom(path: str | Path, *, max_voxels: int) -> Volume:
-    """One DICOM series as [X, Y, Z] = [column, row, slice], in HU for CT (slope * stored + intercept).
+    """One DICOM series as [X, Y, Z] = [column, row, slice], in HU for CT (each slice's own slope * stored + intercept).
 
     Slices are ordered by their position along the normal, whatever the files are called. The dtype is int16 (int32 where
     values need it) for whole-numbered slopes and intercepts, else float32. Files that are not DICOM, and DICOM objects
@@ -46,7 +46,7 @@ def read_dicom(path: str | Path, *, max_voxels: int) -> Volume:
             "DATA_DICOM",
             min(lost),
             "no DICOM file, though it is named so",
-            "DICOM has its mark at byte 128",
+            "DICOM has its mark at byte 128, or begins with its first element",
             "copy or export the series again, or rename what does not belong to it",
         )
     slices = [s for s in (read_header(pydicom, f) for f in found) if s is not None]
@@ -106,11 +106,10 @@ def _arrange(slices: list[SliceGeometry], path: Path) -> tuple[list[SliceGeometr
                 f"{s.path.name} has {s.size[0]} x {s.size[1]} pixels, {first.path.name} {first.size[0]} x {first.size[1]}",
                 "all slices have one size",
             )
-        if (s.encoding, s.intercept) != (first.encoding, first.intercept):  # the slope may differ: PET scales each slice
+        if s.encoding != first.encoding:  # slope and intercept may differ: PET scales each slice
             raise bad(
-                f"{s.path.name} has {s.encoding} and intercept {s.intercept:g}, {first.path.name} {first.encoding} and "
-                f"{first.intercept:g}",
-                "bits allocated, stored, high, sign and intercept are the same in all slices",
+                f"{s.path.name} has {s.encoding}, {first.path.name} {first.encoding}",
+                "bits allocated, stored, high and sign are the same in all slices",
             )
         turned = max(abs(s.along_row - first.along_row).max(), abs(s.along_column - first.along_column).max())
         if turned > 1e-4 or abs(s.spacing - first.spacing).max() > 1e-4 * first.spacing.min():

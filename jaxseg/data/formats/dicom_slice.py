@@ -5,6 +5,7 @@ Only the attributes named here are read: names, identifiers and dates of patient
 
 import contextlib
 import dataclasses
+import io
 import logging
 import math
 import warnings
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxseg.data.formats.discover import lacks_preamble
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.types import ConfigError, DataError
 from jaxseg.utils import guard
@@ -48,6 +50,17 @@ _PIXELS = [
 _PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")  # uncompressed transfer syntaxes
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _RLE = "1.2.840.10008.1.2.5"
+_DECODERS = {  # transfer syntaxes that pydicom decodes through another package: its name for the user, the package
+    "1.2.840.10008.1.2.4.57": ("lossless JPEG", "pylibjpeg pylibjpeg-libjpeg"),
+    "1.2.840.10008.1.2.4.70": ("lossless JPEG", "pylibjpeg pylibjpeg-libjpeg"),
+    "1.2.840.10008.1.2.4.80": ("JPEG-LS", "pyjpegls"),
+    "1.2.840.10008.1.2.4.81": ("JPEG-LS", "pyjpegls"),
+    "1.2.840.10008.1.2.4.90": ("JPEG 2000", "pylibjpeg pylibjpeg-openjpeg"),
+    "1.2.840.10008.1.2.4.91": ("JPEG 2000", "pylibjpeg pylibjpeg-openjpeg"),
+    "1.2.840.10008.1.2.4.201": ("high-throughput JPEG 2000", "pylibjpeg pylibjpeg-openjpeg"),
+    "1.2.840.10008.1.2.4.202": ("high-throughput JPEG 2000", "pylibjpeg pylibjpeg-openjpeg"),
+    "1.2.840.10008.1.2.4.203": ("high-throughput JPEG 2000", "pylibjpeg pylibjpeg-openjpeg"),
+}
 _RLE_RATIO = 64  # PackBits: 128 bytes from 2
 MAX_PIXELS = 1 << 25  # of a slice
 _MAX_ELEMENT = 8 * MAX_PIXELS  # bytes that one element of a file can need
@@ -96,19 +109,35 @@ def _quiet():
 
 def _load(pydicom, path: Path, tags: list[str], *, pixels: bool):
     """The named attributes of a file. pydicom's own words are not passed on: they may quote what a field holds."""
-    guard.check_regular(path)
+    deflated = lambda: refusal("DATA_DICOM", path, "deflated transfer syntax", "its size cannot be bounded", "export without it")
     try:
-        syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
-        if syntax == _DEFLATED:
-            raise refusal("DATA_DICOM", path, "deflated transfer syntax", "its size cannot be bounded", "export without it")
         with guard.open_regular(path) as file:
-            return pydicom.dcmread(guard.Clamped(file, _MAX_ELEMENT), stop_before_pixels=not pixels, specific_tags=tags)
+            bare = lacks_preamble(file.read(132))
+            file.seek(0)
+            if bare:
+                file = _with_preamble(file)
+                if _DEFLATED.encode() in file.getvalue():
+                    raise deflated()
+            elif pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID") == _DEFLATED:
+                raise deflated()
+            data = pydicom.dcmread(
+                file if bare else guard.Clamped(file, _MAX_ELEMENT), stop_before_pixels=not pixels, specific_tags=tags
+            )
+        if "TransferSyntaxUID" not in data.file_meta and bare:  # pydicom has seen which of the two it is
+            data.file_meta.TransferSyntaxUID = pydicom.uid.UID(_PLAIN[0] if data.original_encoding[0] else _PLAIN[1])
+        return data
     except DataError:
         raise
     except Exception as error:
         raise refusal(
             "DATA_DICOM", path, f"cannot be parsed ({type(error).__name__})", "must be a whole DICOM file", _EXPORT
         ) from None
+
+
+def _with_preamble(file) -> io.BytesIO:
+    """The content of a file that begins after its preamble, or with its data set, as a whole DICOM file in memory."""
+    content = guard.Clamped(file, _MAX_ELEMENT).read()
+    return io.BytesIO(b"\0" * 128 + b"DICM" + content.removeprefix(b"DICM"))
 
 
 @_quiet()
@@ -221,6 +250,9 @@ def read_pixels(pydicom, s: SliceGeometry) -> np.ndarray:
         if not packed:
             if found not in (expected, expected + expected % 2):
                 raise bad(f"{found} bytes of pixels", f"{s.size[0]} x {s.size[1]} at {data.BitsAllocated} bits are {expected}")
+        name, package = _DECODERS.get(syntax, ("", ""))
+        if name and not pydicom.pixels.get_decoder(syntax).is_available:
+            raise bad(f"pixels in {name}", "another package decodes them", f"pip install {package}")
         array = data.pixel_array
     except (DataError, MemoryError):
         raise

@@ -125,7 +125,7 @@ def header_for(affine: np.ndarray, shape: tuple[int, ...]) -> nibabel.Nifti1Head
     header.set_data_shape(shape)
     header.set_qform(affine, code=1, strip_shears=True)
     header.set_sform(affine, code=1)
-    if nifti_header.corner_distance(header.get_qform(), affine, shape)[0] > 1e-2:
+    if not nifti_header.corner_distance(header.get_qform(), affine, shape)[0] <= nifti_header.tolerance(affine):
         header["qform_code"] = 0
     header.set_xyzt_units("mm")
     return header

@@ -5,7 +5,6 @@ what is refused here.
 """
 
 import dataclasses
-import logging
 import math
 from pathlib import Path
 
@@ -13,8 +12,9 @@ import nibabel
 import numpy as np
 
 from jaxseg.data.formats.refusal import refusal
+from jaxseg.data.formats.remarks import remark
 
-_log = logging.getLogger(__name__)
+TOLERANCE = 0.02  # of the smallest voxel: corners closer than this are one place; tools round what they write
 SIZES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 _MAGIC = {348: b"n+1\0", 540: b"n+2\0\r\n\x1a\n"}
 _PAIR = {348: b"ni1\0", 540: b"ni2\0\r\n\x1a\n"}
@@ -36,6 +36,7 @@ _GEOMETRY = (
     "srow_z",
     "xyzt_units",
 )
+SIZES_AGREE = 0.01  # relative difference of voxel sizes up to which sform and pixdim say the same
 _MAX_OFFSET = 1 << 24  # bytes of header extensions that are skipped at most
 _EXPORT = "export the file again"
 
@@ -180,9 +181,7 @@ def _affine(header, ndim: int, shape: tuple[int, ...], path, bad, allow_missing:
                 "set one, or allow missing geometry if orientation does not matter",
             )
         return header.get_base_affine()
-    affine = header.get_sform() if sform else _qform(header)
-    if affine is None:
-        raise geometry("the qform's quaternion is no rotation", "b, c, d must have length at most 1")
+    affine = _chosen(header, sform, qform, path, geometry)
     if not np.isfinite(affine).all():
         raise geometry("the affine holds NaN or infinity", "must be finite")
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
@@ -193,8 +192,41 @@ def _affine(header, ndim: int, shape: tuple[int, ...], path, bad, allow_missing:
         )
     if is_singular(affine):
         raise geometry(f"singular affine {affine[:3, :3].tolist()}", "the three axes must span space")
-    _warn_disagreement(header, affine, shape, path)
+    if sform and sform == qform:
+        _compare(header, affine, shape, path)
     return affine
+
+
+def _chosen(header, sform: int, qform: int, path, geometry) -> np.ndarray:
+    """The affine that is believed: the sform, unless its voxel sizes are not those of pixdim, which the qform shares."""
+    by_qform = _qform(header) if qform else None
+    if not sform:
+        if by_qform is None:
+            raise geometry("the qform's quaternion is no rotation", "b, c, d must have length at most 1")
+        return by_qform
+    affine = header.get_sform()
+    zooms, lengths = np.asarray(header["pixdim"][1:4], np.float64), np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(lengths).all() or np.all(np.abs(lengths - zooms) <= SIZES_AGREE * zooms):
+        return affine
+    shown = lambda sizes: " x ".join(f"{v:.5g}" for v in sizes)
+    contradiction = f"the sform's voxel sizes, {shown(lengths)} mm, contradict pixdim, {shown(zooms)} mm"
+    if _unset(zooms) and not _unset(lengths):
+        remark(f"{contradiction}, which is not set; the sform's are used", path)
+        return affine
+    if by_qform is not None and (_unset(lengths) or sform > 1):  # an affine to another scan or a template may scale
+        remark(f"{contradiction}; qform and pixdim are used", path)
+        return by_qform
+    if _unset(lengths) and not qform:
+        remark(f"{contradiction}; the sform's directions are used with the sizes of pixdim", path)
+        return affine @ np.diag([*(zooms / lengths), 1.0])
+    raise geometry(
+        contradiction, "one of them is wrong, and so would be all sizes", "correct the header, or export the file again"
+    )
+
+
+def _unset(sizes: np.ndarray) -> bool:
+    """Whether voxel sizes are what a program writes that knows none: 1 x 1 x 1."""
+    return bool(np.all(np.abs(sizes - 1) < 1e-6))
 
 
 def is_singular(affine: np.ndarray) -> bool:
@@ -212,6 +244,11 @@ def corner_distance(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> tup
     return float(distance[worst]), tuple(int(n) for n in corners[:, worst])
 
 
+def tolerance(*affines: np.ndarray) -> float:
+    """mm that the corners of two volumes may lie apart and still be the same: TOLERANCE of the smallest voxel size."""
+    return TOLERANCE * min(float(np.linalg.norm(a[:3, :3], axis=0).min()) for a in affines)
+
+
 def _qform(header) -> np.ndarray | None:
     try:
         return header.get_qform()
@@ -219,19 +256,9 @@ def _qform(header) -> np.ndarray | None:
         return None
 
 
-def _warn_disagreement(header, affine: np.ndarray, shape: tuple[int, ...], path) -> None:
-    """Warn where the header contradicts itself: tools that prefer another field will see another geometry."""
-    zooms = np.asarray(header["pixdim"][1:4], np.float64)
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    code = int(header["sform_code"])
-    if code < 3 and np.any(np.abs(lengths - zooms) > 0.01 * zooms):  # an affine to a template (3..5) may scale
-        _log.warning(
-            "%s: pixdim %s contradicts the affine's voxel sizes %s; the affine is used",
-            path,
-            zooms.round(4).tolist(),
-            lengths.round(4).tolist(),
-        )
-    if code and code == int(header["qform_code"]):
-        other = _qform(header)
-        if other is None or not corner_distance(affine, other, shape)[0] <= 0.5 * lengths.min():
-            _log.warning("%s: sform and qform contradict each other by more than half a voxel; the sform is used", path)
+def _compare(header, affine: np.ndarray, shape: tuple[int, ...], path) -> None:
+    """Tell where sform and qform claim one space and do not agree: programs that prefer the other see another geometry."""
+    other = _qform(header)
+    distance = math.inf if other is None else corner_distance(affine, other, shape)[0]
+    if not distance <= tolerance(affine):
+        remark("sform and qform contradict each other, by {amount} mm; the sform is used", path, distance)

@@ -1,4 +1,4 @@
-"""PNG, JPEG and TIFF pictures: grey or RGB, 8 or 16 bits, one frame, upright."""
+"""PNG, JPEG, TIFF, BMP and GIF pictures: grey or RGB, 8 or 16 bits, one frame, upright."""
 
 import io
 import math
@@ -7,20 +7,23 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from jaxseg.data.formats import inflate
 from jaxseg.data.formats.nifti import as_stored
 from jaxseg.data.formats.refusal import refusal
-from jaxseg.data.geometry import Photo
+from jaxseg.data.geometry import Photo, stored_order, upright
 from jaxseg.data.records import Volume
 from jaxseg.types import DataError
 from jaxseg.utils import guard
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-_FORMATS = ("PNG", "JPEG", "TIFF")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
+_FORMATS = ("PNG", "JPEG", "TIFF")  # under any of the suffixes
+_BY_SUFFIX = {".bmp": ("BMP",), ".gif": ("GIF",)}
+_ORIENTATION = 274  # EXIF's tag
 MAX_PIXELS = 2**26
-_DENSITY = {"PNG": 8 * inflate.MAX_RATIO, "JPEG": 1024}  # pixels in a byte: of 1 bit, deflated; of blocks of 64 in a bit each
+_DENSITY = {"PNG": 8 * inflate.MAX_RATIO, "JPEG": 1024, "BMP": 128, "GIF": 4096}
+# pixels in a byte: of 1 bit, deflated; of blocks of 64 in a bit each; runs of 255 in two bytes; strings for a code of 9 bits
 _LOSSY = ("jpeg", "tiff_jpeg", "webp")  # compressions of TIFF
 _CONVERT = "convert it to 8-bit grey or RGB"
 
@@ -40,8 +43,8 @@ def read_photo(path: str | Path, *, max_pixels: int = MAX_PIXELS, palette_indice
     try:
         with guard.open_regular(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow only warns about bombs and odd tags; the limits here are errors
-            with Image.open(file, formats=_FORMATS) as image:
-                width, height = image.size
+            with Image.open(file, formats=(*_FORMATS, *_BY_SUFFIX.get(Path(path).suffix.lower(), ()))) as image:
+                kind, (width, height) = image.format, image.size
                 if width * height > max_pixels:
                     raise bad(
                         f"{width} x {height} = {width * height} pixels",
@@ -49,28 +52,32 @@ def read_photo(path: str | Path, *, max_pixels: int = MAX_PIXELS, palette_indice
                         "check the file, tile it, or raise max_pixels",
                     )
                 size = os.fstat(file.fileno()).st_size
-                if width * height > _DENSITY.get(image.format, math.inf) * size:
+                if width * height > _DENSITY.get(kind, math.inf) * size:
                     raise bad(f"{width} x {height} pixels in {size} bytes", "a file cannot hold so many", "export the file again")
                 if getattr(image, "n_frames", 1) > 1:
                     raise bad(f"{image.n_frames} frames", "must be a single picture", "save one frame")
+                if kind == "GIF":
+                    image = _coloured(image)
                 if image.mode == "P" and not palette_indices:
                     raise refusal("DATA_LABEL", path, "a palette picture", "an image is grey or RGB", "convert it to grey or RGB")
                 _check_depth(image, path, bad)
-                ImageOps.exif_transpose(image, in_place=True)
-                kind, lossy = image.format, image.format == "JPEG" or image.info.get("compression") in _LOSSY
-                array = _values(image, bad)
+                lossy = kind == "JPEG" or image.info.get("compression") in _LOSSY
+                turn = _turn_of(image)
+                values = _values(image, bad)
                 palette = _palette(image) if image.mode == "P" else ()
+                left = _turn_of(image) if kind == "TIFF" else turn  # newer versions of Pillow turn TIFF while they decode it
+                array = np.ascontiguousarray(upright(values, left))
     except (DataError, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise bad("no picture that can be read", "must be a PNG, JPEG or TIFF file", "check the file") from None
+        raise bad("no picture that can be read", "must be a PNG, JPEG, TIFF, BMP or GIF file", "check the file") from None
     except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, struct.error, IndexError ...
         raise bad(
             f"cannot be decoded ({type(error).__name__}: {str(error)[:80].replace(str(path), '')})",
-            "must be a whole PNG, JPEG or TIFF file",
+            "must be a whole PNG, JPEG, TIFF, BMP or GIF file",
             "copy or export the file again",
         ) from error
-    return Volume(array, np.eye(4), Photo(kind, palette, lossy), Path(path))
+    return Volume(array, np.eye(4), Photo(kind, palette, lossy, turn), Path(path))
 
 
 def _palette(image: Image.Image) -> tuple[tuple[int, int, int, int], ...]:
@@ -78,6 +85,23 @@ def _palette(image: Image.Image) -> tuple[tuple[int, int, int, int], ...]:
     rgb, clear = image.getpalette("RGB") or [], image.info.get("transparency", b"")
     alpha = dict(enumerate(clear)) if isinstance(clear, bytes) else {clear: 0}
     return tuple((*rgb[3 * i : 3 * i + 3], alpha.get(i, 255)) for i in range(len(rgb) // 3))
+
+
+def _coloured(image: Image.Image) -> Image.Image:
+    """A GIF in the colours that it shows: every writer numbers them as it likes."""
+    if image.mode != "P":
+        return image
+    if "transparency" in image.info:
+        return image.convert("RGBA")
+    colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    return image.convert("L" if (colours == colours[:, :1]).all() else "RGB")
+
+
+def _turn_of(image: Image.Image) -> int:
+    """The EXIF orientation that a file states, 0 for none. TIFF writers put 1 into every file, so that it says nothing there."""
+    stated = image.getexif().get(_ORIENTATION, 0)
+    turn = stated if stated in range(1, 9) else 0
+    return 0 if image.format == "TIFF" and turn == 1 else turn
 
 
 def _check_depth(image: Image.Image, path, bad) -> None:
@@ -111,13 +135,15 @@ def _values(image: Image.Image, bad) -> np.ndarray:
     raise bad(f"pixel mode {mode}", "grey of 8 or 16 bits and RGB of 8 bits are read")
 
 
-def encode_png(array: np.ndarray, path: str | Path, *, scale_for_view: bool = False) -> bytes:
+def encode_png(array: np.ndarray, path: str | Path, *, scale_for_view: bool = False, turn: int = 0) -> bytes:
     """The bytes of a PNG: the same input gives the same bytes.
 
     Args:
       array: labels [H, W] (class indices as they are: 8 bits, 16 above 255), or a picture uint8 [H, W, 3].
       path: for the message.
       scale_for_view: spread the labels over 0..255 for the eye (one class: 0 and 255). Cannot be undone.
+      turn: the EXIF orientation of the photograph that the array, which is upright, belongs to: the file's pixels then lie as
+        the photograph's do, and it carries the same tag.
     Raises:
       DataError: DATA_LABEL for labels outside 0..65535; for `scale_for_view` outside 0..255.
     """
@@ -132,5 +158,9 @@ def encode_png(array: np.ndarray, path: str | Path, *, scale_for_view: bool = Fa
     if scale_for_view:
         stored = (stored.astype(np.uint16) * 255 // max(int(stored.max()), 1)).astype(np.uint8)
     out = io.BytesIO()
-    Image.fromarray(stored).save(out, "PNG")
+    exif = Image.Exif()
+    if turn > 1:
+        exif[_ORIENTATION] = turn
+        stored = np.ascontiguousarray(stored_order(stored, turn))
+    Image.fromarray(stored).save(out, "PNG", **({"exif": exif} if turn > 1 else {}))
     return out.getvalue()

@@ -3,6 +3,7 @@
 `find_inputs` (see `inputs`) lists what can be read under a path.
 """
 
+import dataclasses
 from collections.abc import Collection
 from pathlib import Path
 
@@ -11,14 +12,15 @@ import numpy as np
 
 from jaxseg.data.formats import dicom, nifti, photos
 from jaxseg.data.formats.discover import find_inputs, has_suffix, is_dicom
-from jaxseg.data.formats.nifti_header import corner_distance
+from jaxseg.data.formats.nifti_header import TOLERANCE, corner_distance, tolerance
 from jaxseg.data.formats.refusal import refusal
-from jaxseg.data.geometry import Photo
+from jaxseg.data.formats.remarks import remark
+from jaxseg.data.geometry import Photo, stored_order, upright
 from jaxseg.data.records import Volume
 from jaxseg.types import ConfigError
 from jaxseg.utils import files, guard
 
-__all__ = ["check_labels", "check_pair", "find_inputs", "is_photo", "read_volume", "write_like"]
+__all__ = ["check_labels", "check_pair", "find_inputs", "is_photo", "paired", "read_volume", "write_like"]
 
 
 def read_volume(
@@ -33,7 +35,7 @@ def read_volume(
     """An image file or a folder with one DICOM series, checked to the last byte.
 
     Args:
-      path: .nii, .nii.gz, .png, .jpg, .jpeg, .tif, .tiff, a DICOM file, or a DICOM folder.
+      path: a file with one of the SUFFIXES of `nifti` or `photos`, a DICOM file, or a DICOM folder.
       max_voxels: largest NIfTI or DICOM volume that is believed.
       max_pixels: largest photograph that is decoded.
       allow_missing_geometry: NIfTI without sform and qform: take nibabel's guess.
@@ -75,13 +77,14 @@ def write_like(path: str | Path, array: np.ndarray, like: Volume, *, scale_for_v
     """Write a result with the geometry of the image it belongs to, whole or not at all.
 
     NIfTI and DICOM images give .nii or .nii.gz with the image's dimensions, affine (bit for bit), sform and qform codes,
-    voxel sizes and units, and none of its free text. Photographs give .png, or NIfTI (columns, rows, 1) for float maps.
+    voxel sizes and units, and none of its free text. Photographs give .png, or NIfTI (columns, rows, 1) for float maps, in the
+    order of the photograph's own pixels and, in .png, with its EXIF orientation: the two overlay in every viewer.
     The same input gives the same bytes.
 
     Args:
       path: the suffix chooses the format.
       array: labels (integers) like.array's spatial shape, or float maps of that shape with an optional last axis; in
-        the file's own axis order.
+        the order of like.array: that of the file's axes, photographs upright.
       like: the image.
       scale_for_view: PNG labels only: spread the class indices over 0..255.
     Raises:
@@ -98,24 +101,51 @@ def write_like(path: str | Path, array: np.ndarray, like: Volume, *, scale_for_v
         if scale_for_view:
             raise ConfigError(f"{path}: scale_for_view is for .png; NIfTI files keep the class indices; leave it off")
         if photo:
-            array = np.swapaxes(array, 0, 1)[:, :, None]
+            array = np.swapaxes(stored_order(array, like.header.turn), 0, 1)[:, :, None]
         usable = isinstance(like.header, (nibabel.Nifti1Header, nibabel.Nifti2Header))
         affine = np.diag([-1.0, -1.0, 1.0, 1.0]) if photo else like.affine  # columns go left, rows back
         header = like.header if usable else nifti.header_for(affine, array.shape)
         content = nifti.encode(array, header, packed=has_suffix(path, (".gz",)), path=path)
     elif has_suffix(path, (".png",)) and photo and array.dtype.kind in "biu":
-        content = photos.encode_png(array, path, scale_for_view=scale_for_view)
+        content = photos.encode_png(array, path, scale_for_view=scale_for_view, turn=like.header.turn)
     else:
         rule = "labels of photographs are .png, everything else" if photo else "volumes"
         raise ConfigError(f"{path}: cannot hold {array.dtype} of {like.path}; {rule} .nii or .nii.gz; change the suffix")
     files.write_atomic(path, content)
 
 
-def check_pair(image: Volume, mask: Volume) -> None:
-    """Refuse two volumes that do not cover the same voxels of space.
+def paired(image: Volume, other: Volume) -> Volume:
+    """The mask or further channel of an image, in the image's turn, after `check_pair`.
+
+    A photograph that EXIF turns may have a mask without that tag, drawn on the turned view or on the file's own pixels. The shape
+    tells which, unless it is the same both ways.
 
     Raises:
-      DataError: DATA_MISMATCH for another spatial shape, or a corner voxel more than 1e-3 mm apart.
+      DataError: as `check_pair`; DATA_TURNED where it cannot be told how the mask lies.
+    """
+    if is_photo(image) and is_photo(other) and image.header.turned and not other.header.turn:
+        turn, shape = image.header.turn, other.array.shape[:2]
+        there = upright(other.array, turn)
+        if shape != image.array.shape[:2] and there.shape[:2] == image.array.shape[:2]:
+            other = dataclasses.replace(other, array=np.ascontiguousarray(there), header=image.header)
+        elif shape == there.shape[:2] == image.array.shape[:2] and not np.array_equal(there, other.array):
+            raise refusal(
+                "DATA_TURNED",
+                other.path,
+                f"it has no EXIF orientation, and its image {image.path} has orientation {turn}",
+                "whether it was drawn on the turned view or on the file's own pixels cannot be told from its shape",
+                f"give it the tag 274 too ({turn} if drawn on the file's own pixels, 1 if on the turned view), or save both "
+                "upright without the tag",
+            )
+    check_pair(image, other)
+    return other
+
+
+def check_pair(image: Volume, mask: Volume) -> None:
+    """Refuse two volumes that do not cover the same voxels of space; tell where they do so only nearly (`remarks`).
+
+    Raises:
+      DataError: DATA_MISMATCH for another spatial shape, or a corner voxel further apart than 2 % of the smallest voxel size.
     """
     rank = 2 if is_photo(image) else 3
     a, b = image.array.shape[:rank], mask.array.shape[:rank]
@@ -127,16 +157,24 @@ def check_pair(image: Volume, mask: Volume) -> None:
             "mask and image have one spatial shape",
             "check that they belong together, or resample the mask",
         )
-    distance, corner = corner_distance(image.affine, mask.affine, a) if rank == 3 else (0.0, ())
-    if not distance <= 1e-3:
+    if rank == 2:
+        return
+    (distance, corner), allowed = corner_distance(image.affine, mask.affine, a), tolerance(image.affine, mask.affine)
+    if not distance <= allowed:
         there = lambda v: (v.affine[:3] @ [*corner, 1]).round(3).tolist()
         raise refusal(
             "DATA_MISMATCH",
             mask.path,
             f"voxel {corner} lies at {there(mask)} mm ({_axcodes(mask)}), but in {image.path} at {there(image)} mm "
             f"({_axcodes(image)}), {distance:.4g} mm apart",
-            "at most 0.001 mm",
+            f"at most {TOLERANCE:.0%} of the smallest voxel size, {allowed:.4g} mm",
             "check that they belong together; resample or fix the header of one",
+        )
+    if distance > 1e-3:
+        remark(
+            f"voxels up to {{amount}} mm off those of the image, as in rounded headers; {TOLERANCE:.0%} of a voxel is accepted",
+            mask.path,
+            distance,
         )
 
 

@@ -223,8 +223,7 @@ def read_files(dataset: DataSet, case: Case, meanings: Meanings | None = None) -
         mask = dataclasses.replace(mask, array=dataset.map_mask(mask.array))
     except DataError as error:  # the rule knows values, not files
         raise DataError(f"case {case.id}, {case.mask}: {error}", error.code) from error
-    for other in (*read[1:], mask):
-        volumes.check_pair(read[0], other)
+    read[1:], mask = [volumes.paired(read[0], other) for other in read[1:]], volumes.paired(read[0], mask)
     if meanings is not None:
         meanings.add(case.id, mask)
     return read, mask

@@ -6,6 +6,7 @@ import socket
 import numpy as np
 import pytest
 
+from jaxseg.data import datasets
 from jaxseg.data.formats.volumes import find_inputs, read_volume
 from jaxseg.types import DataError
 
@@ -90,6 +91,34 @@ def test_links_stay_inside_the_folder(tmp_path):
     assert [p.name for p in find_inputs(tmp_path / "in")] == ["a.nii", "b.nii"]
     (tmp_path / "in" / "c.nii").symlink_to("../secret.nii")
     assert "c.nii" in _refused(tmp_path / "in", "DATA_PATH")
+
+
+def test_links_that_stay_in_the_data_set_are_followed(tmp_path):
+    _touch(tmp_path / "set" / "store", "x.nii")
+    _touch(tmp_path, "secret.nii")
+    for part in ("images", "masks"):
+        (tmp_path / "set" / part).mkdir()
+        (tmp_path / "set" / part / "a.nii").symlink_to("../store/x.nii")
+    (case,) = datasets.load("folder", tmp_path / "set").cases
+    assert case.images == (tmp_path / "set" / "images" / "a.nii",)
+    (tmp_path / "set" / "images" / "a.nii").unlink()
+    (tmp_path / "set" / "images" / "a.nii").symlink_to("../../secret.nii")
+    with pytest.raises(DataError, match="leads out of the folder"):
+        datasets.load("folder", tmp_path / "set")
+
+
+def test_git_annex_is_followed_from_any_folder_of_its_repository(tmp_path):
+    _touch(tmp_path / ".git" / "annex" / "objects" / "4x", "MD5E-s1--0.nii", content=b"x")
+    _touch(tmp_path / "sub" / "images", "a.nii")
+    link = tmp_path / "sub" / "images" / "b.nii"
+    link.symlink_to("../../.git/annex/objects/4x/MD5E-s1--0.nii")
+    assert [p.name for p in find_inputs(tmp_path / "sub" / "images")] == ["a.nii", "b.nii"]
+    (tmp_path / ".git" / "annex" / "objects" / "4x" / "MD5E-s1--0.nii").unlink()
+    assert "git annex get" in _refused(tmp_path / "sub" / "images", "DATA_PATH")
+    link.unlink()
+    link.symlink_to("../../.git/config")
+    _touch(tmp_path / ".git", "config")
+    assert "leads out" in _refused(tmp_path / "sub" / "images", "DATA_PATH")
 
 
 @pytest.mark.parametrize("target", ["absent.nii", "c.nii", "/etc", "/dev/zero", ".."])

@@ -283,11 +283,56 @@ def test_the_qform_counts_where_the_sform_is_not_set(tmp_path):
     np.testing.assert_array_equal(read_volume(_write(tmp_path, unset)).affine, np.diag([1.0, 1, 2, 1]))  # qfac 0 counts as 1
 
 
-def test_a_header_that_contradicts_itself_is_named_in_a_warning(tmp_path, caplog):
+def _geometry(tmp_path, *, zooms, sform, sform_code, qform_code=1):
+    """A volume whose pixdim (and qform) and sform say different sizes."""
+    image = nibabel.Nifti1Image(SRC, None)
+    image.header.set_xyzt_units("mm")
+    image.header.set_zooms(zooms)
+    image.set_qform(np.diag([-zooms[0], -zooms[1], zooms[2], 1]), qform_code, update_affine=False)
+    image.header["sform_code"] = sform_code
+    for row, values in zip(("srow_x", "srow_y", "srow_z"), np.diag([*sform, 1.0])):
+        image.header[row] = values
+    path = tmp_path / "v.nii"
+    nibabel.save(image, path)
+    return path
+
+
+SIZES = (1.3158, 1.3158, 10.0)
+
+
+@pytest.mark.parametrize(
+    "zooms, sform, codes, expected",
+    [
+        (SIZES, (-1, -1, 1), (2, 1), SIZES),  # ACDC: the sform knows no sizes
+        (SIZES, (-1, -1, 1), (1, 1), SIZES),
+        (SIZES, (-1, -1, 1), (2, 0), SIZES),
+        ((1, 1, 1), (-0.7, -0.7, 5), (1, 1), (0.7, 0.7, 5)),  # pixdim knows none
+        ((1, 1, 1), (-0.7, -0.7, 5), (1, 0), (0.7, 0.7, 5)),
+        (SIZES, (-1.5, -1.5, 11), (4, 1), SIZES),  # to a template, which is larger
+        (SIZES, (-1.5, -1.5, 11), (1, 1), None),
+        (SIZES, (-1.5, -1.5, 11), (2, 0), None),
+    ],
+)
+def test_voxel_sizes_that_contradict_each_other(tmp_path, caplog, zooms, sform, codes, expected):
+    path = _geometry(tmp_path, zooms=zooms, sform=sform, sform_code=codes[0], qform_code=codes[1])
+    if expected is None:
+        error = _refused(path)
+        assert error.code == "DATA_GEOMETRY" and "1.5 x 1.5 x 11" in str(error) and "1.3158 x 1.3158 x 10" in str(error)
+        return
+    volume = read_volume(path)
+    np.testing.assert_allclose(np.linalg.norm(volume.affine[:3, :3], axis=0), expected, rtol=1e-6)
+    assert (np.sign(np.diag(volume.affine)) == [-1, -1, 1, 1]).all() and "contradict" in caplog.text
+
+
+def test_a_sform_and_qform_that_contradict_each_other_are_named_in_a_warning(tmp_path, caplog):
     read_volume(_write(tmp_path, _bytes()))
     assert not caplog.records
-    read_volume(_write(tmp_path, _patched(_bytes(), 280, "f", -0.9)))  # srow_x[0] against pixdim and qform
-    assert len(caplog.records) == 2 and all("contradict" in r.getMessage() for r in caplog.records)
+    smallest = float(min(struct.unpack_from("<3f", _bytes(), 80)))
+    moved = lambda part: _patched(_bytes(), 292, "f", struct.unpack_from("<f", _bytes(), 292)[0] + part * smallest)  # srow_x[3]
+    read_volume(_write(tmp_path, moved(0.019)))
+    assert not caplog.records  # rounded
+    read_volume(_write(tmp_path, moved(0.03)))
+    assert len(caplog.records) == 1 and "contradict" in caplog.text
 
 
 def test_suffix_and_content_must_agree(tmp_path):

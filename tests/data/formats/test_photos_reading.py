@@ -34,6 +34,25 @@ def _png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
+@pytest.mark.parametrize("array", [GREY, RGB, GREY % 2], ids=["grey", "rgb", "classes"])
+@pytest.mark.parametrize("suffix", [".bmp", ".gif", ".BMP"])
+def test_bmp_and_gif_come_back_bitwise(tmp_path, suffix, array):
+    if suffix == ".gif" and array.ndim == 3:
+        pytest.skip("GIF has palettes alone")
+    Image.fromarray(array).save(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(read_volume(tmp_path / f"a{suffix}").array, array)
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".gif"])
+def test_a_bmp_or_gif_of_impossible_size_is_refused(tmp_path, suffix):
+    Image.fromarray(GREY).save(tmp_path / f"a{suffix}")
+    broken = bytearray((tmp_path / f"a{suffix}").read_bytes())
+    at, value = (18, struct.pack("<ii", 8000, 8000)) if suffix == ".bmp" else (6, struct.pack("<HH", 8000, 8000))
+    broken[at : at + len(value)] = value
+    (tmp_path / f"a{suffix}").write_bytes(bytes(broken))
+    assert "a file cannot hold so many" in _refused(tmp_path / f"a{suffix}")
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".tiff", ".PNG"])
 @pytest.mark.parametrize("array", [GREY, RGB, DEEP], ids=["grey", "rgb", "grey16"])
 def test_lossless_pictures_come_back_bitwise(tmp_path, suffix, array):

@@ -6,9 +6,10 @@ import itertools
 import nibabel
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from jaxseg.data.formats.volumes import check_labels, check_pair, is_photo, read_volume, write_like
+from jaxseg.data.formats import remarks
+from jaxseg.data.formats.volumes import check_labels, check_pair, is_photo, paired, read_volume, write_like
 from jaxseg.data.geometry import Photo, to_slices
 from jaxseg.data.records import Volume
 from jaxseg.types import ConfigError, DataError, StorageError
@@ -225,9 +226,94 @@ def test_pairs_that_cover_the_same_space_pass():
     check_pair(_volume(np.eye(4), (4, 5, 3), header=Photo("PNG")), _volume(np.eye(4), (4, 5), header=Photo("PNG")))
 
 
+def test_rounded_corners_are_accepted_and_the_largest_difference_is_told_once():
+    base, said = np.diag([0.5, 0.5, 3, 1.0]), []
+    with remarks.collected(said.append):
+        for i, off in enumerate((0.004, 0.0099, 0.0005, 0.002)):  # mm; 2 % of 0.5 mm are 0.01 mm
+            near = base.copy()
+            near[1, 3] += off
+            check_pair(_volume(base), _volume(near, path=f"{i}.nii"))
+    assert len(said) == 1 and said[0].startswith("3 files: ") and "up to 0.0099 mm" in said[0] and "the most: 1.nii" in said[0]
+    far = base.copy()
+    far[1, 3] += 0.0101
+    with pytest.raises(DataError, match="2% of the smallest voxel size, 0.01 mm"):
+        check_pair(_volume(base), _volume(far))
+
+
+# ------------------------------------------------------------------ photographs that EXIF turns
+STORED = {  # orientation -> from the upright picture to the file's pixels, by Pillow's own names
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def _turned(path, upright, turn, *, tagged=True, drawn_stored=True):
+    """A picture of `upright` as a camera in this orientation writes it; untagged on either view for masks."""
+    picture, exif = Image.fromarray(upright), Image.Exif()
+    if turn > 1 and drawn_stored:
+        picture = picture.transpose(STORED[turn])
+    if tagged:
+        exif[274] = turn
+    picture.save(path, **({"exif": exif} if tagged else {}))
+    return read_volume(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_results_lie_as_the_pixels_of_a_turned_photograph(tmp_path, turn, suffix):
+    upright = RNG.integers(0, 255, (5, 7, 3), np.uint8)
+    image = _turned(tmp_path / f"a{suffix}", upright, turn)
+    np.testing.assert_array_equal(image.array, upright)
+    labels = (upright[..., 0] > 100).astype(np.uint8)
+    write_like(tmp_path / "out.png", labels, image)
+    with Image.open(tmp_path / "out.png") as result, Image.open(tmp_path / f"a{suffix}") as source:
+        own = np.asarray(source)
+        if suffix == ".png":  # Pillow turns TIFF by itself
+            np.testing.assert_array_equal(np.asarray(result), own[..., 0] > 100)  # pixel by pixel, for readers without EXIF
+        np.testing.assert_array_equal(np.asarray(ImageOps.exif_transpose(result)), labels)  # and for those with it
+    np.testing.assert_array_equal(paired(image, read_volume(tmp_path / "out.png")).array, labels)
+    write_like(tmp_path / "map.nii.gz", labels.astype(np.float32), image)
+    flat = read_volume(tmp_path / "map.nii.gz").array[..., 0].T
+    np.testing.assert_array_equal(np.asarray(Image.fromarray(flat > 0)), np.asarray(Image.open(tmp_path / "out.png")) > 0)
+
+
+@pytest.mark.parametrize("turn", range(5, 9))
+def test_the_shape_tells_on_which_view_a_mask_was_drawn(tmp_path, turn):
+    upright = RNG.integers(0, 2, (5, 7), np.uint8)
+    image = _turned(tmp_path / "a.png", upright * 200, turn)
+    for drawn_stored in (True, False):
+        mask = _turned(tmp_path / "m.png", upright, turn, tagged=False, drawn_stored=drawn_stored)
+        np.testing.assert_array_equal(paired(image, mask).array, upright)
+
+
+@pytest.mark.parametrize("turn, shape", [(2, (5, 7)), (3, (5, 7)), (4, (5, 7)), *((turn, (6, 6)) for turn in range(2, 9))])
+def test_a_mask_that_fits_both_ways_is_refused_and_the_remedy_works(tmp_path, turn, shape):
+    upright = RNG.integers(0, 2, shape, np.uint8)
+    image = _turned(tmp_path / "a.png", upright * 200, turn)
+    mask = _turned(tmp_path / "m.png", upright, turn, tagged=False)
+    with pytest.raises(DataError, match=f"orientation {turn}.*give it the tag 274 too") as caught:
+        paired(image, mask)
+    assert caught.value.code == "DATA_TURNED"
+    np.testing.assert_array_equal(paired(image, _turned(tmp_path / "m.png", upright, turn)).array, upright)
+    shown = Image.Exif()
+    shown[274] = 1
+    Image.fromarray(upright).save(tmp_path / "m.png", exif=shown)
+    np.testing.assert_array_equal(paired(image, read_volume(tmp_path / "m.png")).array, upright)
+    blank = _turned(tmp_path / "m.png", np.zeros(shape, np.uint8), turn, tagged=False)
+    assert not paired(image, blank).array.any()  # nothing to get wrong
+    Image.fromarray(upright * 200).save(tmp_path / "a.png")
+    Image.fromarray(upright).save(tmp_path / "m.png")
+    np.testing.assert_array_equal(paired(read_volume(tmp_path / "a.png"), read_volume(tmp_path / "m.png")).array, upright)
+
+
 FLIPPED = np.diag([-0.5, 0.5, 3, 1.0])
 FLIPPED[0, 3] = 1.5
-SCALED = np.diag([0.5, 0.5, 3.0003, 1.0])  # the difference shows in the far corner alone: 5 * 0.0003 mm
+SCALED = np.diag([0.5, 0.5, 3.0021, 1.0])  # only the far corner tells: 5 * 0.0021 mm, 2.1 % of the smallest voxel
 
 
 @pytest.mark.parametrize(
@@ -235,7 +321,7 @@ SCALED = np.diag([0.5, 0.5, 3.0003, 1.0])  # the difference shows in the far cor
     [FLIPPED, SCALED, np.diag([0.5, 0.5, -3, 1]), np.full((4, 4), np.nan)],
     ids=["same box, flipped axis", "far corner", "flipped", "nan"],
 )
-def test_pairs_apart_by_more_than_a_micrometre_are_refused_by_name(mask):
+def test_pairs_apart_by_more_than_2_percent_of_a_voxel_are_refused_by_name(mask):
     with pytest.raises(DataError) as caught:
         check_pair(_volume(np.diag([0.5, 0.5, 3, 1.0]), path="image.nii"), _volume(mask, path="mask.nii"))
     assert caught.value.code == "DATA_MISMATCH" and "image.nii" in str(caught.value) and "mask.nii" in str(caught.value)
