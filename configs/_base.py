@@ -36,6 +36,7 @@ def base() -> ConfigDict:
     data.mean = ()  # per channel, of images in 0..1: subtracted after augmentation
     data.std = ()  # per channel: divided by after that
     data.filter = "linear"  # how images are resized: linear or lanczos
+    data.plane = ""  # rank 2: of the slices of volumes: axial coronal sagittal; empty: axial, others are refused
     data.crop = ()  # rank 2: (rows, columns) cut out of a slice's middle before anything else; (): the whole slice
     data.blur = 0.0  # rank 2: standard deviation of a Gaussian blur, pixels of the slice; 0: none
     data.extra = ()  # rank 2: channels made from the image, counted in `channels`: kmeans edge painted_edge autoencoder

@@ -179,6 +179,7 @@ IDLE = [
     ("data.sample_seed", 3, {}, "data.sample"),
     ("schedule.warmup_ratio", 0.1, {}, "schedule.warmup"),
     ("data.filter", "lanczos", VOLUMES, "data.rank=2"),
+    ("data.plane", "coronal", {}, "tables count axial slices"),
     ("data.filter", "lanczos", PATCHES, "data.spacing"),
     ("eval.batch_size", 4, VOLUMES, "data.fit='stretch' or 'centre'"),
     ("eval.batch_size", 4, PATCHES, "data.fit='stretch' or 'centre'"),

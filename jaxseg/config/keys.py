@@ -10,6 +10,7 @@ CHOICES = {
     "data.split": ("patient", "fold", "file", "fixed", "slice_level"),
     "data.intensity": ("grey", "brain", "ct"),
     "data.filter": ("linear", "lanczos"),
+    "data.plane": ("", "axial", "coronal", "sagittal"),
     "data.bad_cases": ("stop", "skip"),
     "data.positions": ("uniform", "centre_clipped"),
     "data.target": ("labels", "edges", "composite"),
@@ -35,6 +36,7 @@ PATCHES_ONLY = (
     "infer.accumulator",
 )
 SLICES_ONLY = (
+    "data.plane",
     "data.crop",
     "data.blur",
     "data.extra",
@@ -123,12 +125,17 @@ def _by_windows(c: dict[str, Any]) -> bool:
 
 
 # key: (whether it decides anything in this tree, what it needs for that)
+PICTURES = ("brats_arrays", "kvasir", "lungs", "scoliosis")  # data sets without volumes
 NEEDS: dict[str, tuple[Callable[[dict[str, Any]], bool], str]] = {
     "data.fold": (lambda c: c["data.split"] == "fold", "data.split='fold'"),
     "data.folds": (lambda c: c["data.split"] == "fold", "data.split='fold'"),
     "data.fractions": (lambda c: c["data.split"] == "patient", "data.split='patient'"),
     "data.split_seed": (lambda c: c["data.split"] in ("patient", "fold"), "data.split='patient' or 'fold'"),
     "data.sample_seed": (lambda c: c["data.sample"] is not None, "data.sample"),
+    "data.plane": (
+        lambda c: c["data.dataset"] not in (*PICTURES, "ct_ich"),
+        "a data set of volumes, and none whose tables count axial slices",
+    ),
     **{key: (lambda c: c["data.fit"] == "patches", "data.fit='patches'") for key in PATCHES_ONLY},
     "data.positions": (
         lambda c: c["data.fit"] == "patches" and c["data.foreground"] < 1,

@@ -2,7 +2,7 @@
 
 Common order is LPS: slices run from the feet to the head, rows from the front to the back, columns from the patient's
 right to the left, so that a slice shown as an image is upright with the patient's right on the image's left. Volumes have
-the same three directions in the order columns, rows, slices: X, Y, Z.
+the same three directions in the order columns, rows, slices: X, Y, Z. Slices can be coronal or sagittal instead (PLANES).
 """
 
 import dataclasses
@@ -13,7 +13,13 @@ import numpy as np
 from jaxseg.data.records import Volume
 from jaxseg.types import DataError
 
-_TARGET = np.array([[0, 0, 1], [0, -1, 0], [-1, 0, 0]], np.float64)  # Z, Y, X as directions in RAS
+PLANES = {  # of slices: what follows from slice to slice, row to row, column to column, as directions in RAS
+    "axial": np.array([[0, 0, 1], [0, -1, 0], [-1, 0, 0]], np.float64),  # Z, Y, X: feet to head, front to back, right to left
+    "coronal": np.array([[0, -1, 0], [0, 0, -1], [-1, 0, 0]], np.float64),  # front to back, head to feet, right to left
+    "sagittal": np.array([[-1, 0, 0], [0, 0, -1], [0, -1, 0]], np.float64),  # right to left, head to feet, front to back
+}
+_THIN = 8  # times fewer voxels along an axis than along the others: no axis of a picture
+_COARSE = 2.0  # times larger voxels along an axis: the one along which slices were acquired
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +68,7 @@ def stored_order(array: np.ndarray, turn: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Orientation:
-    """How the axes of a file became Z, Y, X of slices (`to_slices`) or X, Y, Z of a volume (`to_volume`).
+    """How the axes of a file became slices, rows and columns (`to_slices`; axial: Z, Y, X) or X, Y, Z of a volume (`to_volume`).
 
     Attributes:
       axes: for each axis of the common order the file's axis; () for a photograph.
@@ -93,25 +99,50 @@ class Orientation:
         return self.shape[self.axes[0]] - 1 - index if self.flips[0] else index
 
 
-def to_slices(volume: Volume) -> tuple[np.ndarray, Orientation]:
+def to_slices(volume: Volume, plane: str = "axial") -> tuple[np.ndarray, Orientation]:
     """The volume as slices in the common order, and the way back.
 
     An oblique volume keeps its own axes: each goes to the direction of the body that it is nearest to, no two to one.
 
     Args:
       volume: array [X, Y, Z] or [X, Y, Z, C]; for photographs [H, W] or [H, W, C].
+      plane: of PLANES; "" is axial for volumes whose axial slices are pictures, and refuses the others.
     Returns:
-      (a view [Z, Y, X] or [Z, Y, X, C]; [1, H, W] or [1, H, W, C] for photographs, Orientation).
+      (a view [Z, Y, X] or [Z, Y, X, C], or in another plane [slices, rows, columns(, C)] as PLANES says; [1, H, W] or
+      [1, H, W, C] for photographs, Orientation).
+    Raises:
+      DataError: DATA_PLANE for a volume that is thin in its axial plane, DATA_IMAGE for a photograph in a plane.
     """
     array = volume.array
     if isinstance(volume.header, Photo) or array.ndim == 2:
+        if plane not in ("", "axial"):
+            raise DataError(f"{volume.path}: a picture has no {plane} plane; leave data.plane at ''", "DATA_IMAGE")
         return array[None], Orientation((), (), array.shape[:2], (1.0, 1.0, 1.0))
     if array.ndim not in (3, 4):
         raise ValueError(f"got a volume of shape {array.shape}; must be [X, Y, Z] or [X, Y, Z, C]")
-    axes, flips, spacing = nearest_axes(volume.affine)
+    axes, flips, spacing = nearest_axes(volume.affine, plane or "axial")
     moved = array.transpose(*axes, *range(3, array.ndim))
     slices = moved[tuple(slice(None, None, -1 if f else 1) for f in flips)]
+    better = "" if plane else _acquired(slices.shape[:3], spacing)
+    if better:
+        raise DataError(
+            f"{volume.path}: its axial slices have {slices.shape[1]} x {slices.shape[2]} pixels of {spacing[1]:.3g} x "
+            f"{spacing[2]:.3g} mm, for it was acquired in {better} slices; set data.plane={better!r}, or data.plane='axial' to "
+            "cut it so all the same",
+            "DATA_PLANE",
+        )
     return slices, Orientation(axes, flips, array.shape[:3], spacing)
+
+
+def _acquired(shape: tuple[int, ...], spacing: tuple[float, ...]) -> str:
+    """The plane in which a volume was acquired where its axial slices [Z, Y, X] are no pictures, else ""."""
+    for axis, plane in ((1, "coronal"), (2, "sagittal")):
+        others = [a for a in range(3) if a != axis]
+        fewer = min(shape[a] for a in others) / shape[axis]
+        coarser = spacing[axis] / max(spacing[a] for a in others)
+        if fewer >= _THIN or fewer > 1 and coarser >= _COARSE:
+            return plane
+    return ""
 
 
 def to_volume(volume: Volume) -> tuple[np.ndarray, Orientation]:
@@ -137,14 +168,16 @@ def to_volume(volume: Volume) -> tuple[np.ndarray, Orientation]:
     )
 
 
-def nearest_axes(affine: np.ndarray) -> tuple[tuple[int, ...], tuple[bool, ...], tuple[float, float, float]]:
-    """For Z, Y, X: (axis of the file, whether it runs the other way, its spacing in mm).
+def nearest_axes(
+    affine: np.ndarray, plane: str = "axial"
+) -> tuple[tuple[int, ...], tuple[bool, ...], tuple[float, float, float]]:
+    """For slices, rows and columns of a plane (axial: Z, Y, X): (axis of the file, whether it runs the other way, spacing in mm).
 
     Of the six assignments the one with the largest sum of squared cosines is taken; the first of equals.
     """
     columns = np.asarray(affine, np.float64)[:3, :3]
     lengths = np.linalg.norm(columns, axis=0)
-    cosines = _TARGET @ (columns / lengths)  # [target Z Y X, axis of the file]
+    cosines = PLANES[plane] @ (columns / lengths)  # [target, axis of the file]
     fit = lambda order: round(sum(cosines[t, a] ** 2 for t, a in enumerate(order)), 9)
     axes = max(itertools.permutations(range(3)), key=fit)
     flips = tuple(bool(cosines[t, a] < 0) for t, a in enumerate(axes))

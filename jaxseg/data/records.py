@@ -142,6 +142,8 @@ class Recipe:
         a canvas of `size`, cut or padded; "patches", resampled to `spacing`, or kept on its grid for None, whatever size it then
         has: patches of `size` are drawn from it, windows of `size` predict it. Volumes are always "patches".
       statistics: for "ct_zscore" (lowest, highest, mean, standard deviation) of each channel (`statistics.of_foreground`).
+      plane: in which volumes are cut into slices: "axial", "coronal", "sagittal"; "" for axial, where those are pictures
+        (`geometry.to_slices`).
     """
 
     size: tuple[int, ...]
@@ -162,3 +164,4 @@ class Recipe:
     nonzero: bool = False
     statistics: tuple[tuple[float, ...], ...] = ()
     fit: str = "stretch"
+    plane: str = ""

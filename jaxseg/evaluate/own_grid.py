@@ -96,7 +96,7 @@ class OwnGrid:
         images, mask = base.read_files(self.dataset, case, self.meanings)
         if not self._slices:
             images, mask = [base.cut(image, case.slab) for image in images], base.cut(mask, case.slab)
-        truth, orientation = to_slices(mask) if self._slices else to_volume(mask)
+        truth, orientation = to_slices(mask, self.run.recipe.plane) if self._slices else to_volume(mask)
         if self.run.record["config"]["data"]["whole"]:
             truth = (truth > 0).astype(np.uint8)
         return images, np.ascontiguousarray(truth), orientation

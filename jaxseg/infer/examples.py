@@ -82,7 +82,7 @@ class Slices:
         images = [images[0], *(volumes.paired(images[0], other) for other in images[1:])]
         if not (self._normalised and self.recipe.intensity == "brain"):
             images = [preprocess.whole(image, self.recipe) for image in images]
-        found, (orientation, *_) = zip(*(to_slices(image) for image in images))
+        found, (orientation, *_) = zip(*(to_slices(image, self.recipe.plane) for image in images))
         scan = np.concatenate([a if a.ndim == 4 else a[..., None] for a in found], -1) if len(found) > 1 else found[0]
         spacing = self._spacing(orientation)
         prepared = [preprocess.prepare(scan[z], self.recipe, spacing) for z in (range(len(scan)) if chosen is None else chosen)]

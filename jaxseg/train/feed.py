@@ -297,7 +297,9 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, channel_run: str | Pa
 
 
 def _log_left_out(store: base.Store, log) -> None:
-    """Log every case that was left out, with the reason."""
+    """Log what is wrong with the data that are left, and every case that was left out, with the reason."""
+    for line in store.warnings:
+        log.say(f"WARNING {line}")
     for bad in store.left_out.bad:
         log.say(f"left out: case {bad.case}: [{bad.code}] {bad.reason}")
     if store.left_out.bad:

@@ -89,6 +89,7 @@ def recipe_of(config, dataset: DataSet) -> Recipe:
         extra=tuple(d.extra),
         target=d.target,
         fit="patches" if d.whole else d.fit,  # whole volumes keep their grid in the store; the network's input is shrunk from it
+        plane=d.plane,
     )
 
 

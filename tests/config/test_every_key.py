@@ -100,6 +100,7 @@ ROWS = {
     "data.mean": both((0.5,), "step", data__mean=(0.1,), data__std=(0.3,)),
     "data.std": both((0.5,), "step", data__mean=(0.1,), data__std=(0.3,)),
     "data.filter": slices("lanczos", "prepared"),
+    "data.plane": slices("coronal", ("a picture has no coronal plane",), by="prepared"),
     "data.crop": slices((16, 16), "prepared"),
     "data.blur": slices(1.0, "prepared"),
     "data.extra": slices(("kmeans",), "prepared", also={"data.channels": 2}),

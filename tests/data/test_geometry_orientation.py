@@ -8,6 +8,7 @@ import pytest
 
 from jaxseg.data.geometry import Photo, to_slices
 from jaxseg.data.records import Volume
+from jaxseg.types import DataError
 
 ALL_48 = [(p, s) for p in itertools.permutations(range(3)) for s in itertools.product((1, -1), repeat=3)]
 SHAPE, ZOOMS = (3, 4, 5), (0.5, 0.75, 4.0)
@@ -126,3 +127,55 @@ def test_restore_refuses_slices_of_another_shape():
     _, orientation = to_slices(_volume(np.eye(4)))
     with pytest.raises(ValueError, match="takes"):
         orientation.restore(np.zeros((5, 3, 4)))
+
+
+# ------------------------------------------------------------------ planes
+ACQUIRED = {  # plane -> the axes of a scan [slices, rows, columns] as directions in RAS, 4 mm between slices of 1 mm pixels
+    "axial": [(0, 0, 1), (0, -1, 0), (-1, 0, 0)],
+    "coronal": [(0, -1, 0), (0, 0, -1), (-1, 0, 0)],
+    "sagittal": [(-1, 0, 0), (0, 0, -1), (0, -1, 0)],
+}
+
+
+def _acquired(plane, shape=(5, 30, 40), sizes=(4.0, 1, 1)):
+    array = np.arange(np.prod(shape)).reshape(shape)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(ACQUIRED[plane], float).T * sizes
+    return Volume(array, affine, None, "scan.nii.gz")
+
+
+@pytest.mark.parametrize("plane", ACQUIRED)
+def test_slices_in_the_plane_of_the_scan_are_those_that_were_acquired(plane):
+    volume = _acquired(plane)
+    slices, orientation = to_slices(volume, plane)
+    np.testing.assert_array_equal(slices, volume.array)
+    assert orientation.spacing == (4.0, 1.0, 1.0)
+    np.testing.assert_array_equal(orientation.restore(slices), volume.array)
+    turned = Volume(volume.array.transpose(2, 0, 1)[::-1], volume.affine @ MOVED(volume.array.shape), None, "b")
+    np.testing.assert_array_equal(to_slices(turned, plane)[0], volume.array)
+
+
+def MOVED(shape):
+    """From the indices of `array.transpose(2, 0, 1)[::-1]` to those of the array."""
+    return np.array([[0, 1, 0, 0], [0, 0, 1, 0], [-1, 0, 0, shape[2] - 1], [0, 0, 0, 1.0]])
+
+
+@pytest.mark.parametrize("plane", ["coronal", "sagittal"])
+@pytest.mark.parametrize("shape, sizes", [((5, 30, 40), (4.0, 1, 1)), ((1, 96, 96), (1.0, 1, 1)), ((3, 30, 40), (1.0, 1, 1))])
+def test_a_scan_that_is_thin_in_its_axial_plane_is_refused_and_the_remedy_works(plane, shape, sizes):
+    volume = _acquired(plane, shape, sizes)
+    with pytest.raises(DataError, match=f"set data.plane='{plane}'") as caught:
+        to_slices(volume, "")
+    assert caught.value.code == "DATA_PLANE"
+    assert to_slices(volume, plane)[0].shape == shape
+    assert to_slices(volume, "axial")[0].shape[1:] != shape[1:]  # all the same
+
+
+def test_axial_and_even_scans_are_cut_without_a_word():
+    for plane, shape, sizes in (
+        ("axial", (5, 30, 40), (4.0, 1, 1)),
+        ("axial", (1, 96, 96), (1.0, 1, 1)),
+        ("sagittal", (20, 30, 40), (1.0,) * 3),
+    ):
+        volume = _acquired(plane, shape, sizes)
+        np.testing.assert_array_equal(to_slices(volume, "")[0], to_slices(volume)[0])

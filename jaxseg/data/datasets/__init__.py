@@ -4,14 +4,15 @@ A module has `load(root, *, ...) -> DataSet`, whose keyword arguments are the op
 `phantom(kind) -> folder` where it comes with data of its own.
 """
 
+import dataclasses
 import inspect
 from pathlib import Path
 
-from jaxseg.data.datasets import brats, brats_arrays, ct_ich, folder, kvasir, lungs, organs_ct, scoliosis
+from jaxseg.data.datasets import brats, brats_arrays, ct_ich, folder, kvasir, lungs, organs_ct, scoliosis, unread
 from jaxseg.data.datasets.own import nnunet_raw
 from jaxseg.data.formats import discover
 from jaxseg.data.records import DataSet
-from jaxseg.types import ConfigError
+from jaxseg.types import ConfigError, DataError
 from jaxseg.utils.lookup import lookup
 
 MODULES = {
@@ -44,7 +45,14 @@ def load(name: str, root: str | Path, **options) -> DataSet:
         if key not in known:
             raise ConfigError(f"data set {name!r} takes no option {key!r}; it takes {', '.join(known)}; leave {key!r} out")
     with discover.links_inside(root):
-        return module.load(root, **given)
+        try:
+            dataset = module.load(root, **given)
+        except DataError as error:
+            line = unread.below(Path(root)) if error.code == "DATA_MISSING" else ""
+            if not line:
+                raise
+            raise DataError(f"{error}; {line}", error.code) from error
+    return dataclasses.replace(dataset, notes=(*dataset.notes, *unread.notes(dataset)))
 
 
 def options_of(name: str) -> tuple[str, ...]:

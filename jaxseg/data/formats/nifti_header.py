@@ -209,18 +209,20 @@ def _chosen(header, sform: int, qform: int, path, geometry) -> np.ndarray:
     if not np.isfinite(lengths).all() or np.all(np.abs(lengths - zooms) <= SIZES_AGREE * zooms):
         return affine
     shown = lambda sizes: " x ".join(f"{v:.5g}" for v in sizes)
-    contradiction = f"the sform's voxel sizes, {shown(lengths)} mm, contradict pixdim, {shown(zooms)} mm"
+    contradiction, sizes = "the sform's voxel sizes contradict pixdim", f"{shown(lengths)} mm against {shown(zooms)} mm"
     if _unset(zooms) and not _unset(lengths):
-        remark(f"{contradiction}, which is not set; the sform's are used", path)
+        remark(f"{contradiction}, which is not set; the sform's are used", path, detail=sizes)
         return affine
     if by_qform is not None and (_unset(lengths) or sform > 1):  # an affine to another scan or a template may scale
-        remark(f"{contradiction}; qform and pixdim are used", path)
+        remark(f"{contradiction}; qform and pixdim are used", path, detail=sizes)
         return by_qform
     if _unset(lengths) and not qform:
-        remark(f"{contradiction}; the sform's directions are used with the sizes of pixdim", path)
+        remark(f"{contradiction}; the sform's directions are used with the sizes of pixdim", path, detail=sizes)
         return affine @ np.diag([*(zooms / lengths), 1.0])
     raise geometry(
-        contradiction, "one of them is wrong, and so would be all sizes", "correct the header, or export the file again"
+        f"{contradiction}, {sizes}",
+        "one of them is wrong, and so would be all sizes",
+        "correct the header, or export the file again",
     )
 
 

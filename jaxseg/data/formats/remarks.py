@@ -14,32 +14,34 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class _Kind:
-    """Files of one kind: how many, the largest amount, and where that was."""
+    """Files of one kind: how many, the largest amount, and where that was, with what stood there."""
 
     count: int
     amount: float
     path: str
+    detail: str
 
 
 _open: contextvars.ContextVar[dict[str, _Kind] | None] = contextvars.ContextVar("remarks", default=None)
 
 
-def remark(text: str, path: str | Path, amount: float = 0.0) -> None:
+def remark(text: str, path: str | Path, amount: float = 0.0, detail: str = "") -> None:
     """Tell about a file: at once as a warning, or inside of `collected` at its end.
 
     Args:
-      text: what was found and what is done about it; "{amount}" in it stands for the number.
+      text: what was found and what is done about it, the same for all files of a kind; "{amount}" in it stands for the number.
       path: the file.
       amount: how much of it; of many files the largest is told.
+      detail: of this file.
     """
     found = _open.get()
     if found is None:
-        _log.warning("%s", _line(text, _Kind(1, amount, str(path))))
+        _log.warning("%s", _line(text, _Kind(1, amount, str(path), detail)))
         return
-    kind = found.setdefault(text, _Kind(0, amount, str(path)))
+    kind = found.setdefault(text, _Kind(0, amount, str(path), detail))
     kind.count += 1
     if amount > kind.amount:
-        kind.amount, kind.path = amount, str(path)
+        kind.amount, kind.path, kind.detail = amount, str(path), detail
 
 
 @contextlib.contextmanager
@@ -57,6 +59,7 @@ def collected(say: Callable[[str], None]) -> Iterator[None]:
 
 def _line(text: str, kind: _Kind) -> str:
     text = text.replace("{amount}", f"{kind.amount:.3g}")
+    detail = f", {kind.detail}" if kind.detail else ""
     if kind.count == 1:
-        return one_line(f"{kind.path}: {text}")
-    return one_line(f"{kind.count} files: {text} ({'the most' if kind.amount else 'the first'}: {kind.path})")
+        return one_line(f"{kind.path}: {text}{f' ({kind.detail})' if kind.detail else ''}")
+    return one_line(f"{kind.count} files: {text} ({'the most' if kind.amount else 'the first'}: {kind.path}{detail})")

@@ -20,6 +20,8 @@ from jaxseg.data.records import Volume
 from jaxseg.types import ConfigError
 from jaxseg.utils import files, guard
 
+VERSION = 2  # of what readers make of a file: raise it when they would read one otherwise, so that stores are built anew
+
 __all__ = ["check_labels", "check_pair", "find_inputs", "is_photo", "paired", "read_volume", "write_like"]
 
 

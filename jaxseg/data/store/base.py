@@ -14,7 +14,7 @@ import abc
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class Store(abc.ABC):
       regions: ((name, classes), ...), unions of classes.
       fingerprint: digest of all that decides the bytes.
       left_out: the cases that could not be used; no row is theirs.
+      warnings: lines about the data that everybody who trains on them should read.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class Store(abc.ABC):
     regions: tuple[tuple[str, tuple[int, ...]], ...] = dataclasses.field(default=(), kw_only=True)
     fingerprint: str = dataclasses.field(default="", kw_only=True)
     left_out: bad_cases.LeftOut = dataclasses.field(default=bad_cases.LeftOut(), kw_only=True)
+    warnings: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
     _checked: set[int] = dataclasses.field(default_factory=set, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -153,6 +155,7 @@ def write_manifest(
     synthetic: bool,
     regions=(),
     fingerprint: str = "",
+    warnings: Sequence[str] = (),
     **about,
 ) -> None:
     """Write the rows and what `open_manifest` reads; `about` is kept for people."""
@@ -168,6 +171,7 @@ def write_manifest(
             "regions": regions,
             "rules": RULES,
             "fingerprint": fingerprint,
+            "warnings": list(warnings),
             "examples": len(rows),
             "columns": columns,
             "digest": rows.digest,
@@ -199,6 +203,7 @@ def open_manifest(folder: Path, layout: str) -> dict[str, Any]:
             "regions": regions,
             "fingerprint": manifest["fingerprint"],
             "left_out": left_out,
+            "warnings": tuple(manifest["warnings"]),
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxseg.data.geometry import to_slices, to_volume
+from jaxseg.data.prepare import contrast
 from jaxseg.data.prepare.canvas import crop_box, placement
 from jaxseg.data.prepare.examples import place_scan, prepare, prepare_mask, prepare_scan, whole
 from jaxseg.data.prepare.mask_values import Meanings
@@ -26,6 +27,7 @@ class Slice(NamedTuple):
     index: int  # along the file's own third axis
     spacing: tuple[float, float] | None  # (row mm, column mm); None for photographs
     kept: bool  # under the data set's protocol
+    raw: np.ndarray  # [H, W, C], `image` before what `intensity` does to whole volumes
 
 
 class PreparedExample(NamedTuple):
@@ -46,17 +48,19 @@ class PreparedExample(NamedTuple):
 
 @dataclasses.dataclass
 class Tally:
-    """Counts over cases: slices or volumes read, foreground pixels of the kept slices, those of them that the crop cut, and
-    what values of masks were taken for.
+    """Counts over cases: slices or volumes read, foreground pixels of the kept slices, those of them that the crop cut,
+    what values of masks were taken for, and the intensities of each case.
     """
 
     seen: int = 0
     foreground: int = 0
     cut: int = 0
     meanings: Meanings = dataclasses.field(default_factory=Meanings)
+    levels: list[contrast.Levels] = dataclasses.field(default_factory=list)
 
     def add(self, other: "Tally") -> None:
         self.seen, self.foreground, self.cut = self.seen + other.seen, self.foreground + other.foreground, self.cut + other.cut
+        self.levels += other.levels
 
     def lines(self, recipe: Recipe, labels: tuple[str, ...]) -> list[str]:
         """What is to be said of a build: what values of masks were taken for, and what the crop cut away."""
@@ -78,27 +82,29 @@ def read_case(dataset: DataSet, case: Case, recipe: Recipe | None = None, meanin
     """All slices of a case, feet to head, images and masks checked against each other.
 
     Args:
-      recipe: whose `intensity` says what happens to whole volumes before they are cut; None: nothing.
+      recipe: its `intensity` says what happens to whole volumes before they are cut, its `plane` how; None: nothing, axial.
       meanings: counts what the mask's values were taken for.
     Raises:
       DataError: a file that cannot be used, or DATA_MISSING for a case without image or mask.
     """
     read, mask = base.read_files(dataset, case, meanings)
+    untouched, plane = read, recipe.plane if recipe is not None else "axial"
     if recipe is not None and not (recipe.intensity == "brain" and dataset.normalised):
         try:
             read = [whole(volume, recipe) for volume in read]
         except DataError as error:  # the rule knows values, not files
             raise DataError(f"case {case.id}: {error}", error.code) from error
-    labels, orientation = to_slices(mask)
-    images = [to_slices(volume)[0] for volume in read]
-    images = [a if a.ndim == 4 else a[..., None] for a in images]  # [Z, Y, X, c]
+    labels, orientation = to_slices(mask, plane)
+    stacks = lambda volumes: [a if a.ndim == 4 else a[..., None] for a in (to_slices(v, plane)[0] for v in volumes)]
+    images, raws = stacks(read), stacks(untouched)  # [Z, Y, X, c]
+    joined = lambda stacks, z: np.concatenate([a[z] for a in stacks], -1) if len(stacks) > 1 else stacks[0][z]
     if labels.ndim != 3:
         raise DataError(f"case {case.id}: the mask has shape {labels.shape} as slices; it must be [Z, Y, X]", "DATA_LABEL")
     spacing = orientation.spacing[1:] if orientation.axes else None
     for z, truth in enumerate(labels):
         index = orientation.file_index(z)
-        image = np.concatenate([a[z] for a in images], -1) if len(images) > 1 else images[0][z]
-        yield Slice(image, truth, index, spacing, bool(dataset.keep_slice(case, index, truth)))
+        kept = bool(dataset.keep_slice(case, index, truth))
+        yield Slice(joined(images, z), truth, index, spacing, kept, joined(raws, z))
 
 
 def examples_of(dataset: DataSet, recipe: Recipe, case: Case, *, meanings: Meanings | None = None) -> CaseExamples:
@@ -122,7 +128,7 @@ def nothing_kept(dataset: DataSet, tally: Tally) -> DataError:
 
 
 def _slices(dataset: DataSet, recipe: Recipe, case: Case, meanings: Meanings | None) -> CaseExamples:
-    kept, tally = [], Tally()
+    kept, tally, raws, placed = [], Tally(), [], False
     row = {"case": case.id, "patient": case.patient, "stratum": dataset.stratum(case)}
     for piece in read_case(dataset, case, recipe, meanings):
         tally.seen += 1
@@ -139,6 +145,10 @@ def _slices(dataset: DataSet, recipe: Recipe, case: Case, meanings: Meanings | N
             tally.foreground += there
             tally.cut += there - np.count_nonzero(piece.mask[crop_box(piece.mask.shape, recipe.crop)])
         kept.append(PreparedExample(image, labels, row | {"slice": piece.index}, _grid(place, piece.mask.shape, piece.spacing)))
+        raws.append(piece.raw)
+        placed = piece.spacing is not None
+    if kept:
+        tally.levels.append(contrast.levels_of(case.id, raws, [example.image for example in kept], placed=placed))
     return CaseExamples(kept, tally)
 
 
@@ -153,7 +163,11 @@ def _volume(dataset: DataSet, recipe: Recipe, case: Case, meanings: Meanings | N
     except DataError as error:
         raise DataError(f"case {case.id}: {error}", error.code) from error
     row = {"case": case.id, "patient": case.patient, "stratum": dataset.stratum(case)}
-    return CaseExamples([PreparedExample(image, mask, row, _grid(place, labels.shape, orientation.spacing))], Tally(1))
+    raws = np.concatenate([v.array if v.array.ndim == 4 else v.array[..., None] for v in read], -1)
+    levels = [contrast.levels_of(case.id, [raws], [image], placed=True)]
+    return CaseExamples(
+        [PreparedExample(image, mask, row, _grid(place, labels.shape, orientation.spacing))], Tally(1, levels=levels)
+    )
 
 
 def _grid(place, shape: tuple[int, ...], spacing: tuple[float, ...] | None) -> dict:

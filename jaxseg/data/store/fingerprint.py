@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from jaxseg.data.formats import volumes
 from jaxseg.data.prepare import canvas, intensity, labels, masks, resample
 from jaxseg.data.records import DataSet, Recipe
 from jaxseg.data.store import foreground
 from jaxseg.utils import files
 
 RULES = {
+    "formats": volumes.VERSION,
     "intensity": intensity.VERSION,
     "resample": resample.VERSION,
     "labels": labels.VERSION,

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxseg.data.formats import remarks
+from jaxseg.data.prepare import contrast
 from jaxseg.data.prepare.examples import dtype_of
 from jaxseg.data.prepare.labels import dtype_for
 from jaxseg.data.records import DataSet, Recipe
@@ -204,6 +206,7 @@ def write(
     synthetic: bool,
     regions,
     fingerprint: str = "",
+    warnings: Callable[[], list[str]] = list,
     log: Callable[[str], None] = print,
 ) -> None:
     """Fill an empty folder with prepared examples of one rank.
@@ -214,6 +217,7 @@ def write(
       recipe: how they were prepared.
       count: how many there are, for the space they will take; None where that is not known.
       name, synthetic, regions, fingerprint: of the store.
+      warnings: lines about the data, asked for after the last item.
     Raises:
       StorageError: the examples still to come would not fit.
     """
@@ -253,6 +257,7 @@ def write(
         synthetic=synthetic,
         regions=regions,
         fingerprint=fingerprint,
+        warnings=warnings(),
     )
     rank = len(found[0]["shape"])
     log(f"{FOLDERS[rank]}: {name}, {len(found)} {noun}, {_gib(sum(sizes))}, {time.monotonic() - started:.1f} s")
@@ -275,6 +280,7 @@ def _deciding(recipe: Recipe) -> Recipe:
         nonzero=recipe.nonzero,
         statistics=recipe.statistics,
         fit=recipe.fit,
+        plane=recipe.plane,
     )
 
 
@@ -284,17 +290,19 @@ def _build(folder: Path, dataset: DataSet, recipe: Recipe, log: Callable[[str], 
         raise DataError(f"{dataset.name}: no case under {dataset.root}; check data.root", "DATA_EMPTY")
     bad: list[bad_cases.Bad] = []
     tally = cases.Tally()
-    write(
-        folder,
-        _items(dataset, recipe, tally, bad_share, bad),
-        recipe,
-        count=len(dataset.cases) if len(recipe.size) == 3 else None,
-        name=dataset.name,
-        synthetic=dataset.synthetic,
-        regions=dataset.regions,
-        fingerprint=before,
-        log=log,
-    )
+    with remarks.collected(log):
+        write(
+            folder,
+            _items(dataset, recipe, tally, bad_share, bad),
+            recipe,
+            count=len(dataset.cases) if len(recipe.size) == 3 else None,
+            name=dataset.name,
+            synthetic=dataset.synthetic,
+            regions=dataset.regions,
+            fingerprint=before,
+            warnings=lambda: contrast.warnings(tally.levels, recipe),
+            log=log,
+        )
     for line in tally.lines(recipe, dataset.labels):
         log(line)
     bad_cases.write(folder, bad_cases.LeftOut(tuple(bad), len(dataset.cases)))

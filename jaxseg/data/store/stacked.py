@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.data.prepare import channels, intensity
+from jaxseg.data.formats import remarks
+from jaxseg.data.prepare import channels, contrast, intensity
 from jaxseg.data.prepare.examples import dtype_of
 from jaxseg.data.prepare.labels import dtype_for
 from jaxseg.data.records import DataSet, Recipe
@@ -274,7 +275,7 @@ def _build(
     before = fingerprint(dataset, recipe, extra_id)
     started, bad, tally = time.monotonic(), [], cases.Tally()
     examples = _examples(dataset, recipe, tally, log, bad_share, bad)
-    with Writer(folder, recipe) as writer:
+    with Writer(folder, recipe) as writer, remarks.collected(log):
         while chunk := list(itertools.islice(examples, TOGETHER if recipe.extra else 1)):
             inputs = channels.extend(np.stack([example.image for example in chunk]), recipe.extra, extra)
             for (own, labels, row, _), image in zip(chunk, inputs):
@@ -290,6 +291,7 @@ def _build(
             synthetic=dataset.synthetic,
             regions=dataset.regions,
             fingerprint=before,
+            warnings=contrast.warnings(tally.levels, recipe),
             cases=len(dataset.cases),
             slices=tally.seen,
             generated_by=extra_id,

@@ -362,3 +362,25 @@ def test_scoliosis_fill_is_pillows_and_later_lines_win():
     objects = [(0, [(0, 0), (1, 0), (1, 1), (0, 1)]), (1, [(0, 0), (0.5, 0), (0.5, 1), (0, 1)])]
     drawn = scoliosis.draw(objects, (10, 20))
     assert (drawn[:, :11] == 2).all() and (drawn[:, 11:] == 1).all()
+
+
+# ------------------------------------------------------------------ what is not read
+def test_files_that_no_reader_takes_are_counted_by_suffix(tmp_path):
+    for part in ("images", "masks"):
+        (tmp_path / part).mkdir()
+        for i in range(4):
+            Image.fromarray(np.eye(9, dtype=np.uint8)).save(tmp_path / part / f"{i}.{'bmp' if i % 2 else 'png'}")
+        for i in range(3):
+            (tmp_path / part / f"n{i}.nrrd").write_bytes(b"NRRD0004")
+        (tmp_path / part / "notes.txt").write_text("x")
+        (tmp_path / part / ".hidden.nrrd").write_bytes(b"x")
+    found = datasets.load("folder", tmp_path)
+    assert len(found.cases) == 4
+    (note,) = [n for n in found.notes if n.startswith("not read")]
+    assert note.startswith("not read: 6 .nrrd (images/n0.nrrd, ...); ") and ".bmp" in note
+    for part in ("images", "masks"):
+        for path in (tmp_path / part).glob("?.*"):
+            path.unlink()
+    with pytest.raises(DataError, match=r"no pair of image and mask.*not read: 6 \.nrrd") as caught:
+        datasets.load("folder", tmp_path)
+    assert caught.value.code == "DATA_MISSING" and len(str(caught.value).splitlines()) == 1

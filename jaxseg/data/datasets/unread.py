@@ -1,0 +1,70 @@
+"""What lies in a data set's folders and is not read: counted by suffix, so that half a data set is never left out unseen."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from jaxseg.data.formats import nifti, photos
+from jaxseg.data.formats.discover import SUFFIXES, has_suffix
+from jaxseg.data.records import DataSet
+
+TEXT = (
+    ".txt",
+    ".csv",
+    ".tsv",
+    ".json",
+    ".md",
+    ".yaml",
+    ".yml",
+    ".xml",
+    ".html",
+    ".pdf",
+    ".xlsx",
+    ".log",
+    ".bval",
+    ".bvec",
+    ".py",
+)
+DOUBLE = (".nii.gz", ".seg.nrrd", ".nii.zst", ".nii.bz2", ".tar.gz")
+MOST = 200_000  # entries that are looked at below a folder that could not be read
+
+
+def notes(dataset: DataSet) -> tuple[str, ...]:
+    """A line for the files beside those of the cases that no reader takes; () where there are none."""
+    used = {path for case in dataset.cases for path in (*case.images, *([case.mask] if case.mask else []), *case.parts)}
+    used |= {path.parent if path.is_file() else path for path in used}  # folders of DICOM series, and of packed arrays
+    folders = {path.parent for case in dataset.cases for path in (*case.images, *([case.mask] if case.mask else []), *case.parts)}
+    there = (folder / name for folder in sorted(folders) for name in _names(folder))
+    line = describe((p for p in there if p not in used), dataset.root)
+    return (line,) if line else ()
+
+
+def below(root: Path) -> str:
+    """The same line for everything below a folder that holds no case; "" where there is nothing."""
+    walked = (Path(folder) / name for folder, _, names in os.walk(root) if "/." not in folder for name in names)
+    return describe((path for _, path in zip(range(MOST), walked) if not path.name.startswith(".")), root)
+
+
+def describe(paths: Iterable[Path], root: Path) -> str:
+    """ "not read: 10 .nrrd (images/a.nrrd, ...)" of those of the files that no reader knows; "" for none."""
+    count, first = Counter(), {}
+    for path in paths:
+        if has_suffix(path, (*SUFFIXES, *TEXT)) or not path.is_file():
+            continue
+        suffix = next((s for s in DOUBLE if has_suffix(path, (s,))), path.suffix.lower()) or "without a suffix"
+        count[suffix] += 1
+        first.setdefault(suffix, path.relative_to(root) if path.is_relative_to(root) else path)
+    if not count:
+        return ""
+    words = ", ".join(f"{n} {suffix} ({first[suffix]}{', ...' if n > 1 else ''})" for suffix, n in count.most_common(6))
+    more = f" and {len(count) - 6} more suffixes" if len(count) > 6 else ""
+    return f"not read: {words}{more}; {' '.join((*nifti.SUFFIXES, *photos.SUFFIXES))} are: convert the files, or move them away"
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """Visible entries of a folder, sorted; nothing where it cannot be listed."""
+    try:
+        yield from sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError:
+        return

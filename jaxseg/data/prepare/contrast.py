@@ -1,0 +1,134 @@
+"""What preparation leaves of an image: its values before and after, and warnings where little or nothing is left."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxseg.data.records import Recipe
+
+QUANTILES = (0, 1, 50, 99, 100)  # per cent: lowest, almost lowest, median, almost highest, highest
+LEAST = 0.05  # share of its contrast, or of the network's range, under which an image is as good as empty
+SAMPLES = 1 << 18  # values of a channel of a case that are looked at
+OUTPUT = {"grey": 255.0, "ct": 2.0}  # width of the range that a window maps to
+
+
+@dataclasses.dataclass(frozen=True)
+class Levels:
+    """Values of one case.
+
+    Attributes:
+      case: its id.
+      before: [C, 5] QUANTILES of each channel as it was read.
+      after: [C', 5] of each channel as the network gets it.
+      placed: whether it has a position in space: no photograph.
+    """
+
+    case: str
+    before: np.ndarray
+    after: np.ndarray
+    placed: bool
+
+    @property
+    def constant(self) -> bool:
+        """Whether nothing but one value is left, of an image that had several."""
+        return bool((self.after[:, 0] == self.after[:, -1]).all())
+
+
+def levels_of(case: str, before: Sequence[np.ndarray], after: Sequence[np.ndarray], *, placed: bool) -> Levels:
+    """The levels of a case.
+
+    Args:
+      before: its slices, or its volumes, one or several: [*S, C] each, of the same channels.
+      after: the same prepared.
+    """
+    return Levels(case, _quantiles(before), _quantiles(after), placed)
+
+
+def warnings(found: Sequence[Levels], recipe: Recipe) -> list[str]:
+    """One line for each thing that is wrong with the intensities of many cases."""
+    lines, window = [], recipe.window if recipe.intensity in OUTPUT else None
+    constant = [f.case for f in found if f.constant]
+    if constant:
+        flat = [f.case for f in found if f.constant and (f.before[:, 0] == f.before[:, -1]).all()]
+        why = "as they were in their files" if len(flat) == len(constant) else f"after preparation{_rule(recipe)}"
+        lines.append(f"{_some(constant, len(found))} {why} a constant image: nothing can be learnt from them; {_remedy(recipe)}")
+    if window is None:
+        return lines
+    rest = [f for f in found if not f.constant]
+    low, high = window[0] - window[1] / 2, window[0] + window[1] / 2
+    foreign = [f for f in rest if f.placed and f.before[:, 0].min() >= 0 and (low < 0 or f.before[:, 3].max() > high)]
+    if len(foreign) * 2 > len(found):
+        highest = max(f.before[:, -1].max() for f in foreign)
+        lines.append(
+            f"{_some([f.case for f in foreign], len(found))} without a value below 0 (up to {highest:g}): these are no HU, and "
+            f"data.window={window} is in HU (air is -1000); for MRI set data.intensity=brain and data.window=(), for a CT whose "
+            "intercept was lost export it again"
+        )
+        return lines
+    cut = [f.case for f in rest if _kept(f, low, high) < LEAST]
+    if cut:
+        lines.append(
+            f"{_some(cut, len(found))} with under {LEAST:.0%} of the contrast left by data.window={window}: their values lie "
+            f"outside of {low:g} to {high:g}; {_remedy(recipe)}"
+        )
+    faint = [f.case for f in rest if f.case not in cut and _filled(f, recipe) < LEAST]
+    if faint:
+        lines.append(
+            f"{_some(faint, len(found))} that fill under {LEAST:.0%} of what data.window={window} spans: "
+            f"hardly any contrast reaches the network; {_remedy(recipe)}"
+        )
+    return lines
+
+
+def table(found: Sequence[Levels], names: Sequence[str] = ()) -> list[str]:
+    """Lowest, 1 %, median, 99 % and highest value before and after, a line for each channel, over all cases."""
+    lines = []
+    for word, which in (("before", [f.before for f in found]), ("after", [f.after for f in found])):
+        count = {len(v) for v in which}
+        for c in range(max(count, default=0)):
+            values = np.stack([v[c] for v in which if len(v) > c])
+            over = [values[:, 0].min(), *np.median(values[:, 1:4], axis=0), values[:, 4].max()]
+            name = names[c] if c < len(names) else f"channel {c}" if max(count) > 1 else ""
+            text = ", ".join(f"{what} {v:.4g}" for what, v in zip(("lowest", "1 %", "median", "99 %", "highest"), over))
+            lines.append(f"{word} preparation{f', {name}' if name else ''}: {text}")
+    return lines
+
+
+def _quantiles(pieces: Sequence[np.ndarray]) -> np.ndarray:
+    """[C, 5]: the extremes of all values, the others of an even draw."""
+    pieces = [p if p.ndim > 2 else p[..., None] for p in pieces]
+    flat = [p.reshape(-1, p.shape[-1]) for p in pieces]
+    step = max(1, sum(len(f) for f in flat) // SAMPLES)
+    drawn = np.concatenate([f[::step] for f in flat]).astype(np.float32)
+    found = np.percentile(drawn, QUANTILES, axis=0)
+    found[0] = np.min([f.min(0) for f in flat], axis=0)
+    found[-1] = np.max([f.max(0) for f in flat], axis=0)
+    return found.T
+
+
+def _kept(found: Levels, low: float, high: float) -> float:
+    """The largest share of a channel's contrast (1 % to 99 %, else lowest to highest) that lies in the window."""
+    shares = []
+    for values in found.before:
+        a, b = (values[1], values[3]) if values[3] > values[1] else (values[0], values[-1])
+        shares.append((np.clip(b, low, high) - np.clip(a, low, high)) / (b - a) if b > a else 1.0)
+    return float(max(shares))
+
+
+def _filled(found: Levels, recipe: Recipe) -> float:
+    """The share of the network's range that a case spans."""
+    scale = OUTPUT[recipe.intensity] / (255.0 if recipe.intensity == "grey" and len(recipe.size) != 2 else 1.0)
+    return float((found.after[:, -1] - found.after[:, 0]).max() / scale)
+
+
+def _rule(recipe: Recipe) -> str:
+    return f" by data.window={recipe.window}" if recipe.window else ""
+
+
+def _remedy(recipe: Recipe) -> str:
+    return "choose data.window by the values that --mode=check prints" if recipe.window else "check the files"
+
+
+def _some(cases: Sequence[str], of: int) -> str:
+    return f"{len(cases)} of {of} cases ({', '.join(cases[:3])}{', ...' if len(cases) > 3 else ''})"
