@@ -18,7 +18,7 @@ CHANNELS, CLASSES, OVERLAP = 4, 4, 0.25
 
 
 def works(name: str, options: Options) -> dict[str, dict]:
-    """Both figures of a case. The results may differ by float32 sums in another order alone, which are larger within a network."""
+    """Both figures of a case. The results differ by the order of float32 sums alone, by more in a network."""
     tolerance = 1e-5 if name == "1x1x1" else 1e-4
     found = {"whole": {"size": "x".join(map(str, (*_size(options), CHANNELS))), "tolerance": tolerance}}
     if name == "unet3d_xs":

@@ -68,7 +68,7 @@ class Log:
             self._events.picture(name, image, step)
 
     def epochs(self, rows: list[dict]) -> None:
-        """Write the CSV of all epochs so far (whole or not at all). A table that cannot be written is written with the next epoch."""
+        """Write the CSV of all epochs so far (whole or not at all). What cannot be written now is written with the next epoch."""
         if self.quiet or not rows:
             return
         text = io.StringIO()
