@@ -1,17 +1,22 @@
 """The data set's doctor: read every case once, say what is in it, and name everything that is wrong, before anything compiles."""
 
 import dataclasses
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from jaxseg.data.formats import remarks
+from jaxseg.data.prepare import contrast
 from jaxseg.data.prepare.examples import prepare, prepare_mask
 from jaxseg.data.prepare.mask_values import Meanings
 from jaxseg.data.records import Case, DataSet, Recipe
 from jaxseg.data.store import cases
 from jaxseg.types import DataError
 from jaxseg.utils import files
+
+FEW = 3  # cases with the same error that are listed one by one
 
 
 @dataclasses.dataclass
@@ -30,12 +35,22 @@ class DataReport:
 
     def __str__(self) -> str:
         return "\n".join(
-            [
-                *self.lines,
-                *(f"warning  {w}" for w in self.warnings),
-                *(f"error    {case}: [{e.code}] {e}" for case, e in self.errors.items()),
-            ]
+            [*self.lines, *(f"warning  {w}" for w in self.warnings), *(f"error    {line}" for line in _folded(self.errors))]
         )
+
+
+def _folded(errors: Mapping[str, DataError]) -> list[str]:
+    """A line for each error; one line with the count where more than FEW cases have the same but for names and numbers."""
+    kinds = defaultdict(list)
+    for case, error in errors.items():
+        kinds[error.code, re.sub(r"\S*/\S+|\d[\d.e+-]*", "", str(error).replace(case, ""))].append(case)
+    lines = []
+    for (code, _), named in kinds.items():
+        if len(named) > FEW:
+            lines.append(f"{len(named)} cases ({', '.join(named[:FEW])}, ...): [{code}] the first: {errors[named[0]]}")
+        else:
+            lines += [f"{case}: [{code}] {errors[case]}" for case in named]
+    return lines
 
 
 def check(dataset: DataSet, recipe: Recipe, *, patches: bool = True, log: Callable[[str], None] = print) -> DataReport:
@@ -51,16 +66,18 @@ def check(dataset: DataSet, recipe: Recipe, *, patches: bool = True, log: Callab
     report, volumes = DataReport(), len(recipe.size) == 3
     patches = patches and recipe.fit == "patches"
     tally = _Tally(np.zeros(len(dataset.labels) + 1, np.int64), *(("volume", "voxel") if volumes else ("slice", "pixel")))
-    for case in dataset.cases:
-        try:
-            if case.mask is None:
-                tally.unlabelled += 1
-            elif volumes:
-                _look_at_volume(report, tally, dataset, case, recipe, patches)
-            else:
-                _look_at_slices(report, tally, dataset, case, recipe, patches)
-        except DataError as error:
-            report.errors[case.id] = error
+    with remarks.collected(report.warnings.append):
+        for case in dataset.cases:
+            try:
+                if case.mask is None:
+                    tally.unlabelled += 1
+                elif volumes:
+                    _look_at_volume(report, tally, dataset, case, recipe, patches)
+                else:
+                    _look_at_slices(report, tally, dataset, case, recipe, patches)
+            except DataError as error:
+                report.errors[case.id] = error
+    report.warnings += [*dataset.notes, *contrast.warnings(tally.levels, recipe)]
     for case, copies in tally.copies.items():
         report.errors.setdefault(
             case,
@@ -82,6 +99,7 @@ def check(dataset: DataSet, recipe: Recipe, *, patches: bool = True, log: Callab
             "and training refuses it; take a smaller one"
         )
     _describe(report, tally, dataset)
+    report.lines += [f"levels   {line}" for line in contrast.table(tally.levels, recipe.modalities)]
     if report.errors:
         log(str(report))
         case, error = next(iter(report.errors.items()))
@@ -95,6 +113,7 @@ def check(dataset: DataSet, recipe: Recipe, *, patches: bool = True, log: Callab
 
 def _look_at_slices(report: DataReport, tally: "_Tally", dataset: DataSet, case: Case, recipe: Recipe, patches: bool) -> None:
     shape: tuple[int, ...] = ()  # all slices of a case have one
+    raws, images, placed = [], [], False
     for piece in cases.read_case(dataset, case, recipe, tally.meanings):
         image = prepare(piece.image, recipe, piece.spacing)
         tally.greyed += image.shape[-1] == 1 and piece.image.shape[2:] == (3,)
@@ -103,18 +122,24 @@ def _look_at_slices(report: DataReport, tally: "_Tally", dataset: DataSet, case:
         if not piece.kept:
             continue
         tally.keep(case, image, mask)
-        shape = mask.shape
+        raws.append(piece.raw)
+        images.append(image)
+        shape, placed = mask.shape, piece.spacing is not None
         if piece.mask.any() and not mask.any():
             report.warnings.append(
                 f"{case.id}, slice {piece.index}: none of {np.count_nonzero(piece.mask)} foreground pixels is "
                 f"left at {mask.shape[0]} x {mask.shape[1]}"
             )
+    if raws:
+        tally.levels.append(contrast.levels_of(case.id, raws, images, placed=placed))
     if patches and shape:
         _hold_against_patch(report, tally, case, shape, recipe)
 
 
 def _look_at_volume(report: DataReport, tally: "_Tally", dataset: DataSet, case: Case, recipe: Recipe, patches: bool) -> None:
-    ((image, mask, _, grid),) = cases.examples_of(dataset, recipe, case, meanings=tally.meanings).kept
+    found = cases.examples_of(dataset, recipe, case, meanings=tally.meanings)
+    ((image, mask, _, grid),) = found.kept
+    tally.levels += found.tally.levels
     tally.see(tuple(grid["scan_shape"]), tuple(grid["scan_spacing"]), image.min(), image.max())
     tally.keep(case, image, mask)
     if patches:
@@ -142,6 +167,7 @@ class _Tally:
     empty: int = 0
     unlabelled: int = 0  # cases without a mask
     largest: tuple[int, ...] = ()  # along each axis, of the images that patches are cut from
+    levels: list[contrast.Levels] = dataclasses.field(default_factory=list)
     greyed: int = 0  # colour pictures that become grey
     lowest: float = np.inf
     highest: float = -np.inf

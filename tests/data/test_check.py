@@ -82,3 +82,16 @@ def test_colours_that_become_grey_are_reported(tmp_path):
     recipe = dataclasses.replace(R, window=None, labels=dataset.labels)
     assert "colour   1 of 2 slices, made grey: data.channels" in str(check(dataset, recipe))
     assert "made grey" not in str(check(dataset, dataclasses.replace(recipe, channels=3)))
+
+
+def test_equal_errors_are_one_line_and_levels_and_remarks_are_told(tmp_path):
+    dataset, said = toy_set.make(tmp_path), []
+    assert "levels   before preparation: lowest" in str(check(dataset, R, log=said.append))
+    for case in dataset.cases[:5]:
+        case.mask.write_bytes(case.mask.read_bytes()[:-9])
+    with pytest.raises(DataError, match="5 errors in 6 cases"):
+        check(dataset, R, log=said.append)
+    (line,) = [line for line in said[0].splitlines() if line.startswith("error")]
+    assert line.startswith("error    5 cases (c00, c01, c02, ...): [DATA_TRUNCATED] the first: ")
+    blind = dataclasses.replace(R, window=(30000.0, 10.0))
+    assert "constant image" in str(check(toy_set.make(tmp_path / "b"), blind))
