@@ -147,6 +147,14 @@ def base() -> ConfigDict:
     search.low = 0.1  # each class's weight is searched from here, background's being 1,
     search.high = 30.0  # to here, on a logarithmic scale
 
+    c.compare = compare = ConfigDict()  # --mode=compare: every model (or variant) with every seed and fold, side by side
+    compare.models = ()  # registry names; (): the config's own network
+    compare.seeds = ()  # random seeds; (): the config's own
+    compare.folds = 0  # into how many parts the patients are split; 0: the config's own split
+    compare.fold = ()  # which of these parts are tested, a run each; (): all
+    compare.vary = ()  # variants of the config: ((label, ((key, value), ...)), ...), e.g. (("large lr", (("optim.lr", 0.01),)),)
+    compare.measure = False  # measure memory and latency of every model on this device (compiles two more programs for each)
+
     c.mesh = mesh = ConfigDict()
     mesh.data = 0  # devices along the batch axis; 0: all
 

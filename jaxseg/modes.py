@@ -10,7 +10,8 @@ from jaxseg import checkpoint, preflight, recorded
 from jaxseg import config as configs
 from jaxseg.data import check as checks
 from jaxseg.data import datasets
-from jaxseg.experiments import evaluation
+from jaxseg.experiments import compare as comparisons
+from jaxseg.experiments import evaluation, measures
 from jaxseg.experiments import search as searches
 from jaxseg.infer import predict as prediction
 from jaxseg.models import summary as summaries
@@ -190,6 +191,26 @@ def check(call: Call) -> None:
     print(checks.check(dataset, setup.recipe_of(call.config, dataset), patches=not call.config.data.whole))
     for line in datasets.contradictions(dataset):
         print(f"warning  {line}")
+
+
+def compare(call: Call) -> int | None:
+    """Train, validate and test every combination of config.compare, each in a folder below the run folder, and compare them."""
+    if jax.process_count() > 1:
+        raise ConfigError(
+            "--mode=compare takes one process for each run; start the same command several times, and each takes other runs"
+        )
+
+    def cost(config, place: Path) -> dict[str, Any]:
+        return measures.measure(config, checkpoint.read_record(place)["model"]["num_classes"])
+
+    return comparisons.compare(
+        call.config,
+        call.workdir,
+        lambda config, place: train(call._replace(config=config, workdir=place)),
+        preflight.check,
+        cost,
+        lambda text: print(text, flush=True),
+    )
 
 
 def _count(params: dict) -> int:

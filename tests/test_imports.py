@@ -66,6 +66,7 @@ ARROWS = {
     "main": {"cli", "config", "modes", "train"},
     "dispatch": {"cli", "main"},
     "__main__": {"dispatch"},
+    "api": {"infer", "checkpoint", "recorded", "data", "metrics"},
     "convert": {"weights"},
     "bench": {
         "ops",

@@ -22,6 +22,18 @@ STATE, LOCK = "state.json", ".lock"
 _log = logging.getLogger(__name__)
 
 
+class InUse(ConfigError):
+    """Another process holds the folder.
+
+    Attributes:
+      holder: that process, in words.
+    """
+
+    def __init__(self, workdir: Path, holder: str):
+        self.holder = holder
+        super().__init__(f"{workdir} is in use by {holder}; wait for it, end it, or choose another --workdir")
+
+
 class Claim:
     """A run folder held by this process until it ends, or until `release`.
 
@@ -98,9 +110,7 @@ def _lock(file, workdir: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.seek(0)
-        raise ConfigError(
-            f"{workdir} is in use by {file.read().strip() or 'another process'}; wait for it, end it, or choose another --workdir"
-        ) from error
+        raise InUse(workdir, file.read().strip() or "another process") from error
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
             raise

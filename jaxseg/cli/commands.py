@@ -23,6 +23,11 @@ MODES = {
     "check": Command(
         "read every case of a data set and list what is wrong", "config", "jaxseg check folder --config.data.root=DIR"
     ),
+    "compare": Command(
+        "train several networks, seeds and folds, and set them side by side",
+        "config",
+        "jaxseg compare brats_unet3d --config.compare.models=unet3d_s,unetr --config.compare.seeds=24,42",
+    ),
     "search": Command(
         "Bayesian optimisation of the loss's class weights", "config", "jaxseg search brats2d:attention_unet2d,wcce"
     ),

@@ -76,6 +76,12 @@ NEUTRAL = (
     "search.objective",
     "search.low",
     "search.high",
+    "compare.models",
+    "compare.seeds",
+    "compare.folds",
+    "compare.fold",
+    "compare.vary",
+    "compare.measure",
 )
 POSITIVE = (
     "data.channels",
@@ -164,17 +170,21 @@ IDLE_IN_FILES = (
     "schedule.warmup_ratio",
     *WINDOWS,
 )
-_SEARCH = {key: (lambda c: False, "--mode=search") for key in NEUTRAL if key.startswith("search.")}
+_OTHERS = {
+    key: (lambda c: False, f"--mode={mode}") for mode in ("compare", "search") for key in NEUTRAL if key.startswith(f"{mode}.")
+}
 _OF_PREDICTION = {key: (lambda c: False, "--mode=predict") for key in ("infer.probabilities", "infer.overlay")}
 _OF_EVALUATION = {
     key: (lambda c: False, "--mode=evaluate") for key in NEUTRAL if key.startswith("eval.") and key != "eval.threshold"
 }
 # mode: {key: (whether it decides anything there, what it needs)}, of keys that are typed for that mode
 NEEDS_OF_MODES: dict[str, dict[str, tuple[Callable[[dict[str, Any]], bool], str]]] = {
-    "train": _SEARCH,
-    "evaluate": {**_SEARCH, **_OF_PREDICTION},
+    **dict.fromkeys(("train", "summary", "check"), _OTHERS),
+    "compare": {key: needs for key, needs in _OTHERS.items() if key.startswith("search.")},
+    "search": {key: needs for key, needs in _OTHERS.items() if key.startswith("compare.")},
+    "evaluate": {**_OTHERS, **_OF_PREDICTION},
     "predict": {
-        **_SEARCH,
+        **_OTHERS,
         **_OF_EVALUATION,
         **dict.fromkeys(WINDOWS, (lambda c: not c["infer.roi"], "infer.roi=''; the cascade segments one crop at a time")),
     },

@@ -12,14 +12,16 @@ _OF: dict[Any, str] = {
     int: "seed data.channels data.fold data.folds data.max_samples data.per_volume data.rank data.split_seed data.workers "
     "optim.accumulate schedule.warmup train.alarm_after train.batch_size train.bn_warmup train.epochs train.eval_every "
     "train.keep train.log_every train.save_every train.stop_nonfinite eval.batch_size infer.batch_size infer.windows "
-    "search.trials mesh.data",
+    "search.trials mesh.data compare.folds",
     float: "data.bad_share data.blur data.foreground optim.clip_norm optim.ema optim.lr optim.weight_decay "
     "schedule.warmup_ratio eval.threshold infer.overlap search.high search.low",
     bool: "data.coordinates data.regions data.whole model.softmax eval.postprocess eval.surface infer.overlay "
-    "infer.postprocess infer.probabilities",
+    "infer.postprocess infer.probabilities compare.measure",
     tuple[float, ...]: "data.crop data.fractions data.mean data.size data.spacing data.std data.window loss.aux_weights "
     "eval.thresholds infer.mirror",
-    tuple[str, ...]: "data.extra eval.tables infer.ensemble",
+    tuple[str, ...]: "data.extra eval.tables infer.ensemble compare.models",
+    tuple[int, ...]: "compare.fold compare.seeds",
+    tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]: "compare.vary",
     tuple[tuple[str, float], ...]: "loss.aux_terms loss.learnable loss.terms",
     tuple[tuple[str, dict[str, Any]], ...]: "optim.groups",
     tuple[tuple[str, float, dict[str, Any]], ...]: "train.augment",

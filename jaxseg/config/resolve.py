@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from jaxseg.config.keys import AT_MOST, BY_PATH, CHOICES, LARGEST, NOT_NEGATIVE, NUMBERS, OF_THE_TREE, OPTIONS, PAIRS, POSITIVE
 from jaxseg.config.names import DATASETS, LOSSES, NETWORKS, TRANSFORMS
-from jaxseg.config.rules import check_data, check_extra, check_needs, has_length, is_number, rule
+from jaxseg.config.rules import check_compare, check_data, check_extra, check_needs, has_length, is_number, rule
 from jaxseg.config.tree import flatten
 from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup
@@ -103,6 +103,7 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
     rule(
         flat, "train.augment", all(has_length(t, 3) for t in flat["train.augment"]), "must be ((name, probability, options), ...)"
     )
+    check_compare(flat)
     check_data(flat)
     check_extra(flat)
     check_needs(flat, overridden)
@@ -125,6 +126,9 @@ def _check_names(flat: dict[str, Any]) -> None:
     known = [name for family in NETWORKS.values() for name in family]
     if not set(":+") & set(flat["model.name"]):
         lookup("model", flat["model.name"], dict.fromkeys(known))
+    for name in flat["compare.models"]:
+        if not set(":+") & set(str(name)):
+            lookup("model in config.compare.models", name, dict.fromkeys(known))
     lookup("data set", flat["data.dataset"], dict.fromkeys(DATASETS))
     for key, what, table in (
         ("loss.terms", "loss term", LOSSES),

@@ -145,6 +145,22 @@ def _check_fit(flat: dict[str, Any]) -> None:
         )
 
 
+def check_compare(flat: dict[str, Any]) -> None:
+    """What --mode=compare varies."""
+    whole = lambda v: isinstance(v, int) and not isinstance(v, bool)
+    for key in ("compare.seeds", "compare.fold"):
+        rule(flat, key, all(whole(v) for v in flat[key]), "must hold whole numbers")
+    rule(flat, "compare.folds", flat["compare.folds"] == 0 or flat["compare.folds"] >= 3, "must be 0, or at least 3 parts")
+    for entry in flat["compare.vary"]:
+        fits = has_length(entry, 2) and isinstance(entry[0], str) and isinstance(entry[1], tuple)
+        rule(
+            flat,
+            "compare.vary",
+            fits and all(has_length(change, 2) and isinstance(change[0], str) for change in entry[1]),
+            "must be ((label, (('key', value), ...)), ...): a label, and the keys of the config that it changes",
+        )
+
+
 def check_needs(flat: dict[str, Any], overridden: Collection[str]) -> None:
     """Refuse keys without effect: those typed on the command line, and those of a config file that are not in IDLE_IN_FILES."""
     default = flatten(json.loads(flat["defaults"]))

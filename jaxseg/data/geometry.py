@@ -10,7 +10,7 @@ import itertools
 
 import numpy as np
 
-from jaxseg.data.records import Volume
+from jaxseg.data.records import Photo, Volume
 from jaxseg.types import DataError
 
 PLANES = {  # of slices: what follows from slice to slice, row to row, column to column, as directions in RAS
@@ -20,29 +20,6 @@ PLANES = {  # of slices: what follows from slice to slice, row to row, column to
 }
 _THIN = 8  # times fewer voxels along an axis than along the others: no axis of a picture
 _COARSE = 2.0  # times larger voxels along an axis: the one along which slices were acquired
-
-
-@dataclasses.dataclass(frozen=True)
-class Photo:
-    """The `Volume.header` of a photograph: an image without a position in space.
-
-    Attributes:
-      kind: "PNG", "JPEG", "TIFF", "BMP" or "GIF".
-      palette: (red, green, blue, alpha) of each index, where the array holds indices of a palette.
-      lossy: it is stored as JPEG, whose values are not exact.
-      turn: the file's EXIF orientation, 1..8; 0 where it has none. The volume's array is upright; `stored_order` leads to the
-        order of the file's own pixels.
-    """
-
-    kind: str
-    palette: tuple[tuple[int, int, int, int], ...] = ()
-    lossy: bool = False
-    turn: int = 0
-
-    @property
-    def turned(self) -> bool:
-        """Whether the file's own pixels lie otherwise than the picture is shown."""
-        return self.turn > 1
 
 
 _UPRIGHT = {  # EXIF orientation -> from the file's pixels to the upright picture (JEITA CP-3451, tag 274)

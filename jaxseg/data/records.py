@@ -25,6 +25,29 @@ class Meaning(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Photo:
+    """The `Volume.header` of a photograph: an image without a position in space.
+
+    Attributes:
+      kind: "PNG", "JPEG", "TIFF", "BMP" or "GIF".
+      palette: (red, green, blue, alpha) of each index, where the array holds indices of a palette.
+      lossy: it is stored as JPEG, whose values are not exact.
+      turn: the file's EXIF orientation, 1..8; 0 where it has none. The volume's array is upright; `stored_order` leads to the
+        order of the file's own pixels.
+    """
+
+    kind: str
+    palette: tuple[tuple[int, int, int, int], ...] = ()
+    lossy: bool = False
+    turn: int = 0
+
+    @property
+    def turned(self) -> bool:
+        """Whether the file's own pixels lie otherwise than the picture is shown."""
+        return self.turn > 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Volume:
     """An image as it lies on disk.
 
@@ -42,6 +65,13 @@ class Volume:
     header: Any
     path: Path
     meaning: tuple[Meaning, ...] = ()
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Distance in mm between voxels along the array's three axes; (1, 1) for a photograph, which has no millimetres."""
+        if isinstance(self.header, Photo):
+            return (1.0, 1.0)
+        return tuple(float(step) for step in np.linalg.norm(np.asarray(self.affine, np.float64)[:3, :3], axis=0))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,7 +71,7 @@ def evaluate(
         facts["data"] = {"dataset": work.dataset.name, "root": config.data.root, "digest": work.digest}
     _check_free(folder, facts, overwrite)
     files.make_folder(folder, f"--workdir={home}")
-    facts |= {"model": record["model"]["name"], "synthetic": work.dataset.synthetic}
+    facts |= {"model": record["model"]["name"], "synthetic": work.dataset.synthetic, "headline": list(work.rules.headline)}
     params, state, info = checkpoint.load_weights(source)
     text = _scored(config, run, work, facts, (params, state), info, folder if jax.process_index() == 0 else None, home)
     if jax.process_index() == 0:

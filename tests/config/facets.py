@@ -3,6 +3,7 @@
 No network is compiled: the step is lowered alone, evaluation and prediction run operation by operation.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -19,6 +20,7 @@ from jaxseg import checkpoint, modes, preflight, recorded
 from jaxseg.config import resolve
 from jaxseg.data.store.base import read_files
 from jaxseg.data.stream import pipeline
+from jaxseg.experiments import compare, plan
 from jaxseg.experiments import search as searches
 from jaxseg.infer import network, postprocess
 from jaxseg.models.base import Outputs
@@ -342,6 +344,24 @@ def _beside(run: Path, tree):
     return recorded.settled(tree, checkpoint.find_record(run), run)
 
 
+def runs(world, base, tree):
+    """The runs of a comparison: their models, seeds and folds, and the keys in which they differ from the config."""
+    facts = lambda run: (run.model, run.seed, run.fold, run.config.optim.lr, run.config.data.split)
+    return [facts(run) for run in plan.runs(tree, world.top)]
+
+
+def measured(world, base, tree):
+    """How often a comparison, whose runs are finished at once and fail in being read, measures what a network costs."""
+    costs: list[str] = []
+    cost = lambda config, folder: costs.append(config.model.name) or {}
+    folder = world.top / f"compared{len(list(world.top.iterdir()))}"
+    with contextlib.suppress(JaxsegError):
+        compare.compare(
+            tree, folder, lambda config, place: place.mkdir(parents=True), lambda config: None, cost, lambda text: None
+        )
+    return costs
+
+
 def search(world, base, tree):
     """The trials of a search, each with a score that its weights decide."""
     folder, tried = world.top / f"search{len(list(world.top.iterdir()))}", []
@@ -372,6 +392,8 @@ FACETS = {
         evaluated_batches,
         files,
         batches,
+        runs,
+        measured,
         search,
     )
 }

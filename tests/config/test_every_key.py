@@ -202,6 +202,12 @@ ROWS = {
     "infer.windows": volumes(3, "batches"),
     "infer.mirror": both((0,), "files"),
     "infer.accumulator": volumes("host", "batches"),
+    "compare.models": alike(("unet_test", "segnext_test"), "runs"),
+    "compare.seeds": alike((1, 2), "runs"),
+    "compare.folds": alike(4, "runs"),
+    "compare.fold": alike((1,), "runs", compare__folds=4),
+    "compare.vary": alike((("large", (("optim.lr", 0.5),)),), "runs"),
+    "compare.measure": alike(True, "measured"),
     "search.trials": alike(4, "search", **SEARCH),
     "search.objective": alike("val_recall", "search", **SEARCH),
     "search.low": alike(0.9, "search", **SEARCH),
@@ -236,7 +242,7 @@ CASCADE = {
     "infer.accumulator": row("host", IDLE),
     "infer.batch_size": row(2, IDLE),
 }
-ALIKE = ("name", "variant", "loss", "optim", "schedule", "train", "search", "mesh")  # groups that do not know the rank
+ALIKE = ("name", "variant", "loss", "optim", "schedule", "train", "search", "compare", "mesh")  # groups that do not know the rank
 ALL = [(key, kind) for key, kinds in ROWS.items() for kind in kinds]
 ALL += [(key, kind) for kind, rows in (("whole", SHRUNK), ("cascade", CASCADE)) for key in rows]
 

@@ -6,8 +6,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from jaxseg.data.geometry import Photo, to_slices
-from jaxseg.data.records import Volume
+from jaxseg.data.geometry import to_slices
+from jaxseg.data.records import Photo, Volume
 from jaxseg.types import DataError
 
 ALL_48 = [(p, s) for p in itertools.permutations(range(3)) for s in itertools.product((1, -1), repeat=3)]

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxseg.data.geometry import Photo, to_slices, to_volume
-from jaxseg.data.records import Volume
+from jaxseg.data.geometry import to_slices, to_volume
+from jaxseg.data.records import Photo, Volume
 from jaxseg.types import DataError
 from tests.data.test_geometry_orientation import ALL_48, ZOOMS, _affine, _oracle, _volume
 

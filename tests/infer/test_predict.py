@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxseg.data.formats import volumes
-from jaxseg.data.geometry import Photo
-from jaxseg.data.records import Volume
+from jaxseg.data.records import Photo, Volume
 from jaxseg.infer import cases
 from jaxseg.infer import predict as prediction
 from jaxseg.infer import run as runs

@@ -23,9 +23,8 @@ from jaxseg.data.datasets.brats import LABELS, REGIONS
 from jaxseg.data.datasets.brats_files import MODALITIES
 from jaxseg.data.formats import volumes
 from jaxseg.data.formats.refusal import refusal
-from jaxseg.data.geometry import Photo
 from jaxseg.data.prepare import intensity
-from jaxseg.data.records import Case, DataSet, Volume
+from jaxseg.data.records import Case, DataSet, Photo, Volume
 from jaxseg.types import ConfigError
 from jaxseg.utils import npy
 from jaxseg.utils.lookup import lookup

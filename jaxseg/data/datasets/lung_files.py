@@ -9,9 +9,8 @@ from PIL import Image
 from jaxseg.data.formats import volumes
 from jaxseg.data.formats.discover import has_suffix, visible_entries
 from jaxseg.data.formats.refusal import refusal
-from jaxseg.data.geometry import Photo
 from jaxseg.data.prepare import masks
-from jaxseg.data.records import Volume
+from jaxseg.data.records import Photo, Volume
 from jaxseg.types import DataError
 from jaxseg.utils import guard
 from jaxseg.utils.files import build_folder, cache_root

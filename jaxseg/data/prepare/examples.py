@@ -12,10 +12,10 @@ import numpy as np
 from scipy import ndimage
 
 from jaxseg.data.formats.volumes import check_pair
-from jaxseg.data.geometry import Photo, to_volume
+from jaxseg.data.geometry import to_volume
 from jaxseg.data.prepare import canvas, channels, intensity, labels
 from jaxseg.data.prepare.resample import for_scores, resample
-from jaxseg.data.records import Recipe, Volume
+from jaxseg.data.records import Photo, Recipe, Volume
 from jaxseg.types import DataError
 from jaxseg.utils.pictures import to_8bit
 

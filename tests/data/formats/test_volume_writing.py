@@ -10,8 +10,8 @@ from PIL import Image, ImageOps
 
 from jaxseg.data.formats import remarks
 from jaxseg.data.formats.volumes import check_labels, check_pair, is_photo, paired, read_volume, write_like
-from jaxseg.data.geometry import Photo, to_slices
-from jaxseg.data.records import Volume
+from jaxseg.data.geometry import to_slices
+from jaxseg.data.records import Photo, Volume
 from jaxseg.types import ConfigError, DataError, StorageError
 
 RNG = np.random.default_rng(4)

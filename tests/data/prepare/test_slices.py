@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jaxseg.data.geometry import Photo
 from jaxseg.data.prepare import intensity
 from jaxseg.data.prepare.canvas import placement
 from jaxseg.data.prepare.examples import prepare, prepare_mask, restore, whole, window_8bit
 from jaxseg.data.prepare.resample import resample_channels as resize
-from jaxseg.data.records import Recipe, Volume
+from jaxseg.data.records import Photo, Recipe, Volume
 from jaxseg.types import ConfigError, DataError
 
 

@@ -1,0 +1,132 @@
+"""--mode=compare: several networks, or variants of a config, trained, tested and set side by side.
+
+    <folder>/<model>/seed_<s>[_fold_<k>]/   a run like any other
+    <folder>/<model>/seed_<s>[_fold_<k>]/failed.json   why a run could not be finished; it is tried again on the next start
+    <folder>/*.csv, comparison.json, report.html       the tables (`tables`), written after every run
+
+Started again, it repeats no finished run and goes on inside an unfinished one. Several processes may work on one experiment:
+each takes the next run that nobody holds, by the run folder's own claim.
+"""
+
+import dataclasses
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxseg.checkpoint.claims import InUse
+from jaxseg.experiments import tables
+from jaxseg.experiments.plan import Planned, distinct, runs
+from jaxseg.types import ConfigError, JaxsegError, StorageError
+from jaxseg.utils import files, guard
+from jaxseg.utils.command import check_interrupt
+
+FAILED, DONE = "failed.json", "evaluation.json"
+FAILED_SOME = 65  # exit code where runs could not be finished
+
+
+@dataclasses.dataclass
+class Progress:
+    """What has become of the runs.
+
+    Attributes:
+      done: finished before, or now.
+      failed: name -> reason.
+      elsewhere: held by other processes.
+    """
+
+    done: list[Planned] = dataclasses.field(default_factory=list)
+    failed: dict[str, str] = dataclasses.field(default_factory=dict)
+    elsewhere: list[Planned] = dataclasses.field(default_factory=list)
+
+
+def compare(
+    config,
+    folder: Path,
+    train: Callable[[Any, Path], int | None],
+    check: Callable[[Any], object],
+    measure: Callable[[Any, Path], dict[str, Any]],
+    say: Callable[[str], None],
+) -> int | None:
+    """Train and test every run of config.compare that is not finished, then write the tables.
+
+    Args:
+      config: resolved.
+      folder: of the experiment.
+      train: trains a config in a folder and scores its best checkpoint; returns the exit code of a run that was stopped.
+      check: refuses a config that cannot work.
+      measure: what the network of a run costs, for config.compare.measure.
+      say: gets one line for each change of state.
+    Returns:
+      None, the exit code of a run that was stopped, or 65 where runs failed.
+    Raises:
+      ConfigError: a combination that cannot work; nothing was trained then.
+    """
+    planned = runs(config, folder)
+    for run in distinct(planned):
+        try:
+            check(run.config)
+        except ConfigError as error:
+            raise ConfigError(f"{run.model}: {error}") from error
+    files.make_folder(folder, f"--workdir={folder}")
+    say(f"{len(planned)} runs of {len(list(distinct(planned)))} models in {folder}")
+    progress, begin, trained = Progress(), time.perf_counter(), 0
+    waiting = list(planned)
+    while waiting:
+        run = waiting.pop(0)
+        check_interrupt()
+        if finished(run):
+            progress.done.append(run)
+            continue
+        say(
+            f"{run.name}: started ({len(progress.done)} of {len(planned)} finished{_remaining(begin, trained, len(waiting) + 1)})"
+        )
+        try:
+            code = train(run.config, run.folder)
+            if code is None and config.compare.measure and not (run.folder / tables.MEASURES).is_file():
+                files.write_json(run.folder / tables.MEASURES, measure(run.config, run.folder))
+        except InUse as error:
+            progress.elsewhere.append(run)
+            say(f"{run.name}: {error.holder} works on it")
+            continue
+        except StorageError:
+            raise  # the next run would meet it too
+        except Exception as error:
+            reason = (
+                str(error) if isinstance(error, JaxsegError) else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            )
+            trace = "" if isinstance(error, JaxsegError) else traceback.format_exc()
+            files.make_folder(run.folder, f"--workdir={folder}")
+            files.write_json(run.folder / FAILED, {"reason": reason, "traceback": trace})
+            progress.failed[run.name] = reason
+            say(f"{run.name}: FAILED: {reason}")
+            continue
+        if code:
+            return code
+        (run.folder / FAILED).unlink(missing_ok=True)
+        trained += 1
+        progress.done.append(run)
+        say(f"{run.name}: {tables.headline(run.folder)}")
+        tables.write(folder, planned, progress.done, progress.failed)
+    progress.done += [run for run in progress.elsewhere if finished(run)]  # meanwhile
+    for line in tables.write(folder, planned, progress.done, progress.failed):
+        say(line)
+    open_ = len(planned) - len(progress.done) - len(progress.failed)
+    if open_:
+        say(f"{open_} runs are in the hands of other processes; whoever ends last has all of them in the tables")
+    return FAILED_SOME if progress.failed else None
+
+
+def finished(run: Planned) -> bool:
+    """Whether a run was trained to its end and scored."""
+    if not (run.folder / "state.json").is_file() or not (run.folder / DONE).is_file():
+        return False
+    return isinstance(guard.read_json(run.folder / DONE), dict)
+
+
+def _remaining(begin: float, trained: int, left: int) -> str:
+    if not trained:
+        return ""
+    minutes = (time.perf_counter() - begin) / trained * left / 60
+    return f", about {minutes:.0f} min to go"

@@ -1,0 +1,111 @@
+"""Whether one network is better than another on the same cases, and how sure that is.
+
+Scores are paired by case: each network's score of a case is the mean over its seeds. The difference has a bootstrap interval over
+patients, and Wilcoxon's signed-rank test (zeros split between the signs, Pratt 1959) with Holm's correction (1979) over all
+pairs of an experiment.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from jaxseg.metrics.summarize import bootstrap
+
+LEVEL = 0.05  # of the family of tests
+
+
+class Pair(NamedTuple):
+    """Two networks on the cases that both were tested on.
+
+    Attributes:
+      first, second: their names.
+      cases: how many there are.
+      difference: mean of first minus second.
+      low, high: its 95 % bootstrap interval over patients.
+      p: of Wilcoxon's test, two-sided; NaN with fewer than two cases.
+      adjusted: the same with Holm's correction.
+    """
+
+    first: str
+    second: str
+    cases: int
+    difference: float
+    low: float
+    high: float
+    p: float
+    adjusted: float
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values with Holm's step-down correction, in the order given; NaN stays and does not count."""
+    values = np.asarray(p, float)
+    known = np.flatnonzero(~np.isnan(values))
+    adjusted = np.full(values.shape, math.nan)
+    largest = 0.0
+    for rank, i in enumerate(known[np.argsort(values[known], kind="stable")]):
+        largest = max(largest, min(1.0, (len(known) - rank) * values[i]))
+        adjusted[i] = largest
+    return adjusted.tolist()
+
+
+def paired(scores: Mapping[str, Mapping[str, float]], patients: Mapping[str, str], *, seed: int = 0) -> list[Pair]:
+    """Every pair of networks, tested.
+
+    Args:
+      scores: network -> case -> score; NaN is left out.
+      patients: case -> patient, whose cases are drawn together.
+      seed: of the bootstrap.
+    """
+    found = []
+    for first, second in itertools.combinations(scores, 2):
+        a, b = scores[first], scores[second]
+        cases = sorted(case for case in a.keys() & b.keys() if not math.isnan(a[case] + b[case]))
+        difference = np.array([a[case] - b[case] for case in cases])
+        low, high = bootstrap(difference, seed=seed, groups=[patients[case] for case in cases])
+        mean = float(difference.mean()) if cases else math.nan
+        found.append(Pair(first, second, len(cases), mean, low, high, wilcoxon(difference), math.nan))
+    return [pair._replace(adjusted=p) for pair, p in zip(found, holm([pair.p for pair in found]))]
+
+
+def wilcoxon(difference: np.ndarray) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test; 1 where nothing differs, NaN with fewer than two cases."""
+    if difference.size < 2:
+        return math.nan
+    if not difference.any():
+        return 1.0
+    return float(stats.wilcoxon(difference, zero_method="zsplit").pvalue)
+
+
+def sentence(pair: Pair, *, measure: str, seeds: int, folds: int) -> str:
+    """What a pair shows, in words.
+
+    Args:
+      measure: of the scores, for instance "mean Dice".
+      seeds: random seeds behind every score.
+      folds: folds behind the cases; 0 for a single split.
+    """
+    better, worse = (pair.first, pair.second) if pair.difference >= 0 else (pair.second, pair.first)
+    low, high = sorted((abs(pair.low), abs(pair.high))) if pair.low * pair.high > 0 else (pair.low, pair.high)
+    basis = f"{pair.cases} test cases" + (f" of {folds} folds" if folds else "")
+    varied = (
+        f"{seeds} random seeds were averaged"
+        if seeds > 1
+        else "the random seed was not varied, so that part of the difference may be chance of training"
+    )
+    if math.isnan(pair.adjusted):
+        return f"{pair.first} and {pair.second}: {basis} are too few for a test; {varied}."
+    interval = f"95 % interval {low:+.4f} to {high:+.4f}"
+    test = f"Holm-adjusted p = {pair.adjusted:.2g}"
+    if pair.adjusted < LEVEL and pair.low * pair.high > 0:
+        return (
+            f"{better} is better than {worse} by {abs(pair.difference):.4f} {measure} ({interval}, {test}, {basis}), more than "
+            f"chance among these cases explains; {varied}."
+        )
+    return (
+        f"{better} and {worse} differ by {abs(pair.difference):.4f} {measure} ({interval}, {test}, {basis}): chance among these "
+        f"cases may explain it; {varied}."
+    )

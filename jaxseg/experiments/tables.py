@@ -1,0 +1,200 @@
+"""The tables of a comparison, read from the folders of its runs.
+
+integrated_experiment_results.csv   a row for each run; the BraTS 3-D project's columns first, in its order, ours after them
+all_epochs_results.csv              a row for each epoch of each run
+model_comparison.csv                a row for each model: mean and standard deviation over its runs, rounded to 4 digits
+case_comparison.csv                 a row for each test case: the Dice of each model, mean over its seeds
+comparison.json                     the pairs of models, tested (`statistics`); the model that is best on validation
+"""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxseg import checkpoint
+from jaxseg.experiments import page, statistics
+from jaxseg.experiments.plan import Planned
+from jaxseg.metrics.summarize import write_csv
+from jaxseg.utils import guard
+from jaxseg.utils.files import write_atomic, write_json
+
+REGIONS = ("wt", "tc", "et")
+RESULTS = (
+    "dataset seed fold model_name total_params flops pam_train pam_inference inference_latency_ms "
+    "test_dice test_wt test_tc test_et val_dice val_wt val_tc val_et precision recall best_epoch"
+).split()
+EPOCHS = "dataset seed fold model_name epoch train_loss train_dice val_loss val_dice val_wt val_tc val_et test_dice".split()
+AVERAGED = ("test_dice", "val_dice", "precision", "recall", "pam_train", "pam_inference", "inference_latency_ms")
+COSTS = ("pam_train", "pam_inference", "inference_latency_ms", "latency_median_ms", "latency_p95_ms")
+MEASURES = "measures.json"  # of a run, where costs were measured
+
+
+def headline(folder: Path) -> str:
+    """The score of a finished run, in a few words."""
+    found = guard.read_json(folder / "evaluation.json")
+    return f"mean Dice {_number(found['mean_dice']):.4f} on {found['grid']}"
+
+
+def write(folder: Path, planned: Sequence[Planned], done: Sequence[Planned], failed: Mapping[str, str]) -> list[str]:
+    """Write every table and the page of an experiment, and return what they show in words.
+
+    Args:
+      folder: of the experiment.
+      planned: all runs.
+      done: those that are finished.
+      failed: name -> reason.
+    """
+    runs = [_read(run) for run in planned if run in done]
+    results = [run["row"] for run in runs]
+    write_csv(folder / "integrated_experiment_results.csv", results or [dict.fromkeys(RESULTS, "")])
+    write_csv(folder / "all_epochs_results.csv", [row for run in runs for row in run["epochs"]] or [dict.fromkeys(EPOCHS, "")])
+    models = list(dict.fromkeys(run.model for run in planned))
+    summary = [_summary(model, [row for row in results if row["model_name"] == model]) for model in models]
+    write_csv(folder / "model_comparison.csv", summary)
+    scores, patients = _by_case(runs)
+    cases = [
+        {"case": case, "patient": patients[case], **{m: scores[m].get(case, "") for m in scores}} for case in sorted(patients)
+    ]
+    write_csv(folder / "case_comparison.csv", cases or [{"case": "", "patient": ""}])
+    pairs = statistics.paired(scores, patients)
+    seeds, folds = len({run.seed for run in done}), len({run.fold for run in done} - {None})
+    said = [statistics.sentence(pair, measure="mean Dice", seeds=seeds, folds=folds) for pair in pairs]
+    best = best_by_validation(results)
+    if best:
+        said.append(f"Best on validation, which chooses and is not a test: {best}.")
+    if any(run["synthetic"] for run in runs):
+        said.append("The data are SYNTHETIC: these figures say nothing about patients.")
+    facts = {
+        "runs": {run.name: str(run.folder.relative_to(folder)) for run in planned},
+        "finished": [run.name for run in done],
+        "failed": dict(failed),
+        "best_by_validation": best,
+        "pairs": [pair._asdict() for pair in pairs],
+        "sentences": said,
+    }
+    write_json(folder / "comparison.json", facts)
+    write_atomic(
+        folder / "report.html", page.of_comparison(facts, summary, results, cases, [row for run in runs for row in run["epochs"]])
+    )
+    return [*_lines(summary), *said, f"tables and report.html in {folder}"]
+
+
+def best_by_validation(results: Sequence[Mapping[str, Any]]) -> str:
+    """The model with the largest mean of val_dice over its runs; "" where none has one."""
+    means = {}
+    for model in dict.fromkeys(row["model_name"] for row in results):
+        values = [row["val_dice"] for row in results if row["model_name"] == model and row["val_dice"] != ""]
+        if values:
+            means[model] = float(np.mean(values))
+    return max(means, key=means.__getitem__) if means else ""
+
+
+def _read(run: Planned) -> dict[str, Any]:
+    """The rows of a finished run."""
+    record, found = checkpoint.read_record(run.folder), guard.read_json(run.folder / "evaluation.json")
+    with open(run.folder / "epochs.csv", newline="") as file:
+        epochs = list(csv.DictReader(file))
+    chosen = next((row for row in epochs if row["step"] == found["weights"]["step"]), {})
+    names = found["headline"]
+    fold = "" if run.fold is None else run.fold
+    head = {"dataset": record["dataset"], "seed": run.seed, "fold": fold, "model_name": run.model}
+    value = lambda name, measure: _number(found["scores"].get(name, {}).get(measure, {}).get("mean"))
+    mean = lambda measure: _mean([value(name, measure) for name in names])
+    measured = guard.read_json(run.folder / MEASURES) if (run.folder / MEASURES).is_file() else {}
+    by_region = {key: name for name in names for key in REGIONS if name.lower() == key}
+    row = dict.fromkeys(RESULTS, "") | head
+    row |= {"total_params": found["params"], "flops": found["macs"], **{key: measured.get(key, "") for key in COSTS[:3]}}
+    row |= {"test_dice": _number(found["mean_dice"]), "precision": mean("precision"), "recall": mean("recall")}
+    row |= {f"test_{key}": value(name, "dice") for key, name in by_region.items()}
+    row |= {key: _cell(chosen.get(key)) for key in ("val_dice", *(f"val_{key}" for key in REGIONS))}
+    row |= {"best_epoch": _cell(chosen.get("epoch"))}
+    row |= {f"hd95_{key}": value(name, "hd95") for key, name in by_region.items() if "hd95" in found["scores"][name]}
+    if any("hd95" in found["scores"][name] for name in names):
+        row["hd95_mean"] = mean("hd95")
+    row |= {f"test_dice_{name}": value(name, "dice") for name in found["scores"]}
+    row |= {"pooled_dice": _number(found["pooled_dice"]), "grid": found["grid"], "run": run.name}
+    row |= {key: measured.get(key, "") for key in COSTS[3:] if key in measured}
+    history = [
+        dict.fromkeys(EPOCHS, "")
+        | head
+        | {key: _cell(epoch.get(key)) for key in EPOCHS if key in epoch}
+        | {"test_dice": row["test_dice"] if epoch is chosen else ""}
+        for epoch in epochs
+    ]
+    return {"run": run, "row": row, "epochs": history, "cases": _cases(run.folder, found), "synthetic": record["synthetic"]}
+
+
+def _cases(folder: Path, found: Mapping[str, Any]) -> dict[str, tuple[str, float]]:
+    """{case: (patient, Dice)}: voxels of all slices of a case together, mean over regions, or over classes without them."""
+    path = folder / "evaluations" / f"test@{found['weights']['step']}" / "cases.csv"
+    empty = {"one": 1.0, "zero": 0.0, "nan": math.nan}[found["options"]["eval.empty"]]
+    totals: dict[str, dict[str, np.ndarray]] = {}
+    patients: dict[str, str] = {}
+    with open(path, newline="") as file:
+        for row in csv.DictReader(file):
+            if row["class"] in found["headline"]:
+                patients[row["case"]] = row["patient"]
+                counts = np.array([int(row[key]) for key in ("tp", "fp", "fn")])
+                names = totals.setdefault(row["case"], {})
+                names[row["class"]] = names.get(row["class"], 0) + counts
+    dice = lambda c: 2 * c[0] / (2 * c[0] + c[1] + c[2]) if c.sum() else empty
+    return {case: (patients[case], _mean([dice(c) for c in names.values()])) for case, names in totals.items()}
+
+
+def _by_case(runs: Sequence[Mapping[str, Any]]) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """(model -> case -> Dice, mean over the runs that tested it; case -> patient)."""
+    values: dict[str, dict[str, list[float]]] = {}
+    patients: dict[str, str] = {}
+    for run in runs:
+        mine = values.setdefault(run["run"].model, {})
+        for case, (patient, dice) in run["cases"].items():
+            patients[case] = patient
+            mine.setdefault(case, []).append(dice)
+    return {model: {case: _mean(v) for case, v in mine.items()} for model, mine in values.items()}, patients
+
+
+def _summary(model: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    summary: dict[str, Any] = {"model_name": model}
+    for key in AVERAGED:
+        values = [float(row[key]) for row in rows if row[key] != "" and not math.isnan(float(row[key]))]
+        summary[f"{key}_mean"] = round(float(np.mean(values)), 4) if values else ""
+        summary[f"{key}_std"] = round(float(np.std(values, ddof=1)), 4) if len(values) > 1 else ""
+    summary |= {"runs": len(rows), "seeds": len({r["seed"] for r in rows}), "folds": len({r["fold"] for r in rows} - {""})}
+    return summary | {"total_params": rows[0]["total_params"] if rows else "", "flops": rows[0]["flops"] if rows else ""}
+
+
+def _lines(summary: Sequence[Mapping[str, Any]]) -> list[str]:
+    width = max(len(row["model_name"]) for row in summary)
+    said = []
+    for row in summary:
+        spread = f" +- {row['test_dice_std']:.4f}" if row["test_dice_std"] != "" else ""
+        test = f"test Dice {row['test_dice_mean']:.4f}{spread}" if row["test_dice_mean"] != "" else "no finished run"
+        cost = f", {row['total_params']:,} parameters, {row['flops'] / 1e9:.3f} GMAC" if row["total_params"] != "" else ""
+        made = [_count(row["runs"], "run"), _count(row["seeds"], "seed")] + [_count(row["folds"], "fold")] * bool(row["folds"])
+        said.append(f"{row['model_name']:<{width}}  {test} ({', '.join(made)}){cost}")
+    return said
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None or value == "" else float(value)
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [v for v in values if not math.isnan(v)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def _cell(text: str | None) -> Any:
+    """A cell of a CSV as a number where it is one."""
+    if text in (None, ""):
+        return ""
+    number = float(text)
+    return int(number) if number.is_integer() and "." not in text and "e" not in text else number

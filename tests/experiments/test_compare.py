@@ -1,0 +1,210 @@
+"""The runner of a comparison: every combination once, failures recorded, finished runs never again; tables and page agree."""
+
+import csv
+import json
+import re
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs._base import base
+from jaxseg import checkpoint
+from jaxseg.checkpoint.claims import InUse
+from jaxseg.config import resolve
+from jaxseg.experiments import compare, plan, tables
+from jaxseg.types import ConfigError, DataError
+from tests.records import RECORD
+
+
+def config(**changes):
+    tree = base()
+    tree.model.name = "unet_test"
+    tree.data.dataset, tree.data.window, tree.eval.tables, tree.data.protocol = "folder", (), (), None
+    tree.compare.models, tree.compare.seeds = ("unet_test", "segnext_test"), (1, 2)
+    for key, value in changes.items():
+        tree.compare[key] = value
+    return resolve(tree, name="test")
+
+
+class Trainer:
+    """In the place of training: writes what a finished run leaves; segnext is better by 0.1 in every case."""
+
+    def __init__(self, fail=(), held=()):
+        self.started, self.fail, self.held = [], set(fail), set(held)
+
+    def __call__(self, config, folder: Path):
+        name = f"{folder.parent.name}/{folder.name}"
+        self.started.append(name)
+        if name in self.held:
+            raise InUse(folder, "process 7 on elsewhere")
+        if name in self.fail:
+            raise DataError("a case is damaged; mend it", "DATA_X")
+        finish(folder, config, 0.1 if "segnext" in config.model.name else 0.0)
+
+
+def finish(folder: Path, config, gain: float) -> None:
+    test = folder / "evaluations" / "test@9"
+    test.mkdir(parents=True)
+    checkpoint.write_record(folder, RECORD | {"dataset": "folder"})
+    (folder / "state.json").write_text("{}")
+    (folder / "epochs.csv").write_text(
+        "epoch,step,train_loss,val_loss,val_dice\n1,4,0.9,0.8,0.31\n2,9,0.5,0.6,0.52\n3,13,0.4,0.7,0.51\n"
+    )
+    random = np.random.default_rng(config.seed)
+    rows, dices = [], []
+    for case in range(8):
+        tp = int(100 * (0.5 + gain)) + int(random.integers(0, 3)) + case
+        rows.append({"case": f"c{case}", "patient": f"p{case}", "class": "lesion", "tp": tp, "fp": 100 - tp, "fn": 100 - tp})
+        dices.append(tp / 100)
+    with open(test / "cases.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    score = {measure: {"mean": float(np.mean(dices))} for measure in ("dice", "precision", "recall")}
+    found = {
+        "mean_dice": float(np.mean(dices)), "pooled_dice": float(np.mean(dices)), "grid": "the cases' own grid: 8 x 8",
+        "weights": {"step": "9"}, "headline": ["lesion"], "scores": {"lesion": score}, "params": 1234, "macs": 5678,
+        "options": {"eval.empty": "one"},
+    }  # fmt: skip
+    (folder / "evaluation.json").write_text(json.dumps(found))
+
+
+def cost(config, folder: Path) -> dict:
+    return {"pam_train": 3000, "pam_inference": 1000, "inference_latency_ms": 2.5}
+
+
+def run(folder, trainer, **changes):
+    said = []
+    code = compare.compare(config(**changes), folder, trainer, lambda config: None, cost, said.append)
+    return code, said
+
+
+def test_every_combination_is_trained_once_and_never_again(tmp_path):
+    trainer = Trainer()
+    code, said = run(tmp_path, trainer)
+    assert code is None
+    assert trainer.started == ["unet_test/seed_1", "segnext_test/seed_1", "unet_test/seed_2", "segnext_test/seed_2"]
+    again = Trainer()
+    assert run(tmp_path, again)[0] is None and again.started == []
+    assert any(line.startswith("segnext_test is better than unet_test by 0.1000 mean Dice") for line in said), said
+
+
+def test_a_failed_run_is_recorded_the_rest_goes_on_and_it_is_tried_again(tmp_path):
+    code, said = run(tmp_path, trainer := Trainer(fail=["unet_test/seed_1"]))
+    assert code == 65 and len(trainer.started) == 4
+    assert json.loads((tmp_path / "unet_test/seed_1/failed.json").read_text())["reason"].startswith("a case is damaged")
+    assert json.loads((tmp_path / "comparison.json").read_text())["failed"] == {"unet_test_seed_1": "a case is damaged; mend it"}
+    code, _ = run(tmp_path, again := Trainer())
+    assert code is None and again.started == ["unet_test/seed_1"] and not (tmp_path / "unet_test/seed_1/failed.json").exists()
+
+
+def test_runs_of_other_processes_are_left_to_them(tmp_path):
+    code, said = run(tmp_path, Trainer(held=["segnext_test/seed_1"]))
+    assert code is None and any("process 7 on elsewhere works on it" in line for line in said)
+    assert any("1 runs are in the hands of other processes" in line for line in said)
+
+
+def test_a_run_that_was_stopped_stops_the_comparison_with_its_code(tmp_path):
+    assert run(tmp_path, lambda config, folder: 42)[0] == 42
+
+
+def test_a_combination_that_cannot_work_is_refused_before_any_is_trained(tmp_path):
+    def check(config):
+        if config.model.name == "segnext_test":
+            raise ConfigError("no such size")
+
+    with pytest.raises(ConfigError, match="segnext_test: no such size"):
+        compare.compare(config(), tmp_path / "x", lambda *a: pytest.fail("trained"), check, cost, print)
+    assert not (tmp_path / "x").exists()
+
+
+def test_folds_and_variants_change_what_they_say():
+    found = plan.runs(config(folds=4, fold=(1, 3), seeds=(5,)), Path("x"))
+    assert [(r.model, r.fold, r.config.data.split, r.config.data.fold) for r in found] == [
+        ("unet_test", 1, "fold", 1), ("segnext_test", 1, "fold", 1), ("unet_test", 3, "fold", 3), ("segnext_test", 3, "fold", 3),
+    ]  # fmt: skip
+    assert found[0].name == "unet_test_seed_5_fold_1" and found[0].folder == Path("x/unet_test/seed_5_fold_1")
+    vary = (("slow", (("optim.lr", 1e-5),)), ("fast", (("optim.lr", 1e-2), ("train.epochs", 3))))
+    found = plan.runs(config(models=(), seeds=(), vary=vary), Path("x"))
+    assert [(r.model, r.config.optim.lr, r.config.train.epochs) for r in found] == [("slow", 1e-5, 100), ("fast", 1e-2, 3)]
+    with pytest.raises(ConfigError, match="did you mean optim.lr"):
+        plan.runs(config(vary=(("a", (("optim.lrr", 1.0),)),)), Path("x"))
+    with pytest.raises(ConfigError, match="names one of them twice"):
+        plan.runs(config(seeds=(1, 1)), Path("x"))
+    with pytest.raises(ConfigError, match="give config.compare.folds"):
+        plan.runs(config(fold=(1,)), Path("x"))
+
+
+def test_the_tables_have_the_projects_columns_and_the_runs_figures(tmp_path):
+    run(tmp_path, Trainer())
+    read = lambda name: list(csv.DictReader(open(tmp_path / name, newline="")))
+    results = read("integrated_experiment_results.csv")
+    assert list(results[0])[: len(tables.RESULTS)] == tables.RESULTS and len(results) == 4
+    for row in results:
+        found = json.loads((tmp_path / row["model_name"] / f"seed_{row['seed']}" / "evaluation.json").read_text())
+        assert float(row["test_dice"]) == found["mean_dice"] and row["best_epoch"] == "2" and row["val_dice"] == "0.52"
+        assert (row["total_params"], row["flops"], row["fold"]) == ("1234", "5678", "")
+    epochs = read("all_epochs_results.csv")
+    assert list(epochs[0]) == tables.EPOCHS and len(epochs) == 12
+    assert [row["test_dice"] != "" for row in epochs[:3]] == [False, True, False]
+    summary = {row["model_name"]: row for row in read("model_comparison.csv")}
+    of = [float(row["test_dice"]) for row in results if row["model_name"] == "unet_test"]
+    assert float(summary["unet_test"]["test_dice_mean"]) == round(np.mean(of), 4)
+    assert float(summary["unet_test"]["test_dice_std"]) == round(np.std(of, ddof=1), 4) and summary["unet_test"]["seeds"] == "2"
+    cases = {row["case"]: row for row in read("case_comparison.csv")}
+    assert float(cases["c3"]["unet_test"]) == pytest.approx(_dice(tmp_path, "unet_test", 3))
+
+
+def test_costs_are_measured_when_asked_for(tmp_path):
+    run(tmp_path, Trainer())
+    (row, *_) = csv.DictReader(open(tmp_path / "integrated_experiment_results.csv", newline=""))
+    assert (row["pam_train"], row["inference_latency_ms"]) == ("", "")
+    run(tmp_path / "measured", Trainer(), measure=True)
+    (row, *_) = csv.DictReader(open(tmp_path / "measured" / "integrated_experiment_results.csv", newline=""))
+    assert (row["pam_train"], row["pam_inference"], row["inference_latency_ms"]) == ("3000", "1000", "2.5")
+
+
+def _dice(folder: Path, model: str, case: int) -> float:
+    values = []
+    for seed in (1, 2):
+        rows = list(csv.DictReader(open(folder / model / f"seed_{seed}/evaluations/test@9/cases.csv", newline="")))
+        values.append(int(rows[case]["tp"]) / 100)
+    return float(np.mean(values))
+
+
+class Checker(HTMLParser):
+    """Tags that stay open, and every attribute that could fetch something."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.links = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.links += [value for name, value in attributes if name in ("src", "href", "action", "data")]
+        if tag not in ("meta", "line", "circle", "polyline"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in ("meta", "line", "circle", "polyline"):
+            assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_asks_for_nothing_and_shows_the_tables_figures(tmp_path):
+    run(tmp_path, Trainer(fail=["unet_test/seed_2"]))
+    page = (tmp_path / "report.html").read_text()
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == [] and checker.links == [] and "http" not in page.replace("http-equiv", "")
+    assert "default-src 'none'" in page and "a case is damaged" in page
+    shown = unescape(page)
+    for row in csv.DictReader(open(tmp_path / "model_comparison.csv", newline="")):
+        assert f"<td>{float(row['test_dice_mean']):.4f}</td>" in shown
+    assert len(re.findall("<circle", page)) == 3 and len(re.findall("<polyline", page)) == 3
+
+
+def test_names_are_escaped_in_the_page(tmp_path):
+    run(tmp_path, Trainer(), models=(), seeds=(1,), vary=(("<b>&", (("optim.lr", 0.1),)), ("b", (("optim.lr", 0.2),))))
+    assert "<b>&" not in (tmp_path / "report.html").read_text()

@@ -1,0 +1,59 @@
+"""Holm's correction by hand, Wilcoxon's test by enumeration, and sentences for drawn data with and without an effect."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from jaxseg.experiments import statistics
+
+
+def test_holm_by_hand():
+    assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    found = statistics.holm([0.5, math.nan, 0.9, 0.001])
+    assert found[:1] + found[2:] == pytest.approx([1.0, 1.0, 0.003]) and math.isnan(found[1])
+
+
+def test_wilcoxon_is_the_share_of_all_signs():
+    difference = np.array([0.11, -0.02, 0.31, 0.23, 0.07])
+    ranks = np.argsort(np.argsort(np.abs(difference))) + 1
+    observed = abs(sum(ranks * np.sign(difference)))
+    every = [abs(sum(ranks * np.array(signs))) for signs in itertools.product((-1, 1), repeat=5)]
+    assert statistics.wilcoxon(difference) == pytest.approx(np.mean(np.array(every) >= observed))
+    assert statistics.wilcoxon(np.zeros(4)) == 1.0 and math.isnan(statistics.wilcoxon(np.array([0.1])))
+
+
+def _drawn(effect: float, cases: int = 40):
+    random = np.random.default_rng(5)
+    base = random.uniform(0.5, 0.9, cases)
+    noise = lambda: random.normal(0, 0.02, cases)
+    scores = {"a": base + noise() + effect, "b": base + noise(), "c": base + noise()}
+    names = [f"case{i}" for i in range(cases)]
+    return {m: dict(zip(names, map(float, v))) for m, v in scores.items()}, {name: name for name in names}
+
+
+def test_an_effect_is_found_and_none_is_not():
+    pairs = {(p.first, p.second): p for p in statistics.paired(*_drawn(0.05))}
+    found = pairs["a", "b"]
+    assert found.adjusted < 1e-4 and 0.03 < found.low < found.difference < found.high < 0.07
+    said = statistics.sentence(found, measure="mean Dice", seeds=3, folds=0)
+    assert said.startswith("a is better than b by 0.0") and "3 random seeds were averaged" in said
+    nothing = pairs["b", "c"]
+    assert nothing.adjusted > 0.05 and nothing.low < 0 < nothing.high
+    said = statistics.sentence(nothing, measure="mean Dice", seeds=1, folds=5)
+    assert "chance among these cases may explain it" in said and "the random seed was not varied" in said and "5 folds" in said
+
+
+def test_the_worse_network_named_first_is_said_to_be_worse():
+    scores, patients = _drawn(0.05)
+    (pair,) = statistics.paired({"b": scores["b"], "a": scores["a"]}, patients)
+    assert pair.difference < 0 and pair.high < 0
+    said = statistics.sentence(pair, measure="mean Dice", seeds=2, folds=0)
+    assert said.startswith("a is better than b by") and f"{abs(pair.high):+.4f} to {abs(pair.low):+.4f}" in said
+
+
+def test_cases_that_one_network_lacks_are_left_out_and_too_few_are_said_to_be():
+    scores = {"a": {"1": 0.5, "2": math.nan, "3": 0.7}, "b": {"1": 0.4, "2": 0.9}}
+    (pair,) = statistics.paired(scores, {name: name for name in "123"})
+    assert pair.cases == 1 and "too few for a test" in statistics.sentence(pair, measure="Dice", seeds=1, folds=0)
