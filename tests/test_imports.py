@@ -46,7 +46,7 @@ ARROWS = {
         "config",
         "ops",
     },
-    "experiments": {"train", "evaluate", "infer", "models", "data", "metrics", "checkpoint", "config"},
+    "experiments": {"train", "evaluate", "infer", "models", "data", "metrics", "checkpoint", "config", "ops"},
     "preflight": {"config", "train", "evaluate", "data", "losses", "models"},
     "recorded": {"checkpoint", "config"},
     "modes": {
