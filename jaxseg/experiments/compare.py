@@ -27,7 +27,7 @@ FAILED_SOME = 65  # exit code where runs could not be finished
 
 
 @dataclasses.dataclass
-class Progress:
+class Standing:
     """What has become of the runs.
 
     Attributes:
@@ -71,7 +71,7 @@ def compare(
             raise ConfigError(f"{run.model}: {error}") from error
     files.make_folder(folder, f"--workdir={folder}")
     say(f"{len(planned)} runs of {len(list(distinct(planned)))} models in {folder}")
-    progress, begin, trained = Progress(), time.perf_counter(), 0
+    progress, begin, trained = Standing(), time.perf_counter(), 0
     waiting = list(planned)
     while waiting:
         run = waiting.pop(0)
