@@ -1,8 +1,11 @@
 """Networks by name. A new family is one file in this folder, or a folder with blocks of its own, and one line in FAMILIES."""
 
 import dataclasses
+import functools
 import importlib
 import inspect
+import re
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -30,6 +33,9 @@ FAMILIES = (
     "unet3p",
     "unetr",
 )
+
+
+_NAMES: weakref.WeakKeyDictionary[Segmenter, str] = weakref.WeakKeyDictionary()  # of the variants that `create_model` made
 
 
 def family_of(name: str):
@@ -112,12 +118,52 @@ def create_model(
         make = lambda: variant.network(config, **kwargs, rngs=nnx.Rngs(seed))
 
     try:
-        return functional.abstract(make) if abstract else make()
+        model = functional.abstract(make) if abstract else make()
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         if ":" in name or not overrides or isinstance(error, JaxsegError):
             raise
         given = ", ".join(f"{key}={value!r}" for key, value in overrides.items())
         raise ConfigError(f"model {name!r} cannot be built with {given}: {error}; take values like its variants'") from error
+    if ":" not in name and "+" not in name and not overrides:
+        _NAMES[model] = name
+    return model
+
+
+def same_tensors(model: Segmenter) -> tuple[str, ...]:
+    """The other variants whose tensors have the very names and shapes of a network that `create_model` made.
+
+    Weights of one load into the others, which compute something else with them. Looked at are those of its class whose Config
+    differs in no size.
+    """
+    own = _NAMES.get(model)
+    if own is None:
+        return ()
+    known, ours = variants(), _tensors(model)
+    alike = [n for n, v in known.items() if n != own and v.network is type(model) and _same_sizes(v.config, known[own].config)]
+    return tuple(n for n in alike if _tensors_of(n, model.in_channels, model.num_classes, model.rank) == ours)
+
+
+def _same_sizes(a, b) -> bool:
+    """Whether two configs differ in words, truth values, fractions and numbers of heads or groups alone."""
+    sizes = lambda value: (
+        isinstance(value, int) and not isinstance(value, bool) or isinstance(value, tuple) and any(map(sizes, value))
+    )
+    named = [f.name for f in dataclasses.fields(a) if not re.search("head|group|window", f.name)]
+    pairs = [(getattr(a, name), getattr(b, name)) for name in named]
+    return all(x == y or not (sizes(x) or sizes(y)) for x, y in pairs)
+
+
+@functools.cache
+def _tensors_of(name: str, in_channels: int, num_classes: int, rank: int) -> frozenset:
+    try:
+        return _tensors(create_model(name, in_channels=in_channels, num_classes=num_classes, rank=rank, abstract=True))
+    except (ArithmeticError, LookupError, TypeError, ValueError):  # this variant takes no such channels
+        return frozenset()
+
+
+def _tensors(model: Segmenter) -> frozenset:
+    network, _, _ = functional.split(model)
+    return frozenset((name, tuple(leaf.shape)) for name, leaf in zip(network.names, network.leaves))
 
 
 def _composite(

@@ -23,14 +23,12 @@ import numpy as np
 from jaxseg.layers.norm import Buffer
 from jaxseg.models import functional
 from jaxseg.models.base import KeyMapping, Segmenter
+from jaxseg.models.registry import same_tensors
 from jaxseg.types import ConfigError, MismatchError
-from jaxseg.utils.lookup import lookup
-from jaxseg.weights import torch_files
+from jaxseg.weights import state_dict, torch_files
 
 OWN = KeyMapping("own")  # our dotted names, PyTorch's layouts
-CONTAINERS = ("state_dict", "model_state_dict", "model", "network_weights", "net", "network", "module", "weights", "params")
 Keys = Mapping[str, str | None] | Sequence[tuple[str, str | None]]
-_PART = re.compile(r"#(\d+)$")
 
 
 class ImportReport(NamedTuple):
@@ -44,6 +42,8 @@ class ImportReport(NamedTuple):
       initialised: (our name, why it keeps the value it had before).
       ignored: keys of the file that have no use here.
       numbers: how many numbers were loaded or adapted.
+      others: further parts of the file that hold these tensors (an average of the weights); `under` takes one of them.
+      siblings: other networks with these very names and shapes: the file does not say whose it is.
     """
 
     key_mapping: str
@@ -53,13 +53,23 @@ class ImportReport(NamedTuple):
     initialised: tuple[tuple[str, str], ...]
     ignored: tuple[str, ...]
     numbers: int
+    others: tuple[str, ...] = ()
+    siblings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         head = f"weights under the key mapping {self.key_mapping!r}" + (f", found under {self.origin}" if self.origin else "")
         lines = [f"{head}: {self.numbers:,} numbers", f"  loaded       {len(self.loaded):5d}"]
         for title, rows in (("adapted", self.adapted), ("initialised", self.initialised)):
             lines += [f"  {title:12s} {len(rows):5d}", *(f"    {name}: {why}" for name, why in rows)]
-        lines.append(f"  ignored      {len(self.ignored):5d}" + (f"  {_some(self.ignored)}" if self.ignored else ""))
+        left = state_dict.groups(self.ignored)
+        lines.append(f"  left out     {len(self.ignored):5d}" + (f"  {_some(left, 20)}" if left else ""))
+        if self.others:
+            lines.append(f"  these tensors are also under {' and '.join(self.others)}: under={self.others[0]!r} takes those")
+        if self.siblings:
+            lines.append(
+                f"  WARNING {', '.join(self.siblings)}: the very same names and shapes, computing something else; the file does "
+                "not say which of them it is of"
+            )
         return "\n".join(lines)
 
 
@@ -71,14 +81,15 @@ def load(
     adapt: bool = False,
     only: str = "",
     keys: Keys = (),
+    under: str = "",
 ) -> ImportReport:
     """Put another implementation's weights, biases and buffers into `model`, in place.
 
     Args:
       model: the network that takes them.
       source: a file (.pth, .pt, TorchScript, .safetensors, .npz) or a mapping name -> array of PyTorch, numpy or jax,
-        in PyTorch's layouts. A state dict inside a checkpoint (CONTAINERS) and a prefix that all its keys share
-        ("module.") are found by themselves; the report says so.
+        in PyTorch's layouts. The state dict inside a checkpoint, and the prefix of its keys ("module."), are found by
+        themselves; optimiser states, losses and metrics beside it are left out. The report says so.
       key_mapping: whose names the source uses; None takes the one under which most names fit. "own" is ours.
       adapt: let a network with other channels or classes take the rest. Stem: every input channel gets
         sum over the file's channels / C, so that equal channels give what they gave before. Classifier with another
@@ -92,23 +103,25 @@ def load(
         may begin:
 
             keys=[(r"^net\\.layer(\\d)\\.", r"encoder.stages.\\1."), (r"\\.bn(\\d)\\.", r".conv\\1.norm."), (r"^fc\\.", None)]
+      under: the entry or prefix of the file that holds the weights ("state_dict_ema", "ema_model."); "" takes the one with most
+        of our names, and an average of the weights only where there is nothing else.
     Returns:
       The report; `print` it.
     Raises:
       MismatchError: any missing, unexpected, misshaped or non-finite tensor; all are listed, and the model is unchanged.
-      ConfigError: no such key mapping, no tensor whose name begins with `only`, a table that is none.
+      ConfigError: no such key mapping, no tensor whose name begins with `only`, nothing under `under`, a table that is none.
       DataError: a file that cannot be used.
 
     A factorisation's bases (layers.norm.Buffer) are drawn, not learned: where the source has none (a SegNeXt that has
     seen no image yet) ours stay, and the report lists them as initialised.
     """
-    tensors, container = _tensors(source)
+    tensors, tree = _tensors(source)
     network, params, state = functional.split(model)
     values, leaves = {**params, **state}, dict(zip(network.names, network.leaves))
     leaves, left = _under(only, leaves)
-    chosen, prefix, names, dropped = _match(tensors, leaves, _key_mappings(model, keys), key_mapping)
-    dropped += [key for key, name in names.items() if not name.startswith(only)]
-    tensors, names, problems = _join(tensors, {key: name for key, name in names.items() if name.startswith(only)})
+    part = state_dict.find(tensors, leaves, _key_mappings(model, keys), wanted=key_mapping, tree=tree, under=under)
+    dropped = part.dropped + [key for key, name in part.names.items() if not name.startswith(only)]
+    tensors, names, problems = state_dict.join(tensors, {key: n for key, n in part.names.items() if n.startswith(only)})
     loaded, adapted, initialised = [], [], [(name, f"outside only={only!r}") for name in left]
     given: dict[str, str] = {}
     for key, name in names.items():
@@ -123,7 +136,7 @@ def load(
             if issubclass(leaf.kind, Buffer):
                 initialised.append((name, "drawn, not learned; the source has none"))
             else:
-                problems.append(f"missing {name} {list(leaf.shape)}")
+                problems.append(f"missing {name} {_as_torch(leaf)}")
             continue
         if np.iscomplexobj(tensors[given[name]]):
             problems.append(f"{given[name]} holds complex numbers")
@@ -140,18 +153,19 @@ def load(
             values[name] = np.array(array, leaf.dtype, order="C")  # a copy: the source may change or be unmapped
             adapted.append((name, action)) if action else loaded.append(name)
     if problems:
-        raise MismatchError(_message(model, chosen.name, problems, tensors, leaves))
+        raise MismatchError(_message(model, part.mapping.name, problems, tensors, leaves, names))
     functional.assign(model, {n: values[n] for n in params}, {n: values[n] for n in state})
-    origin = " > ".join(filter(None, (container, prefix)))
     taken = (*loaded, *(n for n, _ in adapted))
     return ImportReport(
-        chosen.name,
-        origin,
+        part.mapping.name,
+        part.origin,
         tuple(loaded),
         tuple(adapted),
         tuple(initialised),
         tuple(dropped),
         sum(math.prod(leaves[n].shape) for n in taken),
+        part.others,
+        same_tensors(model),
     )
 
 
@@ -180,12 +194,15 @@ def export(
             raise ConfigError(f"got key_mapping={key_mapping!r} without names: pass names=state_dict of that implementation")
         return arrays
     shapes = dict(torch_files.flatten(names)) if isinstance(names, Mapping) else dict.fromkeys(names)
-    chosen, _, mapped, _ = _match(shapes, leaves, _key_mappings(model, keys), key_mapping)
-    arrays |= _cut(arrays, mapped, shapes)
+    part = state_dict.find(
+        shapes, leaves, _key_mappings(model, keys), wanted=key_mapping, tree=names if isinstance(names, Mapping) else None
+    )
+    mapped = part.names
+    arrays |= state_dict.cut(arrays, mapped, shapes)
     problems = [f"{key} means no tensor (read as {name})" for key, name in mapped.items() if name not in arrays]
     problems += [
         f"no key means {name}"
-        for name in leaves.keys() - {_whole(n) for n in mapped.values()}
+        for name in leaves.keys() - {state_dict.whole(n) for n in mapped.values()}
         if not issubclass(leaves[name].kind, Buffer)
     ]
     out = {key: arrays[name] for key, name in mapped.items() if name in arrays}
@@ -196,7 +213,7 @@ def export(
             else:
                 out[key] = out[key].reshape(reference.shape)  # a 1x1 convolution there, a linear layer here
     if problems:
-        raise MismatchError(_message(model, chosen.name, sorted(problems), shapes, leaves))
+        raise MismatchError(_message(model, part.mapping.name, sorted(problems), shapes, leaves, mapped))
     return out
 
 
@@ -222,23 +239,16 @@ def to_layout(array: np.ndarray, leaf: functional.Leaf) -> np.ndarray:
     return np.array(array.transpose(*first, *range(array.ndim - 2)), order="C")
 
 
-def _tensors(source) -> tuple[dict[str, np.ndarray], str]:
-    """The state dict of a file or mapping, and the containers it was found in."""
+def _tensors(source) -> tuple[dict[str, np.ndarray], Mapping | None]:
+    """(all tensors of a file or mapping under dotted names, the mapping as it is nested)."""
     tree = source if isinstance(source, Mapping) else torch_files.load(source)
-    path = []
-    while isinstance(tree, Mapping):
-        inner = next((c for c in CONTAINERS if isinstance(tree.get(c), Mapping)), None)
-        if inner is None or any(hasattr(v, "shape") for v in tree.values()):
-            break
-        path.append(inner)
-        tree = tree[inner]
     tensors = torch_files.flatten(tree)
     if not tensors:
         raise MismatchError(
-            f"no tensors in {source if not isinstance(source, Mapping) else 'the mapping'}: "
-            f"pass a state dict, or a checkpoint that holds one under {', '.join(CONTAINERS)}"
+            f"no tensors in {source if not isinstance(source, Mapping) else 'the mapping'}: pass a state dict, or a checkpoint "
+            "that holds one"
         )
-    return tensors, " > ".join(path)
+    return tensors, tree if isinstance(tree, Mapping) else None
 
 
 def _key_mappings(model: Segmenter, keys: Keys = ()) -> tuple[KeyMapping, ...]:
@@ -259,45 +269,6 @@ def _key_mappings(model: Segmenter, keys: Keys = ()) -> tuple[KeyMapping, ...]:
     )
 
 
-def _match(tensors: Mapping, leaves: Mapping, mappings: tuple[KeyMapping, ...], wanted: str | None):
-    """(mapping, prefix, key -> our name, ignored keys) under which most keys fit; earlier mappings win ties."""
-    if wanted is not None:
-        mappings = (lookup("key mapping", wanted, {s.name: s for s in mappings}),)
-    best = None
-    for prefix in _prefixes(tensors):
-        for mapping in mappings:
-            names, dropped = _rename(list(tensors), prefix, mapping)
-            score = len(leaves.keys() & {_whole(n) for n in names.values()})
-            if best is None or score > best[0]:
-                best = score, mapping, prefix, names, dropped
-    return best[1:]
-
-
-def _prefixes(keys: Iterable[str]) -> list[str]:
-    """ "" and every dotted prefix that all keys share: "module.", "module.model."."""
-    found, keys = [""], list(keys)
-    while True:
-        start = len(found[-1])
-        first = keys[0][start:].partition(".")
-        prefix = found[-1] + first[0] + "."
-        if not first[1] or not all(k.startswith(prefix) and len(k) > len(prefix) for k in keys):
-            return found
-        found.append(prefix)
-
-
-def _rename(keys: list[str], prefix: str, mapping: KeyMapping) -> tuple[dict[str, str], list[str]]:
-    names, dropped = {}, []
-    for key in keys:
-        name = key[len(prefix) :]
-        if any(re.search(pattern, name) for pattern in mapping.ignored):
-            dropped.append(key)
-            continue
-        for pattern, replacement in mapping.rules:
-            name = re.sub(pattern, replacement, name)
-        names[key] = name
-    return names, dropped
-
-
 def _under(only: str, leaves: Mapping) -> tuple[dict, list[str]]:
     """The tensors whose names begin with `only`, and the names of the others."""
     wanted = {name: leaf for name, leaf in leaves.items() if name.startswith(only)}
@@ -305,51 +276,6 @@ def _under(only: str, leaves: Mapping) -> tuple[dict, list[str]]:
         starts = sorted({name.partition(".")[0] + "." for name in leaves})
         raise ConfigError(f"got only={only!r}: no tensor's name begins so; they begin with {', '.join(starts)}")
     return wanted, [name for name in leaves if name not in wanted]
-
-
-def _whole(name: str) -> str:
-    """The name of the tensor that "name#0" is a part of; other names as they are."""
-    return _PART.sub("", name)
-
-
-def _parts(names: Mapping[str, str]) -> dict[str, list[tuple[int, str]]]:
-    """The tensors that come in parts "name#0", "name#1", ...: name -> [(number, key)], sorted."""
-    found: dict[str, list[tuple[int, str]]] = {}
-    for key, name in names.items():
-        if part := _PART.search(name):
-            found.setdefault(_whole(name), []).append((int(part[1]), key))
-    return {name: sorted(parts) for name, parts in found.items()}
-
-
-def _join(tensors: Mapping, names: Mapping[str, str]) -> tuple[dict, dict[str, str], list[str]]:
-    """(tensors, key -> name, problems): parts replaced by one array, concatenated along PyTorch's output axis, the first."""
-    tensors, joined, problems = dict(tensors), {k: n for k, n in names.items() if not _PART.search(n)}, []
-    for name, parts in _parts(names).items():
-        arrays = [np.asarray(tensors[key]) for _, key in parts]
-        if _numbered(parts) and all(a.ndim and a.shape[1:] == arrays[0].shape[1:] for a in arrays):
-            label = " + ".join(key for _, key in parts)
-            tensors[label], joined[label] = np.concatenate(arrays), name
-        else:
-            problems.append(
-                f"parts of {name} cannot be joined: "
-                + ", ".join(f"#{n} {key} {list(a.shape)}" for (n, key), a in zip(parts, arrays))
-            )
-    return tensors, joined, problems
-
-
-def _cut(arrays: Mapping, names: Mapping[str, str], shapes: Mapping) -> dict[str, np.ndarray]:
-    """The inverse of `_join`: "name#i" -> array, of as many rows as its key has in `shapes`; equal parts where none are known."""
-    cut = {}
-    for name, parts in _parts(names).items():
-        if name in arrays and _numbered(parts):
-            rows = [None if shapes[key] is None else (*shapes[key].shape, 1)[0] for _, key in parts]
-            edges = len(parts) if None in rows else np.cumsum(rows)[:-1]
-            cut |= {f"{name}#{n}": a for (n, _), a in zip(parts, np.array_split(arrays[name], edges))}
-    return cut
-
-
-def _numbered(parts: list[tuple[int, str]]) -> bool:
-    return [n for n, _ in parts] == list(range(len(parts)))
 
 
 def _fit(model: Segmenter, name: str, leaf: functional.Leaf, array: np.ndarray, adapt: bool):
@@ -367,21 +293,40 @@ def _fit(model: Segmenter, name: str, leaf: functional.Leaf, array: np.ndarray, 
     return None, ""
 
 
+def _as_torch(leaf: functional.Leaf) -> list[int]:
+    """The shape of a tensor of ours in PyTorch's layout."""
+    return list(to_layout(np.broadcast_to(np.float32(0), leaf.shape), leaf).shape)
+
+
 def _misshaped(name: str, leaf: functional.Leaf, key: str, array: np.ndarray) -> str:
-    expected = to_layout(np.broadcast_to(np.float32(0), leaf.shape), leaf).shape
-    return f"shape of {key}: expected {list(expected)} for {name}, found {list(array.shape)}"
+    return f"shape of {key}: expected {_as_torch(leaf)} for {name}, found {list(array.shape)}"
 
 
-def _message(model, key_mapping: str, problems: list[str], theirs: Mapping, ours: Mapping) -> str:
-    remedy = ""
-    if not any(k in ours for k in theirs) and len(problems) >= len(ours):
-        remedy = f"\n  no key mapping fits: names look like {_some(list(theirs), 3)}; ours like {_some(list(ours), 3)}"
+def _message(model, key_mapping: str, problems: list[str], theirs: Mapping, ours: Mapping, names: Mapping[str, str]) -> str:
+    """Every difference, and what can be done about their kinds."""
+    remedies, fit = [], [name for name in names.values() if name in ours]
+    if not fit and len(problems) >= len(ours):
+        remedies.append(
+            f"no key mapping fits: names look like {_some(list(theirs), 3)}; ours like {_some(list(ours), 3)}; "
+            "rename them by keys=[('regular expression', 'replacement'), ...]"
+        )
     elif any(p.startswith("shape") for p in problems):
-        remedy = "\n  another number of input channels or classes: adapt=True; arrays in our own layout: functional.assign"
+        remedies.append("another number of input channels or classes: adapt=True; arrays in our own layout: functional.assign")
+    unexpected = [key for key, name in names.items() if name not in ours]
+    if fit and unexpected:
+        remedies.append(
+            f"tensors of no use here are left out by keys=[({re.escape(unexpected[0])!r}, None), ...], and renamed by "
+            "keys=[('regular expression', 'replacement'), ...]"
+        )
+    complete = sorted({name.partition(".")[0] for name in ours} - {name.partition(".")[0] for name in ours.keys() - set(fit)})
+    if fit and complete and len(problems) > len(unexpected):
+        remedies.append(f"what is there can be taken alone: only='{complete[0]}.'")
     return (
-        f"{len(problems)} differences between the weights (key mapping {key_mapping!r}) and this {type(model).__name__}:\n  "
+        f"{len(problems)} differences between the weights (key mapping {key_mapping!r}) and this {type(model).__name__}, shapes "
+        "as PyTorch has them:\n  "
         + "\n  ".join(problems)
-        + remedy
+        + "".join(f"\n  {remedy}" for remedy in remedies)
+        + ("\n  (on the command line: python -m jaxseg.convert --keys, --only)" if remedies else "")
     )
 
 
