@@ -140,6 +140,8 @@ def predict(call: Call) -> int | None:
         raise ConfigError("--mode=predict needs --input=FILE_or_DIR and --output=DIR")
     source, record = _recorded(call)
     config = recorded.settled(call.config, record, source)
+    if len(record["labels"]) > 1 and not record["regions"]:
+        preflight.check_softmax(config, record["model"]["num_classes"])
     with code.recorded_alone():
         code.check(record["code"], source)
         return prediction.predict(

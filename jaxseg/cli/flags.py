@@ -129,7 +129,9 @@ def parse(argv: list[str]) -> list[str]:
         inside = next((a for a in argv if ".options." in a.split("=")[0] and a.lstrip("-").startswith("config.")), None)
         if inside:  # ml_collections looks for the option among the keys of the tree
             key, _, option = inside.lstrip("-").partition("=")[0].rpartition(".options.")
-            text = f"{inside}: options are one value; write --{key}.options=\"{{'{option}': value}}\""
+            *outer, last = option.split(".")
+            nested = "".join(f"{{'{name}': " for name in outer) + f"{{'{last}': value}}" + "}" * len(outer)
+            text = f'{inside}: options are one value; write --{key}.options="{nested}"'
         elif "has no attribute 'get_config'" in text:
             text = "the file defines no get_config(); configs/ich_segnext.py shows one"
         elif (name := text.strip(" '")).isidentifier():  # ml_collections names the key and says no more

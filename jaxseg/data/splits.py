@@ -290,8 +290,8 @@ def _whole_counts(n: int, shares: Sequence[float]) -> list[int]:
     wanted = sum(f > 0 for f in shares)
     if n < wanted:
         raise ConfigError(
-            f"got {n} patients for {wanted} splits (data.fractions={tuple(shares)}); each needs one: add patients, "
-            "or set a share to 0"
+            f"got {n} patients for {wanted} splits (data.fractions={tuple(shares)}); each needs one: add patients; "
+            "the test share alone may be 0, with eval.split=val"
         )
     counts = [math.floor(n * f + 1e-9) for f in shares]
     by_remainder = sorted(range(3), key=lambda s: (round(counts[s] - n * shares[s], 9), -s))  # ties go to val and test

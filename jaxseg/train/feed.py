@@ -285,7 +285,8 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, channel_run: str | Pa
                 f"the {name} split is empty with config.data.fractions={tuple(config.data.fractions)} of "
                 f"{len(dataset.cases)} cases"
                 + (f", of which {store.left_out}" if store.left_out.bad else "")
-                + "; give it a share",
+                + "; give it a share"
+                + (", or score the validation split: eval.split=val" if name == "test" else ""),
                 "DATA_EMPTY",
             )
     if patched:

@@ -276,8 +276,7 @@ def _epoch(job: Job, log: Log, state: TrainState, progress: Progress, preemption
         if progress.empty_validations >= job.settings.alarm_after > 0:
             log.alarm(
                 f"the network has predicted only background in {progress.empty_validations} validations in a row. Try a "
-                "loss with overlap and distribution parts (dice + bce), a positive weight, a lower learning rate, "
-                "data.protocol='only', or more warm-up"
+                "loss with overlap and distribution parts (dice + bce), a positive weight, a lower learning rate, or more warm-up"
             )
         if job.criterion != "last":
             criterion = scores[job.criterion]

@@ -178,7 +178,7 @@ def _affine(header, ndim: int, shape: tuple[int, ...], path, bad, allow_missing:
             raise geometry(
                 "neither sform nor qform is set",
                 "the position in space must be known",
-                "set one, or allow missing geometry if orientation does not matter",
+                "set one, for instance with nibabel: image.set_sform(image.affine, 1), and save it",
             )
         return header.get_base_affine()
     affine = _chosen(header, sform, qform, path, geometry)

@@ -49,7 +49,7 @@ def read_photo(path: str | Path, *, max_pixels: int = MAX_PIXELS, palette_indice
                     raise bad(
                         f"{width} x {height} = {width * height} pixels",
                         f"at most {max_pixels} are read",
-                        "check the file, tile it, or raise max_pixels",
+                        "check the file, or cut it into tiles",
                     )
                 size = os.fstat(file.fileno()).st_size
                 if width * height > _DENSITY.get(kind, math.inf) * size:
