@@ -1,0 +1,62 @@
+"""Every key, command, extra and config file that a text of the library names exists."""
+
+import ast
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from configs._base import base
+from jaxseg.config import flatten
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted([*(ROOT / "jaxseg").rglob("*.py"), *(ROOT / "configs").glob("*.py")])
+KEYS = flatten(base().to_dict())
+NOT_YET = {"data.ignore"}  # an option of nnU-Net's raw data that the tree does not have; take it out when it has
+GROUPS = {key.partition(".")[0] for key in KEYS if "." in key}
+
+
+def texts(path: Path) -> list[str]:
+    """The string literals of a module, its docstrings too; what a format inserts is a word of its own."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.JoinedStr):
+            found.append("".join(p.value if isinstance(p, ast.Constant) else "{}" for p in node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.append(node.value)
+    return found
+
+
+TEXTS = {path: texts(path) for path in FILES}
+
+
+def named(pattern: str) -> dict[str, str]:
+    """What a pattern finds in the texts, and a file that says it."""
+    return {
+        m[1]: str(path.relative_to(ROOT)) for path, some in TEXTS.items() for text in some for m in re.finditer(pattern, text)
+    }
+
+
+def test_every_key_that_a_text_names_exists():
+    lacking = {}
+    for name, where in named(r"\bconfig\.([a-z_]+\.[a-z_]+)").items():
+        if name.partition(".")[0] in GROUPS and name not in KEYS:
+            lacking[name] = where
+    assert lacking.keys() == NOT_YET, lacking
+
+
+@pytest.mark.parametrize("pattern, root", [(r"(configs/\w+\.py)", ROOT), (r"(docs/\w+\.md)", ROOT)])
+def test_every_file_that_a_text_names_exists(pattern, root):
+    assert not {name: where for name, where in named(pattern).items() if not (root / name).is_file()}
+
+
+def test_every_command_that_a_text_names_exists():
+    lacking = {n: w for n, w in named(r"python -m (jaxseg(?:\.\w+)*)").items() if importlib.util.find_spec(n) is None}
+    assert not lacking
+
+
+def test_every_extra_that_a_text_names_exists():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert not {name: where for name, where in named(r"(?:jaxseg|\.)\[(\w+)\]'").items() if name not in extras}
