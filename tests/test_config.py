@@ -25,7 +25,9 @@ from jaxseg.config import (
     flatten,
     resolve,
 )
-from jaxseg.data.prepare import channels
+from jaxseg.config.keys import CHOICES
+from jaxseg.data.prepare import canvas, channels
+from jaxseg.data.stream import patches
 from jaxseg.infer.channel_run import TARGET_OF
 from jaxseg.models import functional
 from jaxseg.train import setup
@@ -384,6 +386,10 @@ def test_the_lungs_stages_form_chains_that_begin_with_given_weights():
         assert config.model.init == (f"runs/lungs_pspnet-r101-{stage.after}" if stage.after else "")
         assert not stage.after or stage.after in STAGES
         assert resolve(load("lungs_pspnet", name)).model.init == ""  # the phantom's runs stand alone
+
+
+def test_the_lists_of_fits_and_of_positions_agree():
+    assert CHOICES["data.fit"] == canvas.FITS and CHOICES["data.positions"] == patches.POSITIONS
 
 
 def test_the_lists_of_extra_channels_agree():

@@ -62,7 +62,9 @@ def make(folder: Path, tree) -> Path:
     checkpoint.write_record(folder, setup.record_of(tree, data, 1))
     network, _, _ = functional.split(setup.build_model(tree, 1, abstract=True))
     params = {name: np.asarray(value) for name, value in job.state["params"].items()}
-    image = data.store.images[:1] / np.float32(255) if tree.data.rank == 2 else np.asarray(data.store.image(0))[None, :8, :4, :8]
+    image = np.asarray(data.store.image(0))[None]
+    image = image[:, *(slice(0, n // 4 * 4) for n in image.shape[1:-1])]  # the smallest network takes multiples of 4
+    image = image / np.float32(255) if image.dtype == np.uint8 else image
     weight, bias = (next(name for name in params if name.startswith("head") and name.endswith(end)) for end in ("weight", "bias"))
     params[weight] = params[weight] * 20
     logits = network.apply(params, job.state["state"], image)[0].logits

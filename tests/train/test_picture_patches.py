@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,6 +17,7 @@ from jaxseg import modes
 from jaxseg.infer import run as runs
 from jaxseg.metrics import counts
 from jaxseg.types import ConfigError
+from tests import untrained
 
 SHAPES = [(300, 200), (210, 320), (48, 250), (260, 260), (300, 200), (190, 90)]  # the third is lower than a patch
 KEYS = {
@@ -84,16 +86,43 @@ def test_the_scores_are_those_of_the_files_that_are_written(trained, tmp_path):
     assert overlays == [f"p{i}.png" for i in range(len(SHAPES))]
 
 
-def test_a_network_without_borders_gives_by_windows_what_it_gives_of_the_whole_picture(trained):
+@pytest.mark.parametrize("picture", [1, 2])  # the second is lower than a window
+def test_a_pointwise_network_gives_by_windows_what_it_gives_of_the_whole_picture(trained, picture):
     run = trained / "run"
     settings = json.loads((run / "run.json").read_text())["config"]["infer"]
-    opened = runs.open_run(run, {**settings, "mirror": ()})
-    image = np.asarray(Image.open(trained / "set" / "images" / "p1.png"))[None]
-    found = np.asarray(opened.logits(image))
-    whole = np.asarray(opened.application.forward.averaged(opened.weights)(image))
-    inside = np.s_[:, 1:-1, 1:-1]  # 3 x 3 taps: the windows' own borders weigh least, and count there
-    assert found.shape == whole.shape == (1, 210, 320, 3)
-    assert np.abs(found - whole)[inside].mean() < 0.05 * whole.std()
+    opened = runs.open_run(run, {**settings, "mirror": (), "windows": 1})
+    ((params, state),) = opened.weights
+    taps = np.array(params["first.weight"])
+    assert taps.shape == (3, 3, 3, 8)
+    taps[[0, 2]] = taps[:, [0, 2]] = 0  # the middle one is left
+    weights = ((params | {"first.weight": taps}, state),)
+    image = np.asarray(Image.open(trained / "set" / "images" / f"p{picture}.png"))[None]
+    image = image[:, :208, :248]  # what the network takes as a whole: multiples of 4
+    found, whole = (
+        np.asarray(f(image)) for f in (lambda x: opened.application(weights, x), opened.application.forward.averaged(weights))
+    )
+    assert found.shape == whole.shape == (*image.shape[:3], 3) and whole.std() > 0.1
+    np.testing.assert_allclose(found, whole, atol=1e-5 * np.abs(whole).max())
+
+
+def test_slices_of_scans_at_another_spacing_are_scored_as_the_files_that_are_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path / "cache"))
+    root, keys = untrained.write(tmp_path / "set", 3), {"data__size": (8, 8), "data__spacing": (0.8, 1.25), "data__channels": 1}
+    values = {"data__window": (22.0, 44.0), "data__mean": (), "data__std": (), **untrained.FRACTIONS}
+    tree = tiny.config("folder", "patches,quick", data__root=str(root), data__phantom=None, infer__overlap=0.5, **keys, **values)
+    run, out = untrained.make(tmp_path / "run", tree), tmp_path / "out"
+    modes.evaluate(modes.Call(None, run))
+    assert not modes.predict(modes.Call(None, run, input=str(root / "images"), output=str(out)))
+    rows = list(csv.DictReader((run / "evaluations" / "test@1" / "cases.csv").open()))
+    assert len(rows) == 9 * len({row["case"] for row in rows}) > 9
+    for row in rows:
+        found, truth = (np.asarray(nibabel.load(f / f"{row['case']}.nii.gz").dataobj) for f in (out, root / "masks"))
+        assert found.shape == truth.shape and 0 < found.mean() < 1
+        expected = counts.count(*(a[None, :, :, int(row["slice"])] for a in (found, truth)), 1)
+        assert [int(row[key]) for key in ("tp", "fp", "fn", "tn")] == [int(c[0, 0]) for c in expected]
+    figures = json.loads((run / "evaluation.json").read_text())
+    assert figures["grid"].endswith(": 10 x 12") and figures["prepared"]["grid"].endswith(": 12 x 10")
+    assert figures["examples"] == figures["prepared"]["examples"] == len(rows)
 
 
 def test_what_training_can_know_beforehand_is_refused(trained, tmp_path):
