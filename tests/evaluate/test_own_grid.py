@@ -51,6 +51,22 @@ def read(path):
 )
 def test_the_labels_that_predict_writes_give_the_dice_that_evaluate_writes(run, tmp_path, name, keys):
     folder, root = run
+    evaluated_as_predicted(folder, root, tmp_path, name, keys)
+    if name == "steps" and any((root / "images").glob("*.png")):  # the noise of the pictures loses its specks
+        assert strict(folder / "evaluations" / "steps@1" / "evaluation.json")["postprocessing"]
+
+
+def test_pictures_of_16_bits_are_predicted_through_the_window_that_they_were_learnt_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path / "cache"))
+    root = untrained.write(tmp_path / "set", 2)
+    for path in (root / "images").iterdir():
+        Image.fromarray(read(path).astype(np.uint16) * 200).save(path)
+    folder = untrained.make(tmp_path / "run", untrained.config(root, 2, data__window=(4400.0, 8800.0)))
+    evaluated_as_predicted(folder, root, tmp_path, "deep", {})
+
+
+def evaluated_as_predicted(folder, root, tmp_path, name, keys):
+    """Each case's row of an evaluation is that of the file that predict writes."""
     config = changed(folder, **keys)
     assert modes.evaluate(modes.Call(config, folder, name=name)) is None
     assert not modes.predict(modes.Call(config, folder, input=str(root / "images"), output=str(tmp_path / "out")))
@@ -64,8 +80,6 @@ def test_the_labels_that_predict_writes_give_the_dice_that_evaluate_writes(run, 
         assert predicted.shape == truth.shape and 0 < predicted.mean() < 1
         assert float(row["dice"]) == pytest.approx(float(counts.dice(found)[0, 0]), abs=1e-12)
         assert [int(row[key]) for key in ("tp", "fp", "fn", "tn")] == [int(c[0, 0]) for c in found]
-    if name == "steps" and any((root / "images").glob("*.png")):  # the noise of the pictures loses its specks
-        assert strict(folder / "evaluations" / "steps@1" / "evaluation.json")["postprocessing"]
 
 
 def test_the_grid_stands_beside_every_figure(run, capsys):
