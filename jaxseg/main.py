@@ -63,6 +63,7 @@ def main(argv: list[str]) -> int:
             output=given.OUTPUT.value,
             name=given.NAME.value,
             overwrite=given.OVERWRITE.value,
+            extend=given.EXTEND.value,
         )
         return getattr(modes, mode)(call) or 0
 

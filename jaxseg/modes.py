@@ -1,5 +1,6 @@
 """What `--mode` can be: one function each, called with the resolved config and the folders."""
 
+import functools
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +17,17 @@ from jaxseg.experiments import search as searches
 from jaxseg.infer import predict as prediction
 from jaxseg.models import summary as summaries
 from jaxseg.ops.precision import compute_dtype, describe
-from jaxseg.train import loop, patients, setup
+from jaxseg.train import extend, loop, patients, setup
 from jaxseg.train.log import Log
 from jaxseg.train.processes import agree, surroundings
 from jaxseg.train.processes.interrupt import PREEMPTED, Preemption, Stopped, fault
 from jaxseg.types import CheckpointError, ConfigError
 from jaxseg.utils import code
+
+HINTS = {
+    "train.epochs": "--extend goes on with a run to a larger train.epochs",
+    **dict.fromkeys(("eval.threshold", "eval.empty"), "--mode=evaluate scores the run with other values of eval"),
+}
 
 
 class Call(NamedTuple):
@@ -34,8 +40,34 @@ class Call(NamedTuple):
     output: str | None = None
     name: str = ""
     overwrite: bool = False
+    extend: bool = False
 
 
+def takes(*flags: str):
+    """A mode with these flags beside --config and --workdir; others would do nothing and are refused."""
+
+    def refusing(mode):
+        @functools.wraps(mode)
+        def checked(call: Call) -> int | None:
+            for flag, value in call._asdict().items():
+                if value and flag not in ("config", "workdir", *flags):
+                    known = [name for name, others in TAKEN.items() if flag in others and (name, flag) != ("train", "checkpoint")]
+                    raise ConfigError(
+                        f"--{flag}: is for {' and '.join(f'--mode={name}' for name in known)}, not for --mode={mode.__name__}; "
+                        "leave it out"
+                    )
+            return mode(call)
+
+        TAKEN[mode.__name__] = flags
+        return checked
+
+    return refusing
+
+
+TAKEN: dict[str, tuple[str, ...]] = {}  # mode -> its flags
+
+
+@takes("checkpoint", "extend")
 def train(call: Call) -> int | None:
     """Train (or resume), then evaluate the best checkpoint. On SIGTERM, save the steps made so far and exit with code 42."""
     if call.checkpoint:
@@ -58,12 +90,13 @@ def _train(call: Call) -> int | None:
     call = _settled(call)
     tree = configs.as_dict(call.config)
     agree.same("configuration", tree)
-    claim = agree.on_first(
-        lambda: checkpoint.claim(call.workdir, tree, ignored=configs.NEUTRAL, defaults=configs.defaults(call.config))
-    )
+    claim = agree.on_first(lambda: _claim(call, tree))
     log = Log(call.workdir, quiet=not first)
-    if agree.from_first(bool(claim and claim.finished)):
-        log.say(f"{call.workdir} holds a finished run of this config; delete it or give another --workdir to train again")
+    if agree.from_first(bool(claim and claim.finished and not claim.raised)):
+        log.say(
+            f"{call.workdir} holds a finished run of this config; give another --workdir to train again, or --extend and "
+            "more --config.train.epochs to go on with it"
+        )
     else:
         difference = configs.difference(call.config)
         log.say(describe(call.config.train.dtype))
@@ -77,7 +110,9 @@ def _train(call: Call) -> int | None:
         agree.on_first(lambda: patients.keep(call.config, call.workdir, about, data.rows))
         agree.on_first(lambda: surroundings.compare(call.workdir, log, resumed=claim.resumed))
         record = setup.record_of(call.config, data, _count(job.state["params"]))
-        agree.on_first(lambda: checkpoint.write_record(call.workdir, record))
+        if claim and claim.raised:
+            log.say(extend.describe(call.config, claim.raised["train.epochs"][0], job))
+        agree.on_first(lambda: claim.begin(record))
         agree.on_first(lambda: setup.keep_channel_run(call.config, call.workdir))
         begin = time.perf_counter()
         stopped = loop.run(job, log)
@@ -88,7 +123,22 @@ def _train(call: Call) -> int | None:
             claim.finish()
     log.close()
     fault(0, "before_report")
-    return evaluate(call)
+    return evaluate(call._replace(extend=False))
+
+
+def _claim(call: Call, tree: dict) -> checkpoint.Claim:
+    claim = checkpoint.claim(
+        call.workdir,
+        tree,
+        ignored=configs.neutral(call.config),
+        defaults=configs.defaults(call.config),
+        raising=("train.epochs",) if call.extend else (),
+        hints=HINTS,
+    )
+    if call.extend and not claim.resumed:
+        claim.release()
+        raise ConfigError(f"--extend: {call.workdir} holds no run to go on with; leave it out, or give the --workdir of one")
+    return claim
 
 
 def _settled(call: Call) -> Call:
@@ -109,17 +159,18 @@ def _recorded_dtype(run: Path) -> str | None:
         return None
 
 
+@takes("checkpoint", "input", "name", "overwrite")
 def evaluate(call: Call) -> int | None:
     """Score a checkpoint on config.eval.split, or on another labelled set, with everything else from the run's record."""
-    source, record = _recorded(call)
     with code.recorded_alone():
-        code.check(record["code"], source)
-        return _evaluate(call, source, record)
+        if _source(call).exists():
+            code.check(_recorded(call)["code"], _source(call))
+        if call.config is not None:
+            preflight.check(call.config)
+        return _evaluate(call, _source(call), _recorded(call))
 
 
 def _evaluate(call: Call, source: Path, record: dict) -> None:
-    if call.config is not None:
-        preflight.check(call.config)
     config = recorded.settled(call.config, record, source)
     log = Log(checkpoint.run_folder(source), quiet=jax.process_index() > 0)
     evaluation.evaluate(
@@ -134,11 +185,12 @@ def _evaluate(call: Call, source: Path, record: dict) -> None:
     log.close()
 
 
+@takes("checkpoint", "input", "output")
 def predict(call: Call) -> int | None:
     """Segment files with nothing but a run folder and the input."""
     if not call.input or not call.output:
         raise ConfigError("--mode=predict needs --input=FILE_or_DIR and --output=DIR")
-    source, record = _recorded(call)
+    source, record = _source(call), _recorded(call)
     config = recorded.settled(call.config, record, source)
     if len(record["labels"]) > 1 and not record["regions"]:
         preflight.check_softmax(config, record["model"]["num_classes"])
@@ -154,14 +206,19 @@ def predict(call: Call) -> int | None:
         )
 
 
-def _recorded(call: Call) -> tuple[Path, dict]:
-    """(run or checkpoint folder, its record) of a call."""
-    source = Path(call.checkpoint) if call.checkpoint else call.workdir
-    if not source.exists():
-        raise CheckpointError(f"no run folder {str(source)!r}: give --workdir or --checkpoint")
-    return source, checkpoint.find_record(source)
+def _source(call: Call) -> Path:
+    """The run or checkpoint folder of a call."""
+    return Path(call.checkpoint) if call.checkpoint else call.workdir
 
 
+def _recorded(call: Call) -> dict:
+    """The record of a call's run."""
+    if not _source(call).exists():
+        raise CheckpointError(f"no run folder {str(_source(call))!r}: give --workdir or --checkpoint")
+    return checkpoint.find_record(_source(call))
+
+
+@takes()
 def summary(call: Call) -> None:
     """Parameters and multiply-accumulates of the config's network, at its size."""
     outputs = preflight.check(call.config, network=True)
@@ -169,6 +226,7 @@ def summary(call: Call) -> None:
     print(summaries.summarize(model, setup.input_shape(call.config)))
 
 
+@takes()
 def search(call: Call) -> int | None:
     """Bayesian optimisation of cross-entropy's class weights: whole runs below the run folder."""
     if jax.process_count() > 1:
@@ -185,6 +243,7 @@ def search(call: Call) -> int | None:
     )
 
 
+@takes()
 def check(call: Call) -> None:
     """Read every case and report everything that is wrong with the data set."""
     preflight.check(call.config, network=True)

@@ -22,6 +22,7 @@ RECORD = {
     "splits": {"train": ["a"], "val": ["b"], "test": ["c"]},
     "code": {},
     "surroundings": {},
+    "history": [],
 }
 
 

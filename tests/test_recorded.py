@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from jaxseg import recorded
-from jaxseg.config import as_dict, flatten, resolve
+from jaxseg.checkpoint import write_record
+from jaxseg.config import NEUTRAL, as_dict, flatten, neutral, resolve
 from jaxseg.types import CheckpointError, ConfigError, MismatchError
+from tests.records import RECORD, edit
 
 NAMES = sorted(p.stem for p in (Path(__file__).parent.parent / "configs").glob("[a-z]*.py"))
 
@@ -53,3 +55,41 @@ def test_a_run_must_be_named_and_be_there(tmp_path):
         recorded.command_line(["jaxseg"], None)
     with pytest.raises(CheckpointError, match="is no run folder"):
         recorded.command_line(["jaxseg"], str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name, best, fixed",
+    [
+        ("folder", "val_loss", set()),
+        ("folder", "last", set()),
+        ("folder", "val_dice", {"eval.threshold"}),
+        ("brats_unet3d", "val_recall", {"eval.threshold", "eval.empty"}),
+    ],
+)
+def test_what_decides_the_best_checkpoint_stays_between_two_starts_and_is_free_in_an_evaluation(name, best, fixed):
+    record = record_of(name)
+    record["config"]["train"]["best"] = best
+    tree = recorded.tree_of(record)
+    assert set(NEUTRAL) - neutral(tree) == fixed
+    given = tree.copy_and_resolve_references().unlock()
+    given.eval.threshold, given.eval.empty = 0.7, "zero"
+    found = recorded.settled(given.lock(), record, Path("run"))
+    assert (found.eval.threshold, found.eval.empty) == (0.7, "zero")
+
+
+def test_a_record_that_lacks_a_key_or_breaks_a_rule_is_no_configuration(tmp_path):
+    write_record(tmp_path, RECORD)
+    edit(tmp_path, lambda record: record["config"]["eval"].pop("tables") and None)
+    with pytest.raises(CheckpointError, match="has no config.eval.tables, which is newer than the run"):
+        recorded.get_config(str(tmp_path))
+    for value, words in ((1.5, "config.eval.threshold=1.5"), (0.5, None)):
+        write_record(tmp_path, RECORD)
+        edit(tmp_path, lambda record, value=value: record["config"]["eval"].update(threshold=value))
+        if words:
+            with pytest.raises(CheckpointError, match=words):
+                recorded.get_config(str(tmp_path))
+        else:
+            assert recorded.get_config(str(tmp_path)).eval.threshold == value
+    edit(tmp_path, lambda record: record["config"]["model"].update(options={"a.b": {"c": 1}}))
+    with pytest.raises(CheckpointError, match="a.b"):
+        recorded.get_config(str(tmp_path))

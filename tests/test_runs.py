@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,6 +138,40 @@ def test_a_finished_run_is_reported_and_another_config_is_refused(ended, uninter
     assert "finished run" in ended(*FLAGS, f"--workdir={workdir}")
     output = ended(*FLAGS, f"--workdir={workdir}", "--config.optim.lr=0.1", code=78)
     assert "optim.lr" in output and "another --workdir" in output
+
+
+def test_a_finished_run_goes_on_to_more_epochs_by_the_flag_that_its_refusal_names(tmp_path, ended, uninterrupted):
+    workdir = tmp_path / "longer"
+    shutil.copytree(uninterrupted[0], workdir)
+    command = (*FLAGS, f"--workdir={workdir}", "--config.train.epochs=4")
+    refused = ended(*command, code=78)
+    assert "train.epochs: 3 there, 4 now" in refused
+    (flag,) = set(re.findall("--extend", refused))
+    said = ended(*command, flag)
+    best = min((p for p in (workdir / "checkpoints").iterdir()), key=lambda p: int(p.name)).name
+    assert f"the best checkpoint so far, by val_loss that of step {best}, stays" in said
+    assert "extended from 3 to 4 epochs: schedule 'poly' is one of 20 steps instead of 15, " in said
+    before, after = json.loads(uninterrupted[1]["epochs"]), json.loads(result(workdir)["epochs"])
+    assert after[:3] == before and [row["epoch"] for row in after] == ["1", "2", "3", "4"]
+    record = json.loads((workdir / "run.json").read_text())
+    assert [entry["train.epochs"] for entry in record["history"]] == [[3, 4]] and record["config"]["train"]["epochs"] == 4
+    assert "finished run" in ended(*command)
+    assert "holds no run to go on with" in ended(*FLAGS, f"--workdir={tmp_path / 'new'}", "--extend", code=64)
+
+
+@pytest.mark.parametrize(
+    "mode, flag, words",
+    [
+        ("train", "checkpoint=X", "to start from its weights, give --config.model.init"),
+        ("train", "input=X", "is for --mode=evaluate and --mode=predict"),
+        ("evaluate", "output=X", "is for --mode=predict"),
+        ("predict", "extend", "is for --mode=train"),
+        ("summary", "overwrite", "is for --mode=evaluate, not for --mode=summary"),
+    ],
+)
+def test_a_flag_that_a_mode_does_not_take_is_refused(ended, uninterrupted, mode, flag, words):
+    run = (f"--workdir={uninterrupted[0]}",) if mode in ("evaluate", "predict") else FLAGS
+    assert words in ended(*run, f"--mode={mode}", f"--{flag}", code=64)
 
 
 def test_a_run_is_scored_again_by_its_folder_alone(ended, uninterrupted):

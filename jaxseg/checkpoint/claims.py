@@ -13,12 +13,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxseg.checkpoint.record import CHECKPOINTS, RECORD, plain, read_record
+import jaxseg
+from jaxseg.checkpoint import folder
+from jaxseg.checkpoint.record import CHECKPOINTS, RECORD, plain, read_record, write_record
 from jaxseg.types import CheckpointError, ConfigError, DataError, MismatchError, StorageError
 from jaxseg.utils import guard
 from jaxseg.utils.files import write_json
 
-STATE, LOCK = "state.json", ".lock"
+STATE, LOCK, EPOCHS = "state.json", ".lock", "epochs.csv"
 _log = logging.getLogger(__name__)
 
 
@@ -40,16 +42,37 @@ class Claim:
     Attributes:
       workdir: the folder.
       resumed: it holds the record of an earlier start of the same run.
+      record: that record, or None.
+      raised: {key: (value there, value now)} of the keys that `claim` was allowed to raise.
       finished: what `finish` wrote, or None: training has not finished here.
     """
 
-    def __init__(self, workdir: Path, file):
-        self.workdir, self._file = workdir, file
-        self.resumed = (workdir / RECORD).exists()
+    def __init__(self, workdir: Path, file, record: dict[str, Any] | None, raised: dict[str, tuple[Any, Any]]):
+        self.workdir, self._file, self.record, self.raised = workdir, file, record, raised
+        self.resumed = record is not None
         try:
             self.finished = guard.read_json(workdir / STATE)
         except DataError:
             self.finished = None
+
+    def begin(self, record: Mapping[str, Any]) -> None:
+        """Write the record, with the history of the one that is there, and make the folder of the checkpoints.
+
+        A run whose epochs were raised is not finished any more, and its history says so.
+
+        Raises:
+          StorageError: it cannot be written.
+        """
+        history = list(self.record["history"]) if self.record else []
+        history += [{key: list(values), "when": _now(), "jaxseg": jaxseg.__version__} for key, values in self.raised.items()]
+        try:
+            (self.workdir / CHECKPOINTS).mkdir(exist_ok=True)
+            if self.raised:
+                (self.workdir / STATE).unlink(missing_ok=True)
+                self.finished = None
+        except OSError as error:
+            raise StorageError(f"cannot write into {self.workdir}: {error.strerror}; choose another --workdir") from error
+        write_record(self.workdir, {**record, "history": history})
 
     def finish(self, **facts) -> None:
         """Write state.json: the run is complete; `facts` (step, best value, ...) are stored in it."""
@@ -66,7 +89,13 @@ _held: dict[Path, Claim] = {}  # keeps the lock files open for the life of the p
 
 
 def claim(
-    workdir: str | Path, config: Mapping[str, Any], *, ignored: Iterable[str] = (), defaults: Mapping[str, Any] | None = None
+    workdir: str | Path,
+    config: Mapping[str, Any],
+    *,
+    ignored: Iterable[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+    raising: Iterable[str] = (),
+    hints: Mapping[str, str] | None = None,
 ) -> Claim:
     """Make a run folder this process's own. With several processes only process 0 calls this.
 
@@ -74,13 +103,15 @@ def claim(
 
     Args:
       workdir: made if absent.
-      config: resolved configuration, nested and JSON-able, that `write_record` will store or has stored there.
+      config: resolved configuration, nested and JSON-able, that `Claim.begin` will store or has stored there.
       ignored: dotted keys in which an earlier start may differ ("train.log_every").
       defaults: of the configuration, nested: a key that the record does not have, because it is newer, had this value.
+      raising: keys whose value may be above the recorded one.
+      hints: what else can be done about a key that differs, for the message.
     Raises:
       ConfigError: another process holds the folder.
       MismatchError: the folder belongs to a run with another configuration.
-      CheckpointError: it has checkpoints but no readable record.
+      CheckpointError: it has checkpoints but no readable record, or a record whose checkpoints are gone.
       StorageError: it cannot be made or written.
     """
     workdir = Path(workdir).absolute()
@@ -96,8 +127,12 @@ def claim(
     try:
         _lock(file, workdir)
         _probe(workdir)
-        _check_config(workdir, config, set(ignored), defaults or {})
-        held = Claim(workdir, file)
+        record = _record(workdir)
+        raised = _raised(record, config, raising) if record else {}
+        if record:
+            _check_config(workdir, record, config, {*ignored, *raised}, defaults or {}, hints or {})
+            _check_checkpoints(workdir, record)
+        held = Claim(workdir, file, record, raised)
     except BaseException:
         file.close()
         raise
@@ -139,15 +174,48 @@ def _probe(workdir: Path) -> None:
             probe.unlink()
 
 
-def _check_config(workdir: Path, config: Mapping[str, Any], ignored: set[str], defaults: Mapping[str, Any]) -> None:
-    if not (workdir / RECORD).exists():
-        if any((workdir / CHECKPOINTS).glob("[0-9]*")):
-            raise CheckpointError(
-                f"{workdir} holds checkpoints but no {RECORD}, so it is unknown which run they belong to; "
-                "restore it, or choose another --workdir"
-            )
+def _record(workdir: Path) -> dict[str, Any] | None:
+    """The record that is there; None in a folder in which no run has begun."""
+    if (workdir / RECORD).exists():
+        return read_record(workdir)
+    if any((workdir / CHECKPOINTS).glob("[0-9]*")):
+        raise CheckpointError(
+            f"{workdir} holds checkpoints but no {RECORD}, so it is unknown which run they belong to; "
+            "restore it, or choose another --workdir"
+        )
+    return None
+
+
+def _raised(record: Mapping[str, Any], config: Mapping[str, Any], raising: Iterable[str]) -> dict[str, tuple[Any, Any]]:
+    old, new = _flat(record["config"]), _flat(plain(config))
+    return {key: (old[key], new[key]) for key in raising if key in old and key in new and new[key] > old[key]}
+
+
+def _check_checkpoints(workdir: Path, record: Mapping[str, Any]) -> None:
+    """Refuse a run that has saved checkpoints which are gone: it would begin anew, over its own results."""
+    there = workdir / CHECKPOINTS
+    if folder.ever_complete(there):
         return
-    old, new, known = _flat(read_record(workdir)["config"]), _flat(plain(config)), _flat(plain(defaults))
+    train = record["config"]["train"]
+    rows = guard.read_text(workdir / EPOCHS).splitlines()[1:] if (workdir / EPOCHS).is_file() else []
+    ended = range(1, len(rows) + 1)
+    due = [epoch for epoch in ended if epoch % max(train.get("save_every", 1), 1) == 0 or epoch == train.get("epochs")]
+    if not there.is_dir() or (workdir / STATE).exists() or len(due) > 1:  # a run may be killed before its first save is whole
+        raise CheckpointError(
+            f"{workdir} holds a run that has begun ({RECORD}; {len(rows)} epochs in {EPOCHS}), and its {CHECKPOINTS}/ "
+            f"{'holds no step' if there.is_dir() else 'is gone'}; restore it, or choose another --workdir to train anew"
+        )
+
+
+def _check_config(
+    workdir: Path,
+    record: Mapping[str, Any],
+    config: Mapping[str, Any],
+    ignored: set[str],
+    defaults: Mapping[str, Any],
+    hints: Mapping[str, str],
+) -> None:
+    old, new, known = _flat(record["config"]), _flat(plain(config)), _flat(plain(defaults))
     ignored = ignored | {k for k in new.keys() - old.keys() if k in known and known[k] == new[k]}
     differ = [k for k in sorted(old.keys() | new.keys()) if old.get(k, _ABSENT) != new.get(k, _ABSENT) and k not in ignored]
     if differ:
@@ -155,7 +223,7 @@ def _check_config(workdir: Path, config: Mapping[str, Any], ignored: set[str], d
         more = f"; {len(differ) - 10} more" if len(differ) > 10 else ""
         raise MismatchError(
             f"{workdir} belongs to a run with another configuration ({'; '.join(lines)}{more}); choose another "
-            "--workdir, or give the old values to resume"
+            f"--workdir, or give the old values to resume{''.join(f'; {hints[k]}' for k in differ if k in hints)}"
         )
 
 

@@ -24,6 +24,7 @@ ENTRIES: dict[str, Any] = {
     "splits": dict,  # patients by split
     "code": dict[str, str],  # module that was imported by path -> digest of its files (utils/code.py)
     "surroundings": dict[str, str | int],
+    "history": list[dict[str, Any]],  # how the run was changed since it began
 }
 _MODEL = {"name": str, "in_channels": int, "num_classes": int, "rank": int, "options": dict[str, Any], "parameters": int}
 _DATA = {"digest": str, "examples": int, "left_out": list[str]}

@@ -61,6 +61,7 @@ INPUT = flags.DEFINE_string(
 )
 NAME = flags.DEFINE_string("name", "", "evaluate: of the folder below RUN/evaluations, in place of the split's or the set's.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "evaluate: replace an evaluation of that name with other options or data.")
+EXTEND = flags.DEFINE_bool("extend", False, "train: go on with a run of fewer epochs to --config.train.epochs.")
 ALLOW_CODE = flags.DEFINE_bool(
     "allow_code",
     False,
@@ -85,6 +86,7 @@ ALL = tuple(
         OUTPUT,
         NAME,
         OVERWRITE,
+        EXTEND,
         ALLOW_CODE,
         COORDINATOR,
         NUM_PROCESSES,

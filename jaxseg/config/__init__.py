@@ -6,6 +6,7 @@ The tree itself is `configs/_base.py`. Everything that can be refused without re
 from jaxseg.config.keys import EXTRA, EXTRA_BY_A_RUN, IDLE_IN_FILES, NEEDS, NEEDS_OF_MODES, NEUTRAL
 from jaxseg.config.kinds import KINDS
 from jaxseg.config.resolve import resolve
+from jaxseg.config.resume import neutral
 from jaxseg.config.rules import check_mode
 from jaxseg.config.tree import as_dict, defaults, difference, flatten
 
@@ -22,5 +23,6 @@ __all__ = [
     "defaults",
     "difference",
     "flatten",
+    "neutral",
     "resolve",
 ]

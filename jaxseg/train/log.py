@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from jaxseg.checkpoint.claims import EPOCHS
 from jaxseg.types import StorageError
 from jaxseg.utils.files import write_atomic
 
@@ -76,7 +77,7 @@ class Log:
         writer.writeheader()
         writer.writerows(rows)
         try:
-            write_atomic(self.workdir / "epochs.csv", text.getvalue())
+            write_atomic(self.workdir / EPOCHS, text.getvalue())
         except StorageError as error:
             self.say(f"{error}; training continues")
 

@@ -197,6 +197,7 @@ def record_of(config, data: feeds.Feed, parameters: int) -> dict:
         "data": {"digest": data.store.digest, "examples": len(data.store.rows), "left_out": data.store.left_out.cases},
         "code": code.named(as_dict(config)),
         surroundings.NAME: surroundings.current(),
+        "history": [],
         "splits": {name: sorted({data.store.rows[i]["patient"] for i in rows}) for name, rows in data.rows.items()},
     }
 

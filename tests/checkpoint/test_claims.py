@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxseg.checkpoint import claim, claims, write_record
+from jaxseg.checkpoint import claim, claims, read_record
 from jaxseg.types import CheckpointError, ConfigError, MismatchError, StorageError
 from tests.records import CONFIG, RECORD
 
@@ -25,6 +25,13 @@ def changed(**changes) -> dict:
     return config
 
 
+def begun(workdir: Path) -> None:
+    """A run that has begun there and whose process has ended."""
+    held = claim(workdir, CONFIG)
+    held.begin(RECORD)
+    held.release()
+
+
 @pytest.fixture
 def workdir(tmp_path):
     yield tmp_path / "run"
@@ -35,18 +42,18 @@ def workdir(tmp_path):
 def test_the_same_configuration_resumes_and_a_finished_run_is_recognised(workdir):
     held = claim(workdir, CONFIG)
     assert not held.resumed and held.finished is None
-    write_record(workdir, RECORD)
+    held.begin(RECORD)
     held.release()
     held = claim(workdir, json.loads(json.dumps(CONFIG)))
     assert held.resumed and held.finished is None
     held.finish(step=100, best=0.9)
+    (workdir / "checkpoints/100").mkdir()
     held.release()
     assert claim(workdir, CONFIG).finished["step"] == 100
 
 
 def test_another_configuration_is_refused_by_the_keys_that_differ(workdir):
-    claim(workdir, CONFIG).release()
-    write_record(workdir, RECORD)
+    begun(workdir)
     other = changed(data__root="/b", data__size=(64, 32), optim__options={"b1": 0.8})
     message = r'data.root: "" there, "/b" now; data.size: .*; optim.options.b1: absent there, 0.8 now.*--workdir'
     with pytest.raises(MismatchError, match=message):
@@ -60,8 +67,7 @@ def test_another_configuration_is_refused_by_the_keys_that_differ(workdir):
 
 
 def test_a_key_that_is_newer_than_the_run_counts_as_its_default_there(workdir):
-    claim(workdir, CONFIG).release()
-    write_record(workdir, RECORD)
+    begun(workdir)
     defaults = {"data": {"policy": "stop", "limits": (1, 2)}}
     with pytest.raises(MismatchError, match='data.policy: absent there, "skip" now'):
         claim(workdir, changed(data__policy="skip", data__limits=(1, 2)), defaults=defaults)
@@ -69,8 +75,7 @@ def test_a_key_that_is_newer_than_the_run_counts_as_its_default_there(workdir):
 
 
 def test_more_than_ten_differences_are_counted(workdir):
-    claim(workdir, CONFIG).release()
-    write_record(workdir, RECORD)
+    begun(workdir)
     with pytest.raises(MismatchError, match="3 more") as caught:
         claim(workdir, CONFIG | {f"new{i:02d}": i for i in range(13)})
     assert str(caught.value).count("absent there") == 10
@@ -80,6 +85,45 @@ def test_checkpoints_without_a_record_are_not_built_upon(workdir):
     (workdir / "checkpoints/5").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="no run.json"):
         claim(workdir, CONFIG)
+
+
+@pytest.mark.parametrize("rows, emptied", [(0, False), (1, False), (2, True), (3, True)])
+def test_a_run_that_has_begun_and_has_lost_its_checkpoints_is_not_started_anew(workdir, rows, emptied):
+    begun(workdir)
+    claim(workdir, CONFIG).release()  # killed before its first save
+    (workdir / "epochs.csv").write_text("epoch,step\n" + "".join(f"{i},{5 * i}\n" for i in range(1, rows + 1)))
+    if not emptied:
+        claim(workdir, CONFIG).release()  # killed in its first save
+        (workdir / "checkpoints").rmdir()
+    with pytest.raises(CheckpointError, match=f"{rows} epochs in epochs.csv.*{'holds no step' if emptied else 'is gone'}"):
+        claim(workdir, CONFIG)
+    (workdir / "checkpoints/5").mkdir(parents=True)
+    assert claim(workdir, CONFIG).resumed
+
+
+def test_a_finished_run_is_extended_to_more_epochs_alone_and_its_history_says_so(workdir):
+    begun(workdir)
+    (workdir / "checkpoints/5").mkdir()
+    held = claim(workdir, CONFIG)
+    held.finish(step=5)
+    held.release()
+    epochs = CONFIG["train"]["epochs"]
+    longer = changed(train__epochs=epochs + 2)
+    with pytest.raises(MismatchError, match="train.epochs: .* to resume; add --extend"):
+        claim(workdir, longer, hints={"train.epochs": "add --extend"})
+    for other in (changed(train__epochs=epochs - 1), changed(train__epochs=epochs + 2, train__batch_size=7)):
+        with pytest.raises(MismatchError):
+            claim(workdir, other, raising=["train.epochs"])
+    held = claim(workdir, longer, raising=["train.epochs"])
+    assert held.finished and held.raised == {"train.epochs": (epochs, epochs + 2)}
+    held.begin({**RECORD, "config": longer})
+    assert held.finished is None and not (workdir / "state.json").exists()
+    held.release()
+    held = claim(workdir, longer, raising=["train.epochs"])  # the same command again
+    assert held.resumed and not held.raised and not held.finished
+    held.begin({**RECORD, "config": longer})
+    (entry,) = read_record(workdir)["history"]
+    assert entry["train.epochs"] == [epochs, epochs + 2] and entry["jaxseg"]
 
 
 def test_two_runs_at_once_are_refused_and_a_killed_run_leaves_no_lock(workdir):
