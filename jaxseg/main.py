@@ -51,6 +51,8 @@ def main(argv: list[str]) -> int:
     def work() -> int:
         convolve_channels_last()
         connect(given.COORDINATOR.value, given.NUM_PROCESSES.value, given.PROCESS_ID.value)
+        if mode != "train":  # joining takes the signal for itself
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
             with contextlib.suppress(StorageError):  # without a home folder nothing is kept
                 jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))

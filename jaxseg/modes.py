@@ -22,7 +22,7 @@ from jaxseg.train.log import Log
 from jaxseg.train.processes import agree, surroundings
 from jaxseg.train.processes.interrupt import PREEMPTED, Preemption, Stopped, fault
 from jaxseg.types import CheckpointError, ConfigError
-from jaxseg.utils import code
+from jaxseg.utils import code, turns
 
 HINTS = {
     "train.epochs": "--extend goes on with a run to a larger train.epochs",
@@ -123,7 +123,8 @@ def _train(call: Call) -> int | None:
             claim.finish()
     log.close()
     fault(0, "before_report")
-    return evaluate(call._replace(extend=False))
+    with loop.watchdog_of(call.config.train.watchdog, call.workdir) as watchdog, turns.at_each(watchdog.stretch):
+        return evaluate(call._replace(extend=False))
 
 
 def _claim(call: Call, tree: dict) -> checkpoint.Claim:

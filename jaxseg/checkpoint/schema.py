@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jaxseg.checkpoint import kinds
 from jaxseg.config.kinds import KINDS
 from jaxseg.data.records import Recipe
-from jaxseg.utils import kinds
 
 ENTRIES: dict[str, Any] = {
     "format": int,

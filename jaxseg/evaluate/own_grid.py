@@ -17,6 +17,7 @@ from jaxseg.infer import postprocess
 from jaxseg.infer.examples import Slices
 from jaxseg.infer.run import Run
 from jaxseg.metrics import regions as region_scores
+from jaxseg.utils import turns
 
 SMALLEST = (10, 30, 100, 300)  # mm^3 of a component, so voxels in BraTS: sizes that post-processing tries
 FEWEST = (50, 150, 500)  # voxels of the innermost region's class under which it becomes that of the region around it
@@ -88,6 +89,7 @@ class OwnGrid:
         )
 
     def _labelled(self, case: Case) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
+        turns.turn()
         images, truth, orientation = self._read(case)
         return self.run.segment(images).labels, truth, orientation.spacing
 

@@ -23,6 +23,7 @@ from jaxseg.metrics.lesions import FAR, lesion_rows
 from jaxseg.metrics.summarize import Row, rows_of
 from jaxseg.models.base import Outputs
 from jaxseg.types import Array, ConfigError, DataError, Spacing
+from jaxseg.utils import turns
 
 Case = TypeVar("Case")
 
@@ -127,9 +128,11 @@ def score(cases: Sequence[Case], examine: Callable[[Case], Iterable[Example]], r
         raise DataError("the split to be scored is empty; give it a share in config.data.fractions", "DATA_EMPTY")
     found, kept, seconds = [], {}, 0.0
     confusion = np.zeros((len(rules.classes) + 1,) * 2, np.int64)
-    for position in range(jax.process_index(), len(cases), jax.process_count()):
+    for round_ in range(0, len(cases), jax.process_count()):
+        turns.turn()
+        position = round_ + jax.process_index()
         begin = time.perf_counter()
-        for example in examine(cases[position]):
+        for example in examine(cases[position]) if position < len(cases) else ():
             seconds += time.perf_counter() - begin if position >= jax.process_count() else 0.0
             matrix = np.asarray(scores.confusion(example.labels[None], example.truth[None], len(confusion)), np.int64)
             confusion += matrix

@@ -22,6 +22,7 @@ from jaxseg.metrics.summarize import rows_of, sweep
 from jaxseg.models.functional import Network
 from jaxseg.ops.image import standardise, to_float
 from jaxseg.types import DataError
+from jaxseg.utils import turns
 from jaxseg.utils.pictures import panel
 
 
@@ -118,6 +119,7 @@ class SliceScorer:
             cache, rows, batch_size=self.batch_size, process_index=jax.process_index(), process_count=jax.process_count()
         ) as batches:
             for batch in batches:
+                turns.turn()
                 placed = {k: jax.make_array_from_process_local_data(self._split, np.asarray(v)) for k, v in batch.items()}
                 counts, matrix, loss_sum, loss_weight, labels, index, valid = jax.device_get(self._score(params, state, placed))
                 valid = valid > 0

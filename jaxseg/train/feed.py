@@ -22,7 +22,7 @@ from jaxseg.data.stream import patches, pipeline
 from jaxseg.evaluate import baseline, tables
 from jaxseg.evaluate import slices as evaluate_slices
 from jaxseg.evaluate import volumes as evaluate_volumes
-from jaxseg.evaluate.report import Prepared, table_of
+from jaxseg.evaluate.report import Prepared, sizes, table_of
 from jaxseg.evaluate.scoring import Policy, Rules, policy_of
 from jaxseg.infer import network as networks
 from jaxseg.infer import run as runs
@@ -97,6 +97,10 @@ class Whole(NamedTuple):
             return figures, evaluate_slices.pictures(scored, self.store)
 
         return validate
+
+    def grid(self, split: str) -> str:
+        """The size of the prepared slices, in words."""
+        return sizes([tuple(self.recipe.size)])
 
     def rules(self, config) -> Rules:
         """What is scored."""
@@ -188,6 +192,10 @@ class Patches(NamedTuple):
             return figures, evaluate_volumes.pictures(scored, self.store)
 
         return validate
+
+    def grid(self, split: str) -> str:
+        """The sizes of the prepared examples of a split, in words."""
+        return sizes([tuple(self.store.rows[i]["shape"]) for i in self.rows[split]])
 
     def rules(self, config) -> Rules:
         """What is scored."""

@@ -15,6 +15,7 @@ from jaxseg.train.log import CompileCounter, Log
 from jaxseg.train.processes.interrupt import PREEMPTED, Preemption, Stopped, fault
 from jaxseg.train.state import Storage, TrainState, evaluated, place
 from jaxseg.types import Batch, NonFiniteError
+from jaxseg.utils import turns
 from jaxseg.utils.clock import Meter, Watchdog
 from jaxseg.utils.command import check_interrupt
 
@@ -34,6 +35,7 @@ class Job:
       warm_batches: how many batches it sees; 0: none.
       stream: first batch number -> endless iterator of host batches (a context manager).
       validate: (weights, net state, step) -> {"val_loss", "val_dice", "val_recall", ..., "positive": pixels predicted}.
+      grid: size of the prepared examples that these figures are of, in words ("128 x 128").
       checkpoints: the run's checkpoint folder.
       plateau: host-side learning-rate reduction, or None; `update(value) -> factor`, `state()`, `load(state)`.
       mesh: devices.
@@ -51,6 +53,7 @@ class Job:
     warm: Callable
     warm_batches: int
     validate: Callable[[dict, dict, int], dict[str, float]]
+    grid: str
     checkpoints: Checkpoints
     plateau: Any
     mesh: Any
@@ -83,14 +86,18 @@ def run(job: Job, log: Log) -> int | None:
       NonFiniteError: too many steps in a row without a finite gradient.
       StorageError: checkpoints can no longer be written.
     """
-    limit = job.settings.watchdog
-    if limit is None:
-        limit = SEVERAL if jax.process_count() > 1 else 0.0
-    with CompileCounter() as compiles, Preemption() as preemption, job.checkpoints, Watchdog(limit, job.workdir) as watchdog:
+    guard = watchdog_of(job.settings.watchdog, job.workdir)
+    with CompileCounter() as compiles, Preemption() as preemption, job.checkpoints, guard as watchdog:
         code = _train(job, log, preemption, watchdog)
     if code is None:
         log.say(f"compilations: {compiles.count} ({compiles.seconds:.1f} s)")
     return code
+
+
+def watchdog_of(seconds: int | None, folder: Path) -> Watchdog:
+    """The watchdog of config.train.watchdog."""
+    several = SEVERAL if jax.process_count() > 1 else 0.0
+    return Watchdog(several if seconds is None else seconds, folder)
 
 
 def _train(job: Job, log: Log, preemption: Preemption, watchdog: Watchdog) -> int | None:
@@ -109,7 +116,8 @@ def _train(job: Job, log: Log, preemption: Preemption, watchdog: Watchdog) -> in
     if start and start % job.steps_per_epoch == 0 and len(progress.rows) < start // job.steps_per_epoch:
         log.say("the validation that was interrupted is made now")
         try:
-            state = _epoch(job, log, state, progress, preemption)
+            with turns.at_each(watchdog.stretch):
+                state = _epoch(job, log, state, progress, preemption)
         except Stopped:
             return _leave(job, log, start, watchdog)
 
@@ -139,7 +147,7 @@ def _train(job: Job, log: Log, preemption: Preemption, watchdog: Watchdog) -> in
                 _account(pending, progress, job, log)
                 pending = None
                 _line(number + 1, metrics, meter, job, log)
-            stop = preemption.reached(number + 1)
+            stop = preemption.reached()
 
             # 4. The end of an epoch: validate, compare with the best, save.
             last_of_epoch = (number + 1) % job.steps_per_epoch == 0
@@ -152,7 +160,7 @@ def _train(job: Job, log: Log, preemption: Preemption, watchdog: Watchdog) -> in
                 progress.lr = float(metrics["lr"])
                 watchdog.stretch()
                 try:
-                    with meter.paused():
+                    with meter.paused(), turns.at_each(watchdog.stretch):
                         state = _epoch(job, log, state, progress, preemption)
                 except Stopped:  # the next start makes the validation
                     stop = True
@@ -266,11 +274,12 @@ def _epoch(job: Job, log: Log, state: TrainState, progress: Progress, preemption
             scores = dict(job.validate(*weights, step))
             fault(step, "in_eval")
         positive = scores.pop("positive")
-        row |= scores
-        log.scalars(step, {f"val/{k.removeprefix('val_')}": v for k, v in scores.items()})
+        row |= scores | {"val_grid": job.grid}
+        log.scalars(step, {f"val/{k.removeprefix('val_')} on {job.grid}": v for k, v in scores.items()})
         log.say(
             f"epoch {epoch}/{job.epochs} train_loss {row['train_loss']:.4f} "
             + " ".join(f"{k} {v:.4f}" for k, v in scores.items())
+            + f" on the prepared grid, {job.grid}"
         )
         progress.empty_validations = 0 if positive else progress.empty_validations + 1
         if progress.empty_validations >= job.settings.alarm_after > 0:

@@ -314,6 +314,7 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
         storage=states.storage(network, optimizer),
         step=step,
         validate=validate,
+        grid=data.grid("val"),
         plateau=plateau,
         mesh=mesh,
         stream=functools.partial(data.stream, config, images),

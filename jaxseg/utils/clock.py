@@ -135,7 +135,7 @@ class Watchdog:
         self._allowed = (self._now(), self._seconds)
 
     def stretch(self) -> None:
-        """What begins now may take longer than a step, until the next tick: validation."""
+        """What begins now may take longer than a step, until the next tick: a turn of a validation or of an evaluation."""
         self._allowed = (self._now(), self._longer)
 
     def pause(self) -> None:

@@ -10,10 +10,9 @@ import pytest
 
 import jaxseg
 from configs import _base
-from jaxseg.checkpoint import find_record, read_record, write_record
+from jaxseg.checkpoint import find_record, kinds, read_record, write_record
 from jaxseg.config import KINDS, as_dict, flatten
 from jaxseg.types import CheckpointError, MismatchError
-from jaxseg.utils import kinds
 from tests.records import CONFIG, RECORD, edit
 
 

@@ -78,6 +78,7 @@ def job(
         step=step,
         stream=Stream,
         validate=scores,
+        grid="16 x 16",
         warm=lambda state, batch, number: {**state, "skipped": state["skipped"] + 1},
         warm_batches=warm_batches,
         checkpoints=Checkpoints(workdir / "checkpoints", best_mode="min"),
@@ -213,4 +214,13 @@ def test_the_best_checkpoint_is_that_of_the_criterion(tmp_path, log):
 def test_a_finished_run_has_every_epoch_in_its_table(tmp_path, log):
     loop.run(job(tmp_path, eval_every=2), log)
     lines = (tmp_path / "epochs.csv").read_text().splitlines()
-    assert len(lines) == 5 and lines[0].startswith("epoch,step,lr,train_loss,val_loss")
+    assert len(lines) == 5 and lines[0] == "epoch,step,lr,train_loss,val_loss,val_dice,val_grid"
+    assert [line.split(",")[-1] for line in lines[1:]] == ["", "16 x 16", "", "16 x 16"]
+
+
+def test_the_figures_of_a_validation_name_their_grid(tmp_path, log, capsys, monkeypatch):
+    told = {}
+    monkeypatch.setattr(log, "scalars", lambda step, values: told.update(values))
+    loop.run(job(tmp_path, epochs=1), log)
+    assert "val_loss 1.0000 val_dice 0.5000 on the prepared grid, 16 x 16" in capsys.readouterr().out
+    assert told["val/dice on 16 x 16"] == 0.5

@@ -1,6 +1,9 @@
-"""Stopping on SIGTERM: every process notices it between the same two steps. Also faults on request, for tests."""
+"""Stopping on SIGTERM: every process notices it between the same two steps, or the same two turns of a validation or evaluation.
+Also faults on request, for tests.
+"""
 
 import contextlib
+import itertools
 import os
 import signal
 from collections.abc import Iterator
@@ -8,7 +11,12 @@ from collections.abc import Iterator
 import jax
 from jax.experimental import multihost_utils
 
+from jaxseg.utils import turns
+
 PREEMPTED = 42  # exit code: stopped by SIGTERM after saving; the same command resumes
+
+
+_asked = itertools.count(1)  # how often this process has asked: jax's service finds a number that all processes will come to
 
 
 class Stopped(BaseException):
@@ -18,8 +26,8 @@ class Stopped(BaseException):
 class Preemption:
     """Whether this run has been asked to stop.
 
-    One process: within the block a SIGTERM handler sets a flag. Several: jax's preemption service agrees on one step for all
-    of them; every process must ask at every step, with the same number.
+    One process: within the block a SIGTERM handler sets a flag. Several: jax's preemption service agrees on one of
+    their questions, at which it says yes to all of them; so every process must ask equally often.
 
     Attributes:
       asked: SIGTERM came to this process (one process alone).
@@ -45,20 +53,25 @@ class Preemption:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within the block SIGTERM raises `Stopped`, at its end also one that came before."""
+        """Within the block SIGTERM raises `Stopped`, at its end also one that came before; with several processes at a turn."""
         self._at_once = True
         try:
-            yield
+            with turns.at_each(self._ask):
+                yield
         finally:
             self._at_once = False
         if self.asked:
             raise Stopped
 
-    def reached(self, step: int) -> bool:
-        """Whether the run is to save at `step` and exit with code 42."""
+    def reached(self) -> bool:
+        """Whether the run is to save now and exit with code 42."""
         if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
+            return multihost_utils.reached_preemption_sync_point(next(_asked))
         return self.asked
+
+    def _ask(self) -> None:
+        if jax.process_count() > 1 and self.reached():
+            raise Stopped
 
 
 def fault(step: int, point: str) -> None:
