@@ -97,7 +97,7 @@ class Scored(NamedTuple):
 
     Attributes:
       rows: of every example and class (or region).
-      confusion: int64 [K+1, K+1] over all voxels, rows truth, background first.
+      confusion: int64 [K+1, K+1] over all voxels, rows truth, background first; None where the counts of one class say it all.
       loss: mean over the examples; NaN where none was computed.
       seconds: of the networks, without the first case, which may compile.
       kept: {row in the store: predicted labels} of the first few examples.
@@ -106,7 +106,7 @@ class Scored(NamedTuple):
     """
 
     rows: list[Row]
-    confusion: np.ndarray
+    confusion: np.ndarray | None
     loss: float
     seconds: float
     kept: dict[int, np.ndarray]

@@ -1,5 +1,6 @@
 """Slices of a cache scored at the network's own size: one compiled program for a batch, with forward pass, loss and the counts
-at all thresholds, over all devices and processes.
+at all thresholds, over all devices and processes. It has a program of its own because all slices have one size: many fit into a
+batch, which is spread over the devices, and no logits leave them.
 """
 
 import time
@@ -13,8 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxseg.data.prepare.labels import dtype_for
 from jaxseg.data.stream import pipeline
-from jaxseg.evaluate.report import Table, sizes
-from jaxseg.evaluate.scoring import Rules
+from jaxseg.evaluate import scoring
 from jaxseg.metrics import counts as scores
 from jaxseg.metrics.counts import Counts
 from jaxseg.metrics.regions import labels_from_regions
@@ -23,7 +23,6 @@ from jaxseg.models.functional import Network
 from jaxseg.ops.image import standardise, to_float
 from jaxseg.types import DataError
 from jaxseg.utils import turns
-from jaxseg.utils.pictures import panel
 
 
 class SliceScores(NamedTuple):
@@ -50,6 +49,22 @@ class SliceScores(NamedTuple):
     def at(self, threshold: float) -> Counts:
         """The counts at the threshold nearest to this one (of the arg-max where there are none)."""
         return self.counts[int(np.argmin(np.abs(np.subtract(self.thresholds, threshold)))) if self.thresholds else 0]
+
+    def examples(self, cache, threshold: float, empty: str) -> scoring.Scored:
+        """The rows of every slice and class at a threshold, as of any other pass.
+
+        Args:
+          cache: that was scored.
+          threshold: see `at`.
+          empty: score of an empty slice, see `counts.dice`.
+        """
+        rows = [cache.rows[i] for i in self.rows]
+        cases, patients = ([row[key] for row in rows] for key in ("case", "patient"))
+        found = rows_of(self.at(threshold), cases, list(cache.labels), patients=patients, empty=empty)
+        of_each = [row["slice"] for row in rows for _ in cache.labels]
+        found = [row | {"slice": z} for row, z in zip(found, of_each)]
+        shapes = (tuple(cache.recipe.size),)
+        return scoring.Scored(found, self.confusion, self.loss, self.seconds, self.kept, [], shapes)
 
 
 class SliceScorer:
@@ -136,52 +151,3 @@ class SliceScorer:
         return SliceScores(
             joined, thresholds, np.concatenate(order), total / max(weight, 1e-12), time.perf_counter() - begin, kept, matrix
         )
-
-
-def headline(counts: Counts, loss: float, *, empty: str) -> dict[str, float]:
-    """The figures of a validation of slices: loss, pooled Dice (and IoU, precision, recall), per-image Dice, pixels predicted.
-
-    Args:
-      counts: [N, K'] of N slices.
-      loss: mean over them.
-      empty: as in `counts.dice`, of the per-image Dice.
-    """
-    pooled = scores.pool(counts)
-    mean = lambda score: float(np.mean(score(pooled, "zero")))
-    return {
-        "val_loss": loss,
-        "val_dice": mean(scores.dice),
-        "val_iou": mean(scores.iou),
-        "val_precision": mean(scores.precision),
-        "val_recall": mean(scores.recall),
-        "val_image_dice": float(np.nan_to_num(np.nanmean(scores.dice(counts, empty)))),
-        "positive": int(np.sum(counts.tp) + np.sum(counts.fp)),
-    }
-
-
-def pictures(scored: SliceScores, cache) -> list[np.ndarray]:
-    """Input, truth, prediction and errors of the kept images."""
-    return [panel(cache.picture(row), cache.masks[row], labels) for row, labels in scored.kept.items()]
-
-
-def table(scored: SliceScores, cache, rules: Rules, threshold: float) -> Table:
-    """The scores of every slice and class at a threshold."""
-    rows = [cache.rows[i] for i in scored.rows]
-    counts = scored.at(threshold)
-    found = rows_of(
-        counts,
-        [row["case"] for row in rows],
-        list(cache.labels),
-        patients=[row["patient"] for row in rows],
-        empty=rules.policy.empty,
-    )
-    of_each = [row["slice"] for row in rows for _ in cache.labels]
-    size = sizes([cache.recipe.size])
-    return Table(
-        f"the prepared grid, the network alone: {size}",
-        [row | {"slice": z} for row, z in zip(found, of_each)],
-        rules._replace(regions=(), surface=False),
-        scored.loss,
-        scored.seconds,
-        scored.confusion,
-    )

@@ -19,7 +19,7 @@ from jaxseg.data.records import DataSet, Recipe
 from jaxseg.data.store import base, per_case
 from jaxseg.data.store import stacked as caches
 from jaxseg.data.stream import patches, pipeline
-from jaxseg.evaluate import baseline, tables
+from jaxseg.evaluate import baseline, tables, validation
 from jaxseg.evaluate import slices as evaluate_slices
 from jaxseg.evaluate import volumes as evaluate_volumes
 from jaxseg.evaluate.report import Prepared, sizes, table_of
@@ -90,13 +90,13 @@ class Whole(NamedTuple):
     def validator(self, config, network: Network, loss, outputs: OutputSpec, mesh) -> Callable:
         """(weights, net state) -> (figures, pictures) on the validation split."""
         scorer = self._scorer(config, network, loss, outputs, mesh, (config.eval.threshold,))
+        rules = self.rules(config)
 
-        def validate(params, state):
+        def run(params, state):
             scored = scorer.run(params, state, self.store, self.rows["val"], keep=4)
-            figures = evaluate_slices.headline(scored.counts[0], scored.loss, empty=config.eval.empty)
-            return figures, evaluate_slices.pictures(scored, self.store)
+            return scored.examples(self.store, config.eval.threshold, rules.policy.empty)
 
-        return validate
+        return _validator(run, rules, self.store, rank=2)
 
     def grid(self, split: str) -> str:
         """The size of the prepared slices, in words."""
@@ -117,7 +117,9 @@ class Whole(NamedTuple):
             *weights, self.store, self.rows[config.eval.split]
         )
         lines, figures = tables.published(scored, self.recipe.labels, tables=config.eval.tables, threshold=config.eval.threshold)
-        found = evaluate_slices.table(scored, self.store, self.rules(config), config.eval.threshold)
+        rules = self.rules(config)._replace(regions=(), surface=False)
+        examples = scored.examples(self.store, config.eval.threshold, rules.policy.empty)
+        found = table_of(examples, rules, "the prepared grid, the network alone")
         sweep = {str(t): projects.ich_scores(scored.at(t)) for t in scored.thresholds}
         lines = [f"figures of the published projects, on {found.grid}:", *lines] if lines else []
         return Prepared(found, lines, {"tables": figures, "sweep": sweep})
@@ -185,13 +187,8 @@ class Patches(NamedTuple):
     def validator(self, config, network: Network, loss, outputs: OutputSpec, mesh) -> Callable:
         """(weights, net state) -> (figures, pictures) on the validation split."""
         scorer = self._scorer(config, network, loss, outputs)
-
-        def validate(params, state):
-            scored = scorer.run(params, state, self.store, self.rows["val"], keep=2)
-            figures = evaluate_volumes.headline(scored, self.rules(config), rank=self.store.rank)
-            return figures, evaluate_volumes.pictures(scored, self.store)
-
-        return validate
+        run = lambda params, state: scorer.run(params, state, self.store, self.rows["val"], keep=2)
+        return _validator(run, self.rules(config), self.store, rank=self.store.rank)
 
     def grid(self, split: str) -> str:
         """The sizes of the prepared examples of a split, in words."""
@@ -238,6 +235,14 @@ class Patches(NamedTuple):
 
 
 Feed = Whole | Patches
+
+
+def _validator(run: Callable, rules: Rules, store: base.Store, *, rank: int) -> Callable:
+    def validate(params, state):
+        scored = run(params, state)
+        return validation.figures(scored, rules, rank=rank), validation.pictures(scored, store)
+
+    return validate
 
 
 def rules_of(config, labels: tuple[str, ...], named: tuple = ()) -> Rules:

@@ -37,7 +37,7 @@ def evaluate(store, folder: Path) -> dict:
     import jax
     from flax import nnx
 
-    from jaxseg.evaluate import report, scoring, volumes
+    from jaxseg.evaluate import report, scoring, validation, volumes
     from jaxseg.infer.network import Forward, Windows
     from jaxseg.losses import compose
     from jaxseg.models import functional
@@ -59,7 +59,7 @@ def evaluate(store, folder: Path) -> dict:
             "cases": scored.rows,
             "lesions": scored.lesions,
             "confusion": scored.confusion.tolist(),
-            "figures": volumes.headline(scored, rules),
+            "figures": validation.figures(scored, rules, rank=3),
         }
         if jax.process_index() == 0:
             (folder / name).mkdir(parents=True)

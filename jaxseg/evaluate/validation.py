@@ -1,0 +1,72 @@
+"""What a validation says while a network is trained, at any rank: figures of the prepared grid, and pictures."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxseg.data.store.per_case import PerCase
+from jaxseg.data.store.stacked import Stacked
+from jaxseg.evaluate.scoring import Rules, Scored
+from jaxseg.metrics import counts as scores
+from jaxseg.metrics.counts import Counts
+from jaxseg.utils.pictures import panel, to_8bit
+
+OVERLAPS = {"dice": scores.dice, "iou": scores.iou, "precision": scores.precision, "recall": scores.recall}
+SIDE = 768  # pixels that the longer side of a shown picture has at most
+
+
+def figures(scored: Scored, rules: Rules, *, rank: int) -> dict[str, float]:
+    """The figures of a validation: val_loss, val_dice, val_iou, val_precision, val_recall, and "positive", the voxels predicted.
+
+    Of slices and pictures (rank 2) all pixels of a class are pooled, and val_image_dice is the mean over images and classes.
+    Of volumes (rank 3) each is the mean over the cases, of the regions where there are any, and val_NAME is the Dice of each
+    region and class.
+    """
+    predicted = sum(row["tp"] + row["fp"] for row in scored.rows if row["class"] in rules.classes)
+    found = _pooled(scored, rules) if rank == 2 else _of_cases(scored, rules)
+    return {"val_loss": scored.loss, **found, "positive": int(predicted)}
+
+
+def _pooled(scored: Scored, rules: Rules) -> dict[str, float]:
+    of_class = [[row for row in scored.rows if row["class"] == name] for name in rules.classes]
+    counts = Counts(*(np.array([[row[key] for row in rows] for rows in of_class], np.int64).T for key in Counts._fields))
+    pooled, images = scores.pool(counts), scores.dice(counts, rules.policy.empty)
+    overlaps = {f"val_{name}": float(np.mean(score(pooled, "zero"))) for name, score in OVERLAPS.items()}
+    return overlaps | {"val_image_dice": float(np.nan_to_num(np.nanmean(images)))}
+
+
+def _of_cases(scored: Scored, rules: Rules) -> dict[str, float]:
+    def mean(key: str, names: Sequence[str]) -> float:
+        cases: dict[str, list[float]] = {}
+        for row in scored.rows:
+            if row["class"] in names:
+                cases.setdefault(row["case"], []).append(row[key])
+        values = [np.nanmean(v) for v in cases.values() if not np.isnan(v).all()]
+        return float(np.mean(values)) if values else 0.0
+
+    names = list(dict.fromkeys(row["class"] for row in scored.rows))
+    overlaps = {f"val_{key}": mean(key, rules.headline) for key in OVERLAPS}
+    return overlaps | {f"val_{name.lower()}": mean("dice", [name]) for name in names}
+
+
+def pictures(scored: Scored, store: Stacked | PerCase) -> list[np.ndarray]:
+    """Input, truth, prediction and errors of the kept examples; of volumes the slice with most foreground, upright."""
+    found = []
+    for i, labels in scored.kept.items():
+        if isinstance(store, Stacked):
+            found.append(panel(store.picture(i), store.masks[i], labels))
+            continue
+        image, mask = store.image(i), np.asarray(store.mask(i))
+        if store.rank == 2:
+            step = -(-max(mask.shape) // SIDE)
+            image, mask, labels = (np.asarray(a[::step, ::step]) for a in (image, mask, labels))
+            shown = image if image.dtype == np.uint8 else to_8bit(image, *np.percentile(image, (1, 99)))
+            found.append(panel(shown, mask, labels))
+            continue
+        z = int(((mask > 0) | (labels > 0)).sum((0, 1)).argmax())
+        last = max(len(store.recipe.modalities), 1) - 1  # coordinates may follow
+        grey = np.asarray(image[:, :, z, last], np.float32).T  # [Y, X]: rows run front to back, columns right to left
+        low, high = np.percentile(grey, (1, 99))
+        grey = np.uint8(np.clip((grey - low) / max(high - low, 1e-6), 0, 1) * 255)
+        found.append(panel(grey[..., None], mask[:, :, z].T, labels[:, :, z].T))
+    return found
