@@ -72,6 +72,7 @@ def test_a_config_that_cannot_work_is_refused_before_any_data_is_asked_for(tmp_p
         pytest.skip("the step says so, before it is compiled: tests/train/test_step.py")
     if mode == "evaluate" and changes.keys() & {"loss__aux_weights", "loss__learnable"}:
         pytest.skip("training alone reads them")
+    monkeypatch.setattr(modes, "_recorded", lambda call: (tmp_path, {"code": {}}))  # the run that is evaluated
     with pytest.raises(ConfigError, match=words) as refusal:
         getattr(modes, mode)(modes.Call(tree(name, **changes), tmp_path / "run"))
     assert len(str(refusal.value).splitlines()) == 1 and not (tmp_path / "run").exists()

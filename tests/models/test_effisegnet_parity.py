@@ -18,7 +18,7 @@ from jaxseg.bench.ports.effisegnet import EffiSegNet, Knobs, encoder  # noqa: E4
 from jaxseg.models import create_model, effisegnet, functional  # noqa: E402
 from jaxseg.ops.resize.api import nearest_index  # noqa: E402
 from jaxseg.types import MismatchError  # noqa: E402
-from jaxseg.weights import from_torch  # noqa: E402
+from jaxseg.weights import from_torch, state_dict  # noqa: E402
 from tests.models.ports import parity  # noqa: E402
 
 TINY = (0.25, 0.3)  # width and depth of effisegnet_test
@@ -156,7 +156,7 @@ def test_block_numbers_and_shapes_of_every_variant_are_monais(variant):
     model = create_model(f"effisegnet_{variant}", abstract=True)
     network, _, _ = functional.split(model)
     leaves = {n: l for n, l in zip(network.names, network.leaves) if n.startswith("encoder.")}
-    names = from_torch._match(theirs, leaves, effisegnet.KEY_MAPPINGS, None)[2]
+    names = state_dict.find(theirs, leaves, effisegnet.KEY_MAPPINGS).names
     assert set(names.values()) == set(leaves) and len(names) == len(leaves)
     for key, name in names.items():
         shape = theirs[key].shape

@@ -15,7 +15,7 @@ import torch
 from jaxseg.layers import ForwardContext
 from jaxseg.models import functional
 from jaxseg.ops.conv.cpu import choose
-from jaxseg.weights import from_torch
+from jaxseg.weights import from_torch, state_dict
 
 TOLERANCE = 1e-4  # of the reference logits' standard deviation: float32 sums in another order, through some 30 layers
 
@@ -160,4 +160,4 @@ def own_names(model, peer):
     """Name in the PyTorch network's state dict -> ours."""
     network, _, _ = functional.split(model)
     leaves = dict(zip(network.names, network.leaves))
-    return from_torch._match(peer.state_dict(), leaves, from_torch._key_mappings(model), None)[2]
+    return state_dict.find(peer.state_dict(), leaves, from_torch._key_mappings(model)).names
