@@ -24,13 +24,14 @@ def base() -> ConfigDict:
     c.embedded = ()  # ((key, value), ...) that replace the above when data.root is empty: the phantom, made for a CPU
 
     c.data = data = ConfigDict()
-    data.dataset = "ct_ich"  # module of jaxseg.data.datasets
+    data.dataset = "ct_ich"  # module of jaxseg.data.datasets; auto: your own, in whichever layout lies under root
     data.root = ""  # folder of the real data; empty: the data set's embedded phantom, if it has one
     data.rank = 2  # 2: slices and photographs; 3: volumes
     data.fit = "stretch"  # rank 2: stretch (to `size`), centre (`spacing`, then a canvas of `size`) or patches; rank 3: patches
     data.size = (128, 128)  # (H, W) of the network's input (of a patch), pixels; rank 3: (X, Y, Z) of a patch, voxels
-    data.channels = 1  # input channels that are read (coordinates come on top)
-    data.intensity = "grey"  # grey (8-bit, through `window`), brain (z-scores per modality inside the brain), ct (-1..1)
+    data.channels = 1  # input channels that are read (coordinates come on top); None: as many as your own images have
+    data.intensity = "grey"  # grey (8-bit, through `window`), brain (z-scores per modality inside the brain), ct (-1..1),
+    # zscore (of each channel of a scan); auto: what your own images look like
     data.window = (40.0, 120.0)  # CT: (level, width) in HU -> 0..255; () for 8-bit images
     data.spacing = ()  # fit centre, patches: resample to (row mm, column mm), rank 3 (x, y, z) mm; (), patches: keep the grid
     data.mean = ()  # per channel, of images in 0..1: subtracted after augmentation
@@ -49,11 +50,16 @@ def base() -> ConfigDict:
     data.protocol = _optional(str)  # ct_ich: "only" (slices with a bleed) or "all"
     data.structures = _optional(tuple)  # names of the classes 1, 2, ... (organs_ct: which organs; lungs; folder; scoliosis)
     data.mask_values = _optional(tuple)  # folder: ((value or palette index or "#rrggbb", class), ...), where masks need a table
+    data.suffixes = _optional(tuple)  # folder: what the names of a case's channels end in: ("_t1", "_flair")
+    data.patient = _optional(str)  # your own data: a column, or a regular expression with one group, that names the patient
+    data.ignore = _optional(str)  # nnunet_raw, decathlon: what dataset.json's ignore label counts as: "background"
     data.naming = _optional(str)  # lungs: sides are the "patient"'s, or the "image"'s
     data.allow_empty = _optional(bool)  # scoliosis: an image without a label file has no object
     data.modalities = _optional(tuple)  # brats: which, in channel order, e.g. ("t1ce", "flair")
     data.release = _optional(str)  # brats: "2023" or "2024" where the file names do not show it
-    data.regions = False  # one sigmoid logit per region (WT, TC, ET) instead of a softmax over the classes
+    # one sigmoid logit per region (WT, TC, ET) instead of a softmax over the classes: () for none, ("dataset",) as the data set
+    # names them, or ((name, (class, ...)), ...) with names or numbers of classes
+    data.regions = ()
     data.coordinates = False  # rank 3: three more channels, each voxel's place in the whole volume (CoordConv)
     data.whole = False  # rank 3, fit stretch: every volume is one example, resized to `size` (region-of-interest networks)
     data.per_volume = 16  # patches of each volume (slice, picture) in an epoch
@@ -62,7 +68,7 @@ def base() -> ConfigDict:
     data.phantom = _optional(str)  # which embedded phantom when root is empty: "default" or "quick"
     data.bad_cases = "stop"  # files that cannot be used: stop at the first, or skip their cases and say which
     data.bad_share = 0.05  # bad_cases "skip": the largest share of the cases that may be bad
-    data.split = "patient"  # patient (drawn, stratified), fold, fixed (by the data set), file, slice_level (leaks)
+    data.split = "patient"  # patient (drawn, stratified), fold, fixed (by the data set), file, slice_level (leaks); auto
     data.split_file = ""  # split "file": JSON with lists of patients under train, val and test, such as a run's splits.json
     data.folds = 5  # split "fold": how many parts
     data.fold = 0  # split "fold": part `fold` tests, the next one chooses the checkpoint, the others train

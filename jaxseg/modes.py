@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxseg import checkpoint, preflight, recorded
+from jaxseg import checkpoint, described, preflight, recorded
 from jaxseg import config as configs
 from jaxseg.data import check as checks
 from jaxseg.data import datasets
@@ -86,7 +86,8 @@ def train(call: Call) -> int | None:
 
 def _train(call: Call) -> int | None:
     first = jax.process_index() == 0
-    preflight.check(call.config)
+    call, learnt, lines = _described(call)
+    preflight.check(call.config, learnt=learnt)
     call = _settled(call)
     tree = configs.as_dict(call.config)
     agree.same("configuration", tree)
@@ -100,6 +101,8 @@ def _train(call: Call) -> int | None:
     else:
         difference = configs.difference(call.config)
         log.say(describe(call.config.train.dtype))
+        for line in lines:
+            log.say(line)
         log.say("experiment: " + ", ".join(f"{k}={b!r}" for k, (_, b) in difference.items()))
         log.config(tree, difference)
         data = setup.load_data(call.config, log, call.workdir)
@@ -121,8 +124,18 @@ def _train(call: Call) -> int | None:
         log.say(f"trained in {time.perf_counter() - begin:.0f} s")
         if claim:
             claim.finish()
+    tested = agree.from_first(
+        bool(agree.on_first(lambda: checkpoint.read_record(call.workdir)["splits"][call.config.eval.split]))
+    )
+    if not tested:
+        log.say(
+            f"no {call.config.eval.split} split: nothing is scored; --mode=evaluate --workdir={call.workdir} --input=FOLDER "
+            "scores another labelled set"
+        )
     log.close()
     fault(0, "before_report")
+    if not tested:
+        return None
     with loop.watchdog_of(call.config.train.watchdog, call.workdir) as watchdog, turns.at_each(watchdog.stretch):
         return evaluate(call._replace(extend=False))
 
@@ -140,6 +153,14 @@ def _claim(call: Call, tree: dict) -> checkpoint.Claim:
         claim.release()
         raise ConfigError(f"--extend: {call.workdir} holds no run to go on with; leave it out, or give the --workdir of one")
     return claim
+
+
+def _described(call: Call) -> tuple[Call, preflight.Learnt | None, tuple[str, ...]]:
+    """With what the config leaves open filled in from data of one's own; what is to learn there; and a line for each choice."""
+    preflight.check(call.config)  # what shows without the data
+    filled = described.fill(call.config)
+    learnt = preflight.Learnt(filled.dataset.labels, filled.dataset.regions) if filled.dataset else None
+    return call._replace(config=filled.config), learnt, filled.lines
 
 
 def _settled(call: Call) -> Call:
@@ -222,7 +243,8 @@ def _recorded(call: Call) -> dict:
 @takes()
 def summary(call: Call) -> None:
     """Parameters and multiply-accumulates of the config's network, at its size."""
-    outputs = preflight.check(call.config, network=True)
+    call, learnt, _ = _described(call)
+    outputs = preflight.check(call.config, network=True, learnt=learnt)
     model = setup.build_model(call.config, outputs.num_classes, abstract=True)
     print(summaries.summarize(model, setup.input_shape(call.config)))
 
@@ -234,7 +256,10 @@ def search(call: Call) -> int | None:
         raise ConfigError("--mode=search takes one process; its trials share one study")
     folder, objective = call.workdir / "search", call.config.search.objective
     searches.weights_of(call.config)
-    preflight.check(call.config)
+    call, learnt, lines = _described(call)
+    for line in lines:
+        print(line, flush=True)
+    preflight.check(call.config, learnt=learnt)
     return searches.search(
         call.config,
         folder,
@@ -247,7 +272,10 @@ def search(call: Call) -> int | None:
 @takes()
 def check(call: Call) -> None:
     """Read every case and report everything that is wrong with the data set."""
-    preflight.check(call.config, network=True)
+    call, learnt, lines = _described(call)
+    for line in lines:
+        print(line, flush=True)
+    preflight.check(call.config, network=True, learnt=learnt)
     log = Log(call.workdir, quiet=True)
     dataset = setup.load_dataset(call.config, log)
     print(checks.check(dataset, setup.recipe_of(call.config, dataset), patches=not call.config.data.whole))

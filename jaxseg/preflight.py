@@ -5,6 +5,7 @@ gets: a loss its number of channels, a transform its image, the loss the auxilia
 """
 
 import json
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,32 +22,53 @@ from jaxseg.train import feed as feeds
 from jaxseg.train import setup
 from jaxseg.types import ConfigError, JaxsegError
 
+OWN = (datasets.AUTO, *datasets.OWN)  # layouts whose files say what there is to learn
+
+
+class Learnt(NamedTuple):
+    """What a data set has to learn: names of the classes, and its regions."""
+
+    labels: tuple[str, ...]
+    regions: setup.Regions = ()
+
 
 def labels_of(config) -> tuple[str, ...]:
     """A name for each class that a config learns, without the data set's files."""
     d = config.data
     one = d.target != "labels" or d.whole
-    known = 1 if one and not d.mask_values else datasets.label_count(d.dataset, structures=d.structures, release=d.release)
+    if d.dataset in OWN:
+        known = len(d.structures)
+    else:
+        known = 1 if one and not d.mask_values else datasets.label_count(d.dataset, structures=d.structures, release=d.release)
     mask_values.table_of(d.mask_values or (), known)
     count = 1 if one else known
     return tuple(f"class {i + 1}" for i in range(count))
 
 
-def check(config, *, network: bool = False) -> feeds.OutputSpec:
-    """What the network's logits will mean, after everything that the config names has been built once.
+def check(config, *, network: bool = False, learnt: Learnt | None = None) -> feeds.OutputSpec | None:
+    """What the network's logits will mean, after everything that the config names has been built once; None where classes or
+    channels are left to data of one's own, and what can be looked at without them has been.
 
     Args:
+      learnt: classes and regions where they are known: of data that say themselves what they hold, and of runs. None: those of
+        the data set's layout, without its files.
       network: trace the network too, for modes that compile no step; some seconds for large ones.
     Raises:
       ConfigError: a loss, transform, optimiser, schedule, network, table, region or option that does not exist, does not go
         with the others, or would do nothing.
     """
-    labels = labels_of(config)
-    outputs = feeds.outputs_of(config, labels, datasets.regions_of(config.data.dataset))
+    if learnt is None and not _classes_are_known(config):
+        return None
+    labels, regions = learnt or Learnt(labels_of(config), _regions_of(config))
+    if config.data.target != "labels" or config.data.whole:
+        labels = ("foreground",)
+    outputs = feeds.outputs_of(config, labels, regions)
     _check_thresholds(config, outputs, labels)
     feeds.rules_of(config, labels)
     if config.data.rank == 2 and config.data.fit != "patches":
         tables.check_tables(config.eval.tables, labels)
+    if config.data.channels is None:
+        return None
     model = setup.build_model(config, outputs.num_classes, abstract=True)
     described, params, state = functional.split(model)
     loss, augment, balance = setup.build_loss(config), setup.build_augment(config), setup.balance_of(config)
@@ -77,6 +99,21 @@ def check(config, *, network: bool = False) -> feeds.OutputSpec:
     _traced("loss.terms", total, found.logits, found.aux, truth)
     _traced("train.augment", augment, jax.eval_shape(lambda: jax.random.key(0)), image, mask)
     return outputs
+
+
+def _classes_are_known(config) -> bool:
+    """Whether the config says how many classes there are, or the layout does."""
+    return config.data.dataset not in OWN or config.data.structures is not None
+
+
+def _regions_of(config) -> setup.Regions:
+    """As many regions as data.regions asks for; the classes of those that it names itself are looked up with the data."""
+    wanted = tuple(config.data.regions)
+    if config.data.dataset in OWN and wanted == setup.DATASET_REGIONS:
+        wanted = tuple((name, ()) for name in config.data.structures)
+    if not wanted or wanted == setup.DATASET_REGIONS:
+        return () if config.data.dataset in OWN else datasets.regions_of(config.data.dataset)
+    return tuple((name, (k,)) for k, (name, _) in enumerate(wanted, 1))
 
 
 def _traced(key: str, function, *arguments):

@@ -15,6 +15,7 @@ from jaxseg import checkpoint, config
 from jaxseg.types import CheckpointError, ConfigError, MismatchError
 
 OPEN = ("eval.", "infer.")  # keys of these groups may differ from the record
+LEFT_OPEN = {"train.dtype": "auto", "data.structures": None, "data.modalities": None, "data.window": [], **config.FROM_DATA}
 WITHOUT = ("name", "variant")  # what an experiment is called decides nothing
 
 
@@ -64,7 +65,7 @@ def settled(given: ConfigDict | None, record: Mapping[str, Any], run: Path) -> C
     plain = lambda tree: config.flatten(json.loads(json.dumps(tree)))
     old, new = plain(record["config"]), plain(config.as_dict(given))
     ours = {key for key in new if key not in WITHOUT and key not in config.NEUTRAL and not key.startswith(OPEN)}
-    moved = [key for key in sorted(ours) if key in old and old[key] != new[key] and (key, new[key]) != ("train.dtype", "auto")]
+    moved = [key for key in sorted(ours) if key in old and old[key] != new[key] and not _left_open(key, new[key], old[key])]
     if moved:
         said = "; ".join(f"config.{key}={new[key]!r}, recorded {old[key]!r}" for key in moved[:5])
         raise MismatchError(
@@ -76,6 +77,13 @@ def settled(given: ConfigDict | None, record: Mapping[str, Any], run: Path) -> C
         for key in tree[group]:
             tree[group][key] = given[group][key]
     return tree.lock()
+
+
+def _left_open(key: str, given: Any, recorded: Any) -> bool:
+    """Whether a key leaves to the machine or to the data what the run then came to."""
+    if key in ("data.mean", "data.std"):  # of pictures in colour: left out for other data
+        return recorded == []
+    return key in LEFT_OPEN and given == LEFT_OPEN[key]
 
 
 def command_line(argv: list[str], run: str | None) -> list[str]:

@@ -56,7 +56,7 @@ def refused(done, code: int) -> str:
         ((CONFIG, "--config.loss.terms=(('dise', 1.0),)"), ("dise", "dice")),
         ((CONFIG, "--mode=summary", "--config.loss.terms=(('dise', 1.0),)"), ("dise", "dice")),
         ((CONFIG, "--mode=check", "--config.train.augment=(('hflipp', 0.5, {}),)"), ("hflipp", "hflip")),
-        ((CONFIG, "--mode=check", "--config.data.regions=True"), ("data.regions=True", "names no regions")),
+        ((CONFIG, "--mode=check", "--config.data.regions=dataset"), ("data.regions", "names no regions")),
         ((CONFIG, "--mode=trian"), ("trian", "train")),
         ((CONFIG + "k",), ("quickk", "quick")),
         (("--config=configs/none.py",), ("configs/none.py",)),
@@ -179,5 +179,5 @@ def test_a_clean_copy_is_accepted_by_the_check(program, tmp_path, root):
 
 
 def test_an_empty_split_is_refused(program, tmp_path):
-    line = refused(program(CONFIG, "--config.data.fractions=(1.0, 0.0, 0.0)", f"--workdir={tmp_path / 'run'}"), 65)
-    assert "val" in line and "fractions" in line
+    line = refused(program(CONFIG, "--config.data.fractions=(1.0, 0.0, 0.0)", f"--workdir={tmp_path / 'run'}"), 64)
+    assert "val" in line and "fractions" in line and "config.train.best=last" in line

@@ -410,7 +410,7 @@ def test_the_lists_of_extra_channels_agree():
         ({"data.blur": -1.0}, "0 or more"),
         ({"data.target": "edge"}, "did you mean edges"),
         ({"data.target": "composite", "train.augment": (("hflip", 0.5, {}),)}, "would not move along"),
-        ({"data.target": "edges", "data.regions": True}, "regions are of labels"),
+        ({"data.target": "edges", "data.regions": ("dataset",)}, "regions are of labels"),
         ({"data.rank": 3, "data.fit": "patches", "data.size": (32, 32, 32), "data.blur": 1.0}, "data.rank=2"),
         ({"search.low": 50.0}, "search.high"),
     ],

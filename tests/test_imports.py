@@ -47,9 +47,11 @@ ARROWS = {
         "ops",
     },
     "experiments": {"train", "evaluate", "infer", "models", "data", "metrics", "checkpoint", "config", "ops"},
+    "described": {"config", "data", "train"},
     "preflight": {"config", "train", "evaluate", "data", "losses", "models"},
     "recorded": {"checkpoint", "config"},
     "modes": {
+        "described",
         "recorded",
         "config",
         "preflight",

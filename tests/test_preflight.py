@@ -52,14 +52,14 @@ WRONG = [
         (dict(VOLUMES, model__name="nnunet_plain_test", train__bn_warmup=2), "brats"),
         "train.bn_warmup=2.*no BatchNorm.*set it to 0",
     ),
-    (dict(data__regions=True), "names no regions"),
+    (dict(data__regions=("dataset",)), "names no regions"),
     (dict(eval__tables=("left_right",)), "2 classes"),
     (dict(data__structures=("a", "b")), "takes no option 'structures'"),
     ((dict(eval__threshold=0.7, data__structures=("a", "b"), eval__tables=()), "folder"), "eval.threshold=0.7.*largest"),
     ((dict(eval__thresholds=(0.3,), data__structures=("a", "b"), eval__tables=()), "folder"), "eval.thresholds.*leave it out"),
     ((dict(model__softmax=True, data__structures=("a", "b"), eval__tables=()), "folder"), "model.softmax=True.*3 classes"),
     ((dict(VOLUMES, eval__thresholds=(0.3,)), "brats"), "eval.thresholds.*leave it out"),
-    ((dict(VOLUMES, data__regions=True, model__softmax=True), "brats"), "model.softmax=True.*regions"),
+    ((dict(VOLUMES, data__regions=("dataset",), model__softmax=True), "brats"), "model.softmax=True.*regions"),
 ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxseg import recorded
+from jaxseg import described, recorded
 from jaxseg.checkpoint import write_record
 from jaxseg.config import NEUTRAL, as_dict, flatten, neutral, resolve
 from jaxseg.types import CheckpointError, ConfigError, MismatchError
@@ -19,7 +19,7 @@ def record_of(name: str) -> dict:
     config = importlib.import_module(f"configs.{name}").get_config("quick")
     if name == "brats_cascade":
         config.infer.roi = "runs/brats_roi"
-    return json.loads(json.dumps({"config": as_dict(resolve(config, name=name))}))
+    return json.loads(json.dumps({"config": as_dict(described.fill(resolve(config, name=name)).config)}))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -38,9 +38,16 @@ def test_keys_of_evaluation_and_inference_count_and_others_must_agree():
     found = recorded.settled(resolve(given), record, Path("run"))
     assert found.eval.threshold == 0.9 and found.infer.mirror == (1,)
     assert found.data.size == tuple(record["config"]["data"]["size"])
-    given.data.channels, given.model.name = 1, "unet_base"
-    with pytest.raises(MismatchError, match="run was trained otherwise: config.data.channels=1, recorded 3; config.model.name="):
+    given.data.channels, given.model.name = 3, "unet_base"
+    with pytest.raises(MismatchError, match="run was trained otherwise: config.data.channels=3, recorded 1; config.model.name="):
         recorded.settled(given, record, Path("run"))
+
+
+def test_what_a_config_leaves_to_the_data_does_not_contradict_a_run():
+    record = record_of("folder")
+    given = resolve(importlib.import_module("configs.folder").get_config("quick"), name="folder")
+    assert given.data.dataset == "auto" and given.data.channels is None
+    assert recorded.settled(given, record, Path("run")).data.channels == 1
 
 
 def test_a_value_that_breaks_a_rule_is_refused_beside_a_run_too():

@@ -10,7 +10,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent / "train"))
 import tiny_volumes as tiny
 
-from jaxseg import checkpoint
+from jaxseg import checkpoint, described
 from jaxseg.models import functional
 from jaxseg.train import setup
 from jaxseg.train.log import Log
@@ -50,7 +50,8 @@ def write(root: Path, rank: int, count: int = 8) -> Path:
 def config(root: Path, rank: int, **changes):
     """The resolved config of such a run."""
     words, given = ("quick", PICTURES) if rank == 2 else ("volumes,quick", VOLUMES)
-    return tiny.config("folder", words, data__root=str(root), data__phantom=None, **{**given, **FRACTIONS, **changes})
+    tree = tiny.config("folder", words, data__root=str(root), data__phantom=None, **{**given, **FRACTIONS, **changes})
+    return described.fill(tree).config
 
 
 def make(folder: Path, tree) -> Path:

@@ -3,7 +3,7 @@
 The tree itself is `configs/_base.py`. Everything that can be refused without reading data or compiling is refused here.
 """
 
-from jaxseg.config.keys import EXTRA, EXTRA_BY_A_RUN, IDLE_IN_FILES, NEEDS, NEEDS_OF_MODES, NEUTRAL
+from jaxseg.config.keys import EXTRA, EXTRA_BY_A_RUN, FROM_DATA, IDLE_IN_FILES, NEEDS, NEEDS_OF_MODES, NEUTRAL
 from jaxseg.config.kinds import KINDS
 from jaxseg.config.resolve import resolve
 from jaxseg.config.resume import neutral
@@ -13,6 +13,7 @@ from jaxseg.config.tree import as_dict, defaults, difference, flatten
 __all__ = [
     "EXTRA",
     "EXTRA_BY_A_RUN",
+    "FROM_DATA",
     "IDLE_IN_FILES",
     "KINDS",
     "NEEDS",

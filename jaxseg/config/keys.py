@@ -7,8 +7,8 @@ import numpy as np
 
 CHOICES = {
     "data.fit": ("stretch", "centre", "patches"),
-    "data.split": ("patient", "fold", "file", "fixed", "slice_level"),
-    "data.intensity": ("grey", "brain", "ct"),
+    "data.split": ("patient", "fold", "file", "fixed", "slice_level", "auto"),
+    "data.intensity": ("grey", "brain", "ct", "zscore", "auto"),
     "data.filter": ("linear", "lanczos"),
     "data.plane": ("", "axial", "coronal", "sagittal"),
     "data.bad_cases": ("stop", "skip"),
@@ -135,8 +135,8 @@ PICTURES = ("brats_arrays", "kvasir", "lungs", "scoliosis")  # data sets without
 NEEDS: dict[str, tuple[Callable[[dict[str, Any]], bool], str]] = {
     "data.fold": (lambda c: c["data.split"] == "fold", "data.split='fold'"),
     "data.folds": (lambda c: c["data.split"] == "fold", "data.split='fold'"),
-    "data.fractions": (lambda c: c["data.split"] == "patient", "data.split='patient'"),
-    "data.split_seed": (lambda c: c["data.split"] in ("patient", "fold"), "data.split='patient' or 'fold'"),
+    "data.fractions": (lambda c: c["data.split"] in ("patient", "auto"), "data.split='patient'"),
+    "data.split_seed": (lambda c: c["data.split"] in ("patient", "fold", "auto"), "data.split='patient' or 'fold'"),
     "data.sample_seed": (lambda c: c["data.sample"] is not None, "data.sample"),
     "data.plane": (
         lambda c: c["data.dataset"] not in (*PICTURES, "ct_ich"),
@@ -189,6 +189,8 @@ NEEDS_OF_MODES: dict[str, dict[str, tuple[Callable[[dict[str, Any]], bool], str]
         **dict.fromkeys(WINDOWS, (lambda c: not c["infer.roi"], "infer.roi=''; the cascade segments one crop at a time")),
     },
 }
+OWN_DATA = ("auto", "decathlon", "nnunet_raw", "folder", "table")  # data.dataset: layouts that say themselves what they hold
+FROM_DATA = {"data.dataset": "auto", "data.channels": None, "data.intensity": "auto", "data.split": "auto"}  # theirs alone
 LARGEST = float(np.finfo(np.float32).max)
 MAX_VOXELS = 2**28  # of the network's input: a slice or a patch
 NOT_NEGATIVE = (

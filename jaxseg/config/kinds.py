@@ -15,10 +15,11 @@ _OF: dict[Any, str] = {
     "search.trials mesh.data compare.folds",
     float: "data.bad_share data.blur data.foreground optim.clip_norm optim.ema optim.lr optim.weight_decay "
     "schedule.warmup_ratio eval.threshold infer.overlap search.high search.low",
-    bool: "data.coordinates data.regions data.whole model.softmax eval.postprocess eval.surface infer.overlay "
+    bool: "data.coordinates data.whole model.softmax eval.postprocess eval.surface infer.overlay "
     "infer.postprocess infer.probabilities compare.measure",
     tuple[float, ...]: "data.crop data.fractions data.mean data.size data.spacing data.std data.window loss.aux_weights "
     "eval.thresholds infer.mirror",
+    tuple[str | tuple[str, tuple[int | str, ...]], ...]: "data.regions",
     tuple[str, ...]: "data.extra eval.tables infer.ensemble compare.models",
     tuple[int, ...]: "compare.fold compare.seeds",
     tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]: "compare.vary",
@@ -26,11 +27,11 @@ _OF: dict[Any, str] = {
     tuple[tuple[str, dict[str, Any]], ...]: "optim.groups",
     tuple[tuple[str, float, dict[str, Any]], ...]: "train.augment",
     dict[str, Any]: "model.options loss.options optim.options schedule.options",
-    str | None: "data.naming data.normalise data.phantom data.protocol data.release",
+    str | None: "data.ignore data.naming data.normalise data.patient data.phantom data.protocol data.release",
     int | None: "data.min_area data.sample_seed train.watchdog",
     float | None: "data.sample",
     bool | None: "data.allow_empty",
-    tuple[str, ...] | None: "data.modalities data.structures",
+    tuple[str, ...] | None: "data.modalities data.structures data.suffixes",
     tuple[tuple[int | str, int], ...] | None: "data.mask_values",
 }
 KINDS: dict[str, Any] = {key: kind for kind, keys in _OF.items() for key in keys.split()}

@@ -207,4 +207,16 @@ TRANSFORMS = (
     "translate",
     "vflip",
 )
-DATASETS = ("brats", "brats_arrays", "ct_ich", "folder", "kvasir", "lungs", "nnunet_raw", "organs_ct", "scoliosis")
+DATASETS = (
+    "brats",
+    "brats_arrays",
+    "ct_ich",
+    "decathlon",
+    "folder",
+    "kvasir",
+    "lungs",
+    "nnunet_raw",
+    "organs_ct",
+    "scoliosis",
+    "table",
+)

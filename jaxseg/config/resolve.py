@@ -6,9 +6,32 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxseg.config.keys import AT_MOST, BY_PATH, CHOICES, LARGEST, NOT_NEGATIVE, NUMBERS, OF_THE_TREE, OPTIONS, PAIRS, POSITIVE
+from jaxseg.config.keys import (
+    AT_MOST,
+    BY_PATH,
+    CHOICES,
+    FROM_DATA,
+    LARGEST,
+    NOT_NEGATIVE,
+    NUMBERS,
+    OF_THE_TREE,
+    OPTIONS,
+    OWN_DATA,
+    PAIRS,
+    POSITIVE,
+)
 from jaxseg.config.names import DATASETS, LOSSES, NETWORKS, TRANSFORMS
-from jaxseg.config.rules import check_compare, check_data, check_extra, check_needs, has_length, is_number, rule
+from jaxseg.config.rules import (
+    check_compare,
+    check_data,
+    check_extra,
+    check_needs,
+    check_open,
+    check_regions,
+    has_length,
+    is_number,
+    rule,
+)
 from jaxseg.config.tree import flatten
 from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup
@@ -51,7 +74,7 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
         place = config[group] if group else config
         if value is None and place[leaf] == "None":
             place[leaf] = None
-        elif value is not None and place[leaf] is None:
+        elif value is not None and place[leaf] is None and key not in FROM_DATA:
             raise ConfigError(f"config.{key}=None: it cannot be None; leave it out for its default, {value!r}")
     flat = flatten(config.to_dict())
     for key, value in flat.items():
@@ -62,8 +85,9 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
             continue
         lookup(f"value of config.{key}", flat[key], dict.fromkeys(names))
     _check_names(flat)
+    check_open(flat)
     for key in POSITIVE:
-        rule(flat, key, flat[key] >= 1, "must be at least 1")
+        rule(flat, key, flat[key] is None or flat[key] >= 1, "must be at least 1")
     for key in NUMBERS:
         rule(flat, key, all(is_number(v) for v in flat[key]), "must hold finite numbers")
     for key in PAIRS:
@@ -105,6 +129,7 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
     )
     check_compare(flat)
     check_data(flat)
+    check_regions(flat)
     check_extra(flat)
     check_needs(flat, overridden)
     rule(
@@ -129,7 +154,7 @@ def _check_names(flat: dict[str, Any]) -> None:
     for name in flat["compare.models"]:
         if not set(":+") & set(str(name)):
             lookup("model in config.compare.models", name, dict.fromkeys(known))
-    lookup("data set", flat["data.dataset"], dict.fromkeys(DATASETS))
+    lookup("data set", flat["data.dataset"], dict.fromkeys((*DATASETS, *OWN_DATA)))
     for key, what, table in (
         ("loss.terms", "loss term", LOSSES),
         ("loss.aux_terms", "loss term", LOSSES),

@@ -8,11 +8,13 @@ from typing import Any
 from jaxseg.config.keys import (
     EXTRA,
     EXTRA_BY_A_RUN,
+    FROM_DATA,
     IDLE_IN_FILES,
     LARGEST,
     MAX_VOXELS,
     NEEDS,
     NEEDS_OF_MODES,
+    OWN_DATA,
     SLICES_ONLY,
     VOLUMES_ONLY,
 )
@@ -51,7 +53,12 @@ def check_data(flat: dict[str, Any]) -> None:
     rule(flat, "data.window", len(flat["data.window"]) in (0, 2), "must be (level, width) in HU, or () for 8-bit images")
     if len(flat["data.window"]) == 2:
         rule(flat, "data.window", flat["data.window"][1] > 0, "the width must be above 0 HU")
-        rule(flat, "data.window", flat["data.intensity"] != "brain", "data.intensity='brain' takes no window; set it to ()")
+        rule(
+            flat,
+            "data.window",
+            flat["data.intensity"] not in ("brain", "zscore"),
+            f"data.intensity={flat['data.intensity']!r} takes no window; set it to ()",
+        )
     else:
         rule(flat, "data.window", flat["data.intensity"] != "ct", "data.intensity='ct' needs (level, width) in HU")
     rule(
@@ -63,7 +70,7 @@ def check_data(flat: dict[str, Any]) -> None:
     _check_fit(flat)
     channels = flat["data.channels"]
     for key in ("data.mean", "data.std"):
-        rule(flat, key, len(flat[key]) in (0, channels), f"must be () or {channels} numbers (data.channels)")
+        rule(flat, key, channels is None or len(flat[key]) in (0, channels), f"must be () or {channels} numbers (data.channels)")
     rule(
         flat,
         "data.std",
@@ -113,6 +120,46 @@ def check_data(flat: dict[str, Any]) -> None:
         "data.fractions",
         len(fractions) == 3 and min(fractions) >= 0 and abs(sum(fractions) - 1) < 1e-6,
         "must be three shares (train, val, test) that sum to 1",
+    )
+    if flat["data.split"] in ("patient", "auto"):
+        rule(flat, "data.fractions", fractions[0] > 0, "the first share, train, must be above 0")
+        without = "without validation no best checkpoint can be chosen; give val a share, or set config.train.best=last"
+        rule(flat, "data.fractions", fractions[1] > 0 or flat["train.best"] == "last", without)
+
+
+def check_open(flat: dict[str, Any]) -> None:
+    """Refuse keys that are left to the data where the data set does not say what it holds."""
+    for key, left in FROM_DATA.items():
+        rule(
+            flat,
+            key,
+            flat[key] != left or flat["data.dataset"] in OWN_DATA,
+            f"is found in data of your own alone (data.dataset={', '.join(OWN_DATA)}); give a value for {flat['data.dataset']!r}",
+        )
+
+
+def check_regions(flat: dict[str, Any]) -> None:
+    """data.regions is (), ("dataset",), or names with their classes."""
+    regions = flat["data.regions"]
+    rule(
+        flat,
+        "data.regions",
+        isinstance(regions, (tuple, list)),
+        "must be a tuple: (), ('dataset',) or ((name, (class, ...)), ...)",
+    )
+    named = all(
+        has_length(r, 2)
+        and isinstance(r[0], str)
+        and isinstance(r[1], (tuple, list))
+        and r[1]
+        and set(map(type, r[1])) <= {int, str}
+        for r in regions
+    )
+    rule(
+        flat,
+        "data.regions",
+        tuple(regions) == ("dataset",) or named and len({r[0] for r in regions}) == len(regions),
+        "must be (), dataset (those that the data set names), or ((name, (class, ...)), ...) with names or numbers of classes",
     )
 
 
@@ -206,7 +253,7 @@ def check_extra(flat: dict[str, Any]) -> None:
     rule(
         flat,
         "data.channels",
-        flat["data.channels"] > added,
+        flat["data.channels"] is None and not added or (flat["data.channels"] or 0) > added,
         f"counts the {added} channels of data.extra and at least one of the image; set it to the image's + {added}",
     )
     if by_a_run:
@@ -241,7 +288,7 @@ def check_extra(flat: dict[str, Any]) -> None:
 def _check_volumes(flat: dict[str, Any]) -> None:
     """Rank 3: channels by name, whole volumes, and the cascade."""
     modalities = flat["data.modalities"]
-    if modalities is not None:
+    if modalities is not None and flat["data.channels"] is not None:
         rule(
             flat,
             "data.channels",

@@ -108,6 +108,7 @@ class DataSet:
       cases: sorted by id.
       labels: names of the classes 1, 2, ... (background, 0, is not listed).
       map_mask: raw mask array -> integer classes 0..len(labels); raises DataError (DATA_LABEL) on values outside.
+      combined: the classes are combinations of structures that may overlap; the structures are `regions`.
       values: the value that classes 1, 2, ... have in the data set's own masks, in which predictions are written; () where
         these are the class numbers, and where no single value is the class (thresholded pictures): class numbers are written.
       keep_slice: (case, slice index, mask slice or None) -> whether the slice is an example under the chosen protocol.
@@ -139,6 +140,7 @@ class DataSet:
     read_mask: Callable[[Case, Volume], Volume] | None = None
     modalities: tuple[str, ...] = ()
     regions: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    combined: bool = False
     values: tuple[int, ...] = ()
     normalised: bool = False
     notes: tuple[str, ...] = ()

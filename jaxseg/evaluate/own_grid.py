@@ -76,7 +76,7 @@ class OwnGrid:
         """The post-processing that raises the mean Dice of whole cases (of the validation split), from `postprocess.choose`."""
         found = [self._labelled(self._by_id[name]) for name in cases]
         resampled = self._slices or self.run.recipe.spacing is not None
-        nested = () if resampled else region_scores.class_order(rules.regions)[::-1][:2]
+        nested = () if resampled else region_scores.nested_order(rules.regions)[::-1][:2]
         return postprocess.choose(
             [labels for labels, _, _ in found],
             [truth for _, truth, _ in found],

@@ -79,7 +79,7 @@ class SliceScorer:
       batch_size: global; the last batch is padded with images of weight 0.
       dtype: compute dtype.
       target: labels -> what the loss compares with (regions).
-      order: the class that each region writes, for region heads; () for classes.
+      order: the class of every combination of regions, for region heads; () for classes.
       mean, std: of the images in 0..1, per channel.
     """
 

@@ -20,7 +20,7 @@ class VolumeScorer:
       loss: from `losses.compose.build`.
       rules: what is scored.
       target: labels [1, *S] -> what the loss compares with (regions).
-      order: the class each region writes, for region heads; () for classes.
+      order: the class of every combination of regions, for region heads; () for classes.
       threshold: of the foreground's probability, for one class, and of each region's.
     """
 

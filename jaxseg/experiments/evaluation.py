@@ -31,7 +31,7 @@ from jaxseg.train import feed as feeds
 from jaxseg.train import mesh as meshes
 from jaxseg.train import patients, setup
 from jaxseg.train.log import Log
-from jaxseg.types import ConfigError, MismatchError
+from jaxseg.types import ConfigError, DataError, MismatchError
 from jaxseg.utils import files
 
 FOLDER, NAME = "evaluations", "evaluation.json"
@@ -97,6 +97,16 @@ class _Work:
 
 def _split(config, source: Path, record: dict, log: Log, *, whose: str) -> _Work:
     data, split = setup.load_data(config, log, source), config.eval.split
+    if not len(data.rows[split]):
+        raise DataError(
+            f"{source}: the {split} split is empty; score another one (--config.eval.split=train) or a set of its own "
+            "(--input=FOLDER)",
+            "DATA_EMPTY",
+        )
+    if config.eval.postprocess and not len(data.rows["val"]):
+        raise ConfigError(
+            "config.eval.postprocess=True: steps are chosen on the validation split, which is empty; set it to False"
+        )
     patients.check_unseen(source, data, split, whose=whose, log=log)
     others = [(other, "config.infer.ensemble") for other in config.infer.ensemble]
     for other, flag in [*others, *([(config.infer.roi, "config.infer.roi")] if config.infer.roi else [])]:
@@ -118,8 +128,7 @@ def _split(config, source: Path, record: dict, log: Log, *, whose: str) -> _Work
 
 
 def _external(config, run: runs.Run, folder: Path, log: Log) -> _Work:
-    options = {key: config.data[key] for key in setup.DATASET_OPTIONS if config.data[key] is not None}
-    dataset = base.labelled(datasets.load(config.data.dataset, folder, **options), log.say)
+    dataset = base.labelled(setup.open_dataset(*_at(config, folder)), log.say)
     if tuple(dataset.labels) != tuple(run.recipe.labels) and not config.data.whole:
         raise MismatchError(
             f"--input={folder}: its classes are {', '.join(dataset.labels)}, those of the run "
@@ -142,6 +151,19 @@ def _external(config, run: runs.Run, folder: Path, log: Log) -> _Work:
     regions = () if config.data.whole else dataset.regions
     rules = feeds.rules_of(config, tuple(run.recipe.labels), regions)
     return _Work(dataset, [case.id for case in dataset.cases], rules, fingerprint(dataset, run.recipe, "evaluation"))
+
+
+def _at(config, folder: Path) -> tuple[Any, Path]:
+    """(config for another set, its folder): of data of one's own in the layout that lies there, which need not be the run's."""
+    if config.data.dataset not in datasets.OWN:
+        return config, folder
+    own, (name, place) = config.data.dataset, datasets.recognise(folder)
+    config = config.copy_and_resolve_references().unlock()
+    config.data.dataset = name
+    for key in setup.DATASET_OPTIONS if name != own else ():
+        if key not in datasets.options_of(name):
+            config.data[key] = None
+    return config.lock(), place
 
 
 def _scored(

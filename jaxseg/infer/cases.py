@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxseg.data import datasets
+from jaxseg.data.datasets.own import description, numbered, overlap, pairing
+from jaxseg.data.datasets.pairs import stem
 from jaxseg.data.formats import photos, volumes
-from jaxseg.data.formats.discover import SUFFIXES, has_suffix, holds_dicom
+from jaxseg.data.formats.discover import holds_dicom
 from jaxseg.data.prepare.labels import dtype_for
-from jaxseg.data.records import Recipe, Volume
+from jaxseg.data.records import DataSet, Recipe, Volume
 from jaxseg.types import ConfigError, DataError
 from jaxseg.utils.files import file_digest, make_folder, write_atomic
 
-LONGEST_FIRST = sorted(SUFFIXES, key=len, reverse=True)
 OVERLAYS, MAPS = "overlays", "probabilities"  # folders in that of the results
 DONE = "predictions.jsonl"  # the list of them
 
@@ -35,7 +36,7 @@ def find_cases(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[
     """Every case under a path; every name once, upper and lower case alike (some disks know no difference).
 
     Networks of one modality take any file or DICOM folder; those of several a folder in the layout of their data set, which
-    says what is what.
+    says what is what; those of one's own data every layout that training takes.
 
     Args:
       origin: file or folder.
@@ -60,6 +61,8 @@ def find_cases(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[
 
 
 def _listed(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[Input]:
+    if record["dataset"] in datasets.OWN:
+        return _own(origin, recipe, record)
     several = len(recipe.modalities) > 1
     if origin.is_file() and several:
         raise DataError(
@@ -68,8 +71,7 @@ def _listed(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[Inp
             "DATA_CHANNELS",
         )
     if not recipe.modalities or not several and (origin.is_file() or origin.is_dir() and holds_dicom(origin)):
-        found = volumes.find_inputs(origin)
-        return [Input(name, (path,), lambda path=path: [volumes.read_volume(path)]) for name, path in zip(names_of(found), found)]
+        return _files(origin)
     if record["dataset"] == "brats_arrays":
         raise DataError(
             f"--input={origin}: this network learnt slices of arrays, whose rows and columns lie otherwise than "
@@ -77,6 +79,45 @@ def _listed(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[Inp
             "DATA_GEOMETRY",
         )
     dataset = datasets.load(record["dataset"], origin, modalities=recipe.modalities, release=record["config"]["data"]["release"])
+    return _cases_of(dataset)
+
+
+def _own(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[Input]:
+    """For runs on data of one's own: a folder in one of their layouts, files of one channel each by number or suffix, any files.
+
+    A file with all channels ([X, Y, Z, C], or in colour) is a case by itself.
+    """
+    folder, names, suffixes = (
+        origin if origin.is_dir() else origin.parent,
+        recipe.modalities,
+        record["config"]["data"].get("suffixes"),
+    )
+    layout = next((name for name in datasets.OWN if datasets.MODULES[name].recognised(origin)), None)
+    if layout:
+        known = datasets.options_of(layout)
+        options = {"suffixes": suffixes} if "suffixes" in known else {}
+        if "ignore" in known and description.read(origin / description.FILE).ignored is not None:
+            options["ignore"] = "background"  # no mask is read
+        return _cases_of(datasets.load(layout, origin, modalities=names or None, **options))
+    grouped: dict[str, tuple[Path, ...]] = {}
+    if suffixes:
+        grouped = pairing.images_by_suffix(folder, suffixes)
+    elif (len(names) > 1 or record["dataset"] == "nnunet_raw") and folder.is_dir() and numbered.is_numbered(folder):
+        grouped = numbered.channel_files(folder, channels=names)
+    if grouped:
+        read = lambda files: [volumes.read_volume(path) for path in files]
+        cases = [Input(name.replace("/", "_"), files, lambda files=files: read(files)) for name, files in grouped.items()]
+        return [case for case in cases if origin.is_dir() or origin in case.paths]  # a file stands for its case
+    return _files(origin)
+
+
+def _files(origin: Path) -> list[Input]:
+    """Every image file and DICOM folder is a case."""
+    found = volumes.find_inputs(origin)
+    return [Input(name, (path,), lambda path=path: [volumes.read_volume(path)]) for name, path in zip(names_of(found), found)]
+
+
+def _cases_of(dataset: DataSet) -> list[Input]:
     reader = dataset.read_image or volumes.read_volume
     return [
         Input(case.id.replace("/", "_"), tuple(case.images), lambda case=case: [reader(path) for path in case.images])
@@ -86,10 +127,7 @@ def _listed(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[Inp
 
 def names_of(inputs: list[Path]) -> list[str]:
     """Output names of inputs: without suffix, in any case of letters."""
-    return [
-        p.name if p.is_dir() else next((p.name[: -len(end)] for end in LONGEST_FIRST if has_suffix(p, (end,))), p.stem)
-        for p in inputs
-    ]
+    return [p.name if p.is_dir() else stem(p) for p in inputs]
 
 
 def digests(case: Input) -> list[str]:
@@ -173,6 +211,33 @@ def write_labels(output: Path, name: str, labels: np.ndarray, image: Volume) -> 
     file = f"{name}{'.png' if volumes.is_photo(image) else '.nii.gz'}"
     volumes.write_like(output / file, labels, image)
     return file
+
+
+def structures_of(record: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
+    """(name, classes) of each structure where the classes are combinations of structures that overlap; [] elsewhere."""
+    found = [(name, list(classes)) for name, classes in record.get("regions", ())]
+    names = [name for name, _ in found]
+    return found if 0 < len(names) <= overlap.MOST and tuple(record["labels"]) == overlap.combinations(names) else []
+
+
+def write_structures(
+    output: Path, name: str, labels: np.ndarray, structures: Sequence[tuple[str, Sequence[int]]], image: Volume
+) -> list[str]:
+    """A mask for each structure, <structure>/<name>.nii.gz with 0 and 1, of a picture <structure>/<name>.png with 0 and 255.
+
+    Args:
+      labels: classes, in the image's own axis order.
+      structures: (name, classes) of each, from `structures_of`.
+    Returns:
+      The files, relative to `output`.
+    """
+    written = []
+    for structure, classes in structures:
+        structure = structure.replace("/", "_")
+        make_folder(output / structure, f"--output={output}")
+        inside = np.isin(labels, classes) * np.uint8(255 if volumes.is_photo(image) else 1)
+        written.append(f"{structure}/{write_labels(output / structure, name, inside, image)}")
+    return written
 
 
 def write_maps(output: Path, name: str, maps: np.ndarray, names: Sequence[str], image: Volume) -> list[str]:

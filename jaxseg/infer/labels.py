@@ -16,7 +16,7 @@ def labels_of(logits: Array, *, order: Sequence[int] = (), threshold: float = 0.
     """Labels [*S] of logits [*S, K], uint8 (uint16 for more than 256 classes).
 
     Args:
-      order: the class that each region writes (`metrics.regions.class_order`), for region heads; () for classes.
+      order: the class of every combination of regions (`metrics.regions.class_table`), for region heads; () for classes.
       threshold: of the foreground's probability, for one class, and of each region's.
     """
     logits = np.asarray(logits)

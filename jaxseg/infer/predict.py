@@ -1,6 +1,7 @@
 """Segment files with nothing but a run folder and the input: slices, photographs and volumes in one loop.
 
 <output>/<case>.nii.gz, .png           labels: class numbers, or the values that the run's data set states for its classes
+<output>/<structure>/<case>...         in their place, of structures that overlap: a mask for each
 <output>/probabilities/<case>...       one map for each class or region
 <output>/overlays/<case>.png           slices with the labels painted on
 <output>/predictions.jsonl             a line for each finished case: what it was made from. A rerun skips those.
@@ -110,7 +111,11 @@ def _one(run: Run, case: Input, output: Path, settings: Mapping[str, Any], steps
     found = run.segment(images)
     orientation, values = found.examples.orientation, cases.values_of(run.record)
     labels = postprocess.apply(found.labels, steps, orientation.spacing)
-    written = [cases.write_labels(output, case.name, orientation.restore(values[labels]), images[0])]
+    structures = cases.structures_of(run.record)
+    if structures:
+        written = cases.write_structures(output, case.name, orientation.restore(labels), structures, images[0])
+    else:
+        written = [cases.write_labels(output, case.name, orientation.restore(values[labels]), images[0])]
     names = cases.map_names(run.record)
     if settings["probabilities"]:
         maps = run.probabilities(found)

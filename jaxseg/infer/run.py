@@ -49,7 +49,7 @@ class Run:
       preparation: from images to examples, and back.
       application: from examples to logits, chosen once.
       weights: of the run, and of further ones whose logits are averaged with its.
-      order: the class that each region writes; () for classes.
+      order: the class of every combination of regions; () for classes.
       threshold: of one logit and of regions.
       digest: of all weights that take part and of what the records say about the networks.
     """
@@ -139,7 +139,7 @@ def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None 
         preparation,
         application,
         (forward.place(*weights),),
-        regions.class_order(named) if named else (),
+        regions.class_table(named) if named else (),
         threshold,
         digest,
     )

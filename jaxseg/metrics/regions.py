@@ -25,6 +25,7 @@ from jaxseg.utils.lookup import lookup
 
 Regions = Sequence[tuple[str, Sequence[int]]]
 BRATS: Regions = (("WT", (1, 2, 3)), ("TC", (1, 3)), ("ET", (3,)))  # of 1 necrosis, 2 oedema, 3 enhancing tumour
+MOST_REGIONS = 12  # of one network: 4096 combinations
 
 _OVERLAP = ("dice", "iou", "precision", "recall")
 _DISTANCE = ("hd95", "nsd")
@@ -38,46 +39,63 @@ def region_masks(labels: Array, regions: Regions) -> Array:
     return xp.stack([xp.isin(labels, xp.asarray(classes)) for _, classes in regions], axis=-1)
 
 
-def class_order(regions: Regions) -> tuple[int, ...]:
-    """For each region the one class that no later region has: the class `labels_from_regions` writes. BRATS: (2, 1, 3).
+def nested_order(regions: Regions) -> tuple[int, ...]:
+    """The class that each region adds to the regions after it, BRATS: (2, 1, 3); () where some region adds none, or several."""
+    own = [set(classes).difference(*(later for _, later in regions[i + 1 :])) for i, (_, classes) in enumerate(regions)]
+    return tuple(k for classes in own for k in classes) if all(len(classes) == 1 for classes in own) else ()
+
+
+def class_table(regions: Regions) -> tuple[int, ...]:
+    """The class of every combination of R regions, 2**R numbers: entry c is for the regions whose bits are set in c.
+
+    Of regions that each add a class to those after them, such as nested ones, later ones win whatever the others say (nnU-Net's
+    rule: enhancing tumour wins over the core and the core over oedema). Else a combination is the class that is in just these
+    regions, or, where no class is, the class that is in most of them and in no other.
 
     Raises:
-      ConfigError: a region adds no class or several: labels cannot be reconstructed from such regions.
+      ConfigError: more than MOST_REGIONS, or two classes in the same regions: labels cannot be reconstructed from such regions.
     """
-    order: list[int] = []
-    for i, (name, classes) in enumerate(regions):
-        own = set(classes).difference(*(later for _, later in regions[i + 1 :]))
-        if len(own) != 1:
+    if len(regions) > MOST_REGIONS:
+        raise ConfigError(f"got {len(regions)} regions; at most {MOST_REGIONS} are learnt together: name fewer in data.regions")
+    order, codes = nested_order(regions), range(2 ** len(regions))
+    if order:
+        return tuple(max(((r, k) for r, k in enumerate(order) if code >> r & 1), default=(0, 0))[1] for code in codes)
+    code_of = {k: sum(1 << r for r, (_, classes) in enumerate(regions) if k in classes) for _, named in regions for k in named}
+    class_of: dict[int, int] = {0: 0}
+    for k, code in sorted(code_of.items()):
+        if code in class_of:
+            inside = ", ".join(name for r, (name, _) in enumerate(regions) if code >> r & 1)
             raise ConfigError(
-                f"region {name} has classes {sorted(own)} that no later region has; it must be exactly one: put "
-                "larger regions before the regions inside them, as WT, TC, ET"
+                f"classes {class_of[code]} and {k} are in the same regions ({inside}), from which their labels cannot be "
+                "reconstructed; add a region that holds one of them alone to data.regions"
             )
-        order.extend(own)
-    return tuple(order)
+        class_of[code] = k
+    nearest = lambda code: max((c for c in class_of if c & ~code == 0), key=lambda c: (c.bit_count(), -class_of[c]))
+    return tuple(class_of[nearest(code)] for code in codes)
 
 
-def labels_from_regions(probabilities: Array, classes: Sequence[int], threshold: float = 0.5) -> Array:
-    """Labels of region probabilities: from 0 on, in the order of the regions, write a region's class where it is likely.
-
-    nnU-Net's rule: with (2, 1, 3) for WT, TC, ET, enhancing tumour wins over the core and the core over oedema.
+def labels_from_regions(probabilities: Array, table: Sequence[int], threshold: float = 0.5) -> Array:
+    """Labels of region probabilities: the class of the combination of regions that are likely.
 
     Args:
       probabilities: [*S, R], after the sigmoid.
-      classes: R classes to write, see `class_order`.
+      table: 2**R classes, see `class_table`.
       threshold: likely is above it.
     Returns:
-      uint8 [*S], or uint16 for classes above 255; numpy for numpy, jax for jax.
+      uint8 [*S] (uint16 for classes above 255); numpy for numpy, jax for jax.
     Raises:
-      ValueError: another number of classes than of regions.
+      ValueError: a table for another number of regions.
     """
-    if probabilities.shape[-1] != len(classes):
-        raise ValueError(f"got {probabilities.shape[-1]} regions for the classes {tuple(classes)}; each region has one class")
+    count = probabilities.shape[-1]
+    if len(table) != 2**count:
+        raise ValueError(
+            f"got a table of {len(table)} classes for {count} regions; it has one for each of {2**count} combinations"
+        )
     xp = namespace(probabilities)
-    dtype = xp.uint8 if max(classes, default=0) < 256 else xp.uint16
-    labels = xp.zeros(probabilities.shape[:-1], dtype)
-    for r, k in enumerate(classes):
-        labels = xp.where(probabilities[..., r] > threshold, dtype(k), labels)
-    return labels
+    codes = xp.zeros(probabilities.shape[:-1], xp.uint16)
+    for r in range(count):
+        codes = codes | (xp.asarray(probabilities[..., r] > threshold, xp.uint16) << xp.uint16(r))
+    return xp.asarray(table, xp.uint8 if max(table) < 256 else xp.uint16)[codes]
 
 
 def region_counts(confusion: np.ndarray, regions: Regions) -> Counts:

@@ -40,7 +40,7 @@ class OutputSpec(NamedTuple):
     Attributes:
       num_classes: K of the logits.
       target: labels [B, *S] -> what the loss compares with.
-      order: the class that each region writes; () where the logits are of classes.
+      order: the class of every combination of regions; () where the logits are of classes.
     """
 
     num_classes: int
@@ -53,8 +53,8 @@ def outputs_of(config, labels: tuple[str, ...], named: tuple = ()) -> OutputSpec
     if config.data.regions:
         chosen = [name for name, _ in named]
         if not chosen:
-            raise ConfigError(f"config.data.regions=True: {config.data.dataset!r} names no regions; leave it at False")
-        return OutputSpec(len(chosen), functools.partial(regions.region_masks, regions=named), regions.class_order(named))
+            raise ConfigError(f"config.data.regions: {config.data.dataset!r} names no regions; leave it at ()")
+        return OutputSpec(len(chosen), functools.partial(regions.region_masks, regions=named), regions.class_table(named))
     single = len(labels) == 1 and not config.model.softmax
     return OutputSpec(1 if single else len(labels) + 1, lambda mask: mask)
 
@@ -292,14 +292,12 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, channel_run: str | Pa
             f"{name} {len(r)} {feed.noun} of {len({store.rows[i]['patient'] for i in r})} patients" for name, r in rows.items()
         )
     )
-    for name in ("train", "val", config.eval.split):
+    for name in ("train", *(() if config.train.best == "last" else ("val",))):
         if not len(rows[name]):
             raise DataError(
-                f"the {name} split is empty with config.data.fractions={tuple(config.data.fractions)} of "
-                f"{len(dataset.cases)} cases"
+                f"the {name} split is empty with data.split={config.data.split} of {len(dataset.cases)} cases"
                 + (f", of which {store.left_out}" if store.left_out.bad else "")
-                + "; give it a share"
-                + (", or score the validation split: eval.split=val" if name == "test" else ""),
+                + ("; set config.train.best=last to train without validation" if name == "val" else "; give it patients"),
                 "DATA_EMPTY",
             )
     if patched:

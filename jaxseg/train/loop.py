@@ -34,7 +34,8 @@ class Job:
       warm: jitted (state, batch, number) -> state, for BatchNorm's statistics before the first step.
       warm_batches: how many batches it sees; 0: none.
       stream: first batch number -> endless iterator of host batches (a context manager).
-      validate: (weights, net state, step) -> {"val_loss", "val_dice", "val_recall", ..., "positive": pixels predicted}.
+      validate: (weights, net state, step) -> {"val_loss", "val_dice", "val_recall", ..., "positive": pixels predicted}; None
+        without a validation split.
       grid: size of the prepared examples that these figures are of, in words ("128 x 128").
       checkpoints: the run's checkpoint folder.
       plateau: host-side learning-rate reduction, or None; `update(value) -> factor`, `state()`, `load(state)`.
@@ -52,7 +53,7 @@ class Job:
     stream: Callable[[int], Any]
     warm: Callable
     warm_batches: int
-    validate: Callable[[dict, dict, int], dict[str, float]]
+    validate: Callable[[dict, dict, int], dict[str, float]] | None
     grid: str
     checkpoints: Checkpoints
     plateau: Any
@@ -266,7 +267,9 @@ def _epoch(job: Job, log: Log, state: TrainState, progress: Progress, preemption
     epoch = step // job.steps_per_epoch
     row = {"epoch": epoch, "step": step, "lr": progress.lr, "train_loss": progress.loss_sum / max(progress.loss_count, 1)}
     criterion = None
-    if epoch % job.settings.eval_every == 0 or epoch == job.epochs:
+    if job.validate is None:
+        log.say(f"epoch {epoch}/{job.epochs} train_loss {row['train_loss']:.4f}")
+    elif epoch % job.settings.eval_every == 0 or epoch == job.epochs:
         fault(step, "before_eval")
         with preemption.at_once():
             parted = job.storage.part(state)

@@ -30,6 +30,7 @@ from jaxseg.train.loop import Job
 from jaxseg.train.processes import surroundings
 from jaxseg.types import ConfigError
 from jaxseg.utils import code
+from jaxseg.utils.lookup import lookup
 from jaxseg.weights import from_torch
 
 DATASET_OPTIONS = (
@@ -44,22 +45,70 @@ DATASET_OPTIONS = (
     "sample",
     "sample_seed",
     "normalise",
+    "patient",
+    "suffixes",
+    "ignore",
 )
+DATASET_REGIONS = ("dataset",)  # data.regions: those that the data set names
+Regions = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+def dataset_options(config) -> dict:
+    """What the config says to the data set that it names; None counts as not given."""
+    options = {key: config.data[key] for key in DATASET_OPTIONS if config.data[key] is not None}
+    if tuple(config.data.regions) == DATASET_REGIONS and "overlapping" in datasets.options_of(config.data.dataset):
+        options["overlapping"] = True
+    return options
+
+
+def open_dataset(config, root: str | Path = "") -> DataSet:
+    """The data set that the config names, in data.root or another folder, with the regions that the config wants.
+
+    Raises:
+      ConfigError: an option that the data set does not take; regions that it does not have.
+      DataError: a folder that does not hold the layout.
+    """
+    name = config.data.dataset
+    root = root or config.data.root or datasets.phantom(name, config.data.phantom or "default")
+    dataset = datasets.load(name, root, **dataset_options(config))
+    return dataclasses.replace(dataset, regions=regions_of(tuple(config.data.regions), dataset.labels, dataset.regions, name))
+
+
+def regions_of(wanted: tuple, labels: tuple[str, ...], named: Regions, dataset: str) -> Regions:
+    """data.regions in class numbers.
+
+    Args:
+      wanted: data.regions: () and ("dataset",) mean the data set's own, else ((name, (class, ...)), ...) with names or numbers.
+      labels: names of the classes.
+      named: the data set's own.
+      dataset: its name, for the message.
+    Raises:
+      ConfigError: the data set has no regions, or a class that is unknown.
+    """
+    if wanted == DATASET_REGIONS and not named:
+        raise ConfigError(
+            f"config.data.regions=dataset: {dataset!r} names no regions; leave it at (), or give ((name, (class, ...)), ...)"
+        )
+    if not wanted or wanted == DATASET_REGIONS:
+        return named
+    number = {label: k for k, label in enumerate(labels, 1)}
+    numbers = {k: k for k in number.values()}
+    return tuple(
+        (name, tuple(lookup(f"class of region {name}", c, numbers if isinstance(c, int) else number) for c in classes))
+        for name, classes in wanted
+    )
 
 
 def load_dataset(config, log: Log) -> DataSet:
-    """The data set that the config names; the embedded phantom, loudly, when no root is given."""
-    options = {k: config.data[k] for k in DATASET_OPTIONS if config.data[k] is not None}
-    root = config.data.root
-    if not root:
+    """`open_dataset`, said; the embedded phantom, loudly, when no root is given."""
+    if not config.data.root:
         log.say(
             f"no config.data.root: using the embedded SYNTHETIC phantom of {config.data.dataset!r} "
             f"({config.data.phantom or 'default'}); its figures say nothing about patients"
         )
-        root = datasets.phantom(config.data.dataset, config.data.phantom or "default")
     elif config.data.phantom is not None:
         raise ConfigError(f"config.data.phantom={config.data.phantom!r} together with config.data.root: drop one of them")
-    dataset = datasets.load(config.data.dataset, root, **options)
+    dataset = open_dataset(config)
     if config.data.root:
         log.say(
             f"data: {dataset.name} in {config.data.root}, {len(dataset.cases)} cases"
@@ -300,6 +349,9 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
     )
     state = states.create(params, net_state, optimizer, ema=config.optim.ema > 0, balance=balance)
     log.say(f"{config.model.name}: {sum(int(np.prod(p.shape)) for p in params.values()):,} parameters")
+    validated = len(data.rows["val"]) > 0
+    if not validated:
+        log.say("no validation split: the last checkpoint is the result")
     figures_and_pictures = data.validator(config, network, loss, outputs, mesh)
 
     def validate(weights, net_state, number):
@@ -313,8 +365,8 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
         state=state,
         storage=states.storage(network, optimizer),
         step=step,
-        validate=validate,
-        grid=data.grid("val"),
+        validate=validate if validated else None,
+        grid=data.grid("val") if validated else "",
         plateau=plateau,
         mesh=mesh,
         stream=functools.partial(data.stream, config, images),

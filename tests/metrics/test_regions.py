@@ -11,8 +11,9 @@ from jaxseg.metrics import counts, surface
 from jaxseg.metrics.regions import (
     BRATS,
     case_scores,
-    class_order,
+    class_table,
     labels_from_regions,
+    nested_order,
     region_counts,
     region_masks,
     summarize_cases,
@@ -50,25 +51,40 @@ def test_labels_survive_the_way_through_regions():
     labels = tumour()
     with_cavity = np.where(np.arange(20)[:, None, None] > 16, np.uint8(4), labels)
     for truth, regions in ((labels, BRATS), (with_cavity, (*BRATS, ("RC", (4,))))):
-        order = class_order(regions)
-        assert order == (2, 1, 3, 4)[: len(regions)]
+        assert nested_order(regions) == (2, 1, 3, 4)[: len(regions)]
+        table = class_table(regions)
         masks = region_masks(truth, regions).astype(np.float32)
-        np.testing.assert_array_equal(labels_from_regions(masks, order), truth)
-        on_device = jax.jit(labels_from_regions, static_argnums=1)(jnp.asarray(masks), order)
+        np.testing.assert_array_equal(labels_from_regions(masks, table), truth)
+        on_device = jax.jit(labels_from_regions, static_argnums=1)(jnp.asarray(masks), table)
         np.testing.assert_array_equal(on_device, truth)
         assert on_device.dtype == np.uint8
 
 
 def test_later_regions_win_and_one_half_is_not_enough():
     probabilities = np.array([[0.6, 0.4, 0.4], [0.9, 0.6, 0.1], [0.1, 0.2, 0.7], [0.5, 0.5, 0.5], [0.9, 0.9, 0.9]])
-    np.testing.assert_array_equal(labels_from_regions(probabilities, (2, 1, 3)), [2, 1, 3, 0, 3])
+    np.testing.assert_array_equal(labels_from_regions(probabilities, class_table(BRATS)), [2, 1, 3, 0, 3])
+
+
+def test_regions_that_overlap_give_the_class_of_their_combination():
+    both = (("A", (1, 3)), ("B", (2, 3)))  # 3 is in both
+    assert nested_order(both) == () and class_table(both) == (0, 1, 2, 3)
+    truth = RANDOM.integers(0, 4, (5, 6, 7))
+    np.testing.assert_array_equal(labels_from_regions(region_masks(truth, both).astype(np.float32), class_table(both)), truth)
+    three = (("A", (1, 4)), ("B", (2, 4)), ("C", (3,)))  # nobody is in A and C, or in all three
+    assert class_table(three) == (0, 1, 2, 4, 3, 1, 2, 4)  # of A and C the lower class, of all three the class in most of them
+    reverse = (("ET", (3,)), ("TC", (1, 3)), ("WT", (1, 2, 3)))  # any order, where the masks agree with each other
+    labels = tumour()
+    np.testing.assert_array_equal(
+        labels_from_regions(region_masks(labels, reverse).astype(np.float32), class_table(reverse)), labels
+    )
 
 
 def test_regions_that_do_not_determine_labels_are_refused():
-    with pytest.raises(ConfigError, match="larger regions before"):
-        class_order((("ET", (3,)), ("TC", (1, 3)), ("WT", (1, 2, 3))))
-    with pytest.raises(ValueError, match="one class"):
-        labels_from_regions(np.zeros((2, 2, 3)), (1, 2))
+    with pytest.raises(ConfigError, match="classes 1 and 2 are in the same regions .whole.*a region that holds one"):
+        class_table((("whole", (1, 2, 3)), ("core", (3,))))
+    class_table((("whole", (1, 2, 3)), ("first", (1,)), ("core", (3,))))  # the remedy
+    with pytest.raises(ValueError, match="one for each of 8 combinations"):
+        labels_from_regions(np.zeros((2, 2, 3)), (0, 1, 2))
     with pytest.raises(ConfigError, match="rename"):
         scores(tumour(), tumour(), regions=(("ED", (1, 2)),))
 

@@ -9,7 +9,7 @@ import inspect
 from pathlib import Path
 
 from jaxseg.data.datasets import brats, brats_arrays, ct_ich, folder, kvasir, lungs, organs_ct, scoliosis, unread
-from jaxseg.data.datasets.own import nnunet_raw
+from jaxseg.data.datasets.own import decathlon, layout, nnunet_raw, table
 from jaxseg.data.formats import discover
 from jaxseg.data.records import DataSet
 from jaxseg.types import ConfigError, DataError
@@ -19,13 +19,26 @@ MODULES = {
     "brats": brats,
     "brats_arrays": brats_arrays,
     "ct_ich": ct_ich,
+    "decathlon": decathlon,
     "folder": folder,
     "kvasir": kvasir,
     "lungs": lungs,
     "nnunet_raw": nnunet_raw,
     "organs_ct": organs_ct,
     "scoliosis": scoliosis,
+    "table": table,
 }
+OWN = ("decathlon", "nnunet_raw", "folder", "table")  # layouts of one's own data, which say themselves what they hold
+AUTO = "auto"  # whichever of OWN lies there
+
+
+def recognise(root: str | Path) -> tuple[str, Path]:
+    """(name of the layout of OWN, its folder) of what lies under a path.
+
+    Raises:
+      ConfigError: several. DataError: none.
+    """
+    return layout.recognise(Path(root), {name: MODULES[name] for name in OWN})
 
 
 def load(name: str, root: str | Path, **options) -> DataSet:
@@ -89,7 +102,7 @@ def phantom(name: str, kind: str = "default") -> Path:
     return module.phantom(kind)
 
 
-__all__ = ["MODULES", "label_count", "load", "options_of", "phantom", "regions_of"]
+__all__ = ["AUTO", "MODULES", "OWN", "label_count", "load", "options_of", "phantom", "recognise", "regions_of"]
 
 
 def contradictions(dataset: DataSet) -> list[str]:

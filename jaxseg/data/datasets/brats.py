@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxseg.data.datasets import brats_files, selection
 from jaxseg.data.datasets.brats_files import MODALITIES
+from jaxseg.data.datasets.own.channels import read_chosen
 from jaxseg.data.formats import volumes
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.phantom import brain_tumour
@@ -149,22 +150,7 @@ def read_decathlon(modalities: tuple[str, ...], path: Path) -> Volume:
     Raises:
       DataError: as `volumes.read_volume`; DATA_IMAGE for another number of channels, DATA_TABLE for an unreadable list.
     """
-    volume, names = volumes.read_volume(path), _channels(Path(path).parent.parent / "dataset.json")
-    if volume.array.ndim != 4 or volume.array.shape[3] != len(names):
-        raise refusal(
-            "DATA_IMAGE",
-            path,
-            f"shape {volume.array.shape}",
-            f"[X, Y, Z, {len(names)}] with {', '.join(names)}",
-            "unpack Task01_BrainTumour again",
-        )
-    absent = [m for m in modalities if m not in names]
-    if absent:
-        raise refusal(
-            "DATA_MISSING", path, f"no channel {absent[0]}", f"dataset.json lists {', '.join(names)}", "leave the modality out"
-        )
-    chosen = [names.index(m) for m in modalities]
-    return Volume(np.stack([volume.array[..., c] for c in chosen], -1), volume.affine, volume.header, volume.path)
+    return read_chosen(_channels(Path(path).parent.parent / "dataset.json"), modalities, path)
 
 
 def _channels(path: Path) -> tuple[str, ...]:

@@ -1,65 +1,204 @@
 """Your own pictures or volumes: a folder `images` and a folder `masks`, paired by file name.
 
-    <root>/images/anna_01.png    any format that the library reads: .png .jpg .tif .nii .nii.gz
+    <root>/images/anna_01.png    any format that the library reads, in sub-folders if you like, a file for each channel or for
+                                 all of them, or DICOM series: see `own.pairing`
     <root>/masks/anna_01.png     the same stem, its own suffix; one class: 0/1, 0/255, black and white; several: class
                                  numbers 0, 1, 2, ...; `mask_values` names other values or colours (prepare/masks.py)
+    <root>/masks/liver/anna_01.png    or a mask of one class for each structure: masks/anna_01_liver.png
+    <root>/masks/anna_01.nii.gz       or a channel of 0 and 1 for each structure, [X, Y, Z, K]
 
-Every file is a patient of its own: files of one person that lie under different names can end up on both sides of a split.
-The phantom's pictures are bright discs in uneven light.
+Every file is a patient of its own, or every sub-folder, unless data.patient finds a name in theirs. The phantom's pictures are
+bright discs in uneven light.
 """
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import nibabel
 import numpy as np
 from PIL import Image
 
 from jaxseg.data.datasets import pairs
+from jaxseg.data.datasets.own import overlap, pairing, patients
 from jaxseg.data.datasets.structures import count_structures
+from jaxseg.data.formats import nifti, volumes
 from jaxseg.data.formats.discover import has_suffix
+from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.prepare import jpeg_masks, masks
 from jaxseg.data.prepare import mask_values as values_and_classes
-from jaxseg.data.records import Case, DataSet
+from jaxseg.data.records import Case, DataSet, Volume
+from jaxseg.types import ConfigError
 from jaxseg.utils.files import build_folder, cache_root
 from jaxseg.utils.lookup import lookup
 
+VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
+
+FOLDERS = ("images", "masks")
 LABELS = ("foreground",)
+JPEG = (".jpg", ".jpeg")
 JPEG = (".jpg", ".jpeg")
 KINDS = {"default": 60, "quick": 16}  # pictures
 PHANTOM_VERSION = 1
 
 
-def load(root: str | Path, *, structures: Sequence[str] = LABELS, mask_values: Sequence = ()) -> DataSet:
+def recognised(root: Path) -> bool:
+    """Whether a folder is one of these."""
+    return all((root / name).is_dir() for name in FOLDERS)
+
+
+def load(
+    root: str | Path,
+    *,
+    structures: Sequence[str] | None = None,
+    modalities: Sequence[str] | None = None,
+    patient: str | None = None,
+    suffixes: Sequence[str] | None = None,
+    overlapping: bool = False,
+    mask_values: Sequence = (),
+) -> DataSet:
     """The pairs of a folder.
 
     Args:
       root: the folder with images and masks, or the one that holds it.
-      structures: names of the classes 1, 2, ...
-      mask_values: ((value or "#rrggbb", class), ...) of the masks; () where they need no table.
+      structures: names of the classes 1, 2, ..., of the channels of a mask in their order, or of the structures that have masks
+        of their own; None: foreground, or whichever structures have masks.
+      modalities: names of the channels; None: after their files' endings.
+      patient: see `patients.named_by`.
+      suffixes: what the names of a case's channels end in, see `pairing.paired`.
+      overlapping: structures may overlap: every combination of them is a class, and they are regions.
+      mask_values: ((value or "#rrggbb", class), ...) of masks that hold the classes; () where they need no table.
     Raises:
       ConfigError: names that are not a sequence of distinct names, or a table that cannot be read.
       DataError: DATA_MISSING for a folder or partner that is not there, DATA_PATH for a stem twice, DATA_LABEL for JPEG masks
         of several classes.
     """
-    classes = label_count(structures)
-    table = values_and_classes.table_of(mask_values, classes)
-    root = pairs.holder(Path(root), ("images", "masks"), "a folder data set")
-    found = pairs.pair(pairs.by_stem(root / "images"), pairs.by_stem(root / "masks"))
-    for _, _, mask in found:
-        if has_suffix(mask, JPEG):
-            jpeg_masks.check_classes(mask, classes, table)
-    cases = tuple(Case(stem, stem, (image,), mask) for stem, image, mask in found)
+    if structures is not None:
+        label_count(structures)
+    root = pairs.holder(Path(root), FOLDERS, "a folder data set")
+    found = pairing.paired(root / "images", root / "masks", suffixes)
+    if found.structures:
+        names = tuple(structures or found.structures)
+        unknown = [name for name in found.structures if name not in names]
+        if unknown:
+            raise refusal(
+                "DATA_LABEL", root / "masks", f"masks of {unknown[0]}", f"data.structures names {', '.join(names)}", "add it"
+            )
+    else:
+        names = tuple(structures or LABELS)
+    stacked = 0 if found.structures else _channels_of(next(iter(found.masks.values()))[""], structures)
+    several = bool(found.structures or stacked)
+    table = values_and_classes.table_of(mask_values, len(names))
+    for parts in () if several else found.masks.values():
+        if has_suffix(parts[""], JPEG):
+            jpeg_masks.check_classes(parts[""], len(names), table)
+    if several and table:
+        raise ConfigError("data.mask_values is for masks that hold the classes; here each structure has a mask: leave it out")
+    joined = several and overlapping
+    labels = overlap.combinations(names) if joined else names
+    whose, notes = _patients(found, patient)
+    cases = tuple(
+        Case(
+            name,
+            whose(name),
+            files,
+            next(iter(found.masks[name].values())),
+            {"structures": list(found.masks[name])} if found.structures else {},
+            tuple(found.masks[name].values())[1:],
+        )
+        for name, files in found.images.items()
+    )
+    if several:
+        read = functools.partial(read_structures, names, joined, stacked - len(names) if stacked else 0)
+    else:
+        read = functools.partial(masks.read_mask, len(names), table)
     return DataSet(
         "folder",
         root,
         cases,
-        tuple(structures),
-        functools.partial(masks.map_mask, classes),
+        labels,
+        functools.partial(masks.map_mask, len(labels)),
         synthetic=(root / "SYNTHETIC.txt").is_file(),
-        read_mask=functools.partial(masks.read_mask, classes, table),
-        values=values_and_classes.values_of(table, classes),
+        read_mask=read,
+        modalities=_modalities(modalities, found.channels),
+        regions=overlap.regions(names) if joined else (),
+        combined=joined,
+        values=() if several else values_and_classes.values_of(table, len(names)),
+        notes=notes,
     )
+
+
+def _channels_of(mask: Path, structures: Sequence[str] | None) -> int:
+    """Channels of a mask that has one for each structure, the background's too where there is one; 0 for a mask of classes."""
+    if not has_suffix(mask, nifti.SUFFIXES):
+        return 0
+    try:
+        shape = nibabel.load(mask).shape  # of the header
+    except Exception:  # reading the case says what is wrong with it
+        return 0
+    if len(shape) < 4 or shape[3] == 1:
+        return 0
+    if structures is None or shape[3] - len(structures) not in (0, 1):
+        names = f"data.structures names {len(structures)}" if structures is not None else "data.structures names none"
+        raise refusal(
+            "DATA_LABEL",
+            mask,
+            f"{shape[3]} channels",
+            f"a mask of several channels has one for each structure, with the background or without; {names}",
+            "give --config.data.structures=\"('a','b')\" with a name for each channel, without the background",
+        )
+    return shape[3]
+
+
+def _patients(found: pairing.Paired, pattern: str | None) -> tuple[Callable[[str], str], tuple[str, ...]]:
+    """(case -> patient, what is to be said of it): by the pattern, else the sub-folder, else the case."""
+    folders = {name.rpartition("/")[0] for name in found.images} - {""}
+    if pattern is not None or not folders:
+        return patients.named_by(pattern), ()
+    note = (
+        f"images lie in {len(folders)} sub-folders: each counts as one patient, whose images stay together; for another rule "
+        "give config.data.patient, for instance '(.+)' for every image by itself"
+    )
+    return (lambda case: case.rpartition("/")[0] or case), (note,)
+
+
+def _modalities(given: Sequence[str] | None, channels: tuple[str, ...]) -> tuple[str, ...]:
+    if given is None:
+        return channels
+    if isinstance(given, str) or len(set(given)) < len(given) or channels and len(given) != len(channels):
+        raise ConfigError(f"got data.modalities={given!r}; different names for {', '.join(channels) or 'the channels'}")
+    return tuple(given)
+
+
+def read_structures(structures: tuple[str, ...], overlapping: bool, background: int, case: Case, image: Volume) -> Volume:
+    """The masks of a case, one for each structure in files or channels, as one map of classes (`own.overlap`).
+
+    Args:
+      background: 1 where the first channel is the background's.
+    Raises:
+      DataError: as `volumes.read_volume`; DATA_LABEL, DATA_MISMATCH.
+    """
+    files = (case.mask, *case.parts)
+    if "structures" in case.meta:
+        read = [masks.read(path, 1) for path in files]
+        for volume in read:
+            volumes.check_pair(image, volume)
+        by_name = dict(zip(case.meta["structures"], (volume.array for volume in read)))
+        found = [by_name.get(name) for name in structures]
+    else:
+        read = [volumes.read_volume(case.mask)]
+        if read[0].array.ndim != 4 or read[0].array.shape[3] != len(structures) + background:
+            raise refusal(
+                "DATA_LABEL",
+                case.mask,
+                f"shape {read[0].array.shape}",
+                f"[X, Y, Z, {len(structures) + background}], a channel for each structure, as the first mask has",
+                "export it again",
+            )
+        volumes.check_labels(read[0].array, (0, 1), case.mask)
+        found = [read[0].array[..., background + k] for k in range(len(structures))]
+    return dataclasses.replace(read[0], array=overlap.joined(found, structures, overlapping=overlapping))
 
 
 def label_count(structures: Sequence[str] = LABELS) -> int:

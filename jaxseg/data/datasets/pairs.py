@@ -21,12 +21,16 @@ def by_stem(folder: Path, suffixes: tuple[str, ...] = SUFFIXES, *, ending: str =
     for entry in visible_entries(folder):
         if not entry.is_file() or not has_suffix(entry, suffixes):
             continue
-        suffix = next(s for s in sorted(suffixes, key=len, reverse=True) if has_suffix(entry, (s,)))  # .nii.gz before .gz
-        stem = entry.name[: -len(suffix)].removesuffix(ending)
-        if stem in found:
-            raise refusal("DATA_PATH", entry, f"the same stem as {found[stem].name}", "stems are unique", "remove one of them")
-        found[stem] = entry
+        name = stem(entry, suffixes).removesuffix(ending)
+        if name in found:
+            raise refusal("DATA_PATH", entry, f"the same stem as {found[name].name}", "stems are unique", "remove one of them")
+        found[name] = entry
     return found
+
+
+def stem(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> str:
+    """The file's name without the suffix of its format, the longest that fits: .nii.gz, not .gz."""
+    return next((path.name[: -len(s)] for s in sorted(suffixes, key=len, reverse=True) if has_suffix(path, (s,))), path.stem)
 
 
 def pair(images: Mapping[str, Path], masks: Mapping[str, Path], *, without_mask: bool = False) -> list[tuple[str, Path, Path]]:

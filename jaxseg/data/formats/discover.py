@@ -6,13 +6,13 @@ import logging
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from jaxseg.data.formats import nifti, photos
+from jaxseg.data.formats import nifti, photos, raw_voxels
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.utils import guard
 
 _log = logging.getLogger(__name__)
 _top: contextvars.ContextVar[Path | None] = contextvars.ContextVar("top", default=None)
-SUFFIXES = (*nifti.SUFFIXES, *photos.SUFFIXES)
+SUFFIXES = (*nifti.SUFFIXES, *photos.SUFFIXES, *raw_voxels.SUFFIXES)
 
 
 def has_suffix(path: str | Path, suffixes: tuple[str, ...]) -> bool:

@@ -19,6 +19,7 @@ from jaxseg.data.formats import volumes
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.types import ConfigError
 from jaxseg.utils import guard
+from jaxseg.utils.lookup import lookup
 
 VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
 
@@ -160,3 +161,18 @@ def agreed(what: str, given: Sequence[str] | None, said: tuple[str, ...], source
             f"data.{what}={tuple(given)!r}: {source} says {', '.join(said)}; leave data.{what} out, or change the file"
         )
     return said
+
+
+def chosen(wanted: Sequence[str] | None, channels: tuple[str, ...], source: Path) -> tuple[str, ...]:
+    """The channels to take: data.modalities, or all of them.
+
+    Raises:
+      ConfigError: names that are no list of different names, or one that `source` does not list.
+    """
+    if wanted is None or tuple(wanted) == channels:
+        return channels
+    if isinstance(wanted, str) or not wanted or len(set(wanted)) < len(wanted):
+        raise ConfigError(f"got data.modalities={wanted!r}; a tuple of different names, at least one, of {', '.join(channels)}")
+    for name in wanted:
+        lookup(f"channel of {source}", name, dict.fromkeys(channels))
+    return tuple(wanted)

@@ -15,13 +15,10 @@ from pathlib import Path
 
 from jaxseg.data.datasets import pairs
 from jaxseg.data.datasets.own import description, numbered, patients
-from jaxseg.data.datasets.structures import count_structures
 from jaxseg.data.formats import photos
 from jaxseg.data.formats.discover import SUFFIXES, has_suffix, visible_entries
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.records import Case, DataSet
-from jaxseg.types import ConfigError
-from jaxseg.utils.lookup import lookup
 
 VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
 
@@ -65,7 +62,7 @@ def load(
     found = train | test
     pictures = all(len(images) == 1 and has_suffix(images[0], photos.SUFFIXES) for images, _ in found.values())
     channels = () if pictures else about.channels  # grey or colour, as pictures are
-    chosen = _chosen(modalities, channels, about)
+    chosen = description.chosen(modalities, channels, about.path)
     cases = tuple(
         Case(name, whose(name), tuple(images[channels.index(c)] for c in chosen) or images, mask)
         for name, (images, mask) in sorted(found.items())
@@ -82,13 +79,6 @@ def load(
         synthetic=(root / "SYNTHETIC.txt").is_file(),
         held_out=frozenset(whose(name) for name, (_, mask) in test.items() if mask),
     )
-
-
-def label_count(structures: Sequence[str] | None = None) -> int:
-    """Number of foreground classes, of names that dataset.json gave."""
-    if structures is None:
-        raise ConfigError("data.structures is not known yet: dataset.json names the classes")
-    return count_structures(structures, ("rim", "core"))
 
 
 def _suffixes(about: description.Description) -> tuple[str, ...]:
@@ -143,16 +133,3 @@ def _listed(about: description.Description, suffixes: tuple[str, ...]) -> Files:
                 )
         found[name] = (images, mask)
     return found
-
-
-def _chosen(wanted: Sequence[str] | None, channels: tuple[str, ...], about: description.Description) -> tuple[str, ...]:
-    """The channels to take."""
-    if wanted is None or tuple(wanted) == channels:
-        return channels
-    if isinstance(wanted, str) or not wanted or len(set(wanted)) < len(wanted):
-        raise ConfigError(
-            f"got data.modalities={wanted!r}; a tuple of different names, at least one, of {', '.join(about.channels)}"
-        )
-    for name in wanted:
-        lookup(f"channel of {about.path}", name, dict.fromkeys(channels))
-    return tuple(wanted)

@@ -1,0 +1,41 @@
+"""Which layout a folder has, told by what lies in it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+from jaxseg.data.formats.discover import visible_entries
+from jaxseg.data.formats.refusal import refusal
+from jaxseg.types import ConfigError
+from jaxseg.utils import guard
+
+KNOWN = (
+    "nnU-Net's raw data (dataset.json, imagesTr, labelsTr), a task of the Decathlon (dataset.json with a list 'training'), "
+    "folders images and masks, a table of paths (.csv, .json, .yaml)"
+)
+
+
+def recognise(root: Path, modules: Mapping[str, ModuleType]) -> tuple[str, Path]:
+    """(name of the layout, its folder or file).
+
+    Args:
+      root: a folder, the folder above it, or a table.
+      modules: layouts by name, each with `recognised`; of two that take a folder the first is meant.
+    Raises:
+      ConfigError: several folders below `root` have a layout. DataError: none has.
+    """
+    guard.check_regular(root, folder_too=True)
+    places = [root, *(e for e in visible_entries(root) if e.is_dir())] if root.is_dir() else [root]
+    found = {place: names for place in places if (names := [n for n, module in modules.items() if module.recognised(place)])}
+    if root in found:
+        found = {root: found[root]}
+    if not found:
+        raise refusal(
+            "DATA_MISSING", root, "no layout of data that is known", f"read are {KNOWN}", "give the folder that holds one"
+        )
+    if len(found) > 1:
+        raise ConfigError(
+            f"data.root={root}: {len(found)} folders in it hold data ({', '.join(p.name for p in found)}); give one of them"
+        )
+    (place, names), *_ = found.items()
+    return names[0], place

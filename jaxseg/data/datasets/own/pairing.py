@@ -1,0 +1,148 @@
+"""Which files below `images` and `masks` belong together, told by their names alone.
+
+images/anna.png                          an image of case anna; images/ward/anna.png one of case ward/anna
+images/anna_0000.nii.gz, anna_0001 ...   its channels by number, where the masks are named without; or by stated suffixes
+images/anna/                             a DICOM series
+masks/anna.png                           its mask, maybe with a common ending (anna_mask.png)
+masks/liver/anna.png, masks/anna_liver.png    masks of one structure each
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxseg.data.datasets import pairs
+from jaxseg.data.formats.discover import SUFFIXES, has_suffix, holds_dicom, visible_entries
+from jaxseg.data.formats.refusal import refusal
+from jaxseg.types import ConfigError
+
+_NUMBERED = re.compile(r"(.+)_(\d{4})")
+
+
+class Paired(NamedTuple):
+    """Cases by name, sorted.
+
+    Attributes:
+      images: each case's files, one for each channel.
+      masks: each case's mask files by structure; of a mask with classes the structure is "".
+      structures: names of the structures; () where a mask holds the classes.
+      channels: what the files of a case are called; () where it has one.
+    """
+
+    images: dict[str, tuple[Path, ...]]
+    masks: dict[str, dict[str, Path]]
+    structures: tuple[str, ...]
+    channels: tuple[str, ...]
+
+
+def paired(images: Path, masks: Path, suffixes: Sequence[str] | None = None) -> Paired:
+    """Images and masks of two folders.
+
+    Args:
+      suffixes: data.suffixes, what the names of a case's channels end in ("_t1", "_flair"); None: one file a case, or nnU-Net's
+        numbers.
+    Raises:
+      ConfigError: suffixes that are no list of different words.
+      DataError: DATA_MISSING for one without the other, DATA_PATH for two files of one name.
+    """
+    found, truth = _below(images), _below(masks)
+    if suffixes is not None:
+        cases, channels = _by_suffix(found, suffixes), tuple(s.strip("_-. ") or s for s in suffixes)
+    else:
+        cases, channels = {name: (path,) for name, path in found.items()}, ()
+        numbers = {name: _NUMBERED.fullmatch(name) for name in found}
+        if found and all(numbers.values()) and not found.keys() & truth.keys():
+            count = 1 + max(int(m.group(2)) for m in numbers.values())
+            cases = _by_suffix(found, [f"_{c:04d}" for c in range(count)])
+            channels = tuple(f"channel {c}" for c in range(count)) if count > 1 else ()
+    by_structure = _by_structure(cases, truth)
+    structures = tuple(sorted({name for parts in (by_structure or {}).values() for name in parts}))
+    if len(structures) == 1 and not (masks / structures[0]).is_dir():  # a common ending: anna_mask.png
+        truth, by_structure = {name: path for name, parts in by_structure.items() for path in parts.values()}, None
+    if by_structure is None:  # a mask a case
+        pairs.pair({name: files[0] for name, files in cases.items()}, truth)
+        return Paired(dict(sorted(cases.items())), {name: {"": truth[name]} for name in sorted(cases)}, (), channels)
+    alone = sorted(cases.keys() - by_structure.keys())
+    if alone:
+        raise refusal(
+            "DATA_MISSING",
+            cases[alone[0]][0],
+            f"no mask of {', '.join(structures)}, so for {len(alone)} images",
+            "every image has a mask of one structure at least, empty if there is none of it",
+            "add the masks or remove the images",
+        )
+    return Paired(dict(sorted(cases.items())), dict(sorted(by_structure.items())), structures, channels)
+
+
+def images_by_suffix(folder: Path, suffixes: Sequence[str]) -> dict[str, tuple[Path, ...]]:
+    """{case: its files, one for each suffix} of images alone, sorted by case; errors as `paired`."""
+    return dict(sorted(_by_suffix(_below(folder), suffixes).items()))
+
+
+def _below(folder: Path) -> dict[str, Path]:
+    """{path below the folder without suffix, with /: file} of images, and folders that are a DICOM series."""
+    found: dict[str, Path] = {}
+
+    def walk(here: Path, above: str) -> Iterator[tuple[str, Path]]:
+        for entry in visible_entries(here):
+            if entry.is_file() and has_suffix(entry, SUFFIXES):
+                yield above + pairs.stem(entry), entry
+            elif entry.is_dir() and holds_dicom(entry):
+                yield above + entry.name, entry
+            elif entry.is_dir():
+                yield from walk(entry, f"{above}{entry.name}/")
+
+    for name, path in walk(folder, ""):
+        if name in found:
+            raise refusal("DATA_PATH", path, f"the same stem as {found[name].name}", "stems are unique", "remove one of them")
+        found[name] = path
+    return found
+
+
+def _by_suffix(found: Mapping[str, Path], suffixes: Sequence[str]) -> dict[str, tuple[Path, ...]]:
+    """{case: a file for each suffix}."""
+    words = not isinstance(suffixes, str) and all(isinstance(s, str) and s for s in suffixes)
+    if not words or not suffixes or len(set(suffixes)) < len(suffixes):
+        raise ConfigError(f"got data.suffixes={suffixes!r}; a tuple of different endings of names, such as ('_t1', '_flair')")
+    cases: dict[str, dict[str, Path]] = {}
+    for name, path in found.items():
+        ending = next((s for s in sorted(suffixes, key=len, reverse=True) if name.endswith(s) and name != s), None)
+        if ending is None:
+            raise refusal(
+                "DATA_PATH",
+                path,
+                "another ending",
+                f"names of images end in {', '.join(suffixes)}",
+                "rename it or mend data.suffixes",
+            )
+        cases.setdefault(name[: -len(ending)], {})[ending] = path
+    for name, files in cases.items():
+        absent = [s for s in suffixes if s not in files]
+        if absent:
+            first = next(iter(files.values()))
+            raise refusal(
+                "DATA_MISSING",
+                first.parent / Path(name).name,
+                f"no file with {absent[0]}, only with {', '.join(files)}",
+                f"every case has {len(suffixes)} channels",
+                "add the file or remove the case",
+            )
+    return {name: tuple(files[s] for s in suffixes) for name, files in cases.items()}
+
+
+def _by_structure(cases: Mapping[str, object], truth: Mapping[str, Path]) -> dict[str, dict[str, Path]] | None:
+    """{case: {structure: mask}}; None where masks have the cases' names, or names of no case."""
+    if truth.keys() <= cases.keys() or not truth:
+        return None
+    by_structure: dict[str, dict[str, Path]] = {}
+    for name, path in truth.items():
+        folder, _, rest = name.partition("/")
+        if rest in cases:
+            by_structure.setdefault(rest, {})[folder] = path
+            continue
+        case = next((name[:end] for end in range(len(name) - 1, 0, -1) if name[end] in "_-." and name[:end] in cases), None)
+        if case is None:
+            return None  # `pairs.pair` says what is alone
+        by_structure.setdefault(case, {})[name[len(case) + 1 :]] = path
+    return by_structure

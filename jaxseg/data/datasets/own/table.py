@@ -1,0 +1,281 @@
+"""A table of paths: CSV, JSON or YAML, one row a case. Paths are relative to the table's folder.
+
+    case,image_t1,image_flair,mask,patient,split,spacing
+    a1,scans/a1_t1.nii.gz,scans/a1_flair.nii.gz,labels/a1.nii.gz,anna,train,
+
+Columns: `image`, or one for each channel (`image_<channel>`, or those that data.modalities names); `mask`, or one for each
+structure (`mask_<structure>`), empty cells where there is none; `patient`, or the column that data.patient names; `split` (train,
+val, test; of train and test alone the validation patients are drawn); `spacing` in mm along the file's axes ("0.5 0.5 3"), for
+files that do not say it and held against those that do; `case`. JSON and YAML hold a list of objects with these keys, or such
+lists under "training", "validation" and "test".
+"""
+
+import csv
+import functools
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from jaxseg.data.datasets import folder, pairs
+from jaxseg.data.datasets.own import overlap, patients
+from jaxseg.data.formats import volumes
+from jaxseg.data.formats.discover import visible_entries
+from jaxseg.data.formats.refusal import refusal
+from jaxseg.data.prepare import mask_values as values_and_classes
+from jaxseg.data.prepare import masks
+from jaxseg.data.records import Case, DataSet, Volume
+from jaxseg.types import ConfigError, DataError
+from jaxseg.utils import guard
+
+VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
+
+SUFFIXES = (".csv", ".json", ".yaml", ".yml")
+OTHERS = ("dataset.json", "plans.json", "splits.json", "splits_final.json")  # that are no tables
+IMAGE, MASK = "image", "mask"
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+MAX_TEXT = 64 << 20  # bytes of a table
+SLACK = 0.01  # share by which a spacing in the table may differ from the file's
+
+Row = dict[str, Any]
+
+
+class Columns(NamedTuple):
+    """Which columns are what: names of channels and structures to their columns."""
+
+    images: dict[str, str]
+    masks: dict[str, str]
+
+
+def recognised(root: Path) -> bool:
+    """Whether a path is a table, or a folder with one."""
+    return _table_of(root) is not None
+
+
+def load(
+    root: str | Path,
+    *,
+    structures: Sequence[str] | None = None,
+    modalities: Sequence[str] | None = None,
+    patient: str | None = None,
+    overlapping: bool = False,
+    mask_values: Sequence = (),
+) -> DataSet:
+    """The rows of a table; those without a mask have mask None.
+
+    Args:
+      root: the table, or the folder that holds it alone.
+      structures, overlapping, mask_values: as `folder.load`.
+      modalities: names of the channels, which are columns; None: those that begin with image.
+      patient: a column, or see `patients.named_by`.
+    Raises:
+      ConfigError: names that are no columns.
+      DataError: DATA_TABLE for a table that cannot be used, DATA_MISSING for a file that is not there.
+    """
+    path = _table_of(Path(root))
+    if path is None:
+        raise refusal("DATA_MISSING", root, "no table of paths", f"read are {', '.join(SUFFIXES)}", "give the table's own path")
+    rows = _rows(path)
+    bad = lambda found, rule: refusal("DATA_TABLE", path, found, rule, "mend the table")
+    columns = _columns(path, rows, modalities)
+    names = tuple(structures or (columns.masks if columns.masks and MASK not in columns.masks else folder.LABELS))
+    several = bool(columns.masks) and MASK not in columns.masks
+    unknown = [name for name in columns.masks if several and name not in names]
+    if unknown:
+        raise ConfigError(f"data.structures={names!r}: {path} has a column of masks for {unknown[0]} too; add it")
+    table = values_and_classes.table_of(mask_values, len(names))
+    if several and table:
+        raise ConfigError("data.mask_values is for masks that hold the classes; here each structure has a mask: leave it out")
+    joined = several and overlapping
+    labels = overlap.combinations(names) if joined else names
+    whose = _patients(rows, patient)
+    cases, splits, spacings = [], {}, {}
+    for i, row in enumerate(rows):
+        images = tuple(_file(path, row, column, bad) for column in columns.images.values())
+        parts = {name: _file(path, row, column, bad) for name, column in columns.masks.items() if row.get(column)}
+        name = str(row.get("case") or pairs.stem(images[0]))
+        meta: dict[str, Any] = {"structures": list(parts)} if several else {}
+        case = Case(name, whose(row, name), images, next(iter(parts.values()), None), meta, tuple(parts.values())[1:])
+        if row.get("split"):
+            word = SPLITS.get(str(row["split"]).strip().lower())
+            if word is None:
+                raise bad(f"split {row['split']!r} of row {i + 1}", f"a split is one of {', '.join(SPLITS)}")
+            if splits.setdefault(case.patient, word) != word:
+                raise DataError(
+                    f"{path}: patient {case.patient} is in {splits[case.patient]} and in {word}; a patient belongs to one split",
+                    "DATA_LEAK",
+                )
+        if row.get("spacing"):
+            spacings |= dict.fromkeys(map(str, images), _spacing(row["spacing"], i, bad))
+        cases.append(case)
+    twice = (
+        sorted({c.id for c in cases if sum(o.id == c.id for o in cases) > 1}) if len({c.id for c in cases}) < len(cases) else []
+    )
+    if twice:
+        raise bad(f"case {twice[0]} twice", "names of cases are unique; a column `case` names them")
+    whole = len(splits) == len({c.patient for c in cases}) and {"train", "val"} <= set(splits.values())
+    read = (
+        functools.partial(folder.read_structures, names, joined, 0)
+        if several
+        else functools.partial(masks.read_mask, len(names), table)
+    )
+    return DataSet(
+        "table",
+        path.parent,
+        tuple(sorted(cases, key=lambda c: c.id)),
+        labels,
+        functools.partial(masks.map_mask, len(labels)),
+        read_image=functools.partial(read_spaced, spacings) if spacings else None,
+        read_mask=read,
+        modalities=tuple(columns.images) if len(columns.images) > 1 else (),
+        regions=overlap.regions(names) if joined else (),
+        combined=joined,
+        values=() if several else values_and_classes.values_of(table, len(names)),
+        fixed_split=splits if whole else None,
+        held_out=frozenset() if whole else frozenset(p for p, word in splits.items() if word == "test"),
+    )
+
+
+def read_spaced(spacings: Mapping[str, tuple[float, ...]], path: Path) -> Volume:
+    """An image whose spacing the table gives.
+
+    Raises:
+      DataError: as `volumes.read_volume`; DATA_GEOMETRY for a picture, which has none, or a file that says otherwise.
+    """
+    volume, spacing = volumes.read_volume(path), spacings.get(str(path))
+    if spacing is None:
+        return volume
+    if volumes.is_photo(volume):
+        raise refusal(
+            "DATA_GEOMETRY", path, "a spacing for a picture", "pictures are resized, not resampled", "leave the column out"
+        )
+    own = np.linalg.norm(volume.affine[:3, :3], axis=0)
+    if len(spacing) != 3 or volume.header is not None and not np.allclose(own, spacing, rtol=SLACK):
+        raise refusal(
+            "DATA_GEOMETRY",
+            path,
+            f"spacing {' '.join(f'{s:g}' for s in spacing)} mm in the table, {' '.join(f'{s:.4g}' for s in own)} mm in the file",
+            "both agree to 1 %",
+            "mend one, or leave the column out",
+        )
+    return volume if volume.header is not None else Volume(volume.array, np.diag([*spacing, 1.0]), None, volume.path)
+
+
+def _table_of(root: Path) -> Path | None:
+    if root.is_file():
+        return root if root.suffix.lower() in SUFFIXES else None
+    if not root.is_dir():
+        return None
+    found = [e for e in visible_entries(root) if e.is_file() and e.suffix.lower() in SUFFIXES and e.name not in OTHERS]
+    try:
+        return found[0] if len(found) == 1 and any(c.startswith(IMAGE) for c in _rows(found[0])[0]) else None
+    except DataError:
+        return None
+
+
+def _rows(path: Path) -> list[Row]:
+    """The rows, each {column: cell}.
+
+    Raises:
+      DataError: DATA_TABLE.
+    """
+    bad = lambda found: refusal(
+        "DATA_TABLE", path, found, "a table has a header and rows, or is a list of objects", "see configs/folder.py"
+    )
+    if path.suffix.lower() == ".csv":
+        try:
+            rows: Any = list(csv.DictReader(io.StringIO(guard.read_text(path, MAX_TEXT)), strict=True))
+        except csv.Error as error:
+            raise bad(f"no CSV ({error})") from error
+        if any(None in row or None in row.values() for row in rows):
+            raise bad("rows of different lengths")
+        rows = [{column.strip(): cell.strip() for column, cell in row.items()} for row in rows]
+    elif path.suffix.lower() == ".json":
+        rows = guard.read_json(path, MAX_TEXT)
+    else:
+        try:
+            rows = yaml.safe_load(guard.read_text(path, MAX_TEXT))
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            raise bad(f"no YAML ({' '.join(str(error).split())[:100]})") from error
+    if isinstance(rows, dict):
+        if not rows or not all(part in SPLITS and isinstance(listed, list) for part, listed in rows.items()):
+            raise bad(f"an object with {', '.join(map(str, list(rows)[:5]))}")
+        rows = [{"split": part, **row} for part, listed in rows.items() for row in listed if isinstance(row, dict)]
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and row for row in rows):
+        raise bad("no rows")
+    return rows
+
+
+def _columns(path: Path, rows: Sequence[Row], modalities: Sequence[str] | None) -> Columns:
+    present = list(dict.fromkeys(column for row in rows for column in row))
+    begins = lambda word: {
+        c[len(word) + 1 :]: c for c in present if c.startswith((f"{word}_", f"{word}:")) and c[len(word) + 1 :]
+    }
+    images = {IMAGE: IMAGE} if IMAGE in present else begins(IMAGE)
+    if modalities is not None:
+        known = images | {c: c for c in present}
+        absent = [name for name in modalities if name not in known]
+        if isinstance(modalities, str) or absent or len(set(modalities)) < len(modalities):
+            raise ConfigError(
+                f"data.modalities={modalities!r}: {path} has the columns {', '.join(present)}; name those of channels"
+            )
+        images = {name: known[name] for name in modalities}
+    alone = next((column for column in (MASK, "label") if column in present), None)
+    truth = {MASK: alone} if alone else begins(MASK)
+    if not images:
+        raise refusal(
+            "DATA_TABLE",
+            path,
+            f"columns {', '.join(present)}",
+            "a table has a column image, or image_<channel> for each, and mask, or mask_<structure> for each",
+            "rename them, or name the channels' columns in data.modalities",
+        )
+    return Columns(images, truth)
+
+
+def _patients(rows: Sequence[Row], wanted: str | None):
+    """(row, case) -> patient: from a column, or from the case's name."""
+    column = wanted if wanted is not None and any(wanted in row for row in rows) else "patient" if wanted is None else None
+    if column is None or not any(row.get(column) for row in rows):
+        by_name = patients.named_by(wanted if column is None else None)
+        return lambda row, case: by_name(case)
+
+    def named(row: Row, case: str) -> str:
+        if not row.get(column):
+            raise DataError(f"case {case} has an empty cell in the column {column!r}; name its patient", "DATA_TABLE")
+        return str(row[column])
+
+    return named
+
+
+def _file(table: Path, row: Row, column: str, bad) -> Path:
+    cell = row.get(column)
+    if not isinstance(cell, str) or not cell:
+        raise bad(f"{guard.shown(cell)} in column {column}", "every row has a path to a file there")
+    path = table.parent / cell
+    if not path.exists():
+        raise refusal(
+            "DATA_MISSING", path, "not there", f"{table.name} lists it in column {column}", "paths are relative to the table"
+        )
+    return path
+
+
+def _spacing(cell: Any, row: int, bad) -> tuple[float, ...]:
+    try:
+        found = tuple(float(v) for v in (cell.replace("x", " ").replace(",", " ").split() if isinstance(cell, str) else cell))
+        if len(found) == 3 and all(0 < v < 1e4 for v in found):
+            return found
+    except (TypeError, ValueError):
+        pass
+    raise bad(f"spacing {guard.shown(cell)} of row {row + 1}", "three numbers of mm above 0, such as '0.5 0.5 3'")

@@ -1,0 +1,166 @@
+"""What a config leaves open to data of one's own is filled in from the files, before anything is built.
+
+Layout (data.dataset="auto"), channels, classes, intensity and split become values that the run's record keeps, so that nothing
+after this asks again. Each choice is one line, and each key that is given stands.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxseg.config import resolve
+from jaxseg.data import datasets
+from jaxseg.data.formats import volumes
+from jaxseg.data.records import DataSet, Volume
+from jaxseg.train import setup
+from jaxseg.types import ConfigError, DataError
+
+SEEN = 3  # cases whose images are looked at
+AIR, BONE = -800, 200  # HU: values of CT reach from below the one to above the other
+WINDOW = (40.0, 400.0)  # of soft tissue, for CT without data.window
+EMPTY = 0.25  # share of voxels that are 0, from which on a scan counts as cut out of its background
+IMAGENET_CHANNELS = 3
+
+
+class Filled(NamedTuple):
+    """A config without gaps, what its data set learns, and a line for each choice.
+
+    Attributes:
+      config: resolved; the one that was given where nothing was open.
+      dataset: of layouts of one's own; None for the others, whose classes are known without their files.
+      lines: what was recognised and chosen.
+    """
+
+    config: ConfigDict
+    dataset: DataSet | None = None
+    lines: tuple[str, ...] = ()
+
+
+def fill(config: ConfigDict) -> Filled:
+    """Fill in what is open.
+
+    Raises:
+      ConfigError: data that do not go with a key that is given.
+      DataError: no layout that is known, or images that cannot be read.
+    """
+    if config.data.dataset not in (datasets.AUTO, *datasets.OWN):
+        return Filled(config)
+    config, name = config.copy_and_resolve_references().unlock(), config.name
+    d, lines = config.data, []
+    if d.dataset == datasets.AUTO:
+        d.dataset, place = datasets.recognise(d.root) if d.root else ("folder", "")
+        d.root = str(place)
+    dataset = setup.open_dataset(config)
+    lines.append(describe(dataset))
+    d.structures, d.modalities = _structures(dataset), dataset.modalities or None
+    if d.split == datasets.AUTO:
+        d.split = "fixed" if dataset.fixed_split else "patient"
+        lines += [f"split: {_splits(dataset)}"] if dataset.fixed_split else []
+    if d.channels is None or d.intensity == datasets.AUTO:
+        images = _samples(dataset)
+        read = [volume for scan in images for volume in scan]
+        if d.rank == 3 and any(map(volumes.is_photo, read)):
+            raise ConfigError(
+                f"config.data.rank=3 is for volumes, and {read[0].path} is a picture; leave out volumes or data.rank"
+            )
+        if any(volume.header is None for volume in read):
+            lines.append(
+                "voxel sizes: .npy files have none; 1 mm along every axis is taken, but where a table has a column spacing"
+            )
+        if d.channels is None:
+            d.channels = max(_channels(scan) for scan in images)
+        if d.intensity == datasets.AUTO:
+            d.intensity, d.window, why = intensity_of(images, dataset.modalities, rank=d.rank, window=tuple(d.window))
+            lines.append(f"intensity: {why}; config.data.intensity says otherwise")
+    if d.mean and (d.intensity != "grey" or len(d.mean) != d.channels):
+        lines.append(
+            f"config.data.mean and std, of {len(d.mean)} channels in 0..1, are left out: {d.channels} channels in {d.intensity!r}"
+        )
+        d.mean, d.std = (), ()
+    return Filled(resolve(config, name=name), dataset, tuple(lines))
+
+
+def describe(dataset: DataSet) -> str:
+    """One line on what a folder holds."""
+    unlabelled = sum(case.mask is None for case in dataset.cases)
+    patients = {case.patient for case in dataset.cases}
+    values = dataset.values or range(1, len(dataset.labels) + 1)
+    parts = [
+        f"{len(dataset.cases)} cases" + (f" of {len(patients)} patients" if len(patients) < len(dataset.cases) else ""),
+        f"{len(dataset.held_out)} patients in a test split of its own" if dataset.held_out else "",
+        f"{unlabelled} without a mask" if unlabelled else "",
+        f"channels {', '.join(dataset.modalities)}" if dataset.modalities else "",
+        f"classes {', '.join(f'{name} ({value})' for name, value in zip(dataset.labels[:12], values))}"
+        + (f" and {len(dataset.labels) - 12} more" if len(dataset.labels) > 12 else ""),
+        f"regions {', '.join(name for name, _ in dataset.regions)}" if dataset.regions else "",
+    ]
+    return f"recognised {dataset.name} in {dataset.root}: {', '.join(filter(None, parts))}"
+
+
+def intensity_of(
+    images: Sequence[Sequence[Volume]], names: Sequence[str], *, rank: int, window: tuple[float, ...]
+) -> tuple[str, tuple[float, ...], str]:
+    """How the values of some scans are best prepared.
+
+    CT is what its channels are called, or what reaches from air to bone in HU; it goes through a window. Values of 8 bits stay.
+    Everything else is scaled by itself: MRI has no unit, and pictures of 16 bits rarely use their range alike.
+
+    Args:
+      images: the files of a few cases.
+      names: of the channels.
+      rank: data.rank.
+      window: data.window; () where it is not given.
+    Returns:
+      (data.intensity, data.window, in words why).
+    """
+    arrays = [volume.array for scan in images for volume in scan]
+    low, high = min(float(a.min()) for a in arrays), max(float(a.max()) for a in arrays)
+    span = f"values {low:g} to {high:g}"
+    windowed = "ct" if rank == 3 else "grey"
+    named = bool(names) and all(name.upper().split()[0] == "CT" for name in names)
+    if window:
+        return windowed, window, f"{windowed!r} in the given window (level, width) = {window}, {span}"
+    if all(a.dtype == np.uint8 for a in arrays):
+        return "grey", (), "'grey', values of 8 bits as they are"
+    if named or not any(map(volumes.is_photo, (v for scan in images for v in scan))) and low < AIR and high > BONE:
+        why = "the channels are called CT" if named else "from air to bone in HU"
+        return windowed, WINDOW, f"{windowed!r} in a window of soft tissue (level, width) = {WINDOW}, {span} ({why})"
+    empty = min(float(np.mean(a == 0)) for a in arrays)
+    if low >= 0 and empty >= EMPTY and rank == 3:
+        return "brain", (), f"'brain', z-scores of the voxels above 0 of each channel, {span}, {empty:.0%} of them 0"
+    return "zscore", (), f"'zscore' of each channel of a scan, {span}, no CT"
+
+
+def _structures(dataset: DataSet) -> tuple[str, ...]:
+    """data.structures: the names that a user gives, of structures rather than of their combinations."""
+    return tuple(name for name, _ in dataset.regions) if dataset.combined else dataset.labels
+
+
+def _splits(dataset: DataSet) -> str:
+    count = lambda part: sum(where == part for where in dataset.fixed_split.values())
+    return ", ".join(f"{part} {count(part)}" for part in ("train", "val", "test")) + " patients, as the data set prescribes"
+
+
+def _samples(dataset: DataSet) -> list[list[Volume]]:
+    """The images of SEEN cases, spread over the set; cases that cannot be read are passed over."""
+    order = np.unique(np.linspace(0, len(dataset.cases) - 1, min(SEEN, len(dataset.cases))).astype(int)).tolist()
+    order += [i for i in range(len(dataset.cases)) if i not in order]
+    reader, found, first = dataset.read_image or volumes.read_volume, [], None
+    for i in order:
+        try:
+            found.append([reader(path) for path in dataset.cases[i].images])
+        except DataError as error:
+            first = first or error
+        if len(found) == SEEN:
+            break
+    if not found:
+        raise first or ConfigError(f"data.root={dataset.root}: no case in it")
+    return found
+
+
+def _channels(scan: Sequence[Volume]) -> int:
+    """Channels of one case's files together."""
+    rank = lambda volume: 2 if volumes.is_photo(volume) else 3
+    return sum(v.array.shape[-1] if v.array.ndim > rank(v) else 1 for v in scan)
