@@ -1,7 +1,7 @@
 # Short names for the commands of README.md and CONTRIBUTING.md.
 PYTHON ?= .venv/bin/python
 
-.PHONY: install test slow lint docs bench bench-gpu ci
+.PHONY: install test slow lint docs bench bench-gpu nnunet ci
 
 install:
 	python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]'
@@ -17,5 +17,8 @@ bench:
 	$(PYTHON) -m jaxseg.bench --peers
 bench-gpu:
 	$(PYTHON) -m jaxseg.bench --gpu
+nnunet:  # what nnU-Net itself predicts for tests/importing, anew; brings 6 GB of CUDA
+	python3 -m venv .venv-nnunet && .venv-nnunet/bin/pip install -q nnunetv2==2.8.1
+	.venv-nnunet/bin/python -m tests.importing.live && $(PYTHON) -m pytest tests/importing
 ci:
 	.ci/run

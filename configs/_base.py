@@ -30,13 +30,19 @@ def base() -> ConfigDict:
     data.fit = "stretch"  # rank 2: stretch (to `size`), centre (`spacing`, then a canvas of `size`) or patches; rank 3: patches
     data.size = (128, 128)  # (H, W) of the network's input (of a patch), pixels; rank 3: (X, Y, Z) of a patch, voxels
     data.channels = 1  # input channels that are read (coordinates come on top); None: as many as your own images have
-    data.intensity = "grey"  # grey (8-bit, through `window`), brain (z-scores per modality inside the brain), ct (-1..1),
-    # zscore (of each channel of a scan); auto: what your own images look like
+    # grey (8-bit, through `window`), brain (z-scores per modality inside the brain), ct (-1..1), or nnU-Net's: zscore,
+    # zscore_nonzero, ct_zscore, rescale_to_01, rgb_to_01, none; auto: what your own images look like. Rank 3: joined by + they
+    # are those of the channels in their order
+    data.intensity = "grey"
+    data.statistics = ()  # ct_zscore: (lowest, highest, mean, standard deviation) of the foreground of each channel
     data.window = (40.0, 120.0)  # CT: (level, width) in HU -> 0..255; () for 8-bit images
     data.spacing = ()  # fit centre, patches: resample to (row mm, column mm), rank 3 (x, y, z) mm; (), patches: keep the grid
     data.mean = ()  # per channel, of images in 0..1: subtracted after augmentation
     data.std = ()  # per channel: divided by after that
-    data.filter = "linear"  # how images are resized: linear or lanczos
+    data.filter = "linear"  # how images are resized: linear, lanczos or nnunet (cubic splines, a coarse axis apart)
+    data.orientation = "lps"  # rank 3: of a volume's axes: lps, ras, or file (as they are stored)
+    data.axes = ()  # rank 3: their order for the network, whose axes size, spacing and infer.mirror count; (): (0, 1, 2)
+    data.nonzero = False  # rank 3: cut volumes to the box of their voxels that are not 0 before anything else
     data.plane = ""  # rank 2: of the slices of volumes: axial coronal sagittal; empty: axial, others are refused
     data.crop = ()  # rank 2: (rows, columns) cut out of a slice's middle before anything else; (): the whole slice
     data.blur = 0.0  # rank 2: standard deviation of a Gaussian blur, pixels of the slice; 0: none

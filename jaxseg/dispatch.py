@@ -65,8 +65,14 @@ def _doctor(words: Sequence[str]) -> int:
     return doctor.examine(require_accelerator=arguments.require_accelerator, clear=arguments.clear_cache)
 
 
+def _import(words: Sequence[str]) -> int:
+    from jaxseg.importing import command_line  # imports jax
+
+    return command_line.main(words)
+
+
 def _parser(name: str) -> command.Parser:
     return command.Parser(prog=f"jaxseg {name}", description=commands.TOOLS[name].what)
 
 
-TOOLS: dict[str, Callable[[Sequence[str]], int | None]] = {"init": _init, "zoo": _zoo, "doctor": _doctor}
+TOOLS: dict[str, Callable[[Sequence[str]], int | None]] = {"init": _init, "zoo": _zoo, "import": _import, "doctor": _doctor}

@@ -125,6 +125,32 @@ def test_a_bad_value_is_refused_by_name(key, value, words):
     assert f"config.{key}" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "key, value, others, words",
+    [
+        ("data.intensity", "zscor", {}, "did you mean zscore"),
+        ("data.intensity", "zscore+none", {}, "for each of 1 channels"),
+        ("data.intensity", "brain+zscore", {"data.channels": 2}, "one rule, or"),
+        ("data.window", (40.0, 80.0), {"data.intensity": "zscore"}, "takes no window"),
+        ("data.statistics", (), {"data.intensity": "ct_zscore"}, "of each of 1 channels"),
+        ("data.statistics", ((0.0, 1.0, 0.5),), {"data.intensity": "ct_zscore"}, "of each of 1 channels"),
+        ("data.statistics", ((0.0, 1.0, 0.5, 0.1),), {}, "data.intensity='ct_zscore'"),
+        ("data.axes", (0, 0, 1), {}, "an order of"),
+        ("data.orientation", "LPS", {}, "did you mean lps|known: file"),
+        ("data.size", (0, 16, 16), {}, "at least 1: networks of planes"),
+        ("data.spacing", (-1.0, 1.0, 1.0), {}, "0 keeps an axis"),
+        ("data.nonzero", True, {"data.rank": 2, "data.size": (16, 16), "data.intensity": "zscore"}, "is for data.rank=3"),
+        ("data.intensity", "zscore_nonzero", {"data.rank": 2, "data.size": (16, 16)}, "is for data.rank=3"),
+    ],
+)
+def test_a_bad_preparation_of_volumes_is_refused_by_name(key, value, others, words):
+    config = base()
+    config.update_from_flattened_dict({**VOLUMES, **others, key: value})
+    with pytest.raises(ConfigError, match=words) as error:
+        resolve(config)
+    assert f"config.{key}" in str(error.value)
+
+
 def test_an_optional_key_can_be_unset_on_the_command_line():
     config = base()
     config.update_from_flattened_dict({"data.protocol": "None", "data.structures": None})
@@ -183,6 +209,7 @@ IDLE = [
     ("data.filter", "lanczos", VOLUMES, "data.rank=2"),
     ("data.plane", "coronal", {}, "tables count axial slices"),
     ("data.filter", "lanczos", PATCHES, "data.spacing"),
+    ("data.statistics", ((0.0, 1.0, 0.5, 0.1),), VOLUMES, "ct_zscore"),
     ("eval.batch_size", 4, VOLUMES, "data.fit='stretch' or 'centre'"),
     ("eval.batch_size", 4, PATCHES, "data.fit='stretch' or 'centre'"),
     ("eval.tables", ("classes",), PATCHES, "data.fit='stretch' or 'centre'"),

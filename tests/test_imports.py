@@ -66,10 +66,11 @@ ARROWS = {
     },
     "cli": {"config", "recorded", "models"},
     "main": {"cli", "config", "modes", "train"},
-    "dispatch": {"cli", "main"},
+    "dispatch": {"cli", "importing", "main"},
     "__main__": {"dispatch"},
     "api": {"infer", "checkpoint", "recorded", "data", "metrics"},
     "convert": {"weights"},
+    "importing": {"cli", "train", "weights", "infer", "models", "data", "metrics", "checkpoint", "config"},
     "bench": {
         "ops",
         "models",

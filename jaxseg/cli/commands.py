@@ -36,5 +36,8 @@ OF_A_RUN = ("evaluate", "predict")  # modes that take the run's own configuratio
 TOOLS = {
     "init": Command("copy a config file here, to edit it", "", "jaxseg init folder"),
     "zoo": Command("the networks by name, with their parameters", "", "jaxseg zoo segformer"),
+    "import": Command(
+        "a model that nnU-Net trained, as run folders", "", "jaxseg import nnunet MODEL_FOLDER --output=runs/theirs"
+    ),
     "doctor": Command("what this machine has: versions, devices, memory, disk, caches", "", "jaxseg doctor"),
 }

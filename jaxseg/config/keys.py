@@ -8,8 +8,8 @@ import numpy as np
 CHOICES = {
     "data.fit": ("stretch", "centre", "patches"),
     "data.split": ("patient", "fold", "file", "fixed", "slice_level", "auto"),
-    "data.intensity": ("grey", "brain", "ct", "zscore", "auto"),
-    "data.filter": ("linear", "lanczos"),
+    "data.orientation": ("lps", "ras", "file"),
+    "data.filter": ("linear", "lanczos", "nnunet"),
     "data.plane": ("", "axial", "coronal", "sagittal"),
     "data.bad_cases": ("stop", "skip"),
     "data.positions": ("uniform", "centre_clipped"),
@@ -25,7 +25,18 @@ CHOICES = {
     "infer.positions": ("monai", "nnunet"),
     "infer.accumulator": ("auto", "device", "host", "memmap"),
 }
-VOLUMES_ONLY = ("data.coordinates", "data.whole", "eval.surface", "eval.lesions", "infer.roi")
+INTENSITIES = ("grey", "brain", "ct", "zscore", "zscore_nonzero", "ct_zscore", "rescale_to_01", "rgb_to_01", "none", "auto")
+VOLUMES_ONLY = (
+    "data.coordinates",
+    "data.whole",
+    "data.orientation",
+    "data.axes",
+    "data.nonzero",
+    "data.statistics",
+    "eval.surface",
+    "eval.lesions",
+    "infer.roi",
+)
 PATCHES_ONLY = (
     "data.per_volume",
     "data.foreground",
@@ -148,9 +159,10 @@ NEEDS: dict[str, tuple[Callable[[dict[str, Any]], bool], str]] = {
         "data.fit='patches' and data.foreground below 1",
     ),
     "data.filter": (
-        lambda c: c["data.rank"] == 2 and (c["data.fit"] != "patches" or bool(c["data.spacing"])),
-        "data.rank=2, and data.spacing with data.fit='patches'",
+        lambda c: c["data.rank"] == 2 and c["data.fit"] != "patches" or bool(c["data.spacing"]),
+        "data.spacing, or data.rank=2 with another data.fit than 'patches'",
     ),
+    "data.statistics": (lambda c: "ct_zscore" in c["data.intensity"], "data.intensity='ct_zscore'"),
     "eval.batch_size": (lambda c: not _by_windows(c), _SAME_SIZE),
     "eval.tables": (lambda c: not _by_windows(c), _SAME_SIZE),
     "infer.batch_size": (lambda c: not _by_windows(c), f"{_SAME_SIZE}; patches and volumes take infer.windows"),

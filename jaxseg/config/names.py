@@ -103,7 +103,14 @@ NETWORKS = {
     ),
     "mobile_unetr": ("mobile_unetr", "mobile_unetr_test", "mobile_unetr_xs", "mobile_unetr_xxs"),
     "mobile_unetr3d": ("mobile_unetr_3d", "mobile_unetr_3d_test", "roi_mobileunetr3d_tiny"),
-    "nnunet_plain": ("nnunet_plain", "nnunet_plain_test"),
+    "nnunet": (
+        "nnunet_plain",
+        "nnunet_plain_test",
+        "nnunet_resenc_l",
+        "nnunet_resenc_m",
+        "nnunet_resenc_test",
+        "nnunet_resenc_xl",
+    ),
     "pspnet": ("pspnet_r101", "pspnet_r50", "pspnet_test"),
     "resunetpp": ("resunetpp", "resunetpp_test"),
     "segformer": (

@@ -10,6 +10,7 @@ from jaxseg.config.keys import (
     EXTRA_BY_A_RUN,
     FROM_DATA,
     IDLE_IN_FILES,
+    INTENSITIES,
     LARGEST,
     MAX_VOXELS,
     NEEDS,
@@ -46,8 +47,8 @@ def check_data(flat: dict[str, Any]) -> None:
     rule(
         flat,
         "data.size",
-        len(size) == rank and all(isinstance(n, int) and n >= 8 for n in size),
-        f"must be {shape} for data.rank={rank}, each at least 8",
+        len(size) == rank and all(isinstance(n, int) and n >= (8 if rank == 2 else 1) for n in size),
+        f"must be {shape} for data.rank={rank}, each at least {'8' if rank == 2 else '1: networks of planes take 1 across them'}",
     )
     rule(flat, "data.size", math.prod(size) <= MAX_VOXELS, f"must be at most {MAX_VOXELS} {'pixels' if rank == 2 else 'voxels'}")
     rule(flat, "data.window", len(flat["data.window"]) in (0, 2), "must be (level, width) in HU, or () for 8-bit images")
@@ -56,7 +57,7 @@ def check_data(flat: dict[str, Any]) -> None:
         rule(
             flat,
             "data.window",
-            flat["data.intensity"] not in ("brain", "zscore"),
+            flat["data.intensity"] in ("grey", "ct", "auto"),
             f"data.intensity={flat['data.intensity']!r} takes no window; set it to ()",
         )
     else:
@@ -64,11 +65,12 @@ def check_data(flat: dict[str, Any]) -> None:
     rule(
         flat,
         "data.spacing",
-        len(flat["data.spacing"]) in (0, rank) and all(s > 0 for s in flat["data.spacing"]),
-        f"must be {steps}, each above 0, or ()",
+        len(flat["data.spacing"]) in (0, rank) and all(s > 0 or s == 0 and rank == 3 for s in flat["data.spacing"]),
+        f"must be {steps}, each above 0{' (0 keeps an axis as it is)' if rank == 3 else ''}, or ()",
     )
     _check_fit(flat)
     channels = flat["data.channels"]
+    check_intensity(flat)
     for key in ("data.mean", "data.std"):
         rule(flat, key, channels is None or len(flat[key]) in (0, channels), f"must be () or {channels} numbers (data.channels)")
     rule(
@@ -206,6 +208,31 @@ def check_compare(flat: dict[str, Any]) -> None:
             fits and all(has_length(change, 2) and isinstance(change[0], str) for change in entry[1]),
             "must be ((label, (('key', value), ...)), ...): a label, and the keys of the config that it changes",
         )
+
+
+def check_intensity(flat: dict[str, Any]) -> None:
+    """A rule, or nnU-Net's rules for the channels of a volume, with the statistics that they need."""
+    rules, channels = tuple(flat["data.intensity"].split("+")), flat["data.channels"]
+    for name in rules:
+        lookup("value of config.data.intensity", name, dict.fromkeys(INTENSITIES))
+    several = len(rules) == channels and flat["data.rank"] == 3 and not {"grey", "brain", "ct", "auto"} & set(rules)
+    rule(
+        flat,
+        "data.intensity",
+        len(rules) == 1 or several,
+        f"must be one rule, or for data.rank=3 one of nnU-Net's for each of {channels} channels (data.channels)",
+    )
+    rule(flat, "data.intensity", "zscore_nonzero" not in rules or flat["data.rank"] == 3, "'zscore_nonzero' is for data.rank=3")
+    if "ct_zscore" in rules:
+        given = flat["data.statistics"]
+        rule(
+            flat,
+            "data.statistics",
+            len(given) == channels and all(has_length(s, 4) and all(map(is_number, s)) for s in given),
+            f"data.intensity='ct_zscore' needs (lowest, highest, mean, standard deviation) of each of {channels} channels",
+        )
+    rule(flat, "data.axes", sorted(flat["data.axes"]) in ([], [0, 1, 2]), "must be an order of (0, 1, 2), or ()")
+    rule(flat, "data.nonzero", not (flat["data.nonzero"] and flat["data.crop"]), "goes with no data.crop; set that to ()")
 
 
 def check_needs(flat: dict[str, Any], overridden: Collection[str]) -> None:

@@ -2,7 +2,8 @@
 
 Common order is LPS: slices run from the feet to the head, rows from the front to the back, columns from the patient's
 right to the left, so that a slice shown as an image is upright with the patient's right on the image's left. Volumes have
-the same three directions in the order columns, rows, slices: X, Y, Z. Slices can be coronal or sagittal instead (PLANES).
+the same three directions in the order columns, rows, slices: X, Y, Z. Slices can be coronal or sagittal instead (PLANES);
+networks that learnt volumes in another order (nnU-Net takes the file's own) name it in `Recipe.orientation` (ORIENTATIONS).
 """
 
 import dataclasses
@@ -12,7 +13,9 @@ import numpy as np
 
 from jaxseg.data.records import Photo, Volume
 from jaxseg.types import DataError
+from jaxseg.utils.lookup import lookup
 
+ORIENTATIONS = ("lps", "ras", "file")  # of a volume's axes: LPS, the same axes with the first two reversed, as stored
 PLANES = {  # of slices: what follows from slice to slice, row to row, column to column, as directions in RAS
     "axial": np.array([[0, 0, 1], [0, -1, 0], [-1, 0, 0]], np.float64),  # Z, Y, X: feet to head, front to back, right to left
     "coronal": np.array([[0, -1, 0], [0, 0, -1], [-1, 0, 0]], np.float64),  # front to back, head to feet, right to left
@@ -50,7 +53,7 @@ class Orientation:
     Attributes:
       axes: for each axis of the common order the file's axis; () for a photograph.
       flips: for each axis of the common order whether the file runs the other way.
-      shape: the file's spatial shape, [X, Y, Z] or [H, W].
+      shape: the file's spatial shape, [X, Y, Z] or [H, W] (a photograph as a volume has a third axis of 1).
       spacing: distance in mm along each axis of the common order; (1, 1, 1) for a photograph.
     """
 
@@ -61,13 +64,15 @@ class Orientation:
 
     def restore(self, array: np.ndarray) -> np.ndarray:
         """Three axes in the common order (and K) -> the file's own order [X, Y, Z(, K)] or [H, W(, K)] (a view)."""
-        expected = tuple(self.shape[a] for a in self.axes) if self.axes else (1, *self.shape)
+        whole = (*self.shape, 1)[:3]
+        expected = tuple(whole[a] for a in self.axes) if self.axes else (1, *self.shape)
         if array.shape[:3] != expected or array.ndim > 4:
             raise ValueError(f"got an array of shape {array.shape}; this orientation takes {expected} and an optional last axis")
         if not self.axes:
             return array[0]
         flipped = array[tuple(slice(None, None, -1 if f else 1) for f in self.flips)]
-        return flipped.transpose(*np.argsort(self.axes), *range(3, array.ndim))
+        restored = flipped.transpose(*np.argsort(self.axes), *range(3, array.ndim))
+        return restored if len(self.shape) == 3 else restored[:, :, 0]
 
     def file_index(self, index: int) -> int:
         """The index of slice `index` along the axis of the file that became the first (`axes[0]`; 0 for a photograph)."""
@@ -122,27 +127,37 @@ def _acquired(shape: tuple[int, ...], spacing: tuple[float, ...]) -> str:
     return ""
 
 
-def to_volume(volume: Volume) -> tuple[np.ndarray, Orientation]:
+def to_volume(volume: Volume, orientation: str = "lps") -> tuple[np.ndarray, Orientation]:
     """The volume in the common order, and the way back: `to_slices` with its three axes turned round.
 
     Args:
       volume: array [X, Y, Z] or [X, Y, Z, C] with a position in space.
+      orientation: one of ORIENTATIONS. "ras": the first two axes run the other way. "file": as the file has them, whatever
+        directions they have; a photograph is [W, H, 1] then, of pixels of 1 mm and a thickness of 999 mm, as nnU-Net has it.
     Returns:
       (a view [X, Y, Z] or [X, Y, Z, C]: from the patient's right to the left, front to back, feet to head; Orientation).
     Raises:
-      DataError: DATA_IMAGE for a photograph.
+      DataError: DATA_IMAGE for a photograph, but in "file".
+      ConfigError: an unknown orientation.
     """
+    lookup("value of data.orientation", orientation, dict.fromkeys(ORIENTATIONS))
     slices, turned = to_slices(volume)
+    if not turned.axes and orientation == "file":
+        return np.swapaxes(slices[0], 0, 1)[:, :, None], Orientation((1, 0, 2), (False,) * 3, turned.shape, (1.0, 1.0, 999.0))
     if not turned.axes:
         raise DataError(
             f"{volume.path}: got a picture of shape {volume.array.shape} without a position in space; volumes are "
             "NIfTI or DICOM; take a network and a recipe of rank 2",
             "DATA_IMAGE",
         )
+    axes, flips, spacing = turned.axes[::-1], turned.flips[::-1], turned.spacing[::-1]
+    if orientation == "file":
+        x, y, z = (spacing[axes.index(a)] for a in range(3))
+        return volume.array, Orientation((0, 1, 2), (False,) * 3, turned.shape, (x, y, z))
     moved = slices.transpose(2, 1, 0, *range(3, slices.ndim))
-    return moved, Orientation(
-        turned.axes[::-1], turned.flips[::-1], turned.shape, (turned.spacing[2], turned.spacing[1], turned.spacing[0])
-    )
+    if orientation == "ras":
+        moved, flips = moved[::-1, ::-1], (not flips[0], not flips[1], flips[2])
+    return moved, Orientation(axes, flips, turned.shape, (spacing[0], spacing[1], spacing[2]))
 
 
 def nearest_axes(

@@ -158,7 +158,7 @@ class Recipe:
       labels: class names 1, 2, ... of what is learnt (`cache.target_labels`).
       intensity: "grey": uint8, through `window` or as it is. "brain": float32 z-scores of each modality over the voxels
         above 0 (`intensity.brain`). "ct": float32, `window` clipped and mapped linearly to -1..1. nnU-Net's rules are
-        "zscore", "zscore_nonzero" and "ct_zscore" (prepare/intensity.py).
+        listed in prepare/intensity.py; several, joined by "+", are those of the channels in their order.
       modalities: names of the channels, in their order; () where they have none.
       mean, std: per channel, of images in 0..1: (image - mean) / std after augmentation; () for none.
       filter: how images are resized: "linear", "lanczos" or "nnunet" (prepare/resample.py).
@@ -167,8 +167,9 @@ class Recipe:
       extra: names of `channels.EXTRA`: channels made from the image, by k-means or by a network of another run.
       target: what a network learns: "labels"; "edges", the inner boundaries of the labels; or "composite", the image with
         the union of the labels blended in (`channels.composite`).
+      orientation: of a volume's axes before `axes` takes them, one of `geometry.ORIENTATIONS`.
       axes: of a volume, in the order in which the network takes them; size, spacing and crop are in this order too; () for
-        (0, 1, 2): X, Y, Z of the common order.
+        (0, 1, 2): X, Y, Z of the orientation. A spacing of 0 keeps an axis as it is.
       nonzero: whether a volume is cut to the box of its voxels that are not 0 before anything else (`canvas.nonzero_box`).
       fit: how an image comes to the network's size: "stretch", resized to `size`; "centre", resampled to `spacing` and centred on
         a canvas of `size`, cut or padded; "patches", resampled to `spacing`, or kept on its grid for None, whatever size it then
@@ -197,3 +198,4 @@ class Recipe:
     statistics: tuple[tuple[float, ...], ...] = ()
     fit: str = "stretch"
     plane: str = ""
+    orientation: str = "lps"

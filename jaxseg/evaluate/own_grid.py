@@ -98,7 +98,8 @@ class OwnGrid:
         images, mask = base.read_files(self.dataset, case, self.meanings)
         if not self._slices:
             images, mask = [base.cut(image, case.slab) for image in images], base.cut(mask, case.slab)
-        truth, orientation = to_slices(mask, self.run.recipe.plane) if self._slices else to_volume(mask)
+        plane, order = self.run.recipe.plane, self.run.recipe.orientation
+        truth, orientation = to_slices(mask, plane) if self._slices else to_volume(mask, order)
         if self.run.record["config"]["data"]["whole"]:
             truth = (truth > 0).astype(np.uint8)
         return images, np.ascontiguousarray(truth), orientation

@@ -134,9 +134,9 @@ class Volumes:
         Raises:
           DataError: a photograph, an image that this recipe cannot take, or modalities on different grids.
         """
-        if volumes.is_photo(images[0]):
+        if volumes.is_photo(images[0]) and self.recipe.orientation != "file":
             raise DataError(f"{images[0].path}: a photograph; this network takes volumes (NIfTI, DICOM series)", "DATA_IMAGE")
-        scan, orientation = to_volume(images[-1])
+        scan, orientation = to_volume(images[-1], self.recipe.orientation)
         inputs = preprocess.prepare_scan(images, self.recipe)[None]
         place = preprocess.place_scan(images, self.recipe)
         return Examples(inputs, scan[..., 0] if scan.ndim == 4 else scan, orientation, None, place)

@@ -16,11 +16,13 @@ def starts(size: int, window: int, overlap: float, rule: str = "monai") -> list[
       "monai": 0, s, 2s, ... until a window reaches the end; that one is pulled back inside.
       "nnunet": n = ceil((size - window) / (window * (1 - overlap))) + 1 windows, evenly spread:
         round(i (size - window) / (n - 1)).
+    Windows of one voxel lie at every voxel once: they have nothing to share.
 
     Raises:
       ConfigError: unknown rule.
     """
-    return lookup("rule of window positions", rule, _RULES)(size, window, overlap)
+    place = lookup("rule of window positions", rule, _RULES)
+    return list(range(size)) if window == 1 else place(size, window, overlap)
 
 
 def _monai(size: int, window: int, overlap: float) -> list[int]:

@@ -21,7 +21,7 @@ FAMILIES = (
     "effisegnet",
     "mobile_unetr",
     "mobile_unetr3d",
-    "nnunet_plain",
+    "nnunet",
     "pspnet",
     "resunetpp",
     "segformer",

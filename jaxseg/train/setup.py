@@ -121,15 +121,20 @@ def load_dataset(config, log: Log) -> DataSet:
 
 def recipe_of(config, dataset: DataSet) -> Recipe:
     """How this run turns images into the network's input."""
+    return recipe_from(config, labels=target_labels(dataset.labels, config.data.target), modalities=dataset.modalities)
+
+
+def recipe_from(config, *, labels: tuple[str, ...], modalities: tuple[str, ...]) -> Recipe:
+    """The same for these classes and channels."""
     d = config.data
     return Recipe(
         size=tuple(d.size),
         window=tuple(d.window) or None,
         spacing=tuple(d.spacing) or None,
         channels=d.channels,
-        labels=target_labels(dataset.labels, d.target),
+        labels=labels,
         intensity=d.intensity,
-        modalities=dataset.modalities,
+        modalities=modalities,
         mean=tuple(d.mean),
         std=tuple(d.std),
         filter=d.filter,
@@ -139,6 +144,10 @@ def recipe_of(config, dataset: DataSet) -> Recipe:
         target=d.target,
         fit="patches" if d.whole else d.fit,  # whole volumes keep their grid in the store; the network's input is shrunk from it
         plane=d.plane,
+        axes=tuple(d.axes),
+        nonzero=d.nonzero,
+        statistics=tuple(map(tuple, d.statistics)),
+        orientation=d.orientation,
     )
 
 

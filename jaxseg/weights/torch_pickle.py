@@ -8,7 +8,10 @@ What comes out is made of dict, list, tuple, str, numbers and `Tensor` (a descri
 import io
 import pickletools
 import warnings
+from collections.abc import Collection
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from jaxseg.types import DataError
 from jaxseg.utils.guard import MAX_AXES, MAX_AXIS, shown
@@ -65,8 +68,12 @@ CALLS = frozenset(
         "torch.jit._pickle.build_boollist",
         "torch.jit._pickle.build_tensorlist",
         "torch.jit._pickle.restore_type_tag",
+        "numpy.dtype",
+        "numpy.core.multiarray.scalar",
+        "numpy._core.multiarray.scalar",
     }
 )
+NUMBERS = frozenset("b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8".split())  # numpy's scalars that may lie beside tensors
 _WORDS = frozenset(
     {f"torch.{n}Storage" for n in STORAGES}
     | {f"torch.storage.{n}Storage" for n in STORAGES}
@@ -115,13 +122,16 @@ def refuse(message: str) -> DataError:
     )
 
 
-def interpret(stream: io.BufferedIOBase) -> Any:
+def interpret(stream: io.BufferedIOBase, names: Collection[str] = ()) -> Any:
     """The one pickle that starts at the stream's position, as dict, list, tuple, str, numbers and `Tensor`.
+
+    Args:
+      names: further globals that may stand in it as words, without being called; each comes out as a `Global`.
 
     Raises:
       DataError: DATA_UNSAFE for a global or opcode outside the lists (named), DATA_FORMAT for no pickle at all.
     """
-    machine = _Machine()
+    machine = _Machine(frozenset(names))
     try:
         with warnings.catch_warnings(action="ignore"):  # about escapes in texts
             for opcode, arg, _ in pickletools.genops(stream):
@@ -136,7 +146,8 @@ def interpret(stream: io.BufferedIOBase) -> Any:
 
 
 class _Machine:
-    def __init__(self):
+    def __init__(self, names: frozenset[str]):
+        self.names = names
         self.stack: list = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -167,10 +178,10 @@ class _Machine:
         elif op in ("GET", "BINGET", "LONG_BINGET"):
             stack.append(self.memo[arg])
         elif op == "GLOBAL":
-            stack.append(_global(arg.replace(" ", ".", 1)))
+            stack.append(_global(arg.replace(" ", ".", 1), self.names))
         elif op == "STACK_GLOBAL":
             name, module = stack.pop(), stack.pop()
-            stack.append(_global(f"{_expect(module, str, op)}.{_expect(name, str, op)}"))
+            stack.append(_global(f"{_expect(module, str, op)}.{_expect(name, str, op)}", self.names))
         elif op in ("TUPLE1", "TUPLE2", "TUPLE3"):
             n = int(op[-1])
             stack[-n:] = [tuple(stack[-n:])]
@@ -220,6 +231,10 @@ class _Machine:
         if isinstance(target, _Module) and isinstance(state, dict):
             self._count(len(state))
             target.update(state)
+        elif isinstance(target, _Dtype):
+            if type(state) is not tuple or len(state) < 2 or state[1] not in ("<", ">", "|"):
+                raise refuse(f"a numpy dtype with the state {shown(state)}")
+            target["order"] = state[1]
         elif not isinstance(target, dict):
             raise refuse(f"the pickle sets attributes of a {type(target).__name__}")
 
@@ -228,8 +243,12 @@ class _Module(dict):
     """Attributes of a TorchScript module."""
 
 
-def _global(name: str) -> Global:
-    if name in CALLS or name in _WORDS or name.startswith("__torch__."):
+class _Dtype(dict):
+    """numpy's dtype of a number: "name", one of NUMBERS, and "order", which comes with its state."""
+
+
+def _global(name: str, more: frozenset[str]) -> Global:
+    if name in more or name in CALLS or name in _WORDS or name.startswith("__torch__."):
         return Global(name)
     raise refuse(f"the pickle names the global {shown(name, 120)}, which is no part of a weight file")
 
@@ -255,6 +274,12 @@ def _call(function, args):
         return ":".join(shown(a) if type(a) is int else _expect(a, str, name)[:MAX_NAME] for a in args[:2])
     if name == "encode":
         return _expect(args[0], str, name).encode("latin1")
+    if name == "dtype":
+        if not args or args[0] not in NUMBERS:
+            raise refuse(f"a numpy dtype {shown(args[0] if args else None)}, which is no number's")
+        return _Dtype(name=args[0], order="|")
+    if name == "scalar":
+        return _scalar(*args[:2])
     storage, offset, shape, strides = args[:4]
     dtype = _expect(storage, TensorStorage, name).dtype
     if name == "_rebuild_tensor_v3":
@@ -263,6 +288,15 @@ def _call(function, args):
     if not sizes or len(shape) != len(strides) or not all(type(n) is int and 0 <= n <= MAX_AXIS for n in sizes):
         raise refuse(f"a tensor of offset {shown(offset)}, shape {shown(shape)}, strides {shown(strides)}")
     return Tensor(storage, dtype, offset, tuple(shape), tuple(strides))
+
+
+def _scalar(dtype, data) -> bool | int | float:
+    """The number that numpy's pickle of a scalar holds."""
+    kind = _expect(dtype, _Dtype, "numpy's scalar")
+    found = np.dtype(f"{kind['order']}{kind['name']}")
+    if not isinstance(data, bytes) or len(data) != found.itemsize:
+        raise refuse(f"a numpy {kind['name']} of {shown(data)}")
+    return np.frombuffer(data, found)[0].item()
 
 
 def _storage(pid) -> TensorStorage:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -43,6 +44,29 @@ def test_brats_files_stay_in_file_order():
     found, orientation = to_volume(volume)
     np.testing.assert_array_equal(found, volume.array)
     assert orientation.axes == (0, 1, 2) and not any(orientation.flips) and orientation.spacing == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["ras", "file"])
+def test_other_orientations_are_nibabels_closest_canonical_and_the_files_own(name):
+    body = np.random.default_rng(0).normal(size=(3, 4, 5))
+    for order, signs in ALL_48[::5]:
+        turned = body.transpose(order)[tuple(slice(None, None, s) for s in signs)]
+        volume = Volume(turned, _affine(order, signs), None, "memory")
+        found, orientation = to_volume(volume, name)
+        canonical = nibabel.as_closest_canonical(nibabel.Nifti1Image(turned, volume.affine))
+        expected, zooms = (canonical.get_fdata(), canonical.header.get_zooms()) if name == "ras" else (turned, None)
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(orientation.restore(found), turned)
+        np.testing.assert_allclose(orientation.spacing, zooms or nibabel.affines.voxel_sizes(volume.affine))
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_a_photograph_is_a_volume_of_one_plane_in_the_order_of_its_file(channels):
+    picture = np.random.default_rng(0).integers(0, 256, (4, 6, *channels))
+    found, orientation = to_volume(Volume(picture, np.eye(4), Photo("PNG"), Path("cat.png")), "file")
+    assert found.shape == (6, 4, 1, *channels) and orientation.spacing == (1.0, 1.0, 999.0)
+    np.testing.assert_array_equal(found[5, 2, 0], picture[2, 5])
+    np.testing.assert_array_equal(orientation.restore(found), picture)
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (4, 6, 3)])

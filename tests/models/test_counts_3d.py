@@ -46,6 +46,14 @@ TABLE += [
     ("quadbranch_4modal_unet_s", 4, 4, {}, 21_935_556),
     ("quadbranch_4modal_attention_unet_s", 4, 4, {}, 21_940_924),
     ("nnunet_plain", 4, 3, {}, 31_198_991),
+    *((f"nnunet_resenc_{size}", 4, 3, {}, 102_353_167) for size in ("m", "l", "xl")),  # dynamic-network-architectures 0.4.4
+    (
+        "nnunet_resenc_l",
+        4,
+        3,
+        {"widths": (32, 64, 128, 256, 320, 320, 320), "convs": (1, 3, 4, 6, 6, 6, 6), "decoder_convs": (1,) * 6},
+        141_893_330,
+    ),
     ("mobile_unetr_3d", 2, 4, {}, 23_124_796),
     ("mobile_unetr_3d", 4, 4, {}, 23_125_660),
     ("roi_mobileunetr3d_tiny", 7, 2, {}, 23_126_922),

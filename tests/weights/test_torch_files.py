@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from jaxseg.types import DataError
-from jaxseg.weights import torch_files
+from jaxseg.weights import torch_files, torch_pickle
 
 
 def state():
@@ -56,6 +56,48 @@ def test_pth_equals_what_torch_wrote(tmp_path, zipped):
 
     torch.save(expected, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
     assert_same(torch_files.read(tmp_path / "w.pth"), expected)
+
+
+NUMBERS = (np.float64(0.1), np.float32(-2.5), np.float16(3), np.int64(-7), np.uint8(255), np.bool_(True), np.dtype(">i4").type(5))
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_numpys_numbers_beside_tensors_are_python_numbers(protocol):
+    content = pickle.dumps({"log": list(NUMBERS), "lr": np.float64(1e-300)}, protocol)
+    found = torch_pickle.interpret(io.BytesIO(content))
+    assert found == {"log": [number.item() for number in NUMBERS], "lr": 1e-300}
+    assert [type(v) for v in found["log"]] == [type(number.item()) for number in NUMBERS]
+
+
+@pytest.mark.parametrize(
+    "value, words",
+    [
+        (np.dtype("O"), "numpy dtype 'O8'"),
+        (np.dtype("U9"), "numpy dtype 'U9'"),
+        (np.arange(3), "_reconstruct"),
+        (np.datetime64("2020-01-01"), "numpy dtype 'M8'"),
+    ],
+)
+def test_other_objects_of_numpy_are_refused_by_name(value, words):
+    with pytest.raises(DataError, match=words):
+        torch_pickle.interpret(io.BytesIO(pickle.dumps(value, 4)))
+
+
+def test_a_number_of_another_length_than_its_dtype_is_refused():
+    content = pickle.dumps(np.float64(0.5), 4)
+    assert b"C\x08" in content
+    with pytest.raises(DataError, match="a numpy f8 of"):
+        torch_pickle.interpret(io.BytesIO(content.replace(np.float64(0.5).tobytes(), b"1234567").replace(b"C\x08", b"C\x07")))
+
+
+def test_words_that_are_expected_in_a_pickle_are_not_called():
+    content = pickle.dumps([os.getpid], 2)
+    (word,) = torch_pickle.interpret(io.BytesIO(content), names=("posix.getpid",))
+    assert word.name == "posix.getpid"
+    with pytest.raises(DataError, match="posix.getpid"):
+        torch_pickle.interpret(io.BytesIO(content))
+    with pytest.raises(DataError, match="calls 'posix.getpid'"):
+        torch_pickle.interpret(io.BytesIO(content[:2] + b"cposix\ngetpid\n)R."), names=("posix.getpid",))
 
 
 def test_nested_checkpoint_keeps_its_names_and_drops_numbers(tmp_path):

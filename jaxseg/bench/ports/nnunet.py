@@ -1,4 +1,4 @@
-"""nnU-Net's plain U-Net in PyTorch with our parameter names (models/nnunet_plain.py says where its facts come from)."""
+"""nnU-Net's plain U-Net in PyTorch with our parameter names (models/nnunet.py says where its facts come from)."""
 
 import torch
 from torch import nn

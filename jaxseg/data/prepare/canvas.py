@@ -34,6 +34,7 @@ class Placement:
       canvas: size of the network's grid.
       corner: where the resampled box begins on the canvas; negative where the canvas cuts it.
       apart: the axis that is resampled by itself ("nnunet" alone).
+      apart_back: the same for the way back, where the network's grid comes first.
     """
 
     axes: tuple[int, ...]
@@ -42,6 +43,7 @@ class Placement:
     canvas: tuple[int, ...]
     corner: tuple[int, ...]
     apart: int | None = None
+    apart_back: int | None = None
 
     @property
     def keeps_grid(self) -> bool:
@@ -109,9 +111,11 @@ def placement(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | N
     boxed = tuple(b.stop - b.start for b in box)
     scaled = spaced(boxed, recipe, spacing)
     if recipe.fit == "patches":
-        anisotropic = rank == 3 and recipe.filter == "nnunet" and recipe.spacing
-        apart = coarse_axis(spacing, recipe.spacing) if anisotropic else None
-        return Placement(axes, box, scaled, scaled, (0,) * rank, apart)
+        apart = back = None
+        if rank == 3 and recipe.filter == "nnunet" and recipe.spacing:
+            wanted = [r or s for r, s in zip(recipe.spacing, spacing)]
+            apart, back = coarse_axis(spacing, wanted), coarse_axis(wanted, spacing)
+        return Placement(axes, box, scaled, scaled, (0,) * rank, apart, back)
     canvas = tuple(int(n) for n in recipe.size)
     if recipe.fit == "stretch":
         return Placement(axes, box, canvas, canvas, (0,) * rank)
@@ -134,8 +138,11 @@ def spaced(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None
     rank, wanted = len(shape), recipe.spacing
     if wanted is None:
         return tuple(shape)
-    if len(wanted) != rank or not all(np.isfinite(s) and s > 0 for s in wanted):
-        raise ConfigError(f"got data.spacing={tuple(wanted)}; {'slices' if rank == 2 else 'volumes'} take {AXES[rank]} above 0")
+    if len(wanted) != rank or not all(np.isfinite(s) and (s > 0 or s == 0 and rank == 3) for s in wanted):
+        raise ConfigError(
+            f"got data.spacing={tuple(wanted)}; {'slices' if rank == 2 else 'volumes'} take {AXES[rank]} above 0"
+            + ("; 0 keeps an axis as it is" if rank == 3 else "")
+        )
     if spacing is None or len(spacing) != rank or not all(np.isfinite(s) and s > 0 for s in spacing):
         raise DataError(
             f"got a spacing of {spacing}; data.spacing={tuple(wanted)} needs {AXES[rank]} > 0; set "
@@ -147,7 +154,7 @@ def spaced(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None
             "DATA_GEOMETRY",
         )
     samples = (lambda n, s, r: s / r * n) if recipe.filter == "nnunet" else (lambda n, s, r: n * s / r)  # differ at halves
-    scaled = tuple(max(1, round(samples(n, s, r))) for n, s, r in zip(shape, spacing, wanted))
+    scaled = tuple(max(1, round(samples(n, s, r))) if r else n for n, s, r in zip(shape, spacing, wanted))
     if max(scaled) > LARGEST[rank]:
         raise DataError(
             f"got a spacing of {tuple(spacing)} and shape {tuple(shape)}: {scaled} samples at data.spacing="

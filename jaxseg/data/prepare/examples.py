@@ -62,7 +62,7 @@ def place_scan(images: Sequence[Volume | np.ndarray], recipe: Recipe, spacing: S
 
     Args and errors: as `prepare_scan`.
     """
-    planes, spacing = _planes(images, spacing)
+    planes, spacing = _planes(images, recipe, spacing)
     return _place(planes, recipe, spacing)[0]
 
 
@@ -79,19 +79,19 @@ def prepare_scan(images: Sequence[Volume | np.ndarray], recipe: Recipe, spacing:
     Raises:
       DataError, ConfigError: as `prepare`, and for grids that differ.
     """
-    planes, spacing = _planes(images, spacing)
+    planes, spacing = _planes(images, recipe, spacing)
     return _assemble(planes, recipe, spacing, scanned=False)
 
 
-def _planes(images, spacing):
-    """The channels of a scan, each [X, Y, Z] in the common order, and its spacing."""
+def _planes(images, recipe, spacing):
+    """The channels of a scan, each [X, Y, Z] in the recipe's orientation, and its spacing."""
     scans = [image for image in images if isinstance(image, Volume)]
     for other in scans[1:]:
         check_pair(scans[0], other)
     arrays = []
     for image in images:
         if isinstance(image, Volume):
-            image, orientation = to_volume(image)
+            image, orientation = to_volume(image, recipe.orientation)
             spacing = orientation.spacing
         arrays.append(image[..., None] if image.ndim == 3 else image)
     shapes = [a.shape[:-1] for a in arrays]
@@ -107,7 +107,7 @@ def _planes(images, spacing):
 def _place(planes, recipe, spacing):
     """(placement of an example of these channels, where it is not 0 if the recipe wants to know)."""
     inside = box = None
-    if recipe.nonzero or recipe.intensity == "zscore_nonzero" and planes[0].ndim == 3:
+    if recipe.nonzero or "zscore_nonzero" in intensity.rules_of(recipe) and planes[0].ndim == 3:
         inside = canvas.nonzero(planes)
     if recipe.nonzero:
         box = canvas.nonzero_box(inside.transpose(canvas.axes_of(recipe, inside.ndim)))
@@ -201,7 +201,7 @@ def window_8bit(image: np.ndarray, recipe: Recipe) -> np.ndarray:
     Returns:
       uint8 of image's shape. Raises as `prepare`.
     """
-    if recipe.intensity in (*intensity.SCANS, "ct_zscore"):
+    if not {"grey", "ct"} & set(intensity.rules_of(recipe)):
         return to_8bit(image, float(image.min()), float(image.max()))
     return np.rint(intensity.windowed(image, recipe.window)).astype(np.uint8)
 
@@ -226,8 +226,8 @@ def _assemble(planes: list[np.ndarray], recipe: Recipe, spacing: Sequence[float]
     prepared = np.empty((*place.canvas, _wanted(len(planes), recipe)), dtype_of(recipe, rank))
     if place.scaled != place.canvas:
         prepared[:] = -1.0 if recipe.intensity == "ct" else 0
-    scan = lambda plane: plane if scanned else intensity.of_scan(plane, recipe, inside)
-    ready = (intensity.of_values(place.cut(scan(plane)), recipe, c) for c, plane in enumerate(planes))
+    scan = lambda plane, c: plane if scanned else intensity.of_scan(plane, recipe, inside, c)
+    ready = (intensity.of_values(place.cut(scan(plane, c)), recipe, c) for c, plane in enumerate(planes))
     if len(planes) == 3 and prepared.shape[-1] == 1:
         ready = [(np.stack(list(ready), -1) @ np.asarray(LUMA, np.float32))]
     for c, values in enumerate(ready):
@@ -262,7 +262,7 @@ def _restored(
         if place.scaled != place.canvas:
             scaled = np.full(place.scaled, background[c], np.float32)
             scaled[here] = scores[there][..., c]
-        inside = resample(scaled, place.boxed, for_scores(recipe.filter), apart=place.apart)
+        inside = resample(scaled, place.boxed, for_scores(recipe.filter), apart=place.apart_back)
         if place.boxed == tuple(shape) and place.axes == tuple(range(len(shape))):
             yield inside
             continue
@@ -278,7 +278,7 @@ def _wanted(c: int, recipe: Recipe) -> int:
       DataError: DATA_CHANNELS for others.
     """
     more = channels.added(recipe.extra)
-    wanted, modalities = recipe.channels - more, recipe.intensity in intensity.SCANS or len(recipe.modalities) > 1
+    wanted, modalities = recipe.channels - more, intensity.rules_of(recipe)[0] in intensity.SCANS or len(recipe.modalities) > 1
     grey = c == 3 and wanted == 1 and recipe.intensity == "grey"
     if c == wanted or not modalities and (c == 1 and wanted > 0 or grey):
         return wanted

@@ -9,8 +9,12 @@ and nnU-Net's (MIC-DKFZ/nnUNet, nnunetv2/preprocessing/normalization/default_nor
   zscore          (v - mean) / max(std, 1e-8) of each channel over all its voxels ("ZScoreNormalization")
   zscore_nonzero  the same over the voxels that are not 0 in some channel, holes filled; the others stay 0 (use_mask_for_norm)
   ct_zscore       (clip(v, low, high) - mean) / max(std, 1e-8), the four from `Recipe.statistics` ("CTNormalization")
+  rescale_to_01   (v - min) / max(max - min, 1e-8) of each channel ("RescaleTo01Normalization")
+  rgb_to_01       v / 255 of 8-bit values ("RGBTo01Normalization")
+  none            the values as they are ("NoNormalization")
 
-SCANS look at a whole scan (`of_scan`), before it is cut into slices; the others look at one voxel (`of_values`).
+SCANS look at a whole scan (`of_scan`), before it is cut into slices; the others look at one voxel (`of_values`). Scans whose
+channels go by different rules name one for each, "ct_zscore+zscore": `rules_of`.
 """
 
 import numpy as np
@@ -21,27 +25,49 @@ from jaxseg.utils.lookup import lookup
 
 VERSION = 2  # raise it when prepared values would change
 
-SCANS = ("brain", "zscore", "zscore_nonzero")
-RULES = ("grey", "ct", "ct_zscore", *SCANS)
+SCANS = ("brain", "zscore", "zscore_nonzero", "rescale_to_01")
+RULES = ("grey", "ct", "ct_zscore", "rgb_to_01", "none", *SCANS)
 PERCENTILES = (0.5, 99.5)
 FLOOR = 1e-8  # of the standard deviation: a modality of one value becomes 0
 
 
-def of_scan(array: np.ndarray, recipe: Recipe, inside: np.ndarray | None = None) -> np.ndarray:
-    """The part of the rule that looks at a whole scan: z-scores for SCANS, else the array itself.
+def rules_of(recipe: Recipe) -> tuple[str, ...]:
+    """The rules of a recipe's channels: one for all of them, or one for each."""
+    return tuple(recipe.intensity.split("+"))
+
+
+def _rule(recipe: Recipe, channel: int) -> str:
+    rules = rules_of(recipe)
+    for rule in rules:
+        lookup("value of data.intensity", rule, dict.fromkeys(RULES))
+    if len(rules) == 1:
+        return rules[0]
+    if channel >= len(rules) or {"grey", "ct", "brain"} & set(rules):
+        raise ConfigError(
+            f"got data.intensity={recipe.intensity!r} for channel {channel}; joined by + are one rule for each channel of a "
+            "volume, none of them grey, ct or brain"
+        )
+    return rules[channel]
+
+
+def of_scan(array: np.ndarray, recipe: Recipe, inside: np.ndarray | None = None, channel: int = 0) -> np.ndarray:
+    """The part of the rule that looks at a whole scan: z-scores or a range for SCANS, else the array itself.
 
     Args:
       array: one or several channels of a scan, [X, Y, Z] or [X, Y, Z, C].
       inside: for "zscore_nonzero", `canvas.nonzero` of all channels of the scan.
+      channel: which of the scan's channels it is, for recipes with a rule for each.
     Raises:
       DataError: as `brain`. ConfigError: an unknown rule.
     """
-    lookup("value of data.intensity", recipe.intensity, dict.fromkeys(RULES))
-    if recipe.intensity == "brain":
+    rule = _rule(recipe, channel)
+    if rule == "brain":
         return brain(array)
-    if recipe.intensity == "zscore":
+    if rule == "zscore":
         return zscore(array)
-    if recipe.intensity == "zscore_nonzero":
+    if rule == "rescale_to_01":
+        return rescaled(array)
+    if rule == "zscore_nonzero":
         if inside is None:
             raise ConfigError("data.intensity='zscore_nonzero' is for volumes; slices take 'zscore' or 'brain'")
         return zscore(array, inside)
@@ -68,6 +94,19 @@ def zscore(array: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:
     return scores
 
 
+def rescaled(array: np.ndarray) -> np.ndarray:
+    """(v - min) / max(max - min, 1e-8) of each channel of [X, Y, Z] or [X, Y, Z, C]: float32 of the same shape.
+
+    Raises:
+      DataError: DATA_NONFINITE.
+    """
+    scaled = np.ascontiguousarray(_finite(array))
+    for channel in np.moveaxis(scaled.reshape(*array.shape[:3], -1), 3, 0):  # views
+        channel -= channel.min()
+        channel /= max(channel.max(), np.float32(FLOOR))
+    return scaled
+
+
 def of_values(values: np.ndarray, recipe: Recipe, channel: int = 0) -> np.ndarray:
     """The part of the rule that looks at one voxel at a time.
 
@@ -81,10 +120,18 @@ def of_values(values: np.ndarray, recipe: Recipe, channel: int = 0) -> np.ndarra
       DataError: values that are not finite, or no 8-bit values and no window.
       ConfigError: a window without width, "ct" without a window, an unknown rule.
     """
-    lookup("value of data.intensity", recipe.intensity, dict.fromkeys(RULES))
-    if recipe.intensity in SCANS:
+    rule = _rule(recipe, channel)
+    if rule in SCANS or rule == "none":
         return _finite(values)
-    if recipe.intensity == "ct_zscore":
+    if rule == "rgb_to_01":
+        if not values.size or values.min() < 0 or values.max() > 255:
+            raise DataError(
+                f"got values {values.min():g}..{values.max():g} for data.intensity='rgb_to_01'; it takes 8-bit values, 0..255; "
+                "give the pictures that the network was trained for",
+                "DATA_IMAGE",
+            )
+        return _finite(values) / np.float32(255)
+    if rule == "ct_zscore":
         if channel >= len(recipe.statistics) or len(recipe.statistics[channel]) != 4:
             raise ConfigError(
                 f"got statistics={recipe.statistics} for channel {channel} and data.intensity='ct_zscore'; it "
@@ -92,7 +139,7 @@ def of_values(values: np.ndarray, recipe: Recipe, channel: int = 0) -> np.ndarra
             )
         low, high, mean, std = recipe.statistics[channel]
         return ((np.clip(_finite(values), low, high) - np.float32(mean)) / np.float32(max(std, FLOOR))).astype(np.float32)
-    if recipe.intensity == "grey":
+    if rule == "grey":
         return windowed(values, recipe.window)
     if recipe.window is None:
         raise ConfigError(

@@ -156,7 +156,7 @@ def _volume(dataset: DataSet, recipe: Recipe, case: Case, meanings: Meanings | N
     read, truth = base.read_files(dataset, case, meanings)
     read, truth = [base.cut(volume, case.slab) for volume in read], base.cut(truth, case.slab)
     try:
-        labels, orientation = to_volume(truth)
+        labels, orientation = to_volume(truth, recipe.orientation)
         place = place_scan(read, recipe)
         image = prepare_scan(read, recipe)
         mask = prepare_mask(labels, recipe, orientation.spacing, len(dataset.labels), place=place)

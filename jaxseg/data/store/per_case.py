@@ -281,6 +281,7 @@ def _deciding(recipe: Recipe) -> Recipe:
         statistics=recipe.statistics,
         fit=recipe.fit,
         plane=recipe.plane,
+        orientation=recipe.orientation,
     )
 
 

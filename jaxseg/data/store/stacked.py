@@ -90,7 +90,7 @@ class Stacked(base.Store):
     def value(self, grey: float) -> str:
         """What a grey value 0..255 stands for, with its unit: "52.0 HU", "z 1.25", or the grey value itself."""
         recipe = self.recipe
-        if recipe.intensity in (*intensity.SCANS, "ct_zscore"):
+        if not {"grey", "ct"} & set(intensity.rules_of(recipe)):
             low, high = self.span
             return f"z {low + grey / 256 * (high - low):.2f}"  # the lower end of one of 256 bins, as in `picture`
         if recipe.window is None:

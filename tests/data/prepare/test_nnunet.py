@@ -154,6 +154,39 @@ def test_ct_is_clipped_to_the_percentiles_of_the_foreground_and_scaled_by_its_me
         statistics.of_foreground(cases[2:], 1)
 
 
+def test_each_channel_of_a_volume_can_have_a_rule_of_its_own():
+    image = RANDOM.integers(0, 256, (5, 6, 4, 4)).astype(np.float32)
+    low, high, mean, std = 20.0, 200.0, 90.0, 40.0
+    rules = "rescale_to_01+rgb_to_01+none+ct_zscore"
+    mixed = dataclasses.replace(
+        R,
+        channels=4,
+        modalities=("a", "b", "c", "d"),
+        intensity=rules,
+        statistics=((low, high, mean, std),) * 4,
+        nonzero=False,
+        spacing=None,
+    )
+    found = prepare_scan([image], mixed)
+    a = image[..., 0]
+    expected = [(a - a.min()) / (a.max() - a.min()), image[..., 1] / 255, image[..., 2]]
+    expected.append((np.clip(image[..., 3], low, high) - mean) / std)
+    np.testing.assert_allclose(found, np.stack(expected, -1), atol=1e-5)
+    with pytest.raises(DataError, match="0..255"):
+        prepare_scan([image + 256], mixed)
+    with pytest.raises(ConfigError, match="one rule for each channel"):
+        prepare_scan([image], dataclasses.replace(mixed, intensity="none+zscore"))
+
+
+def test_a_spacing_of_0_keeps_its_axis_and_the_way_back_asks_the_networks_grid_first():
+    image, _ = head()
+    planes = dataclasses.replace(R, spacing=(0.0, 2.0, 0.5), nonzero=False)
+    place = place_scan([image], planes, (4.0, 1.0, 1.0))
+    assert place.canvas == (12, 7, 22) and place.spacing((4.0, 1.0, 1.0)) == (4.0, 2.0, 0.5)
+    turned = canvas.placement((8, 8, 8), dataclasses.replace(planes, spacing=(1.0, 1.0, 5.0)), (5.0, 1.0, 1.0))
+    assert (turned.apart, turned.apart_back) == (0, 2)
+
+
 def test_slices_take_no_box_of_their_own():
     flat = dataclasses.replace(R, size=(4, 4), spacing=None, fit="stretch")
     with pytest.raises(ConfigError, match="volumes alone"):

@@ -1,0 +1,237 @@
+"""A model folder that nnU-Net 2 trained, as run folders: one for each fold.
+
+    MODEL_FOLDER/plans.json, dataset.json     how images are prepared and what the classes are: `plans`, `data.datasets.own`
+    MODEL_FOLDER/fold_0/checkpoint_final.pth  weights, configuration, trainer and the axes that may be mirrored
+    MODEL_FOLDER/postprocessing.pkl, .json    applied to predictions, where it lies there: `postprocessing`
+
+What becomes of it: OUTPUT/fold_0/run.json, checkpoints/0 and postprocess.json. The runs predict, evaluate and are trained further
+as any others; preparation and windows are nnU-Net's. Not taken over are optimiser states and the split, which the folder does
+not hold: whom a fold learnt from is not known here.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxseg import checkpoint
+from jaxseg import config as configs
+from jaxseg.data.datasets.own import description
+from jaxseg.importing import plans, postprocessing
+from jaxseg.infer import postprocess
+from jaxseg.metrics import regions
+from jaxseg.models import create_model, functional
+from jaxseg.models.nnunet import nnunet_keys
+from jaxseg.train import setup
+from jaxseg.train.processes import surroundings
+from jaxseg.types import CheckpointError, ConfigError, MismatchError
+from jaxseg.utils import files
+from jaxseg.utils.guard import shown
+from jaxseg.weights import from_torch, torch_files
+
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")  # the first that is there
+
+
+class Fold(NamedTuple):
+    """What one checkpoint holds that is used.
+
+    Attributes:
+      path: of the file.
+      configuration: of the plans ("3d_fullres").
+      trainer: name of nnU-Net's trainer.
+      mirror: spatial axes of its network that may be flipped at prediction.
+      weights: name -> array in PyTorch's layout.
+    """
+
+    path: Path
+    configuration: str
+    trainer: str
+    mirror: tuple[int, ...]
+    weights: dict[str, np.ndarray]
+
+
+def import_model(
+    folder: Path, output: Path, tree: ConfigDict, *, folds: Sequence[str] = (), say: Callable[[str], None] = print
+) -> list[Path]:
+    """Write a run folder for each fold; every one is whole or absent.
+
+    Args:
+      folder: of the model.
+      output: folder of the run folders.
+      tree: what the plans do not say, from configs/_nnunet.py.
+      folds: "0", "1", ... or "all", nnU-Net's name of the training on all cases; (): every numbered one, or "all" where it is
+        alone.
+      say: gets one line for each fact.
+    Returns:
+      the run folders, in the order of the folds.
+    Raises:
+      CheckpointError: no checkpoint of a fold.
+      ConfigError: a run folder that is there already.
+      DataError: a file that cannot be used.
+      MismatchError: something that has no counterpart here, or weights that do not fit the network of the plans.
+    """
+    about = description.read(folder / description.FILE)
+    names = [f"fold_{fold}" for fold in folds] or _folds(folder)
+    read = [_read(folder / name) for name in names]
+    for fold in read[1:]:
+        if fold.configuration != read[0].configuration:
+            raise MismatchError(
+                f"{fold.path} is of {fold.configuration}, {read[0].path} of {read[0].configuration}; import one of them"
+            )
+    plan = plans.read(folder / "plans.json", read[0].configuration, len(about.channels))
+    if about.regions and not regions.nested_order(about.regions):
+        raise MismatchError(
+            f"{about.path}: its regions do not each add one label to those after them, so nnU-Net's regions_class_order has no "
+            "counterpart here; import models whose larger regions come before those inside them"
+        )
+    steps_file = postprocessing.find(folder)
+    steps = postprocessing.read(steps_file, about.values) if steps_file else []
+    say(f"{plan.name} of {folder}: {len(about.channels)} channels, classes {', '.join(about.labels)}, trainer {read[0].trainer}")
+    if steps_file:
+        say(f"post-processing of {steps_file.name}: {len(steps)} steps, applied at prediction")
+    written = []
+    for name, fold in zip(names, read):
+        target = output / name
+        if target.exists():
+            raise ConfigError(f"--output={output}: {target} exists; delete it or name another folder")
+        config = _config(tree, plan, about, fold, postprocess=bool(steps), name=f"{folder.name}/{name}")
+        arrays = _weights(config, plan, fold, about)
+        record = _record(config, plan, about, fold, arrays)
+        files.make_folder(output, f"--output={output}")
+        files.build_folder(target, lambda place, r=record, a=arrays, f=fold: _write(place, r, a, f, steps))
+        mirrored = f"flips of axes {', '.join(map(str, config.infer.mirror))}" if config.infer.mirror else "no flips"
+        say(f"{target}: {record['model']['parameters']:,} parameters of {fold.path.name}, {mirrored} at prediction")
+        written.append(target)
+    return written
+
+
+def _folds(folder: Path) -> list[str]:
+    """The folds that have a checkpoint: the numbered ones, as nnU-Net takes them; else that of all cases."""
+    there = [p.name for p in folder.glob("fold_*") if any((p / name).is_file() for name in CHECKPOINTS)]
+    numbered = sorted((n for n in there if n[5:].isdigit()), key=lambda n: int(n[5:]))
+    if not there:
+        raise CheckpointError(
+            f"{folder} holds no fold_N with {' or '.join(CHECKPOINTS)}; give the folder that nnU-Net's training wrote, "
+            "Trainer__Plans__Configuration"
+        )
+    return numbered or ["fold_all"]
+
+
+def _read(place: Path) -> Fold:
+    """The checkpoint of a fold."""
+    path = next((place / name for name in CHECKPOINTS if (place / name).is_file()), None)
+    if path is None:
+        raise CheckpointError(f"{place} holds none of {', '.join(CHECKPOINTS)}; give --folds that are there")
+    content = torch_files.load(path)
+    wanted = ("network_weights", "init_args", "trainer_name")
+    if not isinstance(content, Mapping) or not all(key in content for key in wanted):
+        raise MismatchError(f"{path}: no checkpoint of nnU-Net 2, which holds {', '.join(wanted)}")
+    configuration, allowed = content["init_args"]["configuration"], content.get("inference_allowed_mirroring_axes")
+    axes = () if allowed is None else tuple(allowed)
+    if not isinstance(configuration, str) or not all(type(axis) is int and 0 <= axis <= 2 for axis in axes):
+        raise MismatchError(
+            f"{path}: configuration {shown(configuration)}, mirrored axes {shown(allowed)}; nnU-Net writes a name and axes"
+        )
+    return Fold(path, configuration, str(content["trainer_name"]), axes, torch_files.flatten(content["network_weights"]))
+
+
+def _config(
+    tree: ConfigDict, plan: plans.ModelPlan, about: description.Description, fold: Fold, *, postprocess: bool, name: str
+) -> ConfigDict:
+    """The resolved configuration of the run."""
+    c = tree.copy_and_resolve_references().unlock()
+    for key, value in plan.data.items():
+        c.data[key] = value
+    c.data.modalities, c.data.structures, c.data.regions = (
+        _modalities(plan, about) or None,
+        about.labels,
+        ("dataset",) if about.regions else (),
+    )
+    c.data.filter, c.data.nonzero = "nnunet", True
+    c.model.name, c.model.softmax = plan.model, len(about.labels) == 1 and not about.regions
+    c.model.options = ConfigDict(plan.options)
+    levels = len(plan.options["widths"]) - 1
+    shares = np.array([1 / 2**i for i in range(levels)])
+    shares[-1] *= levels == 1
+    shares /= shares.sum()
+    terms = (("dice", 1.0), ("bce", 1.0)) if about.regions else (("nnunet", 1.0),)
+    c.loss.aux_terms = terms if levels > 1 else ()
+    c.loss.terms = tuple((term, float(shares[0])) for term, _ in terms)
+    c.loss.aux_weights = tuple(map(float, shares[1:]))
+    c.train.batch_size = plan.batch
+    c.data.per_volume = plan.batch if plan.rank == 2 else c.data.per_volume  # planes: a batch of many is found in few volumes
+    c.train.dtype = "float32"
+    c.infer.mirror = tuple(axis + (plan.rank == 2) for axis in fold.mirror)
+    c.infer.postprocess = postprocess
+    c.name = name
+    return configs.resolve(c)
+
+
+def _modalities(plan: plans.ModelPlan, about: description.Description) -> tuple[str, ...]:
+    return () if plan.pictures else about.channels
+
+
+def _outputs(about: description.Description) -> int:
+    return len(about.regions) or len(about.labels) + 1
+
+
+def _weights(config: ConfigDict, plan: plans.ModelPlan, fold: Fold, about: description.Description) -> tuple[dict, dict]:
+    """(params, state) of our network."""
+    model = create_model(
+        config.model.name, in_channels=config.data.channels, num_classes=_outputs(about), rank=3, **config.model.options.to_dict()
+    )
+    flat = plan.rank == 2  # kernels [O, C, 3, 3] become [O, C, 1, 3, 3]
+    arrays = {key: a[:, :, None] if flat and a.ndim == 4 else a for key, a in fold.weights.items()}
+    try:
+        from_torch.load(model, arrays, keys=nnunet_keys(len(plan.options["widths"]) - 1))
+        model.check((1, *config.data.size, config.data.channels))
+    except MismatchError as error:
+        raise MismatchError(f"{fold.path} (trainer {fold.trainer}): {error}") from error
+    except ValueError as error:
+        raise MismatchError(f"{fold.path}: patches of {config.data.size}: {error}") from error
+    _, params, state = functional.split(model)
+    return params, state
+
+
+def _record(
+    config: ConfigDict, plan: plans.ModelPlan, about: description.Description, fold: Fold, arrays: tuple[dict, dict]
+) -> dict[str, Any]:
+    recipe = setup.recipe_from(config, labels=about.labels, modalities=_modalities(plan, about))
+    return {
+        "config": configs.as_dict(config),
+        "recipe": dataclasses.asdict(recipe),
+        "labels": list(about.labels),
+        "values": list(about.values),
+        "regions": [list(region) for region in about.regions],
+        "model": {
+            "name": config.model.name,
+            "in_channels": config.data.channels,
+            "options": config.model.options.to_dict(),
+            "num_classes": _outputs(about),
+            "rank": 3,
+            "parameters": sum(int(np.prod(p.shape)) for p in arrays[0].values()),
+        },
+        "dataset": config.data.dataset,
+        "synthetic": False,
+        "made_by": "",
+        "data": {"digest": "", "examples": 0, "left_out": []},
+        "code": {},
+        "history": [],
+        surroundings.NAME: surroundings.current(),
+        "splits": {"train": [], "val": [], "test": []},
+        "imported": {"from": "nnU-Net", "trainer": fold.trainer, "configuration": fold.configuration, "file": str(fold.path)},
+    }
+
+
+def _write(place: Path, record: Mapping[str, Any], arrays: tuple[dict, dict], fold: Fold, steps: list) -> None:
+    checkpoint.write_record(place, record)
+    if steps:
+        files.write_json(place / postprocess.FILE, steps)
+    with checkpoint.Checkpoints(place / checkpoint.CHECKPOINTS) as checkpoints:
+        params, state = arrays
+        checkpoints.save(
+            0, {"params": params, "state": state}, {"evaluated": "params", "next_batch": 0, "converted_from": str(fold.path)}
+        )

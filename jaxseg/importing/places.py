@@ -1,0 +1,82 @@
+"""Where a model lies: its own folder, a folder of several (nnUNet_results/Dataset001_Name), or a zip archive."""
+
+import contextlib
+import re
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from jaxseg.types import ConfigError, DataError
+from jaxseg.utils import guard
+
+PLANS = "plans.json"
+_USED = re.compile(
+    r"plans\.json|dataset\.json|fold_[^/]+/checkpoint_(final|best)\.pth|(crossval_[^/]+/)?postprocessing\.(pkl|json)"
+)
+MAX_BYTES = 64 << 30  # of a model unpacked
+
+
+@contextlib.contextmanager
+def model_folder(path: Path, configuration: str = "") -> Iterator[Path]:
+    """The folder of one model, Trainer__Plans__Configuration, while the block runs.
+
+    Args:
+      path: the folder, one that holds it at most two folders down, or a zip archive.
+      configuration: which, where there are several ("3d_fullres").
+    Raises:
+      ConfigError: none there, or several.
+      DataError: an archive that cannot be read.
+    """
+    guard.check_regular(path, folder_too=True)
+    with contextlib.ExitStack() as stack:
+        if path.is_file():
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            _unpack(path, place)
+        else:
+            place = path
+        yield _chosen(path, place, configuration)
+
+
+def _chosen(path: Path, place: Path, configuration: str) -> Path:
+    found = sorted({p.parent for depth in ("", "*/", "*/*/") for p in place.glob(f"{depth}{PLANS}")})
+    models = [p for p in found if not configuration or p.resolve().name.rpartition("__")[2] == configuration]
+    if len(models) == 1:
+        return models[0]
+    there = ", ".join(str(p.relative_to(place)) for p in found)
+    if not found:
+        raise ConfigError(
+            f"{path}: no {PLANS} in it; give the folder that nnU-Net's training wrote, Trainer__Plans__Configuration"
+        )
+    if not models:
+        raise ConfigError(f"--configuration={configuration}: {path} holds {there}; give one of their configurations")
+    raise ConfigError(f"{path} holds {len(found)} models: {there}; give one of the folders, or --configuration")
+
+
+def _unpack(path: Path, place: Path) -> None:
+    """Copy what is used of an archive to `place`, by name; nothing else touches the disk."""
+    with guard.reading(path, "archive"):
+        try:
+            with guard.open_regular(path) as file, zipfile.ZipFile(file) as archive:
+                used = [info for info in archive.infolist() if _is_used(info)]
+                if sum(info.file_size for info in used) > MAX_BYTES:
+                    raise DataError(
+                        f"states more than {MAX_BYTES >> 30} GiB; unpack it yourself and give the folder", "DATA_ARCHIVE"
+                    )
+                for info in used:
+                    target = place.joinpath(*PurePosixPath(info.filename).parts)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with archive.open(info) as member, open(target, "xb") as copy:  # zipfile reads no more than is stated
+                        shutil.copyfileobj(member, copy, 1 << 20)
+        except (zipfile.BadZipFile, zlib.error, EOFError, FileExistsError, NotImplementedError) as error:
+            raise DataError(
+                f"is no whole zip archive ({type(error).__name__}); export the model again", "DATA_ARCHIVE"
+            ) from error
+
+
+def _is_used(info: zipfile.ZipInfo) -> bool:
+    parts = PurePosixPath(info.filename).parts
+    inside = not info.is_dir() and ".." not in parts and not info.filename.startswith("/") and "\\" not in info.filename
+    return inside and any(_USED.fullmatch("/".join(parts[at:])) for at in range(min(3, len(parts))))

@@ -1,0 +1,90 @@
+"""The post-processing that nnU-Net found for a model, as steps of `infer.postprocess`.
+
+`nnUNetv2_find_best_configuration` writes postprocessing.pkl and postprocessing.json: functions by name, and their arguments.
+There is one function: all but the largest component of some labels, taken together, becomes background. Neither file is run.
+Source: MIC-DKFZ/nnUNet, nnunetv2/postprocessing/remove_connected_components.py.
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxseg.types import DataError, MismatchError
+from jaxseg.utils import guard
+from jaxseg.utils.guard import shown
+from jaxseg.weights import torch_pickle
+
+PICKLE, JSON = "postprocessing.pkl", "postprocessing.json"
+LARGEST = "remove_all_but_largest_component_from_segmentation"
+_GLOBAL = f"nnunetv2.postprocessing.remove_connected_components.{LARGEST}"
+MAX_BYTES = 1 << 20
+
+
+def find(folder: Path) -> Path | None:
+    """The file that lies in a model folder or in the folder of its cross-validation; None where there is none.
+
+    Raises:
+      MismatchError: several, of which none is the model folder's own.
+    """
+    for places in ([folder], sorted(folder.glob("crossval_results_folds_*"))):
+        found = [path for place in places for path in (place / PICKLE, place / JSON) if path.is_file()]
+        if len({path.parent for path in found}) > 1:
+            listed = " and ".join(str(p.relative_to(folder)) for p in found)
+            raise MismatchError(f"{folder} holds {listed}; copy the one that is meant beside plans.json")
+        if found:
+            return found[0]
+    return None
+
+
+def read(path: Path, values: Sequence[int]) -> list[dict[str, Any]]:
+    """The steps of a file.
+
+    Args:
+      path: one that `find` gave.
+      values: of the classes 1, 2, ... in nnU-Net's masks.
+    Raises:
+      DataError: it cannot be read, or wants to run something.
+      MismatchError: a function or a label that is not known here.
+    """
+    names, arguments = _json(path) if path.name == JSON else _pickle(path)
+    steps = []
+    for name, given in zip(names, arguments, strict=True):
+        if name != LARGEST or not isinstance(given, dict) or not set(given) <= {"labels_or_regions", "background_label"}:
+            raise MismatchError(
+                f"{path}: the step {shown(name)} with {shown(given)} has no counterpart here ({LARGEST} has); remove the file "
+                "to import the model without post-processing"
+            )
+        labels = sorted(set(_numbers(given["labels_or_regions"])))
+        if given.get("background_label", 0) != 0 or not set(labels) <= set(values):
+            raise MismatchError(
+                f"{path}: labels {labels}, background {given.get('background_label', 0)}; the model's are {values}"
+            )
+        steps.append({"step": "keep_largest", "options": {"classes": [values.index(v) + 1 for v in labels]}})
+    return steps
+
+
+def _numbers(value) -> list[int]:
+    """A label, a region, or a list of both, as labels."""
+    if isinstance(value, list | tuple):
+        return [number for one in value for number in _numbers(one)]
+    if not isinstance(value, int):
+        raise DataError(f"got the label {shown(value)}; a whole number", "DATA_TABLE")
+    return [value]
+
+
+def _json(path: Path) -> tuple[list, list]:
+    content = guard.read_json(path)
+    try:
+        return list(content["postprocessing_fns"]), list(content["postprocessing_kwargs"])
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: has no postprocessing_fns and postprocessing_kwargs", "DATA_TABLE") from error
+
+
+def _pickle(path: Path) -> tuple[list, list]:
+    with guard.reading(path, "file"):
+        content = torch_pickle.interpret(io.BytesIO(guard.read_bytes(path, MAX_BYTES)), names=(_GLOBAL,))
+    if not isinstance(content, tuple) or len(content) != 2 or not all(isinstance(part, list) for part in content):
+        raise DataError(f"{path}: holds {shown(content)}; nnU-Net writes functions and their arguments", "DATA_TABLE")
+    functions, arguments = content
+    return [getattr(f, "name", str(f)).rpartition(".")[2] for f in functions], arguments

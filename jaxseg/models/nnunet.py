@@ -1,0 +1,195 @@
+"""nnU-Net's U-Nets with deep supervision: the plain one, in the shape it plans for BraTS at 128^3, and the one with a residual
+encoder. What nnU-Net plans for other data (kernels, strides, convolutions of each stage) are fields of `Config`.
+
+Source: Isensee et al. 2021 (Nature Methods 18), Isensee et al. 2024 (arXiv 2404.09556, residual encoders);
+MIC-DKFZ/dynamic-network-architectures, architectures/unet.py: PlainConvUNet, ResidualEncoderUNet. Convolutions with bias,
+InstanceNorm and LeakyReLU; down by stride; up by transposed convolution; a head on every decoder level. The residual blocks are
+ResNet-D's: the skip halves by average pooling and has a 1x1 convolution without bias where the channels change.
+Inputs and outputs of the named networks are those of BraTS: [t1, t1ce, t2, flair], three regions.
+
+nnU-Net's 2-D networks take the planes of a volume one by one. As networks of volumes they have kernels (1, 3, 3), strides
+(1, 2, 2) and windows of one voxel along the first axis, which is the same arithmetic.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+from flax import nnx
+
+from jaxseg import ops
+from jaxseg.layers import Conv, ConvTranspose, ForwardContext
+from jaxseg.layers.activation import activation
+from jaxseg.layers.blocks import ConvNorm, Sequential, Up
+from jaxseg.models.base import Outputs, Segmenter, Variant
+from jaxseg.types import Array, ConfigError
+
+Sizes = int | tuple[int, ...]  # of an axis, or of each
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes.
+
+    Attributes:
+      widths: channels of the stages, finest first.
+      kernels: of each stage's convolutions, an int or one for each axis; () for 3.
+      strides: of each stage's first convolution, likewise; () for 1, then 2.
+      convs: convolutions of each stage, residual blocks in a residual encoder; () for 2.
+      decoder_convs: of each decoder level, coarsest first; () for 2.
+      aux: heads on the coarser decoder levels (deep supervision).
+    """
+
+    widths: tuple[int, ...] = (32, 64, 128, 256, 320, 320)
+    kernels: tuple[Sizes, ...] = ()
+    strides: tuple[Sizes, ...] = ()
+    convs: tuple[int, ...] = ()
+    decoder_convs: tuple[int, ...] = ()
+    aux: bool = True
+
+
+def _convs(cin: int, cout: int, kernel: Sizes, count: int, *, stride: Sizes = 1, **same) -> Sequential:
+    """`count` convolutions with norm and activation; the first has the stride and changes the channels."""
+    return Sequential(*(ConvNorm(cout if i else cin, cout, kernel, stride=1 if i else stride, **same) for i in range(count)))
+
+
+class Block(nnx.Module):
+    """ResNet-D's basic block: act(norm(conv(act(norm(conv(x))))) + skip(x))."""
+
+    def __init__(self, cin: int, cout: int, kernel: Sizes, *, stride: tuple[int, ...], act: str, **same):
+        self.conv1 = ConvNorm(cin, cout, kernel, stride=stride, act=act, **same)
+        self.conv2 = ConvNorm(cout, cout, kernel, act="identity", **same)
+        self.skip = ConvNorm(cin, cout, 1, act="identity", **{**same, "bias": False}) if cin != cout else None
+        self.stride, self.act = stride, act
+
+    def __call__(self, x: Array, context: ForwardContext) -> Array:
+        y = self.conv2(self.conv1(x, context), context)
+        x = ops.avg_pool(x, self.stride) if max(self.stride) > 1 else x
+        return activation(self.act)(y + (x if self.skip is None else self.skip(x, context)))
+
+
+def _blocks(cin: int, cout: int, kernel: Sizes, count: int, *, stride: tuple[int, ...], **same) -> Sequential:
+    flat = (1,) * len(stride)
+    return Sequential(*(Block(cout if i else cin, cout, kernel, stride=flat if i else stride, **same) for i in range(count)))
+
+
+class PlainUNet(Segmenter):
+    """[B, *S, C] with sizes divisible by the product of the strides; logits [B, *S, K]; aux: the coarser levels, finest first."""
+
+    residual = False
+
+    def __init__(self, config: Config, *, in_channels: int, num_classes: int, rank: int = 3, rngs: nnx.Rngs):
+        self.in_channels, self.num_classes, self.rank = in_channels, num_classes, rank
+        widths, same = config.widths, dict(rank=rank, act="leaky_relu", norm="instance", bias=True, rngs=rngs)
+        n = len(widths)
+        kernels = [_per_axis("kernels", k, rank) for k in _each("kernels", config.kernels, n, (3,) * n)]
+        strides = [_per_axis("strides", s, rank) for s in _each("strides", config.strides, n, (1, *(2,) * (n - 1)))]
+        counts = _each("convs", config.convs, n, (2,) * n)
+        decoder = _each("decoder_convs", config.decoder_convs, n - 1, (2,) * (n - 1))
+        self.multiples = tuple(math.prod(s[axis] for s in strides) for axis in range(rank))
+        self.size_multiple = max(self.multiples)
+        self.min_size = 2 * self.size_multiple  # an InstanceNorm over one position returns its bias
+        self.stem = ConvNorm(in_channels, widths[0], kernels[0], **same) if self.residual else None
+        inputs = (widths[0] if self.residual else in_channels, *widths)
+        stage = _blocks if self.residual else _convs
+        self.stages = nnx.List(
+            [stage(a, b, k, c, stride=s, **same) for a, b, k, c, s in zip(inputs, widths, kernels, counts, strides)]
+        )
+        up = functools.partial(ConvTranspose, rank=rank, rngs=rngs)
+        self.levels = nnx.List(
+            [
+                Up(up(a, b, s, stride=s), _convs(2 * b, b, k, c, **same), skip_first=False)
+                for a, b, s, k, c in zip(widths[:0:-1], widths[-2::-1], strides[:0:-1], kernels[-2::-1], decoder)
+            ]
+        )
+        self.heads = nnx.List(
+            [Conv(c, num_classes, 1, rank=rank, rngs=rngs) for c in (widths[:-1] if config.aux else widths[:1])]
+        )  # finest first
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """As `Segmenter.check`, with the multiple that each axis needs."""
+        if len(set(self.multiples)) == 1 or len(shape) != self.rank + 2:
+            super().check(shape)
+            return
+        super().check((*shape[:1], *(self.min_size,) * self.rank, *shape[-1:]))  # batch and channels
+        size = shape[1:-1]
+        if any(n % m for n, m in zip(size, self.multiples)) or math.prod(size) < 2 * math.prod(self.multiples):
+            do = [max(math.ceil(n / m), 1) * m for n, m in zip(size, self.multiples)]
+            raise ValueError(
+                f"got an image of spatial size {tuple(size)}; {type(self).__name__} needs sizes divisible by {self.multiples} "
+                f"and more than one position at its coarsest stage: pad or resize to {tuple(do)} or more"
+            )
+
+    def forward(self, image: Array, context: ForwardContext) -> Outputs:
+        x, skips, maps = image, [], []
+        if self.stem is not None:
+            x = self.stem(x, context)
+        for i, stage in enumerate(self.stages):
+            with jax.named_scope(f"down{i}"):
+                x = stage(x, context)
+            skips.append(x)
+        skips.pop()
+        for i, level in enumerate(self.levels):
+            with jax.named_scope(f"up{i + 1}"):
+                x = level(x, skips.pop(), context)
+            maps.insert(0, x)
+        used = self.heads if context.train else self.heads[:1]
+        logits = [head(m) for head, m in zip(used, maps)]
+        return Outputs(logits[0], tuple(logits[1:]))
+
+
+class ResidualUNet(PlainUNet):
+    """The same with a stem and residual blocks in the encoder."""
+
+    residual = True
+
+
+def _each(name: str, given: Sequence, n: int, default: tuple) -> tuple:
+    if len(given) not in (0, n):
+        raise ConfigError(f"got {name}={tuple(given)}; {n} entries for these widths, or ()")
+    return tuple(given) or default
+
+
+def _per_axis(name: str, value: Sizes, rank: int) -> tuple[int, ...]:
+    values = (value,) * rank if isinstance(value, int) else tuple(value)
+    if len(values) != rank or not all(isinstance(v, int) and v >= 1 and (v % 2 or name == "strides") for v in values):
+        raise ConfigError(
+            f"got {value} in {name} for {rank} axes; a whole number{'' if name == 'strides' else ', odd,'} or {rank} of them"
+        )
+    return values
+
+
+# M, L and XL are nnU-Net's budgets of 8, 24 and 40 GB. For isotropic scans of 1 mm it plans one network for all three and other
+# patches: 128^3, 192^3 and 256 x 224 x 224 voxels.
+RESIDUAL = Config(convs=(1, 3, 4, 6, 6, 6), decoder_convs=(1,) * 5)
+_of_brats = functools.partial(Variant, in_channels=4, num_classes=3)
+
+VARIANTS = {
+    "nnunet_plain": _of_brats(PlainUNet, Config(), ranks=(3, 2)),
+    "nnunet_plain_test": _of_brats(PlainUNet, Config(widths=(4, 8, 8)), ranks=(3, 2)),
+    **{f"nnunet_resenc_{size}": _of_brats(ResidualUNet, RESIDUAL, ranks=(3,)) for size in ("m", "l", "xl")},
+    "nnunet_resenc_test": _of_brats(ResidualUNet, Config(widths=(4, 8), convs=(1, 2), decoder_convs=(1,)), ranks=(3,)),
+}
+KEY_MAPPINGS = ()
+
+
+def nnunet_keys(levels: int) -> list[tuple[str, str | None]]:
+    """The names of nnU-Net's state dicts in ours, as `weights.from_torch.load` takes them in `keys`.
+
+    Args:
+      levels: of the decoder. nnU-Net counts heads from the coarsest level, we from the finest.
+    """
+    heads = [(rf"^decoder\.seg_layers\.{i}\.", f"heads.{levels - 1 - i}.") for i in range(levels)]
+    return [
+        (r"(^|\.)all_modules\.", None),  # the same tensors again
+        (r"^decoder\.encoder\.", None),  # likewise
+        *heads,
+        (r"^encoder\.stem\.convs\.0\.", "stem."),
+        (r"^encoder\.stages\.(\d+)\.0\.convs\.(\d+)\.", r"stages.\1.blocks.\2."),
+        (r"^encoder\.stages\.(\d+)\.blocks\.(\d+)\.skip\.[01]\.", r"stages.\1.blocks.\2.skip."),
+        (r"^encoder\.stages\.(\d+)\.blocks\.", r"stages.\1.blocks."),
+        (r"^decoder\.transpconvs\.(\d+)\.", r"levels.\1.up."),
+        (r"^decoder\.stages\.(\d+)\.convs\.(\d+)\.", r"levels.\1.convs.blocks.\2."),
+    ]
