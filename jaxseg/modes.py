@@ -9,15 +9,16 @@ import jax
 
 from jaxseg import checkpoint, described, preflight, recorded
 from jaxseg import config as configs
-from jaxseg.data import check as checks
 from jaxseg.data import datasets
+from jaxseg.data.check.examine import examine
 from jaxseg.experiments import compare as comparisons
 from jaxseg.experiments import evaluation, measures
 from jaxseg.experiments import search as searches
 from jaxseg.infer import predict as prediction
 from jaxseg.models import summary as summaries
 from jaxseg.ops.precision import compute_dtype, describe
-from jaxseg.train import extend, loop, patients, setup
+from jaxseg.train import extend, loop, patients, setup, whole
+from jaxseg.train import feed as feeds
 from jaxseg.train.log import Log
 from jaxseg.train.processes import agree, surroundings
 from jaxseg.train.processes.interrupt import PREEMPTED, Preemption, Stopped, fault
@@ -271,16 +272,20 @@ def search(call: Call) -> int | None:
 
 @takes()
 def check(call: Call) -> None:
-    """Read every case and report everything that is wrong with the data set."""
+    """Read every case, report everything that is wrong with the data set, and end as training on it would begin."""
     call, learnt, lines = _described(call)
     for line in lines:
         print(line, flush=True)
     preflight.check(call.config, network=True, learnt=learnt)
-    log = Log(call.workdir, quiet=True)
-    dataset = setup.load_dataset(call.config, log)
-    print(checks.check(dataset, setup.recipe_of(call.config, dataset), patches=not call.config.data.whole))
-    for line in datasets.contradictions(dataset):
-        print(f"warning  {line}")
+    config = call.config
+    dataset = setup.load_dataset(config, Log(call.workdir, quiet=True))
+    learn = whole.target_of(tuple(config.data.size)) if config.data.whole else None
+    report = examine(dataset, setup.recipe_of(config, dataset), bad_share=feeds.bad_share_of(config), learn=learn)
+    try:
+        preflight.check_examples(config, report.dataset, report.listing(), report)
+        report.warnings += datasets.contradictions(report.dataset)
+    finally:
+        print(report, flush=True)
 
 
 def compare(call: Call) -> int | None:

@@ -1,4 +1,5 @@
-"""What a config alone shows cannot work is refused here, before a case is read or a program compiled, in every mode alike.
+"""What a config alone shows cannot work is refused here, before a case is read or a program compiled, in every mode alike; and
+what its examples show cannot work (`check_examples`), before they are prepared for training.
 
 Every part is built as `setup` builds it for the run, from shapes instead of arrays, and traced where it only then sees what it
 gets: a loss its number of channels, a transform its image, the loss the auxiliary outputs of the network.
@@ -13,13 +14,15 @@ import jax.numpy as jnp
 from jaxseg.config import flatten
 from jaxseg.data import datasets
 from jaxseg.data.prepare import mask_values
+from jaxseg.data.records import DataSet
+from jaxseg.data.store import base
 from jaxseg.evaluate import tables
 from jaxseg.losses import compose as losses
 from jaxseg.models import functional
 from jaxseg.models.base import Outputs
 from jaxseg.models.functional import ForwardContext
 from jaxseg.train import feed as feeds
-from jaxseg.train import setup
+from jaxseg.train import setup, whole
 from jaxseg.types import ConfigError, JaxsegError
 
 OWN = (datasets.AUTO, *datasets.OWN)  # layouts whose files say what there is to learn
@@ -114,6 +117,26 @@ def _regions_of(config) -> setup.Regions:
     if not wanted or wanted == setup.DATASET_REGIONS:
         return () if config.data.dataset in OWN else datasets.regions_of(config.data.dataset)
     return tuple((name, (k,)) for k, (name, _) in enumerate(wanted, 1))
+
+
+def check_examples(config, dataset: DataSet, listing: base.Listing, log) -> None:
+    """Refuse what `setup.load_data` and `setup.build` refuse once every example is prepared, with their errors.
+
+    Args:
+      listing: of all examples, from a look at every case.
+      log: its `say` takes the lines that they log.
+    Raises:
+      JaxsegError.
+    """
+    recipe, run = setup.recipe_of(config, dataset), config.data.extra_run
+    _, made_by = feeds.channel_of(recipe, run)
+    if config.data.whole:
+        listing = listing._replace(recipe=whole.recipe_of(recipe, config.data.coordinates))
+    data = feeds.divide(config, dataset, recipe, listing, log, channel_run=run, made_by=made_by)
+    _, _, steps_per_epoch = feeds.batches_of(config, data)
+    if config.model.init:
+        setup.initial_model(config, data, feeds.outputs_of(config, data.recipe.labels, dataset.regions), log)
+    setup.build_schedule(config, steps_per_epoch)
 
 
 def _traced(key: str, function, *arguments):

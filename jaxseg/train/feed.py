@@ -30,6 +30,7 @@ from jaxseg.infer.channel_run import open_channel_run
 from jaxseg.metrics import projects, regions
 from jaxseg.models.functional import Network
 from jaxseg.ops.precision import compute_dtype
+from jaxseg.train import mesh as meshes
 from jaxseg.train import patients, whole
 from jaxseg.types import ConfigError, DataError
 
@@ -253,6 +254,20 @@ def rules_of(config, labels: tuple[str, ...], named: tuple = ()) -> Rules:
     return Rules(labels, named, policy, config.eval.surface, config.eval.lesions)
 
 
+def bad_share_of(config) -> float:
+    """The share of the cases that may be bad and left out."""
+    return config.data.bad_share if config.data.bad_cases == "skip" else 0.0
+
+
+def channel_of(recipe: Recipe, run: str | Path):
+    """What makes the recipe's trained channel from images, and the digest of the weights behind it; (None, "") without one.
+
+    Raises:
+      CheckpointError, MismatchError: a run that cannot be used, see `open_channel_run`.
+    """
+    return open_channel_run(Path(run), recipe) if channels.trained(recipe.extra) else (None, "")
+
+
 def load(config, dataset: DataSet, recipe: Recipe, log, *, channel_run: str | Path = "") -> Feed:
     """Prepare the data set once, open it, and split it.
 
@@ -263,15 +278,26 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, channel_run: str | Pa
       CheckpointError, MismatchError: a run that cannot be used, see `open_channel_run`.
     """
     dataset, made_by = base.labelled(dataset, log.say), ""
-    bad_share = config.data.bad_share if config.data.bad_cases == "skip" else 0.0
+    bad_share = bad_share_of(config)
     if recipe.fit == "patches":
         store = per_case.open_or_build(dataset, recipe, log=log.say, bad_share=bad_share)
     else:
-        make, made_by = open_channel_run(Path(channel_run), recipe) if channels.trained(recipe.extra) else (None, "")
+        make, made_by = channel_of(recipe, channel_run)
         store = caches.open_or_build(dataset, recipe, log=log.say, extra=make, extra_id=made_by, bad_share=bad_share)
     _log_left_out(store, log)
     if config.data.whole:
         store = whole.shrunk(store, recipe, coordinates=config.data.coordinates, log=log.say)
+    return divide(config, dataset, recipe, store, log, channel_run=channel_run, made_by=made_by)
+
+
+def divide(
+    config, dataset: DataSet, recipe: Recipe, store: base.Store | base.Listing, log, *, channel_run: str | Path = "", made_by=""
+) -> Feed:
+    """Split prepared examples, and refuse what could not be trained and scored. It reads no example: of a listing, the feed
+    answers what needs none.
+
+    Args and errors: as `load`; `made_by` is the digest of the weights behind the trained channel.
+    """
     rows = splits.split_rows(
         store.rows,
         dataset,
@@ -308,6 +334,16 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, channel_run: str | Pa
     return feed
 
 
+def batches_of(config, data: Feed):
+    """(mesh, images of an update, updates of an epoch), after a look at what devices and training split can fill."""
+    mesh = meshes.make(config.mesh.data)
+    meshes.check_batch(config.train.batch_size, mesh, "train.batch_size")
+    if data.recipe.fit != "patches":  # what has its own size is scored one after another
+        meshes.check_batch(config.eval.batch_size, mesh, "eval.batch_size")
+    images = config.train.batch_size * config.optim.accumulate
+    return mesh, images, data.steps_per_epoch(config, images)
+
+
 def _log_left_out(store: base.Store, log) -> None:
     """Log what is wrong with the data that are left, and every case that was left out, with the reason."""
     for line in store.warnings:
@@ -318,7 +354,7 @@ def _log_left_out(store: base.Store, log) -> None:
         log.say(f"WARNING {store.left_out}; delete {store.folder} to have them tried again")
 
 
-def _gone(store: base.Store) -> set[str]:
+def _gone(store: base.Store | base.Listing) -> set[str]:
     """Patients whose cases are all left out."""
     return {bad.patient for bad in store.left_out.bad} - {row["patient"] for row in store.rows}
 

@@ -312,28 +312,29 @@ def build_schedule(config, steps_per_epoch: int):
     return schedule, schedules.Plateau(lr=config.optim.lr, mode="min" if config.train.best == "val_loss" else "max", **options)
 
 
-def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
-    """Everything the loop needs, checked as far as it can be before anything is compiled.
-
-    Raises:
-      ConfigError: sizes that do not divide, unknown terms, transforms, options.
-    """
-    mesh = meshes.make(config.mesh.data)
-    accumulate, batch_size = config.optim.accumulate, config.train.batch_size
-    meshes.check_batch(batch_size, mesh, "train.batch_size")
-    if data.recipe.fit != "patches":  # what has its own size is scored one after another
-        meshes.check_batch(config.eval.batch_size, mesh, "eval.batch_size")
-    images = batch_size * accumulate
-    steps_per_epoch = data.steps_per_epoch(config, images)
-    log.say(meshes.describe(mesh, batch_size) + (f", {accumulate} micro-batches an update" if accumulate > 1 else ""))
-
-    outputs = feeds.outputs_of(config, data.recipe.labels, data.dataset.regions)
+def initial_model(config, data: feeds.Feed, outputs: feeds.OutputSpec, log: Log):
+    """The network as training starts it, with weights of config.model.init that have seen no patient of the other splits."""
     model = build_model(config, outputs.num_classes)
     if config.model.init:
         if Path(config.model.init).is_dir():
             for split in ("val", "test"):
                 patients.check_unseen(Path(config.model.init), data, split, whose="config.model.init", log=log)
         initialise(model, config.model.init, log)
+    return model
+
+
+def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
+    """Everything the loop needs, checked as far as it can be before anything is compiled.
+
+    Raises:
+      ConfigError: sizes that do not divide, unknown terms, transforms, options.
+    """
+    accumulate, batch_size = config.optim.accumulate, config.train.batch_size
+    mesh, images, steps_per_epoch = feeds.batches_of(config, data)
+    log.say(meshes.describe(mesh, batch_size) + (f", {accumulate} micro-batches an update" if accumulate > 1 else ""))
+
+    outputs = feeds.outputs_of(config, data.recipe.labels, data.dataset.regions)
+    model = initial_model(config, data, outputs, log)
     network, params, net_state = functional.split(model)
     loss, augment, balance = build_loss(config), build_augment(config), balance_of(config)
     optimizer = build_optimizer(config, params, balance)

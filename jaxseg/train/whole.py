@@ -19,6 +19,17 @@ from jaxseg.utils import files
 NAME = "WT"  # the one class: any foreground
 
 
+def target_of(size: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
+    """The function that shrinks a mask [X, Y, Z] to what the network learns, uint8 [*size]."""
+    target = jax.jit(lambda mask: cascade.roi_target(mask, size))
+    return lambda mask: np.asarray(target(mask)).astype(np.uint8)
+
+
+def recipe_of(recipe: Recipe, coordinates: bool) -> Recipe:
+    """The recipe of shrunk volumes, for that of the volumes themselves."""
+    return dataclasses.replace(recipe, labels=(NAME,), channels=recipe.channels + 3 * coordinates)
+
+
 def shrunk(store: Store, recipe: Recipe, *, coordinates: bool, log: Callable[[str], None] = print) -> Store:
     """A store of the same volumes at recipe.size, with one class: the union of all.
 
@@ -29,13 +40,13 @@ def shrunk(store: Store, recipe: Recipe, *, coordinates: bool, log: Callable[[st
       log: receives a line when the store has been built.
     """
     size = tuple(recipe.size)
-    whole = dataclasses.replace(store.recipe, size=size, labels=(NAME,), channels=recipe.channels + 3 * coordinates)
+    whole = recipe_of(dataclasses.replace(store.recipe, size=size), coordinates)
     image_of = jax.jit(lambda volume: cascade.roi_input(volume, size, coordinates))
-    mask_of = jax.jit(lambda mask: cascade.roi_target(mask, size))
+    mask_of = target_of(size)
 
     def items():
         for i, row in enumerate(store.rows):
-            mask = np.asarray(mask_of(np.asarray(store.mask(i)))).astype(np.uint8)
+            mask = mask_of(np.asarray(store.mask(i)))
             spacing = [s * n / m for s, n, m in zip(row["spacing"], row["shape"], size)]
             image = np.ascontiguousarray(image_of(np.asarray(store.image(i))))
             yield image, mask, row | {"spacing": spacing}

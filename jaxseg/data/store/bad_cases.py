@@ -66,12 +66,21 @@ def sift(dataset: DataSet, prepare: Callable[[Case], Prepared], share: float, ba
         try:
             prepared = prepare(case)
         except DataError as error:
-            if error.code == DISK:
-                raise
-            bad.append(Bad(case.id, case.patient, error.code, str(error)))
-            check(LeftOut(tuple(bad), len(dataset.cases)), share)
+            note(bad, case, error, len(dataset.cases), share)
             continue
         yield case, prepared
+
+
+def note(bad: list[Bad], case: Case, error: DataError, of: int, share: float) -> None:
+    """Put a case among the bad ones of `of`.
+
+    Raises:
+      DataError: as `check`; the case's own where the disk is to blame.
+    """
+    if error.code == DISK:
+        raise error
+    bad.append(Bad(case.id, case.patient, error.code, str(error)))
+    check(LeftOut(tuple(bad), of), share)
 
 
 def check(found: LeftOut, share: float) -> None:
@@ -89,7 +98,7 @@ def check(found: LeftOut, share: float) -> None:
     if not share:
         raise DataError(first.reason, first.code)
     raise DataError(
-        f"{len(found.bad)} or more of {found.of} cases are bad; data.bad_share={share:g} allows {allowed}; "
+        f"{allowed + 1} or more of {found.of} cases are bad; data.bad_share={share:g} allows {allowed}; "
         "--mode=check lists all of them: mend or remove them, or raise data.bad_share; the first: "
         f"{first.case}: {first.reason}",
         "DATA_CHECK",

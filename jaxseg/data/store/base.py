@@ -16,7 +16,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -143,6 +143,25 @@ class Store(abc.ABC):
     def foreground_counts(self) -> np.ndarray:
         """Pixels or voxels of each class in each row, int64 [N, K]."""
         return np.array(self.rows.columns["foreground"], np.int64).reshape(len(self.rows), len(self.labels))
+
+
+class Listing(NamedTuple):
+    """What is known of prepared examples that were not kept: of a `Store` all that needs no array.
+
+    Attributes:
+      rows: a record for each, with case, patient, stratum, "foreground" ([K]), digest and shape ([*S]).
+      recipe, regions, left_out: as in a store.
+    """
+
+    rows: Rows
+    recipe: Recipe
+    regions: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    left_out: bad_cases.LeftOut = bad_cases.LeftOut()
+
+    @property
+    def rank(self) -> int:
+        """How many axes an example has."""
+        return len(self.recipe.size)
 
 
 def write_manifest(

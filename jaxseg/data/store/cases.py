@@ -13,7 +13,7 @@ from jaxseg.data.prepare import contrast
 from jaxseg.data.prepare.canvas import crop_box, placement
 from jaxseg.data.prepare.examples import place_scan, prepare, prepare_mask, prepare_scan, whole
 from jaxseg.data.prepare.mask_values import Meanings
-from jaxseg.data.records import Case, DataSet, Recipe
+from jaxseg.data.records import Case, DataSet, Photo, Recipe
 from jaxseg.data.store import base
 from jaxseg.data.store.fingerprint import words
 from jaxseg.types import DataError
@@ -28,6 +28,7 @@ class Slice(NamedTuple):
     spacing: tuple[float, float] | None  # (row mm, column mm); None for photographs
     kept: bool  # under the data set's protocol
     raw: np.ndarray  # [H, W, C], `image` before what `intensity` does to whole volumes
+    turned: bool = False  # a photograph whose pixels lie in their file otherwise
 
 
 class PreparedExample(NamedTuple):
@@ -101,10 +102,11 @@ def read_case(dataset: DataSet, case: Case, recipe: Recipe | None = None, meanin
     if labels.ndim != 3:
         raise DataError(f"case {case.id}: the mask has shape {labels.shape} as slices; it must be [Z, Y, X]", "DATA_LABEL")
     spacing = orientation.spacing[1:] if orientation.axes else None
+    turned = isinstance(read[0].header, Photo) and read[0].header.turn > 1
     for z, truth in enumerate(labels):
         index = orientation.file_index(z)
         kept = bool(dataset.keep_slice(case, index, truth))
-        yield Slice(joined(images, z), truth, index, spacing, kept, joined(raws, z))
+        yield Slice(joined(images, z), truth, index, spacing, kept, joined(raws, z), turned)
 
 
 def examples_of(dataset: DataSet, recipe: Recipe, case: Case, *, meanings: Meanings | None = None) -> CaseExamples:
@@ -127,12 +129,18 @@ def nothing_kept(dataset: DataSet, tally: Tally) -> DataError:
     )
 
 
-def _slices(dataset: DataSet, recipe: Recipe, case: Case, meanings: Meanings | None) -> CaseExamples:
-    kept, tally, raws, placed = [], Tally(), [], False
+def prepared_slices(
+    dataset: DataSet, recipe: Recipe, case: Case, *, meanings: Meanings | None = None
+) -> Iterator[tuple[Slice, PreparedExample | None]]:
+    """All slices of a case, feet to head, each with the example that it becomes, None where the protocol does not keep it.
+
+    Raises:
+      DataError: naming the case.
+    """
     row = {"case": case.id, "patient": case.patient, "stratum": dataset.stratum(case)}
     for piece in read_case(dataset, case, recipe, meanings):
-        tally.seen += 1
         if not piece.kept:
+            yield piece, None
             continue
         try:
             image = prepare(piece.image, recipe, piece.spacing)
@@ -140,11 +148,21 @@ def _slices(dataset: DataSet, recipe: Recipe, case: Case, meanings: Meanings | N
             place = placement(piece.mask.shape, recipe, piece.spacing)
         except DataError as error:
             raise DataError(f"case {case.id}, slice {piece.index}: {error}", error.code) from error
+        grid = _grid(place, piece.mask.shape, piece.spacing)
+        yield piece, PreparedExample(image, labels, row | {"slice": piece.index}, grid)
+
+
+def _slices(dataset: DataSet, recipe: Recipe, case: Case, meanings: Meanings | None) -> CaseExamples:
+    kept, tally, raws, placed = [], Tally(), [], False
+    for piece, example in prepared_slices(dataset, recipe, case, meanings=meanings):
+        tally.seen += 1
+        if example is None:
+            continue
         if recipe.crop:
             there = np.count_nonzero(piece.mask)
             tally.foreground += there
             tally.cut += there - np.count_nonzero(piece.mask[crop_box(piece.mask.shape, recipe.crop)])
-        kept.append(PreparedExample(image, labels, row | {"slice": piece.index}, _grid(place, piece.mask.shape, piece.spacing)))
+        kept.append(example)
         raws.append(piece.raw)
         placed = piece.spacing is not None
     if kept:

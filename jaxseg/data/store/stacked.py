@@ -125,6 +125,13 @@ def target_labels(labels: tuple[str, ...], target: str) -> tuple[str, ...]:
     return {"labels": tuple(labels), "edges": ("edge",), "composite": ("foreground",)}[target]
 
 
+def target_mask(labels: np.ndarray, target: str) -> np.ndarray:
+    """What a recipe of this target learns from classes [h, w]: the classes, their edges, or their union, uint8 [h, w]."""
+    if target == "labels":
+        return labels
+    return (channels.edge_map(labels) if target == "edges" else labels > 0).astype(np.uint8)
+
+
 def open_or_build(
     dataset: DataSet,
     recipe: Recipe,
@@ -280,7 +287,7 @@ def _build(
             inputs = channels.extend(np.stack([example.image for example in chunk]), recipe.extra, extra)
             for (own, labels, row, _), image in zip(chunk, inputs):
                 target = channels.composite(own, labels) if recipe.target == "composite" else None
-                writer.add(image, _target_mask(labels, recipe.target), row, target)
+                writer.add(image, target_mask(labels, recipe.target), row, target)
         kept = len(writer.rows)
         if not kept:
             raise cases.nothing_kept(dataset, tally)
@@ -304,10 +311,3 @@ def _build(
         f"cache: {dataset.name}, {kept} of {tally.seen} slices of {len(dataset.cases) - len(bad)} cases kept, "
         f"{time.monotonic() - started:.1f} s"
     )
-
-
-def _target_mask(labels: np.ndarray, target: str) -> np.ndarray:
-    """The classes that are learnt, uint8 [h, w]: the labels, their edges, or their union."""
-    if target == "labels":
-        return labels
-    return (channels.edge_map(labels) if target == "edges" else labels > 0).astype(np.uint8)

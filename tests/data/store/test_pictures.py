@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from jaxseg.data import datasets
-from jaxseg.data.check import check
 from jaxseg.data.records import Recipe
 from jaxseg.data.store import per_case
 from jaxseg.data.stream.patches import patch_batches
@@ -125,13 +124,3 @@ def test_z_scores_of_slices_are_floats(tmp_path):
 def test_a_protocol_that_keeps_nothing_is_refused(tmp_path):
     with pytest.raises(DataError, match="24 slices of 6 cases and none kept"):
         build(toy_set.make(tmp_path / "set", protocol="neither"), SLICES)
-
-
-def test_the_check_says_where_a_patch_is_larger_than_the_pictures(tmp_path):
-    dataset, *_ = write(tmp_path / "set")
-    assert [w for w in check(dataset, COLOUR).warnings if "padded" in w] == [
-        "2: 20 x 40 pixels are less than a patch of 24 x 32: padded with 0"
-    ]
-    text = str(check(dataset, dataclasses.replace(COLOUR, size=(40, 208))))
-    assert "data.size=(40, 208): a patch of twice (90, 100), the largest slice, or more is mostly padding" in text
-    assert "patch" not in str(check(dataset, dataclasses.replace(COLOUR, fit="stretch")))

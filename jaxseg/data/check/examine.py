@@ -1,0 +1,120 @@
+"""Read and prepare every case as training would, one at a time, and report on all of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from jaxseg.data.check.duplicates import Copies
+from jaxseg.data.check.report import DataReport
+from jaxseg.data.check.tally import SetCounts, describe
+from jaxseg.data.formats import remarks
+from jaxseg.data.prepare import contrast
+from jaxseg.data.records import Case, DataSet, Recipe
+from jaxseg.data.store import bad_cases, base, cases
+from jaxseg.data.store.rows import from_records
+from jaxseg.data.store.stacked import target_mask
+from jaxseg.types import DataError
+from jaxseg.utils import files
+
+Learn = Callable[[np.ndarray], np.ndarray]
+
+
+def examine(dataset: DataSet, recipe: Recipe, *, bad_share: float = 0.0, learn: Learn | None = None) -> DataReport:
+    """Read and prepare every case, as slices or as volumes, and collect what is wrong with any.
+
+    Args:
+      bad_share: this share of the cases may be bad and is left out of the report's examples; 0: none, the first bad case is the
+        report's refusal.
+      learn: prepared mask [*S] -> the mask that a network learns; None: as `recipe.target` says.
+    Raises:
+      DataError: no case has a mask.
+    """
+    report = DataReport(dataset)
+    report.dataset = dataset = base.labelled(dataset, report.say)
+    kinds = ("volume", "voxel") if len(recipe.size) == 3 else ("slice", "pixel")
+    tally, copies = SetCounts(np.zeros(len(dataset.labels) + 1, np.int64), *kinds), Copies()
+    records, bad = [], []
+    with remarks.collected(report.warnings.append):
+        for case in dataset.cases:
+            try:
+                found = _look(tally, dataset, case, recipe, learn)
+            except DataError as error:
+                report.errors[case.id] = error
+                _refuse(report, bad, case, error, bad_share)
+                continue
+            records += found
+            for record in found:
+                if not record["constant"]:
+                    copies.see(record["digest"], case.id, case.patient)
+    left_out = bad_cases.LeftOut(tuple(bad), len(dataset.cases))
+    if not records and report.refusal is None:
+        report.refusal = cases.nothing_kept(dataset, cases.Tally(seen=tally.pieces))
+    if report.refusal is None:
+        if recipe.fit == "patches":  # as in its store: no example counts as constant
+            records = [{key: value for key, value in record.items() if key != "constant"} for record in records]
+        report.examples = base.Listing(from_records(records), recipe, dataset.regions, left_out)
+        report.warnings += [str(left_out)] if bad else []
+    report.warnings += [*dataset.notes, *copies.warnings()]
+    describe(report, tally, recipe)
+    return report
+
+
+def _refuse(report: DataReport, bad: list[bad_cases.Bad], case: Case, error: DataError, share: float) -> None:
+    """Count a bad case; the report's refusal is the error with which training ends, which is the first."""
+    if report.refusal is None:
+        try:
+            bad_cases.note(bad, case, error, len(report.dataset.cases), share)
+        except DataError as refusal:
+            report.refusal = refusal
+
+
+def _look(tally: SetCounts, dataset: DataSet, case: Case, recipe: Recipe, learn: Learn | None) -> list[dict[str, Any]]:
+    """Count one case, and make the records of its examples, as a store has them."""
+    look = _look_at_volume if len(recipe.size) == 3 else _look_at_slices
+    return [_record(example, recipe, learn) for example in look(tally, dataset, case, recipe)]
+
+
+def _look_at_slices(tally: SetCounts, dataset: DataSet, case: Case, recipe: Recipe):
+    raws, images, placed = [], [], False
+    for piece, example in cases.prepared_slices(dataset, recipe, case, meanings=tally.meanings):
+        tally.see(piece.image.shape[:2], piece.spacing, piece.image.min(), piece.image.max())
+        tally.turned += piece.turned
+        if example is None:
+            continue
+        image, mask = example.image, example.mask
+        tally.greyed += image.shape[-1] == 1 and piece.image.shape[2:] == (3,)
+        tally.keep(mask)
+        raws.append(piece.raw)
+        images.append(image)
+        placed = piece.spacing is not None
+        if piece.mask.any() and not mask.any():
+            tally.lost.append(
+                f"{case.id}, slice {piece.index}: none of {np.count_nonzero(piece.mask)} foreground pixels is "
+                f"left at {mask.shape[0]} x {mask.shape[1]}"
+            )
+        yield example
+    if raws:
+        tally.levels.append(contrast.levels_of(case.id, raws, images, placed=placed))
+
+
+def _look_at_volume(tally: SetCounts, dataset: DataSet, case: Case, recipe: Recipe):
+    found = cases.examples_of(dataset, recipe, case, meanings=tally.meanings)
+    for example in found.kept:
+        tally.see(
+            tuple(example.grid["scan_shape"]), tuple(example.grid["scan_spacing"]), example.image.min(), example.image.max()
+        )
+        tally.keep(example.mask)
+        yield example
+    tally.levels += found.tally.levels
+
+
+def _record(example: cases.PreparedExample, recipe: Recipe, learn: Learn | None) -> dict[str, Any]:
+    learnt = learn(example.mask) if learn else target_mask(example.mask, recipe.target)
+    counts = np.bincount(learnt.ravel(), minlength=(1 if learn else len(recipe.labels)) + 1)[1:]
+    return example.row | {
+        "foreground": counts.tolist(),
+        "digest": files.digest(str(example.image.shape), example.image.tobytes()),
+        "shape": list(learnt.shape),
+        "constant": bool((example.image == example.image.flat[0]).all()),
+    }

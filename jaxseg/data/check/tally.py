@@ -1,0 +1,99 @@
+"""Running counts over all examples, and the lines that say them."""
+
+import dataclasses
+from collections import Counter, defaultdict
+
+import numpy as np
+
+from jaxseg.data.check.report import FEW, DataReport
+from jaxseg.data.prepare import contrast
+from jaxseg.data.prepare.mask_values import Meanings
+from jaxseg.data.records import Recipe
+
+
+@dataclasses.dataclass
+class SetCounts:
+    """Running counts: `pixels` [1 + K] of each class after preparation, of the kept slices or volumes."""
+
+    pixels: np.ndarray
+    piece: str  # what is counted: "slice" or "volume"
+    point: str  # what it is made of: "pixel" or "voxel"
+    pieces: int = 0
+    kept: int = 0
+    empty: int = 0
+    levels: list[contrast.Levels] = dataclasses.field(default_factory=list)
+    greyed: int = 0  # colour pictures that become grey
+    turned: int = 0  # photographs that lie in their file otherwise than upright
+    lost: list[str] = dataclasses.field(default_factory=list)  # slices whose foreground preparation loses
+    lowest: float = np.inf
+    highest: float = -np.inf
+    sizes: Counter = dataclasses.field(default_factory=Counter)
+    meanings: Meanings = dataclasses.field(default_factory=Meanings)  # of the masks' values
+    spacings: set = dataclasses.field(default_factory=set)
+
+    def see(self, shape: tuple[int, ...], spacing: tuple[float, ...] | None, low, high) -> None:
+        """One more slice or volume, as it was read."""
+        self.pieces += 1
+        self.sizes[shape] += 1
+        self.spacings |= {spacing} - {None}
+        self.lowest, self.highest = min(self.lowest, float(low)), max(self.highest, float(high))
+
+    def keep(self, mask: np.ndarray) -> None:
+        """One more example: its mask, prepared."""
+        self.kept += 1
+        self.empty += not mask.any()
+        self.pixels += np.bincount(mask.ravel(), minlength=len(self.pixels))
+
+
+def describe(report: DataReport, tally: SetCounts, recipe: Recipe) -> None:
+    """Fill the report's lines, and the warnings about the whole set."""
+    dataset, strata, say = report.dataset, defaultdict(set), report.lines.append
+    for case in dataset.cases:
+        strata[dataset.stratum(case) or "-"].add(case.patient)
+    patients = {p for who in strata.values() for p in who}
+    say(f"data     {dataset.name} in {dataset.root}{' (SYNTHETIC)' if dataset.synthetic else ''}")
+    say(f"cases    {len(dataset.cases)} of {len(patients)} patients, {len(report.errors)} errors")
+    say("strata   " + ", ".join(f"{word}: {len(who)} patients" for word, who in sorted(strata.items())))
+    say(f"{tally.piece + 's':<8} {tally.kept} kept of {tally.pieces}, {tally.empty} of them without foreground")
+    say(
+        "labels   "
+        + ", ".join(
+            f"{name}: {n} {tally.point}s ({100 * n / max(1, tally.pixels.sum()):.3f} %)"
+            for name, n in zip(("background", *dataset.labels), tally.pixels.tolist())
+        )
+    )
+    for line in tally.meanings.lines(dataset.labels):
+        say(f"masks    {line}")
+    if tally.pieces:
+        more = f", {len(tally.sizes) - 5} more" if len(tally.sizes) > 5 else ""
+        say("sizes    " + ", ".join(f"{' x '.join(map(str, size))}: {n}" for size, n in tally.sizes.most_common(5)) + more)
+        if tally.greyed:
+            say(
+                f"colour   {tally.greyed} of {tally.pieces} {tally.piece}s, made grey: data.channels leaves one for the image; "
+                "with 2 more colours stay, and grey is repeated"
+            )
+        if tally.turned:
+            say(f"turned   {tally.turned} of {tally.pieces} photographs, upright as their EXIF orientation says, masks with them")
+        say(f"values   {tally.lowest:g} to {tally.highest:g}")
+    if tally.spacings:
+        axes = ("rows", "columns") if tally.piece == "slice" else ("x", "y", "z")
+        ranges = zip(axes, *(f(list(tally.spacings), 0) for f in (np.min, np.max)))
+        say("spacing  " + ", ".join(f"{axis} {low:.3g} to {high:.3g} mm" for axis, low, high in ranges))
+    report.lines += [f"levels   {line}" for line in contrast.table(tally.levels, recipe.modalities)]
+    report.warnings += contrast.warnings(tally.levels, recipe)
+    _warn(report, tally, strata)
+
+
+def _warn(report: DataReport, tally: SetCounts, strata: dict[str, set[str]]) -> None:
+    if len(tally.lost) > FEW:
+        report.warnings.append(
+            f"{len(tally.lost)} slices lose all of their foreground in preparation; the first: {tally.lost[0]}"
+        )
+    else:
+        report.warnings += tally.lost
+    absent = [name for name, n in zip(report.dataset.labels, tally.pixels[1:]) if not n]
+    if absent and tally.kept:
+        report.warnings.append(f"no {tally.point} of {', '.join(absent)} in any kept {tally.piece}")
+    few = [f"{word} ({len(who)})" for word, who in sorted(strata.items()) if len(who) < 3]
+    if few:
+        report.warnings.append(f"strata with fewer patients than splits: {', '.join(few)}")

@@ -1,0 +1,101 @@
+"""The doctor goes through all cases, collects every error, and passes a sound set."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxseg.data import datasets, splits
+from jaxseg.data.check.examine import examine
+from jaxseg.types import DataError
+from tests.data import toy_set
+
+R = toy_set.RECIPE
+
+
+def test_a_sound_set_is_described(tmp_path):
+    report = examine(toy_set.make(tmp_path), R)
+    text = str(report)
+    assert not report.errors and report.refusal is None and "error" not in text.replace("0 errors", "")
+    for fact in (
+        "6 of 6 patients",
+        "bleed: 3 patients, none: 3 patients",
+        "24 kept of 24, 18 of them without foreground",
+        "18 x 20: 24",
+        "rows 0.6 to 0.6 mm, columns 0.5 to 0.5 mm",
+        "SYNTHETIC",
+    ):
+        assert fact in text, fact
+
+
+def test_every_bad_case_is_named_not_the_first_alone(tmp_path):
+    dataset = toy_set.make(tmp_path)
+    c = list(dataset.cases)
+    c[1].mask.write_bytes(c[1].mask.read_bytes()[:-9])
+    c[3] = dataclasses.replace(c[3], mask=None)
+    c[4] = dataclasses.replace(c[4], mask=c[2].mask)
+    c[5].mask.write_bytes(c[5].mask.read_bytes()[:-9] + b"\x07" * 9)
+    report = examine(dataclasses.replace(dataset, cases=tuple(c)), R)
+    text = str(report)
+    with pytest.raises(DataError, match="mask01.nii") as error:
+        report.listing()
+    assert error.value.exit_code == 65 and error.value.code == "DATA_TRUNCATED" and "5 of 5 patients, 3 errors" in text
+    for case, code in (("c01", "DATA_TRUNCATED"), ("c04", "DATA_MISMATCH"), ("c05", "DATA_LABEL")):
+        assert f"error    {case}: [{code}]" in text
+    assert "1 of 6 cases have no mask (c03): left out here" in text
+
+
+def test_one_image_under_two_patients_is_a_warning(tmp_path):
+    dataset = toy_set.make(tmp_path)
+    copy = dataclasses.replace(dataset.cases[1], id="c99", patient="p98")
+    report = examine(dataclasses.replace(dataset, cases=(*dataset.cases, copy)), R)
+    assert "1 pairs of cases of different patients hold the same image (c01 = c99)" in str(report)
+    rows = report.listing().rows
+    with pytest.raises(DataError, match="c01 = c99") as error:  # only two splits make it a leak
+        splits.check_no_leak(rows, splits.rows_of(rows, {"train": ["p01"], "val": ["p98"]}))
+    assert error.value.code == "DATA_LEAK"
+    same = dataclasses.replace(dataset, cases=(*dataset.cases, dataclasses.replace(copy, patient="p01")))
+    assert "same image" not in str(examine(same, R))
+
+
+def test_a_set_without_foreground_or_without_examples_is_refused(tmp_path):
+    dataset = toy_set.make(tmp_path)
+    blank = dataclasses.replace(dataset, map_mask=lambda raw: np.zeros_like(raw))
+    neither = toy_set.make(tmp_path, protocol="neither")
+    assert "no pixel of bleed in any kept slice" in examine(blank, R).warnings
+    with pytest.raises(DataError, match="24 slices of 6 cases and none kept"):
+        examine(neither, R).listing()
+
+
+def test_foreground_lost_in_shrinking_is_a_warning(tmp_path):
+    dataset = toy_set.make(tmp_path, shape=(200, 180))
+    small = dataclasses.replace(R, size=(8, 8))
+    lost = "c01, slice 1: none of 40 foreground pixels is left at 8 x 8"
+    text = str(examine(dataset, small))
+    assert f"warning  6 slices lose all of their foreground in preparation; the first: {lost}" in text
+    assert "no pixel of bleed" in text
+    two = dataclasses.replace(dataset, cases=dataset.cases[:2])
+    assert f"warning  {lost}\nwarning  c01, slice 3: none of 40" in str(examine(two, small))
+
+
+def test_colours_that_become_grey_are_reported(tmp_path):
+    for i, shape in enumerate(((20, 18), (20, 18, 3))):
+        for part, array in (("images", np.arange(np.prod(shape)).reshape(shape) % 251), ("masks", np.eye(20, 18))):
+            (tmp_path / part).mkdir(exist_ok=True)
+            Image.fromarray(array.astype(np.uint8)).save(tmp_path / part / f"{i}.png")
+    dataset = datasets.load("folder", tmp_path)
+    recipe = dataclasses.replace(R, window=None, labels=dataset.labels)
+    assert "colour   1 of 2 slices, made grey: data.channels" in str(examine(dataset, recipe))
+    assert "made grey" not in str(examine(dataset, dataclasses.replace(recipe, channels=3)))
+
+
+def test_equal_errors_are_one_line_and_levels_and_remarks_are_told(tmp_path):
+    dataset = toy_set.make(tmp_path)
+    assert "levels   before preparation: lowest" in str(examine(dataset, R))
+    for case in dataset.cases[:5]:
+        case.mask.write_bytes(case.mask.read_bytes()[:-9])
+    (line,) = [line for line in str(examine(dataset, R)).splitlines() if line.startswith("error")]
+    assert line.startswith("error    5 cases (c00, c01, c02, ...): [DATA_TRUNCATED] the first: ")
+    blind = dataclasses.replace(R, window=(30000.0, 10.0))
+    assert "constant image" in str(examine(toy_set.make(tmp_path / "b"), blind))
