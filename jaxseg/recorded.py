@@ -58,7 +58,7 @@ def settled(given: ConfigDict | None, record: Mapping[str, Any], run: Path) -> C
       record: of the run.
       run: its folder, for the message.
     Raises:
-      MismatchError: a key outside of OPEN that differs from the record.
+      MismatchError: a key outside of OPEN that differs from the record, but for the folder that the data lie in now.
     """
     if given is None:
         return tree_of(record)
@@ -66,6 +66,8 @@ def settled(given: ConfigDict | None, record: Mapping[str, Any], run: Path) -> C
     old, new = plain(record["config"]), plain(config.as_dict(given))
     ours = {key for key in new if key not in WITHOUT and key not in config.NEUTRAL and not key.startswith(OPEN)}
     moved = [key for key in sorted(ours) if key in old and old[key] != new[key] and not _left_open(key, new[key], old[key])]
+    if new["data.root"] and old["data.root"]:  # the data may lie elsewhere now; evaluation compares what they are
+        moved = [key for key in moved if key != "data.root"]
     if moved:
         said = "; ".join(f"config.{key}={new[key]!r}, recorded {old[key]!r}" for key in moved[:5])
         raise MismatchError(
@@ -73,6 +75,7 @@ def settled(given: ConfigDict | None, record: Mapping[str, Any], run: Path) -> C
             "these keys, or --config, out: run.json holds all that is needed beside keys of eval and infer"
         )
     tree = tree_of(record).unlock()
+    tree.data.root = given.data.root or tree.data.root
     for group in ("eval", "infer"):
         for key in tree[group]:
             tree[group][key] = given[group][key]

@@ -97,6 +97,11 @@ class _Work:
 
 def _split(config, source: Path, record: dict, log: Log, *, whose: str) -> _Work:
     data, split = setup.load_data(config, log, source), config.eval.split
+    if data.store.digest != record["data"]["digest"]:
+        what = f"the data under {config.data.root or 'the phantom'} are not those that the run was trained on"
+        if config.data.root != record["config"]["data"]["root"]:
+            raise MismatchError(f"config.data.root: {what}; give their folder, or score others as another set: --input=FOLDER")
+        log.say(f"WARNING {what} ({record['data']['examples']} examples then, {len(data.store.rows)} now, or other bytes)")
     if not len(data.rows[split]):
         raise DataError(
             f"{source}: the {split} split is empty; score another one (--config.eval.split=train) or a set of its own "

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import nibabel
 import numpy as np
@@ -104,6 +105,18 @@ def test_the_run_folder_alone_is_enough_and_nothing_else_may_contradict_it(run, 
         modes.predict(modes.Call(other, folder, input=str(root / "images"), output=str(tmp_path)))
     with pytest.raises(ConfigError, match="--checkpoint.*model.init"):
         modes.train(modes.Call(other, tmp_path / "new", checkpoint=str(folder)))
+
+
+def test_data_that_lie_elsewhere_now_are_scored_where_they_are_the_same(run, tmp_path):
+    folder, root = run
+    shutil.copytree(root, tmp_path / "moved")
+    assert modes.evaluate(modes.Call(changed(folder, data__root=str(tmp_path / "moved")), folder, name="moved")) is None
+    found = strict(folder / "evaluations" / "moved@1" / "evaluation.json")
+    assert found["data"]["root"] == str(tmp_path / "moved")
+    for part in ("images", "masks"):
+        sorted((tmp_path / "moved" / part).iterdir())[0].unlink()
+    with pytest.raises(MismatchError, match="are not those that the run was trained on; give their folder"):
+        modes.evaluate(modes.Call(changed(folder, data__root=str(tmp_path / "moved")), folder, name="other_data"))
 
 
 def test_an_evaluation_is_replaced_by_its_equal_alone(run):
