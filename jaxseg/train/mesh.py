@@ -35,9 +35,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batched(mesh: Mesh) -> NamedSharding:
-    """Split along the leading axis."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+def batched(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
+    """Split along one axis, the leading one by default."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, "data"))
 
 
 def check_batch(batch_size: int, mesh: Mesh, key: str) -> None:

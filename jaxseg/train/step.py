@@ -88,7 +88,9 @@ def build(
         if accumulate == 1:
             (value, (state, parts)), grads = micro(trained, state, batch, key)
             return value, state, parts, grads
-        split = jax.tree.map(lambda a: a.reshape(accumulate, a.shape[0] // accumulate, *a.shape[1:]), dict(batch))
+        # every micro-batch over all devices: the images of the whole batch move once, else each device computes all of them
+        share = lambda a: lax.with_sharding_constraint(a, meshes.batched(mesh, axis=1))
+        split = jax.tree.map(lambda a: share(a.reshape(accumulate, a.shape[0] // accumulate, *a.shape[1:])), dict(batch))
 
         def body(carry, item):
             state, sums = carry

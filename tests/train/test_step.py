@@ -106,6 +106,25 @@ def test_accumulation_averages_gradients():
     assert_close(results[0], results[1], 1e-5)  # sums in another order
 
 
+def test_every_device_takes_its_share_of_each_micro_batch():
+    model = create_model("unet2d", in_channels=1, num_classes=1, widths=(4, 4, 4, 4), bridge=4)
+    network, params, net_state = functional.split(model)
+    optimizer = optimizers.build(params, name="sgd", options={"momentum": 0.0})
+    loss, identity = losses.build((("bce", 1.0),)), augmentations.build(())
+    work, results = [], []
+    for devices in (1, 8):
+        mesh = meshes.make(devices)
+        step = steps.build(network, loss, optimizer, lambda s: jnp.float32(1), identity, mesh, lr=0.1, accumulate=2)
+        storage = states.storage(network, optimizer)
+        state = states.place(storage.join(states.create(params, net_state, optimizer, ema=False)), meshes.replicated(mesh))
+        batch = meshes.put(batch_of(16), mesh)
+        work.append(step.lower(state, batch).compile().program.cost_analysis()["flops"])
+        state, _ = step(state, batch)
+        results.append(jax.device_get(state["params"]))
+    assert work[1] < 0.2 * work[0]  # an eighth, and what every device does for itself
+    assert_close(*results, 1e-5)
+
+
 def test_a_non_finite_batch_changes_nothing_but_the_counters():
     step, state, mesh, _ = make(1, ema=0.9)
     state, _ = step(state, meshes.put(batch_of(4), mesh))
