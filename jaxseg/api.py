@@ -36,6 +36,7 @@ class Prediction(NamedTuple):
       values: the value of each class in `labels`.
       probabilities: float32, as `labels` with a last axis for `maps`; None unless they were asked for.
       maps: what each probability map is of: the classes, or the regions that the run learnt.
+      structures: name -> boolean mask, of structures that may overlap, whose combinations `labels` numbers; empty elsewhere.
       image: the image that it is for, whose geometry `save` and `to_nibabel` write.
     """
 
@@ -44,6 +45,7 @@ class Prediction(NamedTuple):
     values: tuple[int, ...]
     probabilities: np.ndarray | None
     maps: tuple[str, ...]
+    structures: dict[str, np.ndarray]
     image: Volume
 
     def save(self, path: str | Path, *, probabilities: bool = False) -> None:
@@ -130,6 +132,7 @@ class Trained:
             tuple(int(v) for v in values[1:]),
             maps,
             tuple(cases.map_names(self.record)),
+            {name: np.isin(labels, classes) for name, classes in cases.structures_of(self.record)},
             images[0],
         )
 

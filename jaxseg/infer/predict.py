@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxseg.data.folding import Folding
 from jaxseg.data.formats import photos
 from jaxseg.data.formats.discover import has_suffix
 from jaxseg.infer import cases, postprocess
@@ -75,7 +76,7 @@ def predict(
         )
     rules = {key: list(value) if isinstance(value, tuple) else value for key, value in dict(settings).items() if key not in SPEED}
     rules |= {"threshold": opened.threshold, "steps": steps, "network": opened.digest}
-    finished, failed, skipped = _finished(output), 0, 0
+    finished, failed, skipped = _finished(output), Folding(), 0
     for case in found:
         begin = time.perf_counter()
         check_interrupt()
@@ -88,21 +89,21 @@ def predict(
             written, text = _one(opened, case, output, settings, steps)
         except (ConfigError, StorageError):
             raise  # the next case would meet it too
-        except JaxsegError as error:
-            failed += 1
-            say(f"FAILED {case.name}: {error}")
         except Exception as error:  # whatever it is, the other cases may be well
-            failed += 1
-            say(f"FAILED {case.name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            if failed.add(case.name, error):
+                kind = "" if isinstance(error, JaxsegError) else f"{type(error).__name__}: "
+                say(f"FAILED {case.name}: {kind}{' '.join(str(error).split())[:400]}")
         else:
             _finish(output, {"case": case.name, "key": key, "files": written})
             say(f"{case.name}: {text}, {time.perf_counter() - begin:.1f} s")
+    for line in failed.rest():
+        say(f"FAILED {line}")
     say(
-        f"{len(found) - failed - skipped} of {len(found)} written to {output}"
+        f"{len(found) - failed.count - skipped} of {len(found)} written to {output}"
         + (f"; {skipped} were there already" if skipped else "")
-        + (f"; {failed} failed" if failed else "")
+        + (f"; {failed.count} failed" if failed.count else "")
     )
-    return DataError.exit_code if failed else 0
+    return DataError.exit_code if failed.count else 0
 
 
 def _one(run: Run, case: Input, output: Path, settings: Mapping[str, Any], steps: list) -> tuple[list[str], str]:

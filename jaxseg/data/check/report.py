@@ -1,10 +1,8 @@
 """What a look at every case found, as text and as the examples that training would get."""
 
 import dataclasses
-import re
-from collections import defaultdict
-from collections.abc import Mapping
 
+from jaxseg.data.folding import folded
 from jaxseg.data.records import DataSet
 from jaxseg.data.store.base import Listing
 from jaxseg.types import DataError
@@ -52,19 +50,5 @@ class DataReport:
 
     def __str__(self) -> str:
         return "\n".join(
-            [*self.lines, *(f"warning  {w}" for w in self.warnings), *(f"error    {line}" for line in _folded(self.errors))]
+            [*self.lines, *(f"warning  {w}" for w in self.warnings), *(f"error    {line}" for line in folded(self.errors))]
         )
-
-
-def _folded(errors: Mapping[str, DataError]) -> list[str]:
-    """A line for each error; one line with the count where more than FEW cases have the same but for names and numbers."""
-    kinds = defaultdict(list)
-    for case, error in errors.items():
-        kinds[error.code, re.sub(r"\S*/\S+|\d[\d.e+-]*", "", str(error).replace(case, ""))].append(case)
-    lines = []
-    for (code, _), named in kinds.items():
-        if len(named) > FEW:
-            lines.append(f"{len(named)} cases ({', '.join(named[:FEW])}, ...): [{code}] the first: {errors[named[0]]}")
-        else:
-            lines += [f"{case}: [{code}] {errors[case]}" for case in named]
-    return lines

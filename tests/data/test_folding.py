@@ -1,0 +1,22 @@
+"""Equal errors of many cases are one line with a count."""
+
+from jaxseg.data.folding import FEW, Folding, folded
+from jaxseg.types import DataError
+
+
+def error(case: str, value: float) -> DataError:
+    return DataError(f"/data/{case}.nii.gz: {case} holds {value} where 1.5 is the most; mend it", "DATA_X")
+
+
+def test_errors_that_differ_in_names_and_numbers_alone_are_one_line():
+    found = {f"c{i}": error(f"c{i}", 1.7 + i) for i in range(30)} | {"z": DataError("z: empty", "DATA_X")}
+    lines = folded(found)
+    assert lines == [f"30 cases (c0, c1, c2, ...): [DATA_X] the first: {found['c0']}", "z: [DATA_X] z: empty"]
+    assert len(folded(dict(list(found.items())[:FEW]))) == FEW
+
+
+def test_errors_that_come_one_after_another_are_said_a_few_times():
+    failed = Folding()
+    assert [failed.add(f"c{i}", error(f"c{i}", i)) for i in range(30)] == [True] * FEW + [False] * 27
+    assert failed.add("z", ValueError("another")) and failed.count == 31
+    assert failed.rest() == ["27 more like c0"]
