@@ -10,6 +10,7 @@ import jax
 from jaxseg import checkpoint, described, preflight, recorded
 from jaxseg import config as configs
 from jaxseg.data import datasets
+from jaxseg.data.check import sides
 from jaxseg.data.check.examine import examine
 from jaxseg.experiments import compare as comparisons
 from jaxseg.experiments import evaluation, measures
@@ -23,7 +24,7 @@ from jaxseg.train.log import Log
 from jaxseg.train.processes import agree, surroundings
 from jaxseg.train.processes.interrupt import PREEMPTED, Preemption, Stopped, fault
 from jaxseg.types import CheckpointError, ConfigError
-from jaxseg.utils import code, turns
+from jaxseg.utils import code, files, turns
 
 HINTS = {
     "train.epochs": "--extend goes on with a run to a larger train.epochs",
@@ -270,7 +271,7 @@ def search(call: Call) -> int | None:
     )
 
 
-@takes()
+@takes("output")
 def check(call: Call) -> None:
     """Read every case, report everything that is wrong with the data set, and end as training on it would begin."""
     call, learnt, lines = _described(call)
@@ -280,7 +281,11 @@ def check(call: Call) -> None:
     config = call.config
     dataset = setup.load_dataset(config, Log(call.workdir, quiet=True))
     learn = whole.target_of(tuple(config.data.size)) if config.data.whole else None
-    report = examine(dataset, setup.recipe_of(config, dataset), bad_share=feeds.bad_share_of(config), learn=learn)
+    recipe, name = setup.recipe_of(config, dataset), f"{dataset.name}-{files.digest(str(dataset.root.absolute()))[:16]}"
+    place = Path(call.output) if call.output else files.cache_root() / "check" / name
+    files.make_folder(place, f"--output={place}")
+    report = examine(dataset, recipe, bad_share=feeds.bad_share_of(config), learn=learn, sheet=place)
+    report.warnings += sides.warnings(dataset.labels, recipe, config.train.augment, config.infer.mirror)
     try:
         preflight.check_examples(config, report.dataset, report.listing(), report)
         report.warnings += datasets.contradictions(report.dataset)

@@ -160,3 +160,12 @@ def test_volumes_are_treated_alike(tmp_path, name, changes, damage, words):
     }
     trained, checked = both(tiny.config(name, "quick", **given | changes), tmp_path / "run")
     assert trained == checked and (words in trained[-1] if words else not trained)
+
+
+def test_what_the_sides_are_called_and_where_the_picture_lies_is_said(tmp_path, capsys):
+    config = set_up(tmp_path, None, {"data__structures": ("left eye",)})
+    modes.check(modes.Call(config, tmp_path / "run", output=str(tmp_path / "out")))
+    text = capsys.readouterr().out
+    assert f"pictures 10 prepared slices with their masks: {tmp_path / 'out' / 'examples.png'}" in text
+    assert Image.open(tmp_path / "out" / "examples.png").size == (6 * 128, 2 * 128)
+    assert "'hflip' exchanges left and right, and the classes left eye are named by their side" in text

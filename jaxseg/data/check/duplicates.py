@@ -1,30 +1,97 @@
-"""Images that two patients share: in two splits they would be scored as if they had not been learnt from."""
+"""Images that two patients share, to the last bit or nearly: in two splits they are scored although they were learnt from."""
 
-from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
 
 from jaxseg.data.check.report import FEW
 
+SIDES = {2: 16, 3: 8}  # of a thumbnail, by the number of axes
+ALIKE = 0.999  # correlation of two thumbnails
+LIMIT = 8192  # thumbnails that are compared
+DETAIL = 1 / 8  # share of a thumbnail's cells that differ from its median; an almost empty one resembles every other
+TOGETHER = 1024  # rows of the matrix of correlations in memory
+
+
+class _Thumbnail(NamedTuple):
+    case: str
+    patient: str
+    digest: str
+    values: np.ndarray  # float32 [n], mean 0, norm 1
+
 
 class Copies:
-    """Finds images that are alike to the last bit under several patients; constant ones (empty air) aside."""
+    """Finds images that are alike under several patients; constant ones (empty air) aside."""
 
     def __init__(self):
         self._first: dict[str, tuple[str, str]] = {}  # digest of an image -> its first case, and whose that is
-        self._pairs: dict[tuple[str, str], int] = defaultdict(int)  # (first case, later one) -> images that they share
+        self._same: dict[tuple[str, str], None] = {}  # pairs of cases
+        self._thumbnails: list[_Thumbnail] = []
+        self._seen, self._step = 0, 1  # every step-th image has a thumbnail
 
-    def see(self, digest: str, case: str, patient: str) -> None:
-        """One more image that is not constant."""
+    def see(self, image: np.ndarray, digest: str, case: str, patient: str) -> None:
+        """One more image [*S, C] that is not constant."""
         first, whose = self._first.setdefault(digest, (case, patient))
         if whose != patient:
-            self._pairs[first, case] += 1
+            self._same[tuple(sorted((first, case)))] = None
+        if self._seen % self._step == 0 and (values := thumbnail(image)) is not None:
+            self._thumbnails.append(_Thumbnail(case, patient, digest, values))
+            if len(self._thumbnails) == LIMIT:
+                self._thumbnails, self._step = self._thumbnails[::2], self._step * 2
+        self._seen += 1
 
     def warnings(self) -> list[str]:
-        """A line, where there is any."""
-        if not self._pairs:
-            return []
-        named = ", ".join(f"{one} = {other}" for one, other in list(self._pairs)[:FEW])
-        return [
-            f"{len(self._pairs)} pairs of cases of different patients hold the same image ({named}"
-            f"{', ...' if len(self._pairs) > FEW else ''}): give them one patient name, or keep one copy; "
-            "training refuses them in two splits"
-        ]
+        """A line for copies and a line for near copies, where there are any."""
+        lines = []
+        if self._same:
+            lines.append(
+                f"{len(self._same)} pairs of cases of different patients hold the same image ({_some(self._same, '=')}): give "
+                "them one patient name, or keep one copy; training refuses them in two splits"
+            )
+        near = {pair: None for pair in self._near() if pair not in self._same}
+        if near:
+            every = f" (of every {self._step}th image)" if self._step > 1 else ""
+            cases = {case for pair in near for case in pair}
+            lines.append(
+                f"{len(cases)} cases hold nearly the same image as a case of another patient{every} ({_some(near, '~')}): if one "
+                "person or scene is on both, give them one patient name (data.patient), so that they come into one split"
+            )
+        return lines
+
+    def _near(self) -> Iterable[tuple[str, str]]:
+        """Pairs of cases: each image of another patient's that an image resembles, of several the first."""
+        found = self._thumbnails
+        if len({t.values.size for t in found}) != 1:
+            return
+        values = np.stack([t.values for t in found])
+        numbers: dict[str, int] = {}
+        whose = np.array([numbers.setdefault(t.patient, len(numbers)) for t in found])
+        for start in range(0, len(found), TOGETHER):
+            rows = slice(start, start + TOGETHER)
+            alike = (values[rows] @ values.T > ALIKE) & (whose[rows, None] != whose)
+            for i in np.flatnonzero(alike.any(1)):
+                one, other = found[start + i], found[int(alike[i].argmax())]
+                if one.digest != other.digest:
+                    yield tuple(sorted((one.case, other.case)))
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray | None:
+    """Means of an image [*S, C] over the cells of a coarse grid and all channels, without their mean and scale, float32 [n]; None
+    for an image with next to nothing in it.
+    """
+    cells, side = image.astype(np.float32).mean(-1), SIDES[image.ndim - 1]
+    for axis, length in enumerate(cells.shape):
+        edges = np.unique(np.arange(side) * length // side)
+        widths = np.diff(edges, append=length)
+        cells = np.add.reduceat(cells, edges, axis) / widths.reshape([-1 if a == axis else 1 for a in range(cells.ndim)])
+    low, high = cells.min(), cells.max()
+    if not high > low or np.mean(np.abs(cells - np.median(cells)) > 0.05 * (high - low)) < DETAIL:
+        return None
+    flat = (cells - cells.mean()).ravel()
+    return flat / np.linalg.norm(flat)
+
+
+def _some(pairs: Iterable[tuple[str, str]], sign: str) -> str:
+    pairs = list(pairs)
+    return ", ".join(f"{one} {sign} {other}" for one, other in pairs[:FEW]) + (", ..." if len(pairs) > FEW else "")

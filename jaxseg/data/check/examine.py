@@ -1,12 +1,15 @@
 """Read and prepare every case as training would, one at a time, and report on all of them."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxseg.data.check.duplicates import Copies
+from jaxseg.data.check.classes import Classes
 from jaxseg.data.check.report import DataReport
+from jaxseg.data.check.sheet import NAME as SHEET
+from jaxseg.data.check.sheet import TILES
 from jaxseg.data.check.tally import SetCounts, describe
 from jaxseg.data.formats import remarks
 from jaxseg.data.prepare import contrast
@@ -20,20 +23,24 @@ from jaxseg.utils import files
 Learn = Callable[[np.ndarray], np.ndarray]
 
 
-def examine(dataset: DataSet, recipe: Recipe, *, bad_share: float = 0.0, learn: Learn | None = None) -> DataReport:
+def examine(
+    dataset: DataSet, recipe: Recipe, *, bad_share: float = 0.0, learn: Learn | None = None, sheet: Path | None = None
+) -> DataReport:
     """Read and prepare every case, as slices or as volumes, and collect what is wrong with any.
 
     Args:
       bad_share: this share of the cases may be bad and is left out of the report's examples; 0: none, the first bad case is the
         report's refusal.
       learn: prepared mask [*S] -> the mask that a network learns; None: as `recipe.target` says.
+      sheet: the folder into which a picture of some examples is written, which exists; None: none.
     Raises:
       DataError: no case has a mask.
+      StorageError: the picture cannot be written.
     """
     report = DataReport(dataset)
     report.dataset = dataset = base.labelled(dataset, report.say)
-    kinds = ("volume", "voxel") if len(recipe.size) == 3 else ("slice", "pixel")
-    tally, copies = SetCounts(np.zeros(len(dataset.labels) + 1, np.int64), *kinds), Copies()
+    piece, point, unit = ("volume", "voxel", "ml") if len(recipe.size) == 3 else ("slice", "pixel", "pixels")
+    tally = SetCounts(np.zeros(len(dataset.labels) + 1, np.int64), Classes(dataset.labels, unit), piece, point)
     records, bad = [], []
     with remarks.collected(report.warnings.append):
         for case in dataset.cases:
@@ -44,9 +51,6 @@ def examine(dataset: DataSet, recipe: Recipe, *, bad_share: float = 0.0, learn: 
                 _refuse(report, bad, case, error, bad_share)
                 continue
             records += found
-            for record in found:
-                if not record["constant"]:
-                    copies.see(record["digest"], case.id, case.patient)
     left_out = bad_cases.LeftOut(tuple(bad), len(dataset.cases))
     if not records and report.refusal is None:
         report.refusal = cases.nothing_kept(dataset, cases.Tally(seen=tally.pieces))
@@ -55,8 +59,11 @@ def examine(dataset: DataSet, recipe: Recipe, *, bad_share: float = 0.0, learn: 
             records = [{key: value for key, value in record.items() if key != "constant"} for record in records]
         report.examples = base.Listing(from_records(records), recipe, dataset.regions, left_out)
         report.warnings += [str(left_out)] if bad else []
-    report.warnings += [*dataset.notes, *copies.warnings()]
+    report.warnings += dataset.notes
     describe(report, tally, recipe)
+    if sheet is not None and tally.kept:
+        shown = tally.sheet.write(sheet / SHEET)
+        report.lines.append(f"pictures {min(tally.kept, TILES)} prepared {piece}s with their masks: {shown}")
     return report
 
 
@@ -72,7 +79,13 @@ def _refuse(report: DataReport, bad: list[bad_cases.Bad], case: Case, error: Dat
 def _look(tally: SetCounts, dataset: DataSet, case: Case, recipe: Recipe, learn: Learn | None) -> list[dict[str, Any]]:
     """Count one case, and make the records of its examples, as a store has them."""
     look = _look_at_volume if len(recipe.size) == 3 else _look_at_slices
-    return [_record(example, recipe, learn) for example in look(tally, dataset, case, recipe)]
+    records = []
+    for example in look(tally, dataset, case, recipe):
+        tally.keep(example)
+        records.append(_record(example, recipe, learn))
+        if not records[-1]["constant"]:
+            tally.copies.see(example.image, records[-1]["digest"], case.id, case.patient)
+    return records
 
 
 def _look_at_slices(tally: SetCounts, dataset: DataSet, case: Case, recipe: Recipe):
@@ -84,7 +97,6 @@ def _look_at_slices(tally: SetCounts, dataset: DataSet, case: Case, recipe: Reci
             continue
         image, mask = example.image, example.mask
         tally.greyed += image.shape[-1] == 1 and piece.image.shape[2:] == (3,)
-        tally.keep(mask)
         raws.append(piece.raw)
         images.append(image)
         placed = piece.spacing is not None
@@ -104,7 +116,6 @@ def _look_at_volume(tally: SetCounts, dataset: DataSet, case: Case, recipe: Reci
         tally.see(
             tuple(example.grid["scan_shape"]), tuple(example.grid["scan_spacing"]), example.image.min(), example.image.max()
         )
-        tally.keep(example.mask)
         yield example
     tally.levels += found.tally.levels
 

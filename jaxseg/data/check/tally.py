@@ -1,14 +1,19 @@
 """Running counts over all examples, and the lines that say them."""
 
 import dataclasses
+import math
 from collections import Counter, defaultdict
 
 import numpy as np
 
+from jaxseg.data.check.classes import Classes
+from jaxseg.data.check.duplicates import Copies
 from jaxseg.data.check.report import FEW, DataReport
+from jaxseg.data.check.sheet import Sheet
 from jaxseg.data.prepare import contrast
 from jaxseg.data.prepare.mask_values import Meanings
 from jaxseg.data.records import Recipe
+from jaxseg.data.store.cases import PreparedExample
 
 
 @dataclasses.dataclass
@@ -16,6 +21,7 @@ class SetCounts:
     """Running counts: `pixels` [1 + K] of each class after preparation, of the kept slices or volumes."""
 
     pixels: np.ndarray
+    classes: Classes
     piece: str  # what is counted: "slice" or "volume"
     point: str  # what it is made of: "pixel" or "voxel"
     pieces: int = 0
@@ -30,6 +36,8 @@ class SetCounts:
     sizes: Counter = dataclasses.field(default_factory=Counter)
     meanings: Meanings = dataclasses.field(default_factory=Meanings)  # of the masks' values
     spacings: set = dataclasses.field(default_factory=set)
+    copies: Copies = dataclasses.field(default_factory=Copies)
+    sheet: Sheet = dataclasses.field(default_factory=Sheet)
 
     def see(self, shape: tuple[int, ...], spacing: tuple[float, ...] | None, low, high) -> None:
         """One more slice or volume, as it was read."""
@@ -38,11 +46,14 @@ class SetCounts:
         self.spacings |= {spacing} - {None}
         self.lowest, self.highest = min(self.lowest, float(low)), max(self.highest, float(high))
 
-    def keep(self, mask: np.ndarray) -> None:
-        """One more example: its mask, prepared."""
+    def keep(self, example: PreparedExample) -> None:
+        """One more example."""
         self.kept += 1
-        self.empty += not mask.any()
-        self.pixels += np.bincount(mask.ravel(), minlength=len(self.pixels))
+        self.empty += not example.mask.any()
+        counts = np.bincount(example.mask.ravel(), minlength=len(self.pixels))
+        self.pixels += counts
+        self.classes.see(counts[1:], math.prod(example.grid["spacing"]) / 1000 if self.piece == "volume" else 1.0)
+        self.sheet.see(example.image, example.mask)
 
 
 def describe(report: DataReport, tally: SetCounts, recipe: Recipe) -> None:
@@ -62,6 +73,8 @@ def describe(report: DataReport, tally: SetCounts, recipe: Recipe) -> None:
             for name, n in zip(("background", *dataset.labels), tally.pixels.tolist())
         )
     )
+    for line in tally.classes.lines():
+        say(f"classes  {line}")
     for line in tally.meanings.lines(dataset.labels):
         say(f"masks    {line}")
     if tally.pieces:
@@ -80,7 +93,7 @@ def describe(report: DataReport, tally: SetCounts, recipe: Recipe) -> None:
         ranges = zip(axes, *(f(list(tally.spacings), 0) for f in (np.min, np.max)))
         say("spacing  " + ", ".join(f"{axis} {low:.3g} to {high:.3g} mm" for axis, low, high in ranges))
     report.lines += [f"levels   {line}" for line in contrast.table(tally.levels, recipe.modalities)]
-    report.warnings += contrast.warnings(tally.levels, recipe)
+    report.warnings += [*contrast.warnings(tally.levels, recipe), *tally.copies.warnings()]
     _warn(report, tally, strata)
 
 

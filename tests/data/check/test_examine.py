@@ -99,3 +99,17 @@ def test_equal_errors_are_one_line_and_levels_and_remarks_are_told(tmp_path):
     assert line.startswith("error    5 cases (c00, c01, c02, ...): [DATA_TRUNCATED] the first: ")
     blind = dataclasses.replace(R, window=(30000.0, 10.0))
     assert "constant image" in str(examine(toy_set.make(tmp_path / "b"), blind))
+
+
+def test_photographs_that_lie_turned_in_their_files_are_counted(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6  # EXIF's orientation: to be turned by 90 degrees
+    for part in ("images", "masks"):
+        (tmp_path / part).mkdir()
+    for i in range(3):
+        array = np.arange(18 * 20, dtype=np.uint8).reshape(18, 20)
+        Image.fromarray(array).save(tmp_path / "images" / f"{i}.jpg", **({"exif": exif} if i < 2 else {}))
+        Image.fromarray(np.eye(18, 20, dtype=np.uint8)).save(tmp_path / "masks" / f"{i}.png")
+    dataset = datasets.load("folder", tmp_path)
+    text = str(examine(dataset, dataclasses.replace(R, window=None, labels=dataset.labels)))
+    assert "turned   2 of 3 photographs" in text and "20 x 18: 2" in text and "18 x 20: 1" in text

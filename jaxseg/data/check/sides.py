@@ -1,0 +1,58 @@
+"""Classes that are named by the side of the body, where augmentation exchanges the sides."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxseg.data.records import Recipe
+
+FLIPS = {"d": "dflip", "h": "vflip", "w": "hflip"}
+OTHER = {"left": "right", "l": "r", "lt": "rt"}
+
+
+def paired(labels: Sequence[str]) -> list[str]:
+    """The classes whose names say a side: "left" or "right" as a word, or "l", "r", "lt", "rt" where both are there."""
+    words = [re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()) for name in labels]
+    exchange = OTHER | {b: a for a, b in OTHER.items()}
+    sided = lambda named: [exchange.get(word, word) for word in named]
+    return [
+        name
+        for name, named in zip(labels, words)
+        if {"left", "right"} & set(named) or sided(named) != named and sided(named) in words
+    ]
+
+
+def warnings(
+    labels: Sequence[str], recipe: Recipe, augment: Sequence[tuple[str, float, Mapping[str, Any]]], mirror: Sequence[int]
+) -> list[str]:
+    """A line for each setting that exchanges left and right under classes that are named so.
+
+    Args:
+      labels: names of the classes.
+      recipe: whose axes say where left and right lie.
+      augment: train.augment.
+      mirror: infer.mirror.
+    """
+    named = paired(labels)
+    letters = "dhw"[-len(recipe.size) :]
+    axis = 1 if len(recipe.size) == 2 else (recipe.axes or (0, 1, 2)).index(0)
+    if not named or len(recipe.size) == 2 and recipe.plane == "sagittal":
+        return []
+    letter, lines = letters[axis], []
+    whom = f"the classes {', '.join(named[:4])}{', ...' if len(named) > 4 else ''}"
+    for name, _, options in augment:
+        reversed_here = name == FLIPS[letter] or name == "mirror" and letter in (options.get("axes") or letters)
+        if reversed_here and not (letter == "w" and options.get("swap")):
+            remedy = (
+                "give it swap, pairs of class numbers that change places, or leave it out" if letter == "w" else "leave it out"
+            )
+            lines.append(
+                f"train.augment: {name!r} exchanges left and right, and {whom} are named by their side: what it makes has the "
+                f"wrong names; {remedy}"
+            )
+    if axis in mirror:
+        lines.append(
+            f"infer.mirror={tuple(mirror)}: axis {axis} exchanges left and right, and {whom} are named by their side: averages "
+            "mix both sides; leave that axis out"
+        )
+    return lines
