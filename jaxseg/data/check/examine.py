@@ -55,7 +55,7 @@ def examine(
     if not records and report.refusal is None:
         report.refusal = cases.nothing_kept(dataset, cases.Tally(seen=tally.pieces))
     if report.refusal is None:
-        if recipe.fit == "patches":  # as in its store: no example counts as constant
+        if len(recipe.size) == 3:  # as in their store: no volume counts as constant
             records = [{key: value for key, value in record.items() if key != "constant"} for record in records]
         report.examples = base.Listing(from_records(records), recipe, dataset.regions, left_out)
         report.warnings += [str(left_out)] if bad else []

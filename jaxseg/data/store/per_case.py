@@ -84,7 +84,8 @@ class PerCase(base.Store):
     Attributes:
       rows: N records {case, patient, stratum, shape ([*S]), spacing (mm), scan_shape and scan_spacing (before resampling,
         in the common order), foreground and kept ([K]), bytes ([3], sizes of the files), digest, mask_digest and
-        foreground_digest (blake2b of the files)}, of slices and pictures also slice (index in the file).
+        foreground_digest (blake2b of the files)}, of slices and pictures also slice (index in the file) and constant (whether
+        the image is one value).
     """
 
     _open: _OpenMaps = dataclasses.field(default_factory=_OpenMaps, init=False, repr=False, compare=False)
@@ -242,6 +243,7 @@ def write(
                 "kept": kept,
                 "bytes": [size for size, _ in written.values()],
                 **{column: written[kind][1] for kind, column in KINDS.items()},
+                **({"constant": bool((image == image.flat[0]).all())} if mask.ndim == 2 else {}),
             }
         )
         if time.monotonic() - said > PROGRESS:

@@ -1,13 +1,16 @@
 """Slices and pictures of their own sizes in a store, and the patches that are drawn from them, against plain numpy."""
 
 import dataclasses
+import shutil
 from fractions import Fraction
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxseg.data import datasets
+from jaxseg.data import datasets, splits
+from jaxseg.data.check.examine import examine
 from jaxseg.data.records import Recipe
 from jaxseg.data.store import per_case
 from jaxseg.data.stream.patches import patch_batches
@@ -113,6 +116,24 @@ def test_slices_of_scans_keep_their_grid_or_take_the_spacing_that_is_asked_for(t
     assert kept.dtype == np.uint8 and kept.image(0).shape == (18, 20, 1) and kept.mask(0).sum() == 40
     volumes = build(dataset, dataclasses.replace(SLICES, size=(8, 8, 2), intensity="ct"))
     assert volumes.rank == 3 and volumes.fingerprint != build(dataset, dataclasses.replace(SLICES, intensity="ct")).fingerprint
+
+
+def test_slices_of_air_are_no_leak_and_copies_are(tmp_path):
+    dataset = toy_set.make(tmp_path / "set", patients=3)
+    for case in dataset.cases[:2]:
+        scan = nibabel.load(case.images[0])
+        array = np.asarray(scan.dataobj).copy()
+        array[..., 0] = -1000
+        nibabel.save(nibabel.Nifti1Image(array, scan.affine), case.images[0])
+    parts = {"train": ["p00"], "val": ["p01"]}
+    rows = build(dataset, SLICES).rows
+    assert rows.columns["constant"].sum() == 2
+    splits.check_no_leak(rows, splits.rows_of(rows, parts))
+    splits.check_no_leak(listed := examine(dataset, SLICES).listing().rows, splits.rows_of(listed, parts))
+    shutil.copy(dataset.cases[0].images[0], dataset.cases[1].images[0])
+    rows = build(dataset, SLICES).rows
+    with pytest.raises(DataError, match="c00 = c01"):
+        splits.check_no_leak(rows, splits.rows_of(rows, parts))
 
 
 def test_z_scores_of_slices_are_floats(tmp_path):
