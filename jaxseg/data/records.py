@@ -16,12 +16,14 @@ class Meaning(NamedTuple):
       found: the value or colour, in words.
       label: the class.
       voxels: how many have it.
+      name: of the class, where it is none of the data set's: of a mask that is split into several.
     """
 
     kind: str
     found: str
     label: int
     voxels: int
+    name: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -134,7 +134,7 @@ def _other_side(structure: str) -> str:
 
 def _by_columns(case: Case, structures: tuple[str, ...]) -> tuple[dict[str, np.ndarray], tuple[Meaning, ...]]:
     mask = lung_files.read_mask(case.mask)
-    return _sides(mask.array > 0, case, structures), mask.meaning
+    return _sides(mask.array > 0, case, structures), _named(mask.meaning, "lung")
 
 
 def _sides(lungs: np.ndarray, case: Case, structures: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -159,7 +159,7 @@ def _by_annotation(case: Case, structures: tuple[str, ...]) -> tuple[dict[str, n
     """The left/right lung project's annotation: 1 is the lung on the image's left."""
     mask = masks.read(case.mask, len(SIDES))
     raw = mask.array
-    return {"right lung": raw == 1, "left lung": raw == 2, "lung": raw > 0}, mask.meaning
+    return {"right lung": raw == 1, "left lung": raw == 2, "lung": raw > 0}, _named(mask.meaning, *SIDES[::-1])
 
 
 def _by_parts(case: Case, structures: tuple[str, ...]) -> tuple[dict[str, np.ndarray], tuple[Meaning, ...]]:
@@ -170,7 +170,12 @@ def _by_parts(case: Case, structures: tuple[str, ...]) -> tuple[dict[str, np.nda
     regions = {n: mask.array > 0 for n, mask in read.items()}
     if structures == WHOLE or "lung" in structures:
         regions["lung"] = regions["left lung"] | regions["right lung"]
-    return regions, next((mask.meaning for mask in read.values()), ())
+    return regions, tuple(m for n, mask in read.items() for m in _named(mask.meaning, n))
+
+
+def _named(meaning: tuple[Meaning, ...], *classes: str) -> tuple[Meaning, ...]:
+    """What a file's values mean in the names of its own classes 1, 2, ...: those that are learnt are made of them."""
+    return tuple(m._replace(name=("background", *classes)[m.label]) for m in meaning)
 
 
 _READERS: dict[str, Callable] = {

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from jaxseg.data.formats import nifti, photos
 from jaxseg.data.formats.discover import SUFFIXES, has_suffix
 from jaxseg.data.records import DataSet
 
@@ -26,6 +25,7 @@ TEXT = (
     ".bvec",
     ".py",
 )
+HEADERS = (".mhd",)  # their voxels lie in a file beside them, of the same name
 DOUBLE = (".nii.gz", ".seg.nrrd", ".nii.zst", ".nii.bz2", ".tar.gz")
 MOST = 200_000  # entries that are looked at below a folder that could not be read
 
@@ -50,7 +50,7 @@ def describe(paths: Iterable[Path], root: Path) -> str:
     """ "not read: 10 .nrrd (images/a.nrrd, ...)" of those of the files that no reader knows; "" for none."""
     count, first = Counter(), {}
     for path in paths:
-        if has_suffix(path, (*SUFFIXES, *TEXT)) or not path.is_file():
+        if has_suffix(path, (*SUFFIXES, *TEXT)) or not path.is_file() or any(path.with_suffix(s).is_file() for s in HEADERS):
             continue
         suffix = next((s for s in DOUBLE if has_suffix(path, (s,))), path.suffix.lower()) or "without a suffix"
         count[suffix] += 1
@@ -59,7 +59,7 @@ def describe(paths: Iterable[Path], root: Path) -> str:
         return ""
     words = ", ".join(f"{n} {suffix} ({first[suffix]}{', ...' if n > 1 else ''})" for suffix, n in count.most_common(6))
     more = f" and {len(count) - 6} more suffixes" if len(count) > 6 else ""
-    return f"not read: {words}{more}; {' '.join((*nifti.SUFFIXES, *photos.SUFFIXES))} are: convert the files, or move them away"
+    return f"not read: {words}{more}; {' '.join(SUFFIXES)} are: convert the files, or move them away"
 
 
 def _names(folder: Path) -> Iterator[str]:

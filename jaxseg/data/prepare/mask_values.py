@@ -179,7 +179,7 @@ class Meanings:
 
     def __init__(self):
         self._files = collections.Counter()  # kind -> files
-        self._voxels = collections.defaultdict(collections.Counter)  # kind -> (label, found) -> voxels
+        self._voxels = collections.defaultdict(collections.Counter)  # kind -> (label, found, name) -> voxels
         self._colours: dict[int, tuple[str, str]] = {}  # palette index -> (its colour in words, the case that had it first)
 
     def add(self, case: str, mask: Volume) -> None:
@@ -199,8 +199,8 @@ class Meanings:
                         "DATA_LABEL",
                     )
         self._files.update({meaning.kind for meaning in mask.meaning})
-        for kind, found, label, count in mask.meaning:
-            self._voxels[kind][label, found] += count
+        for kind, found, label, count, name in mask.meaning:
+            self._voxels[kind][label, found, name] += count
 
     def lines(self, labels: Sequence[str]) -> list[str]:
         """One line for each kind of mask.
@@ -211,9 +211,11 @@ class Meanings:
         names, lines = ("background", *labels), []
         for kind, files in sorted(self._files.items()):
             voxels = self._voxels[kind]
-            total, inside = sum(voxels.values()), sum(n for (label, _), n in voxels.items() if label)
+            total, inside = sum(voxels.values()), sum(n for (label, *_), n in voxels.items() if label)
             entries = sorted(voxels.items())
-            text = ", ".join(f"{found} ({share(n, total)}) -> {names[label]}" for (label, found), n in entries[: 2 * SHOWN])
+            text = ", ".join(
+                f"{found} ({share(n, total)}) -> {name or names[label]}" for (label, found, name), n in entries[: 2 * SHOWN]
+            )
             more = f", {len(entries) - 2 * SHOWN} more" if len(entries) > 2 * SHOWN else ""
             doubt = 2 * inside > total and kind not in (KEY, "rounded")
             doubt = f"; more than half is foreground: if that is wrong, say so in config.{KEY}" if doubt else ""

@@ -11,6 +11,7 @@ from jaxseg.data import datasets, splits
 from jaxseg.data.datasets import lung_files, lungs, pairs, scoliosis
 from jaxseg.data.formats import volumes
 from jaxseg.data.records import Recipe
+from jaxseg.data.store import base
 from jaxseg.data.store import stacked as caches
 from jaxseg.data.store.cases import read_case
 from jaxseg.types import ConfigError, DataError
@@ -212,6 +213,11 @@ def check_sides(data, expected=(IMAGE_RIGHT, IMAGE_LEFT), scale=1):
         np.testing.assert_array_equal(mask, 1 * large[0] + 2 * large[1])
 
 
+def meanings(data):
+    """(what stands in a mask, what it was taken for) over all cases."""
+    return {(m.found, m.name) for case in data.cases for m in base.read_files(data, case)[1].meaning}
+
+
 def shenzhen(root):
     for i, finding in ((1, 0), (2, 1), (3, 0)):
         save(root / "CXR_png" / f"CHNCXR_{i:04d}_{finding}.png", RNG.integers(0, 255, (32, 48)))
@@ -226,6 +232,7 @@ def test_shenzhens_lungs_are_named_by_the_patients_side_unless_the_images_naming
     assert data.labels == ("left lung", "right lung") and [c.patient for c in data.cases] == ["CHNCXR_0001", "CHNCXR_0002"]
     assert [data.stratum(c) for c in data.cases] == ["normal", "finding"]
     check_sides(data)
+    assert meanings(data) == {("0", "background"), ("255", "lung")}  # the file knows no sides
     by_image = datasets.load("lungs", root, naming="image")
     assert by_image.labels == ("left lung of the image", "right lung of the image")
     check_sides(by_image, (IMAGE_LEFT, IMAGE_RIGHT))
@@ -251,6 +258,7 @@ def montgomery(root):
 def test_montgomerys_folders_are_the_patients_sides_or_one_lung_mask(tmp_path):
     root = montgomery(tmp_path / "MontgomerySet")
     check_sides(datasets.load("lungs", tmp_path))
+    assert meanings(datasets.load("lungs", root)) == {("0", "background"), ("255", "left lung"), ("255", "right lung")}
     check_sides(datasets.load("lungs", root, naming="image"), (IMAGE_LEFT, IMAGE_RIGHT))
     check_sides(datasets.load("lungs", root, structures=("lung",)), (IMAGE_LEFT | IMAGE_RIGHT, np.zeros_like(IMAGE_LEFT)))
     with pytest.raises(ConfigError, match="structure of the montgomery set 'heart'"):
@@ -371,16 +379,17 @@ def test_files_that_no_reader_takes_are_counted_by_suffix(tmp_path):
         for i in range(4):
             Image.fromarray(np.eye(9, dtype=np.uint8)).save(tmp_path / part / f"{i}.{'bmp' if i % 2 else 'png'}")
         for i in range(3):
-            (tmp_path / part / f"n{i}.nrrd").write_bytes(b"NRRD0004")
-        (tmp_path / part / "notes.txt").write_text("x")
-        (tmp_path / part / ".hidden.nrrd").write_bytes(b"x")
+            (tmp_path / part / f"n{i}.mgz").write_bytes(b"MGZ")
+        for name in ("notes.txt", "scan.mhd", "scan.raw"):
+            (tmp_path / part / name).write_text("x")
+        (tmp_path / part / ".hidden.mgz").write_bytes(b"x")
     found = datasets.load("folder", tmp_path)
-    assert len(found.cases) == 4
+    assert len(found.cases) == 5  # 0 to 3, and scan
     (note,) = [n for n in found.notes if n.startswith("not read")]
-    assert note.startswith("not read: 6 .nrrd (images/n0.nrrd, ...); ") and ".bmp" in note
+    assert note.startswith("not read: 6 .mgz (images/n0.mgz, ...); ") and " .bmp" in note and " .nrrd" in note
     for part in ("images", "masks"):
-        for path in (tmp_path / part).glob("?.*"):
+        for path in (*(tmp_path / part).glob("?.*"), *(tmp_path / part).glob("scan.*")):
             path.unlink()
-    with pytest.raises(DataError, match=r"no pair of image and mask.*not read: 6 \.nrrd") as caught:
+    with pytest.raises(DataError, match=r"no pair of image and mask.*not read: 6 \.mgz") as caught:
         datasets.load("folder", tmp_path)
     assert caught.value.code == "DATA_MISSING" and len(str(caught.value).splitlines()) == 1
