@@ -8,8 +8,12 @@ FEW = 3  # of one kind that are said one by one
 
 
 def kind_of(case: str, error: Exception) -> tuple[str, str]:
-    """What errors of one kind have in common: type or code, and the text without the case, paths and numbers."""
-    text = re.sub(r"\S*/\S+|\d[\d.e+-]*", "", str(error).replace(case, ""))
+    """What errors of one kind have in common: type or code, and the text without the case, paths, numbers and colours.
+
+    Lists of values with their shares may have any length.
+    """
+    text = re.sub(r"\S*/\S+|#[0-9a-f]{6}\b|\d[\d.e+-]*", "", str(error).replace(case, ""))
+    text = re.sub(r"(\s*\(\s*%\),?)+", " (%)", text)
     return getattr(error, "code", type(error).__name__), text
 
 

@@ -15,6 +15,14 @@ def test_errors_that_differ_in_names_and_numbers_alone_are_one_line():
     assert len(folded(dict(list(found.items())[:FEW]))) == FEW
 
 
+def test_lists_of_values_differ_in_length_and_colours():
+    lists = ("0 (97.3 %), 1 (2.67 %)", "0 (92 %), 1 (7.7 %), 2 (0.013 %)", "#ff0000 (90 %), #00ff00 (10 %)", "3 (100 %)")
+    found = {f"c{i}": DataError(f"/m/c{i}.jpg: values {text}; no mask", "DATA_LABEL") for i, text in enumerate(lists)}
+    assert len(folded(found)) == 1
+    other = DataError("/m/d.jpg: values 0 (97.3 %), 1 (2.67 %); two masks", "DATA_LABEL")
+    assert len(folded({**found, "d": other})) == 2
+
+
 def test_errors_that_come_one_after_another_are_said_a_few_times():
     failed = Folding()
     assert [failed.add(f"c{i}", error(f"c{i}", i)) for i in range(30)] == [True] * FEW + [False] * 27

@@ -7,7 +7,6 @@ from jaxseg.data.records import DataSet
 from jaxseg.data.store.base import Listing
 from jaxseg.types import DataError
 
-FEW = 3  # things of one kind that are listed one by one
 LOUD = "WARNING "  # how the log marks a warning
 
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from jaxseg.data.check.classes import Classes
 from jaxseg.data.check.duplicates import Copies
-from jaxseg.data.check.report import FEW, DataReport
+from jaxseg.data.check.report import DataReport
 from jaxseg.data.check.sheet import Sheet
+from jaxseg.data.folding import FEW
 from jaxseg.data.prepare import contrast
 from jaxseg.data.prepare.mask_values import Meanings
 from jaxseg.data.records import Recipe
