@@ -16,6 +16,8 @@ from jaxseg.data.prepare.mask_values import Meanings
 from jaxseg.data.records import Recipe
 from jaxseg.data.store.cases import PreparedExample
 
+NAMED = 12  # classes that a warning names
+
 
 @dataclasses.dataclass
 class SetCounts:
@@ -107,7 +109,8 @@ def _warn(report: DataReport, tally: SetCounts, strata: dict[str, set[str]]) -> 
         report.warnings += tally.lost
     absent = [name for name, n in zip(report.dataset.labels, tally.pixels[1:]) if not n]
     if absent and tally.kept:
-        report.warnings.append(f"no {tally.point} of {', '.join(absent)} in any kept {tally.piece}")
+        more = f" and {len(absent) - NAMED} more classes" if len(absent) > NAMED else ""
+        report.warnings.append(f"no {tally.point} of {', '.join(absent[:NAMED])}{more} in any kept {tally.piece}")
     few = [f"{word} ({len(who)})" for word, who in sorted(strata.items()) if len(who) < 3]
     if few:
         report.warnings.append(f"strata with fewer patients than splits: {', '.join(few)}")

@@ -64,6 +64,9 @@ def test_a_set_without_foreground_or_without_examples_is_refused(tmp_path):
     blank = dataclasses.replace(dataset, map_mask=lambda raw: np.zeros_like(raw))
     neither = toy_set.make(tmp_path, protocol="neither")
     assert "no pixel of bleed in any kept slice" in examine(blank, R).warnings
+    names = tuple(f"k{i}" for i in range(20))
+    many = examine(dataclasses.replace(dataset, labels=names), dataclasses.replace(R, labels=names)).warnings
+    assert f"no pixel of {', '.join(names[1:13])} and 7 more classes in any kept slice" in many
     with pytest.raises(DataError, match="24 slices of 6 cases and none kept"):
         examine(neither, R).listing()
 
