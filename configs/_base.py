@@ -167,6 +167,9 @@ def base() -> ConfigDict:
     compare.vary = ()  # variants of the config: ((label, ((key, value), ...)), ...), e.g. (("large lr", (("optim.lr", 0.01),)),)
     compare.measure = False  # measure memory and latency of every model on this device (compiles two more programs for each)
 
+    c.plan = plan = ConfigDict()  # --mode=plan: spacing, patch, batch and network for your own data, by nnU-Net's rules
+    plan.memory_gb = 8.0  # GPU memory that training may take, in nnU-Net's estimate
+
     c.mesh = mesh = ConfigDict()
     mesh.data = 0  # devices along the batch axis; 0: all
 

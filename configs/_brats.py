@@ -1,5 +1,7 @@
 """What the experiments on BraTS volumes share: the source's recipe, its transforms, nnU-Net's, and the recipe for the phantom."""
 
+from jaxseg.planning.topology import output_weights
+
 ALL, TWO = ("t1", "t1ce", "t2", "flair"), ("t1ce", "flair")
 # Axes of a volume: d runs from the patient's right to the left, h from front to back, w from feet to head.
 # The source's --use_mri_augmentation: flip along its second axis, one scale and shift for all channels, gamma, noise.
@@ -106,8 +108,9 @@ def on_slices(c) -> None:
     )
 
 
-def deep_supervision(c) -> None:
-    """nnU-Net's weights over its plain network's outputs: 8/15 for the full one, then 4/15, 2/15, 1/15, 0."""
-    c.loss.aux_terms = c.loss.terms
-    c.loss.terms = tuple((name, weight * 8 / 15) for name, weight in c.loss.terms)
-    c.loss.aux_weights = (4 / 15, 2 / 15, 1 / 15, 0.0)
+def deep_supervision(c, levels: int = 5) -> None:
+    """nnU-Net's weights over its plain network's outputs: of five levels 8/15 for the full one, then 4/15, 2/15, 1/15, 0."""
+    full, *others = output_weights(levels)
+    c.loss.aux_terms = c.loss.terms if others else ()
+    c.loss.terms = tuple((name, weight * full) for name, weight in c.loss.terms)
+    c.loss.aux_weights = tuple(others)

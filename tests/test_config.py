@@ -245,6 +245,7 @@ def test_what_other_keys_decide_is_no_option_of_a_network(option):
     "mode, key, others, needs",
     [
         ("train", "search.trials", {}, "--mode=search"),
+        ("plan", "train.epochs", {}, "--mode=train"),
         ("evaluate", "infer.probabilities", {}, "--mode=predict"),
         ("predict", "eval.split", {}, "--mode=evaluate"),
         ("predict", "eval.empty", {}, "--mode=evaluate"),

@@ -47,6 +47,7 @@ ARROWS = {
         "ops",
     },
     "experiments": {"train", "evaluate", "infer", "models", "data", "metrics", "checkpoint", "config", "ops"},
+    "planning": {"data"},
     "described": {"config", "data", "train"},
     "preflight": {"config", "train", "evaluate", "data", "losses", "models"},
     "recorded": {"checkpoint", "config"},
@@ -56,6 +57,7 @@ ARROWS = {
         "config",
         "preflight",
         "experiments",
+        "planning",
         "train",
         "evaluate",
         "infer",
@@ -70,7 +72,7 @@ ARROWS = {
     "__main__": {"dispatch"},
     "api": {"infer", "checkpoint", "recorded", "data", "metrics"},
     "convert": {"weights"},
-    "importing": {"cli", "train", "weights", "infer", "models", "data", "metrics", "checkpoint", "config"},
+    "importing": {"cli", "planning", "train", "weights", "infer", "models", "data", "metrics", "checkpoint", "config"},
     "bench": {
         "ops",
         "models",
@@ -120,7 +122,9 @@ def test_imports_follow_the_arrows(path):
         if parts[0] in ("torch", "monai", "transformers"):
             assert here == "bench" or path.name == "bench.py", f"{parts[0]} in {path.name}: only benches and tests import it"
         if parts[0] == "jax":
-            assert here not in ("data", "utils", "types", "config"), f"jax in {path.name}: {here} runs on the host alone"
+            assert here not in ("data", "utils", "types", "config", "planning"), (
+                f"jax in {path.name}: {here} runs on the host alone"
+            )
 
 
 def test_no_family_imports_another():

@@ -23,6 +23,11 @@ MODES = {
     "check": Command(
         "read every case of a data set and list what is wrong", "config", "jaxseg check folder --config.data.root=DIR"
     ),
+    "plan": Command(
+        "choose spacing, patch, batch and network for your own data, and write them as a config",
+        "config",
+        "jaxseg plan folder --config.data.root=DIR --output=plan.py",
+    ),
     "compare": Command(
         "train several networks, seeds and folds, and set them side by side",
         "config",

@@ -67,7 +67,9 @@ ALLOW_CODE = flags.DEFINE_bool(
     False,
     "Import modules that a run names by path (my_module:MyNet) though their files changed since its training.",
 )
-OUTPUT = flags.DEFINE_string("output", None, "predict: the folder to write to; check: that of the picture of examples.")
+OUTPUT = flags.DEFINE_string(
+    "output", None, "predict: the folder to write to; check: that of the picture of examples; plan: the config file."
+)
 COORDINATOR = flags.DEFINE_string(
     "coordinator", os.environ.get("JAXSEG_COORDINATOR"), "HOST:PORT of process 0, which listens there alone."
 )

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxseg.config.kinds import KINDS
+
 CHOICES = {
     "data.fit": ("stretch", "centre", "patches"),
     "data.split": ("patient", "fold", "file", "fixed", "slice_level", "auto"),
@@ -83,6 +85,7 @@ NEUTRAL = (
     "train.log_every",
     "train.watchdog",
     "train.keep",
+    "plan.memory_gb",
     "search.trials",
     "search.objective",
     "search.low",
@@ -183,17 +186,35 @@ IDLE_IN_FILES = (
     *WINDOWS,
 )
 _OTHERS = {
-    key: (lambda c: False, f"--mode={mode}") for mode in ("compare", "search") for key in NEUTRAL if key.startswith(f"{mode}.")
+    key: (lambda c: False, f"--mode={mode}")
+    for mode in ("compare", "plan", "search")
+    for key in NEUTRAL
+    if key.startswith(f"{mode}.")
 }
 _OF_PREDICTION = {key: (lambda c: False, "--mode=predict") for key in ("infer.probabilities", "infer.overlay")}
 _OF_EVALUATION = {
     key: (lambda c: False, "--mode=evaluate") for key in NEUTRAL if key.startswith("eval.") and key != "eval.threshold"
 }
+READ_BY_THE_PLANNER = (  # what says which cases there are and what their masks mean; the rest is what a plan chooses
+    "data.dataset",
+    "data.root",
+    "data.structures",
+    "data.mask_values",
+    "data.suffixes",
+    "data.patient",
+    "data.ignore",
+    "data.modalities",
+    "data.regions",
+    "plan.memory_gb",
+)
 # mode: {key: (whether it decides anything there, what it needs)}, of keys that are typed for that mode
 NEEDS_OF_MODES: dict[str, dict[str, tuple[Callable[[dict[str, Any]], bool], str]]] = {
     **dict.fromkeys(("train", "summary", "check"), _OTHERS),
-    "compare": {key: needs for key, needs in _OTHERS.items() if key.startswith("search.")},
-    "search": {key: needs for key, needs in _OTHERS.items() if key.startswith("compare.")},
+    **{mode: {key: needs for key, needs in _OTHERS.items() if not key.startswith(f"{mode}.")} for mode in ("compare", "search")},
+    "plan": {
+        **{key: (lambda c: False, "--mode=train") for key in KINDS if key not in READ_BY_THE_PLANNER},
+        **{key: needs for key, needs in _OTHERS.items() if not key.startswith("plan.")},
+    },
     "evaluate": {**_OTHERS, **_OF_PREDICTION},
     "predict": {
         **_OTHERS,

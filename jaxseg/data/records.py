@@ -176,7 +176,7 @@ class Recipe:
       fit: how an image comes to the network's size: "stretch", resized to `size`; "centre", resampled to `spacing` and centred on
         a canvas of `size`, cut or padded; "patches", resampled to `spacing`, or kept on its grid for None, whatever size it then
         has: patches of `size` are drawn from it, windows of `size` predict it. Volumes are always "patches".
-      statistics: for "ct_zscore" (lowest, highest, mean, standard deviation) of each channel (`statistics.of_foreground`).
+      statistics: for "ct_zscore" (lowest, highest, mean, standard deviation) of each channel (`statistics.Foreground`).
       plane: in which volumes are cut into slices: "axial", "coronal", "sagittal"; "" for axial, where those are pictures
         (`geometry.to_slices`).
     """

@@ -25,6 +25,7 @@ from jaxseg.infer import postprocess
 from jaxseg.metrics import regions
 from jaxseg.models import create_model, functional
 from jaxseg.models.nnunet import nnunet_keys
+from jaxseg.planning.topology import output_weights
 from jaxseg.train import setup
 from jaxseg.train.processes import surroundings
 from jaxseg.types import CheckpointError, ConfigError, MismatchError
@@ -153,14 +154,11 @@ def _config(
     c.data.filter, c.data.nonzero = "nnunet", True
     c.model.name, c.model.softmax = plan.model, len(about.labels) == 1 and not about.regions
     c.model.options = ConfigDict(plan.options)
-    levels = len(plan.options["widths"]) - 1
-    shares = np.array([1 / 2**i for i in range(levels)])
-    shares[-1] *= levels == 1
-    shares /= shares.sum()
+    full, *others = output_weights(len(plan.options["widths"]) - 1)
     terms = (("dice", 1.0), ("bce", 1.0)) if about.regions else (("nnunet", 1.0),)
-    c.loss.aux_terms = terms if levels > 1 else ()
-    c.loss.terms = tuple((term, float(shares[0])) for term, _ in terms)
-    c.loss.aux_weights = tuple(map(float, shares[1:]))
+    c.loss.aux_terms = terms if others else ()
+    c.loss.terms = tuple((term, full) for term, _ in terms)
+    c.loss.aux_weights = tuple(others)
     c.train.batch_size = plan.batch
     c.data.per_volume = plan.batch if plan.rank == 2 else c.data.per_volume  # planes: a batch of many is found in few volumes
     c.train.dtype = "float32"

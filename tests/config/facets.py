@@ -373,6 +373,15 @@ def search(world, base, tree):
     return tried, (folder / "trials.csv").read_text().splitlines()[0]
 
 
+def planned(world, base, tree):
+    """The config that is planned, without its docstring, which names the memory."""
+    output = world.top / f"plan{len(list(world.top.iterdir()))}.py"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(modes, "_check_planned", lambda *arguments: None)
+        modes.plan(modes.Call(tree, world.top, output=str(output)))
+    return output.read_text().rpartition('"""')[2]
+
+
 FACETS = {
     f.__name__: f
     for f in (
@@ -395,5 +404,6 @@ FACETS = {
         runs,
         measured,
         search,
+        planned,
     )
 }

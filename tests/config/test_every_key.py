@@ -230,6 +230,7 @@ ROWS = {
     "compare.fold": alike((1,), "runs", compare__folds=4),
     "compare.vary": alike((("large", (("optim.lr", 0.5),)),), "runs"),
     "compare.measure": alike(True, "measured"),
+    "plan.memory_gb": alike(0.005, "planned"),
     "search.trials": alike(4, "search", **SEARCH),
     "search.objective": alike("val_recall", "search", **SEARCH),
     "search.low": alike(0.9, "search", **SEARCH),
@@ -264,7 +265,18 @@ CASCADE = {
     "infer.accumulator": row("host", IDLE),
     "infer.batch_size": row(2, IDLE),
 }
-ALIKE = ("name", "variant", "loss", "optim", "schedule", "train", "search", "compare", "mesh")  # groups that do not know the rank
+ALIKE = (
+    "name",
+    "variant",
+    "loss",
+    "optim",
+    "schedule",
+    "train",
+    "search",
+    "compare",
+    "plan",
+    "mesh",
+)  # groups that do not know the rank
 ALL = [(key, kind) for key, kinds in ROWS.items() for kind in kinds]
 ALL += [(key, kind) for kind, rows in (("whole", SHRUNK), ("cascade", CASCADE)) for key in rows]
 

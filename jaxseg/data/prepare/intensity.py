@@ -27,6 +27,13 @@ VERSION = 2  # raise it when prepared values would change
 
 SCANS = ("brain", "zscore", "zscore_nonzero", "rescale_to_01")
 RULES = ("grey", "ct", "ct_zscore", "rgb_to_01", "none", *SCANS)
+BY_NAME = {  # of a channel, in nnU-Net's data sets (map_channel_name_to_normalization.py): z-scores for all other names
+    "ct": "ct_zscore",
+    "nonorm": "none",
+    "zscore": "zscore",
+    "rescale_to_0_1": "rescale_to_01",
+    "rgb_to_0_1": "rgb_to_01",
+}
 PERCENTILES = (0.5, 99.5)
 FLOOR = 1e-8  # of the standard deviation: a modality of one value becomes 0
 
@@ -34,6 +41,12 @@ FLOOR = 1e-8  # of the standard deviation: a modality of one value becomes 0
 def rules_of(recipe: Recipe) -> tuple[str, ...]:
     """The rules of a recipe's channels: one for all of them, or one for each."""
     return tuple(recipe.intensity.split("+"))
+
+
+def rule_by_name(channel: str) -> str:
+    """nnU-Net's rule for a channel of this name. Of two channels of one name the number behind it does not count ("CT 1")."""
+    name, _, number = channel.casefold().rpartition(" ")
+    return BY_NAME.get(name if name and number.isdecimal() else channel.casefold(), "zscore")
 
 
 def _rule(recipe: Recipe, channel: int) -> str:

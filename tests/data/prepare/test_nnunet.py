@@ -139,19 +139,22 @@ def test_ct_is_clipped_to_the_percentiles_of_the_foreground_and_scaled_by_its_me
         random = np.random.RandomState(1234)
         for c in range(2):
             drawn[c] += random.choice(image[..., c][mask > 0], 4000 // 3).tolist()
-    found = statistics.of_foreground(cases, 3)
+    foreground = statistics.Foreground(3)
+    for case in cases:
+        foreground.add(*case)
+    found = [values[:4] for values in foreground.summary()]
     for c in range(2):
         np.testing.assert_allclose(
             found[c], [*np.percentile(drawn[c], (0.5, 99.5)), np.mean(drawn[c]), np.std(drawn[c])], rtol=1e-5
         )
-    ct = dataclasses.replace(R, intensity="ct_zscore", statistics=found, nonzero=False, spacing=None)
+    ct = dataclasses.replace(R, intensity="ct_zscore", statistics=tuple(found), nonzero=False, spacing=None)
     image = cases[0][0]
     expected = [(np.clip(image[..., c], low, high) - mean) / std for c, (low, high, mean, std) in enumerate(found)]
     np.testing.assert_allclose(prepare_scan([image], ct), np.stack(expected, -1), atol=1e-5)
     with pytest.raises(ConfigError, match="statistics"):
         prepare_scan([image], dataclasses.replace(ct, statistics=found[:1]))
     with pytest.raises(DataError, match="none of 1 cases has foreground"):
-        statistics.of_foreground(cases[2:], 1)
+        statistics.Foreground(1).summary()
 
 
 def test_each_channel_of_a_volume_can_have_a_rule_of_its_own():

@@ -1,0 +1,199 @@
+"""`jaxseg plan`: a folder becomes the config that nnunetv2 2.8.1 would train with, and that config is trained as any other."""
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs._base import base
+from configs.folder import get_config as folder
+from jaxseg import described, modes, preflight
+from jaxseg.config import resolve
+from jaxseg.planning import fingerprint
+from jaxseg.types import ConfigError, DataError
+
+ABOUT = {"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": {"background": 0, "rim": 1, "core": 2}}
+
+
+def raw(
+    root: Path, grids, *, about=ABOUT, test: int = 0, value=lambda channel, i: 200 + 100 * channel + i, margin: int = 0
+) -> Path:
+    """nnU-Net's raw data with a box of each class in every case; the last `test` cases are for testing.
+
+    Args:
+      grids: (shape, spacing) of each case, along x, y, z.
+      margin: voxels of 0 before the image along x.
+    """
+    for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
+        (root / part).mkdir(parents=True)
+    (root / "dataset.json").write_text(json.dumps({**about, "numTraining": len(grids) - test, "file_ending": ".nii.gz"}))
+    for i, (shape, spacing) in enumerate(grids):
+        part, affine = "Ts" if i >= len(grids) - test else "Tr", np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
+        mask = np.zeros(shape, np.uint8)
+        mask[-8:-4, 4:8, 4:8], mask[-8:-6, 4:6, 4:6] = 1, 2
+        nibabel.save(nibabel.Nifti1Image(mask, affine), root / f"labels{part}" / f"case_{i:03d}.nii.gz")
+        for c in range(len(about["channel_names"])):
+            image = np.full(shape, value(c, i), np.float32) + 50 * mask
+            image[:margin] = 0
+            nibabel.save(nibabel.Nifti1Image(image, affine), root / f"images{part}" / f"case_{i:03d}_{c:04d}.nii.gz")
+    return root
+
+
+def balls():
+    """Shapes and spacings of the 14 cases for which nnunetv2 2.8.1 planned: 11 to train on, 3 for testing."""
+    for i in range(14):
+        r = np.random.default_rng(i)
+        shape = (int(r.integers(40, 60)), int(r.integers(40, 60)), int(r.integers(16, 24)))
+        yield shape, (float(r.uniform(0.8, 1.2)), float(r.uniform(0.8, 1.2)), float(r.uniform(2, 3)))
+
+
+CHECK = modes._check_planned
+
+
+@pytest.fixture(autouse=True)
+def unchecked(monkeypatch):
+    """Planned configs are traced once, by tests that do so."""
+    monkeypatch.setattr(modes, "_check_planned", lambda *arguments: None)
+
+
+def passed(tree, *, plain: bool = False):
+    """The config filled in from the data, and what its network learns, after preflight; `plain`: without its augmentation."""
+    tree.train.augment = () if plain else tree.train.augment
+    filled = described.fill(resolve(tree, name="plan"))
+    return filled.config, preflight.check(filled.config, learnt=preflight.Learnt(filled.dataset.labels, filled.dataset.regions))
+
+
+def planned(root: Path, output: Path, **keys):
+    """Plan for a folder; the file's text, and its get_config."""
+    tree = folder()
+    tree.update_from_flattened_dict({"data.root": str(root)} | {key.replace("__", "."): value for key, value in keys.items()})
+    modes.plan(modes.Call(resolve(tree, name="folder"), output.parent / "run", output=str(output)))
+    text, scope = output.read_text(), {}
+    exec(text, scope)
+    return text, scope["get_config"]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return raw(tmp_path_factory.mktemp("raw") / "Dataset001_Balls", list(balls()), test=3)
+
+
+def test_a_folder_of_nnunet_is_planned_as_nnunet_2_8_1_plans_it(dataset, tmp_path, capsys):
+    text, get_config = planned(dataset, tmp_path / "plan.py")
+    said = capsys.readouterr().out
+    assert "fingerprint of 11 training cases" in said and f"next: jaxseg train {tmp_path / 'plan.py'}" in said
+    assert len(text.splitlines()) <= 60 and "nnU-Net has no 3d_lowres here" in text
+    full, flat = get_config(), get_config("2d")
+    for c, size, batch, shares in ((full, (20, 56, 56), 2, False), (flat, (1, 56, 56), 9, True)):
+        assert (tuple(c.data.size), c.train.batch_size, c.model.name) == (size, batch, "nnunet_plain")
+        assert c.model.options.widths == (32, 64, 128, 256) and c.loss.options.nnunet.batch is shares
+        assert tuple(c.data.axes) == (2, 1, 0) and c.data.intensity == "zscore" and c.data.nonzero
+        assert [w for _, w in c.loss.terms] + list(c.loss.aux_weights) == pytest.approx([2 / 3, 1 / 3, 0])
+    assert full.data.spacing == pytest.approx((2.600100, 0.914321, 1.041259), abs=1e-6)
+    assert flat.data.spacing == pytest.approx((0, 0.914321, 1.041259), abs=1e-6)
+    assert full.model.options.strides == ((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2))
+    assert full.model.options.kernels == ((1, 3, 3), *((3, 3, 3),) * 3)
+    assert flat.model.options.strides == ((1, 1, 1), *((1, 2, 2),) * 3) and flat.model.options.kernels == ((1, 3, 3),) * 4
+    assert full.train.augment[0][2] == {"degrees": (-30.0, 30.0)} and tuple(full.infer.mirror) == (0, 1, 2)
+    assert flat.train.augment[0][2] == {"degrees": (-180.0, 180.0), "axes": ("d",)} and tuple(flat.infer.mirror) == (1, 2)
+
+
+def test_a_planned_config_resolves_and_passes_preflight(dataset, tmp_path):
+    _, get_config = planned(dataset, tmp_path / "plan.py")
+    for arguments, epoch in (("", 46), ("2d", 205)):  # patches of a case: 250 batches of 2 and of 9 from 11 cases
+        config, outputs = passed(get_config(arguments))
+        assert outputs.num_classes == 3 and config.data.per_volume == epoch
+        assert config.data.split == "patient" and config.data.structures == ("rim", "core")
+    with pytest.raises(ConfigError, match="3d.*known: 2d|did you mean 2d"):
+        get_config("3d")
+
+
+def test_a_config_that_training_would_refuse_is_not_written(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(modes, "_check_planned", CHECK)
+    write = modes.page.write
+    monkeypatch.setattr(modes.page, "write", lambda *a: write(*a).replace("NNUNET_AUGMENT[1:])", '("turn", 1.0, {}))'))
+    with pytest.raises(ConfigError, match="turn"):
+        planned(dataset, tmp_path / "plan.py")
+    assert not (tmp_path / "plan.py").exists()
+
+
+def test_ct_is_scaled_by_its_foreground_and_the_coarsest_axis_comes_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(fingerprint.statistics, "SAMPLES", 10**5)
+    about = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
+    grids = [((24, 40, 40), (5.0, 1.0, 1.0))] * 5
+    root = raw(tmp_path / "Dataset002_Regions", grids, about=about, value=lambda channel, i: -500, margin=8)
+    _, get_config = planned(root, tmp_path / "plan.py")
+    c = get_config()
+    assert tuple(c.data.axes) == (0, 2, 1) and c.data.spacing == pytest.approx((5, 1, 1)) and tuple(c.data.size) == (16, 40, 40)
+    assert c.data.intensity == "ct_zscore" and tuple(c.data.regions) == ("dataset",)
+    drawn = [-450.0] * 56 + [-400.0] * 8  # 64 voxels of the whole, 8 of them core, in every case
+    low, high, mean, std = c.data.statistics[0]
+    assert (low, high) == (-450, -400) and (mean, std) == pytest.approx((np.mean(drawn), np.std(drawn)), rel=0.02)
+    assert [name for name, _ in c.loss.terms] == ["dice", "bce"] and c.loss.options.dice.batch is False
+    assert passed(c, plain=True)[1].num_classes == 2  # a sigmoid for each region
+
+
+def test_pictures_are_planned_in_two_axes(tmp_path):
+    for i in range(8):
+        image, mask = np.random.default_rng(i).integers(1, 255, (60, 44, 3)).astype(np.uint8), np.zeros((60, 44), np.uint8)
+        mask[10:30, 5:20] = 255
+        for part, array in (("images", image), ("masks", mask)):
+            (tmp_path / "mine" / part).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(tmp_path / "mine" / part / f"p{i}.png")
+    text, get_config = planned(tmp_path / "mine", tmp_path / "plan.py", data__structures=("polyp",))
+    c = get_config()
+    assert (c.data.rank, tuple(c.data.size), tuple(c.data.spacing), c.data.channels) == (2, (64, 48), (), 3)
+    assert c.model.softmax and c.data.structures == ("polyp",) and len(text.splitlines()) <= 60
+    assert passed(c)[1].num_classes == 2
+
+
+def test_a_fingerprint_measures_what_is_not_zero(tmp_path):
+    root = raw(tmp_path / "Dataset003_Cut", [((24, 40, 36), (1.0, 2.0, 3.0))] * 2, margin=6)
+    tree = folder()
+    tree.data.root = str(root)
+    dataset = described.fill(resolve(tree, name="folder")).dataset
+    found = fingerprint.measure(dataset)
+    np.testing.assert_array_equal(found.shapes, [(36, 40, 18)] * 2)  # z, y, x without the margin
+    np.testing.assert_allclose(found.spacings, [(3, 2, 1)] * 2)
+    np.testing.assert_allclose(found.kept, 18 / 24)
+    assert found.classes == (("rim", 2, 2 * 56), ("core", 2, 2 * 8))
+    assert found.intensities[0].least == 250 and found.intensities[1].most == 300 + 1 + 100
+
+
+@pytest.mark.parametrize(
+    "keys, output, message",
+    [
+        ({}, "", "needs --config.data.root=FOLDER and --output=FILE.py"),
+        ({"data.root": ""}, "plan.py", "needs --config.data.root=FOLDER and --output=FILE.py"),
+        ({}, "plan", "is no name of a config file, which ends in .py; give another name"),
+        ({}, "there.py", "exists; give another name"),
+    ],
+)
+def test_a_plan_without_a_place_to_go_or_to_look_is_refused(dataset, tmp_path, keys, output, message):
+    (tmp_path / "there.py").write_text("mine")
+    tree = folder()
+    tree.update_from_flattened_dict({"data.root": str(dataset)} | keys)
+    with pytest.raises(ConfigError, match=message):
+        modes.plan(modes.Call(resolve(tree), tmp_path, output=str(tmp_path / output) if output else ""))
+    assert (tmp_path / "there.py").read_text() == "mine"
+
+
+def test_a_plan_is_for_data_of_ones_own(dataset, tmp_path):
+    tree = base()
+    tree.data.root = str(dataset)
+    with pytest.raises(ConfigError, match="'ct_ich': --mode=plan is for data of your own; give --config=folder"):
+        modes.plan(modes.Call(resolve(tree, name="x"), tmp_path, output=str(tmp_path / "plan.py")))
+
+
+def test_cases_that_differ_in_kind_are_refused_by_name(tmp_path):
+    root = raw(tmp_path / "Dataset004_Mixed", [((24, 40, 36), (1.0, 2.0, 3.0))] * 2)
+    path = root / "imagesTr" / "case_001_0001.nii.gz"
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.stack([image.get_fdata()] * 2, -1), image.affine), path)
+    tree = folder()
+    tree.data.root = str(root)
+    with pytest.raises(DataError, match="case_001 .* 3 channels, case case_000 .* 2; one network takes cases that are alike"):
+        fingerprint.measure(described.fill(resolve(tree, name="folder")).dataset)
