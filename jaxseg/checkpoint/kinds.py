@@ -79,8 +79,9 @@ def faults(values: Mapping[str, Any], expected: Mapping[str, Any], *, within: st
 
 def of_dataclass(cls: type) -> tuple[dict[str, Any], dict[str, Any]]:
     """({field: kind} of the fields without a default, the same of those with one) of a dataclass."""
-    hints, without = typing.get_type_hints(cls), {}
-    given = {}
+    hints = typing.get_type_hints(cls)
+    without: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         bare = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         (without if bare else given)[field.name] = hints[field.name]

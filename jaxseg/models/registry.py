@@ -145,9 +145,10 @@ def same_tensors(model: Segmenter) -> tuple[str, ...]:
 
 def _same_sizes(a, b) -> bool:
     """Whether two configs differ in words, truth values, fractions and numbers of heads or groups alone."""
-    sizes = lambda value: (
-        isinstance(value, int) and not isinstance(value, bool) or isinstance(value, tuple) and any(map(sizes, value))
-    )
+
+    def sizes(value) -> bool:
+        return type(value) is int or isinstance(value, tuple) and any(map(sizes, value))
+
     named = [f.name for f in dataclasses.fields(a) if not re.search("head|group|window", f.name)]
     pairs = [(getattr(a, name), getattr(b, name)) for name in named]
     return all(x == y or not (sizes(x) or sizes(y)) for x, y in pairs)

@@ -13,7 +13,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_volumes as tiny
 
-from jaxseg import modes
+from jaxseg import described, modes
 from jaxseg.infer import run as runs
 from jaxseg.metrics import counts
 from jaxseg.types import ConfigError
@@ -110,7 +110,7 @@ def test_slices_of_scans_at_another_spacing_are_scored_as_the_files_that_are_wri
     root, keys = untrained.write(tmp_path / "set", 3), {"data__size": (8, 8), "data__spacing": (0.8, 1.25), "data__channels": 1}
     values = {"data__window": (22.0, 44.0), "data__mean": (), "data__std": (), **untrained.FRACTIONS}
     tree = tiny.config("folder", "patches,quick", data__root=str(root), data__phantom=None, infer__overlap=0.5, **keys, **values)
-    run, out = untrained.make(tmp_path / "run", tree), tmp_path / "out"
+    run, out = untrained.make(tmp_path / "run", described.fill(tree).config), tmp_path / "out"
     modes.evaluate(modes.Call(None, run))
     assert not modes.predict(modes.Call(None, run, input=str(root / "images"), output=str(out)))
     rows = list(csv.DictReader((run / "evaluations" / "test@1" / "cases.csv").open()))
