@@ -30,10 +30,9 @@ def base() -> ConfigDict:
     data.fit = "stretch"  # rank 2: stretch (to `size`), centre (`spacing`, then a canvas of `size`) or patches; rank 3: patches
     data.size = (128, 128)  # (H, W) of the network's input (of a patch), pixels; rank 3: (X, Y, Z) of a patch, voxels
     data.channels = 1  # input channels that are read (coordinates come on top); None: as many as your own images have
-    # grey (8-bit, through `window`), brain (z-scores per modality inside the brain), ct (-1..1), or nnU-Net's: zscore,
-    # zscore_nonzero, ct_zscore, rescale_to_01, rgb_to_01, none; auto: what your own images look like. Rank 3: joined by + they
-    # are those of the channels in their order
-    data.intensity = "grey"
+    data.intensity = "grey"  # grey (8-bit, through `window`), brain (z-scores per modality inside the brain), ct (-1..1), or
+    # nnU-Net's: zscore, zscore_nonzero, ct_zscore, rescale_to_01, rgb_to_01, none; auto: what your own images look like. Rank 3:
+    # joined by + they are those of the channels in their order
     data.statistics = ()  # ct_zscore: (lowest, highest, mean, standard deviation) of the foreground of each channel
     data.window = (40.0, 120.0)  # CT: (level, width) in HU -> 0..255; () for 8-bit images
     data.spacing = ()  # fit centre, patches: resample to (row mm, column mm), rank 3 (x, y, z) mm; (), patches: keep the grid
@@ -63,9 +62,8 @@ def base() -> ConfigDict:
     data.allow_empty = _optional(bool)  # scoliosis: an image without a label file has no object
     data.modalities = _optional(tuple)  # brats: which, in channel order, e.g. ("t1ce", "flair")
     data.release = _optional(str)  # brats: "2023" or "2024" where the file names do not show it
-    # one sigmoid logit per region (WT, TC, ET) instead of a softmax over the classes: () for none, ("dataset",) as the data set
-    # names them, or ((name, (class, ...)), ...) with names or numbers of classes
-    data.regions = ()
+    data.regions = ()  # one sigmoid logit per region (WT, TC, ET) instead of a softmax over the classes: () for none,
+    # ("dataset",) as the data set names them, or ((name, (class, ...)), ...) with names or numbers of classes
     data.coordinates = False  # rank 3: three more channels, each voxel's place in the whole volume (CoordConv)
     data.whole = False  # rank 3, fit stretch: every volume is one example, resized to `size` (region-of-interest networks)
     data.per_volume = 16  # patches of each volume (slice, picture) in an epoch

@@ -106,8 +106,11 @@ class World:
         if name not in self._runs:
             base = name.rpartition(" ")[2]
             tree = self.config(base if base != "cascade" else "volumes", {"seed": 1} if name != base else {})
-            with jax.disable_jit():
-                self._runs[name] = untrained.make(self.top / "runs" / name.replace(" ", "_"), tree)
+            try:
+                with jax.disable_jit():
+                    self._runs[name] = untrained.make(self.top / "runs" / name.replace(" ", "_"), tree)
+            except JaxsegError as error:  # no facet of a key
+                raise AssertionError(f"the run {name!r} cannot be made: {error}") from error
             step = {"step": "remove_small", "options": {"min_mm3": 1e9}, "dice": [0.0, 0.0]}
             (self._runs[name] / postprocess.FILE).write_text(json.dumps([step]))
         return self._runs[name]
