@@ -13,15 +13,16 @@ Source: jwon112/3d-segmentation. Published: no result table exists. Measured on 
 """
 
 from configs import brats_unet3d
+from configs._arguments import parse
 
 MODELS = ("unet3d_s", "unet3d_stride_s", "dualbranch_01_unet_s", "dualbranch_04_unet_s", "dualbranch_13_unet_s")
 SMALL = ("unet3d_xs", "unet3d_stride_xs", "dualbranch_01_unet_xs")
 
 
 def get_config(arguments: str = ""):
+    quick = "quick" in parse(arguments, flags=brats_unet3d.FLAGS).flags
     c = brats_unet3d.get_config(arguments)
     c.compare.models, c.compare.seeds = MODELS, (24, 42, 123)
-    quick = "quick" in arguments.split(",")
     models = ("unet3d_test", "roi_unet3d_test") if quick else SMALL
     c.embedded += (("compare.models", models), ("compare.seeds", (24,) if quick else (24, 42)))
     return c
