@@ -139,7 +139,7 @@ def test_a_linked_slice_outside_the_series_is_refused(tmp_path):
 
 
 def test_an_unknown_kind_of_file_is_refused(tmp_path):
-    np.save(tmp_path / "a.npy", np.zeros(3))
+    np.savez(tmp_path / "a.npz", np.zeros(3))
     with pytest.raises(DataError) as caught:
-        read_volume(tmp_path / "a.npy")
+        read_volume(tmp_path / "a.npz")
     assert caught.value.code == "DATA_HEADER"
