@@ -233,7 +233,7 @@ def test_no_network_is_evaluated_on_patients_that_it_was_trained_on(whole, finde
         modes.evaluate(modes.Call(regions(**other), tmp_path, checkpoint=str(whole)))
     for changes in ({"model__init": str(whole)}, {"infer__roi": str(finder)}):
         config, log = regions(**other, **changes), Log(tmp_path)
-        with pytest.raises(DataError, match="trained on, or chosen by"):
+        with pytest.raises(DataError, match="trained or selected on"):
             setup.build(config, tmp_path / "new", setup.load_data(config, log, tmp_path), log)
     with pytest.raises(MismatchError, match="in another split now"):
         log = Log(tmp_path)
