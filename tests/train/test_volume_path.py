@@ -235,7 +235,7 @@ def test_no_network_is_evaluated_on_patients_that_it_was_trained_on(whole, finde
         config, log = regions(**other, **changes), Log(tmp_path)
         with pytest.raises(DataError, match="trained or selected on"):
             setup.build(config, tmp_path / "new", setup.load_data(config, log, tmp_path), log)
-    with pytest.raises(MismatchError, match="in another split now"):
+    with pytest.raises(MismatchError, match="now in another split"):
         log = Log(tmp_path)
         data = setup.load_data(regions(**other), log, tmp_path)
         modes.patients.keep(regions(**other), whole, data.store.rows, data.rows)
