@@ -9,6 +9,7 @@ import importlib
 import json
 import math
 import os
+import tempfile
 from pathlib import Path
 
 import jax
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from configs import _arguments
-from jaxseg import modes, preflight
+from jaxseg import described, modes, preflight
 from jaxseg.augment import compose as augmentations
 from jaxseg.config import resolve
 from jaxseg.data import datasets
@@ -28,6 +29,7 @@ from jaxseg.optim import build as optimizers
 from jaxseg.optim import schedules
 from jaxseg.train import feed as feeds
 from jaxseg.train import setup
+from tests import untrained
 
 NAMES = sorted(p.stem for p in (Path(__file__).parent.parent / "configs").glob("[a-z]*.py"))
 # SegNeXt's quick variant compiles for half a minute; .ci/run trains it by the main config, tests/train by single steps.
@@ -35,11 +37,21 @@ OTHER_NETWORK = dict.fromkeys(("ich_segnext", "organs_ct", "scoliosis"), "unet_t
 FIRST = {"brats_cascade": ("brats_roi", "infer.roi")}  # what must have run before, and the key that names its folder
 
 
+@functools.cache
+def volumes() -> tempfile.TemporaryDirectory:
+    """Small volumes, for what the phantom of pictures cannot stand for."""
+    folder = tempfile.TemporaryDirectory()
+    untrained.write(Path(folder.name), 3)
+    return folder
+
+
 def tree(name: str, arguments: str, given: dict):
-    """The resolved config of an experiment, with keys given as on the command line."""
+    """The resolved config of an experiment, with keys as on the command line; what it leaves to the data, its phantom says."""
     config = importlib.import_module(f"configs.{name}").get_config(arguments)
+    if config.data.dataset == datasets.AUTO:
+        given = {**given, "data.root": volumes().name if config.data.rank == 3 else ""}
     config.update_from_flattened_dict(given)
-    return resolve(config, name=name, overridden=list(given))
+    return described.fill(resolve(config, name=name, overridden=list(given))).config
 
 
 # ---------------------------------------------------------------- whole runs
