@@ -72,6 +72,6 @@ def test_augmentation_moves_their_numbers_unchanged():
 
 def test_regions_and_polygons_write_them():
     np.testing.assert_array_equal(
-        regions.labels_from_regions(np.array([[0.9, 0.1], [0.9, 0.9], [0, 0]]), (299, 300)), [299, 300, 0]
+        regions.labels_from_regions(np.array([[0.9, 0.1], [0.9, 0.9], [0, 0]]), (0, 299, 300, 300)), [299, 300, 0]
     )
     assert scoliosis.draw([(299, [(0, 0), (1, 0), (1, 1), (0, 1)])], (10, 20)).max() == 300
