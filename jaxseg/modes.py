@@ -346,6 +346,10 @@ def compare(call: Call) -> int | None:
             "--mode=compare takes one process for each run; start the same command several times, and each takes other runs"
         )
 
+    def look(config) -> None:
+        described, learnt, _ = _described(call._replace(config=config))
+        preflight.check(described.config, learnt=learnt)
+
     def cost(config, place: Path) -> dict[str, Any]:
         return measures.measure(config, checkpoint.read_record(place)["model"]["num_classes"])
 
@@ -353,7 +357,7 @@ def compare(call: Call) -> int | None:
         call.config,
         call.workdir,
         lambda config, place: train(call._replace(config=config, workdir=place)),
-        preflight.check,
+        look,
         cost,
         lambda text: print(text, flush=True),
     )

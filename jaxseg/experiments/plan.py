@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxseg.config import flatten
+from jaxseg.config import flatten, resolve
 from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup
 
@@ -95,7 +95,7 @@ def _changed(config, model: str, seed: int, fold: int | None, folds: int, change
                 place = place[part]
             place[leaf] = value
         tree.compare = type(tree)({key: type(value)() for key, value in config.compare.items()})  # a run is no comparison
-    return tree.lock()
+    return resolve(tree)  # the rules hold for what was changed too
 
 
 def _safe(name: str) -> str:

@@ -132,6 +132,8 @@ def test_folds_and_variants_change_what_they_say():
     assert [(r.model, r.config.optim.lr, r.config.train.epochs) for r in found] == [("slow", 1e-5, 100), ("fast", 1e-2, 3)]
     with pytest.raises(ConfigError, match="did you mean optim.lr"):
         plan.runs(config(vary=(("a", (("optim.lrr", 1.0),)),)), Path("x"))
+    with pytest.raises(ConfigError, match="optim.lr=-1.0"):  # the rules hold for what is varied too
+        plan.runs(config(vary=(("a", (("optim.lr", -1.0),)),)), Path("x"))
     with pytest.raises(ConfigError, match="names one of them twice"):
         plan.runs(config(seeds=(1, 1)), Path("x"))
     with pytest.raises(ConfigError, match="give config.compare.folds"):
