@@ -1,5 +1,6 @@
 """What `--mode` can be: one function each, called with the resolved config and the folders."""
 
+import contextlib
 import functools
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ import jax
 
 from jaxseg import checkpoint, described, preflight, recorded
 from jaxseg import config as configs
+from jaxseg.checkpoint.claims import InUse
 from jaxseg.data import datasets
 from jaxseg.data.check import sides
 from jaxseg.data.check.examine import examine
@@ -353,12 +355,18 @@ def compare(call: Call) -> int | None:
     def cost(config, place: Path) -> dict[str, Any]:
         return measures.measure(config, checkpoint.read_record(place)["model"]["num_classes"])
 
+    def same(config, place: Path) -> None:
+        run = _settled(_described(call._replace(config=config, workdir=place))[0])
+        with contextlib.suppress(InUse):  # who holds it has looked
+            _claim(run, configs.as_dict(run.config)).release()
+
     return comparisons.compare(
         call.config,
         call.workdir,
         lambda config, place: train(call._replace(config=config, workdir=place)),
         look,
         cost,
+        same,
         lambda text: print(text, flush=True),
     )
 

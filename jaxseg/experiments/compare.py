@@ -47,6 +47,7 @@ def compare(
     train: Callable[[Any, Path], int | None],
     check: Callable[[Any], object],
     measure: Callable[[Any, Path], dict[str, Any]],
+    same: Callable[[Any, Path], object],
     say: Callable[[str], None],
 ) -> int | None:
     """Train and test every run of config.compare that is not finished, then write the tables.
@@ -57,11 +58,13 @@ def compare(
       train: trains a config in a folder and scores its best checkpoint; returns the exit code of a run that was stopped.
       check: refuses a config that cannot work.
       measure: what the network of a run costs, for config.compare.measure.
+      same: refuses a finished run of another configuration.
       say: gets one line for each change of state.
     Returns:
       None, the exit code of a run that was stopped, or 65 where runs failed.
     Raises:
       ConfigError: a combination that cannot work; nothing was trained then.
+      MismatchError: a run in the folder is finished and has another configuration.
     """
     planned = runs(config, folder)
     for run in distinct(planned):
@@ -77,6 +80,7 @@ def compare(
         run = waiting.pop(0)
         check_interrupt()
         if finished(run):
+            same(run.config, run.folder)
             progress.done.append(run)
             continue
         say(

@@ -360,7 +360,7 @@ def measured(world, base, tree):
     folder = world.top / f"compared{len(list(world.top.iterdir()))}"
     with contextlib.suppress(JaxsegError):
         compare.compare(
-            tree, folder, lambda config, place: place.mkdir(parents=True), lambda config: None, cost, lambda text: None
+            tree, folder, lambda _, place: place.mkdir(parents=True), lambda _: None, cost, lambda *_: None, lambda _: None
         )
     return costs
 

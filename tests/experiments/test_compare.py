@@ -15,7 +15,7 @@ from jaxseg import checkpoint
 from jaxseg.checkpoint.claims import InUse
 from jaxseg.config import resolve
 from jaxseg.experiments import compare, plan, tables
-from jaxseg.types import ConfigError, DataError
+from jaxseg.types import ConfigError, DataError, MismatchError
 from tests.records import RECORD
 
 
@@ -76,9 +76,11 @@ def cost(config, folder: Path) -> dict:
     return {"pam_train": 3000, "pam_inference": 1000, "inference_latency_ms": 2.5}
 
 
-def run(folder, trainer, **changes):
+def run(folder, trainer, same=None, **changes):
     said = []
-    code = compare.compare(config(**changes), folder, trainer, lambda config: None, cost, said.append)
+    code = compare.compare(
+        config(**changes), folder, trainer, lambda config: None, cost, same or (lambda config, folder: None), said.append
+    )
     return code, said
 
 
@@ -90,6 +92,16 @@ def test_every_combination_is_trained_once_and_never_again(tmp_path):
     again = Trainer()
     assert run(tmp_path, again)[0] is None and again.started == []
     assert any(line.startswith("segnext_test is better than unet_test by 0.1000 mean Dice") for line in said), said
+
+
+def test_a_finished_run_of_another_configuration_is_refused(tmp_path):
+    run(tmp_path, Trainer())
+
+    def same(config, folder):
+        raise MismatchError(f"{folder} belongs to a run with another configuration")
+
+    with pytest.raises(MismatchError, match="another configuration"):
+        run(tmp_path, lambda *a: pytest.fail("trained"), same)
 
 
 def test_a_failed_run_is_recorded_the_rest_goes_on_and_it_is_tried_again(tmp_path):
@@ -117,7 +129,7 @@ def test_a_combination_that_cannot_work_is_refused_before_any_is_trained(tmp_pat
             raise ConfigError("no such size")
 
     with pytest.raises(ConfigError, match="segnext_test: no such size"):
-        compare.compare(config(), tmp_path / "x", lambda *a: pytest.fail("trained"), check, cost, print)
+        compare.compare(config(), tmp_path / "x", lambda *a: pytest.fail("trained"), check, cost, lambda *a: None, print)
     assert not (tmp_path / "x").exists()
 
 
