@@ -137,14 +137,14 @@ class Trained:
         )
 
 
-def load(run: str | Path, *, threshold: float | None = None, postprocess: bool = False, **settings: Any) -> Trained:
+def load(run: str | Path, *, threshold: float | None = None, **settings: Any) -> Trained:
     """Open a trained run.
 
     Args:
       run: a run folder, or a checkpoint folder in one.
       threshold: of one class's, or each region's, probability; None: the run's.
-      postprocess: apply the steps that evaluation chose.
-      **settings: keys of the config's infer group, in place of the run's: mirror=(0, 1), ensemble=("runs/b",), overlap=0.5.
+      **settings: keys of the config's infer group, in place of the run's: mirror=(0, 1), ensemble=("runs/b",), overlap=0.5,
+        postprocess=True.
     Raises:
       CheckpointError: no run there, or a damaged one.
       ConfigError: a setting that does not exist.
@@ -157,8 +157,9 @@ def load(run: str | Path, *, threshold: float | None = None, postprocess: bool =
         check_kind(key, value, infer[key])
     with code.recorded_alone():
         code.check(record["code"], run)
-        opened = open_run(run, dict(infer) | settings | {"postprocess": postprocess}, threshold=threshold)
-    return Trained(opened, steps.read_steps(run) if postprocess else ())
+        chosen = dict(infer) | settings
+        opened = open_run(run, chosen, threshold=threshold)
+    return Trained(opened, steps.read_steps(run) if chosen["postprocess"] else ())
 
 
 def as_volume(image: Image, *, spacing: Sequence[float] | None = None, affine: np.ndarray | None = None) -> Volume:

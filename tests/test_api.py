@@ -1,7 +1,9 @@
 """jaxseg from Python gives what `jaxseg predict` writes, for files, arrays and nibabel images alike."""
 
+import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -11,6 +13,7 @@ from PIL import Image
 
 import jaxseg
 from jaxseg import checkpoint
+from jaxseg.infer import postprocess
 from jaxseg.infer.predict import predict
 from jaxseg.types import ConfigError, DataError
 from tests import untrained
@@ -62,6 +65,16 @@ def test_images_in_memory_give_the_same(case):
         assert np.array_equal(back.affine, image.affine) and np.array_equal(np.asarray(back.dataobj), expected)
     for found in forms:
         np.testing.assert_array_equal(found.labels, expected)
+
+
+def test_post_processing_is_the_runs_own_setting_and_can_be_asked_for(case, tmp_path):
+    run, images, _ = case
+    shutil.copytree(run, tmp_path / "run")
+    step = {"step": "remove_small", "options": {"min_mm3": 1e9}, "dice": [0.0, 0.0]}
+    (tmp_path / "run" / postprocess.FILE).write_text(json.dumps([step]))
+    one = sorted(images.iterdir())[0]
+    assert jaxseg.load(tmp_path / "run").predict(one).labels.any()
+    assert not jaxseg.load(tmp_path / "run", postprocess=True).predict(one).labels.any()
 
 
 def test_what_does_not_fit_is_refused_in_one_line(case):

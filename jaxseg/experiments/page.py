@@ -154,7 +154,7 @@ def curves_chart(epochs: Sequence[Mapping[str, Any]]) -> str:
     models = list(dict.fromkeys(row["model_name"] for row in known))
     marks = [
         f'<line x1="{left}" x2="{width - 12}" y1="{y(t):.1f}" y2="{y(t):.1f}" stroke="currentColor" stroke-opacity=".15"/>'
-        f'<text x="{left - 6}" y="{y(t) + 4:.1f}" text-anchor="end">{t:.2f}</text>'
+        f'<text x="{left - 6}" y="{y(t) + 4:.1f}" text-anchor="end">{t:.3g}</text>'
         for t in (top * i / 4 for i in range(5))
     ]
     for epoch in sorted({1, (1 + last) // 2, last}):
