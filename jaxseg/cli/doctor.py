@@ -60,7 +60,7 @@ def _devices(required: bool) -> bool:
     print("devices: " + ", ".join(f"{count} x {kind}" for kind, count in kinds.items()))
     accelerated = devices[0].platform != "cpu"
     if not accelerated and (shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists()):
-        print("warning: there is an NVIDIA driver, and jax computes on the CPU; install its CUDA build: pip install '.[gpu]'")
+        print("warning: there is an NVIDIA driver, and jax computes on the CPU; install its CUDA build: pip install 'jax[cuda13]>=0.10,<0.13'")
     if not accelerated and required:
         print("warning: no accelerator, and one was required")
     image = np.random.default_rng(0).normal(size=(1, 32, 32, 8)).astype(np.float32)
