@@ -14,6 +14,7 @@ from jaxseg.utils.files import cache_root
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy", "nibabel", "pillow", "tensorboardX")
 EXTRAS = ("pydicom", "optuna", "onednn-cpu-gomp", "torch", "tensorboard")
+CUDA = "pip install 'jax[cuda13]>=0.10,<0.13'"
 SMALL_SHARED = 1 << 30  # bytes of /dev/shm below which Grain's workers may run out of it
 
 
@@ -60,7 +61,7 @@ def _devices(required: bool) -> bool:
     print("devices: " + ", ".join(f"{count} x {kind}" for kind, count in kinds.items()))
     accelerated = devices[0].platform != "cpu"
     if not accelerated and (shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists()):
-        print("warning: there is an NVIDIA driver, and jax computes on the CPU; install its CUDA build: pip install 'jax[cuda13]>=0.10,<0.13'")
+        print(f"warning: there is an NVIDIA driver, and jax computes on the CPU; install its CUDA build: {CUDA}")
     if not accelerated and required:
         print("warning: no accelerator, and one was required")
     image = np.random.default_rng(0).normal(size=(1, 32, 32, 8)).astype(np.float32)
