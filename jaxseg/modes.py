@@ -200,7 +200,7 @@ def evaluate(call: Call) -> int | None:
 
 
 def _evaluate(call: Call, source: Path, record: dict) -> None:
-    config = recorded.settled(call.config, record, source)
+    config = recorded.settled(call.config, record, source, reads_data=True)
     log = Log(checkpoint.run_folder(source), quiet=jax.process_index() > 0)
     evaluation.evaluate(
         config,

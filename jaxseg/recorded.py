@@ -50,15 +50,16 @@ def tree_of(record: Mapping[str, Any]) -> ConfigDict:
     return tree.lock()
 
 
-def settled(given: ConfigDict | None, record: Mapping[str, Any], run: Path) -> ConfigDict:
+def settled(given: ConfigDict | None, record: Mapping[str, Any], run: Path, *, reads_data: bool = False) -> ConfigDict:
     """The configuration to evaluate or predict with.
 
     Args:
       given: a resolved tree from the command line; None: the record's alone.
       record: of the run.
       run: its folder, for the message.
+      reads_data: the run's data are read, and may lie in another folder now (config.data.root).
     Raises:
-      MismatchError: a key outside of OPEN that differs from the record, but for the folder that the data lie in now.
+      MismatchError: a key outside of OPEN that differs from the record.
     """
     if given is None:
         return tree_of(record)
@@ -66,7 +67,7 @@ def settled(given: ConfigDict | None, record: Mapping[str, Any], run: Path) -> C
     old, new = plain(record["config"]), plain(config.as_dict(given))
     ours = {key for key in new if key not in WITHOUT and key not in config.NEUTRAL and not key.startswith(OPEN)}
     moved = [key for key in sorted(ours) if key in old and old[key] != new[key] and not _left_open(key, new[key], old[key])]
-    if new["data.root"] and old["data.root"]:  # the data may lie elsewhere now; evaluation compares what they are
+    if reads_data and new["data.root"] and old["data.root"]:  # evaluation compares what the data are
         moved = [key for key in moved if key != "data.root"]
     if moved:
         said = "; ".join(f"config.{key}={new[key]!r}, recorded {old[key]!r}" for key in moved[:5])

@@ -113,6 +113,9 @@ def test_data_that_lie_elsewhere_now_are_scored_where_they_are_the_same(run, tmp
     assert modes.evaluate(modes.Call(changed(folder, data__root=str(tmp_path / "moved")), folder, name="moved")) is None
     found = strict(folder / "evaluations" / "moved@1" / "evaluation.json")
     assert found["data"]["root"] == str(tmp_path / "moved")
+    with pytest.raises(MismatchError, match="config.data.root"):  # which prediction never reads
+        moved = changed(folder, data__root=str(tmp_path / "moved"))
+        modes.predict(modes.Call(moved, folder, input=str(root / "images"), output=str(tmp_path / "out")))
     for part in ("images", "masks"):
         sorted((tmp_path / "moved" / part).iterdir())[0].unlink()
     with pytest.raises(MismatchError, match="are not those that the run was trained on; give their folder"):
