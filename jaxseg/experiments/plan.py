@@ -53,6 +53,11 @@ def runs(config, folder: Path) -> list[Planned]:
         )
     if c.folds and not all(0 <= fold < c.folds for fold in folds):
         raise ConfigError(f"config.compare.fold={tuple(c.fold)}: must lie in 0..{c.folds - 1} (compare.folds)")
+    if config.eval.split != "test" or config.data.split == "patient" and not config.data.fractions[2]:
+        raise ConfigError(
+            "--mode=compare scores every run on its test split: set config.eval.split to test, and give it a share of "
+            f"config.data.fractions, which are {tuple(config.data.fractions)}"
+        )
     found = []
     for seed in seeds:
         for fold in folds:

@@ -146,6 +146,10 @@ def test_folds_and_variants_change_what_they_say():
         plan.runs(config(vary=(("a", (("optim.lrr", 1.0),)),)), Path("x"))
     with pytest.raises(ConfigError, match="optim.lr=-1.0"):  # the rules hold for what is varied too
         plan.runs(config(vary=(("a", (("optim.lr", -1.0),)),)), Path("x"))
+    untested = config().copy_and_resolve_references().unlock()
+    untested.data.fractions = (0.8, 0.2, 0.0)
+    with pytest.raises(ConfigError, match="scores every run on its test split"):
+        plan.runs(untested, Path("x"))
     with pytest.raises(ConfigError, match="names one of them twice"):
         plan.runs(config(seeds=(1, 1)), Path("x"))
     with pytest.raises(ConfigError, match="give config.compare.folds"):
