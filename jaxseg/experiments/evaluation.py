@@ -193,7 +193,7 @@ def _scored(
     outputs = feeds.outputs_of(config, run.recipe.labels, work.dataset.regions)
     loss, model = setup.build_loss(config), setup.build_model(config, outputs.num_classes, abstract=True)
     prepared, scored = None, None
-    if feed is not None and (feed.resampled() or config.data.target != "labels"):
+    if feed is not None and (feed.scores_prepared() or config.data.target != "labels"):
         mesh = meshes.make(min(config.mesh.data, jax.device_count()))  # the run may have been trained on more devices
         if run.recipe.fit != "patches":  # what has its own size is scored one after another
             meshes.check_batch(config.eval.batch_size, mesh, "eval.batch_size")

@@ -107,8 +107,8 @@ class Whole(NamedTuple):
         """What is scored."""
         return rules_of(config, self.recipe.labels, self.dataset.regions if self.recipe.labels == self.dataset.labels else ())
 
-    def resampled(self) -> bool:
-        """Whether the network sees another grid than that of the files."""
+    def scores_prepared(self) -> bool:
+        """Whether an evaluation scores the prepared grid too: always, because the published projects' tables are of it."""
         return True
 
     def prepared(self, config, network: Network, loss, outputs: OutputSpec, mesh, weights) -> Prepared:
@@ -199,8 +199,8 @@ class Patches(NamedTuple):
         """What is scored."""
         return rules_of(config, self.store.labels, self.store.regions)
 
-    def resampled(self) -> bool:
-        """Whether the network sees another grid than that of the files."""
+    def scores_prepared(self) -> bool:
+        """Whether an evaluation scores the prepared grid too: where it is another than that of the files."""
         keys = (("shape", "scan_shape"), ("spacing", "scan_spacing"))
         return bool(self.recipe.axes) or any(list(row[a]) != list(row[b]) for row in self.store.rows for a, b in keys)
 
