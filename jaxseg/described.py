@@ -75,8 +75,9 @@ def fill(config: ConfigDict) -> Filled:
             d.intensity, d.window, why = intensity_of(images, dataset.modalities, rank=d.rank, window=tuple(d.window))
             lines.append(f"intensity: {why}; config.data.intensity says otherwise")
     if d.mean and (d.intensity != "grey" or len(d.mean) != d.channels):
+        there = "1 channel" if d.channels == 1 else f"{d.channels} channels"
         lines.append(
-            f"config.data.mean and std, of {len(d.mean)} channels in 0..1, are left out: {d.channels} channels in {d.intensity!r}"
+            f"config.data.mean and std, of {len(d.mean)} channels in 0..1, are left out: the data have {there} in {d.intensity!r}"
         )
         d.mean, d.std = (), ()
     return Filled(resolve(config, name=name), dataset, tuple(lines))

@@ -67,7 +67,8 @@ def describe(report: DataReport, tally: SetCounts, recipe: Recipe) -> None:
     patients = {p for who in strata.values() for p in who}
     say(f"data     {dataset.name} in {dataset.root}{' (SYNTHETIC)' if dataset.synthetic else ''}")
     say(f"cases    {len(dataset.cases)} of {len(patients)} patients, {len(report.errors)} errors")
-    say("strata   " + ", ".join(f"{word}: {len(who)} patients" for word, who in sorted(strata.items())))
+    if strata.keys() != {"-"}:  # groups that every split has a share of
+        say("strata   " + ", ".join(f"{word}: {len(who)} patients" for word, who in sorted(strata.items())))
     say(f"{tally.piece + 's':<8} {tally.kept} kept of {tally.pieces}, {tally.empty} of them without foreground")
     say(
         "labels   "
