@@ -118,7 +118,8 @@ def compare(
         say(line)
     open_ = len(planned) - len(progress.done) - len(progress.failed)
     if open_:
-        say(f"{open_} runs are in the hands of other processes; whoever ends last has all of them in the tables")
+        what = "1 run is" if open_ == 1 else f"{open_} runs are"
+        say(f"{what} in the hands of other processes; whoever ends last has all of them in the tables")
     return FAILED_SOME if progress.failed else None
 
 

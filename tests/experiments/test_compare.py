@@ -116,7 +116,7 @@ def test_a_failed_run_is_recorded_the_rest_goes_on_and_it_is_tried_again(tmp_pat
 def test_runs_of_other_processes_are_left_to_them(tmp_path):
     code, said = run(tmp_path, Trainer(held=["segnext_test/seed_1"]))
     assert code is None and any("process 7 on elsewhere works on it" in line for line in said)
-    assert any("1 runs are in the hands of other processes" in line for line in said)
+    assert any("1 run is in the hands of other processes" in line for line in said)
 
 
 def test_a_run_that_was_stopped_stops_the_comparison_with_its_code(tmp_path):
