@@ -59,3 +59,31 @@ def test_every_command_that_a_text_names_exists():
 def test_every_extra_that_a_text_names_exists():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert not {name: where for name, where in named(r"(?:jaxseg|\.)\[(\w+)\]'").items() if name not in extras}
+
+
+# what other programs take, and the options of projects that a comment quotes
+OF_OTHERS = {
+    "connected",
+    "dest",
+    "dim",
+    "format",
+    "gpu",
+    "line",
+    "network",
+    "query-gpu",
+    "tb",
+    "trilinear",
+    "use_mri_augmentation",
+}
+OF_OTHERS |= {"use_mri_augmentation", "disable-pip-version-check", "no-binary", "no-deps", "shm-size", "help", "helpfull"}
+OF_OTHERS |= {"helpshort", "version", "flag"}
+
+
+def test_every_option_that_a_text_names_exists():
+    calls = [n for path in FILES for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+    name = lambda call: getattr(call.func, "attr", getattr(call.func, "id", ""))
+    words = [a for c in calls if name(c).startswith(("DEFINE_", "add_argument")) for a in c.args if isinstance(a, ast.Constant)]
+    defined = {word.value.lstrip("-") for word in words if isinstance(word.value, str)} | OF_OTHERS
+    options = named(r"(?<![\w-])--([a-z][a-z_-]*[a-z])")
+    assert not {option: where for option, where in options.items() if option not in defined and not option.startswith("xla_")}
+    assert not {o for o in OF_OTHERS if o not in options}, "no text names these any more"

@@ -225,6 +225,8 @@ def write_structures(
 ) -> list[str]:
     """A mask for each structure, <structure>/<name>.nii.gz with 0 and 1, of a picture <structure>/<name>.png with 0 and 255.
 
+    A structure that is called as a folder of other results is (overlays, probabilities) gets an underscore after its name.
+
     Args:
       labels: classes, in the image's own axis order.
       structures: (name, classes) of each, from `structures_of`.
@@ -233,7 +235,7 @@ def write_structures(
     """
     written = []
     for structure, classes in structures:
-        structure = structure.replace("/", "_")
+        structure = structure.replace("/", "_") + "_" * (structure in (OVERLAYS, MAPS))
         make_folder(output / structure, f"--output={output}")
         inside = np.isin(labels, classes) * np.uint8(255 if volumes.is_photo(image) else 1)
         written.append(f"{structure}/{write_labels(output / structure, name, inside, image)}")

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxseg import checkpoint
 from jaxseg.data import splits
+from jaxseg.data.folding import folded
 from jaxseg.data.prepare import channels
 from jaxseg.data.prepare.canvas import VOXELS
 from jaxseg.data.records import DataSet, Recipe
@@ -345,11 +346,11 @@ def batches_of(config, data: Feed):
 
 
 def _log_left_out(store: base.Store, log) -> None:
-    """Log what is wrong with the data that are left, and every case that was left out, with the reason."""
+    """Log what is wrong with the data that are left, and the cases left out, with the reason (left_out.json has all)."""
     for line in store.warnings:
         log.say(f"WARNING {line}")
-    for bad in store.left_out.bad:
-        log.say(f"left out: case {bad.case}: [{bad.code}] {bad.reason}")
+    for line in folded({bad.case: DataError(bad.reason, bad.code) for bad in store.left_out.bad}):
+        log.say(f"left out: {line}")
     if store.left_out.bad:
         log.say(f"WARNING {store.left_out}; delete {store.folder} to have them tried again")
 

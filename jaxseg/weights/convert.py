@@ -41,6 +41,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--key-mapping", help="whose names the file (or --like) uses; found by itself when left out")
     parser.add_argument("--keys", type=Path, help='JSON [["regular expression", "replacement" or null], ...] for unknown names')
     parser.add_argument("--only", default="", help="only our tensors whose names begin so, for instance encoder.")
+    parser.add_argument("--under", default="", help="the entry of the file that holds the weights, for instance state_dict_ema")
     parser.add_argument("--to-torch", action="store_true", help="write a state dict for PyTorch")
     parser.add_argument(
         "--allow_code", action="store_true", help="import a run's own module though its files changed since its training"
@@ -118,6 +119,7 @@ def read(model: Segmenter, chosen: argparse.Namespace):
         chosen.input,
         key_mapping=None if chosen.to_torch else chosen.key_mapping,
         only=chosen.only,
+        under=chosen.under,
         adapt=chosen.channels is not None or chosen.classes is not None,
         keys=() if chosen.to_torch else table(chosen.keys),
     )

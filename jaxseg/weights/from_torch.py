@@ -14,6 +14,7 @@ Where they keep apart what is one tensor here (query, key, value), rules name th
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -64,7 +65,11 @@ class ImportReport(NamedTuple):
         left = state_dict.groups(self.ignored)
         lines.append(f"  left out     {len(self.ignored):5d}" + (f"  {_some(left, 20)}" if left else ""))
         if self.others:
-            lines.append(f"  these tensors are also under {' and '.join(self.others)}: under={self.others[0]!r} takes those")
+            lines.append(
+                f"  these tensors are also under {' and '.join(self.others)}: "
+                f"under={self.others[0]!r} "
+                f"(jaxseg.convert --under={shlex.quote(self.others[0])}) takes those"
+            )
         if self.siblings:
             lines.append(
                 f"  WARNING {', '.join(self.siblings)}: the very same names and shapes, computing something else; the file does "

@@ -1,11 +1,14 @@
 """Weights are found in the checkpoints that training code writes; what lies beside is named; an average never comes unasked."""
 
+import re
+import shlex
+
 import numpy as np
 import pytest
 
 from jaxseg.models import create_model, functional
 from jaxseg.types import ConfigError, MismatchError
-from jaxseg.weights import from_torch
+from jaxseg.weights import convert, from_torch
 
 torch = pytest.importorskip("torch", reason="files of PyTorch need the extra [parity]")
 
@@ -97,6 +100,9 @@ def test_an_average_beside_the_weights_is_taken_by_name_alone(tmp_path, file, pl
     report = from_torch.load(model, tmp_path / "both.pth", under=average)  # as the report says
     assert_loaded(model, seed=1)
     assert report.origin == average
+    said = re.search(r"jaxseg.convert (.+)\) takes those", str(from_torch.load(network(), tmp_path / "both.pth")))[1]
+    chosen = convert.parse([f"--input={tmp_path / 'both.pth'}", f"--output={tmp_path / 'ours.pth'}", *shlex.split(said)])
+    assert convert.read(network(), chosen).origin == average
     with pytest.raises(ConfigError, match="under='teacher': no tensor lies there; the file's entries are .*state_dict|model"):
         from_torch.load(model, tmp_path / "both.pth", under="teacher")
 
