@@ -135,6 +135,7 @@ def base() -> ConfigDict:
     evaluate.split = "test"
     evaluate.surface = True  # rank 3: HD95 and NSD, in mm
     evaluate.lesions = ""  # rank 3: lesion-wise scores by the rules of this challenge (GLI, SSA, MEN, PED, MET)
+    evaluate.keep = 10  # so many of the worst examples, and of those around the median, keep their pictures for the page; 0: none
     evaluate.postprocess = False  # choose post-processing on the validation split and apply it to the scored one
 
     c.infer = infer = ConfigDict()

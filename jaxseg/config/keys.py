@@ -74,6 +74,7 @@ NEUTRAL = (
     "eval.surface",
     "eval.lesions",
     "eval.postprocess",
+    "eval.keep",
     "infer.batch_size",
     "infer.probabilities",
     "infer.overlay",
@@ -237,4 +238,5 @@ NOT_NEGATIVE = (
     "train.stop_nonfinite",
     "train.watchdog",
     "mesh.data",
+    "eval.keep",
 )

@@ -4,6 +4,7 @@ What `predict` would write for a case is what is scored here, slice by slice or 
 """
 
 import dataclasses
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -12,13 +13,16 @@ from jaxseg.data.geometry import to_slices, to_volume
 from jaxseg.data.prepare.mask_values import Meanings
 from jaxseg.data.records import Case, DataSet
 from jaxseg.data.store import base
+from jaxseg.evaluate.kept import Keeper, Pictures
 from jaxseg.evaluate.scoring import Example, MeanLoss, Rules, Scored, score
 from jaxseg.infer import postprocess
 from jaxseg.infer.examples import Slices
 from jaxseg.infer.run import Run
 from jaxseg.metrics import regions as region_scores
+from jaxseg.metrics.calibration import Histogram
 from jaxseg.utils import turns
 
+EMPTY = {"one": 1.0, "zero": 0.0, "nan": math.nan}  # Dice of an empty prediction of an empty mask, by eval.empty
 SMALLEST = (10, 30, 100, 300)  # mm^3 of a component, so voxels in BraTS: sizes that post-processing tries
 FEWEST = (50, 150, 500)  # voxels of the innermost region's class under which it becomes that of the region around it
 
@@ -41,7 +45,16 @@ class OwnGrid:
         self._by_id = {case.id: case for case in dataset.cases}
         self.meanings = Meanings()  # what the values of the masks were taken for
 
-    def score(self, cases: Sequence[str], rules: Rules, *, steps: Sequence = (), loss: MeanLoss | None = None) -> Scored:
+    def score(
+        self,
+        cases: Sequence[str],
+        rules: Rules,
+        *,
+        steps: Sequence = (),
+        loss: MeanLoss | None = None,
+        keeper: Keeper | None = None,
+        calibration: Histogram | None = None,
+    ) -> Scored:
         """Score cases.
 
         Args:
@@ -49,7 +62,15 @@ class OwnGrid:
           rules: what is scored.
           steps: post-processing of each whole case.
           loss: takes the logits of examples whose own grid is that of the network.
+          keeper: takes what was predicted.
+          calibration: takes the probabilities of `probable(rules)`, as they are before any post-processing.
         """
+        groups = dict(self.probable(rules))
+
+        def count(found, position, truth) -> None:
+            if calibration is not None:
+                for k, (probabilities, members) in enumerate(zip(self.run.probability_maps(found, position), groups.values())):
+                    calibration.add(k, probabilities, np.isin(truth, members), empty=EMPTY[rules.policy.empty])
 
         def examine(name: str) -> Iterator[Example]:
             case = self._by_id[name]
@@ -62,15 +83,30 @@ class OwnGrid:
             if not self._slices:
                 if loss_of is not None:
                     loss_of.add(found.logits, truth[None])
+                count(found, None, truth)
                 yield Example(about, labels, truth, spacing)
             for position, z in enumerate(chosen or ()):
                 here, position = {**about, "slice": orientation.file_index(z)}, z if steps else position
+                count(found, position, truth[z])
                 if loss_of is not None:
                     loss_of.add(found.logits[position][None], truth[z][None])
                 yield Example(here, labels[position], truth[z], spacing[1:])
 
-        scored = score(cases, examine, rules)
+        scored = score(cases, examine, rules, watch=None if keeper is None else keeper.add)
         return scored if loss is None else scored._replace(loss=loss.mean())
+
+    def probable(self, rules: Rules) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """((name, classes), ...) of what the network gives a probability to: its regions, or the classes."""
+        return tuple(rules.regions) if self.run.order else tuple((name, (k,)) for k, name in enumerate(rules.classes, 1))
+
+    def pictures(self) -> Pictures:
+        """The images of the cases."""
+
+        def read(case: str):
+            images, _, orientation = self._read(self._by_id[case], Meanings())
+            return images, orientation
+
+        return Pictures(read, self.run.recipe, slices=self._slices)
 
     def choose_steps(self, cases: Sequence[str], rules: Rules) -> list:
         """The post-processing that raises the mean Dice of whole cases (of the validation split), from `postprocess.choose`."""
@@ -93,9 +129,9 @@ class OwnGrid:
         images, truth, orientation = self._read(case)
         return self.run.segment(images).labels, truth, orientation.spacing
 
-    def _read(self, case: Case):
+    def _read(self, case: Case, meanings: Meanings | None = None):
         """(images, truth on the case's own grid in the common order, orientation) of a case."""
-        images, mask = base.read_files(self.dataset, case, self.meanings)
+        images, mask = base.read_files(self.dataset, case, self.meanings if meanings is None else meanings)
         if not self._slices:
             images, mask = [base.cut(image, case.slab) for image in images], base.cut(mask, case.slab)
         plane, order = self.run.recipe.plane, self.run.recipe.orientation

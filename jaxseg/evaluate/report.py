@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxseg.evaluate.scoring import Rules, Scored
 from jaxseg.metrics import counts as scores
+from jaxseg.metrics.calibration import SURE, Histogram
 from jaxseg.metrics.counts import Counts
 from jaxseg.metrics.summarize import Row, by_patient, detection, means, write_csv
 from jaxseg.utils.files import write_json
@@ -174,6 +175,7 @@ def report(
     folder: Path | None,
     steps: Sequence = (),
     cascaded: Table | None = None,
+    calibration: Histogram | None = None,
     note: str = "",
 ) -> str:
     """Everything that is printed about an evaluation; with `folder`, its files are written there.
@@ -183,9 +185,11 @@ def report(
       prepared: on the grid that the network sees, where that is another one.
       head, details: lines before and after the scores.
       facts: what else evaluation.json says.
-      folder: for evaluation.json, cases.csv, patients.csv, confusion.csv, lesions.csv and prepared_cases.csv.
+      folder: for evaluation.json, cases.csv, patients.csv, confusion.csv, calibration.csv, thresholds.csv, lesions.csv and
+        prepared_cases.csv.
       steps: the post-processing that was applied.
       cascaded: the split through the cascade, on the cases' own grid.
+      calibration: of the probabilities on the cases' own grid.
       note: said at the end of the headline.
     """
     first, second = (own, prepared) if own is not None else (prepared, None)
@@ -200,6 +204,8 @@ def report(
             *lines(cascaded),
             f"cascade: mean Dice {cascaded.mean():.4f}, sliding window {first.mean():.4f}",
         ]
+    if calibration is not None:
+        text += calibration_lines(calibration)
     text += [*(lines(second) if second is not None else ()), *details]
     text += [
         f"mean Dice of {', '.join(t.rules.headline)}: {t.mean():.4f} of {t.examples} on {t.grid}{note}"
@@ -220,6 +226,11 @@ def report(
     }
     if cascaded is not None:
         content["cascade"] = figures(cascaded)
+    if calibration is not None:
+        content["calibration"] = calibration.figures()
+        classes = range(len(calibration.names))
+        write_csv(folder / "calibration.csv", [row for k in classes for row in calibration.reliability(k)])
+        write_csv(folder / "thresholds.csv", [row for k in classes for row in calibration.sweep(k)])
     write_csv(folder / "cases.csv", first.rows)
     write_csv(folder / "patients.csv", by_patient(first.of(*first.rules.classes), first.rules.policy.empty))
     for name, table in (("prepared_cases.csv", second), ("cascade_cases.csv", cascaded)):
@@ -235,6 +246,15 @@ def report(
         )
     write_json(folder / "evaluation.json", content)
     return "\n".join([*text, f"per-case figures in {folder / 'cases.csv'}"])
+
+
+def calibration_lines(calibration: Histogram) -> list[str]:
+    """The calibration errors for the eye."""
+    return [
+        f"calibration  {name}: expected error {found['ece']:.4f} of all voxels, {found['ece_of_likely']:.4f} of those with a "
+        f"probability of at least {SURE:g}"
+        for name, found in calibration.figures().items()
+    ]
 
 
 def _median(rows: Sequence[Row], measure: str) -> float:

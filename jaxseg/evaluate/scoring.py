@@ -114,13 +114,21 @@ class Scored(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
 
 
-def score(cases: Sequence[Case], examine: Callable[[Case], Iterable[Example]], rules: Rules, *, keep: int = 0) -> Scored:
+def score(
+    cases: Sequence[Case],
+    examine: Callable[[Case], Iterable[Example]],
+    rules: Rules,
+    *,
+    keep: int = 0,
+    watch: Callable[[Example, list[Row]], None] | None = None,
+) -> Scored:
     """Score any way to segment; with several processes each takes its share of the cases, and all get the result.
 
     Args:
       cases: what is segmented at once.
       examine: a case -> its examples, segmented.
       keep: so many predictions are kept for pictures.
+      watch: gets every example that this process scored, and its rows.
     Raises:
       DataError: no cases.
     """
@@ -146,7 +154,10 @@ def score(cases: Sequence[Case], examine: Callable[[Case], Iterable[Example]], r
                 if rules.lesions
                 else []
             )
-            found.append([position, _rows(example, rules, matrix), lesions, list(example.truth.shape)])
+            rows = _rows(example, rules, matrix)
+            found.append([position, rows, lesions, list(example.truth.shape)])
+            if watch is not None:
+                watch(example, rows)
             if len(kept) < keep:
                 kept[int(example.about["row"])] = example.labels
             begin = time.perf_counter()

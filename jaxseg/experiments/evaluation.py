@@ -20,10 +20,12 @@ from jaxseg.data.records import DataSet
 from jaxseg.data.store import base
 from jaxseg.data.store.fingerprint import fingerprint
 from jaxseg.evaluate import report as reports
+from jaxseg.evaluate.kept import Keeper
 from jaxseg.evaluate.own_grid import OwnGrid
-from jaxseg.evaluate.scoring import MeanLoss, Rules
+from jaxseg.evaluate.scoring import MeanLoss, Rules, gathered
 from jaxseg.infer import postprocess
 from jaxseg.infer import run as runs
+from jaxseg.metrics.calibration import Histogram
 from jaxseg.metrics.summarize import write_csv
 from jaxseg.models import functional
 from jaxseg.models import summary as summaries
@@ -73,7 +75,7 @@ def evaluate(
     files.make_folder(folder, f"--workdir={home}")
     facts |= {"model": record["model"]["name"], "synthetic": work.dataset.synthetic, "headline": list(work.rules.headline)}
     params, state, info = checkpoint.load_weights(source)
-    text = _scored(config, run, work, facts, (params, state), info, folder if jax.process_index() == 0 else None, home)
+    text = _scored(config, run, work, facts, (params, state), info, folder, home)
     if jax.process_index() == 0:
         if not external and split == "test" and not name and step == checkpoint.step_folder(home).name:
             shutil.copyfile(folder / NAME, home / f".{NAME}.tmp")
@@ -172,16 +174,10 @@ def _at(config, folder: Path) -> tuple[Any, Path]:
 
 
 def _scored(
-    config,
-    run: runs.Run,
-    work: _Work,
-    facts: dict[str, Any],
-    weights: tuple[dict, dict],
-    info: dict,
-    folder: Path | None,
-    home: Path,
+    config, run: runs.Run, work: _Work, facts: dict[str, Any], weights: tuple[dict, dict], info: dict, place: Path, home: Path
 ) -> str:
-    """The report, and its files in `folder`."""
+    """The report, and its files in the folder `place`."""
+    folder = place if jax.process_index() == 0 else None
     own = OwnGrid(run, work.dataset, work.kept)
     steps, rules, feed = [], work.rules, work.feed
     if config.eval.postprocess:
@@ -192,7 +188,7 @@ def _scored(
         steps = postprocess.read_steps(home)
     outputs = feeds.outputs_of(config, run.recipe.labels, work.dataset.regions)
     loss, model = setup.build_loss(config), setup.build_model(config, outputs.num_classes, abstract=True)
-    prepared, scored = None, None
+    prepared, scored, calibration = None, None, None
     if feed is not None and (feed.scores_prepared() or config.data.target != "labels"):
         mesh = meshes.make(min(config.mesh.data, jax.device_count()))  # the run may have been trained on more devices
         if run.recipe.fit != "patches":  # what has its own size is scored one after another
@@ -200,7 +196,11 @@ def _scored(
         prepared = feed.prepared(config, functional.split(model)[0], loss, outputs, mesh, weights)
     if config.data.target == "labels":
         mean = MeanLoss(loss, outputs.target) if run.recipe.fit == "patches" and prepared is None else None
-        scored = reports.table_of(own.score(work.cases, rules, steps=steps, loss=mean), rules, "the cases' own grid")
+        keeper, counted = Keeper(rules, config.eval.keep), Histogram([name for name, _ in own.probable(rules)])
+        found = own.score(work.cases, rules, steps=steps, loss=mean, keeper=keeper, calibration=counted)
+        scored = reports.table_of(found, rules, "the cases' own grid")
+        keeper.write(place, own.pictures())
+        calibration = Histogram.of(counted.names, gathered([counted.state()]))
     cascaded = None
     if config.infer.roi:
         first = runs.open_run(Path(config.infer.roi), runs.alone(config.infer))
@@ -230,6 +230,7 @@ def _scored(
         folder=folder,
         steps=steps,
         cascaded=cascaded,
+        calibration=calibration,
         note=" (SYNTHETIC data)" if work.dataset.synthetic else "",
     )
 

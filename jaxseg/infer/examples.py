@@ -4,7 +4,7 @@ The one place of prediction where slices and volumes part: `Slices` cuts a case 
 whole as [X, Y, Z]. Everything after that is the same for both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -147,6 +147,16 @@ class Volumes:
         if examples.place.keeps_grid:
             return np.asarray(one)
         return preprocess.restore(
+            np.asarray(one), examples.shape, self.recipe, examples.orientation.spacing, fill=fill, place=examples.place
+        )
+
+    def planes(self, examples: Examples, logits: np.ndarray, fill: Sequence[float]) -> Iterator[np.ndarray]:
+        """What `restore` gives, one class [X, Y, Z] after the other."""
+        (one,) = logits
+        if examples.place.keeps_grid:
+            yield from (one[..., k] for k in range(one.shape[-1]))
+            return
+        yield from preprocess.restored_planes(
             np.asarray(one), examples.shape, self.recipe, examples.orientation.spacing, fill=fill, place=examples.place
         )
 

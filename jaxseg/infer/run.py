@@ -5,11 +5,15 @@ prediction differ in what they do with the result alone.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import expit
 
 from jaxseg import checkpoint
 from jaxseg.data.records import Recipe, Volume
@@ -22,6 +26,7 @@ from jaxseg.metrics import regions
 from jaxseg.types import MismatchError, NonFiniteError
 from jaxseg.utils import files
 
+AT_ONCE = 2**29  # logits on a case's own grid, 2 GiB, that are held together; more are resampled twice
 WINDOW = ("overlap", "blend", "positions", "accumulator")  # settings of the sliding window
 
 
@@ -98,6 +103,23 @@ class Run:
         """Probability maps float32 [*S, K'] on the case's own grid, over the regions, the one class or the foreground classes."""
         restored = self.preparation.restore(found.examples, found.logits, self._fill(found.logits))
         return probabilities_of(restored, regions=bool(self.order))
+
+    def probability_maps(self, found: Segmentation, position: int | None = None) -> Iterator[np.ndarray]:
+        """The same float32 [*S], one region or class after the other, for volumes of any size; of one slice with `position`."""
+        fill, regional = self._fill(found.logits), bool(self.order)
+        if position is not None:
+            (one,) = self.preparation.restore(found.examples, found.logits[position : position + 1], fill)
+            yield from np.moveaxis(probabilities_of(one, regions=regional), -1, 0)
+            return
+        again = lambda: self.preparation.planes(found.examples, found.logits, fill)
+        if math.prod(found.examples.shape) * len(fill) <= AT_ONCE:
+            planes = list(again())
+            again = lambda: iter(planes)
+        if regional or len(fill) == 1:
+            yield from (expit(plane) for plane in again())
+            return
+        total = functools.reduce(np.logaddexp, again())
+        yield from (np.exp(plane - total) for plane in itertools.islice(again(), 1, None))
 
     def _fill(self, logits: np.ndarray) -> tuple[float, ...]:
         return background(logits.shape[-1], regions=bool(self.order))

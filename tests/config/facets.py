@@ -300,7 +300,8 @@ def _evaluated(world, base, tree):
     chosen = (run / postprocess.FILE).read_text()
     (run / postprocess.FILE).write_text(before)
     (folder,) = (run / "evaluations").glob(f"{name}@*")
-    files = {path.name: path.read_text() for path in sorted(folder.iterdir()) if path.name != "evaluation.json"}
+    text = lambda path: path.read_text() if path.suffix in (".csv", ".json") else ""
+    files = {str(p.relative_to(folder)): text(p) for p in sorted(folder.rglob("*.*")) if p.name != "evaluation.json"}
     figures = json.loads((folder / "evaluation.json").read_text())
     for key in [key for key in figures if key == "options" or "seconds" in key]:
         del figures[key]

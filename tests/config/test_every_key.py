@@ -212,6 +212,7 @@ ROWS = {
     "eval.surface": {"slices": row(False, ("is for data.rank=3",)), "volumes": row(True, "scores")},
     "eval.lesions": volumes("GLI", ("names no regions",), by="scores"),
     "eval.postprocess": both(True, "scores"),
+    "eval.keep": both(1, "scores"),
     "infer.batch_size": slices(2, "batches"),
     "infer.probabilities": both(True, "files"),
     "infer.overlay": both(False, "files"),

@@ -6,7 +6,7 @@ of the box.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -166,9 +166,40 @@ def restore(
     """
     k = scores.shape[-1]
     restored = np.empty((*shape, k), np.float32)
-    for c, plane in enumerate(_restored(scores, shape, recipe, spacing, fill, place)):
+    for c, plane in enumerate(restored_planes(scores, shape, recipe, spacing, fill=fill, place=place)):
         restored[..., c] = plane
     return restored
+
+
+def restored_planes(
+    scores: np.ndarray,
+    shape: Sequence[int],
+    recipe: Recipe,
+    spacing: Sequence[float] | None,
+    *,
+    fill: Sequence[float] | None = None,
+    place: canvas.Placement | None = None,
+) -> Iterator[np.ndarray]:
+    """The scores of `restore`, one class float32 [*shape] after the other."""
+    place, k = place or canvas.placement(tuple(shape), recipe, spacing), scores.shape[-1]
+    if scores.shape[:-1] != place.canvas:
+        raise ValueError(
+            f"got scores of shape {scores.shape}; the recipe's input is {place.canvas} for an image of {tuple(shape)}"
+        )
+    background = ([0.0] if k == 1 else [1.0] + [0.0] * (k - 1)) if fill is None else fill
+    there, here = place.overlap()
+    for c in range(k):
+        scaled = scores[..., c]
+        if place.scaled != place.canvas:
+            scaled = np.full(place.scaled, background[c], np.float32)
+            scaled[here] = scores[there][..., c]
+        inside = resample(scaled, place.boxed, for_scores(recipe.filter), apart=place.apart_back)
+        if place.boxed == tuple(shape) and place.axes == tuple(range(len(shape))):
+            yield inside
+            continue
+        whole_image = np.full(shape, background[c], np.float32)
+        place.put(whole_image, inside)
+        yield whole_image
 
 
 def restore_labels(
@@ -186,7 +217,7 @@ def restore_labels(
       uint8 [*shape], or uint16 above 256 scores.
     """
     best, found = None, np.zeros(tuple(shape), labels.dtype_for(scores.shape[-1] - 1))
-    for k, score in enumerate(_restored(scores, shape, recipe, spacing, fill, place)):
+    for k, score in enumerate(restored_planes(scores, shape, recipe, spacing, fill=fill, place=place)):
         if best is None:
             best = score
             continue
@@ -239,36 +270,6 @@ def _assemble(planes: list[np.ndarray], recipe: Recipe, spacing: Sequence[float]
             values = values / np.float32(255)
         prepared[(*there, slice(None) if len(planes) == 1 else c)] = values[..., None] if len(planes) == 1 else values
     return prepared
-
-
-def _restored(
-    scores: np.ndarray,
-    shape: Sequence[int],
-    recipe: Recipe,
-    spacing: Sequence[float] | None,
-    fill: Sequence[float] | None,
-    place: canvas.Placement | None,
-):
-    """Each class's scores on the image's grid, float32 [*shape], one after the other."""
-    place, k = place or canvas.placement(tuple(shape), recipe, spacing), scores.shape[-1]
-    if scores.shape[:-1] != place.canvas:
-        raise ValueError(
-            f"got scores of shape {scores.shape}; the recipe's input is {place.canvas} for an image of {tuple(shape)}"
-        )
-    background = ([0.0] if k == 1 else [1.0] + [0.0] * (k - 1)) if fill is None else fill
-    there, here = place.overlap()
-    for c in range(k):
-        scaled = scores[..., c]
-        if place.scaled != place.canvas:
-            scaled = np.full(place.scaled, background[c], np.float32)
-            scaled[here] = scores[there][..., c]
-        inside = resample(scaled, place.boxed, for_scores(recipe.filter), apart=place.apart_back)
-        if place.boxed == tuple(shape) and place.axes == tuple(range(len(shape))):
-            yield inside
-            continue
-        whole_image = np.full(shape, background[c], np.float32)
-        place.put(whole_image, inside)
-        yield whole_image
 
 
 def _wanted(c: int, recipe: Recipe) -> int:
