@@ -65,6 +65,8 @@ def main(argv: list[str]) -> int:
             output=given.OUTPUT.value,
             name=given.NAME.value,
             overwrite=given.OVERWRITE.value,
+            format=given.FORMAT.value,
+            licence=given.LICENCE.value,
             extend=given.EXTEND.value,
         )
         return getattr(modes, mode)(call) or 0

@@ -18,6 +18,8 @@ from jaxseg.data.prepare import intensity
 from jaxseg.experiments import compare as comparisons
 from jaxseg.experiments import evaluation, measures
 from jaxseg.experiments import search as searches
+from jaxseg.exporting import card
+from jaxseg.exporting import export as exports
 from jaxseg.infer import predict as prediction
 from jaxseg.models import summary as summaries
 from jaxseg.ops.precision import compute_dtype, describe
@@ -47,6 +49,8 @@ class Call(NamedTuple):
     output: str | None = None
     name: str = ""
     overwrite: bool = False
+    format: str = ""
+    licence: str = ""
     extend: bool = False
 
 
@@ -142,6 +146,7 @@ def _train(call: Call) -> int | None:
     log.close()
     fault(0, "before_report")
     if not tested:
+        agree.on_first(lambda: card.write(call.workdir))
         return None
     with loop.watchdog_of(call.config.train.watchdog, call.workdir) as watchdog, turns.at_each(watchdog.stretch):
         return evaluate(call._replace(extend=False))
@@ -211,6 +216,8 @@ def _evaluate(call: Call, source: Path, record: dict) -> None:
         external=Path(call.input) if call.input else None,
         overwrite=call.overwrite,
     )
+    if jax.process_index() == 0:
+        card.write(source)
     log.close()
 
 
@@ -245,6 +252,19 @@ def _recorded(call: Call) -> dict:
     if not _source(call).exists():
         raise CheckpointError(f"no run folder {str(_source(call))!r}: give --workdir or --checkpoint")
     return checkpoint.find_record(_source(call))
+
+
+@takes("checkpoint", "output", "format", "licence")
+def export(call: Call) -> None:
+    """Write a run as a file that other programs read."""
+    if not call.output:
+        raise ConfigError("--mode=export needs --output=FILE, for instance --output=model.jaxseg")
+    source, record = _source(call), _recorded(call)
+    config = recorded.settled(call.config, record, source)
+    with code.recorded_alone():
+        code.check(record["code"], source)
+        how = {"settings": dict(config.infer), "threshold": config.eval.threshold, "licence": call.licence}
+        exports.export(source, Path(call.output), format=call.format, **how)
 
 
 @takes()

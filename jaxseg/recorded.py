@@ -101,7 +101,7 @@ def command_line(argv: list[str], run: str | None) -> list[str]:
       CheckpointError: no run there.
     """
     if not run:
-        raise ConfigError("--mode=evaluate and --mode=predict need a run: --workdir=RUN")
+        raise ConfigError("--mode=evaluate, --mode=predict and --mode=export need a run: --workdir=RUN")
     checkpoint.find_record(Path(run))
     return [argv[0], f"--config={Path(__file__)}:{run}", *argv[1:]]
 

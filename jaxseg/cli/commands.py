@@ -19,6 +19,11 @@ MODES = {
     "predict": Command(
         "segment files with a trained run", "workdir", "jaxseg predict runs/ich_segnext --input=scan.nii.gz --output=out"
     ),
+    "export": Command(
+        "write a trained run as one file that runs with jax and numpy alone, or in another program's format",
+        "workdir",
+        "jaxseg export runs/ich_segnext --output=ich.jaxseg",
+    ),
     "summary": Command("parameters and multiply-accumulates of a config's network", "config", "jaxseg summary ich_segnext:b"),
     "check": Command(
         "read every case of a data set and list what is wrong", "config", "jaxseg check folder --config.data.root=DIR"
@@ -37,7 +42,7 @@ MODES = {
         "Bayesian optimisation of the loss's class weights", "config", "jaxseg search brats2d:attention_unet2d,wcce"
     ),
 }
-OF_A_RUN = ("evaluate", "predict")  # modes that take the run's own configuration
+OF_A_RUN = ("evaluate", "predict", "export")  # modes that take the run's own configuration
 TOOLS = {
     "init": Command("copy a config file here, to edit it", "", "jaxseg init folder"),
     "zoo": Command("the networks by name, with their parameters", "", "jaxseg zoo segformer"),

@@ -53,7 +53,9 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(commands.MODES)}.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; runs/<config> when not given.")
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "evaluate, predict: a run or checkpoint folder other than --workdir.")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "evaluate, predict, export: a run or checkpoint folder other than --workdir."
+)
 INPUT = flags.DEFINE_string(
     "input",
     None,
@@ -68,8 +70,12 @@ ALLOW_CODE = flags.DEFINE_bool(
     "Import modules that a run names by path (my_module:MyNet) though their files changed since its training.",
 )
 OUTPUT = flags.DEFINE_string(
-    "output", None, "predict: the folder to write to; check: that of the picture of examples; plan: the config file."
+    "output",
+    None,
+    "predict: the folder to write to; check: that of the picture of examples; plan: the config file; export: the file.",
 )
+FORMAT = flags.DEFINE_string("format", "", "export: bundle; left out, the suffix of --output says it.")
+LICENCE = flags.DEFINE_string("licence", "", "export: of the weights, for the model card ('CC BY 4.0').")
 COORDINATOR = flags.DEFINE_string(
     "coordinator", os.environ.get("JAXSEG_COORDINATOR"), "HOST:PORT of process 0, which listens there alone."
 )
@@ -88,6 +94,8 @@ ALL = tuple(
         OUTPUT,
         NAME,
         OVERWRITE,
+        FORMAT,
+        LICENCE,
         EXTEND,
         ALLOW_CODE,
         COORDINATOR,

@@ -217,6 +217,13 @@ NEEDS_OF_MODES: dict[str, dict[str, tuple[Callable[[dict[str, Any]], bool], str]
         **{key: needs for key, needs in _OTHERS.items() if not key.startswith("plan.")},
     },
     "evaluate": {**_OTHERS, **_OF_PREDICTION},
+    "export": {
+        **_OTHERS,
+        **_OF_PREDICTION,
+        **_OF_EVALUATION,
+        "infer.accumulator": (lambda c: False, "--mode=predict"),
+        "infer.roi": (lambda c: False, "--mode=predict; a cascade is exported as its two runs"),
+    },
     "predict": {
         **_OTHERS,
         **_OF_EVALUATION,

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from jaxseg import checkpoint
 from jaxseg import config as configs
 from jaxseg.data.datasets.own import description
+from jaxseg.exporting import card
 from jaxseg.importing import plans, postprocessing
 from jaxseg.infer import postprocess
 from jaxseg.metrics import regions
@@ -226,6 +227,7 @@ def _record(
 
 def _write(place: Path, record: Mapping[str, Any], arrays: tuple[dict, dict], fold: Fold, steps: list) -> None:
     checkpoint.write_record(place, record)
+    card.write(place)
     if steps:
         files.write_json(place / postprocess.FILE, steps)
     with checkpoint.Checkpoints(place / checkpoint.CHECKPOINTS) as checkpoints:

@@ -50,6 +50,7 @@ class Forward:
         mean: Sequence[float] = (),
         std: Sequence[float] = (),
     ):
+        self.network, self.mean, self.std = network, tuple(mean), tuple(std)
         self.num_classes, self.batch, self.mirror, dtype = num_classes, batch, tuple(mirror), compute_dtype(dtype)
         devices = jax.local_devices()
         spread = len(devices) > 1 and batch % len(devices) == 0
@@ -113,13 +114,13 @@ class Windows:
 
     def __init__(self, forward: Forward, window: Sequence[int], *, coordinates: bool = False, **options):
         self.forward, self.coordinates = forward, coordinates
-        self._options = {"window": tuple(window), "num_classes": forward.num_classes, "batch": forward.batch, **options}
+        self.options = {"window": tuple(window), "num_classes": forward.num_classes, "batch": forward.batch, **options}
 
     def __call__(self, weights: Weights, examples: np.ndarray) -> Array:
         """Logits float32 [N, *S, K] of examples [N, *S, C]."""
         if self.coordinates:
             examples = np.stack([np.asarray(coordinates.append(np.asarray(e, np.float32))) for e in examples])
-        apply = functools.partial(sliding_window, self.forward.mirrored(weights), **self._options)
+        apply = functools.partial(sliding_window, self.forward.mirrored(weights), **self.options)
         if len(examples) == 1:
             return apply(np.asarray(examples))
         return np.concatenate([np.asarray(apply(one[None])) for one in examples])  # one program, however many slices a case has

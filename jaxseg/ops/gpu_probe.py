@@ -4,18 +4,35 @@ A kernel that a driver, a version of jax or a card lacks must cost speed, not th
 itself, small, before it becomes part of a program; where that fails, one warning says so and XLA's own operations stand in.
 """
 
+import contextlib
+import contextvars
 import functools
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 
 import jax
 
 _COMPILES: dict[tuple[str, Hashable], bool] = {}
+_PORTABLE = contextvars.ContextVar("portable", default=False)
+
+
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+    """Within it, programs are traced for any machine, as if this process had no GPU: without kernels of its driver and card."""
+    before = _PORTABLE.set(True)
+    try:
+        yield
+    finally:
+        _PORTABLE.reset(before)
+
+
+def capability() -> tuple[int, int] | None:
+    """CUDA's compute capability of this process's first GPU, such as (9, 0); None without one of NVIDIA's, and in `portable`."""
+    return None if _PORTABLE.get() else _capability()
 
 
 @functools.cache
-def capability() -> tuple[int, int] | None:
-    """CUDA's compute capability of this process's first GPU, such as (9, 0); None without a GPU of NVIDIA's."""
+def _capability() -> tuple[int, int] | None:
     try:
         device = jax.devices("gpu")[0]
     except RuntimeError:  # no GPU, or JAX_PLATFORMS leaves it out

@@ -183,7 +183,7 @@ def test_one_kernel_serves_every_shape_and_both_axes_of_a_strip(monkeypatch):
 @pytest.mark.parametrize("reported, wanted", [("9.0", (9, 0)), ("12.1", (12, 1)), ("gfx942", None), ("", None)])
 def test_the_capability_is_cudas_or_none(reported, wanted, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda *_: [type("Device", (), {"compute_capability": reported})()])
-    assert gpu_probe.capability.__wrapped__() == wanted
+    assert gpu_probe._capability.__wrapped__() == wanted
 
 
 def test_a_kernel_that_does_not_compile_here_is_said_once_and_left_to_xla(monkeypatch):

@@ -1,0 +1,109 @@
+"""An exported model: one zip file that Python runs, with jax and numpy installed.
+
+    model.json       what the model is, how images are prepared, how the network is applied (`contents`)
+    forward.bin      the network, StableHLO for CPUs, CUDA and TPUs (`program`)
+    weights/0/*.npy  its arrays by name; weights/1/... of further folds or seeds
+    runner.py        from images to labels, the modules of runner/ in one; __main__.py calls it
+    MODEL_CARD.md    for people (`card`)
+
+The same run gives the same bytes.
+"""
+
+import ast
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from jaxseg.exporting import card, program
+from jaxseg.exporting.contents import Contents
+from jaxseg.types import StorageError
+
+SUFFIX = ".jaxseg"
+_MODULES = ("images", "preparation", "windows", "model", "program")  # of runner/, each after those that it imports from
+_MAIN = "import runner\n\nraise SystemExit(runner.main())\n"
+_DATE = (2000, 1, 1, 0, 0, 0)
+
+
+def write(path: Path, contents: Contents) -> list[str]:
+    """Write the bundle; what can be said about it, line by line.
+
+    Raises:
+      ConfigError: flatbuffers is not installed.
+      StorageError: it cannot be written.
+    """
+    how = contents.about["application"]
+    binary, batch = program.serialised(contents.network, contents.inputs, how["batch"])
+    about = contents.about | {
+        "program": {
+            "platforms": list(program.PLATFORMS),
+            "batch": batch,
+            "input": {"size": list(contents.inputs.size), "channels": contents.inputs.channels, "dtype": contents.inputs.dtype},
+            "outputs": contents.record["model"]["num_classes"],
+            "weights": list(contents.network.names),
+            "sets": len(contents.weights),
+        }
+    }
+    texts = {
+        "model.json": json.dumps(about, indent=1, sort_keys=True, allow_nan=False),
+        "MODEL_CARD.md": card.text(contents.record, about, card.evaluation_of(contents.run)),
+        "runner.py": runner_source(),
+        "__main__.py": _MAIN,
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with zipfile.ZipFile(temporary, "w") as file:
+            for name, text in texts.items():
+                _add(file, name, text.encode(), packed=True)
+            _add(file, "forward.bin", binary, packed=True)
+            for number, weights in enumerate(contents.weights):
+                for name, array in zip(contents.network.names, program.arrays_of(contents.network, weights)):
+                    content = io.BytesIO()
+                    np.save(content, array)
+                    _add(file, f"weights/{number}/{name}.npy", content.getvalue(), packed=False)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    sizes = f"{path.stat().st_size / 2**20:.1f} MiB, the program {len(binary) / 2**20:.2f} of them before packing"
+    batches = "batches of any size" if batch is None else f"batches of {batch} alone"
+    return [f"written: {path} ({sizes}; {', '.join(program.PLATFORMS)}; {batches})"]
+
+
+def _add(file: zipfile.ZipFile, name: str, content: bytes, *, packed: bool) -> None:
+    entry = zipfile.ZipInfo(name, _DATE)
+    entry.compress_type = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+    entry.external_attr = 0o644 << 16
+    file.writestr(entry, content)
+
+
+def runner_source() -> str:
+    """The modules of runner/ as one: their imports once, what they import from each other left out."""
+    plain: set[str] = set()
+    taken: dict[str, set[str]] = {}
+    bodies, title = [], ""
+    for name in _MODULES:
+        source = (Path(__file__).parent / "runner" / f"{name}.py").read_text(encoding="utf-8")
+        tree, lines = ast.parse(source), source.splitlines()
+        title = ast.get_docstring(tree) or ""
+        for node in tree.body:
+            at = range(node.lineno - 1, node.end_lineno or node.lineno)
+            docstring = isinstance(node, ast.Expr) and node is tree.body[0]
+            if isinstance(node, ast.Import):
+                plain |= {ast.unparse(node)}
+            elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("jaxseg"):
+                taken.setdefault(node.module or "", set()).update(alias.name for alias in node.names)
+            if docstring or isinstance(node, ast.Import | ast.ImportFrom):
+                for i in at:
+                    lines[i] = ""
+        bodies.append("\n".join(lines).strip())
+    own = 'if __name__ == "__main__":\n    raise SystemExit(main())\n'
+    head = (
+        f'"""{title.splitlines()[0]}\n\nWritten by jaxseg export. It needs numpy, jax and scipy, which jax brings along.\n"""\n'
+    )
+    imports = [*sorted(plain), *(f"from {module} import {', '.join(sorted(names))}" for module, names in sorted(taken.items()))]
+    return "\n\n\n".join([head.strip(), "\n".join(imports), *bodies, own])

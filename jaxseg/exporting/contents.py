@@ -1,0 +1,126 @@
+"""What an exported model says of itself: network, preparation, how the network is applied, classes, post-processing.
+
+It is the record of a run, reduced to what another program needs; what the runner cannot do is refused here, by name.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import jaxseg
+from jaxseg import checkpoint
+from jaxseg.data.prepare.examples import dtype_of
+from jaxseg.exporting import card
+from jaxseg.exporting.program import Inputs
+from jaxseg.infer import cases, network, postprocess
+from jaxseg.infer.run import Run, open_run
+from jaxseg.models.functional import Network
+from jaxseg.types import ConfigError, MismatchError
+
+FORMAT = 1  # of model.json; the runner reads this one alone
+
+
+class Contents(NamedTuple):
+    """A run, ready to be exported.
+
+    Attributes:
+      run: its folder, or that of a checkpoint.
+      record: of the run.
+      about: model.json.
+      network: without values.
+      inputs: what it takes.
+      weights: (params, state) of the run and of those whose logits are averaged with its.
+    """
+
+    run: Path
+    record: dict[str, Any]
+    about: dict[str, Any]
+    network: Network
+    inputs: Inputs
+    weights: tuple[tuple[dict, dict], ...]
+
+
+def read(run: Path, settings: Mapping[str, Any], *, threshold: float | None, licence: str) -> Contents:
+    """Open a run and describe it.
+
+    Args:
+      run: run or checkpoint folder.
+      settings: the config's infer group.
+      threshold: config.eval.threshold; None: the record's.
+      licence: of the model, in the user's words; "": not stated.
+    Raises:
+      ConfigError, MismatchError: the run uses something that an exported model cannot do.
+    """
+    if settings["roi"]:
+        raise ConfigError(f"config.infer.roi={settings['roi']}: a cascade is not exported; export its two runs one by one")
+    record = checkpoint.find_record(run)
+    check_preparation(record)
+    opened = open_run(run, settings, threshold=threshold)
+    steps = postprocess.read_steps(run) if settings["postprocess"] else []
+    forward, m, recipe = opened.application.forward, record["model"], opened.recipe
+    coordinates = bool(record["config"]["data"]["coordinates"])
+    dtype = np.dtype(np.float32) if coordinates else dtype_of(recipe, m["rank"])
+    inputs = Inputs(tuple(recipe.size), m["in_channels"], str(dtype), forward.mean, forward.std)
+    about = {
+        "format": FORMAT,
+        "jaxseg": jaxseg.__version__,
+        "network": m["name"],
+        "parameters": m["parameters"],
+        "rank": m["rank"],
+        "modalities": list(recipe.modalities),
+        "labels": list(record["labels"]),
+        "values": list(record["values"]),
+        "maps": cases.map_names(record),
+        "regions": record["regions"],
+        "order": list(opened.order),
+        "structures": [[name, classes] for name, classes in cases.structures_of(record)],
+        "threshold": opened.threshold,
+        "preparation": dataclasses.asdict(recipe),
+        "application": _application(opened, coordinates),
+        "postprocess": [{"step": step["step"], "options": step["options"]} for step in steps],
+        "synthetic": record["synthetic"],
+        "licence": licence or card.licence_of(checkpoint.run_folder(run) / card.NAME),
+        "digest": opened.digest,
+    }
+    return Contents(run, record, plain(about), forward.network, inputs, opened.weights)
+
+
+def check_preparation(record: Mapping[str, Any]) -> None:
+    """Refuse runs whose preparation takes more than numpy, or more than one network.
+
+    Raises:
+      MismatchError.
+    """
+    recipe, data = record["recipe"], record["config"]["data"]
+    for what, found in (
+        ("data.extra", ", ".join(recipe.get("extra", ()))),
+        ("data.target", "" if recipe.get("target", "labels") == "labels" else recipe["target"]),
+        ("data.whole", "True" if data["whole"] else ""),
+        ("data.dataset", record["dataset"] if record["dataset"] == "brats_arrays" else ""),
+    ):
+        if found:
+            raise MismatchError(
+                f"the run was trained with {what}={found}, which an exported model cannot do; jaxseg predict uses the run itself"
+            )
+
+
+def _application(opened: Run, coordinates: bool) -> dict[str, Any]:
+    """How the network is applied to an example."""
+    how, forward = opened.application, opened.application.forward
+    found = {"windows": isinstance(how, network.Windows), "coordinates": coordinates}
+    found |= {"batch": forward.batch, "mirror": list(forward.mirror)}
+    if isinstance(how, network.Windows):
+        found |= {key: how.options[key] for key in ("window", "overlap", "positions", "blend")}
+    return found
+
+
+def plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(v) for key, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(v) for v in value]
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,224 @@
+"""An exported model, opened: from the images of a case to labels and probabilities."""
+
+import functools
+import itertools
+import json
+import math
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from scipy import ndimage
+
+from jaxseg.exporting.runner.images import CaseImage, Refused, image_of, read_image
+from jaxseg.exporting.runner.preparation import NetworkInputs, prepare, restore
+from jaxseg.exporting.runner.windows import slide
+
+FORMAT = 1  # of model.json
+_NEVER = float(np.finfo(np.float32).min) / 2  # a logit whose probability is exactly 0
+
+
+class Found(NamedTuple):
+    """What a model finds in a case.
+
+    Attributes:
+      labels: in the axis order of the first image; 0 is background, the others are `values` of model.json.
+      probabilities: float32, as labels with a last axis for `maps`.
+      maps: what each map is of: the classes, or the regions that the network learnt.
+      structures: name -> boolean mask, of structures that may overlap; empty elsewhere.
+      image: the first image.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    maps: tuple[str, ...]
+    structures: dict[str, np.ndarray]
+    image: CaseImage
+
+
+class Model:
+    """An exported model.
+
+    Args:
+      path: the file that `jaxseg export` wrote.
+    Attributes:
+      about: model.json as a dict.
+    """
+
+    def __init__(self, path: str | Path):
+        with zipfile.ZipFile(path) as file:
+            self.about: dict[str, Any] = json.loads(file.read("model.json"))
+            if self.about["format"] != FORMAT:
+                raise Refused(
+                    f"{path} has format {self.about['format']}; this runner reads {FORMAT}: use the one inside the file"
+                )
+            self._program = jax.export.deserialize(bytearray(file.read("forward.bin")))
+            self._weights = [
+                [np.load(file.open(f"weights/{number}/{name}.npy")) for name in self.about["program"]["weights"]]
+                for number in range(self.about["program"]["sets"])
+            ]
+
+    @functools.cached_property
+    def _forward(self):
+        call = jax.jit(self._program.call)
+        placed = [jax.device_put(weights) for weights in self._weights]
+        flips = list(itertools.product((False, True), repeat=len(self.about["application"]["mirror"])))
+
+        def forward(images: np.ndarray) -> np.ndarray:
+            """Mean logits over the sets of weights and the flips."""
+            total = 0
+            for code in flips:
+                axes = tuple(axis + 1 for flipped, axis in zip(code, self.about["application"]["mirror"]) if flipped)
+                turned = np.ascontiguousarray(np.flip(images, axes))
+                for weights in placed:
+                    total = total + np.flip(np.asarray(call(weights, turned)), axes)
+            return total / np.float32(len(flips) * len(placed))
+
+        return forward
+
+    def segment(self, case: Any | Sequence[Any], *, spacing=None, affine=None) -> Found:
+        """Segment one case.
+
+        Args:
+          case: a file, an array or an `CaseImage`; for several modalities a list of them, in the order of about["modalities"].
+          spacing: of arrays of a scan, mm along its axes, which then run to the patient's right, to the front and to the head.
+          affine: in place of spacing: 4 x 4, voxel index -> mm in RAS+.
+        Raises:
+          Refused: an image that this model cannot take.
+        """
+        many = list(case) if isinstance(case, list | tuple) and not isinstance(case, CaseImage) else [case]
+        names = self.about["modalities"] or [""]
+        if len(many) != len(names):
+            raise Refused(
+                f"got {len(many)} images; this model takes {len(names)}: {', '.join(names) or 'one image'}, in this order"
+            )
+        images = [self._image(one, spacing, affine) for one in many]
+        rank = self.about["rank"]
+        examples = prepare(images, self.about["preparation"], rank)
+        logits = self._logits(examples.inputs)
+        if not np.isfinite(logits).all():
+            raise Refused("the network returned values that are not finite")
+        restored = self._restored(examples, logits)
+        labels = self._labels(restored)
+        labels = postprocess(labels, self.about["postprocess"], examples.orientation.spacing)
+        values = np.array([0, *self.about["values"]])
+        back = examples.orientation.restore
+        own = np.ascontiguousarray(back(values.astype(np.uint8 if values.max() < 256 else np.uint16)[labels]))
+        soft = self._probabilities(restored)
+        maps = np.stack([back(soft[..., k]) for k in range(soft.shape[-1])], -1)
+        structures = {name: np.isin(back(labels), classes) for name, classes in self.about["structures"]}
+        return Found(own, maps, tuple(self.about["maps"]), structures, images[0])
+
+    def _image(self, one, spacing, affine) -> CaseImage:
+        if isinstance(one, CaseImage):
+            return one
+        if isinstance(one, str | Path):
+            return read_image(one, spacing, affine)
+        return image_of(one, spacing, affine)
+
+    def _logits(self, inputs: np.ndarray) -> np.ndarray:
+        """[N, *S, K] of prepared examples [N, *S, C]."""
+        how, program = self.about["application"], self.about["program"]
+        if how["coordinates"]:
+            lines = [np.linspace(0, 1, n).astype(np.float32) for n in inputs.shape[1:-1]]
+            places = np.stack(np.meshgrid(*lines, indexing="ij"), -1)
+            inputs = np.concatenate([inputs.astype(np.float32), np.broadcast_to(places, (len(inputs), *places.shape))], -1)
+        if how["windows"]:
+            batch = program["batch"] or how["batch"]
+            return np.stack([slide(self._forward, one, how, batch, program["outputs"]) for one in inputs])
+        batch, found = program["batch"] or min(how["batch"], len(inputs)), []
+        for first in range(0, len(inputs), batch):
+            part = inputs[first : first + batch]
+            found.append(self._forward(np.concatenate([part, np.repeat(part[-1:], batch - len(part), 0)]))[: len(part)])
+        return np.concatenate(found)
+
+    def _restored(self, examples: NetworkInputs, logits: np.ndarray) -> np.ndarray:
+        """Logits on the case's own grid: [Z, Y, X, K] or [X, Y, Z, K]."""
+        recipe, k = self.about["preparation"], logits.shape[-1]
+        fill = (_NEVER,) * k if self.about["order"] or k == 1 else (0.0, *(_NEVER,) * (k - 1))
+        if self.about["rank"] == 3:
+            return restore(logits[0], examples.shape, recipe, examples.place, fill)
+        return np.stack([restore(one, examples.shape[1:], recipe, examples.place, fill) for one in logits])
+
+    def _labels(self, logits: np.ndarray) -> np.ndarray:
+        """Classes [*S] of logits [*S, K]."""
+        threshold = self.about["threshold"]
+        cut, k = math.log(threshold / (1 - threshold)), logits.shape[-1]
+        if self.about["order"]:
+            codes = sum((logits[..., r] > cut).astype(np.uint16) << np.uint16(r) for r in range(k))
+            return np.asarray(self.about["order"], np.uint16)[codes]
+        if k == 1:
+            return (logits[..., 0] >= cut).astype(np.uint16)
+        if k == 2:
+            return (logits[..., 1] - logits[..., 0] > cut).astype(np.uint16)
+        return logits.argmax(-1).astype(np.uint16)
+
+    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """float32 [*S, K'] of the regions, the one class, or the foreground classes."""
+        if self.about["order"] or logits.shape[-1] == 1:
+            return np.asarray(jax.nn.sigmoid(logits))
+        return np.asarray(jax.nn.softmax(logits, -1))[..., 1:]
+
+
+def postprocess(labels: np.ndarray, steps: Sequence[dict], spacing: Sequence[float]) -> np.ndarray:
+    """The steps of model.json, one after the other; see `infer.postprocess` of jaxseg."""
+    for step in steps:
+        options = dict(step["options"])
+        labels = _STEPS[step["step"]](labels, math.prod(spacing), **options)
+    return labels
+
+
+def _components(labels: np.ndarray, mask: np.ndarray, connectivity: int | None, keep) -> np.ndarray:
+    """Without the components of a mask for which keep(sizes [n]) is false."""
+    structure = ndimage.generate_binary_structure(labels.ndim, labels.ndim if connectivity is None else connectivity)
+    numbers, count = ndimage.label(np.ascontiguousarray(mask), structure)
+    if not count:
+        return labels
+    dropped = np.concatenate([[False], ~keep(np.bincount(numbers.ravel())[1:])])
+    return np.where(dropped[numbers], np.asarray(0, labels.dtype), labels)
+
+
+def _of_classes(labels: np.ndarray, classes) -> np.ndarray:
+    return labels != 0 if classes is None else np.isin(labels, [c for c in classes if c != 0])
+
+
+def _keep_largest(labels, voxel, classes=None, connectivity=None):
+    keep = lambda sizes: np.arange(len(sizes)) == sizes.argmax()
+    return _components(labels, _of_classes(labels, classes), connectivity, keep)
+
+
+def _remove_small(labels, voxel, min_voxels=None, min_mm3=None, classes=None, connectivity=None):
+    least = (min_voxels if min_mm3 is None else min_mm3 / voxel) * (1 - 1e-9)
+    return _components(labels, _of_classes(labels, classes), connectivity, lambda sizes: sizes >= least)
+
+
+def _fill_holes(labels, voxel, classes=None):
+    holes, count = ndimage.label(ndimage.binary_fill_holes(_of_classes(labels, classes)) & (labels == 0))
+    if not count:
+        return labels
+    votes = np.zeros((count + 1, int(labels.max()) + 1), np.int64)
+    for axis in range(labels.ndim):
+        for here, there in ((slice(None, -1), slice(1, None)), (slice(1, None), slice(None, -1))):
+            at = (slice(None),) * axis
+            hole, neighbour = holes[(*at, here)], labels[(*at, there)]
+            np.add.at(votes, (hole[hole > 0], neighbour[hole > 0]), 1)
+    votes[:, 0] = 0
+    found = votes.argmax(1).astype(labels.dtype)
+    found[0] = 0
+    return np.where(holes > 0, found[holes], labels)
+
+
+def _relabel_small(labels, voxel, from_class, to, below):
+    few = np.count_nonzero(labels == from_class) < below
+    return np.where(labels == from_class, np.asarray(to, labels.dtype), labels) if few else labels
+
+
+_STEPS = {
+    "keep_largest": _keep_largest,
+    "remove_small": _remove_small,
+    "fill_holes": _fill_holes,
+    "relabel_small": _relabel_small,
+}

@@ -1,0 +1,354 @@
+"""From a case's images to what the network sees, and from its logits back to the case's own grid.
+
+Written after the preparation of jaxseg, whose docstrings say where each rule comes from; `recipe` is its Recipe as a dict.
+"""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from jaxseg.exporting.runner.images import CaseImage, Refused
+
+_PLANES = {  # of slices: from slice to slice, row to row, column to column, as directions in RAS
+    "axial": np.array([[0, 0, 1], [0, -1, 0], [-1, 0, 0]], np.float64),
+    "coronal": np.array([[0, -1, 0], [0, 0, -1], [-1, 0, 0]], np.float64),
+    "sagittal": np.array([[-1, 0, 0], [0, 0, -1], [0, -1, 0]], np.float64),
+}
+_LUMA = (0.299, 0.587, 0.114)
+_WHOLE_SCAN = ("brain", "zscore", "zscore_nonzero", "rescale_to_01")  # rules that look at a whole scan
+
+
+class FileAxes(NamedTuple):
+    """How the axes of a file became those of the examples."""
+
+    axes: tuple[int, ...]
+    flips: tuple[bool, ...]
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+
+    def restore(self, array: np.ndarray) -> np.ndarray:
+        """Three axes in the common order (and K) -> the file's own order."""
+        if not self.axes:
+            return array[0]
+        flipped = array[tuple(slice(None, None, -1 if f else 1) for f in self.flips)]
+        restored = flipped.transpose(*np.argsort(self.axes), *range(3, array.ndim))
+        return restored if len(self.shape) == 3 else restored[:, :, 0]
+
+
+class GridPlace(NamedTuple):
+    """Where an example lies on the network's grid; see `canvas.Placement` of jaxseg."""
+
+    axes: tuple[int, ...]
+    box: tuple[slice, ...]
+    scaled: tuple[int, ...]
+    canvas: tuple[int, ...]
+    corner: tuple[int, ...]
+    apart: int | None = None
+    apart_back: int | None = None
+
+    @property
+    def boxed(self) -> tuple[int, ...]:
+        return tuple(b.stop - b.start for b in self.box)
+
+    def cut(self, array: np.ndarray) -> np.ndarray:
+        return array.transpose(self.axes)[self.box]
+
+    def overlap(self) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """(part of the canvas, part of the resampled box) that both have."""
+        there = tuple(slice(max(c, 0), min(c + s, n)) for c, s, n in zip(self.corner, self.scaled, self.canvas))
+        return there, tuple(slice(t.start - c, t.stop - c) for t, c in zip(there, self.corner))
+
+
+class NetworkInputs(NamedTuple):
+    """Prepared inputs [N, *S, C], the case's own grid, the way back into its file, and where an example lies."""
+
+    inputs: np.ndarray
+    shape: tuple[int, ...]
+    orientation: FileAxes
+    place: GridPlace
+
+
+def to_slices(image: CaseImage, plane: str = "axial") -> tuple[np.ndarray, FileAxes]:
+    """[Z, Y, X(, C)] in the common order; a picture is a stack of one."""
+    if image.affine is None:
+        return image.array[None], FileAxes((), (), image.array.shape[:2], (1.0, 1.0, 1.0))
+    columns = image.affine[:3, :3]
+    lengths = np.linalg.norm(columns, axis=0)
+    cosines = _PLANES[plane or "axial"] @ (columns / lengths)
+    fit = lambda order: round(sum(cosines[t, a] ** 2 for t, a in enumerate(order)), 9)
+    axes = max(itertools.permutations(range(3)), key=fit)
+    flips = tuple(bool(cosines[t, a] < 0) for t, a in enumerate(axes))
+    moved = image.array.transpose(*axes, *range(3, image.array.ndim))
+    slices = moved[tuple(slice(None, None, -1 if f else 1) for f in flips)]
+    return slices, FileAxes(axes, flips, image.array.shape[:3], tuple(float(lengths[a]) for a in axes))
+
+
+def _check_plane(shape, spacing, name: str) -> None:
+    """Refuse a volume whose axial slices are no pictures, where the recipe names no plane."""
+    for axis, plane in ((1, "coronal"), (2, "sagittal")):
+        others = [a for a in range(3) if a != axis]
+        fewer = min(shape[a] for a in others) / shape[axis]
+        if fewer >= 8 or fewer > 1 and spacing[axis] / max(spacing[a] for a in others) >= 2:
+            raise Refused(f"{name}: it was acquired in {plane} slices; this model takes axial ones")
+
+
+def to_volume(image: CaseImage, orientation: str) -> tuple[np.ndarray, FileAxes]:
+    """[X, Y, Z(, C)] in the recipe's orientation: "lps", "ras" or "file"."""
+    slices, turned = to_slices(image)
+    if not turned.axes:
+        if orientation != "file":
+            raise Refused(f"{image.name}: a picture; this model takes volumes")
+        return np.swapaxes(slices[0], 0, 1)[:, :, None], FileAxes((1, 0, 2), (False,) * 3, turned.shape, (1.0, 1.0, 999.0))
+    axes, flips, spacing = turned.axes[::-1], turned.flips[::-1], turned.spacing[::-1]
+    if orientation == "file":
+        own = tuple(spacing[axes.index(a)] for a in range(3))
+        return image.array, FileAxes((0, 1, 2), (False,) * 3, turned.shape, own)
+    moved = slices.transpose(2, 1, 0, *range(3, slices.ndim))
+    if orientation == "ras":
+        moved, flips = moved[::-1, ::-1], (not flips[0], not flips[1], flips[2])
+    return moved, FileAxes(axes, flips, turned.shape, spacing)
+
+
+def prepare(images: list[CaseImage], recipe: dict, rank: int) -> NetworkInputs:
+    """The examples of a case from its images, one for each modality."""
+    first = images[0]
+    for other in images[1:]:
+        same = first.array.shape[:rank] == other.array.shape[:rank] and (first.affine is None) == (other.affine is None)
+        if not same or first.affine is not None and not _same_place(first, other):
+            raise Refused(f"{other.name}: it does not lie on the grid of {first.name}; resample it")
+    if rank == 3:
+        found, (orientation, *_) = zip(*(to_volume(image, recipe["orientation"]) for image in images))
+        planes = [a[..., c] if a.ndim == 4 else a for a in found for c in range(a.shape[3] if a.ndim == 4 else 1)]
+        example, place = _example(planes, recipe, orientation.spacing, scanned=False)
+        return NetworkInputs(example[None], planes[0].shape, orientation, place)
+    scans = [_scaled(image, recipe) for image in images]
+    found, (orientation, *_) = zip(*(to_slices(image, recipe["plane"]) for image in scans))
+    stack = np.concatenate([a if a.ndim == 4 else a[..., None] for a in found], -1)
+    if orientation.axes and not recipe["plane"]:
+        _check_plane(stack.shape[:3], orientation.spacing, first.name)
+    spacing = orientation.spacing[1:] if orientation.axes else None
+    made = [_example([one[..., c] for c in range(one.shape[-1])], recipe, spacing, scanned=True) for one in stack]
+    return NetworkInputs(np.stack([example for example, _ in made]), stack.shape[:3], orientation, made[0][1])
+
+
+def _same_place(a: CaseImage, b: CaseImage) -> bool:
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in a.array.shape[:3]], indexing="ij")).reshape(3, -1)
+    apart = (a.affine - b.affine)[:3] @ np.vstack([corners, np.ones(corners.shape[1])])
+    smallest = min(np.linalg.norm(image.affine[:3, :3], axis=0).min() for image in (a, b))
+    return np.linalg.norm(apart, axis=0).max() <= 0.02 * smallest
+
+
+def _scaled(image: CaseImage, recipe: dict) -> CaseImage:
+    """The part of the intensity rule that looks at a whole scan, before it is cut into slices."""
+    array = image.array if image.affine is not None else image.array[:, :, None]
+    scaled = _of_scan(array, recipe, None, 0)
+    return image if scaled is array else image._replace(array=scaled if image.affine is not None else scaled[:, :, 0])
+
+
+def _example(planes: list[np.ndarray], recipe: dict, spacing, *, scanned: bool) -> tuple[np.ndarray, GridPlace]:
+    """One example [*s, C], and where it lies."""
+    rank, inside, box = planes[0].ndim, None, None
+    if recipe["nonzero"] or "zscore_nonzero" in recipe["intensity"] and rank == 3:
+        inside = ndimage.binary_fill_holes(np.any([p != 0 for p in planes], 0))
+    axes = tuple(recipe["axes"]) or tuple(range(rank))
+    if recipe["nonzero"]:
+        if not inside.any():
+            raise Refused("every voxel of the case is 0; check the file")
+        box = ndimage.find_objects(inside.transpose(axes).astype(np.uint8))[0]
+    place = _placement(planes[0].shape, recipe, spacing, axes, box)
+    there, here = place.overlap()
+    cut, result = place, place
+    if recipe["nonzero"]:  # intensities are those of the box
+        planes, inside = [place.cut(p) for p in planes], place.cut(inside)
+        cut = place._replace(axes=tuple(range(rank)), box=tuple(slice(0, n) for n in place.boxed))
+    grey8 = recipe["intensity"] == "grey" and rank == 2
+    prepared = np.zeros((*place.canvas, _channels(len(planes), recipe)), np.uint8 if grey8 else np.float32)
+    if place.scaled != place.canvas and recipe["intensity"] == "ct":
+        prepared[:] = -1.0
+    scan = lambda plane, c: plane if scanned else _of_scan(plane, recipe, inside, c)
+    ready = [_of_values(cut.cut(scan(plane, c)), recipe, c) for c, plane in enumerate(planes)]
+    if len(planes) == 3 and prepared.shape[-1] == 1:
+        ready = [np.stack(ready, -1) @ np.asarray(_LUMA, np.float32)]
+    for c, values in enumerate(ready):
+        values = ndimage.gaussian_filter(values, recipe["blur"]) if recipe["blur"] else values
+        values = resample(values, place.scaled, recipe["filter"], place.apart)[here]
+        if grey8:
+            values = np.rint(np.clip(values, 0.0, 255.0))
+        elif recipe["intensity"] == "grey":
+            values = values / np.float32(255)
+        prepared[(*there, slice(None) if len(planes) == 1 else c)] = values[..., None] if len(planes) == 1 else values
+    return prepared, result
+
+
+def _channels(found: int, recipe: dict) -> int:
+    wanted = recipe["channels"]
+    several = recipe["intensity"].split("+")[0] in _WHOLE_SCAN or len(recipe["modalities"]) > 1
+    grey = found == 3 and wanted == 1 and recipe["intensity"] == "grey"
+    if found != wanted and (several or not (found == 1 or grey)):
+        raise Refused(f"got {found} channels; this model takes {wanted} {tuple(recipe['modalities']) or ''}")
+    return wanted
+
+
+def _placement(shape, recipe: dict, spacing, axes: tuple[int, ...], box) -> GridPlace:
+    rank, wanted = len(shape), recipe["spacing"]
+    shape = tuple(shape[a] for a in axes)
+    spacing = None if spacing is None else tuple(spacing[a] for a in axes)
+    if box is None:
+        crop = tuple(recipe["crop"]) or shape
+        if any(c > n for c, n in zip(crop, shape)):
+            raise Refused(f"an image of {shape}; {crop} is cut out of its middle")
+        box = tuple(slice((n - c) // 2, (n - c) // 2 + c) for n, c in zip(shape, crop))
+    boxed = tuple(b.stop - b.start for b in box)
+    scaled, apart, back = boxed, None, None
+    if wanted is not None:
+        if spacing is None:
+            raise Refused("a picture without a spacing; this model was trained on images of a known one")
+        samples = (lambda n, s, r: s / r * n) if recipe["filter"] == "nnunet" else (lambda n, s, r: n * s / r)
+        scaled = tuple(max(1, round(samples(n, s, r))) if r else n for n, s, r in zip(boxed, spacing, wanted))
+        if max(scaled) > {2: 1 << 15, 3: 1 << 12}[rank]:
+            raise Refused(f"a spacing of {spacing} and shape {shape}: {scaled} samples at {tuple(wanted)} mm; check the header")
+    if recipe["fit"] == "patches":
+        if rank == 3 and recipe["filter"] == "nnunet" and wanted:
+            network = [r or s for r, s in zip(wanted, spacing)]
+            apart, back = _coarse_axis(spacing, network), _coarse_axis(network, spacing)
+        return GridPlace(axes, box, scaled, scaled, (0,) * rank, apart, back)
+    canvas = tuple(int(n) for n in recipe["size"])
+    if recipe["fit"] == "stretch":
+        return GridPlace(axes, box, canvas, canvas, (0,) * rank)
+    return GridPlace(axes, box, scaled, canvas, tuple((n - s) // 2 for n, s in zip(canvas, scaled)))
+
+
+def _coarse_axis(spacing, wanted) -> int | None:
+    for each in (spacing, wanted):
+        if max(each) / min(each) > 3:
+            coarsest = [axis for axis, s in enumerate(each) if s == max(each)]
+            return coarsest[0] if len(coarsest) == 1 else None
+    return None
+
+
+def _rule(recipe: dict, channel: int) -> str:
+    rules = recipe["intensity"].split("+")
+    return rules[0] if len(rules) == 1 else rules[channel]
+
+
+def _of_scan(array: np.ndarray, recipe: dict, inside, channel: int) -> np.ndarray:
+    """The part of the intensity rule that looks at a whole scan [X, Y, Z(, C)]; else the array itself."""
+    rule = _rule(recipe, channel)
+    if rule not in _WHOLE_SCAN:
+        return array
+    scores = np.zeros(array.shape, np.float32) if rule == "brain" else np.ascontiguousarray(array.astype(np.float32))
+    wide = scores.reshape(*array.shape[:3], -1)
+    for c in range(wide.shape[3]):
+        source, target = array.reshape(wide.shape)[..., c], wide[..., c]
+        if rule == "rescale_to_01":
+            target -= target.min()
+            target /= max(target.max(), np.float32(1e-8))
+            continue
+        chosen = source > 0 if rule == "brain" else inside if rule == "zscore_nonzero" else np.ones(source.shape, bool)
+        values = (source if rule == "brain" else target)[chosen].astype(np.float64)
+        if not values.size:
+            raise Refused(f"channel {c} holds no voxel above 0; check the file")
+        if rule == "brain":
+            np.clip(values, *np.percentile(values, (0.5, 99.5)), out=values)
+            values -= values.mean()
+            values /= max(float(np.sqrt(np.mean(np.square(values)))), 1e-8)
+        else:
+            values = (values - values.mean()) / max(values.std(), 1e-8)
+        target[chosen] = values
+    return scores
+
+
+def _of_values(values: np.ndarray, recipe: dict, channel: int) -> np.ndarray:
+    """The part of the intensity rule that looks at one voxel at a time: float32."""
+    rule, window = _rule(recipe, channel), recipe["window"]
+    wide = values.astype(np.float32)
+    if rule in _WHOLE_SCAN or rule == "none":
+        return wide
+    if rule == "rgb_to_01":
+        if values.min() < 0 or values.max() > 255:
+            raise Refused(f"values {values.min():g}..{values.max():g}; this model takes 8-bit values")
+        return wide / np.float32(255)
+    if rule == "ct_zscore":
+        low, high, mean, std = recipe["statistics"][channel]
+        return ((np.clip(wide, low, high) - np.float32(mean)) / np.float32(max(std, 1e-8))).astype(np.float32)
+    if window is None:
+        if values.dtype != np.uint8:
+            raise Refused(f"{values.dtype} values; this model takes 8-bit images")
+        return wide
+    level, width = window
+    if rule == "grey":
+        return np.clip((wide - (level - width / 2)) * (255.0 / width), 0.0, 255.0)
+    return np.clip((wide - np.float32(level)) * np.float32(2 / width), -1.0, 1.0)
+
+
+def restore(logits: np.ndarray, shape, recipe: dict, place: GridPlace, fill) -> np.ndarray:
+    """Logits [*s, K] of an example -> float32 [*shape, K] on the grid of its image; `fill` is what was not shown."""
+    there, here = place.overlap()
+    restored = np.empty((*shape, logits.shape[-1]), np.float32)
+    for k in range(logits.shape[-1]):
+        scaled = logits[..., k]
+        if place.scaled != place.canvas:
+            scaled = np.full(place.scaled, fill[k], np.float32)
+            scaled[here] = logits[there][..., k]
+        filter = "nnunet_scores" if recipe["filter"] == "nnunet" else "linear"
+        inside = resample(scaled, place.boxed, filter, place.apart_back)
+        whole = np.full(shape, fill[k], np.float32)
+        whole.transpose(place.axes)[place.box] = inside
+        restored[..., k] = whole
+    return restored
+
+
+def resample(values: np.ndarray, shape, filter: str, apart: int | None = None) -> np.ndarray:
+    """One channel [H, W] or [X, Y, Z] on another grid: "linear", "lanczos" (as Pillow), "nnunet", "nnunet_scores" (splines)."""
+    values, shape = np.asarray(values, np.float32), tuple(int(n) for n in shape)
+    if values.shape == shape:
+        return values
+    if filter.startswith("nnunet"):
+        return _splines(values, shape, 3 if filter == "nnunet" else 1, apart)
+    for axis in (1, 0) if values.ndim == 2 else (2, 1, 0):  # the last axis first, as Pillow resamples planes
+        values = _along(values, shape[axis], axis, filter)
+    return values
+
+
+def _along(values: np.ndarray, count: int, axis: int, filter: str) -> np.ndarray:
+    """One axis by Pillow's rule: the filter widened where it shrinks, sums in float64."""
+    size = values.shape[axis]
+    if size == count:
+        return values
+    scale = size / count
+    widened = max(scale, 1.0)
+    support = (3.0 if filter == "lanczos" else 1.0) * widened
+    moved, rows = np.moveaxis(values, axis, 0), np.empty((count, *np.delete(values.shape, axis)), np.float32)
+    for i in range(count):
+        centre = (i + 0.5) * scale
+        low, high = max(int(centre - support + 0.5), 0), min(int(centre + support + 0.5), size)
+        weights = [_weight((j - centre + 0.5) / widened, filter) for j in range(low, high)]
+        total, summed = 0.0, np.zeros(rows.shape[1:])
+        for weight in weights:  # one after the other: Python's sum rounds otherwise
+            total += weight
+        for j, weight in zip(range(low, high), weights):
+            summed += moved[j] * np.float64(weight / total)
+        rows[i] = summed
+    return np.moveaxis(rows, 0, axis)
+
+
+def _weight(x: float, filter: str) -> float:
+    if filter == "linear":
+        return max(1.0 - abs(x), 0.0)
+    sinc = lambda t: 1.0 if t == 0 else math.sin(t * math.pi) / (t * math.pi)
+    return sinc(x) * sinc(x / 3) if -3 <= x < 3 else 0.0
+
+
+def _splines(values: np.ndarray, shape: tuple[int, ...], order: int, apart: int | None) -> np.ndarray:
+    if apart is None:
+        zoom = [m / n for n, m in zip(values.shape, shape)]
+        resampled = ndimage.zoom(values.astype(np.float64), zoom, order=order, mode="nearest", grid_mode=True)
+        return np.clip(resampled, values.min(), values.max()).astype(np.float32)
+    n, m = values.shape[apart], shape[apart]
+    flat = tuple(length for axis, length in enumerate(shape) if axis != apart)
+    planes = [plane if plane.shape == flat else _splines(plane, flat, order, None) for plane in np.moveaxis(values, apart, 0)]
+    nearest = np.clip(np.floor(n / m * (np.arange(m) + 0.5)).astype(np.int64), 0, n - 1)
+    return np.stack([planes[i] for i in nearest], apart)
