@@ -56,7 +56,7 @@ _HEADERS = {  # sizeof_hdr -> fields of NIfTI-1 and NIfTI-2 (nifti1.h, nifti2.h)
         | {"srow": ("(3,4)f8", 400), "xyzt_units": ("i4", 500)},
     ),
 }
-_MAGIC = {348: b"n+1", 540: b"n+2"}
+_MAGIC = {348: b"n+1", 540: b"n+2\0\r\n\x1a\n"}
 _VOXELS = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _CODES = {np.dtype("u1"): 2, np.dtype("u2"): 512, np.dtype("f4"): 16}
 _KEPT = ("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern", "qoffset", "srow")

@@ -325,7 +325,7 @@ def _along(values: np.ndarray, count: int, axis: int, filter: str) -> np.ndarray
     for i in range(count):
         centre = (i + 0.5) * scale
         low, high = max(int(centre - support + 0.5), 0), min(int(centre + support + 0.5), size)
-        weights = [_weight((j - centre + 0.5) / widened, filter) for j in range(low, high)]
+        weights = [_weight((j - centre + 0.5) * (1.0 / widened), filter) for j in range(low, high)]
         total, summed = 0.0, np.zeros(rows.shape[1:])
         for weight in weights:  # one after the other: Python's sum rounds otherwise
             total += weight
