@@ -12,6 +12,7 @@ nowhere else:
 | no voxel counted (weight 0) | NaN, whatever the policy | NaN |
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ import numpy as np
 from jaxseg.types import Array
 from jaxseg.utils.lookup import lookup
 
+FEW = 4  # classes that are compared one by one: fused passes; beyond, histograms compile and run faster
 _EMPTY = {"one": 1.0, "zero": 0.0, "nan": float("nan")}
 
 
@@ -47,14 +49,12 @@ def count(prediction: Array, labels: Array, num_classes: int, weight: Array | No
     """
     xp = namespace(prediction, labels)
     _check(prediction, labels)
-    axes = tuple(range(1, prediction.ndim))
-    add = lambda mask: xp.sum(mask, axis=axes, dtype=xp.int32)
     if num_classes == 1:
-        pairs = [(prediction > 0, labels > 0)]
+        counts = _compared(xp, [(prediction > 0, labels > 0)])
+    elif num_classes <= FEW:
+        counts = _compared(xp, [(prediction == k, labels == k) for k in range(1, num_classes)])
     else:
-        pairs = [(prediction == k, labels == k) for k in range(1, num_classes)]
-    columns = [(add(p & t), add(p & ~t), add(~p & t), add(~p & ~t)) for p, t in pairs]
-    counts = Counts(*(xp.stack(column, axis=-1) for column in zip(*columns)))
+        counts = _binned(xp, prediction, labels, num_classes)
     if weight is None:
         return counts
     keep = (weight > 0)[:, None]
@@ -160,6 +160,30 @@ def _score(counts: Counts, numerator: Array, denominator: Array, empty: str) -> 
     value = numerator / xp.maximum(denominator, 1)  # 0 where the denominator is 0: a miss or a false alarm
     value = xp.where(counts.tp + counts.fp + counts.fn > 0, value, empty_value(empty))
     return xp.where(_voxels(counts) > 0, value, xp.nan)
+
+
+def _compared(xp, pairs: list[tuple[Array, Array]]) -> Counts:
+    """Counts of (predicted, true) masks [B, *S], a pass each."""
+    add = lambda mask: xp.sum(mask, axis=tuple(range(1, mask.ndim)), dtype=xp.int32)
+    columns = [(add(p & t), add(p & ~t), add(~p & t), add(~p & ~t)) for p, t in pairs]
+    return Counts(*(xp.stack(column, axis=-1) for column in zip(*columns)))
+
+
+def _binned(xp, prediction: Array, labels: Array, num_classes: int) -> Counts:
+    """Counts of the classes from three histograms: a program of one size, however many classes there are."""
+    batch, image = len(prediction), xp.arange(len(prediction), dtype=xp.int32)[:, None]
+
+    def histogram(values, where=True):
+        values = xp.asarray(values.reshape(batch, -1), dtype=xp.int32)
+        values = xp.where(where & (values > 0) & (values < num_classes), values, 0)  # 0 takes what is not counted
+        cells = batch * num_classes
+        index = (image * num_classes + values).reshape(-1)
+        flat = np.bincount(index, minlength=cells) if xp is np else jnp.bincount(index, length=cells)
+        return xp.asarray(flat.reshape(batch, num_classes)[:, 1:], dtype=xp.int32)
+
+    same = (prediction == labels).reshape(batch, -1)
+    tp, predicted, true = histogram(labels, same), histogram(prediction), histogram(labels)
+    return Counts(tp, predicted - tp, true - tp, math.prod(labels.shape[1:]) - predicted - true + tp)
 
 
 def _voxels(counts: Counts) -> Array:

@@ -41,6 +41,22 @@ def test_numpy_jax_and_jit_count_alike():
         np.testing.assert_allclose(jax.jit(score)(jitted), score(expected), rtol=1e-6)
 
 
+@pytest.mark.parametrize("classes", [counts.FEW, counts.FEW + 1, 300])
+def test_histograms_of_many_classes_count_what_comparisons_count(classes):
+    """Values that are no class (ignored, wrapped) count as background everywhere."""
+    draw = np.random.default_rng(classes)
+    labels = draw.integers(-1, classes + 2, (3, 31, 17)).astype(np.int16)
+    prediction = np.where(draw.random(labels.shape) < 0.5, labels, draw.integers(0, classes, labels.shape))
+    found = counts.count(prediction, labels, classes)
+    jitted = jax.jit(counts.count, static_argnums=2)(jnp.asarray(prediction), jnp.asarray(labels), classes)
+    for k in range(1, classes):
+        p, t = (prediction == k), (labels == k)
+        expected = np.stack([(p & t), (p & ~t), (~p & t), (~p & ~t)]).sum((2, 3))
+        np.testing.assert_array_equal(expected, [c[:, k - 1] for c in found])
+        np.testing.assert_array_equal(expected, [c[:, k - 1] for c in jitted])
+    assert all(c.dtype == np.int32 for c in found)
+
+
 def test_booleans_and_one_logit_mean_foreground():
     for e, g in zip(counts.count(HAND_P.astype(bool), HAND_T.astype(bool), 1), HAND):
         np.testing.assert_array_equal(e, g)
