@@ -17,8 +17,8 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-def pair(workdir, cache, *flags: str, **more: str) -> list[subprocess.Popen]:
-    """Two processes of one run with a device each."""
+def pair(workdir, cache, *flags: str, fault: str = "") -> list[subprocess.Popen]:
+    """Two processes of one run with a device each; the second one has the fault."""
     command = [
         sys.executable,
         "-m",
@@ -33,7 +33,7 @@ def pair(workdir, cache, *flags: str, **more: str) -> list[subprocess.Popen]:
         subprocess.Popen(
             [*command, f"--process_id={i}"],
             cwd=ROOT,
-            env=environment(cache, 1, **more),
+            env=environment(cache, 1, JAXSEG_FAULT=fault if i else ""),
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -146,3 +146,15 @@ def test_sigterm_to_one_of_two_processes_saves_both_and_the_resumed_run_gives_th
         assert process.communicate(timeout=120) and process.returncode == 42, os.getpid()
     again = pair(tmp_path / "run", cache)
     assert all(process.communicate(timeout=200) and process.returncode == 0 for process in again)
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_of_two_processes_in_the_final_evaluation_ends_both_and_the_same_command_finishes(tmp_path, cache):
+    both = pair(tmp_path / "run", cache, fault="term@0:before_report")
+    said = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [42, 42], said
+    assert "run the same command again to resume" in said[0] and not (tmp_path / "run" / "evaluation.json").exists()
+    again = pair(tmp_path / "run", cache)
+    said = [process.communicate(timeout=300)[0] for process in again]
+    assert [process.returncode for process in again] == [0, 0], said
+    assert (tmp_path / "run" / "evaluation.json").is_file()
