@@ -11,8 +11,9 @@ slow:
 	$(PYTHON) -m pytest -m slow
 lint:
 	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
-docs:
-	$(PYTHON) tests/test_architecture_page.py
+docs:  # the pages that are written from the code, then the site, in build/site
+	$(PYTHON) tests/test_architecture_page.py && $(PYTHON) tests/test_reference_pages.py
+	$(PYTHON) -m pip install -q -e '.[docs]' && $(PYTHON) -m mkdocs build --strict
 bench:
 	$(PYTHON) -m jaxseg.bench --peers
 bench-gpu:

@@ -1,0 +1,103 @@
+"""Every page of docs/ shows commands and what they print; here they are typed, and must print it.
+
+A block that begins with ```console holds lines "$ command" ("> " continues one), each followed by its output, in which "..."
+stands for anything. The commands of a page run one after the other in one folder, which is empty but for what the page itself
+makes. A page with `<!-- slow -->` in its first lines trains networks: it runs with `-m slow`.
+"""
+
+import doctest
+import itertools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs._base import base
+from jaxseg.config import flatten
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+RUN_ELSEWHERE = {
+    "architecture.md": "tests/test_architecture_page.py",
+    "definitions.md": "tests/test_reference_pages.py",
+    "networks.md": "tests/test_reference_pages.py",
+    "python.md": "tests/test_api.py",
+}  # pages whose whole content another test holds
+FILES = {path.stem for path in (ROOT / "jaxseg" / "train").glob("*.py")}
+BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> list[tuple[str, str]]:
+    """(command, output) of a page, in order."""
+    found = []
+    for block in BLOCK.findall(page.read_text()):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            first, *lines = part.splitlines()
+            more = list(itertools.takewhile(lambda line: line.startswith("> "), lines))
+            found.append(("\n".join([first, *(line[2:] for line in more)]), "\n".join(lines[len(more) :])))
+    return found
+
+
+def slow(page: Path) -> bool:
+    return "<!-- slow -->" in page.read_text()[:300]
+
+
+def parameter(page: Path):
+    return pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if slow(page) else [])
+
+
+@pytest.mark.parametrize("page", [parameter(page) for page in PAGES if page.name not in RUN_ELSEWHERE])
+def test_a_page_prints_what_it_shows(page, tmp_path):
+    shown = commands(page)
+    assert shown, f"{page.name} runs nothing; a page shows at least one command with its output"
+    (tmp_path / "bin").mkdir()
+    for name, starts in (("jaxseg", "-m jaxseg"), ("python", "")):
+        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {starts} "$@"\n')
+        (tmp_path / "bin" / name).chmod(0o755)
+    place = tmp_path / "here"
+    place.mkdir()
+    environment = os.environ | {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "JAXSEG_CACHE": str(tmp_path / "cache"),
+        "COLUMNS": "130",
+    }
+    check = doctest.OutputChecker()
+    for command, wanted in shown:
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=place,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=900,
+        )
+        flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+        if not check.check_output(wanted.strip() or "...", done.stdout.strip(), flags):
+            pytest.fail(f"{page.name}: $ {command}\n--- shown\n{wanted}\n--- printed\n{done.stdout}", pytrace=False)
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "launch" / "README.md"]:
+        for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_page_of_errors_lists_every_code_of_the_library():
+    listed = set(re.findall(r"`(DATA_[A-Z]+)`", (ROOT / "docs" / "errors.md").read_text()))
+    raised = {c for path in (ROOT / "jaxseg").rglob("*.py") for c in re.findall(r'"(DATA_[A-Z]+)"', path.read_text())}
+    assert listed == raised
+
+
+def test_keys_that_pages_name_exist():
+    keys = flatten(base().to_dict())
+    groups = {key.partition(".")[0] for key in keys if "." in key}
+    for page in [*PAGES, ROOT / "README.md", ROOT / "launch" / "README.md"]:
+        for group, name in re.findall(r"[`.](?:config\.)?(\b[a-z]+)\.([a-z_]+)\b(?!\()", BLOCK.sub("", page.read_text())):
+            assert group not in groups or name == "py" or f"{group}.{name}" in keys or group == "train" and name in FILES, (
+                f"{page.name} names config.{group}.{name}"
+            )

@@ -1,0 +1,128 @@
+"""docs/networks.md and docs/definitions.md are written from the library's own docstrings and tables: they cannot go stale.
+
+Run as a program this file writes both anew: `python tests/test_reference_pages.py`.
+"""
+
+import importlib
+import inspect
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from jaxseg.augment import TRANSFORMS
+from jaxseg.losses import TERMS
+from jaxseg.metrics import calibration, counts, lesions, surface
+from jaxseg.models import functional, registry
+
+DOCS = Path(__file__).parent.parent / "docs"
+NOTE = "Written from the docstrings of the library by `python tests/test_reference_pages.py`; a test compares."
+METRICS = (
+    counts.dice,
+    counts.iou,
+    counts.precision,
+    counts.recall,
+    counts.f1,
+    counts.specificity,
+    surface.hd95,
+    surface.assd,
+    surface.nsd,
+)
+
+
+def markdown(docstring: str) -> str:
+    """A docstring of Args, Returns and Raises as Markdown."""
+    lines, section = [], ""
+    for line in inspect.cleandoc(docstring).splitlines():
+        heading = re.fullmatch(r"(Args|Returns|Raises|Attributes):", line)
+        if heading:
+            section = heading[1]
+            lines += ["", f"*{section}*", ""]
+        elif section and line.startswith("  ") and not line.startswith("   "):
+            name, colon, rest = line.strip().partition(": ")
+            lines.append(f"- `{name}`: {rest}" if colon else f"- {line.strip()}")
+        elif line and not line.startswith(" "):
+            if section:
+                lines.append("")
+            section = ""
+            lines.append(line)
+        else:
+            lines.append(f"  {line.strip()}" if section else line)
+    return "\n".join(lines).strip()
+
+
+def networks(parameters: dict[str, str]) -> str:
+    """docs/networks.md with these numbers of parameters."""
+    out = [
+        "# Networks",
+        "",
+        f"{len(registry.list_models())} named networks. `--config.model.name=NAME` chooses one, `jaxseg.create_model(NAME)`",
+        "builds one. Channels and classes are those that a variant takes when nothing else is said; its parameters are counted for",
+        "them. Fields of a variant are changed with `--config.model.options`. Weights are read from PyTorch files without PyTorch",
+        "(`--config.model.init=FILE`), under the names of the implementations that each family lists.",
+        "",
+        NOTE,
+        "",
+    ]
+    for family in registry.FAMILIES:
+        module = importlib.import_module(f"jaxseg.models.{family}")
+        source = inspect.getmodule(next(iter(module.VARIANTS.values())).network)
+        text = inspect.getdoc(source) or ""
+        mappings = [m.name for m in getattr(module, "KEY_MAPPINGS", ())]
+        out += [f"## {family}", "", text, ""]
+        out += [f"Weights under the names of: {', '.join(mappings)}.", ""] if mappings else []
+        out += ["| name | axes | channels | classes | parameters |", "|---|---|---|---|---|"]
+        out += [
+            f"| `{name}` | {' or '.join(map(str, v.ranks))} | {v.in_channels} | {v.num_classes} | {parameters[name]} |"
+            for name, v in sorted(module.VARIANTS.items())
+        ]
+        out.append("")
+    return "\n".join(out)
+
+
+def definitions() -> str:
+    """docs/definitions.md."""
+    out = ["# Losses, augmentation, scores", "", NOTE, ""]
+    out += ["## Losses", "", "Terms of `--config.loss.terms=\"(('dice', 1.0), ...)\"`, options in `loss.options`.", ""]
+    for name, term in TERMS.items():
+        out += [f"### {name}", "", markdown(inspect.getdoc(term)), ""]
+    out += ["## Augmentation", "", "Transforms of `train.augment`, on the device, in the order given.", ""]
+    for name, kind in sorted(TRANSFORMS.items()):
+        out += [f"### {name}", "", markdown(inspect.getdoc(kind)), ""]
+    out += ["## Scores", "", textwrap.dedent(inspect.getdoc(counts)), ""]
+    for function in METRICS:
+        out += [f"### {function.__name__}", "", markdown(inspect.getdoc(function)), ""]
+    for module in (surface, lesions, calibration):
+        out += [f"### Of {module.__name__}", "", markdown(inspect.getdoc(module)), ""]
+    return "\n".join(out)
+
+
+def count(name: str) -> str:
+    return f"{functional.parameter_count(registry.create_model(name, abstract=True)):,}"
+
+
+def written() -> dict[str, str]:
+    """Name -> parameters as the page states them."""
+    return dict(re.findall(r"^\| `(\w+)` \|.*\| ([\d,]+) \|$", (DOCS / "networks.md").read_text(), re.MULTILINE))
+
+
+def test_the_page_of_networks_is_that_of_the_registry():
+    assert (DOCS / "networks.md").read_text() == networks(written()), "python tests/test_reference_pages.py writes it anew"
+
+
+@pytest.mark.parametrize("family", registry.FAMILIES)
+def test_the_page_counts_parameters_as_the_library_does(family):
+    """The smallest of each family; tests/models counts all of them."""
+    names = importlib.import_module(f"jaxseg.models.{family}").VARIANTS
+    smallest = min(names, key=lambda name: int(written()[name].replace(",", "")))
+    assert written()[smallest] == count(smallest)
+
+
+def test_the_page_of_definitions_is_that_of_the_docstrings():
+    assert (DOCS / "definitions.md").read_text() == definitions(), "python tests/test_reference_pages.py writes it anew"
+
+
+if __name__ == "__main__":
+    (DOCS / "networks.md").write_text(networks({name: count(name) for name in registry.list_models()}))
+    (DOCS / "definitions.md").write_text(definitions())
