@@ -60,8 +60,8 @@ def networks(parameters: dict[str, str]) -> str:
         textwrap.fill(
             f"{len(registry.list_models())} named networks. `--config.model.name=NAME` chooses one, `jaxseg.create_model(NAME)` "
             "builds one. Channels and classes are those that a variant takes when nothing else is said; its parameters are "
-            "counted for them. Fields of a variant are changed with `--config.model.options`. Weights are read from PyTorch files "
-            "without PyTorch (`--config.model.init=FILE`), under the names of the implementations that each family lists.",
+            "counted for them. Fields of a variant are changed with `--config.model.options`. Weights are read from PyTorch "
+            "files without PyTorch (`--config.model.init=FILE`), under the names of the implementations that each family lists.",
             128,
         ),
         "",
