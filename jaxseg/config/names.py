@@ -4,6 +4,7 @@ Written by `python tests/test_names.py` from the registries; the same test holds
 """
 
 NETWORKS = {
+    "basicunet": ("basicunet", "basicunet_test"),
     "dual_branch": (
         "dualbranch_01_unet_l",
         "dualbranch_01_unet_m",
@@ -90,6 +91,7 @@ NETWORKS = {
         "quadbranch_4modal_attention_unet_test",
         "quadbranch_4modal_unet_s",
     ),
+    "dynunet": ("dynunet", "dynunet_test"),
     "effisegnet": (
         "effisegnet_b0",
         "effisegnet_b1",
@@ -101,6 +103,7 @@ NETWORKS = {
         "effisegnet_b7",
         "effisegnet_test",
     ),
+    "mednext": ("mednext_b", "mednext_l", "mednext_m", "mednext_s", "mednext_test"),
     "mobile_unetr": ("mobile_unetr", "mobile_unetr_test", "mobile_unetr_xs", "mobile_unetr_xxs"),
     "mobile_unetr3d": ("mobile_unetr_3d", "mobile_unetr_3d_test", "roi_mobileunetr3d_tiny"),
     "nnunet": (
@@ -141,6 +144,7 @@ NETWORKS = {
         "segnext_test",
         "segnext_test_ich",
     ),
+    "segresnet": ("segresnet", "segresnet_test"),
     "swin_unetr": ("swin_unetr", "swin_unetr_24", "swin_unetr_test"),
     "unet": ("unet_base", "unet_test"),
     "unet2d": (

@@ -25,7 +25,6 @@ from jaxseg.importing import plans, postprocessing
 from jaxseg.infer import postprocess
 from jaxseg.metrics import regions
 from jaxseg.models import create_model, functional
-from jaxseg.models.nnunet import nnunet_keys
 from jaxseg.planning.topology import output_weights
 from jaxseg.train import setup
 from jaxseg.train.processes import surroundings
@@ -185,7 +184,7 @@ def _weights(config: ConfigDict, plan: plans.ModelPlan, fold: Fold, about: descr
     flat = plan.rank == 2  # kernels [O, C, 3, 3] become [O, C, 1, 3, 3]
     arrays = {key: a[:, :, None] if flat and a.ndim == 4 else a for key, a in fold.weights.items()}
     try:
-        from_torch.load(model, arrays, keys=nnunet_keys(len(plan.options["widths"]) - 1))
+        from_torch.load(model, arrays, key_mapping=f"nnunet_{len(plan.options['widths']) - 1}")
         model.check((1, *config.data.size, config.data.channels))
     except MismatchError as error:
         raise MismatchError(f"{fold.path} (trainer {fold.trainer}): {error}") from error

@@ -15,18 +15,18 @@ from jaxseg.types import Array, ConfigError
 
 
 def make_norm(name: str, channels: int, *, rngs: nnx.Rngs):
-    """The norm "batch", "instance" (affine) or "group" (8 groups, else 4, else 1).
+    """The norm "batch", "instance" (affine), "instance_plain" (without weight and bias) or "group" (8 groups, else 4, else 1).
 
     Raises:
       ConfigError: another name.
     """
     if name == "batch":
         return BatchNorm(channels, rngs=rngs)
-    if name == "instance":
-        return InstanceNorm(channels, rngs=rngs)
+    if name in ("instance", "instance_plain"):
+        return InstanceNorm(channels, affine=name == "instance", rngs=rngs)
     if name == "group":
         return GroupNorm(next(g for g in (8, 4, 1) if channels % g == 0), channels, rngs=rngs)
-    raise ConfigError(f"got norm={name!r}; it is 'batch', 'instance' or 'group'")
+    raise ConfigError(f"got norm={name!r}; it is 'batch', 'instance', 'instance_plain' or 'group'")
 
 
 class ConvNorm(nnx.Module):
@@ -92,16 +92,14 @@ class DoubleConv(Sequential):
 class Down(nnx.Module):
     """Halve the size by a maximum ("pool") or by the first convolution's stride ("stride"), and convolve twice.
 
-    With halve=False the size stays, and so do the parameters.
+    With halve=False the size stays, and so do the parameters. `**conv` are act, norm and bias of `ConvNorm`.
     """
 
-    def __init__(
-        self, cin: int, cout: int, *, rank: int, how: str = "pool", halve: bool = True, norm: str = "batch", rngs: nnx.Rngs
-    ):
+    def __init__(self, cin: int, cout: int, *, rank: int, how: str = "pool", halve: bool = True, rngs: nnx.Rngs, **conv):
         if how not in ("pool", "stride"):
             raise ConfigError(f"got down={how!r}; it is 'pool' or 'stride'")
         self.pool = how == "pool" and halve
-        self.convs = DoubleConv(cin, cout, rank=rank, stride=2 if how == "stride" and halve else 1, norm=norm, rngs=rngs)
+        self.convs = DoubleConv(cin, cout, rank=rank, stride=2 if how == "stride" and halve else 1, rngs=rngs, **conv)
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         return self.convs(ops.max_pool(x, 2) if self.pool else x, context)
@@ -114,15 +112,22 @@ class Up(nnx.Module):
       up: the module that doubles the size; None: linear interpolation to the skip's size (align_corners).
       convs: the block that reads the joined channels.
       skip_first: the joined channels are [skip, upsampled], else [upsampled, skip].
+      edge: what is missing to the skip's size is the last voxel again, at the end of an axis; else zeros on both sides.
     """
 
-    def __init__(self, up: nnx.Module | None, convs: nnx.Module, *, skip_first: bool = True):
-        self.up, self.convs, self.skip_first = up, convs, skip_first
+    def __init__(self, up: nnx.Module | None, convs: nnx.Module, *, skip_first: bool = True, edge: bool = False):
+        self.up, self.convs, self.skip_first, self.edge = up, convs, skip_first, edge
 
     def __call__(self, x: Array, skip: Array, context: ForwardContext = EVAL) -> Array:
         size = skip.shape[1:-1]
-        x = ops.resize(x, size, align_corners=True) if self.up is None else fit(self.up(x), size)
+        x = ops.resize(x, size, align_corners=True) if self.up is None else self._fit(self.up(x), size)
         return self.convs(jnp.concatenate([skip, x] if self.skip_first else [x, skip], axis=-1), context)
+
+    def _fit(self, x: Array, size: tuple[int, ...]) -> Array:
+        if not self.edge:
+            return fit(x, size)
+        missing = [(0, n - m) for n, m in zip(size, x.shape[1:-1])]
+        return jnp.pad(x, [(0, 0), *missing, (0, 0)], mode="edge") if max(missing)[1] else x
 
 
 def up_transposed(cin: int, cout: int, *, rank: int, rngs: nnx.Rngs, **convs) -> Up:

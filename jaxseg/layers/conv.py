@@ -77,7 +77,12 @@ class Conv(nnx.Module):
 
 
 class ConvTranspose(nnx.Module):
-    """Transposed convolution, [B, *S, C] -> [B, *((S - 1) * stride + kernel - 2 * padding), O]; arguments as in Conv."""
+    """Transposed convolution, [B, *S, C] -> [B, *((S - 1) * stride + kernel - 2 * padding), O]; arguments as in Conv.
+
+    Args:
+      padding: an int, one per axis, or (low, high) pairs: PyTorch's output_padding is taken off the second.
+      groups: 1, or C = O for a kernel of its own in every channel.
+    """
 
     def __init__(
         self,
@@ -87,18 +92,18 @@ class ConvTranspose(nnx.Module):
         *,
         rank: int,
         stride: int | Sequence[int],
-        padding: int | Sequence[int] = 0,
+        padding: int | Sequence = 0,
+        groups: int = 1,
         bias: bool = True,
         weight_init=None,
         bias_init=None,
         rngs: nnx.Rngs,
     ):
-        self.kernel, self.rank = per_axis(kernel, rank, "kernel"), rank
-        self.stride, self.padding = per_axis(stride, rank, "stride"), per_axis(padding, rank, "padding")
-        default = initial.torch_default(out_channels * math.prod(self.kernel))  # PyTorch takes fan_in of [C, O, *k]
-        self.weight = nnx.Param(
-            (weight_init or default)(rngs, (*self.kernel, in_channels, out_channels)), layout="conv_transpose"
-        )
+        self.kernel, self.rank, self.groups = per_axis(kernel, rank, "kernel"), rank, groups
+        self.stride, self.padding = per_axis(stride, rank, "stride"), padding
+        each = out_channels // groups
+        default = initial.torch_default(each * math.prod(self.kernel))  # PyTorch takes fan_in of [C, O/groups, *k]
+        self.weight = nnx.Param((weight_init or default)(rngs, (*self.kernel, in_channels, each)), layout="conv_transpose")
         self.bias = nnx.Param((bias_init or default)(rngs, (out_channels,))) if bias else None
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
@@ -107,7 +112,7 @@ class ConvTranspose(nnx.Module):
                 f"got an input of shape {x.shape} for a rank-{self.rank} transposed convolution; "
                 f"it takes [B, {self.rank} spatial axes, C]"
             )
-        y = ops.conv_transpose(x, self.weight[...], stride=self.stride, padding=self.padding)
+        y = ops.conv_transpose(x, self.weight[...], stride=self.stride, padding=self.padding, groups=self.groups)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
 

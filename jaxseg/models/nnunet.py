@@ -23,7 +23,7 @@ from jaxseg import ops
 from jaxseg.layers import Conv, ConvTranspose, ForwardContext
 from jaxseg.layers.activation import activation
 from jaxseg.layers.blocks import ConvNorm, Sequential, Up
-from jaxseg.models.base import Outputs, Segmenter, Variant
+from jaxseg.models.base import KeyMapping, Outputs, Segmenter, Variant
 from jaxseg.types import Array, ConfigError
 
 Sizes = int | tuple[int, ...]  # of an axis, or of each
@@ -75,38 +75,19 @@ def _blocks(cin: int, cout: int, kernel: Sizes, count: int, *, stride: tuple[int
     return Sequential(*(Block(cout if i else cin, cout, kernel, stride=flat if i else stride, **same) for i in range(count)))
 
 
-class PlainUNet(Segmenter):
-    """[B, *S, C] with sizes divisible by the product of the strides; logits [B, *S, K]; aux: the coarser levels, finest first."""
+class StagedUNet(Segmenter):
+    """What U-Nets of stages and levels share.
 
-    residual = False
+    A subclass sets `stages`, `levels` (coarsest first) and `heads` (finest first), and calls `set_strides`.
+    """
 
-    def __init__(self, config: Config, *, in_channels: int, num_classes: int, rank: int = 3, rngs: nnx.Rngs):
-        self.in_channels, self.num_classes, self.rank = in_channels, num_classes, rank
-        widths, same = config.widths, dict(rank=rank, act="leaky_relu", norm="instance", bias=True, rngs=rngs)
-        n = len(widths)
-        kernels = [_per_axis("kernels", k, rank) for k in _each("kernels", config.kernels, n, (3,) * n)]
-        strides = [_per_axis("strides", s, rank) for s in _each("strides", config.strides, n, (1, *(2,) * (n - 1)))]
-        counts = _each("convs", config.convs, n, (2,) * n)
-        decoder = _each("decoder_convs", config.decoder_convs, n - 1, (2,) * (n - 1))
-        self.multiples = tuple(math.prod(s[axis] for s in strides) for axis in range(rank))
+    stem = None
+
+    def set_strides(self, strides: Sequence[tuple[int, ...]]) -> None:
+        """The sizes that stages with these strides take."""
+        self.multiples = tuple(math.prod(s[axis] for s in strides) for axis in range(self.rank))
         self.size_multiple = max(self.multiples)
         self.min_size = 2 * self.size_multiple  # an InstanceNorm over one position returns its bias
-        self.stem = ConvNorm(in_channels, widths[0], kernels[0], **same) if self.residual else None
-        inputs = (widths[0] if self.residual else in_channels, *widths)
-        stage = _blocks if self.residual else _convs
-        self.stages = nnx.List(
-            [stage(a, b, k, c, stride=s, **same) for a, b, k, c, s in zip(inputs, widths, kernels, counts, strides)]
-        )
-        up = functools.partial(ConvTranspose, rank=rank, rngs=rngs)
-        self.levels = nnx.List(
-            [
-                Up(up(a, b, s, stride=s), _convs(2 * b, b, k, c, **same), skip_first=False)
-                for a, b, s, k, c in zip(widths[:0:-1], widths[-2::-1], strides[:0:-1], kernels[-2::-1], decoder)
-            ]
-        )
-        self.heads = nnx.List(
-            [Conv(c, num_classes, 1, rank=rank, rngs=rngs) for c in (widths[:-1] if config.aux else widths[:1])]
-        )  # finest first
 
     def check(self, shape: tuple[int, ...]) -> None:
         """As `Segmenter.check`, with the multiple that each axis needs."""
@@ -140,6 +121,38 @@ class PlainUNet(Segmenter):
         return Outputs(logits[0], tuple(logits[1:]))
 
 
+class PlainUNet(StagedUNet):
+    """[B, *S, C] with sizes divisible by the product of the strides; logits [B, *S, K]; aux: the coarser levels, finest first."""
+
+    residual = False
+
+    def __init__(self, config: Config, *, in_channels: int, num_classes: int, rank: int = 3, rngs: nnx.Rngs):
+        self.in_channels, self.num_classes, self.rank = in_channels, num_classes, rank
+        widths, same = config.widths, dict(rank=rank, act="leaky_relu", norm="instance", bias=True, rngs=rngs)
+        n = len(widths)
+        kernels = sizes("kernels", config.kernels, rank, (3,) * n)
+        strides = sizes("strides", config.strides, rank, (1, *(2,) * (n - 1)))
+        counts = _each("convs", config.convs, n, (2,) * n)
+        decoder = _each("decoder_convs", config.decoder_convs, n - 1, (2,) * (n - 1))
+        self.set_strides(strides)
+        self.stem = ConvNorm(in_channels, widths[0], kernels[0], **same) if self.residual else None
+        inputs = (widths[0] if self.residual else in_channels, *widths)
+        stage = _blocks if self.residual else _convs
+        self.stages = nnx.List(
+            [stage(a, b, k, c, stride=s, **same) for a, b, k, c, s in zip(inputs, widths, kernels, counts, strides)]
+        )
+        up = functools.partial(ConvTranspose, rank=rank, rngs=rngs)
+        self.levels = nnx.List(
+            [
+                Up(up(a, b, s, stride=s), _convs(2 * b, b, k, c, **same), skip_first=False)
+                for a, b, s, k, c in zip(widths[:0:-1], widths[-2::-1], strides[:0:-1], kernels[-2::-1], decoder)
+            ]
+        )
+        self.heads = nnx.List(
+            [Conv(c, num_classes, 1, rank=rank, rngs=rngs) for c in (widths[:-1] if config.aux else widths[:1])]
+        )  # finest first
+
+
 class ResidualUNet(PlainUNet):
     """The same with a stem and residual blocks in the encoder."""
 
@@ -150,6 +163,15 @@ def _each(name: str, given: Sequence, n: int, default: tuple) -> tuple:
     if len(given) not in (0, n):
         raise ConfigError(f"got {name}={tuple(given)}; {n} entries for these widths, or ()")
     return tuple(given) or default
+
+
+def sizes(name: str, given: Sequence[Sizes], rank: int, default: tuple) -> list[tuple[int, ...]]:
+    """One size for each axis, of each of as many stages as `default` has; that where none is given.
+
+    Raises:
+      ConfigError: another number of them; even kernels.
+    """
+    return [_per_axis(name, value, rank) for value in _each(name, given, len(default), default)]
 
 
 def _per_axis(name: str, value: Sizes, rank: int) -> tuple[int, ...]:
@@ -172,24 +194,23 @@ VARIANTS = {
     **{f"nnunet_resenc_{size}": _of_brats(ResidualUNet, RESIDUAL, ranks=(3,)) for size in ("m", "l", "xl")},
     "nnunet_resenc_test": _of_brats(ResidualUNet, Config(widths=(4, 8), convs=(1, 2), decoder_convs=(1,)), ranks=(3,)),
 }
-KEY_MAPPINGS = ()
 
 
-def nnunet_keys(levels: int) -> list[tuple[str, str | None]]:
-    """The names of nnU-Net's state dicts in ours, as `weights.from_torch.load` takes them in `keys`.
+def _names(levels: int) -> KeyMapping:
+    """nnU-Net's names with a decoder of so many levels: it counts heads from the coarsest one, we from the finest."""
+    return KeyMapping(
+        f"nnunet_{levels}",
+        (
+            *((rf"^decoder\.seg_layers\.{i}\.", f"heads.{levels - 1 - i}.") for i in range(levels)),
+            (r"^encoder\.stem\.convs\.0\.", "stem."),
+            (r"^encoder\.stages\.(\d+)\.0\.convs\.(\d+)\.", r"stages.\1.blocks.\2."),
+            (r"^encoder\.stages\.(\d+)\.blocks\.(\d+)\.skip\.[01]\.", r"stages.\1.blocks.\2.skip."),
+            (r"^encoder\.stages\.(\d+)\.blocks\.", r"stages.\1.blocks."),
+            (r"^decoder\.transpconvs\.(\d+)\.", r"levels.\1.up."),
+            (r"^decoder\.stages\.(\d+)\.convs\.(\d+)\.", r"levels.\1.convs.blocks.\2."),
+        ),
+        ignored=(r"(^|\.)all_modules\.", r"^decoder\.encoder\."),  # the same tensors again
+    )
 
-    Args:
-      levels: of the decoder. nnU-Net counts heads from the coarsest level, we from the finest.
-    """
-    heads = [(rf"^decoder\.seg_layers\.{i}\.", f"heads.{levels - 1 - i}.") for i in range(levels)]
-    return [
-        (r"(^|\.)all_modules\.", None),  # the same tensors again
-        (r"^decoder\.encoder\.", None),  # likewise
-        *heads,
-        (r"^encoder\.stem\.convs\.0\.", "stem."),
-        (r"^encoder\.stages\.(\d+)\.0\.convs\.(\d+)\.", r"stages.\1.blocks.\2."),
-        (r"^encoder\.stages\.(\d+)\.blocks\.(\d+)\.skip\.[01]\.", r"stages.\1.blocks.\2.skip."),
-        (r"^encoder\.stages\.(\d+)\.blocks\.", r"stages.\1.blocks."),
-        (r"^decoder\.transpconvs\.(\d+)\.", r"levels.\1.up."),
-        (r"^decoder\.stages\.(\d+)\.convs\.(\d+)\.", r"levels.\1.convs.blocks.\2."),
-    ]
+
+KEY_MAPPINGS = tuple(_names(levels) for levels in range(1, 9))

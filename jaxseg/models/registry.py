@@ -17,8 +17,11 @@ from jaxseg.types import ConfigError, JaxsegError
 from jaxseg.utils.lookup import import_object, lookup, unknown_name
 
 FAMILIES = (
+    "basicunet",
     "dual_branch",
+    "dynunet",
     "effisegnet",
+    "mednext",
     "mobile_unetr",
     "mobile_unetr3d",
     "nnunet",
@@ -26,6 +29,7 @@ FAMILIES = (
     "resunetpp",
     "segformer",
     "segnext",
+    "segresnet",
     "swin_unetr",
     "unet",
     "unet2d",

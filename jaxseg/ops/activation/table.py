@@ -1,6 +1,7 @@
 """Activations by name: their values, and for those that are fused with the norm before them their gradients.
 
-`gelu` is the exact one (erf), as in PyTorch; flax's default is the tanh approximation. leaky_relu has the slope 0.01.
+`gelu` is the exact one (erf), as in PyTorch; flax's default is the tanh approximation. leaky_relu has the slope 0.01,
+leaky_relu_0.1 that of 0.1.
 """
 
 import functools
@@ -32,6 +33,7 @@ ACTS = {
     "relu": Act(jax.nn.relu, lambda z, g: jnp.where(z > 0, g, 0.0)),
     "relu6": Act(relu6, lambda z, g: jnp.where((z > 0) & (z < 6), g, 0.0)),
     "leaky_relu": Act(lambda z: jnp.where(z >= 0, z, 0.01 * z), lambda z, g: jnp.where(z >= 0, g, 0.01 * g)),
+    "leaky_relu_0.1": Act(lambda z: jnp.where(z >= 0, z, 0.1 * z), lambda z, g: jnp.where(z >= 0, g, 0.1 * g)),
     "silu": Act(lambda z: z * lax.logistic(z), _silu_pull),
     "gelu": Act(gelu, lambda z, g: jax.jvp(gelu, (z,), (g,))[1]),
     "gelu_tanh": Act(functools.partial(jax.nn.gelu, approximate=True)),

@@ -7,9 +7,12 @@
 import math
 from collections.abc import Sequence
 
+import jax.numpy as jnp
+
 from jaxseg.ops import tally
 from jaxseg.ops.conv import dispatch
 from jaxseg.ops.conv.matmul import matmul
+from jaxseg.ops.conv.spec import spread
 from jaxseg.types import Array
 
 Pads = tuple[tuple[int, int], ...]
@@ -86,23 +89,33 @@ def conv(
     return dispatch.conv(x, w.astype(x.dtype), stride=stride, padding=pads, dilation=dilation, groups=groups)
 
 
-def conv_transpose(x: Array, w: Array, *, stride: int | Sequence[int] = 2, padding: int | Sequence[int] = 0) -> Array:
-    """Transposed convolution: output position stride * i + t - padding receives x[i] * w[t] (no kernel flip).
+def conv_transpose(x: Array, w: Array, *, stride: int | Sequence[int] = 2, padding=0, groups: int = 1) -> Array:
+    """Transposed convolution: output position stride * i + t - low receives x[i] * w[t] (no kernel flip).
 
     Args:
       x: [B, *S, C].
-      w: [*k, C, O]; cast to x's dtype. PyTorch's ConvTranspose weight [C, O, *k] with its axes moved.
-      stride, padding: as in PyTorch, an int or one per axis.
+      w: [*k, C, O], or [*k, C, 1] with `groups`; cast to x's dtype. PyTorch's weight [C, O, *k] with its axes moved.
+      stride: as in PyTorch, an int or one per axis.
+      padding: likewise, or (low, high) pairs; PyTorch's output_padding is taken off the second.
+      groups: 1, or C for a kernel of its own in every channel.
     Returns:
-      [B, *S', O], S' = (S - 1) * stride + k - 2 * padding.
+      [B, *S', O], S' = (S - 1) * stride + k - low - high.
     """
     rank = x.ndim - 2
     if w.ndim != rank + 2 or w.shape[-2] != x.shape[-1]:
         raise ValueError(f"got x of shape {x.shape} and w of shape {w.shape}; w must be [{rank} kernel axes, C, O]")
-    stride = per_axis(stride, rank, "stride")
-    pads = tuple((p, p) for p in per_axis(padding, rank, "padding"))
+    if groups != 1 and not (groups == x.shape[-1] and w.shape[-1] == 1):
+        raise ValueError(
+            f"got groups={groups}, w of shape {w.shape} for {x.shape[-1]} channels; groups is 1, or C with w [*k, C, 1]"
+        )
+    kernel, stride = w.shape[:rank], per_axis(stride, rank, "stride")
+    pads = resolve_padding(padding, x.shape[1:-1], kernel, stride, (1,) * rank)
+    if groups > 1:  # the convolution, by the kernel turned round, of x with zeros between its entries
+        flipped = jnp.flip(w, tuple(range(rank))).swapaxes(-2, -1)
+        turned = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in zip(kernel, pads))
+        return conv(spread(x, stride), flipped, padding=turned, groups=groups)
     taps = math.prod(w.shape)
-    out = [(n - 1) * s + k - 2 * p for n, s, k, (p, _) in zip(x.shape[1:-1], stride, w.shape, pads)]
+    out = [(n - 1) * s + k - low - high for n, s, k, (low, high) in zip(x.shape[1:-1], stride, kernel, pads)]
     true = x.shape[0] * math.prod(x.shape[1:-1]) * taps
     tally.add("conv_transpose", true)
     tally.add("conv_transpose_overcount", x.shape[0] * math.prod(out) * taps - true)

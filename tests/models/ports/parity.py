@@ -102,7 +102,8 @@ def assert_step_equal(model, peer, image, *, tolerance: float = 1e-3):
     peer, exact = copy.deepcopy(peer).double(), channels_first(image).double()
     outputs = peer.train()(exact)
     maps = [outputs[0], *outputs[1]] if isinstance(outputs, tuple) else [outputs]
-    targets = [images((*image.shape[:-1], model.num_classes), seed=i + 1).astype(image.dtype) for i in range(len(maps))]
+    sizes = [(m.shape[0], *m.shape[2:], m.shape[1]) for m in maps]
+    targets = [images(size, seed=i + 1).astype(image.dtype) for i, size in enumerate(sizes)]
     weights = [1.0, *(0.4 + 0.1 * i for i in range(len(maps) - 1))]
     loss = sum(w * (m * channels_first(t).double()).mean() for w, m, t in zip(weights, maps, targets))
     peer.zero_grad()

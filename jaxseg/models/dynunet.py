@@ -1,0 +1,139 @@
+"""DynUNet: nnU-Net's U-Nets in MONAI's own blocks, with anisotropic kernels and strides.
+
+Source: MONAI, monai/networks/nets/dynunet.py. Beside `nnunet` its convolutions have no biases, its residual blocks (`residual`)
+are ResNet's with a norm on the shortcut, and heads on coarser levels are counted (`aux`). Differs in that their logits keep the
+size of their level, where MONAI's are repeated to the size of the image, and in that dropout is left out.
+"""
+
+import dataclasses
+
+from flax import nnx
+
+from jaxseg.layers import Conv, ConvTranspose, ForwardContext
+from jaxseg.layers.activation import activation
+from jaxseg.layers.blocks import ConvNorm, Sequential, Up
+from jaxseg.models import nnunet
+from jaxseg.models.base import KeyMapping, Variant
+from jaxseg.types import Array, ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes.
+
+    Attributes:
+      strides: of the stages, finest first, an int or one for each axis; the first is 1.
+      kernels: likewise; () for 3.
+      widths: channels of the stages; () for MONAI's: 32, doubled up to 320, with images up to 512.
+      residual: shortcuts in the encoder's blocks.
+      norm: a name of `layers.blocks.make_norm`.
+      act: a name of `layers.activation`.
+      up_bias: of the transposed convolutions.
+      aux: heads on so many coarser levels (deep supervision), finest first.
+    """
+
+    strides: tuple[nnunet.Sizes, ...] = (1, 2, 2, 2, 2, 2)
+    kernels: tuple[nnunet.Sizes, ...] = ()
+    widths: tuple[int, ...] = ()
+    residual: bool = False
+    norm: str = "instance"
+    act: str = "leaky_relu"
+    up_bias: bool = False
+    aux: int = 0
+
+
+class ResBlock(nnx.Module):
+    """act(norm(conv(act(norm(conv(x))))) + shortcut); the shortcut is x, or norm(1x1 x) where channels or size change."""
+
+    def __init__(self, cin: int, cout: int, kernel: tuple, *, stride: tuple, padding: tuple, act: str, **same):
+        self.conv1 = ConvNorm(cin, cout, kernel, stride=stride, padding=padding, act=act, **same)
+        self.conv2 = ConvNorm(cout, cout, kernel, act="identity", **same)
+        changed = cin != cout or max(stride) > 1
+        self.conv3 = ConvNorm(cin, cout, 1, stride=stride, act="identity", **same) if changed else None
+        self.act = act
+
+    def __call__(self, x: Array, context: ForwardContext) -> Array:
+        y = self.conv2(self.conv1(x, context), context)
+        return activation(self.act)(y + (x if self.conv3 is None else self.conv3(x, context)))
+
+
+def _plain(cin: int, cout: int, kernel: tuple, *, stride: tuple, padding: tuple, **same) -> Sequential:
+    first = ConvNorm(cin, cout, kernel, stride=stride, padding=padding, **same)
+    return Sequential(first, ConvNorm(cout, cout, kernel, **same))
+
+
+class DynUNet(nnunet.StagedUNet):
+    """[B, *S, C] with sizes divisible by the product of the strides; logits [B, *S, K]; aux: the coarser levels, finest first."""
+
+    def __init__(self, config: Config, *, in_channels: int, num_classes: int, rank: int = 3, rngs: nnx.Rngs):
+        self.in_channels, self.num_classes, self.rank = in_channels, num_classes, rank
+        n = len(config.strides)
+        widths = config.widths or tuple(min(32 << i, 320 if rank == 3 else 512) for i in range(n))
+        strides = nnunet.sizes("strides", config.strides, rank, (1,) * n)
+        kernels = nnunet.sizes("kernels", config.kernels, rank, (3,) * n)
+        if n < 3 or len(widths) != n or max(strides[0]) > 1 or not 0 <= config.aux < n - 1:
+            raise ConfigError(
+                f"got strides={config.strides}, widths={config.widths}, aux={config.aux}; three stages or more, the first of "
+                "stride 1, a width for each, and fewer heads on coarser levels than upsamplings"
+            )
+        if any(s > k + 1 for stride, kernel in zip(strides, kernels) for s, k in zip(stride, kernel)):
+            raise ConfigError(f"got strides={config.strides}, kernels={kernels}; a stride is at most its kernel + 1")
+        self.set_strides(strides)
+        same = dict(rank=rank, norm=config.norm, act=config.act, rngs=rngs)
+        block = ResBlock if config.residual else _plain
+        pads = [tuple((k - s + 1) // 2 for k, s in zip(kernel, stride)) for kernel, stride in zip(kernels, strides)]
+        shapes = zip((in_channels, *widths), widths, kernels, strides, pads)
+        first, *middle, last = [block(a, b, k, stride=s, padding=p, **same) for a, b, k, s, p in shapes]
+        self.input_block, self.downsamples, self.bottleneck = first, nnx.List(middle), last
+        up = lambda a, b, s: ConvTranspose(a, b, s, stride=s, bias=config.up_bias, rank=rank, rngs=rngs)
+        self.levels = nnx.List(
+            [
+                Up(up(widths[i], widths[i - 1], strides[i]), _level(widths[i - 1], kernels[i], **same), skip_first=False)
+                for i in range(n - 1, 0, -1)
+            ]
+        )
+        self.heads = nnx.List([Conv(c, num_classes, 1, rank=rank, rngs=rngs) for c in widths[: config.aux + 1]])
+
+    @property
+    def stages(self) -> list:
+        """The encoder's blocks, finest first."""
+        return [self.input_block, *self.downsamples, self.bottleneck]
+
+
+def _level(channels: int, kernel: tuple, **same) -> Sequential:
+    return Sequential(ConvNorm(2 * channels, channels, kernel, **same), ConvNorm(channels, channels, kernel, **same))
+
+
+VARIANTS = {
+    "dynunet": Variant(DynUNet, Config(), in_channels=4, num_classes=3, ranks=(3, 2)),
+    "dynunet_test": Variant(
+        DynUNet,
+        Config(strides=(1, (1, 2, 2), 2), kernels=((1, 3, 3), 3, 3), widths=(4, 6, 8), residual=True, aux=1),
+        in_channels=1,
+        num_classes=2,
+        ranks=(3,),
+    ),
+}
+# of the plain blocks and of the levels; residual blocks have conv1 to conv3 here too
+_PAIRS = r"(input_block|downsamples\.\d+|bottleneck|levels\.\d+\.convs)"
+
+
+def _names(name: str, residual: bool) -> KeyMapping:
+    own = [(rf"^{_PAIRS}\.{part}{i + 1}\.", rf"\1.blocks.{i}.{part}.") for i in range(2) for part in ("conv", "norm")]
+    paired = own if not residual else [(p.replace(_PAIRS, r"(levels\.\d+\.convs)"), r) for p, r in own]
+    return KeyMapping(
+        name,
+        (
+            (r"\.(conv[123])\.conv\.", r".\1."),
+            (r"^upsamples\.(\d+)\.transp_conv\.conv\.", r"levels.\1.up."),
+            (r"^upsamples\.(\d+)\.conv_block\.", r"levels.\1.convs."),
+            *paired,
+            *([(r"\.(conv|norm)([123])\.", r".conv\2.\1.")] if residual else []),
+            (r"^output_block\.conv\.conv\.", "heads.0."),
+            *((rf"^deep_supervision_heads\.{i}\.conv\.conv\.", f"heads.{i + 1}.") for i in range(8)),
+        ),
+        ignored=(r"^skip_layers\.", r"num_batches_tracked$"),  # the first are the same tensors again
+    )
+
+
+KEY_MAPPINGS = (_names("monai", residual=False), _names("monai_residual", residual=True))
