@@ -12,8 +12,8 @@ from flax import nnx
 from jaxseg.layers import Conv, ConvTranspose, ForwardContext
 from jaxseg.layers.activation import activation
 from jaxseg.layers.blocks import ConvNorm, Sequential, Up
-from jaxseg.models import nnunet
 from jaxseg.models.base import KeyMapping, Variant
+from jaxseg.models.staged import Sizes, StagedUNet, sizes
 from jaxseg.types import Array, ConfigError
 
 
@@ -32,8 +32,8 @@ class Config:
       aux: heads on so many coarser levels (deep supervision), finest first.
     """
 
-    strides: tuple[nnunet.Sizes, ...] = (1, 2, 2, 2, 2, 2)
-    kernels: tuple[nnunet.Sizes, ...] = ()
+    strides: tuple[Sizes, ...] = (1, 2, 2, 2, 2, 2)
+    kernels: tuple[Sizes, ...] = ()
     widths: tuple[int, ...] = ()
     residual: bool = False
     norm: str = "instance"
@@ -62,15 +62,15 @@ def _plain(cin: int, cout: int, kernel: tuple, *, stride: tuple, padding: tuple,
     return Sequential(first, ConvNorm(cout, cout, kernel, **same))
 
 
-class DynUNet(nnunet.StagedUNet):
+class DynUNet(StagedUNet):
     """[B, *S, C] with sizes divisible by the product of the strides; logits [B, *S, K]; aux: the coarser levels, finest first."""
 
     def __init__(self, config: Config, *, in_channels: int, num_classes: int, rank: int = 3, rngs: nnx.Rngs):
         self.in_channels, self.num_classes, self.rank = in_channels, num_classes, rank
         n = len(config.strides)
         widths = config.widths or tuple(min(32 << i, 320 if rank == 3 else 512) for i in range(n))
-        strides = nnunet.sizes("strides", config.strides, rank, (1,) * n)
-        kernels = nnunet.sizes("kernels", config.kernels, rank, (3,) * n)
+        strides = sizes("strides", config.strides, rank, (1,) * n)
+        kernels = sizes("kernels", config.kernels, rank, (3,) * n)
         if n < 3 or len(widths) != n or max(strides[0]) > 1 or not 0 <= config.aux < n - 1:
             raise ConfigError(
                 f"got strides={config.strides}, widths={config.widths}, aux={config.aux}; three stages or more, the first of "

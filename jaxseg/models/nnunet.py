@@ -13,20 +13,16 @@ nnU-Net's 2-D networks take the planes of a volume one by one. As networks of vo
 
 import dataclasses
 import functools
-import math
-from collections.abc import Sequence
 
-import jax
 from flax import nnx
 
 from jaxseg import ops
 from jaxseg.layers import Conv, ConvTranspose, ForwardContext
 from jaxseg.layers.activation import activation
 from jaxseg.layers.blocks import ConvNorm, Sequential, Up
-from jaxseg.models.base import KeyMapping, Outputs, Segmenter, Variant
-from jaxseg.types import Array, ConfigError
-
-Sizes = int | tuple[int, ...]  # of an axis, or of each
+from jaxseg.models.base import KeyMapping, Variant
+from jaxseg.models.staged import Sizes, StagedUNet, each, sizes
+from jaxseg.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,52 +71,6 @@ def _blocks(cin: int, cout: int, kernel: Sizes, count: int, *, stride: tuple[int
     return Sequential(*(Block(cout if i else cin, cout, kernel, stride=flat if i else stride, **same) for i in range(count)))
 
 
-class StagedUNet(Segmenter):
-    """What U-Nets of stages and levels share.
-
-    A subclass sets `stages`, `levels` (coarsest first) and `heads` (finest first), and calls `set_strides`.
-    """
-
-    stem = None
-
-    def set_strides(self, strides: Sequence[tuple[int, ...]]) -> None:
-        """The sizes that stages with these strides take."""
-        self.multiples = tuple(math.prod(s[axis] for s in strides) for axis in range(self.rank))
-        self.size_multiple = max(self.multiples)
-        self.min_size = 2 * self.size_multiple  # an InstanceNorm over one position returns its bias
-
-    def check(self, shape: tuple[int, ...]) -> None:
-        """As `Segmenter.check`, with the multiple that each axis needs."""
-        if len(set(self.multiples)) == 1 or len(shape) != self.rank + 2:
-            super().check(shape)
-            return
-        super().check((*shape[:1], *(self.min_size,) * self.rank, *shape[-1:]))  # batch and channels
-        size = shape[1:-1]
-        if any(n % m for n, m in zip(size, self.multiples)) or math.prod(size) < 2 * math.prod(self.multiples):
-            do = [max(math.ceil(n / m), 1) * m for n, m in zip(size, self.multiples)]
-            raise ValueError(
-                f"got an image of spatial size {tuple(size)}; {type(self).__name__} needs sizes divisible by {self.multiples} "
-                f"and more than one position at its coarsest stage: pad or resize to {tuple(do)} or more"
-            )
-
-    def forward(self, image: Array, context: ForwardContext) -> Outputs:
-        x, skips, maps = image, [], []
-        if self.stem is not None:
-            x = self.stem(x, context)
-        for i, stage in enumerate(self.stages):
-            with jax.named_scope(f"down{i}"):
-                x = stage(x, context)
-            skips.append(x)
-        skips.pop()
-        for i, level in enumerate(self.levels):
-            with jax.named_scope(f"up{i + 1}"):
-                x = level(x, skips.pop(), context)
-            maps.insert(0, x)
-        used = self.heads if context.train else self.heads[:1]
-        logits = [head(m) for head, m in zip(used, maps)]
-        return Outputs(logits[0], tuple(logits[1:]))
-
-
 class PlainUNet(StagedUNet):
     """[B, *S, C] with sizes divisible by the product of the strides; logits [B, *S, K]; aux: the coarser levels, finest first."""
 
@@ -132,8 +82,8 @@ class PlainUNet(StagedUNet):
         n = len(widths)
         kernels = sizes("kernels", config.kernels, rank, (3,) * n)
         strides = sizes("strides", config.strides, rank, (1, *(2,) * (n - 1)))
-        counts = _each("convs", config.convs, n, (2,) * n)
-        decoder = _each("decoder_convs", config.decoder_convs, n - 1, (2,) * (n - 1))
+        counts = each("convs", config.convs, n, (2,) * n)
+        decoder = each("decoder_convs", config.decoder_convs, n - 1, (2,) * (n - 1))
         self.set_strides(strides)
         self.stem = ConvNorm(in_channels, widths[0], kernels[0], **same) if self.residual else None
         inputs = (widths[0] if self.residual else in_channels, *widths)
@@ -157,30 +107,6 @@ class ResidualUNet(PlainUNet):
     """The same with a stem and residual blocks in the encoder."""
 
     residual = True
-
-
-def _each(name: str, given: Sequence, n: int, default: tuple) -> tuple:
-    if len(given) not in (0, n):
-        raise ConfigError(f"got {name}={tuple(given)}; {n} entries for these widths, or ()")
-    return tuple(given) or default
-
-
-def sizes(name: str, given: Sequence[Sizes], rank: int, default: tuple) -> list[tuple[int, ...]]:
-    """One size for each axis, of each of as many stages as `default` has; that where none is given.
-
-    Raises:
-      ConfigError: another number of them; even kernels.
-    """
-    return [_per_axis(name, value, rank) for value in _each(name, given, len(default), default)]
-
-
-def _per_axis(name: str, value: Sizes, rank: int) -> tuple[int, ...]:
-    values = (value,) * rank if isinstance(value, int) else tuple(value)
-    if len(values) != rank or not all(isinstance(v, int) and v >= 1 and (v % 2 or name == "strides") for v in values):
-        raise ConfigError(
-            f"got {value} in {name} for {rank} axes; a whole number{'' if name == 'strides' else ', odd,'} or {rank} of them"
-        )
-    return values
 
 
 # M, L and XL are nnU-Net's budgets of 8, 24 and 40 GB. For isotropic scans of 1 mm it plans one network for all three and other

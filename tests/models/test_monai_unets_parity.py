@@ -60,8 +60,9 @@ def test_every_size_has_the_references_parameters(name, options, build):
 
 def families():
     """name -> (ours, a small network of the reference, image)."""
-    flat = dict(strides=(1, (1, 2, 2), 2), kernels=((1, 3, 3), 3, 3), widths=(4, 6, 8))
+    slim = dict(width=8, blocks_down=(1, 2), blocks_up=(2,), norm="batch")
     lists = ([(1, 3, 3), 3, 3], [1, (1, 2, 2), 2], [(1, 2, 2), 2])
+    norms = (("INSTANCE", {"affine": True}), ("leakyrelu", {"negative_slope": 0.01}))
     plain = dict(strides=(1, 2, 2, 1), kernels=(5, 3, 3, 3), widths=(4, 6, 8, 8), aux=2, up_bias=True)
     return {
         "segresnet": (
@@ -70,7 +71,7 @@ def families():
             (2, 8, 12, 8, 1),
         ),
         "segresnet-transposed-2d": (
-            ("segresnet", dict(rank=2, dropout=0.0, width=8, blocks_down=(1, 2), blocks_up=(2,), upsampling="transposed", norm="batch")),
+            ("segresnet", dict(rank=2, dropout=0.0, upsampling="transposed", **slim)),
             lambda: nets.SegResNet(2, 8, 4, 3, norm="batch", blocks_down=(1, 2), blocks_up=(2,), upsample_mode="deconv"),
             (2, 24, 16, 4),
         ),
@@ -87,7 +88,7 @@ def families():
         "dynunet-2d": (
             ("dynunet", dict(rank=2, **plain)),
             lambda: DynUNet(
-                2, 4, 3, [5, 3, 3, 3], [1, 2, 2, 1], [2, 2, 1], (4, 6, 8, 8), deep_supervision=True, deep_supr_num=2, trans_bias=True
+                2, 4, 3, [5, 3, 3, 3], [1, 2, 2, 1], [2, 2, 1], (4, 6, 8, 8), None, *norms, True, 2, False, True
             ),
             (2, 16, 12, 4),
         ),
