@@ -31,14 +31,14 @@ def base() -> ConfigDict:
     data.size = (128, 128)  # (H, W) of the network's input (of a patch), pixels; rank 3: (X, Y, Z) of a patch, voxels
     data.channels = 1  # input channels that are read (coordinates come on top); None: as many as your own images have
     data.intensity = "grey"  # grey (8-bit, through `window`), brain (z-scores per modality inside the brain), ct (-1..1), or
-    # nnU-Net's: zscore, zscore_nonzero, ct_zscore, rescale_to_01, rgb_to_01, none; auto: what your own images look like. Rank 3:
-    # joined by + they are those of the channels in their order
+    # nnU-Net's and MONAI's: zscore, zscore_nonzero, zscore_own_nonzero, ct_zscore, rescale_to_01, rgb_to_01, none; auto: what
+    # your own images look like. Rank 3: joined by + they are those of the channels in their order
     data.statistics = ()  # ct_zscore: (lowest, highest, mean, standard deviation) of the foreground of each channel
     data.window = (40.0, 120.0)  # CT: (level, width) in HU -> 0..255; () for 8-bit images
     data.spacing = ()  # fit centre, patches: resample to (row mm, column mm), rank 3 (x, y, z) mm; (), patches: keep the grid
     data.mean = ()  # per channel, of images in 0..1: subtracted after augmentation
     data.std = ()  # per channel: divided by after that
-    data.filter = "linear"  # how images are resized: linear, lanczos or nnunet (cubic splines, a coarse axis apart)
+    data.filter = "linear"  # how images are resized: linear, lanczos, nnunet (splines, a coarse axis apart), monai, monai_last
     data.orientation = "lps"  # rank 3: of a volume's axes: lps, ras, or file (as they are stored)
     data.axes = ()  # rank 3: their order for the network, whose axes size, spacing and infer.mirror count; (): (0, 1, 2)
     data.nonzero = False  # rank 3: cut volumes to the box of their voxels that are not 0 before anything else

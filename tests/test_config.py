@@ -140,6 +140,7 @@ def test_a_bad_value_is_refused_by_name(key, value, words):
         ("data.size", (0, 16, 16), {}, "at least 1: networks of planes"),
         ("data.spacing", (-1.0, 1.0, 1.0), {}, "0 keeps an axis"),
         ("data.nonzero", True, {"data.rank": 2, "data.size": (16, 16), "data.intensity": "zscore"}, "is for data.rank=3"),
+        ("data.filter", "monai", {"data.rank": 2, "data.size": (16, 16)}, "is for data.rank=3"),
         ("data.intensity", "zscore_nonzero", {"data.rank": 2, "data.size": (16, 16)}, "is for data.rank=3"),
     ],
 )

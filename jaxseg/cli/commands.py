@@ -47,7 +47,7 @@ TOOLS = {
     "init": Command("copy a config file here, to edit it", "", "jaxseg init folder"),
     "zoo": Command("the networks by name, with their parameters", "", "jaxseg zoo segformer"),
     "import": Command(
-        "a model that nnU-Net trained, as run folders", "", "jaxseg import nnunet MODEL_FOLDER --output=runs/theirs"
+        "a model that nnU-Net or MONAI trained, as run folders", "", "jaxseg import nnunet MODEL_FOLDER --output=runs/theirs"
     ),
     "doctor": Command("what this machine has: versions, devices, memory, disk, caches", "", "jaxseg doctor"),
 }

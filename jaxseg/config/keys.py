@@ -11,7 +11,7 @@ CHOICES = {
     "data.fit": ("stretch", "centre", "patches"),
     "data.split": ("patient", "fold", "file", "fixed", "slice_level", "auto"),
     "data.orientation": ("lps", "ras", "file"),
-    "data.filter": ("linear", "lanczos", "nnunet"),
+    "data.filter": ("linear", "lanczos", "nnunet", "monai", "monai_last"),
     "data.plane": ("", "axial", "coronal", "sagittal"),
     "data.bad_cases": ("stop", "skip"),
     "data.positions": ("uniform", "centre_clipped"),
@@ -27,7 +27,10 @@ CHOICES = {
     "infer.positions": ("monai", "nnunet"),
     "infer.accumulator": ("auto", "device", "host", "memmap"),
 }
-INTENSITIES = ("grey", "brain", "ct", "zscore", "zscore_nonzero", "ct_zscore", "rescale_to_01", "rgb_to_01", "none", "auto")
+INTENSITIES = (
+    *("grey", "brain", "ct", "zscore", "zscore_nonzero", "zscore_own_nonzero", "ct_zscore", "rescale_to_01", "rgb_to_01", "none"),
+    "auto",
+)
 VOLUMES_ONLY = (
     "data.coordinates",
     "data.whole",

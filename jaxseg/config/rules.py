@@ -231,6 +231,12 @@ def check_intensity(flat: dict[str, Any]) -> None:
             len(given) == channels and all(has_length(s, 4) and all(map(is_number, s)) for s in given),
             f"data.intensity='ct_zscore' needs (lowest, highest, mean, standard deviation) of each of {channels} channels",
         )
+    rule(
+        flat,
+        "data.filter",
+        not flat["data.filter"].startswith("monai") or flat["data.rank"] == 3 and not flat["data.nonzero"],
+        "MONAI's resampling is for data.rank=3 without data.nonzero",
+    )
     rule(flat, "data.axes", sorted(flat["data.axes"]) in ([], [0, 1, 2]), "must be an order of (0, 1, 2), or ()")
     rule(flat, "data.nonzero", not (flat["data.nonzero"] and flat["data.crop"]), "goes with no data.crop; set that to ()")
 

@@ -163,7 +163,7 @@ class Recipe:
         listed in prepare/intensity.py; several, joined by "+", are those of the channels in their order.
       modalities: names of the channels, in their order; () where they have none.
       mean, std: per channel, of images in 0..1: (image - mean) / std after augmentation; () for none.
-      filter: how images are resized: "linear", "lanczos" or "nnunet" (prepare/resample.py).
+      filter: how images are resized: "linear", "lanczos", "nnunet", "monai" or "monai_last" (prepare/resample.py).
       crop: (H, W) in pixels of the slice: cut this box out of the slice's middle before anything else; () for the whole.
       blur: standard deviation of a Gaussian blur of the cut slice, in its pixels; 0 for none.
       extra: names of `channels.EXTRA`: channels made from the image, by k-means or by a network of another run.

@@ -98,6 +98,8 @@ def check_preparation(record: Mapping[str, Any]) -> None:
     for what, found in (
         ("data.extra", ", ".join(recipe.get("extra", ()))),
         ("data.target", "" if recipe.get("target", "labels") == "labels" else recipe["target"]),
+        ("data.filter", recipe["filter"] if recipe["filter"].startswith("monai") else ""),
+        ("data.intensity", recipe["intensity"] if "zscore_own_nonzero" in recipe["intensity"] else ""),
         ("data.whole", "True" if data["whole"] else ""),
         ("data.dataset", record["dataset"] if record["dataset"] == "brats_arrays" else ""),
     ):

@@ -1,51 +1,152 @@
-"""jaxseg import nnunet MODEL_FOLDER --output=RUNS: a trained model of another program as run folders.
+"""jaxseg import nnunet|monai MODEL --output=RUN: trained models of other programs as run folders.
 
     jaxseg import nnunet nnUNet_results/Dataset001_Balls/nnUNetTrainer__nnUNetPlans__3d_fullres --output=runs/balls
     jaxseg import nnunet MODEL_FOLDER --output=runs/balls --folds=0,1
     jaxseg import nnunet exported.zip --output=runs/balls --configuration=3d_fullres
     jaxseg predict runs/balls/fold_0 --input=imagesTs --output=predictions
 
-What is printed last is the command that predicts with all imported folds. Nothing of the model's files is run; PyTorch and
-nnU-Net are not needed. Exit codes: 0 done; 64 bad command line; 65 a file that cannot be used; 66 no checkpoint; 74 storage;
-78 something in the model has no counterpart here, or its weights do not fit its plans.
+    jaxseg import monai brats_mri_segmentation --output=runs/brats
+    jaxseg import monai model.pt --network=segresnet --option width=32 --output=runs/liver --spacing=1.5,1.5,2 \\
+        --orientation=ras --intensity=range,-57,164,0,1 --window=96,96,96 --overlap=0.5 --blend=gaussian \\
+        --activation=softmax --classes=liver,tumour
+
+What is printed last is the command that predicts with what was imported. Nothing of the model's files is run; PyTorch, MONAI and
+nnU-Net are not needed. Exit codes: 0 done; 64 bad command line, or something that must be given; 65 a file that cannot be used;
+66 no weights; 74 storage; 78 something in the model has no counterpart here, or its weights do not fit.
 """
 
+import argparse
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxseg.cli import recipes
-from jaxseg.importing import nnunet, places
+from jaxseg.importing import bundle, monai, nnunet, places
 from jaxseg.types import ConfigError
 from jaxseg.utils import command
-
-CONFIG = "_nnunet.py"
+from jaxseg.weights.convert import option
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Import one model; what became of it is printed."""
     parser = command.Parser(prog="jaxseg import", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("program", choices=["nnunet"], help="whose model it is")
+    programs = parser.add_subparsers(dest="program", required=True, metavar=" | ".join(PROGRAMS), help="whose model it is")
+    for name, (add, _) in PROGRAMS.items():
+        one = programs.add_parser(name, allow_abbrev=False)
+        add(one)
+        one.add_argument(
+            "--config", type=Path, default=None, help="a config with what the model does not say: training, evaluation"
+        )
+    chosen = parser.parse_args(arguments)
+    print(f"next: jaxseg predict {PROGRAMS[chosen.program][1](chosen)} --input=imagesTs --output=predictions")
+    return 0
+
+
+def _nnunet_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="the model's folder, Trainer__Plans__Configuration, or its exported .zip")
     parser.add_argument("--output", type=Path, required=True, help="the folder of the run folders")
     parser.add_argument("--folds", default="", help="0,1,... or all, nnU-Net's fold_all; left out: every numbered fold")
     parser.add_argument("--configuration", default="", help="2d, 3d_fullres, 3d_lowres: which, where the folder holds several")
-    parser.add_argument("--config", type=Path, default=None, help="a config with what the plans do not say: training, evaluation")
-    chosen = parser.parse_args(arguments)
+
+
+def _nnunet(chosen: argparse.Namespace) -> str:
     folds = [fold for fold in chosen.folds.split(",") if fold]
     if not all(fold == "all" or fold.isdecimal() for fold in folds) or len(set(folds)) < len(folds):
         raise ConfigError(f"got --folds={chosen.folds}; numbers of folds, each once (0,1,2), or all")
     with places.model_folder(chosen.model, chosen.configuration) as folder:
-        runs = nnunet.import_model(folder, chosen.output, _tree(chosen.config or recipes.folder() / CONFIG), folds=folds)
-    others = f' --config.infer.ensemble="{tuple(map(str, runs[1:]))}"' if runs[1:] else ""
-    print(f"next: jaxseg predict {runs[0]}{others} --input=imagesTs --output=predictions")
-    return 0
+        runs = nnunet.import_model(folder, chosen.output, _tree(chosen.config, "_nnunet.py"), folds=folds)
+    return f"{runs[0]}" + (f' --config.infer.ensemble="{tuple(map(str, runs[1:]))}"' if runs[1:] else "")
 
 
-def _tree(path: Path):
+def _monai_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="a bundle's folder, or a file of weights (.pt, .pth, .ts) with --network")
+    parser.add_argument("--output", type=Path, required=True, help="the run folder")
+    parser.add_argument(
+        "--network", default="", help="for weights without a bundle: unetr, swin_unetr, segresnet, dynunet, basicunet"
+    )
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="a field of the network's Config")
+    for key, how in monai.FLAGS.items():
+        parser.add_argument(f"--{key}", default=None, help=f"where the bundle does not state it: {how}")
+    parser.add_argument("--channels", default=None, help="names of the inputs in their order: --channels=t1,flair")
+    parser.add_argument("--threshold", default=None, help="of a sigmoid")
+
+
+def _monai(chosen: argparse.Namespace) -> str:
+    named = (chosen.network, dict(option(text) for text in chosen.option)) if chosen.network else None
+    if chosen.option and not named:
+        raise ConfigError(f"--option={chosen.option[0]}: goes with --network=NAME; a bundle states its own network")
+    run = monai.import_model(chosen.model, chosen.output, _tree(chosen.config, "_monai.py"), given=_given(chosen), network=named)
+    return str(run)
+
+
+def _given(chosen: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were typed, as fields of `bundle.Settings`."""
+    given: dict[str, Any] = {}
+    for key in (*monai.FLAGS, "channels", "threshold"):
+        text = getattr(chosen, key)
+        if text is None:
+            continue
+        try:
+            value = _VALUES[key](text)
+        except ValueError as error:
+            raise ConfigError(f"got --{key}={text}; {monai.FLAGS.get(key, 'a number, or names with commas')}") from error
+        given |= value if isinstance(value, dict) else {key: value}
+    return given
+
+
+def _three(kind: Callable[[str], Any]) -> Callable[[str], tuple]:
+    def parse(text: str) -> tuple:
+        values = tuple(map(kind, text.split(",")))
+        if len(values) != 3 or min(values) <= 0:
+            raise ValueError(text)
+        return values
+
+    return parse
+
+
+def _one_of(*known: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in known:
+            raise ValueError(text)
+        return text
+
+    return parse
+
+
+def _intensity(text: str) -> dict[str, Any]:
+    rule, *numbers = text.split(",")
+    if rule == "range":
+        low, high, first, last = map(float, numbers)
+        return bundle.range_rule(low, high, first, last, clip=True)
+    if numbers or rule not in ("zscore", "zscore_own_nonzero", "rescale_to_01", "none"):
+        raise ValueError(text)
+    return {"intensity": rule, "statistics": (), "together": False}
+
+
+_VALUES: dict[str, Callable[[str], Any]] = {
+    "spacing": lambda text: () if text == "scan" else _three(float)(text),
+    "orientation": _one_of("ras", "lps", "file"),
+    "intensity": _intensity,
+    "window": _three(int),
+    "overlap": float,
+    "blend": _one_of("constant", "gaussian"),
+    "activation": _one_of("softmax", "sigmoid"),
+    "classes": lambda text: tuple(text.split(",")),
+    "channels": lambda text: tuple(text.split(",")),
+    "threshold": float,
+}
+PROGRAMS: dict[str, tuple[Callable, Callable[[argparse.Namespace], str]]] = {
+    "nnunet": (_nnunet_flags, _nnunet),
+    "monai": (_monai_flags, _monai),
+}
+
+
+def _tree(path: Path | None, default: str):
     """The tree of a config file."""
+    path = path or recipes.folder() / default
     if not path.is_file():
-        raise ConfigError(f"--config={path}: no such file; leave it out, or give one like configs/{CONFIG}")
+        raise ConfigError(f"--config={path}: no such file; leave it out, or give one like configs/{default}")
     recipes.importable()
     spec = importlib.util.spec_from_file_location("config_of_import", path)
     module = importlib.util.module_from_spec(spec)

@@ -9,7 +9,6 @@ as any others; preparation and windows are nnU-Net's. Not taken over are optimis
 not hold: whom a fold learnt from is not known here.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,17 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxseg import checkpoint
 from jaxseg import config as configs
 from jaxseg.data.datasets.own import description
-from jaxseg.exporting import card
-from jaxseg.importing import plans, postprocessing
-from jaxseg.infer import postprocess
+from jaxseg.importing import plans, postprocessing, run_folder
 from jaxseg.metrics import regions
 from jaxseg.models import create_model, functional
 from jaxseg.planning.topology import output_weights
-from jaxseg.train import setup
-from jaxseg.train.processes import surroundings
 from jaxseg.types import CheckpointError, ConfigError, MismatchError
 from jaxseg.utils import files
 from jaxseg.utils.guard import shown
@@ -102,7 +96,7 @@ def import_model(
         arrays = _weights(config, plan, fold, about)
         record = _record(config, plan, about, fold, arrays)
         files.make_folder(output, f"--output={output}")
-        files.build_folder(target, lambda place, r=record, a=arrays, f=fold: _write(place, r, a, f, steps))
+        files.build_folder(target, lambda place, r=record, a=arrays, f=fold: run_folder.write(place, r, a, f.path, steps))
         mirrored = f"flips of axes {', '.join(map(str, config.infer.mirror))}" if config.infer.mirror else "no flips"
         say(f"{target}: {record['model']['parameters']:,} parameters of {fold.path.name}, {mirrored} at prediction")
         written.append(target)
@@ -197,40 +191,13 @@ def _weights(config: ConfigDict, plan: plans.ModelPlan, fold: Fold, about: descr
 def _record(
     config: ConfigDict, plan: plans.ModelPlan, about: description.Description, fold: Fold, arrays: tuple[dict, dict]
 ) -> dict[str, Any]:
-    recipe = setup.recipe_from(config, labels=about.labels, modalities=_modalities(plan, about))
-    return {
-        "config": configs.as_dict(config),
-        "recipe": dataclasses.asdict(recipe),
-        "labels": list(about.labels),
-        "values": list(about.values),
-        "regions": [list(region) for region in about.regions],
-        "model": {
-            "name": config.model.name,
-            "in_channels": config.data.channels,
-            "options": config.model.options.to_dict(),
-            "num_classes": _outputs(about),
-            "rank": 3,
-            "parameters": sum(int(np.prod(p.shape)) for p in arrays[0].values()),
-        },
-        "dataset": config.data.dataset,
-        "synthetic": False,
-        "made_by": "",
-        "data": {"digest": "", "examples": 0, "left_out": []},
-        "code": {},
-        "history": [],
-        surroundings.NAME: surroundings.current(),
-        "splits": {"train": [], "val": [], "test": []},
-        "imported": {"from": "nnU-Net", "trainer": fold.trainer, "configuration": fold.configuration, "file": str(fold.path)},
-    }
-
-
-def _write(place: Path, record: Mapping[str, Any], arrays: tuple[dict, dict], fold: Fold, steps: list) -> None:
-    checkpoint.write_record(place, record)
-    card.write(place)
-    if steps:
-        files.write_json(place / postprocess.FILE, steps)
-    with checkpoint.Checkpoints(place / checkpoint.CHECKPOINTS) as checkpoints:
-        params, state = arrays
-        checkpoints.save(
-            0, {"params": params, "state": state}, {"evaluated": "params", "next_batch": 0, "converted_from": str(fold.path)}
-        )
+    return run_folder.record(
+        config,
+        labels=about.labels,
+        values=about.values,
+        regions=about.regions,
+        modalities=_modalities(plan, about),
+        num_classes=_outputs(about),
+        params=arrays[0],
+        imported={"from": "nnU-Net", "trainer": fold.trainer, "configuration": fold.configuration, "file": str(fold.path)},
+    )

@@ -14,8 +14,9 @@ from jaxseg.data.geometry import Orientation, to_slices, to_volume
 from jaxseg.data.prepare import canvas, channels
 from jaxseg.data.prepare import examples as preprocess
 from jaxseg.data.prepare.canvas import Placement
+from jaxseg.data.prepare.resample import MONAI
 from jaxseg.data.records import Recipe, Volume
-from jaxseg.infer.labels import labels_of
+from jaxseg.infer.labels import labels_of, logits_of, probabilities
 from jaxseg.types import DataError
 from jaxseg.utils.pictures import paint, sheet, to_rgb
 
@@ -123,10 +124,12 @@ class Volumes:
 
     Args:
       recipe: of the run.
+      sigmoid: each score is one for itself, of a region or of the one class. Where probabilities go back to the case's grid
+        (MONAI's filters) and not logits, this says how they are made.
     """
 
-    def __init__(self, recipe: Recipe):
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, *, sigmoid: bool = False):
+        self.recipe, self._sigmoid = recipe, sigmoid
 
     def prepare(self, images: Sequence[Volume], chosen: None = None) -> Examples:
         """The volume of a case.
@@ -146,9 +149,10 @@ class Volumes:
         (one,) = logits
         if examples.place.keeps_grid:
             return np.asarray(one)
-        return preprocess.restore(
-            np.asarray(one), examples.shape, self.recipe, examples.orientation.spacing, fill=fill, place=examples.place
+        restored = preprocess.restore(
+            self._scores(one), examples.shape, self.recipe, examples.orientation.spacing, fill=fill, place=examples.place
         )
+        return logits_of(restored, sigmoid=self._sigmoid) if self.recipe.filter in MONAI else restored
 
     def planes(self, examples: Examples, logits: np.ndarray, fill: Sequence[float]) -> Iterator[np.ndarray]:
         """What `restore` gives, one class [X, Y, Z] after the other."""
@@ -156,9 +160,11 @@ class Volumes:
         if examples.place.keeps_grid:
             yield from (one[..., k] for k in range(one.shape[-1]))
             return
-        yield from preprocess.restored_planes(
-            np.asarray(one), examples.shape, self.recipe, examples.orientation.spacing, fill=fill, place=examples.place
+        planes = preprocess.restored_planes(
+            self._scores(one), examples.shape, self.recipe, examples.orientation.spacing, fill=fill, place=examples.place
         )
+        for plane in planes:
+            yield logits_of(plane, sigmoid=self._sigmoid) if self.recipe.filter in MONAI else plane
 
     def labels(self, examples: Examples, logits: np.ndarray, fill: Sequence[float], **rule) -> np.ndarray:
         """Labels [X, Y, Z]; of classes, one class's logits in memory at a time."""
@@ -166,8 +172,13 @@ class Volumes:
         if examples.place.keeps_grid or rule["order"] or one.shape[-1] <= 2:
             return labels_of(self.restore(examples, logits, fill), **rule)
         return preprocess.restore_labels(
-            np.asarray(one), examples.shape, self.recipe, examples.orientation.spacing, fill=fill, place=examples.place
+            self._scores(one), examples.shape, self.recipe, examples.orientation.spacing, fill=fill, place=examples.place
         )
+
+    def _scores(self, logits: np.ndarray) -> np.ndarray:
+        """What is resampled to the case's grid: logits, or their probabilities."""
+        logits = np.asarray(logits)
+        return probabilities(logits, sigmoid=self._sigmoid) if self.recipe.filter in MONAI else logits
 
     def overlay(self, examples: Examples, labels: np.ndarray) -> np.ndarray:
         """Axial slices of the last modality, upright, between its 1st and 99.5th percentile."""

@@ -41,6 +41,17 @@ def probabilities_of(logits: Array, *, regions: bool = False) -> np.ndarray:
     return np.asarray(jax.nn.softmax(logits, -1)[..., 1:])
 
 
+def probabilities(logits: np.ndarray, *, sigmoid: bool) -> np.ndarray:
+    """float32 [*S, K] of all K scores, by a sigmoid of each or a softmax over them."""
+    return np.asarray(jax.nn.sigmoid(logits) if sigmoid else jax.nn.softmax(logits, -1))
+
+
+def logits_of(probabilities: np.ndarray, *, sigmoid: bool) -> np.ndarray:
+    """Logits that have these probabilities [*S, K]; 0 and 1 become -69 and 16 or more extreme ones."""
+    p = np.maximum(probabilities, 1e-30)
+    return np.log(p) - np.log(np.maximum(1 - p, 1e-7)) if sigmoid else np.log(p)
+
+
 def background(num_classes: int, *, regions: bool = False) -> tuple[float, ...]:
     """Logits [K] that say background for certain, for voxels that the network was not shown."""
     return (NEVER,) * num_classes if regions or num_classes == 1 else (0.0, *(NEVER,) * (num_classes - 1))

@@ -152,8 +152,11 @@ def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None 
         dtype="auto",
     )  # this machine's own: a run of a GPU predicts on a CPU in float32
     application = application_of(forward, recipe, whole=data["whole"], coordinates=data["coordinates"], settings=settings)
-    preparation = Volumes(recipe) if m["rank"] == 3 else Slices(recipe, channel_run.of(run, record, recipe))
     named = tuple((name, tuple(classes)) for name, classes in record["regions"])
+    if m["rank"] == 3:
+        preparation: Preparation = Volumes(recipe, sigmoid=bool(named) or m["num_classes"] == 1)
+    else:
+        preparation = Slices(recipe, channel_run.of(run, record, recipe))
     threshold = float(record["config"]["eval"]["threshold"] if threshold is None else threshold)
     opened = Run(
         record,

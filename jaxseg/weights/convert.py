@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def build(chosen: argparse.Namespace) -> Segmenter:
     """The network that is named, or that a run's record names, with its options."""
-    options = dict(_option(text) for text in chosen.option)
+    options = dict(option(text) for text in chosen.option)
     if chosen.model:
         return create_model(chosen.model, in_channels=chosen.channels, num_classes=chosen.classes, rank=chosen.rank, **options)
     run = next((p for p in (chosen.input, *chosen.input.parents) if (p / "run.json").is_file()), None)
@@ -146,7 +146,7 @@ def table(path: Path | None) -> list:
     return rows
 
 
-def _option(text: str) -> tuple[str, object]:
+def option(text: str) -> tuple[str, object]:
     """("bins", (6, 3, 2, 1)) of "bins=6,3,2,1"; what is no Python literal is a word."""
     key, equals, value = text.partition("=")
     if not equals:

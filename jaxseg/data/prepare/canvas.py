@@ -8,12 +8,15 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from scipy import ndimage
 
+from jaxseg.data.prepare.resample import MONAI
 from jaxseg.data.records import Recipe
 from jaxseg.types import ConfigError, DataError
 from jaxseg.utils.lookup import lookup
 
 VERSION = 2  # raise it when examples would lie elsewhere
 ANISOTROPIC = 3.0  # ratio of the coarsest to the finest spacing above which nnU-Net resamples the coarsest axis apart
+
+CLOSE = 1e-3  # mm: spacings that differ by less are one to MONAI
 
 LARGEST = {2: 1 << 15, 3: 1 << 12}  # pixels or voxels a side after resampling
 AXES = {2: "(row mm, column mm)", 3: "(x, y, z) mm"}
@@ -35,6 +38,7 @@ class Placement:
       corner: where the resampled box begins on the canvas; negative where the canvas cuts it.
       apart: the axis that is resampled by itself ("nnunet" alone).
       apart_back: the same for the way back, where the network's grid comes first.
+      steps: samples of the box between two of the network's grid, along each axis (MONAI's filters alone).
     """
 
     axes: tuple[int, ...]
@@ -44,24 +48,33 @@ class Placement:
     corner: tuple[int, ...]
     apart: int | None = None
     apart_back: int | None = None
+    steps: tuple[float, ...] | None = None
 
     @property
     def keeps_grid(self) -> bool:
         """Whether the network's grid is the example's own."""
         return (
-            self.axes == tuple(range(len(self.axes)))
+            self.steps is None
+            and self.axes == tuple(range(len(self.axes)))
             and self.boxed == self.scaled == self.canvas
             and all(b.start == 0 for b in self.box)
         )
 
     def spacing(self, spacing: Sequence[float]) -> tuple[float, ...]:
         """mm between the samples of the network's grid, for an example of this spacing."""
+        if self.steps is not None:
+            return tuple(float(spacing[a] * step) for a, step in zip(self.axes, self.steps))
         return tuple(float(spacing[a] * n / m) for a, n, m in zip(self.axes, self.boxed, self.scaled))
 
     def after_cut(self) -> "Placement":
         """The placement of what `cut` gives."""
         whole = tuple(slice(0, n) for n in self.boxed)
         return dataclasses.replace(self, axes=tuple(range(len(whole))), box=whole)
+
+    def after_resampling(self) -> "Placement":
+        """The placement of what was cut and resampled already."""
+        whole = tuple(slice(0, n) for n in self.scaled)
+        return dataclasses.replace(self, axes=tuple(range(len(whole))), box=whole, steps=None)
 
     def cut(self, array: np.ndarray) -> np.ndarray:
         """The used part of an example [*S], in the network's order of axes: a view."""
@@ -115,7 +128,10 @@ def placement(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | N
         if rank == 3 and recipe.filter == "nnunet" and recipe.spacing:
             wanted = [r or s for r, s in zip(recipe.spacing, spacing)]
             apart, back = coarse_axis(spacing, wanted), coarse_axis(wanted, spacing)
-        return Placement(axes, box, scaled, scaled, (0,) * rank, apart, back)
+        steps = None
+        if recipe.filter in MONAI and recipe.spacing and any(r and abs(r - s) > CLOSE for r, s in zip(recipe.spacing, spacing)):
+            steps = tuple((r or s) / s for r, s in zip(recipe.spacing, spacing))
+        return Placement(axes, box, scaled, scaled, (0,) * rank, apart, back, steps)
     canvas = tuple(int(n) for n in recipe.size)
     if recipe.fit == "stretch":
         return Placement(axes, box, canvas, canvas, (0,) * rank)
@@ -154,6 +170,8 @@ def spaced(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None
             "DATA_GEOMETRY",
         )
     samples = (lambda n, s, r: s / r * n) if recipe.filter == "nnunet" else (lambda n, s, r: n * s / r)  # differ at halves
+    if recipe.filter in MONAI:  # the centres of the first and the last voxel stay
+        samples = lambda n, s, r: (n - 1) * s / r + 1 if abs(r - s) > CLOSE else n
     scaled = tuple(max(1, round(samples(n, s, r))) if r else n for n, s, r in zip(shape, spacing, wanted))
     if max(scaled) > LARGEST[rank]:
         raise DataError(

@@ -1,8 +1,8 @@
 """From an image to the network's input, and from the network's scores back to the image: pictures, slices and volumes alike.
 
-Intensities first, on the image's own grid; then the box that the recipe crops; then one resampling; then the canvas. Where a
-recipe has nnU-Net's options (axes, nonzero) axes are transposed and the box is cut before all else, so that intensities are those
-of the box.
+Intensities first, on the image's own grid; then the box that the recipe crops; then one resampling; then the canvas. With the
+filter "monai" resampling comes before the intensities, and probabilities go back, not logits. Where a recipe has nnU-Net's
+options (axes, nonzero) axes are transposed and the box is cut before all else, so that intensities are those of the box.
 """
 
 import dataclasses
@@ -131,7 +131,7 @@ def prepare_mask(
     """
     found = labels.checked(mask, rank_of(recipe, mask.ndim), classes)
     place, filter = place or canvas.placement(found.shape, recipe, spacing), for_scores(recipe.filter)
-    share_of = lambda indicator: resample(indicator, place.scaled, filter, apart=place.apart)
+    share_of = lambda indicator: resample(indicator, place.scaled, filter, apart=place.apart, steps=place.steps)
     vote = labels.by_half if recipe.filter == "nnunet" else labels.resampled
     scaled = vote(place.cut(found), place.scaled, share_of)
     if place.scaled == place.canvas:
@@ -193,7 +193,8 @@ def restored_planes(
         if place.scaled != place.canvas:
             scaled = np.full(place.scaled, background[c], np.float32)
             scaled[here] = scores[there][..., c]
-        inside = resample(scaled, place.boxed, for_scores(recipe.filter), apart=place.apart_back)
+        back = None if place.steps is None else [1 / step for step in place.steps]
+        inside = resample(scaled, place.boxed, for_scores(recipe.filter), apart=place.apart_back, steps=back)
         if place.boxed == tuple(shape) and place.axes == tuple(range(len(shape))):
             yield inside
             continue
@@ -253,6 +254,9 @@ def _assemble(planes: list[np.ndarray], recipe: Recipe, spacing: Sequence[float]
     place, inside = _place(planes, recipe, spacing)
     if recipe.nonzero:  # intensities are those of the box
         planes, inside, place = [place.cut(p) for p in planes], place.cut(inside), place.after_cut()
+    if recipe.filter == "monai":  # intensities are those of the resampled volume
+        planes = [resample(place.cut(p), place.scaled, recipe.filter, steps=place.steps) for p in planes]
+        inside, place = None if inside is None else canvas.nonzero(planes), place.after_resampling()
     there, here = place.overlap()
     prepared = np.empty((*place.canvas, _wanted(len(planes), recipe)), dtype_of(recipe, rank))
     if place.scaled != place.canvas:
@@ -263,7 +267,7 @@ def _assemble(planes: list[np.ndarray], recipe: Recipe, spacing: Sequence[float]
         ready = [(np.stack(list(ready), -1) @ np.asarray(LUMA, np.float32))]
     for c, values in enumerate(ready):
         values = ndimage.gaussian_filter(values, recipe.blur) if recipe.blur else values
-        values = resample(values, place.scaled, recipe.filter, apart=place.apart)[here]
+        values = resample(values, place.scaled, recipe.filter, apart=place.apart, steps=place.steps)[here]
         if prepared.dtype == np.uint8:
             values = np.rint(np.clip(values, 0.0, 255.0))  # Lanczos overshoots
         elif recipe.intensity == "grey":

@@ -8,6 +8,8 @@ and nnU-Net's (MIC-DKFZ/nnUNet, nnunetv2/preprocessing/normalization/default_nor
 
   zscore          (v - mean) / max(std, 1e-8) of each channel over all its voxels ("ZScoreNormalization")
   zscore_nonzero  the same over the voxels that are not 0 in some channel, holes filled; the others stay 0 (use_mask_for_norm)
+  zscore_own_nonzero  (v - mean) / max(std, 1e-8) over the channel's own voxels that are not 0; the others stay 0 (MONAI's
+                  NormalizeIntensity with nonzero and channel_wise)
   ct_zscore       (clip(v, low, high) - mean) / max(std, 1e-8), the four from `Recipe.statistics` ("CTNormalization")
   rescale_to_01   (v - min) / max(max - min, 1e-8) of each channel ("RescaleTo01Normalization")
   rgb_to_01       v / 255 of 8-bit values ("RGBTo01Normalization")
@@ -25,7 +27,7 @@ from jaxseg.utils.lookup import lookup
 
 VERSION = 2  # raise it when prepared values would change
 
-SCANS = ("brain", "zscore", "zscore_nonzero", "rescale_to_01")
+SCANS = ("brain", "zscore", "zscore_nonzero", "zscore_own_nonzero", "rescale_to_01")
 RULES = ("grey", "ct", "ct_zscore", "rgb_to_01", "none", *SCANS)
 BY_NAME = {  # of a channel, in nnU-Net's data sets (map_channel_name_to_normalization.py): z-scores for all other names
     "ct": "ct_zscore",
@@ -80,6 +82,9 @@ def of_scan(array: np.ndarray, recipe: Recipe, inside: np.ndarray | None = None,
         return zscore(array)
     if rule == "rescale_to_01":
         return rescaled(array)
+    if rule == "zscore_own_nonzero":
+        channels = array.reshape(*array.shape[:3], -1)
+        return np.stack([zscore(c, c != 0) for c in np.moveaxis(channels, 3, 0)], -1).reshape(array.shape)
     if rule == "zscore_nonzero":
         if inside is None:
             raise ConfigError("data.intensity='zscore_nonzero' is for volumes; slices take 'zscore' or 'brain'")

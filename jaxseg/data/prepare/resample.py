@@ -12,6 +12,10 @@ Grids have half-pixel centres: sample i of n lies at (i + 1/2) / n of the extent
            Scores and the indicators of classes go linearly, likewise without antialiasing. Source: MIC-DKFZ/nnUNet,
            nnunetv2/preprocessing/resampling/default_resampling.py.
 
+  monai    MONAI's Spacing: trilinear, never antialiased, on a grid with the same first voxel: sample j lies at j * step, whatever
+           the extent. Scores go so too. "monai_last" is the same; with "monai" intensities are those of the resampled volume
+           (`examples`). Source: MONAI, monai/transforms/spatial/functional.py: spatial_resample.
+
 The first two are Pillow's (pictures of mode F: sums in float64, float32 between the axes), the last axis first. What scores and
 masks go by is `for_scores` of the filter: linear.
 """
@@ -26,8 +30,14 @@ from jaxseg.utils.lookup import lookup
 
 VERSION = 2  # raise it when resampled values would change
 
-FILTERS = {"linear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS, "nnunet": 3}  # Pillow's; a spline's order
-_SCORES = {"nnunet": "nnunet_scores"}
+MONAI = ("monai", "monai_last")
+FILTERS = {  # Pillow's; a spline's order
+    "linear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nnunet": 3,
+    **dict.fromkeys(MONAI, 1),
+}
+_SCORES = {"nnunet": "nnunet_scores", **{name: name for name in MONAI}}
 _ALL = FILTERS | {"nnunet_scores": 1}
 
 
@@ -36,7 +46,14 @@ def for_scores(filter: str) -> str:
     return _SCORES.get(filter, "linear")
 
 
-def resample(values: np.ndarray, shape: Sequence[int], filter: str = "linear", *, apart: int | None = None) -> np.ndarray:
+def resample(
+    values: np.ndarray,
+    shape: Sequence[int],
+    filter: str = "linear",
+    *,
+    apart: int | None = None,
+    steps: Sequence[float] | None = None,
+) -> np.ndarray:
     """One channel on another grid.
 
     Args:
@@ -44,6 +61,7 @@ def resample(values: np.ndarray, shape: Sequence[int], filter: str = "linear", *
       shape: of the result, one length for each axis of `values`.
       filter: one of FILTERS, or what `for_scores` gives.
       apart: for "nnunet", the axis that goes by nearest neighbour.
+      steps: for MONAI's, samples of `values` between two samples of the result, along each axis; None: 1.
     Returns:
       float32 [*shape]; `values` itself where it is float32 of this shape already.
     Raises:
@@ -53,8 +71,12 @@ def resample(values: np.ndarray, shape: Sequence[int], filter: str = "linear", *
     values, shape = np.asarray(values, np.float32), tuple(int(n) for n in shape)
     if values.ndim not in (2, 3) or values.ndim != len(shape):
         raise ValueError(f"got values of shape {values.shape} for {shape}; both have two axes, or both three")
+    if filter in MONAI and steps is not None:
+        return _anchored(values, shape, steps)
     if values.shape == shape:
         return values
+    if filter in MONAI:
+        raise ValueError(f"got values of shape {values.shape} for {shape} without steps; {filter!r} goes by steps")
     if not isinstance(method, Image.Resampling):
         return _splines(values, shape, method, apart)
     if values.ndim == 2:
@@ -83,6 +105,19 @@ def resample_channels(values: np.ndarray, shape: Sequence[int], filter: str = "l
 
 def _plane(values: np.ndarray, shape: tuple[int, ...], method: Image.Resampling) -> np.ndarray:
     return np.asarray(Image.fromarray(np.ascontiguousarray(values)).resize(shape[::-1], method))
+
+
+def _anchored(values: np.ndarray, shape: tuple[int, ...], steps: Sequence[float]) -> np.ndarray:
+    """Sample j at j * step, linear between samples, the last one repeated."""
+    resampled = values.astype(np.float64)
+    for axis, (m, step) in enumerate(zip(shape, steps)):
+        last = resampled.shape[axis] - 1
+        at = np.clip(np.arange(m) * step, 0, last)
+        low = np.minimum(at.astype(np.int64), max(last - 1, 0))
+        share = (at - low).reshape([-1 if a == axis else 1 for a in range(values.ndim)])
+        first = resampled.take(low, axis)
+        resampled = first + (resampled.take(np.minimum(low + 1, last), axis) - first) * share
+    return resampled.astype(np.float32)
 
 
 def _splines(values: np.ndarray, shape: tuple[int, ...], order: int, apart: int | None) -> np.ndarray:

@@ -1,0 +1,86 @@
+"""The run folder of an imported model: RUN/run.json, checkpoints/0 and, where there are steps, postprocess.json."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxseg import checkpoint
+from jaxseg import config as configs
+from jaxseg.exporting import card
+from jaxseg.infer import postprocess
+from jaxseg.metrics.regions import Regions
+from jaxseg.train import setup
+from jaxseg.train.processes import surroundings
+from jaxseg.utils import files
+
+
+def record(
+    config: ConfigDict,
+    *,
+    labels: Sequence[str],
+    values: Sequence[int],
+    regions: Regions,
+    modalities: Sequence[str],
+    num_classes: int,
+    params: Mapping[str, np.ndarray],
+    imported: Mapping[str, str],
+) -> dict[str, Any]:
+    """The record of a run on volumes that was trained elsewhere.
+
+    Args:
+      config: the resolved configuration.
+      labels: names of the classes 1, 2, ..., and values: theirs in masks.
+      regions: unions of classes that have an output each; () for classes.
+      modalities: names of the channels; () where they have none.
+      num_classes: outputs of the network.
+      params: of the network, which are counted.
+      imported: where it comes from, in words.
+    """
+    recipe = setup.recipe_from(config, labels=tuple(labels), modalities=tuple(modalities))
+    return {
+        "config": configs.as_dict(config),
+        "recipe": dataclasses.asdict(recipe),
+        "labels": list(labels),
+        "values": list(values),
+        "regions": [list(region) for region in regions],
+        "model": {
+            "name": config.model.name,
+            "in_channels": config.data.channels,
+            "options": config.model.options.to_dict(),
+            "num_classes": num_classes,
+            "rank": 3,
+            "parameters": sum(int(np.prod(p.shape)) for p in params.values()),
+        },
+        "dataset": config.data.dataset,
+        "synthetic": False,
+        "made_by": "",
+        "data": {"digest": "", "examples": 0, "left_out": []},
+        "code": {},
+        "history": [],
+        surroundings.NAME: surroundings.current(),
+        "splits": {"train": [], "val": [], "test": []},
+        "imported": dict(imported),
+    }
+
+
+def write(place: Path, record: Mapping[str, Any], arrays: tuple[dict, dict], source: Path, steps: Sequence[dict] = ()) -> None:
+    """Write a run folder into the empty folder `place`.
+
+    Args:
+      arrays: (params, state) of the network.
+      source: the file of its weights.
+      steps: post-processing, as `infer.postprocess` takes it.
+    """
+    checkpoint.write_record(place, record)
+    card.write(place)
+    if steps:
+        files.write_json(place / postprocess.FILE, list(steps))
+    with checkpoint.Checkpoints(place / checkpoint.CHECKPOINTS) as checkpoints:
+        params, state = arrays
+        checkpoints.save(
+            0, {"params": params, "state": state}, {"evaluated": "params", "next_batch": 0, "converted_from": str(source)}
+        )
