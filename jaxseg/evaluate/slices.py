@@ -20,6 +20,7 @@ from jaxseg.metrics.counts import Counts
 from jaxseg.metrics.regions import labels_from_regions
 from jaxseg.metrics.summarize import rows_of, sweep
 from jaxseg.models.functional import Network
+from jaxseg.ops import devices
 from jaxseg.ops.image import standardise, to_float
 from jaxseg.types import DataError
 from jaxseg.utils import turns
@@ -119,7 +120,9 @@ class SliceScorer:
             return counts, matrix, total, weight, labels.astype(dtype_for(classes - 1)), batch["index"], batch["weight"]
 
         everywhere, self._split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-        self._score = jax.jit(score, in_shardings=(everywhere, everywhere, self._split), out_shardings=everywhere)
+        self._score = jax.jit(
+            devices.over(mesh, score), in_shardings=(everywhere, everywhere, self._split), out_shardings=everywhere
+        )
 
     def run(self, params: dict, state: dict, cache, rows: np.ndarray, *, keep: int = 0) -> SliceScores:
         """Score the cached examples `rows`; keep the predictions of up to `keep` images for pictures.

@@ -17,7 +17,7 @@ from jaxseg.data.prepare.resample import resample_channels
 from jaxseg.infer import cascade, tta
 from jaxseg.infer.window import sliding_window
 from jaxseg.models.functional import Network
-from jaxseg.ops import coordinates
+from jaxseg.ops import coordinates, devices
 from jaxseg.ops.image import standardise, to_float
 from jaxseg.ops.precision import compute_dtype
 from jaxseg.types import Array
@@ -52,9 +52,9 @@ class Forward:
     ):
         self.network, self.mean, self.std = network, tuple(mean), tuple(std)
         self.num_classes, self.batch, self.mirror, dtype = num_classes, batch, tuple(mirror), compute_dtype(dtype)
-        devices = jax.local_devices()
-        spread = len(devices) > 1 and batch % len(devices) == 0
-        mesh = Mesh(np.array(devices if spread else devices[:1]), ("data",), axis_types=(AxisType.Auto,))
+        local = jax.local_devices()
+        spread = len(local) > 1 and batch % len(local) == 0
+        mesh = Mesh(np.array(local if spread else local[:1]), ("data",), axis_types=(AxisType.Auto,))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         over_batch = NamedSharding(mesh, PartitionSpec("data"))
 
@@ -65,7 +65,7 @@ class Forward:
             logits = network.apply(params, state, image)[0].logits
             return jax.lax.with_sharding_constraint(logits, self._everywhere) if spread else logits
 
-        self._forward = forward
+        self._forward = devices.over(mesh, forward)
 
     def place(self, params: dict, state: dict) -> tuple[dict, dict]:
         """Weights on the devices of this process, from wherever they are."""

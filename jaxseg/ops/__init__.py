@@ -9,6 +9,7 @@ from jaxseg.ops.msca.api import msca
 from jaxseg.ops.norm.act import norm_act
 from jaxseg.ops.norm.api import moments, normalize, standardize
 from jaxseg.ops.norm.layer import layer_norm
+from jaxseg.ops.plain import plain_lowerings
 from jaxseg.ops.pool.api import adaptive_avg_pool, avg_pool, larger, max_pool, spatial_max
 from jaxseg.ops.resize.api import resize
 
@@ -30,6 +31,7 @@ __all__ = [
     "moments",
     "msca",
     "norm_act",
+    "plain_lowerings",
     "normalize",
     "relu6",
     "resize",

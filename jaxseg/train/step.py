@@ -11,6 +11,7 @@ from jax import lax
 
 from jaxseg.losses import compose as losses
 from jaxseg.models.functional import ForwardContext, Network
+from jaxseg.ops import devices
 from jaxseg.ops.barrier import cpu_barrier
 from jaxseg.ops.image import to_float
 from jaxseg.optim import average
@@ -142,7 +143,7 @@ def build(
 
     everywhere = meshes.replicated(mesh)
     jitted = jax.jit(
-        step,
+        devices.over(mesh, step),
         in_shardings=(everywhere, meshes.batched(mesh), everywhere, everywhere),
         out_shardings=(everywhere, everywhere),
         donate_argnums=0,
@@ -180,6 +181,9 @@ def build_warm(
 
     everywhere = meshes.replicated(mesh)
     jitted = jax.jit(
-        warm, in_shardings=(everywhere, meshes.batched(mesh), None, everywhere), out_shardings=everywhere, donate_argnums=0
+        devices.over(mesh, warm),
+        in_shardings=(everywhere, meshes.batched(mesh), None, everywhere),
+        out_shardings=everywhere,
+        donate_argnums=0,
     )
     return Program(jitted, place(_key_data(seed, 2**32 - 1), everywhere))

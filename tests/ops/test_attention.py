@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxseg import ops
-from jaxseg.ops import gpu_batch
+from jaxseg.ops import devices
 from jaxseg.ops.attention import api, reference, streamed
 
 
@@ -73,8 +73,7 @@ def test_blocks_can_be_mapped():
     np.testing.assert_allclose(one(_RUN), one(_PLAIN), atol=2e-6)
 
 
-def test_on_one_device_blocks_can_be_differentiated_twice(monkeypatch):
-    monkeypatch.setattr(gpu_batch, "_several_devices", lambda: False)  # a partitioned call has one derivative
+def test_blocks_can_be_differentiated_twice():
     q, k, v, _ = _arrays(3, 8, 8, 2, 4)
     twice = lambda f: jax.grad(lambda q: jnp.sum(jax.grad(lambda q: jnp.sum(f(q, k, v) ** 2))(q) ** 2))(q)
     np.testing.assert_allclose(twice(_RUN), twice(_PLAIN), atol=1e-4)
@@ -94,7 +93,7 @@ def test_several_devices_each_take_their_part_of_the_batch(monkeypatch):
     q, k, v, grad = _arrays(2 * jax.device_count(), 9, 9, 2, 4)
     bias, regions = _addends(len(q), 9, 9, 2, 1, 2, 2)
     run = lambda *arrays: _with_gradients(functools.partial(_parted, regions=regions), *arrays)
-    found = jax.jit(run)(*(jax.device_put(a, spread) for a in (q, k, v)), bias, jax.device_put(grad, spread))
+    found = jax.jit(devices.over(mesh, run))(*(jax.device_put(a, spread) for a in (q, k, v)), bias, jax.device_put(grad, spread))
     plain = lambda q, k, v, bias: reference.attention(q, k, v, bias=reference.joined(bias, regions, len(q)), scale=0.5)
     for mine, wanted in zip(found, _with_gradients(plain, q, k, v, bias, grad), strict=True):
         np.testing.assert_allclose(mine, wanted, atol=3e-6, rtol=1e-5)

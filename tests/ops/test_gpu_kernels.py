@@ -15,7 +15,7 @@ import pytest
 
 from jaxseg import ops
 from jaxseg.bench import gpu_rows
-from jaxseg.ops import gpu_probe
+from jaxseg.ops import devices, gpu_probe
 from jaxseg.ops.attention import cudnn
 from jaxseg.ops.attention import reference as attention_reference
 from jaxseg.ops.components import api as components
@@ -110,7 +110,7 @@ def test_each_device_convolves_its_part_of_a_sharded_batch():
     x = jnp.asarray(rng.normal(size=(8, 3, 9, 24)), jnp.float32)
     w = jnp.asarray(rng.normal(size=(1, 7, 1, 24)), jnp.float32)
     placed = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
-    compiled = jax.jit(jax.grad(_loss(CONV), (0, 1))).lower(placed, w).compile()
+    compiled = jax.jit(devices.over(mesh, jax.grad(_loss(CONV), (0, 1)))).lower(placed, w).compile()
     for f, t in zip(compiled(placed, w), jax.grad(_loss(REFERENCE), (0, 1))(x, w)):
         np.testing.assert_allclose(f, t, atol=1e-4)  # float32 sums of 216 products in another order
     assert "all-gather" not in compiled.as_text()

@@ -15,6 +15,7 @@ from jaxseg.train import mesh as meshes
 from jaxseg.train import state as states
 from jaxseg.train import step as steps
 from jaxseg.types import ConfigError
+from tests import collectives
 
 pytestmark = pytest.mark.usefixtures("unoptimised")  # the laws hold whatever XLA makes of the program
 SIZE = 32
@@ -84,7 +85,13 @@ AUGMENT = (("hflip", 0.5, {}), ("rotate", 0.5, {"degrees": (-20.0, 20.0)}))
 def test_a_sharded_step_is_the_single_device_step(model, augment):
     batches = [batch_of(8, seed) for seed in (0, 1)]
     one, m1 = run(1, batches, model=model, augment=augment, optimizer="sgd")
-    eight, m8 = run(8, batches, model=model, augment=augment, optimizer="sgd")
+    step, state, mesh, storage = make(8, model=model, augment=augment, optimizer="sgd")
+    step = step.lower(state, meshes.put(batches[0], mesh)).compile()
+    exchanged = collectives.of(step.program)
+    assert {c.kind for c in exchanged} == {"all-reduce"} and not any(c.in_loop for c in exchanged)  # no image, no activation
+    for batch in batches:
+        state, m8 = step(state, meshes.put(batch, mesh))
+    eight, m8 = storage.part(jax.device_get(state)), jax.device_get(m8)
     # Batch statistics, loss and gradients are the same sums in another order.
     assert abs(m1["loss"] - m8["loss"]) < 1e-5
     assert_close(one["params"], eight["params"], 2e-5)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxseg.ops.attention import reference
-from jaxseg.ops.gpu_batch import over_batch
+from jaxseg.ops.devices import cotangent, per_device, varying
 from jaxseg.types import Array
 
 
@@ -66,7 +66,7 @@ def _attention(static: Static, q: Array, k: Array, v: Array, bias: Array, region
 
 def _forward(static, q, k, v, bias, regions):
     own = "b" if len(bias) > 1 else "w"
-    out, total = _placed(_rows, f"bbb{own}b", "bb")(static, q, k, v, bias, regions)
+    out, total = per_device(functools.partial(_rows, static), f"bbb{own}b", "bb")(q, k, v, bias, regions)
     return out, (q, k, v, bias, regions, out, total)
 
 
@@ -74,12 +74,11 @@ def _backward(static, kept, grad):
     *arrays, out, total = kept
     own = "b" if len(arrays[3]) > 1 else "w"
     inner = jnp.sum(grad.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)  # [B, heads, T]
-    grads = _placed(_gradients, f"bbb{own}bbbb", f"bbb{'b' if own == 'b' else 's'}")(static, *arrays, grad, total, inner)
-    return *grads, None
+    run = per_device(functools.partial(_gradients, static), f"bbb{own}bbbb", f"bbb{'b' if own == 'b' else 's'}")
+    return *map(cotangent, run(*arrays, grad, total, inner), arrays), None
 
 
 _attention.defvjp(_forward, _backward)
-_placed = functools.cache(functools.partial(over_batch, plain=True))
 
 
 class _Loop:
@@ -171,10 +170,12 @@ def _gradients(static: Static, q, k, v, bias, regions, grad, total, inner) -> tu
             return (d_k, d_v, d_bias), dot("bhts,bhsd->bhtd", scaled, k).astype(q.dtype)
 
         zeros = (jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32), d_bias)
-        (d_k, d_v, d_bias), d_q = lax.scan(block, zeros, (jnp.arange(len(rows[0])), rows))
+        (d_k, d_v, d_bias), d_q = lax.scan(block, varying(zeros, q, k, v, grad, d_bias), (jnp.arange(len(rows[0])), rows))
         return d_bias, (d_q, d_k.astype(k.dtype), d_v.astype(v.dtype))
 
     rows = tuple(map(loop.rows, (q, grad, total, inner)))
     keys, values = loop.fold(k), loop.fold(v)
-    d_bias, (d_q, d_k, d_v) = lax.scan(unit, jnp.zeros_like(bias), (jnp.arange(len(keys)), rows, keys, values))
+    d_bias, (d_q, d_k, d_v) = lax.scan(
+        unit, varying(jnp.zeros_like(bias), q, k, v, bias, grad), (jnp.arange(len(keys)), rows, keys, values)
+    )
     return loop.whole(d_q), d_k.reshape(k.shape), d_v.reshape(v.shape), d_bias

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 from jax import lax
 
-from jaxseg.ops import cotangent
+from jaxseg.ops import devices, plain
 from jaxseg.ops.conv import patches, reference
 from jaxseg.ops.conv.cpu import choose
 from jaxseg.ops.conv.cpu.onednn import primitive as onednn
@@ -42,10 +42,12 @@ def conv(x: Array, w: Array, *, stride: Sequence[int], padding, dilation: Sequen
     spec = Spec(tuple(stride), tuple(map(tuple, padding)), tuple(dilation), groups)
     if patches.fits(spec, w.shape[:-2]):
         return patches.conv(x, w)
+    if plain.wanted():
+        return reference.forward(spec, x, w)
     gpu = gpu_choose.mode() if spec.depthwise(w.shape) else "xla"
-    engines = Engines(gpu, onednn.wanted(spec, x, w.shape))
+    engines, alone = Engines(gpu, onednn.wanted(spec, x, w.shape)), devices.share(x.shape) == x.shape
     if not engines.onednn and (
-        choose.lowerings(spec, x.shape, w.shape) == gpu_choose.lowerings(gpu, spec, x.shape, w.shape) == choose.XLA
+        alone and choose.lowerings(spec, x.shape, w.shape) == gpu_choose.lowerings(gpu, spec, x.shape, w.shape) == choose.XLA
     ):
         return reference.forward(spec, x, w)
     return _conv(spec, engines, x, w)
@@ -71,7 +73,7 @@ def _conv_bwd(spec: Spec, engines: Engines, saved, g: Array):
     x, w = saved
     dx = _input_gradient(spec, engines, x.shape[1:-1], g, w)
     dw = _weight_gradient(spec, engines, w.shape[:-2], x, g)
-    return cotangent.like(dx, x), cotangent.like(dw, w)
+    return devices.cotangent(dx, x), devices.cotangent(dw, w)
 
 
 _conv.defvjp(_conv_fwd, _conv_bwd)
@@ -79,19 +81,24 @@ _conv.defvjp(_conv_fwd, _conv_bwd)
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _forward(spec: Spec, engines: Engines, x: Array, w: Array) -> Array:
-    return _by_platform("forward", engines, spec, x.shape, w.shape)(x, w)
+    own = lambda x, w: (_by_platform("forward", engines, spec, x.shape, w.shape)(x, w),)
+    return devices.per_device(own, "bw", "b")(x, w)[0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _input_gradient(spec: Spec, engines: Engines, size: tuple[int, ...], g: Array, w: Array) -> Array:
-    shape = (g.shape[0], *size, w.shape[-2] * spec.groups)
-    return _by_platform("input_gradient", engines, spec, shape, w.shape, size)(g, w)
+    def own(g, w):
+        shape = (g.shape[0], *size, w.shape[-2] * spec.groups)
+        return (_by_platform("input_gradient", engines, spec, shape, w.shape, size)(g, w),)
+
+    return devices.per_device(own, "bw", "b")(g, w)[0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _weight_gradient(spec: Spec, engines: Engines, kernel: tuple[int, ...], x: Array, g: Array) -> Array:
     shape = (*kernel, x.shape[-1] // spec.groups, g.shape[-1])
-    return _by_platform("weight_gradient", engines, spec, x.shape, shape, kernel)(x, g)
+    own = lambda x, g: (_by_platform("weight_gradient", engines, spec, x.shape, shape, kernel)(x, g),)
+    return devices.per_device(own, "bb", "s")(x, g)[0]
 
 
 def _by_platform(direction: str, engines: Engines, spec: Spec, x_shape, w_shape, *static):

@@ -10,13 +10,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxseg.ops import cotangent
+from jaxseg.ops import devices, plain
 from jaxseg.types import Array
 
 
-@jax.custom_vjp
 def matmul(x: Array, w: Array) -> Array:
     """[..., C] and [C, O] -> [..., O], in their common dtype."""
+    return x @ w if plain.wanted() else _matmul(x, w)
+
+
+@jax.custom_vjp
+def _matmul(x: Array, w: Array) -> Array:
     return x @ w
 
 
@@ -27,10 +31,10 @@ def _forward(x: Array, w: Array):
 def _backward(saved, g: Array):
     x, w = saved
     dw = weight_gradient(x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1]))
-    return cotangent.like(g @ w.T, x), cotangent.like(dw, w)
+    return devices.cotangent(g @ w.T, x), devices.cotangent(dw, w)
 
 
-matmul.defvjp(_forward, _backward)
+_matmul.defvjp(_forward, _backward)
 
 
 @jax.jit

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 from jax import lax
 
+from jaxseg.ops import devices
 from jaxseg.ops.conv.spec import Spec
 from jaxseg.types import Array
 
@@ -33,13 +34,15 @@ def forward(spec: Spec, x: Array, w: Array) -> Array:
 def input_gradient(spec: Spec, size: Sequence[int], g: Array, w: Array) -> Array:
     """Gradient of an input of spatial `size`, by XLA's transposition of `forward`."""
     channels = w.shape[-2] * spec.groups
-    x = jax.ShapeDtypeStruct((g.shape[0], *size, channels), g.dtype)
+    g, w = devices.varying((g, w), g, w)
+    x = devices.struct((g.shape[0], *size, channels), g)
     return jax.linear_transpose(lambda a: forward(spec, a, w), x)(g)[0]
 
 
 def weight_gradient(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Array:
     """Gradient [*k, C/groups, O] of the weights, by XLA's transposition of `forward`."""
-    w = jax.ShapeDtypeStruct((*kernel, x.shape[-1] // spec.groups, g.shape[-1]), x.dtype)
+    g, x = devices.varying((g, x), g, x)
+    w = devices.struct((*kernel, x.shape[-1] // spec.groups, g.shape[-1]), x)
     return jax.linear_transpose(lambda a: forward(spec, x, a), w)(g)[0]
 
 

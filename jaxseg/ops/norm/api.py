@@ -19,7 +19,6 @@ forward 3 and 1 instead of 4 and 2, backward 7 and 2 as before, but in one buffe
 sums over slabs (1.0 to 1.1), both sums as one complex number (0.7 to 0.9).
 """
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -27,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxseg.ops import cotangent
+from jaxseg.ops import devices, plain
 from jaxseg.ops.activation.table import ACTS
 from jaxseg.ops.barrier import cpu_barrier
 from jaxseg.types import Array
@@ -62,7 +61,6 @@ def normalize(
     return ACTS[act].value(y).astype(x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
 def standardize(
     x: Array, weight: Array, bias: Array, axes: tuple[int, ...], eps: float, act: str = "identity", groups: int | None = None
 ) -> tuple[Array, Array, Array]:
@@ -78,14 +76,21 @@ def standardize(
     Returns:
       y like x; mean and variance of every channel (those of its group), the axes kept with size 1.
     """
+    return (_value if plain.wanted() else _standardize)(x, weight, bias, axes, eps, act, groups)
+
+
+def _value(x: Array, weight: Array, bias: Array, axes: tuple[int, ...], eps: float, act: str, groups: int | None):
     wide = x.astype(jnp.float32)
     mean = _joined(jnp.mean(wide, axis=axes, keepdims=True), groups)
     var = _joined(jnp.mean(jnp.square(wide - cpu_barrier(mean)), axis=axes, keepdims=True), groups)
     return normalize(x, mean, var, weight, bias, eps, act), mean, var
 
 
+_standardize = jax.custom_vjp(_value, nondiff_argnums=(3, 4, 5, 6))
+
+
 def _forward(x: Array, weight: Array, bias: Array, axes: tuple[int, ...], eps: float, act: str, groups: int | None):
-    y, mean, var = standardize(x, weight, bias, axes, eps, act, groups)
+    y, mean, var = _standardize(x, weight, bias, axes, eps, act, groups)
     return (y, mean, var), (x, mean, var, weight, bias)
 
 
@@ -104,11 +109,11 @@ def _backward(axes: tuple[int, ...], eps: float, act: str, groups: int | None, s
     weight_sum = jnp.sum(g * (wide - mean_barrier), axis=axes, keepdims=True) * inverse
     var_term = (2 * _joined(to_var, groups) - jnp.square(inverse) * _joined(weight * weight_sum, groups)) / n
     mean_term = (_joined(to_mean, groups) - inverse * _joined(weight * bias_sum, groups)) / n
-    total = lambda a, like: cotangent.like(jnp.sum(a, axis=rest), like)
+    total = lambda a, like: devices.cotangent(jnp.sum(a, axis=rest), like)
     return (scale * g + var_term * (wide - mean) + mean_term).astype(x.dtype), total(weight_sum, weight), total(bias_sum, bias)
 
 
-standardize.defvjp(_forward, _backward)
+_standardize.defvjp(_forward, _backward)
 
 
 def _joined(a: Array, groups: int | None) -> Array:

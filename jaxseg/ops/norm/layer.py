@@ -19,12 +19,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxseg.ops import cotangent
+from jaxseg.ops import devices, plain
 from jaxseg.ops.norm.api import moments, normalize
 from jaxseg.types import Array
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(x: Array, weight: Array | None, bias: Array | None, eps: float) -> Array:
     """`normalize` with x's own moments over its last axis, in x's dtype.
 
@@ -33,7 +32,14 @@ def layer_norm(x: Array, weight: Array | None, bias: Array | None, eps: float) -
       weight, bias: [C], or both None for 1 and 0.
       eps: added to the variance.
     """
+    return (_value if plain.wanted() else _layer_norm)(x, weight, bias, eps)
+
+
+def _value(x: Array, weight: Array | None, bias: Array | None, eps: float) -> Array:
     return normalize(x, *moments(x, (-1,)), weight, bias, eps)
+
+
+_layer_norm = jax.custom_vjp(_value, nondiff_argnums=(3,))
 
 
 def _forward(x: Array, weight: Array | None, bias: Array | None, eps: float):
@@ -44,11 +50,11 @@ def _forward(x: Array, weight: Array | None, bias: Array | None, eps: float):
 def _backward(eps: float, saved, g: Array):
     x, mean, inverse, weight, bias = saved
     dx, to_weight, to_bias = _gradients(x, mean, inverse, jnp.ones(x.shape[-1:]) if weight is None else weight, g)
-    like = lambda d, a: None if a is None else cotangent.like(d, a)
+    like = lambda d, a: None if a is None else devices.cotangent(d, a)
     return like(dx, x), like(to_weight, weight), like(to_bias, bias)
 
 
-layer_norm.defvjp(_forward, _backward)
+_layer_norm.defvjp(_forward, _backward)
 
 
 @jax.jit

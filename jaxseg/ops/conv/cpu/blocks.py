@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 
+from jaxseg.ops import devices
 from jaxseg.ops.conv.spec import Spec
 from jaxseg.types import Array
 
@@ -48,7 +49,7 @@ def weight_gradient(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Ar
         return total + jnp.matmul(turned, patches, preferred_element_type=jnp.float32), None
 
     zero = jnp.zeros((out, kernel[0] * kernel[1] * x.shape[-1]), jnp.float32)
-    total = lax.scan(step, zero, jnp.arange(across * down))[0]
+    total = lax.scan(step, devices.varying(zero, x, g), jnp.arange(across * down))[0]
     return total.T.reshape(*kernel, x.shape[-1], out).astype(x.dtype)
 
 

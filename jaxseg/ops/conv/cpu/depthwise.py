@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxseg.ops import devices
 from jaxseg.ops.conv.spec import Ints, Spec, spread
 from jaxseg.types import Array
 
@@ -59,7 +60,7 @@ def forward(spec: Spec, x: Array, w: Array) -> Array:
     fill = ((0, steps * taps - len(table)), (0, 0))  # taps of weight 0
     lines = jnp.asarray(np.pad(table, fill).reshape(steps, taps, -1)), jnp.pad(weights, fill).reshape(steps, taps, channels)
     add = lambda y, line: (y + part(*line), None)
-    return lax.scan(add, jnp.zeros(size[1:], jnp.float32), lines)[0].astype(x.dtype)
+    return lax.scan(add, devices.varying(jnp.zeros(size[1:], jnp.float32), x, w), lines)[0].astype(x.dtype)
 
 
 def input_gradient(spec: Spec, size: Sequence[int], g: Array, w: Array) -> Array:
@@ -106,7 +107,7 @@ def _by_rows(phases: Array, g: Array, table: np.ndarray, segments: int, slab: in
         rows = [block * segments + r for r in range(segments)]
         return tuple(t + _sum(_product(phases, g, where, r, size) for r in rows) for t, where in zip(total, table)), None
 
-    zero = (jnp.zeros(size[1:], jnp.float32),) * len(table)
+    zero = (devices.varying(jnp.zeros(size[1:], jnp.float32), phases, g),) * len(table)
     return jnp.stack([t.reshape(-1, channels).sum(0) for t in lax.scan(step, zero, jnp.arange(slab))[0]])
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 
+from jaxseg.ops import devices
 from jaxseg.ops.conv.spec import Spec
 from jaxseg.types import Array
 
@@ -41,7 +42,8 @@ def input_gradient(spec: Spec, size: Sequence[int], g: Array, w: Array) -> Array
         part, at = part.reshape(*g.shape[:-1], channels), (0, *places[t], 0)
         return lax.dynamic_update_slice(total, lax.dynamic_slice(total, at, part.shape) + part, at), None
 
-    total = lax.scan(step, jnp.zeros((g.shape[0], *padded, channels), jnp.float32), jnp.arange(len(taps)))[0]
+    zero = devices.varying(jnp.zeros((g.shape[0], *padded, channels), jnp.float32), g, w)
+    total = lax.scan(step, zero, jnp.arange(len(taps)))[0]
     cut = [(-low, low + n - p, 0) for (low, _), n, p in zip(spec.padding, size, padded)]
     return lax.pad(total, jnp.float32(0), ((0, 0, 0), *cut, (0, 0, 0))).astype(g.dtype)
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 
+from jaxseg.ops import devices
 from jaxseg.ops.conv.cpu import threaded
 from jaxseg.ops.conv.spec import Spec
 from jaxseg.types import Array
@@ -58,7 +59,7 @@ def weight_gradient(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Ar
         return total, None
 
     zero = jnp.zeros((kd * out, kh * kw * channels), jnp.float32)
-    total = lax.scan(step, zero, jnp.arange(x.shape[1]))[0]
+    total = lax.scan(step, devices.varying(zero, x, g), jnp.arange(x.shape[1]))[0]
     return total.reshape(kd, out, kh, kw, channels).transpose(0, 2, 3, 4, 1).astype(x.dtype)
 
 
@@ -88,7 +89,7 @@ def _scattered(spec: Spec, x: Array, w: Array) -> Array:
             sums[reach - t * dilation] += z[..., t * out : (t + 1) * out]
         return (_put(y, sums[0], d + low - reach), tuple(sums[1:])), None  # an index below 0 is written over at once
 
-    pending = (jnp.zeros(y.shape[:1] + y.shape[2:], jnp.float32),) * reach
+    pending = (devices.varying(jnp.zeros(y.shape[:1] + y.shape[2:], jnp.float32), x, w),) * reach
     y, pending = lax.scan(step, (y, pending), jnp.arange(depth), unroll=_UNROLL)[0]
     for d, last in enumerate(pending, depth + low - reach):
         y = _put(y, last, d) if 0 <= d < y.shape[1] else y
@@ -96,7 +97,7 @@ def _scattered(spec: Spec, x: Array, w: Array) -> Array:
 
 
 def _zeros(spec: Spec, x: Array, w: Array) -> Array:
-    return jnp.zeros((x.shape[0], *spec.output(x.shape[1:-1], w.shape[:3]), w.shape[-1]), x.dtype)
+    return devices.varying(jnp.zeros((x.shape[0], *spec.output(x.shape[1:-1], w.shape[:3]), w.shape[-1]), x.dtype), x, w)
 
 
 def _put(y: Array, plane: Array, d) -> Array:
