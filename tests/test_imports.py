@@ -101,6 +101,7 @@ ARROWS = {
         "metrics",
         "checkpoint",
     },
+    "testing": {"train", "models", "losses", "metrics", "augment", "data", "optim", "checkpoint"},
     "__init__": set(),
 }
 FILES = sorted(LIBRARY.rglob("*.py"))

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from jaxseg import ops
 from jaxseg.losses import TERMS
 from jaxseg.types import Array, ConfigError
-from jaxseg.utils.lookup import check_kind, lookup
+from jaxseg.utils.lookup import check_kind, import_object, lookup
 
 Parts = dict[str, tuple[Array, Array]]
 _GIVEN = ("weight", "distance_maps")  # keyword arguments that come from the batch, not from the configuration
 
 
 def build(
-    terms: Sequence[tuple[str, float]],
+    terms: Sequence[tuple[str | Callable, float]],
     options: Mapping[str, Mapping] | None = None,
     aux_weights: Sequence[float] = (),
     aux_terms: Sequence[tuple[str, float]] = (),
@@ -24,7 +24,7 @@ def build(
     """total = sum_t w_t L_t(logits) + sum_i a_i sum_t v_t L_t(aux_i), every L the mean of its term.
 
     Args:
-      terms: (name in TERMS, w_t).
+      terms: (name in TERMS, w_t); of your own "module:name", or the function, which then is called so.
       options: keyword arguments by term: {"focal": {"gamma": 2.0}}.
       aux_weights: a_i, one for each auxiliary output in the network's order; 0 leaves an output out. Labels are resized
         to the output's size by nearest neighbour.
@@ -98,13 +98,37 @@ def factor(x: Array) -> Array:
     return 2.0 * (jax.nn.sigmoid(x) + 0.5)
 
 
-def _bind(terms: Sequence[tuple[str, float]], options: Mapping[str, Mapping]) -> dict[str, tuple[float, Callable]]:
+def name_of(term: str | Callable) -> str:
+    """What a term is called in options, parts and reports: its name, or the path of a function."""
+    return term if isinstance(term, str) else f"{term.__module__}:{term.__qualname__}"
+
+
+def _term(given: str | Callable) -> Callable:
+    """The function of a term: ours by name, another by its path, or the function itself.
+
+    Raises:
+      ConfigError: no such function, or one that takes no `weight`.
+    """
+    own = callable(given) or isinstance(given, str) and ":" in given
+    if not own:
+        return lookup("loss term", given, TERMS)
+    term = given if callable(given) else import_object(given, "loss term")
+    if not callable(term) or "weight" not in inspect.signature(term).parameters:
+        raise ConfigError(
+            f"loss term {name_of(given)!r} is no function (logits, labels, *, weight=None, **options) -> (sum, weight); "
+            "docs/plugins.md shows one"
+        )
+    return term
+
+
+def _bind(terms: Sequence[tuple[str | Callable, float]], options: Mapping[str, Mapping]) -> dict[str, tuple[float, Callable]]:
     """name -> (weight, term with its options), all names checked."""
     bound: dict[str, tuple[float, Callable]] = {}
-    for name, weight in terms:
+    for given_term, weight in terms:
+        name = name_of(given_term) if callable(given_term) else given_term
         if name in bound:
             raise ConfigError(f"got the loss term {name!r} twice; add its weights instead")
-        term = lookup("loss term", name, TERMS)
+        term = _term(given_term)
         given = options[name] if name in options else {}
         if not isinstance(given, Mapping):
             raise ConfigError(f"got the options {given!r} of loss term {name!r}; they are written {{'option': value}}")

@@ -66,7 +66,7 @@ def list_models(contains: str = "") -> list[str]:
 
 
 def create_model(
-    name: str,
+    name: str | type[Segmenter],
     *,
     in_channels: int | None = None,
     num_classes: int | None = None,
@@ -78,8 +78,8 @@ def create_model(
     """Build a network.
 
     Args:
-      name: one of `list_models()`; "encoder+decoder" such as "segnext_t+unet"; or "my_module:MyNet" for your own class that takes
-        (in_channels=, num_classes=, rank=, rngs=, **overrides) and derives from `jaxseg.models.Segmenter`.
+      name: one of `list_models()`; "encoder+decoder" such as "segnext_t+unet"; or "my_module:MyNet", or the class itself, for
+        your own, which takes (in_channels=, num_classes=, rank=, rngs=, **overrides) and derives from `jaxseg.models.Segmenter`.
       in_channels, num_classes, rank: the variant's defaults when None (rank: number of spatial axes).
       seed: of the initial values.
       abstract: shapes only, no values: for counting.
@@ -89,6 +89,9 @@ def create_model(
     Raises:
       ConfigError: unknown name, rank or override, a number below 1, an override that the network cannot be built with.
     """
+    own = name if isinstance(name, type) else None
+    if own is not None:
+        name = f"{own.__module__}:{own.__qualname__}"
     if not isinstance(name, str):
         raise ConfigError(f"got the model {name!r}; give its name, one of jaxseg.models.list_models()")
     for what, value in (("in_channels", in_channels), ("num_classes", num_classes), ("rank", rank)):
@@ -97,7 +100,7 @@ def create_model(
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise ConfigError(f"got seed={seed!r} for model {name!r}: must be a whole number")
     if ":" in name:
-        cls = import_object(name, "model")
+        cls = own or import_object(name, "model")
         if not (isinstance(cls, type) and issubclass(cls, Segmenter)):
             raise ConfigError(f"model {name!r} is no class of networks: derive it from jaxseg.models.Segmenter")
         takes = inspect.signature(cls.__init__).parameters.values()

@@ -19,13 +19,13 @@ from jaxseg.types import Array, ConfigError
 from jaxseg.utils.lookup import import_object, unknown_name
 
 
-def factory(path: str, what: str) -> tuple[Callable, Mapping[str, inspect.Parameter]]:
-    """The function behind "module:name", and its parameters by name.
+def factory(path: str | Callable, what: str) -> tuple[Callable, Mapping[str, inspect.Parameter]]:
+    """The function behind "module:name", or the function that was given, and its parameters by name.
 
     Raises:
       ConfigError: there is none. optax's own are "optax:adam", "optax.contrib:muon".
     """
-    make = import_object(path, what)
+    make = import_object(path, what) if isinstance(path, str) else path
     if not callable(make):
         raise ConfigError(f"{what} {path!r}: is a {type(make).__name__}; name a function")
     return make, inspect.signature(make).parameters
@@ -33,7 +33,7 @@ def factory(path: str, what: str) -> tuple[Callable, Mapping[str, inspect.Parame
 
 def call(
     make: Callable,
-    path: str,
+    path: str | Callable,
     what: str,
     takes: Mapping[str, inspect.Parameter],
     options: Mapping[str, Any],
@@ -59,7 +59,7 @@ def call(
 
 def adapt(
     params: Mapping[str, Array],
-    path: str,
+    path: str | Callable,
     options: Mapping[str, Any],
     weight_decay: float,
     factors: Mapping[str, tuple[float, float]],
@@ -72,7 +72,7 @@ def adapt(
 
     Args:
       params: arrays or shapes by name.
-      path: "optax:name" or "module:name".
+      path: "optax:name" or "module:name", or the factory itself.
       options: the factory's other arguments.
       weight_decay: of every parameter, times its factor.
       factors: name -> (learning-rate factor, decay factor).
@@ -119,7 +119,7 @@ def adapt(
     return init, update
 
 
-def _check(path: str, transformation: Callable) -> None:
+def _check(path: str | Callable, transformation: Callable) -> None:
     """Two updates of a few numbers with learning rates of 1 and 1/2: the second half as large as the first."""
     rng = np.random.default_rng(0)
     params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in (("a", (2, 3)), ("b", (3,)))}

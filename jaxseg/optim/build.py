@@ -108,7 +108,7 @@ OPTIMIZERS: dict[str, UpdateRule] = {
 def build(
     params: Mapping[str, Array],
     *,
-    name: str,
+    name: str | Callable,
     options: Mapping[str, float] | None = None,
     weight_decay: float = 0.0,
     groups: Groups = (),
@@ -121,7 +121,8 @@ def build(
 
     Args:
       params: arrays or shapes under dotted names.
-      name: one of OPTIMIZERS, or the path of a factory: "optax:lion", "my_module:factory" (see `adapter.adapt`).
+      name: one of OPTIMIZERS, or the path of a factory: "optax:lion", "my_module:factory", or the factory
+        itself (see `adapter.adapt`).
       options: adam, adamw: b1, b2, eps; adagrad: eps, initial (accumulator); sgd: momentum, nesterov; a factory's arguments.
       weight_decay: of every leaf, times its group's "decay".
       groups: ((regular expression, {"lr": factor, "decay": factor}), ...): the first expression found in a leaf's name
@@ -133,7 +134,7 @@ def build(
     for what, value in (("weight_decay", weight_decay), ("clip_norm", clip_norm)):
         number(what, value)
     factors = grouping.factors(params, groups)
-    if isinstance(name, str) and ":" in name:
+    if callable(name) or isinstance(name, str) and ":" in name:
         init, advance, layout = *adapter.adapt(params, name, options or {}, weight_decay, factors), Layout()
     else:
         rule = lookup("optimiser", name, OPTIMIZERS)

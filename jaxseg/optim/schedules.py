@@ -99,7 +99,9 @@ def _step(
 SCHEDULES: dict[str, Callable] = {"constant": _constant, "poly": _poly, "cosine": _cosine, "step": _step}
 
 
-def _by_path(path: str, options: Mapping[str, Any], total_steps: int, steps_per_epoch: int) -> Callable[[Array], Array]:
+def _by_path(
+    path: str | Callable, options: Mapping[str, Any], total_steps: int, steps_per_epoch: int
+) -> Callable[[Array], Array]:
     """A schedule of optax's kind, a function of the step. What its factory needs and the options lack is of this run."""
     make, takes = adapter.factory(path, "schedule")
     own = {
@@ -125,7 +127,7 @@ def _by_path(path: str, options: Mapping[str, Any], total_steps: int, steps_per_
 
 def build(
     *,
-    name: str,
+    name: str | Callable,
     warmup: int = 0,
     warmup_ratio: float = 1e-6,
     options: Mapping[str, Any] | None = None,
@@ -135,8 +137,8 @@ def build(
     """f(step) -> float32 factor of the peak learning rate, safe inside jax.jit.
 
     Args:
-      name: one of SCHEDULES, or the path of a function "module:name" that gives a function step -> factor. Arguments that it
-        needs and `options` lacks are filled in: total_steps, decay_steps, transition_steps (the run's steps),
+      name: one of SCHEDULES, or a function, or its path "module:name", that gives a function step -> factor. Arguments that
+        it needs and `options` lacks are filled in: total_steps, decay_steps, transition_steps (the run's steps),
         steps_per_epoch, init_value, peak_value, value (1).
       warmup: steps of linear warm-up.
       warmup_ratio: factor at step 0 of the warm-up.
@@ -147,7 +149,7 @@ def build(
     Raises:
       ConfigError: unknown name or option, or a value outside its range.
     """
-    options, path = dict(options or {}), isinstance(name, str) and ":" in name
+    options, path = dict(options or {}), callable(name) or isinstance(name, str) and ":" in name
     if not path:
         make = lookup("schedule", name, SCHEDULES)
         known = set(make.__kwdefaults__ or {})

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from jaxseg.types import ConfigError
 from jaxseg.utils import code
@@ -25,7 +26,7 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> ConfigError:
     return ConfigError(f"unknown {what} {name!r}: {hint}{more}")
 
 
-def lookup(what: str, name: str, table: Mapping[str, object]):
+def lookup(what: str, name: Any, table: Mapping[str, object]):
     """`table[name]`, or a ConfigError that lists the nearest names.
 
     Args:

@@ -1,0 +1,12 @@
+"""Contract tests for parts of your own: what the rest of jaxseg relies on, tried out on small inputs.
+
+Each function takes a part, or its path "module:Name", and raises one AssertionError that says what was expected, what came and
+where to look. Call them from your own tests; docs/plugins.md has an example of each kind of part.
+"""
+
+from jaxseg.testing.losses import check_loss
+from jaxseg.testing.metrics import check_metric
+from jaxseg.testing.networks import check_network
+from jaxseg.testing.optimizers import check_optimizer, check_schedule
+
+__all__ = ["check_loss", "check_metric", "check_network", "check_optimizer", "check_schedule"]

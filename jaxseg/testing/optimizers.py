@@ -1,0 +1,91 @@
+"""check_optimizer and check_schedule: the contract of `optim/`, on a factory of your own."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg.optim import build as optimizers
+from jaxseg.optim import schedules
+from jaxseg.testing.expectation import part_of
+
+
+def check_optimizer(
+    factory: str | Callable, *, lr: float = 0.05, steps: int = 60, options: Mapping[str, Any] | None = None
+) -> None:
+    """Try out what the training step relies on.
+
+    It is built with a learning rate and needs gradients and parameters alone; its updates are proportional to the rate (both
+    are looked at when any config names it); a step with a gradient that is not finite leaves its state as it is; a bowl is
+    descended; the state has the same arrays before and after a step, so that a checkpoint can hold it.
+
+    Args:
+      factory: your function (learning_rate, **options) -> optax.GradientTransformation, its path "module:name", or one of
+        `jaxseg.optim.build.OPTIMIZERS`.
+      lr: learning rate of the descent.
+      steps: of the descent, which should leave less than half of the height.
+      options: its other arguments.
+    Raises:
+      AssertionError: the first rule that does not hold.
+    """
+    part = part_of(factory, "optimiser", optimizers.OPTIMIZERS)
+    random = np.random.default_rng(0)
+    params = {name: random.normal(size=shape).astype(np.float32) for name, shape in (("a.weight", (3, 4)), ("b.bias", (4,)))}
+    optimizer = part.attempt("being built", optimizers.build, params, name=factory, options=dict(options or {}))
+    height = lambda params: sum(jnp.sum(p * p) for p in params.values())
+
+    @jax.jit
+    def step(params, state, ok):
+        updates, state = optimizer.update(jax.grad(height)(params), state, params, ok=ok)
+        return {name: p + lr * updates[name] for name, p in params.items()}, state
+
+    fresh = part.attempt("its init", optimizer.init, params)
+    values, kept = part.attempt("a step", step, params, fresh, False)
+    shapes = lambda tree: jax.tree.map(lambda a: (np.shape(a), str(jnp.result_type(a))), tree)
+    part.expect(shapes(kept) == shapes(fresh), "a state of the same arrays after a step", "others", "init and update")
+    same = jax.tree.map(lambda a, b: np.array_equal(np.asarray(a), np.asarray(b)), fresh, kept)
+    part.expect(all(jax.tree.leaves(same)), "the state of a skipped step to stay as it is", "a changed one", "update's state")
+    values, state = params, fresh
+    for _ in range(steps):
+        values, state = step(values, state, True)
+    first, last = float(height(params)), float(height(values))
+    part.expect(
+        math.isfinite(last) and last < first / 2,
+        f"a bowl descended to less than half of its height in {steps} steps of rate {lr:g}",
+        f"{first:.4g} -> {last:.4g}",
+        "the sign of the updates (optax's are added), or give another lr",
+    )
+
+
+def check_schedule(
+    factory: str | Callable, *, total_steps: int = 40, steps_per_epoch: int = 10, options: Mapping[str, Any] | None = None
+) -> None:
+    """Try out what the training step relies on: a finite factor from 0 on at every step, the same with and without jit.
+
+    Args:
+      factory: your function (**options) -> (step -> factor of config.optim.lr), its path "module:name", or one of
+        `jaxseg.optim.schedules.SCHEDULES`. What it needs and `options` lacks is filled in, see `schedules.build`.
+      total_steps, steps_per_epoch: of the run.
+      options: its arguments.
+    Raises:
+      AssertionError: the first rule that does not hold.
+    """
+    part = part_of(factory, "schedule", schedules.SCHEDULES)
+    schedule = part.attempt(
+        "being built",
+        schedules.build,
+        name=factory,
+        options=dict(options or {}),
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+    )
+    count = np.arange(total_steps, dtype=np.int32)
+    traced = np.asarray(part.attempt("jit", jax.jit(jax.vmap(schedule)), count))
+    eager = np.array([float(schedule(jnp.int32(n))) for n in (0, total_steps // 2, total_steps - 1)])
+    wrong = np.flatnonzero(~(np.isfinite(traced) & (traced >= 0)))
+    part.expect(not wrong.size, "a finite factor from 0 on", f"{traced[wrong[:1]]} at step {wrong[:1]}")
+    part.close(traced[[0, total_steps // 2, -1]], eager, 1e-5, "the same factors with and without jit")
+    part.expect(bool(traced.max() > 0), "a factor above 0 at some step", "0 at all of them")
