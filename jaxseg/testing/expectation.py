@@ -12,7 +12,7 @@ from jaxseg.utils.lookup import import_object, lookup
 T = TypeVar("T")
 
 
-class Part(NamedTuple):
+class Tested(NamedTuple):
     """A part under test.
 
     Attributes:
@@ -71,7 +71,7 @@ class Part(NamedTuple):
             return file or self.name
 
 
-def part_of(given, what: str, table: Mapping[str, Any] | None = None) -> Part:
+def part_of(given, what: str, table: Mapping[str, Any] | None = None) -> Tested:
     """The part that was given: the object itself, its path "module:Name", or a name of our own.
 
     Raises:
@@ -79,5 +79,5 @@ def part_of(given, what: str, table: Mapping[str, Any] | None = None) -> Part:
     """
     if not isinstance(given, str):
         name = getattr(given, "__qualname__", "") or type(given).__qualname__
-        return Part(f"{what} {name}", given)
-    return Part(f"{what} {given}", import_object(given, what) if ":" in given else lookup(what, given, table or {}))
+        return Tested(f"{what} {name}", given)
+    return Tested(f"{what} {given}", import_object(given, what) if ":" in given else lookup(what, given, table or {}))

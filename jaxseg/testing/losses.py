@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxseg.losses import TERMS, compose
 from jaxseg.models.base import Outputs
-from jaxseg.testing.expectation import Part, part_of
+from jaxseg.testing.expectation import Tested, part_of
 
 SHAPE = {2: (3, 9, 8), 3: (3, 5, 6, 4)}  # [B, *S] by rank
 SURE = 8.0  # a logit that says yes
@@ -72,7 +72,7 @@ def check_loss(
     )
 
 
-def _check_gradients(part: Part, value: Callable, labels: np.ndarray, num_classes: int) -> None:
+def _check_gradients(part: Tested, value: Callable, labels: np.ndarray, num_classes: int) -> None:
     gradient = jax.jit(jax.value_and_grad(value))
     random = np.random.default_rng(1)
     shape = (*labels.shape, num_classes)

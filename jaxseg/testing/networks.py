@@ -18,7 +18,7 @@ from jaxseg.models.base import Segmenter
 from jaxseg.models.functional import ForwardContext
 from jaxseg.optim import build as optimizers
 from jaxseg.optim import schedules
-from jaxseg.testing.expectation import Part
+from jaxseg.testing.expectation import Tested
 from jaxseg.train import mesh as meshes
 from jaxseg.train import state as states
 from jaxseg.train import step as steps
@@ -60,9 +60,9 @@ def check_network(
     def build(seed: int) -> Segmenter:
         return create_model(network, in_channels=in_channels, num_classes=num_classes, rank=rank, seed=seed, **options)
 
-    part = Part(f"network {name}", network if isinstance(network, type) else Segmenter)
+    part = Tested(f"network {name}", network if isinstance(network, type) else Segmenter)
     model = part.attempt("being built", build, 0)
-    part = Part(part.name, type(model))
+    part = Tested(part.name, type(model))
     even, odd = sizes or _sizes(part, model)
     described, params, state = functional.split(model)
     random = np.random.default_rng(0)
@@ -90,11 +90,11 @@ def check_network(
     _check_sharded(part, described, params, state, logits[even][0], num_classes, rank)
 
 
-def _forward_of(part: Part) -> str:
+def _forward_of(part: Tested) -> str:
     return f"forward ({part.place()})"
 
 
-def _sizes(part: Part, model: Segmenter) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _sizes(part: Tested, model: Segmenter) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """An even size of equal sides, and an odd one of unequal sides; the next ones that are taken, where none is odd."""
     first = SMALLEST[model.rank]
 
@@ -120,7 +120,7 @@ def _sizes(part: Part, model: Segmenter) -> tuple[tuple[int, ...], tuple[int, ..
     return (even[0],) * model.rank, (*sides, longer)
 
 
-def _check_evaluation(part: Part, network, params, state, x: np.ndarray, expected: np.ndarray) -> None:
+def _check_evaluation(part: Tested, network, params, state, x: np.ndarray, expected: np.ndarray) -> None:
     eager = part.attempt("being called without jit", network.apply, params, state, jnp.asarray(x))[0].logits
     part.close(
         eager, expected, EXACT, "the same logits with and without jit", "random numbers or branches that are not jax's in forward"
@@ -146,7 +146,7 @@ def _check_evaluation(part: Part, network, params, state, x: np.ndarray, expecte
     )
 
 
-def _check_gradients(part: Part, network, params, state, x: np.ndarray) -> None:
+def _check_gradients(part: Tested, network, params, state, x: np.ndarray) -> None:
     context = lambda: ForwardContext(train=True, key=jax.random.key(0))
     shapes = part.attempt("being traced in training", jax.eval_shape, lambda p: network.apply(p, state, x, context())[0], params)
     random = np.random.default_rng(1)
@@ -170,7 +170,7 @@ def _check_gradients(part: Part, network, params, state, x: np.ndarray) -> None:
     )
 
 
-def _check_saved(part: Part, build, network, params, state, x: np.ndarray, expected: np.ndarray) -> None:
+def _check_saved(part: Tested, build, network, params, state, x: np.ndarray, expected: np.ndarray) -> None:
     tree = {"params": params, "state": {n: np.asarray(s) for n, s in state.items()}}
     with tempfile.TemporaryDirectory() as folder, checkpoint.Checkpoints(folder) as saved:
         part.attempt("being saved", saved.save, 1, tree, {})
@@ -191,7 +191,7 @@ def _check_saved(part: Part, build, network, params, state, x: np.ndarray, expec
     )
 
 
-def _check_sharded(part: Part, network, params, state, x: np.ndarray, num_classes: int, rank: int) -> None:
+def _check_sharded(part: Tested, network, params, state, x: np.ndarray, num_classes: int, rank: int) -> None:
     if len(jax.devices()) < 2:
         warnings.warn(
             f"{part.name}: one device, so that a sharded step was not tried; XLA_FLAGS=--xla_force_host_platform_device_count=2 "
