@@ -1,4 +1,4 @@
-"""check_metric: the contract of config.eval.metrics, on a score of your own."""
+"""check_metric: the contract of a score of your own, which evaluations report beside theirs."""
 
 import math
 from collections.abc import Callable
