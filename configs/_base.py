@@ -24,7 +24,9 @@ def base() -> ConfigDict:
     c.embedded = ()  # ((key, value), ...) that replace the above when data.root is empty: the phantom, made for a CPU
 
     c.data = data = ConfigDict()
-    data.dataset = "ct_ich"  # module of jaxseg.data.datasets; auto: your own, in whichever layout lies under root
+    data.dataset = "ct_ich"  # module of jaxseg.data.datasets; auto: your own, in whichever layout lies under root; or
+    # "my_module:load"
+    data.readers = ()  # of file formats of your own: ((".suffix", "my_module:read"), ...)
     data.root = ""  # folder of the real data; empty: the data set's embedded phantom, if it has one
     data.rank = 2  # 2: slices and photographs; 3: volumes
     data.fit = "stretch"  # rank 2: stretch (to `size`), centre (`spacing`, then a canvas of `size`) or patches; rank 3: patches
@@ -79,6 +81,7 @@ def base() -> ConfigDict:
     data.split_seed = 0  # of the split alone, so that another run seed sees the same split
     data.fractions = (0.7, 0.1, 0.2)  # train, val, test shares of the patients
     data.max_samples = 0  # at most this many training examples (0: all)
+    data.transforms = ()  # on the host, of each training example, before train.augment: (("my_module:function", options), ...)
     data.workers = 0  # Grain worker processes; 0 reads in the main process
 
     c.model = model = ConfigDict()
@@ -88,7 +91,7 @@ def base() -> ConfigDict:
     model.init = ""  # start from this run folder, checkpoint or .pth / .safetensors file
 
     c.loss = loss = ConfigDict()
-    loss.terms = (("dice", 1.0),)  # (name in jaxseg.losses.TERMS, weight), summed
+    loss.terms = (("dice", 1.0),)  # (name in jaxseg.losses.TERMS or "my_module:function", weight), summed
     loss.options = ConfigDict()  # keyword arguments by term: {"focal": {"gamma": 2.0}}
     loss.aux_weights = ()  # weights of auxiliary or deep-supervision outputs, in the network's order
     loss.learnable = ()  # ((term, x at the start), ...): trained factors 2 (sigmoid(x) + 1/2), one for each term that counts
@@ -114,7 +117,7 @@ def base() -> ConfigDict:
     train.epochs = 100
     train.batch_size = 16  # global: over all devices and processes
     train.dtype = "auto"  # compute dtype: bfloat16 on a GPU or TPU, float32 on a CPU; or either by name (norms, losses: float32)
-    train.augment = ()  # (name in jaxseg.augment.TRANSFORMS, probability, options), in order, on the device
+    train.augment = ()  # (name in jaxseg.augment.TRANSFORMS or "my_module:Class", probability, options), in order, on the device
     train.bn_warmup = 0  # batches whose statistics BatchNorm sees before the first step
     train.eval_every = 1  # epochs between validations
     train.best = "val_loss"  # criterion of "best": val_loss, val_dice, val_recall, last
@@ -130,6 +133,7 @@ def base() -> ConfigDict:
     evaluate.batch_size = 8
     evaluate.thresholds = (0.5, 0.6, 0.7, 0.8, 0.9)
     evaluate.threshold = 0.5  # of the headline figures, for one class and for regions (several classes: the largest)
+    evaluate.metrics = ()  # scores of your own beside ours, of every example and class: ("my_module:function", ...)
     evaluate.tables = ("ich",)  # rank 2: published projects' own figures to print: ich classes left_right effisegnet
     evaluate.empty = "one"  # score of an image with empty truth and empty prediction: one, zero, nan (left out)
     evaluate.split = "test"

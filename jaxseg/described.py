@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 
 from jaxseg.config import resolve
 from jaxseg.data import datasets
-from jaxseg.data.formats import volumes
+from jaxseg.data.formats import own, volumes
 from jaxseg.data.records import DataSet, Volume
 from jaxseg.train import setup
 from jaxseg.types import ConfigError, DataError
+from jaxseg.utils.lookup import is_path
 
 SEEN = 3  # cases whose images are looked at
 AIR, BONE = -800, 200  # HU: values of CT reach from below the one to above the other
@@ -45,13 +46,17 @@ def fill(config: ConfigDict) -> Filled:
       ConfigError: data that do not go with a key that is given.
       DataError: no layout that is known, or images that cannot be read.
     """
-    if config.data.dataset not in (datasets.AUTO, *datasets.OWN):
+    if config.data.dataset != datasets.AUTO and not datasets.is_own(config.data.dataset):
         return Filled(config)
+    own.register(config.data.readers)
     config, name = config.copy_and_resolve_references().unlock(), config.name
     d, lines = config.data, []
     if d.dataset == datasets.AUTO:
         d.dataset, place = datasets.recognise(d.root) if d.root else ("folder", "")
         d.root = str(place)
+    for key in setup.DATASET_OPTIONS if is_path(d.dataset) else ():
+        if d[key] is not None and key not in datasets.options_of(d.dataset):
+            raise ConfigError(f"config.data.{key}: the data set {d.dataset!r} does not take it; leave it out")
     dataset = setup.open_dataset(config)
     lines.append(describe(dataset))
     d.structures, d.modalities = _structures(dataset), dataset.modalities or None

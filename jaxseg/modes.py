@@ -200,6 +200,9 @@ def evaluate(call: Call) -> int | None:
         if _source(call).exists():
             code.check(_recorded(call)["code"], _source(call))
         if call.config is not None:
+            theirs = _recorded(call)["config"]["eval"]["metrics"]
+            for path in set(call.config.eval.metrics) - set(theirs):  # typed for this command
+                code.trust(path)
             preflight.check(call.config)
         return _evaluate(call, _source(call), _recorded(call))
 
@@ -306,7 +309,10 @@ def check(call: Call) -> None:
     config = call.config
     dataset = setup.load_dataset(config, Log(call.workdir, quiet=True))
     learn = whole.target_of(tuple(config.data.size)) if config.data.whole else None
-    recipe, name = setup.recipe_of(config, dataset), f"{dataset.name}-{files.digest(str(dataset.root.absolute()))[:16]}"
+    recipe, name = (
+        setup.recipe_of(config, dataset),
+        f"{files.plain_name(dataset.name)}-{files.digest(str(dataset.root.absolute()))[:16]}",
+    )
     place = Path(call.output) if call.output else files.cache_root() / "check" / name
     files.make_folder(place, f"--output={place}")
     report = examine(dataset, recipe, bad_share=feeds.bad_share_of(config), learn=learn, sheet=place)

@@ -16,6 +16,7 @@ from jaxseg.data import datasets
 from jaxseg.data.prepare import mask_values
 from jaxseg.data.records import DataSet
 from jaxseg.data.store import base
+from jaxseg.data.stream import stages
 from jaxseg.evaluate import tables
 from jaxseg.losses import compose as losses
 from jaxseg.models import functional
@@ -25,7 +26,10 @@ from jaxseg.train import feed as feeds
 from jaxseg.train import setup, whole
 from jaxseg.types import ConfigError, JaxsegError
 
-OWN = (datasets.AUTO, *datasets.OWN)  # layouts whose files say what there is to learn
+
+def _says_itself(name: str) -> bool:
+    """Whether a data set's files say what there is to learn."""
+    return name == datasets.AUTO or datasets.is_own(name)
 
 
 class Learnt(NamedTuple):
@@ -39,7 +43,7 @@ def labels_of(config) -> tuple[str, ...]:
     """A name for each class that a config learns, without the data set's files."""
     d = config.data
     one = d.target != "labels" or d.whole
-    if d.dataset in OWN:
+    if _says_itself(d.dataset):
         known = len(d.structures)
     else:
         known = 1 if one and not d.mask_values else datasets.label_count(d.dataset, structures=d.structures, release=d.release)
@@ -75,6 +79,8 @@ def check(config, *, network: bool = False, learnt: Learnt | None = None) -> fee
     model = setup.build_model(config, outputs.num_classes, abstract=True)
     described, params, state = functional.split(model)
     loss, augment, balance = setup.build_loss(config), setup.build_augment(config), setup.balance_of(config)
+    for path, options in config.data.transforms:
+        stages.function_of(path, options)
     if config.train.bn_warmup and not state:
         raise ConfigError(
             f"config.train.bn_warmup={config.train.bn_warmup}: {config.model.name} has no BatchNorm whose statistics it would "
@@ -106,16 +112,16 @@ def check(config, *, network: bool = False, learnt: Learnt | None = None) -> fee
 
 def _classes_are_known(config) -> bool:
     """Whether the config says how many classes there are, or the layout does."""
-    return config.data.dataset not in OWN or config.data.structures is not None
+    return not _says_itself(config.data.dataset) or config.data.structures is not None
 
 
 def _regions_of(config) -> setup.Regions:
     """As many regions as data.regions asks for; the classes of those that it names itself are looked up with the data."""
     wanted = tuple(config.data.regions)
-    if config.data.dataset in OWN and wanted == setup.DATASET_REGIONS:
+    if _says_itself(config.data.dataset) and wanted == setup.DATASET_REGIONS:
         wanted = tuple((name, ()) for name in config.data.structures)
     if not wanted or wanted == setup.DATASET_REGIONS:
-        return () if config.data.dataset in OWN else datasets.regions_of(config.data.dataset)
+        return () if _says_itself(config.data.dataset) else datasets.regions_of(config.data.dataset)
     return tuple((name, (k,)) for k, (name, _) in enumerate(wanted, 1))
 
 

@@ -15,19 +15,43 @@ import jax.numpy as jnp
 
 from jaxseg.augment import intensity, mix, spatial
 from jaxseg.types import Array, ConfigError
-from jaxseg.utils.lookup import check_kind, lookup, unknown_name
+from jaxseg.utils.lookup import check_kind, import_object, is_path, lookup, unknown_name
 
 
 class Kind(NamedTuple):
     """What a name stands for: a class, the stage it works in, and the fields that the name fixes."""
 
-    make: type
+    make: Any
     stage: str  # "spatial", "intensity" or "mix"
     fixed: dict[str, Any] = {}
 
     def options(self) -> set[str]:
         """Names of the options a user may set."""
         return {f.name for f in dataclasses.fields(self.make)} - set(self.fixed) - {"rank"}
+
+
+METHODS = {"spatial": "pull", "intensity": "__call__", "mix": "__call__"}  # what a transform of each stage defines
+
+
+def own(given: str | type) -> Kind:
+    """The kind of a transform of one's own: a dataclass, whose fields are its options, with a class attribute `stage`.
+
+    Args:
+      given: the class, or its path "module:Class". Its stage says how it is called, inside jit: "intensity", (key, image [*S, C])
+        -> image; "spatial", `pull(key, size)` -> (matrix, offset), from output to input positions (`augment/spatial.py`); "mix",
+        (keys [B], image [B, *S, C], mask [B, *S]) -> (image, mask) of a whole batch.
+    Raises:
+      ConfigError: no such class.
+    """
+    cls = given if isinstance(given, type) else import_object(given, "augmentation")
+    name = given if isinstance(given, str) else cls.__qualname__
+    stage = getattr(cls, "stage", None)
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)) or stage not in METHODS or not hasattr(cls, METHODS[stage]):
+        raise ConfigError(
+            f"augmentation {name!r} is no transform: write a dataclass with stage = 'intensity' and __call__(self, key, image), "
+            "'spatial' and pull(self, key, size), or 'mix' and __call__(self, keys, image, mask); docs/plugins.md shows one"
+        )
+    return Kind(cls, stage)
 
 
 class Item(NamedTuple):
@@ -77,7 +101,8 @@ def build(spec: Sequence, *, rank: int = 2, fill: float = 0.0, fixed_channels: i
     """The function augment(key, image, mask) -> (image, mask) of a list of transforms, applied in its order.
 
     Args:
-      spec: ((name in TRANSFORMS, probability per sample, options), ...); empty is the identity.
+      spec: ((name in TRANSFORMS, probability per sample, options), ...); empty is the identity. A transform of your own is named
+        by its path "module:Class", or is the class (see `own`).
       rank: number of spatial axes.
       fill: image value where geometry looks outside (the label there is 0).
       fixed_channels: the last channels are no intensities (coordinates): geometry moves them, nothing else touches them.
@@ -110,7 +135,7 @@ def _items(number: int, entry, rank: int) -> list[Item]:
     if len(entry) != 3:
         raise ConfigError(f"augmentation {entry!r}: must be (name, probability, options)")
     name, probability, options = entry
-    kind = lookup("augmentation", name, TRANSFORMS)
+    kind = own(name) if isinstance(name, type) or is_path(name) else lookup("augmentation", name, TRANSFORMS)
     if not isinstance(probability, (int, float)) or not 0 <= probability <= 1:
         raise ConfigError(f"probability {probability!r} of augmentation {name!r}: must lie in 0..1")
     if not isinstance(options, Mapping):
@@ -119,12 +144,21 @@ def _items(number: int, entry, rank: int) -> list[Item]:
     for option, value in options.items():
         if option not in kind.options():
             raise unknown_name(f"option of augmentation {name!r}", option, kind.options())
-        check_kind(f"augmentation {name!r}: {option}", value, defaults[option])
+        if defaults[option] is not dataclasses.MISSING:
+            check_kind(f"augmentation {name!r}: {option}", value, defaults[option])
+    missing = [key for key in kind.options() if key not in options and _is_required(kind.make, key)]
+    if missing:
+        raise ConfigError(f"augmentation {name!r} needs {', '.join(missing)}: give them as options, {{'{missing[0]}': value}}")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     made = kind.make(**kind.fixed, **values, **({"rank": rank} if "rank" in kind.make.__dataclass_fields__ else {}))
     if isinstance(made, spatial.Mirror):
         return [Item(number * 4 + i, float(probability), kind.stage, flip) for i, flip in enumerate(made.flips())]
     return [Item(number * 4, float(probability), kind.stage, made)]
+
+
+def _is_required(cls: type, name: str) -> bool:
+    (field,) = [f for f in dataclasses.fields(cls) if f.name == name]
+    return field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _stages(items: Sequence[Item], fill: float, fixed: int) -> list[Callable]:

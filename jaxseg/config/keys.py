@@ -74,6 +74,7 @@ NEUTRAL = (
     "eval.empty",
     "eval.split",
     "eval.tables",
+    "eval.metrics",
     "eval.surface",
     "eval.lesions",
     "eval.postprocess",

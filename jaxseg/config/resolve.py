@@ -27,6 +27,7 @@ from jaxseg.config.rules import (
     check_extra,
     check_needs,
     check_open,
+    check_parts,
     check_regions,
     has_length,
     is_number,
@@ -34,7 +35,7 @@ from jaxseg.config.rules import (
 )
 from jaxseg.config.tree import flatten
 from jaxseg.types import ConfigError
-from jaxseg.utils.lookup import lookup
+from jaxseg.utils.lookup import is_path, lookup
 
 
 def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] = ()) -> ConfigDict:
@@ -129,6 +130,7 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
         flat, "train.augment", all(has_length(t, 3) for t in flat["train.augment"]), "must be ((name, probability, options), ...)"
     )
     check_compare(flat)
+    check_parts(flat)
     check_data(flat)
     check_regions(flat)
     check_extra(flat)
@@ -155,12 +157,13 @@ def _check_names(flat: dict[str, Any]) -> None:
     for name in flat["compare.models"]:
         if not set(":+") & set(str(name)):
             lookup("model in config.compare.models", name, dict.fromkeys(known))
-    lookup("data set", flat["data.dataset"], dict.fromkeys((*DATASETS, *OWN_DATA)))
+    if not is_path(flat["data.dataset"]):
+        lookup("data set", flat["data.dataset"], dict.fromkeys((*DATASETS, *OWN_DATA)))
     for key, what, table in (
         ("loss.terms", "loss term", LOSSES),
         ("loss.aux_terms", "loss term", LOSSES),
         ("train.augment", "transform", TRANSFORMS),
     ):
         for entry in flat[key]:
-            if isinstance(entry, tuple) and entry and isinstance(entry[0], str):
+            if isinstance(entry, tuple) and entry and isinstance(entry[0], str) and not is_path(entry[0]):
                 lookup(what, entry[0], dict.fromkeys(table))

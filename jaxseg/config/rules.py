@@ -21,7 +21,7 @@ from jaxseg.config.keys import (
 )
 from jaxseg.config.tree import flatten
 from jaxseg.types import ConfigError
-from jaxseg.utils.lookup import lookup
+from jaxseg.utils.lookup import is_path, lookup
 
 
 def is_number(value) -> bool:
@@ -135,9 +135,48 @@ def check_open(flat: dict[str, Any]) -> None:
         rule(
             flat,
             key,
-            flat[key] != left or flat["data.dataset"] in OWN_DATA,
+            flat[key] != left or flat["data.dataset"] in OWN_DATA or is_path(flat["data.dataset"]),
             f"is found in data of your own alone (data.dataset={', '.join(OWN_DATA)}); give a value for {flat['data.dataset']!r}",
         )
+
+
+def check_parts(flat: dict[str, Any]) -> None:
+    """Parts of one's own: paths "module:name", and what goes with them."""
+    rule(
+        flat,
+        "data.dataset",
+        not is_path(flat["data.dataset"]) or bool(flat["data.root"]),
+        "a data set of your own has no embedded phantom; give data.root",
+    )
+    transforms, readers, metrics = flat["data.transforms"], flat["data.readers"], flat["eval.metrics"]
+    rule(
+        flat,
+        "data.transforms",
+        all(has_length(t, 2) and is_path(t[0]) and hasattr(t[1], "keys") for t in transforms),
+        "must be (('module:function', {'option': value}), ...)",
+    )
+    rule(
+        flat,
+        "data.transforms",
+        not transforms or flat["data.target"] != "composite",
+        "the picture that data.target='composite' is compared with would not move along; set it to ()",
+    )
+    rule(
+        flat,
+        "data.readers",
+        all(
+            has_length(r, 2) and isinstance(r[0], str) and r[0][:1] == "." and r[0] == r[0].lower() and is_path(r[1])
+            for r in readers
+        ),
+        "must be (('.suffix', 'module:function'), ...), suffixes in small letters",
+    )
+    names = [str(path).partition(":")[2] for path in metrics]
+    rule(
+        flat,
+        "eval.metrics",
+        all(map(is_path, metrics)) and len(set(names)) == len(names),
+        "must be ('module:function', ...), whose functions' names differ",
+    )
 
 
 def check_regions(flat: dict[str, Any]) -> None:

@@ -49,6 +49,11 @@ class Table(NamedTuple):
         """How many slices or volumes."""
         return len(self.rows) // max(len(self.names), 1)
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The scores that its rows may have, those of one's own last."""
+        return (*MEASURES, *(metric.name for metric in self.rules.own))
+
     def of(self, *names: str) -> list[Row]:
         """The rows of these classes or regions."""
         return [row for row in self.rows if row["class"] in names]
@@ -101,7 +106,7 @@ def figures(table: Table) -> dict[str, Any]:
     summary = {}
     for name in table.names:
         rows = table.of(name)
-        measured = [m for m in (*MEASURES, "predicted_ml", "truth_ml") if m in rows[0]]
+        measured = [m for m in (*table.measures, "predicted_ml", "truth_ml") if m in rows[0]]
         found = means(rows, measured)
         summary[name] = {m: found[m] | {"median": _median(rows, m)} for m in measured} | {
             key: found[key] for key in ("images", "empty", "missed", "false_alarms")
@@ -126,7 +131,7 @@ def lines(table: Table) -> list[str]:
         there = means([row for row in table.of(name) if row["tp"] + row["fn"]], ("dice",))["dice"]["mean"]
         said.append(
             f"{name:<{width}}  mean   "
-            + "  ".join(f"{m} {one[m]['mean']:.4f} +- {one[m]['std']:.4f}" for m in MEASURES if m in one)
+            + "  ".join(f"{m} {one[m]['mean']:.4f} +- {one[m]['std']:.4f}" for m in table.measures if m in one)
             + f" of n={one['dice']['n']}"
         )
         said.append(

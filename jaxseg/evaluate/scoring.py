@@ -18,14 +18,17 @@ from jax.experimental import multihost_utils
 from jaxseg.metrics import counts as scores
 from jaxseg.metrics import regions as region_scores
 from jaxseg.metrics import surface as surfaces
-from jaxseg.metrics.counts import Counts
+from jaxseg.metrics.counts import SCORES, Counts
 from jaxseg.metrics.lesions import FAR, lesion_rows
 from jaxseg.metrics.summarize import Row, rows_of
 from jaxseg.models.base import Outputs
 from jaxseg.types import Array, ConfigError, DataError, Spacing
 from jaxseg.utils import turns
+from jaxseg.utils.lookup import import_object
 
 Case = TypeVar("Case")
+TAKEN = ("case", "patient", "class", "slice", "row", *Counts._fields, *SCORES, "specificity", "empty", "missed", "false_alarm")
+TAKEN += ("hd95", "nsd", "predicted_ml", "truth_ml")  # columns of a table
 
 
 class Policy(NamedTuple):
@@ -54,6 +57,44 @@ def policy_of(dataset: str, *, empty: str, lesions: str) -> Policy:
     return Policy(empty, FAR if lesions or dataset == "brats" else None)
 
 
+class OwnMetric(NamedTuple):
+    """A score of one's own: its column's name, and the function (prediction, truth, spacing) -> float of two boolean masks."""
+
+    name: str
+    function: Callable[[np.ndarray, np.ndarray, Spacing], float]
+
+    @classmethod
+    def of(cls, path: str) -> "OwnMetric":
+        """The metric behind a path "module:function" of config.eval.metrics.
+
+        Raises:
+          ConfigError: no such function, or one with the name of a column that is there.
+        """
+        function, name = import_object(path, "metric"), path.partition(":")[2]
+        if not callable(function):
+            raise ConfigError(
+                f"metric {path!r} is a {type(function).__name__}; name a function (prediction, truth, spacing) -> float"
+            )
+        if name in TAKEN:
+            raise ConfigError(f"metric {path!r}: tables have a column {name!r} already; give the function another name")
+        return cls(name, function)
+
+    def value(self, prediction: np.ndarray, truth: np.ndarray, spacing: Spacing) -> float:
+        """Of one example and class.
+
+        Raises:
+          ConfigError: it fails, or gives no number.
+        """
+        try:
+            return float(self.function(prediction, truth, spacing))
+        except Exception as error:
+            text = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"metric {self.name!r} fails on masks of shape {truth.shape} ({type(error).__name__}: {text}); "
+                "jaxseg.testing.check_metric tries it out"
+            ) from error
+
+
 class Rules(NamedTuple):
     """What is scored, and how.
 
@@ -63,6 +104,7 @@ class Rules(NamedTuple):
       policy: of empty masks.
       surface: measure HD95 and NSD.
       lesions: a challenge of BraTS 2023, for lesion-wise scores; "" for none.
+      own: scores of one's own.
     """
 
     classes: tuple[str, ...]
@@ -70,6 +112,7 @@ class Rules(NamedTuple):
     policy: Policy = Policy()
     surface: bool = False
     lesions: str = ""
+    own: tuple[OwnMetric, ...] = ()
 
     @property
     def headline(self) -> tuple[str, ...]:
@@ -237,6 +280,9 @@ def _rows(example: Example, rules: Rules, matrix: np.ndarray) -> list[Row]:
             **rules.policy._asdict(),
         )
         rows = [row | {key: measured[f"{key}_{row['class']}"] for key in ("hd95", "nsd")} for row in rows]
+    for metric in rules.own:
+        masks = [(np.isin(example.labels, members), np.isin(example.truth, members)) for members in groups.values()]
+        rows = [row | {metric.name: metric.value(*pair, example.spacing)} for row, pair in zip(rows, masks)]
     ml = math.prod(example.spacing) / 1000
     volumes = lambda row: {"predicted_ml": (row["tp"] + row["fp"]) * ml, "truth_ml": (row["tp"] + row["fn"]) * ml}
     return [row | about | (volumes(row) if len(example.spacing) == 3 else {}) for row in rows]

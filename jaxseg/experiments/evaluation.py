@@ -38,7 +38,7 @@ from jaxseg.utils import files
 
 FOLDER, NAME = "evaluations", "evaluation.json"
 SPEED = ("batch_size", "windows", "accumulator", "overlay", "probabilities")  # options that decide no score
-SCORED = ("threshold", "thresholds", "empty", "surface", "lesions", "postprocess", "tables")
+SCORED = ("threshold", "thresholds", "empty", "surface", "lesions", "postprocess", "tables", "metrics")
 
 
 def evaluate(
@@ -162,7 +162,7 @@ def _external(config, run: runs.Run, folder: Path, log: Log) -> _Work:
 
 def _at(config, folder: Path) -> tuple[Any, Path]:
     """(config for another set, its folder): of data of one's own in the layout that lies there, which need not be the run's."""
-    if config.data.dataset not in datasets.OWN:
+    if config.data.dataset not in datasets.OWN:  # one that a function of one's own lists stays with it
         return config, folder
     own, (name, place) = config.data.dataset, datasets.recognise(folder)
     config = config.copy_and_resolve_references().unlock()

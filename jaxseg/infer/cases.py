@@ -19,6 +19,7 @@ from jaxseg.data.prepare.labels import dtype_for
 from jaxseg.data.records import DataSet, Recipe, Volume
 from jaxseg.types import ConfigError, DataError
 from jaxseg.utils.files import file_digest, make_folder, write_atomic
+from jaxseg.utils.lookup import is_path
 
 OVERLAYS, MAPS = "overlays", "probabilities"  # folders in that of the results
 DONE = "predictions.jsonl"  # the list of them
@@ -64,13 +65,24 @@ def _listed(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[Inp
     if record["dataset"] in datasets.OWN:
         return _own(origin, recipe, record)
     several = len(recipe.modalities) > 1
+    if is_path(record["dataset"]) and origin.is_dir():
+        try:
+            return _cases_of(datasets.load(record["dataset"], origin))
+        except DataError:
+            if several:
+                raise
+            return _files(origin)  # scans without the data set's layout
     if origin.is_file() and several:
         raise DataError(
             f"--input={origin}: is one file; this network takes {', '.join(recipe.modalities)}: give the folder of "
             "the case, or of all cases",
             "DATA_CHANNELS",
         )
-    if not recipe.modalities or not several and (origin.is_file() or origin.is_dir() and holds_dicom(origin)):
+    if (
+        not recipe.modalities
+        or not several
+        and (is_path(record["dataset"]) or origin.is_file() or origin.is_dir() and holds_dicom(origin))
+    ):
         return _files(origin)
     if record["dataset"] == "brats_arrays":
         raise DataError(

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.special import expit
 
 from jaxseg import checkpoint
+from jaxseg.data.formats import own
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.data.store import base
 from jaxseg.infer import channel_run
@@ -138,6 +139,7 @@ def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None 
     """
     record = checkpoint.find_record(run)
     m, data = record["model"], record["config"]["data"]
+    own.register(tuple(map(tuple, data["readers"])))
     recipe = base.recipe_from(record)
     network, weights, digest = channel_run.read_network(run, record)
     if data["whole"]:  # the recorded channels include the coordinates, which come after the shrinking

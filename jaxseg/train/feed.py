@@ -24,7 +24,7 @@ from jaxseg.evaluate import baseline, tables, validation
 from jaxseg.evaluate import slices as evaluate_slices
 from jaxseg.evaluate import volumes as evaluate_volumes
 from jaxseg.evaluate.report import Prepared, sizes, table_of
-from jaxseg.evaluate.scoring import Policy, Rules, policy_of
+from jaxseg.evaluate.scoring import OwnMetric, Policy, Rules, policy_of
 from jaxseg.infer import network as networks
 from jaxseg.infer import run as runs
 from jaxseg.infer.channel_run import open_channel_run
@@ -87,6 +87,7 @@ class Whole(NamedTuple):
             max_samples=config.data.max_samples,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            own=tuple(config.data.transforms),
         )
 
     def validator(self, config, network: Network, loss, outputs: OutputSpec, mesh) -> Callable:
@@ -119,7 +120,7 @@ class Whole(NamedTuple):
             *weights, self.store, self.rows[config.eval.split]
         )
         lines, figures = tables.published(scored, self.recipe.labels, tables=config.eval.tables, threshold=config.eval.threshold)
-        rules = self.rules(config)._replace(regions=(), surface=False)
+        rules = self.rules(config)._replace(regions=(), surface=False, own=())
         examples = scored.examples(self.store, config.eval.threshold, rules.policy.empty)
         found = table_of(examples, rules, "the prepared grid, the network alone")
         sweep = {str(t): projects.ich_scores(scored.at(t)) for t in scored.thresholds}
@@ -184,6 +185,7 @@ class Patches(NamedTuple):
             max_samples=config.data.max_samples,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            own=tuple(config.data.transforms),
         )
 
     def validator(self, config, network: Network, loss, outputs: OutputSpec, mesh) -> Callable:
@@ -209,7 +211,9 @@ class Patches(NamedTuple):
         """The scores of config.eval.split on the grid that the network sees."""
         scored = self._scorer(config, network, loss, outputs).run(*weights, self.store, self.rows[config.eval.split])
         return Prepared(
-            table_of(scored, self.rules(config)._replace(surface=False, lesions=""), "the prepared grid, the network alone")
+            table_of(
+                scored, self.rules(config)._replace(surface=False, lesions="", own=()), "the prepared grid, the network alone"
+            )
         )
 
     def baseline(self, rows: np.ndarray) -> dict:
@@ -230,7 +234,7 @@ class Patches(NamedTuple):
             std=self.recipe.std,
         )
         seen = runs.application_of(forward, self.recipe, whole=False, coordinates=self._appended(config), settings=config.infer)
-        rules = self.rules(config)._replace(surface=False, lesions="")
+        rules = self.rules(config)._replace(surface=False, lesions="", own=())
         return evaluate_volumes.VolumeScorer(
             seen, loss, rules, target=outputs.target, order=outputs.order, threshold=config.eval.threshold
         )
@@ -249,10 +253,11 @@ def _validator(run: Callable, rules: Rules, store: base.Store, *, rank: int) -> 
 
 def rules_of(config, labels: tuple[str, ...], named: tuple = ()) -> Rules:
     """What is scored of images with these classes and regions."""
+    own = tuple(OwnMetric.of(path) for path in config.eval.metrics)
     if config.data.rank == 2:
-        return Rules(labels, named, Policy(config.eval.empty))
+        return Rules(labels, named, Policy(config.eval.empty), own=own)
     policy = policy_of(config.data.dataset, empty=config.eval.empty, lesions=config.eval.lesions)
-    return Rules(labels, named, policy, config.eval.surface, config.eval.lesions)
+    return Rules(labels, named, policy, config.eval.surface, config.eval.lesions, own)
 
 
 def bad_share_of(config) -> float:

@@ -10,6 +10,7 @@ from jaxseg import checkpoint
 from jaxseg.augment import compose as augmentations
 from jaxseg.config import as_dict
 from jaxseg.data import datasets
+from jaxseg.data.formats import own
 from jaxseg.data.prepare import channels
 from jaxseg.data.records import DataSet, Recipe
 from jaxseg.data.store.stacked import target_labels
@@ -30,7 +31,7 @@ from jaxseg.train.loop import Job
 from jaxseg.train.processes import surroundings
 from jaxseg.types import ConfigError
 from jaxseg.utils import code
-from jaxseg.utils.lookup import lookup
+from jaxseg.utils.lookup import is_path, lookup
 from jaxseg.weights import from_torch
 
 DATASET_OPTIONS = (
@@ -55,8 +56,11 @@ Regions = tuple[tuple[str, tuple[int, ...]], ...]
 
 def dataset_options(config) -> dict:
     """What the config says to the data set that it names; None counts as not given."""
+    name = config.data.dataset
     options = {key: config.data[key] for key in DATASET_OPTIONS if config.data[key] is not None}
-    if tuple(config.data.regions) == DATASET_REGIONS and "overlapping" in datasets.options_of(config.data.dataset):
+    if is_path(name):  # `described.fill` has refused others that were given, and writes what the data set holds
+        options = {key: value for key, value in options.items() if key in datasets.options_of(name)}
+    if tuple(config.data.regions) == DATASET_REGIONS and "overlapping" in datasets.options_of(name):
         options["overlapping"] = True
     return options
 
@@ -69,6 +73,7 @@ def open_dataset(config, root: str | Path = "") -> DataSet:
       DataError: a folder that does not hold the layout.
     """
     name = config.data.dataset
+    own.register(config.data.readers)
     root = root or config.data.root or datasets.phantom(name, config.data.phantom or "default")
     dataset = datasets.load(name, root, **dataset_options(config))
     return dataclasses.replace(dataset, regions=regions_of(tuple(config.data.regions), dataset.labels, dataset.regions, name))

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.machinery import PathFinder
@@ -30,8 +31,16 @@ def allow() -> None:
     _allowed = True
 
 
+def importable() -> None:
+    """Let modules in the current folder be found, after all others: a command has the folder of its script there instead."""
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+
+
 def files_of(module: str) -> list[Path]:
     """The files that importing a module would run (its packages' first), found without running any; () where there are none."""
+    importable()
     found, path = [], None
     parts = module.split(".")
     for i in range(len(parts)):
@@ -101,6 +110,12 @@ def check(recorded: Mapping[str, str], where: Path) -> None:
         )
     if _known is not None:
         _known.update(recorded)
+
+
+def trust(path: str) -> None:
+    """Let the module of a path "module:Name" be imported that was typed for this command, whatever the record holds."""
+    if _known is not None:
+        _known.add(path.partition(":")[0])
 
 
 @contextlib.contextmanager

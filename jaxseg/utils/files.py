@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -136,6 +137,11 @@ def file_digest(path: str | Path) -> str:
         while part := file.read(1 << 20):
             h.update(part)
     return h.hexdigest()
+
+
+def plain_name(text: str) -> str:
+    """A text as part of a file's name: letters, digits, dots, dashes and underscores stay."""
+    return re.sub(r"[^\w.-]", "_", text)
 
 
 def cache_root() -> Path:

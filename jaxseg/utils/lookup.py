@@ -63,6 +63,11 @@ def check_kind(what: str, value, default) -> None:
         raise ConfigError(f"{what}={value!r}: must be {rule}, as its default {default!r}")
 
 
+def is_path(name: Any) -> bool:
+    """Whether a name is the path "module:Name" of a part of one's own."""
+    return isinstance(name, str) and ":" in name
+
+
 def import_object(path: str, what: str = "object"):
     """The object named by "package.module:attribute".
 
@@ -80,7 +85,7 @@ def import_object(path: str, what: str = "object"):
         if error.name and not module_name.startswith(error.name):
             raise  # the user's module exists and one of its own imports does not: show that
         raise ConfigError(
-            f"{what} {path!r}: no module named {module_name!r} on the Python path; run from its folder or install it"
+            f"{what} {path!r}: no module named {module_name!r}, here or on the Python path; run from its folder or install it"
         ) from error
     if not hasattr(module, attribute):
         raise ConfigError(f"{what} {path!r}: module {module_name!r} has no attribute {attribute!r}")

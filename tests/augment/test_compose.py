@@ -1,5 +1,8 @@
 """Laws of a composed augmentation: keys, probabilities, independence, untouched bits, refusals."""
 
+import dataclasses
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,3 +152,27 @@ def test_wrong_shapes_and_dtypes_are_refused():
             f(jax.random.key(0), *bad)
     with pytest.raises(ConfigError, match="rank=4"):
         build((), rank=4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Brighter:
+    """An augmentation of one's own."""
+
+    by: float
+    stage: ClassVar[str] = "intensity"
+
+    def __call__(self, key, image):
+        return image + self.by * jax.random.uniform(key)
+
+
+def test_a_class_of_ones_own_works_as_ours_do():
+    image, mask = jnp.zeros((3, 4, 4, 1)), jnp.zeros((3, 4, 4), jnp.int32)
+    made, _ = build(((f"{__name__}:Brighter", 1.0, {"by": 2.0}),))(jax.random.key(0), image, mask)
+    assert len(np.unique(made)) == 3 and 0 < np.min(made) and np.max(made) < 2  # another draw for each sample
+    for spec, words in (
+        ((Brighter, 1.0, {}), "needs by: give them as options"),
+        ((Brighter, 1.0, {"by": 1.0, "bye": 2.0}), "unknown option of augmentation"),
+        ((f"{__name__}:build", 1.0, {}), "is no transform: write a dataclass with stage"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            build((spec,))

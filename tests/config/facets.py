@@ -53,6 +53,19 @@ class Deep(tiny.Tiny):
         return Outputs(logits, (logits * self.shrink,) if context.train else ())
 
 
+def darker(example, index, seed):
+    """A host transform."""
+    return {
+        "image": example["image"] // 2 if example["image"].dtype.kind == "u" else example["image"] / 2,
+        "mask": example["mask"],
+    }
+
+
+def area(prediction, truth, spacing):
+    """A score."""
+    return float(prediction.sum())
+
+
 class World:
     """A set of pictures and one of volumes, and, once they are asked for, runs with initial weights."""
 

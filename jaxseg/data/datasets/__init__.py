@@ -1,19 +1,21 @@
 """Public data sets, one module per layout: `load(name, root, **options)` lists a folder's cases.
 
 A module has `load(root, *, ...) -> DataSet`, whose keyword arguments are the options it takes, `label_count(...)`, and
-`phantom(kind) -> folder` where it comes with data of its own.
+`phantom(kind) -> folder` where it comes with data of its own. In place of a name stands the path "module:load" of a function of
+one's own; like the layouts of one's own data, such a data set says itself what it holds.
 """
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 
 from jaxseg.data.datasets import brats, brats_arrays, ct_ich, folder, kvasir, lungs, organs_ct, scoliosis, unread
 from jaxseg.data.datasets.own import decathlon, layout, nnunet_raw, table
 from jaxseg.data.formats import discover
 from jaxseg.data.records import DataSet
-from jaxseg.types import ConfigError, DataError
-from jaxseg.utils.lookup import lookup
+from jaxseg.types import ConfigError, DataError, JaxsegError
+from jaxseg.utils.lookup import import_object, is_path, lookup
 
 MODULES = {
     "brats": brats,
@@ -45,21 +47,21 @@ def load(name: str, root: str | Path, **options) -> DataSet:
     """The cases of a data set on disk; reads tables and headers, no voxels.
 
     Args:
-      name: a key of MODULES.
+      name: a key of MODULES, or "module:load".
       root: its folder.
       options: what the data set takes (`options_of(name)`); None counts as not given.
     Raises:
       ConfigError: unknown name, or an option that this data set does not take.
       DataError: a folder that does not hold the layout.
     """
-    module, known = lookup("data set", name, MODULES), options_of(name)
+    function, known = _load_of(name), options_of(name)
     given = {key: value for key, value in options.items() if value is not None}
     for key in given:
         if key not in known:
             raise ConfigError(f"data set {name!r} takes no option {key!r}; it takes {', '.join(known)}; leave {key!r} out")
     with discover.links_inside(root):
         try:
-            dataset = module.load(root, **given)
+            dataset = _own(function, name, root, given) if is_path(name) else function(root, **given)
         except DataError as error:
             line = unread.below(Path(root)) if error.code == "DATA_MISSING" else ""
             if not line:
@@ -70,8 +72,39 @@ def load(name: str, root: str | Path, **options) -> DataSet:
 
 def options_of(name: str) -> tuple[str, ...]:
     """Names of the options that a data set takes."""
-    parameters = inspect.signature(lookup("data set", name, MODULES).load).parameters.values()
+    parameters = inspect.signature(_load_of(name)).parameters.values()
     return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+
+def is_own(name: str) -> bool:
+    """Whether a data set says itself what it holds: a layout of one's own data, or a function of one's own."""
+    return name in OWN or is_path(name)
+
+
+def _load_of(name: str) -> Callable[..., DataSet]:
+    if not is_path(name):
+        return lookup("data set", name, MODULES).load
+    function = import_object(name, "data set")
+    if not callable(function):
+        raise ConfigError(f"data set {name!r} is a {type(function).__name__}; name a function load(root, *, ...) -> DataSet")
+    return function
+
+
+def _own(function: Callable, name: str, root: str | Path, options: dict) -> DataSet:
+    """A data set of one's own, under its path."""
+    try:
+        dataset = function(Path(root), **options)
+    except JaxsegError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"data set {name!r} fails on {root}: {type(error).__name__}: {text}; jaxseg.testing.check_dataset tries it out",
+            "DATA_READER",
+        ) from error
+    if not isinstance(dataset, DataSet):
+        raise ConfigError(f"data set {name!r} gives a {type(dataset).__name__}; it must give a jaxseg.data.records.DataSet")
+    return dataclasses.replace(dataset, name=name)
 
 
 def label_count(name: str, structures: tuple[str, ...] | None = None, release: str | None = None) -> int:
@@ -86,7 +119,7 @@ def label_count(name: str, structures: tuple[str, ...] | None = None, release: s
 
 def regions_of(name: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """The regions that a data set scores, without its files; () where it has none."""
-    return getattr(lookup("data set", name, MODULES), "REGIONS", ())
+    return () if is_path(name) else getattr(lookup("data set", name, MODULES), "REGIONS", ())
 
 
 def phantom(name: str, kind: str = "default") -> Path:
@@ -102,7 +135,7 @@ def phantom(name: str, kind: str = "default") -> Path:
     return module.phantom(kind)
 
 
-__all__ = ["AUTO", "MODULES", "OWN", "label_count", "load", "options_of", "phantom", "recognise", "regions_of"]
+__all__ = ["AUTO", "MODULES", "OWN", "is_own", "label_count", "load", "options_of", "phantom", "recognise", "regions_of"]
 
 
 def contradictions(dataset: DataSet) -> list[str]:

@@ -3,20 +3,23 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from jaxseg.data.formats.discover import SUFFIXES, has_suffix, visible_entries
+from jaxseg.data.formats.discover import has_suffix, visible_entries
+from jaxseg.data.formats.own import readable
 from jaxseg.data.formats.refusal import refusal
 
 
-def by_stem(folder: Path, suffixes: tuple[str, ...] = SUFFIXES, *, ending: str = "") -> dict[str, Path]:
+def by_stem(folder: Path, suffixes: tuple[str, ...] | None = None, *, ending: str = "") -> dict[str, Path]:
     """{file name without suffix and `ending`: file} of the visible files with one of the suffixes, sorted by name.
 
     Args:
+      suffixes: None: those of all files that are read.
       ending: cut off where a stem ends in it ("_mask").
     Raises:
       DataError: DATA_MISSING for a folder that is not there, DATA_PATH for two files of one stem.
     """
     if not folder.is_dir():
         raise refusal("DATA_MISSING", folder, "not there", "a folder of the data set's layout", "check data.root")
+    suffixes = suffixes or readable()
     found: dict[str, Path] = {}
     for entry in visible_entries(folder):
         if not entry.is_file() or not has_suffix(entry, suffixes):
@@ -28,8 +31,9 @@ def by_stem(folder: Path, suffixes: tuple[str, ...] = SUFFIXES, *, ending: str =
     return found
 
 
-def stem(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> str:
+def stem(path: Path, suffixes: tuple[str, ...] | None = None) -> str:
     """The file's name without the suffix of its format, the longest that fits: .nii.gz, not .gz."""
+    suffixes = suffixes or readable()
     return next((path.name[: -len(s)] for s in sorted(suffixes, key=len, reverse=True) if has_suffix(path, (s,))), path.stem)
 
 

@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from jaxseg.data.formats.discover import SUFFIXES, has_suffix
+from jaxseg.data.formats.discover import has_suffix
+from jaxseg.data.formats.own import readable
 from jaxseg.data.records import DataSet
 
 TEXT = (
@@ -50,7 +51,7 @@ def describe(paths: Iterable[Path], root: Path) -> str:
     """ "not read: 10 .nrrd (images/a.nrrd, ...)" of those of the files that no reader knows; "" for none."""
     count, first = Counter(), {}
     for path in paths:
-        if has_suffix(path, (*SUFFIXES, *TEXT)) or not path.is_file() or any(path.with_suffix(s).is_file() for s in HEADERS):
+        if has_suffix(path, (*readable(), *TEXT)) or not path.is_file() or any(path.with_suffix(s).is_file() for s in HEADERS):
             continue
         suffix = next((s for s in DOUBLE if has_suffix(path, (s,))), path.suffix.lower()) or "without a suffix"
         count[suffix] += 1
@@ -59,7 +60,7 @@ def describe(paths: Iterable[Path], root: Path) -> str:
         return ""
     words = ", ".join(f"{n} {suffix} ({first[suffix]}{', ...' if n > 1 else ''})" for suffix, n in count.most_common(6))
     more = f" and {len(count) - 6} more suffixes" if len(count) > 6 else ""
-    return f"not read: {words}{more}; {' '.join(SUFFIXES)} are: convert the files, or move them away"
+    return f"not read: {words}{more}; {' '.join(readable())} are: convert the files, or move them away"
 
 
 def _names(folder: Path) -> Iterator[str]:

@@ -6,13 +6,12 @@ import logging
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from jaxseg.data.formats import nifti, photos, raw_voxels
+from jaxseg.data.formats import nifti, own
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.utils import guard
 
 _log = logging.getLogger(__name__)
 _top: contextvars.ContextVar[Path | None] = contextvars.ContextVar("top", default=None)
-SUFFIXES = (*nifti.SUFFIXES, *photos.SUFFIXES, *raw_voxels.SUFFIXES)
 
 
 def has_suffix(path: str | Path, suffixes: tuple[str, ...]) -> bool:
@@ -127,18 +126,18 @@ def find_inputs(path: str | Path) -> list[Path]:
     path = Path(path)
     guard.check_regular(path, folder_too=True)
     if path.is_file():
-        if not has_suffix(path, SUFFIXES) and not is_dicom(path):
+        if not has_suffix(path, own.readable()) and not is_dicom(path):
             raise refusal(
                 "DATA_MISSING",
                 path,
                 "no image file",
-                f"looked for {', '.join(SUFFIXES)} and DICOM",
+                f"looked for {', '.join(own.readable())} and DICOM",
                 "give an image file or a folder of them",
             )
         return [path]
     entries = visible_entries(path)
     files = [e for e in entries if e.is_file()]
-    images = [f for f in files if has_suffix(f, SUFFIXES)]
+    images = [f for f in files if has_suffix(f, own.readable())]
     if any(is_dicom(f) for f in files if f not in images):
         volumes = [f.name for f in images if has_suffix(f, nifti.SUFFIXES)]
         if volumes:
@@ -160,7 +159,7 @@ def find_inputs(path: str | Path) -> list[Path]:
             "DATA_MISSING",
             path,
             f"no input among {len(entries)} entries",
-            f"looked for {', '.join(SUFFIXES)}, DICOM files and folders of DICOM files",
+            f"looked for {', '.join(own.readable())}, DICOM files and folders of DICOM files",
             "give the folder that holds the images",
         )
     return sorted(images + series)

@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from jaxseg.data.formats import dicom, nifti, photos, raw_voxels
+from jaxseg.data.formats import dicom, nifti, own, photos, raw_voxels
 from jaxseg.data.formats.discover import find_inputs, has_suffix, is_dicom
 from jaxseg.data.formats.nifti_header import TOLERANCE, corner_distance, tolerance
 from jaxseg.data.formats.refusal import refusal
@@ -61,13 +61,15 @@ def read_volume(
             return photos.read_photo(path, max_pixels=max_pixels, palette_indices=palette_indices)
         if has_suffix(path, raw_voxels.SUFFIXES):
             return raw_voxels.read(path, max_voxels=max_voxels)
+        if function := own.reader_of(path):
+            return own.read(function, path, max_voxels=max_voxels)
         if is_dicom(Path(path)):
             return dicom.read_dicom(path, max_voxels=max_voxels)
     raise refusal(
         "DATA_HEADER",
         path,
         "unknown kind of file",
-        f"{', '.join((*nifti.SUFFIXES, *photos.SUFFIXES, *raw_voxels.SUFFIXES))} and DICOM are read",
+        f"{', '.join(own.readable())} and DICOM are read",
         "convert it to .nii.gz or .png",
     )
 

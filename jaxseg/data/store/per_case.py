@@ -160,7 +160,7 @@ def open_or_build(dataset: DataSet, recipe: Recipe, *, log: Callable[[str], None
       StorageError: no space.
     """
     base.check_recipe(dataset, recipe)
-    final = files.cache_root() / FOLDERS[len(recipe.size)] / f"{dataset.name}-{fingerprint(dataset, recipe)}"
+    final = files.cache_root() / FOLDERS[len(recipe.size)] / f"{files.plain_name(dataset.name)}-{fingerprint(dataset, recipe)}"
     built = files.build_folder(final, lambda folder: _build(folder, dataset, recipe, log, bad_share))
     store = open_store(built)
     bad_cases.check(store.left_out, bad_share)  # it may have been built by a run that allows more

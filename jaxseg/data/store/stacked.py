@@ -168,7 +168,7 @@ def open_or_build(
             f"{extra_id!r} of its weights; {', '.join(names) or 'no name in it'} needs "
             f"{'both: name the run' if names else 'neither: drop the run'}"
         )
-    final = files.cache_root() / "cache" / f"{dataset.name}-{fingerprint(dataset, recipe, extra_id)}"
+    final = files.cache_root() / "cache" / f"{files.plain_name(dataset.name)}-{fingerprint(dataset, recipe, extra_id)}"
     built = files.build_folder(final, lambda folder: _build(folder, dataset, recipe, log, extra, extra_id, bad_share))
     cache = open_cache(built)
     bad_cases.check(cache.left_out, bad_share)  # it may have been built by a run that allows more

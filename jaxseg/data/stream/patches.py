@@ -15,15 +15,16 @@ instead of 7 %.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxseg.data.prepare.labels import dtype_for
 from jaxseg.data.store.per_case import PerCase, open_store
 from jaxseg.data.stream import pipeline
+from jaxseg.data.stream.stages import OwnTransforms
 from jaxseg.types import Batch, ConfigError
 from jaxseg.utils.lookup import lookup
 
@@ -79,6 +80,7 @@ def patch_batches(
     process_count: int = 1,
     max_samples: int = 0,
     transforms: Sequence[Callable[[Batch], Batch]] = (),
+    own: Sequence[tuple[str, Mapping[str, Any]]] = (),
 ) -> pipeline.Batches:
     """This process's share of an endless stream of batches of patches; close it, or use it in a `with`.
 
@@ -96,7 +98,7 @@ def patch_batches(
       coordinates: append a channel for each axis, a voxel's place along it in its whole volume, 0..1 (0 in the padding).
       process_index, process_count: this process and how many there are.
       max_samples: use at most this many of the indices, evenly spaced; 0 for all.
-      transforms: further stages, as for `pipeline.train_batches`.
+      transforms, own: further stages, as for `pipeline.train_batches`.
     Returns:
       iterator of Batch: image [b, *patch, C (+ 3)] of the store's dtype, float32 with coordinates; mask uint8 or uint16
       [b, *patch]; index int64 [b] (row numbers of the store).
@@ -111,10 +113,12 @@ def patch_batches(
         raise ConfigError(f"got a share of {share} foreground patches; it is 0 to 1")
     lookup("position of patches", positions, dict.fromkeys(POSITIONS))
     steps_per_epoch(len(rows), batch_size, per_volume)
-    order = _PatchOrder(rows, batch_size, pipeline.share_of(batch_size, process_index, process_count), seed, per_volume)
+    part = pipeline.share_of(batch_size, process_index, process_count)
+    examples = OwnTransforms(own, seed=seed, batch_size=batch_size, first=part.first) if own else None
+    order = _PatchOrder(rows, batch_size, part, seed, per_volume)
     rule = PatchRule(patch, order.seed, Fraction(share).limit_denominator(1000), positions)
     read = functools.partial(_read, rule=rule, coordinates=coordinates)
-    return pipeline.Batches(pipeline.Reader(store, open_store, order, read), start_batch, workers, transforms)
+    return pipeline.Batches(pipeline.Reader(store, open_store, order, read), start_batch, workers, transforms, examples)
 
 
 def steps_per_epoch(examples: int, batch_size: int, per_volume: int = 16) -> int:

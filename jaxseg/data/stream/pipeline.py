@@ -1,7 +1,8 @@
 """Batches in an order that is a pure function of (seed, position), as stages of a Grain pipeline.
 
-The stages are batch numbers, `.map(read)`, and one `.map` for each of the caller's `transforms`: functions Batch -> Batch on
-the host, or Grain's own `MapTransform`s. Grain runs all of them in its threads or worker processes.
+The stages are batch numbers, `.map(read)`, the transforms of single examples that a config names (`stages.py`), and one `.map`
+for each of the caller's `transforms`: functions Batch -> Batch on the host, or Grain's own `MapTransform`s. Grain runs all of
+them in its threads or worker processes.
 
 The order is ours, not Grain's `shuffle`: position b of the training stream is batch b % S of epoch b // S, with S = N //
 batch_size; an epoch's permutation depends on (seed, epoch) alone, and process p of P takes the p-th contiguous block of each
@@ -14,14 +15,15 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 from absl import flags
 
 from jaxseg.data.store.stacked import Stacked, open_cache
+from jaxseg.data.stream.stages import OwnTransforms
 from jaxseg.types import Batch, ConfigError, DataError, PeerError
 from jaxseg.utils.command import check_interrupt
 
@@ -41,6 +43,7 @@ def train_batches(
     process_count: int = 1,
     max_samples: int = 0,
     transforms: Sequence[Callable[[Batch], Batch]] = (),
+    own: Sequence[tuple[str, Mapping[str, Any]]] = (),
 ) -> "Batches":
     """This process's share of an endless stream of shuffled batches; close it, or use it in a `with`.
 
@@ -54,14 +57,17 @@ def train_batches(
       process_index, process_count: this process and how many there are.
       max_samples: use at most this many of the indices, evenly spaced; 0 for all.
       transforms: further stages, Batch -> Batch, in their order; with workers they must be picklable.
+      own: config.data.transforms, ((path, options), ...), which come before these.
     Returns:
       iterator of Batch: image uint8 [b, h, w, C], mask uint8 [b, h, w], index int64 [b] (row numbers of the cache).
     Raises:
       ConfigError: sizes that do not go together, or workers before absl's flags are parsed.
     """
     rows = training_rows(indices, cache, max_samples)
-    order = _Order(rows, batch_size, share_of(batch_size, process_index, process_count), seed)
-    return Batches(Reader(cache, open_cache, order, _read), start_batch, workers, transforms)
+    share = share_of(batch_size, process_index, process_count)
+    examples = OwnTransforms(own, seed=seed, batch_size=batch_size, first=share.first) if own else None
+    order = _Order(rows, batch_size, share, seed)
+    return Batches(Reader(cache, open_cache, order, _read), start_batch, workers, transforms, examples)
 
 
 def eval_batches(
@@ -97,7 +103,14 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
 class Batches:
     """Iterator over batches that knows its `position` (the next batch) and replaces reading processes that are lost."""
 
-    def __init__(self, reader: "Reader", start: int, workers: int, transforms: Sequence[Callable[[Batch], Batch]] = ()):
+    def __init__(
+        self,
+        reader: "Reader",
+        start: int,
+        workers: int,
+        transforms: Sequence[Callable[[Batch], Batch]] = (),
+        examples: OwnTransforms | None = None,
+    ):
         if start < 0:
             raise ConfigError(f"got start_batch={start}; it is 0 or more")
         if workers < 0:
@@ -107,7 +120,13 @@ class Batches:
                 f"data.workers={workers} needs parsed absl flags: start through jaxseg.main or absl.app.run; in a "
                 "notebook call absl.flags.FLAGS.mark_as_parsed(); or set data.workers=0"
             )
-        self.position, self._reader, self._workers, self._transforms = start, reader, workers, transforms
+        self.position, self._reader, self._workers, self._transforms, self._examples = (
+            start,
+            reader,
+            workers,
+            transforms,
+            examples,
+        )
         self._lost, self._closed = 0, False
         self._iterator = self._open()
 
@@ -154,6 +173,8 @@ class Batches:
 
     def _open(self):
         dataset = grain.MapDataset.range(self.position, len(self._reader)).map(self._reader)
+        if self._examples is not None:
+            dataset = dataset.map_with_index(_Numbered(self._examples, self.position))
         for transform in self._transforms:
             dataset = dataset.map(transform)
         ahead = 1 if self._workers else 2
@@ -180,6 +201,16 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)
+
+
+class _Numbered:
+    """A stage that is told the number of its batch in the stream, where Grain counts from the first one that is read."""
+
+    def __init__(self, stage: OwnTransforms, first: int):
+        self._stage, self._first = stage, first
+
+    def __call__(self, index: int, batch: Batch) -> Batch:
+        return self._stage(self._first + int(index), batch)
 
 
 class Share(NamedTuple):

@@ -283,3 +283,37 @@ def test_stages_of_others_follow_the_reading_in_their_order(cache, parsed, worke
 def test_a_batch_copies_its_own_rows_only(cache):
     batch = take(cache, 1)[0]
     assert batch["image"].base is None and batch["image"].flags.writeable and type(batch["image"]) is np.ndarray
+
+
+def stamp(example, index, seed, by=1):
+    """A transform of one's own that writes what it is told into the image."""
+    image = example["image"].copy()
+    image[0, 0, 0], image[0, 1, 0] = index * by, seed
+    return {"image": image, "mask": example["mask"]}
+
+
+def spoil(example, index, seed):
+    return {"image": example["image"].astype(np.float32), "mask": example["mask"]}
+
+
+OWN = ((f"{__name__}:stamp", {"by": 1}),)
+
+
+def test_own_transforms_are_told_the_number_of_the_example_wherever_the_stream_begins(cache):
+    plain, stamped = take(cache, 4), take(cache, 4, own=OWN)
+    for position, (a, b) in enumerate(zip(plain, stamped)):
+        assert (
+            b["image"][:, 0, 0, 0].tolist() == list(range(8 * position, 8 * position + 8)) and (b["image"][:, 0, 1, 0] == 3).all()
+        )
+        np.testing.assert_array_equal(a["image"][:, 1:], b["image"][:, 1:])
+        assert a["index"].tolist() == b["index"].tolist()
+    np.testing.assert_array_equal(take(cache, 1, own=OWN, start_batch=3)[0]["image"], stamped[3]["image"])
+    shares = [take(cache, 2, own=OWN, process_index=p, process_count=2)[1]["image"] for p in (0, 1)]
+    np.testing.assert_array_equal(np.concatenate(shares), stamped[1]["image"])
+
+
+def test_an_own_transform_that_changes_a_dtype_or_is_given_an_unknown_option_is_refused(cache):
+    with pytest.raises(ConfigError, match=r"spoil must give .* it had, uint8 \(4, 4, 1\); got float32"):
+        take(cache, 1, own=((f"{__name__}:spoil", {}),))
+    with pytest.raises(ConfigError, match="unknown option of host transform .*: did you mean by"):
+        take(cache, 1, own=((f"{__name__}:stamp", {"byy": 2}),))

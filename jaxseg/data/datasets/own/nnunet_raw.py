@@ -16,7 +16,8 @@ from pathlib import Path
 from jaxseg.data.datasets import pairs
 from jaxseg.data.datasets.own import description, numbered, patients
 from jaxseg.data.formats import photos
-from jaxseg.data.formats.discover import SUFFIXES, has_suffix, visible_entries
+from jaxseg.data.formats.discover import has_suffix, visible_entries
+from jaxseg.data.formats.own import readable
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.records import Case, DataSet
 
@@ -85,9 +86,11 @@ def _suffixes(about: description.Description) -> tuple[str, ...]:
     """The file endings that count."""
     ending = about.content.get("file_ending")
     if ending is None:
-        return SUFFIXES
-    if not isinstance(ending, str) or ending.lower() not in SUFFIXES:
-        raise about.bad(f"file_ending {ending!r}", f"{', '.join(SUFFIXES)} are read", "convert the files and change file_ending")
+        return readable()
+    if not isinstance(ending, str) or ending.lower() not in readable():
+        raise about.bad(
+            f"file_ending {ending!r}", f"{', '.join(readable())} are read", "convert the files and change file_ending"
+        )
     return (ending.lower(),)
 
 

@@ -5,26 +5,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxseg.data.datasets import pairs
-from jaxseg.data.formats.discover import SUFFIXES
 from jaxseg.data.formats.refusal import refusal
 
 _NUMBER = re.compile(r"(.+)_(\d{4})")
 
 
-def is_numbered(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
+def is_numbered(folder: Path, suffixes: tuple[str, ...] | None = None) -> bool:
     """Whether every image of a folder has a channel number, and some image number 0000."""
     numbers = [_NUMBER.fullmatch(stem) for stem in pairs.by_stem(folder, suffixes)]
     return bool(numbers) and all(numbers) and any(n.group(2) == "0000" for n in numbers)
 
 
 def channel_files(
-    folder: Path, suffixes: tuple[str, ...] = SUFFIXES, *, channels: Sequence[str] = ()
+    folder: Path, suffixes: tuple[str, ...] | None = None, *, channels: Sequence[str] = ()
 ) -> dict[str, tuple[Path, ...]]:
     """{case: its files, channel 0 first}, sorted by case.
 
     Args:
       folder: holds <case>_0000.<suffix>, <case>_0001.<suffix>, ...
-      suffixes: of the files that count.
+      suffixes: of the files that count; None: of all that are read.
       channels: names of the channels, in their order: every case has a file for each; (): as many as the first case has.
     Raises:
       DataError: DATA_PATH for a file without a number, DATA_MISSING for a channel that a case lacks, DATA_CHANNELS for one more.

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxseg.data.datasets import pairs
-from jaxseg.data.formats.discover import SUFFIXES, has_suffix, holds_dicom, visible_entries
+from jaxseg.data.formats.discover import has_suffix, holds_dicom, visible_entries
+from jaxseg.data.formats.own import readable
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.types import ConfigError
 
@@ -86,7 +87,7 @@ def _below(folder: Path) -> dict[str, Path]:
 
     def walk(here: Path, above: str) -> Iterator[tuple[str, Path]]:
         for entry in visible_entries(here):
-            if entry.is_file() and has_suffix(entry, SUFFIXES):
+            if entry.is_file() and has_suffix(entry, readable()):
                 yield above + pairs.stem(entry), entry
             elif entry.is_dir() and holds_dicom(entry):
                 yield above + entry.name, entry
