@@ -146,6 +146,8 @@ def base() -> ConfigDict:
     infer.batch_size = 8
     infer.probabilities = False  # write probability maps beside the labels
     infer.overlay = True  # write overlay pictures
+    infer.statistics = False  # write volumes (ml) or areas (pixels, mm2) and mean intensities of the structures (--statistics)
+    infer.uncertainty = ""  # write maps of it: entropy (bits), or variance over the runs of infer.ensemble (--uncertainty)
     infer.roi = ""  # rank 3: a run of configs/brats_roi.py: the cascade, beside the sliding window
     infer.ensemble = ()  # predict: further run folders (folds, seeds) whose logits are averaged with the run's
     infer.postprocess = False  # apply the steps that evaluate chose

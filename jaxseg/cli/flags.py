@@ -64,6 +64,12 @@ INPUT = flags.DEFINE_string(
 NAME = flags.DEFINE_string("name", "", "evaluate: of the folder below RUN/evaluations, in place of the split's or the set's.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "evaluate: replace an evaluation of that name with other options or data.")
 EXTEND = flags.DEFINE_bool("extend", False, "train: go on with a run of fewer epochs to --config.train.epochs.")
+STATISTICS = flags.DEFINE_bool(
+    "statistics", False, "predict: volume (ml) or area (pixels, mm2) and mean intensity of each structure: statistics.csv."
+)
+UNCERTAINTY = flags.DEFINE_string(
+    "uncertainty", None, "predict: maps of the entropy (bits), or of the variance over config.infer.ensemble: entropy, variance."
+)
 ALLOW_CODE = flags.DEFINE_bool(
     "allow_code",
     False,
@@ -97,6 +103,8 @@ ALL = tuple(
         FORMAT,
         LICENCE,
         EXTEND,
+        STATISTICS,
+        UNCERTAINTY,
         ALLOW_CODE,
         COORDINATOR,
         NUM_PROCESSES,
@@ -151,12 +159,22 @@ def parse(argv: list[str]) -> list[str]:
         raise ConfigError(f"command line or config: {text}") from error
 
 
+SHORT = {"statistics": ("", "True"), "uncertainty": ("entropy", "variance")}  # flags that stand for a key of infer: values
+
+
 def _found(words: list[str]) -> list[str]:
-    """The command line with the path of its config file in the place of what was typed."""
+    """The command line with the path of its config file, and keys of `infer`, in the place of what was typed."""
     found = []
     for i, word in enumerate(words):
         flag, there, value = word.partition("=")
         before = words[i - 1] if i else ""
+        if word.startswith("-") and (short := flag.lstrip("-")) in SHORT:
+            following = words[i + 1] if i + 1 < len(words) and words[i + 1] in SHORT[short] else ""
+            default = "True" if short == "statistics" else "entropy"
+            found.append(f"--config.infer.{short}={value if there else following or default}")
+            continue
+        if before.lstrip("-") in SHORT and before.startswith("-") and word in SHORT[before.lstrip("-")]:
+            continue
         if word.startswith("-") and flag.lstrip("-") == "config" and there and value:
             found.append(f"--config={_file(value)}")
         elif before in ("--config", "-config"):

@@ -26,6 +26,7 @@ CHOICES = {
     "infer.blend": ("constant", "gaussian", "gaussian_nnunet", "cosine", "half_cosine"),
     "infer.positions": ("monai", "nnunet"),
     "infer.accumulator": ("auto", "device", "host", "memmap"),
+    "infer.uncertainty": ("", "entropy", "variance"),
 }
 INTENSITIES = (
     *("grey", "brain", "ct", "zscore", "zscore_nonzero", "zscore_own_nonzero", "ct_zscore", "rescale_to_01", "rgb_to_01", "none"),
@@ -82,6 +83,8 @@ NEUTRAL = (
     "infer.batch_size",
     "infer.probabilities",
     "infer.overlay",
+    "infer.statistics",
+    "infer.uncertainty",
     "infer.roi",
     "infer.ensemble",
     "infer.postprocess",
@@ -196,7 +199,8 @@ _OTHERS = {
     for key in NEUTRAL
     if key.startswith(f"{mode}.")
 }
-_OF_PREDICTION = {key: (lambda c: False, "--mode=predict") for key in ("infer.probabilities", "infer.overlay")}
+PREDICTED = ("infer.probabilities", "infer.overlay", "infer.statistics", "infer.uncertainty")  # what predict writes
+_OF_PREDICTION = {key: (lambda c: False, "--mode=predict") for key in PREDICTED}
 _OF_EVALUATION = {
     key: (lambda c: False, "--mode=evaluate") for key in NEUTRAL if key.startswith("eval.") and key != "eval.threshold"
 }

@@ -37,7 +37,15 @@ from jaxseg.types import ConfigError, DataError, MismatchError
 from jaxseg.utils import files
 
 FOLDER, NAME = "evaluations", "evaluation.json"
-SPEED = ("batch_size", "windows", "accumulator", "overlay", "probabilities")  # options that decide no score
+SPEED = (
+    "batch_size",
+    "windows",
+    "accumulator",
+    "overlay",
+    "probabilities",
+    "statistics",
+    "uncertainty",
+)  # options that decide no score
 SCORED = ("threshold", "thresholds", "empty", "surface", "lesions", "postprocess", "tables", "metrics")
 
 

@@ -3,6 +3,7 @@ are written.
 """
 
 import collections
+import json
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +18,14 @@ from jaxseg.data.formats import photos, volumes
 from jaxseg.data.formats.discover import holds_dicom
 from jaxseg.data.prepare.labels import dtype_for
 from jaxseg.data.records import DataSet, Recipe, Volume
+from jaxseg.metrics import sizes
+from jaxseg.metrics.summarize import write_csv
 from jaxseg.types import ConfigError, DataError
-from jaxseg.utils.files import file_digest, make_folder, write_atomic
+from jaxseg.utils.files import file_digest, make_folder, write_atomic, write_json
 from jaxseg.utils.lookup import is_path
 
-OVERLAYS, MAPS = "overlays", "probabilities"  # folders in that of the results
+OVERLAYS, MAPS, UNCERTAINTY, STATISTICS = "overlays", "probabilities", "uncertainty", "statistics"  # folders of the results
+COLOURS = ("red", "green", "blue", "alpha")  # channels of a picture
 DONE = "predictions.jsonl"  # the list of them
 
 
@@ -206,7 +210,7 @@ def open_output(output: Path) -> None:
     if output.exists() and not output.is_dir():
         raise ConfigError(f"--output={output}: is a file; give a folder")
     make_folder(output, f"--output={output}")
-    for folder in (output, output / OVERLAYS, output / MAPS):
+    for folder in (output, *(output / name for name in (OVERLAYS, MAPS, UNCERTAINTY, STATISTICS))):
         for left in folder.glob(".*.tmp"):
             left.unlink(missing_ok=True)
 
@@ -273,6 +277,67 @@ def write_maps(output: Path, name: str, maps: np.ndarray, names: Sequence[str], 
     for k, file in enumerate(written):
         volumes.write_like(output / file, np.round(maps[..., k] * 255).astype(np.uint8), image)
     return written
+
+
+def write_uncertainty(output: Path, name: str, maps: np.ndarray, image: Volume) -> str:
+    """uncertainty/<name>.nii.gz with the image's geometry, of a picture as [W, H, 1]; returns the file, relative to `output`.
+
+    Args:
+      maps: float32 [*S, M] in the image's own axis order; a single one is written without its last axis.
+    """
+    make_folder(output / UNCERTAINTY, f"--output={output}")
+    file = f"{UNCERTAINTY}/{name}.nii.gz"
+    volumes.write_like(output / file, maps[..., 0] if maps.shape[-1] == 1 else maps, image)
+    return file
+
+
+def groups_of(record: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Name -> the values in the written labels, of everything that is measured: regions, then classes; of structures that overlap
+    these alone.
+    """
+    values = values_of(record)
+    groups = {name: tuple(int(values[k]) for k in classes) for name, classes in record["regions"]}
+    if not structures_of(record):
+        groups |= {name: (int(values[k]),) for k, name in enumerate(record["labels"], 1) if name not in groups}
+    return groups
+
+
+def write_statistics(output: Path, name: str, labels: np.ndarray, images: Sequence[Volume], record: Mapping[str, Any]) -> str:
+    """statistics/<name>.json: how much of each structure was found; returns the file, relative to `output`.
+
+    Args:
+      labels: as they are written, in the image's own axis order.
+      images: of the case.
+      record: of the run.
+    """
+    photo = volumes.is_photo(images[0])
+    known = not photo and images[0].header is not None
+    whole = [image.array if image.array.ndim > labels.ndim else image.array[..., None] for image in images]
+    channels = [one[..., c] for one in whole for c in range(one.shape[-1])]
+    names = record["recipe"]["modalities"] or (COLOURS if photo and len(channels) > 2 else ())
+    names = names[: len(channels)] if len(names) >= len(channels) else [str(c) for c in range(len(channels))]
+    rows = sizes.measured(labels, dict(zip(names, channels)), groups_of(record), affine=images[0].affine if known else None)
+    about = {
+        "case": name,
+        "images": [str(image.path) for image in images],
+        "spacing_mm": list(images[0].spacing) if known else None,
+        "structures": rows,
+    }
+    make_folder(output / STATISTICS, f"--output={output}")
+    write_json(output / STATISTICS / f"{name}.json", about)
+    return f"{STATISTICS}/{name}.json"
+
+
+def gather_statistics(output: Path, names: Sequence[str]) -> Path | None:
+    """statistics.csv: a line for each case and structure, from the files of the cases that have one; None where none has."""
+    files = [output / STATISTICS / f"{name}.json" for name in names]
+    found = [json.loads(file.read_text()) for file in files if file.is_file()]
+    order = ("structure", "voxels", "volume_ml", "area_mm2")
+    rows = [{"case": one["case"], **{key: row[key] for key in order}, **row} for one in found for row in one["structures"]]
+    if not rows:
+        return None
+    write_csv(output / f"{STATISTICS}.csv", rows)
+    return output / f"{STATISTICS}.csv"
 
 
 def _file_names(names: Sequence[str]) -> list[str]:

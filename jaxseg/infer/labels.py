@@ -52,6 +52,39 @@ def logits_of(probabilities: np.ndarray, *, sigmoid: bool) -> np.ndarray:
     return np.log(p) - np.log(np.maximum(1 - p, 1e-7)) if sigmoid else np.log(p)
 
 
+def entropy_of(logits: Array, *, regions: bool = False) -> np.ndarray:
+    """Entropy of the probabilities in bits, -sum p log2 p, float32 [*S, M].
+
+    Of a softmax over K classes one map (M = 1) from 0 to log2 K; of sigmoids, for one class or for each region, a map each from 0
+    to 1. Voxels that the network was not shown are background for certain: 0.
+    """
+    logits = jnp.asarray(logits)
+    if regions or logits.shape[-1] == 1:
+        nats = -sum(jax.nn.sigmoid(z) * jax.nn.log_sigmoid(z) for z in (logits, -logits))
+    else:
+        nats = -jnp.sum(jax.nn.softmax(logits, -1) * jax.nn.log_softmax(logits, -1), -1, keepdims=True)
+    return np.asarray(nats / jnp.log(2.0), np.float32)
+
+
+def variance_of(members: Sequence[np.ndarray], *, regions: bool = False) -> np.ndarray:
+    """Variance of the probabilities over the members of an ensemble, float32 [*S, M], from 0 to 1/4.
+
+    Of a softmax one map (M = 1), the mean of the variances of its K probabilities; of sigmoids a map each.
+
+    Args:
+      members: logits [*S, K] of each; two at least.
+    """
+    softmax = not regions and members[0].shape[-1] > 1
+    mean, total = 0.0, 0.0
+    for n, member in enumerate(members, 1):  # Welford: one member's probabilities in memory at a time
+        p = np.asarray(probabilities(member, sigmoid=not softmax), np.float64)
+        delta = p - mean
+        mean = mean + delta / n
+        total = total + delta * (p - mean)
+    found = total / len(members)
+    return np.asarray(found.mean(-1, keepdims=True) if softmax else found, np.float32)
+
+
 def background(num_classes: int, *, regions: bool = False) -> tuple[float, ...]:
     """Logits [K] that say background for certain, for voxels that the network was not shown."""
     return (NEVER,) * num_classes if regions or num_classes == 1 else (0.0, *(NEVER,) * (num_classes - 1))

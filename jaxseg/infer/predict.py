@@ -4,6 +4,8 @@
 <output>/<structure>/<case>...         in their place, of structures that overlap: a mask for each
 <output>/probabilities/<case>...       one map for each class or region
 <output>/overlays/<case>.png           slices with the labels painted on
+<output>/uncertainty/<case>.nii.gz     entropy (bits) or variance; with regions a map for each along the last axis
+<output>/statistics/<case>.json        of each structure voxels, ml or mm2, and mean intensity; statistics.csv holds all cases
 <output>/predictions.jsonl             a line for each finished case: what it was made from. A rerun skips those.
 """
 
@@ -59,6 +61,7 @@ def predict(
     """
     cases.open_output(output)
     opened = open_run(run, settings, threshold=threshold)
+    _check_measures(opened, settings)
     steps = postprocess.read_steps(run) if settings["postprocess"] else []
     found = cases.find_cases(origin, opened.recipe, opened.record)
     cases.check_apart(found, output, origin)
@@ -98,6 +101,9 @@ def predict(
             say(f"{case.name}: {text}, {time.perf_counter() - begin:.1f} s")
     for line in failed.rest():
         say(f"FAILED {line}")
+    table = cases.gather_statistics(output, [case.name for case in found]) if settings["statistics"] else None
+    if table is not None:
+        say(f"volumes, areas and mean intensities in {table}")
     say(
         f"{len(found) - failed.count - skipped} of {len(found)} written to {output}"
         + (f"; {skipped} were there already" if skipped else "")
@@ -122,11 +128,34 @@ def _one(run: Run, case: Input, output: Path, settings: Mapping[str, Any], steps
         maps = run.probabilities(found)
         maps = np.stack([orientation.restore(maps[..., k]) for k in range(maps.shape[-1])], -1)
         written += cases.write_maps(output, case.name, maps, names, images[0])
+    if settings["uncertainty"]:
+        maps = run.uncertainty(found, settings["uncertainty"])
+        maps = np.stack([orientation.restore(maps[..., k]) for k in range(maps.shape[-1])], -1)
+        written.append(cases.write_uncertainty(output, case.name, maps, images[0]))
+    if settings["statistics"]:
+        written.append(cases.write_statistics(output, case.name, orientation.restore(values[labels]), images, run.record))
     if settings["overlay"]:
         written.append(cases.write_overlay(output, case.name, run.preparation.overlay(found.examples, labels)))
     voxels = np.bincount(labels.ravel(), minlength=len(values))
     text = ", ".join(f"{label} ({values[k]}) {voxels[k]} voxels" for k, label in enumerate(run.recipe.labels, 1))
     return written, text + (f", probabilities of {', '.join(names)}" if settings["probabilities"] else "")
+
+
+def _check_measures(run: Run, settings: Mapping[str, Any]) -> None:
+    """Refuse statistics and uncertainty of what has none.
+
+    Raises:
+      ConfigError.
+    """
+    learnt = run.record["config"]["data"]["target"]
+    for key in ("statistics", "uncertainty"):
+        if settings[key] and learnt != "labels":
+            raise ConfigError(f"config.infer.{key}: is of a segmentation, and this run learnt {learnt!r}; leave it out")
+    if settings["uncertainty"] == "variance" and len(run.weights) < 2:
+        raise ConfigError(
+            "config.infer.uncertainty='variance': is over the members of an ensemble, and this is one run; give further ones, "
+            "--config.infer.ensemble=RUN_B,RUN_C, or take 'entropy'"
+        )
 
 
 def _finished(output: Path) -> dict[str, dict]:

@@ -22,7 +22,7 @@ from jaxseg.data.store import base
 from jaxseg.infer import channel_run
 from jaxseg.infer import network as networks
 from jaxseg.infer.examples import Examples, Preparation, Slices, Volumes
-from jaxseg.infer.labels import background, probabilities_of
+from jaxseg.infer.labels import background, entropy_of, probabilities_of, variance_of
 from jaxseg.metrics import regions
 from jaxseg.types import MismatchError, NonFiniteError
 from jaxseg.utils import files
@@ -102,8 +102,22 @@ class Run:
 
     def probabilities(self, found: Segmentation) -> np.ndarray:
         """Probability maps float32 [*S, K'] on the case's own grid, over the regions, the one class or the foreground classes."""
-        restored = self.preparation.restore(found.examples, found.logits, self._fill(found.logits))
-        return probabilities_of(restored, regions=bool(self.order))
+        return probabilities_of(self._restored(found.examples, found.logits), regions=bool(self.order))
+
+    def uncertainty(self, found: Segmentation, kind: str) -> np.ndarray:
+        """Uncertainty maps float32 [*S, M] on the case's own grid, see `labels.entropy_of` and `labels.variance_of`.
+
+        Args:
+          kind: "entropy", or "variance" over the sets of weights, which are then applied one by one.
+        """
+        if kind == "entropy":
+            return entropy_of(self._restored(found.examples, found.logits), regions=bool(self.order))
+        alone = [dataclasses.replace(self, weights=(one,)) for one in self.weights]
+        members = [run._restored(found.examples, run.logits(found.examples.inputs)) for run in alone]
+        return variance_of(members, regions=bool(self.order))
+
+    def _restored(self, examples: Examples, logits: np.ndarray) -> np.ndarray:
+        return self.preparation.restore(examples, logits, self._fill(logits))
 
     def probability_maps(self, found: Segmentation, position: int | None = None) -> Iterator[np.ndarray]:
         """The same float32 [*S], one region or class after the other, for volumes of any size; of one slice with `position`."""

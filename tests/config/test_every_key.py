@@ -219,6 +219,8 @@ ROWS = {
     "infer.batch_size": slices(2, "batches"),
     "infer.probabilities": both(True, "files"),
     "infer.overlay": both(False, "files"),
+    "infer.statistics": both(True, "files"),
+    "infer.uncertainty": both("entropy", "files"),
     "infer.roi": volumes("<run whole>", "files"),
     "infer.ensemble": {"slices": row(("<run other slices>",), "files"), "volumes": row(("<run other volumes>",), "files")},
     "infer.postprocess": both(True, "files"),
@@ -244,6 +246,8 @@ ROWS = {
 SHRUNK = {  # keys of infer, of a network of whole volumes
     "infer.probabilities": row(True, "files"),
     "infer.overlay": row(False, "files"),
+    "infer.statistics": row(True, "files"),
+    "infer.uncertainty": row("entropy", "files"),
     "infer.roi": row("<run whole>", ("leave it out",)),
     "infer.ensemble": row(("<run other whole>",), "files"),
     "infer.postprocess": row(True, "files"),
@@ -258,6 +262,8 @@ SHRUNK = {  # keys of infer, of a network of whole volumes
 CASCADE = {
     "infer.probabilities": row(True, "files"),
     "infer.overlay": row(False, "files"),
+    "infer.statistics": row(True, "files"),
+    "infer.uncertainty": row("entropy", "files"),
     "infer.roi": row("", "files"),
     "infer.ensemble": row(("<run other volumes>",), "files"),
     "infer.postprocess": row(True, "files"),

@@ -1,11 +1,15 @@
 """Laws of prediction's one loop, on pictures and on volumes: flips, ensembles, reruns, a case that fails."""
 
+import csv
+import dataclasses
 import json
 import shutil
 
+import jax
 import nibabel
 import numpy as np
 import pytest
+import scipy.stats
 from PIL import Image
 
 from jaxseg.data.formats import volumes
@@ -13,6 +17,7 @@ from jaxseg.data.records import Photo, Volume
 from jaxseg.infer import cases
 from jaxseg.infer import predict as prediction
 from jaxseg.infer import run as runs
+from jaxseg.types import ConfigError
 from tests import untrained
 from tests.records import edit
 
@@ -148,3 +153,59 @@ def test_results_have_the_geometry_of_their_inputs(run, tmp_path):
             assert (nibabel.load(result).affine == nibabel.load(path).affine).all()
     entry = json.loads((tmp_path / "out" / cases.DONE).read_text().splitlines()[0])
     assert all((tmp_path / "out" / name).is_file() for name in entry["files"])
+
+
+def test_statistics_are_what_a_look_at_the_written_labels_gives(run, tmp_path):
+    folder, images, settings = run
+    out = tmp_path / "out"
+    code, said = predict(run, out, statistics=True, overlay=False)
+    assert code == 0 and any("statistics.csv" in line for line in said)
+    rows = list(csv.DictReader((out / "statistics.csv").open()))
+    assert list(rows[0]) == ["case", "structure", "voxels", "volume_ml", "area_mm2", "mean_intensity"]
+    assert [row["case"] for row in rows] == sorted(path.name.split(".")[0] for path in images.iterdir())
+    for row in rows:
+        image, written = (volumes.read_volume(next(place.glob(f"{row['case']}.*"))) for place in (images, out))
+        inside = written.array == 1
+        assert int(row["voxels"]) == inside.sum() > 0 and row["area_mm2"] == ""
+        assert float(row["mean_intensity"]) == pytest.approx(image.array[inside].mean(), rel=1e-6)
+        if isinstance(image.header, Photo):
+            assert row["volume_ml"] == ""
+        else:
+            assert float(row["volume_ml"]) == pytest.approx(inside.sum() * np.prod(image.header.get_zooms()[:3]) / 1000, rel=1e-6)
+        one = json.loads((out / "statistics" / f"{row['case']}.json").read_text())
+        assert one["structures"][0]["voxels"] == inside.sum()
+    (out / "statistics.csv").unlink()
+    predict(run, out, statistics=True, overlay=False)  # nothing is computed again, and the table is whole
+    assert list(csv.DictReader((out / "statistics.csv").open())) == rows
+
+
+def test_uncertainty_lies_in_the_image_and_is_what_scipy_and_numpy_give(run, tmp_path):
+    folder, images, settings = run
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    opened = runs.open_run(folder, {**settings, "ensemble": (str(other),)})
+    weights = opened.weights[0], jax.tree.map(lambda a: a * 1.25, opened.weights[1])
+    opened = dataclasses.replace(opened, weights=weights)
+    image = first(images)
+    found = opened.segment([image])
+    p = opened.probabilities(found)[..., 0].astype(np.float64)
+    expected = scipy.stats.entropy(np.stack([p, 1 - p]), base=2)
+    np.testing.assert_allclose(opened.uncertainty(found, "entropy")[..., 0], expected, atol=2e-5)
+    members = [dataclasses.replace(opened, weights=(one,)) for one in weights]
+    each = [member.probabilities(member.segment([image]))[..., 0] for member in members]
+    np.testing.assert_allclose(opened.uncertainty(found, "variance")[..., 0], np.var(each, 0), atol=1e-6)
+    assert np.var(each, 0).max() > 1e-6
+
+    assert predict(run, tmp_path / "out", uncertainty="entropy", overlay=False)[0] == 0
+    name = image.path.name.split(".")[0]
+    written = nibabel.load(tmp_path / "out" / "uncertainty" / f"{name}.nii.gz")
+    values = np.asarray(written.dataobj)
+    if isinstance(image.header, Photo):
+        values = np.swapaxes(values[:, :, 0], 0, 1)  # columns, rows
+    else:
+        np.testing.assert_array_equal(written.affine, image.affine)
+    alone = runs.open_run(folder, settings)
+    found = alone.segment([image])
+    np.testing.assert_allclose(values, found.examples.orientation.restore(alone.uncertainty(found, "entropy")[..., 0]), atol=1e-6)
+    with pytest.raises(ConfigError, match="members of an ensemble, and this is one run; give further ones"):
+        predict(run, tmp_path / "none", uncertainty="variance")
