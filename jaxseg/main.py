@@ -22,10 +22,13 @@ from jaxseg.cli import commands, manual
 from jaxseg.cli import flags as given
 from jaxseg.config import check_mode, resolve
 from jaxseg.types import ConfigError, StorageError
-from jaxseg.utils import command
+from jaxseg.utils import command, output
 from jaxseg.utils.files import cache_root
 from jaxseg.utils.lookup import lookup
 from jaxseg.utils.xla_flags import convolve_channels_last
+
+SPOKEN = ("train", "evaluate", "predict", "check", "plan")  # modes that print what --quiet and --json choose from
+COMPUTING = ("train", "evaluate", "predict", "search", "compare")  # modes that --require_accelerator is for
 
 
 def main(argv: list[str]) -> int:
@@ -36,6 +39,9 @@ def main(argv: list[str]) -> int:
     lookup("mode", mode, commands.MODES)
     if given.CONFIG.value is None:
         raise ConfigError(f"--mode={mode} needs --config=FILE, for instance --config=configs/ich_segnext.py")
+    for flag, modes_of_it in ((given.QUIET, SPOKEN), (given.JSON, SPOKEN), (given.REQUIRE_ACCELERATOR, COMPUTING)):
+        if flag.value and mode not in modes_of_it:
+            raise ConfigError(f"--{flag.name}: is for --mode={', '.join(modes_of_it)}, not for --mode={mode}; leave it out")
     config = resolve(given.CONFIG.value, name=given.config_name(), overridden=given.overridden())
     check_mode(config, mode, given.overridden())
     variant = f"-{config.variant.replace(',', '-')}" if config.variant else ""
@@ -51,6 +57,13 @@ def main(argv: list[str]) -> int:
     def work() -> int:
         convolve_channels_last()
         connect(given.COORDINATOR.value, given.NUM_PROCESSES.value, given.PROCESS_ID.value)
+        if jax.process_index():
+            output.one_of_several()
+        if given.REQUIRE_ACCELERATOR.value and jax.devices()[0].platform == "cpu":
+            raise ConfigError(
+                f"--require_accelerator: jax sees no GPU or TPU here, only {len(jax.devices())} CPU device(s); "
+                "`jaxseg doctor` says why, or leave the flag out"
+            )
         if mode != "train":  # joining takes the signal for itself
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):

@@ -30,7 +30,7 @@ from jaxseg.train.log import Log
 from jaxseg.train.processes import agree, surroundings
 from jaxseg.train.processes.interrupt import PREEMPTED, Preemption, Stopped, fault
 from jaxseg.types import CheckpointError, ConfigError
-from jaxseg.utils import code, files, turns
+from jaxseg.utils import code, files, output, turns
 
 HINTS = {
     "train.epochs": "--extend goes on with a run to a larger train.epochs",
@@ -91,7 +91,7 @@ def train(call: Call) -> int | None:
         with preemption, preemption.at_once():
             return _train(call)
     except Stopped:
-        print("stopped by SIGTERM outside of the training's steps; run the same command again to resume", flush=True)
+        output.say("stopped by SIGTERM outside of the training's steps; run the same command again to resume", result=True)
         return PREEMPTED
 
 
@@ -128,6 +128,9 @@ def _train(call: Call) -> int | None:
             log.say(extend.describe(call.config, claim.raised["train.epochs"][0], job))
         agree.on_first(lambda: claim.begin(record))
         agree.on_first(lambda: setup.keep_channel_run(call.config, call.workdir))
+        log.event(
+            "start", workdir=call.workdir, model=call.config.model.name, epochs=job.epochs, steps_per_epoch=job.steps_per_epoch
+        )
         begin = time.perf_counter()
         stopped = loop.run(job, log)
         if stopped:
@@ -241,7 +244,8 @@ def predict(call: Call) -> int | None:
             Path(call.output),
             settings=dict(config.infer),
             threshold=config.eval.threshold,
-            say=lambda text: print(text, flush=True),
+            say=output.say,
+            conclude=functools.partial(output.say, result=True),
         )
 
 
@@ -288,7 +292,7 @@ def search(call: Call) -> int | None:
     searches.weights_of(call.config)
     call, learnt, lines = _described(call)
     for line in lines:
-        print(line, flush=True)
+        output.say(line)
     preflight.check(call.config, learnt=learnt)
     return searches.search(
         call.config,
@@ -304,7 +308,7 @@ def check(call: Call) -> None:
     """Read every case, report everything that is wrong with the data set, and end as training on it would begin."""
     call, learnt, lines = _described(call)
     for line in lines:
-        print(line, flush=True)
+        output.say(line)
     preflight.check(call.config, network=True, learnt=learnt)
     config = call.config
     dataset = setup.load_dataset(config, Log(call.workdir, quiet=True))
@@ -321,7 +325,9 @@ def check(call: Call) -> None:
         preflight.check_examples(config, report.dataset, report.listing(), report)
         report.warnings += datasets.contradictions(report.dataset)
     finally:
-        print(report, flush=True)
+        output.say(str(report), result=True)
+        errors = {case: f"[{error.code}] {error}" for case, error in report.errors.items()}
+        output.event("check", cases=len(report.dataset.cases), facts=report.lines, warnings=report.warnings, errors=errors)
 
 
 @takes("output")
@@ -331,17 +337,17 @@ def plan(call: Call) -> None:
         raise ConfigError("--mode=plan takes one process")
     if not call.output or not call.config.data.root:
         raise ConfigError("--mode=plan needs --config.data.root=FOLDER and --output=FILE.py")
-    output = Path(call.output)
-    if output.suffix != ".py" or output.exists():
-        why = "exists" if output.exists() else "is no name of a config file, which ends in .py"
-        raise ConfigError(f"--output={output}: it {why}; give another name")
+    target = Path(call.output)
+    if target.suffix != ".py" or target.exists():
+        why = "exists" if target.exists() else "is no name of a config file, which ends in .py"
+        raise ConfigError(f"--output={target}: it {why}; give another name")
     filled = described.fill(call.config)
     if filled.dataset is None:
         raise ConfigError(
             f"config.data.dataset={call.config.data.dataset!r}: --mode=plan is for data of your own; give --config=folder"
         )
     dataset, d = filled.dataset, filled.config.data
-    print(described.describe(dataset), flush=True)
+    output.say(described.describe(dataset))
     names = dataset.modalities or (("CT",) if d.intensity == "ct" or d.window else ("",)) * d.channels
     rules = [intensity.rule_by_name(name) for name in names]
     found = fingerprint.measure(dataset, samples=None if "ct_zscore" in rules else fingerprint.REPORTED)
@@ -349,12 +355,15 @@ def plan(call: Call) -> None:
     planned = configurations.make(found, rules=rules, outputs=outputs, memory_gb=call.config.plan.memory_gb)
     given = {key: call.config.data[key] for key in PLANNED_WITH if call.config.data[key] is not None}
     regions = (tuple(call.config.data.regions) or setup.DATASET_REGIONS) if dataset.regions else ()
-    text = page.write(page.Subject(dataset, given, regions, call.config.plan.memory_gb, output), found, planned)
-    _check_planned(text, output, call.workdir, ("", "2d") if planned.volumes else (None,))
-    for line in page.summary(found, planned, dataset):
-        print(line)
-    files.write_atomic(output, text)
-    print(f"wrote {output}; next: jaxseg train {output}")
+    text = page.write(page.Subject(dataset, given, regions, call.config.plan.memory_gb, target), found, planned)
+    _check_planned(text, target, call.workdir, ("", "2d") if planned.volumes else (None,))
+    lines = page.summary(found, planned, dataset)
+    for line in lines:
+        output.say(line, result=True)
+    files.write_atomic(target, text)
+    networks = {name: one._asdict() for name, one in (("3d_fullres", planned.volumes), ("2d", planned.planes)) if one}
+    output.event("plan", output=target, cases=len(found), networks=networks, facts=lines)
+    output.say(f"wrote {target}; next: jaxseg train {target}", result=True)
 
 
 def _check_planned(text: str, output: Path, workdir: Path, variants: tuple[str | None, ...]) -> None:
@@ -393,7 +402,7 @@ def compare(call: Call) -> int | None:
         look,
         cost,
         same,
-        lambda text: print(text, flush=True),
+        functools.partial(output.say, result=True),
     )
 
 

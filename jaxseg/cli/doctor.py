@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import time
 from pathlib import Path
@@ -12,8 +13,24 @@ from jaxseg.cli import recipes
 from jaxseg.types import ConfigError
 from jaxseg.utils.files import cache_root
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "scipy", "nibabel", "pillow", "tensorboardX")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+    "scipy",
+    "nibabel",
+    "pillow",
+    "tensorboardX",
+    "rich",
+)
 EXTRAS = ("pydicom", "optuna", "onednn-cpu-gomp", "torch", "tensorboard")
+PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin")  # of the same version as jaxlib
+OLDEST_DRIVER = {"jax-cuda12-plugin": 525, "jax-cuda13-plugin": 580}  # NVIDIA's, for that CUDA (its release notes, table 2)
+DRIVER = Path("/proc/driver/nvidia/version")
 CUDA = "pip install 'jax[cuda13]>=0.10,<0.13'"
 SMALL_SHARED = 1 << 30  # bytes of /dev/shm below which Grain's workers may run out of it
 
@@ -33,6 +50,8 @@ def examine(*, require_accelerator: bool = False, clear: bool = False) -> int:
     print(f"Python {platform.python_version()} on {platform.platform()}")
     print("packages: " + ", ".join(f"{name} {version}" for name in PACKAGES if (version := _version(name))))
     print("optional: " + ", ".join(f"{name} {_version(name) or 'not installed'}" for name in EXTRAS))
+    for line in driver_faults():
+        print(f"warning: {line}")
     usable = _devices(require_accelerator)
     _memory()
     _disks()
@@ -44,6 +63,23 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return ""
+
+
+def driver_faults() -> list[str]:
+    """What does not go together among jaxlib, its CUDA plugin and the NVIDIA driver, one line each."""
+    faults, jaxlib = [], _version("jaxlib")
+    installed = {name: version for name in PLUGINS if (version := _version(name))}
+    for name, version in installed.items():
+        if version != jaxlib:
+            faults.append(f"{name} {version} beside jaxlib {jaxlib}: they must be of one version; {CUDA}")
+    if len(installed) > 1:
+        faults.append(f"{' and '.join(installed)} are both installed; uninstall the one that the driver is not made for")
+    found = re.search(r"\s(\d+)\.\d", DRIVER.read_text()) if DRIVER.is_file() else None
+    for name in installed:
+        if found and int(found[1]) < OLDEST_DRIVER[name]:
+            older = "; jax[cuda12] works with drivers from 525 on" if name == PLUGINS[1] and int(found[1]) >= 525 else ""
+            faults.append(f"NVIDIA driver {found[1]}: {name} needs {OLDEST_DRIVER[name]} or newer{older}; update the driver")
+    return faults
 
 
 def _devices(required: bool) -> bool:
@@ -60,7 +96,7 @@ def _devices(required: bool) -> bool:
     kinds = {f"{d.platform} ({d.device_kind})": sum(e.device_kind == d.device_kind for e in devices) for d in devices}
     print("devices: " + ", ".join(f"{count} x {kind}" for kind, count in kinds.items()))
     accelerated = devices[0].platform != "cpu"
-    if not accelerated and (shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists()):
+    if not accelerated and (shutil.which("nvidia-smi") or DRIVER.exists()):
         print(f"warning: there is an NVIDIA driver, and jax computes on the CPU; install its CUDA build: {CUDA}")
     if not accelerated and required:
         print("warning: no accelerator, and one was required")

@@ -9,7 +9,7 @@ from ml_collections import config_flags
 
 from jaxseg.cli import commands, recipes
 from jaxseg.types import ConfigError, DataError, JaxsegError
-from jaxseg.utils import code, guard
+from jaxseg.utils import code, guard, output
 
 
 class OrNone(flags.ArgumentParser):
@@ -70,6 +70,9 @@ STATISTICS = flags.DEFINE_bool(
 UNCERTAINTY = flags.DEFINE_string(
     "uncertainty", None, "predict: maps of the entropy (bits), or of the variance over config.infer.ensemble: entropy, variance."
 )
+QUIET = flags.DEFINE_bool("quiet", False, "Print warnings and results alone.")
+JSON = flags.DEFINE_bool("json", False, "Print one JSON object a line for machines; the lines for people go to the error stream.")
+REQUIRE_ACCELERATOR = flags.DEFINE_bool("require_accelerator", False, "Refuse to compute where jax sees no GPU or TPU.")
 ALLOW_CODE = flags.DEFINE_bool(
     "allow_code",
     False,
@@ -105,6 +108,9 @@ ALL = tuple(
         EXTEND,
         STATISTICS,
         UNCERTAINTY,
+        QUIET,
+        JSON,
+        REQUIRE_ACCELERATOR,
         ALLOW_CODE,
         COORDINATOR,
         NUM_PROCESSES,
@@ -124,6 +130,7 @@ def parse(argv: list[str]) -> list[str]:
       ConfigError: a flag, a key or a file that is not there, or not what it should be.
     """
     recipes.importable()
+    output.choose(quiet="--quiet" in argv, as_json="--json" in argv)  # also for what goes wrong from here on
     argv = [argv[0], *_found(argv[1:])]
     try:
         if _typed(argv, "mode") in commands.OF_A_RUN and not _typed(argv, "config"):
@@ -131,6 +138,7 @@ def parse(argv: list[str]) -> list[str]:
 
             argv = recorded.command_line(argv, _typed(argv, "checkpoint") or _typed(argv, "workdir"))
         rest = flags.FLAGS(argv)
+        output.choose(quiet=QUIET.value, as_json=JSON.value)
         if ALLOW_CODE.value:
             code.allow()
         return rest

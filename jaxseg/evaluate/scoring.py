@@ -23,7 +23,7 @@ from jaxseg.metrics.lesions import FAR, lesion_rows
 from jaxseg.metrics.summarize import Row, rows_of
 from jaxseg.models.base import Outputs
 from jaxseg.types import Array, ConfigError, DataError, Spacing
-from jaxseg.utils import turns
+from jaxseg.utils import output, turns
 from jaxseg.utils.lookup import import_object
 
 Case = TypeVar("Case")
@@ -179,7 +179,7 @@ def score(
         raise DataError("the split to be scored is empty; give it a share in config.data.fractions", "DATA_EMPTY")
     found, kept, seconds = [], {}, 0.0
     confusion = np.zeros((len(rules.classes) + 1,) * 2, np.int64)
-    for round_ in range(0, len(cases), jax.process_count()):
+    for round_ in output.working_through(range(0, len(cases), jax.process_count()), "scoring"):
         turns.turn()
         position = round_ + jax.process_index()
         begin = time.perf_counter()

@@ -23,7 +23,7 @@ from jaxseg.models.functional import Network
 from jaxseg.ops import devices
 from jaxseg.ops.image import standardise, to_float
 from jaxseg.types import DataError
-from jaxseg.utils import turns
+from jaxseg.utils import output, turns
 
 
 class SliceScores(NamedTuple):
@@ -136,7 +136,7 @@ class SliceScorer:
         with pipeline.eval_batches(
             cache, rows, batch_size=self.batch_size, process_index=jax.process_index(), process_count=jax.process_count()
         ) as batches:
-            for batch in batches:
+            for batch in output.working_through(batches, "validating"):
                 turns.turn()
                 placed = {k: jax.make_array_from_process_local_data(self._split, np.asarray(v)) for k, v in batch.items()}
                 counts, matrix, loss_sum, loss_weight, labels, index, valid = jax.device_get(self._score(params, state, placed))

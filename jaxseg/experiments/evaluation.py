@@ -34,7 +34,7 @@ from jaxseg.train import mesh as meshes
 from jaxseg.train import patients, setup
 from jaxseg.train.log import Log
 from jaxseg.types import ConfigError, DataError, MismatchError
-from jaxseg.utils import files
+from jaxseg.utils import files, guard
 
 FOLDER, NAME = "evaluations", "evaluation.json"
 SPEED = (
@@ -91,7 +91,9 @@ def evaluate(
         if config.data.whole and not external:
             _write_roi_record(home, as_dict(config), info.get("rows") or [], source.absolute(), folder)
     for line in text.splitlines():
-        log.say(line)
+        log.say(line, result=True)
+    if jax.process_index() == 0:
+        log.event("evaluation", folder=folder, **guard.read_json(folder / NAME))
     left_out = work.feed.store.left_out if work.feed else None
     if left_out and left_out.bad:  # at the end, where it is not overlooked
         log.say(f"{left_out}: {', '.join(left_out.cases)}")

@@ -27,6 +27,7 @@ from jaxseg.ops.precision import compute_dtype, describe
 from jaxseg.types import ConfigError, DataError, JaxsegError, StorageError
 from jaxseg.utils import files
 from jaxseg.utils.command import check_interrupt
+from jaxseg.utils.output import event, working_through
 
 SPEED = ("batch_size", "windows", "accumulator")  # settings that decide no voxel
 
@@ -39,6 +40,7 @@ def predict(
     settings: Mapping[str, Any],
     threshold: float | None = None,
     say: Callable[[str], None] = print,
+    conclude: Callable[[str], None] | None = None,
 ) -> int:
     """Segment every case below `origin` into `output`.
 
@@ -52,6 +54,7 @@ def predict(
       settings: the config's infer group.
       threshold: config.eval.threshold; None: the record's.
       say: gets one line for each case.
+      conclude: gets the last lines, on all of them; None: `say`.
     Returns:
       0, or 65 if some cases could not be used.
     Raises:
@@ -80,7 +83,7 @@ def predict(
     rules = {key: list(value) if isinstance(value, tuple) else value for key, value in dict(settings).items() if key not in SPEED}
     rules |= {"threshold": opened.threshold, "steps": steps, "network": opened.digest}
     finished, failed, skipped = _finished(output), Folding(), 0
-    for case in found:
+    for case in working_through(found, "predicting"):
         begin = time.perf_counter()
         check_interrupt()
         try:
@@ -88,32 +91,41 @@ def predict(
             before = finished.get(case.name)
             if before and before["key"] == key and all((output / name).is_file() for name in before["files"]):
                 skipped += 1
+                event("case", case=case.name, status="there", files=before["files"])
                 continue
-            written, text = _one(opened, case, output, settings, steps)
+            written, voxels = _one(opened, case, output, settings, steps)
         except (ConfigError, StorageError):
             raise  # the next case would meet it too
         except Exception as error:  # whatever it is, the other cases may be well
+            event("case", case=case.name, status="failed", error=str(error))
             if failed.add(case.name, error):
                 kind = "" if isinstance(error, JaxsegError) else f"{type(error).__name__}: "
                 say(f"FAILED {case.name}: {kind}{' '.join(str(error).split())[:400]}")
         else:
             _finish(output, {"case": case.name, "key": key, "files": written})
-            say(f"{case.name}: {text}, {time.perf_counter() - begin:.1f} s")
+            seconds, values = time.perf_counter() - begin, cases.values_of(opened.record)[1:]
+            event("case", case=case.name, status="written", files=written, voxels=voxels, seconds=seconds)
+            text = ", ".join(f"{name} ({value}) {count} voxels" for (name, count), value in zip(voxels.items(), values))
+            text += f", probabilities of {', '.join(cases.map_names(opened.record))}" if settings["probabilities"] else ""
+            say(f"{case.name}: {text}, {seconds:.1f} s")
     for line in failed.rest():
         say(f"FAILED {line}")
     table = cases.gather_statistics(output, [case.name for case in found]) if settings["statistics"] else None
+    conclude = conclude or say
     if table is not None:
-        say(f"volumes, areas and mean intensities in {table}")
-    say(
-        f"{len(found) - failed.count - skipped} of {len(found)} written to {output}"
+        conclude(f"volumes, areas and mean intensities in {table}")
+    there = {"written": len(found) - failed.count - skipped, "there": skipped, "failed": failed.count}
+    event("predicted", output=output, cases=len(found), **there)
+    conclude(
+        f"{there['written']} of {len(found)} written to {output}"
         + (f"; {skipped} were there already" if skipped else "")
         + (f"; {failed.count} failed" if failed.count else "")
     )
     return DataError.exit_code if failed.count else 0
 
 
-def _one(run: Run, case: Input, output: Path, settings: Mapping[str, Any], steps: list) -> tuple[list[str], str]:
-    """(files written below `output`, what was found in words) of one case."""
+def _one(run: Run, case: Input, output: Path, settings: Mapping[str, Any], steps: list) -> tuple[list[str], dict[str, int]]:
+    """(files written below `output`, voxels of each class) of one case."""
     images = case.read()
     found = run.segment(images)
     orientation, values = found.examples.orientation, cases.values_of(run.record)
@@ -123,8 +135,8 @@ def _one(run: Run, case: Input, output: Path, settings: Mapping[str, Any], steps
         written = cases.write_structures(output, case.name, orientation.restore(labels), structures, images[0])
     else:
         written = [cases.write_labels(output, case.name, orientation.restore(values[labels]), images[0])]
-    names = cases.map_names(run.record)
     if settings["probabilities"]:
+        names = cases.map_names(run.record)
         maps = run.probabilities(found)
         maps = np.stack([orientation.restore(maps[..., k]) for k in range(maps.shape[-1])], -1)
         written += cases.write_maps(output, case.name, maps, names, images[0])
@@ -137,8 +149,7 @@ def _one(run: Run, case: Input, output: Path, settings: Mapping[str, Any], steps
     if settings["overlay"]:
         written.append(cases.write_overlay(output, case.name, run.preparation.overlay(found.examples, labels)))
     voxels = np.bincount(labels.ravel(), minlength=len(values))
-    text = ", ".join(f"{label} ({values[k]}) {voxels[k]} voxels" for k, label in enumerate(run.recipe.labels, 1))
-    return written, text + (f", probabilities of {', '.join(names)}" if settings["probabilities"] else "")
+    return written, {label: int(voxels[k]) for k, label in enumerate(run.recipe.labels, 1)}
 
 
 def _check_measures(run: Run, settings: Mapping[str, Any]) -> None:

@@ -104,21 +104,6 @@ class Run:
         """Probability maps float32 [*S, K'] on the case's own grid, over the regions, the one class or the foreground classes."""
         return probabilities_of(self._restored(found.examples, found.logits), regions=bool(self.order))
 
-    def uncertainty(self, found: Segmentation, kind: str) -> np.ndarray:
-        """Uncertainty maps float32 [*S, M] on the case's own grid, see `labels.entropy_of` and `labels.variance_of`.
-
-        Args:
-          kind: "entropy", or "variance" over the sets of weights, which are then applied one by one.
-        """
-        if kind == "entropy":
-            return entropy_of(self._restored(found.examples, found.logits), regions=bool(self.order))
-        alone = [dataclasses.replace(self, weights=(one,)) for one in self.weights]
-        members = [run._restored(found.examples, run.logits(found.examples.inputs)) for run in alone]
-        return variance_of(members, regions=bool(self.order))
-
-    def _restored(self, examples: Examples, logits: np.ndarray) -> np.ndarray:
-        return self.preparation.restore(examples, logits, self._fill(logits))
-
     def probability_maps(self, found: Segmentation, position: int | None = None) -> Iterator[np.ndarray]:
         """The same float32 [*S], one region or class after the other, for volumes of any size; of one slice with `position`."""
         fill, regional = self._fill(found.logits), bool(self.order)
@@ -135,6 +120,21 @@ class Run:
             return
         total = functools.reduce(np.logaddexp, again())
         yield from (np.exp(plane - total) for plane in itertools.islice(again(), 1, None))
+
+    def uncertainty(self, found: Segmentation, kind: str) -> np.ndarray:
+        """Uncertainty maps float32 [*S, M] on the case's own grid, see `labels.entropy_of` and `labels.variance_of`.
+
+        Args:
+          kind: "entropy", or "variance" over the sets of weights, which are then applied one by one.
+        """
+        if kind == "entropy":
+            return entropy_of(self._restored(found.examples, found.logits), regions=bool(self.order))
+        alone = [dataclasses.replace(self, weights=(one,)) for one in self.weights]
+        members = [run._restored(found.examples, run.logits(found.examples.inputs)) for run in alone]
+        return variance_of(members, regions=bool(self.order))
+
+    def _restored(self, examples: Examples, logits: np.ndarray) -> np.ndarray:
+        return self.preparation.restore(examples, logits, self._fill(logits))
 
     def _fill(self, logits: np.ndarray) -> tuple[float, ...]:
         return background(logits.shape[-1], regions=bool(self.order))

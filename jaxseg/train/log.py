@@ -3,15 +3,16 @@
 import csv
 import io
 import json
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxseg.checkpoint.claims import EPOCHS
 from jaxseg.types import StorageError
+from jaxseg.utils import output
 from jaxseg.utils.files import write_atomic
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
@@ -39,10 +40,15 @@ class Log:
         except OSError as error:
             raise StorageError(f"cannot make or write {workdir}: {error.strerror or error}; choose another --workdir") from error
 
-    def say(self, text: str) -> None:
-        """One line on the console, with the time."""
+    def say(self, text: str, *, result: bool = False) -> None:
+        """One line on the console, with the time; a result is said by --quiet too."""
         if not self.quiet:
-            print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stdout, flush=True)
+            output.say(text, result=result, head=f"{time.strftime('%H:%M:%S')} ")
+
+    def event(self, name: str, **values: Any) -> None:
+        """One object for machines, where --json asks for them."""
+        if not self.quiet:
+            output.event(name, **values)
 
     def alarm(self, text: str) -> None:
         """A line that cannot be overlooked."""

@@ -15,7 +15,7 @@ from jaxseg.train.log import CompileCounter, Log
 from jaxseg.train.processes.interrupt import PREEMPTED, Preemption, Stopped, fault
 from jaxseg.train.state import Storage, TrainState, evaluated, place
 from jaxseg.types import Batch, NonFiniteError
-from jaxseg.utils import turns
+from jaxseg.utils import output, turns
 from jaxseg.utils.clock import Meter, Watchdog
 from jaxseg.utils.command import check_interrupt
 
@@ -122,7 +122,7 @@ def _train(job: Job, log: Log, preemption: Preemption, watchdog: Watchdog) -> in
         except Stopped:
             return _leave(job, log, start, watchdog)
 
-    with job.stream(start) as batches:
+    with job.stream(start) as batches, output.working("training", total, done=start) as advance:
         for number in range(start, total):
             # 2. One step. The previous step's metrics are read while this one runs.
             fault(number, "before_next")
@@ -139,6 +139,7 @@ def _train(job: Job, log: Log, preemption: Preemption, watchdog: Watchdog) -> in
                 jax.block_until_ready(metrics)
                 log.say(f"first step {time.perf_counter() - begin:.1f} s after the start of the loop")
             meter.step(job.images_per_step)
+            advance(1, f"epoch {number // job.steps_per_epoch + 1}/{job.epochs}")
             job.checkpoints.poll()
             watchdog.tick()
             fault(number + 1, "after_step")
@@ -201,19 +202,23 @@ def _resume(job: Job, log: Log) -> tuple[TrainState, Progress]:
     progress = Progress(**{k: v for k, v in info.items() if k != "evaluated"})
     if job.plateau and progress.plateau:
         job.plateau.load(progress.plateau)
+    log.event("resumed", step=step)
     log.say(f"resumed from step {step} (epoch {step // job.steps_per_epoch} of {job.epochs})")
     return state, progress
 
 
 def _compile(job: Job, state: TrainState, batch: Batch, log: Log):
     begin = time.perf_counter()
-    lowered = job.step.lower(state, batch)
-    traced = time.perf_counter()
-    compiled = lowered.compile()
+    with output.working("compiling the training step"):
+        lowered = job.step.lower(state, batch)
+        traced = time.perf_counter()
+        compiled = lowered.compile()
     memory = compiled.memory_analysis()
     used = 0 if memory is None else memory.temp_size_in_bytes + memory.argument_size_in_bytes
     size = f", {used / 2**20:.0f} MiB by XLA's count" if used else ""
-    log.say(f"step compiled in {time.perf_counter() - begin:.1f} s (tracing {traced - begin:.1f} s){size}")
+    seconds = time.perf_counter() - begin
+    log.say(f"step compiled in {seconds:.1f} s (tracing {traced - begin:.1f} s){size}")
+    log.event("compiled", seconds=seconds, bytes=used)
     return compiled
 
 
@@ -241,11 +246,9 @@ def _line(step: int, metrics: dict, meter: Meter, job: Job, log: Log) -> None:
         f"step {step} epoch {(step - 1) // job.steps_per_epoch + 1}/{job.epochs} loss {values['loss']:.4f} "
         f"lr {values['lr']:.2e}, {rates}"
     )
-    log.scalars(
-        step,
-        {f"train/{k}": v for k, v in values.items()}
-        | {"speed/images_per_second": rates.images_per_second, "speed/input_wait": rates.input_share},
-    )
+    speed = {"images_per_second": rates.images_per_second, "input_wait": rates.input_share}
+    log.event("step", step=step, epoch=(step - 1) // job.steps_per_epoch + 1, epochs=job.epochs, **values, **speed)
+    log.scalars(step, {f"train/{k}": v for k, v in values.items()} | {f"speed/{k}": v for k, v in speed.items()})
 
 
 def _info(progress: Progress, state: TrainState) -> dict:
@@ -300,6 +303,7 @@ def _epoch(job: Job, log: Log, state: TrainState, progress: Progress, preemption
             progress.plateau = job.plateau.state()
     progress.loss_sum, progress.loss_count = 0.0, 0
     progress.rows = _joined(progress.rows, row)
+    log.event("epoch", epochs=job.epochs, **row)
     log.epochs(progress.rows)
     if _saves(job, epoch):
         fault(step, "before_save")

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from jaxseg.types import ConfigError, JaxsegError, StorageError
+from jaxseg.utils import output
 
 INTERRUPTED = 130  # exit code of Ctrl-C
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -88,6 +89,7 @@ def run(name: str, main: Callable[[], int | None], *, leave: Callable[[int], NoR
         code = main() or 0
         check_interrupt()
     except JaxsegError as error:
+        output.event("error", code=error.exit_code, kind=type(error).__name__, message=str(error))
         code = _end(f"{name}: {error}", error.exit_code)
     except KeyboardInterrupt:
         code = _end(f"{name}: interrupted after {time.perf_counter() - start:.0f} s", INTERRUPTED)
@@ -100,6 +102,7 @@ def run(name: str, main: Callable[[], int | None], *, leave: Callable[[int], NoR
         else:
             traceback.print_exc()
             code = 1
+    output.event("end", code=code, seconds=time.perf_counter() - start)
     out.flush()
     if code == 0 and out.lost is not None and out.lost.errno != errno.EPIPE:
         code = _end(f"{name}: cannot write to the standard output: {out.lost.strerror}; free space", StorageError.exit_code)

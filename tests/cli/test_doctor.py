@@ -1,5 +1,7 @@
 """The doctor says what there is, and what stands in the way."""
 
+import re
+
 import pytest
 
 from jaxseg.cli import doctor
@@ -32,3 +34,24 @@ def test_a_link_in_the_place_of_the_cache_is_not_followed(monkeypatch, tmp_path)
     with pytest.raises(doctor.ConfigError, match="delete what it holds yourself"):
         doctor.examine(clear=True)
     assert (tmp_path / "precious" / "file").exists()
+
+
+@pytest.mark.parametrize(
+    "driver, plugins, words",
+    [
+        ("NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat", {"jax-cuda12-plugin": "0.10.0"}, []),
+        (
+            "NVIDIA UNIX Open Kernel Module for x86_64  550.54.14",
+            {"jax-cuda13-plugin": "0.10.0"},
+            ["needs 580 or newer; jax.cuda12."],
+        ),
+        ("", {"jax-cuda13-plugin": "0.9.1"}, ["0.9.1 beside jaxlib 0.10.0: they must be of one version"]),
+        (" 590.1 ", {"jax-cuda12-plugin": "0.10.0", "jax-cuda13-plugin": "0.10.0"}, ["are both installed"]),
+    ],
+)
+def test_a_driver_and_plugins_that_do_not_go_together_are_named(monkeypatch, tmp_path, driver, plugins, words):
+    (tmp_path / "version").write_text(f"NVRM version: {driver}")
+    monkeypatch.setattr(doctor, "DRIVER", tmp_path / "version")
+    monkeypatch.setattr(doctor, "_version", lambda name: ({"jaxlib": "0.10.0"} | plugins).get(name, ""))
+    faults = doctor.driver_faults()
+    assert len(faults) == len(words) and all(re.search(word, fault) for word, fault in zip(words, faults))

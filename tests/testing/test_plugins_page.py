@@ -24,7 +24,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 FILES = {block.split()[1]: block for block in BLOCKS if block.startswith("# my_")}
 TINY = (
     "--config.train.epochs=1 --config.data.size=(16,16) --config.train.batch_size=2 --config.data.fractions=(0.4,0.3,0.3) "
-    "--config.eval.batch_size=2 --config.mesh.data=1 --workdir=run"
+    "--config.eval.batch_size=2 --config.mesh.data=1 --workdir=run --json"
 )
 
 
@@ -80,6 +80,10 @@ def test_the_command_of_the_page_trains_and_its_run_predicts(here):
         timeout=200,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    events = [json.loads(line) for line in done.stdout.splitlines()]  # nothing else is on the output of --json
+    names = [event["event"] for event in events if event["event"] != "warning"]
+    assert names == ["start", "compiled", "step", "epoch", "evaluation", "end"]
+    assert events[-1]["code"] == 0 and "step compiled in" in done.stderr
     record = json.loads((here / "run" / "run.json").read_text())
     assert sorted(record["code"]) == sorted(name.removesuffix(".py") for name in FILES)
     rows = list(csv.DictReader((here / "run" / "evaluations" / "test@1" / "cases.csv").open()))

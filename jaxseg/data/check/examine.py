@@ -18,7 +18,7 @@ from jaxseg.data.store import bad_cases, base, cases
 from jaxseg.data.store.rows import from_records
 from jaxseg.data.store.stacked import target_mask
 from jaxseg.types import DataError
-from jaxseg.utils import files
+from jaxseg.utils import files, output
 
 Learn = Callable[[np.ndarray], np.ndarray]
 
@@ -43,7 +43,7 @@ def examine(
     tally = SetCounts(np.zeros(len(dataset.labels) + 1, np.int64), Classes(dataset.labels, unit), piece, point)
     records, bad = [], []
     with remarks.collected(report.warnings.append):
-        for case in dataset.cases:
+        for case in output.working_through(dataset.cases, "checking cases"):
             try:
                 found = _look(tally, dataset, case, recipe, learn)
             except DataError as error:

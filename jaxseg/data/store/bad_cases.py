@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from jaxseg.data.records import Case, DataSet
 from jaxseg.types import DataError
+from jaxseg.utils import output
 from jaxseg.utils.files import write_json
 
 NAME = "left_out.json"
@@ -62,7 +63,7 @@ def sift(dataset: DataSet, prepare: Callable[[Case], Prepared], share: float, ba
     Raises:
       DataError: as `check`, as soon as it is certain; a case's own where the disk is to blame.
     """
-    for case in dataset.cases:
+    for case in output.working_through(dataset.cases, "preparing cases"):
         try:
             prepared = prepare(case)
         except DataError as error:
