@@ -1,7 +1,7 @@
 """`jaxseg COMMAND ...`, which `python -m jaxseg COMMAND ...` is too: the modes of jaxseg.main by name, and a few tools."""
 
 from jaxseg.utils.command import begin
-from jaxseg.utils.memory import start_with_huge_pages
+from jaxseg.utils.process import start_with_huge_pages
 
 
 def run() -> None:

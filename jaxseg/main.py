@@ -6,7 +6,7 @@ command line; 65 bad data; 66 no usable checkpoint; 74 storage; 75 another proce
 
 if __name__ == "__main__":  # before jax is imported
     from jaxseg.utils.command import begin
-    from jaxseg.utils.memory import start_with_huge_pages
+    from jaxseg.utils.process import start_with_huge_pages
 
     begin(stop_code=42)
     start_with_huge_pages()
@@ -25,7 +25,7 @@ from jaxseg.types import ConfigError, StorageError
 from jaxseg.utils import command, output
 from jaxseg.utils.files import cache_root
 from jaxseg.utils.lookup import lookup
-from jaxseg.utils.xla_flags import convolve_channels_last
+from jaxseg.utils.process import convolve_channels_last
 
 SPOKEN = ("train", "evaluate", "predict", "check", "plan")  # modes that print what --quiet and --json choose from
 COMPUTING = ("train", "evaluate", "predict", "search", "compare")  # modes that --require_accelerator is for

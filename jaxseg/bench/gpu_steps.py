@@ -17,7 +17,7 @@ import os
 import tempfile
 import time
 
-from jaxseg.utils.xla_flags import NHWC, convolve_channels_last
+from jaxseg.utils.process import NHWC, convolve_channels_last
 
 CHANGES = {
     "": {},

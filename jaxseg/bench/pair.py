@@ -18,7 +18,7 @@ from jaxseg.bench import clock, lanes, machine, medicai
 from jaxseg.bench.side import Options
 from jaxseg.bench.table import Row
 from jaxseg.types import ConfigError
-from jaxseg.utils.xla_flags import convolve_channels_last
+from jaxseg.utils.process import convolve_channels_last
 
 
 class SideFailed(RuntimeError):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import jax
 
-from jaxseg.utils.memory import uncollected
+from jaxseg.utils.process import uncollected
 
 
 class Program:

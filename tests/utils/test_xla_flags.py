@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-from jaxseg.utils import xla_flags
-from jaxseg.utils.xla_flags import NHWC, convolve_channels_last
+from jaxseg.utils import process
+from jaxseg.utils.process import NHWC, convolve_channels_last
 
 
 @pytest.fixture
 def gpu(tmp_path, monkeypatch):
     (tmp_path / "nvidiactl").touch()
-    monkeypatch.setattr(xla_flags, "DEVICES", (str(tmp_path / "nvidiactl"),))
+    monkeypatch.setattr(process, "DEVICES", (str(tmp_path / "nvidiactl"),))
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_a_gpu_convolves_channels_last_by_default(gpu, before, after):
 
 
 def test_without_a_gpu_nothing_is_set(monkeypatch):
-    monkeypatch.setattr(xla_flags, "DEVICES", ("/dev/no_such_device",))
+    monkeypatch.setattr(process, "DEVICES", ("/dev/no_such_device",))
     env = {}
     convolve_channels_last(env)
     assert env == {}

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from jaxseg.utils import memory
+from jaxseg.utils import process
 
 CODE = """
-from jaxseg.utils.memory import start_with_huge_pages
+from jaxseg.utils.process import start_with_huge_pages
 start_with_huge_pages()
 import os, sys
 print(os.environ.get("GLIBC_TUNABLES"), os.getpid(), *sys.argv[1:])
@@ -27,7 +27,7 @@ def _start(**variables):
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's setting")
 def test_starts_once_more_with_the_same_arguments_and_process_number():
     (tunable, number, arguments), pid = _start()
-    assert (tunable, int(number), arguments) == (memory.TUNABLE, pid, "a b --flag")
+    assert (tunable, int(number), arguments) == (process.TUNABLE, pid, "a b --flag")
 
 
 @pytest.mark.parametrize("variables,found", [({"JAXSEG_HUGE_PAGES": "0"}, "None"), ({"GLIBC_TUNABLES": "x=1"}, "x=1")])
