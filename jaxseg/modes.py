@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxseg import checkpoint, described, preflight, recorded
+from jaxseg import checkpoint, described, planned, preflight, recorded
 from jaxseg import config as configs
 from jaxseg.checkpoint.claims import InUse
 from jaxseg.data import datasets
 from jaxseg.data.check import sides
 from jaxseg.data.check.examine import examine
-from jaxseg.data.prepare import intensity
 from jaxseg.experiments import compare as comparisons
 from jaxseg.experiments import evaluation, measures
 from jaxseg.experiments import search as searches
@@ -23,7 +22,6 @@ from jaxseg.exporting import export as exports
 from jaxseg.infer import predict as prediction
 from jaxseg.models import summary as summaries
 from jaxseg.ops.precision import compute_dtype, describe
-from jaxseg.planning import configurations, fingerprint, page
 from jaxseg.train import extend, loop, patients, setup, whole
 from jaxseg.train import feed as feeds
 from jaxseg.train.log import Log
@@ -36,7 +34,6 @@ HINTS = {
     "train.epochs": "--extend goes on with a run to a larger train.epochs",
     **dict.fromkeys(("eval.threshold", "eval.empty"), "--mode=evaluate scores the run with other values of eval"),
 }
-PLANNED_WITH = ("structures", "mask_values", "suffixes", "patient", "ignore", "modalities")  # of data: how cases are read
 
 
 class Call(NamedTuple):
@@ -337,43 +334,12 @@ def plan(call: Call) -> None:
         raise ConfigError("--mode=plan takes one process")
     if not call.output or not call.config.data.root:
         raise ConfigError("--mode=plan needs --config.data.root=FOLDER and --output=FILE.py")
-    target = Path(call.output)
-    if target.suffix != ".py" or target.exists():
-        why = "exists" if target.exists() else "is no name of a config file, which ends in .py"
-        raise ConfigError(f"--output={target}: it {why}; give another name")
-    filled = described.fill(call.config)
-    if filled.dataset is None:
-        raise ConfigError(
-            f"config.data.dataset={call.config.data.dataset!r}: --mode=plan is for data of your own; give --config=folder"
-        )
-    dataset, d = filled.dataset, filled.config.data
-    output.say(described.describe(dataset))
-    names = dataset.modalities or (("CT",) if d.intensity == "ct" or d.window else ("",)) * d.channels
-    rules = [intensity.rule_by_name(name) for name in names]
-    found = fingerprint.measure(dataset, samples=None if "ct_zscore" in rules else fingerprint.REPORTED)
-    outputs = len(dataset.regions or dataset.labels) + 1 + (d.ignore is not None)  # nnU-Net counts the ignore label too
-    planned = configurations.make(found, rules=rules, outputs=outputs, memory_gb=call.config.plan.memory_gb)
-    given = {key: call.config.data[key] for key in PLANNED_WITH if call.config.data[key] is not None}
-    regions = (tuple(call.config.data.regions) or setup.DATASET_REGIONS) if dataset.regions else ()
-    text = page.write(page.Subject(dataset, given, regions, call.config.plan.memory_gb, target), found, planned)
-    _check_planned(text, target, call.workdir, ("", "2d") if planned.volumes else (None,))
-    lines = page.summary(found, planned, dataset)
-    for line in lines:
-        output.say(line, result=True)
-    files.write_atomic(target, text)
-    networks = {name: one._asdict() for name, one in (("3d_fullres", planned.volumes), ("2d", planned.planes)) if one}
-    output.event("plan", output=target, cases=len(found), networks=networks, facts=lines)
-    output.say(f"wrote {target}; next: jaxseg train {target}", result=True)
 
+    def look(config) -> None:
+        described_call, learnt, _ = _described(call._replace(config=config))
+        preflight.check(described_call.config, learnt=learnt)
 
-def _check_planned(text: str, output: Path, workdir: Path, variants: tuple[str | None, ...]) -> None:
-    """Refuse what training with a planned config would refuse before it reads its data."""
-    scope: dict[str, Any] = {}
-    exec(compile(text, str(output), "exec"), scope)
-    for variant in variants:
-        tree = scope["get_config"](*([] if variant is None else [variant]))
-        call, learnt, _ = _described(Call(configs.resolve(tree, name=output.stem), workdir))
-        preflight.check(call.config, learnt=learnt)
+    planned.write(call.config, Path(call.output), look)
 
 
 def compare(call: Call) -> int | None:

@@ -11,6 +11,7 @@ from PIL import Image
 from configs._base import base
 from configs.folder import get_config as folder
 from jaxseg import described, modes, preflight
+from jaxseg import planned as plans
 from jaxseg.config import resolve
 from jaxseg.planning import fingerprint
 from jaxseg.types import ConfigError, DataError
@@ -50,13 +51,13 @@ def balls():
         yield shape, (float(r.uniform(0.8, 1.2)), float(r.uniform(0.8, 1.2)), float(r.uniform(2, 3)))
 
 
-CHECK = modes._check_planned
+CHECK = plans._check
 
 
 @pytest.fixture(autouse=True)
 def unchecked(monkeypatch):
     """Planned configs are traced once, by tests that do so."""
-    monkeypatch.setattr(modes, "_check_planned", lambda *arguments: None)
+    monkeypatch.setattr(plans, "_check", lambda *arguments: None)
 
 
 def passed(tree, *, plain: bool = False):
@@ -112,9 +113,9 @@ def test_a_planned_config_resolves_and_passes_preflight(dataset, tmp_path):
 
 
 def test_a_config_that_training_would_refuse_is_not_written(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(modes, "_check_planned", CHECK)
-    write = modes.page.write
-    monkeypatch.setattr(modes.page, "write", lambda *a: write(*a).replace("NNUNET_AUGMENT[1:])", '("turn", 1.0, {}))'))
+    monkeypatch.setattr(plans, "_check", CHECK)
+    write = plans.page.write
+    monkeypatch.setattr(plans.page, "write", lambda *a: write(*a).replace("NNUNET_AUGMENT[1:])", '("turn", 1.0, {}))'))
     with pytest.raises(ConfigError, match="turn"):
         planned(dataset, tmp_path / "plan.py")
     assert not (tmp_path / "plan.py").exists()

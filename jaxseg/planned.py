@@ -1,0 +1,62 @@
+"""From data of one's own to a config file that trains on them: `--mode=plan`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxseg import config as configs
+from jaxseg import described
+from jaxseg.data.prepare import intensity
+from jaxseg.planning import configurations, fingerprint, page
+from jaxseg.train import setup
+from jaxseg.types import ConfigError
+from jaxseg.utils import files, output
+
+PLANNED_WITH = ("structures", "mask_values", "suffixes", "patient", "ignore", "modalities")  # of data: how cases are read
+
+
+def write(config, target: Path, look: Callable[[Any], None]) -> None:
+    """Measure the training cases, plan for them by nnU-Net's rules, and write the config.
+
+    Args:
+      config: resolved; says where the data are and how they are read.
+      target: the file to write.
+      look: a planned config -> None; raises what training with it would refuse before it reads its data.
+    Raises:
+      ConfigError: a target that is there, data that are not one's own, a plan that could not be trained. DataError.
+    """
+    if target.suffix != ".py" or target.exists():
+        why = "exists" if target.exists() else "is no name of a config file, which ends in .py"
+        raise ConfigError(f"--output={target}: it {why}; give another name")
+    filled = described.fill(config)
+    if filled.dataset is None:
+        raise ConfigError(
+            f"config.data.dataset={config.data.dataset!r}: --mode=plan is for data of your own; give --config=folder"
+        )
+    dataset, d = filled.dataset, filled.config.data
+    output.say(described.describe(dataset))
+    names = dataset.modalities or (("CT",) if d.intensity == "ct" or d.window else ("",)) * d.channels
+    rules = [intensity.rule_by_name(name) for name in names]
+    found = fingerprint.measure(dataset, samples=None if "ct_zscore" in rules else fingerprint.REPORTED)
+    outputs = len(dataset.regions or dataset.labels) + 1 + (d.ignore is not None)  # nnU-Net counts the ignore label too
+    planned = configurations.make(found, rules=rules, outputs=outputs, memory_gb=config.plan.memory_gb)
+    given = {key: config.data[key] for key in PLANNED_WITH if config.data[key] is not None}
+    regions = (tuple(config.data.regions) or setup.DATASET_REGIONS) if dataset.regions else ()
+    text = page.write(page.Subject(dataset, given, regions, config.plan.memory_gb, target), found, planned)
+    _check(text, target, ("", "2d") if planned.volumes else (None,), look)
+    lines = page.summary(found, planned, dataset)
+    for line in lines:
+        output.say(line, result=True)
+    files.write_atomic(target, text)
+    networks = {name: one._asdict() for name, one in (("3d_fullres", planned.volumes), ("2d", planned.planes)) if one}
+    output.event("plan", output=target, cases=len(found), networks=networks, facts=lines)
+    output.say(f"wrote {target}; next: jaxseg train {target}", result=True)
+
+
+def _check(text: str, target: Path, variants: tuple[str | None, ...], look: Callable[[Any], None]) -> None:
+    """Refuse what training with a planned config would refuse before it reads its data."""
+    scope: dict[str, Any] = {}
+    exec(compile(text, str(target), "exec"), scope)
+    for variant in variants:
+        tree = scope["get_config"](*([] if variant is None else [variant]))
+        look(configs.resolve(tree, name=target.stem))
