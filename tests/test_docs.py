@@ -24,6 +24,7 @@ RUN_ELSEWHERE = {
     "architecture.md": "tests/test_architecture_page.py",
     "definitions.md": "tests/test_reference_pages.py",
     "networks.md": "tests/test_reference_pages.py",
+    "plugins.md": "tests/testing/test_plugins_page.py",
     "python.md": "tests/test_api.py",
 }  # pages whose whole content another test holds
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -97,7 +98,7 @@ def test_keys_that_pages_name_exist():
     groups = {key.partition(".")[0] for key in keys if "." in key}
     for page in [*PAGES, ROOT / "README.md", ROOT / "launch" / "README.md"]:
         for group, name in re.findall(r"[`.](?:config\.)?(\b[a-z]+)\.([a-z_]+)\b(?!\()", BLOCK.sub("", page.read_text())):
-            module = (ROOT / "jaxseg" / group / f"{name}.py").exists()
-            assert group not in groups or module or name == "py" or f"{group}.{name}" in keys, (
+            module = any((ROOT / "jaxseg" / group / place).exists() for place in (f"{name}.py", name))
+            assert group not in groups or module or name in ("py", "json") or f"{group}.{name}" in keys, (
                 f"{page.name} names config.{group}.{name}"
             )
