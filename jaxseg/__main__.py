@@ -1,4 +1,4 @@
-"""`jaxseg COMMAND ...`, which `python -m jaxseg COMMAND ...` is too: the modes of jaxseg.main by name, and a few tools."""
+"""The command line `jaxseg COMMAND ...`, also run as `python -m jaxseg COMMAND ...`: the modes of jaxseg.main, and some tools."""
 
 from jaxseg.utils.command import begin
 from jaxseg.utils.process import start_with_huge_pages

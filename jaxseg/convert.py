@@ -1,4 +1,4 @@
-"""`python -m jaxseg.convert`: weights from PyTorch and back. The command line is described in weights/convert.py."""
+"""`python -m jaxseg.convert`: convert weights from and to PyTorch; weights/convert.py describes the command line."""
 
 from jaxseg.utils import command
 from jaxseg.weights.convert import main

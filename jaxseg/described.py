@@ -1,7 +1,7 @@
-"""What a config leaves open to data of one's own is filled in from the files, before anything is built.
+"""Fill in from the user's own data the keys that a config leaves open, before anything is built.
 
-Layout (data.dataset="auto"), channels, classes, intensity and split become values that the run's record keeps, so that nothing
-after this asks again. Each choice is one line, and each key that is given stands.
+Layout (data.dataset="auto"), channels, classes, intensity and split become fixed values, which the run's record keeps: no later
+step looks at the files for them again. Each choice is reported in one line; keys that the user gives are never changed.
 """
 
 from collections.abc import Sequence
@@ -18,20 +18,20 @@ from jaxseg.train import setup
 from jaxseg.types import ConfigError, DataError
 from jaxseg.utils.lookup import is_path
 
-SEEN = 3  # cases whose images are looked at
-AIR, BONE = -800, 200  # HU: values of CT reach from below the one to above the other
-WINDOW = (40.0, 400.0)  # of soft tissue, for CT without data.window
-EMPTY = 0.25  # share of voxels that are 0, from which on a scan counts as cut out of its background
+SEEN = 3  # number of cases whose images are read
+AIR, BONE = -800, 200  # HU: images with values below AIR and above BONE are taken for CT
+WINDOW = (40.0, 400.0)  # (level, width) in HU of the soft-tissue window, for CT without data.window
+EMPTY = 0.25  # a scan with at least this fraction of zero voxels is taken for one whose background was masked out
 IMAGENET_CHANNELS = 3
 
 
 class Filled(NamedTuple):
-    """A config without gaps, what its data set learns, and a line for each choice.
+    """A complete config, its data set, and the choices that were made.
 
     Attributes:
-      config: resolved; the one that was given where nothing was open.
-      dataset: of layouts of one's own; None for the others, whose classes are known without their files.
-      lines: what was recognised and chosen.
+      config: the resolved config; the one passed in if nothing was left open.
+      dataset: the data set, for the user's own data; None for named data sets, whose classes are known without their files.
+      lines: log lines that say what was recognised and chosen.
     """
 
     config: ConfigDict
@@ -40,11 +40,13 @@ class Filled(NamedTuple):
 
 
 def fill(config: ConfigDict) -> Filled:
-    """Fill in what is open.
+    """Fill in the keys of a config that are left open.
 
+    Args:
+      config: a resolved config.
     Raises:
-      ConfigError: data that do not go with a key that is given.
-      DataError: no layout that is known, or images that cannot be read.
+      ConfigError: the data contradict a key that the user gave.
+      DataError: the folder has no known layout, or its images cannot be read.
     """
     if config.data.dataset != datasets.AUTO and not datasets.is_own(config.data.dataset):
         return Filled(config)
@@ -68,34 +70,35 @@ def fill(config: ConfigDict) -> Filled:
         read = [volume for scan in images for volume in scan]
         if d.rank == 3 and any(map(volumes.is_photo, read)):
             raise ConfigError(
-                f"config.data.rank=3 is for volumes, and {read[0].path} is a picture; leave out volumes or data.rank"
+                f"config.data.rank=3 is for volumes, but {read[0].path} is a 2-D picture; leave out volumes or data.rank"
             )
         if any(volume.header is None for volume in read):
             lines.append(
-                "voxel sizes: .npy files have none; 1 mm along every axis is taken, but where a table has a column spacing"
+                "voxel sizes: .npy files have none; 1 mm along every axis is assumed unless a table has a column spacing"
             )
         if d.channels is None:
             d.channels = max(_channels(scan) for scan in images)
         if d.intensity == datasets.AUTO:
             d.intensity, d.window, why = intensity_of(images, dataset.modalities, rank=d.rank, window=tuple(d.window))
-            lines.append(f"intensity: {why}; config.data.intensity says otherwise")
+            lines.append(f"intensity: {why}; set config.data.intensity to choose another")
     if d.mean and (d.intensity != "grey" or len(d.mean) != d.channels):
         there = "1 channel" if d.channels == 1 else f"{d.channels} channels"
         lines.append(
-            f"config.data.mean and std, of {len(d.mean)} channels in 0..1, are left out: the data have {there} in {d.intensity!r}"
+            f"config.data.mean and std are for {len(d.mean)} channels in 0..1 and are not used: the data have {there}, "
+            f"prepared as {d.intensity!r}"
         )
         d.mean, d.std = (), ()
     return Filled(resolve(config, name=name), dataset, tuple(lines))
 
 
 def describe(dataset: DataSet) -> str:
-    """One line on what a folder holds."""
+    """Return one line that says what a data folder holds."""
     unlabelled = sum(case.mask is None for case in dataset.cases)
     patients = {case.patient for case in dataset.cases}
     values = dataset.values or range(1, len(dataset.labels) + 1)
     parts = [
         f"{len(dataset.cases)} cases" + (f" of {len(patients)} patients" if len(patients) < len(dataset.cases) else ""),
-        f"{len(dataset.held_out)} patients in a test split of its own" if dataset.held_out else "",
+        f"{len(dataset.held_out)} patients in the data set's own test split" if dataset.held_out else "",
         f"{unlabelled} without a mask" if unlabelled else "",
         f"channels {', '.join(dataset.modalities)}" if dataset.modalities else "",
         f"classes {', '.join(f'{name} ({value})' for name, value in zip(dataset.labels[:12], values))}"
@@ -108,18 +111,19 @@ def describe(dataset: DataSet) -> str:
 def intensity_of(
     images: Sequence[Sequence[Volume]], names: Sequence[str], *, rank: int, window: tuple[float, ...]
 ) -> tuple[str, tuple[float, ...], str]:
-    """How the values of some scans are best prepared.
+    """Choose the intensity preparation for images.
 
-    CT is what its channels are called, or what reaches from air to bone in HU; it goes through a window. Values of 8 bits stay.
-    Everything else is scaled by itself: MRI has no unit, and pictures of 16 bits rarely use their range alike.
+    Images are CT if their channels are named CT, or if their values reach from air to bone in HU; CT values are clipped to a
+    window. 8-bit values stay as they are. All other images are normalised one by one, because MRI values have no unit and
+    16-bit pictures rarely use the same part of their range.
 
     Args:
-      images: the files of a few cases.
-      names: of the channels.
+      images: for each of a few cases, its image files.
+      names: channel names.
       rank: data.rank.
-      window: data.window; () where it is not given.
+      window: data.window, (level, width); () if not given.
     Returns:
-      (data.intensity, data.window, in words why).
+      (data.intensity, data.window, the reason in words).
     """
     arrays = [volume.array for scan in images for volume in scan]
     low, high = min(float(a.min()) for a in arrays), max(float(a.max()) for a in arrays)
@@ -129,18 +133,18 @@ def intensity_of(
     if window:
         return windowed, window, f"{windowed!r} in the given window (level, width) = {window}, {span}"
     if all(a.dtype == np.uint8 for a in arrays):
-        return "grey", (), "'grey', values of 8 bits as they are"
+        return "grey", (), "'grey', 8-bit values are kept as they are"
     if named or not any(map(volumes.is_photo, (v for scan in images for v in scan))) and low < AIR and high > BONE:
-        why = "the channels are called CT" if named else "from air to bone in HU"
-        return windowed, WINDOW, f"{windowed!r} in a window of soft tissue (level, width) = {WINDOW}, {span} ({why})"
+        why = "the channels are called CT" if named else "taken for CT: from air to bone in HU"
+        return windowed, WINDOW, f"{windowed!r} in a soft-tissue window (level, width) = {WINDOW}, {span} ({why})"
     empty = min(float(np.mean(a == 0)) for a in arrays)
     if low >= 0 and empty >= EMPTY and rank == 3:
-        return "brain", (), f"'brain', z-scores of the voxels above 0 of each channel, {span}, {empty:.0%} of them 0"
-    return "zscore", (), f"'zscore' of each channel of a scan, {span}, no CT"
+        return "brain", (), f"'brain', z-score of each channel over its voxels above 0, {span}, {empty:.0%} of voxels are 0"
+    return "zscore", (), f"'zscore' of each channel of a scan, {span}, not CT"
 
 
 def _structures(dataset: DataSet) -> tuple[str, ...]:
-    """data.structures: the names that a user gives, of structures rather than of their combinations."""
+    """The value of data.structures: names of the structures, not of their combinations."""
     return tuple(name for name, _ in dataset.regions) if dataset.combined else dataset.labels
 
 
@@ -150,7 +154,7 @@ def _splits(dataset: DataSet) -> str:
 
 
 def _samples(dataset: DataSet) -> list[list[Volume]]:
-    """The images of SEEN cases, spread over the set; cases that cannot be read are passed over."""
+    """Read the images of SEEN cases, evenly spaced over the data set; cases that cannot be read are skipped."""
     order = np.unique(np.linspace(0, len(dataset.cases) - 1, min(SEEN, len(dataset.cases))).astype(int)).tolist()
     order += [i for i in range(len(dataset.cases)) if i not in order]
     reader, found, first = dataset.read_image or volumes.read_volume, [], None
@@ -162,11 +166,13 @@ def _samples(dataset: DataSet) -> list[list[Volume]]:
         if len(found) == SEEN:
             break
     if not found:
-        raise first or ConfigError(f"data.root={dataset.root}: no case in it")
+        raise first or ConfigError(
+            f"config.data.root={dataset.root}: the folder holds no case; give the folder that holds the images"
+        )
     return found
 
 
 def _channels(scan: Sequence[Volume]) -> int:
-    """Channels of one case's files together."""
+    """Return the number of channels that the files of one case have together."""
     rank = lambda volume: 2 if volumes.is_photo(volume) else 3
     return sum(v.array.shape[-1] if v.array.ndim > rank(v) else 1 for v in scan)

@@ -1,4 +1,4 @@
-"""From `jaxseg COMMAND NAME ...` to the mode or tool that does it."""
+"""Find and run the mode or tool that a command line `jaxseg COMMAND NAME ...` names."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from jaxseg.utils.lookup import lookup
 
 
 def run(argv: list[str]) -> None:
-    """Run a command to its exit code.
+    """Run a command and end the process with its exit code.
 
     Args:
       argv: the command line, the program's name first.
@@ -28,7 +28,7 @@ def run(argv: list[str]) -> None:
 
 
 def as_mode(name: str, words: Sequence[str]) -> list[str]:
-    """The command line of `python -m jaxseg.main` for a mode: its first word without dashes is its config or its run."""
+    """Translate `jaxseg MODE NAME ...` to the command line of jaxseg.main; the first word without dashes is the config or run."""
     first = [f"--{commands.MODES[name].word}={words[0]}"] if words and not words[0].startswith("-") else []
     return ["jaxseg", f"--mode={name}", *first, *words[len(first) :]]
 
@@ -41,7 +41,7 @@ def _tool(name: str, words: Sequence[str]) -> int | None:
 def _init(words: Sequence[str]) -> None:
     parser = _parser("init")
     parser.add_argument("name", help=f"one of {', '.join(recipes.names())}")
-    parser.add_argument("--output", default=".", help="a folder, or a file to write; this folder when not given")
+    parser.add_argument("--output", default=".", help="the folder or file to write to; default: the current folder")
     arguments = parser.parse_args(words)
     written = recipes.copy(arguments.name, Path(arguments.output))
     print(f"wrote {written}; edit it, then: jaxseg train {written}")
@@ -49,7 +49,8 @@ def _init(words: Sequence[str]) -> None:
 
 def _zoo(words: Sequence[str]) -> None:
     parser = _parser("zoo")
-    parser.add_argument("contains", nargs="*", metavar="NAME", help="networks whose names contain it, with their parameters")
+    listing = "list the networks whose names contain this text, with their numbers of parameters"
+    parser.add_argument("contains", nargs="*", metavar="NAME", help=listing)
     contains = parser.parse_args(words).contains
     if not contains:
         print(zoo.names())
@@ -59,8 +60,8 @@ def _zoo(words: Sequence[str]) -> None:
 
 def _doctor(words: Sequence[str]) -> int:
     parser = _parser("doctor")
-    parser.add_argument("--require_accelerator", action="store_true", help="end with 1 where jax sees no GPU or TPU")
-    parser.add_argument("--clear_cache", action="store_true", help="delete the compilation cache and the phantoms first")
+    parser.add_argument("--require_accelerator", action="store_true", help="end with exit code 1 if jax finds no GPU or TPU")
+    parser.add_argument("--clear_cache", action="store_true", help="first delete the compilation cache and the phantom data")
     arguments = parser.parse_args(words)
     return doctor.examine(require_accelerator=arguments.require_accelerator, clear=arguments.clear_cache)
 

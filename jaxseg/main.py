@@ -1,7 +1,8 @@
-"""The door: python -m jaxseg.main --config=configs/ich_segnext.py [--mode=train] [--workdir=DIR] [--config.key=value ...].
+"""Entry point: python -m jaxseg.main --config=configs/ich_segnext.py [--mode=train] [--workdir=DIR] [--config.key=value ...].
 
-Exit codes: 0 done; 42 stopped by SIGTERM and saved (run the same command again); 64 bad config or
-command line; 65 bad data; 66 no usable checkpoint; 74 storage; 75 another process lost; 76 not finite; 78 mismatch.
+Exit codes: 0 done; 42 stopped by SIGTERM after saving (run the same command again to resume); 64 invalid config or command line;
+65 unusable data; 66 no usable checkpoint; 74 disk error; 75 another process was lost; 76 NaN or Inf in training;
+78 config, checkpoint or processes disagree.
 """
 
 if __name__ == "__main__":  # before jax is imported
@@ -32,7 +33,7 @@ COMPUTING = ("train", "evaluate", "predict", "search", "compare")  # modes that 
 
 
 def main(argv: list[str]) -> int:
-    """Resolve the config, join the other processes and run the mode; jax is imported once the config is sound."""
+    """Resolve the config, connect to the other processes and run the mode; jax is imported only after the config is checked."""
     if len(argv) > 1:
         raise ConfigError(f"unexpected argument {argv[1]!r}: options are written --name=value")
     mode = given.MODE.value
@@ -88,7 +89,7 @@ def main(argv: list[str]) -> int:
 
 
 def _leave(code: int) -> NoReturn:
-    """End the process; one of several processes has its own way."""
+    """End the process with an exit code, after an error at once if there are several processes."""
     if "jaxseg.train.processes.connect" in sys.modules:
         from jaxseg.train.processes.connect import leave
 
@@ -97,10 +98,10 @@ def _leave(code: int) -> NoReturn:
 
 
 def run(argv: list[str] | None = None) -> None:
-    """Entry point: errors a user can cause end with one line and their exit code.
+    """Entry point: errors that a user can cause end in a one-line message and their exit code.
 
     Args:
-      argv: the command line; None: the process's own.
+      argv: the command line; None: that of the process.
     """
     sys.argv = argv = sys.argv if argv is None else argv  # ml_collections looks for --config.key there
     asked = manual.asked(argv)

@@ -1,4 +1,4 @@
-"""What `--mode` can be: one function each, called with the resolved config and the folders."""
+"""The modes of the command line (`--mode=NAME`): one function each, called with the resolved config and the folders."""
 
 import contextlib
 import functools
@@ -31,13 +31,13 @@ from jaxseg.types import CheckpointError, ConfigError
 from jaxseg.utils import code, files, output, turns
 
 HINTS = {
-    "train.epochs": "--extend goes on with a run to a larger train.epochs",
+    "train.epochs": "--extend continues a run to a larger train.epochs",
     **dict.fromkeys(("eval.threshold", "eval.empty"), "--mode=evaluate scores the run with other values of eval"),
 }
 
 
 class Call(NamedTuple):
-    """One invocation: the resolved config (None for modes that need none), the run's folder, and the other flags."""
+    """One call of the program: the resolved config (None for modes that need none), the run's folder, and the other flags."""
 
     config: Any
     workdir: Path
@@ -52,7 +52,7 @@ class Call(NamedTuple):
 
 
 def takes(*flags: str):
-    """A mode with these flags beside --config and --workdir; others would do nothing and are refused."""
+    """Decorate a mode with the flags that it reads besides --config and --workdir; all others are refused, not ignored."""
 
     def refusing(mode):
         @functools.wraps(mode)
@@ -61,8 +61,8 @@ def takes(*flags: str):
                 if value and flag not in ("config", "workdir", *flags):
                     known = [name for name, others in TAKEN.items() if flag in others and (name, flag) != ("train", "checkpoint")]
                     raise ConfigError(
-                        f"--{flag}: is for {' and '.join(f'--mode={name}' for name in known)}, not for --mode={mode.__name__}; "
-                        "leave it out"
+                        f"--{flag}: can be given with {' and '.join(f'--mode={name}' for name in known)}, not with "
+                        f"--mode={mode.__name__}; leave it out"
                     )
             return mode(call)
 
@@ -80,7 +80,7 @@ def train(call: Call) -> int | None:
     """Train (or resume), then evaluate the best checkpoint. On SIGTERM, save the steps made so far and exit with code 42."""
     if call.checkpoint:
         raise ConfigError(
-            f"--checkpoint={call.checkpoint}: is for --mode=evaluate and --mode=predict; to start from its "
+            f"--checkpoint={call.checkpoint}: can be given with --mode=evaluate and --mode=predict; to start training from its "
             "weights, give --config.model.init"
         )
     preemption = Preemption()
@@ -104,7 +104,7 @@ def _train(call: Call) -> int | None:
     if agree.from_first(bool(claim and claim.finished and not claim.raised)):
         log.say(
             f"{call.workdir} holds a finished run of this config; give another --workdir to train again, or --extend and "
-            "more --config.train.epochs to go on with it"
+            "a larger --config.train.epochs to train it further"
         )
     else:
         difference = configs.difference(call.config)
@@ -140,8 +140,8 @@ def _train(call: Call) -> int | None:
     )
     if not tested:
         log.say(
-            f"no {call.config.eval.split} split: nothing is scored; --mode=evaluate --workdir={call.workdir} --input=FOLDER "
-            "scores another labelled set"
+            f"the data have no {call.config.eval.split} split, so the run is not evaluated; to evaluate it on another labelled "
+            f"set, run --mode=evaluate --workdir={call.workdir} --input=FOLDER"
         )
     log.close()
     fault(0, "before_report")
@@ -163,12 +163,12 @@ def _claim(call: Call, tree: dict) -> checkpoint.Claim:
     )
     if call.extend and not claim.resumed:
         claim.release()
-        raise ConfigError(f"--extend: {call.workdir} holds no run to go on with; leave it out, or give the --workdir of one")
+        raise ConfigError(f"--extend: {call.workdir} holds no run; leave --extend out, or give the --workdir of a finished run")
     return claim
 
 
 def _described(call: Call) -> tuple[Call, preflight.Learnt | None, tuple[str, ...]]:
-    """With what the config leaves open filled in from data of one's own; what is to learn there; and a line for each choice."""
+    """Fill in from the user's own data what the config leaves open; return the call, the classes to learn, and log lines."""
     preflight.check(call.config)  # what shows without the data
     filled = described.fill(call.config)
     learnt = preflight.Learnt(filled.dataset.labels, filled.dataset.regions) if filled.dataset else None
@@ -176,7 +176,7 @@ def _described(call: Call) -> tuple[Call, preflight.Learnt | None, tuple[str, ..
 
 
 def _settled(call: Call) -> Call:
-    """With the dtype that the run began with, or that this machine's devices want, in place of train.dtype="auto"."""
+    """Replace train.dtype="auto" by the dtype in the run's record, or for a new run by the one that suits this machine."""
     if call.config.train.dtype != "auto":
         return call
     recorded = agree.on_first(lambda: _recorded_dtype(call.workdir)) or ""
@@ -195,7 +195,7 @@ def _recorded_dtype(run: Path) -> str | None:
 
 @takes("checkpoint", "input", "name", "overwrite")
 def evaluate(call: Call) -> int | None:
-    """Score a checkpoint on config.eval.split, or on another labelled set, with everything else from the run's record."""
+    """Score a checkpoint on config.eval.split, or on another labelled set; everything else comes from the run's record."""
     with code.recorded_alone():
         if _source(call).exists():
             code.check(_recorded(call)["code"], _source(call))
@@ -226,7 +226,7 @@ def _evaluate(call: Call, source: Path, record: dict) -> None:
 
 @takes("checkpoint", "input", "output")
 def predict(call: Call) -> int | None:
-    """Segment files with nothing but a run folder and the input."""
+    """Segment files; a run folder, an input and an output are all it needs."""
     if not call.input or not call.output:
         raise ConfigError("--mode=predict needs --input=FILE_or_DIR and --output=DIR")
     source, record = _source(call), _recorded(call)
@@ -247,12 +247,12 @@ def predict(call: Call) -> int | None:
 
 
 def _source(call: Call) -> Path:
-    """The run or checkpoint folder of a call."""
+    """Return the run or checkpoint folder that a call names."""
     return Path(call.checkpoint) if call.checkpoint else call.workdir
 
 
 def _recorded(call: Call) -> dict:
-    """The record of a call's run."""
+    """Read the record (run.json) of the run that a call names."""
     if not _source(call).exists():
         raise CheckpointError(f"no run folder {str(_source(call))!r}: give --workdir or --checkpoint")
     return checkpoint.find_record(_source(call))
@@ -273,7 +273,7 @@ def export(call: Call) -> None:
 
 @takes()
 def summary(call: Call) -> None:
-    """Parameters and multiply-accumulates of the config's network, at its size."""
+    """Print the numbers of parameters and of multiply-accumulates of the config's network, at the config's image size."""
     call, learnt, _ = _described(call)
     outputs = preflight.check(call.config, network=True, learnt=learnt)
     model = setup.build_model(call.config, outputs.num_classes, abstract=True)
@@ -282,9 +282,9 @@ def summary(call: Call) -> None:
 
 @takes()
 def search(call: Call) -> int | None:
-    """Bayesian optimisation of cross-entropy's class weights: whole runs below the run folder."""
+    """Search the class weights of the cross-entropy by Bayesian optimisation; each trial is a whole run below the run folder."""
     if jax.process_count() > 1:
-        raise ConfigError("--mode=search takes one process; its trials share one study")
+        raise ConfigError(f"--mode=search: got {jax.process_count()} processes, must be one; leave out --num_processes")
     folder, objective = call.workdir / "search", call.config.search.objective
     searches.weights_of(call.config)
     call, learnt, lines = _described(call)
@@ -302,7 +302,7 @@ def search(call: Call) -> int | None:
 
 @takes("output")
 def check(call: Call) -> None:
-    """Read every case, report everything that is wrong with the data set, and end as training on it would begin."""
+    """Read every case, report everything that is wrong with the data set, and end with the error that training would raise."""
     call, learnt, lines = _described(call)
     for line in lines:
         output.say(line)
@@ -329,9 +329,9 @@ def check(call: Call) -> None:
 
 @takes("output")
 def plan(call: Call) -> None:
-    """Measure the training cases, plan for them by nnU-Net's rules, and write the config that trains on them."""
+    """Measure the training cases, choose spacing, patch and network by nnU-Net's rules, and write the config to train with."""
     if jax.process_count() > 1:
-        raise ConfigError("--mode=plan takes one process")
+        raise ConfigError(f"--mode=plan: got {jax.process_count()} processes, must be one; leave out --num_processes")
     if not call.output or not call.config.data.root:
         raise ConfigError("--mode=plan needs --config.data.root=FOLDER and --output=FILE.py")
 
@@ -343,10 +343,11 @@ def plan(call: Call) -> None:
 
 
 def compare(call: Call) -> int | None:
-    """Train, validate and test every combination of config.compare, each in a folder below the run folder, and compare them."""
+    """Train and evaluate every combination of config.compare, each in its own folder below the run folder, and compare them."""
     if jax.process_count() > 1:
         raise ConfigError(
-            "--mode=compare takes one process for each run; start the same command several times, and each takes other runs"
+            f"--mode=compare: got {jax.process_count()} processes for one run, must be one; leave out --num_processes and start "
+            "the same command several times: each process then trains other runs"
         )
 
     def look(config) -> None:

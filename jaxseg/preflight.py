@@ -1,8 +1,8 @@
-"""What a config alone shows cannot work is refused here, before a case is read or a program compiled, in every mode alike; and
-what its examples show cannot work (`check_examples`), before they are prepared for training.
+"""Checks before training: of a config alone (`check`), and of the records of all examples (`check_examples`).
 
-Every part is built as `setup` builds it for the run, from shapes instead of arrays, and traced where it only then sees what it
-gets: a loss its number of channels, a transform its image, the loss the auxiliary outputs of the network.
+`check` runs in every mode, before a case is read or a program compiled. It builds every part as `setup` builds it for the run,
+but from shapes instead of arrays. Losses and transforms are also traced, because they see the number of channels, the image or
+the auxiliary outputs only when they are called. `check_examples` runs before the examples are prepared.
 """
 
 import json
@@ -33,14 +33,14 @@ def _says_itself(name: str) -> bool:
 
 
 class Learnt(NamedTuple):
-    """What a data set has to learn: names of the classes, and its regions."""
+    """The classes of a data set that a network learns, and its regions (unions of classes)."""
 
     labels: tuple[str, ...]
     regions: setup.Regions = ()
 
 
 def labels_of(config) -> tuple[str, ...]:
-    """A name for each class that a config learns, without the data set's files."""
+    """Return a placeholder name for each class that a config trains on, without reading the data set's files."""
     d = config.data
     one = d.target != "labels" or d.whole
     if _says_itself(d.dataset):
@@ -53,16 +53,19 @@ def labels_of(config) -> tuple[str, ...]:
 
 
 def check(config, *, network: bool = False, learnt: Learnt | None = None) -> feeds.OutputSpec | None:
-    """What the network's logits will mean, after everything that the config names has been built once; None where classes or
-    channels are left to data of one's own, and what can be looked at without them has been.
+    """Build everything that a config names once, from shapes alone, and refuse what cannot work.
 
     Args:
-      learnt: classes and regions where they are known: of data that say themselves what they hold, and of runs. None: those of
-        the data set's layout, without its files.
-      network: trace the network too, for modes that compile no step; some seconds for large ones.
+      config: a resolved tree.
+      network: trace the network too, for modes that do not compile a training step; takes some seconds for large networks.
+      learnt: classes and regions, where they are already known from the data or from a run's record. None: take those of the
+        named data set, without reading its files.
+    Returns:
+      The meaning of the network's logits; None if the classes or channels are only known once the user's own data are read (all
+      that can be checked without them has then been checked).
     Raises:
-      ConfigError: a loss, transform, optimiser, schedule, network, table, region or option that does not exist, does not go
-        with the others, or would do nothing.
+      ConfigError: a loss, transform, optimiser, schedule, network, table, region or option does not exist, does not fit the
+        others, or would have no effect.
     """
     if learnt is None and not _classes_are_known(config):
         return None
@@ -83,8 +86,8 @@ def check(config, *, network: bool = False, learnt: Learnt | None = None) -> fee
         stages.function_of(path, options)
     if config.train.bn_warmup and not state:
         raise ConfigError(
-            f"config.train.bn_warmup={config.train.bn_warmup}: {config.model.name} has no BatchNorm whose statistics it would "
-            "warm; set it to 0"
+            f"config.train.bn_warmup={config.train.bn_warmup}: {config.model.name} has no BatchNorm, so there are no "
+            "statistics to warm up; set it to 0"
         )
     setup.build_optimizer(config, params, balance)
     setup.build_schedule(config, steps_per_epoch=max(1, (2**31 - 1) // config.train.epochs))
@@ -95,7 +98,7 @@ def check(config, *, network: bool = False, learnt: Learnt | None = None) -> fee
         passed = lambda *a: described.apply(*a, ForwardContext(train=True, key=jax.random.key(0)))[0]
         found = _traced("model.name", passed, params, state, image)
         if config.loss.aux_weights and not found.aux:
-            raise ConfigError("config.loss.aux_weights weigh auxiliary outputs, but this network has none: set it to ()")
+            raise ConfigError("config.loss.aux_weights are for auxiliary outputs, but this network has none; set it to ()")
     mask = spec(image.shape[:-1], jnp.int32)
     truth = spec((*mask.shape, 1), jnp.float32) if config.data.target == "composite" else jax.eval_shape(outputs.target, mask)
 
@@ -116,7 +119,7 @@ def _classes_are_known(config) -> bool:
 
 
 def _regions_of(config) -> setup.Regions:
-    """As many regions as data.regions asks for; the classes of those that it names itself are looked up with the data."""
+    """Return as many regions as data.regions asks for, with placeholder classes: class names are looked up with the data."""
     wanted = tuple(config.data.regions)
     if _says_itself(config.data.dataset) and wanted == setup.DATASET_REGIONS:
         wanted = tuple((name, ()) for name in config.data.structures)
@@ -126,13 +129,15 @@ def _regions_of(config) -> setup.Regions:
 
 
 def check_examples(config, dataset: DataSet, listing: base.Listing, log) -> None:
-    """Refuse what `setup.load_data` and `setup.build` refuse once every example is prepared, with their errors.
+    """Run the checks that `setup.load_data` and `setup.build` make once every example is prepared, without preparing any.
 
     Args:
-      listing: of all examples, from a look at every case.
-      log: its `say` takes the lines that they log.
+      config: a resolved tree.
+      dataset: the data set that the config names.
+      listing: the records of all examples, from reading every case once.
+      log: an object whose `say` takes log lines.
     Raises:
-      JaxsegError.
+      JaxsegError: the same errors as in training.
     """
     recipe, run = setup.recipe_of(config, dataset), config.data.extra_run
     _, made_by = feeds.channel_of(recipe, run)
@@ -155,32 +160,35 @@ def _traced(key: str, function, *arguments):
 
 
 def check_softmax(config, num_classes: int) -> None:
-    """Refuse a threshold of a network whose largest class counts.
+    """Refuse a changed eval.threshold for a softmax network, whose labels are the class with the largest logit.
 
     Args:
-      config: a resolved tree; its defaults are those of the record for a run that was trained.
+      config: a resolved tree; for a trained run, its defaults are the values of the record.
+      num_classes: number of classes, background included.
+    Raises:
+      ConfigError: eval.threshold differs from its default.
     """
     default = flatten(json.loads(config.defaults))["eval.threshold"]
     if config.eval.threshold != default:
         raise ConfigError(
-            f"config.eval.threshold={config.eval.threshold}: a softmax of {num_classes} classes takes the "
-            f"largest, without a threshold; leave it at {default}"
+            f"config.eval.threshold={config.eval.threshold}: has no effect with a softmax of {num_classes} classes, where "
+            f"the largest one is taken; leave it at {default}"
         )
 
 
 def _check_thresholds(config, outputs: feeds.OutputSpec, labels: tuple[str, ...]) -> None:
-    """Refuse thresholds that decide nothing."""
+    """Refuse thresholds that would have no effect."""
     default = flatten(json.loads(config.defaults))
     changed = lambda key: json.dumps(config.eval[key]) != json.dumps(default[f"eval.{key}"])
     if len(labels) > 1 and not outputs.order:
         check_softmax(config, outputs.num_classes)
     if (len(labels) > 1 or outputs.order or config.data.rank == 3 or config.data.fit == "patches") and changed("thresholds"):
         raise ConfigError(
-            f"config.eval.thresholds={tuple(config.eval.thresholds)}: the table over thresholds is of slices of one size with "
-            "one class; leave it out"
+            f"config.eval.thresholds={tuple(config.eval.thresholds)}: is only for 2-D images of one "
+            "size with one class; leave it out"
         )
     if config.model.softmax and (len(labels) > 1 or outputs.order):
         raise ConfigError(
-            f"config.model.softmax=True: is for a single class, and there are {outputs.num_classes} "
-            f"{'regions' if outputs.order else 'classes'}, background included; set it to False"
+            f"config.model.softmax=True: is only for a single class, but there are {outputs.num_classes} "
+            f"{'regions' if outputs.order else 'classes, background included'}; set it to False"
         )

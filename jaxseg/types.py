@@ -1,4 +1,4 @@
-"""What every package shares: the glossary of axes, the batch, spacing and the errors a user can meet.
+"""Definitions that every package shares: the glossary of axes, the type of a batch, and the errors that a user can meet.
 
 Axis letters used in all shapes; arrays are channels-last, [B, *S, C]:
   B        examples of a batch
@@ -8,8 +8,9 @@ Axis letters used in all shapes; arrays are channels-last, [B, *S, C]:
            from right to left, Y from front to back, Z from feet to head; in a file X, Y, Z are merely its first three axes
   C        channels of an image or a feature map
   K        classes, or regions
-A volume in the common order, [X, Y, Z, C], reaches the network as it lies, so that D = X, H = Y, W = Z unless `Recipe.axes` names
-another order. A slice is [Y, X]: H = Y, its rows, and W = X, its columns; slices of a volume are stacked as [Z, Y, X].
+A volume in the common order, [X, Y, Z, C], is passed to the network without transposing its axes, so that D = X, H = Y, W = Z,
+unless `Recipe.axes` names another order. A slice is [Y, X]: H = Y are its rows, W = X its columns; slices of a volume are stacked
+as [Z, Y, X].
 """
 
 from typing import Any, NotRequired, TypedDict
@@ -19,17 +20,17 @@ Spacing = tuple[float, ...]  # millimetres per voxel along each spatial axis, in
 
 
 class Batch(TypedDict):
-    """One global batch as the input pipeline yields it and the step consumes it."""
+    """One global batch, as the input pipeline yields it and the training step takes it."""
 
     image: Array  # [B, *spatial, C], the dtype of the cache (uint8 for windowed CT and photographs)
     mask: Array  # [B, *spatial] integer class labels
     index: Array  # [B] int64, position of the example in its split
     weight: NotRequired[Array]  # [B] float32, 0 for examples that only pad a batch
-    target: NotRequired[Array]  # [B, *spatial, 1] float32 image in 0..1 that an autoencoder learns to draw
+    target: NotRequired[Array]  # [B, *spatial, 1] float32 image in 0..1 that an autoencoder learns to output
 
 
 class JaxsegError(Exception):
-    """Base of the errors that a user can cause. The program ends with `exit_code` and the one-line message."""
+    """Base class of the errors that a user can cause; the message is printed as one line, and `exit_code` ends the program."""
 
     exit_code = 1
 
@@ -57,13 +58,13 @@ class CheckpointError(JaxsegError, ValueError):
 
 
 class StorageError(JaxsegError, OSError):
-    """Disk full, read-only or gone; retry once there is space."""
+    """A disk is full, read-only or gone; run the same command again once this is solved."""
 
     exit_code = 74
 
 
 class PeerError(JaxsegError, RuntimeError):
-    """Another process was lost or hangs; restart all of them."""
+    """Another process was lost or does not answer; restart all processes."""
 
     exit_code = 75
 
@@ -75,6 +76,6 @@ class NonFiniteError(JaxsegError, ArithmeticError):
 
 
 class MismatchError(JaxsegError, ValueError):
-    """Checkpoint, configuration or hosts do not agree with each other."""
+    """Checkpoint, configuration or processes do not agree with each other."""
 
     exit_code = 78

@@ -39,7 +39,9 @@ def test_keys_of_evaluation_and_inference_count_and_others_must_agree():
     assert found.eval.threshold == 0.9 and found.infer.mirror == (1,)
     assert found.data.size == tuple(record["config"]["data"]["size"])
     given.data.channels, given.model.name = 3, "unet_base"
-    with pytest.raises(MismatchError, match="run was trained otherwise: config.data.channels=3, recorded 1; config.model.name="):
+    with pytest.raises(
+        MismatchError, match="run was trained with other values: config.data.channels=3, recorded 1; config.model.name="
+    ):
         recorded.settled(given, record, Path("run"))
 
 
@@ -87,7 +89,7 @@ def test_what_decides_the_best_checkpoint_stays_between_two_starts_and_is_free_i
 def test_a_record_that_lacks_a_key_or_breaks_a_rule_is_no_configuration(tmp_path):
     write_record(tmp_path, RECORD)
     edit(tmp_path, lambda record: record["config"]["eval"].pop("tables") and None)
-    with pytest.raises(CheckpointError, match="has no config.eval.tables, which is newer than the run"):
+    with pytest.raises(CheckpointError, match="has no config.eval.tables: the key is newer than the run"):
         recorded.get_config(str(tmp_path))
     for value, words in ((1.5, "config.eval.threshold=1.5"), (0.5, None)):
         write_record(tmp_path, RECORD)

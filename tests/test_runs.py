@@ -158,17 +158,17 @@ def test_a_finished_run_goes_on_to_more_epochs_by_the_flag_that_its_refusal_name
     record = json.loads((workdir / "run.json").read_text())
     assert [entry["train.epochs"] for entry in record["history"]] == [[3, 4]] and record["config"]["train"]["epochs"] == 4
     assert "finished run" in ended(*command)
-    assert "holds no run to go on with" in ended(*FLAGS, f"--workdir={tmp_path / 'new'}", "--extend", code=64)
+    assert "holds no run;" in ended(*FLAGS, f"--workdir={tmp_path / 'new'}", "--extend", code=64)
 
 
 @pytest.mark.parametrize(
     "mode, flag, words",
     [
-        ("train", "checkpoint=X", "to start from its weights, give --config.model.init"),
-        ("train", "input=X", "is for --mode=evaluate and --mode=predict"),
-        ("evaluate", "output=X", "is for --mode=predict"),
-        ("predict", "extend", "is for --mode=train"),
-        ("summary", "overwrite", "is for --mode=evaluate, not for --mode=summary"),
+        ("train", "checkpoint=X", "to start training from its weights, give --config.model.init"),
+        ("train", "input=X", "can be given with --mode=evaluate and --mode=predict"),
+        ("evaluate", "output=X", "can be given with --mode=predict"),
+        ("predict", "extend", "can be given with --mode=train"),
+        ("summary", "overwrite", "can be given with --mode=evaluate, not with --mode=summary"),
     ],
 )
 def test_a_flag_that_a_mode_does_not_take_is_refused(ended, uninterrupted, mode, flag, words):

@@ -169,7 +169,7 @@ def test_a_fingerprint_measures_what_is_not_zero(tmp_path):
     [
         ({}, "", "needs --config.data.root=FOLDER and --output=FILE.py"),
         ({"data.root": ""}, "plan.py", "needs --config.data.root=FOLDER and --output=FILE.py"),
-        ({}, "plan", "is no name of a config file, which ends in .py; give another name"),
+        ({}, "plan", "a config file's name must end in .py; give another name"),
         ({}, "there.py", "exists; give another name"),
     ],
 )
@@ -185,7 +185,7 @@ def test_a_plan_without_a_place_to_go_or_to_look_is_refused(dataset, tmp_path, k
 def test_a_plan_is_for_data_of_ones_own(dataset, tmp_path):
     tree = base()
     tree.data.root = str(dataset)
-    with pytest.raises(ConfigError, match="'ct_ich': --mode=plan is for data of your own; give --config=folder"):
+    with pytest.raises(ConfigError, match="'ct_ich': --mode=plan plans for your own data; give --config=folder"):
         modes.plan(modes.Call(resolve(tree, name="x"), tmp_path, output=str(tmp_path / "plan.py")))
 
 
