@@ -119,7 +119,7 @@ def test_a_process_that_never_comes_ends_the_other_in_the_stated_time(tmp_path, 
         stderr=subprocess.STDOUT,
         env=environment(cache, 1, JAXSEG_JOIN_SECONDS="4"),
     )
-    assert "not all 2 processes came within 4 s" in ends_with_75(process, 90)
+    assert "not all 2 processes joined within 4 s" in ends_with_75(process, 90)
     assert time.monotonic() - begin > 4
 
 

@@ -150,7 +150,7 @@ def test_a_finished_run_goes_on_to_more_epochs_by_the_flag_that_its_refusal_name
     (flag,) = set(re.findall("--extend", refused))
     said = ended(*command, flag)
     best = min((p for p in (workdir / "checkpoints").iterdir()), key=lambda p: int(p.name)).name
-    assert f"the best checkpoint so far, by val_dice that of step {best}, stays" in said
+    assert f"step {best} stays the best checkpoint (by val_dice)" in said
     rate = 1e-3 * (1 + math.cos(math.pi * 15 / 20)) / 2
     assert f"schedule 'cosine' is one of 20 steps instead of 15, the learning rate at step 15 is {rate:.3g} instead of 0;" in said
     before, after = json.loads(uninterrupted[1]["epochs"]), json.loads(result(workdir)["epochs"])

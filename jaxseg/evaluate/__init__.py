@@ -1,1 +1,1 @@
-"""Scores of a network on a split, of slices and of volumes: counts, figures, the report, what intensity alone can do."""
+"""Evaluation of a network on a split, for slices and volumes: counts, scores, the report, and an intensity-only baseline."""

@@ -1,7 +1,7 @@
-"""What intensity alone can do: the best threshold and the best band of grey values, found on the scored images themselves.
+"""A baseline from intensity alone: the best threshold and the best band of grey values, chosen on the evaluated images.
 
-Deliberately generous: the threshold is chosen with the truth in hand. A network that does not beat it has learnt nothing
-that a slider would not give.
+It is an optimistic baseline, because the reference masks are used to choose the threshold. A network that is not better has
+learnt nothing that a simple threshold would not give.
 """
 
 from typing import NamedTuple
@@ -22,19 +22,21 @@ class Intensity(NamedTuple):
 def histograms(
     images: np.ndarray, masks: np.ndarray, rows: np.ndarray, classes: int, *, span: tuple[float, float] | None = None
 ) -> np.ndarray:
-    """Grey values of the first channel inside each class and over all.
+    """Count the grey values of the first channel inside each class and over all pixels.
 
     Args:
       images: [N, H, W, C] (memory-mapped; read row by row), uint8, or floats with a span.
       masks: integer [N, H, W].
-      rows: which of the N.
+      rows: indices of the images to count.
       classes: K' foreground classes.
-      span: (lowest, highest) of the floats: they are sorted into 256 bins of equal width.
+      span: (lowest, highest) value of float images, which are divided into 256 bins of equal width; None for uint8.
     Returns:
-      int64 [K' + 1, 256]; the last row is of all pixels.
+      int64 [K' + 1, 256]; the last row counts all pixels.
     """
     if (images.dtype == np.uint8) == (span is not None):
-        raise ValueError(f"got {images.dtype} images and span={span}; uint8 takes none, floats need one")
+        raise ValueError(
+            f"got {images.dtype} images and span={span}; must be uint8 images without span, or floats with span=(lowest, highest)"
+        )
     found = np.zeros((classes + 1, 256), np.int64)
     for row in rows:
         values, labels = images[row, ..., 0].reshape(-1), masks[row].reshape(-1)
@@ -47,7 +49,7 @@ def histograms(
 
 
 def best_threshold(inside: np.ndarray, everything: np.ndarray) -> Intensity:
-    """The t with the highest pooled Dice of `value >= t`, from two histograms [256]."""
+    """Find the threshold t with the highest pooled Dice of `value >= t`, from two histograms [256]."""
     hits, chosen = inside[::-1].cumsum()[::-1], everything[::-1].cumsum()[::-1]
     dice = 2 * hits / np.maximum(chosen + inside.sum(), 1)
     t = int(dice.argmax())
@@ -55,7 +57,7 @@ def best_threshold(inside: np.ndarray, everything: np.ndarray) -> Intensity:
 
 
 def best_band(inside: np.ndarray, everything: np.ndarray) -> Intensity:
-    """The band low <= value < high with the highest pooled Dice."""
+    """Find the band low <= value < high with the highest pooled Dice, from two histograms [256]."""
     hits, chosen = np.r_[0, inside.cumsum()], np.r_[0, everything.cumsum()]
     dice = 2 * (hits[None] - hits[:, None]) / np.maximum(chosen[None] - chosen[:, None] + inside.sum(), 1)
     low, high = np.unravel_index(np.triu(dice).argmax(), dice.shape)
@@ -63,24 +65,24 @@ def best_band(inside: np.ndarray, everything: np.ndarray) -> Intensity:
 
 
 def of_slices(cache, rows: np.ndarray) -> dict:
-    """Best pooled Dice of an intensity rule for each class, on these very slices: {"lines", "figures": {rule: mean}}."""
+    """Find the best pooled Dice of an intensity rule per class, on the evaluated slices: {"lines", "figures": {rule: mean}}."""
     labels = list(cache.labels)
     figures = {"threshold": [], "band": []}
-    lines = ["all background: pooled Dice 0.0000"]
+    lines = ["background everywhere: pooled Dice 0.0000"]
     found = histograms(cache.images, cache.masks, rows, len(labels), span=cache.span)
     for k, label in enumerate(labels):
         for name, rule in (("threshold", best_threshold), ("band", best_band)):
             best = rule(found[k], found[-1])
             figures[name].append(best.dice)
             lines.append(
-                f"best intensity {name} for {label}, chosen on these very images: pooled Dice "
+                f"best intensity {name} for {label}, chosen on these same images: pooled Dice "
                 f"{best.dice:.4f} at {cache.value(best.low)} to {cache.value(best.high)}"
             )
     return {"lines": lines, "figures": {rule: float(np.mean(v)) for rule, v in figures.items()}}
 
 
 def of_volumes(store, rows: np.ndarray, bins: int = 256, *, noun: str = "volumes") -> dict:
-    """Best pooled Dice that one intensity rule on one channel reaches for each region (class), chosen on these very examples."""
+    """Find the best pooled Dice of an intensity rule on one channel for each region (or class), on the evaluated examples."""
     groups = store.regions or tuple((name, (k + 1,)) for k, name in enumerate(store.labels))
     channels = store.recipe.modalities or tuple(f"channel {c}" for c in range(store.image(rows[0]).shape[-1]))
     lines, figures = [], {"threshold": [], "band": []}
@@ -88,7 +90,7 @@ def of_volumes(store, rows: np.ndarray, bins: int = 256, *, noun: str = "volumes
         (min(float(store.image(i)[..., c].min()) for i in rows), max(float(store.image(i)[..., c].max()) for i in rows))
         for c in range(len(channels))
     ]
-    tables = []  # per channel: [groups + 1, bins] voxels, the last row all of them
+    tables = []  # per channel: voxel counts [groups + 1, bins], the last row over all voxels
     for c, (low, high) in enumerate(edges):
         table = np.zeros((len(groups) + 1, bins), np.int64)
         for i in rows:
@@ -106,8 +108,8 @@ def of_volumes(store, rows: np.ndarray, bins: int = 256, *, noun: str = "volumes
             value = lambda grey: low + grey / (bins - 1) * (high - low)  # noqa: B023
             figures[rule].append(best.dice)
             lines.append(
-                f"best intensity {rule} for {name}, chosen on these very {noun}: pooled Dice {best.dice:.4f} at "
+                f"best intensity {rule} for {name}, chosen on these same {noun}: pooled Dice {best.dice:.4f} at "
                 f"{value(best.low):.2f} to {value(best.high):.2f} of {channels[c]}"
             )
-    lines.append("mean of them: " + ", ".join(f"{rule} {np.mean(v):.4f}" for rule, v in figures.items()))
+    lines.append("mean over these: " + ", ".join(f"{rule} {np.mean(v):.4f}" for rule, v in figures.items()))
     return {"lines": lines, "figures": {rule: float(np.mean(v)) for rule, v in figures.items()}}

@@ -1,9 +1,9 @@
-"""What a page about an evaluation needs of single examples: why each is wrong, and the pictures of some of them.
+"""Details of single examples that an evaluation keeps for a report page: causes of mistakes, and pictures of some examples.
 
-EVALUATION/mistakes.csv            a row for every example: its Dice, its wrong voxels by cause (`metrics.mistakes`)
-EVALUATION/pictures/pictures.json  which examples were kept, worst first, then those around the median, and what they are
-EVALUATION/pictures/NNN.npz        image (8 bits), truth, prediction of one of them: volumes [X, Y, Z] from the patient's right to
-                                   the left, front to back, feet to head; slices and photographs [H, W] as they are shown
+EVALUATION/mistakes.csv            a row for every example: its Dice, and its wrong voxels by cause (`metrics.mistakes`)
+EVALUATION/pictures/pictures.json  the examples whose pictures are kept, the worst first, then those around the median
+EVALUATION/pictures/NNN.npz        image (8 bits), truth and prediction of one example: volumes [X, Y, Z] from the patient's right
+                                   to left, front to back, feet to head; slices and photographs [H, W] as they are displayed
 """
 
 import dataclasses
@@ -28,16 +28,16 @@ from jaxseg.utils import files
 from jaxseg.utils.pictures import to_8bit
 
 FOLDER, INDEX, TABLE = "pictures", "pictures.json", "mistakes.csv"
-LARGEST = {2: 1024**2, 3: 12_000_000}  # voxels of a kept picture by its axes; larger ones are thinned out
+LARGEST = {2: 1024**2, 3: 12_000_000}  # voxels of a kept picture, by its number of axes; larger ones are subsampled
 LETTERS = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI", "": "RLAP"}  # left, right, top, bottom of a slice
 
 
 class Keeper:
-    """Takes every example of a pass, packed, until the worst and the median ones are known.
+    """Collects every example of an evaluation in compressed form until the worst and the median examples are known.
 
     Args:
-      rules: of the pass.
-      number: so many of the worst examples, and of those around the median, keep their pictures; 0 for none.
+      rules: the rules of the evaluation.
+      number: how many of the worst examples, and how many around the median, keep their pictures; 0: none.
     """
 
     def __init__(self, rules: Rules, number: int):
@@ -46,7 +46,7 @@ class Keeper:
         self._packed: list[tuple[bytes, bytes, tuple[int, ...], str]] = []
 
     def add(self, example: Example, rows: Sequence[Row]) -> None:
-        """Take an example and its scores."""
+        """Add an example and its scores."""
         dice = [row["dice"] for row in rows if row["class"] in self._rules.headline and not math.isnan(row["dice"])]
         about = {key: example.about[key] for key in ("case", "patient", "slice") if key in example.about}
         found = mistakes(example.labels, example.truth)
@@ -60,8 +60,8 @@ class Keeper:
         """Write the table (process 0) and the pictures (each process those of its own cases).
 
         Args:
-          folder: of the evaluation.
-          pictures: the images of its cases.
+          folder: the folder of the evaluation.
+          pictures: reads the images of the cases.
         """
         mine = [facts | {"position": i} for i, facts in enumerate(self._facts)]
         everything = gathered(mine)
@@ -91,18 +91,18 @@ class Keeper:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """The arrays of an example as they are shown, and what they are: spacing, letters of its edges, thinning."""
+    """The arrays of an example as they are displayed, with their spacing, the letters at the edges, and the subsampling."""
 
     arrays: dict[str, np.ndarray]
     facts: dict[str, Any]
 
 
 class Pictures:
-    """Images of the cases of an evaluation, 8 bits, in the common order.
+    """Reads the images of the cases of an evaluation, 8 bits, in the common order.
 
     Args:
       read: case -> (its volumes, orientation of the example that was scored).
-      recipe: of the run: window, plane.
+      recipe: the run's recipe; its window and plane are used.
       slices: whether examples are slices.
     """
 
@@ -110,12 +110,12 @@ class Pictures:
         self._read, self._recipe, self._slices = read, recipe, slices
 
     def of(self, case: str, index: int | None, truth: np.ndarray, labels: np.ndarray) -> Picture:
-        """The picture of an example.
+        """Make the picture of an example.
 
         Args:
-          case: its id.
-          index: of a slice, in the file.
-          truth, labels: integer classes in the order in which they were scored.
+          case: the case's id.
+          index: the slice's index in the file; None for volumes.
+          truth, labels: integer classes in the axis order in which they were scored.
         """
         images, orientation = self._read(case)
         last, photo = images[-1], is_photo(images[-1])
@@ -136,7 +136,7 @@ class Pictures:
         return _thinned(arrays, [float(s) for s in about.spacing], "RLAPIS")
 
     def _grey(self, image: np.ndarray) -> np.ndarray:
-        """8 bits: through the recipe's window, or from the 0.5th to the 99.5th percentile of what is not 0."""
+        """Convert to 8 bits: through the recipe's window, or from the 0.5th to the 99.5th percentile of the non-zero voxels."""
         if image.dtype == np.uint8:
             return image
         if self._recipe.window:
@@ -148,9 +148,9 @@ class Pictures:
 
 
 def choose(facts: Sequence[Mapping[str, Any]], number: int) -> dict[str, dict[str, Any]]:
-    """Which examples keep their pictures: {file: facts and why}, the worst by Dice first, then those around the median.
+    """Choose the examples that keep their pictures: {file: facts and why}, the worst by Dice first, then those around the median.
 
-    Among equal ones those with more wrong voxels count as worse. Examples without a Dice, where nothing is there, count last.
+    Of equal Dice, examples with more wrong voxels count as worse. Examples without a Dice (no foreground) come last.
     """
     value = lambda f: 2.0 if math.isnan(_dice(f)) else _dice(f)
     ordered = sorted(facts, key=lambda f: (value(f), -f["wrong"], f["case"], f.get("slice", 0)))
@@ -168,7 +168,7 @@ def _dice(facts: Mapping[str, Any]) -> float:
 
 
 def _thinned(arrays: dict[str, np.ndarray], spacing: list[float], letters: str) -> Picture:
-    """With every so many voxels of the finest axis left out until the picture is small enough."""
+    """Subsample the finest axis until the picture is small enough."""
     axes, step = arrays["truth"].ndim, [1] * arrays["truth"].ndim
     size = lambda: [-(-n // s) for n, s in zip(arrays["truth"].shape, step)]
     while math.prod(size()) > LARGEST[axes]:

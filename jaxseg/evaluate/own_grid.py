@@ -1,6 +1,6 @@
-"""Scores of a run on the cases' own grids, through the very path that prediction takes: files in, labels compared with masks.
+"""Evaluation of a run on the cases' own grids, by the same code as prediction: read files, segment, compare with the masks.
 
-What `predict` would write for a case is what is scored here, slice by slice or as a volume.
+The labels that `predict` would write for a case are scored here, slice by slice or as a volume.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ FEWEST = (50, 150, 500)  # voxels of the innermost region's class under which it
 
 
 class OwnGrid:
-    """A run and the labelled cases of a data set.
+    """Evaluates a run on the labelled cases of a data set.
 
     Args:
-      run: opened.
-      dataset: whose files and masks are read.
-      kept: case -> the slices that are scored, indices along the file's axis; None: those that the data set's protocol keeps
+      run: an opened run.
+      dataset: the data set whose files and masks are read.
+      kept: case -> the slices to score, as indices along the file's axis; None: those that the data set's protocol keeps
         (volumes are scored whole).
     """
 
@@ -59,11 +59,11 @@ class OwnGrid:
 
         Args:
           cases: their ids.
-          rules: what is scored.
-          steps: post-processing of each whole case.
-          loss: takes the logits of examples whose own grid is that of the network.
-          keeper: takes what was predicted.
-          calibration: takes the probabilities of `probable(rules)`, as they are before any post-processing.
+          rules: classes, regions and scores to compute.
+          steps: post-processing steps, applied to each whole case.
+          loss: receives the logits of examples whose own grid equals the network's grid.
+          keeper: receives every prediction.
+          calibration: receives the probabilities of `probable(rules)`, from before any post-processing.
         """
         groups = dict(self.probable(rules))
 
@@ -96,11 +96,11 @@ class OwnGrid:
         return scored if loss is None else scored._replace(loss=loss.mean())
 
     def probable(self, rules: Rules) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """((name, classes), ...) of what the network gives a probability to: its regions, or the classes."""
+        """Return ((name, classes), ...) of the network's probability maps: its regions, or the classes."""
         return tuple(rules.regions) if self.run.order else tuple((name, (k,)) for k, name in enumerate(rules.classes, 1))
 
     def pictures(self) -> Pictures:
-        """The images of the cases."""
+        """Return the reader of the cases' images."""
 
         def read(case: str):
             images, _, orientation = self._read(self._by_id[case], Meanings())
@@ -109,7 +109,7 @@ class OwnGrid:
         return Pictures(read, self.run.recipe, slices=self._slices)
 
     def choose_steps(self, cases: Sequence[str], rules: Rules) -> list:
-        """The post-processing that raises the mean Dice of whole cases (of the validation split), from `postprocess.choose`."""
+        """Choose the post-processing that raises the mean Dice of whole (validation) cases, see `postprocess.choose`."""
         found = [self._labelled(self._by_id[name]) for name in cases]
         resampled = self._slices or self.run.recipe.spacing is not None
         nested = () if resampled else region_scores.nested_order(rules.regions)[::-1][:2]
@@ -130,7 +130,7 @@ class OwnGrid:
         return self.run.segment(images).labels, truth, orientation.spacing
 
     def _read(self, case: Case, meanings: Meanings | None = None):
-        """(images, truth on the case's own grid in the common order, orientation) of a case."""
+        """Read a case: (images, truth on the case's own grid in the common order, orientation)."""
         images, mask = base.read_files(self.dataset, case, self.meanings if meanings is None else meanings)
         if not self._slices:
             images, mask = [base.cut(image, case.slab) for image in images], base.cut(mask, case.slab)

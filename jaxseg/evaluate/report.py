@@ -1,7 +1,6 @@
-"""What is printed and written about a scored split, of slices and of volumes alike: one table, its figures, its files.
+"""The printed and written report of an evaluated split, for slices and volumes: one table of scores, its figures, its files.
 
-A figure never stands without its grid: the cases' own grid, and beside it the prepared grid that the network sees, where the
-two differ.
+Every figure names its grid: the cases' own grid, and where it differs also the prepared grid, which is the network's input.
 """
 
 import math
@@ -25,10 +24,10 @@ class Table(NamedTuple):
     """The scores of a split on one grid.
 
     Attributes:
-      grid: which, in words, with its size.
+      grid: the name of the grid with its size, for people.
       rows: one for each example and class (or region).
-      rules: what was scored.
-      loss, seconds, confusion, lesions: as in `Scored`; confusion None where the counts of one class say it all.
+      rules: the rules of the evaluation.
+      loss, seconds, confusion, lesions: as in `Scored`; confusion is None if the rows of one class hold all its counts.
     """
 
     grid: str
@@ -41,12 +40,12 @@ class Table(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """Regions and classes, in the order of the rows."""
+        """Names of regions and classes, in the order of the rows."""
         return list(dict.fromkeys(row["class"] for row in self.rows))
 
     @property
     def examples(self) -> int:
-        """How many slices or volumes."""
+        """The number of slices or volumes."""
         return len(self.rows) // max(len(self.names), 1)
 
     @property
@@ -55,28 +54,28 @@ class Table(NamedTuple):
         return (*MEASURES, *(metric.name for metric in self.rules.own))
 
     def of(self, *names: str) -> list[Row]:
-        """The rows of these classes or regions."""
+        """Return the rows of these classes or regions."""
         return [row for row in self.rows if row["class"] in names]
 
     def mean(self, measure: str = "dice") -> float:
-        """Mean over the examples of the mean over regions (over classes where there are none); NaN is left out."""
+        """Return the mean over the examples of the mean over regions (or classes if there are none); NaN is left out."""
         n, rows = len(self.rules.headline), self.of(*self.rules.headline)
         each = [[v for row in rows[i : i + n] if not math.isnan(v := row[measure])] for i in range(0, len(rows), n)]
         values = [np.mean(v) for v in each if v]
         return float(np.mean(values)) if values else math.nan
 
     def pooled(self) -> Counts:
-        """Voxels of all examples together, [K] over the classes."""
+        """Return the voxel counts summed over all examples, [K] over the classes."""
         total = lambda key: np.array([sum(row[key] for row in self.of(name)) for name in self.rules.classes], np.int64)
         return Counts(*(total(key) for key in Counts._fields))
 
     def pooled_dice(self) -> float:
-        """Mean over the classes of the Dice of all voxels together."""
+        """Return the mean over the classes of the Dice of the summed counts."""
         return float(np.mean(scores.dice(self.pooled())))
 
 
 class Prepared(NamedTuple):
-    """What a pass over prepared examples gives beside its table: lines, and facts for evaluation.json."""
+    """The result of scoring prepared examples: the table, text lines, and entries for evaluation.json."""
 
     table: Table
     lines: Sequence[str] = ()
@@ -84,10 +83,12 @@ class Prepared(NamedTuple):
 
 
 def table_of(scored: Scored, rules: Rules, where: str) -> Table:
-    """The table of a pass.
+    """Return the table of an evaluation.
 
     Args:
-      where: the grid, in words; the sizes of the examples are added.
+      scored: the result of scoring.
+      rules: the rules of the evaluation.
+      where: the name of the grid, for people; the sizes of the examples are added.
     """
     return Table(
         f"{where}: {sizes(scored.shapes)}", scored.rows, rules, scored.loss, scored.seconds, scored.confusion, scored.lesions
@@ -95,14 +96,14 @@ def table_of(scored: Scored, rules: Rules, where: str) -> Table:
 
 
 def sizes(shapes: Sequence[tuple[int, ...]]) -> str:
-    """ "512 x 512", or the smallest and the largest of several."""
+    """Return "512 x 512", or the smallest and the largest of several sizes."""
     text = lambda shape: " x ".join(map(str, shape))
     ordered = sorted(set(shapes), key=lambda shape: (math.prod(shape), shape))
     return text(ordered[0]) if len(ordered) == 1 else f"{text(ordered[0])} to {text(ordered[-1])}"
 
 
 def figures(table: Table) -> dict[str, Any]:
-    """The figures of a table, as evaluation.json has them."""
+    """Return the figures of a table, as evaluation.json holds them."""
     summary = {}
     for name in table.names:
         rows = table.of(name)
@@ -123,7 +124,7 @@ def figures(table: Table) -> dict[str, Any]:
 
 
 def lines(table: Table) -> list[str]:
-    """The same for the eye."""
+    """Return the figures of a table as text lines."""
     found, width = figures(table), max(len(name) for name in table.names)
     said = [f"scores on {table.grid} ({table.examples} examples, {table.seconds:.1f} s without the first)"]
     for name in table.names:
@@ -135,9 +136,9 @@ def lines(table: Table) -> list[str]:
             + f" of n={one['dice']['n']}"
         )
         said.append(
-            f"{'':<{width}}  {one['empty']} of {one['images']} empty and predicted empty (scored "
-            f"{table.rules.policy.empty!r}), {one['missed']} missed, {one['false_alarms']} false alarms; dice where "
-            f"something is there {there:.4f}"
+            f"{'':<{width}}  {one['empty']} of {one['images']} empty in truth and prediction (scored as "
+            f"{table.rules.policy.empty!r}), {one['missed']} missed, {one['false_alarms']} false alarms; dice of examples "
+            f"with this structure {there:.4f}"
         )
     pooled = table.pooled()
     for k, name in enumerate(table.rules.classes):
@@ -152,12 +153,12 @@ def lines(table: Table) -> list[str]:
     patients = found["patients"]
     said.append(
         f"patients: sensitivity {patients['sensitivity']:.4f} of {patients['positives']}, specificity "
-        f"{patients['specificity']:.4f} of {patients['negatives']} (any voxel found, per class)"
+        f"{patients['specificity']:.4f} of {patients['negatives']} (positive: at least one voxel, per class)"
     )
     if "hd95" in table.rows[0]:
         missed = table.rules.policy.missed
         said.append(
-            "hd95 of a structure that was missed, or found where there is none: "
+            "hd95 of a missed structure, or of a false alarm: "
             + ("the diagonal of its case's grid" if missed is None else f"{missed:g} mm (BraTS)")
         )
     for region in dict.fromkeys(row["Labels"] for row in table.lesions):
@@ -183,19 +184,19 @@ def report(
     calibration: Histogram | None = None,
     note: str = "",
 ) -> str:
-    """Everything that is printed about an evaluation; with `folder`, its files are written there.
+    """Return the printed report of an evaluation; with `folder`, write its files there.
 
     Args:
-      own: on the cases' own grid; None where a target has no such grid.
-      prepared: on the grid that the network sees, where that is another one.
+      own: scores on the cases' own grid; None for training targets without such a grid.
+      prepared: scores on the network's grid, if it is another one.
       head, details: lines before and after the scores.
-      facts: what else evaluation.json says.
+      facts: further entries of evaluation.json.
       folder: for evaluation.json, cases.csv, patients.csv, confusion.csv, calibration.csv, thresholds.csv, lesions.csv and
-        prepared_cases.csv.
+        prepared_cases.csv; None: write nothing.
       steps: the post-processing that was applied.
-      cascaded: the split through the cascade, on the cases' own grid.
+      cascaded: scores of the cascade on the cases' own grid.
       calibration: of the probabilities on the cases' own grid.
-      note: said at the end of the headline.
+      note: appended to the headline.
     """
     first, second = (own, prepared) if own is not None else (prepared, None)
     text = [*head, *lines(first)]
@@ -254,10 +255,10 @@ def report(
 
 
 def calibration_lines(calibration: Histogram) -> list[str]:
-    """The calibration errors for the eye."""
+    """Return the calibration errors as text lines."""
     return [
-        f"calibration  {name}: expected error {found['ece']:.4f} of all voxels, {found['ece_of_likely']:.4f} of those with a "
-        f"probability of at least {SURE:g}"
+        f"calibration  {name}: expected calibration error {found['ece']:.4f} over all voxels, "
+        f"{found['ece_of_likely']:.4f} over those with a probability of at least {SURE:g}"
         for name, found in calibration.figures().items()
     ]
 

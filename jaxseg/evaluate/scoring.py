@@ -1,7 +1,7 @@
-"""Labels and truths in, rows of scores out: the one table of slices and volumes, shared between processes case by case.
+"""Compare labels with reference masks, and return one table of scores for slices and volumes; processes share the cases.
 
-A row is of one example (a slice or a volume) and one class, or region where the data set names regions; its columns are those of
-`summarize.rows_of`, with the volumes in ml, and hd95 (mm) and nsd where surfaces are measured.
+A row belongs to one example (a slice or a volume) and one class, or one region if the data set defines regions. Its columns are
+those of `summarize.rows_of` with the volumes in ml, plus hd95 (mm) and nsd if surface distances are measured.
 """
 
 import json
@@ -32,28 +32,28 @@ TAKEN += ("hd95", "nsd", "predicted_ml", "truth_ml")  # columns of a table
 
 
 class Policy(NamedTuple):
-    """How empty masks score: `empty` and `missed` of `regions.case_scores`."""
+    """How empty masks are scored: the arguments `empty` and `missed` of `regions.case_scores`."""
 
     empty: str = "one"
     missed: float | None = None
 
     def record(self) -> dict:
-        """What evaluation.json says of it."""
+        """Return the policy as evaluation.json holds it."""
         return {"both_empty": self.empty, "missed_hd95_mm": "diagonal of the case's grid" if self.missed is None else self.missed}
 
 
 def policy_of(dataset: str, *, empty: str, lesions: str) -> Policy:
-    """The policy of config.eval: a missed structure is as far as its case's grid is long, 374 mm by the rules of BraTS.
+    """Return the policy for empty masks. HD95 of a missed structure is the diagonal of its case's grid; 374 mm for BraTS.
 
     Args:
       dataset: config.data.dataset.
       empty: config.eval.empty.
       lesions: config.eval.lesions.
     Raises:
-      ConfigError: a policy that volumes do not have.
+      ConfigError: `empty` is not supported for volumes.
     """
     if empty not in surfaces.EMPTY:
-        raise ConfigError(f"config.eval.empty={empty!r}: volumes take {' or '.join(surfaces.EMPTY)}")
+        raise ConfigError(f"config.eval.empty={empty!r}: for volumes it must be {' or '.join(surfaces.EMPTY)}")
     return Policy(empty, FAR if lesions or dataset == "brats" else None)
 
 
@@ -96,7 +96,7 @@ class OwnMetric(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """What is scored, and how.
+    """The classes and regions to score, and the scores to compute.
 
     Attributes:
       classes: names of the classes 1..K.
@@ -116,17 +116,17 @@ class Rules(NamedTuple):
 
     @property
     def headline(self) -> tuple[str, ...]:
-        """What the mean Dice is of: the regions, else the classes."""
+        """Names of the regions, else of the classes, over which the mean Dice is taken."""
         return tuple(name for name, _ in self.regions) or tuple(self.classes)
 
 
 class Example(NamedTuple):
-    """A slice or a volume that has been segmented.
+    """A segmented slice or volume.
 
     Attributes:
-      about: case, patient, slice (index in the file, for slices), row (in the store, where it has one).
+      about: case, patient, slice (index in the file, for slices), row (index in the store, if the example is stored).
       labels, truth: integers [*S].
-      spacing: mm per voxel of each axis.
+      spacing: voxel size of each axis, mm.
     """
 
     about: dict
@@ -136,16 +136,16 @@ class Example(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """What one pass over a split yields.
+    """The result of scoring a split.
 
     Attributes:
-      rows: of every example and class (or region).
-      confusion: int64 [K+1, K+1] over all voxels, rows truth, background first; None where the counts of one class say it all.
-      loss: mean over the examples; NaN where none was computed.
-      seconds: of the networks, without the first case, which may compile.
+      rows: one for every example and class (or region).
+      confusion: int64 [K+1, K+1] over all voxels, rows are the truth, background first; None if there is only one class.
+      loss: mean over the examples; NaN if none was computed.
+      seconds: time of segmentation, without the first case, which may compile.
       kept: {row in the store: predicted labels} of the first few examples.
-      lesions: rows of `lesions.lesion_rows` with their case; empty unless asked for.
-      shapes: the sizes of the examples, each once.
+      lesions: rows of `lesions.lesion_rows` with their case; empty unless `Rules.lesions` is set.
+      shapes: the distinct sizes of the examples.
     """
 
     rows: list[Row]
@@ -165,18 +165,19 @@ def score(
     keep: int = 0,
     watch: Callable[[Example, list[Row]], None] | None = None,
 ) -> Scored:
-    """Score any way to segment; with several processes each takes its share of the cases, and all get the result.
+    """Segment and score cases; several processes share the cases, and all of them get the whole result.
 
     Args:
-      cases: what is segmented at once.
-      examine: a case -> its examples, segmented.
-      keep: so many predictions are kept for pictures.
-      watch: gets every example that this process scored, and its rows.
+      cases: the cases; each is segmented as a whole.
+      examine: segments a case and yields its examples.
+      rules: classes, regions and scores to compute.
+      keep: number of predictions to keep for pictures.
+      watch: called with every example that this process scored, and its rows.
     Raises:
-      DataError: no cases.
+      DataError: there are no cases.
     """
     if not len(cases):
-        raise DataError("the split to be scored is empty; give it a share in config.data.fractions", "DATA_EMPTY")
+        raise DataError("the split to be evaluated is empty; give it a share in config.data.fractions", "DATA_EMPTY")
     found, kept, seconds = [], {}, 0.0
     confusion = np.zeros((len(rules.classes) + 1,) * 2, np.int64)
     for round_ in output.working_through(range(0, len(cases), jax.process_count()), "scoring"):
@@ -218,11 +219,11 @@ def score(
 
 
 class MeanLoss:
-    """The mean loss over the examples of a pass, of all processes.
+    """The mean loss over the examples of all processes.
 
     Args:
       loss: from `losses.compose.build`.
-      target: labels [1, *S] -> what the loss compares with (regions).
+      target: converts labels [1, *S] to the loss's target (regions).
     """
 
     def __init__(self, loss: Callable, target: Callable = lambda mask: mask):
@@ -230,24 +231,24 @@ class MeanLoss:
         self.reset()
 
     def reset(self) -> None:
-        """Begin a new pass."""
+        """Start a new mean."""
         self._total = self._weight = 0.0
 
     def add(self, logits: Array, masks: np.ndarray) -> None:
-        """Take logits [1, *S, K] and masks [1, *S]; those of more than 1 GiB are compared on the host."""
+        """Add logits [1, *S, K] and masks [1, *S]; if they take more than 1 GiB, the loss is computed on the CPU."""
         with jax.default_device(_host() if logits.nbytes > 2**30 else None):
             total, weight = jax.device_get(self._loss(jnp.asarray(logits), jnp.asarray(masks, jnp.int32)))
         self._total += float(total)
         self._weight += float(weight)
 
     def mean(self) -> float:
-        """NaN where nothing was added."""
+        """Return the mean loss; NaN if nothing was added."""
         total, weight = summed(self._total), summed(self._weight)
         return total / weight if weight else math.nan
 
 
 def _host():
-    """The processor as a device; None if JAX_PLATFORMS names the accelerator alone."""
+    """Return the CPU as a device; None if JAX_PLATFORMS allows only the accelerator."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
@@ -255,7 +256,7 @@ def _host():
 
 
 def _rows(example: Example, rules: Rules, matrix: np.ndarray) -> list[Row]:
-    """A row for every region and class of one example."""
+    """Return one row for every region and class of an example."""
     groups = {**{name: tuple(members) for name, members in rules.regions}}
     for k, name in enumerate(rules.classes, 1):
         groups.setdefault(name, (k,))
@@ -289,7 +290,7 @@ def _rows(example: Example, rules: Rules, matrix: np.ndarray) -> list[Row]:
 
 
 def gathered(rows: list) -> list:
-    """The JSON-able rows of all processes, on every process."""
+    """Collect JSON-able rows from all processes; every process gets all of them."""
     if jax.process_count() == 1:
         return rows
     text = np.frombuffer(json.dumps(rows).encode(), np.uint8)
@@ -301,7 +302,7 @@ def gathered(rows: list) -> list:
 
 
 def summed(value):
-    """The sum over all processes, exact: as arrays of a device int64 would wrap at 2^31 and float64 lose its lower half."""
+    """Sum over all processes, exactly: as device arrays, int64 would wrap at 2^31 and float64 would lose its lower half."""
     if jax.process_count() == 1:
         return value
     total = np.sum(gathered([value.tolist() if isinstance(value, np.ndarray) else value]), 0)

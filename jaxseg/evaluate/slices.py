@@ -1,6 +1,6 @@
-"""Slices of a cache scored at the network's own size: one compiled program for a batch, with forward pass, loss and the counts
-at all thresholds, over all devices and processes. It has a program of its own because all slices have one size: many fit into a
-batch, which is spread over the devices, and no logits leave them.
+"""Score stored slices at the network's input size: one compiled program per batch computes logits, loss, and the counts at all
+thresholds, over all devices and processes. Because all slices have the same size, many fit into a batch that is spread over the
+devices, and no logits are copied to the host.
 """
 
 import time
@@ -27,16 +27,16 @@ from jaxseg.utils import output, turns
 
 
 class SliceScores(NamedTuple):
-    """What one pass over a split yields.
+    """The result of scoring a split.
 
     Attributes:
-      counts: one Counts [N, K'] per threshold (one alone for more than one class: of the arg-max, or of the regions).
-      thresholds: of the foreground probability; () for more than one class and for regions.
-      rows: [N] row numbers in the cache, in order.
+      counts: one Counts [N, K'] per threshold (only one for several classes, of the arg-max, and for regions).
+      thresholds: of the foreground probability; () for several classes and for regions.
+      rows: [N] row numbers in the store, in order.
       loss: mean over the images.
-      seconds: of the pass without its first batch, which may compile.
-      kept: {row number: predicted labels [h, w]} of the first few images with something in them.
-      confusion: int64 [K, K] of all pixels, background first, rows truth; None for one class, whose counts say it all.
+      seconds: time without the first batch, which may compile.
+      kept: {row number: predicted labels [h, w]} of the first few images with foreground.
+      confusion: int64 [K, K] over all pixels, background first, rows are the truth; None for one class.
     """
 
     counts: tuple[Counts, ...]
@@ -48,14 +48,14 @@ class SliceScores(NamedTuple):
     confusion: np.ndarray | None = None
 
     def at(self, threshold: float) -> Counts:
-        """The counts at the threshold nearest to this one (of the arg-max where there are none)."""
+        """Return the counts at the nearest threshold (of the arg-max if there are no thresholds)."""
         return self.counts[int(np.argmin(np.abs(np.subtract(self.thresholds, threshold)))) if self.thresholds else 0]
 
     def examples(self, cache, threshold: float, empty: str) -> scoring.Scored:
-        """The rows of every slice and class at a threshold, as of any other pass.
+        """Return one row per slice and class at a threshold, in the form of all other scorers.
 
         Args:
-          cache: that was scored.
+          cache: the store that was scored.
           threshold: see `at`.
           empty: score of an empty slice, see `counts.dice`.
         """
@@ -69,18 +69,18 @@ class SliceScores(NamedTuple):
 
 
 class SliceScorer:
-    """Scores weights of one network over splits of a cache; compiled once.
+    """Scores weights of one network on splits of a store; compiled once.
 
     Args:
       network: from `functional.split`.
       loss: from `losses.compose.build`.
-      thresholds: of the foreground's probability, for one class.
-      threshold: of the regions, and of the pictures.
+      thresholds: of the foreground probability, for one class.
+      threshold: for regions, and for the pictures.
       mesh: devices; batches are split over them.
       batch_size: global; the last batch is padded with images of weight 0.
       dtype: compute dtype.
-      target: labels -> what the loss compares with (regions).
-      order: the class of every combination of regions, for region heads; () for classes.
+      target: converts labels to the loss's target (regions).
+      order: for regions: the class of every combination of regions; () for classes.
       mean, std: of the images in 0..1, per channel.
     """
 
@@ -125,13 +125,13 @@ class SliceScorer:
         )
 
     def run(self, params: dict, state: dict, cache, rows: np.ndarray, *, keep: int = 0) -> SliceScores:
-        """Score the cached examples `rows`; keep the predictions of up to `keep` images for pictures.
+        """Score the stored examples `rows`; keep the predictions of up to `keep` images for pictures.
 
         Raises:
-          DataError: no rows.
+          DataError: there are no rows.
         """
         if not len(rows):
-            raise DataError("the split to be scored is empty; give it a share in config.data.fractions", "DATA_EMPTY")
+            raise DataError("the split to be evaluated is empty; give it a share in config.data.fractions", "DATA_EMPTY")
         parts, matrices, order, kept, total, weight, begin = [], [], [], {}, 0.0, 0.0, None
         with pipeline.eval_batches(
             cache, rows, batch_size=self.batch_size, process_index=jax.process_index(), process_count=jax.process_count()

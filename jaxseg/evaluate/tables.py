@@ -1,4 +1,4 @@
-"""The published projects' own figures, of slices on the grid that the network sees: chosen by config.eval.tables."""
+"""The tables of the published projects, for slices on the network's grid; config.eval.tables chooses them."""
 
 from collections.abc import Sequence
 
@@ -12,27 +12,27 @@ from jaxseg.utils.lookup import lookup
 
 
 def published(scored: SliceScores, labels: Sequence[str], *, tables: Sequence[str], threshold: float) -> tuple[list[str], dict]:
-    """(lines, figures by table) of the tables that are named.
+    """Return (text lines, figures by table) of the named tables.
 
     Args:
-      scored: the pass over the split.
+      scored: the result of scoring the split.
       labels: names of the classes.
       tables: names in TABLES.
-      threshold: of the headline figures.
+      threshold: probability threshold of the headline figures.
     """
     found = {name: lookup("table", name, TABLES)(scored, threshold, list(labels)) for name in tables}
     return [line for printed, _ in found.values() for line in printed], {name: figures for name, (_, figures) in found.items()}
 
 
 def check_tables(tables: Sequence[str], labels: Sequence[str]) -> None:
-    """Raise a ConfigError, before anything is trained, for a table that cannot be made for these classes."""
+    """Raise a ConfigError for a table that cannot be computed for these classes; called before training."""
     for name in tables:
         lookup("name in config.eval.tables", name, TABLES)
         wanted = {"left_right": 2, "effisegnet": 1}.get(name, len(labels))
         if len(labels) != wanted:
             raise ConfigError(
-                f"config.eval.tables holds {name!r}, a table of {wanted} classes; this data set has {len(labels)} "
-                f"({', '.join(labels)}): remove it from the list"
+                f"config.eval.tables: the table {name!r} is for {wanted} classes, but this data set has {len(labels)} "
+                f"({', '.join(labels)}); remove it from the list"
             )
 
 
@@ -51,7 +51,7 @@ def _ich_table(scored: SliceScores, threshold: float, labels: list[str]) -> tupl
 
 
 def _class_table(scored: SliceScores, threshold: float, labels: list[str]) -> tuple[list[str], dict]:
-    """The BraTS-2D project's table of all pixels, background included."""
+    """The BraTS 2-D project's table over all pixels, background included."""
     matrix = scored.confusion
     if matrix is None:
         tp, fp, fn, tn = (int(c.sum()) for c in scores.pool(scored.at(threshold)))
@@ -64,10 +64,10 @@ def _class_table(scored: SliceScores, threshold: float, labels: list[str]) -> tu
 
 
 def _left_right_table(scored: SliceScores, threshold: float, labels: list[str]) -> tuple[list[str], dict]:
-    """The lung project's Dice; the classes keep the names that config.data.naming gave them."""
+    """The lung project's Dice; classes have the names that config.data.naming gave them."""
     found = projects.left_right_scores(scored.at(threshold))
     figures = dict(zip((*labels, "mean"), (found["left"], found["right"], found["mean"])))
-    return ["lung project's Dice: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items())], figures
+    return ["the lung project's Dice: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items())], figures
 
 
 def _effisegnet_table(scored: SliceScores, threshold: float, labels: list[str]) -> tuple[list[str], dict]:

@@ -1,4 +1,4 @@
-"""What a validation says while a network is trained, at any rank: figures of the prepared grid, and pictures."""
+"""Scores and pictures of a validation during training, for any rank, on the prepared grid."""
 
 from collections.abc import Sequence
 
@@ -16,11 +16,11 @@ SIDE = 768  # pixels that the longer side of a shown picture has at most
 
 
 def figures(scored: Scored, rules: Rules, *, rank: int) -> dict[str, float]:
-    """The figures of a validation: val_loss, val_dice, val_iou, val_precision, val_recall, and "positive", the voxels predicted.
+    """Return val_loss, val_dice, val_iou, val_precision, val_recall, and "positive", the number of predicted foreground voxels.
 
-    Of slices and pictures (rank 2) all pixels of a class are pooled, and val_image_dice is the mean over images and classes.
-    Of volumes (rank 3) each is the mean over the cases, of the regions where there are any, and val_NAME is the Dice of each
-    region and class.
+    For slices and pictures (rank 2) all pixels of a class are pooled, and val_image_dice is the mean over images and classes.
+    For volumes (rank 3) each score is the mean over the cases and over the regions (or classes if there are none), and val_NAME
+    is the Dice of each region and class.
     """
     predicted = sum(row["tp"] + row["fp"] for row in scored.rows if row["class"] in rules.classes)
     found = _pooled(scored, rules) if rank == 2 else _of_cases(scored, rules)
@@ -50,7 +50,7 @@ def _of_cases(scored: Scored, rules: Rules) -> dict[str, float]:
 
 
 def pictures(scored: Scored, store: Stacked | PerCase) -> list[np.ndarray]:
-    """Input, truth, prediction and errors of the kept examples; of volumes the slice with most foreground, upright."""
+    """Draw input, truth, prediction and errors of the kept examples; for volumes, of the upright slice with most foreground."""
     found = []
     for i, labels in scored.kept.items():
         if isinstance(store, Stacked):

@@ -1,5 +1,5 @@
-"""Volumes of a store, and slices and pictures of their own sizes, scored on the prepared grid: the validation of a training run,
-example by example through the sliding window.
+"""Score stored volumes, and slices and pictures of any size, on the prepared grid, one example at a time by sliding windows; used
+for the validation during training.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,15 +13,15 @@ from jaxseg.infer.labels import labels_of
 
 
 class VolumeScorer:
-    """Scores weights of one network over the examples of a store.
+    """Scores weights of one network on examples of a store.
 
     Args:
       network: how the network is applied.
       loss: from `losses.compose.build`.
-      rules: what is scored.
-      target: labels [1, *S] -> what the loss compares with (regions).
-      order: the class of every combination of regions, for region heads; () for classes.
-      threshold: of the foreground's probability, for one class, and of each region's.
+      rules: classes, regions and scores to compute.
+      target: converts labels [1, *S] to the loss's target (regions).
+      order: for regions: the class of every combination of regions; () for classes.
+      threshold: a probability (0-1): of the foreground for one class, of each region for regions.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class VolumeScorer:
         """Score the examples `rows` of a store, and keep the first `keep` predictions for pictures.
 
         Raises:
-          DataError: no rows.
+          DataError: there are no rows.
         """
         weights = (self._network.forward.place(params, state),)
         self._loss.reset()

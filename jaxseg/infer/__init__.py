@@ -1,1 +1,1 @@
-"""A trained network on whole images and volumes: windows, averaging, cascade, post-processing, files written."""
+"""Inference on whole images and volumes: sliding windows, test-time averaging, cascade, post-processing, output files."""

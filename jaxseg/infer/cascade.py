@@ -1,26 +1,27 @@
-"""Two networks for one volume: the first finds the regions in the whole, shrunk volume, the second segments crops around them.
+"""Two networks for one volume: the first finds regions of interest (ROI) in the downsampled volume, the second segments crops
+of the full volume around them.
 
   volume [X, Y, Z, C] + 3 coordinates --trilinear--> [64^3, C + 3] --ROI network--> mask --connected components--> centres
   a crop [96^3, C + 3] of the full volume around each centre --network--> logits, put back where the crop was cut out
 
-Everything up to the centres is one compiled program, everything from them to the merged volume another. Sizes on the device
-are rounded up as in `window` and the true size is a traced number, so that volumes of many sizes share both programs; only
-crops that were found are computed. Crops may hang over the border: they are 0 there (coordinates too), and what the network
-says outside the volume is dropped.
+The steps up to the centres are one compiled program, those from the centres to the merged volume a second one. Sizes on the
+device are rounded up as in `window`, and the true size is a traced number, so that volumes of many sizes share both programs.
+Only crops around found regions are computed. A crop may extend beyond the volume: it is zero there (coordinates too), and the
+network's output there is discarded.
 
-After the cascade of the project's 3-D repository (utils/cascade_utils.py); differs from it in:
+Source: the cascade of the BraTS 3-D project (utils/cascade_utils.py). Differs from it in:
   - a crop that starts before the volume is put back at its true origin (there: shifted by the overhang);
-  - where crops overlap, the maximum of their logits is taken over those that cover the voxel, and a voxel that none covers is
-    background for certain (there: the maximum with the zeros of an empty volume, which raises every negative logit to 0);
-  - a centre at voxel c of the shrunk volume is at (c + 1/2) * full / shrunk - 1/2 of the full one, where the resizing took it
-    from (there: c * full / shrunk, 1.4 voxels off at 240 / 64);
-  - the second network gets the channels it was trained with (there: 7 channels into networks for 2).
+  - where crops overlap, the maximum is taken over the logits of the crops that cover the voxel, and a voxel that no crop covers
+    is background with certainty (there: the maximum with a volume of zeros, which raises every negative logit to 0);
+  - voxel c of the downsampled volume is mapped to (c + 1/2) * full / small - 1/2 of the full volume, which inverts the resizing
+    (there: c * full / small, 1.4 voxels off at 240 / 64);
+  - the second network gets the channels that it was trained with (there: 7 channels for networks with 2).
 
-A voxel's centre has a whole number as its index. The crop around a centre c starts at floor(c + 1/2) - size // 2: the voxel
-nearest to c (the later one of two) has index size // 2 in the crop.
+The centre of a voxel has integer coordinates. The crop around a centre c starts at floor(c + 1/2) - size // 2: the voxel
+nearest to c (the later one of two equally near) has index size // 2 in the crop.
 
-What it costs beside the networks: 240 x 240 x 155 voxels, 4 channels, three crops of 96^3, 1x1x1 networks, two shared CPU
-cores, 2026-11-21: 0.3 to 0.5 s, of which 0.03 to 0.04 s up to the centres.
+Time without the networks: 0.3 to 0.5 s, of which 0.03 to 0.04 s up to the centres (240 x 240 x 155 voxels, 4 channels, three
+crops of 96^3, 1x1x1 networks, two shared CPU cores, 2026-11-21).
 """
 
 import functools
@@ -45,7 +46,7 @@ ACTIVATIONS = ("softmax", "sigmoid")
 
 
 class Result(NamedTuple):
-    """The cascade's result for one volume."""
+    """The result of the cascade for one volume."""
 
     scores: Array  # float32 [X, Y, Z, K]: logits for merge="max", probabilities for "probability"
     covered: Array  # bool [X, Y, Z]: within some crop
@@ -71,49 +72,53 @@ def segment(
     activation: str = "softmax",
     batch: int = 1,
 ) -> Result:
-    """Find the regions of a volume and segment a crop around each.
+    """Find the regions of interest of a volume and segment a crop around each.
 
     Args:
-      roi_forward: float32 [1, *roi_size, C + 3] -> logits [1, *roi_size, K0]; foreground is a logit above 0 (K0 = 1) or any
-        class but 0 as the largest. Functions keep their compiled programs as in `window.sliding_window`: pass the same
-        function, or `jax.tree_util.Partial(apply, params)`.
+      roi_forward: float32 [1, *roi_size, C + 3] -> logits [1, *roi_size, K0]. A voxel is foreground if its logit is above 0
+        (K0 = 1) or if its largest logit is not that of class 0. Compiled programs are reused if the same function, or
+        `jax.tree_util.Partial(apply, params)` with the same `apply`, is passed again.
       forward: float32 [batch, *crop, C + 3] -> logits [batch, *crop, K].
-      volume: floating [X, Y, Z, C], prepared as the networks were trained.
+      volume: floating point [X, Y, Z, C], prepared as for training.
       num_classes: K.
-      roi_size, crop: an int or one per axis, voxels. A crop may be larger than the volume.
-      max_instances: the most regions that are segmented.
-      min_size: smaller regions are dropped, voxels of the shrunk volume. Equally large regions keep the order of their
-        first voxels. If all are smaller, one crop is cut around the centroid of the whole mask; if the mask is empty,
+      roi_size: input size of the ROI network in voxels, an int or one per axis.
+      crop: size of the crops in voxels, an int or one per axis; may be larger than the volume.
+      max_instances: the largest number of regions that are segmented.
+      min_size: smaller regions are dropped, in voxels of the downsampled volume. Equally large regions keep the order of their
+        first voxels. If all regions are smaller, one crop is cut around the centroid of the whole mask; if the mask is empty,
         around the volume's centre.
-      connectivity: 1: voxels of a region share a face; 2: an edge will do; 3: a corner.
-      roi_coordinates, include_coordinates: whether the 3 coordinates follow the C channels, for the ROI network and the other.
-      merge: "max": logits, the largest of the crops that cover a voxel. "probability": mean of their probabilities.
+      connectivity: voxels belong to one region if they share a face (1), at least an edge (2) or at least a corner (3).
+      roi_coordinates, include_coordinates: whether the 3 coordinates follow the C channels, for the ROI network and for the
+        second network.
+      merge: how overlapping crops are joined: "max" takes the largest logit, "probability" the mean probability.
       blend: weights of that mean, see `tiles.weights`; None: "cosine". For "probability" only.
-      activation: "softmax" or "sigmoid" (independent regions, or K = 1): what makes probabilities of logits, and what
-        background is where no crop lies: class 0 for certain (logits 0 and `NEVER`), or every class absent (all `NEVER`).
-      batch: crops per call of the network; the last call is filled up.
+      activation: "softmax", or "sigmoid" for independent regions or K = 1. It converts logits to probabilities, and decides
+        the logits of voxels outside all crops: class 0 with certainty (logits 0 and `NEVER`), or no class (all `NEVER`).
+      batch: crops per call of the network; the last batch is padded.
     Returns:
-      Result.
+      Scores, regions and crop positions, see `Result`.
     Raises:
-      ConfigError: arguments or networks that do not fit the volume or each other.
+      ConfigError: arguments or networks do not fit the volume or each other.
       NonFiniteError: a network returned NaN or Inf.
     """
     if volume.ndim != 4 or not jnp.issubdtype(volume.dtype, jnp.floating):
-        raise ConfigError(f"got a volume {volume.dtype}{list(volume.shape)}; need floats [X, Y, Z, C], prepared as for training")
+        raise ConfigError(
+            f"got a volume {volume.dtype}{list(volume.shape)}; must be floating point [X, Y, Z, C], prepared as for training"
+        )
     roi_size, crop = _triple(roi_size, "roi_size"), _triple(crop, "crop")
     if min(max_instances, min_size, batch, num_classes) < 1:
         raise ConfigError(
             f"got max_instances={max_instances}, min_size={min_size}, batch={batch}, num_classes={num_classes}; "
-            "each is at least 1"
+            "each must be at least 1"
         )
     if merge not in MERGES or activation not in ACTIVATIONS or (activation == "softmax" and num_classes == 1):
         raise ConfigError(
-            f"got merge={merge!r}, activation={activation!r} for {num_classes} classes; merge is one of {MERGES}, "
-            f"activation one of {ACTIVATIONS}, sigmoid for one class"
+            f"got merge={merge!r}, activation={activation!r} for num_classes={num_classes}; merge must be one of {MERGES}, "
+            f"activation one of {ACTIVATIONS}, and 'sigmoid' for one class"
         )
     if blend is not None and merge != "probability":
         raise ConfigError(
-            f"got blend={blend!r} with merge={merge!r}; a maximum has no weights: leave blend out or take merge='probability'"
+            f"got blend={blend!r} with merge={merge!r}; a maximum has no weights: leave blend out or set merge='probability'"
         )
     weights = tiles.weights(crop, (blend or "cosine") if merge == "probability" else "constant")
     size = volume.shape[:3]
@@ -146,8 +151,8 @@ def segment(
     )
     if not (finite and sound):
         raise NonFiniteError(
-            f"the {'second' if finite else 'ROI'} network of the cascade returned NaN or Inf; segment in "
-            "float32 or use another checkpoint"
+            f"the {'second' if finite else 'ROI'} network of the cascade returned NaN or Inf; predict "
+            "in float32 or use another checkpoint"
         )
     if padded.shape != volume.shape:
         scores, covered = _inside((scores, covered), size)
@@ -155,27 +160,27 @@ def segment(
 
 
 def roi_input(volume: Array, roi_size: int | Sequence[int] = 64, include_coordinates: bool = True) -> Array:
-    """What the ROI network sees of a volume [X, Y, Z, C]: float32 [*roi_size, C (+ 3)].
+    """Return the ROI network's input for a volume [X, Y, Z, C]: float32 [*roi_size, C (+ 3)].
 
-    The coordinates are those of the full volume, resized as the channels are. May be jitted and vmapped.
+    The coordinates are those of the full volume, resized like the channels. Works under jit and vmap.
     """
     size, roi_size = volume.shape[:3], _triple(roi_size, "roi_size")
     return _shrunk(volume, _taps(size, roi_size), _lines(size, size), include_coordinates)
 
 
 def roi_target(mask: Array, roi_size: int | Sequence[int] = 64) -> Array:
-    """What the ROI network learns from a mask [X, Y, Z]: int32 [*roi_size], 1 where the nearest voxel has any class but 0.
+    """Return the ROI network's training target for a mask [X, Y, Z]: int32 [*roi_size], 1 where the nearest voxel is foreground.
 
-    The nearest voxel is floor(i * in / out), PyTorch's. May be jitted and vmapped.
+    The nearest voxel is floor(i * in / out), as in PyTorch. Works under jit and vmap.
     """
     whole = jnp.asarray(mask > 0, jnp.int32)[None, ..., None]
     return resize(whole, _triple(roi_size, "roi_size"), "nearest")[0, ..., 0]
 
 
 def crop_at(volume: Array, centre: Array, size: int | Sequence[int] = 96, include_coordinates: bool = True) -> Array:
-    """The crop [*size, C (+ 3)] of a volume [X, Y, Z, C] around a centre [3] (voxels); 0 outside the volume.
+    """Return the crop [*size, C (+ 3)] of a volume [X, Y, Z, C] around a centre [3] (in voxels); 0 outside the volume.
 
-    What the second network sees of a region, to train it. May be jitted and vmapped over centres.
+    This is the second network's input for a region, also in training. Works under jit and vmap over centres.
     """
     size, true = _triple(size, "size"), volume.shape[:3]
     padded = _padded(volume, [max(n, c) for n, c in zip(true, size)])
@@ -183,7 +188,7 @@ def crop_at(volume: Array, centre: Array, size: int | Sequence[int] = 96, includ
 
 
 def origin(centre: Array, size: Sequence[int]) -> Array:
-    """First voxel of the crop of this size around a centre [..., 3], int32; negative where it begins outside."""
+    """Return the first voxel of the crop of this size around a centre [..., 3], int32; negative where it starts outside."""
     return jnp.floor(jnp.asarray(centre) + 0.5).astype(jnp.int32) - jnp.array(size, jnp.int32) // 2
 
 
@@ -191,11 +196,13 @@ def origin(centre: Array, size: Sequence[int]) -> Array:
 def _locate(
     forward, volume: Array, taps, lines, extent: Array, min_size: Array, *, max_instances: int, connectivity: int, include: bool
 ) -> tuple[Array, Array, Array]:
-    """(centres [N, 3] in voxels of the full volume, NaN in unused rows; regions found; whether all logits are finite)."""
+    """Return (centres [N, 3] in voxels of the full volume, NaN in unused rows; regions found; whether all logits are finite)."""
     shrunk = _shrunk(volume, taps, lines, include)
     logits = forward(shrunk[None])
     if logits.shape[:-1] != (1, *shrunk.shape[:-1]):
-        raise ConfigError(f"the ROI network makes {logits.shape} of {(1, *shrunk.shape)}; need logits at its input's own size")
+        raise ConfigError(
+            f"the ROI network returns shape {logits.shape} for input {(1, *shrunk.shape)}; its logits must have the input's size"
+        )
     mask = logits[0, ..., 0] > 0 if logits.shape[-1] == 1 else jnp.argmax(logits[0], -1) > 0
     labels = components.label(mask, connectivity)
     # components touch no other, so that at most every second voxel begins one
@@ -227,7 +234,7 @@ def _segment(
     activation: str,
     batch: int,
 ) -> tuple[Array, Array, Array]:
-    """(scores [*P, K], covered [*P], whether all logits are finite) from the centres in use, on the padded size P."""
+    """Segment crops around the centres in use: (scores [*P, K], covered [*P], all logits are finite); P is the padded size."""
     size, count = weights.shape, jnp.maximum(found, 1)
     slots = -(-len(centres) // batch) * batch
     starts = origin(jnp.pad(centres, ((0, slots - len(centres)), (0, 0)), mode="edge"), size)
@@ -240,8 +247,8 @@ def _segment(
         logits = forward(crops).astype(jnp.float32)
         if logits.shape != (batch, *size, classes):
             raise ConfigError(
-                f"the network makes {logits.shape} of crops {crops.shape}; need logits "
-                f"{(batch, *size, classes)}: num_classes={classes} at the crop's own size"
+                f"the network returns shape {logits.shape} for crops {crops.shape}; must be "
+                f"{(batch, *size, classes)}: num_classes={classes} logits at the crop's size"
             )
         values = logits if merge == "max" else squash(logits, axis=-1) * weights[..., None]
 
@@ -270,7 +277,7 @@ def _inside(arrays: tuple[Array, ...], size: tuple[int, ...]) -> tuple[Array, ..
 
 
 def _cut(volume: Array, lines, extent: Array, start: Array, size: tuple[int, ...], include: bool) -> Array:
-    """The crop that begins at `start`, wherever that is; `volume` is at least as large as the crop."""
+    """Cut out the crop that begins at `start`, which may lie outside; `volume` is at least as large as the crop."""
     at = jnp.clip(start, 0, np.subtract(volume.shape[:3], size))
     rolled = _rolled(lax.dynamic_slice(volume, (*at, jnp.int32(0)), (*size, volume.shape[-1])), at - start)
     inside = _box(-start, extent - start, size)
@@ -284,9 +291,9 @@ def _cut(volume: Array, lines, extent: Array, start: Array, size: tuple[int, ...
 def _merge(
     total: Array, weight: Array, values: Array, weights: Array, merge: str, *, start: Array, extent: Array, used: Array
 ) -> tuple[Array, Array]:
-    """Join a crop's values [*size, K] and weights [*size, 1] into the volume's [*P, K] and [*P, 1], where it was cut out.
+    """Merge a crop's values [*size, K] and weights [*size, 1] into the volume's [*P, K] and [*P, 1], at the crop's position.
 
-    Only within the volume, and only if `used`. For "max" the first crop over a voxel replaces what is there.
+    Only voxels inside the volume change, and only if `used`. For "max" the first crop over a voxel replaces the initial value.
     """
     size = values.shape[:3]
     at = jnp.clip(start, 0, np.subtract(total.shape[:3], size))
@@ -303,18 +310,18 @@ def _merge(
 
 
 def _rolled(block: Array, by: Array) -> Array:
-    """Move a block [*size, C] by this many voxels along each axis; what leaves comes back at the other end."""
+    """Move a block [*size, C] by this many voxels along each axis; voxels that leave at one end come back at the other."""
     return lax.cond(jnp.any(by != 0), lambda b: jnp.roll(b, by, (0, 1, 2)), lambda b: b, block)
 
 
 def _box(low: Array, high: Array, size: tuple[int, ...]) -> Array:
-    """bool [*size, 1]: low <= index < high along each axis."""
+    """Return bool [*size, 1]: low <= index < high along each axis."""
     inside = [(jnp.arange(n) >= a) & (jnp.arange(n) < b) for a, b, n in zip(low, high, size)]
     return (inside[0][:, None, None] & inside[1][:, None] & inside[2])[..., None]
 
 
 def _shrunk(volume: Array, taps, lines, include: bool) -> Array:
-    """Trilinear resizing with align_corners=False by two neighbours per axis: only these are read, padding never."""
+    """Resize trilinearly (align_corners=False) from two neighbours per axis: only these are read, never the padding."""
 
     def between(x: Array, axis: int, low: Array, high: Array, share: Array) -> Array:
         share = jnp.expand_dims(share, tuple(range(1, x.ndim - axis)))
@@ -332,7 +339,7 @@ def _shrunk(volume: Array, taps, lines, include: bool) -> Array:
 
 
 def _taps(size: Sequence[int], roi_size: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Per axis, (lower neighbour, upper neighbour, share of the upper one) of each position of the shrunk volume."""
+    """Return, per axis, (lower neighbour, upper neighbour, weight of the upper) of each position of the downsampled volume."""
     taps = []
     for n, m in zip(size, roi_size):
         matrix = linear_matrix(n, m, align_corners=False)
@@ -343,12 +350,12 @@ def _taps(size: Sequence[int], roi_size: Sequence[int]) -> list[tuple[np.ndarray
 
 
 def _lines(size: Sequence[int], padded: Sequence[int]) -> list[np.ndarray]:
-    """Coordinates along each axis of the true size, zeros up to the padded one."""
+    """Return the coordinates along each axis of the true size, followed by zeros up to the padded size."""
     return [np.pad(coordinates.line(n), (0, p - n)) for n, p in zip(size, padded)]
 
 
 def _padded(volume: Array, size: Sequence[int]) -> Array:
-    """Zeros after the last voxels, up to `size`; on the device, where that is quicker than in the host's memory."""
+    """Append zeros up to `size`; on the device, which is faster than in the host's memory."""
     return jnp.pad(volume, [*((0, p - n) for n, p in zip(volume.shape, size)), (0, 0)])
 
 
@@ -359,5 +366,5 @@ def _partial(forward: Callable) -> jax.tree_util.Partial:
 def _triple(value: int | Sequence[int], name: str) -> tuple[int, int, int]:
     values = tuple(int(v) for v in value) if isinstance(value, Sequence) else (int(value),) * 3
     if len(values) != 3 or min(values) < 1:
-        raise ConfigError(f"got {name}={value}; give one size or three, in voxels, from 1")
+        raise ConfigError(f"got {name}={value}; must be one size or three, in voxels, each at least 1")
     return values

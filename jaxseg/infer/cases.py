@@ -1,6 +1,4 @@
-"""What lies under --input: the cases that a run's network can take, and under which names and in which values their results
-are written.
-"""
+"""Find the cases under --input that a run's network can segment, and write their results: file names, label values, maps."""
 
 import collections
 import json
@@ -30,7 +28,7 @@ DONE = "predictions.jsonl"  # the list of them
 
 
 class Input(NamedTuple):
-    """A case to segment: its name, which its results have, its files or DICOM folders, and the function that reads its images."""
+    """A case to segment: its name (also that of its results), its files or DICOM folders, and the function that reads them."""
 
     name: str
     paths: tuple[Path, ...]
@@ -38,17 +36,17 @@ class Input(NamedTuple):
 
 
 def find_cases(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[Input]:
-    """Every case under a path; every name once, upper and lower case alike (some disks know no difference).
+    """Find every case under a path. Names must differ in more than upper and lower case, which some file systems ignore.
 
-    Networks of one modality take any file or DICOM folder; those of several a folder in the layout of their data set, which
-    says what is what; those of one's own data every layout that training takes.
+    Networks of one modality take any file or DICOM folder; those of several modalities a folder in the layout of their data set,
+    which tells the modalities apart; runs on the user's own data every layout that training takes.
 
     Args:
       origin: file or folder.
-      recipe: of the run.
-      record: of the run.
+      recipe: the run's recipe.
+      record: the run's record.
     Raises:
-      DataError: nothing there, not what the network takes, or two cases whose results would have one name.
+      DataError: the path holds no input, or none that fits the network, or the results of two cases would have the same name.
     """
     cases = _listed(origin, recipe, record)
     named: dict[str, list[str]] = {}
@@ -56,10 +54,11 @@ def find_cases(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[
         named.setdefault(unicodedata.normalize("NFC", case.name).casefold(), []).append(case.name)
     twice = sorted(names for names in named.values() if len(names) > 1)
     if twice:
+        found = " and ".join(map(repr, sorted(set(twice[0]))))
         raise DataError(
-            f"--input={origin}: {len(twice[0])} inputs would be written as {' and '.join(map(repr, sorted(set(twice[0]))))}"
-            + (f", and so for {len(twice) - 1} more names" if twice[1:] else "")
-            + "; each name must be there once, in whatever case of letters: rename or move one of them",
+            f"--input={origin}: {len(twice[0])} inputs would give results of one name, {found}"
+            + (f" (the same for {len(twice) - 1} more names)" if twice[1:] else "")
+            + "; names must differ in more than upper and lower case: rename or move one of them",
             "DATA_PATH",
         )
     return cases
@@ -78,8 +77,8 @@ def _listed(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[Inp
             return _files(origin)  # scans without the data set's layout
     if origin.is_file() and several:
         raise DataError(
-            f"--input={origin}: is one file; this network takes {', '.join(recipe.modalities)}: give the folder of "
-            "the case, or of all cases",
+            f"--input={origin}: is one file, but this network needs {', '.join(recipe.modalities)}; give the folder of "
+            "the case, or the folder of all cases",
             "DATA_CHANNELS",
         )
     if (
@@ -90,8 +89,8 @@ def _listed(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[Inp
         return _files(origin)
     if record["dataset"] == "brats_arrays":
         raise DataError(
-            f"--input={origin}: this network learnt slices of arrays, whose rows and columns lie otherwise than "
-            "those of upright slices; train on slices cut from volumes (configs/brats2d.py:slices)",
+            f"--input={origin}: this network was trained on the arrays of brats_arrays, whose slices are oriented differently "
+            "from slices of volumes; train on slices of volumes (configs/brats2d.py:slices)",
             "DATA_GEOMETRY",
         )
     dataset = datasets.load(record["dataset"], origin, modalities=recipe.modalities, release=record["config"]["data"]["release"])
@@ -99,7 +98,7 @@ def _listed(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[Inp
 
 
 def _own(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[Input]:
-    """For runs on data of one's own: a folder in one of their layouts, files of one channel each by number or suffix, any files.
+    """Find cases for runs on the user's own data: a folder in a known layout, or files (one per case, or one per channel).
 
     A file with all channels ([X, Y, Z, C], or in colour) is a case by itself.
     """
@@ -128,7 +127,7 @@ def _own(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[Input]
 
 
 def _files(origin: Path) -> list[Input]:
-    """Every image file and DICOM folder is a case."""
+    """Return every image file and every DICOM folder as a case."""
     found = volumes.find_inputs(origin)
     return [Input(name, (path,), lambda path=path: [volumes.read_volume(path)]) for name, path in zip(names_of(found), found)]
 
@@ -142,15 +141,15 @@ def _cases_of(dataset: DataSet) -> list[Input]:
 
 
 def names_of(inputs: list[Path]) -> list[str]:
-    """Output names of inputs: without suffix, in any case of letters."""
+    """Return the output names of inputs: without suffix, and unique regardless of upper and lower case."""
     return [p.name if p.is_dir() else stem(p) for p in inputs]
 
 
 def digests(case: Input) -> list[str]:
-    """Of the bytes of every file of a case, those in its DICOM folders among them.
+    """Return a digest for every file of a case, including the files in its DICOM folders.
 
     Raises:
-      DataError: a file that cannot be read.
+      DataError: a file cannot be read.
     """
     found = []
     for path in case.paths:
@@ -165,50 +164,58 @@ def digests(case: Input) -> list[str]:
 
 
 def check_apart(cases: Sequence[Input], output: Path, origin: Path) -> None:
-    """Refuse a folder for the results in which one could replace an input or another file, or be taken for an input later: one
-    that holds an input, lies in a DICOM folder, is searched for inputs, or has files of the results' names that are no results.
+    """Refuse an output folder in which a result could overwrite an input or an unrelated file, or be found as an input later.
+
+    These are folders that hold an input, lie in a DICOM folder, are searched for inputs, or have files with the results' names
+    that `predict` did not write.
 
     Args:
-      origin: where the cases were found.
+      cases: the cases to segment.
+      output: the folder for the results.
+      origin: the path under which the cases were found.
     Raises:
-      ConfigError.
+      ConfigError: the folder must not be used.
     """
     place, searched = output.resolve(), origin.resolve()
     for path in (path for case in cases for path in case.paths):
         folder = path.resolve() if path.is_dir() else path.resolve().parent
         if place == folder or path.is_dir() and place.is_relative_to(folder):
-            what = "is or lies in the input" if path.is_dir() else "holds the input"
-            raise ConfigError(f"--output={output}: {what} {path.name}, which a result could replace; give another folder")
+            what = "is, or lies in, the input folder" if path.is_dir() else "holds the input"
+            raise ConfigError(f"--output={output}: {what} {path.name}, which a result could overwrite; give another folder")
     several = any(len(case.paths) > 1 for case in cases)  # their layouts have folders of cases
     if origin.is_dir() and (place == searched or several and place.is_relative_to(searched)):
-        raise ConfigError(f"--output={output}: {'is' if place == searched else 'lies in'} --input; give a folder of its own")
+        raise ConfigError(
+            f"--output={output}: {'is' if place == searched else 'lies in'} the folder of --input; give another folder"
+        )
     if (output / DONE).is_file():
         return
     there = [file for case in cases for file in (f"{case.name}.png", f"{case.name}.nii.gz") if (output / file).exists()]
     if there:
         raise ConfigError(
-            f"--output={output}: holds {there[0]}{f' and {len(there) - 1} more' if there[1:] else ''}, which a result would "
-            f"replace and predict did not write (no {DONE} there); give another folder, or remove what is of no use"
+            f"--output={output}: holds {there[0]}{f' and {len(there) - 1} more' if there[1:] else ''}, which predict did "
+            f"not write (the folder has no {DONE}) and would overwrite; give another folder, or remove these files"
         )
 
 
 def values_of(record: Mapping[str, Any]) -> np.ndarray:
-    """What is written for background and the classes 1..K, [K + 1]: the values that the run's data set states for its classes,
-    else the class numbers (also where its masks are pictures of 0 and 255).
+    """Return the label values to write for background and the classes 1..K, shape [K + 1].
+
+    They are the values that the run's data set states for its classes, else the class numbers (also where the data set's masks
+    are pictures of 0 and 255).
     """
     values = record["values"]
     return np.array([0, *values], dtype_for(max(values, default=0)))
 
 
 def open_output(output: Path) -> None:
-    """Make the folder of the results, if absent, and remove what a killed process left half written in it.
+    """Create the results folder if it does not exist, and remove unfinished files that a killed process left in it.
 
     Raises:
-      ConfigError: it is a file.
-      StorageError: it cannot be made or written.
+      ConfigError: the path is a file.
+      StorageError: the folder cannot be created or written to.
     """
     if output.exists() and not output.is_dir():
-        raise ConfigError(f"--output={output}: is a file; give a folder")
+        raise ConfigError(f"--output={output}: is a file, must be a folder; give another path")
     make_folder(output, f"--output={output}")
     for folder in (output, *(output / name for name in (OVERLAYS, MAPS, UNCERTAINTY, STATISTICS))):
         for left in folder.glob(".*.tmp"):
@@ -216,21 +223,21 @@ def open_output(output: Path) -> None:
 
 
 def map_names(record: Mapping[str, Any]) -> list[str]:
-    """What a run's probability maps are of, in their order: the regions it learnt, else its classes; whole volumes: anything."""
+    """Return the names of a run's probability maps in their order: its regions, its classes, or for whole volumes "any"."""
     if record["config"]["data"]["whole"]:
         return ["any foreground"]
     return [name for name, _ in record["regions"]] or list(record["labels"])
 
 
 def write_labels(output: Path, name: str, labels: np.ndarray, image: Volume) -> str:
-    """<name>.nii.gz, of a picture <name>.png, with labels in the image's own axis order; returns the file's name."""
+    """Write labels in the image's own axis order as <name>.nii.gz, for a picture as <name>.png; returns the file's name."""
     file = f"{name}{'.png' if volumes.is_photo(image) else '.nii.gz'}"
     volumes.write_like(output / file, labels, image)
     return file
 
 
 def structures_of(record: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
-    """(name, classes) of each structure where the classes are combinations of structures that overlap; [] elsewhere."""
+    """Return (name, classes) of each structure if classes number the combinations of overlapping structures; else []."""
     found = [(name, list(classes)) for name, classes in record.get("regions", ())]
     names = [name for name, _ in found]
     return found if 0 < len(names) <= overlap.MOST and tuple(record["labels"]) == overlap.combinations(names) else []
@@ -239,13 +246,16 @@ def structures_of(record: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
 def write_structures(
     output: Path, name: str, labels: np.ndarray, structures: Sequence[tuple[str, Sequence[int]]], image: Volume
 ) -> list[str]:
-    """A mask for each structure, <structure>/<name>.nii.gz with 0 and 1, of a picture <structure>/<name>.png with 0 and 255.
+    """Write one mask per structure: <structure>/<name>.nii.gz with 0 and 1, for pictures <structure>/<name>.png with 0 and 255.
 
-    A structure that is called as a folder of other results is (overlays, probabilities) gets an underscore after its name.
+    A structure whose name is also a folder of other results (overlays, probabilities) gets an underscore after its name.
 
     Args:
+      output: the results folder.
+      name: the case's name.
       labels: classes, in the image's own axis order.
-      structures: (name, classes) of each, from `structures_of`.
+      structures: (name, classes) of each structure, from `structures_of`.
+      image: the input image, whose geometry the files get.
     Returns:
       The files, relative to `output`.
     """
@@ -259,12 +269,14 @@ def write_structures(
 
 
 def write_maps(output: Path, name: str, maps: np.ndarray, names: Sequence[str], image: Volume) -> list[str]:
-    """Probability maps: probabilities/<name>.nii.gz, of a picture probabilities/<name>/<what>.png (0..255) for each.
+    """Write probability maps: probabilities/<name>.nii.gz, for a picture probabilities/<name>/<class>.png (0..255) for each map.
 
     Args:
-      maps: in the image's own axis order, a last axis for `names`.
-      names: what each map is of (`map_names`).
-      image: the input.
+      output: the results folder.
+      name: the case's name.
+      maps: float, in the image's own axis order, with a last axis for `names`.
+      names: names of the maps, from `map_names`.
+      image: the input image, whose geometry the files get.
     Returns:
       The files, relative to `output`.
     """
@@ -341,14 +353,14 @@ def gather_statistics(output: Path, names: Sequence[str]) -> Path | None:
 
 
 def _file_names(names: Sequence[str]) -> list[str]:
-    """Names as those of files, without "/"; with their number where two would be one file on some disk."""
+    """Convert names to file names: without "/", and with a number where a file system could take two for the same file."""
     plain = [name.replace("/", "_") for name in names]
     alike = collections.Counter(name.casefold() for name in plain)
     return [name if alike[name.casefold()] == 1 else f"{k}_{name}" for k, name in enumerate(plain, 1)]
 
 
 def write_overlay(output: Path, name: str, picture: np.ndarray) -> str:
-    """overlays/<name>.png from uint8 [H, W, 3]; returns the file, relative to `output`."""
+    """Write uint8 [H, W, 3] as overlays/<name>.png; returns the file, relative to `output`."""
     make_folder(output / OVERLAYS, f"--output={output}")
     path = output / OVERLAYS / f"{name}.png"
     write_atomic(path, photos.encode_png(picture, path))

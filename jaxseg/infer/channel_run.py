@@ -1,4 +1,4 @@
-"""A run's network and weights as they lie on disk; and the run whose network makes an extra input channel for another run."""
+"""Read a run's network and weights from disk; open the run whose network generates an extra input channel for another run."""
 
 import dataclasses
 import json
@@ -25,11 +25,16 @@ _ALIKE = ("size", "window", "spacing", "intensity", "modalities", "filter", "cro
 
 
 def read_network(run: Path, record: Mapping[str, Any]) -> tuple[functional.Network, tuple[dict, dict], str]:
-    """(network, (params, state), digest of the weights and of what the record says about the network) of a run.
+    """Read the network and weights of a run.
 
+    Args:
+      run: run folder, or a checkpoint folder inside one.
+      record: the run's record.
+    Returns:
+      (network, (params, state), digest of the weights and of the record's entries about the network).
     Raises:
-      CheckpointError: no usable checkpoint there.
-      MismatchError: the checkpoint does not fit the recorded network, or the files of a network of one's own are others.
+      CheckpointError: the folder holds no usable checkpoint.
+      MismatchError: the checkpoint does not fit the recorded network, or the files that define the user's own network changed.
     """
     m = record["model"]
     with code.recorded_alone():
@@ -52,11 +57,17 @@ def read_network(run: Path, record: Mapping[str, Any]) -> tuple[functional.Netwo
 
 
 def of(run: Path, record: Mapping[str, Any], recipe: Recipe) -> channels.Generate | None:
-    """What makes the trained extra channel of a run, from the copy inside its folder; None where it has none.
+    """Return the function that generates a run's trained extra channel, from the copy of that other run inside the run's folder.
 
+    Args:
+      run: the run folder.
+      record: the run's record.
+      recipe: the run's recipe.
+    Returns:
+      The function; None if the run has no such channel.
     Raises:
-      CheckpointError: the copy is gone.
-      MismatchError: it is not the one that training used.
+      CheckpointError: the copy is missing.
+      MismatchError: the copy is not the one that training used.
     """
     if not channels.trained(recipe.extra):
         return None
@@ -64,21 +75,23 @@ def of(run: Path, record: Mapping[str, Any], recipe: Recipe) -> channels.Generat
     generate, digest = open_channel_run(copy, recipe)
     if digest != record["made_by"]:
         raise MismatchError(
-            f"{copy} has the digest {digest}, and {run} was trained with channels of {record['made_by']}; put "
-            "the copy back that training made"
+            f"{copy} has the digest {digest}, but {run} was trained with an extra channel from the network with the digest "
+            f"{record['made_by']}; restore the copy that training made"
         )
     return generate
 
 
 def open_channel_run(run: Path, recipe: Recipe) -> tuple[channels.Generate, str]:
-    """The function that makes a recipe's trained extra channel, and the digest of the weights behind it.
+    """Open the run that generates a recipe's trained extra channel.
 
     Args:
-      run: the run that learnt edges or composites.
-      recipe: of the network that takes the channel.
+      run: a run that was trained to predict edges or composites.
+      recipe: the recipe of the network that takes the channel.
+    Returns:
+      (the function that generates the channel, digest of the run's weights).
     Raises:
-      CheckpointError: no run there.
-      MismatchError: it has learnt something else, or sees images that are prepared in another way.
+      CheckpointError: the folder holds no run.
+      MismatchError: the run was trained for something else, or its images are prepared differently.
     """
     (name,) = channels.trained(recipe.extra)
     try:
@@ -86,13 +99,13 @@ def open_channel_run(run: Path, recipe: Recipe) -> tuple[channels.Generate, str]
         network, weights, digest = read_network(run, record)
     except CheckpointError as error:
         raise CheckpointError(
-            f"config.data.extra_run, for the channel {name!r}: {error}; train it first with "
+            f"config.data.extra_run, the run that generates the channel {name!r}: {error}; first train such a run with "
             f"config.data.target={TARGET_OF[name]!r}"
         ) from error
     theirs = recipe_from(record)
     if theirs.target != TARGET_OF[name] or theirs.extra:
         raise MismatchError(
-            f"config.data.extra_run={run}: it learnt {theirs.target!r} from "
+            f"config.data.extra_run={run}: was trained to predict {theirs.target!r} from "
             f"{', '.join(theirs.extra) or 'the image alone'}; the channel {name!r} needs a run with "
             f"config.data.target={TARGET_OF[name]!r} and no data.extra"
         )
@@ -100,8 +113,8 @@ def open_channel_run(run: Path, recipe: Recipe) -> tuple[channels.Generate, str]
     differ = [f"{key} {getattr(theirs, key)} there, {value} here" for key, value in ours.items() if getattr(theirs, key) != value]
     if differ:
         raise MismatchError(
-            f"config.data.extra_run={run}: its images are prepared in another way ({'; '.join(differ)}); train "
-            "it with the same keys in config.data"
+            f"config.data.extra_run={run}: its images are prepared differently ({'; '.join(differ)}); train "
+            "it with the same keys of config.data"
         )
     forward = networks.Forward(
         network,

@@ -1,7 +1,7 @@
-"""From a case's images to the examples that a network takes, and from its logits back to the case's own grid.
+"""Convert a case's images to the network's examples, and the network's logits back to the case's own grid.
 
-The one place of prediction where slices and volumes part: `Slices` cuts a case into upright slices [Z, Y, X], `Volumes` keeps it
-whole as [X, Y, Z]. Everything after that is the same for both.
+This is the only place in prediction where slices and volumes are treated differently: `Slices` cuts a case into upright slices
+[Z, Y, X], `Volumes` keeps it whole as [X, Y, Z]. Everything after that is the same for both.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,14 +22,14 @@ from jaxseg.utils.pictures import paint, sheet, to_rgb
 
 
 class Examples(NamedTuple):
-    """A case as a network sees it.
+    """The network inputs made from a case.
 
     Attributes:
       inputs: [N, *S, C], prepared.
       scan: the case on its own grid: slices [Z, Y, X(, C)], or the last modality of a volume [X, Y, Z].
-      orientation: the way back into the file's axis order; its spacing is that of `scan`'s axes.
-      chosen: which slices `inputs` holds, N indices of `scan`; None: all of them.
-      place: of an example on the prepared grid.
+      orientation: restores the file's axis order; its spacing (mm) is that of `scan`'s axes.
+      chosen: indices in `scan` of the N slices in `inputs`; None: all slices.
+      place: position of an example on the prepared grid.
     """
 
     inputs: np.ndarray
@@ -40,45 +40,45 @@ class Examples(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the case's own grid: (Z, Y, X) or (X, Y, Z)."""
+        """Shape of the case's own grid: (Z, Y, X) or (X, Y, Z)."""
         return self.scan.shape[:3]
 
 
 class Preparation(Protocol):
-    """What `Slices` and `Volumes` have in common."""
+    """The interface that `Slices` and `Volumes` share."""
 
     recipe: Recipe
 
     def prepare(self, images: Sequence[Volume], chosen: Sequence[int] | None = None) -> Examples:
-        """The examples of a case from its images, one for each modality."""
+        """Make the examples of a case from its images, one image for each modality."""
 
     def restore(self, examples: Examples, logits: np.ndarray, fill: Sequence[float]) -> np.ndarray:
-        """Logits [N, *S, K] -> [*own grid, K]; `fill` is what the network was not shown."""
+        """Resample logits [N, *S, K] to [*own grid, K]; voxels that the network did not see get the logits `fill` [K]."""
 
     def labels(self, examples: Examples, logits: np.ndarray, fill: Sequence[float], **rule) -> np.ndarray:
-        """Labels of the case's own grid, those of `restore`; `rule` as `labels_of` takes it."""
+        """Return the labels on the case's own grid, those of the logits from `restore`; `rule` holds arguments of `labels_of`."""
 
     def overlay(self, examples: Examples, labels: np.ndarray) -> np.ndarray:
-        """A sheet of slices with the labels painted on, uint8 [H, W, 3]."""
+        """Draw a sheet of slices with the labels in colour, uint8 [H, W, 3]."""
 
 
 class Slices:
-    """Upright slices, and photographs as a stack of one.
+    """Prepare upright slices; a photograph is a stack of one slice.
 
     Args:
-      recipe: of the run, also for photographs: what training did is done here.
-      generate: makes the trained channel of recipe.extra, see `channels.extend`.
-      normalised: the images are z-scores already (`DataSet.normalised`).
+      recipe: the run's recipe, also for photographs: images are prepared as in training.
+      generate: generates the trained channel of recipe.extra, see `channels.extend`.
+      normalised: the images are already z-scores (`DataSet.normalised`).
     """
 
     def __init__(self, recipe: Recipe, generate: channels.Generate | None = None, *, normalised: bool = False):
         self.recipe, self._generate, self._normalised = recipe, generate, normalised
 
     def prepare(self, images: Sequence[Volume], chosen: Sequence[int] | None = None) -> Examples:
-        """The slices of a case, or those of them that are `chosen` (indices of the upright stack).
+        """Prepare the slices of a case, or only those whose indices in the upright stack are `chosen`.
 
         Raises:
-          DataError: an image that this recipe cannot take, or modalities on different grids.
+          DataError: the recipe does not fit an image, or the modalities have different grids.
         """
         images = [images[0], *(volumes.paired(images[0], other) for other in images[1:])]
         if not (self._normalised and self.recipe.intensity == "brain"):
@@ -92,19 +92,19 @@ class Slices:
         return Examples(inputs, scan, orientation, None if chosen is None else tuple(chosen), place)
 
     def of_normalised(self) -> "Slices":
-        """The same for images that are z-scores already."""
+        """Return the same preparation for images that are already z-scores."""
         return Slices(self.recipe, self._generate, normalised=True)
 
     def restore(self, examples: Examples, logits: np.ndarray, fill: Sequence[float]) -> np.ndarray:
-        """Logits [N, h, w, K] -> [N, Y, X, K]."""
+        """Resample logits [N, h, w, K] to [N, Y, X, K]."""
         return np.stack([self._restored(examples, one, fill) for one in logits])
 
     def labels(self, examples: Examples, logits: np.ndarray, fill: Sequence[float], **rule) -> np.ndarray:
-        """Labels [N, Y, X], one slice's logits in memory at a time."""
+        """Return labels [N, Y, X]; only one slice's logits are in memory at a time."""
         return np.stack([labels_of(self._restored(examples, one, fill), **rule) for one in logits])
 
     def overlay(self, examples: Examples, labels: np.ndarray) -> np.ndarray:
-        """All slices, or those with most labels, of the last modality in the recipe's window."""
+        """Draw all slices, or those with the most labels, of the last modality in the recipe's window."""
         scan = examples.scan
         shown = scan[..., -1] if self.recipe.modalities and scan.ndim == 4 else scan
         grey = lambda z: to_rgb(preprocess.window_8bit(shown[z], self.recipe))
@@ -120,32 +120,34 @@ class Slices:
 
 
 class Volumes:
-    """Whole volumes: one example a case.
+    """Prepare whole volumes: one example per case.
 
     Args:
-      recipe: of the run.
-      sigmoid: each score is one for itself, of a region or of the one class. Where probabilities go back to the case's grid
-        (MONAI's filters) and not logits, this says how they are made.
+      recipe: the run's recipe.
+      sigmoid: each logit is converted to a probability by itself (regions, or one class), not by a softmax. Used where
+        probabilities instead of logits are resampled to the case's grid (MONAI's filters).
     """
 
     def __init__(self, recipe: Recipe, *, sigmoid: bool = False):
         self.recipe, self._sigmoid = recipe, sigmoid
 
     def prepare(self, images: Sequence[Volume], chosen: None = None) -> Examples:
-        """The volume of a case.
+        """Prepare the volume of a case.
 
         Raises:
-          DataError: a photograph, an image that this recipe cannot take, or modalities on different grids.
+          DataError: a photograph, an image that the recipe does not fit, or modalities on different grids.
         """
         if volumes.is_photo(images[0]) and self.recipe.orientation != "file":
-            raise DataError(f"{images[0].path}: a photograph; this network takes volumes (NIfTI, DICOM series)", "DATA_IMAGE")
+            raise DataError(
+                f"{images[0].path}: is a photograph; this network needs volumes (NIfTI files or DICOM series)", "DATA_IMAGE"
+            )
         scan, orientation = to_volume(images[-1], self.recipe.orientation)
         inputs = preprocess.prepare_scan(images, self.recipe)[None]
         place = preprocess.place_scan(images, self.recipe)
         return Examples(inputs, scan[..., 0] if scan.ndim == 4 else scan, orientation, None, place)
 
     def restore(self, examples: Examples, logits: np.ndarray, fill: Sequence[float]) -> np.ndarray:
-        """Logits [1, X', Y', Z', K] -> [X, Y, Z, K]."""
+        """Resample logits [1, X', Y', Z', K] to [X, Y, Z, K]."""
         (one,) = logits
         if examples.place.keeps_grid:
             return np.asarray(one)
@@ -155,7 +157,7 @@ class Volumes:
         return logits_of(restored, sigmoid=self._sigmoid) if self.recipe.filter in MONAI else restored
 
     def planes(self, examples: Examples, logits: np.ndarray, fill: Sequence[float]) -> Iterator[np.ndarray]:
-        """What `restore` gives, one class [X, Y, Z] after the other."""
+        """Yield the logits of `restore` one class [X, Y, Z] at a time."""
         (one,) = logits
         if examples.place.keeps_grid:
             yield from (one[..., k] for k in range(one.shape[-1]))
@@ -167,7 +169,7 @@ class Volumes:
             yield logits_of(plane, sigmoid=self._sigmoid) if self.recipe.filter in MONAI else plane
 
     def labels(self, examples: Examples, logits: np.ndarray, fill: Sequence[float], **rule) -> np.ndarray:
-        """Labels [X, Y, Z]; of classes, one class's logits in memory at a time."""
+        """Return labels [X, Y, Z]; with classes, only one class's logits are in memory at a time."""
         (one,) = logits
         if examples.place.keeps_grid or rule["order"] or one.shape[-1] <= 2:
             return labels_of(self.restore(examples, logits, fill), **rule)
@@ -176,12 +178,12 @@ class Volumes:
         )
 
     def _scores(self, logits: np.ndarray) -> np.ndarray:
-        """What is resampled to the case's grid: logits, or their probabilities."""
+        """Return the values that are resampled to the case's grid: the logits, or their probabilities."""
         logits = np.asarray(logits)
         return probabilities(logits, sigmoid=self._sigmoid) if self.recipe.filter in MONAI else logits
 
     def overlay(self, examples: Examples, labels: np.ndarray) -> np.ndarray:
-        """Axial slices of the last modality, upright, between its 1st and 99.5th percentile."""
+        """Draw upright axial slices of the last modality, scaled from its 1st to its 99.5th percentile."""
         scan = examples.scan
         low, high = np.percentile(scan[::2, ::2, ::2], (1, 99.5))
         grey = np.uint8(np.clip((scan - low) / max(high - low, 1e-6), 0, 1) * 255)

@@ -1,4 +1,4 @@
-"""From logits to labels and to probabilities, for classes, a single class, and regions."""
+"""Convert logits to labels and to probabilities: for several classes, a single class, and regions."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,12 @@ from jaxseg.types import Array
 
 
 def labels_of(logits: Array, *, order: Sequence[int] = (), threshold: float = 0.5) -> np.ndarray:
-    """Labels [*S] of logits [*S, K], uint8 (uint16 for more than 256 classes).
+    """Convert logits [*S, K] to labels [*S], uint8 (uint16 for more than 256 classes).
 
     Args:
-      order: the class of every combination of regions (`metrics.regions.class_table`), for region heads; () for classes.
-      threshold: of the foreground's probability, for one class, and of each region's.
+      logits: [*S, K].
+      order: for regions: the class of every combination of regions (`metrics.regions.class_table`); () for classes.
+      threshold: a probability (0-1): of the foreground for one class, of each region for regions.
     """
     logits = np.asarray(logits)
     cut = float(np.log(threshold / (1 - threshold)))
@@ -34,7 +35,7 @@ def labels_of(logits: Array, *, order: Sequence[int] = (), threshold: float = 0.
 
 
 def probabilities_of(logits: Array, *, regions: bool = False) -> np.ndarray:
-    """float32 [*S, K'] over what is looked for: the regions, the one class, or the foreground classes of a softmax."""
+    """Return probabilities float32 [*S, K'] of the regions, of the one class, or of the foreground classes of a softmax."""
     logits = jnp.asarray(logits)
     if regions or logits.shape[-1] == 1:
         return np.asarray(jax.nn.sigmoid(logits))
@@ -86,5 +87,5 @@ def variance_of(members: Sequence[np.ndarray], *, regions: bool = False) -> np.n
 
 
 def background(num_classes: int, *, regions: bool = False) -> tuple[float, ...]:
-    """Logits [K] that say background for certain, for voxels that the network was not shown."""
+    """Return logits [K] that mean background with certainty, for voxels that the network did not see."""
     return (NEVER,) * num_classes if regions or num_classes == 1 else (0.0, *(NEVER,) * (num_classes - 1))

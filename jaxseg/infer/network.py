@@ -1,9 +1,9 @@
-"""A network and how it is applied to prepared images: at its own size, by sliding windows, on volumes shrunk to its size, or as
-the second of a cascade. Which of these a run uses is chosen once (`run.open_run`); all of them map
+"""How a network is applied to prepared images: to images of its input size, by sliding windows, to downsampled volumes, or as
+the second network of a cascade. `run.open_run` chooses one of these once for a run. Each of them maps
 
     examples [N, *S, C] (the slices of a case, or a single volume)  ->  logits [N, *S, K]
 
-with mirroring, several sets of weights and the devices of this process.
+and supports mirroring, ensembles of several sets of weights, and all devices of this process.
 """
 
 import functools
@@ -26,17 +26,17 @@ Weights = Sequence[tuple[dict, dict]]  # (params, state) of each copy of the net
 
 
 class Forward:
-    """Batches of the network's own input size to logits.
+    """Map batches of the network's input size to logits.
 
-    A batch is spread over the devices of this process where its size divides.
+    A batch is spread over the devices of this process if its size is divisible by their number.
 
     Args:
       network: from `functional.split`.
-      num_classes: K of its logits.
+      num_classes: K, the number of logits.
       batch: examples or windows per forward pass.
       mirror: spatial axes to flip; the logits of all flips are averaged.
-      dtype: compute dtype, as train.dtype has it.
-      mean, std: of the channels, see `records.Recipe`.
+      dtype: compute dtype, a value of train.dtype.
+      mean, std: per channel, see `records.Recipe`.
     """
 
     def __init__(
@@ -68,21 +68,21 @@ class Forward:
         self._forward = devices.over(mesh, forward)
 
     def place(self, params: dict, state: dict) -> tuple[dict, dict]:
-        """Weights on the devices of this process, from wherever they are."""
+        """Copy weights to the devices of this process."""
         local = lambda a: a.addressable_data(0) if isinstance(a, jax.Array) and not a.is_fully_addressable else a
         return jax.device_put(jax.tree.map(local, (params, state)), self._everywhere)
 
     def averaged(self, weights: Weights) -> jax.tree_util.Partial:
-        """[n, *S, C] -> logits [n, *S, K], the mean over the sets of weights (each from `place`); no flips."""
+        """Return a function [n, *S, C] -> mean logits [n, *S, K] over the sets of weights (each from `place`), without flips."""
         return tta.averaged(self._forward, weights)
 
     def mirrored(self, weights: Weights) -> jax.tree_util.Partial:
-        """The same, the mean over the flips too."""
+        """Return the same function with the mean also over the flips."""
         return tta.mirrored(self.averaged(weights), self.mirror)
 
 
 class WholeImages:
-    """Examples of the network's own size, batch by batch.
+    """Apply a network to examples of its own input size, batch by batch.
 
     Args:
       forward: the network.
@@ -93,7 +93,7 @@ class WholeImages:
         self._run = jax.jit(lambda forward, images: forward(images))
 
     def __call__(self, weights: Weights, examples: np.ndarray) -> np.ndarray:
-        """Logits float32 [N, *S, K] of examples [N, *S, C]; the last batch is filled up."""
+        """Return logits float32 [N, *S, K] of examples [N, *S, C]; the last batch is padded."""
         forward, n, found = self.forward.mirrored(weights), self.forward.batch, []
         for start in range(0, len(examples), n):
             part = np.asarray(examples[start : start + n])
@@ -103,12 +103,12 @@ class WholeImages:
 
 
 class Windows:
-    """Overlapping windows over examples of any size.
+    """Apply a network to examples of any size by overlapping windows.
 
     Args:
-      forward: the network; its input has the examples' channels, plus one for each axis with `coordinates`.
-      window: its input size.
-      coordinates: append each voxel's place in the volume.
+      forward: the network; its input has the examples' channels, plus one per axis with `coordinates`.
+      window: the network's input size.
+      coordinates: append each voxel's position in the volume.
       options: overlap, blend, positions, accumulator of `window.sliding_window`.
     """
 
@@ -117,7 +117,7 @@ class Windows:
         self.options = {"window": tuple(window), "num_classes": forward.num_classes, "batch": forward.batch, **options}
 
     def __call__(self, weights: Weights, examples: np.ndarray) -> Array:
-        """Logits float32 [N, *S, K] of examples [N, *S, C]."""
+        """Return logits float32 [N, *S, K] of examples [N, *S, C]."""
         if self.coordinates:
             examples = np.stack([np.asarray(coordinates.append(np.asarray(e, np.float32))) for e in examples])
         apply = functools.partial(sliding_window, self.forward.mirrored(weights), **self.options)
@@ -127,32 +127,32 @@ class Windows:
 
 
 class Shrunk:
-    """Whole volumes shrunk to the network's input size, their logits resampled back: region-of-interest networks alone.
+    """Apply a region-of-interest network to whole volumes downsampled to its input size; its logits are resampled back.
 
     Args:
       forward: the network.
-      size: its input size.
-      coordinates: append each voxel's place in the volume, before shrinking.
+      size: the network's input size.
+      coordinates: append each voxel's position in the volume, before downsampling.
     """
 
     def __init__(self, forward: Forward, size: Sequence[int], *, coordinates: bool):
         self.size, self.coordinates, self.forward, self._whole = tuple(size), coordinates, forward, WholeImages(forward)
 
     def __call__(self, weights: Weights, examples: np.ndarray) -> np.ndarray:
-        """Logits float32 [N, X, Y, Z, K] of volumes [N, X, Y, Z, C]."""
+        """Return logits float32 [N, X, Y, Z, K] of volumes [N, X, Y, Z, C]."""
         small = lambda volume: np.asarray(cascade.roi_input(np.asarray(volume, np.float32), self.size, self.coordinates))
         logits = self._whole(weights, np.stack([small(volume) for volume in examples]))
         return np.stack([resample_channels(one, examples.shape[1:4]) for one in logits])
 
 
 class Cascade:
-    """Crops around the regions that a first network finds; outside of them background for certain (`cascade.segment`).
+    """Segment crops around the regions that a first network finds; the rest is background with certainty (`cascade.segment`).
 
     Args:
-      first: of the region-of-interest network, and its `weights`.
-      second: of the network that segments the crops, `Windows` of the crop's size.
-      size: of the crops.
-      activation: "softmax" or "sigmoid", of the second network's logits.
+      first: the region-of-interest network, and its `weights`.
+      second: the network that segments the crops: `Windows` of the crops' size.
+      size: size of the crops.
+      activation: "softmax" or "sigmoid", for the second network's logits.
     """
 
     def __init__(self, first: Shrunk, first_weights: Weights, second: Windows, size: Sequence[int], activation: str):
@@ -161,7 +161,7 @@ class Cascade:
         self._size, self._activation = tuple(size), activation
 
     def __call__(self, weights: Weights, examples: np.ndarray) -> np.ndarray:
-        """Logits float32 [N, X, Y, Z, K] of volumes [N, X, Y, Z, C]."""
+        """Return logits float32 [N, X, Y, Z, K] of volumes [N, X, Y, Z, C]."""
         find, segment = self._first.forward.averaged(self._first_weights), self.forward.averaged(weights)
         return np.stack(
             [
@@ -188,5 +188,5 @@ Application = WholeImages | Windows | Shrunk | Cascade
 
 
 def roi_min_size(size: Sequence[int]) -> int:
-    """Voxels under which a region of interest is dropped: 50 at 64^3, the same share of other sizes."""
+    """Return the voxel count below which a region of interest is dropped: 50 at 64^3, the same fraction at other sizes."""
     return max(1, round(50 * float(np.prod(size)) / 64**3))

@@ -1,15 +1,15 @@
-"""What is done to a label map after the network, and how validation chooses it. numpy and scipy on the host.
+"""Post-processing of label maps, and its choice on the validation cases; numpy and scipy on the host.
 
 A step is a function of one label map [*S] (integers, 0 background) with its options; `apply` runs a list of steps, written as
 JSON beside a checkpoint:
 
   [{"step": "keep_largest", "options": {"classes": [1, 2, 3]}, "dice": [0.871, 0.874]}, ...]
 
-with the mean validation Dice before and after that step, for the reader. `choose` finds such a list as nnU-Net does (its
-postprocessing/remove_connected_components.py: the largest component of all foreground if that raises the mean Dice and makes
-no class worse, then of each class) and ends with the relabelling of BraTS entries (Isensee et al. 2020, arXiv 2011.00848:
-few voxels of enhancing tumour become necrosis), smallest sizes and holes. Differs from nnU-Net in that no step at all may
-make a class worse.
+"dice" is the mean validation Dice before and after that step, for information only. `choose` finds such a list as nnU-Net does
+(postprocessing/remove_connected_components.py: keep the largest component of all foreground if that raises the mean Dice and
+makes no class worse, then of each class); then it tries the relabelling of BraTS entries (Isensee et al. 2020, arXiv 2011.00848:
+few voxels of enhancing tumour become necrosis), smallest component sizes, and filling holes. Differs from nnU-Net in that no
+step of any kind may make a class worse.
 """
 
 import functools
@@ -33,16 +33,16 @@ TINY = 1e-9  # a rise of the Dice below this is rounding
 
 
 def keep_largest(labels: np.ndarray, classes: Sequence[int] | None = None, connectivity: int | None = None) -> np.ndarray:
-    """Only the largest component of some classes; their other voxels become background.
+    """Keep only the largest connected component of some classes; their other voxels become background.
 
     Args:
       labels: integer [*S].
       classes: taken together as one mask; None: all but 0.
-      connectivity: neighbours differ along at most this many axes; None: all of them (corners touch), as nnU-Net.
+      connectivity: neighbours differ along at most this many axes; None: all axes (touching corners connect), as in nnU-Net.
     Returns:
-      [*S] in the dtype of `labels`; of equally large components the first in C order stays.
+      [*S] in the dtype of `labels`; of equally large components the first in C order is kept.
     Raises:
-      ConfigError: a connectivity outside 1 to the number of axes.
+      ConfigError: connectivity is not between 1 and the number of axes.
     """
 
     def keep(sizes: np.ndarray) -> np.ndarray:
@@ -60,15 +60,15 @@ def remove_small(
     classes: Sequence[int] | None = None,
     connectivity: int | None = None,
 ) -> np.ndarray:
-    """Without the components of some classes that are smaller than a size; they become background.
+    """Remove the connected components of some classes that are smaller than a given size; they become background.
 
     Args:
       labels, classes, connectivity: as for `keep_largest`.
-      min_voxels: the smallest size that stays, voxels; or
-      min_mm3: the same in mm^3 (mm^2 of an image), with
-      spacing: mm per voxel of each axis.
+      min_voxels: the smallest size to keep, in voxels; or
+      min_mm3: the smallest size to keep in mm^3 (mm^2 for 2-D images); needs spacing.
+      spacing: voxel size of each axis, mm.
     Raises:
-      ConfigError: not exactly one size, or mm without a spacing for every axis.
+      ConfigError: none or both of the sizes are given, or min_mm3 without a spacing for every axis.
     """
     least: float
     if min_voxels is not None and min_mm3 is None:
@@ -76,21 +76,21 @@ def remove_small(
     elif min_mm3 is not None and min_voxels is None:
         if spacing is None or len(spacing) != labels.ndim:
             raise ConfigError(
-                f"got min_mm3={min_mm3} with spacing={spacing} for labels of shape {labels.shape}; give the mm per "
-                "voxel of each axis"
+                f"got min_mm3={min_mm3} with spacing={spacing} for labels of shape {labels.shape}; give one "
+                "voxel size in mm for each axis"
             )
         least = min_mm3 / math.prod(spacing)
     else:
-        raise ConfigError(f"got min_voxels={min_voxels}, min_mm3={min_mm3}; give one of them")
+        raise ConfigError(f"got min_voxels={min_voxels}, min_mm3={min_mm3}; give exactly one of them")
     return _filtered(labels, classes, connectivity, lambda sizes: sizes >= least * (1 - 1e-9))
 
 
 def fill_holes(labels: np.ndarray, classes: Sequence[int] | None = None) -> np.ndarray:
-    """Background that some classes enclose becomes foreground.
+    """Fill holes that some classes enclose.
 
-    A hole is a component (by faces) of background voxels from which no path by faces leads to the border without crossing
-    `classes` (None: any but 0). It takes the class that most of the faces around it belong to, of equal ones the smallest.
-    Voxels of other classes stay as they are.
+    A hole is a face-connected component of background voxels that every path (by faces) to the border leaves through `classes`
+    (None: any class but 0). It gets the class with the most voxel faces on its surface; of equal ones the smallest. Voxels of
+    other classes do not change.
     """
     labels = np.asarray(labels)
     mask = _mask(labels, classes)
@@ -116,7 +116,7 @@ def fill_holes(labels: np.ndarray, classes: Sequence[int] | None = None) -> np.n
 
 
 def relabel_small(labels: np.ndarray, from_class: int, to: int, below: int) -> np.ndarray:
-    """All voxels of a class become another class where the whole map has fewer than `below` of them."""
+    """Change all voxels of one class to another class if the whole label map has fewer than `below` of them."""
     few = np.count_nonzero(labels == from_class) < below
     return np.where(labels == from_class, np.asarray(to, labels.dtype), labels) if few else labels.copy()
 
@@ -125,14 +125,14 @@ STEPS = {"keep_largest": keep_largest, "remove_small": remove_small, "fill_holes
 
 
 def apply(labels: np.ndarray, steps: Iterable[Mapping], spacing: Spacing | None = None) -> np.ndarray:
-    """Run steps, as `choose` returns them, one after the other.
+    """Apply post-processing steps, as returned by `choose`, one after the other.
 
     Args:
       labels: integer [*S].
-      steps: {"step": name, "options": {...}}; other keys are for the reader.
-      spacing: mm per voxel, for steps that count in mm.
+      steps: {"step": name, "options": {...}}; other keys are ignored.
+      spacing: voxel size of each axis in mm, for steps with sizes in mm^3.
     Raises:
-      ConfigError: an unknown step, or options that it does not take.
+      ConfigError: a step does not exist or does not take its options.
     """
     for step in steps:
         run = lookup("post-processing step", step["step"], STEPS)
@@ -148,12 +148,12 @@ def apply(labels: np.ndarray, steps: Iterable[Mapping], spacing: Spacing | None 
 
 
 def read_steps(run: Path) -> list[Step]:
-    """The steps that evaluation chose for a run, from its postprocess.json.
+    """Read the post-processing steps that evaluation chose for a run from its postprocess.json.
 
     Args:
       run: run folder, or a checkpoint folder inside one.
     Raises:
-      ConfigError: none were chosen.
+      ConfigError: no steps were chosen for this run.
     """
     path = next((p / FILE for p in (run, *run.absolute().parents[:2]) if (p / FILE).is_file()), None)
     if path is None:
@@ -177,32 +177,32 @@ def choose(
     connectivity: int | None = None,
     empty: str = "one",
 ) -> list[Step]:
-    """Choose steps on validation cases, one after the other, each only if it raises the mean Dice.
+    """Choose post-processing steps on validation cases, one after the other, each only if it raises the mean Dice.
 
-    Tried in this order: the largest component of all foreground, then of each region; the best relabelling (before small
-    components of its class could be dropped); the best smallest size of all foreground, then of each region; holes.
+    Tried in this order: keep the largest component of all foreground, then of each region; the best relabelling (before small
+    components of its class could be removed); the best smallest size for all foreground, then for each region; fill holes.
 
     Args:
-      predictions, truths: label maps [*S] of each case.
+      predictions, truths: label maps [*S], one per case.
       num_classes: K, background included.
-      regions: name -> classes that are scored together; None: each class for itself.
-      min_voxels, min_mm3: smallest sizes to try.
-      spacings: of each case, for `min_mm3`.
+      regions: name -> classes that are scored together; None: each class by itself.
+      min_voxels, min_mm3: smallest component sizes to try.
+      spacings: voxel size (mm) of each case, for `min_mm3`.
       holes: whether to try `fill_holes`.
       relabel: (from_class, to, below) to try.
       connectivity: of components, as in `keep_largest`.
       empty: Dice of a region that is empty in truth and prediction, see `metrics.counts`.
     Returns:
-      Steps for `apply`, a list that json can write; empty where nothing helps. No region's mean Dice on these cases is
-      lower with them than without.
+      Steps for `apply`, as a JSON-serialisable list; empty if no step helps. On these cases no region's mean Dice is lower with
+      the steps than without.
     Raises:
-      ConfigError: numbers of cases that differ, or none.
+      ConfigError: the numbers of cases differ, or there is no case.
     """
     current, truths = [np.asarray(p) for p in predictions], [np.asarray(t) for t in truths]
     given: list[Spacing | None] = [None] * len(current) if spacings is None else [*spacings]
     if not current or not len(current) == len(truths) == len(given):
         raise ConfigError(
-            f"got {len(current)} predictions, {len(truths)} truths, {len(given)} spacings; need as many of each, at least one"
+            f"got {len(current)} predictions, {len(truths)} truths, {len(given)} spacings; the numbers must be equal, at least 1"
         )
     groups = [(k,) for k in range(1, num_classes)] if regions is None else [tuple(map(int, r)) for r in regions.values()]
     score = functools.partial(_scores, truths=truths, groups=groups, empty=empty)
@@ -233,7 +233,7 @@ def choose(
 def _scores(
     predictions: Sequence[np.ndarray], *, truths: Sequence[np.ndarray], groups: Sequence[tuple[int, ...]], empty: str
 ) -> np.ndarray:
-    """Mean Dice over the cases of each group of classes, [groups]; groups that no case can score are left out."""
+    """Return the mean Dice over the cases of each group of classes, [groups]; groups without a score in any case are left out."""
     rows = [
         [float(counts.dice(counts.count(np.isin(p, g)[None], np.isin(t, g)[None], 1), empty)[0, 0]) for g in groups]
         for p, t in zip(predictions, truths)
@@ -243,11 +243,11 @@ def _scores(
 
 
 def _filtered(labels: np.ndarray, classes: Sequence[int] | None, connectivity: int | None, keep) -> np.ndarray:
-    """`labels` with the components of a mask for which `keep(sizes [n])` is False set to 0."""
+    """Return `labels` with those components of a mask set to 0 for which `keep(sizes [n])` is False."""
     labels = np.asarray(labels)
     connectivity = labels.ndim if connectivity is None else connectivity
     if not 1 <= connectivity <= labels.ndim:
-        raise ConfigError(f"got connectivity={connectivity} for labels of shape {labels.shape}; it is 1 to {labels.ndim}")
+        raise ConfigError(f"got connectivity={connectivity} for labels of shape {labels.shape}; must be 1 to {labels.ndim}")
     out = labels.copy()
     mask = _mask(labels, classes)
     box = _box(mask)

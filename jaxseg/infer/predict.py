@@ -1,7 +1,7 @@
-"""Segment files with nothing but a run folder and the input: slices, photographs and volumes in one loop.
+"""Segment files with a trained run: one loop for slices, photographs and volumes; needs only the run folder and the input.
 
 <output>/<case>.nii.gz, .png           labels: class numbers, or the values that the run's data set states for its classes
-<output>/<structure>/<case>...         in their place, of structures that overlap: a mask for each
+<output>/<structure>/<case>...         instead of labels where structures overlap: one mask for each structure
 <output>/probabilities/<case>...       one map for each class or region
 <output>/overlays/<case>.png           slices with the labels painted on
 <output>/uncertainty/<case>.nii.gz     entropy (bits) or variance; with regions a map for each along the last axis
@@ -44,13 +44,14 @@ def predict(
 ) -> int:
     """Segment every case below `origin` into `output`.
 
-    Scans become <case>.nii.gz with the shape, affine and header codes of the case's first file, photographs <case>.png. With
-    several modalities, the files of a case are distinguished as in training. A case that cannot be used is named and skipped.
+    The result of a scan is <case>.nii.gz with the shape, affine and header codes of the case's first file; that of a photograph
+    is <case>.png. With several modalities, the files of a case are told apart as in training. Cases that cannot be used are
+    reported and skipped.
 
     Args:
-      run: run or checkpoint folder.
-      origin: file, folder, or for several modalities a folder in the layout of the run's data set.
-      output: folder, made if absent.
+      run: run folder, or a checkpoint folder inside one.
+      origin: a file or folder; for several modalities a folder in the layout of the run's data set.
+      output: folder for the results, created if it does not exist.
       settings: the config's infer group.
       threshold: config.eval.threshold; None: the record's.
       say: gets one line for each case.
@@ -58,8 +59,8 @@ def predict(
     Returns:
       0, or 65 if some cases could not be used.
     Raises:
-      DataError: no input found.
-      ConfigError: `output` lies among the inputs, or holds files of others that results would replace.
+      DataError: `origin` holds no input.
+      ConfigError: `output` lies among the inputs, or holds other files that results would overwrite.
       StorageError: `output` cannot be written.
     """
     cases.open_output(output)
@@ -70,15 +71,15 @@ def predict(
     cases.check_apart(found, output, origin)
     _begin(output)
     if opened.record["synthetic"]:
-        say("note: these weights were trained on SYNTHETIC data; what they find in patients means nothing")
+        say("note: these weights were trained on SYNTHETIC data; their results on patients are meaningless")
     trained = opened.record["config"]["train"]["dtype"]
     if compute_dtype("auto") != compute_dtype(trained):
         say(f"note: {describe(compute_dtype('auto'))}; the run was trained in {trained}")
     pictures = [case for case in found if has_suffix(case.paths[0], photos.SUFFIXES)]
     if pictures and opened.recipe.window is not None:
         say(
-            f"note: {len(pictures)} of {len(found)} inputs are pictures; as in training, the run's window (level, width) = "
-            f"{tuple(opened.recipe.window)} is applied to their own values"
+            f"note: {len(pictures)} of {len(found)} inputs are pictures; as in training, the window (level, width) = "
+            f"{tuple(opened.recipe.window)} is applied to their pixel values"
         )
     rules = {key: list(value) if isinstance(value, tuple) else value for key, value in dict(settings).items() if key not in SPEED}
     rules |= {"threshold": opened.threshold, "steps": steps, "network": opened.digest}
@@ -170,7 +171,7 @@ def _check_measures(run: Run, settings: Mapping[str, Any]) -> None:
 
 
 def _finished(output: Path) -> dict[str, dict]:
-    """Case -> its line in predictions.jsonl; lines that were cut off, or belong to nothing, are left out."""
+    """Read predictions.jsonl: case -> its line; incomplete or unknown lines are left out."""
     found = {}
     path = output / cases.DONE
     for line in path.read_text().splitlines() if path.is_file() else ():

@@ -1,7 +1,7 @@
-"""A trained run, opened: one function from a case's images to its labels, whatever the rank and however the network is applied.
+"""Open a trained run: one function maps a case's images to its labels, for every rank and every way of applying the network.
 
-Everything comes from the run's record: network, preparation, labels and their values. Training's validation, evaluation and
-prediction differ in what they do with the result alone.
+Everything comes from the run's record: network, preparation, labels and their values. Validation during training, evaluation
+and prediction differ only in how they use the result.
 """
 
 import dataclasses
@@ -32,12 +32,12 @@ WINDOW = ("overlap", "blend", "positions", "accumulator")  # settings of the sli
 
 
 class Segmentation(NamedTuple):
-    """What a run makes of a case.
+    """The segmentation of one case.
 
     Attributes:
       labels: [*S] on the case's own grid, the axes of `examples.scan`.
       logits: [N, *S', K] on the prepared grid.
-      examples: what the network saw.
+      examples: the network's input.
     """
 
     labels: np.ndarray
@@ -47,17 +47,17 @@ class Segmentation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run, ready to be used.
+    """An opened run that can segment cases.
 
     Attributes:
-      record: of the run.
-      recipe: how its images are prepared.
-      preparation: from images to examples, and back.
-      application: from examples to logits, chosen once.
-      weights: of the run, and of further ones whose logits are averaged with its.
+      record: the run's record.
+      recipe: how images are prepared.
+      preparation: converts images to examples, and logits back to the images' grid.
+      application: converts examples to logits.
+      weights: the run's own, and those of other runs in an ensemble; their logits are averaged.
       order: the class of every combination of regions; () for classes.
-      threshold: of one logit and of regions.
-      digest: of all weights that take part and of what the records say about the networks.
+      threshold: probability threshold for a single class and for regions.
+      digest: of all weights in use and of the records' entries about the networks.
     """
 
     record: dict[str, Any]
@@ -70,7 +70,7 @@ class Run:
     digest: str
 
     def logits(self, examples: np.ndarray) -> np.ndarray:
-        """Logits [N, *S, K] of prepared examples [N, *S, C].
+        """Compute logits [N, *S, K] of prepared examples [N, *S, C].
 
         Raises:
           NonFiniteError: the network returned NaN or Inf.
@@ -80,19 +80,19 @@ class Run:
         wrong = sum(int((~np.isfinite(plane)).sum()) for one in logits for plane in one)
         if wrong:
             raise NonFiniteError(
-                f"the network returned {wrong} values that are not finite; nothing is written. Predict in "
+                f"the network returned {wrong} values that are NaN or Inf, so nothing is written; predict in "
                 "float32 or use another checkpoint"
             )
         return logits
 
     def segment(self, images: Sequence[Volume], chosen: Sequence[int] | None = None) -> Segmentation:
-        """Labels of a case on its own grid, in class numbers, before any post-processing.
+        """Segment a case on its own grid; labels are class numbers, before any post-processing.
 
         Args:
-          images: its volumes or its photograph, one for each modality.
-          chosen: slices to segment, indices of the upright stack; None: all.
+          images: the case's volumes, or its photograph, one for each modality.
+          chosen: indices in the upright stack of the slices to segment; None: all slices.
         Raises:
-          DataError: an image this recipe cannot take.
+          DataError: the recipe does not fit an image.
           NonFiniteError: the network returned NaN or Inf.
         """
         examples = self.preparation.prepare(images, chosen)
@@ -105,7 +105,7 @@ class Run:
         return probabilities_of(self._restored(found.examples, found.logits), regions=bool(self.order))
 
     def probability_maps(self, found: Segmentation, position: int | None = None) -> Iterator[np.ndarray]:
-        """The same float32 [*S], one region or class after the other, for volumes of any size; of one slice with `position`."""
+        """Yield the same maps, float32 [*S], one region or class at a time to save memory; `position`: of one slice only."""
         fill, regional = self._fill(found.logits), bool(self.order)
         if position is not None:
             (one,) = self.preparation.restore(found.examples, found.logits[position : position + 1], fill)
@@ -141,15 +141,16 @@ class Run:
 
 
 def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None = None) -> Run:
-    """Read a run folder, or a checkpoint folder inside one, and those that the settings name.
+    """Open a run folder, or a checkpoint folder inside one, and the other runs that the settings name.
 
     Args:
-      settings: the config's infer group. "roi" names a run of configs/brats_roi.py: the cascade is used then. "ensemble" names
-        further runs (folds, seeds) of one network whose logits are averaged with this one's.
-      threshold: config.eval.threshold; None: the record's.
+      run: the folder.
+      settings: the config's infer group. "roi" names a region-of-interest run (configs/brats_roi.py) and turns on the cascade;
+        "ensemble" names further runs (folds, seeds) of the same network, whose logits are averaged with this one's.
+      threshold: config.eval.threshold; None: the value in the run's record.
     Raises:
-      CheckpointError: no run record or no usable checkpoint there.
-      MismatchError: a checkpoint that does not fit its recorded network, or runs that do not go together.
+      CheckpointError: the folder holds no run record or no usable checkpoint.
+      MismatchError: a checkpoint does not fit its recorded network, or the runs do not fit each other.
     """
     record = checkpoint.find_record(run)
     m, data = record["model"], record["config"]["data"]
@@ -189,20 +190,20 @@ def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None 
 
 
 def alone(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without further runs: no cascade, no ensemble."""
+    """Return the settings without other runs: no cascade, no ensemble."""
     return {**settings, "roi": "", "ensemble": ()}
 
 
 def application_of(
     forward: networks.Forward, recipe: Recipe, *, whole: bool, coordinates: bool, settings: Mapping[str, Any]
 ) -> networks.Application:
-    """How a network is applied: by windows to images of their own sizes, shrunk to whole volumes, else to images of its own size.
+    """Choose how a network is applied: by windows to images of any size, to downsampled volumes, or to images of its input size.
 
     Args:
       forward: the network.
-      recipe: its size is the network's input, its fit says which images have their own sizes.
-      whole, coordinates: data.whole, data.coordinates of its run.
-      settings: the config's infer group, or the part in WINDOW.
+      recipe: the run's recipe; its size is the network's input size, its fit decides whether images keep their own sizes.
+      whole, coordinates: data.whole and data.coordinates of the run.
+      settings: the config's infer group, or at least its keys in WINDOW.
     """
     if whole:
         return networks.Shrunk(forward, recipe.size, coordinates=coordinates)
@@ -212,10 +213,10 @@ def application_of(
 
 
 def averaged(run: Run, others: Sequence[Path]) -> Run:
-    """The same network with the weights of further runs (folds, seeds): their logits are averaged.
+    """Return the run with the weights of further runs (folds, seeds) of the same network added: their logits are averaged.
 
     Raises:
-      MismatchError: a run of another network, or prepared for other inputs or labels.
+      MismatchError: a run has another network, or was prepared for other inputs or labels.
     """
     weights, digests = list(run.weights), [run.digest]
     for other in others:
@@ -228,8 +229,8 @@ def averaged(run: Run, others: Sequence[Path]) -> Run:
                     else [what]
                 )
                 raise MismatchError(
-                    f"config.infer.ensemble: {other} differs in its {what} ({', '.join(changed)}); average "
-                    "runs of one network and one recipe"
+                    f"config.infer.ensemble: {other} has a different {what} ({', '.join(changed)}); all runs "
+                    "of an ensemble must have the same network and preparation: leave this one out"
                 )
         _, (params, state), digest = channel_run.read_network(other, record)
         weights.append(run.application.forward.place(params, state))
@@ -238,33 +239,33 @@ def averaged(run: Run, others: Sequence[Path]) -> Run:
 
 
 def check_cascade(roi: Mapping[str, Any], recipe: Recipe) -> None:
-    """Refuse a run as the first of a cascade.
+    """Refuse a run that cannot be the first network of a cascade.
 
     Args:
-      roi: its record.
-      recipe: of the second network.
+      roi: the record of the first network's run.
+      recipe: the recipe of the second network.
     Raises:
-      MismatchError: it is no region-of-interest network, or was prepared for other inputs.
+      MismatchError: the run is no region-of-interest network, or its inputs are prepared differently.
     """
     if not roi["config"]["data"]["whole"]:  # networks of slices among them
         raise MismatchError(
             f"config.infer.roi: {roi['model']['name']} (rank {roi['model']['rank']}) was not trained on whole "
-            "volumes; train the first network with configs/brats_roi.py (data.whole=True)"
+            "volumes; give a run that was trained with configs/brats_roi.py (data.whole=True)"
         )
     first = base.recipe_from(roi)
     for key in ("modalities", "intensity", "window", "spacing"):
         if getattr(first, key) != getattr(recipe, key):
             raise MismatchError(
-                f"config.infer.roi: its {key} is {getattr(first, key)}, that of the second network "
-                f"{getattr(recipe, key)}; train both with the same"
+                f"config.infer.roi: its data.{key} is {getattr(first, key)}, that of the second network "
+                f"{getattr(recipe, key)}; train both networks with the same value"
             )
 
 
 def cascaded(first: Run, second: Run) -> Run:
-    """The second run on crops around the regions that the first one finds.
+    """Return the second run, applied to crops around the regions that the first run finds.
 
     Raises:
-      MismatchError: they do not go together.
+      MismatchError: the runs do not fit each other.
     """
     check_cascade(first.record, second.recipe)
     activation = "sigmoid" if second.order or second.application.forward.num_classes == 1 else "softmax"

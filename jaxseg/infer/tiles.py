@@ -1,4 +1,4 @@
-"""Where the windows of a sliding window lie, and how much each of their voxels counts. numpy only."""
+"""Positions of the windows of a sliding window, and the weight of each voxel of a window; numpy only."""
 
 import itertools
 import math
@@ -10,16 +10,16 @@ from jaxseg.utils.lookup import lookup
 
 
 def starts(size: int, window: int, overlap: float, rule: str = "monai") -> list[int]:
-    """First voxels of the windows along one axis with size >= window; the last window ends at the last voxel.
+    """Return the first voxels of the windows along one axis; size >= window, and the last window ends at the last voxel.
 
     Rules, with the step s = max(1, floor(window * (1 - overlap))):
-      "monai": 0, s, 2s, ... until a window reaches the end; that one is pulled back inside.
+      "monai": 0, s, 2s, ... until a window reaches the end; that last window is shifted back to end at the last voxel.
       "nnunet": n = ceil((size - window) / (window * (1 - overlap))) + 1 windows, evenly spread:
         round(i (size - window) / (n - 1)).
-    Windows of one voxel lie at every voxel once: they have nothing to share.
+    Windows of one voxel cannot overlap: there is one at every voxel.
 
     Raises:
-      ConfigError: unknown rule.
+      ConfigError: there is no such rule.
     """
     place = lookup("rule of window positions", rule, _RULES)
     return list(range(size)) if window == 1 else place(size, window, overlap)
@@ -37,26 +37,26 @@ def _nnunet(size: int, window: int, overlap: float) -> list[int]:
 
 
 def grid(size: Sequence[int], window: Sequence[int], overlap: Sequence[float], rule: str) -> np.ndarray:
-    """First voxels of all windows of a volume, int32 [N, rank], in C order."""
+    """Return the first voxels of all windows of a volume, int32 [N, rank], in C order."""
     axes = [starts(n, w, o, rule) for n, w, o in zip(size, window, overlap)]
     return np.array(list(itertools.product(*axes)), np.int32)
 
 
 def weights(window: Sequence[int], blend: str = "constant") -> np.ndarray:
-    """Importance of each voxel of a window, float32 [*window], positive. Overlaps average with these weights.
+    """Return the weight of each voxel of a window, float32 [*window], positive, for averaging overlapping windows.
 
-    With p the window's size along an axis, products over the axes of:
+    The weight is the product over the axes of the following, with p the window's size along an axis and i the voxel's index:
       "constant": 1.
-      "gaussian": exp(-x^2 / (2 (p/8)^2)), x from the exact centre (p - 1) / 2; the product at least max(its minimum, 1e-3).
-        MONAI's.
-      "gaussian_nnunet": the same around voxel p // 2, peak 10, rounded to float16, zeros raised to the smallest non-zero.
-        nnU-Net's; its radius of 4 sigma covers the window.
+      "gaussian": exp(-x^2 / (2 (p/8)^2)), x the distance from the exact centre (p - 1) / 2; the product is at least
+        max(its minimum, 1e-3). As in MONAI.
+      "gaussian_nnunet": the same around voxel p // 2, with peak 10, rounded to float16; zeros are raised to the smallest
+        non-zero weight. As in nnU-Net, whose radius of 4 sigma covers the window.
       "cosine": max((1 - cos(2 pi (i + 1/2) / p)) / 2, 1e-4), symmetric.
-      "half_cosine": max((1 - cos(pi (i + 1/2) / p)) / 2, 1e-4), the product divided by its maximum: half a period, so that
-        late voxels count more. The BraTS 3-D project's.
+      "half_cosine": max((1 - cos(pi (i + 1/2) / p)) / 2, 1e-4), the product divided by its maximum; half a period, so that
+        voxels late in the window count more. As in the BraTS 3-D project.
 
     Raises:
-      ConfigError: unknown blend.
+      ConfigError: there is no such blend.
     """
     return lookup("blend", blend, _BLENDS)(window).astype(np.float32)
 

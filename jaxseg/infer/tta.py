@@ -1,4 +1,4 @@
-"""Mirroring and ensembles at test time: the mean of the logits over all flips, or over several runs, window by window."""
+"""Mirroring and ensembles at test time: the mean of the logits over all flips, or over several runs, for each window."""
 
 import dataclasses
 import itertools
@@ -15,45 +15,47 @@ from jaxseg.types import Array
 def mirrored(
     forward: Callable[[Array], Array], axes: Sequence[int], swap: Mapping[int, Sequence[tuple[int, int]]] | None = None
 ) -> Callable[[Array], Array]:
-    """A forward that averages the logits over the 2^n flips along n axes, each flipped back first.
+    """Return a forward function that averages the logits over the 2^n flips along n axes, each flipped back first.
 
-    Goes into `window.sliding_window` as any forward does: the mean then lands in the one accumulator. The flips are a
+    It can be passed to `window.sliding_window` like any forward function; one accumulator then holds the mean. The flips are a
     compiled loop, so that the network is compiled once.
 
     Args:
       forward: windows [n, *S, C] -> logits [n, *S, K].
-      axes: spatial axes to flip, 0 the first.
-      swap: axis -> pairs of classes that a flip along it exchanges (left and right kidney); none when None.
+      axes: spatial axes to flip, counted from 0.
+      swap: axis -> pairs of classes that a flip along this axis exchanges (such as left and right kidney); None: no pairs.
     Returns:
-      The averaging forward; it hashes by its arguments, so that calls share one compiled program.
+      The averaging function; it is hashed by its arguments, so that calls with equal arguments share one compiled program.
     Raises:
-      ValueError: a negative or repeated axis, a swap along an axis that is not flipped, or a class in two pairs.
+      ValueError: an axis is negative or given twice, a swap is along an axis that is not flipped, or a class is in two pairs.
     """
     axes = tuple(int(a) for a in axes)
     if len(set(axes)) != len(axes) or min(axes, default=0) < 0:
-        raise ValueError(f"got axes={axes}; give distinct spatial axes, counted from 0")
+        raise ValueError(f"got axes={axes}; must be distinct spatial axes, counted from 0")
     pairs = tuple(sorted((int(a), tuple((int(i), int(j)) for i, j in p)) for a, p in (swap or {}).items()))
     for axis, exchanged in pairs:
         classes = [c for pair in exchanged for c in pair]
         if axis not in axes or len(set(classes)) != len(classes):
-            raise ValueError(f"got swap={swap} with axes={axes}; its axes must be flipped and each class be in one pair at most")
+            raise ValueError(
+                f"got swap={swap} with axes={axes}; swap may name only axes in axes, and each class in at most one pair"
+            )
     inner = forward if isinstance(forward, jax.tree_util.Partial) else jax.tree_util.Partial(forward)
     return jax.tree_util.Partial(_Mirror(axes, pairs), inner) if axes else inner
 
 
 def averaged(forward: Callable[..., Array], weights: Sequence[tuple]) -> Callable[[Array], Array]:
-    """A forward that averages the logits of several trained copies of one network (folds, seeds).
+    """Return a forward function that averages the logits of one network with several sets of weights (folds, seeds).
 
-    Goes into `window.sliding_window` and into `mirrored` as any forward does: all copies share the one accumulator. They are
-    a compiled loop over stacked weights, so that the network is compiled once, however many there are.
+    It can be passed to `window.sliding_window` and to `mirrored` like any forward function; one accumulator holds the mean. The
+    sets are a compiled loop over stacked weights, so that the network is compiled once for any number of sets.
 
     Args:
       forward: (*weights, windows [n, *S, C]) -> logits [n, *S, K].
-      weights: of each copy, tuples of trees with the same names and shapes.
+      weights: one tuple of trees for each set; all with the same names and shapes.
     Returns:
-      The averaging forward; calls with the same `forward` and as many copies share one compiled program.
+      The averaging function; calls with the same `forward` and equally many sets share one compiled program.
     Raises:
-      ValueError: no copy, or copies whose trees differ.
+      ValueError: there is no set of weights, or their names or shapes differ.
     """
     if not weights:
         raise ValueError("got no weights to average over; give at least one")
@@ -61,13 +63,13 @@ def averaged(forward: Callable[..., Array], weights: Sequence[tuple]) -> Callabl
         return jax.tree_util.Partial(forward, *weights[0])
     shapes = [jax.tree.map(jnp.shape, w) for w in weights]
     if any(s != shapes[0] for s in shapes):
-        raise ValueError(f"got {len(weights)} sets of weights whose names or shapes differ; average copies of one network")
+        raise ValueError(f"got {len(weights)} sets of weights whose names or shapes differ; all must belong to the same network")
     return jax.tree_util.Partial(_Ensemble(forward), jax.tree.map(lambda *leaves: jnp.stack(leaves), *weights))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Ensemble:
-    """The loop over the copies; equal and of equal hash for the same forward."""
+    """The loop over the sets of weights; instances with the same forward function are equal and have the same hash."""
 
     forward: Callable[..., Array]
 
@@ -80,7 +82,7 @@ class _Ensemble:
 
 @dataclasses.dataclass(frozen=True)
 class _Mirror:
-    """The loop over the flips; equal and of equal hash for equal axes and swaps."""
+    """The loop over the flips; instances with equal axes and swaps are equal and have the same hash."""
 
     axes: tuple[int, ...]
     swap: tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
@@ -110,7 +112,7 @@ class _Mirror:
 
 
 def _exchanged(classes: int, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Class order [K] with the pairs exchanged."""
+    """Return the class order [K] with the given pairs exchanged."""
     order = np.arange(classes)
     for i, j in pairs:
         if not 0 <= i < classes or not 0 <= j < classes:

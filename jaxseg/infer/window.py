@@ -1,20 +1,19 @@
-"""A network over a volume or picture larger than its window: overlapping windows, their logits averaged with weights.
+"""Sliding-window inference: apply a network to a larger volume or picture in overlapping windows and average their logits.
 
-The loop over all windows is one compiled program: cut a batch of windows, run the network, add weight * logits into an
-accumulator that is updated in place. Sizes on the device are rounded up to multiples of `GRAIN` and the number of windows is a
-traced number, so that images of many sizes share few programs.
+The loop over all windows is one compiled program: cut a batch of windows, run the network, add weight * logits to an
+accumulator that is updated in place. Sizes on the device are rounded up to multiples of `GRAIN`, and the number of windows is
+traced, so that images of many sizes share few programs.
 
 Accumulators:
-  "device": the whole volume's, on the device.
-  "host": only a slab as thick as one window lies on the device; as the windows move along the first axis, rows that no later
-    window touches are divided and handed to an array in the host's memory. Input rows, too, arrive slab by slab.
-  "memmap": the same, written into a file, which is mapped when it is complete: until then it takes no memory of this process.
-  "auto": the first of the three that fits (`estimate_bytes`).
+  "device": holds the logits of the whole volume on the device.
+  "host": only a slab as thick as one window is on the device. While the windows move along the first axis, rows that no later
+    window touches are divided by their weights and copied to an array in the host's memory. Input rows are sent slab by slab too.
+  "memmap": as "host", but written to a file, which is memory-mapped once it is complete: until then it needs no host memory.
+  "auto": the first of these three that fits into memory (`estimate_bytes`).
 
-MONAI's `sliding_window_inference` gives the same logits, for its positions and blends; nnU-Net's predictor for "nnunet" and
-"gaussian_nnunet", but for its float16 accumulators. What the windows cost beside the network: 96^3 voxels, 2 channels,
-windows 48^3 at overlap 0.5 through one 1x1x1 convolution to 3 classes, one CPU core, 2026-11-21: MONAI 128 ms, "device"
-48 ms, "host" 32 ms.
+The logits equal those of MONAI's `sliding_window_inference` for its positions and blends, and those of nnU-Net's predictor for
+"nnunet" and "gaussian_nnunet" up to its float16 accumulators. Time of the windows alone: MONAI 128 ms, "device" 48 ms, "host"
+32 ms (96^3 voxels, 2 channels, windows of 48^3 with overlap 0.5, one 1x1x1 convolution to 3 classes, one CPU core, 2026-11-21).
 """
 
 import functools
@@ -39,7 +38,7 @@ ACCUMULATORS = ("device", "host", "memmap", "auto")
 
 
 class Estimate(NamedTuple):
-    """Bytes that a sliding window needs beside the network and its activations."""
+    """Memory in bytes that a sliding window needs besides the network and its activations."""
 
     device: int
     host: int
@@ -58,18 +57,18 @@ def estimate_bytes(
     batch: int = 4,
     itemsize: int = 4,
 ) -> Estimate:
-    """Memory for a volume, its accumulators and its logits.
+    """Estimate the memory for a volume, its accumulators and its logits.
 
     Args:
       shape: [B, *S, C] of the volume.
       window, num_classes, batch: as in `sliding_window`.
       accumulator: "device", "host" or "memmap".
-      itemsize: bytes of one number of the volume.
+      itemsize: bytes per number of the volume.
     Returns:
-      Estimate(device, host, disk), bytes. The caller's own copy of the volume is not counted.
+      Estimate(device, host, disk), in bytes. The caller's own copy of the volume is not counted.
     """
     if accumulator not in ACCUMULATORS[:3]:
-        raise ConfigError(f"got accumulator={accumulator!r}; an estimate is for one of {', '.join(ACCUMULATORS[:3])}")
+        raise ConfigError(f"got accumulator={accumulator!r}; must be one of {', '.join(ACCUMULATORS[:3])}")
     b, *size, c = shape
     padded = [max(n, w) for n, w in zip(size, window)]
     rounded = _rounded(padded, window)
@@ -98,43 +97,45 @@ def sliding_window(
     pad_value: float = 0.0,
     path: str | Path | None = None,
 ) -> Array:
-    """Logits of a whole volume from a network that takes windows.
+    """Compute the logits of a whole volume with a network that takes windows.
 
     Args:
-      forward: windows [batch, *window, C] in the volume's dtype -> logits [batch, *window, K]. The compiled program is kept
-        as long as the same function is passed; give `jax.tree_util.Partial(apply, params)` with one `apply` to keep it
-        while params change (and to keep them out of the program). See `tta.mirrored` for flips.
-      volume: [B, *S, C], two or three spatial axes. An axis shorter than the window is padded on both sides (the odd voxel
-        at the end) with `pad_value`, and the result cut back.
-      window: its size, an int or one per axis, voxels.
+      forward: windows [batch, *window, C] in the volume's dtype -> logits [batch, *window, K]. The compiled program is reused
+        if the same function is passed again; pass `jax.tree_util.Partial(apply, params)` with the same `apply` to reuse it
+        with other params (which are then not constants of the program). See `tta.mirrored` for flips.
+      volume: [B, *S, C], two or three spatial axes. An axis shorter than the window is padded on both sides (an odd voxel
+        at the end) with `pad_value`, and the result is cropped back.
+      window: size of the windows in voxels, an int or one per axis.
       num_classes: K.
-      overlap: fraction 0 <= o < 1 of the window that neighbours share, a number or one per axis.
-      batch: windows per call of the network; the last batch is filled up with windows of weight 0.
+      overlap: fraction (0 <= o < 1) of the window that neighbouring windows share, a number or one per axis.
+      batch: windows per call of the network; the last batch is padded with windows of weight 0.
       positions: "monai" or "nnunet"; see `tiles.starts`.
       blend: "constant", "gaussian", "gaussian_nnunet", "cosine" or "half_cosine"; see `tiles.weights`.
-      accumulator: "device", "host", "memmap" or "auto"; see the top of this file. Their estimate is printed, on the device from
-        1 GiB on.
-      path: memmap only: the file of the logits (float32, raw, C order); None: a temporary file that goes with the array.
+      accumulator: "device", "host", "memmap" or "auto"; see the top of this file. The memory estimate is printed, for "device"
+        only from 1 GiB on.
+      path: for "memmap": the file for the logits (float32, raw, C order); None: a temporary file, deleted with the array.
     Returns:
       float32 [B, *S, K]: a jax array for "device", numpy for "host", numpy.memmap for "memmap".
     Raises:
-      ConfigError: arguments that do not fit the volume or each other.
-      StorageError: the file cannot be made.
+      ConfigError: arguments do not fit the volume or each other.
+      StorageError: the file cannot be created.
     """
     shape = volume.shape
     rank = len(shape) - 2
     if rank not in (2, 3):
-        raise ConfigError(f"got a volume of shape {shape}; it is [B, *S, C] with two or three spatial axes")
-    window = _per_axis(window, rank, "window", lambda w: w == int(w) and w >= 1, "whole numbers from 1")
+        raise ConfigError(f"got a volume of shape {shape}; must be [B, *S, C] with two or three spatial axes")
+    window = _per_axis(window, rank, "window", lambda w: w == int(w) and w >= 1, "integers of at least 1")
     overlap = _per_axis(overlap, rank, "overlap", lambda o: 0 <= o < 1, "fractions with 0 <= overlap < 1")
     if batch < 1 or (path is not None and accumulator != "memmap"):
-        raise ConfigError(f"got batch={batch}, path={path}, accumulator={accumulator!r}; batch is at least 1, path is for memmap")
+        raise ConfigError(
+            f"got batch={batch}, path={path}, accumulator={accumulator!r}; batch must be at least 1, path only for 'memmap'"
+        )
     forward = forward if isinstance(forward, jax.tree_util.Partial) else jax.tree_util.Partial(forward)
     found = _call.eval_shape(forward, jax.ShapeDtypeStruct((batch, *window, shape[-1]), volume.dtype)).shape
     if found != (batch, *window, num_classes):
         raise ConfigError(
-            f"the network makes {found} of windows {(batch, *window, shape[-1])}; need logits "
-            f"{(batch, *window, num_classes)}: num_classes={num_classes} at the window's own size"
+            f"the network returns shape {found} for windows {(batch, *window, shape[-1])}; must be "
+            f"{(batch, *window, num_classes)}: num_classes={num_classes} logits at the window's size"
         )
     weights = tiles.weights(window, blend)
     size = [max(n, w) for n, w in zip(shape[1:-1], window)]
@@ -182,7 +183,7 @@ def _by_slabs(
     pad_value: float,
     batch: int,
 ) -> None:
-    """Hand the rows of the logits [B, *size, K] to `put`: a device slab [B, window[0], *rest] moves along the first axis."""
+    """Pass the rows of the logits [B, *size, K] to `put`; a slab [B, window[0], *rest] on the device moves along axis 0."""
     b, *size, classes = shape
     rest = _rounded(size, window)[1:]
     depth, inner = volume.shape[1], (slice(None), *(slice(0, n) for n in size[1:]))
@@ -206,15 +207,15 @@ def _by_slabs(
 def _accumulate(
     forward, volume: Array, weights: Array, at: Array, counts: Array, batches: Array, num: Array, den: Array
 ) -> tuple[Array, Array]:
-    """Add all windows to the accumulators.
+    """Add the weighted logits of all windows to the accumulators.
 
     Args:
       forward: [n, *window, C] -> [n, *window, K].
       volume: [B, *S, C].
       weights: [*window].
       at: int32 [capacity, n, 1 + rank], example and first voxel of each window.
-      counts: float32 [capacity, n], 0 for windows that only fill a batch.
-      batches: how many of the rows of `at` to run.
+      counts: float32 [capacity, n], 0 for windows that only pad a batch.
+      batches: number of rows of `at` to run.
       num: [B, *S, K], sum of weight * logits. den: [*S, 1], sum of the weights, from the windows of example 0.
     """
     window = weights.shape
@@ -249,21 +250,21 @@ def _call(forward, windows: Array) -> Array:  # jitted for its memory of shapes:
 
 @functools.partial(jax.jit, static_argnums=2)
 def _divide(num: Array, den: Array, cut: tuple[tuple[int, int], ...] = ()) -> Array:
-    """The mean logits within `cut`; 0 where no window lies. (The BraTS 3-D project divides by at least 1e-6: dim corners.)"""
+    """Return the mean logits within `cut`; 0 where no window lies. (The BraTS 3-D project divides by 1e-6 or more.)"""
     inside = tuple(slice(*c) for c in cut)
     return num[(slice(None), *inside)] / jnp.maximum(den[inside], 1e-30)
 
 
 @functools.partial(jax.jit, donate_argnums=(0, 1))
 def _advance(num: Array, den: Array, rows: Array) -> tuple[Array, Array]:
-    """Move the slab `rows` voxels on: rows that leave at the front come back as zeros at the end."""
+    """Move the slab on by `rows` voxels: rows that leave at the front come back as zeros at the end."""
     keep = jnp.arange(den.shape[0]) < den.shape[0] - rows
     shift = lambda a, axis: jnp.where(jnp.expand_dims(keep, tuple(range(1, a.ndim - axis))), jnp.roll(a, -rows, axis), 0)
     return shift(num, 1), shift(den, 0)
 
 
 def _batches(grid: np.ndarray, examples: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.int32]:
-    """(at, counts, number of batches) of `_accumulate`; the capacity is a power of two, so that few programs compile."""
+    """Return (at, counts, number of batches) for `_accumulate`; the capacity is a power of two, so that few programs compile."""
     every = np.concatenate([np.insert(grid, 0, b, axis=1) for b in range(examples)])
     number = -(-len(every) // batch)
     capacity = 1 << (number - 1).bit_length()
@@ -278,7 +279,7 @@ def _empty(examples: int, size: Sequence[int], classes: int) -> tuple[Array, Arr
 
 
 def _rounded(size: Sequence[int], window: Sequence[int]) -> tuple[int, ...]:
-    """The size on the device of an image that is at least as large as the window."""
+    """Return the size on the device of an image that is at least as large as the window."""
     grain = GRAIN[len(size)]
     return tuple(w if n <= w else -(-n // grain) * grain for n, w in zip(size, window))
 
@@ -286,14 +287,14 @@ def _rounded(size: Sequence[int], window: Sequence[int]) -> tuple[int, ...]:
 def _per_axis(value, rank: int, name: str, allowed: Callable, rule: str) -> tuple:
     values = tuple(value) if isinstance(value, Sequence) else (value,) * rank
     if len(values) != rank or not all(allowed(v) for v in values):
-        raise ConfigError(f"got {name}={value} for {rank} spatial axes; give one number or {rank}, {rule}")
+        raise ConfigError(f"got {name}={value} for {rank} spatial axes; must be one number or {rank}: {rule}")
     return values
 
 
 def _choose(accumulator: str, estimate) -> str:
-    """ "auto" resolved: device, host, memmap, the first that needs less than half of the memory there is."""
+    """Resolve "auto": the first of device, host, memmap that needs less than half of the available memory."""
     if accumulator not in ACCUMULATORS:
-        raise ConfigError(f"got accumulator={accumulator!r}; it is one of {', '.join(ACCUMULATORS)}")
+        raise ConfigError(f"got accumulator={accumulator!r}; must be one of {', '.join(ACCUMULATORS)}")
     if accumulator != "auto":
         return accumulator
     host = _available()
@@ -305,7 +306,7 @@ def _choose(accumulator: str, estimate) -> str:
 
 
 def _available() -> int:
-    """Bytes of the host's memory that this process may still take: what is free, or less where its container ends earlier."""
+    """Return the bytes of host memory that this process may still use: the free memory, or less within a container's limit."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
@@ -319,7 +320,7 @@ def _into_array(out: np.ndarray, at: int, rows: np.ndarray) -> None:
 
 
 def _into_file(file, shape: Sequence[int], at: int, rows: np.ndarray) -> None:
-    """Rows [B, n, *rest, K] from row `at` on, plane by plane; written and not mapped, so that no page of it counts as ours."""
+    """Write rows [B, n, *rest, K] from row `at` on, plane by plane; without a memory map, whose pages would count as ours."""
     for example, planes in enumerate(rows):
         file.seek(4 * (example * shape[1] + at) * math.prod(shape[2:]))
         for plane in planes:
@@ -327,13 +328,13 @@ def _into_file(file, shape: Sequence[int], at: int, rows: np.ndarray) -> None:
 
 
 def _file(shape: Sequence[int], path: str | Path | None):
-    """A file for float32 of this shape with its space reserved: a full disk is an error here, not a crash later."""
+    """Create a file for float32 of this shape and reserve its space: a full disk then raises an error here, not a crash later."""
     try:
         file = open(path, "w+b") if path is not None else tempfile.TemporaryFile()  # noqa: SIM115 -- the caller closes it
         os.posix_fallocate(file.fileno(), 0, 4 * math.prod(shape))
         return file
     except OSError as error:
         raise StorageError(
-            f"cannot make a file of {4 * math.prod(shape) / 2**20:.0f} MiB for the logits at "
-            f"{path or tempfile.gettempdir()}: {error.strerror}; free space or give path="
+            f"cannot create a file of {4 * math.prod(shape) / 2**20:.0f} MiB for the logits at "
+            f"{path or tempfile.gettempdir()}: {error.strerror}; free disk space or give another path="
         ) from error

@@ -1,1 +1,1 @@
-"""Training: from a resolved config to a job, the loop, one pure step, its state, devices and processes."""
+"""Training: the job built from a resolved config, the loop, the training step, its state, devices and processes."""

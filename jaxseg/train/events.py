@@ -1,7 +1,7 @@
-"""TensorBoard's event files, written in the calling thread and whole record by whole record.
+"""Write TensorBoard event files, record by record, in the calling thread.
 
-tensorboardX's own writer hands records to a thread through a queue of ten: when the disk is full the thread dies, and the
-eleventh record waits for ever. Here an error of the disk costs the record and no more.
+tensorboardX passes records to a writer thread through a queue of ten: when the disk is full the thread dies, and the eleventh
+record blocks for ever. Here a disk error loses the record, and nothing else.
 Format: tensorboard/compat/proto/event.proto in TFRecord framing (length, its CRC-32C, content, its CRC-32C).
 """
 
@@ -25,11 +25,11 @@ class Events:
     """One event file.
 
     Args:
-      folder: made if absent.
-      step: events at or after this step in the folder's older files are void; 0: none.
-      warn: takes a line on what could not be written, once for each row of failures.
+      folder: created if it does not exist.
+      step: events at or after this step in the folder's older files are discarded; 0: keep all.
+      warn: called with a line of text when records cannot be written, once for each series of failures.
     Raises:
-      OSError: folder or file cannot be made.
+      OSError: the folder or file cannot be created.
     """
 
     def __init__(self, folder: Path, *, step: int = 0, warn: Callable[[str], None] = print):
@@ -43,15 +43,15 @@ class Events:
             self._put(event_pb2.Event(wall_time=time.time(), step=step, session_log=start))
 
     def scalar(self, name: str, value: float, step: int) -> None:
-        """A number of a curve."""
+        """Write one value of a curve."""
         self._summary(summary.scalar(name, value), step)
 
     def text(self, name: str, text: str, step: int = 0) -> None:
-        """Markdown."""
+        """Write a Markdown text."""
         self._summary(summary.text(name, text), step)
 
     def picture(self, name: str, image: np.ndarray, step: int) -> None:
-        """An RGB picture, uint8 [H, W, 3]."""
+        """Write an RGB picture, uint8 [H, W, 3]."""
         self._summary(summary.image(name, image, dataformats="HWC"), step)
 
     def close(self) -> None:
@@ -70,12 +70,14 @@ class Events:
         except OSError as error:
             os.ftruncate(self._file.fileno(), self._end)  # half a record would hide all that follow
             if not self._failed:
-                self._warn(f"events cannot be written ({error.strerror or error}); training continues without them; free space")
+                self._warn(
+                    f"TensorBoard events cannot be written ({error.strerror or error}); training continues; free disk space"
+                )
             self._failed = True
         else:
             self._end += len(record)
             if self._failed:
-                self._warn("events are written again")
+                self._warn("TensorBoard events are written again")
             self._failed = False
 
     def _write(self, record: bytes) -> None:

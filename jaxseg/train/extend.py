@@ -1,15 +1,15 @@
-"""A run that is trained for longer than it was begun for: what that changes, in words."""
+"""Describe in one line the effects of training a finished run for more epochs."""
 
 from jaxseg.train import setup
 from jaxseg.train.loop import Job
 
 
 def describe(config, before: int, job: Job) -> str:
-    """One line on the length, the learning rate and the best checkpoint.
+    """Return a line about the new length, the learning rate and the best checkpoint.
 
     Args:
-      config: of the run from now on.
-      before: config.train.epochs until now.
+      config: the run's config with the new number of epochs.
+      before: the old config.train.epochs.
       job: built from `config`.
     """
     step, length = job.checkpoints.latest() or 0, job.steps_per_epoch
@@ -21,10 +21,10 @@ def describe(config, before: int, job: Job) -> str:
         if rates[0] == rates[1]
         else f"the learning rate at step {step} is {rates[1]:.3g} instead of {rates[0]:.3g}"
     )
-    plateau = ", times what the plateau has made of it" if job.plateau else ""
+    plateau = ", times the factor of the plateau schedule" if job.plateau else ""
     best = job.checkpoints.best_step()
     kept = (
-        f"; the best checkpoint so far, by {job.criterion} that of step {best}, stays until a later epoch is better"
+        f"; step {best} stays the best checkpoint (by {job.criterion}) until a later epoch is better"
         if best is not None and job.criterion != "last"
         else ""
     )

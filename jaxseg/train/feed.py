@@ -1,5 +1,5 @@
-"""A data set ready to train on and to be scored on: images of one size, or patches of images of their own sizes (volumes are
-always among these). `load` chooses by `Recipe.fit`; the loop knows neither.
+"""The data of a run, ready for training and evaluation: images of one size (`Whole`), or patches of images of any size, such as
+volumes (`Patches`). `load` chooses by `Recipe.fit`; the training loop treats both alike.
 """
 
 import functools
@@ -37,12 +37,12 @@ from jaxseg.types import ConfigError, DataError
 
 
 class OutputSpec(NamedTuple):
-    """What the network's logits mean.
+    """The meaning of the network's logits.
 
     Attributes:
-      num_classes: K of the logits.
-      target: labels [B, *S] -> what the loss compares with.
-      order: the class of every combination of regions; () where the logits are of classes.
+      num_classes: K, the number of logits.
+      target: converts labels [B, *S] to the loss's target.
+      order: for regions: the class of every combination of regions; () for classes.
     """
 
     num_classes: int
@@ -51,7 +51,7 @@ class OutputSpec(NamedTuple):
 
 
 def outputs_of(config, labels: tuple[str, ...], named: tuple = ()) -> OutputSpec:
-    """One logit per region; or one for a single class; or a softmax over background and classes."""
+    """Return the meaning of the logits: one per region, or one for a single class, or a softmax over background and classes."""
     if config.data.regions:
         chosen = [name for name, _ in named]
         if not chosen:
@@ -62,7 +62,7 @@ def outputs_of(config, labels: tuple[str, ...], named: tuple = ()) -> OutputSpec
 
 
 class Whole(NamedTuple):
-    """Slices and photographs of one size; `made_by` is the digest of the weights behind their extra channel, or ""."""
+    """Slices and photographs of one size; `made_by` is the digest of the network that generates their extra channel, or ""."""
 
     dataset: DataSet
     recipe: Recipe
@@ -72,11 +72,11 @@ class Whole(NamedTuple):
     noun: str = "slices"
 
     def steps_per_epoch(self, config, images: int) -> int:
-        """Batches of `images` examples in an epoch."""
+        """Return the number of batches of `images` examples in an epoch."""
         return pipeline.steps_per_epoch(_limited(len(self.rows["train"]), config.data.max_samples), images)
 
     def stream(self, config, images: int, start: int):
-        """This process's share of the endless training stream from batch `start` on."""
+        """Return this process's part of the endless training stream, from batch `start` on."""
         return pipeline.train_batches(
             self.store,
             self.rows["train"],
@@ -91,7 +91,7 @@ class Whole(NamedTuple):
         )
 
     def validator(self, config, network: Network, loss, outputs: OutputSpec, mesh) -> Callable:
-        """(weights, net state) -> (figures, pictures) on the validation split."""
+        """Return a function (weights, network state) -> (figures, pictures) for the validation split."""
         scorer = self._scorer(config, network, loss, outputs, mesh, (config.eval.threshold,))
         rules = self.rules(config)
 
@@ -102,19 +102,19 @@ class Whole(NamedTuple):
         return _validator(run, rules, self.store, rank=2)
 
     def grid(self, split: str) -> str:
-        """The size of the prepared slices, in words."""
+        """The size of the prepared slices, as text."""
         return sizes([tuple(self.recipe.size)])
 
     def rules(self, config) -> Rules:
-        """What is scored."""
+        """Return the classes and regions to score, and the scores to compute."""
         return rules_of(config, self.recipe.labels, self.dataset.regions if self.recipe.labels == self.dataset.labels else ())
 
     def scores_prepared(self) -> bool:
-        """Whether an evaluation scores the prepared grid too: always, because the published projects' tables are of it."""
+        """Whether an evaluation also scores the prepared grid: always, because the published projects' tables use it."""
         return True
 
     def prepared(self, config, network: Network, loss, outputs: OutputSpec, mesh, weights) -> Prepared:
-        """The scores of config.eval.split on the grid that the network sees, with the published projects' tables."""
+        """Return the scores of config.eval.split on the network's grid, with the published projects' tables."""
         thresholds = tuple(sorted({*config.eval.thresholds, config.eval.threshold}))
         scored = self._scorer(config, network, loss, outputs, mesh, thresholds).run(
             *weights, self.store, self.rows[config.eval.split]
@@ -124,11 +124,11 @@ class Whole(NamedTuple):
         examples = scored.examples(self.store, config.eval.threshold, rules.policy.empty)
         found = table_of(examples, rules, "the prepared grid, the network alone")
         sweep = {str(t): projects.ich_scores(scored.at(t)) for t in scored.thresholds}
-        lines = [f"figures of the published projects, on {found.grid}:", *lines] if lines else []
+        lines = [f"tables of the published projects, on {found.grid}:", *lines] if lines else []
         return Prepared(found, lines, {"tables": figures, "sweep": sweep})
 
     def baseline(self, rows: np.ndarray) -> dict:
-        """What intensity alone can do on these rows."""
+        """Return the best scores that intensity alone reaches on these rows."""
         return baseline.of_slices(self.store, rows)
 
     def _scorer(self, config, network, loss, outputs, mesh, thresholds):
@@ -149,7 +149,7 @@ class Whole(NamedTuple):
 
 
 class Patches(NamedTuple):
-    """Patches of stored volumes, slices or photographs, which are scored whole, by windows."""
+    """Patches of stored volumes, slices or photographs; evaluation segments whole examples by sliding windows."""
 
     dataset: DataSet
     recipe: Recipe
@@ -159,17 +159,17 @@ class Patches(NamedTuple):
 
     @property
     def noun(self) -> str:
-        """What its examples are."""
+        """The noun for its examples in messages."""
         return per_case.NOUNS[self.store.rank]
 
     def steps_per_epoch(self, config, images: int) -> int:
-        """Batches of `images` patches in an epoch."""
+        """Return the number of batches of `images` patches in an epoch."""
         return patches.steps_per_epoch(
             _limited(len(self.rows["train"]), config.data.max_samples), images, 1 if config.data.whole else config.data.per_volume
         )
 
     def stream(self, config, images: int, start: int):
-        """This process's share of the endless training stream from batch `start` on."""
+        """Return this process's part of the endless training stream, from batch `start` on."""
         return patches.patch_batches(
             self.store,
             self.rows["train"],
@@ -189,26 +189,26 @@ class Patches(NamedTuple):
         )
 
     def validator(self, config, network: Network, loss, outputs: OutputSpec, mesh) -> Callable:
-        """(weights, net state) -> (figures, pictures) on the validation split."""
+        """Return a function (weights, network state) -> (figures, pictures) for the validation split."""
         scorer = self._scorer(config, network, loss, outputs)
         run = lambda params, state: scorer.run(params, state, self.store, self.rows["val"], keep=2)
         return _validator(run, self.rules(config), self.store, rank=self.store.rank)
 
     def grid(self, split: str) -> str:
-        """The sizes of the prepared examples of a split, in words."""
+        """The sizes of the prepared examples of a split, as text."""
         return sizes([tuple(self.store.rows[i]["shape"]) for i in self.rows[split]])
 
     def rules(self, config) -> Rules:
-        """What is scored."""
+        """Return the classes and regions to score, and the scores to compute."""
         return rules_of(config, self.store.labels, self.store.regions)
 
     def scores_prepared(self) -> bool:
-        """Whether an evaluation scores the prepared grid too: where it is another than that of the files."""
+        """Whether an evaluation also scores the prepared grid: if it differs from the grid of the files."""
         keys = (("shape", "scan_shape"), ("spacing", "scan_spacing"))
         return bool(self.recipe.axes) or any(list(row[a]) != list(row[b]) for row in self.store.rows for a, b in keys)
 
     def prepared(self, config, network: Network, loss, outputs: OutputSpec, mesh, weights) -> Prepared:
-        """The scores of config.eval.split on the grid that the network sees."""
+        """Return the scores of config.eval.split on the network's grid."""
         scored = self._scorer(config, network, loss, outputs).run(*weights, self.store, self.rows[config.eval.split])
         return Prepared(
             table_of(
@@ -217,7 +217,7 @@ class Patches(NamedTuple):
         )
 
     def baseline(self, rows: np.ndarray) -> dict:
-        """What intensity alone can do on these rows."""
+        """Return the best scores that intensity alone reaches on these rows."""
         return baseline.of_volumes(self.store, rows, noun=self.noun)
 
     def _appended(self, config) -> bool:
@@ -261,27 +261,31 @@ def rules_of(config, labels: tuple[str, ...], named: tuple = ()) -> Rules:
 
 
 def bad_share_of(config) -> float:
-    """The share of the cases that may be bad and left out."""
+    """Return the fraction of the cases that may be unreadable and left out."""
     return config.data.bad_share if config.data.bad_cases == "skip" else 0.0
 
 
 def channel_of(recipe: Recipe, run: str | Path):
-    """What makes the recipe's trained channel from images, and the digest of the weights behind it; (None, "") without one.
+    """Return the function that generates the recipe's trained channel, and its network's digest; (None, "") if there is none.
 
     Raises:
-      CheckpointError, MismatchError: a run that cannot be used, see `open_channel_run`.
+      CheckpointError, MismatchError: the run cannot be used, see `open_channel_run`.
     """
     return open_channel_run(Path(run), recipe) if channels.trained(recipe.extra) else (None, "")
 
 
 def load(config, dataset: DataSet, recipe: Recipe, log, *, channel_run: str | Path = "") -> Feed:
-    """Prepare the data set once, open it, and split it.
+    """Prepare the data set unless this was done before, open its store, and split it.
 
     Args:
-      channel_run: folder of the run that generates the trained channel of recipe.extra; "" where there is none.
+      config: a resolved tree.
+      dataset: the data set.
+      recipe: how images are prepared.
+      log: receives lines about the data.
+      channel_run: folder of the run that generates the trained channel of recipe.extra; "" if there is none.
     Raises:
-      DataError: files that cannot be used, an empty split, a patient in two splits.
-      CheckpointError, MismatchError: a run that cannot be used, see `open_channel_run`.
+      DataError: files cannot be used, a split is empty, or a patient is in two splits.
+      CheckpointError, MismatchError: the channel run cannot be used, see `open_channel_run`.
     """
     dataset, made_by = base.labelled(dataset, log.say), ""
     bad_share = bad_share_of(config)
@@ -299,10 +303,14 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, channel_run: str | Pa
 def divide(
     config, dataset: DataSet, recipe: Recipe, store: base.Store | base.Listing, log, *, channel_run: str | Path = "", made_by=""
 ) -> Feed:
-    """Split prepared examples, and refuse what could not be trained and scored. It reads no example: of a listing, the feed
-    answers what needs none.
+    """Split examples, and refuse splits that cannot be trained or evaluated. No example is read.
 
-    Args and errors: as `load`; `made_by` is the digest of the weights behind the trained channel.
+    Args:
+      store: the prepared examples; or a listing of their records, from which the feed can then not read any example.
+      made_by: digest of the network that generates the trained channel.
+      config, dataset, recipe, log, channel_run: as for `load`.
+    Raises:
+      JaxsegError: as `load`.
     """
     rows = splits.split_rows(
         store.rows,
@@ -329,7 +337,7 @@ def divide(
             raise DataError(
                 f"the {name} split is empty with data.split={config.data.split} of {len(dataset.cases)} cases"
                 + (f", of which {store.left_out}" if store.left_out.bad else "")
-                + ("; set config.train.best=last to train without validation" if name == "val" else "; give it patients"),
+                + ("; set config.train.best=last to train without validation" if name == "val" else "; assign patients to it"),
                 "DATA_EMPTY",
             )
     if patched:
@@ -341,7 +349,7 @@ def divide(
 
 
 def batches_of(config, data: Feed):
-    """(mesh, images of an update, updates of an epoch), after a look at what devices and training split can fill."""
+    """Return (mesh, images per update, updates per epoch); refuses batch sizes that do not fit the devices."""
     mesh = meshes.make(config.mesh.data)
     meshes.check_batch(config.train.batch_size, mesh, "train.batch_size")
     if data.recipe.fit != "patches":  # what has its own size is scored one after another
@@ -351,38 +359,36 @@ def batches_of(config, data: Feed):
 
 
 def _log_left_out(store: base.Store, log) -> None:
-    """Log what is wrong with the data that are left, and the cases left out, with the reason (left_out.json has all)."""
+    """Log warnings about the data in use, and the cases left out with the reason (left_out.json lists all)."""
     for line in store.warnings:
         log.say(f"WARNING {line}")
     for line in folded({bad.case: DataError(bad.reason, bad.code) for bad in store.left_out.bad}):
         log.say(f"left out: {line}")
     if store.left_out.bad:
-        log.say(f"WARNING {store.left_out}; delete {store.folder} to have them tried again")
+        log.say(f"WARNING {store.left_out}; after repairing them, delete {store.folder} so that they are read again")
 
 
 def _gone(store: base.Store | base.Listing) -> set[str]:
-    """Patients whose cases are all left out."""
+    """Return the patients all of whose cases are left out."""
     return {bad.patient for bad in store.left_out.bad} - {row["patient"] for row in store.rows}
 
 
 def _check_patches(config, feed: Patches, log) -> None:
-    """What would otherwise come to light after the training: a patch that is mostly padding, a cascade that cannot be."""
+    """Refuse early what would fail or disappoint after training: patches that are mostly padding, an impossible cascade."""
     shapes = np.array([feed.store.rows[i]["shape"] for i in feed.rows["train"]])
     largest, patch = shapes.max(0), np.array(feed.recipe.size)
     if (patch >= 2 * largest).any():
         raise ConfigError(
-            f"config.data.size={tuple(config.data.size)}: training {feed.noun} have at most {tuple(largest.tolist())} "
-            f"{VOXELS[feed.store.rank]}; a patch of twice that is mostly padding: take a smaller one"
+            f"config.data.size={tuple(config.data.size)}: is, along an axis, at least twice as large as all training {feed.noun} "
+            f"({tuple(largest.tolist())} {VOXELS[feed.store.rank]}), so patches would be mostly padding; choose a smaller size"
         )
     short = int((shapes < patch).any(1).sum())
     if short:
         log.say(
-            f"{short} of {len(shapes)} training {feed.noun} are smaller than a patch of {tuple(config.data.size)}: padded with 0"
+            f"{short} of {len(shapes)} training {feed.noun} are smaller than a patch, {tuple(config.data.size)}: padded with 0"
         )
     if config.eval.lesions and not feed.store.regions:
-        raise ConfigError(
-            f"config.eval.lesions={config.eval.lesions!r}: the data set {config.data.dataset!r} names no regions; set it to ''"
-        )
+        raise ConfigError(f"config.eval.lesions={config.eval.lesions!r}: {config.data.dataset!r} names no regions; set it to ''")
     if config.infer.roi:
         runs.check_cascade(checkpoint.find_record(Path(config.infer.roi)), feed.recipe)
         patients.check_unseen(Path(config.infer.roi), feed, config.eval.split, whose="config.infer.roi", log=log)

@@ -19,14 +19,14 @@ COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 class Log:
-    """Console, events and CSV of one run.
+    """Writes console lines, TensorBoard events and the CSV of epochs of one run.
 
     Args:
       workdir: the run's folder; events go to <workdir>/events, epochs to <workdir>/epochs.csv.
-      step: events at or after this step, left by a run that was killed, are discarded.
+      step: events at or after this step, from a run that was killed, are discarded.
       quiet: write nothing (all processes but the first).
     Raises:
-      StorageError: the folder cannot be made or written.
+      StorageError: the folder cannot be created or written to.
     """
 
     def __init__(self, workdir: Path, *, step: int = 0, quiet: bool = False):
@@ -38,7 +38,9 @@ class Log:
         try:
             self._events = Events(workdir / "events", step=step, warn=self.say)
         except OSError as error:
-            raise StorageError(f"cannot make or write {workdir}: {error.strerror or error}; choose another --workdir") from error
+            raise StorageError(
+                f"cannot create or write to {workdir}: {error.strerror or error}; choose another --workdir"
+            ) from error
 
     def say(self, text: str, *, result: bool = False) -> None:
         """One line on the console, with the time; a result is said by --quiet too."""
@@ -51,31 +53,31 @@ class Log:
             output.event(name, **values)
 
     def alarm(self, text: str) -> None:
-        """A line that cannot be overlooked."""
+        """Print a line that stands out."""
         self.say(f"ALARM: {text}")
         if self._events:
             self._events.text("alarm", text)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Scalars into the event file."""
+        """Write scalars to the event file."""
         if self._events:
             for name, value in values.items():
                 self._events.scalar(name, float(value), step)
 
     def config(self, config: dict, difference: dict) -> None:
-        """The resolved configuration and what makes this experiment, as text."""
+        """Write the resolved configuration, and its difference from the defaults, to the event file."""
         if self._events:
             fence = lambda value: "```\n" + json.dumps(value, indent=2, default=str) + "\n```"
             self._events.text("config", fence(config))
             self._events.text("experiment", fence({k: f"{a} -> {b}" for k, (a, b) in difference.items()}))
 
     def panel(self, step: int, name: str, image: np.ndarray) -> None:
-        """An RGB picture, uint8 [H, W, 3]."""
+        """Write an RGB picture, uint8 [H, W, 3], to the event file."""
         if self._events:
             self._events.picture(name, image, step)
 
     def epochs(self, rows: list[dict]) -> None:
-        """Write the CSV of all epochs so far (whole or not at all). What cannot be written now is written with the next epoch."""
+        """Write the CSV of all epochs so far, completely or not at all; after a disk error, the next epoch tries again."""
         if self.quiet or not rows:
             return
         text = io.StringIO()
@@ -94,7 +96,7 @@ class Log:
 
 
 class CompileCounter:
-    """How many programs XLA has compiled (or fetched from the cache) within the block."""
+    """Counts the programs that XLA compiled (or fetched from the cache) within the block."""
 
     def __init__(self):
         self.count, self.seconds = 0, 0.0

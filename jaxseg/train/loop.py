@@ -1,4 +1,4 @@
-"""The training loop, read once from top to bottom. `setup` decides what is done, this file does it."""
+"""The training loop, to be read from top to bottom. `setup` decides all details; this file executes them."""
 
 import dataclasses
 import math
@@ -24,24 +24,24 @@ SEVERAL = 600.0  # seconds of train.watchdog where several processes train and n
 
 @dataclasses.dataclass
 class Job:
-    """Everything a run needs, built by `setup`.
+    """Everything that a run needs, built by `setup`.
 
     Attributes:
       workdir: the run's folder.
-      state: fresh train state, as numpy arrays; taken out by `run`.
-      storage: how `step` and `warm` keep it.
+      state: a fresh train state, as numpy arrays; `run` takes it and leaves None.
+      storage: how `step` and `warm` store the state's small arrays.
       step: jitted (state, batch) -> (state, metrics).
       warm: jitted (state, batch, number) -> state, for BatchNorm's statistics before the first step.
-      warm_batches: how many batches it sees; 0: none.
+      warm_batches: number of batches for `warm`; 0: none.
       stream: first batch number -> endless iterator of host batches (a context manager).
       validate: (weights, net state, step) -> {"val_loss", "val_dice", "val_recall", ..., "positive": pixels predicted}; None
         without a validation split.
-      grid: size of the prepared examples that these figures are of, in words ("128 x 128").
+      grid: size of the prepared examples on which `validate` scores, as text ("128 x 128").
       checkpoints: the run's checkpoint folder.
       plateau: host-side learning-rate reduction, or None; `update(value) -> factor`, `state()`, `load(state)`.
       mesh: devices.
       steps_per_epoch, epochs: length of the run.
-      images_per_step: examples of one update.
+      images_per_step: number of examples per update.
       criterion: "val_loss", "val_dice", "val_recall" or "last".
       settings: the config's `train` group: log_every, eval_every, save_every, alarm_after, stop_nonfinite, watchdog.
     """
@@ -67,7 +67,7 @@ class Job:
 
 @dataclasses.dataclass
 class Progress:
-    """What a checkpoint stores beside the arrays: all of the host's memory of the run."""
+    """The host's part of the state of a run; checkpoints store it beside the arrays."""
 
     next_batch: int = 0
     rows: list[dict] = dataclasses.field(default_factory=list)  # one per finished epoch
@@ -79,12 +79,12 @@ class Progress:
 
 
 def run(job: Job, log: Log) -> int | None:
-    """Train to the end, or until a signal asks to stop.
+    """Train until the last epoch, or until SIGTERM.
 
     Returns:
-      None when done, or the exit code `PREEMPTED`.
+      None after the last epoch, the exit code `PREEMPTED` after SIGTERM.
     Raises:
-      NonFiniteError: too many steps in a row without a finite gradient.
+      NonFiniteError: the gradient was NaN or Inf in too many steps in a row.
       StorageError: checkpoints can no longer be written.
     """
     guard = watchdog_of(job.settings.watchdog, job.workdir)
@@ -96,13 +96,13 @@ def run(job: Job, log: Log) -> int | None:
 
 
 def watchdog_of(seconds: int | None, folder: Path) -> Watchdog:
-    """The watchdog of config.train.watchdog."""
+    """Return the watchdog that config.train.watchdog asks for."""
     several = SEVERAL if jax.process_count() > 1 else 0.0
     return Watchdog(several if seconds is None else seconds, folder)
 
 
 def _train(job: Job, log: Log, preemption: Preemption, watchdog: Watchdog) -> int | None:
-    """The steps of `run`. Whatever ends them, signal handler, watchdog, counter and the running save are seen to by `run`."""
+    """Run the steps of `run`; `run` then cleans up signal handler, watchdog, compile counter and a save in progress."""
     s, total = job.settings, job.epochs * job.steps_per_epoch
 
     # 1. Resume: arrays, then the host's memory of the run (data position, epoch rows, plateau).
@@ -115,7 +115,7 @@ def _train(job: Job, log: Log, preemption: Preemption, watchdog: Watchdog) -> in
     if start == 0 and job.warm_batches:
         state = _warmed(job, state, log)
     if start and start % job.steps_per_epoch == 0 and len(progress.rows) < start // job.steps_per_epoch:
-        log.say("the validation that was interrupted is made now")
+        log.say("running the validation that was interrupted")
         try:
             with turns.at_each(watchdog.stretch):
                 state = _epoch(job, log, state, progress, preemption)
@@ -182,16 +182,16 @@ def _train(job: Job, log: Log, preemption: Preemption, watchdog: Watchdog) -> in
 def _leave(job: Job, log: Log, step: int, watchdog: Watchdog) -> int:
     watchdog.pause()
     job.checkpoints.wait()
-    log.say(f"stopped by SIGTERM at step {step}; saved; run the same command again to resume")
+    log.say(f"stopped by SIGTERM at step {step}, after saving; run the same command again to resume")
     return PREEMPTED
 
 
 def _warmed(job: Job, state: TrainState, log: Log) -> TrainState:
-    """BatchNorm sees the first batches before any weight moves; the training stream begins anew after that."""
+    """Update BatchNorm's statistics on the first batches before any weight changes; then the training stream starts again."""
     with job.stream(0) as batches:
         for number in range(job.warm_batches):
             state = job.warm(state, meshes.put(next(batches), job.mesh), number)
-    log.say(f"BatchNorm statistics warmed over {job.warm_batches} batches")
+    log.say(f"BatchNorm statistics warmed up over {job.warm_batches} batches")
     return state
 
 
@@ -223,19 +223,19 @@ def _compile(job: Job, state: TrainState, batch: Batch, log: Log):
 
 
 def _account(pending: tuple[int, dict], progress: Progress, job: Job, log: Log) -> None:
-    """Read one step's metrics: the epoch's mean, and the alarm for non-finite gradients."""
+    """Read one step's metrics: add the loss to the epoch's mean, and check for non-finite gradients."""
     number, metrics = pending
     loss, bad = float(metrics["loss"]), int(metrics["bad_steps"])
     if math.isfinite(loss):
         progress.loss_sum += loss
         progress.loss_count += 1
     if bad:
-        log.say(f"step {number + 1}: loss or gradient not finite, update skipped ({bad} in a row)")
+        log.say(f"step {number + 1}: loss or gradient is NaN or Inf, update skipped ({bad} in a row)")
     if bad >= job.settings.stop_nonfinite > 0:
         raise NonFiniteError(
-            f"{bad} steps in a row without a finite gradient (config.train.stop_nonfinite="
-            f"{job.settings.stop_nonfinite}), last at step {number + 1}; the last checkpoint is good: lower "
-            "config.optim.lr, set config.optim.clip_norm=1, or train in float32"
+            f"loss or gradient was NaN or Inf in {bad} steps in a row (config.train.stop_nonfinite="
+            f"{job.settings.stop_nonfinite}), last at step {number + 1}; the last checkpoint is intact: lower "
+            "config.optim.lr, set config.optim.clip_norm=1, or set config.train.dtype=float32"
         )
 
 
@@ -252,7 +252,7 @@ def _line(step: int, metrics: dict, meter: Meter, job: Job, log: Log) -> None:
 
 
 def _info(progress: Progress, state: TrainState) -> dict:
-    """The JSON part of a checkpoint: the host's memory, and which weights count."""
+    """Return the JSON part of a checkpoint: the host's progress, and which weights are evaluated."""
     return dataclasses.asdict(progress) | {"evaluated": "ema" if state["ema"] else "params"}
 
 
@@ -261,10 +261,10 @@ def _saves(job: Job, epoch: int) -> bool:
 
 
 def _epoch(job: Job, log: Log, state: TrainState, progress: Progress, preemption: Preemption) -> TrainState:
-    """Validate, move the plateau, raise the alarm, write the epoch's row, save.
+    """End an epoch: validate, update the plateau schedule, warn of empty predictions, write the epoch's row, save.
 
     Raises:
-      Stopped: SIGTERM came in the validation; `progress` is as before it.
+      Stopped: SIGTERM came during the validation; `progress` is as it was before.
     """
     step = progress.next_batch
     epoch = step // job.steps_per_epoch
@@ -290,8 +290,8 @@ def _epoch(job: Job, log: Log, state: TrainState, progress: Progress, preemption
         progress.empty_validations = 0 if positive else progress.empty_validations + 1
         if progress.empty_validations >= job.settings.alarm_after > 0:
             log.alarm(
-                f"the network has predicted only background in {progress.empty_validations} validations in a row. Try a "
-                "loss with overlap and distribution parts (dice + bce), a positive weight, a lower learning rate, or more warm-up"
+                f"the network has predicted only background in {progress.empty_validations} validations in a row; try a "
+                "loss that combines Dice and cross-entropy, a weight for the foreground, a lower learning rate, or more warm-up"
             )
         if job.criterion != "last":
             criterion = scores[job.criterion]
@@ -299,7 +299,7 @@ def _epoch(job: Job, log: Log, state: TrainState, progress: Progress, preemption
             factor = job.plateau.update(criterion)
             if factor != 1.0:
                 state = {**state, "lr_scale": state["lr_scale"] * factor}
-                log.say(f"learning rate times {factor:g}: {job.criterion} has not improved")
+                log.say(f"learning rate multiplied by {factor:g}: {job.criterion} has not improved")
             progress.plateau = job.plateau.state()
     progress.loss_sum, progress.loss_count = 0.0, 0
     progress.rows = _joined(progress.rows, row)
@@ -313,6 +313,6 @@ def _epoch(job: Job, log: Log, state: TrainState, progress: Progress, preemption
 
 
 def _joined(rows: list[dict], row: dict) -> list[dict]:
-    """Rows with the same columns: an epoch without validation leaves them empty."""
+    """Give all rows the same columns: an epoch without validation leaves them empty."""
     columns = list(dict.fromkeys([*(k for r in rows for k in r), *row]))
     return [{c: r.get(c, "") for c in columns} for r in [*rows, row]]

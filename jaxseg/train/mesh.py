@@ -1,4 +1,4 @@
-"""Devices as one mesh: a batch axis `data`; parameters replicated, batches split over it, on one process or many."""
+"""The device mesh with one axis `data`: parameters are replicated, batches split, on one process or several."""
 
 import math
 
@@ -10,10 +10,10 @@ from jaxseg.types import Batch, ConfigError
 
 
 def make(devices: int = 0) -> Mesh:
-    """A mesh over `devices` devices (0: all) with the axis "data".
+    """Return a mesh over `devices` devices (0: all) with the axis "data".
 
     Raises:
-      ConfigError: more devices asked for than there are, or not the same number on every process.
+      ConfigError: there are fewer devices, or not all devices of several processes are used.
     """
     everything = jax.devices()
     count = devices or len(everything)
@@ -24,42 +24,42 @@ def make(devices: int = 0) -> Mesh:
     if jax.process_count() > 1 and count != len(everything):
         raise ConfigError(
             f"config.mesh.data={devices}: with {jax.process_count()} processes all {len(everything)} devices "
-            "take part; leave it at 0"
+            "must be used; leave it at 0"
         )
     # AxisType.Auto: jax.make_mesh defaults to Explicit axes, under which dropout does not trace.
     return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=everything[:count])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same value on every device."""
+    """Return the sharding with the same value on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batched(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
-    """Split along one axis, the leading one by default."""
+    """Return the sharding that splits arrays along one axis, by default the leading one."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, "data"))
 
 
 def check_batch(batch_size: int, mesh: Mesh, key: str) -> None:
-    """Raise a ConfigError that names the nearest valid sizes if a batch does not divide over the mesh."""
+    """Raise a ConfigError that names the nearest valid sizes if a batch size is not divisible by the number of devices."""
     n = mesh.devices.size
     if batch_size % n:
         lower, upper = batch_size // n * n, math.ceil(batch_size / n) * n
         sizes = " or ".join(str(s) for s in (lower, upper) if s)
         raise ConfigError(
-            f"config.{key}={batch_size}: not divisible over {n} devices; {sizes} would do, "
+            f"config.{key}={batch_size}: must be divisible by the number of devices, {n}; set {sizes}, "
             f"or config.mesh.data={math.gcd(batch_size, n)}"
         )
 
 
 def put(batch: Batch, mesh: Mesh) -> Batch:
-    """Each process's block of a batch as global arrays split over the mesh."""
+    """Assemble every process's part of a batch to global arrays that are split over the mesh."""
     sharding = batched(mesh)
     return {k: jax.make_array_from_process_local_data(sharding, np.asarray(v)) for k, v in batch.items()}
 
 
 def describe(mesh: Mesh, batch_size: int) -> str:
-    """One sentence that states devices and the global, per-process and per-device batch."""
+    """Return a sentence that states the devices and the global, per-process and per-device batch size."""
     n, p = mesh.devices.size, jax.process_count()
     device = mesh.devices.flat[0]
     return (

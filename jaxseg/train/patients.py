@@ -1,7 +1,7 @@
-"""Which patients a run was trained and selected on: splits.json, left_out.json, and leak checks against them.
+"""Record the patients that a run was trained and selected on (splits.json, left_out.json), and check for leaks against them.
 
-The split is drawn again at every start from the patients in the folder, so a folder that has grown gives another split. The
-first one is therefore kept in the run's folder, and every later start is compared with it.
+The split is computed again at every start from the patients in the data folder, so new patients would change it. The first split
+is therefore kept in the run folder, and compared with the split of every later start.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,15 @@ SEEN = {"train": (), "val": ("train",), "test": ("train", "val")}  # split -> sp
 
 
 def keep(config, workdir: Path, rows: Sequence[splits.Row], parts: Mapping[str, Sequence[int]]) -> None:
-    """Write splits.json into the run's folder, in the form that config.data.split_file takes; the same one if it is there.
+    """Write splits.json to the run folder, in the format of config.data.split_file, or compare the split with it if it exists.
 
     Args:
+      config: a resolved tree.
+      workdir: the run folder.
       rows: records of all examples.
-      parts: split -> numbers of its rows.
+      parts: split -> indices of its rows.
     Raises:
-      MismatchError: the run has been started with another split.
+      MismatchError: the run was started with another split.
     """
     path, d, patients = workdir / SPLITS, config.data, splits.patients_of(rows, parts)
     if path.is_file():
@@ -33,7 +35,7 @@ def keep(config, workdir: Path, rows: Sequence[splits.Row], parts: Mapping[str, 
         if moved:
             raise MismatchError(
                 f"{path}: {len(moved)} patients are now in another split, new or missing ({some(moved)}); give "
-                "another --workdir, or the data that the run began with"
+                "another --workdir, or restore the data with which the run was started"
             )
         return
     if d.split == "slice_level":
@@ -51,26 +53,28 @@ def keep(config, workdir: Path, rows: Sequence[splits.Row], parts: Mapping[str, 
 
 
 def same_data(workdir: Path, store: Store, log, *, resumed: bool) -> None:
-    """Compare the data with those that the run began with, and write left_out.json into its folder.
+    """Compare the data with those at the run's first start, and write left_out.json to the run folder.
 
     Args:
-      log: receives a warning when rows differ; the split is compared by `keep`.
-      resumed: the run began at an earlier start.
+      workdir: the run folder.
+      store: the prepared data.
+      log: receives a warning if the data differ; `keep` compares the split.
+      resumed: this is not the run's first start.
     Raises:
-      MismatchError: other cases were left out when it began.
+      MismatchError: other cases were left out at the first start.
     """
     if resumed:
         before = checkpoint.read_record(workdir)["data"]
         moved = sorted(set(before["left_out"]) ^ set(store.left_out.cases))
         if moved:
             raise MismatchError(
-                f"{workdir}: {len(moved)} cases were bad and left out when the run began and are not now, or the "
-                f"reverse ({some(moved)}); give another --workdir, or the files that the run began with"
+                f"{workdir}: {len(moved)} cases were left out at the run's first start and are not now, or the "
+                f"reverse ({some(moved)}); give another --workdir, or restore the files with which the run was started"
             )
         if before["digest"] != store.digest:
             log.say(
-                f"WARNING the data are not those that the run began with ({before['examples']} examples then, "
-                f"{len(store.rows)} now, or other bytes): the result will not be that of an uninterrupted run"
+                f"WARNING the data changed since the run was started ({before['examples']} examples then, "
+                f"{len(store.rows)} now, or other content): the result will differ from that of an uninterrupted run"
             )
     bad_cases.write(workdir, store.left_out)
 
@@ -79,19 +83,19 @@ def check_unseen(run: Path, data, split: str, *, whose: str, log) -> None:
     """Refuse to evaluate a network on patients that it was trained or selected on.
 
     Args:
-      run: the run, or checkpoint, that the network comes from.
+      run: the run folder, or checkpoint folder, of the network.
       data: the data to evaluate on, from `feed.load`; patients of different data sets never count as the same.
-      split: "val" must not share patients with the run's training split, "test" not with its validation split either;
+      split: "val" must not share patients with the run's training split, "test" not with its training and validation splits;
         "train" may share any.
       whose: the option that names the run, for the message ("--checkpoint", "config.infer.roi").
       log: receives a line when the run's splits are unknown.
     Raises:
-      DataError: DATA_LEAK.
+      DataError: patients are shared (code DATA_LEAK).
     """
     try:
         record = checkpoint.find_record(run)
     except CheckpointError as error:
-        log.say(f"{whose}: the patients that it was trained on are unknown ({error})")
+        log.say(f"{whose}: it is unknown which patients the network was trained on ({error})")
         return
     if record["dataset"] != data.dataset.name or record["config"]["data"]["split"] == "slice_level":
         return
@@ -101,11 +105,11 @@ def check_unseen(run: Path, data, split: str, *, whose: str, log) -> None:
         raise DataError(
             f"{whose}: {run} was trained or selected on {len(both)} of the {len(evaluated)} patients of the {split} "
             f"split here ({some(both)}); give both runs the same data.split, data.split_seed and data.fractions, or "
-            f"take over its {SPLITS} with data.split=file",
+            f"set config.data.split=file and config.data.split_file to that run's {SPLITS}",
             "DATA_LEAK",
         )
 
 
 def some(names: Sequence[str], limit: int = 4) -> str:
-    """The first few names, for a message."""
+    """Return the first few names, for a message."""
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

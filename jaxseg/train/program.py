@@ -1,8 +1,8 @@
 """A jitted function whose last arguments are per-run constants, such as the seed and the learning rate.
 
-What a program closes over is a constant of it: a step with its seed or the length of its schedule inside is another program for
-every seed and every number of epochs, and compiles anew. With the numbers as arguments runs that differ in them alone share one
-entry of the compilation cache: the folds of a cross-validation, or a run that is made longer.
+Values in the closure of a jitted function become constants of the compiled program: with the seed or the length of the schedule
+as constants, every seed and every number of epochs would compile again. Passed as arguments, runs that differ only in them share
+one entry of the compilation cache: for example the folds of a cross-validation, or a run that is extended.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from jaxseg.utils.process import uncollected
 
 
 class Program:
-    """`program(*arguments, *own, *derive(*arguments))`, before or after its compilation.
+    """Calls `program(*arguments, *own, *derive(*arguments))`, before or after compilation.
 
     Args:
       own: arrays that are the same in every call.
-      derive: gives those that depend on the arguments: a small program of its own.
+      derive: computes further arrays from the arguments; a separate small program.
 
     Attributes:
       program: the result of `jax.jit`, or of its `.lower` and `.compile`.
@@ -31,20 +31,20 @@ class Program:
             return self.program(*arguments, *self._own, *self._derive(*arguments))
 
     def lower(self, *arguments) -> "Program":
-        """Traced for these arguments."""
+        """Trace the program for these arguments."""
         with uncollected():
             derived = jax.eval_shape(self._derive, *arguments)
             return Program(self.program.lower(*arguments, *self._own, *derived), *self._own, derive=self._derive)
 
     def compile(self) -> "Program":
-        """Compiled, after `lower`."""
+        """Compile the program after `lower`."""
         with uncollected():
             return Program(self.program.compile(), *self._own, derive=self._derive)
 
     def memory_analysis(self):
-        """XLA's plan of the compiled program's memory."""
+        """Return XLA's memory estimate of the compiled program."""
         return self.program.memory_analysis()
 
     def as_text(self) -> str:
-        """The compiled program's optimised HLO."""
+        """Return the optimised HLO of the compiled program."""
         return self.program.as_text()

@@ -1,4 +1,4 @@
-"""From a resolved config to a runnable job: the only builder. ConfigDict stops here; factories get keyword arguments."""
+"""Build a runnable job from a resolved config. Only this module reads the ConfigDict; factories get keyword arguments."""
 
 import dataclasses
 import functools
@@ -66,11 +66,11 @@ def dataset_options(config) -> dict:
 
 
 def open_dataset(config, root: str | Path = "") -> DataSet:
-    """The data set that the config names, in data.root or another folder, with the regions that the config wants.
+    """Open the config's data set, in data.root or another folder, with the regions that the config asks for.
 
     Raises:
-      ConfigError: an option that the data set does not take; regions that it does not have.
-      DataError: a folder that does not hold the layout.
+      ConfigError: the data set does not take an option, or does not have the regions.
+      DataError: the folder does not have the data set's layout.
     """
     name = config.data.dataset
     own.register(config.data.readers)
@@ -80,15 +80,16 @@ def open_dataset(config, root: str | Path = "") -> DataSet:
 
 
 def regions_of(wanted: tuple, labels: tuple[str, ...], named: Regions, dataset: str) -> Regions:
-    """data.regions in class numbers.
+    """Convert data.regions to class numbers.
 
     Args:
-      wanted: data.regions: () and ("dataset",) mean the data set's own, else ((name, (class, ...)), ...) with names or numbers.
+      wanted: data.regions: () and ("dataset",) mean the data set's own regions, else ((name, (class, ...)), ...) with names or
+        numbers of classes.
       labels: names of the classes.
-      named: the data set's own.
-      dataset: its name, for the message.
+      named: the data set's own regions.
+      dataset: the name of the data set, for the message.
     Raises:
-      ConfigError: the data set has no regions, or a class that is unknown.
+      ConfigError: the data set has no regions, or there is no such class.
     """
     if wanted == DATASET_REGIONS and not named:
         raise ConfigError(
@@ -105,14 +106,14 @@ def regions_of(wanted: tuple, labels: tuple[str, ...], named: Regions, dataset: 
 
 
 def load_dataset(config, log: Log) -> DataSet:
-    """`open_dataset`, said; the embedded phantom, loudly, when no root is given."""
+    """Open the data set and log it; if no root is given, use the embedded phantom and warn that its data are synthetic."""
     if not config.data.root:
         log.say(
             f"no config.data.root: using the embedded SYNTHETIC phantom of {config.data.dataset!r} "
             f"({config.data.phantom or 'default'}); its figures say nothing about patients"
         )
     elif config.data.phantom is not None:
-        raise ConfigError(f"config.data.phantom={config.data.phantom!r} together with config.data.root: drop one of them")
+        raise ConfigError(f"config.data.phantom={config.data.phantom!r} together with config.data.root: leave one of them out")
     dataset = open_dataset(config)
     if config.data.root:
         log.say(
@@ -125,12 +126,12 @@ def load_dataset(config, log: Log) -> DataSet:
 
 
 def recipe_of(config, dataset: DataSet) -> Recipe:
-    """How this run turns images into the network's input."""
+    """Return the recipe: how images are prepared for the network."""
     return recipe_from(config, labels=target_labels(dataset.labels, config.data.target), modalities=dataset.modalities)
 
 
 def recipe_from(config, *, labels: tuple[str, ...], modalities: tuple[str, ...]) -> Recipe:
-    """The same for these classes and channels."""
+    """Return the recipe for these classes and channels."""
     d = config.data
     return Recipe(
         size=tuple(d.size),
@@ -160,10 +161,10 @@ def load_data(config, log: Log, workdir: Path) -> feeds.Feed:
     """Read, prepare and split the data set.
 
     Args:
-      workdir: the run's folder. Where it holds a copy of the run that generates an extra channel (`keep_channel_run`), that copy
+      workdir: the run folder. If it holds a copy of the run that generates an extra channel (`keep_channel_run`), that copy
         is used instead of config.data.extra_run.
     Raises:
-      DataError: files that cannot be used, an empty split, a patient in two splits.
+      DataError: files cannot be used, a split is empty, or a patient is in two splits.
       CheckpointError, MismatchError: config.data.extra_run cannot be used.
     """
     dataset = load_dataset(config, log)
@@ -174,27 +175,27 @@ def load_data(config, log: Log, workdir: Path) -> feeds.Feed:
 
 
 def keep_channel_run(config, workdir: Path) -> None:
-    """Copy the run that makes an extra channel into the run folder: resuming, evaluating and predicting need no other folder."""
+    """Copy the run that generates an extra channel into the run folder, so that later steps need no other folder."""
     if config.data.extra_run:
         run = Path(config.data.extra_run)
         checkpoint.keep_copy(run, checkpoint.run_folder(run), workdir / channel_run.FOLDER)
 
 
 def input_channels(config) -> int:
-    """Channels that the network sees: those of the images, and the coordinates."""
+    """Return the number of the network's input channels: those of the images, and the coordinates."""
     return config.data.channels + (3 if config.data.coordinates else 0)
 
 
 def input_shape(config) -> tuple[int, ...]:
-    """[1, *size, C] of the network's input."""
+    """Return the shape of the network's input, [1, *size, C]."""
     return (1, *config.data.size, input_channels(config))
 
 
 def build_model(config, num_classes: int, **kwargs):
-    """The network of a config.
+    """Create the network of a config.
 
     Raises:
-      ConfigError: an unknown network or option, or an input size that it does not take.
+      ConfigError: there is no such network or option, or the network does not take the input size.
     """
     model = create_model(
         config.model.name,
@@ -213,7 +214,7 @@ def build_model(config, num_classes: int, **kwargs):
 
 
 def initialise(model, source: str, log: Log) -> None:
-    """Put the weights of another run, a checkpoint or a PyTorch file into a model."""
+    """Load the weights of another run, a checkpoint or a PyTorch file into a model."""
     if Path(source).is_dir():
         params, state, info = checkpoint.load_weights(Path(source))
         _, ours, _ = functional.split(model)
@@ -221,11 +222,11 @@ def initialise(model, source: str, log: Log) -> None:
         functional.assign(model, {**params, **{name: ours[name] for name in kept}}, state)
         log.say(
             f"weights from {source} (step {info.get('next_batch', '?')})"
-            + (f"; initial values stay in {', '.join(kept)}: other classes there" if kept else "")
+            + (f"; {', '.join(kept)} keep their initial values: {source} has another number of classes" if kept else "")
         )
     elif not Path(source).exists():
         raise ConfigError(
-            f"config.model.init={source}: no such run folder or file of weights; train that run first, or name another"
+            f"config.model.init={source}: no such run folder or weights file; train that run first, or give another path"
         )
     else:
         report = from_torch.load(model, source, adapt=True)
@@ -233,12 +234,12 @@ def initialise(model, source: str, log: Log) -> None:
 
 
 def _other_classes(ours: tuple[int, ...], theirs: tuple[int, ...], model) -> bool:
-    """Whether two shapes are those of a classifier of this model and of one with another number of classes."""
+    """Return whether these are the shapes of a classifier of this model, and of one with another number of classes."""
     return ours[-1:] == (model.num_classes,) and ours[:-1] == theirs[:-1] and ours != theirs
 
 
 def record_of(config, data: feeds.Feed, parameters: int) -> dict:
-    """What the run folder must know so that it and an input are enough to predict."""
+    """Return the record for run.json: everything that prediction needs besides the weights and an input."""
     outputs = feeds.outputs_of(config, data.recipe.labels, data.dataset.regions)
     return {
         "config": as_dict(config),
@@ -266,31 +267,31 @@ def record_of(config, data: feeds.Feed, parameters: int) -> dict:
 
 
 def _values(data: feeds.Feed) -> list[int]:
-    """What predictions write for classes 1..K: the data set's own values where its own labels are learnt, else the numbers."""
+    """Return the values written for classes 1..K: those of the data set if its labels are the target, else the class numbers."""
     own = data.dataset.values if data.recipe.labels == data.dataset.labels else ()
     return list(own or range(1, len(data.recipe.labels) + 1))
 
 
 def build_loss(config):
-    """The loss of a config."""
+    """Create the loss of a config."""
     return losses.build(
         tuple(config.loss.terms), config.loss.options.to_dict(), tuple(config.loss.aux_weights), tuple(config.loss.aux_terms)
     )
 
 
 def build_augment(config):
-    """The augmentation of a config."""
+    """Create the augmentation of a config."""
     fixed = 3 if config.data.coordinates else channels.added(tuple(config.data.extra))
     return augmentations.build(tuple(config.train.augment), rank=config.data.rank, fixed_channels=fixed)
 
 
 def balance_of(config) -> dict[str, np.float32]:
-    """Learnable loss weights by term, where they start."""
+    """Return the initial learnable loss weights, by term."""
     return {name: np.float32(start) for name, start in config.loss.learnable}
 
 
 def build_optimizer(config, params: dict, balance: dict):
-    """The optimiser of a config, for these tensors."""
+    """Create the optimiser of a config, for these parameters."""
     return optimizers.build(
         states.joined(params, balance),
         name=config.optim.name,
@@ -302,7 +303,7 @@ def build_optimizer(config, params: dict, balance: dict):
 
 
 def build_schedule(config, steps_per_epoch: int):
-    """(schedule, plateau) of a config; plateau is None for schedules that follow the step alone."""
+    """Create (schedule, plateau) of a config; plateau is None for schedules that depend on the step alone."""
     options, by_figures = config.schedule.options.to_dict(), config.schedule.name == "plateau"
     schedule = schedules.build(
         name="constant" if by_figures else config.schedule.name,
@@ -318,7 +319,7 @@ def build_schedule(config, steps_per_epoch: int):
 
 
 def initial_model(config, data: feeds.Feed, outputs: feeds.OutputSpec, log: Log):
-    """The network as training starts it, with weights of config.model.init that have seen no patient of the other splits."""
+    """Create the network with its initial weights; weights from config.model.init must not have seen patients of val or test."""
     model = build_model(config, outputs.num_classes)
     if config.model.init:
         if Path(config.model.init).is_dir():
@@ -329,14 +330,14 @@ def initial_model(config, data: feeds.Feed, outputs: feeds.OutputSpec, log: Log)
 
 
 def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
-    """Everything the loop needs, checked as far as it can be before anything is compiled.
+    """Build everything that the loop needs, with all checks that are possible before anything is compiled.
 
     Raises:
-      ConfigError: sizes that do not divide, unknown terms, transforms, options.
+      ConfigError: a batch size does not fit the devices, or a loss term, transform or option does not exist.
     """
     accumulate, batch_size = config.optim.accumulate, config.train.batch_size
     mesh, images, steps_per_epoch = feeds.batches_of(config, data)
-    log.say(meshes.describe(mesh, batch_size) + (f", {accumulate} micro-batches an update" if accumulate > 1 else ""))
+    log.say(meshes.describe(mesh, batch_size) + (f", {accumulate} micro-batches per update" if accumulate > 1 else ""))
 
     outputs = feeds.outputs_of(config, data.recipe.labels, data.dataset.regions)
     model = initial_model(config, data, outputs, log)
@@ -366,7 +367,7 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
     log.say(f"{config.model.name}: {sum(int(np.prod(p.shape)) for p in params.values()):,} parameters")
     validated = len(data.rows["val"]) > 0
     if not validated:
-        log.say("no validation split: the last checkpoint is the result")
+        log.say("there is no validation split: the last checkpoint is the result")
     figures_and_pictures = data.validator(config, network, loss, outputs, mesh)
 
     def validate(weights, net_state, number):

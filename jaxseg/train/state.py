@@ -1,4 +1,4 @@
-"""The state of a training run: one dictionary of arrays, everything that the next step depends on."""
+"""The state of a training run: one dictionary with all arrays that the next step depends on."""
 
 from typing import NamedTuple
 
@@ -17,12 +17,12 @@ BALANCE = "loss_weight."  # before the names of learnable loss weights, where th
 
 
 def joined(params: dict, balance: dict) -> dict:
-    """All that is trained, under one set of names: the optimiser sees this."""
+    """Return all trained arrays under one set of names, as the optimiser sees them."""
     return params | {BALANCE + name: value for name, value in balance.items()}
 
 
 def parted(trained: dict) -> tuple[dict, dict]:
-    """The inverse of `joined`: (params, balance)."""
+    """Invert `joined`: return (params, balance)."""
     return (
         {n: v for n, v in trained.items() if not n.startswith(BALANCE)},
         {n.removeprefix(BALANCE): v for n, v in trained.items() if n.startswith(BALANCE)},
@@ -30,11 +30,11 @@ def parted(trained: dict) -> tuple[dict, dict]:
 
 
 def create(params: dict, state: dict, optimizer, *, ema: bool, balance: dict[str, float] | None = None) -> TrainState:
-    """A fresh state, as numpy arrays: nothing is compiled for its many shapes (`place` brings it to the devices).
+    """Create a fresh state of numpy arrays, so that nothing is compiled for their many shapes (`place` copies it to the devices).
 
-    Keys: "step" (updates done), "params", "balance" (learnable loss weights by term, empty when unused), "state" (BatchNorm
-    statistics, buffers), "opt", "ema" (empty when unused), "lr_scale" (moved by the plateau schedule), "bad_steps"
-    (non-finite steps in a row), "skipped" (in all).
+    Keys: "step" (number of updates), "params", "balance" (learnable loss weights by term, empty if unused), "state" (BatchNorm
+    statistics, buffers), "opt", "ema" (empty if unused), "lr_scale" (changed by the plateau schedule), "bad_steps"
+    (non-finite steps in a row), "skipped" (non-finite steps in all).
     """
     balance = {name: np.float32(value) for name, value in (balance or {}).items()}
     copied = lambda tree: {name: np.array(value) for name, value in tree.items()}  # the step donates its state
@@ -53,24 +53,24 @@ def create(params: dict, state: dict, optimizer, *, ema: bool, balance: dict[str
 
 
 class Storage(NamedTuple):
-    """How the step keeps a state: under the same keys, with the small arrays of a kind as one vector (`optim.joined`).
+    """The form in which the step stores a state: the same keys, but small arrays of a kind are one vector (`optim.joined`).
 
-    Checkpoints, validation and every other reader see the state parted again, by the parameters' own names.
+    Checkpoints, validation and all other readers get the state in its usual form, with one array for each parameter.
 
     Attributes:
-      trained: of parameters, their moving average and what the optimiser keeps of them.
-      buffers: of the network's own state.
+      trained: layout of the parameters, their moving average and the optimiser's state.
+      buffers: layout of the network's own state.
     """
 
     trained: Layout = Layout()
     buffers: Layout = Layout()
 
     def join(self, state: TrainState) -> TrainState:
-        """The state as the step takes it and gives it back."""
+        """Convert a state to the form that the step takes and returns."""
         return self._changed(state, Layout.join)
 
     def part(self, state: TrainState) -> TrainState:
-        """The inverse of `join`."""
+        """Invert `join`."""
         return self._changed(state, Layout.part)
 
     def _changed(self, state: TrainState, change) -> TrainState:
@@ -87,15 +87,15 @@ class Storage(NamedTuple):
 
 
 def storage(network: Network, optimizer: Optimizer) -> Storage:
-    """The storage of `step.build(network, ..., optimizer, ...)`."""
+    """Return the storage of `step.build(network, ..., optimizer, ...)`."""
     return Storage(optimizer.layout, plan(network.shapes()[1]))
 
 
 def evaluated(state: TrainState) -> dict:
-    """The weights that are scored and exported: the moving average where there is one."""
+    """Return the weights to evaluate and export: the moving average if there is one."""
     return state["ema"] or state["params"]
 
 
 def place(state: TrainState, sharding) -> TrainState:
-    """The state on the mesh, replicated; every process must hold the same values."""
+    """Copy the state to the mesh, replicated; every process must hold the same values."""
     return jax.tree.map(lambda a: jax.device_put(a, sharding), state)

@@ -1,4 +1,4 @@
-"""One training step: augment, forward, loss, gradient, guarded update; pure, jitted once, sharded over the mesh."""
+"""One training step: augment, forward, loss, gradient, guarded update; a pure function, jitted once, sharded over the mesh."""
 
 import functools
 from collections.abc import Callable
@@ -39,28 +39,28 @@ def build(
     target: Callable = lambda mask: mask,
     auxiliary: bool = False,
 ) -> Program:
-    """The jitted step (state, batch) -> (state, metrics), the same program for every seed, learning rate and schedule.
+    """Build the jitted step (state, batch) -> (state, metrics), the same program for every seed, learning rate and schedule.
 
-    A non-finite loss or gradient skips the whole update (parameters, optimiser, statistics, average), on every device
-    alike; "bad_steps" counts such steps in a row. The random keys of a step are fold_in(key(seed), step).
+    A non-finite loss or gradient skips the whole update (parameters, optimiser, statistics, average) on all devices;
+    "bad_steps" counts such steps in a row. The random keys of a step are fold_in(key(seed), step).
 
-    The state is joined by `state.storage(network, optimizer)`: one update serves all small parameters.
+    The state has the form of `state.storage(network, optimizer)`, so that one update serves all small parameters.
 
     Args:
       network: from `functional.split`.
       loss: `losses.compose.build(...)`.
-      optimizer: from `optim.build`: updates for a learning rate of 1, which keeps its state where `ok` is false.
+      optimizer: from `optim.build`: its updates are for a learning rate of 1, and its state does not change where `ok` is false.
       schedule: step -> factor of `lr`.
       augment: (key, image, mask) -> (image, mask).
       mesh: from `train.mesh.make`.
       lr: peak learning rate.
       dtype: compute dtype of the network.
-      accumulate: micro-batches per update; the batch holds them one after another.
+      accumulate: number of micro-batches per update; the batch holds them one after another.
       ema: decay of the moving average; 0: none.
-      seed: of augmentation and stochastic layers.
-      finish: augmented image -> the network's input (mean and deviation).
-      target: class labels [B, *S] -> what the loss compares with (regions).
-      auxiliary: the loss weighs auxiliary outputs. A network without any is then refused (ConfigError) by the first step,
+      seed: random seed of augmentation and stochastic layers.
+      finish: converts the augmented image to the network's input (mean and standard deviation).
+      target: converts class labels [B, *S] to the loss's target (regions).
+      auxiliary: the loss has weights for auxiliary outputs; the first step then refuses a network without any (ConfigError),
         before it is compiled.
     """
     stored = storage(network, optimizer)
@@ -70,7 +70,7 @@ def build(
         context = ForwardContext(train=True, key=key)
         outputs, new_state = network.apply(params, state, finish(batch["image"]).astype(dtype), context)
         if auxiliary and not outputs.aux:
-            raise ConfigError("config.loss.aux_weights are of auxiliary outputs, and this network has none: set it to ()")
+            raise ConfigError("config.loss.aux_weights are for auxiliary outputs, but this network has none; set it to ()")
         truth = batch["target"] if "target" in batch else target(batch["mask"])
         total, weight, parts = loss(outputs, {**batch, "mask": truth})
         value = losses.learnable(parts, balance) if balance else total / weight
@@ -166,9 +166,9 @@ def build_warm(
     seed: int = 0,
     finish: Callable = lambda image: image,
 ) -> Program:
-    """The jitted (state, batch, number) -> state in which BatchNorm's statistics alone have moved: no gradient, no update.
+    """Build the jitted function (state, batch, number) -> state that updates BatchNorm's statistics and nothing else.
 
-    Its random keys are fold_in(fold_in(key(seed), 2^32 - 1), number): no step has that number.
+    Its random keys are fold_in(fold_in(key(seed), 2^32 - 1), number): no training step has that number.
     """
     stored = storage(network, optimizer)
 

@@ -1,7 +1,7 @@
-"""Whole volumes, shrunk: what a region-of-interest network trains on, made once from the prepared volumes.
+"""Downsampled whole volumes, the training data of a region-of-interest network, computed once from the prepared volumes.
 
-The shrinking is that of the cascade (`infer.cascade.roi_input`), coordinates included, so that the network sees in training
-what it will see there.
+They are downsampled as in the cascade (`infer.cascade.roi_input`), coordinates included, so that the network sees the same
+inputs in training and in prediction.
 """
 
 import dataclasses
@@ -20,23 +20,23 @@ NAME = "WT"  # the one class: any foreground
 
 
 def target_of(size: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
-    """The function that shrinks a mask [X, Y, Z] to what the network learns, uint8 [*size]."""
+    """Return the function that downsamples a mask [X, Y, Z] to the network's target, uint8 [*size]."""
     target = jax.jit(lambda mask: cascade.roi_target(mask, size))
     return lambda mask: np.asarray(target(mask)).astype(np.uint8)
 
 
 def recipe_of(recipe: Recipe, coordinates: bool) -> Recipe:
-    """The recipe of shrunk volumes, for that of the volumes themselves."""
+    """Return the recipe of downsampled volumes for the recipe of the volumes themselves."""
     return dataclasses.replace(recipe, labels=(NAME,), channels=recipe.channels + 3 * coordinates)
 
 
 def shrunk(store: Store, recipe: Recipe, *, coordinates: bool, log: Callable[[str], None] = print) -> Store:
-    """A store of the same volumes at recipe.size, with one class: the union of all.
+    """Return a store of the same volumes at recipe.size, with one class: the union of all classes.
 
     Args:
       store: the prepared volumes.
-      recipe: of the run; its size is that of the network's input.
-      coordinates: whether three channels say where in the volume each voxel lies.
+      recipe: the run's recipe; its size is the network's input size.
+      coordinates: add three channels with each voxel's position in the volume.
       log: receives a line when the store has been built.
     """
     size = tuple(recipe.size)

@@ -28,18 +28,18 @@ def test_names_lose_their_suffix_in_any_case_of_letters_and_nothing_else(tmp_pat
 
 
 def test_two_inputs_of_one_name_are_refused_before_either_is_read(tmp_path):
-    with pytest.raises(DataError, match="2 inputs would be written as 'dup'.*rename"):
+    with pytest.raises(DataError, match="2 inputs would give results of one name, 'dup'.*rename"):
         cases.find_cases(touch(tmp_path, "dup.nii", "dup.nii.gz", "other.png"), RECIPE, RECORD)
 
 
 def test_names_that_some_disks_do_not_distinguish_are_refused(tmp_path):
     for folder, first, second in (("case", "Anna.nii.gz", "anna.nii.gz"), ("form", "\u00e9.png", "e\u0301.png")):
         (tmp_path / folder).mkdir()
-        with pytest.raises(DataError, match="2 inputs would be written as '.*' and '.*rename"):
+        with pytest.raises(DataError, match="2 inputs would give results of one name, '.*' and '.*rename"):
             cases.find_cases(touch(tmp_path / folder, first, second), RECIPE, RECORD)
     (tmp_path / "scan").mkdir()
     (tmp_path / "scan" / "1.dcm").write_bytes(b"\0" * 128 + b"DICM")
-    with pytest.raises(DataError, match="2 inputs would be written as 'scan'"):
+    with pytest.raises(DataError, match="2 inputs would give results of one name, 'scan'"):
         cases.find_cases(touch(tmp_path, "scan.nii.gz"), RECIPE, RECORD)
 
 
@@ -48,7 +48,7 @@ def test_no_file_of_others_is_replaced(tmp_path):
     (tmp_path / "masks").mkdir()
     found = cases.find_cases(touch(tmp_path / "images", "a.jpg", "b.jpg"), RECIPE, RECORD)
     touch(tmp_path / "masks", "a.png", "b.nii.gz", "c.png")
-    with pytest.raises(ConfigError, match="holds a.png and 1 more, which a result would replace"):
+    with pytest.raises(ConfigError, match="holds a.png and 1 more, which predict did not write"):
         cases.check_apart(found, tmp_path / "masks", tmp_path / "images")
     touch(tmp_path / "masks", cases.DONE)  # then they are results of before
     cases.check_apart(found, tmp_path / "masks", tmp_path / "images")
@@ -63,7 +63,7 @@ def test_results_never_lie_beside_the_inputs(tmp_path):
         with pytest.raises(ConfigError, match="holds the input scan.nii.gz"):
             cases.check_apart(found, output, tmp_path / "scan.nii.gz")
     for output in (tmp_path / "series", tmp_path / "series" / "out", tmp_path / "link" / "series"):
-        with pytest.raises(ConfigError, match="is or lies in the input series"):
+        with pytest.raises(ConfigError, match="is, or lies in, the input folder series"):
             cases.check_apart(series, output, tmp_path / "series")
     cases.check_apart([*found, *series], tmp_path / "out", tmp_path)
     cases.check_apart(series, tmp_path, tmp_path / "series")

@@ -87,14 +87,14 @@ def test_a_rerun_skips_what_is_finished_and_makes_the_rest(run, tmp_path):
     assert code == 0 and said[-1] == f"8 of 8 written to {out}"
     made = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != cases.DONE}
     assert len(made) == 24 and len((out / cases.DONE).read_text().splitlines()) == 8
-    assert predict(run, out, probabilities=True)[1][-1] == f"0 of 8 written to {out}; 8 were there already"
+    assert predict(run, out, probabilities=True)[1][-1] == f"0 of 8 written to {out}; 8 were finished before and skipped"
     said = predict(run, out, probabilities=True, batch_size=3, windows=1)[1]  # keys that decide no voxel
-    assert said[-1].endswith("8 were there already")
+    assert said[-1].endswith("8 were finished before and skipped")
     assert {path: path.stat().st_mtime_ns for path in made} == made
     next(path for path in made if "overlays" in str(path)).unlink()
     with open(out / cases.DONE, "a") as file:
         file.write('{"case": "cut o')  # a kill in the middle of a line
-    assert predict(run, out, probabilities=True)[1][-1] == f"1 of 8 written to {out}; 7 were there already"
+    assert predict(run, out, probabilities=True)[1][-1] == f"1 of 8 written to {out}; 7 were finished before and skipped"
     assert predict(run, out, probabilities=True, mirror=(0,))[1][-1] == f"8 of 8 written to {out}"
 
 
@@ -125,7 +125,7 @@ def test_any_error_of_one_case_leaves_the_others(run, tmp_path, monkeypatch):
     assert code == 65 and said[-1] == f"7 of 8 written to {tmp_path / 'out'}; 1 failed"
     assert sum(line.startswith("FAILED 1: RuntimeError: RESOURCE_EXHAUSTED: out of memory") for line in said) == 1
     monkeypatch.undo()
-    assert predict(run, tmp_path / "out")[1][-1] == f"1 of 8 written to {tmp_path / 'out'}; 7 were there already"
+    assert predict(run, tmp_path / "out")[1][-1] == f"1 of 8 written to {tmp_path / 'out'}; 7 were finished before and skipped"
 
 
 def test_the_record_decides_the_window_and_pictures_are_named(run, tmp_path):

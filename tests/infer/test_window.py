@@ -277,7 +277,7 @@ def test_copies_of_a_network_are_averaged_in_one_accumulator():
     both = [window.sliding_window(tta.mirrored(jax.tree_util.Partial(forward, *c), (1,)), volume, **options) for c in copies]
     np.testing.assert_allclose(flipped, np.mean(both, 0), atol=10 * TOLERANCE)
     assert jax.tree.structure(tta.averaged(forward, copies)) == jax.tree.structure(tta.averaged(forward, copies[::-1]))
-    with pytest.raises(ValueError, match="copies of one network"):
+    with pytest.raises(ValueError, match="the same network"):
         tta.averaged(forward, [copies[0], ({"s": jnp.zeros(2)}, jnp.float32(0))])
 
 

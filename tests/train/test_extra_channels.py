@@ -108,7 +108,7 @@ def test_prediction_makes_the_channels_of_training_from_the_run_folder_alone(run
 def test_a_copy_with_other_weights_than_training_saw_is_refused(runs, tmp_path):
     shutil.copytree(runs[0] / "both", tmp_path / "moved")
     edit(tmp_path / "moved", lambda record: record.update(made_by="0" * 32))
-    with pytest.raises(MismatchError, match="put the copy back"):
+    with pytest.raises(MismatchError, match="restore the copy"):
         open_run(tmp_path / "moved", runs[1].infer)
     shutil.rmtree(tmp_path / "moved" / FOLDER)
     with pytest.raises(CheckpointError, match="data.target='edges'"):
@@ -118,7 +118,7 @@ def test_a_copy_with_other_weights_than_training_saw_is_refused(runs, tmp_path):
 @pytest.mark.parametrize(
     "given, words",
     [
-        ({"data.extra": ("autoencoder",)}, "it learnt 'edges'.*data.target='composite'"),
+        ({"data.extra": ("autoencoder",)}, "was trained to predict 'edges'.*data.target='composite'"),
         ({"data.blur": 1.0}, "blur 0.0 there, 1.0 here"),
         ({"data.modalities": ("t1ce", "t2", "flair"), "data.channels": 4}, "modalities.*channels 4 there, 3 here"),
     ],

@@ -72,14 +72,14 @@ def test_a_run_without_its_bad_case_reports_it_and_is_resumed_with_the_same_case
     assert not modes.train(modes.Call(config(root, rank), run))
     tiny.release(run)
     said = capsys.readouterr().out.splitlines()
-    (reason,) = {line.split(" ", 1)[1] for line in said if "left out: case" in line}
+    (reason,) = {line.split(" ", 1)[1] for line in said if f"left out: {bad}" in line}
     assert bad in reason and "[DATA_TRUNCATED]" in reason and masks(root)[1].name in reason
     assert "1 of 6 cases are bad and left out" in said[-1] and bad in said[-1]  # the end of the summary
     assert bad_cases.read(run).cases == [bad] == json.loads((run / "run.json").read_text())["data"]["left_out"]
     assert bad not in (run / "splits.json").read_text()
     (run / "state.json").unlink()  # as if it had been stopped
     shutil.copy(tmp_path / "whole_mask", masks(root)[1])
-    with pytest.raises(MismatchError, match=f"1 cases were bad and left out when the run began.*{bad}"):
+    with pytest.raises(MismatchError, match=f"1 cases were left out at the run's first start.*{bad}"):
         modes.train(modes.Call(config(root, rank), run))
     tiny.release(run)
 
@@ -121,7 +121,7 @@ def test_networks_of_whole_volumes_know_what_was_left_out(tmp_path, root, capsys
             data__bad_share=0.2,
         ),
     )
-    assert found.store.left_out.of == 6 and len(found.store) == 5 and "left out: case" in capsys.readouterr().out
+    assert found.store.left_out.of == 6 and len(found.store) == 5 and "left out: " in capsys.readouterr().out
 
 
 def test_rows_that_changed_are_reported_when_a_run_is_resumed(tmp_path, root, capsys):
@@ -130,4 +130,4 @@ def test_rows_that_changed_are_reported_when_a_run_is_resumed(tmp_path, root, ca
     record["data"]["digest"] = "another"
     modes.checkpoint.write_record(tmp_path, record)
     modes.patients.same_data(tmp_path, data.store, Log(tmp_path), resumed=True)
-    assert "WARNING the data are not those that the run began with" in capsys.readouterr().out
+    assert "WARNING the data changed since the run was started" in capsys.readouterr().out

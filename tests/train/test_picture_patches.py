@@ -127,7 +127,9 @@ def test_slices_of_scans_at_another_spacing_are_scored_as_the_files_that_are_wri
 
 def test_what_training_can_know_beforehand_is_refused(trained, tmp_path):
     tree = config(trained / "set", data__size=(640, 640))
-    with pytest.raises(ConfigError, match=r"data.size=\(640, 640\): training slices have at most .* pixels"):
+    with pytest.raises(
+        ConfigError, match=r"data.size=\(640, 640\): is, along an axis, at least twice as large as all training slices .* pixels"
+    ):
         modes.train(modes.Call(tree, tmp_path / "run"))
     tiny.release(tmp_path / "run")
 

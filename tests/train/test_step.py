@@ -205,7 +205,7 @@ def test_weights_of_auxiliary_outputs_that_the_network_lacks_are_refused_before_
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_sizes_that_do():
-    with pytest.raises(ConfigError, match="train.batch_size=12: not divisible over 8 devices; 8 or 16"):
+    with pytest.raises(ConfigError, match="train.batch_size=12: must be divisible by the number of devices, 8; set 8 or 16"):
         meshes.check_batch(12, meshes.make(8), "train.batch_size")
 
 

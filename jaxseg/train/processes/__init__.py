@@ -1,1 +1,1 @@
-"""Several processes as one run: joining, agreeing, being stopped, and what surrounds them."""
+"""Several processes as one run: connecting, agreeing on values, stopping on signals, and recording their environment."""

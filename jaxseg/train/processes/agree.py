@@ -1,4 +1,4 @@
-"""Several processes as one run: comparisons and broadcasts of values before anything is compiled. Free with one process."""
+"""Compare and broadcast values between processes before anything is compiled; no cost with one process."""
 
 import json
 from collections.abc import Callable
@@ -12,10 +12,13 @@ from jaxseg.utils.files import digest
 
 
 def same(what: str, value: dict) -> None:
-    """Compare a JSON-able value over all processes.
+    """Check that a JSON-able value is the same on all processes.
 
+    Args:
+      what: a name for the value, for the message.
+      value: the value on this process.
     Raises:
-      MismatchError: on every process, naming those that differ from process 0.
+      MismatchError: on every process; the message names the processes that differ from process 0.
     """
     if jax.process_count() == 1:
         return
@@ -24,15 +27,15 @@ def same(what: str, value: dict) -> None:
     others = [i for i, theirs in enumerate(all_of_them) if not np.array_equal(theirs, all_of_them[0])]
     if others:
         raise MismatchError(
-            f"processes {others} have another {what} than process 0; start all with the same command, code and data"
+            f"processes {others} have another {what} than process 0; start all processes with the same command, code and data"
         )
 
 
 def on_first(action: Callable):
-    """Run `action` on process 0 alone; if it raises a JaxsegError there, all processes leave with its exit code.
+    """Run `action` on process 0 only; if it raises a JaxsegError there, all processes end with its exit code.
 
     Returns:
-      What it returned on process 0, None elsewhere.
+      The result of `action` on process 0, None on the others.
     """
     result, error = None, None
     if jax.process_index() == 0:
@@ -43,7 +46,7 @@ def on_first(action: Callable):
     if jax.process_count() > 1:
         code = int(multihost_utils.broadcast_one_to_all(np.int32(error.exit_code if error else 0)))
         if code and error is None:
-            error = JaxsegError("process 0 refused to start; see its message")
+            error = JaxsegError("process 0 ended with an error; see its message")
             error.exit_code = code
     if error is not None:
         raise error
@@ -51,5 +54,5 @@ def on_first(action: Callable):
 
 
 def from_first(value: bool) -> bool:
-    """The value of process 0, broadcast to all."""
+    """Broadcast the value of process 0 to all processes."""
     return bool(multihost_utils.broadcast_one_to_all(np.int32(value))) if jax.process_count() > 1 else value

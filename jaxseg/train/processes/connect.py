@@ -1,7 +1,7 @@
-"""Several processes become one run, before any device is touched: by flags, JAXSEG_* variables, or Slurm's own.
+"""Connect several processes to one run, before any device is used: by flags, JAXSEG_* variables, or Slurm's variables.
 
-Each of them ends, with one line and code 75, when another one never comes, dies or cannot be reached. jax itself aborts the
-process (code 134) in all of these cases; where a collective notices first, it raises.
+If a process does not start, dies or cannot be reached, all others end with a one-line message and exit code 75. jax itself would
+abort the process (code 134) in all of these cases; if a collective operation fails first, jax raises an error.
 """
 
 import contextlib
@@ -31,15 +31,15 @@ _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
 
 
 def connect(coordinator: str | None, number: int | None, process: int | None) -> None:
-    """Join the other processes, if there are any.
+    """Connect to the other processes, if there are any.
 
     Args:
-      coordinator: HOST:PORT of process 0. It listens there alone; on all addresses of its machine only where it is given
-        0.0.0.0:PORT itself (the others are given the address to reach it by).
-      number: how many processes take part.
-      process: which of them this one is, from 0.
+      coordinator: HOST:PORT of process 0, which listens on this address only. To listen on all addresses of its machine, give
+        process 0 itself 0.0.0.0:PORT, and the others the address that reaches it.
+      number: number of processes.
+      process: index of this process, from 0.
     Raises:
-      ConfigError: some of them are missing or cannot be.
+      ConfigError: an argument is missing or invalid.
     """
     given = (coordinator, number, process)
     if any(v is not None for v in given):
@@ -53,7 +53,7 @@ def connect(coordinator: str | None, number: int | None, process: int | None) ->
 
 
 def together(work: Callable[[], int | None]) -> int | None:
-    """Run `work`; what a collective raises when another process is gone becomes a PeerError."""
+    """Run `work`; errors that a collective operation raises because another process is gone become a PeerError."""
     try:
         return work()
     except JaxsegError:
@@ -61,14 +61,14 @@ def together(work: Callable[[], int | None]) -> int | None:
     except Exception as error:
         if jax.process_count() > 1 and isinstance(error, RuntimeError | ValueError) and _LOST.search(str(error)):
             raise PeerError(
-                f"another process was lost: {' '.join(str(error).split())[:200]}; see what it said, end all "
+                f"another process was lost: {' '.join(str(error).split())[:200]}; read its messages, end all "
                 "processes and start them again"
             ) from error
         raise
 
 
 def leave(code: int) -> NoReturn:
-    """`sys.exit`; with several processes an error's code ends this one at once: the usual end would wait for the others."""
+    """Call `sys.exit`; after an error with several processes, end at once instead, because a normal exit waits for the others."""
     if code not in (0, PREEMPTED) and _joined:
         os._exit(code)
     sys.exit(code)
@@ -78,12 +78,12 @@ _joined: list = []  # what the signal handler must keep alive
 
 
 def _join(address: str, number: int, process: int, local: list[int] | None = None, *, seconds: float = JOIN_SECONDS) -> None:
-    """jax.distributed.initialize, or code 75 when not all processes have come in time."""
+    """Call jax.distributed.initialize; end with code 75 if not all processes have joined in time."""
     fault(process, "before_join")
     given = os.environ.get("JAXSEG_JOIN_SECONDS")
     if given:
         if not (given.isascii() and given.isdecimal() and 0 < int(given) <= 86400):
-            raise ConfigError(f"JAXSEG_JOIN_SECONDS={given}: must be whole seconds in 1..86400")
+            raise ConfigError(f"JAXSEG_JOIN_SECONDS={given}: must be an integer of seconds in 1..86400")
         seconds = float(given)
     if process == 0:
         _check_free(address)
@@ -92,8 +92,8 @@ def _join(address: str, number: int, process: int, local: list[int] | None = Non
     def late() -> None:
         if not there.wait(seconds):
             print(
-                f"jaxseg: process {process} at {address}: not all {number} processes came within {seconds:g} s; see that all "
-                "are started with this address, end them and start them again",
+                f"jaxseg: process {process} at {address}: not all {number} processes joined within {seconds:g} s; end all "
+                "processes, check that each is started with this address, and start them again",
                 file=sys.stderr,
                 flush=True,
             )
@@ -116,7 +116,7 @@ def _join(address: str, number: int, process: int, local: list[int] | None = Non
 
 
 def _check_free(address: str) -> None:
-    """Refuse an address that process 0 cannot listen on: the service would abort."""
+    """Refuse an address on which process 0 cannot listen: jax's service would abort the process."""
     host, _, port = address.rpartition(":")
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
@@ -126,14 +126,14 @@ def _check_free(address: str) -> None:
     except OSError as error:
         raise ConfigError(
             f"--coordinator={address}: process 0 cannot listen there ({error.strerror or error}); give an address "
-            "of its own machine with a free port, or 0.0.0.0:PORT to listen on all"
+            "of this machine with a free port, or 0.0.0.0:PORT to listen on all of its addresses"
         ) from error
 
 
 def _end_aborts_with_75() -> None:
-    """jax's service ends a process whose peer is lost by abort(), from a thread of its own: make it one line and code 75.
+    """Turn the abort() with which jax's service thread ends a process whose peer is lost into a one-line message and code 75.
 
-    Python's own handlers run in the main thread, which waits; hence the C library's.
+    The handler is the C library's, because Python's run in the main thread, which is waiting.
     """
 
     def ended(number: int) -> None:
@@ -147,7 +147,7 @@ def _end_aborts_with_75() -> None:
 
 
 def slurm_address(nodes: str, job: int) -> str:
-    """HOST:PORT of the first node of a list as Slurm writes it ("node[001-004,007],other"); the port depends on the job."""
+    """Return HOST:PORT of the first node of a Slurm node list ("node[001-004,007],other"); the port depends on the job."""
     head, bracket, rest = nodes.partition("[")
     first = head.partition(",")[0]
     if bracket and "," not in head:
@@ -158,7 +158,7 @@ def slurm_address(nodes: str, job: int) -> str:
 def _check(coordinator: str | None, number: int | None, process: int | None) -> None:
     if coordinator is None or number is None or process is None:
         raise ConfigError(
-            "--coordinator, --num_processes and --process_id go together (or JAXSEG_COORDINATOR, "
+            "--coordinator, --num_processes and --process_id must be given together (or JAXSEG_COORDINATOR, "
             f"JAXSEG_NUM_PROCESSES, JAXSEG_PROCESS_ID): got {(coordinator, number, process)}"
         )
     if number < 1:
@@ -170,6 +170,6 @@ def _check(coordinator: str | None, number: int | None, process: int | None) -> 
         raise ConfigError(f"--coordinator={coordinator}: must be HOST:PORT, such as 10.0.0.5:12345")
     if host in EVERYWHERE and process:
         raise ConfigError(
-            f"--coordinator={coordinator}: process 0 may listen on all addresses, process {process} needs one to "
-            "reach it by: give the name or number of process 0's machine"
+            f"--coordinator={coordinator}: only process 0 can take an address to listen on, process {process} needs one "
+            "that it can reach; give the host name or IP address of process 0's machine"
         )

@@ -1,4 +1,4 @@
-"""Stopping on SIGTERM: every process notices it between the same two steps, or the same two turns of a validation or evaluation.
+"""Stop on SIGTERM: all processes stop between the same two training steps, or at the same point of a validation or evaluation.
 Also faults on request, for tests.
 """
 
@@ -24,13 +24,13 @@ class Stopped(BaseException):
 
 
 class Preemption:
-    """Whether this run has been asked to stop.
+    """Tells whether this run has been asked to stop.
 
-    One process: within the block a SIGTERM handler sets a flag. Several: jax's preemption service agrees on one of
-    their questions, at which it says yes to all of them; so every process must ask equally often.
+    With one process, a SIGTERM handler sets a flag within the block. With several, jax's preemption service chooses one of the
+    numbered calls of `reached` and answers yes at this call on every process; so all processes must call it equally often.
 
     Attributes:
-      asked: SIGTERM came to this process (one process alone).
+      asked: this process has received SIGTERM (only with a single process).
     """
 
     def __init__(self):
@@ -53,7 +53,7 @@ class Preemption:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within the block SIGTERM raises `Stopped`, at its end also one that came before; with several processes at a turn."""
+        """Raise `Stopped` if SIGTERM arrives within the block or before it; with several processes, at a point of `turns`."""
         self._at_once = True
         try:
             with turns.at_each(self._ask):
@@ -64,7 +64,7 @@ class Preemption:
             raise Stopped
 
     def reached(self) -> bool:
-        """Whether the run is to save now and exit with code 42."""
+        """Return whether the run must now save and exit with code 42."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(next(_asked))
         return self.asked
@@ -75,8 +75,8 @@ class Preemption:
 
 
 def fault(step: int, point: str) -> None:
-    """Kill this process here if the environment asks for it: JAXSEG_FAULT=kill@STEP:POINT (used by the fault tests); or let it
-    hang (hang@STEP:POINT), or send it SIGTERM (term@STEP:POINT).
+    """Inject a fault if the environment asks for it, for tests: kill this process (JAXSEG_FAULT=kill@STEP:POINT), let it hang
+    (hang@STEP:POINT) or send it SIGTERM (term@STEP:POINT).
 
     Points: before_join, before_next, after_step, before_eval, in_eval, before_save, after_save, before_report.
     """

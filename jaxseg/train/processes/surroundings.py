@@ -1,7 +1,7 @@
-"""What the last bits of a run depend on beside its configuration and data: recorded, and compared when it is resumed.
+"""Record the hardware and software on which a run's rounding depends, and compare them when the run is resumed.
 
-Sums are rounded in an order that the number of devices and of XLA's CPU threads, the processor's vector width and the release
-of the compiler decide. The steps and samples of a resumed run never depend on them.
+The order in which sums are rounded depends on the number of devices and of XLA's CPU threads, the processor's vector width and
+the version of the compiler. The steps and samples of a resumed run never depend on them.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _WORDS = {
 
 
 def current() -> dict[str, str | int]:
-    """Of this process, once its devices are there."""
+    """Return the values of this process; its devices must be initialised."""
     device = jax.devices()[0]
     return {
         "platform": device.platform,
@@ -39,7 +39,7 @@ def current() -> dict[str, str | int]:
 
 
 def cpu_threads() -> int:
-    """How many threads XLA's CPU client computes with: as many as cores that this process may use, PJRT_NPROC or devices."""
+    """Return the number of threads of XLA's CPU client: that of the usable cores, or set by PJRT_NPROC or fake devices."""
     jax.devices()
     found = 0
     for name in glob.glob("/proc/self/task/*/comm"):
@@ -49,7 +49,7 @@ def cpu_threads() -> int:
 
 
 def compare(workdir: Path, log: Log, *, resumed: bool) -> None:
-    """Say in one line what has changed since the run's last start, if anything has."""
+    """Log in one line what has changed since the run's last start, if anything has."""
     if not resumed:
         return
     record = checkpoint.read_record(workdir)
@@ -58,10 +58,10 @@ def compare(workdir: Path, log: Log, *, resumed: bool) -> None:
     if changed:
         log.say(
             f"WARNING {'; '.join(changed)}: the run continues with the same steps and samples, but sums are rounded in another "
-            "order, so its last digits will not be those of an uninterrupted run"
+            "order, so the last digits will differ from those of an uninterrupted run"
         )
     for module in code.changed(record["code"]):
-        log.say(f"WARNING the module {module!r} has other content than when the run began: it goes on with the new one")
+        log.say(f"WARNING the module {module!r} has changed since the run was started: the run continues with the new content")
 
 
 def _processor() -> str:

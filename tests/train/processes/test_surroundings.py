@@ -41,7 +41,7 @@ def test_a_module_of_other_content_than_before_is_named(tmp_path, capsys):
     here = {surroundings.NAME: surroundings.current(), "code": {"tests.records": "0" * 64}}
     checkpoint.write_record(tmp_path, {**RECORD, **here})
     surroundings.compare(tmp_path, Log(tmp_path), resumed=True)
-    assert "WARNING the module 'tests.records' has other content" in capsys.readouterr().out
+    assert "WARNING the module 'tests.records' has changed" in capsys.readouterr().out
 
 
 def test_the_threads_are_those_that_xla_has():
