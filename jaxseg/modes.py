@@ -88,7 +88,7 @@ def train(call: Call) -> int | None:
         with preemption, preemption.at_once():
             return _train(call)
     except Stopped:
-        output.say("stopped by SIGTERM outside of the training's steps; run the same command again to resume", result=True)
+        output.say("stopped by SIGTERM before or after the training loop; run the same command again to resume", result=True)
         return PREEMPTED
 
 

@@ -114,7 +114,7 @@ def check(config, *, network: bool = False, learnt: Learnt | None = None) -> fee
 
 
 def _classes_are_known(config) -> bool:
-    """Whether the config says how many classes there are, or the layout does."""
+    """Return whether the number of classes is known from the config or from the named data set."""
     return not _says_itself(config.data.dataset) or config.data.structures is not None
 
 

@@ -133,7 +133,7 @@ def lines(table: Table) -> list[str]:
         said.append(
             f"{name:<{width}}  mean   "
             + "  ".join(f"{m} {one[m]['mean']:.4f} +- {one[m]['std']:.4f}" for m in table.measures if m in one)
-            + f" of n={one['dice']['n']}"
+            + f" over n={one['dice']['n']}"
         )
         said.append(
             f"{'':<{width}}  {one['empty']} of {one['images']} empty in truth and prediction (scored as "

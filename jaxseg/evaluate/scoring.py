@@ -100,11 +100,11 @@ class Rules(NamedTuple):
 
     Attributes:
       classes: names of the classes 1..K.
-      regions: ((name, classes), ...), scored before the classes; () for none.
-      policy: of empty masks.
-      surface: measure HD95 and NSD.
-      lesions: a challenge of BraTS 2023, for lesion-wise scores; "" for none.
-      own: scores of one's own.
+      regions: ((name, classes), ...), listed before the classes; () for none.
+      policy: how empty masks are scored.
+      surface: compute HD95 and NSD.
+      lesions: name of a BraTS 2023 challenge, for its lesion-wise scores; "" for none.
+      own: the user's own scores.
     """
 
     classes: tuple[str, ...]

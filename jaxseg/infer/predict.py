@@ -3,10 +3,10 @@
 <output>/<case>.nii.gz, .png           labels: class numbers, or the values that the run's data set states for its classes
 <output>/<structure>/<case>...         instead of labels where structures overlap: one mask for each structure
 <output>/probabilities/<case>...       one map for each class or region
-<output>/overlays/<case>.png           slices with the labels painted on
-<output>/uncertainty/<case>.nii.gz     entropy (bits) or variance; with regions a map for each along the last axis
-<output>/statistics/<case>.json        of each structure voxels, ml or mm2, and mean intensity; statistics.csv holds all cases
-<output>/predictions.jsonl             a line for each finished case: what it was made from. A rerun skips those.
+<output>/overlays/<case>.png           slices with the labels in colour
+<output>/uncertainty/<case>.nii.gz     entropy (bits) or variance; for regions one map each along the last axis
+<output>/statistics/<case>.json        voxels, ml or mm2, and mean intensity of each structure; statistics.csv holds all cases
+<output>/predictions.jsonl             one line for each finished case, with digests of its inputs; a rerun skips these cases
 """
 
 import json
@@ -53,9 +53,9 @@ def predict(
       origin: a file or folder; for several modalities a folder in the layout of the run's data set.
       output: folder for the results, created if it does not exist.
       settings: the config's infer group.
-      threshold: config.eval.threshold; None: the record's.
-      say: gets one line for each case.
-      conclude: gets the last lines, on all of them; None: `say`.
+      threshold: config.eval.threshold; None: the value in the run's record.
+      say: called with one line of text for each case.
+      conclude: called with the last lines, about all cases; None: `say`.
     Returns:
       0, or 65 if some cases could not be used.
     Raises:
@@ -97,7 +97,7 @@ def predict(
             written, voxels = _one(opened, case, output, settings, steps)
         except (ConfigError, StorageError):
             raise  # the next case would meet it too
-        except Exception as error:  # whatever it is, the other cases may be well
+        except Exception as error:  # of any kind: the other cases may still work
             event("case", case=case.name, status="failed", error=str(error))
             if failed.add(case.name, error):
                 kind = "" if isinstance(error, JaxsegError) else f"{type(error).__name__}: "
@@ -119,14 +119,14 @@ def predict(
     event("predicted", output=output, cases=len(found), **there)
     conclude(
         f"{there['written']} of {len(found)} written to {output}"
-        + (f"; {skipped} were there already" if skipped else "")
+        + (f"; {skipped} were finished before and skipped" if skipped else "")
         + (f"; {failed.count} failed" if failed.count else "")
     )
     return DataError.exit_code if failed.count else 0
 
 
 def _one(run: Run, case: Input, output: Path, settings: Mapping[str, Any], steps: list) -> tuple[list[str], dict[str, int]]:
-    """(files written below `output`, voxels of each class) of one case."""
+    """Segment one case; returns (files written below `output`, voxels of each class)."""
     images = case.read()
     found = run.segment(images)
     orientation, values = found.examples.orientation, cases.values_of(run.record)

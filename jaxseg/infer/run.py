@@ -101,7 +101,7 @@ class Run:
         return Segmentation(labels, logits, examples)
 
     def probabilities(self, found: Segmentation) -> np.ndarray:
-        """Probability maps float32 [*S, K'] on the case's own grid, over the regions, the one class or the foreground classes."""
+        """Return probabilities float32 [*S, K'] on the case's own grid: of regions, of one class or of all foreground classes."""
         return probabilities_of(self._restored(found.examples, found.logits), regions=bool(self.order))
 
     def probability_maps(self, found: Segmentation, position: int | None = None) -> Iterator[np.ndarray]:

@@ -252,7 +252,7 @@ def _validator(run: Callable, rules: Rules, store: base.Store, *, rank: int) -> 
 
 
 def rules_of(config, labels: tuple[str, ...], named: tuple = ()) -> Rules:
-    """What is scored of images with these classes and regions."""
+    """Return the classes and regions to score, and the scores to compute, for images with these labels."""
     own = tuple(OwnMetric.of(path) for path in config.eval.metrics)
     if config.data.rank == 2:
         return Rules(labels, named, Policy(config.eval.empty), own=own)

@@ -43,7 +43,7 @@ class Log:
             ) from error
 
     def say(self, text: str, *, result: bool = False) -> None:
-        """One line on the console, with the time; a result is said by --quiet too."""
+        """Print a line with the time; with --quiet only if it is a `result`."""
         if not self.quiet:
             output.say(text, result=result, head=f"{time.strftime('%H:%M:%S')} ")
 

@@ -215,7 +215,7 @@ def _compile(job: Job, state: TrainState, batch: Batch, log: Log):
         compiled = lowered.compile()
     memory = compiled.memory_analysis()
     used = 0 if memory is None else memory.temp_size_in_bytes + memory.argument_size_in_bytes
-    size = f", {used / 2**20:.0f} MiB by XLA's count" if used else ""
+    size = f", {used / 2**20:.0f} MiB of device memory by XLA's estimate" if used else ""
     seconds = time.perf_counter() - begin
     log.say(f"step compiled in {seconds:.1f} s (tracing {traced - begin:.1f} s){size}")
     log.event("compiled", seconds=seconds, bytes=used)

@@ -55,7 +55,7 @@ Regions = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 def dataset_options(config) -> dict:
-    """What the config says to the data set that it names; None counts as not given."""
+    """Return the config's options for its data set; None counts as not given."""
     name = config.data.dataset
     options = {key: config.data[key] for key in DATASET_OPTIONS if config.data[key] is not None}
     if is_path(name):  # `described.fill` has refused others that were given, and writes what the data set holds
@@ -83,8 +83,7 @@ def regions_of(wanted: tuple, labels: tuple[str, ...], named: Regions, dataset: 
     """Convert data.regions to class numbers.
 
     Args:
-      wanted: data.regions: () and ("dataset",) mean the data set's own regions, else ((name, (class, ...)), ...) with names or
-        numbers of classes.
+      wanted: data.regions: () and ("dataset",): the data set's own, else ((name, (class, ...)), ...), classes by name or number.
       labels: names of the classes.
       named: the data set's own regions.
       dataset: the name of the data set, for the message.
