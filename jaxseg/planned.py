@@ -1,4 +1,4 @@
-"""From data of one's own to a config file that trains on them: `--mode=plan`."""
+"""Plan a configuration for the user's own data and write it as a config file (`--mode=plan`)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,22 +16,23 @@ PLANNED_WITH = ("structures", "mask_values", "suffixes", "patient", "ignore", "m
 
 
 def write(config, target: Path, look: Callable[[Any], None]) -> None:
-    """Measure the training cases, plan for them by nnU-Net's rules, and write the config.
+    """Measure the training cases, choose spacing, patch and network by nnU-Net's rules, and write the config.
 
     Args:
-      config: resolved; says where the data are and how they are read.
+      config: a resolved tree; says where the data are and how they are read.
       target: the file to write.
-      look: a planned config -> None; raises what training with it would refuse before it reads its data.
+      look: called with a planned config; raises the errors that training with it would raise before it reads its data.
     Raises:
-      ConfigError: a target that is there, data that are not one's own, a plan that could not be trained. DataError.
+      ConfigError: the target exists, the data are a named data set instead of the user's own, or the plan cannot be trained.
+      DataError: the data cannot be read or measured.
     """
     if target.suffix != ".py" or target.exists():
-        why = "exists" if target.exists() else "is no name of a config file, which ends in .py"
-        raise ConfigError(f"--output={target}: it {why}; give another name")
+        why = "the file exists" if target.exists() else "a config file's name must end in .py"
+        raise ConfigError(f"--output={target}: {why}; give another name")
     filled = described.fill(config)
     if filled.dataset is None:
         raise ConfigError(
-            f"config.data.dataset={config.data.dataset!r}: --mode=plan is for data of your own; give --config=folder"
+            f"config.data.dataset={config.data.dataset!r}: --mode=plan plans for your own data; give --config=folder"
         )
     dataset, d = filled.dataset, filled.config.data
     output.say(described.describe(dataset))
@@ -54,7 +55,7 @@ def write(config, target: Path, look: Callable[[Any], None]) -> None:
 
 
 def _check(text: str, target: Path, variants: tuple[str | None, ...], look: Callable[[Any], None]) -> None:
-    """Refuse what training with a planned config would refuse before it reads its data."""
+    """Check a planned config as training would check it before it reads the data."""
     scope: dict[str, Any] = {}
     exec(compile(text, str(target), "exec"), scope)
     for variant in variants:
