@@ -1,7 +1,7 @@
 # Short names for the commands of README.md and CONTRIBUTING.md.
 PYTHON ?= .venv/bin/python
 
-.PHONY: install test slow lint docs bench bench-gpu nnunet ci
+.PHONY: install test slow full lint docs bench bench-gpu nnunet ci
 
 install:
 	python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]'
@@ -9,6 +9,8 @@ test:
 	$(PYTHON) -m pytest
 slow:
 	$(PYTHON) -m pytest -m slow
+full:  # everything, the long set too
+	$(PYTHON) -m pytest -m ''
 lint:
 	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
 docs:  # the pages that are written from the code, then the site, in build/site

@@ -10,7 +10,7 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/jaxseg-tests/xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
-NOT_SLOW = "not slow"  # pyproject's own selection
+DEFAULT = "not slow and not full"  # pyproject's own selection
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -22,7 +22,7 @@ def pytest_cmdline_main(config):
         config.args_source != config.ArgsSource.TESTPATHS
         or option.keyword
         or option.collectonly
-        or option.markexpr not in ("", NOT_SLOW)
+        or option.markexpr not in ("", DEFAULT)
     )
     if (
         not selected
