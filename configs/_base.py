@@ -172,6 +172,11 @@ def base() -> ConfigDict:
     compare.vary = ()  # variants of the config: ((label, ((key, value), ...)), ...), e.g. (("large lr", (("optim.lr", 0.01),)),)
     compare.measure = False  # measure memory and latency of every model on this device (compiles two more programs for each)
 
+    c.report = report = ConfigDict()  # --mode=report, and the page of --mode=compare
+    report.names = "plain"  # of cases and patients: plain, or hash (ten digits in their place, the same ones for the same data)
+    report.pictures = True  # show the pictures that evaluation kept; False: tables and charts alone
+    report.megabytes = 25.0  # the page's size: pictures that do not fit any more are left out, the worst cases come first
+
     c.plan = plan = ConfigDict()  # --mode=plan: spacing, patch, batch and network for your own data, by nnU-Net's rules
     plan.memory_gb = 8.0  # GPU memory that training may take, in nnU-Net's estimate
 

@@ -22,6 +22,8 @@ from jaxseg.exporting import export as exports
 from jaxseg.infer import predict as prediction
 from jaxseg.models import summary as summaries
 from jaxseg.ops.precision import compute_dtype, describe
+from jaxseg.reports import run as pages
+from jaxseg.reports.reading import EXPERIMENT
 from jaxseg.train import extend, loop, patients, setup, whole
 from jaxseg.train import feed as feeds
 from jaxseg.train.log import Log
@@ -124,6 +126,7 @@ def _train(call: Call) -> int | None:
         if claim and claim.raised:
             log.say(extend.describe(call.config, claim.raised["train.epochs"][0], job))
         agree.on_first(lambda: claim.begin(record))
+        agree.on_first(lambda: files.write_json(call.workdir / EXPERIMENT, difference))
         agree.on_first(lambda: setup.keep_channel_run(call.config, call.workdir))
         log.event(
             "start", workdir=call.workdir, model=call.config.model.name, epochs=job.epochs, steps_per_epoch=job.steps_per_epoch
@@ -325,6 +328,21 @@ def check(call: Call) -> None:
         output.say(str(report), result=True)
         errors = {case: f"[{error.code}] {error}" for case, error in report.errors.items()}
         output.event("check", cases=len(report.dataset.cases), facts=report.lines, warnings=report.warnings, errors=errors)
+
+
+@takes("name", "output")
+def report(call: Call) -> None:
+    """Write report.html of a run, from its folder alone."""
+    if jax.process_count() > 1:
+        raise ConfigError("--mode=report takes one process")
+    config = recorded.settled(call.config, _recorded(call), call.workdir).report
+    output = Path(call.output or call.workdir / "report.html")
+    if output.suffix != ".html":
+        raise ConfigError(f"--output={output}: the page is one file; give it a name that ends in .html")
+    said = pages.write(
+        call.workdir, output, name=call.name, names=config.names, with_pictures=config.pictures, megabytes=config.megabytes
+    )
+    print(said, flush=True)
 
 
 @takes("output")

@@ -62,19 +62,7 @@ def test_every_extra_that_a_text_names_exists():
 
 
 # what other programs take, and the options of projects that a comment quotes
-OF_OTHERS = {
-    "connected",
-    "dest",
-    "dim",
-    "format",
-    "gpu",
-    "line",
-    "network",
-    "query-gpu",
-    "tb",
-    "trilinear",
-    "use_mri_augmentation",
-}
+OF_OTHERS = {"connected", "dest", "dim", "format", "gpu", "network", "query-gpu", "tb", "trilinear", "use_mri_augmentation"}
 OF_OTHERS |= {"use_mri_augmentation", "disable-pip-version-check", "no-binary", "no-deps", "shm-size", "help", "helpfull"}
 OF_OTHERS |= {"helpshort", "version", "flag"}
 

@@ -38,11 +38,14 @@ MODES = {
         "config",
         "jaxseg compare brats_unet3d --config.compare.models=unet3d_s,unetr --config.compare.seeds=24,42",
     ),
+    "report": Command(
+        "a page about a run: scores, charts, its worst cases with the reasons", "workdir", "jaxseg report runs/ich_segnext"
+    ),
     "search": Command(
         "Bayesian optimisation of the loss's class weights", "config", "jaxseg search brats2d:attention_unet2d,wcce"
     ),
 }
-OF_A_RUN = ("evaluate", "predict", "export")  # modes that take the run's own configuration
+OF_A_RUN = ("evaluate", "predict", "export", "report")  # modes that take the run's own configuration
 TOOLS = {
     "init": Command("copy a config file here, to edit it", "", "jaxseg init folder"),
     "zoo": Command("the networks by name, with their parameters", "", "jaxseg zoo segformer"),

@@ -61,7 +61,9 @@ INPUT = flags.DEFINE_string(
     None,
     "predict: a file or folder (NIfTI, DICOM series, PNG, JPEG); evaluate: another labelled set in the layout of the run's own.",
 )
-NAME = flags.DEFINE_string("name", "", "evaluate: of the folder below RUN/evaluations, in place of the split's or the set's.")
+NAME = flags.DEFINE_string(
+    "name", "", "evaluate: of the folder below RUN/evaluations, in place of the split's or the set's; report: which of them."
+)
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "evaluate: replace an evaluation of that name with other options or data.")
 EXTEND = flags.DEFINE_bool("extend", False, "train: go on with a run of fewer epochs to --config.train.epochs.")
 STATISTICS = flags.DEFINE_bool(
@@ -81,7 +83,8 @@ ALLOW_CODE = flags.DEFINE_bool(
 OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "predict: the folder to write to; check: that of the picture of examples; plan: the config file; export: the file.",
+    "predict: the folder to write to; check: that of the picture of examples; plan: the config file; export: the file; "
+    "report: the page.",
 )
 FORMAT = flags.DEFINE_string("format", "", "export: bundle; left out, the suffix of --output says it.")
 LICENCE = flags.DEFINE_string("licence", "", "export: of the weights, for the model card ('CC BY 4.0').")

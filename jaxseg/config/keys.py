@@ -23,6 +23,7 @@ CHOICES = {
     "eval.empty": ("one", "zero", "nan"),
     "eval.split": ("train", "val", "test"),
     "search.objective": ("val_dice", "val_recall"),
+    "report.names": ("plain", "hash"),
     "infer.blend": ("constant", "gaussian", "gaussian_nnunet", "cosine", "half_cosine"),
     "infer.positions": ("monai", "nnunet"),
     "infer.accumulator": ("auto", "device", "host", "memmap"),
@@ -94,6 +95,9 @@ NEUTRAL = (
     "train.watchdog",
     "train.keep",
     "plan.memory_gb",
+    "report.names",
+    "report.pictures",
+    "report.megabytes",
     "search.trials",
     "search.objective",
     "search.low",
@@ -195,7 +199,7 @@ IDLE_IN_FILES = (
 )
 _OTHERS = {
     key: (lambda c: False, f"--mode={mode}")
-    for mode in ("compare", "plan", "search")
+    for mode in ("compare", "plan", "report", "search")
     for key in NEUTRAL
     if key.startswith(f"{mode}.")
 }
@@ -219,7 +223,14 @@ READ_BY_THE_PLANNER = (  # what says which cases there are and what their masks 
 # mode: {key: (whether it decides anything there, what it needs)}, of keys that are typed for that mode
 NEEDS_OF_MODES: dict[str, dict[str, tuple[Callable[[dict[str, Any]], bool], str]]] = {
     **dict.fromkeys(("train", "summary", "check"), _OTHERS),
-    **{mode: {key: needs for key, needs in _OTHERS.items() if not key.startswith(f"{mode}.")} for mode in ("compare", "search")},
+    "compare": {key: needs for key, needs in _OTHERS.items() if not key.startswith(("compare.", "report."))},
+    "search": {key: needs for key, needs in _OTHERS.items() if not key.startswith("search.")},
+    "report": {
+        **{key: (lambda c: False, "--mode=train") for key in KINDS if not key.startswith("report.")},
+        **{key: (lambda c: False, "--mode=evaluate") for key in KINDS if key.startswith(("eval.", "infer."))},
+        **_OF_PREDICTION,
+        **{key: needs for key, needs in _OTHERS.items() if not key.startswith("report.")},
+    },
     "plan": {
         **{key: (lambda c: False, "--mode=train") for key in KINDS if key not in READ_BY_THE_PLANNER},
         **{key: needs for key, needs in _OTHERS.items() if not key.startswith("plan.")},

@@ -9,15 +9,15 @@ _OF: dict[Any, str] = {
     str: "name variant data.bad_cases data.dataset data.extra_run data.filter data.fit data.intensity data.orientation "
     "data.positions data.root data.split data.split_file data.target model.name model.init optim.name schedule.name train.best "
     "train.dtype eval.empty eval.lesions eval.split infer.accumulator infer.blend infer.positions infer.roi "
-    "infer.uncertainty search.objective data.plane",
+    "infer.uncertainty search.objective data.plane report.names",
     int: "seed data.channels data.fold data.folds data.max_samples data.per_volume data.rank data.split_seed data.workers "
     "optim.accumulate schedule.warmup train.alarm_after train.batch_size train.bn_warmup train.epochs train.eval_every "
     "train.keep train.log_every train.save_every train.stop_nonfinite eval.batch_size infer.batch_size infer.windows "
     "search.trials mesh.data compare.folds eval.keep",
     float: "data.bad_share data.blur data.foreground optim.clip_norm optim.ema optim.lr optim.weight_decay "
-    "schedule.warmup_ratio eval.threshold infer.overlap plan.memory_gb search.high search.low",
+    "schedule.warmup_ratio eval.threshold infer.overlap plan.memory_gb report.megabytes search.high search.low",
     bool: "data.coordinates data.nonzero data.whole model.softmax eval.postprocess eval.surface infer.overlay "
-    "infer.postprocess infer.probabilities infer.statistics compare.measure",
+    "infer.postprocess infer.probabilities infer.statistics compare.measure report.pictures",
     tuple[float, ...]: "data.crop data.fractions data.mean data.size data.spacing data.std data.window loss.aux_weights "
     "eval.thresholds infer.mirror",
     tuple[str | tuple[str, tuple[int | str, ...]], ...]: "data.regions",

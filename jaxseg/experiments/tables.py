@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from jaxseg import checkpoint
-from jaxseg.experiments import page, statistics
+from jaxseg.experiments import statistics
 from jaxseg.experiments.plan import Planned
 from jaxseg.metrics.summarize import write_csv
+from jaxseg.reports import comparison
 from jaxseg.utils import guard
 from jaxseg.utils.files import write_atomic, write_json
 
@@ -78,7 +79,8 @@ def write(folder: Path, planned: Sequence[Planned], done: Sequence[Planned], fai
     }
     write_json(folder / "comparison.json", facts)
     write_atomic(
-        folder / "report.html", page.of_comparison(facts, summary, results, cases, [row for run in runs for row in run["epochs"]])
+        folder / "report.html",
+        comparison.of_comparison(facts, summary, results, cases, [row for run in runs for row in run["epochs"]]),
     )
     return [*_lines(summary), *said, f"tables and report.html in {folder}"]
 

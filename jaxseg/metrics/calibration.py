@@ -90,7 +90,7 @@ class Histogram:
         voxels, positives, total = (column.reshape(bins, -1).sum(1) for column in columns)
         return float(np.abs(total - positives).sum() / voxels.sum()) if voxels.sum() else math.nan
 
-    def reliability(self, k: int, *, bins: int = 10) -> list[dict[str, float]]:
+    def reliability(self, k: int, *, bins: int = 10) -> list[dict[str, Any]]:
         """A row for each bin that holds voxels: low, high, voxels, mean probability, share of positives."""
         voxels, positives, total = (c[k].reshape(bins, -1).sum(1) for c in (self.voxels, self.positives, self.total))
         return [
@@ -106,7 +106,7 @@ class Histogram:
             if voxels[i]
         ]
 
-    def sweep(self, k: int) -> list[dict[str, float]]:
+    def sweep(self, k: int) -> list[dict[str, Any]]:
         """A row for each threshold i / BINS: tp, fp, fn, the Dice of all voxels together, and its mean over the examples."""
         tp, reached = (np.cumsum(c[k][::-1])[::-1] for c in (self.positives, self.voxels))
         pooled, there = _dice(self.voxels[k], self.positives[k]), self.positives[k].sum()

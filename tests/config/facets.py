@@ -399,6 +399,17 @@ def planned(world, base, tree):
     return output.read_text().rpartition('"""')[2]
 
 
+def reported(world, base, tree):
+    """The page of a run that was evaluated with pictures."""
+    run, output = world.run(base), world.top / f"page{len(list(world.top.iterdir()))}.html"
+    if not list((run / "evaluations").glob("page@*")):
+        with pytest.MonkeyPatch.context() as patch, jax.disable_jit():
+            patch.setattr(modes, "Log", lambda folder, quiet: Log(folder, quiet=True))
+            modes.evaluate(modes.Call(None, run, name="page"))
+    modes.report(modes.Call(_beside(run, tree), run, name="page", output=str(output)))
+    return output.read_text()
+
+
 FACETS = {
     f.__name__: f
     for f in (
@@ -422,5 +433,6 @@ FACETS = {
         measured,
         search,
         planned,
+        reported,
     )
 }

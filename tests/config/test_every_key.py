@@ -237,6 +237,9 @@ ROWS = {
     "compare.vary": alike((("large", (("optim.lr", 0.5),)),), "runs"),
     "compare.measure": alike(True, "measured"),
     "plan.memory_gb": alike(0.005, "planned"),
+    "report.names": alike("hash", "reported"),
+    "report.pictures": alike(False, "reported"),
+    "report.megabytes": alike(0.001, "reported"),
     "search.trials": alike(4, "search", **SEARCH),
     "search.objective": alike("val_recall", "search", **SEARCH),
     "search.low": alike(0.9, "search", **SEARCH),
@@ -285,6 +288,7 @@ ALIKE = (
     "search",
     "compare",
     "plan",
+    "report",
     "mesh",
 )  # groups that do not know the rank
 ALL = [(key, kind) for key, kinds in ROWS.items() for kind in kinds]
