@@ -103,8 +103,7 @@ def command_line(argv: list[str], run: str | None) -> list[str]:
       CheckpointError: the folder holds no run.
     """
     if not run:
-A run folder is enough: `--mode=evaluate --workdir=RUN` reads data, preparation, classes and network from RUN/run.json. The
-command line may change keys of `eval`, `infer` and `report`; every other key must equal the record's.
+        raise ConfigError("--mode=evaluate, --mode=predict, --mode=export and --mode=report need a run; give --workdir=RUN")
     checkpoint.find_record(Path(run))
     return [argv[0], f"--config={Path(__file__)}:{run}", *argv[1:]]
 
