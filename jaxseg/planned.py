@@ -12,7 +12,15 @@ from jaxseg.train import setup
 from jaxseg.types import ConfigError
 from jaxseg.utils import files, output
 
-PLANNED_WITH = ("structures", "mask_values", "suffixes", "patient", "ignore", "modalities")  # of data: how cases are read
+PLANNED_WITH = (
+    "structures",
+    "mask_values",
+    "suffixes",
+    "patient",
+    "ignore",
+    "modalities",
+    "readers",
+)  # of data: how cases are read
 
 
 def write(config, target: Path, look: Callable[[Any], None]) -> None:
@@ -41,7 +49,7 @@ def write(config, target: Path, look: Callable[[Any], None]) -> None:
     found = fingerprint.measure(dataset, samples=None if "ct_zscore" in rules else fingerprint.REPORTED)
     outputs = len(dataset.regions or dataset.labels) + 1 + (d.ignore is not None)  # nnU-Net counts the ignore label too
     planned = configurations.make(found, rules=rules, outputs=outputs, memory_gb=config.plan.memory_gb)
-    given = {key: config.data[key] for key in PLANNED_WITH if config.data[key] is not None}
+    given = {key: config.data[key] for key in PLANNED_WITH if config.data[key] not in (None, ())}
     regions = (tuple(config.data.regions) or setup.DATASET_REGIONS) if dataset.regions else ()
     text = page.write(page.Subject(dataset, given, regions, config.plan.memory_gb, target), found, planned)
     _check(text, target, ("", "2d") if planned.volumes else (None,), look)

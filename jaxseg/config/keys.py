@@ -218,6 +218,7 @@ READ_BY_THE_PLANNER = (  # what says which cases there are and what their masks 
     "data.ignore",
     "data.modalities",
     "data.regions",
+    "data.readers",
     "plan.memory_gb",
 )
 # mode: {key: (whether it decides anything there, what it needs)}, of keys that are typed for that mode

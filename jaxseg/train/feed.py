@@ -378,9 +378,11 @@ def _check_patches(config, feed: Patches, log) -> None:
     shapes = np.array([feed.store.rows[i]["shape"] for i in feed.rows["train"]])
     largest, patch = shapes.max(0), np.array(feed.recipe.size)
     if (patch >= 2 * largest).any():
+        fits = tuple(int(min(p, n // 8 * 8 or n)) for p, n in zip(patch, largest))
         raise ConfigError(
             f"config.data.size={tuple(config.data.size)}: is, along an axis, at least twice as large as all training {feed.noun} "
-            f"({tuple(largest.tolist())} {VOXELS[feed.store.rank]}), so patches would be mostly padding; choose a smaller size"
+            f"({tuple(largest.tolist())} {VOXELS[feed.store.rank]}), so patches would be mostly padding; choose a smaller size, "
+            f"such as {fits}"
         )
     short = int((shapes < patch).any(1).sum())
     if short:
