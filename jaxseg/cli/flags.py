@@ -86,7 +86,7 @@ OUTPUT = flags.DEFINE_string(
     "predict: the folder to write to; check: that of the picture of examples; plan: the config file; export: the file; "
     "report: the page.",
 )
-FORMAT = flags.DEFINE_string("format", "", "export: bundle; left out, the suffix of --output says it.")
+FORMAT = flags.DEFINE_string("format", "", "export: bundle or onnx; left out, the suffix of --output says it.")
 LICENCE = flags.DEFINE_string("licence", "", "export: of the weights, for the model card ('CC BY 4.0').")
 COORDINATOR = flags.DEFINE_string(
     "coordinator", os.environ.get("JAXSEG_COORDINATOR"), "HOST:PORT of process 0, which listens there alone."

@@ -4,12 +4,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxseg.exporting import bundle, contents
+from jaxseg.exporting import bundle, contents, onnx_file
 from jaxseg.types import ConfigError
 from jaxseg.utils.files import make_folder
 from jaxseg.utils.lookup import lookup
 
-FORMATS: dict[str, tuple[str, ...]] = {"bundle": (bundle.SUFFIX,)}  # format -> suffixes of its files
+FORMATS: dict[str, tuple[str, ...]] = {  # format -> suffixes of its files
+    "bundle": (bundle.SUFFIX,),
+    "onnx": (onnx_file.SUFFIX,),
+}
+WRITERS = {"bundle": bundle.write, "onnx": onnx_file.write}
 
 
 def export(
@@ -43,7 +47,7 @@ def export(
     if output.exists():
         raise ConfigError(f"--output={output} exists; delete it or name another")
     make_folder(output.parent, f"--output={output}")
-    for line in bundle.write(output, contents.read(run, settings, threshold=threshold, licence=licence)):
+    for line in WRITERS[format](output, contents.read(run, settings, threshold=threshold, licence=licence)):
         say(line)
 
 

@@ -37,7 +37,7 @@ def conv(x: Array, w: Array, *, stride: Sequence[int], padding, dilation: Sequen
     """`api.conv` with every argument resolved."""
     if groups == 1 and math.prod(w.shape[:-2]) == 1 and not any(map(any, padding)):
         if any(s > 1 for s in stride):
-            x = x[(slice(None), *(slice(None, None, s) for s in stride))]
+            x = lax.slice(x, (0,) * x.ndim, x.shape, (1, *stride, 1))  # indexing is a gather where the batch is symbolic
         return matmul(x, w.reshape(w.shape[-2:]))
     spec = Spec(tuple(stride), tuple(map(tuple, padding)), tuple(dilation), groups)
     if patches.fits(spec, w.shape[:-2]):

@@ -1,0 +1,90 @@
+"""A network as an ONNX file: images [batch, *size, channels] -> logits [batch, *size, K], float32.
+
+Preparation, classes and what is done with the logits stand in the file's metadata, as in an exported model's model.json; they are
+the caller's work, as with any ONNX file. Needs the package `onnx` alone.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export
+
+from jaxseg.exporting import onnx_graph, program
+from jaxseg.exporting.contents import Contents
+from jaxseg.exporting.onnx_operators import OPERATORS
+from jaxseg.models.functional import Network
+from jaxseg.types import ConfigError, MismatchError
+from jaxseg.utils.files import write_atomic
+
+SUFFIX = ".onnx"
+OPSET, IR = 18, 9
+LARGEST = 2**31 - 2**20  # bytes of a protocol buffer
+
+
+def write(path: Path, contents: Contents) -> list[str]:
+    """Write the file; what can be said about it, line by line.
+
+    Raises:
+      ConfigError: onnx is not installed, or several sets of weights.
+      MismatchError: a network with operations that have no counterpart.
+      StorageError: it cannot be written.
+    """
+    if len(contents.weights) > 1:
+        raise ConfigError(
+            f"config.infer.ensemble: an ONNX file holds one network, and these are {len(contents.weights)}; export each by itself"
+        )
+    weights = program.arrays_of(contents.network, contents.weights[0])
+    binary, batch = encoded(contents.network, contents.inputs, weights, contents.record["model"]["num_classes"], contents.about)
+    write_atomic(path, binary)
+    batches = "batches of any size" if batch is None else f"batches of {batch} alone"
+    size = f"{len(binary) / 2**20:.1f} MiB, operator set {OPSET}, {batches}"
+    return [f"written: {path} ({size}); how images are prepared stands in its metadata"]
+
+
+def encoded(
+    network: Network, inputs: program.Inputs, weights: list[np.ndarray], outputs: int, about: dict[str, Any]
+) -> tuple[bytes, int | None]:
+    """(the file's bytes, None or the only size of a batch); `outputs` is K of the logits, `about` becomes the metadata."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise ConfigError("an .onnx file needs the package onnx: pip install 'onnx', or jaxseg with the extra onnx") from error
+    size = sum(array.nbytes for array in weights)
+    if size > LARGEST:
+        raise MismatchError(f"{about['network']}: {size / 2**30:.1f} GiB of weights; an ONNX file holds 2: export it as .jaxseg")
+    try:
+        graph, name, batch = *_graph(network, inputs, weights, about["network"], export.symbolic_shape("batch")[0]), None
+    except (onnx_graph.Unfit, jax.errors.InconclusiveDimensionOperation, TypeError, ValueError):
+        graph, name, batch = *_graph(network, inputs, weights, about["network"], 1), 1
+    helper = onnx.helper
+    first = "batch" if batch is None else batch
+    tensor = lambda name, dtype, last: helper.make_tensor_value_info(name, onnx_graph.type_of(dtype), [first, *inputs.size, last])
+    graph.nodes.append(helper.make_node("Identity", [name], ["logits"]))
+    nodes, constants = graph.used("logits")
+    made = helper.make_graph(
+        nodes,
+        about["network"],
+        [tensor("images", inputs.dtype, inputs.channels)],
+        [tensor("logits", np.float32, outputs)],
+        constants,
+    )
+    model = helper.make_model(made, producer_name="jaxseg", ir_version=IR, opset_imports=[helper.make_opsetid("", OPSET)])
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+    helper.set_model_props(model, texts)
+    onnx.checker.check_model(model)
+    return model.SerializeToString(deterministic=True), batch
+
+
+def _graph(network: Network, inputs: program.Inputs, weights: list[np.ndarray], what: str, batch) -> tuple[onnx_graph.Graph, str]:
+    """(the graph, name of the logits)."""
+    run = jax.jit(program.forward(network, inputs))
+    with program.portable():
+        closed = run.trace(program.specs(network), inputs.spec(batch)).jaxpr
+    graph = onnx_graph.Graph(what)
+    images = onnx_graph.Value("images", (batch, *inputs.size, inputs.channels))
+    constants = [np.asarray(value) for value in closed.consts]
+    (logits,) = onnx_graph.walk(graph, closed.jaxpr, constants, [*map(graph.constant, weights), images], OPERATORS)
+    return graph, graph.whole(logits, closed.out_avals[0].shape)
