@@ -261,7 +261,7 @@ def _recorded(call: Call) -> dict:
     return checkpoint.find_record(_source(call))
 
 
-@takes("checkpoint", "output", "format", "licence")
+@takes("checkpoint", "input", "output", "format", "licence")
 def export(call: Call) -> None:
     """Write a run as a file that other programs read."""
     if not call.output:
@@ -271,7 +271,8 @@ def export(call: Call) -> None:
     with code.recorded_alone():
         code.check(record["code"], source)
         how = {"settings": dict(config.infer), "threshold": config.eval.threshold, "licence": call.licence}
-        exports.export(source, Path(call.output), format=call.format, **how)
+        like = Path(call.input) if call.input else None
+        exports.export(source, Path(call.output), format=call.format, like=like, **how)
 
 
 @takes()

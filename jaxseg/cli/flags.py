@@ -59,7 +59,8 @@ CHECKPOINT = flags.DEFINE_string(
 INPUT = flags.DEFINE_string(
     "input",
     None,
-    "predict: a file or folder (NIfTI, DICOM series, PNG, JPEG); evaluate: another labelled set in the layout of the run's own.",
+    "predict: a file or folder (NIfTI, DICOM series, PNG, JPEG); evaluate: another labelled set in the layout of the run's own; "
+    "export to torch: a state dict whose names are written; to nnunet: the checkpoint that was imported.",
 )
 NAME = flags.DEFINE_string(
     "name", "", "evaluate: of the folder below RUN/evaluations, in place of the split's or the set's; report: which of them."
@@ -86,7 +87,7 @@ OUTPUT = flags.DEFINE_string(
     "predict: the folder to write to; check: that of the picture of examples; plan: the config file; export: the file; "
     "report: the page.",
 )
-FORMAT = flags.DEFINE_string("format", "", "export: bundle or onnx; left out, the suffix of --output says it.")
+FORMAT = flags.DEFINE_string("format", "", "export: bundle, onnx, torch or nnunet; left out, the suffix of --output says it.")
 LICENCE = flags.DEFINE_string("licence", "", "export: of the weights, for the model card ('CC BY 4.0').")
 COORDINATOR = flags.DEFINE_string(
     "coordinator", os.environ.get("JAXSEG_COORDINATOR"), "HOST:PORT of process 0, which listens there alone."

@@ -43,21 +43,23 @@ class Contents(NamedTuple):
     weights: tuple[tuple[dict, dict], ...]
 
 
-def read(run: Path, settings: Mapping[str, Any], *, threshold: float | None, licence: str) -> Contents:
+def read(run: Path, settings: Mapping[str, Any], *, threshold: float | None, licence: str, applied: bool = True) -> Contents:
     """Open a run and describe it.
 
     Args:
       run: run or checkpoint folder.
       settings: the config's infer group.
       threshold: config.eval.threshold; None: the record's.
-      licence: of the model, in the user's words; "": not stated.
+      licence: of the model, in the user's words; "": what the run's card says.
+      applied: the network is written together with how it is applied; else its weights alone.
     Raises:
       ConfigError, MismatchError: the run uses something that an exported model cannot do.
     """
     if settings["roi"]:
         raise ConfigError(f"config.infer.roi={settings['roi']}: a cascade is not exported; export its two runs one by one")
     record = checkpoint.find_record(run)
-    check_preparation(record)
+    if applied:
+        check_preparation(record)
     opened = open_run(run, settings, threshold=threshold)
     steps = postprocess.read_steps(run) if settings["postprocess"] else []
     forward, m, recipe = opened.application.forward, record["model"], opened.recipe

@@ -4,16 +4,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxseg.exporting import bundle, contents, onnx_file
+from jaxseg.exporting import bundle, contents, onnx_file, torch_file
 from jaxseg.types import ConfigError
 from jaxseg.utils.files import make_folder
 from jaxseg.utils.lookup import lookup
 
-FORMATS: dict[str, tuple[str, ...]] = {  # format -> suffixes of its files
+FORMATS: dict[str, tuple[str, ...]] = {  # format -> suffixes of its files; () for a folder
     "bundle": (bundle.SUFFIX,),
     "onnx": (onnx_file.SUFFIX,),
+    "torch": (".pth", ".pt", ".safetensors"),
+    "nnunet": (),
 }
-WRITERS = {"bundle": bundle.write, "onnx": onnx_file.write}
 
 
 def export(
@@ -23,6 +24,7 @@ def export(
     settings: Mapping[str, Any],
     threshold: float | None = None,
     format: str = "",
+    like: Path | None = None,
     licence: str = "",
     say: Callable[[str], None] = print,
 ) -> None:
@@ -34,6 +36,7 @@ def export(
       settings: the config's infer group.
       threshold: config.eval.threshold; None: the record's.
       format: one of FORMATS; "": by the suffix.
+      like: "torch": a state dict whose names are written; "nnunet": the checkpoint that the run was imported from.
       licence: of the weights, for the model card.
       say: gets lines about what was written.
     Raises:
@@ -42,12 +45,27 @@ def export(
     """
     format = format or _by_suffix(output)
     suffixes = lookup("export format", format, FORMATS)
-    if output.suffix not in suffixes:
-        raise ConfigError(f"--output={output}: a file of --format={format} ends in {' or '.join(suffixes)}")
+    if suffixes and output.suffix not in suffixes or not suffixes and output.suffix:
+        what = (
+            f"a file of --format={format} ends in {' or '.join(suffixes)}" if suffixes else f"--format={format} writes a folder"
+        )
+        raise ConfigError(f"--output={output}: {what}; give another name")
+    if like and format not in ("torch", "nnunet"):
+        raise ConfigError(f"--input={like}: is for --format=torch and --format=nnunet; leave it out")
+    if licence and format not in ("bundle", "onnx"):
+        raise ConfigError(f"--licence={licence}: --format={format} holds weights alone and no card; leave it out")
     if output.exists():
         raise ConfigError(f"--output={output} exists; delete it or name another")
     make_folder(output.parent, f"--output={output}")
-    for line in WRITERS[format](output, contents.read(run, settings, threshold=threshold, licence=licence)):
+    whole = format in ("bundle", "onnx")  # the others are weights alone, whatever is done with them
+    found = contents.read(run, settings, threshold=threshold, licence=licence, applied=whole)
+    write = {"bundle": bundle.write, "onnx": onnx_file.write}.get(format)
+    if write is None:
+        to_torch = torch_file.write if format == "torch" else torch_file.write_nnunet
+        lines = to_torch(output, found, like)
+    else:
+        lines = write(output, found)
+    for line in lines:
         say(line)
 
 

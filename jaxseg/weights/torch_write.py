@@ -39,15 +39,48 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     write_atomic(path, kind({name: np.asarray(a, order="C") for name, a in arrays.items()}))
 
 
-def _pth(arrays: Mapping[str, np.ndarray]) -> bytes:
-    body = b"".join(_text(name) + _tensor(str(i), a, name) for i, (name, a) in enumerate(arrays.items()))
-    records = {"data.pkl": b"\x80\x02}(" + body + b"u.", "byteorder": b"little", "version": b"3\n"}
-    records |= {f"data/{i}": _bytes(a) for i, a in enumerate(arrays.values())}
+def write_checkpoint(path: str | os.PathLike, tree: Mapping) -> None:
+    """Write a .pth of nested dicts, lists and tuples of arrays, words, numbers, booleans and None, whole or not at all.
+
+    Raises:
+      DataError: a dtype that the format has no word for. TypeError: another kind of value.
+      StorageError: it cannot be written.
+    """
+    write_atomic(path, _pth(tree))
+
+
+def _pth(tree: Mapping) -> bytes:
+    arrays: list[np.ndarray] = []
+    pickled = _pickled(tree, "", arrays)
+    records = {"data.pkl": b"\x80\x02" + pickled + b".", "byteorder": b"little", "version": b"3\n"}
+    records |= {f"data/{i}": _bytes(a) for i, a in enumerate(arrays)}
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, data in records.items():
             archive.writestr(f"archive/{name}", data)
     return file.getvalue()
+
+
+def _pickled(value, name: str, arrays: list[np.ndarray]) -> bytes:
+    """Opcodes of a value; its arrays are appended to `arrays`, whose order numbers their records."""
+    if isinstance(value, np.ndarray):
+        arrays.append(np.asarray(value, order="C"))
+        return _tensor(str(len(arrays) - 1), arrays[-1], name)
+    if isinstance(value, Mapping):
+        items = (_pickled(k, name, arrays) + _pickled(v, f"{name}.{k}".lstrip("."), arrays) for k, v in value.items())
+        return b"}(" + b"".join(items) + b"u"
+    if isinstance(value, list | tuple):
+        items = b"".join(_pickled(v, name, arrays) for v in value)
+        return b"(" + items + b"t" if isinstance(value, tuple) else b"](" + items + b"e"
+    if value is None or isinstance(value, bool):
+        return {None: b"N", True: b"\x88", False: b"\x89"}[value]
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, int):
+        return _int(value)
+    if isinstance(value, float):
+        return b"G" + struct.pack(">d", value)
+    raise TypeError(f"{name or 'the checkpoint'} holds a {type(value).__name__}, which is not written")
 
 
 def _tensor(key: str, array: np.ndarray, name: str) -> bytes:
