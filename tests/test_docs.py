@@ -23,6 +23,7 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 RUN_ELSEWHERE = {
     "architecture.md": "tests/test_architecture_page.py",
     "definitions.md": "tests/test_reference_pages.py",
+    "export.md": "tests/exporting/test_bundle.py",
     "networks.md": "tests/test_reference_pages.py",
     "plugins.md": "tests/testing/test_plugins_page.py",
     "python.md": "tests/test_api.py",

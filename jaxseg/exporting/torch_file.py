@@ -16,7 +16,6 @@ import numpy as np
 from jaxseg import checkpoint
 from jaxseg.exporting.contents import Contents
 from jaxseg.models import create_model, functional
-from jaxseg.models.nnunet import nnunet_keys
 from jaxseg.models.registry import family_of
 from jaxseg.types import CheckpointError, ConfigError, MismatchError
 from jaxseg.utils import files
@@ -137,8 +136,7 @@ def _imported(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _network_weights(contents: Contents, theirs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The run's arrays under nnU-Net's names, those that it keeps twice included."""
-    levels = len(contents.record["model"]["options"]["widths"]) - 1
-    found = from_torch.export(_model(contents), names=theirs, keys=nnunet_keys(levels))
+    found = from_torch.export(_model(contents), names=theirs)
     return {key: found[_first(key)].reshape(a.shape) for key, a in theirs.items()}
 
 
