@@ -22,12 +22,16 @@ from jaxseg.utils import files
 from jaxseg.weights import from_torch, torch_files, torch_write
 
 DEFINITIONS = {  # family -> public definitions whose state dicts are read and written
+    "basicunet": "monai.networks.nets.BasicUNet",
+    "dynunet": "monai.networks.nets.DynUNet",
     "effisegnet": "EffiSegNet of ivezakis/effisegnet",
+    "mednext": "MedNeXt of MIC-DKFZ/MedNeXt",
     "mobile_unetr": "MobileUNETR of OSUPCVLab/MobileUNETR",
     "nnunet": "PlainConvUNet and ResidualEncoderUNet of dynamic-network-architectures (--format=nnunet)",
     "pspnet": "PSPNet of hszhao/semseg",
     "segformer": "SegformerForSemanticSegmentation of transformers, SegFormer of NVlabs/SegFormer",
     "segnext": "SegNeXt of Visual-Attention-Network/SegNeXt",
+    "segresnet": "monai.networks.nets.SegResNet",
     "swin_unetr": "monai.networks.nets.SwinUNETR",
     "unet": "UNet of drawcodeboy/scoliosis_seg-task",
     "unetr": "monai.networks.nets.UNETR",
