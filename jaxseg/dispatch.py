@@ -19,6 +19,8 @@ def run(argv: list[str]) -> None:
         command.run("jaxseg", lambda: print(manual.overview()))
     elif words[0] in manual.VERSION:
         command.run("jaxseg", lambda: print(manual.asked(argv)))
+    elif words[0] == "predict" and any(word.partition("=")[0] == "--pretrained" for word in words):
+        command.run("jaxseg", lambda: _pretrained(words[1:]))
     elif words[0] in commands.MODES:
         from jaxseg import main  # defines its flags
 
@@ -68,6 +70,12 @@ def _doctor(words: Sequence[str]) -> int:
 
 def _import(words: Sequence[str]) -> int:
     from jaxseg.importing import command_line  # imports jax
+
+    return command_line.main(words)
+
+
+def _pretrained(words: Sequence[str]) -> int:
+    from jaxseg.pretrained import command_line  # imports jax
 
     return command_line.main(words)
 

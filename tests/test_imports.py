@@ -72,11 +72,12 @@ ARROWS = {
     },
     "cli": {"config", "recorded", "models"},
     "main": {"cli", "config", "modes", "train"},
-    "dispatch": {"cli", "importing", "main"},
+    "dispatch": {"cli", "importing", "main", "pretrained"},
     "__main__": {"dispatch"},
     "api": {"infer", "checkpoint", "recorded", "data", "metrics"},
     "convert": {"weights"},
     "exporting": {"infer", "weights", "models", "data", "checkpoint", "ops"},
+    "pretrained": {"data", "infer", "models", "weights"},
     "importing": {
         "exporting",
         "cli",

@@ -103,6 +103,7 @@ NETWORKS = {
         "effisegnet_b7",
         "effisegnet_test",
     ),
+    "linknet3d": ("linknet3d", "linknet3d_test"),
     "mednext": ("mednext_b", "mednext_l", "mednext_m", "mednext_s", "mednext_test"),
     "mobile_unetr": ("mobile_unetr", "mobile_unetr_test", "mobile_unetr_xs", "mobile_unetr_xxs"),
     "mobile_unetr3d": ("mobile_unetr_3d", "mobile_unetr_3d_test", "roi_mobileunetr3d_tiny"),

@@ -2,7 +2,8 @@
 
 What a bundle's JSON states is taken over (`bundle`); what it does not state must be given on the command line, and what is given
 there goes before the JSON. Networks of volumes alone: UNETR, SwinUNETR, SegResNet, DynUNet, BasicUNet.
-A sigmoid of several channels is imported as that many regions, and every combination of them is a class of its own.
+A sigmoid of several channels is imported as structures that may overlap (`data.datasets.own.overlap`): predictions are a mask for
+each, as MONAI's are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxseg import config as configs
+from jaxseg.data.datasets.own import overlap
 from jaxseg.importing import bundle, run_folder
 from jaxseg.metrics.regions import Regions
 from jaxseg.models import create_model, functional
@@ -20,7 +22,6 @@ from jaxseg.utils import files
 from jaxseg.utils.guard import shown
 from jaxseg.weights import from_torch
 
-MOST_CHANNELS = 8  # of a sigmoid: 255 combinations
 FLAGS = {  # what must be known -> how it is given
     "spacing": "--spacing=1.5,1.5,2 (mm; --spacing=scan for none)",
     "orientation": "--orientation=ras, lps or file",
@@ -56,7 +57,8 @@ def import_model(
       the run folder.
     Raises:
       CheckpointError: no weights.
-      ConfigError: something that must be known is not stated, or a run folder that is there already.
+      ConfigError: something that must be known is not stated, more than 8 channels of a sigmoid, or a run folder that is there
+        already.
       DataError: a file that cannot be used.
       MismatchError: something that has no counterpart here, or weights that do not fit the network.
     """
@@ -149,14 +151,7 @@ def _classes(settings: bundle.Settings, outputs: int) -> tuple[tuple[str, ...], 
         )
     if settings.activation == "softmax" or outputs == 1:
         return names, ()
-    if outputs > MOST_CHANNELS:
-        raise MismatchError(
-            f"a sigmoid of {outputs} channels has {2**outputs - 1} combinations; at most {MOST_CHANNELS} are imported"
-        )
-    codes = range(1, 2**outputs)
-    inside = lambda r, code: code >> r & 1
-    labels = tuple("+".join(name for r, name in enumerate(names) if inside(r, code)) for code in codes)
-    return labels, tuple((name, tuple(code for code in codes if inside(r, code))) for r, name in enumerate(names))
+    return overlap.combinations(names), overlap.regions(names)
 
 
 def _network(

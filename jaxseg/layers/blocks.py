@@ -73,6 +73,24 @@ class Sequential(nnx.Module):
         return x
 
 
+class BasicBlock(nnx.Module):
+    """ResNet's basic block: act(norm(conv(act(norm(conv(x))))) + shortcut).
+
+    The shortcut is x, or norm(1x1 x) where channels or size change. `**same` are rank, norm and rngs of `ConvNorm`.
+    """
+
+    def __init__(self, cin: int, cout: int, kernel: tuple, *, stride: tuple, padding: tuple, act: str, **same):
+        self.conv1 = ConvNorm(cin, cout, kernel, stride=stride, padding=padding, act=act, **same)
+        self.conv2 = ConvNorm(cout, cout, kernel, act="identity", **same)
+        changed = cin != cout or max(stride) > 1
+        self.conv3 = ConvNorm(cin, cout, 1, stride=stride, act="identity", **same) if changed else None
+        self.act = act
+
+    def __call__(self, x: Array, context: ForwardContext) -> Array:
+        y = self.conv2(self.conv1(x, context), context)
+        return activation(self.act)(y + (x if self.conv3 is None else self.conv3(x, context)))
+
+
 class DoubleConv(Sequential):
     """Two convolutions of kernel 3 with norm and activation, cin -> middle (cout when None) -> cout.
 

@@ -9,12 +9,11 @@ import dataclasses
 
 from flax import nnx
 
-from jaxseg.layers import Conv, ConvTranspose, ForwardContext
-from jaxseg.layers.activation import activation
-from jaxseg.layers.blocks import ConvNorm, Sequential, Up
+from jaxseg.layers import Conv, ConvTranspose
+from jaxseg.layers.blocks import BasicBlock, ConvNorm, Sequential, Up
 from jaxseg.models.base import KeyMapping, Variant
 from jaxseg.models.staged import Sizes, StagedUNet, sizes
-from jaxseg.types import Array, ConfigError
+from jaxseg.types import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,21 +41,6 @@ class Config:
     aux: int = 0
 
 
-class ResBlock(nnx.Module):
-    """act(norm(conv(act(norm(conv(x))))) + shortcut); the shortcut is x, or norm(1x1 x) where channels or size change."""
-
-    def __init__(self, cin: int, cout: int, kernel: tuple, *, stride: tuple, padding: tuple, act: str, **same):
-        self.conv1 = ConvNorm(cin, cout, kernel, stride=stride, padding=padding, act=act, **same)
-        self.conv2 = ConvNorm(cout, cout, kernel, act="identity", **same)
-        changed = cin != cout or max(stride) > 1
-        self.conv3 = ConvNorm(cin, cout, 1, stride=stride, act="identity", **same) if changed else None
-        self.act = act
-
-    def __call__(self, x: Array, context: ForwardContext) -> Array:
-        y = self.conv2(self.conv1(x, context), context)
-        return activation(self.act)(y + (x if self.conv3 is None else self.conv3(x, context)))
-
-
 def _plain(cin: int, cout: int, kernel: tuple, *, stride: tuple, padding: tuple, **same) -> Sequential:
     first = ConvNorm(cin, cout, kernel, stride=stride, padding=padding, **same)
     return Sequential(first, ConvNorm(cout, cout, kernel, **same))
@@ -80,7 +64,7 @@ class DynUNet(StagedUNet):
             raise ConfigError(f"got strides={config.strides}, kernels={kernels}; a stride is at most its kernel + 1")
         self.set_strides(strides)
         same = dict(rank=rank, norm=config.norm, act=config.act, rngs=rngs)
-        block = ResBlock if config.residual else _plain
+        block = BasicBlock if config.residual else _plain
         pads = [tuple((k - s + 1) // 2 for k, s in zip(kernel, stride)) for kernel, stride in zip(kernels, strides)]
         shapes = zip((in_channels, *widths), widths, kernels, strides, pads)
         first, *middle, last = [block(a, b, k, stride=s, padding=p, **same) for a, b, k, s, p in shapes]

