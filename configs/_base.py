@@ -88,7 +88,7 @@ def base() -> ConfigDict:
     model.name = "segnext_t_ich"  # a registry name, "encoder+decoder", or "my_module:MyNet"
     model.options = ConfigDict()  # fields of the family's Config to override, e.g. {"dropout": 0.2}
     model.softmax = False  # with a single class: two softmax logits instead of one sigmoid logit
-    model.init = ""  # start from this run folder, checkpoint or .pth / .safetensors file
+    model.init = ""  # start from this run folder, checkpoint, .pth / .safetensors file or pretrained:efficientnet_lite0
 
     c.loss = loss = ConfigDict()
     loss.terms = (("dice", 1.0),)  # (name in jaxseg.losses.TERMS or "my_module:function", weight), summed

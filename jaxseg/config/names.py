@@ -101,6 +101,7 @@ NETWORKS = {
         "effisegnet_b5",
         "effisegnet_b6",
         "effisegnet_b7",
+        "effisegnet_lite0",
         "effisegnet_test",
     ),
     "linknet3d": ("linknet3d", "linknet3d_test"),

@@ -7,7 +7,8 @@ Differs from the source: TensorFlow-style padding and the decoder's upsampling a
 that any size works; at the variant's nominal size (`NOMINAL`) both agree with MONAI's, which fixes them there. The
 encoder's conv_head, which the source carries without using, is an option (`conv_head`) so that its parameter counts and
 state dicts fit. Deep supervision (one logit map per tap, coarsest last) is an option. An encoder trained on ImageNet is
-taken by `from_torch.load(model, file, only="encoder.")`.
+taken by `from_torch.load(model, file, only="encoder.")`. `effisegnet_lite0` has the encoder of EfficientNet-Lite0 (TensorFlow's
+tpu/models/official/efficientnet/lite), for which pretrained weights come in a package (`weights.pretrained`).
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from jaxseg.models.base import KeyMapping, Outputs, Segmenter, Variant
 from jaxseg.ops import tally
 from jaxseg.types import Array
 
-_swish, _relu = activation("silu"), activation("relu")
+_relu = activation("relu")
 # Table 1 of EfficientNet: repeats, kernel, stride, expansion, in, out.
 _STACKS = (
     (1, 3, 1, 1, 32, 16),
@@ -60,6 +61,8 @@ class Config:
       drop_connect: stochastic depth, rising from 0 over the blocks to this times (n - 1) / n.
       conv_head: carry the encoder's unused last 1x1 convolution and its norm.
       deep_supervision: one auxiliary logit map per tap.
+      squeeze: squeeze and excitation in the encoder's blocks.
+      act: activation of the encoder. EfficientNet-Lite has no squeeze and excitation, and "relu6".
     """
 
     width_scale: float = 1.0
@@ -68,6 +71,8 @@ class Config:
     drop_connect: float = 0.2
     conv_head: bool = True
     deep_supervision: bool = False
+    squeeze: bool = True
+    act: str = "silu"
 
 
 def _conv(cin: int, cout: int, kernel: int, *, rngs: nnx.Rngs, stride: int = 1, groups: int = 1, bias: bool = False) -> Conv:
@@ -75,28 +80,43 @@ def _conv(cin: int, cout: int, kernel: int, *, rngs: nnx.Rngs, stride: int = 1, 
 
 
 class MBConv(nnx.Module):
-    """Inverted bottleneck with squeeze and excitation; residual with stochastic depth where the shape is kept."""
+    """Inverted bottleneck, with squeeze and excitation if asked; residual with stochastic depth where the shape is kept."""
 
-    def __init__(self, cin: int, cout: int, kernel: int, stride: int, expansion: int, drop: float, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        cin: int,
+        cout: int,
+        kernel: int,
+        stride: int,
+        expansion: int,
+        drop: float,
+        *,
+        squeeze: bool,
+        act: str,
+        rngs: nnx.Rngs,
+    ):
+        self.act = act
         hidden = cin * expansion
         self.expand_conv = _conv(cin, hidden, 1, rngs=rngs) if expansion > 1 else None
         self.bn0 = keras_norm(hidden, rngs=rngs) if expansion > 1 else None
         self.depthwise_conv = _conv(hidden, hidden, kernel, stride=stride, groups=hidden, rngs=rngs)
         self.bn1 = keras_norm(hidden, rngs=rngs)
         squeezed = max(1, int(cin * 0.25))
-        self.se_reduce = _conv(hidden, squeezed, 1, bias=True, rngs=rngs)
-        self.se_expand = _conv(squeezed, hidden, 1, bias=True, rngs=rngs)
+        self.se_reduce = _conv(hidden, squeezed, 1, bias=True, rngs=rngs) if squeeze else None
+        self.se_expand = _conv(squeezed, hidden, 1, bias=True, rngs=rngs) if squeeze else None
         self.project_conv = _conv(hidden, cout, 1, rngs=rngs)
         self.bn2 = keras_norm(cout, rngs=rngs)
         self.drop_path = DropPath(drop) if stride == 1 and cin == cout else None
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
-        y = x if self.expand_conv is None else self.bn0(self.expand_conv(x), context, act="silu")
-        y = self.bn1(self.depthwise_conv(y), context, act="silu")
-        gate = ops.adaptive_avg_pool(y, 1)  # [B, 1, 1, hidden]
-        gate = jax.nn.sigmoid(self.se_expand(_swish(self.se_reduce(gate))))
-        tally.add("mul", y.size)
-        y = self.bn2(self.project_conv(y * gate), context)
+        y = x if self.expand_conv is None else self.bn0(self.expand_conv(x), context, act=self.act)
+        y = self.bn1(self.depthwise_conv(y), context, act=self.act)
+        if self.se_reduce is not None:
+            gate = ops.adaptive_avg_pool(y, 1)  # [B, 1, 1, hidden]
+            gate = jax.nn.sigmoid(self.se_expand(activation(self.act)(self.se_reduce(gate))))
+            tally.add("mul", y.size)
+            y = y * gate
+        y = self.bn2(self.project_conv(y), context)
         return y if self.drop_path is None else x + self.drop_path(y, context)
 
 
@@ -106,7 +126,7 @@ class Encoder(nnx.Module):
     strides = (2, 4, 8, 16, 32)
 
     def __init__(self, config: Config, in_channels: int, *, rngs: nnx.Rngs):
-        scaled = lambda c: round_channels(c, config.width_scale)
+        self.act, scaled = config.act, lambda c: round_channels(c, config.width_scale)
         self.channels = tuple(scaled(_STACKS[i][5]) for i in _TAPS)
         self.conv_stem = _conv(in_channels, scaled(32), 3, stride=2, rngs=rngs)
         self.bn0 = keras_norm(scaled(32), rngs=rngs)
@@ -122,6 +142,8 @@ class Encoder(nnx.Module):
                         1 if j else stride,
                         expansion,
                         config.drop_connect * len(blocks) / sum(repeats),
+                        squeeze=config.squeeze,
+                        act=config.act,
                         rngs=rngs,
                     )
                 )
@@ -133,7 +155,7 @@ class Encoder(nnx.Module):
         self.bn1 = keras_norm(scaled(1280), rngs=rngs) if config.conv_head else None
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> list[Array]:
-        x = self.bn0(self.conv_stem(x), context, act="silu")
+        x = self.bn0(self.conv_stem(x), context, act=self.act)
         features = []
         for i, block in enumerate(self.blocks):
             with jax.named_scope(f"block{i}"):
@@ -174,6 +196,7 @@ class EffiSegNet(Segmenter):
 
 
 VARIANTS = {f"effisegnet_{size}": Variant(EffiSegNet, Config(*scales)) for size, scales in _SCALES.items()}
+VARIANTS["effisegnet_lite0"] = Variant(EffiSegNet, Config(squeeze=False, act="relu6"))
 VARIANTS["effisegnet_test"] = Variant(EffiSegNet, Config(0.25, 0.3, width=8))
 
 # Three sources number the same encoder: the network (encoder._blocks.<stack>.<block>.), MONAI's encoder alone (without

@@ -14,10 +14,11 @@ from pathlib import Path
 from jaxseg.data.geometry import to_volume
 from jaxseg.data.records import Recipe
 from jaxseg.infer import cases
-from jaxseg.pretrained import deepbet, table
+from jaxseg.pretrained import deepbet
 from jaxseg.types import ConfigError, DataError
 from jaxseg.utils import command, files
 from jaxseg.utils.lookup import lookup
+from jaxseg.weights import pretrained
 
 _ANY = Recipe(size=(), window=None, spacing=None, channels=1, labels=("brain",))  # one volume a case, in any of its formats
 
@@ -26,18 +27,18 @@ def main(arguments: Sequence[str]) -> int:
     """Segment every scan under --input; one line for each."""
     parser = command.Parser(prog="jaxseg predict", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument(
-        "--pretrained", required=True, help=f"one of {', '.join(n for n, row in table.TABLE.items() if row.segments)}"
+        "--pretrained", required=True, help=f"one of {', '.join(n for n, row in pretrained.TABLE.items() if row.segments)}"
     )
     parser.add_argument("--input", type=Path, required=True, help="a scan (NIfTI, DICOM series), or a folder of them")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write to")
     parser.add_argument("--weights", default="", help="the file or folder of the weights; left out: the installed package's")
     chosen = parser.parse_args(arguments)
-    row = lookup("pretrained network", chosen.pretrained, table.TABLE)
+    row = lookup("pretrained network", chosen.pretrained, pretrained.TABLE)
     if not row.segments:
         raise ConfigError(
             f"--pretrained={chosen.pretrained} is an encoder to train with: --config.model.init=pretrained:{chosen.pretrained}"
         )
-    nets = deepbet.networks(table.find(chosen.pretrained, chosen.weights))
+    nets = deepbet.networks(pretrained.find(chosen.pretrained, chosen.weights))
     print(f"{chosen.pretrained}: {row.network} of {row.package} {row.version}, licence {row.licence}", flush=True)
     found = cases.find_cases(chosen.input, _ANY, {"dataset": ""})
     files.make_folder(chosen.output, f"--output={chosen.output}")

