@@ -215,7 +215,7 @@ def build_model(config, num_classes: int, **kwargs):
 def initialise(model, source: str, log: Log) -> None:
     """Load the weights of another run, a checkpoint, a PyTorch file or a row of `weights.pretrained` into a model."""
     if source.startswith(pretrained.PREFIX):
-        log.say(f"weights of {source}\n{pretrained.load(model, source)}")
+        log.say(f"weights from {source}\n{pretrained.load(model, source)}")
     elif Path(source).is_dir():
         params, state, info = checkpoint.load_weights(Path(source))
         _, ours, _ = functional.split(model)
@@ -226,12 +226,9 @@ def initialise(model, source: str, log: Log) -> None:
             + (f"; {', '.join(kept)} keep their initial values: {source} has another number of classes" if kept else "")
         )
     elif not Path(source).exists():
-        raise ConfigError(
-            f"config.model.init={source}: no such run folder or weights file; train that run first, or give another path"
-        )
+        raise ConfigError(f"config.model.init={source}: no such run folder or weights file; train that run, or give another path")
     else:
-        report = from_torch.load(model, source, adapt=True)
-        log.say(f"weights from {source}\n{report}")
+        log.say(f"weights from {source}\n{from_torch.load(model, source, adapt=True)}")
 
 
 def _other_classes(ours: tuple[int, ...], theirs: tuple[int, ...], model) -> bool:
