@@ -14,6 +14,7 @@ from jaxseg.checkpoint.claims import InUse
 from jaxseg.data import datasets
 from jaxseg.data.check import sides
 from jaxseg.data.check.examine import examine
+from jaxseg.evaluate import scoring
 from jaxseg.experiments import compare as comparisons
 from jaxseg.experiments import evaluation, measures
 from jaxseg.experiments import search as searches
@@ -30,7 +31,7 @@ from jaxseg.train.log import Log
 from jaxseg.train.processes import agree, surroundings
 from jaxseg.train.processes.interrupt import PREEMPTED, Preemption, Stopped, fault
 from jaxseg.types import CheckpointError, ConfigError
-from jaxseg.utils import code, files, output, turns
+from jaxseg.utils import code, files, output
 
 HINTS = {
     "train.epochs": "--extend continues a run to a larger train.epochs",
@@ -151,8 +152,7 @@ def _train(call: Call) -> int | None:
     if not tested:
         agree.on_first(lambda: card.write(call.workdir))
         return None
-    with loop.watchdog_of(call.config.train.watchdog, call.workdir) as watchdog, turns.at_each(watchdog.stretch):
-        return evaluate(call._replace(extend=False))
+    return evaluate(call._replace(extend=False))
 
 
 def _claim(call: Call, tree: dict) -> checkpoint.Claim:
@@ -246,6 +246,7 @@ def predict(call: Call) -> int | None:
             threshold=config.eval.threshold,
             say=output.say,
             conclude=functools.partial(output.say, result=True),
+            share=scoring.share(),
         )
 
 

@@ -13,6 +13,7 @@ from jaxseg.data.geometry import to_slices, to_volume
 from jaxseg.data.prepare.mask_values import Meanings
 from jaxseg.data.records import Case, DataSet
 from jaxseg.data.store import base
+from jaxseg.evaluate import scoring
 from jaxseg.evaluate.kept import Keeper, Pictures
 from jaxseg.evaluate.scoring import Example, MeanLoss, Rules, Scored, score
 from jaxseg.infer import postprocess
@@ -110,7 +111,10 @@ class OwnGrid:
 
     def choose_steps(self, cases: Sequence[str], rules: Rules) -> list:
         """Choose the post-processing that raises the mean Dice of whole (validation) cases, see `postprocess.choose`."""
-        found = [self._labelled(self._by_id[name]) for name in cases]
+        share, found = scoring.share(), []
+        for round_ in range(0, len(cases), share.count):
+            turns.turn()
+            found += [self._labelled(self._by_id[name]) for name in cases[round_ : round_ + share.count][share.index :][:1]]
         resampled = self._slices or self.run.recipe.spacing is not None
         nested = () if resampled else region_scores.nested_order(rules.regions)[::-1][:2]
         return postprocess.choose(
@@ -121,11 +125,11 @@ class OwnGrid:
             min_mm3=SMALLEST,
             spacings=[spacing for _, _, spacing in found],
             empty=rules.policy.empty,
+            everyone=share.in_order,
             relabel=[(*nested, few) for few in FEWEST] if len(nested) == 2 else (),
         )
 
     def _labelled(self, case: Case) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
-        turns.turn()
         images, truth, orientation = self._read(case)
         return self.run.segment(images).labels, truth, orientation.spacing
 

@@ -30,11 +30,11 @@ from jaxseg.metrics.summarize import write_csv
 from jaxseg.models import functional
 from jaxseg.models import summary as summaries
 from jaxseg.train import feed as feeds
+from jaxseg.train import loop, patients, setup
 from jaxseg.train import mesh as meshes
-from jaxseg.train import patients, setup
 from jaxseg.train.log import Log
 from jaxseg.types import ConfigError, DataError, MismatchError
-from jaxseg.utils import files, guard
+from jaxseg.utils import files, guard, turns
 
 FOLDER, NAME = "evaluations", "evaluation.json"
 SPEED = (
@@ -83,7 +83,8 @@ def evaluate(
     files.make_folder(folder, f"--workdir={home}")
     facts |= {"model": record["model"]["name"], "synthetic": work.dataset.synthetic, "headline": list(work.rules.headline)}
     params, state, info = checkpoint.load_weights(source)
-    text = _scored(config, run, work, facts, (params, state), info, folder, home)
+    with loop.watchdog_of(config.train.watchdog, home) as watchdog, turns.at_each(watchdog.stretch):
+        text = _scored(config, run, work, facts, (params, state), info, folder, log)
     if jax.process_index() == 0:
         if not external and split == "test" and not name and step == checkpoint.step_folder(home).name:
             shutil.copyfile(folder / NAME, home / f".{NAME}.tmp")
@@ -184,10 +185,10 @@ def _at(config, folder: Path) -> tuple[Any, Path]:
 
 
 def _scored(
-    config, run: runs.Run, work: _Work, facts: dict[str, Any], weights: tuple[dict, dict], info: dict, place: Path, home: Path
+    config, run: runs.Run, work: _Work, facts: dict[str, Any], weights: tuple[dict, dict], info: dict, place: Path, log: Log
 ) -> str:
     """The report, and its files in the folder `place`."""
-    folder = place if jax.process_index() == 0 else None
+    folder, home = place if jax.process_index() == 0 else None, place.parents[1]
     own = OwnGrid(run, work.dataset, work.kept)
     steps, rules, feed = [], work.rules, work.feed
     if config.eval.postprocess:
@@ -202,7 +203,7 @@ def _scored(
     if feed is not None and (feed.scores_prepared() or config.data.target != "labels"):
         mesh = meshes.make(min(config.mesh.data, jax.device_count()))  # the run may have been trained on more devices
         if run.recipe.fit != "patches":  # what has its own size is scored one after another
-            meshes.check_batch(config.eval.batch_size, mesh, "eval.batch_size")
+            meshes.say_rounded(config.eval.batch_size, mesh, "eval.batch_size", log.say)
         prepared = feed.prepared(config, functional.split(model)[0], loss, outputs, mesh, weights)
     if config.data.target == "labels":
         mean = MeanLoss(loss, outputs.target) if run.recipe.fit == "patches" and prepared is None else None

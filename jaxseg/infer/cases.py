@@ -24,7 +24,7 @@ from jaxseg.utils.lookup import is_path
 
 OVERLAYS, MAPS, UNCERTAINTY, STATISTICS = "overlays", "probabilities", "uncertainty", "statistics"  # folders of the results
 COLOURS = ("red", "green", "blue", "alpha")  # channels of a picture
-DONE = "predictions.jsonl"  # the list of them
+DONE = "predictions.jsonl"  # the list of them; predictions.1.jsonl, ... those of further processes
 
 
 class Input(NamedTuple):

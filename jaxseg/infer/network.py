@@ -7,6 +7,7 @@ and supports mirroring, ensembles of several sets of weights, and all devices of
 """
 
 import functools
+import sys
 from collections.abc import Sequence
 
 import jax
@@ -25,15 +26,20 @@ from jaxseg.types import Array
 Weights = Sequence[tuple[dict, dict]]  # (params, state) of each copy of the network; their logits are averaged
 
 
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 class Forward:
     """Map batches of the network's input size to logits.
 
-    A batch is spread over the devices of this process if its size is divisible by their number.
+    A batch is spread over the devices of this process: one of 2 or more becomes a multiple of their number, with a warning.
 
     Args:
       network: from `functional.split`.
       num_classes: K, the number of logits.
-      batch: examples or windows per forward pass.
+      batch: examples or windows per forward pass; 1 keeps to one device.
       mirror: spatial axes to flip; the logits of all flips are averaged.
       dtype: compute dtype, a value of train.dtype.
       mean, std: per channel, see `records.Recipe`.
@@ -51,10 +57,14 @@ class Forward:
         std: Sequence[float] = (),
     ):
         self.network, self.mean, self.std = network, tuple(mean), tuple(std)
-        self.num_classes, self.batch, self.mirror, dtype = num_classes, batch, tuple(mirror), compute_dtype(dtype)
-        local = jax.local_devices()
-        spread = len(local) > 1 and batch % len(local) == 0
-        mesh = Mesh(np.array(local if spread else local[:1]), ("data",), axis_types=(AxisType.Auto,))
+        self.num_classes, self.mirror, dtype = num_classes, tuple(mirror), compute_dtype(dtype)
+        local = jax.local_devices()[: None if batch > 1 else 1]
+        self.batch, spread = -(-batch // len(local)) * len(local), len(local) > 1
+        if self.batch != batch:
+            _say_once(
+                f"a forward pass takes {self.batch} images or windows in place of {batch}: a multiple of {len(local)} devices"
+            )
+        mesh = Mesh(np.array(local), ("data",), axis_types=(AxisType.Auto,))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         over_batch = NamedSharding(mesh, PartitionSpec("data"))
 

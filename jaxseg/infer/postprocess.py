@@ -15,7 +15,7 @@ step of any kind may make a class worse.
 import functools
 import inspect
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +176,7 @@ def choose(
     relabel: Sequence[tuple[int, int, int]] = (),
     connectivity: int | None = None,
     empty: str = "one",
+    everyone: Callable[[list], list] = list,
 ) -> list[Step]:
     """Choose post-processing steps on validation cases, one after the other, each only if it raises the mean Dice.
 
@@ -192,6 +193,7 @@ def choose(
       relabel: (from_class, to, below) to try.
       connectivity: of components, as in `keep_largest`.
       empty: Dice of a region that is empty in truth and prediction, see `metrics.counts`.
+      everyone: JSON-able rows of these cases -> those of all processes' cases, where others hold further ones.
     Returns:
       Steps for `apply`, as a JSON-serialisable list; empty if no step helps. On these cases no region's mean Dice is lower with
       the steps than without.
@@ -200,12 +202,12 @@ def choose(
     """
     current, truths = [np.asarray(p) for p in predictions], [np.asarray(t) for t in truths]
     given: list[Spacing | None] = [None] * len(current) if spacings is None else [*spacings]
-    if not current or not len(current) == len(truths) == len(given):
+    if not everyone([0] * len(current)) or not len(current) == len(truths) == len(given):
         raise ConfigError(
             f"got {len(current)} predictions, {len(truths)} truths, {len(given)} spacings; the numbers must be equal, at least 1"
         )
     groups = [(k,) for k in range(1, num_classes)] if regions is None else [tuple(map(int, r)) for r in regions.values()]
-    score = functools.partial(_scores, truths=truths, groups=groups, empty=empty)
+    score = functools.partial(_scores, truths=truths, groups=groups, empty=empty, everyone=everyone)
     best, steps = score(current), []
     everything = list(range(1, num_classes))
     masks = [everything, *(list(g) for g in groups if sorted(g) != everything)]
@@ -231,14 +233,19 @@ def choose(
 
 
 def _scores(
-    predictions: Sequence[np.ndarray], *, truths: Sequence[np.ndarray], groups: Sequence[tuple[int, ...]], empty: str
+    predictions: Sequence[np.ndarray],
+    *,
+    truths: Sequence[np.ndarray],
+    groups: Sequence[tuple[int, ...]],
+    empty: str,
+    everyone: Callable[[list], list],
 ) -> np.ndarray:
     """Return the mean Dice over the cases of each group of classes, [groups]; groups without a score in any case are left out."""
     rows = [
         [float(counts.dice(counts.count(np.isin(p, g)[None], np.isin(t, g)[None], 1), empty)[0, 0]) for g in groups]
         for p, t in zip(predictions, truths)
     ]
-    table = np.array(rows)
+    table = np.array(everyone(rows))
     return np.array([np.nanmean(column) for column in table.T if not np.isnan(column).all()])
 
 

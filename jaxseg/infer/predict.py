@@ -7,11 +7,12 @@
 <output>/uncertainty/<case>.nii.gz     entropy (bits) or variance; for regions one map each along the last axis
 <output>/statistics/<case>.json        voxels, ml or mm2, and mean intensity of each structure; statistics.csv holds all cases
 <output>/predictions.jsonl             one line for each finished case, with digests of its inputs; a rerun skips these cases
+<output>/predictions.1.jsonl, ...      the same of further processes
 """
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from jaxseg.infer import cases, postprocess
 from jaxseg.infer.cases import Input
 from jaxseg.infer.run import Run, open_run
 from jaxseg.ops.precision import compute_dtype, describe
-from jaxseg.types import ConfigError, DataError, JaxsegError, StorageError
+from jaxseg.types import ConfigError, DataError, JaxsegError, MismatchError, StorageError
 from jaxseg.utils import files
 from jaxseg.utils.command import check_interrupt
 from jaxseg.utils.output import event, working_through
+from jaxseg.utils.turns import ALONE, Share
 
 SPEED = ("batch_size", "windows", "accumulator")  # settings that decide no voxel
 
@@ -41,8 +43,9 @@ def predict(
     threshold: float | None = None,
     say: Callable[[str], None] = print,
     conclude: Callable[[str], None] | None = None,
+    share: Share = ALONE,
 ) -> int:
-    """Segment every case below `origin` into `output`.
+    """Segment every case below `origin` into `output`; of several processes each takes its share, and the first sums up.
 
     The result of a scan is <case>.nii.gz with the shape, affine and header codes of the case's first file; that of a photograph
     is <case>.png. With several modalities, the files of a case are told apart as in training. Cases that cannot be used are
@@ -56,33 +59,60 @@ def predict(
       threshold: config.eval.threshold; None: the value in the run's record.
       say: called with one line of text for each case.
       conclude: called with the last lines, about all cases; None: `say`.
+      share: the part of the cases that this process takes.
     Returns:
-      0, or 65 if some cases could not be used.
+      0, or 65 if some cases could not be used, by any process.
     Raises:
       DataError: `origin` holds no input.
       ConfigError: `output` lies among the inputs, or holds other files that results would overwrite.
+      MismatchError: processes do not find the same cases.
       StorageError: `output` cannot be written.
     """
-    cases.open_output(output)
+    share.together(lambda: None if share.index else cases.open_output(output))
     opened = open_run(run, settings, threshold=threshold)
     _check_measures(opened, settings)
     steps = postprocess.read_steps(run) if settings["postprocess"] else []
     found = cases.find_cases(origin, opened.recipe, opened.record)
-    cases.check_apart(found, output, origin)
-    _begin(output)
+    share.together(lambda: cases.check_apart(found, output, origin))
+    if len(set(share.gather([files.digest(*(case.name for case in found))]))) > 1:
+        raise MismatchError(f"--input={origin}: not all processes find the same cases there; give a folder that they share")
+    done = output / (f"{Path(cases.DONE).stem}.{share.index}.jsonl" if share.index else cases.DONE)
+    _append(done, "")  # marks the folder as one of results
+    note = (lambda text: None) if share.index else say
     if opened.record["synthetic"]:
-        say("note: these weights were trained on SYNTHETIC data; their results on patients are meaningless")
+        note("note: these weights were trained on SYNTHETIC data; their results on patients are meaningless")
     trained = opened.record["config"]["train"]["dtype"]
     if compute_dtype("auto") != compute_dtype(trained):
-        say(f"note: {describe(compute_dtype('auto'))}; the run was trained in {trained}")
+        note(f"note: {describe(compute_dtype('auto'))}; the run was trained in {trained}")
     pictures = [case for case in found if has_suffix(case.paths[0], photos.SUFFIXES)]
     if pictures and opened.recipe.window is not None:
-        say(
+        note(
             f"note: {len(pictures)} of {len(found)} inputs are pictures; as in training, the window (level, width) = "
             f"{tuple(opened.recipe.window)} is applied to their pixel values"
         )
     rules = {key: list(value) if isinstance(value, tuple) else value for key, value in dict(settings).items() if key not in SPEED}
     rules |= {"threshold": opened.threshold, "steps": steps, "network": opened.digest}
+    own = share.together(lambda: _all(opened, share.of(found), output, done, rules, settings, say))
+    failed, skipped = (sum(column) for column in zip(*share.gather([own])))
+    if not share.index:
+        table = cases.gather_statistics(output, [case.name for case in found]) if settings["statistics"] else None
+        conclude = conclude or say
+        if table is not None:
+            conclude(f"volumes, areas and mean intensities in {table}")
+        there = {"written": len(found) - failed - skipped, "there": skipped, "failed": failed}
+        event("predicted", output=output, cases=len(found), **there)
+        conclude(
+            f"{there['written']} of {len(found)} written to {output}"
+            + (f"; {skipped} were finished before and skipped" if skipped else "")
+            + (f"; {failed} failed" if failed else "")
+        )
+    return DataError.exit_code if failed else 0
+
+
+def _all(
+    run: Run, found: Sequence[Input], output: Path, done: Path, rules: dict, settings: Mapping[str, Any], say: Callable
+) -> tuple[int, int]:
+    """Segment cases, with a line in `done` for each; returns how many failed, and how many were finished before."""
     finished, failed, skipped = _finished(output), Folding(), 0
     for case in working_through(found, "predicting"):
         begin = time.perf_counter()
@@ -94,7 +124,7 @@ def predict(
                 skipped += 1
                 event("case", case=case.name, status="there", files=before["files"])
                 continue
-            written, voxels = _one(opened, case, output, settings, steps)
+            written, voxels = _one(run, case, output, settings, rules["steps"])
         except (ConfigError, StorageError):
             raise  # the next case would meet it too
         except Exception as error:  # of any kind: the other cases may still work
@@ -103,26 +133,15 @@ def predict(
                 kind = "" if isinstance(error, JaxsegError) else f"{type(error).__name__}: "
                 say(f"FAILED {case.name}: {kind}{' '.join(str(error).split())[:400]}")
         else:
-            _finish(output, {"case": case.name, "key": key, "files": written})
-            seconds, values = time.perf_counter() - begin, cases.values_of(opened.record)[1:]
+            _append(done, json.dumps({"case": case.name, "key": key, "files": written}) + "\n")
+            seconds, values = time.perf_counter() - begin, cases.values_of(run.record)[1:]
             event("case", case=case.name, status="written", files=written, voxels=voxels, seconds=seconds)
             text = ", ".join(f"{name} ({value}) {count} voxels" for (name, count), value in zip(voxels.items(), values))
-            text += f", probabilities of {', '.join(cases.map_names(opened.record))}" if settings["probabilities"] else ""
+            text += f", probabilities of {', '.join(cases.map_names(run.record))}" if settings["probabilities"] else ""
             say(f"{case.name}: {text}, {seconds:.1f} s")
     for line in failed.rest():
         say(f"FAILED {line}")
-    table = cases.gather_statistics(output, [case.name for case in found]) if settings["statistics"] else None
-    conclude = conclude or say
-    if table is not None:
-        conclude(f"volumes, areas and mean intensities in {table}")
-    there = {"written": len(found) - failed.count - skipped, "there": skipped, "failed": failed.count}
-    event("predicted", output=output, cases=len(found), **there)
-    conclude(
-        f"{there['written']} of {len(found)} written to {output}"
-        + (f"; {skipped} were finished before and skipped" if skipped else "")
-        + (f"; {failed.count} failed" if failed.count else "")
-    )
-    return DataError.exit_code if failed.count else 0
+    return failed.count, skipped
 
 
 def _one(run: Run, case: Input, output: Path, settings: Mapping[str, Any], steps: list) -> tuple[list[str], dict[str, int]]:
@@ -171,29 +190,19 @@ def _check_measures(run: Run, settings: Mapping[str, Any]) -> None:
 
 
 def _finished(output: Path) -> dict[str, dict]:
-    """Read predictions.jsonl: case -> its line; incomplete or unknown lines are left out."""
+    """Read predictions.jsonl, of all processes: case -> its latest line; incomplete or unknown lines are left out."""
     found = {}
-    path = output / cases.DONE
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            entry = json.loads(line)
-            found[entry["case"]] = {"key": entry["key"], "files": list(entry["files"])}
-        except (ValueError, KeyError, TypeError):
-            continue
+    for path in sorted(output.glob(f"{Path(cases.DONE).stem}*.jsonl"), key=lambda path: path.stat().st_mtime):
+        for line in path.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+                found[entry["case"]] = {"key": entry["key"], "files": list(entry["files"])}
+            except (ValueError, KeyError, TypeError):
+                continue
     return found
 
 
-def _begin(output: Path) -> None:
-    """Mark the folder as one of results."""
-    _append(output, "")
-
-
-def _finish(output: Path, entry: dict) -> None:
-    _append(output, json.dumps(entry) + "\n")
-
-
-def _append(output: Path, text: str) -> None:
-    path = output / cases.DONE
+def _append(path: Path, text: str) -> None:
     try:
         with open(path, "a") as file:
             file.write(text)

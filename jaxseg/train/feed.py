@@ -139,7 +139,7 @@ class Whole(NamedTuple):
             thresholds=thresholds,
             threshold=config.eval.threshold,
             mesh=mesh,
-            batch_size=config.eval.batch_size,
+            batch_size=meshes.rounded(config.eval.batch_size, mesh),
             dtype=compute_dtype(config.train.dtype),
             target=outputs.target,
             order=outputs.order,
@@ -348,12 +348,12 @@ def divide(
     return feed
 
 
-def batches_of(config, data: Feed):
+def batches_of(config, data: Feed, say: Callable[[str], None]):
     """Return (mesh, images per update, updates per epoch); refuses batch sizes that do not fit the devices."""
     mesh = meshes.make(config.mesh.data)
     meshes.check_batch(config.train.batch_size, mesh, "train.batch_size")
     if data.recipe.fit != "patches":  # what has its own size is scored one after another
-        meshes.check_batch(config.eval.batch_size, mesh, "eval.batch_size")
+        meshes.say_rounded(config.eval.batch_size, mesh, "eval.batch_size", say)
     images = config.train.batch_size * config.optim.accumulate
     return mesh, images, data.steps_per_epoch(config, images)
 

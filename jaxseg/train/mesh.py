@@ -1,6 +1,7 @@
 """The device mesh with one axis `data`: parameters are replicated, batches split, on one process or several."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -50,6 +51,18 @@ def check_batch(batch_size: int, mesh: Mesh, key: str) -> None:
             f"config.{key}={batch_size}: must be divisible by the number of devices, {n}; set {sizes}, "
             f"or config.mesh.data={math.gcd(batch_size, n)}"
         )
+
+
+def rounded(batch_size: int, mesh: Mesh) -> int:
+    """`batch_size`, or the next multiple of the devices: of a batch that decides no number."""
+    n = mesh.devices.size
+    return -(-batch_size // n) * n
+
+
+def say_rounded(batch_size: int, mesh: Mesh, key: str, say: Callable[[str], None]) -> None:
+    """One line where `rounded` changes a batch."""
+    if rounded(batch_size, mesh) != batch_size:
+        say(f"config.{key}={batch_size} becomes {rounded(batch_size, mesh)}, a multiple of the {mesh.devices.size} devices")
 
 
 def put(batch: Batch, mesh: Mesh) -> Batch:

@@ -334,7 +334,7 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
       ConfigError: a batch size does not fit the devices, or a loss term, transform or option does not exist.
     """
     accumulate, batch_size = config.optim.accumulate, config.train.batch_size
-    mesh, images, steps_per_epoch = feeds.batches_of(config, data)
+    mesh, images, steps_per_epoch = feeds.batches_of(config, data, log.say)
     log.say(meshes.describe(mesh, batch_size) + (f", {accumulate} micro-batches per update" if accumulate > 1 else ""))
 
     outputs = feeds.outputs_of(config, data.recipe.labels, data.dataset.regions)

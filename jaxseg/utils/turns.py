@@ -1,8 +1,10 @@
 """Long work in turns (a batch, a case of each process), which all processes take equally often: what is seen to between them."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+from jaxseg.types import JaxsegError
 from jaxseg.utils.command import check_interrupt
 
 _watchers: list[Callable[[], None]] = []
@@ -27,3 +29,43 @@ def at_each(watcher: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         _watchers.remove(watcher)
+
+
+class Share(NamedTuple):
+    """The part of the cases that this process takes, of all `count` processes.
+
+    Attributes:
+      index, count: every count-th case is its own, from case `index` on.
+      gather: JSON-able rows of this process -> those of all, process by process; all processes call it equally often.
+    """
+
+    index: int = 0
+    count: int = 1
+    gather: Callable[[list], list] = list
+
+    def of(self, cases: Sequence) -> Sequence:
+        """This process's own."""
+        return cases[self.index :: self.count]
+
+    def in_order(self, rows: list) -> list:
+        """A JSON-able row for each of this process's cases -> those of all cases, in the order of the cases."""
+        numbered = self.gather([[self.index + i * self.count, row] for i, row in enumerate(rows)])
+        return [row for _, row in sorted(numbered, key=lambda entry: entry[0])]
+
+    def together(self, work: Callable[[], Any]) -> Any:
+        """`work()` of every process; where it raises a JaxsegError on one of them, all leave with that exit code."""
+        found, error = None, None
+        try:
+            found = work()
+        except JaxsegError as raised:
+            error = raised
+        code = max(self.gather([error.exit_code if error else 0]))
+        if code and error is None:
+            error = JaxsegError("another process stopped; see its message")
+            error.exit_code = code
+        if error is not None:
+            raise error
+        return found
+
+
+ALONE = Share()

@@ -9,6 +9,7 @@ from scipy import ndimage
 from jaxseg.infer import postprocess
 from jaxseg.metrics import counts
 from jaxseg.types import ConfigError
+from tests import shares
 
 FULL = ndimage.generate_binary_structure(3, 3)
 
@@ -165,6 +166,17 @@ def test_choosing_finds_what_each_case_lacks_and_writes_json():
     again = json.loads(json.dumps(steps))
     for prediction, truth in zip(predictions, truths):
         np.testing.assert_array_equal(postprocess.apply(prediction, again), truth)
+
+
+def test_processes_that_share_the_cases_choose_what_one_chooses():
+    predictions, truths = tumours()
+    options = {"num_classes": 4, "min_voxels": (3, 30), "relabel": ((3, 1, 2), (3, 1, 40))}
+
+    def work(share):
+        return postprocess.choose(share.of(predictions), share.of(truths), everyone=share.in_order, **options)
+
+    alone = postprocess.choose(predictions, truths, **options)
+    assert alone and shares.run(len(truths) + 1, work) == [alone] * (len(truths) + 1)  # the last has no case
 
 
 @pytest.mark.parametrize("regions", [None, {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}])

@@ -18,7 +18,7 @@ from jaxseg.infer import cases
 from jaxseg.infer import predict as prediction
 from jaxseg.infer import run as runs
 from jaxseg.types import ConfigError
-from tests import untrained
+from tests import shares, untrained
 from tests.records import edit
 
 
@@ -209,3 +209,45 @@ def test_uncertainty_lies_in_the_image_and_is_what_scipy_and_numpy_give(run, tmp
     np.testing.assert_allclose(values, found.examples.orientation.restore(alone.uncertainty(found, "entropy")[..., 0]), atol=1e-6)
     with pytest.raises(ConfigError, match="members of an ensemble, and this is one run; give further ones"):
         predict(run, tmp_path / "none", uncertainty="variance")
+
+
+def test_several_processes_share_the_cases_and_agree_on_the_exit_code(run, tmp_path, monkeypatch):
+    folder, images, settings = run
+    assert predict(run, tmp_path / "one")[0] == 0
+    out, said, real = tmp_path / "out", [[], [], []], runs.Run.segment
+
+    def work(share):
+        return prediction.predict(folder, images, out, settings=settings, say=said[share.index].append, share=share)
+
+    def segment(self, found, chosen=None):
+        if found[0].path.name.startswith("4."):  # the second case of process 1
+            raise RuntimeError("broken")
+        return real(self, found, chosen)
+
+    monkeypatch.setattr(runs.Run, "segment", segment)
+    assert shares.run(3, work) == [65] * 3
+    assert said[0][-1] == f"7 of 8 written to {out}; 1 failed"
+    taken = [[line.partition(":")[0] for line in lines if " voxels" in line] for lines in said]
+    assert taken == [["0", "3", "6"], ["1", "7"], ["2", "5"]] and any(
+        "FAILED 4: RuntimeError: broken" in line for line in said[1]
+    )
+    monkeypatch.undo()
+    assert (
+        predict(run, out)[1][-1] == f"1 of 8 written to {out}; 7 were finished before and skipped"
+    )  # by one process, of three processes' results
+    for path in (path for path in (tmp_path / "one").iterdir() if path.name != cases.DONE and path.is_file()):
+        assert path.read_bytes() == (out / path.name).read_bytes()
+
+
+def test_what_stops_one_process_stops_all_with_its_code(run, tmp_path):
+    folder, images, settings = run
+    (tmp_path / "few").mkdir()
+    shutil.copy(sorted(images.iterdir())[0], tmp_path / "few")
+    for origins, output, code in (
+        ([images, tmp_path / "few"], tmp_path / "out", 78),  # they see other cases
+        ([images, images], images, 64),
+    ):
+        work = lambda share, o=origins, p=output: prediction.predict(
+            folder, o[share.index], p, settings=settings, say=str, share=share
+        )
+        assert [error.exit_code for error in shares.run(2, work)] == [code] * 2
