@@ -182,6 +182,7 @@ def base() -> ConfigDict:
 
     c.mesh = mesh = ConfigDict()
     mesh.data = 0  # devices along the batch axis; 0: all
+    mesh.shard_state = False  # devices share parameters and optimiser state, each a part, in place of a copy on each
 
     c.defaults = json.dumps(c.to_dict())  # this tree as it stands here: what an experiment is compared with
     return c.lock()

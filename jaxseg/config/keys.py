@@ -93,6 +93,7 @@ NEUTRAL = (
     "infer.accumulator",
     "train.log_every",
     "train.watchdog",
+    "mesh.shard_state",
     "train.keep",
     "plan.memory_gb",
     "report.names",

@@ -16,7 +16,7 @@ _OF: dict[Any, str] = {
     "search.trials mesh.data compare.folds eval.keep",
     float: "data.bad_share data.blur data.foreground optim.clip_norm optim.ema optim.lr optim.weight_decay "
     "schedule.warmup_ratio eval.threshold infer.overlap plan.memory_gb report.megabytes search.high search.low",
-    bool: "data.coordinates data.nonzero data.whole model.softmax eval.postprocess eval.surface infer.overlay "
+    bool: "data.coordinates data.nonzero data.whole model.softmax mesh.shard_state eval.postprocess eval.surface infer.overlay "
     "infer.postprocess infer.probabilities infer.statistics compare.measure report.pictures",
     tuple[float, ...]: "data.crop data.fractions data.mean data.size data.spacing data.std data.window loss.aux_weights "
     "eval.thresholds infer.mirror",

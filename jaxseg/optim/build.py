@@ -113,6 +113,7 @@ def build(
     weight_decay: float = 0.0,
     groups: Groups = (),
     clip_norm: float = 0.0,
+    multiple: int = 1,
 ) -> Optimizer:
     """The optimiser of these parameters; its updates are for a learning rate of 1.
 
@@ -128,6 +129,7 @@ def build(
       groups: ((regular expression, {"lr": factor, "decay": factor}), ...): the first expression found in a leaf's name
         decides; a leaf that none claims, and a factor left out, count as 1. An lr of 0 freezes.
       clip_norm: scale all gradients together so that their norm is at most this; 0: off.
+      multiple: of the layout: devices that share the joined arrays.
     Raises:
       ConfigError: unknown optimiser, option or factor, a value outside its range, a group that claims no parameter.
     """
@@ -138,7 +140,7 @@ def build(
         init, advance, layout = *adapter.adapt(params, name, options or {}, weight_decay, factors), Layout()
     else:
         rule = lookup("optimiser", name, OPTIMIZERS)
-        settings, layout = _settings(name, rule, options or {}), plan(params, factors.__getitem__)
+        settings, layout = _settings(name, rule, options or {}), plan(params, factors.__getitem__, multiple=multiple)
         of = factors | {vector: factors[members[0][0]] for vector, members in layout.vectors.items()}
         init, advance = _by_rule(rule, settings, weight_decay, of)
     inside = {name for members in layout.vectors.values() for name, _ in members}

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 
 from jaxseg.types import Array
 
@@ -25,9 +26,11 @@ class Layout(NamedTuple):
 
     Attributes:
       vectors: name of the vector -> its arrays.
+      multiple: a vector is filled up with zeros to a multiple of this, so that so many devices can share it.
     """
 
     vectors: Mapping[str, tuple[Member, ...]] = {}
+    multiple: int = 1
 
     def join(self, tree: Mapping[str, Array]) -> dict[str, Array]:
         """The arrays of a tree by name, the small ones as vectors: numpy arrays, or traced ones in a jitted function.
@@ -40,10 +43,12 @@ class Layout(NamedTuple):
         out = {name: value for name, value in tree.items() if name not in inside}
         for vector, members in self.vectors.items():
             pieces = [tree[name] for name, _ in members]
+            fill = -sum(np.size(piece) for piece in pieces) % self.multiple
             if any(map(_traced, pieces)):
-                out[vector] = lax.concatenate([lax.reshape(piece, (piece.size,)) for piece in pieces], 0)
+                flat = [lax.reshape(piece, (piece.size,)) for piece in pieces]
+                out[vector] = lax.concatenate([*flat, lax.full((fill,), 0, flat[0].dtype)] if fill else flat, 0)
             else:
-                out[vector] = np.concatenate([np.asarray(piece).reshape(-1) for piece in pieces])
+                out[vector] = np.pad(np.concatenate([np.asarray(piece).reshape(-1) for piece in pieces]), (0, fill))
         return out
 
     def part(self, tree: Mapping[str, Array]) -> dict[str, Array]:
@@ -53,14 +58,15 @@ class Layout(NamedTuple):
         out = {name: value for name, value in tree.items() if name not in self.vectors}
         for vector, members in self.vectors.items():
             value, sizes = tree[vector], [math.prod(shape) for _, shape in members]
+            sizes.append(value.size - sum(sizes))  # what fills it up
             pieces: Sequence[Array] = (
-                lax.split(value, sizes) if _traced(value) else np.split(np.array(value), np.cumsum(sizes)[:-1])
+                lax.split(value, sizes) if _traced(value) else np.split(_on_host(value), np.cumsum(sizes)[:-1])
             )
             out |= {name: piece.reshape(shape) for (name, shape), piece in zip(members, pieces)}
         return out
 
 
-def plan(tree: Mapping[str, Array], alike: Callable[[str], Hashable] = lambda name: None) -> Layout:
+def plan(tree: Mapping[str, Array], alike: Callable[[str], Hashable] = lambda name: None, *, multiple: int = 1) -> Layout:
     """Join the arrays with at most SMALL numbers that have one dtype and one value of `alike`.
 
     Scalars stay apart: a learnable loss weight is trained beside the network and is no part of it.
@@ -68,6 +74,7 @@ def plan(tree: Mapping[str, Array], alike: Callable[[str], Hashable] = lambda na
     Args:
       tree: arrays or shapes by name.
       alike: name -> what arrays of one vector have in common, for instance their factor of the learning rate.
+      multiple: of the layout.
     """
     classes: dict[Hashable, list[Member]] = {}
     for name in sorted(tree):
@@ -75,7 +82,14 @@ def plan(tree: Mapping[str, Array], alike: Callable[[str], Hashable] = lambda na
         if shape and 0 < math.prod(shape) <= SMALL:
             classes.setdefault((np.dtype(tree[name].dtype).name, alike(name)), []).append((name, shape))
     several = [members for members in classes.values() if len(members) > 1]
-    return Layout({f"{VECTOR}{i}": tuple(members) for i, members in enumerate(several)})
+    return Layout({f"{VECTOR}{i}": tuple(members) for i, members in enumerate(several)}, multiple)
+
+
+def _on_host(value: Array) -> np.ndarray:
+    """A copy; of an array that several processes share, all of them have to ask for it."""
+    if isinstance(value, jax.Array) and not (value.is_fully_addressable or value.is_fully_replicated):
+        return np.array(multihost_utils.process_allgather(value, tiled=True))
+    return np.array(value)
 
 
 def _traced(value: Array) -> bool:

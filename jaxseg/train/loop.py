@@ -107,7 +107,9 @@ def _train(job: Job, log: Log, preemption: Preemption, watchdog: Watchdog) -> in
 
     # 1. Resume: arrays, then the host's memory of the run (data position, epoch rows, plateau).
     state, progress = _resume(job, log)
-    job.state, state = None, place(job.storage.join(state), meshes.replicated(job.mesh))
+    if job.storage.shared is not None:
+        log.say(job.storage.describe(state))
+    job.state, state = None, job.storage.place(state, job.mesh)
     start = progress.next_batch
     meter, begin = Meter(total, start=start), time.perf_counter()
     compiled, pending = None, None

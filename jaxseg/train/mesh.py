@@ -1,7 +1,7 @@
 """The device mesh with one axis `data`: parameters are replicated, batches split, on one process or several."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -39,6 +39,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batched(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
     """Return the sharding that splits arrays along one axis, by default the leading one."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, "data"))
+
+
+def shared(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+    """Where an array lies that the devices share: split along its longest axis that they divide, else whole on each."""
+    fitting = [axis for axis, size in enumerate(shape) if size and size % mesh.devices.size == 0]
+    return batched(mesh, axis=max(fitting, key=lambda axis: shape[axis])) if fitting else replicated(mesh)
 
 
 def check_batch(batch_size: int, mesh: Mesh, key: str) -> None:

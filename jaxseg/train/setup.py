@@ -288,8 +288,8 @@ def balance_of(config) -> dict[str, np.float32]:
     return {name: np.float32(start) for name, start in config.loss.learnable}
 
 
-def build_optimizer(config, params: dict, balance: dict):
-    """Create the optimiser of a config, for these parameters."""
+def build_optimizer(config, params: dict, balance: dict, multiple: int = 1):
+    """Create the optimiser of a config, for these parameters; `multiple` as in `optim.build.build`."""
     return optimizers.build(
         states.joined(params, balance),
         name=config.optim.name,
@@ -297,6 +297,7 @@ def build_optimizer(config, params: dict, balance: dict):
         weight_decay=config.optim.weight_decay,
         groups=tuple(config.optim.groups),
         clip_norm=config.optim.clip_norm,
+        multiple=multiple,
     )
 
 
@@ -341,10 +342,11 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
     model = initial_model(config, data, outputs, log)
     network, params, net_state = functional.split(model)
     loss, augment, balance = build_loss(config), build_augment(config), balance_of(config)
-    optimizer = build_optimizer(config, params, balance)
+    shard = config.mesh.shard_state
+    optimizer = build_optimizer(config, params, balance, mesh.devices.size if shard else 1)
     schedule, plateau = build_schedule(config, steps_per_epoch)
     finish = functools.partial(standardise, mean=data.recipe.mean, std=data.recipe.std)
-    dtype = compute_dtype(config.train.dtype)
+    both = {"dtype": compute_dtype(config.train.dtype), "seed": config.seed, "finish": finish, "shard_state": shard}
     step = steps.build(
         network,
         loss,
@@ -353,13 +355,11 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
         augment,
         mesh,
         lr=config.optim.lr,
-        dtype=dtype,
         accumulate=accumulate,
         ema=config.optim.ema,
-        seed=config.seed,
-        finish=finish,
         target=outputs.target,
         auxiliary=len(config.loss.aux_weights) > 0,
+        **both,
     )
     state = states.create(params, net_state, optimizer, ema=config.optim.ema > 0, balance=balance)
     log.say(f"{config.model.name}: {sum(int(np.prod(p.shape)) for p in params.values()):,} parameters")
@@ -377,14 +377,14 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
     return Job(
         workdir=workdir,
         state=state,
-        storage=states.storage(network, optimizer),
+        storage=states.storage(network, optimizer, mesh if shard else None),
         step=step,
         validate=validate if validated else None,
         grid=data.grid("val") if validated else "",
         plateau=plateau,
         mesh=mesh,
         stream=functools.partial(data.stream, config, images),
-        warm=steps.build_warm(network, optimizer, augment, mesh, dtype=dtype, seed=config.seed, finish=finish),
+        warm=steps.build_warm(network, optimizer, augment, mesh, **both),
         warm_batches=config.train.bn_warmup,
         checkpoints=checkpoint.Checkpoints(
             workdir / "checkpoints",

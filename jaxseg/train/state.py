@@ -4,14 +4,20 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
 
+from jaxseg.checkpoint.leaves import named
 from jaxseg.models.functional import Network
 from jaxseg.optim import average
 from jaxseg.optim.build import Optimizer
 from jaxseg.optim.joined import Layout, plan
+from jaxseg.train import mesh as meshes
 from jaxseg.types import Array
 
 TrainState = dict[str, Array | dict]
+
+SHARED = ("params", "ema", "opt")  # keys of a state whose arrays the devices may share
 
 BALANCE = "loss_weight."  # before the names of learnable loss weights, where they stand among the parameters
 
@@ -60,10 +66,12 @@ class Storage(NamedTuple):
     Attributes:
       trained: layout of the parameters, their moving average and the optimiser's state.
       buffers: layout of the network's own state.
+      shared: the devices that share the arrays of SHARED; None: each holds all of them.
     """
 
     trained: Layout = Layout()
     buffers: Layout = Layout()
+    shared: Mesh | None = None
 
     def join(self, state: TrainState) -> TrainState:
         """Convert a state to the form that the step takes and returns."""
@@ -72,6 +80,46 @@ class Storage(NamedTuple):
     def part(self, state: TrainState) -> TrainState:
         """Invert `join`."""
         return self._changed(state, Layout.part)
+
+    def place(self, state: TrainState, mesh: Mesh) -> TrainState:
+        """Join a state and put it on the devices; every process must hold the same values."""
+        return {
+            key: jax.tree.map(lambda a, key=key: jax.device_put(a, self._place(key, a, mesh)), v)
+            for key, v in self.join(state).items()
+        }
+
+    def held(self, tree):
+        """Lay out arrays of SHARED, in a jitted function, as the devices hold them between two steps."""
+        if self.shared is None:
+            return tree
+        return jax.tree.map(lambda a: lax.with_sharding_constraint(a, meshes.shared(a.shape, self.shared)), tree)
+
+    def between_steps(self, state: TrainState) -> TrainState:
+        """Lay out a state, in a jitted function, as the devices hold it between two steps."""
+        return {key: self.held(value) if key in SHARED else self.whole(value) for key, value in state.items()}
+
+    def whole(self, tree):
+        """Gather arrays, in a jitted function, so that every device has them whole while it computes with them."""
+        return tree if self.shared is None else lax.with_sharding_constraint(tree, meshes.replicated(self.shared))
+
+    def describe(self, state: TrainState) -> str:
+        """Say how the devices share a state, before it is placed; "" where each holds all of it."""
+        if self.shared is None:
+            return ""
+        count, joined = self.shared.devices.size, self.join(state)
+        if count == 1:
+            return "config.mesh.shard_state: there is one device, which holds the whole state"
+        leaves = [(name, leaf) for key in SHARED for name, leaf in named({key: joined[key]})[0].items()]
+        alone = [(name, leaf) for name, leaf in leaves if self._place("params", leaf, self.shared).is_fully_replicated]
+        total, rest = (sum(np.size(leaf) * 4 / 2**20 for _, leaf in group) for group in (leaves, alone))
+        text = f"state shared by {count} devices: {rest + (total - rest) / count:.1f} of {total:.1f} MiB on each"
+        if not alone:
+            return text
+        more = f", {len(alone) - 8} more" if len(alone) > 8 else ""
+        return f"{text}; whole on each, as {count} divides none of their axes: {', '.join(name for name, _ in alone[:8])}{more}"
+
+    def _place(self, key: str, array, mesh: Mesh) -> NamedSharding:
+        return meshes.shared(np.shape(array), mesh) if self.shared is not None and key in SHARED else meshes.replicated(mesh)
 
     def _changed(self, state: TrainState, change) -> TrainState:
         opt = state["opt"]
@@ -86,9 +134,9 @@ class Storage(NamedTuple):
         }
 
 
-def storage(network: Network, optimizer: Optimizer) -> Storage:
+def storage(network: Network, optimizer: Optimizer, shared: Mesh | None = None) -> Storage:
     """Return the storage of `step.build(network, ..., optimizer, ...)`."""
-    return Storage(optimizer.layout, plan(network.shapes()[1]))
+    return Storage(optimizer.layout, plan(network.shapes()[1]), shared)
 
 
 def evaluated(state: TrainState) -> dict:

@@ -38,6 +38,7 @@ def build(
     finish: Callable = lambda image: image,
     target: Callable = lambda mask: mask,
     auxiliary: bool = False,
+    shard_state: bool = False,
 ) -> Program:
     """Build the jitted step (state, batch) -> (state, metrics), the same program for every seed, learning rate and schedule.
 
@@ -62,8 +63,10 @@ def build(
       target: converts class labels [B, *S] to the loss's target (regions).
       auxiliary: the loss has weights for auxiliary outputs; the first step then refuses a network without any (ConfigError),
         before it is compiled.
+      shard_state: the devices share parameters, average and optimiser state. A step gathers the parameters, and each device gets
+        the sum of its part of the gradients.
     """
-    stored = storage(network, optimizer)
+    stored = storage(network, optimizer, mesh if shard_state else None)
 
     def loss_of(trained, state, batch, key):
         params, balance = trained
@@ -83,7 +86,7 @@ def build(
         image, mask = augment(augment_key, to_float(batch["image"]), batch["mask"].astype(jnp.int32))
         batch = {**batch, "image": image, "mask": mask}
         (value, (state, parts)), grads = gradient(trained, stored.buffers.part(state), batch, run_key)
-        return (value, (stored.buffers.join(state), parts)), (stored.trained.join(grads[0]), grads[1])
+        return (value, (stored.buffers.join(state), parts)), (stored.held(stored.trained.join(stored.whole(grads[0]))), grads[1])
 
     def accumulated(trained, state, batch, key):
         if accumulate == 1:
@@ -109,7 +112,7 @@ def build(
     def step(state: TrainState, batch: Batch, drawn: Array, rate: Array) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(jax.random.wrap_key_data(drawn), state["step"])
         value, net_state, parts, grads = accumulated(
-            (stored.trained.part(state["params"]), state["balance"]), state["state"], batch, key
+            (stored.whole(stored.trained.part(stored.whole(state["params"]))), state["balance"]), state["state"], batch, key
         )
         grads = cpu_barrier(grads)  # else what lays a gradient out is computed anew by each reader
         norm = optax.tree.norm(grads)
@@ -139,13 +142,13 @@ def build(
             **{f"loss/{name}": part for name, part in parts.items()},
             **{f"loss_weight/{name}": losses.factor(x) for name, x in new["balance"].items()},
         }
-        return new, metrics
+        return stored.between_steps(new), metrics
 
     everywhere = meshes.replicated(mesh)
     jitted = jax.jit(
         devices.over(mesh, step),
-        in_shardings=(everywhere, meshes.batched(mesh), everywhere, everywhere),
-        out_shardings=(everywhere, everywhere),
+        in_shardings=(None if shard_state else everywhere, meshes.batched(mesh), everywhere, everywhere),
+        out_shardings=(None if shard_state else everywhere, everywhere),
         donate_argnums=0,
     )
     rate = jax.jit(lambda count, scale: (np.float32(lr) * schedule(count) * scale,), out_shardings=everywhere)
@@ -165,25 +168,26 @@ def build_warm(
     dtype: str = "float32",
     seed: int = 0,
     finish: Callable = lambda image: image,
+    shard_state: bool = False,
 ) -> Program:
     """Build the jitted function (state, batch, number) -> state that updates BatchNorm's statistics and nothing else.
 
     Its random keys are fold_in(fold_in(key(seed), 2^32 - 1), number): no training step has that number.
     """
-    stored = storage(network, optimizer)
+    stored = storage(network, optimizer, mesh if shard_state else None)
 
     def warm(state: TrainState, batch: Batch, number, drawn: Array) -> TrainState:
         augment_key, run_key = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(drawn), number))
         image, _ = augment(augment_key, to_float(batch["image"]), batch["mask"].astype(jnp.int32))
-        params, net_state = stored.trained.part(state["params"]), stored.buffers.part(state["state"])
+        params, net_state = stored.whole(stored.trained.part(stored.whole(state["params"]))), stored.buffers.part(state["state"])
         _, new = network.apply(params, net_state, finish(image).astype(dtype), ForwardContext(train=True, key=run_key))
-        return {**state, "state": stored.buffers.join(new)}
+        return stored.between_steps({**state, "state": stored.buffers.join(new)})
 
     everywhere = meshes.replicated(mesh)
     jitted = jax.jit(
         devices.over(mesh, warm),
-        in_shardings=(everywhere, meshes.batched(mesh), None, everywhere),
-        out_shardings=everywhere,
+        in_shardings=(None if shard_state else everywhere, meshes.batched(mesh), None, everywhere),
+        out_shardings=None if shard_state else everywhere,
         donate_argnums=0,
     )
     return Program(jitted, place(_key_data(seed, 2**32 - 1), everywhere))
