@@ -346,7 +346,7 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
     optimizer = build_optimizer(config, params, balance, mesh.devices.size if shard else 1)
     schedule, plateau = build_schedule(config, steps_per_epoch)
     finish = functools.partial(standardise, mean=data.recipe.mean, std=data.recipe.std)
-    both = {"dtype": compute_dtype(config.train.dtype), "seed": config.seed, "finish": finish, "shard_state": shard}
+    both: dict = {"dtype": compute_dtype(config.train.dtype), "seed": config.seed, "finish": finish, "shard_state": shard}
     step = steps.build(
         network,
         loss,
