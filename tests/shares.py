@@ -5,10 +5,10 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from jaxseg.utils.turns import Share
+from jaxseg.utils.turns import CaseShare
 
 
-def run(count: int, work: Callable[[Share], object]) -> list:
+def run(count: int, work: Callable[[CaseShare], object]) -> list:
     """What `work(share)` of every process returns, or the exception that it raises; who gathers alone raises after 60 s."""
     barrier, rows = threading.Barrier(count), [""] * count
 
@@ -21,7 +21,7 @@ def run(count: int, work: Callable[[Share], object]) -> list:
 
     def one(index: int):
         try:
-            return work(Share(index, count, lambda own: gather(own, index)))
+            return work(CaseShare(index, count, lambda own: gather(own, index)))
         except Exception as error:
             return error
 

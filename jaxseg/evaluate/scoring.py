@@ -301,9 +301,9 @@ def gathered(rows: list) -> list:
     return [row for part, n in zip(parts, sizes.ravel()) for row in json.loads(bytes(part[: int(n)]).decode())]
 
 
-def share() -> turns.Share:
+def share() -> turns.CaseShare:
     """This process's part of the cases of all."""
-    return turns.Share(jax.process_index(), jax.process_count(), gathered)
+    return turns.CaseShare(jax.process_index(), jax.process_count(), gathered)
 
 
 def summed(value):

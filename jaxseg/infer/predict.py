@@ -29,7 +29,7 @@ from jaxseg.types import ConfigError, DataError, JaxsegError, MismatchError, Sto
 from jaxseg.utils import files
 from jaxseg.utils.command import check_interrupt
 from jaxseg.utils.output import event, working_through
-from jaxseg.utils.turns import ALONE, Share
+from jaxseg.utils.turns import ALONE, CaseShare
 
 SPEED = ("batch_size", "windows", "accumulator")  # settings that decide no voxel
 
@@ -43,7 +43,7 @@ def predict(
     threshold: float | None = None,
     say: Callable[[str], None] = print,
     conclude: Callable[[str], None] | None = None,
-    share: Share = ALONE,
+    share: CaseShare = ALONE,
 ) -> int:
     """Segment every case below `origin` into `output`; of several processes each takes its share, and the first sums up.
 

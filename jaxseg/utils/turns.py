@@ -31,7 +31,7 @@ def at_each(watcher: Callable[[], None]) -> Iterator[None]:
         _watchers.remove(watcher)
 
 
-class Share(NamedTuple):
+class CaseShare(NamedTuple):
     """The part of the cases that this process takes, of all `count` processes.
 
     Attributes:
@@ -68,4 +68,4 @@ class Share(NamedTuple):
         return found
 
 
-ALONE = Share()
+ALONE = CaseShare()
