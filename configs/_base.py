@@ -174,6 +174,7 @@ def base() -> ConfigDict:
 
     c.report = report = ConfigDict()  # --mode=report, and the page of --mode=compare
     report.names = "plain"  # of cases and patients: plain, or hash (ten digits in their place, the same ones for the same data)
+    report.before = ""  # --mode=report: another run on the same cases; the page sets this run beside it, case by case
     report.pictures = True  # show the pictures that evaluation kept; False: tables and charts alone
     report.megabytes = 25.0  # the page's size: pictures that do not fit any more are left out, the worst cases come first
 

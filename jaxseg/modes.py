@@ -16,7 +16,7 @@ from jaxseg.data.check import sides
 from jaxseg.data.check.examine import examine
 from jaxseg.evaluate import scoring
 from jaxseg.experiments import compare as comparisons
-from jaxseg.experiments import evaluation, measures
+from jaxseg.experiments import evaluation, measures, statistics
 from jaxseg.experiments import search as searches
 from jaxseg.exporting import card
 from jaxseg.exporting import export as exports
@@ -342,7 +342,16 @@ def report(call: Call) -> None:
     if output.suffix != ".html":
         raise ConfigError(f"--output={output}: the page is one file; give it a name that ends in .html")
     said = pages.write(
-        call.workdir, output, name=call.name, names=config.names, with_pictures=config.pictures, megabytes=config.megabytes
+        call.workdir,
+        output,
+        name=call.name,
+        names=config.names,
+        with_pictures=config.pictures,
+        megabytes=config.megabytes,
+        before=config.before,
+        test=lambda scores, patients: statistics.sentence(
+            statistics.paired(scores, patients)[0], measure="mean Dice", seeds=1, folds=0
+        ),
     )
     print(said, flush=True)
 

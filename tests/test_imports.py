@@ -46,7 +46,7 @@ ARROWS = {
         "config",
         "ops",
     },
-    "reports": {"checkpoint", "evaluate", "metrics"},
+    "reports": {"checkpoint", "config", "evaluate", "metrics"},
     "experiments": {"reports", "train", "evaluate", "infer", "models", "data", "metrics", "checkpoint", "config", "ops"},
     "planning": {"data"},
     "described": {"config", "data", "train"},

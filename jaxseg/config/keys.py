@@ -96,6 +96,7 @@ NEUTRAL = (
     "mesh.shard_state",
     "train.keep",
     "plan.memory_gb",
+    "report.before",
     "report.names",
     "report.pictures",
     "report.megabytes",

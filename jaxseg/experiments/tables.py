@@ -19,7 +19,9 @@ from jaxseg import checkpoint
 from jaxseg.experiments import statistics
 from jaxseg.experiments.plan import Planned
 from jaxseg.metrics.summarize import write_csv
-from jaxseg.reports import comparison
+from jaxseg.reports import comparison, together
+from jaxseg.reports.names import shown_as
+from jaxseg.reports.reading import evaluation_folder
 from jaxseg.utils import guard
 from jaxseg.utils.files import write_atomic, write_json
 
@@ -78,11 +80,24 @@ def write(folder: Path, planned: Sequence[Planned], done: Sequence[Planned], fai
         "sentences": said,
     }
     write_json(folder / "comparison.json", facts)
-    write_atomic(
-        folder / "report.html",
-        comparison.of_comparison(facts, summary, results, cases, [row for run in runs for row in run["epochs"]]),
-    )
+    epochs = [row for run in runs for row in run["epochs"]]
+    write_atomic(folder / "report.html", _page(facts, summary, results, cases, epochs, done))
     return [*_lines(summary), *said, f"tables and report.html in {folder}"]
+
+
+def _page(facts, summary, results, cases, epochs, done: Sequence[Planned]) -> str:
+    """The page, with the cases that several models kept, as the first run of each model saw them."""
+    if not done:
+        return comparison.of_comparison(facts, summary, results, cases, epochs)
+    settings, folders = done[0].config.report, {}
+    show = shown_as(settings.names, checkpoint.read_record(done[0].folder)["data"]["digest"])
+    for run in done:
+        place = evaluation_folder(run.folder, "")
+        if place is not None:
+            folders.setdefault(run.model, place)
+    beside = together.side_by_side(folders, show, megabytes=settings.megabytes) if settings.pictures else ""
+    shown = [row | {key: show(row[key]) for key in ("case", "patient")} for row in cases]
+    return comparison.of_comparison(facts, summary, results, shown, epochs, beside)
 
 
 def best_by_validation(results: Sequence[Mapping[str, Any]]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from jaxseg.reports.page import text
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 300, 54, 24, 10, 44  # pixels of a chart and of its margins
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 300, 58, 24, 10, 44  # pixels of a chart and of its margins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _round_step(step: float) -> float:
 
 
 def _number(value: float) -> str:
-    if value and (abs(value) >= 1e5 or abs(value) < 1e-3):
+    if value and (abs(value) >= 1e4 or abs(value) < 1e-3):
         mantissa, _, exponent = f"{value:.0e}".partition("e")
         return f'{"" if mantissa == "1" else mantissa + "·"}10<tspan dy="-4" font-size="9">{int(exponent)}</tspan>'
     return f"{value:.6g}"

@@ -16,12 +16,14 @@ def of_comparison(
     results: Sequence[Mapping[str, Any]],
     cases: Sequence[Mapping[str, Any]],
     epochs: Sequence[Mapping[str, Any]],
+    beside: str = "",
 ) -> str:
     """The page.
 
     Args:
       facts: of comparison.json.
       summary, results, cases, epochs: rows of the tables in `tables`.
+      beside: cases as each model saw them, from `together.side_by_side`.
     """
     said = facts["sentences"]
     failed = "".join(f"<li>{text(name)}: {text(reason)}</li>" for name, reason in facts["failed"].items())
@@ -35,6 +37,7 @@ def of_comparison(
         ),
         "models": ("Models", table(summary, "models")),
         "curves": ("Learning curves", curves_chart(epochs)),
+        "beside": ("Cases side by side", beside),
         "runs": ("Runs", table(results, "runs")),
         "cases": (
             "Test cases",
@@ -51,7 +54,7 @@ def of_comparison(
     )
     body = [head, navigation({name: words for name, (words, _) in parts.items()}), "<main>"]
     body += [section(name, words, inside) for name, (words, inside) in parts.items()]
-    return document(title, [*body, "</main>"])
+    return document(title, [*body, "</main>"], scripts=("viewer.js",) if beside else ())
 
 
 def scores_chart(summary: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> str:

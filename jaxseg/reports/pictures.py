@@ -27,6 +27,7 @@ class Shown:
       title, words: its name as the page shows it, and what is to be said about it.
       image, truth: arrays as they were kept.
       predictions: by the name of what predicted.
+      of_each: what is to be said about each of several predictions.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Shown:
         self.facts, self.title, self.words = facts, title, words
         self.image, self.truth = arrays["image"], arrays["truth"]
         self.predictions = {name: arrays["prediction"]}
+        self.of_each: dict[str, str] = {}
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -186,7 +188,7 @@ def _frame(cases: Sequence[Shown], several: bool) -> str:
     keys = (
         "Click a picture first. <kbd>←</kbd><kbd>→</kbd><kbd>↑</kbd><kbd>↓</kbd> move (with <kbd>Shift</kbd> by ten), "
         f"<kbd>PgUp</kbd><kbd>PgDn</kbd> {pages}, <kbd>[</kbd><kbd>]</kbd> cases, <kbd>T</kbd> truth, <kbd>P</kbd> prediction, "
-        "<kbd>E</kbd> errors only."
+        "<kbd>E</kbd> errors only" + (", <kbd>M</kbd> the next prediction." if several else ".")
     )
     slider = lambda name, words, low, high, value, step: (
         f'<label>{words} <input type="range" id="{name}" min="{low}" max="{high}" value="{value}" step="{step}"></label>'

@@ -1,7 +1,7 @@
 """The files of a run that its page is made of."""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,7 +69,7 @@ class Read(NamedTuple):
 
 def read_run(run: Path, name: str, names: str) -> Read:
     """The files of a run that a page needs."""
-    record, folder = checkpoint.read_record(run), _evaluation(run, name)
+    record, folder = checkpoint.read_record(run), evaluation_folder(run, name)
     found = guard.read_json(folder / "evaluation.json") if folder else {}
     table = lambda file: _rows(folder / file) if folder else []
     changed = guard.read_json(run / EXPERIMENT) if (run / EXPERIMENT).is_file() else {}
@@ -88,7 +88,7 @@ def read_run(run: Path, name: str, names: str) -> Read:
     )
 
 
-def _evaluation(run: Path, name: str) -> Path | None:
+def evaluation_folder(run: Path, name: str) -> Path | None:
     """The folder of an evaluation."""
     folder = run / "evaluations"
     if name:
@@ -102,7 +102,7 @@ def _evaluation(run: Path, name: str) -> Path | None:
     if not (run / "evaluation.json").is_file():
         return None
     facts = guard.read_json(run / "evaluation.json")
-    place = folder / f"{facts['split']}@{facts['weights']['step']}"
+    place = folder / f"test@{facts['weights']['step']}"  # it is always of the test split
     return place if (place / "evaluation.json").is_file() else None
 
 
@@ -122,3 +122,8 @@ def _cell(key: str, value: str) -> Any:
     except ValueError:
         return value
     return int(number) if number.is_integer() and not set(value) & set(".eE") else number
+
+
+def dice_in_words(facts: Mapping[str, Any]) -> str:
+    """The Dice of an example."""
+    return f"Dice {facts['dice']:.3f}" if page.is_number(facts["dice"]) else "no Dice"

@@ -12,17 +12,30 @@ from typing import Any
 
 import numpy as np
 
+from jaxseg.config import flatten
 from jaxseg.metrics.mistakes import CAUSES
 from jaxseg.reports import figures, page, pictures
 from jaxseg.reports.names import without_paths
-from jaxseg.reports.reading import Read, read_run
+from jaxseg.reports.reading import Read, dice_in_words, read_run
+from jaxseg.reports.together import Test, before_after
+from jaxseg.types import ConfigError
 from jaxseg.utils import files
 
 MOST_ROWS = 2000  # of the table of cases; all are in cases.csv
 COLUMNS = [cause.replace(" ", "_") for cause in CAUSES]
 
 
-def write(run: Path, output: Path, *, name: str, names: str, with_pictures: bool, megabytes: float) -> str:
+def write(
+    run: Path,
+    output: Path,
+    *,
+    name: str,
+    names: str,
+    with_pictures: bool,
+    megabytes: float,
+    before: str = "",
+    test: Test | None = None,
+) -> str:
     """Write the page of a run, and return what to say about it.
 
     Args:
@@ -31,14 +44,49 @@ def write(run: Path, output: Path, *, name: str, names: str, with_pictures: bool
       name: of an evaluation's folder below RUN/evaluations, with or without its "@step"; "": the test split's, of the best
         checkpoint.
       names, with_pictures, megabytes: config.report.
+      before: another run, which this one is set beside, case by case; "": none.
+      test: gives the sentence about their difference.
     Raises:
       ConfigError: no such evaluation.
     """
     read = read_run(run, name, names)
+    if before and test is not None:
+        return _write_change(read_run(Path(before), name, names), read, (Path(before).name, run.name), output, test, megabytes)
     content, number, kept_cases = page_of(read, run, with_pictures=with_pictures, megabytes=megabytes)
     files.make_folder(output.parent, f"--output={output}")
     files.write_atomic(output, content)
     return f"wrote {output} ({len(content.encode()) / 1e6:.1f} MB, {number} of {kept_cases} kept cases with pictures)"
+
+
+def _write_change(before: Read, after: Read, names: tuple[str, str], output: Path, test: Test, megabytes: float) -> str:
+    """The page of two runs, before and after a change."""
+    for read, run in zip((before, after), names):
+        if not read.found:
+            raise ConfigError(f"{run} has no evaluation of its test split; make one: jaxseg evaluate {run}")
+    names = names if names[0] != names[1] else (f"{names[0]} (before)", f"{names[1]} (after)")
+    inside, viewer = before_after(before, after, names, test, megabytes=megabytes)
+    changed = _changes(before, after)
+    title = f"{names[1]} beside {names[0]}"
+    parts = {"change": ("Case by case", inside), "asked": ("What differs", changed)}
+    head = f"<header><h1>{page.text(title)}</h1>{_synthetic(after)}</header>"
+    body = [head, page.navigation({key: words for key, (words, _) in parts.items()}), "<main>"]
+    body += [page.section(key, words, html) for key, (words, html) in parts.items()]
+    content = page.document(title, [*body, "</main>"], scripts=("viewer.js",) if viewer else ())
+    files.make_folder(output.parent, f"--output={output}")
+    files.write_atomic(output, content)
+    return f"wrote {output} ({len(content.encode()) / 1e6:.1f} MB)"
+
+
+def _changes(before: Read, after: Read) -> str:
+    """The keys in which two configurations differ."""
+    old, new = (flatten(read.record["config"]) for read in (before, after))
+    value = lambda tree, key: json.dumps(without_paths(tree.get(key)), ensure_ascii=False)
+    rows = [
+        {"key": key, "before": value(old, key), "after": value(new, key)}
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key) and key not in ("name", "variant")
+    ]
+    return page.table(rows, "what differs") if rows else "<p>The configurations are the same.</p>"
 
 
 def page_of(read: Read, run: Path, *, with_pictures: bool, megabytes: float) -> tuple[str, int, int]:
@@ -92,10 +140,8 @@ def verdict(read: Read) -> str:
     main = max(total, key=total.__getitem__)
     voxels = "voxels" if read.unit == "ml" else "pixels"
     share = _percent(total[main], sum(total.values()))
-    return (
-        f"{said}; the worst is {_title(read, worst)} ({_dice(worst)}: {worst['reasons']}), and {share} of all wrong {voxels} are "
-        f"of the kind {main.replace('_', ' ')}."
-    )
+    bad = f"{_title(read, worst)} ({dice_in_words(worst)}: {worst['reasons']})"
+    return f"{said}; the worst is {bad}, and {share} of all wrong {voxels} are of the kind {main.replace('_', ' ')}."
 
 
 def _scores(read: Read, run: Path) -> str:
@@ -267,12 +313,12 @@ def _shown(read: Read, facts: dict[str, Any]) -> pictures.Shown:
 def words_of(facts: dict[str, Any]) -> str:
     """What is to be said about an example: Dice, and why it is bad."""
     if not facts["wrong"]:
-        return f"{_dice(facts)}; nothing is wrong"
+        return f"{dice_in_words(facts)}; nothing is wrong"
     shares = sorted(((facts[cause], cause.replace("_", " ")) for cause in COLUMNS), reverse=True)
     causes = ", ".join(f"{name} {_percent(n, facts['wrong'])}" for n, name in shares if n)
     border = "; touching the border" if "touching the border" in facts["reasons"] else ""
     unit = "pixels" if len(facts.get("size", ())) == 2 else "voxels"
-    return f"{_dice(facts)}; {facts['wrong']:,} wrong {unit}: {causes}{border}"
+    return f"{dice_in_words(facts)}; {facts['wrong']:,} wrong {unit}: {causes}{border}"
 
 
 def _title(read: Read, facts: dict[str, Any]) -> str:
@@ -284,10 +330,6 @@ def _title(read: Read, facts: dict[str, Any]) -> str:
 def _synthetic(read: Read) -> str:
     said = "The data are SYNTHETIC: these figures say nothing about patients."
     return f'<p class="synthetic">{said}</p>' if read.record["synthetic"] else ""
-
-
-def _dice(facts: dict[str, Any]) -> str:
-    return f"Dice {facts['dice']:.3f}" if page.is_number(facts["dice"]) else "no Dice"
 
 
 def _percent(part: float, whole: float) -> str:

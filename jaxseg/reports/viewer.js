@@ -288,6 +288,9 @@
       layers[layer].checked = !layers[layer].checked;
       legend();
       draw();
+    } else if (event.key === "m" && model) {
+      model.selectedIndex = (model.selectedIndex + 1) % model.length;
+      model.onchange();
     } else if (event.key === "[" || event.key === "]") turn(event.key === "[" ? -1 : 1);
     else return;
     event.preventDefault();

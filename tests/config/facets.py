@@ -402,10 +402,11 @@ def planned(world, base, tree):
 def reported(world, base, tree):
     """The page of a run that was evaluated with pictures."""
     run, output = world.run(base), world.top / f"page{len(list(world.top.iterdir()))}.html"
-    if not list((run / "evaluations").glob("page@*")):
-        with pytest.MonkeyPatch.context() as patch, jax.disable_jit():
-            patch.setattr(modes, "Log", lambda folder, quiet: Log(folder, quiet=True))
-            modes.evaluate(modes.Call(None, run, name="page"))
+    for place in (run, *(Path(other) for other in [tree.report.before] if other)):
+        if not list((place / "evaluations").glob("page@*")):
+            with pytest.MonkeyPatch.context() as patch, jax.disable_jit():
+                patch.setattr(modes, "Log", lambda folder, quiet: Log(folder, quiet=True))
+                modes.evaluate(modes.Call(None, place, name="page"))
     modes.report(modes.Call(_beside(run, tree), run, name="page", output=str(output)))
     return output.read_text()
 

@@ -237,6 +237,7 @@ ROWS = {
     "compare.vary": alike((("large", (("optim.lr", 0.5),)),), "runs"),
     "compare.measure": alike(True, "measured"),
     "plan.memory_gb": alike(0.005, "planned"),
+    "report.before": {"slices": row("<run other slices>", "reported"), "volumes": row("<run other volumes>", "reported")},
     "report.names": alike("hash", "reported"),
     "report.pictures": alike(False, "reported"),
     "report.megabytes": alike(0.001, "reported"),

@@ -62,14 +62,20 @@ def predicted(truth: np.ndarray, mistake: str) -> np.ndarray:
     return labels
 
 
-def run(folder: Path, shape=(24, 26, 18), spacing=(1.0, 1.0, 2.0), count: int = 6, keep: int = 3, epochs: int = 6) -> Path:
-    """A run folder with its record, curves and the evaluation of drawn cases; slices where the shape has two axes."""
+def run(
+    folder: Path, shape=(24, 26, 18), spacing=(1.0, 1.0, 2.0), count: int = 6, keep: int = 3, epochs: int = 6, turn: int = 0
+) -> Path:
+    """A run folder with its record, curves and the evaluation of drawn cases; slices where the shape has two axes.
+
+    Args:
+      turn: another network, which makes other mistakes on the same cases.
+    """
     random = np.random.default_rng(0)
     images, examples = {}, {}
     for i in range(count):
         image, truth = head(shape, random)
         name = NAMES[i % len(NAMES)] + ("" if i < len(NAMES) else str(i))
-        labels = predicted(truth, MISTAKES[i % len(MISTAKES)])
+        labels = predicted(truth, MISTAKES[(i + turn) % len(MISTAKES)])
         if len(shape) == 2:
             image, truth, labels = image.T, truth.T, labels.T
         images[name] = image
