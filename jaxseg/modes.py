@@ -339,20 +339,7 @@ def report(call: Call) -> None:
         raise ConfigError("--mode=report takes one process")
     config = recorded.settled(call.config, _recorded(call), call.workdir).report
     output = Path(call.output or call.workdir / "report.html")
-    if output.suffix != ".html":
-        raise ConfigError(f"--output={output}: the page is one file; give it a name that ends in .html")
-    said = pages.write(
-        call.workdir,
-        output,
-        name=call.name,
-        names=config.names,
-        with_pictures=config.pictures,
-        megabytes=config.megabytes,
-        before=config.before,
-        test=lambda scores, patients: statistics.sentence(
-            statistics.paired(scores, patients)[0], measure="mean Dice", seeds=1, folds=0
-        ),
-    )
+    said = pages.write(call.workdir, output, name=call.name, test=statistics.of_two, **config)
     print(said, flush=True)
 
 

@@ -109,3 +109,8 @@ def sentence(pair: Pair, *, measure: str, seeds: int, folds: int) -> str:
         f"{better} and {worse} differ by {abs(pair.difference):.4f} {measure} ({interval}, {test}, {basis}): chance among these "
         f"cases may explain it; {varied}."
     )
+
+
+def of_two(scores: Mapping[str, Mapping[str, float]], patients: Mapping[str, str]) -> str:
+    """The sentence about two single runs: name -> case -> Dice, case -> patient."""
+    return sentence(paired(scores, patients)[0], measure="mean Dice", seeds=1, folds=0)

@@ -14,7 +14,8 @@ import numpy as np
 
 from jaxseg.config import flatten
 from jaxseg.metrics.mistakes import CAUSES
-from jaxseg.reports import figures, page, pictures
+from jaxseg.reports import figures, page
+from jaxseg.reports import pictures as kept_pictures
 from jaxseg.reports.names import without_paths
 from jaxseg.reports.reading import Read, dice_in_words, read_run
 from jaxseg.reports.together import Test, before_after
@@ -29,10 +30,10 @@ def write(
     run: Path,
     output: Path,
     *,
-    name: str,
-    names: str,
-    with_pictures: bool,
-    megabytes: float,
+    name: str = "",
+    names: str = "plain",
+    pictures: bool = True,
+    megabytes: float = 25.0,
     before: str = "",
     test: Test | None = None,
 ) -> str:
@@ -43,16 +44,17 @@ def write(
       output: the file.
       name: of an evaluation's folder below RUN/evaluations, with or without its "@step"; "": the test split's, of the best
         checkpoint.
-      names, with_pictures, megabytes: config.report.
-      before: another run, which this one is set beside, case by case; "": none.
-      test: gives the sentence about their difference.
+      names, pictures, megabytes, before: config.report; `before` needs `test`.
+      test: gives the sentence about the difference of two runs.
     Raises:
-      ConfigError: no such evaluation.
+      ConfigError: no such evaluation, or an output that is no page.
     """
+    if output.suffix != ".html":
+        raise ConfigError(f"--output={output}: the page is one file; give it a name that ends in .html")
     read = read_run(run, name, names)
     if before and test is not None:
         return _write_change(read_run(Path(before), name, names), read, (Path(before).name, run.name), output, test, megabytes)
-    content, number, kept_cases = page_of(read, run, with_pictures=with_pictures, megabytes=megabytes)
+    content, number, kept_cases = page_of(read, run, with_pictures=pictures, megabytes=megabytes)
     files.make_folder(output.parent, f"--output={output}")
     files.write_atomic(output, content)
     return f"wrote {output} ({len(content.encode()) / 1e6:.1f} MB, {number} of {kept_cases} kept cases with pictures)"
@@ -92,9 +94,9 @@ def _changes(before: Read, after: Read) -> str:
 def page_of(read: Read, run: Path, *, with_pictures: bool, megabytes: float) -> tuple[str, int, int]:
     """(the page, how many cases have pictures in it, how many were kept)."""
     name = read.record["config"]["name"] or run.name
-    index, classes = pictures.read(read.folder) if read.folder else ([], ())
+    index, classes = kept_pictures.read(read.folder) if read.folder else ([], ())
     cases = [] if not with_pictures else [_shown(read, facts) for facts in index]
-    viewer, number = pictures.viewer(cases, classes, megabytes=0.8 * megabytes) if cases else ("", 0)
+    viewer, number = kept_pictures.viewer(cases, classes, megabytes=0.8 * megabytes) if cases else ("", 0)
     parts = {
         "scores": ("Scores", _scores(read, run)),
         "cases-viewer": ("Pictures", _pictures(read, viewer, number, len(index), with_pictures)),
@@ -212,7 +214,7 @@ def _pictures(read: Read, viewer: str, number: int, there: int, wanted: bool) ->
     return f'<p class="soft">{page.text(shown + left)}Worst cases first, then those around the median.</p>{viewer}'
 
 
-def _gallery(read: Read, cases: Sequence[pictures.Shown], number: int) -> str:
+def _gallery(read: Read, cases: Sequence[kept_pictures.Shown], number: int) -> str:
     wrong = [row for row in read.mistakes if row["wrong"]]
     if not wrong:
         return ""
@@ -242,7 +244,7 @@ def _gallery(read: Read, cases: Sequence[pictures.Shown], number: int) -> str:
         "alarm where nothing is, a fragment beside a structure that was found, the boundary of what was found, or the wrong "
         "class.</p>"
     )
-    return said + page.table(rows, "reasons") + (pictures.cards(cases, number) if cases else "")
+    return said + page.table(rows, "reasons") + (kept_pictures.cards(cases, number) if cases else "")
 
 
 def _cases(read: Read) -> str:
@@ -306,8 +308,8 @@ def _asked(read: Read) -> str:
     return f"{said}<details><summary>The whole configuration</summary><pre><code>{page.text(whole)}</code></pre></details>"
 
 
-def _shown(read: Read, facts: dict[str, Any]) -> pictures.Shown:
-    return pictures.Shown(facts, _title(read, facts), words_of(facts), pictures.arrays_of(read.folder, facts))
+def _shown(read: Read, facts: dict[str, Any]) -> kept_pictures.Shown:
+    return kept_pictures.Shown(facts, _title(read, facts), words_of(facts), kept_pictures.arrays_of(read.folder, facts))
 
 
 def words_of(facts: dict[str, Any]) -> str:

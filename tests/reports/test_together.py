@@ -17,13 +17,8 @@ def runs(tmp_path_factory):
     return [material.run(top / name, shape=(20, 22, 9), turn=turn) for name, turn in (("old", 0), ("new", 1))]
 
 
-def sentence(scores, patients):
-    return statistics.sentence(statistics.paired(scores, patients)[0], measure="mean Dice", seeds=1, folds=0)
-
-
 def written(runs, tmp_path, **keys):
-    keys = {"name": "", "names": "plain", "with_pictures": True, "megabytes": 25.0} | keys
-    run.write(runs[1], tmp_path / "page.html", before=str(runs[0]), test=sentence, **keys)
+    run.write(runs[1], tmp_path / "page.html", before=str(runs[0]), test=statistics.of_two, **keys)
     return (tmp_path / "page.html").read_text()
 
 
