@@ -146,7 +146,7 @@ def test_a_finished_run_goes_on_to_more_epochs_by_the_flag_that_its_refusal_name
     shutil.copytree(uninterrupted[0], workdir)
     command = (*FLAGS, f"--workdir={workdir}", "--config.train.epochs=4")
     refused = ended(*command, code=78)
-    assert "train.epochs: 3 there, 4 now" in refused
+    assert "train.epochs: 3 recorded, 4 now" in refused
     (flag,) = set(re.findall("--extend", refused))
     said = ended(*command, flag)
     best = min((p for p in (workdir / "checkpoints").iterdir()), key=lambda p: int(p.name)).name

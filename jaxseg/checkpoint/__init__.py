@@ -1,14 +1,14 @@
-"""Checkpoints and the run's own record: what train writes and train, infer and evaluate read.
+"""Checkpoints and records of runs: training writes them; resuming, evaluation and prediction read them.
 
 A run folder:
 
-| path | what |
+| path | content |
 |---|---|
 | run.json | the record: resolved config, preprocessing recipe, labels, model (`write_record`, `read_record`, `find_record`) |
 | state.json | written once training has finished (`Claim.finish`) |
-| checkpoints/N/ | the train state after step N: `state/` and `info/` as Orbax writes them, and our `digests.json` |
-| checkpoints/N.corrupt/ | a step that did not match its digests; kept as evidence, never loaded, yours to delete |
-| .lock | held by the process that trains here (`claim`) |
+| checkpoints/N/ | the train state after step N: Orbax's `state/` and `info/`, and `digests.json` with checksums |
+| checkpoints/N.corrupt/ | a step that did not match its digests; never loaded; kept for inspection, the user may delete it |
+| .lock | locked by the process that trains in this folder (`claim`) |
 """
 
 import importlib

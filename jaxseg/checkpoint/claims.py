@@ -1,4 +1,4 @@
-"""The claim on a run folder: it belongs to one run, and to one process at a time."""
+"""The lock on a run folder: the folder belongs to one run, and to one process at a time."""
 
 import contextlib
 import datetime
@@ -25,11 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 class InUse(ConfigError):
-    """Another process holds the folder.
-
-    Attributes:
-      holder: that process, in words.
-    """
+    """Another process trains in the folder."""
 
     def __init__(self, workdir: Path, holder: str):
         self.holder = holder
@@ -37,14 +33,14 @@ class InUse(ConfigError):
 
 
 class Claim:
-    """A run folder held by this process until it ends, or until `release`.
+    """A run folder that this process has locked until it ends, or until `release`.
 
     Attributes:
       workdir: the folder.
-      resumed: it holds the record of an earlier start of the same run.
+      resumed: the folder holds the record of an earlier start of the same run.
       record: that record, or None.
-      raised: {key: (value there, value now)} of the keys that `claim` was allowed to raise.
-      finished: what `finish` wrote, or None: training has not finished here.
+      raised: {key: (recorded value, new value)} of the keys that `claim` was allowed to raise.
+      finished: the content of state.json; None if training has not finished.
     """
 
     def __init__(self, workdir: Path, file, record: dict[str, Any] | None, raised: dict[str, tuple[Any, Any]]):
@@ -56,12 +52,12 @@ class Claim:
             self.finished = None
 
     def begin(self, record: Mapping[str, Any]) -> None:
-        """Write the record, with the history of the one that is there, and make the folder of the checkpoints.
+        """Write the record, with the history of an existing one, and create the checkpoints folder.
 
-        A run whose epochs were raised is not finished any more, and its history says so.
+        A run whose number of epochs was raised is no longer finished; its history records the change.
 
         Raises:
-          StorageError: it cannot be written.
+          StorageError: the record cannot be written.
         """
         history = list(self.record["history"]) if self.record else []
         history += [{key: list(values), "when": _now(), "jaxseg": jaxseg.__version__} for key, values in self.raised.items()]
@@ -75,12 +71,12 @@ class Claim:
         write_record(self.workdir, {**record, "history": history})
 
     def finish(self, **facts) -> None:
-        """Write state.json: the run is complete; `facts` (step, best value, ...) are stored in it."""
+        """Write state.json, which marks the run as complete; `facts` (step, best value, ...) are stored in it."""
         self.finished = {**plain(facts), "finished": _now()}
         write_json(self.workdir / STATE, self.finished)
 
     def release(self) -> None:
-        """Let another process have the folder."""
+        """Unlock the folder for other processes."""
         self._file.close()
         _held.pop(self.workdir, None)
 
@@ -97,22 +93,22 @@ def claim(
     raising: Iterable[str] = (),
     hints: Mapping[str, str] | None = None,
 ) -> Claim:
-    """Make a run folder this process's own. With several processes only process 0 calls this.
+    """Lock a run folder for this process. With several processes only process 0 calls this.
 
-    The lock is the operating system's, on an open file: it vanishes with the process, however that ends.
+    The operating system holds the lock on an open file and removes it when the process ends for any reason.
 
     Args:
-      workdir: made if absent.
+      workdir: the run folder, created if it does not exist.
       config: resolved configuration, nested and JSON-able, that `Claim.begin` will store or has stored there.
-      ignored: dotted keys in which an earlier start may differ ("train.log_every").
-      defaults: of the configuration, nested: a key that the record does not have, because it is newer, had this value.
+      ignored: dotted keys whose values may differ from those of an earlier start ("train.log_every").
+      defaults: default values of the configuration, nested, for keys that are newer than the record.
       raising: keys whose value may be above the recorded one.
-      hints: what else can be done about a key that differs, for the message.
+      hints: key -> advice that the message gives if this key differs.
     Raises:
-      ConfigError: another process holds the folder.
+      InUse: another process has locked the folder.
       MismatchError: the folder belongs to a run with another configuration.
-      CheckpointError: it has checkpoints but no readable record, or a record whose checkpoints are gone.
-      StorageError: it cannot be made or written.
+      CheckpointError: the folder has checkpoints but no readable record, or a record whose checkpoints are gone.
+      StorageError: the folder cannot be created or written to.
     """
     workdir = Path(workdir).absolute()
     try:
@@ -123,7 +119,7 @@ def claim(
     except DataError as error:
         raise StorageError(f"cannot use {workdir}: {error}, or choose another --workdir") from error
     except OSError as error:
-        raise StorageError(f"cannot make or write {workdir}: {error.strerror}; choose another --workdir") from error
+        raise StorageError(f"cannot create or write to {workdir}: {error.strerror}; choose another --workdir") from error
     try:
         _lock(file, workdir)
         _probe(workdir)
@@ -149,7 +145,7 @@ def _lock(file, workdir: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
-        _log.warning("%s is on a file system without locks: nothing keeps a second run out of it", workdir)
+        _log.warning("%s is on a file system without locks: do not start a second run in it", workdir)
     try:
         file.seek(0)
         file.truncate()
@@ -175,7 +171,7 @@ def _probe(workdir: Path) -> None:
 
 
 def _record(workdir: Path) -> dict[str, Any] | None:
-    """The record that is there; None in a folder in which no run has begun."""
+    """Read the folder's record; None if no run was started in it."""
     if (workdir / RECORD).exists():
         return read_record(workdir)
     if any((workdir / CHECKPOINTS).glob("[0-9]*")):
@@ -192,7 +188,7 @@ def _raised(record: Mapping[str, Any], config: Mapping[str, Any], raising: Itera
 
 
 def _check_checkpoints(workdir: Path, record: Mapping[str, Any]) -> None:
-    """Refuse a run that has saved checkpoints which are gone: it would begin anew, over its own results."""
+    """Refuse a run whose saved checkpoints are gone: training would start again and overwrite its results."""
     there = workdir / CHECKPOINTS
     if folder.ever_complete(there):
         return
@@ -202,8 +198,8 @@ def _check_checkpoints(workdir: Path, record: Mapping[str, Any]) -> None:
     due = [epoch for epoch in ended if epoch % max(train.get("save_every", 1), 1) == 0 or epoch == train.get("epochs")]
     if not there.is_dir() or (workdir / STATE).exists() or len(due) > 1:  # a run may be killed before its first save is whole
         raise CheckpointError(
-            f"{workdir} holds a run that has begun ({RECORD}; {len(rows)} epochs in {EPOCHS}), and its {CHECKPOINTS}/ "
-            f"{'holds no step' if there.is_dir() else 'is gone'}; restore it, or choose another --workdir to train anew"
+            f"{workdir} holds a run that has begun ({RECORD}; {len(rows)} epochs in {EPOCHS}), but its {CHECKPOINTS}/ "
+            f"{'holds no step' if there.is_dir() else 'is gone'}; restore it, or choose another --workdir to train again"
         )
 
 
@@ -219,11 +215,11 @@ def _check_config(
     ignored = ignored | {k for k in new.keys() - old.keys() if k in known and known[k] == new[k]}
     differ = [k for k in sorted(old.keys() | new.keys()) if old.get(k, _ABSENT) != new.get(k, _ABSENT) and k not in ignored]
     if differ:
-        lines = [f"{k}: {_show(old, k)} there, {_show(new, k)} now" for k in differ[:10]]
+        lines = [f"{k}: {_show(old, k)} recorded, {_show(new, k)} now" for k in differ[:10]]
         more = f"; {len(differ) - 10} more" if len(differ) > 10 else ""
         raise MismatchError(
             f"{workdir} belongs to a run with another configuration ({'; '.join(lines)}{more}); choose another "
-            f"--workdir, or give the old values to resume{''.join(f'; {hints[k]}' for k in differ if k in hints)}"
+            f"--workdir, or set the recorded values to resume{''.join(f'; {hints[k]}' for k in differ if k in hints)}"
         )
 
 
@@ -235,7 +231,7 @@ def _show(flat: Mapping[str, Any], key: str) -> str:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves of nested dictionaries under dotted keys; an empty dictionary has none."""
+    """Return the leaves of nested dictionaries under dotted keys; an empty dictionary has none."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}

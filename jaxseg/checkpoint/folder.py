@@ -1,14 +1,15 @@
-"""The steps in a folder: which there are, which is best, how one is published, which stay.
+"""The checkpoint steps in a folder: list them, find the best, publish a new one, delete old ones.
 
-What exists is always read from the disk. Every change is one rename, so that a kill at any moment leaves whole steps:
+The list of steps is always read from the disk. Every change is one rename, so that only complete steps remain if the process is
+killed at any moment:
 
-| name | what |
+| name | meaning |
 |---|---|
-| N | a step |
-| .N.saving, .N.saving.orbax-checkpoint-tmp* | being written |
-| .M.aside-for-N | step M, which step N replaces and which comes back should N not appear |
-| .N.deleting | no longer kept |
-| N.corrupt | found damaged |
+| N | a complete step |
+| .N.saving, .N.saving.orbax-checkpoint-tmp* | is being written |
+| .M.aside-for-N | step M, to be replaced by step N; it is restored if N was never completed |
+| .N.deleting | is being deleted |
+| N.corrupt | was found damaged |
 """
 
 import logging
@@ -23,12 +24,12 @@ _log = logging.getLogger(__name__)
 
 
 def numbers(folder: Path) -> list[int]:
-    """The steps that have a folder, ascending, whatever is in it."""
+    """Return the steps that have a folder, in ascending order; their content is not checked."""
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal() and p.is_dir()) if folder.is_dir() else []
 
 
 def manifests(folder: Path) -> dict[int, Manifest]:
-    """Step -> manifest, ascending, of the steps whose manifest is whole."""
+    """Return step -> manifest, in ascending order, of the steps whose manifest is valid."""
     found = {}
     for number in numbers(folder):
         try:
@@ -39,17 +40,17 @@ def manifests(folder: Path) -> dict[int, Manifest]:
 
 
 def corrupt(folder: Path) -> list[str]:
-    """Names of the steps that were found damaged."""
+    """Return the names of the steps that were found damaged."""
     return sorted(p.name for p in folder.glob("*.corrupt*"))
 
 
 def ever_complete(folder: Path) -> bool:
-    """Whether a step was ever completed here, be it damaged since."""
+    """Return whether any step was ever completed here, even if it was damaged since."""
     return bool(numbers(folder) or corrupt(folder) or any(folder.glob(".*.aside-for-*")))
 
 
 def best(found: dict[int, Manifest], mode: str) -> int | None:
-    """The step with the smallest ("min") or largest ("max") metric, the earliest among equals; "last": the newest."""
+    """Return the step with the smallest ("min") or largest ("max") metric, the earliest of equal ones; "last": the newest."""
     if mode == "last":
         return max(found, default=None)
     sign = 1 if mode == "min" else -1
@@ -58,7 +59,7 @@ def best(found: dict[int, Manifest], mode: str) -> int | None:
 
 
 def publish(temporary: Path, final: Path) -> None:
-    """Give a complete step its name, in place of this and later steps (those a rollback abandoned), if there are any."""
+    """Give a complete step its final name; it replaces this and later steps, left from before an older step was restored."""
     aside = []
     try:
         for number in numbers(final.parent):
@@ -73,13 +74,18 @@ def publish(temporary: Path, final: Path) -> None:
         raise
     abandoned = [old.name for old, _ in aside if old != final]
     if abandoned:
-        _log.warning("step %s replaces the abandoned steps %s in %s", final.name, ", ".join(abandoned), final.parent)
+        _log.warning(
+            "step %s replaces the steps %s in %s, from before an older step was restored",
+            final.name,
+            ", ".join(abandoned),
+            final.parent,
+        )
     for _, new in aside:
         shutil.rmtree(new, ignore_errors=True)
 
 
 def retain(folder: Path, keep: int, mode: str) -> None:
-    """Delete all steps but the newest `keep` and the best. Steps with a damaged manifest are left alone."""
+    """Delete all steps except the newest `keep` and the best. Steps with a damaged manifest are not touched."""
     found = manifests(folder)
     for number in found.keys() - {*sorted(found)[-keep:], best(found, mode)}:
         doomed = folder / f".{number}.deleting"
@@ -88,7 +94,7 @@ def retain(folder: Path, keep: int, mode: str) -> None:
 
 
 def tidy(folder: Path) -> None:
-    """Remove what killed processes left, and restore steps that were moved aside for a replacement that was never written."""
+    """Delete unfinished files of killed processes; restore steps that were moved aside for a step that was never completed."""
     aside = [path.name[1:].partition(".aside-for-")[::2] for path in folder.glob(".*.aside-for-*")]
     for number, successor in sorted(aside, key=lambda a: int(a[0]), reverse=True):  # the successor's own name comes back last
         path = folder / f".{number}.aside-for-{successor}"

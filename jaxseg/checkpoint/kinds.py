@@ -1,4 +1,4 @@
-"""Whether a value out of a JSON file is what a type annotation says, without believing anything about it."""
+"""Check whether a value from a JSON file, which may be damaged or hostile, has the type of an annotation."""
 
 import dataclasses
 import math
@@ -22,10 +22,7 @@ _WORDS = {
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a JSON value is of a kind: bool, int, float (also whole), str, list, tuple, dict, unions and what these are of.
-
-    JSON has one kind of sequence: a list stands for a tuple.
-    """
+    """Return whether a JSON value is of a type: bool, int, float (also whole), str, list, tuple, dict, and unions of these."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return True
@@ -48,7 +45,7 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def words(kind: Any) -> str:
-    """A kind in words, for a message."""
+    """Describe a type in words, for a message."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return " or ".join(words(one) for one in inner)
@@ -60,12 +57,12 @@ def words(kind: Any) -> str:
 
 
 def faults(values: Mapping[str, Any], expected: Mapping[str, Any], *, within: str = "", optional: bool = False) -> list[str]:
-    """What is wrong with entries, in words.
+    """Return what is wrong with the entries, one text each.
 
     Args:
-      values: by name.
-      expected: kind by name.
-      within: in front of the names, for the message.
+      values: name -> value.
+      expected: name -> type.
+      within: prefix of the names in the texts.
       optional: entries may be missing.
     """
     found = []
@@ -78,7 +75,7 @@ def faults(values: Mapping[str, Any], expected: Mapping[str, Any], *, within: st
 
 
 def of_dataclass(cls: type) -> tuple[dict[str, Any], dict[str, Any]]:
-    """({field: kind} of the fields without a default, the same of those with one) of a dataclass."""
+    """Return ({field: type} of a dataclass's fields without a default, the same for those with one)."""
     hints = typing.get_type_hints(cls)
     without: dict[str, Any] = {}
     given: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Leaves of a train state: their names, what they are, their bytes on the host and their way back to the devices.
+"""Leaves of a train state: their names, shapes and dtypes; copies to the host and back to the devices; digests.
 
 A leaf is a jax.Array (sharded or replicated over a mesh, a typed PRNG key too), a numpy array or a Python number. Its
 name is its path joined by "/": "params/encoder.stages.0.weight". On the host every leaf is a numpy array.
@@ -21,11 +21,11 @@ _NUMBERS = {"python bool": bool, "python int": int, "python float": float}
 
 
 class LeafSpec(NamedTuple):
-    """What a leaf is, without its values.
+    """The shape and dtype of a leaf.
 
     Attributes:
-      shape: of the leaf as it lies on the host; a key array's with the words of the key as its last axis.
-      dtype: "float32", "bfloat16", "key<fry>" for a typed key, "python int" for a Python number.
+      shape: shape of the host copy; for an array of random keys, the key's words are the last axis.
+      dtype: "float32", "bfloat16", "key<fry>" for a typed random key, "python int" for a Python number.
     """
 
     shape: tuple[int, ...]
@@ -33,34 +33,32 @@ class LeafSpec(NamedTuple):
 
 
 def named(tree) -> tuple[dict[str, Any], Any]:
-    """(leaf by name, treedef) of any pytree, in the tree's own order.
+    """Return ({name: leaf}, treedef) of a pytree, in the tree's order.
 
     Raises:
-      ValueError: two leaves with one name, which a "/" in a dictionary key can cause.
+      ValueError: two leaves have the same name, because a dictionary key contains "/".
     """
     paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
     leaves: dict[str, Any] = {}
     for path, leaf in paths:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if name in leaves:
-            raise ValueError(f"two leaves of the tree are called {name!r}; dictionary keys must not contain '/'")
+            raise ValueError(f"two leaves of the tree have the name {name!r}; dictionary keys must not contain '/'")
         leaves[name] = leaf
     return leaves, treedef
 
 
 def spec(name: str, leaf) -> LeafSpec:
-    """What `leaf` is. Also takes jax.ShapeDtypeStruct.
+    """Return the shape and dtype of a leaf, which may also be a jax.ShapeDtypeStruct.
 
     Raises:
-      ValueError: the leaf is no array and no number.
+      ValueError: the leaf is neither an array nor a number.
     """
     for word, kind in _NUMBERS.items():
         if type(leaf) is kind:
             return LeafSpec((), word)
     if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape") or leaf.dtype == object:
-        raise ValueError(
-            f"leaf {name!r} is a {type(leaf).__name__}; a train state holds arrays and numbers, put anything else into info"
-        )
+        raise ValueError(f"leaf {name!r} is a {type(leaf).__name__}; must be an array or a number: put anything else into info")
     if _is_key(leaf):
         return LeafSpec(jax.eval_shape(jax.random.key_data, leaf).shape, str(leaf.dtype))
     return LeafSpec(tuple(leaf.shape), np.dtype(leaf.dtype).name)
@@ -70,27 +68,27 @@ def compare(expected: Mapping[str, LeafSpec], found: Mapping[str, LeafSpec], wha
     """Raise a MismatchError that lists up to 20 leaves whose name, shape or dtype differ.
 
     Args:
-      expected: leaves of the train state that is to be filled.
+      expected: leaves of the train state to fill.
       found: leaves in the checkpoint.
-      what: names the checkpoint in the message.
+      what: a name for the checkpoint, for the message.
     """
     lines = differences(expected, found)
     if lines:
         shown = "\n  ".join(lines[:20]) + (f"\n  ... {len(lines) - 20} more" if len(lines) > 20 else "")
         raise MismatchError(
-            f"{what} does not fit: {len(lines)} leaves differ; use the configuration that wrote it, or another "
+            f"{what} does not fit this train state: {len(lines)} leaves differ; use the configuration that wrote it, or another "
             f"--workdir:\n  {shown}"
         )
 
 
 def to_host(tree: Mapping[str, Any], *, keep: bool = True) -> dict[str, np.ndarray]:
-    """Copies of the leaves on the host, which later steps cannot change. Waits until the devices have computed them.
+    """Copy the leaves to the host, where later steps cannot change them. Waits until the devices have computed them.
 
     Arrays sharded over several processes are gathered, so every process has to call this.
 
     Args:
-      tree: leaf by name.
-      keep: False on the processes that need no copy: they take part in the gathering only, and get {}.
+      tree: name -> leaf.
+      keep: False on processes that need no copy: they only take part in the gathering, and get {}.
     """
     data = {n: jax.random.key_data(l) if isinstance(l, jax.Array) and _is_key(l) else l for n, l in tree.items()}
     if keep:
@@ -115,10 +113,10 @@ def to_host(tree: Mapping[str, Any], *, keep: bool = True) -> dict[str, np.ndarr
 
 
 def place(name: str, host: np.ndarray, target):
-    """`host` as the kind of leaf that `target` is, on target's devices with target's sharding.
+    """Convert a host copy to the type of leaf that `target` is, on target's devices with target's sharding.
 
     Args:
-      name: of the leaf, for messages.
+      name: name of the leaf, for messages.
       host: the whole leaf.
       target: jax.Array, jax.ShapeDtypeStruct (with or without a sharding), numpy array or Python number.
     """
@@ -140,21 +138,21 @@ def place(name: str, host: np.ndarray, target):
         return jax.random.wrap_key_data(placed, impl=_KEY_IMPLEMENTATIONS[str(target.dtype)[4:-1]])
     if placed.dtype != target.dtype:
         raise MismatchError(
-            f"leaf {name} is {target.dtype} in the checkpoint, which JAX here makes {placed.dtype}; "
-            "set jax_enable_x64, or keep this leaf as a numpy array"
+            f"leaf {name} is {target.dtype} in the checkpoint, but JAX converts it to {placed.dtype}; "
+            "set JAX_ENABLE_X64=1, or keep this leaf as a numpy array"
         )
     return placed
 
 
 def digest(host: np.ndarray, leaf: LeafSpec) -> str:
-    """Hexadecimal blake2b-128 over the dtype, the shape and the bytes of a leaf."""
+    """Return the hexadecimal blake2b-128 over the dtype, the shape and the bytes of a leaf."""
     h = hashlib.blake2b(f"{leaf.dtype}{list(leaf.shape)}".encode(), digest_size=16)
     h.update(np.ascontiguousarray(host).reshape(-1).view(np.uint8).data)
     return h.hexdigest()
 
 
 def storage_dtype(leaf: LeafSpec) -> np.dtype:
-    """numpy dtype of the leaf's host copy."""
+    """Return the numpy dtype of the leaf's host copy."""
     if leaf.dtype.startswith("key<"):
         return np.dtype(np.uint32)
     return np.dtype({"python bool": "bool", "python int": "int64", "python float": "float64"}.get(leaf.dtype, leaf.dtype))
@@ -165,5 +163,5 @@ def _is_key(leaf) -> bool:
 
 
 def _is_scattered(leaf: jax.Array) -> bool:
-    """Whether no single process holds all of the array."""
+    """Return whether no single process holds the whole array."""
     return not (leaf.is_fully_addressable or leaf.is_fully_replicated)

@@ -1,9 +1,9 @@
-"""Checkpoints of one run: saved in the background, kept, found again, restored only when every byte is right.
+"""Checkpoints of one run: saved in the background, and restored only if every byte is verified.
 
-Orbax's CheckpointManager is not used: after a failed background save its latest_step() still names the failed step, and
-it silently refuses lower steps. Here one thread of our own writes one step at a time, and which steps exist is always
-read from the disk. With several processes, process 0 alone writes; nothing of a save waits for another process (except
-the gathering of arrays that are sharded over processes), so that a lost peer cannot hang a save.
+Orbax's CheckpointManager is not used: after a failed background save its latest_step() still names the failed step, and it
+silently refuses lower steps. Here a thread writes one step at a time, and the list of steps is always read from the disk. With
+several processes, only process 0 writes, and a save never waits for another process (except to gather arrays that are sharded
+over processes), so that a lost process cannot block a save.
 """
 
 import json
@@ -27,7 +27,7 @@ from jaxseg.checkpoint.step import Damaged
 from jaxseg.types import CheckpointError, MismatchError, StorageError
 
 _log = logging.getLogger(__name__)
-_RETRY = "free space or repair the folder; training continues, the next save tries again"
+_RETRY = "free disk space or repair the folder; training continues, and the next save tries again"
 
 
 class Checkpoints:
@@ -36,19 +36,19 @@ class Checkpoints:
     One process trains in a folder at a time (see `claims.claim`). Readers of a live folder use `load_weights`.
 
     Args:
-      folder: for instance workdir/checkpoints; made by the first save.
-      keep: how many of the newest steps stay, beside the best one.
+      folder: for instance workdir/checkpoints; created by the first save.
+      keep: how many of the newest steps are kept, besides the best one.
       best_mode: "min" or "max" of the metric given to `save`, or "last": the newest step is the best.
 
     Attributes:
-      last_save: what the last save that ended well cost: {"copy", "digest", "write"} in seconds, and "bytes" on disk.
+      last_save: cost of the last successful save: {"copy", "digest", "write"} in seconds, and "bytes" on disk.
     """
 
     def __init__(self, folder: str | Path, *, keep: int = 2, best_mode: str = "min"):
         if keep < 1:
-            raise ValueError(f"got keep={keep}; at least the newest checkpoint must stay: keep >= 1")
+            raise ValueError(f"got keep={keep}; must be at least 1, to keep the newest checkpoint")
         if best_mode not in ("min", "max", "last"):
-            raise ValueError(f"got best_mode={best_mode!r}; it is 'min', 'max' or 'last'")
+            raise ValueError(f"got best_mode={best_mode!r}; must be 'min', 'max' or 'last'")
         self.folder, self.keep, self.best_mode = Path(folder).absolute(), keep, best_mode
         self.last_save: dict[str, float] = {}
         self._thread: threading.Thread | None = None
@@ -61,25 +61,25 @@ class Checkpoints:
     def save(self, step: int, tree: Any, info: dict, *, metric: float | None = None) -> None:
         """Copy the tree to the host, then write it in the background. All processes call this with the same step.
 
-        Returns when the copy is made: the caller may donate or change the arrays. Waits for the save before it, if that
-        still runs. A failure shows in the next `poll`, `wait` or `close`. A step saved again, or below steps that were
-        abandoned by restoring an older one, replaces those once it is complete.
+        Returns once the copy is made, so that the caller may donate or change the arrays. Waits if the save before it still
+        runs. An error is raised by the next `poll`, `wait` or `close`. A complete step replaces an older one of the same number,
+        and later steps that are left from before an older step was restored.
 
         Args:
-          step: steps done so far.
+          step: number of training steps done so far.
           tree: pytree of jax arrays (also sharded, also typed keys), numpy arrays and Python numbers.
-          info: JSON-able dictionary that is restored beside the tree.
-          metric: decides which step is the best; None or a non-finite value is never the best.
+          info: JSON-able dictionary that is restored together with the tree.
+          metric: the value that decides which step is best; a step with None or a non-finite value is never the best.
         Raises:
           ValueError: a leaf or the info cannot be stored.
-          CheckpointError: the folder holds this or a later step, and this object neither restored nor wrote it.
+          CheckpointError: the folder holds this or a later step, which this object neither restored nor wrote.
         """
         step = operator.index(step)
         if step < 0:
-            raise ValueError(f"got step={step}; steps count from 0")
+            raise ValueError(f"got step={step}; must be at least 0")
         named, _ = leaves.named(tree)
         if not named:
-            raise ValueError("got a tree without leaves; there is nothing to save")
+            raise ValueError("got a tree without leaves; must hold at least one array or number")
         specs = {name: leaves.spec(name, leaf) for name, leaf in named.items()}
         try:
             info = json.loads(json.dumps(info))
@@ -96,15 +96,15 @@ class Checkpoints:
         later = [n for n in listing.numbers(self.folder) if n >= step]
         if later and (self._line is None or step < self._line):
             raise CheckpointError(
-                f"{self.folder} holds step {later[-1]}, and step {step} was to be saved without restoring it "
-                "first; resume from it, or choose another --workdir"
+                f"{self.folder} holds step {later[-1]}, which was not restored before saving step {step}; "
+                "resume from it, or choose another --workdir"
             )
         metric = None if metric is None or not math.isfinite(metric) else float(metric)
         self._thread = threading.Thread(target=self._write, args=(step, host, specs, info, metric, seconds), name=f"save-{step}")
         self._thread.start()
 
     def poll(self) -> None:
-        """Call after every training step: returns at once, raises a failed save's StorageError once (on process 0)."""
+        """Call after every training step: returns at once; raises a failed save's StorageError once (on process 0)."""
         if self._thread is None or not self._thread.is_alive():
             self.close()
 
@@ -116,7 +116,7 @@ class Checkpoints:
         self.close()
 
     def close(self) -> None:
-        """Wait for the running save of this process alone; raises a StorageError if it failed."""
+        """Wait for this process's running save; raises a StorageError if it failed."""
         self._join()
         if self._failures:
             failures, self._failures = self._failures, []
@@ -135,11 +135,11 @@ class Checkpoints:
     # ---- finding ----------------------------------------------------------------------------------------------------
 
     def steps(self) -> list[int]:
-        """Steps whose manifest is whole, ascending, as this process sees them on disk now."""
+        """Return the steps whose manifest is valid, in ascending order, as this process sees them on disk now."""
         return list(listing.manifests(self.folder))
 
     def latest(self, *, verify: bool = False) -> int | None:
-        """The newest complete step, None if there is none; `verify`: the newest that reads back byte for byte."""
+        """Return the newest complete step, None if there is none; with `verify`, the newest whose bytes are all intact."""
         for number, manifest in sorted(listing.manifests(self.folder).items(), reverse=True):
             if not verify:
                 return number
@@ -151,30 +151,30 @@ class Checkpoints:
         return None
 
     def best_step(self) -> int | None:
-        """The step with the best metric, the earliest among equals; None if no step has one."""
+        """Return the step with the best metric, the earliest of equal ones; None if no step has one."""
         return listing.best(listing.manifests(self.folder), self.best_mode)
 
     def has_any(self) -> bool:
-        """Whether a step was ever completed here, damaged ones included. All processes call this; all get one answer.
+        """Return whether a step was ever completed here, damaged ones included. All processes call this and get the same answer.
 
-        False means that training may start at step 0. When True, `restore` gives a usable state or raises.
+        If False, training may start at step 0. If True, `restore` returns a usable state or raises an error.
         """
         return bool(_agree(listing.ever_complete(self.folder)))
 
     # ---- restoring --------------------------------------------------------------------------------------------------
 
     def restore(self, target: Any, step: int | str | None = None) -> tuple[Any, dict, int]:
-        """(tree, info, step). All processes call this and get the same step.
+        """Restore a step: (tree, info, step). All processes call this and get the same step.
 
-        Each leaf comes back as the kind of leaf, and with the sharding, that it has in `target`. With step None or
-        "latest" a damaged step is renamed N.corrupt, loudly, and the next older is tried.
+        Each leaf gets the type and the sharding that it has in `target`. With step None or "latest", a damaged step is renamed
+        N.corrupt with a warning, and the next older step is tried.
 
         Args:
-          target: pytree of the leaves to be filled: arrays or jax.ShapeDtypeStruct (with shardings), Python numbers.
+          target: pytree of the leaves to fill: arrays or jax.ShapeDtypeStruct (with shardings), Python numbers.
           step: a number, "best", or None / "latest".
         Raises:
-          MismatchError: names, shapes or dtypes differ from what is stored.
-          CheckpointError: no such step, or none that is undamaged.
+          MismatchError: names, shapes or dtypes differ from those stored.
+          CheckpointError: there is no such step, or no undamaged one.
           StorageError: the files cannot be read.
         """
         self._join()
@@ -192,7 +192,9 @@ class Checkpoints:
             if content is not None:
                 break
             if step not in (None, "latest"):
-                raise CheckpointError(f"step {number} in {self.folder} is damaged: {error}; steps there: {self.steps()}")
+                raise CheckpointError(
+                    f"step {number} in {self.folder} is damaged: {error}; choose another of the steps {self.steps()}"
+                )
             found.append(f"step {number}: {error}")
             if jax.process_index() == 0:
                 self._set_corrupt(number, error)
@@ -202,7 +204,7 @@ class Checkpoints:
         return jax.tree_util.tree_unflatten(treedef, filled), info, number
 
     def _read(self, number: int, expected: dict[str, leaves.LeafSpec]):
-        """((host, info), None), or (None, the error) when this process cannot use the step."""
+        """Return ((host, info), None), or (None, the error) if this process cannot use the step."""
         folder = self.folder / str(number)
         try:
             manifest = steps.read_manifest(folder)
@@ -212,21 +214,21 @@ class Checkpoints:
             return None, error
 
     def _agree_on(self, number: int, error: Exception | None) -> None:
-        """Return on all processes (all read the step, or all found it damaged), or raise on all."""
+        """Return on all processes (all read the step, or all found it damaged), or raise an error on all."""
         verdict = 0 if error is None else 1 if isinstance(error, Damaged) else 2
         if jax.process_count() > 1:
             verdicts = multihost_utils.process_allgather(np.int32(verdict)).reshape(-1).tolist()
             if len(set(verdicts)) > 1:
                 failing = [i for i, v in enumerate(verdicts) if v]
                 raise CheckpointError(
-                    f"processes {failing} cannot use step {number} in {self.folder}, the others can; all need "
-                    f"one shared file system and one configuration{f' ({error})' if error else ''}"
+                    f"processes {failing} cannot use step {number} in {self.folder}, but the others can; all need "
+                    f"the same shared file system and the same configuration{f' ({error})' if error else ''}"
                 )
         if error is not None and verdict == 2:
             raise error
 
     def _choose(self, step: int | str | None) -> int:
-        """The number of the step, -1 if there is none."""
+        """Return the number of the step, -1 if there is none."""
         there = listing.numbers(self.folder)
         if step in (None, "latest"):
             return there[-1] if there else -1
@@ -235,7 +237,7 @@ class Checkpoints:
             number = listing.best(found, self.best_mode) if len(found) == len(there) else None
             return -1 if number is None else number
         if isinstance(step, str):
-            raise ValueError(f"got step={step!r}; give a number, 'best' or 'latest'")
+            raise ValueError(f"got step={step!r}; must be a number, 'best' or 'latest'")
         return operator.index(step) if step in there else -1
 
     def _nothing(self, step: int | str | None, found: list[str]) -> str:
@@ -243,12 +245,12 @@ class Checkpoints:
         there, whole, corrupt = listing.numbers(self.folder), self.steps(), listing.corrupt(self.folder)
         seen = [
             *found,
-            *([f"renamed as damaged: {', '.join(corrupt)}"] if corrupt else []),
+            *([f"damaged and renamed: {', '.join(corrupt)}"] if corrupt else []),
             *([f"steps there: {there}"] if there else []),
             *([f"with a damaged {steps.MANIFEST}: {sorted(set(there) - set(whole))}"] if len(whole) < len(there) else []),
         ]
         return (
-            f"no {wanted} in {self.folder} ({'; '.join(seen) or 'it holds no step'}); name another step, or start anew in "
+            f"no {wanted} in {self.folder} ({'; '.join(seen) or 'it holds no step'}); give another step, or start again in "
             "another --workdir"
         )
 
@@ -257,9 +259,11 @@ class Checkpoints:
             name = listing.set_corrupt(self.folder, number)
         except OSError as failure:
             raise StorageError(
-                f"cannot rename the damaged step {self.folder / str(number)}: {failure.strerror}; remove it by hand"
+                f"cannot rename the damaged step {self.folder / str(number)}: {failure.strerror}; delete it by hand"
             ) from failure
-        _log.error("CHECKPOINT DAMAGED: step %d in %s: %s; now %s, trying the next older", number, self.folder, error, name)
+        _log.error(
+            "CHECKPOINT DAMAGED: step %d in %s: %s; renamed to %s; trying the next older step", number, self.folder, error, name
+        )
 
     # ---- the background thread --------------------------------------------------------------------------------------
 
@@ -293,20 +297,27 @@ class Checkpoints:
         try:
             listing.retain(self.folder, self.keep, self.best_mode)
         except (OSError, CheckpointError) as error:
-            _log.warning("old checkpoints in %s stay: %s", self.folder, error)
+            _log.warning("old checkpoints in %s cannot be deleted: %s", self.folder, error)
 
     def _make_folder(self, size: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
         if free < 1.05 * size:
-            _log.warning("%s has %.1f MB free; the next checkpoint takes up to %.1f MB", self.folder, free / 1e6, size / 1e6)
+            _log.warning(
+                "%s has %.1f MB free, but the next checkpoint takes up to %.1f MB; free disk space",
+                self.folder,
+                free / 1e6,
+                size / 1e6,
+            )
 
     def _tidy(self) -> None:
         if not self._tidied:
             try:
                 listing.tidy(self.folder)
             except OSError as error:
-                raise StorageError(f"cannot tidy {self.folder}: {error.strerror}; mend the folder, then start again") from error
+                raise StorageError(
+                    f"cannot remove unfinished files in {self.folder}: {error.strerror}; repair the folder, then start again"
+                ) from error
             self._tidied = True
 
     def _join(self) -> None:
@@ -316,7 +327,7 @@ class Checkpoints:
 
 
 def _agree(value: int) -> int:
-    """Process 0's value, on every process."""
+    """Return process 0's value on every process."""
     if jax.process_count() == 1:
         return int(value)
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))

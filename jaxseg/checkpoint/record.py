@@ -1,7 +1,7 @@
-"""The run's own record: run.json says everything that evaluation and prediction need beside the weights.
+"""The record of a run: run.json holds everything that evaluation and prediction need besides the weights.
 
-It holds a digest of its content, and what it says is checked wherever it is read: a record that was damaged or edited by
-accident is found. The digest is no signature: it does not protect against somebody who writes a new one.
+It holds a digest of its content, and both are checked whenever it is read, so that accidental damage or editing is detected. The
+digest is no signature: it does not protect against somebody who computes a new one.
 """
 
 import hashlib
@@ -23,30 +23,30 @@ _HOLDS = f"a run folder holds {RECORD} and {CHECKPOINTS}/"
 
 
 def write_record(workdir: str | Path, record: Mapping[str, Any]) -> None:
-    """Write run.json, whole or not at all.
+    """Write run.json completely or not at all.
 
     Args:
       workdir: the run folder.
-      record: the entries of `schema.ENTRIES`, and whatever else the run wants remembered, all JSON-able; "format", "jaxseg"
-        (the version) and "digest" are added.
+      record: the entries of `schema.ENTRIES`, and any others, all JSON-able; "format", "jaxseg" (the version) and "digest" are
+        added.
     Raises:
-      ValueError: an entry is missing or of another kind.
-      StorageError: it cannot be written.
+      ValueError: an entry is missing or of the wrong type.
+      StorageError: the file cannot be written.
     """
     whole = {**plain(record), "format": FORMAT, "jaxseg": jaxseg.__version__}
     whole["digest"] = digest_of(whole)
     wrong = schema.faults(whole)
     if wrong:
-        raise ValueError(f"a run's record does not hold what it must: {'; '.join(wrong)}")
+        raise ValueError(f"the run's record is invalid: {'; '.join(wrong)}")
     write_json(Path(workdir) / RECORD, whole)
 
 
 def read_record(workdir: str | Path) -> dict[str, Any]:
-    """The record of a run folder.
+    """Read the record of a run folder.
 
     Raises:
-      CheckpointError: there is none, or it was damaged or edited, or comes from a newer version.
-      MismatchError: it has a format that this version reads no more.
+      CheckpointError: there is no record, it was damaged or edited, or it comes from a newer version.
+      MismatchError: this version no longer reads the record's format.
     """
     path = Path(workdir) / RECORD
     try:
@@ -55,53 +55,52 @@ def read_record(workdir: str | Path) -> dict[str, Any]:
         if error.code == "DATA_MISSING":
             there = "it does not exist" if not path.parent.is_dir() else f"it has no {RECORD}"
             raise CheckpointError(f"{path.parent} is no run folder: {there}; {_HOLDS}") from error
-        raise CheckpointError(f"{error}; weights alone do not say what {RECORD} says") from error
+        raise CheckpointError(f"{error}; the weights cannot be used without {RECORD}") from error
     if not isinstance(record, dict) or type(record.get("format")) is not int:
         raise CheckpointError(f"{path} is no record of a run: it has no whole number 'format'; {_HOLDS}")
     version = guard.shown(record.get("jaxseg"))
     if record["format"] in LAST_READER:
         raise MismatchError(
-            f"{path} has format {record['format']}, and this jaxseg {jaxseg.__version__} reads format {FORMAT}: jaxseg "
-            f"{LAST_READER[record['format']]} is the last version that reads it; use that one for this run, or train it anew"
+            f"{path} has format {record['format']}, but this jaxseg {jaxseg.__version__} reads format {FORMAT}: jaxseg "
+            f"{LAST_READER[record['format']]} is the last version that reads it; use that version for this run, or train again"
         )
     if record["format"] != FORMAT:
         raise CheckpointError(
-            f"{path} has format {guard.shown(record['format'])} (of jaxseg {version}), and this jaxseg {jaxseg.__version__} "
+            f"{path} has format {guard.shown(record['format'])} (of jaxseg {version}), but this jaxseg {jaxseg.__version__} "
             f"reads format {FORMAT}; use a newer jaxseg, or restore the file if it was edited"
         )
     if record.get("digest") != digest_of(record):
         raise CheckpointError(
-            f"{path} was damaged or edited: its content has another digest than it holds; restore it from a copy, or train the "
-            "run anew"
+            f"{path} was damaged or edited: its content does not match its digest; restore it from a copy, or train the run again"
         )
     wrong = schema.faults(record)
     if wrong:
-        raise CheckpointError(f"{path} does not hold what a record must: {'; '.join(wrong[:3])}; restore it from a copy")
+        raise CheckpointError(f"{path} is invalid: {'; '.join(wrong[:3])}; restore it from a copy")
     return record
 
 
 def find_record(run: Path) -> dict[str, Any]:
-    """The record of a run folder, or of the run that a checkpoint folder (run/checkpoints/N) belongs to."""
+    """Read the record of a run folder, or of the run that a checkpoint folder (run/checkpoints/N) belongs to."""
     return read_record(run_folder(run))
 
 
 def run_folder(run: Path) -> Path:
-    """The run folder that a path lies in, at most two folders up; the path itself where there is none."""
+    """Return the run folder that contains a path, at most two folders up; the path itself if there is none."""
     around = (run, *run.absolute().parents[:2])
     return next((p for p in around if (p / RECORD).is_file()), run)
 
 
 def digest_of(record: Mapping[str, Any]) -> str:
-    """SHA-256 of a record's content without its own digest: of its JSON with sorted keys and no white space."""
+    """Return the SHA-256 of a record without its own digest, as JSON with sorted keys and without white space."""
     content = {key: value for key, value in record.items() if key != "digest"}
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON gives it back: tuples become lists, keys strings.
+    """Return the value as JSON would restore it: tuples become lists, keys become strings.
 
     Raises:
-      ValueError: it is not JSON-able.
+      ValueError: the value is not JSON-able.
     """
     try:
         return json.loads(json.dumps(value, allow_nan=False))

@@ -1,4 +1,4 @@
-"""What a run's record must hold: its entries with their kinds, and what must agree among them."""
+"""The required entries of a run's record with their types, and the entries that must agree with each other."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,7 +34,7 @@ _NEEDED = ("data.channels", "data.coordinates", "data.release", "data.split", "d
 
 
 def faults(record: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a record, in words; [] if nothing is."""
+    """Return what is wrong with a record, one text each; [] if nothing is."""
     found = kinds.faults(record, ENTRIES)
     if found:
         return found
@@ -59,14 +59,14 @@ def _config_faults(config: Mapping[str, Any]) -> list[str]:
 
 def _recipe_faults(recipe: Mapping[str, Any]) -> list[str]:
     needed, others = kinds.of_dataclass(Recipe)
-    unknown = [f"recipe.{name[:40]} is no entry of a recipe" for name in recipe if name not in needed and name not in others]
+    unknown = [f"recipe.{name[:40]} is not an entry of a recipe" for name in recipe if name not in needed and name not in others]
     return (
         kinds.faults(recipe, needed, within="recipe.") + kinds.faults(recipe, others, within="recipe.", optional=True) + unknown
     )
 
 
 def _disagreements(record: Mapping[str, Any]) -> list[str]:
-    """What contradicts itself."""
+    """Return the contradictions between entries, one text each."""
     model, recipe, labels, regions = (record[key] for key in ("model", "recipe", "labels", "regions"))
     count = len(labels)
     classes = (len(regions),) if regions else (1, 2) if count == 1 else (count + 1,)

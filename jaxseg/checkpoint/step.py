@@ -1,13 +1,13 @@
-"""One step on disk: written whole or not at all, read back only if every byte is as it was written.
+"""One step on disk: written completely or not at all, and read only if every byte is as it was written.
 
     N/state/        the leaves, written by Orbax (OCDBT of zarr arrays)
-    N/info/         the JSON beside them, written by Orbax
-    N/digests.json  ours: shape, dtype and blake2b-128 of every leaf, size and CRC-32 of every file, the metric
+    N/info/         a JSON dictionary, written by Orbax
+    N/digests.json  written here: shape, dtype and blake2b-128 of every leaf, size and CRC-32 of every file, the metric
 
-Two nets, because Orbax notices neither a flipped bit in tensor bytes nor a cast: the CRC covers every file and is quick
-(7 GB/s on one core); the leaf digests (1.4 GB/s) cover the way from the device's memory to the disk and back.
-Orbax runs on the calling process alone (no barriers), on host arrays, and reads into an abstract target built from
-digests.json: names, shapes and dtypes are known before a byte is read.
+There are two kinds of checksums, because Orbax detects neither a flipped bit in an array nor a changed dtype: the CRC covers
+every file and is fast (7 GB/s on one core); the digests of leaves (1.4 GB/s) cover the way from the device's memory to the disk
+and back. Orbax runs only on the calling process (no barriers), on host arrays, and reads into an abstract target built from
+digests.json, so that names, shapes and dtypes are known before any data are read.
 """
 
 import errno
@@ -37,20 +37,20 @@ _NOT_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOM
 
 
 class Damaged(CheckpointError):
-    """A step that is not, byte for byte, what was written."""
+    """The bytes of a step are not those that were written."""
 
 
 class Manifest(NamedTuple):
-    """What digests.json says.
+    """The content of digests.json.
 
     Attributes:
-      step: the step.
-      metric: the value by which "best" is chosen; None where there was none.
+      step: number of the step.
+      metric: the value by which the best step is chosen; None if there was none.
       best_mode: "min", "max" or "last".
       specs: leaf name -> LeafSpec.
       digests: leaf name -> hexadecimal digest.
       files: path inside the step -> (bytes, CRC-32).
-      seconds: what the save cost: {"copy", "digest", "write"}.
+      seconds: duration of the save's parts: {"copy", "digest", "write"}.
     """
 
     step: int
@@ -74,17 +74,17 @@ def write(
     seconds: dict[str, float],
     publish=os.replace,
 ) -> Manifest:
-    """Write a step under a temporary name, then publish it under its own.
+    """Write a step under a temporary name, then publish it under its final name.
 
     Args:
-      final: the step's folder, absent so far.
+      final: the step's folder, which must not exist yet.
       step, metric, best_mode, seconds: for the manifest; the time of digests and writing is added to `seconds`.
       host: leaf name -> host array.
       specs: leaf name -> LeafSpec.
       info: JSON-able.
       publish: publish(temporary, final) makes the complete folder visible.
     Raises:
-      whatever the disk raises; the temporary folder is gone then.
+      Exception: any error of the disk, or of Orbax; the temporary folder is removed before.
     """
     temporary = final.with_name(f".{final.name}.saving")
     discard(temporary)
@@ -108,10 +108,10 @@ def write(
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a step, if it is exactly what was written.
+    """Read the manifest of a step and verify that it is unchanged.
 
     Raises:
-      Damaged: it is absent, unreadable or altered.
+      Damaged: the manifest is missing, unreadable or altered.
     """
     try:
         if (folder / MANIFEST).exists():
@@ -125,7 +125,7 @@ def read_manifest(folder: Path) -> Manifest:
         content = guard.parse_json(raw)
         if content["format"] > _FORMAT:
             raise CheckpointError(
-                f"{folder} has checkpoint format {content['format']}; this jaxseg reads up to {_FORMAT}, upgrade it"
+                f"{folder} has checkpoint format {content['format']}; this jaxseg reads formats up to {_FORMAT}: use a newer one"
             )
         manifest = Manifest(
             content["step"],
@@ -144,7 +144,7 @@ def read_manifest(folder: Path) -> Manifest:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole:
-        raise Damaged(f"{MANIFEST} is not what was written")
+        raise Damaged(f"{MANIFEST} has changed since it was written")
     if folder.name.isdigit() and int(folder.name) != manifest.step:
         raise Damaged(f"it was written as step {manifest.step}")
     return manifest
@@ -165,21 +165,21 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         except OSError as error:
             raise _unreadable(path, error) from error
         if found[0] != expected[0]:
-            raise Damaged(f"file {name} has {found[0]} bytes, written were {expected[0]}")
+            raise Damaged(f"file {name} has {found[0]} bytes instead of {expected[0]}")
         if found != expected:
-            raise Damaged(f"file {name} has CRC-32 {found[1]:08x}, written was {expected[1]:08x}")
+            raise Damaged(f"file {name} has CRC-32 {found[1]:08x} instead of {expected[1]:08x}")
 
 
 def read(folder: Path, manifest: Manifest, wanted: Iterable[str] | None = None) -> tuple[dict[str, np.ndarray], dict]:
-    """(host array by name, info) of a step, verified against the manifest.
+    """Read ({name: host array}, info) of a step, verified against the manifest.
 
     Args:
-      folder: the step.
-      manifest: of `read_manifest`.
+      folder: the step's folder.
+      manifest: from `read_manifest`.
       wanted: names of leaves; None: all.
     Raises:
-      Damaged: a file or a leaf is not what was written.
-      StorageError: the files cannot be read for a reason that says nothing of their content (permissions).
+      Damaged: a file or a leaf has changed since it was written.
+      StorageError: the files cannot be read, for example because of their permissions.
     """
     check_files(folder, manifest)
     wanted = list(manifest.specs if wanted is None else wanted)
@@ -210,13 +210,13 @@ def read(folder: Path, manifest: Manifest, wanted: Iterable[str] | None = None) 
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder and what Orbax may have left beside it under a temporary name."""
+    """Remove a folder, and temporary files that Orbax may have left beside it."""
     for path in (folder, *folder.parent.glob(f"{folder.name}.orbax-checkpoint-tmp*")):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _checkpointer() -> ocp.Checkpointer:
-    """Orbax on this process alone. Arrays are our own host copies: no second copy is made."""
+    """Return an Orbax checkpointer for this process only, which does not copy the host arrays again."""
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"jaxseg{me}")
     registry = ocp.type_handlers.create_type_handler_registry(
@@ -250,7 +250,7 @@ def _self_digest(content: dict) -> str:
 
 
 def _file_sum(path: Path, sync: bool = False) -> tuple[int, int]:
-    """(bytes, CRC-32) of a file; `sync`: push it to the disk first, so that a full one is noticed."""
+    """Return (bytes, CRC-32) of a file; with `sync`, write it to the disk first, so that a full disk is noticed."""
     size = crc = 0
     with open(path, "rb") as file:
         if sync:
@@ -270,11 +270,11 @@ def _sync_folder(folder: Path) -> None:
 
 def _unreadable(path: Path, error: OSError) -> CheckpointError | StorageError:
     if error.errno in _NOT_DAMAGE:
-        return StorageError(f"cannot read {path}: {error.strerror}; mend its permissions or the file system, then start again")
+        return StorageError(f"cannot read {path}: {error.strerror}; repair its permissions or the file system, then start again")
     return Damaged(f"file {path.name} cannot be read: {error.strerror or error}")
 
 
 def first_line(error: Exception) -> str:
-    """Kind and first line of an error's message."""
+    """Return the type and the first line of an error's message."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:300] if text else ''}"

@@ -1,4 +1,4 @@
-"""A trained network's arrays out of a run, without knowing its optimiser or its configuration."""
+"""Read a trained network's arrays from a run, without its optimiser and configuration."""
 
 import shutil
 from pathlib import Path
@@ -17,11 +17,11 @@ Tree = dict[str, np.ndarray]
 
 
 def load_weights(path: str | Path) -> tuple[Tree, Tree, dict]:
-    """(params, state, info) of a checkpoint as flat dictionaries of host arrays, verified against their digests.
+    """Read (params, state, info) of a checkpoint as flat dictionaries of host arrays, verified against their digests.
 
-    The state that was saved is {"params": {...}, "state": {...}, "ema": {...}, ...}. Where info["evaluated"] is "ema",
-    the moving average stands for the parameters, since it is what validation measured. Nothing is renamed or removed: a
-    run that still trains can be read.
+    The saved state is {"params": {...}, "state": {...}, "ema": {...}, ...}. If info["evaluated"] is "ema", the moving average is
+    returned as params, because it is what validation evaluated. The folder is not changed, so that a run that is still training
+    can be read.
 
     Args:
       path: a run folder or its checkpoints folder (the best step, else the newest), or the folder of one step.
@@ -39,30 +39,32 @@ def load_weights(path: str | Path) -> tuple[Tree, Tree, dict]:
             if attempt < 2 and not folder.exists():
                 continue  # the run went on and deleted it: choose again
             others = [n for n in listing.numbers(folder.parent) if str(n) != folder.name]
-            raise CheckpointError(f"checkpoint {folder} is damaged: {error}; other steps there: {others or 'none'}") from error
+            raise CheckpointError(
+                f"checkpoint {folder} is damaged: {error}; use another step (there: {others or 'none'})"
+            ) from error
     params, state, ema = ({n.removeprefix(g): v for n, v in host.items() if n.startswith(g)} for g in _GROUPS)
     if not params:
         raise CheckpointError(f"checkpoint {folder} holds no params/...; its leaves are {sorted(manifest.specs)[:5]} ...")
     if info.get("evaluated") == "ema":
         if ema.keys() != params.keys():
             raise CheckpointError(
-                f"checkpoint {folder} says that its moving average was evaluated, and holds {len(ema)} arrays "
-                f"of it for {len(params)} parameters"
+                f"checkpoint {folder} was evaluated with its moving average, but holds {len(ema)} arrays "
+                f"of it for {len(params)} parameters; use another step"
             )
         params = ema
     return params, state, info
 
 
 def keep_copy(run: str | Path, record: str | Path, target: str | Path) -> Path:
-    """Copy what `load_weights(run)` would read, and the record beside it, into the folder `target` once; it is then a run folder.
+    """Copy the checkpoint that `load_weights(run)` would read, and the run's record, to a new run folder.
 
     Args:
       run: as for `load_weights`.
-      record: the run folder that holds its run.json.
-      target: the copy; left alone where it exists.
+      record: the run folder that holds run.json.
+      target: the new folder; not changed if it exists.
     Raises:
-      CheckpointError: nothing to copy.
-      StorageError: it cannot be written.
+      CheckpointError: there is nothing to copy.
+      StorageError: the copy cannot be written.
     """
     read_record(record)
 
@@ -75,10 +77,10 @@ def keep_copy(run: str | Path, record: str | Path, target: str | Path) -> Path:
 
 
 def step_folder(path: str | Path) -> Path:
-    """The folder of the step that `load_weights` reads: under a run folder or a folder of steps the best, or the step itself.
+    """Return the step folder that `load_weights` reads: the best in a run folder or a folder of steps, or the path itself.
 
     Raises:
-      CheckpointError: there is none.
+      CheckpointError: there is no step.
     """
     path = Path(path).absolute()
     if (path / steps.MANIFEST).exists():
@@ -94,7 +96,7 @@ def step_folder(path: str | Path) -> Path:
     if damaged:
         raise CheckpointError(
             f"steps {damaged} in {folder} have a damaged {steps.MANIFEST}, so it is unknown which step is "
-            f"best; name one of {sorted(found)}: {folder}/N"
+            f"best; choose one of {sorted(found)} and give {folder}/N"
         )
     chosen = listing.best(found, found[max(found)].best_mode)
     return folder / str(max(found) if chosen is None else chosen)

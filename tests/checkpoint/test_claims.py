@@ -55,7 +55,7 @@ def test_the_same_configuration_resumes_and_a_finished_run_is_recognised(workdir
 def test_another_configuration_is_refused_by_the_keys_that_differ(workdir):
     begun(workdir)
     other = changed(data__root="/b", data__size=(64, 32), optim__options={"b1": 0.8})
-    message = r'data.root: "" there, "/b" now; data.size: .*; optim.options.b1: absent there, 0.8 now.*--workdir'
+    message = r'data.root: "" recorded, "/b" now; data.size: .*; optim.options.b1: absent recorded, 0.8 now.*--workdir'
     with pytest.raises(MismatchError, match=message):
         claim(workdir, other)
     with pytest.raises(MismatchError) as caught:
@@ -69,7 +69,7 @@ def test_another_configuration_is_refused_by_the_keys_that_differ(workdir):
 def test_a_key_that_is_newer_than_the_run_counts_as_its_default_there(workdir):
     begun(workdir)
     defaults = {"data": {"policy": "stop", "limits": (1, 2)}}
-    with pytest.raises(MismatchError, match='data.policy: absent there, "skip" now'):
+    with pytest.raises(MismatchError, match='data.policy: absent recorded, "skip" now'):
         claim(workdir, changed(data__policy="skip", data__limits=(1, 2)), defaults=defaults)
     claim(workdir, changed(data__policy="stop", data__limits=(1, 2)), defaults=defaults).release()
 

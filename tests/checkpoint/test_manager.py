@@ -248,7 +248,7 @@ def test_when_no_step_is_usable_it_says_what_was_found_and_never_looks_empty(tmp
     assert caught.value.exit_code == 66
     again = Checkpoints(tmp_path)
     assert again.has_any(), "damaged steps must not lead to a silent fresh start"
-    with pytest.raises(CheckpointError, match="renamed as damaged: 1.corrupt, 2.corrupt"):
+    with pytest.raises(CheckpointError, match="damaged and renamed: 1.corrupt, 2.corrupt"):
         again.restore(tiny())
     with pytest.raises(CheckpointError, match="no step 7"):
         again.restore(tiny(), 7)
@@ -311,7 +311,7 @@ def test_a_rollback_replaces_the_abandoned_steps_once_the_new_one_is_complete(tm
         checkpoints.restore(tiny(), 1)
         checkpoints.save(2, tiny(20), {}, metric=1.0)
         checkpoints.wait()
-        assert checkpoints.steps() == [1, 2] and "abandoned steps 3" in caplog.text
+        assert checkpoints.steps() == [1, 2] and "replaces the steps 3" in caplog.text
         checkpoints.save(2, tiny(21), {}, metric=0.5)  # the same step again, now with its validation
         assert checkpoints.restore(tiny())[0]["params"]["encoder.0.w"][0, 0] == 21
         assert sorted(os.listdir(tmp_path)) == ["1", "2"]

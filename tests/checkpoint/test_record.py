@@ -66,7 +66,7 @@ def test_a_record_of_format_1_names_the_last_version_that_reads_it_and_a_newer_o
 def test_an_accidental_edit_is_found_by_the_digest(tmp_path, change):
     write_record(tmp_path, RECORD)
     edit(tmp_path, change, digest=False)
-    with pytest.raises(CheckpointError, match="damaged or edited: its content has another digest than it holds; restore it"):
+    with pytest.raises(CheckpointError, match="damaged or edited: its content does not match its digest; restore it"):
         read_record(tmp_path)
 
 
@@ -82,7 +82,7 @@ def test_white_space_and_the_order_of_keys_are_no_content(tmp_path):
         (lambda r: r.update(recipe={}), "recipe.size is missing"),
         (lambda r: r["recipe"].update(size=[8, "8"]), "recipe.size must be a list, each entry a whole number, not a list of 2"),
         (lambda r: r["recipe"].update(window=[1]), "recipe.window must be a list of 2 entries or null"),
-        (lambda r: r["recipe"].update(evil=1), "recipe.evil is no entry of a recipe"),
+        (lambda r: r["recipe"].update(evil=1), "recipe.evil is not an entry of a recipe"),
         (lambda r: r["recipe"].update(size=[8, 8, 8]), "recipe.size must hold model.rank"),
         (lambda r: r["recipe"].update(labels=["other"]), "must name the same classes"),
         (lambda r: r.update(labels=[], values=[], recipe=r["recipe"] | {"labels": []}), "at least one"),

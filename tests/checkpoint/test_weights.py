@@ -58,10 +58,10 @@ def test_the_moving_average_stands_for_the_parameters_where_it_was_evaluated(tmp
 def test_damage_is_refused_and_no_other_step_is_taken_in_its_place(run):
     metadata = run / "checkpoints/2/info/metadata"
     metadata.write_bytes(metadata.read_bytes() + b" ")
-    with pytest.raises(CheckpointError, match=r"2 is damaged: file info/metadata .* other steps there: \[3\]"):
+    with pytest.raises(CheckpointError, match=r"2 is damaged: file info/metadata .* use another step .there: \[3\]"):
         load_weights(run)
     (run / "checkpoints/2/digests.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"steps \[2\] .* name one of \[3\]"):
+    with pytest.raises(CheckpointError, match=r"steps \[2\] .* choose one of \[3\]"):
         load_weights(run)
     assert load_weights(run / "checkpoints/3")[1]["norm.mean"][0] == 3
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["2", "3"], "a reader renames nothing"
