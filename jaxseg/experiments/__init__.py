@@ -1,1 +1,1 @@
-"""Experiments with runs: their evaluation, and searches over many of them."""
+"""Experiments: evaluation of runs, comparisons of many runs, and the search for class weights."""

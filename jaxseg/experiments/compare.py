@@ -1,11 +1,11 @@
-"""--mode=compare: several networks, or variants of a config, trained, tested and set side by side.
+"""--mode=compare: train and test several networks, or variants of a config, and compare them.
 
-    <folder>/<model>/seed_<s>[_fold_<k>]/   a run like any other
-    <folder>/<model>/seed_<s>[_fold_<k>]/failed.json   why a run could not be finished; it is tried again on the next start
+    <folder>/<model>/seed_<s>[_fold_<k>]/              an ordinary run folder
+    <folder>/<model>/seed_<s>[_fold_<k>]/failed.json   why a run failed; it is tried again at the next start
     <folder>/*.csv, comparison.json, report.html       the tables (`tables`), written after every run
 
-Started again, it repeats no finished run and goes on inside an unfinished one. Several processes may work on one experiment:
-each takes the next run that nobody holds, by the run folder's own claim.
+A second start skips finished runs and resumes an unfinished one. Several processes may work on one experiment: each takes the
+next run whose folder no other process has locked.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ FAILED_SOME = 65  # exit code where runs could not be finished
 
 @dataclasses.dataclass
 class Standing:
-    """What has become of the runs.
+    """The state of the runs of a comparison.
 
     Attributes:
-      done: finished before, or now.
-      failed: name -> reason.
-      elsewhere: held by other processes.
+      done: runs that are finished.
+      failed: name of a run that failed -> reason.
+      elsewhere: runs that other processes are training.
     """
 
     done: list[Planned] = dataclasses.field(default_factory=list)
@@ -53,18 +53,19 @@ def compare(
     """Train and test every run of config.compare that is not finished, then write the tables.
 
     Args:
-      config: resolved.
-      folder: of the experiment.
-      train: trains a config in a folder and scores its best checkpoint; returns the exit code of a run that was stopped.
-      check: refuses a config that cannot work.
-      measure: what the network of a run costs, for config.compare.measure.
-      same: refuses a finished run of another configuration.
-      say: gets one line for each change of state.
+      config: a resolved tree.
+      folder: the folder of the experiment.
+      train: trains a config in a folder and evaluates its best checkpoint; returns None, or the exit code of a run that was
+        stopped.
+      check: raises an error for a config that cannot work.
+      measure: measures memory and latency of a run's network, for config.compare.measure.
+      same: raises an error if a finished run has another configuration.
+      say: called with one line of text for each event.
     Returns:
-      None, the exit code of a run that was stopped, or 65 where runs failed.
+      None, the exit code of a run that was stopped, or 65 if runs failed.
     Raises:
-      ConfigError: a combination that cannot work; nothing was trained then.
-      MismatchError: a run in the folder is finished and has another configuration.
+      ConfigError: a combination cannot work; nothing was trained.
+      MismatchError: a finished run in the folder has another configuration.
     """
     planned = runs(config, folder)
     for run in distinct(planned):
@@ -92,10 +93,10 @@ def compare(
                 files.write_json(run.folder / tables.MEASURES, measure(run.config, run.folder))
         except InUse as error:
             progress.elsewhere.append(run)
-            say(f"{run.name}: {error.holder} works on it")
+            say(f"{run.name}: skipped, {error.holder} is training it")
             continue
         except StorageError:
-            raise  # the next run would meet it too
+            raise  # it would also stop the next run
         except Exception as error:
             reason = (
                 str(error) if isinstance(error, JaxsegError) else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -119,12 +120,12 @@ def compare(
     open_ = len(planned) - len(progress.done) - len(progress.failed)
     if open_:
         what = "1 run is" if open_ == 1 else f"{open_} runs are"
-        say(f"{what} in the hands of other processes; whoever ends last has all of them in the tables")
+        say(f"{what} being trained by other processes; the process that ends last writes the complete tables")
     return FAILED_SOME if progress.failed else None
 
 
 def finished(run: Planned) -> bool:
-    """Whether a run was trained to its end and scored."""
+    """Return whether a run was trained to its end and evaluated."""
     if not (run.folder / "state.json").is_file() or not (run.folder / DONE).is_file():
         return False
     return isinstance(guard.read_json(run.folder / DONE), dict)
@@ -134,4 +135,4 @@ def _remaining(begin: float, trained: int, left: int) -> str:
     if not trained:
         return ""
     minutes = (time.perf_counter() - begin) / trained * left / 60
-    return f", about {minutes:.0f} min to go"
+    return f", about {minutes:.0f} min left"

@@ -1,8 +1,8 @@
-"""The evaluation of a run: a split of its own data, or another labelled set, scored and written into a folder of its own.
+"""Evaluate a run on a split of its own data, or on another labelled data set, and write the results to a new folder.
 
 RUN/evaluations/<split>@<step>/      evaluation.json, cases.csv, patients.csv, confusion.csv, ... of a split
-RUN/evaluations/<set>@<step>/        the same of another labelled set (--input)
-RUN/evaluation.json                  that of the test split and the best checkpoint
+RUN/evaluations/<set>@<step>/        the same files for another labelled data set (--input)
+RUN/evaluation.json                  the evaluation of the best checkpoint on the test split
 """
 
 import json
@@ -52,21 +52,22 @@ SCORED = ("threshold", "thresholds", "empty", "surface", "lesions", "postprocess
 def evaluate(
     config, source: Path, log: Log, *, whose: str, external: Path | None = None, name: str = "", overwrite: bool = False
 ) -> None:
-    """Score a run, print the report and write its files (process 0).
+    """Evaluate a run, print the report and write its files (process 0 only).
 
     Args:
       config: from `recorded.settled`.
-      source: run or checkpoint folder.
-      whose: the flag that named it.
-      external: a labelled set in the layout of the run's own; None: config.eval.split.
-      name: of the evaluation's folder, in place of the split's or the set's.
-      overwrite: replace an evaluation of that name with other options or data.
+      source: run folder, or a checkpoint folder inside one.
+      log: receives the report and warnings.
+      whose: the flag that named `source`, for messages.
+      external: folder of another labelled data set, in the layout of the run's own data; None: evaluate config.eval.split.
+      name: name for the evaluation's folder; "": that of the split or of the data set.
+      overwrite: replace an evaluation of this name that has other options or data.
     Raises:
-      MismatchError: such an evaluation is there, or the data are no longer those of the run.
-      DataError: data that cannot be used, or patients that the run was trained on.
+      MismatchError: an evaluation of this name has other options or data, or the run's data have changed.
+      DataError: the data cannot be used, or hold patients that the run was trained on.
     """
     if Path(name).name != name:
-        raise ConfigError(f"--name={name}: is the name of a folder below {FOLDER}, without slashes")
+        raise ConfigError(f"--name={name}: must be a folder name without slashes; the folder is created in {FOLDER}")
     record, home = checkpoint.find_record(source), checkpoint.run_folder(source)
     step = checkpoint.step_folder(source).name
     run = runs.open_run(source, {**config.infer, "roi": ""}, threshold=config.eval.threshold)
@@ -101,7 +102,7 @@ def evaluate(
 
 
 class _Work:
-    """What is scored: a data set, the cases of it, and the store behind them where there is one."""
+    """The data to evaluate on: a data set, the names of its cases, and the prepared examples if there are any."""
 
     def __init__(self, dataset: DataSet, cases: list[str], rules: Rules, digest: str, *, kept=None, validation=(), feed=None):
         self.dataset, self.cases, self.rules, self.digest = dataset, cases, rules, digest
@@ -111,19 +112,21 @@ class _Work:
 def _split(config, source: Path, record: dict, log: Log, *, whose: str) -> _Work:
     data, split = setup.load_data(config, log, source), config.eval.split
     if data.store.digest != record["data"]["digest"]:
-        what = f"the data under {config.data.root or 'the phantom'} are not those that the run was trained on"
+        what = f"the data under {config.data.root or 'the phantom'} differ from the data that the run was trained on"
         if config.data.root != record["config"]["data"]["root"]:
-            raise MismatchError(f"config.data.root: {what}; give their folder, or score others as another set: --input=FOLDER")
-        log.say(f"WARNING {what} ({record['data']['examples']} examples then, {len(data.store.rows)} now, or other bytes)")
+            raise MismatchError(
+                f"config.data.root: {what}; give the original folder, or evaluate another data set with --input=FOLDER"
+            )
+        log.say(f"WARNING {what} ({record['data']['examples']} examples then, {len(data.store.rows)} now, or other content)")
     if not len(data.rows[split]):
         raise DataError(
-            f"{source}: the {split} split is empty; score another one (--config.eval.split=train) or a set of its own "
+            f"{source}: the {split} split is empty; evaluate another split (--config.eval.split=train) or another data set "
             "(--input=FOLDER)",
             "DATA_EMPTY",
         )
     if config.eval.postprocess and not len(data.rows["val"]):
         raise ConfigError(
-            "config.eval.postprocess=True: steps are chosen on the validation split, which is empty; set it to False"
+            "config.eval.postprocess=True: post-processing is chosen on the validation split, which is empty; set it to False"
         )
     patients.check_unseen(source, data, split, whose=whose, log=log)
     others = [(other, "config.infer.ensemble") for other in config.infer.ensemble]
@@ -133,8 +136,8 @@ def _split(config, source: Path, record: dict, log: Log, *, whose: str) -> _Work
     if here != there:
         raise MismatchError(
             f"{source}: the {split} split had {len(there)} patients and has {len(here)} now, of whom "
-            f"{len(here ^ there)} differ ({patients.some(sorted(here ^ there))}); give the data that the run was "
-            "trained on, or score this set as another one: --input=FOLDER"
+            f"{len(here ^ there)} differ ({patients.some(sorted(here ^ there))}); restore the data that the run was "
+            "trained on, or evaluate these as another data set with --input=FOLDER"
         )
     cases = lambda part: list(dict.fromkeys(data.store.rows[i]["case"] for i in data.rows[part]))
     kept: dict[str, set[int]] | None = None
@@ -149,21 +152,23 @@ def _external(config, run: runs.Run, folder: Path, log: Log) -> _Work:
     dataset = base.labelled(setup.open_dataset(*_at(config, folder)), log.say)
     if tuple(dataset.labels) != tuple(run.recipe.labels) and not config.data.whole:
         raise MismatchError(
-            f"--input={folder}: its classes are {', '.join(dataset.labels)}, those of the run "
-            f"{', '.join(run.recipe.labels)}; give a set with the same classes"
+            f"--input={folder}: its classes are {', '.join(dataset.labels)}, but those of the run are "
+            f"{', '.join(run.recipe.labels)}; give a data set with the same classes"
         )
     if config.data.target != "labels":
-        raise ConfigError(f"--input={folder}: the run learnt {config.data.target}, no segmentation; evaluate its own splits")
+        raise ConfigError(
+            f"--input={folder}: the run was trained to predict {config.data.target}, not labels; evaluate its own splits only"
+        )
     if config.eval.postprocess:
         raise ConfigError(
-            f"--input={folder}: eval.postprocess chooses steps on the run's own validation split; evaluate that "
-            "first, then give --config.eval.postprocess=False --config.infer.postprocess=True"
+            f"--input={folder}: config.eval.postprocess chooses post-processing on the run's own data; evaluate the run "
+            "without --input first, then give --config.eval.postprocess=False --config.infer.postprocess=True"
         )
     seen = {patient for part in run.record["splits"].values() for patient in part}
     both = sorted(seen & {case.patient for case in dataset.cases})
     if both:
         log.say(
-            f"WARNING --input={folder}: {len(both)} patients have names of the run's own splits ({patients.some(both)}); if they "
+            f"WARNING --input={folder}: {len(both)} patients have names of the run's patients ({patients.some(both)}); if they "
             "are the same people, these scores are optimistically biased"
         )
     regions = () if config.data.whole else dataset.regions
@@ -172,7 +177,7 @@ def _external(config, run: runs.Run, folder: Path, log: Log) -> _Work:
 
 
 def _at(config, folder: Path) -> tuple[Any, Path]:
-    """(config for another set, its folder): of data of one's own in the layout that lies there, which need not be the run's."""
+    """Return (config, folder) for another data set; the user's own data may have another layout than the run's."""
     if config.data.dataset not in datasets.OWN:  # one that a function of one's own lists stays with it
         return config, folder
     own, (name, place) = config.data.dataset, datasets.recognise(folder)
@@ -247,7 +252,7 @@ def _scored(
 
 
 def _options(config) -> dict[str, Any]:
-    """The keys that decide a score."""
+    """Return the keys that influence scores."""
     infer = {f"infer.{key}": value for key, value in config.infer.items() if key not in SPEED}
     return json.loads(json.dumps({**infer, **{f"eval.{key}": config.eval[key] for key in SCORED}}))
 
@@ -265,12 +270,12 @@ def _check_free(folder: Path, facts: dict[str, Any], overwrite: bool) -> None:
     differ += [key for key, value in facts["options"].items() if there.get("options", {}).get(key) != value]
     if differ:
         raise MismatchError(
-            f"{folder} holds an evaluation with other {', '.join(differ[:5])}; give --name=NAME, or --overwrite to replace it"
+            f"{folder} holds an evaluation with other {', '.join(differ[:5])}; give another --name, or --overwrite to replace it"
         )
 
 
 def _write_roi_record(home: Path, config: dict, rows: Sequence[dict], weights: Path, folder: Path) -> None:
-    """config.json and metrics.csv of a region-of-interest run, with the columns that the source's cascade looks for."""
+    """Write config.json and metrics.csv of a region-of-interest run, in the format of the BraTS 3-D project's cascade."""
     best = max((row for row in rows if row.get("val_dice", "") != ""), key=lambda row: row["val_dice"], default={})
     tested = json.loads((folder / NAME).read_text())
     files.write_json(home / "config.json", config)

@@ -1,8 +1,8 @@
-"""What a network costs on this device, at batch 1 and the config's size: memory of a training and an inference pass, latency.
+"""Measure a network on this device, at batch size 1 and the config's image size: memory of training and inference, and latency.
 
-Memory is XLA's plan for the compiled pass: temporaries, arguments and outputs less what shares their place, so weights and
-gradients are counted, as PyTorch's peak of allocated bytes counts them. The training pass is forward and backward of the sum of
-the logits. Latency is of inference alone, with new random input in every run.
+Memory is XLA's estimate for the compiled pass: temporaries, arguments and outputs, minus aliased buffers. It includes weights
+and gradients, as PyTorch's peak of allocated bytes does. The training pass is forward and backward of the sum of the logits.
+Latency is that of inference, with new random input in every repetition.
 """
 
 import time
@@ -23,11 +23,13 @@ FEW = 100  # runs below which no 99th percentile is given
 
 
 def measure(config, num_classes: int) -> dict[str, Any]:
-    """Memory in bytes (pam_train, pam_inference), latency in ms (mean, median, 95th and 99th percentile), and where.
+    """Measure memory in bytes (pam_train, pam_inference) and latency in ms (mean, median, 95th and 99th percentile).
 
     Args:
-      config: resolved; its network, size and dtype count.
-      num_classes: channels of the logits.
+      config: a resolved tree; its network, size and dtype are used.
+      num_classes: number of logits.
+    Returns:
+      The measurements, and the device on which they were made.
     """
     network, params, state = functional.split(setup.build_model(config, num_classes))
     dtype = jnp.dtype(compute_dtype(config.train.dtype))

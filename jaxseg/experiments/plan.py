@@ -1,4 +1,4 @@
-"""The runs of a comparison: every network (or variant of the config) with every seed and fold, each in a folder of its own."""
+"""The runs of a comparison: every network (or variant of the config) with every seed and fold, each in its own folder."""
 
 import re
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ from jaxseg.utils.lookup import lookup
 
 
 class Planned(NamedTuple):
-    """One run.
+    """One planned run.
 
     Attributes:
-      model: what is compared: the network, or the network and the variant's label.
+      model: name of the compared model: the network, or the network and the variant's label.
       seed: random seed.
-      fold: which part is tested; None without folds.
-      folder: of the run, below that of the experiment.
-      config: of the run, resolved and locked.
+      fold: the fold that is tested; None without folds.
+      folder: the run folder, below the folder of the experiment.
+      config: the run's config, resolved and locked.
     """
 
     model: str
@@ -29,15 +29,15 @@ class Planned(NamedTuple):
 
     @property
     def name(self) -> str:
-        """ "unet3d_s_seed_24_fold_1", as the BraTS 3-D project names its weights."""
+        """The run's name, such as "unet3d_s_seed_24_fold_1", as in the BraTS 3-D project."""
         return f"{self.model}_seed_{self.seed}" + (f"_fold_{self.fold}" if self.fold is not None else "")
 
 
 def runs(config, folder: Path) -> list[Planned]:
-    """Every run of config.compare, in the order in which they are started: all models of a seed and fold, then the next.
+    """Return every run of config.compare in the order of training: all models of one seed and fold, then those of the next.
 
     Raises:
-      ConfigError: a variant that names no key, a name twice, or folds that do not exist.
+      ConfigError: a variant sets a key that does not exist, a name is given twice, or a fold does not exist.
     """
     c = config.compare
     models = tuple(c.models) or (config.model.name,)
@@ -46,17 +46,17 @@ def runs(config, folder: Path) -> list[Planned]:
     folds = tuple(c.fold) or tuple(range(c.folds)) if c.folds else (None,)
     for what, values in (("models", models), ("seeds", seeds), ("fold", folds), ("vary", [label for label, _ in variants])):
         if len(set(values)) != len(values):
-            raise ConfigError(f"config.compare.{what}: names one of them twice; each combination is trained once")
+            raise ConfigError(f"config.compare.{what}: holds the same value twice; remove one of them")
     if c.fold and not c.folds:
         raise ConfigError(
-            "config.compare.fold says which folds are run; give config.compare.folds, into how many the patients are split"
+            "config.compare.fold chooses folds to run, but the number of folds is not set; set config.compare.folds too"
         )
     if c.folds and not all(0 <= fold < c.folds for fold in folds):
         raise ConfigError(f"config.compare.fold={tuple(c.fold)}: must lie in 0..{c.folds - 1} (compare.folds)")
     if config.eval.split != "test" or config.data.split == "patient" and not config.data.fractions[2]:
         raise ConfigError(
-            "--mode=compare scores every run on its test split: set config.eval.split to test, and give it a share of "
-            f"config.data.fractions, which are {tuple(config.data.fractions)}"
+            "--mode=compare evaluates every run on its test split: set config.eval.split to test, and give the test split a "
+            f"share in config.data.fractions, now {tuple(config.data.fractions)}"
         )
     found = []
     for seed in seeds:
@@ -69,12 +69,14 @@ def runs(config, folder: Path) -> list[Planned]:
                     found.append(Planned(name, seed, fold, place, tree))
     places = [run.folder for run in found]
     if len(set(places)) != len(places):
-        raise ConfigError("config.compare: two of its models or variants would share a folder; give their labels other letters")
+        raise ConfigError(
+            "config.compare: two of its models or variants would use the same folder; give them labels with other letters"
+        )
     return found
 
 
 def distinct(planned: list[Planned]) -> Iterator[Planned]:
-    """One run of each model: what can be refused before anything is trained is the same for all seeds and folds."""
+    """Yield one run per model: errors that can be found before training are the same for all seeds and folds."""
     seen = set()
     for run in planned:
         if run.model not in seen:

@@ -1,14 +1,14 @@
-"""Bayesian optimisation of cross-entropy's class weights: every trial is a whole run in a folder of its own.
+"""Bayesian optimisation of the class weights of the cross-entropy: every trial is a whole run in its own folder.
 
-The background's weight is 1, because only ratios count (`losses.pointwise.cross_entropy` divides by the weights of what is
-there); the others are drawn by a tree-structured Parzen estimator (Bergstra et al. 2011, in optuna) on a logarithmic scale.
-The BraTS 2-D project prints one row of such a search; its space, objective and result are not public.
+The weight of the background is 1, because only ratios matter (`losses.pointwise.cross_entropy` divides by the sum of weights);
+the others are drawn on a logarithmic scale by a tree-structured Parzen estimator (Bergstra et al. 2011, in optuna). The BraTS
+2-D project reports one row of such a search; its search space, objective and result are not public.
 
-    <folder>/search.db    the study, in sqlite: start the same command again to resume it, an interrupted trial included
+    <folder>/search.db    the study (sqlite): start the same command again to resume it, with any interrupted trial
     <folder>/trials.csv   number, state, folder, weights, objective
     <folder>/000, 001...  the runs
 
-Which weights come next depends on the seed and the finished trials alone, so that a search that was stopped draws the same.
+The next weights depend only on the random seed and the finished trials, so that a resumed search draws the same weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,17 +36,17 @@ def search(
     """Try class weights until config.search.trials runs are finished, and print the best as an option of the command line.
 
     Args:
-      config: resolved, with a term cross_entropy whose option class_weights is written down: that is where it starts.
-      folder: of the search, made if absent.
+      config: a resolved tree with a loss term cross_entropy; its option class_weights is the starting point.
+      folder: the folder of the search, created if it does not exist.
       run: trains a config in a folder; returns None, or the exit code of a run that was stopped and can be resumed.
-      score: folder of a finished run -> the objective.
-      starts: further weights to try first, background first, any scale.
-      say: called with one line per trial.
+      score: folder of a finished run -> the objective's value.
+      starts: further weights to try first, background first, in any scale.
+      say: called with one line of text per trial.
     Returns:
-      None, or what `run` returned for a run that was stopped.
+      None, or the exit code of a run that was stopped.
     Raises:
-      ConfigError: optuna is not installed, or the config has no class weights to search.
-      MismatchError: the folder holds a search of another space or objective.
+      ConfigError: optuna is not installed, or the config has no class weights.
+      MismatchError: the folder holds a search with another search space or objective.
     """
     own, optuna, s = weights_of(config), _optuna(), config.search
     names = tuple(_named(own[1:]))
@@ -88,40 +88,40 @@ def search(
         _write_table(study, finished, s.objective, folder)
     complete = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
     if not complete:
-        raise NonFiniteError(f"none of {s.trials} trials ended with finite figures; lower config.optim.lr")
+        raise NonFiniteError(f"none of {s.trials} trials ended with a finite score; lower config.optim.lr")
     best = max(complete, key=lambda t: t.value)
     say(
-        f"best {s.objective} {best.value:.4f} in {folder / best.user_attrs['folder']}; train with it by\n"
+        f"best {s.objective} {best.value:.4f} in {folder / best.user_attrs['folder']}; train with these weights by\n"
         f'  --config.loss.options.cross_entropy.class_weights="{_written((1.0, *(best.params[name] for name in names)))}"'
     )
     return None
 
 
 def weights_of(config) -> tuple[float, ...]:
-    """The class weights that a config writes down, background first.
+    """Return the class weights of a config, background first.
 
     Raises:
-      ConfigError: it has none.
+      ConfigError: the config has no class weights.
     """
     options = config.loss.options.to_dict()
     named = "cross_entropy" in [name for name, _ in config.loss.terms] and "cross_entropy" in options
     if not named or "class_weights" not in options["cross_entropy"]:
         raise ConfigError(
-            "--mode=search finds the class weights of cross-entropy, and this config has none; give "
-            "config.loss.terms a term 'cross_entropy', and config.loss.options['cross_entropy']['class_weights'] a "
-            "number for each class, background first (configs/brats2d.py:wcce does)"
+            "--mode=search optimises the class weights of the cross-entropy, but this config has none; add the term "
+            "'cross_entropy' to config.loss.terms, and set config.loss.options['cross_entropy']['class_weights'] to one "
+            "number for each class, background first (as in configs/brats2d.py:wcce)"
         )
     weights = tuple(options["cross_entropy"]["class_weights"])
     if len(weights) < 2 or min(weights) <= 0:
         raise ConfigError(
-            f"config.loss.options.cross_entropy.class_weights={weights}: a search starts from two numbers or more, "
-            "each above 0, background first"
+            f"config.loss.options.cross_entropy.class_weights={weights}: must be two or more numbers above 0, "
+            "background first, as the starting point of the search"
         )
     return weights
 
 
 def weighted(config, weights: tuple[float, ...]):
-    """The config with other class weights."""
+    """Return the config with other class weights."""
     copy = config.copy_and_resolve_references()
     with copy.unlocked():
         copy.loss.options.cross_entropy.class_weights = tuple(float(w) for w in weights)
@@ -129,12 +129,12 @@ def weighted(config, weights: tuple[float, ...]):
 
 
 def score_of(folder: Path, objective: str) -> float:
-    """The validation figure of a finished run's chosen checkpoint."""
+    """Return the validation score of a finished run's best checkpoint."""
     return float(checkpoint.load_weights(folder)[2]["rows"][-1][objective])
 
 
 def balanced(config, folder: Path) -> list[tuple[float, ...]]:
-    """Class weights by the rarity of the classes in the training slices, the starting points of the search; none for volumes."""
+    """Return class weights by the rarity of the classes in the training slices, as starting points; none for volumes."""
     if config.data.rank != 2:
         return []
     data = setup.load_data(config, Log(folder, quiet=True), folder)
@@ -145,7 +145,7 @@ def _optuna():
     try:
         import optuna
     except ImportError as error:
-        raise ConfigError("--mode=search needs the package optuna; pip install 'optuna>=4'") from error
+        raise ConfigError("--mode=search needs the package optuna; run: pip install 'optuna>=4'") from error
     return optuna
 
 
@@ -154,7 +154,7 @@ def _same(study, facts: dict, folder: Path) -> None:
         if key in study.user_attrs and study.user_attrs[key] != value:
             raise MismatchError(
                 f"{folder} holds a search with {key} {study.user_attrs[key]!r}, now {value!r}; give another "
-                "--workdir, or the old value to continue"
+                "--workdir, or set the old value to continue"
             )
         study.set_user_attr(key, value)
 

@@ -1,8 +1,8 @@
-"""Whether one network is better than another on the same cases, and how sure that is.
+"""Statistical comparison of networks on the same cases: mean differences, confidence intervals and tests.
 
-Scores are paired by case: each network's score of a case is the mean over its seeds. The difference has a bootstrap interval over
-patients, and Wilcoxon's signed-rank test (zeros split between the signs, Pratt 1959) with Holm's correction (1979) over all
-pairs of an experiment.
+Scores are paired by case; a network's score of a case is the mean over its random seeds. For each pair of networks of an
+experiment there is a bootstrap interval over patients, and Wilcoxon's signed-rank test (zeros split between the signs, Pratt
+1959) with Holm's correction (1979) over all pairs.
 """
 
 import itertools
@@ -19,15 +19,15 @@ LEVEL = 0.05  # of the family of tests
 
 
 class Pair(NamedTuple):
-    """Two networks on the cases that both were tested on.
+    """The comparison of two networks on the cases that both were tested on.
 
     Attributes:
-      first, second: their names.
-      cases: how many there are.
+      first, second: names of the networks.
+      cases: number of cases.
       difference: mean of first minus second.
       low, high: its 95 % bootstrap interval over patients.
-      p: of Wilcoxon's test, two-sided; NaN with fewer than two cases.
-      adjusted: the same with Holm's correction.
+      p: two-sided p-value of Wilcoxon's test; NaN with fewer than two cases.
+      adjusted: p with Holm's correction.
     """
 
     first: str
@@ -41,7 +41,7 @@ class Pair(NamedTuple):
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p-values with Holm's step-down correction, in the order given; NaN stays and does not count."""
+    """Return p-values with Holm's step-down correction, in the given order; NaN stays NaN and does not count as a test."""
     values = np.asarray(p, float)
     known = np.flatnonzero(~np.isnan(values))
     adjusted = np.full(values.shape, math.nan)
@@ -53,12 +53,12 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def paired(scores: Mapping[str, Mapping[str, float]], patients: Mapping[str, str], *, seed: int = 0) -> list[Pair]:
-    """Every pair of networks, tested.
+    """Compare every pair of networks.
 
     Args:
       scores: network -> case -> score; NaN is left out.
-      patients: case -> patient, whose cases are drawn together.
-      seed: of the bootstrap.
+      patients: case -> patient; the bootstrap draws all cases of a patient together.
+      seed: random seed of the bootstrap.
     """
     found = []
     for first, second in itertools.combinations(scores, 2):
@@ -72,7 +72,7 @@ def paired(scores: Mapping[str, Mapping[str, float]], patients: Mapping[str, str
 
 
 def wilcoxon(difference: np.ndarray) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test; 1 where nothing differs, NaN with fewer than two cases."""
+    """Return the two-sided p-value of Wilcoxon's signed-rank test; 1 if nothing differs, NaN with fewer than two cases."""
     if difference.size < 2:
         return math.nan
     if not difference.any():
@@ -81,12 +81,13 @@ def wilcoxon(difference: np.ndarray) -> float:
 
 
 def sentence(pair: Pair, *, measure: str, seeds: int, folds: int) -> str:
-    """What a pair shows, in words.
+    """Return the result of a comparison as a sentence.
 
     Args:
-      measure: of the scores, for instance "mean Dice".
-      seeds: random seeds behind every score.
-      folds: folds behind the cases; 0 for a single split.
+      pair: the comparison.
+      measure: name of the scores, for instance "mean Dice".
+      seeds: number of random seeds that every score was averaged over.
+      folds: number of folds that the cases come from; 0 for a single split.
     """
     better, worse = (pair.first, pair.second) if pair.difference >= 0 else (pair.second, pair.first)
     low, high = sorted((abs(pair.low), abs(pair.high))) if pair.low * pair.high > 0 else (pair.low, pair.high)
@@ -94,7 +95,7 @@ def sentence(pair: Pair, *, measure: str, seeds: int, folds: int) -> str:
     varied = (
         f"{seeds} random seeds were averaged"
         if seeds > 1
-        else "the random seed was not varied, so that part of the difference may be chance of training"
+        else "only one random seed was used, so part of the difference may be due to training randomness"
     )
     if math.isnan(pair.adjusted):
         return f"{pair.first} and {pair.second}: {basis} are too few for a test; {varied}."
@@ -103,11 +104,11 @@ def sentence(pair: Pair, *, measure: str, seeds: int, folds: int) -> str:
     if pair.adjusted < LEVEL and pair.low * pair.high > 0:
         return (
             f"{better} is better than {worse} by {abs(pair.difference):.4f} {measure} ({interval}, {test}, {basis}), more than "
-            f"chance among these cases explains; {varied}."
+            f"expected by chance; {varied}."
         )
     return (
-        f"{better} and {worse} differ by {abs(pair.difference):.4f} {measure} ({interval}, {test}, {basis}): chance among these "
-        f"cases may explain it; {varied}."
+        f"{better} and {worse} differ by {abs(pair.difference):.4f} {measure} ({interval}, {test}, {basis}), which may be "
+        f"due to chance; {varied}."
     )
 
 

@@ -1,10 +1,10 @@
-"""The tables of a comparison, read from the folders of its runs.
+"""The tables of a comparison, computed from the folders of its runs.
 
-integrated_experiment_results.csv   a row for each run; the BraTS 3-D project's columns first, in its order, ours after them
-all_epochs_results.csv              a row for each epoch of each run
-model_comparison.csv                a row for each model: mean and standard deviation over its runs, rounded to 4 digits
-case_comparison.csv                 a row for each test case: the Dice of each model, mean over its seeds
-comparison.json                     the pairs of models, tested (`statistics`); the model that is best on validation
+integrated_experiment_results.csv   one row per run: the BraTS 3-D project's columns in its order, then further columns
+all_epochs_results.csv              one row per epoch of each run
+model_comparison.csv                one row per model: mean and standard deviation over its runs, rounded to 4 digits
+case_comparison.csv                 one row per test case: the Dice of each model, mean over its random seeds
+comparison.json                     statistical tests of all pairs of models (`statistics`); the best model on validation
 """
 
 import csv
@@ -37,19 +37,19 @@ MEASURES = "measures.json"  # of a run, where costs were measured
 
 
 def headline(folder: Path) -> str:
-    """The score of a finished run, in a few words."""
+    """Return the score of a finished run as a short text."""
     found = guard.read_json(folder / "evaluation.json")
     return f"mean Dice {_number(found['mean_dice']):.4f} on {found['grid']}"
 
 
 def write(folder: Path, planned: Sequence[Planned], done: Sequence[Planned], failed: Mapping[str, str]) -> list[str]:
-    """Write every table and the page of an experiment, and return what they show in words.
+    """Write every table and the page of an experiment, and return a summary as text lines.
 
     Args:
-      folder: of the experiment.
+      folder: the folder of the experiment.
       planned: all runs.
-      done: those that are finished.
-      failed: name -> reason.
+      done: the finished runs.
+      failed: name of a run that failed -> reason.
     """
     runs = [_read(run) for run in planned if run in done]
     results = [run["row"] for run in runs]
@@ -68,9 +68,9 @@ def write(folder: Path, planned: Sequence[Planned], done: Sequence[Planned], fai
     said = [statistics.sentence(pair, measure="mean Dice", seeds=seeds, folds=folds) for pair in pairs]
     best = best_by_validation(results)
     if best:
-        said.append(f"Best on validation, which chooses and is not a test: {best}.")
+        said.append(f"Best on the validation split, on which checkpoints were selected (this is no test result): {best}.")
     if any(run["synthetic"] for run in runs):
-        said.append("The data are SYNTHETIC: these figures say nothing about patients.")
+        said.append("The data are SYNTHETIC: these scores say nothing about patients.")
     facts = {
         "runs": {run.name: str(run.folder.relative_to(folder)) for run in planned},
         "finished": [run.name for run in done],
@@ -101,7 +101,7 @@ def _page(facts, summary, results, cases, epochs, done: Sequence[Planned]) -> st
 
 
 def best_by_validation(results: Sequence[Mapping[str, Any]]) -> str:
-    """The model with the largest mean of val_dice over its runs; "" where none has one."""
+    """Return the model with the largest mean of val_dice over its runs; "" if no model has one."""
     means = {}
     for model in dict.fromkeys(row["model_name"] for row in results):
         values = [row["val_dice"] for row in results if row["model_name"] == model and row["val_dice"] != ""]
@@ -146,7 +146,7 @@ def _read(run: Planned) -> dict[str, Any]:
 
 
 def _cases(folder: Path, found: Mapping[str, Any]) -> dict[str, tuple[str, float]]:
-    """{case: (patient, Dice)}: voxels of all slices of a case together, mean over regions, or over classes without them."""
+    """Return {case: (patient, Dice)}: voxels of all slices of a case counted together, mean over regions (or classes)."""
     path = folder / "evaluations" / f"test@{found['weights']['step']}" / "cases.csv"
     empty = {"one": 1.0, "zero": 0.0, "nan": math.nan}[found["options"]["eval.empty"]]
     totals: dict[str, dict[str, np.ndarray]] = {}
@@ -163,7 +163,7 @@ def _cases(folder: Path, found: Mapping[str, Any]) -> dict[str, tuple[str, float
 
 
 def _by_case(runs: Sequence[Mapping[str, Any]]) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    """(model -> case -> Dice, mean over the runs that tested it; case -> patient)."""
+    """Return (model -> case -> Dice, mean over the runs that tested the case; case -> patient)."""
     values: dict[str, dict[str, list[float]]] = {}
     patients: dict[str, str] = {}
     for run in runs:
@@ -210,7 +210,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _cell(text: str | None) -> Any:
-    """A cell of a CSV as a number where it is one."""
+    """Convert a CSV cell to a number if it is one."""
     if text in (None, ""):
         return ""
     number = float(text)

@@ -1,1 +1,1 @@
-"""A data set measured, and what nnU-Net would plan for it, as a config file: spacing, patch, batch and network. No jax."""
+"""Plan as nnU-Net does: measure a data set, choose spacing, patch, batch and network, and write a config. Needs no jax."""

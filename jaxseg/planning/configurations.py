@@ -1,8 +1,8 @@
-"""From a fingerprint to nnU-Net's configurations: spacing, normalisation, patch, batch and network, by its rules.
+"""Choose nnU-Net's configurations for a fingerprint: spacing, normalisation, patch, batch and network, by nnU-Net's rules.
 
-Planned are 3d_fullres and 2d. Whether nnU-Net would add 3d_lowres, the first of its cascade, is found out, because it decides the
-Dice of 3d_fullres; it is not planned. Sizes are in the order of the network's axes, which is the fingerprint's with the coarsest
-axis first.
+3d_fullres and 2d are planned. 3d_lowres, the first stage of nnU-Net's cascade, is not; but it is determined whether nnU-Net would
+add it, because then 3d_fullres computes the Dice loss over the whole batch. Sizes are in the order of the network's axes: the
+fingerprint's axes with the coarsest first.
 
 Source: MIC-DKFZ/nnUNet, nnunetv2/experiment_planning/experiment_planners/default_experiment_planner.py.
 """
@@ -32,16 +32,16 @@ STEP = 1.03  # by which its spacing grows
 
 
 class Network(NamedTuple):
-    """One configuration.
+    """One configuration of nnU-Net.
 
     Attributes:
-      spacing: mm.
-      median: voxels of the median case at that spacing.
-      patch: voxels.
-      batch: patches.
-      widths: channels of the stages; their strides and kernels.
-      batch_dice: whether the Dice loss is that of the whole batch.
-      shrunk: whether the patch had to be made smaller for the memory.
+      spacing: voxel size, mm.
+      median: size of the median case at that spacing, voxels.
+      patch: patch size, voxels.
+      batch: number of patches in a batch.
+      widths, strides, kernels: channels, strides and kernel sizes of the stages.
+      batch_dice: whether the Dice loss is computed over the whole batch.
+      shrunk: whether the patch was made smaller to fit into memory.
     """
 
     spacing: tuple[float, ...]
@@ -56,16 +56,16 @@ class Network(NamedTuple):
 
 
 class DataPlan(NamedTuple):
-    """What nnU-Net would do.
+    """The plan that nnU-Net would make.
 
     Attributes:
       forward: the fingerprint's axes in the network's order.
-      coarse: whether the coarsest axis has the 10th percentile of its spacings instead of the median.
-      rules: data.intensity of each channel, now with the scan's zeros left out where they are many.
-      median_kept: median share of a scan that is not 0.
+      coarse: whether the coarsest axis gets the 10th percentile of its spacings instead of the median.
+      rules: data.intensity of each channel; zeros are excluded if they are a large part of the scans.
+      median_kept: median fraction of a scan inside the box around its non-zero voxels.
       volumes: 3d_fullres; None for pictures and volumes of one slice.
       planes: 2d.
-      lowres: patch of 3d_lowres; None where nnU-Net has none.
+      lowres: patch of 3d_lowres; None if nnU-Net would not plan it.
     """
 
     forward: tuple[int, ...]
@@ -78,15 +78,16 @@ class DataPlan(NamedTuple):
 
 
 def make(found: Fingerprint, *, rules: Sequence[str], outputs: int, memory_gb: float = REFERENCE_GB) -> DataPlan:
-    """Plan for a data set.
+    """Make the plan for a data set.
 
     Args:
-      rules: data.intensity of each channel, by its name (`intensity.rule_by_name`).
-      outputs: of the network: classes with background, or regions and one more.
-      memory_gb: GPU memory that training may take, in nnU-Net's estimate.
+      found: the fingerprint.
+      rules: data.intensity of each channel, chosen by its name (`intensity.rule_by_name`).
+      outputs: number of the network's outputs: classes with background, or regions plus one.
+      memory_gb: GPU memory that training may use, by nnU-Net's estimate.
     Raises:
       ConfigError: no patch is small enough for the memory.
-      DataError: images that are too small for a U-Net.
+      DataError: the images are too small for a U-Net.
     """
     if found.pictures:
         wanted, coarse, forward = np.ones(2), False, (0, 1)
@@ -111,10 +112,11 @@ def make(found: Fingerprint, *, rules: Sequence[str], outputs: int, memory_gb: f
 
 
 def target_spacing(found: Fingerprint) -> tuple[np.ndarray, bool]:
-    """(mm along the fingerprint's axes, whether the coarsest axis has not its median).
+    """Return (spacing in mm along the fingerprint's axes, whether the coarsest axis got another value than its median).
 
-    It is the median. Where one axis is more than 3 times as coarse as the others and has fewer than a third of their voxels, it
-    gets its 10th percentile, but nothing finer than the others: coarse scans are interpolated rather than fine ones thinned out.
+    The spacing is the median. But an axis that is more than 3 times as coarse as the others and has fewer than a third of their
+    voxels gets its 10th percentile, or the coarsest spacing of the others if that is larger: rather interpolate coarse scans than
+    lose detail of fine ones.
     """
     wanted, size = np.percentile(found.spacings, 50, 0), np.percentile(found.shapes, 50, 0)
     axis, ratio = int(np.argmax(wanted)), canvas.ANISOTROPIC
@@ -132,11 +134,12 @@ def _resampled(shape: Sequence[int], spacing: Sequence[float], wanted: Sequence[
 
 
 def _network(spacing: np.ndarray, median: np.ndarray, total: float, *, outputs: int, memory_gb: float) -> Network:
-    """The largest patch that fits, and the batch that then fits.
+    """Find the largest patch that fits into memory, and then the largest batch.
 
     Args:
-      spacing, median: of the axes that the network sees.
-      total: voxels of the data set.
+      spacing, median: spacing (mm) and median size (voxels) along the network's axes.
+      total: number of voxels of the data set.
+      outputs, memory_gb: as for `make`.
     """
     axes = len(spacing)
     reference, batch = REFERENCE[axes]
@@ -156,10 +159,10 @@ def _network(spacing: np.ndarray, median: np.ndarray, total: float, *, outputs: 
         now = shapes.topology(spacing, smaller)
     if len(now.strides) == 1:
         if shrunk:
-            raise ConfigError(f"config.plan.memory_gb={memory_gb}: no patch of two stages fits; give more")
+            raise ConfigError(f"config.plan.memory_gb={memory_gb}: too little for a U-Net of two stages; set a larger value")
         raise DataError(
-            f"the median image has {' x '.join(str(round(n)) for n in median)} voxels; a U-Net needs "
-            f"{3 * shapes.SMALLEST} along an axis, or {2 * shapes.SMALLEST} along two of like spacing",
+            f"the median image has {' x '.join(str(round(n)) for n in median)} voxels; a U-Net needs at least "
+            f"{3 * shapes.SMALLEST} along one axis, or {2 * shapes.SMALLEST} along two of similar spacing: use larger images",
             "DATA_GEOMETRY",
         )
     fits = round(reference / values(now) * batch)
@@ -183,8 +186,10 @@ def _widths(now: shapes.Topology) -> tuple[int, ...]:
 
 
 def _lowres(full: Network, cases: int, one) -> tuple[int, ...] | None:
-    """The patch of 3d_lowres: the spacing grows, first along the finer axes, until a patch covers a quarter of the median volume.
-    None where it covers that at full resolution, or where the coarser volume is not half as large.
+    """Return the patch of 3d_lowres; None if nnU-Net would not plan it.
+
+    The spacing is increased, first along the finer axes, until a patch covers a quarter of the median volume. There is no
+    3d_lowres if a patch covers that at full resolution, or if the coarser volume is more than half as large.
     """
     spacing, median, patch = np.array(full.spacing), np.array(full.median), full.patch
     voxels = whole = float(np.prod(median))

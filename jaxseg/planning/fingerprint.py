@@ -1,4 +1,4 @@
-"""What a data set is like, measured one case at a time: sizes and spacings, values in the foreground, sizes of the classes.
+"""Measure a data set one case at a time: sizes and spacings of the images, foreground intensities, sizes of the classes.
 
 Source: MIC-DKFZ/nnUNet, nnunetv2/experiment_planning/dataset_fingerprint/fingerprint_extractor.py.
 """
@@ -18,7 +18,7 @@ REPORTED = 10**6  # voxels of a channel: enough where their values only inform
 
 
 class ClassSize(NamedTuple):
-    """How much there is of a class: its name, the cases that have it, and its voxels (pixels) in all of them."""
+    """The size of a class: its name, the number of cases that have it, and its voxels (or pixels) in all of them together."""
 
     name: str
     cases: int
@@ -27,17 +27,17 @@ class ClassSize(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """Measures of N training cases.
+    """Measurements of N training cases.
 
     Attributes:
-      shapes: int [N, R] of the boxes around what is not 0. Axes of volumes are the file's in reverse order, nnU-Net's
-        (z, y, x); of pictures (height, width).
-      spacings: float [N, R] mm, likewise; 1 for pictures.
-      kept: float [N], the share of the voxels that is in that box.
-      channels: of an image.
-      intensities: of each channel's foreground.
-      classes: of the classes 1, 2, ...
-      pictures: whether these are pictures, which have two axes.
+      shapes: int [N, R], sizes of the boxes around the non-zero voxels. Axes of volumes are the file's in reverse order, as in
+        nnU-Net (z, y, x); those of pictures are (height, width).
+      spacings: float [N, R] in mm, in the same order; 1 for pictures.
+      kept: float [N], the fraction of the voxels inside that box.
+      channels: number of channels of an image.
+      intensities: statistics of each channel's foreground.
+      classes: sizes of the classes 1, 2, ...
+      pictures: whether the images are 2-D pictures.
     """
 
     shapes: np.ndarray
@@ -53,7 +53,7 @@ class Fingerprint:
 
 
 class _Scan(NamedTuple):
-    """One case: `Fingerprint`'s shape, spacing and kept, and its voxels of the classes 0, 1, ..., K."""
+    """The measurements of one case: `Fingerprint`'s shape, spacing and kept, and its voxels of the classes 0, 1, ..., K."""
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
@@ -63,7 +63,7 @@ class _Scan(NamedTuple):
 
 
 def training_cases(dataset: DataSet) -> tuple[Case, ...]:
-    """The labelled cases that are not set aside for testing."""
+    """Return the labelled cases that do not belong to the test split."""
     test = {patient for patient, part in (dataset.fixed_split or {}).items() if part == "test"} | dataset.held_out
     return tuple(case for case in dataset.cases if case.mask is not None and case.patient not in test)
 
@@ -72,14 +72,17 @@ def measure(dataset: DataSet, *, samples: int | None = REPORTED) -> Fingerprint:
     """Read every training case once.
 
     Args:
-      samples: voxels of a channel's foreground whose values are drawn, in all cases together; None: as many as nnU-Net draws.
+      dataset: the data set.
+      samples: number of foreground values to draw per channel, over all cases; None: as many as nnU-Net draws.
     Raises:
-      DataError: a file that cannot be used, naming its case; cases of different kinds; none that can be learnt from.
+      DataError: a file cannot be used (the message names its case), the cases differ in their axes or channels, or there is no
+        training case.
     """
     cases = training_cases(dataset)
     if not cases:
         raise DataError(
-            f"{dataset.root}: none of {len(dataset.cases)} cases has a mask and is not set aside for testing", "DATA_EMPTY"
+            f"{dataset.root}: no case outside the test split has a mask ({len(dataset.cases)} cases in all); add masks",
+            "DATA_EMPTY",
         )
     drawn = statistics.Foreground(len(cases), samples)
     scans = [_look(dataset, case, drawn) for case in cases]
@@ -87,7 +90,7 @@ def measure(dataset: DataSet, *, samples: int | None = REPORTED) -> Fingerprint:
         if (len(scan.shape), scan.channels) != (len(scans[0].shape), scans[0].channels):
             raise DataError(
                 f"case {case.id} has {len(scan.shape)} axes and {scan.channels} channels, case {cases[0].id} "
-                f"{len(scans[0].shape)} and {scans[0].channels}; one network takes cases that are alike: move the others away",
+                f"{len(scans[0].shape)} and {scans[0].channels}; all cases must have the same: move the others away",
                 "DATA_IMAGE",
             )
     counts = np.stack([scan.counts for scan in scans])
@@ -106,13 +109,13 @@ def measure(dataset: DataSet, *, samples: int | None = REPORTED) -> Fingerprint:
 
 
 def _look(dataset: DataSet, case: Case, drawn: statistics.Foreground) -> _Scan:
-    """Measure a case, and draw from its foreground."""
+    """Measure a case, and draw values from its foreground."""
     read, truth = base.read_files(dataset, case)
     read, mask = [base.cut(volume, case.slab) for volume in read], base.cut(truth, case.slab).array
     axes = 2 if volumes.is_photo(read[0]) else 3
     image = np.concatenate([_with_channels(volume, axes) for volume in read], -1)
     if not np.isfinite(image).all():
-        raise DataError(f"case {case.id}: some values are not finite; mend the file or drop the case", "DATA_NONFINITE")
+        raise DataError(f"case {case.id}: holds values that are NaN or Inf; repair the file or remove the case", "DATA_NONFINITE")
     mask = mask.reshape(image.shape[:-1])
     try:
         box = canvas.nonzero_box(canvas.nonzero(np.moveaxis(image, -1, 0)))
@@ -126,7 +129,7 @@ def _look(dataset: DataSet, case: Case, drawn: statistics.Foreground) -> _Scan:
 
 
 def _with_channels(volume: Volume, axes: int) -> np.ndarray:
-    """[*S] or [*S, C] as [*S, C]; a volume [X, Y] has one slice."""
+    """Return [*S] or [*S, C] as [*S, C]; a volume [X, Y] gets an axis for its only slice."""
     array = volume.array
     array = array[:, :, None] if array.ndim < axes else array
     return array if array.ndim > axes else array[..., None]

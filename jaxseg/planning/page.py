@@ -1,4 +1,4 @@
-"""A plan as a config file: at most 60 lines, with a reason beside every choice; and as lines to print."""
+"""Write a plan as a config file of at most 60 lines, with a reason beside every choice; and as lines to print."""
 
 import json
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ SQUARE = 1.5  # ratio of a plane's sides up to which it is turned by any angle
 
 
 class Subject(NamedTuple):
-    """What a plan is for.
+    """The data set and the options of a plan.
 
     Attributes:
       dataset: the data set.
-      given: keys of config.data that say how it is read, beside data.dataset and data.root.
-      regions: data.regions where regions are learnt in place of classes, else ().
-      memory_gb: what was planned for.
-      file: that the config will be, in its own examples.
+      given: further keys of config.data that say how the data set is read, besides data.dataset and data.root.
+      regions: data.regions if regions are trained instead of classes, else ().
+      memory_gb: GPU memory that the plan may use.
+      file: name of the config file, for the commands in it.
     """
 
     dataset: DataSet
@@ -33,7 +33,7 @@ class Subject(NamedTuple):
 
 
 def write(subject: Subject, found: Fingerprint, plan: DataPlan) -> str:
-    """The config file: its get_config() is 3d_fullres, with the argument "2d" the other one; pictures have that alone."""
+    """Return the text of the config file: get_config() is 3d_fullres, get_config("2d") is 2d; for pictures there is only 2d."""
     networks = [n for n in (("3d_fullres", plan.volumes), ("2d", plan.planes)) if n[1] is not None]
     lines = [f'"""{_headline(subject, found)}', ""]
     for name, _ in networks:
@@ -67,18 +67,18 @@ def write(subject: Subject, found: Fingerprint, plan: DataPlan) -> str:
 
 
 def summary(found: Fingerprint, plan: DataPlan, dataset: DataSet) -> list[str]:
-    """The fingerprint and the plan, one line for each fact."""
+    """Return the fingerprint and the plan as text lines, one for each fact."""
     unit = "pixels" if found.pictures else "voxels"
     lines = [
         f"fingerprint of {len(found)} training cases: {found.channels} channels, sizes {_range(found.shapes)} {unit}"
         + ("" if found.pictures else f", spacing {_range(found.spacings)} mm")
-        + f" ({_axes(found)}), {plan.median_kept:.0%} of an image (median) in the box of what is not 0"
+        + f" ({_axes(found)}), {plan.median_kept:.0%} of an image (median) inside the box around its non-zero values"
     ]
     names = dataset.modalities or tuple(f"channel {c}" for c in range(found.channels))
     for name, values in zip(names, found.intensities):
         lines.append(
             f"foreground of {name}: mean {values.mean:.5g}, standard deviation {values.std:.5g}, 0.5 % below {values.low:.5g}, "
-            f"0.5 % above {values.high:.5g}, all in {values.least:.5g} to {values.most:.5g}"
+            f"0.5 % above {values.high:.5g}, range {values.least:.5g} to {values.most:.5g}"
         )
     lines += [f"class {c.name}: in {c.cases} of {len(found)} cases, {c.voxels:,} {unit}" for c in found.classes]
     for name, network in (("3d_fullres", plan.volumes), ("2d", plan.planes)):
@@ -96,36 +96,38 @@ def _headline(subject: Subject, found: Fingerprint) -> str:
 def _what(name: str, found: Fingerprint) -> str:
     if found.pictures:
         return "patches of the pictures"
-    return "patches of the volumes" if name == "3d_fullres" else "planes across the first axis"
+    return "patches of the volumes" if name == "3d_fullres" else "slices across the first axis"
 
 
 def _notes(plan: DataPlan, found: Fingerprint) -> list[str]:
     if found.pictures:
         order, cascade = "Sizes are (height, width).", ""
     else:
-        order = f"Sizes are in the network's order of axes: {' '.join('zyx'[axis] for axis in plan.forward)} of the files."
-        cascade = " Volumes of one slice: 2d alone." if plan.volumes is None else f" {_cascade(plan)}."
+        order = f"Sizes are in the order of the network's axes: {' '.join('zyx'[axis] for axis in plan.forward)} of the files."
+        cascade = " Volumes of one slice: only 2d is planned." if plan.volumes is None else f" {_cascade(plan)}."
     memory = "Memory is nnU-Net's estimate. Source: MIC-DKFZ/nnUNet, nnunetv2/experiment_planning."
     return [order + cascade, memory]
 
 
 def _cascade(plan: DataPlan) -> str:
     if plan.lowres is None:
-        return "nnU-Net has no 3d_lowres here"
-    return f"nnU-Net adds 3d_lowres (patch {_by(plan.lowres)}) and its cascade; they are not planned here"
+        return "nnU-Net would not plan 3d_lowres for these data"
+    return f"nnU-Net would add 3d_lowres (patch {_by(plan.lowres)}) and its cascade; they are not planned here"
 
 
 def _of_the_data(subject: Subject, found: Fingerprint, plan: DataPlan) -> list[str]:
-    """What both networks share."""
+    """Return the lines that both networks share."""
     dataset, rules = subject.dataset, plan.rules
     lines = [f"c.data.dataset, c.data.root = {_code(dataset.name)}, {_code(str(dataset.root.resolve()))}"]
-    lines += [f"c.data.{key} = {_code(value)}  # as the planner was told" for key, value in subject.given.items()]
+    lines += [f"c.data.{key} = {_code(value)}  # as given to the planner" for key, value in subject.given.items()]
     lines += [f"c.data.channels = {found.channels}  # as many as the images have"]
     if found.pictures:
         lines += ['c.data.rank, c.data.axes, c.data.orientation, c.data.nonzero = 2, (), "lps", False  # pictures']
-        lines += ['c.data.filter = "linear"  # its default: nothing is resampled']
+        lines += ['c.data.filter = "linear"  # the default: nothing is resampled']
     else:
-        lines += [f"c.data.axes = {tuple(2 - axis for axis in plan.forward)}  # the files' axes reversed, the coarsest first"]
+        lines += [
+            f"c.data.axes = {tuple(2 - axis for axis in plan.forward)}  # the files' axes in reverse order, the coarsest first"
+        ]
     lines += [f"c.data.intensity = {_code(_joined(rules))}  # {_why_intensity(rules, dataset, plan.median_kept)}"]
     if "ct_zscore" in rules:
         values = tuple(tuple(float(f"{v:.7g}") for v in values[:4]) for values in found.intensities)
@@ -141,9 +143,9 @@ def _of_the_data(subject: Subject, found: Fingerprint, plan: DataPlan) -> list[s
 
 
 def _of_the_loss(subject: Subject) -> list[str]:
-    """Lines that use what a network's lines name: batch_dice, levels."""
+    """Return the lines about the loss; they use the variables batch_dice and levels of a network's lines."""
     if subject.regions:
-        term, lines = "dice", ['c.loss.terms = (("dice", 1.0), ("bce", 1.0))  # regions: a sigmoid for each']
+        term, lines = "dice", ['c.loss.terms = (("dice", 1.0), ("bce", 1.0))  # regions: one sigmoid each']
         lines += [f"c.data.regions = {_code(subject.regions)}"]
     else:
         term, lines = "nnunet", ['c.loss.terms = (("nnunet", 1.0),)  # cross-entropy and Dice of the foreground, 1:1']
@@ -152,7 +154,7 @@ def _of_the_loss(subject: Subject) -> list[str]:
     return [
         *lines,
         f'c.loss.options = {{"{term}": {{"batch": batch_dice}}}}',
-        "deep_supervision(c, levels)  # a loss on every level but the coarsest, of half the weight from level to level",
+        "deep_supervision(c, levels)  # a loss on every level but the coarsest, half the weight of the next finer one",
     ]
 
 
@@ -161,33 +163,33 @@ def _joined(rules: tuple[str, ...]) -> str:
 
 
 def _why_intensity(rules: tuple[str, ...], dataset: DataSet, kept: float) -> str:
-    """Why the channels are prepared like this."""
+    """Return the reason for the intensity preparation."""
     by = (
-        f"by the names {', '.join(dataset.modalities)}"[:60]
+        f"by the channel names {', '.join(dataset.modalities)}"[:60]
         if dataset.modalities
         else "values of CT"
         if "ct_zscore" in rules
-        else "no CT"
+        else "not CT"
     )
     if any(rule.endswith("_nonzero") for rule in rules):
-        return f"{by}; of what is not 0, {kept:.0%} of a scan and so less than {MASKED:.0%}"
+        return f"{by}; over non-zero voxels, {kept:.0%} of a scan, which is less than {MASKED:.0%}"
     return by
 
 
 def _of_the_network(name: str, network: Network, found: Fingerprint, plan: DataPlan) -> list[str]:
-    """What one network has for itself."""
+    """Return the lines of one network."""
     flat, axes = name == "2d" and not found.pictures, len(network.patch)
     lead = lambda values, first: (first,) * flat + tuple(values)
     each = lambda values: tuple(lead(v, 1) for v in values)
-    patch = "the largest that fits into the memory" if network.shrunk else f"the median image, {_by(network.median)}, padded"
+    patch = "the largest that fits into memory" if network.shrunk else f"the median image, {_by(network.median)}, padded"
     per_case = -(-BATCHES * network.batch // len(found))
     spacing = "()" if found.pictures else lead(network.spacing, 0.0)
     lines = [
         f"c.data.spacing = {spacing}  # {'pictures keep their pixels' if found.pictures else _why_spacing(flat, plan)}",
         f"c.data.size = {lead(network.patch, 1)}  # {patch}",
-        f"c.train.batch_size = {network.batch}  # what fits, but no more than {BATCH_SHARE:.0%} of all voxels and no less than 2",
-        f"c.data.per_volume = {per_case}  # of each case: about {BATCHES} batches an epoch, as nnU-Net",
-        "c.model.options = {  # halved until fewer than 8 are left; coarse axes are halved, and get kernels of 3, later",
+        f"c.train.batch_size = {network.batch}  # the largest that fits; at least 2, at most {BATCH_SHARE:.0%} of all voxels",
+        f"c.data.per_volume = {per_case}  # patches per case: about {BATCHES} batches per epoch, as in nnU-Net",
+        "c.model.options = {  # axes are halved until fewer than 8 voxels are left; coarse axes start later",
         f'    "widths": {network.widths},',
         f'    "strides": {each(network.strides)},',
         f'    "kernels": {each(network.kernels)},',
@@ -197,27 +199,27 @@ def _of_the_network(name: str, network: Network, found: Fingerprint, plan: DataP
     if axes == 2 or max(network.patch) / network.patch[0] > FLAT:
         degrees = (-180.0, 180.0) if axes == 3 or max(network.patch) / min(network.patch) <= SQUARE else (-15.0, 15.0)
         options = {"degrees": degrees} | ({} if found.pictures else {"axes": ("d",)})
-        why = "in the plane alone"
+        why = "only in the plane"
         lines += [f'c.train.augment = (("rotate", 0.2, {_code(options)}), *NNUNET_AUGMENT[1:])  # {why}']
     if axes == 2:
-        lines += [f"c.infer.mirror = {(1, 2) if flat else (0, 1)}  # the axes of a plane"]
+        lines += [f"c.infer.mirror = {(1, 2) if flat else (0, 1)}  # the axes of a slice"]
     return lines
 
 
 def _why_spacing(flat: bool, plan: DataPlan) -> str:
     if flat:
-        return "mm: the median in the plane; 0: slices stay as they are"
-    return f"mm: the median{'; of the coarsest axis the 10th percentile' * plan.coarse}"
+        return "mm: the median in the plane; 0: slices are not resampled"
+    return f"mm: the median{'; for the coarsest axis the 10th percentile' * plan.coarse}"
 
 
 def _why_dice(name: str, batch: bool) -> str:
     if name == "2d":
-        return "the whole batch: planes are often empty"
-    return "the whole batch: a patch is a small part of a volume" if batch else "each patch: it is much of a volume"
+        return "the whole batch: slices are often without foreground"
+    return "the whole batch: a patch is a small part of a volume" if batch else "each patch: it is a large part of a volume"
 
 
 def _code(value) -> str:
-    """A value as this project writes it in Python."""
+    """Return a value as Python code in this project's style."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, (tuple, list)):

@@ -1,5 +1,5 @@
-"""How deep a U-Net can be for a patch: strides and kernels of its stages by nnU-Net's rules, its size in memory by nnU-Net's
-estimate, and the weights of its outputs.
+"""The stages of a U-Net for a given patch: strides and kernels by nnU-Net's rules, memory by nnU-Net's estimate, and the weights
+of the losses of its levels.
 
 Source: MIC-DKFZ/nnUNet, nnunetv2/experiment_planning/experiment_planners/network_topology.py (get_pool_and_conv_props);
 MIC-DKFZ/dynamic-network-architectures, PlainConvUNet.compute_conv_feature_map_size.
@@ -23,14 +23,16 @@ class Topology(NamedTuple):
 
     @property
     def multiples(self) -> tuple[int, ...]:
-        """Of each axis: the product of its strides."""
+        """The product of the strides of each axis; the patch must be a multiple of it."""
         return tuple(map(math.prod, zip(*self.strides)))
 
 
 def topology(spacing: Sequence[float], patch: Sequence[float]) -> Topology:
-    """Halve the axes until they are short: those alone whose spacing is within a factor of 2 of the finest that can be halved, so
-    that spacings become alike; an axis gets kernels of 3 from the stage on at which its spacing is within a factor of 2 of the
-    finest.
+    """Choose the stages of a U-Net for a patch.
+
+    In each stage the axes are halved that are long enough and whose spacing is within a factor of 2 of the finest one that can be
+    halved, so that spacings become similar. An axis has kernels of 1 until its spacing is within a factor of 2 of the finest,
+    then kernels of 3.
 
     Args:
       spacing: mm along each axis.
@@ -54,11 +56,12 @@ def topology(spacing: Sequence[float], patch: Sequence[float]) -> Topology:
 
 
 def feature_values(found: Topology, widths: Sequence[int], outputs: int) -> int:
-    """nnU-Net's measure of memory: values in the outputs of all convolutions for one patch.
+    """Return nnU-Net's measure of memory: the number of values in the outputs of all convolutions for one patch.
 
     Args:
+      found: the stages.
       widths: channels of the stages.
-      outputs: classes of the full-resolution head, which alone counts.
+      outputs: channels of the full-resolution output; other outputs are not counted.
     """
     size, voxels = found.patch, []
     for stride in found.strides:
@@ -70,7 +73,7 @@ def feature_values(found: Topology, widths: Sequence[int], outputs: int) -> int:
 
 
 def output_weights(levels: int) -> tuple[float, ...]:
-    """Weights of the losses of a decoder's levels, finest first: halved from level to level, none for the coarsest, sum 1.
+    """Return the loss weights of a decoder's levels, finest first: halved from level to level, 0 for the coarsest, sum 1.
 
     Source: nnunetv2/training/nnUNetTrainer/nnUNetTrainer.py.
     """

@@ -118,7 +118,7 @@ def test_data_that_lie_elsewhere_now_are_scored_where_they_are_the_same(run, tmp
         modes.predict(modes.Call(moved, folder, input=str(root / "images"), output=str(tmp_path / "out")))
     for part in ("images", "masks"):
         sorted((tmp_path / "moved" / part).iterdir())[0].unlink()
-    with pytest.raises(MismatchError, match="are not those that the run was trained on; give their folder"):
+    with pytest.raises(MismatchError, match="differ from the data that the run was trained on; give the original folder"):
         modes.evaluate(modes.Call(changed(folder, data__root=str(tmp_path / "moved")), folder, name="other_data"))
 
 
@@ -142,7 +142,7 @@ def test_another_labelled_set_is_scored_under_its_own_name(run, tmp_path, capsys
     untrained.write(tmp_path / "clinic", rank, count=3)
     before = (folder / "evaluation.json").read_bytes() if (folder / "evaluation.json").exists() else None
     modes.evaluate(modes.Call(None, folder, input=str(tmp_path / "clinic")))
-    assert "3 patients have names of the run's own splits" in capsys.readouterr().out
+    assert "3 patients have names of the run's patients" in capsys.readouterr().out
     figures = strict(folder / "evaluations" / "clinic@1" / "evaluation.json")
     assert figures["split"] is None and figures["examples"] == 3 and figures["data"]["root"] == str(tmp_path / "clinic")
     assert before is None or (folder / "evaluation.json").read_bytes() == before

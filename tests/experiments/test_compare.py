@@ -115,8 +115,8 @@ def test_a_failed_run_is_recorded_the_rest_goes_on_and_it_is_tried_again(tmp_pat
 
 def test_runs_of_other_processes_are_left_to_them(tmp_path):
     code, said = run(tmp_path, Trainer(held=["segnext_test/seed_1"]))
-    assert code is None and any("process 7 on elsewhere works on it" in line for line in said)
-    assert any("1 run is in the hands of other processes" in line for line in said)
+    assert code is None and any("process 7 on elsewhere is training it" in line for line in said)
+    assert any("1 run is being trained by other processes" in line for line in said)
 
 
 def test_a_run_that_was_stopped_stops_the_comparison_with_its_code(tmp_path):
@@ -148,11 +148,11 @@ def test_folds_and_variants_change_what_they_say():
         plan.runs(config(vary=(("a", (("optim.lr", -1.0),)),)), Path("x"))
     untested = config().copy_and_resolve_references().unlock()
     untested.data.fractions = (0.8, 0.2, 0.0)
-    with pytest.raises(ConfigError, match="scores every run on its test split"):
+    with pytest.raises(ConfigError, match="evaluates every run on its test split"):
         plan.runs(untested, Path("x"))
-    with pytest.raises(ConfigError, match="names one of them twice"):
+    with pytest.raises(ConfigError, match="holds the same value twice"):
         plan.runs(config(seeds=(1, 1)), Path("x"))
-    with pytest.raises(ConfigError, match="give config.compare.folds"):
+    with pytest.raises(ConfigError, match="set config.compare.folds"):
         plan.runs(config(fold=(1,)), Path("x"))
 
 

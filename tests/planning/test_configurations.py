@@ -89,9 +89,11 @@ def test_pictures_and_single_slices_have_no_network_of_volumes():
 
 
 def test_what_cannot_be_planned_is_refused():
-    with pytest.raises(ConfigError, match="config.plan.memory_gb=1e-06: no patch of two stages fits; give more"):
+    with pytest.raises(
+        ConfigError, match="config.plan.memory_gb=1e-06: too little for a U-Net of two stages; set a larger value"
+    ):
         plan(fingerprint((36, 50, 35), (1, 1, 1), 9), memory_gb=1e-6)
-    with pytest.raises(DataError, match="6 x 7 voxels; a U-Net needs 12 along an axis, or 8 along two"):
+    with pytest.raises(DataError, match="6 x 7 voxels; a U-Net needs at least 12 along one axis, or 8 along two"):
         plan(fingerprint((5, 6, 7), (1, 1, 1), 9))
     assert plan(fingerprint((1, 8, 8), (5, 1, 1), 9)).planes.patch == (8, 8)
 

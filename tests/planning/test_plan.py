@@ -86,7 +86,7 @@ def test_a_folder_of_nnunet_is_planned_as_nnunet_2_8_1_plans_it(dataset, tmp_pat
     text, get_config = planned(dataset, tmp_path / "plan.py")
     said = capsys.readouterr().out
     assert "fingerprint of 11 training cases" in said and f"next: jaxseg train {tmp_path / 'plan.py'}" in said
-    assert len(text.splitlines()) <= 60 and "nnU-Net has no 3d_lowres here" in text
+    assert len(text.splitlines()) <= 60 and "nnU-Net would not plan 3d_lowres for these data" in text
     full, flat = get_config(), get_config("2d")
     for c, size, batch, shares in ((full, (20, 56, 56), 2, False), (flat, (1, 56, 56), 9, True)):
         assert (tuple(c.data.size), c.train.batch_size, c.model.name) == (size, batch, "nnunet_plain")
@@ -196,5 +196,5 @@ def test_cases_that_differ_in_kind_are_refused_by_name(tmp_path):
     nibabel.save(nibabel.Nifti1Image(np.stack([image.get_fdata()] * 2, -1), image.affine), path)
     tree = folder()
     tree.data.root = str(root)
-    with pytest.raises(DataError, match="case_001 .* 3 channels, case case_000 .* 2; one network takes cases that are alike"):
+    with pytest.raises(DataError, match="case_001 .* 3 channels, case case_000 .* 2; all cases must have the same"):
         fingerprint.measure(described.fill(resolve(tree, name="folder")).dataset)
