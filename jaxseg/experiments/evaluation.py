@@ -192,7 +192,7 @@ def _at(config, folder: Path) -> tuple[Any, Path]:
 def _scored(
     config, run: runs.Run, work: _Work, facts: dict[str, Any], weights: tuple[dict, dict], info: dict, place: Path, log: Log
 ) -> str:
-    """The report, and its files in the folder `place`."""
+    """Return the report, and write its files to the folder `place`."""
     folder, home = place if jax.process_index() == 0 else None, place.parents[1]
     own = OwnGrid(run, work.dataset, work.kept)
     steps, rules, feed = [], work.rules, work.feed
