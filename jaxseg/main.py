@@ -79,6 +79,7 @@ def main(argv: list[str]) -> int:
             output=given.OUTPUT.value,
             name=given.NAME.value,
             overwrite=given.OVERWRITE.value,
+            dicom_seg=given.DICOM_SEG.value,
             format=given.FORMAT.value,
             licence=given.LICENCE.value,
             extend=given.EXTEND.value,

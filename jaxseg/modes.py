@@ -18,7 +18,7 @@ from jaxseg.evaluate import scoring
 from jaxseg.experiments import compare as comparisons
 from jaxseg.experiments import evaluation, measures, statistics
 from jaxseg.experiments import search as searches
-from jaxseg.exporting import card
+from jaxseg.exporting import card, dicom_seg
 from jaxseg.exporting import export as exports
 from jaxseg.infer import predict as prediction
 from jaxseg.models import summary as summaries
@@ -33,6 +33,7 @@ from jaxseg.train.processes.interrupt import PREEMPTED, Preemption, Stopped, fau
 from jaxseg.types import CheckpointError, ConfigError
 from jaxseg.utils import code, files, output
 
+SAY = functools.partial(output.say, result=True)
 HINTS = {
     "train.epochs": "--extend continues a run to a larger train.epochs",
     **dict.fromkeys(("eval.threshold", "eval.empty"), "--mode=evaluate scores the run with other values of eval"),
@@ -49,6 +50,7 @@ class Call(NamedTuple):
     output: str | None = None
     name: str = ""
     overwrite: bool = False
+    dicom_seg: bool = False
     format: str = ""
     licence: str = ""
     extend: bool = False
@@ -227,7 +229,7 @@ def _evaluate(call: Call, source: Path, record: dict) -> None:
     log.close()
 
 
-@takes("checkpoint", "input", "output")
+@takes("checkpoint", "input", "output", "dicom_seg")
 def predict(call: Call) -> int | None:
     """Segment files; a run folder, an input and an output are all it needs."""
     if not call.input or not call.output:
@@ -238,16 +240,19 @@ def predict(call: Call) -> int | None:
         preflight.check_softmax(config, record["model"]["num_classes"])
     with code.recorded_alone():
         code.check(record["code"], source)
-        return prediction.predict(
+        series = dicom_seg.series_of(source, Path(call.input)) if call.dicom_seg else []
+        ended = prediction.predict(
             source,
             Path(call.input),
             Path(call.output),
             settings=dict(config.infer),
             threshold=config.eval.threshold,
             say=output.say,
-            conclude=functools.partial(output.say, result=True),
+            conclude=SAY,
             share=scoring.share(),
         )
+        dicom_seg.write_all(source, series, Path(call.output), output.say)
+        return ended
 
 
 def _source(call: Call) -> Path:
@@ -271,9 +276,8 @@ def export(call: Call) -> None:
     config = recorded.settled(call.config, record, source)
     with code.recorded_alone():
         code.check(record["code"], source)
-        how = {"settings": dict(config.infer), "threshold": config.eval.threshold, "licence": call.licence}
-        like = Path(call.input) if call.input else None
-        exports.export(source, Path(call.output), format=call.format, like=like, **how)
+        how = {"format": call.format, "licence": call.licence, "like": Path(call.input) if call.input else None}
+        exports.export(source, Path(call.output), settings=dict(config.infer), threshold=config.eval.threshold, say=SAY, **how)
 
 
 @takes()

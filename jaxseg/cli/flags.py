@@ -87,6 +87,7 @@ OUTPUT = flags.DEFINE_string(
     "predict: the folder to write to; check: that of the picture of examples; plan: the config file; export: the file; "
     "report: the page.",
 )
+DICOM_SEG = flags.DEFINE_bool("dicom_seg", False, "predict: write DICOM Segmentation objects too, of series that are DICOM.")
 FORMAT = flags.DEFINE_string("format", "", "export: bundle, onnx, torch or nnunet; left out, the suffix of --output says it.")
 LICENCE = flags.DEFINE_string("licence", "", "export: of the weights, for the model card ('CC BY 4.0').")
 COORDINATOR = flags.DEFINE_string(
@@ -107,6 +108,7 @@ ALL = tuple(
         OUTPUT,
         NAME,
         OVERWRITE,
+        DICOM_SEG,
         FORMAT,
         LICENCE,
         EXTEND,
