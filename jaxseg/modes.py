@@ -310,6 +310,7 @@ def search(call: Call) -> int | None:
 
 
 @takes("output")
+@agree.first_alone
 def check(call: Call) -> None:
     """Read every case, report everything that is wrong with the data set, and end with the error that training would raise."""
     call, learnt, lines = _described(call)
