@@ -60,7 +60,7 @@ def refused(done, code: int) -> str:
         ((CONFIG, "--mode=trian"), ("trian", "train")),
         ((CONFIG + "k",), ("quickk", "quick")),
         (("--config=configs/none.py",), ("configs/none.py",)),
-        (("--config=README.md",), ("no config in Python", "README.md")),
+        (("--config=README.md",), ("the file is not valid Python", "README.md")),
         (("--config=configs/_base.py",), ("get_config",)),
         ((CONFIG, "--num_processes=0", "--process_id=0", "--coordinator=localhost:1"), ("--num_processes=0", "at least 1")),
         (("--mode=train",), ("--config",)),

@@ -35,9 +35,9 @@ VOLUMES = dict(
 )
 WRONG = [
     (dict(loss__terms=(("dise", 1.0),)), "dise.*dice"),
-    (dict(loss__terms=(("cross_entropy", 1.0),)), "one channel"),
+    (dict(loss__terms=(("cross_entropy", 1.0),)), "one output channel"),
     (dict(loss__options={"focal": {"gamma": 2.0}}), "focal"),
-    (dict(loss__learnable=(("bce", 1.0),)), "every term needs one weight"),
+    (dict(loss__learnable=(("bce", 1.0),)), "every term needs exactly one weight"),
     (dict(loss__aux_weights=(0.5,)), "this network has none"),
     (dict(train__augment=(("hflipp", 0.5, {}),)), "hflipp.*hflip"),
     (dict(train__augment=(("rotate", 0.5, {"degree": 3.0}),)), "degree.*degrees"),

@@ -1,4 +1,4 @@
-"""Augmentation on the device, inside the jitted step: batches in, batches out, randomness an argument."""
+"""Augmentation of whole batches on the device, inside the jitted step; random keys are arguments."""
 
 from jaxseg.augment.compose import TRANSFORMS, build
 

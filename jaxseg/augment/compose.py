@@ -1,9 +1,9 @@
-"""A list of transforms as one function of (key, image, mask).
+"""Combine a list of transforms into one function of (key, image, mask).
 
-Every transform of every sample has its own key, derived from the batch's key, its place in the list and the sample's
-place in the batch; so a sample does not depend on its neighbours (CutMix apart) nor on how the batch is sharded.
-Consecutive geometric transforms are merged into one map and one resampling, the last of them may be elastic; flips
-alone only reverse. Samples that no transform touched keep their bits.
+Every transform of every sample has its own key, derived from the batch's key, the transform's position in the list and the
+sample's position in the batch. A sample therefore depends neither on the other samples (except in CutMix) nor on how the batch
+is sharded. Consecutive geometric transforms are merged into one map and one resampling, of which the last may be elastic; flips
+alone only reverse axes. Samples to which no transform was applied are unchanged, bit for bit.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from jaxseg.utils.lookup import check_kind, import_object, is_path, lookup, unkn
 
 
 class Kind(NamedTuple):
-    """What a name stands for: a class, the stage it works in, and the fields that the name fixes."""
+    """A transform's class, its kind (stage), and the fields that its name sets."""
 
     make: Any
     stage: str  # "spatial", "intensity" or "mix"
@@ -30,32 +30,32 @@ class Kind(NamedTuple):
         return {f.name for f in dataclasses.fields(self.make)} - set(self.fixed) - {"rank"}
 
 
-METHODS = {"spatial": "pull", "intensity": "__call__", "mix": "__call__"}  # what a transform of each stage defines
+METHODS = {"spatial": "pull", "intensity": "__call__", "mix": "__call__"}  # the method that a transform of each stage defines
 
 
 def own(given: str | type) -> Kind:
-    """The kind of a transform of one's own: a dataclass, whose fields are its options, with a class attribute `stage`.
+    """The Kind of a user's own transform: a dataclass whose fields are its options, with a class attribute `stage`.
 
     Args:
-      given: the class, or its path "module:Class". Its stage says how it is called, inside jit: "intensity", (key, image [*S, C])
-        -> image; "spatial", `pull(key, size)` -> (matrix, offset), from output to input positions (`augment/spatial.py`); "mix",
-        (keys [B], image [B, *S, C], mask [B, *S]) -> (image, mask) of a whole batch.
+      given: the class, or its path "module:Class". Its stage determines how it is called inside jit: "intensity": __call__(key,
+        image [*S, C]) -> image; "spatial": pull(key, size) -> (matrix, offset), from output to input positions (see
+        `augment/spatial.py`); "mix": __call__(keys [B], image [B, *S, C], mask [B, *S]) -> (image, mask), for a whole batch.
     Raises:
-      ConfigError: no such class.
+      ConfigError: there is no such class, or it does not define the method of its stage.
     """
     cls = given if isinstance(given, type) else import_object(given, "augmentation")
     name = given if isinstance(given, str) else cls.__qualname__
     stage = getattr(cls, "stage", None)
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)) or stage not in METHODS or not hasattr(cls, METHODS[stage]):
         raise ConfigError(
-            f"augmentation {name!r} is no transform: write a dataclass with stage = 'intensity' and __call__(self, key, image), "
-            "'spatial' and pull(self, key, size), or 'mix' and __call__(self, keys, image, mask); docs/plugins.md shows one"
+            f"augmentation {name!r} must be a dataclass with stage = 'intensity' and __call__(self, key, image), "
+            "'spatial' and pull(self, key, size), or 'mix' and __call__(self, keys, image, mask); see docs/plugins.md"
         )
     return Kind(cls, stage)
 
 
 class Item(NamedTuple):
-    """One transform of a list: its number seeds its draws."""
+    """One transform of a list; its number is part of its random key."""
 
     number: int
     probability: float
@@ -63,7 +63,7 @@ class Item(NamedTuple):
     transform: Any
 
     def draw(self, key: Array, batch: int) -> tuple[Array, Array]:
-        """(keys [B] of the samples, fired [B])."""
+        """(keys [B] of the samples, flags [B] whether the transform is applied)."""
         keys = jax.random.split(jax.random.fold_in(key, self.number), batch)
         pair = jax.vmap(jax.random.split)(keys)  # [B, 2]
         fired = jax.vmap(lambda k: jax.random.uniform(k))(pair[:, 0]) < self.probability
@@ -98,18 +98,18 @@ TRANSFORMS: dict[str, Kind] = {
 
 
 def build(spec: Sequence, *, rank: int = 2, fill: float = 0.0, fixed_channels: int = 0) -> Callable:
-    """The function augment(key, image, mask) -> (image, mask) of a list of transforms, applied in its order.
+    """Build the function augment(key, image, mask) -> (image, mask), which applies a list of transforms in order.
 
     Args:
-      spec: ((name in TRANSFORMS, probability per sample, options), ...); empty is the identity. A transform of your own is named
-        by its path "module:Class", or is the class (see `own`).
+      spec: ((transform, probability per sample, options), ...); (): the identity. A transform is a name in TRANSFORMS, or for
+        your own a path "module:Class" or the class (see `own`).
       rank: number of spatial axes.
-      fill: image value where geometry looks outside (the label there is 0).
-      fixed_channels: the last channels are no intensities (coordinates): geometry moves them, nothing else touches them.
+      fill: image value outside the image, for geometric transforms (the label there is 0).
+      fixed_channels: number of last channels that are not intensities (coordinates); only geometric transforms change them.
     Returns:
-      A function, safe inside jax.jit, of key (a jax random key), image float32 [B, *S, C] and mask integer [B, *S].
+      A function of key (a jax random key), image float32 [B, *S, C] and mask integer [B, *S]; it works inside jax.jit.
     Raises:
-      ConfigError: unknown name or option, a probability outside 0..1, an option that breaks its rule.
+      ConfigError: an unknown name or option, a probability outside 0..1, or an option that breaks its rule.
     """
     if rank not in spatial.LETTERS:
         raise ConfigError(f"got rank={rank} for augmentation: must be 2 or 3")
@@ -119,8 +119,8 @@ def build(spec: Sequence, *, rank: int = 2, fill: float = 0.0, fixed_channels: i
     def augment(key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
         if image.ndim != rank + 2 or mask.shape != image.shape[:-1]:
             raise ValueError(
-                f"got image {image.shape} and mask {mask.shape}; rank {rank} takes [B, {rank} spatial axes, C] "
-                "and the same without C"
+                f"got image {image.shape} and mask {mask.shape}; for rank {rank} they must be [B, {rank} spatial axes, C] "
+                "and [B, the same axes]"
             )
         if image.dtype != jnp.float32 or not jnp.issubdtype(mask.dtype, jnp.integer):
             raise ValueError(f"got image {image.dtype} and mask {mask.dtype}; must be float32 and integer")
@@ -139,7 +139,7 @@ def _items(number: int, entry, rank: int) -> list[Item]:
     if not isinstance(probability, (int, float)) or not 0 <= probability <= 1:
         raise ConfigError(f"probability {probability!r} of augmentation {name!r}: must lie in 0..1")
     if not isinstance(options, Mapping):
-        raise ConfigError(f"augmentation {entry!r}: its options must be {{'option': value}}, {{}} for none")
+        raise ConfigError(f"augmentation {entry!r}: its options must be {{'option': value}}, or {{}} for none")
     defaults = {f.name: f.default for f in dataclasses.fields(kind.make)}
     for option, value in options.items():
         if option not in kind.options():
@@ -162,7 +162,7 @@ def _is_required(cls: type, name: str) -> bool:
 
 
 def _stages(items: Sequence[Item], fill: float, fixed: int) -> list[Callable]:
-    """Runs of geometric items as one stage each, the others one by one."""
+    """The functions of the list: one for each run of consecutive geometric transforms, one for each other transform."""
     stages: list[Callable] = []
     run: list[Item] = []
     for item in items:
@@ -177,7 +177,7 @@ def _stages(items: Sequence[Item], fill: float, fixed: int) -> list[Callable]:
 
 
 def _border(run: Sequence[Item]) -> str | None:
-    """How a run looks outside; flips never do, affine maps see the constant, an elastic one says so itself."""
+    """The border mode of a run of transforms: None for flips, "constant" for affine maps, an elastic transform's own."""
     for item in run:
         if not isinstance(item.transform, spatial.Flip):
             return getattr(item.transform, "border", "constant")
@@ -229,7 +229,7 @@ def _reverse(run: Sequence[Item], key: Array, image: Array, mask: Array) -> tupl
 
 
 def _swapped(transform, fired: Array, mask: Array) -> Array:
-    """The mask with the label pairs of a flip exchanged where it fired."""
+    """The mask, with the label pairs of a flip exchanged in the samples that were flipped."""
     new = mask
     for a, b in getattr(transform, "swap", ()):
         new = jnp.where(mask == a, jnp.asarray(b, mask.dtype), jnp.where(mask == b, jnp.asarray(a, mask.dtype), new))

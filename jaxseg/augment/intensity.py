@@ -1,7 +1,7 @@
-"""Intensity augmentation: each transform maps one sample's image, (key, image [*S, C]) -> image, and leaves the mask.
+"""Intensity augmentation: each transform changes one sample's image, (key, image [*S, C]) -> image, and not the mask.
 
-Ranges are (low, high) drawn uniformly; a number is a constant. `balanced` ranges with low < 1 < high are drawn as
-nnU-Net's are: from (low, 1) or (1, high) with equal chance, so that a wide side does not outweigh a narrow one.
+U(a) means a number drawn uniformly from the range a = (low, high), or a itself if a is a number. `balanced` ranges with
+low < 1 < high are drawn as in nnU-Net: from (low, 1) or (1, high) with equal probability, whatever their widths.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ def _space(image: Array) -> tuple[int, ...]:
 
 
 def _grey(image: Array) -> Array:
-    """[*S] luminance of an image of 3 channels, or its only channel."""
+    """Luminance [*S] of an image with 3 channels, or the only channel."""
     return (image * jnp.asarray(_GREY)).sum(-1) if image.shape[-1] == 3 else image[..., 0]
 
 
@@ -56,9 +56,10 @@ class Noise:
 
 @dataclasses.dataclass(frozen=True)
 class Blur:
-    """Gaussian blur with a sigma in pixels, U(sigma) for every channel and axis; each channel with probability per_channel.
+    """Gaussian blur with standard deviation U(sigma) pixels for every channel and axis; channels with probability per_channel.
 
-    The filter is scipy.ndimage.gaussian_filter's (cut at 4 sigma, reflecting). nnU-Net: (0.5, 1), per_channel 0.5.
+    The filter is that of scipy.ndimage.gaussian_filter (cut off at 4 sigma, reflecting borders). nnU-Net: (0.5, 1),
+    per_channel 0.5.
     """
 
     sigma: tuple | float = (0.5, 1.0)
@@ -92,7 +93,7 @@ class Brightness:
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
-    """mean + factor (image - mean) per channel, cut to the channel's former range. nnU-Net: (0.75, 1.25), balanced."""
+    """mean + factor (image - mean) per channel, clipped to the channel's original range. nnU-Net: (0.75, 1.25), balanced."""
 
     factor: tuple | float = (0.75, 1.25)
     balanced: bool = True
@@ -126,13 +127,13 @@ class Shift:
 
 @dataclasses.dataclass(frozen=True)
 class Gamma:
-    """x^g per channel after mapping the channel's range to 0..1, and back. nnU-Net: (0.7, 1.5), balanced.
+    """x^g per channel, where the channel's range is mapped to 0..1 and back. nnU-Net: (0.7, 1.5), balanced.
 
     Args:
       gamma: range of g.
-      invert: of the negated image (dark and bright change roles).
-      keep_statistics: give the channel its former mean and standard deviation.
-      balanced: see the file's head.
+      invert: apply it to the negated image, so that dark and bright are exchanged.
+      keep_statistics: restore the channel's mean and standard deviation afterwards.
+      balanced: see the docstring of the module.
     """
 
     gamma: tuple | float = (0.7, 1.5)
@@ -168,7 +169,7 @@ class SignedGamma:
 
 @dataclasses.dataclass(frozen=True)
 class LowResolution:
-    """Down to factor * size (nearest), back up (linear), as if scanned coarsely. nnU-Net: (0.5, 1), per_channel 0.5.
+    """Simulate low resolution: downsample to factor * size (nearest), upsample (linear). nnU-Net: (0.5, 1), per_channel 0.5.
 
     Along an axis of length n the coarse grid has m = round(factor * n) cells; its cell k holds pixel
     floor((k + 1/2) n / m), and pixel i reads it linearly at (i + 1/2) m / n - 1/2 (PyTorch's nearest-exact and linear).
@@ -192,7 +193,7 @@ class LowResolution:
 
 
 def _coarse_matrix(n: int, factor: Array) -> Array:
-    """[n, n]: nearest down to round(factor * n) cells and linear up again."""
+    """The matrix [n, n] of nearest downsampling to round(factor * n) cells and linear upsampling."""
     m = jnp.clip(jnp.round(factor * n), 1.0, n)
     at = jnp.clip((jnp.arange(n) + 0.5) * m / n - 0.5, 0.0, m - 1)
     low = jnp.floor(at)
@@ -206,12 +207,12 @@ class Equalize:
     """Histogram equalisation of the image quantised to 0..255, as OpenCV's equalizeHist; for images in 0..1.
 
     Grey value v becomes round(255 (c(v) - c(v0)) / (N - c(v0))) with c the cumulative count and v0 the darkest value
-    present; an image of one value stays. Three channels are turned to grey first and all hold the result.
+    present; a constant image is not changed. Three channels are converted to grey first, and all get the result.
     """
 
     def __call__(self, key: Array, image: Array) -> Array:
         if image.shape[-1] not in (1, 3):
-            raise ConfigError(f"equalize on {image.shape[-1]} channels: it takes 1 or 3")
+            raise ConfigError(f"equalize on {image.shape[-1]} channels: must be 1 or 3; remove it from train.augment")
         level = jnp.clip(jnp.round(_grey(image) * 255), 0, 255).astype(jnp.int32)
         counts = jnp.zeros(256, jnp.int32).at[level.reshape(-1)].add(1)  # whole numbers: the same in any order
         total, first = jnp.cumsum(counts), counts[level.min()]
@@ -222,10 +223,10 @@ class Equalize:
 
 @dataclasses.dataclass(frozen=True)
 class ColourJitter:
-    """Brightness, contrast, saturation and hue in a random order, for images in 0..1; results are cut to 0..1.
+    """Change brightness, contrast, saturation and hue in a random order, for images in 0..1; results are clipped to 0..1.
 
-    Brightness b: b x. Contrast c: c x + (1 - c) mean(grey). Saturation s: s x + (1 - s) grey. Hue h: the HSV angle
-    moves by h turns. A number v means (max(0, 1 - v), 1 + v), for the hue (-v, v); saturation and hue need 3 channels.
+    Brightness b: b x. Contrast c: c x + (1 - c) mean(grey). Saturation s: s x + (1 - s) grey. Hue h: the HSV angle changes by
+    h turns. A number v means the range (max(0, 1 - v), 1 + v), for the hue (-v, v). Saturation and hue need 3 channels.
     Source: torchvision and albumentations 1.3.1 ColorJitter; differs from the latter in not rounding to bytes.
     """
 
@@ -238,7 +239,7 @@ class ColourJitter:
         self._ranges()
 
     def _ranges(self) -> dict[str, tuple[float, float]]:
-        """Ranges of the operations that do something."""
+        """Ranges of the operations that have an effect."""
         out = {}
         for name in ("brightness", "contrast", "saturation"):
             value = getattr(self, name)
@@ -255,7 +256,7 @@ class ColourJitter:
         ranges, channels = self._ranges(), image.shape[-1]
         if channels != 3 and (channels != 1 or {"saturation", "hue"} & ranges.keys()):
             raise ConfigError(
-                f"colour_jitter of {', '.join(ranges)} on {channels} channels: colours need 3; for 1 channel set "
+                f"colour_jitter of {', '.join(ranges)} on {channels} channels: needs 3 channels; for 1 channel set "
                 "saturation and hue to 0, for others use brightness and contrast"
             )
         if not ranges:
@@ -277,7 +278,7 @@ class ColourJitter:
 
 
 def turn_hue(image: Array, turns: Array) -> Array:
-    """The HSV hue of an image [..., 3] in 0..1 moved by `turns` (fractions of the full circle)."""
+    """Shift the HSV hue of an image [..., 3] in 0..1 by `turns` (fractions of the full circle)."""
     r, g, b = image[..., 0], image[..., 1], image[..., 2]
     high, low = image.max(-1), image.min(-1)
     span = high - low

@@ -11,7 +11,7 @@ from jaxseg.types import Array, ConfigError
 
 
 def _inside(start: Sequence[Array], stop: Sequence[Array], size: Sequence[int]) -> Array:
-    """[*S] whether a pixel lies in the box start <= index < stop."""
+    """Boolean [*S]: whether a pixel lies in the box start <= index < stop."""
     inside = jnp.ones((), bool)
     for axis, (low, high, n) in enumerate(zip(start, stop, size)):
         index = jnp.arange(n).reshape([n if i == axis else 1 for i in range(len(size))])
@@ -20,7 +20,7 @@ def _inside(start: Sequence[Array], stop: Sequence[Array], size: Sequence[int]) 
 
 
 def _centred_box(key: Array, share: Array, size: Sequence[int]) -> Array:
-    """[*S] a box of `share` of every side, centre uniform over the image, cut at the border."""
+    """Boolean [*S]: a box with `share` times the length of each axis, a uniform random centre, cut off at the image border."""
     centre = [jnp.floor(u * n) for u, n in zip(jax.random.uniform(key, (len(size),)), size)]
     side = [jnp.floor(share * n) for n in size]
     start = [jnp.maximum(c - jnp.floor(s / 2), 0) for c, s in zip(centre, side)]
@@ -32,9 +32,10 @@ def _centred_box(key: Array, share: Array, size: Sequence[int]) -> Array:
 class CutMix:
     """Replace a box by the same box of another sample of the batch, in image and mask.
 
-    lambda ~ Beta(alpha, alpha) is the share kept: a box of (1 - lambda)^(1 / r) of every side, centre uniform, cut at
-    the border; the others are a random permutation of the batch.
-    Source: Yun et al. 2019, arXiv 1905.04899. Differs: every sample draws its own lambda and box.
+    lambda ~ Beta(alpha, alpha) is the fraction of the image that is kept: with r axes the box has (1 - lambda)^(1 / r) of the
+    length of each. Its centre is uniform, and it is cut off at the border. The other samples are a random permutation of the
+    batch.
+    Source: Yun et al. 2019, arXiv 1905.04899. Differs in that every sample draws its own lambda and box.
     """
 
     alpha: float = 1.0
@@ -58,9 +59,10 @@ class CutMix:
 
 @dataclasses.dataclass(frozen=True)
 class Cutout:
-    """Set `holes` boxes of `fraction` of every side to `fill`; centres uniform, cut at the border.
+    """Set boxes of the image to `fill`: `holes` boxes with `fraction` of the length of each axis, at uniform random centres.
 
-    The mask keeps its labels unless `mask` is set (then 0). Source: DeVries and Taylor 2017, arXiv 1708.04552.
+    Boxes are cut off at the image border. The labels are set to 0 there if `mask` is True, and kept otherwise.
+    Source: DeVries and Taylor 2017, arXiv 1708.04552.
     """
 
     holes: int = 1
@@ -70,7 +72,9 @@ class Cutout:
 
     def __post_init__(self):
         if not isinstance(self.holes, int) or self.holes < 1 or not 0 < self.fraction <= 1:
-            raise ConfigError(f"cutout holes={self.holes!r}, fraction={self.fraction!r}: at least one hole, fraction in (0, 1]")
+            raise ConfigError(
+                f"cutout holes={self.holes!r}, fraction={self.fraction!r}: must be at least one hole, and a fraction in (0, 1]"
+            )
 
     def __call__(self, keys: Array, image: Array, mask: Array) -> tuple[Array, Array]:
         hole = lambda key: _centred_box(key, self.fraction, mask.shape[1:])
@@ -80,9 +84,9 @@ class Cutout:
 
 @dataclasses.dataclass(frozen=True)
 class BlackRectangle:
-    """Set the first int(fraction * n) pixels along every axis to 0, in image and mask: a box in the corner.
+    """Set a box in a corner of image and mask to 0, with int(fraction * n) pixels along each axis of length n.
 
-    corner: "first" (index 0 of every axis: top left) or "random" (any of the 2^r corners). Flips that follow move it.
+    corner: "first" (index 0 of every axis: top left) or "random" (any of the 2^r corners).
     """
 
     fraction: float = 0.3

@@ -1,12 +1,12 @@
-"""Geometric augmentation: each transform is a map from output to input positions; a run of them is one resampling.
+"""Geometric augmentation: each transform maps output to input positions; consecutive transforms need only one resampling.
 
-Positions are in pixels (voxels) from the image's centre, (n - 1) / 2 along each axis, so that a flip or a turn by 90
-degrees of a square is exact. A transform's `pull(key, size)` gives one sample's map as (matrix [r, r], offset [r]):
+Positions are in pixels (voxels) relative to the image's centre, (n - 1) / 2 along each axis, so that a flip, or a rotation of a
+square by 90 degrees, is exact. A transform's `pull(key, size)` returns one sample's map as (matrix [r, r], offset [r]):
 input position = matrix @ output position + offset, with r the rank. Axes are named by letter: h, w and, at rank 3, d.
 
-Sign conventions, as one sees an image with row 0 on top: positive degrees turn the content counter-clockwise (what was
-at the right edge comes to the top); a factor above 1 enlarges; a positive translation moves the content right, down,
-and to higher d; a positive shear moves what lies below the centre to the right.
+Signs, for an image with row 0 on top: positive degrees rotate the content counter-clockwise (the right edge moves to the top);
+a factor above 1 enlarges; a positive translation moves the content right, down, and to higher d; a positive shear moves content
+below the centre to the right.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ LETTERS = {2: "hw", 3: "dhw"}  # names of the spatial axes by rank
 
 
 def as_range(what: str, value, *, symmetric: bool = False, positive: bool = False) -> tuple[float, float]:
-    """(low, high) of a pair; of a number v: (-v, v) if `symmetric`, else the constant (v, v).
+    """Convert a pair or a number v to (low, high): v becomes (-v, v) if `symmetric`, else the constant (v, v).
 
     Raises:
-      ConfigError: neither a number nor an increasing pair of finite numbers, or not positive where it must be.
+      ConfigError: the value is neither a number nor an increasing pair of finite numbers, or is not positive if `positive`.
     """
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     pair = ((-value, value) if symmetric else (value, value)) if number else value
@@ -45,14 +45,14 @@ def as_range(what: str, value, *, symmetric: bool = False, positive: bool = Fals
 
 
 def uniform(key: Array, bounds: tuple[float, float], shape=()) -> Array:
-    """Float32 numbers drawn from (low, high); the constant where both are equal."""
+    """Float32 numbers drawn uniformly from (low, high), or the constant if both are equal."""
     if bounds[0] == bounds[1]:
         return jnp.full(shape, bounds[0], jnp.float32)
     return jax.random.uniform(key, shape, jnp.float32, *bounds)
 
 
 def _rotation(radians: Array, first: int, second: int, rank: int) -> Array:
-    """Pull matrix [r, r] of a counter-clockwise turn in the plane (first, second) = (down, right)."""
+    """Pull matrix [r, r] of a counter-clockwise rotation in the plane (first, second) = (down, right)."""
     c, s = jnp.cos(radians), jnp.sin(radians)
     m = jnp.eye(rank, dtype=jnp.float32)
     return m.at[first, first].set(c).at[first, second].set(s).at[second, first].set(-s).at[second, second].set(c)
@@ -66,7 +66,7 @@ def _axis(letter: str, rank: int, what: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Flip:
-    """Reverse one axis. `swap`: pairs of labels that change places with it, ((1, 2),) for left and right."""
+    """Reverse one axis. `swap`: pairs of labels that are exchanged by the flip, such as ((1, 2),) for left and right."""
 
     axis: str
     rank: int
@@ -78,7 +78,7 @@ class Flip:
             raise ConfigError(f"swap={self.swap!r}: must be pairs of labels such as ((1, 2),)")
         labels = [label for pair in self.swap for label in pair]
         if len(set(labels)) != len(labels):
-            raise ConfigError(f"swap={self.swap!r}: a label may stand in one pair only")
+            raise ConfigError(f"swap={self.swap!r}: a label may occur in only one pair")
 
     def pull(self, key: Array, size: tuple[int, ...]):
         i = _axis(self.axis, self.rank, "flip")
@@ -91,7 +91,7 @@ class Mirror:
 
     rank: int
     axes: tuple = ()
-    swap: tuple = ()  # label pairs that change places when w is reversed
+    swap: tuple = ()  # label pairs that are exchanged when w is reversed
 
     def __post_init__(self):
         self.flips()
@@ -99,16 +99,16 @@ class Mirror:
     def flips(self) -> list[Flip]:
         """One Flip per axis."""
         if len(set(self.axes)) != len(self.axes):
-            raise ConfigError(f"mirror axes={self.axes!r}: each axis once")
+            raise ConfigError(f"mirror axes={self.axes!r}: must name each axis once")
         return [Flip(a, self.rank, self.swap if a == "w" else ()) for a in self.axes or LETTERS[self.rank]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Rotate:
-    """Turn about the centre by U(degrees); a number d means (-d, d).
+    """Rotate about the centre by U(degrees); a number d means (-d, d).
 
-    At rank 3 one angle is drawn for each letter of `axes` (all three when empty): the axis turned about. Angles are
-    those of the voxel grid; for anisotropic voxels turn in plane, axes=("d",).
+    At rank 3 an angle is drawn for each axis of rotation in `axes` (all three if empty). Angles are measured on the voxel
+    grid; for anisotropic voxels rotate only in the plane of the slices, axes=("d",).
     """
 
     rank: int
@@ -120,7 +120,7 @@ class Rotate:
         for letter in self.axes:
             _axis(letter, 3, "rotate axes")
         if self.rank == 2 and self.axes:
-            raise ConfigError(f"rotate axes={self.axes!r}: at rank 2 there is one plane to turn in; leave axes out")
+            raise ConfigError(f"rotate axes={self.axes!r}: at rank 2 there is only one plane of rotation; leave axes out")
 
     def pull(self, key: Array, size: tuple[int, ...]):
         about = ("d",) if self.rank == 2 else tuple(self.axes) or tuple("dhw")
@@ -165,9 +165,9 @@ class Translate:
 
 @dataclasses.dataclass(frozen=True)
 class Shear:
-    """Move axis `move` by k pixels for every pixel of axis `along`; k = U(factor), or tan U(degrees).
+    """Shift along axis `move` by k pixels for every pixel of axis `along`; k = U(factor), or tan U(degrees).
 
-    A number v means (-v, v). Give `degrees` or `factor`, not both; neither means degrees=(-30, 30).
+    A number v means (-v, v). Give either `degrees` or `factor`; the default is degrees=(-30, 30).
     """
 
     rank: int
@@ -178,7 +178,7 @@ class Shear:
 
     def __post_init__(self):
         if self.degrees is not None and self.factor is not None:
-            raise ConfigError(f"shear degrees={self.degrees!r} and factor={self.factor!r}: give one of them")
+            raise ConfigError(f"shear degrees={self.degrees!r} and factor={self.factor!r}: give only one of them")
         low, high = self._range()
         if self.factor is None and max(-low, high) >= 90:
             raise ConfigError(f"shear degrees={self.degrees!r}: must lie strictly between -90 and 90")
@@ -198,10 +198,11 @@ class Shear:
 
 @dataclasses.dataclass(frozen=True)
 class Affine:
-    """Scale, turn, then translate in one draw, as albumentations 1.3.1's Affine does: numbers are constants.
+    """Scale, rotate, then translate, as albumentations 1.3.1's Affine does: numbers are constants, not ranges. Rank 2 only.
 
-    `degrees=90, translate=0.125, scale=(0.5, 1.5), per_axis=True` is EffiSegNet's: every affected sample is turned by
-    exactly 90 degrees and moved by exactly an eighth of its size right and down. Rank 2. Differs: linear, not Lanczos.
+    EffiSegNet uses `degrees=90, translate=0.125, scale=(0.5, 1.5), per_axis=True`: every transformed sample is rotated by
+    exactly 90 degrees and moved by exactly an eighth of its size right and down. Differs from EffiSegNet in linear
+    interpolation instead of Lanczos.
     """
 
     rank: int
@@ -212,7 +213,7 @@ class Affine:
 
     def __post_init__(self):
         if self.rank != 2:
-            raise ConfigError(f"affine at rank {self.rank}: it is planar; use rotate, scale, translate")
+            raise ConfigError(f"affine at rank {self.rank}: must be rank 2; use rotate, scale and translate instead")
         as_range("affine degrees", self.degrees)
         as_range("affine translate", self.translate)
         as_range("affine scale", self.scale, positive=True)
@@ -222,20 +223,21 @@ class Affine:
         angle = uniform(turn, as_range("degrees", self.degrees)) * (math.pi / 180)
         offset = uniform(move, as_range("translate", self.translate), (2,)) * jnp.asarray(size, jnp.float32)
         factor = uniform(grow, as_range("scale", self.scale), (2 if self.per_axis else 1,))
-        matrix = _product(jnp.eye(2) / factor, _rotation(angle, 0, 1, 2))  # undo the turn, then the scale
+        matrix = _product(jnp.eye(2) / factor, _rotation(angle, 0, 1, 2))  # undo the rotation, then the scaling
         return matrix, -_apply(matrix, offset)
 
 
 @dataclasses.dataclass(frozen=True)
 class Elastic:
-    """Smooth random displacement: white noise U(-1, 1) per pixel and axis, Gaussian-filtered, times alpha.
+    """Elastic deformation: the displacement is white noise U(-1, 1) per pixel and axis, Gaussian-filtered, times alpha.
 
     Args:
       alpha: pixels; the displacement's standard deviation in the plane is about 0.16 * alpha / sigma.
-      sigma: pixels of the Gaussian (cut at 4 sigma, reflecting borders, as scipy.ndimage.gaussian_filter).
-      alpha_affine: pixels by which three points near the centre move at random first (rank 2; albumentations 1.3.1
-        takes 50 by default, which outweighs alpha=1, sigma=50 by far).
-      border: "reflect" (the edge pixel is the mirror) or "constant".
+      sigma: standard deviation of the Gaussian in pixels (cut off at 4 sigma, reflecting borders, as
+        scipy.ndimage.gaussian_filter).
+      alpha_affine: pixels by which three points near the centre are moved at random, for an affine map that is applied first
+        (rank 2 only). The default of albumentations 1.3.1 is 50, far more than the effect of its alpha=1, sigma=50.
+      border: "reflect" (about the centre of the edge pixel) or "constant".
     """
 
     rank: int
@@ -258,7 +260,7 @@ class Elastic:
                 "be a number above 0, the others not negative"
             )
         if self.alpha_affine and self.rank != 2:
-            raise ConfigError(f"elastic alpha_affine={self.alpha_affine} at rank {self.rank}: planar only; set it to 0")
+            raise ConfigError(f"elastic alpha_affine={self.alpha_affine} at rank {self.rank}: needs rank 2; set it to 0")
 
     def pull(self, key: Array, size: tuple[int, ...]):
         if not self.alpha_affine:
@@ -269,19 +271,19 @@ class Elastic:
         forward = jnp.stack([q[1] - q[2], q[0] - q[1]], axis=1) / (2 * s)
         (a, b), (c, d) = forward
         matrix = jnp.stack([jnp.stack([d, -b]), jnp.stack([-c, a])]) / (a * d - b * c)
-        return matrix, -_apply(matrix, (q[0] + q[2]) / 2)  # the middle of the first and third point was the centre
+        return matrix, -_apply(matrix, (q[0] + q[2]) / 2)  # the centre is the midpoint of the first and the third point
 
     def displacement(self, key: Array, size: tuple[int, ...]) -> Array:
-        """Displacement field [*S, r] of one sample, in pixels: added to the positions before they are looked up."""
+        """Displacement field [*S, r] of one sample in pixels, which is added to the positions before resampling."""
         noise = white.uniform(jax.random.fold_in(key, 0), (*size, self.rank))
         return self.alpha * along_axes(noise, [gaussian_matrix(n, jnp.float32(self.sigma)) for n in size])
 
 
 def gaussian_matrix(n: int, sigma: Array) -> Array:
-    """[n, n] matrix of a Gaussian filter along an axis of length n; equals scipy.ndimage.gaussian_filter1d, mode "reflect".
+    """Matrix [n, n] of a Gaussian filter along an axis of length n; equals scipy.ndimage.gaussian_filter1d, mode "reflect".
 
-    w(d) = exp(-d^2 / (2 sigma^2)) for |d| <= floor(4 sigma + 0.5), rows sum to 1, what falls outside is reflected
-    (exact while 4 sigma <= 2 n). A matrix product serves any sigma, drawn on the device, at one compile cost.
+    w(d) = exp(-d^2 / (2 sigma^2)) for |d| <= floor(4 sigma + 0.5); rows sum to 1, and positions outside are reflected (exact
+    while 4 sigma <= 2 n). As a matrix product, one compiled program works for every sigma that is drawn on the device.
     """
     i, j = jnp.arange(n)[:, None], jnp.arange(n)[None, :]
     radius = jnp.floor(4 * sigma + 0.5)
@@ -291,7 +293,7 @@ def gaussian_matrix(n: int, sigma: Array) -> Array:
 
 
 def along_axes(x: Array, matrices: Sequence[Array]) -> Array:
-    """x [*S, C] with each spatial axis multiplied by its matrix, [n, n] for all channels or [C, n, n]."""
+    """Multiply each spatial axis of x [*S, C] by its matrix, [n, n] for all channels or [C, n, n]."""
     for axis, matrix in enumerate(matrices):
         moved = jnp.moveaxis(x, axis, -2)  # [..., n, C]
         spec = "ij,...jc->...ic" if matrix.ndim == 2 else "cij,...jc->...ic"
@@ -300,7 +302,7 @@ def along_axes(x: Array, matrices: Sequence[Array]) -> Array:
 
 
 def _product(a: Array, b: Array) -> Array:
-    """a @ b for small matrices, without the reduced precision that accelerators use for matrix products."""
+    """a @ b for small matrices in full float32 precision (accelerators use less in matrix products)."""
     return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
 
 
@@ -309,7 +311,7 @@ def _apply(a: Array, v: Array) -> Array:
 
 
 def chain(first, second):
-    """The map of `first` followed by `second` as one (matrix, offset)."""
+    """Combine the maps of two transforms, `first` followed by `second`, into one (matrix, offset)."""
     (a, s), (b, t) = first, second
     return _product(a, b), _apply(a, t) + s
 
@@ -337,10 +339,11 @@ def positions(matrix: Array, offset: Array, size: tuple[int, ...], displacement:
 
 
 def reverse(x: Array, flags: Sequence[Array]) -> Array:
-    """x [B, *S, C] with axes reversed sample by sample; `flags` holds one bool [B] per axis of S.
+    """Reverse axes of x [B, *S, C] sample by sample; `flags` has one boolean [B] per axis of S.
 
-    One gather for all axes. A chain of selects between an axis and its reverse reads every number 2^r times, and keeps
-    XLA from vectorising what it fuses with it: with intensities and noise behind it the chain took 4.5 times as long on a CPU.
+    All axes are reversed by one gather. Selecting between an axis and its reverse, axis after axis, reads every number 2^r
+    times and keeps XLA from vectorising the operations fused with it: with intensity transforms and noise after it that took
+    4.5 times as long on a CPU.
     """
     batch, *size, channels = x.shape
     column = lambda line, i: line.reshape(-1, *(n if j == i else 1 for j, n in enumerate(size)))
@@ -350,16 +353,16 @@ def reverse(x: Array, flags: Sequence[Array]) -> Array:
 
 
 def warp(image: Array, mask: Array, where: Sequence[Array], *, border: str = "constant", fill: float = 0.0):
-    """Look up an image linearly and a mask at the nearest pixel (halves round up).
+    """Resample an image by linear interpolation and a mask by the nearest pixel (halves round up).
 
-    One pixel of `fill` (label 0) is laid around the image and positions are clipped onto it, so that no corner needs a
-    test; the corners of all cells are read by 2^r flat gathers.
+    The image is padded by one pixel of `fill` (label 0) and positions are clipped to it, so that no bounds have to be checked;
+    the corners of the interpolation cells are read by 2^r flat gathers.
 
     Args:
       image, mask: [B, *S, C] and [B, *S].
-      where: one [B, *S] of positions per axis.
+      where: positions [B, *S] for each axis.
       border: "constant" or "reflect" (about the edge pixel's centre).
-      fill: value of the image outside.
+      fill: value outside the image.
     Returns:
       image [B, *S, C] and mask [B, *S] at these positions.
     """

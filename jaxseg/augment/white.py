@@ -1,17 +1,17 @@
-"""White noise in bulk: the number at a position is a hash of (key, position) and nothing else.
+"""Fast white noise for whole images: the number at a position is a hash of (key, position).
 
-jax.random's threefry costs about a hundred operations a number, and on a CPU it is a loop that passes over memory many
-times: 27 ms for the noise of a patch of 4 x 96^3 on two cores, against 3.5 ms here. Keys are still drawn by jax.random;
-only what one key spreads over a whole image comes from here:
+jax.random's threefry needs about a hundred operations per number and passes over memory many times on a CPU: 27 ms for the noise
+of a patch of 4 x 96^3 on two cores, against 3.5 ms here. Keys still come from jax.random; only the many numbers of one key over
+a whole image are computed here:
 
     bits(key, i) = mix(mix(i ^ k0) ^ k1)
 
-with k0, k1 two words drawn from the key and `mix` a bijection of 32 bits in which every bit of the input turns every
-bit of the output with a chance of nearly one half. It is elementwise: it melts into the pass that uses it, whatever the
-sharding. It is no cipher; the words of one key do not repeat before 2^32 positions.
+where k0 and k1 are two words drawn from the key, and `mix` is a bijection of 32-bit words in which each input bit flips each
+output bit with a probability of nearly 1/2. The hash is elementwise, so that XLA fuses it with the operation that uses the noise,
+for any sharding. It is not cryptographic; the words of one key do not repeat within 2^32 positions.
 
-Source of `mix`: "lowbias32" of Wellons, nullprogram.com/blog/2018/07/31. The polynomials of the normal are our own fits;
-they are summed by pairs (Estrin), since chains of dependent products, not their number, cost the time on a CPU.
+Source of `mix`: "lowbias32" of Wellons, nullprogram.com/blog/2018/07/31. The polynomials for the normal distribution were fitted
+for this file; they are evaluated by Estrin's scheme, because a CPU loses its time on chains of dependent products.
 """
 
 import functools
@@ -41,14 +41,14 @@ _QUANTILE = (
 
 @functools.partial(jax.jit, static_argnames="shape")
 def uniform(key: Array, shape: tuple[int, ...]) -> Array:
-    """Float32 numbers spread evenly over (-1, 1), symmetric about 0: odd multiples of 2^-24."""
+    """Float32 numbers of the uniform distribution on (-1, 1), symmetric about 0: odd multiples of 2^-24."""
     signed = lax.bitcast_convert_type(_bits(key, shape), jnp.int32) >> 8
     return (signed.astype(jnp.float32) + 0.5) * jnp.float32(2.0**-23)
 
 
 @functools.partial(jax.jit, static_argnames="shape")
 def normal(key: Array, shape: tuple[int, ...]) -> Array:
-    """Float32 numbers of the standard normal distribution, none beyond 6.4: one bit is the sign, 31 the share beyond |z|."""
+    """Float32 numbers of the standard normal distribution, up to 6.4: one random bit is the sign, 31 are P(|Z| > z)."""
     bits = _bits(key, shape)
     beyond = lax.bitcast_convert_type(bits >> 1, jnp.int32).astype(jnp.float32) + 0.5  # in 0..2^31
     pattern = lax.bitcast_convert_type(beyond, jnp.int32)
@@ -60,7 +60,7 @@ def normal(key: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _bits(key: Array, shape: tuple[int, ...]) -> Array:
-    """uint32 of every position of `shape`."""
+    """A random uint32 for every position of `shape`."""
     first, second = jax.random.bits(key, (2,), jnp.uint32)
     index = jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(shape)
     return _mix(_mix(index ^ first) ^ second)

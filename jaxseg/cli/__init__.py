@@ -1,3 +1,3 @@
-"""The command line around the modes: commands, help, where config files lie, what is installed. Nothing here imports jax
-before it has something to compute.
+"""The command line: commands, flags, help, config files, and the check of the installation. jax is imported only where
+something is computed.
 """

@@ -1,4 +1,4 @@
-"""What this machine has, and what would stop a run on it: versions, devices, one convolution, memory, disk, caches."""
+"""Check a machine before training on it: versions, devices, one convolution, memory, disk, caches."""
 
 import importlib.metadata
 import os
@@ -36,13 +36,13 @@ SMALL_SHARED = 1 << 30  # bytes of /dev/shm below which Grain's workers may run 
 
 
 def examine(*, require_accelerator: bool = False, clear: bool = False) -> int:
-    """Print what there is, a line each; lines that need action begin with "warning".
+    """Print one line for each property of this machine; a line that needs action begins with "warning".
 
     Args:
-      require_accelerator: a machine on which jax computes on the CPU counts as not usable.
-      clear: delete what `cache_root()` holds before: compiled programs and phantoms, which are made anew when needed.
+      require_accelerator: fail where jax has no accelerator and would compute on the CPU.
+      clear: first empty the cache folder (`cache_root()`): compiled programs and phantoms, which are made again when needed.
     Returns:
-      0, or 1 where nothing can be trained here.
+      0, or 1 if training cannot work on this machine.
     """
     if clear:
         _clear()
@@ -66,24 +66,24 @@ def _version(package: str) -> str:
 
 
 def driver_faults() -> list[str]:
-    """What does not go together among jaxlib, its CUDA plugin and the NVIDIA driver, one line each."""
+    """Conflicts between jaxlib, its CUDA plugin and the NVIDIA driver, one line each."""
     faults, jaxlib = [], _version("jaxlib")
     installed = {name: version for name in PLUGINS if (version := _version(name))}
     for name, version in installed.items():
         if version != jaxlib:
-            faults.append(f"{name} {version} beside jaxlib {jaxlib}: they must be of one version; {CUDA}")
+            faults.append(f"{name} {version} with jaxlib {jaxlib}: the versions must be equal; {CUDA}")
     if len(installed) > 1:
-        faults.append(f"{' and '.join(installed)} are both installed; uninstall the one that the driver is not made for")
+        faults.append(f"{' and '.join(installed)} are both installed; uninstall the one that does not fit the driver")
     found = re.search(r"\s(\d+)\.\d", DRIVER.read_text()) if DRIVER.is_file() else None
     for name in installed:
         if found and int(found[1]) < OLDEST_DRIVER[name]:
-            older = "; jax[cuda12] works with drivers from 525 on" if name == PLUGINS[1] and int(found[1]) >= 525 else ""
+            older = "; jax[cuda12] works with drivers since 525" if name == PLUGINS[1] and int(found[1]) >= 525 else ""
             faults.append(f"NVIDIA driver {found[1]}: {name} needs {OLDEST_DRIVER[name]} or newer{older}; update the driver")
     return faults
 
 
 def _devices(required: bool) -> bool:
-    """Devices, and one convolution on the first of them beside numpy's."""
+    """Print the devices and compare a convolution on the first of them with numpy's; return whether they are usable."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -91,15 +91,15 @@ def _devices(required: bool) -> bool:
     try:
         devices = jax.devices()
     except RuntimeError as error:
-        print(f"warning: jax finds no device: {' '.join(str(error).split())[:300]}")
+        print(f"warning: jax found no device: {' '.join(str(error).split())[:300]}")
         return False
     kinds = {f"{d.platform} ({d.device_kind})": sum(e.device_kind == d.device_kind for e in devices) for d in devices}
     print("devices: " + ", ".join(f"{count} x {kind}" for kind, count in kinds.items()))
     accelerated = devices[0].platform != "cpu"
     if not accelerated and (shutil.which("nvidia-smi") or DRIVER.exists()):
-        print(f"warning: there is an NVIDIA driver, and jax computes on the CPU; install its CUDA build: {CUDA}")
+        print(f"warning: an NVIDIA driver is installed, but jax computes on the CPU; install jax for CUDA: {CUDA}")
     if not accelerated and required:
-        print("warning: no accelerator, and one was required")
+        print("warning: no accelerator found, but one is required")
     image = np.random.default_rng(0).normal(size=(1, 32, 32, 8)).astype(np.float32)
     kernel = np.random.default_rng(1).normal(size=(3, 3, 8, 8)).astype(np.float32)
     windows = np.lib.stride_tricks.sliding_window_view(image, (3, 3), axis=(1, 2))
@@ -113,12 +113,14 @@ def _devices(required: bool) -> bool:
     try:
         found = np.asarray(convolve(jnp.asarray(image), jnp.asarray(kernel)))
     except RuntimeError as error:
-        print(f"warning: a convolution fails: {' '.join(str(error).split())[:300]}")
+        print(f"warning: a convolution failed: {' '.join(str(error).split())[:300]}")
         return False
     error = float(np.abs(found - expected).max() / expected.std())
-    print(f"a convolution: {time.perf_counter() - begin:.1f} s with its compilation, largest error {error:.1e} of its deviation")
+    print(
+        f"test convolution: {time.perf_counter() - begin:.1f} s with compilation, largest error {error:.1e} standard deviations"
+    )
     if not error < 1e-3:
-        print("warning: it differs from numpy's; see that driver, jax and jaxlib belong together")
+        print("warning: the convolution differs from numpy's; check that the versions of driver, jax and jaxlib fit together")
         return False
     return accelerated or not required
 
@@ -132,13 +134,13 @@ def _memory() -> None:
         free = shutil.disk_usage(shared).free
         print(f"shared memory: {free / 2**30:.1f} GiB free")
         if free < SMALL_SHARED:
-            print("warning: little shared memory for data.workers; give the container more (--shm-size=8g) or leave them at 0")
+            print("warning: too little shared memory for data.workers; start the container with --shm-size=8g, or use 0")
 
 
 def _disks() -> None:
     try:
         cache = cache_root()
-    except Exception as error:  # without a home folder
+    except Exception as error:  # there is no home folder
         print(f"warning: no cache folder: {error}")
         cache = None
     for what, place in (("this folder", Path.cwd()), ("caches", cache)):
@@ -148,7 +150,7 @@ def _disks() -> None:
     if cache is not None and cache.is_dir():
         sizes = {entry.name: _size(entry) for entry in sorted(cache.iterdir())}
         print("caches: " + (", ".join(f"{name} {size / 2**20:.0f} MiB" for name, size in sizes.items()) or "empty"))
-        print("jaxseg doctor --clear_cache deletes them; they are made anew when needed")
+        print("jaxseg doctor --clear_cache deletes the caches; they are made again when needed")
 
 
 def _size(path: Path) -> int:
@@ -158,7 +160,7 @@ def _size(path: Path) -> int:
 def _clear() -> None:
     cache = cache_root()
     if cache.is_symlink() or not cache.is_dir():
-        raise ConfigError(f"{cache} is no folder of its own; delete what it holds yourself")
+        raise ConfigError(f"{cache} is not a folder for jaxseg alone; delete its caches by hand")
     for entry in cache.iterdir():
         shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() and not entry.is_symlink() else entry.unlink(missing_ok=True)
     print(f"emptied {cache}")

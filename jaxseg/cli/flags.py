@@ -1,4 +1,4 @@
-"""The flags of the command line, and how they are read: every mistake is one line that says what to write instead."""
+"""The flags of the command line and their parsing: every mistake gives one line that says what to write instead."""
 
 import ast
 import os
@@ -13,7 +13,7 @@ from jaxseg.utils import code, guard, output
 
 
 class OrNone(flags.ArgumentParser):
-    """A parser that takes the word None too: it unsets an optional key, and `resolve` refuses it for the others."""
+    """A parser that also accepts the word None, which unsets an optional key; `resolve` refuses it for other keys."""
 
     def __init__(self, parser: flags.ArgumentParser):
         self._parser, self.syntactic_help = parser, parser.syntactic_help
@@ -26,9 +26,9 @@ class OrNone(flags.ArgumentParser):
 
 
 class Words(flags.ArgumentParser):
-    """A parser of tuples in Python's notation or as words with commas between them: liver,left kidney. None as in `OrNone`."""
+    """A parser of tuples, in Python's notation or as comma-separated words: liver,left kidney. It accepts None like `OrNone`."""
 
-    syntactic_help = "a tuple: (0.5, 1), or words with commas between them"
+    syntactic_help = "a tuple: (0.5, 1), or words separated by commas"
 
     def parse(self, argument):
         if not isinstance(argument, str):
@@ -37,7 +37,7 @@ class Words(flags.ArgumentParser):
             value = ast.literal_eval(argument)
         except (SyntaxError, ValueError):
             if set(argument) & set("()[]{}'\""):
-                raise ValueError(f"{argument} is no tuple in Python: close its brackets and put every word in quotes") from None
+                raise ValueError(f"{argument} is not a Python tuple; close all brackets and put every word in quotes") from None
             return tuple(word.strip() for word in argument.split(",") if word.strip())
         return value if value is None or isinstance(value, tuple) else tuple(value) if isinstance(value, list) else (value,)
 
@@ -49,52 +49,61 @@ config_flags.register_flag_parser_for_type(tuple, Words())
 for kind, parser in ((int, flags.IntegerParser()), (float, flags.FloatParser()), (bool, flags.BooleanParser())):
     config_flags.register_flag_parser_for_type(kind, OrNone(parser))
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, or the name of one that comes with jaxseg; arguments after a colon.", lock_config=True
+    "config",
+    None,
+    "Config file, or the name of one that comes with jaxseg; its arguments follow a colon (ich_segnext:b,quick).",
+    lock_config=True,
 )
-MODE = flags.DEFINE_string("mode", "train", f"What to do: {', '.join(commands.MODES)}.")
-WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; runs/<config> when not given.")
+MODE = flags.DEFINE_string("mode", "train", f"The task: {', '.join(commands.MODES)}.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the default is runs/<config>.")
 CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "evaluate, predict, export: a run or checkpoint folder other than --workdir."
+    "checkpoint", None, "evaluate, predict, export: a run or checkpoint folder to use instead of that of --workdir."
 )
 INPUT = flags.DEFINE_string(
     "input",
     None,
-    "predict: a file or folder (NIfTI, DICOM series, PNG, JPEG); evaluate: another labelled set in the layout of the run's own; "
-    "export to torch: a state dict whose names are written; to nnunet: the checkpoint that was imported.",
+    "predict: a file or folder (NIfTI, DICOM series, PNG, JPEG); evaluate: another labelled data set in the run's layout; "
+    "export: for torch a state dict whose tensor names are used, for nnunet the checkpoint that was imported.",
 )
 NAME = flags.DEFINE_string(
-    "name", "", "evaluate: of the folder below RUN/evaluations, in place of the split's or the set's; report: which of them."
+    "name",
+    "",
+    "evaluate: name of the result folder in RUN/evaluations; the default is the split or data set; report: the evaluation.",
 )
-OVERWRITE = flags.DEFINE_bool("overwrite", False, "evaluate: replace an evaluation of that name with other options or data.")
-EXTEND = flags.DEFINE_bool("extend", False, "train: go on with a run of fewer epochs to --config.train.epochs.")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "evaluate: replace an evaluation that has this name but other options or data.")
+EXTEND = flags.DEFINE_bool("extend", False, "train: continue a run that had fewer epochs up to --config.train.epochs.")
 STATISTICS = flags.DEFINE_bool(
-    "statistics", False, "predict: volume (ml) or area (pixels, mm2) and mean intensity of each structure: statistics.csv."
+    "statistics", False, "predict: write statistics.csv: volume (ml) or area (pixels, mm2) and mean intensity of each structure."
 )
 UNCERTAINTY = flags.DEFINE_string(
-    "uncertainty", None, "predict: maps of the entropy (bits), or of the variance over config.infer.ensemble: entropy, variance."
+    "uncertainty", None, "predict: write uncertainty maps: entropy (bits), or variance over the runs of config.infer.ensemble."
 )
-QUIET = flags.DEFINE_bool("quiet", False, "Print warnings and results alone.")
-JSON = flags.DEFINE_bool("json", False, "Print one JSON object a line for machines; the lines for people go to the error stream.")
+QUIET = flags.DEFINE_bool("quiet", False, "Print only warnings and results.")
+JSON = flags.DEFINE_bool(
+    "json", False, "Print one JSON object per line for other programs; messages for people go to the error stream."
+)
 REQUIRE_ACCELERATOR = flags.DEFINE_bool("require_accelerator", False, "Refuse to compute where jax sees no GPU or TPU.")
 ALLOW_CODE = flags.DEFINE_bool(
     "allow_code",
     False,
-    "Import modules that a run names by path (my_module:MyNet) though their files changed since its training.",
+    "Import the modules that a run names by path (my_module:MyNet) even if their files have changed since it was trained.",
 )
 OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "predict: the folder to write to; check: that of the picture of examples; plan: the config file; export: the file; "
+    "predict: folder for the results; check: folder for the picture of examples; plan: the config file; export: the file; "
     "report: the page.",
 )
-DICOM_SEG = flags.DEFINE_bool("dicom_seg", False, "predict: write DICOM Segmentation objects too, of series that are DICOM.")
-FORMAT = flags.DEFINE_string("format", "", "export: bundle, onnx, torch or nnunet; left out, the suffix of --output says it.")
-LICENCE = flags.DEFINE_string("licence", "", "export: of the weights, for the model card ('CC BY 4.0').")
-COORDINATOR = flags.DEFINE_string(
-    "coordinator", os.environ.get("JAXSEG_COORDINATOR"), "HOST:PORT of process 0, which listens there alone."
+DICOM_SEG = flags.DEFINE_bool("dicom_seg", False, "predict: for DICOM series also write DICOM Segmentation objects.")
+FORMAT = flags.DEFINE_string(
+    "format", "", "export: bundle, onnx, torch or nnunet; the default follows from the suffix of --output."
 )
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", os.environ.get("JAXSEG_NUM_PROCESSES"), "How many processes take part.")
-PROCESS_ID = flags.DEFINE_integer("process_id", os.environ.get("JAXSEG_PROCESS_ID"), "Which of them this one is, from 0.")
+LICENCE = flags.DEFINE_string("licence", "", "export: licence of the weights, for the model card ('CC BY 4.0').")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", os.environ.get("JAXSEG_COORDINATOR"), "HOST:PORT at which process 0 listens (on this address alone)."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", os.environ.get("JAXSEG_NUM_PROCESSES"), "Number of processes.")
+PROCESS_ID = flags.DEFINE_integer("process_id", os.environ.get("JAXSEG_PROCESS_ID"), "Number of this process, counted from 0.")
 
 
 ALL = tuple(
@@ -126,21 +135,21 @@ ALL = tuple(
 
 
 def parse(argv: list[str]) -> list[str]:
-    """absl's flag parsing with every mistake turned into one line.
+    """Parse the flags with absl, and turn every mistake into a one-line error.
 
     Args:
-      argv: the command line, the program's name first. --config may name a config that comes with jaxseg.
+      argv: the command line, starting with the program's name. --config may name a config that comes with jaxseg.
     Returns:
-      What is left of it.
+      The arguments that are not flags.
     Raises:
-      ConfigError: a flag, a key or a file that is not there, or not what it should be.
+      ConfigError: an unknown flag, key or config file, or a value of the wrong type.
     """
     recipes.importable()
     output.choose(quiet="--quiet" in argv, as_json="--json" in argv)  # also for what goes wrong from here on
     argv = [argv[0], *_found(argv[1:])]
     try:
         if _typed(argv, "mode") in commands.OF_A_RUN and not _typed(argv, "config"):
-            from jaxseg import recorded  # imports what reads checkpoints, which other commands do not need
+            from jaxseg import recorded  # a slow import, which other commands do not need
 
             argv = recorded.command_line(argv, _typed(argv, "checkpoint") or _typed(argv, "workdir"))
         rest = flags.FLAGS(argv)
@@ -151,25 +160,29 @@ def parse(argv: list[str]) -> list[str]:
     except JaxsegError:
         raise
     except SyntaxError as error:
-        raise ConfigError(f"--config: no config in Python: {error}; configs/ich_segnext.py shows one") from error
+        raise ConfigError(
+            f"--config: the file is not valid Python: {error}; see configs/ich_segnext.py for an example"
+        ) from error
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, FileNotFoundError, ImportError) as error:
         text = str(error.args[0] if error.args else error).strip()
-        if "Traceback (most recent call last)" in text:  # raised by the config file's own code: its last line says what
+        if (
+            "Traceback (most recent call last)" in text
+        ):  # raised by the config file's own code: keep the last line, which has the message
             text = text.splitlines()[-1].removeprefix("jaxseg.types.ConfigError: ")
         text = " ".join(text.replace("\\n", " ").replace("\\'", "'").replace('"', "'").split())
         text = text[1:-1] if text[:1] == text[-1:] == "'" else text
         head, fields, tail = text.partition("Other fields present:")
         text = head + (tail[tail.rindex("Did you mean") :] if fields and "Did you mean" in tail else "")
         inside = next((a for a in argv if ".options." in a.split("=")[0] and a.lstrip("-").startswith("config.")), None)
-        if inside:  # ml_collections looks for the option among the keys of the tree
+        if inside:  # ml_collections treats the option as a key of the tree
             key, _, option = inside.lstrip("-").partition("=")[0].rpartition(".options.")
             *outer, last = option.split(".")
             nested = "".join(f"{{'{name}': " for name in outer) + f"{{'{last}': value}}" + "}" * len(outer)
-            text = f'{inside}: options are one value; write --{key}.options="{nested}"'
+            text = f'{inside}: options are set as one value; write --{key}.options="{nested}"'
         elif "has no attribute 'get_config'" in text:
-            text = "the file defines no get_config(); configs/ich_segnext.py shows one"
-        elif (name := text.strip(" '")).isidentifier():  # ml_collections names the key and says no more
-            text = f"no key {name!r}: the complete list, with comments, is configs/_base.py"
+            text = "the file has no get_config(); see configs/ich_segnext.py for an example"
+        elif (name := text.strip(" '")).isidentifier():  # ml_collections' message is the key alone
+            text = f"no key {name!r}; configs/_base.py lists all keys, with comments"
         raise ConfigError(f"command line or config: {text}") from error
 
 
@@ -177,7 +190,7 @@ SHORT = {"statistics": ("", "True"), "uncertainty": ("entropy", "variance")}  # 
 
 
 def _found(words: list[str]) -> list[str]:
-    """The command line with the path of its config file, and keys of `infer`, in the place of what was typed."""
+    """The command line, with a config's name replaced by the path of its file, and some flags by keys of `infer`."""
     found = []
     for i, word in enumerate(words):
         flag, there, value = word.partition("=")
@@ -199,7 +212,7 @@ def _found(words: list[str]) -> list[str]:
 
 
 def _file(given: str) -> str:
-    """The file, and its arguments after a colon, that --config means; checked before it is imported."""
+    """PATH:ARGUMENTS for a value of --config; the file is checked before it is imported."""
     name, colon, arguments = given.partition(":")
     path = recipes.find(name)
     try:
@@ -210,7 +223,7 @@ def _file(given: str) -> str:
 
 
 def config_name() -> str:
-    """The name of the config file that was given, without folder and suffix."""
+    """The name of the given config file, without folder and suffix."""
     return Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
 
 
@@ -220,7 +233,7 @@ def overridden() -> list[str]:
 
 
 def _typed(argv: list[str], name: str) -> str | None:
-    """The value of a flag as it was typed, --name=value or --name value; None where it was not."""
+    """The value of a flag on the command line, as --name=value or --name value; None where it is absent."""
     for i, word in enumerate(argv[1:], 1):
         flag, is_there, value = word.lstrip("-").partition("=")
         if word.startswith("-") and flag == name:

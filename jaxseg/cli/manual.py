@@ -1,6 +1,6 @@
-"""What --help and --version print: the commands, the flags, and every key of a config with its default and meaning.
+"""The texts of --help and --version: the commands, the flags, and every config key with its default and description.
 
-The keys are read from the source of configs/_base.py, whose comments are their documentation.
+Keys and descriptions are read from the source of configs/_base.py and its comments.
 """
 
 import re
@@ -15,10 +15,10 @@ _KEY = re.compile(r"    (\w+)\.(\w+) = (.*?)(?:\s+# (.*))?$")
 
 
 def asked(argv: list[str]) -> str:
-    """The text that a command line asks for; "" if it asks for none.
+    """The text of --help or --version if the command line has one of them, else "".
 
     Args:
-      argv: the command line, the program's name first.
+      argv: the command line, starting with the program's name.
     """
     words = [word.partition("=")[0] for word in argv[1:]]
     if set(words) & set(VERSION):
@@ -27,7 +27,7 @@ def asked(argv: list[str]) -> str:
 
 
 def overview() -> str:
-    """The commands, one line each."""
+    """The help of `jaxseg`: every command with an example."""
     known = commands.MODES | commands.TOOLS
     width = max(map(len, known))
     lines = [f"  {name:<{width}}  {c.what}\n  {'':<{width}}    {c.example}" for name, c in known.items()]
@@ -36,18 +36,18 @@ def overview() -> str:
             f"jaxseg {jaxseg.__version__}: training and inference for medical image segmentation in JAX",
             "",
             "usage: jaxseg COMMAND [NAME] [--flag=value ...] [--config.key=value ...]",
-            "       python -m jaxseg.main --mode=COMMAND --config=FILE ... does the same",
+            "       (the same as python -m jaxseg.main --mode=COMMAND --config=FILE ...)",
             "",
             *lines,
             "",
-            f"configs that come with it: {', '.join(recipes.names())}",
+            f"configs that come with jaxseg: {', '.join(recipes.names())}",
             "jaxseg COMMAND --help lists all flags and all keys of a config.",
         ]
     )
 
 
 def of_modes() -> str:
-    """The flags, and the keys of a config by group."""
+    """The help of the modes: the flags, and the config keys by group."""
     from jaxseg.cli import flags
 
     lines = ["usage: python -m jaxseg.main --mode=MODE --config=FILE[:arguments] [--flag=value ...] [--config.key=value ...]", ""]
@@ -56,9 +56,9 @@ def of_modes() -> str:
         lines += textwrap.wrap(
             f"--{flag.name}{default}: {' '.join(flag.help.split())}", 118, initial_indent="  ", subsequent_indent="      "
         )
-    lines += ["", "exit codes: 0 done; 42 stopped by SIGTERM and saved; 64 command line or config; 65 data; 66 checkpoint;"]
-    lines += ["  74 storage; 75 another process lost; 76 not finite; 78 mismatch", ""]
-    lines += ["keys of a config, as --config.KEY=VALUE (defaults; a config file sets its own):"]
+    lines += ["", "exit codes: 0 success; 42 stopped by SIGTERM after saving; 64 command line or config; 65 data; 66 checkpoint;"]
+    lines += ["  74 storage; 75 another process was lost; 76 non-finite values; 78 mismatch", ""]
+    lines += ["config keys, set by --config.KEY=VALUE (shown with the general defaults, which a config file may change):"]
     for group, keys in keys_by_group().items():
         lines += ["", f"{group or 'top level'}"]
         for key, (default, comment) in keys.items():
@@ -81,7 +81,7 @@ def keys_by_group() -> dict[str, dict[str, tuple[str, str]]]:
         elif (key := _KEY.match(line)) and key[1] in alias and key[2] not in ("defaults", "embedded"):
             last = (alias[key[1]], key[2])
             groups[last[0]][last[1]] = (_plain(key[3]), key[4] or "")
-        elif last and line.strip().startswith("# "):  # a comment that goes on
+        elif last and line.strip().startswith("# "):  # a comment that continues on the next line
             default, comment = groups[last[0]][last[1]]
             groups[last[0]][last[1]] = (default, f"{comment} {line.strip()[2:]}")
         else:
@@ -90,6 +90,6 @@ def keys_by_group() -> dict[str, dict[str, tuple[str, str]]]:
 
 
 def _plain(default: str) -> str:
-    """A default as it is typed: optional keys are None, nested options {}."""
+    """A default as a user would type it: None for optional keys, {} for options."""
     optional = re.fullmatch(r"_optional\(\w+(?:, (.*))?\)", default)
     return (optional[1] or "None") if optional else "{}" if default == "ConfigDict()" else default

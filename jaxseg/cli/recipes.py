@@ -1,7 +1,7 @@
-"""Where config files lie: named by path, or by name from anywhere.
+"""Find config files by path or by name.
 
-An installed jaxseg holds the files of configs/ in a folder of its own (jaxseg/recipes/configs); a checkout has them at its top.
-Only this module knows; the library imports no config.
+An installed jaxseg has the files of configs/ in its package (jaxseg/recipes/configs); a checkout has them at its top. Only
+this module knows the difference; the library itself imports no config.
 """
 
 import sys
@@ -21,17 +21,19 @@ def folder() -> Path:
 
 
 def names() -> list[str]:
-    """Names of the config files that come with jaxseg, sorted."""
+    """Sorted names of the config files that come with jaxseg."""
     return sorted(p.stem for p in folder().glob("[a-z]*.py"))
 
 
 def find(given: str) -> Path:
-    """The config file that a path or a name means: a file that is there, else one that comes with jaxseg.
+    """The config file of a path or name: an existing file, else one that comes with jaxseg.
 
     Args:
       given: "configs/folder.py", "folder.py" or "folder", without arguments.
+    Returns:
+      The path of the file.
     Raises:
-      ConfigError: neither a file nor a known name.
+      ConfigError: there is no such file and no config of this name.
     """
     path = Path(given)
     if given and path.exists():
@@ -41,11 +43,11 @@ def find(given: str) -> Path:
         return own
     near = neighbours(path.stem, names())
     hint = f"did you mean {' or '.join(near)}?" if near else f"jaxseg comes with {', '.join(names())}"
-    raise ConfigError(f"--config={given}: no such file, and no config of this name: {hint}")
+    raise ConfigError(f"--config={given}: no file and no config has this name; {hint}")
 
 
 def importable() -> None:
-    """Let config files import what they share (`from configs._base import base`), wherever Python was started."""
+    """Make `from configs._base import base` work in config files, wherever Python was started."""
     parent = str(folder().parent)
     if parent not in sys.path:
         sys.path.append(parent)
@@ -55,13 +57,13 @@ def copy(name: str, to: Path) -> Path:
     """Copy a config file that comes with jaxseg.
 
     Args:
-      name: of the config.
-      to: a folder, or a file to write.
+      name: name of the config.
+      to: a folder, or the file to write.
     Returns:
-      the file that was written.
+      The path of the copy.
     Raises:
-      ConfigError: no such config, or the file exists.
-      StorageError: it cannot be written.
+      ConfigError: there is no such config, or the file exists.
+      StorageError: the file cannot be written.
     """
     source = find(name)
     target = to / source.name if to.is_dir() else to

@@ -1,4 +1,4 @@
-"""The networks by name: all of them by family, or a table of some, with parameters counted from shapes."""
+"""The networks by name: a list by family, or a table with numbers of parameters, which are counted without computing weights."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,21 +7,23 @@ from jaxseg.utils.lookup import unknown_name
 
 
 def names() -> str:
-    """All networks, by family; imports nothing heavy."""
+    """A list of all networks by family; fast, because jax is not imported."""
     lines = [f"{family}: {', '.join(known)}" for family, known in NETWORKS.items()]
     count = sum(map(len, NETWORKS.values()))
     return "\n".join(
-        [*lines, "", f"{count} networks; jaxseg zoo NAME... counts the parameters of those with NAME in their names"]
+        [*lines, "", f"{count} networks; jaxseg zoo NAME shows the parameters of all networks whose names contain NAME"]
     )
 
 
 def table(contains: Sequence[str]) -> Iterator[str]:
-    """A line for each network whose name contains one of the texts: family, axes, channels, classes, parameters.
+    """The lines of a table of networks: family, spatial axes, channels, classes, parameters.
 
-    Channels and classes are the variant's own, for which the parameters are counted; a config may change them.
+    Parameters are counted for the default numbers of channels and classes, which a config may change.
 
+    Args:
+      contains: parts of names; a network is listed if its name contains one of them.
     Raises:
-      ConfigError: a text that is in no name.
+      ConfigError: one of them occurs in no name.
     """
     family_of = {name: family for family, known in NETWORKS.items() for name in known}
     for text in contains:

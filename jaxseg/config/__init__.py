@@ -1,6 +1,6 @@
-"""From a config file's tree to a checked one: cross-field rules with remedies, derived values, the difference.
+"""Checks of a config: rules for its values and between its keys, and the differences from the defaults.
 
-The tree itself is `configs/_base.py`. Everything that can be refused without reading data or compiling is refused here.
+The tree of keys itself is `configs/_base.py`. Whatever can be refused without reading data or compiling is refused here.
 """
 
 from jaxseg.config.keys import EXTRA, EXTRA_BY_A_RUN, FROM_DATA, IDLE_IN_FILES, NEEDS, NEEDS_OF_MODES, NEUTRAL

@@ -1,4 +1,4 @@
-"""What the keys of a config tree may hold: tables that `resolve` and its rules walk."""
+"""Allowed values of the keys of a config tree, as tables for `resolve` and its rules."""
 
 from collections.abc import Callable
 from typing import Any
@@ -64,9 +64,13 @@ SLICES_ONLY = (
     "data.sample",
     "data.sample_seed",
 )
-EXTRA = {"kmeans": 1, "edge": 1, "painted_edge": 0, "autoencoder": 1}  # extra channels by name: how many each adds
-EXTRA_BY_A_RUN = {"edge": "edges", "painted_edge": "edges", "autoencoder": "composite"}  # what the run must have learnt
-# Keys that may change between two starts of one run: they decide no number of its training.
+EXTRA = {"kmeans": 1, "edge": 1, "painted_edge": 0, "autoencoder": 1}  # number of channels that each name in data.extra adds
+EXTRA_BY_A_RUN = {
+    "edge": "edges",
+    "painted_edge": "edges",
+    "autoencoder": "composite",
+}  # data.target of the run in data.extra_run
+# Keys that may change between two starts of one run, because they do not affect the training.
 NEUTRAL = (
     "variant",
     "data.workers",
@@ -126,7 +130,12 @@ POSITIVE = (
     "optim.accumulate",
     "search.trials",
 )
-AT_MOST = {"data.workers": 256, "data.blur": 1000, "data.per_volume": 10**5, "train.epochs": 10**7}  # more is a slip
+AT_MOST = {
+    "data.workers": 256,
+    "data.blur": 1000,
+    "data.per_volume": 10**5,
+    "train.epochs": 10**7,
+}  # a larger value is a typing mistake
 NUMBERS = (
     "data.size",
     "data.window",
@@ -140,25 +149,25 @@ NUMBERS = (
     "infer.mirror",
 )
 PAIRS = ("loss.terms", "loss.aux_terms", "loss.learnable")  # ((name, number), ...)
-OF_THE_TREE = {  # options of a model that other keys decide
+OF_THE_TREE = {  # options of a model that are set by other keys
     "name": "model.name",
     "in_channels": "data.channels",
     "num_classes": "data.structures",
     "rank": "data.rank",
     "seed": "seed",
 }
-WINDOWS = ("infer.overlap", "infer.blend", "infer.positions", "infer.windows", "infer.accumulator")  # of the sliding window
+WINDOWS = ("infer.overlap", "infer.blend", "infer.positions", "infer.windows", "infer.accumulator")  # keys of the sliding window
 OPTIONS = ("model.options", "loss.options", "optim.options", "schedule.options")
-BY_PATH = ("optim.name", "schedule.name")  # also take "module:factory", which building them looks up
+BY_PATH = ("optim.name", "schedule.name")  # these also take "module:factory", which is imported when it is built
 _SAME_SIZE = "data.rank=2 with data.fit='stretch' or 'centre'"
 
 
 def _by_windows(c: dict[str, Any]) -> bool:
-    """Whether a network is applied to one example at a time, by windows or shrunk, instead of to batches of one size."""
+    """Whether the network is applied to one image at a time (sliding window or downsampled) instead of to batches of one size."""
     return c["data.fit"] == "patches" or c["data.rank"] == 3
 
 
-# key: (whether it decides anything in this tree, what it needs for that)
+# key: (whether it has an effect in a given tree, the condition for that in words)
 PICTURES = ("brats_arrays", "kvasir", "lungs", "scoliosis")  # data sets without volumes
 NEEDS: dict[str, tuple[Callable[[dict[str, Any]], bool], str]] = {
     "data.fold": (lambda c: c["data.split"] == "fold", "data.split='fold'"),
@@ -168,7 +177,7 @@ NEEDS: dict[str, tuple[Callable[[dict[str, Any]], bool], str]] = {
     "data.sample_seed": (lambda c: c["data.sample"] is not None, "data.sample"),
     "data.plane": (
         lambda c: c["data.dataset"] not in (*PICTURES, "ct_ich"),
-        "a data set of volumes, and none whose tables count axial slices",
+        "a data set of volumes other than ct_ich, whose tables list axial slices",
     ),
     **{key: (lambda c: c["data.fit"] == "patches", "data.fit='patches'") for key in PATCHES_ONLY},
     "data.positions": (
@@ -177,17 +186,17 @@ NEEDS: dict[str, tuple[Callable[[dict[str, Any]], bool], str]] = {
     ),
     "data.filter": (
         lambda c: c["data.rank"] == 2 and c["data.fit"] != "patches" or bool(c["data.spacing"]),
-        "data.spacing, or data.rank=2 with another data.fit than 'patches'",
+        "data.spacing, or data.rank=2 with data.fit='stretch' or 'centre'",
     ),
     "data.statistics": (lambda c: "ct_zscore" in c["data.intensity"], "data.intensity='ct_zscore'"),
     "eval.batch_size": (lambda c: not _by_windows(c), _SAME_SIZE),
     "eval.tables": (lambda c: not _by_windows(c), _SAME_SIZE),
-    "infer.batch_size": (lambda c: not _by_windows(c), f"{_SAME_SIZE}; patches and volumes take infer.windows"),
+    "infer.batch_size": (lambda c: not _by_windows(c), f"{_SAME_SIZE} (use infer.windows for patches and volumes)"),
     "infer.windows": (
         lambda c: c["data.fit"] == "patches",
-        "data.fit='patches'; images of one size take infer.batch_size, whole volumes are segmented one by one",
+        "data.fit='patches' (use infer.batch_size for images of one size; whole volumes are segmented one by one)",
     ),
-    "infer.mirror": (lambda c: not c["infer.roi"], "infer.roi=''; the cascade averages no mirrored passes"),
+    "infer.mirror": (lambda c: not c["infer.roi"], "infer.roi='' (the cascade does not use mirroring)"),
     "schedule.warmup_ratio": (lambda c: c["schedule.warmup"] > 0, "schedule.warmup above 0"),
 }
 IDLE_IN_FILES = (
@@ -210,7 +219,7 @@ _OF_PREDICTION = {key: (lambda c: False, "--mode=predict") for key in PREDICTED}
 _OF_EVALUATION = {
     key: (lambda c: False, "--mode=evaluate") for key in NEUTRAL if key.startswith("eval.") and key != "eval.threshold"
 }
-READ_BY_THE_PLANNER = (  # what says which cases there are and what their masks mean; the rest is what a plan chooses
+READ_BY_THE_PLANNER = (  # keys that define the cases and the meaning of their masks; all others are chosen by the plan
     "data.dataset",
     "data.root",
     "data.structures",
@@ -223,7 +232,7 @@ READ_BY_THE_PLANNER = (  # what says which cases there are and what their masks 
     "data.readers",
     "plan.memory_gb",
 )
-# mode: {key: (whether it decides anything there, what it needs)}, of keys that are typed for that mode
+# mode: {key: (whether it has an effect in that mode, the condition in words)}, for keys given on the command line
 NEEDS_OF_MODES: dict[str, dict[str, tuple[Callable[[dict[str, Any]], bool], str]]] = {
     **dict.fromkeys(("train", "summary", "check"), _OTHERS),
     "compare": {key: needs for key, needs in _OTHERS.items() if not key.startswith(("compare.", "report."))},
@@ -249,13 +258,13 @@ NEEDS_OF_MODES: dict[str, dict[str, tuple[Callable[[dict[str, Any]], bool], str]
     "predict": {
         **_OTHERS,
         **_OF_EVALUATION,
-        **dict.fromkeys(WINDOWS, (lambda c: not c["infer.roi"], "infer.roi=''; the cascade segments one crop at a time")),
+        **dict.fromkeys(WINDOWS, (lambda c: not c["infer.roi"], "infer.roi='' (the cascade uses one crop, no sliding window)")),
     },
 }
-OWN_DATA = ("auto", "decathlon", "nnunet_raw", "folder", "table")  # data.dataset: layouts that say themselves what they hold
-FROM_DATA = {"data.dataset": "auto", "data.channels": None, "data.intensity": "auto", "data.split": "auto"}  # theirs alone
+OWN_DATA = ("auto", "decathlon", "nnunet_raw", "folder", "table")  # values of data.dataset for a user's own data
+FROM_DATA = {"data.dataset": "auto", "data.channels": None, "data.intensity": "auto", "data.split": "auto"}  # for own data only
 LARGEST = float(np.finfo(np.float32).max)
-MAX_VOXELS = 2**28  # of the network's input: a slice or a patch
+MAX_VOXELS = 2**28  # of the network's input (a slice or a patch)
 NOT_NEGATIVE = (
     "data.max_samples",
     "data.workers",

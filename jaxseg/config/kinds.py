@@ -1,6 +1,6 @@
-"""The kind of every key of a config tree, for trees that come out of a file: a run's record.
+"""The type of every key of a config tree, to check trees that are read from a file (a run's record).
 
-`configs/_base.py` is the tree; a test holds this table against it.
+The tree is `configs/_base.py`; a test keeps this table in step with it.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""From a config file's tree to a checked, locked one."""
+"""Check the tree that a config file returns, and lock it."""
 
 import json
 from collections.abc import Collection
@@ -39,22 +39,22 @@ from jaxseg.utils.lookup import is_path, lookup
 
 
 def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] = ()) -> ConfigDict:
-    """Check a tree, apply what it prescribes for embedded data, and lock the copy.
+    """Check a config tree, apply `config.embedded` where data.root is empty, and return a locked copy.
 
     Args:
-      config: a tree made from `configs._base.base()`.
-      name: the experiment's name when the tree has none (the config file's stem).
+      config: a tree made by `configs._base.base()`.
+      name: the experiment's name if the tree has none (usually the config file's stem).
       overridden: keys given on the command line ("train.epochs"); config.embedded does not replace these.
     Returns:
       A checked, locked copy.
     Raises:
-      ConfigError: a value that breaks a rule; the message names key, value, rule and remedy.
+      ConfigError: a value breaks a rule; the message names key, value, rule and remedy.
     """
     if not isinstance(config, ConfigDict) or "data" not in config:
         raise ConfigError("the config file's get_config() must return a tree made by configs._base.base()")
     for key in ("embedded", "defaults"):
         if any(o.split(".")[0] == key for o in overridden):
-            raise ConfigError(f"config.{key} is written by the config file; set the keys themselves")
+            raise ConfigError(f"config.{key} can only be set in a config file; set the keys that it contains instead")
     config = config.copy_and_resolve_references()
     config.unlock()
     config.name = config.name or name
@@ -70,13 +70,13 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
                 with target.ignore_type():
                     target[leaf] = value
     config.embedded = ()
-    for key, value in flatten(json.loads(config.defaults)).items():  # --config.data.protocol=None arrives as a word
+    for key, value in flatten(json.loads(config.defaults)).items():  # --config.data.protocol=None arrives as a string
         group, _, leaf = key.rpartition(".")
         place = config[group] if group else config
         if value is None and place[leaf] == "None":
             place[leaf] = None
         elif value is not None and place[leaf] is None and key not in FROM_DATA:
-            raise ConfigError(f"config.{key}=None: it cannot be None; leave it out for its default, {value!r}")
+            raise ConfigError(f"config.{key}=None: this key cannot be None; leave it out to use its default, {value!r}")
     flat = flatten(config.to_dict())
     for key, value in flat.items():
         if isinstance(value, float) and not abs(value) <= LARGEST:
@@ -101,10 +101,8 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
     for key in OPTIONS:
         rule(flat, key, all(isinstance(name, str) for name in flat[key]), "must be {'option': value, ...}")
     for name in sorted(flat["model.options"].keys() & {*OF_THE_TREE, "abstract"}):
-        instead = f"it is decided by config.{OF_THE_TREE[name]}" if name in OF_THE_TREE else "training takes values"
-        raise ConfigError(
-            f"config.model.options={flat['model.options']!r}: {name!r} is no option of a network: {instead}; take it out"
-        )
+        instead = f"set config.{OF_THE_TREE[name]} instead" if name in OF_THE_TREE else "a network is trained with values"
+        raise ConfigError(f"config.model.options={flat['model.options']!r}: {name!r} cannot be set here; remove it: {instead}")
     for key, most in AT_MOST.items():
         rule(flat, key, flat[key] <= most, f"must be at most {most}")
     for key in NOT_NEGATIVE:
@@ -125,7 +123,7 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
         flat,
         "loss.aux_terms",
         len(flat["loss.aux_weights"]) > 0 or not flat["loss.aux_terms"],
-        "are of the auxiliary outputs, which count by loss.aux_weights; give both or neither",
+        "needs the weights of the auxiliary outputs in loss.aux_weights; give both or neither",
     )
     rule(
         flat, "train.augment", all(has_length(t, 3) for t in flat["train.augment"]), "must be ((name, probability, options), ...)"
@@ -151,7 +149,7 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
 
 
 def _check_names(flat: dict[str, Any]) -> None:
-    """Refuse names that no registry has; their options are looked at once the registries are imported."""
+    """Refuse names that are in no registry; their options are checked later, when the registries are imported."""
     known = [name for family in NETWORKS.values() for name in family]
     if not set(":+") & set(flat["model.name"]):
         lookup("model", flat["model.name"], dict.fromkeys(known))

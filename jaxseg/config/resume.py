@@ -1,4 +1,4 @@
-"""What may change between two starts of one run."""
+"""The keys that may change between two starts of one run."""
 
 from ml_collections import ConfigDict
 
@@ -6,10 +6,10 @@ from jaxseg.config.keys import NEUTRAL
 
 
 def neutral(config: ConfigDict) -> frozenset[str]:
-    """The keys in which a later start may differ: those that decide no number of the training.
+    """The keys that a resumed run may change, because they do not affect its training.
 
-    Where a Dice or recall decides which checkpoint is best, and when the plateau lowers the rate, what decides that score must
-    stay: the threshold, and for volumes the score of empty masks.
+    Where Dice or recall chooses the best checkpoint and drives the plateau schedule, the keys that affect this score must not
+    change: the threshold, and for volumes the score of empty masks.
     """
     deciding = set()
     if config.train.best in ("val_dice", "val_recall"):

@@ -1,4 +1,4 @@
-"""Rules between the keys of a config tree: each refusal names key, value, rule and remedy."""
+"""Rules between the keys of a config tree; every error names key, value, rule and remedy."""
 
 import json
 import math
@@ -48,17 +48,17 @@ def check_data(flat: dict[str, Any]) -> None:
         flat,
         "data.size",
         len(size) == rank and all(isinstance(n, int) and n >= (8 if rank == 2 else 1) for n in size),
-        f"must be {shape} for data.rank={rank}, each at least {'8' if rank == 2 else '1: networks of planes take 1 across them'}",
+        f"must be {shape} for data.rank={rank}, each at least {'8' if rank == 2 else '1 (1 across the slices for 2-D kernels)'}",
     )
     rule(flat, "data.size", math.prod(size) <= MAX_VOXELS, f"must be at most {MAX_VOXELS} {'pixels' if rank == 2 else 'voxels'}")
-    rule(flat, "data.window", len(flat["data.window"]) in (0, 2), "must be (level, width) in HU, or () for 8-bit images")
+    rule(flat, "data.window", len(flat["data.window"]) in (0, 2), "must be (level, width) in HU, or () for no window")
     if len(flat["data.window"]) == 2:
         rule(flat, "data.window", flat["data.window"][1] > 0, "the width must be above 0 HU")
         rule(
             flat,
             "data.window",
             flat["data.intensity"] in ("grey", "ct", "auto"),
-            f"data.intensity={flat['data.intensity']!r} takes no window; set it to ()",
+            f"data.intensity={flat['data.intensity']!r} uses no window; set data.window to ()",
         )
     else:
         rule(flat, "data.window", flat["data.intensity"] != "ct", "data.intensity='ct' needs (level, width) in HU")
@@ -81,13 +81,18 @@ def check_data(flat: dict[str, Any]) -> None:
     )
     rule(flat, "data.bad_share", 0 < flat["data.bad_share"] < 1, "must lie strictly between 0 and 1")
     rule(flat, "data.foreground", 0 <= flat["data.foreground"] <= 1, "must lie in 0..1")
-    rule(flat, "data.folds", flat["data.folds"] >= 3, "must be at least 3: a part tests, the next validates, the others train")
+    rule(
+        flat,
+        "data.folds",
+        flat["data.folds"] >= 3,
+        "must be at least 3: one fold for test, one for validation, the others for training",
+    )
     rule(flat, "data.fold", 0 <= flat["data.fold"] < flat["data.folds"], f"must lie in 0..{flat['data.folds'] - 1} (data.folds)")
     rule(
         flat,
         "data.split_file",
         bool(flat["data.split_file"]) == (flat["data.split"] == "file"),
-        "is the JSON file of data.split='file', such as a run's splits.json; give both or neither",
+        "must be a JSON file, such as a run's splits.json, if and only if data.split='file'; set both or neither",
     )
     rule(flat, "infer.overlap", 0 <= flat["infer.overlap"] < 1, "must lie in [0, 1)")
     rule(
@@ -108,35 +113,34 @@ def check_data(flat: dict[str, Any]) -> None:
             flat,
             "data.bad_share",
             flat["data.bad_share"] == default["data.bad_share"],
-            "is for data.bad_cases='skip'; 'stop' allows no bad case",
+            "needs data.bad_cases='skip'; with 'stop' no bad case is allowed",
         )
     for key in VOLUMES_ONLY if rank == 2 else SLICES_ONLY:
-        rule(
-            flat, key, json.dumps(flat[key]) == json.dumps(default[key]), f"is for data.rank={5 - rank}; leave it at its default"
-        )
+        rule(flat, key, json.dumps(flat[key]) == json.dumps(default[key]), f"needs data.rank={5 - rank}; leave it at its default")
     if rank == 3:
-        rule(flat, "eval.empty", flat["eval.empty"] != "zero", "is for data.rank=2; volumes take 'one' or 'nan'")
+        rule(flat, "eval.empty", flat["eval.empty"] != "zero", "needs data.rank=2; use 'one' or 'nan' for volumes")
         _check_volumes(flat)
     rule(
         flat,
         "data.fractions",
         len(fractions) == 3 and min(fractions) >= 0 and abs(sum(fractions) - 1) < 1e-6,
-        "must be three shares (train, val, test) that sum to 1",
+        "must be three fractions (train, val, test) that sum to 1",
     )
     if flat["data.split"] in ("patient", "auto"):
-        rule(flat, "data.fractions", fractions[0] > 0, "the first share, train, must be above 0")
-        without = "without validation no best checkpoint can be chosen; give val a share, or set config.train.best=last"
+        rule(flat, "data.fractions", fractions[0] > 0, "the first fraction (train) must be above 0")
+        without = "without validation cases no best checkpoint can be chosen; make the second fraction (val) larger than 0, or "
+        without += "set config.train.best=last"
         rule(flat, "data.fractions", fractions[1] > 0 or flat["train.best"] == "last", without)
 
 
 def check_open(flat: dict[str, Any]) -> None:
-    """Refuse keys that are left to the data where the data set does not say what it holds."""
+    """Refuse 'auto' and None, which are determined from the data, for data sets that do not support this."""
     for key, left in FROM_DATA.items():
         rule(
             flat,
             key,
             flat[key] != left or flat["data.dataset"] in OWN_DATA or is_path(flat["data.dataset"]),
-            f"is found in data of your own alone (data.dataset={', '.join(OWN_DATA)}); give a value for {flat['data.dataset']!r}",
+            f"works only for data.dataset={', '.join(OWN_DATA)}; give a value for data.dataset={flat['data.dataset']!r}",
         )
 
 
@@ -180,7 +184,7 @@ def check_parts(flat: dict[str, Any]) -> None:
 
 
 def check_regions(flat: dict[str, Any]) -> None:
-    """data.regions is (), ("dataset",), or names with their classes."""
+    """Check that data.regions is (), ("dataset",), or names with their classes."""
     regions = flat["data.regions"]
     rule(
         flat,
@@ -200,28 +204,30 @@ def check_regions(flat: dict[str, Any]) -> None:
         flat,
         "data.regions",
         tuple(regions) == ("dataset",) or named and len({r[0] for r in regions}) == len(regions),
-        "must be (), dataset (those that the data set names), or ((name, (class, ...)), ...) with names or numbers of classes",
+        "must be (), dataset (the regions that the data set defines), or ((name, (class, ...)), ...) with class names or numbers",
     )
 
 
 def _check_fit(flat: dict[str, Any]) -> None:
-    """How images come to the size of the network's input, and the keys that go with it."""
+    """Check data.fit (how an image is brought to the network's input size) and the keys that depend on it."""
     rank, fit, spacing = flat["data.rank"], flat["data.fit"], bool(flat["data.spacing"])
     if rank == 3:
         if flat["data.whole"]:
-            rule(flat, "data.fit", fit == "stretch", "data.whole=True resizes every volume to data.size; set it to 'stretch'")
+            rule(
+                flat, "data.fit", fit == "stretch", "data.whole=True resizes every volume to data.size; set data.fit to 'stretch'"
+            )
         rule(
             flat,
             "data.fit",
             flat["data.whole"] or fit == "patches",
-            "volumes are cut into patches: set it to 'patches'; data.whole=True alone stretches them",
+            "volumes are cut into patches: set data.fit to 'patches' (only data.whole=True allows 'stretch')",
         )
     elif fit == "stretch":
         rule(
             flat,
             "data.spacing",
             not spacing,
-            "data.fit='stretch' resizes every image to data.size, whatever its pixels measure; set data.fit to 'centre' or "
+            "data.fit='stretch' resizes every image to data.size and ignores its pixel spacing; set data.fit to 'centre' or "
             "'patches', or data.spacing to ()",
         )
     elif fit == "centre":
@@ -229,28 +235,28 @@ def _check_fit(flat: dict[str, Any]) -> None:
             flat,
             "data.fit",
             spacing,
-            "needs data.spacing=(row mm, column mm); where the images have no known spacing take 'stretch' or 'patches'",
+            "needs data.spacing=(row mm, column mm); use 'stretch' or 'patches' if the pixel spacing of the images is unknown",
         )
 
 
 def check_compare(flat: dict[str, Any]) -> None:
-    """What --mode=compare varies."""
+    """Check the keys that say what --mode=compare varies."""
     whole = lambda v: isinstance(v, int) and not isinstance(v, bool)
     for key in ("compare.seeds", "compare.fold"):
         rule(flat, key, all(whole(v) for v in flat[key]), "must hold whole numbers")
-    rule(flat, "compare.folds", flat["compare.folds"] == 0 or flat["compare.folds"] >= 3, "must be 0, or at least 3 parts")
+    rule(flat, "compare.folds", flat["compare.folds"] == 0 or flat["compare.folds"] >= 3, "must be 0, or at least 3")
     for entry in flat["compare.vary"]:
         fits = has_length(entry, 2) and isinstance(entry[0], str) and isinstance(entry[1], tuple)
         rule(
             flat,
             "compare.vary",
             fits and all(has_length(change, 2) and isinstance(change[0], str) for change in entry[1]),
-            "must be ((label, (('key', value), ...)), ...): a label, and the keys of the config that it changes",
+            "must be ((label, (('key', value), ...)), ...): for each variant a label and the config keys that it changes",
         )
 
 
 def check_intensity(flat: dict[str, Any]) -> None:
-    """A rule, or nnU-Net's rules for the channels of a volume, with the statistics that they need."""
+    """Check data.intensity (one rule, or one of nnU-Net's rules for each channel) and the statistics that it needs."""
     rules, channels = tuple(flat["data.intensity"].split("+")), flat["data.channels"]
     for name in rules:
         lookup("value of config.data.intensity", name, dict.fromkeys(INTENSITIES))
@@ -259,57 +265,57 @@ def check_intensity(flat: dict[str, Any]) -> None:
         flat,
         "data.intensity",
         len(rules) == 1 or several,
-        f"must be one rule, or for data.rank=3 one of nnU-Net's for each of {channels} channels (data.channels)",
+        f"must be one rule or, for data.rank=3, one of nnU-Net's rules for each channel (data.channels={channels})",
     )
-    rule(flat, "data.intensity", "zscore_nonzero" not in rules or flat["data.rank"] == 3, "'zscore_nonzero' is for data.rank=3")
+    rule(flat, "data.intensity", "zscore_nonzero" not in rules or flat["data.rank"] == 3, "'zscore_nonzero' needs data.rank=3")
     if "ct_zscore" in rules:
         given = flat["data.statistics"]
         rule(
             flat,
             "data.statistics",
             len(given) == channels and all(has_length(s, 4) and all(map(is_number, s)) for s in given),
-            f"data.intensity='ct_zscore' needs (lowest, highest, mean, standard deviation) of each of {channels} channels",
+            f"'ct_zscore' needs (lowest, highest, mean, standard deviation) for each channel (data.channels={channels})",
         )
     rule(
         flat,
         "data.filter",
         not flat["data.filter"].startswith("monai") or flat["data.rank"] == 3 and not flat["data.nonzero"],
-        "MONAI's resampling is for data.rank=3 without data.nonzero",
+        "MONAI's resampling needs data.rank=3 and data.nonzero=False",
     )
-    rule(flat, "data.axes", sorted(flat["data.axes"]) in ([], [0, 1, 2]), "must be an order of (0, 1, 2), or ()")
-    rule(flat, "data.nonzero", not (flat["data.nonzero"] and flat["data.crop"]), "goes with no data.crop; set that to ()")
+    rule(flat, "data.axes", sorted(flat["data.axes"]) in ([], [0, 1, 2]), "must be a permutation of (0, 1, 2), or ()")
+    rule(flat, "data.nonzero", not (flat["data.nonzero"] and flat["data.crop"]), "excludes data.crop; set data.crop to ()")
 
 
 def check_needs(flat: dict[str, Any], overridden: Collection[str]) -> None:
-    """Refuse keys without effect: those typed on the command line, and those of a config file that are not in IDLE_IN_FILES."""
+    """Refuse keys without effect: those given on the command line, and those of a config file that are not in IDLE_IN_FILES."""
     default = flatten(json.loads(flat["defaults"]))
     for key, (decides, what) in NEEDS.items():
         given = key in overridden or (key not in IDLE_IN_FILES and json.dumps(flat[key]) != json.dumps(default[key]))
-        rule(flat, key, not given or decides(flat), f"decides nothing here: it needs {what}; give that, or leave it out")
+        rule(flat, key, not given or decides(flat), f"has no effect here: it needs {what}; set that too, or leave this key out")
 
 
 def check_mode(config, mode: str, overridden: Collection[str]) -> None:
-    """Refuse keys that were typed for a mode that never reads them.
+    """Refuse keys that were given on the command line for a mode that never reads them.
 
     Args:
-      config: resolved.
-      mode: of --mode.
+      config: a resolved config.
+      mode: the value of --mode.
       overridden: keys given on the command line.
     """
     flat = flatten(config.to_dict())
     for key, (decides, what) in NEEDS_OF_MODES.get(mode, {}).items():
         given = key in overridden and not decides(flat)
-        rule(flat, key, not given, f"decides nothing in --mode={mode}: it needs {what}; give that, or leave it out")
+        rule(flat, key, not given, f"has no effect in --mode={mode}: it needs {what}; set that too, or leave this key out")
 
 
 def check_extra(flat: dict[str, Any]) -> None:
-    """Crop, blur, extra channels and what is learnt."""
+    """Check crop, blur, extra channels and the training target."""
     crop, extra, target = flat["data.crop"], tuple(flat["data.extra"]), flat["data.target"]
     rule(
         flat,
         "data.crop",
         len(crop) in (0, 2) and all(isinstance(n, int) and n >= 8 for n in crop),
-        "must be (rows, columns) in pixels of a slice, each at least 8, or ()",
+        "must be (rows, columns) in pixels, each at least 8, or ()",
     )
     rule(flat, "data.blur", flat["data.blur"] >= 0, "must be 0 or more pixels")
     for name in extra:
@@ -319,64 +325,84 @@ def check_extra(flat: dict[str, Any]) -> None:
         flat,
         "data.extra",
         len(set(extra)) == len(extra) and len(by_a_run) <= 1,
-        f"names each channel once, and at most one of {', '.join(EXTRA_BY_A_RUN)}, because data.extra_run is one run",
+        f"must name each channel once, and at most one of {', '.join(EXTRA_BY_A_RUN)}, because data.extra_run is a single run",
     )
     added = sum(EXTRA[name] for name in extra)
     rule(
         flat,
         "data.channels",
         flat["data.channels"] is None and not added or (flat["data.channels"] or 0) > added,
-        f"counts the {added} channels of data.extra and at least one of the image; set it to the image's + {added}",
+        f"must include the {added} channels of data.extra; set it to the number of image channels + {added}",
     )
     if by_a_run:
         rule(
             flat,
             "data.extra_run",
             bool(flat["data.extra_run"]),
-            f"data.extra names {by_a_run[0]!r}: give the run folder of a network trained with "
+            f"data.extra has {by_a_run[0]!r}, which a trained network computes; give the folder of a run that was trained with "
             f"config.data.target={EXTRA_BY_A_RUN[by_a_run[0]]!r}",
         )
     else:
-        rule(flat, "data.extra_run", not flat["data.extra_run"], "no name in data.extra needs a run; leave it empty")
+        rule(flat, "data.extra_run", not flat["data.extra_run"], "no channel in data.extra needs a run; leave this key empty")
     if flat["data.fit"] == "patches":
         for key, plain in (("data.extra", ()), ("data.target", "labels")):
             rule(
                 flat,
                 key,
                 flat[key] == plain,
-                f"is for images of one size: set data.fit to 'stretch' or 'centre', or {key} to {plain!r}",
+                f"needs images of one size; set data.fit to 'stretch' or 'centre', or {key} to {plain!r}",
             )
     if target != "labels":
-        rule(flat, "data.regions", not flat["data.regions"], f"regions are of labels; data.target is {target!r}")
+        rule(
+            flat,
+            "data.regions",
+            not flat["data.regions"],
+            f"regions need data.target='labels', but it is {target!r}; set one of the two to its default",
+        )
     if target == "composite":
         rule(
             flat,
             "train.augment",
             not flat["train.augment"],
-            "the picture that data.target='composite' is compared with would not move along; set it to ()",
+            "data.target='composite' cannot be augmented, because its target image would not be transformed; set this to ()",
         )
 
 
 def _check_volumes(flat: dict[str, Any]) -> None:
-    """Rank 3: channels by name, whole volumes, and the cascade."""
+    """Check what holds for volumes alone: modalities, whole volumes, and the cascade."""
     modalities = flat["data.modalities"]
     if modalities is not None and flat["data.channels"] is not None:
         rule(
             flat,
             "data.channels",
             flat["data.channels"] == len(modalities),
-            f"data.modalities names {len(modalities)} ({', '.join(map(str, modalities))}); set both alike",
+            f"data.modalities has {len(modalities)} names ({', '.join(map(str, modalities))}); make the two agree",
         )
     if flat["data.intensity"] == "grey":
         rule(
             flat,
             "data.window",
             not flat["data.window"],
-            "volumes take 'grey' without a window, for 8-bit voxels; "
+            "for volumes data.intensity='grey' means 8-bit voxels and uses no window; "
             "set data.intensity='ct' for CT, or 'brain' with data.window=() for MRI",
         )
-    rule(flat, "data.target", flat["data.target"] == "labels", "is for data.rank=2; leave it at 'labels'")
+    rule(flat, "data.target", flat["data.target"] == "labels", "needs data.rank=2; leave it at 'labels'")
     if flat["data.whole"]:
-        rule(flat, "data.regions", not flat["data.regions"], "data.whole=True learns one class, any foreground; set it to False")
-        rule(flat, "infer.roi", not flat["infer.roi"], "this is the config of a region-of-interest network itself; leave it out")
-        rule(flat, "eval.lesions", not flat["eval.lesions"], "data.whole=True has no regions to find lesions in; set it to ''")
+        rule(
+            flat,
+            "data.regions",
+            not flat["data.regions"],
+            "data.whole=True trains on foreground against background; set it to False to use regions",
+        )
+        rule(
+            flat,
+            "infer.roi",
+            not flat["infer.roi"],
+            "data.whole=True trains the region-of-interest network itself; leave this key out",
+        )
+        rule(
+            flat,
+            "eval.lesions",
+            not flat["eval.lesions"],
+            "lesion-wise scores need tumour regions, which data.whole=True does not have; set this to ''",
+        )

@@ -1,1 +1,1 @@
-"""Trained models of other programs as run folders: `jaxseg import`. Nothing of theirs is run or installed."""
+"""Convert trained models of other programs into run folders (`jaxseg import`), without running or installing those programs."""

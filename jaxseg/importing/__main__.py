@@ -1,4 +1,4 @@
-"""`python -m jaxseg.importing`: trained models of other programs as run folders, as `jaxseg import` does."""
+"""`python -m jaxseg.importing` is the same as `jaxseg import`."""
 
 from jaxseg.importing.command_line import main
 from jaxseg.utils import command

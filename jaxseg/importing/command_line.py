@@ -1,4 +1,4 @@
-"""jaxseg import nnunet|monai MODEL --output=RUN: trained models of other programs as run folders.
+"""Convert a trained model of another program into run folders: jaxseg import nnunet|monai MODEL --output=RUN.
 
     jaxseg import nnunet nnUNet_results/Dataset001_Balls/nnUNetTrainer__nnUNetPlans__3d_fullres --output=runs/balls
     jaxseg import nnunet MODEL_FOLDER --output=runs/balls --folds=0,1
@@ -10,9 +10,9 @@
         --orientation=ras --intensity=range,-57,164,0,1 --window=96,96,96 --overlap=0.5 --blend=gaussian \\
         --activation=softmax --classes=liver,tumour
 
-What is printed last is the command that predicts with what was imported. Nothing of the model's files is run; PyTorch, MONAI and
-nnU-Net are not needed. Exit codes: 0 done; 64 bad command line, or something that must be given; 65 a file that cannot be used;
-66 no weights; 74 storage; 78 something in the model has no counterpart here, or its weights do not fit.
+The last line of the output is the command that predicts with the imported runs. No code in the model's files is run; PyTorch,
+MONAI and nnU-Net are not needed. Exit codes: 0 success; 64 wrong command line, or a setting that must be given; 65 unusable file;
+66 no weights; 74 storage; 78 the model uses something that jaxseg does not support, or its weights do not fit.
 """
 
 import argparse
@@ -29,14 +29,15 @@ from jaxseg.weights.convert import option
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Import one model; what became of it is printed."""
+    """Import one model and print what was written."""
     parser = command.Parser(prog="jaxseg import", description=__doc__.splitlines()[0], allow_abbrev=False)
-    programs = parser.add_subparsers(dest="program", required=True, metavar=" | ".join(PROGRAMS), help="whose model it is")
+    what = "the program that trained the model"
+    programs = parser.add_subparsers(dest="program", required=True, metavar=" | ".join(PROGRAMS), help=what)
     for name, (add, _) in PROGRAMS.items():
         one = programs.add_parser(name, allow_abbrev=False)
         add(one)
         one.add_argument(
-            "--config", type=Path, default=None, help="a config with what the model does not say: training, evaluation"
+            "--config", type=Path, default=None, help="a config with the settings that the model lacks: training, evaluation"
         )
     chosen = parser.parse_args(arguments)
     print(f"next: jaxseg predict {PROGRAMS[chosen.program][1](chosen)} --input=imagesTs --output=predictions")
@@ -44,44 +45,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _nnunet_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="the model's folder, Trainer__Plans__Configuration, or its exported .zip")
-    parser.add_argument("--output", type=Path, required=True, help="the folder of the run folders")
-    parser.add_argument("--folds", default="", help="0,1,... or all, nnU-Net's fold_all; left out: every numbered fold")
-    parser.add_argument("--configuration", default="", help="2d, 3d_fullres, 3d_lowres: which, where the folder holds several")
+    parser.add_argument("model", type=Path, help="the model's folder (Trainer__Plans__Configuration) or its exported .zip")
+    parser.add_argument("--output", type=Path, required=True, help="the folder in which the run folders are written")
+    parser.add_argument("--folds", default="", help="0,1,... or all (nnU-Net's fold_all); default: every numbered fold")
+    parser.add_argument("--configuration", default="", help="2d, 3d_fullres or 3d_lowres, if the folder holds several")
 
 
 def _nnunet(chosen: argparse.Namespace) -> str:
     folds = [fold for fold in chosen.folds.split(",") if fold]
     if not all(fold == "all" or fold.isdecimal() for fold in folds) or len(set(folds)) < len(folds):
-        raise ConfigError(f"got --folds={chosen.folds}; numbers of folds, each once (0,1,2), or all")
+        raise ConfigError(f"got --folds={chosen.folds}; give distinct numbers of folds, such as 0,1,2, or the word all")
     with places.model_folder(chosen.model, chosen.configuration) as folder:
         runs = nnunet.import_model(folder, chosen.output, _tree(chosen.config, "_nnunet.py"), folds=folds)
     return f"{runs[0]}" + (f' --config.infer.ensemble="{tuple(map(str, runs[1:]))}"' if runs[1:] else "")
 
 
 def _monai_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="a bundle's folder, or a file of weights (.pt, .pth, .ts) with --network")
-    parser.add_argument("--output", type=Path, required=True, help="the run folder")
+    parser.add_argument("model", type=Path, help="a bundle's folder, or with --network a weight file (.pt, .pth, .ts)")
+    parser.add_argument("--output", type=Path, required=True, help="the run folder to write")
     parser.add_argument(
         "--network", default="", help="for weights without a bundle: unetr, swin_unetr, segresnet, dynunet, basicunet"
     )
-    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="a field of the network's Config")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the network")
     for key, how in monai.FLAGS.items():
-        parser.add_argument(f"--{key}", default=None, help=f"where the bundle does not state it: {how}")
-    parser.add_argument("--channels", default=None, help="names of the inputs in their order: --channels=t1,flair")
-    parser.add_argument("--threshold", default=None, help="of a sigmoid")
+        parser.add_argument(f"--{key}", default=None, help=f"if the bundle does not state it: {how}")
+    parser.add_argument("--channels", default=None, help="names of the input channels in order: --channels=t1,flair")
+    parser.add_argument("--threshold", default=None, help="probability threshold for sigmoid outputs")
 
 
 def _monai(chosen: argparse.Namespace) -> str:
     named = (chosen.network, dict(option(text) for text in chosen.option)) if chosen.network else None
     if chosen.option and not named:
-        raise ConfigError(f"--option={chosen.option[0]}: goes with --network=NAME; a bundle states its own network")
+        raise ConfigError(
+            f"--option={chosen.option[0]}: needs --network=NAME; for a bundle leave it out, because the bundle states its network"
+        )
     run = monai.import_model(chosen.model, chosen.output, _tree(chosen.config, "_monai.py"), given=_given(chosen), network=named)
     return str(run)
 
 
 def _given(chosen: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were typed, as fields of `bundle.Settings`."""
+    """The settings given on the command line, as fields of `bundle.Settings`."""
     given: dict[str, Any] = {}
     for key in (*monai.FLAGS, "channels", "threshold"):
         text = getattr(chosen, key)
@@ -90,7 +93,9 @@ def _given(chosen: argparse.Namespace) -> dict[str, Any]:
         try:
             value = _VALUES[key](text)
         except ValueError as error:
-            raise ConfigError(f"got --{key}={text}; {monai.FLAGS.get(key, 'a number, or names with commas')}") from error
+            raise ConfigError(
+                f"got --{key}={text}; must be: {monai.FLAGS.get(key, 'a number, or names separated by commas')}"
+            ) from error
         given |= value if isinstance(value, dict) else {key: value}
     return given
 
@@ -143,7 +148,7 @@ PROGRAMS: dict[str, tuple[Callable, Callable[[argparse.Namespace], str]]] = {
 
 
 def _tree(path: Path | None, default: str):
-    """The tree of a config file."""
+    """The config tree of a file."""
     path = path or recipes.folder() / default
     if not path.is_file():
         raise ConfigError(f"--config={path}: no such file; leave it out, or give one like configs/{default}")

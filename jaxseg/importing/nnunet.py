@@ -1,12 +1,12 @@
-"""A model folder that nnU-Net 2 trained, as run folders: one for each fold.
+"""Convert a model folder that nnU-Net 2 trained into run folders, one for each fold.
 
-    MODEL_FOLDER/plans.json, dataset.json     how images are prepared and what the classes are: `plans`, `data.datasets.own`
+    MODEL_FOLDER/plans.json, dataset.json     preparation of images, and the classes (read by `plans`, `data.datasets.own`)
     MODEL_FOLDER/fold_0/checkpoint_final.pth  weights, configuration, trainer and the axes that may be mirrored
-    MODEL_FOLDER/postprocessing.pkl, .json    applied to predictions, where it lies there: `postprocessing`
+    MODEL_FOLDER/postprocessing.pkl, .json    post-processing of predictions, if there is any (read by `postprocessing`)
 
-What becomes of it: OUTPUT/fold_0/run.json, checkpoints/0 and postprocess.json. The runs predict, evaluate and are trained further
-as any others; preparation and windows are nnU-Net's. Not taken over are optimiser states and the split, which the folder does
-not hold: whom a fold learnt from is not known here.
+Each fold is written as OUTPUT/fold_0/ with run.json, checkpoints/0 and postprocess.json. These runs predict, evaluate and are
+trained further like any other run; preparation and sliding windows are nnU-Net's. Optimiser states are not imported. Neither is
+the split, because the model folder does not contain it: the patients that a fold was trained on are unknown.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,17 +27,17 @@ from jaxseg.utils import files
 from jaxseg.utils.guard import shown
 from jaxseg.weights import from_torch, torch_files
 
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")  # the first that is there
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")  # the first that exists is read
 
 
 class Fold(NamedTuple):
-    """What one checkpoint holds that is used.
+    """The parts of one checkpoint that are imported.
 
     Attributes:
-      path: of the file.
-      configuration: of the plans ("3d_fullres").
-      trainer: name of nnU-Net's trainer.
-      mirror: spatial axes of its network that may be flipped at prediction.
+      path: the checkpoint file.
+      configuration: name of its configuration in the plans ("3d_fullres").
+      trainer: name of nnU-Net's trainer class.
+      mirror: spatial axes of the network that may be flipped at prediction (test-time augmentation).
       weights: name -> array in PyTorch's layout.
     """
 
@@ -51,22 +51,22 @@ class Fold(NamedTuple):
 def import_model(
     folder: Path, output: Path, tree: ConfigDict, *, folds: Sequence[str] = (), say: Callable[[str], None] = print
 ) -> list[Path]:
-    """Write a run folder for each fold; every one is whole or absent.
+    """Write a run folder for each fold. An interrupted import leaves no incomplete run folder.
 
     Args:
-      folder: of the model.
-      output: folder of the run folders.
-      tree: what the plans do not say, from configs/_nnunet.py.
-      folds: "0", "1", ... or "all", nnU-Net's name of the training on all cases; (): every numbered one, or "all" where it is
-        alone.
-      say: gets one line for each fact.
+      folder: the model's folder.
+      output: the folder in which the run folders are written.
+      tree: a config tree with the settings that the plans lack, from configs/_nnunet.py.
+      folds: "0", "1", ... or "all" (nnU-Net's name for training on all cases); (): every numbered fold, or "all" if there is
+        no numbered one.
+      say: called with each line of the report.
     Returns:
-      the run folders, in the order of the folds.
+      The run folders, in the order of the folds.
     Raises:
-      CheckpointError: no checkpoint of a fold.
-      ConfigError: a run folder that is there already.
-      DataError: a file that cannot be used.
-      MismatchError: something that has no counterpart here, or weights that do not fit the network of the plans.
+      CheckpointError: a fold has no checkpoint.
+      ConfigError: a run folder exists already.
+      DataError: a file cannot be used.
+      MismatchError: the model uses something that jaxseg does not support, or its weights do not fit the network of the plans.
     """
     about = description.read(folder / description.FILE)
     names = [f"fold_{fold}" for fold in folds] or _folds(folder)
@@ -74,42 +74,43 @@ def import_model(
     for fold in read[1:]:
         if fold.configuration != read[0].configuration:
             raise MismatchError(
-                f"{fold.path} is of {fold.configuration}, {read[0].path} of {read[0].configuration}; import one of them"
+                f"{fold.path} has configuration {fold.configuration}, but {read[0].path} has {read[0].configuration}; "
+                "import them separately, with --folds"
             )
     plan = plans.read(folder / "plans.json", read[0].configuration, len(about.channels))
     if about.regions and not regions.nested_order(about.regions):
         raise MismatchError(
-            f"{about.path}: its regions do not each add one label to those after them, so nnU-Net's regions_class_order has no "
-            "counterpart here; import models whose larger regions come before those inside them"
+            f"{about.path}: nnU-Net's regions_class_order is supported only where each region adds one label to the regions "
+            "after it (larger regions before those inside them); this model cannot be imported"
         )
     steps_file = postprocessing.find(folder)
     steps = postprocessing.read(steps_file, about.values) if steps_file else []
-    say(f"{plan.name} of {folder}: {len(about.channels)} channels, classes {', '.join(about.labels)}, trainer {read[0].trainer}")
+    say(f"{folder}, {plan.name}: {len(about.channels)} channels, classes {', '.join(about.labels)}, trainer {read[0].trainer}")
     if steps_file:
-        say(f"post-processing of {steps_file.name}: {len(steps)} steps, applied at prediction")
+        say(f"post-processing from {steps_file.name}: {len(steps)} steps, which will be applied to predictions")
     written = []
     for name, fold in zip(names, read):
         target = output / name
         if target.exists():
-            raise ConfigError(f"--output={output}: {target} exists; delete it or name another folder")
+            raise ConfigError(f"--output={output}: {target} exists; delete it, or give another --output")
         config = _config(tree, plan, about, fold, postprocess=bool(steps), name=f"{folder.name}/{name}")
         arrays = _weights(config, plan, fold, about)
         record = _record(config, plan, about, fold, arrays)
         files.make_folder(output, f"--output={output}")
         files.build_folder(target, lambda place, r=record, a=arrays, f=fold: run_folder.write(place, r, a, f.path, steps))
-        mirrored = f"flips of axes {', '.join(map(str, config.infer.mirror))}" if config.infer.mirror else "no flips"
-        say(f"{target}: {record['model']['parameters']:,} parameters of {fold.path.name}, {mirrored} at prediction")
+        mirrored = f"mirroring of axes {', '.join(map(str, config.infer.mirror))}" if config.infer.mirror else "no mirroring"
+        say(f"{target}: {record['model']['parameters']:,} parameters from {fold.path.name}; {mirrored} at prediction")
         written.append(target)
     return written
 
 
 def _folds(folder: Path) -> list[str]:
-    """The folds that have a checkpoint: the numbered ones, as nnU-Net takes them; else that of all cases."""
+    """The folds that have a checkpoint: all numbered ones, as in nnU-Net, or fold_all if there is no numbered one."""
     there = [p.name for p in folder.glob("fold_*") if any((p / name).is_file() for name in CHECKPOINTS)]
     numbered = sorted((n for n in there if n[5:].isdigit()), key=lambda n: int(n[5:]))
     if not there:
         raise CheckpointError(
-            f"{folder} holds no fold_N with {' or '.join(CHECKPOINTS)}; give the folder that nnU-Net's training wrote, "
+            f"{folder} has no fold_N with {' or '.join(CHECKPOINTS)}; give the folder that nnU-Net's training wrote, "
             "Trainer__Plans__Configuration"
         )
     return numbered or ["fold_all"]
@@ -119,16 +120,19 @@ def _read(place: Path) -> Fold:
     """The checkpoint of a fold."""
     path = next((place / name for name in CHECKPOINTS if (place / name).is_file()), None)
     if path is None:
-        raise CheckpointError(f"{place} holds none of {', '.join(CHECKPOINTS)}; give --folds that are there")
+        raise CheckpointError(f"{place} has none of {', '.join(CHECKPOINTS)}; give --folds that exist")
     content = torch_files.load(path)
     wanted = ("network_weights", "init_args", "trainer_name")
     if not isinstance(content, Mapping) or not all(key in content for key in wanted):
-        raise MismatchError(f"{path}: no checkpoint of nnU-Net 2, which holds {', '.join(wanted)}")
+        raise MismatchError(
+            f"{path}: not a checkpoint of nnU-Net 2, which has the entries {', '.join(wanted)}; give nnU-Net's model folder"
+        )
     configuration, allowed = content["init_args"]["configuration"], content.get("inference_allowed_mirroring_axes")
     axes = () if allowed is None else tuple(allowed)
     if not isinstance(configuration, str) or not all(type(axis) is int and 0 <= axis <= 2 for axis in axes):
         raise MismatchError(
-            f"{path}: configuration {shown(configuration)}, mirrored axes {shown(allowed)}; nnU-Net writes a name and axes"
+            f"{path}: got configuration {shown(configuration)} and mirrored axes {shown(allowed)}; must be a name and axes as "
+            "nnU-Net writes them"
         )
     return Fold(path, configuration, str(content["trainer_name"]), axes, torch_files.flatten(content["network_weights"]))
 
@@ -136,7 +140,7 @@ def _read(place: Path) -> Fold:
 def _config(
     tree: ConfigDict, plan: plans.ModelPlan, about: description.Description, fold: Fold, *, postprocess: bool, name: str
 ) -> ConfigDict:
-    """The resolved configuration of the run."""
+    """The resolved config of the run."""
     c = tree.copy_and_resolve_references().unlock()
     for key, value in plan.data.items():
         c.data[key] = value
@@ -154,7 +158,9 @@ def _config(
     c.loss.terms = tuple((term, full) for term, _ in terms)
     c.loss.aux_weights = tuple(others)
     c.train.batch_size = plan.batch
-    c.data.per_volume = plan.batch if plan.rank == 2 else c.data.per_volume  # planes: a batch of many is found in few volumes
+    c.data.per_volume = (
+        plan.batch if plan.rank == 2 else c.data.per_volume
+    )  # 2-D: a batch has many planes but comes from few volumes
     c.train.dtype = "float32"
     c.infer.mirror = tuple(axis + (plan.rank == 2) for axis in fold.mirror)
     c.infer.postprocess = postprocess
@@ -171,7 +177,7 @@ def _outputs(about: description.Description) -> int:
 
 
 def _weights(config: ConfigDict, plan: plans.ModelPlan, fold: Fold, about: description.Description) -> tuple[dict, dict]:
-    """(params, state) of our network."""
+    """(params, state) of the network, from the checkpoint's weights."""
     model = create_model(
         config.model.name, in_channels=config.data.channels, num_classes=_outputs(about), rank=3, **config.model.options.to_dict()
     )

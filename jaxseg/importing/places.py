@@ -1,4 +1,4 @@
-"""Where a model lies: its own folder, a folder of several (nnUNet_results/Dataset001_Name), or a zip archive."""
+"""Find a model: in its own folder, in a folder with several models (nnUNet_results/Dataset001_Name), or in a zip archive."""
 
 import contextlib
 import re
@@ -16,19 +16,19 @@ PLANS = "plans.json"
 _USED = re.compile(
     r"plans\.json|dataset\.json|fold_[^/]+/checkpoint_(final|best)\.pth|(crossval_[^/]+/)?postprocessing\.(pkl|json)"
 )
-MAX_BYTES = 64 << 30  # of a model unpacked
+MAX_BYTES = 64 << 30  # of an unpacked model
 
 
 @contextlib.contextmanager
 def model_folder(path: Path, configuration: str = "") -> Iterator[Path]:
-    """The folder of one model, Trainer__Plans__Configuration, while the block runs.
+    """Give the folder of one model (Trainer__Plans__Configuration); an archive is unpacked for as long as the block runs.
 
     Args:
-      path: the folder, one that holds it at most two folders down, or a zip archive.
-      configuration: which, where there are several ("3d_fullres").
+      path: the model's folder, a folder that contains it at most two levels below, or a zip archive.
+      configuration: name of the configuration, if there are several ("3d_fullres").
     Raises:
-      ConfigError: none there, or several.
-      DataError: an archive that cannot be read.
+      ConfigError: no model is found, or more than one.
+      DataError: the archive cannot be read.
     """
     guard.check_regular(path, folder_too=True)
     with contextlib.ExitStack() as stack:
@@ -48,31 +48,32 @@ def _chosen(path: Path, place: Path, configuration: str) -> Path:
     there = ", ".join(str(p.relative_to(place)) for p in found)
     if not found:
         raise ConfigError(
-            f"{path}: no {PLANS} in it; give the folder that nnU-Net's training wrote, Trainer__Plans__Configuration"
+            f"{path}: no {PLANS} found; give the folder that nnU-Net's training wrote, Trainer__Plans__Configuration"
         )
     if not models:
-        raise ConfigError(f"--configuration={configuration}: {path} holds {there}; give one of their configurations")
-    raise ConfigError(f"{path} holds {len(found)} models: {there}; give one of the folders, or --configuration")
+        raise ConfigError(f"--configuration={configuration}: {path} has only {there}; give the configuration of one of them")
+    raise ConfigError(f"{path} holds {len(found)} models: {there}; give one of these folders, or --configuration")
 
 
 def _unpack(path: Path, place: Path) -> None:
-    """Copy what is used of an archive to `place`, by name; nothing else touches the disk."""
+    """Unpack the files of an archive that an import needs to `place`, and no others."""
     with guard.reading(path, "archive"):
         try:
             with guard.open_regular(path) as file, zipfile.ZipFile(file) as archive:
                 used = [info for info in archive.infolist() if _is_used(info)]
                 if sum(info.file_size for info in used) > MAX_BYTES:
                     raise DataError(
-                        f"states more than {MAX_BYTES >> 30} GiB; unpack it yourself and give the folder", "DATA_ARCHIVE"
+                        f"claims to unpack to more than {MAX_BYTES >> 30} GiB; unpack it by hand and give the folder",
+                        "DATA_ARCHIVE",
                     )
                 for info in used:
                     target = place.joinpath(*PurePosixPath(info.filename).parts)
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    with archive.open(info) as member, open(target, "xb") as copy:  # zipfile reads no more than is stated
+                    with archive.open(info) as member, open(target, "xb") as copy:  # zipfile reads no more than the stated size
                         shutil.copyfileobj(member, copy, 1 << 20)
         except (zipfile.BadZipFile, zlib.error, EOFError, FileExistsError, NotImplementedError) as error:
             raise DataError(
-                f"is no whole zip archive ({type(error).__name__}); export the model again", "DATA_ARCHIVE"
+                f"is not a complete zip archive ({type(error).__name__}); export the model again", "DATA_ARCHIVE"
             ) from error
 
 

@@ -1,7 +1,8 @@
-"""What nnU-Net's plans.json says of one configuration: how images are prepared, and which network reads them.
+"""Read one configuration of nnU-Net's plans.json: the preparation of images, and the network.
 
-Both forms are read: "architecture" with its arguments (nnU-Net 2.4 on), and the older "UNet_class_name" with sizes beside it.
-What has no counterpart here is refused by name, so that an imported network never sees other images than it learnt.
+Both formats are read: "architecture" with its arguments (since nnU-Net 2.4), and the older "UNet_class_name" with sizes beside
+it. Settings that jaxseg does not support are refused by name, so that an imported network never gets images that were prepared
+differently from those it was trained on.
 
 Source: MIC-DKFZ/nnUNet, nnunetv2/utilities/plans_handling/plans_handler.py, preprocessing/preprocessors/default_preprocessor.py.
 """
@@ -36,7 +37,7 @@ NETWORKS = {
     "ResidualEncoderUNet": ("nnunet_resenc_l", "n_blocks_per_stage"),
 }
 _STATISTICS = ("percentile_00_5", "percentile_99_5", "mean", "std")
-_FIXED = {  # arguments of the networks that decide something here and must have these values
+_FIXED = {  # arguments of nnU-Net's networks that are supported with these values alone
     "conv_bias": (True,),
     "dropout_op": (None,),
     "nonlin": ("torch.nn.LeakyReLU",),
@@ -50,16 +51,16 @@ _RESAMPLERS = {"resampling_fn_data": 3, "resampling_fn_seg": 1, "resampling_fn_p
 
 
 class ModelPlan(NamedTuple):
-    """One configuration, in the words of a config.
+    """One configuration of the plans, as values of config keys.
 
     Attributes:
-      name: of the configuration ("3d_fullres").
-      rank: spatial axes of nnU-Net's network. Its 2-D networks take planes across the first axis: here `size` is 1 there.
+      name: name of the configuration ("3d_fullres").
+      rank: spatial axes of nnU-Net's network. A 2-D network becomes a 3-D one whose input has size 1 along the first axis.
       data: keys of config.data.
-      model: a registry name.
-      options: of it.
-      batch: volumes of a training batch.
-      pictures: images are pictures, whose colours are channels of one file.
+      model: registry name of the network.
+      options: options of the network.
+      batch: examples in a training batch.
+      pictures: whether images are pictures, with their colours as the channels of one file.
     """
 
     name: str
@@ -72,14 +73,15 @@ class ModelPlan(NamedTuple):
 
 
 def read(path: Path, configuration: str, channels: int) -> ModelPlan:
-    """The plan of a configuration.
+    """Read one configuration.
 
     Args:
-      path: of plans.json.
-      channels: of the images.
+      path: plans.json.
+      configuration: its name ("3d_fullres").
+      channels: number of image channels.
     Raises:
-      DataError: DATA_TABLE for a file that is no plan.
-      MismatchError: something in it has no counterpart here.
+      DataError: DATA_TABLE, the file is not a plans.json.
+      MismatchError: the plan uses something that jaxseg does not support.
     """
     plans = guard.read_json(path)
     try:
@@ -89,11 +91,13 @@ def read(path: Path, configuration: str, channels: int) -> ModelPlan:
         if isinstance(error, DataError | MismatchError):
             raise
         said = f"{type(error).__name__} {guard.one_line(str(error))[:80]}"
-        raise DataError(f"{path}: no plan of nnU-Net 2: {said}; give the folder that its training wrote", "DATA_TABLE") from error
+        raise DataError(
+            f"{path}: not a plans.json of nnU-Net 2: {said}; give the folder that its training wrote", "DATA_TABLE"
+        ) from error
 
 
 def _configuration(known: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A configuration with what it inherits."""
+    """The settings of a configuration, including inherited ones."""
     chain: list[str] = []
     while name is not None:
         if name in chain:
@@ -107,8 +111,8 @@ def _configuration(known: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _plan(plans: Mapping[str, Any], found: Mapping[str, Any], name: str, channels: int) -> ModelPlan:
     if found.get("previous_stage"):
         raise MismatchError(
-            f"configuration {name} is the second of nnU-Net's cascade: it reads what {found['previous_stage']} predicts as "
-            "further channels, which is not built here; import 3d_fullres, 2d or 3d_lowres"
+            f"configuration {name} is the second stage of nnU-Net's cascade, which needs the predictions of "
+            f"{found['previous_stage']} as input channels; this is not supported: import 3d_fullres, 2d or 3d_lowres"
         )
     _accept(name, "preprocessor_name", found.get("preprocessor_name", "DefaultPreprocessor"), ("DefaultPreprocessor",))
     _accept(name, "label_manager", plans.get("label_manager", "LabelManager"), ("LabelManager",))
@@ -125,7 +129,7 @@ def _plan(plans: Mapping[str, Any], found: Mapping[str, Any], name: str, channel
     data = {
         "size": (1,) * flat + tuple(map(int, found["patch_size"])),
         "spacing": (0.0,) * flat + tuple(map(float, found["spacing"])),
-        "axes": tuple(2 - axis for axis in forward),  # nnU-Net's readers turn the file's axes round
+        "axes": tuple(2 - axis for axis in forward),  # nnU-Net's readers reverse the order of the file's axes
         "orientation": READERS[reader],
         "channels": channels,
         "intensity": rules[0] if len(set(rules)) == 1 else "+".join(rules),
@@ -137,8 +141,8 @@ def _plan(plans: Mapping[str, Any], found: Mapping[str, Any], name: str, channel
 def _accept(name: str, key: str, value: Any, known: tuple) -> None:
     if value not in known:
         raise MismatchError(
-            f"configuration {name}: {key} {shown(value)} has no counterpart here; imported are models with "
-            f"{', '.join(map(str, known))}"
+            f"configuration {name}: {key} {shown(value)} is not supported; only models with "
+            f"{', '.join(map(str, known))} can be imported"
         )
 
 
@@ -181,13 +185,15 @@ def _network(found: Mapping[str, Any], name: str, rank: int) -> tuple[str, dict[
         _accept(name, f"network: {key}", given.get(key, values[0]), values)
     unknown = sorted(given.keys() - _READ - _FIXED.keys() - {"block"})
     if unknown:
-        raise MismatchError(f"configuration {name}: the network's arguments {', '.join(unknown)} have no counterpart here")
+        raise MismatchError(f"configuration {name}: the network's arguments {', '.join(unknown)} are not supported")
     _accept(name, "network: block", (given.get("block") or "BasicBlockD").rpartition(".")[2], ("BasicBlockD",))
     _accept(name, "network: norm_op", given["norm_op"].rpartition(".")[2], (f"InstanceNorm{rank}d",))
     norm, slope = given.get("norm_op_kwargs") or {}, (given.get("nonlin_kwargs") or {}).get("negative_slope", 0.01)
     _accept(name, "network: affine", norm.get("affine", False), (True,))
     if not math.isclose(norm.get("eps", 1e-5), 1e-5) or not math.isclose(slope, 0.01):
-        raise MismatchError(f"configuration {name}: norm {norm}, slope {slope}; networks here have eps 1e-5 and a slope of 0.01")
+        raise MismatchError(
+            f"configuration {name}: norm {norm}, slope {slope} are not supported; they must be eps 1e-5 and slope 0.01"
+        )
     n, flat = given["n_stages"], (1,) * (rank == 2)
     each = lambda value, count: [value] * count if isinstance(value, int) else list(value)
     sizes = lambda key: tuple(flat + tuple(each(size, rank)) for size in each(given[key], n))

@@ -1,7 +1,7 @@
-"""The post-processing that nnU-Net found for a model, as steps of `infer.postprocess`.
+"""Convert the post-processing that nnU-Net chose for a model into steps of `infer.postprocess`.
 
-`nnUNetv2_find_best_configuration` writes postprocessing.pkl and postprocessing.json: functions by name, and their arguments.
-There is one function: all but the largest component of some labels, taken together, becomes background. Neither file is run.
+`nnUNetv2_find_best_configuration` writes postprocessing.pkl and postprocessing.json: names of functions, and their arguments.
+nnU-Net has one such function: it keeps only the largest connected component of given labels. The files are read, never run.
 Source: MIC-DKFZ/nnUNet, nnunetv2/postprocessing/remove_connected_components.py.
 """
 
@@ -22,54 +22,54 @@ MAX_BYTES = 1 << 20
 
 
 def find(folder: Path) -> Path | None:
-    """The file that lies in a model folder or in the folder of its cross-validation; None where there is none.
+    """The post-processing file of a model folder or of its cross-validation folder; None if there is none.
 
     Raises:
-      MismatchError: several, of which none is the model folder's own.
+      MismatchError: there are several, and none of them lies in the model folder itself.
     """
     for places in ([folder], sorted(folder.glob("crossval_results_folds_*"))):
         found = [path for place in places for path in (place / PICKLE, place / JSON) if path.is_file()]
         if len({path.parent for path in found}) > 1:
             listed = " and ".join(str(p.relative_to(folder)) for p in found)
-            raise MismatchError(f"{folder} holds {listed}; copy the one that is meant beside plans.json")
+            raise MismatchError(f"{folder} has several post-processing files, {listed}; copy the right one beside plans.json")
         if found:
             return found[0]
     return None
 
 
 def read(path: Path, values: Sequence[int]) -> list[dict[str, Any]]:
-    """The steps of a file.
+    """Read the steps of a file.
 
     Args:
-      path: one that `find` gave.
-      values: of the classes 1, 2, ... in nnU-Net's masks.
+      path: a file that `find` returned.
+      values: values of the classes 1, 2, ... in nnU-Net's masks.
     Raises:
-      DataError: it cannot be read, or wants to run something.
-      MismatchError: a function or a label that is not known here.
+      DataError: the file cannot be read, or would run code.
+      MismatchError: the file has an unsupported function, or a label that the model does not have.
     """
     names, arguments = _json(path) if path.name == JSON else _pickle(path)
     steps = []
     for name, given in zip(names, arguments, strict=True):
         if name != LARGEST or not isinstance(given, dict) or not set(given) <= {"labels_or_regions", "background_label"}:
             raise MismatchError(
-                f"{path}: the step {shown(name)} with {shown(given)} has no counterpart here ({LARGEST} has); remove the file "
+                f"{path}: the step {shown(name)} with {shown(given)} is not supported (only {LARGEST} is); remove the file "
                 "to import the model without post-processing"
             )
         labels = sorted(set(_numbers(given["labels_or_regions"])))
         if given.get("background_label", 0) != 0 or not set(labels) <= set(values):
             raise MismatchError(
-                f"{path}: labels {labels}, background {given.get('background_label', 0)}; the model's are {values}"
+                f"{path}: labels {labels}, background {given.get('background_label', 0)}; the model's labels are {values}"
             )
         steps.append({"step": "keep_largest", "options": {"classes": [values.index(v) + 1 for v in labels]}})
     return steps
 
 
 def _numbers(value) -> list[int]:
-    """A label, a region, or a list of both, as labels."""
+    """The labels in a value that is a label, a region (several labels), or a list of these."""
     if isinstance(value, list | tuple):
         return [number for one in value for number in _numbers(one)]
     if not isinstance(value, int):
-        raise DataError(f"got the label {shown(value)}; a whole number", "DATA_TABLE")
+        raise DataError(f"got the label {shown(value)}; must be a whole number", "DATA_TABLE")
     return [value]
 
 
@@ -78,13 +78,15 @@ def _json(path: Path) -> tuple[list, list]:
     try:
         return list(content["postprocessing_fns"]), list(content["postprocessing_kwargs"])
     except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: has no postprocessing_fns and postprocessing_kwargs", "DATA_TABLE") from error
+        raise DataError(f"{path}: has no postprocessing_fns or postprocessing_kwargs", "DATA_TABLE") from error
 
 
 def _pickle(path: Path) -> tuple[list, list]:
     with guard.reading(path, "file"):
         content = torch_pickle.interpret(io.BytesIO(guard.read_bytes(path, MAX_BYTES)), names=(_GLOBAL,))
     if not isinstance(content, tuple) or len(content) != 2 or not all(isinstance(part, list) for part in content):
-        raise DataError(f"{path}: holds {shown(content)}; nnU-Net writes functions and their arguments", "DATA_TABLE")
+        raise DataError(
+            f"{path}: holds {shown(content)}; must be a pair of functions and arguments, as nnU-Net writes it", "DATA_TABLE"
+        )
     functions, arguments = content
     return [getattr(f, "name", str(f)).rpartition(".")[2] for f in functions], arguments

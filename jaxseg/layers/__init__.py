@@ -1,4 +1,4 @@
-"""Modules that two papers or more share, for any rank. Attribute names follow PyTorch's state dicts."""
+"""Layers that several network families share, for any number of spatial axes. Attribute names follow PyTorch's state dicts."""
 
 from jaxseg.layers.activation import activation
 from jaxseg.layers.context import EVAL, ForwardContext

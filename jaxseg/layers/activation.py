@@ -5,9 +5,9 @@ from jaxseg.utils.lookup import lookup
 
 
 def activation(name: str):
-    """The function named `name`: relu, relu6, gelu, gelu_tanh, silu, leaky_relu (slope 0.01), hard_swish, ...
+    """The activation function called `name`: relu, relu6, gelu, gelu_tanh, silu, leaky_relu (slope 0.01), hard_swish, ...
 
     Raises:
-      ConfigError: unknown name.
+      ConfigError: the name is unknown.
     """
     return lookup("activation", name, ops.ACTS).value

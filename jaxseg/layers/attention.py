@@ -1,4 +1,4 @@
-"""Self-attention and the pre-norm transformer layer over tokens [B, T, C]; layers over the unfolded patches of a map."""
+"""Self-attention, the pre-norm transformer layer for tokens [B, T, C], and attention between the patches of a map."""
 
 import jax.numpy as jnp
 from einops import rearrange
@@ -33,9 +33,11 @@ class TransformerLayer(nnx.Module):
     """Pre-norm transformer layer: x + attention(norm x), then x + fc2(act(fc1(norm x))); x [B, T, C].
 
     Args:
-      ffn: hidden units of the second half; act: their activation.
+      ffn: hidden units of the feed-forward network.
+      act: their activation.
       heads, head_width, qkv_bias: see `SelfAttention`.
-      dropout: of what is added to x; inner_dropout: of the hidden units.
+      dropout: dropout of both branches before they are added to x.
+      inner_dropout: dropout of the hidden units.
     """
 
     def __init__(
@@ -65,19 +67,20 @@ class TransformerLayer(nnx.Module):
 
 
 def patch_axes(rank: int) -> tuple[str, str, str]:
-    """einops' names of a map's spatial axes cut into patches: ("(x i) (y j)", "x y", "i j") for rank 2.
+    """einops patterns for a map that is divided into patches: ("(x i) (y j)", "x y", "i j") for rank 2.
 
-    x, y, z count the patches, i, j, k the positions inside one.
+    x, y, z number the patches, i, j, k the positions inside a patch.
     """
     grid, inside = "xyz"[:rank], "ijk"[:rank]
     return " ".join(f"({g} {i})" for g, i in zip(grid, inside)), " ".join(grid), " ".join(inside)
 
 
 def apply_to_unfolded_patches(x: Array, layers, patch: int, context: ForwardContext = EVAL, *, pad: bool = False) -> Array:
-    """Layers over the positions of [B, *S, C] that lie at the same place of their patches; patch 1: over all positions.
+    """Apply transformer layers to a map [B, *S, C], between the positions at the same place in all patches (MobileViT).
 
-    Sizes that `patch` does not divide are resized linearly to the next multiple, and back afterwards; with `pad` zeros are
-    put at their end instead, which take part, and are cut off afterwards.
+    With patch 1 the layers connect all positions. A size that is not a multiple of `patch` is resized linearly to the next
+    multiple and back afterwards; with `pad` it is zero-padded at its end instead (the zeros take part in the attention) and cut
+    afterwards.
     """
     size = list(x.shape[1:-1])
     rank, whole = len(size), [-(-n // patch) * patch for n in size]

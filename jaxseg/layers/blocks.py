@@ -1,4 +1,4 @@
-"""Blocks of U-Nets for any rank: convolution with norm and activation, pairs of them, downsampling and upsampling blocks."""
+"""Building blocks of U-Nets for any rank: convolution with norm and activation, double convolution, down- and upsampling."""
 
 from collections.abc import Callable
 
@@ -15,10 +15,12 @@ from jaxseg.types import Array, ConfigError
 
 
 def make_norm(name: str, channels: int, *, rngs: nnx.Rngs):
-    """The norm "batch", "instance" (affine), "instance_plain" (without weight and bias) or "group" (8 groups, else 4, else 1).
+    """Build the norm "batch", "instance" (affine), "instance_plain" (without weight and bias) or "group".
+
+    "group" has 8 groups, or 4 or 1 where the channels are not divisible.
 
     Raises:
-      ConfigError: another name.
+      ConfigError: the name is unknown.
     """
     if name == "batch":
         return BatchNorm(channels, rngs=rngs)
@@ -26,15 +28,15 @@ def make_norm(name: str, channels: int, *, rngs: nnx.Rngs):
         return InstanceNorm(channels, affine=name == "instance", rngs=rngs)
     if name == "group":
         return GroupNorm(next(g for g in (8, 4, 1) if channels % g == 0), channels, rngs=rngs)
-    raise ConfigError(f"got norm={name!r}; it is 'batch', 'instance', 'instance_plain' or 'group'")
+    raise ConfigError(f"got norm={name!r}; must be 'batch', 'instance', 'instance_plain' or 'group'")
 
 
 class ConvNorm(nnx.Module):
-    """Convolution without bias (unless asked), norm, activation.
+    """Convolution (by default without bias), norm, activation.
 
     Args:
-      norm: a name of `make_norm`, or a function (channels, rngs=) -> norm.
-      act_first: the activation comes before the norm.
+      norm: a name for `make_norm`, or a function (channels, rngs=) -> norm.
+      act_first: apply the activation before the norm.
       **conv: stride, padding, dilation, groups, weight_init and bias_init of `Conv`.
     """
 
@@ -62,7 +64,7 @@ class ConvNorm(nnx.Module):
 
 
 class Sequential(nnx.Module):
-    """Blocks one after the other."""
+    """Apply blocks one after the other."""
 
     def __init__(self, *blocks: nnx.Module):
         self.blocks = nnx.List(list(blocks))
@@ -92,10 +94,11 @@ class BasicBlock(nnx.Module):
 
 
 class DoubleConv(Sequential):
-    """Two convolutions of kernel 3 with norm and activation, cin -> middle (cout when None) -> cout.
+    """Two convolutions of kernel 3 with norm and activation, cin -> middle -> cout channels.
 
     Args:
-      stride: of the first.
+      middle: channels between the two; None: cout.
+      stride: stride of the first convolution.
       **conv: act, norm and bias of `ConvNorm`.
     """
 
@@ -108,14 +111,14 @@ class DoubleConv(Sequential):
 
 
 class Down(nnx.Module):
-    """Halve the size by a maximum ("pool") or by the first convolution's stride ("stride"), and convolve twice.
+    """Downsampling block: max pooling ("pool") or stride 2 in the first convolution ("stride"), and two convolutions.
 
-    With halve=False the size stays, and so do the parameters. `**conv` are act, norm and bias of `ConvNorm`.
+    With halve=False the size is kept, with the same parameters. `**conv` are act, norm and bias of `ConvNorm`.
     """
 
     def __init__(self, cin: int, cout: int, *, rank: int, how: str = "pool", halve: bool = True, rngs: nnx.Rngs, **conv):
         if how not in ("pool", "stride"):
-            raise ConfigError(f"got down={how!r}; it is 'pool' or 'stride'")
+            raise ConfigError(f"got down={how!r}; must be 'pool' or 'stride'")
         self.pool = how == "pool" and halve
         self.convs = DoubleConv(cin, cout, rank=rank, stride=2 if how == "stride" and halve else 1, rngs=rngs, **conv)
 
@@ -124,12 +127,12 @@ class Down(nnx.Module):
 
 
 class Up(nnx.Module):
-    """Upsample, join the skip, convolve.
+    """Upsampling block: upsample, concatenate with the skip, convolve.
 
     Args:
       up: the module that doubles the size; None: linear interpolation to the skip's size (align_corners).
-      convs: the block that reads the joined channels.
-      skip_first: the joined channels are [skip, upsampled], else [upsampled, skip].
+      convs: the block after the concatenation.
+      skip_first: concatenate as [skip, upsampled] instead of [upsampled, skip].
       edge: what is missing to the skip's size is the last voxel again, at the end of an axis; else zeros on both sides.
     """
 
@@ -158,15 +161,15 @@ def up_transposed(cin: int, cout: int, *, rank: int, rngs: nnx.Rngs, **convs) ->
 
 
 def up_halved(cin: int, cout: int, skip: int, *, rank: int, how: str = "transposed", norm: str = "batch", rngs: nnx.Rngs) -> Up:
-    """The 3-D U-Net's level: [skip, upsampled] joined, two convolutions.
+    """A decoder level of the 3-D U-Net: upsampling, concatenation [skip, upsampled], two convolutions.
 
     Args:
-      cin, cout, skip: channels from below, of the result and of the skip.
-      how: "transposed" (convolution of kernel and stride 2, cin -> cin / 2) or "linear" (the first of the two convolutions
-        keeps the joined channels).
+      cin, cout, skip: channels of the input, of the result and of the skip.
+      how: "transposed" (convolution of kernel and stride 2, cin -> cin / 2) or "linear" (interpolation; the first of the two
+        convolutions keeps the number of concatenated channels).
     """
     if how not in ("transposed", "linear"):
-        raise ConfigError(f"got upsampling={how!r}; it is 'transposed' or 'linear'")
+        raise ConfigError(f"got upsampling={how!r}; must be 'transposed' or 'linear'")
     if how == "linear":
         return Up(None, DoubleConv(cin + skip, cout, max(cin + skip, cout), rank=rank, norm=norm, rngs=rngs))
     return Up(
@@ -176,7 +179,7 @@ def up_halved(cin: int, cout: int, skip: int, *, rank: int, how: str = "transpos
 
 
 def fit(x: Array, size: tuple[int, ...]) -> Array:
-    """Zero-pad or crop [B, *S, C] to `size`, half of the difference (rounded down) in front of each axis."""
+    """Zero-pad or crop [B, *S, C] to `size`, with half of the difference (rounded down) at the start of each axis."""
     for axis, n in enumerate(size, 1):
         if n == x.shape[axis]:
             continue

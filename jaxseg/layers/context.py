@@ -1,8 +1,8 @@
 """The context of a forward pass: inference or training, and the random key.
 
-Modules hold no random state. A stochastic module owns one small integer, `stream`, numbered when the network is taken apart
-(`models.functional.split`); its key is `fold_in(context.key, stream)`. So no key is split by hand, and a checkpoint holds weights
-only.
+Modules hold no random state. A stochastic module has a small integer, `stream`, which is set when the network is split
+(`models.functional.split`); its key is `fold_in(context.key, stream)`. Therefore no key is split by hand, and a checkpoint holds
+weights only.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ from jaxseg.types import Array
 
 @dataclasses.dataclass(frozen=True)
 class ForwardContext:
-    """One forward pass.
+    """Settings of one forward pass.
 
     Attributes:
-      train: batch statistics and stochastic layers on, auxiliary outputs returned.
-      key: jax random key of this pass; needed by stochastic layers when they draw.
+      train: use batch statistics and stochastic layers, and return auxiliary outputs.
+      key: jax random key of this pass; only stochastic layers need it.
     """
 
     train: bool = False
@@ -32,7 +32,7 @@ class ForwardContext:
         """
         if self.key is None:
             raise ValueError(
-                "this forward pass draws random numbers and has no key; pass ForwardContext(train=..., key=jax.random.key(n))"
+                "got no random key for a forward pass with random layers; pass ForwardContext(train=..., key=jax.random.key(n))"
             )
         return jax.random.fold_in(self.key, number)
 

@@ -1,6 +1,6 @@
 """Convolution and linear layers for any rank. Names, defaults and shapes follow PyTorch; layout is channels-last.
 
-Compute follows the input's dtype: parameters are float32 and cast where they are used.
+The computation has the input's dtype: parameters are float32 and are cast where they are used.
 
 | layer | default here | PyTorch | flax nnx |
 |---|---|---|---|
@@ -77,10 +77,10 @@ class Conv(nnx.Module):
 
 
 class ConvTranspose(nnx.Module):
-    """Transposed convolution, [B, *S, C] -> [B, *((S - 1) * stride + kernel - 2 * padding), O]; arguments as in Conv.
+    """Transposed convolution, [B, *S, C] -> [B, *((S - 1) * stride + kernel - 2 * padding), O]; arguments as for Conv.
 
     Args:
-      padding: an int, one per axis, or (low, high) pairs: PyTorch's output_padding is taken off the second.
+      padding: an int, one per axis, or (low, high) pairs; for PyTorch's output_padding reduce `high` by it.
       groups: 1, or C = O for a kernel of its own in every channel.
     """
 
@@ -117,7 +117,7 @@ class ConvTranspose(nnx.Module):
 
 
 class Linear(nnx.Module):
-    """x [..., C] -> [..., O]: x @ weight + bias. Initialised as in PyTorch unless initialisers are given."""
+    """Linear layer x @ weight + bias, [..., C] -> [..., O], with PyTorch's initial values unless others are given."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, bias: bool = True, weight_init=None, bias_init=None, rngs: nnx.Rngs

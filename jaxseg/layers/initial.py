@@ -1,8 +1,8 @@
 """Initial values of parameters, drawn by numpy on the host.
 
-A network has hundreds of tensors of dozens of shapes; drawing them with jax.random compiles a program for each.
-numpy draws them in a moment, the same on every platform, seeded by the module's own nnx key. While tracing (eval_shape,
-jit) the same distribution is drawn by jax.random instead.
+A network has hundreds of tensors of dozens of shapes, and jax.random would compile a program for each shape. numpy draws them
+quickly and with the same result on every platform, with a seed from the module's nnx key. While tracing (eval_shape, jit), the
+same distribution is drawn by jax.random instead.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ _shapes_only: contextvars.ContextVar[bool] = contextvars.ContextVar("jaxseg_shap
 
 @contextlib.contextmanager
 def shapes_only() -> Iterator[None]:
-    """Within the block, initializers return zeros: for eval_shape, where only shapes count and drawing is slow to trace."""
+    """Make initializers return zeros within the block: for eval_shape, which needs only shapes (tracing random draws is slow)."""
     token = _shapes_only.set(True)
     try:
         yield
@@ -36,16 +36,18 @@ def _draw(rngs: nnx.Rngs, shape, host, traced) -> jax.Array:
     if isinstance(key, jax.core.Tracer):
         return traced(key, shape)
     seed = np.asarray(jax.random.key_data(key)).tolist()
-    return jax.device_put(host(np.random.default_rng(seed), shape).astype(jnp.float32))  # jnp.asarray compiles for each shape
+    return jax.device_put(
+        host(np.random.default_rng(seed), shape).astype(jnp.float32)
+    )  # jnp.asarray would compile a program for each shape
 
 
 def normal(std: float) -> Initializer:
-    """Normal with mean 0 and the given standard deviation."""
+    """Normal distribution with mean 0 and the given standard deviation."""
     return lambda rngs, shape: _draw(rngs, shape, lambda g, s: g.normal(0.0, std, s), lambda k, s: std * jax.random.normal(k, s))
 
 
 def uniform(bound: float, low: float | None = None) -> Initializer:
-    """Uniform on [-bound, bound], or on [low, bound]."""
+    """Uniform distribution on [-bound, bound], or on [low, bound]."""
     lo = -bound if low is None else low
     return lambda rngs, shape: _draw(
         rngs, shape, lambda g, s: g.uniform(lo, bound, s), lambda k, s: jax.random.uniform(k, s, minval=lo, maxval=bound)
@@ -53,7 +55,7 @@ def uniform(bound: float, low: float | None = None) -> Initializer:
 
 
 def truncated_normal(std: float) -> Initializer:
-    """Normal cut at two standard deviations (redrawn, not clipped; the result is a little narrower than std)."""
+    """Normal distribution, truncated at two standard deviations by redrawing (the result has slightly less than `std`)."""
 
     def host(g, shape):
         values = g.normal(0.0, 1.0, shape)
@@ -65,7 +67,7 @@ def truncated_normal(std: float) -> Initializer:
 
 
 def constant(value: float) -> Initializer:
-    """All entries `value`; draws nothing."""
+    """All entries equal `value`."""
     return lambda rngs, shape: jax.device_put(np.full(shape, value, jnp.float32))
 
 
@@ -73,7 +75,7 @@ zeros, ones = constant(0.0), constant(1.0)
 
 
 def torch_default(fan_in: int) -> Initializer:
-    """PyTorch's default of Conv and Linear, weight and bias alike: uniform on +-1/sqrt(fan_in)."""
+    """PyTorch's default for weights and biases of Conv and Linear: uniform on +-1/sqrt(fan_in)."""
     return uniform(1.0 / math.sqrt(max(fan_in, 1)))
 
 

@@ -1,4 +1,4 @@
-"""Layers with Keras' defaults: Glorot-uniform kernels, zero biases, BatchNorm eps 1e-3 and momentum 0.99 (0.01 here)."""
+"""Layers with Keras' defaults: Glorot-uniform kernels, zero biases, BatchNorm eps 1e-3 and momentum 0.99 (PyTorch: 0.01)."""
 
 import math
 
@@ -23,7 +23,7 @@ def keras_conv(
     rank: int = 2,
     rngs: nnx.Rngs,
 ) -> Conv | ConvTranspose:
-    """Convolution with bias, padding "same"; or, transposed, one whose stride is its kernel."""
+    """Convolution with bias and padding "same"; with `transposed` a transposed convolution with its kernel as stride."""
     glorot = _glorot(cin, cout, kernel, rank)
     if transposed:
         return ConvTranspose(cin, cout, kernel, rank=rank, stride=kernel, weight_init=glorot, bias_init=initial.zeros, rngs=rngs)
@@ -42,12 +42,12 @@ def keras_conv(
 
 
 def keras_norm(channels: int, *, rngs: nnx.Rngs) -> BatchNorm:
-    """BatchNorm with TensorFlow's eps and momentum."""
+    """BatchNorm with Keras' eps and momentum."""
     return BatchNorm(channels, eps=1e-3, momentum=0.01, rngs=rngs)
 
 
 def keras_conv_norm(cin: int, cout: int, kernel: int, *, dilation: int = 1, rank: int = 2, rngs: nnx.Rngs) -> ConvNorm:
-    """`keras_conv`, `keras_norm`, ReLU."""
+    """`keras_conv`, then `keras_norm`, then ReLU."""
     return ConvNorm(
         cin,
         cout,

@@ -15,16 +15,17 @@ from jaxseg.types import Array
 
 
 def round_channels(channels: int, scale: float) -> int:
-    """Scaled channels as a multiple of 8, never more than 10 % below the exact product."""
+    """Scaled number of channels, rounded to a multiple of 8 that is at most 10 % below the exact product."""
     exact = channels * scale
     rounded = max(8, int(exact + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * exact else rounded
 
 
 class ChannelAttention(nnx.Module):
-    """x times sigmoid(f(mean x) + f(max x)) over space; f: C -> C / reduction -> C with ReLU, no biases (CBAM's first half).
+    """x times sigmoid(f(mean x) + f(max x)), mean and maximum over space: the channel attention of CBAM.
 
-    With fewer channels than `reduction` nothing is left between, f is 0 and the gate 1/2, as in the source.
+    f maps C -> C / reduction -> C channels with a ReLU and no biases. With fewer channels than `reduction` there are no hidden
+    channels, so that f is 0 and the gate 1/2, as in the source.
     """
 
     def __init__(self, channels: int, reduction: int, *, rngs: nnx.Rngs):
@@ -41,13 +42,15 @@ class ChannelAttention(nnx.Module):
 
 
 class InvertedResidual(nnx.Module):
-    """1x1 to `hidden` (left out when cin is that), depthwise convolutions, 1x1 to cout; the input added where shapes allow.
+    """Inverted residual: 1x1 to `hidden` channels, depthwise convolutions, 1x1 to cout; a shortcut where the shape is kept.
+
+    The first 1x1 is left out if cin equals `hidden`.
 
     Args:
-      hidden: channels between.
-      rates: dilations of the depthwise convolutions of kernel 3, one after the other; `stride` is the first one's.
-      act: activation after all but the last norm.
-      reduction: of a channel attention before the last 1x1; 0: none.
+      hidden: channels of the depthwise convolutions.
+      rates: dilations of the consecutive depthwise convolutions of kernel 3; the first one has the stride.
+      act: activation after all norms but the last.
+      reduction: reduction ratio of a channel attention before the last 1x1; 0: no attention.
     """
 
     def __init__(
@@ -85,11 +88,11 @@ class InvertedResidual(nnx.Module):
 
 
 class ViTBlock(nnx.Module):
-    """Convolution, 1x1 to `width`, transformer layers, 1x1 back; joined with the input and fused by a convolution.
+    """MobileViT block: convolution, 1x1 to `width`, transformer layers, 1x1 back, concatenation with the input, convolution.
 
     Args:
-      ffn: hidden units of a layer.
-      patch: attention joins the positions at the same place of patches of this size; 1: all positions.
+      ffn: hidden units of the feed-forward network in a transformer layer.
+      patch: attention is between positions at the same place in patches of this size; 1: between all positions.
     """
 
     def __init__(self, channels: int, width: int, depth: int, ffn: int, *, rank: int, patch: int = 1, rngs: nnx.Rngs):
@@ -105,11 +108,11 @@ class ViTBlock(nnx.Module):
 
 
 class GhostModule(nnx.Module):
-    """Half of cout by a convolution, the other half by a depthwise one of kernel 3 of those; norm and ReLU after both.
+    """Ghost module: a convolution gives half of cout, a depthwise convolution of these the other half; norm and ReLU after both.
 
     Args:
-      kernel: of the first convolution.
-      act_first: ReLU, then norm.
+      kernel: size of the first convolution; the depthwise one has size 3.
+      act_first: apply ReLU before the norm.
     """
 
     def __init__(
@@ -126,7 +129,7 @@ class GhostModule(nnx.Module):
 
 
 class GhostBottleneck(nnx.Module):
-    """Two ghost modules, cin -> cout / 2 -> cout, and a shortcut: the input, or at stride 2 a depthwise and a 1x1 convolution."""
+    """Two ghost modules, cin -> cout / 2 -> cout, and a shortcut (at stride 2 with a depthwise and a 1x1 convolution)."""
 
     def __init__(self, cin: int, cout: int, *, stride: int = 1, rank: int, rngs: nnx.Rngs):
         self.first = GhostModule(cin, cout // 2, stride=stride, rank=rank, rngs=rngs)

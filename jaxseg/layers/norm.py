@@ -1,4 +1,4 @@
-"""Normalisation layers with PyTorch's names and defaults; statistics in float32 with two-pass variance.
+"""Normalisation layers with PyTorch's names and defaults; statistics are computed in float32, the variance in two passes.
 
 | layer | eps here | PyTorch | flax nnx | note |
 |---|---|---|---|---|
@@ -7,8 +7,8 @@
 | GroupNorm | 1e-5 | 1e-5 | 1e-6 | |
 | InstanceNorm | 1e-5 | 1e-5 | 1e-6 | affine on by default here, off in PyTorch |
 
-An activation that follows a norm is given to it: norm(x, context, act="relu") is relu(norm(x, context)) in fewer passes over
-memory.
+An activation after a norm can be passed to it: norm(x, context, act="relu") computes relu(norm(x, context)) with fewer passes
+over memory.
 """
 
 import math
@@ -26,15 +26,15 @@ from jaxseg.types import Array
 
 
 class BatchStat(nnx.Variable):
-    """A running statistic: moved by training passes, never by the optimiser."""
+    """A running statistic, which training passes update, not the optimiser."""
 
 
 class Buffer(nnx.Variable):
-    """An array that belongs to the network's state, is saved with it and is no parameter."""
+    """An array of the network's state that is saved with it but is not trained."""
 
 
 class _Affine(nnx.Module):
-    """weight [C] = 1 and bias [C] = 0, or neither."""
+    """Base class of norms: weight [C] = 1 and bias [C] = 0 initially, or neither."""
 
     def __init__(self, channels: int, eps: float, affine: bool, rngs: nnx.Rngs):
         self.channels, self.eps = channels, eps
@@ -42,20 +42,20 @@ class _Affine(nnx.Module):
         self.bias = nnx.Param(initial.zeros(rngs, (channels,))) if affine else None
 
     def _own(self, x: Array, axes: Sequence[int], act: str) -> tuple[Array, Array, Array]:
-        """(act(norm(x)), mean, variance) with x's own moments over `axes`, which do not include the channels."""
+        """(act(norm(x)), mean, variance) with the mean and variance of x over `axes`, which do not include the channels."""
         weight, bias = self._factors(x)
         fused, then = _split(act)
         y, mean, var = ops.standardize(x, weight, bias, tuple(axes), self.eps, fused)
         return then(y), mean, var
 
     def _grouped(self, x: Array, groups: int | None, act: str) -> Array:
-        """act(norm(x)) with the moments of every sample and group of channels."""
+        """act(norm(x)) with mean and variance of every sample and group of channels."""
         weight, bias = self._factors(x)
         fused, then = _split(act)
         return then(ops.norm_act(x, weight, bias, groups=groups, eps=self.eps, act=fused))
 
     def _given(self, x: Array, mean: Array, var: Array, act: str) -> Array:
-        """act(norm(x)) with these moments."""
+        """act(norm(x)) with the given mean and variance."""
         weight, bias = (None, None) if self.weight is None else self._factors(x)
         fused, then = _split(act)
         return then(ops.normalize(x, mean, var, weight, bias, self.eps, fused))
@@ -68,16 +68,16 @@ class _Affine(nnx.Module):
 
 
 def _split(act: str):
-    """The activation that is fused with the norm, and the function that remains to be applied."""
+    """(the activation to fuse with the norm, the function to apply afterwards); one of them is the identity."""
     return (act, lambda y: y) if act in ops.FUSED else ("identity", activation(act))
 
 
 class BatchNorm(_Affine):
     """Batch normalisation of [B, *S, C] over B and S.
 
-    Training passes use the batch's own moments and move the running ones:
-    running = (1 - momentum) * running + momentum * new, the variance unbiased (n / (n - 1)), as PyTorch does. Under
-    a sharded batch the moments are those of the global batch.
+    Training passes use the batch's mean and variance and update the running ones as in PyTorch:
+    running = (1 - momentum) * running + momentum * new, with the unbiased variance (factor n / (n - 1)). For a sharded batch
+    these are the statistics of the global batch.
 
     Args:
       channels: C.
@@ -126,7 +126,7 @@ class GroupNorm(_Affine):
 
 
 class InstanceNorm(_Affine):
-    """Normalisation of [B, *S, C] over S, each sample and channel alone; no running statistics."""
+    """Normalisation of [B, *S, C] over S, separately for each sample and channel; no running statistics."""
 
     def __init__(self, channels: int, *, eps: float = 1e-5, affine: bool = True, rngs: nnx.Rngs):
         super().__init__(channels, eps, affine, rngs)

@@ -1,6 +1,6 @@
-"""Feature pyramids: the forward pass that staged encoders share, and decoders that read any pyramid.
+"""Feature pyramids: the base class of staged encoders, and decoders for any pyramid.
 
-Features come finest first, with the encoder's channels and strides.
+Features are ordered from the finest to the coarsest, with the encoder's channels and strides.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from jaxseg.types import Array
 
 
 class StagedEncoder(nnx.Module):
-    """Base of encoders with lists `embeds`, `stages` (lists of blocks) and `norms`, one entry a stage.
+    """Base class of encoders with lists `embeds`, `stages` (lists of blocks) and `norms`, each with one entry per stage.
 
-    The normalised output of a stage is both its feature and the next stage's input. Features come finest first.
+    The normalised output of a stage is its feature and the input of the next stage. Features come finest first.
     """
 
     embeds: nnx.List
@@ -39,10 +39,10 @@ class StagedEncoder(nnx.Module):
 
 
 class UNetDecoder(nnx.Module):
-    """From the coarsest feature up: upsample linearly, join the next finer one, convolve twice.
+    """U-Net decoder: from the coarsest feature on, upsample linearly, concatenate with the next finer one, convolve twice.
 
     Args:
-      channels: of the features, finest first.
+      channels: channels of the features, finest first.
       width: channels of the finest level; each coarser level has twice as many, at most 8 times.
       rank: number of spatial axes.
     """
@@ -71,10 +71,10 @@ class UNetDecoder(nnx.Module):
 
 
 class FPNDecoder(nnx.Module):
-    """Feature pyramid (Lin et al. 2017, arXiv 1612.03144): laterals to one width, summed top-down, smoothed, joined.
+    """Feature pyramid network (Lin et al. 2017, arXiv 1612.03144): 1x1 laterals, top-down sums, 3x3 smoothing, concatenation.
 
     Args:
-      channels: of the features, finest first.
+      channels: channels of the features, finest first.
       width: channels of every level.
       rank: number of spatial axes.
     """
@@ -95,10 +95,10 @@ class FPNDecoder(nnx.Module):
 
 
 class MLPDecoder(nnx.Module):
-    """SegFormer's idea: a 1x1 per feature, all at the finest size, joined and fused by another 1x1.
+    """MLP decoder as in SegFormer: a 1x1 for each feature, upsampling to the finest size, concatenation, another 1x1.
 
     Args:
-      channels: of the features, finest first.
+      channels: channels of the features, finest first.
       width: channels of every branch and of the result.
       rank: number of spatial axes.
     """

@@ -1,4 +1,4 @@
-"""MONAI's residual U-Net blocks without affine norms: residual block, transposed convolution, the decoder's level."""
+"""MONAI's residual U-Net blocks, whose norms have no weight and bias: residual block, transposed convolution, decoder level."""
 
 from flax import nnx
 
@@ -19,7 +19,7 @@ class ResBlock(nnx.Module):
         conv = lambda a, k: Conv(a, cout, k, rank=rank, bias=False, rngs=rngs)
         self.conv1, self.conv2 = conv(cin, 3), conv(cout, 3)
         self.conv3 = conv(cin, 1) if cin != cout else None
-        self.norm = InstanceNorm(cout, affine=False, rngs=rngs)  # holds nothing: one serves all
+        self.norm = InstanceNorm(cout, affine=False, rngs=rngs)  # has no parameters, so that one is enough
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         y = self.norm(self.conv2(self.norm(self.conv1(x), context, act="leaky_relu")))
@@ -32,7 +32,7 @@ def upsample(cin: int, cout: int, *, rank: int, rngs: nnx.Rngs) -> ConvTranspose
 
 
 def res_up(cin: int, cout: int, *, rank: int, rngs: nnx.Rngs) -> Up:
-    """Upsample cin -> cout, join [up, skip], residual block 2 cout -> cout."""
+    """Decoder level: upsampling cin -> cout, concatenation [upsampled, skip], residual block 2 cout -> cout."""
     return Up(upsample(cin, cout, rank=rank, rngs=rngs), ResBlock(2 * cout, cout, rank=rank, rngs=rngs), skip_first=False)
 
 

@@ -1,4 +1,4 @@
-"""What sits on and around residual branches: dropout, stochastic depth, layer scale."""
+"""Layers of residual branches: dropout, stochastic depth, layer scale."""
 
 import math
 
@@ -13,7 +13,7 @@ from jaxseg.types import Array
 
 
 class Stochastic(nnx.Module):
-    """A module that draws random numbers: `stream` separates its keys from those of the others in the network."""
+    """Base class of modules that draw random numbers; `stream` makes their random keys different within a network."""
 
     def __init__(self):
         self.stream = 0
@@ -23,7 +23,7 @@ class _Drop(Stochastic):
     def __init__(self, rate: float):
         super().__init__()
         if not 0.0 <= rate < 1.0:
-            raise ValueError(f"got rate={rate}; a drop rate lies in [0, 1)")
+            raise ValueError(f"got rate={rate}; a drop rate must lie in [0, 1)")
         self.rate = float(rate)
 
     def _drop(self, x: Array, context: ForwardContext, mask_shape) -> Array:
@@ -35,25 +35,25 @@ class _Drop(Stochastic):
 
 
 class Dropout(_Drop):
-    """Zero single numbers with probability `rate` in training; survivors are divided by 1 - rate."""
+    """Dropout: in training set single values to 0 with probability `rate`, and divide the others by 1 - rate."""
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         return self._drop(x, context, x.shape)
 
 
 class ChannelDropout(_Drop):
-    """Zero whole channels of a sample (PyTorch's Dropout2d and Dropout3d)."""
+    """Dropout of whole channels of a sample (PyTorch's Dropout2d and Dropout3d)."""
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         return self._drop(x, context, (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1]))
 
 
 class DropPath(_Drop):
-    """Stochastic depth: zero the branch of a whole sample with probability `rate`, survivors divided by 1 - rate."""
+    """Stochastic depth: set the branch to 0 for whole samples with probability `rate`, and divide the others by 1 - rate."""
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         if context.train and self.rate:
-            tally.add("mul", math.prod(x.shape))  # written as a product in the reference, which torchprofile counts
+            tally.add("mul", math.prod(x.shape))  # the reference implementation has a product here, which torchprofile counts
         return self._drop(x, context, (x.shape[0], *(1,) * (x.ndim - 1)))
 
 
@@ -69,7 +69,7 @@ class LayerScale(nnx.Module):
 
 
 def drop_path_rates(rate: float, depths: tuple[int, ...]) -> list[list[float]]:
-    """Rates rising linearly from 0 to `rate` over all blocks, grouped by stage."""
+    """Drop rates that rise linearly from 0 to `rate` over all blocks, grouped by stage."""
     total = sum(depths)
     flat = [rate * i / max(total - 1, 1) for i in range(total)]
     edges = [sum(depths[:i]) for i in range(len(depths) + 1)]
@@ -77,7 +77,7 @@ def drop_path_rates(rate: float, depths: tuple[int, ...]) -> list[list[float]]:
 
 
 def number_streams(module: nnx.Module) -> None:
-    """Give every stochastic module below `module` a stream number of its own, by order of path, unless they differ already."""
+    """Give the stochastic modules in `module` different stream numbers, by order of their paths, unless they differ already."""
     found = [node for _, node in nnx.iter_graph(module) if isinstance(node, Stochastic)]
     if len({node.stream for node in found}) < len(found):
         for i, node in enumerate(found):

@@ -1,7 +1,8 @@
-"""Losses that weigh errors by their distance to the true boundary: boundary loss, Hausdorff loss by distance transforms.
+"""Losses that weight errors by their distance to the true boundary: boundary loss and Hausdorff distance-transform loss.
 
-Both read one map per sample, phi = `signed_distance` of its labels: distance to the region outside it, minus the distance
-to the outside within it, by the exact transform of `ops.distance` on the device. A batch may bring phi as "distance_maps".
+Both use a signed distance map phi of each sample's labels (`signed_distance`): outside a region it is the distance to the
+region, inside it is minus the distance to the outside. It is computed on the device by the exact transform of `ops.distance`,
+or given in the batch as "distance_maps".
 """
 
 import jax
@@ -15,11 +16,11 @@ from jaxseg.types import Array, ConfigError, Spacing
 
 
 def signed_distance(labels: Array, num_classes: int, spacing: Spacing | None = None) -> Array:
-    """phi of every class, for the batch's "distance_maps".
+    """Signed distance map phi of every class, which a batch may hold as "distance_maps".
 
     Args:
       labels: integer [B, *S].
-      num_classes: K; K = 1: one map of label > 0.
+      num_classes: K; for K = 1 the map of label > 0.
       spacing: mm per voxel of each spatial axis; None: distances in voxels.
     Returns:
       float32 [B, *S, K]: EDT(outside) - EDT(inside), 0 where a class is absent or fills the image.
@@ -30,7 +31,7 @@ def signed_distance(labels: Array, num_classes: int, spacing: Spacing | None = N
 
 
 def region_distance(regions: Array, spacing: Spacing | None = None) -> Array:
-    """phi of boolean regions [B, *S, K], see `signed_distance`."""
+    """Signed distance map of boolean regions [B, *S, K], see `signed_distance`."""
     apart = jnp.moveaxis(regions, -1, 1)  # [B, K, *S]
     phi = distances.signed_distance(apart.reshape(-1, *apart.shape[2:]), spacing)
     phi = jnp.where(jnp.isfinite(phi), phi, 0.0).reshape(apart.shape)
@@ -47,17 +48,17 @@ def boundary(
     background: bool = False,
     activation: str = "auto",
 ) -> tuple[Array, Array]:
-    """Mean over classes and voxels of p psi, where psi is made of phi by `variant`. May be negative.
+    """Boundary loss: mean over classes and voxels of p psi, with psi a variant of the distance map phi. It may be negative.
 
     Args:
       distance_maps: phi [B, *S, K] of the labels; None: computed here.
-      variant: "kervadec": psi = phi outside, phi + 1 inside (0 on the innermost ring). "segloss": phi, 0 on voxels of the
-        region that touch the outside (the lung project, after SegLoss). "plain": phi.
-      background: count class 0 of a softmax.
+      variant: "kervadec": psi = phi outside, phi + 1 inside (0 on the region's outermost voxels). "segloss": psi = phi, but 0
+        on voxels of the region that touch the outside (the lung project, after SegLoss). "plain": psi = phi.
+      background: include class 0 of a softmax.
     Source: Kervadec et al. 2019 (LIVIAETS/boundary-loss, utils.py); variant "segloss": JunMa11/SegLoss, boundary_loss.py.
     """
     if variant not in ("kervadec", "segloss", "plain"):
-        raise ConfigError(f"got variant={variant!r}; it is 'kervadec', 'segloss' or 'plain'")
+        raise ConfigError(f"got variant={variant!r}; must be 'kervadec', 'segloss' or 'plain'")
     target = prepare(logits, labels, weight, activation)
     phi = _phi_of(target.truth) if distance_maps is None else _checked(distance_maps, logits)
     if variant == "kervadec":
@@ -79,20 +80,21 @@ def hausdorff(
     background: bool = False,
     activation: str = "auto",
 ) -> tuple[Array, Array]:
-    """Mean over classes and voxels of (p - t)^2 (d_p^alpha + d_t^alpha), d the distance fields of prediction and truth.
+    """Hausdorff loss: mean over classes and voxels of (p - t)^2 (d_p^alpha + d_t^alpha).
 
-    The prediction's field is that of p > 1/2; no gradient passes through either field.
+    d_p and d_t are the distances to the boundaries of the prediction (p > 1/2) and of the truth t; no gradient flows through
+    them.
 
     Args:
-      distance_maps: phi [B, *S, K] of the labels, in voxels, as the prediction's field is; None: computed here.
+      distance_maps: phi [B, *S, K] of the labels, in voxels (as d_p is); None: computed here.
       alpha: the exponent.
-      field: "both": distance to the boundary on either side, |phi| (MONAI, SegLossOdyssey). "foreground": inside only (the
+      field: "both": distances on both sides of the boundary, |phi| (MONAI, SegLossOdyssey). "foreground": inside only (the
         lung project).
-      background: count class 0 of a softmax.
+      background: include class 0 of a softmax.
     Source: Karimi and Salcudean 2019; MONAI HausdorffDTLoss.
     """
     if field not in ("both", "foreground"):
-        raise ConfigError(f"got field={field!r}; it is 'both' or 'foreground'")
+        raise ConfigError(f"got field={field!r}; must be 'both' or 'foreground'")
     target = prepare(logits, labels, weight, activation)
     p, t = classes_of(target, background)
     last = slice(-p.shape[-1], None)
@@ -103,12 +105,12 @@ def hausdorff(
 
 
 def _phi_of(regions: Array) -> Array:
-    """phi of values > 1/2, [B, *S, K]; without gradient."""
+    """Signed distance map of values > 1/2, [B, *S, K], without gradient."""
     return region_distance(jax.lax.stop_gradient(regions) > 0.5)
 
 
 def _rim(inside: Array) -> Array:
-    """Voxels of a boolean region [B, *S, K] with a face neighbour outside it (beyond the image's edge nothing is outside)."""
+    """Voxels of a boolean region [B, *S, K] with a face neighbour outside it (the border of the image does not count)."""
     touched = jnp.zeros_like(inside)
     for axis in range(1, inside.ndim - 1):
         edge = [(0, 0)] * inside.ndim
@@ -122,7 +124,7 @@ def _rim(inside: Array) -> Array:
 def _checked(distance_maps: Array, logits: Array) -> Array:
     if distance_maps.shape != logits.shape:
         raise ValueError(
-            f"got distance maps of shape {distance_maps.shape} for logits {logits.shape}; they must be the same "
-            "(see losses.boundary.signed_distance)"
+            f"got distance maps of shape {distance_maps.shape} for logits {logits.shape}; the shapes must be equal "
+            "(losses.boundary.signed_distance computes such maps)"
         )
     return distance_maps.astype(jnp.float32)

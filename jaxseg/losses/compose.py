@@ -1,4 +1,4 @@
-"""A loss from named terms and their weights, over the main output and the auxiliary ones."""
+"""Build a loss from named terms and their weights, for the main and the auxiliary outputs."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -21,14 +21,14 @@ def build(
     aux_weights: Sequence[float] = (),
     aux_terms: Sequence[tuple[str, float]] = (),
 ) -> Callable:
-    """total = sum_t w_t L_t(logits) + sum_i a_i sum_t v_t L_t(aux_i), every L the mean of its term.
+    """Build the loss sum_t w_t L_t(logits) + sum_i a_i sum_t v_t L_t(aux_i), where L_t is the mean of term t.
 
     Args:
-      terms: (name in TERMS, w_t); of your own "module:name", or the function, which then is called so.
+      terms: pairs (term, weight w_t). A term is a name in TERMS, or for your own a path "module:function" or the function.
       options: keyword arguments by term: {"focal": {"gamma": 2.0}}.
       aux_weights: a_i, one for each auxiliary output in the network's order; 0 leaves an output out. Labels are resized
         to the output's size by nearest neighbour.
-      aux_terms: (name, v_t) of the auxiliary outputs; those of the main output when empty.
+      aux_terms: pairs (name, v_t) for the auxiliary outputs; (): the terms of the main output.
     Returns:
       loss(outputs, batch) -> (sum, weight, parts). `outputs` has attributes logits and aux; `batch` has "mask" and may
       have "weight" [B] and "distance_maps" (`boundary.signed_distance` of the mask, [B, *S, K]). The total's mean is sum / weight
@@ -44,7 +44,7 @@ def build(
     auxiliary = _bind(aux_terms, options) if aux_terms else main
     unused = sorted(options.keys() - main.keys() - auxiliary.keys())
     if unused:
-        raise ConfigError(f"got options for {', '.join(unused)}, which is no term of this loss ({', '.join(main)})")
+        raise ConfigError(f"got options for {', '.join(unused)}, which this loss does not use; its terms are {', '.join(main)}")
     aux_weights = tuple(aux_weights)
 
     def loss(outputs, batch) -> tuple[Array, Array, Parts]:
@@ -55,14 +55,14 @@ def build(
         if outputs.aux and len(outputs.aux) != len(aux_weights):
             raise ConfigError(
                 f"got {len(aux_weights)} aux_weights for a network with {len(outputs.aux)} auxiliary outputs; "
-                "give one for each (0.0 leaves an output out)"
+                "give one weight for each (0.0 leaves an output out)"
             )
         for i, (scale, logits) in enumerate(zip(aux_weights, outputs.aux)):
             if scale:
                 parts |= _evaluate(auxiliary, logits, batch["mask"], weight, distance_maps, f"aux{i}.")
                 factors |= {f"aux{i}.{name}": scale * factor for name, (factor, _) in auxiliary.items()}
         count = jnp.float32(outputs.logits.shape[0]) if weight is None else jnp.sum(weight.astype(jnp.float32))
-        # a term may count otherwise than by samples (class weights): its mean times the samples' weight
+        # a term may be normalised by something else than samples (class weights): use its mean times the samples' weight
         total = sum(
             factors[name] * value * jnp.where(part > 0, count / jnp.where(part > 0, part, 1.0), 0.0)
             for name, (value, part) in parts.items()
@@ -73,41 +73,41 @@ def build(
 
 
 def learnable(parts: Parts, weights: Mapping[str, Array]) -> Array:
-    """sum_t 2 (sigmoid(x_t) + 1/2) L_t: the total with trained weights, each between 1 and 3.
+    """The total sum_t 2 (sigmoid(x_t) + 1/2) L_t, whose weights are trained and lie between 1 and 3.
 
     Args:
-      parts: (sum, weight) of the terms, as `build`'s loss returns them.
+      parts: (sum, weight) of each term L_t, as the loss of `build` returns them.
       weights: x_t, a trainable scalar for every term (the lung project starts at 1.0 for the main and 0.4 for the
         auxiliary loss).
     Raises:
       ConfigError: a term without a weight or a weight without a term.
     """
     if parts.keys() != weights.keys():
-        raise ConfigError(f"got weights for {sorted(weights)} and terms {sorted(parts)}; every term needs one weight")
+        raise ConfigError(f"got weights for {sorted(weights)} but terms {sorted(parts)}; every term needs exactly one weight")
     return sum(factor(weights[name]) * mean(part) for name, part in parts.items())
 
 
 def mean(part: tuple[Array, Array]) -> Array:
-    """sum / weight of a term; 0 where nothing in the batch counts for it."""
+    """The mean of a term, sum / weight; 0 where the weight is 0."""
     value, weight = part
     return jnp.where(weight > 0, value / jnp.where(weight > 0, weight, 1.0), 0.0)
 
 
 def factor(x: Array) -> Array:
-    """2 (sigmoid(x) + 1/2): what a trained scalar x makes of its term."""
+    """The weight 2 (sigmoid(x) + 1/2) of a term with the trained scalar x."""
     return 2.0 * (jax.nn.sigmoid(x) + 0.5)
 
 
 def name_of(term: str | Callable) -> str:
-    """What a term is called in options, parts and reports: its name, or the path of a function."""
+    """The name of a term in options, parts and reports: its name in TERMS, or the path of a function."""
     return term if isinstance(term, str) else f"{term.__module__}:{term.__qualname__}"
 
 
 def _term(given: str | Callable) -> Callable:
-    """The function of a term: ours by name, another by its path, or the function itself.
+    """The function of a term that is given by its name in TERMS, by a path "module:function", or as the function itself.
 
     Raises:
-      ConfigError: no such function, or one that takes no `weight`.
+      ConfigError: there is no such function, or it has no argument `weight`.
     """
     own = callable(given) or isinstance(given, str) and ":" in given
     if not own:
@@ -115,23 +115,23 @@ def _term(given: str | Callable) -> Callable:
     term = given if callable(given) else import_object(given, "loss term")
     if not callable(term) or "weight" not in inspect.signature(term).parameters:
         raise ConfigError(
-            f"loss term {name_of(given)!r} is no function (logits, labels, *, weight=None, **options) -> (sum, weight); "
-            "docs/plugins.md shows one"
+            f"loss term {name_of(given)!r} must be a function (logits, labels, *, weight=None, **options) -> (sum, weight); "
+            "docs/plugins.md shows an example"
         )
     return term
 
 
 def _bind(terms: Sequence[tuple[str | Callable, float]], options: Mapping[str, Mapping]) -> dict[str, tuple[float, Callable]]:
-    """name -> (weight, term with its options), all names checked."""
+    """{name: (weight, term with its options)}; unknown names and options are refused."""
     bound: dict[str, tuple[float, Callable]] = {}
     for given_term, weight in terms:
         name = name_of(given_term) if callable(given_term) else given_term
         if name in bound:
-            raise ConfigError(f"got the loss term {name!r} twice; add its weights instead")
+            raise ConfigError(f"got the loss term {name!r} twice; name it once, with the sum of its weights")
         term = _term(given_term)
         given = options[name] if name in options else {}
         if not isinstance(given, Mapping):
-            raise ConfigError(f"got the options {given!r} of loss term {name!r}; they are written {{'option': value}}")
+            raise ConfigError(f"got the options {given!r} of loss term {name!r}; must be {{'option': value}}")
         given = dict(given)
         takes = {
             p.name: p.default
@@ -140,14 +140,14 @@ def _bind(terms: Sequence[tuple[str | Callable, float]], options: Mapping[str, M
         }
         for option, value in given.items():
             if option not in takes:
-                raise ConfigError(f"loss term {name!r} has no option {option!r}; it takes {', '.join(takes) or 'none'}")
+                raise ConfigError(f"loss term {name!r} has no option {option!r}; its options are {', '.join(takes) or 'none'}")
             check_kind(f"loss term {name!r}: {option}", value, takes[option])
         bound[name] = (float(weight), _closed(term, given))
     return bound
 
 
 def _closed(term: Callable, given: dict) -> Callable:
-    """term with its options; passes on the distance maps if the term uses them."""
+    """A term with its options set; distance maps are passed on if the term uses them."""
     if "distance_maps" in inspect.signature(term).parameters:
         return lambda logits, labels, weight, maps: term(logits, labels, weight=weight, distance_maps=maps, **given)
     return lambda logits, labels, weight, maps: term(logits, labels, weight=weight, **given)

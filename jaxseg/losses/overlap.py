@@ -1,10 +1,10 @@
-"""Losses of overlap between the predicted and the true region: Dice, generalised Dice, Tversky, Lovasz.
+"""Overlap losses between the predicted and the true region: Dice, generalised Dice, Tversky, Lovasz.
 
 All take logits [B, *S, K], labels [B, *S] (or [B, *S, K]), weight [B] and return (sum, weight); see `targets`.
 Common options:
-  background: count class 0 too (softmax over K > 1 classes; a single logit and regions have no background channel).
-  batch: add the regions of all samples before dividing (a sample counts by its weight), instead of one value per sample.
-  smooth_nr, smooth_dr: added to numerator and denominator; an empty class predicted empty then has loss 0.
+  background: include class 0 (softmax over K > 1 classes; a single logit and regions have no background channel).
+  batch: sum over all samples of the batch (with their weights) before dividing, instead of one value per sample.
+  smooth_nr, smooth_dr: added to numerator and denominator; a class that is absent and not predicted then has loss 0.
 """
 
 import jax
@@ -26,10 +26,10 @@ def dice(
     smooth_dr: float = 1e-5,
     activation: str = "auto",
 ) -> tuple[Array, Array]:
-    """1 - (2 sum(p t) + smooth_nr) / (sum(p) + sum(t) + smooth_dr) per sample and class, then the mean.
+    """Dice loss 1 - (2 sum(p t) + smooth_nr) / (sum(p) + sum(t) + smooth_dr) per sample and class, then the mean.
 
     Args:
-      squared: p^2 and t^2 in the denominator (V-Net).
+      squared: use p^2 and t^2 in the denominator (V-Net).
     Source: MONAI losses/dice.py (DiceLoss); Milletari et al. 2016 for `squared`.
     """
     target = prepare(logits, labels, weight, activation)
@@ -49,9 +49,9 @@ def generalized_dice(
     smooth_dr: float = 1e-5,
     activation: str = "auto",
 ) -> tuple[Array, Array]:
-    """1 - (2 sum_k v_k sum(p t) + smooth_nr) / (sum_k v_k (sum p + sum t) + smooth_dr), v_k = 1 / (sum t)^2.
+    """Generalised Dice loss 1 - (2 sum_k v_k sum(p t) + smooth_nr) / (sum_k v_k (sum p + sum t) + smooth_dr).
 
-    A class that is absent takes the largest v_k of the others (0 if all are absent).
+    The weight of class k is v_k = 1 / (sum t)^2; an absent class has the largest weight of the others (0 if all are absent).
 
     Source: Sudre et al. 2017; MONAI GeneralizedDiceLoss.
     """
@@ -78,7 +78,7 @@ def tversky(
     smooth_dr: float = 1e-5,
     activation: str = "auto",
 ) -> tuple[Array, Array]:
-    """1 - (TP + smooth_nr) / (TP + alpha FP + beta FN + smooth_dr); alpha = beta = 1/2 is Dice, 1 is Jaccard.
+    """Tversky loss 1 - (TP + smooth_nr) / (TP + alpha FP + beta FN + smooth_dr); alpha = beta = 1/2 is Dice, 1 is Jaccard.
 
     Args:
       alpha, beta: weights of false positives sum p (1 - t) and of false negatives sum (1 - p) t.
@@ -100,7 +100,7 @@ def lovasz(
     background: bool = True,
     activation: str = "auto",
 ) -> tuple[Array, Array]:
-    """The Lovasz extension of the Jaccard loss per sample: hinge errors for sigmoids, |t - p| for softmax.
+    """Lovasz loss (the Lovasz extension of the Jaccard loss) per sample: hinge errors for sigmoids, |t - p| for softmax.
 
     With the errors e sorted from the largest: sum_i e_i (J_i - J_{i-1}), J_i the Jaccard loss of a prediction that is
     wrong exactly on the first i voxels. Errors: max(0, 1 - z (2 t - 1)) (hinge), |t - p| (softmax).
@@ -110,7 +110,7 @@ def lovasz(
     Source: Berman et al. 2018, algorithm 1; bermanmaxim/LovaszSoftmax with per_image=True.
     """
     if classes not in ("present", "all"):
-        raise ConfigError(f"got classes={classes!r}; it is 'present' or 'all'")
+        raise ConfigError(f"got classes={classes!r}; must be 'present' or 'all'")
     target = prepare(logits, labels, weight, activation)
     if target.softmax:
         p, t = classes_of(target, background)
@@ -133,7 +133,7 @@ def lovasz(
 
 
 def classes_of(target: Target, background: bool) -> tuple[Array, Array]:
-    """Probabilities and truth [B, *S, K] of the classes that count."""
+    """Probabilities and truth [B, *S, K] of the classes that the loss includes."""
     first = 0 if background or not target.softmax else 1
     return target.probabilities()[..., first:], target.truth[..., first:]
 
@@ -153,5 +153,5 @@ def dice_of(
 
 
 def weighted_mean(loss: Array, weight: Array) -> tuple[Array, Array]:
-    """(sum, weight) of [B, K] losses, or of [1, K] that the whole batch shares: the loss times the sum of weights."""
+    """(sum, weight) of losses [B, K] per sample, or of losses [1, K] of the whole batch (the loss times the sum of weights)."""
     return average(jnp.broadcast_to(loss.mean(-1), weight.shape), weight)

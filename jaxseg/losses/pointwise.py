@@ -1,7 +1,7 @@
-"""Losses that compare voxel by voxel: binary and categorical cross entropy, focal loss, squared error.
+"""Voxel-wise losses: binary and categorical cross-entropy, focal loss, squared error.
 
-All take logits [B, *S, K], labels [B, *S] (or [B, *S, K]), weight [B] and return (sum, weight); see `targets`. Everything
-is computed from logits through log_sigmoid and log_softmax, so that a logit of 1e4 has a finite loss and gradient.
+All take logits [B, *S, K], labels [B, *S] (or [B, *S, K]), weight [B] and return (sum, weight); see `targets`. They are
+computed from logits by log_sigmoid and log_softmax, so that even a logit of 1e4 has a finite loss and gradient.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ def bce(
     positive_weight: float | Sequence[float] = 1.0,
     log_floor: float | None = None,
 ) -> tuple[Array, Array]:
-    """-(positive_weight t log p + (1 - t) log(1 - p)), p = sigmoid(z), mean over voxels and channels.
+    """Binary cross-entropy -(positive_weight t log p + (1 - t) log(1 - p)), p = sigmoid(z), mean over voxels and channels.
 
     Args:
       positive_weight: factor of the foreground's term, one number or one per channel.
-      log_floor: clamp both logarithms from below (-5 in the left/right lung project's weighted BCE, which has
-        positive_weight 3); a voxel below the floor then has no gradient. None: no clamp.
+      log_floor: lower bound of both logarithms; a voxel below it has no gradient. None: no bound. The weighted BCE of the
+        left/right lung project has log_floor -5 and positive_weight 3.
     Source: torch.nn.BCEWithLogitsLoss.
     """
     target = prepare(logits, labels, weight, "sigmoid")
@@ -43,17 +43,19 @@ def bce(
 def cross_entropy(
     logits: Array, labels: Array, *, weight: Array | None = None, class_weights: Sequence[float] | None = None
 ) -> tuple[Array, Array]:
-    """-sum_k c_k t_k log softmax(z)_k over all voxels, divided by sum_k c_k t_k over all voxels.
+    """Cross-entropy: the sum over all voxels of -sum_k c_k t_k log softmax(z)_k, divided by that of sum_k c_k t_k.
 
     Args:
-      class_weights: c, K numbers; 1 each when None. As in PyTorch they count in the denominator too, so that the returned
-        weight is that of the voxels' classes, a mean over space, and no longer the number of samples.
+      class_weights: c, K numbers; None: 1 each. As in PyTorch the denominator has them too, so that the returned weight is
+        the sum over samples of the mean class weight of a sample's voxels, not the number of samples.
     Raises:
-      ConfigError: one channel, or not K class weights.
+      ConfigError: the logits have one channel, or there are not K class weights.
     Source: torch.nn.CrossEntropyLoss(weight=c).
     """
     if logits.shape[-1] == 1:
-        raise ConfigError("got cross_entropy for one channel; use the term 'bce', or two classes")
+        raise ConfigError(
+            "got the loss term 'cross_entropy' for a network with one output channel; use 'bce', or set config.model.softmax=True"
+        )
     target = prepare(logits, labels, weight, "softmax")
     loss = -target.truth * jax.nn.log_softmax(target.logits, axis=-1)
     if class_weights is None:
@@ -76,15 +78,15 @@ def focal(
     channels: str = "mean",
     activation: str = "auto",
 ) -> tuple[Array, Array]:
-    """Cross entropy scaled by (1 - p_t)^gamma, where p_t is the probability given to what is true.
+    """Focal loss: cross-entropy scaled by (1 - p_t)^gamma, where p_t is the probability of the true class.
 
     Args:
       gamma: the exponent.
-      alpha: balance of classes. A number: alpha for the foreground and 1 - alpha for the background. Numbers per channel:
-        factors of the positive terms.
-      background: with softmax, count class 0. (It always takes part in the softmax; MONAI removes its logit first.)
-      form: "elements": every channel of every voxel is a yes/no question, p_t = p or 1 - p. "true_class": only the true
-        class has a term. "auto": true_class after a softmax, elements after sigmoids.
+      alpha: balance of classes. One number: alpha for the foreground and 1 - alpha for the background. One number per
+        channel: factors of the positive terms.
+      background: with softmax, include class 0. (Its logit always takes part in the softmax; MONAI removes it first.)
+      form: "elements": binary cross-entropy of every channel, p_t = p or 1 - p. "true_class": only the term of the true
+        class. "auto": true_class after a softmax, elements after sigmoids.
       channels: "mean" or "sum" over the K channels before the mean over voxels.
     Source: MONAI losses/focal_loss.py. The BraTS-2D project's: alpha 0.5, gamma 2.5, form "elements", channels "sum",
       activation "softmax".
@@ -108,27 +110,27 @@ def focal(
 
 
 def squared_error(logits: Array, labels: Array, *, weight: Array | None = None) -> tuple[Array, Array]:
-    """(p - t)^2, mean over voxels and channels: of an autoencoder whose soft labels are an image in 0..1, or Brier's score."""
+    """Squared error (p - t)^2, mean over voxels and channels: the Brier score, or an autoencoder's loss on an image in 0..1."""
     target = prepare(logits, labels, weight)
     return average(mean(jnp.square(target.probabilities() - target.truth)), target.weight)
 
 
 def per_class(value: float | Sequence[float], classes: int, name: str) -> Array:
-    """One factor per class, float32 [K] or a scalar.
+    """One number, or one per class, as float32: a scalar or [K].
 
     Raises:
-      ConfigError: not one number and not one per class, or negative.
+      ConfigError: another number of values, or a negative one.
     """
     factor = jnp.asarray(value, jnp.float32)
     if factor.ndim and factor.shape != (classes,):
-        raise ConfigError(f"got {name} of shape {factor.shape}; it takes one number, or one for each of {classes} channels")
+        raise ConfigError(f"got {name} of shape {factor.shape}; must be one number, or one for each of the {classes} channels")
     if np.min(value) < 0:
-        raise ConfigError(f"got {name}={value}; it must not be negative")
+        raise ConfigError(f"got {name}={value}; must not be negative")
     return factor
 
 
 def mean(array: Array) -> Array:
-    """Mean over everything but the batch: [B]."""
+    """Mean over all axes but the batch axis: [B]."""
     return array.mean(tuple(range(1, array.ndim)))
 
 

@@ -1,4 +1,4 @@
-"""Sums of terms as published projects define them, each under its own name because its parts are not quite the plain ones."""
+"""Compound losses of published projects, whose parts differ in details from the plain terms."""
 
 from collections.abc import Sequence
 
@@ -21,10 +21,10 @@ def bce_dice(
     smooth: float = 1e-6,
     activation: str = "auto",
 ) -> tuple[Array, Array]:
-    """alpha BCE + (1 - alpha) Dice over softmax probabilities, background included: the BraTS-2D project's "Ell loss".
+    """alpha BCE + (1 - alpha) Dice on softmax probabilities, background included: the BraTS 2-D project's "Ell loss".
 
-    BCE asks every channel yes or no, mean over channels and voxels. Dice adds up batch, voxels and channels before the one
-    division: 1 - (2 sum t p + smooth) / (sum t + sum p + smooth). (alpha 1/2 is half of its "Bce_Dice".)
+    BCE is the mean of the binary cross-entropies of all channels and voxels. Dice sums over batch, voxels and channels before
+    the division: 1 - (2 sum t p + smooth) / (sum t + sum p + smooth). Twice the loss with alpha 1/2 is its "Bce_Dice".
 
     Differs from the source in not clipping probabilities at 1e-7 (where Keras loses the gradient).
     """
@@ -49,13 +49,15 @@ def exp_log(
     background: bool = True,
     activation: str = "auto",
 ) -> tuple[Array, Array]:
-    """dice_weight mean_k (-ln Dice_k)^gamma + cross_weight mean_v w_l (-ln p_l)^gamma, l the voxel's class.
+    """Exponential logarithmic loss dice_weight mean_k (-ln Dice_k)^gamma + cross_weight mean_v w_l (-ln p_l)^gamma.
+
+    k are the classes, v the voxels, l the true class of voxel v. Below u = 1e-6 the function u^gamma is replaced by a straight
+    line to 0, because its slope at 0 is infinite.
 
     Args:
-      frequencies: how often each class occurs, K numbers (background, foreground for one logit); then
-        w_l = (sum f / f_l)^(1/2). None: 1.
+      frequencies: f, the frequency of each class, K numbers (for one logit: background, foreground), which gives
+        w_l = (sum f / f_l)^(1/2). None: w_l = 1.
       smooth: added to numerator and denominator of Dice (the paper's pseudocount 1).
-    Below u = 1e-6, u^gamma is continued by a line to 0: its slope would be infinite there.
     Source: Wong et al. 2018 (arXiv 1809.00076), equations 1 to 4.
     """
     target = prepare(logits, labels, weight, activation)
@@ -74,20 +76,20 @@ def exp_log(
 
 
 def brats3d_standard(logits: Array, labels: Array, *, weight: Array | None = None) -> tuple[Array, Array]:
-    """0.5 CE + 0.5 Dice over all classes, background included, smooth 1e-5: "standard" of the BraTS 3-D project."""
+    """0.5 cross-entropy + 0.5 Dice of all classes, background included, smooth 1e-5: "standard" of the BraTS 3-D project."""
     return _cross_entropy_and(logits, labels, weight, 0.5, 0.5, lambda p: p)
 
 
 def brats3d_squared(logits: Array, labels: Array, *, weight: Array | None = None) -> tuple[Array, Array]:
-    """0.3 CE + 0.7 Dice with p^2 in place of p everywhere: the "nnU-Net style" loss of the BraTS 3-D project.
+    """0.3 cross-entropy + 0.7 Dice with p^2 instead of p: the "nnU-Net style" loss of the BraTS 3-D project.
 
-    Dice_k = (2 sum p^2 t + 1e-5) / (sum p^2 + sum t + 1e-5). No nnU-Net has it; theirs is the term `nnunet`.
+    Dice_k = (2 sum p^2 t + 1e-5) / (sum p^2 + sum t + 1e-5). This is not nnU-Net's own loss, which is the term `nnunet`.
     """
     return _cross_entropy_and(logits, labels, weight, 0.3, 0.7, jnp.square)
 
 
 def nnunet(logits: Array, labels: Array, *, weight: Array | None = None, batch: bool = True) -> tuple[Array, Array]:
-    """Cross entropy + Dice without background, 1:1; for one logit and for regions BCE + Dice of every channel.
+    """nnU-Net's loss: cross-entropy + Dice without background; for one logit and for regions BCE + Dice of every channel.
 
     Args:
       batch: Dice over the whole batch (nnU-Net's batch_dice, which its plans choose) instead of per sample.
@@ -102,7 +104,7 @@ def nnunet(logits: Array, labels: Array, *, weight: Array | None = None, batch: 
 
 
 def _cross_entropy_and(logits, labels, weight, a: float, b: float, power) -> tuple[Array, Array]:
-    """a CE + b Dice of power(p)."""
+    """a times the cross-entropy plus b times the Dice loss of power(p)."""
     target = prepare(logits, labels, weight)
     dice = 1.0 - dice_of(power(target.probabilities()), target.truth, None).mean(-1)
     cross, count = (cross_entropy if target.softmax else bce)(logits, labels, weight=weight)
@@ -110,8 +112,8 @@ def _cross_entropy_and(logits, labels, weight, a: float, b: float, power) -> tup
 
 
 def _root(u: Array, gamma: float, near: float = 1e-6) -> Array:
-    """u^gamma for u >= 0, a line below `near`, so that the gradient at 0 is finite."""
-    u = larger(u, 0.0)  # rounding may put a logarithm just below
+    """u^gamma for u >= 0, replaced by a straight line below `near`, so that the gradient at 0 is finite."""
+    u = larger(u, 0.0)  # rounding may make a logarithm slightly negative
     return jnp.where(u > near, larger(u, near) ** gamma, u * near ** (gamma - 1.0))
 
 
@@ -120,5 +122,5 @@ def _root_frequencies(target: Target, frequencies: Sequence[float] | None) -> Ar
     if frequencies is None:
         return jnp.ones(count, jnp.float32)
     if len(frequencies) != count or min(frequencies) <= 0:
-        raise ConfigError(f"got frequencies={tuple(frequencies)}; they must be {count} positive numbers, background first")
+        raise ConfigError(f"got frequencies={tuple(frequencies)}; must be {count} positive numbers, background first")
     return jnp.sqrt(sum(frequencies) / jnp.asarray(frequencies, jnp.float32))

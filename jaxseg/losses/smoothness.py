@@ -1,4 +1,4 @@
-"""Losses of the prediction alone: neighbouring logits should not jump."""
+"""Losses that need no labels: they make neighbouring logits similar."""
 
 import jax.numpy as jnp
 
@@ -9,17 +9,17 @@ from jaxseg.types import Array
 def near_pixel(
     logits: Array, labels: Array, *, weight: Array | None = None, scale: float = 1.0, distance: int = 4, times_batch: bool = True
 ) -> tuple[Array, Array]:
-    """scale B sum_d mean (z(u) - z(u + d))^2 over the displacements d = (0, n), (n, 0), (n, n), (n, -n) in rows and columns.
+    """Smoothness loss scale B sum_d mean (z(u) - z(u + d))^2 for the displacements d = (0, n), (n, 0), (n, n), (n, -n).
 
-    The mean runs over the batch and all positions where both pixels exist; z are logits, not probabilities; B is the
-    number of samples (the sum of weights), as in the source. Labels are not used. It mixes the samples through B alone.
+    d is in (rows, columns). The mean is over the batch and all positions u where both pixels exist; z are logits, not
+    probabilities; B is the number of samples (the sum of weights), as in the source. Labels are not used.
 
     Args:
       scale: factor (the source adds the term with 0.01).
-      distance: n, pixels along the last two spatial axes. A displacement that does not fit the image adds nothing.
+      distance: n, pixels along the last two spatial axes. A displacement larger than the image adds nothing.
       times_batch: keep the factor B; False makes the loss independent of the batch size.
     Raises:
-      ValueError: fewer than two spatial axes.
+      ValueError: the logits have fewer than two spatial axes.
     Source: WannaBeSuperteur/AI_Projects 2025_05_22_Improve_EffiSegNet, revisions 7 and 8.
     """
     if logits.ndim < 4:

@@ -1,7 +1,7 @@
-"""What every term starts from: float32 logits, a target with a class axis, and how samples are averaged.
+"""The common inputs of all loss terms (float32 logits and a target with a class axis), and the average over samples.
 
-A term returns (sum, weight) over the samples of the batch: sums and weights of several batches, devices and hosts may be
-added, and the mean is divided out once.
+A term returns (sum, weight) over the samples of the batch, so that sums and weights of several batches, devices and hosts can be
+added before the one division that gives the mean.
 """
 
 from typing import NamedTuple
@@ -13,13 +13,13 @@ from jaxseg.types import Array, ConfigError
 
 
 class Target(NamedTuple):
-    """Logits and truth, ready to be compared.
+    """Logits and truth in the same shape.
 
     Attributes:
       logits: float32 [B, *S, K].
       truth: float32 [B, *S, K], 1 where the voxel belongs to the class (any value in 0..1 for soft labels).
       weight: float32 [B] of the samples.
-      softmax: the classes exclude each other (softmax over K); else every channel has its own sigmoid.
+      softmax: True if the classes exclude each other (softmax over K); False if every channel has its own sigmoid.
     """
 
     logits: Array
@@ -37,30 +37,30 @@ class Target(NamedTuple):
 
 
 def prepare(logits: Array, labels: Array, weight: Array | None, activation: str = "auto") -> Target:
-    """Bring the arguments of a term into one form.
+    """Convert the arguments of a term to a Target.
 
     Args:
-      logits: [B, *S, K] of any floating dtype; computed in float32.
-      labels: integer or boolean [B, *S], where K = 1 means foreground = label > 0 and a label outside 0..K-1 belongs to
-        no class; or [B, *S, K] one-hot, regions that overlap, or soft labels.
+      logits: [B, *S, K] of any floating dtype; converted to float32.
+      labels: integer or boolean [B, *S] (K = 1: foreground is label > 0; K > 1: a label outside 0..K-1 belongs to no class);
+        or [B, *S, K]: one-hot labels, overlapping regions, or soft labels.
       weight: [B], or None for 1 each.
       activation: "softmax", "sigmoid", or "auto": sigmoid for K = 1 and for labels with a class axis, else softmax.
     Raises:
-      ValueError: shapes that do not fit.
-      ConfigError: unknown activation, or softmax of one channel.
+      ValueError: the shapes do not fit.
+      ConfigError: the activation is unknown, or softmax of one channel.
     """
     if activation not in ("auto", "softmax", "sigmoid"):
-        raise ConfigError(f"got activation={activation!r}; it is 'auto', 'softmax' or 'sigmoid'")
+        raise ConfigError(f"got activation={activation!r}; must be 'auto', 'softmax' or 'sigmoid'")
     classes = logits.shape[-1]
     if activation == "softmax" and classes == 1:
         raise ConfigError("got activation='softmax' for one channel, where it is always 1; use 'sigmoid' or two classes")
     if labels.shape not in (logits.shape, logits.shape[:-1]):
         raise ValueError(
-            f"got labels of shape {labels.shape} for logits {logits.shape}; they must be {logits.shape[:-1]}, "
+            f"got labels of shape {labels.shape} for logits {logits.shape}; must be {logits.shape[:-1]}, "
             f"or {logits.shape} with a class axis"
         )
     if weight is not None and weight.shape != logits.shape[:1]:
-        raise ValueError(f"got weight of shape {weight.shape} for logits {logits.shape}; it must be [{logits.shape[0]}]")
+        raise ValueError(f"got weight of shape {weight.shape} for logits {logits.shape}; must be [{logits.shape[0]}]")
     with_classes = labels.ndim == logits.ndim
     if with_classes:
         truth = labels.astype(jnp.float32)
@@ -74,7 +74,7 @@ def prepare(logits: Array, labels: Array, weight: Array | None, activation: str 
 
 
 def spatial(array: Array) -> tuple[int, ...]:
-    """The spatial axes of [B, *S, K]."""
+    """The numbers of the spatial axes of [B, *S, K]."""
     return tuple(range(1, array.ndim - 1))
 
 

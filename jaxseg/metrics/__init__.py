@@ -1,4 +1,4 @@
-"""Scores: counts of voxels, summaries of rows, published projects' figures, surface distances, regions, lesions."""
+"""Metrics: voxel counts, overlap scores, surface distances, regions, lesions, calibration, and published projects' own tables."""
 
 from jaxseg.metrics.counts import Counts, confusion, count, dice, f1, iou, join, pool, precision, recall, specificity
 from jaxseg.metrics.lesions import lesion_rows

@@ -1,11 +1,11 @@
-"""Whether probabilities are right, and what other thresholds would give: counts of voxels in bins of probability.
+"""Calibration of probabilities, and scores at other thresholds, from histograms of the predicted probability.
 
-One histogram of BINS bins serves three questions: the expected calibration error (Guo 2017, Naeini 2015), the reliability
-diagram, and the Dice at every threshold that is an edge of a bin. Each class (or region) is taken for itself: p is its
-probability, and a voxel is positive where the truth has it.
+One histogram with BINS bins gives the expected calibration error (Guo 2017, Naeini 2015), the reliability diagram, and the Dice
+at every threshold that is an edge of a bin. Classes (or regions) are treated separately: p is the probability of the class, and
+a voxel is positive where the truth has this class.
 
-Nearly all voxels of a medical image are background for certain, which makes the error of all voxels small whatever the network
-does at the structures: the error of the voxels with a probability of at least SURE stands beside it.
+Nearly all voxels of a medical image are clearly background, so that the error over all voxels is always small. The error over
+the voxels with a probability of at least SURE is therefore given too.
 """
 
 import math
@@ -15,21 +15,21 @@ from typing import Any
 import numpy as np
 
 BINS = 100
-SUMS = ("voxels", "positives", "total", "dice", "scored")  # of a histogram
-SURE = 0.01  # an edge of a bin: voxels below it are background for certain
+SUMS = ("voxels", "positives", "total", "dice", "scored")  # arrays of a histogram
+SURE = 0.01  # voxels with a lower probability are clearly background; must be an edge of a bin
 
 
 class Histogram:
-    """Voxels by predicted probability.
+    """Histogram of voxels over the predicted probability.
 
     Args:
-      names: K' classes or regions.
+      names: names of the K' classes or regions.
 
     Attributes:
-      voxels, positives: int64 [K', BINS].
+      voxels, positives: int64 [K', BINS], the number of all voxels and of positive voxels.
       total: float64 [K', BINS], the sum of the probabilities.
       dice: float64 [K', BINS], the sum over the examples of the Dice at threshold i / BINS.
-      scored: int64 [K', BINS], over how many examples.
+      scored: int64 [K', BINS], the number of examples in `dice`.
     """
 
     def __init__(self, names: Sequence[str]):
@@ -38,18 +38,19 @@ class Histogram:
         self.total, self.dice = (np.zeros((len(names), BINS)) for _ in range(2))
 
     def add(self, k: int, probabilities: np.ndarray, positive: np.ndarray, *, empty: float = 1.0) -> None:
-        """Take an example of class `k`.
+        """Add one example of class `k`.
 
         Args:
+          k: index of the class.
           probabilities: float [*S].
-          positive: boolean [*S].
-          empty: Dice where nothing is there and nothing predicted; NaN leaves it out.
+          positive: boolean [*S], the truth.
+          empty: Dice of an empty prediction of an empty truth; NaN leaves the example out.
         """
         p, y = np.ravel(probabilities), np.ravel(positive)
         likely = p >= SURE  # the others, nearly all, need no binning
         voxels, positives, total = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64), np.zeros(BINS)
         some, there = p[likely].astype(np.float64), y[likely]
-        index = np.minimum((some * BINS + 1e-6).astype(np.int64), BINS - 1)  # float32's 0.07 is an edge, not below it
+        index = np.minimum((some * BINS + 1e-6).astype(np.int64), BINS - 1)  # 1e-6: 0.07 in float32 must not fall below the edge
         voxels += np.bincount(index, minlength=BINS)
         positives += np.bincount(index[there], minlength=BINS)
         total += np.bincount(index, some, BINS)
@@ -65,23 +66,26 @@ class Histogram:
         self.scored[k] += ~np.isnan(dice)
 
     def state(self) -> dict[str, Any]:
-        """The sums, JSON-able: those of several processes add up."""
+        """The sums in a JSON-able form, which `of` adds over several processes."""
         return {name: getattr(self, name).tolist() for name in SUMS}
 
     @classmethod
     def of(cls, names: Sequence[str], states: Sequence[dict[str, Any]]) -> "Histogram":
-        """What several processes counted, together."""
+        """The sum of the histograms of several processes, from their `state`."""
         whole = cls(names)
         for name in SUMS:
             setattr(whole, name, np.sum([np.asarray(state[name]) for state in states], 0))
         return whole
 
     def error(self, k: int, *, bins: int = 10, sure: bool = False) -> float:
-        """Expected calibration error of class `k`: sum over bins of their share of voxels times |mean p - share of positives|.
+        """Expected calibration error of class `k`.
+
+        This is the sum over bins of the fraction of voxels in the bin times |mean p - fraction of positives|.
 
         Args:
-          bins: of equal width; a divisor of BINS.
-          sure: of the voxels with a probability of at least SURE alone.
+          k: index of the class.
+          bins: number of bins of equal width; a divisor of BINS.
+          sure: use only voxels with a probability of at least SURE.
         """
         first = 1 if sure else 0
         columns = [column[k].copy() for column in (self.voxels, self.positives, self.total)]
@@ -91,7 +95,7 @@ class Histogram:
         return float(np.abs(total - positives).sum() / voxels.sum()) if voxels.sum() else math.nan
 
     def reliability(self, k: int, *, bins: int = 10) -> list[dict[str, Any]]:
-        """A row for each bin that holds voxels: low, high, voxels, mean probability, share of positives."""
+        """A row for each bin that has voxels: low, high, voxels, mean probability, fraction of positives."""
         voxels, positives, total = (c[k].reshape(bins, -1).sum(1) for c in (self.voxels, self.positives, self.total))
         return [
             {
@@ -124,7 +128,7 @@ class Histogram:
         ]
 
     def figures(self) -> dict[str, dict[str, float]]:
-        """By class: both calibration errors, and the threshold with the largest Dice of all voxels together."""
+        """For each class both calibration errors, and the threshold with the largest pooled Dice (of all voxels together)."""
         found = {}
         for k, name in enumerate(self.names):
             rows = self.sweep(k)
@@ -136,7 +140,7 @@ class Histogram:
 
 
 def _dice(voxels: np.ndarray, positives: np.ndarray) -> np.ndarray:
-    """Dice at the lower edge of every bin; NaN where nothing is there and nothing predicted."""
+    """Dice with the lower edge of every bin as threshold; NaN where truth and prediction are empty."""
     tp, reached = (np.cumsum(c[::-1])[::-1] for c in (positives, voxels))
     both = reached + positives.sum()
     return np.divide(2.0 * tp, both, out=np.full(len(both), math.nan), where=both > 0)

@@ -1,13 +1,13 @@
-"""True and false positives and negatives per image and class, and every score that is a function of them.
+"""True and false positives and negatives per image and class, and the scores that are functions of them.
 
-numpy in, numpy out (float64 scores); jax in, jax out (float32), also under jit. The 0/0 cases are written down here and
-nowhere else:
+numpy arrays give numpy results (scores in float64), jax arrays give jax results (float32), also under jit. All cases of 0/0 are
+defined here:
 
 | image | dice, iou, f1, precision, recall | specificity |
 |---|---|---|
 | truth and prediction empty | the policy `empty`: "one" 1, "zero" 0, "nan" left out of means | TN / (TN + FP) = 1 |
-| truth empty, something predicted (a false alarm) | 0; recall too, which would be 0/0 | TN / (TN + FP) |
-| something there, nothing predicted (a miss) | 0; precision too, which would be 0/0 | 1 |
+| truth empty, prediction not (a false alarm) | 0; recall too, which would be 0/0 | TN / (TN + FP) |
+| prediction empty, truth not (a miss) | 0; precision too, which would be 0/0 | 1 |
 | truth fills the image | as computed | 1: no false alarm is possible |
 | no voxel counted (weight 0) | NaN, whatever the policy | NaN |
 """
@@ -41,11 +41,11 @@ def count(prediction: Array, labels: Array, num_classes: int, weight: Array | No
     Args:
       prediction, labels: boolean or integer [B, *S].
       num_classes: K of the network. K = 1: one foreground class, every value > 0. K > 1: classes 1..K-1.
-      weight: [B]; images of weight 0 (padding) count nothing, and their scores are NaN.
+      weight: [B]; images of weight 0 (padding) have counts of 0 and scores of NaN.
     Returns:
       Counts, int32 [B, max(K - 1, 1)].
     Raises:
-      ValueError: shapes that differ.
+      ValueError: the shapes differ.
     """
     xp = namespace(prediction, labels)
     _check(prediction, labels)
@@ -65,7 +65,7 @@ def confusion(prediction: Array, labels: Array, num_classes: int, weight: Array 
     """Confusion matrix [K, K] of all voxels of the batch: rows are the truth, columns the prediction.
 
     Args:
-      prediction, labels: integer [B, *S] in 0..K-1; voxels with a value outside are left out.
+      prediction, labels: integer [B, *S] in 0..K-1; voxels with other values are left out.
       num_classes: K (2 for one logit).
       weight: [B]; images of weight 0 are left out.
     Returns:
@@ -92,12 +92,12 @@ def from_confusion(matrix: Array) -> Counts:
 
 
 def pool(counts: Counts) -> Counts:
-    """Counts of all images together, numpy int64 [K']: scores of these are pooled ("micro") scores."""
+    """Sum the counts over all images, numpy int64 [K'], for pooled ("micro") scores."""
     return Counts(*(np.asarray(c).sum(axis=0, dtype=np.int64) for c in counts))
 
 
 def join(parts: list[Counts]) -> Counts:
-    """Counts of several batches one after the other, as numpy arrays."""
+    """Concatenate the counts of several batches, as numpy arrays."""
     return Counts(*(np.concatenate([np.asarray(c) for c in column]) for column in zip(*parts)))
 
 
@@ -126,7 +126,7 @@ def recall(counts: Counts, empty: str = "one") -> Array:
 
 
 def f1(counts: Counts, empty: str = "one") -> Array:
-    """2 P R / (P + R) of precision P and recall R: the same number as Dice."""
+    """2 P R / (P + R) with precision P and recall R, which equals Dice."""
     return dice(counts, empty)
 
 
@@ -150,7 +150,7 @@ def empty_value(empty: str) -> float:
     """The score of an image with empty truth and empty prediction under the policy `empty`.
 
     Raises:
-      ConfigError: the policy is none of "one", "zero", "nan".
+      ConfigError: the policy is not "one", "zero" or "nan".
     """
     return lookup("empty policy", empty, _EMPTY)
 
@@ -197,4 +197,4 @@ def _floats(counts: Counts) -> tuple[Array, ...]:
 
 def _check(prediction: Array, labels: Array) -> None:
     if prediction.shape != labels.shape:
-        raise ValueError(f"got a prediction of shape {prediction.shape} for labels {labels.shape}; they must be the same")
+        raise ValueError(f"got a prediction of shape {prediction.shape} for labels {labels.shape}; the shapes must be equal")

@@ -1,13 +1,13 @@
-"""Lesion-wise Dice and HD95 of BraTS 2023: every lesion counts the same, whatever its size, and so does every false alarm.
+"""Lesion-wise Dice and HD95 of BraTS 2023: all lesions have the same weight, whatever their size, and so has every false alarm.
 
-Lesions of the truth are its 26-connected components, joined where their dilations touch. To each lesion belong all components
-of the prediction that reach into its dilation; the lesion's Dice and HD95 compare it with all of them together. Lesions of at
-most `threshold` mm^3 are left out; predicted components that belong to no lesion, of any size, are false alarms and score
-Dice 0 and 374 mm. A score is the mean over lesions and false alarms.
+Lesions of the truth are its 26-connected components, joined where their dilations touch. A lesion is compared with the union of
+all predicted components that overlap its dilation, by Dice and HD95. Lesions of at most `threshold` mm^3 are left out. Predicted
+components that overlap no lesion's dilation are false alarms, whatever their size, with Dice 0 and HD95 374 mm. A score is the
+mean over lesions and false alarms.
 
-Source: rachitsaluja/BraTS-2023-Metrics, metrics.py. It dilates every joined lesion again; here the components of the dilated
-truth are used at once, which is the same: dilation distributes over unions. Specificity where the truth fills the volume is 1
-(0 in the source).
+Source: rachitsaluja/BraTS-2023-Metrics, metrics.py. The source dilates every joined lesion again; here the components of the
+dilated truth are used directly, with the same result, because the dilation of a union is the union of dilations. Differs from
+the source in the specificity where the truth fills the volume: 1 here, 0 there.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ FAR = 374.0  # mm, the HD95 of a lesion that was missed and of a false alarm
 
 
 class Challenge(NamedTuple):
-    """How a challenge of BraTS 2023 joins and drops lesions."""
+    """The parameters of a BraTS 2023 challenge for joining and leaving out lesions."""
 
     dilation: int  # steps of 18-neighbour dilation (isotropic in voxels)
     threshold: float  # mm^3; lesions of at most this volume are left out
@@ -46,18 +46,18 @@ class Lesion(NamedTuple):
     """One lesion of the truth."""
 
     volume: float  # mm^3
-    predicted: tuple[int, ...]  # numbers of the predicted components that belong to it; () where it was missed
+    predicted: tuple[int, ...]  # numbers of the predicted components that belong to it; (): it was missed
     dice: float
     hd95: float  # mm
 
 
 def match(prediction: np.ndarray, truth: np.ndarray, *, spacing: Spacing, dilation: int) -> tuple[list[Lesion], int]:
-    """Lesions of the truth, of any size, and how many predicted components belong to none.
+    """All lesions of the truth, whatever their size, and the number of predicted components that belong to no lesion.
 
     Args:
       prediction, truth: boolean [X, Y, Z].
       spacing: mm per voxel.
-      dilation: steps.
+      dilation: number of dilation steps, see `Challenge`.
     """
     prediction, truth = np.asarray(prediction, bool), np.asarray(truth, bool)
     if not (prediction.any() or truth.any()):
@@ -87,15 +87,15 @@ def match(prediction: np.ndarray, truth: np.ndarray, *, spacing: Spacing, dilati
 def lesion_scores(
     prediction: np.ndarray, truth: np.ndarray, *, spacing: Spacing, dilation: int, threshold: float
 ) -> dict[str, float]:
-    """The BraTS 2023 tool's row of one region.
+    """The row of the BraTS 2023 tool for one region.
 
     Args:
       prediction, truth: boolean [X, Y, Z].
       spacing: mm per voxel.
       dilation, threshold: see `Challenge`.
     Returns:
-      the tool's columns, in its order, without Labels. "Legacy" scores are of the whole region; volumes in mm^3. Nothing
-      left to score: Dice 1, HD95 0.
+      The tool's columns in its order, without "Labels". "Legacy" scores are those of the whole region; volumes are in mm^3.
+      Without any lesion or false alarm Dice is 1 and HD95 is 0.
     """
     prediction, truth = np.asarray(prediction, bool), np.asarray(truth, bool)
     lesions, alarms = match(prediction, truth, spacing=spacing, dilation=dilation)
@@ -120,14 +120,14 @@ def lesion_scores(
 def lesion_rows(
     prediction: np.ndarray, truth: np.ndarray, *, spacing: Spacing, challenge: str = "GLI", regions: Regions = BRATS
 ) -> list[dict[str, object]]:
-    """The BraTS 2023 tool's table of one case: a row for each region, its name under "Labels".
+    """The table of the BraTS 2023 tool for one case: a row for each region, with the region's name as "Labels".
 
     Args:
       prediction, truth: integer labels [X, Y, Z].
       spacing: mm per voxel.
       challenge: a name in CHALLENGES.
     Raises:
-      ConfigError: no such challenge.
+      ConfigError: there is no such challenge.
     """
     rule = lookup("BraTS challenge", challenge, CHALLENGES)
     guess, there = (region_masks(np.asarray(labels), regions) for labels in (prediction, truth))

@@ -1,4 +1,4 @@
-"""Figures exactly as four published projects define them, for comparison with their tables. All of numpy counts."""
+"""Scores exactly as four published projects define them, for comparison with their tables; computed from numpy counts."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ from jaxseg.types import Array
 
 
 def ich_per_image(counts: Counts) -> dict[str, np.ndarray]:
-    """The haemorrhage project's IoU, Dice, precision and recall of each image: TP = 0 is replaced by 1e-6.
+    """The haemorrhage project's IoU, Dice, precision and recall of each image, with TP = 0 replaced by 1e-6.
 
-    With it an empty mask predicted empty has all four at 1, a miss has precision 1 and recall ~ 0, a false alarm has
+    If truth and prediction are empty, all four are therefore 1; a miss has precision 1 and recall ~ 0, a false alarm has
     precision ~ 0 and recall 1.
     """
     tp, fp, fn, _ = (np.asarray(c, np.float64) for c in counts)
@@ -26,15 +26,15 @@ def ich_per_image(counts: Counts) -> dict[str, np.ndarray]:
 
 
 def ich_scores(counts: Counts) -> dict[str, float]:
-    """Means over all images (and classes) of `ich_per_image`: the figures of the haemorrhage project's tables."""
+    """Means of `ich_per_image` over all images and classes, as in the haemorrhage project's tables."""
     return {name: float(values.mean()) for name, values in ich_per_image(counts).items()}
 
 
 def effisegnet_scores(counts: Counts) -> dict[str, float]:
-    """EffiSegNet's figures from the counts of one class, [B, 1].
+    """EffiSegNet's scores from the counts of one class, [B, 1].
 
-    Dice and IoU: per image, then the mean over images whose truth is not empty (even if something was predicted in the
-    others). Precision and recall: of all pixels pooled. F1: 2 P R / (P + R) of these two.
+    Dice and IoU are means over the images whose truth is not empty (false alarms in other images are ignored). Precision and
+    recall are pooled over all pixels. F1 is 2 P R / (P + R) of these two.
     """
     counts = Counts(*(np.asarray(c) for c in counts))
     there = counts.tp + counts.fn > 0
@@ -51,14 +51,14 @@ def effisegnet_scores(counts: Counts) -> dict[str, float]:
 
 
 def class_table(confusion: Array, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The BraTS-2D project's table: recall, specificity, F1 and precision of every class, background included.
+    """The BraTS 2-D project's table: recall, specificity, F1 and precision of every class, background included.
 
     Args:
       confusion: [K, K] of all test pixels, rows truth, columns prediction.
       names: K names, background first.
     Returns:
-      {name: {"recall", "specificity", "f1", "precision"}} rounded to 4 digits, and "Col Ave": the plain mean of the
-      unrounded columns over all K classes, rounded. A class that is neither there nor predicted scores 0.
+      {name: {"recall", "specificity", "f1", "precision"}} rounded to 4 digits, and "Col Ave": the mean of the unrounded
+      columns over all K classes, rounded. A class that is absent and not predicted has scores of 0.
     """
     counts = from_confusion(np.asarray(confusion))
     columns = {
@@ -72,9 +72,9 @@ def class_table(confusion: Array, names: Sequence[str]) -> dict[str, dict[str, f
 
 
 def left_right_scores(counts: Counts) -> dict[str, float]:
-    """The lung project's Dice from the counts [B, 2] of classes 1 (image-left) and 2: 2 TP / (2 TP + FP + FN + 1e-6).
+    """The lung project's Dice, 2 TP / (2 TP + FP + FN + 1e-6), from the counts [B, 2] of classes 1 (image-left) and 2.
 
-    1 where both are empty; mean over images of each class, then the mean of the two.
+    It is 1 where truth and prediction are empty; the mean over images of each class is taken, then the mean of the two classes.
     """
     tp, fp, fn, _ = (np.asarray(c, np.float64) for c in counts)
     values = np.where(tp + fp + fn == 0, 1.0, 2 * tp / (2 * tp + fp + fn + 1e-6)).mean(0)

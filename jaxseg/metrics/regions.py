@@ -1,13 +1,13 @@
-"""Scores of whole volumes by region (unions of classes, as BraTS scores WT, TC and ET) and by class.
+"""Scores of whole volumes by region (a union of classes, such as WT, TC and ET of BraTS) and by class.
 
-Regions are ((name, classes), ...), for instance BRATS below, in terms of the classes 1..K-1. Where a mask is empty:
+Regions are ((name, classes), ...), for instance BRATS below, with classes in 1..K-1. The scores of empty masks are:
 
-| masks | empty="one" | empty="nan" |
-|---|---|---|
-| both empty: dice, iou, precision, recall / hd95 / nsd | 1 / 0 mm / 1 | NaN / NaN / NaN |
-| one empty: the same | 0 / `missed` / 0 | 0 / `missed` / 0 |
+| masks | score | empty="one" | empty="nan" |
+|---|---|---|---|
+| truth and prediction empty | dice, iou, precision, recall / hd95 / nsd | 1 / 0 mm / 1 | NaN / NaN / NaN |
+| one of them empty | dice, iou, precision, recall / hd95 / nsd | 0 / `missed` / 0 | 0 / `missed` / 0 |
 
-`missed` is a length in mm; None: the diagonal of the volume's grid. BraTS 2023 takes 374 mm (`lesions.FAR`).
+`missed` is a length in mm; None: the diagonal of the volume's grid. BraTS 2023 uses 374 mm (`lesions.FAR`).
 """
 
 import math
@@ -24,8 +24,8 @@ from jaxseg.types import Array, ConfigError, Spacing
 from jaxseg.utils.lookup import lookup
 
 Regions = Sequence[tuple[str, Sequence[int]]]
-BRATS: Regions = (("WT", (1, 2, 3)), ("TC", (1, 3)), ("ET", (3,)))  # of 1 necrosis, 2 oedema, 3 enhancing tumour
-MOST_REGIONS = 12  # of one network: 4096 combinations
+BRATS: Regions = (("WT", (1, 2, 3)), ("TC", (1, 3)), ("ET", (3,)))  # classes: 1 necrosis, 2 oedema, 3 enhancing tumour
+MOST_REGIONS = 12  # of one network: they have 4096 combinations
 
 _OVERLAP = ("dice", "iou", "precision", "recall")
 _DISTANCE = ("hd95", "nsd")
@@ -34,29 +34,30 @@ _VOLUMES = ("predicted_ml", "truth_ml")
 
 
 def region_masks(labels: Array, regions: Regions) -> Array:
-    """Boolean mask of every region, [*S, R], of integer labels [*S]; numpy for numpy, jax for jax."""
+    """Boolean masks [*S, R] of all regions from integer labels [*S]; a numpy array for numpy labels, a jax array for jax."""
     xp = namespace(labels)
     return xp.stack([xp.isin(labels, xp.asarray(classes)) for _, classes in regions], axis=-1)
 
 
 def nested_order(regions: Regions) -> tuple[int, ...]:
-    """The class that each region adds to the regions after it, BRATS: (2, 1, 3); () where some region adds none, or several."""
+    """The class that each region adds to the regions after it, (2, 1, 3) for BRATS; () if a region adds none or several."""
     own = [set(classes).difference(*(later for _, later in regions[i + 1 :])) for i, (_, classes) in enumerate(regions)]
     return tuple(k for classes in own for k in classes) if all(len(classes) == 1 for classes in own) else ()
 
 
 def class_table(regions: Regions) -> tuple[int, ...]:
-    """The class of every combination of R regions, 2**R numbers: entry c is for the regions whose bits are set in c.
+    """The class for every combination of R regions, 2**R numbers: entry c is for the regions whose bits are set in c.
 
-    Of regions that each add a class to those after them, such as nested ones, later ones win whatever the others say (nnU-Net's
-    rule: enhancing tumour wins over the core and the core over oedema). Else a combination is the class that is in just these
-    regions, or, where no class is, the class that is in most of them and in no other.
+    Where each region adds one class to the regions after it (nested regions), the last region that is present decides, whatever
+    the others are (nnU-Net's rule: enhancing tumour before tumour core, tumour core before oedema). Otherwise a combination
+    gives the class that lies in exactly these regions; if there is none, the class that lies in most of them and in no other.
 
     Raises:
-      ConfigError: more than MOST_REGIONS, or two classes in the same regions: labels cannot be reconstructed from such regions.
+      ConfigError: there are more than MOST_REGIONS, or two classes lie in the same regions, so that labels cannot be
+        reconstructed from the regions.
     """
     if len(regions) > MOST_REGIONS:
-        raise ConfigError(f"got {len(regions)} regions; at most {MOST_REGIONS} are learnt together: name fewer in data.regions")
+        raise ConfigError(f"got {len(regions)} regions; must be at most {MOST_REGIONS}: name fewer in data.regions")
     order, codes = nested_order(regions), range(2 ** len(regions))
     if order:
         return tuple(max(((r, k) for r, k in enumerate(order) if code >> r & 1), default=(0, 0))[1] for code in codes)
@@ -66,8 +67,8 @@ def class_table(regions: Regions) -> tuple[int, ...]:
         if code in class_of:
             inside = ", ".join(name for r, (name, _) in enumerate(regions) if code >> r & 1)
             raise ConfigError(
-                f"classes {class_of[code]} and {k} are in the same regions ({inside}), from which their labels cannot be "
-                "reconstructed; add a region that holds one of them alone to data.regions"
+                f"classes {class_of[code]} and {k} lie in the same regions ({inside}), which therefore cannot tell them "
+                "apart; add a region with only one of them to data.regions"
             )
         class_of[code] = k
     nearest = lambda code: max((c for c in class_of if c & ~code == 0), key=lambda c: (c.bit_count(), -class_of[c]))
@@ -75,21 +76,21 @@ def class_table(regions: Regions) -> tuple[int, ...]:
 
 
 def labels_from_regions(probabilities: Array, table: Sequence[int], threshold: float = 0.5) -> Array:
-    """Labels of region probabilities: the class of the combination of regions that are likely.
+    """Labels from region probabilities: the class for the combination of regions whose probability exceeds the threshold.
 
     Args:
       probabilities: [*S, R], after the sigmoid.
       table: 2**R classes, see `class_table`.
-      threshold: likely is above it.
+      threshold: probability above which a region is present.
     Returns:
-      uint8 [*S] (uint16 for classes above 255); numpy for numpy, jax for jax.
+      uint8 [*S] (uint16 for classes above 255); a numpy array for numpy probabilities, a jax array for jax.
     Raises:
-      ValueError: a table for another number of regions.
+      ValueError: the table is for another number of regions.
     """
     count = probabilities.shape[-1]
     if len(table) != 2**count:
         raise ValueError(
-            f"got a table of {len(table)} classes for {count} regions; it has one for each of {2**count} combinations"
+            f"got a table of {len(table)} classes for {count} regions; must have {2**count}, one for each combination"
         )
     xp = namespace(probabilities)
     codes = xp.zeros(probabilities.shape[:-1], xp.uint16)
@@ -99,7 +100,7 @@ def labels_from_regions(probabilities: Array, table: Sequence[int], threshold: f
 
 
 def region_counts(confusion: np.ndarray, regions: Regions) -> Counts:
-    """Voxel counts [R] of every region, from a confusion matrix [K, K] of one or many volumes (rows truth)."""
+    """Voxel counts [R] of every region, from a confusion matrix [K, K] of one or more volumes (rows are the truth)."""
     confusion = np.asarray(confusion, np.int64)
     columns = []
     for _, classes in regions:
@@ -131,20 +132,20 @@ def case_scores(
 
     Args:
       prediction, truth: integer labels [*S] in 0..K-1.
-      regions: scored first; () for none.
-      classes: names of the classes 1..K-1. A region with the name and the voxels of a class is scored once.
+      regions: the regions, which come first in the row; () for none.
+      classes: names of the classes 1..K-1. A region with the same name and voxels as a class is scored once.
       spacing: mm per voxel.
       tolerance: mm within which surfaces agree, for nsd.
-      empty, missed: for empty masks, see above.
-      surface: measure hd95 (mm) and nsd; the slow part.
-      subvoxel: surfaces by area (deepmind, the BraTS 2023 tool) instead of by voxels (MONAI).
-      confusion: [K, K] of these labels where the caller has it (`counts.confusion`).
+      empty, missed: scores of empty masks, see above.
+      surface: compute hd95 (mm) and nsd, which take most of the time.
+      subvoxel: measure surfaces by area (deepmind, the BraTS 2023 tool) instead of by voxels (MONAI).
+      confusion: the confusion matrix [K, K] of these labels, if the caller has it (`counts.confusion`).
     Returns:
-      {f"{score}_{name}"} for dice, iou, precision, recall, specificity, hd95, nsd, predicted_ml, truth_ml, tp, fp, fn and the
-      names of regions and classes; and f"{score}_mean" over the regions (over the classes where there are no regions).
+      {f"{score}_{name}": value} for dice, iou, precision, recall, specificity, hd95, nsd, predicted_ml, truth_ml, tp, fp, fn
+      of all regions and classes; and f"{score}_mean" over the regions (over the classes if there are no regions).
     Raises:
-      ValueError: shapes that differ, or labels outside 0..K-1.
-      ConfigError: a region that has the name of a class but other voxels.
+      ValueError: the shapes differ, or labels lie outside 0..K-1.
+      ConfigError: a region has the name of a class but other voxels.
     """
     groups = _groups(regions, classes)
     lookup("empty policy", empty, _surface.EMPTY)
@@ -159,7 +160,9 @@ def case_scores(
     columns = {name: _counts.SCORES[name](counts, empty) for name in _OVERLAP} | {"specificity": _counts.specificity(counts)}
     if surface:
         box = _surface.bounding_box((prediction > 0) | (truth > 0))
-        there = (counts.tp + counts.fp > 0) & (counts.tp + counts.fn > 0)  # an empty mask's distance may need the whole volume
+        there = (counts.tp + counts.fp > 0) & (
+            counts.tp + counts.fn > 0
+        )  # the distance for an empty mask depends on the whole volume
         pairs = [
             _surfaces(
                 prediction[box if both else ...],
@@ -183,10 +186,10 @@ def case_scores(
 
 
 def summarize_cases(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Figures over cases of every score in the rows of `case_scores`, f"{score}_mean" included.
+    """Mean, standard deviation and median over cases of every score in the rows of `case_scores`, f"{score}_mean" included.
 
     Returns:
-      {key of a row: {"mean", "std" (population), "median", "n"}}; NaN, an undefined score, is left out of all four.
+      {key of a row: {"mean", "std" (population), "median", "n"}}; undefined scores (NaN) are left out of all four.
     """
     keys = [key for key in rows[0] if key.startswith(tuple(f"{score}_" for score in (*_SCORES, *_VOLUMES)))] if rows else []
     summary = {}
@@ -199,11 +202,13 @@ def summarize_cases(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float
 
 
 def _groups(regions: Regions, classes: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Name -> classes, regions first."""
+    """{name: classes} of regions and classes, regions first."""
     groups = {name: tuple(members) for name, members in regions}
     for k, name in enumerate(classes, start=1):
         if set(groups.get(name, (k,))) != {k}:
-            raise ConfigError(f"region {name} has the classes {groups[name]} and class {k} has its name; rename one of them")
+            raise ConfigError(
+                f"region {name} has the classes {groups[name]}, but class {k} has the same name; rename one of them"
+            )
         groups.setdefault(name, (k,))
     return groups
 
@@ -213,6 +218,6 @@ def _surfaces(prediction, truth, classes, **policies) -> tuple[float, float]:
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Mean of the numbers; NaN only where there is none."""
+    """Mean of the values that are not NaN; NaN if there are none."""
     there = [v for v in values if not math.isnan(v)]
     return float(np.mean(there)) if there else math.nan

@@ -1,8 +1,8 @@
-"""From the counts of single images to the figures of a table: rows, means with their n, patients, detection, thresholds.
+"""Tables from the counts of single images: rows, means with their n, patients, detection rates, thresholds.
 
-A row is a dict of one image and one class: case, patient, class, tp, fp, fn, tn, the scores of `counts.SCORES`,
-specificity, and three facts that no mean should be read without: empty (nothing there, nothing predicted), missed
-(something there, no voxel of it found) and false_alarm (nothing there, something predicted).
+A row is a dict for one image and one class: case, patient, class, tp, fp, fn, tn, the scores of `counts.SCORES`, specificity,
+and three flags that help to interpret a mean: empty (truth and prediction are empty), missed (the truth is not empty, but no
+voxel of it was found) and false_alarm (the truth is empty, the prediction is not).
 """
 
 import csv
@@ -20,7 +20,7 @@ from jaxseg.metrics.counts import SCORES, Counts
 from jaxseg.types import Array, ConfigError
 from jaxseg.utils.files import write_atomic
 
-Row = dict[str, Any]  # of names, counts, scores and flags, by column
+Row = dict[str, Any]  # names, counts, scores and flags by column
 _COUNTED = ("tp", "fp", "fn", "tn")
 _SCORED = (*SCORES, "specificity")
 _FLAGS = {"empty": "empty", "missed": "missed", "false_alarm": "false_alarms"}  # flag of a row -> its count in a summary
@@ -35,10 +35,10 @@ def rows_of(
       counts: [B, K'].
       cases: B names of images.
       classes: K' names of the foreground classes.
-      patients: B names; the cases' own when None.
-      empty: policy of scores, see `counts`.
+      patients: B names of patients; None: the names of the cases.
+      empty: policy for empty images, see `counts`.
     Raises:
-      ValueError: names that do not fit the counts.
+      ValueError: the numbers of names do not fit the counts.
     """
     counts = Counts(*(np.asarray(c) for c in counts))
     patients = cases if patients is None else patients
@@ -61,14 +61,14 @@ def rows_of(
 
 
 def means(rows: Sequence[Row], scores: Sequence[str] = _SCORED) -> dict[str, Any]:
-    """Means over rows, each beside what it is a mean of.
+    """Means of scores over rows, with the number of values in each mean.
 
     Args:
-      rows: of one class (or of all: the mean then runs over images and classes).
-      scores: keys to average; NaN (an empty image under the policy "nan") is left out, infinities are not.
+      rows: rows of one class (or of all classes, for a mean over images and classes).
+      scores: keys to average; NaN (an empty image under the policy "nan") is left out, infinite values are not.
     Returns:
-      {score: {"mean", "std" (population), "n"} for each score, "images": rows, "empty", "missed", "false_alarms": counts}.
-      The mean of nothing is NaN with n = 0.
+      {score: {"mean", "std" (population), "n"} for each score, "images": number of rows, "empty", "missed", "false_alarms":
+      numbers of rows with this flag}. Without any value the mean is NaN and n = 0.
     """
     summary: dict[str, object] = {}
     for score in scores:
@@ -89,9 +89,9 @@ def by_class(rows: Sequence[Row], scores: Sequence[str] = _SCORED) -> dict[str, 
 
 
 def by_patient(rows: Sequence[Row], empty: str = "one") -> list[Row]:
-    """Rows of patients: the voxels of all images of a patient (the slices of a volume) counted together, per class.
+    """One row per patient and class: the counts of all images of a patient (the slices of a volume) are summed.
 
-    The Dice of such a row is the Dice of the whole volume; `images` says how many rows went into it.
+    The Dice of such a row is the Dice of the whole volume; its column `images` is the number of summed rows.
     """
     result = []
     for name, group in _groups(rows, "class").items():
@@ -103,12 +103,12 @@ def by_patient(rows: Sequence[Row], empty: str = "one") -> list[Row]:
 
 
 def detection(rows: Sequence[Row]) -> dict[str, float]:
-    """How many rows with something there had any voxel of it found, and how many without had nothing predicted.
+    """Detection rates: in how many rows with a non-empty truth any voxel of it was found, and how many others are without alarm.
 
-    Use the rows of images for a per-image figure, those of `by_patient` for a per-patient one.
+    Use rows of images for rates per image, rows of `by_patient` for rates per patient.
 
     Returns:
-      {"sensitivity", "positives", "specificity", "negatives"}; a rate over nothing is NaN.
+      {"sensitivity", "positives", "specificity", "negatives"}; a rate without rows is NaN.
     """
     positive = [row for row in rows if row["tp"] + row["fn"] > 0]
     negative = [row for row in rows if row["tp"] + row["fn"] == 0]
@@ -122,21 +122,21 @@ def detection(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def sweep(probabilities: Array, labels: Array, thresholds: Sequence[float]) -> Counts:
-    """Counts at many thresholds, from one pass over the probabilities; prediction = probability >= threshold.
+    """Counts at many thresholds, from one pass over the probabilities; a voxel is predicted if probability >= threshold.
 
     Args:
-      probabilities: [B, *S] of the foreground.
+      probabilities: [B, *S], of the foreground; NaN is below every threshold.
       labels: [B, *S]; foreground = label > 0.
       thresholds: T numbers, in any order.
     Returns:
-      Counts, int32 [T, B]; numpy for numpy, jax (also under jit) for jax. NaN reaches no threshold.
+      Counts, int32 [T, B]; numpy arrays for numpy input, jax arrays for jax input (also under jit).
     """
     xp = _counts.namespace(probabilities, labels)
     batch, order = probabilities.shape[0], np.argsort(thresholds)
     limits = np.asarray(thresholds, probabilities.dtype)[order]
     p = xp.where(xp.isnan(probabilities), -xp.inf, probabilities).reshape(batch, -1).astype(limits.dtype)
     truth = xp.asarray(labels > 0, dtype=xp.int32).reshape(batch, -1)
-    steps = xp.searchsorted(xp.asarray(limits), p, side="right")  # how many of the sorted thresholds p reaches: 0..T
+    steps = xp.searchsorted(xp.asarray(limits), p, side="right")  # number of thresholds that p reaches, 0..T
     bins = limits.size + 1
     index = (steps + bins * (truth + 2 * xp.arange(batch)[:, None])).reshape(-1)
     size = 2 * bins * batch
@@ -157,22 +157,22 @@ def bootstrap(
     groups: Sequence[str] | None = None,
     statistic: Callable = np.mean,
 ) -> tuple[float, float]:
-    """Percentile confidence interval of a statistic of `values`, by drawing with replacement.
+    """Bootstrap confidence interval (percentiles) of a statistic of `values`.
 
     Args:
       values: one number per image; NaN is left out.
-      seed: of the draws.
-      samples: number of draws.
-      level: share of the draws that lies in the interval.
-      groups: one name per value (the patient): whole groups are drawn, since the slices of a patient are not independent.
-      statistic: of an array of values.
+      seed: random seed of the resampling.
+      samples: number of bootstrap samples.
+      level: confidence level, between 0 and 1.
+      groups: one name per value (the patient): whole groups are resampled, because slices of one patient are not independent.
+      statistic: function of an array of values.
     Returns:
-      (low, high); NaN for no values.
+      (low, high); NaN if there are no values.
     Raises:
-      ConfigError: a level outside 0..1 or no samples.
+      ConfigError: the level is not between 0 and 1, or there are no samples.
     """
     if not 0 < level < 1 or samples < 1:
-        raise ConfigError(f"got level={level}, samples={samples}; level lies between 0 and 1, samples is at least 1")
+        raise ConfigError(f"got level={level}, samples={samples}; level must lie between 0 and 1, samples must be at least 1")
     numbers = np.asarray(values, float)
     names = np.arange(numbers.size) if groups is None else np.asarray(groups)
     numbers, names = numbers[~np.isnan(numbers)], names[~np.isnan(numbers)]
@@ -188,7 +188,7 @@ def bootstrap(
 
 
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Write rows as a CSV file, whole or not at all; the columns are the keys in order of first appearance."""
+    """Write rows as a CSV file (atomically); the columns are the keys in order of first appearance."""
     rows = list(rows)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()

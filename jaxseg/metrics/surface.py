@@ -1,11 +1,12 @@
 """Distances between the surfaces of two masks, in mm: Hausdorff, its 95th percentile, mean, normalised surface Dice.
 
-On the host, for boolean masks of one object [*S] (2-D or 3-D). A mask's surface is its voxels with a face neighbour outside
-(the image's border counts as outside), or with `subvoxel` the elements of `surfels`, weighted by their area.
+They are computed on the host, for boolean masks [*S] of one object (2-D or 3-D). The surface of a mask consists of its voxels
+with a face neighbour outside the mask (voxels at the image's border included) or, with `subvoxel`, of the elements of `surfels`,
+weighted by their area.
 
-Where both masks are empty, `empty` decides: "one": distance 0 and nsd 1; "nan": NaN, undefined. Where one of them is, nsd is 0
-and the distance is `missed` (mm); None: the diagonal of the masks' grid, the largest distance that it has room for. BraTS 2023
-takes "one" and 374 mm, MONAI "nan" and infinity (its HD95 of one empty mask is NaN: inf - inf inside torch.quantile).
+If both masks are empty, `empty` decides: "one": distance 0 and nsd 1; "nan": both NaN. If one mask is empty, nsd is 0 and the
+distance is `missed` (mm); None: the diagonal of the masks' grid, the largest possible distance. BraTS 2023 uses "one" and
+374 mm, MONAI "nan" and infinity (its HD95 of one empty mask is NaN: inf - inf inside torch.quantile).
 """
 
 import math
@@ -22,15 +23,15 @@ EMPTY = {"one": (0.0, 1.0), "nan": (math.nan, math.nan)}  # policy -> distance a
 
 
 def surface_distances(prediction: np.ndarray, truth: np.ndarray, spacing: Spacing | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Distance (mm) of every surface voxel of the prediction to the truth's surface, and the other way round.
+    """Distance (mm) of every surface voxel of the prediction to the truth's surface, and vice versa.
 
     Args:
       prediction, truth: boolean (or 0/1) [*S].
       spacing: mm per voxel of each axis; None: 1.
     Returns:
-      two float64 arrays; infinite where the other mask is empty.
+      Two float64 arrays; infinite if the other mask is empty.
     Raises:
-      ValueError: shapes that differ, or a spacing of another length.
+      ValueError: the shapes differ, or the spacing has another length.
     """
     (to_truth, _), (to_prediction, _) = _directed(prediction, truth, spacing, subvoxel=False)
     return to_truth, to_prediction
@@ -50,11 +51,11 @@ def hd(
     """Hausdorff distance (mm): the larger of the two directed percentiles.
 
     Args:
-      percentile: 100: the maximum.
-      pooled: the percentile of both directions' distances put together (seg-metrics, the BraTS 3-D project).
-      subvoxel: the smallest distance within which `percentile` % of a surface's area lie (deepmind, the BraTS 2023 tool),
+      percentile: 100 for the maximum.
+      pooled: take one percentile of the distances of both directions together (seg-metrics, the BraTS 3-D project).
+      subvoxel: take the smallest distance within which `percentile` % of a surface's area lie (deepmind, the BraTS 2023 tool),
         instead of the interpolated percentile of its voxels.
-      empty, missed: for empty masks, see above.
+      empty, missed: results for empty masks, see above.
     """
     fallback = _of_empty(prediction, truth, spacing, empty, missed)
     if fallback is not None:
@@ -89,7 +90,7 @@ def hd95_and_nsd(
     empty: str = "one",
     missed: float | None = None,
 ) -> tuple[float, float]:
-    """`hd95` and `nsd` of the same masks, from distances that are measured once."""
+    """`hd95` and `nsd` of the same masks, with distances computed only once."""
     fallback = _of_empty(prediction, truth, spacing, empty, missed)
     if fallback is not None:
         return fallback, nsd(prediction, truth, tolerance, spacing, subvoxel=subvoxel, empty=empty)
@@ -106,7 +107,7 @@ def directed_means(
     empty: str = "one",
     missed: float | None = None,
 ) -> tuple[float, float]:
-    """Mean distance (mm) prediction -> truth and truth -> prediction, by area with `subvoxel`."""
+    """Mean distances (mm) from prediction to truth and from truth to prediction, weighted by area with `subvoxel`."""
     fallback = _of_empty(prediction, truth, spacing, empty, missed)
     if fallback is not None:
         return fallback, fallback
@@ -132,7 +133,7 @@ def nsd(
     subvoxel: bool = False,
     empty: str = "one",
 ) -> float:
-    """Normalised surface Dice: the share of both surfaces that lies within `tolerance` mm of the other.
+    """Normalised surface Dice: the fraction of both surfaces that lies within `tolerance` mm of the other one.
 
     Args:
       subvoxel: measure surfaces by area (length in 2-D) instead of by counting voxels.
@@ -144,7 +145,7 @@ def nsd(
 
 
 def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...]:
-    """The box of a boolean mask and `margin` voxels around it, inside the image; an empty box of an empty mask."""
+    """The bounding box of a boolean mask, enlarged by `margin` voxels within the image; an empty box for an empty mask."""
     found = ndimage.find_objects(mask.astype(np.uint8)) or [(slice(0, 0),) * mask.ndim]
     return tuple(slice(max(s.start - margin, 0), s.stop + margin) if s.stop else s for s in found[0])
 
@@ -165,7 +166,7 @@ def _share_within(both, tolerance: float) -> float:
 
 
 def _directed(prediction, truth, spacing, subvoxel: bool):
-    """((distances, areas) of the prediction's elements to the truth's, and the reverse)."""
+    """(distances, areas) of the prediction's surface elements to the truth's, and the same from truth to prediction."""
     prediction, truth, spacing = _checked(prediction, truth, spacing)
     box = bounding_box(prediction | truth)
     points = surfels.elements if subvoxel else _edge_voxels
@@ -188,15 +189,15 @@ def _nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
 def _checked(prediction, truth, spacing) -> tuple[np.ndarray, np.ndarray, Spacing]:
     prediction, truth = np.asarray(prediction, bool), np.asarray(truth, bool)
     if prediction.shape != truth.shape or prediction.ndim not in (2, 3):
-        raise ValueError(f"got masks of shapes {prediction.shape} and {truth.shape}; they must be the same, with 2 or 3 axes")
+        raise ValueError(f"got masks of shapes {prediction.shape} and {truth.shape}; the shapes must be equal, with 2 or 3 axes")
     spacing = (1.0,) * truth.ndim if spacing is None else tuple(float(s) for s in spacing)
     if len(spacing) != truth.ndim or not all(0 < s < math.inf for s in spacing):
-        raise ValueError(f"got spacing={spacing} for masks of shape {truth.shape}; it must be {truth.ndim} positive numbers (mm)")
+        raise ValueError(f"got spacing={spacing} for masks of shape {truth.shape}; must be {truth.ndim} positive numbers (mm)")
     return prediction, truth, spacing
 
 
 def _of_empty(prediction, truth, spacing, empty: str, missed: float | None) -> float | None:
-    """The distance where a mask is empty, None where neither is."""
+    """The distance if a mask is empty; None if neither is."""
     both = lookup("empty policy", empty, EMPTY)[0]
     prediction, truth, spacing = _checked(prediction, truth, spacing)
     there = bool(prediction.any()), bool(truth.any())

@@ -1,9 +1,9 @@
-"""Surface of a mask as small elements at voxel corners, with their lengths (2-D) or areas (3-D) in mm.
+"""Surface of a mask as small elements at voxel corners, with their lengths in mm (2-D) or areas in mm^2 (3-D).
 
-Every corner where 2 x 2 (x 2) voxels meet has a code, one bit per voxel. The element of a code is what marching cubes would
-put there, through the midpoints between voxels inside and outside: where a face is ambiguous, the corners of the rarer
-kind are cut off one by one; a loop that is not flat is cut into the triangles of largest area at unit spacing. With these
-two rules the 256 areas equal those of google-deepmind/surface-distance at every spacing.
+Every corner where 2 x 2 (x 2) voxels meet has a code with one bit per voxel. The surface element of a code is that of marching
+cubes, through the midpoints between voxels inside and outside. On an ambiguous face the corners of the rarer kind are cut off
+separately; a polygon that is not flat is divided into the triangles with the largest area at unit spacing. With these two rules
+the 256 areas equal those of google-deepmind/surface-distance at every spacing.
 """
 
 import functools
@@ -44,7 +44,7 @@ def measures(spacing: Spacing) -> np.ndarray:
 
 
 def _segments(inside: dict, corners: list, cut_true: bool) -> list[tuple]:
-    """Where the surface crosses one face: pairs of its cut edges. `corners`: the face's four, lexicographic."""
+    """Lines in which the surface crosses one face, as pairs of cut edges. `corners`: the face's four, lexicographic."""
     ring = [corners[0], corners[1], corners[3], corners[2]]
     edges = [tuple(sorted((ring[i], ring[(i + 1) % 4]))) for i in range(4)]
     cut = [i for i in range(4) if inside[edges[i][0]] != inside[edges[i][1]]]
@@ -54,7 +54,7 @@ def _segments(inside: dict, corners: list, cut_true: bool) -> list[tuple]:
 
 
 def _loops(inside: dict) -> list[list]:
-    """Closed polygons through cut edges of a 2 x 2 x 2 cell."""
+    """The closed polygons through the cut edges of a 2 x 2 x 2 cell."""
     rarer = sum(inside.values()) <= 4
     next_to: dict = {}
     for axis, side in itertools.product(range(3), (0, 1)):

@@ -1,7 +1,7 @@
-"""What every network is: the contract, and the words its family file uses to declare itself.
+"""The base class of all networks, and the types with which a network family declares itself.
 
 A family is one file in this folder: docstring with its source, a frozen Config, blocks, the network (a `Segmenter`),
-`VARIANTS` (name -> Variant) and `KEY_MAPPINGS` (how other implementations name the same tensors). `registry.py` lists it.
+`VARIANTS` (name -> Variant) and `KEY_MAPPINGS` (the tensor names of other implementations). `registry.py` lists the families.
 """
 
 import math
@@ -18,12 +18,12 @@ from jaxseg.types import Array
 
 
 class Outputs(NamedTuple):
-    """What a forward pass yields.
+    """The results of a forward pass.
 
     Attributes:
       logits: float32 [B, *spatial, K] at the input's resolution, before sigmoid or softmax.
-      aux: logits of auxiliary heads or deep supervision, float32 [B, *s, K] each, in the order the network's
-        docstring gives; empty in inference.
+      aux: logits of auxiliary heads or deep supervision, float32 [B, *s, K] each, in the order that the network's
+        docstring states; empty in inference.
     """
 
     logits: Array
@@ -31,14 +31,14 @@ class Outputs(NamedTuple):
 
 
 class KeyMapping(NamedTuple):
-    """How one implementation's state dict maps to our names.
+    """Maps the tensor names of another implementation's state dict to jaxseg's names.
 
     Attributes:
-      name: the implementation whose names these are ("official", "transformers").
-      rules: (regular expression, replacement) applied in order to every key of the state dict. Names that come out as
-        "name#0", "name#1", ... are the parts of one tensor, in that order along PyTorch's output axis (its first): keys
-        and values that are kept apart there and joined here.
-      ignored: regular expressions of keys that have no counterpart here and may be dropped.
+      name: the implementation ("official", "transformers").
+      rules: (regular expression, replacement) applied in order to every key of the state dict. Results "name#0", "name#1", ...
+        are the parts of one tensor, in this order along axis 0 (PyTorch's output axis): for instance keys and values of an
+        attention, which are separate there and one tensor here.
+      ignored: regular expressions of keys that jaxseg does not need, and that are dropped.
     """
 
     name: str
@@ -47,7 +47,7 @@ class KeyMapping(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """A named network: its class, its configuration, and what it takes when the caller does not say."""
+    """A named network: its class, its configuration, and its default numbers of channels, classes and spatial axes."""
 
     network: type
     config: Any
@@ -57,9 +57,9 @@ class Variant(NamedTuple):
 
 
 class Segmenter(nnx.Module):
-    """Base of all networks: checks the input, runs `forward`, returns float32 logits at the input's resolution.
+    """Base class of all networks: checks the input, runs `forward`, returns float32 logits at the input's resolution.
 
-    A subclass sets `in_channels`, `num_classes`, `rank`, may set `size_multiple` and `min_size`, and defines
+    A subclass sets `in_channels`, `num_classes` and `rank`, may set `size_multiple` and `min_size`, and defines
     `forward(image, context) -> Outputs`.
     """
 
@@ -70,16 +70,16 @@ class Segmenter(nnx.Module):
     min_size: int = 1
 
     def forward(self, image: Array, context: ForwardContext) -> Outputs:
-        """Logits of one batch; to be defined by each network."""
-        raise TypeError(f"{type(self).__name__} defines no forward(image, context)")
+        """Compute the logits of one batch; every network defines this."""
+        raise TypeError(f"{type(self).__name__} does not define forward(image, context)")
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise a ValueError that names the sizes that would do, if this network cannot take an image of `shape`."""
+        """Raise a ValueError with a possible size if the network cannot process an image of this shape [B, *spatial, C]."""
         if len(shape) != self.rank + 2 or shape[-1] != self.in_channels:
             axes = ", ".join("DHW"[-self.rank :])
-            raise ValueError(f"got an image of shape {tuple(shape)}; {type(self).__name__} takes [B, {axes}, {self.in_channels}]")
+            raise ValueError(f"got an image of shape {tuple(shape)}; {type(self).__name__} needs [B, {axes}, {self.in_channels}]")
         if shape[0] == 0:
-            raise ValueError(f"got an image of shape {tuple(shape)}; a batch holds at least one")
+            raise ValueError(f"got an image of shape {tuple(shape)}; a batch must have at least one image")
         m = self.size_multiple
         bad = [n for n in shape[1:-1] if n % m or n < self.min_size]
         if bad:
@@ -91,10 +91,10 @@ class Segmenter(nnx.Module):
             )
 
     def outputs(self, image: Array, context: ForwardContext = EVAL) -> Outputs:
-        """Checked forward pass with auxiliary outputs; logits in float32 whatever the compute dtype."""
+        """Forward pass with auxiliary outputs, after a check of the input; logits are float32 for every compute dtype."""
         self.check(image.shape)
         if not jnp.issubdtype(image.dtype, jnp.floating):
-            raise ValueError(f"got an image of dtype {image.dtype}; networks take floats, scale it first (uint8: / 255)")
+            raise ValueError(f"got an image of dtype {image.dtype}; must be a float dtype: convert it first (uint8: image / 255)")
         logits, aux = self.forward(image, context)
         float32 = lambda a: a.astype(jnp.float32)
         return Outputs(float32(logits), tuple(map(float32, aux)) if context.train else ())
@@ -102,7 +102,7 @@ class Segmenter(nnx.Module):
     def __call__(self, image: Array, context: ForwardContext = EVAL) -> Array | Outputs:
         """Inference: image [B, *spatial, C] -> logits float32 [B, *spatial, K], compiled once per shape.
 
-        With `ForwardContext(train=True, key=...)` it runs as it stands (inside your own jit) and returns `Outputs`.
+        With `ForwardContext(train=True, key=...)` it is not compiled (use it inside your own jit) and returns `Outputs`.
         """
         if context.train:
             return self.outputs(image, context)

@@ -1,7 +1,7 @@
-"""An encoder of one paper with a decoder of another: "segnext_t+unet".
+"""Networks that combine the encoder of one family with a decoder of another: "segnext_t+unet".
 
-Any variant whose family has an `Encoder` (a feature pyramid with `.channels` and `.strides`) goes with any decoder of
-`layers.pyramid.DECODERS`. Weights of the encoder import under the family's key mapping with `only="encoder."`.
+Any variant whose family has an `Encoder` (a feature pyramid with `.channels` and `.strides`) can be combined with any decoder of
+`layers.pyramid.DECODERS`. Weights of the encoder are imported by `from_torch.load(model, file, only="encoder.")`.
 """
 
 import jax
@@ -17,10 +17,11 @@ from jaxseg.utils.lookup import lookup
 
 
 class Composite(Segmenter):
-    """Encoder and decoder for [B, H, W, C]; logits [B, H, W, K].
+    """Encoder and decoder for images [B, H, W, C]; logits [B, H, W, K].
 
     Args:
-      encoder: the family's Encoder class, and config: one of its configurations.
+      encoder: the family's Encoder class.
+      config: the configuration of the encoder.
       decoder: a key of DECODERS.
       width: channels of the decoder's finest level.
       dropout: channel dropout before the classifier.
@@ -56,6 +57,9 @@ class Composite(Segmenter):
 def encoder_of(name: str, family) -> type:
     """The Encoder class of a family.
 
+    Args:
+      name: the model's name, for the error.
+      family: the module of the family.
     Raises:
       ConfigError: the family has no separate encoder.
     """

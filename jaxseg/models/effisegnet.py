@@ -1,14 +1,14 @@
-"""EffiSegNet: EfficientNet encoder, features brought to full size at once and summed, two Ghost modules.
+"""EffiSegNet: EfficientNet encoder, whose features are each upsampled to full size and summed, then two Ghost modules.
 
 Sources: Vezakis et al. 2024 (arXiv 2407.16298); ivezakis/effisegnet models/effisegnet.py; its encoder is MONAI's
 EfficientNetBNFeatures (monai/networks/nets/efficientnet.py), after Tan and Le 2019 (arXiv 1905.11946, tables 1 and 4).
 
 Differs from the source: TensorFlow-style padding and the decoder's upsampling are computed from the actual input size, so
 that any size works; at the variant's nominal size (`NOMINAL`) both agree with MONAI's, which fixes them there. The
-encoder's conv_head, which the source carries without using, is an option (`conv_head`) so that its parameter counts and
-state dicts fit. Deep supervision (one logit map per tap, coarsest last) is an option. An encoder trained on ImageNet is
-taken by `from_torch.load(model, file, only="encoder.")`. `effisegnet_lite0` has the encoder of EfficientNet-Lite0 (TensorFlow's
-tpu/models/official/efficientnet/lite), for which pretrained weights come in a package (`weights.pretrained`).
+encoder's conv_head, which the source has but never uses, is an option (`conv_head`), so that parameter counts and state dicts
+agree. Deep supervision (one logit map per tap, coarsest last) is an option. An encoder trained on ImageNet is loaded by
+`from_torch.load(model, file, only="encoder.")`. `effisegnet_lite0` has the encoder of EfficientNet-Lite0 (TensorFlow's
+tpu/models/official/efficientnet/lite), for which a package has pretrained weights (`weights.pretrained`).
 """
 
 import dataclasses
@@ -58,8 +58,8 @@ class Config:
     Attributes:
       width_scale, depth_scale: EfficientNet's compound scaling.
       width: channels of the decoder.
-      drop_connect: stochastic depth, rising from 0 over the blocks to this times (n - 1) / n.
-      conv_head: carry the encoder's unused last 1x1 convolution and its norm.
+      drop_connect: rate of stochastic depth; it rises from 0 in the first of n blocks to drop_connect (n - 1) / n in the last.
+      conv_head: include the encoder's unused last 1x1 convolution and its norm.
       deep_supervision: one auxiliary logit map per tap.
       squeeze: squeeze and excitation in the encoder's blocks.
       act: activation of the encoder. EfficientNet-Lite has no squeeze and excitation, and "relu6".
@@ -148,7 +148,7 @@ class Encoder(nnx.Module):
                     )
                 )
             ends.append(len(blocks) - 1)
-        self.blocks = nnx.List(blocks)  # numbered through all stacks, as ImageNet checkpoints number them
+        self.blocks = nnx.List(blocks)  # numbered consecutively over all stacks, as in ImageNet checkpoints
         self.taps = tuple(ends[i] for i in _TAPS)
         last = scaled(_STACKS[-1][5])
         self.conv_head = _conv(last, scaled(1280), 1, rngs=rngs) if config.conv_head else None
@@ -166,7 +166,7 @@ class Encoder(nnx.Module):
 
 
 class EffiSegNet(Segmenter):
-    """EffiSegNet for [B, H, W, C] of any size; logits [B, H, W, K]; auxiliary logits per tap if asked."""
+    """EffiSegNet for [B, H, W, C] of any size; logits [B, H, W, K]; with deep supervision auxiliary logits for each tap."""
 
     def __init__(self, config: Config, *, in_channels: int, num_classes: int, rngs: nnx.Rngs):
         self.in_channels, self.num_classes, self.rank = in_channels, num_classes, 2
@@ -199,8 +199,8 @@ VARIANTS = {f"effisegnet_{size}": Variant(EffiSegNet, Config(*scales)) for size,
 VARIANTS["effisegnet_lite0"] = Variant(EffiSegNet, Config(squeeze=False, act="relu6"))
 VARIANTS["effisegnet_test"] = Variant(EffiSegNet, Config(0.25, 0.3, width=8))
 
-# Three sources number the same encoder: the network (encoder._blocks.<stack>.<block>.), MONAI's encoder alone (without
-# "encoder.") and ImageNet checkpoints (_blocks.<block>.). Blocks are counted through all stacks in each.
+# Three sources have the same encoder under different names: the network (encoder._blocks.<stack>.<block>.), MONAI's encoder alone
+# (without "encoder.") and ImageNet checkpoints (_blocks.<block>.). Blocks are numbered consecutively over all stacks in each.
 KEY_MAPPINGS = (
     KeyMapping(
         "official",

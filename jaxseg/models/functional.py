@@ -1,9 +1,9 @@
-"""Between modules and plain arrays: the only place that splits and merges nnx graphs.
+"""Convert nnx modules to plain arrays and back; the only module that splits and merges nnx graphs.
 
-Everything outside `layers/` and `models/` sees a network as two flat dictionaries of arrays under dotted names
-("encoder.stages.0.1.attn.proj_1.weight"), so that jax.jit, jax.grad, optax, regex rules and checkpoints need nothing
-of flax, and a name means the same in a checkpoint, a learning-rate rule and a PyTorch state dict. Flat, not nested:
-list indices then never become sorted string keys ("10" before "2").
+Everything outside `layers/` and `models/` sees a network as two flat dictionaries of arrays with dotted names
+("encoder.stages.0.1.attn.proj_1.weight"). jax.jit, jax.grad, optax, regular expressions and checkpoints therefore do not depend
+on flax, and a name means the same in a checkpoint, a learning-rate rule and a PyTorch state dict. The dictionaries are flat, not
+nested, so that list indices never become string keys that sort in the wrong order ("10" before "2").
 """
 
 import math
@@ -22,24 +22,24 @@ M = TypeVar("M", bound=nnx.Module)
 
 
 class Leaf(NamedTuple):
-    """What is known of one tensor without its values."""
+    """The properties of one tensor without its values."""
 
     path: tuple  # nnx path
     kind: type  # nnx.Param, BatchStat, Buffer
     shape: tuple[int, ...]
     dtype: str
-    layout: str | None  # how the PyTorch tensor is laid out: "conv", "conv_transpose", "linear" or None (the same)
+    layout: str | None  # PyTorch's layout of the tensor: "conv", "conv_transpose", "linear" or None (the same as here)
 
 
 class Network(NamedTuple):
-    """A network without its values: hashable, safe to close over in jitted functions."""
+    """A network without its values; it is hashable, so that jitted functions can use it as a constant."""
 
     graph: nnx.GraphDef
     names: tuple[str, ...]
     leaves: tuple[Leaf, ...]
 
     def merge(self, params: Tree, state: Tree) -> nnx.Module:
-        """The module with these values (the trees must fit: see `check`)."""
+        """The module with these values, which must fit (see `check`)."""
         values = {**params, **state}
         flat = [
             (leaf.path, leaf.kind(values[name], **({"layout": leaf.layout} if leaf.layout else {})))
@@ -48,7 +48,7 @@ class Network(NamedTuple):
         return nnx.merge(self.graph, nnx.from_flat_state(flat))
 
     def parted(self, values: Sequence[Array]) -> tuple[Tree, Tree]:
-        """(params by name, state by name) of all values in the order of `names`."""
+        """(params by name, state by name) from a list of all values in the order of `names`."""
         params: Tree = {}
         state: Tree = {}
         for name, leaf, value in zip(self.names, self.leaves, values, strict=True):
@@ -60,9 +60,9 @@ class Network(NamedTuple):
 
         Args:
           params: trainable arrays by name.
-          state: the others (BatchNorm statistics, NMF bases) by name.
+          state: all other arrays (BatchNorm statistics, NMF bases) by name.
           image: [B, *spatial, C].
-          context: training or inference, and the key.
+          context: whether it is training, and the random key.
         Returns:
           (Outputs, new state by name).
         """
@@ -71,7 +71,7 @@ class Network(NamedTuple):
         return outputs, _values(module, self)[1]
 
     def shapes(self) -> tuple[Tree, Tree]:
-        """(params, state) with jax.ShapeDtypeStruct in place of values."""
+        """(params, state) with jax.ShapeDtypeStruct instead of values."""
         trees: tuple[Tree, Tree] = {}, {}
         for name, leaf in zip(self.names, self.leaves):
             trees[not issubclass(leaf.kind, nnx.Param)][name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
@@ -87,7 +87,7 @@ class Network(NamedTuple):
 
 
 def split(module: nnx.Module) -> tuple[Network, Tree, Tree]:
-    """(network without values, params by name, state by name) of a module, whose stochastic layers get streams of their own."""
+    """(network without values, params by name, state by name) of a module; stochastic layers get different random streams."""
     number_streams(module)
     graph, everything = nnx.split(module)
     flat = sorted(((".".join(map(str, path)), path, var) for path, var in nnx.to_flat_state(everything)), key=lambda f: f[0])
@@ -105,7 +105,7 @@ def _values(module: nnx.Module, network: Network) -> tuple[Tree, Tree]:
 
 
 def assign(module: nnx.Module, params: Tree, state: Tree) -> None:
-    """Put values into a module in place, after checking that they fit."""
+    """Set the values of a module in place, after checking that they fit."""
     network, _, _ = split(module)
     network.check(params, state)
     values = {**params, **state}
@@ -116,11 +116,11 @@ def assign(module: nnx.Module, params: Tree, state: Tree) -> None:
 
 
 def parameter_count(module: nnx.Module) -> int:
-    """How many trainable numbers a module (or an abstract one) has."""
+    """Number of trainable parameters of a module, which may be abstract."""
     return sum(math.prod(v.get_value().shape) for _, v in nnx.to_flat_state(nnx.state(module, nnx.Param)))
 
 
 def abstract(build: Callable[[], M]) -> M:
-    """The module that `build()` makes, with shapes in place of values; no memory, no compilation."""
+    """The module that `build()` returns, with shapes instead of values; needs no memory and no compilation."""
     with initial.shapes_only():
         return nnx.eval_shape(build)

@@ -1,9 +1,9 @@
-"""`model(image)`: one compiled program for each network and shape, found again at the price of a walk over the module.
+"""`model(image)`: one compiled program for each network and image shape, with a fast cache.
 
-To split a module anew takes flax twenty times as long as SegNeXt-T needs for a small image. What a split found is therefore
-kept beside the module: its network, its variables, and every object that hangs on it. A call compares those objects by
-identity, so that a layer, a variable or a setting put in place of another means a new split, and reads the variables, so
-that new values need none. The program returns the state that it changed and nothing else: for most networks nothing at all.
+Splitting a module by flax takes twenty times as long as SegNeXt-T needs for a small image. The result of a split is therefore
+kept for each module: its network, its variables, and every object that the module contains. A call compares these objects by
+identity: if a layer, a variable or a setting was replaced, the module is split again. The values of the variables are read at
+every call, so that new values need no new split. The program returns only the state that it changed, for most networks nothing.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _PROGRAMS = 64  # networks whose programs are kept
 
 
 class _Split:
-    """What is known of a module, and the lock under which state is changed that a call reads and writes."""
+    """The result of splitting a module, and a lock for calls that change the module's state."""
 
     def __init__(self, module: nnx.Module):
         self.holders = _holders(module)
@@ -33,10 +33,10 @@ class _Split:
         self.named = {name: variables[leaf.path] for name, leaf in zip(network.names, network.leaves)}
         self.reads = [_reader(variable) for variable in self.named.values()]
         self.program = _program(network)
-        self.lock, self.moves = threading.Lock(), bool(state)  # until a call has shown that nothing moves
+        self.lock, self.moves = threading.Lock(), bool(state)  # assume that state changes until a call shows that it does not
 
     def fits(self) -> bool:
-        """Whether everything that hung on the module still hangs there, in its place."""
+        """Whether the module still contains the same objects at the same places."""
         for holder, kept in self.holders:
             now = _entries(holder)
             if len(now) != len(kept) or not all(map(operator.is_, now, kept)):
@@ -49,7 +49,7 @@ _lock = threading.Lock()
 
 
 def infer(module: nnx.Module, image: Array, key: Array | None = None):
-    """Outputs of a module in inference mode; state that moved is written back. May be called from several threads."""
+    """Outputs of a module in inference mode; changed state is written back to it. Several threads may call this."""
     with _lock:
         split = _splits.get(module)
     if split is None or not split.fits():
@@ -66,7 +66,7 @@ def infer(module: nnx.Module, image: Array, key: Array | None = None):
 
 @functools.lru_cache(_PROGRAMS)
 def _program(network: functional.Network) -> Callable:
-    """(values in the network's order, image, key) -> (Outputs, the entries of state that the pass changed), compiled."""
+    """The compiled function (values in the network's order, image, key) -> (Outputs, entries of the state that changed)."""
 
     @jax.jit
     def context(values, image, key):
@@ -78,14 +78,14 @@ def _program(network: functional.Network) -> Callable:
 
 
 def _reader(variable: nnx.Variable) -> Callable[[], Array]:
-    """What reads its value: past flax's copy, which takes as long as a small network does, where that is all it adds."""
+    """A function that reads the variable's value, without flax's copy where possible: it takes as long as a small network."""
     plain = isinstance(variable.get_raw_value(), jax.Array) and not variable.has_metadata("on_get_value")
     return variable.get_raw_value if plain else variable.get_value
 
 
 def _holders(module: nnx.Module) -> list[tuple]:
-    """(holder, its entries) of everything that hangs on a module and whose entries can be replaced: layers, lists, dicts."""
-    found, seen, stack = [], {id(module)}, [vars(module)]  # not the module itself, which nothing here may keep alive
+    """(object, its entries) of all objects in a module whose entries can be replaced: layers, lists, dicts."""
+    found, seen, stack = [], {id(module)}, [vars(module)]  # without the module itself: a reference to it would keep it alive
     while stack:
         holder = stack.pop()
         entries = tuple(_entries(holder))

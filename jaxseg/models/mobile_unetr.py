@@ -2,12 +2,13 @@
 
 Sources: Perera et al. 2024 (arXiv 2409.03062); OSUPCVLab/MobileUNETR architectures/mobileunetr.py ("official"); its encoder
 is transformers' MobileViTModel ("transformers"), after Mehta and Rastegari 2021 (arXiv 2110.02178). Encoders trained on
-ImageNet (apple/mobilevit-small, -x-small, -xx-small) are taken by `from_torch.load(model, file, only="encoder.")`.
+ImageNet (apple/mobilevit-small, -x-small, -xx-small) are loaded by `from_torch.load(model, file, only="encoder.")`.
 
-Differs from the source: it needs sizes divisible by 128; here any size goes, as the encoder has it: where patches do not
-divide a map it is resized and resized back, and the decoder's maps are cut to the size of their skips. The source starts
-from a trained encoder; one that is not loaded is drawn as the decoder is: convolutions normal with variance 2 / fan-out,
-linear layers truncated normal 0.02. The depths of the decoder's blocks stay (2, 4, 3) though their widths are reversed.
+Differs from the source: the source needs sizes divisible by 128. Here any size works: a map that is not a multiple of the patch
+size is resized and resized back (as in the encoder's source), and the decoder's maps are cut to the size of their skips. The
+source starts from a trained encoder; an encoder that is not loaded is initialised like the decoder: convolutions normal with
+variance 2 / fan-out, linear layers truncated normal with deviation 0.02. As in the source, the depths of the decoder's blocks
+are (2, 4, 3), although their widths are in reverse order.
 """
 
 import dataclasses
@@ -32,16 +33,16 @@ class Config:
     """Sizes and choices of one MobileUNETR.
 
     Attributes:
-      channels: of the stem, the five stages at 1/2 to 1/32, and of the encoder's last 1x1 convolution.
-      widths: of the transformer layers at 1/8, 1/16 and 1/32; the decoder has them at the same places.
-      depths: how many of them; the decoder has them in this order from 1/32 on.
-      expand: of the encoder's inverted residuals.
+      channels: channels of the stem, of the five stages at 1/2 to 1/32, and of the encoder's last 1x1 convolution.
+      widths: width of the transformer layers at 1/8, 1/16 and 1/32, in encoder and decoder.
+      depths: number of transformer layers at 1/8, 1/16 and 1/32 in the encoder, at 1/32, 1/16 and 1/8 in the decoder.
+      expand: expansion of the encoder's inverted residuals.
       bottleneck: channels at 1/64.
-      bottleneck_width, bottleneck_depth: of the transformer layers there.
-      last_conv: carry the encoder's last convolution, which nothing reads.
-      adapter: a 1x1 convolution to three channels in front, so that a trained stem fits other inputs (the BraTS 3-D project).
-      encoder_dropout: in the encoder's transformer layers.
-      dropout: before the classifier.
+      bottleneck_width, bottleneck_depth: width and number of the transformer layers at 1/64.
+      last_conv: include the encoder's last convolution, which is not used.
+      adapter: start with a 1x1 convolution to three channels, so that a trained stem fits other inputs (the BraTS 3-D project).
+      encoder_dropout: dropout in the encoder's transformer layers.
+      dropout: dropout before the classifier.
     """
 
     channels: tuple[int, ...] = (16, 32, 64, 96, 128, 160, 640)
@@ -118,10 +119,10 @@ class Encoder(nnx.Module):
 
 
 class DecoderStage(nnx.Module):
-    """Double the size, an inverted residual to the skip's channels, join with the skip, another one, perhaps a ViT block.
+    """Upsampling by 2, inverted residual to the skip's channels, concatenation, another inverted residual, ViT block (or none).
 
-    Not `layers.blocks.Up`, which joins what the transposed convolution gives: here a norm and a residual come between them, and
-    a map that is too long is cut at its end.
+    This is not `layers.blocks.Up`, which concatenates the skip directly after the transposed convolution: here a norm and a
+    residual lie between them, and a map that is larger than the skip is cut at its end.
     """
 
     def __init__(self, cin: int, cout: int, vit: tuple[int, int, int] | None, *, rngs: nnx.Rngs):
@@ -132,7 +133,7 @@ class DecoderStage(nnx.Module):
 
     def __call__(self, x: Array, skip: Array, context: ForwardContext = EVAL) -> Array:
         x = self.shrink(self.norm(self.up(x), context, act="silu"), context)
-        _, h, w, _ = skip.shape  # an odd size was rounded up by the encoder: the upsampled map is one longer, at the end
+        _, h, w, _ = skip.shape  # the encoder rounded an odd size up, so that the upsampled map is longer by one, at its end
         x = self.join(jnp.concatenate([x[:, :h, :w], skip], axis=-1), context)
         return x if self.vit is None else self.vit(x, context)
 
@@ -178,7 +179,7 @@ class MobileUNETR(Segmenter):
 
 
 def _redraw(model: nnx.Module, rngs: nnx.Rngs) -> None:
-    """Initial values of convolutions and linear layers, see above; transposed convolutions keep PyTorch's."""
+    """Initialise convolutions and linear layers, see above; transposed convolutions keep PyTorch's default."""
     for _, node in nnx.iter_graph(model):
         if isinstance(node, Conv):
             draw = initial.fan_out_normal(node.kernel, node.weight.shape[-1], node.groups)

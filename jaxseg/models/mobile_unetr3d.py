@@ -1,8 +1,8 @@
-"""The BraTS 3-D project's MobileUNETR for any rank: a MobileViT-like encoder to 1/64, transformer layers, a plain decoder.
+"""The BraTS 3-D project's MobileUNETR for any rank: a MobileViT-like encoder to 1/64, transformer layers, a simple decoder.
 
-Source: the project's mobile_unetr_3d, after Perera et al. 2024 (arXiv 2409.03062), whose network for images has skips and
-patches; this one has neither: attention sees every position, and the decoder reads the deepest map alone.
-`roi_mobileunetr3d_tiny` finds the tumour's region at 64^3: four modalities and three coordinates, two classes.
+Source: the project's mobile_unetr_3d, after Perera et al. 2024 (arXiv 2409.03062). Differs from the network of that paper in
+having no skips and no patches: attention is between all positions, and the decoder uses only the deepest map.
+`roi_mobileunetr3d_tiny` finds the region of the tumour at 64^3: four modalities and three coordinates, two classes.
 """
 
 import dataclasses
@@ -28,8 +28,8 @@ class Config:
       vits: the attention blocks behind them: (width, depth, FFN width).
       deepest: channels of the last attention block and the bottleneck.
       layers, head_width, ffn: depth, width of a head and FFN width of the bottleneck.
-      decoder: channels of the decoder's levels; between two of them the size doubles.
-      dropout: in the bottleneck.
+      decoder: channels of the decoder's levels; the size doubles from one to the next.
+      dropout: dropout in the bottleneck.
     """
 
     stem: int = 16

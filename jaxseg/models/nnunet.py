@@ -1,14 +1,14 @@
-"""nnU-Net's U-Nets with deep supervision: the plain one, in the shape it plans for BraTS at 128^3, and the one with a residual
-encoder. What nnU-Net plans for other data (kernels, strides, convolutions of each stage) are fields of `Config`.
+"""nnU-Net's U-Nets with deep supervision: plain and with a residual encoder. The named networks are those that nnU-Net plans for
+BraTS at 128^3; its plans for other data (kernels, strides, convolutions of each stage) are fields of `Config`.
 
 Source: Isensee et al. 2021 (Nature Methods 18), Isensee et al. 2024 (arXiv 2404.09556, residual encoders);
 MIC-DKFZ/dynamic-network-architectures, architectures/unet.py: PlainConvUNet, ResidualEncoderUNet. Convolutions with bias,
-InstanceNorm and LeakyReLU; down by stride; up by transposed convolution; a head on every decoder level. The residual blocks are
-ResNet-D's: the skip halves by average pooling and has a 1x1 convolution without bias where the channels change.
+InstanceNorm and LeakyReLU; downsampling by strides; upsampling by transposed convolutions; a head on every decoder level. The
+residual blocks are those of ResNet-D: the skip has average pooling, and a 1x1 convolution without bias where the channels change.
 Inputs and outputs of the named networks are those of BraTS: [t1, t1ce, t2, flair], three regions.
 
-nnU-Net's 2-D networks take the planes of a volume one by one. As networks of volumes they have kernels (1, 3, 3), strides
-(1, 2, 2) and windows of one voxel along the first axis, which is the same arithmetic.
+nnU-Net's 2-D networks segment the planes of a volume one by one. Here they are 3-D networks with kernels (1, 3, 3), strides
+(1, 2, 2) and windows of one voxel along the first axis, which compute the same.
 """
 
 import dataclasses
@@ -31,11 +31,11 @@ class Config:
 
     Attributes:
       widths: channels of the stages, finest first.
-      kernels: of each stage's convolutions, an int or one for each axis; () for 3.
-      strides: of each stage's first convolution, likewise; () for 1, then 2.
-      convs: convolutions of each stage, residual blocks in a residual encoder; () for 2.
-      decoder_convs: of each decoder level, coarsest first; () for 2.
-      aux: heads on the coarser decoder levels (deep supervision).
+      kernels: kernel size of each stage's convolutions, an int or one for each axis; () for 3.
+      strides: stride of each stage's first convolution, an int or one for each axis; () for 1, then 2.
+      convs: number of convolutions (in a residual encoder: of residual blocks) of each stage; () for 2.
+      decoder_convs: number of convolutions of each decoder level, coarsest first; () for 2.
+      aux: have heads on the coarser decoder levels too (deep supervision).
     """
 
     widths: tuple[int, ...] = (32, 64, 128, 256, 320, 320)
@@ -72,7 +72,7 @@ def _blocks(cin: int, cout: int, kernel: Sizes, count: int, *, stride: tuple[int
 
 
 class PlainUNet(StagedUNet):
-    """[B, *S, C] with sizes divisible by the product of the strides; logits [B, *S, K]; aux: the coarser levels, finest first."""
+    """U-Net for [B, *S, C], sizes divisible by the product of strides; logits [B, *S, K]; aux: coarser levels, finest first."""
 
     residual = False
 
@@ -104,13 +104,13 @@ class PlainUNet(StagedUNet):
 
 
 class ResidualUNet(PlainUNet):
-    """The same with a stem and residual blocks in the encoder."""
+    """nnU-Net's U-Net with a residual encoder: a PlainUNet with a stem and residual blocks in its encoder."""
 
     residual = True
 
 
-# M, L and XL are nnU-Net's budgets of 8, 24 and 40 GB. For isotropic scans of 1 mm it plans one network for all three and other
-# patches: 128^3, 192^3 and 256 x 224 x 224 voxels.
+# M, L and XL are nnU-Net's memory budgets of 8, 24 and 40 GB. For isotropic scans of 1 mm it plans the same network for all of
+# them, with different patches: 128^3, 192^3 and 256 x 224 x 224 voxels.
 RESIDUAL = Config(convs=(1, 3, 4, 6, 6, 6), decoder_convs=(1,) * 5)
 _of_brats = functools.partial(Variant, in_channels=4, num_classes=3)
 
@@ -135,7 +135,7 @@ def _names(levels: int) -> KeyMapping:
             (r"^decoder\.transpconvs\.(\d+)\.", r"levels.\1.up."),
             (r"^decoder\.stages\.(\d+)\.convs\.(\d+)\.", r"levels.\1.convs.blocks.\2."),
         ),
-        ignored=(r"(^|\.)all_modules\.", r"^decoder\.encoder\."),  # the same tensors again
+        ignored=(r"(^|\.)all_modules\.", r"^decoder\.encoder\."),  # a second copy of the same tensors
     )
 
 

@@ -1,11 +1,11 @@
 """PSPNet: dilated ResNet with a deep stem, pyramid pooling, auxiliary head on the third stage.
 
 Sources: Zhao et al. 2017 (arXiv 1612.01105); hszhao/semseg model/pspnet.py and model/resnet.py; as used in
-superbunny38/Multi-Object-Semantic-Segmentation, whose notebooks build a ResNet-50 (its README says 101) and join the
-pooled maps coarsest last to first (`bins=(6, 3, 2, 1)`; hszhao has (1, 2, 3, 6)).
+superbunny38/Multi-Object-Semantic-Segmentation, whose notebooks build a ResNet-50 (its README says 101) and concatenate the
+pooled maps in the order `bins=(6, 3, 2, 1)` (hszhao: (1, 2, 3, 6)).
 
 Output stride 8: the third stage has stride 1 and dilation 2, the fourth stride 1 and dilation 4. All resizes align corners.
-Differs from the source: any input size (hszhao asks for sizes of 8 n + 1).
+Differs from the source in accepting any input size (hszhao: only sizes 8 n + 1).
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ class Config:
       depths: bottlenecks of the four stages.
       width: channels of the first stage's bottlenecks; the stem ends with twice as many.
       bins: sizes of the pooled maps, in the order of their concatenation.
-      head: channels of the head; pooled maps have as many, the auxiliary head half.
-      aux: auxiliary head on the third stage.
+      head: channels of the head and of the pooled maps; the auxiliary head has half as many.
+      aux: have an auxiliary head on the third stage.
       dropout: channel dropout before the classifiers.
     """
 
@@ -46,14 +46,14 @@ class Config:
 
 
 def _conv(cin: int, cout: int, kernel: int, *, act: str = "relu", rngs: nnx.Rngs, **more) -> ConvNorm:
-    """Convolution of He's initial values, BatchNorm, ReLU unless another is named."""
+    """Convolution with He initialisation, BatchNorm, and an activation (ReLU by default)."""
     return ConvNorm(
         cin, cout, kernel, rank=2, act=act, weight_init=initial.fan_out_normal((kernel, kernel), cout), rngs=rngs, **more
     )
 
 
 class Bottleneck(nnx.Module):
-    """1x1, 3x3 (stride and dilation), 1x1; ReLU after the sum with the shortcut."""
+    """ResNet bottleneck: convolutions 1x1, 3x3 (with stride and dilation), 1x1; ReLU after the sum with the shortcut."""
 
     def __init__(self, cin: int, width: int, stride: int, dilation: int, project: bool, *, rngs: nnx.Rngs):
         cout = width * EXPANSION
@@ -102,7 +102,7 @@ class Encoder(nnx.Module):
 
 
 class PyramidPooling(nnx.Module):
-    """The map joined with its averages over a few coarse grids, each brought back to its size."""
+    """Concatenate a map with its averages over several coarse grids, each upsampled to the map's size."""
 
     def __init__(self, channels: int, width: int, bins: tuple[int, ...], *, rngs: nnx.Rngs):
         self.bins = bins
@@ -114,7 +114,7 @@ class PyramidPooling(nnx.Module):
 
 
 class Head(nnx.Module):
-    """3x3, dropout, 1x1 classifier."""
+    """3x3 convolution, dropout, 1x1 classifier."""
 
     def __init__(self, cin: int, width: int, classes: int, dropout: float, *, rngs: nnx.Rngs):
         self.conv = _conv(cin, width, 3, rngs=rngs)

@@ -1,4 +1,4 @@
-"""Networks by name. A new family is one file in this folder, or a folder with blocks of its own, and one line in FAMILIES."""
+"""Networks by name. A new family needs one file in this folder (or a folder, if it has its own blocks) and a line in FAMILIES."""
 
 import dataclasses
 import functools
@@ -40,11 +40,11 @@ FAMILIES = (
 )
 
 
-_NAMES: weakref.WeakKeyDictionary[Segmenter, str] = weakref.WeakKeyDictionary()  # of the variants that `create_model` made
+_NAMES: weakref.WeakKeyDictionary[Segmenter, str] = weakref.WeakKeyDictionary()  # names of the networks that `create_model` built
 
 
 def family_of(name: str):
-    """The family module that declares the network `name`, or None."""
+    """The module of the family that has a network `name`, or None."""
     for family in FAMILIES:
         module = importlib.import_module(f"jaxseg.models.{family}")
         if name in module.VARIANTS:
@@ -53,7 +53,7 @@ def family_of(name: str):
 
 
 def variants() -> dict[str, Variant]:
-    """Every named network with its defaults."""
+    """All named networks, as {name: Variant}."""
     return {
         name: variant
         for family in FAMILIES
@@ -62,7 +62,7 @@ def variants() -> dict[str, Variant]:
 
 
 def list_models(contains: str = "") -> list[str]:
-    """Sorted names of all networks, or of those whose name contains a text."""
+    """Sorted names of all networks whose names contain `contains`."""
     return sorted(n for n in variants() if contains in n)
 
 
@@ -79,16 +79,17 @@ def create_model(
     """Build a network.
 
     Args:
-      name: one of `list_models()`; "encoder+decoder" such as "segnext_t+unet"; or "my_module:MyNet", or the class itself, for
-        your own, which takes (in_channels=, num_classes=, rank=, rngs=, **overrides) and derives from `jaxseg.models.Segmenter`.
-      in_channels, num_classes, rank: the variant's defaults when None (rank: number of spatial axes).
-      seed: of the initial values.
-      abstract: shapes only, no values: for counting.
+      name: one of `list_models()`; "encoder+decoder" such as "segnext_t+unet"; or your own class, or its path "my_module:MyNet".
+        It is derived from `jaxseg.models.Segmenter` and built with (in_channels=, num_classes=, rank=, rngs=, **overrides).
+      in_channels, num_classes: number of image channels and of classes; None: the variant's defaults.
+      rank: number of spatial axes; None: the variant's default.
+      seed: random seed of the initial values.
+      abstract: build the network with shapes only, without values, for instance to count parameters.
       **overrides: fields of the family's Config to change (dropout rates, widths, ...).
     Returns:
       The network, in inference mode: `model(image)` gives float32 logits.
     Raises:
-      ConfigError: unknown name, rank or override, a number below 1, an override that the network cannot be built with.
+      ConfigError: an unknown name, rank or override, a number below 1, or an override with which the network cannot be built.
     """
     own = name if isinstance(name, type) else None
     if own is not None:
@@ -97,13 +98,13 @@ def create_model(
         raise ConfigError(f"got the model {name!r}; give its name, one of jaxseg.models.list_models()")
     for what, value in (("in_channels", in_channels), ("num_classes", num_classes), ("rank", rank)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1):
-            raise ConfigError(f"got {what}={value!r} for model {name!r}: must be a whole number from 1")
+            raise ConfigError(f"got {what}={value!r} for model {name!r}: must be a whole number of at least 1")
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise ConfigError(f"got seed={seed!r} for model {name!r}: must be a whole number")
     if ":" in name:
         cls = own or import_object(name, "model")
         if not (isinstance(cls, type) and issubclass(cls, Segmenter)):
-            raise ConfigError(f"model {name!r} is no class of networks: derive it from jaxseg.models.Segmenter")
+            raise ConfigError(f"model {name!r} is not a class of networks; derive it from jaxseg.models.Segmenter")
         takes = inspect.signature(cls.__init__).parameters.values()
         known = {p.name for p in takes} - {"self", "in_channels", "num_classes", "rank", "rngs"}
         if not any(p.kind is p.VAR_KEYWORD for p in takes):
@@ -118,7 +119,7 @@ def create_model(
         variant = lookup("model", name, variants())
         rank = rank or variant.ranks[0]
         if rank not in variant.ranks:
-            raise ConfigError(f"got rank={rank} for model {name!r}: it exists for rank {' and '.join(map(str, variant.ranks))}")
+            raise ConfigError(f"got rank={rank} for model {name!r}: must be {' or '.join(map(str, variant.ranks))}")
         config = _override(name, variant.config, overrides)
         kwargs = {"in_channels": in_channels or variant.in_channels, "num_classes": num_classes or variant.num_classes}
         if len(variant.ranks) > 1:
@@ -131,17 +132,19 @@ def create_model(
         if ":" in name or not overrides or isinstance(error, JaxsegError):
             raise
         given = ", ".join(f"{key}={value!r}" for key, value in overrides.items())
-        raise ConfigError(f"model {name!r} cannot be built with {given}: {error}; take values like its variants'") from error
+        raise ConfigError(
+            f"model {name!r} cannot be built with {given}: {error}; use values like those of its variants"
+        ) from error
     if ":" not in name and "+" not in name and not overrides:
         _NAMES[model] = name
     return model
 
 
 def same_tensors(model: Segmenter) -> tuple[str, ...]:
-    """The other variants whose tensors have the very names and shapes of a network that `create_model` made.
+    """The other variants whose tensors have the same names and shapes as a network that `create_model` built.
 
-    Weights of one load into the others, which compute something else with them. Looked at are those of its class whose Config
-    differs in no size.
+    Weights of one of them can be loaded into the others, although these compute something else. Only variants of the same class
+    whose Config has the same sizes are compared.
     """
     own = _NAMES.get(model)
     if own is None:
@@ -152,7 +155,7 @@ def same_tensors(model: Segmenter) -> tuple[str, ...]:
 
 
 def _same_sizes(a, b) -> bool:
-    """Whether two configs differ in words, truth values, fractions and numbers of heads or groups alone."""
+    """Whether two configs agree in all sizes (they may differ in strings, booleans, fractions, numbers of heads or groups)."""
 
     def sizes(value) -> bool:
         return type(value) is int or isinstance(value, tuple) and any(map(sizes, value))
@@ -166,7 +169,7 @@ def _same_sizes(a, b) -> bool:
 def _tensors_of(name: str, in_channels: int, num_classes: int, rank: int) -> frozenset:
     try:
         return _tensors(create_model(name, in_channels=in_channels, num_classes=num_classes, rank=rank, abstract=True))
-    except (ArithmeticError, LookupError, TypeError, ValueError):  # this variant takes no such channels
+    except (ArithmeticError, LookupError, TypeError, ValueError):  # this variant cannot have these channels
         return frozenset()
 
 
@@ -178,7 +181,7 @@ def _tensors(model: Segmenter) -> frozenset:
 def _composite(
     name: str, in_channels: int | None, num_classes: int | None, seed: int, overrides: dict
 ) -> Callable[[], Segmenter]:
-    """The builder of "encoder+decoder"; `width` and `dropout` are the decoder's options, the others the encoder's."""
+    """A function that builds "encoder+decoder"; `width` and `dropout` are options of the decoder, all others of the encoder."""
     base, _, decoder = name.partition("+")
     variant = lookup("model", base, variants())
     encoder = composite.encoder_of(name, family_of(base))

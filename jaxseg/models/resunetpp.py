@@ -1,8 +1,8 @@
-"""Res-UNet++: residual blocks with squeeze and excitation, dilated pyramids, attention in the decoder.
+"""Res-UNet++: residual blocks with squeeze-and-excitation, dilated pyramids, attention in the decoder.
 
 Sources: Jha et al. 2019 (arXiv 1911.07067); Masterjun12/brain_tumor_segmentation models/res_unet_2plus.py (Keras), which
 this follows: the pyramids sum four 3x3 convolutions of dilation 6, 12, 18 and 1, each with BatchNorm and no activation.
-The head and Keras' defaults as in unet2d.py; no softmax at the end.
+The head and Keras' defaults are those of unet2d.py; there is no softmax at the end.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ class Config:
     Attributes:
       widths: channels of the stem and the three residual stages.
       pyramid: channels of the pyramid below them.
-      dropout: after that pyramid (the project's table has a row with dropout; its place is not public).
+      dropout: dropout after that pyramid (the project's table has a row with dropout, but does not say where it is).
     """
 
     widths: tuple[int, ...] = (16, 32, 64, 128)
@@ -48,7 +48,7 @@ class PreActConv(nnx.Module):
 
 
 class SqueezeExcite(nnx.Module):
-    """Channels times a gate from their means: linear to C / 8, ReLU, linear back, sigmoid; no biases."""
+    """Multiply channels by a gate from their spatial means: linear to C / 8, ReLU, linear to C, sigmoid; no biases."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         glorot = lambda a, b: initial.uniform((6.0 / (a + b)) ** 0.5)
@@ -63,7 +63,7 @@ class SqueezeExcite(nnx.Module):
 
 
 class Residual(nnx.Module):
-    """Squeeze and excitation, then two pre-activated convolutions beside a 1x1 shortcut."""
+    """Squeeze-and-excitation, then two pre-activated convolutions, with a 1x1 shortcut around them."""
 
     def __init__(self, cin: int, cout: int, stride: int = 1, *, rngs: nnx.Rngs):
         self.se = SqueezeExcite(cin, rngs=rngs)
@@ -77,7 +77,7 @@ class Residual(nnx.Module):
 
 
 class Stem(nnx.Module):
-    """Convolution, BatchNorm, ReLU, convolution, beside a 1x1 shortcut."""
+    """Convolution, BatchNorm, ReLU, convolution, with a 1x1 shortcut around them."""
 
     def __init__(self, cin: int, cout: int, *, rngs: nnx.Rngs):
         self.conv1 = keras_conv(cin, cout, 3, rngs=rngs)
@@ -101,7 +101,7 @@ class Pyramid(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """x times a map made from the pooled skip and x themselves."""
+    """Multiply x by an attention map that is computed from the pooled skip and x."""
 
     def __init__(self, skip: int, channels: int, *, rngs: nnx.Rngs):
         self.skip = PreActConv(skip, channels, rngs=rngs)

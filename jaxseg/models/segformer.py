@@ -6,8 +6,8 @@ drawcodeboy/scoliosis_seg-task ("ich").
 
 The two differ in the GELU (erf; tanh in "ich"), the decoder's BatchNorm (eps 1e-5, momentum 0.1; 1e-3 and 0.03 in
 "ich") and the last resize (align_corners False; True in "ich"). transformers' SegformerForSemanticSegmentation is the
-official network with every LayerNorm at eps 1e-5 (`block_eps=1e-5`) and without the last resize. Ours ends at the input's
-resolution and before any sigmoid.
+official network with eps 1e-5 in every LayerNorm (`block_eps=1e-5`) and without the last resize. Here the logits have the input's
+resolution, and there is no sigmoid at the end.
 """
 
 import dataclasses
@@ -50,9 +50,9 @@ class Config:
       drop_path: stochastic depth of the last block.
       dropout: channel dropout before the classifier.
       gelu: "gelu" (erf) or "gelu_tanh".
-      block_eps: of the LayerNorms of blocks and stages (those of embeddings and reductions have 1e-5).
-      norm_eps, norm_momentum: of the decoder's BatchNorm (PyTorch's sense).
-      align_corners: of the resize to the input's size.
+      block_eps: eps of the LayerNorms of blocks and stages (those of embeddings and reductions have 1e-5).
+      norm_eps, norm_momentum: eps and PyTorch's momentum of the decoder's BatchNorm.
+      align_corners: whether the resize to the input's size aligns corners.
     """
 
     dims: tuple[int, ...]
@@ -88,7 +88,7 @@ def _conv(cin: int, cout: int, kernel: int, *, rngs: nnx.Rngs, stride: int = 1, 
 
 
 class Attention(nnx.Module):
-    """Self-attention whose keys and values come from a map reduced by a strided convolution."""
+    """Self-attention whose keys and values come from a map that a strided convolution has downsampled."""
 
     def __init__(self, dim: int, heads: int, reduction: int, *, rngs: nnx.Rngs):
         self.heads = heads
@@ -166,7 +166,7 @@ class Encoder(StagedEncoder):
 
 
 class Decoder(nnx.Module):
-    """A linear layer per stage, all at stride 4, joined coarsest first, fused by a 1x1."""
+    """A linear layer for each stage, upsampling to stride 4, concatenation (coarsest first), fusion by a 1x1 convolution."""
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.linears = nnx.List([Linear(dim, config.width, rngs=rngs) for dim in config.dims])
@@ -231,10 +231,10 @@ KEY_MAPPINGS = (
             (r"^decode_head\.linear_pred\.", "classifier."),
         ),
         ignored=(r"num_batches_tracked$", r"^decode_head\.conv_seg\."),
-    ),  # conv_seg: made by mmseg's base class, never used
+    ),  # conv_seg: created by mmseg's base class, but never used
     KeyMapping(
         "transformers",
-        (  # published files have the first name of each pair, live models of transformers 5 the second
+        (  # published files have the first name of each pair, models in transformers 5 the second
             (r"^(segformer\.)?encoder\.patch_embeddings\.(\d)\.", r"encoder.embeds.\2."),
             (r"^(segformer\.)?stages\.(\d)\.patch_embeddings\.", r"encoder.embeds.\2."),
             (r"^(segformer\.)?encoder\.block\.(\d)\.", r"encoder.stages.\2."),

@@ -65,7 +65,7 @@ def each(name: str, given: Sequence, n: int, default: tuple) -> tuple:
       ConfigError: another number of them.
     """
     if len(given) not in (0, n):
-        raise ConfigError(f"got {name}={tuple(given)}; {n} entries for these widths, or ()")
+        raise ConfigError(f"got {name}={tuple(given)}; must have {n} entries for these widths, or be ()")
     return tuple(given) or default
 
 
@@ -82,6 +82,6 @@ def _per_axis(name: str, value: Sizes, rank: int) -> tuple[int, ...]:
     values = (value,) * rank if isinstance(value, int) else tuple(value)
     if len(values) != rank or not all(isinstance(v, int) and v >= 1 and (v % 2 or name == "strides") for v in values):
         raise ConfigError(
-            f"got {value} in {name} for {rank} axes; a whole number{'' if name == 'strides' else ', odd,'} or {rank} of them"
+            f"got {value} in {name}; must be one {'' if name == 'strides' else 'odd '}whole number, or one per axis ({rank})"
         )
     return values

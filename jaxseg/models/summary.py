@@ -1,12 +1,12 @@
-"""Parameters and multiply-accumulates of a network, counted from shapes: no values, no compilation, no memory.
+"""Count the parameters and multiply-accumulates of a network from shapes alone, without values, compilation or memory.
 
     print(summarize("segnext_t_ich", (1, 640, 640, 1)))
 
-Two figures, because both are in use. `macs`: multiply-accumulates of convolutions, transposed convolutions, linear layers
-and matrix products of one inference pass (1 MAC = 2 FLOP). `macs_printed`: what torchprofile 0.0.4 prints for a PyTorch
-model left in training mode: the same, and 1 per element of every affine norm, elementwise product (layer scale, drop
-path, gates) and mean, 4 per output of a linear resize, and every tap of a transposed convolution whether it meets
-a number or a zero. Papers that say "GFLOPs" often mean one of the two.
+Two figures are given, because both are in use. `macs` are the multiply-accumulates of convolutions, transposed convolutions,
+linear layers and matrix products in one inference pass (1 MAC = 2 FLOP). `macs_printed` is the figure that torchprofile 0.0.4
+prints for a PyTorch model in training mode: it adds 1 per element of every affine norm, elementwise product (layer scale, drop
+path, gates) and mean, 4 per output of a linear resize, and also counts the products of transposed convolutions with zeros.
+Papers that say "GFLOPs" often mean one of the two.
 """
 
 import math
@@ -27,7 +27,7 @@ TRUE_KINDS = ("conv", "conv_transpose", "linear", "matmul")
 
 
 class Part(NamedTuple):
-    """A top-level module: its name, trainable numbers, numbers of its state (running statistics, bases)."""
+    """A top-level module: its name, its number of trainable parameters, and the size of its state (running statistics, bases)."""
 
     name: str
     params: int
@@ -35,17 +35,17 @@ class Part(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a network costs.
+    """The size and computational cost of a network.
 
     Attributes:
-      name: of the network.
-      image_shape: [B, *S, C] that the MACs are for.
+      name: name of the network.
+      image_shape: [B, *S, C] of the input to which the MACs refer.
       output_shape: [B, *S, K] of the logits.
-      params, state: trainable numbers, and the others.
-      macs: true multiply-accumulates of one inference pass.
-      macs_printed: torchprofile's figure, training mode.
-      counts: kind -> amount of the inference pass, as `ops.tally` names them.
-      parts: by top-level module, in the order of their names.
+      params, state: number of trainable parameters, and of other numbers.
+      macs: actual multiply-accumulates of one inference pass.
+      macs_printed: torchprofile's figure for training mode.
+      counts: {kind of operation: number} in one inference pass, with the names of `ops.tally`.
+      parts: the top-level modules, sorted by name.
     """
 
     name: str
@@ -68,14 +68,14 @@ class Summary(NamedTuple):
         lines += [
             f"  {'total':{width}s} {self.params:14,d} {'':7s} {self.state:10,d}",
             f"  {self.macs / 1e9:.4f} GMAC (conv, transposed conv, linear, matmul; inference)",
-            f"  {self.macs_printed / 1e9:.4f} G as torchprofile prints it (training mode; norms, products, resizes "
-            "and all taps of transposed convolutions added)",
+            f"  {self.macs_printed / 1e9:.4f} GMAC as torchprofile counts (training mode; with norms, products, resizes "
+            "and all taps of transposed convolutions)",
         ]
         return "\n".join(lines)
 
 
 def parameters(model: Segmenter) -> int:
-    """Trainable numbers of a network; its values are not used."""
+    """Number of trainable parameters of a network, which may be abstract."""
     return sum(math.prod(p.shape) for p in functional.split(model)[1].values())
 
 
@@ -83,12 +83,12 @@ def summarize(model: str | Segmenter, image_shape: Sequence[int], **options) -> 
     """Count a network for images of one shape.
 
     Args:
-      model: a registry name, or a network (its values are not used).
+      model: the name of a network, or a network (which may be abstract).
       image_shape: [B, *S, C].
-      **options: of `create_model`, when `model` is a name; in_channels is the shape's last number.
+      **options: arguments for `create_model` if `model` is a name; in_channels is taken from image_shape.
     Raises:
-      ConfigError: unknown name or option.
-      ValueError: a shape that the network cannot take.
+      ConfigError: an unknown name or option.
+      ValueError: the network cannot process images of this shape.
     """
     name = model if isinstance(model, str) else type(model).__name__
     shape = tuple(int(n) for n in image_shape)
@@ -119,7 +119,7 @@ def summarize(model: str | Segmenter, image_shape: Sequence[int], **options) -> 
 
 
 def _count(network: functional.Network, params, state, shape, *, train: bool):
-    """(logits' shape and dtype, tally) of one pass, traced with shapes alone."""
+    """(shape and dtype of the logits, tally) of one pass, which is traced with shapes alone."""
 
     def forward(params, state, image):
         context = ForwardContext(train=True, key=jax.random.key(0)) if train else ForwardContext()

@@ -1,8 +1,8 @@
-"""U-Nets of two 3x3 convolutions a level with transposed-convolution upsampling.
+"""U-Net with two 3x3 convolutions per level and upsampling by transposed convolutions.
 
 `unet_base` is UNet-Base of drawcodeboy/scoliosis_seg-task models/nets/UNet/unet.py (after Ronneberger et al. 2015,
 arXiv 1505.04597): [conv with bias, BatchNorm, ReLU] x 2, max pooling, 2x2 transposed convolution, concatenation of
-[upsampled, skip], 1x1 head. Differs from the source: no sigmoid at the end, and any number of channels and classes.
+[upsampled, skip], 1x1 head. Differs from the source in having no sigmoid at the end, and any number of channels and classes.
 """
 
 import dataclasses

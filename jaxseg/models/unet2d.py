@@ -1,10 +1,11 @@
-"""The BraTS 2-D project's U-Nets: plain, without bridge, three convolutions a level, dilated, with one attention gate.
+"""The BraTS 2-D project's U-Nets: plain, without bridge, with three convolutions per level, dilated, with an attention gate.
 
 Source: Masterjun12/brain_tumor_segmentation models/*.py (Keras), after Ronneberger et al. 2015 (arXiv 1505.04597) and, for
 the gate, Oktay et al. 2018 (arXiv 1804.03999). "No bridge" leaves out the 1024-channel block; the skips stay.
 
-Keras' defaults are kept where they show: BatchNorm eps 1e-3 and momentum 0.99 (0.01 here), Glorot-uniform kernels, zero
-biases. Differs from the source: no softmax at the end. The project's totals count a BatchNorm's running statistics.
+Keras' defaults are used where they matter: BatchNorm eps 1e-3 and momentum 0.99 (0.01 in PyTorch's definition), Glorot-uniform
+kernels, zero biases. Differs from the source in having no softmax at the end. The project's numbers of parameters include the
+running statistics of BatchNorm.
 """
 
 import dataclasses
@@ -31,13 +32,14 @@ class Config:
       widths: channels of the encoder's levels, finest first.
       bridge: channels of the block below them; 0: none.
       convs: 3x3 convolutions per block.
-      norm: BatchNorm "none", "before" the ReLU, or "after" it.
-      dilations: of the encoder's levels; bridge_dilation: of the bridge.
-      upsampling: of the decoder's levels, deepest first: "conv" (2x2 transposed convolution) or "nearest".
-      gate: an attention gate on the deepest skip.
+      norm: place of BatchNorm: "none", "before" the ReLU, or "after" it.
+      dilations: dilations of the encoder's levels.
+      bridge_dilation: dilation of the bridge.
+      upsampling: upsampling of the decoder's levels, deepest first: "conv" (2x2 transposed convolution) or "nearest".
+      gate: whether the deepest skip has an attention gate.
       extra: channels of 3x3 convolutions (ReLU, no norm) before the head.
-      dropout: between the first two convolutions of the third level and of the decoder's deepest level.
-      bridge_dropout: after the bridge.
+      dropout: dropout between the first two convolutions of the third level and of the decoder's deepest level.
+      bridge_dropout: dropout after the bridge.
     """
 
     widths: tuple[int, ...] = (64, 128, 256, 512)
@@ -54,7 +56,7 @@ class Config:
 
 
 class Block(nnx.Module):
-    """`convs` times a 3x3 convolution with ReLU and, if asked, BatchNorm before or after it; dropout after the first."""
+    """`config.convs` 3x3 convolutions with ReLU and, depending on `config.norm`, BatchNorm; dropout after the first one."""
 
     def __init__(self, config: Config, cin: int, cout: int, dilation: int = 1, dropout: float = 0.0, *, rngs: nnx.Rngs):
         self.convs = nnx.List(
@@ -93,7 +95,7 @@ class Gate(nnx.Module):
 class KerasUNet(Segmenter):
     """U-Net for [B, H, W, C] with sizes divisible by 16; logits [B, H, W, K].
 
-    Not `unet.UNet`: Keras' padding, initial values and order of norm and activation differ, and so do the tensors' names.
+    This is not `unet.UNet`: Keras' padding, initial values and order of norm and activation differ, and so do the tensor names.
     """
 
     def __init__(self, config: Config, *, in_channels: int, num_classes: int, rngs: nnx.Rngs):

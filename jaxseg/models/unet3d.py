@@ -1,9 +1,9 @@
-"""U-Nets for volumes (and images): four levels above a bottleneck, down by pooling or by stride, two inputs or four.
+"""U-Nets for volumes (and images): four levels and a bottleneck, downsampling by pooling or strides, two or four modalities.
 
 Source: the BraTS 3-D project's models/model_3d_unet.py, after Cicek et al. 2016 (arXiv 1606.06650). Differs from the
-source: the bottleneck is pooled to 1/16; the source leaves it at 1/8 and crops the middle of what comes up, which
-`faithful_bottleneck` does too. Parameters are the same.
-The two inputs are [t1ce, flair], the four [t1, t1ce, t2, flair]; the region finder adds three coordinates to the four.
+source: the bottleneck is pooled to 1/16; the source keeps it at 1/8 and crops the centre of the upsampled map, which
+`faithful_bottleneck` does too. The parameters are the same.
+Two channels are [t1ce, flair], four are [t1, t1ce, t2, flair]; the region-of-interest network has three coordinates besides.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class Config:
       down: "pool" or "stride".
       upsampling: "transposed" (convolution) or "linear".
       norm: "batch", "instance" or "group".
-      faithful_bottleneck: leave the bottleneck at the size of the level above, as the source does.
+      faithful_bottleneck: keep the bottleneck at the size of the level above, as in the source.
     """
 
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)
@@ -39,8 +39,8 @@ class Config:
 class BratsUNet(Segmenter):
     """U-Net for [B, *S, C] of any size of at least 2^levels; logits [B, *S, K].
 
-    Not `unet.UNet`: odd sizes, strides and linear upsampling are allowed here, skips come first in the joined channels, and the
-    tensors have the names of the source.
+    This is not `unet.UNet`: it allows odd sizes, strides and linear upsampling, skips come first in the concatenation, and the
+    tensors have the source's names.
     """
 
     def __init__(self, config: Config, *, in_channels: int, num_classes: int, rank: int, rngs: nnx.Rngs):
@@ -53,7 +53,7 @@ class BratsUNet(Segmenter):
             [Down(a, b, how=config.down, halve=i < halved, **same) for i, (a, b) in enumerate(zip(widths, widths[1:]))]
         )
         skips = widths[-2::-1]
-        # linear upsampling narrows one level early: nothing else halves the channels between two levels
+        # with linear upsampling each level's last convolution halves the channels, because nothing else does
         outs = skips if config.upsampling == "transposed" else (*skips[1:], widths[0])
         self.ups = nnx.List(
             [up_halved(c, out, skip, how=config.upsampling, **same) for c, out, skip in zip((widths[-1], *outs), outs, skips)]

@@ -1,9 +1,9 @@
-"""U-Net 3+ as the BraTS 2-D project has it: every decoder level reads all encoder and decoder levels.
+"""U-Net 3+ as in the BraTS 2-D project: every decoder level uses the maps of all encoder and decoder levels.
 
-Sources: Huang et al. 2020 (arXiv 2004.08790); Masterjun12/brain_tumor_segmentation models/unet3plus*.py (Keras). Each
-source goes through a convolution to `branch` channels, max-pooled from finer levels or bilinearly upsampled from coarser
-ones before it; their concatenation is fused by one more. Every convolution is 3x3, BatchNorm, ReLU. `unet3p` and
-`unet3p_3conv` have no 1024-channel bridge. Differs from the source: no softmax or sigmoid at the end.
+Sources: Huang et al. 2020 (arXiv 2004.08790); Masterjun12/brain_tumor_segmentation models/unet3plus*.py (Keras). In a decoder
+level each map is resized (finer maps by max pooling, coarser maps bilinearly) and convolved to `branch` channels; the results
+are concatenated and fused by another convolution. Every convolution is 3x3, BatchNorm, ReLU. `unet3p` and `unet3p_3conv` have no
+1024-channel bridge. Differs from the source in having no softmax or sigmoid at the end.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ class Config:
       widths: channels of the encoder's levels, finest first.
       bridge: channels of the block below them; 0: none.
       convs: convolutions per encoder block.
-      branch: channels of each source in a decoder level.
-      dilation: of every 3x3 convolution.
-      dropout: after the third encoder level.
+      branch: channels to which each map is convolved in a decoder level.
+      dilation: dilation of every 3x3 convolution.
+      dropout: dropout after the third encoder level.
     """
 
     widths: tuple[int, ...] = (64, 128, 256, 512)
@@ -41,7 +41,7 @@ class Config:
 
 
 class Level(nnx.Module):
-    """One decoder level: a branch for each source, resized to this level's size, joined and fused."""
+    """One decoder level: each map is resized to this level's size and convolved; the results are concatenated and fused."""
 
     def __init__(self, sources: list[int], branch: int, dilation: int, *, rngs: nnx.Rngs):
         self.branches = nnx.List([keras_conv_norm(c, branch, 3, dilation=dilation, rngs=rngs) for c in sources])

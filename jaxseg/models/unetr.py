@@ -1,7 +1,7 @@
-"""UNETR: a vision transformer over patches of 16 voxels, its layers 4, 7 and 10 brought up as the skips of a U-Net.
+"""UNETR: a vision transformer on patches of 16 voxels; the upsampled outputs of layers 4, 7 and 10 are the skips of a U-Net.
 
-Source: Hatamizadeh et al. 2022 (arXiv 2103.10504), as MONAI defines it (monai/networks/nets/unetr.py), without the norms
-and cross-attention that MONAI 1.4 and later create and never use.
+Source: Hatamizadeh et al. 2022 (arXiv 2103.10504), as in MONAI (monai/networks/nets/unetr.py), without the norms and the
+cross-attention that MONAI 1.4 and later create but never use.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ class Config:
     """Sizes.
 
     Attributes:
-      image_size: the only spatial size taken (one int, or one per axis), divisible by 16: the position table has it.
+      image_size: the spatial size of images (one int, or one per axis), divisible by 16; fixed by the position embedding.
       width: channels of the finest decoder level.
-      hidden, heads, mlp, depth: of the transformer.
-      taps: number of layers done where the three skips are taken, finest first.
+      hidden, heads, mlp, depth: width, attention heads, MLP width and number of layers of the transformer.
+      taps: number of layers before each of the three skips, finest first.
     """
 
     image_size: int | tuple[int, ...] = 96
@@ -40,7 +40,7 @@ class Config:
 
 
 class SkipUpsampler(nnx.Module):
-    """From the patch grid up by 2^(more + 1): transposed convolutions, a residual block after all but the first."""
+    """Upsample from the patch grid by 2^(more + 1): transposed convolutions, each but the first followed by a residual block."""
 
     def __init__(self, cin: int, cout: int, more: int, *, rank: int, rngs: nnx.Rngs):
         same = dict(rank=rank, rngs=rngs)
@@ -55,7 +55,7 @@ class SkipUpsampler(nnx.Module):
 
 
 class UNETR(Segmenter):
-    """[B, D, H, W, C] with [D, H, W] = image_size; logits [B, D, H, W, K]."""
+    """UNETR for [B, D, H, W, C] with [D, H, W] = image_size; logits [B, D, H, W, K]."""
 
     def __init__(self, config: Config, *, in_channels: int, num_classes: int, rngs: nnx.Rngs):
         self.in_channels, self.num_classes, self.rank = in_channels, num_classes, 3
@@ -89,8 +89,8 @@ class UNETR(Segmenter):
         super().check(shape)
         if tuple(shape[1:-1]) != self.image_size:
             raise ValueError(
-                f"got an image of spatial size {tuple(shape[1:-1])}; this UNETR takes {self.image_size}: crop, or "
-                "build it with image_size="
+                f"got an image of spatial size {tuple(shape[1:-1])}; this UNETR needs {self.image_size}: crop the image, or "
+                "build the network with another image_size"
             )
 
     def forward(self, image: Array, context: ForwardContext) -> Outputs:

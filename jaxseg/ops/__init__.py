@@ -1,4 +1,4 @@
-"""Compiled kernels: pure jax functions of arrays, one folder each (api, reference, lowerings, bench)."""
+"""Array operations with fast implementations: pure jax functions, one folder each (api, reference implementation, lowerings)."""
 
 from jaxseg.ops.activation.api import gelu, hard_sigmoid, relu6
 from jaxseg.ops.activation.table import ACTS, FUSED

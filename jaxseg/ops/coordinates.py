@@ -1,7 +1,7 @@
-"""Where a voxel lies in its volume, as extra channels (CoordConv, Liu et al. 2018, arXiv 1807.03247).
+"""Coordinates of voxels as additional channels (CoordConv, Liu et al. 2018, arXiv 1807.03247).
 
-Along each axis of length L the coordinate is linspace(0, 1, L): 0 at the first voxel's centre, 1 at the last one's, in the
-order of the axes. (The paper's run from -1 to 1.) An axis of one voxel has coordinate 0.
+The coordinate along an axis of length L is linspace(0, 1, L): 0 at the centre of the first voxel, 1 at that of the last one (in
+the paper from -1 to 1). An axis of one voxel has coordinate 0. The channels have the order of the axes.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def line(length: int) -> np.ndarray:
 
 
 def along(lines: Sequence[Array]) -> Array:
-    """Channels from one line of coordinates per axis: [L0], [L1], ... -> float32 [L0, L1, ..., rank]."""
+    """Coordinate channels float32 [L0, L1, ..., rank] from the coordinates along each axis, [L0], [L1], ..."""
     shape = tuple(len(one) for one in lines)
     return jnp.stack([lax.broadcast_in_dim(jnp.asarray(one, jnp.float32), shape, (axis,)) for axis, one in enumerate(lines)], -1)
 
@@ -30,5 +30,5 @@ def maps(shape: Sequence[int]) -> Array:
 
 
 def append(image: Array) -> Array:
-    """An image [*S, C] followed by its coordinates: [*S, C + rank], in the image's dtype."""
+    """Append the coordinate channels to an image: [*S, C] -> [*S, C + rank], in the image's dtype."""
     return jnp.concatenate([image, maps(image.shape[:-1]).astype(image.dtype)], -1)

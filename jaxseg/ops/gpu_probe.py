@@ -1,7 +1,7 @@
-"""What the GPU of this process can do: its compute capability, and whether a kernel compiles on it.
+"""Properties of this process's GPU: its compute capability, and whether a kernel compiles on it.
 
-A kernel that a driver, a version of jax or a card lacks must cost speed, not the run: each class of kernels is compiled once by
-itself, small, before it becomes part of a program; where that fails, one warning says so and XLA's own operations stand in.
+A kernel that the driver, the version of jax or the card does not support must not stop a run: a small kernel of each class is
+compiled before the class is used in a program. If this fails, one warning is printed and XLA's own operations are used.
 """
 
 import contextlib
@@ -35,21 +35,22 @@ def capability() -> tuple[int, int] | None:
 def _capability() -> tuple[int, int] | None:
     try:
         device = jax.devices("gpu")[0]
-    except RuntimeError:  # no GPU, or JAX_PLATFORMS leaves it out
+    except RuntimeError:  # no GPU, or JAX_PLATFORMS excludes it
         return None
     major, _, minor = str(getattr(device, "compute_capability", "")).partition(".")
     return (int(major), int(minor or 0)) if major.isdigit() else None  # AMD's are names, such as gfx942
 
 
 def compiles(what: str, key: Hashable, *functions: Callable, arguments: tuple) -> bool:
-    """Whether `functions` compile on this process's GPU; asked once for each (what, key).
+    """Whether `functions` compile on this process's GPU; tested once for each (what, key).
 
     Args:
-      what: the kernels' name in the warning.
-      key: their class: all that decides whether they compile (taps, dilation, dtype, block of channels).
-      functions: each is compiled for `arguments`, jax.ShapeDtypeStructs of small arrays.
+      what: the name of the kernels, for the warning.
+      key: their class: all properties that affect compilation (taps, dilation, dtype, block of channels).
+      functions: functions to compile for `arguments`.
+      arguments: jax.ShapeDtypeStructs of small arrays.
     Returns:
-      True without a GPU: then it is for another machine that the program is lowered.
+      The result; True without a GPU, because the program is then lowered for another machine.
     """
     if capability() is None:
         return True
@@ -59,10 +60,10 @@ def compiles(what: str, key: Hashable, *functions: Callable, arguments: tuple) -
             for function in functions:
                 jax.jit(function).lower(*arguments).compile()
             known = True
-        except Exception as error:  # whatever the driver, the card or this version of jax does not have
+        except Exception as error:  # something that the driver, the card or this version of jax does not support
             warnings.warn(
                 f"{what} {key}: does not compile on this GPU ({type(error).__name__}: {_first_line(error)}); "
-                "XLA's own operations take its place",
+                "XLA's own operations are used instead",
                 RuntimeWarning,
                 stacklevel=2,
             )

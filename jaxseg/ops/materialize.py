@@ -1,9 +1,9 @@
-"""An array that a CPU computes once and stores, however many operations read it.
+"""Make a CPU compute an array once and store it, however many operations use it.
 
-XLA's CPU backend takes a chain of elementwise operations, a depthwise convolution as a sum of 25 shifted products among
-them, into each of its consumers, and so computes it as many times (8 for the 5x5 of an MSCA block under a gradient, 2 for
-each strip). Optimization barriers do not help: they are taken out before operations are fused. A call is not fused through
-where it may not be inlined: this one has an empty body, and hands its argument on in place.
+XLA's CPU backend fuses a chain of elementwise operations (such as a depthwise convolution as a sum of 25 shifted products) into
+each of its consumers, and therefore computes it several times (8 times for the 5x5 of an MSCA block with its gradient, twice for
+each strip). Optimization barriers do not help, because they are removed before fusion. XLA does not fuse through a call that
+cannot be inlined: this one has an empty body and returns its argument without a copy.
 """
 
 import jax
@@ -15,7 +15,7 @@ from jaxseg.types import Array
 
 
 def materialize(x: Array) -> Array:
-    """x; so is its gradient. No operation on other platforms than CPUs."""
+    """Return x, stored in memory on a CPU; the same holds for its gradient. On other platforms this does nothing."""
     return x if plain.wanted() else _kept(x)
 
 
@@ -40,4 +40,4 @@ def _through_call(x: Array) -> Array:
 
 @jax.jit
 def _handed_on(x: Array) -> Array:
-    return lax.optimization_barrier(x)  # nothing that is left of it; without it jit would leave the call out
+    return lax.optimization_barrier(x)  # without this, which is removed later, jit would omit the call

@@ -1,4 +1,4 @@
-"""Which dtype a network computes in on this machine."""
+"""The dtype in which a network computes on this machine."""
 
 import jax
 
@@ -6,14 +6,14 @@ CHOICES = ("auto", "float32", "bfloat16")
 
 
 def compute_dtype(wanted: str) -> str:
-    """`wanted`, and for "auto" bfloat16 where programs run on a GPU or TPU by default, float32 on a CPU."""
+    """`wanted`, or for "auto" bfloat16 if jax's default device is a GPU or TPU, and float32 on a CPU."""
     if wanted != "auto":
         return wanted
     return "bfloat16" if jax.default_backend() in ("gpu", "tpu") else "float32"
 
 
 def describe(dtype: str) -> str:
-    """What computing in `dtype` means on this machine, in one line."""
+    """One line about computing in `dtype` on this machine."""
     device, kind = jax.default_backend(), jax.devices()[0].device_kind
     if dtype == "bfloat16":
         return f"computing in bfloat16 on {kind}; parameters, statistics, softmax and losses stay in float32"

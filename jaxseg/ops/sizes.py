@@ -1,8 +1,8 @@
-"""Sizes that a choice of lowering may look at, of shapes that may hold a symbolic batch (`jax.export`)."""
+"""Sizes for choosing a lowering, from shapes that may have a symbolic batch dimension (`jax.export`)."""
 
 from collections.abc import Sequence
 
 
 def known(shape: Sequence[int]) -> tuple[int, ...]:
-    """`shape` with 1 for every symbolic dimension: a choice reads a batch of unknown size as one image."""
+    """`shape` with 1 for every symbolic dimension, so that a batch of unknown size counts as one image."""
     return tuple(n if isinstance(n, int) else 1 for n in shape)

@@ -1,8 +1,8 @@
 """Counting multiply-accumulates while a network is traced.
 
-Every operation of `ops` (and every elementwise product that torchprofile would count) reports itself here as it is
-called. Outside `counting()` a report costs one lookup. Used by `models.summary` around `jax.eval_shape`, so that the
-count is of the mathematics, whichever lowering a backend takes.
+Every operation of `ops` (and every elementwise product that torchprofile would count) reports its cost here when it is called.
+Outside `counting()` a report costs one lookup. `models.summary` uses this around `jax.eval_shape`, so that the counts do not
+depend on the lowering that a backend uses.
 """
 
 import contextlib
@@ -15,10 +15,10 @@ _active: contextvars.ContextVar[Counter | None] = contextvars.ContextVar("jaxseg
 
 @contextlib.contextmanager
 def counting() -> Iterator[Counter]:
-    """Collect reports of the block into a Counter: kind -> multiply-accumulates (or elements, for 'mul', 'norm', ...).
+    """Collect the reports within the block: a Counter {kind: multiply-accumulates, or elements for 'mul', 'norm', ...}.
 
-    Kinds: 'conv', 'conv_transpose', 'linear', 'matmul' are true multiply-accumulates. 'conv_transpose_overcount',
-    'norm', 'mul', 'mean', 'resize' are what torchprofile 0.0.4 adds to them.
+    'conv', 'conv_transpose', 'linear' and 'matmul' are actual multiply-accumulates; 'conv_transpose_overcount', 'norm', 'mul',
+    'mean' and 'resize' are what torchprofile 0.0.4 counts in addition.
     """
     counter: Counter = Counter()
     token = _active.set(counter)

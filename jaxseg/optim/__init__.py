@@ -1,1 +1,1 @@
-"""Optimisers with regex groups (build), factors of the learning rate over time (schedules), weight averages (average)."""
+"""Optimisers with parameter groups (build), learning-rate schedules (schedules), and averages of the weights (average)."""

@@ -1,9 +1,9 @@
-"""Optimisers by the path of a factory: optax's, or your own, with the groups, the guard and the learning rate of all others.
+"""Optimisers from a factory that is named by its path: one of optax's, or your own.
 
-A factory is a function with an argument `learning_rate` that gives an `optax.GradientTransformation`. It is called with a
-learning rate of 1, and the step multiplies its updates by the schedule: what it computes must be proportional to the rate,
-which is tried out on a few numbers. Everything else of optax follows: `optax.chain`, `optax.masked` and so on, in a
-function of your own.
+A factory is a function with an argument `learning_rate` that returns an `optax.GradientTransformation`. It is called with a
+learning rate of 1, and the training step multiplies its updates by the scheduled learning rate. Its updates must therefore be
+proportional to the learning rate, which is checked on a few numbers. Parameter groups, the guard against non-finite gradients
+and clipping work as for all optimisers. A factory of your own may use `optax.chain`, `optax.masked` and so on.
 """
 
 import inspect
@@ -20,14 +20,14 @@ from jaxseg.utils.lookup import import_object, unknown_name
 
 
 def factory(path: str | Callable, what: str) -> tuple[Callable, Mapping[str, inspect.Parameter]]:
-    """The function behind "module:name", or the function that was given, and its parameters by name.
+    """Return a factory, which is given as a function or by its path "module:name", with its parameters by name.
 
     Raises:
-      ConfigError: there is none. optax's own are "optax:adam", "optax.contrib:muon".
+      ConfigError: there is no such function. Examples: "optax:adam", "optax.contrib:muon".
     """
     make = import_object(path, what) if isinstance(path, str) else path
     if not callable(make):
-        raise ConfigError(f"{what} {path!r}: is a {type(make).__name__}; name a function")
+        raise ConfigError(f"{what} {path!r}: is a {type(make).__name__}; give the path of a function")
     return make, inspect.signature(make).parameters
 
 
@@ -39,10 +39,10 @@ def call(
     options: Mapping[str, Any],
     given: Mapping[str, Any],
 ):
-    """make(**options, **given), where `given` is not for the user to set.
+    """Call make(**options, **given), where the user may set `options` but not `given`.
 
     Raises:
-      ConfigError: an option that it does not take, one of `given`, one that is missing, or a value that it refuses.
+      ConfigError: an option is unknown, missing or in `given`, or `make` refuses a value.
     """
     known = [name for name, p in takes.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and name not in given]
     for option in options:
@@ -50,7 +50,9 @@ def call(
             raise unknown_name(f"option of {what} {path!r}", option, known)
     missing = [name for name in known if takes[name].default is inspect.Parameter.empty and name not in options]
     if missing:
-        raise ConfigError(f"{what} {path!r} needs {', '.join(missing)}: give them as options, {{'{missing[0]}': value}}")
+        raise ConfigError(
+            f"{what} {path!r} needs {', '.join(missing)}; set them in its options, such as {{'{missing[0]}': value}}"
+        )
     try:
         return make(**options, **given)
     except (TypeError, ValueError) as error:
@@ -64,26 +66,27 @@ def adapt(
     weight_decay: float,
     factors: Mapping[str, tuple[float, float]],
 ) -> tuple[Callable, Callable]:
-    """(init, update) of `build.Optimizer` around the transformation that a factory gives.
+    """Wrap the transformation of a factory as (init, update) of a `build.Optimizer`.
 
-    Weight decay is handed to a factory that has an argument of that name, and added to the gradient for the others; a factor
-    of a group multiplies it. Parameters whose factors of it differ are then updated by a transformation each, so that what a
-    transformation shares among all its parameters is shared within such a set.
+    Weight decay is passed to a factory that has an argument `weight_decay`, and added to the gradients otherwise; group factors
+    multiply it. A factory with this argument is called once for each decay factor, and each of the resulting transformations
+    updates the parameters with its factor. A value that a transformation computes from all its parameters, such as a norm, is
+    then computed from these parameters alone.
 
     Args:
       params: arrays or shapes by name.
-      path: "optax:name" or "module:name", or the factory itself.
+      path: "optax:name", "module:name", or the factory itself.
       options: the factory's other arguments.
-      weight_decay: of every parameter, times its factor.
-      factors: name -> (learning-rate factor, decay factor).
+      weight_decay: weight decay of every parameter, before its factor.
+      factors: {name: (learning-rate factor, decay factor)}.
     Raises:
-      ConfigError: no such factory, options it does not take, or a transformation that needs more than gradients and parameters
-        or whose updates are not proportional to its learning rate.
+      ConfigError: there is no such factory, it does not have these options, its transformation needs more than gradients and
+        parameters, or its updates are not proportional to the learning rate.
     """
     what = "optimiser"
     make, takes = factory(path, what)
     if "learning_rate" not in takes:
-        raise ConfigError(f"optimiser {path!r} has no argument learning_rate; name a factory that has one, such as optax:adam")
+        raise ConfigError(f"optimiser {path!r} has no argument learning_rate; give a factory that has one, such as optax:adam")
     for key in ("learning_rate", "weight_decay"):
         if key in options:
             raise ConfigError(f"option {key} of optimiser {path!r}: set config.optim.{'lr' if key[0] == 'l' else key} instead")
@@ -93,7 +96,9 @@ def adapt(
         given = {"learning_rate": rate} | ({"weight_decay": weight_decay * decay} if own else {})
         made = call(make, path, what, takes, options, given)
         if not isinstance(made, optax.GradientTransformation):
-            raise ConfigError(f"optimiser {path!r} gives a {type(made).__name__}; it must give an optax.GradientTransformation")
+            raise ConfigError(
+                f"optimiser {path!r} returns a {type(made).__name__}; it must return an optax.GradientTransformation"
+            )
         return optax.with_extra_args_support(made)
 
     _check(path, transformation)
@@ -120,7 +125,7 @@ def adapt(
 
 
 def _check(path: str | Callable, transformation: Callable) -> None:
-    """Two updates of a few numbers with learning rates of 1 and 1/2: the second half as large as the first."""
+    """Check on a few numbers that a learning rate of 1/2 halves the updates."""
     rng = np.random.default_rng(0)
     params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in (("a", (2, 3)), ("b", (3,)))}
     grads = [jax.tree.map(lambda p, s=s: (s - p).astype(np.float32), params) for s in (1.0, 0.5)]
@@ -141,6 +146,6 @@ def _check(path: str | Callable, transformation: Callable) -> None:
     for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(half)):
         if not np.allclose(one, 2 * other, rtol=1e-3, atol=1e-6):
             raise ConfigError(
-                f"the updates of optimiser {path!r} are not proportional to its learning rate, and those of a rate "
-                "of 1 are multiplied by config.optim.lr and the schedule; choose another, such as optax:adam"
+                f"the updates of optimiser {path!r} are not proportional to its learning rate, which config.optim.lr and the "
+                "schedule require; choose another optimiser, such as optax:adam"
             )

@@ -9,14 +9,14 @@ from jaxseg.types import Array
 
 
 def init(params: Mapping[str, Array]) -> dict[str, Array]:
-    """The average before the first update: a float32 copy."""
+    """The average before the first update: a float32 copy of the parameters."""
     return {name: np.array(p, np.float32) for name, p in params.items()}
 
 
 def decay_at(step: Array, decay: float, *, warmup: bool = False) -> Array:
-    """The decay d of update number `step` (from 0): `decay`, or with warm-up min(decay, (1 + step) / (10 + step)).
+    """The decay d at update number `step` (from 0): `decay`, or with warm-up min(decay, (1 + step) / (10 + step)).
 
-    With warm-up the first updates forget the initial values: d = 0.1, 0.18, 0.25, ... until `decay` is reached.
+    With warm-up the first updates quickly replace the initial values: d = 0.1, 0.18, 0.25, ... until `decay` is reached.
     """
     step = jnp.asarray(step, jnp.float32)
     return jnp.minimum(decay, (1 + step) / (10 + step)) if warmup else jnp.asarray(decay, jnp.float32)

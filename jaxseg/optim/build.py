@@ -1,10 +1,10 @@
-"""Optimisers by name, with learning-rate and decay factors by regular expression, a guard and clipping.
+"""Optimisers by name, with parameter groups, gradient clipping and a guard against non-finite gradients.
 
-The update is for a learning rate of 1 and already negative: new = param + lr * update. Our own follow torch.optim
-(2.13): Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019), Adagrad (Duchi et al. 2011), SGD with (Nesterov)
-momentum and no dampening. They treat every number alike, so that small arrays can be stored as one vector
-(`Optimizer.layout`): SegNeXt-T's 446 arrays as 48 and a vector of the other 398. Any factory of optax or of your own is
-taken by its path (`adapter`), array by array.
+Updates are computed for a learning rate of 1 and are already negative: new = param + lr * update. The built-in optimisers follow
+torch.optim (2.13): Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019), Adagrad (Duchi et al. 2011), and SGD with
+(Nesterov) momentum and without dampening. They are element-wise, so that many small arrays can be stored as one vector
+(`Optimizer.layout`): the 446 arrays of SegNeXt-T become 48 arrays and one vector of the other 398. Any other optimiser can be
+given by the path of its factory (`adapter`).
 """
 
 import math
@@ -26,13 +26,13 @@ from jaxseg.utils.lookup import lookup, unknown_name
 
 
 class Optimizer(NamedTuple):
-    """What a training step needs of an optimiser; `init` and `update` alone are an optax transformation.
+    """The functions of an optimiser that a training step needs; `init` and `update` form an optax transformation.
 
     Attributes:
-      init: params by name -> state.
+      init: function of params (a dict by name) that returns the initial state.
       update: (gradients, state, params, ok=None) -> (updates for a learning rate of 1, new state). Where the flag `ok` is
-        false the state stays as it is. Takes all trees as `init` does, or all joined by `layout`.
-      layout: which arrays of params, and of everything in the state that lies under their names, may be joined.
+        false, the state is not changed. All dicts may have one entry per parameter, or all may be joined by `layout`.
+      layout: the arrays of params, and of the state under the same names, that may be joined into vectors.
     """
 
     init: Callable
@@ -41,18 +41,18 @@ class Optimizer(NamedTuple):
 
 
 class UpdateRule(NamedTuple):
-    """An optimiser: the moments it keeps per leaf, its direction, its options, and how weight decay enters."""
+    """An element-wise optimiser: moments for each parameter, step direction, options, and kind of weight decay."""
 
     update_moments: Callable  # (gradient, moments, **options) -> new moments
     step_direction: Callable  # (gradient, new moments, scalars, **options) -> step before the learning rate
     moments: Callable  # (leaf, **options) -> {name: initial array}
     options: Mapping[str, float | bool]
-    scalars: Callable = lambda count, **_: ()  # numbers shared by all leaves; count of updates, from 1
+    scalars: Callable = lambda count, **_: ()  # numbers shared by all parameters; count: number of updates, from 1
     decoupled: bool = False
 
 
 def _one_minus_power(base: float, count: Array) -> Array:
-    """1 - base^count without cancellation: 1 - 0.999 in float32 is off by 5e-5 of itself."""
+    """1 - base^count without cancellation (1 - 0.999 in float32 has a relative error of 5e-5)."""
     return -jnp.expm1(count.astype(jnp.float32) * math.log(base)) if base > 0 else jnp.ones((), jnp.float32)
 
 
@@ -87,7 +87,7 @@ def _sgd(g: Array, moments: dict, scalars, *, momentum: float, nesterov: bool) -
 
 
 def _zeros(leaf: Array) -> np.ndarray:
-    return np.zeros(leaf.shape, np.float32)  # by numpy: no program to compile for each shape
+    return np.zeros(leaf.shape, np.float32)  # numpy: jax would compile a program for each shape
 
 
 _ADAM = UpdateRule(
@@ -115,23 +115,23 @@ def build(
     clip_norm: float = 0.0,
     multiple: int = 1,
 ) -> Optimizer:
-    """The optimiser of these parameters; its updates are for a learning rate of 1.
+    """Build the optimiser of these parameters; its updates are for a learning rate of 1.
 
-    The state of our own is {"count": int32, "<moment>": {parameter name: float32 array}}. Weight decay is decoupled for adamw
-    (param shrinks by lr * decay) and added to the gradient for the others, after clipping, as PyTorch does.
+    The state of a built-in optimiser is {"count": int32, "<moment>": {parameter name: float32 array}}. Weight decay is decoupled
+    for adamw (the parameter shrinks by lr * decay); for the others it is added to the gradient after clipping, as in PyTorch.
 
     Args:
-      params: arrays or shapes under dotted names.
-      name: one of OPTIMIZERS, or the path of a factory: "optax:lion", "my_module:factory", or the factory
-        itself (see `adapter.adapt`).
-      options: adam, adamw: b1, b2, eps; adagrad: eps, initial (accumulator); sgd: momentum, nesterov; a factory's arguments.
-      weight_decay: of every leaf, times its group's "decay".
-      groups: ((regular expression, {"lr": factor, "decay": factor}), ...): the first expression found in a leaf's name
-        decides; a leaf that none claims, and a factor left out, count as 1. An lr of 0 freezes.
-      clip_norm: scale all gradients together so that their norm is at most this; 0: off.
-      multiple: of the layout: devices that share the joined arrays.
+      params: arrays or shapes by dotted name.
+      name: one of OPTIMIZERS, a factory, or the path of a factory: "optax:lion", "my_module:factory" (see `adapter.adapt`).
+      options: adam, adamw: b1, b2, eps; adagrad: eps, initial (accumulator); sgd: momentum, nesterov; otherwise the factory's
+        arguments.
+      weight_decay: weight decay of every parameter, before its group's factor "decay".
+      groups: ((regular expression, {"lr": factor, "decay": factor}), ...): a parameter belongs to the first group whose
+        expression is found in its name; missing factors, and those of parameters without a group, are 1. An lr of 0 freezes.
+      clip_norm: upper bound of the global gradient norm, to which all gradients are scaled; 0: off.
+      multiple: joined vectors have a multiple of this length, so that this many devices can share them.
     Raises:
-      ConfigError: unknown optimiser, option or factor, a value outside its range, a group that claims no parameter.
+      ConfigError: an unknown optimiser, option or factor, a value outside its range, or a group without parameters.
     """
     for what, value in (("weight_decay", weight_decay), ("clip_norm", clip_norm)):
         number(what, value)
@@ -148,14 +148,16 @@ def build(
 
     def update(grads: Mapping[str, Array], state, params: Mapping[str, Array], *, ok=None):
         if grads.keys() not in forms:
-            raise ValueError(f"got gradients of {len(grads)} parameters for an optimiser built for {len(factors)}; names differ")
+            raise ValueError(
+                f"got gradients of {len(grads)} parameters for an optimiser of {len(factors)}; their names must be the same"
+            )
         return advance(clip(grads, clip_norm) if clip_norm else grads, state, params, ok)
 
     return Optimizer(init, update, layout)
 
 
 def _by_rule(rule: UpdateRule, settings: Mapping, weight_decay: float, factors: Mapping[str, tuple[float, float]]):
-    """(init, update) of one of our own; `factors` also holds those of the vectors."""
+    """(init, update) of a built-in optimiser; `factors` also has entries for joined vectors."""
 
     def init(params: Mapping[str, Array]) -> dict:
         state: dict = {"count": np.zeros((), np.int32)}
@@ -177,7 +179,7 @@ def _by_rule(rule: UpdateRule, settings: Mapping, weight_decay: float, factors: 
             new_moments = rule.update_moments(g, moments, **settings)
             if ok is not None:
                 new_moments = {moment: jnp.where(ok, value, moments[moment]) for moment, value in new_moments.items()}
-            new_moments = cpu_barrier(new_moments)  # else XLA computes them twice, and copies the old ones for it
+            new_moments = cpu_barrier(new_moments)  # without it XLA computes them twice, and copies the old ones to do so
             direction = rule.step_direction(g, new_moments, scalars, **settings)
             if shrink and rule.decoupled:
                 direction = direction + shrink * p
@@ -192,13 +194,13 @@ def _by_rule(rule: UpdateRule, settings: Mapping, weight_decay: float, factors: 
 
 
 def clip(grads, max_norm: float):
-    """Gradients times min(1, max_norm / (norm + 1e-6)), norm over all leaves: torch.nn.utils.clip_grad_norm_."""
+    """Clip the global gradient norm: all gradients times min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_."""
     factor = jnp.minimum(1.0, max_norm / (optax.tree.norm(grads) + 1e-6))
     return jax.tree.map(lambda g: g * factor, grads)
 
 
 def all_finite(tree) -> Array:
-    """Whether every number of every leaf is finite: a boolean scalar, on the device. An empty tree is finite."""
+    """Whether all numbers in a tree of arrays are finite, as a boolean scalar on the device; True for an empty tree."""
     return jnp.all(jnp.stack([jnp.ones((), bool), *(jnp.isfinite(x).all() for x in jax.tree.leaves(tree))]))
 
 
@@ -215,5 +217,7 @@ def _settings(name: str, rule: UpdateRule, options: Mapping[str, float]) -> dict
             below = 1.0 if option in ("b1", "b2", "momentum") else math.inf
             number(f"option {option} of optimiser {name!r}", value, below)
     if name == "sgd" and settings["nesterov"] and not settings["momentum"]:
-        raise ConfigError("optimiser 'sgd' with nesterov=True and momentum=0: set momentum, e.g. 0.9")
+        raise ConfigError(
+            "optimiser 'sgd' with nesterov=True needs a momentum above 0; set it in config.optim.options, such as 0.9"
+        )
     return settings

@@ -1,4 +1,4 @@
-"""Factors of the learning rate and of the weight decay by regular expressions over the parameters' names."""
+"""Parameter groups: factors of learning rate and weight decay, chosen by regular expressions on the parameters' names."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,14 @@ Groups = Sequence[tuple[str, Mapping[str, float]]]
 
 
 def factors(params: Mapping[str, Array], groups: Groups) -> dict[str, tuple[float, float]]:
-    """name -> (learning-rate factor, decay factor).
+    """The factors of every parameter, {name: (learning-rate factor, decay factor)}.
 
     Args:
       params: arrays or shapes by name.
-      groups: ((regular expression, {"lr": factor, "decay": factor}), ...): the first expression found in a name decides; a
-        name that none claims, and a factor left out, count as 1.
+      groups: ((regular expression, {"lr": factor, "decay": factor}), ...): a parameter belongs to the first group whose
+        expression is found in its name; missing factors, and those of parameters without a group, are 1.
     Raises:
-      ConfigError: a group that is none, claims no parameter, or has an unknown or negative factor.
+      ConfigError: a group has another form, has no parameter, or has an unknown or negative factor.
     """
     for group in groups:
         if not isinstance(group, (tuple, list)) or len(group) != 2 or not isinstance(group[1], Mapping):

@@ -1,7 +1,7 @@
-"""Small arrays that lie one after another in one vector: what is done to every number alike is then one operation.
+"""Join many small arrays into one vector, so that an element-wise operation on all of them needs a single kernel.
 
-A network has hundreds of biases and scales and a few dozen arrays that hold nearly all of its numbers. An update costs a
-kernel for each array, to compile, to load and to launch, whatever the array's size; a vector of the small ones costs one.
+A network has hundreds of small arrays (biases, scales) and a few dozen large ones with nearly all of its numbers. Updating each
+array separately costs one kernel per array to compile, load and launch, however small the array is.
 """
 
 import math
@@ -15,27 +15,27 @@ from jax.experimental import multihost_utils
 
 from jaxseg.types import Array
 
-SMALL = 2**14  # numbers: an array with more stays on its own
-VECTOR = "joined/"  # begins the name of a vector; no parameter's name holds a stroke
+SMALL = 2**14  # numbers; a larger array is not joined
+VECTOR = "joined/"  # start of a vector's name; no parameter's name has a slash
 
 Member = tuple[str, tuple[int, ...]]  # name, shape
 
 
 class Layout(NamedTuple):
-    """Which arrays lie in which vector, and in what order. Without any it changes nothing.
+    """The arrays that are joined into each vector, in order. Without vectors nothing is joined.
 
     Attributes:
-      vectors: name of the vector -> its arrays.
-      multiple: a vector is filled up with zeros to a multiple of this, so that so many devices can share it.
+      vectors: {name of the vector: its arrays}.
+      multiple: vectors are zero-padded to a multiple of this length, so that this many devices can share them.
     """
 
     vectors: Mapping[str, tuple[Member, ...]] = {}
     multiple: int = 1
 
     def join(self, tree: Mapping[str, Array]) -> dict[str, Array]:
-        """The arrays of a tree by name, the small ones as vectors: numpy arrays, or traced ones in a jitted function.
+        """Join the small arrays of a dict. The vectors are numpy arrays, or traced arrays inside a jitted function.
 
-        An empty tree stays empty (a moving average that is not kept).
+        An empty dict stays empty (for instance a moving average that is not used).
         """
         if not tree:
             return {}
@@ -52,7 +52,7 @@ class Layout(NamedTuple):
         return out
 
     def part(self, tree: Mapping[str, Array]) -> dict[str, Array]:
-        """The inverse of `join`. Outside jitted functions the small arrays come as numpy copies: nothing is compiled for them."""
+        """The inverse of `join`. Outside jitted functions small arrays are numpy copies, so that nothing has to be compiled."""
         if not tree:
             return {}
         out = {name: value for name, value in tree.items() if name not in self.vectors}
@@ -67,14 +67,14 @@ class Layout(NamedTuple):
 
 
 def plan(tree: Mapping[str, Array], alike: Callable[[str], Hashable] = lambda name: None, *, multiple: int = 1) -> Layout:
-    """Join the arrays with at most SMALL numbers that have one dtype and one value of `alike`.
+    """Plan vectors of arrays that have at most SMALL numbers, the same dtype and the same value of `alike`.
 
-    Scalars stay apart: a learnable loss weight is trained beside the network and is no part of it.
+    Scalars are not joined: they are learnable loss weights, which do not belong to the network.
 
     Args:
       tree: arrays or shapes by name.
-      alike: name -> what arrays of one vector have in common, for instance their factor of the learning rate.
-      multiple: of the layout.
+      alike: function of the name; arrays of one vector have the same value (such as their learning-rate factor).
+      multiple: see `Layout`.
     """
     classes: dict[Hashable, list[Member]] = {}
     for name in sorted(tree):

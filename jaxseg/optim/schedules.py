@@ -1,14 +1,14 @@
-"""The learning rate over time, as a factor of its peak: functions of the step for the device, a plateau for the host.
+"""Learning-rate schedules, as a fraction of the peak learning rate: functions of the step, and ReduceLROnPlateau on the host.
 
-Let t be the step (or, with per_epoch, the step at which the epoch began) over the period, cut to 0..1:
+Let t be the step (or, with per_epoch, the first step of the epoch) divided by the period, clipped to 0..1:
   constant  1
   poly      final + (1 - final) (1 - t)^power              torch PolynomialLR; nnU-Net: power 0.9, per_epoch
   cosine    final + (1 - final) (1 + cos(pi t)) / 2        torch CosineAnnealingLR; stepped per epoch there: per_epoch
   step      factor^(number of milestones passed)           torch StepLR, MultiStepLR
-Warm-up multiplies this by 1 - (1 - step / warmup) (1 - warmup_ratio) while step < warmup, as mmcv does (the schedule
-below runs on from step 0). After the period the last value stays (torch's cosine would rise again).
+During warm-up (step < warmup) this is multiplied by 1 - (1 - step / warmup) (1 - warmup_ratio), as in mmcv: the schedule itself
+also starts at step 0. After the period the value stays constant (torch's cosine would rise again).
 
-A schedule may also be the path of a function that gives one, optax's or your own: "optax:exponential_decay".
+A schedule may also be the path of a function that returns one, optax's or your own: "optax:exponential_decay".
 """
 
 import math
@@ -31,7 +31,7 @@ def _positive(what: str, value) -> None:
 
 def _fraction(what: str, value) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise ConfigError(f"schedule option {what}={value!r}: must lie in 0..1 (it is a factor of the peak)")
+        raise ConfigError(f"schedule option {what}={value!r}: must lie in 0..1 (it is a fraction of the peak learning rate)")
 
 
 def _progress(total_steps: int, steps_per_epoch: int, period, per_epoch: bool) -> Callable[[Array], Array]:
@@ -82,7 +82,7 @@ def _step(
     factor: float = 0.1,
 ):
     if (every is None) == (milestones is None):
-        raise ConfigError(f"schedule 'step' with every={every!r}, milestones={milestones!r}: give one of them, in epochs")
+        raise ConfigError(f"schedule 'step' with every={every!r}, milestones={milestones!r}: give exactly one of them, in epochs")
     _fraction("factor", factor)
     if every is None:
         if not isinstance(milestones, (tuple, list)):
@@ -102,7 +102,7 @@ SCHEDULES: dict[str, Callable] = {"constant": _constant, "poly": _poly, "cosine"
 def _by_path(
     path: str | Callable, options: Mapping[str, Any], total_steps: int, steps_per_epoch: int
 ) -> Callable[[Array], Array]:
-    """A schedule of optax's kind, a function of the step. What its factory needs and the options lack is of this run."""
+    """A schedule from a factory. Required arguments that the options lack are filled in with this run's values."""
     make, takes = adapter.factory(path, "schedule")
     own = {
         "total_steps": total_steps,
@@ -119,9 +119,9 @@ def _by_path(
         shape = jax.eval_shape(lambda step: jnp.asarray(schedule(step), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)).shape
     except (TypeError, ValueError, jax.errors.JAXTypeError) as error:
         text = str(error).strip().splitlines()[0]
-        raise ConfigError(f"schedule {path!r} gives no function of the step that jax can trace: {text}") from error
+        raise ConfigError(f"schedule {path!r} must return a function of the step that jax can trace: {text}") from error
     if shape:
-        raise ConfigError(f"schedule {path!r} gives an array of shape {shape} for a step; it must give a number")
+        raise ConfigError(f"schedule {path!r} returns an array of shape {shape} for a step; it must return a number")
     return schedule
 
 
@@ -134,20 +134,20 @@ def build(
     total_steps: int,
     steps_per_epoch: int,
 ) -> Callable[[Array], Array]:
-    """f(step) -> float32 factor of the peak learning rate, safe inside jax.jit.
+    """Build a schedule: a function step -> float32 fraction of the peak learning rate, which works inside jax.jit.
 
     Args:
-      name: one of SCHEDULES, or a function, or its path "module:name", that gives a function step -> factor. Arguments that
-        it needs and `options` lacks are filled in: total_steps, decay_steps, transition_steps (the run's steps),
-        steps_per_epoch, init_value, peak_value, value (1).
-      warmup: steps of linear warm-up.
-      warmup_ratio: factor at step 0 of the warm-up.
-      options: poly: power, final, period, per_epoch; cosine: final, period, per_epoch; step: every or milestones,
-        factor. Periods, `every` and milestones count epochs; without a period it is the whole run. A path: its arguments,
-        in their own units (optax counts steps).
-      total_steps, steps_per_epoch: of the run.
+      name: one of SCHEDULES, or a function (or its path "module:name") that returns a function step -> fraction. Required
+        arguments that `options` lacks are filled in: total_steps, decay_steps and transition_steps by the run's number of
+        steps, steps_per_epoch by that of an epoch, init_value, peak_value and value by 1.
+      warmup: number of linear warm-up steps.
+      warmup_ratio: fraction at step 0 of the warm-up.
+      options: poly: power, final, period, per_epoch; cosine: final, period, per_epoch; step: every or milestones, factor.
+        period (default: the whole run), `every` and milestones are in epochs. For a function: its arguments, in their own units
+        (optax uses steps).
+      total_steps, steps_per_epoch: number of steps of the run and of an epoch.
     Raises:
-      ConfigError: unknown name or option, or a value outside its range.
+      ConfigError: an unknown name or option, or a value outside its range.
     """
     options, path = dict(options or {}), callable(name) or isinstance(name, str) and ":" in name
     if not path:
@@ -159,11 +159,11 @@ def build(
     if total_steps < 1 or steps_per_epoch < 1:
         raise ConfigError(f"schedule over total_steps={total_steps}, steps_per_epoch={steps_per_epoch}: both must be at least 1")
     if total_steps >= 2**31:
-        raise ConfigError(f"schedule over total_steps={total_steps}: steps are counted in 32 bits; lower train.epochs")
+        raise ConfigError(f"schedule over total_steps={total_steps}: must fit into 32 bits; lower train.epochs")
     if not 0 <= warmup < total_steps:
         raise ConfigError(
-            f"warmup={warmup} steps in a run of {total_steps}: must be fewer than the run has; lower "
-            "schedule.warmup or train longer"
+            f"warmup={warmup} steps in a run of {total_steps} steps: the warm-up must be shorter than the run; lower "
+            "schedule.warmup or raise train.epochs"
         )
     _fraction("warmup_ratio", warmup_ratio)
     main = _by_path(name, options, total_steps, steps_per_epoch) if path else make(total_steps, steps_per_epoch, **options)
@@ -179,19 +179,20 @@ def build(
 
 
 class Plateau:
-    """Lower the rate when a figure stops improving: torch's ReduceLROnPlateau, on the host, with a JSON-able state.
+    """Lower the learning rate when a metric stops improving: torch's ReduceLROnPlateau, on the host, with a JSON-able state.
 
     Args:
       lr: peak learning rate (min_lr and eps are absolute, as in PyTorch).
-      mode: "min" or "max": which way is better.
-      factor: what the rate is multiplied by.
-      patience: updates without improvement that are borne; the next one lowers the rate.
-      threshold: how much better counts, relative ("rel") or absolute ("abs"), by threshold_mode.
-      cooldown: updates after a reduction during which nothing is counted.
-      min_lr: lower bound of the rate.
-      eps: a smaller reduction than this is not made.
+      mode: "min" if smaller values are better, "max" if larger ones are.
+      factor: the learning rate is multiplied by this at each reduction.
+      patience: number of updates without improvement that are tolerated; the next one lowers the rate.
+      threshold: the smallest change that counts as an improvement.
+      threshold_mode: "rel": the threshold is relative to the best value; "abs": absolute.
+      cooldown: number of updates after a reduction that are not counted.
+      min_lr: lower bound of the learning rate.
+      eps: reductions smaller than this are skipped.
     Raises:
-      ConfigError: an unknown option or a value outside its range.
+      ConfigError: an unknown option, or a value outside its range.
     """
 
     def __init__(
@@ -218,14 +219,14 @@ class Plateau:
         numbers = {"patience": patience, "threshold": threshold, "cooldown": cooldown, "min_lr": min_lr, "eps": eps}
         for what, value in numbers.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise ConfigError(f"schedule option {what}={value!r}: must be a number, not negative")
+                raise ConfigError(f"schedule option {what}={value!r}: must be a number of at least 0")
         self.mode, self.factor, self.patience, self.cooldown = mode, factor, patience, cooldown
         self.threshold, self.threshold_mode, self.min_lr, self.eps = threshold, threshold_mode, min_lr, eps
         self.lr, self.bad, self.resting = float(lr), 0, 0
         self.best: float | None = None
 
     def update(self, value: float) -> float:
-        """Take one more figure; returns what the learning rate is to be multiplied by (1.0: as it was)."""
+        """Add one value of the metric; returns the factor for the learning rate (1.0: unchanged)."""
         if self._better(float(value)):
             self.best, self.bad = float(value), 0
         else:
@@ -250,9 +251,9 @@ class Plateau:
         return sign * value > sign * bound
 
     def state(self) -> dict[str, Any]:
-        """The state that `load` restores, so that a resumed run takes the same decisions."""
+        """The state for `load`, so that a resumed run lowers the learning rate at the same epochs."""
         return {"lr": self.lr, "best": self.best, "bad": self.bad, "resting": self.resting}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take over a state written by `state`."""
+        """Restore a state that `state` returned."""
         self.lr, self.best, self.bad, self.resting = (state[k] for k in ("lr", "best", "bad", "resting"))

@@ -1,4 +1,4 @@
-"""Time: how fast a loop runs and when it will end, and a watchdog for loops that stop running."""
+"""Time measurements: the speed and remaining time of a training loop, and a watchdog that ends a hanging process."""
 
 import contextlib
 import faulthandler
@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 
 class Rates(NamedTuple):
-    """What a progress line says.
+    """The figures of a progress line.
 
     Attributes:
-      images_per_second: of the window since the last reading, pauses left out.
-      input_share: fraction (0-1) of that window spent waiting for the input pipeline.
-      seconds_left: until the last step at the pace of the whole run, pauses included; None before two steps.
+      images_per_second: speed since the last reading, without pauses.
+      input_share: fraction (0-1) of that time spent waiting for the input pipeline.
+      seconds_left: estimated seconds until the last step, from the whole run including pauses; None before two steps.
     """
 
     images_per_second: float
@@ -31,7 +31,7 @@ class Rates(NamedTuple):
 
 
 class Meter:
-    """Measures a training loop.
+    """Measure the speed of a training loop.
 
         for step in range(start, total):
             with meter.waiting():
@@ -41,19 +41,21 @@ class Meter:
         print(meter.read())
 
     Args:
-      total: steps at the end of the run.
-      start: steps already done.
-      now: the clock, seconds.
+      total: number of steps of the whole run.
+      start: number of steps already done.
+      now: a clock in seconds.
     """
 
     def __init__(self, total: int, *, start: int = 0, now: Callable[[], float] = time.perf_counter):
         self._total, self._done, self._now = total, start, now
-        self._first: tuple[int, float] | None = None  # (steps done, time) after the first step: compilation is left out
+        self._first: tuple[int, float] | None = (
+            None  # (steps done, time) after the first step, so that compilation does not count
+        )
         self._reset()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """The block waits for the next batch."""
+        """Count the time of the block as waiting for the next batch."""
         start = self._now()
         try:
             yield
@@ -62,7 +64,7 @@ class Meter:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """The block is not training (validation): no part of images per second, though of the time left."""
+        """Leave the time of the block (a validation) out of images per second, but not out of the time left."""
         start = self._now()
         try:
             yield
@@ -70,14 +72,14 @@ class Meter:
             self._paused += self._now() - start
 
     def step(self, images: int) -> None:
-        """One step is done, over this many images (of all processes)."""
+        """Record a finished step with this number of images (over all processes)."""
         self._done += 1
         self._images += images
         if self._first is None:
             self._first = (self._done, self._now())
 
     def read(self) -> Rates:
-        """The rates since the last reading; a new window begins."""
+        """The rates since the last reading."""
         now = self._now()
         span = max(now - self._start - self._paused, 1e-9)
         left = None
@@ -92,7 +94,7 @@ class Meter:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as text of two units at most: 42 s, 3 min 07 s, 5 h 02 min, 2 d 03 h."""
+    """A duration as text with at most two units: 42 s, 3 min 07 s, 5 h 02 min, 2 d 03 h."""
     s = round(seconds)
     if s < 60:
         return f"{s} s"
@@ -106,17 +108,18 @@ def duration(seconds: float) -> str:
 
 
 class Watchdog:
-    """Ends the process with code 75 when no step has finished for `seconds`: a stuck peer raises no error by itself.
+    """Context manager that ends the process with exit code 75 if no step finishes for `seconds`.
 
-    Within the block. Before the first step, which is compiled, and in what `stretch` begins, `longer` seconds may pass. `tick`
-    after each step whose result is known (after block_until_ready or float(loss), since dispatch returns at once). A thread is
-    enough: Python's lock is free while a collective waits. On expiry the stacks of all threads go to hang.<pid>.txt, and
-    os._exit skips the clean-up that would wait for the stuck peer.
+    It is needed because a process that waits for a hanging peer gets no error. Call `tick` after each step whose result is known
+    (after block_until_ready or float(loss), because dispatch returns at once). Before the first step, which includes compilation,
+    and after `stretch` the limit is `longer`. The watchdog is a thread, which runs because a waiting collective releases Python's
+    lock. When the time is over, it writes the stacks of all threads to hang.<pid>.txt and calls os._exit, because a normal exit
+    would wait for the hanging peer.
 
     Args:
-      seconds: without a tick, until the end; 0: never.
-      folder: where hang.<pid>.txt goes.
-      longer: the same, before the first tick and after `stretch`; at least `seconds`.
+      seconds: longest time without a tick; 0: no limit.
+      folder: folder for hang.<pid>.txt.
+      longer: longest time before the first tick and after `stretch`; at least `seconds` is used.
       now: a clock in seconds.
     """
 
@@ -124,22 +127,22 @@ class Watchdog:
 
     def __init__(self, seconds: float, folder: str | Path, *, longer: float = 1800.0, now: Callable[[], float] = time.monotonic):
         if seconds < 0:
-            raise ValueError(f"got seconds={seconds}; give the longest time a step may take, or 0 for no watchdog")
+            raise ValueError(f"got seconds={seconds}; must be the longest time that a step may take, or 0 for no watchdog")
         self.path = Path(folder) / f"hang.{os.getpid()}.txt"
         self._seconds, self._longer, self._now = seconds, max(seconds, longer), now
         self._allowed: tuple[float, float] | None = None  # (since when, seconds)
         self._stop = threading.Event()
 
     def tick(self) -> None:
-        """A step has finished."""
+        """Report that a step has finished."""
         self._allowed = (self._now(), self._seconds)
 
     def stretch(self) -> None:
-        """What begins now may take longer than a step, until the next tick: a turn of a validation or of an evaluation."""
+        """Allow `longer` seconds until the next tick, for work that takes longer than a step (part of a validation)."""
         self._allowed = (self._now(), self._longer)
 
     def pause(self) -> None:
-        """Disarm until the next tick. For the last save, in which no process waits for another."""
+        """Switch the watchdog off until the next tick, for the last save, in which no process waits for another."""
         self._allowed = None
 
     def __enter__(self) -> "Watchdog":
@@ -152,7 +155,7 @@ class Watchdog:
         self.close()
 
     def close(self) -> None:
-        """Disarm for good."""
+        """Switch the watchdog off."""
         self._stop.set()
 
     def _watch(self) -> None:
@@ -162,7 +165,7 @@ class Watchdog:
                 self._end_process(expired)
 
     def expired(self) -> float | None:
-        """The limit in seconds that has passed without a tick; None while there is time, when paused and when switched off."""
+        """The limit in seconds if it has passed without a tick; None if there is time left, or the watchdog is off."""
         allowed = self._allowed
         return allowed[1] if self._seconds and allowed is not None and self._now() - allowed[0] > allowed[1] else None
 

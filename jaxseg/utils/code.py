@@ -1,8 +1,8 @@
-"""Code of one's own that is named by "module:Name": which files that is, and whether it is still what a run was trained with.
+"""Check that user code which a run names by "module:Name" is still the code that the run was trained with.
 
-A run's record holds a digest of the files of each module that its training imported by path. Evaluation and prediction
-import the same files without a question; others, and modules that the record does not hold, are refused until they are
-allowed. The digest finds changed files. It is no signature: whoever can write the record can write another digest.
+A run's record holds a digest of the files of each module that its training imported by path. Evaluation and prediction import
+these files if they are unchanged; changed files, and modules that are not in the record, are refused unless --allow_code is
+given. The digest detects accidental changes. It is not a signature: whoever can change the record can change the digest.
 """
 
 import contextlib
@@ -18,28 +18,28 @@ from typing import Any
 
 from jaxseg.types import MismatchError
 
-OURS = ("jaxseg", "optax")  # packages that the library imports itself
+OURS = ("jaxseg", "optax")  # packages that the library itself imports
 FLAG = "--allow_code"
-_imported: dict[str, str] = {}  # module -> digest of its files as they were when it was imported by path
-_known: set[str] | None = None  # the modules that may be imported; None: any
-_allowed = False  # whatever the digests say
+_imported: dict[str, str] = {}  # {module: digest of its files when it was imported by path}
+_known: set[str] | None = None  # the modules that may be imported; None: all
+_allowed = False  # import modules even if digests differ
 
 
 def allow() -> None:
-    """From now on, in this process, modules are imported whatever the records say: --allow_code."""
+    """Import modules in this process even if they differ from the record (--allow_code)."""
     global _allowed
     _allowed = True
 
 
 def importable() -> None:
-    """Let modules in the current folder be found, after all others: a command has the folder of its script there instead."""
+    """Append the current folder to Python's path, which for a command has only the folder of its script."""
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)
 
 
 def files_of(module: str) -> list[Path]:
-    """The files that importing a module would run (its packages' first), found without running any; () where there are none."""
+    """The files that importing a module would run (those of its packages first), found without running them; [] if none."""
     importable()
     found, path = [], None
     parts = module.split(".")
@@ -57,7 +57,7 @@ def files_of(module: str) -> list[Path]:
 
 
 def digest_of(module: str) -> str:
-    """SHA-256 of the files of a module as this process imported them, or would import them; "" where there are none."""
+    """SHA-256 of the files of a module that this process has imported, or would import; "" if there are none."""
     if module in _imported:
         return _imported[module]
     digest, files = hashlib.sha256(), files_of(module)
@@ -67,60 +67,60 @@ def digest_of(module: str) -> str:
 
 
 def about_to_import(module: str) -> None:
-    """Called before a module is imported by its path.
+    """Check a module before it is imported by its path.
 
     Raises:
-      MismatchError: this process may import what records hold alone, and none holds this.
+      MismatchError: this process may import only modules in a run's record (`recorded_alone`), and this one is not.
     """
     if module.partition(".")[0] in OURS:
         return
     if _known is not None and module not in _known and not _allowed:
         raise MismatchError(
-            f"the run names the module {module!r} and holds no digest of it, so it was not imported in its training; if you "
-            f"know the file ({_place(module)}), add {FLAG}"
+            f"the run names the module {module!r} but has no digest of it, because its training did not import it; if you "
+            f"trust the file ({_place(module)}), add {FLAG}"
         )
     _imported[module] = digest_of(module)
 
 
 def named(tree: Any) -> dict[str, str]:
-    """{module: digest} of the modules that this process has imported by a path which stands in a JSON-able tree."""
+    """{module: digest} of the modules that this process has imported by a path, and whose path occurs in a JSON-able tree."""
     text = json.dumps(tree)
     return {module: digest for module, digest in sorted(_imported.items()) if f'"{module}:' in text}
 
 
 def changed(recorded: Mapping[str, str]) -> list[str]:
-    """The modules whose files are not those of the digests."""
+    """The modules whose files differ from the recorded digests."""
     return [module for module, digest in recorded.items() if digest_of(module) not in ("", digest)]
 
 
 def check(recorded: Mapping[str, str], where: Path) -> None:
-    """Allow the import of the modules of a record.
+    """Check the modules of a record against its digests, and allow their import.
 
     Args:
-      recorded: module -> digest.
+      recorded: {module: digest}.
       where: the run folder, for the message.
     Raises:
-      MismatchError: a module's files are others now.
+      MismatchError: the files of a module have changed.
     """
     others = changed(recorded)
     if others and not _allowed:
         raise MismatchError(
-            f"{where} was trained with the module {others[0]!r} of other content than {_place(others[0])} has; run from the "
-            f"folder of the file that it was trained with, or add {FLAG} to import this one"
+            f"{where} was trained with a module {others[0]!r} that differs from {_place(others[0])}; run the command in the "
+            f"folder of the original file, or add {FLAG} to use this one"
         )
     if _known is not None:
         _known.update(recorded)
 
 
 def trust(path: str) -> None:
-    """Let the module of a path "module:Name" be imported that was typed for this command, whatever the record holds."""
+    """Allow the import of the module of a path "module:Name" that the user gave for this command, without a digest."""
     if _known is not None:
         _known.add(path.partition(":")[0])
 
 
 @contextlib.contextmanager
 def recorded_alone() -> Iterator[None]:
-    """Within the block modules are imported by path only where `check` has seen them in a run's record."""
+    """Within the block allow imports by path only of modules that `check` has found in a run's record."""
     global _known
     before, _known = _known, set()
     try:

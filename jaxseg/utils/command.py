@@ -1,4 +1,4 @@
-"""The two ends of every command: signals, streams and file permissions before it, one line and an exit code after it."""
+"""Start and end of every command: signals, streams and file permissions, one-line errors and exit codes."""
 
 import argparse
 import contextlib
@@ -17,27 +17,29 @@ from jaxseg.utils import output
 
 INTERRUPTED = 130  # exit code of Ctrl-C
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_pressed = 0  # how often Ctrl-C was pressed
+_pressed = 0  # number of times that Ctrl-C was pressed
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose mistakes end as everywhere in jaxseg: one line, code 64."""
+    """An argument parser whose errors are those of jaxseg: one line, exit code 64."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"command line: {message}; {self.prog} --help lists what it takes")
+        raise ConfigError(f"command line: {message}; {self.prog} --help lists the arguments")
 
 
 def begin(*, stop_code: int | None = None) -> None:
-    """To be called before anything heavy is imported: a closed stream is no file of ours, Ctrl-C is one line.
+    """Prepare streams and signals; call it before anything slow is imported.
+
+    Closed standard streams are replaced by /dev/null, so that no file gets their numbers, and Ctrl-C prints one line.
 
     Args:
-      stop_code: with which SIGTERM ends the process, until another handler is set; None: as the system does.
+      stop_code: exit code for SIGTERM until another handler is set; None: the system's default.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: no file that is opened later becomes "stdout"
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, so that no file opened later becomes "stdout"
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
@@ -55,29 +57,30 @@ def _leave(what: str, code: int) -> NoReturn:
 def _note(signum, frame) -> None:
     global _pressed
     _pressed += 1
-    if _pressed > 2:  # whoever keeps it busy does not let go
+    if _pressed > 2:  # the process does not react
         os._exit(INTERRUPTED)
     raise KeyboardInterrupt
 
 
 def check_interrupt() -> None:
-    """Raise KeyboardInterrupt if Ctrl-C was pressed: the one that Python raised may have met a callback or a destructor, whose
-    exceptions are printed and forgotten. Loops ask once a turn.
+    """Raise KeyboardInterrupt if Ctrl-C was pressed; long loops call this in every turn.
+
+    Python's own KeyboardInterrupt is lost if it is raised inside a callback or a destructor.
     """
     if _pressed:
         raise KeyboardInterrupt
 
 
 def run(name: str, main: Callable[[], int | None], *, leave: Callable[[int], NoReturn] = sys.exit) -> NoReturn:
-    """Run a command to its exit code. What a user can cause is one line on the error stream.
+    """Run a command and end the process with its exit code; errors that a user can cause are one line on the error stream.
 
-    A reader of the output who leaves (`| head`) stops nothing. JAXSEG_UMASK (octal, such as 077) is the mask of the files and
-    folders that are made; without it the process's own counts.
+    A closed output pipe (`| head`) does not stop the command. JAXSEG_UMASK (octal, such as 077) sets the umask for new files and
+    folders; without it the umask of the process is used.
 
     Args:
-      name: in front of the line.
-      main: the command.
-      leave: ends the process with its code.
+      name: start of the error line.
+      main: the command; returns its exit code.
+      leave: function that ends the process with a code.
     """
     global _pressed
     start, _pressed = time.perf_counter(), 0
@@ -124,23 +127,23 @@ def _set_umask() -> None:
                 raise ValueError
         except ValueError:
             raise ConfigError(
-                f"JAXSEG_UMASK={text}: must be octal and leave the owner all rights, such as 077 (private) or 022"
+                f"JAXSEG_UMASK={text}: must be octal and keep all rights of the owner, such as 077 (private) or 022"
             ) from None
         os.umask(mask)
 
 
 class _Steady:
-    """A text stream whose reader or disk may vanish: what cannot be written is dropped.
+    """A text stream that drops text which cannot be written (closed pipe, full disk) instead of raising an error.
 
     Attributes:
-      lost: the first error.
+      lost: the first error, or None.
     """
 
     def __init__(self, stream):
         self._stream, self.lost = stream, None
         with contextlib.suppress(AttributeError, ValueError):
             if stream.errors == "strict" or "utf" not in stream.encoding.lower():
-                stream.reconfigure(errors="backslashreplace")  # names in other encodings than the terminal's
+                stream.reconfigure(errors="backslashreplace")  # file names that the terminal's encoding cannot show
 
     def write(self, text: str) -> int:
         try:

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, a folder built once under a lock, digests."""
+"""Atomic writing of files, building a folder once under a lock, digests, and the cache folder."""
 
 import contextlib
 import fcntl
@@ -16,10 +16,10 @@ from jaxseg.types import StorageError
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:
-    """Write a file so that a reader, or a power cut, sees the old content or the new and never a part.
+    """Write a file atomically: other processes, and a power cut, leave either the old or the new content.
 
     Raises:
-      StorageError: the disk is full, read-only or gone.
+      StorageError: the file cannot be written (disk full, read-only or missing).
     """
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
@@ -37,24 +37,26 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
 
 
 def make_folder(path: Path, flag: str) -> None:
-    """Make a folder, if absent, into which a file can be written.
+    """Create a folder if it does not exist, and check that it is writable.
 
     Args:
       path: the folder.
-      flag: what named it, for the message ("--output=out").
+      flag: the flag that named it, for the message ("--output=out").
     Raises:
-      StorageError: it cannot be made or written.
+      StorageError: the folder cannot be created or written.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path) as probe:
             probe.write(b"0")
     except OSError as error:
-        raise StorageError(f"{flag}: cannot be made or written ({error.strerror or error}); choose another folder") from error
+        raise StorageError(
+            f"{flag}: the folder cannot be created or written ({error.strerror or error}); choose another folder"
+        ) from error
 
 
 def write_json(path: str | Path, value) -> None:
-    """`write_atomic` of an indented JSON text with sorted keys; NaN and infinities, which JSON has not, become null."""
+    """Write an indented JSON file with sorted keys atomically; NaN and infinities, which JSON lacks, become null."""
     text = lambda value: json.dumps(value, indent=2, sort_keys=True, default=str, allow_nan=False)
     try:
         content = text(value)
@@ -65,7 +67,7 @@ def write_json(path: str | Path, value) -> None:
 
 @contextlib.contextmanager
 def lock(path: str | Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path` (made if absent) for the time of the block; released if the process dies."""
+    """Hold an exclusive lock on the file `path`, which is created if absent, during the block; it ends if the process dies."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
@@ -77,17 +79,17 @@ def lock(path: str | Path) -> Iterator[None]:
 
 
 def build_folder(final: str | Path, build: Callable[[Path], None]) -> Path:
-    """The folder `final`, made by `build(temporary)` when absent: built beside it under a lock, then renamed into place.
+    """Build a folder unless it exists: `build` fills a temporary folder under a lock, which is then renamed to `final`.
 
-    Two processes that ask at once build it once. A build that fails leaves nothing under the final name.
+    Two processes that call this at the same time build the folder once. A build that fails leaves no folder `final`.
 
     Args:
       final: path of the folder.
-      build: fills the empty folder it is given.
+      build: function that fills the empty folder it is given.
     Returns:
-      `final` as a Path, complete.
+      `final` as a Path; the folder is complete.
     Raises:
-      StorageError: the folder cannot be made or written.
+      StorageError: the folder cannot be created or written.
     """
     final = Path(final)
     if final.is_dir():
@@ -117,7 +119,7 @@ def build_folder(final: str | Path, build: Callable[[Path], None]) -> Path:
 
 
 def digest(*parts: bytes | str) -> str:
-    """Hexadecimal blake2b digest (16 bytes) of the parts, separated so that ("ab","c") differs from ("a","bc")."""
+    """Hexadecimal blake2b digest (16 bytes) of several parts; ("ab","c") and ("a","bc") have different digests."""
     h = hashlib.blake2b(digest_size=16)
     for part in parts:
         data = part.encode() if isinstance(part, str) else bytes(part)
@@ -130,7 +132,7 @@ def file_digest(path: str | Path) -> str:
     """Hexadecimal blake2b digest (16 bytes) of a file's bytes, read piece by piece.
 
     Raises:
-      OSError: it cannot be read.
+      OSError: the file cannot be read.
     """
     h = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
@@ -140,7 +142,7 @@ def file_digest(path: str | Path) -> str:
 
 
 def plain_name(text: str) -> str:
-    """A text as part of a file's name: letters, digits, dots, dashes and underscores stay."""
+    """A text that can be part of a file name: other characters than letters, digits, dots, dashes become underscores."""
     return re.sub(r"[^\w.-]", "_", text)
 
 
@@ -148,10 +150,10 @@ def cache_root() -> Path:
     """Folder for derived data: $JAXSEG_CACHE, else $XDG_CACHE_HOME/jaxseg, else ~/.cache/jaxseg.
 
     Raises:
-      StorageError: none of them is set and this user has no home folder.
+      StorageError: neither variable is set, and this user has no home folder.
     """
     ours = os.environ.get("JAXSEG_CACHE")
     try:
         return Path(ours).expanduser() if ours else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxseg"
     except RuntimeError as error:  # HOME is not set, and the system does not know this user
-        raise StorageError("this user has no home folder for derived data; set JAXSEG_CACHE to a folder") from error
+        raise StorageError("this user has no home folder for cached data; set JAXSEG_CACHE to a folder") from error

@@ -1,4 +1,4 @@
-"""From a name to the object, with neighbours listed when the name is unknown."""
+"""Look up objects by name; errors for unknown names list similar ones."""
 
 import difflib
 import importlib
@@ -11,7 +11,7 @@ from jaxseg.utils import code
 
 
 def neighbours(name: str, known: Iterable[str], count: int = 4) -> list[str]:
-    """The known names most like `name`, best first."""
+    """The known names that are most similar to `name`, the most similar first."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=count, cutoff=0.5)
     return close or [k for k in known if k[:3] == name[:3]][:count]
@@ -30,9 +30,9 @@ def lookup(what: str, name: Any, table: Mapping[str, object]):
     """`table[name]`, or a ConfigError that lists the nearest names.
 
     Args:
-      what: what the name is supposed to be, for the message ("model", "loss term").
+      what: the kind of thing that the name stands for, for the message ("model", "loss term").
       name: the name to find.
-      table: name -> object.
+      table: {name: object}.
     Raises:
       ConfigError: the table has no such name.
     """
@@ -44,10 +44,12 @@ def lookup(what: str, name: Any, table: Mapping[str, object]):
 
 
 def check_kind(what: str, value, default) -> None:
-    """Refuse an option that is not of its default's kind; one with the default None says itself what it takes.
+    """Refuse an option whose value is not of the kind of its default (string, boolean, tuple or finite numbers).
+
+    Options with the default None are not checked here.
 
     Raises:
-      ConfigError: `what`, for the message, is neither a word, a truth value, a tuple nor finite numbers, as the default is.
+      ConfigError: the value is of another kind; the message starts with `what`.
     """
     number = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)
     several = isinstance(value, (tuple, list))
@@ -64,7 +66,7 @@ def check_kind(what: str, value, default) -> None:
 
 
 def is_path(name: Any) -> bool:
-    """Whether a name is the path "module:Name" of a part of one's own."""
+    """Whether a name is a path "module:Name" to a user's own code."""
     return isinstance(name, str) and ":" in name
 
 
@@ -77,13 +79,13 @@ def import_object(path: str, what: str = "object"):
     """
     module_name, colon, attribute = path.partition(":")
     if not colon or not module_name or not attribute:
-        raise ConfigError(f"{what} {path!r} is no path to an object: write it as 'package.module:Name'")
+        raise ConfigError(f"{what} {path!r} is not a path to an object; write it as 'package.module:Name'")
     code.about_to_import(module_name)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and not module_name.startswith(error.name):
-            raise  # the user's module exists and one of its own imports does not: show that
+            raise  # the user's module exists, but one of its own imports fails: show that error
         raise ConfigError(
             f"{what} {path!r}: no module named {module_name!r}, here or on the Python path; run from its folder or install it"
         ) from error

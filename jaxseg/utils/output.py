@@ -1,13 +1,13 @@
-"""What a command prints: lines for a log, a bar on a terminal, or JSON for a machine; chosen once, for the whole process.
+"""Output of a command: lines, progress bars on a terminal, or JSON for other programs; set once for the whole process.
 
 | style | standard output | error stream |
 |---|---|---|
 | lines | every line | |
-| on a terminal | every line, and below them a bar for each piece of work that runs (rich) | |
+| on a terminal | every line, and below them a progress bar (rich) for each running task | |
 | quiet | warnings and results | |
-| json | one JSON object a line: {"event": name, ...} | the lines |
+| json | one JSON object per line: {"event": name, ...} | the lines |
 
-Bars are drawn on a terminal alone: a log gets plain lines.
+Progress bars are drawn only on a terminal, so that a log has plain lines.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-LOUD = ("WARNING", "ALARM", "FAILED", "warning", "error", "note:", "left out")  # how lines begin that --quiet keeps
+LOUD = ("WARNING", "ALARM", "FAILED", "warning", "error", "note:", "left out")  # starts of the lines that --quiet keeps
 _quiet, _json = False, False
-_alone = True  # of several processes the first draws bars
-_bars: Any = None  # rich's display while any work is shown
+_alone = True  # only the first of several processes draws bars
+_bars: Any = None  # rich's display while any bar is shown
 
 
 def choose(*, quiet: bool = False, as_json: bool = False) -> None:
@@ -31,17 +31,18 @@ def choose(*, quiet: bool = False, as_json: bool = False) -> None:
 
 
 def one_of_several() -> None:
-    """This process is not the first of several: it draws no bars."""
+    """Draw no bars, because this process is not the first of several."""
     global _alone
     _alone = False
 
 
 def say(text: str, *, result: bool = False, head: str = "") -> None:
-    """Print a line, or several.
+    """Print one or more lines.
 
     Args:
-      result: what the command was called for: kept by --quiet.
-      head: before the text, such as the time; does not count for what is a warning.
+      text: the lines; a text that starts like a warning (LOUD) is a warning.
+      result: whether this is a result of the command, which --quiet keeps.
+      head: printed before the text, such as the time.
     """
     loud = text.lstrip().startswith(LOUD)
     if loud:
@@ -51,7 +52,7 @@ def say(text: str, *, result: bool = False, head: str = "") -> None:
 
 
 def event(name: str, **values: Any) -> None:
-    """With --json one object on the standard output; else nothing. NaN and infinities, which JSON has not, become null."""
+    """With --json print one object on the standard output, else nothing. NaN and infinities, which JSON lacks, become null."""
     if _json:
         print(json.dumps({"event": name, **_plain(values)}, default=str, allow_nan=False), file=sys.stdout, flush=True)
 
@@ -67,7 +68,7 @@ def _plain(value: Any) -> Any:
 
 
 def working_through(items: Collection[T], what: str) -> Iterator[T]:
-    """The items one by one, with a bar on a terminal."""
+    """Iterate over the items, with a progress bar on a terminal."""
     with working(what, len(items)) as advance:
         for item in items:
             yield item
@@ -75,20 +76,20 @@ def working_through(items: Collection[T], what: str) -> Iterator[T]:
 
 
 def on_terminal() -> bool:
-    """Whether bars are drawn."""
+    """Whether progress bars are drawn."""
     return _alone and not (_quiet or _json) and sys.stdout.isatty()
 
 
 @contextlib.contextmanager
 def working(what: str, total: int | None = None, *, done: int = 0) -> Iterator[Callable[..., None]]:
-    """A bar on a terminal while the block runs; nothing elsewhere.
+    """Show a progress bar while the block runs, if the output is a terminal.
 
     Args:
-      what: is done: "epoch 3/100", "preparing cases".
-      total: pieces of it; None: it is not known how long it takes.
-      done: pieces that are done already.
+      what: description of the task: "epoch 3/100", "preparing cases".
+      total: number of units of work; None: unknown.
+      done: number of units that are already done.
     Yields:
-      advance(n=1, what=None): n pieces more are done; `what` replaces the words.
+      advance(n=1, what=None), which adds n finished units; `what` replaces the description.
     """
     global _bars
     if not on_terminal():
@@ -96,7 +97,7 @@ def working(what: str, total: int | None = None, *, done: int = 0) -> Iterator[C
         return
     first = _bars is None
     if first:
-        from rich import progress  # comes with flax; no log and no help waits for it
+        from rich import progress  # comes with flax; imported only where a bar is drawn, because it is slow
 
         _bars = progress.Progress(
             progress.SpinnerColumn(),

@@ -1,4 +1,4 @@
-"""Labels over images, as uint8 RGB arrays; numpy only."""
+"""Pictures of images with coloured labels, as uint8 RGB arrays; numpy only."""
 
 from collections.abc import Sequence
 
@@ -11,27 +11,27 @@ _COLOURS = np.array(
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
-    """uint8 [H, W] or [H, W, C] -> [H, W, 3]: RGB as it is, else the first channel in grey."""
+    """Convert uint8 [H, W] or [H, W, C] to [H, W, 3]: three channels are kept as RGB, else the first channel is shown in grey."""
     image = image[..., None] if image.ndim == 2 else image
     return image if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, axis=-1)
 
 
 def to_8bit(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """floor(256 (v - low) / (high - low)) cut to 0..255: 256 bins of equal width, as uint8; all 0 without a range."""
+    """Map low..high to 256 bins of equal width: floor(256 (v - low) / (high - low)), clipped to 0..255; all 0 if high = low."""
     scale = 256.0 / (high - low) if high > low else 0.0
     return np.clip((np.asarray(values, np.float32) - low) * scale, 0, 255).astype(np.uint8)
 
 
 def paint(rgb: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Labels [H, W] in colour over an RGB picture [H, W, 3], half transparent."""
+    """Draw labels [H, W] in half-transparent colours over an RGB picture [H, W, 3]."""
     colour = _COLOURS[np.where(labels > 0, (labels.astype(int) - 1) % (len(_COLOURS) - 1) + 1, 0)]
     return np.where(labels[..., None] > 0, rgb // 2 + colour // 2, rgb).astype(np.uint8)
 
 
 def panel(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Input, truth, prediction and errors side by side.
+    """Show input, truth, prediction and errors side by side.
 
-    Errors: green found, red missed or confused, blue predicted where nothing is.
+    Colours of the errors: green correct, red missed or of a wrong class, blue false positive.
 
     Args:
       image: [H, W, C] uint8.
@@ -48,7 +48,7 @@ def panel(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.nd
 
 
 def sheet(tiles: Sequence[np.ndarray], found: np.ndarray, limit: int = 24) -> np.ndarray:
-    """Up to `limit` of the pictures [H, W, 3], those with most `found` first chosen, in order, six in a row: uint8."""
+    """One picture of up to `limit` tiles [H, W, 3], six in a row: those with the largest `found`, in their original order."""
     chosen = np.sort(np.argsort(-np.asarray(found), kind="stable")[:limit])
     tiles = [tiles[z] for z in chosen]
     columns = min(6, len(tiles))

@@ -1,4 +1,4 @@
-"""How a process is set up: memory as it gets it from the system and as Python cleans it up, and flags of XLA."""
+"""Settings of the process: huge pages for memory, garbage collection, and XLA flags."""
 
 import contextlib
 import gc
@@ -14,12 +14,12 @@ DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg")  # the last: Windows' s
 
 
 def start_with_huge_pages() -> None:
-    """Start this Python again with glibc asking for huge pages; to be called before anything is imported or read.
+    """Restart this Python process so that glibc uses huge pages; call it before anything is imported or read.
 
-    XLA takes the memory of a step anew in every call, by malloc; in pages of 4 KiB its faults and misses cost a CPU a third of
-    the step (SegNeXt-T, 2 x 256 x 256, two cores: 446 ms without, 264 with). glibc (2.35) reads the setting when a process
-    starts, hence the new start, under the same process number. Nothing happens outside Linux and glibc, where GLIBC_TUNABLES
-    is set already, or with JAXSEG_HUGE_PAGES=0.
+    XLA allocates the memory of a step by malloc in every call. With pages of 4 KiB, page faults and TLB misses cost a CPU a third
+    of the step (SegNeXt-T, 2 x 256 x 256, two cores: 446 ms without huge pages, 264 ms with them). glibc (2.35) reads the setting
+    only when a process starts, hence the restart, which keeps the process number. Nothing is done on other systems than Linux
+    with glibc, if GLIBC_TUNABLES is set already, or with JAXSEG_HUGE_PAGES=0.
     """
     if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ or os.environ.get("JAXSEG_HUGE_PAGES") == "0":
         return
@@ -31,10 +31,10 @@ def start_with_huge_pages() -> None:
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage collection within the block.
+    """Switch garbage collection off within the block.
 
-    Tracing and lowering make millions of objects that stay; looking through them time and again took 2 of the 13 s before the
-    first step of SegNeXt-T from the compilation cache.
+    Tracing and lowering create millions of long-lived objects; scanning them repeatedly took 2 of the 13 s before the first step
+    of SegNeXt-T (with programs from the compilation cache).
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -46,12 +46,12 @@ def uncollected() -> Iterator[None]:
 
 
 def convolve_channels_last(env: MutableMapping[str, str] = os.environ) -> None:
-    """Ask XLA for cuDNN's channels-last convolutions over three axes too, unless XLA_FLAGS says otherwise already.
+    """Let XLA use cuDNN's channels-last convolutions also for three spatial axes, unless XLA_FLAGS already sets this flag.
 
-    By itself XLA calls cuDNN with channels last over two axes, and with channels first over three, where cuDNN then turns
-    every array to channels last and back: 0.72 of the time of a training step of unet3d_s, 0.77 of nnunet_plain (2 x 128^3,
-    bfloat16, NVIDIA H200, jax 0.11.2, 2026-11-27). XLA reads the variable before its first program; an unknown flag ends the
-    process: this one is known to jax 0.10 to 0.12. Without a GPU nothing changes, so that programs' cache keys stay.
+    By default XLA uses channels last for two axes but channels first for three, where cuDNN converts every array to channels last
+    and back. With the flag a training step takes 0.72 of the time for unet3d_s and 0.77 for nnunet_plain (2 x 128^3, bfloat16,
+    NVIDIA H200, jax 0.11.2, 2026-11-27). XLA reads the variable before its first program, and an unknown flag ends the process;
+    jax 0.10 to 0.12 know this one. Without a GPU nothing is changed, so that cached programs remain valid.
     """
     if env.get("JAX_PLATFORMS", "").startswith("cpu") or NHWC in env.get("XLA_FLAGS", ""):
         return

@@ -1,4 +1,4 @@
-"""Trees of arrays under names: regex rules, differences, sizes. Pure Python; arrays need only shape and dtype."""
+"""Flat dicts of arrays by name: regular-expression rules, differences, sizes. Pure Python; arrays need only shape and dtype."""
 
 import math
 import re
@@ -8,22 +8,22 @@ from jaxseg.types import ConfigError
 
 
 def label_by_rules(names: Iterable[str], rules: Sequence[tuple[str, str]], what: str = "parameter") -> dict[str, str]:
-    """The label of each name: that of the first rule whose regular expression is found in it.
+    """Label each name by the first rule whose regular expression is found in it.
 
     Args:
       names: dotted parameter names.
-      rules: (regular expression, label), first match wins. Every name must be claimed: end with (".*", label).
-      what: what the names are, for the error.
+      rules: (regular expression, label) in order. Every name must match a rule: let the last one be (".*", label).
+      what: the kind of names, for the error.
     Returns:
-      name -> label.
+      {name: label}.
     Raises:
-      ConfigError: a name that no rule claims, a rule that claims nothing, or an expression that does not compile.
+      ConfigError: a name matches no rule, a rule matches no name, or an expression is invalid.
     """
     names = list(names)
     try:
         compiled = [(re.compile(pattern), label) for pattern, label in rules]
     except re.error as error:
-        raise ConfigError(f"rule {error.pattern!r} is no regular expression: {error}") from error
+        raise ConfigError(f"rule {error.pattern!r} is not a valid regular expression: {error}") from error
     labels: dict[str, str] = {}
     used = [False] * len(compiled)
     for name in names:
@@ -41,7 +41,7 @@ def label_by_rules(names: Iterable[str], rules: Sequence[tuple[str, str]], what:
 
 
 def differences(expected: Mapping[str, object], found: Mapping[str, object], *, dtype: bool = True) -> list[str]:
-    """One line for every difference of name, shape and dtype between two flat trees (empty when they agree)."""
+    """One line for every difference of name, shape and dtype between two flat dicts of arrays ([] if they agree)."""
     lines = [f"missing {n} {_spec(expected[n])}" for n in sorted(expected.keys() - found.keys())]
     lines += [f"unexpected {n} {_spec(found[n])}" for n in sorted(found.keys() - expected.keys())]
     for name in sorted(expected.keys() & found.keys()):
@@ -54,7 +54,7 @@ def differences(expected: Mapping[str, object], found: Mapping[str, object], *, 
 
 
 def count(tree: Mapping[str, object]) -> int:
-    """How many numbers a flat tree of arrays holds."""
+    """Total number of elements in a flat dict of arrays."""
     return sum(math.prod(v.shape) for v in tree.values())
 
 

@@ -1,4 +1,4 @@
-"""Long work in turns (a batch, a case of each process), which all processes take equally often: what is seen to between them."""
+"""Checks between the turns of long work (a batch, a case), which all processes make equally often."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +11,10 @@ _watchers: list[Callable[[], None]] = []
 
 
 def turn() -> None:
-    """Called before each turn. Every process calls it equally often, so that all can leave the work at the same one.
+    """Make the checks before a turn. Every process must call this equally often, so that all can stop at the same turn.
 
     Raises:
-      KeyboardInterrupt: Ctrl-C was pressed; and whatever a function of `at_each` raises.
+      KeyboardInterrupt: Ctrl-C was pressed. Functions that `at_each` added may raise other errors.
     """
     check_interrupt()
     for watcher in tuple(_watchers):
@@ -23,7 +23,7 @@ def turn() -> None:
 
 @contextlib.contextmanager
 def at_each(watcher: Callable[[], None]) -> Iterator[None]:
-    """Within the block `turn` calls `watcher`."""
+    """Let `turn` call `watcher` within the block."""
     _watchers.append(watcher)
     try:
         yield

@@ -1,1 +1,1 @@
-"""Weights of others: strict import from PyTorch files and export to them, without PyTorch."""
+"""Import of weights from PyTorch files and export to them, strict and without PyTorch."""

@@ -1,14 +1,14 @@
-"""Weights from PyTorch into our networks and back: strict, total, without PyTorch.
+"""Load PyTorch weights into a network and export them again: strict, complete, without PyTorch.
 
     report = from_torch.load(model, "segnext_tiny_512x512.pth")       # a file, or any dictionary of arrays
     print(report)
     arrays = from_torch.export(model, names=reference.state_dict())   # the other implementation's names and layouts
-    from_torch.load(model, "theirs.pth", keys=[(r"^enc(\\d)\\.", r"encoder.\\1."), (r"^loss\\.", None)])  # names not known here
+    from_torch.load(model, "theirs.pth", keys=[(r"^enc(\\d)\\.", r"encoder.\\1."), (r"^loss\\.", None)])  # your own key mapping
 
-Every key of the file must find its tensor and every tensor its key; all differences come in one error. A family's
-`KEY_MAPPINGS` say how others name our tensors; layers say how PyTorch lays them out:
-conv [O, C/g, *k] <-> [*k, C/g, O], transposed conv [C, O, *k] <-> [*k, C, O], linear [O, C] <-> [C, O].
-Where they keep apart what is one tensor here (query, key, value), rules name the parts "name#0", "name#1", ...
+Every key of the file must belong to a tensor of the network and every tensor must have a key; all differences come in one error.
+The `KEY_MAPPINGS` of a network family map the names of other implementations to jaxseg's; each layer knows PyTorch's layout of
+its tensors: conv [O, C/g, *k] <-> [*k, C/g, O], transposed conv [C, O, *k] <-> [*k, C, O], linear [O, C] <-> [C, O].
+Where another implementation has several tensors for one here (query, key, value), they are called "name#0", "name#1", ...
 """
 
 import math
@@ -28,23 +28,23 @@ from jaxseg.models.registry import same_tensors
 from jaxseg.types import ConfigError, MismatchError
 from jaxseg.weights import state_dict, torch_files
 
-OWN = KeyMapping("own")  # our dotted names, PyTorch's layouts
+OWN = KeyMapping("own")  # jaxseg's dotted names, PyTorch's layouts
 Keys = Mapping[str, str | None] | Sequence[tuple[str, str | None]]
 
 
 class ImportReport(NamedTuple):
-    """What became of every tensor.
+    """What was done with every tensor; print it to read it.
 
     Attributes:
-      key_mapping: whose names were read.
+      key_mapping: the key mapping that was used.
       origin: where in the file the weights were found ("state_dict > module."; "" for a plain dictionary).
-      loaded: our names, taken as they are (layout changed where it must).
-      adapted: (our name, what was done).
-      initialised: (our name, why it keeps the value it had before).
-      ignored: keys of the file that have no use here.
+      loaded: names of the tensors that were loaded unchanged (apart from PyTorch's layout).
+      adapted: (name, how the tensor was adapted).
+      initialised: (name, why the tensor keeps its previous value).
+      ignored: keys of the file that were not used.
       numbers: how many numbers were loaded or adapted.
-      others: further parts of the file that hold these tensors (an average of the weights); `under` takes one of them.
-      siblings: other networks with these very names and shapes: the file does not say whose it is.
+      others: further parts of the file with the same tensors (such as an average of the weights), for the argument `under`.
+      siblings: other networks with the same tensor names and shapes, to which the file may belong instead.
     """
 
     key_mapping: str
@@ -66,14 +66,14 @@ class ImportReport(NamedTuple):
         lines.append(f"  left out     {len(self.ignored):5d}" + (f"  {_some(left, 20)}" if left else ""))
         if self.others:
             lines.append(
-                f"  these tensors are also under {' and '.join(self.others)}: "
+                f"  the same tensors are also under {' and '.join(self.others)}; to load those: "
                 f"under={self.others[0]!r} "
-                f"(jaxseg.convert --under={shlex.quote(self.others[0])}) takes those"
+                f"(jaxseg.convert --under={shlex.quote(self.others[0])})"
             )
         if self.siblings:
             lines.append(
-                f"  WARNING {', '.join(self.siblings)}: the very same names and shapes, computing something else; the file does "
-                "not say which of them it is of"
+                f"  WARNING {' and '.join(self.siblings)}: the same tensor names and shapes, but another computation; make sure "
+                "that the file belongs to this network"
             )
         return "\n".join(lines)
 
@@ -88,37 +88,35 @@ def load(
     keys: Keys = (),
     under: str = "",
 ) -> ImportReport:
-    """Put another implementation's weights, biases and buffers into `model`, in place.
+    """Load another implementation's weights, biases and buffers into `model`, in place.
+
+    The bases of a matrix factorisation (layers.norm.Buffer) are random, not learned: where the source has none (a SegNeXt that
+    has not seen an image yet), the model keeps its own, and the report lists them as initialised.
 
     Args:
-      model: the network that takes them.
+      model: the network.
       source: a file (.pth, .pt, TorchScript, .safetensors, .npz) or a mapping name -> array of PyTorch, numpy or jax,
-        in PyTorch's layouts. The state dict inside a checkpoint, and the prefix of its keys ("module."), are found by
-        themselves; optimiser states, losses and metrics beside it are left out. The report says so.
-      key_mapping: whose names the source uses; None takes the one under which most names fit. "own" is ours.
-      adapt: let a network with other channels or classes take the rest. Stem: every input channel gets
-        sum over the file's channels / C, so that equal channels give what they gave before. Classifier with another
-        number of classes: keeps its initial values.
-      only: take our tensors whose names begin so ("encoder.") and leave the others as they are, whatever else the source
-        holds: an encoder that was trained elsewhere. Within `only` nothing may differ.
-      keys: a table of your own for an implementation that no key mapping knows: (regular expression, replacement) in order,
-        applied to every key; None in place of the replacement drops the keys that match. What comes out are our names
-        (`export(model)` lists them); "name#0", "name#1" are the parts of one tensor, as in `base.KeyMapping`. BatchNorm's
-        num_batches_tracked is dropped anyway. A table for a PSPNet on torchvision's names
-        may begin:
+        in PyTorch's layouts. The state dict inside a checkpoint, and the prefix of its keys ("module."), are detected;
+        optimiser states, losses and metrics beside it are left out and listed in the report.
+      key_mapping: the implementation whose tensor names the source has; None: the one that fits most names; "own": jaxseg's.
+      adapt: accept another number of input channels or classes. First layer: every input channel gets the sum over the file's
+        channels / C, so that equal channels give the same result as before. Classifier: it keeps its initial values.
+      only: load only the tensors whose jaxseg names start with this ("encoder."), and leave all others unchanged: for an
+        encoder that was trained elsewhere. These tensors must all be present and fit.
+      keys: your own table for an implementation without a key mapping: (regular expression, replacement) in order, applied to
+        every key; a replacement None drops the keys that match. The results must be jaxseg's names (`export(model)` lists
+        them); "name#0", "name#1" are the parts of one tensor, as in `base.KeyMapping`. BatchNorm's num_batches_tracked is
+        always dropped. A table for a PSPNet with torchvision's names may start:
 
             keys=[(r"^net\\.layer(\\d)\\.", r"encoder.stages.\\1."), (r"\\.bn(\\d)\\.", r".conv\\1.norm."), (r"^fc\\.", None)]
-      under: the entry or prefix of the file that holds the weights ("state_dict_ema", "ema_model."); "" takes the one with most
-        of our names, and an average of the weights only where there is nothing else.
+      under: the entry or prefix of the file that holds the weights ("state_dict_ema", "ema_model."); "": the one that fits most
+        names, and an average of the weights only if there is nothing else.
     Returns:
       The report; `print` it.
     Raises:
       MismatchError: any missing, unexpected, misshaped or non-finite tensor; all are listed, and the model is unchanged.
-      ConfigError: no such key mapping, no tensor whose name begins with `only`, nothing under `under`, a table that is none.
-      DataError: a file that cannot be used.
-
-    A factorisation's bases (layers.norm.Buffer) are drawn, not learned: where the source has none (a SegNeXt that has
-    seen no image yet) ours stay, and the report lists them as initialised.
+      ConfigError: there is no such key mapping, no tensor under `only` or `under`, or `keys` is not such a table.
+      DataError: the file cannot be used.
     """
     tensors, tree = _tensors(source)
     network, params, state = functional.split(model)
@@ -139,7 +137,7 @@ def load(
     for name, leaf in leaves.items():
         if name not in given:
             if issubclass(leaf.kind, Buffer):
-                initialised.append((name, "drawn, not learned; the source has none"))
+                initialised.append((name, "random, not learned; the source has none"))
             else:
                 problems.append(f"missing {name} {_as_torch(leaf)}")
             continue
@@ -181,22 +179,22 @@ def export(
 
     Args:
       model: the network.
-      key_mapping: whose names `names` are; None takes the one under which most fit.
-      names: the keys of the other implementation's state dict, or that dict itself: each key is read by the same rules
-        as `load` reads it, so that what `load` took goes back where it came from. None: our own dotted names.
-        Keys that the key mapping ignores (num_batches_tracked) are left out: load with strict=False.
-      keys: the table that `load` was given, if it was given one.
+      key_mapping: the implementation that `names` come from; None: the one that fits most names.
+      names: the keys of the other implementation's state dict, or that dict itself. Each key is mapped as in `load`, so that
+        every tensor goes back to where `load` read it. None: jaxseg's own dotted names. Keys that the key mapping ignores
+        (num_batches_tracked) are left out: use strict=False in PyTorch's load_state_dict.
+      keys: the table that was given to `load`, if any.
     Returns:
-      name -> array; `load(model, export(model))` changes nothing.
+      {name: array}; `load(model, export(model))` changes nothing.
     Raises:
-      MismatchError: a key that means no tensor of this network, or a tensor that no key means.
+      MismatchError: a key belongs to no tensor of this network, or a tensor has no key.
     """
     network, params, state = functional.split(model)
     leaves, values = dict(zip(network.names, network.leaves)), {**params, **state}
     arrays = {name: to_layout(np.asarray(values[name]), leaf) for name, leaf in leaves.items()}
     if names is None:
         if key_mapping not in (None, OWN.name):
-            raise ConfigError(f"got key_mapping={key_mapping!r} without names: pass names=state_dict of that implementation")
+            raise ConfigError(f"got key_mapping={key_mapping!r} without names; pass names=the state_dict of that implementation")
         return arrays
     shapes = dict(torch_files.flatten(names)) if isinstance(names, Mapping) else dict.fromkeys(names)
     part = state_dict.find(
@@ -204,9 +202,9 @@ def export(
     )
     mapped = part.names
     arrays |= state_dict.cut(arrays, mapped, shapes)
-    problems = [f"{key} means no tensor (read as {name})" for key, name in mapped.items() if name not in arrays]
+    problems = [f"{key} belongs to no tensor (read as {name})" for key, name in mapped.items() if name not in arrays]
     problems += [
-        f"no key means {name}"
+        f"no key for {name}"
         for name in leaves.keys() - {state_dict.whole(n) for n in mapped.values()}
         if not issubclass(leaves[name].kind, Buffer)
     ]
@@ -214,16 +212,16 @@ def export(
     for key, reference in shapes.items():
         if key in out and reference is not None and out[key].shape != reference.shape:
             if out[key].size != reference.size:
-                problems.append(f"shape of {key}: ours {out[key].shape}, theirs {reference.shape}")
+                problems.append(f"shape of {key}: here {out[key].shape}, in names {reference.shape}")
             else:
-                out[key] = out[key].reshape(reference.shape)  # a 1x1 convolution there, a linear layer here
+                out[key] = out[key].reshape(reference.shape)  # a 1x1 convolution there is a linear layer here
     if problems:
         raise MismatchError(_message(model, part.mapping.name, sorted(problems), shapes, leaves, mapped))
     return out
 
 
 def from_layout(array: np.ndarray, leaf: functional.Leaf) -> np.ndarray:
-    """An array in PyTorch's layout, converted to ours. A 1x1 convolution and a linear layer may stand for each other."""
+    """Convert an array from PyTorch's layout to jaxseg's. A 1x1 convolution may become a linear layer and vice versa."""
     if leaf.layout is None:
         return array
     if leaf.layout == "linear" and array.ndim > 2 and math.prod(array.shape[2:]) == 1:
@@ -245,19 +243,19 @@ def to_layout(array: np.ndarray, leaf: functional.Leaf) -> np.ndarray:
 
 
 def _tensors(source) -> tuple[dict[str, np.ndarray], Mapping | None]:
-    """(all tensors of a file or mapping under dotted names, the mapping as it is nested)."""
+    """(all tensors of a file or mapping by dotted name, the nested mapping itself)."""
     tree = source if isinstance(source, Mapping) else torch_files.load(source)
     tensors = torch_files.flatten(tree)
     if not tensors:
         raise MismatchError(
-            f"no tensors in {source if not isinstance(source, Mapping) else 'the mapping'}: pass a state dict, or a checkpoint "
-            "that holds one"
+            f"no tensors in {source if not isinstance(source, Mapping) else 'the mapping'}; pass a state dict, or a checkpoint "
+            "that contains one"
         )
     return tensors, tree if isinstance(tree, Mapping) else None
 
 
 def _key_mappings(model: Segmenter, keys: Keys = ()) -> tuple[KeyMapping, ...]:
-    """Ours, and those that the family's file (or the user's own) declares; with a table of keys, that alone."""
+    """The key mappings to try: jaxseg's own names and those of the network's family; with `keys`, this table alone."""
     if not keys:
         return (OWN, *getattr(sys.modules[type(model).__module__], "KEY_MAPPINGS", ()))
     rules = tuple(keys.items() if isinstance(keys, Mapping) else map(tuple, keys))
@@ -275,16 +273,16 @@ def _key_mappings(model: Segmenter, keys: Keys = ()) -> tuple[KeyMapping, ...]:
 
 
 def _under(only: str, leaves: Mapping) -> tuple[dict, list[str]]:
-    """The tensors whose names begin with `only`, and the names of the others."""
+    """The tensors whose names start with `only`, and the names of the others."""
     wanted = {name: leaf for name, leaf in leaves.items() if name.startswith(only)}
     if not wanted:
         starts = sorted({name.partition(".")[0] + "." for name in leaves})
-        raise ConfigError(f"got only={only!r}: no tensor's name begins so; they begin with {', '.join(starts)}")
+        raise ConfigError(f"got only={only!r}: no tensor's name starts with it; names start with {', '.join(starts)}")
     return wanted, [name for name in leaves if name not in wanted]
 
 
 def _fit(model: Segmenter, name: str, leaf: functional.Leaf, array: np.ndarray, adapt: bool):
-    """(array or None, what was done or ""): an array that fits, perhaps adapted; None and "" where it cannot."""
+    """(array that fits, how it was adapted or ""); (None, reason) if the initial values are kept; (None, "") if it cannot fit."""
     want, got = tuple(leaf.shape), tuple(array.shape)
     if want == got:
         return array.astype(leaf.dtype), ""
@@ -292,14 +290,14 @@ def _fit(model: Segmenter, name: str, leaf: functional.Leaf, array: np.ndarray, 
         return None, ""
     if leaf.layout == "conv" and want[-2] == model.in_channels and want[:-2] + want[-1:] == got[:-2] + got[-1:]:
         total = array.astype(np.float32).sum(-2, keepdims=True) / want[-2]
-        return np.broadcast_to(total, want), f"sum of {got[-2]} input channels, shared by {want[-2]}"
+        return np.broadcast_to(total, want), f"sum of the file's {got[-2]} input channels, divided over {want[-2]}"
     if want[-1] == model.num_classes and want[:-1] == got[:-1]:
         return None, f"{got[-1]} classes in the source, {want[-1]} here"
     return None, ""
 
 
 def _as_torch(leaf: functional.Leaf) -> list[int]:
-    """The shape of a tensor of ours in PyTorch's layout."""
+    """The shape of a tensor in PyTorch's layout."""
     return list(to_layout(np.broadcast_to(np.float32(0), leaf.shape), leaf).shape)
 
 
@@ -308,27 +306,29 @@ def _misshaped(name: str, leaf: functional.Leaf, key: str, array: np.ndarray) ->
 
 
 def _message(model, key_mapping: str, problems: list[str], theirs: Mapping, ours: Mapping, names: Mapping[str, str]) -> str:
-    """Every difference, and what can be done about their kinds."""
+    """The error text: every difference, and remedies for each kind of difference."""
     remedies, fit = [], [name for name in names.values() if name in ours]
     if not fit and len(problems) >= len(ours):
         remedies.append(
-            f"no key mapping fits: names look like {_some(list(theirs), 3)}; ours like {_some(list(ours), 3)}; "
-            "rename them by keys=[('regular expression', 'replacement'), ...]"
+            f"no key mapping fits: the file's names are like {_some(list(theirs), 3)}, the network's like "
+            f"{_some(list(ours), 3)}; rename them by keys=[('regular expression', 'replacement'), ...]"
         )
     elif any(p.startswith("shape") for p in problems):
-        remedies.append("another number of input channels or classes: adapt=True; arrays in our own layout: functional.assign")
+        remedies.append(
+            "for another number of input channels or classes: adapt=True; for arrays in jaxseg's own layout: functional.assign"
+        )
     unexpected = [key for key, name in names.items() if name not in ours]
     if fit and unexpected:
         remedies.append(
-            f"tensors of no use here are left out by keys=[({re.escape(unexpected[0])!r}, None), ...], and renamed by "
+            f"to leave unexpected tensors out: keys=[({re.escape(unexpected[0])!r}, None), ...]; to rename them: "
             "keys=[('regular expression', 'replacement'), ...]"
         )
     complete = sorted({name.partition(".")[0] for name in ours} - {name.partition(".")[0] for name in ours.keys() - set(fit)})
     if fit and complete and len(problems) > len(unexpected):
-        remedies.append(f"what is there can be taken alone: only='{complete[0]}.'")
+        remedies.append(f"to load only the part that is complete: only='{complete[0]}.'")
     return (
         f"{len(problems)} differences between the weights (key mapping {key_mapping!r}) and this {type(model).__name__}, shapes "
-        "as PyTorch has them:\n  "
+        "in PyTorch's layout:\n  "
         + "\n  ".join(problems)
         + "".join(f"\n  {remedy}" for remedy in remedies)
         + ("\n  (on the command line: python -m jaxseg.convert --keys, --only)" if remedies else "")

@@ -1,8 +1,8 @@
-"""Which part of a file is a network's state dict: under which entry and prefix, in whose names, and what lies beside it.
+"""Find a network's state dict in a file: its entry, its prefix, its key mapping, and the other parts of the file.
 
 Training code nests its weights ({"state_dict": ..., "optimizer": ...}), wraps modules (DataParallel's "module.", torch.compile's
-"_orig_mod.", Lightning's "model."), and keeps averages (EMA), optimiser states, losses and metrics beside them. The part is taken
-under whose entry and prefix most of the network's names are found; the others are named, and `under` chooses another one.
+"_orig_mod.", Lightning's "model."), and keeps averages (EMA), optimiser states, losses and metrics beside them. The entry and
+prefix with most of the network's names are used; the other parts are listed, and `under` chooses one of them instead.
 """
 
 import collections
@@ -17,8 +17,10 @@ from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup
 
 PART = re.compile(r"#(\d+)$")
-WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # around any module, not the whole alone
-# Names that training gives what it keeps beside a network's weights.
+WRAPPERS = re.compile(
+    r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)  # may wrap any module, not only the outermost one
+# Names under which training code keeps other tensors beside a network's weights.
 BESIDE = re.compile(
     r"(^|_)(loss(es)?|criterion|criteria|objective|metrics?|optim(izers?)?|(lr_)?schedulers?|scaler|ema|averaged?|teacher"
     r"|epoch|step|iteration|(train|val|valid|test)_(dice|iou|acc|accuracy))(_|$)"
@@ -29,11 +31,11 @@ class Part(NamedTuple):
     """A state dict within a file.
 
     Attributes:
-      mapping: whose names it uses.
-      origin: where it was found ("state_dict > module."; "" for the whole).
-      names: key -> our name, of the keys that are weights.
-      dropped: keys without use here: ignored by the mapping, or beside the weights.
-      others: further parts in which as many of the network's names are found (an EMA).
+      mapping: the key mapping that fits.
+      origin: where it was found ("state_dict > module."; "" for the whole file).
+      names: {key: jaxseg's name} of the keys that are weights.
+      dropped: keys that are not used: ignored by the mapping, or beside the weights.
+      others: further parts that have as many of the network's names (such as an EMA).
     """
 
     mapping: KeyMapping
@@ -52,17 +54,17 @@ def find(
     tree: Mapping | None = None,
     under: str = "",
 ) -> Part:
-    """The part of a file that a network's weights are read from.
+    """Find the part of a file that holds a network's weights.
 
     Args:
-      keys: of all tensors, dotted.
-      leaves: the network's own names.
-      mappings: how others name them; earlier ones win ties.
-      wanted: the name of one of them; None: the best.
-      tree: the file as it is nested, whose entries are no prefixes of names; None for a flat list of keys.
-      under: the entry or prefix that is to be taken, as `Part.others` names it; "": the best, an average only where it is alone.
+      keys: dotted keys of all tensors of the file.
+      leaves: the network's tensors by name.
+      mappings: the key mappings to try; the earlier one wins a tie.
+      wanted: name of the key mapping to use; None: the one that fits best.
+      tree: the nested content of the file, to tell entries from prefixes of names; None for a flat list of keys.
+      under: the entry or prefix to use, in the form of `Part.others`; "": the best one, an average only if there is no other.
     Raises:
-      ConfigError: no such mapping, or nothing under `under`.
+      ConfigError: there is no such mapping, or no tensor under `under`.
     """
     if wanted is not None:
         mappings = (lookup("key mapping", wanted, {m.name: m for m in mappings}),)
@@ -70,7 +72,7 @@ def find(
     inside = [key for key in keys if key.startswith(start + ".")] if start else keys
     if not inside:
         tops = sorted({key.partition(".")[0] for key in keys})
-        raise ConfigError(f"got under={under!r}: no tensor lies there; the file's entries are {', '.join(tops[:20])}")
+        raise ConfigError(f"got under={under!r}: there are no tensors under it; the file's entries are {', '.join(tops[:20])}")
     tried = []  # (names found, prefix, mapping)
     for prefix, count in _prefixes(inside):
         if count < max((found for found, *_ in tried), default=0):
@@ -100,7 +102,7 @@ def find(
 
 
 def rename(keys: Iterable[str], prefix: str, mapping: KeyMapping) -> tuple[dict[str, str], list[str]]:
-    """(key -> our name, keys that the mapping ignores) of keys that begin with the prefix."""
+    """({key: jaxseg's name}, keys that the mapping ignores) for the keys that start with the prefix."""
     names, dropped = {}, []
     for key in keys:
         name = WRAPPERS.sub("", key[len(prefix) :])
@@ -114,12 +116,12 @@ def rename(keys: Iterable[str], prefix: str, mapping: KeyMapping) -> tuple[dict[
 
 
 def whole(name: str) -> str:
-    """The name of the tensor that "name#0" is a part of; other names as they are."""
+    """The name without "#0", "#1", ..., which number the parts of a tensor."""
     return PART.sub("", name)
 
 
 def groups(keys: Iterable[str]) -> list[str]:
-    """Keys in short, by their first name: ["criterion.weight", "optimizer.* (292)"]."""
+    """A short list of keys, grouped by their first part: ["criterion.weight", "optimizer.* (292)"]."""
     found: dict[str, list[str]] = {}
     for key in keys:
         found.setdefault(key.partition(".")[0], []).append(key)
@@ -127,7 +129,7 @@ def groups(keys: Iterable[str]) -> list[str]:
 
 
 def _prefixes(keys: list[str]) -> list[tuple[str, int]]:
-    """(dotted prefix, how many keys have it), the most frequent and of these the shortest first; "" is one."""
+    """(dotted prefix, number of keys that have it), the most frequent first, then the shortest; "" is a prefix too."""
     counts = collections.Counter({"": len(keys)})
     for key in keys:
         parts = key.split(".")[:-1]
@@ -136,7 +138,7 @@ def _prefixes(keys: list[str]) -> list[tuple[str, int]]:
 
 
 def _path(tree: Mapping | None, prefix: str) -> list[str]:
-    """The entries of a nested file that the prefix begins with."""
+    """The nested entries of the file with which the prefix starts."""
     path: list[str] = []
     while isinstance(tree, Mapping):
         entry = next((k for k, v in tree.items() if isinstance(v, Mapping) and prefix.startswith(f"{k}.")), None)
@@ -152,7 +154,7 @@ def _origin(path: list[str], prefix: str) -> str:
 
 
 def _beside(prefix: str) -> bool:
-    """Whether a name of the prefix is one that training gives what it keeps beside the weights."""
+    """Whether a part of the prefix is a name under which training code keeps other tensors (optimiser states, losses, EMA)."""
     return any(BESIDE.search(name.lower()) for name in prefix.split(".") if name)
 
 
@@ -162,7 +164,7 @@ def numbered(parts: list[tuple[int, str]]) -> bool:
 
 
 def parts_of(names: Mapping[str, str]) -> dict[str, list[tuple[int, str]]]:
-    """The tensors that come in parts "name#0", "name#1", ...: name -> [(number, key)], sorted."""
+    """{name: sorted [(number, key)]} of the tensors that come in parts "name#0", "name#1", ..."""
     found: dict[str, list[tuple[int, str]]] = {}
     for key, name in names.items():
         if part := PART.search(name):
@@ -171,7 +173,7 @@ def parts_of(names: Mapping[str, str]) -> dict[str, list[tuple[int, str]]]:
 
 
 def join(tensors: Mapping, names: Mapping[str, str]) -> tuple[dict, dict[str, str], list[str]]:
-    """(tensors, key -> name, problems): parts replaced by one array, concatenated along PyTorch's output axis, the first."""
+    """(tensors, {key: name}, problems), where the parts of a tensor are concatenated along axis 0, PyTorch's output axis."""
     tensors, joined, problems = dict(tensors), {k: n for k, n in names.items() if not PART.search(n)}, []
     for name, parts in parts_of(names).items():
         arrays = [np.asarray(tensors[key]) for _, key in parts]
@@ -187,7 +189,7 @@ def join(tensors: Mapping, names: Mapping[str, str]) -> tuple[dict, dict[str, st
 
 
 def cut(arrays: Mapping, names: Mapping[str, str], shapes: Mapping) -> dict[str, np.ndarray]:
-    """The inverse of `join`: "name#i" -> array, of as many rows as its key has in `shapes`; equal parts where none are known."""
+    """The inverse of `join`: {"name#i": array}, with as many rows as its key has in `shapes` (equal parts if it is not there)."""
     found = {}
     for name, parts in parts_of(names).items():
         if name in arrays and numbered(parts):

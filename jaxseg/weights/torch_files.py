@@ -1,7 +1,7 @@
-"""Weight files read without PyTorch: .pth and .pt (zip, the format before 1.6, TorchScript), .safetensors, .npz.
+"""Read weight files without PyTorch: .pth and .pt (zip, the format before 1.6, TorchScript), .safetensors, .npz.
 
-Nothing of a file is run (see `torch_pickle`), and nothing is allocated on a file's word: every size that it states is
-compared with the bytes that are there first. The kind is recognised by content, not by the file's name.
+No code in a file is run (see `torch_pickle`), and every size that a file states is compared with its actual bytes before memory
+is allocated. The format is recognised by the content, not by the file's name.
 Formats: pytorch torch/serialization.py; safetensors' format section; numpy.lib.format.
 """
 
@@ -25,10 +25,10 @@ from jaxseg.utils.guard import MAX_DEPTH, shown
 from jaxseg.weights import torch_pickle
 from jaxseg.weights.torch_pickle import Tensor, refuse
 
-MAX_ENTRIES = 400_000  # of a file's tree; a pickle can describe 2^50 of them in a hundred bytes
+MAX_ENTRIES = 400_000  # of the nested content of a file; a pickle of a hundred bytes can describe 2^50 entries
 MAX_TENSORS = 100_000  # among them
-MAX_NAMES = 64 << 20  # characters of their names together: nested dictionaries can share long keys
-MAX_HEADER = 16 << 20  # bytes of a safetensors header; the format's own limit is 100 MB, of 100,000 tensors are some 10
+MAX_NAMES = 64 << 20  # total characters of their names: nested dictionaries can share long keys
+MAX_HEADER = 16 << 20  # bytes of a safetensors header; the format allows 100 MB, 100,000 tensors need about 10
 MAX_DIRECTORY = 16 << 20  # bytes of a zip archive's directory
 MAX_RATIO = 20  # of an .npz: unpacked over packed size
 NATIVE = "<" if sys.byteorder == "little" else ">"
@@ -53,19 +53,19 @@ SAFETENSORS = {
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """All tensors of a weight file, under dotted names ("state_dict.encoder.0.weight" where dictionaries are nested).
+    """Read all tensors of a weight file, by dotted name ("state_dict.encoder.0.weight" for nested dictionaries).
 
     Raises:
-      DataError: DATA_MISSING, DATA_FORMAT (no known kind), DATA_TRUNCATED (fewer bytes than stated) or DATA_UNSAFE
-        (the file wants to run something, or states sizes that it does not hold).
+      DataError: DATA_MISSING, DATA_FORMAT (unknown format), DATA_TRUNCATED (fewer bytes than stated) or DATA_UNSAFE
+        (the file would run code, or states sizes that exceed its content).
     """
     return flatten(load(path))
 
 
 def load(path: str | os.PathLike) -> Any:
-    """What a weight file holds, as it is nested: dict, list, tuple, str, numbers and numpy arrays.
+    """Read the nested content of a weight file: dict, list, tuple, str, numbers and numpy arrays.
 
-    Arrays may be views of one buffer; bfloat16 is ml_dtypes'. Raises as `read`.
+    Arrays may be views of one buffer; bfloat16 arrays have the dtype of ml_dtypes. Raises the same errors as `read`.
     """
     path = Path(path)
     with guard.reading(path, "weight file"), guard.open_regular(path) as file:
@@ -81,16 +81,17 @@ def load(path: str | os.PathLike) -> Any:
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
             raise DataError(f"is damaged: {str(error)[:100]}; copy it again", code="DATA_TRUNCATED") from error
         raise DataError(
-            "is not a weight file of a known kind: PyTorch (.pth, .pt, TorchScript), .safetensors or .npz", code="DATA_FORMAT"
+            "is not a weight file of a known format: PyTorch (.pth, .pt, TorchScript), .safetensors or .npz", code="DATA_FORMAT"
         )
 
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:
-    """The arrays of a tree of mappings and sequences under dotted names; numbers, words and None are left out.
+    """The arrays in nested mappings and sequences, by dotted name; numbers, strings and None are left out.
 
     Tensors of PyTorch and of jax count as arrays.
+
     Raises:
-      DataError: more than MAX_ENTRIES entries or MAX_NAMES characters of names, or a tree that contains itself.
+      DataError: there are more than MAX_ENTRIES entries or MAX_NAMES characters of names, or the tree contains itself.
     """
     found: dict[str, np.ndarray] = {}
     todo, seen, written = [("", tree)], 0, 0
@@ -99,8 +100,8 @@ def flatten(tree: Any) -> dict[str, np.ndarray]:
         seen, written = seen + 1, written + len(prefix)
         if seen > MAX_ENTRIES or written > MAX_NAMES or prefix.count(".") > 4 * MAX_DEPTH:
             raise refuse(
-                f"the file's tree has more than {MAX_ENTRIES:,} entries, names of more than {MAX_NAMES:,} characters, "
-                "or contains itself"
+                f"the file has more than {MAX_ENTRIES:,} nested entries or {MAX_NAMES:,} characters of names, or an entry that "
+                "contains itself"
             )
         if isinstance(value, Mapping):
             todo += [(f"{prefix}.{k}" if prefix else str(k), v) for k, v in reversed(value.items())]
@@ -112,7 +113,7 @@ def flatten(tree: Any) -> dict[str, np.ndarray]:
 
 
 def to_numpy(value) -> np.ndarray:
-    """A numpy array of a numpy, jax or PyTorch array, without importing PyTorch."""
+    """Convert a numpy, jax or PyTorch array to numpy, without importing PyTorch."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         return value.float().numpy() if str(value.dtype) == "torch.bfloat16" else value.numpy()
@@ -125,7 +126,7 @@ def dtype_of(name: str) -> np.dtype:
 
 
 def _zip(file: guard.Clamped) -> Any:
-    file.limit = MAX_DIRECTORY  # it is read in one piece, and becomes 20 times as large
+    file.limit = MAX_DIRECTORY  # Python reads it in one piece and needs 20 times its size
     with zipfile.ZipFile(file) as archive:
         file.limit = None
         names = set(archive.namelist())
@@ -134,7 +135,7 @@ def _zip(file: guard.Clamped) -> Any:
             return _npz(archive)
         stated = sum(i.file_size for i in archive.infolist() if i.filename.startswith(roots[0] + "data"))
         if stated > file.size:
-            raise refuse(f"the archive states {stated:,} bytes of tensors and is {file.size:,} bytes long (a zip bomb)")
+            raise refuse(f"the archive claims {stated:,} bytes of tensors but has only {file.size:,} bytes (a zip bomb)")
 
         def record(name: str) -> bytes:
             if roots[0] + name not in names:
@@ -157,10 +158,10 @@ def _zip(file: guard.Clamped) -> Any:
 
 
 def _legacy(file: guard.Clamped) -> Any:
-    """Before 1.6: magic number, version, system, the pickle, keys of the storages, then (count, bytes) of each."""
+    """Read the format before PyTorch 1.6: magic number, version, system, pickle, storage keys, then (count, bytes) of each."""
     magic, version, system = (torch_pickle.interpret(file) for _ in range(3))
     if magic != _LEGACY_MAGIC or version != 1001 or not isinstance(system, dict):
-        raise DataError("a pickle, but none that PyTorch wrote", code="DATA_FORMAT")
+        raise DataError("is a pickle, but not one that PyTorch wrote", code="DATA_FORMAT")
     order = "<" if system.get("little_endian", True) else ">"
     tree, keys = torch_pickle.interpret(file), torch_pickle.interpret(file)
     sizes = {s.key: (s.numel, dtype_of(s.dtype).itemsize) for s in _storages(tree)}
@@ -175,7 +176,9 @@ def _legacy(file: guard.Clamped) -> Any:
         count = struct.unpack(f"{order}q", head)[0] if len(head) == 8 else -1
         left = file.size - file.tell()
         if count < numel or count * itemsize > left:
-            raise refuse(f"storage {shown(key)} states {count:,} numbers of {shown(numel)}; {left:,} bytes are left in the file")
+            raise refuse(
+                f"storage {shown(key)} claims {count:,} of {shown(numel)} numbers, but only {left:,} bytes are left in the file"
+            )
         stored[key] = file.read(count * itemsize)
     return _resolve(tree, stored.__getitem__, order)
 
@@ -183,7 +186,7 @@ def _legacy(file: guard.Clamped) -> Any:
 def _safetensors(file: guard.Clamped) -> dict[str, np.ndarray]:
     n = struct.unpack("<Q", file.read(8))[0]
     if n > min(file.size - 8, MAX_HEADER):
-        raise refuse(f"the header states {n:,} bytes; the file has {file.size:,}, a header at most {MAX_HEADER:,}")
+        raise refuse(f"the header claims {n:,} bytes, but the file has {file.size:,} and at most {MAX_HEADER:,} are allowed")
     try:
         header = guard.parse_json(file.read(n))
         header.pop("__metadata__", None)
@@ -194,7 +197,7 @@ def _safetensors(file: guard.Clamped) -> dict[str, np.ndarray]:
         ) from error
     if len(entries) > MAX_TENSORS or any(len(e) != 4 for e in entries.values()):
         raise DataError(
-            f"the safetensors header has {len(entries):,} entries; at most {MAX_TENSORS:,}, each with two offsets",
+            f"the safetensors header has {len(entries):,} entries; must be at most {MAX_TENSORS:,}, each with two offsets",
             code="DATA_FORMAT",
         )
     data, at, tensors = file.size - 8 - n, 0, {}
@@ -217,15 +220,15 @@ def _offset(value) -> int:
 def _npz(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
     infos = archive.infolist()
     if not infos or not all(i.filename.endswith(".npy") for i in infos):
-        raise DataError("a zip archive, but neither of PyTorch nor .npz", code="DATA_FORMAT")
+        raise DataError("is a zip archive, but neither a PyTorch file nor .npz", code="DATA_FORMAT")
     packed, unpacked = sum(i.compress_size for i in infos), sum(i.file_size for i in infos)
     if unpacked > MAX_RATIO * (packed + 1024):
-        raise refuse(f"{packed:,} bytes unpack to {unpacked:,} (a zip bomb)")
+        raise refuse(f"{packed:,} bytes would unpack to {unpacked:,} (a zip bomb)")
     arrays = {}
     for info in infos:
         name = info.filename.removesuffix(".npy")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise refuse(f"{shown(name)} is packed by method {info.compress_type}, which numpy never uses")
+            raise refuse(f"{shown(name)} is compressed by method {info.compress_type}, which numpy never uses")
         with archive.open(info) as member:
             try:
                 shape, fortran, dtype, size = npy.read_header(member, kinds=npy.KINDS + "SUV")
@@ -233,13 +236,13 @@ def _npz(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
                 raise DataError(f"{shown(name)}: {error}", error.code) from error
             data = member.read()
         if len(data) != size:
-            raise refuse(f"{shown(name)} states {dtype}{list(shape)} and holds {len(data):,} bytes")
+            raise refuse(f"{shown(name)} claims to be {dtype}{list(shape)} but has {len(data):,} bytes")
         arrays[name] = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
     return arrays
 
 
 def _resolve(tree: Any, storage, order: str) -> Any:
-    """`tree` with every Tensor replaced by its array; the bytes of a storage come from storage(key)."""
+    """A copy of the tree with every Tensor replaced by its array; storage(key) gives the bytes of a storage."""
     native: dict[tuple[str, str], bytes] = {}  # storages turned into this machine's byte order, once each
 
     def leaf(value):
@@ -257,7 +260,7 @@ def _resolve(tree: Any, storage, order: str) -> Any:
 
 
 def _turned(data: bytes, dtype: np.dtype) -> bytes:
-    """The numbers with their byte order reversed; the two halves of a complex number are reversed one by one."""
+    """Reverse the byte order of the numbers; the two halves of a complex number are reversed separately."""
     part = dtype.itemsize // (2 if dtype.kind == "c" else 1)
     whole = len(data) // part * part
     return np.frombuffer(data, f"V{part}", whole // part).view(np.uint8).reshape(-1, part)[:, ::-1].tobytes() + data[whole:]
@@ -277,7 +280,7 @@ def _storages(tree: Any) -> list:
 
 
 def _walk(tree: Any, leaf) -> Any:
-    """A copy of the tree with leaf(x) in place of every x that is no dict, list or plain tuple."""
+    """A copy of the tree in which every x that is not a dict, list or plain tuple is replaced by leaf(x)."""
     seen = tensors = 0
 
     def visit(value, depth: int):
@@ -285,8 +288,8 @@ def _walk(tree: Any, leaf) -> Any:
         seen, tensors = seen + 1, tensors + isinstance(value, Tensor)
         if seen > MAX_ENTRIES or tensors > MAX_TENSORS or depth > MAX_DEPTH:
             raise refuse(
-                f"the file's tree has more than {MAX_ENTRIES:,} entries, {MAX_TENSORS:,} tensors or {MAX_DEPTH} levels, "
-                "or contains itself"
+                f"the file has more than {MAX_ENTRIES:,} nested entries, {MAX_TENSORS:,} tensors or {MAX_DEPTH} levels, or an "
+                "entry that contains itself"
             )
         if isinstance(value, dict):
             return {k: visit(v, depth + 1) for k, v in value.items()}
@@ -298,14 +301,14 @@ def _walk(tree: Any, leaf) -> Any:
 
 
 def _view(tensor: Tensor, data: bytes) -> np.ndarray:
-    """The array of a tensor description, after comparing what it claims with the bytes there are."""
+    """The array of a tensor description, after checking the described size against the actual bytes."""
     dtype, store = dtype_of(tensor.dtype), tensor.storage
     stated = store.numel * dtype_of(store.dtype).itemsize
     start = store.start * dtype_of(store.dtype).itemsize
     room = (min(len(data), start + stated) - start) // dtype.itemsize
     last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides))
     if stated > len(data):
-        raise refuse(f"storage {shown(store.key)} states {stated:,} bytes and holds {len(data):,}")
+        raise refuse(f"storage {shown(store.key)} claims {stated:,} bytes but has {len(data):,}")
     if 0 in tensor.shape:
         return np.zeros(tensor.shape, dtype)
     if last >= room or math.prod(tensor.shape) > room:

@@ -1,8 +1,8 @@
-"""A reader of PyTorch's pickles that cannot run anything: it interprets the few opcodes that weight files use.
+"""A safe reader of PyTorch's pickles: it interprets only the few opcodes that weight files use, and cannot run code.
 
-Python's own unpickler calls whatever a file names. This one never imports and never calls: a global is a word that is
-looked up in the short lists below, and the only "calls" are the cases of `_call`. Anything else is refused by name.
-What comes out is made of dict, list, tuple, str, numbers and `Tensor` (a description; `torch_files` adds the values).
+Python's own unpickler calls any function that a file names. This reader never imports or calls: the name of a global is looked
+up in the short lists below, and the only "calls" are the cases of `_call`. Anything else is refused by name. The result
+consists of dict, list, tuple, str, numbers and `Tensor` (a description, to which `torch_files` adds the values).
 """
 
 import io
@@ -16,7 +16,7 @@ import numpy as np
 from jaxseg.types import DataError
 from jaxseg.utils.guard import MAX_AXES, MAX_AXIS, shown
 
-MAX_WORK = 1_000_000  # opcodes, and entries and characters that its calls copy
+MAX_WORK = 1_000_000  # opcodes, plus the entries and characters that calls copy
 MAX_NAME = 1000  # characters of a dictionary's key, a global or a storage's key
 STORAGES = {  # torch.<name>Storage -> numpy or ml_dtypes dtype
     "Float": "float32",
@@ -53,7 +53,7 @@ DTYPES = {  # torch.<name>
     "float8_e5m2": "float8_e5m2",
 }
 CALLS = frozenset(
-    {  # what a pickle may "call"; each is a case of _call and no more
+    {  # functions that a pickle may "call"; each is a case of _call
         "collections.OrderedDict",
         "torch._utils._rebuild_tensor",
         "torch._utils._rebuild_tensor_v2",
@@ -73,7 +73,7 @@ CALLS = frozenset(
         "numpy._core.multiarray.scalar",
     }
 )
-NUMBERS = frozenset("b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8".split())  # numpy's scalars that may lie beside tensors
+NUMBERS = frozenset("b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8".split())  # numpy scalars that may occur beside tensors
 _WORDS = frozenset(
     {f"torch.{n}Storage" for n in STORAGES}
     | {f"torch.storage.{n}Storage" for n in STORAGES}
@@ -89,13 +89,13 @@ _EMPTY = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple, "EMPTY_S
 
 
 class Global(NamedTuple):
-    """A name that a pickle mentions; never imported."""
+    """A global that a pickle names; it is never imported."""
 
     name: str
 
 
 class TensorStorage(NamedTuple):
-    """A run of numbers stored under `key`: `numel` of them, of which a view starts at `start`."""
+    """`numel` numbers that are stored under `key`; a view of them starts at `start`."""
 
     key: str
     dtype: str
@@ -104,7 +104,7 @@ class TensorStorage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A strided view of a storage; offset and strides count numbers."""
+    """A strided view of a storage; offset and strides are in numbers, not bytes."""
 
     storage: TensorStorage
     dtype: str
@@ -114,34 +114,35 @@ class Tensor(NamedTuple):
 
 
 def refuse(message: str) -> DataError:
-    """The error for a weight file whose pickle would do more than give tensors."""
+    """The error for a weight file whose pickle would do more than describe tensors."""
     return DataError(
-        f"refused: {message}; nothing of the file was run. Save plain weights: "
-        "torch.save(model.state_dict(), path), or safetensors",
+        f"refused: {message}; no code of the file was run. Save the weights alone: "
+        "torch.save(model.state_dict(), path), or use safetensors",
         code="DATA_UNSAFE",
     )
 
 
 def interpret(stream: io.BufferedIOBase, names: Collection[str] = ()) -> Any:
-    """The one pickle that starts at the stream's position, as dict, list, tuple, str, numbers and `Tensor`.
+    """Read the pickle that starts at the stream's position, as dict, list, tuple, str, numbers and `Tensor`.
 
     Args:
-      names: further globals that may stand in it as words, without being called; each comes out as a `Global`.
+      names: further globals that may occur without being called; each becomes a `Global` in the result.
 
     Raises:
-      DataError: DATA_UNSAFE for a global or opcode outside the lists (named), DATA_FORMAT for no pickle at all.
+      DataError: DATA_UNSAFE for a global or opcode that is not allowed (the message names it), DATA_FORMAT if the stream
+        has no pickle.
     """
     machine = _Machine(frozenset(names))
     try:
-        with warnings.catch_warnings(action="ignore"):  # about escapes in texts
+        with warnings.catch_warnings(action="ignore"):  # of invalid escapes in strings
             for opcode, arg, _ in pickletools.genops(stream):
                 if opcode.name == "STOP":
                     return machine.stack.pop()
                 machine.step(opcode.name, arg)
     except (DataError, MemoryError):
         raise
-    except Exception as error:  # genops and a short stack fail in many ways; all mean the same to the user
-        raise DataError(f"no readable pickle: {type(error).__name__}: {str(error)[:120]}", code="DATA_FORMAT") from error
+    except Exception as error:  # a broken pickle can fail in many ways; they are all the same to the user
+        raise DataError(f"unreadable pickle: {type(error).__name__}: {str(error)[:120]}", code="DATA_FORMAT") from error
     raise DataError("the pickle ends before its STOP", code="DATA_TRUNCATED")
 
 
@@ -227,7 +228,7 @@ class _Machine:
         return values
 
     def _build(self, state, target) -> None:
-        """An object's attributes. A TorchScript module is a dict here; the extras of an OrderedDict are dropped."""
+        """Set an object's attributes. A TorchScript module becomes a dict; extra attributes of an OrderedDict are dropped."""
         if isinstance(target, _Module) and isinstance(state, dict):
             self._count(len(state))
             target.update(state)
@@ -244,13 +245,13 @@ class _Module(dict):
 
 
 class _Dtype(dict):
-    """numpy's dtype of a number: "name", one of NUMBERS, and "order", which comes with its state."""
+    """A numpy dtype of numbers: "name" is one of NUMBERS, "order" its byte order."""
 
 
 def _global(name: str, more: frozenset[str]) -> Global:
     if name in more or name in CALLS or name in _WORDS or name.startswith("__torch__."):
         return Global(name)
-    raise refuse(f"the pickle names the global {shown(name, 120)}, which is no part of a weight file")
+    raise refuse(f"the pickle names the global {shown(name, 120)}, which does not belong in a weight file")
 
 
 def _call(function, args):
@@ -264,7 +265,7 @@ def _call(function, args):
     if name == "OrderedDict":
         pairs = _expect(args[0], list, name) if args else []
         if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
-            raise refuse("an OrderedDict of what are no pairs")
+            raise refuse("an OrderedDict whose entries are not pairs")
         return _fill({}, [x for pair in pairs for x in pair])
     if name in ("_rebuild_parameter", "_rebuild_parameter_with_state", "restore_type_tag"):
         return args[0]
@@ -276,7 +277,7 @@ def _call(function, args):
         return _expect(args[0], str, name).encode("latin1")
     if name == "dtype":
         if not args or args[0] not in NUMBERS:
-            raise refuse(f"a numpy dtype {shown(args[0] if args else None)}, which is no number's")
+            raise refuse(f"a numpy dtype {shown(args[0] if args else None)}, which is not numeric")
         return _Dtype(name=args[0], order="|")
     if name == "scalar":
         return _scalar(*args[:2])
@@ -291,7 +292,7 @@ def _call(function, args):
 
 
 def _scalar(dtype, data) -> bool | int | float:
-    """The number that numpy's pickle of a scalar holds."""
+    """The number in a pickled numpy scalar."""
     kind = _expect(dtype, _Dtype, "numpy's scalar")
     found = np.dtype(f"{kind['order']}{kind['name']}")
     if not isinstance(data, bytes) or len(data) != found.itemsize:
@@ -302,7 +303,7 @@ def _scalar(dtype, data) -> bool | int | float:
 def _storage(pid) -> TensorStorage:
     """The storage of a persistent id ('storage', type, key, device, numel[, view of it])."""
     if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage" or not isinstance(pid[1], Global):
-        raise refuse(f"the pickle holds the persistent id {shown(pid)}, which is no storage")
+        raise refuse(f"the pickle has the persistent id {shown(pid)}, which is not a storage")
     kind, key = pid[1].name.rsplit(".", 1)[-1].removesuffix("Storage"), pid[2]
     view = pid[5] if len(pid) == 6 else None
     start = 0 if view is None else _expect(view, tuple, "a view")[1]
@@ -311,7 +312,7 @@ def _storage(pid) -> TensorStorage:
     if not isinstance(key, str) or len(key) > MAX_NAME:
         raise refuse(f"a storage with the key {shown(key)}")
     if kind not in STORAGES or not all(type(n) is int and 0 <= n <= MAX_AXIS for n in (pid[4], start)):
-        raise refuse(f"a storage of type {shown(pid[1].name)}, size {shown(pid[4])}, from {shown(start)}")
+        raise refuse(f"a storage of type {shown(pid[1].name)}, size {shown(pid[4])}, start {shown(start)}")
     return TensorStorage(key, STORAGES[kind], pid[4], start)
 
 

@@ -1,7 +1,7 @@
-"""Weight files written without PyTorch: .pth and .pt as torch.save writes a state dict, .safetensors.
+"""Write weight files without PyTorch: .pth and .pt as torch.save writes a state dict, and .safetensors.
 
-The pickle of a .pth is put together opcode by opcode; it names nothing but torch._utils._rebuild_tensor_v2, the storage
-types and collections.OrderedDict, so that torch.load takes it with weights_only=True and `torch_files` reads it back.
+The pickle of a .pth file is written opcode by opcode; its only globals are torch._utils._rebuild_tensor_v2, the storage types
+and collections.OrderedDict, so that torch.load(weights_only=True) and `torch_files` can read it.
 Formats: pytorch torch/serialization.py and caffe2/serialize/inline_container.h; safetensors' format section.
 """
 
@@ -25,17 +25,17 @@ _TYPE = {dtype: name for name, dtype in torch_files.SAFETENSORS.items()}  # "flo
 
 
 def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write name -> array, whole or not at all; the suffix says how.
+    """Write arrays by name to a file whose suffix gives the format; an interrupted write leaves no incomplete file.
 
     Raises:
-      ConfigError: another suffix than .pth, .pt or .safetensors.
-      DataError: a dtype that the format has no word for.
-      StorageError: it cannot be written.
+      ConfigError: the suffix is not .pth, .pt or .safetensors.
+      DataError: the format does not support an array's dtype.
+      StorageError: the file cannot be written.
     """
     kind = {".pth": _pth, ".pt": _pth, ".safetensors": _safetensors}.get(Path(path).suffix)
     if kind is None:
-        raise ConfigError(f"{path}: weights are written as .pth, .pt or .safetensors")
-    # numpy's ascontiguousarray makes [1] of a scalar
+        raise ConfigError(f"{path}: the name of a weight file must end in .pth, .pt or .safetensors")
+    # numpy's ascontiguousarray turns a scalar into shape [1]
     write_atomic(path, kind({name: np.asarray(a, order="C") for name, a in arrays.items()}))
 
 
@@ -110,7 +110,10 @@ def _safetensors(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 def _word(array: np.ndarray, words: Mapping[str, str], name: str) -> str:
     if array.dtype.name not in words:
-        raise DataError(f"{name} is {array.dtype.name}, which this file format has no word for; cast it", code="DATA_FORMAT")
+        raise DataError(
+            f"{name} has dtype {array.dtype.name}, which this file format does not support; convert it to float32",
+            code="DATA_FORMAT",
+        )
     return words[array.dtype.name]
 
 

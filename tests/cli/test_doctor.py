@@ -11,9 +11,9 @@ def test_a_machine_without_an_accelerator_will_do_unless_one_is_required(capsys,
     monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path))
     assert doctor.examine() == 0
     out = capsys.readouterr().out
-    assert "1 x cpu" in out.replace("8 x cpu", "1 x cpu") and "a convolution" in out and "caches: empty" in out
+    assert "1 x cpu" in out.replace("8 x cpu", "1 x cpu") and "test convolution" in out and "caches: empty" in out
     assert doctor.examine(require_accelerator=True) == 1
-    assert "warning: no accelerator, and one was required" in capsys.readouterr().out
+    assert "warning: no accelerator found, but one is required" in capsys.readouterr().out
 
 
 def test_caches_are_named_with_their_sizes_and_cleared_on_request(capsys, monkeypatch, tmp_path):
@@ -31,7 +31,7 @@ def test_a_link_in_the_place_of_the_cache_is_not_followed(monkeypatch, tmp_path)
     (tmp_path / "precious" / "file").write_text("kept")
     (tmp_path / "cache").symlink_to(tmp_path / "precious")
     monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(doctor.ConfigError, match="delete what it holds yourself"):
+    with pytest.raises(doctor.ConfigError, match="delete its caches by hand"):
         doctor.examine(clear=True)
     assert (tmp_path / "precious" / "file").exists()
 
@@ -45,7 +45,7 @@ def test_a_link_in_the_place_of_the_cache_is_not_followed(monkeypatch, tmp_path)
             {"jax-cuda13-plugin": "0.10.0"},
             ["needs 580 or newer; jax.cuda12."],
         ),
-        ("", {"jax-cuda13-plugin": "0.9.1"}, ["0.9.1 beside jaxlib 0.10.0: they must be of one version"]),
+        ("", {"jax-cuda13-plugin": "0.9.1"}, ["0.9.1 with jaxlib 0.10.0: the versions must be equal"]),
         (" 590.1 ", {"jax-cuda12-plugin": "0.10.0", "jax-cuda13-plugin": "0.10.0"}, ["are both installed"]),
     ],
 )

@@ -26,7 +26,7 @@ def test_a_file_that_is_there_comes_first(tmp_path, monkeypatch):
 @pytest.mark.parametrize("given", ["nope.py", "other/folder.py", "folder.txt", "_base", ""])
 def test_what_is_neither_is_refused_with_names(tmp_path, monkeypatch, given):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="no such file, and no config of this name"):
+    with pytest.raises(ConfigError, match="no file and no config has this name"):
         recipes.find(given)
 
 

@@ -40,13 +40,13 @@ def alike(*args, **given):
 
 def slices(value, *args, volumes=None, **given):
     """A key of rank 2."""
-    refusal = row(value if volumes is None else volumes, ("is for data.rank=2|needs data.rank=2",))
+    refusal = row(value if volumes is None else volumes, ("needs data.rank=2",))
     return {"slices": row(value, *args, **given), "volumes": refusal}
 
 
 def volumes(value, *args, **given):
     """A key of rank 3."""
-    return {"slices": row(value, ("is for data.rank=3|needs data.fit='patches'",)), "volumes": row(value, *args, **given)}
+    return {"slices": row(value, ("needs data.rank=3|needs data.fit='patches'",)), "volumes": row(value, *args, **given)}
 
 
 def of(dataset, value, what="cases", by=None, **given):
@@ -68,7 +68,7 @@ SEARCH = {
     "model__softmax": True,
     "search__trials": 3,
 }
-IDLE = ("decides nothing",)
+IDLE = ("has no effect",)
 ROWS = {
     "name": alike("other", "record"),
     "seed": both(1, "stream"),
@@ -212,7 +212,7 @@ ROWS = {
     "eval.metrics": both(("tests.config.facets:area",), "scores"),
     "eval.empty": both("nan", "scores"),
     "eval.split": both("val", "scores"),
-    "eval.surface": {"slices": row(False, ("is for data.rank=3",)), "volumes": row(True, "scores")},
+    "eval.surface": {"slices": row(False, ("needs data.rank=3",)), "volumes": row(True, "scores")},
     "eval.lesions": volumes("GLI", ("names no regions",), by="scores"),
     "eval.postprocess": both(True, "scores"),
     "eval.keep": both(1, "scores"),

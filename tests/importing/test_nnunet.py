@@ -118,8 +118,8 @@ def config_of(content: dict) -> dict:
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda c: config_of(c).update(previous_stage="3d_lowres"), "second of nnU-Net's cascade.*3d_lowres"),
-        (lambda c: config_of(c).update(preprocessor_name="Mine"), "preprocessor_name 'Mine' has no counterpart"),
+        (lambda c: config_of(c).update(previous_stage="3d_lowres"), "second stage of nnU-Net's cascade.*3d_lowres"),
+        (lambda c: config_of(c).update(preprocessor_name="Mine"), "preprocessor_name 'Mine' is not supported"),
         (lambda c: config_of(c).update(UNet_class_name="SwinUNETR"), "network 'SwinUNETR'.*PlainConvUNet, ResidualEncoderUNet"),
         (lambda c: config_of(c).update(resampling_fn_data="resample_torch_fornnunet"), "resampling_fn_data 'resample_torch"),
         (lambda c: config_of(c).update(normalization_schemes=["Mine"]), "normalization_schemes 'Mine'"),
@@ -136,17 +136,17 @@ def test_what_has_no_counterpart_is_refused_by_name(model, tmp_path, change, mes
 
 
 def test_a_plan_that_is_none_and_what_is_not_there_are_named(model, tmp_path):
-    with pytest.raises(CheckpointError, match="fold_3 holds none of checkpoint_final.pth"):
+    with pytest.raises(CheckpointError, match="fold_3 has none of checkpoint_final.pth"):
         imported(model, tmp_path / "runs", "--folds=3")
-    with pytest.raises(ConfigError, match="--folds=first; numbers"):
+    with pytest.raises(ConfigError, match="--folds=first; give distinct numbers"):
         imported(model, tmp_path / "runs", "--folds=first")
-    with pytest.raises(ConfigError, match="--configuration=3d_fullres: .* give one of their"):
+    with pytest.raises(ConfigError, match="--configuration=3d_fullres: .* give the configuration of one"):
         imported(model, tmp_path / "runs", "--configuration=3d_fullres")
     changed(model / "plans.json", lambda c: c.pop("transpose_forward"))
-    with pytest.raises(DataError, match="plans.json: no plan of nnU-Net 2: KeyError 'transpose_forward'"):
+    with pytest.raises(DataError, match="plans.json: not a plans.json of nnU-Net 2: KeyError 'transpose_forward'"):
         imported(model, tmp_path / "runs")
     shutil.rmtree(model / "fold_0")
-    with pytest.raises(CheckpointError, match="holds no fold_N"):
+    with pytest.raises(CheckpointError, match="has no fold_N"):
         imported(model, tmp_path / "runs")
 
 
@@ -181,7 +181,7 @@ def test_post_processing_beside_a_model_is_applied_at_prediction(model, tmp_path
     assert found == [{"step": "keep_largest", "options": {"classes": c}} for c in ([1, 2], [2])]
     labels = np.array([1, 2, 0, 2, 0, 2, 2])
     np.testing.assert_array_equal(postprocess.apply(labels, found[:1]), [1, 2, 0, 0, 0, 0, 0])
-    with pytest.raises(MismatchError, match=r"labels \[1, 2\].*model's are \(1,\)"):
+    with pytest.raises(MismatchError, match=r"labels \[1, 2\].*model's labels are \(1,\)"):
         postprocessing.read(model / name, (1,))
 
 

@@ -134,7 +134,7 @@ def test_pool_and_join_of_batches_equal_one_batch():
 
 
 def test_different_shapes_are_refused():
-    with pytest.raises(ValueError, match="must be the same"):
+    with pytest.raises(ValueError, match="must be equal"):
         counts.count(PREDICTION[:1], LABELS, 4)
 
 

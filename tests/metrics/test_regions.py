@@ -80,10 +80,10 @@ def test_regions_that_overlap_give_the_class_of_their_combination():
 
 
 def test_regions_that_do_not_determine_labels_are_refused():
-    with pytest.raises(ConfigError, match="classes 1 and 2 are in the same regions .whole.*a region that holds one"):
+    with pytest.raises(ConfigError, match="classes 1 and 2 lie in the same regions .whole.*a region with only one"):
         class_table((("whole", (1, 2, 3)), ("core", (3,))))
     class_table((("whole", (1, 2, 3)), ("first", (1,)), ("core", (3,))))  # the remedy
-    with pytest.raises(ValueError, match="one for each of 8 combinations"):
+    with pytest.raises(ValueError, match="must have 8, one for each combination"):
         labels_from_regions(np.zeros((2, 2, 3)), (0, 1, 2))
     with pytest.raises(ConfigError, match="rename"):
         scores(tumour(), tumour(), regions=(("ED", (1, 2)),))

@@ -148,7 +148,7 @@ def test_two_modalities_take_a_trained_stem_shared_or_behind_an_adapter():
     stem = weights["conv_stem.convolution.weight"]
     shared = tiny(in_channels=2)
     report = from_torch.load(shared, weights, only="encoder.", adapt=True)
-    assert report.adapted == (("encoder.stem.conv.weight", "sum of 3 input channels, shared by 2"),)
+    assert report.adapted == (("encoder.stem.conv.weight", "sum of the file's 3 input channels, divided over 2"),)
     np.testing.assert_allclose(from_torch.export(shared)["encoder.stem.conv.weight"].sum(1), stem.sum(1), atol=1e-6)
     behind = tiny(in_channels=2, adapter=True)
     report = from_torch.load(behind, weights, only="encoder.")

@@ -103,7 +103,7 @@ def test_an_option_that_a_network_of_ones_own_does_not_take_has_neighbours(my_mo
 @pytest.mark.parametrize(
     "given,message",
     [
-        ({"in_channels": 0}, "in_channels=0.*whole number from 1"),
+        ({"in_channels": 0}, "in_channels=0.*whole number of at least 1"),
         ({"num_classes": -1}, "num_classes=-1"),
         ({"rank": 0}, "rank=0"),
         ({"num_classes": 2.0}, "num_classes=2.0"),

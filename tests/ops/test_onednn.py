@@ -207,7 +207,7 @@ def test_a_compiler_that_is_missing_or_fails_is_a_warning(monkeypatch, fresh, co
     monkeypatch.setattr(library.shutil, "which", lambda name: which(compiler) if compiler else None)
     case = cases.Case("", (1, 5, len(reason), 16), (3, 3), 16)  # shapes that no other test has compiled
     x, w, _ = cases.draw(case)
-    with pytest.warns(UserWarning, match=f"cannot be used: .*{reason}.*; convolutions take the ordinary lowerings") as caught:
+    with pytest.warns(UserWarning, match=f"cannot be used: .*{reason}.*; convolutions use the ordinary implementation") as caught:
         found = ops.conv(x, w)
     assert len(caught) == 1 and "\n" not in str(caught[0].message)
     assert library.engine() == "XLA"

@@ -91,7 +91,7 @@ def test_the_states_arrays_have_names_of_their_own():
     [
         (dict(name="optax:adamm"), "no attribute"),
         (dict(name="optim_that_is_not:there"), "no module"),
-        (dict(name="optax:__version__"), "name a function"),
+        (dict(name="optax:__version__"), "give the path of a function"),
         (dict(name="optax:scale_by_adam"), "no argument learning_rate"),
         (dict(name="optax:adam", options={"beta1": 0.9}), "option of optimiser 'optax:adam'"),
         (dict(name="optax:adam", options={"learning_rate": 0.1}), "set config.optim.lr"),

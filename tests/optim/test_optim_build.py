@@ -167,7 +167,7 @@ def test_the_state_is_a_dict_of_arrays_under_the_parameters_names(name, moments)
         (dict(name="adamm"), "did you mean adam"),
         (dict(name="adam", options={"beta1": 0.9}), "option of optimiser 'adam'"),
         (dict(name="adam", options={"b1": 1.0}), r"in \[0, 1\)"),
-        (dict(name="sgd", options={"nesterov": True}), "set momentum"),
+        (dict(name="sgd", options={"nesterov": True}), "needs a momentum above 0"),
         (dict(name="sgd", options={"nesterov": 1}), "True or False"),
         (dict(name="adam", weight_decay=-1.0), "not negative"),
         (dict(name="adam", clip_norm=float("nan")), "not negative"),
@@ -184,7 +184,7 @@ def test_what_cannot_be_meant_is_refused(arguments, words):
 
 def test_gradients_of_another_network_are_refused():
     optimizer = build({"w": np.zeros(2)}, name="sgd")
-    with pytest.raises(ValueError, match="names differ"):
+    with pytest.raises(ValueError, match="names must be the same"):
         optimizer.update({"v": jnp.zeros(2)}, {"count": jnp.int32(0)}, {"w": jnp.zeros(2)})
 
 

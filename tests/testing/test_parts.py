@@ -93,7 +93,7 @@ def test_a_loss_is_held_to_its_laws():
             -jnp.log((jax.nn.softmax(z) * jax.nn.one_hot(y, 2)).sum(-1)).mean((1, 2)).sum(),
             jnp.float32(z.shape[0]),
         ),
-        "is no function": lambda z, y: 0.0,
+        "must be a function": lambda z, y: 0.0,
     }
     for words, loss in broken.items():
         with pytest.raises(AssertionError, match=words):
@@ -131,5 +131,5 @@ def test_an_optimiser_and_a_schedule_are_held_to_their_laws():
     testing.check_schedule("poly")
     with pytest.raises(AssertionError, match="finite factor from 0 on, got"):
         testing.check_schedule(lambda: lambda step: 1.0 - step / 10)
-    with pytest.raises(AssertionError, match="no function of the step that jax can trace"):
+    with pytest.raises(AssertionError, match="must return a function of the step that jax can trace"):
         testing.check_schedule(lambda: lambda step: 1.0 if step < 3 else 0.1)

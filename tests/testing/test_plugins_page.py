@@ -95,5 +95,5 @@ def test_the_command_of_the_page_trains_and_its_run_predicts(here):
     (here / "my_format.py").write_text(FILES["my_format.py"] + "\n")  # another file than the one that training imported
     code._imported.clear()
     del sys.modules["my_format"]
-    with pytest.raises(MismatchError, match="trained with the module 'my_format' of other content than .*--allow_code"):
+    with pytest.raises(MismatchError, match="trained with a module 'my_format' that differs from .*--allow_code"):
         jaxseg.load("run")

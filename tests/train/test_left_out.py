@@ -90,7 +90,7 @@ def test_the_default_stops_and_names_the_file(tmp_path, root):
         with pytest.raises(DataError, match=masks(root)[1].name) as error:
             load(tmp_path, config(root, rank, **stop))
         assert error.value.code == "DATA_TRUNCATED"
-    with pytest.raises(ConfigError, match="data.bad_share=0.5: is for data.bad_cases='skip'"):
+    with pytest.raises(ConfigError, match="data.bad_share=0.5: needs data.bad_cases='skip'"):
         config(root, **{**stop, "data__bad_share": 0.5})
     with pytest.raises(ConfigError, match="data.bad_share=1.5"):
         config(root, data__bad_share=1.5)

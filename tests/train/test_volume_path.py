@@ -300,7 +300,7 @@ def test_check_and_summary_know_volumes(tmp_path, capsys):
 BAD = [
     ({"data__size": (18, 16, 16)}, "data.size=.*divisible by 4"),
     ({"data__size": (96, 16, 16)}, r"data.size=\(96, 16, 16\).*40"),
-    ({"data__channels": 2}, "data.channels=2: data.modalities names 4"),
+    ({"data__channels": 2}, "data.channels=2: data.modalities has 4 names"),
     ({"data__modalities": ("t1", "flare")}, "data.channels|flare"),
     ({"data__per_volume": 0}, "data.per_volume=0"),
     ({"data__split": "file"}, "data.split_file"),

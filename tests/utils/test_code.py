@@ -49,7 +49,7 @@ def test_beside_a_record_the_same_file_is_imported_and_another_or_an_unnamed_one
     with code.recorded_alone():
         with pytest.raises(MismatchError, match="the module 'own_net' and holds no digest of it.*own_net.py.*--allow_code"):
             import_object("own_net:Net")
-        with pytest.raises(MismatchError, match="'own_net' of other content than .*own_net.py has; .*--allow_code"):
+        with pytest.raises(MismatchError, match="'own_net' that differs from .*own_net.py; .*--allow_code"):
             code.check({"own_net": "0" * 64}, folder)
         assert "own_net" not in sys.modules
         code.check({"own_net": sha(b"Net = 1\n")}, folder)

@@ -34,16 +34,16 @@ def test_a_file_without_permission_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "content, words",
     [
-        (b"", "no JSON"),
-        (b"{", "no JSON"),
-        (b"\xff\xfe", "no JSON"),
-        (b'{"a": 1, "a": 2}', "stands twice"),
+        (b"", "not readable JSON"),
+        (b"{", "not readable JSON"),
+        (b"\xff\xfe", "not readable JSON"),
+        (b'{"a": 1, "a": 2}', "occurs twice"),
         (b"[" * 100_000 + b"]" * 100_000, "more than 60 levels"),
         (b"[" * 61 + b"]" * 61, "more than 60 levels"),
         (b'{"a":' * 61 + b"1" + b"}" * 61, "more than 60 levels"),
         (b"[" + b"0," * 1_100_000 + b"0]", "more than 1,000,000 entries"),
-        (b"[" + b"1" * 5000 + b"]", "no JSON"),
-        (b" " * 300, "no JSON"),
+        (b"[" + b"1" * 5000 + b"]", "not readable JSON"),
+        (b" " * 300, "not readable JSON"),
     ],
 )
 def test_a_json_text_is_bounded_in_depth_and_entries_and_has_each_key_once(tmp_path, content, words):

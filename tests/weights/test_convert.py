@@ -77,7 +77,7 @@ def test_a_file_becomes_a_checkpoint_and_a_state_dict_again(tmp_path, file, caps
         tmp_path / "like.pth",
         wrapped({k: np.zeros_like(v) for k, v in SOURCE.items()} | {"inc.num_batches_tracked": np.array(9)}),
     )
-    with pytest.raises(JaxsegError, match="module.steps means no tensor"):
+    with pytest.raises(JaxsegError, match="module.steps belongs to no tensor"):
         run("--to-torch", f"--input={tmp_path / 'run'}", f"--like={tmp_path / 'like.pth'}", f"--output={tmp_path / 'back.pth'}")
     (tmp_path / "keys.json").write_text(json.dumps([["steps$", None]]))
     assert (
@@ -103,7 +103,7 @@ def test_other_channels_and_classes_are_adapted_where_they_are_asked_for(tmp_pat
         == 0
     )
     printed = capsys.readouterr().out
-    assert "sum of 3 input channels, shared by 1" in printed and "5 classes in the source, 2 here" in printed
+    assert "sum of the file's 3 input channels, divided over 1" in printed and "5 classes in the source, 2 here" in printed
     model = create_model(NAME, in_channels=1, num_classes=2)
     assert not from_torch.load(model, tmp_path / "w.safetensors").initialised
     with pytest.raises(JaxsegError, match="differences"):
@@ -147,7 +147,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
         (["--input=/nowhere.pth", "--output=b", "--model=unett_test"], 64, "unet_test"),
         (["--input=/nowhere.pth", "--output=b", "--model=unet_test"], 65, "/nowhere.pth"),
         (["--input=/nowhere", "--output=b.pth", "--model=unet_test", "--to-torch"], 66, "/nowhere"),
-        (["--input=a.pth", "--output=b", "--to-torch"], 64, "ends in"),
+        (["--input=a.pth", "--output=b", "--to-torch"], 64, "must end in"),
         (["--input=a.pth", "--output=b"], 64, "--model"),
         (["--input=a.pth", "--output=b", "--like=c.pth"], 64, "--to-torch"),
         (["--inptu=a"], 64, "command line"),

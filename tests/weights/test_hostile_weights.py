@@ -148,7 +148,7 @@ def test_names_that_grow_with_nesting_are_bounded(tmp_path):
         + b"Nsq\x01"
         + b"".join(b"}(" + text(b"a" * 900) + b"h\x01" + text(b"b" * 900) + b"h\x01uq\x01" for _ in range(16))
     )
-    assert "entries, names of more than" in refused(tmp_path / "x.pth", zipped(b"\x80\x02" + program + b"."))
+    assert "nested entries or" in refused(tmp_path / "x.pth", zipped(b"\x80\x02" + program + b"."))
 
 
 def test_an_archive_of_very_many_members_is_refused_unread(tmp_path):
@@ -200,7 +200,7 @@ def test_an_npz_of_other_packings_or_broken_headers_is_refused(tmp_path):
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w", method) as archive, archive.open("a.npy", "w") as member:
             np.save(member, np.ones(3))
-        assert "packed by method" in refused(tmp_path / "x.npz", file.getvalue())
+        assert "compressed by method" in refused(tmp_path / "x.npz", file.getvalue())
     for head in (b"\x93NUMPY\x01\x00\x03\x00(((", b"\x93NUMPY\x09\x00", b"\x93NUMPY\x02\x00\xff\xff\xff\x7f{", b""):
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w") as archive:

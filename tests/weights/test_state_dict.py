@@ -100,10 +100,12 @@ def test_an_average_beside_the_weights_is_taken_by_name_alone(tmp_path, file, pl
     report = from_torch.load(model, tmp_path / "both.pth", under=average)  # as the report says
     assert_loaded(model, seed=1)
     assert report.origin == average
-    said = re.search(r"jaxseg.convert (.+)\) takes those", str(from_torch.load(network(), tmp_path / "both.pth")))[1]
+    said = re.search(r"jaxseg.convert (.+)\)", str(from_torch.load(network(), tmp_path / "both.pth")))[1]
     chosen = convert.parse([f"--input={tmp_path / 'both.pth'}", f"--output={tmp_path / 'ours.pth'}", *shlex.split(said)])
     assert convert.read(network(), chosen).origin == average
-    with pytest.raises(ConfigError, match="under='teacher': no tensor lies there; the file's entries are .*state_dict|model"):
+    with pytest.raises(
+        ConfigError, match="under='teacher': there are no tensors under it; the file's entries are .*state_dict|model"
+    ):
         from_torch.load(model, tmp_path / "both.pth", under="teacher")
 
 
@@ -147,7 +149,7 @@ def test_shapes_stand_in_one_layout():
     tensors = weights()
     name = next(name for name, value in tensors.items() if value.ndim == 4 and len(set(value.shape)) > 2)
     shape = list(tensors.pop(name).shape)
-    with pytest.raises(MismatchError, match="shapes as PyTorch has them") as error:
+    with pytest.raises(MismatchError, match="shapes in PyTorch's layout") as error:
         from_torch.load(network(), tensors)
     assert f"missing {name} {shape}" in str(error.value)
 
@@ -161,5 +163,5 @@ def test_the_report_names_other_networks_that_the_file_fits_as_well():
     model = create_model("dualbranch_01_unet_xs")
     report = from_torch.load(model, from_torch.export(create_model("dualbranch_01_unet_xs", seed=1)))
     assert report.siblings == ("dualbranch_02_unet_xs",)
-    assert "WARNING dualbranch_02_unet_xs: the very same names and shapes" in str(report)
+    assert "WARNING dualbranch_02_unet_xs: the same tensor names and shapes" in str(report)
     assert from_torch.load(network(), weights()).siblings == ()

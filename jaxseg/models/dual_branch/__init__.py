@@ -1,4 +1,4 @@
-"""The BraTS 3-D project's multi-branch networks: network.py; their stems, downsampling and upsampling blocks: blocks.py."""
+"""The BraTS 3-D project's multi-branch networks: network.py has the networks, blocks.py their building blocks."""
 
 from jaxseg.models.dual_branch.network import KEY_MAPPINGS, VARIANTS
 

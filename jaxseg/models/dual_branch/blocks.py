@@ -21,7 +21,7 @@ def _classic(cin, cout, *, expand, stride, act, **same):
 
 
 def _attended(cin, cout, *, blocks, reduction, act, stride=2, rates=(1,), **same):
-    """Inverted residuals of expansion 2 (hidden at least cout) with channel attention; the first has the stride."""
+    """Inverted residuals of expansion 2 (at least cout hidden channels) with channel attention; the first one has the stride."""
     one = lambda a, s: InvertedResidual(a, cout, max(cout, 2 * a), stride=s, rates=rates, act=act, reduction=reduction, **same)
     return Sequential(one(cin, stride), *(one(cout, 1) for _ in range(blocks - 1)))
 
@@ -45,12 +45,12 @@ def _convnext_stem(cin, cout, *, act, **same):
 
 
 def _plain(cls, **fixed):
-    """A block that has its own activation."""
+    """A function that builds `cls` and ignores the argument `act`, because the block has its own activation."""
     return lambda cin, cout, *, act, **same: cls(cin, cout, **fixed, **same)
 
 
 class DilatedMix(nnx.Module):
-    """Pool, 1x1 to twice the channels, depthwise convolutions at dilations 1, 2, 3, norm, 1x1 to cout; the last fusion of 18."""
+    """Pooling, 1x1 to 2 C channels, depthwise convolutions (dilations 1, 2, 3), norm, 1x1 to cout: the last fusion of 18."""
 
     def __init__(self, cin: int, cout: int, *, act: str, rank: int, rngs: nnx.Rngs):
         inner = 2 * cin
@@ -77,7 +77,7 @@ class NormAct(nnx.Module):
 
 
 class DownDilated(Sequential):
-    """Convolution of kernel 3 and stride 2, then two of `kernel` at dilations 2 and 5."""
+    """Convolution of kernel 3 and stride 2, then two convolutions of size `kernel` with dilations 2 and 5."""
 
     def __init__(self, cin: int, cout: int, *, rank: int, kernel: int = 5, rngs: nnx.Rngs):
         super().__init__(
@@ -87,7 +87,7 @@ class DownDilated(Sequential):
 
 
 class MobileUp(Up):
-    """Transposed convolution, the skip (brought to cout by a 1x1 if `compress`) joined, channel attention, two convolutions."""
+    """Transposed convolution, concatenation with the skip (1x1 to cout if `compress`), channel attention, two convolutions."""
 
     def __init__(self, cin: int, cout: int, skip: int, *, compress: bool, act: str, rank: int, rngs: nnx.Rngs):
         up = ConvTranspose(cin, cin // 2, 2, rank=rank, stride=2, rngs=rngs)
@@ -103,7 +103,7 @@ class MobileUp(Up):
 
 
 def _shuffle_up(cin: int, cout: int, skip: int, *, reduction: int, rank: int, rngs: nnx.Rngs) -> Up:
-    """Transposed convolution, the skip joined, a ShuffleNet unit, 1x1 to cout where channels differ, another unit."""
+    """Transposed convolution, concatenation with the skip, ShuffleNet unit, 1x1 to cout where channels differ, another unit."""
     joined, same = cin // 2 + skip, dict(rank=rank, rngs=rngs)
     up = ConvTranspose(cin, cin // 2, 2, stride=2, **same)
     unit = lambda c: ShuffleV1(c, c, reduction=reduction, **same)

@@ -1,4 +1,4 @@
-"""RepLKNet's blocks (Ding et al. 2022, arXiv 2203.06717) for any rank: large depthwise kernels with a small one beside."""
+"""RepLKNet's blocks (Ding et al. 2022, arXiv 2203.06717) for any rank: large depthwise kernels with a small one in parallel."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -20,23 +20,26 @@ class Transition(Sequential):
 
 
 class ParallelConv(nnx.Module):
-    """relu(norm(large x) + norm(small x)), depthwise; merged: relu(merged x), one kernel with bias."""
+    """relu(norm(large x) + norm(small x)) with depthwise convolutions; after `merge` one kernel with bias: relu(merged x)."""
 
     def __init__(self, channels: int, *, kernel: int, small: int, rank: int, rngs: nnx.Rngs):
         if small > kernel or (kernel - small) % 2:
-            raise ValueError(f"got kernels {kernel} and {small}; the second is at most the first and of the same parity")
+            raise ValueError(f"got kernels {kernel} and {small}; the second must be at most the first, and both even or both odd")
         one = lambda k: ConvNorm(channels, channels, k, rank=rank, groups=channels, act="identity", rngs=rngs)
         self.large, self.small, self.merged = one(kernel), one(small), None
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         if self.merged is not None:
             if context.train:
-                raise ValueError("a merged network is for inference; train the network before merge()")
+                raise ValueError("a merged network cannot be trained; train it before merge()")
             return nnx.relu(self.merged(x))
         return nnx.relu(self.large(x, context) + self.small(x, context))
 
     def merge(self) -> None:
-        """Fold norms and the small kernel into one: W = sum of W_i g_i / s_i, bias = sum of b_i - m_i g_i / s_i."""
+        """Fold both kernels and their norms into one kernel W = sum W_i g_i / s_i with bias = sum b_i - m_i g_i / s_i.
+
+        g_i, b_i are the scale and bias of norm i, m_i and s_i its running mean and standard deviation.
+        """
         if self.merged is not None:
             return
         weight, bias, size = 0.0, 0.0, self.large.conv.kernel
@@ -49,11 +52,15 @@ class ParallelConv(nnx.Module):
         conv = self.large.conv
         merged = Conv(conv.groups, conv.groups, size, rank=conv.rank, groups=conv.groups, rngs=nnx.Rngs(0))
         merged.weight[...], merged.bias[...] = weight, bias
-        self.merged, self.large, self.small = nnx.data(merged), None, None  # "data": None made it static
+        self.merged, self.large, self.small = (
+            nnx.data(merged),
+            None,
+            None,
+        )  # nnx.data: assigning None before made the attribute static
 
 
 class LargeKernelBlock(nnx.Module):
-    """y = norm(x); y + norm(1x1(parallel(relu(norm(1x1 y))))), expanded to round(1.5 C) between."""
+    """y + norm(1x1(parallel(relu(norm(1x1 y))))) with y = norm(x) and round(ratio C) channels inside."""
 
     def __init__(self, channels: int, *, kernel: int = 13, small: int = 3, ratio: float = 1.5, rank: int, rngs: nnx.Rngs):
         inner = round(channels * ratio)
@@ -68,7 +75,7 @@ class LargeKernelBlock(nnx.Module):
 
 
 class ConvFFN(nnx.Module):
-    """x + norm(1x1(gelu(norm(1x1(norm x))))), `ratio` C channels between."""
+    """x + norm(1x1(gelu(norm(1x1(norm x))))), with ratio C channels inside."""
 
     def __init__(self, channels: int, ratio: int, *, rank: int, rngs: nnx.Rngs):
         self.norm = BatchNorm(channels, rngs=rngs)
@@ -91,7 +98,7 @@ class DownLargeKernel(Sequential):
 
 
 def merge(model: nnx.Module) -> int:
-    """Merge the parallel kernels of every ParallelConv below `model`, in place, for inference; returns how many."""
+    """Merge the parallel kernels of every ParallelConv in `model`, in place, for faster inference; returns their number."""
     found = [node for _, node in nnx.iter_graph(model) if isinstance(node, ParallelConv) and node.merged is None]
     for node in found:
         node.merge()

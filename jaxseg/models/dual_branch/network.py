@@ -1,15 +1,16 @@
-"""Networks with one branch per modality, joined deeper down: the BraTS 3-D project's dual- and quad-branch families.
+"""Networks with one branch per modality, which are concatenated at a deeper level: the BraTS 3-D project's dual- and quad-branch
+networks.
 
-Source: the project's models/ (its catalogue 01 to 07, 13, 14_*, 18, mobilenetv2_dilated, the modality comparison). Every
-branch reads one modality through a stem and some levels; the joined channels pass through `deep` levels; the decoder's
-skips are the joined branches. Early fusion (01-06) has branches to 1/4, late fusion (07, 13, 14) to 1/8.
+Source: the project's models/ (its numbers 01 to 07, 13, 14_*, 18, mobilenetv2_dilated, the modality comparison). Every branch
+processes one modality by a stem and some levels; the concatenated features pass through `deep` further levels; the skips of the
+decoder are the concatenated features of the branches. With early fusion (01-06) branches reach 1/4 of the input size, with late
+fusion (07, 13, 14) 1/8.
 
-Modalities, in the image's channels: two are [t1ce, flair], four are [t1, t1ce, t2, flair] (a dual-branch network then
-reads its two of them).
+Image channels: two are [t1ce, flair], four are [t1, t1ce, t2, flair] (of which a dual-branch network uses two).
 
-Differs from the source: branch A, which has the dilated or large kernels, reads FLAIR (the source feeds it T1ce); 07's
-m and l take the joined skip of 1/8, without which the source cannot run; 18 is pooled before its last fusion; the ghost
-bottleneck's shortcut, made and left unused there, is added.
+Differs from the source: branch A, which has the dilated or large kernels, gets FLAIR (in the source T1ce); the sizes m and l of
+07 have the concatenated skip at 1/8, without which the source fails; 18 has a pooling before its last fusion; the shortcut of the
+ghost bottleneck, which the source creates but never uses, is added.
 """
 
 import dataclasses
@@ -33,16 +34,16 @@ class Config:
 
     Attributes:
       widths: channels of a branch, full size first.
-      deep: channels of the levels after the join.
+      deep: channels of the levels after the concatenation of the branches.
       outs: channels of the decoder's levels, deepest first.
       downs: the downsampling blocks of each branch (names of blocks.DOWNS), a tuple per branch. The source's later blocks are
         "dilated3" for "dilated" and "vit_patches" for "vit".
       stem: name of blocks.STEMS.
       deep_down: the downsampling block of every deep level.
       ups: name of blocks.UPS, one for all levels or one each.
-      act: activation of the blocks that take one.
-      modalities: what each branch reads.
-      modality_attention: modality attention after the second and third level of the branches.
+      act: activation of the blocks that have a choice.
+      modalities: the modality of each branch.
+      modality_attention: apply ModalityAttention after the second and third level of the branches.
     """
 
     widths: tuple[int, ...]
@@ -58,7 +59,7 @@ class Config:
 
 
 class Branch(nnx.Module):
-    """Stem and levels of one modality: [B, *S, 1] -> its features, full size first."""
+    """Stem and levels for one modality: image [B, *S, 1] -> features, full size first."""
 
     def __init__(self, config: Config, downs: tuple[str, ...], **same):
         self.stem = lookup("stem", config.stem, STEMS)(1, config.widths[0], **same)
@@ -71,7 +72,7 @@ class Branch(nnx.Module):
 
 
 class ModalityAttention(nnx.Module):
-    """One factor per modality, sigmoid(f(means over space of all branches)); the factors do not sum to one."""
+    """Multiply each branch by a factor, sigmoid(f(spatial means of all branches)); the factors do not sum to one."""
 
     def __init__(self, channels: int, branches: int, *, rngs: nnx.Rngs):
         joined = channels * branches
@@ -86,15 +87,15 @@ class ModalityAttention(nnx.Module):
 
 
 class MultiBranch(Segmenter):
-    """[B, D, H, W, C] with C = 2 or 4 modalities, of any size of at least 2^levels; logits [B, D, H, W, K]."""
+    """Multi-branch network for [B, D, H, W, C], C = 2 or 4 modalities, each axis at least 2^levels; logits [B, D, H, W, K]."""
 
     def __init__(self, config: Config, *, in_channels: int, num_classes: int, rngs: nnx.Rngs):
         self.in_channels, self.num_classes, self.rank = in_channels, num_classes, 3
         order = MODALITIES.get(in_channels, ())
         if not set(config.modalities) <= set(order):
             raise ConfigError(
-                f"got in_channels={in_channels} for branches that read {', '.join(config.modalities)}; "
-                "images have 2 channels [t1ce, flair] or 4 channels [t1, t1ce, t2, flair]"
+                f"got in_channels={in_channels} for branches of {', '.join(config.modalities)}; "
+                "must be 2 channels [t1ce, flair] or 4 channels [t1, t1ce, t2, flair]"
             )
         self.channels = tuple(order.index(m) for m in config.modalities)
         same = dict(act=config.act, rank=3, rngs=rngs)

@@ -16,17 +16,19 @@ from jaxseg.types import Array
 
 
 def channel_shuffle(x: Array, groups: int) -> Array:
-    """Channel c of group g, g C/groups + c, goes to c groups + g."""
+    """ShuffleNet's channel shuffle: channel g C/groups + c (number c of group g) moves to c groups + g."""
     return rearrange(x, "... (g c) -> ... (c g)", g=groups)
 
 
 class ShuffleV2(nnx.Module):
-    """Unit of stride 1: half of the channels pass, half go through pairs of depthwise and 1x1 convolutions; shuffled.
+    """ShuffleNet v2 unit of stride 1: half of the channels are unchanged, half are convolved; then a channel shuffle.
+
+    The convolutions are pairs of depthwise and 1x1; the last depthwise norm has no activation after it.
 
     Args:
       channels: C.
-      kernel: of the depthwise convolutions.
-      rates: their dilations, one per pair. After the last depthwise norm no activation follows.
+      kernel: size of the depthwise convolutions.
+      rates: their dilations, one per pair.
     """
 
     def __init__(self, channels: int, *, kernel: int = 3, rates: tuple[int, ...] = (1, 1), rank: int, rngs: nnx.Rngs):
@@ -44,7 +46,7 @@ class ShuffleV2(nnx.Module):
 
 
 class ShuffleV2Down(nnx.Module):
-    """Unit of stride 2: both branches read all channels, each gives half of cout; joined and shuffled."""
+    """ShuffleNet v2 unit of stride 2: two branches convolve all channels to cout / 2 each; concatenation and channel shuffle."""
 
     def __init__(self, cin: int, cout: int, *, kernel: int = 3, rank: int, rngs: nnx.Rngs):
         depthwise = lambda: ConvNorm(cin, cin, kernel, rank=rank, stride=2, groups=cin, act="identity", rngs=rngs)
@@ -58,17 +60,17 @@ class ShuffleV2Down(nnx.Module):
 
 
 class ShuffleV1(nnx.Module):
-    """1x1 to cout / 4, depthwise convolution, 1x1 to cout, ReLU; the input added at stride 1.
+    """ShuffleNet v1 unit: 1x1 to cout / 4, depthwise convolution, 1x1 to cout, ReLU; at stride 1 the input is added.
 
-    One group, so that nothing is to be shuffled, and no pooled shortcut at stride 2, as the BraTS 3-D project has it.
+    As in the BraTS 3-D project it has one group, so that there is no channel shuffle, and no pooled shortcut at stride 2.
 
     Args:
-      reduction: of a channel attention after the depthwise convolution; 0: none.
+      reduction: reduction ratio of a channel attention after the depthwise convolution; 0: no attention.
     """
 
     def __init__(self, cin: int, cout: int, *, stride: int = 1, reduction: int = 0, rank: int, rngs: nnx.Rngs):
         if stride == 1 and cin != cout:
-            raise ValueError(f"got cin={cin}, cout={cout} at stride 1; the input is added, so they are equal")
+            raise ValueError(f"got cin={cin}, cout={cout} at stride 1; must be equal, because the input is added")
         middle = cout // 4
         self.proj_in = ConvNorm(cin, middle, 1, rank=rank, rngs=rngs)
         self.depthwise = ConvNorm(middle, middle, 3, rank=rank, stride=stride, groups=middle, act="identity", rngs=rngs)
@@ -83,7 +85,7 @@ class ShuffleV1(nnx.Module):
 
 
 class ConvNeXtBlock(nnx.Module):
-    """x + scale * 1x1(gelu(1x1(norm(depthwise 7)))), 4 C between; BatchNorm where the paper has LayerNorm."""
+    """ConvNeXt block x + scale * 1x1(gelu(1x1(norm(depthwise7 x)))), 4 C channels inside; BatchNorm in place of LayerNorm."""
 
     def __init__(self, channels: int, *, rank: int, rngs: nnx.Rngs):
         self.depthwise = Conv(channels, channels, 7, rank=rank, groups=channels, rngs=rngs)
@@ -98,7 +100,7 @@ class ConvNeXtBlock(nnx.Module):
 
 
 class DownConvNeXt(nnx.Module):
-    """Norm, convolution of kernel and stride 2, two blocks."""
+    """Norm, convolution with kernel and stride 2, two ConvNeXt blocks."""
 
     def __init__(self, cin: int, cout: int, *, rank: int, rngs: nnx.Rngs):
         self.norm = BatchNorm(cin, rngs=rngs)

@@ -1,4 +1,4 @@
-"""Attention over all positions or over patches of two, after a transition: what the multi-branch networks call ViT."""
+"""The "ViT" blocks of the multi-branch networks: attention over all positions, or over patches of size 2."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -14,9 +14,9 @@ from jaxseg.types import Array
 
 
 class GlobalViT(nnx.Module):
-    """Attention of all positions with each other: convolution, 1x1, one transformer layer, 1x1, the input added, norm.
+    """Attention between all positions: convolution, 1x1, one transformer layer, 1x1, residual, norm.
 
-    One LayerNorm serves twice, and the attention is added to the normalised tokens:
+    The transformer layer uses one LayerNorm twice, and adds the attention to the normalised tokens:
     t = norm(t); t = t + attention(t); t = t + ffn(norm(t)).
     """
 
@@ -39,7 +39,7 @@ class GlobalViT(nnx.Module):
 
 
 class PatchViT(nnx.Module):
-    """Attention over patches of size 2: convolution, 1x1, two transformer layers, 1x1; joined with the input and fused."""
+    """Attention over patches of size 2: convolution, 1x1, two transformer layers, 1x1, concatenation with the input, fusion."""
 
     def __init__(self, channels: int, *, rank: int, rngs: nnx.Rngs):
         one = lambda a, k, act: ConvNorm(a, channels, k, rank=rank, act=act, rngs=rngs)
@@ -53,7 +53,7 @@ class PatchViT(nnx.Module):
 
 
 class DownViT(Sequential):
-    """Downsampling, then attention over all positions or, with `patches`, over those at the same place of patches of size 2."""
+    """Downsampling, then attention between all positions or, with `patches`, between equal positions of patches of size 2."""
 
     def __init__(self, cin: int, cout: int, *, patches: bool = False, rank: int, rngs: nnx.Rngs):
         vit = PatchViT if patches else GlobalViT

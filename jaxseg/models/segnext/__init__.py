@@ -1,4 +1,4 @@
-"""SegNeXt: network.py; the factorisation of its decoder: nmf.py."""
+"""SegNeXt: network.py has the network, nmf.py the matrix factorisation of its decoder."""
 
 from jaxseg.models.segnext.network import KEY_MAPPINGS, VARIANTS, Encoder
 

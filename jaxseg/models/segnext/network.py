@@ -4,10 +4,10 @@ Sources: Guo et al. 2022 (arXiv 2209.08575); Visual-Attention-Network/SegNeXt mm
 mmseg/models/decode_heads/ham_head.py, local_configs/segnext; Mr-TalhaIlyas/SegNext and its copy in
 drawcodeboy/scoliosis_seg-task models/nets/SegNeXt ("ich").
 
-What differs between the two (fields of Config): the strips read the output of the 5x5 ("official") or its input ("ich");
-a shortcut inside the attention; norms after the downsampling convolutions; the norm at the end of a stage; GroupNorms
-in the decoder; a plain align convolution; the decoder's width; where the factorisation's bases come from and what
-gradient passes it; align_corners of the last resize.
+The two differ in the following (fields of Config): the input of the strip convolutions is the output of the 5x5 ("official") or
+its input ("ich"); a shortcut inside the attention; norms after the downsampling convolutions; the norm at the end of a stage;
+GroupNorms in the decoder; the convolution that aligns the factorised features; the decoder's width; the origin of the
+factorisation's bases, and the gradient through the factorisation; align_corners of the last resize.
 """
 
 import dataclasses
@@ -52,8 +52,8 @@ class Config:
       dropout: channel dropout before the classifier.
       ich: the haemorrhage-CT project's block and decoder layout instead of the official one.
       norm_momentum: PyTorch momentum of the encoder's BatchNorms.
-      ham_bases: "random" or "buffer", see layers.nmf.NMF.
-      ham_update: "none", "train" or "eval" ("ich"'s inverted online update).
+      ham_bases: "random" or "buffer", see `nmf.NMF`.
+      ham_update: "none", "train" or "eval" (the update of "ich", in inference instead of training), see `nmf.NMF`.
     """
 
     dims: tuple[int, ...]
@@ -71,7 +71,7 @@ class Config:
 
 
 def _conv(config: Config, cin: int, cout: int, kernel, *, stride=1, groups: int = 1, rngs: nnx.Rngs) -> Conv:
-    """Convolution with the family's initialisation: normal by fan-out; bias 0 ("official") or PyTorch's default ("ich")."""
+    """Convolution with this family's initialisation: normal by fan-out; bias 0 ("official") or PyTorch's default ("ich")."""
     kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
     return Conv(
         cin,
@@ -91,7 +91,7 @@ def _norm(config: Config, channels: int, rngs: nnx.Rngs) -> BatchNorm:
 
 
 class MSCA(nnx.Module):
-    """Multi-scale convolutional attention: 5x5 and three strip pairs, summed, mixed by a 1x1, gate the input."""
+    """Multi-scale convolutional attention: a 5x5 and three pairs of strip convolutions, summed, then a 1x1, gate the input."""
 
     def __init__(self, config: Config, dim: int, *, rngs: nnx.Rngs):
         depthwise = lambda kernel: _conv(config, dim, dim, kernel, groups=dim, rngs=rngs)
@@ -112,7 +112,7 @@ class MSCA(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """1x1, GELU, MSCA, 1x1; the official one adds its input."""
+    """1x1, GELU, MSCA, 1x1; the official variant adds the input."""
 
     def __init__(self, config: Config, dim: int, *, rngs: nnx.Rngs):
         self.shortcut = not config.ich
@@ -169,7 +169,7 @@ class Stem(nnx.Module):
 
 
 class Downsample(nnx.Module):
-    """3x3 convolution of stride 2; the official one is followed by a BatchNorm."""
+    """3x3 convolution of stride 2, with a BatchNorm in the official variant."""
 
     def __init__(self, config: Config, cin: int, cout: int, *, rngs: nnx.Rngs):
         self.proj = _conv(config, cin, cout, 3, stride=2, rngs=rngs)
@@ -200,7 +200,7 @@ class Encoder(StagedEncoder):
 
 
 class Squeeze(nnx.Module):
-    """1x1 convolution without bias, GroupNorm(32) in the official decoder, ReLU if asked."""
+    """1x1 convolution without bias, GroupNorm(32) in the official variant, ReLU if `relu`."""
 
     def __init__(self, config: Config, cin: int, cout: int, relu: bool, *, rngs: nnx.Rngs):
         self.conv = Conv(cin, cout, 1, rank=2, bias=False, weight_init=initial.fan_out_normal((1, 1), cout), rngs=rngs)
@@ -215,7 +215,7 @@ class Squeeze(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Stages 2 to 4 at stage 2's size, squeezed, factorised with a residual, aligned."""
+    """Hamburger decoder: stages 2 to 4 at the size of stage 2, 1x1 convolution, matrix factorisation with a residual, 1x1."""
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         width = config.ham_width
@@ -323,7 +323,7 @@ KEY_MAPPINGS = (
             (r"^(decoder\..*)\.gn\.", r"\1.norm."),
         ),
         ignored=(r"num_batches_tracked$", r"^head\."),
-    ),  # head: of the ImageNet classifiers (no "backbone.")
+    ),  # head: the classifier of ImageNet files (which lack "backbone.")
     KeyMapping(
         "ich",
         (

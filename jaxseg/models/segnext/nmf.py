@@ -15,24 +15,24 @@ from jaxseg.types import Array
 
 
 class NMF(Stochastic):
-    """Replace x by its non-negative rank-R approximation, found by multiplicative updates.
+    """Replace x by its non-negative rank-R approximation, which is computed by multiplicative updates.
 
     With X = x [B, N, D] (positions by channels, >= 0) and bases B [B, D, R]:
     coef = softmax_R(X B); repeat `steps` times: coef <- coef (X B) / (coef (B'B) + eps), B <- B (X' coef) /
-    (B (coef' coef) + eps); one more coef update; result coef B'. All in float32.
+    (B (coef' coef) + eps); one more update of coef; the result is coef B'. Everything is computed in float32.
 
     Args:
       channels: D.
       bases: R.
-      train_steps, eval_steps: updates in training and in inference.
+      train_steps, eval_steps: number of updates in training and in inference.
       eps: added to denominators.
-      quotient_first: coef * (num / (den + eps)) instead of (coef * num) / (den + eps); they differ in the last bits.
-      frozen_steps: no gradient through softmax and steps; only the last update and the product see one, through x.
-      initial: "random" draws uniform(0, 1) bases, normalised over D, anew in every pass (key of the pass; a fixed key
-        in inference without one); "buffer" keeps one set [1, D, R] in the state, which imports and exports.
-      update: when a buffer moves towards the batch mean of the found bases (by `eta`, normalised again): "none",
-        "train", or "eval" (the haemorrhage project's inverted rule, which makes inference depend on order).
-      eta: step of that update.
+      quotient_first: compute coef * (num / (den + eps)) instead of (coef * num) / (den + eps); they differ in the last bits.
+      frozen_steps: no gradient through the softmax and the steps; only the last update and the product have one, through x.
+      initial: "random": bases uniform in (0, 1), normalised over D, are drawn in every pass (from the pass's key, or a fixed key
+        in inference without one). "buffer": one set of bases [1, D, R] is part of the state, and of imported and exported files.
+      update: when the buffer moves towards the batch mean of the computed bases (by `eta`, then normalised): "none", "train",
+        or "eval" (the haemorrhage project updates in inference, so that results depend on the order of images).
+      eta: step size of that update.
     """
 
     def __init__(
@@ -52,9 +52,11 @@ class NMF(Stochastic):
     ):
         super().__init__()
         if initial not in ("random", "buffer"):
-            raise ValueError(f"got initial={initial!r}; NMF bases are 'random' or a 'buffer'")
+            raise ValueError(f"got initial={initial!r}; must be 'random' or 'buffer'")
         if update not in ("none", "train", "eval") or (update != "none" and initial == "random"):
-            raise ValueError(f"got update={update!r} with initial={initial!r}; it is 'none', or with a buffer 'train' or 'eval'")
+            raise ValueError(
+                f"got update={update!r} with initial={initial!r}; must be 'none', or for initial='buffer' also 'train' or 'eval'"
+            )
         self.channels, self.num_bases = channels, bases
         self.train_steps, self.eval_steps, self.eps = train_steps, eval_steps, eps
         self.quotient_first, self.frozen_steps = quotient_first, frozen_steps
@@ -62,7 +64,7 @@ class NMF(Stochastic):
         self.bases = Buffer(draw_bases(rngs.params(), 1, channels, bases)) if initial == "buffer" else None
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
-        """x [B, *S, D] -> the same shape."""
+        """Approximate x [B, *S, D]; the result has the same shape."""
         shape, dtype = x.shape, x.dtype
         x = x.reshape(shape[0], -1, self.channels).astype(jnp.float32)  # [B, N, D]
         bases = self._bases(x.shape[0], context)
@@ -95,7 +97,7 @@ class NMF(Stochastic):
 
 
 def draw_bases(key: Array, batch: int, channels: int, bases: int) -> Array:
-    """Uniform(0, 1) bases [batch, channels, bases], every column of unit length over the channels."""
+    """Random bases [batch, channels, bases], uniform in (0, 1) and then normalised to unit length over the channels."""
     return _normalize(jax.random.uniform(key, (batch, channels, bases)))
 
 

@@ -1,4 +1,4 @@
-"""Swin UNETR: network.py; its attention within shifted windows: windows.py."""
+"""Swin UNETR: network.py has the network, windows.py its attention in shifted windows."""
 
 from jaxseg.models.swin_unetr.network import KEY_MAPPINGS, VARIANTS
 

@@ -1,8 +1,8 @@
-"""Swin UNETR: a Swin transformer of four stages whose maps are the skips of a residual U-Net.
+"""Swin UNETR: a residual U-Net whose encoder is a Swin transformer of four stages.
 
-Source: Hatamizadeh et al. 2022 (arXiv 2201.01266), as MONAI defines it (monai/networks/nets/swin_unetr.py). The order in
-which patches are merged is MONAI's since 1.5 ("merging"), that of its class for v2 ("mergingv2"), or the one before 1.5
-("legacy"), which published weights need; parameters are the same.
+Source: Hatamizadeh et al. 2022 (arXiv 2201.01266), as in MONAI (monai/networks/nets/swin_unetr.py). The order in which
+patches are merged is that of MONAI since 1.5 ("merging"), of its class for v2 ("mergingv2"), or of MONAI before 1.5
+("legacy"), which published weights need; the parameters are the same.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ class Config:
 
 
 class Stage(nnx.Module):
-    """Blocks, every second one shifted, then merging."""
+    """Transformer blocks, every second one with shifted windows, then patch merging."""
 
     def __init__(self, config: Config, i: int, *, rngs: nnx.Rngs):
         channels = config.width * 2**i
@@ -55,10 +55,10 @@ class Stage(nnx.Module):
 
 
 class SwinUNETR(Segmenter):
-    """[B, D, H, W, C] with sizes divisible by 32; logits [B, D, H, W, K]."""
+    """Swin UNETR for [B, D, H, W, C] with sizes divisible by 32 and at least 64; logits [B, D, H, W, K]."""
 
     size_multiple = 32
-    min_size = 64  # an InstanceNorm over one position returns zero
+    min_size = 64  # an InstanceNorm over a single position would return zero
 
     def __init__(self, config: Config, *, in_channels: int, num_classes: int, rngs: nnx.Rngs):
         self.in_channels, self.num_classes, self.rank = in_channels, num_classes, 3
@@ -78,7 +78,7 @@ class SwinUNETR(Segmenter):
         maps = [self.norms[0](x)]
         for i, stage in enumerate(self.stages):
             with jax.named_scope(f"stage{i + 1}"):
-                x = stage(x, context)  # the next stage reads it without the norm
+                x = stage(x, context)  # the input of the next stage is not normalised
                 maps.append(self.norms[i + 1](x))
         with jax.named_scope("decoder"):
             x = self.decoder5(self.encoder10(maps[4], context), maps[3], context)

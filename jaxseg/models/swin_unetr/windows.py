@@ -17,7 +17,7 @@ from jaxseg.layers.conv import Linear
 from jaxseg.layers.norm import LayerNorm
 from jaxseg.types import Array, ConfigError
 
-# MONAI's orders of the eight sub-grids, as offsets along D, H, W; before 1.5 it took two of them twice and left two out
+# MONAI's orders of the eight sub-grids, as offsets along D, H, W; before 1.5 it used two of them twice and two not at all
 _V2 = tuple(itertools.product((0, 1), repeat=3))
 _MERGING = tuple(_V2[i] for i in (0, 4, 2, 1, 6, 5, 3, 7))
 _LEGACY = tuple(_V2[i] for i in (0, 4, 2, 1, 5, 2, 1, 7))
@@ -26,7 +26,7 @@ ORDERS = {"merging": _MERGING, "mergingv2": _V2, "legacy": _LEGACY}
 
 @functools.cache
 def relative_index(window: int, rank: int) -> np.ndarray:
-    """[n, n] row of the bias table for each pair of positions in a full window, n = window^rank."""
+    """Row of the bias table for each pair of positions in a full window, integers [n, n] with n = window^rank."""
     grid = np.stack(np.meshgrid(*(np.arange(window),) * rank, indexing="ij")).reshape(rank, -1)  # [rank, n]
     delta = grid[:, :, None] - grid[:, None, :] + window - 1
     strides = [(2 * window - 1) ** (rank - 1 - i) for i in range(rank)]
@@ -35,7 +35,11 @@ def relative_index(window: int, rank: int) -> np.ndarray:
 
 @functools.cache
 def shift_regions(size: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...]) -> np.ndarray:
-    """[windows, n] integers, alike where positions of a rolled window were neighbours before; `size` is padded."""
+    """Region numbers [windows, n] in shifted windows; only positions with the same number attend to each other.
+
+    After the cyclic shift a window contains parts from opposite borders of the image; positions of one part have one number.
+    `size` is the padded size.
+    """
     region = np.zeros(size, np.int32)
     for axis, (n, w, s) in enumerate(zip(size, window, shift)):
         line = np.zeros(n, np.int32)
@@ -46,7 +50,7 @@ def shift_regions(size: tuple[int, ...], window: tuple[int, ...], shift: tuple[i
 
 
 def partition(x: Array, window: tuple[int, ...]) -> Array:
-    """[B, *S, C] -> [B * windows, n, C], the batch slowest."""
+    """Divide [B, *S, C] into windows [B * windows, n, C]; the windows of one image are consecutive."""
     axes, grid, inside = patch_axes(len(window))
     return rearrange(x, f"b {axes} c -> (b {grid}) ({inside}) c", **dict(zip("ijk", window)))
 
@@ -61,7 +65,7 @@ def unpartition(x: Array, window: tuple[int, ...], size: tuple[int, ...]) -> Arr
 class WindowAttention(nnx.Module):
     """Multi-head attention of [B * windows, n, C] with a learned bias per relative position.
 
-    A window clipped by a small image takes the first n rows and columns of the full window's index, as MONAI does.
+    A window that is clipped to a small image uses the first n rows and columns of the full window's index, as in MONAI.
     """
 
     def __init__(self, channels: int, heads: int, window: int, *, rank: int, rngs: nnx.Rngs):
@@ -79,9 +83,9 @@ class WindowAttention(nnx.Module):
 
 
 class WindowBlock(nnx.Module):
-    """x + attention in windows of norm x, then x + fc2(gelu(fc1(norm x))); windows moved by half of one if `shifted`.
+    """Swin block: x + window attention(norm x), then x + fc2(gelu(fc1(norm x))); `shifted`: windows shifted by half their size.
 
-    The image is zero-padded at the ends, after the norm, to whole windows; an axis no longer than the window is one window.
+    After the norm the image is zero-padded at its ends to a multiple of the window; a shorter axis has one smaller window.
     """
 
     def __init__(self, channels: int, heads: int, window: int, *, shifted: bool, ratio: float = 4.0, rank: int, rngs: nnx.Rngs):
@@ -112,11 +116,11 @@ class WindowBlock(nnx.Module):
 
 
 class PatchMerging(nnx.Module):
-    """Eight neighbours joined, norm, linear 8 C -> 2 C without bias: half the size. `order`: a key of ORDERS."""
+    """Halve the size: concatenate eight neighbours, norm, linear 8 C -> 2 C without bias. `order`: a key of ORDERS."""
 
     def __init__(self, channels: int, *, order: str = "merging", rngs: nnx.Rngs):
         if order not in ORDERS:
-            raise ConfigError(f"got merging={order!r}; it is {', '.join(map(repr, ORDERS))}")
+            raise ConfigError(f"got merging={order!r}; must be one of {', '.join(map(repr, ORDERS))}")
         self.order = order
         self.norm = LayerNorm(8 * channels, rngs=rngs)
         self.reduction = Linear(8 * channels, 2 * channels, bias=False, rngs=rngs)

@@ -1,7 +1,7 @@
-"""Activations by name: their values, and for those that are fused with the norm before them their gradients.
+"""Activations by name: their functions, and gradients for those that can be fused with the norm before them.
 
-`gelu` is the exact one (erf), as in PyTorch; flax's default is the tanh approximation. leaky_relu has the slope 0.01,
-leaky_relu_0.1 that of 0.1.
+`gelu` is exact (erf), as in PyTorch; flax's default is the tanh approximation. leaky_relu has the slope 0.01,
+leaky_relu_0.1 the slope 0.1.
 """
 
 import functools
@@ -17,7 +17,7 @@ from jaxseg.types import Array
 
 
 class Act(NamedTuple):
-    """A function of z, and the gradient at z of its result's gradient (None: the function is not fused with a norm)."""
+    """An activation f(z) and its gradient (z, gradient of f(z)) -> gradient of z (None: it is not fused with a norm)."""
 
     value: Callable[[Array], Array]
     pull: Callable[[Array, Array], Array] | None = None

@@ -1,8 +1,7 @@
-"""Multi-head attention: fused on a GPU where cuDNN allows it, bounded in memory elsewhere.
+"""Multi-head attention: fused on a GPU where cuDNN supports it, with bounded memory elsewhere.
 
-Which path: cuDNN's flash attention (`cudnn`) where the program is lowered for CUDA and this process's GPU takes it; otherwise
-the score matrix as it is, or, when it would exceed `MAX_SCORES` numbers (on a CPU: what a cache holds), block by block
-(`streamed`).
+Programs for CUDA use cuDNN's flash attention (`cudnn`) if this process's GPU supports it. Otherwise the whole score matrix is
+computed or, if it would exceed `MAX_SCORES` numbers (on a CPU: the size of a cache), block by block (`streamed`).
 """
 
 import functools
@@ -29,25 +28,25 @@ def attention(
       q: [B, T, heads, d].
       k, v: [B, S, heads, d].
       bias: added to the scores, [B or 1, heads or 1, T, S].
-      regions: integers [M, T] where B is a multiple of M and S = T: entry b of the batch takes row b % M. To the scores of two
-        positions in different regions -100 is added (Swin's windows that the shift joined from opposite edges).
-      scale: d^-1/2 when None.
+      regions: integers [M, T], where B is a multiple of M and S = T; entry b of the batch uses row b % M. -100 is added to the
+        scores of two positions in different regions (Swin's shifted windows with parts from opposite borders).
+      scale: factor of q k'; None: d^-1/2.
     Returns:
       [B, T, heads, d] in v's dtype.
     Raises:
-      ValueError: shapes that do not fit each other.
+      ValueError: the shapes do not fit.
     """
     b, t, h, d = q.shape
     s = k.shape[1]
     if k.shape != (b, s, h, d) or v.shape[:3] != (b, s, h):
-        raise ValueError(f"got q {q.shape}, k {k.shape}, v {v.shape}; need [B, T, heads, d], [B, S, heads, d] twice")
+        raise ValueError(f"got q {q.shape}, k {k.shape}, v {v.shape}; must be [B, T, heads, d], and [B, S, heads, d] for k and v")
     if bias is not None and (
         bias.ndim != 4 or bias.shape[2:] != (t, s) or bias.shape[0] not in (1, b) or bias.shape[1] not in (1, h)
     ):
-        raise ValueError(f"got bias {bias.shape} for scores [{b}, {h}, {t}, {s}]; it is [B or 1, heads or 1, T, S]")
+        raise ValueError(f"got bias {bias.shape} for scores [{b}, {h}, {t}, {s}]; must be [B or 1, heads or 1, T, S]")
     if regions is not None and (regions.ndim != 2 or regions.shape[1] != t or s != t or not len(regions) or b % len(regions)):
         raise ValueError(
-            f"got regions {regions.shape} for scores [{b}, {h}, {t}, {s}]; they are [M, T], M a divisor of {b}, and T = S"
+            f"got regions {regions.shape} for scores [{b}, {h}, {t}, {s}]; must be [M, T] with M a divisor of {b}, and T = S"
         )
     scale = d**-0.5 if scale is None else scale
     tally.add("matmul", 2 * b * h * t * s * d)
@@ -59,7 +58,7 @@ def attention(
     other = _plain(q.shape, k.shape, scale, MAX_SCORES, MAX_SCORES)
     branches = {"default": other} if cpu is other else {"cpu": cpu, "default": other}
     if cudnn.fits(q, k, v, bias, regions):
-        given = regions if isinstance(regions, np.ndarray) else None  # known numbers become features, traced ones a bias
+        given = regions if isinstance(regions, np.ndarray) else None  # constant regions become features, traced ones a bias
         branches["cuda"] = lambda q, k, v, bias, rows: cudnn.attention(
             q, k, v, bias, rows if given is None else given, scale=scale
         )
@@ -77,8 +76,10 @@ def _whole(scale: float) -> Callable:
 
 
 def _plain(q_shape, k_shape, scale: float, block: int, most: int) -> Callable:
-    """The scores at once up to `most` numbers, else `block` of them at a time."""
+    """Attention with the whole score matrix if it has at most `most` numbers, else with `block` numbers at a time."""
     b, t, h, _ = q_shape
-    if not isinstance(b, int) or b * h * t * k_shape[1] <= most:  # blocks want a batch of known size (`jax.export` may not)
+    if (
+        not isinstance(b, int) or b * h * t * k_shape[1] <= most
+    ):  # blocks need a known batch size, which `jax.export` may not have
         return _whole(scale)
     return lambda q, k, v, bias, regions: streamed.attention(q, k, v, bias=bias, regions=regions, scale=scale, block=block)

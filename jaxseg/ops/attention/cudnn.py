@@ -1,12 +1,12 @@
-"""cuDNN's flash attention, with what Swin's windows need and cuDNN lacks.
+"""cuDNN's flash attention, extended to odd lengths and to the regions of Swin's shifted windows.
 
-It takes 16-bit inputs from compute capability 8.0 on, with a head size that is a multiple of 8 and at most 256 (128 before
-Hopper), and trains a bias at even lengths alone: odd ones (Swin's 7^3 = 343 positions a window) get one more row and one
-more, forbidden, key.
+cuDNN needs 16-bit inputs, compute capability 8.0, and a head size that is a multiple of 8 and at most 256 (128 before Hopper).
+It can train a bias only for even lengths: odd lengths (Swin's 7^3 = 343 positions per window) get an additional row and an
+additional key that is masked out.
 
-Regions [M, T] become features instead of a bias [B, heads, T, T] (490 MB a block for Swin UNETR at 96^3, batch 2): a row of M
-has at most R different ones, q and k get R more entries with a one at the position's own region, weighted so that two
-positions of the same region gain 100. Softmax knows differences alone, so that this is -100 between different regions.
+Regions [M, T] are passed as features, because a bias [B, heads, T, T] would need 490 MB per block for Swin UNETR at 96^3, batch
+2. With at most R different regions in a row, q and k get R more entries that are non-zero at the position's own region, such that
+the score of two positions in the same region rises by 100. For the softmax this is the same as -100 between different regions.
 """
 
 import functools
@@ -21,7 +21,7 @@ from jaxseg.types import Array
 
 
 def fits(q: Array, k: Array, v: Array, bias: Array | None, regions) -> bool:
-    """Whether this process's GPU, its cuDNN and this jax take these arrays, forward and backward."""
+    """Whether this process's GPU, cuDNN and jax support these arrays, in the forward and the backward pass."""
     capability, d = gpu_probe.capability(), q.shape[-1]
     if capability is None or capability < (8, 0) or d != v.shape[-1]:
         return False
@@ -39,7 +39,7 @@ def fits(q: Array, k: Array, v: Array, bias: Array | None, regions) -> bool:
 
 
 def attention(q: Array, k: Array, v: Array, bias: Array | None, regions, *, scale: float, implementation: str = "cudnn") -> Array:
-    """`api.attention` by `jax.nn.dot_product_attention`; regions: a numpy array, else they are joined with the bias."""
+    """`api.attention` by `jax.nn.dot_product_attention`; regions in a numpy array become features, others part of the bias."""
     t, d = q.shape[1], v.shape[-1]
     if isinstance(regions, np.ndarray):
         mark = jnp.asarray(_marks(regions.tobytes(), regions.shape, str(regions.dtype)), q.dtype)  # [M, T, R]
@@ -67,7 +67,7 @@ def _features(regions) -> int:
 
 @functools.lru_cache(maxsize=64)
 def _marks(content: bytes, shape: tuple[int, int], dtype: str) -> np.ndarray:
-    """[M, T, R] ones at each position's region among those of its row, R a multiple of 8."""
+    """One-hot encoding [M, T, R] of each position's region among those of its row, R a multiple of 8."""
     rows = [np.unique(row, return_inverse=True)[1] for row in np.frombuffer(content, dtype).reshape(shape)]
     own = np.stack(rows)
     return np.eye(-(-(own.max() + 1) // 8) * 8, dtype=np.float32)[own]

@@ -5,16 +5,16 @@ import jax.numpy as jnp
 
 from jaxseg.types import Array
 
-APART = -100.0  # added to the score of two positions in different regions, as Swin's code has it
+APART = -100.0  # added to the score of two positions in different regions, as in Swin's code
 
 
 def apart(rows: Array, keys: Array) -> Array:
-    """[..., T] and [..., S] integers -> [..., T, S]: APART where they differ, else 0."""
+    """The bias [..., T, S] of integers [..., T] and [..., S]: APART where they differ, else 0."""
     return jnp.where(rows[..., :, None] != keys[..., None, :], APART, 0.0)
 
 
 def joined(bias: Array | None, regions: Array | None, b: int) -> Array | None:
-    """What is added to the scores of b entries, as one bias."""
+    """The sum of bias and regions, as one bias for a batch of b entries."""
     if regions is None:
         return bias
     between = jnp.tile(apart(regions, regions), (b // len(regions), 1, 1))[:, None]

@@ -1,8 +1,8 @@
-"""Attention whose scores are never in memory as a whole: a block of them at a time, and once more for the gradient.
+"""Attention that computes the score matrix block by block, so that it is never in memory as a whole.
 
-The forward pass keeps the logarithm of each row's sum, from which the backward pass makes the weights again (Dao et al. 2022,
-arXiv 2205.14135, without its loop over keys: whole rows fit into a block). On a CPU, where a pass over memory costs more than
-the products, blocks that stay in the cache make Swin's windows of 343 positions three to five times faster; elsewhere the same
+The forward pass saves the log-sum-exp of each row, from which the backward pass recomputes the weights (Dao et al. 2022,
+arXiv 2205.14135, without its loop over keys: a block has whole rows). On a CPU, where a pass over memory costs more than the
+products, blocks that stay in the cache make Swin's windows of 343 positions three to five times faster; on other devices the
 loop bounds the memory.
 """
 
@@ -19,7 +19,7 @@ from jaxseg.types import Array
 
 
 class Cut(NamedTuple):
-    """A block of the scores [B, heads, T, S]: more than one entry of the batch only with all heads, fewer rows only of one."""
+    """Size of a block of the scores [B, heads, T, S]: several batch entries with all heads, or several heads, or rows of one."""
 
     entries: int
     heads: int
@@ -27,7 +27,7 @@ class Cut(NamedTuple):
 
 
 class Static(NamedTuple):
-    """What a program fixes: numbers in a block, factor of the scores, and what is added to them."""
+    """Static settings of a program: numbers in a block, factor of the scores, and kinds of addends."""
 
     block: int
     scale: float
@@ -36,7 +36,7 @@ class Static(NamedTuple):
 
 
 def cut(b: int, h: int, t: int, s: int, block: int) -> Cut:
-    """Blocks of at most `block` numbers, but of a row at least."""
+    """The size of blocks with at most `block` numbers, but at least one row."""
     if t * s > block:
         return Cut(1, 1, max(1, block // s))
     heads = _divisor(h, block // (t * s))
@@ -82,7 +82,7 @@ _attention.defvjp(_forward, _backward)
 
 
 class _Loop:
-    """Units of a batch, each of them blocks of rows: where everything of a block lies, and its scores."""
+    """The loops over units (parts of the batch and heads) and over blocks of rows: positions of a block, and its scores."""
 
     def __init__(self, static: Static, q: Array, k: Array, bias: Array, regions: Array):
         self.static, self.bias, self.regions = static, bias, regions
@@ -147,7 +147,7 @@ def _rows(static: Static, q, k, v, *addends) -> tuple[Array, Array]:
 
 
 def _gradients(static: Static, q, k, v, bias, regions, grad, total, inner) -> tuple[Array, ...]:
-    """Of q, k, v and the bias. `inner`: each row's gradient times its result."""
+    """Gradients of q, k, v and the bias. `inner`: scalar product of each row's gradient and result."""
     loop = _Loop(static, q, k, bias, regions)
     dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 

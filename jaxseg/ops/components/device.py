@@ -1,10 +1,10 @@
-"""Connected components as a program of arrays, for any rank and device.
+"""Connected components as a jax program, for any rank and device.
 
-Every foreground voxel points at a voxel of its component with a smaller or equal index in C order; at first at the start of
-its run along the last axis. A round hooks each tree onto the smallest root among its voxels' neighbours (a scatter with
-minimum) and halves the paths (p <- p[p]), until a round changes nothing: then every voxel points at the first voxel of its
-component. Rounds grow with the logarithm of a component's length, not with the length, so that a spiral costs little more
-than a ball. After Zhang, Azad and Hu 2020 (FastSV); differs from it in the start from runs.
+Every foreground voxel has a pointer to a voxel of its component with a smaller or equal index in C order, initially to the start
+of its run along the last axis. Each round attaches every tree to the smallest root among the neighbours of its voxels (a
+scatter-minimum) and halves the paths (p <- p[p]). When nothing changes any more, every voxel points to the first voxel of its
+component. The number of rounds grows with the logarithm of a component's length, so that a spiral costs little more than a ball.
+After Zhang, Azad and Hu 2020 (FastSV); differs in starting from runs.
 """
 
 import itertools
@@ -36,7 +36,7 @@ def remove_small(mask: Array, voxels: int, connectivity: int) -> Array:
 
 
 def _counts(mask: Array, roots: Array) -> Array:
-    """Voxels of the component whose first voxel is i, [voxels]; 0 elsewhere."""
+    """Integers [voxels]: at the first voxel of each component its number of voxels, 0 elsewhere."""
     return jnp.zeros(mask.size, jnp.int32).at[roots].add(mask.ravel().astype(jnp.int32))
 
 
@@ -50,7 +50,7 @@ def _roots(mask: Array, connectivity: int) -> Array:
     neighbours = _neighbours(mask.ndim, connectivity)
 
     def least(pointers: Array) -> Array:
-        """The smallest value among the foreground neighbours of each voxel; at the background, nothing small."""
+        """The smallest pointer among the foreground neighbours of each voxel (a large number for background voxels)."""
         wide = jnp.pad(jnp.where(mask, pointers.reshape(mask.shape), mask.size), 1, constant_values=mask.size)
         shifted = [wide[tuple(slice(1 + o, 1 + o + n) for o, n in zip(offset, mask.shape))] for offset in neighbours]
         smallest = shifted[0]

@@ -1,7 +1,7 @@
-"""Connected components by scipy, for masks that lie in the host's memory: 4 to 10 times faster on a core than `device`.
+"""Connected components by scipy, for masks in the host's memory: 4 to 10 times faster than `device` on one core.
 
-scipy numbers components by the first voxel in C order, as `api.label` promises: its scan gives every run the smallest number
-among its neighbours or the next free one, and joins numbers towards the smaller. tests/ops/test_components.py holds it to that.
+scipy numbers components by their first voxel in C order, as `api.label` promises: its scan gives every run the smallest number
+among its neighbours or the next free one, and merges numbers towards the smaller one. tests/ops/test_components.py checks this.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from scipy import ndimage
 
 def label(mask: np.ndarray, connectivity: int) -> np.ndarray:
     """`api.label` of a boolean mask."""
-    numbers = np.empty(mask.shape, np.int32)  # in C order, as the mask must be: scipy scans along memory
+    numbers = np.empty(mask.shape, np.int32)  # in C order like the mask, because scipy scans in memory order
     ndimage.label(np.ascontiguousarray(mask), ndimage.generate_binary_structure(mask.ndim, connectivity), output=numbers)
     return numbers
 
@@ -28,7 +28,7 @@ def remove_small(mask: np.ndarray, voxels: int, connectivity: int) -> np.ndarray
 
 
 def _counted(mask: np.ndarray, connectivity: int) -> tuple[np.ndarray, np.ndarray]:
-    """(numbers [*S], voxels of each number, 0 of the background's)."""
+    """(numbers [*S], number of voxels of each component, with 0 for the background)."""
     numbers = label(mask, connectivity)
     counts = np.bincount(numbers.ravel(), minlength=1)
     counts[0] = 0

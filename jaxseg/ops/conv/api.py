@@ -1,7 +1,7 @@
-"""Convolution for any rank, stride, dilation and grouping: one function, the fastest measured lowering behind it.
+"""Convolution for any rank, stride, dilation and grouping, by the implementation that was measured to be fastest.
 
-`conv` normalises its arguments, checks them, counts multiply-accumulates and hands over to a lowering.
-`reference.py` is the reference implementation.
+`conv` checks and normalises its arguments, counts multiply-accumulates and calls a lowering. `reference.py` is the reference
+implementation.
 """
 
 import math
@@ -24,7 +24,7 @@ def per_axis(value: int | Sequence[int], rank: int, name: str) -> tuple[int, ...
         return (value,) * rank
     value = tuple(int(v) for v in value)
     if len(value) != rank:
-        raise ValueError(f"got {name}={value}: {len(value)} numbers for {rank} spatial axes; give one int or {rank} ints")
+        raise ValueError(f"got {name}={value}: {len(value)} numbers for {rank} spatial axes; must be one int or {rank} ints")
     return value
 
 
@@ -34,8 +34,8 @@ def resolve_padding(padding, size: Sequence[int], kernel: Sequence[int], stride:
     Args:
       padding: None for dilation * (k - 1) // 2 on both sides (PyTorch's usual "same" of odd kernels); an int or one int
         per axis for both sides; (low, high) pairs; or "same_tf" for TensorFlow's rule, computed from the actual size:
-        total = max((ceil(n / s) - 1) * s + (k - 1) * d + 1 - n, 0), the odd one at the end.
-      size, kernel, stride, dilation: per axis.
+        total = max((ceil(n / s) - 1) * s + (k - 1) * d + 1 - n, 0), an odd voxel at the end.
+      size, kernel, stride, dilation: one number per axis.
     """
     rank = len(kernel)
     if padding is None:
@@ -44,7 +44,7 @@ def resolve_padding(padding, size: Sequence[int], kernel: Sequence[int], stride:
         totals = [max((math.ceil(n / s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in zip(size, kernel, stride, dilation)]
         return tuple((t // 2, t - t // 2) for t in totals)
     if isinstance(padding, str):
-        raise ValueError(f"got padding={padding!r}; it is None, an int, ints per axis, (low, high) pairs or 'same_tf'")
+        raise ValueError(f"got padding={padding!r}; must be None, an int, one int per axis, (low, high) pairs or 'same_tf'")
     if isinstance(padding, int) or all(isinstance(p, int) for p in padding):
         return tuple((p, p) for p in per_axis(padding, rank, "padding"))
     return tuple((int(low), int(high)) for low, high in padding)
@@ -64,15 +64,15 @@ def conv(
     Returns:
       [B, *S', O] in x's dtype, S' = floor((S + low + high - dilation * (k - 1) - 1) / stride) + 1.
     Raises:
-      ValueError: ranks or channel counts that do not fit, or a window larger than the padded input.
+      ValueError: ranks or numbers of channels do not fit, or the window is larger than the padded input.
     """
     rank = x.ndim - 2
     if w.ndim != rank + 2:
-        raise ValueError(f"got x of shape {x.shape} and w of shape {w.shape}: w must be [{rank} kernel axes, C/groups, O]")
+        raise ValueError(f"got x of shape {x.shape} and w of shape {w.shape}; w must be [{rank} kernel axes, C/groups, O]")
     if x.shape[-1] != w.shape[-2] * groups or w.shape[-1] % groups:
         raise ValueError(
             f"got x with {x.shape[-1]} channels, w with {w.shape[-2]} per group, {w.shape[-1]} outputs and "
-            f"groups={groups}; need C == groups * (channels per group) and O % groups == 0"
+            f"groups={groups}; must be C == groups * (channels per group) and O % groups == 0"
         )
     kernel = w.shape[:rank]
     stride, dilation = per_axis(stride, rank, "stride"), per_axis(dilation, rank, "dilation")
@@ -82,7 +82,7 @@ def conv(
     )
     if min(out) < 1:
         raise ValueError(
-            f"got spatial size {x.shape[1:-1]} with padding {pads}: smaller than the {kernel} window "
+            f"got spatial size {x.shape[1:-1]} with padding {pads}; must not be smaller than the {kernel} window "
             f"at dilation {dilation}; use a larger input"
         )
     tally.add("conv", x.shape[0] * math.prod(out) * math.prod(w.shape))
@@ -94,10 +94,10 @@ def conv_transpose(x: Array, w: Array, *, stride: int | Sequence[int] = 2, paddi
 
     Args:
       x: [B, *S, C].
-      w: [*k, C, O], or [*k, C, 1] with `groups`; cast to x's dtype. PyTorch's weight [C, O, *k] with its axes moved.
+      w: [*k, C, O], or [*k, C, 1] with `groups`, which is PyTorch's weight [C, O, *k] with permuted axes; cast to x's dtype.
       stride: as in PyTorch, an int or one per axis.
-      padding: likewise, or (low, high) pairs; PyTorch's output_padding is taken off the second.
-      groups: 1, or C for a kernel of its own in every channel.
+      padding: an int, one per axis, or (low, high) pairs; for PyTorch's output_padding reduce `high` by it.
+      groups: 1, or C for a depthwise transposed convolution.
     Returns:
       [B, *S', O], S' = (S - 1) * stride + k - low - high.
     """

@@ -1,9 +1,9 @@
-"""Time the chosen lowerings beside XLA's own and PyTorch's: `python -m jaxseg.ops.conv.bench [--peers] [--only dense]`.
+"""Time the chosen lowerings, XLA's own and PyTorch's: `python -m jaxseg.ops.conv.bench [--peers] [--only dense]`.
 
-Prints the rows of cpu/table.py; with --onednn, what cpu/onednn/table.py has. Every time is the median of interleaved runs:
-a, b, c, a, b, c, ..., so that a slow moment of the machine falls on all. PyTorch runs in its fastest configuration:
-channels_last, as many threads as jax has. Set GLIBC_TUNABLES=glibc.malloc.hugetlb=1 for both: XLA takes its scratch memory
-afresh in every call, and page faults then cost more than a small convolution.
+Prints the rows of cpu/table.py, with --onednn those of cpu/onednn/table.py. Every time is the median of interleaved runs
+(a, b, c, a, b, c, ...), so that a slow moment of the machine affects all of them. PyTorch runs in its fastest configuration:
+channels_last, with as many threads as jax. Set GLIBC_TUNABLES=glibc.malloc.hugetlb=1 for both: XLA allocates its scratch memory
+in every call, and page faults would cost more than a small convolution.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def draw(shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def timed(lowering: Callable, shape: Shape, direction: str) -> Callable:
-    """A call of a lowering of `direction` that blocks."""
+    """A function that calls a lowering of `direction` and waits for the result."""
     x, w, g = jax.device_put(draw(shape))
     static, arrays = {
         "forward": ((), (x, w)),
@@ -61,7 +61,7 @@ def timed(lowering: Callable, shape: Shape, direction: str) -> Callable:
 
 
 def functions(shape: Shape, direction: str, peers: bool) -> dict[str, Callable]:
-    """{"xla", "ours", "torch"} -> a call that blocks. Without "ours" where the choice is XLA's own."""
+    """{"xla", "ours", "torch": blocking function}; without "ours" where XLA's own lowering is chosen."""
     plain, chosen = getattr(reference, direction), getattr(choose.lowerings(shape.spec, shape.x, shape.weights), direction)
     found = {"xla": timed(plain, shape, direction)} | ({"ours": timed(chosen, shape, direction)} if chosen is not plain else {})
     return found | ({"torch": _torch(shape.spec, *draw(shape), direction)} if peers else {})
@@ -113,15 +113,17 @@ def beside_onednn(only: str, seconds: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peers", action="store_true", help="time PyTorch too")
-    parser.add_argument("--only", default="", help="shapes whose name contains this")
-    parser.add_argument("--seconds", type=float, default=0.4, help="about how long to repeat each measurement")
-    parser.add_argument("--onednn", action="store_true", help="time oneDNN beside the ordinary lowerings instead")
+    parser.add_argument("--peers", action="store_true", help="also time PyTorch")
+    parser.add_argument("--only", default="", help="time only shapes whose names contain this text")
+    parser.add_argument("--seconds", type=float, default=0.4, help="approximate time for each measurement")
+    parser.add_argument("--onednn", action="store_true", help="compare oneDNN with the ordinary lowerings instead")
     options = parser.parse_args()
     if options.onednn:
         return beside_onednn(options.only, options.seconds)
     if options.peers:
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # PyTorch's waiting threads would spin, on the cores that XLA is timed on
+        os.environ["OMP_WAIT_POLICY"] = (
+            "PASSIVE"  # otherwise PyTorch's idle threads would spin on the cores on which XLA is timed
+        )
         import torch
 
         torch.set_num_threads(os.cpu_count())

@@ -1,11 +1,11 @@
-"""Which lowering a convolution takes: by backend, shape and direction.
+"""Choose the lowering of a convolution by platform, shape and direction.
 
-The backend is asked for with `lax.platform_dependent`, not `jax.default_backend()`: it is decided when the program is
-lowered, so a program exported for CUDA on a CPU host, or placed on a CPU of a GPU host, gets the right one. For a
-single platform it leaves no branch behind. Kernels for a GPU are a branch only where one is the default backend, or
-where they were asked for (`gpu_choose.mode`): tracing them costs time. On a CPU oneDNN goes before the lowerings of cpu/ where it
-is installed and faster (`cpu/onednn`). Each direction is an inner `jax.jit`: traced once
-per shape, however many layers share it (SegNeXt-T: 16 s of tracing become 6).
+The platform is chosen by `lax.platform_dependent`, not `jax.default_backend()`: the decision is made when the program is
+lowered, so that a program exported for CUDA on a CPU host, or placed on the CPU of a GPU host, gets the right lowering. For a
+single platform no branch remains. GPU kernels are traced only if a GPU is the default backend or if they were requested
+(`gpu_choose.mode`), because tracing them takes time. On a CPU oneDNN is preferred to the lowerings of cpu/ where it is installed
+and faster (`cpu/onednn`). Each direction is an inner `jax.jit`, so that it is traced once per shape, however many layers have
+that shape (SegNeXt-T: 6 s of tracing instead of 16).
 """
 
 import functools
@@ -27,7 +27,7 @@ from jaxseg.types import Array
 
 
 class Engines(NamedTuple):
-    """What goes before XLA's operations: on a GPU a mode of gpu/choose.py, on a CPU oneDNN or not."""
+    """What is preferred to XLA's operations: on a GPU by a mode of gpu/choose.py, on a CPU whether oneDNN is used."""
 
     gpu: str
     onednn: bool
@@ -102,8 +102,7 @@ def _weight_gradient(spec: Spec, engines: Engines, kernel: tuple[int, ...], x: A
 
 
 def _by_platform(direction: str, engines: Engines, spec: Spec, x_shape, w_shape, *static):
-    """The direction's lowering of cpu/choose.py, or oneDNN's, where the program is lowered for a CPU, of gpu/choose.py for CUDA,
-    XLA's own elsewhere."""
+    """The lowering of a direction: on a CPU that of cpu/choose.py or oneDNN, for CUDA that of gpu/choose.py, else XLA's own."""
     plain, cpu, cuda = (
         functools.partial(getattr(choice, direction), spec, *static)
         for choice in (

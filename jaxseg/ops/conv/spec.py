@@ -1,4 +1,4 @@
-"""What a convolution is apart from its arrays: one hashable record, and the geometry that follows from it."""
+"""The parameters of a convolution in one hashable record, and the sizes that follow from them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -26,7 +26,7 @@ class Spec(NamedTuple):
 
     @property
     def plane(self) -> "Spec":
-        """The same convolution without its leading axis."""
+        """The same convolution without its first spatial axis."""
         return Spec(self.stride[1:], self.padding[1:], self.dilation[1:], self.groups)
 
     def output(self, size: Sequence[int], kernel: Sequence[int]) -> Ints:
@@ -37,8 +37,10 @@ class Spec(NamedTuple):
         )
 
     def backward(self, size: Sequence[int], kernel: Sequence[int]) -> "Spec":
-        """The stride-1 convolution that turns an output gradient, with stride - 1 zeros put between its entries, into
-        the gradient of an input of `size`: low = d (k - 1) - lo, high = n - 1 - s (o - 1) + lo (either may be negative).
+        """The stride-1 convolution that computes the gradient of an input of `size` from the output's gradient.
+
+        The output's gradient has stride - 1 zeros between its entries (`spread`); the padding is low = d (k - 1) - lo and
+        high = n - 1 - s (o - 1) + lo (either may be negative).
         """
         pads = tuple(
             (d * (k - 1) - lo, n - 1 - s * (o - 1) + lo)
@@ -47,12 +49,12 @@ class Spec(NamedTuple):
         return Spec((1,) * len(pads), pads, self.dilation, self.groups)
 
     def depthwise(self, w_shape: Sequence[int]) -> bool:
-        """Every input channel has its own kernels: w is [*k, 1, m * C] with C groups."""
+        """Whether every input channel has its own kernels: w is [*k, 1, m * C] with C groups."""
         return self.groups > 1 and w_shape[-2] == 1
 
 
 def spread(g: Array, stride: Sequence[int]) -> Array:
-    """g [B, *S, C] with stride - 1 zeros between neighbours along each spatial axis."""
+    """Insert stride - 1 zeros between neighbours of g [B, *S, C] along each spatial axis."""
     if all(s == 1 for s in stride):
         return g
     return lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), *((0, 0, s - 1) for s in stride), (0, 0, 0)))

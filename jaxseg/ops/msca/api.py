@@ -4,9 +4,9 @@ gate = mix(local(x) + sum over pairs of column(row(s))), result = gate * x, with
 the haemorrhage project's variant;
 local is a depthwise 5x5, a pair a depthwise 1 x k and k x 1, mix a 1x1 over channels; all with bias.
 
-On a GPU every strip is a kernel of `ops.conv.gpu`. Kernels that take both strips of a pair at once were tried there: the pairs
-of 7 and 11 together 0.70 of the time, the pair of 21 1.65, all three 1.13, for four to thirteen seconds more of compilation a
-shape (NVIDIA H200, bfloat16, 8 x 128^2 x 64, jax 0.11.2, 2026-11-27).
+On a GPU every strip is a kernel of `ops.conv.gpu`. Kernels for both strips of a pair were tried: relative to separate kernels the
+pairs of 7 and 11 took 0.70 of the time, the pair of 21 1.65, all three 1.13, and compilation took four to thirteen seconds more
+per shape (NVIDIA H200, bfloat16, 8 x 128^2 x 64, jax 0.11.2, 2026-11-27).
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def msca(x: Array, local: Layer, strips: Sequence[tuple[Layer, Layer]], mix: Lay
       local: weights [5, 5, 1, C] (any odd size) and bias [C].
       strips: pairs of weights [1, k, 1, C] and [k, 1, 1, C] with biases [C], k odd.
       mix: weights [1, 1, C, C] and bias [C].
-      from_input: the strips read x (seed) instead of the local branch's output (paper).
+      from_input: the strips' input is x (the haemorrhage project) instead of the output of `local` (the paper).
     """
     near = reference.depthwise(materialize(x), local)
     total = reference.strip_sums(x if from_input else near, near, strips)

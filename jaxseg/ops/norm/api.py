@@ -1,14 +1,14 @@
-"""Normalisation: two-pass moments in float32, one fused scale and shift, with a fused activation.
+"""Normalisation: mean and variance in float32, one fused scale and shift, and a fused activation.
 
-Two passes, mean((x - mean(x))^2), because the one-pass E[x^2] - E[x]^2 loses all digits where |mean| >> std,
-as on CT values.
+The variance is computed in two passes, mean((x - mean(x))^2), because E[x^2] - E[x]^2 loses all digits where |mean| >> std, as
+for CT values.
 
-`standardize` joins all of it with a gradient written by hand, which keeps x alone: per channel two sums, then one pass
+`standardize` has a hand-written gradient that saves only x: two sums per channel, then one pass
 
   z = (x - mean) / sqrt(var + eps) * weight + bias,   dz = g act'(z)
   dx = scale (dz - mean(dz) - xhat mean(dz xhat)),   dweight = sum dz xhat,   dbias = sum dz
 
-Differentiated step by step, XLA walks over the volume again for the mean, the variance and the scale: three times slower
+With the automatic gradient XLA passes over the volume again for the mean, the variance and the scale, which is three times slower
 at 64^3 with 16 channels on a CPU.
 
 Passes over memory: XLA's CPU backend sums an expression without storing it, on all cores, where nothing else uses a part
@@ -64,17 +64,17 @@ def normalize(
 def standardize(
     x: Array, weight: Array, bias: Array, axes: tuple[int, ...], eps: float, act: str = "identity", groups: int | None = None
 ) -> tuple[Array, Array, Array]:
-    """`normalize` with x's own moments over `axes`: (y, mean, variance).
+    """`normalize` with the mean and variance of x over `axes`; returns (y, mean, variance).
 
     Args:
       x: [B, *S, C].
       weight, bias: [C].
-      axes: of the moments; not the last.
+      axes: axes of mean and variance; not the last axis.
       eps: added to the variance.
       act: one of `ops.FUSED`.
-      groups: of channels that share moments; None: each channel its own.
+      groups: number of groups of channels that share mean and variance; None: separate ones for each channel.
     Returns:
-      y like x; mean and variance of every channel (those of its group), the axes kept with size 1.
+      y with the shape and dtype of x; mean and variance of every channel (those of its group), with axes of size 1.
     """
     return (_value if plain.wanted() else _standardize)(x, weight, bias, axes, eps, act, groups)
 
@@ -103,7 +103,7 @@ def _backward(axes: tuple[int, ...], eps: float, act: str, groups: int | None, s
     wide = x.astype(jnp.float32)
     if act != "identity":
         dz = ACTS[act].pull((wide - mean) * scale + bias, g.astype(jnp.float32)).astype(g.dtype)
-        g = cpu_barrier(dz)  # stored: dx takes its place
+        g = cpu_barrier(dz)  # stored; dx reuses its memory
     g = g.astype(jnp.float32)
     mean_barrier, bias_sum = cpu_barrier((mean, jnp.sum(g, axis=axes, keepdims=True)))
     weight_sum = jnp.sum(g * (wide - mean_barrier), axis=axes, keepdims=True) * inverse
@@ -117,7 +117,7 @@ _standardize.defvjp(_forward, _backward)
 
 
 def _joined(a: Array, groups: int | None) -> Array:
-    """[..., C] -> [..., C]: each group's mean for all its channels."""
+    """Replace the channels [..., C] by the mean of their group."""
     if groups is None:
         return a
     grouped = a.reshape(*a.shape[:-1], groups, -1)

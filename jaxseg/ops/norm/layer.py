@@ -25,7 +25,7 @@ from jaxseg.types import Array
 
 
 def layer_norm(x: Array, weight: Array | None, bias: Array | None, eps: float) -> Array:
-    """`normalize` with x's own moments over its last axis, in x's dtype.
+    """Layer norm: `normalize` with the mean and variance of x over its last axis, in x's dtype.
 
     Args:
       x: [..., C].

@@ -1,8 +1,8 @@
-"""Pooling over all spatial axes, any rank; maxima whose gradient never compares a number with its own copy.
+"""Pooling over all spatial axes for any rank, and maxima with safe gradients.
 
-jax finds the place of a maximum again by x == max. XLA may compute x once more for that comparison, in another rounding; then
-no place is equal, and the gradient is 0/0 (`jnp.max`) or lost (`jnp.maximum`). Here a place is chosen once and handed on.
-Among equals the first takes the whole gradient, as in PyTorch's pooling.
+The gradient of jax's maxima finds the position of the maximum by x == max. XLA may compute x again for this comparison, with
+different rounding; then no position is equal, and the gradient is NaN (`jnp.max`) or lost (`jnp.maximum`). Here the position is
+determined only once. The first of several equal maxima gets the whole gradient, as in PyTorch's pooling.
 """
 
 import functools
@@ -19,10 +19,10 @@ from jaxseg.types import Array
 
 
 def max_pool(x: Array, kernel: int | Sequence[int] = 2, *, stride=None, padding: int | Sequence[int] = 0) -> Array:
-    """Maximum over windows of [B, *S, C]; sizes round down as in PyTorch.
+    """Max pooling of [B, *S, C]; sizes are rounded down as in PyTorch.
 
-    Where windows do not overlap and nothing is padded it is a chain of maxima of two: the gradient then needs no
-    select-and-scatter (slow on a GPU, refused under its deterministic flag).
+    Without overlapping windows and padding it is computed by pairwise maxima, so that the gradient needs no select-and-scatter
+    (which is slow on a GPU and refused in XLA's deterministic mode).
     """
     rank = x.ndim - 2
     kernel = per_axis(kernel, rank, "kernel")
@@ -36,15 +36,15 @@ def max_pool(x: Array, kernel: int | Sequence[int] = 2, *, stride=None, padding:
         return x
     pads = ((0, 0), *((p, p) for p in padding), (0, 0))
     low = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
-    # a numpy scalar: jax knows the gradient of a maximum only if it can see that the initial value is the lowest
+    # a numpy scalar, because jax differentiates a maximum only if it can see that the initial value is the lowest
     return lax.reduce_window(x, np.asarray(low, x.dtype)[()], lax.max, (1, *kernel, 1), (1, *stride, 1), pads)
 
 
 def spatial_max(x: Array) -> Array:
-    """The maximum over space of [B, *S, C]: [B, 1, ..., 1, C].
+    """Maximum over space, [B, *S, C] -> [B, 1, ..., 1, C], with a safe gradient.
 
-    Its place is found row by row, then within the best row: argmax over all places at once is 20 times slower than a maximum
-    on a CPU (2.8 ms against 0.13 for 24^3 x 64, two cores).
+    The best row is found first, then the position within it: on a CPU an argmax over all positions is 20 times slower than a
+    maximum (2.8 ms against 0.13 ms for 24^3 x 64, two cores).
     """
     rows = x.reshape(*x.shape[:2], -1, x.shape[-1])  # [B, S1, S2 S3, C]
     of_rows = lax.stop_gradient(rows).max(axis=2, keepdims=True)
@@ -54,12 +54,12 @@ def spatial_max(x: Array) -> Array:
 
 
 def larger(a: Array, b: Array | float) -> Array:
-    """max(a, b) by element; NaN where either is. The gradient goes to a where a >= b, else to b."""
+    """Elementwise max(a, b); NaN where a or b is NaN. The gradient goes to a where a >= b, else to b."""
     return jnp.where((a >= b) | (a != a), a, b)
 
 
 def avg_pool(x: Array, kernel: int | Sequence[int] = 2) -> Array:
-    """Mean over windows of [B, *S, C] that do not overlap; sizes round down."""
+    """Average pooling of [B, *S, C] with windows that do not overlap; sizes are rounded down."""
     rank = x.ndim - 2
     kernel = per_axis(kernel, rank, "kernel")
     return _blocks(x, kernel).mean(axis=tuple(range(2, 2 + 2 * rank, 2)))
@@ -70,7 +70,7 @@ def adaptive_avg_pool(x: Array, size: int | Sequence[int]) -> Array:
 
     Args:
       x: [B, *S, C].
-      size: output size per spatial axis.
+      size: output size of each spatial axis.
     Returns:
       [B, *size, C].
     """
@@ -88,9 +88,9 @@ def adaptive_avg_pool(x: Array, size: int | Sequence[int]) -> Array:
 
 
 def _blocks(x: Array, kernel: Sequence[int]) -> Array:
-    """[B, S1/k1, k1, S2/k2, k2, ..., C], what does not fill a window cut off."""
+    """Divide into windows, [B, S1/k1, k1, S2/k2, k2, ..., C]; incomplete windows at the end are cut off."""
     kept = [n // k for n, k in zip(x.shape[1:-1], kernel)]
     if min(kept) < 1:
-        raise ValueError(f"got spatial size {x.shape[1:-1]}: smaller than the pooling window {tuple(kernel)}")
+        raise ValueError(f"got spatial size {x.shape[1:-1]}; must be at least the pooling window {tuple(kernel)}")
     x = x[(slice(None), *(slice(0, n * k) for n, k in zip(kept, kernel)))]
     return x.reshape(x.shape[0], *(v for n, k in zip(kept, kernel) for v in (n, k)), x.shape[-1])

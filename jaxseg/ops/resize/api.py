@@ -1,7 +1,7 @@
-"""Resizing of feature maps and masks with PyTorch's exact rules, any rank, differentiable.
+"""Resizing of feature maps and masks with exactly PyTorch's rules, for any rank, differentiable.
 
-Linear interpolation is one small matrix per axis. `jax.image.resize` cannot serve: it has no align_corners=True, it
-antialiases when it shrinks, and its 'nearest' picks other voxels than PyTorch's at ratios that are no integers.
+Linear interpolation is one small matrix per axis. `jax.image.resize` is different: it has no align_corners=True, it antialiases
+when it shrinks, and for non-integer ratios its 'nearest' picks other voxels than PyTorch's.
 """
 
 import math
@@ -16,7 +16,7 @@ from jaxseg.types import Array
 
 
 def linear_matrix(n_in: int, n_out: int, align_corners: bool) -> np.ndarray:
-    """[n_out, n_in] float64 weights of linear interpolation along one axis.
+    """Weights of linear interpolation along one axis, float64 [n_out, n_in].
 
     Source position of output i: i * (n_in - 1) / (n_out - 1) with align_corners, else max((i + 1/2) n_in / n_out - 1/2, 0).
     """
@@ -35,9 +35,9 @@ def linear_matrix(n_in: int, n_out: int, align_corners: bool) -> np.ndarray:
 
 
 def cubic_matrix(n_in: int, n_out: int) -> np.ndarray:
-    """[n_out, n_in] float64 weights of cubic convolution along one axis (Keys 1981, eq. 4, with a = -3/4 as PyTorch has it).
+    """Weights of cubic convolution along one axis, float64 [n_out, n_in] (Keys 1981, eq. 4, with a = -3/4 as in PyTorch).
 
-    Source position of output i: (i + 1/2) n_in / n_out - 1/2; the four voxels around it, at the borders the last one again.
+    Source position of output i: (i + 1/2) n_in / n_out - 1/2. The four voxels around it are used; border voxels are repeated.
     """
     a, src = -0.75, (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
     base = np.floor(src).astype(int)
@@ -59,27 +59,27 @@ def resize(x: Array, size: Sequence[int], method: str = "linear", *, align_corne
 
     Args:
       x: [B, *S, C].
-      size: target size per spatial axis, voxels.
-      method: "linear" (bilinear or trilinear) or "cubic" (both never antialiased), or "nearest".
-      align_corners: linear only; the centres of the corner voxels stay where they are.
+      size: target size of each spatial axis, in voxels.
+      method: "linear" (bilinear or trilinear) or "cubic", both without antialiasing, or "nearest".
+      align_corners: for "linear" only: the centres of the corner voxels keep their positions.
     Returns:
       [B, *size, C] in x's dtype (integer arrays: nearest only).
     Raises:
-      ValueError: unknown method, a size of the wrong length, or linear or cubic on integers.
+      ValueError: the method is unknown, the size has another length, or an integer array is to be interpolated.
     """
     size = tuple(int(n) for n in size)
     if len(size) != x.ndim - 2 or min(size, default=0) < 1:
-        raise ValueError(f"got size={size} for an array of shape {x.shape}: {x.ndim - 2} numbers from 1 are needed")
+        raise ValueError(f"got size={size} for an array of shape {x.shape}; must be {x.ndim - 2} numbers of at least 1")
     if align_corners and method != "linear":
-        raise ValueError(f"got align_corners=True with method={method!r}: it has a meaning for 'linear' only")
+        raise ValueError(f"got align_corners=True with method={method!r}; it is supported for 'linear' only")
     if method == "nearest":
         for axis, n in enumerate(size, 1):
             x = _nearest(x, axis, n)
         return x
     if method not in ("linear", "cubic"):
-        raise ValueError(f"got method={method!r}; it is 'linear', 'cubic' or 'nearest'")
+        raise ValueError(f"got method={method!r}; must be 'linear', 'cubic' or 'nearest'")
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"got an array of dtype {x.dtype} to interpolate; use method='nearest' or cast to float")
+        raise ValueError(f"got an array of dtype {x.dtype} to interpolate; use method='nearest', or convert it to float")
     tally.add("resize", (4 if method == "linear" else 16) * x.shape[0] * math.prod(size) * x.shape[-1])
     for axis, n in sorted(enumerate(size, 1), key=lambda a: a[1] / x.shape[a[0]]):  # shrink first: fewer operations
         if n != x.shape[axis]:

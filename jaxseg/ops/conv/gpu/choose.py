@@ -1,4 +1,4 @@
-"""Which lowering a convolution takes on a GPU: the kernels of depthwise.py or XLA's own. The reasons: table.py."""
+"""Choose the lowering of a convolution on a GPU: the kernels of depthwise.py or XLA's own; table.py has the measurements."""
 
 import functools
 import math
@@ -19,14 +19,14 @@ MODES = ("auto", "xla", "pallas")
 
 
 def mode() -> str:
-    """JAXSEG_CONV: "auto" (the default: by the table), "xla" or "pallas"; "xla" where "auto" meets no GPU.
+    """The value of JAXSEG_CONV: "auto" (default: by the table), "xla" or "pallas"; without a GPU "auto" becomes "xla".
 
-    The kernels' branch is traced only where it can run, or where it was asked for (to lower for CUDA elsewhere): on a CPU
-    host it would cost tracing time in every depthwise convolution.
+    The kernels are traced only where they can run, or if they were requested (to lower for CUDA on another machine): on a CPU
+    host they would cost tracing time in every depthwise convolution.
     """
     wanted = os.environ.get("JAXSEG_CONV", "auto")
     if wanted not in MODES:
-        raise ConfigError(f"got JAXSEG_CONV={wanted!r}; it is {', '.join(MODES)}")
+        raise ConfigError(f"got JAXSEG_CONV={wanted!r}; must be one of {', '.join(MODES)}")
     return "xla" if wanted == "auto" and gpu_probe.capability() is None else wanted
 
 
@@ -34,7 +34,7 @@ def lowerings(mode: str, spec: Spec, x_shape: Sequence[int], w_shape: Sequence[i
     """The choice for one shape under `mode()`: x_shape [B, *S, C], w_shape [*k, C/groups, O]."""
     if mode == "xla" or not spec.depthwise(w_shape):
         return XLA
-    from jaxseg.ops.conv.gpu import depthwise as gpu  # imports Pallas, which only a GPU needs
+    from jaxseg.ops.conv.gpu import depthwise as gpu  # imports Pallas, which is needed on a GPU only
 
     x_shape = known(x_shape)
     if not gpu.fits(spec, x_shape, w_shape):
@@ -48,7 +48,7 @@ def lowerings(mode: str, spec: Spec, x_shape: Sequence[int], w_shape: Sequence[i
 
 
 def _compiles(direction: str, spec: Spec, kernel: tuple[int, ...], channels: int) -> bool:
-    """Whether this class of kernels compiles here; the gradient of the input is the forward kernel."""
+    """Whether this class of kernels compiles on this GPU; the input's gradient uses the forward kernel."""
     from jaxseg.ops.conv.gpu import depthwise as gpu
     from jaxseg.ops.conv.gpu import stream
 

@@ -1,9 +1,9 @@
-"""oneDNN, an optional extra: found where pip put it, and the handler through which XLA calls it, compiled on first use.
+"""Find oneDNN, an optional dependency, and compile the handler through which XLA calls it on first use.
 
-The extra `onednn` (`pip install -e '.[onednn]'`) brings oneDNN and its headers; a C++ compiler (CXX, c++, g++ or clang++) is
-the system's. The compiled handler lies in the cache folder under a digest of all that it is made from, beside a digest of its
-own bytes: several processes may start at once, and a file that was damaged is made anew. Whatever is missing costs one warning,
-and the lowerings that need nothing are taken.
+The extra `onednn` (`pip install -e '.[onednn]'`) installs oneDNN and its headers; a C++ compiler (CXX, c++, g++ or clang++) must
+be on the system. The compiled handler is kept in the cache folder under a digest of everything it is built from, together with a
+digest of its bytes, so that several processes may start at once and a damaged file is compiled again. If something is missing,
+one warning is printed and the ordinary lowerings are used.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ _SYMBOL = "jaxseg_onednn_conv"
 
 
 class Wheels(NamedTuple):
-    """Where the two packages lie, and their version."""
+    """The files of the two packages, and their version."""
 
     library: Path  # libdnnl.so.3
     headers: Path  # the folder that has oneapi/dnnl/dnnl.hpp
@@ -49,21 +49,21 @@ class Engine(NamedTuple):
 
 
 def wanted() -> bool:
-    """Whether oneDNN is to be used where it can be: it is installed, and JAXSEG_ONEDNN is not "off".
+    """Whether oneDNN should be used: it is installed, and JAXSEG_ONEDNN is not "off".
 
     Raises:
       ConfigError: JAXSEG_ONEDNN is neither "auto" (the default) nor "off".
     """
     mode = os.environ.get("JAXSEG_ONEDNN", "auto")
     if mode not in MODES:
-        raise ConfigError(f"got JAXSEG_ONEDNN={mode!r}; it is {' or '.join(MODES)}")
+        raise ConfigError(f"got JAXSEG_ONEDNN={mode!r}; must be {' or '.join(MODES)}")
     return mode == "auto" and wheels() is not None
 
 
 def engine() -> str:
-    """What computes dense convolutions on one CPU device: "oneDNN 3.2.0" or "XLA". Compiles the handler if that is due.
+    """The library for dense convolutions on one CPU device: "oneDNN 3.2.0" or "XLA". Compiles the handler if necessary.
 
-    The last bits of a result depend on it, as they do on the number of threads.
+    The last bits of a result depend on this, as they do on the number of threads.
     """
     found = load() if wanted() else None
     return "XLA" if found is None else f"oneDNN {found.version}"
@@ -71,7 +71,7 @@ def engine() -> str:
 
 @functools.cache
 def wheels() -> Wheels | None:
-    """The two packages of the extra; None where they are not installed, or made for another machine."""
+    """The two packages of the extra; None if they are not installed, or are for another architecture."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return None
     try:
@@ -90,7 +90,7 @@ def wheels() -> Wheels | None:
 
 @functools.cache
 def load() -> Engine | None:
-    """The handler, compiled if need be, loaded and registered; None, with a warning, where that fails."""
+    """Load and register the handler, compiling it if necessary; if this fails, print a warning and return None."""
     found = wheels()
     if found is None:
         return None
@@ -99,8 +99,8 @@ def load() -> Engine | None:
     except (OSError, StorageError, subprocess.SubprocessError, AttributeError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         warnings.warn(
-            f"oneDNN is installed but cannot be used: {reason[0]}; convolutions take the ordinary lowerings "
-            "(JAXSEG_ONEDNN=off silences this)",
+            f"oneDNN is installed but cannot be used: {reason[0]}; convolutions use the ordinary implementation "
+            "(set JAXSEG_ONEDNN=off to hide this warning)",
             stacklevel=2,
         )
         return None
@@ -114,10 +114,10 @@ def _registered(path: Path) -> Engine:
     pieces.argtypes = (ctypes.c_int64, ctypes.c_int64, ints, ints, ints, ints, ctypes.c_int64)
     number = version()
     if number == 0:
-        raise OSError("libdnnl.so.3 that is loaded in this process is of another version than its headers")
+        raise OSError("the libdnnl.so.3 that this process has loaded differs in version from the headers")
     one, few = (ctypes.c_int64 * 4)(1, 8, 8, 16), (ctypes.c_int64 * 4)(3, 3, 16, 16)
     if not pieces(0, 2, one, few, one, (ctypes.c_int64 * 9)(1, 1, 1, 1, 1, 1, 1, 1, 1), 1):
-        raise OSError("this CPU has no AVX-512, the one instruction set that it was measured with")
+        raise OSError("this CPU has no AVX-512, the only instruction set for which oneDNN was measured")
     target = f"{_SYMBOL}_{path.parent.name[:8]}"  # a program in the compilation cache finds the handler it was made with
     jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, _SYMBOL)), platform="cpu")
     return Engine(target, f"{number // 10000}.{number // 100 % 100}.{number % 100}", pieces)
@@ -138,13 +138,13 @@ def _verified(found: Wheels) -> Path:
         with contextlib.suppress(FileNotFoundError):  # another process was faster
             os.replace(folder, damaged)
         shutil.rmtree(damaged, ignore_errors=True)
-    raise OSError(f"{folder} is damaged again right after it was made; remove it, or set JAXSEG_CACHE to another folder")
+    raise OSError(f"{folder} was damaged again right after it was built; remove it, or set JAXSEG_CACHE to another folder")
 
 
 def _compile(found: Wheels, folder: Path) -> None:
     compiler = next(filter(None, map(shutil.which, filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")))), None)
     if compiler is None:
-        raise OSError("there is no C++ compiler (install g++, or name one with CXX)")
+        raise OSError("there is no C++ compiler (install g++, or set CXX to a compiler)")
     path = folder / "conv.so"
     run = subprocess.run(
         [compiler, *flags(found), str(SOURCE), "-o", str(path), str(found.library), f"-Wl,-rpath,{found.library.parent}"],

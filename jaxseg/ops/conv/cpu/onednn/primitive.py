@@ -1,8 +1,8 @@
 """Convolutions by oneDNN as a JAX operation, with the ordinary lowering where oneDNN is not available.
 
-What a program gets is decided when it is lowered. For one CPU device it calls the handler of conv.cc. It gets the ordinary
-lowering for another platform, for several devices (XLA would gather the arguments of a call that it cannot look into), for
-`jax.export` (an artefact must run where oneDNN is not), and for shapes that oneDNN has no machine code for.
+The choice is made when a program is lowered. A program for one CPU device calls the handler of conv.cc. The ordinary lowering is
+used for other platforms, for several devices (XLA would gather the arguments of a custom call), for `jax.export` (the exported
+program must run without oneDNN), and for shapes for which oneDNN has no machine code.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ _FEW_POSITIONS = 1 / 3  # of the channels: where there are fewer, turning the we
 
 
 def faster(direction: str, spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> bool:
-    """Whether oneDNN was measured to be the faster one, in float32: x_shape [B, *S, C], w_shape [*k, C/groups, O]."""
+    """Whether oneDNN was measured to be faster in float32, for x_shape [B, *S, C] and w_shape [*k, C/groups, O]."""
     rank = len(x_shape) - 2
     if rank not in (2, 3) or rank == 3 and spec.groups > 1:
         return False
@@ -43,7 +43,7 @@ def faster(direction: str, spec: Spec, x_shape: Sequence[int], w_shape: Sequence
 
 
 def wanted(spec: Spec, x: Array, w_shape: Sequence[int]) -> bool:
-    """Whether a convolution is traced with oneDNN in mind: wanted, in float32, outside `shard_map`, faster in one direction."""
+    """Whether oneDNN is an option for a convolution: wanted, float32, outside `shard_map`, and faster in some direction."""
     return (
         x.dtype == np.float32
         and library.wanted()
@@ -53,7 +53,7 @@ def wanted(spec: Spec, x: Array, w_shape: Sequence[int]) -> bool:
 
 
 def over(ordinary: Callable, direction: str) -> Callable:
-    """A lowering of `direction`, with the arguments of `reference`'s: oneDNN's where it is available, else `ordinary`."""
+    """A lowering of `direction`, with the arguments of that in `reference`: by oneDNN if available, else `ordinary`."""
     return functools.partial(_bind, ordinary, direction)
 
 
@@ -92,7 +92,7 @@ def _lower_plainly(context, a, b, *, spec: Spec, static: tuple, ordinary: Callab
 
 
 def _engine(module) -> library.Engine | None:
-    """The handler, for a program that runs here and now on one device."""
+    """The handler if the program runs in this process on one device, else None."""
     one = getattr(module.axis_context, "num_devices", None) == 1
     return library.load() if one and not module.lowering_parameters.for_export else None
 
