@@ -85,7 +85,7 @@ def check_data(flat: dict[str, Any]) -> None:
         flat,
         "data.folds",
         flat["data.folds"] >= 3,
-        "must be at least 3: one fold for test, one for validation, the others for training",
+        "must be at least 3: a fold for test, one for validation, others for training",
     )
     rule(flat, "data.fold", 0 <= flat["data.fold"] < flat["data.folds"], f"must lie in 0..{flat['data.folds'] - 1} (data.folds)")
     rule(
@@ -128,8 +128,9 @@ def check_data(flat: dict[str, Any]) -> None:
     )
     if flat["data.split"] in ("patient", "auto"):
         rule(flat, "data.fractions", fractions[0] > 0, "the first fraction (train) must be above 0")
-        without = "without validation cases no best checkpoint can be chosen; make the second fraction (val) larger than 0, or "
-        without += "set config.train.best=last"
+        without = (
+            "no best checkpoint can be chosen without validation cases; raise the second fraction or set config.train.best=last"
+        )
         rule(flat, "data.fractions", fractions[1] > 0 or flat["train.best"] == "last", without)
 
 
@@ -213,9 +214,7 @@ def _check_fit(flat: dict[str, Any]) -> None:
     rank, fit, spacing = flat["data.rank"], flat["data.fit"], bool(flat["data.spacing"])
     if rank == 3:
         if flat["data.whole"]:
-            rule(
-                flat, "data.fit", fit == "stretch", "data.whole=True resizes every volume to data.size; set data.fit to 'stretch'"
-            )
+            rule(flat, "data.fit", fit == "stretch", "data.whole=True resizes volumes to data.size; set data.fit to 'stretch'")
         rule(
             flat,
             "data.fit",
@@ -388,21 +387,6 @@ def _check_volumes(flat: dict[str, Any]) -> None:
         )
     rule(flat, "data.target", flat["data.target"] == "labels", "needs data.rank=2; leave it at 'labels'")
     if flat["data.whole"]:
-        rule(
-            flat,
-            "data.regions",
-            not flat["data.regions"],
-            "data.whole=True trains on foreground against background; set it to False to use regions",
-        )
-        rule(
-            flat,
-            "infer.roi",
-            not flat["infer.roi"],
-            "data.whole=True trains the region-of-interest network itself; leave this key out",
-        )
-        rule(
-            flat,
-            "eval.lesions",
-            not flat["eval.lesions"],
-            "lesion-wise scores need tumour regions, which data.whole=True does not have; set this to ''",
-        )
+        rule(flat, "data.regions", not flat["data.regions"], "data.whole=True has no regions; set it to False")
+        rule(flat, "infer.roi", not flat["infer.roi"], "needs data.whole=False; leave this key out")
+        rule(flat, "eval.lesions", not flat["eval.lesions"], "data.whole=True has no tumour regions; set this to ''")
