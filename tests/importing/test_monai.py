@@ -15,9 +15,14 @@ from monai.bundle import ConfigParser  # noqa: E402
 from monai.data import decollate_batch, list_data_collate  # noqa: E402
 from monai.networks import nets  # noqa: E402
 
-from jaxseg import checkpoint  # noqa: E402
+from jaxseg import checkpoint, recorded  # noqa: E402
+from jaxseg.config import resolve  # noqa: E402
+from jaxseg.data.store.base import recipe_from  # noqa: E402
 from jaxseg.importing import bundle, command_line  # noqa: E402
 from jaxseg.infer import predict  # noqa: E402
+from jaxseg.models import functional  # noqa: E402
+from jaxseg.train import setup  # noqa: E402
+from jaxseg.train.log import Log  # noqa: E402
 from jaxseg.types import ConfigError, DataError, MismatchError  # noqa: E402
 from tests.models.ports import parity  # noqa: E402
 
@@ -147,6 +152,20 @@ def test_labels_are_monais_on_the_scans_own_grid(case, tmp_path, capsys):
     wrong = (labels != theirs).mean()
     assert wrong <= 1e-4, wrong
     assert record["labels"] == (["core alone", "whole alone", "core and whole"] if kind == "mr" else ["liver", "liver_tumour"])
+
+
+def test_a_run_goes_on_from_an_imported_one_with_its_preparation(case, tmp_path):
+    _, folder, _, _ = case
+    run = tmp_path / "run"
+    command_line.main(["monai", str(folder), f"--output={run}"])
+    record = checkpoint.read_record(run)
+    tree = resolve(recorded.get_config(str(run)))
+    labels, modalities = tuple(record["labels"]), tuple(record["recipe"]["modalities"])
+    assert setup.recipe_from(tree, labels=labels, modalities=modalities) == recipe_from(record)
+    model = setup.build_model(tree, record["model"]["num_classes"])
+    setup.initialise(model, str(run), Log(run, quiet=True))
+    params, ours = checkpoint.load_weights(run)[0], functional.split(model)[1]
+    assert params.keys() == ours.keys() and all((params[key] == ours[key]).all() for key in params)
 
 
 @pytest.fixture
