@@ -19,7 +19,7 @@ def run(argv: list[str]) -> None:
         command.run("jaxseg", lambda: print(manual.overview()))
     elif words[0] in manual.VERSION:
         command.run("jaxseg", lambda: print(manual.asked(argv)))
-    elif words[0] == "predict" and any(word.partition("=")[0] == "--pretrained" for word in words):
+    elif words[0] == "predict" and any(word.partition("=")[0] in ("--pretrained", "--task") for word in words):
         command.run("jaxseg", lambda: _pretrained(words[1:]))
     elif words[0] in commands.MODES:
         from jaxseg import main  # defines its flags

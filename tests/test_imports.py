@@ -77,7 +77,7 @@ ARROWS = {
     "api": {"infer", "checkpoint", "recorded", "data", "metrics"},
     "convert": {"weights"},
     "exporting": {"infer", "weights", "models", "data", "checkpoint", "ops"},
-    "pretrained": {"data", "infer", "models", "weights"},
+    "pretrained": {"checkpoint", "data", "infer", "models", "weights"},
     "importing": {
         "exporting",
         "cli",

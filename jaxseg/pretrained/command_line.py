@@ -1,20 +1,24 @@
-"""jaxseg predict --pretrained=NAME --input=FILE_or_DIR --output=DIR: segment scans with a network that others have trained.
+"""jaxseg predict --pretrained=NAME | --task=FILE: segment scans with networks that others have trained.
 
     pip install --no-deps deepbet==1.0.2
     jaxseg predict --pretrained=deepbet --input=t1.nii.gz --output=brains
     jaxseg predict --pretrained=deepbet --weights=FOLDER --input=scans --output=brains
+    jaxseg predict --task=total.json --input=scans --output=organs
 
-The weights come from the package, whose code is not imported, or from --weights. Exit codes: 0 done; 64 bad command line; 65 a
-scan that cannot be used; 66 no weights; 74 storage; 78 weights of another version.
+Weights of names come from their package, whose code is not imported, or from --weights; a task is a table of imported runs
+(`pretrained.task`). Exit codes: 0 done; 64 bad command line; 65 a scan that cannot be used; 66 no weights; 74 storage; 78 weights
+of another version.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from jaxseg.data.geometry import to_volume
-from jaxseg.data.records import Recipe
+from jaxseg.data.records import Recipe, Volume
 from jaxseg.infer import cases
-from jaxseg.pretrained import deepbet
+from jaxseg.pretrained import deepbet, task
 from jaxseg.types import ConfigError, DataError
 from jaxseg.utils import command, files
 from jaxseg.utils.lookup import lookup
@@ -22,30 +26,33 @@ from jaxseg.weights import pretrained
 
 _ANY = Recipe(size=(), window=None, spacing=None, channels=1, labels=("brain",))  # one volume a case, in any of its formats
 
+Segment = Callable[[list[Volume]], tuple[np.ndarray, dict[str, int]]]  # images -> (labels in the file's order, name -> value)
+
 
 def main(arguments: Sequence[str]) -> int:
     """Segment every scan under --input; one line for each."""
     parser = command.Parser(prog="jaxseg predict", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument(
-        "--pretrained", required=True, help=f"one of {', '.join(n for n, row in pretrained.TABLE.items() if row.segments)}"
-    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    names = ", ".join(name for name, row in pretrained.TABLE.items() if row.segments)
+    which.add_argument("--pretrained", default="", help=f"one of {names}")
+    which.add_argument("--task", type=Path, default=None, help="a JSON file: runs whose classes merge into one map by a table")
     parser.add_argument("--input", type=Path, required=True, help="a scan (NIfTI, DICOM series), or a folder of them")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write to")
     parser.add_argument("--weights", default="", help="the file or folder of the weights; left out: the installed package's")
     chosen = parser.parse_args(arguments)
-    row = lookup("pretrained network", chosen.pretrained, pretrained.TABLE)
-    if not row.segments:
-        raise ConfigError(
-            f"--pretrained={chosen.pretrained} is an encoder to train with: --config.model.init=pretrained:{chosen.pretrained}"
-        )
-    nets = deepbet.networks(pretrained.find(chosen.pretrained, chosen.weights))
-    print(f"{chosen.pretrained}: {row.network} of {row.package} {row.version}, licence {row.licence}", flush=True)
-    found = cases.find_cases(chosen.input, _ANY, {"dataset": ""})
+    if chosen.task and chosen.weights:
+        raise ConfigError(f"--weights={chosen.weights}: goes with --pretrained; a task names its runs")
+    found, segment = _task(chosen) if chosen.task else _named(chosen)
     files.make_folder(chosen.output, f"--output={chosen.output}")
     failed = 0
     for case in found:
         try:
-            print(f"{case.name}: {_one(case, chosen.output, nets)}", flush=True)
+            images = case.read()
+            labels, values = segment(images)
+            written, litre = cases.write_labels(chosen.output, case.name, labels, images[0]), np.prod(images[0].spacing) / 1000
+            counts = np.bincount(labels.ravel(), minlength=max(values.values()) + 1)
+            sizes = [f"{name} {counts[v]} voxels, {counts[v] * litre:.0f} ml" for name, v in values.items() if counts[v]]
+            print(f"{case.name}: {written}, {'; '.join(sizes) or 'nothing found'}", flush=True)
         except DataError as error:
             failed += 1
             print(f"FAILED {case.name}: {error}", flush=True)
@@ -53,11 +60,26 @@ def main(arguments: Sequence[str]) -> int:
     return DataError.exit_code if failed else 0
 
 
-def _one(case: cases.Input, output: Path, nets) -> str:
-    """What was found in a case, whose mask is written."""
-    (image,) = case.read()
-    scan, orientation = to_volume(image, "ras")
-    mask = deepbet.brain(scan[..., 0] if scan.ndim == 4 else scan, nets)
-    written = cases.write_labels(output, case.name, orientation.restore(mask.astype("uint8")), image)
-    x, y, z = orientation.spacing
-    return f"{written}, brain {mask.sum()} voxels, {mask.sum() * x * y * z / 1000:.0f} ml"
+def _named(chosen) -> tuple[list[cases.Input], Segment]:
+    row = lookup("pretrained network", chosen.pretrained, pretrained.TABLE)
+    if not row.segments:
+        raise ConfigError(
+            f"--pretrained={chosen.pretrained} is an encoder to train with: --config.model.init=pretrained:{chosen.pretrained}"
+        )
+    nets = deepbet.networks(pretrained.find(chosen.pretrained, chosen.weights))
+    print(f"{chosen.pretrained}: {row.network} of {row.package} {row.version}, licence {row.licence}", flush=True)
+
+    def segment(images: list[Volume]) -> tuple[np.ndarray, dict[str, int]]:
+        scan, orientation = to_volume(images[0], "ras")
+        mask = deepbet.brain(scan[..., 0] if scan.ndim == 4 else scan, nets)
+        return orientation.restore(mask.astype(np.uint8)), {"brain": 1}
+
+    return cases.find_cases(chosen.input, _ANY, {"dataset": ""}), segment
+
+
+def _task(chosen) -> tuple[list[cases.Input], Segment]:
+    opened = task.read(chosen.task)
+    for note in opened.notes:
+        print(f"note: {note}", flush=True)
+    first = opened.parts[0].run
+    return cases.find_cases(chosen.input, first.recipe, first.record), lambda images: (opened.segment(images), opened.labels)
