@@ -25,7 +25,9 @@ MODES = {
         "evaluate a run's checkpoint again, or on another labelled data set", "workdir", "jaxseg evaluate runs/ich_segnext"
     ),
     "predict": Command(
-        "segment images with a trained network", "workdir", "jaxseg predict runs/ich_segnext --input=scan.nii.gz --output=out"
+        "segment images with a trained network, --pretrained=NAME or --task=FILE",
+        "workdir",
+        "jaxseg predict runs/ich_segnext --input=scan.nii.gz --output=out",
     ),
     "export": Command(
         "write a trained run as one file that runs with jax and numpy alone, or in another program's format",
