@@ -39,7 +39,7 @@ from jaxseg.utils.lookup import lookup
 LARGEST = 2**16 - 1  # value of a map
 
 
-class Part(NamedTuple):
+class TaskModel(NamedTuple):
     """A model of a task.
 
     Attributes:
@@ -66,8 +66,8 @@ class Task:
     """
 
     labels: dict[str, int]
-    parts: tuple[Part, ...]
-    crop: Part | None
+    parts: tuple[TaskModel, ...]
+    crop: TaskModel | None
     margin: float
     notes: tuple[str, ...]
 
@@ -101,7 +101,7 @@ def cut(image: Volume, box: Sequence[slice]) -> Volume:
     return dataclasses.replace(image, array=image.array[tuple(box)], affine=affine)
 
 
-def _labels(part: Part, images: Sequence[Volume]) -> np.ndarray:
+def _labels(part: TaskModel, images: Sequence[Volume]) -> np.ndarray:
     """What a model finds, in values of the merged map and the order of the file."""
     found = part.run.segment(images)
     labels = postprocess.apply(found.labels, part.steps, found.examples.orientation.spacing)
@@ -129,7 +129,7 @@ def read(path: Path) -> Task:
             opened = _open(path, content["crop"]["run"])
             for name in wanted:
                 lookup("class of the crop's run", name, dict.fromkeys(opened[0].recipe.labels))
-            crop = Part(*opened, tuple(wanted.get(name, 0) for name in opened[0].recipe.labels))
+            crop = TaskModel(*opened, tuple(wanted.get(name, 0) for name in opened[0].recipe.labels))
             margin = float(content["crop"].get("margin", 0))
         notes = tuple(map(str, content.get("notes", ())))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -143,7 +143,7 @@ def read(path: Path) -> Task:
     return Task(dict(labels), parts, crop, margin, notes)
 
 
-def _part(path: Path, model: Mapping[str, Any], labels: Mapping[str, int]) -> Part:
+def _part(path: Path, model: Mapping[str, Any], labels: Mapping[str, int]) -> TaskModel:
     run, steps = _open(path, model["run"])
     renamed = model.get("classes", {})
     for name in renamed:
@@ -156,7 +156,7 @@ def _part(path: Path, model: Mapping[str, Any], labels: Mapping[str, int]) -> Pa
                 f"--task={path}: the class {name} of {model['run']} is not in labels; add it, or name it in classes with null"
             )
         values.append(0 if called is None else labels[called])
-    return Part(run, steps, tuple(values))
+    return TaskModel(run, steps, tuple(values))
 
 
 def _open(path: Path, name: str) -> tuple[Run, list[dict[str, Any]]]:
