@@ -384,13 +384,7 @@ def compare(call: Call) -> int | None:
             _claim(run, configs.as_dict(run.config)).release()
 
     return comparisons.compare(
-        call.config,
-        call.workdir,
-        lambda config, place: train(call._replace(config=config, workdir=place)),
-        look,
-        cost,
-        same,
-        functools.partial(output.say, result=True),
+        call.config, call.workdir, lambda config, place: train(call._replace(config=config, workdir=place)), look, cost, same, SAY
     )
 
 

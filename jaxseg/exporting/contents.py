@@ -15,6 +15,7 @@ from jaxseg import checkpoint
 from jaxseg.data.prepare.examples import dtype_of
 from jaxseg.exporting import card
 from jaxseg.exporting.program import Inputs
+from jaxseg.exporting.runner import preparation
 from jaxseg.infer import cases, network, postprocess
 from jaxseg.infer.run import Run, open_run
 from jaxseg.models.functional import Network
@@ -51,7 +52,7 @@ def read(run: Path, settings: Mapping[str, Any], *, threshold: float | None, lic
       settings: the config's infer group.
       threshold: config.eval.threshold; None: the record's.
       licence: of the model, in the user's words; "": what the run's card says.
-      applied: the network is written together with how it is applied; else its weights alone.
+      applied: the network is written together with what applies it; else that is the caller's work.
     Raises:
       ConfigError, MismatchError: the run uses something that an exported model cannot do.
     """
@@ -97,14 +98,14 @@ def check_preparation(record: Mapping[str, Any]) -> None:
       MismatchError.
     """
     recipe, data = record["recipe"], record["config"]["data"]
-    for what, found in (
-        ("data.extra", ", ".join(recipe.get("extra", ()))),
-        ("data.target", "" if recipe.get("target", "labels") == "labels" else recipe["target"]),
-        ("data.filter", recipe["filter"] if recipe["filter"].startswith("monai") else ""),
-        ("data.intensity", recipe["intensity"] if "zscore_own_nonzero" in recipe["intensity"] else ""),
-        ("data.whole", "True" if data["whole"] else ""),
-        ("data.dataset", record["dataset"] if record["dataset"] == "brats_arrays" else ""),
-    ):
+    unlike = {"data.whole": "True" if data["whole"] else ""}
+    unlike["data.dataset"] = record["dataset"] if record["dataset"] == "brats_arrays" else ""
+    for name, value in recipe.items():
+        known = preparation.KNOWN.get(name, ())
+        each = value.split("+") if name == "intensity" else [value]
+        if name not in preparation.FREE and not all(one in known for one in each):
+            unlike[f"data.{name}"] = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    for what, found in unlike.items():
         if found:
             raise MismatchError(
                 f"the run was trained with {what}={found}, which an exported model cannot do; jaxseg predict uses the run itself"

@@ -57,8 +57,7 @@ def export(
     if output.exists():
         raise ConfigError(f"--output={output} exists; delete it or name another")
     make_folder(output.parent, f"--output={output}")
-    whole = format in ("bundle", "onnx")  # the others are weights alone, whatever is done with them
-    found = contents.read(run, settings, threshold=threshold, licence=licence, applied=whole)
+    found = contents.read(run, settings, threshold=threshold, licence=licence, applied=format == "bundle")
     write = {"bundle": bundle.write, "onnx": onnx_file.write}.get(format)
     if write is None:
         to_torch = torch_file.write if format == "torch" else torch_file.write_nnunet

@@ -118,6 +118,9 @@ def test_the_joined_runner_defines_every_name_once_and_imports_nothing_else():
     [
         (lambda r: r["recipe"].update(extra=["kmeans"]), "data.extra=kmeans"),
         (lambda r: r["recipe"].update(target="edges"), "data.target=edges"),
+        (lambda r: r["recipe"].update(filter="monai"), "data.filter=monai"),
+        (lambda r: r["recipe"].update(intensity="zscore+mine"), "data.intensity=zscore+mine"),
+        (lambda r: r["recipe"].update(newer=3), "data.newer=3"),
         (lambda r: r["config"]["data"].update(whole=True), "data.whole=True"),
         (lambda r: r.update(dataset="brats_arrays"), "data.dataset=brats_arrays"),
     ],

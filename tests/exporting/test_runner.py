@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxseg.data import geometry
 from jaxseg.data.formats import volumes
+from jaxseg.data.prepare import canvas, intensity, resample
 from jaxseg.data.records import Recipe
 from jaxseg.exporting.runner import images, preparation, windows
 from jaxseg.exporting.runner import model as runner
-from jaxseg.infer import labels, postprocess
+from jaxseg.infer import labels, postprocess, tiles
 from jaxseg.infer.examples import Slices, Volumes
 from jaxseg.infer.window import sliding_window
 from jaxseg.metrics import regions
@@ -60,6 +62,10 @@ CASES = {  # name -> (fields of the recipe, kind of image)
         {"size": (8, 8, 1), "channels": 3, "intensity": "rgb_to_01", "spacing": (1.2, 1.0, 0.0), "orientation": "file"} | NNUNET,
         "colour",
     ),
+    "own voxels": (
+        {"size": (8, 8, 8), "channels": 2, "intensity": "zscore_own_nonzero", "fit": "patches", "modalities": ("t1", "t2")},
+        "two",
+    ),
     "ranges": ({"size": (8, 8, 8), "channels": 1, "intensity": "rescale_to_01", "orientation": "file", "fit": "patches"}, "scan"),
 }
 
@@ -101,6 +107,24 @@ def test_images_are_prepared_and_logits_restored_as_by_jaxseg(name, files):
         )
     np.testing.assert_allclose(back, wanted, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(found.orientation.restore(wanted), expected.orientation.restore(wanted))
+
+
+def test_every_value_of_a_recipe_is_followed_or_refused():
+    """What is added to the preparation must be added to the runner, or stays refused by name."""
+    fields = {field.name for field in dataclasses.fields(Recipe)}
+    assert fields == {*preparation.KNOWN, *preparation.FREE}
+    refused = {"filter": ("monai", "monai_last")}
+    for name, there in (
+        ("intensity", intensity.RULES),
+        ("filter", resample.FILTERS),
+        ("fit", canvas.FITS),
+        ("orientation", geometry.ORIENTATIONS),
+        ("plane", ("", *geometry.PLANES)),
+    ):
+        assert {*preparation.KNOWN[name], *refused.get(name, ())} == {*there}, name
+    assert set(runner._STEPS) == set(postprocess.STEPS)
+    assert set(tiles._BLENDS) == {"constant", "gaussian", "gaussian_nnunet", "cosine", "half_cosine"}
+    assert set(tiles._RULES) == {"monai", "nnunet"}
 
 
 def test_windows_are_joined_as_by_jaxseg():

@@ -18,7 +18,20 @@ _PLANES = {  # of slices: from slice to slice, row to row, column to column, as 
     "sagittal": np.array([[-1, 0, 0], [0, 0, -1], [0, -1, 0]], np.float64),
 }
 _LUMA = (0.299, 0.587, 0.114)
-_WHOLE_SCAN = ("brain", "zscore", "zscore_nonzero", "rescale_to_01")  # rules that look at a whole scan
+_WHOLE_SCAN = ("brain", "zscore", "zscore_nonzero", "zscore_own_nonzero", "rescale_to_01")  # rules that look at a whole scan
+KNOWN = {  # what a recipe may say for this program to follow it; export refuses others
+    "intensity": ("grey", "ct", "ct_zscore", "rgb_to_01", "none", *_WHOLE_SCAN),
+    "filter": ("linear", "lanczos", "nnunet"),
+    "fit": ("stretch", "centre", "patches"),
+    "orientation": ("lps", "ras", "file"),
+    "plane": ("", *_PLANES),
+    "target": ("labels",),
+    "extra": ((), []),
+}
+FREE = (  # entries that may have any value
+    *("size", "window", "spacing", "channels", "labels", "modalities", "mean", "std"),
+    *("crop", "blur", "axes", "nonzero", "statistics"),
+)
 
 
 class FileAxes(NamedTuple):
@@ -247,8 +260,15 @@ def _of_scan(array: np.ndarray, recipe: dict, inside, channel: int) -> np.ndarra
             target -= target.min()
             target /= max(target.max(), np.float32(1e-8))
             continue
-        chosen = source > 0 if rule == "brain" else inside if rule == "zscore_nonzero" else np.ones(source.shape, bool)
+        if rule == "brain":
+            chosen = source > 0
+        elif rule == "zscore_own_nonzero":
+            chosen = source != 0
+        else:
+            chosen = inside if rule == "zscore_nonzero" else np.ones(source.shape, bool)
         values = (source if rule == "brain" else target)[chosen].astype(np.float64)
+        if not values.size and rule != "brain":
+            continue
         if not values.size:
             raise Refused(f"channel {c} holds no voxel above 0; check the file")
         if rule == "brain":
