@@ -18,6 +18,7 @@ from jaxseg.infer import labels, postprocess, tiles
 from jaxseg.infer.examples import Slices, Volumes
 from jaxseg.infer.window import sliding_window
 from jaxseg.metrics import regions
+from jaxseg.ops import coordinates
 
 AFFINE = np.array([[0.05, -1.2, 0.1, 3], [1.9, 0.04, 0, -20], [0, 0.1, -0.8, 5], [0, 0, 0, 1]])  # oblique, axes exchanged
 NNUNET = {"filter": "nnunet", "nonzero": True, "fit": "patches"}
@@ -145,6 +146,17 @@ def test_windows_are_joined_as_by_jaxseg():
             0
         ]
         np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_coordinates_are_those_of_the_whole_image_and_batches_are_filled_up():
+    opened, seen = runner.Model.__new__(runner.Model), []
+    opened.about = {"application": {"coordinates": True, "windows": False, "batch": 2}, "program": {"batch": None, "outputs": 5}}
+    opened.__dict__["_forward"] = lambda images: seen.append(len(images)) or images
+    image = np.random.default_rng(0).normal(size=(3, 4, 6, 5, 2)).astype(np.float32)
+    found = opened._logits(image)
+    assert seen == [2, 2]
+    for one, given in zip(found, image, strict=True):
+        np.testing.assert_array_equal(one, np.asarray(coordinates.append(given)))
 
 
 def _forward(weights, position, x):
