@@ -1,10 +1,11 @@
 """Convert logits to labels and to probabilities: for several classes, a single class, and regions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import expit, log_expit, log_softmax, softmax
 
 from jaxseg.data.prepare.labels import dtype_for
 from jaxseg.infer.cascade import NEVER
@@ -53,37 +54,44 @@ def logits_of(probabilities: np.ndarray, *, sigmoid: bool) -> np.ndarray:
     return np.log(p) - np.log(np.maximum(1 - p, 1e-7)) if sigmoid else np.log(p)
 
 
-def entropy_of(logits: Array, *, regions: bool = False) -> np.ndarray:
+def entropy_of(logits: np.ndarray, *, regions: bool = False) -> np.ndarray:
     """Entropy of the probabilities in bits, -sum p log2 p, float32 [*S, M].
 
     Of a softmax over K classes one map (M = 1) from 0 to log2 K; of sigmoids, for one class or for each region, a map each from 0
     to 1. Voxels that the network was not shown are background for certain: 0.
     """
-    logits = jnp.asarray(logits)
-    if regions or logits.shape[-1] == 1:
-        nats = -sum(jax.nn.sigmoid(z) * jax.nn.log_sigmoid(z) for z in (logits, -logits))
-    else:
-        nats = -jnp.sum(jax.nn.softmax(logits, -1) * jax.nn.log_softmax(logits, -1), -1, keepdims=True)
-    return np.asarray(nats / jnp.log(2.0), np.float32)
+    sigmoid = regions or logits.shape[-1] == 1
+    bits = np.empty((*logits.shape[:-1], logits.shape[-1] if sigmoid else 1), np.float32)
+    for plane, z in zip(bits, logits):  # one plane's probabilities in memory at a time
+        if sigmoid:
+            nats = -sum(expit(v) * log_expit(v) for v in (z, -z))
+        else:
+            nats = -(softmax(z, -1) * log_softmax(z, -1)).sum(-1, keepdims=True)
+        plane[...] = nats / np.log(2)
+    return bits
 
 
-def variance_of(members: Sequence[np.ndarray], *, regions: bool = False) -> np.ndarray:
+def variance_of(members: Iterable[np.ndarray], *, regions: bool = False) -> np.ndarray:
     """Variance of the probabilities over the members of an ensemble, float32 [*S, M], from 0 to 1/4.
 
     Of a softmax one map (M = 1), the mean of the variances of its K probabilities; of sigmoids a map each.
 
     Args:
-      members: logits [*S, K] of each; two at least.
+      members: logits [*S, K] of each, two at least, taken one after the other.
     """
-    softmax = not regions and members[0].shape[-1] > 1
-    mean, total = 0.0, 0.0
-    for n, member in enumerate(members, 1):  # Welford: one member's probabilities in memory at a time
-        p = np.asarray(probabilities(member, sigmoid=not softmax), np.float64)
-        delta = p - mean
-        mean = mean + delta / n
-        total = total + delta * (p - mean)
-    found = total / len(members)
-    return np.asarray(found.mean(-1, keepdims=True) if softmax else found, np.float32)
+    mean, total, count = np.zeros(()), np.zeros(()), 0
+    for member in members:  # Welford's sums
+        if not count:
+            mean, total = (np.zeros(member.shape, np.float32) for _ in range(2))
+        count += 1
+        sigmoid = regions or member.shape[-1] == 1
+        for average, squares, z in zip(mean, total, member):
+            p = expit(z) if sigmoid else softmax(z, -1)
+            delta = p - average
+            average += delta / count
+            squares += delta * (p - average)
+    found = total / count
+    return found if regions or found.shape[-1] == 1 else found.mean(-1, keepdims=True)
 
 
 def background(num_classes: int, *, regions: bool = False) -> tuple[float, ...]:

@@ -130,7 +130,7 @@ class Run:
         if kind == "entropy":
             return entropy_of(self._restored(found.examples, found.logits), regions=bool(self.order))
         alone = [dataclasses.replace(self, weights=(one,)) for one in self.weights]
-        members = [run._restored(found.examples, run.logits(found.examples.inputs)) for run in alone]
+        members = (run._restored(found.examples, run.logits(found.examples.inputs)) for run in alone)
         return variance_of(members, regions=bool(self.order))
 
     def _restored(self, examples: Examples, logits: np.ndarray) -> np.ndarray:
