@@ -2,6 +2,7 @@
 
 import ast
 import os
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -146,7 +147,7 @@ def parse(argv: list[str]) -> list[str]:
     """
     recipes.importable()
     output.choose(quiet="--quiet" in argv, as_json="--json" in argv)  # also for what goes wrong from here on
-    argv = [argv[0], *_found(argv[1:])]
+    sys.argv = argv = [argv[0], *_found(argv[1:])]  # ml_collections looks for --config.key there
     try:
         if _typed(argv, "mode") in commands.OF_A_RUN and not _typed(argv, "config"):
             from jaxseg import recorded  # a slow import, which other commands do not need

@@ -48,7 +48,10 @@ def say(text: str, *, result: bool = False, head: str = "") -> None:
     if loud:
         event("warning", text=text)
     if not _quiet or result or loud:
-        print(f"{head}{text}", file=sys.stderr if _json else sys.stdout, flush=True)
+        if _bars is not None:  # above the bars, each line whole
+            _bars.console.print(f"{head}{text}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(f"{head}{text}", file=sys.stderr if _json else sys.stdout, flush=True)
 
 
 def event(name: str, **values: Any) -> None:

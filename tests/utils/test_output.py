@@ -15,7 +15,7 @@ WORK = """
 from jaxseg.utils import output
 with output.working("epoch 1/3", 4) as advance:
     with output.working("compiling"):
-        output.say("a line")
+        output.say("a line " + "x" * 200)
     for _ in range(4):
         advance()
 print("after")
@@ -56,7 +56,7 @@ def test_json_puts_one_object_a_line_on_the_output_and_lines_on_the_error_stream
 
 def test_bars_are_drawn_on_a_terminal_alone():
     piped = subprocess.run([sys.executable, "-c", WORK], capture_output=True, text=True, timeout=60)
-    assert piped.stdout == "a line\nafter\n" and piped.stderr == "" and piped.returncode == 0
+    assert piped.stdout == f"a line {200 * 'x'}\nafter\n" and piped.stderr == "" and piped.returncode == 0
     ours, theirs = pty.openpty()
     process = subprocess.Popen([sys.executable, "-c", WORK], stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm"})
     os.close(theirs)
@@ -72,4 +72,4 @@ def test_bars_are_drawn_on_a_terminal_alone():
     os.close(ours)
     assert process.wait(timeout=60) == 0
     text = shown.decode()
-    assert all(words in text for words in ("epoch 1/3", "compiling", "a line", "0/4", "\x1b[", "after"))
+    assert all(words in text for words in ("epoch 1/3", "compiling", "a line " + 200 * "x", "0/4", "\x1b[", "after"))
