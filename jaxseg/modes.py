@@ -205,9 +205,9 @@ def evaluate(call: Call) -> int | None:
         if _source(call).exists():
             code.check(_recorded(call)["code"], _source(call))
         if call.config is not None:
-            theirs = _recorded(call)["config"]["eval"]["metrics"]
-            for path in set(call.config.eval.metrics) - set(theirs):  # typed for this command
-                code.trust(path)
+            if typed := call.config.eval.metrics:
+                for path in set(typed) - set(_recorded(call)["config"]["eval"]["metrics"]):
+                    code.trust(path)
             preflight.check(call.config)
         return _evaluate(call, _source(call), _recorded(call))
 
