@@ -1,1 +1,1 @@
-"""Benchmarks of jaxseg and of other libraries on the same work. See `__main__` for the command."""
+"""Benchmarks of jaxseg and other libraries on the same tasks; `__main__` describes the command."""

@@ -1,15 +1,16 @@
-"""Benchmarks of jaxseg and of other libraries on the same work: one command, one table.
+"""Benchmarks of jaxseg and other libraries on the same tasks, in one table.
 
-    python -m jaxseg.bench --peers                                   # everything; without --peers ours alone
+    python -m jaxseg.bench --peers                                   # everything; without --peers only jaxseg
     python -m jaxseg.bench --suite=models --peers --only='unet3d_s|forward' --output=runs/bench
     python -m jaxseg.bench --gpu                                     # on a GPU: as much as fits into --minutes (`gpu.py`)
 
-Suites: models (forward, training step), infer (sliding window), ops (distance transform, components, convolutions; on a GPU
-the hand-written kernels), data (augmented samples per second), startup (command to first step, cold and warm), scaling (cost
-against size), medicai (networks beside that library's, which runs in an environment of its own: `medicai.py`).
-Each row is a pair of processes asked in turn; medians. The last column is ours / peer: of times less than 1 is faster, of
-rates more than 1. A row whose two results differ says FAILED. Rows are appended to OUTPUT/bench.csv as they are measured;
-OUTPUT/bench.md has the newest of each on this machine, whichever run measured it; OUTPUT/bench.log what the processes print.
+Suites: models (forward pass, training step), infer (sliding window), ops (distance transform, connected components, convolutions;
+on a GPU the hand-written kernels), data (augmented samples per second), startup (time from the command to the first step, cold
+and warm), scaling (cost against size), medicai (networks of that library, in a separate environment: `medicai.py`).
+For each row two processes, jaxseg and the peer, are timed alternately; figures are medians. The last column is jaxseg / peer: for
+times a value below 1 means that jaxseg is faster, for rates a value above 1. FAILED means that the two results differ. Rows are
+appended to OUTPUT/bench.csv as they are measured; OUTPUT/bench.md has the newest row of each measurement on this machine;
+OUTPUT/bench.log has the output of the processes.
 """
 
 import argparse
@@ -27,34 +28,36 @@ from jaxseg.bench.peers import MODES
 from jaxseg.bench.side import Options
 from jaxseg.types import ConfigError, JaxsegError
 
-TOGETHER = 8  # works of one case that share a pair of processes, and its limit
+TOGETHER = 8  # tasks of one case that share a pair of processes and its time limit
 SUITES = ("models", "infer", "ops", "data", "startup", "scaling", "medicai")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m jaxseg.bench", description=__doc__.splitlines()[0])
-    parser.add_argument("--suite", default="", help=f"one or more of {', '.join(SUITES)}, separated by commas; all when left out")
-    parser.add_argument("--peers", action="store_true", help="measure PyTorch, transformers, MONAI and scipy on the same work")
-    parser.add_argument("--only", default="", help="regular expression, found in 'suite/name' or 'suite/name work'")
+    parser.add_argument("--suite", default="", help=f"one or more of {', '.join(SUITES)}, separated by commas; default: all")
+    parser.add_argument(
+        "--peers", action="store_true", help="also measure PyTorch, transformers, MONAI and scipy on the same tasks"
+    )
+    parser.add_argument("--only", default="", help="regular expression that must occur in 'suite/name' or 'suite/name work'")
     parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of bench.csv, bench.md and bench.log")
     parser.add_argument("--results", default="", help="file to which each row is appended as a line of JSON")
-    parser.add_argument("--quick", action="store_true", help="the smallest sizes: does everything run?")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of timing for each row")
-    parser.add_argument("--limit", type=float, default=300.0, help=f"seconds that one case may take with {TOGETHER} rows")
-    parser.add_argument("--modes", default="", help=f"how PyTorch may run, of {', '.join(MODES)}; the fastest is timed")
+    parser.add_argument("--quick", action="store_true", help="use the smallest sizes, to test that everything runs")
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds of timing for each row")
+    parser.add_argument("--limit", type=float, default=300.0, help=f"time limit in seconds for one case with {TOGETHER} rows")
+    parser.add_argument("--modes", default="", help=f"PyTorch modes to try, of {', '.join(MODES)}; the fastest is timed")
     options = parser.parse_args(arguments)
     options.suite = tuple(filter(None, options.suite.split(","))) or SUITES
     options.modes = tuple(filter(None, options.modes.split(",")))
     for given, known, what in ((options.suite, SUITES, "suite"), (options.modes, MODES, "modes")):
         for name in given:
             if name not in known:
-                raise ConfigError(f"got --{what}={name}; it is one of {', '.join(known)}")
+                raise ConfigError(f"got --{what}={name}; must be one of {', '.join(known)}")
     return options
 
 
 def measured(options: argparse.Namespace, side: Options, log) -> Iterator[table.Row]:
-    """The rows of all suites asked for."""
+    """The rows of all requested suites."""
     seconds = 0.05 if options.quick else options.seconds
     for suite in options.suite:
         module = importlib.import_module(f"jaxseg.bench.{suite}")
@@ -74,7 +77,7 @@ def measured(options: argparse.Namespace, side: Options, log) -> Iterator[table.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, write, print; 0, or 1 if a row failed or is missing a side."""
+    """Measure, write and print the table; returns 0, or 1 if a row failed or lacks one of its figures."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if "--gpu" in arguments:
         return gpu.main([a for a in arguments if a != "--gpu"])

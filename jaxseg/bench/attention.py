@@ -1,7 +1,7 @@
-"""Attention with a trained bias, as in Swin's windows of 7^3 = 343 positions, beside PyTorch's scaled_dot_product_attention.
+"""Attention with a trained bias, as in Swin's windows of 7^3 = 343 positions, against PyTorch's scaled_dot_product_attention.
 
-On a CPU in float32; a GPU has its rows in `bench.gpu_rows`. "forward" is inference; "gradients" are of queries, keys, values and
-bias, the forward pass included.
+On a CPU in float32 (for GPUs see `bench.gpu_rows`). "forward" is inference; "gradients" is the forward pass and the gradients of
+queries, keys, values and bias.
 """
 
 from jaxseg.bench import peers
@@ -11,12 +11,12 @@ WORKS = ("forward", "gradients")
 
 
 def sizes(options: Options) -> tuple[int, int, int, int]:
-    """Windows, positions, heads, numbers of a head."""
+    """Numbers of windows, positions and heads, and the size of a head."""
     return (8, 27, 2, 8) if options.quick else (125, 343, 3, 8)
 
 
 def arrays(options: Options):
-    """q, k, v and the result's gradient [B, T, heads, d], the bias [1, heads, T, T]."""
+    """q, k, v and the gradient of the result [B, T, heads, d], and the bias [1, heads, T, T]."""
     import numpy as np
 
     b, t, h, d = sizes(options)
@@ -46,7 +46,7 @@ def ours(work: str, options: Options) -> TimedCall:
 
 
 def peer(work: str, options: Options) -> TimedCall:
-    """PyTorch's own choice of kernel."""
+    """PyTorch's attention, with the kernel that it chooses."""
     import contextlib
 
     import numpy as np

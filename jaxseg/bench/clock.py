@@ -1,4 +1,4 @@
-"""Time, fairly: interleaved blocks, medians, and the slope of a cost against the size of the work."""
+"""Fair timing: interleaved blocks, medians, and the slope of a cost against the size of a task."""
 
 import math
 import statistics
@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 
 def block(call: Callable, runs: int, finish: Callable) -> float:
-    """Milliseconds per call of `runs` calls, finished once at the end: dispatch overlaps work, as in a training loop.
+    """Milliseconds per call of `runs` calls with one wait at the end, so that dispatch overlaps computation as in training.
 
-    One call comes first that is not counted: caches and pages of memory are as the other side, or a pause, left them. On a
-    virtual machine that hands idle pages back to its host a step of 0.65 s takes 1.65 s after an idle second.
+    An uncounted call comes first, because the other process or a pause has left caches and memory pages in another state. On a
+    virtual machine that returns idle pages to its host, a step of 0.65 s takes 1.65 s after an idle second.
     """
     finish(call())
     start = time.perf_counter()
@@ -24,15 +24,15 @@ def block(call: Callable, runs: int, finish: Callable) -> float:
 def interleaved(
     blocks: Mapping[str, Callable[[int], float]], *, seconds: float, least: int = 5, pause: float = 0.02
 ) -> dict[str, tuple[float, int]]:
-    """Median time of each of several competitors, run alternately: a, b, a, b, ..., so that a slow moment falls on all.
+    """Median times of several functions that run alternately (a, b, a, b, ...), so that a slow moment affects all of them.
 
     Args:
-      blocks: name -> f(runs), which makes that many calls and gives the milliseconds of one.
-      seconds: about how long all rounds together last.
-      least: rounds at least; 3 do where a call takes more than two seconds.
-      pause: seconds between two blocks, in which the other's idle threads fall asleep.
+      blocks: {name: f}, where f(runs) makes this number of calls and returns the milliseconds per call.
+      seconds: approximate time of all rounds together.
+      least: smallest number of rounds; 3 if a call takes more than two seconds.
+      pause: seconds between two blocks, in which idle threads of the other one fall asleep.
     Returns:
-      name -> (median milliseconds of one call, number of calls measured).
+      {name: (median milliseconds of one call, number of measured calls)}.
     """
     once = {name: f(1) for name, f in blocks.items()}
     least = least if max(once.values()) < 2000 else min(least, 3)
@@ -47,9 +47,12 @@ def interleaved(
 
 
 def slope(sizes: Sequence[float], costs: Sequence[float]) -> float:
-    """Least-squares slope of log cost against log size: 1 where the cost grows as the size does."""
+    """Least-squares slope of log cost against log size; 1 means that the cost is proportional to the size."""
     if len(sizes) != len(costs) or len(set(sizes)) < 2:
-        raise ValueError(f"got {len(sizes)} sizes ({len(set(sizes))} different) and {len(costs)} costs; a slope needs two points")
+        raise ValueError(
+            f"got {len(sizes)} sizes ({len(set(sizes))} different) and {len(costs)} costs; "
+            "must be two or more sizes and as many costs"
+        )
     x, y = [math.log(s) for s in sizes], [math.log(c) for c in costs]
     mx, my = statistics.fmean(x), statistics.fmean(y)
     return sum((a - mx) * (b - my) for a, b in zip(x, y)) / sum((a - mx) ** 2 for a in x)

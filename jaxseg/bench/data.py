@@ -1,9 +1,9 @@
-"""Augmented samples per second, from a cache to arrays that a step can take, beside MONAI's cached loader.
+"""Augmented samples per second, from a cache to arrays for a training step, against MONAI's cached loader.
 
-Same volumes, same crop, same transforms with the same probabilities, same cores. Ours: a memory-mapped store, patches read
-ahead by a thread, augmentation compiled and on the device. MONAI's: `CacheDataset` (everything in memory, foreground
-indices made beforehand, plain tensors) under the fastest of a DataLoader without workers, one with a worker per core, and a
-ThreadDataLoader; on a GPU its batches are sent there.
+Both have the same volumes, crops, transforms, probabilities and cores. jaxseg: a memory-mapped store, patches read ahead by a
+thread, augmentation compiled on the device. MONAI: `CacheDataset` (everything in memory, foreground indices precomputed, plain
+tensors) with the fastest of a DataLoader without workers, a DataLoader with one worker per core, and a ThreadDataLoader; on a GPU
+its batches are copied to the device.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from jaxseg.bench.side import Options, TimedCall
 
 
 class StreamCase(NamedTuple):
-    """What is drawn from what: `count` volumes (or scans, whose slices are the samples) of `size` voxels, cut to `patch`."""
+    """Sizes of a case: samples of size `patch` are drawn from `count` volumes (or from the slices of scans) of size `size`."""
 
     size: tuple[int, ...]
     patch: tuple[int, ...]
@@ -34,7 +34,7 @@ QUICK: dict[str, StreamCase] = {
     "volumes": StreamCase((24, 24, 24), (16, 16, 16), 4, 2, 2),
     "images": StreamCase((32, 32, 8), (), 1, 2, 4),
 }
-# our names; MONAI's of the same are in `peer`
+# jaxseg's names; MONAI's equivalents are in `peer`
 AUGMENT = {
     "volumes": (("mirror", 0.5, {}), ("intensity", 1.0, {"scale": 0.1, "shift": 0.05}), ("noise", 0.5, {"sigma": 0.1})),
     "images": (
@@ -58,7 +58,7 @@ def works(name: str, options: Options) -> dict[str, dict]:
 
 
 def scans(c: StreamCase):
-    """The images [*size, C] and masks [*size] of a case: blobs in noise, positive everywhere."""
+    """The images [*size, C] and masks [*size] of a case: blobs in noise, with positive values everywhere."""
     import numpy as np
     from scipy import ndimage
 
@@ -72,7 +72,7 @@ def scans(c: StreamCase):
 
 
 def ours(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
-    """The store or the cache, the stream, and `augment` under jit."""
+    """jaxseg's store or cache, stream, and `augment` under jit."""
     import jax
     import numpy as np
     from absl import flags
@@ -147,7 +147,7 @@ def _classes(array):
 
 
 def peer(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
-    """MONAI's."""
+    """MONAI's loader."""
     import monai
     import numpy as np
     import torch

@@ -1,9 +1,9 @@
-"""The measurements worth taking in a few minutes on a GPU, the most valuable first: `python -m jaxseg.bench --gpu`.
+"""The most important measurements for a few minutes on a GPU: `python -m jaxseg.bench --gpu`.
 
-Stages run in order of their value, a few at a time (`lanes`), each in processes of its own with a limit of its own, so that one
-that dies or hangs costs itself alone. What they find is appended to OUTPUT/results.jsonl line by line, and rows beside peers
-to OUTPUT/bench.csv as well; OUTPUT/log has what they print. Started again with the same OUTPUT, finished stages are left out.
-With --quick everything runs on tiny sizes, on a CPU too, where kernels for a GPU alone are left out.
+Stages run in order of importance, several at a time (`lanes`), each in separate processes with a time limit, so that a stage that
+crashes or hangs does not affect the others. Results are appended to OUTPUT/results.jsonl line by line, rows with peers also to
+OUTPUT/bench.csv; OUTPUT/log has the printed output. A run with the same OUTPUT skips finished stages. With --quick everything
+runs with tiny sizes, also on a CPU, where GPU kernels are skipped.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from jaxseg.types import ConfigError
 
 
 class TimedCommand(NamedTuple):
-    """A command with its limit in seconds; `gpu`: it makes no sense without one; `env`: of its process."""
+    """A command with its time limit in seconds; `gpu`: it needs a GPU; `env`: environment variables of its process."""
 
     name: str
     command: tuple[str, ...]
@@ -81,7 +81,7 @@ STAGES = (
 
 
 class Running(NamedTuple):
-    """A stage at work."""
+    """A running stage."""
 
     stage: TimedCommand
     process: subprocess.Popen
@@ -90,13 +90,13 @@ class Running(NamedTuple):
 
 
 def main(arguments: list[str]) -> int:
-    """Run the stages, print the table; 0 if every stage ended well."""
+    """Run the stages and print the table; returns 0 if all stages succeeded."""
     parser = argparse.ArgumentParser(prog="python -m jaxseg.bench --gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("runs/gpu"))
-    parser.add_argument("--minutes", type=float, default=8.0, help="after which no stage runs on")
-    parser.add_argument("--lanes", type=int, default=4, help="stages at a time")
-    parser.add_argument("--only", default="", help="stages whose name begins with one of these, separated by commas")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: does everything run?")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time limit; stages that run longer are stopped")
+    parser.add_argument("--lanes", type=int, default=4, help="number of stages that run at the same time")
+    parser.add_argument("--only", default="", help="only stages whose names start with one of these, separated by commas")
+    parser.add_argument("--quick", action="store_true", help="use tiny sizes, to test that everything runs")
     options = parser.parse_args(arguments)
     options.output = options.output.resolve()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def main(arguments: list[str]) -> int:
 
 
 def run(waiting: list[TimedCommand], options: argparse.Namespace) -> list[str]:
-    """Run the stages in lanes; the names of those that failed or were never begun."""
+    """Run the stages in lanes; returns the names of those that failed or did not start."""
     begin, running, failed = time.monotonic(), [], []
     waiting = list(waiting)
     with tempfile.TemporaryDirectory() as folder, open(options.output / "log", "a") as log:
@@ -153,7 +153,7 @@ def run(waiting: list[TimedCommand], options: argparse.Namespace) -> list[str]:
 
 
 def read(output: Path) -> list[dict]:
-    """The lines of results.jsonl; a line that a killed process left unfinished is passed over."""
+    """The lines of results.jsonl; incomplete lines of killed processes are skipped."""
     path, found = output / "results.jsonl", []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -164,7 +164,7 @@ def read(output: Path) -> list[dict]:
 
 
 def append(output: Path, line: dict) -> None:
-    """One line of results.jsonl; a single write, so that several processes can append."""
+    """Append a line to results.jsonl by a single write, so that several processes can do so."""
     with open(output / "results.jsonl", "a") as file:
         file.write(json.dumps(line) + "\n")
 
@@ -191,7 +191,7 @@ def _start(stage: TimedCommand, options: argparse.Namespace, folder: Path, log) 
 
 
 def _end(one: Running) -> None:
-    """The stage and all its processes, stopped ones too."""
+    """Kill a stage with all its processes, including stopped ones."""
     for number in (signal.SIGCONT, signal.SIGKILL):
         try:
             os.killpg(one.process.pid, number)

@@ -1,4 +1,4 @@
-"""The card and its ceilings: versions, a copy's bandwidth, products in bfloat16, TF32 and float32."""
+"""Properties of the GPU: versions, memory bandwidth of a copy, speed of matrix products in bfloat16, TF32 and float32."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""The main job as a user starts it, start to finish, on this machine's accelerator: seconds, first step, score."""
+"""A complete training run as a user starts it, on this machine's accelerator: seconds, time to the first step, score."""
 
 import argparse
 import json

@@ -1,9 +1,9 @@
-"""What to time on a GPU: every hand-written kernel and the attention rule beside XLA's own programs, at real sizes.
+"""Time every hand-written GPU kernel and the attention against XLA's own programs, at real sizes.
 
-`python -m jaxseg.bench.gpu_rows [--only strip]` prints, on a GPU: milliseconds of each, the share of a copy's bandwidth that
-the kernel reaches for the bytes it must move, and the largest difference over the reference's standard deviation. The rows of
-`ops.conv` belong into ops/conv/gpu/table.py. `python -m jaxseg.bench --suite=ops --peers` has the same rows, each side
-in a process of its own; `python -m jaxseg.bench --gpu` runs this module, in shares, as a stage.
+`python -m jaxseg.bench.gpu_rows [--only strip]` prints, on a GPU: the milliseconds of both, the kernel's memory bandwidth as a
+fraction of that of a copy, and the largest difference in standard deviations of the reference. The rows of `ops.conv` are kept in
+ops/conv/gpu/table.py. `python -m jaxseg.bench --suite=ops --peers` has the same rows, with each side in a separate process;
+`python -m jaxseg.bench --gpu` runs this module in several parts.
 """
 
 import argparse
@@ -24,11 +24,13 @@ import numpy as np
 from jaxseg.bench import lanes
 from jaxseg.ops.conv.spec import Spec
 
-Factory = Callable[[], Callable[[], jax.Array]]  # makes arrays on the device, returns a call that does not wait
+Factory = Callable[
+    [], Callable[[], jax.Array]
+]  # creates arrays on the device and returns a function that does not wait for its result
 
 
 class GpuRow(NamedTuple):
-    """One piece of work: factories of our call and of the reference implementation's, bytes that must move, float operations."""
+    """One measurement: factories of the kernel's and the reference implementation's call, bytes to move, float operations."""
 
     name: str
     ours: Factory
@@ -115,7 +117,7 @@ def _conv(shape, kernel, dilation: int, direction: str, tiles: dict[str, int]) -
 
 
 def _shifted(spec: Spec, x: jax.Array, w: jax.Array) -> jax.Array:
-    """The sum over all taps of x moved by the tap, times its weights, in float32."""
+    """A depthwise convolution as a sum over all taps of shifted x times the tap's weights, in float32."""
     kernel = w.shape[:-2]
     out = spec.output(x.shape[1:-1], kernel)
     padded = jnp.pad(x, ((0, 0), *spec.padding, (0, 0)))
@@ -145,7 +147,7 @@ def _attention(b: int, t: int, s: int, heads: int, d: int, biased: bool) -> GpuR
 
 
 def _ready(function: Callable, *shapes: tuple[int, ...]) -> Callable[[], jax.Array]:
-    """`function` compiled, on bfloat16 normals of these shapes, as a call without arguments."""
+    """A call without arguments of the compiled `function`, on normal bfloat16 numbers of these shapes."""
     draw = jax.jit(jax.random.normal, static_argnums=(1, 2))  # on the device: the host would take longer than the kernels
     arrays = [draw(jax.random.key(i), shape, jnp.bfloat16) for i, shape in enumerate(shapes)]
     compiled = jax.jit(function).lower(*arrays).compile()
@@ -153,7 +155,7 @@ def _ready(function: Callable, *shapes: tuple[int, ...]) -> Callable[[], jax.Arr
 
 
 def milliseconds(call: Callable[[], jax.Array], repeats: int = 5) -> float:
-    """Median over `repeats` of the time of one call in a queue long enough that dispatch does not show."""
+    """Median time of one call in a queue that is long enough to hide the dispatch, over `repeats` queues."""
     jax.block_until_ready(call())
     start = time.perf_counter()
     jax.block_until_ready([call() for _ in range(5)])
@@ -169,13 +171,13 @@ def milliseconds(call: Callable[[], jax.Array], repeats: int = 5) -> float:
 
 
 def copy_rate(numbers: int = 2**29) -> float:
-    """Bytes a second of a copy of that many bfloat16 numbers: read once, written once."""
+    """Bandwidth of a copy of bfloat16 numbers in bytes per second, reading plus writing."""
     copy = _ready(lambda x: -x, (numbers,))
     return 4 * numbers / milliseconds(copy) * 1e3
 
 
 def measured(row: GpuRow, bandwidth: float) -> dict:
-    """The row's figures; what fails has its error in the place of its time."""
+    """The figures of a row; a call that fails has its error instead of a time."""
     found, results = {"row": row.name}, {}
     for side, factory in (("ours", row.ours), ("xla", row.plain), ("shifted", row.shifted)):
         if factory is None:
@@ -198,12 +200,12 @@ def measured(row: GpuRow, bandwidth: float) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="rows whose name contains this")
-    parser.add_argument("--share", default="0/1", help="i/n: rows i, i + n, i + 2n, ...")
+    parser.add_argument("--only", default="", help="only rows whose names contain this text")
+    parser.add_argument("--share", default="0/1", help="i/n: only rows i, i + n, i + 2n, ...")
     parser.add_argument("--results", default="", help="file to which a line of JSON is appended for each row")
     options = parser.parse_args()
     if jax.default_backend() != "gpu":
-        raise SystemExit(f"got backend {jax.default_backend()}; the kernels run on a GPU alone")
+        raise SystemExit(f"got backend {jax.default_backend()}; the kernels need a GPU")
     with lanes.alone():
         bandwidth = copy_rate()
     first, step = map(int, options.share.split("/"))

@@ -1,12 +1,12 @@
-"""Where the time of a training step on a GPU goes: its kernels by a trace, and the same step with one thing changed.
+"""Profile a training step on a GPU: the times of its kernels from a trace, and the same step with one setting changed.
 
 python -m jaxseg.bench.gpu_steps segnext_t --trace                # the step as users run it, and its kernels
 python -m jaxseg.bench.gpu_steps segnext_t --change=xla           # XLA's own depthwise convolutions
 python -m jaxseg.bench.gpu_steps unet3d_s --change=nobarrier      # without optimization barriers
-python -m jaxseg.bench.gpu_steps unet3d_s --change=nchw           # channels first in 3-D convolutions, as XLA has it
-python -m jaxseg.bench.gpu_steps segnext_t --change=untuned       # no search for algorithms and tiles: quicker to compile
-python -m jaxseg.bench.gpu_steps segnext_t --change=nographs      # every kernel launched by itself, no CUDA graphs
-python -m jaxseg.bench.gpu_steps segnext_t --change=float32       # float32 with TF32 in place of bfloat16
+python -m jaxseg.bench.gpu_steps unet3d_s --change=nchw           # channels first in 3-D convolutions, XLA's default
+python -m jaxseg.bench.gpu_steps segnext_t --change=untuned       # no autotuning of algorithms and tiles: compiles faster
+python -m jaxseg.bench.gpu_steps segnext_t --change=nographs      # every kernel launched separately, no CUDA graphs
+python -m jaxseg.bench.gpu_steps segnext_t --change=float32       # float32 with TF32 instead of bfloat16
 """
 
 import argparse
@@ -29,11 +29,11 @@ CHANGES = {
     "nchw": {"XLA_FLAGS": f"{NHWC}=false"},
     "untuned": {"XLA_FLAGS": "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"},
 }
-TOP = 15  # kernels that are listed
+TOP = 15  # number of kernels to list
 
 
 def measured(name: str, change: str, quick: bool, trace: bool) -> dict:
-    """Milliseconds of a step, seconds to compile it, memory, and what its kernels take."""
+    """Milliseconds of a step, seconds to compile it, memory, and the times of its kernels."""
     import jax
 
     from jaxseg.bench import clock, lanes, machine, models
@@ -66,7 +66,7 @@ def measured(name: str, change: str, quick: bool, trace: bool) -> dict:
 
 
 def traced(call, steps: int = 5) -> dict:
-    """Kernels of a step, longest first, and how long the device stood idle."""
+    """The kernels of a step, the longest first, and the idle time of the device."""
     import jax
 
     with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +104,7 @@ def traced(call, steps: int = 5) -> dict:
 
 
 def kind(kernel: str) -> str:
-    """What a kernel does, by its name."""
+    """The kind of a kernel, from its name."""
     lower = kernel.lower()
     for part, found in (
         ("memcpy", "copies"),

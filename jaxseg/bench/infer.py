@@ -1,8 +1,8 @@
-"""A whole volume by sliding windows, ours beside MONAI's `sliding_window_inference` with the same network on both sides.
+"""Sliding-window inference on a whole volume, against MONAI's `sliding_window_inference` with the same network.
 
-Two cases: unet3d_xs, and a network that costs nothing (one 1x1x1 convolution), where what is left is cutting windows,
-weighting and stitching. "whole" is one volume from array to logits. "over the network" is how much longer that takes than
-the network alone on the same windows, in percent of the latter, both timed in turn in one process.
+There are two cases: unet3d_xs, and a trivial network (one 1x1x1 convolution), where nearly all time is spent on cutting,
+weighting and stitching windows. "whole" is one volume from array to logits. "over the network" is the additional time relative to
+the network alone on the same windows, in percent; both are timed alternately in one process.
 """
 
 import functools
@@ -18,7 +18,7 @@ CHANNELS, CLASSES, OVERLAP = 4, 4, 0.25
 
 
 def works(name: str, options: Options) -> dict[str, dict]:
-    """Both figures of a case. The results differ by the order of float32 sums alone, by more in a network."""
+    """Both measurements of a case, with tolerances (without a network the results differ only by the order of float32 sums)."""
     tolerance = 1e-5 if name == "1x1x1" else 1e-4
     found = {"whole": {"size": "x".join(map(str, (*_size(options), CHANNELS))), "tolerance": tolerance}}
     if name == "unet3d_xs":
@@ -31,7 +31,7 @@ def _size(options: Options) -> tuple[int, int, int]:
 
 
 def _size_over(options: Options) -> tuple[int, int, int]:
-    """On a CPU a smaller volume says the same of the overhead, many times."""
+    """The size for "over the network": smaller on a CPU, where it shows the same overhead with more repetitions."""
     return (48, 48, 40) if options.quick else (240, 240, 155) if options.gpu else (144, 144, 96)
 
 
@@ -59,7 +59,7 @@ def matrix():
 
 
 def ours(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
-    """`infer.window.sliding_window`, its accumulators on the device."""
+    """jaxseg's `infer.window.sliding_window`, with accumulators on the device."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -132,7 +132,7 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
 
 
 def _over(whole: Callable, network: Callable, calls: int, finish: Callable, facts: dict) -> TimedCall:
-    """The percentage as a finished figure: `calls` windows through the network, against the whole."""
+    """The percentage as a finished figure: the time of the whole against `calls` calls of the network alone."""
     blocks = {
         "whole": lambda runs: clock.block(whole, runs, finish),
         "network": lambda runs: clock.block(lambda: [network() for _ in range(calls)][-1], runs, finish),
@@ -152,7 +152,7 @@ def _over(whole: Callable, network: Callable, calls: int, finish: Callable, fact
 
 
 def peer(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
-    """MONAI's, blending with Gaussian weights in one pass; the network in its fastest mode."""
+    """MONAI's sliding window with Gaussian blending; the network runs in its fastest mode."""
     import numpy as np
     import torch
     from monai.inferers import sliding_window_inference

@@ -1,6 +1,6 @@
-"""Several benches on one GPU at once: they build and compile side by side, and each has the machine to itself while it is timed.
+"""Run several benchmarks on one GPU: they compile in parallel, but each has the machine for itself while it is timed.
 
-On a card that is at hand for minutes, compiling is most of the time, and one program compiles on a few of the host's cores.
+Most of the time of a benchmark is compilation, which uses only a few cores of the host.
 """
 
 import contextlib
@@ -11,11 +11,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-FOLDER = "JAXSEG_BENCH_LANES"  # environment variable: a folder with a file per lane, named after its process group
+FOLDER = "JAXSEG_BENCH_LANES"  # environment variable: a folder with one file per lane, named after its process group
 
 
 def join(folder: Path, group: int) -> Path:
-    """Register the process group of a lane; remove the file when the lane has ended."""
+    """Register the process group of a lane by a file, which is removed when the lane ends."""
     path = folder / str(group)
     path.touch()
     return path
@@ -23,7 +23,7 @@ def join(folder: Path, group: int) -> Path:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """A context in which the processes of all other lanes are stopped; one lane at a time. Does nothing without lanes."""
+    """Stop the processes of all other lanes within the block, for one lane at a time. Does nothing without lanes."""
     folder = os.environ.get(FOLDER)
     if not folder:
         yield
@@ -34,7 +34,7 @@ def alone() -> Iterator[None]:
         try:
             for group in others:
                 _signal(group, signal.SIGSTOP)
-            time.sleep(0.1)  # what they had given to the card ends
+            time.sleep(0.1)  # the work that they have already queued on the GPU finishes
             yield
         finally:
             for group in others:

@@ -1,4 +1,4 @@
-"""What a table was measured on: date, processor or accelerator, versions, and the memory marks of this process."""
+"""Description of the machine for a table (date, processor or accelerator, versions), and peak memory of this process."""
 
 import ctypes
 import datetime
@@ -13,7 +13,7 @@ PACKAGES = ("jax", "flax", "numpy", "torch", "monai", "transformers", "scipy")
 
 
 def describe() -> dict[str, str]:
-    """Column -> text. Starts no backend: an accelerator is named by its driver's own tool."""
+    """The columns that describe the machine, {column: text}. No backend is started: the driver's tool names the accelerator."""
     return {
         "date": datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
         "machine": accelerator() or processor(),
@@ -25,12 +25,12 @@ def describe() -> dict[str, str]:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def accelerator() -> str:
-    """Name and driver of the first GPU; "" where there is none or JAX_PLATFORMS asks for the CPU."""
+    """Name and driver of the first GPU; "" if there is none or JAX_PLATFORMS selects the CPU."""
     if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
         return ""
     try:
@@ -56,7 +56,7 @@ def processor() -> str:
 
 
 def version(package: str) -> str:
-    """Installed version, "" where it is not."""
+    """Installed version of a package, "" if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -64,12 +64,12 @@ def version(package: str) -> str:
 
 
 class Peak:
-    """The high-water mark of memory over what there was before the first call, MiB.
+    """Peak memory in MiB, minus the memory in use before the first call.
 
-    Make it when weights and inputs are in place; `reset` after the first calls; `read` after some more. On a GPU it is
-    the allocator's own mark (jax's never resets), weights included; on a CPU the process's resident memory: Linux resets
-    VmHWM on request. A process that compiles keeps the compiler's own heap, far more than a step needs, so there is no
-    honest mark of it on a CPU: `read` gives None with `compiles`, and XLA's figure stands alone.
+    Create it when weights and inputs are in memory, call `reset` after the first calls, and `read` after some more. On a GPU it
+    is the allocator's peak (which jax never resets), including weights; on a CPU it is the peak of the resident memory (VmHWM,
+    which Linux resets on request). A process that compiles keeps the compiler's heap, which is far larger than a step's memory;
+    on a CPU `read` therefore returns None with `compiles`, and only XLA's planned memory is reported.
     """
 
     def __init__(self, gpu: bool, *, compiles: bool = False):

@@ -1,13 +1,13 @@
-"""Networks beside medicai's (Keras 3 on its JAX backend), the other library that trains them on JAX: forward pass and training
-step as its users run them, `predict_on_batch` and `train_on_batch`, with every network's own initial values and dropouts.
+"""Comparison with medicai (Keras 3 with the JAX backend), another library that trains these networks with JAX: forward pass and
+training step as its users run them (`predict_on_batch`, `train_on_batch`), with each library's own initial values and dropout.
 
-medicai pins its own packages, so that its side runs in an environment of its own:
+medicai pins versions of its packages, so that it needs a separate environment:
 
     python -m venv /tmp/medicai && /tmp/medicai/bin/pip install medicai==0.0.4 keras jax==0.10.2
     JAXSEG_MEDICAI=/tmp/medicai/bin/python python -m jaxseg.bench --suite=medicai --peers
 
-Numbers of parameters differ a little (the note has both), hence no results are compared. Seconds until the first step has
-ended are in the columns of compilation.
+Numbers of parameters differ slightly (the note has both), so that results are not compared. The compilation columns have the
+seconds until the end of the first step.
 """
 
 import os
@@ -19,11 +19,11 @@ from jaxseg.bench import machine
 from jaxseg.bench.side import Options, TimedCall
 from jaxseg.types import ConfigError
 
-INTERPRETER = "JAXSEG_MEDICAI"  # names the Python in whose environment medicai is
+INTERPRETER = "JAXSEG_MEDICAI"  # environment variable: the Python of an environment with medicai
 
 
 class MedicaiCase(NamedTuple):
-    """[B, *S, C], classes, and the class of medicai with its encoder."""
+    """Input shape [B, *S, C], number of classes, and medicai's class with its encoder."""
 
     shape: tuple[int, ...]
     quick: tuple[int, ...]
@@ -39,10 +39,10 @@ CASES = {
 
 
 def interpreter() -> str:
-    """The Python that medicai's side runs in.
+    """The Python interpreter for medicai.
 
     Raises:
-      ConfigError: it is not named.
+      ConfigError: the environment variable is not set.
     """
     if not os.environ.get(INTERPRETER):
         raise ConfigError(f"got no {INTERPRETER}; set it to the Python of an environment with medicai (jaxseg/bench/medicai.py)")
@@ -59,7 +59,7 @@ def _shape(name: str, options: Options) -> tuple[int, ...]:
 
 
 def ours(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
-    """`Network.apply` under jit and `train.step`, in float32."""
+    """jaxseg's `Network.apply` under jit and `train.step`, in float32."""
     import math
 
     import jax
@@ -106,7 +106,7 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
 
     def ready(run: Callable) -> TimedCall:
         begin = time.perf_counter()
-        run()  # both return numpy: nothing is left to wait for
+        run()  # both return numpy arrays, so that there is nothing to wait for
         return TimedCall(run, lambda result: None, {**facts, "compile_s": time.perf_counter() - begin})
 
     return {

@@ -1,8 +1,8 @@
-"""Forward pass and training step of the networks, ours and PyTorch's, with the same weights on the same arrays.
+"""Forward pass and training step of the networks in jaxseg and PyTorch, with the same weights and inputs.
 
-Ours is what users run: `Network.apply` under jit, and `train.step` (loss, gradient, AdamW, guards against non-finite
-values), no augmentation, all dropouts off on both sides. On a GPU both compute in bfloat16; there logits are compared in
-float32 first, with TF32 off.
+jaxseg's side is what users run: `Network.apply` under jit, and `train.step` (loss, gradient, AdamW, guards against non-finite
+values). There is no augmentation and no dropout on either side. On a GPU both compute in bfloat16; the logits are first compared
+in float32 without TF32.
 """
 
 import collections
@@ -17,7 +17,7 @@ from jaxseg.bench.side import Options, TimedCall
 
 
 class NetworkCase(NamedTuple):
-    """A network and the images it is measured on: [B, *S] on a GPU, on a CPU and in the quick bench."""
+    """A network and its input sizes [B, *S] on a GPU, on a CPU and in the quick benchmark."""
 
     gpu: tuple[int, ...]
     cpu: tuple[int, ...]
@@ -25,7 +25,9 @@ class NetworkCase(NamedTuple):
     options: dict = {}
     channels: int = 3
     classes: int = 1
-    aux: tuple[float, ...] = ()  # weights of auxiliary outputs; with any, training is nnU-Net's: Dice and cross-entropy, SGD
+    aux: tuple[
+        float, ...
+    ] = ()  # weights of auxiliary outputs; if there are any, training is nnU-Net's (Dice and cross-entropy, SGD)
 
     def shape(self, options: Options) -> tuple[int, ...]:
         """[B, *S, C]."""
@@ -33,7 +35,7 @@ class NetworkCase(NamedTuple):
 
 
 LR = 1e-4
-CHECKED = 2  # examples whose logits are compared
+CHECKED = 2  # number of examples whose logits are compared
 _NO_DROP = dict(drop_path=0.0, dropout=0.0)
 _SEGNEXT = dict(ham_bases="buffer", **_NO_DROP)
 _SEGFORMER = dict(block_eps=1e-5, **_NO_DROP)  # transformers 5 has PyTorch's eps in the blocks too
@@ -65,10 +67,10 @@ CASES: dict[str, NetworkCase] = {
 
 
 def works(name: str, options: Options) -> dict[str, dict]:
-    """What is measured of a case.
+    """The measurements of a case.
 
-    Training steps are compared by the losses of the first two. The second amplifies rounding: Adam's first update is the
-    sign of the gradient, and biases in front of a BatchNorm have a gradient of rounding errors alone.
+    Training steps are compared by the losses of the first two steps. The second loss amplifies rounding errors: Adam's first
+    update is the sign of the gradient, and the gradient of a bias before a BatchNorm consists of rounding errors.
     """
     size = "x".join(map(str, CASES[name].shape(options))) + "".join(f", {k} {v}" for k, v in narrowed(name, options).items())
     return {
@@ -86,7 +88,7 @@ def case_options(name: str, options: Options) -> dict:
 
 
 def narrowed(name: str, options: Options) -> dict:
-    """What is thinner than the variant's own where that would take minutes: half of Swin UNETR on a CPU."""
+    """Options that make a network narrower where it would take minutes (Swin UNETR on a CPU)."""
     if name == "swin_unetr" and not options.gpu:
         return {"width": 24}
     quick = {"unet_base": (4, 8, 8, 8, 8), "nnunet_plain": (4, 8, 8, 8, 8, 8)}
@@ -94,7 +96,7 @@ def narrowed(name: str, options: Options) -> dict:
 
 
 def arrays(shape: tuple[int, ...], classes: int):
-    """(image, mask): the same on both sides, drawn by numpy."""
+    """Random (image, mask) from numpy, the same on both sides."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -102,7 +104,7 @@ def arrays(shape: tuple[int, ...], classes: int):
 
 
 def ours(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
-    """work -> a function that compiles it."""
+    """{measurement: function that compiles it}."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -146,7 +148,7 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
 
 
 def full_precision(function, *arguments):
-    """The result in float32 without TF32, from whichever algorithms compile fastest: for comparing, never for timing."""
+    """The result in float32 without TF32, compiled without autotuning: for comparisons, not for timing."""
     import jax
 
     with jax.default_matmul_precision("highest"):
@@ -200,7 +202,7 @@ def step_call(
     first: list[float] | None = None,
     aux: tuple[float, ...] = (),
 ) -> TimedCall:
-    """`training` on one batch, over and over; `first` receives the losses of the first two steps."""
+    """Repeated training steps on one batch; the losses of the first two steps are appended to `first`."""
     step, held, batch = training(network, params, state, image, mask, classes, dtype, aux)
     first = [] if first is None else first
 
@@ -215,7 +217,7 @@ def step_call(
 
 
 def compiled(function, arguments, peak: machine.Peak, facts: dict, caller: Callable | None = None) -> TimedCall:
-    """A jitted function compiled for these arguments: seconds until its first call ended, memory."""
+    """Compile a jitted function for these arguments; records the seconds until the end of its first call, and its memory."""
     import jax
 
     start = time.perf_counter()
@@ -231,14 +233,14 @@ def compiled(function, arguments, peak: machine.Peak, facts: dict, caller: Calla
 
 
 def calls(executable) -> dict[str, int]:
-    """Library calls and movements of data in a compiled program: custom-call target, "transpose" or "copy" -> how many."""
+    """Numbers of library calls and data movements in a compiled program: {custom-call target, "transpose" or "copy": number}."""
     text = executable.as_text()
     found = re.findall(r'custom_call_target="([^"]+)"|= \S+ (transpose|copy)\(', text)
     return dict(collections.Counter(a or b for a, b in found))
 
 
 def planned(executable) -> float | None:
-    """MiB that XLA plans for one call: arguments, outputs that are not arguments, scratch. None where it does not say."""
+    """MiB that XLA plans for one call: arguments, outputs that are not arguments, scratch memory. None if it is unknown."""
     memory = executable.memory_analysis()
     if memory is None:
         return None
@@ -270,7 +272,7 @@ def _seconds(f: Callable, a) -> float:
 
 
 def peer(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
-    """The same of PyTorch's network, in its fastest execution mode; leaves its weights for ours."""
+    """The same for PyTorch's network, in its fastest execution mode; its weights are saved for jaxseg's side."""
     import copy
 
     import numpy as np

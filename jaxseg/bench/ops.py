@@ -1,9 +1,9 @@
-"""Operations outside the networks: distance transform and components beside scipy, convolutions and attention beside PyTorch; on
-a GPU every hand-written kernel beside XLA's program of its reference implementation.
+"""Single operations: distance transform and connected components against scipy, convolutions and attention against PyTorch; on a
+GPU every hand-written kernel against XLA's program of its reference implementation.
 
-The convolutions are some of the shapes of `ops.conv.cpu.table`, forward and both gradients, in float32 as `ops.conv.bench` has
-them; it prints the whole table. The kernels' work is `bench.gpu_rows`, in bfloat16; its notes say which share of a copy's
-bandwidth a kernel reaches for the bytes that it must move.
+The convolutions are some of the shapes of `ops.conv.cpu.table`, forward and both gradients, in float32 (`ops.conv.bench` prints
+the whole table). The kernels are those of `bench.gpu_rows`, in bfloat16; their notes have the memory bandwidth as a fraction of
+that of a copy.
 """
 
 import functools
@@ -16,14 +16,14 @@ from jaxseg.bench.side import Options, TimedCall
 MASKS = ("distance_transform", "signed_distance", "components", "largest_component")
 CONVOLUTIONS = ("dense 3x3 64^2 x 64", "depthwise 1x21 64^2 x 64", "dense 3^3 32^3 x 32", "depthwise 13^3 16^3 x 32")
 DIRECTIONS = ("forward", "input_gradient", "weight_gradient")
-KERNELS = ("depthwise", "attention")  # how the rows of `bench.gpu_rows` begin
+KERNELS = ("depthwise", "attention")  # starts of the row names of `bench.gpu_rows`
 WINDOWS = "window attention"
 CASES = (*MASKS, *CONVOLUTIONS, WINDOWS, *KERNELS)
-COMPARED = 2**20  # numbers of a kernel's result, spread over it
+COMPARED = 2**20  # how many numbers of a kernel's result are compared
 
 
 def works(name: str, options: Options) -> dict[str, dict]:
-    """One call on one volume; the three directions of a convolution; every row of a kind of kernel, on a GPU alone."""
+    """The measurements of an operation: one call on a volume, the three directions of a convolution, or rows of GPU kernels."""
     if name in KERNELS:
         # 4 % of the largest value, which is some five standard deviations: bfloat16 has 8 bits, on both sides
         return {work: {"tolerance": 0.2, "bytes": row.bytes} for work, row in kernels(name).items()} if options.gpu else {}
@@ -60,7 +60,7 @@ def _kernel(work: str, make: Callable, which: str, options: Options, facts: Call
 
 
 def ours(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
-    """Compiled, the arrays on the device."""
+    """jaxseg's compiled operations, with arrays on the device."""
     if name in KERNELS:
         from jaxseg.bench.gpu_rows import copy_rate
         from jaxseg.bench.models import matmul_rate
@@ -93,7 +93,7 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
 
     def call() -> TimedCall:
         mask = volume(_edge(options))
-        if "component" in name and not options.gpu:  # a mask on the host is labelled there
+        if "component" in name and not options.gpu:  # masks in host memory are labelled on the host
             made = TimedCall(lambda: function(mask), lambda result: None, {})
         else:
             made = compiled(jax.jit(function), (jax.device_put(mask),), machine.Peak(options.gpu, compiles=True), {})

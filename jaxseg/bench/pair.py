@@ -1,4 +1,4 @@
-"""Two processes asked in turn, ours and a peer's: interleaved times, results compared, one row for each work."""
+"""A pair of processes, jaxseg's and a peer's, that are timed alternately and whose results are compared: one row per task."""
 
 import contextlib
 import json
@@ -22,12 +22,12 @@ from jaxseg.utils.process import convolve_channels_last
 
 
 class SideFailed(RuntimeError):
-    """A side ended, hung or reported an error; the message is for the row's note."""
+    """One side ended, hung or reported an error; the message becomes the row's note."""
 
 
 class Process:
-    """A side in its own process, which stands still with all processes that it starts while it is not asked anything: what a
-    peer's workers read ahead would be taken from the time of ours."""
+    """One side in its own process. The process and its children are stopped while they are not asked, because work in the
+    background (such as workers that read ahead) would disturb the timing of the other side."""
 
     def __init__(self, suite: str, name: str, which: str, options: Options, until: float, log):
         self.which, self._until = which, until
@@ -83,7 +83,7 @@ class Process:
 
 
 def environment(gpu: bool) -> dict[str, str]:
-    """Both sides alike: as many threads as there are cores; on a CPU huge pages; on a GPU memory taken as it is needed."""
+    """The environment of both sides: as many threads as cores, huge pages on a CPU, no preallocation of memory on a GPU."""
     threads = str(machine.cores())
     wanted = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     wanted |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if gpu else {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
@@ -97,12 +97,12 @@ def rows(suite: str, name: str, works: dict[str, dict], options: Options, *, sec
 
     Args:
       suite, name: a suite's module and one of its cases.
-      works: call -> {"tolerance": of the results, "unit": of the row, "size": of the work, "bytes": that a call must move}.
-      seconds: of timing for each work.
-      limit: seconds that the whole pair may take.
-      log: file for what the processes print.
+      works: {task: {"tolerance": for the results, "unit": of the row, "size": of the task, "bytes": that a call must move}}.
+      seconds: seconds of timing for each task.
+      limit: time limit in seconds for the whole pair.
+      log: file for the output of the processes.
     Yields:
-      a Row each; what went wrong is in its note, and the other side's figure stays.
+      A Row for each task; errors are in its note, and the other side's figure is kept.
     """
     until = time.monotonic() + limit
     with contextlib.ExitStack() as stack:
@@ -112,7 +112,7 @@ def rows(suite: str, name: str, works: dict[str, dict], options: Options, *, sec
         sides: dict[str, Process] = {}
         for work, about in works.items():
             facts, notes = {}, []
-            for which in ("peer", "ours") if options.peers else ("ours",):  # the peer first: it leaves its weights
+            for which in ("peer", "ours") if options.peers else ("ours",):  # the peer first, because it saves its weights
                 try:
                     sides[which] = sides.get(which) or start(which)
                     facts[which] = sides[which].ask(do="prepare", call=work)

@@ -1,9 +1,9 @@
-"""PyTorch's side of `models`: the networks, and everything that PyTorch offers to run them fast.
+"""PyTorch's side of `models`: the networks, and PyTorch's ways to run them fast.
 
-An execution mode is how PyTorch runs: "channels_last" and "contiguous" (eager; cudnn.benchmark and autocast bfloat16 on a GPU),
-"compile" (channels_last under torch.compile), "graphs" (the same with mode="reduce-overhead": CUDA graphs). Each mode
-asked for is tried a few times, and the fastest is timed. Inference runs under inference_mode, training with fused
-AdamW and gradients set to None; all threads are used; no value is fetched inside the loop.
+PyTorch's execution modes are "channels_last" and "contiguous" (eager; with cudnn.benchmark and autocast to bfloat16 on a GPU),
+"compile" (channels_last with torch.compile) and "graphs" (the same with mode="reduce-overhead": CUDA graphs). Each requested mode
+is tried a few times, and the fastest is timed. Inference uses inference_mode, training fused AdamW and gradients set to None; all
+threads are used, and no value is fetched inside the loop.
 
 Networks come from transformers and MONAI where those have them, else from `ports/`.
 """
@@ -28,10 +28,12 @@ _EFFISEGNET = {"effisegnet_b0": (1.0, 1.0), "effisegnet_b4": (1.4, 1.8)}
 
 
 def network(name: str, size: tuple[int, ...], ours: dict):
-    """The PyTorch network of a case, freshly initialised, and who made it.
+    """The PyTorch network of a case with its initial weights, and its origin (library or port).
 
     Args:
-      name: of ours. size: of the image. ours: the options that ours was built with.
+      name: jaxseg's name of the network.
+      size: spatial size of the image.
+      ours: the options with which jaxseg's network is built.
     """
     channels, classes = ours["in_channels"], ours["num_classes"]
     if name in _SEGNEXT:
@@ -83,12 +85,12 @@ def network(name: str, size: tuple[int, ...], ours: dict):
         return nets.UNETR(channels, classes, size, feature_size=16), "MONAI"
     if name == "swin_unetr":
         return nets.SwinUNETR(in_channels=channels, out_channels=classes, feature_size=ours.get("width", 48)), "MONAI"
-    raise ConfigError(f"got network {name!r}; no PyTorch network of this name is known here")
+    raise ConfigError(f"got network {name!r}; the benchmark has no PyTorch counterpart for it")
 
 
 def prepared(name: str, image: np.ndarray, ours: dict, device: str = "cpu"):
-    """`network`, on the CPU, with BatchNorm statistics of the image it will see, found on `device`: at initialisation deep
-    networks send everything to a constant."""
+    """`network` on the CPU, with BatchNorm statistics of the given image, which are computed on `device`: with the initial
+    statistics the output of deep networks is nearly constant."""
     import torch
     from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -116,7 +118,7 @@ def threads() -> None:
 
 
 def save_weights(module, options: Options) -> int:
-    """Leave the state dict for our side; returns the number of parameters that take part."""
+    """Save the state dict for jaxseg's side; returns the number of parameters that are used."""
     np.savez(
         options.path("weights.npz"),
         **{k: v.numpy() for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")},
@@ -125,8 +127,7 @@ def save_weights(module, options: Options) -> int:
 
 
 def dice_cross_entropy(logits, labels):
-    """Cross-entropy and the mean Dice loss of the foreground classes, at the size of `logits`; nnU-Net's loss but for its batch
-    Dice."""
+    """Cross-entropy plus mean Dice loss of the foreground classes, at the size of `logits`: nnU-Net's loss without batch Dice."""
     import torch
 
     F = torch.nn.functional
@@ -139,7 +140,7 @@ def dice_cross_entropy(logits, labels):
 
 
 def in_mode(module, mode: str, rank: int):
-    """(the module as this mode calls it, the memory format of its input); the module is brought into that format."""
+    """(the module to call in this mode, the memory format of its input); the module is converted to this format."""
     import torch
 
     last = torch.channels_last if rank == 2 else torch.channels_last_3d
@@ -151,14 +152,14 @@ def in_mode(module, mode: str, rank: int):
 
 
 def exact(yes: bool) -> None:
-    """TF32 off for comparing values, on for timing, as XLA has it."""
+    """Switch TF32 off for comparing values, or on for timing (XLA's default)."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not yes
 
 
 def finish(options: Options) -> Callable:
-    """Waits until the device has done everything it was given."""
+    """A function that waits until the device has finished all queued work."""
     import torch
 
     return (lambda _: torch.cuda.synchronize()) if options.gpu else (lambda _: None)
@@ -172,11 +173,13 @@ def fastest(
     tries: int = 3,
     close: Callable[[str], None] | None = None,
 ) -> tuple[Callable, dict]:
-    """The fastest of the modes asked for: (call, {"mode", "compile_s": seconds until its first call ended}).
+    """The fastest of the requested modes: (call, {"mode", "compile_s": seconds until the end of its first call}).
 
     Args:
-      make: mode -> the call. wait: until a call's result is there. tries: timed calls of each, the median counts.
-      close: called with a mode that has been tried; the best is made again then.
+      make: function mode -> call.
+      wait: function that waits for a call's result.
+      tries: number of timed calls for each mode, of which the median is used.
+      close: called with a mode after it was tried; the best mode is then built again.
     """
     import torch
 

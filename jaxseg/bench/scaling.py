@@ -1,7 +1,7 @@
-"""Cost grows as the work does: time and XLA's memory against voxels, batch and number of windows, and their slopes.
+"""Scaling of time and XLA's memory with the number of voxels, the batch size and the number of windows.
 
-Slopes are of log cost against log size, fitted to the sizes of a case: 1 is linear. Theory says linear for everything here;
-a slope above 1.05 says that something grows faster than the work (small sizes pay a fixed cost, which lowers it).
+The slope of log cost against log size is fitted for each case; 1 means linear growth, which is expected for everything here. A
+slope above 1.05 means that something grows faster than the size (the fixed cost of small sizes lowers the slope).
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ EDGE = 32  # of a batch's volumes, voxels
 
 
 def sizes(name: str, options: Options) -> dict[str, int]:
-    """work -> its size: voxels, examples or windows."""
+    """{measurement: size in voxels, examples or windows}."""
     if name in _COUNTS:
         return {str(n): n for n in _COUNTS[name][: 2 if options.quick else None]}
     edges = _EDGES[name][:2] if options.quick else _EDGES[name]
@@ -36,7 +36,7 @@ def sizes(name: str, options: Options) -> dict[str, int]:
 
 
 def rows(name: str, options: Options, *, limit: float, log) -> Iterator[Row]:
-    """A row for each size, then the slopes."""
+    """The rows: one for each size, then the slopes."""
     options, counted = options._replace(peers=False), sizes(name, options)
     seconds = 0.05 if options.quick else SECONDS
     measured = list(pair.rows("scaling", name, {work: {} for work in counted}, options, seconds=seconds, limit=limit, log=log))
@@ -50,7 +50,7 @@ def rows(name: str, options: Options, *, limit: float, log) -> Iterator[Row]:
 
 
 def ours(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
-    """work -> a function that compiles it."""
+    """{measurement: function that compiles it}."""
     import jax
     import jax.numpy as jnp
     import numpy as np

@@ -1,7 +1,7 @@
-"""One side of a comparison, in a process of its own: `python -m jaxseg.bench.side SUITE NAME SIDE OPTIONS`.
+"""One side of a comparison in a separate process: `python -m jaxseg.bench.side SUITE NAME SIDE OPTIONS`.
 
-jax and PyTorch never share a process (both bring a thread pool and, on a GPU, a cuDNN). The parent, `pair.Pair`, asks
-over stdin, one JSON object a line, and reads the answers from what was stdout; whatever libraries print goes to stderr.
+jax and PyTorch never share a process, because each has a thread pool and, on a GPU, its own cuDNN. The parent (`pair.Process`)
+sends requests to stdin, one JSON object per line, and reads the answers from stdout; the output of libraries goes to stderr.
 """
 
 import importlib
@@ -19,14 +19,14 @@ from jaxseg.types import ConfigError
 
 
 class Options(NamedTuple):
-    """How the parent wants a side.
+    """Options of a side, from the parent process.
 
     Attributes:
-      folder: where the two sides of a pair leave weights and results for each other.
-      gpu: the table is of a GPU: its sizes, bfloat16.
-      quick: the smallest sizes, for tests.
-      peers: the other side runs too (and has left its weights).
-      modes: how PyTorch may run; the fastest of them is timed.
+      folder: folder in which the two sides of a pair exchange weights and results.
+      gpu: measure on a GPU, with its sizes and bfloat16.
+      quick: use the smallest sizes, for tests.
+      peers: whether the other side runs too (and has saved its weights).
+      modes: PyTorch's execution modes to try; the fastest is timed.
     """
 
     folder: str
@@ -40,12 +40,12 @@ class Options(NamedTuple):
 
 
 class TimedCall(NamedTuple):
-    """Something to be timed.
+    """A call to be timed.
 
     Attributes:
-      run: makes one call; the result may still be in the making.
-      finish: waits for a result.
-      facts: fields of the row known beforehand; with "value" that is the row's figure, and nothing is to be timed.
+      run: function that starts one call and returns its result, which need not be finished.
+      finish: function that waits for a result.
+      facts: known fields of the row; if it has "value", this is the row's figure and nothing is timed.
     """
 
     run: Callable[[], Any]
@@ -54,14 +54,14 @@ class TimedCall(NamedTuple):
 
 
 def serve(suite: str, name: str, which: str, options: Options, requests, replies) -> None:
-    """Answer "prepare CALL" with the call's facts and "time CALL RUNS" with milliseconds, until the input ends."""
+    """Answer requests until the input ends: "prepare CALL" with the call's facts, "time CALL RUNS" with milliseconds."""
     if options.gpu and which == "ours":
         import jax
 
         if jax.default_backend() != "gpu":
             raise ConfigError(
-                f"this machine has a GPU and jax runs on {jax.default_backend()!r}; install jax[cuda13], or set "
-                "JAX_PLATFORMS=cpu for a table of the CPU"
+                f"this machine has a GPU, but jax runs on {jax.default_backend()!r}; install jax[cuda13], or set "
+                "JAX_PLATFORMS=cpu to measure the CPU"
             )
     builds = getattr(importlib.import_module(f"jaxseg.bench.{suite}"), which)(name, options)
     calls: dict[str, TimedCall] = {}
@@ -71,7 +71,7 @@ def serve(suite: str, name: str, which: str, options: Options, requests, replies
         try:
             if request["do"] == "prepare":
                 start = time.perf_counter()
-                calls.clear()  # what the last work held is free for the next
+                calls.clear()  # free the memory of the previous task
                 calls[call] = builds[call]()
                 answer = {"prepare_s": time.perf_counter() - start, **calls[call].facts}
             else:

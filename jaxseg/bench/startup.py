@@ -1,8 +1,8 @@
-"""Seconds from the command to the end of the first training step: a new process each time, cold and warm.
+"""Seconds from the command to the end of the first training step, in a new process each time, cold and warm.
 
-Cold: no compilation cache. Warm: the cache that the cold run left. `python -m jaxseg.bench.startup` is the command of ours
-(the network, `train.step`, one batch); the peer's does the same in PyTorch, eager. The operating system's file cache is warm
-in all of them: one run of each, not counted, comes first.
+Cold: no compilation cache. Warm: with the cache that the cold run has written. jaxseg's process builds a network and runs
+`train.step` on one batch; the peer does the same in eager PyTorch. An uncounted run of each comes first, so that the operating
+system's file cache is always warm.
 """
 
 import json
@@ -21,7 +21,7 @@ RUNS = 3  # of each kind, in turn; medians
 
 
 def rows(name: str, options: Options, *, limit: float, log) -> Iterator[Row]:
-    """A cold row and a warm one."""
+    """The rows: a cold and a warm start."""
     edge, until = 64 if options.quick else 256, time.monotonic() + limit
     found: dict[str, list[dict]] = {"cold": [], "warm": [], "peer": []}
     notes: dict[str, str] = {}
@@ -54,7 +54,7 @@ def rows(name: str, options: Options, *, limit: float, log) -> Iterator[Row]:
 
 
 def _run(name: str, which: str, edge: int, cache: str, options: Options, until: float, log) -> dict:
-    """One process; its report, with the seconds that the parent saw."""
+    """Run one process; returns its report, with the seconds that the parent measured."""
     env = pair.environment(options.gpu)
     if cache:
         env |= {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
@@ -73,7 +73,7 @@ def _run(name: str, which: str, edge: int, cache: str, options: Options, until: 
 
 
 def ours(name: str, edge: int, gpu: bool) -> dict:
-    """Build the network and the step, run one step; counts what XLA compiled."""
+    """Build the network and the step, run one step, and count the programs that XLA compiled."""
     import jax
 
     from jaxseg.bench.models import arrays, training

@@ -1,4 +1,4 @@
-"""Rows of the bench: appended to a CSV as they come, shown as a markdown table at the end."""
+"""Rows of the benchmark: appended to a CSV file as they are measured, shown as a Markdown table at the end."""
 
 import csv
 import dataclasses
@@ -10,22 +10,23 @@ from jaxseg.types import ConfigError
 
 @dataclasses.dataclass
 class Row:
-    """One piece of work, ours beside a peer's. Numbers that were not measured are None and print as "-".
+    """One measurement of jaxseg and a peer. Numbers that were not measured are None and printed as "-".
 
     Attributes:
-      suite, name, work: what was measured, from the suite to the call.
-      size: of the work.
-      unit: of `ours` and `peer_value`: ms (smaller is better) or a rate such as samples/s (larger is better).
-      ours, peer_value: medians. peer: who, and in which mode.
-      runs: calls behind our median.
-      parameters: of the network, the same on both sides.
-      error: largest difference of the two results over their standard deviation.
-      compile_s, peer_compile_s: seconds until the first call ended.
-      xla_mb: what XLA plans for one call: arguments, outputs and scratch, MiB.
-      peak_mb, peer_peak_mb: the device's high-water mark; on a CPU what the peer's process grew by while calls ran, MiB.
-      mfu: model FLOP of the call over its time, as a fraction of a matrix product's rate in the same process.
-      note: conditions, or why there is no figure.
-      ratio: ours / peer_value; None where the results differ or a side is missing. `FAILED` stands in the table then.
+      suite, name, work: what was measured: suite, case and task.
+      size: size of the input.
+      unit: unit of `ours` and `peer_value`: ms (smaller is better) or a rate such as samples/s (larger is better).
+      ours, peer_value: medians of jaxseg and the peer.
+      peer: the peer and its mode.
+      runs: number of calls in jaxseg's median.
+      parameters: number of parameters of the network, the same on both sides.
+      error: largest difference of the two results in standard deviations.
+      compile_s, peer_compile_s: seconds until the end of the first call.
+      xla_mb: memory that XLA plans for one call (arguments, outputs and scratch), MiB.
+      peak_mb, peer_peak_mb: peak memory of the device; on a CPU the growth of the peer's process during calls, MiB.
+      mfu: FLOP/s of the call, as a fraction of that of a matrix product in the same process.
+      note: conditions, or the reason why a figure is missing.
+      ratio: ours / peer_value; None if the results differ (`FAILED` in the table) or one side is missing.
     """
 
     suite: str
@@ -49,7 +50,7 @@ class Row:
     ratio: float | str | None = None
 
     def with_ratio(self, tolerance: float | None = None, peer_parameters: int | None = None) -> "Row":
-        """The same row with its ratio, or FAILED where results differ by more than `tolerance` or networks in size."""
+        """The row with its ratio, or FAILED if results differ by more than `tolerance` or networks differ in size."""
         notes = [self.note] if self.note else []
         if None not in (self.parameters, peer_parameters) and self.parameters != peer_parameters:
             notes.append(f"{self.parameters} parameters here, {peer_parameters} there")
@@ -58,7 +59,7 @@ class Row:
             notes.append(f"results differ by more than {tolerance:g}")
             return dataclasses.replace(self, ratio="FAILED", note="; ".join(notes))
         if self.ours is None or not self.peer_value or self.unit == "%":
-            return self  # a quotient of two differences says nothing
+            return self  # the ratio of two differences is meaningless
         return dataclasses.replace(self, ratio=self.ours / self.peer_value)
 
 
@@ -67,13 +68,13 @@ TEXTS = [f.name for f in dataclasses.fields(Row) if f.type is str]
 
 
 class ResultsFile:
-    """A CSV file of rows with the machine beside each; grows row by row, over as many runs as its folder is given.
+    """A CSV file of rows, each with a description of the machine, to which several runs may append.
 
     Args:
-      path: the file; made if absent.
-      machine: from `machine.describe`.
+      path: the file, which is created if absent.
+      machine: the result of `machine.describe`.
     Raises:
-      ConfigError: the file is of other columns.
+      ConfigError: the file has other columns.
     """
 
     def __init__(self, path: Path, machine: dict[str, str]):
@@ -84,7 +85,9 @@ class ResultsFile:
             self._append(header)
         with open(path, newline="") as file:
             if next(csv.reader(file), []) != header:
-                raise ConfigError(f"{path} has other columns than this bench writes; choose another --output or remove it")
+                raise ConfigError(
+                    f"{path} has other columns than this version writes; choose another --output or remove the file"
+                )
 
     def add(self, row: Row) -> None:
         """Append a row to the file."""
@@ -127,7 +130,7 @@ COLUMNS = (
 
 
 def markdown(rows: Sequence[Row], machine: dict[str, str]) -> str:
-    """The table of each suite, the machine above; columns that no row fills are left out."""
+    """The tables of all suites below a description of the machine; columns without values are left out."""
     lines = [", ".join(f"{k} {v}" for k, v in machine.items() if v), ""]
     for suite in dict.fromkeys(r.suite for r in rows):
         cells = [[form.format(**shown(r)) for _, form in COLUMNS] for r in rows if r.suite == suite]
@@ -138,12 +141,12 @@ def markdown(rows: Sequence[Row], machine: dict[str, str]) -> str:
 
 
 def shown(row: Row) -> dict[str, str]:
-    """The fields as text of three figures."""
+    """The fields as text, with three significant figures."""
     return {k: v if isinstance(v, str) else "-" if v is None else number(v) for k, v in dataclasses.asdict(row).items()}
 
 
 def number(value: float) -> str:
-    """Three significant figures, no exponent for what people read as a count."""
+    """A number with three significant figures, and no exponent in a usual range."""
     if value == 0 or 1e-3 <= abs(value) < 1e6:
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return f"{value:.1e}"

@@ -387,6 +387,6 @@ def _check_volumes(flat: dict[str, Any]) -> None:
         )
     rule(flat, "data.target", flat["data.target"] == "labels", "needs data.rank=2; leave it at 'labels'")
     if flat["data.whole"]:
-        rule(flat, "data.regions", not flat["data.regions"], "data.whole=True has no regions; set it to False")
+        rule(flat, "data.regions", not flat["data.regions"], "data.whole=True has no regions; set data.whole to False")
         rule(flat, "infer.roi", not flat["infer.roi"], "needs data.whole=False; leave this key out")
         rule(flat, "eval.lesions", not flat["eval.lesions"], "data.whole=True has no tumour regions; set this to ''")

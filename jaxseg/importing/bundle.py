@@ -1,12 +1,12 @@
-"""What a MONAI bundle's JSON says of inference: network, preparation, windows, what becomes of the logits, names of the classes.
+"""Read the inference settings of a MONAI bundle: network, preparation, windows, post-processing, names of channels and classes.
 
-    BUNDLE/configs/inference.json  network_def, preprocessing, inferer, postprocessing: objects by "_target_", joined by "@id"
+    BUNDLE/configs/inference.json  network_def, preprocessing, inferer, postprocessing: objects with "_target_", references "@id"
     BUNDLE/configs/metadata.json   names of channels and classes ("channel_def")
     BUNDLE/models/model.pt         the weights
 
-Nothing of it is run: what is a Python expression ("$...") and no literal counts as not stated, and must be given on the command
-line. A transform or an argument without a counterpart here is refused by name, so that an imported network never sees other
-images than it learnt.
+No code is run: a Python expression ("$...") that is not a literal counts as missing, and must be given on the command line. An
+unsupported transform or argument is refused by name, so that an imported network never gets images that were prepared
+differently from those it was trained on.
 
 Source: MONAI, monai/bundle (configuration), monai/transforms/spatial and /intensity, monai/inferers.
 """
@@ -24,30 +24,30 @@ from jaxseg.utils.guard import shown
 
 INFERENCE, METADATA = "configs/inference.json", "configs/metadata.json"
 WEIGHTS = ("models/model.pt", "models/model.ts")
-NEUTRAL = {  # which change no value, or say how files are read and written
+NEUTRAL = {  # transforms that change no values, or only read and write files
     *("LoadImage", "EnsureChannelFirst", "AddChannel", "AsChannelFirst", "EnsureType", "ToTensor", "ToDevice", "CastToType"),
     *("SaveImage", "Identity", "DeleteItems"),
 }
-FREE = 3e38  # beyond every intensity: no clipping
+FREE = 3e38  # larger than any intensity: no clipping
 MOST_DEPTH = 32  # of references to references
 
 
 class Settings(NamedTuple):
-    """What is said; None where nothing is.
+    """The settings of a bundle; None for those that it does not state.
 
     Attributes:
       network: (name of MONAI's class, its arguments).
       spacing: mm along the axes of the orientation; () for the scan's own.
       orientation: one of `geometry.ORIENTATIONS`.
       intensity: a value of data.intensity.
-      together: statistics are those of all channels together.
+      together: whether statistics are computed over all channels together.
       statistics: (lowest, highest, mean, standard deviation) for "ct_zscore".
-      filter: a value of data.filter: whether intensities come after the resampling.
-      window: voxels of the sliding window.
-      overlap: of neighbouring windows.
+      filter: a value of data.filter; it also determines whether intensities are scaled after resampling.
+      window: size of the sliding window in voxels.
+      overlap: overlap of neighbouring windows, as a fraction.
       blend: a value of infer.blend.
       activation: "softmax" or "sigmoid".
-      threshold: of a sigmoid.
+      threshold: probability threshold for sigmoid outputs.
       channels: names of the inputs.
       classes: names of the outputs, without the background of a softmax.
     """
@@ -69,21 +69,21 @@ class Settings(NamedTuple):
 
 
 class Expression(str):
-    """A Python expression of the JSON, which is not run."""
+    """A Python expression in the JSON, which is not evaluated."""
 
 
 def read(folder: Path) -> Settings:
-    """What a bundle's folder states.
+    """Read the settings of a bundle's folder.
 
     Raises:
-      DataError: no readable configs/inference.json.
-      MismatchError: something in it that has no counterpart here.
+      DataError: there is no readable configs/inference.json.
+      MismatchError: the bundle uses something that jaxseg does not support.
     """
     if not (folder / INFERENCE).is_file():
-        raise DataError(f"{folder}: holds no {INFERENCE}; give a bundle's folder, or its weights with --network", "DATA_TABLE")
+        raise DataError(f"{folder}: has no {INFERENCE}; give a bundle's folder, or a weight file with --network", "DATA_TABLE")
     content = guard.read_json(folder / INFERENCE)
     if not isinstance(content, Mapping):
-        raise DataError(f"{folder / INFERENCE}: holds {shown(content)}; a bundle's is a table of objects", "DATA_TABLE")
+        raise DataError(f"{folder / INFERENCE}: holds {shown(content)}; must be a JSON object", "DATA_TABLE")
     part = lambda *names: next((resolved(content, content[name]) for name in names if name in content), None)
     try:
         prepared = _preparation(_steps(part("preprocessing")))
@@ -94,13 +94,13 @@ def read(folder: Path) -> Settings:
         if isinstance(error, DataError | MismatchError):
             raise
         said = f"{type(error).__name__} {guard.one_line(str(error))[:80]}"
-        raise DataError(f"{folder / INFERENCE}: is no bundle's: {said}", "DATA_TABLE") from error
+        raise DataError(f"{folder / INFERENCE}: is not a bundle's configuration: {said}", "DATA_TABLE") from error
 
 
 def resolved(content: Mapping[str, Any], value: Any, depth: int = 0) -> Any:
-    """A value with its references ("@id", "@id::entry") replaced by what they name; other expressions are `Expression`s."""
+    """A value with its references ("@id", "@id::entry") replaced by their values; other expressions become `Expression`s."""
     if depth > MOST_DEPTH:
-        raise MismatchError(f"references of {INFERENCE} lead in a circle or more than {MOST_DEPTH} deep; write the values out")
+        raise MismatchError(f"references in {INFERENCE} are circular or more than {MOST_DEPTH} deep; replace them by values")
     deeper = lambda v: resolved(content, v, depth + 1)
     if isinstance(value, Mapping):
         return {key: deeper(v) for key, v in value.items()}
@@ -135,7 +135,7 @@ def _object(found: Any) -> tuple[str, dict[str, Any]] | None:
 
 
 def _steps(composed: Any) -> list[tuple[str, dict[str, Any]]] | None:
-    """(name without the ending of its dictionary form, arguments) of a Compose's transforms; None where none is stated."""
+    """(class name without the suffix "d", arguments) of a Compose's transforms; None if there is none."""
     made = _object(composed)
     if made is None:
         return None
@@ -146,7 +146,9 @@ def _steps(composed: Any) -> list[tuple[str, dict[str, Any]]] | None:
     for entry in listed:
         one, off = _object(entry), entry.get("_disabled_", False) if isinstance(entry, Mapping) else False
         if one is None or isinstance(off, Expression):
-            raise MismatchError(f"{INFERENCE}: the transform {shown(entry)} is an expression, which is not run; write it out")
+            raise MismatchError(
+                f"{INFERENCE}: the transform {shown(entry)} is an expression, which is not evaluated; replace it by a value"
+            )
         if not off:
             steps.append((re.sub(r"(d|D|Dict)$", "", one[0]), one[1]))
     return steps
@@ -164,11 +166,9 @@ def _preparation(steps: list[tuple[str, dict]] | None) -> dict[str, Any]:
             raise _unknown("preprocessing", name, (*_PREPARATIONS, *sorted(NEUTRAL)))
         kind, make = _PREPARATIONS[name]
         if kind in order:
-            raise MismatchError(f"{INFERENCE}: preprocessing has a second transform for {kind}, {name}; one is imported")
+            raise MismatchError(f"{INFERENCE}: preprocessing has a second transform for {kind}, {name}; only one is supported")
         if kind == "orientation" and "spacing" in order:
-            raise MismatchError(
-                f"{INFERENCE}: Orientation comes after Spacing, whose numbers are then of other axes; put it before"
-            )
+            raise MismatchError(f"{INFERENCE}: Orientation comes after Spacing, which is not supported; put Orientation first")
         order.append(kind)
         found |= make(given)
     looks_around = found["intensity"] != "none" and "spacing" in order
@@ -180,7 +180,7 @@ def _preparation(steps: list[tuple[str, dict]] | None) -> dict[str, Any]:
 def _orientation(given: Mapping[str, Any]) -> dict[str, Any]:
     codes = given.get("axcodes")
     if isinstance(codes, Expression) or str(codes).lower() not in ("ras", "lps"):
-        raise MismatchError(f"{INFERENCE}: Orientation with axcodes {shown(codes)} has no counterpart here; RAS and LPS have")
+        raise MismatchError(f"{INFERENCE}: Orientation with axcodes {shown(codes)} is not supported; must be RAS or LPS")
     return {"orientation": str(codes).lower()}
 
 
@@ -208,10 +208,10 @@ def _range(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def range_rule(a_min: float, a_max: float, b_min: float | None, b_max: float | None, *, clip: bool) -> dict[str, Any]:
-    """MONAI's ScaleIntensityRange as a rule and its statistics: a_min..a_max to b_min..b_max; None for both keeps 0..1."""
+    """MONAI's ScaleIntensityRange (a_min..a_max to b_min..b_max, default 0..1) as data.intensity and its statistics."""
     b_min, b_max = 0.0 if b_min is None else b_min, 1.0 if b_max is None else b_max
     if a_max <= a_min or b_max <= b_min:
-        raise MismatchError(f"ScaleIntensityRange from {a_min}..{a_max} to {b_min}..{b_max}; both grow")
+        raise MismatchError(f"ScaleIntensityRange from {a_min}..{a_max} to {b_min}..{b_max}; both ranges must be increasing")
     scale = (a_max - a_min) / (b_max - b_min)
     low, high = (a_min, a_max) if clip else (-FREE, FREE)
     return {"intensity": "ct_zscore", "statistics": (float(low), float(high), float(a_min - b_min * scale), float(scale))}
@@ -224,7 +224,7 @@ def _normalise(given: Mapping[str, Any]) -> dict[str, Any]:
         if not numbers or given.get("nonzero", False):
             raise MismatchError(
                 f"{INFERENCE}: NormalizeIntensity with subtrahend {shown(shift)}, divisor {shown(factor)}, nonzero "
-                f"{given.get('nonzero', False)}; imported are two numbers without nonzero"
+                f"{given.get('nonzero', False)} is not supported; must be two numbers, without nonzero"
             )
         return {"intensity": "ct_zscore", "statistics": (-FREE, FREE, float(shift), float(factor))}
     rule = "zscore_own_nonzero" if given.get("nonzero", False) else "zscore"
@@ -252,7 +252,7 @@ def _inferer(found: tuple[str, dict] | None) -> dict[str, Any]:
         return {}
     name, given = found
     if name not in ("SlidingWindowInferer", "SlidingWindowInfererAdapt"):
-        raise MismatchError(f"{INFERENCE}: the inferer {name} has no counterpart here; SlidingWindowInferer has")
+        raise MismatchError(f"{INFERENCE}: the inferer {name} is not supported; must be SlidingWindowInferer")
     window, overlap = given.get("roi_size"), given.get("overlap", 0.25)
     overlaps = set(overlap) if isinstance(overlap, list | tuple) else {overlap}
     mode = given.get("mode", "constant")
@@ -271,7 +271,7 @@ def _inferer(found: tuple[str, dict] | None) -> dict[str, Any]:
 
 
 def _outcome(steps: list[tuple[str, dict]] | None, spaced: bool) -> dict[str, Any]:
-    """What becomes of the logits. MONAI resamples probabilities back, and takes the labels after that."""
+    """The settings for post-processing logits. MONAI resamples probabilities back to the scan, and then takes the labels."""
     if steps is None:
         return {}
     names = [name for name, _ in steps if name not in NEUTRAL]
@@ -287,18 +287,20 @@ def _outcome(steps: list[tuple[str, dict]] | None, spaced: bool) -> dict[str, An
             found["activation"] = kind
     if one(activations.get("other")):
         raise MismatchError(
-            f"{INFERENCE}: Activations with other={shown(activations['other'])}; sigmoid and softmax are imported"
+            f"{INFERENCE}: Activations with other={shown(activations['other'])} is not supported; only sigmoid and softmax are"
         )
     threshold = one(discrete.get("threshold"))
     if isinstance(threshold, int | float) and not isinstance(threshold, bool):
         found["threshold"] = float(threshold)
     if spaced and "Invert" in names:
         if "Activations" not in names or names.index("Activations") > names.index("Invert"):
-            raise MismatchError(f"{INFERENCE}: Invert comes before Activations: logits are resampled; probabilities are here")
+            raise MismatchError(
+                f"{INFERENCE}: Invert comes before Activations, so that logits are resampled; put Activations first"
+            )
         if one(invert.get("nearest_interp", True)) or "AsDiscrete" in names[: names.index("Invert")]:
             raise MismatchError(
-                f"{INFERENCE}: Invert goes by nearest neighbour; here probabilities are resampled: set nearest_interp to false "
-                "and AsDiscrete after Invert"
+                f"{INFERENCE}: Invert by nearest neighbour is not supported, because probabilities are resampled; set "
+                "nearest_interp to false, and put AsDiscrete after Invert"
             )
     return found
 
@@ -323,9 +325,9 @@ def _names(folder: Path, after: Mapping[str, Any]) -> dict[str, Any]:
 def _accept(name: str, key: str, value: Any, known: Sequence) -> None:
     if isinstance(value, Expression) or value not in known:
         raise MismatchError(
-            f"{INFERENCE}: {name} with {key} {shown(value)} has no counterpart here; imported are {', '.join(map(str, known))}"
+            f"{INFERENCE}: {name} with {key} {shown(value)} is not supported; must be one of {', '.join(map(str, known))}"
         )
 
 
 def _unknown(part: str, name: str, known: Sequence[str]) -> MismatchError:
-    return MismatchError(f"{INFERENCE}: {part} has {name}, which has no counterpart here; imported are {', '.join(known)}")
+    return MismatchError(f"{INFERENCE}: {part} has {name}, which is not supported; only {', '.join(known)} are")

@@ -1,9 +1,8 @@
-"""A model that MONAI trained, as a run folder: a bundle, or the state dict of a named network with its settings by hand.
+"""Convert a model that MONAI trained into a run folder: a bundle, or the state dict of a named network with its settings.
 
-What a bundle's JSON states is taken over (`bundle`); what it does not state must be given on the command line, and what is given
-there goes before the JSON. Networks of volumes alone: UNETR, SwinUNETR, SegResNet, DynUNet, BasicUNet.
-A sigmoid of several channels is imported as structures that may overlap (`data.datasets.own.overlap`): predictions are a mask for
-each, as MONAI's are.
+Settings are read from a bundle's JSON (`bundle`). Those that it does not state must be given on the command line, which also
+overrides the JSON. The supported networks are those for volumes: UNETR, SwinUNETR, SegResNet, DynUNet, BasicUNet. A sigmoid over
+several channels is imported as overlapping structures (`data.datasets.own.overlap`); as in MONAI, each is predicted as a mask.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from jaxseg.utils import files
 from jaxseg.utils.guard import shown
 from jaxseg.weights import from_torch
 
-FLAGS = {  # what must be known -> how it is given
+FLAGS = {  # required setting -> how to give it on the command line
     "spacing": "--spacing=1.5,1.5,2 (mm; --spacing=scan for none)",
     "orientation": "--orientation=ras, lps or file",
     "intensity": "--intensity=zscore, zscore_own_nonzero, rescale_to_01, none or range,LOW,HIGH,0,1 (clipped)",
@@ -32,7 +31,7 @@ FLAGS = {  # what must be known -> how it is given
     "activation": "--activation=softmax or sigmoid",
     "classes": "--classes=liver,tumour (without the background)",
 }
-_IDLE = {"dropout_rate", "attn_drop_rate", "dropout_path_rate", "use_checkpoint", "save_attn"}  # in training alone
+_IDLE = {"dropout_rate", "attn_drop_rate", "dropout_path_rate", "use_checkpoint", "save_attn"}  # used in training only
 
 
 def import_model(
@@ -44,34 +43,33 @@ def import_model(
     network: tuple[str, dict[str, Any]] | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Write a run folder; it is whole or absent.
+    """Write a run folder. An interrupted import leaves no incomplete run folder.
 
     Args:
-      source: a bundle's folder, or a file of weights.
-      output: the run folder.
-      tree: what a bundle does not say, from configs/_monai.py.
-      given: fields of `bundle.Settings` from the command line, before those of the JSON.
+      source: a bundle's folder, or a weight file.
+      output: the run folder to write.
+      tree: a config tree with the settings that a bundle lacks, from configs/_monai.py.
+      given: fields of `bundle.Settings` from the command line, which override the JSON.
       network: (registry name, options) for weights without a bundle.
-      say: gets one line for each fact.
+      say: called with each line of the report.
     Returns:
-      the run folder.
+      The run folder.
     Raises:
-      CheckpointError: no weights.
-      ConfigError: something that must be known is not stated, more than 8 channels of a sigmoid, or a run folder that is there
-        already.
-      DataError: a file that cannot be used.
-      MismatchError: something that has no counterpart here, or weights that do not fit the network.
+      CheckpointError: there are no weights.
+      ConfigError: a required setting is missing, a sigmoid has more than 8 channels, or the run folder exists.
+      DataError: a file cannot be used.
+      MismatchError: the model uses something that jaxseg does not support, or its weights do not fit the network.
     """
     if output.exists():
-        raise ConfigError(f"--output={output} exists; delete it or name another folder")
+        raise ConfigError(f"--output={output} exists; delete it, or give another --output")
     stated = bundle.read(source) if source.is_dir() else bundle.Settings()
     weights = next((source / name for name in bundle.WEIGHTS if (source / name).is_file()), None) if source.is_dir() else source
     if weights is None or not weights.is_file():
-        raise CheckpointError(f"{source}: holds no {' or '.join(bundle.WEIGHTS)}; put the trained weights there")
+        raise CheckpointError(f"{source}: has no {' or '.join(bundle.WEIGHTS)}; put the trained weights there")
     for key in given:
         said = getattr(stated, key)
         if said is not None and said != () and said != given[key]:
-            say(f"{key} {given[key]} of the command line goes before {said} of the bundle")
+            say(f"{key} {given[key]} from the command line overrides {said} of the bundle")
     settings = stated._replace(**given)
     name, options, remarks, inputs, outputs = _network(settings, network)
     missing = [key for key in FLAGS if getattr(settings, key) is None]
@@ -108,7 +106,7 @@ def import_model(
     files.make_folder(output.parent, f"--output={output}")
     files.build_folder(output, lambda place: run_folder.write(place, record, (params, state), weights))
     count, grid = record["model"]["parameters"], f"{settings.spacing} mm" if config.data.spacing else "the scan's own spacing"
-    say(f"{output}: {name}, {count:,} parameters of {weights.name} in the names of {report.key_mapping!r}, {inputs} channels")
+    say(f"{output}: {name}, {count:,} parameters from {weights.name} (key mapping {report.key_mapping!r}), {inputs} channels")
     say(f"  {settings.activation} over {', '.join(settings.classes)}")
     say(f"  orientation {settings.orientation} at {grid}, {settings.intensity} {settings.statistics or ''}")
     say(f"  windows of {settings.window} voxels, overlap {settings.overlap}, {settings.blend}")
@@ -122,11 +120,13 @@ def _config(
     several = channels > 1
     if several and settings.together:
         raise MismatchError(
-            f"the bundle scales {channels} channels together (channel_wise is false), which has no counterpart here; "
+            f"the bundle scales {channels} channels together (channel_wise is false), which is not supported; "
             f"give {FLAGS['intensity']}"
         )
     if settings.channels and len(settings.channels) != channels:
-        raise MismatchError(f"the bundle names {len(settings.channels)} channels for a network of {channels}; give --channels")
+        raise MismatchError(
+            f"the bundle names {len(settings.channels)} channels, but the network has {channels}; give --channels"
+        )
     c.name, c.data.channels = run, channels
     c.data.size, c.data.spacing = settings.window, settings.spacing if any(settings.spacing) else ()
     c.data.orientation, c.data.intensity = settings.orientation, settings.intensity
@@ -168,12 +168,10 @@ def _network(
         raise ConfigError(f"{bundle.INFERENCE} does not state the network (network_def); give --network=NAME and its --option")
     kind, arguments = settings.network
     if kind not in NETWORKS:
-        raise MismatchError(f"the network {kind} has no counterpart here; imported are {', '.join(NETWORKS)}")
+        raise MismatchError(f"the network {kind} is not supported; only {', '.join(NETWORKS)} can be imported")
     left = _Arguments(kind, arguments)
     if left.take("spatial_dims", 3) != 3:
-        raise MismatchError(
-            f"{kind} with spatial_dims {arguments['spatial_dims']}; networks of volumes are imported, spatial_dims 3"
-        )
+        raise MismatchError(f"{kind} with spatial_dims {arguments['spatial_dims']} is not supported; must be 3")
     inputs, outputs = left.take("in_channels", 1), left.take("out_channels", 2)
     name, options = NETWORKS[kind](left)
     left.finish()
@@ -181,7 +179,7 @@ def _network(
 
 
 class _Arguments:
-    """Arguments of a network, each taken once; what is left over at the end is refused."""
+    """The arguments of a network; those that remain unused at the end are refused."""
 
     def __init__(self, kind: str, given: Mapping[str, Any]):
         self.kind, self.given, self.remarks = kind, {k: v for k, v in given.items() if k not in _IDLE}, []
@@ -189,27 +187,29 @@ class _Arguments:
     def take(self, key: str, default: Any = None) -> Any:
         value = self.given.pop(key, default)
         if _has_expression(value):
-            raise MismatchError(f"{self.kind}: {key} is the expression {shown(value)}, which is not run; write its value there")
+            raise MismatchError(
+                f"{self.kind}: {key} is the expression {shown(value)}, which is not evaluated; replace it by its value"
+            )
         return tuple(tuple(v) if isinstance(v, list) else v for v in value) if isinstance(value, list | tuple) else value
 
     def fixed(self, **known: Any) -> None:
-        """Arguments that must have the value here (its default), or one of several in a tuple."""
+        """Check arguments that must have the given value (the default), or one of several in a tuple."""
         for key, values in known.items():
             values = values if isinstance(values, tuple) else (values,)
             value = self.take(key, values[0])
             if value not in values:
-                raise MismatchError(f"{self.kind}: {key} {shown(value)} has no counterpart here; imported is {values[0]}")
+                raise MismatchError(f"{self.kind}: {key} {shown(value)} is not supported; must be {values[0]}")
 
     def norm(self, key: str, default: Any) -> str:
-        """The name of a norm here."""
+        """The jaxseg name of a norm."""
         kind, options = _typed(self.take(key, default))
         name = {"batch": "batch", "instance": "instance" if options.pop("affine", False) else "instance_plain", "group": "group"}
         if kind not in name or options.keys() - {"num_groups"} or options.get("eps", 1e-5) != 1e-5:
-            raise MismatchError(f"{self.kind}: the norm {kind} with {shown(options)} has no counterpart here")
+            raise MismatchError(f"{self.kind}: the norm {kind} with {shown(options)} is not supported")
         return name[kind]
 
     def act(self, key: str, default: Any) -> str:
-        """The name of an activation here."""
+        """The jaxseg name of an activation."""
         kind, options = _typed(self.take(key, default))
         slope = options.pop("negative_slope", 0.01)
         options.pop("inplace", None)
@@ -220,17 +220,17 @@ class _Arguments:
             ("gelu", 0.01): "gelu",
         }
         if options or (kind, slope) not in known:
-            raise MismatchError(f"{self.kind}: the activation {kind} with {shown(options)} has no counterpart here")
+            raise MismatchError(f"{self.kind}: the activation {kind} with {shown(options)} is not supported")
         return known[kind, slope]
 
     def dropout(self, key: str) -> None:
-        """A dropout that no network here has: nothing at prediction."""
+        """Ignore a dropout, which jaxseg's network lacks and which does not change predictions."""
         if value := self.take(key):
-            self.remarks.append(f"{self.kind}'s {key} {value} acts in training alone and is not taken over")
+            self.remarks.append(f"{self.kind}'s {key} {value} is used in training only and is not imported")
 
     def finish(self) -> None:
         if self.given:
-            raise MismatchError(f"{self.kind}: the arguments {', '.join(sorted(self.given))} have no counterpart here")
+            raise MismatchError(f"{self.kind}: the arguments {', '.join(sorted(self.given))} are not supported")
 
 
 def _has_expression(value: Any) -> bool:
@@ -250,7 +250,7 @@ def _segresnet(a: _Arguments) -> tuple[str, dict[str, Any]]:
     mode = a.take("upsample_mode", "nontrainable")
     ways = {"nontrainable": "linear", "deconv": "transposed"}
     if mode not in ways:
-        raise MismatchError(f"SegResNet: upsample_mode {shown(mode)} has no counterpart here; imported are {', '.join(ways)}")
+        raise MismatchError(f"SegResNet: upsample_mode {shown(mode)} is not supported; must be one of {', '.join(ways)}")
     return "segresnet", {
         "width": a.take("init_filters", 8),
         "blocks_down": a.take("blocks_down", (1, 2, 2, 4)),
@@ -279,7 +279,7 @@ def _dynunet(a: _Arguments) -> tuple[str, dict[str, Any]]:
     ups = a.take("upsample_kernel_size")
     if tuple(ups) != tuple(strides[1:]):
         raise MismatchError(
-            f"DynUNet: upsample_kernel_size {ups} for strides {strides}; imported are those that undo the strides"
+            f"DynUNet: upsample_kernel_size {ups} for strides {strides} is not supported; must be equal to the strides"
         )
     heads = a.take("deep_supr_num", 1)
     filters = a.take("filters")
@@ -310,7 +310,7 @@ def _unetr(a: _Arguments) -> tuple[str, dict[str, Any]]:
 
 def _swin_unetr(a: _Arguments) -> tuple[str, dict[str, Any]]:
     a.fixed(norm_name="instance", normalize=True, use_v2=False, patch_size=2, mlp_ratio=4.0, qkv_bias=True, patch_norm=False)
-    a.take("img_size")  # of older versions, which check it and use it for nothing else
+    a.take("img_size")  # older versions only check it
     a.take("drop_rate")
     window = a.take("window_size", 7)
     return "swin_unetr", {

@@ -1,4 +1,4 @@
-"""The run folder of an imported model: RUN/run.json, checkpoints/0 and, where there are steps, postprocess.json."""
+"""Write the run folder of an imported model: run.json, checkpoints/0 and, if it has post-processing, postprocess.json."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -29,16 +29,17 @@ def record(
     params: Mapping[str, np.ndarray],
     imported: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The record of a run on volumes that was trained elsewhere.
+    """The record (run.json) of an imported model for volumes.
 
     Args:
-      config: the resolved configuration.
-      labels: names of the classes 1, 2, ..., and values: theirs in masks.
-      regions: unions of classes that have an output each; () for classes.
-      modalities: names of the channels; () where they have none.
-      num_classes: outputs of the network.
-      params: of the network, which are counted.
-      imported: where it comes from, in words.
+      config: the resolved config.
+      labels: names of the classes 1, 2, ...
+      values: values of these classes in masks.
+      regions: unions of classes, each with one output; () if the outputs are classes.
+      modalities: names of the channels; () if they have none.
+      num_classes: number of outputs of the network.
+      params: parameters of the network, to count them.
+      imported: description of the model's origin.
     """
     recipe = setup.recipe_from(config, labels=tuple(labels), modalities=tuple(modalities))
     return {
@@ -73,7 +74,7 @@ def write(place: Path, record: Mapping[str, Any], arrays: tuple[dict, dict], sou
     Args:
       arrays: (params, state) of the network.
       source: the file of its weights.
-      steps: post-processing, as `infer.postprocess` takes it.
+      steps: post-processing steps, in the form of `infer.postprocess`.
     """
     checkpoint.write_record(place, record)
     card.write(place)

@@ -1,7 +1,7 @@
-"""BasicUNet: five levels of two convolutions, down by a maximum, up by transposed convolution.
+"""BasicUNet: five levels with two convolutions each, max pooling, and upsampling by transposed convolutions.
 
-Source: MONAI, monai/networks/nets/basic_unet.py, after Falk et al. 2019 (Nature Methods 16). Differs in that dropout and the
-other two ways of upsampling are left out.
+Source: MONAI, monai/networks/nets/basic_unet.py, after Falk et al. 2019 (Nature Methods 16). Differs from the source in having no
+dropout and only one kind of upsampling.
 """
 
 import dataclasses
@@ -21,10 +21,10 @@ class Config:
     """Sizes.
 
     Attributes:
-      widths: channels of the levels, finest first; the last of the six are those after the last upsampling.
+      widths: six numbers of channels: those of the five levels, finest first, and those after the last upsampling.
       norm: a name of `layers.blocks.make_norm`.
       act: a name of `layers.activation`.
-      bias: of the convolutions before norms.
+      bias: whether convolutions before norms have a bias.
     """
 
     widths: tuple[int, ...] = (32, 32, 64, 128, 256, 32)
@@ -34,19 +34,19 @@ class Config:
 
 
 class BasicUNet(Segmenter):
-    """[B, *S, C] of any sizes from 32 on; logits [B, *S, K]."""
+    """BasicUNet for [B, *S, C] with any sizes of at least 32; logits [B, *S, K]."""
 
-    min_size = 32  # an InstanceNorm over one position returns its bias
+    min_size = 32  # an InstanceNorm over a single position would return its bias
 
     def __init__(self, config: Config, *, in_channels: int, num_classes: int, rank: int = 3, rngs: nnx.Rngs):
         self.in_channels, self.num_classes, self.rank = in_channels, num_classes, rank
         if len(config.widths) != 6:
-            raise ConfigError(f"got widths={config.widths}; BasicUNet has six: of five levels, and after the last upsampling")
+            raise ConfigError(f"got widths={config.widths}; must be six numbers: for five levels, and after the last upsampling")
         *levels, last = config.widths
         same = dict(rank=rank, norm=config.norm, act=config.act, bias=config.bias, rngs=rngs)
         self.conv_0 = DoubleConv(in_channels, levels[0], **same)
         self.downs = nnx.List([Down(a, b, **same) for a, b in itertools.pairwise(levels)])
-        # the last level keeps the channels that come from below
+        # the last level keeps the channels of the level below
         shapes = [(c, skip, c // 2, skip) for c, skip in zip(levels[:1:-1], levels[-2:0:-1])]
         shapes.append((levels[1], levels[0], levels[1], last))
         self.ups = nnx.List(

@@ -1,8 +1,9 @@
-"""DynUNet: nnU-Net's U-Nets in MONAI's own blocks, with anisotropic kernels and strides.
+"""DynUNet: MONAI's version of nnU-Net's U-Nets, with anisotropic kernels and strides.
 
-Source: MONAI, monai/networks/nets/dynunet.py. Beside `nnunet` its convolutions have no biases, its residual blocks (`residual`)
-are ResNet's with a norm on the shortcut, and heads on coarser levels are counted (`aux`). Differs in that their logits keep the
-size of their level, where MONAI's are repeated to the size of the image, and in that dropout is left out.
+Source: MONAI, monai/networks/nets/dynunet.py. Unlike `nnunet` its convolutions have no biases, its residual blocks (`residual`)
+are those of ResNet with a norm in the shortcut, and the number of heads on coarser levels can be chosen (`aux`). Differs from the
+source in that auxiliary logits keep the size of their level (MONAI upsamples them to the size of the image), and in having no
+dropout.
 """
 
 import dataclasses
@@ -21,14 +22,14 @@ class Config:
     """Sizes.
 
     Attributes:
-      strides: of the stages, finest first, an int or one for each axis; the first is 1.
-      kernels: likewise; () for 3.
+      strides: strides of the stages, finest first, an int or one for each axis; the first is 1.
+      kernels: kernel sizes of the stages, an int or one for each axis; () for 3.
       widths: channels of the stages; () for MONAI's: 32, doubled up to 320, with images up to 512.
-      residual: shortcuts in the encoder's blocks.
+      residual: whether the encoder's blocks have shortcuts.
       norm: a name of `layers.blocks.make_norm`.
       act: a name of `layers.activation`.
-      up_bias: of the transposed convolutions.
-      aux: heads on so many coarser levels (deep supervision), finest first.
+      up_bias: whether transposed convolutions have a bias.
+      aux: number of coarser levels with a head (deep supervision), finest first.
     """
 
     strides: tuple[Sizes, ...] = (1, 2, 2, 2, 2, 2)
@@ -47,7 +48,7 @@ def _plain(cin: int, cout: int, kernel: tuple, *, stride: tuple, padding: tuple,
 
 
 class DynUNet(StagedUNet):
-    """[B, *S, C] with sizes divisible by the product of the strides; logits [B, *S, K]; aux: the coarser levels, finest first."""
+    """DynUNet for [B, *S, C], sizes divisible by the product of strides; logits [B, *S, K]; aux: coarser levels, finest first."""
 
     def __init__(self, config: Config, *, in_channels: int, num_classes: int, rank: int = 3, rngs: nnx.Rngs):
         self.in_channels, self.num_classes, self.rank = in_channels, num_classes, rank
@@ -57,11 +58,11 @@ class DynUNet(StagedUNet):
         kernels = sizes("kernels", config.kernels, rank, (3,) * n)
         if n < 3 or len(widths) != n or max(strides[0]) > 1 or not 0 <= config.aux < n - 1:
             raise ConfigError(
-                f"got strides={config.strides}, widths={config.widths}, aux={config.aux}; three stages or more, the first of "
-                "stride 1, a width for each, and fewer heads on coarser levels than upsamplings"
+                f"got strides={config.strides}, widths={config.widths}, aux={config.aux}; must be at least three stages, the "
+                "first with stride 1, a width for each, and fewer heads on coarser levels than upsamplings"
             )
         if any(s > k + 1 for stride, kernel in zip(strides, kernels) for s, k in zip(stride, kernel)):
-            raise ConfigError(f"got strides={config.strides}, kernels={kernels}; a stride is at most its kernel + 1")
+            raise ConfigError(f"got strides={config.strides}, kernels={kernels}; a stride must be at most its kernel + 1")
         self.set_strides(strides)
         same = dict(rank=rank, norm=config.norm, act=config.act, rngs=rngs)
         block = BasicBlock if config.residual else _plain
@@ -116,7 +117,7 @@ def _names(name: str, residual: bool) -> KeyMapping:
             (r"^output_block\.conv\.conv\.", "heads.0."),
             *((rf"^deep_supervision_heads\.{i}\.conv\.conv\.", f"heads.{i + 1}.") for i in range(8)),
         ),
-        ignored=(r"^skip_layers\.", r"num_batches_tracked$"),  # the first are the same tensors again
+        ignored=(r"^skip_layers\.", r"num_batches_tracked$"),  # the first are copies of other tensors
     )
 
 

@@ -1,8 +1,8 @@
-"""MedNeXt: a U-Net of ConvNeXt blocks (depthwise kernel, InstanceNorm, expansion, GELU), also where the size changes.
+"""MedNeXt: a U-Net of ConvNeXt blocks (depthwise convolution, InstanceNorm, expansion, GELU), also for down- and upsampling.
 
 Source: Roy et al. 2023 (arXiv 2303.09975), table 1; MIC-DKFZ/MedNeXt and MONAI's monai/networks/nets/mednext.py, whose GroupNorm
-has a group for each channel. Kernels of 3 and 5 (`kernel=5`) are the paper's. Differs in that global response normalisation is
-left out.
+has a group for each channel. The paper has kernels of 3 and 5 (`kernel=5`). Differs from the source in having no global response
+normalisation.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ class Config:
     """Sizes, finest level first.
 
     Attributes:
-      width: channels of the finest level; each further one has twice as many.
-      kernel: of the depthwise convolutions, odd.
-      blocks: of the encoder's levels and the bottleneck; the decoder has the encoder's again.
-      ratios: expansion of the blocks of each of these.
-      ratio_below: halving blocks expand by the ratio of the level below, as in MIC-DKFZ/MedNeXt; else by their own level's, as
-        in MONAI. Beyond S their parameters differ.
-      aux: heads on the coarser levels, the bottleneck among them (deep supervision).
+      width: channels of the finest level; each further level has twice as many.
+      kernel: kernel size of the depthwise convolutions, odd.
+      blocks: number of blocks in each encoder level and in the bottleneck; decoder levels have as many as encoder levels.
+      ratios: expansion ratio of the blocks in each encoder level and in the bottleneck.
+      ratio_below: downsampling blocks have the ratio of the level below, as in MIC-DKFZ/MedNeXt, instead of their own level's,
+        as in MONAI; the numbers of parameters differ for sizes above S.
+      aux: have heads on the coarser levels, including the bottleneck (deep supervision).
     """
 
     width: int = 32
@@ -41,13 +41,13 @@ class Config:
 
 
 class Block(nnx.Module):
-    """conv3(gelu(conv2(norm(conv1(x))))) + shortcut, conv1 depthwise, the others of kernel 1.
+    """MedNeXt block: conv3(gelu(conv2(norm(conv1(x))))) + shortcut; conv1 is depthwise, the others have kernel 1.
 
     Args:
       cin, cout: channels.
-      ratio: conv2 widens cin by it.
-      how: "" keeps the size; "down" halves it by conv1's stride; "up" doubles it by a transposed conv1, whose first row along
-        each axis is 0.
+      ratio: expansion ratio; conv2 has ratio * cin outputs.
+      how: "" keeps the size; "down" halves it by the stride of conv1; "up" doubles it by a transposed conv1, whose result is
+        zero-padded by one position at the start of each axis.
     """
 
     def __init__(self, cin: int, cout: int, ratio: int, kernel: int, how: str = "", *, rank: int, rngs: nnx.Rngs):
@@ -66,18 +66,18 @@ class Block(nnx.Module):
 
 
 class MedNeXt(Segmenter):
-    """[B, *S, C] with sizes divisible by 2^levels; logits [B, *S, K]; aux: the coarser levels, finest first."""
+    """MedNeXt for [B, *S, C] with sizes divisible by 2^levels; logits [B, *S, K]; aux: the coarser levels, finest first."""
 
     def __init__(self, config: Config, *, in_channels: int, num_classes: int, rank: int = 3, rngs: nnx.Rngs):
         self.in_channels, self.num_classes, self.rank = in_channels, num_classes, rank
         counts, ratios, w = config.blocks, config.ratios, config.width
         if len(counts) != len(ratios):
-            raise ConfigError(f"got blocks={counts}, ratios={ratios}; one of each for every level and the bottleneck")
+            raise ConfigError(f"got blocks={counts}, ratios={ratios}; must have an entry for every level and for the bottleneck")
         if config.kernel % 2 == 0:
-            raise ConfigError(f"got kernel={config.kernel}; depthwise kernels are odd")
+            raise ConfigError(f"got kernel={config.kernel}; must be odd")
         n, same = len(counts) - 1, dict(rank=rank, rngs=rngs)
         self.size_multiple = 2**n
-        self.min_size = 2 * self.size_multiple  # an InstanceNorm over one position returns its bias
+        self.min_size = 2 * self.size_multiple  # an InstanceNorm over a single position would return its bias
         stage = lambda i: Sequential(*(Block(w << i, w << i, ratios[i], config.kernel, **same) for _ in range(counts[i])))
         turn = lambda a, b, ratio, how: Block(w << a, w << b, ratio, config.kernel, how, **same)
         head = lambda i: ConvTranspose(w << i, num_classes, 1, stride=1, **same)  # transposed, as in the sources

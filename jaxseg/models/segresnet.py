@@ -1,8 +1,8 @@
-"""SegResNet: a residual encoder with pre-activation blocks, and a slim decoder that adds its skips.
+"""SegResNet: a residual encoder with pre-activation blocks, and a small decoder whose skips are added.
 
-Source: Myronenko 2018 (arXiv 1810.11654), without the autoencoder branch, as MONAI defines it (monai/networks/nets/segresnet.py).
-The named network has the sizes of MONAI's brain tumour bundle (`init_filters=16`); the paper's has 32 channels. Differs in that
-"pixelshuffle" is left out.
+Source: Myronenko 2018 (arXiv 1810.11654), without the autoencoder branch, as in MONAI (monai/networks/nets/segresnet.py). The
+named network has the sizes of MONAI's brain tumour bundle (`init_filters=16`); the paper's has 32 channels. Differs from the
+source in having no "pixelshuffle" upsampling.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ class Config:
     """Sizes.
 
     Attributes:
-      width: channels of the finest level; each further one has twice as many.
-      blocks_down: residual blocks of the encoder's levels, finest first.
-      blocks_up: of the decoder's, coarsest first; one level fewer.
-      norm: "group" (of `groups` groups), or another name of `layers.blocks.make_norm`.
-      groups: of the norm "group".
+      width: channels of the finest level; each further level has twice as many.
+      blocks_down: number of residual blocks of the encoder's levels, finest first.
+      blocks_up: number of residual blocks of the decoder's levels, coarsest first; there is one level fewer.
+      norm: "group" (with `groups` groups), or another name of `layers.blocks.make_norm`.
+      groups: number of groups of the norm "group".
       upsampling: "linear" or "transposed" (MONAI's nontrainable and deconv).
-      dropout: of whole channels, behind the first convolution.
+      dropout: channel dropout after the first convolution.
     """
 
     width: int = 16
@@ -59,7 +59,7 @@ class Block(nnx.Module):
 
 
 class UpSample(nnx.Module):
-    """A convolution of kernel 1 to half the channels, then twice the size."""
+    """A 1x1 convolution to half the channels, then upsampling by 2."""
 
     def __init__(self, channels: int, how: str, *, rank: int, rngs: nnx.Rngs):
         half = channels // 2
@@ -72,16 +72,16 @@ class UpSample(nnx.Module):
 
 
 class SegResNet(Segmenter):
-    """[B, *S, C] with sizes divisible by 2^(levels - 1); logits [B, *S, K]."""
+    """SegResNet for [B, *S, C] with sizes divisible by 2^(levels - 1); logits [B, *S, K]."""
 
     def __init__(self, config: Config, *, in_channels: int, num_classes: int, rank: int = 3, rngs: nnx.Rngs):
         self.in_channels, self.num_classes, self.rank = in_channels, num_classes, rank
         if len(config.blocks_up) != len(config.blocks_down) - 1:
             raise ConfigError(
-                f"got blocks_down={config.blocks_down}, blocks_up={config.blocks_up}; the decoder has one level fewer"
+                f"got blocks_down={config.blocks_down}, blocks_up={config.blocks_up}; blocks_up must have one entry fewer"
             )
         if config.upsampling not in ("linear", "transposed"):
-            raise ConfigError(f"got upsampling={config.upsampling!r}; it is 'linear' or 'transposed'")
+            raise ConfigError(f"got upsampling={config.upsampling!r}; must be 'linear' or 'transposed'")
         n, w, same = len(config.blocks_down), config.width, dict(rank=rank, rngs=rngs)
         self.size_multiple = 2 ** (n - 1)
         blocks = lambda channels, count: Sequential(*(Block(config, channels, **same) for _ in range(count)))

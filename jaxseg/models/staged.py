@@ -1,4 +1,4 @@
-"""What the U-Nets of nnU-Net and of MONAI's DynUNet share: stages with sizes for each axis, levels, heads on the levels."""
+"""Base class of nnU-Net's U-Nets and MONAI's DynUNet: stages with kernels and strides for each axis, levels, heads on levels."""
 
 import math
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from jaxseg.layers import ForwardContext
 from jaxseg.models.base import Outputs, Segmenter
 from jaxseg.types import Array, ConfigError
 
-Sizes = int | tuple[int, ...]  # of an axis, or of each
+Sizes = int | tuple[int, ...]  # one size for all axes, or one for each
 
 
 class StagedUNet(Segmenter):
-    """What U-Nets of stages and levels share.
+    """Base class of U-Nets with encoder stages and decoder levels.
 
     A subclass sets `stages`, `levels` (coarsest first) and `heads` (finest first), and calls `set_strides`.
     """
@@ -21,13 +21,13 @@ class StagedUNet(Segmenter):
     stem = None
 
     def set_strides(self, strides: Sequence[tuple[int, ...]]) -> None:
-        """The sizes that stages with these strides take."""
+        """Set the image sizes that stages with these strides allow."""
         self.multiples = tuple(math.prod(s[axis] for s in strides) for axis in range(self.rank))
         self.size_multiple = max(self.multiples)
-        self.min_size = 2 * self.size_multiple  # an InstanceNorm over one position returns its bias
+        self.min_size = 2 * self.size_multiple  # an InstanceNorm over a single position would return its bias
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """As `Segmenter.check`, with the multiple that each axis needs."""
+        """Check the image shape like `Segmenter.check`, with a divisor for each axis."""
         if len(set(self.multiples)) == 1 or len(shape) != self.rank + 2:
             super().check(shape)
             return
@@ -59,10 +59,10 @@ class StagedUNet(Segmenter):
 
 
 def each(name: str, given: Sequence, n: int, default: tuple) -> tuple:
-    """`given`, which has `n` entries, or the default for ().
+    """`given` if it has `n` entries, or the default for ().
 
     Raises:
-      ConfigError: another number of them.
+      ConfigError: `given` has another number of entries.
     """
     if len(given) not in (0, n):
         raise ConfigError(f"got {name}={tuple(given)}; must have {n} entries for these widths, or be ()")
@@ -70,10 +70,10 @@ def each(name: str, given: Sequence, n: int, default: tuple) -> tuple:
 
 
 def sizes(name: str, given: Sequence[Sizes], rank: int, default: tuple) -> list[tuple[int, ...]]:
-    """One size for each axis, of each of as many stages as `default` has; that where none is given.
+    """For each stage one size per axis; () gives the default, whose length is the number of stages.
 
     Raises:
-      ConfigError: another number of them; even kernels.
+      ConfigError: another number of stages or axes, or an even kernel.
     """
     return [_per_axis(name, value, rank) for value in each(name, given, len(default), default)]
 

@@ -1,9 +1,9 @@
-"""Hand-written kernels over a batch: what several devices and vmap need to know about them.
+"""Rules for hand-written kernels over a batch, on several devices and under vmap.
 
-A kernel is opaque: without a rule the partitioner gathers its arguments onto every device, and vmap adds a grid axis to a
-launch that was tuned without it. `over_batch` says which arrays have the batch in front: several devices each run the kernel on
-their part of the batch (`devices.per_device`); under vmap the mapped axis joins the batch where that is the same thing,
-otherwise the kernel runs once per entry.
+XLA cannot look into a kernel: without a rule the partitioner gathers its arguments onto every device, and vmap adds a grid axis
+to a kernel that was tuned without it. `over_batch` states which arrays have a batch axis. Each device then runs the kernel on its
+part of the batch (`devices.per_device`). Under vmap the mapped axis is merged with the batch axis where this is equivalent;
+otherwise the kernel runs once for each entry.
 """
 
 import functools
@@ -17,12 +17,12 @@ from jaxseg.ops import devices
 
 
 def over_batch(kernel: Callable, inputs: str, outputs: str) -> Callable:
-    """`kernel(static, *arrays) -> tuple of arrays`, divisible and mappable over its batch.
+    """Make `kernel(static, *arrays) -> tuple of arrays` work with a batch on several devices and with vmap.
 
     Args:
-      kernel: `static` is hashable; every size of the batch must do.
-      inputs: a letter per array: "b" for [B, ...], "w" for an array without batch axis.
-      outputs: a letter per result: "b" for [B, ...], "s" for a sum over the batch.
+      kernel: the function; `static` is hashable, and any batch size must work.
+      inputs: a letter for each array: "b" for [B, ...], "w" for an array without a batch axis.
+      outputs: a letter for each result: "b" for [B, ...], "s" for a sum over the batch.
     """
 
     def call(static, *arrays):

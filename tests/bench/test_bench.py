@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 def test_a_power_law_has_its_exponent_as_slope():
     sizes = [8, 27, 64, 1000]
     assert clock.slope(sizes, [3.0 * s**1.5 for s in sizes]) == pytest.approx(1.5)
-    with pytest.raises(ValueError, match="two points"):
+    with pytest.raises(ValueError, match="two or more sizes"):
         clock.slope([8, 8], [1.0, 2.0])
 
 

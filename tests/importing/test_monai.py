@@ -193,14 +193,14 @@ def transforms(content, part="preprocessing"):
 REFUSED = {
     "crop": (lambda c: transforms(c).append({"_target_": "CropForegroundd", "keys": "image"}), MismatchError, "CropForeground"),
     "nearest": (lambda c: transforms(c, "postprocessing")[1].update(nearest_interp=True), MismatchError, "nearest_interp"),
-    "late orientation": (lambda c: transforms(c).insert(4, transforms(c).pop(2)), MismatchError, "before"),
+    "late orientation": (lambda c: transforms(c).insert(4, transforms(c).pop(2)), MismatchError, "put Orientation first"),
     "padding": (lambda c: c["inferer"].update(padding_mode="reflect"), MismatchError, "padding_mode"),
     "another network": (lambda c: c["network_def"].update(_target_="VNet"), MismatchError, "VNet"),
     "an argument": (lambda c: c["network_def"].update(act="PRELU"), MismatchError, "act"),
     "an expression": (lambda c: transforms(c)[3].update(pixdim="$@pixdim * 2"), ConfigError, "--spacing=1.5"),
     "no windows": (lambda c: c.pop("inferer"), ConfigError, "--window=96"),
     "other weights": (lambda c: c["network_def"].update(init_filters=16), MismatchError, "shape"),
-    "no bundle": (lambda c: c.update(preprocessing={"_target_": "Compose", "transforms": 3}), DataError, "no bundle"),
+    "no bundle": (lambda c: c.update(preprocessing={"_target_": "Compose", "transforms": 3}), DataError, "is not a bundle"),
 }
 
 
@@ -221,7 +221,7 @@ def test_settings_of_the_command_line_complete_a_bundle(changed, tmp_path, capsy
     assert changed(strip, "--window=24,16,16", "--overlap=0.25", "--blend=constant", "--spacing=2,2,3", "--classes=a,b") == 0
     data = checkpoint.read_record(tmp_path / "run")["config"]["data"]
     assert tuple(data["size"]) == (24, 16, 16) and tuple(data["spacing"]) == (2, 2, 3)
-    assert "goes before" in capsys.readouterr().out  # --classes and the bundle's own
+    assert "overrides" in capsys.readouterr().out  # --classes and the bundle's own
 
 
 NETWORKS = {

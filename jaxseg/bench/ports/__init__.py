@@ -1,1 +1,1 @@
-"""The same networks in PyTorch, for the bench and for the tests of parity: nothing else imports them."""
+"""Ports of the networks to PyTorch, used only by the benchmark and the parity tests."""

@@ -1,7 +1,7 @@
-"""The BraTS 2-D project's Keras networks in PyTorch, written from its facts with Keras' rules: "same" padding with the odd
-voxel at the end, BatchNorm eps 1e-3 and momentum 0.99, half-pixel bilinear and nearest upsampling.
+"""The BraTS 2-D project's Keras networks in PyTorch, written from a description of them, with Keras' rules: "same" padding with
+the odd voxel at the end, BatchNorm eps 1e-3 and momentum 0.99, half-pixel bilinear and nearest upsampling.
 
-The project's files are .h5; parameters are named here as in jaxseg. `Knobs` are mistakes that the parity test must notice.
+The project's files are .h5; parameters have jaxseg's names. `Knobs` are deliberate mistakes that the parity test must detect.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ class Norm(nn.BatchNorm2d):
 
 
 class Scale(nn.Module):
-    """In the place of a Dropout: a factor of 1 + rate, so that a test can see where it stands."""
+    """Replaces a Dropout by the factor 1 + rate, so that a test can detect its position."""
 
     def __init__(self, rate):
         super().__init__()
@@ -206,7 +206,7 @@ class UNet3Plus(nn.Module):
         return self.head(maps[1])
 
     def fit(self, x, deeper):
-        """From `deeper` levels below (bilinear) or above (max pooling)."""
+        """Resize a map from `deeper` levels below (bilinear) or above (max pooling)."""
         if deeper < 0:
             return F.max_pool2d(x, 2**-deeper)
         if deeper == 0:

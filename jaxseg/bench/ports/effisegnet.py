@@ -1,6 +1,6 @@
-"""EffiSegNet in PyTorch: MONAI's encoder, live, and a decoder written from the repository's facts, with its names.
+"""EffiSegNet in PyTorch: MONAI's encoder, and a decoder written from a description of the repository, with its names.
 
-Everything is fixed to one image size, as in the source. `Knobs` are the mistakes that the parity test must notice.
+As in the source, the image size is fixed. `Knobs` are deliberate mistakes that the parity test must detect.
 """
 
 import dataclasses

@@ -1,11 +1,11 @@
-"""transformers' SegFormer as a network of images, without its dropouts."""
+"""transformers' SegFormer for images, without dropout."""
 
 import torch.nn.functional as F
 from torch import nn
 
 
 class SegFormer(nn.Module):
-    """Logits (stride 4) brought to the image's size as its own loss does."""
+    """Logits (stride 4), resized to the image's size as in transformers' own loss."""
 
     def __init__(self, dims, depths, width, *, channels=3, classes=1):
         from transformers import SegformerConfig, SegformerForSemanticSegmentation

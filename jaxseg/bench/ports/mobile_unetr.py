@@ -1,7 +1,7 @@
-"""MobileUNETR in PyTorch around transformers' MobileViT, written from the facts of OSUPCVLab/MobileUNETR, with its names.
+"""MobileUNETR in PyTorch around transformers' MobileViT, written from a description of OSUPCVLab/MobileUNETR, with its names.
 
-Where the source cannot go on (sizes that patches do not divide, maps larger than their skips) it resizes and cuts.
-`Knobs` are the mistakes that the parity test must notice.
+Where the source fails (sizes that are not multiples of the patches, maps larger than their skips) it resizes and cuts.
+`Knobs` are deliberate mistakes that the parity test must detect.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
-"""SegNeXt in PyTorch, official and seed, written from the papers' and repositories' facts: the other side of parity.
+"""SegNeXt in PyTorch, official and the haemorrhage-CT project's variant, written from descriptions of papers and repositories.
 
-Parameter names are those of Visual-Attention-Network/SegNeXt (official) and of the haemorrhage-CT project (seed).
-`Knobs` are the mistakes that the parity test must notice.
+Parameter names are those of Visual-Attention-Network/SegNeXt (official) and of the haemorrhage-CT project.
+`Knobs` are deliberate mistakes that the parity test must detect.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ def conv(cin, cout, k=1, stride=1, groups=1, bias=True):
 
 
 class Holder(nn.Module):
-    """Submodules under given names, nothing else."""
+    """A module that only holds submodules under the given names."""
 
     def __init__(self, **children):
         super().__init__()

@@ -1,4 +1,4 @@
-"""UNet-Base in PyTorch, written from the source's facts, with its parameter names."""
+"""UNet-Base in PyTorch, written from a description of the source, with its parameter names."""
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,7 @@ class Up(nn.Module):
 
 
 class UNetBase(nn.Module):
-    """`skip_first` and `eps` are mistakes that the parity test must notice."""
+    """The U-Net; `skip_first` and other values of `eps` are deliberate mistakes that the parity test must detect."""
 
     def __init__(self, widths=(64, 128, 256, 512, 1024), in_channels=1, classes=1, *, eps=1e-5, skip_first=False):
         super().__init__()

@@ -1,7 +1,7 @@
-"""The BraTS project's U-Nets for volumes in PyTorch, one branch and two, with our parameter names.
+"""The BraTS 3-D project's U-Nets in PyTorch, with one branch and with two, and jaxseg's parameter names.
 
-`unet3d_*` (down by pooling, transposed convolutions up) and `dualbranch_04_*` (branch A, which reads FLAIR, goes down by
-RepLKNet's blocks of kernel 13, branch B by stride). The facts are those of models/unet3d.py and models/dual_branch/.
+`unet3d_*` (downsampling by pooling, upsampling by transposed convolutions) and `dualbranch_04_*` (downsampling by RepLKNet blocks
+of kernel 13 in branch A, for FLAIR, and by strides in branch B). They follow models/unet3d.py and models/dual_branch/.
 """
 
 import functools
@@ -25,7 +25,7 @@ class ConvNorm(nn.Module):
 
 
 class Blocks(nn.Module):
-    """Blocks one after the other, under the name `blocks`."""
+    """Apply blocks one after the other; they are stored under the name `blocks`."""
 
     def __init__(self, *blocks):
         super().__init__()
@@ -61,7 +61,7 @@ class Up(nn.Module):
 
 
 class UNet3D(nn.Module):
-    """[B, C, D, H, W] with sizes divisible by 2^levels."""
+    """U-Net for [B, C, D, H, W] with sizes divisible by 2^levels."""
 
     def __init__(self, widths, in_channels=2, classes=4):
         super().__init__()
@@ -120,7 +120,7 @@ class Branch(nn.Module):
 
 
 class DualBranch04(nn.Module):
-    """[B, 2 (T1ce, FLAIR), D, H, W]; widths of a branch, channels of the deep levels, channels of the decoder's levels."""
+    """Dual-branch network for [B, 2 (T1ce, FLAIR), D, H, W]; channels of a branch, of deep levels, of decoder levels."""
 
     def __init__(self, widths, deep, outs, classes=4):
         super().__init__()
