@@ -84,7 +84,7 @@ REFUSED = {
     "fewer patients than splits": (lambda root: keep(root, 2), {}, "2 patients for 3 splits"),
     "a batch larger than the split": (None, {"train__batch_size": 64}, "train.batch_size=64"),
     "a warm-up longer than the run": (None, {"schedule__warmup": 10**6}, "warmup=1000000"),
-    "no foreground": (lambda root: blank(root, range(N)), {}, "not one foreground pixel"),
+    "no foreground": (lambda root: blank(root, range(N)), {}, "without any foreground pixel"),
     "a copy in two splits": (lambda root: copy_image(root, 0, 6), {"split": SPLIT}, "p0 = p6"),
     "no foreground in one split": (lambda root: blank(root, (6, 7)), {"split": SPLIT}, "split 'val'"),
     "an unknown patient": (None, {"split": SPLIT | {"val": ["p6", "p7", "p77"]}}, "p77"),

@@ -1,1 +1,1 @@
-"""From files of images to arrays: cases of a data set, reading, preparation, stores on disk, streams of batches. No jax."""
+"""Data: the cases of a data set, reading files, preparation, stores on disk, and streams of batches. Needs no jax."""

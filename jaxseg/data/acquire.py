@@ -1,9 +1,9 @@
-"""Real data that a package registry carries: python -m jaxseg.data.acquire organs --output=real_data/organs
+"""Download real data from the package index: python -m jaxseg.data.acquire organs --output=real_data/organs
 
-`organs` takes the source archive of TotalSegmentator 2.18.0 (Apache-2.0; Wasserthal et al. 2023), 38 MB, through pip, and
-keeps of it the CT of two patients with their labels, the label numbers as text, and the licence. Nothing of it is
-installed or run by this program; pip, though, prepares the package's metadata, which runs its build script: use --archive
-with a file fetched another way where that is not wanted.
+`organs` downloads the source archive of TotalSegmentator 2.18.0 (Apache-2.0; Wasserthal et al. 2023), 38 MB, with pip, and keeps
+the CT of two patients with their labels, the list of label numbers, and the licence. This program neither installs nor runs the
+package. But pip prepares the package's metadata and runs its build script for that; to avoid it, download the archive in another
+way and give it with --archive.
 """
 
 import argparse
@@ -39,14 +39,14 @@ MAX_FILE, MAX_ALL = 16 << 20, 512 << 20  # bytes: of one kept file, of the whole
 
 
 def organs(output: str | Path, archive: str | Path | None = None) -> Path:
-    """Make the folder that `datasets.organs_ct` reads; does nothing when it is there.
+    """Create the folder that `datasets.organs_ct` reads; does nothing if it exists.
 
     Args:
       output: the folder.
-      archive: the source archive, if it was fetched already.
+      archive: the source archive, if it was downloaded already.
     Raises:
-      DataError: DATA_DOWNLOAD when pip cannot get it, DATA_ARCHIVE for another or a damaged archive.
-      StorageError: no space.
+      DataError: pip cannot download the archive (DATA_DOWNLOAD), or the archive is another one or damaged (DATA_ARCHIVE).
+      StorageError: the disk is full.
     """
 
     def build(folder: Path) -> None:
@@ -64,10 +64,10 @@ def organs(output: str | Path, archive: str | Path | None = None) -> Path:
 
 
 def download(folder: Path) -> Path:
-    """The source archive, fetched by pip into `folder`.
+    """Download the source archive to `folder` with pip.
 
     Raises:
-      DataError: DATA_DOWNLOAD.
+      DataError: the download failed (DATA_DOWNLOAD).
     """
     call = [
         sys.executable,
@@ -93,12 +93,12 @@ def download(folder: Path) -> Path:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Copy the wanted members of the archive to `folder`, by name; nothing else touches the disk.
+    """Copy the needed members of the archive to `folder`, by name; nothing else is written to the disk.
 
-    Members that are no regular file, lie outside, come twice or are too large are refused.
+    Members that are not regular files, have a path outside the archive, occur twice or are too large are refused.
 
     Raises:
-      DataError: DATA_ARCHIVE.
+      DataError: the archive is damaged or has other content (DATA_ARCHIVE).
     """
     bad = lambda found, rule: refusal("DATA_ARCHIVE", archive, found, rule, f"fetch {ARCHIVE} again")
     total = 0
@@ -125,12 +125,12 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def on_grid(mask: Volume, image: Volume) -> np.ndarray:
-    """The mask's voxels in the order of the image's axes, where both cover the same voxels of space.
+    """Return the mask's voxels in the order of the image's axes, if both have the same voxels in space.
 
     Returns:
-      an array of the image's shape: axes permuted and reversed, nothing interpolated.
+      An array of the image's shape: axes are permuted and reversed, nothing is interpolated.
     Raises:
-      DataError: DATA_MISMATCH when the voxels do not coincide.
+      DataError: the voxels do not coincide (DATA_MISMATCH).
     """
     step = np.linalg.inv(mask.affine) @ image.affine  # image index -> mask index
     whole = np.rint(step[:3, :3]).astype(int)
@@ -162,7 +162,7 @@ def on_grid(mask: Volume, image: Volume) -> np.ndarray:
 
 
 def describe(root: Path) -> list[str]:
-    """One line for each case: shape, spacing, and millilitres and mean HU of each organ."""
+    """Return one line for each case: shape, spacing, and millilitres and mean HU of each organ."""
     dataset, lines = organs_ct.load(root), []
     for name, ct, mask in (("A", organs_ct.CT_A, organs_ct.MASK_A), ("B", organs_ct.CT_B, organs_ct.MASK_B)):
         image, labels = volumes.read_volume(root / ct), volumes.read_volume(root / mask)

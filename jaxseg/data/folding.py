@@ -1,4 +1,4 @@
-"""Errors of many cases, folded: those that are equal but for names and numbers are said once, with their count."""
+"""Summarise the errors of many cases: errors that are equal except for names and numbers are reported once, with a count."""
 
 import re
 from collections import defaultdict
@@ -8,9 +8,9 @@ FEW = 3  # of one kind that are said one by one
 
 
 def kind_of(case: str, error: Exception) -> tuple[str, str]:
-    """What errors of one kind have in common: type or code, and the text without the case, paths, numbers and colours.
+    """Return a key that similar errors share: type or code, and the text without the case, paths, numbers and colours.
 
-    Lists of values with their shares may have any length.
+    Lists of values with their percentages may have any length.
     """
     text = re.sub(r"\S*/\S+|#[0-9a-f]{6}\b|\d[\d.e+-]*", "", str(error).replace(case, ""))
     text = re.sub(r"(\s*\(\s*%\),?)+", " (%)", text)
@@ -18,10 +18,10 @@ def kind_of(case: str, error: Exception) -> tuple[str, str]:
 
 
 def folded(errors: Mapping[str, Exception]) -> list[str]:
-    """A line for each error; one line with the count where more than FEW cases have one of a kind.
+    """Return one line per error, or one line with a count if more than FEW cases have similar errors.
 
     Args:
-      errors: case -> what is wrong with it; each has a code, as DataErrors have.
+      errors: case -> its error, which has a `code` like a DataError.
     """
     kinds = defaultdict(list)
     for case, error in errors.items():
@@ -36,22 +36,22 @@ def folded(errors: Mapping[str, Exception]) -> list[str]:
 
 
 class Folding:
-    """The same for errors that come one after another: the first FEW of a kind are said as they come, the others at the end."""
+    """Summarises errors that occur one after another: the first FEW similar ones are reported at once, the others at the end."""
 
     def __init__(self):
         self._cases: dict[tuple[str, str], list[str]] = defaultdict(list)
 
     def add(self, case: str, error: Exception) -> bool:
-        """Whether this error is to be said now."""
+        """Add an error; returns whether to report it now."""
         cases = self._cases[kind_of(case, error)]
         cases.append(case)
         return len(cases) <= FEW
 
     @property
     def count(self) -> int:
-        """Errors in all."""
+        """The number of all errors."""
         return sum(map(len, self._cases.values()))
 
     def rest(self) -> list[str]:
-        """A line for each kind of which more came than were said."""
+        """Return one line for each kind of error that occurred more often than it was reported."""
         return [f"{len(cases) - FEW} more like {cases[0]}" for cases in self._cases.values() if len(cases) > FEW]

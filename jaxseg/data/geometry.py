@@ -1,9 +1,9 @@
-"""From a file's axis order to slices or volumes in one common order, and back without changing a bit.
+"""Convert a file's axis order to slices or volumes in a common order, and back without changing any value.
 
 Common order is LPS: slices run from the feet to the head, rows from the front to the back, columns from the patient's
 right to the left, so that a slice shown as an image is upright with the patient's right on the image's left. Volumes have
-the same three directions in the order columns, rows, slices: X, Y, Z. Slices can be coronal or sagittal instead (PLANES);
-networks that learnt volumes in another order (nnU-Net takes the file's own) name it in `Recipe.orientation` (ORIENTATIONS).
+the same three directions in the order columns, rows, slices: X, Y, Z. Slices can also be coronal or sagittal (PLANES). Networks
+that were trained on volumes in another order (nnU-Net uses the file's own) name it in `Recipe.orientation` (ORIENTATIONS).
 """
 
 import dataclasses
@@ -37,22 +37,22 @@ _UPRIGHT = {  # EXIF orientation -> from the file's pixels to the upright pictur
 
 
 def upright(array: np.ndarray, turn: int) -> np.ndarray:
-    """A file's own pixels [H, W(, C)] as they are shown under an EXIF orientation (0 and 1: as they are): a view."""
+    """Return a view of a file's pixels [H, W(, C)] as they are displayed with an EXIF orientation (0 and 1: unchanged)."""
     return _UPRIGHT[turn](array) if turn in _UPRIGHT else array
 
 
 def stored_order(array: np.ndarray, turn: int) -> np.ndarray:
-    """The inverse of `upright`: a view."""
+    """Invert `upright`: return a view in the order of the file's pixels."""
     return upright(array, {6: 8, 8: 6}.get(turn, turn))
 
 
 @dataclasses.dataclass(frozen=True)
 class Orientation:
-    """How the axes of a file became slices, rows and columns (`to_slices`; axial: Z, Y, X) or X, Y, Z of a volume (`to_volume`).
+    """The mapping from a file's axes to slices, rows and columns (`to_slices`; axial: Z, Y, X) or to X, Y, Z (`to_volume`).
 
     Attributes:
-      axes: for each axis of the common order the file's axis; () for a photograph.
-      flips: for each axis of the common order whether the file runs the other way.
+      axes: the file's axis for each axis of the common order; () for a photograph.
+      flips: for each axis of the common order, whether the file's axis runs in the opposite direction.
       shape: the file's spatial shape, [X, Y, Z] or [H, W] (a photograph as a volume has a third axis of 1).
       spacing: distance in mm along each axis of the common order; (1, 1, 1) for a photograph.
     """
@@ -63,7 +63,7 @@ class Orientation:
     spacing: tuple[float, float, float]
 
     def restore(self, array: np.ndarray) -> np.ndarray:
-        """Three axes in the common order (and K) -> the file's own order [X, Y, Z(, K)] or [H, W(, K)] (a view)."""
+        """Return a view of three axes in the common order (and K) in the file's order, [X, Y, Z(, K)] or [H, W(, K)]."""
         whole = (*self.shape, 1)[:3]
         expected = tuple(whole[a] for a in self.axes) if self.axes else (1, *self.shape)
         if array.shape[:3] != expected or array.ndim > 4:
@@ -75,20 +75,20 @@ class Orientation:
         return restored if len(self.shape) == 3 else restored[:, :, 0]
 
     def file_index(self, index: int) -> int:
-        """The index of slice `index` along the axis of the file that became the first (`axes[0]`; 0 for a photograph)."""
+        """Return the index of slice `index` along the file's axis that became the first (`axes[0]`; 0 for a photograph)."""
         if not self.axes:
             return 0
         return self.shape[self.axes[0]] - 1 - index if self.flips[0] else index
 
 
 def to_slices(volume: Volume, plane: str = "axial") -> tuple[np.ndarray, Orientation]:
-    """The volume as slices in the common order, and the way back.
+    """Return the volume as slices in the common order, and the orientation that restores the file's order.
 
-    An oblique volume keeps its own axes: each goes to the direction of the body that it is nearest to, no two to one.
+    An oblique volume is not resampled: each of its axes is assigned to the nearest direction of the body, all different.
 
     Args:
       volume: array [X, Y, Z] or [X, Y, Z, C]; for photographs [H, W] or [H, W, C].
-      plane: of PLANES; "" is axial for volumes whose axial slices are pictures, and refuses the others.
+      plane: one of PLANES; "" means axial, but refuses volumes that are too thin for axial slices.
     Returns:
       (a view [Z, Y, X] or [Z, Y, X, C], or in another plane [slices, rows, columns(, C)] as PLANES says; [1, H, W] or
       [1, H, W, C] for photographs, Orientation).
@@ -109,15 +109,15 @@ def to_slices(volume: Volume, plane: str = "axial") -> tuple[np.ndarray, Orienta
     if better:
         raise DataError(
             f"{volume.path}: its axial slices have {slices.shape[1]} x {slices.shape[2]} pixels of {spacing[1]:.3g} x "
-            f"{spacing[2]:.3g} mm, for it was acquired in {better} slices; set data.plane={better!r}, or data.plane='axial' to "
-            "cut it so all the same",
+            f"{spacing[2]:.3g} mm, because it was acquired in {better} slices; set data.plane={better!r}, or data.plane='axial' "
+            "to use axial slices anyway",
             "DATA_PLANE",
         )
     return slices, Orientation(axes, flips, array.shape[:3], spacing)
 
 
 def _acquired(shape: tuple[int, ...], spacing: tuple[float, ...]) -> str:
-    """The plane in which a volume was acquired where its axial slices [Z, Y, X] are no pictures, else ""."""
+    """Return the plane in which a volume was acquired if its axial slices [Z, Y, X] are too thin, else ""."""
     for axis, plane in ((1, "coronal"), (2, "sagittal")):
         others = [a for a in range(3) if a != axis]
         fewer = min(shape[a] for a in others) / shape[axis]
@@ -128,16 +128,16 @@ def _acquired(shape: tuple[int, ...], spacing: tuple[float, ...]) -> str:
 
 
 def to_volume(volume: Volume, orientation: str = "lps") -> tuple[np.ndarray, Orientation]:
-    """The volume in the common order, and the way back: `to_slices` with its three axes turned round.
+    """Return the volume in the common order, and the orientation that restores the file's order.
 
     Args:
-      volume: array [X, Y, Z] or [X, Y, Z, C] with a position in space.
-      orientation: one of ORIENTATIONS. "ras": the first two axes run the other way. "file": as the file has them, whatever
-        directions they have; a photograph is [W, H, 1] then, of pixels of 1 mm and a thickness of 999 mm, as nnU-Net has it.
+      volume: array [X, Y, Z] or [X, Y, Z, C] with an affine.
+      orientation: one of ORIENTATIONS. "ras": the first two axes run in the opposite direction. "file": the file's own axes; a
+        photograph is then [W, H, 1] with pixels of 1 mm and a thickness of 999 mm, as in nnU-Net.
     Returns:
       (a view [X, Y, Z] or [X, Y, Z, C]: from the patient's right to the left, front to back, feet to head; Orientation).
     Raises:
-      DataError: DATA_IMAGE for a photograph, but in "file".
+      DataError: the volume is a photograph, and the orientation is not "file" (DATA_IMAGE).
       ConfigError: an unknown orientation.
     """
     lookup("value of data.orientation", orientation, dict.fromkeys(ORIENTATIONS))
@@ -146,8 +146,8 @@ def to_volume(volume: Volume, orientation: str = "lps") -> tuple[np.ndarray, Ori
         return np.swapaxes(slices[0], 0, 1)[:, :, None], Orientation((1, 0, 2), (False,) * 3, turned.shape, (1.0, 1.0, 999.0))
     if not turned.axes:
         raise DataError(
-            f"{volume.path}: got a picture of shape {volume.array.shape} without a position in space; volumes are "
-            "NIfTI or DICOM; take a network and a recipe of rank 2",
+            f"{volume.path}: is a picture of shape {volume.array.shape}, but rank 3 needs volumes (NIfTI "
+            "or DICOM); choose a config with data.rank=2",
             "DATA_IMAGE",
         )
     axes, flips, spacing = turned.axes[::-1], turned.flips[::-1], turned.spacing[::-1]
@@ -163,9 +163,9 @@ def to_volume(volume: Volume, orientation: str = "lps") -> tuple[np.ndarray, Ori
 def nearest_axes(
     affine: np.ndarray, plane: str = "axial"
 ) -> tuple[tuple[int, ...], tuple[bool, ...], tuple[float, float, float]]:
-    """For slices, rows and columns of a plane (axial: Z, Y, X): (axis of the file, whether it runs the other way, spacing in mm).
+    """For slices, rows and columns of a plane (axial: Z, Y, X): the file's axes, whether each is reversed, and spacings (mm).
 
-    Of the six assignments the one with the largest sum of squared cosines is taken; the first of equals.
+    Of the six possible assignments the one with the largest sum of squared cosines is chosen; the first of equal ones.
     """
     columns = np.asarray(affine, np.float64)[:3, :3]
     lengths = np.linalg.norm(columns, axis=0)

@@ -1,7 +1,7 @@
-"""Train, validation and test sets: splits by patient, folds, the haemorrhage project's split by slices, and leak checks.
+"""Training, validation and test splits by patient, cross-validation, the haemorrhage project's split by slices, leak checks.
 
-The order of patients is that of a keyed digest of their names, so that it depends neither on the listing of a folder nor
-on a version of numpy.
+Patients are shuffled by a keyed digest of their names, so that a split depends neither on the order of files in a folder nor on
+the version of numpy.
 """
 
 import math
@@ -24,16 +24,16 @@ Row = Mapping[str, Any]  # of Store.rows: case, patient, stratum, foreground, di
 
 
 def split_patients(strata: Mapping[str, str], fractions: Sequence[float], seed: int) -> dict[str, list[str]]:
-    """Patients drawn into train, val and test, each stratum in the same shares (to within one or two patients).
+    """Split patients at random into train, val and test, each stratum in the same proportions (up to one or two patients).
 
     Args:
       strata: patient -> stratum.
-      fractions: shares of (train, val, test); they add up to 1. A share above 0 gets at least one patient.
-      seed: another seed, another draw.
+      fractions: fractions of (train, val, test), with sum 1. A fraction above 0 gets at least one patient.
+      seed: random seed.
     Returns:
       {"train": [...], "val": [...], "test": [...]}, each sorted, together all patients once.
     Raises:
-      ConfigError: fractions that cannot be, or fewer patients than splits.
+      ConfigError: the fractions are invalid, or there are fewer patients than splits.
     """
     shares = _shares(fractions)
     counts = _whole_counts(len(strata), shares)
@@ -51,7 +51,7 @@ def split_patients(strata: Mapping[str, str], fractions: Sequence[float], seed: 
 def split_folds(strata: Mapping[str, str], k: int, seed: int, *, test: Sequence[str] = ()) -> list[dict[str, list[str]]]:
     """k-fold cross-validation: in fold i, part i is for testing, part i + 1 (mod k) for validation, all others for training.
 
-    Every patient is tested exactly once and never by a checkpoint that it helped to choose.
+    Every patient is tested exactly once, and never with a checkpoint that was selected on this patient.
 
     Args:
       test: patients, apart from those of `strata`, that are the test split of every fold; part i is then the validation split.
@@ -94,20 +94,20 @@ def split_rows(
     absent: Iterable[str] = (),
     log: Callable[[str], None] = print,
 ) -> dict[str, np.ndarray]:
-    """Row numbers of train, val and test, checked for leaks and for foreground.
+    """Return the row numbers of train, val and test, after checks for leaks and for foreground.
 
     Args:
       rows: `Store.rows`.
       split: "patient" (drawn, stratified), "fold" (cross-validation, stratified), "file" (patients listed in a JSON file),
-        "fixed" (as the data set prescribes), or "slice_level" (the haemorrhage project's: the last slices, whoever they belong
-        to; warned about, and kept only to compare with published figures).
-      fractions: shares of patients, for "patient" alone.
-      seed: of the draw, for "patient" and "fold".
-      folds, fold: number of parts, and which of them (from 0) is the test, for "fold" alone.
-      file: for "file" alone, see `load_splits`; the patients that it leaves out are in no split.
-      protocol: "only" or "all", for "slice_level" alone; it says how many slices that project held out.
-      absent: patients whose cases are all bad and left out; a file may list them.
-      log: takes the warning.
+        "fixed" (as the data set prescribes), or "slice_level" (the haemorrhage project's split by slices, regardless
+        of their patients; logs a warning, and exists only for comparison with published figures).
+      fractions: fractions of patients, only for "patient".
+      seed: random seed, for "patient" and "fold".
+      folds, fold: number of folds, and which of them (from 0) is tested; only for "fold".
+      file: the split file, only for "file", see `load_splits`; patients that it does not assign are in no split.
+      protocol: "only" or "all", only for "slice_level": how many slices that project held out.
+      absent: patients whose cases were all unreadable and left out; a file may list them.
+      log: receives the warning.
     Returns:
       {"train": int64 [n], "val": ..., "test": ...}, each ascending.
     Raises:
@@ -118,17 +118,14 @@ def split_rows(
     held_out = sorted(dataset.held_out & strata.keys())
     drawn = {patient: word for patient, word in strata.items() if patient not in dataset.held_out}
     if held_out and split in ("patient", "fold"):
-        log(
-            f"the test split is the data set's own: {len(held_out)} patients that it sets aside; training and "
-            "validation are drawn from the others"
-        )
+        log(f"the test split is the data set's own: {len(held_out)} patients; training and validation are drawn from the others")
     if split == "patient":
         parts = split_patients(drawn, _without_test(fractions) if held_out else fractions, seed)
         splits = rows_of(rows, parts | {"test": held_out} if held_out else parts)
     elif split == "fold":
         every = split_folds(drawn, folds, seed, test=held_out)
         if not 0 <= fold < folds:
-            raise ConfigError(f"got data.fold={fold}; with data.folds={folds} it is 0 to {folds - 1}")
+            raise ConfigError(f"got data.fold={fold} with data.folds={folds}; must be 0 to {folds - 1}")
         splits = rows_of(rows, every[fold])
     elif split == "file":
         if not file:
@@ -141,8 +138,8 @@ def split_rows(
         shared = {rows[i]["patient"] for i in splits["train"]} & {rows[i]["patient"] for n in NAMES[1:] for i in splits[n]}
         log(
             f"WARNING data.split=slice_level splits slices, not patients ({len(shared)} of {len(strata)} are in both training "
-            "and evaluation): scores are optimistically biased; compare with the haemorrhage project's figures only, and use "
-            "data.split=patient for any claim"
+            "and evaluation): scores are optimistically biased; compare them only with that project's figures, and use "
+            "data.split=patient for all other purposes"
         )
     else:
         raise unknown_name("data.split", split, SPLITS)
@@ -151,7 +148,7 @@ def split_rows(
     for name, numbers in splits.items():
         if len(numbers) and not any(sum(rows[i]["foreground"]) for i in numbers):
             raise DataError(
-                f"split {name!r} holds {len(numbers)} examples and not one foreground pixel of "
+                f"split {name!r} holds {len(numbers)} examples without any foreground pixel of "
                 f"{', '.join(dataset.labels)}; choose another data.split_seed or data.fractions",
                 "DATA_EMPTY",
             )
@@ -159,7 +156,7 @@ def split_rows(
 
 
 def patient_strata(rows: Iterable[Row]) -> dict[str, str]:
-    """patient -> the strata of the patient's cases, joined by "+"."""
+    """Return patient -> the strata of the patient's cases, joined by "+"."""
     seen = defaultdict(set)
     for row in rows:
         seen[row["patient"]].add(row["stratum"])
@@ -173,10 +170,10 @@ def rows_of(rows: Sequence[Row], patients: Mapping[str, Iterable[str]]) -> dict[
 
 
 def check_no_leak(rows: Sequence[Row], splits: Mapping[str, Iterable[int]]) -> None:
-    """Refuse splits that share a patient, or an image under two names (constant images, such as empty air, aside).
+    """Refuse splits that share a patient or an image (constant images, such as air, are ignored).
 
     Raises:
-      DataError: DATA_LEAK, naming what is shared and by whom.
+      DataError: splits share patients or images (DATA_LEAK); the message names them.
     """
     names = list(splits)
     for a, first in enumerate(names):
@@ -185,7 +182,7 @@ def check_no_leak(rows: Sequence[Row], splits: Mapping[str, Iterable[int]]) -> N
             both = sorted({r["patient"] for r in left} & {r["patient"] for r in right})
             if both:
                 raise DataError(
-                    f"{len(both)} patients are in {first!r} and in {second!r}: {_some(both)}; a patient belongs to one split",
+                    f"{len(both)} patients are in {first!r} and in {second!r}: {_some(both)}; assign each to one split",
                     "DATA_LEAK",
                 )
             known = {_digest(r): r["case"] for r in left if not _constant(r)}
@@ -193,37 +190,37 @@ def check_no_leak(rows: Sequence[Row], splits: Mapping[str, Iterable[int]]) -> N
             if copies:
                 raise DataError(
                     f"{len(copies)} pairs of cases in {first!r} and {second!r} hold the same image: {_some(copies)}; "
-                    "give them one patient name or remove the copies",
+                    "give both the same patient name, or remove the copies",
                     "DATA_LEAK",
                 )
 
 
 def patients_of(rows: Sequence[Row], splits: Mapping[str, Iterable[int]]) -> dict[str, list[str]]:
-    """The inverse of `rows_of`: split -> its patients, sorted."""
+    """Invert `rows_of`: return split -> its patients, sorted."""
     return {name: sorted({rows[i]["patient"] for i in numbers}) for name, numbers in splits.items()}
 
 
 def save_splits(path: str | Path, patients: Mapping[str, Iterable[str]], **drawn: str | int | float) -> None:
-    """Write split -> patients as JSON, whole or not at all.
+    """Write split -> patients as JSON, completely or not at all.
 
     Args:
       path: the file.
-      patients: as `patients_of` gives them.
-      drawn: how they were drawn (split="fold", seed=0, folds=5, fold=2), kept beside them under "drawn".
+      patients: as returned by `patients_of`.
+      drawn: how the split was made (split="fold", seed=0, folds=5, fold=2), stored under "drawn".
     """
     files.write_json(path, {name: sorted(p) for name, p in patients.items()} | ({"drawn": drawn} if drawn else {}))
 
 
 def load_splits(path: str | Path, known: Iterable[str] | None = None, absent: Iterable[str] = ()) -> dict[str, list[str]]:
-    """Read {"train": [...], "val": [...], "test": [...]} and hold it against the data.
+    """Read {"train": [...], "val": [...], "test": [...]} and check it against the data.
 
     Args:
-      path: a JSON file; patients under "left_out" are left out on purpose, "drawn" is a note that is not read.
-      known: the patients that the data have; None: whoever is listed.
-      absent: patients that may be listed though the data have them no more.
+      path: a JSON file; patients under "left_out" are left out on purpose, "drawn" is ignored.
+      known: the patients of the data; None: do not check.
+      absent: patients that may be listed although they are no longer in the data.
     Raises:
-      DataError: DATA_SPLIT for a file that is no such JSON, or a patient unknown, missing or listed twice; DATA_LEAK for
-        one in two splits.
+      DataError: the file is not such a JSON file, or a patient is unknown, missing or listed twice (DATA_SPLIT); a patient is in
+        two splits (DATA_LEAK).
     """
     try:
         content = guard.read_json(path)
@@ -263,35 +260,37 @@ def _digest(row: Row) -> str:
 
 
 def _constant(row: Row) -> bool:
-    """Whether the image is one value; volumes never are."""
+    """Return whether the image has only one value; never true for volumes."""
     return "constant" in row and row["constant"]
 
 
 def _line_up(strata: Mapping[str, str], seed: int) -> list[str]:
-    """Patients stratum after stratum, at random within each."""
+    """Return the patients stratum by stratum, shuffled within each stratum."""
     return sorted(strata, key=lambda p: (strata[p], files.digest(str(seed), p), p))
 
 
 def _shares(fractions: Sequence[float]) -> tuple[float, ...]:
     shares = tuple(float(f) for f in fractions)
     if len(shares) != 3 or not all(math.isfinite(f) and f >= 0 for f in shares) or abs(sum(shares) - 1) > 1e-6 or not shares[0]:
-        raise ConfigError(f"got data.fractions={shares}; three shares (train, val, test) >= 0 that add up to 1, train above 0")
+        raise ConfigError(
+            f"got data.fractions={shares}; must be three numbers (train, val, test) of at least 0 with sum 1, train above 0"
+        )
     return shares
 
 
 def _without_test(fractions: Sequence[float]) -> tuple[float, float, float]:
-    """The shares of train and val in each other's proportion, for a test split that is given."""
+    """Return the fractions of train and val in the same proportion, for a given test split."""
     train, val, _ = _shares(fractions)
     return train / (train + val), val / (train + val), 0.0
 
 
 def _whole_counts(n: int, shares: Sequence[float]) -> list[int]:
-    """Patients per split: the shares of n by largest remainder, at least 1 where the share is above 0."""
+    """Return the number of patients per split: fractions of n by largest remainder, at least 1 where the fraction is not 0."""
     wanted = sum(f > 0 for f in shares)
     if n < wanted:
         raise ConfigError(
-            f"got {n} patients for {wanted} splits (data.fractions={tuple(shares)}); each needs one: add patients; "
-            "the test share alone may be 0, with eval.split=val"
+            f"got {n} patients for {wanted} splits (data.fractions={tuple(shares)}); each split needs one: add patients; "
+            "only the test fraction may be 0, with eval.split=val"
         )
     counts = [math.floor(n * f + 1e-9) for f in shares]
     by_remainder = sorted(range(3), key=lambda s: (round(counts[s] - n * shares[s], 9), -s))  # ties go to val and test
@@ -309,19 +308,19 @@ def _fixed(strata: Mapping[str, str], dataset: DataSet) -> dict[str, list[str]]:
         raise ConfigError(f"data.split=fixed: {dataset.name} prescribes no split; use data.split=patient")
     astray = sorted(p for p in strata if dataset.fixed_split.get(p) not in NAMES)
     if astray:
-        raise DataError(f"the split of {dataset.name} leaves {len(astray)} patients out: {_some(astray)}", "DATA_SPLIT")
+        raise DataError(f"the split of {dataset.name} assigns no split to {len(astray)} patients: {_some(astray)}", "DATA_SPLIT")
     return {name: sorted(p for p in strata if dataset.fixed_split[p] == name) for name in NAMES}
 
 
 def _last_slices(n: int, protocol: str | None) -> dict[str, np.ndarray]:
-    """The haemorrhage project's rule: the last val + test of n slices, in that order; shrunk in proportion for a smaller set."""
+    """Return the haemorrhage project's split: the last val + test of n slices, in that order; fewer for a smaller data set."""
     if protocol not in HELD_OUT:
-        raise ConfigError(f"data.split=slice_level with data.protocol={protocol!r}; its protocols are 'only' and 'all'")
+        raise ConfigError(f"data.split=slice_level with data.protocol={protocol!r}; data.protocol must be 'only' or 'all'")
     val, test, usual = HELD_OUT[protocol]
     if n < 2 * (val + test):
         val, test = max(1, val * n // usual), max(1, test * n // usual)
     if n < val + test + 1:
-        raise ConfigError(f"data.split=slice_level: got {n} slices; it needs one each for train, val and test")
+        raise ConfigError(f"data.split=slice_level: got {n} slices; must be at least one each for train, val and test")
     edges = (0, n - val - test, n - test, n)
     return {name: np.arange(edges[i], edges[i + 1], dtype=np.int64) for i, name in enumerate(NAMES)}
 

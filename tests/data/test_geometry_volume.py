@@ -71,7 +71,7 @@ def test_a_photograph_is_a_volume_of_one_plane_in_the_order_of_its_file(channels
 
 @pytest.mark.parametrize("shape", [(4, 6), (4, 6, 3)])
 def test_photographs_are_refused(shape):
-    with pytest.raises(DataError, match="cat.png: got a picture of shape .4, 6.*rank 2"):
+    with pytest.raises(DataError, match="cat.png: is a picture of shape .4, 6.*rank=2"):
         to_volume(Volume(np.zeros(shape, np.uint8), np.eye(4), Photo("PNG"), Path("cat.png")))
 
 

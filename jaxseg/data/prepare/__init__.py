@@ -1,1 +1,1 @@
-"""From a file's arrays to what a network sees, and from its scores back."""
+"""Preparation: from a file's arrays to the network's input, and from the network's scores back to the image's grid."""

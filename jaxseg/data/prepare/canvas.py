@@ -1,5 +1,5 @@
-"""Where an example lies on the network's grid: its axes' order, the box that is cut out of it, its size at the recipe's spacing,
-the canvas.
+"""The position of an example on the network's grid: order of the axes, crop box, size at the recipe's spacing, and canvas (the
+network's grid, which the resampled box is cropped or padded to).
 """
 
 import dataclasses
@@ -28,17 +28,17 @@ Box = tuple[slice, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where an example lies on the network's grid.
+    """The position of an example on the network's grid.
 
     Attributes:
-      axes: of the example, in the network's order; what follows is in this order.
+      axes: the example's axes in the network's order; all other attributes are in this order.
       box: the part of the example that is used.
-      scaled: its size after resampling.
+      scaled: size of the box after resampling.
       canvas: size of the network's grid.
-      corner: where the resampled box begins on the canvas; negative where the canvas cuts it.
-      apart: the axis that is resampled by itself ("nnunet" alone).
-      apart_back: the same for the way back, where the network's grid comes first.
-      steps: samples of the box between two of the network's grid, along each axis (MONAI's filters alone).
+      corner: start of the resampled box on the canvas; negative if the canvas crops it.
+      apart: the axis that is resampled separately (only for the filter "nnunet").
+      apart_back: the same when scores are resampled back from the network's grid.
+      steps: distance between two samples of the network's grid in samples of the box, for each axis (only for MONAI's filters).
     """
 
     axes: tuple[int, ...]
@@ -52,7 +52,7 @@ class Placement:
 
     @property
     def keeps_grid(self) -> bool:
-        """Whether the network's grid is the example's own."""
+        """Whether the network's grid is the example's own grid."""
         return (
             self.steps is None
             and self.axes == tuple(range(len(self.axes)))
@@ -61,56 +61,59 @@ class Placement:
         )
 
     def spacing(self, spacing: Sequence[float]) -> tuple[float, ...]:
-        """mm between the samples of the network's grid, for an example of this spacing."""
+        """Return the spacing (mm) of the network's grid for an example with this spacing."""
         if self.steps is not None:
             return tuple(float(spacing[a] * step) for a, step in zip(self.axes, self.steps))
         return tuple(float(spacing[a] * n / m) for a, n, m in zip(self.axes, self.boxed, self.scaled))
 
     def after_cut(self) -> "Placement":
-        """The placement of what `cut` gives."""
+        """The placement for an array that `cut` returned."""
         whole = tuple(slice(0, n) for n in self.boxed)
         return dataclasses.replace(self, axes=tuple(range(len(whole))), box=whole)
 
     def after_resampling(self) -> "Placement":
-        """The placement of what was cut and resampled already."""
+        """The placement for an array that was cropped and resampled already."""
         whole = tuple(slice(0, n) for n in self.scaled)
         return dataclasses.replace(self, axes=tuple(range(len(whole))), box=whole, steps=None)
 
     def cut(self, array: np.ndarray) -> np.ndarray:
-        """The used part of an example [*S], in the network's order of axes: a view."""
+        """Return the used part of an example [*S] in the network's order of axes, as a view."""
         return array.transpose(self.axes)[self.box]
 
     def put(self, whole: np.ndarray, part: np.ndarray) -> None:
-        """Write what `cut` would give into an array of the example's shape."""
+        """Write an array like that of `cut` to its place in an array of the example's shape."""
         whole.transpose(self.axes)[self.box] = part
 
     @property
     def boxed(self) -> tuple[int, ...]:
-        """Size of the box."""
+        """The size of the box."""
         return tuple(b.stop - b.start for b in self.box)
 
     def overlap(self) -> tuple[Box, Box]:
-        """(part of the canvas, part of the resampled box) that both have."""
+        """The common part of canvas and resampled box: (slices of the canvas, slices of the resampled box)."""
         there = tuple(slice(max(c, 0), min(c + s, n)) for c, s, n in zip(self.corner, self.scaled, self.canvas))
         here = tuple(slice(t.start - c, t.stop - c) for t, c in zip(there, self.corner))
         return there, here
 
 
 def placement(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None, *, box: Box | None = None) -> Placement:
-    """Where an example lies, by `recipe.fit`: stretched to recipe.size, centred on it, or on a grid of its own size ("patches").
+    """Return the placement by `recipe.fit`: stretched to recipe.size, centred on it, or on a grid of its own size ("patches").
 
     Args:
       shape: (H, W) or (X, Y, Z) of the example.
-      spacing: mm along the same axes; None where unknown.
-      box: for a recipe with `nonzero`, what `nonzero_box` gave.
+      recipe: how images are prepared.
+      spacing: mm along the same axes; None if unknown.
+      box: for a recipe with `nonzero`, the result of `nonzero_box`.
     Raises:
-      DataError: the recipe has a spacing and the example has none, or one that no scanner has; an example smaller than the crop.
-      ConfigError: a spacing for another number of axes, or a fit that the example or the spacing does not go with.
+      DataError: the recipe has a spacing but the example has none or an impossible one, or the example is smaller than the crop.
+      ConfigError: the recipe's spacing is for another number of axes, or its fit is not possible for the example or spacing.
     """
     rank = len(shape)
     _check_fit(recipe, rank)
     if rank == 2 and (recipe.axes or recipe.nonzero):
-        raise ConfigError(f"got axes={recipe.axes}, nonzero={recipe.nonzero} for slices; volumes alone take them")
+        raise ConfigError(
+            f"got axes={recipe.axes}, nonzero={recipe.nonzero} for slices; both are for volumes only: leave them out"
+        )
     axes = axes_of(recipe, rank)
     shape = tuple(shape[a] for a in axes)
     if spacing is not None and len(spacing) == rank:
@@ -118,7 +121,7 @@ def placement(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | N
     if recipe.nonzero != (box is not None) or recipe.nonzero and recipe.crop:
         raise ValueError(
             f"got the box {box} for nonzero={recipe.nonzero}, crop={recipe.crop}; a recipe with nonzero "
-            "takes a box of `nonzero_box`, and no crop"
+            "needs a box from `nonzero_box`, and must have no crop"
         )
     box = box or crop_box(shape, recipe.crop)
     boxed = tuple(b.stop - b.start for b in box)
@@ -141,23 +144,23 @@ def placement(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | N
 def _check_fit(recipe: Recipe, rank: int) -> None:
     lookup("value of data.fit", recipe.fit, dict.fromkeys(FITS))
     if rank == 3 and recipe.fit != "patches":
-        raise ConfigError(f"got data.fit={recipe.fit!r} for a volume; volumes are cut into patches: set data.fit='patches'")
+        raise ConfigError(f"got data.fit={recipe.fit!r} for a volume; must be 'patches': set data.fit='patches'")
     if recipe.fit != "patches" and (recipe.fit == "centre") != (recipe.spacing is not None):
         raise ConfigError(
-            f"got data.fit={recipe.fit!r} with data.spacing={recipe.spacing}; 'centre' needs a spacing and 'stretch' takes none: "
+            f"got data.fit={recipe.fit!r} with data.spacing={recipe.spacing}; 'centre' needs a spacing, 'stretch' has none: "
             f"set data.fit={'stretch' if recipe.spacing is None else 'centre'!r}"
         )
 
 
 def spaced(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None) -> tuple[int, ...]:
-    """The size of an example at the recipe's spacing; its own where the recipe has none. Raises as `placement`."""
+    """Return the size of an example at the recipe's spacing; its own size if the recipe has no spacing. Raises as `placement`."""
     rank, wanted = len(shape), recipe.spacing
     if wanted is None:
         return tuple(shape)
     if len(wanted) != rank or not all(np.isfinite(s) and (s > 0 or s == 0 and rank == 3) for s in wanted):
         raise ConfigError(
-            f"got data.spacing={tuple(wanted)}; {'slices' if rank == 2 else 'volumes'} take {AXES[rank]} above 0"
-            + ("; 0 keeps an axis as it is" if rank == 3 else "")
+            f"got data.spacing={tuple(wanted)}; for {'slices' if rank == 2 else 'volumes'} must be {AXES[rank]} above 0"
+            + ("; 0 leaves an axis unchanged" if rank == 3 else "")
         )
     if spacing is None or len(spacing) != rank or not all(np.isfinite(s) and s > 0 for s in spacing):
         raise DataError(
@@ -183,21 +186,21 @@ def spaced(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | None
 
 
 def axes_of(recipe: Recipe, rank: int) -> tuple[int, ...]:
-    """The order in which the network takes an example's axes.
+    """Return the order in which the network takes an example's axes.
 
     Raises:
-      ConfigError: no order of them.
+      ConfigError: recipe.axes is not a permutation of the axes.
     """
     if recipe.axes and sorted(recipe.axes) != list(range(rank)):
-        raise ConfigError(f"got axes={recipe.axes}; an order of {tuple(range(rank))}")
+        raise ConfigError(f"got axes={recipe.axes}; must be a permutation of {tuple(range(rank))}")
     return tuple(recipe.axes) or tuple(range(rank))
 
 
 def coarse_axis(spacing: Sequence[float], wanted: Sequence[float]) -> int | None:
-    """nnU-Net's rule for anisotropic scans: the one axis that is resampled apart, by nearest neighbour; None for no axis.
+    """Return the axis of an anisotropic scan that nnU-Net resamples separately, by nearest neighbour; None if there is none.
 
-    It is the coarsest axis of the scan where its spacing exceeds 3 times the finest; else that of the wanted spacing, likewise.
-    Where two axes are equally coarse there is none.
+    It is the coarsest axis of the scan if its spacing exceeds 3 times the finest one; else the coarsest axis of the target
+    spacing, by the same rule. If two axes are equally coarse, no axis is resampled separately.
 
     Source: MIC-DKFZ/nnUNet, nnunetv2/preprocessing/resampling/default_resampling.py.
     """
@@ -209,7 +212,7 @@ def coarse_axis(spacing: Sequence[float], wanted: Sequence[float]) -> int | None
 
 
 def nonzero(channels: Iterable[np.ndarray]) -> np.ndarray:
-    """Where any channel is not 0, holes filled: bool [*S].
+    """Return where any channel is not 0, with holes filled: bool [*S].
 
     Source: MIC-DKFZ/nnUNet, nnunetv2/preprocessing/cropping/cropping.py.
     """
@@ -220,27 +223,27 @@ def nonzero(channels: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def nonzero_box(inside: np.ndarray) -> Box:
-    """The smallest box around what `nonzero` found.
+    """Return the smallest box around the voxels that `nonzero` found.
 
     Raises:
-      DataError: DATA_EMPTY where that is nothing.
+      DataError: there are none (DATA_EMPTY).
     """
     if not inside.any():
-        raise DataError("every voxel is 0, and nonzero=True cuts to those that are not; check the file", "DATA_EMPTY")
+        raise DataError("every voxel is 0, so data.nonzero=True has nothing to crop to; check the file", "DATA_EMPTY")
     return ndimage.find_objects(inside.astype(np.uint8))[0]
 
 
 def crop_box(shape: Sequence[int], crop: tuple[int, ...]) -> Box:
-    """The recipe's box in the middle of an example; all of it without one.
+    """Return the recipe's crop box in the middle of an example; the whole example if the recipe has no crop.
 
     Raises:
-      DataError: DATA_GEOMETRY for an example smaller than the box.
+      DataError: the example is smaller than the box (DATA_GEOMETRY).
     """
     if not crop:
         return tuple(slice(0, n) for n in shape)
     if len(crop) != len(shape) or any(c > n for c, n in zip(crop, shape)):
         raise DataError(
-            f"got an image of {tuple(shape)} pixels; data.crop={tuple(crop)} is cut out of it: take a smaller one, "
+            f"got an image of {tuple(shape)} pixels, smaller than data.crop={tuple(crop)}; set a smaller crop, "
             "or () for the whole image",
             "DATA_GEOMETRY",
         )

@@ -1,13 +1,13 @@
-"""Extra input channels of the BraTS 2-D project, each made from the image alone: k-means, predicted edges, a painted image.
+"""Extra input channels of the BraTS 2-D project, computed from the image alone: k-means, predicted edges, a composite image.
 
 The project (`Masterjun12/brain_tumor_segmentation`, README; no code of these steps is public) draws the edges of the true
-tumour mask onto its training images, and lets a second network take that input. Here the edge map and the autoencoder's
-image come from a network of another run in every split, training included: what a network sees while it learns is what it
-will see in patients, and no true mask can leak into a score. (On its own training slices the first network is surer than
-on new ones: give it another part of the patients, or expect the second network to trust the channel too much.)
+tumour mask on its training images, and trains a second network on them. Here the edge map and the autoencoder's image are
+predicted by the network of another run in every split, training included: training and prediction then have the same kind of
+input, and no true mask can leak into a score. (The first network is more certain on its own training slices than on new ones:
+train it on other patients, or the second network will rely too much on the channel.)
 
-Stage one learns `edge_map` (Recipe.target "edges") or `composite` ("composite") from image and labels; stage two names the
-channel in Recipe.extra and gets stage one's outputs through the function that `extend` is given.
+The first network is trained to predict `edge_map` (Recipe.target "edges") or `composite` ("composite"). The second one names the
+channel in Recipe.extra and gets the first one's outputs through the function that is passed to `extend`.
 """
 
 from collections.abc import Callable
@@ -26,42 +26,44 @@ Generate = Callable[[np.ndarray], np.ndarray]  # float32 [n, h, w, C] -> float32
 
 
 def added(extra: tuple[str, ...]) -> int:
-    """How many channels the names of `Recipe.extra` append to those of the image.
+    """Return how many channels the names of `Recipe.extra` append to those of the image.
 
     Raises:
-      ConfigError: an unknown name, or one twice.
+      ConfigError: a name is unknown or given twice.
     """
     for name in extra:
         lookup("extra channel", name, EXTRA)
     if len(set(extra)) < len(extra):
-        raise ConfigError(f"got data.extra={tuple(extra)}; each name once")
+        raise ConfigError(f"got data.extra={tuple(extra)}; each name must occur once only")
     return sum(EXTRA[name][0] for name in extra)
 
 
 def trained(extra: tuple[str, ...]) -> tuple[str, ...]:
-    """Those names of `Recipe.extra` whose maps a network of another run makes, in their order."""
+    """Return the names in `Recipe.extra` whose channels another run's network generates, in their order."""
     return tuple(name for name in extra if EXTRA[name][1])
 
 
 def extend(images: np.ndarray, extra: tuple[str, ...], generate: Generate | None) -> np.ndarray:
-    """The network's input: the image's channels, painted if asked, then the appended ones in the order of `extra`.
+    """Return the network's input: the image's channels (with edges drawn on them if asked), then the channels of `extra`.
 
     Args:
-      images: [n, h, w, C], uint8 or float32, as `preprocess.prepare` gives them.
+      images: [n, h, w, C], uint8 or float32, as returned by `examples.prepare`.
       extra: names of EXTRA.
       generate: float32 images (uint8 divided by 255) -> maps in 0..1, float32 [n, h, w, len(trained(extra))].
     Returns:
       [n, h, w, C + added(extra)] of the images' dtype; in uint8 the maps are multiplied by 255.
     Raises:
-      ConfigError: a trained channel without a network.
-      DataError: maps of another shape, or that are not finite.
+      ConfigError: a channel needs a network, but `generate` is None.
+      DataError: the maps have the wrong shape, or hold NaN or Inf.
     """
     if not extra:
         return images
     floats = images.astype(np.float32) / 255 if images.dtype == np.uint8 else images
     names, appended = trained(extra), []
     if names and generate is None:
-        raise ConfigError(f"data.extra={tuple(extra)}: {', '.join(names)} come from a network of another run; name that run")
+        raise ConfigError(
+            f"data.extra={tuple(extra)}: {', '.join(names)} come from the network of another run; set data.extra_run"
+        )
     maps = dict(zip(names, np.moveaxis(_checked(generate(floats), floats, names), -1, 0))) if names else {}
     for name in extra:
         if name == "painted_edge":
@@ -73,17 +75,17 @@ def extend(images: np.ndarray, extra: tuple[str, ...], generate: Generate | None
 
 
 def kmeans(image: np.ndarray, k: int = 5, *, steps: int = 100) -> np.ndarray:
-    """The project's pseudo tumour mask: the middle one of k clusters of the brain's intensities, ordered by their centres.
+    """Return the project's pseudo tumour mask: the middle one of k clusters of the brain's intensities, ordered by their centres.
 
-    Lloyd's algorithm on the C intensities of each pixel of the brain (any channel not 0), from a start without chance: the
-    pixels in order of their mean intensity, cut into k parts of equal size, give the first centres.
+    Lloyd's algorithm on the C intensities of each pixel of the brain (any channel not 0), with a deterministic start: the pixels
+    are sorted by mean intensity and divided into k parts of equal size, whose means are the first centres.
 
     Args:
       image: float [H, W, C], background 0.
       k: number of clusters.
-      steps: at most so many rounds; they end when no pixel changes its cluster.
+      steps: maximum number of iterations; they end earlier when no pixel changes its cluster.
     Returns:
-      float32 [H, W], 1 in the cluster whose centre has the middle mean of the k, else 0.
+      float32 [H, W], 1 in the cluster whose centre has the median mean intensity, else 0.
     """
     brain = image.any(-1)
     points = image[brain].astype(np.float32)  # [n, C]
@@ -108,9 +110,9 @@ def kmeans(image: np.ndarray, k: int = 5, *, steps: int = 100) -> np.ndarray:
 
 
 def edge_map(labels: np.ndarray) -> np.ndarray:
-    """Inner boundaries of a label map: foreground pixels with one of their 4 neighbours in another class.
+    """Return the inner boundaries of a label map: foreground pixels with one of their 4 neighbours in another class.
 
-    The border of the image is no boundary. Where two foreground classes meet, both sides are marked.
+    The border of the image is not a boundary. Where two foreground classes meet, both sides are marked.
 
     Args:
       labels: integer [H, W], 0 background.
@@ -123,7 +125,7 @@ def edge_map(labels: np.ndarray) -> np.ndarray:
 
 
 def paint_edges(image: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Edges drawn onto every channel: image + edges (top - image), with top the channel's highest value in its image.
+    """Draw edges on every channel: image + edges (top - image), with top the channel's highest value in this image.
 
     Args:
       image: float [..., H, W, C].
@@ -136,10 +138,10 @@ def paint_edges(image: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def composite(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """What the autoencoder learns to draw: (grey + tumour) / 2, the grey image darkened and the tumour above it.
+    """Return the autoencoder's training target: (grey + tumour) / 2, a darkened grey image with a bright tumour.
 
-    grey is the mean of the channels, mapped from its range in this image to 0..1 (an image of one value: 0), and tumour is
-    1 where any class is: values above 1/2 are tumour and keep their texture, so one sigmoid output cut at 1/2 is a
+    grey is the mean of the channels, mapped from its range in this image to 0..1 (a constant image: 0), and tumour is 1 in all
+    foreground classes. Values above 1/2 are thus tumour, with its texture, and one sigmoid output with a threshold of 1/2 is a
     segmentation. The project's README shows such pictures; its formula is not public.
 
     Args:
@@ -158,14 +160,14 @@ def _checked(maps: np.ndarray, images: np.ndarray, names: tuple[str, ...]) -> np
     maps, expected = np.asarray(maps, np.float32), (*images.shape[:3], len(names))
     if maps.shape != expected:
         raise DataError(
-            f"the run that makes {', '.join(names)} gave maps {maps.shape} for images {images.shape}; "
-            f"{expected} are needed: give a run of one output for each name",
+            f"the run that generates {', '.join(names)} returned maps {maps.shape} for images {images.shape}; "
+            f"must be {expected}: give a run with one output for each name",
             "DATA_CHANNELS",
         )
     if not np.isfinite(maps).all():
         raise DataError(
-            f"the run that makes {', '.join(names)} gave {int((~np.isfinite(maps)).sum())} values that are not "
-            "finite; take another run or checkpoint",
+            f"the run that generates {', '.join(names)} returned {int((~np.isfinite(maps)).sum())} values that are "
+            "NaN or Inf; use another run or checkpoint",
             "DATA_NONFINITE",
         )
     return maps

@@ -1,4 +1,4 @@
-"""What preparation leaves of an image: its values before and after, and warnings where little or nothing is left."""
+"""Values of images before and after preparation, and warnings if little or no contrast is left."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ OUTPUT = {"grey": 255.0, "ct": 2.0}  # width of the range that a window maps to
 
 @dataclasses.dataclass(frozen=True)
 class Levels:
-    """Values of one case.
+    """Quantiles of the values of one case.
 
     Attributes:
-      case: its id.
+      case: the case's id.
       before: [C, 5] QUANTILES of each channel as it was read.
-      after: [C', 5] of each channel as the network gets it.
-      placed: whether it has a position in space: no photograph.
+      after: [C', 5] QUANTILES of each channel of the network's input.
+      placed: whether the image has an affine, unlike photographs.
     """
 
     case: str
@@ -31,16 +31,18 @@ class Levels:
 
     @property
     def constant(self) -> bool:
-        """Whether nothing but one value is left, of an image that had several."""
+        """Whether preparation left only one value of an image that had several."""
         return bool((self.after[:, 0] == self.after[:, -1]).all())
 
 
 def levels_of(case: str, before: Sequence[np.ndarray], after: Sequence[np.ndarray], *, placed: bool) -> Levels:
-    """The levels of a case.
+    """Compute the quantiles of a case.
 
     Args:
-      before: its slices, or its volumes, one or several: [*S, C] each, of the same channels.
-      after: the same prepared.
+      case: the case's id.
+      before: its slices or volumes, each [*S, C], with the same channels.
+      after: the same images after preparation.
+      placed: whether the image has an affine.
     """
     return Levels(case, _quantiles(before), _quantiles(after), placed)
 
@@ -52,7 +54,7 @@ def warnings(found: Sequence[Levels], recipe: Recipe) -> list[str]:
     if constant:
         flat = [f.case for f in found if f.constant and (f.before[:, 0] == f.before[:, -1]).all()]
         why = "as they were in their files" if len(flat) == len(constant) else f"after preparation{_rule(recipe)}"
-        lines.append(f"{_some(constant, len(found))} {why} a constant image: nothing can be learnt from them; {_remedy(recipe)}")
+        lines.append(f"{_some(constant, len(found))} {why} a constant image, from which nothing can be learnt; {_remedy(recipe)}")
     if window is None:
         return lines
     rest = [f for f in found if not f.constant]
@@ -61,22 +63,22 @@ def warnings(found: Sequence[Levels], recipe: Recipe) -> list[str]:
     if len(foreign) * 2 > len(found):
         highest = max(f.before[:, -1].max() for f in foreign)
         lines.append(
-            f"{_some([f.case for f in foreign], len(found))} without a value below 0 (up to {highest:g}): these are no HU, and "
-            f"data.window={window} is in HU (air is -1000); for MRI set data.intensity=brain and data.window=(), for a CT whose "
-            "intercept was lost export it again"
+            f"{_some([f.case for f in foreign], len(found))} without a value below 0 (up to {highest:g}): these are not HU, but "
+            f"data.window={window} is in HU (air is -1000); for MRI set data.intensity=brain and data.window=(); export a CT "
+            "without its intercept again"
         )
         return lines
     cut = [f.case for f in rest if _kept(f, low, high) < LEAST]
     if cut:
         lines.append(
-            f"{_some(cut, len(found))} with under {LEAST:.0%} of the contrast left by data.window={window}: their values lie "
+            f"{_some(cut, len(found))} with under {LEAST:.0%} of their contrast inside data.window={window}: most values lie "
             f"outside of {low:g} to {high:g}; {_remedy(recipe)}"
         )
     faint = [f.case for f in rest if f.case not in cut and _filled(f, recipe) < LEAST]
     if faint:
         lines.append(
-            f"{_some(faint, len(found))} that fill under {LEAST:.0%} of what data.window={window} spans: "
-            f"hardly any contrast reaches the network; {_remedy(recipe)}"
+            f"{_some(faint, len(found))} whose values fill under {LEAST:.0%} of the range of data.window={window}: "
+            f"the network's input has hardly any contrast; {_remedy(recipe)}"
         )
     return lines
 
@@ -108,7 +110,7 @@ def _quantiles(pieces: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _kept(found: Levels, low: float, high: float) -> float:
-    """The largest share of a channel's contrast (1 % to 99 %, else lowest to highest) that lies in the window."""
+    """Return the largest fraction of a channel's contrast (1 % to 99 %, else lowest to highest) that lies inside the window."""
     shares = []
     for values in found.before:
         a, b = (values[1], values[3]) if values[3] > values[1] else (values[0], values[-1])
@@ -117,7 +119,7 @@ def _kept(found: Levels, low: float, high: float) -> float:
 
 
 def _filled(found: Levels, recipe: Recipe) -> float:
-    """The share of the network's range that a case spans."""
+    """Return the fraction of the network's input range that a case uses."""
     scale = OUTPUT[recipe.intensity] / (255.0 if recipe.intensity == "grey" and len(recipe.size) != 2 else 1.0)
     return float((found.after[:, -1] - found.after[:, 0]).max() / scale)
 

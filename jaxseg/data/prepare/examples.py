@@ -1,8 +1,8 @@
-"""From an image to the network's input, and from the network's scores back to the image: pictures, slices and volumes alike.
+"""Convert an image to the network's input, and the network's scores back to the image's grid, for pictures, slices and volumes.
 
-Intensities first, on the image's own grid; then the box that the recipe crops; then one resampling; then the canvas. With the
-filter "monai" resampling comes before the intensities, and probabilities go back, not logits. Where a recipe has nnU-Net's
-options (axes, nonzero) axes are transposed and the box is cut before all else, so that intensities are those of the box.
+The order is: intensities on the image's own grid, the recipe's crop, one resampling, the canvas. With the filter "monai",
+resampling comes before the intensities, and probabilities instead of logits are resampled back. With nnU-Net's options (axes,
+nonzero), axes are transposed and the image is cropped first, so that intensity statistics are those of the cropped box.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ LUMA = (0.299, 0.587, 0.114)  # red, green, blue shares of grey: ITU-R BT.601
 
 
 def whole(volume: Volume, recipe: Recipe) -> Volume:
-    """What must happen to a volume before it is cut into slices: the part of the intensity rule that looks at a whole scan.
+    """Apply the volume-level part of the intensity preparation, which comes before the volume is cut into slices.
 
     Raises:
       DataError, ConfigError: as `intensity.of_scan`.
@@ -35,30 +35,31 @@ def whole(volume: Volume, recipe: Recipe) -> Volume:
 
 
 def prepare(image: np.ndarray, recipe: Recipe, spacing: Sequence[float] | None) -> np.ndarray:
-    """The network's input for one slice, or one scan after `whole`, without the channels of `recipe.extra` (`channels.extend`
-    adds those).
+    """Return the network's input for one slice, or for one scan after `whole`, without the channels of `recipe.extra`, which
+    `channels.extend` adds.
 
     Args:
-      image: [H, W] or [H, W, C] for a recipe of two axes; [X, Y, Z, C] for three. Values as `intensity.of_values` takes them.
-      recipe: what to make of it.
-      spacing: mm along the axes of the image; None where unknown.
+      image: [H, W] or [H, W, C] for a recipe with two axes, [X, Y, Z, C] for three; values as for `intensity.of_values`.
+      recipe: how images are prepared.
+      spacing: mm along the axes of the image; None if unknown.
     Returns:
-      [*s, recipe.channels - those added]: uint8 for slices in "grey", else float32; volumes in "grey" are in 0..1. Padding holds
-      0 (the window's lower end in "grey", the background of the brain), -1 in "ct".
+      [*s, recipe.channels without those of recipe.extra]: uint8 for slices in "grey", else float32; volumes in "grey" are in
+      0..1. The padding value is 0 (the lower end of the window in "grey", the background of the brain), or -1 in "ct".
     Raises:
-      DataError: wrong dtype or channels, values that are not finite, an image smaller than the crop, spacing needed and unknown.
-      ConfigError: a window without width, "ct" without a window, an unknown intensity or filter.
+      DataError: wrong dtype or number of channels, NaN or Inf, an image smaller than the crop, or a missing spacing.
+      ConfigError: a window without width, "ct" without a window, or an unknown intensity or filter.
     """
     if image.ndim not in (2, 3, 4) or 0 in image.shape:
         raise DataError(
-            f"got an image of shape {image.shape}; a slice is [H, W] or [H, W, C], a volume [X, Y, Z, C]", "DATA_IMAGE"
+            f"got an image of shape {image.shape}; must be [H, W] or [H, W, C] for a slice, [X, Y, Z, C] for a volume",
+            "DATA_IMAGE",
         )
     image = image if image.ndim > 2 else image[..., None]
     return _assemble([image[..., c] for c in range(image.shape[-1])], recipe, spacing, scanned=True)
 
 
 def place_scan(images: Sequence[Volume | np.ndarray], recipe: Recipe, spacing: Sequence[float] | None = None) -> canvas.Placement:
-    """Where a scan lies on the network's grid: what `prepare_mask` and `restore` need to know of a recipe with `nonzero`.
+    """Return the placement of a scan on the network's grid; `prepare_mask` and `restore` need it for recipes with `nonzero`.
 
     Args and errors: as `prepare_scan`.
     """
@@ -67,13 +68,13 @@ def place_scan(images: Sequence[Volume | np.ndarray], recipe: Recipe, spacing: S
 
 
 def prepare_scan(images: Sequence[Volume | np.ndarray], recipe: Recipe, spacing: Sequence[float] | None = None) -> np.ndarray:
-    """The network's input for one scan of several files: each channel by `recipe.intensity`, resampled to `recipe.spacing`.
+    """Return the network's input for a scan of several files: each channel by `recipe.intensity`, resampled to `recipe.spacing`.
 
     Args:
-      images: the modalities in their order, each [X, Y, Z] or [X, Y, Z, c]: volumes as they lie on disk, or arrays that are
-        in the common order already (`geometry.to_volume`).
-      recipe: what to make of them.
-      spacing: (x, y, z) mm of arrays; volumes know their own.
+      images: the modalities in their order, each [X, Y, Z] or [X, Y, Z, c]: volumes as read from files, or arrays that are
+        already in the common order (`geometry.to_volume`).
+      recipe: how images are prepared.
+      spacing: (x, y, z) mm, for arrays only.
     Returns:
       float32 [X', Y', Z', recipe.channels] in the common order.
     Raises:
@@ -84,7 +85,7 @@ def prepare_scan(images: Sequence[Volume | np.ndarray], recipe: Recipe, spacing:
 
 
 def _planes(images, recipe, spacing):
-    """The channels of a scan, each [X, Y, Z] in the recipe's orientation, and its spacing."""
+    """Return the channels of a scan, each [X, Y, Z] in the recipe's orientation, and its spacing."""
     scans = [image for image in images if isinstance(image, Volume)]
     for other in scans[1:]:
         check_pair(scans[0], other)
@@ -97,7 +98,7 @@ def _planes(images, recipe, spacing):
     shapes = [a.shape[:-1] for a in arrays]
     if not arrays or len(set(shapes)) > 1 or len(shapes[0]) != 3 or 0 in shapes[0]:
         raise DataError(
-            f"got images of shapes {[a.shape for a in arrays]}; the modalities of a scan are [X, Y, Z] or "
+            f"got images of shapes {[a.shape for a in arrays]}; all modalities of a scan must be [X, Y, Z] or "
             "[X, Y, Z, c] of one shape",
             "DATA_IMAGE",
         )
@@ -105,7 +106,7 @@ def _planes(images, recipe, spacing):
 
 
 def _place(planes, recipe, spacing):
-    """(placement of an example of these channels, where it is not 0 if the recipe wants to know)."""
+    """Return (placement of an example with these channels, its non-zero voxels if the recipe needs them)."""
     inside = box = None
     if recipe.nonzero or "zscore_nonzero" in intensity.rules_of(recipe) and planes[0].ndim == 3:
         inside = canvas.nonzero(planes)
@@ -117,17 +118,18 @@ def _place(planes, recipe, spacing):
 def prepare_mask(
     mask: np.ndarray, recipe: Recipe, spacing: Sequence[float] | None, classes: int, *, place: canvas.Placement | None = None
 ) -> np.ndarray:
-    """The mask on the input's grid: each class's indicator is resized linearly, and the largest share wins (`labels.resampled`).
+    """Resample a mask to the input's grid: each class is resampled linearly, the largest value wins (`labels.resampled`).
 
     Args:
       mask: integer [H, W], or [X, Y, Z] in the common order, labels 0..classes.
-      spacing: mm along its axes; None where unknown.
+      recipe: how images are prepared.
+      spacing: mm along the mask's axes; None if unknown.
       classes: number of foreground classes.
-      place: of the scan (`place_scan`); None: that of a recipe without `nonzero`.
+      place: the placement of the scan (`place_scan`); None: that of a recipe without `nonzero`.
     Returns:
       uint8 [*s], or uint16 above 255 classes.
     Raises:
-      DataError: labels outside, or spacing needed and unknown.
+      DataError: labels outside of 0..classes, or a missing spacing.
     """
     found = labels.checked(mask, rank_of(recipe, mask.ndim), classes)
     place, filter = place or canvas.placement(found.shape, recipe, spacing), for_scores(recipe.filter)
@@ -151,16 +153,16 @@ def restore(
     fill: Sequence[float] | None = None,
     place: canvas.Placement | None = None,
 ) -> np.ndarray:
-    """The inverse of `prepare`'s geometry: scores on the input's grid -> scores on the image's own grid.
+    """Resample scores from the input's grid to the image's own grid: the inverse of `prepare`'s geometry.
 
     Args:
       scores: float32 [*s, K].
-      shape: (H, W) of the slice, or (X, Y, Z) of the scan in the common order (`Orientation.restore` leads to
-        the file's).
-      spacing: of the image, as given to `prepare`.
-      fill: [K] scores of what canvas and crop cut away. None: background read as a probability, that is 0 for one class, and
-        (1, 0, ..., 0) for K > 1; logits need their own.
-      place: of the scan (`place_scan`); None: that of a recipe without `nonzero`.
+      shape: (H, W) of the slice, or (X, Y, Z) of the scan in the common order (`Orientation.restore` restores the file's order).
+      recipe: how images are prepared.
+      spacing: spacing of the image, as given to `prepare`.
+      fill: [K] scores of pixels outside canvas and crop. None: those of background as probabilities, 0 for one class and
+        (1, 0, ..., 0) for K > 1; logits need other values.
+      place: the placement of the scan (`place_scan`); None: that of a recipe without `nonzero`.
     Returns:
       float32 [*shape, K].
     """
@@ -180,11 +182,11 @@ def restored_planes(
     fill: Sequence[float] | None = None,
     place: canvas.Placement | None = None,
 ) -> Iterator[np.ndarray]:
-    """The scores of `restore`, one class float32 [*shape] after the other."""
+    """Yield the scores of `restore` one class float32 [*shape] at a time."""
     place, k = place or canvas.placement(tuple(shape), recipe, spacing), scores.shape[-1]
     if scores.shape[:-1] != place.canvas:
         raise ValueError(
-            f"got scores of shape {scores.shape}; the recipe's input is {place.canvas} for an image of {tuple(shape)}"
+            f"got scores of shape {scores.shape}; must have the network's size {place.canvas} for an image of {tuple(shape)}"
         )
     background = ([0.0] if k == 1 else [1.0] + [0.0] * (k - 1)) if fill is None else fill
     there, here = place.overlap()
@@ -212,7 +214,7 @@ def restore_labels(
     fill: Sequence[float] | None = None,
     place: canvas.Placement | None = None,
 ) -> np.ndarray:
-    """The class of the largest restored score, `restore(...).argmax(-1)`, with one class in memory at a time.
+    """Return the class of the largest restored score, `restore(...).argmax(-1)`, with only one class in memory at a time.
 
     Returns:
       uint8 [*shape], or uint16 above 256 scores.
@@ -228,10 +230,12 @@ def restore_labels(
 
 
 def window_8bit(image: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """The slice as a picture on its own grid: the recipe's window, or z-scores from the lowest to the highest.
+    """Convert a slice to an 8-bit picture on its own grid, by the recipe's window, or z-scores from the lowest to the highest.
 
     Returns:
-      uint8 of image's shape. Raises as `prepare`.
+      uint8 of the image's shape.
+    Raises:
+      DataError, ConfigError: as `prepare`.
     """
     if not {"grey", "ct"} & set(intensity.rules_of(recipe)):
         return to_8bit(image, float(image.min()), float(image.max()))
@@ -239,17 +243,17 @@ def window_8bit(image: np.ndarray, recipe: Recipe) -> np.ndarray:
 
 
 def dtype_of(recipe: Recipe, rank: int) -> np.dtype:
-    """What prepared images of so many axes hold: uint8 for grey slices and colour pictures, else float32."""
+    """Return the dtype of prepared images with this number of axes: uint8 for grey slices and colour pictures, else float32."""
     return np.dtype(np.uint8 if recipe.intensity == "grey" and rank == 2 else np.float32)
 
 
 def rank_of(recipe: Recipe, axes: int) -> int:
-    """How many axes an example has: those of the recipe's size where it says one, else `axes`."""
+    """Return the number of axes of an example: that of the recipe's size if it has one, else `axes`."""
     return len(recipe.size) or axes
 
 
 def _assemble(planes: list[np.ndarray], recipe: Recipe, spacing: Sequence[float] | None, *, scanned: bool) -> np.ndarray:
-    """The channels of one example on the canvas; `scanned` says that `intensity.of_scan` was applied already."""
+    """Return the channels of one example on the canvas; `scanned`: `intensity.of_scan` was already applied."""
     rank = planes[0].ndim
     place, inside = _place(planes, recipe, spacing)
     if recipe.nonzero:  # intensities are those of the box
@@ -277,10 +281,10 @@ def _assemble(planes: list[np.ndarray], recipe: Recipe, spacing: Sequence[float]
 
 
 def _wanted(c: int, recipe: Recipe) -> int:
-    """How many channels `c` channels of an image become: grey is repeated, colour becomes grey, modalities stay.
+    """Return the number of channels after conversion: grey is repeated, colour is converted to grey, modalities do not change.
 
     Raises:
-      DataError: DATA_CHANNELS for others.
+      DataError: there is no conversion for this number of channels (DATA_CHANNELS).
     """
     more = channels.added(recipe.extra)
     wanted, modalities = recipe.channels - more, intensity.rules_of(recipe)[0] in intensity.SCANS or len(recipe.modalities) > 1
@@ -288,7 +292,11 @@ def _wanted(c: int, recipe: Recipe) -> int:
     if c == wanted or not modalities and (c == 1 and wanted > 0 or grey):
         return wanted
     named = f" ({', '.join(recipe.modalities)})" if recipe.modalities else ""
-    rule = "every modality is a channel" if modalities else "one channel is repeated and three (red, green, blue) can become one"
+    rule = (
+        "there must be one channel for each modality"
+        if modalities
+        else "only one channel can be repeated, and only three (red, green, blue) become one"
+    )
     extra = f", {more} of them of data.extra" if more else ""
     raise DataError(
         f"got {c} channels for data.channels={recipe.channels}{named}{extra}; {rule}; set data.channels={c + more}",

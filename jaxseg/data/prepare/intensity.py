@@ -1,4 +1,4 @@
-"""Voxels' values on a scale that networks learn from, by the rule that `Recipe.intensity` names.
+"""Intensity normalisation by the rules that `Recipe.intensity` can name:
 
   grey   0..255: `Recipe.window` mapped linearly and clipped, or 8-bit values as they are
   ct     -1..1: `Recipe.window` mapped linearly and clipped
@@ -15,8 +15,8 @@ and nnU-Net's (MIC-DKFZ/nnUNet, nnunetv2/preprocessing/normalization/default_nor
   rgb_to_01       v / 255 of 8-bit values ("RGBTo01Normalization")
   none            the values as they are ("NoNormalization")
 
-SCANS look at a whole scan (`of_scan`), before it is cut into slices; the others look at one voxel (`of_values`). Scans whose
-channels go by different rules name one for each, "ct_zscore+zscore": `rules_of`.
+The rules in SCANS need a whole scan (`of_scan`), before it is cut into slices; the others convert each voxel by itself
+(`of_values`). If channels have different rules, there is one for each, as in "ct_zscore+zscore" (`rules_of`).
 """
 
 import numpy as np
@@ -41,12 +41,12 @@ FLOOR = 1e-8  # of the standard deviation: a modality of one value becomes 0
 
 
 def rules_of(recipe: Recipe) -> tuple[str, ...]:
-    """The rules of a recipe's channels: one for all of them, or one for each."""
+    """Return the rules of a recipe's channels: one for all of them, or one for each."""
     return tuple(recipe.intensity.split("+"))
 
 
 def rule_by_name(channel: str) -> str:
-    """nnU-Net's rule for a channel of this name. Of two channels of one name the number behind it does not count ("CT 1")."""
+    """Return nnU-Net's rule for a channel of this name. A trailing number that tells equal names apart is ignored ("CT 1")."""
     name, _, number = channel.casefold().rpartition(" ")
     return BY_NAME.get(name if name and number.isdecimal() else channel.casefold(), "zscore")
 
@@ -59,21 +59,22 @@ def _rule(recipe: Recipe, channel: int) -> str:
         return rules[0]
     if channel >= len(rules) or {"grey", "ct", "brain"} & set(rules):
         raise ConfigError(
-            f"got data.intensity={recipe.intensity!r} for channel {channel}; joined by + are one rule for each channel of a "
-            "volume, none of them grey, ct or brain"
+            f"got data.intensity={recipe.intensity!r} for channel {channel}; rules joined by + must be one for each channel of a "
+            "volume, and none of them grey, ct or brain"
         )
     return rules[channel]
 
 
 def of_scan(array: np.ndarray, recipe: Recipe, inside: np.ndarray | None = None, channel: int = 0) -> np.ndarray:
-    """The part of the rule that looks at a whole scan: z-scores or a range for SCANS, else the array itself.
+    """Apply the part of a rule that needs a whole scan: z-scores or a range for SCANS; other rules return the array unchanged.
 
     Args:
       array: one or several channels of a scan, [X, Y, Z] or [X, Y, Z, C].
       inside: for "zscore_nonzero", `canvas.nonzero` of all channels of the scan.
-      channel: which of the scan's channels it is, for recipes with a rule for each.
+      channel: index of the channel, for recipes with a rule for each channel.
     Raises:
-      DataError: as `brain`. ConfigError: an unknown rule.
+      DataError: as `brain`.
+      ConfigError: there is no such rule.
     """
     rule = _rule(recipe, channel)
     if rule == "brain":
@@ -87,22 +88,22 @@ def of_scan(array: np.ndarray, recipe: Recipe, inside: np.ndarray | None = None,
         return np.stack([zscore(c, c != 0) for c in np.moveaxis(channels, 3, 0)], -1).reshape(array.shape)
     if rule == "zscore_nonzero":
         if inside is None:
-            raise ConfigError("data.intensity='zscore_nonzero' is for volumes; slices take 'zscore' or 'brain'")
+            raise ConfigError("data.intensity='zscore_nonzero' is for volumes only; for slices set 'zscore' or 'brain'")
         return zscore(array, inside)
     return array
 
 
 def zscore(array: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:
-    """z = (v - mean) / max(std, 1e-8) of each channel.
+    """Return z-scores (v - mean) / max(std, 1e-8) of each channel.
 
     Args:
       array: [X, Y, Z] or [X, Y, Z, C].
-      inside: bool [X, Y, Z]: whose mean and standard deviation (of the population) they are; all other voxels stay as they are,
-        which is 0 for `canvas.nonzero`. None: all voxels.
+      inside: bool [X, Y, Z]: the voxels over which mean and standard deviation (of the population) are taken; all others keep
+        their value, which is 0 for `canvas.nonzero`. None: all voxels.
     Returns:
       float32 of the same shape.
     Raises:
-      DataError: DATA_NONFINITE.
+      DataError: a value is NaN or Inf (DATA_NONFINITE).
     """
     scores = np.ascontiguousarray(_finite(array))
     inside = np.ones(array.shape[:3], bool) if inside is None else inside
@@ -113,10 +114,10 @@ def zscore(array: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:
 
 
 def rescaled(array: np.ndarray) -> np.ndarray:
-    """(v - min) / max(max - min, 1e-8) of each channel of [X, Y, Z] or [X, Y, Z, C]: float32 of the same shape.
+    """Return (v - min) / max(max - min, 1e-8) of each channel of [X, Y, Z] or [X, Y, Z, C], as float32 of the same shape.
 
     Raises:
-      DataError: DATA_NONFINITE.
+      DataError: a value is NaN or Inf (DATA_NONFINITE).
     """
     scaled = np.ascontiguousarray(_finite(array))
     for channel in np.moveaxis(scaled.reshape(*array.shape[:3], -1), 3, 0):  # views
@@ -126,17 +127,18 @@ def rescaled(array: np.ndarray) -> np.ndarray:
 
 
 def of_values(values: np.ndarray, recipe: Recipe, channel: int = 0) -> np.ndarray:
-    """The part of the rule that looks at one voxel at a time.
+    """Apply the part of a rule that converts each voxel by itself.
 
     Args:
-      values: numbers of any shape: HU or another scale where the recipe has a window or statistics, what `of_scan` gave for
+      values: numbers of any shape: HU or other values if the recipe has a window or statistics, the result of `of_scan` for
         SCANS, else uint8.
-      channel: of the image, whose statistics are taken.
+      recipe: the recipe with the rule.
+      channel: index of the image channel, for rules with statistics of each channel.
     Returns:
       float32 of the same shape.
     Raises:
-      DataError: values that are not finite, or no 8-bit values and no window.
-      ConfigError: a window without width, "ct" without a window, an unknown rule.
+      DataError: values are NaN or Inf, or not 8-bit although there is no window.
+      ConfigError: a window without width, "ct" without a window, or an unknown rule.
     """
     rule = _rule(recipe, channel)
     if rule in SCANS or rule == "none":
@@ -144,16 +146,16 @@ def of_values(values: np.ndarray, recipe: Recipe, channel: int = 0) -> np.ndarra
     if rule == "rgb_to_01":
         if not values.size or values.min() < 0 or values.max() > 255:
             raise DataError(
-                f"got values {values.min():g}..{values.max():g} for data.intensity='rgb_to_01'; it takes 8-bit values, 0..255; "
-                "give the pictures that the network was trained for",
+                f"got values {values.min():g}..{values.max():g} for data.intensity='rgb_to_01'; must be 8-bit values, 0..255: "
+                "give pictures like those that the network was trained on",
                 "DATA_IMAGE",
             )
         return _finite(values) / np.float32(255)
     if rule == "ct_zscore":
         if channel >= len(recipe.statistics) or len(recipe.statistics[channel]) != 4:
             raise ConfigError(
-                f"got statistics={recipe.statistics} for channel {channel} and data.intensity='ct_zscore'; it "
-                "takes (lowest, highest, mean, standard deviation) of each channel"
+                f"got statistics={recipe.statistics} for channel {channel} and data.intensity='ct_zscore'; must "
+                "be (lowest, highest, mean, standard deviation) of each channel: set data.statistics"
             )
         low, high, mean, std = recipe.statistics[channel]
         return ((np.clip(_finite(values), low, high) - np.float32(mean)) / np.float32(max(std, FLOOR))).astype(np.float32)
@@ -161,7 +163,7 @@ def of_values(values: np.ndarray, recipe: Recipe, channel: int = 0) -> np.ndarra
         return windowed(values, recipe.window)
     if recipe.window is None:
         raise ConfigError(
-            "got no data.window for data.intensity='ct'; it is (level, width) in HU, for instance (40, 400) for the abdomen"
+            "got no data.window for data.intensity='ct'; set it to (level, width) in HU, for instance (40, 400) for the abdomen"
         )
     level, width = _checked(recipe.window)
     scaled = _finite(values)
@@ -171,14 +173,15 @@ def of_values(values: np.ndarray, recipe: Recipe, channel: int = 0) -> np.ndarra
 
 
 def windowed(values: np.ndarray, window: tuple[float, float] | None) -> np.ndarray:
-    """clip((v - (L - W/2)) / W * 255, 0, 255) for a window (L, W); without one, 8-bit values as they are: float32.
+    """Return clip((v - (L - W/2)) / W * 255, 0, 255) for a window (L, W), as float32; without a window, 8-bit values unchanged.
 
-    Raises: as `of_values`.
+    Raises:
+      DataError, ConfigError: as `of_values`.
     """
     if window is None:
         if values.dtype != np.uint8:
             raise DataError(
-                f"got {values.dtype} values and no window; only 8-bit images go without: set data.window to "
+                f"got {values.dtype} values and no window; only 8-bit images need none: set data.window to "
                 "(level, width), for instance (40, 120) for a CT of the head, or data.intensity='brain' for MRI",
                 "DATA_IMAGE",
             )
@@ -188,10 +191,10 @@ def windowed(values: np.ndarray, window: tuple[float, float] | None) -> np.ndarr
 
 
 def brain(array: np.ndarray) -> np.ndarray:
-    """z = (clip(v, p0.5, p99.5) - mean) / max(std, 1e-8) of the voxels v > 0 of each channel; all others exactly 0.
+    """Return z-scores (clip(v, p0.5, p99.5) - mean) / max(std, 1e-8) of the voxels v > 0 of each channel; all others are 0.
 
-    The rule is that of the 3-D project (jwon112/3d-segmentation): MR scanners scale every image as they like, so that only an
-    image's own brain shows what is bright in it.
+    This is the rule of the BraTS 3-D project (jwon112/3d-segmentation): MR images have no common scale, so each one is
+    normalised by the intensities of its own brain.
 
     Percentiles (linear interpolation), mean and standard deviation (of the population) are those of the channel's own
     voxels above 0, the latter two after clipping. One channel at a time is copied.
@@ -201,7 +204,7 @@ def brain(array: np.ndarray) -> np.ndarray:
     Returns:
       float32 of the same shape.
     Raises:
-      DataError: DATA_NONFINITE, or DATA_EMPTY for a channel without a voxel above 0.
+      DataError: a value is NaN or Inf (DATA_NONFINITE), or a channel has no voxel above 0 (DATA_EMPTY).
     """
     if array.ndim not in (3, 4):
         raise ValueError(f"got an array of shape {array.shape}; must be [X, Y, Z] or [X, Y, Z, C]")
@@ -211,15 +214,15 @@ def brain(array: np.ndarray) -> np.ndarray:
         channel = channels[..., c]
         if channel.dtype.kind == "f" and not np.isfinite(channel).all():
             raise DataError(
-                f"channel {c} holds {np.count_nonzero(~np.isfinite(channel))} voxels that are NaN or infinite; "
-                "must be finite; export it again or leave the case out",
+                f"channel {c} holds {np.count_nonzero(~np.isfinite(channel))} voxels that are NaN or infinite, "
+                "but all must be finite; export it again or leave the case out",
                 "DATA_NONFINITE",
             )
         inside = channel > 0
         values = channel[inside].astype(np.float64)
         if not values.size:
             raise DataError(
-                f"channel {c} holds no voxel above 0; the brain is what is above 0; check the file, or leave the modality out",
+                f"channel {c} holds no voxel above 0, so it shows no brain; check the file, or leave the modality out",
                 "DATA_EMPTY",
             )
         np.clip(values, *np.percentile(values, PERCENTILES), out=values)
@@ -232,15 +235,15 @@ def brain(array: np.ndarray) -> np.ndarray:
 def _checked(window: tuple[float, float]) -> tuple[float, float]:
     level, width = window
     if not (np.isfinite(level) and np.isfinite(width) and width > 0):
-        raise ConfigError(f"got data.window={tuple(window)}; it is (level, width) with a width above 0")
+        raise ConfigError(f"got data.window={tuple(window)}; must be (level, width) with a width above 0")
     return level, width
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
-    """The values as float32.
+    """Return the values as float32.
 
     Raises:
-      DataError: DATA_NONFINITE where some are not finite.
+      DataError: a value is NaN or Inf (DATA_NONFINITE).
     """
     values = values.astype(np.float32)
     if not np.isfinite(values).all():

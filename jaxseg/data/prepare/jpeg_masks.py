@@ -1,4 +1,4 @@
-"""Masks that went through JPEG, which keeps no value exactly: black and white, or colours that a table names."""
+"""Masks stored as JPEG, which does not keep exact values: black and white, or colours that a table lists."""
 
 import itertools
 from pathlib import Path
@@ -17,10 +17,10 @@ STRAY = 5e-4  # share of the pixels that may be no such colour and at no border,
 
 
 def check_classes(path: Path, classes: int, table: Table | None) -> None:
-    """Refuse a JPEG mask of several classes that a table does not name by colours.
+    """Refuse a JPEG mask of several classes unless a table lists their colours.
 
     Raises:
-      DataError: DATA_LABEL.
+      DataError: the classes cannot be told apart (DATA_LABEL).
     """
     if classes > 1 and not _colours(table):
         raise refusal(
@@ -29,19 +29,22 @@ def check_classes(path: Path, classes: int, table: Table | None) -> None:
             f"a JPEG mask of {classes} classes",
             "JPEG does not keep class numbers",
             "export the masks as .png"
-            + ("" if table is None else f"; if classes are colours, name these in {KEY}: (('#000000', 0), ('#ff0000', 1), ...)"),
+            + ("" if table is None else f"; if classes are colours, list them in {KEY}: (('#000000', 0), ('#ff0000', 1), ...)"),
         )
 
 
 def restored(raw: np.ndarray, path: Path, classes: int, table: Table | None, stray: float = STRAY) -> MaskContent:
-    """The colours of a table of colours in place of what JPEG made of them; without one 0 and 255, cut at 127 (of the mean).
+    """Replace the values of a JPEG mask by the nearest colours of the table, or without a table by 0 and 255 (threshold 127).
 
     Args:
       raw: uint8 [H, W] or [H, W, 3].
-      stray: in the place of STRAY.
+      path: the file, for messages.
+      classes: number of foreground classes.
+      table: the user's table of colours; None for layouts without one.
+      stray: the tolerated fraction of pixels that fit no colour.
     Raises:
-      DataError: DATA_LABEL where pixels are near none of the colours, nor where two of them meet; where only one of them occurs
-        and the picture is not of one value (0 and 1 of class numbers); and as `check_classes`.
+      DataError: pixels are neither near one of the colours nor at a border of two; only one colour occurs although the picture
+        has several values (such as class numbers 0 and 1); or as `check_classes` (DATA_LABEL).
     """
     check_classes(path, classes, table)
     colours = _colours(table)
@@ -66,14 +69,16 @@ def restored(raw: np.ndarray, path: Path, classes: int, table: Table | None, str
 
 
 def _colours(table: Table | None) -> tuple[int, ...]:
-    """The colours that a table names."""
+    """Return the colours in a table."""
     return tuple(int(key[1:], 16) for key, _ in table or () if isinstance(key, str))
 
 
 def _check_apart(meant: np.ndarray, path: Path) -> None:
-    """Refuse colours that are too alike, or one that lies between two others, as their borders do."""
+    """Refuse colours that are too similar, or one that lies between two others, because border pixels look like it."""
     name = lambda colour: "#" + "".join(f"{v:02x}" for v in colour)
-    bad = lambda what: refusal("DATA_LABEL", path, what, f"{KEY} names colours that JPEG keeps apart", "export the masks as .png")
+    bad = lambda what: refusal(
+        "DATA_LABEL", path, what, f"{KEY} must list colours that differ enough for JPEG", "export the masks as .png"
+    )
     for a, b in itertools.combinations(meant := meant.astype(np.int64), 2):
         if np.abs(a - b).max() <= 2 * NEAR:
             raise bad(f"a JPEG mask of {name(a)} and {name(b)}")

@@ -1,4 +1,4 @@
-"""A mask on another grid: each class's indicator is resampled like a score, and the class with the largest share wins."""
+"""Resample masks: each class is resampled like a score, and the class with the largest value wins."""
 
 from collections.abc import Callable
 
@@ -10,19 +10,20 @@ VERSION = 2  # raise it when prepared masks would change
 
 
 def checked(mask: np.ndarray, rank: int, classes: int) -> np.ndarray:
-    """The mask in the store's dtype, uint8 or, above 255 classes, uint16.
+    """Return the mask in the store's dtype, uint8 or, above 255 classes, uint16.
 
     Args:
-      mask: integer, of `rank` axes, labels 0..classes.
+      mask: integer, with `rank` axes, labels 0..classes.
+      rank: 2 for slices, 3 for volumes.
       classes: number of foreground classes.
     Raises:
-      DataError: DATA_LABEL for anything else.
+      DataError: the mask has another form or other labels (DATA_LABEL).
     """
     whole = mask.ndim == rank and mask.size and np.issubdtype(mask.dtype, np.integer)
     if not whole or mask.min() < 0 or mask.max() > classes:
         found = f" with labels {mask.min()}..{mask.max()}" if mask.size else ""
         raise DataError(
-            f"got a mask {mask.dtype} {mask.shape}{found}; it must be integer "
+            f"got a mask {mask.dtype} {mask.shape}{found}; must be integer "
             f"{'[H, W]' if rank == 2 else '[X, Y, Z]'} with labels 0..{classes}",
             "DATA_LABEL",
         )
@@ -30,20 +31,19 @@ def checked(mask: np.ndarray, rank: int, classes: int) -> np.ndarray:
 
 
 def dtype_for(classes: int) -> np.dtype:
-    """What holds the classes 0..classes: uint8, or above 255 uint16."""
+    """Return the dtype for the classes 0..classes: uint8, above 255 classes uint16."""
     return np.dtype(np.uint8 if classes < 256 else np.uint16)
 
 
 def resampled(labels: np.ndarray, shape: tuple[int, ...], resample: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Labels on another grid, by the largest share of a voxel.
+    """Resample labels to another grid: each voxel gets the class with the largest share of it.
 
-    A voxel belongs to the background unless a class has more than it; equal shares go to the background or the lower class.
-    With one class that is "share > 1/2".
+    Of equal shares, the background wins, else the lower class. With one class the rule is "share > 1/2".
 
     Args:
-      labels: unsigned integer [*S], as `checked` gives them.
-      shape: of the result.
-      resample: indicator of a class, float32 [*S] -> its share, float32 [*shape].
+      labels: unsigned integer [*S], as returned by `checked`.
+      shape: shape of the result.
+      resample: resamples the indicator of a class, float32 [*S], to the class's shares, float32 [*shape].
     Returns:
       [*shape] of the dtype of `labels`.
     """
@@ -61,7 +61,7 @@ def resampled(labels: np.ndarray, shape: tuple[int, ...], resample: Callable[[np
 
 
 def by_half(labels: np.ndarray, shape: tuple[int, ...], resample: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Labels on another grid, by nnU-Net's rule: a class takes the voxels in which its share is at least 1/2, higher ones last.
+    """Resample labels by nnU-Net's rule: a class gets the voxels in which its share is at least 1/2, higher classes last.
 
     Args and result: as `resampled`. Source: MIC-DKFZ/batchgenerators, augmentations/utils.py, resize_segmentation.
     """

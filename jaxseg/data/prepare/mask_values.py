@@ -1,4 +1,4 @@
-"""Values and colours of masks: how they are counted and named, the user's table of them, and what a data set's were taken for."""
+"""Values and colours of masks: count and name them, parse the user's table of them, and report how they were interpreted."""
 
 import collections
 import dataclasses
@@ -21,13 +21,13 @@ Table = tuple[tuple[int | str, int], ...]
 
 @dataclasses.dataclass(frozen=True)
 class MaskContent:
-    """What is in one mask.
+    """The values in one mask.
 
     Attributes:
       array: [*S], numbers, or colours as 0xRRGGBB.
-      values: those that occur, ascending.
-      counts: of each.
-      palette: (red, green, blue, alpha) of each index where the numbers are indices of a palette; () else.
+      values: the values that occur, in ascending order.
+      counts: the number of voxels with each value.
+      palette: (red, green, blue, alpha) of each index if the numbers are indices of a palette; else ().
       colours: whether the numbers are colours.
     """
 
@@ -38,7 +38,7 @@ class MaskContent:
     colours: bool = False
 
     def colour(self, value) -> int:
-        """0xRRGGBB of a value: its own, its palette entry's, or the grey of 8 bits; -1 where it has none."""
+        """Return 0xRRGGBB of a value: its own colour, its palette entry, or its grey for 8 bits; -1 if it has none."""
         if self.colours:
             return int(value)
         if self.palette:
@@ -47,13 +47,13 @@ class MaskContent:
         return int(value) * 0x010101 if value in range(256) else -1
 
     def name(self, value) -> str:
-        """A value in words."""
+        """Return a value as text."""
         if self.palette:
             return f"index {value} ({colour_name(self.colour(value))})"
         return colour_name(value) if self.colours else f"{value:g}"
 
     def replaced(self, taken: dict, dtype: np.dtype) -> np.ndarray:
-        """[*S] with `taken[value]` in the place of every value."""
+        """Return [*S] with every value replaced by `taken[value]`."""
         if all(value == k for value, k in taken.items()):
             return self.array.astype(dtype)
         result = np.empty_like(self.array, dtype)
@@ -64,11 +64,11 @@ class MaskContent:
 
 
 def counted(array: np.ndarray, palette=(), *, colours: bool = False, packed: bool = False) -> MaskContent:
-    """The values of an array and how often each occurs.
+    """Count the values of an array.
 
     Args:
       array: numbers [*S]; with `colours` [*S, 3], with `packed` 0xRRGGBB [*S].
-      palette: of `MaskContent`.
+      palette: as in `MaskContent`.
     """
     if colours:
         red, green, blue = (array[..., c].astype(np.uint32) for c in range(3))
@@ -84,14 +84,14 @@ def counted(array: np.ndarray, palette=(), *, colours: bool = False, packed: boo
 
 
 def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
-    """The elements of an array in the order of memory, as flat views of bounded size where it is contiguous."""
+    """Yield the elements of an array in memory order, for a contiguous array as flat views of limited size."""
     flat = array.ravel(order="K")
     for start in range(0, max(1, flat.size), CHUNK):
         yield flat[start : start + CHUNK]
 
 
 def channels_of(colour: int) -> tuple[int, int, int]:
-    """(red, green, blue) of 0xRRGGBB."""
+    """Return (red, green, blue) of 0xRRGGBB."""
     return colour >> 16, colour >> 8 & 255, colour & 255
 
 
@@ -101,7 +101,7 @@ def colour_name(colour: int) -> str:
 
 
 def listed(found: MaskContent, chosen: Sequence | None = None) -> str:
-    """Values with their shares, most frequent first: "0 (93.5 %), 255 (6.5 %)"."""
+    """Return values with their percentages, the most frequent first: "0 (93.5 %), 255 (6.5 %)"."""
     chosen = found.values if chosen is None else chosen
     counts = dict(zip(found.values, found.counts))
     order = sorted(chosen, key=lambda v: (-counts[v], v))
@@ -118,7 +118,7 @@ def share(count: int, total: int) -> str:
 
 
 def example(found: MaskContent, classes: int) -> str:
-    """A table that names every value found, as it is typed: what a user corrects."""
+    """Return an example table that lists every value found, as typed on the command line, for the user to correct."""
     shows = {c for c in map(found.colour, found.values)}
     colours = found.colours or bool(found.palette) and len(shows) == len(found.values)
     key = (lambda v: f"'#{found.colour(v):06x}'") if colours else lambda v: f"{v:g}"
@@ -137,13 +137,13 @@ def example(found: MaskContent, classes: int) -> str:
 
 
 def table_of(mask_values: Sequence, classes: int) -> Table:
-    """A user's table, checked, colours in lower case; () for none.
+    """Check the user's table and return it with colours in lower case; () for none.
 
     Args:
-      mask_values: ((value or "#rrggbb", class), ...). Values of palette pictures are their indices.
+      mask_values: ((value or "#rrggbb", class), ...); for palette pictures, values are indices.
       classes: K.
     Raises:
-      ConfigError: anything else, values beside colours, a value twice, or a class outside 0..K.
+      ConfigError: the table has another form, mixes values and colours, lists a value twice, or has a class outside 0..K.
     """
     bad = lambda rule: ConfigError(f"config.{KEY}={mask_values!r}: {rule}; for instance ((0, 0), (255, 1))")
     pairs = [tuple(pair) if isinstance(pair, (tuple, list)) else () for pair in mask_values]
@@ -152,14 +152,14 @@ def table_of(mask_values: Sequence, classes: int) -> Table:
     table = tuple((key.lower() if isinstance(key, str) else key, k) for key, k in pairs)
     for key in (key for key, _ in table if isinstance(key, str)):
         if not _COLOUR.fullmatch(key):
-            raise bad(f"{key!r} is no colour, which is written '#rrggbb'")
+            raise bad(f"{key!r} is not a colour; colours are written '#rrggbb'")
     keys, taken = [key for key, _ in table], {k for _, k in table}
     if len({type(key) for key in keys}) > 1:
-        raise bad("must be all values or all colours")
+        raise bad("must hold only values or only colours")
     if len(set(keys)) < len(keys):
-        raise bad("names a value twice")
+        raise bad("must not list a value twice")
     if not taken <= set(range(classes + 1)):
-        raise bad(f"classes are 0 (background) to {classes}; name more of them in data.structures")
+        raise bad(f"classes are 0 (background) to {classes}; list more classes in data.structures")
     return table
 
 
@@ -175,7 +175,7 @@ def values_of(table: Table, classes: int) -> tuple[int, ...]:
 
 
 class Meanings:
-    """What the values of a data set's masks were taken for, case by case, and whether the files agree."""
+    """Collects how the values of a data set's masks are interpreted, case by case, and checks that the files agree."""
 
     def __init__(self):
         self._files = collections.Counter()  # kind -> files
@@ -183,10 +183,10 @@ class Meanings:
         self._colours: dict[int, tuple[str, str]] = {}  # palette index -> (its colour in words, the case that had it first)
 
     def add(self, case: str, mask: Volume) -> None:
-        """Count one mask.
+        """Add one mask.
 
         Raises:
-          DataError: DATA_LABEL for a palette index that has another colour than in a case before.
+          DataError: a palette index has another colour than in an earlier case (DATA_LABEL).
         """
         for meaning in mask.meaning:
             if meaning.kind == "palette" and meaning.label:
@@ -194,7 +194,7 @@ class Meanings:
                 if colour != meaning.found:
                     raise DataError(
                         f"case {case}, {mask.path}: {meaning.found}, but {colour} in case {first}; an index has one colour in "
-                        f"all files; name the colours, or the indices if they are classes all the same, in config.{KEY}: "
+                        f"all files: list the colours (or the indices, if they are the classes) in config.{KEY}: "
                         "((0, 0), (1, 1), ...)",
                         "DATA_LABEL",
                     )
@@ -203,7 +203,7 @@ class Meanings:
             self._voxels[kind][label, found, name] += count
 
     def lines(self, labels: Sequence[str]) -> list[str]:
-        """One line for each kind of mask.
+        """Return one text line for each kind of mask.
 
         Args:
           labels: names of the classes 1, 2, ...
@@ -218,6 +218,6 @@ class Meanings:
             )
             more = f", {len(entries) - 2 * SHOWN} more" if len(entries) > 2 * SHOWN else ""
             doubt = 2 * inside > total and kind not in (KEY, "rounded")
-            doubt = f"; more than half is foreground: if that is wrong, say so in config.{KEY}" if doubt else ""
+            doubt = f"; more than half is foreground: if that is wrong, set config.{KEY}" if doubt else ""
             lines.append(f"{kind} in {files} file{'s' if files > 1 else ''}: {text}{more}{doubt}")
         return lines

@@ -1,4 +1,4 @@
-"""What a mask file means in classes: the one place where values and colours become class numbers, for every layout.
+"""Convert mask files to class numbers: values and colours of masks are interpreted here, for every layout, and nowhere else.
 
     read_mask=functools.partial(masks.read_mask, classes, table)      # of a DataSet whose masks are one file a case
     map_mask=functools.partial(masks.map_mask, classes)               # beside it
@@ -6,13 +6,13 @@
 
     numbers       class numbers 0..K; for one class also 0 and 255, in 16 bits 0 and 65535
     palette       one class: black is background and white foreground, whatever their indices. Else the index is the class, where
-                  index 0 is black and no two of the indices in use look alike
-    JPEG          one class: near 0 or near 255, cut at 127; other values only where the two meet (prepare/jpeg_masks.py)
-    fractions     whole numbers that a scale factor moved are rounded (`rounded`)
+                  index 0 is black and all indices in use have different colours
+    JPEG          one class: near 0 or near 255, with a threshold of 127; other values only at borders (prepare/jpeg_masks.py)
+    fractions     whole numbers that a scale factor changed slightly are rounded (`rounded`)
 
-Everything else, a value such as 255 for "ignore" among it, is refused with what was found and the table to give: the option
+Everything else, for instance 255 for "ignore", is refused; the message lists the values found and the table to give: the option
 `mask_values` of a data set, ((value or palette index or "#rrggbb", class), ...). `store.base.read_files` rounds the masks of
-every layout and counts what was taken for what; `mask_values.Meanings` has the lines that are printed once for a data set.
+every layout and counts how values were interpreted; `mask_values.Meanings` makes the lines that are logged once per data set.
 """
 
 from collections.abc import Callable
@@ -38,10 +38,10 @@ def read_mask(classes: int, table: Table | None, case: Case, image: Volume) -> V
 
 
 def map_mask(classes: int, raw: np.ndarray) -> np.ndarray:
-    """Class numbers 0..classes, checked, in the smallest dtype that holds them.
+    """Check class numbers 0..classes and return them in the smallest dtype that holds them.
 
     Raises:
-      DataError: DATA_LABEL for values outside 0..classes.
+      DataError: values outside of 0..classes (DATA_LABEL).
     """
     volumes.check_labels(raw, range(classes + 1), "mask")
     return raw.astype(dtype_for(classes))
@@ -55,17 +55,18 @@ def read(
     open_file: Callable[[Path], Volume] | None = None,
     stray: float = jpeg_masks.STRAY,
 ) -> Volume:
-    """A mask file as class numbers 0..classes, in the smallest dtype that holds them.
+    """Read a mask file as class numbers 0..classes, in the smallest dtype that holds them.
 
     Args:
       path: any file that `volumes.read_volume` reads.
-      table: from `mask_values.table_of`; () where the user gave none, None for layouts that take none.
+      classes: number of foreground classes.
+      table: from `mask_values.table_of`; () if the user gave none, None for layouts without this option.
       open_file: reads files of other formats.
-      stray: of `jpeg_masks.restored`.
+      stray: as in `jpeg_masks.restored`.
     Returns:
-      the mask; its `meaning` says what was taken for what, where that had to be concluded.
+      The mask; its `meaning` lists how values were interpreted, if this had to be inferred.
     Raises:
-      DataError: as `volumes.read_volume`; DATA_LABEL for values or colours whose meaning is not certain, with counts.
+      DataError: as `volumes.read_volume`; or the meaning of values or colours is not certain (DATA_LABEL, with counts).
     """
     volume = rounded(volumes.read_volume(path, palette_indices=True) if open_file is None else open_file(path))
     array, palette = volume.array, getattr(volume.header, "palette", ())
@@ -79,7 +80,7 @@ def read(
     if table:
         kind, taken = KEY, _by_table(found, classes, table, path)
     elif found.colours:
-        raise _refused(found, classes, table, path, f"{len(found.values)} colours", "a mask is grey or a palette picture")
+        raise _refused(found, classes, table, path, f"{len(found.values)} colours", "a mask must be grey or a palette picture")
     elif palette:
         taken = _by_palette(found, classes, table, path)
     else:
@@ -91,10 +92,10 @@ def read(
 
 
 def read_numbers(path: Path) -> Volume:
-    """A mask file whose layout says what its values mean: the values as they are stored, which JPEG does not keep.
+    """Read the stored values of a mask file whose layout defines their meaning.
 
     Raises:
-      DataError: as `volumes.read_volume`; DATA_LABEL for JPEG.
+      DataError: as `volumes.read_volume`; or the file is a JPEG, which does not keep exact values (DATA_LABEL).
     """
     mask = volumes.read_volume(path)
     if getattr(mask.header, "lossy", False):
@@ -103,11 +104,10 @@ def read_numbers(path: Path) -> Volume:
 
 
 def rounded(mask: Volume) -> Volume:
-    """A mask of fractions as integers, where all lie within 0.02 or 1 % of whole numbers (at most 0.25). Any other as it is.
+    """Round a mask to integers if all values are within 0.02 or 1 % of whole numbers (at most 0.25); else return it unchanged.
 
-    Files saved with a scale factor of 0.99608 hold 0.996, 1.992 and 5.976 for 1, 2 and 6.
-
-    `meaning` says so, unless all numbers were whole.
+    For example, files saved with a scale factor of 0.99608 hold 0.996, 1.992 and 5.976 for 1, 2 and 6. If values were rounded,
+    the result's `meaning` says so.
     """
     array = mask.array
     if array.dtype.kind != "f" or not array.size or not np.isfinite(array).all():
@@ -131,7 +131,7 @@ def _span(values: np.ndarray) -> str:
 
 
 def _by_number(found: MaskContent, classes: int, table: Table | None, path: Path) -> dict:
-    """Class numbers, or for one class 0 and the largest value of the dtype."""
+    """Interpret values as class numbers, or for one class also as 0 and the largest value of the dtype."""
     largest = 65535 if found.array.dtype == np.uint16 else 255
     if classes == 1 and set(found.values) <= {0, largest} and largest in found.values:
         return {0: 0, largest: 1}
@@ -141,16 +141,16 @@ def _by_number(found: MaskContent, classes: int, table: Table | None, path: Path
         return {value: int(value) for value in found.values}
     unexpected = [v for v in found.values if v not in range(classes + 1)]
     what = f"{len(unexpected)} unexpected label values: {listed(found, unexpected)}"
-    rule = "labels are 0 and 1, or 0 and 255" if classes == 1 else f"labels are 0 to {classes}"
+    rule = "labels must be 0 and 1, or 0 and 255" if classes == 1 else f"labels must be 0 to {classes}"
     if set(unexpected) <= IGNORED:
-        rule += "; pixels to ignore can only count as background"
+        rule += "; pixels to ignore can only be mapped to background"
     elif found.array.dtype.kind in "iu" and 0 <= found.values[0] and found.values[-1] < 2 * len(found.values):
-        rule += f"; for {found.values[-1]} classes name all of them in data.structures"
+        rule += f"; for {found.values[-1]} classes list all of them in data.structures"
     raise _refused(found, classes, table, path, what, rule, counts=False)
 
 
 def _by_palette(found: MaskContent, classes: int, table: Table | None, path: Path) -> dict:
-    """One class: black and white. Else the index, where index 0 is black and the indices in use look different."""
+    """Interpret a palette: for one class black and white; else the index, if index 0 is black and all used indices differ."""
     shows = [found.colour(value) for value in found.values]
     different = len(set(shows)) == len(shows)
     clear = [v for v in found.values if v >= len(found.palette) or found.palette[v][3] < 255]
@@ -159,14 +159,14 @@ def _by_palette(found: MaskContent, classes: int, table: Table | None, path: Pat
     if found.colour(0) == BLACK and different and set(clear) <= {0} and found.values[-1] <= classes:
         if BLACK not in [shown for value, shown in zip(found.values, shows) if value]:
             return {value: int(value) for value in found.values}
-    rule = "a palette is black (background) and white, or black as index 0 and an opaque colour as index 1"
+    rule = "a palette must be black (background) and white, or black as index 0 and an opaque colour as index 1"
     if classes > 1:
-        rule = f"a palette has black as index 0 and an opaque colour of its own for each of the classes 1 to {classes}"
+        rule = f"a palette must have black as index 0 and a different opaque colour for each of the classes 1 to {classes}"
     raise _refused(found, classes, table, path, "a palette", rule)
 
 
 def _by_table(found: MaskContent, classes: int, table: Table, path: Path) -> dict:
-    """By the user's table, of values or of colours."""
+    """Interpret values or colours by the user's table."""
     known = dict(table)
     of_colours = isinstance(table[0][0], str)
     key = (lambda v: f"#{found.colour(v):06x}") if of_colours else lambda v: v
@@ -175,7 +175,7 @@ def _by_table(found: MaskContent, classes: int, table: Table, path: Path) -> dic
     absent = [value for value in found.values if key(value) not in known]
     if absent:
         what = f"{len(absent)} values outside the table: {listed(found, absent)}"
-        raise _refused(found, classes, table, path, what, f"{KEY} names every value of the masks", counts=False)
+        raise _refused(found, classes, table, path, what, f"{KEY} must list every value of the masks", counts=False)
     return {value: known[key(value)] for value in found.values}
 
 
@@ -183,7 +183,7 @@ def _refused(found: MaskContent, classes: int, table: Table | None, path: Path, 
     """The error for values whose meaning is not certain: what was found, and the table to give."""
     remedy = "map them to classes, or check that this is the mask"
     if table is not None and len(found.values) <= 2 * SHOWN:
-        remedy = f"say what each means, for instance {example(found, classes)}, or check that this is the mask"
+        remedy = f"set the class of each value, for instance {example(found, classes)}, or check that this is the mask"
     elif table is not None:
-        remedy = f"cut soft borders at the half, or say what each value means in config.{KEY}"
+        remedy = f"threshold soft borders at one half, or set the class of each value in config.{KEY}"
     return refusal("DATA_LABEL", path, f"{what}: {listed(found)}" if counts else what, rule, remedy)

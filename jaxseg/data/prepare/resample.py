@@ -1,23 +1,24 @@
-"""One resampler for pictures, slices and volumes: samples on a grid -> samples on another grid over the same extent.
+"""Resample pictures, slices and volumes from one grid to another grid over the same extent.
 
 Grids have half-pixel centres: sample i of n lies at (i + 1/2) / n of the extent. The filters:
 
   linear   where an axis grows, bilinear or trilinear interpolation (PyTorch's align_corners=False, OpenCV's INTER_LINEAR); where
            it shrinks, the triangle is widened to cover the source samples (antialiased: differs from both).
-  lanczos  Pillow's: sinc windowed to 3 samples a side, widened likewise. OpenCV's INTER_LANCZOS4, which the Kvasir project
-           names, takes 4 a side (8 taps) and never widens them: it differs at every size, and on shrinking ours does not alias.
+  lanczos  Pillow's: a sinc function windowed to 3 samples on each side, also widened for shrinking. OpenCV's INTER_LANCZOS4,
+           which the Kvasir project uses, has 4 samples on each side and is never widened: results differ at every size, and only
+           Pillow's is free of aliasing.
 
-  nnunet   nnU-Net's: cubic splines, ends repeated, never antialiased, the result kept within the range of the input; an axis that
-           is resampled `apart` (`canvas.coarse_axis`) goes by nearest neighbour after the others were resampled plane by plane.
-           Scores and the indicators of classes go linearly, likewise without antialiasing. Source: MIC-DKFZ/nnUNet,
+  nnunet   nnU-Net's: cubic splines, end samples repeated, no antialiasing, the result clipped to the range of the input. An axis
+           that is resampled separately (`apart`, see `canvas.coarse_axis`) is resampled by nearest neighbour after the others.
+           Scores and class indicators are resampled linearly, also without antialiasing. Source: MIC-DKFZ/nnUNet,
            nnunetv2/preprocessing/resampling/default_resampling.py.
 
-  monai    MONAI's Spacing: trilinear, never antialiased, on a grid with the same first voxel: sample j lies at j * step, whatever
-           the extent. Scores go so too. "monai_last" is the same; with "monai" intensities are those of the resampled volume
-           (`examples`). Source: MONAI, monai/transforms/spatial/functional.py: spatial_resample.
+  monai    MONAI's Spacing: trilinear, no antialiasing, on a grid with the same first voxel: sample j lies at j * step, for any
+           extent; scores too. "monai" resamples before intensities are normalised (`examples`), "monai_last" after.
+           Source: MONAI, monai/transforms/spatial/functional.py: spatial_resample.
 
-The first two are Pillow's (pictures of mode F: sums in float64, float32 between the axes), the last axis first. What scores and
-masks go by is `for_scores` of the filter: linear.
+The first two use Pillow (mode F: sums in float64, float32 between the axes), last axis first. Scores and masks are resampled by
+`for_scores` of the filter, which is linear.
 """
 
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ _ALL = FILTERS | {"nnunet_scores": 1}
 
 
 def for_scores(filter: str) -> str:
-    """The filter of scores and of the indicators of classes, where images go by one of FILTERS."""
+    """Return the filter for scores and class indicators if images are resampled with the given one of FILTERS."""
     return _SCORES.get(filter, "linear")
 
 
@@ -54,29 +55,29 @@ def resample(
     apart: int | None = None,
     steps: Sequence[float] | None = None,
 ) -> np.ndarray:
-    """One channel on another grid.
+    """Resample one channel to another grid.
 
     Args:
       values: numbers [H, W] or [X, Y, Z].
-      shape: of the result, one length for each axis of `values`.
-      filter: one of FILTERS, or what `for_scores` gives.
-      apart: for "nnunet", the axis that goes by nearest neighbour.
-      steps: for MONAI's, samples of `values` between two samples of the result, along each axis; None: 1.
+      shape: shape of the result, one length for each axis of `values`.
+      filter: one of FILTERS, or the result of `for_scores`.
+      apart: for "nnunet": the axis that is resampled by nearest neighbour.
+      steps: for MONAI's filters: distance between two samples of the result in samples of `values`, along each axis; None: 1.
     Returns:
-      float32 [*shape]; `values` itself where it is float32 of this shape already.
+      float32 [*shape]; `values` itself if it is already float32 of this shape.
     Raises:
-      ConfigError: an unknown filter.
+      ConfigError: there is no such filter.
     """
     method = _ALL[filter] if filter in _ALL else lookup("value of data.filter", filter, FILTERS)
     values, shape = np.asarray(values, np.float32), tuple(int(n) for n in shape)
     if values.ndim not in (2, 3) or values.ndim != len(shape):
-        raise ValueError(f"got values of shape {values.shape} for {shape}; both have two axes, or both three")
+        raise ValueError(f"got values of shape {values.shape} for {shape}; both must have two axes, or both three")
     if filter in MONAI and steps is not None:
         return _anchored(values, shape, steps)
     if values.shape == shape:
         return values
     if filter in MONAI:
-        raise ValueError(f"got values of shape {values.shape} for {shape} without steps; {filter!r} goes by steps")
+        raise ValueError(f"got values of shape {values.shape} for {shape} without steps; {filter!r} needs steps")
     if not isinstance(method, Image.Resampling):
         return _splines(values, shape, method, apart)
     if values.ndim == 2:
@@ -93,7 +94,7 @@ def resample(
 
 
 def resample_channels(values: np.ndarray, shape: Sequence[int], filter: str = "linear") -> np.ndarray:
-    """Numbers [*S, C] -> float32 [*shape, C]: `resample`, one channel at a time."""
+    """Resample numbers [*S, C] to float32 [*shape, C] with `resample`, one channel at a time."""
     values = np.asarray(values, np.float32)
     if values.shape[:-1] == tuple(shape):
         return values
@@ -108,7 +109,7 @@ def _plane(values: np.ndarray, shape: tuple[int, ...], method: Image.Resampling)
 
 
 def _anchored(values: np.ndarray, shape: tuple[int, ...], steps: Sequence[float]) -> np.ndarray:
-    """Sample j at j * step, linear between samples, the last one repeated."""
+    """Return the samples at j * step, interpolated linearly; positions past the end get the last sample."""
     resampled = values.astype(np.float64)
     for axis, (m, step) in enumerate(zip(shape, steps)):
         last = resampled.shape[axis] - 1

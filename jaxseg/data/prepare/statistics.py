@@ -1,4 +1,4 @@
-"""What a data set's foreground looks like: the numbers that nnU-Net's CT normalisation takes (`Recipe.statistics`).
+"""Intensity statistics of a data set's foreground, for nnU-Net's CT normalisation (`Recipe.statistics`).
 
 Source: MIC-DKFZ/nnUNet, nnunetv2/experiment_planning/dataset_fingerprint/fingerprint_extractor.py.
 """
@@ -14,7 +14,7 @@ PERCENTILES = (0.5, 99.5)
 
 
 class ChannelValues(NamedTuple):
-    """Values of one channel in the foreground: the 0.5th and 99.5th percentile, mean, standard deviation, minimum, maximum.
+    """Foreground statistics of one channel: the 0.5th and 99.5th percentile, mean, standard deviation, minimum, maximum.
 
     The first four are `Recipe.statistics`.
     """
@@ -28,26 +28,26 @@ class ChannelValues(NamedTuple):
 
 
 class Foreground:
-    """Voxels drawn from the foreground of every case, one case after another.
+    """Collects voxels drawn at random from the foreground of every case, one case after another.
 
-    The same number is drawn with replacement from each case, so that small and large structures count alike; a case without
-    foreground gives none.
+    The same number is drawn with replacement from each case, so that small and large structures have equal weight; none are
+    drawn from a case without foreground.
     """
 
     def __init__(self, cases: int, samples: int | None = None):
         """
         Args:
-          cases: how many will come.
-          samples: voxels of a channel in all of them together; None: SAMPLES, as nnU-Net.
+          cases: number of cases that will be added.
+          samples: number of voxels per channel to draw from all cases together; None: SAMPLES, as in nnU-Net.
         """
         self._cases, self._each = cases, (SAMPLES if samples is None else samples) // cases
         self._drawn: list[list[np.ndarray]] = []
 
     def add(self, image: np.ndarray, mask: np.ndarray) -> None:
-        """Draw from one case.
+        """Draw voxels from one case.
 
         Args:
-          image: [*S, C], before any normalisation, cut to the box of its voxels that are not 0 (`canvas.nonzero_box`).
+          image: [*S, C], before any normalisation, cropped to the box around its non-zero voxels (`canvas.nonzero_box`).
           mask: integer [*S].
         """
         inside = mask > 0
@@ -58,10 +58,10 @@ class Foreground:
             )
 
     def summary(self) -> tuple[ChannelValues, ...]:
-        """One for each channel.
+        """Return the statistics of each channel.
 
         Raises:
-          DataError: DATA_EMPTY where no case has foreground.
+          DataError: no case has foreground (DATA_EMPTY).
         """
         if not self._drawn:
             raise DataError(f"none of {self._cases} cases has foreground; check the masks and their labels", "DATA_EMPTY")

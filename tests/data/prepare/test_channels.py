@@ -107,7 +107,7 @@ def test_names_and_maps_that_do_not_fit_are_refused():
     image = np.ones((1, 4, 4, 1), np.float32)
     with pytest.raises(ConfigError, match="kmeens.*kmeans"):
         channels.added(("kmeens",))
-    with pytest.raises(ConfigError, match="each name once"):
+    with pytest.raises(ConfigError, match="each name must occur once"):
         channels.added(("edge", "edge"))
     with pytest.raises(ConfigError, match="another run"):
         channels.extend(image, ("edge",), None)

@@ -43,7 +43,7 @@ def test_windows_that_leave_nothing_are_told():
     (line,) = _warned(HEAD, _recipe((3000.0, 100.0)))
     assert "1 of 1 cases (a)" in line and "constant" in line and "data.window" in line
     (line,) = _warned(RNG.uniform(-1000, 3000, (6, 6, 6, 1)), _recipe((0.0, 100.0)))  # 100 of 3,920 HU
-    assert "under 5% of the contrast" in line and "-50 to 50" in line
+    assert "under 5% of their contrast" in line and "-50 to 50" in line
     assert not _warned(RNG.uniform(-1000, 3000, (6, 6, 6, 1)), _recipe((0.0, 250.0)))  # 6.4 %
     (line,) = _warned(RNG.uniform(-5, 5, (6, 6, 6, 1)), _recipe((0.0, 4000.0)))
     assert "fill under 5%" in line
@@ -51,7 +51,7 @@ def test_windows_that_leave_nothing_are_told():
 
 def test_values_that_are_no_hu_are_told_with_the_remedy():
     (line,) = _warned(MRI, _recipe((40.0, 400.0)))
-    assert "no HU" in line and "data.intensity=brain" in line and "data.window=()" in line
+    assert "not HU" in line and "data.intensity=brain" in line and "data.window=()" in line
     assert not _warned(MRI, _recipe(None, "brain"))
 
 

@@ -87,8 +87,8 @@ def test_a_tiff_whose_zeros_are_white_is_read_as_it_is_drawn(tmp_path):
         (palette(ONE, WHITE, RED), 1, "white.*#ff0000"),
         (palette(ONE, BLACK, BLACK), 1, "black"),  # the colours say nothing
         (palette(ONE * 2, BLACK, RED, YELLOW), 1, "index 2"),  # which structure is it?
-        (palette(1 + ONE, WHITE, BLACK, RED), 2, "has black as index 0"),
-        (ONE * 2 + np.eye(40, 48, dtype=np.uint8) * 255, 2, "pixels to ignore can only count as background"),
+        (palette(1 + ONE, WHITE, BLACK, RED), 2, "have black as index 0"),
+        (ONE * 2 + np.eye(40, 48, dtype=np.uint8) * 255, 2, "pixels to ignore can only be mapped to background"),
         (ONE + np.eye(40, 48, dtype=np.uint8) * 254 * (1 - ONE), 1, "unexpected label values"),
         (ONE * 128, 1, r"128 \(13 %\)"),
         (np.where(DISC[..., None], RED, BLACK).astype(np.uint8), 1, "2 colours.*#ff0000"),
@@ -211,8 +211,8 @@ def test_a_table_of_values_reads_volumes(tmp_path):
     [
         (((0, 0), (1, 2)), "classes are 0 .background. to 1"),
         (((0, 0), (0, 1)), "twice"),
-        (((0, 0), ("#ffffff", 1)), "all values or all colours"),
-        ((("white", 1),), "no colour"),
+        (((0, 0), ("#ffffff", 1)), "only values or only colours"),
+        ((("white", 1),), "not a colour"),
         ((0, 1), "must be"),
         (((0, True),), "must be"),
         (((0.5, 1),), "must be"),
@@ -315,6 +315,6 @@ def test_more_than_255_classes_are_read_and_counted_in_16_bits(tmp_path):
     mask = base.read_files(named, named.cases[0])[1].array
     assert mask.dtype == np.uint16
     np.testing.assert_array_equal(mask, numbers)
-    assert "for 300 classes name all of them in data.structures" in refused(data.cases[0].mask)
+    assert "for 300 classes list all of them in data.structures" in refused(data.cases[0].mask)
     with pytest.raises(ConfigError, match="65536 structures.*at most 65535"):
         datasets.load("folder", tmp_path, structures=tuple(map(str, range(65536))))

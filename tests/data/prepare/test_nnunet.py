@@ -177,7 +177,7 @@ def test_each_channel_of_a_volume_can_have_a_rule_of_its_own():
     np.testing.assert_allclose(found, np.stack(expected, -1), atol=1e-5)
     with pytest.raises(DataError, match="0..255"):
         prepare_scan([image + 256], mixed)
-    with pytest.raises(ConfigError, match="one rule for each channel"):
+    with pytest.raises(ConfigError, match="one for each channel"):
         prepare_scan([image], dataclasses.replace(mixed, intensity="none+zscore"))
 
 

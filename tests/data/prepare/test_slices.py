@@ -171,7 +171,7 @@ def test_z_scores_pass_with_the_same_bits_and_are_padded_with_background():
     np.testing.assert_array_equal(prepared, scores)
     padded = prepare(scores, scores_recipe((24, 30), spacing=(1.0, 1.0), fit="centre"), (1.0, 1.0))
     assert not padded[:2].any() and not padded[-2:].any()
-    with pytest.raises(DataError, match="every modality is a channel; set data.channels=1"):
+    with pytest.raises(DataError, match="there must be one channel for each modality; set data.channels=1"):
         prepare(scores[..., :1], scores_recipe((20, 30)), None)
     with pytest.raises(DataError, match="NaN"):
         prepare(scores * np.nan, scores_recipe((20, 30)), None)

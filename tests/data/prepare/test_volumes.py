@@ -152,7 +152,7 @@ def test_intensities_follow_the_rule():
         ([values, values[1:]], brain, "of one shape"),
         ([np.full((2, 2, 2), np.nan)], plain, "8 of 8 voxels are NaN"),
         ([], plain, "shapes"),
-        ([values.astype(np.int16)], grey, "only 8-bit images go without"),
+        ([values.astype(np.int16)], grey, "only 8-bit images need none"),
     ):
         with pytest.raises(DataError, match=words):
             prepare_scan(images, recipe)
