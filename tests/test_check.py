@@ -168,4 +168,4 @@ def test_what_the_sides_are_called_and_where_the_picture_lies_is_said(tmp_path, 
     text = capsys.readouterr().out
     assert f"pictures 10 prepared slices with their masks: {tmp_path / 'out' / 'examples.png'}" in text
     assert Image.open(tmp_path / "out" / "examples.png").size == (6 * 128, 2 * 128)
-    assert "'hflip' exchanges left and right, and the classes left eye are named by their side" in text
+    assert "'hflip' exchanges left and right, but the classes left eye are named by their side" in text

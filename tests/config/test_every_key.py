@@ -169,7 +169,7 @@ ROWS = {
     "data.fractions": both((0.5, 0.25, 0.25), "rows"),
     "data.max_samples": both(2, "stream", train__batch_size=1),
     "data.workers": both(2, "readers"),
-    "data.readers": both(((".png", "tests.config.facets:area"),), ("are read already",), by="cases"),
+    "data.readers": both(((".png", "tests.config.facets:area"),), ("already reads files",), by="cases"),
     "data.transforms": both((("tests.config.facets:darker", {}),), "stream"),
     "model.name": {"slices": row("unet_test", "weights"), "volumes": row("unet3d_test", "weights")},
     "model.options": both({"shrink": 0.25}, "step", **DEEP),

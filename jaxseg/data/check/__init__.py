@@ -1,1 +1,1 @@
-"""The data set's doctor: reads every case once, says what is in it, and names everything that is wrong."""
+"""Checks of a data set: read every case once, report what it holds, and list everything that is wrong."""

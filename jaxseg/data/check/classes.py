@@ -1,4 +1,4 @@
-"""How many images have each class, how much of it, and in what sizes."""
+"""Per class: the number of images that have it, its total size, and a histogram of its sizes."""
 
 import math
 from collections import Counter
@@ -11,8 +11,8 @@ class Classes:
     """Counts the classes 1..K over prepared masks.
 
     Args:
-      labels: their names.
-      unit: "pixels", or "ml" where examples are volumes.
+      labels: names of the classes.
+      unit: "pixels", or "ml" for volumes.
     """
 
     def __init__(self, labels: Sequence[str], unit: str):
@@ -21,11 +21,11 @@ class Classes:
         self._sizes: list[Counter] = [Counter() for _ in labels]  # lower end of a bin -> images whose amount lies in it
 
     def see(self, counts: np.ndarray, each: float = 1.0) -> None:
-        """One more image.
+        """Add an image.
 
         Args:
-          counts: [K] its pixels or voxels of each class.
-          each: what one of them amounts to, in the unit.
+          counts: [K], the number of pixels or voxels of each class.
+          each: size of one pixel or voxel, in the unit.
         """
         self._images += 1
         self._total += counts * each
@@ -33,7 +33,7 @@ class Classes:
             self._sizes[k][lower_end(float(counts[k]) * each)] += 1
 
     def lines(self) -> list[str]:
-        """A table: of each class the images with and without it, its total, and how many images have 1 to 3, 3 to 10, ..."""
+        """Return a table: per class the images with and without it, its total, and how many images have 1 to 3, 3 to 10, ..."""
         ends = sorted(set().union(*self._sizes))
         steps = list(_between(ends[0], ends[-1])) if ends else []
         rows = [("class", "with", "without", self._unit, *(f"{'from ' * (i == 0)}{end:g}" for i, end in enumerate(steps)))]
@@ -55,13 +55,13 @@ class Classes:
 
 
 def lower_end(amount: float) -> float:
-    """The largest of ..., 0.3, 1, 3, 10, 30, ... that is not above an amount > 0."""
+    """Return the largest of ..., 0.3, 1, 3, 10, 30, ... that is not above an amount > 0."""
     decade = 10.0 ** math.floor(math.log10(amount) + 1e-12)
     return round(decade * (3 if amount >= 3 * decade * (1 - 1e-9) else 1), 12)
 
 
 def _between(low: float, high: float):
-    """The lower ends from one to another."""
+    """Yield the lower ends from one to another."""
     while low <= high * (1 + 1e-9):
         yield low
         low = lower_end(low * 3.4)

@@ -1,4 +1,4 @@
-"""Images that two patients share, to the last bit or nearly: in two splits they are scored although they were learnt from."""
+"""Find images that two patients share, exactly or nearly: in two splits they would be both trained on and evaluated."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class _Thumbnail(NamedTuple):
 
 
 class Copies:
-    """Finds images that are alike under several patients; constant ones (empty air) aside."""
+    """Finds equal or similar images of different patients; constant images (such as air) are ignored."""
 
     def __init__(self):
         self._first: dict[str, tuple[str, str]] = {}  # digest of an image -> its first case, and whose that is
@@ -31,7 +31,7 @@ class Copies:
         self._seen, self._step = 0, 1  # every step-th image has a thumbnail
 
     def see(self, image: np.ndarray, digest: str, case: str, patient: str) -> None:
-        """One more image [*S, C] that is not constant."""
+        """Add an image [*S, C] that is not constant."""
         first, whose = self._first.setdefault(digest, (case, patient))
         if whose != patient:
             self._same[tuple(sorted((first, case)))] = None
@@ -42,25 +42,25 @@ class Copies:
         self._seen += 1
 
     def warnings(self) -> list[str]:
-        """A line for copies and a line for near copies, where there are any."""
+        """Return a line about exact copies and a line about near copies, if there are any."""
         lines = []
         if self._same:
             lines.append(
                 f"{len(self._same)} pairs of cases of different patients hold the same image ({_some(self._same, '=')}): give "
-                "them one patient name, or keep one copy; training refuses them in two splits"
+                "them one patient name, or keep only one copy; training refuses copies in two splits"
             )
         near = {pair: None for pair in self._near() if pair not in self._same}
         if near:
             every = f" (of every {self._step}th image)" if self._step > 1 else ""
             cases = {case for pair in near for case in pair}
             lines.append(
-                f"{len(cases)} cases hold nearly the same image as a case of another patient{every} ({_some(near, '~')}): if one "
-                "person or scene is on both, give them one patient name (data.patient), so that they come into one split"
+                f"{len(cases)} cases hold nearly the same image as a case of another patient{every} ({_some(near, '~')}): "
+                "if both show the same person or scene, give them one patient name (data.patient): they are then in one split"
             )
         return lines
 
     def _near(self) -> Iterable[tuple[str, str]]:
-        """Pairs of cases: each image of another patient's that an image resembles, of several the first."""
+        """Yield pairs of cases of different patients with similar images; only the first match of each image."""
         found = self._thumbnails
         if len({t.values.size for t in found}) != 1:
             return
@@ -77,8 +77,8 @@ class Copies:
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray | None:
-    """Means of an image [*S, C] over the cells of a coarse grid and all channels, without their mean and scale, float32 [n]; None
-    for an image with next to nothing in it.
+    """Return the means of an image [*S, C] over the cells of a coarse grid and all channels, normalised to zero mean and unit
+    scale, float32 [n]; None for an image with almost no contrast.
     """
     cells, side = image.astype(np.float32).mean(-1), SIDES[image.ndim - 1]
     for axis, length in enumerate(cells.shape):

@@ -26,13 +26,15 @@ Learn = Callable[[np.ndarray], np.ndarray]
 def examine(
     dataset: DataSet, recipe: Recipe, *, bad_share: float = 0.0, learn: Learn | None = None, sheet: Path | None = None
 ) -> DataReport:
-    """Read and prepare every case, as slices or as volumes, and collect what is wrong with any.
+    """Read and prepare every case, as slices or as volumes, and collect all errors.
 
     Args:
-      bad_share: this share of the cases may be bad and is left out of the report's examples; 0: none, the first bad case is the
-        report's refusal.
-      learn: prepared mask [*S] -> the mask that a network learns; None: as `recipe.target` says.
-      sheet: the folder into which a picture of some examples is written, which exists; None: none.
+      dataset: the data set.
+      recipe: how images are prepared.
+      bad_share: the fraction of cases that may be unreadable and are left out of the report's examples; with 0, the first such
+        case is the report's refusal.
+      learn: converts a prepared mask [*S] to the training target; None: by `recipe.target`.
+      sheet: an existing folder for a picture of some examples; None: no picture.
     Raises:
       DataError: no case has a mask.
       StorageError: the picture cannot be written.
@@ -68,7 +70,7 @@ def examine(
 
 
 def _refuse(report: DataReport, bad: list[bad_cases.Bad], case: Case, error: DataError, share: float) -> None:
-    """Count a bad case; the report's refusal is the error with which training ends, which is the first."""
+    """Count a bad case; the first one's error becomes the report's refusal, the error with which training would end."""
     if report.refusal is None:
         try:
             bad_cases.note(bad, case, error, len(report.dataset.cases), share)

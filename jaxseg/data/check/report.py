@@ -1,4 +1,4 @@
-"""What a look at every case found, as text and as the examples that training would get."""
+"""The report of a check: its text, and the examples that training would get."""
 
 import dataclasses
 
@@ -12,15 +12,15 @@ LOUD = "WARNING "  # how the log marks a warning
 
 @dataclasses.dataclass
 class DataReport:
-    """What a look at every case found; `str()` is its text.
+    """The result of checking every case; `str()` returns its text.
 
     Attributes:
       dataset: the data set, without the cases that have no mask.
-      lines: what it holds, one fact a line.
-      warnings: what may be wrong.
-      errors: case id -> what is wrong with it.
-      refusal: the error with which preparation for training ends; None where it does not.
-      examples: all that can be learnt from; None where there is a refusal.
+      lines: what the data set holds, one fact per line.
+      warnings: possible problems, one per line.
+      errors: case id -> its error.
+      refusal: the error with which preparation for training would end; None if it would succeed.
+      examples: all usable examples; None if there is a refusal.
     """
 
     dataset: DataSet
@@ -31,17 +31,17 @@ class DataReport:
     examples: Listing | None = None
 
     def listing(self) -> Listing:
-        """The examples.
+        """Return the examples.
 
         Raises:
-          DataError: the refusal.
+          DataError: the refusal, if there is one.
         """
         if self.refusal is not None:
             raise self.refusal
         return self.examples
 
     def say(self, text: str) -> None:
-        """Take a line of training's log."""
+        """Add a line of training's log to the report."""
         if text.startswith(LOUD):
             self.warnings.append(text.removeprefix(LOUD))
         else:

@@ -1,4 +1,4 @@
-"""Prepared images with their masks over them, on one sheet."""
+"""Draw prepared images with their masks on one sheet."""
 
 import dataclasses
 from pathlib import Path
@@ -16,9 +16,9 @@ TILES, SIDE = 16, 256  # how many, and the pixels of their longer side at most; 
 
 @dataclasses.dataclass
 class Sheet:
-    """Keeps up to TILES pictures of examples from all over the set, those with foreground first.
+    """Keeps up to TILES pictures of examples, evenly spread over the data set; examples with foreground come first.
 
-    Of a volume it is the slice along the last axis with most foreground.
+    The picture of a volume is the slice along its last axis with the most foreground.
     """
 
     tiles: list[np.ndarray] = dataclasses.field(default_factory=list)  # uint8 [h, w, 3]
@@ -27,7 +27,7 @@ class Sheet:
     _step: int = 1
 
     def see(self, image: np.ndarray, mask: np.ndarray) -> None:
-        """One more example: image [*S, C] and mask [*S] as prepared. Where there are many, every step-th is kept."""
+        """Add an example: prepared image [*S, C] and mask [*S]. If there are many, only every n-th is kept."""
         self.of += 1
         if (self.of - 1) % self._step:
             return
@@ -43,7 +43,7 @@ class Sheet:
         """Write the sheet.
 
         Raises:
-          StorageError: it cannot be written.
+          StorageError: the file cannot be written.
         """
         height, width = (max(tile.shape[axis] for tile in self.tiles) for axis in (0, 1))
         padded = [np.pad(t, ((0, height - t.shape[0]), (0, width - t.shape[1]), (0, 0))) for t in self.tiles]
@@ -52,7 +52,7 @@ class Sheet:
 
 
 def _tile(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The picture of an example of two axes, uint8 [h, w, 3]."""
+    """Draw an example with two axes, uint8 [h, w, 3]."""
     grey = image if image.dtype == np.uint8 else to_8bit(image, float(image.min()), float(image.max()))
     h, w = mask.shape
     scale = min(max(1, SIDE // 2 // max(h, w)), SIDE / max(h, w))

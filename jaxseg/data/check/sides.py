@@ -1,4 +1,4 @@
-"""Classes that are named by the side of the body, where augmentation exchanges the sides."""
+"""Warn if augmentation or mirroring exchanges left and right while classes are named by the side of the body."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ OTHER = {"left": "right", "l": "r", "lt": "rt"}
 
 
 def paired(labels: Sequence[str]) -> list[str]:
-    """The classes whose names say a side: "left" or "right" as a word, or "l", "r", "lt", "rt" where both are there."""
+    """Return the classes whose names state a side: "left" or "right" as a word, or both of "l" and "r", or of "lt" and "rt"."""
     words = [re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()) for name in labels]
     exchange = OTHER | {b: a for a, b in OTHER.items()}
     sided = lambda named: [exchange.get(word, word) for word in named]
@@ -25,11 +25,11 @@ def paired(labels: Sequence[str]) -> list[str]:
 def warnings(
     labels: Sequence[str], recipe: Recipe, augment: Sequence[tuple[str, float, Mapping[str, Any]]], mirror: Sequence[int]
 ) -> list[str]:
-    """A line for each setting that exchanges left and right under classes that are named so.
+    """Return one line for each setting that exchanges left and right although classes are named by their side.
 
     Args:
       labels: names of the classes.
-      recipe: whose axes say where left and right lie.
+      recipe: its axes decide which axis runs from left to right.
       augment: train.augment.
       mirror: infer.mirror.
     """
@@ -44,15 +44,17 @@ def warnings(
         reversed_here = name == FLIPS[letter] or name == "mirror" and letter in (options.get("axes") or letters)
         if reversed_here and not (letter == "w" and options.get("swap")):
             remedy = (
-                "give it swap, pairs of class numbers that change places, or leave it out" if letter == "w" else "leave it out"
+                "set its option swap to the pairs of class numbers to exchange, or leave it out"
+                if letter == "w"
+                else "leave it out"
             )
             lines.append(
-                f"train.augment: {name!r} exchanges left and right, and {whom} are named by their side: what it makes has the "
-                f"wrong names; {remedy}"
+                f"train.augment: {name!r} exchanges left and right, but {whom} are named by their side: flipped labels would be "
+                f"wrong; {remedy}"
             )
     if axis in mirror:
         lines.append(
-            f"infer.mirror={tuple(mirror)}: axis {axis} exchanges left and right, and {whom} are named by their side: averages "
-            "mix both sides; leave that axis out"
+            f"infer.mirror={tuple(mirror)}: axis {axis} exchanges left and right, but {whom} are named by their side: averages "
+            "would mix both sides; leave that axis out"
         )
     return lines

@@ -1,4 +1,4 @@
-"""Running counts over all examples, and the lines that say them."""
+"""Counts over all examples of a data set, and the report's lines about them."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ NAMED = 12  # classes that a warning names
 
 @dataclasses.dataclass
 class SetCounts:
-    """Running counts: `pixels` [1 + K] of each class after preparation, of the kept slices or volumes."""
+    """Counts over all examples; `pixels` [1 + K] are those of each class in the kept slices or volumes after preparation."""
 
     pixels: np.ndarray
     classes: Classes
@@ -43,14 +43,14 @@ class SetCounts:
     sheet: Sheet = dataclasses.field(default_factory=Sheet)
 
     def see(self, shape: tuple[int, ...], spacing: tuple[float, ...] | None, low, high) -> None:
-        """One more slice or volume, as it was read."""
+        """Add a slice or volume as it was read."""
         self.pieces += 1
         self.sizes[shape] += 1
         self.spacings |= {spacing} - {None}
         self.lowest, self.highest = min(self.lowest, float(low)), max(self.highest, float(high))
 
     def keep(self, example: PreparedExample) -> None:
-        """One more example."""
+        """Add an example."""
         self.kept += 1
         self.empty += not example.mask.any()
         counts = np.bincount(example.mask.ravel(), minlength=len(self.pixels))
@@ -86,11 +86,11 @@ def describe(report: DataReport, tally: SetCounts, recipe: Recipe) -> None:
         say("sizes    " + ", ".join(f"{' x '.join(map(str, size))}: {n}" for size, n in tally.sizes.most_common(5)) + more)
         if tally.greyed:
             say(
-                f"colour   {tally.greyed} of {tally.pieces} {tally.piece}s, made grey: data.channels leaves one for the image; "
-                "with 2 more colours stay, and grey is repeated"
+                f"colour   {tally.greyed} of {tally.pieces} {tally.piece}s converted to grey: data.channels "
+                "leaves one channel for the image; with data.channels larger by 2, colours are kept and grey is repeated"
             )
         if tally.turned:
-            say(f"turned   {tally.turned} of {tally.pieces} photographs, upright as their EXIF orientation says, masks with them")
+            say(f"turned   {tally.turned} of {tally.pieces} photographs are rotated to their EXIF orientation, with their masks")
         say(f"values   {tally.lowest:g} to {tally.highest:g}")
     if tally.spacings:
         axes = ("rows", "columns") if tally.piece == "slice" else ("x", "y", "z")
@@ -104,7 +104,7 @@ def describe(report: DataReport, tally: SetCounts, recipe: Recipe) -> None:
 def _warn(report: DataReport, tally: SetCounts, strata: dict[str, set[str]]) -> None:
     if len(tally.lost) > FEW:
         report.warnings.append(
-            f"{len(tally.lost)} slices lose all of their foreground in preparation; the first: {tally.lost[0]}"
+            f"{len(tally.lost)} slices lose all their foreground in preparation; the first one: {tally.lost[0]}"
         )
     else:
         report.warnings += tally.lost

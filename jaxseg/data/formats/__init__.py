@@ -1,1 +1,1 @@
-"""Readers and writers of image files: NIfTI, DICOM series, pictures. The door is volumes.py."""
+"""Readers and writers of image files: NIfTI, DICOM series, pictures; volumes.py reads and writes all of them."""

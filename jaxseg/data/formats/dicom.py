@@ -1,4 +1,4 @@
-"""A folder of DICOM slices as one volume, refused unless it is one whole, evenly spaced series.
+"""Read a folder of DICOM slices as one volume; it must be one complete, evenly spaced series.
 
 Needs pydicom (`pip install 'pydicom>=3'`). Source of the geometry: DICOM PS3.3 C.7.6.2.1.1.
 """
@@ -21,20 +21,20 @@ _EXPORT = "export the series again"
 
 
 def read_dicom(path: str | Path, *, max_voxels: int) -> Volume:
-    """One DICOM series as [X, Y, Z] = [column, row, slice], in HU for CT (each slice's own slope * stored + intercept).
+    """Read one DICOM series as [X, Y, Z] = [column, row, slice], in HU for CT (each slice's own slope * stored + intercept).
 
-    Slices are ordered by their position along the normal, whatever the files are called. The dtype is int16 (int32 where
-    values need it) for whole-numbered slopes and intercepts, else float32. Files that are not DICOM, and DICOM objects
-    that are no images, are ignored; their number is logged.
+    Slices are sorted by their position along the normal, not by their file names. The dtype is int16 (int32 if values need it)
+    if slopes and intercepts are integers, else float32. Files that are not DICOM, and DICOM objects without an image, are
+    ignored; their number is logged.
 
     Args:
       path: a folder with the files of one series, or a single file.
-      max_voxels: largest volume that is believed.
+      max_voxels: the largest accepted number of voxels.
     Returns:
-      Volume; affine in RAS mm, rounded to what a NIfTI header holds (float32).
+      The volume; its affine is in RAS mm, rounded to float32 like that of a NIfTI header.
     Raises:
       ConfigError: pydicom is not installed.
-      DataError: DATA_DICOM, DATA_TOO_LARGE, or DATA_MISSING when there is no DICOM image.
+      DataError: the series cannot be used (DATA_DICOM), is too large (DATA_TOO_LARGE), or holds no image (DATA_MISSING).
     """
     pydicom = import_pydicom()
     path = Path(path)
@@ -45,9 +45,9 @@ def read_dicom(path: str | Path, *, max_voxels: int) -> Volume:
         raise refusal(
             "DATA_DICOM",
             min(lost),
-            "no DICOM file, though it is named so",
-            "DICOM has its mark at byte 128, or begins with its first element",
-            "copy or export the series again, or rename what does not belong to it",
+            "the name ends in .dcm, but the content is not DICOM",
+            "a DICOM file must have DICM at byte 128, or begin with its first element",
+            "copy or export the series again, or rename files that do not belong to it",
         )
     slices = [s for s in (read_header(pydicom, f) for f in found) if s is not None]
     if len(slices) < len(files):
@@ -89,14 +89,14 @@ def read_dicom(path: str | Path, *, max_voxels: int) -> Volume:
 
 
 def _arrange(slices: list[SliceGeometry], path: Path) -> tuple[list[SliceGeometry], np.ndarray]:
-    """(slices in order along their normal, affine voxel [column, row, slice] -> RAS mm)."""
+    """Return (slices sorted along their normal, affine voxel [column, row, slice] -> RAS mm)."""
     bad = lambda found, rule, remedy=_EXPORT: refusal("DATA_DICOM", path, found, rule, remedy)
     series = sorted({s.series for s in slices})
     if len(series) > 1:
         counts = [sum(s.series == u for s in slices) for u in series]
         raise bad(
             f"{len(series)} series of {', '.join(map(str, counts))} slices",
-            "a folder holds one series",
+            "a folder must hold one series",
             "put each series into its own folder",
         )
     first = slices[0]
@@ -104,18 +104,18 @@ def _arrange(slices: list[SliceGeometry], path: Path) -> tuple[list[SliceGeometr
         if s.size != first.size:
             raise bad(
                 f"{s.path.name} has {s.size[0]} x {s.size[1]} pixels, {first.path.name} {first.size[0]} x {first.size[1]}",
-                "all slices have one size",
+                "all slices must have the same size",
             )
         if s.encoding != first.encoding:  # slope and intercept may differ: PET scales each slice
             raise bad(
                 f"{s.path.name} has {s.encoding}, {first.path.name} {first.encoding}",
-                "bits allocated, stored, high and sign are the same in all slices",
+                "bits allocated, stored, high and sign must be the same in all slices",
             )
         turned = max(abs(s.along_row - first.along_row).max(), abs(s.along_column - first.along_column).max())
         if turned > 1e-4 or abs(s.spacing - first.spacing).max() > 1e-4 * first.spacing.min():
             raise bad(
                 f"{s.path.name} has another orientation or pixel spacing than {first.path.name}",
-                "all slices have one orientation and spacing",
+                "all slices must have the same orientation and spacing",
                 "remove scouts and reformatted slices",
             )
     normal = np.cross(first.along_row, first.along_column)
@@ -133,28 +133,30 @@ def _arrange(slices: list[SliceGeometry], path: Path) -> tuple[list[SliceGeometr
     lps[:3, 2], lps[:3, 3] = step, positions[0]
     affine = (np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps).astype(np.float32).astype(np.float64)
     if not np.isfinite(affine).all() or is_singular(affine):
-        raise bad("the slices span no volume", "slices are stacked along their normal")
+        raise bad("the slices do not span a volume", "slices must be stacked along their normal")
     return slices, affine
 
 
 def _even_step(slices: list[SliceGeometry], positions: np.ndarray, heights: np.ndarray, bad) -> np.ndarray:
-    """The vector from a slice to the next, [3] in LPS mm; sheared where the gantry was tilted."""
+    """Return the vector from a slice to the next, [3] in LPS mm; sheared if the gantry was tilted."""
     gaps = np.diff(heights)
     typical = float(np.median(gaps))
     name = lambda k: f"{slices[k].path.name} and {slices[k + 1].path.name}"
     k = int(np.argmin(gaps))
     if gaps[k] < 1e-3:
-        raise bad(f"{name(k)} lie at the same position", "every slice has its own", "remove the duplicates")
+        raise bad(f"{name(k)} lie at the same position", "every slice must have its own position", "remove the duplicates")
     tolerance = 0.1 * typical + 0.01
     k = int(np.argmax(abs(gaps - typical)))
     if abs(gaps[k] - typical) > tolerance:
         raise bad(
             f"{gaps[k]:.4g} mm between {name(k)}, {typical:.4g} mm between most slices",
-            "slices are evenly spaced, none is missing",
+            "slices must be evenly spaced, with none missing",
         )
     step = (positions[-1] - positions[0]) / (len(slices) - 1)
     drift = np.linalg.norm(positions - positions[0] - np.arange(len(slices))[:, None] * step, axis=1)
     if drift.max() > tolerance:
         k = int(np.argmax(drift))
-        raise bad(f"{slices[k].path.name} lies {drift[k]:.4g} mm off the line of the others", f"at most {tolerance:.4g} mm")
+        raise bad(
+            f"{slices[k].path.name} lies {drift[k]:.4g} mm off the line of the others", f"must be at most {tolerance:.4g} mm"
+        )
     return step

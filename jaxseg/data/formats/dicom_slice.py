@@ -1,6 +1,6 @@
-"""One DICOM file: its geometry, then its pixels.
+"""Read one DICOM file: its geometry, then its pixels.
 
-Only the attributes named here are read: names, identifiers and dates of patients never enter memory or a message.
+Only the attributes listed here are read: names, identifiers and dates of patients are never loaded or shown in a message.
 """
 
 import contextlib
@@ -69,7 +69,7 @@ _EXPORT = "export the series again"
 
 @dataclasses.dataclass(frozen=True)
 class SliceGeometry:
-    """One file's geometry: position [3] and unit directions [3] in LPS mm, spacing (between rows, between columns)."""
+    """The geometry of one file: position [3] and unit directions [3] in LPS mm, spacing (between rows, between columns)."""
 
     path: Path
     series: str
@@ -85,17 +85,17 @@ class SliceGeometry:
 
 
 def import_pydicom():
-    """The package, or a ConfigError that says how to install it."""
+    """Import pydicom, or raise a ConfigError that says how to install it."""
     try:
         import pydicom
     except ImportError:
-        raise ConfigError("DICOM files need pydicom, which is not installed; pip install 'pydicom>=3'") from None
+        raise ConfigError("DICOM files need pydicom, which is not installed; run: pip install 'pydicom>=3'") from None
     return pydicom
 
 
 @contextlib.contextmanager
 def _quiet():
-    """No warnings and log lines of pydicom: they quote what a field holds."""
+    """Suppress pydicom's warnings and log lines: they may quote fields about the patient."""
     log = logging.getLogger("pydicom")
     level = log.level
     log.setLevel(logging.CRITICAL + 1)
@@ -108,8 +108,10 @@ def _quiet():
 
 
 def _load(pydicom, path: Path, tags: list[str], *, pixels: bool):
-    """The named attributes of a file. pydicom's own words are not passed on: they may quote what a field holds."""
-    deflated = lambda: refusal("DATA_DICOM", path, "deflated transfer syntax", "its size cannot be bounded", "export without it")
+    """Read the named attributes of a file. pydicom's error texts are not shown: they may quote fields about the patient."""
+    deflated = lambda: refusal(
+        "DATA_DICOM", path, "deflated transfer syntax", "its decompressed size cannot be limited", "export the series without it"
+    )
     try:
         with guard.open_regular(path) as file:
             bare = lacks_preamble(file.read(132))
@@ -135,14 +137,14 @@ def _load(pydicom, path: Path, tags: list[str], *, pixels: bool):
 
 
 def _with_preamble(file) -> io.BytesIO:
-    """The content of a file that begins after its preamble, or with its data set, as a whole DICOM file in memory."""
+    """Return a complete DICOM file in memory for a file that begins after its preamble, or with its data set."""
     content = guard.Clamped(file, _MAX_ELEMENT).read()
     return io.BytesIO(b"\0" * 128 + b"DICM" + content.removeprefix(b"DICM"))
 
 
 @_quiet()
 def read_header(pydicom, path: Path) -> SliceGeometry | None:
-    """Geometry of one file; None for objects without an image (a DICOMDIR, structures, reports)."""
+    """Read the geometry of one file; None for DICOM objects without an image (a DICOMDIR, structures, reports)."""
     data = _load(pydicom, path, _HEADER, pixels=False)
     try:
         return _geometry(pydicom, data, path)
@@ -168,7 +170,7 @@ def _geometry(pydicom, data, path: Path) -> SliceGeometry | None:
         except DataError:
             raise
         except Exception:
-            raise bad(f"{name} is no number", f"must be {count} numbers") from None
+            raise bad(f"{name} is not a number", f"must be {count} numbers") from None
         if array.shape != (count,) or not np.isfinite(array).all():
             raise bad(f"{name} = {guard.shown(array.tolist())}", f"must be {count} finite numbers")
         return array
@@ -176,9 +178,7 @@ def _geometry(pydicom, data, path: Path) -> SliceGeometry | None:
     if "Rows" not in data or "Columns" not in data:
         if not _is_other_object(pydicom, data):
             raise bad(
-                "an image without Rows and Columns",
-                "must be a whole DICOM image",
-                "export the series again, or take this file out",
+                "an image without Rows and Columns", "must be a whole DICOM image", "export the series again, or remove this file"
             )
         return None
     rows, columns, frames, samples = (
@@ -187,7 +187,7 @@ def _geometry(pydicom, data, path: Path) -> SliceGeometry | None:
     )
     grey = data.get("PhotometricInterpretation", "MONOCHROME2") == "MONOCHROME2"
     if frames != 1:
-        raise bad(f"{frames} frames in one file", "one slice per file is read", "convert it to NIfTI")
+        raise bad(f"{frames} frames in one file", "a file must hold one slice", "convert it to NIfTI")
     if samples != 1 or not grey:
         raise bad(
             f"{samples} samples per pixel" + (", not MONOCHROME2" if not grey else ""),
@@ -201,7 +201,7 @@ def _geometry(pydicom, data, path: Path) -> SliceGeometry | None:
     if abs(np.array([along_row @ along_row - 1, along_column @ along_column - 1, along_row @ along_column])).max() > 1e-3:
         raise bad(f"ImageOrientationPatient = {orientation.tolist()}", "must be two perpendicular unit vectors")
     if rows * columns > MAX_PIXELS:
-        raise refusal("DATA_TOO_LARGE", path, f"{rows} x {columns} pixels", f"a slice has at most {MAX_PIXELS}", _EXPORT)
+        raise refusal("DATA_TOO_LARGE", path, f"{rows} x {columns} pixels", f"a slice must have at most {MAX_PIXELS}", _EXPORT)
     if min(rows, columns) < 1 or spacing.min() <= 0:
         raise bad(f"{rows} rows, {columns} columns, PixelSpacing {spacing.tolist()}", "all must be above 0")
     gap = float(numbers("SpacingBetweenSlices", 1, [0])[0]) or float(numbers("SliceThickness", 1, [0])[0])
@@ -225,7 +225,7 @@ def _geometry(pydicom, data, path: Path) -> SliceGeometry | None:
 
 
 def _is_other_object(pydicom, data) -> bool:
-    """Whether a file says in all places that it is one of the standard's objects without an image (a report, a DICOMDIR)."""
+    """Return whether a file consistently states that it is a standard DICOM object without an image (report, DICOMDIR)."""
     found = {str(c) for c in (data.get("SOPClassUID"), data.file_meta.get("MediaStorageSOPClassUID")) if c}
     known = [pydicom.uid.UID_dictionary[c][0] for c in found if c in pydicom.uid.UID_dictionary]
     return len(found) == len(known) == 1 and "Image Storage" not in known[0]
@@ -233,7 +233,7 @@ def _is_other_object(pydicom, data) -> bool:
 
 @_quiet()
 def read_pixels(pydicom, s: SliceGeometry) -> np.ndarray:
-    """Stored values [rows, columns]."""
+    """Return the stored values [rows, columns]."""
     bad = lambda found, rule, remedy=_EXPORT: refusal("DATA_DICOM", s.path, found, rule, remedy)
     data = _load(pydicom, s.path, _PIXELS, pixels=True)
     syntax = data.file_meta.get("TransferSyntaxUID")
@@ -252,7 +252,7 @@ def read_pixels(pydicom, s: SliceGeometry) -> np.ndarray:
                 raise bad(f"{found} bytes of pixels", f"{s.size[0]} x {s.size[1]} at {data.BitsAllocated} bits are {expected}")
         name, package = _DECODERS.get(syntax, ("", ""))
         if name and not pydicom.pixels.get_decoder(syntax).is_available:
-            raise bad(f"pixels in {name}", "another package decodes them", f"pip install {package}")
+            raise bad(f"pixels in {name}", "decoding needs another package", f"pip install {package}")
         array = data.pixel_array
     except (DataError, MemoryError):
         raise

@@ -1,4 +1,4 @@
-"""Which files of a path are inputs, found without opening anything that is no regular file of the given folder."""
+"""Find the input files under a path, without opening anything but regular files of the given folder."""
 
 import contextlib
 import contextvars
@@ -15,13 +15,13 @@ _top: contextvars.ContextVar[Path | None] = contextvars.ContextVar("top", defaul
 
 
 def has_suffix(path: str | Path, suffixes: tuple[str, ...]) -> bool:
-    """Whether the file's name ends in one of the suffixes, in any case."""
+    """Return whether the file's name ends in one of the suffixes, in upper or lower case."""
     return Path(path).name.lower().endswith(suffixes)
 
 
 @contextlib.contextmanager
 def links_inside(top: str | Path) -> Iterator[None]:
-    """Inside, `visible_entries` follows links of the folders in `top`, a data set's own folder, wherever they lead in it."""
+    """Within this context, `visible_entries` follows links from anywhere to anywhere in `top`, the data set's folder."""
     token = _top.set(Path(top))
     try:
         yield
@@ -30,13 +30,13 @@ def links_inside(top: str | Path) -> Iterator[None]:
 
 
 def visible_entries(folder: str | Path) -> list[Path]:
-    """The files and folders in a folder, sorted by name, without hidden ones (the ._ files of macOS among them).
+    """Return the files and folders in a folder, sorted by name, without hidden ones (such as the ._ files of macOS).
 
-    Links are followed where they stay inside the folder or the data set that it is part of (`links_inside`), or lead to the annex
-    of the Git repository that holds it (git-annex and DataLad keep every file there).
+    Links are followed if they stay inside the folder, or inside the data set that it is part of (`links_inside`), or if they lead
+    to the annex of the Git repository that holds it (where git-annex and DataLad keep every file).
 
     Raises:
-      DataError: DATA_PATH for an entry that is a pipe or device, or a link that is broken or leads elsewhere.
+      DataError: an entry is a pipe or device, or a link that is broken or leads elsewhere (DATA_PATH).
     """
     folder = Path(folder)
     try:
@@ -72,32 +72,32 @@ def _check_link(entry: Path, inside: Collection[Path]) -> None:
         raise refusal(
             "DATA_PATH",
             entry,
-            "a link that is broken",
-            "links lead to files that are there",
+            "is a broken link",
+            "links must lead to files that exist",
             "fetch the file: git annex get" if absent else "copy the file there, or remove the link",
         ) from None
     if not any(target.is_relative_to(folder) for folder in inside):
         raise refusal(
             "DATA_PATH",
             entry,
-            "a link that leads out of the folder",
-            "links stay inside the given folder",
+            "is a link that leads out of the folder",
+            "links must stay inside the given folder",
             "copy the file there, or give the folder that holds both",
         )
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a regular file carries DICOM's mark after its 128-byte preamble, or is a DICOM file without its preamble."""
+    """Return whether a regular file is DICOM: with DICM after its 128-byte preamble, or without the preamble."""
     with guard.reading(path, "file"), guard.open_regular(path) as file:
         start = file.read(132)
     return start[128:] == b"DICM" or lacks_preamble(start)
 
 
 def lacks_preamble(start: bytes) -> bool:
-    """Whether the first bytes of a file are those that follow the preamble: DICM, or the first element of a DICOM object.
+    """Return whether a file starts with what usually follows the preamble: DICM, or the first element of a DICOM object.
 
-    That element is the length of group 2, or of what every image begins with: group 8's length, character set, image type, or SOP
-    class.
+    That element is the length of group 2, or the first element of an image: the length of group 8, the character set, the image
+    type or the SOP class.
     """
     if start[:4] == b"DICM":
         return len(start) > 4
@@ -109,19 +109,18 @@ def lacks_preamble(start: bytes) -> bool:
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Whether one of a folder's own files is DICOM."""
+    """Return whether a folder directly contains a DICOM file."""
     return any(is_dicom(e) for e in visible_entries(folder) if e.is_file())
 
 
 def find_inputs(path: str | Path) -> list[Path]:
-    """What predict reads under a path, sorted by name.
+    """Return the inputs for prediction under a path, sorted by name.
 
-    A file is itself. A folder with DICOM files is one input (its other files are no inputs; NIfTI beside DICOM is
-    refused as ambiguous). Any other folder gives its NIfTI files and pictures and those of its sub-folders
-    that are DICOM folders.
+    A file is one input. A folder with DICOM files is one input (its other files are ignored, but NIfTI files beside DICOM are
+    refused as ambiguous). In any other folder the inputs are its NIfTI files, its pictures, and its sub-folders with DICOM files.
 
     Raises:
-      DataError: DATA_MISSING when nothing is found, DATA_PATH for special files and links that leave the folder.
+      DataError: nothing is found (DATA_MISSING), or there are special files or links that leave the folder (DATA_PATH).
     """
     path = Path(path)
     guard.check_regular(path, folder_too=True)
@@ -145,7 +144,7 @@ def find_inputs(path: str | Path) -> list[Path]:
                 "DATA_PATH",
                 path,
                 f"DICOM files beside {len(volumes)} NIfTI files ({volumes[0]})",
-                "a folder holds one DICOM series or images",
+                "a folder must hold either one DICOM series or images",
                 "separate them",
             )
         return [path]
@@ -153,7 +152,7 @@ def find_inputs(path: str | Path) -> list[Path]:
     with links_inside(path):
         series = [f for f in folders if holds_dicom(f)]
     if len(series) < len(folders):
-        _log.info("%s: %d sub-folders without DICOM files are not searched", path, len(folders) - len(series))
+        _log.info("%s: %d sub-folders without DICOM files are ignored", path, len(folders) - len(series))
     if not images and not series:
         raise refusal(
             "DATA_MISSING",

@@ -1,7 +1,7 @@
-"""Bytes of a plain or gzip-compressed file, taken in bounded amounts and checked to the end.
+"""Read plain or gzip-compressed files in limited amounts, and verify their checksums at the end.
 
-Readers of gzip that stop at the last byte they need never see the checksum: a flipped bit then goes unnoticed. Here the
-end of the stream is read too, where zlib compares the CRC-32 and the length of every member.
+A gzip reader that stops at the last byte that it needs never reads the checksum, so that a flipped bit is not noticed. Here the
+stream is always read to its end, where zlib compares the CRC-32 and the length of every member.
 """
 
 import zlib
@@ -16,13 +16,13 @@ _CHUNK = 1 << 16
 
 
 class Plain:
-    """The bytes of an open file."""
+    """The bytes of an open, uncompressed file."""
 
     def __init__(self, file: BinaryIO, path: str | Path):
         self.file, self.path = file, path
 
     def take(self, count: int) -> bytearray:
-        """The next `count` bytes, fewer at the end of the file. Ask for no more than the file's size."""
+        """Return the next `count` bytes, fewer at the end of the file; `count` must not exceed the file's size."""
         buffer = bytearray(count)
         got = self.file.readinto(buffer)
         del buffer[got:]
@@ -30,13 +30,13 @@ class Plain:
 
 
 class Gzip:
-    """The inflated bytes of an open gzip file of one member or several.
+    """The decompressed bytes of an open gzip file with one or more members.
 
-    Memory grows with what was inflated, never with what was asked for.
+    Memory grows with the decompressed bytes, not with the number requested.
 
     Raises (from `take`):
-      DataError: DATA_TRUNCATED when the file ends inside a member; DATA_CRC for a damaged stream, a wrong CRC-32 or
-        length, and for bytes after the last member.
+      DataError: the file ends inside a member (DATA_TRUNCATED); the stream is damaged, its CRC-32 or length is wrong, or there
+        are bytes after the last member (DATA_CRC).
     """
 
     def __init__(self, file: BinaryIO, path: str | Path):
@@ -44,7 +44,7 @@ class Gzip:
         self._inflater, self._pending = zlib.decompressobj(31), b""  # 31: gzip wrapper, 32 kB window
 
     def take(self, count: int) -> bytearray:
-        """The next `count` inflated bytes, fewer only when the file ended cleanly before them."""
+        """Return the next `count` decompressed bytes, fewer only if the file ended correctly before them."""
         out = bytearray()
         while len(out) < count:
             piece = self._inflate(min(count - len(out), 16 * _CHUNK))
@@ -54,7 +54,7 @@ class Gzip:
         return out
 
     def _inflate(self, limit: int) -> bytes:
-        """Between 1 and `limit` bytes; b"" at the end of the last member."""
+        """Return between 1 and `limit` bytes; b"" at the end of the last member."""
         while True:
             if self._inflater.eof:
                 rest = self._inflater.unused_data or self.file.read(_CHUNK)

@@ -1,4 +1,4 @@
-"""NIfTI files, read only when every byte adds up and written with the geometry of the file they belong to."""
+"""Read NIfTI files, with checks of every byte; write results with the geometry of their image."""
 
 import math
 import os
@@ -20,19 +20,19 @@ SUFFIXES = (".nii", ".nii.gz")
 def read_nifti(
     path: str | Path, *, max_voxels: int, allow_missing_geometry: bool = False, allow_nonfinite: bool = False
 ) -> Volume:
-    """A NIfTI-1 or NIfTI-2 file, big- or little-endian, as values in native byte order.
+    """Read a NIfTI-1 or NIfTI-2 file, big- or little-endian, to values in native byte order.
 
-    Stored integers stay what they are when the file asks for no scaling; else values are float32. Dimensions of 1
-    after the third are dropped, 1-D and 2-D files get a third axis of 1.
+    Stored integers are returned unchanged if the file has no scaling; else values are float32. Dimensions of length 1 after the
+    third are removed; 1-D and 2-D files get a third axis of length 1.
 
     Args:
       path: .nii or .nii.gz.
-      max_voxels: largest number of voxels that is believed.
-      allow_missing_geometry: take nibabel's guess (centred, x flipped) when neither sform nor qform is set.
+      max_voxels: the largest accepted number of voxels.
+      allow_missing_geometry: if neither sform nor qform is set, use nibabel's default (centred, x flipped).
       allow_nonfinite: return NaN and infinite voxels instead of refusing them.
     Raises:
-      DataError: see `nifti_header.parse` and `inflate.Gzip`; DATA_TOO_LARGE for more voxels than allowed or more bytes
-        than declared, DATA_TRUNCATED for fewer, DATA_NONFINITE.
+      DataError: see `nifti_header.parse` and `inflate.Gzip`; more voxels than allowed or more bytes than declared
+        (DATA_TOO_LARGE), fewer bytes (DATA_TRUNCATED), NaN or Inf (DATA_NONFINITE).
     """
     packed = str(path).lower().endswith(".gz")
     with guard.reading(path, "NIfTI file"), guard.open_regular(path) as file:
@@ -105,7 +105,7 @@ def _read(source, size: int, packed: bool, path, max_voxels: int, allow_missing:
 
 
 def check_finite(array: np.ndarray, path: str | Path) -> None:
-    """Raise DATA_NONFINITE with the count and the first index (first axis fastest) of NaN and infinite values."""
+    """Raise a DataError (DATA_NONFINITE) with the count and the first index (first axis fastest) of NaN and infinite values."""
     if array.dtype.kind != "f" or np.isfinite(array).all():
         return
     bad = ~np.isfinite(array)
@@ -120,7 +120,7 @@ def check_finite(array: np.ndarray, path: str | Path) -> None:
 
 
 def header_for(affine: np.ndarray, shape: tuple[int, ...]) -> nibabel.Nifti1Header:
-    """A NIfTI-1 header with this affine as its sform (scanner coordinates); as its qform too where it has no shear."""
+    """Return a NIfTI-1 header with this affine as its sform (scanner coordinates), and as its qform if it has no shear."""
     header = nibabel.Nifti1Header()
     header.set_data_shape(shape)
     header.set_qform(affine, code=1, strip_shears=True)
@@ -132,15 +132,15 @@ def header_for(affine: np.ndarray, shape: tuple[int, ...]) -> nibabel.Nifti1Head
 
 
 def encode(array: np.ndarray, header, *, packed: bool, path: str | Path) -> bytes:
-    """The bytes of a NIfTI file with the geometry of `header`; the same input gives the same bytes.
+    """Return the bytes of a NIfTI file with the geometry of `header`; the same input always gives the same bytes.
 
     Args:
       array: [X, Y, Z] or [X, Y, Z, C]: integers and booleans become uint8 or uint16, floats float32.
-      header: of the volume that the array belongs to.
-      packed: gzip (no time stamp, no name).
-      path: for the message.
+      header: header of the volume that the array belongs to.
+      packed: compress with gzip (without time stamp and name).
+      path: the file, for messages.
     Raises:
-      DataError: DATA_LABEL for integers outside 0..65535, DATA_NONFINITE.
+      DataError: integers outside of 0..65535 (DATA_LABEL), NaN or Inf (DATA_NONFINITE).
     """
     array = as_stored(array, path)
     out = header.copy()
@@ -162,13 +162,13 @@ def encode(array: np.ndarray, header, *, packed: bool, path: str | Path) -> byte
 
 
 def as_stored(array: np.ndarray, path: str | Path) -> np.ndarray:
-    """Labels in the smallest of uint8 and uint16 that holds them, floats as float32; both checked."""
+    """Return labels in the smallest of uint8 and uint16 that holds them, floats as float32; both are checked."""
     if array.dtype.kind == "f":
         array = array.astype(np.float32, copy=False)
         check_finite(array, path)
         return array
     if array.dtype.kind not in "biu":
-        raise TypeError(f"got an array of {array.dtype}; labels are integers, maps are floats")
+        raise TypeError(f"got an array of {array.dtype}; labels must be integers, probability maps floats")
     low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
     if low < 0 or high > 65535:
         raise DataError(f"{path}: labels from {low} to {high}; must be in 0..65535; renumber the classes", "DATA_LABEL")

@@ -1,7 +1,7 @@
-"""What a NIfTI header says, believed only after checks. Nothing is allocated from numbers that were not checked.
+"""Parse and check NIfTI headers; no memory is allocated by numbers that were not checked.
 
-Source: the NIfTI-1 and NIfTI-2 standards (nifti1.h, nifti2.h). Differs from nibabel, which repairs or ignores most of
-what is refused here.
+Source: the NIfTI-1 and NIfTI-2 standards (nifti1.h, nifti2.h). Differs from nibabel, which silently repairs or ignores most
+errors that are refused here.
 """
 
 import dataclasses
@@ -43,15 +43,15 @@ _EXPORT = "export the file again"
 
 @dataclasses.dataclass(frozen=True)
 class VoxelLayout:
-    """Where the voxels lie and what they mean.
+    """The layout of the voxels in a file, and their geometry.
 
     Attributes:
-      header: nibabel header in native byte order with the geometry fields alone (no free text, no extensions).
+      header: nibabel header in native byte order with only the geometry fields (no free text, no extensions).
       dims: the file's dimensions, 1 to 5 of them.
-      shape: the same as [X, Y, Z] or [X, Y, Z, C].
+      shape: the dimensions as [X, Y, Z] or [X, Y, Z, C].
       dtype: of the stored voxels, in the file's byte order.
-      offset: byte of the first voxel.
-      slope, inter: value = slope * stored + inter, in float32; (1, 0) where unset.
+      offset: position of the first voxel in the file, in bytes.
+      slope, inter: value = slope * stored + inter, in float32; (1, 0) if not set.
       affine: 4x4 float64, voxel index -> mm in RAS+.
     """
 
@@ -66,7 +66,7 @@ class VoxelLayout:
 
 
 def header_size(start: bytes, path: str | Path) -> tuple[int, str]:
-    """(348 or 540, byte order "<" or ">") from the first four bytes of a file."""
+    """Return (348 or 540, byte order "<" or ">") from the first four bytes of a file."""
     for order, name in (("<", "little"), (">", "big")):
         size = int.from_bytes(start[:4], name)
         if len(start) >= 4 and size in SIZES:
@@ -75,25 +75,25 @@ def header_size(start: bytes, path: str | Path) -> tuple[int, str]:
         "DATA_HEADER",
         path,
         f"the file starts with the bytes {bytes(start[:4]).hex()}",
-        "a NIfTI file starts with 348 or 540",
+        "a NIfTI file must start with the number 348 or 540",
         "check that this is a NIfTI file (.nii.gz: compressed, .nii: not)",
     )
 
 
 @np.errstate(invalid="ignore")  # NaN fields are looked for, not computed with
 def parse(block: bytes, path: str | Path, *, allow_missing_geometry: bool = False) -> VoxelLayout:
-    """The layout that a header of 348 or 540 bytes declares.
+    """Parse a header of 348 or 540 bytes.
 
     Raises:
-      DataError: DATA_HEADER for fields that no file can have or that are not supported; DATA_GEOMETRY for a missing,
-        non-finite or singular affine.
+      DataError: fields are impossible or not supported (DATA_HEADER); the affine is missing, not finite or singular
+        (DATA_GEOMETRY).
     """
     bad = lambda found, rule, remedy=_EXPORT: refusal("DATA_HEADER", path, found, rule, remedy)
     size, order = header_size(block, path)
     raw = SIZES[size](bytes(block), endianness=order, check=False)
     magic = bytes(block[344:348] if size == 348 else block[4:12])
     if magic == _PAIR[size]:
-        raise bad("header of a .hdr/.img pair", "single files are read", "convert it to one .nii.gz")
+        raise bad("header of a .hdr/.img pair", "must be a single file", "convert it to one .nii.gz")
     if magic != _MAGIC[size]:
         raise bad(f"magic {magic!r}", f"must be {_MAGIC[size]!r}", "check that this is a NIfTI file")
     dims, shape = _dims(raw, bad)
@@ -110,21 +110,21 @@ def parse(block: bytes, path: str | Path, *, allow_missing_geometry: bool = Fals
 
 
 def _dims(raw, bad) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(dimensions as declared, the same as [X, Y, Z] or [X, Y, Z, C])."""
+    """Return (dimensions as declared, the same as [X, Y, Z] or [X, Y, Z, C])."""
     ndim = int(raw["dim"][0])
     if not 1 <= ndim <= 5:
-        raise bad(f"dim[0] = {ndim}", "1 to 5 dimensions are read", "extract one volume")
+        raise bad(f"dim[0] = {ndim}", "must have 1 to 5 dimensions", "extract one volume")
     dims = tuple(int(n) for n in raw["dim"][1 : ndim + 1])
     if min(dims) < 1:
         raise bad(f"dim = {dims}", "every dimension must be at least 1")
     shape = squeezed(dims)
     if len(shape) > 4:
-        raise bad(f"dim = {dims}", "at most one dimension after the three of space is read", "extract one volume")
+        raise bad(f"dim = {dims}", "must have at most one dimension after the three spatial ones", "extract one volume")
     return dims, shape
 
 
 def squeezed(dims: tuple[int, ...]) -> tuple[int, ...]:
-    """A file's dimensions as [X, Y, Z] or [X, Y, Z, C]: filled up to three, without ones after the third."""
+    """Return a file's dimensions as [X, Y, Z] or [X, Y, Z, C]: filled up to three, without ones after the third."""
     return (*dims[:3], *(1,) * (3 - len(dims)), *(n for n in dims[3:] if n != 1))
 
 
@@ -133,7 +133,7 @@ def _dtype(raw, order: str, bad) -> np.dtype:
     if code not in _TYPES:
         raise bad(
             f"datatype {code} ({_UNREAL.get(code, 'unknown')})",
-            "real numbers of 8 to 64 bits are read",
+            "must be real numbers of 8 to 64 bits",
             "convert it to int16 or float32",
         )
     dtype = np.dtype(order + _TYPES[code])
@@ -152,13 +152,13 @@ def _scaling(raw, bad) -> tuple[float, float]:
 
 
 def _affine(header, ndim: int, shape: tuple[int, ...], path, bad, allow_missing: bool) -> np.ndarray:
-    """The sform, else the qform, else (if allowed) nibabel's guess from the voxel sizes; changes unused zooms to 1."""
+    """Return the sform, else the qform, else (if allowed) nibabel's default from the voxel sizes; sets unused zooms to 1."""
     geometry = lambda found, rule, remedy=_EXPORT: refusal("DATA_GEOMETRY", path, found, rule, remedy)
     units = int(header["xyzt_units"]) & 7
     if units not in (0, 2):
         raise geometry(
             f"spatial units {({1: 'metre', 3: 'micrometre'}).get(units, units)}",
-            "must be millimetre",
+            "must be millimetres",
             "convert voxel sizes and affine to mm",
         )
     zooms = header["pixdim"]
@@ -177,7 +177,7 @@ def _affine(header, ndim: int, shape: tuple[int, ...], path, bad, allow_missing:
         if not allow_missing:
             raise geometry(
                 "neither sform nor qform is set",
-                "the position in space must be known",
+                "the image must have an affine",
                 "set one, for instance with nibabel: image.set_sform(image.affine, 1), and save it",
             )
         return header.get_base_affine()
@@ -188,21 +188,21 @@ def _affine(header, ndim: int, shape: tuple[int, ...], path, bad, allow_missing:
     if lengths.max() > 1e4 or np.abs(affine[:3, 3]).max() > 1e6:
         raise geometry(
             f"voxel sizes {[f'{v:.4g}' for v in lengths]} mm, origin {[f'{v:.4g}' for v in affine[:3, 3]]} mm",
-            "at most 1e4 mm and 1e6 mm",
+            "must be at most 1e4 mm and 1e6 mm",
         )
     if is_singular(affine):
-        raise geometry(f"singular affine {affine[:3, :3].tolist()}", "the three axes must span space")
+        raise geometry(f"singular affine {affine[:3, :3].tolist()}", "the three axes must be linearly independent")
     if sform and sform == qform:
         _compare(header, affine, shape, path)
     return affine
 
 
 def _chosen(header, sform: int, qform: int, path, geometry) -> np.ndarray:
-    """The affine that is believed: the sform, unless its voxel sizes are not those of pixdim, which the qform shares."""
+    """Return the affine to use: the sform, unless its voxel sizes contradict pixdim while those of the qform agree with it."""
     by_qform = _qform(header) if qform else None
     if not sform:
         if by_qform is None:
-            raise geometry("the qform's quaternion is no rotation", "b, c, d must have length at most 1")
+            raise geometry("the qform's quaternion is not a rotation", "b, c, d must have length at most 1")
         return by_qform
     affine = header.get_sform()
     zooms, lengths = np.asarray(header["pixdim"][1:4], np.float64), np.linalg.norm(affine[:3, :3], axis=0)
@@ -221,25 +221,25 @@ def _chosen(header, sform: int, qform: int, path, geometry) -> np.ndarray:
         return affine @ np.diag([*(zooms / lengths), 1.0])
     raise geometry(
         f"{contradiction}, {sizes}",
-        "one of them is wrong, and so would be all sizes",
+        "one of them is wrong, so sizes in mm are not known",
         "correct the header, or export the file again",
     )
 
 
 def _unset(sizes: np.ndarray) -> bool:
-    """Whether voxel sizes are what a program writes that knows none: 1 x 1 x 1."""
+    """Return whether voxel sizes look like those of a program that knows none: 1 x 1 x 1."""
     return bool(np.all(np.abs(sizes - 1) < 1e-6))
 
 
 def is_singular(affine: np.ndarray) -> bool:
-    """Whether the three voxel axes fail to span space (volume of the unit axes at most 1e-4)."""
+    """Return whether the three voxel axes are linearly dependent (volume of the unit axes at most 1e-4)."""
     columns = affine[:3, :3]
     lengths = np.linalg.norm(columns, axis=0)
     return not (np.all(lengths > 1e-9) and abs(np.linalg.det(columns / lengths)) > 1e-4)
 
 
 def corner_distance(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> tuple[float, tuple[int, ...]]:
-    """(largest distance in mm between the positions that two affines give a corner voxel, that corner's index)."""
+    """Return (largest distance in mm between the positions of a corner voxel by two affines, that corner's index)."""
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape[:3]], indexing="ij")).reshape(3, -1)
     distance = np.linalg.norm((a - b)[:3] @ np.vstack([corners, np.ones(corners.shape[1])]), axis=0)
     worst = int(np.argmax(distance))
@@ -247,7 +247,7 @@ def corner_distance(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> tup
 
 
 def tolerance(*affines: np.ndarray) -> float:
-    """mm that the corners of two volumes may lie apart and still be the same: TOLERANCE of the smallest voxel size."""
+    """Return how many mm the corners of two volumes may differ and still match: TOLERANCE of the smallest voxel size."""
     return TOLERANCE * min(float(np.linalg.norm(a[:3, :3], axis=0).min()) for a in affines)
 
 
@@ -259,7 +259,7 @@ def _qform(header) -> np.ndarray | None:
 
 
 def _compare(header, affine: np.ndarray, shape: tuple[int, ...], path) -> None:
-    """Tell where sform and qform claim one space and do not agree: programs that prefer the other see another geometry."""
+    """Report if sform and qform claim the same space but disagree: programs that prefer the other one see another geometry."""
     other = _qform(header)
     distance = math.inf if other is None else corner_distance(affine, other, shape)[0]
     if not distance <= tolerance(affine):

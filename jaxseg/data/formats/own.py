@@ -1,6 +1,6 @@
-"""Readers of file formats of one's own: a file's suffix and the function that reads it.
+"""The user's own readers of file formats: for each suffix of a file, the function that reads it.
 
-A config names them (data.readers), a run's record keeps them, and they are read by every layout from then on in this process.
+A config names them (data.readers) and a run's record keeps them; once registered, every layout uses them in this process.
 """
 
 import dataclasses
@@ -21,38 +21,40 @@ _readers: dict[str, Callable[[Path], Volume]] = {}
 
 
 def register(readers: Sequence[tuple[str, str]]) -> None:
-    """Read files of these suffixes by these functions, from now on in this process.
+    """Register functions that read files with these suffixes, for the rest of this process.
 
     Args:
-      readers: ((".suffix", "module:function"), ...); a function takes the path of a file and gives a `Volume`.
+      readers: ((".suffix", "module:function"), ...); a function takes the path of a file and returns a `Volume`.
     Raises:
-      ConfigError: a suffix that jaxseg reads itself, or no such function.
+      ConfigError: jaxseg has a reader for the suffix, or there is no such function.
     """
     for suffix, path in readers:
         if suffix.endswith(OURS):
-            raise ConfigError(f"config.data.readers: files in {suffix} are read already; give yours another suffix")
+            raise ConfigError(f"config.data.readers: jaxseg already reads files ending in {suffix}; use another suffix")
         function = import_object(path, "reader")
         if not callable(function):
-            raise ConfigError(f"config.data.readers: {path!r} is a {type(function).__name__}; name a function (path) -> Volume")
+            raise ConfigError(
+                f"config.data.readers: {path!r} is a {type(function).__name__}; must be a function (path) -> Volume: name one"
+            )
         _readers[suffix] = function
 
 
 def readable() -> tuple[str, ...]:
-    """The suffixes of files that are read, those of one's own last."""
+    """Return the suffixes of readable files, the user's own last."""
     return (*nifti.SUFFIXES, *photos.SUFFIXES, *raw_voxels.SUFFIXES, *_readers)
 
 
 def reader_of(path: str | Path) -> Callable[[Path], Volume] | None:
-    """The function that reads a file, or None."""
+    """Return the user's function that reads a file, or None."""
     name = Path(path).name.lower()
     return next((read for suffix, read in _readers.items() if name.endswith(suffix)), None)
 
 
 def read(function: Callable[[Path], Volume], path: str | Path, *, max_voxels: int) -> Volume:
-    """What a reader makes of a file, looked at as closely as what ours make.
+    """Read a file with the user's reader, and check the result as strictly as that of jaxseg's own readers.
 
     Raises:
-      DataError: the reader fails, or gives no volume.
+      DataError: the reader fails, or does not return a valid volume.
     """
     path = Path(path)
     bad = lambda found, rule: refusal(
@@ -64,20 +66,23 @@ def read(function: Callable[[Path], Volume], path: str | Path, *, max_voxels: in
         raise
     except Exception as error:
         text = " ".join(str(error).split())[:200]
-        raise bad(f"its reader {function.__qualname__} failed: {type(error).__name__}: {text}", "a file of its format") from error
+        raise bad(
+            f"its reader {function.__qualname__} failed: {type(error).__name__}: {text}", "must be a file of its format"
+        ) from error
     if not isinstance(volume, Volume):
-        raise bad(f"its reader gives a {type(volume).__name__}", "readers give a jaxseg.data.records.Volume")
+        raise bad(f"its reader returned a {type(volume).__name__}", "readers must return a jaxseg.data.records.Volume")
     array, picture = volume.array, isinstance(volume.header, Photo)
     ranks = (2, 3) if picture else (3, 4)
     if not isinstance(array, np.ndarray) or array.ndim not in ranks or not 0 < array.size <= max_voxels:
         raise bad(
-            f"its reader gives an array of shape {np.shape(array)}", f"{ranks[0]} axes, or {ranks[1]} with channels, none empty"
+            f"its reader returned an array of shape {np.shape(array)}",
+            f"must have {ranks[0]} axes, or {ranks[1]} with channels, none empty",
         )
     if array.dtype.kind not in "biuf" or not array.dtype.isnative:
-        raise bad(f"its reader gives {array.dtype.str}", "real numbers in native byte order")
+        raise bad(f"its reader returned the dtype {array.dtype.str}", "must be real numbers in native byte order")
     affine = np.asarray(volume.affine, np.float64)
     if not picture and (affine.shape != (4, 4) or not np.isfinite(affine).all() or is_singular(affine)):
-        raise bad("its reader gives an affine that is none", "4 x 4, finite, from voxel indices to mm in RAS+")
+        raise bad("its reader returned an invalid affine", "must be 4 x 4, finite, from voxel indices to mm in RAS+")
     nifti.check_finite(array, path)
     header = volume.header if picture else nifti.header_for(affine, array.shape)
     return dataclasses.replace(volume, affine=affine, header=header, path=path)

@@ -1,4 +1,4 @@
-"""PNG, JPEG, TIFF, BMP and GIF pictures: grey or RGB, 8 or 16 bits, one frame, upright."""
+"""Read and write PNG, JPEG, TIFF, BMP and GIF pictures: grey or RGB, 8 or 16 bits, one frame, upright."""
 
 import io
 import math
@@ -29,15 +29,16 @@ _CONVERT = "convert it to 8-bit grey or RGB"
 
 
 def read_photo(path: str | Path, *, max_pixels: int = MAX_PIXELS, palette_indices: bool = False) -> Volume:
-    """A picture as [H, W] or [H, W, 3], uint8 or uint16 (grey only), turned upright as its EXIF orientation says.
+    """Read a picture as [H, W] or [H, W, 3], uint8 or uint16 (grey only), rotated upright by its EXIF orientation.
 
-    A fully opaque alpha channel is dropped; 1-bit pictures become 0 and 255.
+    A fully opaque alpha channel is removed; 1-bit pictures become 0 and 255.
 
     Args:
+      path: the file.
       max_pixels: larger pictures are refused before they are decoded.
-      palette_indices: return the indices of a palette picture, its colours in the header, instead of refusing it.
+      palette_indices: return the indices of a palette picture, with its colours in the header, instead of refusing it.
     Raises:
-      DataError: DATA_IMAGE for what cannot be decoded or would lose something silently; DATA_LABEL for a palette.
+      DataError: the picture cannot be decoded, or not without silent loss (DATA_IMAGE); it has a palette (DATA_LABEL).
     """
     bad = lambda found, rule, remedy=_CONVERT: refusal("DATA_IMAGE", path, found, rule, remedy)
     try:
@@ -48,18 +49,24 @@ def read_photo(path: str | Path, *, max_pixels: int = MAX_PIXELS, palette_indice
                 if width * height > max_pixels:
                     raise bad(
                         f"{width} x {height} = {width * height} pixels",
-                        f"at most {max_pixels} are read",
+                        f"must be at most {max_pixels}",
                         "check the file, or cut it into tiles",
                     )
                 size = os.fstat(file.fileno()).st_size
                 if width * height > _DENSITY.get(kind, math.inf) * size:
-                    raise bad(f"{width} x {height} pixels in {size} bytes", "a file cannot hold so many", "export the file again")
+                    raise bad(
+                        f"{width} x {height} pixels in {size} bytes",
+                        "a file of this size cannot hold so many",
+                        "export the file again",
+                    )
                 if getattr(image, "n_frames", 1) > 1:
                     raise bad(f"{image.n_frames} frames", "must be a single picture", "save one frame")
                 if kind == "GIF":
                     image = _coloured(image)
                 if image.mode == "P" and not palette_indices:
-                    raise refusal("DATA_LABEL", path, "a palette picture", "an image is grey or RGB", "convert it to grey or RGB")
+                    raise refusal(
+                        "DATA_LABEL", path, "a palette picture", "an image must be grey or RGB", "convert it to grey or RGB"
+                    )
                 _check_depth(image, path, bad)
                 lossy = kind == "JPEG" or image.info.get("compression") in _LOSSY
                 turn = _turn_of(image)
@@ -70,7 +77,7 @@ def read_photo(path: str | Path, *, max_pixels: int = MAX_PIXELS, palette_indice
     except (DataError, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise bad("no picture that can be read", "must be a PNG, JPEG, TIFF, BMP or GIF file", "check the file") from None
+        raise bad("not a readable picture", "must be a PNG, JPEG, TIFF, BMP or GIF file", "check the file") from None
     except Exception as error:  # decoders raise OSError, ValueError, SyntaxError, struct.error, IndexError ...
         raise bad(
             f"cannot be decoded ({type(error).__name__}: {str(error)[:80].replace(str(path), '')})",
@@ -88,7 +95,7 @@ def _palette(image: Image.Image) -> tuple[tuple[int, int, int, int], ...]:
 
 
 def _coloured(image: Image.Image) -> Image.Image:
-    """A GIF in the colours that it shows: every writer numbers them as it likes."""
+    """Convert a GIF to the colours that it shows, because palette indices have no fixed meaning in GIF files."""
     if image.mode != "P":
         return image
     if "transparency" in image.info:
@@ -98,14 +105,14 @@ def _coloured(image: Image.Image) -> Image.Image:
 
 
 def _turn_of(image: Image.Image) -> int:
-    """The EXIF orientation that a file states, 0 for none. TIFF writers put 1 into every file, so that it says nothing there."""
+    """Return the EXIF orientation of a file, 0 for none. In TIFF files 1 counts as none, because every TIFF writer adds it."""
     stated = image.getexif().get(_ORIENTATION, 0)
     turn = stated if stated in range(1, 9) else 0
     return 0 if image.format == "TIFF" and turn == 1 else turn
 
 
 def _check_depth(image: Image.Image, path, bad) -> None:
-    """Refuse 16-bit colour, which Pillow would read with 8 bits and no word."""
+    """Refuse 16-bit colour, which Pillow would silently read with 8 bits."""
     if image.format == "PNG":
         with guard.open_regular(path) as file:
             depth, colour = file.read(26)[24:26]  # IHDR: depth, colour type (0 grey, 2 RGB, 3 palette, 4 LA, 6 RGBA)
@@ -115,7 +122,7 @@ def _check_depth(image: Image.Image, path, bad) -> None:
         bits = tags.get(258, (8,)) if image.format == "TIFF" else (8,)
         deep = len(bits) > 1 and max(bits) > 8
     if deep:
-        raise bad(f"a {image.mode} picture of 16 bits per channel", "colour has 8 bits per channel, grey 8 or 16")
+        raise bad(f"a {image.mode} picture of 16 bits per channel", "colour must have 8 bits per channel, grey 8 or 16")
 
 
 def _values(image: Image.Image, bad) -> np.ndarray:
@@ -132,28 +139,27 @@ def _values(image: Image.Image, bad) -> np.ndarray:
         if array[..., -1].min() < 255:
             raise bad("a picture with transparent pixels", "must be opaque", "flatten it onto a background")
         return array[..., 0].copy() if mode == "LA" else array[..., :3].copy()
-    raise bad(f"pixel mode {mode}", "grey of 8 or 16 bits and RGB of 8 bits are read")
+    raise bad(f"pixel mode {mode}", "must be grey with 8 or 16 bits, or RGB with 8 bits")
 
 
 def encode_png(array: np.ndarray, path: str | Path, *, scale_for_view: bool = False, turn: int = 0) -> bytes:
-    """The bytes of a PNG: the same input gives the same bytes.
+    """Return the bytes of a PNG; the same input always gives the same bytes.
 
     Args:
-      array: labels [H, W] (class indices as they are: 8 bits, 16 above 255), or a picture uint8 [H, W, 3].
-      path: for the message.
-      scale_for_view: spread the labels over 0..255 for the eye (one class: 0 and 255). Cannot be undone.
-      turn: the EXIF orientation of the photograph that the array, which is upright, belongs to: the file's pixels then lie as
-        the photograph's do, and it carries the same tag.
+      array: labels [H, W] (unchanged class numbers: 8 bits, 16 above 255), or a picture uint8 [H, W, 3].
+      path: the file, for messages.
+      scale_for_view: spread the labels over 0..255 to make them visible (one class: 0 and 255); cannot be undone.
+      turn: the EXIF orientation of the photograph that the upright array belongs to: the file then has its pixels in the
+        photograph's order, and the same tag.
     Raises:
-      DataError: DATA_LABEL for labels outside 0..65535; for `scale_for_view` outside 0..255.
+      DataError: labels outside of 0..65535, or of 0..255 for `scale_for_view` (DATA_LABEL).
     """
     if array.dtype.kind not in "biu" or array.ndim != 2 and not (array.ndim == 3 and array.shape[2] == 3):
-        raise ValueError(f"got {array.dtype}{list(array.shape)}; a PNG takes integers [H, W] or uint8 [H, W, 3]")
+        raise ValueError(f"got {array.dtype}{list(array.shape)}; a PNG must be integers [H, W] or uint8 [H, W, 3]")
     stored = as_stored(array, path)
     if stored.dtype != np.uint8 and (scale_for_view or stored.ndim == 3):
         raise DataError(
-            f"{path}: values up to {stored.max()}; at most 255 for a picture to look at; write the labels as they are",
-            "DATA_LABEL",
+            f"{path}: values up to {stored.max()}; must be at most 255 with scale_for_view: leave it out", "DATA_LABEL"
         )
     if scale_for_view:
         stored = (stored.astype(np.uint16) * 255 // max(int(stored.max()), 1)).astype(np.uint8)

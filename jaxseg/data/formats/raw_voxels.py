@@ -1,6 +1,6 @@
-"""NRRD and MetaImage: a header in text, then the voxels, raw or deflated; and arrays of numpy, which have no header of space.
+"""Read NRRD and MetaImage files (a text header, then raw or compressed voxels), and .npy arrays, which have no geometry.
 
-Both say where a voxel lies in millimetres, NRRD in the space that it names, MetaImage in LPS, as ITK does; a Volume is in RAS.
+Both formats have an affine in mm: NRRD in the space that its header names, MetaImage in LPS, as ITK; a Volume is in RAS.
 Sources: teem.sourceforge.net/nrrd/format.html; itk.org/Wiki/ITK/MetaIO/Documentation.
 """
 
@@ -53,15 +53,15 @@ _VECTOR = re.compile(r"\(([^()]*)\)|(none)")
 
 
 class StoredArray(NamedTuple):
-    """What a header says.
+    """The content of a header.
 
     Attributes:
-      shape: of the stored array, first axis fastest.
-      dtype: of its numbers, with their byte order.
-      vector: the axis of the channels; None where there is none.
+      shape: shape of the stored array, first axis fastest.
+      dtype: dtype of its numbers, with their byte order.
+      vector: the axis of the channels; None if there is none.
       affine: [4, 4] voxel index -> mm in RAS.
-      packed: whether the voxels are deflated.
-      file: that holds them; None: this one, after the header.
+      packed: whether the voxels are compressed.
+      file: the file that holds the voxels; None: this file, after the header.
     """
 
     shape: tuple[int, ...]
@@ -73,13 +73,14 @@ class StoredArray(NamedTuple):
 
 
 def read(path: str | Path, *, max_voxels: int) -> Volume:
-    """A volume [X, Y, Z] or [X, Y, Z, C]; an array of two axes, or of 8-bit colours, is a picture.
+    """Read a volume [X, Y, Z] or [X, Y, Z, C]; an array with two axes, or with 8-bit colours, is a picture.
 
     Args:
-      max_voxels: largest number of voxels that is believed.
+      path: the file.
+      max_voxels: the largest accepted number of voxels.
     Raises:
-      DataError: DATA_HEADER for a header that cannot be used, DATA_GEOMETRY where it does not say where voxels lie,
-        DATA_TRUNCATED, DATA_TOO_LARGE, DATA_NONFINITE.
+      DataError: the header cannot be used (DATA_HEADER) or has no affine (DATA_GEOMETRY); voxels are missing (DATA_TRUNCATED),
+        too many (DATA_TOO_LARGE), or NaN or Inf (DATA_NONFINITE).
     """
     path = Path(path)
     if path.name.lower().endswith(ARRAY):
@@ -95,7 +96,7 @@ def read(path: str | Path, *, max_voxels: int) -> Volume:
             raise
         except (ValueError, LookupError, OverflowError) as error:
             raise bad(
-                f"a header that cannot be read ({type(error).__name__}: {str(error)[:80]})", "has the fields of its format"
+                f"the header cannot be read ({type(error).__name__}: {str(error)[:80]})", "must have the fields of its format"
             ) from error
         _check(layout, max_voxels, bad)
         if layout.file is None:
@@ -116,8 +117,10 @@ def read(path: str | Path, *, max_voxels: int) -> Volume:
 def _read_array(path: Path, max_voxels: int) -> Volume:
     array = npy.open_npy(path)
     if array.ndim not in (2, 3, 4) or 0 in array.shape or array.size > max_voxels or array.dtype.kind == "c":
-        rule = f"a picture [H, W] or [H, W, C], or a volume [X, Y, Z] or [X, Y, Z, C] of at most {max_voxels} real numbers"
-        raise refusal("DATA_IMAGE", path, f"{array.dtype} {list(array.shape)}", rule, "save it so")
+        rule = (
+            f"must be a picture [H, W] or [H, W, C], or a volume [X, Y, Z] or [X, Y, Z, C] of at most {max_voxels} real numbers"
+        )
+        raise refusal("DATA_IMAGE", path, f"{array.dtype} {list(array.shape)}", rule, "save it in this form")
     array = np.array(array, array.dtype.newbyteorder("="))
     array = array.astype(np.float32) if array.dtype.kind == "f" else array.astype(np.uint8) if array.dtype.kind == "b" else array
     nifti.check_finite(array, path)
@@ -129,22 +132,26 @@ def _read_array(path: Path, max_voxels: int) -> Volume:
 def _check(layout: StoredArray, max_voxels: int, bad: Callable) -> None:
     spatial = len(layout.shape) - (layout.vector is not None)
     if spatial not in (2, 3) or min(layout.shape) < 1:
-        raise bad(f"sizes {layout.shape}", "two or three axes of space, and at most one of channels")
+        raise bad(f"sizes {layout.shape}", "must have two or three spatial axes, and at most one of channels")
     if math.prod(layout.shape) > max_voxels:
         raise bad(f"{math.prod(layout.shape)} voxels", f"at most {max_voxels} are read", "DATA_TOO_LARGE")
     if not np.isfinite(layout.affine).all() or is_singular(layout.affine):
-        raise bad("directions of its axes that span no space", "three independent directions, finite", "DATA_GEOMETRY")
+        raise bad(
+            "the directions of its axes are not linearly independent",
+            "must be three independent, finite directions",
+            "DATA_GEOMETRY",
+        )
 
 
 def _voxels(file, layout: StoredArray, bad: Callable) -> np.ndarray:
-    """The stored array in native byte order."""
+    """Return the stored array in native byte order."""
     size, left = math.prod(layout.shape) * layout.dtype.itemsize, os.fstat(file.fileno()).st_size - file.tell()
     if layout.packed:
         inflate = zlib.decompressobj(47)  # with the header of zlib or of gzip
         try:
             content = inflate.decompress(file.read(), size + 1)
         except zlib.error as error:
-            raise bad(f"a damaged stream ({error})", "deflated voxels", "DATA_CRC") from error
+            raise bad(f"the compressed data are damaged ({error})", "deflated voxels", "DATA_CRC") from error
         if len(content) == size and not inflate.eof:  # the check sum comes last
             content += inflate.decompress(inflate.unconsumed_tail, 1)
     else:
@@ -163,7 +170,7 @@ def _lines(file, end: Callable[[str], bool], bad: Callable) -> list[str]:
         line = file.readline(MAX_HEADER)
         taken += len(line)
         if not line.endswith(b"\n") or taken > MAX_HEADER:
-            raise bad("no end of a header", f"a header of at most {MAX_HEADER} bytes of text")
+            raise bad("the header does not end", f"the header must be at most {MAX_HEADER} bytes of text")
         lines.append(line.decode("utf-8", "replace").strip())
         if end(lines[-1]):
             return lines
@@ -179,28 +186,31 @@ def _numbers(text: str, count: int) -> list[float]:
 def _nrrd(file, bad: Callable) -> StoredArray:
     lines = _lines(file, lambda line: not line, bad)
     if not lines[0].startswith("NRRD000"):
-        raise bad("no NRRD mark", "begins with NRRD000")
+        raise bad("not an NRRD file", "must begin with NRRD000")
     fields = dict(line.split(": ", 1) for line in lines[1:] if ": " in line and not line.startswith("#") and ":=" not in line)
     fields = {key.strip().lower(): value.strip() for key, value in fields.items()}
     beside = fields.get("data file", fields.get("datafile"))
     if beside is not None or "line skip" in fields or "byte skip" in fields:
-        raise bad("voxels in another place", "voxels follow the header in the same file")
+        raise bad("the voxels are in another file", "the voxels must follow the header in the same file")
     encoding = fields["encoding"].lower()
     if encoding not in ("raw", "gz", "gzip"):
-        raise bad(f"encoding {encoding}", "raw and gzip are read")
+        raise bad(f"encoding {encoding}", "must be raw or gzip")
     shape = tuple(int(n) for n in fields["sizes"].split())
     code = _NRRD_TYPES[fields["type"].lower()]
     order = {"little": "<", "big": ">"}[fields["endian"].lower()] if code[1] != "1" else "|"
     if "space directions" not in fields or fields.get("space", "") not in _TO_RAS:
         raise bad(
             f"space {fields.get('space', 'none')!r}",
-            f"space is one of {', '.join(_TO_RAS)}, with space directions",
+            f"space must be one of {', '.join(_TO_RAS)}, with space directions",
             "DATA_GEOMETRY",
         )
     directions = [m.group(1) for m in _VECTOR.finditer(fields["space directions"])]
     vectors = [axis for axis, d in enumerate(directions) if d is None]
     if len(directions) != len(shape) or len(vectors) > 1:
-        raise bad(f"{len(directions)} space directions for {len(shape)} axes", "one for each axis, none for that of the channels")
+        raise bad(
+            f"{len(directions)} space directions for {len(shape)} axes",
+            "must be one for each axis, and none for that of the channels",
+        )
     affine = np.eye(4)
     for column, direction in enumerate(d for d in directions if d is not None):
         affine[:3, column] = _numbers(direction, 3)
@@ -214,13 +224,13 @@ def _meta(file, bad: Callable) -> StoredArray:
     fields = {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in lines)}
     true = lambda *keys: any(fields.get(key, "False").lower() == "true" for key in keys)
     if not true("BinaryData"):
-        raise bad("voxels in text", "BinaryData = True")
+        raise bad("the voxels are stored as text", "must have BinaryData = True")
     rank = int(fields["NDims"])
     shape, channels = tuple(int(n) for n in fields["DimSize"].split()), int(fields.get("ElementNumberOfChannels", 1))
     if rank not in (2, 3) or len(shape) != rank:
-        raise bad(f"{rank} axes with sizes {shape}", "two or three axes of space")
+        raise bad(f"{rank} axes with sizes {shape}", "must have two or three spatial axes")
     if "ElementSpacing" not in fields:
-        raise bad("no ElementSpacing", "the distance of voxels in mm", "DATA_GEOMETRY")
+        raise bad("no ElementSpacing", "must have the voxel spacing in mm", "DATA_GEOMETRY")
     of_axis = np.array(_numbers(fields.get("TransformMatrix", " ".join(map(str, np.eye(rank).ravel()))), rank * rank)).reshape(
         rank, rank
     )
@@ -232,7 +242,7 @@ def _meta(file, bad: Callable) -> StoredArray:
     order = ">" if true("BinaryDataByteOrderMSB", "ElementByteOrderMSB") else "<"
     name = fields["ElementDataFile"]
     if name != "LOCAL" and (Path(name).name != name or name.startswith(".") or " " in name and "%" in name or name == "LIST"):
-        raise bad(f"voxels in {name[:60]!r}", "voxels lie in the file, or in one beside it")
+        raise bad(f"voxels in {name[:60]!r}", "the voxels must be in this file, or in one file in the same folder")
     whole = (channels, *shape) if channels > 1 else shape
     dtype = np.dtype(order + _META_TYPES[fields["ElementType"]])
     return StoredArray(

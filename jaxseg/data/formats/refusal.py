@@ -1,4 +1,4 @@
-"""The one-line error that every reader of files raises."""
+"""The one-line error message that all readers of files raise."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ from jaxseg.utils.guard import one_line
 
 
 def refusal(code: str, path: str | Path, found: str, rule: str, remedy: str) -> DataError:
-    """The error "path: found; rule; remedy", on one line whatever the file's name or content holds.
+    """Return the error "path: found; rule; remedy", always on one line.
 
     Args:
-      code: stable word such as DATA_TRUNCATED.
+      code: a stable code such as DATA_TRUNCATED.
       path: the file as the user named it.
-      found: the value that was met. Never a patient's name, identifier or birth date.
-      rule: what would be accepted.
-      remedy: what to do about it.
+      found: the value that was found; never a patient's name, identifier or birth date.
+      rule: the accepted values.
+      remedy: how to solve the problem.
     """
     return DataError(one_line(f"{path}: {found}; {rule}; {remedy}"), code)

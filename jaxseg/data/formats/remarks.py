@@ -1,4 +1,4 @@
-"""What readers accept but must not pass over: a warning for a single file, one line for each kind over a whole data set."""
+"""Remarks about files that are accepted but unusual: a warning for a single file, one line for each kind over a data set."""
 
 import contextlib
 import contextvars
@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class _Kind:
-    """Files of one kind: how many, the largest amount, and where that was, with what stood there."""
+    """Files with the same remark: how many, the largest amount, and the file and detail where it occurred."""
 
     count: int
     amount: float
@@ -26,13 +26,13 @@ _open: contextvars.ContextVar[dict[str, _Kind] | None] = contextvars.ContextVar(
 
 
 def remark(text: str, path: str | Path, amount: float = 0.0, detail: str = "") -> None:
-    """Tell about a file: at once as a warning, or inside of `collected` at its end.
+    """Report a remark about a file: at once as a warning, or within `collected` at its end.
 
     Args:
-      text: what was found and what is done about it, the same for all files of a kind; "{amount}" in it stands for the number.
+      text: what was found and how it is handled, the same text for all files of a kind; "{amount}" in it is replaced.
       path: the file.
-      amount: how much of it; of many files the largest is told.
-      detail: of this file.
+      amount: a number for the text; for many files the largest one is reported.
+      detail: details about this file.
     """
     found = _open.get()
     if found is None:
@@ -46,7 +46,7 @@ def remark(text: str, path: str | Path, amount: float = 0.0, detail: str = "") -
 
 @contextlib.contextmanager
 def collected(say: Callable[[str], None]) -> Iterator[None]:
-    """Holds back the remarks on all files that are read inside, and says one line for each kind at the end."""
+    """Collect the remarks about all files that are read within this context, and report one line for each kind at its end."""
     found: dict[str, _Kind] = {}
     token = _open.set(found)
     try:

@@ -1,6 +1,6 @@
-"""The door for images: read any of the formats, write a result beside its image, check that two files belong together.
+"""Read images of all formats, write results with the geometry of their image, and check that two files have the same grid.
 
-`find_inputs` (see `inputs`) lists what can be read under a path.
+`discover.find_inputs` lists the readable inputs under a path.
 """
 
 import dataclasses
@@ -34,17 +34,17 @@ def read_volume(
     allow_nonfinite: bool = False,
     palette_indices: bool = False,
 ) -> Volume:
-    """An image file or a folder with one DICOM series, checked to the last byte.
+    """Read an image file, or a folder with one DICOM series, with checks of every byte.
 
     Args:
       path: a file with one of the SUFFIXES of `nifti` or `photos`, a DICOM file, or a DICOM folder.
-      max_voxels: largest NIfTI or DICOM volume that is believed.
-      max_pixels: largest photograph that is decoded.
-      allow_missing_geometry: NIfTI without sform and qform: take nibabel's guess.
-      allow_nonfinite: NIfTI: return NaN and infinite voxels (`check_labels` decides about them) instead of refusing them.
-      palette_indices: palette pictures: return their indices instead of refusing them.
+      max_voxels: the largest accepted number of voxels of a volume.
+      max_pixels: the largest accepted number of pixels of a picture.
+      allow_missing_geometry: for NIfTI without sform and qform: use nibabel's default affine.
+      allow_nonfinite: for NIfTI: return NaN and infinite voxels instead of refusing them (`check_labels` checks masks).
+      palette_indices: for palette pictures: return their indices instead of refusing them.
     Returns:
-      Volume; see the readers of each format for dtype and axis order.
+      The volume; see the readers of each format for dtype and axis order.
     Raises:
       DataError: the path or the content cannot be used; `code` says why.
       ConfigError: DICOM without pydicom.
@@ -69,32 +69,34 @@ def read_volume(
         "DATA_HEADER",
         path,
         "unknown kind of file",
-        f"{', '.join(own.readable())} and DICOM are read",
+        f"must be one of {', '.join(own.readable())} or DICOM",
         "convert it to .nii.gz or .png",
     )
 
 
 def is_photo(volume: Volume) -> bool:
-    """Whether the volume is a picture without a position in space: [H, W] or [H, W, C]."""
+    """Return whether the volume is a 2-D picture without an affine: [H, W] or [H, W, C]."""
     return isinstance(volume.header, Photo)
 
 
 def write_like(path: str | Path, array: np.ndarray, like: Volume, *, scale_for_view: bool = False) -> None:
-    """Write a result with the geometry of the image it belongs to, whole or not at all.
+    """Write a result with the geometry of the image that it belongs to, completely or not at all.
 
-    NIfTI and DICOM images give .nii or .nii.gz with the image's dimensions, affine (bit for bit), sform and qform codes,
-    voxel sizes and units, and none of its free text. Photographs give .png, or NIfTI (columns, rows, 1) for float maps, in the
-    order of the photograph's own pixels and, in .png, with its EXIF orientation: the two overlay in every viewer.
-    The same input gives the same bytes.
+    For NIfTI and DICOM images, the file is .nii or .nii.gz with the image's dimensions, affine (bit for bit), sform and qform
+    codes, voxel sizes and units, and without its free text. For photographs, it is .png, or NIfTI (columns, rows, 1) for float
+    maps, in the order of the photograph's pixels; a .png also has its EXIF orientation, so that both overlay in every viewer.
+    The same input always gives the same bytes.
 
     Args:
-      path: the suffix chooses the format.
-      array: labels (integers) like.array's spatial shape, or float maps of that shape with an optional last axis; in
-        the order of like.array: that of the file's axes, photographs upright.
+      path: the file; its suffix chooses the format.
+      array: integer labels of like.array's spatial shape, or float maps of that shape with an optional last axis; in the axis
+        order of like.array (the file's axes; photographs upright).
       like: the image.
-      scale_for_view: PNG labels only: spread the class indices over 0..255.
+      scale_for_view: only for labels in PNG: spread the class numbers over 0..255.
     Raises:
-      ConfigError: a suffix that does not fit. DataError: labels outside 0..65535, non-finite maps. StorageError.
+      ConfigError: the suffix does not fit.
+      DataError: labels outside of 0..65535, or maps with NaN or Inf.
+      StorageError: the file cannot be written.
     """
     photo = is_photo(like)
     rank = 2 if photo else 3
@@ -105,7 +107,7 @@ def write_like(path: str | Path, array: np.ndarray, like: Volume, *, scale_for_v
         )
     if has_suffix(path, nifti.SUFFIXES):
         if scale_for_view:
-            raise ConfigError(f"{path}: scale_for_view is for .png; NIfTI files keep the class indices; leave it off")
+            raise ConfigError(f"{path}: scale_for_view is only for .png files; leave it out")
         if photo:
             array = np.swapaxes(stored_order(array, like.header.turn), 0, 1)[:, :, None]
         usable = isinstance(like.header, (nibabel.Nifti1Header, nibabel.Nifti2Header))
@@ -121,13 +123,13 @@ def write_like(path: str | Path, array: np.ndarray, like: Volume, *, scale_for_v
 
 
 def paired(image: Volume, other: Volume) -> Volume:
-    """The mask or further channel of an image, in the image's turn, after `check_pair`.
+    """Return the mask or further channel of an image in the image's orientation, after `check_pair`.
 
-    A photograph that EXIF turns may have a mask without that tag, drawn on the turned view or on the file's own pixels. The shape
-    tells which, unless it is the same both ways.
+    A photograph with an EXIF orientation may have a mask without this tag, drawn either on the upright view or on the file's
+    pixels. The shape tells which, unless both have the same shape.
 
     Raises:
-      DataError: as `check_pair`; DATA_TURNED where it cannot be told how the mask lies.
+      DataError: as `check_pair`; or the orientation of the mask cannot be determined (DATA_TURNED).
     """
     if is_photo(image) and is_photo(other) and image.header.turned and not other.header.turn:
         turn, shape = image.header.turn, other.array.shape[:2]
@@ -148,10 +150,10 @@ def paired(image: Volume, other: Volume) -> Volume:
 
 
 def check_pair(image: Volume, mask: Volume) -> None:
-    """Refuse two volumes that do not cover the same voxels of space; tell where they do so only nearly (`remarks`).
+    """Refuse two volumes that do not have the same grid; report small differences (`remarks`).
 
     Raises:
-      DataError: DATA_MISMATCH for another spatial shape, or a corner voxel further apart than 2 % of the smallest voxel size.
+      DataError: the spatial shapes differ, or corner voxels differ by more than 2 % of the smallest voxel size (DATA_MISMATCH).
     """
     rank = 2 if is_photo(image) else 3
     a, b = image.array.shape[:rank], mask.array.shape[:rank]
@@ -160,7 +162,7 @@ def check_pair(image: Volume, mask: Volume) -> None:
             "DATA_MISMATCH",
             mask.path,
             f"shape {mask.array.shape}, but {image.path} has {image.array.shape}",
-            "mask and image have one spatial shape",
+            "mask and image must have the same spatial shape",
             "check that they belong together, or resample the mask",
         )
     if rank == 2:
@@ -173,7 +175,7 @@ def check_pair(image: Volume, mask: Volume) -> None:
             mask.path,
             f"voxel {corner} lies at {there(mask)} mm ({_axcodes(mask)}), but in {image.path} at {there(image)} mm "
             f"({_axcodes(image)}), {distance:.4g} mm apart",
-            f"at most {TOLERANCE:.0%} of the smallest voxel size, {allowed:.4g} mm",
+            f"must be at most {TOLERANCE:.0%} of the smallest voxel size, {allowed:.4g} mm",
             "check that they belong together; resample or fix the header of one",
         )
     if distance > 1e-3:
@@ -185,20 +187,20 @@ def check_pair(image: Volume, mask: Volume) -> None:
 
 
 def _axcodes(volume: Volume) -> str:
-    """Directions of the axes ("LAS"), "?" where the affine has none."""
+    """Return the directions of the axes ("LAS"), "?" if the affine has none."""
     return "".join(c or "?" for c in nibabel.aff2axcodes(volume.affine)) if np.isfinite(volume.affine).all() else "?"
 
 
 def _span(numbers: list[int]) -> str:
-    """The list, or "0 to 300" for many in a row."""
+    """Return the list as text, or "0 to 300" for many consecutive numbers."""
     return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 8 and numbers[-1] - numbers[0] + 1 == len(numbers) else str(numbers)
 
 
 def check_labels(array: np.ndarray, allowed: Collection[int], path: str | Path) -> None:
-    """Refuse a mask with other values than the allowed ones; NaN and fractions are such values.
+    """Refuse a mask with other values than the allowed ones, such as NaN or fractions.
 
     Raises:
-      DataError: DATA_LABEL with the most frequent unexpected values and how often each occurs.
+      DataError: there are such values (DATA_LABEL); the message lists the most frequent ones with their counts.
     """
     in_a_row = len(allowed) and max(allowed) - min(allowed) + 1 == len(set(allowed))
     if array.dtype.kind in "iub" and in_a_row and array.size and min(allowed) <= array.min() and array.max() <= max(allowed):

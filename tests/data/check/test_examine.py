@@ -76,7 +76,7 @@ def test_foreground_lost_in_shrinking_is_a_warning(tmp_path):
     small = dataclasses.replace(R, size=(8, 8))
     lost = "c01, slice 1: none of 40 foreground pixels is left at 8 x 8"
     text = str(examine(dataset, small))
-    assert f"warning  6 slices lose all of their foreground in preparation; the first: {lost}" in text
+    assert f"warning  6 slices lose all their foreground in preparation; the first one: {lost}" in text
     assert "no pixel of bleed" in text
     two = dataclasses.replace(dataset, cases=dataset.cases[:2])
     assert f"warning  {lost}\nwarning  c01, slice 3: none of 40" in str(examine(two, small))
@@ -89,8 +89,8 @@ def test_colours_that_become_grey_are_reported(tmp_path):
             Image.fromarray(array.astype(np.uint8)).save(tmp_path / part / f"{i}.png")
     dataset = datasets.load("folder", tmp_path)
     recipe = dataclasses.replace(R, window=None, labels=dataset.labels)
-    assert "colour   1 of 2 slices, made grey: data.channels" in str(examine(dataset, recipe))
-    assert "made grey" not in str(examine(dataset, dataclasses.replace(recipe, channels=3)))
+    assert "colour   1 of 2 slices converted to grey: data.channels" in str(examine(dataset, recipe))
+    assert "converted to grey" not in str(examine(dataset, dataclasses.replace(recipe, channels=3)))
 
 
 def test_equal_errors_are_one_line_and_levels_and_remarks_are_told(tmp_path):

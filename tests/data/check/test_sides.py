@@ -27,7 +27,7 @@ def test_names_that_say_a_side(labels, named):
 @pytest.mark.parametrize(
     "recipe, augment, mirror, words",
     [
-        (PICTURE, (("hflip", 0.5, {}), ("vflip", 0.5, {})), (), ("'hflip'", "give it swap")),
+        (PICTURE, (("hflip", 0.5, {}), ("vflip", 0.5, {})), (), ("'hflip'", "set its option swap")),
         (PICTURE, (("hflip", 0.5, {"swap": ((1, 2),)}),), (), ()),
         (PICTURE, (("vflip", 0.5, {}), ("rotate", 0.5, {})), (0,), ()),
         (PICTURE, (("mirror", 0.5, {"axes": ("h",)}),), (1,), ("infer.mirror=(1,)",)),

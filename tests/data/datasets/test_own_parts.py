@@ -89,7 +89,7 @@ def test_a_reader_serves_every_place_where_files_are_looked_for(folder):
     own.register(((".grid", f"{HERE}:flat"),))
     with pytest.raises(DataError, match=r"an array of shape \(3, 3\)"):
         volumes.read_volume(folder / "b.grid")
-    with pytest.raises(ConfigError, match="files in .nii.gz are read already"):
+    with pytest.raises(ConfigError, match="already reads files ending in .nii.gz"):
         own.register(((".nii.gz", f"{HERE}:grid"),))
 
 

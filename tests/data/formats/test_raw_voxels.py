@@ -96,7 +96,7 @@ def test_voxels_of_mhd_lie_beside_it_and_nowhere_else(tmp_path):
     same(read_volume(tmp_path / "v.mhd"))
     for place in ("/etc/passwd", "../v.raw", "LIST"):
         (tmp_path / "x.mhd").write_bytes(head.replace(b"v.raw", place.encode()))
-        with pytest.raises(DataError, match="voxels lie in the file, or in one beside it"):
+        with pytest.raises(DataError, match="the voxels must be in this file, or in one file in the same folder"):
             read_volume(tmp_path / "x.mhd")
 
 

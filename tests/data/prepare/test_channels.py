@@ -111,7 +111,7 @@ def test_names_and_maps_that_do_not_fit_are_refused():
         channels.added(("edge", "edge"))
     with pytest.raises(ConfigError, match="another run"):
         channels.extend(image, ("edge",), None)
-    with pytest.raises(DataError, match="not finite"):
+    with pytest.raises(DataError, match="NaN or Inf"):
         channels.extend(image, ("edge",), lambda images: images * np.nan)
-    with pytest.raises(DataError, match=r"\(1, 4, 4, 1\) are needed"):
+    with pytest.raises(DataError, match=r"must be \(1, 4, 4, 1\)"):
         channels.extend(image, ("edge",), lambda images: images[..., 0])

@@ -192,7 +192,7 @@ def test_a_spacing_of_0_keeps_its_axis_and_the_way_back_asks_the_networks_grid_f
 
 def test_slices_take_no_box_of_their_own():
     flat = dataclasses.replace(R, size=(4, 4), spacing=None, fit="stretch")
-    with pytest.raises(ConfigError, match="volumes alone"):
+    with pytest.raises(ConfigError, match="for volumes only"):
         prepare(np.ones((5, 5, 2)), dataclasses.replace(flat, axes=(1, 0), nonzero=False), None)
     with pytest.raises(ConfigError, match="is for volumes"):
         intensity.of_scan(np.ones((5, 5, 1, 2)), flat)
