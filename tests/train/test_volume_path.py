@@ -141,6 +141,7 @@ def turned(array: np.ndarray, affine: np.ndarray, axes, flips) -> tuple[np.ndarr
 
 
 def test_all_48_axis_orders_give_one_result_in_space_bit_for_bit(whole, tmp_path):
+    settings = {"probabilities": True, "overlay": False, "uncertainty": "", "statistics": False}
     run = runs.open_run(whole, regions().infer)
     affine = np.array([[-1.5, 0, 0, 20], [0, -1.25, 0, 30], [0, 0, 2, -7], [0, 0, 0, 1]], np.float64)
     found = []
@@ -151,7 +152,7 @@ def test_all_48_axis_orders_give_one_result_in_space_bit_for_bit(whole, tmp_path
             files.append(tmp_path / f"{c}.nii")
             nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(array[..., c]), matrix), files[-1])
         case = Input("out", tuple(files), lambda: [read_volume(path) for path in files])  # noqa: B023
-        prediction._one(run, case, tmp_path, {"probabilities": True, "overlay": False}, [])
+        prediction._one(run, case, tmp_path, settings, [])
         written, maps = (nibabel.load(tmp_path / folder / "out.nii.gz") for folder in ("", "probabilities"))
         assert written.shape == array.shape[:3] and (written.affine == nibabel.load(files[0]).affine).all()
         back = lambda a: turned(np.flip(a, [i for i in range(3) if flips[i]]), affine, np.argsort(axes), (False,) * 3)[0]  # noqa: B023
