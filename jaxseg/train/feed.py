@@ -348,7 +348,7 @@ def divide(
     return feed
 
 
-def batches_of(config, data: Feed, say: Callable[[str], None]):
+def batches_of(config, data: Feed, say: Callable[[str], None] = lambda text: None):
     """Return (mesh, images per update, updates per epoch); refuses batch sizes that do not fit the devices."""
     mesh = meshes.make(config.mesh.data)
     meshes.check_batch(config.train.batch_size, mesh, "train.batch_size")
