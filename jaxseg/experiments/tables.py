@@ -4,6 +4,7 @@ integrated_experiment_results.csv   one row per run: the BraTS 3-D project's col
 all_epochs_results.csv              one row per epoch of each run
 model_comparison.csv                one row per model: mean and standard deviation over its runs, rounded to 4 digits
 case_comparison.csv                 one row per test case: the Dice of each model, mean over its random seeds
+interactive_3d_analysis.html        parameters, multiply-accumulates and test Dice of every run, as a rotatable 3-D scatter
 comparison.json                     statistical tests of all pairs of models (`statistics`); the best model on validation
 """
 
@@ -19,7 +20,7 @@ from jaxseg import checkpoint
 from jaxseg.experiments import statistics
 from jaxseg.experiments.plan import Planned
 from jaxseg.metrics.summarize import write_csv
-from jaxseg.reports import comparison, together
+from jaxseg.reports import comparison, scatter, together
 from jaxseg.reports.names import shown_as
 from jaxseg.reports.reading import evaluation_folder
 from jaxseg.utils import guard
@@ -82,6 +83,7 @@ def write(folder: Path, planned: Sequence[Planned], done: Sequence[Planned], fai
     write_json(folder / "comparison.json", facts)
     epochs = [row for run in runs for row in run["epochs"]]
     write_atomic(folder / "report.html", _page(facts, summary, results, cases, epochs, done))
+    write_atomic(folder / "interactive_3d_analysis.html", scatter.page(results))
     return [*_lines(summary), *said, f"tables and report.html in {folder}"]
 
 
