@@ -115,7 +115,7 @@ def compare(
         say(f"{run.name}: {tables.headline(run.folder)}")
         tables.write(folder, planned, progress.done, progress.failed)
     progress.done += [run for run in progress.elsewhere if finished(run)]  # meanwhile
-    for line in tables.write(folder, planned, progress.done, progress.failed):
+    for line in tables.write(folder, planned, progress.done, progress.failed, last=True):
         say(line)
     open_ = len(planned) - len(progress.done) - len(progress.failed)
     if open_:

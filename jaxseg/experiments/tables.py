@@ -5,6 +5,7 @@ all_epochs_results.csv              one row per epoch of each run
 model_comparison.csv                one row per model: mean and standard deviation over its runs, rounded to 4 digits
 case_comparison.csv                 one row per test case: the Dice of each model, mean over its random seeds
 interactive_3d_analysis.html        parameters, multiply-accumulates and test Dice of every run, as a rotatable 3-D scatter
+learning_curves.png, .svg, ...      figures for a paper (`reports.paper`)
 comparison.json                     statistical tests of all pairs of models (`statistics`); the best model on validation
 """
 
@@ -20,7 +21,7 @@ from jaxseg import checkpoint
 from jaxseg.experiments import statistics
 from jaxseg.experiments.plan import Planned
 from jaxseg.metrics.summarize import write_csv
-from jaxseg.reports import comparison, scatter, together
+from jaxseg.reports import comparison, paper, scatter, together
 from jaxseg.reports.names import shown_as
 from jaxseg.reports.reading import evaluation_folder
 from jaxseg.utils import guard
@@ -43,7 +44,9 @@ def headline(folder: Path) -> str:
     return f"mean Dice {_number(found['mean_dice']):.4f} on {found['grid']}"
 
 
-def write(folder: Path, planned: Sequence[Planned], done: Sequence[Planned], failed: Mapping[str, str]) -> list[str]:
+def write(
+    folder: Path, planned: Sequence[Planned], done: Sequence[Planned], failed: Mapping[str, str], *, last: bool = False
+) -> list[str]:
     """Write every table and the page of an experiment, and return a summary as text lines.
 
     Args:
@@ -51,6 +54,7 @@ def write(folder: Path, planned: Sequence[Planned], done: Sequence[Planned], fai
       planned: all runs.
       done: the finished runs.
       failed: name of a run that failed -> reason.
+      last: no run is open, so that the figures, which take some seconds, are drawn too where matplotlib is installed.
     """
     runs = [_read(run) for run in planned if run in done]
     results = [run["row"] for run in runs]
@@ -84,6 +88,10 @@ def write(folder: Path, planned: Sequence[Planned], done: Sequence[Planned], fai
     epochs = [row for run in runs for row in run["epochs"]]
     write_atomic(folder / "report.html", _page(facts, summary, results, cases, epochs, done))
     write_atomic(folder / "interactive_3d_analysis.html", scatter.page(results))
+    if last and paper.available():
+        paper.write(folder, results, epochs, _evaluations(done))
+    elif last:
+        said.append("no figures: matplotlib is not installed; pip install 'jaxseg[report]', and run the same command again")
     return [*_lines(summary), *said, f"tables and report.html in {folder}"]
 
 
@@ -91,15 +99,21 @@ def _page(facts, summary, results, cases, epochs, done: Sequence[Planned]) -> st
     """The page, with the cases that several models kept, as the first run of each model saw them."""
     if not done:
         return comparison.of_comparison(facts, summary, results, cases, epochs)
-    settings, folders = done[0].config.report, {}
+    settings, folders = done[0].config.report, _evaluations(done)
     show = shown_as(settings.names, checkpoint.read_record(done[0].folder)["data"]["digest"])
+    beside = together.side_by_side(folders, show, megabytes=settings.megabytes) if settings.pictures else ""
+    shown = [row | {key: show(row[key]) for key in ("case", "patient")} for row in cases]
+    return comparison.of_comparison(facts, summary, results, shown, epochs, beside)
+
+
+def _evaluations(done: Sequence[Planned]) -> dict[str, Path]:
+    """The folder of the evaluation of each model's first run."""
+    folders: dict[str, Path] = {}
     for run in done:
         place = evaluation_folder(run.folder, "")
         if place is not None:
             folders.setdefault(run.model, place)
-    beside = together.side_by_side(folders, show, megabytes=settings.megabytes) if settings.pictures else ""
-    shown = [row | {key: show(row[key]) for key in ("case", "patient")} for row in cases]
-    return comparison.of_comparison(facts, summary, results, shown, epochs, beside)
+    return folders
 
 
 def best_by_validation(results: Sequence[Mapping[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,24 +115,30 @@ def class_colours(number: int) -> list[str]:
 def still(case: Shown, name: str = "") -> str:
     """The slice with most wrong voxels as a data URI: prediction filled, truth as a line."""
     labels = case.predictions[name or next(iter(case.predictions))]
-    image, truth = case.image, case.truth
-    if truth.ndim == 3:
-        wrong = (labels != truth).sum((0, 1))
-        z = int(np.argmax(wrong if wrong.any() else (truth > 0).sum((0, 1))))
-        image, truth, labels = image[:, :, z].T, truth[:, :, z].T, labels[:, :, z].T
-    high, wide = (n * s for n, s in zip(truth.shape, case.spacing[1::-1]))
-    size = (max(1, round(STILL * wide / max(high, wide))), max(1, round(STILL * high / max(high, wide))))
-    grow = lambda array, how: np.asarray(Image.fromarray(array).resize(size, how))
-    rgb = grow(image, Image.Resampling.BICUBIC)
-    rgb = (rgb if rgb.ndim == 3 else np.repeat(rgb[..., None], 3, -1)).astype(np.float32)
-    truth, labels = (grow(np.minimum(a, 255).astype(np.uint8), Image.Resampling.NEAREST) for a in (truth, labels))
-    palette = np.array([[0, 0, 0], *([int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in class_colours(255))], np.float32)
+    image, truth, labels = _slice(case, labels, labels != case.truth)
+    rgb, palette = _grown(image, case, True), _palette()
+    truth, labels = _grown(truth, case), _grown(labels, case)
     rgb = np.where(labels[..., None] > 0, 0.55 * rgb + 0.45 * palette[labels], rgb)
     edge = np.zeros(truth.shape, bool)
     for axis in (0, 1):
         for step in (1, -1):
             edge |= np.roll(truth, step, axis) != truth
     return _uri(Image.fromarray(np.where((edge & (truth > 0))[..., None], palette[truth], rgb).astype(np.uint8)), lossy=True)
+
+
+def painted(case: Shown, layer: str) -> np.ndarray:
+    """The slice with most of the truth as uint8 [H, W, 3], with "truth" or "prediction" half transparent, or ""."""
+    image, truth, labels = _slice(case, next(iter(case.predictions.values())), case.truth > 0)
+    rgb = _grown(image, case, True)
+    if not layer:
+        return rgb.astype(np.uint8)
+    shown = _grown(truth if layer == "truth" else labels, case)
+    return np.where(shown[..., None] > 0, 0.5 * rgb + 0.5 * _palette()[shown], rgb).astype(np.uint8)
+
+
+def file_name(name: str) -> str:
+    """A name with nothing in it that a file may not have."""
+    return re.sub(r"[^A-Za-z0-9_.+=-]", "_", name)
 
 
 def cards(cases: Sequence[Shown], number: int) -> str:
@@ -145,6 +152,33 @@ def cards(cases: Sequence[Shown], number: int) -> str:
             picture = f'<button type="button" data-case="{i}" aria-label="{label}">{picture}</button>'
         items.append(f'<li class="card">{picture}<div><b>{text(case.title)}</b><br>{text(case.words)}</div></li>')
     return f'<ul class="gallery">{"".join(items)}</ul>'
+
+
+def _slice(case: Shown, labels: np.ndarray, much: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image, truth and labels [H, W] of the slice in which there is most of `much`, or of the truth."""
+    if case.truth.ndim == 2:
+        return case.image, case.truth, labels
+    found = much.sum((0, 1))
+    z = int(np.argmax(found if found.any() else (case.truth > 0).sum((0, 1))))
+    return case.image[:, :, z].T, case.truth[:, :, z].T, labels[:, :, z].T
+
+
+def _grown(array: np.ndarray, case: Shown, picture: bool = False) -> np.ndarray:
+    """A slice at the size of a still, its spacing made even: a picture as float RGB, labels as they are."""
+    high, wide = (n * s for n, s in zip(array.shape, case.spacing[1::-1]))
+    size = (max(1, round(STILL * wide / max(high, wide))), max(1, round(STILL * high / max(high, wide))))
+    if not picture:
+        array = np.minimum(array, 255).astype(np.uint8)
+    how = Image.Resampling.BICUBIC if picture else Image.Resampling.NEAREST
+    grown = np.asarray(Image.fromarray(np.ascontiguousarray(array)).resize(size, how))
+    if not picture:
+        return grown
+    return (grown if grown.ndim == 3 else np.repeat(grown[..., None], 3, -1)).astype(np.float32)
+
+
+def _palette() -> np.ndarray:
+    """RGB of classes 0..255."""
+    return np.array([[0, 0, 0], *([int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in class_colours(255))], np.float32)
 
 
 def _pixels(case: Shown, *, lossy: bool) -> dict[str, Any]:

@@ -39,7 +39,9 @@
         const z = row * columns + column;
         for (let y = 0; y < Y; y++) {
           let from = 4 * (y * canvas.width + column * X), to = channels * X * (y + Y * z);
-          for (let x = 0; x < X; x++, from += 4) for (let c = 0; c < channels; c++) values[to++] = pixels[from + c];
+          const end = to + channels * X;
+          if (channels === 1) for (; to < end; from += 4) values[to++] = pixels[from];
+          else for (; to < end; from += 4) for (let c = 0; c < 3; c++) values[to++] = pixels[from + c];
         }
       }
       if (row % 4 === 3) await new Promise((resolve) => setTimeout(resolve));
@@ -47,12 +49,10 @@
     return values;
   }
 
-  const index = (plane, u, v) => {
-    const p = [0, 0, 0];
-    p[plane.u] = u;
-    p[plane.v] = v;
-    p[plane.f] = state.at[plane.f];
-    return p[0] + state.case.size[0] * (p[1] + state.case.size[1] * p[2]);
+  // Where a plane's slice lies in the arrays: voxel (u, v) of it is at first + u * right + v * down.
+  const strides = (plane) => {
+    const steps = [1, state.case.size[0], state.case.size[0] * state.case.size[1]];
+    return { first: state.at[plane.f] * steps[plane.f], right: steps[plane.u], down: steps[plane.v] };
   };
 
   function paint(plane) {
@@ -63,17 +63,19 @@
     if (plane.canvas.width !== across || plane.canvas.height !== down) Object.assign(plane.canvas, { width: across, height: down });
     const grey = new ImageData(W, H), fill = new ImageData(W, H);
     const low = level.valueAsNumber - width.valueAsNumber / 2, gain = 255 / width.valueAsNumber;
-    const alpha = 255 * layers.opacity.valueAsNumber;
+    const alpha = 255 * layers.opacity.valueAsNumber, lie = strides(plane);
+    const errors = layers.errors.checked, predicted = layers.prediction.checked;
     for (let row = 0, k = 0; row < H; row++) {
       const v = plane.up ? H - 1 - row : row;
       for (let u = 0; u < W; u++, k += 4) {
-        const i = index(plane, u, v);
-        for (let c = 0; c < 3; c++) grey.data[k + c] = (state.image[channels * i + (channels > 1 ? c : 0)] - low) * gain;
+        const i = lie.first + u * lie.right + v * lie.down;
+        if (channels === 1) grey.data[k] = grey.data[k + 1] = grey.data[k + 2] = (state.image[i] - low) * gain;
+        else for (let c = 0; c < 3; c++) grey.data[k + c] = (state.image[3 * i + c] - low) * gain;
         grey.data[k + 3] = 255;
         const t = state.truth[i], p = state.labels[i];
         let colour = null;
-        if (layers.errors.checked) colour = t === p ? null : !p ? ERRORS.missed : !t ? ERRORS.extra : ERRORS.confused;
-        else if (layers.prediction.checked && p) colour = colours[(p - 1) % colours.length];
+        if (errors) colour = t === p ? null : !p ? ERRORS.missed : !t ? ERRORS.extra : ERRORS.confused;
+        else if (predicted && p) colour = colours[(p - 1) % colours.length];
         if (colour) {
           fill.data.set(colour, k);
           fill.data[k + 3] = alpha;
@@ -97,7 +99,8 @@
 
   // The truth's edge between pixels, a path for each class with a dark line below it.
   function outline(plane, W, H, sx, sy, scale) {
-    const paths = new Map(), truth = (u, row) => state.truth[index(plane, u, plane.up ? H - 1 - row : row)];
+    const paths = new Map(), lie = strides(plane);
+    const truth = (u, row) => state.truth[lie.first + u * lie.right + (plane.up ? H - 1 - row : row) * lie.down];
     const path = (k) => paths.get(k) ?? paths.set(k, new Path2D()).get(k);
     for (let row = 0; row < H; row++)
       for (let u = 0; u < W; u++) {

@@ -15,6 +15,7 @@ from jaxseg import checkpoint
 from jaxseg.checkpoint.claims import InUse
 from jaxseg.config import resolve
 from jaxseg.experiments import compare, plan, tables
+from jaxseg.reports import paper
 from jaxseg.types import ConfigError, DataError, MismatchError
 from tests.records import RECORD
 
@@ -27,6 +28,12 @@ def config(**changes):
     for key, value in changes.items():
         tree.compare[key] = value
     return resolve(tree, name="test")
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """They take seconds, and have a test of their own."""
+    monkeypatch.setattr(paper, "available", lambda: False)
 
 
 class Trainer:
@@ -222,6 +229,17 @@ def test_the_page_is_whole_asks_for_nothing_and_shows_the_tables_figures(tmp_pat
     for row in csv.DictReader(open(tmp_path / "model_comparison.csv", newline="")):
         assert f"<td>{float(row['test_dice_mean']):.4f}</td>" in shown
     assert len(re.findall("<circle", page)) == 3 and len(re.findall("<polyline", page)) == 3
+
+
+def test_figures_are_drawn_once_at_the_end_or_their_absence_is_said(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(paper, "write", lambda folder, results, epochs, evaluations: drawn.append((folder, len(results))))
+    monkeypatch.setattr(paper, "available", lambda: True)
+    said = run(tmp_path, Trainer())[1]
+    assert drawn == [(tmp_path, 4)] and (tmp_path / "interactive_3d_analysis.html").is_file()
+    assert not any("matplotlib" in line for line in said)
+    monkeypatch.setattr(paper, "available", lambda: False)
+    assert any("pip install 'jaxseg[report]'" in line for line in run(tmp_path, Trainer())[1])
 
 
 def test_names_are_escaped_in_the_page(tmp_path):
