@@ -68,6 +68,7 @@ def test_an_imported_nnunet_leaves_as_the_checkpoint_that_it_was(imported, tmp_p
     assert first.keys() == second.keys() and all((first[key] == second[key]).all() for key in first)
 
 
+@pytest.mark.parametrize("imported", ["planes"], indirect=True)
 def test_a_run_that_began_from_an_imported_one_goes_back_if_it_prepares_images_alike(imported, tmp_path):
     model, run = imported
     settings = checkpoint.find_record(run)["config"]["infer"]
