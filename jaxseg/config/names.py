@@ -1,6 +1,6 @@
-"""Names that a config may use, so that a slip is refused before anything heavy is imported.
+"""Names that a config may use, so that misspelt names are refused before anything slow is imported.
 
-Written by `python tests/test_names.py` from the registries; the same test holds it to them.
+This file is written by `python tests/test_names.py` from the registries; the same test checks that it is up to date.
 """
 
 NETWORKS = {

@@ -180,7 +180,7 @@ def check_parts(flat: dict[str, Any]) -> None:
         flat,
         "eval.metrics",
         all(map(is_path, metrics)) and len(set(names)) == len(names),
-        "must be ('module:function', ...), whose functions' names differ",
+        "must be ('module:function', ...), with functions of different names",
     )
 
 

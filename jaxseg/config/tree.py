@@ -1,4 +1,4 @@
-"""Config trees as flat and nested dicts, and what an experiment changed of the defaults."""
+"""Config trees as flat and nested dicts, and the differences of an experiment from the defaults."""
 
 import json
 from typing import Any
@@ -29,7 +29,7 @@ def defaults(config: ConfigDict) -> dict[str, Any]:
 
 
 def difference(config: ConfigDict) -> dict[str, tuple[Any, Any]]:
-    """{key: (default, value)} of the keys that an experiment changed: its description."""
+    """{key: (default, value)} of the keys that an experiment has changed."""
     plain = lambda tree: flatten(json.loads(json.dumps(tree)))
     a, b = plain(defaults(config)), plain(as_dict(config))
     return {k: (a.get(k), b[k]) for k in sorted(b) if a.get(k) != b[k] and k not in ("name", "variant")}

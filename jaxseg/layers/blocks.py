@@ -133,7 +133,7 @@ class Up(nnx.Module):
       up: the module that doubles the size; None: linear interpolation to the skip's size (align_corners).
       convs: the block after the concatenation.
       skip_first: concatenate as [skip, upsampled] instead of [upsampled, skip].
-      edge: what is missing to the skip's size is the last voxel again, at the end of an axis; else zeros on both sides.
+      edge: pad a smaller map to the skip's size by repeating the last voxel of an axis, instead of zeros on both sides.
     """
 
     def __init__(self, up: nnx.Module | None, convs: nnx.Module, *, skip_first: bool = True, edge: bool = False):

@@ -4,7 +4,7 @@ Sources: Vezakis et al. 2024 (arXiv 2407.16298); ivezakis/effisegnet models/effi
 EfficientNetBNFeatures (monai/networks/nets/efficientnet.py), after Tan and Le 2019 (arXiv 1905.11946, tables 1 and 4).
 
 Differs from the source: TensorFlow-style padding and the decoder's upsampling are computed from the actual input size, so
-that any size works; at the variant's nominal size (`NOMINAL`) both agree with MONAI's, which fixes them there. The
+that any size works; at the variant's nominal size (`NOMINAL`) both equal MONAI's, which are fixed for this size. The
 encoder's conv_head, which the source has but never uses, is an option (`conv_head`), so that parameter counts and state dicts
 agree. Deep supervision (one logit map per tap, coarsest last) is an option. An encoder trained on ImageNet is loaded by
 `from_torch.load(model, file, only="encoder.")`. `effisegnet_lite0` has the encoder of EfficientNet-Lite0 (TensorFlow's

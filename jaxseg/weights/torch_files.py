@@ -121,7 +121,7 @@ def to_numpy(value) -> np.ndarray:
 
 
 def dtype_of(name: str) -> np.dtype:
-    """The numpy dtype called `name`, ml_dtypes' for bfloat16 and float8."""
+    """The numpy dtype called `name`; bfloat16 and float8 are those of ml_dtypes."""
     return np.dtype(getattr(ml_dtypes, name, name))
 
 

@@ -80,7 +80,7 @@ def _pickled(value, name: str, arrays: list[np.ndarray]) -> bytes:
         return _int(value)
     if isinstance(value, float):
         return b"G" + struct.pack(">d", value)
-    raise TypeError(f"{name or 'the checkpoint'} holds a {type(value).__name__}, which is not written")
+    raise TypeError(f"{name or 'the checkpoint'} has a {type(value).__name__}, which cannot be written")
 
 
 def _tensor(key: str, array: np.ndarray, name: str) -> bytes:

@@ -1,9 +1,9 @@
-"""x [..., C] times w [C, O] with the weights' gradient written for CPUs.
+"""Matrix product of x [..., C] and w [C, O] with a weight gradient for CPUs.
 
-dw = x^T g contracts both operands over their long first axis. XLA's CPU matrix product is 1.2 to 3 times faster when
-one of them has been transposed beforehand (cpu/table.py); it is the smaller one here. Without the barrier XLA folds the
-transpose back into the product, and without the one before it, it computes what made the operand (a sum of depthwise
-convolutions, say) inside the transposition, column by column: about 7 ms each for three of them in SegNeXt-T's profile.
+dw = x^T g contracts both operands over their long first axis. XLA's CPU matrix product is 1.2 to 3 times faster if one of them is
+transposed first (cpu/table.py); here it is the smaller one. The barrier after the transposition keeps XLA from folding it back
+into the product. The barrier before it keeps XLA from fusing the operations that compute the operand (such as a sum of depthwise
+convolutions) into the transposition, column by column, which took about 7 ms for each of three operands in SegNeXt-T.
 """
 
 import jax

@@ -1,8 +1,8 @@
-"""Convolutions, plain and transposed, whose kernel is their stride: one matrix product and a reshape, exact everywhere.
+"""Convolutions and transposed convolutions whose stride equals their kernel: one matrix product and a reshape.
 
-Every input (output) position belongs to one window, so nothing is summed over windows: y[i] = sum_t x[s i + t] w[t],
-and transposed y[s i + t] = x[i] w[t]. XLA's transposed convolution multiplies by the zeros it puts between inputs, and
-its weights' gradient is slow on a GPU as well (openxla/xla issue 34273), so this is taken on every backend.
+Every input (output) position belongs to exactly one window, so that nothing is summed over windows: y[i] = sum_t x[s i + t] w[t],
+transposed y[s i + t] = x[i] w[t]. XLA's transposed convolution multiplies by the zeros between inputs, and its weight gradient is
+slow also on a GPU (openxla/xla issue 34273), so that this is used on all platforms.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from jaxseg.types import Array
 
 
 def fits(spec: Spec, kernel: Sequence[int]) -> bool:
-    """The kernel covers exactly one stride, without padding, dilation or groups."""
+    """Whether the kernel equals the stride, without padding, dilation or groups."""
     return tuple(kernel) == spec.stride and spec.groups == 1 and not any(map(any, spec.padding)) and set(spec.dilation) == {1}
 
 

@@ -1,11 +1,10 @@
-"""SegNeXt's multi-scale convolutional attention as single operations: the reference implementation, and what a CPU runs.
+"""SegNeXt's multi-scale convolutional attention as single operations: the reference implementation, also used on CPUs.
 
-Its gradient is the automatic one: one that computes the strips' intermediates again would save three arrays of the size of x
-a block and cost six strips more, which on a CPU, where the strips are most of the block, is time lost. Every result that has
-several readers is stored (`ops.materialize`): left to itself XLA computed the 5x5 eight times, each strip twice and the sum, with
-all its strips, twice (forward and backward of one attention on one core, [2, 64, 64, 32]: 36.8 ms, now 11.0; [2, 32, 32, 64]:
-17.9, now 4.1; 2026-11-21). Slower: one padded copy for all strips of a source, all columns in one loop and a sum for each tap
-of the weights (20.6 and 11.1).
+The gradient is automatic: recomputing the strips' intermediate results would save three arrays of the size of x per block, but
+cost six more strips, which are most of the time on a CPU. Every result with several consumers is stored (`ops.materialize`);
+without this XLA computed the 5x5 eight times, each strip twice and the sum with all its strips twice (forward and backward of one
+attention on one core, [2, 64, 64, 32]: 36.8 ms, now 11.0; [2, 32, 32, 64]: 17.9, now 4.1; 2026-11-21). Slower alternatives: one
+padded copy for all strips of a source, all columns in one loop and a sum for each tap of the weights (20.6 and 11.1).
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,10 @@
-"""The weights' gradient of a dense 2-D convolution for CPUs, a block of rows at a time, in a loop.
+"""The weight gradient of a dense 2-D convolution for CPUs, in a loop over blocks of rows.
 
   dw = sum_blocks g[block]^T concat_t x[s block + t]
 
-Blocks are cut, padded, turned and folded while they stay in the cache: a padded copy of an image, or its patches, would go
-through memory. XLA's matrix product is fastest when neither operand is transposed (ynnpack takes it), so g is turned first.
-XLA's own lowering, a convolution with images for kernels, runs on one core.
+Blocks are cut, padded, transposed and folded while they are in the cache; a padded copy of an image, or of its patches, would go
+through memory. XLA's matrix product is fastest if neither operand is transposed (ynnpack then computes it), so that g is
+transposed first. XLA's own lowering, a convolution with images as kernels, runs on one core.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,14 @@ from jaxseg.ops import devices
 from jaxseg.ops.conv.spec import Spec
 from jaxseg.types import Array
 
-_POSITIONS = 1024  # of a block, about
+_POSITIONS = 1024  # approximate number of positions in a block
 
 
 def weight_gradient(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Array:
     """Gradient [*k, C, O] of the weights: x [B, H, W, C], g [B, H', W', O]."""
-    if spec.plain and x.shape[-1] > g.shape[-1]:  # fold the narrow one: x and g change places when every tap is mirrored
+    if (
+        spec.plain and x.shape[-1] > g.shape[-1]
+    ):  # fold the one with fewer channels: x and g can be exchanged if every tap is mirrored
         turned = weight_gradient(spec.backward(x.shape[1:-1], kernel), kernel, g, x)
         return jnp.flip(turned, (0, 1)).swapaxes(-1, -2)
     (batch, high, wide, out), (sy, sx), (dy, dx) = g.shape, spec.stride, spec.dilation
@@ -54,8 +56,10 @@ def weight_gradient(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Ar
 
 
 def _block(a: Array, image, row, images: int, rows: int, beyond: tuple[int, int, int]) -> Array:
-    """[images, rows, W, C] of a [B, H, W, C] from there on, zeros outside: up to `beyond` = (images after the last, rows
-    before the first, rows after the last)."""
+    """[images, rows, W, C] of `a` [B, H, W, C] from (image, row) on, with zeros outside.
+
+    `beyond` = (images after the last, rows before the first, rows after the last) is the largest distance from `a`.
+    """
     sizes = min(images, a.shape[0]), min(rows, a.shape[1])
     starts = [jnp.clip(s, 0, n - size) for s, n, size in zip((image, row), a.shape, sizes)]
     cut = lax.dynamic_slice(a, (*starts, 0, 0), (*sizes, *a.shape[2:]))

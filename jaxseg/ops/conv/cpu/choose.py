@@ -1,4 +1,4 @@
-"""The rules that pick a lowering for each direction of a convolution on a CPU; the measurements behind them: table.py."""
+"""Rules that choose a lowering for each direction of a convolution on a CPU; table.py has the measurements."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,16 +11,16 @@ from jaxseg.ops.sizes import known
 
 
 class Choice(NamedTuple):
-    """The function that computes each direction; their arguments are those of `reference`."""
+    """The functions for the three directions, with the arguments of those in `reference`."""
 
     forward: Callable
     input_gradient: Callable
     weight_gradient: Callable
 
 
-_SPECTRAL = 9**3  # taps of a depthwise kernel from which on all directions take its spectrum, and
-_SPECTRAL_WEIGHTS = 7**3  # from which on the weights' gradient does
-_FEW_CHANNELS = 4  # up to which strides are worth turning into channels
+_SPECTRAL = 9**3  # number of taps of a depthwise kernel from which all directions use spectral.py, and
+_SPECTRAL_WEIGHTS = 7**3  # from which the weight gradient does
+_FEW_CHANNELS = 4  # up to this number of channels strides are turned into channels
 _LARGE_SLICE = 2**9  # positions of a slice from which on one step of a loop over slices is worth its overhead
 _MANY = 2**12  # positions of a batch of images, from which on a loop over blocks of them is worth its overhead
 
@@ -55,7 +55,7 @@ def lowerings(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> Cho
 
 
 def _depthwise(spec: Spec, taps: int, rank: int) -> Choice:
-    """By the number of taps: every one is a pass over the volume, and spectra cost the same for all."""
+    """The choice by the number of taps: each tap is a pass over the volume, while the cost of spectra does not depend on them."""
     choice = Choice(depthwise.forward, depthwise.input_gradient, depthwise.weight_gradient)
     if rank < 3 or not spec.plain or set(spec.dilation) != {1}:
         return choice
@@ -65,7 +65,7 @@ def _depthwise(spec: Spec, taps: int, rank: int) -> Choice:
 
 
 def _dense_2d(spec: Spec, positions: int, channels: int) -> Choice:
-    """By positions of the batch of images, and the smaller number of channels."""
+    """The choice by the number of positions in the batch, and the smaller number of channels."""
     if not spec.plain:
         return XLA
     choice = Choice(threaded.forward, threaded.input_gradient, XLA.weight_gradient) if positions >= _MANY else XLA

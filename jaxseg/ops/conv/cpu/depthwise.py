@@ -1,22 +1,22 @@
 """Depthwise convolution for CPUs: sums of shifted products, which XLA turns into vectorised loops.
 
-XLA's own grouped convolution is 3 to 17 times slower than PyTorch's on a CPU (table.py). Here
+XLA's own grouped convolution is 3 to 17 times slower than PyTorch's on a CPU (table.py). Here the forward pass
 
   y[p, c] = sum_t x[p + t, c] w[t, c]
 
-is one fused loop over the taps t of a padded copy of x. The copy stands behind an optimization barrier: without it XLA
-computes the padding anew for every tap. The weights' gradient
+is one fused loop over the taps t of a padded copy of x. An optimization barrier on the copy keeps XLA from computing the padding
+again for every tap. The weight gradient
 
   dw[t, c] = sum_p x[p + t, c] g[p, c]
 
-is a `lax.scan` over taps (one small program however many taps), each step adding _SEGMENTS slabs of x * g, so that the
-sum over positions that remains is short and is done once, for all taps. A sum over positions as XLA writes it runs over
-memory with a stride of C numbers and is not vectorised.
+is a `lax.scan` over taps (a small program for any number of taps). Each step adds _SEGMENTS slabs of x * g, so that the remaining
+sum over positions is short and is computed once for all taps. XLA's own sum over positions reads memory with a stride of C
+numbers and is not vectorised.
 
-Large kernels of volumes cost less as products of spectra: spectral.py.
+Large 3-D kernels are faster as products of spectra: spectral.py.
 
-Strides become phases: x[s p + t] is entry p + t // s of the copy of x that starts at t % s and keeps every s-th.
-Sums are taken in float32 whatever the dtype.
+Strides are treated as phases: x[s p + t] is entry p + t // s of the copy of x that has every s-th position from t % s on.
+Sums are computed in float32 for all dtypes.
 """
 
 import functools
@@ -33,10 +33,10 @@ from jaxseg.ops import devices
 from jaxseg.ops.conv.spec import Ints, Spec, spread
 from jaxseg.types import Array
 
-_SEGMENTS = 8  # slabs along the first spatial axis that one step of a weight gradient adds up
-_UNROLL = 49  # more taps than this are looped over, about so many at a time
-_FEW = 9  # up to so many taps, and
-_LARGE = 2**20  # from so many numbers on, a weight gradient loops over rows instead of taps
+_SEGMENTS = 8  # number of slabs along the first spatial axis that one step of a weight gradient adds
+_UNROLL = 49  # above this number of taps a loop is used, with about as many taps per step
+_FEW = 9  # up to this number of taps, and
+_LARGE = 2**20  # from this number of numbers on, a weight gradient loops over rows instead of taps
 _PARTIAL = 2**26  # bytes of partial sums that a weight gradient may keep
 
 
@@ -53,7 +53,7 @@ def forward(spec: Spec, x: Array, w: Array) -> Array:
 
     if len(table) <= _UNROLL:
         return part(table, weights).astype(x.dtype)
-    # Whole rows of taps at a time: one pass over y serves them all (343 taps: 7 at a time are 5 times slower than 49).
+    # Whole rows of taps per step, with one pass over y for all of them (343 taps: 7 per step are 5 times slower than 49).
     rows = len(table) // kernel[-1]
     steps = -(-rows // max(_UNROLL // kernel[-1], 1))
     taps = -(-rows // steps) * kernel[-1]
@@ -64,7 +64,7 @@ def forward(spec: Spec, x: Array, w: Array) -> Array:
 
 
 def input_gradient(spec: Spec, size: Sequence[int], g: Array, w: Array) -> Array:
-    """Gradient of an input of spatial `size`: the flipped kernel over g, with zeros put between its entries."""
+    """Gradient of an input of spatial `size`: the convolution of g, with zeros between its entries, by the flipped kernel."""
     kernel = w.shape[:-2]
     back = spec.backward(size, kernel)._replace(groups=w.shape[-1])
     dx = forward(back, spread(g, spec.stride), jnp.flip(w, range(len(kernel))))
@@ -78,7 +78,7 @@ def weight_gradient(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Ar
     slab = -(-out[0] // segments)
     fill = slab * segments - out[0]
     phases = _phases(spec, repeated(x, channels), kernel, (out[0] + fill, *out[1:]))
-    # The last spatial axis and the channels become one: longer vector loops, and a tap is still one offset in it.
+    # The last spatial axis and the channels are merged for longer vector loops; a tap is still one offset.
     phases = lax.optimization_barrier(phases.reshape(*phases.shape[:-2], -1))  # [P, B, ..., W C]
     g = jnp.pad(g, ((0, 0), (0, fill), *[(0, 0)] * (g.ndim - 2))).reshape(batch, out[0] + fill, *out[1:-1], -1)
     table = _table(spec, kernel) * np.array([1] * len(kernel) + [channels])
@@ -87,7 +87,7 @@ def weight_gradient(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Ar
 
 
 def _by_taps(phases: Array, g: Array, table: np.ndarray, segments: int, slab: int, channels: int) -> Array:
-    """dw [T, C]: one step per tap, which adds up `segments` slabs of rows."""
+    """The weight gradient [T, C] with one step per tap, which adds `segments` slabs of rows."""
     size = (1, g.shape[0], slab, *g.shape[2:])
     late = len(table) * math.prod(size) * 4 <= _PARTIAL
 
@@ -100,7 +100,7 @@ def _by_taps(phases: Array, g: Array, table: np.ndarray, segments: int, slab: in
 
 
 def _by_rows(phases: Array, g: Array, table: np.ndarray, segments: int, slab: int, channels: int) -> Array:
-    """dw [T, C]: one step per `segments` rows, for all taps while those rows are in the cache."""
+    """The weight gradient [T, C] with one step per `segments` rows, for all taps while these rows are in the cache."""
     size = (1, g.shape[0], 1, *g.shape[2:])
 
     def step(total, block) -> tuple[tuple[Array, ...], None]:
@@ -119,7 +119,7 @@ def _product(phases: Array, g: Array, where, row, size: Ints) -> Array:
 
 
 def _phases(spec: Spec, x: Array, kernel: Sequence[int], out: Sequence[int]) -> Array:
-    """[P, B, *L, C]: the padded x once per phase of the strides, L = out + the largest offset of a tap."""
+    """[P, B, *L, C]: a copy of the padded x for each phase of the strides, L = out + the largest offset of a tap."""
     s, rank = spec.stride, len(kernel)
     length = [o + d * (k - 1) // v for o, k, d, v in zip(out, kernel, spec.dilation, s)]
     pads = [(lo, n * v - size - lo, 0) for n, v, size, (lo, _) in zip(length, s, x.shape[1:-1], spec.padding)]

@@ -1,9 +1,9 @@
-"""The weights' gradient of dense stride-1 convolutions for CPUs, as matrix products over taps folded into channels.
+"""The weight gradient of dense stride-1 convolutions for CPUs, as matrix products with taps folded into channels.
 
   dw[t] = x[. + t]^T g
 
-The taps of the last axis become channels of x once, and a scan over the other taps contracts shifted views of that with
-g, which is transposed beforehand (see matmul.py). Large volumes: see slabs.py.
+The taps of the last axis are folded into channels of x once; a scan over the other taps multiplies shifted views of the result by
+g, which is transposed first (see matmul.py). For large volumes see slabs.py.
 """
 
 import itertools

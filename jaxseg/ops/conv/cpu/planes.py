@@ -1,8 +1,9 @@
-"""A dense 3-D convolution for CPUs as kd 2-D ones, one per tap of the depth axis, depth counted as batch.
+"""A dense 3-D convolution for CPUs as a sum of 2-D convolutions, one for each tap of the depth axis, with depth in the batch.
 
   y[d] = sum_t conv2d(x[s d + t], w[t])
 
-XLA's CPU convolution is near PyTorch's in 2-D and 4 to 25 times slower in 3-D (table.py). Any stride and dilation.
+On CPUs XLA's convolution is nearly as fast as PyTorch's in 2-D, but 4 to 25 times slower in 3-D (table.py). Any stride and
+dilation is supported.
 """
 
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ def weight_gradient(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Ar
 
 
 def _taps(spec: Spec, x: Array, taps: int, depth: int) -> list[Array]:
-    """The slices [B, depth, H, W, C] that each tap of the depth axis sees."""
+    """For each tap of the depth axis the slices [B, depth, H, W, C] to which it is applied."""
     (low, high), stride, dilation = spec.padding[0], spec.stride[0], spec.dilation[0]
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (low, high, 0), *[(0, 0, 0)] * 3))
     return [lax.slice_in_dim(x, t * dilation, t * dilation + stride * (depth - 1) + 1, stride, axis=1) for t in range(taps)]

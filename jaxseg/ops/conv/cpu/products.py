@@ -1,10 +1,10 @@
-"""A dense stride-1 convolution over few positions for CPUs: matrix products that read every kernel once, as it lies.
+"""A dense stride-1 convolution with few positions for CPUs: matrix products that read the weights once, in their own layout.
 
   y = concat_t x[. + t] w,   dx[. + t] += g w[t]^T
 
-Where there are fewer positions than channels (the deepest levels of a U-Net) the weights are what goes through memory. XLA's
-convolution packs them anew in every call, and for the input's gradient turns them first: 41 and 78 ms at 16^2 x 1024 where
-these take 16 and 22.
+With fewer positions than channels (the deepest levels of a U-Net) most of the memory traffic is the weights. XLA's convolution
+packs them again in every call, and transposes them for the input's gradient: 41 and 78 ms at 16^2 x 1024, against 16 and 22 ms
+here.
 """
 
 import itertools
@@ -49,5 +49,5 @@ def input_gradient(spec: Spec, size: Sequence[int], g: Array, w: Array) -> Array
 
 
 def _places(spec: Spec, kernel: Sequence[int]) -> list[tuple[int, ...]]:
-    """Where each tap begins in the padded input."""
+    """The start of each tap's window in the padded input."""
     return list(itertools.product(*(range(0, k * d, d) for k, d in zip(kernel, spec.dilation))))

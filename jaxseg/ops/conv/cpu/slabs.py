@@ -4,11 +4,11 @@
   scattered:  y[d - t] += z[t],   concat_t z[t] = conv2d(x[d], concat_t w[t])
   weights:    dw = sum_d fold(x[d])^T concat_t g[d - t]
 
-The taps of the depth axis become channels of a slice, which stays in the cache; one 2-D convolution (or, for the weights,
-one matrix product with the taps of the plane folded into channels of x) does the rest. XLA's matrix kernels need some
-48 columns to be fast: where the outputs are fewer, the taps go to the output. Folded volumes would leave the cache
-(im2col of 64^3 is 46 times slower than PyTorch), and large slices do, so that they are folded in bands of rows. Slices beyond
-the edge need no padded copy of x. Two slices a step of the loop save the copies of what is carried to the next.
+The taps of the depth axis become channels of a slice, which stays in the cache; the rest is one 2-D convolution (for the weights:
+one matrix product, with the taps of the plane folded into channels of x). XLA's matrix kernels need about 48 columns to be fast:
+with fewer output channels the taps are moved to the output ("scattered"). Folding whole volumes would exceed the cache (im2col of
+64^3 is 46 times slower than PyTorch); large slices would too, so that they are folded in bands of rows. Slices beyond the border
+need no padded copy of x. Two slices per step of the loop save copies of the carried arrays.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from jaxseg.types import Array
 
 _COLUMNS = 48
 _FOLDED = 150_000  # numbers of a folded band of rows
-_BANDS = 6  # at most: each of them is compiled
+_BANDS = 6  # largest number of bands, because each of them is compiled
 _UNROLL = 2
 
 
@@ -39,7 +39,7 @@ def input_gradient(spec: Spec, size: Sequence[int], g: Array, w: Array) -> Array
 
 def weight_gradient(spec: Spec, kernel: Sequence[int], x: Array, g: Array) -> Array:
     """Gradient [*k, C, O] of the weights; stride 1."""
-    if x.shape[-1] > g.shape[-1]:  # fold the narrow one: x and g change places when every tap is mirrored
+    if x.shape[-1] > g.shape[-1]:  # fold the one with fewer channels: x and g can be exchanged if every tap is mirrored
         turned = weight_gradient(spec.backward(x.shape[1:-1], kernel), kernel, g, x)
         return jnp.flip(turned, (0, 1, 2)).swapaxes(-1, -2)
     (kd, kh, kw), (dd, dh, dw) = kernel, spec.dilation
@@ -87,7 +87,7 @@ def _scattered(spec: Spec, x: Array, w: Array) -> Array:
         sums = [*pending, jnp.zeros_like(z[..., :out])]
         for t in range(taps):
             sums[reach - t * dilation] += z[..., t * out : (t + 1) * out]
-        return (_put(y, sums[0], d + low - reach), tuple(sums[1:])), None  # an index below 0 is written over at once
+        return (_put(y, sums[0], d + low - reach), tuple(sums[1:])), None  # an index below 0 is overwritten in the next steps
 
     pending = (devices.varying(jnp.zeros(y.shape[:1] + y.shape[2:], jnp.float32), x, w),) * reach
     y, pending = lax.scan(step, (y, pending), jnp.arange(depth), unroll=_UNROLL)[0]
@@ -109,7 +109,7 @@ def _slice(x: Array, d) -> Array:
 
 
 def _column(x: Array, start, step: int, count: int) -> Array:
-    """[B, H, W, count C]: the slices start, start + step, ... of x side by side, zero where there is none."""
+    """[B, H, W, count C]: the slices start, start + step, ... of x concatenated as channels, zero outside x."""
     depth = x.shape[1]
 
     def plane(d) -> Array:

@@ -1,15 +1,15 @@
-"""Depthwise convolution with a large kernel for CPUs: as products of spectra, whose transforms are matrix products.
+"""Depthwise convolution with a large kernel for CPUs, as a product of spectra; the Fourier transforms are matrix products.
 
-  y[p] = sum_t x[p + t - pad] w[t]   <=>   Y = X conj(W) along every axis, read off at p - pad
+  y[p] = sum_t x[p + t - pad] w[t]   <=>   Y = X conj(W) along every axis, evaluated at p - pad
 
-and likewise dw[t] = sum_p x[p + t - pad] g[p]. A transform of some 20 numbers is a product with a matrix of cosines and sines,
-one axis after the other, the axis first and everything else (other axes, batch, channels) as columns: what a CPU does
-fastest, where XLA's FFT wants the axes last. The last axis keeps the half of its spectrum that real numbers need. The period L
-of an axis is the smallest at which no difference of positions that occurs falls on one that is read: max(N + low,
-k + N' - 1 - low) for N numbers, N' results and a kernel of k: 22 for 13 taps on 16 voxels.
+and similarly dw[t] = sum_p x[p + t - pad] g[p]. The transform of an axis of about 20 numbers is a product with a matrix of
+cosines and sines; the axes are transformed one after the other, with all other axes, batch and channels as columns. This is the fastest
+operation of a CPU, whereas XLA's FFT needs the transformed axes last. For the last axis only the half of the spectrum that real
+numbers need is kept. The period L of an axis is the smallest without wrap-around in the used results: max(N + low,
+k + N' - 1 - low) for N inputs, N' results and a kernel of k (22 for 13 taps on 16 voxels).
 
-Rounding is spread over a channel: errors are some 2e-6 of the result's standard deviation everywhere (13^3 on 16^3 to 40^3),
-also where the input is small or zero, and a NaN fills its channel. Rank 3 and stride 1 without dilation; sums in float32.
+Rounding errors are spread over a channel: about 2e-6 of the result's standard deviation everywhere (13^3 on 16^3 to 40^3), also
+where the input is small or zero; a NaN fills its whole channel. Rank 3, stride 1, no dilation; sums in float32.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def forward(spec: Spec, x: Array, w: Array) -> Array:
 
 
 def input_gradient(spec: Spec, size: Sequence[int], g: Array, w: Array) -> Array:
-    """Gradient of an input of spatial `size`: the flipped kernel over g."""
+    """Gradient of an input of spatial `size`: the convolution of g by the flipped kernel."""
     kernel = w.shape[:-2]
     back = spec.backward(size, kernel)._replace(groups=w.shape[-1])
     dx = forward(back, g.astype(jnp.float32), jnp.flip(w, range(len(kernel))))
@@ -58,7 +58,7 @@ def _batch_behind(x: Array) -> Array:
 
 
 def _spectrum(a: Array, periods: Sequence[int]) -> Array:
-    """[*S, B, C] -> [2 (real, imaginary), *L, B, C], the last of L cut to its half."""
+    """The spectrum of [*S, B, C]: [2 (real, imaginary), *L, B, C], with only half of the last axis of L."""
     rank, a = len(periods), a.astype(jnp.float32)
     half = periods[-1] // 2 + 1
     angles = _angles(np.arange(half), np.arange(a.shape[rank - 1]), periods[-1])
@@ -70,7 +70,7 @@ def _spectrum(a: Array, periods: Sequence[int]) -> Array:
 
 
 def _values(a: Array, periods: Sequence[int], low: Sequence[int], out: Sequence[int]) -> Array:
-    """[2, *L, B, C] -> [*out, B, C]: the numbers at positions 0 - low, 1 - low, ... of every axis."""
+    """The inverse transform of [2, *L, B, C] at the positions 0 - low, 1 - low, ... of every axis: [*out, B, C]."""
     rank, half = len(periods), periods[-1] // 2 + 1
     for axis in range(rank - 1):
         angles = _angles(np.arange(out[axis]) - low[axis], np.arange(periods[axis]), periods[axis])

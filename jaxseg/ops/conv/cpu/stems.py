@@ -1,9 +1,8 @@
-"""A strided convolution of few channels for CPUs: the strides become channels, the taps become columns of one matrix product.
+"""A strided convolution of few channels for CPUs: strides are folded into channels, taps into columns of one matrix product.
 
-  x[s p + t], t = s q + r, is channel (r, c) of position p + q of x in blocks of s: a kernel of ceil(k / s) taps and stride 1
-
-XLA's convolution of 1 or 3 channels fills a fraction of a vector register; its gradients of them are not slower than this
-method's, so there is a forward pass only. Without dilation and groups.
+With x divided into blocks of s positions, x[s p + t] for t = s q + r is channel (r, c) of block p + q, so that the kernel has
+ceil(k / s) taps and stride 1. XLA's convolution of 1 or 3 channels uses only part of a vector register. Its gradients are as fast
+as with this method, so that only the forward pass is implemented. No dilation or groups.
 """
 
 import itertools
@@ -29,7 +28,7 @@ def forward(spec: Spec, x: Array, w: Array) -> Array:
 
 
 def _columns(spec: Spec, x: Array, taps: Ints, out: Sequence[int]) -> Array:
-    """[B, *S', taps strides C]: what each output position sees."""
+    """The inputs of each output position, [B, *S', taps strides C]."""
     rank, stride, length = len(taps), spec.stride, [o + q - 1 for o, q in zip(out, taps)]
     pads = [(low, n * s - low - size, 0) for n, s, size, (low, _) in zip(length, stride, x.shape[1:-1], spec.padding)]
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *pads, (0, 0, 0)))

@@ -1,10 +1,10 @@
-"""Measurements behind choose.py: milliseconds of XLA's own lowering, of the chosen one and of PyTorch's, per direction.
+"""Measurements for choose.py: milliseconds of XLA's own lowering, the chosen one and PyTorch's, for each direction.
 
-Made by: see COMMAND, on MACHINE, on DATE. `python -m jaxseg.ops.conv.bench --peers` prints the rows anew.
-The rows of dense 3^3 and stem 3^3 are of 2026-11-22 (`--only "dense 3^3"`, `--only "stem 3^3"`), after a change of slabs.py.
-Ours in the rows of spectral.py is of 2026-11-27, the least of 60 calls on a busy machine; interleaved with the sums of shifted
-products that were chosen before, it took 0.006 to 0.23 of their time in the rows of 13^3 and 0.12 for the weights of 7^3.
-PyTorch's threads wait passively (OMP_WAIT_POLICY): otherwise they spin on the cores on which XLA is timed next.
+Measured by COMMAND on MACHINE on DATE; `python -m jaxseg.ops.conv.bench --peers` prints the rows again.
+The rows of dense 3^3 and stem 3^3 were measured on 2026-11-22 (`--only "dense 3^3"`, `--only "stem 3^3"`), after a change of
+slabs.py. The times of spectral.py are of 2026-11-27, the minimum of 60 calls on a busy machine; interleaved with depthwise.py,
+which was chosen before, they were 0.006 to 0.23 of its times in the rows of 13^3, and 0.12 for the weight gradient of 7^3.
+PyTorch's threads wait passively (OMP_WAIT_POLICY), because they would otherwise spin on the cores on which XLA is timed next.
 """
 
 from typing import NamedTuple
@@ -40,7 +40,7 @@ class Shape(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Milliseconds of one direction; `lowering` names the chosen module (and function), torch is None if not measured."""
+    """Milliseconds of one direction; `lowering` is the chosen module (and function); torch is None if it was not measured."""
 
     shape: Shape
     direction: str
@@ -51,7 +51,7 @@ class Timing(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """Ours / XLA's own: at most 1.05 by the rule that choose.py follows."""
+        """Time of the chosen lowering / XLA's own; choose.py keeps it below 1.05."""
         return self.ours / self.xla
 
 

@@ -1,9 +1,9 @@
-"""A dense 2-D convolution that XLA computes on every core of a CPU.
+"""Make XLA compute a dense 2-D convolution on all cores of a CPU.
 
-From 17 channels on, XLA (jaxlib 0.10) hands a 2-D float32 convolution to ynnpack, which shares a row of the output out among
-the cores where that is worth it (390 GFLOP/s on two cores) and else stays on one (180), however many rows there are. Where the
-output is larger than the input XLA's own routine takes it, which uses them all (280). So a convolution of narrow rows that
-keeps the size is asked for one more row of output, which is then dropped.
+From 17 channels on, XLA (jaxlib 0.10) passes a 2-D float32 convolution to ynnpack. ynnpack divides each row of the output over
+the cores if the row is long enough (390 GFLOP/s on two cores), and otherwise uses only one core (180), whatever the number of
+rows. If the output is larger than the input, XLA's own routine is used, which runs on all cores (280). A convolution with short
+rows is therefore computed with an additional row of output, which is then dropped.
 """
 
 import math
@@ -15,8 +15,8 @@ from jaxseg.ops.conv import reference
 from jaxseg.ops.conv.spec import Spec
 from jaxseg.types import Array
 
-_CHANNELS = 16  # up to so many channels XLA's own routine is taken anyway
-_ROW = 2**22  # products of one row of the output from which on ynnpack uses every core
+_CHANNELS = 16  # up to this number of channels XLA uses its own routine anyway
+_ROW = 2**22  # number of products per row of the output from which ynnpack uses all cores
 
 
 def forward(spec: Spec, x: Array, w: Array) -> Array:

@@ -1,7 +1,7 @@
-"""Depthwise convolutions on a GPU through the kernels of stream.py; signatures as in reference.py.
+"""Depthwise convolutions on a GPU by the kernels of stream.py, with the signatures of reference.py.
 
-Both kernels are linear in both arguments, and each one's gradients are the other or itself with flipped taps, so that
-gradients of any order exist. Under jit with a sharded batch each device takes its part (see ops/gpu_batch.py).
+Both kernels are linear in both arguments. The gradients of each kernel are again one of the two kernels (or itself with flipped
+taps), so that gradients of any order exist. With a sharded batch each device computes its part (see ops/gpu_batch.py).
 """
 
 import functools
@@ -16,13 +16,16 @@ from jaxseg.ops.conv.spec import Spec
 from jaxseg.ops.gpu_batch import over_batch
 from jaxseg.types import Array
 
-STREAM_TAPS = 31  # accumulators of one program
+STREAM_TAPS = 31  # largest number of accumulators of one program
 CROSS_TAPS = 13  # along the other axes: 169 loads a step
 
 
 def fits(spec: Spec, x_shape: Sequence[int], w_shape: Sequence[int]) -> bool:
-    """Depthwise, stride 1, one output per channel, one to three axes, at most STREAM_TAPS taps along the longest axis of the
-    kernel and CROSS_TAPS along the others, arrays of fewer than 2^31 numbers (offsets are int32)."""
+    """Whether the kernels support a convolution.
+
+    It must be depthwise with stride 1, one output per channel and one to three axes, with at most STREAM_TAPS taps along the
+    longest axis of the kernel and CROSS_TAPS along the others, and arrays of fewer than 2^31 numbers (offsets are int32).
+    """
     kernel = sorted(w_shape[:-2])
     if not (spec.depthwise(w_shape) and spec.plain and w_shape[-1] == spec.groups and 1 <= len(kernel) <= 3):
         return False

@@ -1,23 +1,23 @@
-"""Depthwise convolution on a GPU as a stream along one spatial axis: Pallas kernels in Triton's dialect.
+"""Depthwise convolution on a GPU as a stream along one spatial axis: Pallas kernels for Triton.
 
-A program owns `lines` lines of the output that run along the streamed axis, for `width` channels. It walks along them;
-at every step it loads one position of the input per tap of the other axes ("cross taps"; one for a strip), adds it into
-`taps` float32 accumulators, one for each output that it reaches, and stores the output that is finished. So a position is
-loaded once per cross tap instead of once per tap: a 1 x 21 strip reads its input once, a 7^3 kernel 49 times instead
-of 343, from caches. The gradient of the weights walks the same way with the last `taps` inputs in a ring and `taps`
-accumulators, and stores one partial sum per program: no atomics, the same bits in every run.
+A program computes `lines` lines of the output along the streamed axis, for `width` channels, step by step. Each step loads one
+position of the input for each tap of the other axes ("cross taps"; one for a strip), adds it to `taps` float32 accumulators (one
+for each output that it contributes to), and stores the finished output. A position is therefore loaded once per cross tap
+instead of once per tap: a 1 x 21 strip reads its input once, a 7^3 kernel 49 times instead of 343 times, from caches. The weight gradient
+works in the same way, with the last `taps` inputs in a ring buffer and `taps` accumulators; it stores one partial sum per program,
+without atomics, so that every run gives the same bits.
 
-Addresses are written as flat integer offsets with a mask (no slices, no padding of the data): Triton takes no slices of
-values and sizes that are powers of two alone. Sums are in float32 whatever the arrays' dtype.
+Addresses are flat integer offsets with a mask, without slices or padding of the data, because Triton does not support slices of
+values and needs sizes that are powers of two. Sums are in float32 for all dtypes.
 
-All sizes are an argument of the kernel, and its grid is constant, each program doing every GRID-th piece of the work: so a
-kernel is one text for all shapes, and for both axes of a strip, which XLA compiles once a program. With sizes written into
-the text the training step of SegNeXt-T had some seventy kernels of one to four seconds each.
+All sizes are an argument of the kernel, and its grid is constant: each program does every GRID-th piece of the work. The code of
+a kernel is therefore the same for all shapes and for both axes of a strip, and XLA compiles it once. With sizes as constants the
+training step of SegNeXt-T had about seventy kernels with one to four seconds of compilation each.
 
-Measured: table.py, with sizes still written into the text. Registers then (sm_90a, Triton 3.6, bfloat16, 128 threads; nothing
-spilt) forward / weight gradient: strips of 7 72 / 96, 11 117 / 125, 21 108 / 114; 3^3 168 / 46, 5^3 59 / 64, 7^3 80 / 70.
+The measurements in table.py were made with sizes as constants. Registers then (sm_90a, Triton 3.6, bfloat16, 128 threads; no
+spills), forward / weight gradient: strips of 7 72 / 96, 11 117 / 125, 21 108 / 114; 3^3 168 / 46, 5^3 59 / 64, 7^3 80 / 70.
 
-Differs from the usual recipe (a tile of outputs, one load per tap): that one meets the load units' limit at about 15 taps.
+Differs from the usual method (a tile of outputs, one load per tap), which is limited by the load units from about 15 taps on.
 """
 
 import functools
@@ -33,7 +33,7 @@ from jax.experimental.pallas import triton
 from jaxseg.ops.conv.spec import Spec
 from jaxseg.types import Array
 
-HELD = 27  # weights of so many taps stay in registers; more are loaded again at every step
+HELD = 27  # up to this number of taps weights stay in registers; more are loaded again at every step
 TILE = 512  # numbers per program at up to 11 taps, half of it above: 4 or 2 in each of 128 threads
 WRITTEN = 7  # taps of the last cross axis that are written out; more are looped over
 LOADS = 64  # loads written out per turn of a loop: Triton took 59 s to compile 392 (7x7), 2 s to compile 50
@@ -54,14 +54,15 @@ class Axis(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """All that is written into a kernel's text: taps, tile, and how Triton compiles it.
+    """The constants of a kernel: taps, tile, and options for Triton's compiler.
 
     Attributes:
-      taps: along the stream; cross: along each of the other axes.
-      still: of each other axis, whether it has one tap, no padding and as many outputs as inputs, so that nothing is checked.
-      dilated: along the stream, which then is `dilation` interleaved ones.
+      taps: number of taps along the streamed axis.
+      cross: number of taps along each of the other axes.
+      still: for each other axis whether it has one tap, no padding and as many outputs as inputs, so that it needs no checks.
+      dilated: whether the streamed axis is dilated, which gives `dilation` interleaved streams.
       lines, width: tile of one program, lines x channels, powers of two.
-      unroll: steps written out per turn of the loop; `taps` of them leave no register moves.
+      unroll: number of unrolled steps per iteration of the loop; with `taps` steps no register has to be moved.
     """
 
     taps: int
@@ -86,7 +87,7 @@ class Kernel(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """All that differs between shapes: integers, or scalars in a kernel.
+    """The sizes that depend on the shape: integers, or scalars in a kernel.
 
     Attributes:
       channels: C. count: lines of the output.
@@ -106,7 +107,7 @@ class Sizes(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A kernel, the sizes that it is called with, and what its results' shapes need."""
+    """A kernel, the sizes for its call, and the sizes of its results."""
 
     kernel: Kernel
     sizes: Sizes
@@ -114,12 +115,12 @@ class Plan(NamedTuple):
 
 
 def streamed(kernel: tuple[int, ...]) -> int:
-    """The axis to walk along: the one with the most taps, the last of equals."""
+    """The streamed axis: the one with the most taps (the last of several)."""
     return max(range(len(kernel)), key=lambda i: (kernel[i], i))
 
 
 def width(channels: int) -> int:
-    """Channels of one program: a power of two, with few idle ones at the end."""
+    """Number of channels of one program: a power of two that leaves few channels of the last program unused."""
     return min(pl.next_power_of_2(channels), 32 if channels % 64 else 64)
 
 
@@ -310,7 +311,7 @@ def _correlate(sizes_ref, x_ref, w_ref, y_ref, *, k: Kernel):
             return tuple(total + x * w[taps - 1 - j] for j, total in enumerate(sums))
 
         def last(q, first: Array | int, outer: tuple, sums: tuple) -> tuple:
-            """The taps of the last cross axis; `first` is the number of the first of them."""
+            """All taps along the last cross axis; `first` is the number of the first one."""
             count = k.cross[-1]
             if not k.held and count > WRITTEN:
                 return lax.fori_loop(0, count, lambda t, sums: tap(q, first + t, (*outer, t), sums), sums)

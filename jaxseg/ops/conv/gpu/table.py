@@ -1,16 +1,16 @@
-"""Measurements behind choose.py: milliseconds of our kernels and of XLA's own convolutions on a GPU, and the rule they give.
+"""Measurements for choose.py: milliseconds of the hand-written kernels and of XLA's own convolutions on a GPU, and the resulting
+rule.
 
-Made by `python -m jaxseg.bench.gpu_rows` (a stage of `python -m jaxseg.bench --gpu`) on one NVIDIA H200, bfloat16, jax 0.11.2,
-cuDNN 9.19, 2026-11-27, when a kernel's sizes were still written into its text. XLA's convolutions are cuDNN's, which has fast
-depthwise kernels for square windows of two axes alone: there it takes 0.31 to 0.84 of our time, on strips 7.5 to 22 times, on
-windows of three axes 2.6 to 38 times (13^3 apart: 0.72, its weights 8.5). Arrays of a million numbers (the last three rows)
-show the launch, not the kernel.
+Measured by `python -m jaxseg.bench.gpu_rows` (a stage of `python -m jaxseg.bench --gpu`) on one NVIDIA H200, bfloat16, jax
+0.11.2, cuDNN 9.19, 2026-11-27, with kernels that had their sizes as constants. XLA's convolutions are those of cuDNN, which has fast
+depthwise kernels only for square 2-D windows: there cuDNN takes 0.31 to 0.84 times as long as the hand-written kernels, on strips
+7.5 to 22 times, on 3-D windows 2.6 to 38 times (except for 13^3: 0.72, its weight gradient 8.5). The last three rows, with arrays
+of a million numbers, show the time of the launch.
 
-With stride 2 cuDNN's kernels for two axes were ahead in seven of nine rows, 3.9 times at most, of ours that put zeros
-between the outputs; those are gone. So a stride, and more than one output a channel, is left to cuDNN: over three axes that
-loses what the rows of 3^3 show.
+With stride 2, cuDNN's 2-D kernels were faster than hand-written ones (since removed) in seven of nine rows, by up to 3.9 times.
+Convolutions with a stride or several outputs per channel are therefore left to cuDNN, although it is slower for 3-D windows.
 
-JAXSEG_CONV=xla takes XLA's own lowering everywhere on a GPU, JAXSEG_CONV=pallas the kernels wherever they fit.
+JAXSEG_CONV=xla selects XLA's own lowering everywhere on a GPU, JAXSEG_CONV=pallas the kernels wherever they are supported.
 """
 
 from jaxseg.ops.conv.cpu.table import Shape, Timing
@@ -20,10 +20,10 @@ DIRECTIONS = ("forward", "input_gradient", "weight_gradient")
 
 
 def faster(kernel: tuple[int, ...], direction: str) -> bool:
-    """Whether our kernel is ahead of XLA's own convolution, by the rows of TABLE_GPU.
+    """Whether the hand-written kernel is faster than XLA's own convolution, by the rows of TABLE_GPU.
 
-    Strips and windows of three axes: yes, but for results of windows of more than 7 taps along an axis, which are bound by
-    arithmetic (13^3: 1.4 times cuDNN's time). Windows of two axes: no.
+    Yes for strips and 3-D windows, except for the forward pass and input gradient with more than 7 taps along an axis, which are
+    limited by arithmetic (13^3: 1.4 times cuDNN's time). No for 2-D windows.
     """
     long = [k for k in kernel if k > 1]
     if len(long) < 2:

@@ -1,13 +1,13 @@
-"""Measurements behind `primitive.faster`: milliseconds of the ordinary lowering and of oneDNN's, per direction.
+"""Measurements for `primitive.faster`: milliseconds of the ordinary lowering and of oneDNN's, for each direction.
 
-Made by: see COMMAND, on MACHINE, on DATE; interleaved, medians. The machine's other work makes single rows uncertain by a tenth;
-several rows ran while one of the two cores was busy, for both alike. Where oneDNN has no special machine code it is never taken
-and has no row: 3-D depthwise convolutions (2.2 to 5.8 times slower), weights' gradients of 5x5 and 1x21 depthwise ones (2.1 and
-3.8) and of dilated 3-D ones (1.2).
-Blocked layouts of the activations won nothing over channels last: forward of 48^3 x 32 53.4 against 55.4 ms in one thread,
+Measured by COMMAND on MACHINE on DATE; medians of interleaved runs. Other work on the machine makes single rows uncertain by
+a tenth; several rows ran while one of the two cores was busy, for both lowerings. oneDNN is never used, and has no row, where it
+has no special machine code: 3-D depthwise convolutions (2.2 to 5.8 times slower), weight gradients of 5x5 and 1x21 depthwise
+convolutions (2.1 and 3.8 times) and of dilated 3-D convolutions (1.2 times).
+Blocked layouts of the activations were not faster than channels last: forward of 48^3 x 32 53.4 against 55.4 ms in one thread,
 24^3 x 64 25.3 against 24.8, 64^3 x 16 32.4 against 32.9; their weights' gradients 61 against 58, 27 against 27, 37 against 33.
-OpenMP's threads, waiting passively, were level with pieces on XLA's pool for large convolutions (0.97 to 1.1) and two to three
-times slower for small ones (7^3 x 16: 0.16 against 0.05 ms), and are a second pool beside XLA's.
+OpenMP's threads, waiting passively, were as fast as tasks on XLA's thread pool for large convolutions (0.97 to 1.1) and two to
+three times slower for small ones (7^3 x 16: 0.16 against 0.05 ms); they would also be a second thread pool beside XLA's.
 """
 
 from typing import NamedTuple
