@@ -218,7 +218,7 @@ def _geometry(run: Sequence[Item], fill: float) -> Callable:
 
 
 def _reverse(run: Sequence[Item], key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
-    """A run of flips alone."""
+    """Apply consecutive flips by reversing axes, without resampling."""
     letters = spatial.LETTERS[mask.ndim - 1]
     flags = [jnp.zeros(image.shape[0], bool) for _ in letters]
     for item in run:

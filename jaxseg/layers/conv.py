@@ -70,7 +70,7 @@ class Conv(nnx.Module):
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         if x.ndim != self.rank + 2:
             raise ValueError(
-                f"got an input of shape {x.shape} for a rank-{self.rank} convolution; it takes [B, {self.rank} spatial axes, C]"
+                f"got an input of shape {x.shape} for a rank-{self.rank} convolution; must be [B, {self.rank} spatial axes, C]"
             )
         y = ops.conv(x, self.weight[...], stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
@@ -110,7 +110,7 @@ class ConvTranspose(nnx.Module):
         if x.ndim != self.rank + 2:
             raise ValueError(
                 f"got an input of shape {x.shape} for a rank-{self.rank} transposed convolution; "
-                f"it takes [B, {self.rank} spatial axes, C]"
+                f"must be [B, {self.rank} spatial axes, C]"
             )
         y = ops.conv_transpose(x, self.weight[...], stride=self.stride, padding=self.padding, groups=self.groups)
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)

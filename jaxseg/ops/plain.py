@@ -1,12 +1,12 @@
-"""XLA's own operations and derived gradients in place of this package's lowerings.
+"""Use XLA's own operations and automatic gradients instead of this package's lowerings.
 
-Faster lowerings bring gradients written by hand, which JAX differentiates backwards alone: `jax.jvp`, `jax.jacfwd` and
-`jax.hessian` end with its TypeError "can't apply forward-mode autodiff (jvp) to a custom_vjp function". Where they are wanted:
+The faster lowerings have hand-written gradients, which JAX can differentiate only in reverse mode: `jax.jvp`, `jax.jacfwd` and
+`jax.hessian` raise "can't apply forward-mode autodiff (jvp) to a custom_vjp function". To use them, write:
 
     with ops.plain_lowerings():
         y, dy = jax.jvp(f, (x,), (dx,))
 
-What is traced in the block keeps to XLA's operations, on a CPU up to several times slower. jit keeps the programs apart.
+Programs traced within the block use XLA's operations, which can be several times slower on a CPU. jit caches them separately.
 """
 
 from contextlib import AbstractContextManager
@@ -17,10 +17,10 @@ _context = jax.make_user_context(False)
 
 
 def plain_lowerings() -> AbstractContextManager:
-    """Operations traced in the block are XLA's own, differentiable forwards and backwards any number of times."""
+    """Within the block trace XLA's own operations, which are differentiable in forward and reverse mode any number of times."""
     return _context(True)
 
 
 def wanted() -> bool:
-    """Whether this is inside of `plain_lowerings`."""
+    """Whether the program is traced within `plain_lowerings`."""
     return _context.value

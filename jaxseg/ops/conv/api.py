@@ -106,7 +106,7 @@ def conv_transpose(x: Array, w: Array, *, stride: int | Sequence[int] = 2, paddi
         raise ValueError(f"got x of shape {x.shape} and w of shape {w.shape}; w must be [{rank} kernel axes, C, O]")
     if groups != 1 and not (groups == x.shape[-1] and w.shape[-1] == 1):
         raise ValueError(
-            f"got groups={groups}, w of shape {w.shape} for {x.shape[-1]} channels; groups is 1, or C with w [*k, C, 1]"
+            f"got groups={groups}, w of shape {w.shape} for {x.shape[-1]} channels; groups must be 1, or C with w [*k, C, 1]"
         )
     kernel, stride = w.shape[:rank], per_axis(stride, rank, "stride")
     pads = resolve_padding(padding, x.shape[1:-1], kernel, stride, (1,) * rank)

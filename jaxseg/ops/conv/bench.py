@@ -86,7 +86,7 @@ def _torch(spec: Spec, x: np.ndarray, w: np.ndarray, g: np.ndarray, direction: s
 
 
 def name_of(lowering: Callable) -> str:
-    """ "folded.slabs" for the function `slabs` of that module; the module's name alone if the function is named after a direction."""
+    """ "folded.slabs" for the function `slabs` of that module; the module's name if the function has a direction's name."""
     module = lowering.__module__.rpartition(".")[2]
     return "xla" if module == "reference" else module if lowering.__name__ in DIRECTIONS else f"{module}.{lowering.__name__}"
 

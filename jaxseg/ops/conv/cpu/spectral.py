@@ -3,10 +3,10 @@
   y[p] = sum_t x[p + t - pad] w[t]   <=>   Y = X conj(W) along every axis, evaluated at p - pad
 
 and similarly dw[t] = sum_p x[p + t - pad] g[p]. The transform of an axis of about 20 numbers is a product with a matrix of
-cosines and sines; the axes are transformed one after the other, with all other axes, batch and channels as columns. This is the fastest
-operation of a CPU, whereas XLA's FFT needs the transformed axes last. For the last axis only the half of the spectrum that real
-numbers need is kept. The period L of an axis is the smallest without wrap-around in the used results: max(N + low,
-k + N' - 1 - low) for N inputs, N' results and a kernel of k (22 for 13 taps on 16 voxels).
+cosines and sines; the axes are transformed one after the other, with all other axes, batch and channels as columns. This is the
+fastest operation of a CPU, whereas XLA's FFT needs the transformed axes last. For the last axis only the half of the spectrum
+that real numbers need is kept. The period L of an axis is the smallest without wrap-around in the used results: max(N + low, k +
+N' - 1 - low) for N inputs, N' results and a kernel of k (22 for 13 taps on 16 voxels).
 
 Rounding errors are spread over a channel: about 2e-6 of the result's standard deviation everywhere (13^3 on 16^3 to 40^3), also
 where the input is small or zero; a NaN fills its whole channel. Rank 3, stride 1, no dilation; sums in float32.

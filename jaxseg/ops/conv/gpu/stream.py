@@ -3,9 +3,9 @@
 A program computes `lines` lines of the output along the streamed axis, for `width` channels, step by step. Each step loads one
 position of the input for each tap of the other axes ("cross taps"; one for a strip), adds it to `taps` float32 accumulators (one
 for each output that it contributes to), and stores the finished output. A position is therefore loaded once per cross tap
-instead of once per tap: a 1 x 21 strip reads its input once, a 7^3 kernel 49 times instead of 343 times, from caches. The weight gradient
-works in the same way, with the last `taps` inputs in a ring buffer and `taps` accumulators; it stores one partial sum per program,
-without atomics, so that every run gives the same bits.
+instead of once per tap: a 1 x 21 strip reads its input once, a 7^3 kernel 49 times instead of 343 times, from caches. The weight
+gradient works in the same way, with the last `taps` inputs in a ring buffer and `taps` accumulators; it stores one partial sum
+per program, without atomics, so that every run gives the same bits.
 
 Addresses are flat integer offsets with a mask, without slices or padding of the data, because Triton does not support slices of
 values and needs sizes that are powers of two. Sums are in float32 for all dtypes.
