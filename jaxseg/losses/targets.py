@@ -74,7 +74,7 @@ def prepare(logits: Array, labels: Array, weight: Array | None, activation: str 
 
 
 def spatial(array: Array) -> tuple[int, ...]:
-    """The numbers of the spatial axes of [B, *S, K]."""
+    """The indices of the spatial axes of [B, *S, K]."""
     return tuple(range(1, array.ndim - 1))
 
 

@@ -166,5 +166,5 @@ def test_an_int_kernel_of_flax_convolves_one_axis_and_ours_all():
 
 @pytest.mark.parametrize("shape", [(5, 7, 2), (1, 2, 5, 7, 2)])
 def test_a_convolution_checks_the_rank_of_its_input(shape):
-    with pytest.raises(ValueError, match="rank-2 convolution; it takes"):
+    with pytest.raises(ValueError, match="rank-2 convolution; must be"):
         Conv(2, 1, 3, rank=2, rngs=nnx.Rngs(0))(jnp.zeros(shape))

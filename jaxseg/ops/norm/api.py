@@ -11,12 +11,12 @@ for CT values.
 With the automatic gradient XLA passes over the volume again for the mean, the variance and the scale, which is three times slower
 at 64^3 with 16 channels on a CPU.
 
-Passes over memory: XLA's CPU backend sums an expression without storing it, on all cores, where nothing else uses a part
-of it. x - mean was used by variance, result and both sums, hence stored by the forward pass and kept for the backward one;
-behind an optimization barrier on the mean it is another expression for each sum. Reads and writes of one array of x's size,
-forward 3 and 1 instead of 4 and 2, backward 7 and 2 as before, but in one buffer: 0.67 to 1.0 of the time before (2 cores,
-16 MB and 4 MB, 2026-11-21). Slower: dz formed again in both sums (relu 0.9 to 1.25, silu 1.3 to 1.8, gelu 2.3 to 3.6 of it),
-sums over slabs (1.0 to 1.1), both sums as one complex number (0.7 to 0.9).
+Passes over memory: XLA's CPU backend sums an expression on all cores without storing it, if no part of it is used elsewhere. But
+x - mean is used by the variance, the result and both sums, so that XLA stored it in the forward pass for the backward pass. With
+an optimization barrier on the mean it becomes a separate expression for each use. Reads and writes of arrays of x's size: forward
+3 and 1 instead of 4 and 2, backward 7 and 2 as before, but in one buffer; the time is 0.67 to 1.0 of that before (2 cores, 16 MB
+and 4 MB, 2026-11-21). Alternatives, relative to the time before: dz computed again in both sums 0.9 to 1.25 for relu, 1.3 to 1.8
+for silu, 2.3 to 3.6 for gelu; sums over slabs 1.0 to 1.1; both sums as one complex number 0.7 to 0.9.
 """
 
 import math
