@@ -92,7 +92,7 @@ def definitions() -> str:
         out += [f"### {name}", "", markdown(inspect.getdoc(term)), ""]
     out += ["## Augmentation", "", "Transforms of `train.augment`, on the device, in the order given.", ""]
     for name, kind in sorted(TRANSFORMS.items()):
-        out += [f"### {name}", "", markdown(inspect.getdoc(kind)), ""]
+        out += [f"### {name}", "", markdown(inspect.getdoc(kind.make)), ""]
     out += ["## Scores", "", textwrap.dedent(inspect.getdoc(counts)), ""]
     for function in METRICS:
         out += [f"### {function.__name__}", "", markdown(inspect.getdoc(function)), ""]

@@ -32,11 +32,12 @@ def at_each(watcher: Callable[[], None]) -> Iterator[None]:
 
 
 class CaseShare(NamedTuple):
-    """The part of the cases that this process takes, of all `count` processes.
+    """The part of the cases that this process works on, if several processes share them.
 
     Attributes:
-      index, count: every count-th case is its own, from case `index` on.
-      gather: JSON-able rows of this process -> those of all, process by process; all processes call it equally often.
+      index: number of this process; it works on every count-th case, starting with case `index`.
+      count: number of processes.
+      gather: function that returns the JSON-able rows of all processes, in their order; all must call it equally often.
     """
 
     index: int = 0
@@ -44,16 +45,16 @@ class CaseShare(NamedTuple):
     gather: Callable[[list], list] = list
 
     def of(self, cases: Sequence) -> Sequence:
-        """This process's own."""
+        """The cases of this process."""
         return cases[self.index :: self.count]
 
     def in_order(self, rows: list) -> list:
-        """A JSON-able row for each of this process's cases -> those of all cases, in the order of the cases."""
+        """The rows of all cases, in the order of the cases, from the JSON-able rows of this process's cases."""
         numbered = self.gather([[self.index + i * self.count, row] for i, row in enumerate(rows)])
         return [row for _, row in sorted(numbered, key=lambda entry: entry[0])]
 
     def together(self, work: Callable[[], Any]) -> Any:
-        """`work()` of every process; where it raises a JaxsegError on one of them, all leave with that exit code."""
+        """Call `work()` on every process; if it raises a JaxsegError on one of them, all end with its exit code."""
         found, error = None, None
         try:
             found = work()
