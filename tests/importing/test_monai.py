@@ -18,6 +18,7 @@ from monai.networks import nets  # noqa: E402
 from jaxseg import checkpoint, recorded  # noqa: E402
 from jaxseg.config import resolve  # noqa: E402
 from jaxseg.data.store.base import recipe_from  # noqa: E402
+from jaxseg.exporting import contents  # noqa: E402
 from jaxseg.importing import bundle, command_line  # noqa: E402
 from jaxseg.infer import predict  # noqa: E402
 from jaxseg.models import functional  # noqa: E402
@@ -166,6 +167,8 @@ def test_a_run_goes_on_from_an_imported_one_with_its_preparation(case, tmp_path)
     setup.initialise(model, str(run), Log(run, quiet=True))
     params, ours = checkpoint.load_weights(run)[0], functional.split(model)[1]
     assert params.keys() == ours.keys() and all((params[key] == ours[key]).all() for key in params)
+    with pytest.raises(MismatchError, match="data.filter=monai"):  # the exported runner does not resample so
+        contents.check_preparation(record)
 
 
 @pytest.fixture
