@@ -14,7 +14,7 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -70,9 +70,9 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def working_through(items: Collection[T], what: str) -> Iterator[T]:
+def working_through(items: Iterable[T], what: str) -> Iterator[T]:
     """Iterate over the items, with a progress bar on a terminal."""
-    with working(what, len(items)) as advance:
+    with working(what, len(items) if isinstance(items, Sized) else None) as advance:
         for item in items:
             yield item
             advance()
