@@ -1,1 +1,1 @@
-"""Prepared examples on disk, built once, opened as memory maps."""
+"""Stores of prepared examples on disk: built once, opened as memory maps."""

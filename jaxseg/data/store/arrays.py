@@ -1,4 +1,4 @@
-"""A store's .npy files: written with their digest, opened as memory maps, extended row by row."""
+"""The .npy files of a store: written with their digest, opened as memory maps, extended row by row."""
 
 import hashlib
 import os
@@ -14,17 +14,19 @@ PIECE = 1 << 22  # bytes of a file that are read at once
 
 
 def damaged(folder: Path, why: str) -> DataError:
-    """The error for a store that is not what was written."""
-    return DataError(f"{folder} is damaged: {why}; delete the folder and it is built again", "DATA_CHANGED")
+    """Return the error for a store whose content has changed since it was written."""
+    return DataError(f"{folder} is damaged: {why}; delete the folder, it is then built again", "DATA_CHANGED")
 
 
 def open_array(path: Path, dtype: np.dtype, shape: tuple[int, ...], whose: str = "") -> np.ndarray:
-    """A .npy file as a memory map, which must hold what was written.
+    """Open a .npy file as a memory map and check its dtype and shape.
 
     Args:
-      whose: for the error: " of case x".
+      path: the file.
+      dtype, shape: the expected dtype and shape.
+      whose: for the message: " of case x".
     Raises:
-      DataError: DATA_CHANGED for a file that is gone, or of another type or shape.
+      DataError: the file is missing, or has another dtype or shape (DATA_CHANGED).
     """
     if 0 in shape:
         return np.empty(shape, dtype)  # an empty file cannot be mapped
@@ -39,7 +41,7 @@ def open_array(path: Path, dtype: np.dtype, shape: tuple[int, ...], whose: str =
 
 
 def write_array(path: Path, array: np.ndarray) -> tuple[int, str]:
-    """Write a .npy file through to the disk: (its size in bytes, its digest as `file_digest` finds it)."""
+    """Write a .npy file and sync it to the disk; returns (its size in bytes, its digest as from `file_digest`)."""
     with open(path, "wb") as file:
         hashing = _Hashing(file)
         np.save(hashing, array, allow_pickle=False)
@@ -49,10 +51,10 @@ def write_array(path: Path, array: np.ndarray) -> tuple[int, str]:
 
 
 def file_digest(path: Path) -> str:
-    """blake2b (16 bytes) of a file, read in pieces: a volume that is checked takes no memory.
+    """Return the blake2b digest (16 bytes) of a file, which is read in pieces to save memory.
 
     Raises:
-      DataError: DATA_CHANGED where it cannot be read.
+      DataError: the file cannot be read (DATA_CHANGED).
     """
     digest = hashlib.blake2b(digest_size=16)
     try:
@@ -65,7 +67,7 @@ def file_digest(path: Path) -> str:
 
 
 class _Hashing:
-    """A file whose digest grows with it."""
+    """A file object that computes a digest of all that is written to it."""
 
     def __init__(self, file):
         self._file, self.digest = file, hashlib.blake2b(digest_size=16)
@@ -76,18 +78,18 @@ class _Hashing:
 
 
 class Growing:
-    """A .npy file [n, *shape] that grows along its first axis; numpy leaves room in the header for n."""
+    """A .npy file [n, *shape] that grows along its first axis; numpy leaves space for n in the header."""
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: type):
         self.shape, self.dtype, self.count, self._file = tuple(shape), np.dtype(dtype), 0, open(path, "wb")
         self._start = self._header()
 
     def append(self, array: np.ndarray) -> None:
-        """One more [*shape]."""
+        """Append one array [*shape]."""
         self.extend(np.asarray(array)[None])
 
     def extend(self, arrays: np.ndarray) -> None:
-        """As many more as there are: [m, *shape]."""
+        """Append several arrays, [m, *shape]."""
         if arrays.shape[1:] != self.shape:
             raise ValueError(f"got {arrays.shape[1:]} for a file of {self.shape}")
         self._file.write(np.ascontiguousarray(arrays, self.dtype).data)

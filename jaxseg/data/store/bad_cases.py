@@ -1,13 +1,13 @@
-"""Cases that cannot be used: the run stops at the first one, or leaves a small share of them out and says which.
+"""Cases that cannot be used: the run stops at the first one, or leaves out a small fraction of the cases and lists them.
 
-A bad case is one that raises a DataError while it is prepared: a file truncated or empty, modalities or a mask on another
-grid, labels that are none, NaN. What does not fit a layout (a table, a modality that a case lacks) is seen when the folder
-is listed, and stops every run; so does a file that cannot be opened: repairing a permission or a disk does not change the file,
-and the store, whose name depends on the files, would still leave its case out.
+A case is bad if it raises a DataError while it is prepared: a truncated or empty file, modalities or a mask on another grid,
+unknown labels, NaN. Errors of the layout (a table, a missing modality) are found when the folder is listed, and stop every run.
+So does a file that cannot be opened: to repair a permission or a disk does not change the file, so that the store, whose name
+depends on the files, would still leave out its case.
 
-    left_out.json  {"of": cases that were tried, "bad": [{case, patient, code, reason}, ...]}
+    left_out.json  {"of": number of cases, "bad": [{case, patient, code, reason}, ...]}
 
-lies in the store of prepared examples and in the run's folder; nowhere where every case was good.
+is written to the store of prepared examples and to the run folder, unless every case could be used.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ Prepared = TypeVar("Prepared")
 
 @dataclasses.dataclass(frozen=True)
 class Bad:
-    """A bad case: its id, whose it is, and the code and line of the error."""
+    """A bad case: its id, its patient, and the code and text of its error."""
 
     case: str
     patient: str
@@ -38,14 +38,14 @@ class Bad:
 
 @dataclasses.dataclass(frozen=True)
 class LeftOut:
-    """The bad cases among `of`."""
+    """The bad cases among `of` cases."""
 
     bad: tuple[Bad, ...] = ()
     of: int = 0
 
     @property
     def cases(self) -> list[str]:
-        """Their ids."""
+        """The ids of the bad cases."""
         return [bad.case for bad in self.bad]
 
     def __str__(self) -> str:
@@ -53,15 +53,15 @@ class LeftOut:
 
 
 def sift(dataset: DataSet, prepare: Callable[[Case], Prepared], share: float, bad: list[Bad]) -> Iterator[tuple[Case, Prepared]]:
-    """(case, what `prepare` makes of it) of every good case, in order.
+    """Yield (case, its prepared examples) for every usable case, in order.
 
     Args:
-      dataset: whose cases are tried.
-      prepare: case -> its examples, all of them before any is used.
-      share: as `check`.
-      bad: takes the others.
+      dataset: the data set.
+      prepare: returns all examples of a case.
+      share: as for `check`.
+      bad: a list to which the bad cases are appended.
     Raises:
-      DataError: as `check`, as soon as it is certain; a case's own where the disk is to blame.
+      DataError: as `check`, as soon as too many cases are bad; or the case's own error if the cause is the disk.
     """
     for case in output.working_through(dataset.cases, "preparing cases"):
         try:
@@ -73,10 +73,10 @@ def sift(dataset: DataSet, prepare: Callable[[Case], Prepared], share: float, ba
 
 
 def note(bad: list[Bad], case: Case, error: DataError, of: int, share: float) -> None:
-    """Put a case among the bad ones of `of`.
+    """Add a case to the bad ones.
 
     Raises:
-      DataError: as `check`; the case's own where the disk is to blame.
+      DataError: as `check`; or the case's own error if the cause is the disk.
     """
     if error.code == DISK:
         raise error
@@ -88,9 +88,10 @@ def check(found: LeftOut, share: float) -> None:
     """Refuse more bad cases than are allowed.
 
     Args:
-      share: of all cases that may be bad; 0: none.
+      found: the bad cases so far.
+      share: fraction (0-1) of all cases that may be bad; 0: none.
     Raises:
-      DataError: with share 0 that of the first bad case; else DATA_CHECK.
+      DataError: too many cases are bad: with share 0 the error of the first bad case, else with the code DATA_CHECK.
     """
     allowed = int(share * found.of + 1e-9)
     if len(found.bad) <= allowed:
@@ -100,7 +101,7 @@ def check(found: LeftOut, share: float) -> None:
         raise DataError(first.reason, first.code)
     raise DataError(
         f"{allowed + 1} or more of {found.of} cases are bad; data.bad_share={share:g} allows {allowed}; "
-        "--mode=check lists all of them: mend or remove them, or raise data.bad_share; the first: "
+        "--mode=check lists all of them: repair or remove them, or raise data.bad_share; the first: "
         f"{first.case}: {first.reason}",
         "DATA_CHECK",
     )
@@ -113,10 +114,10 @@ def write(folder: Path, found: LeftOut) -> None:
 
 
 def read(folder: Path) -> LeftOut:
-    """What `write` wrote into a folder.
+    """Read left_out.json from a folder; an empty `LeftOut` if there is none.
 
     Raises:
-      OSError, ValueError: it cannot be read.
+      OSError, ValueError: the file cannot be read.
     """
     if not (folder / NAME).is_file():
         return LeftOut()

@@ -1,12 +1,12 @@
-"""What every store of prepared examples is, whatever its layout, and what each takes from a data set.
+"""The common part of all stores of prepared examples: their interface, their manifest, and reading a case's files.
 
 A store is a folder, format 2:
 
     manifest.json   format, layout, data set, recipe, regions, versions of the rules, fingerprint, digest of the rows
     rows.*.npy      one column of the examples' records each (`rows.Rows`)
-    left_out.json   the bad cases, only where there were any
+    left_out.json   the bad cases, if there were any
 
-and the examples' arrays, which its layout says: `stacked` for examples of one size, `per_case` for examples of their own sizes.
+and the examples' arrays. There are two layouts: `stacked` for examples of one size, `per_case` for examples of any size.
 Examples have two axes (slices, pictures) or three (volumes); images are [*S, C], masks [*S] with classes 0..K.
 """
 
@@ -39,21 +39,21 @@ Box = tuple[slice, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Store(abc.ABC):
-    """The examples of one data set under one recipe, in a folder. Opening it reads no example.
+    """The examples of one data set, prepared by one recipe, in a folder. Opening it reads no example.
 
     An example's bytes are compared with its digests when it is first read (`check`), once in each process.
 
     Attributes:
-      folder: where they lie.
-      rows: a record for each, with case, patient, stratum, "foreground" ([K] pixels or voxels of each class), "kept" ([K], how
-        many of them `foreground` lists) and digests of its bytes ("digest" is that of the image).
-      recipe: how they were prepared; recipe.labels are the names of the classes 1..K.
-      name: of the data set.
+      folder: the store's folder.
+      rows: one record per example, with case, patient, stratum, "foreground" ([K] pixels or voxels of each class), "kept" ([K],
+        how many of them `foreground` lists) and digests of its bytes ("digest" is that of the image).
+      recipe: how the examples were prepared; recipe.labels are the names of the classes 1..K.
+      name: name of the data set.
       synthetic: the data are generated, not measured.
       regions: ((name, classes), ...), unions of classes.
-      fingerprint: digest of all that decides the bytes.
-      left_out: the cases that could not be used; no row is theirs.
-      warnings: lines about the data that everybody who trains on them should read.
+      fingerprint: digest of everything on which the store's bytes depend.
+      left_out: the cases that could not be used; they have no rows.
+      warnings: warnings about the data, to log whenever they are used for training.
     """
 
     folder: Path
@@ -72,26 +72,26 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def image(self, i: int) -> np.ndarray:
-        """Example i, [*S, C], memory-mapped, checked."""
+        """Return the image of example i, [*S, C], memory-mapped, after checking its digest."""
 
     @abc.abstractmethod
     def mask(self, i: int) -> np.ndarray:
-        """Classes 0..K of example i, [*S], uint8 or, above 255 classes, uint16, memory-mapped, checked."""
+        """Return the classes 0..K of example i, [*S], uint8 or (above 255 classes) uint16, memory-mapped, after checking it."""
 
     @abc.abstractmethod
     def index(self, i: int) -> np.ndarray:
-        """Flat indices (C order) of the kept voxels of class 1, then of class 2, ... of example i, memory-mapped."""
+        """Return the flat indices (C order) of the kept voxels of class 1, then of class 2, ... of example i, memory-mapped."""
 
     @abc.abstractmethod
     def sizes(self) -> np.ndarray:
-        """Pixels or voxels of each example, int64 [N]."""
+        """Return the number of pixels or voxels of each example, int64 [N]."""
 
     @abc.abstractmethod
     def _digests(self, i: int) -> Iterator[tuple[str, str, str]]:
-        """(what, digest of its bytes now, digest when written) of every array of example i."""
+        """Yield (name, digest of its bytes now, digest when written) for every array of example i."""
 
     def read(self, i: int, box: Box = ()) -> tuple[np.ndarray, np.ndarray]:
-        """(image [*S, C], mask [*S]) of a box of example i, all of it for (): views of memory maps.
+        """Return (image [*S, C], mask [*S]) of a box of example i (the whole example for ()), as views of memory maps.
 
         Raises:
           DataError: as `check`.
@@ -99,32 +99,34 @@ class Store(abc.ABC):
         return self.image(i)[box], self.mask(i)[box]
 
     def foreground(self, i: int, k: int) -> np.ndarray:
-        """Flat indices (C order) of voxels of class k = 1..K in example i, ascending, memory-mapped: all of a small class, a
-        fixed draw of a large one (`store.foreground`).
+        """Return flat indices (C order) of voxels of class k = 1..K in example i, ascending, memory-mapped: all voxels of a small
+        class, a fixed random sample of a large one (`store.foreground`).
         """
         kept = self.rows.columns["kept"]
         if not 1 <= k <= kept.shape[1]:
-            raise ValueError(f"got class {k}; the store {self.name} has 1..{kept.shape[1]} ({', '.join(self.labels)})")
+            raise ValueError(
+                f"got class {k}; must be one of 1..{kept.shape[1]} of the store {self.name} ({', '.join(self.labels)})"
+            )
         start = int(kept[i, : k - 1].sum())
         return self.index(i)[start : start + int(kept[i, k - 1])]
 
     def check(self, i: int) -> None:
-        """Compare example i with its digests, unless this object has done so before.
+        """Compare example i with its digests, unless this object has already done so.
 
         Raises:
-          DataError: DATA_CHANGED, naming what differs.
+          DataError: an array has changed since it was written (DATA_CHANGED); the message names it.
         """
         if i not in self._checked:
             for what, found, written in self._digests(i):
                 if found != written:
-                    raise damaged(self.folder, f"{what} is not as written")
+                    raise damaged(self.folder, f"{what} has changed since it was written")
             self._checked.add(i)  # two threads may both check, and agree
 
     def verify(self) -> None:
-        """Read everything and compare with the digests.
+        """Read all examples and compare them with their digests.
 
         Raises:
-          DataError: DATA_CHANGED, naming the first that differs.
+          DataError: an array has changed since it was written (DATA_CHANGED); the message names the first one.
         """
         self._checked.clear()
         for i in range(len(self)):
@@ -132,24 +134,24 @@ class Store(abc.ABC):
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of all rows, so of every image and mask, and of the names of the cases that were left out."""
+        """A digest of all rows (which hold the digests of images and masks) and of the names of the cases that were left out."""
         return files.digest(self.rows.digest, json.dumps(self.left_out.cases))
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the classes 1..K."""
+        """The names of the classes 1..K."""
         return self.recipe.labels
 
     def foreground_counts(self) -> np.ndarray:
-        """Pixels or voxels of each class in each row, int64 [N, K]."""
+        """The number of pixels or voxels of each class in each row, int64 [N, K]."""
         return np.array(self.rows.columns["foreground"], np.int64).reshape(len(self.rows), len(self.labels))
 
 
 class Listing(NamedTuple):
-    """What is known of prepared examples that were not kept: of a `Store` all that needs no array.
+    """The records of examples that were prepared but not stored: the part of a `Store` that needs no arrays.
 
     Attributes:
-      rows: a record for each, with case, patient, stratum, "foreground" ([K]), digest and shape ([*S]).
+      rows: one record per example, with case, patient, stratum, "foreground" ([K]), digest and shape ([*S]).
       recipe, regions, left_out: as in a store.
     """
 
@@ -160,7 +162,7 @@ class Listing(NamedTuple):
 
     @property
     def rank(self) -> int:
-        """How many axes an example has."""
+        """The number of axes of an example."""
         return len(self.recipe.size)
 
 
@@ -177,7 +179,7 @@ def write_manifest(
     warnings: Sequence[str] = (),
     **about,
 ) -> None:
-    """Write the rows and what `open_manifest` reads; `about` is kept for people."""
+    """Write the rows and the manifest that `open_manifest` reads; `about` holds further entries, for information only."""
     columns = rows.write(folder)
     files.write_json(
         folder / MANIFEST,
@@ -200,10 +202,10 @@ def write_manifest(
 
 
 def open_manifest(folder: Path, layout: str) -> dict[str, Any]:
-    """The arguments of a store that are written in its folder, whatever the layout.
+    """Read the part of a store that is common to all layouts, as keyword arguments of `Store`.
 
     Raises:
-      DataError: DATA_CHANGED for a folder of another format or layout, or one that is not what was written.
+      DataError: the folder has another format or layout, or has changed since it was written (DATA_CHANGED).
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
@@ -211,7 +213,7 @@ def open_manifest(folder: Path, layout: str) -> dict[str, Any]:
             raise damaged(folder, f"format {manifest['format']} ({manifest['layout']}) instead of {FORMAT} ({layout})")
         rows, left_out = records.read(folder, manifest["columns"]), bad_cases.read(folder)
         if rows.digest != manifest["digest"] or len(rows) != manifest["examples"]:
-            raise damaged(folder, f"its {len(rows)} rows are not the {manifest['examples']} that were written")
+            raise damaged(folder, f"its {len(rows)} rows differ from the {manifest['examples']} that were written")
         regions = tuple((name, tuple(classes)) for name, classes in manifest["regions"])
         return {
             "folder": folder,
@@ -231,15 +233,17 @@ def open_manifest(folder: Path, layout: str) -> dict[str, Any]:
 
 
 def read_files(dataset: DataSet, case: Case, meanings: Meanings | None = None) -> tuple[list[Volume], Volume]:
-    """The case's images and its mask in classes 0..K, all on one grid.
+    """Read the case's images, and its mask in classes 0..K, all on one grid.
 
     Args:
-      meanings: counts what the values of the mask were taken for.
+      dataset: the data set.
+      case: one of its cases.
+      meanings: collects how the values of the mask are interpreted.
     Raises:
-      DataError: a file that cannot be used, or DATA_MISSING for a case without image or mask.
+      DataError: a file cannot be used, or the case has no image or no mask (DATA_MISSING).
     """
     if not case.images or case.mask is None:
-        raise DataError(f"case {case.id} has no {'mask' if case.images else 'image'}; add it or drop the case", "DATA_MISSING")
+        raise DataError(f"case {case.id} has no {'mask' if case.images else 'image'}; add it, or remove the case", "DATA_MISSING")
     read = [(dataset.read_image or volumes.read_volume)(path) for path in case.images]
     mask = masks.read_numbers(case.mask) if dataset.read_mask is None else dataset.read_mask(case, read[0])
     try:
@@ -264,37 +268,39 @@ def cut(volume: Volume, slab: tuple[int, ...]) -> Volume:
 
 
 def labelled(dataset: DataSet, log: Callable[[str], None]) -> DataSet:
-    """The data set without the cases that have no mask (validation sets of challenges): nothing can be learnt from them.
+    """Return the data set without the cases that have no mask (such as the validation sets of challenges).
 
     Raises:
-      DataError: DATA_EMPTY when none is left.
+      DataError: no case has a mask (DATA_EMPTY).
     """
     kept = tuple(case for case in dataset.cases if case.mask is not None)
     without = len(dataset.cases) - len(kept)
     if without and not kept:
         raise DataError(
-            f"{dataset.root}: none of {without} cases has a mask; training and evaluation need masks, "
-            "--mode=predict takes such folders",
+            f"{dataset.root}: none of {without} cases has a mask, but training and evaluation need masks; "
+            "add masks, or segment them with --mode=predict",
             "DATA_EMPTY",
         )
     if without:
         first = next(case.id for case in dataset.cases if case.mask is None)
         log(
-            f"{without} of {len(dataset.cases)} cases have no mask ({first}{', ...' if without > 1 else ''}): left out here; "
+            f"{without} of {len(dataset.cases)} cases have no mask ({first}{', ...' if without > 1 else ''})and are left out; "
             "--mode=predict takes them"
         )
     return dataclasses.replace(dataset, cases=kept) if without else dataset
 
 
 def check_recipe(dataset: DataSet, recipe: Recipe) -> None:
-    """Refuse a recipe for another data set's labels or modalities.
+    """Refuse a recipe with other labels or modalities than the data set.
 
     Raises:
-      ConfigError.
+      ConfigError: they differ.
     """
     for what, ours, theirs in (("labels", recipe.labels, dataset.labels), ("modalities", recipe.modalities, dataset.modalities)):
         if tuple(ours) != tuple(theirs) and (what == "labels" or ours and theirs):
-            raise ConfigError(f"the recipe has {what} {tuple(ours)}, the data set {dataset.name} {tuple(theirs)}; take those")
+            raise ConfigError(
+                f"the recipe has {what} {tuple(ours)}, but the data set {dataset.name} has {tuple(theirs)}; use those"
+            )
 
 
 def recipe_from(meta: dict[str, Any]) -> Recipe:
@@ -304,7 +310,7 @@ def recipe_from(meta: dict[str, Any]) -> Recipe:
 
 
 def changed(dataset: DataSet) -> DataError:
-    """The error for a fingerprint that is another one after the build."""
+    """Return the error for files whose fingerprint changed while the store was built."""
     return DataError(
         f"files under {dataset.root} changed while they were read; start again once they no longer change", "DATA_CHANGED"
     )

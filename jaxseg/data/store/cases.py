@@ -1,5 +1,5 @@
-"""From a case's files to the examples that a store keeps: all that differs here between slices (pictures among them) and volumes
-is `examples_of`, which asks how many axes the recipe has.
+"""Prepare a case's examples for a store. Only `examples_of` distinguishes slices (including pictures) from volumes, by the number
+of axes in the recipe.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class Slice(NamedTuple):
 
 
 class PreparedExample(NamedTuple):
-    """A slice or a volume, prepared.
+    """A prepared slice or volume.
 
     Attributes:
       image: [*s, C].
@@ -49,8 +49,8 @@ class PreparedExample(NamedTuple):
 
 @dataclasses.dataclass
 class Tally:
-    """Counts over cases: slices or volumes read, foreground pixels of the kept slices, those of them that the crop cut,
-    what values of masks were taken for, and the intensities of each case.
+    """Counts over cases: slices or volumes read, foreground pixels of the kept slices, those that the crop removed, how values of
+    masks were interpreted, and the intensities of each case.
     """
 
     seen: int = 0
@@ -64,7 +64,7 @@ class Tally:
         self.levels += other.levels
 
     def lines(self, recipe: Recipe, labels: tuple[str, ...]) -> list[str]:
-        """What is to be said of a build: what values of masks were taken for, and what the crop cut away."""
+        """Return the log lines about a build: how values of masks were interpreted, and how much foreground the crop removed."""
         cut = (
             f"cache: data.crop={tuple(recipe.crop)} cut {self.cut} of {self.foreground} foreground pixels away; scores do not "
             "count them"
@@ -73,20 +73,23 @@ class Tally:
 
 
 class CaseExamples(NamedTuple):
-    """The kept examples of a case, and what they add to the tally."""
+    """The kept examples of a case, and the case's counts for the tally."""
 
     kept: list[PreparedExample]
     tally: Tally
 
 
 def read_case(dataset: DataSet, case: Case, recipe: Recipe | None = None, meanings: Meanings | None = None) -> Iterator[Slice]:
-    """All slices of a case, feet to head, images and masks checked against each other.
+    """Yield all slices of a case, feet to head, after checking images and masks against each other.
 
     Args:
-      recipe: its `intensity` says what happens to whole volumes before they are cut, its `plane` how; None: nothing, axial.
-      meanings: counts what the mask's values were taken for.
+      dataset: the data set.
+      case: one of its cases.
+      recipe: its volume-level intensity step is applied before volumes are cut into slices along its `plane`; None: no such
+        step, axial slices.
+      meanings: collects how the mask's values are interpreted.
     Raises:
-      DataError: a file that cannot be used, or DATA_MISSING for a case without image or mask.
+      DataError: a file cannot be used, or the case has no image or no mask (DATA_MISSING).
     """
     read, mask = base.read_files(dataset, case, meanings)
     untouched, plane = read, recipe.plane if recipe is not None else "axial"
@@ -100,7 +103,7 @@ def read_case(dataset: DataSet, case: Case, recipe: Recipe | None = None, meanin
     images, raws = stacks(read), stacks(untouched)  # [Z, Y, X, c]
     joined = lambda stacks, z: np.concatenate([a[z] for a in stacks], -1) if len(stacks) > 1 else stacks[0][z]
     if labels.ndim != 3:
-        raise DataError(f"case {case.id}: the mask has shape {labels.shape} as slices; it must be [Z, Y, X]", "DATA_LABEL")
+        raise DataError(f"case {case.id}: the mask has shape {labels.shape} as slices; must be [Z, Y, X]", "DATA_LABEL")
     spacing = orientation.spacing[1:] if orientation.axes else None
     turned = isinstance(read[0].header, Photo) and read[0].header.turn > 1
     for z, truth in enumerate(labels):
@@ -110,18 +113,21 @@ def read_case(dataset: DataSet, case: Case, recipe: Recipe | None = None, meanin
 
 
 def examples_of(dataset: DataSet, recipe: Recipe, case: Case, *, meanings: Meanings | None = None) -> CaseExamples:
-    """What a store keeps of a case: one volume for a recipe of three axes, else the slices of the data set's protocol.
+    """Prepare the examples of a case: one volume for a recipe with three axes, else the slices of the data set's protocol.
 
     Args:
-      meanings: counts what the mask's values were taken for.
+      dataset: the data set.
+      recipe: how images are prepared.
+      case: one of its cases.
+      meanings: collects how the mask's values are interpreted.
     Raises:
-      DataError: naming the case.
+      DataError: a file cannot be used; the message names the case.
     """
     return (_volume if len(recipe.size) == 3 else _slices)(dataset, recipe, case, meanings)
 
 
 def nothing_kept(dataset: DataSet, tally: Tally) -> DataError:
-    """The error for a data set of which no slice is an example."""
+    """Return the error for a data set of which no slice is kept."""
     return DataError(
         f"{dataset.name}: {tally.seen} slices of {len(dataset.cases)} cases and none kept by the protocol "
         f"{words(dataset.keep_slice)}; check data.root and data.protocol",
@@ -132,10 +138,10 @@ def nothing_kept(dataset: DataSet, tally: Tally) -> DataError:
 def prepared_slices(
     dataset: DataSet, recipe: Recipe, case: Case, *, meanings: Meanings | None = None
 ) -> Iterator[tuple[Slice, PreparedExample | None]]:
-    """All slices of a case, feet to head, each with the example that it becomes, None where the protocol does not keep it.
+    """Yield all slices of a case, feet to head, each with its prepared example, or None if the protocol does not keep the slice.
 
     Raises:
-      DataError: naming the case.
+      DataError: a file cannot be used; the message names the case.
     """
     row = {"case": case.id, "patient": case.patient, "stratum": dataset.stratum(case)}
     for piece in read_case(dataset, case, recipe, meanings):

@@ -1,7 +1,7 @@
-"""The digest of all that decides a store's bytes: files, cases, recipe, the data set's rules and the versions of ours.
+"""The digest of everything on which a store's bytes depend: files, cases, recipe, the data set's functions and code versions.
 
-Rules that are code are named, not compiled: by their module's VERSION, which whoever changes what it reads must raise, and by the
-numbers they are called with. A rule of a module without a VERSION, such as a user's own, counts by its source text.
+Functions are identified by their module's VERSION, which must be raised when their results change, and by their arguments. A
+function from a module without VERSION, such as a user's own, is identified by its source text.
 """
 
 import dataclasses
@@ -33,10 +33,12 @@ RULES = {
 
 
 def fingerprint(dataset: DataSet, recipe: Recipe, *more: str) -> str:
-    """16 hexadecimal digits.
+    """Return the digest, 16 hexadecimal digits.
 
     Args:
-      more: what else decides the bytes: the format, the weights that make a channel.
+      dataset: the data set.
+      recipe: how images are prepared.
+      more: further texts on which the bytes depend, such as the format, or the digest of a network that generates a channel.
     """
     cases = [
         [
@@ -65,7 +67,7 @@ def fingerprint(dataset: DataSet, recipe: Recipe, *more: str) -> str:
 
 
 def _files(path: Path) -> list:
-    """[name, size, time] of a file, or of every file in a folder."""
+    """Return [name, size, time] of a file, or of every file in a folder."""
     found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     try:
         return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in found]
@@ -74,7 +76,7 @@ def _files(path: Path) -> list:
 
 
 def words(value) -> Any:
-    """A value, or a rule that is code, as JSON that is the same in the next process and Python: no addresses, no set order."""
+    """Convert a value or function to JSON that is the same in every process and Python version (no addresses, no set order)."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (set, frozenset)):
@@ -109,7 +111,7 @@ def words(value) -> Any:
 
 
 def _version(function: types.FunctionType) -> int | str:
-    """The VERSION of the function's module; where it has none, or the function no name of its own, the source text."""
+    """Return the VERSION of the function's module; its source text if there is none, or if the function has no name."""
     version = getattr(sys.modules.get(function.__module__), "VERSION", None)
     if version is not None and "<lambda>" not in function.__qualname__:
         return version

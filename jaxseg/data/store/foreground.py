@@ -1,8 +1,8 @@
-"""Where the classes of a mask lie, so that a patch can be centred on one: all voxels of small classes, a draw of large ones.
+"""Voxel positions of each class of a mask, for patches centred on foreground: all voxels of small classes, samples of large ones.
 
-At most 10,000 voxels of a class are kept, but at least 1 % of it: nnU-Net's numbers (nnunetv2/preprocessing/preprocessors/
-default_preprocessor.py); which ones is drawn otherwise: in its source by numpy's RandomState, here by Philox words, which are
-the same in all versions of numpy.
+At most 10,000 voxels of a class are kept, but at least 1 % of it, as in nnU-Net (nnunetv2/preprocessing/preprocessors/
+default_preprocessor.py). The sample differs from nnU-Net's, which uses numpy's RandomState: here it is drawn by Philox words,
+which are the same in all versions of numpy.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ SHARE = 0.01
 
 
 def index(mask: np.ndarray, classes: int) -> tuple[np.ndarray, list[int], list[int]]:
-    """Voxels of the classes 1..K.
+    """Return voxel indices of the classes 1..K.
 
     Args:
       mask: unsigned integer [*S], classes 0..K.

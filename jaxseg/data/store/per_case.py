@@ -1,13 +1,13 @@
-"""The layout of examples of their own sizes: files of one example each, opened one at a time as memory maps, so that a patch
-reads its own bytes and no more.
+"""The store layout for examples of any size: separate files for each example, opened as memory maps, so that reading a patch
+reads only its own bytes.
 
     <cache root>/volumes/<data set>-<fingerprint>/   as every store (`base`), and       (slices and pictures: pictures/...)
       00000.image.npy       float32 [X, Y, Z, C]; of slices and pictures uint8 or float32 [H, W, C] (`examples.dtype_of`)
       00000.mask.npy        uint8 or uint16 [*S]
       00000.foreground.npy  uint32 [n], flat indices of voxels of class 1, then of class 2, ... (`foreground.index`)
 
-Axes of volumes are in the common order (`geometry.to_volume`), or that of `Recipe.axes`; slices are upright. Of the recipe only
-what decides the bytes is in the fingerprint: another patch size is the same store.
+Axes of volumes are in the common order (`geometry.to_volume`), or that of `Recipe.axes`; slices are upright. The fingerprint
+contains only those parts of the recipe on which the bytes depend: runs with different patch sizes share a store.
 """
 
 import dataclasses
@@ -48,9 +48,9 @@ class Maps(NamedTuple):
 
 
 class _OpenMaps:
-    """The maps of the KEPT examples opened last, shared by the threads that read batches and patches.
+    """A cache of the memory maps of the KEPT examples opened last, shared by the threads that read batches and patches.
 
-    A copy (for another process, say) begins empty.
+    A copy (for example for another process) starts empty.
     """
 
     def __init__(self):
@@ -58,7 +58,7 @@ class _OpenMaps:
         self._lock = threading.Lock()
 
     def get(self, i: int, open_maps: Callable[[], Maps]) -> Maps:
-        """The maps of example i: those kept, else `open_maps()`, which then are kept in place of the oldest."""
+        """Return the maps of example i: from the cache, else from `open_maps()`; new maps replace the oldest ones."""
         with self._lock:
             maps = self._maps.get(i)
         if maps is None:
@@ -79,7 +79,7 @@ class _OpenMaps:
 
 @dataclasses.dataclass(frozen=True)
 class PerCase(base.Store):
-    """A store of examples of their own sizes.
+    """A store of examples of any size.
 
     Attributes:
       rows: N records {case, patient, stratum, shape ([*S]), spacing (mm), scan_shape and scan_spacing (before resampling,
@@ -91,46 +91,46 @@ class PerCase(base.Store):
     _open: _OpenMaps = dataclasses.field(default_factory=_OpenMaps, init=False, repr=False, compare=False)
 
     def image(self, i: int) -> np.ndarray:
-        """Example i, [*S, C], memory-mapped, checked."""
+        """Return the image of example i, [*S, C], memory-mapped, after checking its digest."""
         self.check(i)
         return self._map(i, "image", self.dtype, (*self.shape(i), self.recipe.channels))
 
     def mask(self, i: int) -> np.ndarray:
-        """Classes 0..K of example i, [*S], memory-mapped, checked."""
+        """Return the classes 0..K of example i, [*S], memory-mapped, after checking its digest."""
         self.check(i)
         return self._map(i, "mask", dtype_for(len(self.labels)), self.shape(i))
 
     def index(self, i: int) -> np.ndarray:
-        """As in every store; its map stays open."""
+        """As in `Store`; the memory map stays open."""
         return self.kept(i).foreground
 
     def sizes(self) -> np.ndarray:
-        """As in every store."""
+        """As in `Store`."""
         return self.rows.columns["shape"].astype(np.int64).prod(1)
 
     def shape(self, i: int) -> tuple[int, ...]:
-        """[*S] of example i."""
+        """Return [*S] of example i."""
         return tuple(self.rows.columns["shape"][i].tolist())
 
     @property
     def rank(self) -> int:
-        """How many axes an example has: 2 for slices and pictures, 3 for volumes."""
+        """The number of axes of an example: 2 for slices and pictures, 3 for volumes."""
         return self.rows.columns["shape"].shape[1]
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the images."""
+        """The dtype of the images."""
         return dtype_of(self.recipe, self.rank)
 
     def read(self, i: int, box: base.Box = ()) -> tuple[np.ndarray, np.ndarray]:
-        """As in every store, through maps that stay open."""
+        """As in `Store`; the memory maps stay open."""
         maps = self.kept(i)
         return maps.image[box], maps.mask[box]
 
     def kept(self, i: int) -> Maps:
-        """The maps of example i, checked, which stay open while it is among the KEPT opened last.
+        """Return the memory maps of example i after checking it; they stay open while it is among the KEPT opened last.
 
-        A fresh map has every page of a patch mapped anew: that took two thirds of the time of reading patches.
+        With a new memory map every page of a patch is mapped again, which took two thirds of the time of reading patches.
         """
         return self._open.get(i, lambda: self._checked_maps(i))
 
@@ -150,14 +150,17 @@ class PerCase(base.Store):
 
 
 def open_or_build(dataset: DataSet, recipe: Recipe, *, log: Callable[[str], None] = print, bad_share: float = 0.0) -> PerCase:
-    """The store of this data set under this recipe; built first if there is none, once however many processes ask.
+    """Open the store of a data set for a recipe; it is built first if it does not exist, only once if several processes ask.
 
     Args:
-      bad_share: this share of the cases may be bad and is left out; 0: the first bad case is an error.
+      dataset: the data set.
+      recipe: how images are prepared.
+      log: called with lines of text about the build.
+      bad_share: fraction of cases that may be bad and are left out; with 0, the first bad case is an error.
     Raises:
-      DataError: a case that cannot be used, or more than `bad_share` of them, files that changed meanwhile, or no case.
-      ConfigError: a recipe for other labels or modalities, or one that these images cannot take.
-      StorageError: no space.
+      DataError: more cases than allowed cannot be used, files changed during the build, or there is no case.
+      ConfigError: the recipe is for other labels or modalities, or does not fit the images.
+      StorageError: the disk is full.
     """
     base.check_recipe(dataset, recipe)
     final = files.cache_root() / FOLDERS[len(recipe.size)] / f"{files.plain_name(dataset.name)}-{fingerprint(dataset, recipe)}"
@@ -168,10 +171,10 @@ def open_or_build(dataset: DataSet, recipe: Recipe, *, log: Callable[[str], None
 
 
 def open_store(folder: Path) -> PerCase:
-    """Open a store that `open_or_build` made; its recipe has the fields alone that decide the bytes.
+    """Open a store that `open_or_build` built; its recipe has only the fields on which the bytes depend.
 
     Raises:
-      DataError: DATA_CHANGED when files are gone or of another size than written.
+      DataError: files are missing or have another size than when they were written (DATA_CHANGED).
     """
     written = base.open_manifest(folder, LAYOUT)
     cases = written["rows"].columns["case"].tolist()
@@ -193,7 +196,7 @@ def fingerprint(dataset: DataSet, recipe: Recipe) -> str:
 
 
 def estimate(sizes: list[int], count: int) -> int:
-    """Bytes on disk of `count` examples, if all are like the ones whose sizes are known."""
+    """Estimate the bytes on disk of `count` examples from the sizes of those that are already written."""
     return -(-sum(sizes) * count // len(sizes))
 
 
@@ -213,14 +216,16 @@ def write(
     """Fill an empty folder with prepared examples of one rank.
 
     Args:
-      items: (image [*S, C], mask uint8 or uint16 [*S], row with case, patient, stratum, spacing and what else is to be kept) of
-        each example; shape, foreground, kept, bytes and digests are filled in here.
-      recipe: how they were prepared.
-      count: how many there are, for the space they will take; None where that is not known.
-      name, synthetic, regions, fingerprint: of the store.
-      warnings: lines about the data, asked for after the last item.
+      folder: the empty folder.
+      items: for each example (image [*S, C], mask uint8 or uint16 [*S], row with case, patient, stratum, spacing and any further
+        entries); shape, foreground, kept, bytes and digests are added here.
+      recipe: how the examples were prepared.
+      count: number of examples, to estimate the disk space; None if not known.
+      name, synthetic, regions, fingerprint: as in `Store`.
+      warnings: returns warnings about the data; called after the last item.
+      log: called with lines of text about the progress.
     Raises:
-      StorageError: the examples still to come would not fit.
+      StorageError: the disk has not enough space for the remaining examples.
     """
     started = said = time.monotonic()
     noun = "slices" if count is None else "cases"
@@ -266,7 +271,7 @@ def write(
 
 
 def _deciding(recipe: Recipe) -> Recipe:
-    """The recipe without what patches and augmentation alone look at."""
+    """Return the recipe without fields that only affect patches and augmentation."""
     return Recipe(
         size=(),
         window=recipe.window,
@@ -316,10 +321,10 @@ def _build(folder: Path, dataset: DataSet, recipe: Recipe, log: Callable[[str], 
 def _items(
     dataset: DataSet, recipe: Recipe, tally: cases.Tally, share: float, bad: list[bad_cases.Bad]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, Any]]]:
-    """What `write` takes of every kept example.
+    """Yield the arguments of `write` for every kept example.
 
     Raises:
-      DataError: DATA_EMPTY where there is none.
+      DataError: there is none (DATA_EMPTY).
     """
     kept = 0
     for _, found in bad_cases.sift(

@@ -1,4 +1,4 @@
-"""The records of a store's examples, in columns: one .npy file a column, memory-mapped, so that a million rows open at once."""
+"""The records of a store's examples, stored by columns in memory-mapped .npy files, so that even a million rows open at once."""
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from jaxseg.utils import files
 
 
 class Rows(Sequence):
-    """N records, each a dict of plain values, kept as columns.
+    """N records, each a dict of plain values, stored as columns.
 
     Args:
       columns: name -> array [N] or [N, n].
@@ -22,7 +22,7 @@ class Rows(Sequence):
         self.columns = {name: np.asarray(column) for name, column in sorted(columns.items())}
         lengths = {len(column) for column in self.columns.values()}
         if len(lengths) != 1:
-            raise ValueError(f"got columns of {sorted(lengths)} rows; all of a store have as many")
+            raise ValueError(f"got columns of {sorted(lengths)} rows; all columns must have the same number")
         self._length = lengths.pop()
 
     def __len__(self) -> int:
@@ -44,7 +44,7 @@ class Rows(Sequence):
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of all names, types and values."""
+        """A digest of all names, types and values."""
         return files.digest(
             *[
                 part
@@ -54,27 +54,28 @@ class Rows(Sequence):
         )
 
     def write(self, folder: Path) -> dict[str, list]:
-        """Write each column to a file; name -> [dtype, shape] of each."""
+        """Write each column to a file; returns name -> [dtype, shape] of each."""
         for name, column in self.columns.items():
             np.save(_path(folder, name), column, allow_pickle=False)
         return {name: [column.dtype.str, list(column.shape)] for name, column in self.columns.items()}
 
 
 def from_records(records: Sequence[Mapping[str, Any]]) -> Rows:
-    """Rows of records that all have the same keys; lists under one key are all of one length."""
+    """Convert records with equal keys to rows; lists under the same key must have the same length."""
     names = records[0].keys()
     if any(record.keys() != names for record in records):
-        raise ValueError(f"got records of other keys than {sorted(names)}; all of a store have the same")
+        raise ValueError(f"got records with other keys than {sorted(names)}; all records must have the same keys")
     return Rows({name: np.array([record[name] for record in records]) for name in names})
 
 
 def read(folder: Path, columns: Mapping[str, Sequence]) -> Rows:
-    """What `Rows.write` wrote, memory-mapped.
+    """Open the files that `Rows.write` wrote as memory maps.
 
     Args:
-      columns: what it returned.
+      folder: the folder of the files.
+      columns: the result of `Rows.write`.
     Raises:
-      DataError: DATA_CHANGED for a column that is gone or another one than written.
+      DataError: a column is missing, or has another dtype or shape than when it was written (DATA_CHANGED).
     """
     return Rows(
         {name: open_array(_path(folder, name), np.dtype(dtype), tuple(shape)) for name, (dtype, shape) in columns.items()}

@@ -1,5 +1,5 @@
-"""The layout of examples of one size: all of them in one array, opened as a memory map, so that a batch reads its own bytes and
-no more.
+"""The store layout for examples of one size: all of them in one array, opened as a memory map, so that reading a batch reads only
+its own bytes.
 
     <cache root>/cache/<data set>-<fingerprint>/     as every store (`base`), and
       images.npy      uint8 or float32 [N, h, w, C]
@@ -48,7 +48,7 @@ class Stacked(base.Store):
       rows: N records {case, patient, slice (index in the file), stratum, foreground and kept ([K]), digest, mask_digest and
         target_digest (blake2b of the bytes), constant (whether the image is one value), span (lowest and highest value of the
         first channel)}.
-      targets: float32 [N, h, w, 1] that an autoencoder learns to draw, or None.
+      targets: float32 [N, h, w, 1], an autoencoder's training targets, or None.
     """
 
     images: np.ndarray
@@ -57,22 +57,22 @@ class Stacked(base.Store):
     targets: np.ndarray | None = None
 
     def image(self, i: int) -> np.ndarray:
-        """Example i, [h, w, C], memory-mapped, checked."""
+        """Return the image of example i, [h, w, C], memory-mapped, after checking its digest."""
         self.check(i)
         return self.images[i]
 
     def mask(self, i: int) -> np.ndarray:
-        """Classes 0..K of example i, [h, w], memory-mapped, checked."""
+        """Return the classes 0..K of example i, [h, w], memory-mapped, after checking its digest."""
         self.check(i)
         return self.masks[i]
 
     def index(self, i: int) -> np.ndarray:
-        """As in every store."""
+        """As in `Store`."""
         end = self._ends[i]
         return self.indices[end - int(self.rows.columns["kept"][i].sum()) : end]
 
     def sizes(self) -> np.ndarray:
-        """As in every store: all alike."""
+        """As in `Store`; all sizes are equal."""
         return np.full(len(self), math.prod(self.masks.shape[1:]), np.int64)
 
     @functools.cached_property
@@ -81,14 +81,14 @@ class Stacked(base.Store):
 
     @functools.cached_property
     def span(self) -> tuple[float, float] | None:
-        """(lowest, highest) value of the first channel of all examples; None for uint8, which is its own scale."""
+        """(lowest, highest) value of the first channel over all examples; None for uint8, whose range is known."""
         if self.images.dtype == np.uint8:
             return None
         span = self.rows.columns["span"]
         return float(span[:, 0].min()), float(span[:, 1].max())
 
     def value(self, grey: float) -> str:
-        """What a grey value 0..255 stands for, with its unit: "52.0 HU", "z 1.25", or the grey value itself."""
+        """Return the value of a grey level 0..255 with its unit: "52.0 HU", "z 1.25", or the grey level itself."""
         recipe = self.recipe
         if not {"grey", "ct"} & set(intensity.rules_of(recipe)):
             low, high = self.span
@@ -102,7 +102,7 @@ class Stacked(base.Store):
         return f"{level - width / 2 + grey / 255 * width:.1f} HU"
 
     def picture(self, row: int) -> np.ndarray:
-        """An example's image for the eye, uint8 [h, w, C]: as it is, or 256 steps over the store's span."""
+        """Return an example's image for display, uint8 [h, w, C]: unchanged, or in 256 steps over the store's span."""
         image = self.images[row]
         return image if self.span is None else to_8bit(image, *self.span)
 
@@ -116,17 +116,17 @@ class Stacked(base.Store):
 
 
 def target_labels(labels: tuple[str, ...], target: str) -> tuple[str, ...]:
-    """Names of the classes 1, 2, ... that a recipe of this target learns from a data set of these labels.
+    """Return the names of the classes 1, 2, ... of a training target, for a data set with these labels.
 
     Raises:
-      ConfigError: an unknown target.
+      ConfigError: there is no such target.
     """
     lookup("value of data.target", target, dict.fromkeys(channels.TARGETS))
     return {"labels": tuple(labels), "edges": ("edge",), "composite": ("foreground",)}[target]
 
 
 def target_mask(labels: np.ndarray, target: str) -> np.ndarray:
-    """What a recipe of this target learns from classes [h, w]: the classes, their edges, or their union, uint8 [h, w]."""
+    """Convert classes [h, w] to the mask of a training target: the classes, their edges, or their union, uint8 [h, w]."""
     if target == "labels":
         return labels
     return (channels.edge_map(labels) if target == "edges" else labels > 0).astype(np.uint8)
@@ -141,23 +141,26 @@ def open_or_build(
     extra_id: str = "",
     bad_share: float = 0.0,
 ) -> Stacked:
-    """The cache of this data set under this recipe; built first if there is none, once however many processes ask.
+    """Open the store of a data set for a recipe; it is built first if it does not exist, only once if several processes ask.
 
     Args:
-      extra: the maps of `channels.trained(recipe.extra)` from images, see `channels.extend`; called for 16 slices at once
-        and never with a mask.
-      extra_id: digest of the weights and code behind `extra`.
-      bad_share: this share of the cases may be bad and is left out; 0: the first bad case is an error.
+      dataset: the data set.
+      recipe: how images are prepared.
+      log: called with lines of text about the build.
+      extra: generates the channels `channels.trained(recipe.extra)` from images, see `channels.extend`; called for 16 slices
+        at once and never with a mask.
+      extra_id: digest of the weights and code of `extra`.
+      bad_share: fraction of cases that may be bad and are left out; with 0, the first bad case is an error.
     Raises:
-      DataError: a case that cannot be used, or more than `bad_share` of them, files that changed meanwhile, or nothing to keep.
-      ConfigError: a recipe for other labels, an extra channel without its network or the reverse.
-      StorageError: no space.
+      DataError: more cases than allowed cannot be used, files changed during the build, or no slice is kept.
+      ConfigError: the recipe is for other labels, or names an extra channel without its network, or the reverse.
+      StorageError: the disk is full.
     """
     expected = target_labels(dataset.labels, recipe.target)
     if tuple(recipe.labels) != expected:
         raise ConfigError(
-            f"the recipe has labels {tuple(recipe.labels)}, the data set {dataset.name} {expected} for "
-            f"data.target={recipe.target!r}; take those"
+            f"the recipe has labels {tuple(recipe.labels)}, but the data set {dataset.name} has {expected} for "
+            f"data.target={recipe.target!r}; use those"
         )
     base.check_recipe(dataset, dataclasses.replace(recipe, labels=dataset.labels))
     channels.added(recipe.extra)
@@ -176,10 +179,10 @@ def open_or_build(
 
 
 def open_cache(folder: Path) -> Stacked:
-    """Open a store that `open_or_build` made.
+    """Open a store that `open_or_build` built.
 
     Raises:
-      DataError: DATA_CHANGED when files are gone or of another size than written.
+      DataError: files are missing or have another size than when they were written (DATA_CHANGED).
     """
     written = base.open_manifest(folder, LAYOUT)
     n, recipe, kept = len(written["rows"]), written["recipe"], int(written["rows"].columns["kept"].sum())
@@ -207,11 +210,11 @@ def _arrays(recipe: Recipe) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
 
 
 class Writer(contextlib.ExitStack):
-    """Fills an empty folder with examples of one size, one after the other; `finish` makes it a store.
+    """Writes examples of one size to an empty folder, one after the other; `finish` completes the store.
 
     Args:
-      folder: an empty folder.
-      recipe: how they were prepared.
+      folder: the empty folder.
+      recipe: how the examples were prepared.
     """
 
     def __init__(self, folder: Path, recipe: Recipe):
@@ -221,12 +224,12 @@ class Writer(contextlib.ExitStack):
         self._files = {name: self.enter_context(Growing(folder / f"{name}.npy", *kind)) for name, kind in _arrays(recipe).items()}
 
     def add(self, image: np.ndarray, mask: np.ndarray, row: dict, target: np.ndarray | None = None) -> None:
-        """One more example.
+        """Add an example.
 
         Args:
           image: [h, w, C].
           mask: [h, w], classes 0..K.
-          row: case, patient, stratum, slice; what can be read from the arrays is filled in here.
+          row: case, patient, stratum, slice; entries that follow from the arrays are added here.
           target: float32 [h, w, 1] for "composite".
         """
         index, kept, counts = foreground.index(mask, len(self._recipe.labels))
@@ -249,7 +252,7 @@ class Writer(contextlib.ExitStack):
         self.rows.append(row)
 
     def finish(self, **about) -> None:
-        """Close the files and write the manifest; `about` as `base.write_manifest`."""
+        """Close the files and write the manifest; `about` as for `base.write_manifest`."""
         self.close()
         base.write_manifest(self._folder, LAYOUT, rows.from_records(self.rows), self._recipe, **about)
 

@@ -1,1 +1,1 @@
-"""Batches in an order that is a pure function of (seed, position)."""
+"""Streams of training batches whose order depends only on (seed, position)."""

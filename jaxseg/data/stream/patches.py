@@ -1,17 +1,17 @@
-"""Patches of volumes, slices and pictures in an order that is a pure function of (seed, position), read by Grain.
+"""Patches of volumes, slices and pictures in an order that depends only on (seed, position), read by Grain.
 
 The stream is endless: batch b holds the patches bB .. bB + B - 1. With V examples (volumes, or slices), patch n takes slot
-n % (V M) of epoch n // (V M), M = per_volume; an epoch is a permutation of slots that depends on (seed, epoch) alone, and holds
-each example M times. Where the patch lies is drawn by Philox under the key (seed, n), with the example's shape and foreground,
-and nothing else: neither batch size nor workers nor processes appear in the rule.
+n % (V M) of epoch n // (V M), M = per_volume; an epoch is a permutation of slots that depends only on (seed, epoch), and holds
+each example M times. The position of a patch is drawn by Philox with the key (seed, n) from the example's shape and foreground;
+it depends neither on the batch size nor on the numbers of workers and processes.
 
-A share p/q of the patches, those with (n p) % q < p, is centred on foreground: a class uniformly among those present in the
-example, then a voxel of it uniformly. This is nnU-Net's oversampling ("nnunetv2/training/dataloading/data_loader.py"), which
-takes the last third of each batch; here the share is exact over any q patches in a row, whatever the batch.
+A fraction p/q of the patches, those with (n p) % q < p, is centred on foreground: first a class is drawn uniformly among those
+in the example, then one of its voxels. This is nnU-Net's oversampling ("nnunetv2/training/dataloading/data_loader.py"), which
+uses the last third of each batch; here the fraction is exact over any q consecutive patches, for any batch size.
 
-All other patches of p voxels along an axis of L begin anywhere in 0..L - p, each place as likely ("uniform"), or are centred on
-any voxel and then moved inside ("centre_clipped", the BraTS 3-D project's rule): of 128 voxels in 155, 83 % then touch a border
-instead of 7 %.
+The start of all other patches, of p voxels along an axis of length L, is uniform in 0..L - p ("uniform"); or they are centred on
+any voxel and then shifted inside ("centre_clipped", the BraTS 3-D project's rule): for 128 of 155 voxels, 83 % of them then
+touch a border instead of 7 %.
 """
 
 import functools
@@ -34,7 +34,7 @@ WORDS = 8  # raw words a patch draws from: class, voxel, up to three coordinates
 
 
 class PatchRule(NamedTuple):
-    """How a patch is placed in its example."""
+    """The rule that decides a patch's position in its example."""
 
     patch: tuple[int, ...]
     seed: int
@@ -42,11 +42,11 @@ class PatchRule(NamedTuple):
     positions: str = "uniform"
 
     def foreground(self, n: int) -> bool:
-        """Whether patch n is to be centred on foreground."""
+        """Return whether patch n is centred on foreground."""
         return n * self.share.numerator % self.share.denominator < self.share.numerator
 
     def start(self, store: PerCase, row: int, n: int) -> tuple[int, ...]:
-        """The corner of patch n in example `row`; 0 along axes that are shorter than the patch."""
+        """Return the first corner of patch n in example `row`; 0 along axes that are shorter than the patch."""
         shape, counts = store.rows[row]["shape"], store.rows[row]["foreground"]
         # the permutations of the epochs have the same keys at counter 0
         words = np.random.Philox(key=np.array([self.seed, n], np.uint64), counter=[0, 0, 0, 1]).random_raw(WORDS).tolist()
@@ -82,20 +82,20 @@ def patch_batches(
     transforms: Sequence[Callable[[Batch], Batch]] = (),
     own: Sequence[tuple[str, Mapping[str, Any]]] = (),
 ) -> pipeline.Batches:
-    """This process's share of an endless stream of batches of patches; close it, or use it in a `with`.
+    """Return this process's part of an endless stream of batches of patches; close it, or use it in a `with` block.
 
     Args:
       store: the volumes, slices or pictures.
       indices: row numbers of the training split; no other example is read.
-      batch_size: B, global; each process yields b = B / process_count.
-      patch: its size, a length for each axis of the examples. Smaller examples are padded at their end: image 0, mask 0.
-      seed: of the order and of the places.
+      batch_size: B, the global batch size; each process yields b = B / process_count.
+      patch: patch size, one length for each axis of the examples. Smaller examples are padded at their end: image 0, mask 0.
+      seed: random seed of the order and of the positions.
       start_batch: position of the first batch, 0 for a fresh run.
-      workers: reading processes; 0 reads ahead in a thread.
-      share: of the patches that are centred on foreground, 0..1; a fraction p/q with q up to 1000.
-      positions: of the others, one of POSITIONS.
-      per_volume: patches of each example in an epoch.
-      coordinates: append a channel for each axis, a voxel's place along it in its whole volume, 0..1 (0 in the padding).
+      workers: number of reading processes; 0: a thread reads ahead.
+      share: fraction (0-1) of the patches that are centred on foreground; p/q with q up to 1000.
+      positions: rule for the other patches, one of POSITIONS.
+      per_volume: number of patches from each example in an epoch.
+      coordinates: append a channel for each axis with the voxel's position in the whole volume, 0..1 (0 in the padding).
       process_index, process_count: this process and how many there are.
       max_samples: use at most this many of the indices, evenly spaced; 0 for all.
       transforms, own: further stages, as for `pipeline.train_batches`.
@@ -103,14 +103,14 @@ def patch_batches(
       iterator of Batch: image [b, *patch, C (+ 3)] of the store's dtype, float32 with coordinates; mask uint8 or uint16
       [b, *patch]; index int64 [b] (row numbers of the store).
     Raises:
-      ConfigError: sizes that do not go together, or workers before absl's flags are parsed.
+      ConfigError: sizes do not fit each other, or there are workers before absl's flags are parsed.
     """
     rows = pipeline.training_rows(indices, store, max_samples)
     patch = tuple(int(p) for p in patch)
     if len(patch) != store.rank or min(patch) < 1:
-        raise ConfigError(f"got a patch of {patch}; it is {AXES[store.rank]}, each 1 or more")
+        raise ConfigError(f"got a patch of {patch}; must be {AXES[store.rank]}, each at least 1")
     if not 0 <= share <= 1:
-        raise ConfigError(f"got a share of {share} foreground patches; it is 0 to 1")
+        raise ConfigError(f"got a share of {share} foreground patches; must be 0 to 1")
     lookup("position of patches", positions, dict.fromkeys(POSITIONS))
     steps_per_epoch(len(rows), batch_size, per_volume)
     part = pipeline.share_of(batch_size, process_index, process_count)
@@ -128,12 +128,12 @@ def steps_per_epoch(examples: int, batch_size: int, per_volume: int = 16) -> int
       ConfigError: not even one.
     """
     if per_volume < 1:
-        raise ConfigError(f"got {per_volume} patches of each example; it is 1 or more")
+        raise ConfigError(f"got {per_volume} patches of each example; must be at least 1")
     return pipeline.steps_per_epoch(examples * per_volume, batch_size)
 
 
 class _PatchOrder:
-    """Batch number -> this process's examples and patch numbers."""
+    """Maps a batch number to this process's examples and patch numbers."""
 
     def __init__(self, rows: np.ndarray, batch_size: int, share: pipeline.Share, seed: int, per_volume: int):
         self.rows, self.batch_size, self.share, self.seed = rows, batch_size, share, int(seed) % 2**64
@@ -176,5 +176,5 @@ def _read(store: PerCase, rows: np.ndarray, numbers: list[int], *, rule: PatchRu
 
 
 def _below(word: int, n: int) -> int:
-    """0..n-1 from a raw word of 64 bits; uneven by less than n / 2^64."""
+    """Map a raw 64-bit word to 0..n-1; the bias is less than n / 2^64."""
     return word * n >> 64

@@ -1,13 +1,13 @@
-"""Batches in an order that is a pure function of (seed, position), as stages of a Grain pipeline.
+"""Batches in an order that depends only on (seed, position), as stages of a Grain pipeline.
 
 The stages are batch numbers, `.map(read)`, the transforms of single examples that a config names (`stages.py`), and one `.map`
 for each of the caller's `transforms`: functions Batch -> Batch on the host, or Grain's own `MapTransform`s. Grain runs all of
 them in its threads or worker processes.
 
-The order is ours, not Grain's `shuffle`: position b of the training stream is batch b % S of epoch b // S, with S = N //
-batch_size; an epoch's permutation depends on (seed, epoch) alone, and process p of P takes the p-th contiguous block of each
-global batch. Neither workers nor processes appear in that rule, so a run resumes with the same bits from the number of the
-next batch, whatever their count then; Grain's shuffle and shards give another stream for every number of processes.
+Grain's `shuffle` is not used, because Grain's shuffle and shards give another stream for every number of processes. Position b of
+the training stream is batch b % S of epoch b // S, with S = N // batch_size; an epoch's permutation depends on (seed, epoch),
+and process p of P takes the p-th contiguous block of each global batch. The stream does not depend on the numbers of workers and
+processes, so that a run resumes bit for bit from the number of the next batch, also if they have changed.
 """
 
 import multiprocessing
@@ -45,15 +45,15 @@ def train_batches(
     transforms: Sequence[Callable[[Batch], Batch]] = (),
     own: Sequence[tuple[str, Mapping[str, Any]]] = (),
 ) -> "Batches":
-    """This process's share of an endless stream of shuffled batches; close it, or use it in a `with`.
+    """Return this process's part of an endless stream of shuffled batches; close it, or use it in a `with` block.
 
     Args:
-      cache: the examples.
+      cache: the store of the examples.
       indices: row numbers of the training split.
-      batch_size: B, global; each process yields b = B / process_count.
-      seed: of the order.
+      batch_size: B, the global batch size; each process yields b = B / process_count.
+      seed: random seed of the order.
       start_batch: position of the first batch, 0 for a fresh run.
-      workers: reading processes; 0 reads ahead in a thread, which a memory-mapped cache seldom outruns.
+      workers: number of reading processes; 0: a thread reads ahead, which is usually fast enough for a memory-mapped store.
       process_index, process_count: this process and how many there are.
       max_samples: use at most this many of the indices, evenly spaced; 0 for all.
       transforms: further stages, Batch -> Batch, in their order; with workers they must be picklable.
@@ -61,7 +61,7 @@ def train_batches(
     Returns:
       iterator of Batch: image uint8 [b, h, w, C], mask uint8 [b, h, w], index int64 [b] (row numbers of the cache).
     Raises:
-      ConfigError: sizes that do not go together, or workers before absl's flags are parsed.
+      ConfigError: sizes do not fit each other, or there are workers before absl's flags are parsed.
     """
     rows = training_rows(indices, cache, max_samples)
     share = share_of(batch_size, process_index, process_count)
@@ -73,9 +73,9 @@ def train_batches(
 def eval_batches(
     cache: Stacked, indices: Sequence[int], *, batch_size: int, process_index: int = 0, process_count: int = 1
 ) -> "Batches":
-    """This process's share of every example once, in order, in batches of one size.
+    """Return this process's part of a stream of all examples, once and in order, in batches of one size.
 
-    The last batch is filled up with its last example at weight 0.
+    The last batch is padded with its last example at weight 0.
 
     Returns:
       iterator of ceil(N / batch_size) Batch, each with weight float32 [b], 1 or 0.
@@ -85,14 +85,14 @@ def eval_batches(
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
-    """Whole batches in n examples; the examples left over in an epoch are not used in it.
+    """Return the number of full batches in n examples; the remaining examples of an epoch are not used in it.
 
     Raises:
-      ConfigError: not even one.
+      ConfigError: there is not even one full batch.
     """
     if batch_size < 1 or n < batch_size:
         raise ConfigError(
-            f"got {n} training examples for train.batch_size={batch_size}; a batch takes at most all of them: set "
+            f"got {n} training examples for train.batch_size={batch_size}; a batch cannot be larger than that: set "
             f"it to {n} or less"
             if n
             else "the training split is empty; check data.fractions and data.protocol"
@@ -101,7 +101,7 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
 
 
 class Batches:
-    """Iterator over batches that knows its `position` (the next batch) and replaces reading processes that are lost."""
+    """Iterates over batches, knows its `position` (the next batch), and replaces reading processes that are lost."""
 
     def __init__(
         self,
@@ -112,9 +112,9 @@ class Batches:
         examples: OwnTransforms | None = None,
     ):
         if start < 0:
-            raise ConfigError(f"got start_batch={start}; it is 0 or more")
+            raise ConfigError(f"got start_batch={start}; must be at least 0")
         if workers < 0:
-            raise ConfigError(f"got data.workers={workers}; it is 0 or more")
+            raise ConfigError(f"got data.workers={workers}; must be at least 0")
         if workers and not flags.FLAGS.is_parsed():
             raise ConfigError(
                 f"data.workers={workers} needs parsed absl flags: start through jaxseg.main or absl.app.run; in a "
@@ -187,10 +187,10 @@ class Batches:
 
 
 def _prepare_worker(worker: int, count: int) -> None:
-    """A signal to the process group is the trainer's to answer: it saves, and then closes the workers itself.
+    """Let a worker ignore signals to the process group: the trainer handles them, saves, and then closes its workers.
 
-    A trainer that was killed cannot: a worker whose parent is gone ends by itself, also if that was while it started (asked
-    now, the number of its parent would be that of the process that took it in).
+    A worker ends by itself when its parent was killed, even if that happened while the worker started (its parent would then be
+    another process, so the parent's number is taken from the trainer).
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -204,7 +204,7 @@ def _end_with(parent: int) -> None:
 
 
 class _Numbered:
-    """A stage that is told the number of its batch in the stream, where Grain counts from the first one that is read."""
+    """A stage that gets the number of its batch in the stream, while Grain counts from the first batch that is read."""
 
     def __init__(self, stage: OwnTransforms, first: int):
         self._stage, self._first = stage, first
@@ -224,7 +224,7 @@ class Share(NamedTuple):
 
 
 class _Order:
-    """Position -> this process's rows of the shuffled, endless stream."""
+    """Maps a position to this process's rows of the shuffled, endless stream."""
 
     def __init__(self, rows: np.ndarray, batch_size: int, share: Share, seed: int):
         self.rows, self.batch_size, self.share, self.seed = rows, batch_size, share, int(seed) % 2**64
@@ -245,7 +245,7 @@ class _Order:
 
 
 class _InOrder:
-    """Position -> this process's rows and weights of one pass in order."""
+    """Maps a position to this process's rows and weights of one ordered pass."""
 
     def __init__(self, rows: np.ndarray, batch_size: int, share: Share):
         self.rows, self.batch_size, self.share = rows, batch_size, share
@@ -259,13 +259,13 @@ class _InOrder:
 
 
 class Reader:
-    """The stage that reads: batch number -> Batch. Pickled without the arrays; a worker process opens the folder itself.
+    """The reading stage: batch number -> Batch. It is pickled without arrays; a worker process opens the folder again.
 
     Args:
-      held: what is read from, with `folder` and `rows` (dicts with a "case").
-      reopen: folder -> held.
+      held: the store to read from, with `folder` and `rows` (dicts with a "case").
+      reopen: opens the store in a folder.
       order: batch number -> (row numbers [b], a further argument of `read`).
-      read: (held, row numbers, what else the order gives) -> Batch.
+      read: (store, row numbers, further argument) -> Batch.
     """
 
     def __init__(self, held, reopen: Callable, order: Callable, read: Callable):
@@ -287,7 +287,7 @@ class Reader:
             ) from error
 
     def about(self, position: int) -> str:
-        """The rows of a batch and, where the store can be read, their cases, for a message."""
+        """Return the rows of a batch and, if the store can be read, their cases, for a message."""
         rows = self._order(position)[0]
         try:
             cases = sorted({self._opened().rows[i]["case"] for i in rows})
@@ -311,23 +311,23 @@ def _read(cache: Stacked, rows: np.ndarray, weight: np.ndarray | None) -> Batch:
 
 
 def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
-    """A random order of n rows, int64 [n]: the ranks of Philox words under the key (seed, epoch).
+    """Return a random order of n rows, int64 [n]: the ranks of Philox words with the key (seed, epoch).
 
-    numpy promises the raw words of a bit generator for all versions, but not `Generator.permutation`.
+    numpy guarantees the raw words of a bit generator for all versions, but not the results of `Generator.permutation`.
     """
     words = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(n)
     return np.argsort(words, kind="stable")
 
 
 def training_rows(indices: Sequence[int], held, max_samples: int) -> np.ndarray:
-    """The rows that are trained on, int64: `indices`, or `max_samples` of them, evenly spaced, if that is above 0.
+    """Return the rows to train on, int64: `indices`, or `max_samples` evenly spaced ones of them if that is above 0.
 
     Raises:
-      ConfigError: rows repeated or outside, or max_samples below 0.
+      ConfigError: rows are repeated or outside of the store, or max_samples is below 0.
     """
     rows = _checked(indices, held)
     if max_samples < 0:
-        raise ConfigError(f"got max_samples={max_samples}; it is 0 (all of them) or more")
+        raise ConfigError(f"got max_samples={max_samples}; must be at least 0 (0: use all)")
     return rows[np.arange(max_samples) * len(rows) // max_samples] if 0 < max_samples < len(rows) else rows
 
 
@@ -336,22 +336,24 @@ def _checked(indices: Sequence[int], held) -> np.ndarray:
     if rows.size and (rows.min() < 0 or rows.max() >= n or len(np.unique(rows)) != rows.size):
         raise ConfigError(
             f"got rows {rows.min()}..{rows.max()}, {rows.size - len(np.unique(rows))} of them repeated, for a "
-            f"cache of {n}; a split lists each row once"
+            f"store of {n}; a split must list each row once"
         )
     return rows
 
 
 def share_of(batch_size: int, process_index: int, process_count: int) -> Share:
-    """The contiguous block of a global batch that belongs to one of the processes.
+    """Return the contiguous block of a global batch that belongs to one of the processes.
 
     Raises:
-      ConfigError: no such process, or a batch that they cannot divide.
+      ConfigError: there is no such process, or the batch size is not divisible by the number of processes.
     """
     if not 0 <= process_index < process_count:
         raise ConfigError(f"got process_index={process_index} of {process_count} processes")
     if batch_size < 1 or batch_size % process_count:
         below = batch_size // process_count * process_count
         fit = ", ".join(str(b) for b in (below, below + process_count) if b > 0)
-        raise ConfigError(f"got batch_size={batch_size} for {process_count} processes; it must divide: {fit} would do")
+        raise ConfigError(
+            f"got batch_size={batch_size} for {process_count} processes; must be divisible by their number: set {fit}"
+        )
     size = batch_size // process_count
     return Share(process_index * size, size)

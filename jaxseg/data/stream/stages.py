@@ -1,8 +1,8 @@
-"""Host transforms of one's own: a stage of the Grain pipeline, between reading and the device.
+"""The user's own host transforms: a stage of the Grain pipeline, between reading and the device.
 
-A transform is a pure function of (example, index, seed): the same three give the same result in whatever thread or process it
-runs, so that a run resumes with the same bits. `index` is the number of the example in the stream, another one each time that a
-row comes by; `seed` is the run's.
+A transform is a pure function of (example, index, seed), whose result does not depend on the thread or process, so that a run
+resumes bit for bit. `index` is the number of the example in the stream, which differs each time a row is used; `seed` is the
+run's random seed.
 """
 
 import inspect
@@ -18,25 +18,25 @@ GIVEN = ("example", "index", "seed")  # the first three arguments, by position
 
 
 class HostExample(TypedDict):
-    """What a host transform takes and gives: numpy arrays, whose shapes and dtypes stay."""
+    """The input and output of a host transform: numpy arrays, whose shapes and dtypes must not change."""
 
     image: Array  # [*S, C], the dtype of the store; coordinates, where they are asked for, are its last channels
     mask: Array  # [*S] class labels
 
 
 def function_of(given: str | Callable, options: Mapping[str, Any]) -> Callable:
-    """The function of a host transform, after a look at what it takes.
+    """Return the function of a host transform after checking its arguments.
 
     Args:
       given: its path "module:function", or the function.
       options: its keyword arguments.
     Raises:
-      ConfigError: no such function, or an option that it does not take.
+      ConfigError: there is no such function, or it does not take an option.
     """
     transform = import_object(given, "host transform") if isinstance(given, str) else given
     name = given if isinstance(given, str) else getattr(given, "__qualname__", type(given).__qualname__)
     if not callable(transform):
-        raise ConfigError(f"host transform {name!r} is a {type(transform).__name__}; name a function")
+        raise ConfigError(f"host transform {name!r} is a {type(transform).__name__}; must be a function: name one")
     takes = inspect.signature(transform).parameters.values()
     named = [p.name for p in takes if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     for option in options:
@@ -48,10 +48,10 @@ def function_of(given: str | Callable, options: Mapping[str, Any]) -> Callable:
 
 
 def apply(transform: Callable, example: HostExample, index: int, seed: int, options: Mapping[str, Any], name: str) -> HostExample:
-    """The example that a transform makes of one.
+    """Apply a transform to an example.
 
     Raises:
-      ConfigError: it is of another shape or dtype.
+      ConfigError: the result has another shape or dtype.
     """
     made = transform(example, index, seed, **options)
     for key in ("image", "mask"):
@@ -59,20 +59,20 @@ def apply(transform: Callable, example: HostExample, index: int, seed: int, opti
         if not isinstance(new, np.ndarray) or new.shape != old.shape or new.dtype != old.dtype:
             came = f"{new.dtype} {new.shape}" if isinstance(new, np.ndarray) else type(made if new is None else new).__name__
             raise ConfigError(
-                f"config.data.transforms: {name} must give {{'image': ..., 'mask': ...}}, the {key} of the dtype and shape "
-                f"that it had, {old.dtype} {old.shape}; got {came}"
+                f"config.data.transforms: {name} must return {{'image': ..., 'mask': ...}}, with the {key}'s dtype and shape "
+                f"unchanged, {old.dtype} {old.shape}; got {came}"
             )
     return made
 
 
 class OwnTransforms:
-    """The stage: (number of the batch, Batch) -> Batch. Pickled by paths; a worker process imports the modules itself.
+    """The stage: (number of the batch, Batch) -> Batch. It is pickled by paths; a worker process imports the modules again.
 
     Args:
       transforms: ((path, options), ...), in their order.
-      seed: of the run.
-      batch_size: B, global.
-      first: place of this process's share in a global batch.
+      seed: the run's random seed.
+      batch_size: B, the global batch size.
+      first: start of this process's block in a global batch.
     """
 
     def __init__(self, transforms: Sequence[tuple[str, Mapping[str, Any]]], *, seed: int, batch_size: int, first: int):

@@ -43,7 +43,7 @@ def test_every_bad_case_is_named_not_the_first_alone(tmp_path):
     assert error.value.exit_code == 65 and error.value.code == "DATA_TRUNCATED" and "5 of 5 patients, 3 errors" in text
     for case, code in (("c01", "DATA_TRUNCATED"), ("c04", "DATA_MISMATCH"), ("c05", "DATA_LABEL")):
         assert f"error    {case}: [{code}]" in text
-    assert "1 of 6 cases have no mask (c03): left out here" in text
+    assert "1 of 6 cases have no mask (c03) and are left out" in text
 
 
 def test_one_image_under_two_patients_is_a_warning(tmp_path):

@@ -313,7 +313,7 @@ def test_own_transforms_are_told_the_number_of_the_example_wherever_the_stream_b
 
 
 def test_an_own_transform_that_changes_a_dtype_or_is_given_an_unknown_option_is_refused(cache):
-    with pytest.raises(ConfigError, match=r"spoil must give .* it had, uint8 \(4, 4, 1\); got float32"):
+    with pytest.raises(ConfigError, match=r"spoil must return .* unchanged, uint8 \(4, 4, 1\); got float32"):
         take(cache, 1, own=((f"{__name__}:spoil", {}),))
     with pytest.raises(ConfigError, match="unknown option of host transform .*: did you mean by"):
         take(cache, 1, own=((f"{__name__}:stamp", {"byy": 2}),))
