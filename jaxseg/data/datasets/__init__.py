@@ -1,8 +1,8 @@
-"""Public data sets, one module per layout: `load(name, root, **options)` lists a folder's cases.
+"""Data sets, one module per layout: `load(name, root, **options)` lists the cases in a folder.
 
-A module has `load(root, *, ...) -> DataSet`, whose keyword arguments are the options it takes, `label_count(...)`, and
-`phantom(kind) -> folder` where it comes with data of its own. In place of a name stands the path "module:load" of a function of
-one's own; like the layouts of one's own data, such a data set says itself what it holds.
+A module has `load(root, *, ...) -> DataSet`, whose keyword arguments are its options, `label_count(...)`, and, if it can generate
+synthetic data, `phantom(kind) -> folder`. Instead of a name, the path "module:load" of the user's own function can be given; as
+for the layouts of the user's own data, its classes are then only known after its files are read.
 """
 
 import dataclasses
@@ -44,16 +44,7 @@ def recognise(root: str | Path) -> tuple[str, Path]:
 
 
 def load(name: str, root: str | Path, **options) -> DataSet:
-    """The cases of a data set on disk; reads tables and headers, no voxels.
-
-    Args:
-      name: a key of MODULES, or "module:load".
-      root: its folder.
-      options: what the data set takes (`options_of(name)`); None counts as not given.
-    Raises:
-      ConfigError: unknown name, or an option that this data set does not take.
-      DataError: a folder that does not hold the layout.
-    """
+    """List the cases of a data set on disk; reads tables and headers, but no voxels."""
     function, known = _load_of(name), options_of(name)
     given = {key: value for key, value in options.items() if value is not None}
     for key in given:
@@ -71,13 +62,13 @@ def load(name: str, root: str | Path, **options) -> DataSet:
 
 
 def options_of(name: str) -> tuple[str, ...]:
-    """Names of the options that a data set takes."""
+    """Return the names of the options that a data set takes."""
     parameters = inspect.signature(_load_of(name)).parameters.values()
     return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
 def is_own(name: str) -> bool:
-    """Whether a data set says itself what it holds: a layout of one's own data, or a function of one's own."""
+    """Return whether a data set's classes are only known from its files: the user's own data, or the user's own function."""
     return name in OWN or is_path(name)
 
 
@@ -91,7 +82,7 @@ def _load_of(name: str) -> Callable[..., DataSet]:
 
 
 def _own(function: Callable, name: str, root: str | Path, options: dict) -> DataSet:
-    """A data set of one's own, under its path."""
+    """Load a data set by the user's own function; its name is the function's path."""
     try:
         dataset = function(Path(root), **options)
     except JaxsegError:
@@ -108,7 +99,7 @@ def _own(function: Callable, name: str, root: str | Path, options: dict) -> Data
 
 
 def label_count(name: str, structures: tuple[str, ...] | None = None, release: str | None = None) -> int:
-    """How many foreground classes a data set has under its options, without its files."""
+    """Return the number of foreground classes of a data set with these options, without reading its files."""
     module = lookup("data set", name, MODULES)
     given = {key: value for key, value in (("structures", structures), ("release", release)) if value is not None}
     for key in given:
@@ -118,7 +109,7 @@ def label_count(name: str, structures: tuple[str, ...] | None = None, release: s
 
 
 def regions_of(name: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """The regions that a data set scores, without its files; () where it has none."""
+    """Return the regions that a data set defines, without reading its files; () if it defines none."""
     return () if is_path(name) else getattr(lookup("data set", name, MODULES), "REGIONS", ())
 
 
@@ -139,6 +130,6 @@ __all__ = ["AUTO", "MODULES", "OWN", "is_own", "label_count", "load", "options_o
 
 
 def contradictions(dataset: DataSet) -> list[str]:
-    """Where a data set's own tables and masks do not agree, one line each; reads every mask. Empty where it has no tables."""
+    """Return one line for each contradiction between a data set's tables and its masks; reads every mask. [] without tables."""
     module = MODULES.get(dataset.name)
     return module.disagreements(dataset) if hasattr(module, "disagreements") else []

@@ -91,7 +91,7 @@ def load(
 
 
 def label_count(release: str | None = None) -> int:
-    """Number of foreground classes."""
+    """Return the number of foreground classes."""
     return len(labels_of(release or "2023"))
 
 
@@ -138,7 +138,7 @@ def map_mask(release: str, raw: np.ndarray) -> np.ndarray:
 
 
 def stratum(case: Case) -> str:
-    """ "HGG", "LGG", or "" where the release does not say."""
+    """Return "HGG", "LGG", or "" if the release does not state the grade."""
     return case.meta["grade"]
 
 
@@ -154,7 +154,7 @@ def read_decathlon(modalities: tuple[str, ...], path: Path) -> Volume:
 
 
 def _channels(path: Path) -> tuple[str, ...]:
-    """The channels' usual names in their order, from {"modality": {"0": "FLAIR", ...}}."""
+    """Return the usual names of the channels in their order, from {"modality": {"0": "FLAIR", ...}}."""
     if not path.is_file():
         return MSD_CHANNELS
     try:

@@ -4,9 +4,9 @@
     <root>/train_labels.npy   [N, 240, 240], 0 background, 1 NCR, 2 ED, 3 or 4 ET
     <root>/val_*.npy, test_*.npy
 
-The split is the folder's own. The arrays do not say which slice is whose: every slice counts as a patient of its own, so
-figures per patient are figures per slice, and slices of one patient may lie on both sides of the split, which flatters
-every score. Cut the slices from the volumes (data set "brats") for figures about patients.
+The split is given by the folder. The arrays do not state the patient of a slice: every slice counts as a separate patient, so
+figures per patient are figures per slice, and slices of one patient may be in several splits, which makes all scores
+optimistically biased. For figures about patients, cut slices from the volumes (data set "brats").
 
 Slices keep the arrays' own rows and columns (the project's come from nibabel's [x, y]). The project's normalisation is not
 public: integers become z-scores of the slice's own brain, channel by channel; floats count as normalised.
@@ -101,7 +101,7 @@ def load(
 
 
 def label_count() -> int:
-    """Number of foreground classes."""
+    """Return the number of foreground classes."""
     return len(LABELS)
 
 
@@ -150,12 +150,12 @@ def read_image(channels: tuple[int, ...], normalising: str, path: Path) -> Volum
 
 
 def read_mask(case: Case, image: Volume) -> Volume:
-    """Slice `case.mask.name` of the array `case.mask.parent`, [H, W]."""
+    """Read slice `case.mask.name` of the array `case.mask.parent`, [H, W]."""
     return Volume(np.asarray(_open(case.mask.parent)[int(case.mask.name)]), np.eye(4), Photo("NPY"), case.mask)
 
 
 def _count(images: Path, labels: Path) -> int:
-    """How many slices two arrays hold, both checked."""
+    """Return the number of slices in two arrays after checking both."""
     image, label = _open(images), _open(labels)
     if image.ndim != 4 or image.shape[-1] != len(MODALITIES) or image.dtype.kind not in "iuf" or 0 in image.shape:
         raise refusal(
@@ -185,7 +185,7 @@ def _count(images: Path, labels: Path) -> int:
 
 
 def _open(path: Path) -> np.ndarray:
-    """The array, memory-mapped."""
+    """Open the array as a memory map."""
     if not path.is_file():
         raise refusal(
             "DATA_MISSING",

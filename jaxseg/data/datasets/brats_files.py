@@ -60,7 +60,7 @@ _REMEDY = "give the folder of one release as it was unpacked"
 
 
 class CaseFiles(NamedTuple):
-    """One case on disk."""
+    """The files of one case."""
 
     id: str
     patient: str

@@ -7,8 +7,8 @@
     <root>/masks/liver/anna_01.png    or a mask of one class for each structure: masks/anna_01_liver.png
     <root>/masks/anna_01.nii.gz       or a channel of 0 and 1 for each structure, [X, Y, Z, K]
 
-Every file is a patient of its own, or every sub-folder, unless data.patient finds a name in theirs. The phantom's pictures are
-bright discs in uneven light.
+Every file counts as a separate patient, or every sub-folder, unless data.patient finds the patient in the file names. The
+phantom's pictures are bright discs in uneven light.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ PHANTOM_VERSION = 1
 
 
 def recognised(root: Path) -> bool:
-    """Whether a folder is one of these."""
+    """Return whether a folder has this layout."""
     return all((root / name).is_dir() for name in FOLDERS)
 
 
@@ -130,7 +130,7 @@ def load(
 
 
 def _channels_of(mask: Path, structures: Sequence[str] | None) -> int:
-    """Channels of a mask that has one for each structure, the background's too where there is one; 0 for a mask of classes."""
+    """Return the number of channels of a mask with one for each structure (and the background's, if any); 0 for class masks."""
     if not has_suffix(mask, nifti.SUFFIXES):
         return 0
     try:
@@ -207,13 +207,13 @@ def label_count(structures: Sequence[str] = LABELS) -> int:
 
 
 def phantom(kind: str = "default") -> Path:
-    """Folder of generated pictures, masks of one class."""
+    """Return the folder of the generated pictures, with masks of one class."""
     count = lookup("phantom", kind, KINDS)
     return build_folder(cache_root() / f"phantom-folder-{PHANTOM_VERSION}-{kind}", lambda folder: _write(folder, count))
 
 
 def _write(root: Path, count: int, side: int = 96) -> None:
-    """One or two discs a picture, shaded like balls, in noise and uneven light; the same bytes each time."""
+    """Draw one or two shaded discs per picture, with noise and uneven light; always the same bytes."""
     (root / "SYNTHETIC.txt").write_text("Generated from formulas by jaxseg.data.datasets.folder; shows no patient.\n")
     for part in ("images", "masks"):
         (root / part).mkdir()

@@ -5,8 +5,8 @@
     <root>/{train,validation,test}/{images,masks}/0.jpg ...     ivezakis/effisegnet: 800/100/100, all 352 x 352
 
 Masks are JPEG: values near 0 and 255, cut at 127 (checked with more slack than other JPEG masks, `STRAY`). Pairs are formed by
-name (EffiSegNet zips two unsorted listings). The set does not say which pictures show one patient, so every picture counts as a
-patient of its own.
+name (EffiSegNet zips two unsorted listings). The data set does not state which pictures are of the same patient, so every picture
+counts as a separate patient.
 """
 
 import functools
@@ -66,7 +66,7 @@ def load(root: str | Path) -> DataSet:
 
 
 def label_count() -> int:
-    """Number of foreground classes."""
+    """Return the number of foreground classes."""
     return len(LABELS)
 
 
@@ -80,7 +80,7 @@ def read_mask(case: Case, image: Volume) -> Volume:
 
 
 def phantom(kind: str = "default") -> Path:
-    """Folder of generated pictures in EffiSegNet's layout."""
+    """Return the folder of generated pictures in EffiSegNet's layout."""
     counts = lookup("phantom", kind, KINDS)
     return build_folder(cache_root() / f"phantom-kvasir-{PHANTOM_VERSION}-{kind}", lambda folder: _write(folder, counts))
 
@@ -91,7 +91,7 @@ def _cases(folder: Path, prefix: str) -> list[Case]:
 
 
 def _write(root: Path, counts: dict[str, int], side: int = 96) -> None:
-    """Pink walls with folds, a dark lumen and one bright bump; the same bytes each time."""
+    """Draw pink walls with folds, a dark lumen and one bright bump; always the same bytes."""
     (root / "SYNTHETIC.txt").write_text("Generated from formulas by jaxseg.data.datasets.kvasir; shows no patient.\n")
     rng = np.random.default_rng(7)
     y, x = np.mgrid[:side, :side] / side

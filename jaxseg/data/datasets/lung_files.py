@@ -1,4 +1,4 @@
-"""Files of the chest X-ray sets that `volumes` does not read, masks of another resolution, and a generated set."""
+"""Files of the chest X-ray data sets that `volumes` does not read, masks of another resolution, and a generated data set."""
 
 import warnings
 from pathlib import Path
@@ -142,13 +142,13 @@ def enlarge(mask: np.ndarray, size: tuple[int, int], path: Path) -> np.ndarray:
 
 
 def phantom(kind: str = "default") -> Path:
-    """Folder of generated pictures in Shenzhen's layout."""
+    """Return the folder of generated pictures in Shenzhen's layout."""
     count = lookup("phantom", kind, KINDS)
     return build_folder(cache_root() / f"phantom-lungs-{PHANTOM_VERSION}-{kind}", lambda folder: _write(folder, count))
 
 
 def _write(root: Path, count: int, side: int = 96) -> None:
-    """Two dark lungs in a grey chest with a bright spine and a heart on the image's right; the same bytes each time."""
+    """Draw two dark lungs in a grey chest, a bright spine, and a heart on the image's right; always the same bytes."""
     (root / "SYNTHETIC.txt").write_text("Generated from formulas by jaxseg.data.datasets.lung_files; shows no patient.\n")
     for part in ("CXR_png", "mask"):
         (root / part).mkdir()

@@ -90,7 +90,7 @@ def label_count(structures: Sequence[str] = SIDES) -> int:
 
 
 def stratum(case: Case) -> str:
-    """What the file's name says of the patient: "normal", "finding", or ""."""
+    """Return the finding in the file's name: "normal", "finding", or ""."""
     return case.meta["finding"]
 
 
@@ -127,7 +127,7 @@ def read_mask(name: str, structures: tuple[str, ...], naming: str, case: Case, i
 
 
 def _other_side(structure: str) -> str:
-    """The structure's name when left and right change places."""
+    """Return the structure's name with left and right exchanged."""
     side, _, rest = structure.partition(" ")
     return f"{_OPPOSITE[side]} {rest}" if side in _OPPOSITE else structure
 
@@ -156,14 +156,14 @@ def _sides(lungs: np.ndarray, case: Case, structures: tuple[str, ...]) -> dict[s
 
 
 def _by_annotation(case: Case, structures: tuple[str, ...]) -> tuple[dict[str, np.ndarray], tuple[Meaning, ...]]:
-    """The left/right lung project's annotation: 1 is the lung on the image's left."""
+    """Read the left/right lung project's annotation, in which 1 is the lung on the image's left."""
     mask = masks.read(case.mask, len(SIDES))
     raw = mask.array
     return {"right lung": raw == 1, "left lung": raw == 2, "lung": raw > 0}, _named(mask.meaning, *SIDES[::-1])
 
 
 def _by_parts(case: Case, structures: tuple[str, ...]) -> tuple[dict[str, np.ndarray], tuple[Meaning, ...]]:
-    """One file a structure: case.mask and case.parts in the order of meta["regions"]."""
+    """Read one file per structure: case.mask and case.parts in the order of meta["regions"]."""
     files = dict(zip(case.meta["regions"], (case.mask, *case.parts)))
     wanted = {name for s in structures for name in (SIDES if s == "lung" else (s, _other_side(s)))}
     read = {n: lung_files.read_mask(files[n]) for n in files if n in wanted}
@@ -205,7 +205,7 @@ def _find(root: Path) -> tuple[str, Path, tuple[Case, ...]]:
 
 
 def _marks(name: str, folder: Path) -> bool:
-    """Whether a folder shows the marks of a layout."""
+    """Return whether a folder has the files that identify a layout."""
     has = lambda *names: all((folder / n).is_dir() for n in names)
     return {
         "montgomery": lambda: has("CXR_png", "ManualMask"),

@@ -6,8 +6,8 @@
     <root>/example_seg_dicom_on_ct.nii.gz         its labels, on the grid of the DICOM series
     <root>/map_to_binary.py                       label numbers; read as text, never run
 
-The labels are that program's own output, not drawn by people. One patient to train on and one to test on: the pipeline
-is shown on real scans, and its figures are no benchmark.
+The labels are the output of TotalSegmentator, not drawn by people. With one patient to train on and one to test on, the data set
+demonstrates the pipeline on real scans; its figures are no benchmark.
 
 The prescribed split: train is A without the slices 83..91, val is slices 86..88 of A (9 mm from either neighbour), test
 is B. For networks that take volumes (protocol "volumes") train is the block of A from slice 76 up, where the four organs
@@ -111,7 +111,7 @@ def map_mask(numbers: tuple[int, ...], raw: np.ndarray) -> np.ndarray:
 
 
 def keep_slice(case: Case, index: int, mask: np.ndarray | None) -> bool:
-    """Whether a slice belongs to the case's part of its volume."""
+    """Return whether a slice belongs to the case's part of its volume."""
     return any(first <= index < end for first, end in case.meta["slices"])
 
 

@@ -1,1 +1,1 @@
-"""Data sets of one's own in the layouts that people use: what lies in the folder says what is in it."""
+"""The user's own data in common layouts; classes and channels are read from the files."""

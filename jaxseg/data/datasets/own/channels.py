@@ -1,4 +1,4 @@
-"""Channels that lie in one file: [X, Y, Z, C], chosen by name."""
+"""Channels stored in one file, [X, Y, Z, C], chosen by name."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -27,7 +27,7 @@ Pair = tuple[Path, Path | None]  # an image and its mask
 
 
 def recognised(root: Path) -> bool:
-    """Whether a folder has a dataset.json that lists its training cases file by file."""
+    """Return whether a folder has a dataset.json that lists its training cases file by file."""
     path = root / description.FILE
     if not path.is_file():
         return False
@@ -74,7 +74,7 @@ def load(
 
 
 def _listed(about: description.Description, part: str) -> dict[str, Pair]:
-    """{case: (image, mask or None)} of one list."""
+    """Return {case: (image, mask or None)} of one list."""
     root, entries, found = about.path.parent, about.content.get(part), {}
     if not isinstance(entries, list) or part == "training" and not entries:
         raise about.bad(f"no list {part}", f'"{part}" lists the cases')
