@@ -82,6 +82,11 @@ def test_a_page_prints_what_it_shows(page, tmp_path):
             pytest.fail(f"{page.name}: $ {command}\n--- shown\n{wanted}\n--- printed\n{done.stdout}", pytrace=False)
 
 
+def test_every_page_stands_in_the_site():
+    site = (ROOT / "mkdocs.yml").read_text()
+    assert not [page.name for page in PAGES if f"- {page.name}\n" not in site and f": {page.name}\n" not in site]
+
+
 def test_links_between_pages_lead_somewhere():
     for page in [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "launch" / "README.md"]:
         for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text()):

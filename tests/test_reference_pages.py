@@ -1,6 +1,6 @@
-"""docs/networks.md and docs/definitions.md are written from the library's own docstrings and tables: they cannot go stale.
+"""docs/networks.md, docs/definitions.md and the README's table of networks are written from the library's docstrings and tables.
 
-Run as a program this file writes both anew: `python tests/test_reference_pages.py`.
+Run as a program this file writes them anew: `python tests/test_reference_pages.py`.
 """
 
 import importlib
@@ -16,7 +16,8 @@ from jaxseg.losses import TERMS
 from jaxseg.metrics import calibration, counts, lesions, surface
 from jaxseg.models import functional, registry
 
-DOCS = Path(__file__).parent.parent / "docs"
+README = Path(__file__).parent.parent / "README.md"
+DOCS = README.parent / "docs"
 NOTE = "Written from the docstrings of the library by `python tests/test_reference_pages.py`; a test compares."
 METRICS = (
     counts.dice,
@@ -72,7 +73,7 @@ def networks(parameters: dict[str, str]) -> str:
         module = importlib.import_module(f"jaxseg.models.{family}")
         source = inspect.getmodule(next(iter(module.VARIANTS.values())).network)
         text = inspect.getdoc(source) or ""
-        mappings = [m.name for m in getattr(module, "KEY_MAPPINGS", ())]
+        mappings = dict.fromkeys(re.sub(r"_\d+$", "", m.name) for m in getattr(module, "KEY_MAPPINGS", ()))
         out += [f"## {family}", "", text, ""]
         out += [f"Weights under the names of: {', '.join(mappings)}.", ""] if mappings else []
         out += ["| name | axes | channels | classes | parameters |", "|---|---|---|---|---|"]
@@ -82,6 +83,28 @@ def networks(parameters: dict[str, str]) -> str:
         ]
         out.append("")
     return "\n".join(out)
+
+
+def families(parameters: dict[str, str]) -> str:
+    """The README's table of families; networks for tests alone are left out."""
+    rows = ["| family | networks | axes | parameters | weights under the names of |", "|---|---|---|---|---|"]
+    for family in registry.FAMILIES:
+        module = importlib.import_module(f"jaxseg.models.{family}")
+        known = {name: v for name, v in module.VARIANTS.items() if "_test" not in name}
+        sizes = sorted(int(parameters[name].replace(",", "")) / 1e6 for name in known)
+        axes = " or ".join(map(str, sorted({rank for v in known.values() for rank in v.ranks})))
+        first = inspect.getdoc(inspect.getmodule(next(iter(known.values())).network)).partition(":")[0].partition("\n")[0]
+        size = " to ".join(dict.fromkeys((f"{sizes[0]:.1f}", f"{sizes[-1]:.1f}"))) + " M"
+        names = ", ".join(f"`{name}`" for name in sorted(known)[:3]) + (f" and {len(known) - 3} more" if len(known) > 3 else "")
+        theirs = dict.fromkeys(re.sub(r"_\d+$", "", m.name) for m in getattr(module, "KEY_MAPPINGS", ()))
+        rows.append(f"| {first if len(first) < 24 else family} | {names} | {axes} | {size} | {', '.join(theirs) or 'jaxseg'} |")
+    return "\n".join(rows) + "\n"
+
+
+def readme(text: str, parameters: dict[str, str]) -> str:
+    """README.md with its table of families."""
+    begin, end = "<!-- networks -->\n", "<!-- /networks -->"
+    return text.partition(begin)[0] + begin + families(parameters) + end + text.partition(end)[2]
 
 
 def definitions() -> str:
@@ -114,6 +137,10 @@ def test_the_page_of_networks_is_that_of_the_registry():
     assert (DOCS / "networks.md").read_text() == networks(written()), "python tests/test_reference_pages.py writes it anew"
 
 
+def test_the_readme_lists_the_families_of_the_registry():
+    assert README.read_text() == readme(README.read_text(), written()), "python tests/test_reference_pages.py writes it anew"
+
+
 @pytest.mark.parametrize("family", registry.FAMILIES)
 def test_the_page_counts_parameters_as_the_library_does(family):
     """The smallest of each family; tests/models counts all of them."""
@@ -129,3 +156,4 @@ def test_the_page_of_definitions_is_that_of_the_docstrings():
 if __name__ == "__main__":
     (DOCS / "networks.md").write_text(networks({name: count(name) for name in registry.list_models()}))
     (DOCS / "definitions.md").write_text(definitions())
+    README.write_text(readme(README.read_text(), written()))

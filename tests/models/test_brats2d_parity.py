@@ -99,6 +99,7 @@ WRONG = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mistake", WRONG)
 def test_a_wrong_port_is_noticed(pairs, mistake):
     case, values = WRONG[mistake]

@@ -62,6 +62,7 @@ WRONG = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mistake", WRONG)
 def test_a_wrong_port_is_noticed(pair, mistake):
     side, model, port = pair
@@ -119,6 +120,7 @@ def features(model, image):
 
 
 # at multiples of 32 TensorFlow's padding is the nominal size's; the odd cases are those of SIDES
+@pytest.mark.full
 @pytest.mark.parametrize("size", [(224, 224), (64, 96)])
 def test_true_size_features_equal_monai(monai_b0, size):
     model = create_model("effisegnet_b0")

@@ -58,6 +58,7 @@ WRONG = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mistake", WRONG)
 def test_a_wrong_port_is_noticed(pair, image, mistake):
     order, model, port = pair
@@ -75,6 +76,7 @@ def test_training_step_with_auxiliary_loss_equals_the_port_in_float64(image):
         parity.assert_step_equal(ours("notebooks", dropout=0.0), port, image, tolerance=1e-8)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("size, order", [((57, 57), "hszhao"), ((64, 50), "notebooks")])
 def test_true_size_logits_equal_the_port(size, order):
     port = PSPNet((3, 4, 6, 3), bins=ORDERS[order], classes=3)

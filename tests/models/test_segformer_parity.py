@@ -61,6 +61,7 @@ WRONG = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mistake", WRONG)
 def test_a_wrong_port_is_noticed(pair, image, mistake):
     kind, model, port = pair
@@ -108,6 +109,7 @@ def live(request):
     return model, port
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("size", [(64, 96), (100, 132)])
 def test_true_size_logits_equal_transformers(live, size):
     model, port = live

@@ -62,6 +62,7 @@ WRONG = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mistake", WRONG)
 def test_a_wrong_port_is_noticed(pair, image, mistake):
     kind, model, port = pair
@@ -83,6 +84,7 @@ def test_training_step_equals_the_port(pair, image):
     parity.assert_step_equal(ours(kind, dropout=0.0, drop_path=0.0), step_port, image)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("size", [(64, 96), (100, 132)])
 @pytest.mark.parametrize("kind", ["official", "ich"])
 def test_true_size_logits_equal_the_port(kind, size):

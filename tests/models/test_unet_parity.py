@@ -34,6 +34,7 @@ def test_logits_equal_the_port(model, port, image):
     assert parity.relative_error(model, port, image) <= parity.TOLERANCE
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("mistake", [{"eps": 1e-3}, {"skip_first": True}])
 def test_a_wrong_port_is_noticed(model, port, image, mistake):
     wrong = UNetBase(WIDTHS, 2, 3, **mistake)
