@@ -8,7 +8,7 @@ from jaxseg.utils.lookup import lookup
 
 
 class Chosen(NamedTuple):
-    """The size that was named (None if none was) and the set of flags."""
+    """The given size (None if there is none) and the set of flags."""
 
     size: str | None
     flags: frozenset[str]
@@ -24,15 +24,15 @@ def parse(arguments: str, *, sizes: tuple[str, ...] = (), flags: tuple[str, ...]
 
 
 def one_of(words: Iterable[str], choices: Iterable[str]) -> str | None:
-    """The one of `choices` that is among the words, None if none is; two are an error."""
+    """The word that is one of `choices`, or None; two such words are an error."""
     named = sorted(set(words) & set(choices))
     if len(named) > 1:
-        raise ConfigError(f"got the arguments {' and '.join(named)} of this config; they exclude each other: choose one")
+        raise ConfigError(f"got the arguments {' and '.join(named)} of this config, which exclude each other; give only one")
     return named[0] if named else None
 
 
 def network_and_flags(arguments: str, *flags: str) -> tuple[str | None, frozenset[str]]:
-    """Split "unet3d_s,quick" into the network that was named (None if none was; any registry name) and flags."""
+    """Split "unet3d_s,quick" into a network (any registry name; None if there is none) and flags."""
     words = [w.strip() for w in (arguments or "").split(",") if w.strip()]
     named = [w for w in words if w not in flags]
     for word in named[:-1]:  # two networks, or a misspelt flag before the network

@@ -1,4 +1,4 @@
-"""What the experiments on BraTS volumes share: the source's recipe, its transforms, nnU-Net's, and the recipe for the phantom."""
+"""Shared by the experiments on BraTS volumes: the source's recipe, its transforms, nnU-Net's, and the recipe for the phantom."""
 
 from jaxseg.planning.topology import output_weights
 
@@ -73,7 +73,7 @@ QUICK = {
 
 
 def published_recipe(c, *, two: bool) -> None:
-    """The source's recipe: 128^3 patches about any voxel, moved inside; Adam 1e-3 with a plateau, BatchNorm warm-up."""
+    """The source's recipe: 128^3 patches with random centres, moved inside; Adam 1e-3, plateau schedule, BatchNorm warm-up."""
     c.data.dataset, c.data.rank, c.data.intensity, c.data.window = "brats", 3, "brain", ()
     c.data.modalities = TWO if two else ALL
     c.data.channels = len(c.data.modalities)
@@ -86,7 +86,7 @@ def published_recipe(c, *, two: bool) -> None:
 
 
 def on_slices(c) -> None:
-    """The source's --dim 2d: every axial slice, 240 -> 256, through a 2-D network."""
+    """The source's --dim 2d: a 2-D network on all axial slices, resized from 240 to 256."""
     c.data.rank, c.data.fit, c.data.size = 2, "stretch", (256, 256)
     c.data.per_volume, c.data.foreground, c.data.positions = 16, 1 / 3, "uniform"  # the defaults: slices take none of them
     c.infer.overlap, c.infer.blend, c.infer.positions, c.infer.mirror = 0.25, "gaussian", "monai", ()

@@ -1,4 +1,4 @@
-"""The BraTS 2-D project's table, and what its rows are made of: networks, losses, data sets, the recipe for the phantom."""
+"""The BraTS 2-D project's table, and the parts of its rows: networks, losses, data sets, the recipe for the phantom."""
 
 from typing import NamedTuple
 
@@ -7,8 +7,9 @@ class Row(NamedTuple):
     """A row of the published table.
 
     Attributes:
-      arguments: of configs/brats2d.py.
-      printed: the total that the table prints; count: that of the network the arguments build.
+      arguments: arguments of configs/brats2d.py.
+      printed: the number of parameters that the table prints.
+      count: the number of parameters of the network that the arguments build.
       recall, f1, precision, specificity: means over the 4 classes, background included, of all test pixels.
     """
 
@@ -22,10 +23,10 @@ class Row(NamedTuple):
 
 
 # Titles and figures as published. Where `count` differs from `printed`:
-# - 18,127,940 is no total of any arrangement of the project's blocks that was tried; the row runs as the network of its title.
-# - 15,911,684 and 12,046,212 stand on each other's rows: the first is the dilated U-Net without bridge, the second U-Net 3+ with
-#   three convolutions a level and five channels.
-# A row "5channel" does not say what the fifth channel is; k-means stands here, edge and autoencoded do as well.
+# - 18,127,940 is not the total of any tried arrangement of the project's blocks; the row uses the network of its title.
+# - 15,911,684 and 12,046,212 are in each other's rows: the first is the dilated U-Net without bridge, the second U-Net 3+ with
+#   three convolutions per level and five channels.
+# The rows "5channel" do not say what the fifth channel is; k-means is used here, but edge and autoencoded fit too.
 ROWS = {
     "U-Net": Row("unet2d", 31032516, 31032516, 0.914275, 0.91997, 0.924925, 0.984175),
     "Attention U-Net": Row("attention_unet2d", 31870853, 31870853, 0.926376, 0.92889, 0.931425, 0.988425),
@@ -123,7 +124,7 @@ _TEST = {"unet2d": "unet2d_test", "resunetpp": "resunetpp_test", "unet3p": "unet
 
 
 def small(name: str, quick: bool) -> tuple[str, dict]:
-    """(network, options) that stand for a network on the phantom: the same family, narrower."""
+    """(network, options) that replace a network on the phantom: the same family, but narrower."""
     family = "unet3p" if name.startswith("unet3p") else "resunetpp" if name == "resunetpp" else "unet2d"
     if quick:
         return _TEST[family], {}

@@ -1,4 +1,4 @@
-"""What the experiments on haemorrhage CT share: the recipe for the phantom, its quick form, the project's transforms."""
+"""Shared by the experiments on haemorrhage CT: the recipe for the phantom, its quick form, the project's transforms."""
 
 # On the phantom: small slices, few epochs, a higher learning rate that falls to zero.
 PHANTOM = (
@@ -36,7 +36,7 @@ AUGMENT = (
 
 
 def published_recipe(c, flags: frozenset[str]) -> None:
-    """The project's recipe for real data (640 x 640, Adam 1e-4 with a plateau, Dice), and what replaces it on the phantom."""
+    """The project's recipe for real data (640 x 640, Adam 1e-4, plateau schedule, Dice), and its replacement for the phantom."""
     c.data.protocol = "all" if "all" in flags else "only"
     c.data.size = (640, 640)
     c.schedule.name, c.schedule.options = "plateau", {"factor": 0.5, "patience": 5, "min_lr": 1e-7}

@@ -14,7 +14,7 @@ ALBUMENTATIONS = (
 
 class Stage(NamedTuple):
     """A run of the project: the stage it starts from, epochs, transforms, loss, the weight of the auxiliary cross-entropy,
-    and how often a picture comes in an epoch."""
+    and how often each picture is drawn per epoch."""
 
     after: str
     epochs: int

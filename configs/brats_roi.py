@@ -1,4 +1,4 @@
-"""Where the tumour is: the first network of the cascade, on whole brains shrunk to 64^3 with three coordinate channels.
+"""The first network of the cascade, which finds the region of the tumour: whole brains at 64^3 with three coordinate channels.
 
     python -m jaxseg.main --config=configs/brats_roi.py                                             # the phantom, 2 CPU cores
     python -m jaxseg.main --config=configs/brats_roi.py:roi_mobileunetr3d_tiny --config.data.root=/data/BraTS2021_Training_Data

@@ -1,4 +1,4 @@
-"""Your own pictures or volumes: whichever of these layouts lies under data.root is recognised, and says itself what it holds.
+"""Your own pictures or volumes, in one of the layouts below; the layout under data.root is detected.
 
     python -m jaxseg.main --config=configs/folder.py --config.data.root=/data/mine --mode=check   # what is there and wrong
     python -m jaxseg.main --config=configs/folder.py --config.data.root=/data/mine                # pictures, slices

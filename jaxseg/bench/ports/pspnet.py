@@ -1,6 +1,6 @@
-"""PSPNet in PyTorch, written from the facts of hszhao/semseg, with its parameter names.
+"""PSPNet in PyTorch, written from a description of hszhao/semseg, with its parameter names.
 
-`Knobs` are the mistakes that the parity test must notice.
+`Knobs` are deliberate mistakes that the parity test must detect.
 """
 
 import dataclasses
