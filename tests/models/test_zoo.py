@@ -19,7 +19,13 @@ QUICK = {
     3: {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True},
 }
 # Gradients that take XLA half a minute and more to compile; these are compiled as in training.
-SLOW = {"mobile_unetr_test", "mobile_unetr_3d_test", "swin_unetr_test", *(n for n, _ in TEST if n.startswith("dualbranch_1"))}
+SLOW = {
+    "linknet3d_test",
+    "mobile_unetr_test",
+    "mobile_unetr_3d_test",
+    "swin_unetr_test",
+    *(n for n, _ in TEST if n.startswith("dualbranch_1")),
+}
 GRADIENTS = [pytest.param(n, rank, marks=pytest.mark.slow if n in SLOW else (), id=f"{n}-{rank}d") for n, rank in TEST]
 
 
