@@ -1,4 +1,4 @@
-"""What a dataset.json says of channels, labels and regions: nnU-Net's form, and that of the Medical Segmentation Decathlon.
+"""Read channels, labels and regions from a dataset.json, in nnU-Net's form or that of the Medical Segmentation Decathlon.
 
     {"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": {"background": 0, "rim": 1, "core": 2}, "file_ending": ".nii.gz"}
     {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2], ...}       regions of labels
@@ -28,16 +28,16 @@ Regions = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 class Description(NamedTuple):
-    """What a dataset.json says.
+    """The content of a dataset.json.
 
     Attributes:
-      path: of the file.
-      channels: names of the channels, in their order; a name that comes twice has its number behind it.
+      path: path of the file.
+      channels: names of the channels, in their order; equal names are made distinct by a number.
       labels: names of the classes 1, 2, ...
-      values: what these have in the masks.
-      regions: ((name, classes), ...) that it declares.
-      ignored: the value of unlabelled voxels; None where there is none.
-      content: all of it.
+      values: the values of these classes in the masks.
+      regions: the declared regions, ((name, classes), ...).
+      ignored: the value of unlabelled voxels; None if there is none.
+      content: the whole content as read.
     """
 
     path: Path
@@ -49,7 +49,7 @@ class Description(NamedTuple):
     content: Mapping[str, Any]
 
     def bad(self, found: str, rule: str, remedy: str = "mend the file"):
-        """The error for a part of the file that cannot be used."""
+        """Return the error for a part of the file that cannot be used."""
         return refusal("DATA_TABLE", self.path, found, rule, remedy)
 
     def mask_rule(self, ignore: str | None) -> Callable[[np.ndarray], np.ndarray]:
@@ -73,7 +73,7 @@ class Description(NamedTuple):
 
 
 def read(path: Path) -> Description:
-    """A dataset.json, checked.
+    """Read and check a dataset.json.
 
     Raises:
       DataError: DATA_TABLE for content of another form, and as `guard.read_json`.
@@ -96,7 +96,7 @@ def read(path: Path) -> Description:
 
 
 def _labelled(draft: Description, labels: dict[str, Any]) -> Description:
-    """With the classes and regions of {name: value or values}."""
+    """Return the description with the classes and regions of {name: value or values}."""
     members = {name: v if isinstance(v, list) else [v] for name, v in labels.items()}
     whole = lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 2**16
     for name, values in members.items():
@@ -122,7 +122,7 @@ def _labelled(draft: Description, labels: dict[str, Any]) -> Description:
 
 
 def _check_order(draft: Description, members: Mapping[str, Sequence[int]]) -> None:
-    """Refuse a regions_class_order from which the labels would not come back."""
+    """Refuse a regions_class_order from which the labels could not be restored."""
     order = draft.content.get("regions_class_order")
     if order is None:
         return

@@ -1,4 +1,4 @@
-"""Which layout a folder has, told by what lies in it."""
+"""Recognise the layout of a folder from the files in it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,13 +16,14 @@ KNOWN = (
 
 
 def recognise(root: Path, modules: Mapping[str, ModuleType]) -> tuple[str, Path]:
-    """(name of the layout, its folder or file).
+    """Return (name of the layout, its folder or file).
 
     Args:
       root: a folder, the folder above it, or a table.
-      modules: layouts by name, each with `recognised`; of two that take a folder the first is meant.
+      modules: name -> layout, each with a function `recognised`; if several layouts recognise a folder, the first one is used.
     Raises:
-      ConfigError: several folders below `root` have a layout. DataError: none has.
+      ConfigError: several folders below `root` have a known layout.
+      DataError: no folder has a known layout.
     """
     guard.check_regular(root, folder_too=True)
     places = [root, *(e for e in visible_entries(root) if e.is_dir())] if root.is_dir() else [root]

@@ -28,7 +28,7 @@ Files = dict[str, tuple[tuple[Path, ...], Path | None]]  # case -> its images an
 
 
 def recognised(root: Path) -> bool:
-    """Whether a folder is nnU-Net's raw data."""
+    """Return whether a folder has the layout of nnU-Net's raw data."""
     return (root / description.FILE).is_file() and all((root / name).is_dir() for name in FOLDERS)
 
 
@@ -83,7 +83,7 @@ def load(
 
 
 def _suffixes(about: description.Description) -> tuple[str, ...]:
-    """The file endings that count."""
+    """Return the accepted file endings."""
     ending = about.content.get("file_ending")
     if ending is None:
         return readable()
@@ -95,7 +95,7 @@ def _suffixes(about: description.Description) -> tuple[str, ...]:
 
 
 def _paired(about: description.Description, part: str, suffixes: tuple[str, ...]) -> Files:
-    """The cases of imagesTr or imagesTs, with their masks where there are any."""
+    """Return the cases of imagesTr or imagesTs, with their masks if there are any."""
     root = about.path.parent
     in_colour = len(about.channels) == 3 and all(
         stem.endswith("_0000") and has_suffix(path, photos.SUFFIXES)
@@ -113,7 +113,7 @@ def _paired(about: description.Description, part: str, suffixes: tuple[str, ...]
 
 
 def _listed(about: description.Description, suffixes: tuple[str, ...]) -> Files:
-    """The cases of the entry "dataset"."""
+    """Return the cases in the entry "dataset"."""
     root, entries = about.path.parent, about.content["dataset"]
     right = lambda e: (
         isinstance(e, dict)

@@ -1,4 +1,4 @@
-"""Images of one file for each channel, numbered as nnU-Net does: anna_0000.nii.gz, anna_0001.nii.gz."""
+"""Images with one file per channel, numbered as in nnU-Net: anna_0000.nii.gz, anna_0001.nii.gz."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ _NUMBER = re.compile(r"(.+)_(\d{4})")
 
 
 def is_numbered(folder: Path, suffixes: tuple[str, ...] | None = None) -> bool:
-    """Whether every image of a folder has a channel number, and some image number 0000."""
+    """Return whether every image of a folder has a channel number, and some image the number 0000."""
     numbers = [_NUMBER.fullmatch(stem) for stem in pairs.by_stem(folder, suffixes)]
     return bool(numbers) and all(numbers) and any(n.group(2) == "0000" for n in numbers)
 

@@ -1,8 +1,8 @@
 """Masks of one structure each, joined into one map of classes: structures that exclude each other, or any that overlap.
 
-Structures that exclude each other are the classes 1, 2, ... Of structures that may overlap every combination is a class of its
-own, numbered by its members: class 1 is the first alone, 2 the second alone, 3 both, 4 the third alone, ... The structures are
-regions of these classes then.
+Structures that exclude each other are the classes 1, 2, ... If structures may overlap, every combination of them is a separate
+class, numbered by its members: class 1 is the first structure alone, 2 the second alone, 3 both, 4 the third alone, ... The
+structures are then regions of these classes.
 """
 
 from collections.abc import Sequence
@@ -33,19 +33,19 @@ def combinations(structures: Sequence[str]) -> tuple[str, ...]:
 
 
 def regions(structures: Sequence[str]) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Each structure as the classes of the combinations that it is in."""
+    """Return each structure as a region: the classes of all combinations that contain it."""
     return tuple(
         (name, tuple(code for code in range(1, 2 ** len(structures)) if code >> k & 1)) for k, name in enumerate(structures)
     )
 
 
 def joined(masks: Sequence[np.ndarray | None], structures: Sequence[str], *, overlapping: bool) -> np.ndarray:
-    """One map of classes.
+    """Join masks of single structures to one class map.
 
     Args:
-      masks: of each structure, [*S], not 0 inside of it; None where a case has none.
-      structures: their names.
-      overlapping: number the combinations; else the structures.
+      masks: for each structure [*S], not 0 inside it; None if the case does not have it.
+      structures: names of the structures.
+      overlapping: number the combinations of structures; else the structures.
     Returns:
       uint8 [*S], uint16 above 255 structures.
     Raises:

@@ -1,4 +1,4 @@
-"""Which files below `images` and `masks` belong together, told by their names alone.
+"""Pair the files below `images` and `masks` by their names.
 
 images/anna.png                          an image of case anna; images/ward/anna.png one of case ward/anna
 images/anna_0000.nii.gz, anna_0001 ...   its channels by number, where the masks are named without; or by stated suffixes
@@ -26,9 +26,9 @@ class Paired(NamedTuple):
 
     Attributes:
       images: each case's files, one for each channel.
-      masks: each case's mask files by structure; of a mask with classes the structure is "".
-      structures: names of the structures; () where a mask holds the classes.
-      channels: what the files of a case are called; () where it has one.
+      masks: each case's mask files by structure; for a mask with all classes the structure is "".
+      structures: names of the structures; () if a mask holds all classes.
+      channels: names of the channels that the files of a case hold; () if a case has one file.
     """
 
     images: dict[str, tuple[Path, ...]]

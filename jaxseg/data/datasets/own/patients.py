@@ -1,4 +1,4 @@
-"""Whose image it is: data.patient, a regular expression over the names of the cases."""
+"""Find the patient of a case by data.patient, a regular expression over the names of the cases."""
 
 import re
 from collections.abc import Callable
@@ -7,13 +7,15 @@ from jaxseg.types import ConfigError, DataError
 
 
 def named_by(pattern: str | None) -> Callable[[str], str]:
-    """Case -> patient.
+    """Return a function that maps the name of a case to its patient.
 
     Args:
       pattern: a regular expression with one group, searched for in the case's name: "(anna|bert)" or "^([^_]+)_"; None: every
-        case is a patient of its own.
+        case counts as a separate patient.
+    Returns:
+      The function; it raises a DataError (DATA_TABLE) for a case without a match.
     Raises:
-      ConfigError: no regular expression, or not one group. The function raises DataError (DATA_TABLE) for a case without a match.
+      ConfigError: the pattern is not a regular expression with exactly one group.
     """
     if pattern is None:
         return lambda case: case

@@ -1,13 +1,13 @@
-"""A table of paths: CSV, JSON or YAML, one row a case. Paths are relative to the table's folder.
+"""Read a table of paths: CSV, JSON or YAML, one row per case. Paths are relative to the table's folder.
 
     case,image_t1,image_flair,mask,patient,split,spacing
     a1,scans/a1_t1.nii.gz,scans/a1_flair.nii.gz,labels/a1.nii.gz,anna,train,
 
 Columns: `image`, or one for each channel (`image_<channel>`, or those that data.modalities names); `mask`, or one for each
-structure (`mask_<structure>`), empty cells where there is none; `patient`, or the column that data.patient names; `split` (train,
-val, test; of train and test alone the validation patients are drawn); `spacing` in mm along the file's axes ("0.5 0.5 3"), for
-files that do not say it and held against those that do; `case`. JSON and YAML hold a list of objects with these keys, or such
-lists under "training", "validation" and "test".
+structure (`mask_<structure>`), with empty cells if there is none; `patient`, or the column that data.patient names; `split`
+(train, val, test; with train and test only, validation patients are drawn from train); `spacing` in mm along the file's axes
+("0.5 0.5 3"), used for files without spacing and compared with the spacing of others; `case`. JSON and YAML hold a list of
+objects with these keys, or such lists under "training", "validation" and "test".
 """
 
 import csv
