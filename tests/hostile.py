@@ -30,7 +30,7 @@ _PIECES = (
 
 @contextlib.contextmanager
 def within(seconds: int) -> Iterator[None]:
-    """Fails a block that takes more seconds of this process, or ten times as many on the clock: a reader that hangs is a failed test.
+    """Fails a block that takes more seconds of this process, or ten times as many on the clock, as a reader that hangs does.
 
     The process's own time counts, for on busy cores a block may wait for its turn.
     """
