@@ -99,7 +99,7 @@ def test_a_reader_serves_every_place_where_files_are_looked_for(folder):
         ({"data.dataset": "mine:load"}, "has no embedded phantom; give data.root"),
         ({"data.readers": ((".GRID", "mine:read"),)}, "suffixes in small letters"),
         ({"data.transforms": (("drop_rows", {}),)}, "must be .*module:function"),
-        ({"eval.metrics": ("a:same", "b:same")}, "whose functions' names differ"),
+        ({"eval.metrics": ("a:same", "b:same")}, "with functions of different names"),
         ({"loss.terms": (("dize", 1.0),)}, "unknown loss term"),
     ],
 )
