@@ -63,10 +63,10 @@ def test_a_record_that_names_a_module_without_a_digest_imports_nothing(fresh, tm
         ):
             edit(folder, change)
             tree = recorded.get_config(str(folder))
-            with pytest.raises(MismatchError, match="the module 'evil' and holds no digest of it"):
+            with pytest.raises(MismatchError, match="the module 'evil' but has no digest of it"):
                 modes.evaluate(modes.Call(tree, folder))
             if "evil" in checkpoint.read_record(folder)["model"]["name"]:
-                with pytest.raises(MismatchError, match="the module 'evil' and holds no digest of it"):
+                with pytest.raises(MismatchError, match="the module 'evil' but has no digest of it"):
                     modes.predict(modes.Call(tree, folder, input=str(top), output=str(tmp_path / "out")))
             (folder / "run.json").write_text(before)
     finally:

@@ -47,7 +47,7 @@ def test_what_was_imported_by_a_path_that_the_tree_names_is_recorded_as_it_was_t
 
 def test_beside_a_record_the_same_file_is_imported_and_another_or_an_unnamed_one_is_not(folder):
     with code.recorded_alone():
-        with pytest.raises(MismatchError, match="the module 'own_net' and holds no digest of it.*own_net.py.*--allow_code"):
+        with pytest.raises(MismatchError, match="the module 'own_net' but has no digest of it.*own_net.py.*--allow_code"):
             import_object("own_net:Net")
         with pytest.raises(MismatchError, match="'own_net' that differs from .*own_net.py; .*--allow_code"):
             code.check({"own_net": "0" * 64}, folder)
