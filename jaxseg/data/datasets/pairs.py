@@ -26,7 +26,13 @@ def by_stem(folder: Path, suffixes: tuple[str, ...] | None = None, *, ending: st
             continue
         name = stem(entry, suffixes).removesuffix(ending)
         if name in found:
-            raise refusal("DATA_PATH", entry, f"the same stem as {found[name].name}", "stems are unique", "remove one of them")
+            raise refusal(
+                "DATA_PATH",
+                entry,
+                f"the same stem as {found[name].name}",
+                "file names without suffix must be unique",
+                "remove one of them",
+            )
         found[name] = entry
     return found
 

@@ -69,7 +69,7 @@ def _check_compression(start: bytes, packed: bool, path) -> None:
 
 
 def _read(source, size: int, packed: bool, path, max_voxels: int, allow_missing: bool):
-    """(layout, bytes of the voxels), with the source read to its end."""
+    """Return (layout, bytes of the voxels); the source is read to its end."""
     short = lambda found: refusal("DATA_TRUNCATED", path, found, "header and content must agree", "copy or export the file again")
     start = source.take(4)
     block = start + source.take(nifti_header.header_size(start, path)[0] - 4)

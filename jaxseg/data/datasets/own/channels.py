@@ -32,7 +32,7 @@ def read_chosen(names: tuple[str, ...], wanted: Sequence[str], path: Path) -> Vo
             path,
             f"shape {volume.array.shape}",
             f"[X, Y, Z, {len(names)}] with {', '.join(names)}, as dataset.json lists them",
-            "unpack the data set again, or mend dataset.json",
+            "unpack the data set again, or correct dataset.json",
         )
     absent = [name for name in wanted if name not in names]
     if absent:

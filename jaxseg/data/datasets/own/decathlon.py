@@ -55,7 +55,7 @@ def load(
     train, test = _listed(about, "training"), _listed(about, "test") if "test" in about.content else {}
     twice = sorted(train.keys() & test.keys())
     if twice:
-        raise about.bad(f"case {twice[0]} under training and test", "names of cases are unique", "rename one")
+        raise about.bad(f"case {twice[0]} under training and test", "names of cases must be unique", "rename one")
     chosen = description.chosen(modalities, about.channels, about.path)
     cases = tuple(Case(name, whose(name), (image,), mask) for name, (image, mask) in sorted((train | test).items()))
     return DataSet(
@@ -90,6 +90,6 @@ def _listed(about: description.Description, part: str) -> dict[str, Pair]:
             if not path.is_file():
                 raise refusal("DATA_MISSING", path, "not there", f"{about.path.name} lists it", "unpack the data set again")
         if name in found:
-            raise about.bad(f"case {name} twice under {part}", "names of cases are unique", "rename one")
+            raise about.bad(f"case {name} twice under {part}", "names of cases must be unique", "rename one")
         found[name] = (image, mask)
     return found

@@ -48,7 +48,7 @@ class Description(NamedTuple):
     ignored: int | None
     content: Mapping[str, Any]
 
-    def bad(self, found: str, rule: str, remedy: str = "mend the file"):
+    def bad(self, found: str, rule: str, remedy: str = "repair the file"):
         """Return the error for a part of the file that cannot be used."""
         return refusal("DATA_TABLE", self.path, found, rule, remedy)
 
@@ -91,7 +91,7 @@ def read(path: Path) -> Description:
     if all(word.isdigit() for word in labels) and all(isinstance(name, str) for name in labels.values()):
         labels = {name: int(word) for word, name in labels.items()}  # Decathlon's way round
         if len(labels) < len(draft.content["labels"]):
-            raise draft.bad("a label name twice", "every label has a name of its own")
+            raise draft.bad("a label name twice", "every label must have a different name")
     return _labelled(draft._replace(channels=channels), labels)
 
 
@@ -111,7 +111,7 @@ def _labelled(draft: Description, labels: dict[str, Any]) -> Description:
         raise draft.bad(f"labels {guard.shown(labels)}", "0 is the background, others are classes, 'ignore' a value of its own")
     alone = {values[0]: name for name, values in members.items() if len(values) == 1}
     if len(alone) < sum(len(values) == 1 for values in members.values()):
-        raise draft.bad("one value under two names", "every label has a value of its own")
+        raise draft.bad("one value under two names", "every label must have a different value")
     names = tuple(alone.get(v, f"label {v}") for v in used)
     number = {v: k for k, v in enumerate(used, 1)}
     regions: Regions = ()

@@ -59,7 +59,9 @@ def load(
     test = _paired(about, "Ts", suffixes) if (root / "imagesTs").is_dir() else {}
     twice = sorted(train.keys() & test.keys())
     if twice:
-        raise refusal("DATA_PATH", root, f"case {twice[0]} in imagesTr and imagesTs", "names of cases are unique", "rename one")
+        raise refusal(
+            "DATA_PATH", root, f"case {twice[0]} in imagesTr and imagesTs", "names of cases must be unique", "rename one"
+        )
     found = train | test
     pictures = all(len(images) == 1 and has_suffix(images[0], photos.SUFFIXES) for images, _ in found.values())
     channels = () if pictures else about.channels  # grey or colour, as pictures are
@@ -132,7 +134,7 @@ def _listed(about: description.Description, suffixes: tuple[str, ...]) -> Files:
         for path in (*images, mask):
             if not path.is_file():
                 raise refusal(
-                    "DATA_MISSING", path, "not there", f"{about.path.name} lists it for case {name}", "add it or drop the case"
+                    "DATA_MISSING", path, "not there", f"{about.path.name} lists it for case {name}", "add it or remove the case"
                 )
         found[name] = (images, mask)
     return found

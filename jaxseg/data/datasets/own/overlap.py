@@ -65,7 +65,7 @@ def joined(masks: Sequence[np.ndarray | None], structures: Sequence[str], *, ove
             other = structures[int(classes[both][0]) - 1]
             raise DataError(
                 f"{np.count_nonzero(both)} voxels are {other} and {structures[k]} at once; structures exclude each other unless "
-                "config.data.regions=dataset learns them as regions that may overlap: set that, or mend the masks",
+                "config.data.regions=dataset trains on them as regions that may overlap: set that, or repair the masks",
                 "DATA_LABEL",
             )
         classes[inside] = k + 1

@@ -96,7 +96,13 @@ def _below(folder: Path) -> dict[str, Path]:
 
     for name, path in walk(folder, ""):
         if name in found:
-            raise refusal("DATA_PATH", path, f"the same stem as {found[name].name}", "stems are unique", "remove one of them")
+            raise refusal(
+                "DATA_PATH",
+                path,
+                f"the same stem as {found[name].name}",
+                "file names without suffix must be unique",
+                "remove one of them",
+            )
         found[name] = path
     return found
 
@@ -115,7 +121,7 @@ def _by_suffix(found: Mapping[str, Path], suffixes: Sequence[str]) -> dict[str, 
                 path,
                 "another ending",
                 f"names of images end in {', '.join(suffixes)}",
-                "rename it or mend data.suffixes",
+                "rename it, or correct data.suffixes",
             )
         cases.setdefault(name[: -len(ending)], {})[ending] = path
     for name, files in cases.items():

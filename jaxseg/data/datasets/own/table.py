@@ -87,7 +87,7 @@ def load(
     if path is None:
         raise refusal("DATA_MISSING", root, "no table of paths", f"read are {', '.join(SUFFIXES)}", "give the table's own path")
     rows = _rows(path)
-    bad = lambda found, rule: refusal("DATA_TABLE", path, found, rule, "mend the table")
+    bad = lambda found, rule: refusal("DATA_TABLE", path, found, rule, "correct the table")
     columns = _columns(path, rows, modalities)
     names = tuple(structures or (columns.masks if columns.masks and MASK not in columns.masks else folder.LABELS))
     several = bool(columns.masks) and MASK not in columns.masks
@@ -167,7 +167,7 @@ def read_spaced(spacings: Mapping[str, tuple[float, ...]], path: Path) -> Volume
             path,
             f"spacing {' '.join(f'{s:g}' for s in spacing)} mm in the table, {' '.join(f'{s:.4g}' for s in own)} mm in the file",
             "both agree to 1 %",
-            "mend one, or leave the column out",
+            "correct one of them, or leave the column out",
         )
     return volume if volume.header is not None else Volume(volume.array, np.diag([*spacing, 1.0]), None, volume.path)
 
