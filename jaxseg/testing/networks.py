@@ -24,7 +24,7 @@ from jaxseg.train import state as states
 from jaxseg.train import step as steps
 from jaxseg.types import Batch
 
-SMALLEST = {2: 32, 3: 16}  # pixels or voxels from which on a size is looked for
+SMALLEST = {2: 64, 3: 16}  # pixels or voxels of the first size tried: at stride 32 more than one position is left
 SEARCHED = 600  # sizes after that
 BFLOAT16 = 0.1  # of the logits' deviation: errors of 8 bits add up over some tens of layers
 EXACT = 1e-4  # of the logits' deviation, for sums in another order
@@ -50,7 +50,7 @@ def check_network(
     Args:
       network: your class, its path "module:Name", or a name of `jaxseg.models.list_models()`.
       in_channels, num_classes, rank: to build it with.
-      sizes: two spatial sizes to try; () for the smallest even and odd ones from 32 pixels (16 voxels) on that its `check` takes.
+      sizes: two spatial sizes to try; () for the smallest even and odd ones from 64 pixels (16 voxels) on that its `check` takes.
       **options: its further arguments.
     Raises:
       AssertionError: the first rule that does not hold.
