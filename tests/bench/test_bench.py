@@ -147,7 +147,7 @@ assert peak.read() < 32, peak.read()
 
 def test_unknown_suites_and_modes_are_refused():
     assert parse([]).suite == SUITES
-    with pytest.raises(ConfigError, match="--suite=model; it is one of models, infer"):
+    with pytest.raises(ConfigError, match="--suite=model; must be one of models, infer"):
         parse(["--suite=model"])
     with pytest.raises(ConfigError, match="--modes=fast"):
         parse(["--modes=fast"])
