@@ -53,20 +53,23 @@ def write(
         raise ConfigError(f"--output={output}: the page is one file; give it a name that ends in .html")
     read = read_run(run, name, names)
     if before and test is not None:
-        return _write_change(read_run(Path(before), name, names), read, (Path(before).name, run.name), output, test, megabytes)
+        old, runs = read_run(Path(before), name, names), (Path(before).name, run.name)
+        return _write_change(old, read, runs, output, test, megabytes=megabytes, with_pictures=pictures)
     content, number, kept_cases = page_of(read, run, with_pictures=pictures, megabytes=megabytes)
     files.make_folder(output.parent, f"--output={output}")
     files.write_atomic(output, content)
     return f"wrote {output} ({len(content.encode()) / 1e6:.1f} MB, {number} of {kept_cases} kept cases with pictures)"
 
 
-def _write_change(before: Read, after: Read, names: tuple[str, str], output: Path, test: Test, megabytes: float) -> str:
+def _write_change(
+    before: Read, after: Read, names: tuple[str, str], output: Path, test: Test, *, megabytes: float, with_pictures: bool
+) -> str:
     """The page of two runs, before and after a change."""
     for read, run in zip((before, after), names):
         if not read.found:
             raise ConfigError(f"{run} has no evaluation of its test split; make one: jaxseg evaluate {run}")
     names = names if names[0] != names[1] else (f"{names[0]} (before)", f"{names[1]} (after)")
-    inside, viewer = before_after(before, after, names, test, megabytes=megabytes)
+    inside, viewer = before_after(before, after, names, test, megabytes=megabytes, with_pictures=with_pictures)
     changed = _changes(before, after)
     title = f"{names[1]} beside {names[0]}"
     parts = {"change": ("Case by case", inside), "asked": ("What differs", changed)}

@@ -72,7 +72,9 @@ def side_by_side(folders: Mapping[str, Path], show: Callable[[str], str], *, meg
     return f'<p class="soft">{said}</p>{viewer}<ul class="rows">{"".join(rows)}</ul>'
 
 
-def before_after(before: Read, after: Read, names: tuple[str, str], test: Test, *, megabytes: float) -> tuple[str, bool]:
+def before_after(
+    before: Read, after: Read, names: tuple[str, str], test: Test, *, megabytes: float, with_pictures: bool
+) -> tuple[str, bool]:
     """Two runs on the same cases, case by case; and whether a viewer is in it.
 
     Args:
@@ -110,7 +112,7 @@ def before_after(before: Read, after: Read, names: tuple[str, str], test: Test, 
         chart.svg(), f"Each case before ({names[0]}) and after ({names[1]}): above the dotted line it became better."
     )
     folders = {name: read.folder for name, read in zip(names, (before, after)) if read.folder}
-    beside = side_by_side(folders, after.show, megabytes=megabytes)
+    beside = side_by_side(folders, after.show, megabytes=megabytes) if with_pictures else ""
     return said + drawn + page.table(rows, "before and after", tall=len(rows) > 20) + beside, bool(beside)
 
 
