@@ -76,7 +76,7 @@ def test_an_example_that_is_not_as_written_is_refused_when_it_is_first_read(tmp_
     store = stacked.open_cache(tmp_path / "s") if layout == "stacked" else per_case.open_store(tmp_path / "s")
     np.testing.assert_array_equal(store.read(0)[0], made[0][0])
     for _ in range(2):  # it is not taken for checked after a failure
-        with pytest.raises(DataError, match="case2.*not as written; delete the folder") as error:
+        with pytest.raises(DataError, match="case2.*has changed since it was written; delete the folder") as error:
             store.read(2)
         assert error.value.code == "DATA_CHANGED"
     with pytest.raises(DataError, match="case2"):

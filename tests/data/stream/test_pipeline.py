@@ -125,7 +125,7 @@ def test_only_the_given_rows_are_drawn_and_max_samples_spreads_evenly(cache):
 
 
 def test_sizes_that_do_not_fit_are_refused_with_sizes_that_do(cache):
-    with pytest.raises(ConfigError, match="6, 9 would do"):
+    with pytest.raises(ConfigError, match="set 6, 9"):
         take(cache, 1, process_count=3)
     with pytest.raises(ConfigError, match="got 5 training examples for train.batch_size=8"):
         take(cache, 1, indices=np.arange(5))
