@@ -284,7 +284,7 @@ def labelled(dataset: DataSet, log: Callable[[str], None]) -> DataSet:
     if without:
         first = next(case.id for case in dataset.cases if case.mask is None)
         log(
-            f"{without} of {len(dataset.cases)} cases have no mask ({first}{', ...' if without > 1 else ''})and are left out; "
+            f"{without} of {len(dataset.cases)} cases have no mask ({first}{', ...' if without > 1 else ''}) and are left out; "
             "--mode=predict takes them"
         )
     return dataclasses.replace(dataset, cases=kept) if without else dataset

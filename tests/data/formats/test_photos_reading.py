@@ -177,4 +177,4 @@ def test_no_flipped_bit_of_a_png_changes_a_pixel_silently(tmp_path):
 
 def test_something_else_under_a_pictures_name_is_refused(tmp_path):
     (tmp_path / "a.png").write_bytes(b"GIF89a" + bytes(50))
-    assert "no picture" in _refused(tmp_path / "a.png")
+    assert "not a readable picture" in _refused(tmp_path / "a.png")
