@@ -34,7 +34,7 @@ LIGHT = [
     (["doctor", "--nonsense"], 64, "unrecognized arguments"),
     (["evaluat"], 64, "did you mean evaluate"),
     (["train"], 64, "needs --config=FILE"),
-    (["train", "nope", "--config.train.epochs=2"], 64, "no config of this name"),
+    (["train", "nope", "--config.train.epochs=2"], 64, "no file and no config has this name"),
     (["train", "folder", "--config.train.epoch=2"], 64, "Did you mean 'epochs'"),
     (["train", "folder", "--config.loss.terms=(('dise', 1.0),)"], 64, "did you mean dice"),
     (["train", "folder", "--config.model.name=segnex_t"], 64, "did you mean segnext_t"),
