@@ -221,7 +221,7 @@ def test_perfect_predictions_and_two_true_tumours_are_left_alone():
         (lambda x: postprocess.apply(x, [{"step": "keep_larges", "options": {}}]), "did you mean keep_largest"),
         (lambda x: postprocess.apply(x, [{"step": "fill_holes", "options": {"clases": [1]}}]), "clases"),
         (lambda x: postprocess.choose([x], [], num_classes=2), "1 predictions, 0 truths"),
-        (lambda x: postprocess.choose([], [], num_classes=2), "at least one"),
+        (lambda x: postprocess.choose([], [], num_classes=2), "at least 1"),
     ],
 )
 def test_what_cannot_be_done_is_refused(call, words):

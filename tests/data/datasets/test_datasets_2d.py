@@ -71,7 +71,7 @@ def test_one_class_is_0_1_or_0_255_and_several_are_numbers(tmp_path):
     assert np.bincount(masks_of(data)["a"].ravel()).tolist() == [32 * 48 - 128, 64, 64]
     refused("DATA_LABEL", masks_of, datasets.load("folder", root), match="unexpected label values")
     save(root / "masks" / "a.png", square(2, 3, value=3))
-    refused("DATA_LABEL", masks_of, datasets.load("folder", root, structures=("cell", "nucleus")), match="labels are")
+    refused("DATA_LABEL", masks_of, datasets.load("folder", root, structures=("cell", "nucleus")), match="labels must be")
 
 
 def test_a_folder_with_holes_names_the_file(tmp_path):

@@ -133,7 +133,7 @@ def test_sizes_that_do_not_fit_are_refused_with_sizes_that_do(cache):
         take(cache, 1, indices=[])
     with pytest.raises(ConfigError, match="1 of them repeated"):
         take(cache, 1, indices=[*range(10), 3])
-    with pytest.raises(ConfigError, match="cache of 37"):
+    with pytest.raises(ConfigError, match="store of 37"):
         take(cache, 1, indices=np.arange(40))
     with pytest.raises(ConfigError, match="process_index=2"):
         take(cache, 1, process_index=2, process_count=2)
