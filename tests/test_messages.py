@@ -10,6 +10,7 @@ import pytest
 
 from configs._base import base
 from jaxseg.config import flatten
+from jaxseg.importing import monai
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted([*(ROOT / "jaxseg").rglob("*.py"), *(ROOT / "configs").glob("*.py")])
@@ -71,7 +72,7 @@ def test_every_option_that_a_text_names_exists():
     calls = [n for path in FILES for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
     name = lambda call: getattr(call.func, "attr", getattr(call.func, "id", ""))
     words = [a for c in calls if name(c).startswith(("DEFINE_", "add_argument")) for a in c.args if isinstance(a, ast.Constant)]
-    defined = {word.value.lstrip("-") for word in words if isinstance(word.value, str)} | OF_OTHERS
+    defined = {word.value.lstrip("-") for word in words if isinstance(word.value, str)} | OF_OTHERS | set(monai.FLAGS)
     options = named(r"(?<![\w-])--([a-z][a-z_-]*[a-z])")
     assert not {option: where for option, where in options.items() if option not in defined and not option.startswith("xla_")}
     assert not {o for o in OF_OTHERS if o not in options}, "no text names these any more"
