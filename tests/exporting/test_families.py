@@ -21,7 +21,7 @@ FAMILIES = {
     "dynunet_test": (3, (32, 32, 32)),
     "swin_unetr_test": (3, (64, 64, 64)),
 }
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "unet_test"]
+SLOW = [pytest.param(name, marks=pytest.mark.full) for name in FAMILIES if name != "unet_test"]
 
 
 @pytest.mark.parametrize("name", ["unet_test", *SLOW])

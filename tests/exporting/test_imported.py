@@ -15,7 +15,7 @@ from jaxseg.infer import postprocess  # noqa: E402
 from jaxseg.infer.run import open_run  # noqa: E402
 from tests.importing import setups  # noqa: E402
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in sorted(setups.SETUPS) if name != "regions"]
+SLOW = [pytest.param(name, marks=pytest.mark.full) for name in sorted(setups.SETUPS) if name != "regions"]
 
 
 @pytest.mark.parametrize("name", ["regions", *SLOW])

@@ -60,7 +60,7 @@ def test_onnxruntime_gives_a_networks_logits(name):
     check_network(name, *QUICK[name])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", OTHERS)
 def test_onnxruntime_gives_the_logits_of_every_family_that_is_promised(name):
     check_network(name, *OTHERS[name])

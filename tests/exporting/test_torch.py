@@ -20,7 +20,7 @@ from tests.importing import setups  # noqa: E402
 from tests.records import edit  # noqa: E402
 
 
-@pytest.mark.slow  # imports MONAI
+@pytest.mark.full  # imports MONAI
 def test_monais_network_takes_the_weights_of_ours(tmp_path):
     nets = pytest.importorskip("monai.networks.nets", reason="the extra [parity]")
     peer = nets.UNETR(1, 2, (32, 32, 48), feature_size=4, hidden_size=16, mlp_dim=32, num_heads=2).eval()

@@ -246,7 +246,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow if k == "SwinUNETR" else ()) for k in NETWORKS])
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.full if k == "SwinUNETR" else ()) for k in NETWORKS])
 def test_networks_are_built_from_monais_arguments(kind, tmp_path):
     """A state dict fits the network of the arguments, tensor for tensor."""
     content = inference("ct") | {

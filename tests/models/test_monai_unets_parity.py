@@ -109,7 +109,7 @@ CLASSIFIERS = {"segresnet": "conv_final.2", "basicunet": "final_conv", "dynunet"
 
 
 SLOW = ("segresnet-transposed-2d", "dynunet-2d", "mednext-2d")
-CASES = [pytest.param(case, marks=pytest.mark.slow if case in SLOW else ()) for case in families()]
+CASES = [pytest.param(case, marks=pytest.mark.full if case in SLOW else ()) for case in families()]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -34,7 +34,7 @@ SIZES = {
 QUICK = "unet3d_test"
 
 
-@pytest.mark.parametrize("name", [QUICK, *(pytest.param(n, marks=pytest.mark.slow) for n in SIZES if n != QUICK)])
+@pytest.mark.parametrize("name", [QUICK, *(pytest.param(n, marks=pytest.mark.full) for n in SIZES if n != QUICK)])
 def test_no_activation_moves(name):
     model = create_model(name, num_classes=2)
     network, params, state = functional.split(model)

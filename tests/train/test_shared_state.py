@@ -113,7 +113,7 @@ def test_parameters_alone_are_gathered(eight):
     assert sum(c.numbers for c in gathered) < 1.01 * params
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_accumulated_gradients_are_shared_too():
     found = [run(made := make(8, shared=shared, accumulate=2), made[1], (0,))[1] for shared in (False, True)]
     assert_close(*found)
