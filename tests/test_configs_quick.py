@@ -34,6 +34,7 @@ from tests import untrained
 NAMES = sorted(p.stem for p in (Path(__file__).parent.parent / "configs").glob("[a-z]*.py"))
 # SegNeXt's quick variant compiles for half a minute; .ci/run trains it by the main config, tests/train by single steps.
 OTHER_NETWORK = dict.fromkeys(("ich_segnext", "organs_ct", "scoliosis"), "unet_test")
+BY_DEFAULT = {"brats2d", "brats_unet3d", "folder"}  # whole runs; those of the other configs are the long set
 FIRST = {"brats_cascade": ("brats_roi", "infer.roi")}  # what must have run before, and the key that names its folder
 
 
@@ -132,7 +133,7 @@ def run(tmp_path_factory, unoptimised):
         os.environ["JAXSEG_CACHE"] = before
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in BY_DEFAULT else pytest.mark.full) for n in NAMES])
 def test_the_quick_variant_trains_is_chosen_and_is_scored(run, name):
     folder = run(name)
     record, scores = (json.loads((folder / f"{file}.json").read_text()) for file in ("run", "evaluation"))

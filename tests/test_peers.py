@@ -55,7 +55,7 @@ def ends_with_75(process: subprocess.Popen, seconds: float) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.full)])
 def test_a_lost_process_ends_the_other_at_once(tmp_path, cache, lost):
     both = pair(tmp_path / "run", cache, "--config.train.epochs=500")
     for line in both[0].stdout:
@@ -66,7 +66,7 @@ def test_a_lost_process_ends_the_other_at_once(tmp_path, cache, lost):
     both[lost].communicate()
 
 
-@pytest.mark.parametrize("point", ["0:before_next", "5:in_eval"])
+@pytest.mark.parametrize("point", [pytest.param("0:before_next", marks=pytest.mark.full), "5:in_eval"])
 def test_a_process_that_hangs_ends_both_within_the_watchdogs_time(tmp_path, cache, point):
     (tmp_path / "short.py").write_text(
         "import sys\nfrom jaxseg.utils import clock\nwatch = clock.Watchdog.__init__\n"
@@ -98,7 +98,7 @@ def test_a_process_that_hangs_ends_both_within_the_watchdogs_time(tmp_path, cach
     assert list((tmp_path / "run").glob("hang.*.txt"))
 
 
-@pytest.mark.parametrize("present", [0, 1])
+@pytest.mark.parametrize("present", [0, pytest.param(1, marks=pytest.mark.full)])
 def test_a_process_that_never_comes_ends_the_other_in_the_stated_time(tmp_path, cache, present):
     begin = time.monotonic()
     command = [

@@ -33,7 +33,11 @@ def test_an_incomplete_record_is_neither_written_nor_read(tmp_path):
     with pytest.raises(ValueError, match="JSON-able"):
         write_record(tmp_path, RECORD | {"extra": object()})
     assert not os.listdir(tmp_path)
-    for content, message in (("{", "no JSON"), ("[1]", "no record of a run"), ('{"format": "2"}', "no whole number 'format'")):
+    for content, message in (
+        ("{", "not readable JSON"),
+        ("[1]", "no record of a run"),
+        ('{"format": "2"}', "no whole number 'format'"),
+    ):
         (tmp_path / "run.json").write_text(content)
         with pytest.raises(CheckpointError, match=message):
             read_record(tmp_path)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from jaxseg import checkpoint, modes, preflight, recorded
+from jaxseg import planned as planned_mode
 from jaxseg.config import resolve
 from jaxseg.data.store.base import read_files
 from jaxseg.data.stream import pipeline
@@ -394,7 +395,7 @@ def planned(world, base, tree):
     """The config that is planned, without its docstring, which names the memory."""
     output = world.top / f"plan{len(list(world.top.iterdir()))}.py"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(modes, "_check_planned", lambda *arguments: None)
+        patch.setattr(planned_mode, "_check", lambda *arguments: None)
         modes.plan(modes.Call(tree, world.top, output=str(output)))
     return output.read_text().rpartition('"""')[2]
 

@@ -118,5 +118,5 @@ def test_a_checkpoint_of_nested_values_is_what_pytorch_and_we_read(tmp_path):
     torch_write.write_checkpoint(tmp_path / "c.pth", tree)
     for found in (torch.load(tmp_path / "c.pth", weights_only=True), torch_files.load(tmp_path / "c.pth")):
         assert found["a"] == tree["a"] and np.array_equal(np.asarray(found["w"]), tree["w"])
-    with pytest.raises(TypeError, match="a holds a set"):
+    with pytest.raises(TypeError, match="a has a set"):
         torch_write.write_checkpoint(tmp_path / "d.pth", {"a": {1}})

@@ -67,7 +67,7 @@ def test_results_never_lie_beside_the_inputs(tmp_path):
             cases.check_apart(series, output, tmp_path / "series")
     cases.check_apart([*found, *series], tmp_path / "out", tmp_path)
     cases.check_apart(series, tmp_path, tmp_path / "series")
-    with pytest.raises(ConfigError, match="is --input"):
+    with pytest.raises(ConfigError, match="is the folder of --input"):
         cases.check_apart(series, tmp_path, tmp_path)
     channels = [cases.Input("scan", (tmp_path / "scan" / "t1.nii", tmp_path / "scan" / "t2.nii"), list)]
     with pytest.raises(ConfigError, match="lies in --input"):  # the next run would take it for a case

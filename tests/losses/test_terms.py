@@ -160,7 +160,7 @@ def test_wrong_arguments_name_the_rule():
         mean_of("dice", LOGITS[4], LABELS[4][:, :5])
     with pytest.raises(ValueError, match=r"\[4\]"):
         mean_of("dice", LOGITS[4], LABELS[4], jnp.ones(2))
-    with pytest.raises(ConfigError, match="two classes"):
+    with pytest.raises(ConfigError, match="one output channel"):
         mean_of("cross_entropy", LOGITS[1], LABELS[1])
     for name, options, rule in [
         ("dice", {"activation": "relu"}, "softmax"),

@@ -99,7 +99,7 @@ def test_a_missed_structure_is_as_far_as_the_grid_is_long_in_millimetres():
 
 def test_wrong_arguments_name_the_rule():
     for arguments, rule in (
-        ((A, A[:9]), "the same"),
+        ((A, A[:9]), "must be equal"),
         ((A, A, (1.0, 1.0)), "3 positive"),
         ((A, A, (1.0, 0.0, 1.0)), "positive"),
         ((A, A, (1.0, math.nan, 1.0)), "positive"),

@@ -36,7 +36,7 @@ def test_unknown_names_list_their_neighbours(name, near):
 def test_unknown_options_and_ranks_are_refused():
     with pytest.raises(ConfigError, match="option of model 'segnext_test' 'drop_pth': did you mean drop_path"):
         create_model("segnext_test", drop_pth=0.1)
-    with pytest.raises(ConfigError, match="rank=3 .*rank 2"):
+    with pytest.raises(ConfigError, match="rank=3 .*must be 2"):
         create_model("segnext_test", rank=3)
 
 

@@ -12,7 +12,6 @@ from jaxseg.models.registry import family_of, variants
 TRUE = [(n, rank) for n in list_models() if "_test" not in n for rank in variants()[n].ranks]
 FIRST = {(family_of(n).__name__, rank): n for n, rank in reversed(TRUE)}.values()  # one of each family and rank
 TEST = [(n, rank) for n in list_models("_test") for rank in variants()[n].ranks]
-_IDS = lambda pairs: [f"{n}-{rank}d" for n, rank in pairs]
 # Halves the time to compile; LLVM's own passes left out too, 3-D networks are quicker by another third, 2-D ones slower.
 QUICK = {
     2: {"xla_backend_optimization_level": 0},
@@ -26,7 +25,12 @@ SLOW = {
     "swin_unetr_test",
     *(n for n, _ in TEST if n.startswith("dualbranch_1")),
 }
-GRADIENTS = [pytest.param(n, rank, marks=pytest.mark.slow if n in SLOW else (), id=f"{n}-{rank}d") for n, rank in TEST]
+# One of each family and rank runs by default, of the dual-branch networks the quickest; the others are the long set.
+ONE = {(family_of(n).__name__, rank): (n, rank) for n, rank in reversed(TEST)}.values()
+COMPUTED = [pytest.param(n, r, marks=() if (n, r) in ONE else pytest.mark.full, id=f"{n}-{r}d") for n, r in TEST]
+GRADIENTS = [
+    pytest.param(n, r, marks=() if (n, r) in ONE and n not in SLOW else pytest.mark.full, id=f"{n}-{r}d") for n, r in TEST
+]
 
 
 def size_for(model, wanted) -> tuple[int, ...]:
@@ -66,7 +70,7 @@ def build(name, rank):
     return (*functional.split(model), image, (2, *size, model.num_classes))
 
 
-@pytest.mark.parametrize("name,rank", TEST, ids=_IDS(TEST))
+@pytest.mark.parametrize("name,rank", COMPUTED)
 def test_test_variants_compute(name, rank):
     network, params, state, image, shape = build(name, rank)
 

@@ -174,7 +174,7 @@ def test_the_state_is_a_dict_of_arrays_under_the_parameters_names(name, moments)
         (dict(name="adam", groups=(("hed", {"lr": 2.0}),)), "match no"),
         (dict(name="adam", groups=(("head", {"rate": 2.0}),)), "factor of optimiser group"),
         (dict(name="adam", groups=(("head", 2.0),)), "must be"),
-        (dict(name="adam", groups=(("(", {}),)), "no regular expression"),
+        (dict(name="adam", groups=(("(", {}),)), "not a valid regular expression"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(arguments, words):

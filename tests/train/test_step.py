@@ -81,7 +81,10 @@ def assert_close(a, b, tolerance: float):
 AUGMENT = (("hflip", 0.5, {}), ("rotate", 0.5, {"degrees": (-20.0, 20.0)}))
 
 
-@pytest.mark.parametrize("model, augment", [("unet_test", AUGMENT), ("segnext_test_ich", ())], ids=["unet", "segnext"])
+@pytest.mark.parametrize(
+    "model, augment",
+    [pytest.param("unet_test", AUGMENT, id="unet"), pytest.param("segnext_test_ich", (), id="segnext", marks=pytest.mark.full)],
+)
 def test_a_sharded_step_is_the_single_device_step(model, augment):
     batches = [batch_of(8, seed) for seed in (0, 1)]
     one, m1 = run(1, batches, model=model, augment=augment, optimizer="sgd")

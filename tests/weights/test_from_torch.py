@@ -208,7 +208,7 @@ def test_an_adapted_stem_answers_equal_channels_as_before(there, here):
     with pytest.raises(MismatchError):
         from_torch.load(new, from_torch.export(old))
     report = from_torch.load(new, from_torch.export(old), adapt=True)
-    assert [n for n, _ in report.adapted] == ["stem.weight"] and f"sum of {there} input channels" in str(report)
+    assert [n for n, _ in report.adapted] == ["stem.weight"] and f"sum of the file's {there} input channels" in str(report)
     grey = np.random.default_rng(0).normal(size=(1, 4, 6, 1)).astype(np.float32)
     one, other = (m(np.repeat(grey, c, -1)) for m, c in ((old, there), (new, here)))
     np.testing.assert_allclose(one, other, atol=1e-5)  # sums in another order
