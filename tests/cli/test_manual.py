@@ -19,7 +19,7 @@ def test_every_key_of_the_tree_is_there_with_its_default_and_a_comment():
         value = ast.literal_eval(default) if "/" not in default else eval(default, {"__builtins__": {}})
         assert value == (tree[key] if tree[key] is not None else None), key
     silent = [key for key, (_, comment) in listed.items() if not comment]
-    assert silent == ["train.epochs", "infer.batch_size"]
+    assert silent == ["train.epochs", "eval.batch_size", "infer.batch_size"]
 
 
 def test_the_text_names_flags_keys_and_configs():

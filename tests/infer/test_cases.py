@@ -70,7 +70,7 @@ def test_results_never_lie_beside_the_inputs(tmp_path):
     with pytest.raises(ConfigError, match="is the folder of --input"):
         cases.check_apart(series, tmp_path, tmp_path)
     channels = [cases.Input("scan", (tmp_path / "scan" / "t1.nii", tmp_path / "scan" / "t2.nii"), list)]
-    with pytest.raises(ConfigError, match="lies in --input"):  # the next run would take it for a case
+    with pytest.raises(ConfigError, match="lies in the folder of --input"):  # the next run would take it for a case
         cases.check_apart(channels, tmp_path / "out", tmp_path)
 
 

@@ -169,7 +169,7 @@ def test_wrong_arguments_name_the_rule():
         ("boundary", {"variant": "x"}, "kervadec"),
         ("hausdorff", {"field": "x"}, "foreground"),
         ("exp_log", {"frequencies": (1.0,)}, "4 positive"),
-        ("cross_entropy", {"class_weights": (1.0, 2.0)}, "each of 4"),
+        ("cross_entropy", {"class_weights": (1.0, 2.0)}, "each of the 4"),
         ("bce", {"positive_weight": -1.0}, "negative"),
         ("boundary", {"distance_maps": jnp.zeros((4, 6, 5, 1))}, "signed_distance"),
     ]:

@@ -99,7 +99,7 @@ def test_the_states_arrays_have_names_of_their_own():
         (dict(name="optax:sgd", options={"momentum": "much"}), "optax:sgd"),
         (dict(name="optax:lbfgs"), "gradients and parameters alone"),
         (dict(name="optax:fromage"), "not proportional"),
-        (dict(name=f"{__name__}:of_no_use"), "gives a float"),
+        (dict(name=f"{__name__}:of_no_use"), "returns a float"),
         (dict(name="optax:adam", groups=(("hed", {"lr": 2.0}),)), "match no"),
     ],
 )

@@ -294,7 +294,7 @@ def test_sizes_that_do_not_fit_are_refused(store):
         ({"per_volume": 0}, "got 0 patches"),
         ({"batch_size": 21}, "got 20 training examples"),
         ({"process_count": 3}, "set 3, 6"),
-        ({"indices": [0, 7]}, "cache of 5"),
+        ({"indices": [0, 7]}, "store of 5"),
         ({"indices": []}, "training split is empty"),
         ({"start_batch": -1}, "start_batch=-1"),
         ({"max_samples": -1}, "max_samples=-1"),
