@@ -91,7 +91,7 @@ def write(
     if last and paper.available():
         paper.write(folder, results, epochs, _evaluations(done))
     elif last:
-        said.append("no figures: matplotlib is not installed; pip install 'jaxseg[report]', and run the same command again")
+        said.append("no figures: matplotlib is not installed; pip install 'matplotlib>=3.8', and run the same command again")
     return [*_lines(summary), *said, f"tables and report.html in {folder}"]
 
 

@@ -239,7 +239,7 @@ def test_figures_are_drawn_once_at_the_end_or_their_absence_is_said(tmp_path, mo
     assert drawn == [(tmp_path, 4)] and (tmp_path / "interactive_3d_analysis.html").is_file()
     assert not any("matplotlib" in line for line in said)
     monkeypatch.setattr(paper, "available", lambda: False)
-    assert any("pip install 'jaxseg[report]'" in line for line in run(tmp_path, Trainer())[1])
+    assert any("pip install 'matplotlib>=3.8'" in line for line in run(tmp_path, Trainer())[1])
 
 
 def test_names_are_escaped_in_the_page(tmp_path):
