@@ -40,7 +40,7 @@ class Learnt(NamedTuple):
 
 
 def labels_of(config) -> tuple[str, ...]:
-    """Return a placeholder name for each class that a config trains on, without reading the data set's files."""
+    """Return a stand-in name for each class that a config trains on, without reading the data set's files."""
     d = config.data
     one = d.target != "labels" or d.whole
     if _says_itself(d.dataset):
@@ -119,7 +119,7 @@ def _classes_are_known(config) -> bool:
 
 
 def _regions_of(config) -> setup.Regions:
-    """Return as many regions as data.regions asks for, with placeholder classes: class names are looked up with the data."""
+    """Return as many regions as data.regions asks for, with stand-in classes: class names are looked up with the data."""
     wanted = tuple(config.data.regions)
     if _says_itself(config.data.dataset) and wanted == setup.DATASET_REGIONS:
         wanted = tuple((name, ()) for name in config.data.structures)

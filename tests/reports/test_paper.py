@@ -7,7 +7,7 @@ from PIL import Image
 from jaxseg.reports import paper
 from tests.reports import material
 
-pytest.importorskip("matplotlib", reason="pip install jaxseg[report]")
+pytest.importorskip("matplotlib", reason="pip install 'matplotlib>=3.8'")
 
 
 def test_every_figure_is_written_with_labels_and_units_as_png_and_svg(tmp_path, monkeypatch):
