@@ -1,9 +1,9 @@
 """Single operations: distance transform and connected components against scipy, convolutions and attention against PyTorch; on a
 GPU every hand-written kernel against XLA's program of its reference implementation.
 
-The convolutions are some of the shapes of `ops.conv.cpu.table`, forward and both gradients, in float32 (`ops.conv.bench` prints
-the whole table). The kernels are those of `bench.gpu_rows`, in bfloat16; their notes have the memory bandwidth as a fraction of
-that of a copy.
+The convolutions are some of the shapes of `ops.conv.cpu.table`, forward and both gradients, in float32 (`bench.convolutions`
+prints the whole table). The kernels are those of `bench.gpu_rows`, in bfloat16; their notes have the memory bandwidth as a
+fraction of that of a copy.
 """
 
 import functools
@@ -108,7 +108,7 @@ def _convolution(name: str, direction: str, options: Options) -> TimedCall:
     import jax
     import numpy as np
 
-    from jaxseg.ops.conv import bench
+    from jaxseg.bench import convolutions
     from jaxseg.ops.conv.cpu import choose
     from jaxseg.ops.conv.cpu.onednn import library, primitive
     from jaxseg.ops.conv.cpu.table import S
@@ -117,7 +117,7 @@ def _convolution(name: str, direction: str, options: Options) -> TimedCall:
     lowering = getattr(choose.lowerings(shape.spec, shape.x, shape.weights), direction)
     if library.wanted() and primitive.faster(direction, shape.spec, shape.x, shape.weights):
         lowering = primitive.over(lowering, direction)
-    run = bench.timed(lowering, shape, direction)
+    run = convolutions.timed(lowering, shape, direction)
     np.save(options.path(f"{direction}.ours.npy"), np.asarray(run()))
     return TimedCall(run, jax.block_until_ready, {})
 

@@ -208,7 +208,7 @@ def fastest(
 
 
 def convolution(shape, direction: str, options: Options) -> TimedCall:
-    """One direction of one convolution of `ops.conv.cpu.table`, channels_last, on the numbers that `ops.conv.bench` draws."""
+    """One direction of one convolution of `ops.conv.cpu.table`, channels_last, on the numbers that `bench.convolutions` draws."""
     import torch
 
     threads()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxseg.ops.conv import bench
+from jaxseg.bench import convolutions as bench
 from jaxseg.ops.conv.cpu import choose, table
 
 

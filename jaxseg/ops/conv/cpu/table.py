@@ -1,6 +1,6 @@
 """Measurements for choose.py: milliseconds of XLA's own lowering, the chosen one and PyTorch's, for each direction.
 
-Measured by COMMAND on MACHINE on DATE; `python -m jaxseg.ops.conv.bench --peers` prints the rows again.
+Measured by COMMAND on MACHINE on DATE; `python -m jaxseg.bench.convolutions --peers` prints the rows again.
 The rows of dense 3^3 and stem 3^3 were measured on 2026-11-22 (`--only "dense 3^3"`, `--only "stem 3^3"`), after a change of
 slabs.py. The times of spectral.py are of 2026-11-27, the minimum of 60 calls on a busy machine; interleaved with depthwise.py,
 which was chosen before, they were 0.006 to 0.23 of its times in the rows of 13^3, and 0.12 for the weight gradient of 7^3.
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from jaxseg.ops.conv.spec import Spec
 
 DATE = "2026-11-21"
-COMMAND = "GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m jaxseg.ops.conv.bench --peers"
+COMMAND = "GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m jaxseg.bench.convolutions --peers"
 MACHINE = "2 cores of an AMD EPYC (Zen 5, AVX-512), jax 0.10.2, torch 2.13.0, float32"
 
 

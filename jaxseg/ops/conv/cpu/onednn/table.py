@@ -15,7 +15,7 @@ from typing import NamedTuple
 from jaxseg.ops.conv.cpu.table import S, Shape
 
 DATE = "2026-11-27"
-COMMAND = "GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m jaxseg.ops.conv.bench --onednn"
+COMMAND = "GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m jaxseg.bench.convolutions --onednn"
 MACHINE = "2 shared cores of an AMD EPYC (Zen 4, AVX-512), jax 0.10.2, oneDNN 3.2.0, float32"
 
 

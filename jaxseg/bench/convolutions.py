@@ -1,9 +1,9 @@
-"""Time the chosen lowerings, XLA's own and PyTorch's: `python -m jaxseg.ops.conv.bench [--peers] [--only dense]`.
+"""Time the chosen lowerings, XLA's own and PyTorch's: `python -m jaxseg.bench.convolutions [--peers] [--only dense]`.
 
-Prints the rows of cpu/table.py, with --onednn those of cpu/onednn/table.py. Every time is the median of interleaved runs
-(a, b, c, a, b, c, ...), so that a slow moment of the machine affects all of them. PyTorch runs in its fastest configuration:
-channels_last, with as many threads as jax. Set GLIBC_TUNABLES=glibc.malloc.hugetlb=1 for both: XLA allocates its scratch memory
-in every call, and page faults would cost more than a small convolution.
+Prints the rows of ops/conv/cpu/table.py, with --onednn those of ops/conv/cpu/onednn/table.py. Every time is the median of
+interleaved runs (a, b, c, a, b, c, ...), so that a slow moment of the machine affects all of them. PyTorch runs in its fastest
+configuration: channels_last, with as many threads as jax. Set GLIBC_TUNABLES=glibc.malloc.hugetlb=1 for both: XLA allocates its
+scratch memory in every call, and page faults would cost more than a small convolution.
 """
 
 import argparse
