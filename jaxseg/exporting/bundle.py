@@ -23,7 +23,9 @@ from jaxseg.exporting.contents import Contents
 from jaxseg.types import StorageError
 
 SUFFIX = ".jaxseg"
-_MODULES = ("images", "preparation", "windows", "model", "program")  # of runner/, each after those that it imports from
+# of jaxseg/, each after those that it imports from; the first two serve the library too
+_RUNNER = ("images", "preparation", "windows", "model", "program")
+_MODULES = ("data/turns", "data/prepare/splines", *(f"exporting/runner/{name}" for name in _RUNNER))
 _MAIN = "import runner\n\nraise SystemExit(runner.main())\n"
 _DATE = (2000, 1, 1, 0, 0, 0)
 
@@ -82,12 +84,12 @@ def _add(file: zipfile.ZipFile, name: str, content: bytes, *, packed: bool) -> N
 
 
 def runner_source() -> str:
-    """The modules of runner/ as one: their imports once, what they import from each other left out."""
+    """The modules of the runner as one: their imports once, what they import from each other left out."""
     plain: set[str] = set()
     taken: dict[str, set[str]] = {}
     bodies, title = [], ""
     for name in _MODULES:
-        source = (Path(__file__).parent / "runner" / f"{name}.py").read_text(encoding="utf-8")
+        source = (Path(__file__).parents[1] / f"{name}.py").read_text(encoding="utf-8")
         tree, lines = ast.parse(source), source.splitlines()
         title = ast.get_docstring(tree) or ""
         for node in tree.body:

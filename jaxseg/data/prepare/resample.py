@@ -25,8 +25,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
+from jaxseg.data.prepare.splines import splines
 from jaxseg.utils.lookup import lookup
 
 VERSION = 2  # raise it when resampled values would change
@@ -79,7 +79,7 @@ def resample(
     if filter in MONAI:
         raise ValueError(f"got values of shape {values.shape} for {shape} without steps; {filter!r} needs steps")
     if not isinstance(method, Image.Resampling):
-        return _splines(values, shape, method, apart)
+        return splines(values, shape, method, apart)
     if values.ndim == 2:
         return _plane(values, shape, method)
     planes = np.empty((len(values), *shape[1:]), np.float32)
@@ -119,15 +119,3 @@ def _anchored(values: np.ndarray, shape: tuple[int, ...], steps: Sequence[float]
         first = resampled.take(low, axis)
         resampled = first + (resampled.take(np.minimum(low + 1, last), axis) - first) * share
     return resampled.astype(np.float32)
-
-
-def _splines(values: np.ndarray, shape: tuple[int, ...], order: int, apart: int | None) -> np.ndarray:
-    if apart is None:
-        zoom = [m / n for n, m in zip(values.shape, shape)]
-        resampled = ndimage.zoom(values.astype(np.float64), zoom, order=order, mode="nearest", grid_mode=True)
-        return np.clip(resampled, values.min(), values.max()).astype(np.float32)
-    n, m = values.shape[apart], shape[apart]
-    flat = tuple(length for axis, length in enumerate(shape) if axis != apart)
-    planes = [plane if plane.shape == flat else _splines(plane, flat, order, None) for plane in np.moveaxis(values, apart, 0)]
-    nearest = np.clip(np.floor(n / m * (np.arange(m) + 0.5)).astype(np.int64), 0, n - 1)
-    return np.stack([planes[i] for i in nearest], apart)

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxseg.data.turns import UPRIGHT, stored_order, upright
+
 
 class Refused(ValueError):
     """An input that this model cannot take, or that could be read in two ways."""
@@ -61,16 +63,6 @@ _VOXELS = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 
 _CODES = {np.dtype("u1"): 2, np.dtype("u2"): 512, np.dtype("f4"): 16}
 _KEPT = ("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern", "qoffset", "srow")
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-_TURNS = {  # EXIF orientation -> from the file's pixels to the upright picture
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
-    8: lambda a: np.rot90(a),
-}
-_TURNED_BACK = {6: 8, 8: 6}
 
 
 def read_image(path: str | Path, spacing=None, affine=None) -> CaseImage:
@@ -204,7 +196,7 @@ def _read_picture(path: Path) -> CaseImage:
         if getattr(picture, "n_frames", 1) > 1 or deep or picture.mode not in ("1", "L", "RGB", "LA", "RGBA", "I;16", "I;16B"):
             raise Refused(f"{path}: mode {picture.mode}; one frame of grey (8 or 16 bits) or RGB (8 bits) is read")
         stated = picture.getexif().get(274, 0)
-        turn = stated if stated in _TURNS else 0
+        turn = stated if stated in UPRIGHT else 0
         array = np.array(picture.convert("L") if picture.mode == "1" else picture)
         left = (
             picture.getexif().get(274, 0) if picture.format == "TIFF" else turn
@@ -214,7 +206,7 @@ def _read_picture(path: Path) -> CaseImage:
             raise Refused(f"{path}: it has transparent pixels; flatten it onto a background")
         array = array[..., 0] if picture.mode == "LA" else array[..., :3]
     array = array.astype(np.uint16) if array.dtype.itemsize > 1 else array
-    return CaseImage(np.ascontiguousarray(_TURNS[left](array) if left in _TURNS else array), None, turn=turn, name=str(path))
+    return CaseImage(np.ascontiguousarray(upright(array, left)), None, turn=turn, name=str(path))
 
 
 def write_result(path: str | Path, result: np.ndarray, like: CaseImage) -> None:
@@ -234,7 +226,7 @@ def write_result(path: str | Path, result: np.ndarray, like: CaseImage) -> None:
         exif = pillow.Exif()
         if like.turn:
             exif[274] = like.turn
-            stored = np.ascontiguousarray(_TURNS[_TURNED_BACK.get(like.turn, like.turn)](stored))
+            stored = np.ascontiguousarray(stored_order(stored, like.turn))
         pillow.fromarray(stored).save(path, exif=exif)
     else:
         kinds = ".nii, .nii.gz or .npy" if like.affine is not None else ".png or .npy, maps .npy"

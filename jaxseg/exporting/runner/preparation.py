@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from jaxseg.data.prepare.splines import splines
 from jaxseg.exporting.runner.images import CaseImage, Refused
 
 _PLANES = {  # of slices: from slice to slice, row to row, column to column, as directions in RAS
@@ -327,7 +328,7 @@ def resample(values: np.ndarray, shape, filter: str, apart: int | None = None) -
     if values.shape == shape:
         return values
     if filter.startswith("nnunet"):
-        return _splines(values, shape, 3 if filter == "nnunet" else 1, apart)
+        return splines(values, shape, 3 if filter == "nnunet" else 1, apart)
     for axis in (1, 0) if values.ndim == 2 else (2, 1, 0):  # the last axis first, as Pillow resamples planes
         values = _along(values, shape[axis], axis, filter)
     return values
@@ -360,15 +361,3 @@ def _weight(x: float, filter: str) -> float:
         return max(1.0 - abs(x), 0.0)
     sinc = lambda t: 1.0 if t == 0 else math.sin(t * math.pi) / (t * math.pi)
     return sinc(x) * sinc(x / 3) if -3 <= x < 3 else 0.0
-
-
-def _splines(values: np.ndarray, shape: tuple[int, ...], order: int, apart: int | None) -> np.ndarray:
-    if apart is None:
-        zoom = [m / n for n, m in zip(values.shape, shape)]
-        resampled = ndimage.zoom(values.astype(np.float64), zoom, order=order, mode="nearest", grid_mode=True)
-        return np.clip(resampled, values.min(), values.max()).astype(np.float32)
-    n, m = values.shape[apart], shape[apart]
-    flat = tuple(length for axis, length in enumerate(shape) if axis != apart)
-    planes = [plane if plane.shape == flat else _splines(plane, flat, order, None) for plane in np.moveaxis(values, apart, 0)]
-    nearest = np.clip(np.floor(n / m * (np.arange(m) + 0.5)).astype(np.int64), 0, n - 1)
-    return np.stack([planes[i] for i in nearest], apart)

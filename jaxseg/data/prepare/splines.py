@@ -1,0 +1,25 @@
+"""nnU-Net's resampling by splines; the exported runner holds a copy of this module."""
+
+import numpy as np
+from scipy import ndimage
+
+
+def splines(values: np.ndarray, shape: tuple[int, ...], order: int, apart: int | None) -> np.ndarray:
+    """Resample values float32 [*s] to `shape` by splines of an order, on the grid of voxel centres.
+
+    Args:
+      values: of one channel, two or three axes.
+      shape: of the result.
+      order: 1 linear, 3 cubic.
+      apart: an axis that is resampled by the nearest plane after the others (nnU-Net: axes of coarse voxels); None: no such axis.
+    Source: MIC-DKFZ/nnUNet nnunetv2/preprocessing/resampling/default_resampling.py.
+    """
+    if apart is None:
+        zoom = [m / n for n, m in zip(values.shape, shape)]
+        resampled = ndimage.zoom(values.astype(np.float64), zoom, order=order, mode="nearest", grid_mode=True)
+        return np.clip(resampled, values.min(), values.max()).astype(np.float32)
+    n, m = values.shape[apart], shape[apart]
+    flat = tuple(length for axis, length in enumerate(shape) if axis != apart)
+    planes = [plane if plane.shape == flat else splines(plane, flat, order, None) for plane in np.moveaxis(values, apart, 0)]
+    nearest = np.clip(np.floor(n / m * (np.arange(m) + 0.5)).astype(np.int64), 0, n - 1)
+    return np.stack([planes[i] for i in nearest], apart)
