@@ -44,12 +44,3 @@ def unoptimised():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(autouse=True)
-def code_of_its_own(monkeypatch):
-    """What one test imports by a path, or may import, is not the next one's affair."""
-    from jaxseg.utils import code
-
-    monkeypatch.setattr(code, "_known", None)
-    monkeypatch.setattr(code, "_allowed", False)

@@ -11,7 +11,9 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,9 @@ from jaxseg.types import MismatchError
 OURS = ("jaxseg", "optax")  # packages that the library itself imports
 FLAG = "--allow_code"
 _imported: dict[str, str] = {}  # {module: digest of its files when it was imported by path}
-_known: set[str] | None = None  # the modules that may be imported; None: all
+_open: list[set[str]] = []  # the verified modules of each block of `recorded_alone` that is open; none open: all may be imported
+_lock = threading.Lock()  # of that list
+_here: ContextVar[set[str] | None] = ContextVar("verified modules of this thread's innermost block", default=None)
 _allowed = False  # import modules even if digests differ
 
 
@@ -74,7 +78,8 @@ def about_to_import(module: str) -> None:
     """
     if module.partition(".")[0] in OURS:
         return
-    if _known is not None and module not in _known and not _allowed:
+    blocks = _open.copy()
+    if blocks and not any(module in verified for verified in blocks) and not _allowed:
         raise MismatchError(
             f"the run names the module {module!r} but has no digest of it, because its training did not import it; if you "
             f"trust the file ({_place(module)}), add {FLAG}"
@@ -108,25 +113,37 @@ def check(recorded: Mapping[str, str], where: Path) -> None:
             f"{where} was trained with a module {others[0]!r} that differs from {_place(others[0])}; run the command in the "
             f"folder of the original file, or add {FLAG} to use this one"
         )
-    if _known is not None:
-        _known.update(recorded)
+    _verified(recorded)
 
 
 def trust(path: str) -> None:
     """Allow the import of the module of a path "module:Name" that the user gave for this command, without a digest."""
-    if _known is not None:
-        _known.add(path.partition(":")[0])
+    _verified([path.partition(":")[0]])
 
 
 @contextlib.contextmanager
 def recorded_alone() -> Iterator[None]:
-    """Within the block allow imports by path only of modules that `check` has found in a run's record."""
-    global _known
-    before, _known = _known, set()
+    """Within the block allow imports by path only of modules that `check` has found in a run's record.
+
+    Blocks may lie inside each other and may be open in several threads at once; while any is open, modules that none of them has
+    verified are refused in every thread, for threads that read data import on behalf of the thread that opened the block.
+    """
+    verified: set[str] = set()
+    with _lock:
+        _open.append(verified)
+    before = _here.set(verified)
     try:
         yield
     finally:
-        _known = before
+        _here.reset(before)
+        with _lock:
+            _open.pop(next(i for i, other in enumerate(_open) if other is verified))
+
+
+def _verified(modules: Iterable[str]) -> None:
+    here = _here.get()
+    if here is not None:
+        here.update(modules)
 
 
 def _place(module: str) -> str:

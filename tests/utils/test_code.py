@@ -2,6 +2,8 @@
 
 import hashlib
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -59,3 +61,25 @@ def test_beside_a_record_the_same_file_is_imported_and_another_or_an_unnamed_one
         code.check({"own_package.net": "0" * 64}, folder)
         with pytest.raises(SystemExit, match="run"):
             import_object("own_package.net:Net")
+
+
+def test_blocks_that_overlap_in_two_threads_leave_nothing_behind(folder):
+    """A opens, B opens, A ends, B ends: afterwards everything may be imported again, and B was held to its own check."""
+    opened, ended = threading.Event(), threading.Event()
+
+    def first():
+        with code.recorded_alone():
+            opened.set()
+            assert ended.wait(20)
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(first)
+        assert opened.wait(20)
+        with code.recorded_alone():
+            ended.set()
+            other.result()
+            with pytest.raises(MismatchError, match="own_net"):
+                import_object("own_net:Net")
+            code.check({"own_net": sha(b"Net = 1\n")}, folder)
+            assert import_object("own_net:Net") == 1
+    code.about_to_import("own_package.net")
