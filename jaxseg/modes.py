@@ -320,10 +320,8 @@ def check(call: Call) -> None:
     config = call.config
     dataset = setup.load_dataset(config, Log(call.workdir, quiet=True))
     learn = whole.target_of(tuple(config.data.size)) if config.data.whole else None
-    recipe, name = (
-        setup.recipe_of(config, dataset),
-        f"{files.plain_name(dataset.name)}-{files.digest(str(dataset.root.absolute()))[:16]}",
-    )
+    recipe = setup.recipe_of(config, dataset)
+    name = f"{files.plain_name(dataset.name)}-{files.digest(str(dataset.root.absolute()))[:16]}"
     place = Path(call.output) if call.output else files.cache_root() / "check" / name
     files.make_folder(place, f"--output={place}")
     report = examine(dataset, recipe, bad_share=feeds.bad_share_of(config), learn=learn, sheet=place)
@@ -341,11 +339,10 @@ def check(call: Call) -> None:
 def report(call: Call) -> None:
     """Write report.html of a run, from its folder alone."""
     if jax.process_count() > 1:
-        raise ConfigError("--mode=report takes one process")
-    config = recorded.settled(call.config, _recorded(call), call.workdir).report
-    output = Path(call.output or call.workdir / "report.html")
-    said = pages.write(call.workdir, output, name=call.name, test=statistics.of_two, **config)
-    print(said, flush=True)
+        raise ConfigError(f"--mode=report: got {jax.process_count()} processes, must be one; leave out --num_processes")
+    settings = recorded.settled(call.config, _recorded(call), call.workdir).report
+    page = Path(call.output or call.workdir / "report.html")
+    SAY(pages.write(call.workdir, page, name=call.name, test=statistics.of_two, **settings))
 
 
 @takes("output")
@@ -363,6 +360,7 @@ def plan(call: Call) -> None:
     planned.write(call.config, Path(call.output), look)
 
 
+@takes()
 def compare(call: Call) -> int | None:
     """Train and evaluate every combination of config.compare, each in its own folder below the run folder, and compare them."""
     if jax.process_count() > 1:

@@ -4,6 +4,7 @@ import ast
 
 import jaxseg
 from configs._base import base
+from jaxseg import modes
 from jaxseg.cli import commands, manual, recipes
 from jaxseg.config import flatten
 
@@ -33,3 +34,8 @@ def test_only_asked_for():
     assert manual.asked(["jaxseg", "--version"]) == f"jaxseg {jaxseg.__version__}"
     assert manual.asked(["jaxseg", "-h"]) == manual.of_modes()
     assert manual.asked(["jaxseg", "--config=x.py", "--input=-h"]) == ""
+
+
+def test_every_mode_says_which_flags_it_takes():
+    """A mode without `takes` would ignore the flags of others."""
+    assert set(modes.TAKEN) == set(commands.MODES)
