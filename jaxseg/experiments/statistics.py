@@ -89,8 +89,9 @@ def sentence(pair: Pair, *, measure: str, seeds: int, folds: int) -> str:
       seeds: number of random seeds that every score was averaged over.
       folds: number of folds that the cases come from; 0 for a single split.
     """
-    better, worse = (pair.first, pair.second) if pair.difference >= 0 else (pair.second, pair.first)
-    low, high = sorted((abs(pair.low), abs(pair.high))) if pair.low * pair.high > 0 else (pair.low, pair.high)
+    better, worse, low, high = pair.first, pair.second, pair.low, pair.high
+    if pair.difference < 0:  # the interval is that of the first name's scores minus the second's
+        better, worse, low, high = worse, better, -high, -low
     basis = f"{pair.cases} test cases" + (f" of {folds} folds" if folds else "")
     varied = (
         f"{seeds} random seeds were averaged"

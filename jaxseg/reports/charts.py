@@ -17,6 +17,8 @@ class ChartAxis:
       label: with the unit.
       low, high: its ends.
       log: logarithmic; numbers of 0 and below stand at a place of their own left of (below) its low end.
+      zero: there are such numbers.
+      whole: the values are whole numbers, and so are the ticks.
     """
 
     label: str
@@ -24,6 +26,7 @@ class ChartAxis:
     high: float
     log: bool = False
     zero: bool = False
+    whole: bool = False
 
     def place(self, value: float) -> float:
         """0..1 along the axis."""
@@ -42,14 +45,22 @@ class ChartAxis:
             step = max(1, math.ceil(len(decades) / 6))
             return [0.0] * self.zero + [10.0**d for d in decades][::step]
         step = _round_step((self.high - self.low) / 5)
+        if self.whole:
+            step = max(1.0, step if step % 1 == 0 else 2 * step)  # 2.5 becomes 5
         first = math.ceil(self.low / step - 1e-9)
         return [i * step for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
 def axis_of(
-    values: Sequence[float], label: str, *, log: bool = False, low: float | None = None, high: float | None = None
+    values: Sequence[float],
+    label: str,
+    *,
+    log: bool = False,
+    low: float | None = None,
+    high: float | None = None,
+    whole: bool = False,
 ) -> ChartAxis:
-    """An axis that holds these values; `low` and `high` fix an end."""
+    """An axis that holds these values; `low` and `high` fix an end; `whole` numbers have whole ticks."""
     known = [v for v in values if math.isfinite(v)] or [0.0, 1.0]
     if log:
         positive = [v for v in known if v > 0] or [1.0]
@@ -60,7 +71,7 @@ def axis_of(
         last = first + (abs(first) or 1.0)
     step = _round_step((last - first) / 5)
     first = math.floor(first / step + 1e-9) * step if low is None else low
-    return ChartAxis(label, first, math.ceil(last / step - 1e-9) * step if high is None else high)
+    return ChartAxis(label, first, math.ceil(last / step - 1e-9) * step if high is None else high, whole=whole)
 
 
 class Chart:

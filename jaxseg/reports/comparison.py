@@ -101,7 +101,9 @@ def curves_chart(epochs: Sequence[Mapping[str, Any]]) -> str:
     numbers = [int(row["epoch"]) for row in known]
     y = axis_of([float(row["val_dice"]) for row in known], "validation Dice", low=0.0)
     chart = Chart(
-        "Validation Dice by epoch", axis_of(numbers, "epoch", low=min(numbers), high=max(*numbers, min(numbers) + 1)), y
+        "Validation Dice by epoch",
+        axis_of(numbers, "epoch", low=min(numbers), high=max(*numbers, min(numbers) + 1), whole=True),
+        y,
     )
     models = list(dict.fromkeys(row["model_name"] for row in known))
     for run in dict.fromkeys((row["model_name"], row["seed"], row["fold"]) for row in known):

@@ -64,7 +64,7 @@ def curves(read: Read) -> str:
             continue
         values = [y for points in series.values() for _, y in points]
         numbers = [row["epoch"] for row in read.epochs]
-        epochs = axis_of(numbers, "epoch", low=min(numbers), high=max(numbers))
+        epochs = axis_of(numbers, "epoch", low=min(numbers), high=max(numbers), whole=True)
         y = axis_of(values, label, low=0.0, high=1.0) if label == "Dice" else axis_of(values, label)
         chart = Chart(f"{label} by epoch", epochs, y)
         for i, (key, points) in enumerate(series.items()):

@@ -53,6 +53,14 @@ def test_the_worse_network_named_first_is_said_to_be_worse():
     assert said.startswith("a is better than b by") and f"{abs(pair.high):+.4f} to {abs(pair.low):+.4f}" in said
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_interval_that_is_said_holds_the_difference_that_is_said(sign):
+    pair = statistics.Pair("a", "b", 9, 0.01 * sign, *sorted((-0.002 * sign, 0.03 * sign)), 0.2, 0.4)
+    said = statistics.sentence(pair, measure="mean Dice", seeds=1, folds=0)
+    assert said.startswith("a and b differ" if sign > 0 else "b and a differ")
+    assert "by 0.0100 mean Dice (95 % interval -0.0020 to +0.0300" in said
+
+
 def test_cases_that_one_network_lacks_are_left_out_and_too_few_are_said_to_be():
     scores = {"a": {"1": 0.5, "2": math.nan, "3": 0.7}, "b": {"1": 0.4, "2": 0.9}}
     (pair,) = statistics.paired(scores, {name: name for name in "123"})
