@@ -125,8 +125,8 @@ def to_volume(volume: Volume, orientation: str = "lps") -> tuple[np.ndarray, Ori
         return np.swapaxes(slices[0], 0, 1)[:, :, None], Orientation((1, 0, 2), (False,) * 3, turned.shape, (1.0, 1.0, 999.0))
     if not turned.axes:
         raise DataError(
-            f"{volume.path}: is a picture of shape {volume.array.shape}, but rank 3 needs volumes (NIfTI "
-            "or DICOM); choose a config with data.rank=2",
+            f"{volume.path}: is a picture of shape {volume.array.shape}; a network of rank 3 needs volumes (NIfTI files or DICOM "
+            "series), for pictures choose a config with data.rank=2",
             "DATA_IMAGE",
         )
     axes, flips, spacing = turned.axes[::-1], turned.flips[::-1], turned.spacing[::-1]
@@ -137,6 +137,16 @@ def to_volume(volume: Volume, orientation: str = "lps") -> tuple[np.ndarray, Ori
     if orientation == "ras":
         moved, flips = moved[::-1, ::-1], (not flips[0], not flips[1], flips[2])
     return moved, Orientation(axes, flips, turned.shape, (spacing[0], spacing[1], spacing[2]))
+
+
+def cut(volume: Volume, slab: tuple[int, ...]) -> Volume:
+    """Return the part (first, end) of a volume along the file's third axis, at its position in space; () is the whole volume."""
+    if not slab:
+        return volume
+    first, end = slab
+    affine = volume.affine.copy()
+    affine[:3, 3] += first * affine[:3, 2]
+    return dataclasses.replace(volume, array=volume.array[:, :, first:end], affine=affine)
 
 
 def nearest_axes(

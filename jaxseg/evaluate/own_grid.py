@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from jaxseg.data.geometry import to_slices, to_volume
+from jaxseg.data import layout
 from jaxseg.data.prepare.mask_values import Meanings
 from jaxseg.data.records import Case, DataSet
 from jaxseg.data.store import base
@@ -17,7 +17,6 @@ from jaxseg.evaluate import scoring
 from jaxseg.evaluate.kept import Keeper, Pictures
 from jaxseg.evaluate.scoring import Example, MeanLoss, Rules, Scored, score
 from jaxseg.infer import postprocess
-from jaxseg.infer.examples import Slices
 from jaxseg.infer.run import Run
 from jaxseg.metrics import regions as region_scores
 from jaxseg.metrics.calibration import Histogram
@@ -40,9 +39,9 @@ class OwnGrid:
 
     def __init__(self, run: Run, dataset: DataSet, kept: Mapping[str, Collection[int]] | None = None):
         self.run, self.dataset, self._kept = run, dataset, kept
-        self._slices = isinstance(run.preparation, Slices)
-        if self._slices and dataset.normalised:
-            self.run = dataclasses.replace(run, preparation=run.preparation.of_normalised())
+        self._layout = layout.of(run.recipe, normalised=dataset.normalised)
+        self._slices = self._layout.stacked
+        self.run = dataclasses.replace(run, preparation=dataclasses.replace(run.preparation, layout=self._layout))
         self._by_id = {case.id: case for case in dataset.cases}
         self.meanings = Meanings()  # what the values of the masks were taken for
 
@@ -136,10 +135,8 @@ class OwnGrid:
     def _read(self, case: Case, meanings: Meanings | None = None):
         """Read a case: (images, truth on the case's own grid in the common order, orientation)."""
         images, mask = base.read_files(self.dataset, case, self.meanings if meanings is None else meanings)
-        if not self._slices:
-            images, mask = [base.cut(image, case.slab) for image in images], base.cut(mask, case.slab)
-        plane, order = self.run.recipe.plane, self.run.recipe.orientation
-        truth, orientation = to_slices(mask, plane) if self._slices else to_volume(mask, order)
+        images, mask = [self._layout.part(image, case) for image in images], self._layout.part(mask, case)
+        truth, orientation = self._layout.arrange(mask)
         if self.run.record["config"]["data"]["whole"]:
             truth = (truth > 0).astype(np.uint8)
         return images, np.ascontiguousarray(truth), orientation

@@ -1,23 +1,22 @@
 """Convert a case's images to the network's examples, and the network's logits back to the case's own grid.
 
-This is the only place in prediction where slices and volumes are treated differently: `Slices` cuts a case into upright slices
-[Z, Y, X], `Volumes` keeps it whole as [X, Y, Z]. Everything after that is the same for both.
+How slices and volumes differ is the layout's affair (`data/layout.py`); everything here is the same for both.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxseg.data.formats import volumes
-from jaxseg.data.geometry import Orientation, to_slices, to_volume
-from jaxseg.data.prepare import canvas, channels
+from jaxseg.data import layout
+from jaxseg.data.geometry import Orientation
+from jaxseg.data.prepare import channels
 from jaxseg.data.prepare import examples as preprocess
 from jaxseg.data.prepare.canvas import Placement
 from jaxseg.data.prepare.resample import MONAI
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.infer.labels import labels_of, logits_of, probabilities
-from jaxseg.types import DataError
 from jaxseg.utils.pictures import paint, sheet, to_rgb
 
 
@@ -30,6 +29,8 @@ class Examples(NamedTuple):
       orientation: restores the file's axis order; its spacing (mm) is that of `scan`'s axes.
       chosen: indices in `scan` of the N slices in `inputs`; None: all slices.
       place: position of an example on the prepared grid.
+      spacing: mm along the axes of one example; None for photographs.
+      stacked: whether `scan` is a stack of slices.
     """
 
     inputs: np.ndarray
@@ -37,154 +38,97 @@ class Examples(NamedTuple):
     orientation: Orientation
     chosen: tuple[int, ...] | None
     place: Placement
+    spacing: tuple[float, ...] | None
+    stacked: bool
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the case's own grid: (Z, Y, X) or (X, Y, Z)."""
         return self.scan.shape[:3]
 
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Shape of one example's own grid: (Y, X) or (X, Y, Z)."""
+        return self.shape[1:] if self.stacked else self.shape
 
-class Preparation(Protocol):
-    """The interface that `Slices` and `Volumes` share."""
-
-    recipe: Recipe
-
-    def prepare(self, images: Sequence[Volume], chosen: Sequence[int] | None = None) -> Examples:
-        """Make the examples of a case from its images, one image for each modality."""
-
-    def restore(self, examples: Examples, logits: np.ndarray, fill: Sequence[float]) -> np.ndarray:
-        """Resample logits [N, *S, K] to [*own grid, K]; voxels that the network did not see get the logits `fill` [K]."""
-
-    def labels(self, examples: Examples, logits: np.ndarray, fill: Sequence[float], **rule) -> np.ndarray:
-        """Return the labels on the case's own grid, those of the logits from `restore`; `rule` holds arguments of `labels_of`."""
-
-    def overlay(self, examples: Examples, labels: np.ndarray) -> np.ndarray:
-        """Draw a sheet of slices with the labels in colour, uint8 [H, W, 3]."""
+    def joined(self, found: Sequence[np.ndarray]) -> np.ndarray:
+        """Join one array [*grid, ...] for each example: a stack of slices, or the volume's own."""
+        return np.stack(found) if self.stacked else found[0]
 
 
-class Slices:
-    """Prepare upright slices; a photograph is a stack of one slice.
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """Prepares cases as in training, and restores what the network returns.
 
-    Args:
-      recipe: the run's recipe, also for photographs: images are prepared as in training.
+    Attributes:
+      layout: how a case becomes examples.
       generate: generates the trained channel of recipe.extra, see `channels.extend`.
-      normalised: the images are already z-scores (`DataSet.normalised`).
-    """
-
-    def __init__(self, recipe: Recipe, generate: channels.Generate | None = None, *, normalised: bool = False):
-        self.recipe, self._generate, self._normalised = recipe, generate, normalised
-
-    def prepare(self, images: Sequence[Volume], chosen: Sequence[int] | None = None) -> Examples:
-        """Prepare the slices of a case, or only those whose indices in the upright stack are `chosen`.
-
-        Raises:
-          DataError: the recipe does not fit an image, or the modalities have different grids.
-        """
-        images = [images[0], *(volumes.paired(images[0], other) for other in images[1:])]
-        if not (self._normalised and self.recipe.intensity == "brain"):
-            images = [preprocess.whole(image, self.recipe) for image in images]
-        found, (orientation, *_) = zip(*(to_slices(image, self.recipe.plane) for image in images))
-        scan = np.concatenate([a if a.ndim == 4 else a[..., None] for a in found], -1) if len(found) > 1 else found[0]
-        spacing = self._spacing(orientation)
-        prepared = [preprocess.prepare(scan[z], self.recipe, spacing) for z in (range(len(scan)) if chosen is None else chosen)]
-        inputs = channels.extend(np.stack(prepared), self.recipe.extra, self._generate)
-        place = canvas.placement(scan.shape[1:3], self.recipe, spacing)
-        return Examples(inputs, scan, orientation, None if chosen is None else tuple(chosen), place)
-
-    def of_normalised(self) -> "Slices":
-        """Return the same preparation for images that are already z-scores."""
-        return Slices(self.recipe, self._generate, normalised=True)
-
-    def restore(self, examples: Examples, logits: np.ndarray, fill: Sequence[float]) -> np.ndarray:
-        """Resample logits [N, h, w, K] to [N, Y, X, K]."""
-        return np.stack([self._restored(examples, one, fill) for one in logits])
-
-    def labels(self, examples: Examples, logits: np.ndarray, fill: Sequence[float], **rule) -> np.ndarray:
-        """Return labels [N, Y, X]; only one slice's logits are in memory at a time."""
-        return np.stack([labels_of(self._restored(examples, one, fill), **rule) for one in logits])
-
-    def overlay(self, examples: Examples, labels: np.ndarray) -> np.ndarray:
-        """Draw all slices, or those with the most labels, of the last modality in the recipe's window."""
-        scan = examples.scan
-        shown = scan[..., -1] if self.recipe.modalities and scan.ndim == 4 else scan
-        grey = lambda z: to_rgb(preprocess.window_8bit(shown[z], self.recipe))
-        return sheet([paint(grey(z), labels[z]) for z in range(len(scan))], (labels > 0).sum((1, 2)))
-
-    def _restored(self, examples: Examples, logits: np.ndarray, fill: Sequence[float]) -> np.ndarray:
-        spacing = self._spacing(examples.orientation)
-        return preprocess.restore(np.asarray(logits), examples.shape[1:], self.recipe, spacing, fill=fill, place=examples.place)
-
-    @staticmethod
-    def _spacing(orientation: Orientation) -> tuple[float, float] | None:
-        return orientation.spacing[1:] if orientation.axes else None
-
-
-class Volumes:
-    """Prepare whole volumes: one example per case.
-
-    Args:
-      recipe: the run's recipe.
       sigmoid: each logit is converted to a probability by itself (regions, or one class), not by a softmax. Used where
         probabilities instead of logits are resampled to the case's grid (MONAI's filters).
     """
 
-    def __init__(self, recipe: Recipe, *, sigmoid: bool = False):
-        self.recipe, self._sigmoid = recipe, sigmoid
+    layout: layout.CaseLayout
+    generate: channels.Generate | None = None
+    sigmoid: bool = False
 
-    def prepare(self, images: Sequence[Volume], chosen: None = None) -> Examples:
-        """Prepare the volume of a case.
+    @property
+    def recipe(self) -> Recipe:
+        """The run's recipe, also for photographs: images are prepared as in training."""
+        return self.layout.recipe
+
+    def prepare(self, images: Sequence[Volume], chosen: Sequence[int] | None = None) -> Examples:
+        """Prepare a case from its images, one for each modality; of slices, only those whose indices in the stack are `chosen`.
 
         Raises:
-          DataError: a photograph, an image that the recipe does not fit, or modalities on different grids.
+          DataError: the recipe does not fit an image, or the modalities have different grids.
         """
-        if volumes.is_photo(images[0]) and self.recipe.orientation != "file":
-            raise DataError(
-                f"{images[0].path}: is a photograph; this network needs volumes (NIfTI files or DICOM series)", "DATA_IMAGE"
-            )
-        scan, orientation = to_volume(images[-1], self.recipe.orientation)
-        inputs = preprocess.prepare_scan(images, self.recipe)[None]
-        place = preprocess.place_scan(images, self.recipe)
-        return Examples(inputs, scan[..., 0] if scan.ndim == 4 else scan, orientation, None, place)
+        found = self.layout.open(images)
+        number = found.shape[0] if self.layout.stacked else 1
+        prepared = [found.prepare(i) for i in (range(number) if chosen is None else chosen)]
+        inputs = channels.extend(np.stack(prepared) if len(prepared) > 1 else prepared[0][None], self.recipe.extra, self.generate)
+        picked = None if chosen is None else tuple(chosen)
+        return Examples(inputs, found.shown, found.orientation, picked, found.place(), found.spacing, self.layout.stacked)
 
     def restore(self, examples: Examples, logits: np.ndarray, fill: Sequence[float]) -> np.ndarray:
-        """Resample logits [1, X', Y', Z', K] to [X, Y, Z, K]."""
-        (one,) = logits
-        if examples.place.keeps_grid:
-            return np.asarray(one)
-        restored = preprocess.restore(
-            self._scores(one), examples.shape, self.recipe, examples.orientation.spacing, fill=fill, place=examples.place
-        )
-        return logits_of(restored, sigmoid=self._sigmoid) if self.recipe.filter in MONAI else restored
+        """Resample logits [N, *S, K] to [*own grid, K]; voxels that the network did not see get the logits `fill` [K]."""
+        return examples.joined([self._restored(examples, one, fill) for one in logits])
 
     def planes(self, examples: Examples, logits: np.ndarray, fill: Sequence[float]) -> Iterator[np.ndarray]:
-        """Yield the logits of `restore` one class [X, Y, Z] at a time."""
+        """Yield the logits of `restore` one class [*own grid] at a time, resampling no more than that of a single example."""
+        if examples.stacked:
+            yield from np.moveaxis(self.restore(examples, logits, fill), -1, 0)
+            return
         (one,) = logits
         if examples.place.keeps_grid:
             yield from (one[..., k] for k in range(one.shape[-1]))
             return
-        planes = preprocess.restored_planes(
-            self._scores(one), examples.shape, self.recipe, examples.orientation.spacing, fill=fill, place=examples.place
-        )
-        for plane in planes:
-            yield logits_of(plane, sigmoid=self._sigmoid) if self.recipe.filter in MONAI else plane
+        for plane in self._back(preprocess.restored_planes, examples, one, fill):
+            yield logits_of(plane, sigmoid=self.sigmoid) if self.recipe.filter in MONAI else plane
 
     def labels(self, examples: Examples, logits: np.ndarray, fill: Sequence[float], **rule) -> np.ndarray:
-        """Return labels [X, Y, Z]; with classes, only one class's logits are in memory at a time."""
-        (one,) = logits
-        if examples.place.keeps_grid or rule["order"] or one.shape[-1] <= 2:
-            return labels_of(self.restore(examples, logits, fill), **rule)
-        return preprocess.restore_labels(
-            self._scores(one), examples.shape, self.recipe, examples.orientation.spacing, fill=fill, place=examples.place
-        )
+        """Return the labels on the case's own grid, those of the logits from `restore`; `rule` holds arguments of `labels_of`.
 
-    def _scores(self, logits: np.ndarray) -> np.ndarray:
-        """Return the values that are resampled to the case's grid: the logits, or their probabilities."""
-        logits = np.asarray(logits)
-        return probabilities(logits, sigmoid=self._sigmoid) if self.recipe.filter in MONAI else logits
+        Only one example's logits are in memory at a time; with several classes, only one class's.
+        """
+        whole = examples.place.keeps_grid or rule["order"] or logits.shape[-1] <= 2
+        one_by_one = lambda one: labels_of(self._restored(examples, one, fill), **rule)
+        by_class = lambda one: self._back(preprocess.restore_labels, examples, one, fill)
+        return examples.joined([(one_by_one if whole else by_class)(one) for one in logits])
 
     def overlay(self, examples: Examples, labels: np.ndarray) -> np.ndarray:
-        """Draw upright axial slices of the last modality, scaled from its 1st to its 99.5th percentile."""
-        scan = examples.scan
-        low, high = np.percentile(scan[::2, ::2, ::2], (1, 99.5))
-        grey = np.uint8(np.clip((scan - low) / max(high - low, 1e-6), 0, 1) * 255)
-        return sheet([paint(to_rgb(grey[:, :, z].T), labels[:, :, z].T) for z in range(grey.shape[2])], (labels > 0).sum((0, 1)))
+        """Draw a sheet of upright slices with the labels in colour, uint8 [H, W, 3]: all, or those with the most labels."""
+        grey, labels = self.layout.upright(self.layout.grey(examples.scan)), self.layout.upright(labels)
+        return sheet([paint(to_rgb(one), found) for one, found in zip(grey, labels)], (labels > 0).sum((1, 2)))
+
+    def _restored(self, examples: Examples, logits: np.ndarray, fill: Sequence[float]) -> np.ndarray:
+        """Resample the logits [*S, K] of one example to its own grid."""
+        if examples.place.keeps_grid:
+            return np.asarray(logits)
+        restored = self._back(preprocess.restore, examples, logits, fill)
+        return logits_of(restored, sigmoid=self.sigmoid) if self.recipe.filter in MONAI else restored
+
+    def _back(self, resampled: Callable, examples: Examples, logits: np.ndarray, fill: Sequence[float]):
+        """Call a function of `prepare.examples` with the values that are resampled: the logits, or their probabilities."""
+        scores = np.asarray(logits)
+        scores = probabilities(scores, sigmoid=self.sigmoid) if self.recipe.filter in MONAI else scores
+        return resampled(scores, examples.grid, self.recipe, examples.spacing, fill=fill, place=examples.place)

@@ -16,12 +16,13 @@ import numpy as np
 from scipy.special import expit
 
 from jaxseg import checkpoint
+from jaxseg.data import layout
 from jaxseg.data.formats import own
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.data.store import base
 from jaxseg.infer import channel_run
 from jaxseg.infer import network as networks
-from jaxseg.infer.examples import Examples, Preparation, Slices, Volumes
+from jaxseg.infer.examples import Examples, Preparation
 from jaxseg.infer.labels import background, entropy_of, probabilities_of, variance_of
 from jaxseg.metrics import regions
 from jaxseg.types import MismatchError, NonFiniteError
@@ -170,15 +171,12 @@ def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None 
     )  # this machine's own: a run of a GPU predicts on a CPU in float32
     application = application_of(forward, recipe, whole=data["whole"], coordinates=data["coordinates"], settings=settings)
     named = tuple((name, tuple(classes)) for name, classes in record["regions"])
-    if m["rank"] == 3:
-        preparation: Preparation = Volumes(recipe, sigmoid=bool(named) or m["num_classes"] == 1)
-    else:
-        preparation = Slices(recipe, channel_run.of(run, record, recipe))
+    generate, sigmoid = channel_run.of(run, record, recipe), bool(named) or m["num_classes"] == 1
     threshold = float(record["config"]["eval"]["threshold"] if threshold is None else threshold)
     opened = Run(
         record,
         recipe,
-        preparation,
+        Preparation(layout.of(recipe), generate, sigmoid),
         application,
         (forward.place(*weights),),
         regions.class_table(named) if named else (),

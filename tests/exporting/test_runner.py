@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxseg.data import geometry
+from jaxseg.data import geometry, layout
 from jaxseg.data.formats import volumes
 from jaxseg.data.prepare import canvas, intensity, resample
 from jaxseg.data.records import Recipe
 from jaxseg.exporting.runner import images, preparation, windows
 from jaxseg.exporting.runner import model as runner
 from jaxseg.infer import labels, postprocess, tiles
-from jaxseg.infer.examples import Slices, Volumes
+from jaxseg.infer.examples import Preparation
 from jaxseg.infer.window import sliding_window
 from jaxseg.metrics import regions
 from jaxseg.ops import coordinates
@@ -90,7 +90,7 @@ def test_images_are_prepared_and_logits_restored_as_by_jaxseg(name, files):
     fields, kind = CASES[name]
     recipe = Recipe(**{"window": None, "spacing": None, "labels": ("a", "b"), **fields})
     rank = len(recipe.size)
-    theirs = Volumes(recipe) if rank == 3 else Slices(recipe)
+    theirs = Preparation(layout.of(recipe))
     expected = theirs.prepare([volumes.read_volume(path) for path in files[kind]])
     found = preparation.prepare([images.read_image(path) for path in files[kind]], dataclasses.asdict(recipe), rank)
     assert found.inputs.dtype == expected.inputs.dtype

@@ -9,10 +9,11 @@ import pytest
 from configs.brats2d import get_config
 from jaxseg import checkpoint
 from jaxseg.config import resolve
+from jaxseg.data import layout
 from jaxseg.data.formats import volumes
 from jaxseg.infer import channel_run
 from jaxseg.infer.channel_run import FOLDER
-from jaxseg.infer.examples import Slices
+from jaxseg.infer.examples import Preparation
 from jaxseg.infer.run import open_run
 from jaxseg.models import functional
 from jaxseg.train import setup
@@ -100,7 +101,7 @@ def test_prediction_makes_the_channels_of_training_from_the_run_folder_alone(run
     arrays = setup.load_dataset(both, runs[3])
     images = [arrays.read_image(path) for case in arrays.cases if case.id == "test_00001" for path in case.images]
     generate = channel_run.of(tmp_path / "moved", opened.record, opened.recipe)
-    inputs = Slices(opened.recipe, generate, normalised=True).prepare(images).inputs
+    inputs = Preparation(layout.Slices(opened.recipe, normalised=True), generate).prepare(images).inputs
     np.testing.assert_array_equal(inputs[0][..., :5], data.store.images[row][..., :5])
     np.testing.assert_allclose(inputs[0], data.store.images[row], atol=1e-6)
 

@@ -65,8 +65,7 @@ def test_predicted_labels_have_the_values_of_the_release(tmp_path, monkeypatch, 
     assert set(np.unique(raw).tolist()) == allowed == {0, *data.values}  # all of them are there to be lost
     truth = read_volume(case.mask)  # a network that finds the truth writes the file that the experts drew
     known = [to_volume(truth)[0] if rank == 3 else to_slices(truth)[0]]
-    way = examples.Volumes if rank == 3 else examples.Slices
-    monkeypatch.setattr(way, "labels", lambda *_, **__: data.map_mask(known[0]))
+    monkeypatch.setattr(examples.Preparation, "labels", lambda *_, **__: data.map_mask(known[0]))
     assert not modes.predict(call._replace(output=str(tmp_path / "oracle")))
     np.testing.assert_array_equal(values(tmp_path / "oracle" / f"{case.id}.nii.gz"), raw)
 

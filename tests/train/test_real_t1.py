@@ -15,6 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_volumes as tiny
 
+from jaxseg.data import layout
 from jaxseg.data.formats import volumes
 from jaxseg.data.records import Recipe
 from jaxseg.infer import cases, examples, network, predict, run
@@ -46,7 +47,9 @@ def untrained(size: tuple[int, ...], classes: int, *, coordinates: bool, whole: 
     }
     settings = {"overlap": 0.25, "blend": "gaussian", "positions": "monai", "accumulator": "auto"}
     application = run.application_of(forward, recipe, whole=whole, coordinates=coordinates, settings=settings)
-    return run.Run(record, recipe, examples.Volumes(recipe), application, (forward.place(params, state),), (), 0.5, "")
+    return run.Run(
+        record, recipe, examples.Preparation(layout.of(recipe)), application, (forward.place(params, state),), (), 0.5, ""
+    )
 
 
 def test_a_real_t1_comes_back_in_its_own_geometry(tmp_path):

@@ -80,46 +80,30 @@ def _refuse(report: DataReport, bad: list[bad_cases.Bad], case: Case, error: Dat
 
 def _look(tally: SetCounts, dataset: DataSet, case: Case, recipe: Recipe, learn: Learn | None) -> list[dict[str, Any]]:
     """Count one case, and make the records of its examples, as a store has them."""
-    look = _look_at_volume if len(recipe.size) == 3 else _look_at_slices
-    records = []
-    for example in look(tally, dataset, case, recipe):
-        tally.keep(example)
-        records.append(_record(example, recipe, learn))
-        if not records[-1]["constant"]:
-            tally.copies.see(example.image, records[-1]["digest"], case.id, case.patient)
-    return records
-
-
-def _look_at_slices(tally: SetCounts, dataset: DataSet, case: Case, recipe: Recipe):
-    raws, images, placed = [], [], False
-    for piece, example in cases.prepared_slices(dataset, recipe, case, meanings=tally.meanings):
-        tally.see(piece.image.shape[:2], piece.spacing, piece.image.min(), piece.image.max())
+    records, raws, images, placed = [], [], [], False
+    for piece, example in cases.prepared_examples(dataset, recipe, case, meanings=tally.meanings):
+        tally.see(piece.mask.shape, piece.spacing, piece.image.min(), piece.image.max())
         tally.turned += piece.turned
         if example is None:
             continue
         image, mask = example.image, example.mask
-        tally.greyed += image.shape[-1] == 1 and piece.image.shape[2:] == (3,)
+        tally.greyed += image.shape[-1] == 1 and piece.image.shape[-1] == 3
         raws.append(piece.raw)
         images.append(image)
         placed = piece.spacing is not None
         if piece.mask.any() and not mask.any():
+            name = case.id if piece.index is None else f"{case.id}, slice {piece.index}"
             tally.lost.append(
-                f"{case.id}, slice {piece.index}: none of {np.count_nonzero(piece.mask)} foreground pixels is "
-                f"left at {mask.shape[0]} x {mask.shape[1]}"
+                f"{name}: none of {np.count_nonzero(piece.mask)} foreground {tally.point}s is left at "
+                f"{' x '.join(map(str, mask.shape))}"
             )
-        yield example
+        tally.keep(example)
+        records.append(_record(example, recipe, learn))
+        if not records[-1]["constant"]:
+            tally.copies.see(image, records[-1]["digest"], case.id, case.patient)
     if raws:
         tally.levels.append(contrast.levels_of(case.id, raws, images, placed=placed))
-
-
-def _look_at_volume(tally: SetCounts, dataset: DataSet, case: Case, recipe: Recipe):
-    found = cases.examples_of(dataset, recipe, case, meanings=tally.meanings)
-    for example in found.kept:
-        tally.see(
-            tuple(example.grid["scan_shape"]), tuple(example.grid["scan_spacing"]), example.image.min(), example.image.max()
-        )
-        yield example
-    tally.levels += found.tally.levels
+    return records
 
 
 def _record(example: cases.PreparedExample, recipe: Recipe, learn: Learn | None) -> dict[str, Any]:

@@ -257,16 +257,6 @@ def read_files(dataset: DataSet, case: Case, meanings: Meanings | None = None) -
     return read, mask
 
 
-def cut(volume: Volume, slab: tuple[int, ...]) -> Volume:
-    """The part of a volume that is a case, where it lies in space."""
-    if not slab:
-        return volume
-    first, end = slab
-    affine = volume.affine.copy()
-    affine[:3, 3] += first * affine[:3, 2]
-    return dataclasses.replace(volume, array=volume.array[:, :, first:end], affine=affine)
-
-
 def labelled(dataset: DataSet, log: Callable[[str], None]) -> DataSet:
     """Return the data set without the cases that have no mask (such as the validation sets of challenges).
 

@@ -1,34 +1,44 @@
-"""Prepare a case's examples for a store. Only `examples_of` distinguishes slices (including pictures) from volumes, by the number
-of axes in the recipe.
-"""
+"""Prepare a case's examples for a store: the slices that the data set's protocol keeps, or the one volume."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxseg.data.geometry import to_slices, to_volume
+from jaxseg.data import layout
 from jaxseg.data.prepare import contrast
-from jaxseg.data.prepare.canvas import crop_box, placement
-from jaxseg.data.prepare.examples import place_scan, prepare, prepare_mask, prepare_scan, whole
+from jaxseg.data.prepare.canvas import Placement, crop_box
+from jaxseg.data.prepare.examples import prepare_mask
 from jaxseg.data.prepare.mask_values import Meanings
 from jaxseg.data.records import Case, DataSet, Photo, Recipe
 from jaxseg.data.store import base
 from jaxseg.data.store.fingerprint import words
 from jaxseg.types import DataError
 
+AS_READ = Recipe(size=(1, 1), window=None, spacing=None, channels=1, labels=(), plane="axial")  # no intensity step
 
-class Slice(NamedTuple):
-    """One slice of a case as it was read."""
 
-    image: np.ndarray  # [H, W, C]
-    mask: np.ndarray  # [H, W], classes 0..K
-    index: int  # along the file's own third axis
-    spacing: tuple[float, float] | None  # (row mm, column mm); None for photographs
-    kept: bool  # under the data set's protocol
-    raw: np.ndarray  # [H, W, C], `image` before what `intensity` does to whole volumes
-    turned: bool = False  # a photograph whose pixels lie in their file otherwise
+class Piece(NamedTuple):
+    """One slice of a case, or its volume, as it was read.
+
+    Attributes:
+      image: [*S, C], after the part of the intensity preparation that comes before a volume is cut into slices.
+      raw: [*S, C], as it was read.
+      mask: [*S], classes 0..K.
+      index: of slices: along the file's own third axis; None for a volume.
+      spacing: mm along the axes of the image; None for photographs.
+      kept: whether it is an example under the data set's protocol; volumes are.
+      turned: whether it is a photograph whose pixels lie in another direction in its file.
+    """
+
+    image: np.ndarray
+    raw: np.ndarray
+    mask: np.ndarray
+    index: int | None
+    spacing: tuple[float, ...] | None
+    kept: bool
+    turned: bool = False
 
 
 class PreparedExample(NamedTuple):
@@ -79,41 +89,24 @@ class CaseExamples(NamedTuple):
     tally: Tally
 
 
-def read_case(dataset: DataSet, case: Case, recipe: Recipe | None = None, meanings: Meanings | None = None) -> Iterator[Slice]:
-    """Yield all slices of a case, feet to head, after checking images and masks against each other.
+def read_case(dataset: DataSet, case: Case, recipe: Recipe | None = None, meanings: Meanings | None = None) -> Iterator[Piece]:
+    """Yield all slices of a case, feet to head, or its volume, after checking images and masks against each other.
 
     Args:
       dataset: the data set.
       case: one of its cases.
-      recipe: its volume-level intensity step is applied before volumes are cut into slices along its `plane`; None: no such
-        step, axial slices.
+      recipe: how images are prepared; None: as axial slices, without any intensity step.
       meanings: collects how the mask's values are interpreted.
     Raises:
       DataError: a file cannot be used, or the case has no image or no mask (DATA_MISSING).
     """
-    read, mask = base.read_files(dataset, case, meanings)
-    untouched, plane = read, recipe.plane if recipe is not None else "axial"
-    if recipe is not None and not (recipe.intensity == "brain" and dataset.normalised):
-        try:
-            read = [whole(volume, recipe) for volume in read]
-        except DataError as error:  # the rule knows values, not files
-            raise DataError(f"case {case.id}: {error}", error.code) from error
-    labels, orientation = to_slices(mask, plane)
-    stacks = lambda volumes: [a if a.ndim == 4 else a[..., None] for a in (to_slices(v, plane)[0] for v in volumes)]
-    images, raws = stacks(read), stacks(untouched)  # [Z, Y, X, c]
-    joined = lambda stacks, z: np.concatenate([a[z] for a in stacks], -1) if len(stacks) > 1 else stacks[0][z]
-    if labels.ndim != 3:
-        raise DataError(f"case {case.id}: the mask has shape {labels.shape} as slices; must be [Z, Y, X]", "DATA_LABEL")
-    spacing = orientation.spacing[1:] if orientation.axes else None
-    turned = isinstance(read[0].header, Photo) and read[0].header.turn > 1
-    for z, truth in enumerate(labels):
-        index = orientation.file_index(z)
-        kept = bool(dataset.keep_slice(case, index, truth))
-        yield Slice(joined(images, z), truth, index, spacing, kept, joined(raws, z), turned)
+    yield from (piece for piece, _ in _pieces(dataset, case, recipe, meanings))
 
 
-def examples_of(dataset: DataSet, recipe: Recipe, case: Case, *, meanings: Meanings | None = None) -> CaseExamples:
-    """Prepare the examples of a case: one volume for a recipe with three axes, else the slices of the data set's protocol.
+def prepared_examples(
+    dataset: DataSet, recipe: Recipe, case: Case, *, meanings: Meanings | None = None
+) -> Iterator[tuple[Piece, PreparedExample | None]]:
+    """Yield what `read_case` yields, each with its prepared example, or None if the protocol does not keep the slice.
 
     Args:
       dataset: the data set.
@@ -123,44 +116,25 @@ def examples_of(dataset: DataSet, recipe: Recipe, case: Case, *, meanings: Meani
     Raises:
       DataError: a file cannot be used; the message names the case.
     """
-    return (_volume if len(recipe.size) == 3 else _slices)(dataset, recipe, case, meanings)
-
-
-def nothing_kept(dataset: DataSet, tally: Tally) -> DataError:
-    """Return the error for a data set of which no slice is kept."""
-    return DataError(
-        f"{dataset.name}: {tally.seen} slices of {len(dataset.cases)} cases and none kept by the protocol "
-        f"{words(dataset.keep_slice)}; check data.root and data.protocol",
-        "DATA_EMPTY",
-    )
-
-
-def prepared_slices(
-    dataset: DataSet, recipe: Recipe, case: Case, *, meanings: Meanings | None = None
-) -> Iterator[tuple[Slice, PreparedExample | None]]:
-    """Yield all slices of a case, feet to head, each with its prepared example, or None if the protocol does not keep the slice.
-
-    Raises:
-      DataError: a file cannot be used; the message names the case.
-    """
     row = {"case": case.id, "patient": case.patient, "stratum": dataset.stratum(case)}
-    for piece in read_case(dataset, case, recipe, meanings):
+    for piece, prepare in _pieces(dataset, case, recipe, meanings):
         if not piece.kept:
             yield piece, None
             continue
+        where = {} if piece.index is None else {"slice": piece.index}
         try:
-            image = prepare(piece.image, recipe, piece.spacing)
-            labels = prepare_mask(piece.mask, recipe, piece.spacing, len(dataset.labels))
-            place = placement(piece.mask.shape, recipe, piece.spacing)
+            image, place = prepare()
+            mask = prepare_mask(piece.mask, recipe, piece.spacing, len(dataset.labels), place=place)
         except DataError as error:
-            raise DataError(f"case {case.id}, slice {piece.index}: {error}", error.code) from error
-        grid = _grid(place, piece.mask.shape, piece.spacing)
-        yield piece, PreparedExample(image, labels, row | {"slice": piece.index}, grid)
+            name = ", ".join([case.id, *(f"{kind} {number}" for kind, number in where.items())])
+            raise DataError(f"case {name}: {error}", error.code) from error
+        yield piece, PreparedExample(image, mask, row | where, _grid(place, piece.mask.shape, piece.spacing))
 
 
-def _slices(dataset: DataSet, recipe: Recipe, case: Case, meanings: Meanings | None) -> CaseExamples:
+def examples_of(dataset: DataSet, recipe: Recipe, case: Case, *, meanings: Meanings | None = None) -> CaseExamples:
+    """Return the prepared examples of a case that the protocol keeps, and their counts; arguments as `prepared_examples`."""
     kept, tally, raws, placed = [], Tally(), [], False
-    for piece, example in prepared_slices(dataset, recipe, case, meanings=meanings):
+    for piece, example in prepared_examples(dataset, recipe, case, meanings=meanings):
         tally.seen += 1
         if example is None:
             continue
@@ -176,24 +150,41 @@ def _slices(dataset: DataSet, recipe: Recipe, case: Case, meanings: Meanings | N
     return CaseExamples(kept, tally)
 
 
-def _volume(dataset: DataSet, recipe: Recipe, case: Case, meanings: Meanings | None) -> CaseExamples:
-    read, truth = base.read_files(dataset, case, meanings)
-    read, truth = [base.cut(volume, case.slab) for volume in read], base.cut(truth, case.slab)
-    try:
-        labels, orientation = to_volume(truth, recipe.orientation)
-        place = place_scan(read, recipe)
-        image = prepare_scan(read, recipe)
-        mask = prepare_mask(labels, recipe, orientation.spacing, len(dataset.labels), place=place)
-    except DataError as error:
-        raise DataError(f"case {case.id}: {error}", error.code) from error
-    row = {"case": case.id, "patient": case.patient, "stratum": dataset.stratum(case)}
-    raws = np.concatenate([v.array if v.array.ndim == 4 else v.array[..., None] for v in read], -1)
-    levels = [contrast.levels_of(case.id, [raws], [image], placed=True)]
-    return CaseExamples(
-        [PreparedExample(image, mask, row, _grid(place, labels.shape, orientation.spacing))], Tally(1, levels=levels)
+def nothing_kept(dataset: DataSet, tally: Tally) -> DataError:
+    """Return the error for a data set of which no slice is kept."""
+    return DataError(
+        f"{dataset.name}: {tally.seen} slices of {len(dataset.cases)} cases and none kept by the protocol "
+        f"{words(dataset.keep_slice)}; check data.root and data.protocol",
+        "DATA_EMPTY",
     )
 
 
-def _grid(place, shape: tuple[int, ...], spacing: tuple[float, ...] | None) -> dict:
+def _pieces(
+    dataset: DataSet, case: Case, recipe: Recipe | None, meanings: Meanings | None
+) -> Iterator[tuple[Piece, Callable[[], tuple[np.ndarray, Placement]]]]:
+    """Yield every piece of a case, and the function that prepares it: () -> (the network's input, its placement)."""
+    read, mask = base.read_files(dataset, case, meanings)
+    arrangement = layout.of(recipe or AS_READ, normalised=dataset.normalised)
+    read, mask = [arrangement.part(volume, case) for volume in read], arrangement.part(mask, case)
+    labels, orientation = arrangement.arrange(mask)
+    if labels.ndim != 3:
+        raise DataError(f"case {case.id}: the mask has shape {labels.shape}; must be [Z, Y, X] or [X, Y, Z]", "DATA_LABEL")
+    try:
+        found = arrangement.open(read)
+    except DataError as error:  # the rule knows values, not files
+        raise DataError(f"case {case.id}: {error}", error.code) from error
+    prepare = lambda z: lambda: (found.prepare(z), found.place())
+    if not arrangement.stacked:
+        raw = found.raw(0)
+        yield Piece(raw, raw, labels, None, found.spacing, True), prepare(0)
+        return
+    turned = isinstance(read[0].header, Photo) and read[0].header.turn > 1
+    for z, truth in enumerate(labels):
+        index = orientation.file_index(z)
+        kept = bool(dataset.keep_slice(case, index, truth))
+        yield Piece(found.image(z), found.raw(z), truth, index, found.spacing, kept, turned), prepare(z)
+
+
+def _grid(place: Placement, shape: tuple[int, ...], spacing: tuple[float, ...] | None) -> dict:
     spacing = spacing or (1.0,) * len(shape)
     return {"spacing": list(place.spacing(spacing)), "scan_shape": list(shape), "scan_spacing": list(spacing)}
