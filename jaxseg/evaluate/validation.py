@@ -1,6 +1,7 @@
 """Scores and pictures of a validation during training, for any rank, on the prepared grid."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,19 +13,29 @@ from jaxseg.metrics.counts import Counts
 from jaxseg.utils.pictures import panel, to_8bit
 
 OVERLAPS = {"dice": scores.dice, "iou": scores.iou, "precision": scores.precision, "recall": scores.recall}
+TAKEN = {"loss", "image_dice", "grid", *OVERLAPS}  # figures that are not those of a class
 SIDE = 768  # pixels that the longer side of a shown picture has at most
 
 
-def figures(scored: Scored, rules: Rules, *, rank: int) -> dict[str, float]:
-    """Return val_loss, val_dice, val_iou, val_precision, val_recall, and "positive", the number of predicted foreground voxels.
+def figure_of(name: str) -> str:
+    """Return the key of a class's or region's Dice among the figures: val_wt for "WT", val_class_loss for a class called "loss"."""
+    return f"val_class_{name.lower()}" if name.lower() in TAKEN else f"val_{name.lower()}"
 
-    For slices and pictures (rank 2) all pixels of a class are pooled, and val_image_dice is the mean over images and classes.
-    For volumes (rank 3) each score is the mean over the cases and over the regions (or classes if there are none), and val_NAME
-    is the Dice of each region and class.
+
+def figures(scored: Scored, rules: Rules, *, rank: int) -> dict[str, Any]:
+    """Return the figures of a validation, and "positive": {class: number of predicted voxels} of the classes that the masks hold.
+
+    val_loss, val_dice, val_iou, val_precision, val_recall, and the Dice of each region and class (`figure_of`). For slices and
+    pictures (rank 2) all pixels of a class are pooled, and val_image_dice is the mean over images and classes. For volumes (rank
+    3) each score is the mean over the cases and over the regions (or classes if there are none).
     """
-    predicted = sum(row["tp"] + row["fp"] for row in scored.rows if row["class"] in rules.classes)
     found = _pooled(scored, rules) if rank == 2 else _of_cases(scored, rules)
-    return {"val_loss": scored.loss, **found, "positive": int(predicted)}
+    predicted, there = dict.fromkeys(rules.classes, 0), dict.fromkeys(rules.classes, 0)
+    for row in scored.rows:
+        if row["class"] in predicted:
+            predicted[row["class"]] += int(row["tp"] + row["fp"])
+            there[row["class"]] += int(row["tp"] + row["fn"])
+    return {"val_loss": scored.loss, **found, "positive": {name: n for name, n in predicted.items() if n or there[name]}}
 
 
 def _pooled(scored: Scored, rules: Rules) -> dict[str, float]:
@@ -32,7 +43,8 @@ def _pooled(scored: Scored, rules: Rules) -> dict[str, float]:
     counts = Counts(*(np.array([[row[key] for row in rows] for rows in of_class], np.int64).T for key in Counts._fields))
     pooled, images = scores.pool(counts), scores.dice(counts, rules.policy.empty)
     overlaps = {f"val_{name}": float(np.mean(score(pooled, "zero"))) for name, score in OVERLAPS.items()}
-    return overlaps | {"val_image_dice": float(np.nan_to_num(np.nanmean(images)))}
+    alone = {figure_of(name): float(dice) for name, dice in zip(rules.classes, scores.dice(pooled, "zero"))}
+    return overlaps | {"val_image_dice": float(np.nan_to_num(np.nanmean(images)))} | (alone if len(alone) > 1 else {})
 
 
 def _of_cases(scored: Scored, rules: Rules) -> dict[str, float]:
@@ -46,7 +58,7 @@ def _of_cases(scored: Scored, rules: Rules) -> dict[str, float]:
 
     names = list(dict.fromkeys(row["class"] for row in scored.rows))
     overlaps = {f"val_{key}": mean(key, rules.headline) for key in OVERLAPS}
-    return overlaps | {f"val_{name.lower()}": mean("dice", [name]) for name in names}
+    return overlaps | {figure_of(name): mean("dice", [name]) for name in names}
 
 
 def pictures(scored: Scored, store: Stacked | PerCase) -> list[np.ndarray]:

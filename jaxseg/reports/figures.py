@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from jaxseg.evaluate.validation import figure_of
 from jaxseg.reports import page
 from jaxseg.reports.charts import Chart, axis_of
 from jaxseg.reports.page import COLOURS
@@ -147,9 +148,8 @@ def confusion(read: Read) -> str:
 
 
 def _dice_columns(read: Read) -> list[str]:
-    known = {name.lower() for name in (*read.found.get("headline", ()), *read.record["labels"])}
-    columns = list(read.epochs[0])
-    return ["val_dice", *(key for key in columns if key.startswith("val_") and key.removeprefix("val_") in known)][: len(COLOURS)]
+    known = {figure_of(name) for name in (*read.found.get("headline", ()), *read.record["labels"])}
+    return ["val_dice", *(key for key in read.epochs[0] if key in known)][: len(COLOURS)]
 
 
 def _series(key: str) -> str:

@@ -34,7 +34,7 @@ class Job:
       warm: jitted (state, batch, number) -> state, for BatchNorm's statistics before the first step.
       warm_batches: number of batches for `warm`; 0: none.
       stream: first batch number -> endless iterator of host batches (a context manager).
-      validate: (weights, net state, step) -> {"val_loss", "val_dice", "val_recall", ..., "positive": pixels predicted}; None
+      validate: (weights, net state, step) -> {"val_loss", "val_dice", "val_recall", ..., "positive": {class: pixels predicted}}; None
         without a validation split.
       grid: size of the prepared examples on which `validate` scores, as text ("128 x 128").
       checkpoints: the run's checkpoint folder.
@@ -74,6 +74,7 @@ class Progress:
     loss_sum: float = 0.0  # of the running epoch
     loss_count: int = 0
     empty_validations: int = 0  # in a row
+    unpredicted: dict[str, int] = dataclasses.field(default_factory=dict)  # class: validations in a row without a pixel of it
     plateau: dict | None = None
     lr: float = 0.0  # of the last step of the last epoch
 
@@ -289,12 +290,7 @@ def _epoch(job: Job, log: Log, state: TrainState, progress: Progress, preemption
             + " ".join(f"{k} {v:.4f}" for k, v in scores.items())
             + f" on the prepared grid, {job.grid}"
         )
-        progress.empty_validations = 0 if positive else progress.empty_validations + 1
-        if progress.empty_validations >= job.settings.alarm_after > 0:
-            log.alarm(
-                f"the network has predicted only background in {progress.empty_validations} validations in a row; try a "
-                "loss that combines Dice and cross-entropy, a weight for the foreground, a lower learning rate, or more warm-up"
-            )
+        _watch_classes(positive, progress, job, log)
         if job.criterion != "last":
             criterion = scores[job.criterion]
         if job.plateau:
@@ -312,6 +308,25 @@ def _epoch(job: Job, log: Log, state: TrainState, progress: Progress, preemption
         job.checkpoints.save(step, job.storage.part(state), _info(progress, state), metric=criterion)
         fault(step, "after_save")
     return state
+
+
+def _watch_classes(positive: dict[str, int], progress: Progress, job: Job, log: Log) -> None:
+    """Raise an alarm when only background, or a class that the masks hold not at all, was predicted again and again."""
+    progress.empty_validations = 0 if any(positive.values()) else progress.empty_validations + 1
+    progress.unpredicted = {name: progress.unpredicted.get(name, 0) + 1 for name, found in positive.items() if not found}
+    limit = job.settings.alarm_after
+    if progress.empty_validations >= limit > 0:
+        log.alarm(
+            f"the network has predicted only background in {progress.empty_validations} validations in a row; try a "
+            "loss that combines Dice and cross-entropy, a weight for the foreground, a lower learning rate, or more warm-up"
+        )
+        return
+    missing = [f"{name} ({count})" for name, count in progress.unpredicted.items() if count >= limit > 0]
+    if missing:
+        log.alarm(
+            f"never predicted, though the masks hold it (validations in a row): {', '.join(missing)}; try class weights, a loss "
+            "that combines Dice and cross-entropy, or more training examples with it"
+        )
 
 
 def _joined(rows: list[dict], row: dict) -> list[dict]:

@@ -266,7 +266,7 @@ def training(world, base, tree):
 
     def validate(*_):
         value = next(scores)
-        return {"val_loss": value, "val_dice": value, "val_recall": 1 - value, "positive": 0}
+        return {"val_loss": value, "val_dice": value, "val_recall": 1 - value, "positive": {"a": 0}}
 
     class Watchdog(loop.Watchdog):
         def __init__(self, seconds, *arguments, **options):

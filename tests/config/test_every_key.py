@@ -133,7 +133,7 @@ ROWS = {
     "data.normalise": of("brats_arrays", "given", data__root="<arrays>", data__phantom=None, data__normalise="brain", **BRATS),
     "data.protocol": of("ct_ich", "all", data__protocol="only"),
     "data.structures": of("lungs", ("right lung", "left lung"), data__structures=("left lung", "right lung")),
-    "data.patient": of("folder", "(", ("no regular expression",), by="cases"),
+    "data.patient": of("folder", "(", ("not a regular expression",), by="cases"),
     "data.suffixes": of("folder", ("_t1",), ("another ending",), by="cases"),
     "data.ignore": of("folder", "background", ("takes no option 'ignore'",), by="cases"),
     "data.naming": of("lungs", "image", data__naming="patient"),

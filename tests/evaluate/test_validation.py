@@ -18,7 +18,7 @@ def test_slices_are_pooled_and_an_empty_slice_counts_in_the_mean_over_images():
     empty = (np.zeros((1, 4), int), np.zeros((1, 4), int))
     rules = scoring.Rules(("a",), (), scoring.Policy("one"))
     found = validation.figures(passed([first, empty], rules), rules, rank=2)
-    assert found["val_loss"] == 0.25 and found["positive"] == 3
+    assert found["val_loss"] == 0.25 and found["positive"] == {"a": 3}
     assert found["val_dice"] == pytest.approx(4 / 6) and found["val_iou"] == pytest.approx(2 / 4)
     assert found["val_precision"] == found["val_recall"] == pytest.approx(2 / 3)
     assert found["val_image_dice"] == pytest.approx((4 / 6 + 1) / 2)
@@ -31,7 +31,16 @@ def test_volumes_are_averaged_over_cases_and_regions_are_the_headline():
     found = validation.figures(passed(pairs, rules), rules, rank=3)
     assert found["val_dice"] == found["val_wt"] == pytest.approx((1 + 2 / 3) / 2)
     assert found["val_ncr"] == pytest.approx(2 / 3)  # the second case has none: left out
-    assert found["val_ed"] == pytest.approx((0 + 2 / 3) / 2) and found["positive"] == 3
+    assert found["val_ed"] == pytest.approx((0 + 2 / 3) / 2) and found["positive"] == {"NCR": 1, "ED": 2}
+
+
+def test_a_class_may_be_called_as_a_figure_is_and_each_class_of_slices_has_its_own():
+    pairs = [(np.array([[1, 1, 0, 0]]), np.array([[1, 1, 2, 2]]))]
+    rules = scoring.Rules(("loss", "Dice", "spare"), (), scoring.Policy("one"))
+    found = validation.figures(passed(pairs, rules), rules, rank=2)
+    assert found["val_loss"] == 0.25 and found["val_dice"] == pytest.approx(1 / 3)
+    assert (found["val_class_loss"], found["val_class_dice"], found["val_spare"]) == (1, 0, 0)
+    assert found["positive"] == {"loss": 2, "Dice": 0}  # no mask holds "spare"
 
 
 @pytest.mark.parametrize("classes", [1, 3])

@@ -54,7 +54,16 @@ def fresh_state() -> dict:
 
 
 def job(
-    workdir, *, epochs=4, bad=False, positive=1, plateau=None, criterion="val_loss", losses=None, warm_batches=0, **settings
+    workdir,
+    *,
+    epochs=4,
+    bad=False,
+    positive=(("a", 1),),
+    plateau=None,
+    criterion="val_loss",
+    losses=None,
+    warm_batches=0,
+    **settings,
 ) -> loop.Job:
     @jax.jit
     def step(state, batch):
@@ -68,7 +77,7 @@ def job(
         return new, {"loss": jnp.where(bad, jnp.nan, 1.0), "lr": state["lr_scale"], "bad_steps": wrong}
 
     given = iter(losses or [1.0] * 100)
-    scores = lambda weights, net_state, number: {"val_loss": next(given), "val_dice": 0.5, "positive": positive}
+    scores = lambda weights, net_state, number: {"val_loss": next(given), "val_dice": 0.5, "positive": dict(positive)}
     mesh = meshes.make(1)
     state = jax.tree.map(lambda a: jax.device_put(a, meshes.replicated(mesh)), fresh_state())
     return loop.Job(
@@ -100,9 +109,15 @@ def log(tmp_path):
 
 
 def test_the_alarm_rings_when_nothing_but_background_is_predicted_again_and_again(tmp_path, log, capsys):
-    loop.run(job(tmp_path, positive=0), log)
+    loop.run(job(tmp_path, positive=[("a", 0)]), log)
     lines = [line for line in capsys.readouterr().out.splitlines() if "ALARM" in line]
     assert len(lines) == 3 and "only background in 2 validations" in lines[0]  # after epochs 2, 3 and 4
+
+
+def test_the_alarm_rings_for_a_class_that_is_never_predicted(tmp_path, log, capsys):
+    loop.run(job(tmp_path, positive=[("a", 5), ("b", 0)]), log)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "ALARM" in line]
+    assert len(lines) == 3 and "never predicted, though the masks hold it" in lines[0] and "b (2)" in lines[0]
 
 
 def test_statistics_are_warmed_once_before_the_first_step_and_the_stream_begins_anew(tmp_path, log):

@@ -53,7 +53,7 @@ def load(
       root: the folder that was unpacked, or the one that holds its cases.
       modalities: names of the channels, in their order: t1, t1ce, t2, flair, or what the releases call them (t1n, t1c, t1gd,
         t2w, t2f ...). The two-channel networks take ("t1ce", "flair").
-      release: one of `brats_files.RELEASES`. Names decide; to be given for data of 2024 under names of 2023, or the reverse.
+      release: one of `brats_files.RELEASES`. The names decide; needed only for data of 2024 under names of 2023, or the reverse.
       min_area, sample, sample_seed: which slices are examples of a network that takes slices, see `selection.rule`.
     Returns:
       DataSet; a case's meta is {"release": ..., "grade": "HGG", "LGG" or ""}, and the grade is its stratum.

@@ -192,7 +192,7 @@ def _case(folder: Path, patient: str, root: Path) -> CaseFiles:
                 "DATA_PATH",
                 entry,
                 f"{what} of case {folder.name} a second time, beside {files[what].name}",
-                "one file a modality and one mask",
+                "one file per modality and one mask per case",
                 "remove one of them",
             )
         files[what] = entry

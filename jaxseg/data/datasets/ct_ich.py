@@ -150,7 +150,7 @@ def read_table(path: Path) -> dict[int, dict[int, tuple[bool, tuple[str, ...]]]]
             if patient is None or number is None or number < 1 or clean not in (0, 1) or not set(flags) <= {0, 1}:
                 raise bad(f"line {reader.line_num} is {str(list(row.values()))[:200]}", "numbers, slices from 1, flags 0 or 1")
             if number - 1 in rows.setdefault(patient, {}):
-                raise bad(f"line {reader.line_num}: patient {patient}, slice {number} a second time", "one row a slice")
+                raise bad(f"line {reader.line_num}: patient {patient}, slice {number} a second time", "one row per slice")
             rows[patient][number - 1] = (clean != 1, tuple(t for t, flag in zip(TYPES, flags) if flag))
     except csv.Error as error:
         raise bad(f"cannot be read ({error})", "must be a comma-separated text") from error
@@ -232,7 +232,7 @@ def _numbered(folder: Path) -> dict[int, Path]:
                 "DATA_PATH",
                 entry,
                 f"patient {number} a second time, beside {files[number].name}",
-                "one file a patient",
+                "one file per patient",
                 "remove one of them",
             )
         files[number] = entry

@@ -1,9 +1,9 @@
 """Spines in X-ray images, from a Roboflow export of polygons (YOLO segmentation format).
 
     <root>/{train,valid,test}/images/1_bmp.rf.<hash>.jpg      `val` is read like `valid`
-    <root>/{train,valid,test}/labels/1_bmp.rf.<hash>.txt      one object a line: class x1 y1 x2 y2 ..., fractions of width, height
+    <root>/{train,valid,test}/labels/1_bmp.rf.<hash>.txt      one object per line: class x1 y1 x2 y2 ..., fractions of width, height
 
-Several objects a file are several lines (the project reads a whole file as one polygon, which a second line would corrupt);
+Several objects of a file are several lines (the project reads a whole file as one polygon, which a second line would corrupt);
 where objects overlap, the later line wins. The name before ".rf." is that of the picture before Roboflow's augmentation:
 its versions count as one patient. An empty label file says that nothing is there.
 """
@@ -170,7 +170,7 @@ def _middle(y, bend: float, phase: float):
 
 
 def _write(root: Path, counts: dict[str, int], side: int = 96) -> None:
-    """A bright curved column of vertebrae between dark lungs; two objects a file; the same bytes each time."""
+    """A bright curved column of vertebrae between dark lungs; two objects per file; the same bytes each time."""
     (root / "SYNTHETIC.txt").write_text("Generated from formulas by jaxseg.data.datasets.scoliosis; shows no patient.\n")
     rng, number = np.random.default_rng(11), 0
     y, x = np.mgrid[:side, :side] / side

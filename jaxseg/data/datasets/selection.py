@@ -100,7 +100,7 @@ def class_weights(cache, rows: Sequence[int], rule: str = "inverse") -> tuple[fl
 
 
 def weights(pixels: Sequence[int], rule: str = "inverse", *, labels: Sequence[str] = ()) -> tuple[float, ...]:
-    """One weight a class, with mean 1.
+    """One weight per class, with mean 1.
 
     Args:
       pixels: [K + 1] of each class, background first.

@@ -1,4 +1,4 @@
-"""What lies in a data set's folders and is not read: counted by suffix, so that half a data set is never left out unseen."""
+"""Files in a data set's folders that no reader takes, counted by suffix, so that none is left out silently."""
 
 import os
 from collections import Counter

@@ -1,6 +1,6 @@
 """Convert mask files to class numbers: values and colours of masks are interpreted here, for every layout, and nowhere else.
 
-    read_mask=functools.partial(masks.read_mask, classes, table)      # of a DataSet whose masks are one file a case
+    read_mask=functools.partial(masks.read_mask, classes, table)      # of a DataSet whose masks are one file per case
     map_mask=functools.partial(masks.map_mask, classes)               # beside it
     masks.read(path, 1).array > 0                                     # one structure that has a file of its own
 

@@ -32,7 +32,7 @@ def recognise(root: Path, modules: Mapping[str, ModuleType]) -> tuple[str, Path]
         found = {root: found[root]}
     if not found:
         raise refusal(
-            "DATA_MISSING", root, "no layout of data that is known", f"read are {KNOWN}", "give the folder that holds one"
+            "DATA_MISSING", root, "no known layout of data", f"known layouts are {KNOWN}", "give the folder that holds one"
         )
     if len(found) > 1:
         raise ConfigError(

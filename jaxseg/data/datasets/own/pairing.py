@@ -41,7 +41,7 @@ def paired(images: Path, masks: Path, suffixes: Sequence[str] | None = None) -> 
     """Images and masks of two folders.
 
     Args:
-      suffixes: data.suffixes, what the names of a case's channels end in ("_t1", "_flair"); None: one file a case, or nnU-Net's
+      suffixes: data.suffixes, what the names of a case's channels end in ("_t1", "_flair"); None: one file per case, or nnU-Net's
         numbers.
     Raises:
       ConfigError: suffixes that are no list of different words.

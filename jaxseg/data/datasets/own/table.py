@@ -85,7 +85,9 @@ def load(
     """
     path = _table_of(Path(root))
     if path is None:
-        raise refusal("DATA_MISSING", root, "no table of paths", f"read are {', '.join(SUFFIXES)}", "give the table's own path")
+        raise refusal(
+            "DATA_MISSING", root, "no table of paths", f"tables end in {', '.join(SUFFIXES)}", "give the table's own path"
+        )
     rows = _rows(path)
     bad = lambda found, rule: refusal("DATA_TABLE", path, found, rule, "correct the table")
     columns = _columns(path, rows, modalities)
@@ -278,4 +280,4 @@ def _spacing(cell: Any, row: int, bad) -> tuple[float, ...]:
             return found
     except (TypeError, ValueError):
         pass
-    raise bad(f"spacing {guard.shown(cell)} of row {row + 1}", "three numbers of mm above 0, such as '0.5 0.5 3'")
+    raise bad(f"spacing {guard.shown(cell)} of row {row + 1}", "three numbers above 0, in mm, such as '0.5 0.5 3'")

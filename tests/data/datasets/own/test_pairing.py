@@ -123,5 +123,5 @@ def test_the_layout_is_told_by_what_lies_there(tmp_path):
     with pytest.raises(ConfigError, match="2 folders in it hold data .one, two.; give one"):
         datasets.recognise(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no layout of data that is known; read are nnU-Net's raw data"):
+    with pytest.raises(DataError, match="no known layout of data; known layouts are nnU-Net's raw data"):
         datasets.recognise(tmp_path / "empty")
