@@ -18,7 +18,7 @@ SIDE = 768  # pixels that the longer side of a shown picture has at most
 
 
 def figure_of(name: str) -> str:
-    """Return the key of a class's or region's Dice among the figures: val_wt for "WT", val_class_loss for a class called "loss"."""
+    """Return the key of a class's or region's Dice: val_wt for "WT", val_class_loss for a class that is called "loss"."""
     return f"val_class_{name.lower()}" if name.lower() in TAKEN else f"val_{name.lower()}"
 
 

@@ -34,8 +34,8 @@ class Job:
       warm: jitted (state, batch, number) -> state, for BatchNorm's statistics before the first step.
       warm_batches: number of batches for `warm`; 0: none.
       stream: first batch number -> endless iterator of host batches (a context manager).
-      validate: (weights, net state, step) -> {"val_loss", "val_dice", "val_recall", ..., "positive": {class: pixels predicted}}; None
-        without a validation split.
+      validate: (weights, net state, step) -> {"val_loss", "val_dice", ..., "positive": {class: pixels predicted}}, see
+        `evaluate.validation.figures`; None without a validation split.
       grid: size of the prepared examples on which `validate` scores, as text ("128 x 128").
       checkpoints: the run's checkpoint folder.
       plateau: host-side learning-rate reduction, or None; `update(value) -> factor`, `state()`, `load(state)`.

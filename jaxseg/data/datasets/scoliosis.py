@@ -1,7 +1,7 @@
 """Spines in X-ray images, from a Roboflow export of polygons (YOLO segmentation format).
 
     <root>/{train,valid,test}/images/1_bmp.rf.<hash>.jpg      `val` is read like `valid`
-    <root>/{train,valid,test}/labels/1_bmp.rf.<hash>.txt      one object per line: class x1 y1 x2 y2 ..., fractions of width, height
+    <root>/{train,valid,test}/labels/1_bmp.rf.<hash>.txt      one object per line: class x1 y1 x2 y2 ..., fractions of the size
 
 Several objects of a file are several lines (the project reads a whole file as one polygon, which a second line would corrupt);
 where objects overlap, the later line wins. The name before ".rf." is that of the picture before Roboflow's augmentation:
