@@ -153,6 +153,7 @@ def base() -> ConfigDict:
     infer.overlap = 0.25  # patches: fraction of a window by which neighbouring windows overlap
     infer.blend = "gaussian"  # patches: constant gaussian gaussian_nnunet cosine half_cosine
     infer.positions = "monai"  # patches: monai nnunet
+    infer.whole = False  # patches: apply the network to each image in one piece instead; mesh.space spreads it over devices
     infer.windows = 2  # patches: windows per forward pass; whole volumes too
     infer.mirror = ()  # test-time augmentation: average over flips of these axes, e.g. (0, 1, 2)
     infer.accumulator = "auto"  # patches: where the logits of the windows are summed: auto device host memmap
@@ -181,7 +182,8 @@ def base() -> ConfigDict:
     plan.memory_gb = 8.0  # GPU memory for training in GB, by nnU-Net's estimate
 
     c.mesh = mesh = ConfigDict()
-    mesh.data = 0  # number of devices over which a batch is split; 0: all
+    mesh.data = 0  # number of parts into which a batch is split, each for mesh.space devices; 0: all devices
+    mesh.space = 1  # number of devices that compute each image together, every one its rows along the first axis
     mesh.shard_state = False  # split parameters and optimiser state over the devices, instead of a copy on each device
 
     c.defaults = json.dumps(c.to_dict())  # the values above, from which an experiment's differences are listed

@@ -247,6 +247,7 @@ def predict(call: Call) -> int | None:
             Path(call.output),
             settings=dict(config.infer),
             threshold=config.eval.threshold,
+            space=config.mesh.space,
             say=output.say,
             conclude=SAY,
             share=scoring.share(),

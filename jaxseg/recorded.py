@@ -79,6 +79,7 @@ def settled(given: ConfigDict | None, record: Mapping[str, Any], run: Path, *, r
         )
     tree = tree_of(record).unlock()
     tree.data.root = given.data.root or tree.data.root
+    tree.mesh.space = given.mesh.space
     for group in ("eval", "infer", "report"):
         for key in tree[group]:
             tree[group][key] = given[group][key]

@@ -52,6 +52,7 @@ PATCHES_ONLY = (
     "infer.blend",
     "infer.positions",
     "infer.accumulator",
+    "infer.whole",
 )
 SLICES_ONLY = (
     "data.plane",
@@ -98,6 +99,7 @@ NEUTRAL = (
     "train.log_every",
     "train.watchdog",
     "mesh.shard_state",
+    "mesh.space",
     "train.keep",
     "plan.memory_gb",
     "report.before",
@@ -129,6 +131,7 @@ POSITIVE = (
     "infer.windows",
     "optim.accumulate",
     "search.trials",
+    "mesh.space",
 )
 AT_MOST = {
     "data.workers": 256,
@@ -156,7 +159,8 @@ OF_THE_TREE = {  # options of a model that are set by other keys
     "rank": "data.rank",
     "seed": "seed",
 }
-WINDOWS = ("infer.overlap", "infer.blend", "infer.positions", "infer.windows", "infer.accumulator")  # keys of the sliding window
+OVERLAPPING = ("infer.overlap", "infer.blend", "infer.positions", "infer.windows")  # keys that several windows need
+WINDOWS = (*OVERLAPPING, "infer.accumulator", "infer.whole")  # keys of the sliding window
 OPTIONS = ("model.options", "loss.options", "optim.options", "schedule.options")
 BY_PATH = ("optim.name", "schedule.name")  # these also take "module:factory", which is imported when it is built
 _SAME_SIZE = "data.rank=2 with data.fit='stretch' or 'centre'"
@@ -180,6 +184,10 @@ NEEDS: dict[str, tuple[Callable[[dict[str, Any]], bool], str]] = {
         "a data set of volumes other than ct_ich, whose tables list axial slices",
     ),
     **{key: (lambda c: c["data.fit"] == "patches", "data.fit='patches'") for key in PATCHES_ONLY},
+    **{
+        key: (lambda c: c["data.fit"] == "patches" and not c["infer.whole"], "data.fit='patches' with infer.whole=False")
+        for key in OVERLAPPING
+    },
     "data.positions": (
         lambda c: c["data.fit"] == "patches" and c["data.foreground"] < 1,
         "data.fit='patches' and data.foreground below 1",
@@ -193,8 +201,9 @@ NEEDS: dict[str, tuple[Callable[[dict[str, Any]], bool], str]] = {
     "eval.tables": (lambda c: not _by_windows(c), _SAME_SIZE),
     "infer.batch_size": (lambda c: not _by_windows(c), f"{_SAME_SIZE} (use infer.windows for patches and volumes)"),
     "infer.windows": (
-        lambda c: c["data.fit"] == "patches",
-        "data.fit='patches' (use infer.batch_size for images of one size; whole volumes are segmented one by one)",
+        lambda c: c["data.fit"] == "patches" and not c["infer.whole"],
+        "data.fit='patches' with infer.whole=False (use infer.batch_size for images of one size; whole volumes are segmented one "
+        "by one)",
     ),
     "infer.mirror": (lambda c: not c["infer.roi"], "infer.roi='' (the cascade does not use mirroring)"),
     "schedule.warmup_ratio": (lambda c: c["schedule.warmup"] > 0, "schedule.warmup above 0"),

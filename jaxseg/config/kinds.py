@@ -13,11 +13,11 @@ _OF: dict[Any, str] = {
     int: "seed data.channels data.fold data.folds data.max_samples data.per_volume data.rank data.split_seed data.workers "
     "optim.accumulate schedule.warmup train.alarm_after train.batch_size train.bn_warmup train.epochs train.eval_every "
     "train.keep train.log_every train.save_every train.stop_nonfinite eval.batch_size infer.batch_size infer.windows "
-    "search.trials mesh.data compare.folds eval.keep",
+    "search.trials mesh.data mesh.space compare.folds eval.keep",
     float: "data.bad_share data.blur data.foreground optim.clip_norm optim.ema optim.lr optim.weight_decay "
     "schedule.warmup_ratio eval.threshold infer.overlap plan.memory_gb report.megabytes search.high search.low",
     bool: "data.coordinates data.nonzero data.whole model.softmax mesh.shard_state eval.postprocess eval.surface infer.overlay "
-    "infer.postprocess infer.probabilities infer.statistics compare.measure report.pictures",
+    "infer.postprocess infer.probabilities infer.statistics infer.whole compare.measure report.pictures",
     tuple[float, ...]: "data.crop data.fractions data.mean data.size data.spacing data.std data.window loss.aux_weights "
     "eval.thresholds infer.mirror",
     tuple[str | tuple[str, tuple[int | str, ...]], ...]: "data.regions",

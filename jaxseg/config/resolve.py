@@ -33,6 +33,7 @@ from jaxseg.config.rules import (
     is_number,
     rule,
 )
+from jaxseg.config.space import check_space
 from jaxseg.config.tree import flatten
 from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import is_path, lookup
@@ -134,6 +135,7 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
     check_regions(flat)
     check_extra(flat)
     check_needs(flat, overridden)
+    check_space(flat)
     rule(
         flat,
         "search.low",

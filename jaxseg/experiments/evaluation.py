@@ -70,7 +70,7 @@ def evaluate(
         raise ConfigError(f"--name={name}: must be a folder name without slashes; the folder is created in {FOLDER}")
     record, home = checkpoint.find_record(source), checkpoint.run_folder(source)
     step = checkpoint.step_folder(source).name
-    run = runs.open_run(source, {**config.infer, "roi": ""}, threshold=config.eval.threshold)
+    run = runs.open_run(source, {**config.infer, "roi": ""}, threshold=config.eval.threshold, space=config.mesh.space)
     split = config.eval.split
     facts = {"split": None if external else split, "weights": {"step": step, "digest": run.digest}, "options": _options(config)}
     folder = home / FOLDER / f"{name or (external.resolve().name if external else split)}@{step}"
@@ -206,7 +206,8 @@ def _scored(
     loss, model = setup.build_loss(config), setup.build_model(config, outputs.num_classes, abstract=True)
     prepared, scored, calibration = None, None, None
     if feed is not None and (feed.scores_prepared() or config.data.target != "labels"):
-        mesh = meshes.make(min(config.mesh.data, jax.device_count()))  # the run may have been trained on more devices
+        parts = min(config.mesh.data, jax.device_count() // config.mesh.space)  # the run may have been trained on more devices
+        mesh = meshes.make(parts, config.mesh.space)
         if run.recipe.fit != "patches":  # what has its own size is scored one after another
             meshes.say_rounded(config.eval.batch_size, mesh, "eval.batch_size", log.say)
         prepared = feed.prepared(config, functional.split(model)[0], loss, outputs, mesh, weights)

@@ -58,6 +58,8 @@ def read(run: Path, settings: Mapping[str, Any], *, threshold: float | None, lic
     """
     if settings["roi"]:
         raise ConfigError(f"config.infer.roi={settings['roi']}: a cascade is not exported; export its two runs one by one")
+    if settings["whole"]:
+        raise ConfigError("config.infer.whole=True: an exported model works by windows; give --config.infer.whole=False")
     record = checkpoint.find_record(run)
     if applied:
         check_preparation(record)

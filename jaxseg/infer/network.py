@@ -7,6 +7,7 @@ and supports mirroring, ensembles of several sets of weights, and all devices of
 """
 
 import functools
+import math
 import sys
 from collections.abc import Sequence
 
@@ -16,12 +17,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxseg.data.prepare.resample import resample_channels
 from jaxseg.infer import cascade, tta
-from jaxseg.infer.window import sliding_window
+from jaxseg.infer.window import GRAIN, sliding_window
 from jaxseg.models.functional import Network
 from jaxseg.ops import coordinates, devices
+from jaxseg.ops import space as rows
 from jaxseg.ops.image import standardise, to_float
 from jaxseg.ops.precision import compute_dtype
-from jaxseg.types import Array
+from jaxseg.types import Array, ConfigError
 
 Weights = Sequence[tuple[dict, dict]]  # (params, state) of each copy of the network; their logits are averaged
 
@@ -34,15 +36,19 @@ def _say_once(line: str) -> None:
 class Forward:
     """Map batches of the network's input size to logits.
 
-    A batch is spread over the devices of this process: one of 2 or more becomes a multiple of their number, with a warning.
+    A batch is spread over the devices of this process: one of 2 or more becomes a multiple of their number, with a warning. With
+    `space` as many of them compute an image together (`ops.space`), and the batch is spread over groups of them.
 
     Args:
       network: from `functional.split`.
       num_classes: K, the number of logits.
-      batch: examples or windows per forward pass; 1 keeps to one device.
+      batch: examples or windows per forward pass; 1 keeps to one device, or one group of devices.
       mirror: spatial axes to flip; the logits of all flips are averaged.
       dtype: compute dtype, a value of train.dtype.
       mean, std: per channel, see `records.Recipe`.
+      space: devices that share the rows of an image, config.mesh.space.
+    Raises:
+      ConfigError: the devices of this process are no multiple of `space`.
     """
 
     def __init__(
@@ -55,16 +61,23 @@ class Forward:
         dtype: str = "float32",
         mean: Sequence[float] = (),
         std: Sequence[float] = (),
+        space: int = 1,
     ):
-        self.network, self.mean, self.std = network, tuple(mean), tuple(std)
+        self.network, self.mean, self.std, self.space = network, tuple(mean), tuple(std), space
+        self.module = network.merge(*network.shapes())  # without values
+        self.size_multiple = self.module.size_multiple
         self.num_classes, self.mirror, dtype = num_classes, tuple(mirror), compute_dtype(dtype)
-        local = jax.local_devices()[: None if batch > 1 else 1]
-        self.batch, spread = -(-batch // len(local)) * len(local), len(local) > 1
+        own = jax.local_devices()
+        rows.check(space, len(own))
+        groups = len(own) // space if batch > 1 else 1
+        self.batch, spread = -(-batch // groups) * groups, groups * space > 1
         if self.batch != batch:
             _say_once(
-                f"a forward pass takes {self.batch} images or windows in place of {batch}: a multiple of {len(local)} devices"
+                f"a forward pass takes {self.batch} images or windows in place of {batch}: a multiple of {groups} "
+                + ("devices" if space == 1 else f"groups of {space} devices")
             )
-        mesh = Mesh(np.array(local), ("data",), axis_types=(AxisType.Auto,))
+        shape, names = ((groups, space), ("data", rows.AXIS)) if space > 1 else ((groups,), ("data",))
+        mesh = Mesh(np.array(own[: groups * space]).reshape(shape), names, axis_types=(AxisType.Auto,) * len(names))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         over_batch = NamedSharding(mesh, PartitionSpec("data"))
 
@@ -119,21 +132,38 @@ class Windows:
       forward: the network; its input has the examples' channels, plus one per axis with `coordinates`.
       window: the network's input size.
       coordinates: append each voxel's position in the volume.
+      whole: one window that holds the whole example; `window` is its least size.
       options: overlap, blend, positions, accumulator of `window.sliding_window`.
     """
 
-    def __init__(self, forward: Forward, window: Sequence[int], *, coordinates: bool = False, **options):
-        self.forward, self.coordinates = forward, coordinates
+    def __init__(self, forward: Forward, window: Sequence[int], *, coordinates: bool = False, whole: bool = False, **options):
+        self.forward, self.coordinates, self.whole = forward, coordinates, whole
         self.options = {"window": tuple(window), "num_classes": forward.num_classes, "batch": forward.batch, **options}
 
     def __call__(self, weights: Weights, examples: np.ndarray) -> Array:
         """Return logits float32 [N, *S, K] of examples [N, *S, C]."""
         if self.coordinates:
             examples = np.stack([np.asarray(coordinates.append(np.asarray(e, np.float32))) for e in examples])
-        apply = functools.partial(sliding_window, self.forward.mirrored(weights), **self.options)
+        window = self._around(examples.shape[1:-1]) if self.whole else self.options["window"]
+        apply = functools.partial(sliding_window, self.forward.mirrored(weights), **self.options | {"window": window})
         if len(examples) == 1:
             return apply(np.asarray(examples))
         return np.concatenate([np.asarray(apply(one[None])) for one in examples])  # one program, however many slices a case has
+
+    def _around(self, size: Sequence[int]) -> tuple[int, ...]:
+        """The window that holds an image of this size: rounded up as the network needs it, and so that few programs compile.
+
+        Raises:
+          ConfigError: the network takes images of one size only.
+        """
+        forward, step = self.forward, math.lcm(GRAIN[len(size)], self.forward.size_multiple)
+        steps = (math.lcm(step, forward.space), *(step,) * (len(size) - 1))
+        window = tuple(max(w, -(-n // s) * s) for n, w, s in zip(size, self.options["window"], steps))
+        try:
+            forward.module.check((1, *window, forward.module.in_channels))
+        except ValueError as error:
+            raise ConfigError(f"config.infer.whole=True: {error}, or set it to False") from error
+        return window
 
 
 class Shrunk:

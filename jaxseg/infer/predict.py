@@ -41,6 +41,7 @@ def predict(
     *,
     settings: Mapping[str, Any],
     threshold: float | None = None,
+    space: int = 1,
     say: Callable[[str], None] = print,
     conclude: Callable[[str], None] | None = None,
     share: CaseShare = ALONE,
@@ -57,6 +58,7 @@ def predict(
       output: folder for the results, created if it does not exist.
       settings: the config's infer group.
       threshold: config.eval.threshold; None: the value in the run's record.
+      space: config.mesh.space, devices that compute each image together.
       say: called with one line of text for each case.
       conclude: called with the last lines, about all cases; None: `say`.
       share: the part of the cases that this process takes.
@@ -69,7 +71,7 @@ def predict(
       StorageError: `output` cannot be written.
     """
     share.together(lambda: None if share.index else cases.open_output(output))
-    opened = open_run(run, settings, threshold=threshold)
+    opened = open_run(run, settings, threshold=threshold, space=space)
     _check_measures(opened, settings)
     steps = postprocess.read_steps(run) if settings["postprocess"] else []
     found = cases.find_cases(origin, opened.recipe, opened.record)

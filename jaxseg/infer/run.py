@@ -29,7 +29,7 @@ from jaxseg.types import MismatchError, NonFiniteError
 from jaxseg.utils import files
 
 AT_ONCE = 2**29  # logits on a case's own grid, 2 GiB, that are held together; more are resampled twice
-WINDOW = ("overlap", "blend", "positions", "accumulator")  # settings of the sliding window
+WINDOW = ("overlap", "blend", "positions", "accumulator", "whole")  # settings of the sliding window
 
 
 class Segmentation(NamedTuple):
@@ -141,7 +141,7 @@ class Run:
         return background(logits.shape[-1], regions=bool(self.order))
 
 
-def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None = None) -> Run:
+def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None = None, space: int = 1) -> Run:
     """Open a run folder, or a checkpoint folder inside one, and the other runs that the settings name.
 
     Args:
@@ -149,7 +149,9 @@ def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None 
       settings: the config's infer group. "roi" names a region-of-interest run (configs/brats_roi.py) and turns on the cascade;
         "ensemble" names further runs (folds, seeds) of the same network, whose logits are averaged with this one's.
       threshold: config.eval.threshold; None: the value in the run's record.
+      space: config.mesh.space, devices that compute each image together; a cascade's first network keeps to one.
     Raises:
+      ConfigError: the devices of this process are no multiple of `space`.
       CheckpointError: the folder holds no run record or no usable checkpoint.
       MismatchError: a checkpoint does not fit its recorded network, or the runs do not fit each other.
     """
@@ -166,8 +168,9 @@ def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None 
         mirror=settings["mirror"],
         mean=recipe.mean,
         std=recipe.std,
-        batch=settings["windows"] if recipe.fit == "patches" else 1 if data["whole"] else settings["batch_size"],
+        batch=batch_of(settings, recipe, shrunk=data["whole"]),
         dtype="auto",
+        space=space,
     )  # this machine's own: a run of a GPU predicts on a CPU in float32
     application = application_of(forward, recipe, whole=data["whole"], coordinates=data["coordinates"], settings=settings)
     named = tuple((name, tuple(classes)) for name, classes in record["regions"])
@@ -185,6 +188,13 @@ def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None 
     )
     opened = averaged(opened, [Path(other) for other in settings["ensemble"]])
     return cascaded(open_run(Path(settings["roi"]), alone(settings)), opened) if settings["roi"] else opened
+
+
+def batch_of(settings: Mapping[str, Any], recipe: Recipe, *, shrunk: bool) -> int:
+    """Return the images or windows per forward pass; `shrunk`: the network sees downsampled volumes."""
+    if shrunk or recipe.fit == "patches" and settings["whole"]:
+        return 1
+    return settings["windows"] if recipe.fit == "patches" else settings["batch_size"]
 
 
 def alone(settings: Mapping[str, Any]) -> dict[str, Any]:

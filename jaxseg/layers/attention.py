@@ -10,6 +10,7 @@ from jaxseg.layers.context import EVAL, ForwardContext
 from jaxseg.layers.conv import Linear
 from jaxseg.layers.norm import LayerNorm
 from jaxseg.layers.residual import Dropout
+from jaxseg.ops import space
 from jaxseg.types import Array
 
 
@@ -26,7 +27,7 @@ class SelfAttention(nnx.Module):
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         q, k, v = rearrange(self.qkv(x), "b t (three heads d) -> three b t heads d", three=3, heads=self.heads)
-        return self.proj(rearrange(ops.attention(q, k, v), "b t heads d -> b t (heads d)"))
+        return self.proj(rearrange(space.over_queries(ops.attention, q, k, v), "b t heads d -> b t (heads d)"))
 
 
 class TransformerLayer(nnx.Module):

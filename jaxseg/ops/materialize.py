@@ -10,13 +10,16 @@ import jax
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
-from jaxseg.ops import devices, plain
+from jaxseg.ops import devices, plain, space
 from jaxseg.types import Array
 
 
 def materialize(x: Array) -> Array:
-    """Return x, stored in memory on a CPU; the same holds for its gradient. On other platforms this does nothing."""
-    return x if plain.wanted() else _kept(x)
+    """Return x, stored in memory on a CPU; the same holds for its gradient. On other platforms this does nothing.
+
+    Nor does it where several devices share the rows of an image: convolutions are XLA's own there.
+    """
+    return x if plain.wanted() or space.count() > 1 else _kept(x)
 
 
 @jax.custom_vjp

@@ -227,11 +227,12 @@ class Patches(NamedTuple):
         forward = networks.Forward(
             network,
             num_classes=outputs.num_classes,
-            batch=1 if config.data.whole else config.infer.windows,
+            batch=runs.batch_of(config.infer, self.recipe, shrunk=config.data.whole),
             mirror=config.infer.mirror,
             dtype=compute_dtype(config.train.dtype),
             mean=self.recipe.mean,
             std=self.recipe.std,
+            space=config.mesh.space,
         )
         seen = runs.application_of(forward, self.recipe, whole=False, coordinates=self._appended(config), settings=config.infer)
         rules = self.rules(config)._replace(surface=False, lesions="", own=())
@@ -350,12 +351,11 @@ def divide(
 
 def batches_of(config, data: Feed, say: Callable[[str], None] = lambda text: None):
     """Return (mesh, images per update, updates per epoch); refuses batch sizes that do not fit the devices."""
-    mesh = meshes.make(config.mesh.data)
+    mesh = meshes.make(config.mesh.data, config.mesh.space)
     meshes.check_batch(config.train.batch_size, mesh, "train.batch_size")
     if data.recipe.fit != "patches":  # what has its own size is scored one after another
         meshes.say_rounded(config.eval.batch_size, mesh, "eval.batch_size", say)
-    images = config.train.batch_size * config.optim.accumulate
-    return mesh, images, data.steps_per_epoch(config, images)
+    return mesh, (images := config.train.batch_size * config.optim.accumulate), data.steps_per_epoch(config, images)
 
 
 def _log_left_out(store: base.Store, log) -> None:

@@ -84,6 +84,10 @@ def build(
     def micro(trained, state, batch, key):
         augment_key, run_key = jax.random.split(key)
         image, mask = augment(augment_key, to_float(batch["image"]), batch["mask"].astype(jnp.int32))
+        if (
+            meshes.shares(mesh) < mesh.devices.size
+        ):  # transforms move rows: devices that share an image make all of it, then take their rows
+            image, mask = lax.with_sharding_constraint((image, mask), meshes.batched(mesh))
         batch = {**batch, "image": image, "mask": mask}
         (value, (state, parts)), grads = gradient(trained, stored.buffers.part(state), batch, run_key)
         return (value, (stored.buffers.join(state), parts)), (stored.held(stored.trained.join(stored.whole(grads[0]))), grads[1])

@@ -236,7 +236,7 @@ def outputs(world, base, tree):
 
 def devices(world, base, tree):
     """The devices of a step."""
-    return dict(mesh.make(tree.mesh.data).shape)
+    return dict(mesh.make(tree.mesh.data, tree.mesh.space).shape)
 
 
 class _Step:

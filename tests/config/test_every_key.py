@@ -228,6 +228,7 @@ ROWS = {
     "infer.blend": volumes("constant", "files", **WINDOWS),
     "infer.positions": volumes("nnunet", "files", **WINDOWS),
     "infer.windows": volumes(9, "batches"),
+    "infer.whole": volumes(True, "files"),
     "infer.mirror": both((0,), "files"),
     "infer.accumulator": volumes("host", "batches"),
     "compare.models": alike(("unet_test", "segnext_test"), "runs"),
@@ -246,6 +247,7 @@ ROWS = {
     "search.low": alike(0.9, "search", **SEARCH),
     "search.high": alike(1.5, "search", **SEARCH),
     "mesh.data": alike(2, "devices"),
+    "mesh.space": alike(2, "devices"),
     "mesh.shard_state": alike(True, "training"),
 }
 SHRUNK = {  # keys of infer, of a network of whole volumes
@@ -260,6 +262,7 @@ SHRUNK = {  # keys of infer, of a network of whole volumes
     "infer.blend": row("constant", IDLE),
     "infer.positions": row("nnunet", IDLE),
     "infer.windows": row(3, IDLE),
+    "infer.whole": row(True, IDLE),
     "infer.mirror": row((0,), "files"),
     "infer.accumulator": row("host", IDLE),
     "infer.batch_size": row(2, IDLE),
@@ -276,6 +279,7 @@ CASCADE = {
     "infer.blend": row("constant", IDLE),
     "infer.positions": row("nnunet", IDLE),
     "infer.windows": row(3, IDLE),
+    "infer.whole": row(True, IDLE),
     "infer.mirror": row((0,), IDLE),
     "infer.accumulator": row("host", IDLE),
     "infer.batch_size": row(2, IDLE),

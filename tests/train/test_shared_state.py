@@ -40,13 +40,13 @@ def batch_of(seed: int) -> dict:
     return {"image": image, "mask": (image[..., 0] > 128).astype(np.uint8), "index": np.arange(16)}
 
 
-def make(devices: int, *, shared: bool, accumulate: int = 1):
+def make(devices: int, *, shared: bool, accumulate: int = 1, space: int = 1):
     """(step, fresh state as numpy arrays, mesh, storage)."""
     network, params, net_state = functional.split(Wide(rngs=nnx.Rngs(0)))
-    mesh = meshes.make(devices)
+    mesh = meshes.make(devices // space, space)
     # eps: the gradient of a bias before BatchNorm is rounding alone
     options = {"name": "adamw", "options": {"eps": 1e-3}, "weight_decay": 0.1, "clip_norm": 1.0}
-    rule = optimizers.build(params, **options, multiple=devices if shared else 1)
+    rule = optimizers.build(params, **options, multiple=mesh.devices.size if shared else 1)
     step = steps.build(
         network,
         losses.build((("bce", 1.0),)),
@@ -119,13 +119,13 @@ def test_accumulated_gradients_are_shared_too():
     assert_close(*found)
 
 
-@pytest.mark.parametrize("devices, shared", [(2, True), (1, False)])
-def test_a_checkpoint_goes_on_with_other_devices(eight, copied, tmp_path, devices, shared):
+@pytest.mark.parametrize("devices, shared, space", [(2, True, 1), (1, False, 1), (8, True, 4)])
+def test_a_checkpoint_goes_on_with_other_devices(eight, copied, tmp_path, devices, shared, space):
     made = eight[0]
     _, after_one, _ = run(made, made[1], (0,))
     with checkpoint.Checkpoints(tmp_path, keep=1, best_mode="max") as checkpoints:
         checkpoints.save(1, after_one, {})
-    other = make(devices, shared=shared)
+    other = make(devices, shared=shared, space=space)
     with checkpoint.Checkpoints(tmp_path, keep=1, best_mode="max") as checkpoints:
         state, _, _ = checkpoints.restore(other[1])
     assert_close(run(other, state, (1,))[1], copied[1])

@@ -15,6 +15,7 @@ from jaxseg.layers.attention import patch_axes
 from jaxseg.layers.context import EVAL, ForwardContext
 from jaxseg.layers.conv import Linear
 from jaxseg.layers.norm import LayerNorm
+from jaxseg.ops import space
 from jaxseg.types import Array, ConfigError
 
 # MONAI's orders of the eight sub-grids, as offsets along D, H, W; before 1.5 it used two of them twice and two not at all
@@ -74,12 +75,13 @@ class WindowAttention(nnx.Module):
         self.qkv = Linear(channels, 3 * channels, rngs=rngs)
         self.proj = Linear(channels, channels, rngs=rngs)
 
-    def __call__(self, x: Array, regions: np.ndarray | None = None) -> Array:
+    def __call__(self, x: Array, regions: np.ndarray | None, windows: space.Windows) -> Array:
         n = x.shape[1]
         q, k, v = rearrange(self.qkv(x), "b n (three heads d) -> three b n heads d", three=3, heads=self.heads)
         index = relative_index(self.window, self.rank)[:n, :n]
         bias = rearrange(self.relative_position_bias_table[...][index], "n m heads -> 1 heads n m")
-        return self.proj(rearrange(ops.attention(q, k, v, bias=bias, regions=regions), "b n heads d -> b n (heads d)"))
+        y = windows.attend(ops.attention, q, k, v, bias, regions)
+        return self.proj(rearrange(y, "b n heads d -> b n (heads d)"))
 
 
 class WindowBlock(nnx.Module):
@@ -104,14 +106,14 @@ class WindowBlock(nnx.Module):
         size = x.shape[1:-1]
         window = tuple(min(n, self.window) for n in size)
         shift = tuple(self.window // 2 if self.shifted and n > self.window else 0 for n in size)
-        axes = tuple(range(1, x.ndim - 1))
         x = jnp.pad(x, ((0, 0), *((0, -n % w) for n, w in zip(size, window)), (0, 0)))
-        padded, regions = x.shape[1:-1], None
-        if any(shift):
-            x = jnp.roll(x, [-s for s in shift], axes)
-            regions = shift_regions(padded, window, shift)
-        x = unpartition(self.attn(partition(x, window), regions), window, padded)
-        x = jnp.roll(x, shift, axes) if any(shift) else x
+        padded, axes = x.shape[1:-1], tuple(range(2, x.ndim - 1))
+        windows = space.windows(x, window[0], shift[0])  # which shift along the first axis
+        turned = lambda x, sign: jnp.roll(x, [sign * s for s in shift[1:]], axes) if any(shift[1:]) else x
+        x = windows.cut(lambda x: partition(turned(x, -1), window), x)
+        x = self.attn(x, shift_regions(padded, window, shift) if any(shift) else None, windows)
+        own = (padded[0] // windows.parts, *padded[1:])
+        x = windows.join(lambda x: turned(unpartition(x, window, own), 1), x)
         return x[(slice(None), *(slice(n) for n in size))]
 
 
@@ -126,6 +128,8 @@ class PatchMerging(nnx.Module):
         self.reduction = Linear(8 * channels, 2 * channels, bias=False, rngs=rngs)
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
-        x = jnp.pad(x, ((0, 0), *((0, n % 2) for n in x.shape[1:-1]), (0, 0)))
-        parts = [x[:, d::2, h::2, w::2] for d, h, w in ORDERS[self.order]]
-        return self.reduction(self.norm(jnp.concatenate(parts, axis=-1)))
+        def neighbours(x: Array) -> Array:
+            x = jnp.pad(x, ((0, 0), *((0, n % 2) for n in x.shape[1:-1]), (0, 0)))
+            return jnp.concatenate([x[:, d::2, h::2, w::2] for d, h, w in ORDERS[self.order]], axis=-1)
+
+        return self.reduction(self.norm(space.by_windows(neighbours, x, 2)))

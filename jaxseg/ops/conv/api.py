@@ -4,13 +4,14 @@
 implementation.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from jaxseg.ops import tally
-from jaxseg.ops.conv import dispatch
+from jaxseg.ops import space, tally
+from jaxseg.ops.conv import dispatch, rows
 from jaxseg.ops.conv.matmul import matmul
 from jaxseg.ops.conv.spec import spread
 from jaxseg.types import Array
@@ -86,7 +87,8 @@ def conv(
             f"at dilation {dilation}; use a larger input"
         )
     tally.add("conv", x.shape[0] * math.prod(out) * math.prod(w.shape))
-    return dispatch.conv(x, w.astype(x.dtype), stride=stride, padding=pads, dilation=dilation, groups=groups)
+    run = dispatch.conv if space.count() == 1 else functools.partial(rows.conv, dispatch.conv)
+    return run(x, w.astype(x.dtype), stride=stride, padding=pads, dilation=dilation, groups=groups)
 
 
 def conv_transpose(x: Array, w: Array, *, stride: int | Sequence[int] = 2, padding=0, groups: int = 1) -> Array:
@@ -110,6 +112,8 @@ def conv_transpose(x: Array, w: Array, *, stride: int | Sequence[int] = 2, paddi
         )
     kernel, stride = w.shape[:rank], per_axis(stride, rank, "stride")
     pads = resolve_padding(padding, x.shape[1:-1], kernel, stride, (1,) * rank)
+    if space.count() > 1:
+        return rows.conv_transpose(conv_transpose, x, w, stride=stride, padding=pads, groups=groups)
     if groups > 1:  # the convolution, by the kernel turned round, of x with zeros between its entries
         flipped = jnp.flip(w, tuple(range(rank))).swapaxes(-2, -1)
         turned = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in zip(kernel, pads))

@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxseg.ops import devices, plain
+from jaxseg.ops import devices, plain, space
 from jaxseg.types import Array
 
 
 def matmul(x: Array, w: Array) -> Array:
     """[..., C] and [C, O] -> [..., O], in their common dtype."""
-    return x @ w if plain.wanted() else _matmul(x, w)
+    # rows that devices share: [B, S, ...] as one axis would have to move
+    return x @ w if plain.wanted() or space.count() > 1 else _matmul(x, w)
 
 
 @jax.custom_vjp

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxseg.ops import tally
+from jaxseg.ops import space, tally
 from jaxseg.types import Array
 
 
@@ -85,6 +85,9 @@ def resize(x: Array, size: Sequence[int], method: str = "linear", *, align_corne
         if n != x.shape[axis]:
             weights = linear_matrix(x.shape[axis], n, align_corners) if method == "linear" else cubic_matrix(x.shape[axis], n)
             wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # weights of 16 bits would move the grid by 1/512 of a voxel
+            if axis == 1 and space.count() > 1:
+                x = space.product(weights, wide).astype(x.dtype)
+                continue
             product = jnp.tensordot(jnp.asarray(weights, wide.dtype), wide, axes=(1, axis), precision=lax.Precision.HIGHEST)
             x = jnp.moveaxis(product, 0, axis).astype(x.dtype)
     return x
@@ -93,6 +96,10 @@ def resize(x: Array, size: Sequence[int], method: str = "linear", *, align_corne
 def _nearest(x: Array, axis: int, n: int) -> Array:
     if n == x.shape[axis]:
         return x
+    if axis == 1 and (devices := space.count()) > 1:
+        if space.divides(n, x.shape[1]):  # the source of every row lies on its own device
+            return space.over_rows(lambda x: _nearest(x, 1, n // devices), x)
+        return space.whole(lambda x: _nearest(x, 1, n), x)
     if n % x.shape[axis] == 0:  # a repeat has a cheap gradient; a gather's is a scatter
         return jnp.repeat(x, n // x.shape[axis], axis=axis)
     return jnp.take(x, nearest_index(x.shape[axis], n), axis=axis)

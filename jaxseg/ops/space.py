@@ -1,0 +1,233 @@
+"""Images whose first spatial axis several devices share: each has its rows, and neighbours exchange the rows at their borders.
+
+The mesh in context (`devices.over`, `jax.set_mesh`) then has an axis "space". Operations whose windows reach over several rows
+state here how far: `halo`. Each device runs them on its own rows and those of its neighbours within reach (`over_rows`). Where
+the rows do not divide among the devices, or a device has fewer rows than the reach, each device computes the whole (`whole`);
+such images are the small ones, far down in a network. All other operations (sums, norms, products) are left to XLA's partitioner.
+
+Why windows are not left to it: where the rows are not a multiple of the devices, XLA's partitioner (jax 0.10) computes wrong
+weight gradients of convolutions (two or four times the right ones) without a warning. Here it partitions nothing that has a
+window, so that no such case is left. The price is a copy of the input with the neighbours' rows; it is not kept for the
+gradient but made again.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from jaxseg.ops import devices
+from jaxseg.types import Array, ConfigError
+
+AXIS = "space"
+
+
+def check(space: int, devices: int) -> None:
+    """Refuse config.mesh.space where the devices of one process are no multiple of it.
+
+    Raises:
+      ConfigError: names the largest value below that is possible.
+    """
+    if devices % space:
+        below = max(n for n in range(1, devices + 1) if devices % n == 0 and n <= space)
+        raise ConfigError(
+            f"config.mesh.space={space}: must divide the number of devices of a process, which is {devices} here; "
+            f"set config.mesh.space={below}"
+        )
+
+
+class Halo(NamedTuple):
+    """Rows of its neighbours that a device needs: before its first and after its last row."""
+
+    before: int
+    after: int
+
+
+def count() -> int:
+    """The number of devices that share the first spatial axis of an image where a program is traced now; 1: not shared."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.shape[AXIS] if AXIS in mesh.auto_axes else 1
+
+
+def divides(*sizes: int) -> bool:
+    """Whether the devices can share axes of these sizes."""
+    return not any(size % count() for size in sizes)
+
+
+def halo(size: int, kernel: int, stride: int = 1, *, dilation: int = 1, padding: tuple[int, int] = (0, 0)) -> Halo | None:
+    """The reach of windows along an axis of `size`, or None where each device must compute the whole.
+
+    Args:
+      size: rows of the whole image.
+      kernel, stride, dilation, padding: of the windows along this axis.
+    """
+    own, (low, high) = size // count(), padding
+    windows = (size + low + high - dilation * (kernel - 1) - 1) // stride + 1
+    if size % (count() * stride) or windows * stride != size or low < 0:
+        return None
+    after = max(dilation * (kernel - 1) - low - stride + 1, 0)
+    return Halo(low, after) if max(low, after) <= own else None
+
+
+def over_rows(function: Callable[..., Array], x: Array, *same: Array, reach: Halo = Halo(0, 0), **options) -> Array:
+    """`function(rows, *same)` on each device's rows of x, extended by the neighbours' rows within reach.
+
+    Args:
+      function: [b, before + n + after, ...] -> [b, m, ...], where the whole result has m rows for each device.
+      x: [B, S, ...], S divisible by the devices.
+      same: arrays that all devices have.
+      reach: at most S / devices rows.
+      **options: `fill` and `cyclic` of `exchange`.
+    """
+    run = lambda x, *same: function(exchange(x, reach, **options), *same)
+    place = PartitionSpec(_batch(x), AXIS)
+    shared = _manual(run, (place, *(PartitionSpec(),) * len(same)), place)
+    # the extended copy is not kept for the gradient
+    return (jax.checkpoint(shared) if any(reach) else shared)(x, *same)
+
+
+def whole(function: Callable[..., Array], x: Array, *same: Array) -> Array:
+    """`function(x, *same)` on all rows of x [B, S, ...], computed by each device (for its part of the batch)."""
+    place = PartitionSpec(_batch(x))
+    return _manual(function, (place, *(PartitionSpec(),) * len(same)), place)(x, *same)
+
+
+def by_windows(function: Callable[[Array], Array], x: Array, rows: int) -> Array:
+    """`function(x)` of x [B, S, ...], where each result comes from a window of `rows` rows and windows do not overlap."""
+    if count() == 1:
+        return function(x)
+    return whole(function, x) if halo(x.shape[1], rows, rows) is None else over_rows(function, x)
+
+
+def exchange(x: Array, reach: Halo, *, fill: float = 0.0, cyclic: bool = False) -> Array:
+    """Each device's rows x [b, n, ...] with those of its neighbours: [b, before + n + after, ...]; for `over_rows`.
+
+    Args:
+      fill: value of the rows beyond the image.
+      cyclic: beyond the last row comes the first.
+    """
+    n, parts = lax.axis_size(AXIS), [x]
+    for rows, step in ((reach.before, 1), (reach.after, -1)):
+        if not rows:
+            continue
+        edge = x[:, x.shape[1] - rows :] if step == 1 else x[:, :rows]
+        pairs = [(i, (i + step) % n) for i in range(n) if cyclic or 0 <= i + step < n]
+        edge = lax.ppermute(edge, AXIS, pairs)  # zeros where nothing comes
+        if fill and not cyclic:
+            edge = jnp.where(lax.axis_index(AXIS) == (0 if step == 1 else n - 1), jnp.asarray(fill, x.dtype), edge)
+        parts = [edge, *parts] if step == 1 else [*parts, edge]
+    return jnp.concatenate(parts, axis=1) if len(parts) > 1 else x
+
+
+def product(matrix: np.ndarray, x: Array) -> Array:
+    """matrix [M, S] times x [B, S, ...] along its first spatial axis, in x's dtype: [B, M, ...].
+
+    Where the devices share both axes, and the matrix has numbers near its diagonal alone (interpolation), neighbours exchange
+    rows.
+    """
+    n, (rows, columns) = count(), matrix.shape
+    apply = lambda matrix, x: jnp.moveaxis(jnp.tensordot(matrix, x, axes=(1, 1), precision=lax.Precision.HIGHEST), 0, 1)
+    weights, place = matrix.astype(x.dtype), PartitionSpec(_batch(x), AXIS)
+    if not divides(rows):
+        if rows > columns or not divides(columns):
+            return whole(lambda x, weights: apply(weights, x), x, weights)
+        run = lambda x, part: lax.psum(apply(part, x), AXIS)  # few rows: each device sums over its own
+        return _manual(run, (place, PartitionSpec(None, AXIS)), PartitionSpec(_batch(x)))(x, weights)
+    reach, own = Halo(0, 0), columns // n
+    if divides(columns):
+        used = [np.flatnonzero(part.any(0)) for part in np.split(matrix, n)]
+        before = max(0, *(i * own - u[0] for i, u in enumerate(used) if len(u)))
+        after = max(0, *(u[-1] + 1 - (i + 1) * own for i, u in enumerate(used) if len(u)))
+        reach = Halo(int(before), int(after))
+    if not divides(columns) or max(reach) > own:  # x is whole on each device, its result is shared
+        split = weights.reshape(n, rows // n, columns)
+        run = lambda x, part: apply(part[0], x)
+        return _manual(run, (PartitionSpec(_batch(x)), PartitionSpec(AXIS)), place)(x, split)
+    padded = np.pad(weights, ((0, 0), reach))
+    split = np.stack([padded[i * rows // n : (i + 1) * rows // n, i * own : (i + 1) * own + sum(reach)] for i in range(n)])
+    run = lambda x, part: apply(part[0], exchange(x, reach))
+    return jax.checkpoint(_manual(run, (place, PartitionSpec(AXIS)), place))(x, split)
+
+
+def over_queries(attend: Callable[..., Array], q: Array, k: Array, v: Array) -> Array:
+    """attend(q, k, v) of tokens [B, T, heads, d]: each device has its part of the queries, and all keys and values."""
+    if count() == 1:
+        return attend(q, k, v)
+    batch = _batch(q)
+    place = PartitionSpec(batch, AXIS if divides(q.shape[1]) else None)
+    return _manual(attend, (place, PartitionSpec(batch), PartitionSpec(batch)), place)(q, k, v)
+
+
+class Windows(NamedTuple):
+    """Windows along the first spatial axis that each device cuts from its own rows, of images [B, S, ...].
+
+    The windows [B * windows, ...] of all devices are one array: those of a device lie together. Without sharing devices, or where
+    a device's rows are no multiple of the window (`parts` is 1), each device has all windows of its part of the batch.
+
+    Attributes:
+      parts: the devices that have the windows of their own rows; 1: each has all windows.
+      batch: the mesh axis that shares the images.
+      shift: rows by which the image is moved upwards, cyclically, before it is cut.
+    """
+
+    parts: int
+    batch: str | None
+    shift: int
+
+    def cut(self, function: Callable[[Array], Array], x: Array) -> Array:
+        """`function(rows) -> windows`, [b, n, ...] -> [b * windows, ...]; `function` does not shift along this axis itself."""
+        run = lambda x: function(exchange(x, Halo(0, self.shift), cyclic=True)[:, self.shift :])
+        alone = lambda x: function(jnp.roll(x, -self.shift, 1) if self.shift else x)
+        return self._run(run, alone, self._rows, self._windows)(x)
+
+    def join(self, function: Callable[[Array], Array], windows: Array) -> Array:
+        """The inverse of `cut`: `function(windows) -> rows`, then the rows are moved back."""
+
+        def run(windows: Array) -> Array:
+            x = function(windows)
+            return exchange(x, Halo(self.shift, 0), cyclic=True)[:, : x.shape[1]]
+
+        alone = lambda windows: jnp.roll(function(windows), self.shift, 1) if self.shift else function(windows)
+        return self._run(run, alone, self._windows, self._rows)(windows)
+
+    def attend(self, function: Callable[..., Array], q: Array, k: Array, v: Array, bias: Array, regions) -> Array:
+        """`function(q, k, v, bias=, regions=)`; q, k, v [B * windows, n, heads, d], regions [windows of an image, n] or None."""
+        run = lambda q, k, v, bias, *regions: function(q, k, v, bias=bias, regions=regions[0] if regions else None)
+        if count() == 1:
+            return function(q, k, v, bias=bias, regions=regions)
+        given = () if regions is None else (regions,)
+        specs = (*(self._windows,) * 3, PartitionSpec(), *(PartitionSpec(AXIS if self.parts > 1 else None),) * len(given))
+        return _manual(run, specs, self._windows)(q, k, v, bias, *given)
+
+    @property
+    def _rows(self) -> PartitionSpec:
+        return PartitionSpec(self.batch, AXIS if self.parts > 1 else None)
+
+    @property
+    def _windows(self) -> PartitionSpec:
+        return PartitionSpec(tuple(filter(None, (self.batch, AXIS if self.parts > 1 else None))) or None)
+
+    def _run(self, shared: Callable, alone: Callable, given: PartitionSpec, made: PartitionSpec) -> Callable:
+        if count() == 1:
+            return alone
+        return _manual(shared if self.parts > 1 else alone, (given,), made)
+
+
+def windows(x: Array, window: int, shift: int = 0) -> Windows:
+    """How windows of `window` rows are cut from images [B, S, ...], S a multiple of the window."""
+    return Windows(1 if x.shape[1] % (window * count()) else count(), _batch(x), shift)
+
+
+def _batch(x: Array) -> str | None:
+    """The mesh axis that shares the batch of x."""
+    return devices.AXIS if devices.share(x.shape) != x.shape else None
+
+
+def _manual(function: Callable, in_specs, out_specs) -> Callable:
+    """`function`, run by each device on its parts of the arguments, with nothing left to XLA's partitioner."""
+    names = set(jax.sharding.get_abstract_mesh().auto_axes) & {devices.AXIS, AXIS}
+    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, axis_names=names)
