@@ -1,5 +1,6 @@
 """Rules for config.mesh.space: what devices that compute each image together (`ops.space`) can train."""
 
+import math
 from typing import Any
 
 from jaxseg.config.names import NETWORKS
@@ -27,7 +28,8 @@ def check_space(flat: dict[str, Any]) -> None:
         flat,
         "mesh.space",
         flat["data.size"][0] % space == 0,
-        f"must divide the first number of config.data.size={tuple(flat['data.size'])}, so that every device gets as many rows",
+        f"must divide the first number of config.data.size={tuple(flat['data.size'])}, so that every device gets as many rows; "
+        f"set it to {math.gcd(flat['data.size'][0], space)}, or change that size",
     )
     for key in ("loss.terms", "loss.aux_terms"):
         for name, _ in flat[key]:

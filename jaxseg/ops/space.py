@@ -162,7 +162,7 @@ def over_queries(attend: Callable[..., Array], q: Array, k: Array, v: Array) -> 
     return _manual(attend, (place, PartitionSpec(batch), PartitionSpec(batch)), place)(q, k, v)
 
 
-class Windows(NamedTuple):
+class WindowShares(NamedTuple):
     """Windows along the first spatial axis that each device cuts from its own rows, of images [B, S, ...].
 
     The windows [B * windows, ...] of all devices are one array: those of a device lie together. Without sharing devices, or where
@@ -217,9 +217,9 @@ class Windows(NamedTuple):
         return _manual(shared if self.parts > 1 else alone, (given,), made)
 
 
-def windows(x: Array, window: int, shift: int = 0) -> Windows:
+def windows(x: Array, window: int, shift: int = 0) -> WindowShares:
     """How windows of `window` rows are cut from images [B, S, ...], S a multiple of the window."""
-    return Windows(1 if x.shape[1] % (window * count()) else count(), _batch(x), shift)
+    return WindowShares(1 if x.shape[1] % (window * count()) else count(), _batch(x), shift)
 
 
 def _batch(x: Array) -> str | None:

@@ -247,7 +247,7 @@ ROWS = {
     "search.low": alike(0.9, "search", **SEARCH),
     "search.high": alike(1.5, "search", **SEARCH),
     "mesh.data": alike(2, "devices"),
-    "mesh.space": alike(2, "devices"),
+    "mesh.space": alike(2, "devices", model__name="segnext_test"),
     "mesh.shard_state": alike(True, "training"),
 }
 SHRUNK = {  # keys of infer, of a network of whole volumes

@@ -75,7 +75,7 @@ class WindowAttention(nnx.Module):
         self.qkv = Linear(channels, 3 * channels, rngs=rngs)
         self.proj = Linear(channels, channels, rngs=rngs)
 
-    def __call__(self, x: Array, regions: np.ndarray | None, windows: space.Windows) -> Array:
+    def __call__(self, x: Array, regions: np.ndarray | None, windows: space.WindowShares) -> Array:
         n = x.shape[1]
         q, k, v = rearrange(self.qkv(x), "b n (three heads d) -> three b n heads d", three=3, heads=self.heads)
         index = relative_index(self.window, self.rank)[:n, :n]
