@@ -148,6 +148,9 @@ def base() -> ConfigDict:
     infer.statistics = False  # write volumes (ml) or areas (pixels, mm2) and mean intensities of the structures (--statistics)
     infer.uncertainty = ""  # write uncertainty maps: entropy (bits), or variance over the runs of infer.ensemble (--uncertainty)
     infer.roi = ""  # rank 3: folder of a run of configs/brats_roi.py: also apply the cascade, which crops around its prediction
+    infer.max_instances = 3  # cascade: the largest number of regions around which a crop is segmented, the largest regions first
+    infer.min_size = _optional(int)  # cascade: drop regions of fewer voxels of the first network's input; None: 50 at 64^3
+    infer.merge = "max"  # cascade: overlapping crops take the largest logit (max) or the mean probability
     infer.ensemble = ()  # predict: further run folders (folds, seeds) whose logits are averaged with this run's
     infer.postprocess = False  # apply the post-processing that --mode=evaluate chose
     infer.overlap = 0.25  # patches: fraction of a window by which neighbouring windows overlap
@@ -158,11 +161,14 @@ def base() -> ConfigDict:
     infer.mirror = ()  # test-time augmentation: average over flips of these axes, e.g. (0, 1, 2)
     infer.accumulator = "auto"  # patches: where the logits of the windows are summed: auto device host memmap
 
-    c.search = search = ConfigDict()  # --mode=search: Bayesian optimisation of the class weights of the cross-entropy
-    search.trials = 20  # number of trials; each is a complete training run
+    c.search = search = ConfigDict()  # --mode=search: Bayesian optimisation of any keys
+    search.space = ()  # ((key, "log", "float" or "int", low, high), (key, "choice", values), ...); (): the class weights of the
+    # cross-entropy; a key may lead into options and tuples: "loss.options.focal.gamma", "loss.terms.0.1"
+    search.trials = 20  # number of trials; each is a training run
     search.objective = "val_dice"  # what is maximised, at a trial's best checkpoint: val_dice or val_recall
-    search.low = 0.1  # smallest weight of a foreground class (background: always 1)
-    search.high = 30.0  # largest weight; weights are searched on a logarithmic scale
+    search.prune = True  # end a trial whose validation is below the median of earlier trials, after a fifth of its epochs
+    search.low = 0.1  # class weights: the smallest of a foreground class (background: always 1)
+    search.high = 30.0  # class weights: the largest; they are searched on a logarithmic scale
 
     c.compare = compare = ConfigDict()  # --mode=compare: every model (or variant) with every seed and fold, side by side
     compare.models = ()  # names of networks (`jaxseg zoo`); (): the config's own network
@@ -170,10 +176,15 @@ def base() -> ConfigDict:
     compare.folds = 0  # number of cross-validation folds; 0: the config's own split
     compare.fold = ()  # folds to run, each as the test split of one run; (): all
     compare.vary = ()  # variants of the config: ((label, ((key, value), ...)), ...), e.g. (("large lr", (("optim.lr", 0.01),)),)
+    compare.published = ()  # figures to show beside ours: ((row, (("Dice", 0.94), ...)), ...); they are not compared
     compare.measure = False  # measure memory and latency of every model on this device (compiles two more programs for each)
 
-    c.report = report = ConfigDict()  # --mode=report, and the page of --mode=compare
-    report.names = "plain"  # of cases and patients: plain, or hash (ten digits in their place, the same ones for the same data)
+    c.explain = explain = ConfigDict()  # --mode=explain: Seg-Grad-CAM maps of what a run predicts
+    explain.layer = ""  # dotted name of the layer whose output is looked at; empty: the deepest feature map
+    explain.region = "predicted"  # voxels over which a class's logit is summed: those predicted to be of the class, or all
+
+    c.report = report = ConfigDict()  # --mode=report, and the page of --mode=compare; names: also the tables of other modes
+    report.names = "plain"  # of cases and patients, in tables, pages and figures: plain, or hash (# and ten digits instead)
     report.before = ""  # --mode=report: another run on the same cases; the page sets this run beside it, case by case
     report.pictures = True  # show the pictures that evaluation kept; False: tables and charts alone
     report.megabytes = 25.0  # the page's size: pictures that do not fit any more are left out, the worst cases come first

@@ -1,9 +1,11 @@
 """Find and run the mode or tool that a command line `jaxseg COMMAND NAME ...` names."""
 
+import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jaxseg.cli import commands, doctor, manual, recipes, zoo
+from jaxseg.types import ConfigError
 from jaxseg.utils import command
 from jaxseg.utils.lookup import lookup
 
@@ -53,11 +55,48 @@ def _zoo(words: Sequence[str]) -> None:
     parser = _parser("zoo")
     listing = "list the networks whose names contain this text, with their numbers of parameters"
     parser.add_argument("contains", nargs="*", metavar="NAME", help=listing)
-    contains = parser.parse_args(words).contains
+    parser.add_argument("--measure", action="store_true", help="measure memory and latency of these networks on this device")
+    parser.add_argument("--size", default="", help="with --measure: size of the input, such as 128,128 or 64,64,64")
+    parser.add_argument("--batch", type=int, default=1, help="with --measure: also the memory of this batch size")
+    parser.add_argument("--channels", type=int, default=0, help="with --measure: input channels; default: the network's own")
+    parser.add_argument("--classes", type=int, default=0, help="with --measure: logits; default: the network's own")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="with --measure: compute dtype")
+    parser.add_argument("--output", default="", help="with --measure: a CSV file")
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(words)
+    contains = arguments.contains
+    if arguments.measure:
+        _measure(arguments)
+        return
+    others = [f"--{name}" for name in ("size", "batch", "channels", "classes", "dtype", "output") if _given(words, name)]
+    if others:
+        raise ConfigError(f"{others[0]}: is for jaxseg zoo --measure; leave it out, or add --measure")
     if not contains:
         print(zoo.names())
     for line in zoo.table(contains) if contains else ():
         print(line, flush=True)
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    from jaxseg.experiments import costs  # imports jax
+
+    try:
+        size = tuple(int(n) for n in arguments.size.split(",") if n)
+    except ValueError:
+        raise ConfigError(f"--size={arguments.size}: must be whole numbers separated by commas, such as 64,64,64") from None
+    if min(size, default=1) < 1 or arguments.batch < 1 or not arguments.contains:
+        raise ConfigError("jaxseg zoo --measure needs names of networks, and sizes and a batch of at least 1")
+    if arguments.alone:
+        given = {key: getattr(arguments, key) for key in ("batch", "channels", "classes", "dtype")}
+        print(costs.alone(arguments.contains[0], size=size, **given))
+        return
+    given = [f"--{key}={getattr(arguments, key)}" for key in ("size", "batch", "channels", "classes", "dtype")]
+    for line in costs.table(arguments.contains, Path(arguments.output) if arguments.output else None, given):
+        print(line, flush=True)
+
+
+def _given(words: Sequence[str], name: str) -> bool:
+    return any(word.partition("=")[0] == f"--{name}" for word in words)
 
 
 def _doctor(words: Sequence[str]) -> int:

@@ -29,7 +29,7 @@ from jaxseg.utils.lookup import lookup
 from jaxseg.utils.process import convolve_channels_last
 
 SPOKEN = ("train", "evaluate", "predict", "check", "plan")  # modes that print what --quiet and --json choose from
-COMPUTING = ("train", "evaluate", "predict", "search", "compare")  # modes that --require_accelerator is for
+COMPUTING = ("train", "evaluate", "predict", "explain", "search", "compare")  # modes that --require_accelerator is for
 
 
 def main(argv: list[str]) -> int:

@@ -4,26 +4,30 @@ import contextlib
 import functools
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from jaxseg import checkpoint, described, planned, preflight, recorded
 from jaxseg import config as configs
+from jaxseg.calls import Call, takes
 from jaxseg.checkpoint.claims import InUse
 from jaxseg.data import datasets
 from jaxseg.data.check import sides
 from jaxseg.data.check.examine import examine
 from jaxseg.evaluate import scoring
 from jaxseg.experiments import compare as comparisons
-from jaxseg.experiments import evaluation, measures, statistics
+from jaxseg.experiments import evaluation, measures, space, statistics
 from jaxseg.experiments import search as searches
+from jaxseg.experiments.insight import attention
+from jaxseg.experiments.insight import explain as explanations
 from jaxseg.exporting import card, dicom_seg
 from jaxseg.exporting import export as exports
 from jaxseg.infer import predict as prediction
 from jaxseg.models import summary as summaries
 from jaxseg.ops.precision import compute_dtype, describe
 from jaxseg.reports import run as pages
+from jaxseg.reports.names import shown_as, without_paths
 from jaxseg.reports.reading import EXPERIMENT
 from jaxseg.train import extend, loop, patients, setup, whole
 from jaxseg.train import feed as feeds
@@ -40,46 +44,6 @@ HINTS = {
 }
 
 
-class Call(NamedTuple):
-    """One call of the program: the resolved config (None for modes that need none), the run's folder, and the other flags."""
-
-    config: Any
-    workdir: Path
-    checkpoint: str | None = None
-    input: str | None = None
-    output: str | None = None
-    name: str = ""
-    overwrite: bool = False
-    dicom_seg: bool = False
-    format: str = ""
-    licence: str = ""
-    extend: bool = False
-
-
-def takes(*flags: str):
-    """Decorate a mode with the flags that it reads besides --config and --workdir; all others are refused, not ignored."""
-
-    def refusing(mode):
-        @functools.wraps(mode)
-        def checked(call: Call) -> int | None:
-            for flag, value in call._asdict().items():
-                if value and flag not in ("config", "workdir", *flags):
-                    known = [name for name, others in TAKEN.items() if flag in others and (name, flag) != ("train", "checkpoint")]
-                    raise ConfigError(
-                        f"--{flag}: can be given with {' and '.join(f'--mode={name}' for name in known)}, not with "
-                        f"--mode={mode.__name__}; leave it out"
-                    )
-            return mode(call)
-
-        TAKEN[mode.__name__] = flags
-        return checked
-
-    return refusing
-
-
-TAKEN: dict[str, tuple[str, ...]] = {}  # mode -> its flags
-
-
 @takes("checkpoint", "extend")
 def train(call: Call) -> int | None:
     """Train (or resume), then evaluate the best checkpoint. On SIGTERM, save the steps made so far and exit with code 42."""
@@ -88,16 +52,20 @@ def train(call: Call) -> int | None:
             f"--checkpoint={call.checkpoint}: can be given with --mode=evaluate and --mode=predict; to start training from its "
             "weights, give --config.model.init"
         )
+    return _until_stopped(call)
+
+
+def _until_stopped(call: Call, watch: loop.Watch | None = None) -> int | None:
     preemption = Preemption()
     try:
         with preemption, preemption.at_once():
-            return _train(call)
+            return _train(call, watch)
     except Stopped:
         output.say("stopped by SIGTERM before or after the training loop; run the same command again to resume", result=True)
         return PREEMPTED
 
 
-def _train(call: Call) -> int | None:
+def _train(call: Call, watch: loop.Watch | None) -> int | None:
     first = jax.process_index() == 0
     call, learnt, lines = _described(call)
     preflight.check(call.config, learnt=learnt)
@@ -117,7 +85,7 @@ def _train(call: Call) -> int | None:
         for line in lines:
             log.say(line)
         log.say("experiment: " + ", ".join(f"{k}={b!r}" for k, (_, b) in difference.items()))
-        log.config(tree, difference)
+        log.config(without_paths(tree), without_paths(difference))
         data = setup.load_data(call.config, log, call.workdir)
         about = data.store.rows
         agree.same("data set", {"examples": len(about), "digest": data.store.digest})
@@ -135,7 +103,7 @@ def _train(call: Call) -> int | None:
             "start", workdir=call.workdir, model=call.config.model.name, epochs=job.epochs, steps_per_epoch=job.steps_per_epoch
         )
         begin = time.perf_counter()
-        stopped = loop.run(job, log)
+        stopped = loop.run(job, log, watch)
         if stopped:
             return stopped
         log.say(f"trained in {time.perf_counter() - begin:.0f} s")
@@ -251,6 +219,7 @@ def predict(call: Call) -> int | None:
             say=output.say,
             conclude=SAY,
             share=scoring.share(),
+            show=shown_as(config.report.names, record["data"]["digest"]),
         )
         dicom_seg.write_all(source, series, Path(call.output), output.say)
         return ended
@@ -266,6 +235,30 @@ def _recorded(call: Call) -> dict:
     if not _source(call).exists():
         raise CheckpointError(f"no run folder {str(_source(call))!r}: give --workdir or --checkpoint")
     return checkpoint.find_record(_source(call))
+
+
+@takes("checkpoint", "input", "output")
+def explain(call: Call) -> int | None:
+    """Write Seg-Grad-CAM maps of what a run predicts on files."""
+    if not call.input or not call.output:
+        raise ConfigError("--mode=explain needs --input=FILE_or_DIR and --output=DIR")
+    if jax.process_count() > 1:
+        raise ConfigError(f"--mode=explain: got {jax.process_count()} processes, must be one; leave out --num_processes")
+    source, record = _source(call), _recorded(call)
+    config = recorded.settled(call.config, record, source)
+    with code.recorded_alone():
+        code.check(record["code"], source)
+        return explanations.explain(
+            source,
+            Path(call.input),
+            Path(call.output),
+            settings=dict(config.infer),
+            layer=config.explain.layer,
+            region=config.explain.region,
+            threshold=config.eval.threshold,
+            say=SAY,
+            show=shown_as(config.report.names, record["data"]["digest"]),
+        )
 
 
 @takes("checkpoint", "input", "output", "format", "licence")
@@ -292,21 +285,22 @@ def summary(call: Call) -> None:
 
 @takes()
 def search(call: Call) -> int | None:
-    """Search the class weights of the cross-entropy by Bayesian optimisation; each trial is a whole run below the run folder."""
+    """Search values of config.search.space by Bayesian optimisation; each trial is a run below the run folder."""
     if jax.process_count() > 1:
         raise ConfigError(f"--mode=search: got {jax.process_count()} processes, must be one; leave out --num_processes")
     folder, objective = call.workdir / "search", call.config.search.objective
-    searches.weights_of(call.config)
-    call, learnt, lines = _described(call)
+    space.space_of(call.config)
+    full, learnt, lines = _described(call)
     for line in lines:
         output.say(line)
-    preflight.check(call.config, learnt=learnt)
+    preflight.check(full.config, learnt=learnt)
     return searches.search(
         call.config,
         folder,
-        lambda config, place: train(call._replace(config=config, workdir=place)),
+        lambda config, place, watch: _until_stopped(call._replace(config=config, workdir=place), watch),
         lambda place: searches.score_of(place, objective),
-        searches.balanced(call.config, folder),
+        searches.balanced(full.config, folder),
+        SAY,
     )
 
 
@@ -382,8 +376,19 @@ def compare(call: Call) -> int | None:
         with contextlib.suppress(InUse):  # who holds it has looked
             _claim(run, configs.as_dict(run.config)).release()
 
+    def attend(model: str, config, place: Path) -> list[str]:
+        show = shown_as(config.report.names, checkpoint.read_record(place)["data"]["digest"])
+        return attention.write(call.workdir, model, place, _described(call._replace(config=config))[0].config, show)
+
     return comparisons.compare(
-        call.config, call.workdir, lambda config, place: train(call._replace(config=config, workdir=place)), look, cost, same, SAY
+        call.config,
+        call.workdir,
+        lambda config, place: train(call._replace(config=config, workdir=place)),
+        look,
+        cost,
+        same,
+        SAY,
+        attend,
     )
 
 

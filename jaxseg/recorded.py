@@ -1,7 +1,7 @@
 """The configuration of a trained run, read from its record, with the few keys that evaluation and prediction may change.
 
 A run folder is enough: `--mode=evaluate --workdir=RUN` reads data, preparation, classes and network from RUN/run.json. The
-command line may change keys of `eval`, `infer` and `report`; every other key must equal the record's.
+command line may change keys of `eval`, `infer`, `report` and `explain`; every other key must equal the record's.
 """
 
 import json
@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_dict
 from jaxseg import checkpoint, config
 from jaxseg.types import CheckpointError, ConfigError, MismatchError
 
-OPEN = ("eval.", "infer.", "report.")  # keys of these groups may differ from the record
+OPEN = ("eval.", "infer.", "report.", "explain.")  # keys of these groups may differ from the record
 LEFT_OPEN = {"train.dtype": "auto", "data.structures": None, "data.modalities": None, "data.window": [], **config.FROM_DATA}
 WITHOUT = ("name", "variant")  # names of the experiment, which change no result
 
@@ -80,7 +80,7 @@ def settled(given: ConfigDict | None, record: Mapping[str, Any], run: Path, *, r
     tree = tree_of(record).unlock()
     tree.data.root = given.data.root or tree.data.root
     tree.mesh.space = given.mesh.space
-    for group in ("eval", "infer", "report"):
+    for group in ("eval", "infer", "report", "explain"):
         for key in tree[group]:
             tree[group][key] = given[group][key]
     return tree.lock()
@@ -104,7 +104,7 @@ def command_line(argv: list[str], run: str | None) -> list[str]:
       CheckpointError: the folder holds no run.
     """
     if not run:
-        raise ConfigError("--mode=evaluate, --mode=predict, --mode=export and --mode=report need a run; give --workdir=RUN")
+        raise ConfigError("evaluate, predict, explain, export and report need a run; give --workdir=RUN")
     checkpoint.find_record(Path(run))
     return [argv[0], f"--config={Path(__file__)}:{run}", *argv[1:]]
 

@@ -207,6 +207,8 @@ IDLE = [
     ("data.split_seed", 3, {"data.split": "fixed"}, "'patient' or 'fold'"),
     ("data.sample_seed", 3, {}, "data.sample"),
     ("schedule.warmup_ratio", 0.1, {}, "schedule.warmup"),
+    ("search.low", 0.2, {"search.space": (("optim.lr", "log", 1e-5, 1e-2),)}, "class weights"),
+    ("search.high", 9.0, {"search.space": (("optim.lr", "log", 1e-5, 1e-2),)}, "class weights"),
     ("data.filter", "lanczos", VOLUMES, "data.rank=2"),
     ("data.plane", "coronal", {}, "tables list axial slices"),
     ("data.filter", "lanczos", PATCHES, "data.spacing"),
@@ -218,6 +220,9 @@ IDLE = [
     ("infer.batch_size", 4, PATCHES, "infer.windows"),
     ("infer.windows", 4, {}, "infer.batch_size"),
     ("infer.mirror", (0,), VOLUMES | {"infer.roi": "runs/roi"}, "infer.roi=''"),
+    ("infer.max_instances", 2, VOLUMES, "infer.roi"),
+    ("infer.min_size", 9, VOLUMES, "infer.roi"),
+    ("infer.merge", "probability", {}, "infer.roi"),
     *((key, value, others, "data.fit='patches'") for key, value in PLACED.items() for others in ({}, WHOLE)),
 ]
 
@@ -265,6 +270,7 @@ def test_a_key_that_a_mode_never_reads_is_refused_where_it_is_typed(mode, key, o
 
 def test_a_mode_reads_the_keys_that_another_one_needs_it_for():
     config, keys = base(), flatten(base().to_dict())
+    config.infer.statistics = True
     for table in NEEDS_OF_MODES.values():
         assert table.keys() <= keys.keys()
         for key, (_, needs) in table.items():

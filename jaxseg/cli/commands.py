@@ -29,6 +29,11 @@ MODES = {
         "workdir",
         "jaxseg predict runs/ich_segnext --input=scan.nii.gz --output=out",
     ),
+    "explain": Command(
+        "show where a network looked: Seg-Grad-CAM maps of the classes that it predicts on files",
+        "workdir",
+        "jaxseg explain runs/ich_segnext --input=scan.nii.gz --output=maps",
+    ),
     "export": Command(
         "write a trained run as one file that runs with jax and numpy alone, or in another program's format",
         "workdir",
@@ -55,10 +60,12 @@ MODES = {
         "Bayesian optimisation of the loss's class weights", "config", "jaxseg search brats2d:attention_unet2d,wcce"
     ),
 }
-OF_A_RUN = ("evaluate", "predict", "export", "report")  # modes that use the configuration that the run has recorded
+OF_A_RUN = ("evaluate", "predict", "explain", "export", "report")  # modes that use the configuration that the run has recorded
 TOOLS = {
     "init": Command("copy a config file into this folder, to edit it", "", "jaxseg init folder"),
-    "zoo": Command("list the networks, with their numbers of parameters", "", "jaxseg zoo segformer"),
+    "zoo": Command(
+        "list the networks, with their numbers of parameters; --measure: memory and latency here", "", "jaxseg zoo segformer"
+    ),
     "import": Command(
         "convert a model that nnU-Net or MONAI trained into run folders",
         "",

@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from jaxseg.cli import commands, recipes
+from jaxseg.cli import commands, ensembles, recipes
 from jaxseg.types import ConfigError, DataError, JaxsegError
 from jaxseg.utils import code, guard, output
 
@@ -57,14 +57,20 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 MODE = flags.DEFINE_string("mode", "train", f"The task: {', '.join(commands.MODES)}.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the default is runs/<config>.")
+EXPERIMENT = flags.DEFINE_string(
+    "experiment",
+    None,
+    "predict: NAME or NAME/MODEL of an experiment in runs (--mode=compare): apply all its folds and seeds of the model that is "
+    "best on the validation split, or of the named model. --workdir takes the folder of an experiment or of its model too.",
+)
 CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "evaluate, predict, export: a run or checkpoint folder to use instead of that of --workdir."
+    "checkpoint", None, "evaluate, predict, explain, export: a run or checkpoint folder to use instead of that of --workdir."
 )
 INPUT = flags.DEFINE_string(
     "input",
     None,
-    "predict: a file or folder (NIfTI, DICOM series, PNG, JPEG); evaluate: another labelled data set in the run's layout; "
-    "export: for torch a state dict whose tensor names are used, for nnunet the checkpoint that was imported.",
+    "predict, explain: a file or folder (NIfTI, DICOM series, PNG, JPEG); evaluate: another labelled data set in the run's "
+    "layout; export: for torch a state dict whose tensor names are used, for nnunet the checkpoint that was imported.",
 )
 NAME = flags.DEFINE_string(
     "name",
@@ -92,8 +98,8 @@ ALLOW_CODE = flags.DEFINE_bool(
 OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "predict: folder for the results; check: folder for the picture of examples; plan: the config file; export: the file; "
-    "report: the page.",
+    "predict, explain: folder for the results; check: folder for the picture of examples; plan: the config file; export: "
+    "the file; report: the page.",
 )
 DICOM_SEG = flags.DEFINE_bool("dicom_seg", False, "predict: for DICOM series also write DICOM Segmentation objects.")
 FORMAT = flags.DEFINE_string(
@@ -113,6 +119,7 @@ ALL = tuple(
         CONFIG,
         MODE,
         WORKDIR,
+        EXPERIMENT,
         CHECKPOINT,
         INPUT,
         OUTPUT,
@@ -149,6 +156,8 @@ def parse(argv: list[str]) -> list[str]:
     output.choose(quiet="--quiet" in argv, as_json="--json" in argv)  # also for what goes wrong from here on
     sys.argv = argv = [argv[0], *_found(argv[1:])]  # ml_collections looks for --config.key there
     try:
+        argv = ensembles.as_runs(argv, _typed(argv, "mode"), _typed(argv, "workdir"), _typed(argv, "experiment"))
+        sys.argv = argv
         if _typed(argv, "mode") in commands.OF_A_RUN and not _typed(argv, "config"):
             from jaxseg import recorded  # a slow import, which other commands do not need
 

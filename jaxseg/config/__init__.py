@@ -8,7 +8,7 @@ from jaxseg.config.kinds import KINDS
 from jaxseg.config.resolve import resolve
 from jaxseg.config.resume import neutral
 from jaxseg.config.rules import check_mode
-from jaxseg.config.tree import as_dict, defaults, difference, flatten
+from jaxseg.config.tree import as_dict, defaults, difference, flatten, replaced, value_of
 
 __all__ = [
     "EXTRA",
@@ -25,5 +25,7 @@ __all__ = [
     "difference",
     "flatten",
     "neutral",
+    "replaced",
     "resolve",
+    "value_of",
 ]

@@ -23,7 +23,9 @@ CHOICES = {
     "eval.empty": ("one", "zero", "nan"),
     "eval.split": ("train", "val", "test"),
     "search.objective": ("val_dice", "val_recall"),
+    "explain.region": ("predicted", "all"),
     "report.names": ("plain", "hash"),
+    "infer.merge": ("max", "probability"),
     "infer.blend": ("constant", "gaussian", "gaussian_nnunet", "cosine", "half_cosine"),
     "infer.positions": ("monai", "nnunet"),
     "infer.accumulator": ("auto", "device", "host", "memmap"),
@@ -92,6 +94,9 @@ NEUTRAL = (
     "infer.statistics",
     "infer.uncertainty",
     "infer.roi",
+    "infer.max_instances",
+    "infer.min_size",
+    "infer.merge",
     "infer.ensemble",
     "infer.postprocess",
     "infer.windows",
@@ -101,13 +106,17 @@ NEUTRAL = (
     "mesh.shard_state",
     "mesh.space",
     "train.keep",
+    "explain.layer",
+    "explain.region",
     "plan.memory_gb",
     "report.before",
     "report.names",
     "report.pictures",
     "report.megabytes",
+    "search.space",
     "search.trials",
     "search.objective",
+    "search.prune",
     "search.low",
     "search.high",
     "compare.models",
@@ -115,6 +124,7 @@ NEUTRAL = (
     "compare.folds",
     "compare.fold",
     "compare.vary",
+    "compare.published",
     "compare.measure",
 )
 POSITIVE = (
@@ -129,6 +139,7 @@ POSITIVE = (
     "eval.batch_size",
     "infer.batch_size",
     "infer.windows",
+    "infer.max_instances",
     "optim.accumulate",
     "search.trials",
     "mesh.space",
@@ -205,8 +216,15 @@ NEEDS: dict[str, tuple[Callable[[dict[str, Any]], bool], str]] = {
         "data.fit='patches' with infer.whole=False (use infer.batch_size for images of one size; whole volumes are segmented one "
         "by one)",
     ),
+    **dict.fromkeys(
+        ("infer.max_instances", "infer.min_size", "infer.merge"),
+        (lambda c: bool(c["infer.roi"]), "infer.roi, the run of the first network of a cascade"),
+    ),
     "infer.mirror": (lambda c: not c["infer.roi"], "infer.roi='' (the cascade does not use mirroring)"),
     "schedule.warmup_ratio": (lambda c: c["schedule.warmup"] > 0, "schedule.warmup above 0"),
+    **dict.fromkeys(
+        ("search.low", "search.high"), (lambda c: not c["search.space"], "search.space=(), which searches class weights")
+    ),
 }
 IDLE_IN_FILES = (
     "data.fractions",
@@ -219,7 +237,7 @@ IDLE_IN_FILES = (
 )
 _OTHERS = {
     key: (lambda c: False, f"--mode={mode}")
-    for mode in ("compare", "plan", "report", "search")
+    for mode in ("compare", "explain", "plan", "report", "search")
     for key in NEUTRAL
     if key.startswith(f"{mode}.")
 }
@@ -241,11 +259,13 @@ READ_BY_THE_PLANNER = (  # keys that define the cases and the meaning of their m
     "data.readers",
     "plan.memory_gb",
 )
+_OTHERS_BUT_NAMES = {key: needs for key, needs in _OTHERS.items() if key != "report.names"}  # names are written by evaluations
 # mode: {key: (whether it has an effect in that mode, the condition in words)}, for keys given on the command line
 NEEDS_OF_MODES: dict[str, dict[str, tuple[Callable[[dict[str, Any]], bool], str]]] = {
-    **dict.fromkeys(("train", "summary", "check"), _OTHERS),
+    **dict.fromkeys(("summary", "check"), _OTHERS),
+    "train": _OTHERS_BUT_NAMES,
     "compare": {key: needs for key, needs in _OTHERS.items() if not key.startswith(("compare.", "report."))},
-    "search": {key: needs for key, needs in _OTHERS.items() if not key.startswith("search.")},
+    "search": {key: needs for key, needs in _OTHERS_BUT_NAMES.items() if not key.startswith("search.")},
     "report": {
         **{key: (lambda c: False, "--mode=train") for key in KINDS if not key.startswith("report.")},
         **{key: (lambda c: False, "--mode=evaluate") for key in KINDS if key.startswith(("eval.", "infer."))},
@@ -256,7 +276,7 @@ NEEDS_OF_MODES: dict[str, dict[str, tuple[Callable[[dict[str, Any]], bool], str]
         **{key: (lambda c: False, "--mode=train") for key in KINDS if key not in READ_BY_THE_PLANNER},
         **{key: needs for key, needs in _OTHERS.items() if not key.startswith("plan.")},
     },
-    "evaluate": {**_OTHERS, **_OF_PREDICTION},
+    "evaluate": {**_OTHERS_BUT_NAMES, **_OF_PREDICTION},
     "export": {
         **_OTHERS,
         **_OF_PREDICTION,
@@ -264,8 +284,18 @@ NEEDS_OF_MODES: dict[str, dict[str, tuple[Callable[[dict[str, Any]], bool], str]
         "infer.accumulator": (lambda c: False, "--mode=predict"),
         "infer.roi": (lambda c: False, "--mode=predict; a cascade is exported as its two runs"),
     },
+    "explain": {
+        **{key: needs for key, needs in _OTHERS_BUT_NAMES.items() if not key.startswith("explain.")},
+        **_OF_EVALUATION,
+        **_OF_PREDICTION,
+        **{
+            key: (lambda c: False, "--mode=predict")
+            for key in ("infer.roi", "infer.ensemble", "infer.mirror", "infer.postprocess")
+        },
+    },
     "predict": {
-        **_OTHERS,
+        **_OTHERS_BUT_NAMES,
+        "report.names": (lambda c: c["infer.statistics"], "infer.statistics, whose table it is about"),
         **_OF_EVALUATION,
         **dict.fromkeys(WINDOWS, (lambda c: not c["infer.roi"], "infer.roi='' (the cascade uses one crop, no sliding window)")),
     },
@@ -286,4 +316,5 @@ NOT_NEGATIVE = (
     "train.watchdog",
     "mesh.data",
     "eval.keep",
+    "infer.min_size",
 )

@@ -22,7 +22,6 @@ from jaxseg.config.keys import (
 )
 from jaxseg.config.names import DATASETS, LOSSES, NETWORKS, TRANSFORMS
 from jaxseg.config.rules import (
-    check_compare,
     check_data,
     check_extra,
     check_needs,
@@ -34,6 +33,7 @@ from jaxseg.config.rules import (
     rule,
 )
 from jaxseg.config.space import check_space
+from jaxseg.config.studies import check_compare, check_search
 from jaxseg.config.tree import flatten
 from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import is_path, lookup
@@ -130,18 +130,13 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
         flat, "train.augment", all(has_length(t, 3) for t in flat["train.augment"]), "must be ((name, probability, options), ...)"
     )
     check_compare(flat)
+    check_search(flat)
     check_parts(flat)
     check_data(flat)
     check_regions(flat)
     check_extra(flat)
     check_needs(flat, overridden)
     check_space(flat)
-    rule(
-        flat,
-        "search.low",
-        0 < flat["search.low"] < flat["search.high"],
-        f"must lie between 0 and {flat['search.high']} (search.high)",
-    )
     if flat["schedule.name"] == "plateau" and flat["train.best"] == "last":
         raise ConfigError(
             "config.schedule.name='plateau' with config.train.best='last': the plateau needs a criterion; "

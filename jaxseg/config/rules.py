@@ -238,22 +238,6 @@ def _check_fit(flat: dict[str, Any]) -> None:
         )
 
 
-def check_compare(flat: dict[str, Any]) -> None:
-    """Check the keys that say what --mode=compare varies."""
-    whole = lambda v: isinstance(v, int) and not isinstance(v, bool)
-    for key in ("compare.seeds", "compare.fold"):
-        rule(flat, key, all(whole(v) for v in flat[key]), "must hold whole numbers")
-    rule(flat, "compare.folds", flat["compare.folds"] == 0 or flat["compare.folds"] >= 3, "must be 0, or at least 3")
-    for entry in flat["compare.vary"]:
-        fits = has_length(entry, 2) and isinstance(entry[0], str) and isinstance(entry[1], tuple)
-        rule(
-            flat,
-            "compare.vary",
-            fits and all(has_length(change, 2) and isinstance(change[0], str) for change in entry[1]),
-            "must be ((label, (('key', value), ...)), ...): for each variant a label and the config keys that it changes",
-        )
-
-
 def check_intensity(flat: dict[str, Any]) -> None:
     """Check data.intensity (one rule, or one of nnU-Net's rules for each channel) and the statistics that it needs."""
     rules, channels = tuple(flat["data.intensity"].split("+")), flat["data.channels"]

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,18 +56,20 @@ class Keeper:
             pack = lambda labels: zlib.compress(np.ascontiguousarray(labels, example.truth.dtype).tobytes(), 1)
             self._packed.append((pack(example.labels), pack(example.truth), example.truth.shape, example.truth.dtype.str))
 
-    def write(self, folder: Path, pictures: "Pictures") -> None:
+    def write(self, folder: Path, pictures: "Pictures", show: Callable[[str], str] = str) -> None:
         """Write the table (process 0) and the pictures (each process those of its own cases).
 
         Args:
           folder: the folder of the evaluation.
           pictures: reads the images of the cases.
+          show: how the names of cases and patients are written.
         """
+        named = lambda facts: facts | {key: show(facts[key]) for key in ("case", "patient") if key in facts}
         mine = [facts | {"position": i} for i, facts in enumerate(self._facts)]
         everything = gathered(mine)
         first = jax.process_index() == 0
         if first:
-            shown = [{k: v for k, v in facts.items() if k not in ("process", "position")} for facts in everything]
+            shown = [{k: v for k, v in named(facts).items() if k not in ("process", "position")} for facts in everything]
             write_csv(folder / TABLE, sorted(shown, key=lambda facts: (facts["case"], facts.get("slice", 0))))
             if (folder / FOLDER).exists():
                 shutil.rmtree(folder / FOLDER)
@@ -78,7 +80,7 @@ class Keeper:
                 facts |= self._save(folder / FOLDER / name, facts, pictures)
         saved = gathered([facts | {"name": name} for name, facts in chosen.items() if "size" in facts])
         if first and chosen:
-            cases = sorted(saved, key=lambda facts: facts["name"])
+            cases = [named(facts) for facts in sorted(saved, key=lambda facts: facts["name"])]
             files.write_json(folder / FOLDER / INDEX, {"format": 1, "classes": list(self._rules.classes), "cases": cases})
 
     def _save(self, path: Path, facts: Mapping[str, Any], pictures: "Pictures") -> dict[str, Any]:

@@ -4,7 +4,7 @@ Every figure names its grid: the cases' own grid, and where it differs also the 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -183,6 +183,7 @@ def report(
     cascaded: Table | None = None,
     calibration: Histogram | None = None,
     note: str = "",
+    show: Callable[[str], str] = str,
 ) -> str:
     """Return the printed report of an evaluation; with `folder`, write its files there.
 
@@ -197,7 +198,9 @@ def report(
       cascaded: scores of the cascade on the cases' own grid.
       calibration: of the probabilities on the cases' own grid.
       note: appended to the headline.
+      show: how the names of cases and patients are written.
     """
+    named = lambda rows: [row | {key: show(row[key]) for key in ("case", "patient") if key in row} for row in rows]
     first, second = (own, prepared) if own is not None else (prepared, None)
     text = [*head, *lines(first)]
     text += [
@@ -237,13 +240,13 @@ def report(
         classes = range(len(calibration.names))
         write_csv(folder / "calibration.csv", [row for k in classes for row in calibration.reliability(k)])
         write_csv(folder / "thresholds.csv", [row for k in classes for row in calibration.sweep(k)])
-    write_csv(folder / "cases.csv", first.rows)
-    write_csv(folder / "patients.csv", by_patient(first.of(*first.rules.classes), first.rules.policy.empty))
+    write_csv(folder / "cases.csv", named(first.rows))
+    write_csv(folder / "patients.csv", named(by_patient(first.of(*first.rules.classes), first.rules.policy.empty)))
     for name, table in (("prepared_cases.csv", second), ("cascade_cases.csv", cascaded)):
         if table is not None:
-            write_csv(folder / name, table.rows)
+            write_csv(folder / name, named(table.rows))
     if first.lesions:
-        write_csv(folder / "lesions.csv", first.lesions)
+        write_csv(folder / "lesions.csv", named(first.lesions))
     if first.confusion is not None:
         classes = ("background", *first.rules.classes)
         write_csv(

@@ -1,6 +1,7 @@
 """--mode=compare: train and test several networks, or variants of a config, and compare them.
 
     <folder>/<model>/seed_<s>[_fold_<k>]/              an ordinary run folder
+    <folder>/<model>_seed_<s>[_fold_<k>]_best        a link to it: every mode that takes a run reads its best checkpoint
     <folder>/<model>/seed_<s>[_fold_<k>]/failed.json   why a run failed; it is tried again at the next start
     <folder>/*.csv, comparison.json, report.html       the tables (`tables`), written after every run
 
@@ -8,16 +9,17 @@ A second start skips finished runs and resumes an unfinished one. Several proces
 next run whose folder no other process has locked.
 """
 
+import contextlib
 import dataclasses
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxseg.checkpoint.claims import InUse
 from jaxseg.experiments import tables
-from jaxseg.experiments.plan import Planned, distinct, runs
+from jaxseg.experiments.plan import Planned, distinct, plain, runs
 from jaxseg.types import ConfigError, JaxsegError, StorageError
 from jaxseg.utils import files, guard
 from jaxseg.utils.command import check_interrupt
@@ -49,6 +51,7 @@ def compare(
     measure: Callable[[Any, Path], dict[str, Any]],
     same: Callable[[Any, Path], object],
     say: Callable[[str], None],
+    attend: Callable[[str, Any, Path], Sequence[str]] = lambda *_: (),
 ) -> int | None:
     """Train and test every run of config.compare that is not finished, then write the tables.
 
@@ -61,6 +64,7 @@ def compare(
       measure: measures memory and latency of a run's network, for config.compare.measure.
       same: raises an error if a finished run has another configuration.
       say: called with one line of text for each event.
+      attend: (model, config, run folder) of each model's first run -> the files that it wrote about the network's attention.
     Returns:
       None, the exit code of a run that was stopped, or 65 if runs failed.
     Raises:
@@ -77,6 +81,8 @@ def compare(
     say(f"{len(planned)} runs of {len(list(distinct(planned)))} models in {folder}")
     progress, begin, trained = Standing(), time.perf_counter(), 0
     waiting = list(planned)
+    published = config.compare.published
+    write = lambda last=False: tables.write(folder, planned, progress.done, progress.failed, published=published, last=last)
     while waiting:
         run = waiting.pop(0)
         check_interrupt()
@@ -90,7 +96,7 @@ def compare(
         try:
             code = train(run.config, run.folder)
             if code is None and config.compare.measure and not (run.folder / tables.MEASURES).is_file():
-                files.write_json(run.folder / tables.MEASURES, measure(run.config, run.folder))
+                files.write_json(run.folder / tables.MEASURES, _measured(run, planned) or measure(run.config, run.folder))
         except InUse as error:
             progress.elsewhere.append(run)
             say(f"{run.name}: skipped, {error.holder} is training it")
@@ -110,18 +116,47 @@ def compare(
         if code:
             return code
         (run.folder / FAILED).unlink(missing_ok=True)
+        _link(run, folder)
         trained += 1
         progress.done.append(run)
         say(f"{run.name}: {tables.headline(run.folder)}")
-        tables.write(folder, planned, progress.done, progress.failed)
+        write()
     progress.done += [run for run in progress.elsewhere if finished(run)]  # meanwhile
-    for line in tables.write(folder, planned, progress.done, progress.failed, last=True):
+    _attend(progress.done, attend, say)
+    for line in write(last=True):
         say(line)
     open_ = len(planned) - len(progress.done) - len(progress.failed)
     if open_:
         what = "1 run is" if open_ == 1 else f"{open_} runs are"
         say(f"{what} being trained by other processes; the process that ends last writes the complete tables")
     return FAILED_SOME if progress.failed else None
+
+
+def _link(run: Planned, folder: Path) -> None:
+    """<folder>/<model>_seed_<s>[_fold_<k>]_best, under which scripts look for a run's best checkpoint, leads to the run."""
+    link = folder / f"{plain(run.name)}_best"
+    with contextlib.suppress(OSError):  # a file system without links, or a link that is there
+        link.symlink_to(run.folder.relative_to(folder), target_is_directory=True)
+
+
+def _attend(done: list[Planned], attend: Callable[[str, Any, Path], Sequence[str]], say: Callable[[str], None]) -> None:
+    """Write what each model's attention does; without it, for instance where the data are gone, a line says so."""
+    for run in distinct(done):
+        try:
+            written = attend(run.model, run.config, run.folder)
+        except JaxsegError as error:
+            say(f"{run.model}: no summary of its attention: {error}")
+        else:
+            if written:
+                say(f"{run.model}: {', '.join(written)}")
+
+
+def _measured(run: Planned, planned: list[Planned]) -> dict[str, Any] | None:
+    """What another run of the same network has measured: a seed and a fold change no cost."""
+    for other in planned:
+        if other.model == run.model and (other.folder / tables.MEASURES).is_file():
+            return guard.read_json(other.folder / tables.MEASURES)
+    return None
 
 
 def finished(run: Planned) -> bool:

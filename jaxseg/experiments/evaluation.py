@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from jaxseg import checkpoint
-from jaxseg.config import as_dict
+from jaxseg.config import as_dict, flatten
 from jaxseg.data import datasets
 from jaxseg.data.records import DataSet
 from jaxseg.data.store import base
@@ -23,12 +23,15 @@ from jaxseg.evaluate import report as reports
 from jaxseg.evaluate.kept import Keeper
 from jaxseg.evaluate.own_grid import OwnGrid
 from jaxseg.evaluate.scoring import MeanLoss, Rules, gathered
+from jaxseg.experiments import board
 from jaxseg.infer import postprocess
 from jaxseg.infer import run as runs
 from jaxseg.metrics.calibration import Histogram
 from jaxseg.metrics.summarize import write_csv
 from jaxseg.models import functional
 from jaxseg.models import summary as summaries
+from jaxseg.reports.names import shown_as
+from jaxseg.reports.reading import EXPERIMENT
 from jaxseg.train import feed as feeds
 from jaxseg.train import loop, patients, setup
 from jaxseg.train import mesh as meshes
@@ -80,6 +83,7 @@ def evaluate(
     else:
         work = _split(config, source, record, log, whose=whose)
         facts["data"] = {"dataset": work.dataset.name, "root": config.data.root, "digest": work.digest}
+    final = not external and split == "test" and not name and step == checkpoint.step_folder(home).name
     _check_free(folder, facts, overwrite)
     files.make_folder(folder, f"--workdir={home}")
     facts |= {"model": record["model"]["name"], "synthetic": work.dataset.synthetic, "headline": list(work.rules.headline)}
@@ -87,7 +91,7 @@ def evaluate(
     with loop.watchdog_of(config.train.watchdog, home) as watchdog, turns.at_each(watchdog.stretch):
         text = _scored(config, run, work, facts, (params, state), info, folder, log)
     if jax.process_index() == 0:
-        if not external and split == "test" and not name and step == checkpoint.step_folder(home).name:
+        if final:
             shutil.copyfile(folder / NAME, home / f".{NAME}.tmp")
             (home / f".{NAME}.tmp").replace(home / NAME)
         if config.data.whole and not external:
@@ -96,6 +100,8 @@ def evaluate(
         log.say(line, result=True)
     if jax.process_index() == 0:
         log.event("evaluation", folder=folder, **guard.read_json(folder / NAME))
+        changed = guard.read_json(home / EXPERIMENT) if (home / EXPERIMENT).is_file() else {}
+        board.write(log, folder, int(step), flatten(as_dict(config)), changed, final=final)
     left_out = work.feed.store.left_out if work.feed else None
     if left_out and left_out.bad:  # at the end, where it is not overlooked
         log.say(f"{left_out}: {', '.join(left_out.cases)}")
@@ -193,6 +199,7 @@ def _scored(
     config, run: runs.Run, work: _Work, facts: dict[str, Any], weights: tuple[dict, dict], info: dict, place: Path, log: Log
 ) -> str:
     """Return the report, and write its files to the folder `place`."""
+    show = shown_as(config.report.names, run.record["data"]["digest"])
     folder, home = place if jax.process_index() == 0 else None, place.parents[1]
     own = OwnGrid(run, work.dataset, work.kept)
     steps, rules, feed = [], work.rules, work.feed
@@ -216,12 +223,12 @@ def _scored(
         keeper, counted = Keeper(rules, config.eval.keep), Histogram([name for name, _ in own.probable(rules)])
         found = own.score(work.cases, rules, steps=steps, loss=mean, keeper=keeper, calibration=counted)
         scored = reports.table_of(found, rules, "the cases' own grid")
-        keeper.write(place, own.pictures())
+        keeper.write(place, own.pictures(), show)
         calibration = Histogram.of(counted.names, gathered([counted.state()]))
     cascaded = None
     if config.infer.roi:
         first = runs.open_run(Path(config.infer.roi), runs.alone(config.infer))
-        both = OwnGrid(runs.cascaded(first, run), work.dataset, work.kept)
+        both = OwnGrid(runs.cascaded(first, run, config.infer), work.dataset, work.kept)
         cascaded = reports.table_of(both.score(work.cases, rules, steps=steps), rules, "the cases' own grid")
     masks = own.meanings.lines(work.dataset.labels) if feed is None else ()  # else said when its store was built
     details = [f"masks      {line}" for line in masks]
@@ -249,6 +256,7 @@ def _scored(
         cascaded=cascaded,
         calibration=calibration,
         note=" (SYNTHETIC data)" if work.dataset.synthetic else "",
+        show=show,
     )
 
 

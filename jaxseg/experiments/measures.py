@@ -2,62 +2,57 @@
 
 Memory is XLA's estimate for the compiled pass: temporaries, arguments and outputs, minus aliased buffers. It includes weights
 and gradients, as PyTorch's peak of allocated bytes does. The training pass is forward and backward of the sum of the logits.
-Latency is that of inference, with new random input in every repetition.
+Latency is that of inference, with new random input in every repetition. Memory by stage: `stages`.
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseg.experiments import stages
 from jaxseg.models import functional
+from jaxseg.models.base import Segmenter
 from jaxseg.models.functional import ForwardContext
 from jaxseg.ops.precision import compute_dtype
 from jaxseg.train import setup
 
-WARM_UP = 3
+WARM_UP = {"cpu": 3}  # runs before those that are timed, by platform; 10 elsewhere
 RUNS = {"cpu": 20}  # timed runs by platform; 100 elsewhere
 FEW = 100  # runs below which no 99th percentile is given
 
 
 def measure(config, num_classes: int) -> dict[str, Any]:
+    """Measure the network of a resolved config with so many logits at the config's size and dtype; see `of_network`."""
+    return of_network(setup.build_model(config, num_classes), setup.input_shape(config), compute_dtype(config.train.dtype))
+
+
+def of_network(model: Segmenter, shape: Sequence[int], dtype: str) -> dict[str, Any]:
     """Measure memory in bytes (pam_train, pam_inference) and latency in ms (mean, median, 95th and 99th percentile).
 
     Args:
-      config: a resolved tree; its network, size and dtype are used.
-      num_classes: number of logits.
+      model: a network with values.
+      shape: [B, *S, C] of the input.
+      dtype: compute dtype.
     Returns:
-      The measurements, and the device on which they were made.
+      The measurements, and the device on which they were made; "stages": {"train" or "inference": {stage: bytes}}.
     """
-    network, params, state = functional.split(setup.build_model(config, num_classes))
-    dtype = jnp.dtype(compute_dtype(config.train.dtype))
-    shape = setup.input_shape(config)
-
-    def infer(params, state, image):
-        return network.apply(params, state, image, ForwardContext())[0].logits
-
-    def train(params, state, image, key):
-        def total(params):
-            outputs, _ = network.apply(params, state, image, ForwardContext(train=True, key=key))
-            return outputs.logits.sum() + sum(aux.sum() for aux in outputs.aux)
-
-        return jax.grad(total)(params)
-
+    dtype = jnp.dtype(dtype)
+    training, compiled, params, state = _compiled(model, shape, dtype)
     random = np.random.default_rng(42)
     draw = lambda: jnp.asarray(random.normal(size=shape), dtype)
-    image = draw()
-    compiled = jax.jit(infer).lower(params, state, image).compile()
-    training = jax.jit(train).lower(params, state, image, jax.random.key(0)).compile()
     device = jax.devices()[0]
     runs = RUNS.get(device.platform, FEW)
     seconds = []
-    for i in range(WARM_UP + runs):
+    warm_up = WARM_UP.get(device.platform, 10)
+    for i in range(warm_up + runs):
         image = jax.block_until_ready(draw())
         begin = time.perf_counter()
         jax.block_until_ready(compiled(params, state, image))
-        if i >= WARM_UP:
+        if i >= warm_up:
             seconds.append(time.perf_counter() - begin)
     ms = 1000 * np.array(seconds)
     return {
@@ -68,10 +63,38 @@ def measure(config, num_classes: int) -> dict[str, Any]:
         "latency_p95_ms": float(np.quantile(ms, 0.95)),
         "latency_p99_ms": float(np.quantile(ms, 0.99)) if runs >= FEW else "",
         "runs": runs,
+        "stages": {"train": stages.memory(training), "inference": stages.memory(compiled)},
+        "device_peak": (device.memory_stats() or {}).get("peak_bytes_in_use", "") if device.platform != "cpu" else "",
         "device": f"{device.platform} ({device.device_kind})",
         "dtype": str(dtype),
         "shape": list(shape),
     }
+
+
+def memory(model: Segmenter, shape: Sequence[int], dtype: str) -> tuple[int, int]:
+    """Memory in bytes of training and of inference for an input of this shape [B, *S, C]."""
+    training, compiled, _, _ = _compiled(model, shape, jnp.dtype(dtype))
+    return _bytes(training), _bytes(compiled)
+
+
+def _compiled(model: Segmenter, shape: Sequence[int], dtype: jnp.dtype):
+    """(training pass, inference pass, params, state), the passes compiled."""
+    network, params, state = functional.split(model)
+    named = stages.taps(model)
+
+    def infer(params, state, image):
+        return network.apply(params, state, image, ForwardContext(taps=named))[0].logits
+
+    def train(params, state, image, key):
+        def total(params):
+            outputs, _ = network.apply(params, state, image, ForwardContext(train=True, key=key, taps=named))
+            return outputs.logits.sum() + sum(aux.sum() for aux in outputs.aux)
+
+        return jax.grad(total)(params)
+
+    image = jax.ShapeDtypeStruct(tuple(shape), dtype)
+    training = jax.jit(train).lower(params, state, image, jax.random.key(0)).compile()
+    return training, jax.jit(infer).lower(params, state, image).compile(), params, state
 
 
 def _bytes(compiled) -> int:

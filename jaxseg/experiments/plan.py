@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxseg.config import flatten, resolve
+from jaxseg.config import replaced, resolve
+from jaxseg.experiments.space import GROUPS
 from jaxseg.types import ConfigError
-from jaxseg.utils.lookup import lookup
 
 
 class Planned(NamedTuple):
@@ -65,7 +65,7 @@ def runs(config, folder: Path) -> list[Planned]:
                 for label, changes in variants:
                     tree = _changed(config, model, seed, fold, c.folds, changes)
                     name = "+".join(filter(None, (model if len(models) > 1 or not label else "", label)))
-                    place = folder / _safe(name) / (f"seed_{seed}" + (f"_fold_{fold}" if fold is not None else ""))
+                    place = folder / plain(name) / (f"seed_{seed}" + (f"_fold_{fold}" if fold is not None else ""))
                     found.append(Planned(name, seed, fold, place, tree))
     places = [run.folder for run in found]
     if len(set(places)) != len(places):
@@ -85,25 +85,15 @@ def distinct(planned: list[Planned]) -> Iterator[Planned]:
 
 
 def _changed(config, model: str, seed: int, fold: int | None, folds: int, changes: tuple):
-    tree = config.copy_and_resolve_references()
-    known = flatten(tree.to_dict())
-    with tree.unlocked():
-        tree.model.name, tree.seed = model, int(seed)
-        if fold is not None:
-            tree.data.split, tree.data.folds, tree.data.fold = "fold", int(folds), int(fold)
-        for entry in changes:
-            if not isinstance(entry, tuple) or len(entry) != 2:
-                raise ConfigError(f"config.compare.vary: {entry!r} must be ('key', value), a key of the config and its value")
-            key, value = entry
-            lookup("key in config.compare.vary", key, known)
-            group, _, leaf = key.rpartition(".")
-            place = tree
-            for part in group.split(".") if group else ():
-                place = place[part]
-            place[leaf] = value
-        tree.compare = type(tree)({key: type(value)() for key, value in config.compare.items()})  # a run is no comparison
-    return resolve(tree)  # the rules hold for what was changed too
+    for entry in changes:
+        if not isinstance(entry, tuple) or len(entry) != 2:
+            raise ConfigError(f"config.compare.vary: {entry!r} must be ('key', value), a key of the config and its value")
+    values: dict[str, Any] = {"model.name": model, "seed": int(seed)}
+    if fold is not None:
+        values |= {"data.split": "fold", "data.folds": int(folds), "data.fold": int(fold)}
+    return resolve(replaced(config, values | dict(changes), emptied=GROUPS))  # the rules hold for what was changed too
 
 
-def _safe(name: str) -> str:
+def plain(name: str) -> str:
+    """A name as part of a path."""
     return re.sub(r"[^A-Za-z0-9_.+=-]", "_", name)

@@ -2,6 +2,7 @@
 
 integrated_experiment_results.csv   one row per run: the BraTS 3-D project's columns in its order, then further columns
 all_epochs_results.csv              one row per epoch of each run
+stage_wise_pam_results.csv          memory by stage of each run (`stages`), where it was measured and XLA gives its plan
 model_comparison.csv                one row per model: mean and standard deviation over its runs, rounded to 4 digits
 case_comparison.csv                 one row per test case: the Dice of each model, mean over its random seeds
 interactive_3d_analysis.html        parameters, multiply-accumulates and test Dice of every run, as a rotatable 3-D scatter
@@ -11,7 +12,7 @@ comparison.json                     statistical tests of all pairs of models (`s
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from jaxseg import checkpoint
 from jaxseg.experiments import statistics
 from jaxseg.experiments.plan import Planned
 from jaxseg.metrics.summarize import write_csv
-from jaxseg.reports import comparison, paper, scatter, together
-from jaxseg.reports.names import shown_as
+from jaxseg.reports import comparison, paper, scatter
+from jaxseg.reports.cases import together
+from jaxseg.reports.cases.pictures import file_name
+from jaxseg.reports.names import said_as, shown_as
 from jaxseg.reports.reading import evaluation_folder
 from jaxseg.utils import guard
 from jaxseg.utils.files import write_atomic, write_json
@@ -33,6 +36,7 @@ RESULTS = (
     "test_dice test_wt test_tc test_et val_dice val_wt val_tc val_et precision recall best_epoch"
 ).split()
 EPOCHS = "dataset seed fold model_name epoch train_loss train_dice val_loss val_dice val_wt val_tc val_et test_dice".split()
+STAGES = "dataset seed fold model_name mode stage_name pam_mean pam_std num_runs".split()
 AVERAGED = ("test_dice", "val_dice", "precision", "recall", "pam_train", "pam_inference", "inference_latency_ms")
 COSTS = ("pam_train", "pam_inference", "inference_latency_ms", "latency_median_ms", "latency_p95_ms")
 MEASURES = "measures.json"  # of a run, where costs were measured
@@ -45,7 +49,13 @@ def headline(folder: Path) -> str:
 
 
 def write(
-    folder: Path, planned: Sequence[Planned], done: Sequence[Planned], failed: Mapping[str, str], *, last: bool = False
+    folder: Path,
+    planned: Sequence[Planned],
+    done: Sequence[Planned],
+    failed: Mapping[str, str],
+    *,
+    published: Sequence[tuple[str, Sequence[tuple[str, float]]]] = (),
+    last: bool = False,
 ) -> list[str]:
     """Write every table and the page of an experiment, and return a summary as text lines.
 
@@ -54,12 +64,17 @@ def write(
       planned: all runs.
       done: the finished runs.
       failed: name of a run that failed -> reason.
+      published: config.compare.published.
       last: no run is open, so that the figures, which take some seconds, are drawn too where matplotlib is installed.
     """
-    runs = [_read(run) for run in planned if run in done]
+    how = planned[0].config.report.names
+    runs = [_read(run, how) for run in planned if run in done]
     results = [run["row"] for run in runs]
     write_csv(folder / "integrated_experiment_results.csv", results or [dict.fromkeys(RESULTS, "")])
     write_csv(folder / "all_epochs_results.csv", [row for run in runs for row in run["epochs"]] or [dict.fromkeys(EPOCHS, "")])
+    write_csv(
+        folder / "stage_wise_pam_results.csv", [row for run in runs for row in run["stages"]] or [dict.fromkeys(STAGES, "")]
+    )
     models = list(dict.fromkeys(run.model for run in planned))
     summary = [_summary(model, [row for row in results if row["model_name"] == model]) for model in models]
     write_csv(folder / "model_comparison.csv", summary)
@@ -79,8 +94,11 @@ def write(
     facts = {
         "runs": {run.name: str(run.folder.relative_to(folder)) for run in planned},
         "finished": [run.name for run in done],
-        "failed": dict(failed),
+        "failed": {name: said_as(how, reason) for name, reason in failed.items()},
         "best_by_validation": best,
+        "models": _models(folder, planned, done, results),
+        "modalities": _modalities(folder, models),
+        "published": [{"row": name, **dict(figures)} for name, figures in published],
         "pairs": [pair._asdict() for pair in pairs],
         "sentences": said,
     }
@@ -102,8 +120,7 @@ def _page(facts, summary, results, cases, epochs, done: Sequence[Planned]) -> st
     settings, folders = done[0].config.report, _evaluations(done)
     show = shown_as(settings.names, checkpoint.read_record(done[0].folder)["data"]["digest"])
     beside = together.side_by_side(folders, show, megabytes=settings.megabytes) if settings.pictures else ""
-    shown = [row | {key: show(row[key]) for key in ("case", "patient")} for row in cases]
-    return comparison.of_comparison(facts, summary, results, shown, epochs, beside)
+    return comparison.of_comparison(facts, summary, results, cases, epochs, beside)
 
 
 def _evaluations(done: Sequence[Planned]) -> dict[str, Path]:
@@ -116,21 +133,51 @@ def _evaluations(done: Sequence[Planned]) -> dict[str, Path]:
     return folders
 
 
+def _modalities(folder: Path, models: Sequence[str]) -> list[dict[str, Any]]:
+    """Mean contribution of each modality by model, from the summaries that `insight.attention` wrote."""
+    rows = []
+    for model in models:
+        path = folder / f"modality_attention_summary_{file_name(model)}.csv"
+        if path.is_file():
+            with open(path, newline="") as file:
+                rows.append({"model_name": model, **{r["modality"]: float(r["mean_contribution"]) for r in csv.DictReader(file)}})
+    return rows
+
+
+def _models(folder: Path, planned: Sequence[Planned], done: Sequence[Planned], results: Sequence[Mapping[str, Any]]) -> dict:
+    """Of each model its folder, how many runs are planned, the folders of the finished ones, and their mean validation Dice."""
+    found: dict[str, dict[str, Any]] = {}
+    for run in planned:
+        place = str(run.folder.parent.relative_to(folder))
+        mine = found.setdefault(run.model, {"folder": place, "planned": 0, "runs": [], "val_dice": None})
+        mine["planned"] += 1
+        mine["runs"] += [str(run.folder.relative_to(folder))] * (run in done)
+    for model, value in validation_means(results).items():
+        found[model]["val_dice"] = value
+    return found
+
+
 def best_by_validation(results: Sequence[Mapping[str, Any]]) -> str:
     """Return the model with the largest mean of val_dice over its runs; "" if no model has one."""
-    means = {}
-    for model in dict.fromkeys(row["model_name"] for row in results):
-        values = [row["val_dice"] for row in results if row["model_name"] == model and row["val_dice"] != ""]
-        if values:
-            means[model] = float(np.mean(values))
+    means = validation_means(results)
     return max(means, key=means.__getitem__) if means else ""
 
 
-def _read(run: Planned) -> dict[str, Any]:
-    """The rows of a finished run."""
+def validation_means(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return {model: mean of val_dice over its runs} of the models that have one."""
+    values: dict[str, list[float]] = {}
+    for row in results:
+        if row["val_dice"] != "":
+            values.setdefault(row["model_name"], []).append(row["val_dice"])
+    return {model: float(np.mean(mine)) for model, mine in values.items()}
+
+
+def _read(run: Planned, names: str) -> dict[str, Any]:
+    """The rows of a finished run, its cases under names as config.report.names says."""
     record, found = checkpoint.read_record(run.folder), guard.read_json(run.folder / "evaluation.json")
     with open(run.folder / "epochs.csv", newline="") as file:
         epochs = list(csv.DictReader(file))
+    show = shown_as(names, record["data"]["digest"])
     chosen = next((row for row in epochs if row["step"] == found["weights"]["step"]), {})
     names = found["headline"]
     fold = "" if run.fold is None else run.fold
@@ -158,10 +205,22 @@ def _read(run: Planned) -> dict[str, Any]:
         | {"test_dice": row["test_dice"] if epoch is chosen else ""}
         for epoch in epochs
     ]
-    return {"run": run, "row": row, "epochs": history, "cases": _cases(run.folder, found), "synthetic": record["synthetic"]}
+    by_stage = [  # XLA's plan is the same in every run of the program
+        head | {"mode": mode, "stage_name": stage, "pam_mean": size, "pam_std": 0.0, "num_runs": 1}
+        for mode, sizes in measured.get("stages", {}).items()
+        for stage, size in sizes.items()
+    ]
+    return {
+        "run": run,
+        "row": row,
+        "epochs": history,
+        "stages": by_stage,
+        "cases": _cases(run.folder, found, show),
+        "synthetic": record["synthetic"],
+    }
 
 
-def _cases(folder: Path, found: Mapping[str, Any]) -> dict[str, tuple[str, float]]:
+def _cases(folder: Path, found: Mapping[str, Any], show: Callable[[str], str]) -> dict[str, tuple[str, float]]:
     """Return {case: (patient, Dice)}: voxels of all slices of a case counted together, mean over regions (or classes)."""
     path = folder / "evaluations" / f"test@{found['weights']['step']}" / "cases.csv"
     empty = {"one": 1.0, "zero": 0.0, "nan": math.nan}[found["options"]["eval.empty"]]
@@ -170,6 +229,7 @@ def _cases(folder: Path, found: Mapping[str, Any]) -> dict[str, tuple[str, float
     with open(path, newline="") as file:
         for row in csv.DictReader(file):
             if row["class"] in found["headline"]:
+                row |= {key: show(row[key]) for key in ("case", "patient")}
                 patients[row["case"]] = row["patient"]
                 counts = np.array([int(row[key]) for key in ("tp", "fp", "fn")])
                 names = totals.setdefault(row["case"], {})

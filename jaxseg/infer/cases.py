@@ -268,7 +268,7 @@ def write_structures(
     return written
 
 
-def write_maps(output: Path, name: str, maps: np.ndarray, names: Sequence[str], image: Volume) -> list[str]:
+def write_maps(output: Path, name: str, maps: np.ndarray, names: Sequence[str], image: Volume, folder: str = MAPS) -> list[str]:
     """Write probability maps: probabilities/<name>.nii.gz, for a picture probabilities/<name>/<class>.png (0..255) for each map.
 
     Args:
@@ -277,15 +277,16 @@ def write_maps(output: Path, name: str, maps: np.ndarray, names: Sequence[str], 
       maps: float, in the image's own axis order, with a last axis for `names`.
       names: names of the maps, from `map_names`.
       image: the input image, whose geometry the files get.
+      folder: below `output`.
     Returns:
       The files, relative to `output`.
     """
     if not volumes.is_photo(image):
-        make_folder(output / MAPS, f"--output={output}")
-        volumes.write_like(output / MAPS / f"{name}.nii.gz", maps.astype(np.float32), image)
-        return [f"{MAPS}/{name}.nii.gz"]
-    make_folder(output / MAPS / name, f"--output={output}")
-    written = [f"{MAPS}/{name}/{what}.png" for what in _file_names(names)]
+        make_folder(output / folder, f"--output={output}")
+        volumes.write_like(output / folder / f"{name}.nii.gz", maps.astype(np.float32), image)
+        return [f"{folder}/{name}.nii.gz"]
+    make_folder(output / folder / name, f"--output={output}")
+    written = [f"{folder}/{name}/{what}.png" for what in _file_names(names)]
     for k, file in enumerate(written):
         volumes.write_like(output / file, np.round(maps[..., k] * 255).astype(np.uint8), image)
     return written
@@ -340,12 +341,18 @@ def write_statistics(output: Path, name: str, labels: np.ndarray, images: Sequen
     return f"{STATISTICS}/{name}.json"
 
 
-def gather_statistics(output: Path, names: Sequence[str]) -> Path | None:
-    """statistics.csv: a line for each case and structure, from the files of the cases that have one; None where none has."""
+def gather_statistics(output: Path, names: Sequence[str], show: Callable[[str], str] = str) -> Path | None:
+    """statistics.csv: a line for each case and structure, from the files of the cases that have one; None where none has.
+
+    Args:
+      output: folder of the results.
+      names: of all cases.
+      show: how a case's name is written.
+    """
     files = [output / STATISTICS / f"{name}.json" for name in names]
     found = [json.loads(file.read_text()) for file in files if file.is_file()]
     order = ("structure", "voxels", "volume_ml", "area_mm2")
-    rows = [{"case": one["case"], **{key: row[key] for key in order}, **row} for one in found for row in one["structures"]]
+    rows = [{"case": show(one["case"]), **{key: row[key] for key in order}, **row} for one in found for row in one["structures"]]
     if not rows:
         return None
     write_csv(output / f"{STATISTICS}.csv", rows)

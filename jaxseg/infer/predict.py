@@ -45,6 +45,7 @@ def predict(
     say: Callable[[str], None] = print,
     conclude: Callable[[str], None] | None = None,
     share: CaseShare = ALONE,
+    show: Callable[[str], str] = str,
 ) -> int:
     """Segment every case below `origin` into `output`; of several processes each takes its share, and the first sums up.
 
@@ -62,6 +63,7 @@ def predict(
       say: called with one line of text for each case.
       conclude: called with the last lines, about all cases; None: `say`.
       share: the part of the cases that this process takes.
+      show: how the names of cases are written in statistics.csv.
     Returns:
       0, or 65 if some cases could not be used, by any process.
     Raises:
@@ -97,7 +99,7 @@ def predict(
     own = share.together(lambda: _all(opened, share.of(found), output, done, rules, settings, say))
     failed, skipped = (sum(column) for column in zip(*share.gather([own])))
     if not share.index:
-        table = cases.gather_statistics(output, [case.name for case in found]) if settings["statistics"] else None
+        table = cases.gather_statistics(output, [case.name for case in found], show) if settings["statistics"] else None
         conclude = conclude or say
         if table is not None:
             conclude(f"volumes, areas and mean intensities in {table}")

@@ -29,6 +29,7 @@ from jaxseg.types import MismatchError, NonFiniteError
 from jaxseg.utils import files
 
 AT_ONCE = 2**29  # logits on a case's own grid, 2 GiB, that are held together; more are resampled twice
+CASCADE = ("max_instances", "min_size", "merge")  # settings of the cascade
 WINDOW = ("overlap", "blend", "positions", "accumulator", "whole")  # settings of the sliding window
 
 
@@ -187,7 +188,7 @@ def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None 
         digest,
     )
     opened = averaged(opened, [Path(other) for other in settings["ensemble"]])
-    return cascaded(open_run(Path(settings["roi"]), alone(settings)), opened) if settings["roi"] else opened
+    return cascaded(open_run(Path(settings["roi"]), alone(settings)), opened, settings) if settings["roi"] else opened
 
 
 def batch_of(settings: Mapping[str, Any], recipe: Recipe, *, shrunk: bool) -> int:
@@ -269,13 +270,20 @@ def check_cascade(roi: Mapping[str, Any], recipe: Recipe) -> None:
             )
 
 
-def cascaded(first: Run, second: Run) -> Run:
+def cascaded(first: Run, second: Run, settings: Mapping[str, Any]) -> Run:
     """Return the second run, applied to crops around the regions that the first run finds.
+
+    Args:
+      first, second: the runs.
+      settings: the config's infer group, or at least its keys in CASCADE.
 
     Raises:
       MismatchError: the runs do not fit each other.
     """
     check_cascade(first.record, second.recipe)
     activation = "sigmoid" if second.order or second.application.forward.num_classes == 1 else "softmax"
-    application = networks.Cascade(first.application, first.weights, second.application, second.recipe.size, activation)
+    options = {key: settings[key] for key in CASCADE}
+    application = networks.Cascade(
+        first.application, first.weights, second.application, second.recipe.size, activation, **options
+    )
     return dataclasses.replace(second, application=application, digest=files.digest(first.digest, second.digest))

@@ -6,10 +6,28 @@ weights only.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 
 from jaxseg.types import Array
+
+
+@dataclasses.dataclass
+class Tap:
+    """What a forward pass adds to the output of one layer, and what that output was; its operations have "layer:<name>" as scope.
+
+    A gradient with respect to `added` at zero is the gradient with respect to the layer's output (Seg-Grad-CAM).
+
+    Attributes:
+      added: array of the output's shape; None: nothing.
+      input, output: the layer's first argument and output of the pass, of a layer that is called several times the last ones;
+        None before the pass.
+    """
+
+    added: Array | None = None
+    input: Array | None = None
+    output: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +37,12 @@ class ForwardContext:
     Attributes:
       train: use batch statistics and stochastic layers, and return auxiliary outputs.
       key: jax random key of this pass; only stochastic layers need it.
+      taps: dotted name of a layer -> its tap; `models.functional.Network.apply` sets them.
     """
 
     train: bool = False
     key: Array | None = None
+    taps: Mapping[str, Tap] = dataclasses.field(default_factory=dict)
 
     def stream(self, number: int) -> Array:
         """The key of stochastic module `number`.

@@ -6,15 +6,17 @@ on flax, and a name means the same in a checkpoint, a learning-rate rule and a P
 nested, so that list indices never become string keys that sort in the wrong order ("10" before "2").
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 from flax import nnx
 
-from jaxseg.layers import EVAL, ForwardContext, initial, number_streams
+from jaxseg.layers import EVAL, ForwardContext, Tap, initial, number_streams
 from jaxseg.types import Array, MismatchError
+from jaxseg.utils.lookup import lookup
 from jaxseg.utils.trees import differences
 
 Tree = dict[str, Array]
@@ -62,12 +64,13 @@ class Network(NamedTuple):
           params: trainable arrays by name.
           state: all other arrays (BatchNorm statistics, NMF bases) by name.
           image: [B, *spatial, C].
-          context: whether it is training, and the random key.
+          context: whether it is training, the random key, and taps of layers by their dotted names.
         Returns:
           (Outputs, new state by name).
         """
         module: Any = self.merge(params, state)
-        outputs = module.outputs(image, context)
+        with _tapped(module, context.taps):
+            outputs = module.outputs(image, context)
         return outputs, _values(module, self)[1]
 
     def shapes(self) -> tuple[Tree, Tree]:
@@ -84,6 +87,44 @@ class Network(NamedTuple):
         if lines:
             shown = "\n  ".join(lines[:20]) + (f"\n  ... {len(lines) - 20} more" if len(lines) > 20 else "")
             raise MismatchError(f"{len(lines)} tensors do not fit this network:\n  {shown}")
+
+
+def layers_of(module: nnx.Module) -> dict[str, nnx.Module]:
+    """The layers of a network by their dotted names ("encoder.stages.0.1.attn"); one that is used twice has its first name."""
+    found = {".".join(map(str, path)): node for path, node in nnx.iter_modules(module) if path}
+    return {name: node for name, node in sorted(found.items()) if callable(node)}
+
+
+@contextlib.contextmanager
+def _tapped(module: nnx.Module, taps: Mapping[str, Tap]) -> Iterator[None]:
+    """Let layers add to their outputs, and keep them, within the block: their class is another one for so long.
+
+    Raises:
+      ConfigError: no such layer.
+    """
+    known = layers_of(module) if taps else {}
+    before = []
+    try:
+        for name, tap in taps.items():
+            layer = lookup("layer of the network", name, known)
+            before.append((layer, type(layer)))
+            object.__setattr__(layer, "__class__", _with_tap(type(layer), tap, name))
+        yield
+    finally:
+        for layer, kind in before:
+            object.__setattr__(layer, "__class__", kind)
+
+
+def _with_tap(kind: type, tap: Tap, name: str) -> type:
+    def called(self, *args, **options):
+        with jax.named_scope(f"layer:{name}"):
+            output = kind.__call__(self, *args, **options)
+            if tap.added is not None:
+                output = output + tap.added.astype(output.dtype)
+        tap.input, tap.output = args[0] if args else None, output
+        return output
+
+    return type(kind.__name__, (kind,), {"__call__": called})
 
 
 def split(module: nnx.Module) -> tuple[Network, Tree, Tree]:

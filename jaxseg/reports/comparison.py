@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxseg.reports.cases.pictures import scripts
 from jaxseg.reports.charts import Chart, axis_of, svg
 from jaxseg.reports.page import COLOURS, document, figure, is_number, legend, navigation, section, table, text
 
@@ -36,6 +37,8 @@ def of_comparison(
             + scores_chart(summary, results),
         ),
         "models": ("Models", table(summary, "models")),
+        "modalities": ("Modalities", _modalities(facts.get("modalities", ()))),
+        "published": ("Published figures", _published(facts.get("published", ()))),
         "curves": ("Learning curves", curves_chart(epochs)),
         "beside": ("Cases side by side", beside),
         "runs": ("Runs", table(results, "runs")),
@@ -54,7 +57,23 @@ def of_comparison(
     )
     body = [head, navigation({name: words for name, (words, _) in parts.items()}), "<main>"]
     body += [section(name, words, inside) for name, (words, inside) in parts.items()]
-    return document(title, [*body, "</main>"], scripts=("viewer.js",) if beside else ())
+    return document(title, [*body, "</main>"], scripts=scripts(beside))
+
+
+def _modalities(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The factors of attention models."""
+    if not rows:
+        return ""
+    said = "Mean factor by which a network's attention multiplies each modality, on the test cases: 0 to 1, each by itself."
+    return f"<p>{said}</p>" + table(rows, "contribution of the modalities")
+
+
+def _published(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of published tables; they stand beside ours and are not compared."""
+    if not rows:
+        return ""
+    said = "From the projects' own tables: other splits and machines, mostly one run each; not compared with the runs above."
+    return f'<p class="soft">{said}</p>' + table(rows, "published figures")
 
 
 def scores_chart(summary: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> str:

@@ -6,13 +6,13 @@ qualitative_examples_{model}/{model}_example_NN. They need matplotlib, which com
 
 import csv
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxseg.reports import pictures
+from jaxseg.reports.cases import pictures
 from jaxseg.reports.page import COLOURS, is_number
 from jaxseg.utils.files import make_folder
 
@@ -39,7 +39,11 @@ def available() -> bool:
 
 
 def write(
-    folder: Path, results: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, Any]], evaluations: Mapping[str, Path]
+    folder: Path,
+    results: Sequence[Mapping[str, Any]],
+    epochs: Sequence[Mapping[str, Any]],
+    evaluations: Mapping[str, Path],
+    show: Callable[[str], str] = str,
 ) -> None:
     """Write every figure that there are numbers for.
 
@@ -47,6 +51,7 @@ def write(
       folder: of the comparison.
       results, epochs: rows of integrated_experiment_results.csv and all_epochs_results.csv.
       evaluations: name of a model -> the folder of an evaluation of it.
+      show: how the names of cases are shown.
     """
     import matplotlib
 
@@ -62,7 +67,37 @@ def write(
             safe = pictures.file_name(model)
             if (place / "confusion.csv").is_file():
                 _save(_confusion(place / "confusion.csv", model), folder / f"confusion_matrix_{safe}")
-            _qualitative(place, folder / f"qualitative_examples_{safe}", safe)
+            _qualitative(place, folder / f"qualitative_examples_{safe}", safe, show)
+
+
+def bars(path: Path, names: Sequence[str], values: np.ndarray, label: str) -> None:
+    """A bar for each column of values [N, K], one standard deviation to both sides, a dot for each row; to path.png and .svg."""
+    figure, axes = _figure((1.2 * len(names) + 2, 3.4))
+    spread = values.std(0, ddof=1) if len(values) > 1 else None
+    axes.bar(range(len(names)), values.mean(0), yerr=spread, color=COLOURS[: len(names)], alpha=0.75, capsize=4, width=0.65)
+    for k in range(len(names)):
+        axes.plot(np.full(len(values), k), values[:, k], "o", color="black", markersize=3, alpha=0.6)
+    axes.set_xticks(range(len(names)), names)
+    axes.set(ylabel=label, ylim=(0, 1))
+    axes.grid(axis="y", alpha=0.25)
+    _save(figure, path)
+
+
+def histogram(path: Path, values: np.ndarray, label: str, title: str) -> None:
+    """Numbers of 0..1 in 40 bins, to path.png and path.svg."""
+    figure, axes = _figure((5, 3.4))
+    axes.hist(values[np.isfinite(values)], bins=40, range=(0, 1), color=COLOURS[0])
+    axes.set(xlabel=label, ylabel="channels of all cases", xlim=(0, 1), title=title)
+    _save(figure, path)
+
+
+def _figure(size: tuple[float, float]):
+    """A figure with one pair of axes, without a window, in the style of the others."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams.update(STYLE)
+    return _subplots(1, 1, size)
 
 
 def _learning_curves(epochs: Sequence[Mapping[str, Any]]):
@@ -153,12 +188,12 @@ def _confusion(path: Path, model: str):
     return figure
 
 
-def _qualitative(place: Path, folder: Path, model: str) -> None:
+def _qualitative(place: Path, folder: Path, model: str, show: Callable[[str], str]) -> None:
     """Input, truth and prediction of kept examples, on the slice with most of the truth."""
     index, classes = pictures.read(place)
     for number, facts in enumerate(index[:EXAMPLES], 1):
         make_folder(folder, "--workdir")
-        case = pictures.Shown(facts, facts["case"], "", pictures.arrays_of(place, facts))
+        case = pictures.Shown(facts, show(facts["case"]), "", pictures.arrays_of(place, facts))
         figure, axes = _subplots(1, 3, (9, 3.4))
         for one, layer, title in zip(axes, ("", "truth", "prediction"), ("input", "truth", "prediction")):
             one.imshow(pictures.painted(case, layer))
@@ -168,7 +203,7 @@ def _qualitative(place: Path, folder: Path, model: str) -> None:
 
         handles = [Patch(color=colour, label=name) for name, colour in zip(classes, pictures.class_colours(len(classes)))]
         dice = f", Dice {facts['dice']:.3f}" if is_number(facts["dice"]) else ""
-        figure.suptitle(f"{model}: {facts['case']}{dice}", fontsize=10)
+        figure.suptitle(f"{model}: {case.title}{dice}", fontsize=10)
         figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False, fontsize=9)
         _save(figure, folder / f"{model}_example_{number:02d}")
 

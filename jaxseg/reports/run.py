@@ -15,10 +15,10 @@ import numpy as np
 from jaxseg.config import flatten
 from jaxseg.metrics.mistakes import CAUSES
 from jaxseg.reports import figures, page
-from jaxseg.reports import pictures as kept_pictures
+from jaxseg.reports.cases import pictures as kept_pictures
+from jaxseg.reports.cases.together import Test, before_after
 from jaxseg.reports.names import without_paths
 from jaxseg.reports.reading import Read, dice_in_words, read_run
-from jaxseg.reports.together import Test, before_after
 from jaxseg.types import ConfigError
 from jaxseg.utils import files
 
@@ -69,14 +69,14 @@ def _write_change(
         if not read.found:
             raise ConfigError(f"{run} has no evaluation of its test split; make one: jaxseg evaluate {run}")
     names = names if names[0] != names[1] else (f"{names[0]} (before)", f"{names[1]} (after)")
-    inside, viewer = before_after(before, after, names, test, megabytes=megabytes, with_pictures=with_pictures)
+    inside = before_after(before, after, names, test, megabytes=megabytes, with_pictures=with_pictures)
     changed = _changes(before, after)
     title = f"{names[1]} beside {names[0]}"
     parts = {"change": ("Case by case", inside), "asked": ("What differs", changed)}
     head = f"<header><h1>{page.text(title)}</h1>{_synthetic(after)}</header>"
     body = [head, page.navigation({key: words for key, (words, _) in parts.items()}), "<main>"]
     body += [page.section(key, words, html) for key, (words, html) in parts.items()]
-    content = page.document(title, [*body, "</main>"], scripts=("viewer.js",) if viewer else ())
+    content = page.document(title, [*body, "</main>"], scripts=kept_pictures.scripts(inside))
     files.make_folder(output.parent, f"--output={output}")
     files.write_atomic(output, content)
     return f"wrote {output} ({len(content.encode()) / 1e6:.1f} MB)"
@@ -116,8 +116,7 @@ def page_of(read: Read, run: Path, *, with_pictures: bool, megabytes: float) -> 
     head = f"<header><h1>{page.text(title)}</h1>{said}</header>"
     body = [head, page.navigation({key: title for key, (title, _) in parts.items()}), "<main>"]
     body += [page.section(key, title, inside) for key, (title, inside) in parts.items()]
-    scripts = ("viewer.js",) if viewer else ()
-    return page.document(title, [*body, "</main>"], scripts=scripts), number, len(index)
+    return page.document(title, [*body, "</main>"], scripts=kept_pictures.scripts(viewer)), number, len(index)
 
 
 def verdict(read: Read) -> str:
@@ -288,12 +287,12 @@ def _cases(read: Read) -> str:
 def _asked(read: Read) -> str:
     record, around = read.record, read.record["surroundings"]
     splits = ", ".join(f"{name} {len(patients)}" for name, patients in record["splits"].items())
-    model, made = record["model"], " (SYNTHETIC)" * record["synthetic"]
+    model, made, hashed = record["model"], " (SYNTHETIC)" * record["synthetic"], read.show is not str
     facts = {
         "data": f"{record['dataset']}, {record['data']['examples']} examples{made}",
         "patients of each split": splits,
         "classes": ", ".join(record["labels"]),
-        "digest of the data": record["data"]["digest"],
+        "digest of the data": "" if hashed else record["data"]["digest"],
         "network": f"{model['name']}, {model['parameters']:,} parameters, {model['in_channels']} channels in",
         "jaxseg": record["jaxseg"],
         "trained on": ", ".join(f"{key} {value}" for key, value in sorted(around.items())),

@@ -257,6 +257,7 @@
     $("words").textContent = one.words;
     legend();
     draw();
+    document.dispatchEvent(new CustomEvent("case", { detail: { size: one.size, spacing: one.spacing, truth, labels } }));
     if (focus) shown[0].canvas.focus({ preventScroll: true });
     document.body.dataset.shows = number;
   }
@@ -289,8 +290,7 @@
     const layer = { t: "truth", p: "prediction", e: "errors" }[event.key];
     if (layer) {
       layers[layer].checked = !layers[layer].checked;
-      legend();
-      draw();
+      layers[layer].dispatchEvent(new Event("input"));
     } else if (event.key === "m" && model) {
       model.selectedIndex = (model.selectedIndex + 1) % model.length;
       model.onchange();

@@ -54,6 +54,13 @@ class Events:
         """Write an RGB picture, uint8 [H, W, 3]."""
         self._summary(summary.image(name, image, dataformats="HWC"), step)
 
+    def results(self, settings: dict[str, bool | int | float | str], scores: dict[str, float], step: int) -> None:
+        """Write hyperparameters and final scores: the records of the HParams plugin, and a scalar for each score."""
+        for record in summary.hparams(settings, scores):
+            self._summary(record, step)
+        for name, value in scores.items():
+            self.scalar(name, value, step)
+
     def close(self) -> None:
         """Close the file; may be called twice."""
         self._file.close()

@@ -76,6 +76,12 @@ class Log:
         if self._events:
             self._events.picture(name, image, step)
 
+    def results(self, step: int, settings: dict[str, Any], scores: dict[str, float]) -> None:
+        """Write hyperparameters and final scores for the HParams tab, to the event file."""
+        if self._events:
+            plain = lambda value: value if isinstance(value, bool | int | float | str) else json.dumps(value, default=str)
+            self._events.results({key: plain(value) for key, value in settings.items()}, scores, step)
+
     def epochs(self, rows: list[dict]) -> None:
         """Write the CSV of all epochs so far, completely or not at all; after a disk error, the next epoch tries again."""
         if self.quiet or not rows:

@@ -19,6 +19,7 @@ from jaxseg.utils import output, turns
 from jaxseg.utils.clock import Meter, Watchdog
 from jaxseg.utils.command import check_interrupt
 
+Watch = Callable[[list[dict]], object]
 SEVERAL = 600.0  # seconds of train.watchdog where several processes train and none are given
 
 
@@ -79,9 +80,11 @@ class Progress:
     lr: float = 0.0  # of the last step of the last epoch
 
 
-def run(job: Job, log: Log) -> int | None:
+def run(job: Job, log: Log, watch: Watch | None = None) -> int | None:
     """Train until the last epoch, or until SIGTERM.
 
+    Args:
+      watch: called with the rows of all epochs so far, at the start and after each epoch is saved; what it raises ends the run.
     Returns:
       None after the last epoch, the exit code `PREEMPTED` after SIGTERM.
     Raises:
@@ -90,7 +93,7 @@ def run(job: Job, log: Log) -> int | None:
     """
     guard = watchdog_of(job.settings.watchdog, job.workdir)
     with CompileCounter() as compiles, Preemption() as preemption, job.checkpoints, guard as watchdog:
-        code = _train(job, log, preemption, watchdog)
+        code = _train(job, log, preemption, watchdog, watch)
     if code is None:
         log.say(f"compilations: {compiles.count} ({compiles.seconds:.1f} s)")
     return code
@@ -102,7 +105,7 @@ def watchdog_of(seconds: int | None, folder: Path) -> Watchdog:
     return Watchdog(several if seconds is None else seconds, folder)
 
 
-def _train(job: Job, log: Log, preemption: Preemption, watchdog: Watchdog) -> int | None:
+def _train(job: Job, log: Log, preemption: Preemption, watchdog: Watchdog, watch: Watch | None) -> int | None:
     """Run the steps of `run`; `run` then cleans up signal handler, watchdog, compile counter and a save in progress."""
     s, total = job.settings, job.epochs * job.steps_per_epoch
 
@@ -115,6 +118,8 @@ def _train(job: Job, log: Log, preemption: Preemption, watchdog: Watchdog) -> in
     meter, begin = Meter(total, start=start), time.perf_counter()
     compiled, pending = None, None
     log.epochs(progress.rows)
+    if watch:
+        watch(progress.rows)
     if start == 0 and job.warm_batches:
         state = _warmed(job, state, log)
     if start and start % job.steps_per_epoch == 0 and len(progress.rows) < start // job.steps_per_epoch:
@@ -169,6 +174,8 @@ def _train(job: Job, log: Log, preemption: Preemption, watchdog: Watchdog) -> in
                         state = _epoch(job, log, state, progress, preemption)
                 except Stopped:  # the next start makes the validation
                     stop = True
+                if watch and not stop:
+                    watch(progress.rows)
 
             # 5. Asked to stop: save where we stand and leave.
             if stop:

@@ -4,7 +4,7 @@ import ast
 
 import jaxseg
 from configs._base import base
-from jaxseg import modes
+from jaxseg import calls, modes
 from jaxseg.cli import commands, manual, recipes
 from jaxseg.config import flatten
 
@@ -38,4 +38,4 @@ def test_only_asked_for():
 
 def test_every_mode_says_which_flags_it_takes():
     """A mode without `takes` would ignore the flags of others."""
-    assert set(modes.TAKEN) == set(commands.MODES)
+    assert set(calls.TAKEN) == set(commands.MODES) and all(hasattr(modes, name) for name in commands.MODES)

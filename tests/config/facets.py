@@ -23,11 +23,12 @@ from jaxseg.data.store.base import read_files
 from jaxseg.data.stream import pipeline
 from jaxseg.experiments import compare, plan
 from jaxseg.experiments import search as searches
+from jaxseg.experiments import space as spaces
 from jaxseg.infer import network, postprocess
 from jaxseg.models.base import Outputs
 from jaxseg.train import loop, mesh, setup
 from jaxseg.train.log import Log
-from jaxseg.types import JaxsegError, NonFiniteError
+from jaxseg.types import DataError, JaxsegError, NonFiniteError
 from tests import untrained
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "train"))
@@ -338,7 +339,8 @@ def _predicted(world, base, tree):
     image = next((world.sets[RANK[base]] / "images").glob("0.*"))
     with pytest.MonkeyPatch.context() as patch, jax.disable_jit():
         _passes(patch, seen)
-        patch.setattr(network.cascade, "segment", _one_crop)
+        options = lambda given: kinds.append([given[key] for key in ("max_instances", "min_size", "merge")])
+        patch.setattr(network.cascade, "segment", lambda *a, **k: options(k) or _one_crop(*a, **k))
         window = network.sliding_window
         note = lambda logits: kinds.append(type(logits).__name__) or logits
         patch.setattr(network, "sliding_window", lambda *a, **k: note(window(*a, **k)))
@@ -380,15 +382,28 @@ def measured(world, base, tree):
     return costs
 
 
+def compared(world, base, tree):
+    """The page of a comparison all of whose runs fail."""
+    folder = world.top / f"compared{len(list(world.top.iterdir()))}"
+
+    def fail(config, place):
+        raise DataError("no data", "DATA_X")
+
+    compare.compare(tree, folder, fail, lambda _: None, lambda *_: {}, lambda *_: None, lambda _: None)
+    return (folder / "report.html").read_text()
+
+
 def search(world, base, tree):
     """The trials of a search, each with a score that its weights decide."""
     folder, tried = world.top / f"search{len(list(world.top.iterdir()))}", []
 
-    def run(config, place):
-        tried.append(tuple(round(w, 6) for w in searches.weights_of(config)))
+    def run(config, place, watch):
+        tried.append((*(round(w, 6) for w in spaces.weights_of(config)), config.optim.lr))
+        watch([{"epoch": tree.train.epochs, "val_dice": -len(tried)}])  # worse with every trial
 
     searches.search(tree, folder, run, lambda place: -tried[-1][1], say=lambda text: None)
-    return tried, (folder / "trials.csv").read_text().splitlines()[0]
+    table = (folder / "trials.csv").read_text()
+    return tried, table.splitlines()[0], table.count("pruned")
 
 
 def planned(world, base, tree):
@@ -398,6 +413,16 @@ def planned(world, base, tree):
         patch.setattr(planned_mode, "_check", lambda *arguments: None)
         modes.plan(modes.Call(tree, world.top, output=str(output)))
     return output.read_text().rpartition('"""')[2]
+
+
+def explained(world, base, tree):
+    """The figures of the maps of a run."""
+    run, output = world.run(base), world.top / f"maps{len(list(world.top.iterdir()))}"
+    image = next((world.sets[RANK[base]] / "images").glob("0.*"))
+    with pytest.MonkeyPatch.context() as patch, jax.disable_jit():
+        patch.setattr(modes, "SAY", lambda text: None)
+        modes.explain(modes.Call(_beside(run, tree), run, input=str(image), output=str(output)))
+    return (output / "explanations.csv").read_text()
 
 
 def reported(world, base, tree):
@@ -433,8 +458,10 @@ FACETS = {
         batches,
         runs,
         measured,
+        compared,
         search,
         planned,
+        explained,
         reported,
     )
 }

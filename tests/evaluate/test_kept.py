@@ -2,9 +2,12 @@
 
 import csv
 import json
+import re
+import struct
 
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2, plugin_hparams_pb2
 
 from jaxseg import checkpoint, modes, recorded
 from jaxseg.data.formats.volumes import read_volume
@@ -73,6 +76,44 @@ def test_the_maps_one_by_one_are_those_of_the_whole_softmax(evaluated, monkeypat
         monkeypatch.setattr(runs, "AT_ONCE", most)
         maps = np.stack(list(opened.probability_maps(found, 0 if rank == 2 else None)), -1)
         assert np.abs(maps - (whole[0] if rank == 2 else whole)).max() < 1e-6
+
+
+def test_hashed_names_are_in_every_table_and_in_the_event_file_and_the_scores_in_the_hparams_tab(evaluated, tmp_path):
+    rank, run, folder = evaluated
+    if rank == 3:
+        pytest.skip("as for pictures")
+    tree = recorded.tree_of(checkpoint.find_record(run)).unlock()
+    tree.report.names = "hash"
+    there = set((run / "events").iterdir())
+    modes.evaluate(modes.Call(tree.lock(), run, overwrite=True))
+    plain = {row["case"] for row in table(folder.parent.parent / "evaluations" / "test@1" / "cases.csv")}
+    assert len(plain) == 3 and all(re.fullmatch("#[0-9a-f]{10}", name) for name in plain)
+    for name in ("mistakes.csv", "patients.csv", "cases.csv"):
+        for row in table(folder / name):
+            assert all(value.startswith("#") for key, value in row.items() if key in ("case", "patient")), name
+    assert {case["case"] for case in json.loads((folder / "pictures/pictures.json").read_text())["cases"]} <= plain
+    (new,) = set((run / "events").iterdir()) - there
+    events = [event_pb2.Event.FromString(record) for record in records(new.read_bytes())]
+    values = {value.tag: value for event in events for value in event.summary.value}
+    pictures = [tag for tag in values if tag.startswith("test_worst/01_")]
+    assert len(pictures) == 1 and "Dice" in pictures[0], sorted(values)
+    hparams = {
+        tag: plugin_hparams_pb2.HParamsPluginData.FromString(values[f"_hparams_/{tag}"].metadata.plugin_data.content)
+        for tag in ("experiment", "session_start_info", "session_end_info")
+    }
+    started = hparams["session_start_info"].session_start_info.hparams
+    assert started["model.name"].string_value == tree.model.name and started["optim.lr"].number_value == tree.optim.lr
+    dice = json.loads((folder / "evaluation.json").read_text())["mean_dice"]
+    assert values["test/mean_dice"].simple_value == pytest.approx(dice, abs=1e-6)
+    assert "test/mean_dice" in [metric.name.tag for metric in hparams["experiment"].experiment.metric_infos]
+
+
+def records(data: bytes):
+    """The contents of the records of a TFRecord file."""
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        yield data[12 : 12 + length]
+        data = data[16 + length :]
 
 
 def facts(*dice):

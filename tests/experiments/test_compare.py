@@ -13,6 +13,7 @@ import pytest
 from configs._base import base
 from jaxseg import checkpoint
 from jaxseg.checkpoint.claims import InUse
+from jaxseg.cli import ensembles
 from jaxseg.config import resolve
 from jaxseg.experiments import compare, plan, tables
 from jaxseg.reports import paper
@@ -96,6 +97,7 @@ def test_every_combination_is_trained_once_and_never_again(tmp_path):
     code, said = run(tmp_path, trainer)
     assert code is None
     assert trainer.started == ["unet_test/seed_1", "segnext_test/seed_1", "unet_test/seed_2", "segnext_test/seed_2"]
+    assert (tmp_path / "segnext_test_seed_2_best" / "evaluation.json").samefile(tmp_path / "segnext_test/seed_2/evaluation.json")
     again = Trainer()
     assert run(tmp_path, again)[0] is None and again.started == []
     assert any(line.startswith("segnext_test is better than unet_test by 0.1000 mean Dice") for line in said), said
@@ -120,6 +122,23 @@ def test_a_failed_run_is_recorded_the_rest_goes_on_and_it_is_tried_again(tmp_pat
     assert code is None and again.started == ["unet_test/seed_1"] and not (tmp_path / "unet_test/seed_1/failed.json").exists()
 
 
+def test_hashed_names_are_in_every_table_and_paths_of_errors_in_none(tmp_path):
+    def train(config, folder):
+        if folder.name == "seed_2":
+            raise DataError("/data/secret/c7_flair.nii.gz: a case is damaged; mend it", "DATA_X")
+        finish(folder, config, 0.0)
+
+    tree = config().copy_and_resolve_references().unlock()
+    tree.report.names = "hash"
+    compare.compare(tree.lock(), tmp_path, train, lambda c: None, cost, lambda c, f: None, str)
+    rows = list(csv.DictReader((tmp_path / "case_comparison.csv").open()))
+    assert len(rows) == 8 and all(re.fullmatch("#[0-9a-f]{10}", row[key]) for row in rows for key in ("case", "patient"))
+    page = (tmp_path / "report.html").read_text()
+    assert rows[0]["case"] in page and ">c3<" not in page
+    for text in (page, (tmp_path / "comparison.json").read_text()):
+        assert "a case is damaged" in text and "secret" not in text and "c7_flair" not in text
+
+
 def test_runs_of_other_processes_are_left_to_them(tmp_path):
     code, said = run(tmp_path, Trainer(held=["segnext_test/seed_1"]))
     assert code is None and any("process 7 on elsewhere is training it" in line for line in said)
@@ -138,6 +157,35 @@ def test_a_combination_that_cannot_work_is_refused_before_any_is_trained(tmp_pat
     with pytest.raises(ConfigError, match="segnext_test: no such size"):
         compare.compare(config(), tmp_path / "x", lambda *a: pytest.fail("trained"), check, cost, lambda *a: None, print)
     assert not (tmp_path / "x").exists()
+
+
+def test_the_runs_of_the_model_that_is_best_by_validation_are_an_ensemble(tmp_path, capsys, monkeypatch):
+    def train(config, folder):
+        finish(folder, config, 0.1 if "segnext" in config.model.name else 0.0)  # the better one by test
+        if "segnext" in config.model.name:
+            (folder / "epochs.csv").write_text("epoch,step,train_loss,val_loss,val_dice\n2,9,0.5,0.6,0.11\n")
+
+    run(tmp_path / "runs/mine", train)
+    monkeypatch.chdir(tmp_path)
+    typed = ["jaxseg", "--mode=predict", "--experiment", "mine", "--input=x"]
+    found = ensembles.as_runs(typed, "predict", None, "mine")
+    assert found == ["jaxseg", "--mode=predict", "--input=x", "--workdir=runs/mine/unet_test/seed_1",
+                     "--config.infer.ensemble=('runs/mine/unet_test/seed_2',)"]  # fmt: skip
+    assert "unet_test (best on the validation split, mean Dice 0.5200), 2 runs" in capsys.readouterr().out
+    by_folder = ensembles.as_runs(["jaxseg", "--workdir=runs/mine/segnext_test"], "predict", "runs/mine/segnext_test", None)
+    assert by_folder[1] == "--workdir=runs/mine/segnext_test/seed_1" and "segnext_test (named)" in capsys.readouterr().out
+    alone = ["jaxseg", "--workdir=runs/mine/unet_test/seed_1"]
+    assert ensembles.as_runs(alone, "predict", "runs/mine/unet_test/seed_1", None) == alone  # a run is a run
+    for words, message in (
+        (("evaluate", None, "mine"), "is for --mode=predict"),
+        (("predict", None, "other"), "there is no runs/other/comparison.json"),
+        (("predict", None, "mine/unet_tst"), "unet_test"),
+        (("predict", "runs/x", "mine"), "give one of them"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            ensembles.as_runs(["jaxseg"], *words)
+    with pytest.raises(ConfigError, match="config.infer.ensemble: the runs of the experiment"):
+        ensembles.as_runs(["jaxseg", "--config.infer.ensemble=('a',)"], "predict", "runs/mine", None)
 
 
 def test_folds_and_variants_change_what_they_say():

@@ -6,7 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from jaxseg.reports import pictures, run
+from jaxseg.reports import run
+from jaxseg.reports.cases import pictures
 from jaxseg.types import ConfigError
 from tests.reports import browser, material
 
@@ -84,6 +85,39 @@ def test_the_viewer_of_volumes_follows_keys_and_sliders_on_a_phone(volumes, tmp_
     assert found["level"] == [True] * 3
     names = [case["case"] for case in json.loads((volumes / "evaluations/test@9/pictures/pictures.json").read_text())["cases"]]
     assert [found["before"], found["after"], found["clicked"]] == names[:3]
+
+
+def test_the_surfaces_of_a_volume_turn_by_keys_and_show_one_structure(volumes, tmp_path):
+    steps = (
+        PIXELS
+        + """
+      const holder = document.getElementById("surfaces"), pair = () => [...document.querySelectorAll("#surface-pair canvas")];
+      const pictures = () => pair().map((canvas) => canvas.toDataURL());
+      const after = async (change) => {
+        const before = holder.dataset.drawn;
+        change();
+        while (holder.dataset.drawn === before) await pause(20);
+        return pictures();
+      };
+      press("]");
+      await shows("1");
+      const first = pictures();
+      pair()[0].focus();
+      const turned = await after(() => press("ArrowLeft"));
+      const larger = await after(() => press("+"));
+      const reset = await after(() => press("Home"));
+      const structure = document.getElementById("structure");
+      const one = await after(() => { structure.value = 1; structure.onchange(); });
+      const errors = await after(() => document.getElementById("errors").click());
+      return { turned: differ(first, turned), larger: differ(turned, larger), reset: differ(first, reset),
+        one: differ(reset, one),
+        errors: differ(one, errors), names: pair().map((c) => c.getAttribute("aria-label")), choices: structure.length };
+    """
+    )
+    found = browser.driven(page(volumes), tmp_path, steps, width=browser.NARROWEST)
+    assert found["turned"] == found["larger"] == [True, True] and found["reset"] == [False, False]
+    assert any(found["one"]) and any(found["errors"]) and found["choices"] == 4
+    assert ["truth" in name for name in found["names"]] == [True, False]
 
 
 def test_a_picture_pages_through_cases_and_the_table_sorts(slices, tmp_path):

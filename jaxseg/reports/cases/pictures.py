@@ -106,6 +106,11 @@ def viewer(cases: Sequence[Shown], classes: Sequence[str], *, megabytes: float) 
     return _frame(cases[:number], several) + "".join(data), number
 
 
+def scripts(html: str) -> tuple[str, ...]:
+    """The scripts that a page with this in it needs: of the viewer, and of its surfaces of volumes."""
+    return ("viewer.js",) * ('id="viewer"' in html) + ("surface.js",) * ('id="surfaces"' in html)
+
+
 def class_colours(number: int) -> list[str]:
     """A colour for each class; more than eight repeat."""
     order = (4, 5, 2, 7, 1, 3, 0, 6)  # bright ones first: they lie on dark pictures
@@ -224,6 +229,13 @@ def _frame(cases: Sequence[Shown], several: bool) -> str:
         f"<kbd>PgUp</kbd><kbd>PgDn</kbd> {pages}, <kbd>[</kbd><kbd>]</kbd> cases, <kbd>T</kbd> truth, <kbd>P</kbd> prediction, "
         "<kbd>E</kbd> errors only" + (", <kbd>M</kbd> the next prediction." if several else ".")
     )
+    surfaces = (
+        '<details id="surfaces" open><summary>Surfaces</summary>'
+        '<label>Structure <select id="structure"></select></label><div class="pair" id="surface-pair"></div>'
+        '<p class="soft keys">Drag a surface, or click it: <kbd>←</kbd><kbd>→</kbd><kbd>↑</kbd><kbd>↓</kbd> turn both, '
+        "<kbd>+</kbd><kbd>-</kbd> zoom, <kbd>Home</kbd> resets. With errors only, colour is what the other lacks.</p></details>"
+    )
+    surfaces = surfaces if volumes else ""
     slider = lambda name, words, low, high, value, step: (
         f'<label>{words} <input type="range" id="{name}" min="{low}" max="{high}" value="{value}" step="{step}"></label>'
     )
@@ -239,5 +251,5 @@ def _frame(cases: Sequence[Shown], several: bool) -> str:
         f"{slider('width', 'Window', 1, 255, 255, 1)}</div>"
         '<div class="planes" id="planes"><noscript>The viewer needs JavaScript; the gallery below does not.</noscript></div>'
         '<ul class="legend" id="legend"></ul><p class="said" id="words"></p>'
-        f'<p class="said"><output id="where"></output></p><p class="soft keys">{keys}</p></div>'
+        f'<p class="said"><output id="where"></output></p><p class="soft keys">{keys}</p>{surfaces}</div>'
     )

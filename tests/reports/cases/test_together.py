@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxseg.experiments import statistics
-from jaxseg.reports import run, together
+from jaxseg.reports import run
+from jaxseg.reports.cases import together
 from jaxseg.types import MismatchError
 from tests.reports import browser, material
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.reports import page, pictures
+from jaxseg.reports import page
+from jaxseg.reports.cases import pictures
 from jaxseg.reports.charts import Chart, axis_of
 from jaxseg.reports.reading import Read, dice_in_words
 from jaxseg.types import MismatchError
@@ -72,10 +73,8 @@ def side_by_side(folders: Mapping[str, Path], show: Callable[[str], str], *, meg
     return f'<p class="soft">{said}</p>{viewer}<ul class="rows">{"".join(rows)}</ul>'
 
 
-def before_after(
-    before: Read, after: Read, names: tuple[str, str], test: Test, *, megabytes: float, with_pictures: bool
-) -> tuple[str, bool]:
-    """Two runs on the same cases, case by case; and whether a viewer is in it.
+def before_after(before: Read, after: Read, names: tuple[str, str], test: Test, *, megabytes: float, with_pictures: bool) -> str:
+    """Two runs on the same cases, case by case.
 
     Args:
       names: of the two runs.
@@ -113,7 +112,7 @@ def before_after(
     )
     folders = {name: read.folder for name, read in zip(names, (before, after)) if read.folder}
     beside = side_by_side(folders, after.show, megabytes=megabytes) if with_pictures else ""
-    return said + drawn + page.table(rows, "before and after", tall=len(rows) > 20) + beside, bool(beside)
+    return said + drawn + page.table(rows, "before and after", tall=len(rows) > 20) + beside
 
 
 def _by_example(read: Read) -> dict[tuple[str, Any], float]:

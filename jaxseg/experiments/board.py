@@ -1,0 +1,54 @@
+"""What TensorBoard shows of an evaluation: the kept pictures, and hyperparameters and final scores in its HParams tab."""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxseg.reports.cases import pictures
+from jaxseg.reports.names import without_paths
+from jaxseg.train.log import Log
+from jaxseg.utils import guard
+
+ALWAYS = ("model.name", "optim.lr", "train.batch_size", "train.epochs", "seed")  # listed even where they are the defaults
+MEASURES = ("dice", "iou", "precision", "recall", "hd95")
+
+
+def write(log: Log, folder: Path, step: int, tree: Mapping[str, Any], difference: Mapping[str, Any], *, final: bool) -> None:
+    """Write the pictures of an evaluation to the run's event file; of the run's final one also hyperparameters and scores.
+
+    Args:
+      log: of the run.
+      folder: of the evaluation.
+      step: of its weights.
+      tree: the run's config, flat.
+      difference: its keys are what the config changes.
+      final: it is the best checkpoint's on the test split.
+    """
+    split = folder.name.rpartition("@")[0]
+    index, _ = pictures.read(folder)
+    for number, facts in enumerate(index, 1):
+        case = pictures.Shown(facts, facts["case"], "", pictures.arrays_of(folder, facts))
+        row = np.concatenate([pictures.painted(case, layer) for layer in ("", "truth", "prediction")], axis=1)
+        dice = f"_Dice_{facts['dice']:.3f}" if facts["dice"] is not None and not math.isnan(facts["dice"]) else ""
+        log.panel(step, _tag(f"{split}_{facts['chosen']}/{number:02d}_{case.title}{dice}"), row)
+    if final:
+        keys = dict.fromkeys((*ALWAYS, *difference))
+        log.results(step, {key: without_paths(tree[key]) for key in keys if key in tree}, scores_of(folder))
+
+
+def scores_of(folder: Path) -> dict[str, float]:
+    """The final scores of an evaluation by the names under which TensorBoard lists them."""
+    found = guard.read_json(folder / "evaluation.json")
+    scores = {"test/mean_dice": found["mean_dice"], "test/pooled_dice": found["pooled_dice"]}
+    for name, mine in found["scores"].items():
+        scores |= {_tag(f"test/{measure}_{name}"): mine[measure]["mean"] for measure in MEASURES if measure in mine}
+    return {name: float(value) for name, value in scores.items() if value is not None and not math.isnan(value)}
+
+
+def _tag(name: str) -> str:
+    """A name as TensorBoard has it: the HParams tab finds a score only under exactly its tag."""
+    return re.sub(r"[^-/\w.]", "_", name)

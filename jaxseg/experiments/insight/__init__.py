@@ -1,0 +1,1 @@
+"""What networks look at: Seg-Grad-CAM maps, and the weights that attention gives to modalities and channels."""

@@ -1,0 +1,29 @@
+"""Maps of a run on files: on the case's own grid, of what was predicted, with a picture and a row for each class."""
+
+import csv
+
+import jax
+import numpy as np
+
+from jaxseg import modes
+from jaxseg.data.formats.volumes import read_volume
+from tests import untrained
+
+
+def test_maps_lie_on_the_grid_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path / "cache"))
+    root, said = untrained.write(tmp_path / "set", 3), []
+    monkeypatch.setattr(modes, "SAY", said.append)
+    with jax.disable_jit():
+        run = untrained.make(tmp_path / "run", untrained.config(root, 3))
+        image = tmp_path / "set" / "images" / "0.nii.gz"
+        assert modes.explain(modes.Call(None, run, input=str(image), output=str(tmp_path / "out"))) == 0
+    (row,) = csv.DictReader((tmp_path / "out" / "explanations.csv").open())
+    assert row["class"] == "foreground" and int(row["voxels"]) > 0 and 0 <= float(row["inside"]) <= 1
+    assert row["layer"] in said[0] and "1 of 1 cases" in said[-1]
+    maps = [path for path in (tmp_path / "out" / "gradcam").rglob("*") if path.is_file()]
+    (map_,) = [path for path in maps if path.suffix == ".gz"]
+    there, like = read_volume(map_), read_volume(image)
+    assert np.squeeze(there.array).shape == np.squeeze(like.array).shape[: np.squeeze(there.array).ndim]
+    assert there.array.max() > 0 and np.array_equal(there.affine, like.affine)
+    assert len(maps) == 2
