@@ -13,7 +13,7 @@ _OF: dict[Any, str] = {
     int: "seed data.channels data.fold data.folds data.max_samples data.per_volume data.rank data.split_seed data.workers "
     "optim.accumulate schedule.warmup train.alarm_after train.batch_size train.bn_warmup train.epochs train.eval_every "
     "train.keep train.log_every train.save_every train.stop_nonfinite eval.batch_size infer.batch_size infer.windows "
-    "search.trials mesh.data mesh.space compare.folds eval.keep infer.max_instances",
+    "search.trials mesh.data mesh.space compare.folds eval.keep infer.max_instances infer.min_size",
     float: "data.bad_share data.blur data.foreground optim.clip_norm optim.ema optim.lr optim.weight_decay "
     "schedule.warmup_ratio eval.threshold infer.overlap plan.memory_gb report.megabytes search.high search.low",
     bool: "data.coordinates data.nonzero data.whole model.softmax mesh.shard_state eval.postprocess eval.surface infer.overlay "
@@ -33,7 +33,7 @@ _OF: dict[Any, str] = {
     tuple[tuple[str, float, dict[str, Any]], ...]: "train.augment",
     dict[str, Any]: "model.options loss.options optim.options schedule.options",
     str | None: "data.ignore data.naming data.normalise data.patient data.phantom data.protocol data.release",
-    int | None: "data.min_area data.sample_seed train.watchdog infer.min_size",
+    int | None: "data.min_area data.sample_seed train.watchdog",
     float | None: "data.sample",
     bool | None: "data.allow_empty",
     tuple[str, ...] | None: "data.modalities data.structures data.suffixes",

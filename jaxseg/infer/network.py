@@ -193,15 +193,14 @@ class Cascade:
       second: the network that segments the crops: `Windows` of the crops' size.
       size: size of the crops.
       activation: "softmax" or "sigmoid", for the second network's logits.
-      options: max_instances, min_size (None: `roi_min_size`) and merge of `cascade.segment`.
+      options: max_instances, min_size (0: `roi_min_size`) and merge of `cascade.segment`.
     """
 
     def __init__(self, first: Shrunk, first_weights: Weights, second: Windows, size: Sequence[int], activation: str, **options):
         self.forward = second.forward
         self._first, self._first_weights, self._second = first, first_weights, second
         self._size, self._activation, self._options = tuple(size), activation, dict(options)
-        if self._options.get("min_size") is None:
-            self._options["min_size"] = roi_min_size(first.size)
+        self._options["min_size"] = self._options["min_size"] or roi_min_size(first.size)
 
     def __call__(self, weights: Weights, examples: np.ndarray) -> np.ndarray:
         """Return logits float32 [N, X, Y, Z, K] of volumes [N, X, Y, Z, C]."""

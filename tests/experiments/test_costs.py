@@ -31,7 +31,7 @@ def test_the_row_of_a_network_has_the_columns_of_the_project_first(monkeypatch):
     with pytest.raises(ConfigError, match="--size=30,30: .*divisible by"):
         costs.measure("unet_test", (30, 30), **given)
     with pytest.raises(ConfigError, match="takes 3 numbers"):
-        costs.measure("unet3d_test", (32, 32), **given)
+        costs.measure("quadbranch_4modal_attention_unet_test", (32, 32), **given)
 
 
 def test_options_of_measuring_are_refused_without_it():

@@ -99,7 +99,7 @@ def test_the_surfaces_of_a_volume_turn_by_keys_and_show_one_structure(volumes, t
         while (holder.dataset.drawn === before) await pause(20);
         return pictures();
       };
-      press("]");
+      document.getElementById("after").click();
       await shows("1");
       const first = pictures();
       pair()[0].focus();

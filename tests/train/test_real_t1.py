@@ -54,7 +54,7 @@ def untrained(size: tuple[int, ...], classes: int, *, coordinates: bool, whole: 
 
 def test_a_real_t1_comes_back_in_its_own_geometry(tmp_path):
     second = untrained((48, 48, 48), 3, coordinates=True, whole=False)
-    options = {"max_instances": 3, "min_size": None, "merge": "max"}
+    options = {"max_instances": 3, "min_size": 0, "merge": "max"}
     both = run.cascaded(untrained((32, 32, 32), 2, coordinates=True, whole=True), second, options)
     settings = {"probabilities": False, "overlay": True}
     for name, opened in (("windows", second), ("cascade", both)):

@@ -6,10 +6,13 @@ import types
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxseg.experiments.insight import attention
 from jaxseg.layers.mobile import ChannelAttention
 from jaxseg.models import create_model, functional
+from jaxseg.models.base import Outputs, Segmenter
+from jaxseg.models.dual_branch.network import ModalityAttention
 
 
 def rows(path):
@@ -17,18 +20,30 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def test_factors_are_the_sigmoids_that_multiply_the_branches_and_gates_the_ratio_of_output_to_input(monkeypatch):
-    network, params, state = functional.split(create_model("quadbranch_4modal_attention_unet_test"))
+class Branches(Segmenter):
+    """Two channels, each a branch, weighed and added."""
+
+    in_channels, num_classes, rank = 2, 1, 2
+
+    def __init__(self):
+        self.attention = ModalityAttention(2, 2, rngs=nnx.Rngs(0))
+
+    def forward(self, image, context):
+        a, b = self.attention([image, image[..., ::-1]])
+        return Outputs((a + b).sum(-1, keepdims=True))
+
+
+def test_factors_are_the_sigmoids_that_multiply_the_branches():
+    network, params, state = functional.split(Branches())
     tapped = attention.layers(network, params, state)
-    assert list(tapped) == ["modality"] and all(name.endswith(".fc2") for name in tapped["modality"])
+    assert tapped == {"modality": ["attention.fc2"]}
+    params |= {"attention.fc2.weight": 0 * params["attention.fc2.weight"], "attention.fc2.bias": np.array([-1, 2], np.float32)}
     forward = types.SimpleNamespace(network=network, mean=(), std=())
     run = types.SimpleNamespace(application=types.SimpleNamespace(forward=forward), weights=((params, state),))
-    for name in tapped["modality"]:  # without weights the factor is the sigmoid of the bias
-        params |= {f"{name}.weight": 0 * params[f"{name}.weight"], f"{name}.bias": np.array([-1, 0, 1, 2], np.float32)}
-    with jax.disable_jit():
-        found = attention.gates(run, tapped, np.ones((16, 16, 16, 4), np.float32))
-    for name in tapped["modality"]:
-        assert found[name] == pytest.approx(1 / (1 + np.exp([1, 0, -1, -2])), abs=1e-6)
+    found = attention.gates(run, tapped, np.ones((4, 6, 2), np.float32))
+    assert found["attention.fc2"] == pytest.approx(1 / (1 + np.exp([1, -2])), abs=1e-6)
+    whole = functional.split(create_model("quadbranch_4modal_attention_unet_test", abstract=True))
+    assert len(attention.layers(*whole)["modality"]) == 2
 
 
 def test_the_files_have_the_columns_of_the_project(tmp_path, monkeypatch):
@@ -48,8 +63,6 @@ def test_the_files_have_the_columns_of_the_project(tmp_path, monkeypatch):
 
 
 def test_a_channels_gate_is_found_from_what_goes_in_and_out():
-    from flax import nnx
-
     layer = ChannelAttention(8, 2, rngs=nnx.Rngs(0))
     x = np.random.default_rng(0).normal(size=(1, 4, 5, 8)).astype(np.float32)
     with jax.disable_jit():
