@@ -290,7 +290,7 @@ NEEDS_OF_MODES: dict[str, dict[str, tuple[Callable[[dict[str, Any]], bool], str]
         **_OF_PREDICTION,
         **{
             key: (lambda c: False, "--mode=predict")
-            for key in ("infer.roi", "infer.ensemble", "infer.mirror", "infer.postprocess")
+            for key in ("infer.roi", "infer.ensemble", "infer.mirror", "infer.postprocess", "infer.whole")
         },
     },
     "predict": {

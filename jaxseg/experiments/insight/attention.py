@@ -78,7 +78,7 @@ def write(folder: Path, model: str, source: Path, config, show: Callable[[str], 
       show: how the names of cases are written.
     """
     record = checkpoint.read_record(source)
-    opened = open_run(source, alone(record["config"]["infer"]))
+    opened = open_run(source, {**alone(record["config"]["infer"]), "whole": False})
     tapped = layers(opened.application.forward.network, *opened.weights[0])
     safe = file_name(model)
     names = {key: f"{'modality_attention' if key == 'modality' else key}_{safe}.csv" for key in tapped}

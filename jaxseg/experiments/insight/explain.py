@@ -74,7 +74,7 @@ def explain(
     Raises:
       ConfigError: the run has no such layer, or learnt no labels.
     """
-    opened = open_run(run, {**alone(settings), "mirror": ()}, threshold=threshold)
+    opened = open_run(run, {**alone(settings), "mirror": (), "whole": False}, threshold=threshold)
     data = opened.record["config"]["data"]
     if data["target"] != "labels" or data["whole"]:
         what = "whole volumes" if data["whole"] else data["target"]
