@@ -37,7 +37,7 @@ WARM = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 2
 SMALLEST = 256  # pixels of a panel's longer side; smaller slices are enlarged
 
 
-class Part(NamedTuple):
+class Seen(NamedTuple):
     """The part of a case that the network sees: number of the example, first voxel, and the input [*size, C]."""
 
     example: int
@@ -146,7 +146,7 @@ def _regions(run: Run, logits: np.ndarray) -> list[tuple[int, np.ndarray]]:
     return [(k, labels == k) for k in range(1, logits.shape[-1])]
 
 
-def _part(run: Run, examples: Examples, mask: np.ndarray) -> Part:
+def _part(run: Run, examples: Examples, mask: np.ndarray) -> Seen:
     """The example with most of the region, and of it the window around the region's centre, zeros where it is smaller."""
     number = int(mask.reshape(len(mask), -1).sum(1).argmax())
     image, size = np.asarray(examples.inputs[number], np.float32), tuple(run.recipe.size)
@@ -154,7 +154,7 @@ def _part(run: Run, examples: Examples, mask: np.ndarray) -> Part:
         image = np.asarray(coordinates.append(image))
     centre = [round(float(c.mean())) for c in np.nonzero(mask[number])]
     start = tuple(min(max(c - n // 2, 0), max(m - n, 0)) for c, n, m in zip(centre, size, image.shape))
-    return Part(number, start, _cut(image, start, size, 0))
+    return Seen(number, start, _cut(image, start, size, 0))
 
 
 def _cut(array: np.ndarray, start: Sequence[int], size: Sequence[int], fill: float) -> np.ndarray:
