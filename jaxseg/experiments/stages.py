@@ -11,8 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from jaxseg.layers import Tap
-from jaxseg.models.functional import layers_of
+from jaxseg.models.functional import Tap, layers_of
 
 SCOPE = re.compile(r"layer:([\w.]+)")
 

@@ -22,9 +22,8 @@ from jaxseg.data.records import Volume
 from jaxseg.data.store import base
 from jaxseg.infer.network import Windows
 from jaxseg.infer.run import Run, alone, open_run
-from jaxseg.layers import ForwardContext, Tap
 from jaxseg.metrics.summarize import write_csv
-from jaxseg.models.functional import Network, layers_of
+from jaxseg.models.functional import ForwardContext, Network, Tap, layers_of
 from jaxseg.ops import coordinates
 from jaxseg.ops.image import standardise, to_float
 from jaxseg.reports import paper

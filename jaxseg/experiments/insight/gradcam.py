@@ -19,8 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg.layers import ForwardContext, Tap
-from jaxseg.models.functional import Network, layers_of
+from jaxseg.models.functional import ForwardContext, Network, Tap, layers_of
 from jaxseg.ops.resize.api import resize
 from jaxseg.types import Array, ConfigError
 from jaxseg.utils.lookup import lookup
