@@ -22,7 +22,6 @@ Sums are computed in float32 for all dtypes.
 import functools
 import itertools
 import math
-import operator
 from collections.abc import Iterable, Sequence
 
 import jax.numpy as jnp
@@ -49,7 +48,8 @@ def forward(spec: Spec, x: Array, w: Array) -> Array:
     size = (1, x.shape[0], *out, channels)
 
     def part(where, weight) -> Array:  # sum over the taps `where` [T, 1 + rank], `weight` [T, C]
-        return _sum(_slice(phases, where[t], size)[0] * weight[t].astype(jnp.float32) for t in range(len(where)))
+        taps = (lax.broadcast_in_dim(_row(weight, t), size[1:], (len(size) - 2,)) for t in range(len(where)))
+        return _sum(lax.mul(_slice(phases, where[t], size), tap) for t, tap in enumerate(taps))
 
     if len(table) <= _UNROLL:
         return part(table, weights).astype(x.dtype)
@@ -92,6 +92,7 @@ def _by_taps(phases: Array, g: Array, table: np.ndarray, segments: int, slab: in
     late = len(table) * math.prod(size) * 4 <= _PARTIAL
 
     def step(_, where) -> tuple[None, Array]:
+        where = [lax.index_in_dim(where, i, keepdims=False) for i in range(where.shape[0])]
         part = _sum(_product(phases, g, where, r * slab, size) for r in range(segments))
         return None, part if late else part.reshape(-1, channels).sum(0)
 
@@ -111,11 +112,11 @@ def _by_rows(phases: Array, g: Array, table: np.ndarray, segments: int, slab: in
     return jnp.stack([t.reshape(-1, channels).sum(0) for t in lax.scan(step, zero, jnp.arange(slab))[0]])
 
 
-def _product(phases: Array, g: Array, where, row, size: Ints) -> Array:
+def _product(phases: Array, g: Array, where: Sequence, row, size: Ints) -> Array:
     """x[p + t] * g[p] over `size[2]` rows p from `row` on, t at `where` of the phases."""
-    at = (where[0], 0, where[1] + row, *where[2:])
-    here = lax.dynamic_slice(g, (0, row, *[0] * (g.ndim - 2)), size[1:])
-    return lax.dynamic_slice(phases, at, size)[0].astype(jnp.float32) * here.astype(jnp.float32)
+    at = (where[0], 0, lax.add(where[1], row), *where[2:])
+    here = _piece(g, (0, row, *[0] * (g.ndim - 2)), size[1:])
+    return lax.mul(lax.squeeze(_piece(phases, at, size), (0,)), here)
 
 
 def _phases(spec: Spec, x: Array, kernel: Sequence[int], out: Sequence[int]) -> Array:
@@ -142,8 +143,22 @@ def _table(spec: Spec, kernel: Sequence[int]) -> np.ndarray:
 
 
 def _slice(phases: Array, where, size: Ints) -> Array:
-    """float32 slice of `size` that starts at phase where[0], batch 0, offsets where[1:], channel 0."""
-    return lax.dynamic_slice(phases, (where[0], 0, *[where[i] for i in range(1, where.shape[0])], 0), size).astype(jnp.float32)
+    """float32 [*size[1:]] that starts at phase where[0], batch 0, offsets where[1:], channel 0."""
+    if isinstance(where, np.ndarray):
+        start = (int(where[0]), 0, *map(int, where[1:]), 0)
+        found = lax.slice(phases, start, [a + n for a, n in zip(start, size)])
+        return lax.squeeze(found, (0,)).astype(jnp.float32)
+    first, *others = (lax.index_in_dim(where, i, keepdims=False) for i in range(where.shape[0]))
+    return lax.squeeze(_piece(phases, (first, 0, *others, 0), size), (0,))
+
+
+def _piece(array: Array, start: Sequence, size: Ints) -> Array:
+    """float32 slice; no index is negative or reaches beyond the array, so that nothing is traced to mend them."""
+    return lax.dynamic_slice(array, start, size, allow_negative_indices=False).astype(jnp.float32)
+
+
+def _row(weight: Array, t: int) -> Array:
+    return lax.squeeze(lax.slice_in_dim(weight, t, t + 1), (0,)).astype(jnp.float32)
 
 
 def repeated(x: Array, channels: int) -> Array:
@@ -152,4 +167,4 @@ def repeated(x: Array, channels: int) -> Array:
 
 
 def _sum(terms: Iterable[Array]) -> Array:
-    return functools.reduce(operator.add, terms)
+    return functools.reduce(lax.add, terms)
