@@ -4,7 +4,6 @@ Most of the time of a benchmark is compilation, which uses only a few cores of t
 """
 
 import contextlib
-import fcntl
 import os
 import signal
 import time
@@ -28,6 +27,8 @@ def alone() -> Iterator[None]:
     if not folder:
         yield
         return
+    import fcntl  # which Windows lacks
+
     with open(Path(folder) / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         others = [int(path.name) for path in Path(folder).iterdir() if path.name.isdigit() and int(path.name) != os.getpgrp()]

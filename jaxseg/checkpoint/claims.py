@@ -1,13 +1,11 @@
-"""The lock on a run folder: the folder belongs to one run, and to one process at a time."""
+"""The claim on a run folder: the folder belongs to one run, and to one process at a time, on whichever host."""
 
+import atexit
 import contextlib
 import datetime
-import errno
-import fcntl
 import json
-import logging
 import os
-import socket
+import sys
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,12 +14,12 @@ from typing import Any
 import jaxseg
 from jaxseg.checkpoint import folder
 from jaxseg.checkpoint.record import CHECKPOINTS, RECORD, plain, read_record, write_record
-from jaxseg.types import CheckpointError, ConfigError, DataError, MismatchError, StorageError
+from jaxseg.types import CheckpointError, ConfigError, DataError, MismatchError, PeerError, StorageError
 from jaxseg.utils import guard
+from jaxseg.utils import lease as leases
 from jaxseg.utils.files import write_json
 
 STATE, LOCK, EPOCHS = "state.json", ".lock", "epochs.csv"
-_log = logging.getLogger(__name__)
 
 
 class InUse(ConfigError):
@@ -43,8 +41,8 @@ class Claim:
       finished: the content of state.json; None if training has not finished.
     """
 
-    def __init__(self, workdir: Path, file, record: dict[str, Any] | None, raised: dict[str, tuple[Any, Any]]):
-        self.workdir, self._file, self.record, self.raised = workdir, file, record, raised
+    def __init__(self, workdir: Path, lease: leases.Lease, record: dict[str, Any] | None, raised: dict[str, tuple[Any, Any]]):
+        self.workdir, self._lease, self.record, self.raised = workdir, lease, record, raised
         self.resumed = record is not None
         try:
             self.finished = guard.read_json(workdir / STATE)
@@ -77,11 +75,19 @@ class Claim:
 
     def release(self) -> None:
         """Unlock the folder for other processes."""
-        self._file.close()
+        self._lease.release()
         _held.pop(self.workdir, None)
 
 
-_held: dict[Path, Claim] = {}  # keeps the lock files open for the life of the process, whatever the caller does
+_held: dict[Path, Claim] = {}  # the claims of this process, whatever the caller does with them
+
+
+def _release_all() -> None:
+    for held in list(_held.values()):
+        held.release()
+
+
+atexit.register(_release_all)
 
 
 def claim(
@@ -95,7 +101,8 @@ def claim(
 ) -> Claim:
     """Lock a run folder for this process. With several processes only process 0 calls this.
 
-    The operating system holds the lock on an open file and removes it when the process ends for any reason.
+    The lock is a lease (`utils.lease`): it ends when the process ends for any reason. If the process ran on another host, that is
+    known after a minute.
 
     Args:
       workdir: the run folder, created if it does not exist.
@@ -115,44 +122,37 @@ def claim(
         workdir.mkdir(parents=True, exist_ok=True)
         if (workdir / LOCK).exists():
             guard.check_regular(workdir / LOCK)
-        file = open(workdir / LOCK, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 -- stays open: closing it gives the lock up
+        lease = leases.take(workdir / LOCK, lost=lambda: _lost(workdir))
+    except leases.Taken as taken:
+        raise InUse(workdir, taken.holder) from taken
     except DataError as error:
         raise StorageError(f"cannot use {workdir}: {error}, or choose another --workdir") from error
     except OSError as error:
         raise StorageError(f"cannot create or write to {workdir}: {error.strerror}; choose another --workdir") from error
     try:
-        _lock(file, workdir)
         _probe(workdir)
         record = _record(workdir)
         raised = _raised(record, config, raising) if record else {}
         if record:
             _check_config(workdir, record, config, {*ignored, *raised}, defaults or {}, hints or {})
             _check_checkpoints(workdir, record)
-        held = Claim(workdir, file, record, raised)
+        held = Claim(workdir, lease, record, raised)
     except BaseException:
-        file.close()
+        lease.release()
         raise
     _held[workdir] = held
     return held
 
 
-def _lock(file, workdir: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.seek(0)
-        raise InUse(workdir, file.read().strip() or "another process") from error
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-        _log.warning("%s is on a file system without locks: do not start a second run in it", workdir)
-    try:
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {_now()}")
-        file.flush()
-    except OSError as error:
-        raise StorageError(f"cannot write into {workdir}: {error.strerror}; free space or choose another --workdir") from error
+def _lost(workdir: Path) -> None:
+    """End this process: it was stopped for so long that another one has taken its run folder over, and would write there too."""
+    print(
+        f"jaxseg: {workdir} was taken over by another process, because this one showed no sign of life for {leases.STALE:g} s; "
+        "it ends so that the two do not write there together",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(PeerError.exit_code)
 
 
 def _probe(workdir: Path) -> None:

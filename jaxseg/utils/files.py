@@ -1,7 +1,6 @@
-"""Atomic writing of files, building a folder once under a lock, digests, and the cache folder."""
+"""Atomic writing of files, building a folder once under a lease, digests, and the cache folder."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -9,10 +8,11 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from jaxseg.types import StorageError
+from jaxseg.utils import lease as leases
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:
@@ -65,23 +65,11 @@ def write_json(path: str | Path, value) -> None:
     write_atomic(path, content + "\n")
 
 
-@contextlib.contextmanager
-def lock(path: str | Path) -> Iterator[None]:
-    """Hold an exclusive lock on the file `path`, which is created if absent, during the block; it ends if the process dies."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
-
-
 def build_folder(final: str | Path, build: Callable[[Path], None]) -> Path:
-    """Build a folder unless it exists: `build` fills a temporary folder under a lock, which is then renamed to `final`.
+    """Build a folder unless it exists: `build` fills a temporary folder under a lease, which is then renamed to `final`.
 
-    Two processes that call this at the same time build the folder once. A build that fails leaves no folder `final`.
+    Processes that call this at the same time, on one host or several, build the folder once. A build that fails leaves no folder
+    `final`.
 
     Args:
       final: path of the folder.
@@ -96,26 +84,30 @@ def build_folder(final: str | Path, build: Callable[[Path], None]) -> Path:
         return final
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with lock(final.parent / f".{final.name}.lock"):
-            if final.is_dir():
-                return final
-            for left in final.parent.glob(f".{final.name}.*.building"):
-                shutil.rmtree(
-                    left, ignore_errors=True
-                )  # left by a killed process: the lock is free, so no other process is building
-            temporary = final.parent / f".{final.name}.{uuid.uuid4().hex[:8]}.building"
-            temporary.mkdir()
-            try:
-                build(temporary)
-                os.replace(temporary, final)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
+        while not final.is_dir():
+            with leases.held(final.parent / f".{final.name}.lock") as lease:
+                if not final.is_dir():
+                    _build(final, build, lease)
     except OSError as error:
         if isinstance(error, StorageError):
             raise
         raise StorageError(f"cannot build {final}: {error}; free space or set JAXSEG_CACHE to another folder") from error
     return final
+
+
+def _build(final: Path, build: Callable[[Path], None], lease: leases.Lease) -> None:
+    """Fill a temporary folder and rename it; returns without `final` if another process has taken the lease over."""
+    for left in final.parent.glob(f".{final.name}.*.building"):
+        shutil.rmtree(left, ignore_errors=True)  # its builder's lease has ended: the process is gone, or has been stopped
+    temporary = final.parent / f".{final.name}.{lease.token[:8]}.building"
+    temporary.mkdir()
+    try:
+        build(temporary)
+        os.rename(temporary, final)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not isinstance(error, OSError) or lease.held and not final.is_dir():  # else: built, or being built, by another process
+            raise
 
 
 def digest(*parts: bytes | str) -> str:
