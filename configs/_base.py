@@ -82,6 +82,7 @@ def base() -> ConfigDict:
     data.max_samples = 0  # largest number of training examples (0: all)
     data.transforms = ()  # your own transforms of training examples on the host, before train.augment: (("my_module:f", {}), ...)
     data.workers = 0  # Grain worker processes; 0: read in the main process
+    data.prepare_workers = 0  # processes that prepare cases, once; 0: as the cores and the memory allow, if it is worth it
 
     c.model = model = ConfigDict()
     model.name = "segnext_t_ich"  # a registry name, "encoder+decoder", or "my_module:MyNet"
@@ -197,6 +198,8 @@ def base() -> ConfigDict:
     c.mesh = mesh = ConfigDict()
     mesh.data = 0  # number of parts into which a batch is split, each for mesh.space devices; 0: all devices
     mesh.space = 1  # number of devices that compute each image together, every one its rows along the first axis
+    mesh.join = 0  # several processes: seconds within which all must have started; 0: 120, with Slurm 300
+    mesh.heartbeat = 100  # several processes: seconds without a sign of life after which a process counts as lost
     mesh.shard_state = False  # split parameters and optimiser state over the devices, instead of a copy on each device
 
     c.defaults = json.dumps(c.to_dict())  # the values above, from which an experiment's differences are listed

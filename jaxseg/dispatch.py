@@ -1,6 +1,7 @@
 """Find and run the mode or tool that a command line `jaxseg COMMAND NAME ...` names."""
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -103,7 +104,17 @@ def _doctor(words: Sequence[str]) -> int:
     parser = _parser("doctor")
     parser.add_argument("--require_accelerator", action="store_true", help="end with exit code 1 if jax finds no GPU or TPU")
     parser.add_argument("--clear_cache", action="store_true", help="first delete the compilation cache and the phantom data")
+    several = "check the hosts of a run together; start it on all of them, with the next three flags or by srun"
+    parser.add_argument("--distributed", action="store_true", help=several)
+    parser.add_argument("--coordinator", default=os.environ.get("JAXSEG_COORDINATOR"), help="HOST:PORT of process 0")
+    parser.add_argument("--num_processes", type=int, default=os.environ.get("JAXSEG_NUM_PROCESSES"), help="how many processes")
+    parser.add_argument("--process_id", type=int, default=os.environ.get("JAXSEG_PROCESS_ID"), help="index of this process")
     arguments = parser.parse_args(words)
+    if arguments.distributed:
+        from jaxseg.train.processes import connect, examine  # imports jax
+
+        given = arguments.coordinator, arguments.num_processes, arguments.process_id
+        connect.leave(examine.examine(*given))
     return doctor.examine(require_accelerator=arguments.require_accelerator, clear=arguments.clear_cache)
 
 

@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from jaxseg.cli import commands, manual
 from jaxseg.cli import flags as given
-from jaxseg.config import check_mode, resolve
+from jaxseg.config import as_dict, check_mode, flatten, resolve
 from jaxseg.types import ConfigError, StorageError
 from jaxseg.utils import command, output
 from jaxseg.utils.files import cache_root
@@ -57,7 +57,14 @@ def main(argv: list[str]) -> int:
 
     def work() -> int:
         convolve_channels_last()
-        connect(given.COORDINATOR.value, given.NUM_PROCESSES.value, given.PROCESS_ID.value)
+        connect(
+            given.COORDINATOR.value,
+            given.NUM_PROCESSES.value,
+            given.PROCESS_ID.value,
+            join=config.mesh.join,
+            heartbeat=config.mesh.heartbeat,
+            config=flatten(as_dict(config)),
+        )
         if jax.process_index():
             output.one_of_several()
         if given.REQUIRE_ACCELERATOR.value and jax.devices()[0].platform == "cpu":

@@ -74,7 +74,7 @@ ARROWS = {
     },
     "cli": {"config", "recorded", "models"},
     "main": {"cli", "config", "modes", "train"},
-    "dispatch": {"cli", "experiments", "importing", "main", "pretrained"},
+    "dispatch": {"cli", "experiments", "importing", "main", "pretrained", "train"},
     "__main__": {"dispatch"},
     "api": {"infer", "checkpoint", "recorded", "data", "metrics"},
     "convert": {"weights"},

@@ -16,8 +16,8 @@ from jaxseg.checkpoint import folder
 from jaxseg.checkpoint.record import CHECKPOINTS, RECORD, plain, read_record, write_record
 from jaxseg.types import CheckpointError, ConfigError, DataError, MismatchError, PeerError, StorageError
 from jaxseg.utils import guard
-from jaxseg.utils import lease as leases
 from jaxseg.utils.files import write_json
+from jaxseg.utils.machine import lease as leases
 
 STATE, LOCK, EPOCHS = "state.json", ".lock", "epochs.csv"
 
@@ -101,8 +101,8 @@ def claim(
 ) -> Claim:
     """Lock a run folder for this process. With several processes only process 0 calls this.
 
-    The lock is a lease (`utils.lease`): it ends when the process ends for any reason. If the process ran on another host, that is
-    known after a minute.
+    The lock is a lease (`utils.machine.lease`): it ends when the process ends for any reason. If the process ran on another host,
+    that is known after a minute.
 
     Args:
       workdir: the run folder, created if it does not exist.

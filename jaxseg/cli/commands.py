@@ -71,5 +71,5 @@ TOOLS = {
         "",
         "jaxseg import nnunet MODEL_FOLDER --output=runs/theirs",
     ),
-    "doctor": Command("check this machine: versions, devices, memory, disk, caches", "", "jaxseg doctor"),
+    "doctor": Command("check this machine, or the hosts of a run: versions, devices, memory, disk, caches", "", "jaxseg doctor"),
 }

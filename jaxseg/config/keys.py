@@ -77,6 +77,7 @@ EXTRA_BY_A_RUN = {
 NEUTRAL = (
     "variant",
     "data.workers",
+    "data.prepare_workers",
     "eval.batch_size",
     "eval.thresholds",
     "eval.threshold",
@@ -105,6 +106,8 @@ NEUTRAL = (
     "train.watchdog",
     "mesh.shard_state",
     "mesh.space",
+    "mesh.join",
+    "mesh.heartbeat",
     "train.keep",
     "explain.layer",
     "explain.region",
@@ -143,9 +146,13 @@ POSITIVE = (
     "optim.accumulate",
     "search.trials",
     "mesh.space",
+    "mesh.heartbeat",
 )
 AT_MOST = {
     "data.workers": 256,
+    "data.prepare_workers": 1024,
+    "mesh.join": 86400,
+    "mesh.heartbeat": 86400,
     "data.blur": 1000,
     "data.per_volume": 10**5,
     "train.epochs": 10**7,
@@ -307,6 +314,8 @@ MAX_VOXELS = 2**28  # of the network's input (a slice or a patch)
 NOT_NEGATIVE = (
     "data.max_samples",
     "data.workers",
+    "data.prepare_workers",
+    "mesh.join",
     "optim.weight_decay",
     "optim.clip_norm",
     "schedule.warmup",

@@ -11,6 +11,7 @@ _OF: dict[Any, str] = {
     "train.dtype eval.empty eval.lesions eval.split infer.accumulator infer.blend infer.positions infer.roi "
     "infer.uncertainty search.objective data.plane report.before report.names explain.layer explain.region infer.merge",
     int: "seed data.channels data.fold data.folds data.max_samples data.per_volume data.rank data.split_seed data.workers "
+    "data.prepare_workers mesh.heartbeat mesh.join "
     "optim.accumulate schedule.warmup train.alarm_after train.batch_size train.bn_warmup train.epochs train.eval_every "
     "train.keep train.log_every train.save_every train.stop_nonfinite eval.batch_size infer.batch_size infer.windows "
     "search.trials mesh.data mesh.space compare.folds eval.keep infer.max_instances infer.min_size",

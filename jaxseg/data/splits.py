@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxseg.data.records import DataSet
+from jaxseg.data.store.rows import column
 from jaxseg.types import ConfigError, DataError
 from jaxseg.utils import files, guard
 from jaxseg.utils.lookup import unknown_name
@@ -135,7 +136,8 @@ def split_rows(
         splits = rows_of(rows, _fixed(strata, dataset))
     elif split == "slice_level":
         splits = _last_slices(len(rows), protocol)
-        shared = {rows[i]["patient"] for i in splits["train"]} & {rows[i]["patient"] for n in NAMES[1:] for i in splits[n]}
+        whose = column(rows, "patient")
+        shared = {whose[i] for i in splits["train"]} & {whose[i] for n in NAMES[1:] for i in splits[n]}
         log(
             f"WARNING data.split=slice_level splits slices, not patients ({len(shared)} of {len(strata)} are in both training "
             "and evaluation): scores are optimistically biased; compare them only with that project's figures, and use "
@@ -145,8 +147,9 @@ def split_rows(
         raise unknown_name("data.split", split, SPLITS)
     if split != "slice_level":
         check_no_leak(rows, splits)
+    foreground = np.array([sum(counts) > 0 for counts in column(rows, "foreground")])
     for name, numbers in splits.items():
-        if len(numbers) and not any(sum(rows[i]["foreground"]) for i in numbers):
+        if len(numbers) and not foreground[numbers].any():
             raise DataError(
                 f"split {name!r} holds {len(numbers)} examples without any foreground pixel of "
                 f"{', '.join(dataset.labels)}; choose another data.split_seed or data.fractions",
@@ -155,18 +158,18 @@ def split_rows(
     return splits
 
 
-def patient_strata(rows: Iterable[Row]) -> dict[str, str]:
+def patient_strata(rows: Sequence[Row]) -> dict[str, str]:
     """Return patient -> the strata of the patient's cases, joined by "+"."""
     seen = defaultdict(set)
-    for row in rows:
-        seen[row["patient"]].add(row["stratum"])
+    for patient, stratum in zip(column(rows, "patient"), column(rows, "stratum")):
+        seen[patient].add(stratum)
     return {patient: "+".join(sorted(words)) for patient, words in seen.items()}
 
 
 def rows_of(rows: Sequence[Row], patients: Mapping[str, Iterable[str]]) -> dict[str, np.ndarray]:
     """Row numbers of each split's patients: name -> int64 [n], ascending."""
-    members = {name: set(p) for name, p in patients.items()}
-    return {name: np.array([i for i, row in enumerate(rows) if row["patient"] in who], np.int64) for name, who in members.items()}
+    members, whose = {name: set(p) for name, p in patients.items()}, column(rows, "patient")
+    return {name: np.array([i for i, p in enumerate(whose) if p in who], np.int64) for name, who in members.items()}
 
 
 def check_no_leak(rows: Sequence[Row], splits: Mapping[str, Iterable[int]]) -> None:
@@ -175,18 +178,19 @@ def check_no_leak(rows: Sequence[Row], splits: Mapping[str, Iterable[int]]) -> N
     Raises:
       DataError: splits share patients or images (DATA_LEAK); the message names them.
     """
-    names = list(splits)
+    names, whose, cases, digests = list(splits), *(column(rows, name) for name in ("patient", "case", "digest"))
+    constant = column(rows, "constant") if len(rows) and "constant" in rows[0] else [False] * len(rows)  # never of volumes
     for a, first in enumerate(names):
+        known = {digests[i]: cases[i] for i in splits[first] if not constant[i]}
+        left = {whose[i] for i in splits[first]}
         for second in names[a + 1 :]:
-            left, right = ([rows[i] for i in splits[n]] for n in (first, second))
-            both = sorted({r["patient"] for r in left} & {r["patient"] for r in right})
+            both = sorted(left & {whose[i] for i in splits[second]})
             if both:
                 raise DataError(
                     f"{len(both)} patients are in {first!r} and in {second!r}: {_some(both)}; assign each to one split",
                     "DATA_LEAK",
                 )
-            known = {_digest(r): r["case"] for r in left if not _constant(r)}
-            copies = sorted({f"{known[_digest(r)]} = {r['case']}" for r in right if _digest(r) in known})
+            copies = sorted({f"{known[digests[i]]} = {cases[i]}" for i in splits[second] if digests[i] in known})
             if copies:
                 raise DataError(
                     f"{len(copies)} pairs of cases in {first!r} and {second!r} hold the same image: {_some(copies)}; "
@@ -197,7 +201,8 @@ def check_no_leak(rows: Sequence[Row], splits: Mapping[str, Iterable[int]]) -> N
 
 def patients_of(rows: Sequence[Row], splits: Mapping[str, Iterable[int]]) -> dict[str, list[str]]:
     """Invert `rows_of`: return split -> its patients, sorted."""
-    return {name: sorted({rows[i]["patient"] for i in numbers}) for name, numbers in splits.items()}
+    whose = column(rows, "patient")
+    return {name: sorted({whose[i] for i in numbers}) for name, numbers in splits.items()}
 
 
 def save_splits(path: str | Path, patients: Mapping[str, Iterable[str]], **drawn: str | int | float) -> None:
@@ -252,16 +257,6 @@ def load_splits(path: str | Path, known: Iterable[str] | None = None, absent: It
         if found:
             raise DataError(f"{path}: {len(found)} patients {what}: {_some(sorted(found))}", code)
     return {name: content[name] for name in NAMES}
-
-
-def _digest(row: Row) -> str:
-    """Of the image."""
-    return row["digest"]
-
-
-def _constant(row: Row) -> bool:
-    """Return whether the image has only one value; never true for volumes."""
-    return "constant" in row and row["constant"]
 
 
 def _line_up(strata: Mapping[str, str], seed: int) -> list[str]:

@@ -86,20 +86,18 @@ def of_volumes(store, rows: np.ndarray, bins: int = 256, *, noun: str = "volumes
     groups = store.regions or tuple((name, (k + 1,)) for k, name in enumerate(store.labels))
     channels = store.recipe.modalities or tuple(f"channel {c}" for c in range(store.image(rows[0]).shape[-1]))
     lines, figures = [], {"threshold": [], "band": []}
-    edges = [
-        (min(float(store.image(i)[..., c].min()) for i in rows), max(float(store.image(i)[..., c].max()) for i in rows))
-        for c in range(len(channels))
-    ]
-    tables = []  # per channel: voxel counts [groups + 1, bins], the last row over all voxels
-    for c, (low, high) in enumerate(edges):
-        table = np.zeros((len(groups) + 1, bins), np.int64)
-        for i in rows:
-            levels = np.uint8((np.asarray(store.image(i)[..., c]) - low) * ((bins - 1) / max(high - low, 1e-6)))
-            mask = np.asarray(store.mask(i))
-            for g, (_, classes) in enumerate(groups):
-                table[g] += np.bincount(levels[np.isin(mask, classes)], minlength=bins)
+    spans = store.rows.columns["span"][rows]  # [N, C, 2]
+    edges = list(zip(spans[..., 0].min(0).tolist(), spans[..., 1].max(0).tolist()))
+    # per channel: voxel counts [groups + 1, bins], the last row over all voxels; each example is read once
+    tables = np.zeros((len(channels), len(groups) + 1, bins), np.int64)
+    for i in rows:
+        image, mask = store.image(i), np.asarray(store.mask(i))
+        inside = [np.isin(mask, classes) for _, classes in groups]
+        for table, (low, high), c in zip(tables, edges, range(len(channels))):
+            levels = np.uint8((np.asarray(image[..., c]) - low) * ((bins - 1) / max(high - low, 1e-6)))
+            for g, there in enumerate(inside):
+                table[g] += np.bincount(levels[there], minlength=bins)
             table[-1] += np.bincount(levels.ravel(), minlength=bins)
-        tables.append(table)
     for g, (name, _) in enumerate(groups):
         for rule, find in (("threshold", best_threshold), ("band", best_band)):
             tried = [(find(table[g], table[-1]), c) for c, table in enumerate(tables)]

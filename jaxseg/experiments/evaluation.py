@@ -15,10 +15,11 @@ import jax
 
 from jaxseg import checkpoint
 from jaxseg.config import as_dict, flatten
-from jaxseg.data import datasets
+from jaxseg.data import datasets, splits
 from jaxseg.data.records import DataSet
 from jaxseg.data.store import base
 from jaxseg.data.store.fingerprint import fingerprint
+from jaxseg.data.store.rows import column
 from jaxseg.evaluate import report as reports
 from jaxseg.evaluate.kept import Keeper
 from jaxseg.evaluate.own_grid import OwnGrid
@@ -138,19 +139,20 @@ def _split(config, source: Path, record: dict, log: Log, *, whose: str) -> _Work
     others = [(other, "config.infer.ensemble") for other in config.infer.ensemble]
     for other, flag in [*others, *([(config.infer.roi, "config.infer.roi")] if config.infer.roi else [])]:
         patients.check_unseen(Path(other), data, split, whose=flag, log=log)
-    here, there = {data.store.rows[i]["patient"] for i in data.rows[split]}, set(record["splits"][split])
+    here, there = set(splits.patients_of(data.store.rows, data.rows)[split]), set(record["splits"][split])
     if here != there:
         raise MismatchError(
             f"{source}: the {split} split had {len(there)} patients and has {len(here)} now, of whom "
             f"{len(here ^ there)} differ ({patients.some(sorted(here ^ there))}); restore the data that the run was "
             "trained on, or evaluate these as another data set with --input=FOLDER"
         )
-    cases = lambda part: list(dict.fromkeys(data.store.rows[i]["case"] for i in data.rows[part]))
+    case_of = column(data.store.rows, "case")
+    cases = lambda part: list(dict.fromkeys(case_of[i] for i in data.rows[part]))
     kept: dict[str, set[int]] | None = None
     if config.data.rank == 2:  # slices that the protocol leaves out are not scored
-        kept = {}
+        kept, slices = {}, column(data.store.rows, "slice")
         for i in data.rows[split]:
-            kept.setdefault(data.store.rows[i]["case"], set()).add(data.store.rows[i]["slice"])
+            kept.setdefault(case_of[i], set()).add(slices[i])
     return _Work(data.dataset, cases(split), data.rules(config), data.store.digest, kept=kept, validation=cases("val"), feed=data)
 
 

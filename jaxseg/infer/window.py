@@ -32,6 +32,7 @@ from jax import lax
 
 from jaxseg.infer import tiles
 from jaxseg.types import Array, ConfigError, StorageError
+from jaxseg.utils.machine import memory
 
 GRAIN = {2: 256, 3: 16}  # device sizes are multiples of this where they exceed the window, pixels or voxels
 ACCUMULATORS = ("device", "host", "memmap", "auto")
@@ -297,22 +298,12 @@ def _choose(accumulator: str, estimate) -> str:
         raise ConfigError(f"got accumulator={accumulator!r}; must be one of {', '.join(ACCUMULATORS)}")
     if accumulator != "auto":
         return accumulator
-    host = _available()
+    host = memory.available()
     stats = jax.local_devices()[0].memory_stats() or {}
     device = stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else host
     if estimate(accumulator="device").device <= device // 2:
         return "device"
     return "host" if estimate(accumulator="host").host <= host // 2 else "memmap"
-
-
-def _available() -> int:
-    """Return the bytes of host memory that this process may still use: the free memory, or less within a container's limit."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-        return max(min(free, limit - used), 0)
-    except (OSError, ValueError):  # no such file, or "max"
-        return free
 
 
 def _into_array(out: np.ndarray, at: int, rows: np.ndarray) -> None:

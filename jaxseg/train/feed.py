@@ -19,6 +19,8 @@ from jaxseg.data.prepare.canvas import VOXELS
 from jaxseg.data.records import DataSet, Recipe
 from jaxseg.data.store import base, per_case
 from jaxseg.data.store import stacked as caches
+from jaxseg.data.store.preparing import Share
+from jaxseg.data.store.rows import column
 from jaxseg.data.stream import patches, pipeline
 from jaxseg.evaluate import baseline, tables, validation
 from jaxseg.evaluate import slices as evaluate_slices
@@ -33,6 +35,7 @@ from jaxseg.models.functional import Network
 from jaxseg.ops.precision import compute_dtype
 from jaxseg.train import mesh as meshes
 from jaxseg.train import patients, whole
+from jaxseg.train.processes import agree
 from jaxseg.types import ConfigError, DataError
 
 
@@ -196,7 +199,7 @@ class Patches(NamedTuple):
 
     def grid(self, split: str) -> str:
         """The sizes of the prepared examples of a split, as text."""
-        return sizes([tuple(self.store.rows[i]["shape"]) for i in self.rows[split]])
+        return sizes([self.store.shape(i) for i in self.rows[split]])
 
     def rules(self, config) -> Rules:
         """Return the classes and regions to score, and the scores to compute."""
@@ -205,7 +208,7 @@ class Patches(NamedTuple):
     def scores_prepared(self) -> bool:
         """Whether an evaluation also scores the prepared grid: if it differs from the grid of the files."""
         keys = (("shape", "scan_shape"), ("spacing", "scan_spacing"))
-        return bool(self.recipe.axes) or any(list(row[a]) != list(row[b]) for row in self.store.rows for a, b in keys)
+        return bool(self.recipe.axes) or any(column(self.store.rows, a) != column(self.store.rows, b) for a, b in keys)
 
     def prepared(self, config, network: Network, loss, outputs: OutputSpec, mesh, weights) -> Prepared:
         """Return the scores of config.eval.split on the network's grid."""
@@ -289,12 +292,17 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, channel_run: str | Pa
       CheckpointError, MismatchError: the channel run cannot be used, see `open_channel_run`.
     """
     dataset, made_by = base.labelled(dataset, log.say), ""
-    bad_share = bad_share_of(config)
+    how = {
+        "log": log.say,
+        "bad_share": bad_share_of(config),
+        "workers": config.data.prepare_workers or None,
+        "share": Share(jax.process_index(), jax.process_count(), lambda: agree.all_here("prepared cases")),
+    }
     if recipe.fit == "patches":
-        store = per_case.open_or_build(dataset, recipe, log=log.say, bad_share=bad_share)
+        store = per_case.open_or_build(dataset, recipe, **how)
     else:
         make, made_by = channel_of(recipe, channel_run)
-        store = caches.open_or_build(dataset, recipe, log=log.say, extra=make, extra_id=made_by, bad_share=bad_share)
+        store = caches.open_or_build(dataset, recipe, extra=make, extra_id=made_by, **how)
     _log_left_out(store, log)
     if config.data.whole:
         store = whole.shrunk(store, recipe, coordinates=config.data.coordinates, log=log.say)
@@ -328,11 +336,8 @@ def divide(
     )
     patched = recipe.fit == "patches"
     feed = Patches(dataset, store.recipe, store, rows) if patched else Whole(dataset, recipe, store, rows, made_by)
-    log.say(
-        ", ".join(
-            f"{name} {len(r)} {feed.noun} of {len({store.rows[i]['patient'] for i in r})} patients" for name, r in rows.items()
-        )
-    )
+    whose = column(store.rows, "patient")
+    log.say(", ".join(f"{name} {len(r)} {feed.noun} of {len({whose[i] for i in r})} patients" for name, r in rows.items()))
     for name in ("train", *(() if config.train.best == "last" else ("val",))):
         if not len(rows[name]):
             raise DataError(
@@ -370,12 +375,12 @@ def _log_left_out(store: base.Store, log) -> None:
 
 def _gone(store: base.Store | base.Listing) -> set[str]:
     """Return the patients all of whose cases are left out."""
-    return {bad.patient for bad in store.left_out.bad} - {row["patient"] for row in store.rows}
+    return {bad.patient for bad in store.left_out.bad} - set(column(store.rows, "patient"))
 
 
 def _check_patches(config, feed: Patches, log) -> None:
     """Refuse early what would fail or disappoint after training: patches that are mostly padding, an impossible cascade."""
-    shapes = np.array([feed.store.rows[i]["shape"] for i in feed.rows["train"]])
+    shapes = np.array(column(feed.store.rows, "shape"))[feed.rows["train"]]
     largest, patch = shapes.max(0), np.array(feed.recipe.size)
     if (patch >= 2 * largest).any():
         fits = tuple(int(min(p, n // 8 * 8 or n)) for p, n in zip(patch, largest))

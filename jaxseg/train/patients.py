@@ -11,6 +11,7 @@ from jaxseg import checkpoint
 from jaxseg.data import splits
 from jaxseg.data.store import bad_cases
 from jaxseg.data.store.base import Store
+from jaxseg.data.store.rows import column
 from jaxseg.types import CheckpointError, DataError, MismatchError
 
 SPLITS = "splits.json"
@@ -40,7 +41,7 @@ def keep(config, workdir: Path, rows: Sequence[splits.Row], parts: Mapping[str, 
         return
     if d.split == "slice_level":
         return  # no split of patients
-    left_out = {row["patient"] for row in rows}.difference(*patients.values())
+    left_out = set(column(rows, "patient")).difference(*patients.values())
     patients |= {"left_out": left_out} if left_out else {}
     splits.save_splits(
         path,
@@ -99,7 +100,8 @@ def check_unseen(run: Path, data, split: str, *, whose: str, log) -> None:
         return
     if record["dataset"] != data.dataset.name or record["config"]["data"]["split"] == "slice_level":
         return
-    evaluated = {data.store.rows[i]["patient"] for i in data.rows[split]}
+    whose = column(data.store.rows, "patient")
+    evaluated = {whose[i] for i in data.rows[split]}
     both = sorted(evaluated.intersection(p for name in SEEN[split] for p in record["splits"][name]))
     if both:
         raise DataError(

@@ -9,7 +9,7 @@ import numpy as np
 from jaxseg import checkpoint
 from jaxseg.augment import compose as augmentations
 from jaxseg.config import as_dict
-from jaxseg.data import datasets
+from jaxseg.data import datasets, splits
 from jaxseg.data.formats import own
 from jaxseg.data.prepare import channels
 from jaxseg.data.records import DataSet, Recipe
@@ -260,7 +260,7 @@ def record_of(config, data: feeds.Feed, parameters: int) -> dict:
         "code": code.named(as_dict(config)),
         surroundings.NAME: surroundings.current(),
         "history": [],
-        "splits": {name: sorted({data.store.rows[i]["patient"] for i in rows}) for name, rows in data.rows.items()},
+        "splits": splits.patients_of(data.store.rows, data.rows),
     }
 
 

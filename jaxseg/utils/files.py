@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxseg.types import StorageError
-from jaxseg.utils import lease as leases
+from jaxseg.utils.machine import lease as leases
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:

@@ -19,6 +19,7 @@ import pytest
 from jaxseg import checkpoint, modes, preflight, recorded
 from jaxseg import planned as planned_mode
 from jaxseg.config import resolve
+from jaxseg.data.store import per_case, stacked
 from jaxseg.data.store.base import read_files
 from jaxseg.data.stream import pipeline
 from jaxseg.experiments import compare, plan
@@ -28,6 +29,7 @@ from jaxseg.infer import network, postprocess
 from jaxseg.models.base import Outputs
 from jaxseg.train import loop, mesh, setup
 from jaxseg.train.log import Log
+from jaxseg.train.processes import connect
 from jaxseg.types import DataError, JaxsegError, NonFiniteError
 from tests import untrained
 
@@ -202,6 +204,27 @@ def readers(world, base, tree):
         patch.setattr(pipeline.Batches, "_open", lambda self: iter(()))
         patch.setattr(pipeline, "flags", types.SimpleNamespace(FLAGS=types.SimpleNamespace(is_parsed=lambda: True)))
         return _data(world, tree).stream(tree, tree.train.batch_size, 0)._workers
+
+
+def preparers(world, base, tree):
+    """The processes that prepare."""
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        for layout in (per_case, stacked):
+            build = layout.open_or_build
+            note = lambda *a, build=build, **options: (asked.append(options["workers"]), build(*a, **options))[1]
+            patch.setattr(layout, "open_or_build", note)
+        _data(world, tree)
+    return asked
+
+
+def joining(world, base, tree):
+    """How long processes wait for each other."""
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connect, "_join", lambda *a, **options: found.append(options))
+        connect.connect("127.0.0.1:1234", 2, 1, join=tree.mesh.join, heartbeat=tree.mesh.heartbeat)
+    return found
 
 
 def step(world, base, tree):

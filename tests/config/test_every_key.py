@@ -169,6 +169,7 @@ ROWS = {
     "data.fractions": both((0.5, 0.25, 0.25), "rows"),
     "data.max_samples": both(2, "stream", train__batch_size=1),
     "data.workers": both(2, "readers"),
+    "data.prepare_workers": both(2, "preparers"),
     "data.readers": both(((".png", "tests.config.facets:area"),), ("already reads files",), by="cases"),
     "data.transforms": both((("tests.config.facets:darker", {}),), "stream"),
     "model.name": {"slices": row("unet_test", "weights"), "volumes": row("unet3d_test", "weights")},
@@ -256,6 +257,8 @@ ROWS = {
     "search.high": alike(1.5, "search", **SEARCH),
     "mesh.data": alike(2, "devices"),
     "mesh.space": alike(2, "devices", model__name="segnext_test"),
+    "mesh.join": alike(7, "joining"),
+    "mesh.heartbeat": alike(7, "joining"),
     "mesh.shard_state": alike(True, "training"),
 }
 SHRUNK = {  # keys of infer, of a network of whole volumes

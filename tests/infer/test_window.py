@@ -186,7 +186,7 @@ def test_slabs_need_less_device_memory_and_auto_takes_the_device_where_it_fits(m
         (2 * host.host - 2, 2 * device.device - 2, np.memmap),
     ):
         stats = {} if device_memory is None else {"bytes_limit": device_memory + 5, "bytes_in_use": 5}
-        monkeypatch.setattr(window, "_available", lambda memory=memory: memory)
+        monkeypatch.setattr(window.memory, "available", lambda memory=memory: memory)
         monkeypatch.setattr(window.jax, "local_devices", lambda stats=stats: [mock.Mock(memory_stats=lambda: stats)])
         found = window.sliding_window(jnp.sin, volume, **options)
         assert isinstance(found, kind) and isinstance(found, np.memmap) == (kind is np.memmap)

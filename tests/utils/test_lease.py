@@ -10,10 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from jaxseg.utils import files, lease
+from jaxseg.utils import files
+from jaxseg.utils.machine import lease
 
 ROOT = Path(__file__).parents[2]
-FAST = "import sys, time\nfrom pathlib import Path\nfrom jaxseg.utils import files, lease\nlease.BEAT, lease.STALE = 0.1, 1.0\n"
+FAST = """
+import sys, time
+from pathlib import Path
+from jaxseg.utils import files
+from jaxseg.utils.machine import lease
+lease.BEAT, lease.STALE = 0.1, 1.0
+"""
 ELSEWHERE = "lease.machine = lambda: 'another host'\n"  # its processes cannot be seen from here
 
 

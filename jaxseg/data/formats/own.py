@@ -39,6 +39,16 @@ def register(readers: Sequence[tuple[str, str]]) -> None:
         _readers[suffix] = function
 
 
+def registered() -> dict[str, Callable[[Path], Volume]]:
+    """Return the registered readers, suffix -> function, for `restore` in another process."""
+    return dict(_readers)
+
+
+def restore(readers: dict[str, Callable[[Path], Volume]]) -> None:
+    """Register the readers that another process has registered."""
+    _readers.update(readers)
+
+
 def readable() -> tuple[str, ...]:
     """Return the suffixes of readable files, the user's own last."""
     return (*nifti.SUFFIXES, *photos.SUFFIXES, *raw_voxels.SUFFIXES, *_readers)

@@ -22,7 +22,7 @@ class _Kind:
     detail: str
 
 
-_open: contextvars.ContextVar[dict[str, _Kind] | None] = contextvars.ContextVar("remarks", default=None)
+_open: contextvars.ContextVar[dict[str, _Kind] | list | None] = contextvars.ContextVar("remarks", default=None)
 
 
 def remark(text: str, path: str | Path, amount: float = 0.0, detail: str = "") -> None:
@@ -37,6 +37,9 @@ def remark(text: str, path: str | Path, amount: float = 0.0, detail: str = "") -
     found = _open.get()
     if found is None:
         _log.warning("%s", _line(text, _Kind(1, amount, str(path), detail)))
+        return
+    if isinstance(found, list):
+        found.append([text, str(path), float(amount), detail])
         return
     kind = found.setdefault(text, _Kind(0, amount, str(path), detail))
     kind.count += 1
@@ -55,6 +58,17 @@ def collected(say: Callable[[str], None]) -> Iterator[None]:
         _open.reset(token)
         for text, kind in found.items():
             say(_line(text, kind))
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list]:
+    """Collect the remarks within this context in a list, each as the arguments of `remark`, JSON-able, to report them later."""
+    found: list = []
+    token = _open.set(found)
+    try:
+        yield found
+    finally:
+        _open.reset(token)
 
 
 def _line(text: str, kind: _Kind) -> str:

@@ -3,11 +3,12 @@
 import collections
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from jaxseg.data.records import Volume
+from jaxseg.data.records import Meaning
 from jaxseg.types import ConfigError, DataError
 
 KEY = "data.mask_values"
@@ -182,25 +183,26 @@ class Meanings:
         self._voxels = collections.defaultdict(collections.Counter)  # kind -> (label, found, name) -> voxels
         self._colours: dict[int, tuple[str, str]] = {}  # palette index -> (its colour in words, the case that had it first)
 
-    def add(self, case: str, mask: Volume) -> None:
-        """Add one mask.
+    def add(self, case: str, path: Path | str, found: Iterable[Meaning]) -> None:
+        """Add one mask: its case, its file, and how its values were interpreted (`Volume.meaning`).
 
         Raises:
           DataError: a palette index has another colour than in an earlier case (DATA_LABEL).
         """
-        for meaning in mask.meaning:
+        found = [Meaning(*meaning) for meaning in found]
+        for meaning in found:
             if meaning.kind == "palette" and meaning.label:
                 colour, first = self._colours.setdefault(meaning.label, (meaning.found, case))
                 if colour != meaning.found:
                     raise DataError(
-                        f"case {case}, {mask.path}: {meaning.found}, but {colour} in case {first}; an index has one colour in "
+                        f"case {case}, {path}: {meaning.found}, but {colour} in case {first}; an index has one colour in "
                         f"all files: list the colours (or the indices, if they are the classes) in config.{KEY}: "
                         "((0, 0), (1, 1), ...)",
                         "DATA_LABEL",
                     )
-        self._files.update({meaning.kind for meaning in mask.meaning})
-        for kind, found, label, count, name in mask.meaning:
-            self._voxels[kind][label, found, name] += count
+        self._files.update({meaning.kind for meaning in found})
+        for meaning in found:
+            self._voxels[meaning.kind][meaning.label, meaning.found, meaning.name] += meaning.voxels
 
     def lines(self, labels: Sequence[str]) -> list[str]:
         """Return one text line for each kind of mask.

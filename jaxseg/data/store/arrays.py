@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from jaxseg.types import DataError
+from jaxseg.types import DataError, StorageError
 
 _LOADING = threading.Lock()  # np.load parses headers with `ast`, which several threads may not before CPython 3.11.8 (gh-106905)
 PIECE = 1 << 22  # bytes of a file that are read at once
@@ -40,14 +42,47 @@ def open_array(path: Path, dtype: np.dtype, shape: tuple[int, ...], whose: str =
     return array
 
 
-def write_array(path: Path, array: np.ndarray) -> tuple[int, str]:
-    """Write a .npy file and sync it to the disk; returns (its size in bytes, its digest as from `file_digest`)."""
+def write_array(path: Path, array: np.ndarray, *, sync: bool = True) -> tuple[int, str]:
+    """Write a .npy file and, with `sync`, wait until it is on the disk; returns (its size in bytes, its `file_digest`)."""
     with open(path, "wb") as file:
         hashing = _Hashing(file)
         np.save(hashing, array, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
         return file.tell(), hashing.digest.hexdigest()
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Refuse to write more bytes than the disk has free.
+
+    Args:
+      folder: where they would be written.
+      needed: bytes.
+      what: the start of the message: "case x needs".
+    Raises:
+      StorageError: they do not fit.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise StorageError(
+            f"{what} {gib(needed)}, and {folder.parent} has {gib(free)} free; free space or set JAXSEG_CACHE to another folder"
+        )
+
+
+def gib(n: int) -> str:
+    """Bytes as text."""
+    return f"{n / 2**30:.2f} GiB"
+
+
+def sync_files(paths: Sequence[Path]) -> None:
+    """Wait until files that were written without it are on the disk: one by one, or for very many the whole system's at once."""
+    if len(paths) > 1000 and hasattr(os, "sync"):
+        os.sync()
+        return
+    for path in paths:
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
 
 
 def file_digest(path: Path) -> str:

@@ -253,7 +253,7 @@ def read_files(dataset: DataSet, case: Case, meanings: Meanings | None = None) -
         raise DataError(f"case {case.id}, {case.mask}: {error}", error.code) from error
     read[1:], mask = [volumes.paired(read[0], other) for other in read[1:]], volumes.paired(read[0], mask)
     if meanings is not None:
-        meanings.add(case.id, mask)
+        meanings.add(case.id, mask.path, mask.meaning)
     return read, mask
 
 

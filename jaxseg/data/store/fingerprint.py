@@ -8,6 +8,8 @@ import dataclasses
 import functools
 import inspect
 import json
+import os
+import stat
 import sys
 import types
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 
 from jaxseg.data.formats import volumes
 from jaxseg.data.prepare import canvas, intensity, labels, masks, resample
-from jaxseg.data.records import DataSet, Recipe
+from jaxseg.data.records import Case, DataSet, Recipe
 from jaxseg.data.store import foreground
 from jaxseg.utils import files
 
@@ -32,47 +34,63 @@ RULES = {
 }
 
 
-def fingerprint(dataset: DataSet, recipe: Recipe, *more: str) -> str:
-    """Return the digest, 16 hexadecimal digits.
+class Sources:
+    """What a store is made of: one text for what all cases share, and one for each case with the size and time of its files.
 
     Args:
       dataset: the data set.
       recipe: how images are prepared.
-      more: further texts on which the bytes depend, such as the format, or the digest of a network that generates a channel.
+      more: further texts on which the bytes depend, such as the layout, or the digest of a network that generates a channel.
     """
-    cases = [
-        [
-            c.id,
-            c.patient,
-            dict(c.meta),
-            dataset.stratum(c),
-            [_files(p) for p in (*c.images, *([c.mask] if c.mask else []), *c.parts)],
-            *([c.slab] if c.slab else []),
+
+    def __init__(self, dataset: DataSet, recipe: Recipe, *more: str):
+        self._dataset = dataset
+        rules = [
+            dataset.name,
+            dataset.labels,
+            dataset.map_mask,
+            dataset.keep_slice,
+            dataset.synthetic,
+            dataset.read_image,
+            dataset.read_mask,
+            dataset.modalities,
+            dataset.regions,
+            dataset.normalised,
         ]
-        for c in dataset.cases
-    ]
-    rules = [
-        dataset.name,
-        dataset.labels,
-        dataset.map_mask,
-        dataset.keep_slice,
-        dataset.synthetic,
-        dataset.read_image,
-        dataset.read_mask,
-        dataset.modalities,
-        dataset.regions,
-        dataset.normalised,
-    ]
-    return files.digest(json.dumps(words([RULES, more, dataclasses.asdict(recipe), rules, cases])))[:16]
+        self.shared = json.dumps(words([RULES, more, dataclasses.asdict(recipe), rules]))
+        self.cases = [self.case(case) for case in dataset.cases]
+
+    @property
+    def fingerprint(self) -> str:
+        """The digest of all texts, 16 hexadecimal digits."""
+        return files.digest(self.shared, "\n".join(self.cases))[:16]
+
+    def key(self, i: int) -> str:
+        """The digest of all on which the bytes of case i depend, whatever the other cases are."""
+        return files.digest(self.shared, self.cases[i])
+
+    def case(self, case: Case) -> str:
+        """The text of a case, whose files are looked at now."""
+        paths = (*case.images, *([case.mask] if case.mask else []), *case.parts)
+        about = [case.id, case.patient, words(case.meta) if case.meta else [], self._dataset.stratum(case)]
+        return json.dumps([*about, [_files(path) for path in paths], *([case.slab] if case.slab else [])])
+
+
+def fingerprint(dataset: DataSet, recipe: Recipe, *more: str) -> str:
+    """Return the digest of a store, 16 hexadecimal digits; arguments as for `Sources`."""
+    return Sources(dataset, recipe, *more).fingerprint
 
 
 def _files(path: Path) -> list:
-    """Return [name, size, time] of a file, or of every file in a folder."""
-    found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    """Return [name, size, time] of a file, or a list of them for a folder. A file is looked at once."""
     try:
-        return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in found]
+        about = os.stat(path)
+        if not stat.S_ISDIR(about.st_mode):
+            return [os.path.basename(path), about.st_size, about.st_mtime_ns]
+        found = ((p, p.stat()) for p in sorted(path.rglob("*")))
+        return [[p.name, about.st_size, about.st_mtime_ns] for p, about in found if stat.S_ISREG(about.st_mode)]
     except OSError:
-        return [[path.name, "missing"]]  # reading the case says so properly
+        return [path.name, "missing"]  # reading the case says so properly
 
 
 def words(value) -> Any:

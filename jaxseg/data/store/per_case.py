@@ -2,20 +2,22 @@
 reads only its own bytes.
 
     <cache root>/volumes/<data set>-<fingerprint>/   as every store (`base`), and       (slices and pictures: pictures/...)
-      00000.image.npy       float32 [X, Y, Z, C]; of slices and pictures uint8 or float32 [H, W, C] (`examples.dtype_of`)
-      00000.mask.npy        uint8 or uint16 [*S]
-      00000.foreground.npy  uint32 [n], flat indices of voxels of class 1, then of class 2, ... (`foreground.index`)
+      000/000000.image.npy       float32 [X, Y, Z, C]; of slices and pictures uint8 or float32 [H, W, C] (`examples.dtype_of`)
+      000/000000.mask.npy        uint8 or uint16 [*S]
+      000/000000.foreground.npy  uint32 [n], flat indices of voxels of class 1, then of class 2, ... (`foreground.index`)
+
+with the examples 1000 n to 1000 n + 999 in folder n.
 
 Axes of volumes are in the common order (`geometry.to_volume`), or that of `Recipe.axes`; slices are upright. The fingerprint
 contains only those parts of the recipe on which the bytes depend: runs with different patch sizes share a store.
 """
 
 import dataclasses
-import functools
-import shutil
+import math
+import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,13 +28,16 @@ from jaxseg.data.prepare import contrast
 from jaxseg.data.prepare.examples import dtype_of
 from jaxseg.data.prepare.labels import dtype_for
 from jaxseg.data.records import DataSet, Recipe
-from jaxseg.data.store import bad_cases, base, cases, foreground, rows
-from jaxseg.data.store.arrays import damaged, file_digest, open_array, write_array
-from jaxseg.data.store.fingerprint import fingerprint as fingerprint_of
-from jaxseg.types import DataError, StorageError
+from jaxseg.data.store import bad_cases, base, cases, foreground, preparing, rows
+from jaxseg.data.store.arrays import check_space, file_digest, gib, open_array, sync_files, write_array
+from jaxseg.data.store.fingerprint import Sources
+from jaxseg.data.store.parts import Parts
+from jaxseg.data.store.preparing import ALONE, Share
+from jaxseg.types import DataError
 from jaxseg.utils import files
 
-LAYOUT = "per case"
+LAYOUT = "per case, a thousand to a folder"
+THOUSAND = 1000  # examples in a folder: directories of some 100,000 files are slow on network file systems
 PROGRESS = 5.0  # seconds between lines
 FOLDERS, NOUNS = {2: "pictures", 3: "volumes"}, {2: "slices", 3: "volumes"}  # by the number of axes
 KINDS = {"image": "digest", "mask": "mask_digest", "foreground": "foreground_digest"}  # arrays, and their digests' columns
@@ -83,9 +88,9 @@ class PerCase(base.Store):
 
     Attributes:
       rows: N records {case, patient, stratum, shape ([*S]), spacing (mm), scan_shape and scan_spacing (before resampling,
-        in the common order), foreground and kept ([K]), bytes ([3], sizes of the files), digest, mask_digest and
-        foreground_digest (blake2b of the files)}, of slices and pictures also slice (index in the file) and constant (whether
-        the image is one value).
+        in the common order), span ([C, 2], lowest and highest value of each channel), foreground and kept ([K]), bytes ([3],
+        sizes of the files), digest, mask_digest and foreground_digest (blake2b of the files)}, of slices and pictures also
+        slice (index in the file) and constant (whether the image is one value).
     """
 
     _open: _OpenMaps = dataclasses.field(default_factory=_OpenMaps, init=False, repr=False, compare=False)
@@ -149,7 +154,15 @@ class PerCase(base.Store):
         return open_array(_path(self.folder, i, kind), np.dtype(dtype), shape, f" of {self.rows.columns['case'][i]}")
 
 
-def open_or_build(dataset: DataSet, recipe: Recipe, *, log: Callable[[str], None] = print, bad_share: float = 0.0) -> PerCase:
+def open_or_build(
+    dataset: DataSet,
+    recipe: Recipe,
+    *,
+    log: Callable[[str], None] = print,
+    bad_share: float = 0.0,
+    workers: int | None = None,
+    share: Share = ALONE,
+) -> PerCase:
     """Open the store of a data set for a recipe; it is built first if it does not exist, only once if several processes ask.
 
     Args:
@@ -157,14 +170,19 @@ def open_or_build(dataset: DataSet, recipe: Recipe, *, log: Callable[[str], None
       recipe: how images are prepared.
       log: called with lines of text about the build.
       bad_share: fraction of cases that may be bad and are left out; with 0, the first bad case is an error.
+      workers: number of processes that prepare cases, see `preparing.Preparation`.
+      share: which of the cases this process prepares first, and what waits for the other processes of the run.
     Raises:
       DataError: more cases than allowed cannot be used, files changed during the build, or there is no case.
       ConfigError: the recipe is for other labels or modalities, or does not fit the images.
       StorageError: the disk is full.
     """
     base.check_recipe(dataset, recipe)
-    final = files.cache_root() / FOLDERS[len(recipe.size)] / f"{files.plain_name(dataset.name)}-{fingerprint(dataset, recipe)}"
-    built = files.build_folder(final, lambda folder: _build(folder, dataset, recipe, log, bad_share))
+    sources = _sources(dataset, recipe)
+    final = files.cache_root() / FOLDERS[len(recipe.size)] / f"{files.plain_name(dataset.name)}-{sources.fingerprint}"
+    parts = Parts(preparing.folder_of(final, files.plain_name(dataset.name)), dataset, recipe, finish, sources)
+    preparing.spread(parts, final, share, workers)
+    built = files.build_folder(final, lambda folder: _build(folder, parts, log, bad_share, workers))
     store = open_store(built)
     bad_cases.check(store.left_out, bad_share)  # it may have been built by a run that allows more
     return dataclasses.replace(store, recipe=recipe)  # with its own patch size
@@ -173,31 +191,43 @@ def open_or_build(dataset: DataSet, recipe: Recipe, *, log: Callable[[str], None
 def open_store(folder: Path) -> PerCase:
     """Open a store that `open_or_build` built; its recipe has only the fields on which the bytes depend.
 
+    No example's file is looked at: there may be hundreds of thousands. Each is checked when it is first read.
+
     Raises:
-      DataError: files are missing or have another size than when they were written (DATA_CHANGED).
+      DataError: the manifest or the rows are missing, or differ from what was written (DATA_CHANGED).
     """
-    written = base.open_manifest(folder, LAYOUT)
-    cases = written["rows"].columns["case"].tolist()
-    for i, (case, sizes) in enumerate(zip(cases, written["rows"].columns["bytes"].tolist())):
-        for kind, size in zip(KINDS, sizes):
-            path = _path(folder, i, kind)
-            try:
-                found = path.stat().st_size
-            except OSError as error:
-                raise damaged(folder, f"{path.name} of {case}: {error}") from error
-            if found != size:
-                raise damaged(folder, f"{path.name} of {case} has {found} bytes, not {size}")
-    return PerCase(**written)
+    return PerCase(**base.open_manifest(folder, LAYOUT))
 
 
 def fingerprint(dataset: DataSet, recipe: Recipe) -> str:
     """Digest of all that decides a store's bytes."""
-    return fingerprint_of(dataset, _deciding(recipe), LAYOUT, f"{len(recipe.size)} axes")
+    return _sources(dataset, recipe).fingerprint
 
 
-def estimate(sizes: list[int], count: int) -> int:
-    """Estimate the bytes on disk of `count` examples from the sizes of those that are already written."""
-    return -(-sum(sizes) * count // len(sizes))
+def _sources(dataset: DataSet, recipe: Recipe) -> Sources:
+    return Sources(dataset, _deciding(recipe), LAYOUT, f"{len(recipe.size)} axes")
+
+
+def finish(recipe: Recipe, found: cases.CaseExamples) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+    """Return the arrays of a case's examples, "0.image", "0.mask", "0.foreground", "1.image", ..., and their rows."""
+    arrays: dict[str, np.ndarray] = {}
+    made: list[dict[str, Any]] = []
+    for e, (image, mask, row, grid) in enumerate(found.kept):
+        own, facts = _complete(image, mask, len(recipe.labels))
+        arrays |= {f"{e}.{kind}": array for kind, array in own.items()}
+        made.append(row | grid | facts)
+    return arrays, made
+
+
+def _complete(image: np.ndarray, mask: np.ndarray, k: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return an example's arrays by KINDS, and the entries of its row that follow from them."""
+    index, kept, counts = foreground.index(mask, k)
+    flat = image.reshape(-1, image.shape[-1])
+    span = np.stack([flat.min(0), flat.max(0)], -1).astype(np.float64).tolist()
+    facts = {"shape": list(mask.shape), "foreground": counts, "kept": kept, "span": span}
+    if mask.ndim == 2:
+        facts["constant"] = bool((image == image.flat[0]).all())
+    return {"image": image, "mask": mask.astype(dtype_for(k), copy=False), "foreground": index}, facts
 
 
 def write(
@@ -205,12 +235,11 @@ def write(
     items: Iterable[tuple[np.ndarray, np.ndarray, dict[str, Any]]],
     recipe: Recipe,
     *,
-    count: int | None,
+    count: int,
     name: str,
     synthetic: bool,
     regions,
     fingerprint: str = "",
-    warnings: Callable[[], list[str]] = list,
     log: Callable[[str], None] = print,
 ) -> None:
     """Fill an empty folder with prepared examples of one rank.
@@ -220,41 +249,18 @@ def write(
       items: for each example (image [*S, C], mask uint8 or uint16 [*S], row with case, patient, stratum, spacing and any further
         entries); shape, foreground, kept, bytes and digests are added here.
       recipe: how the examples were prepared.
-      count: number of examples, to estimate the disk space; None if not known.
+      count: number of examples, to estimate the disk space.
       name, synthetic, regions, fingerprint: as in `Store`.
-      warnings: returns warnings about the data; called after the last item.
       log: called with lines of text about the progress.
     Raises:
       StorageError: the disk has not enough space for the remaining examples.
     """
-    started = said = time.monotonic()
-    noun = "slices" if count is None else "cases"
-    found, sizes, k = [], [], len(recipe.labels)
+    progress, found = _Progress(name, count, log), []
     for i, (image, mask, row) in enumerate(items):
-        index, kept, counts = foreground.index(mask, k)
-        arrays = {"image": image, "mask": mask.astype(dtype_for(k), copy=False), "foreground": index}
-        sizes.append(sum(a.nbytes for a in arrays.values()))
-        if count is None:
-            _check_space(folder, sizes[-1], f"slice {i + 1} needs")
-        else:
-            left = estimate(sizes, count) - sum(sizes[:-1])
-            _check_space(folder, left, f"the remaining {count - i} of {count} {NOUNS[mask.ndim]} need about")
-        written = {kind: write_array(_path(folder, i, kind), array) for kind, array in arrays.items()}
-        found.append(
-            row
-            | {
-                "shape": list(mask.shape),
-                "foreground": counts,
-                "kept": kept,
-                "bytes": [size for size, _ in written.values()],
-                **{column: written[kind][1] for kind, column in KINDS.items()},
-                **({"constant": bool((image == image.flat[0]).all())} if mask.ndim == 2 else {}),
-            }
-        )
-        if time.monotonic() - said > PROGRESS:
-            said = time.monotonic()
-            of = "" if count is None else f"/{count}"
-            log(f"{FOLDERS[mask.ndim]}: {i + 1}{of} {noun} of {name}, {_gib(sum(sizes))}, {said - started:.0f} s")
+        arrays, facts = _complete(image, mask, len(recipe.labels))
+        progress.add(sum(a.nbytes for a in arrays.values()), mask.ndim, folder)
+        written = {kind: write_array(_place(folder, i, kind), array) for kind, array in arrays.items()}
+        found.append(_row(row | facts, written))
     base.write_manifest(
         folder,
         LAYOUT,
@@ -264,10 +270,37 @@ def write(
         synthetic=synthetic,
         regions=regions,
         fingerprint=fingerprint,
-        warnings=warnings(),
     )
-    rank = len(found[0]["shape"])
-    log(f"{FOLDERS[rank]}: {name}, {len(found)} {noun}, {_gib(sum(sizes))}, {time.monotonic() - started:.1f} s")
+    progress.end(len(found))
+
+
+class _Progress:
+    """Bytes and cases so far: lines of progress, and whether the rest fits on the disk."""
+
+    def __init__(self, name: str, count: int, log: Callable[[str], None]):
+        self._name, self._count, self._log = name, count, log
+        self._bytes, self._done, self._rank = 0, 0, 3
+        self._started = self._said = time.monotonic()
+        self._looked = -math.inf
+
+    def add(self, size: int, rank: int, folder: Path | None = None) -> None:
+        """Add a case of `size` bytes; with a folder, check once a second that the remaining ones fit there, this one included."""
+        left, self._rank = self._count - self._done, rank
+        self._bytes, self._done = self._bytes + size, self._done + 1
+        now = time.monotonic()
+        if folder is not None and now - self._looked > 1.0:
+            self._looked = now
+            check_space(folder, self._bytes * left // self._done, f"the remaining {left} of {self._count} cases need about")
+        if now - self._said > PROGRESS:
+            self._said = now
+            kind = FOLDERS[self._rank]
+            so_far = f"{kind}: {self._done}/{self._count} cases of {self._name}, {gib(self._bytes)}"
+            self._log(f"{so_far}, {now - self._started:.0f} s")
+
+    def end(self, examples: int) -> None:
+        """Say what was made."""
+        kind, noun = FOLDERS[self._rank], "slices" if self._rank == 2 else "cases"
+        self._log(f"{kind}: {self._name}, {examples} {noun}, {gib(self._bytes)}, {time.monotonic() - self._started:.1f} s")
 
 
 def _deciding(recipe: Recipe) -> Recipe:
@@ -292,63 +325,58 @@ def _deciding(recipe: Recipe) -> Recipe:
     )
 
 
-def _build(folder: Path, dataset: DataSet, recipe: Recipe, log: Callable[[str], None], bad_share: float) -> None:
-    before = fingerprint(dataset, recipe)
+def _build(folder: Path, parts: Parts, log: Callable[[str], None], bad_share: float, workers: int | None) -> None:
+    dataset, recipe = parts.dataset, parts.recipe
     if not dataset.cases:
         raise DataError(f"{dataset.name}: no case under {dataset.root}; check data.root", "DATA_EMPTY")
     bad: list[bad_cases.Bad] = []
-    tally = cases.Tally()
-    with remarks.collected(log):
-        write(
-            folder,
-            _items(dataset, recipe, tally, bad_share, bad),
-            recipe,
-            count=len(dataset.cases) if len(recipe.size) == 3 else None,
-            name=dataset.name,
-            synthetic=dataset.synthetic,
-            regions=dataset.regions,
-            fingerprint=before,
-            warnings=lambda: contrast.warnings(tally.levels, recipe),
-            log=log,
-        )
+    tally, progress, done = cases.Tally(), _Progress(dataset.name, len(dataset.cases), log), []
+    with remarks.collected(log), preparing.Preparation(parts, workers=workers) as prepared:
+        for _, part in bad_cases.sift(dataset, lambda case: prepared(case, tally), bad_share, bad):
+            done.append(part)
+            progress.add(sum(size for size, _ in part.arrays.values()), len(recipe.size))
+    if not any(part.rows for part in done):
+        raise cases.nothing_kept(dataset, tally)
+    found, moved = [], []
+    for part in done:
+        part.unmark()  # from here on the case is this store's alone
+        for e, row in enumerate(part.rows):
+            for kind in KINDS:
+                moved.append(_place(folder, len(found), kind))
+                os.replace(part.path(f"{e}.{kind}"), moved[-1])
+            found.append(_row(row, {kind: part.arrays[f"{e}.{kind}"] for kind in KINDS}))
+    sync_files(moved)
+    base.write_manifest(
+        folder,
+        LAYOUT,
+        rows.from_records(found),
+        _deciding(recipe),
+        name=dataset.name,
+        synthetic=dataset.synthetic,
+        regions=dataset.regions,
+        fingerprint=parts.sources.fingerprint,
+        warnings=contrast.warnings(tally.levels, recipe),
+    )
+    bad_cases.write(folder, bad_cases.LeftOut(tuple(bad), len(dataset.cases)))
     for line in tally.lines(recipe, dataset.labels):
         log(line)
-    bad_cases.write(folder, bad_cases.LeftOut(tuple(bad), len(dataset.cases)))
-    if fingerprint(dataset, recipe) != before:
-        raise base.changed(dataset)
+    parts.clear([])
+    progress.end(len(found))
 
 
-def _items(
-    dataset: DataSet, recipe: Recipe, tally: cases.Tally, share: float, bad: list[bad_cases.Bad]
-) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, Any]]]:
-    """Yield the arguments of `write` for every kept example.
-
-    Raises:
-      DataError: there is none (DATA_EMPTY).
-    """
-    kept = 0
-    for _, found in bad_cases.sift(
-        dataset, functools.partial(cases.examples_of, dataset, recipe, meanings=tally.meanings), share, bad
-    ):
-        tally.add(found.tally)
-        kept += len(found.kept)
-        for image, mask, row, grid in found.kept:
-            yield image, mask, row | grid
-    if not kept:
-        raise cases.nothing_kept(dataset, tally)
-
-
-def _check_space(folder: Path, needed: int, what: str) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise StorageError(
-            f"{what} {_gib(needed)}, and {folder.parent} has {_gib(free)} free; free space or set JAXSEG_CACHE to another folder"
-        )
+def _row(row: dict[str, Any], written: Mapping[str, Sequence]) -> dict[str, Any]:
+    """Return a row with the sizes and digests of the example's files, {kind: (bytes, digest)}."""
+    digests = {column: written[kind][1] for kind, column in KINDS.items()}
+    return row | {"bytes": [written[kind][0] for kind in KINDS]} | digests
 
 
 def _path(folder: Path, i: int, kind: str) -> Path:
-    return folder / f"{i:05d}.{kind}.npy"
+    return folder / f"{i // THOUSAND:03d}" / f"{i:06d}.{kind}.npy"
 
 
-def _gib(n: int) -> str:
-    return f"{n / 2**30:.2f} GiB"
+def _place(folder: Path, i: int, kind: str) -> Path:
+    """As `_path`, for a file to be written: its folder exists."""
+    path = _path(folder, i, kind)
+    if i % THOUSAND == 0:
+        path.parent.mkdir(exist_ok=True)
+    return path

@@ -60,6 +60,11 @@ class Rows(Sequence):
         return {name: [column.dtype.str, list(column.shape)] for name, column in self.columns.items()}
 
 
+def column(rows: Sequence[Mapping[str, Any]], name: str) -> list:
+    """Return one entry of all records. Of `Rows` this is many times faster than to make every record."""
+    return rows.columns[name].tolist() if isinstance(rows, Rows) else [row[name] for row in rows]
+
+
 def from_records(records: Sequence[Mapping[str, Any]]) -> Rows:
     """Convert records with equal keys to rows; lists under the same key must have the same length."""
     names = records[0].keys()

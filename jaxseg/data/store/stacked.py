@@ -14,7 +14,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +24,11 @@ from jaxseg.data.prepare import channels, contrast, intensity
 from jaxseg.data.prepare.examples import dtype_of
 from jaxseg.data.prepare.labels import dtype_for
 from jaxseg.data.records import DataSet, Recipe
-from jaxseg.data.store import bad_cases, base, cases, foreground, rows
+from jaxseg.data.store import bad_cases, base, cases, foreground, preparing, rows
 from jaxseg.data.store.arrays import Growing, open_array
-from jaxseg.data.store.fingerprint import fingerprint as fingerprint_of
+from jaxseg.data.store.fingerprint import Sources
+from jaxseg.data.store.parts import Part, Parts
+from jaxseg.data.store.preparing import ALONE, Share
 from jaxseg.types import ConfigError
 from jaxseg.utils import files
 from jaxseg.utils.lookup import lookup
@@ -140,6 +142,8 @@ def open_or_build(
     extra: channels.Generate | None = None,
     extra_id: str = "",
     bad_share: float = 0.0,
+    workers: int | None = None,
+    share: Share = ALONE,
 ) -> Stacked:
     """Open the store of a data set for a recipe; it is built first if it does not exist, only once if several processes ask.
 
@@ -151,6 +155,8 @@ def open_or_build(
         at once and never with a mask.
       extra_id: digest of the weights and code of `extra`.
       bad_share: fraction of cases that may be bad and are left out; with 0, the first bad case is an error.
+      workers: number of processes that prepare cases, see `preparing.Preparation`.
+      share: which of the cases this process prepares first, and what waits for the other processes of the run.
     Raises:
       DataError: more cases than allowed cannot be used, files changed during the build, or no slice is kept.
       ConfigError: the recipe is for other labels, or names an extra channel without its network, or the reverse.
@@ -171,8 +177,11 @@ def open_or_build(
             f"{extra_id!r} of its weights; {', '.join(names) or 'no name in it'} needs "
             f"{'both: name the run' if names else 'neither: drop the run'}"
         )
-    final = files.cache_root() / "cache" / f"{files.plain_name(dataset.name)}-{fingerprint(dataset, recipe, extra_id)}"
-    built = files.build_folder(final, lambda folder: _build(folder, dataset, recipe, log, extra, extra_id, bad_share))
+    sources = Sources(dataset, recipe, LAYOUT, extra_id)
+    final = files.cache_root() / "cache" / f"{files.plain_name(dataset.name)}-{sources.fingerprint}"
+    parts = Parts(preparing.folder_of(final, files.plain_name(dataset.name)), dataset, recipe, finish, sources)
+    preparing.spread(parts, final, share, workers)
+    built = files.build_folder(final, lambda folder: _build(folder, parts, log, extra, extra_id, bad_share, workers))
     cache = open_cache(built)
     bad_cases.check(cache.left_out, bad_share)  # it may have been built by a run that allows more
     return cache
@@ -195,7 +204,7 @@ def open_cache(folder: Path) -> Stacked:
 
 def fingerprint(dataset: DataSet, recipe: Recipe, extra_id: str = "") -> str:
     """Digest of all that decides a store's bytes."""
-    return fingerprint_of(dataset, recipe, LAYOUT, extra_id)
+    return Sources(dataset, recipe, LAYOUT, extra_id).fingerprint
 
 
 def _arrays(recipe: Recipe) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -232,9 +241,56 @@ class Writer(contextlib.ExitStack):
           row: case, patient, stratum, slice; entries that follow from the arrays are added here.
           target: float32 [h, w, 1] for "composite".
         """
-        index, kept, counts = foreground.index(mask, len(self._recipe.labels))
-        image, mask = (np.ascontiguousarray(a, self._files[name].dtype) for name, a in (("images", image), ("masks", mask)))
-        row = row | {
+        self.extend(*_complete(image[None], mask[None], [row], None if target is None else target[None], self._recipe))
+
+    def extend(self, arrays: Mapping[str, np.ndarray], rows: list[dict]) -> None:
+        """Add complete examples: their arrays by the names of the files, and their rows."""
+        for name, array in arrays.items():
+            self._files[name].extend(array)
+        self.rows += rows
+
+    def finish(self, **about) -> None:
+        """Close the files and write the manifest; `about` as for `base.write_manifest`."""
+        self.close()
+        base.write_manifest(self._folder, LAYOUT, rows.from_records(self.rows), self._recipe, **about)
+
+
+def finish(recipe: Recipe, found: cases.CaseExamples) -> tuple[dict[str, np.ndarray], list[dict]]:
+    """Return the arrays of a case's slices by the names of the store's files, and their rows.
+
+    Where another run's network makes a channel, the slices are completed when the store is put together: "images" as they were
+    prepared, and "labels".
+    """
+    if not found.kept:
+        return {}, []
+    images, labels = np.stack([example.image for example in found.kept]), np.stack([example.mask for example in found.kept])
+    if channels.trained(recipe.extra):
+        return {"images": images, "labels": labels}, [example.row for example in found.kept]
+    return _extended(images, labels, [example.row for example in found.kept], recipe, None)
+
+
+def _extended(
+    images: np.ndarray, labels: np.ndarray, rows: list[dict], recipe: Recipe, extra: channels.Generate | None
+) -> tuple[dict[str, np.ndarray], list[dict]]:
+    """Complete slices [n, h, w, C] with labels [n, h, w]: the channels of `Recipe.extra`, the target, and what follows."""
+    targets = None
+    if recipe.target == "composite":
+        targets = np.stack([channels.composite(image, mask) for image, mask in zip(images, labels)])
+    masks = np.stack([target_mask(mask, recipe.target) for mask in labels])
+    return _complete(channels.extend(images, recipe.extra, extra), masks, rows, targets, recipe)
+
+
+def _complete(
+    images: np.ndarray, masks: np.ndarray, rows: list[dict], targets: np.ndarray | None, recipe: Recipe
+) -> tuple[dict[str, np.ndarray], list[dict]]:
+    """Return the arrays by the names of the store's files, and the rows with the entries that follow from the arrays."""
+    kinds = {name: dtype for name, (_, dtype) in _arrays(recipe).items()}
+    images, masks = (np.ascontiguousarray(a, kinds[name]) for name, a in (("images", images), ("masks", masks)))
+    indices, made = [], []
+    for n, (image, mask, row) in enumerate(zip(images, masks, rows)):
+        index, kept, counts = foreground.index(mask, len(recipe.labels))
+        indices.append(index)
+        facts = {
             "foreground": counts,
             "kept": kept,
             "digest": files.digest(image.tobytes()),
@@ -243,74 +299,74 @@ class Writer(contextlib.ExitStack):
             "constant": bool((image == image.flat[0]).all()),
             "span": [float(image[..., 0].min()), float(image[..., 0].max())],
         }
-        self._files["images"].append(image)
-        self._files["masks"].append(mask)
-        self._files[FOREGROUND].extend(index)
-        if target is not None:
-            self._files["targets"].append(target)
-            row["target_digest"] = files.digest(target.tobytes())
-        self.rows.append(row)
-
-    def finish(self, **about) -> None:
-        """Close the files and write the manifest; `about` as for `base.write_manifest`."""
-        self.close()
-        base.write_manifest(self._folder, LAYOUT, rows.from_records(self.rows), self._recipe, **about)
+        made.append(row | facts | ({} if targets is None else {"target_digest": files.digest(targets[n].tobytes())}))
+    arrays = {"images": images, "masks": masks, FOREGROUND: np.concatenate(indices)}
+    return arrays if targets is None else {**arrays, "targets": targets}, made
 
 
-def _examples(
-    dataset: DataSet, recipe: Recipe, tally: cases.Tally, log: Callable[[str], None], share: float, bad: list[bad_cases.Bad]
-) -> Iterator[cases.PreparedExample]:
-    """Every kept slice, with a line of progress at times."""
-    started = said = time.monotonic()
-    kept = 0
-    good = bad_cases.sift(dataset, functools.partial(cases.examples_of, dataset, recipe, meanings=tally.meanings), share, bad)
-    for done, (_, found) in enumerate(good):
-        tally.add(found.tally)
-        kept += len(found.kept)
-        yield from found.kept
-        if time.monotonic() - said > PROGRESS:
-            said = time.monotonic()
-            log(f"cache: {done + 1}/{len(dataset.cases)} cases of {dataset.name}, {kept} slices, {said - started:.0f} s")
+class _Cases:
+    """The parts of the usable cases, one after another, with lines of progress; `done` holds them without their rows."""
+
+    def __init__(self, parts: Parts, tally: cases.Tally, log: Callable[[str], None], share: float, workers: int | None):
+        self.done: list[Part] = []
+        self.bad: list[bad_cases.Bad] = []
+        self._parts, self._tally, self._log, self._share, self._workers = parts, tally, log, share, workers
+
+    def __iter__(self) -> Iterator[Part]:
+        dataset, kept = self._parts.dataset, 0
+        started = said = time.monotonic()
+        with preparing.Preparation(self._parts, workers=self._workers) as prepared:
+            for _, part in bad_cases.sift(dataset, lambda case: prepared(case, self._tally), self._share, self.bad):
+                self.done.append(part._replace(rows=[], counts={}))
+                kept += len(part.rows)
+                yield part
+                if time.monotonic() - said > PROGRESS:
+                    said = time.monotonic()
+                    so_far = f"{len(self.done)}/{len(dataset.cases)} cases of {dataset.name}"
+                    self._log(f"cache: {so_far}, {kept} slices, {said - started:.0f} s")
 
 
 def _build(
     folder: Path,
-    dataset: DataSet,
-    recipe: Recipe,
+    parts: Parts,
     log: Callable[[str], None],
     extra: channels.Generate | None,
     extra_id: str,
     bad_share: float,
+    workers: int | None,
 ) -> None:
-    before = fingerprint(dataset, recipe, extra_id)
-    started, bad, tally = time.monotonic(), [], cases.Tally()
-    examples = _examples(dataset, recipe, tally, log, bad_share, bad)
+    dataset, recipe = parts.dataset, parts.recipe
+    started, tally = time.monotonic(), cases.Tally()
+    prepared = _Cases(parts, tally, log, bad_share, workers)
     with Writer(folder, recipe) as writer, remarks.collected(log):
-        while chunk := list(itertools.islice(examples, TOGETHER if recipe.extra else 1)):
-            inputs = channels.extend(np.stack([example.image for example in chunk]), recipe.extra, extra)
-            for (own, labels, row, _), image in zip(chunk, inputs):
-                target = channels.composite(own, labels) if recipe.target == "composite" else None
-                writer.add(image, target_mask(labels, recipe.target), row, target)
+        if channels.trained(recipe.extra):
+            loaded = (zip(part.load("images"), part.load("labels"), part.rows) for part in prepared if part.rows)
+            examples = itertools.chain.from_iterable(loaded)
+            while chunk := list(itertools.islice(examples, TOGETHER)):
+                images, labels, own_rows = zip(*chunk)
+                writer.extend(*_extended(np.stack(images), np.stack(labels), list(own_rows), recipe, extra))
+        else:
+            for part in prepared:
+                writer.extend({name: part.load(name) for name in part.arrays}, part.rows)
         kept = len(writer.rows)
         if not kept:
             raise cases.nothing_kept(dataset, tally)
-        if fingerprint(dataset, recipe, extra_id) != before:
-            raise base.changed(dataset)
         writer.finish(
             name=dataset.name,
             synthetic=dataset.synthetic,
             regions=dataset.regions,
-            fingerprint=before,
+            fingerprint=parts.sources.fingerprint,
             warnings=contrast.warnings(tally.levels, recipe),
             cases=len(dataset.cases),
             slices=tally.seen,
             generated_by=extra_id,
             cut_by_crop=tally.cut,
         )
-    bad_cases.write(folder, bad_cases.LeftOut(tuple(bad), len(dataset.cases)))
+    bad_cases.write(folder, bad_cases.LeftOut(tuple(prepared.bad), len(dataset.cases)))
+    parts.clear(prepared.done)
     for line in tally.lines(recipe, dataset.labels):
         log(line)
     log(
-        f"cache: {dataset.name}, {kept} of {tally.seen} slices of {len(dataset.cases) - len(bad)} cases kept, "
+        f"cache: {dataset.name}, {kept} of {tally.seen} slices of {len(dataset.cases) - len(prepared.bad)} cases kept, "
         f"{time.monotonic() - started:.1f} s"
     )

@@ -32,6 +32,12 @@ def same(what: str, value: dict) -> None:
         )
 
 
+def all_here(what: str) -> None:
+    """Wait until all processes are at this point."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
 def on_first(action: Callable):
     """Run `action` on process 0 only; if it raises a JaxsegError there, all processes end with its exit code.
 

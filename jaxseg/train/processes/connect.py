@@ -12,15 +12,17 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 import jax
 
+from jaxseg.train.processes import roll_call
 from jaxseg.train.processes.interrupt import PREEMPTED, fault
 from jaxseg.types import ConfigError, JaxsegError, PeerError
 
-JOIN_SECONDS, SLURM_SECONDS = 120.0, 300.0  # for all processes to come; JAXSEG_JOIN_SECONDS is another limit
+JOIN_SECONDS, SLURM_SECONDS = 120.0, 300.0  # for all processes to come; config.mesh.join is another limit
+HEARTBEAT = 100  # seconds without a sign of life after which jax counts a process as lost
 _LOST = re.compile(
     r"gloo|nccl|coordination|UNAVAILABLE|DEADLINE_EXCEEDED|connection (closed|reset|refused)|heartbeat|"
     r"broken pipe|timed out",
@@ -30,7 +32,15 @@ EVERYWHERE = ("0.0.0.0", "[::]")
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
 
 
-def connect(coordinator: str | None, number: int | None, process: int | None) -> None:
+def connect(
+    coordinator: str | None,
+    number: int | None,
+    process: int | None,
+    *,
+    join: float = 0,
+    heartbeat: int = HEARTBEAT,
+    config: Mapping[str, object] | None = None,
+) -> dict[int, str]:
     """Connect to the other processes, if there are any.
 
     Args:
@@ -38,18 +48,26 @@ def connect(coordinator: str | None, number: int | None, process: int | None) ->
         process 0 itself 0.0.0.0:PORT, and the others the address that reaches it.
       number: number of processes.
       process: index of this process, from 0.
+      join: seconds within which all must have come; 0: 120, with Slurm 300.
+      heartbeat: seconds without a sign of life after which a process counts as lost.
+      config: dotted keys and values that must be equal on all processes.
+    Returns:
+      The host of each process; {} if there is only this one.
     Raises:
       ConfigError: an argument is missing or invalid.
+      PeerError, MismatchError: as `roll_call.call`.
     """
     given = (coordinator, number, process)
     if any(v is not None for v in given):
         _check(*given)
-        _join(coordinator, number, process)
+        return _join(coordinator, number, process, seconds=join or JOIN_SECONDS, heartbeat=heartbeat, config=config)
     elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 and all(name in os.environ for name in _SLURM):
         address = slurm_address(os.environ["SLURM_STEP_NODELIST"], int(os.environ["SLURM_JOB_ID"]))
         shared = int(os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1").partition("(")[0].partition(",")[0]) > 1
         local = [int(os.environ["SLURM_LOCALID"])] if shared else None  # one device for each task of a node, or all of them
-        _join(address, int(os.environ["SLURM_NTASKS"]), int(os.environ["SLURM_PROCID"]), local, seconds=SLURM_SECONDS)
+        number, process = int(os.environ["SLURM_NTASKS"]), int(os.environ["SLURM_PROCID"])
+        return _join(address, number, process, local, seconds=join or SLURM_SECONDS, heartbeat=heartbeat, config=config)
+    return {}
 
 
 def together(work: Callable[[], int | None]) -> int | None:
@@ -77,16 +95,21 @@ def leave(code: int) -> NoReturn:
 _joined: list = []  # what the signal handler must keep alive
 
 
-def _join(address: str, number: int, process: int, local: list[int] | None = None, *, seconds: float = JOIN_SECONDS) -> None:
-    """Call jax.distributed.initialize; end with code 75 if not all processes have joined in time."""
+def _join(
+    address: str,
+    number: int,
+    process: int,
+    local: list[int] | None = None,
+    *,
+    seconds: float = JOIN_SECONDS,
+    heartbeat: int = HEARTBEAT,
+    config: Mapping[str, object] | None = None,
+) -> dict[int, str]:
+    """Call the roll, then jax.distributed.initialize; end with code 75 if not all processes have joined in time."""
     fault(process, "before_join")
-    given = os.environ.get("JAXSEG_JOIN_SECONDS")
-    if given:
-        if not (given.isascii() and given.isdecimal() and 0 < int(given) <= 86400):
-            raise ConfigError(f"JAXSEG_JOIN_SECONDS={given}: must be an integer of seconds in 1..86400")
-        seconds = float(given)
     if process == 0:
         _check_free(address)
+    hosts = roll_call.call(address, number, process, seconds, roll_call.about(config)) if number > 1 else {}
     there = threading.Event()
 
     def late() -> None:
@@ -110,9 +133,11 @@ def _join(address: str, number: int, process: int, local: list[int] | None = Non
         local,
         coordinator_bind_address=address,
         initialization_timeout=int(seconds) + 3600,
+        heartbeat_timeout_seconds=heartbeat,
         cluster_detection_method="deactivate",
     )
     there.set()
+    return hosts
 
 
 def _check_free(address: str) -> None:

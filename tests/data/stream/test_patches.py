@@ -218,7 +218,7 @@ def test_a_patch_of_a_large_volume_takes_the_memory_of_its_own_bytes_alone(tmp_p
     shape = (512, 256, 256)
     arrays = {"image": (np.float32, (*shape, 2)), "mask": (np.uint8, shape), "foreground": (np.uint32, (1,))}
     for kind, (dtype, full) in arrays.items():
-        np.lib.format.open_memmap(per_case._path(tmp_path, 0, kind), "w+", dtype, full).flush()
+        np.lib.format.open_memmap(per_case._place(tmp_path, 0, kind), "w+", dtype, full).flush()
     row = {
         "case": "large",
         "shape": list(shape),

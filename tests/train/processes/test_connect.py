@@ -14,6 +14,7 @@ from jaxseg.types import ConfigError, DataError, PeerError
 def calls(monkeypatch):
     """The arguments of jax.distributed.initialize, which is not run; without variables of a cluster."""
     found = []
+    monkeypatch.setattr(module.roll_call, "call", lambda *args: None)
     monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **options: found.append((args, options)))
     monkeypatch.setattr(module, "_end_aborts_with_75", lambda: None)
     for name in ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE"):
@@ -62,12 +63,17 @@ def test_what_a_collective_raises_for_a_lost_process_is_code_75(monkeypatch, err
         together(work)
 
 
-@pytest.mark.parametrize("seconds", ["soon", "-1", "0", "1e3", "99999999"])
-def test_a_limit_that_is_none_is_refused(calls, monkeypatch, seconds):
-    monkeypatch.setenv("JAXSEG_JOIN_SECONDS", seconds)
-    with pytest.raises(ConfigError, match=f"JAXSEG_JOIN_SECONDS={seconds}"):
-        connect("127.0.0.1:1234", 2, 1)
-    assert not calls
+def test_the_limits_of_a_config_are_those_of_jax_and_of_the_roll_call(calls, monkeypatch):
+    called = []
+    monkeypatch.setattr(module.roll_call, "call", lambda *args: called.append(args[:4]))
+    connect("127.0.0.1:1234", 2, 1, join=7, heartbeat=9)
+    ((_, options),) = calls
+    assert options["heartbeat_timeout_seconds"] == 9 and called == [("127.0.0.1:1234", 2, 1, 7)]
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    for name, value in (("PROCID", "1"), ("JOB_ID", "5"), ("STEP_NODELIST", "n[1-2]"), ("LOCALID", "0")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    connect(None, None, None)
+    assert called[1][3] == module.SLURM_SECONDS
 
 
 def test_one_process_joins_no_other(calls):

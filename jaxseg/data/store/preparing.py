@@ -1,0 +1,263 @@
+"""Prepare the cases of a store one after another, or several at once in processes of their own, on one host or several.
+
+Workers (`python -m jaxseg.data.store.preparing`) are fresh interpreters rather than forks, because jax's threads do not survive a
+fork, and rather than those of `multiprocessing`, which would run the user's script again. A worker gets the data set by its
+standard input (cloudpickle takes functions that no module names), writes parts (`parts.py`), and says which. What it cannot
+prepare, and what it leaves when it is killed, the main process prepares itself, in the cases' order: messages are the same for
+any number of workers.
+"""
+
+import itertools
+import math
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxseg.data.formats import own
+from jaxseg.data.records import Case
+from jaxseg.data.store.cases import Tally
+from jaxseg.data.store.parts import Part, Parts
+from jaxseg.types import ConfigError
+from jaxseg.utils.machine import memory
+
+WORTH = 6.0  # seconds of work left for which workers are started; one needs some 2 s to start
+INTERPRETER = 250 << 20  # bytes of a worker before its first case
+PASSES = 8  # memory of preparing a case, in units of its prepared arrays (measured: at most 6)
+TOGETHER = 0.2  # seconds of work that a worker is given at once
+_Length = struct.Struct(">Q")
+
+
+class Share(NamedTuple):
+    """Which cases a process of a run prepares, and what it does when it has: wait until all processes have."""
+
+    index: int
+    count: int
+    wait: Callable[[], None]
+
+
+ALONE = Share(0, 1, lambda: None)
+
+
+def folder_of(store: Path, name: str) -> Path:
+    """Return the folder of the parts of a data set, beside its stores."""
+    return store.parent / f".{name}.parts"
+
+
+def spread(parts: Parts, final: Path, share: Share, workers: int | None) -> None:
+    """Prepare this process's share of the cases unless the store exists, and wait for the other processes.
+
+    If the processes share the folder, whichever puts the store together finds all cases there; if not, it prepares the others.
+    """
+    if share.count == 1:
+        return
+    if not final.is_dir():
+        numbers = range(share.index, len(parts.dataset.cases), share.count)
+        with Preparation(parts, workers=workers, numbers=numbers) as prepared:
+            prepared.help()
+    share.wait()
+
+
+class Preparation:
+    """The parts of a data set's cases in order; close it, or use it in a `with` block.
+
+    Args:
+      parts: where they are, and how they are made.
+      workers: number of processes; 1: this one alone; None: as many as the cores and the memory allow, if it is worth it.
+      numbers: the cases to prepare; None: all.
+    """
+
+    def __init__(self, parts: Parts, *, workers: int | None = None, numbers: range | None = None):
+        if workers is not None and workers < 1:
+            raise ConfigError(f"got {workers} workers; must be at least 1")
+        self._parts, self._asked = parts, workers
+        self._numbers = numbers if numbers is not None else range(len(parts.dataset.cases))
+        self._index = {case.id: i for i, case in enumerate(parts.dataset.cases)}
+        self._pool: _Pool | None = None
+        self._decided, self._each, self._done = workers == 1, math.inf, 0
+
+    def __call__(self, case: Case, tally: Tally) -> Part:
+        """Return the part of a case, prepared now unless it is there, and add its counts.
+
+        Raises:
+          DataError: as `Parts.prepare` and `Part.report`.
+        """
+        part = self._part(self._index[case.id])
+        part.report(tally, case.id)
+        return part
+
+    def _part(self, i: int) -> Part:
+        if self._pool is not None:
+            self._pool.wait(i)
+        part = self._parts.find(i)
+        if part is None:
+            if self._asked not in (None, 1) and not self._decided:
+                self._start(i, self._asked)
+                return self._part(i)
+            part = self._timed(i)
+        return part
+
+    def help(self) -> None:
+        """Prepare all cases of `numbers` for another process, which will report those that cannot be used."""
+        for i in self._numbers:
+            try:
+                self._part(i)
+            except Exception:  # noqa: S112 -- the process that puts the store together meets it too, and says so
+                continue
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def __enter__(self) -> "Preparation":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _timed(self, i: int) -> Part:
+        """Prepare a case here, and start workers for the rest if the fastest so far took long enough."""
+        began = time.monotonic()
+        part = self._parts.prepare(i, 1 if self._done else len(self._numbers))
+        self._each, self._done = min(self._each, time.monotonic() - began), self._done + 1
+        if not self._decided and self._done > 1:
+            left = len(self._numbers) - self._numbers.index(i) - 1 if i in self._numbers else 0
+            if self._each * left > WORTH:
+                self._start(i + 1, allowed(part, self._bytes(i), max(map(self._bytes, self._numbers)), left))
+        return part
+
+    def _start(self, first: int, workers: int) -> None:
+        self._decided = True
+        if workers > 1:
+            self._pool = _Pool(self._parts, [i for i in self._numbers if i >= first], workers)
+
+    def _bytes(self, i: int) -> int:
+        case = self._parts.dataset.cases[i]
+        return sum(_size(path) for path in (*case.images, *case.parts))
+
+
+def allowed(part: Part, of: int, largest: int, left: int) -> int:
+    """Return how many workers fit: the cores, the cases left, and the memory, by the size of the largest case.
+
+    Args:
+      part: a prepared case.
+      of: bytes of its files.
+      largest: bytes of the largest case's files.
+      left: number of cases left.
+    """
+    prepared = sum(size for size, _ in part.arrays.values())
+    need = INTERPRETER + PASSES * prepared * max(1.0, largest / max(1, of))
+    return int(max(1, min(cores(), left, memory.available() // 2 // need)))
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Pool:
+    """Workers, and a thread for each that gives it cases and hears what became of them."""
+
+    def __init__(self, parts: Parts, numbers: Sequence[int], workers: int):
+        import cloudpickle
+
+        self._ready = {i: threading.Event() for i in numbers}
+        self._left, self._lock, self._closed = iter(numbers), threading.Lock(), False
+        content = cloudpickle.dumps((parts, own.registered()))
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        command = [sys.executable, "-m", __name__]
+        self._processes = [subprocess.Popen(command, env=environment, **pipes) for _ in range(min(workers, len(numbers)))]
+        self._serving = len(self._processes)
+        for process in self._processes:
+            threading.Thread(target=self._serve, args=(process, content), name="preparing", daemon=True).start()
+
+    def wait(self, i: int) -> None:
+        """Wait until a worker has prepared case i, or no worker will."""
+        if i in self._ready:
+            self._ready[i].wait()
+
+    def close(self) -> None:
+        self._closed = True
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+    def _serve(self, process: subprocess.Popen, content: bytes) -> None:
+        given: list[int] = []
+        try:
+            process.stdin.write(_Length.pack(len(content)) + content)
+            count, began = 1, time.monotonic()
+            while not self._closed:
+                with self._lock:
+                    given = list(itertools.islice(self._left, count))
+                if not given:
+                    break
+                process.stdin.write((" ".join(map(str, given)) + "\n").encode())
+                process.stdin.flush()
+                while given:
+                    if not process.stdout.readline():
+                        return  # killed: by the system for want of memory, or from outside
+                    self._ready[given.pop(0)].set()
+                took, began = time.monotonic() - began, time.monotonic()
+                count = max(1, min(2 * count, int(count * TOGETHER / max(took, 1e-6))))
+        except OSError:  # it has ended, and its pipe with it
+            pass
+        finally:
+            self._leave(process, given)
+
+    def _leave(self, process: subprocess.Popen, given: list[int]) -> None:
+        """Leave what a worker has not done to the main process; after the last worker, all."""
+        try:
+            process.stdin.close()
+        except OSError:
+            pass
+        with self._lock:
+            self._serving -= 1
+            left = given if self._serving else self._ready
+        for i in left:
+            self._ready[i].set()
+
+
+def _size(path: Path) -> int:
+    try:
+        return sum(p.stat().st_size for p in path.iterdir()) if path.is_dir() else path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _lines() -> Iterator[list[int]]:
+    while line := sys.stdin.buffer.readline():
+        yield [int(word) for word in line.split()]
+
+
+def main() -> None:
+    """Prepare the cases that the main process names, until it closes the pipe or ends."""
+    import pickle
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's
+    (length,) = _Length.unpack(sys.stdin.buffer.read(_Length.size))
+    parts, readers = pickle.loads(sys.stdin.buffer.read(length))  # from the process that started this one
+    own.restore(readers)
+    answers, sys.stdout = sys.stdout, sys.stderr
+    for numbers in _lines():
+        for i in numbers:
+            try:
+                if parts.find(i) is None:
+                    parts.prepare(i)
+            except Exception:  # noqa: S110 -- the main process meets it too, and says so
+                pass
+            answers.write(f"{i}\n")
+            answers.flush()
+
+
+if __name__ == "__main__":
+    main()
