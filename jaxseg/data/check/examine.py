@@ -98,6 +98,7 @@ def _look(tally: SetCounts, dataset: DataSet, case: Case, recipe: Recipe, learn:
                 f"{' x '.join(map(str, mask.shape))}"
             )
         tally.keep(example)
+        tally.scale.see(example, recipe)
         records.append(_record(example, recipe, learn))
         if not records[-1]["constant"]:
             tally.copies.see(image, records[-1]["digest"], case.id, case.patient)

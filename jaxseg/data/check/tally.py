@@ -9,6 +9,7 @@ import numpy as np
 from jaxseg.data.check.classes import Classes
 from jaxseg.data.check.duplicates import Copies
 from jaxseg.data.check.report import DataReport
+from jaxseg.data.check.scale import Sizes
 from jaxseg.data.check.sheet import Sheet
 from jaxseg.data.folding import FEW
 from jaxseg.data.prepare import contrast
@@ -41,6 +42,7 @@ class SetCounts:
     spacings: set = dataclasses.field(default_factory=set)
     copies: Copies = dataclasses.field(default_factory=Copies)
     sheet: Sheet = dataclasses.field(default_factory=Sheet)
+    scale: Sizes = dataclasses.field(default_factory=Sizes)
 
     def see(self, shape: tuple[int, ...], spacing: tuple[float, ...] | None, low, high) -> None:
         """Add a slice or volume as it was read."""
@@ -96,6 +98,7 @@ def describe(report: DataReport, tally: SetCounts, recipe: Recipe) -> None:
         axes = ("rows", "columns") if tally.piece == "slice" else ("x", "y", "z")
         ranges = zip(axes, *(f(list(tally.spacings), 0) for f in (np.min, np.max)))
         say("spacing  " + ", ".join(f"{axis} {low:.3g} to {high:.3g} mm" for axis, low, high in ranges))
+    report.lines += [f"scale    {line}" for line in tally.scale.lines(len(dataset.cases) - len(report.errors))]
     report.lines += [f"levels   {line}" for line in contrast.table(tally.levels, recipe.modalities)]
     report.warnings += [*contrast.warnings(tally.levels, recipe), *tally.copies.warnings()]
     _warn(report, tally, strata)

@@ -77,7 +77,7 @@ def gib(n: int) -> str:
 
 def sync_files(paths: Sequence[Path]) -> None:
     """Wait until files that were written without it are on the disk: one by one, or for very many the whole system's at once."""
-    if len(paths) > 1000 and hasattr(os, "sync"):
+    if len(paths) > 100 and hasattr(os, "sync"):
         os.sync()
         return
     for path in paths:

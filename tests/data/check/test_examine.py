@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from jaxseg.data import datasets, splits
+from jaxseg.data.check import scale
 from jaxseg.data.check.examine import examine
+from jaxseg.data.store import per_case
 from jaxseg.types import DataError
 from tests.data import toy_set
 
@@ -116,3 +118,16 @@ def test_photographs_that_lie_turned_in_their_files_are_counted(tmp_path):
     dataset = datasets.load("folder", tmp_path)
     text = str(examine(dataset, dataclasses.replace(R, window=None, labels=dataset.labels)))
     assert "turned   2 of 3 photographs" in text and "20 x 18: 2" in text and "18 x 20: 1" in text
+
+
+def test_what_many_such_cases_take_is_what_a_store_of_them_has(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path / "cache"))
+    dataset = toy_set.make(tmp_path / "d", 4)
+    recipe = dataclasses.replace(toy_set.RECIPE, size=(8, 8, 4), intensity="ct", fit="patches")
+    (line,) = [line for line in examine(dataset, recipe).lines if line.startswith("scale")]
+    store = per_case.open_or_build(dataset, recipe, log=lambda text: None)
+    stored = sum(store.read(i)[k].nbytes for i in range(4) for k in (0, 1)) + sum(store.index(i).nbytes for i in range(4))
+    sizes = " / ".join(scale.text(stored * n / 4) for n in (1_000, 10_000, 100_000))
+    assert f"1,000 / 10,000 / 100,000 such cases: {sizes} of store on disk" in line
+    patch = 8 * 8 * 4 * 5  # a voxel's float32 and class
+    assert f"and {scale.text(patch)} read for each training example" in line
