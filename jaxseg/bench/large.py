@@ -1,10 +1,12 @@
-"""What many cases cost before the first step: listing their files, preparing them, opening the store, the first batch.
+"""What many cases cost before the first step: listing their files, preparing them, opening the store, the first batch; and, as
+"engines", what prepared volumes cost on the disk and how fast patches are read from them.
 
 The cases are tiny (one channel of 16^3 voxels, or one picture of 32^2 pixels, with a mask), so that the figures are those of what
 is done for each case, not of its voxels. A figure that grows with the number of cases more than in proportion is a fault.
 """
 
 import contextlib
+import functools
 import os
 import shutil
 import tempfile
@@ -18,13 +20,16 @@ from jaxseg.bench import machine
 from jaxseg.bench.side import Options
 from jaxseg.bench.table import Row
 
-CASES = tuple(f"{noun} {count}" for noun in ("volumes", "pictures") for count in ("1,000", "10,000", "100,000"))
+CASES = (*(f"{noun} {count}" for noun in ("volumes", "pictures") for count in ("1,000", "10,000", "100,000")), "engines")
 EDGE = {"volumes": 16, "pictures": 32}
 QUICK = 24
 
 
 def rows(name: str, options: Options, *, limit: float, log) -> Iterator[Row]:
     """The rows: seconds to list the files, cases prepared a second and core, seconds to open and to the first batch."""
+    if name == "engines":
+        yield from _engines(options)
+        return
     noun, count = name.split()
     edge, n = EDGE[noun], QUICK if options.quick else int(count.replace(",", ""))
     size = "x".join([str(edge)] * (3 if noun == "volumes" else 2))
@@ -129,3 +134,66 @@ def _first_batch(store, dataset, noun: str, edge: int, say):
         stream = pipeline.train_batches(store, rows["train"], batch_size=8, seed=0)
     with stream:
         return next(stream)
+
+
+def _engines(options: Options) -> Iterator[Row]:
+    """The rows of storage: MiB on disk, seconds to write, and patches a second, of a CT-like volume as each engine holds it."""
+    from scipy import ndimage
+
+    from jaxseg.data.store import engines
+
+    edge, patch = (48, 16) if options.quick else (256, 96)
+    random = np.random.default_rng(0)
+    smooth = ndimage.gaussian_filter(random.normal(size=(edge,) * 3).astype(np.float32), 3)
+    hounsfield = np.rint(smooth / smooth.std() * 200 + random.normal(size=smooth.shape) * 15).astype(np.int16)
+    window = (np.clip(hounsfield, -1000, 1000) / 1000).astype(np.float32)
+    kinds = {"float32": window, "float16": window.astype(np.float16), "int16": hounsfield}
+    with tempfile.TemporaryDirectory(prefix="jaxseg-bench-") as folder:
+        for engine, (write, opened) in {**_stores(engines.ENGINES), **_blosc2()}.items():
+            for kind, array in kinds.items():
+                array = np.ascontiguousarray(array[..., None])
+                path = Path(folder) / f"{engine} {kind}"
+                seconds, size = _timed(functools.partial(write, path, array))
+                figures = {
+                    "on disk": ("MiB", size / 2**20),
+                    "written": ("MiB/s", array.nbytes / 2**20 / seconds),
+                    "patches": ("patches/s", _patches(opened(path, array), edge, patch, random)),
+                }
+                for work, (unit, value) in figures.items():
+                    yield Row("large", "engines", f"{engine} {kind}, {work}", f"{edge}^3", unit, value, runs=1)
+
+
+def _stores(engines) -> dict:
+    """{engine: (write (path, array) -> bytes, open (path, array) -> an array to read from)}"""
+    return {
+        name: (
+            lambda path, array, engine=engine: engine.write(path, array)[0],
+            lambda path, array, engine=engine: engine.open(path, array.dtype, array.shape),
+        )
+        for name, engine in engines.items()
+    }
+
+
+def _blosc2() -> dict:
+    """As nnU-Net stores volumes, where its package is installed."""
+    try:
+        import blosc2
+    except ImportError:
+        return {}
+
+    def write(path: Path, array: np.ndarray) -> int:
+        chunks = {"chunks": (128, 128, 128, 1), "blocks": (32, 32, 32, 1)}
+        blosc2.asarray(array, urlpath=f"{path}.b2nd", mode="w", cparams={"codec": blosc2.Codec.ZSTD, "clevel": 3}, **chunks)
+        return Path(f"{path}.b2nd").stat().st_size
+
+    return {"blosc2": (write, lambda path, array: blosc2.open(f"{path}.b2nd", mode="r", dparams={"nthreads": 1}))}
+
+
+def _patches(array, edge: int, patch: int, random: np.random.Generator, seconds: float = 2.0) -> float:
+    """Return patches a second, read at random places; the file lies in the system's cache."""
+    count, begin = 0, time.perf_counter()
+    while time.perf_counter() - begin < seconds or count < 2:
+        box = tuple(slice(start, start + patch) for start in random.integers(0, edge - patch, 3))
+        np.array(array[box])
+        count += 1
+    return count / (time.perf_counter() - begin)

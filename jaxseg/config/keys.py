@@ -15,6 +15,7 @@ CHOICES = {
     "data.plane": ("", "axial", "coronal", "sagittal"),
     "data.bad_cases": ("stop", "skip"),
     "data.positions": ("uniform", "centre_clipped"),
+    "data.store_engine": ("memmap", "zarr3"),
     "data.target": ("labels", "edges", "composite"),
     "optim.name": ("adam", "adamw", "adagrad", "sgd"),
     "schedule.name": ("constant", "poly", "cosine", "step", "plateau"),
@@ -47,6 +48,7 @@ VOLUMES_ONLY = (
     "infer.roi",
 )
 PATCHES_ONLY = (
+    "data.store_engine",
     "data.per_volume",
     "data.foreground",
     "data.positions",
@@ -77,6 +79,7 @@ EXTRA_BY_A_RUN = {
 NEUTRAL = (
     "variant",
     "data.workers",
+    "data.store_engine",
     "data.prepare_workers",
     "eval.batch_size",
     "eval.thresholds",

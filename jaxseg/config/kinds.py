@@ -9,7 +9,8 @@ _OF: dict[Any, str] = {
     str: "name variant data.bad_cases data.dataset data.extra_run data.filter data.fit data.intensity data.orientation "
     "data.positions data.root data.split data.split_file data.target model.name model.init optim.name schedule.name train.best "
     "train.dtype eval.empty eval.lesions eval.split infer.accumulator infer.blend infer.positions infer.roi "
-    "infer.uncertainty search.objective data.plane report.before report.names explain.layer explain.region infer.merge",
+    "infer.uncertainty search.objective data.store_engine data.plane report.before report.names explain.layer explain.region "
+    "infer.merge",
     int: "seed data.channels data.fold data.folds data.max_samples data.per_volume data.rank data.split_seed data.workers "
     "data.prepare_workers mesh.heartbeat mesh.join "
     "optim.accumulate schedule.warmup train.alarm_after train.batch_size train.bn_warmup train.epochs train.eval_every "

@@ -299,7 +299,7 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, channel_run: str | Pa
         "share": Share(jax.process_index(), jax.process_count(), lambda: agree.all_here("prepared cases")),
     }
     if recipe.fit == "patches":
-        store = per_case.open_or_build(dataset, recipe, **how)
+        store = per_case.open_or_build(dataset, recipe, engine=config.data.store_engine, **how)
     else:
         make, made_by = channel_of(recipe, channel_run)
         store = caches.open_or_build(dataset, recipe, extra=make, extra_id=made_by, **how)

@@ -206,6 +206,12 @@ def readers(world, base, tree):
         return _data(world, tree).stream(tree, tree.train.batch_size, 0)._workers
 
 
+def files_of_the_store(world, base, tree):
+    """The names of the store's files."""
+    folder = _data(world, tree).store.folder
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
 def preparers(world, base, tree):
     """The processes that prepare."""
     asked = []

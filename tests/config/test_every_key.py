@@ -170,6 +170,7 @@ ROWS = {
     "data.max_samples": both(2, "stream", train__batch_size=1),
     "data.workers": both(2, "readers"),
     "data.prepare_workers": both(2, "preparers"),
+    "data.store_engine": volumes("zarr3", "files_of_the_store"),
     "data.readers": both(((".png", "tests.config.facets:area"),), ("already reads files",), by="cases"),
     "data.transforms": both((("tests.config.facets:darker", {}),), "stream"),
     "model.name": {"slices": row("unet_test", "weights"), "volumes": row("unet3d_test", "weights")},

@@ -201,7 +201,7 @@ def write_manifest(
     )
 
 
-def open_manifest(folder: Path, layout: str) -> dict[str, Any]:
+def open_manifest(folder: Path, *layouts: str) -> dict[str, Any]:
     """Read the part of a store that is common to all layouts, as keyword arguments of `Store`.
 
     Raises:
@@ -209,8 +209,8 @@ def open_manifest(folder: Path, layout: str) -> dict[str, Any]:
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        if (manifest["format"], manifest["layout"]) != (FORMAT, layout):
-            raise damaged(folder, f"format {manifest['format']} ({manifest['layout']}) instead of {FORMAT} ({layout})")
+        if manifest["format"] != FORMAT or manifest["layout"] not in layouts:
+            raise damaged(folder, f"format {manifest['format']} ({manifest['layout']}) instead of {FORMAT} ({layouts[0]})")
         rows, left_out = records.read(folder, manifest["columns"]), bad_cases.read(folder)
         if rows.digest != manifest["digest"] or len(rows) != manifest["examples"]:
             raise damaged(folder, f"its {len(rows)} rows differ from the {manifest['examples']} that were written")
@@ -230,6 +230,11 @@ def open_manifest(folder: Path, layout: str) -> dict[str, Any]:
         if isinstance(error, DataError):
             raise
         raise damaged(folder, str(error)) from error
+
+
+def layout_of(folder: Path) -> str:
+    """Return the layout of a store whose manifest `open_manifest` has read."""
+    return json.loads((folder / MANIFEST).read_text())["layout"]
 
 
 def read_files(dataset: DataSet, case: Case, meanings: Meanings | None = None) -> tuple[list[Volume], Volume]:

@@ -1,20 +1,23 @@
 """Prepared cases that wait for their store to be complete, so that a preparation that was ended goes on where it was.
 
-    <cache root>/<kind>/.<data set>.parts/3f/<key>.image.npy, ...     the case's arrays
-                                             <key>.json               written last: rows, sizes and digests of the arrays, counts
+    <cache root>/<kind>/.<data set>.parts/3f/<key>.json              written last: rows, sizes and digests of the arrays, counts
+                                             <token>.0.image.npy     the arrays, where the store keeps a file for each
+                                             <key>.pack              or all of it: the JSON as a line, then the arrays' bytes
 
 The key is the digest of all on which the case's bytes depend (`fingerprint.Sources.key`), whatever the other cases are: a file
 that was mended, or a case more, leaves the other cases as they are. Every case of a store comes from here, whoever prepared it:
-this process, one of its workers, or another host. So the store's bytes cannot depend on who did.
+this process, one of its workers, or another host. So the store's bytes cannot depend on who did. Two processes that prepare one
+case both write whole parts, under tokens of their own; the last one counts.
 """
 
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +26,8 @@ import numpy as np
 from jaxseg.data.formats import remarks
 from jaxseg.data.prepare.contrast import Levels
 from jaxseg.data.records import DataSet, Recipe
-from jaxseg.data.store import base, cases
-from jaxseg.data.store.arrays import check_space, damaged, write_array
+from jaxseg.data.store import base, cases, engines
+from jaxseg.data.store.arrays import check_space
 from jaxseg.data.store.fingerprint import Sources
 
 OLD = 14 * 86400.0  # seconds after which the parts of a preparation that never went on are removed
@@ -36,31 +39,41 @@ class Part(NamedTuple):
     """A prepared case.
 
     Attributes:
-      stem: path of its files, without their endings.
+      marker: the file whose presence says that the part is complete.
       rows: one record for each kept example.
-      arrays: name -> [bytes of the file, digest of the file].
+      arrays: name -> [bytes on disk, digest], in a pack [dtype, shape, offset in the file].
       counts: the case's `Tally` and remarks as JSON.
+      token: start of the names of the arrays' files.
+      ending: of these names; "" in a pack.
     """
 
-    stem: Path
+    marker: Path
     rows: list[dict[str, Any]]
     arrays: dict[str, list]
     counts: dict[str, Any]
+    token: str = ""
+    ending: str = ""
 
     def path(self, name: str) -> Path:
-        """Return the file of an array."""
-        return self.stem.with_name(f"{self.stem.name}.{name}.npy")
+        """Return the file or folder of an array that is not in a pack."""
+        return self.marker.with_name(f"{self.token}.{name}{self.ending}")
 
-    def load(self, name: str) -> np.ndarray:
-        """Read an array.
+    def load(self) -> Arrays:
+        """Read the arrays of a pack."""
+        content = self.marker.read_bytes()
+        return {
+            name: np.frombuffer(content, dtype, math.prod(shape), offset).reshape(shape)
+            for name, (dtype, shape, offset) in self.arrays.items()
+        }
 
-        Raises:
-          DataError: the file has changed since it was written (DATA_CHANGED).
-        """
-        try:
-            return np.load(self.path(name), allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise damaged(self.stem.parent, f"{self.path(name).name}: {error}") from error
+    @property
+    def bytes(self) -> int:
+        """The bytes on disk."""
+        if self.ending:
+            return sum(size for size, _ in self.arrays.values())
+        return max(
+            (offset + math.prod(shape) * np.dtype(dtype).itemsize for dtype, shape, offset in self.arrays.values()), default=0
+        )
 
     def report(self, tally: cases.Tally, case: str) -> None:
         """Add the counts to those of all cases, and report the remarks about the case's files.
@@ -79,13 +92,13 @@ class Part(NamedTuple):
 
     def unmark(self) -> None:
         """Make the part incomplete, before its arrays are moved or removed."""
-        self.stem.with_suffix(".json").unlink(missing_ok=True)
+        self.marker.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove all its files."""
         self.unmark()
-        for name in self.arrays:
-            self.path(name).unlink(missing_ok=True)
+        for name in self.arrays if self.ending else ():
+            engines.remove(self.path(name))
 
 
 class _Heard:
@@ -107,6 +120,7 @@ class Parts:
       dataset, recipe: what is prepared, and how.
       finish: the layout's function that makes arrays and rows of a case's examples.
       sources: what the cases' bytes depend on.
+      engine: name of what writes the arrays (`engines.ENGINES`); "": each part is a pack.
     """
 
     folder: Path
@@ -114,16 +128,22 @@ class Parts:
     recipe: Recipe
     finish: Finish
     sources: Sources
+    engine: str = ""
 
     def find(self, i: int) -> Part | None:
         """Return the part of case i if it is complete."""
-        stem = self._stem(i)
+        marker = self._marker(i)
         try:
-            part = Part(stem, **json.loads(stem.with_suffix(".json").read_bytes()))
-            whole = all(part.path(name).stat().st_size == size for name, (size, _) in part.arrays.items())
+            if not self.engine:
+                with open(marker, "rb") as file:
+                    about, found = json.loads(file.readline()), os.fstat(file.fileno()).st_size
+                part = Part(marker, **about)
+                return part if found >= part.bytes else None
+            part = Part(marker, **json.loads(marker.read_bytes()))
+            engine = engines.ENGINES[self.engine]
+            return part if all(engine.size(part.path(name)) == size for name, (size, _) in part.arrays.items()) else None
         except (OSError, ValueError, TypeError):  # absent, or cut by a power failure
             return None
-        return part if whole else None
 
     def prepare(self, i: int, left: int = 1) -> Part:
         """Prepare case i and write its part.
@@ -150,16 +170,23 @@ class Parts:
             "meanings": heard.found,
             "remarks": said,
         }
-        stem = self._stem(i)
-        stem.parent.mkdir(parents=True, exist_ok=True)
+        marker = self._marker(i)
+        marker.parent.mkdir(parents=True, exist_ok=True)
         what = f"case {case.id} needs" if left == 1 else f"the {left} cases need about"
         check_space(self.folder, left * sum(array.nbytes for array in arrays.values()), what)
-        part = Part(stem, rows, {}, counts)
-        for name, array in arrays.items():
-            part.arrays[name] = list(self._write(part.path(name), array))
-        text = json.dumps({"rows": rows, "arrays": part.arrays, "counts": counts}, default=_plain)
-        self._replace(stem.with_suffix(".json"), lambda path: path.write_text(text))
-        return Part(stem, **json.loads(text))  # as whoever finds it reads it
+        part = Part(marker, rows, {}, counts, uuid.uuid4().hex[:16] if self.engine else "")
+        if self.engine:
+            engine = engines.ENGINES[self.engine]
+            part = part._replace(ending=engine.ending)
+            for name, array in arrays.items():
+                part.arrays[name] = list(engine.write(part.path(name), array, sync=False))
+            text = json.dumps(part._replace(marker=None)._asdict(), default=_plain).encode()
+            _replace(marker, [text])
+        else:
+            text = _packed(part, arrays)
+            _replace(marker, [text, *(np.ascontiguousarray(array).data for array in arrays.values())])
+        about = json.loads(text.partition(b"\n")[0])
+        return Part(**{**about, "marker": marker})  # as whoever finds it reads it
 
     def clear(self, done: list[Part]) -> None:
         """Remove these parts, those that nobody has asked for in a long time, and folders that are empty then."""
@@ -171,30 +198,40 @@ class Parts:
             for inner in self.folder.iterdir():
                 for path in inner.iterdir():
                     if time.time() - path.stat().st_mtime > OLD:
-                        path.unlink(missing_ok=True)
+                        engines.remove(path)
                 with contextlib.suppress(OSError):
                     inner.rmdir()
             self.folder.rmdir()
 
-    def _stem(self, i: int) -> Path:
+    def _marker(self, i: int) -> Path:
         key = self.sources.key(i)
-        return self.folder / key[:2] / key
+        return self.folder / key[:2] / f"{key}.{'json' if self.engine else 'pack'}"
 
-    def _write(self, path: Path, array: np.ndarray) -> tuple[int, str]:
-        written: list = []
-        self._replace(path, lambda temporary: written.extend(write_array(temporary, array, sync=False)))
-        return written[0], written[1]
 
-    def _replace(self, path: Path, write: Callable[[Path], Any]) -> None:
-        """Write a file under another name and rename it: two processes may write the same part, each a whole one."""
-        temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
-        try:
-            write(temporary)
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+def _packed(part: Part, arrays: Arrays) -> bytes:
+    """Return the first line of a pack, of a length that does not depend on the offsets in it."""
+    start, offset = 0, 0
+    for _ in range(2):  # with offsets from 0 first, to learn the length of the line
+        offset = start
+        for name, array in arrays.items():
+            part.arrays[name] = [array.dtype.str, list(array.shape), offset]
+            offset += array.nbytes
+        text = json.dumps(part._replace(marker=None)._asdict(), default=_plain).encode()
+        start = start or (len(text) + 64 * (1 + len(arrays))) // 64 * 64
+    return text.ljust(start - 1) + b"\n"
+
+
+def _replace(path: Path, pieces: Iterable) -> None:
+    """Write a file under another name and rename it."""
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+    try:
+        with open(temporary, "wb") as file:
+            for piece in pieces:
+                file.write(piece)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ reads only its own bytes.
       000/000000.mask.npy        uint8 or uint16 [*S]
       000/000000.foreground.npy  uint32 [n], flat indices of voxels of class 1, then of class 2, ... (`foreground.index`)
 
-with the examples 1000 n to 1000 n + 999 in folder n.
+with the examples 1000 n to 1000 n + 999 in folder n; with the engine zarr3 000/000000.image.zarr, ... (`engines`).
 
 Axes of volumes are in the common order (`geometry.to_volume`), or that of `Recipe.axes`; slices are upright. The fingerprint
 contains only those parts of the recipe on which the bytes depend: runs with different patch sizes share a store.
@@ -29,7 +29,8 @@ from jaxseg.data.prepare.examples import dtype_of
 from jaxseg.data.prepare.labels import dtype_for
 from jaxseg.data.records import DataSet, Recipe
 from jaxseg.data.store import bad_cases, base, cases, foreground, preparing, rows
-from jaxseg.data.store.arrays import check_space, file_digest, gib, open_array, sync_files, write_array
+from jaxseg.data.store.arrays import check_space, gib, sync_files, write_array
+from jaxseg.data.store.engines import ENGINES
 from jaxseg.data.store.fingerprint import Sources
 from jaxseg.data.store.parts import Parts
 from jaxseg.data.store.preparing import ALONE, Share
@@ -37,6 +38,7 @@ from jaxseg.types import DataError
 from jaxseg.utils import files
 
 LAYOUT = "per case, a thousand to a folder"
+LAYOUTS = {"memmap": LAYOUT, "zarr3": f"{LAYOUT}, as zarr"}  # by the engine
 THOUSAND = 1000  # examples in a folder: directories of some 100,000 files are slow on network file systems
 PROGRESS = 5.0  # seconds between lines
 FOLDERS, NOUNS = {2: "pictures", 3: "volumes"}, {2: "slices", 3: "volumes"}  # by the number of axes
@@ -45,11 +47,11 @@ KEPT = 64  # examples whose maps stay open for `PerCase.kept`; each holds three 
 
 
 class Maps(NamedTuple):
-    """One example's arrays, memory-mapped: image [*S, C], mask [*S] and the index behind `PerCase.foreground`."""
+    """One example's open arrays: image [*S, C], mask [*S] and the index behind `PerCase.foreground`."""
 
-    image: np.ndarray
-    mask: np.ndarray
-    foreground: np.ndarray
+    image: Any
+    mask: Any
+    foreground: Any
 
 
 class _OpenMaps:
@@ -87,27 +89,29 @@ class PerCase(base.Store):
     """A store of examples of any size.
 
     Attributes:
+      engine: name of what wrote the arrays.
       rows: N records {case, patient, stratum, shape ([*S]), spacing (mm), scan_shape and scan_spacing (before resampling,
         in the common order), span ([C, 2], lowest and highest value of each channel), foreground and kept ([K]), bytes ([3],
         sizes of the files), digest, mask_digest and foreground_digest (blake2b of the files)}, of slices and pictures also
         slice (index in the file) and constant (whether the image is one value).
     """
 
+    engine: str = dataclasses.field(default="memmap", kw_only=True)
     _open: _OpenMaps = dataclasses.field(default_factory=_OpenMaps, init=False, repr=False, compare=False)
 
     def image(self, i: int) -> np.ndarray:
-        """Return the image of example i, [*S, C], memory-mapped, after checking its digest."""
+        """Return the image of example i, [*S, C], after checking its digest; a map of a .npy file, else all of it decoded."""
         self.check(i)
-        return self._map(i, "image", self.dtype, (*self.shape(i), self.recipe.channels))
+        return self._map(i, "image", self.dtype, (*self.shape(i), self.recipe.channels))[()]
 
     def mask(self, i: int) -> np.ndarray:
-        """Return the classes 0..K of example i, [*S], memory-mapped, after checking its digest."""
+        """Return the classes 0..K of example i, [*S], after checking its digest; as `image`."""
         self.check(i)
-        return self._map(i, "mask", dtype_for(len(self.labels)), self.shape(i))
+        return self._map(i, "mask", dtype_for(len(self.labels)), self.shape(i))[()]
 
     def index(self, i: int) -> np.ndarray:
-        """As in `Store`; the memory map stays open."""
-        return self.kept(i).foreground
+        """As in `Store`; the array stays open."""
+        return self.kept(i).foreground[()]
 
     def sizes(self) -> np.ndarray:
         """As in `Store`."""
@@ -143,15 +147,21 @@ class PerCase(base.Store):
         self.check(i)
         n = int(self.rows.columns["kept"][i].sum())
         index = self._map(i, "foreground", foreground.dtype_for(self.shape(i)), (n,))
-        return Maps(self.image(i), self.mask(i), index)
+        image = self._map(i, "image", self.dtype, (*self.shape(i), self.recipe.channels))
+        return Maps(image, self._map(i, "mask", dtype_for(len(self.labels)), self.shape(i)), index)
 
     def _digests(self, i: int) -> Iterator[tuple[str, str, str]]:
         row = self.rows[i]
         for kind, column in KINDS.items():
-            yield f"the {kind} of example {i} ({row['case']})", file_digest(_path(self.folder, i, kind)), row[column]
+            found = ENGINES[self.engine].digest(self._path(i, kind))
+            yield f"the {kind} of example {i} ({row['case']})", found, row[column]
 
-    def _map(self, i: int, kind: str, dtype, shape: tuple[int, ...]) -> np.ndarray:
-        return open_array(_path(self.folder, i, kind), np.dtype(dtype), shape, f" of {self.rows.columns['case'][i]}")
+    def _map(self, i: int, kind: str, dtype, shape: tuple[int, ...]) -> Any:
+        whose = f" of {self.rows.columns['case'][i]}"
+        return ENGINES[self.engine].open(self._path(i, kind), np.dtype(dtype), shape, whose)
+
+    def _path(self, i: int, kind: str) -> Path:
+        return _path(self.folder, i, kind, ENGINES[self.engine].ending)
 
 
 def open_or_build(
@@ -162,6 +172,7 @@ def open_or_build(
     bad_share: float = 0.0,
     workers: int | None = None,
     share: Share = ALONE,
+    engine: str = "memmap",
 ) -> PerCase:
     """Open the store of a data set for a recipe; it is built first if it does not exist, only once if several processes ask.
 
@@ -172,15 +183,16 @@ def open_or_build(
       bad_share: fraction of cases that may be bad and are left out; with 0, the first bad case is an error.
       workers: number of processes that prepare cases, see `preparing.Preparation`.
       share: which of the cases this process prepares first, and what waits for the other processes of the run.
+      engine: name of what writes the arrays, one of `engines.ENGINES`.
     Raises:
       DataError: more cases than allowed cannot be used, files changed during the build, or there is no case.
       ConfigError: the recipe is for other labels or modalities, or does not fit the images.
       StorageError: the disk is full.
     """
     base.check_recipe(dataset, recipe)
-    sources = _sources(dataset, recipe)
+    sources = _sources(dataset, recipe, engine)
     final = files.cache_root() / FOLDERS[len(recipe.size)] / f"{files.plain_name(dataset.name)}-{sources.fingerprint}"
-    parts = Parts(preparing.folder_of(final, files.plain_name(dataset.name)), dataset, recipe, finish, sources)
+    parts = Parts(preparing.folder_of(final, files.plain_name(dataset.name)), dataset, recipe, finish, sources, engine)
     preparing.spread(parts, final, share, workers)
     built = files.build_folder(final, lambda folder: _build(folder, parts, log, bad_share, workers))
     store = open_store(built)
@@ -196,16 +208,17 @@ def open_store(folder: Path) -> PerCase:
     Raises:
       DataError: the manifest or the rows are missing, or differ from what was written (DATA_CHANGED).
     """
-    return PerCase(**base.open_manifest(folder, LAYOUT))
+    written = base.open_manifest(folder, *LAYOUTS.values())
+    return PerCase(**written, engine=next(name for name, layout in LAYOUTS.items() if layout == base.layout_of(folder)))
 
 
 def fingerprint(dataset: DataSet, recipe: Recipe) -> str:
     """Digest of all that decides a store's bytes."""
-    return _sources(dataset, recipe).fingerprint
+    return _sources(dataset, recipe, "memmap").fingerprint
 
 
-def _sources(dataset: DataSet, recipe: Recipe) -> Sources:
-    return Sources(dataset, _deciding(recipe), LAYOUT, f"{len(recipe.size)} axes")
+def _sources(dataset: DataSet, recipe: Recipe, engine: str) -> Sources:
+    return Sources(dataset, _deciding(recipe), LAYOUTS[engine], f"{len(recipe.size)} axes")
 
 
 def finish(recipe: Recipe, found: cases.CaseExamples) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
@@ -334,7 +347,7 @@ def _build(folder: Path, parts: Parts, log: Callable[[str], None], bad_share: fl
     with remarks.collected(log), preparing.Preparation(parts, workers=workers) as prepared:
         for _, part in bad_cases.sift(dataset, lambda case: prepared(case, tally), bad_share, bad):
             done.append(part)
-            progress.add(sum(size for size, _ in part.arrays.values()), len(recipe.size))
+            progress.add(part.bytes, len(recipe.size))
     if not any(part.rows for part in done):
         raise cases.nothing_kept(dataset, tally)
     found, moved = [], []
@@ -342,13 +355,14 @@ def _build(folder: Path, parts: Parts, log: Callable[[str], None], bad_share: fl
         part.unmark()  # from here on the case is this store's alone
         for e, row in enumerate(part.rows):
             for kind in KINDS:
-                moved.append(_place(folder, len(found), kind))
-                os.replace(part.path(f"{e}.{kind}"), moved[-1])
+                place = _place(folder, len(found), kind, part.ending)
+                os.replace(part.path(f"{e}.{kind}"), place)
+                moved += ENGINES[parts.engine].files(place)
             found.append(_row(row, {kind: part.arrays[f"{e}.{kind}"] for kind in KINDS}))
     sync_files(moved)
     base.write_manifest(
         folder,
-        LAYOUT,
+        LAYOUTS[parts.engine],
         rows.from_records(found),
         _deciding(recipe),
         name=dataset.name,
@@ -370,13 +384,13 @@ def _row(row: dict[str, Any], written: Mapping[str, Sequence]) -> dict[str, Any]
     return row | {"bytes": [written[kind][0] for kind in KINDS]} | digests
 
 
-def _path(folder: Path, i: int, kind: str) -> Path:
-    return folder / f"{i // THOUSAND:03d}" / f"{i:06d}.{kind}.npy"
+def _path(folder: Path, i: int, kind: str, ending: str = ".npy") -> Path:
+    return folder / f"{i // THOUSAND:03d}" / f"{i:06d}.{kind}{ending}"
 
 
-def _place(folder: Path, i: int, kind: str) -> Path:
+def _place(folder: Path, i: int, kind: str, ending: str = ".npy") -> Path:
     """As `_path`, for a file to be written: its folder exists."""
-    path = _path(folder, i, kind)
+    path = _path(folder, i, kind, ending)
     if i % THOUSAND == 0:
         path.parent.mkdir(exist_ok=True)
     return path

@@ -153,8 +153,7 @@ def allowed(part: Part, of: int, largest: int, left: int) -> int:
       largest: bytes of the largest case's files.
       left: number of cases left.
     """
-    prepared = sum(size for size, _ in part.arrays.values())
-    need = INTERPRETER + PASSES * prepared * max(1.0, largest / max(1, of))
+    need = INTERPRETER + PASSES * part.bytes * max(1.0, largest / max(1, of))
     return int(max(1, min(cores(), left, memory.available() // 2 // need)))
 
 

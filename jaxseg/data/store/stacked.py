@@ -340,14 +340,15 @@ def _build(
     prepared = _Cases(parts, tally, log, bad_share, workers)
     with Writer(folder, recipe) as writer, remarks.collected(log):
         if channels.trained(recipe.extra):
-            loaded = (zip(part.load("images"), part.load("labels"), part.rows) for part in prepared if part.rows)
+            loaded = ((part.load(), part.rows) for part in prepared if part.rows)
+            loaded = (zip(arrays["images"], arrays["labels"], own) for arrays, own in loaded)
             examples = itertools.chain.from_iterable(loaded)
             while chunk := list(itertools.islice(examples, TOGETHER)):
                 images, labels, own_rows = zip(*chunk)
                 writer.extend(*_extended(np.stack(images), np.stack(labels), list(own_rows), recipe, extra))
         else:
             for part in prepared:
-                writer.extend({name: part.load(name) for name in part.arrays}, part.rows)
+                writer.extend(part.load(), part.rows)
         kept = len(writer.rows)
         if not kept:
             raise cases.nothing_kept(dataset, tally)

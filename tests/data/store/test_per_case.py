@@ -13,7 +13,7 @@ from jaxseg.data.formats.volumes import read_volume
 from jaxseg.data.geometry import to_volume
 from jaxseg.data.prepare import intensity
 from jaxseg.data.records import Case, DataSet, Recipe
-from jaxseg.data.store import arrays, per_case
+from jaxseg.data.store import arrays, engines, per_case
 from jaxseg.types import ConfigError, DataError, StorageError
 from tests.data import toy_set
 
@@ -126,8 +126,8 @@ def test_a_store_is_built_once_found_again_and_shared_by_all_patch_sizes(tmp_pat
 
 def test_opening_a_store_reads_no_volume(tmp_path, monkeypatch):
     store, _ = build(toy_set.make(tmp_path / "d", 2))
-    monkeypatch.setattr(per_case, "open_array", None)
-    monkeypatch.setattr(per_case, "file_digest", None)
+    monkeypatch.setattr(engines, "open_array", None)
+    monkeypatch.setattr(engines, "file_digest", None)
     assert per_case.open_store(store.folder).rows == store.rows
 
 

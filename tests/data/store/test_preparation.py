@@ -140,7 +140,7 @@ def test_hosts_prepare_a_share_each_and_build_one_store(tmp_path, monkeypatch, p
 
 
 def test_workers_are_as_many_as_the_memory_holds(monkeypatch):
-    part = parts.Part(Path("x"), [], {"image": [100 << 20, ""]}, {})
+    part = parts.Part(Path("x"), [], {"image": [100 << 20, ""]}, {}, "token", ".npy")
     monkeypatch.setattr(preparing, "cores", lambda: 8)
     need = preparing.INTERPRETER + preparing.PASSES * (200 << 20)  # the largest case has files of twice the bytes
     for fit in (0, 1, 3, 100):
