@@ -27,7 +27,7 @@ _REST = 10.0  # seconds that process 0 may need longer than the others
 
 def about(config: Mapping[str, object] | None = None) -> dict[str, str]:
     """Return what must be equal on all hosts, as short texts: versions, the library's code, every key of the configuration."""
-    found = {"Python": platform.python_version()}
+    found = {"Python": ".".join(platform.python_version_tuple()[:2])}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
@@ -35,7 +35,7 @@ def about(config: Mapping[str, object] | None = None) -> dict[str, str]:
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
     found["the code of jaxseg"] = digest.hexdigest()
-    return found | {f"config.{key}": repr(value)[:80] for key, value in (config or {}).items()}
+    return found | {f"config.{key}": _short(repr(value)) for key, value in (config or {}).items()}
 
 
 def call(address: str, number: int, process: int, seconds: float, has: Mapping[str, str]) -> dict[int, str]:
@@ -90,6 +90,11 @@ def _judge(lines: list[dict], number: int, seconds: float, address: str) -> dict
         more = f"; {len(differ) - 5} more" if len(differ) > 5 else ""
         raise MismatchError(f"the processes differ: {'; '.join(differ[:5])}{more}; give all the same environment and command")
     return hosts
+
+
+def _short(text: str) -> str:
+    """A text of at most 80 characters, different for every text."""
+    return text if len(text) <= 80 else f"{text[:60]}... ({hashlib.blake2b(text.encode(), digest_size=8).hexdigest()})"
 
 
 def _listed(numbers: list[int]) -> str:

@@ -77,5 +77,7 @@ def test_numbers_that_are_given_twice_or_differ_are_refused():
 
 
 def test_what_must_be_equal_includes_versions_code_and_every_key():
+    long = ["x"] * 100
+    assert roll_call.about({"k": [*long, "a"]})["config.k"] != roll_call.about({"k": [*long, "b"]})["config.k"]
     found = roll_call.about({"train.epochs": 3})
     assert {"jax", "jaxlib", "Python", "the code of jaxseg"} <= found.keys() and found["config.train.epochs"] == "3"
