@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import logging
+import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ _top: contextvars.ContextVar[Path | None] = contextvars.ContextVar("top", defaul
 
 def has_suffix(path: str | Path, suffixes: tuple[str, ...]) -> bool:
     """Return whether the file's name ends in one of the suffixes, in upper or lower case."""
-    return Path(path).name.lower().endswith(suffixes)
+    return os.path.basename(path).lower().endswith(suffixes)  # many times faster than Path(path).name
 
 
 @contextlib.contextmanager
@@ -42,7 +43,9 @@ def visible_entries(folder: str | Path) -> list[Path]:
     try:
         root = folder.resolve(strict=True)
         top = _top.get() and _top.get().resolve(strict=True)
-        entries = sorted(e for e in folder.iterdir() if not e.name.startswith("."))
+        with os.scandir(folder) as found:  # which knows kinds without looking at each file: there may be hundreds of thousands
+            kinds = {e.name: _plain(e) for e in found if not e.name.startswith(".")}
+        entries = [folder / name for name in sorted(kinds)]
     except (OSError, RuntimeError) as error:
         raise refusal(
             "DATA_PATH",
@@ -51,7 +54,7 @@ def visible_entries(folder: str | Path) -> list[Path]:
             "must be a readable folder",
             "check path and permissions",
         ) from None
-    links = [entry for entry in entries if entry.is_symlink()]
+    links = [entry for entry in entries if not kinds[entry.name] and entry.is_symlink()]
     if links:
         inside = [root, *([top] if top and root.is_relative_to(top) else ())]
         inside += [
@@ -60,8 +63,14 @@ def visible_entries(folder: str | Path) -> list[Path]:
     for entry in links:
         _check_link(entry, inside)
     for entry in entries:
-        guard.check_regular(entry, folder_too=True)
+        if not kinds[entry.name]:
+            guard.check_regular(entry, folder_too=True)
     return entries
+
+
+def _plain(entry: os.DirEntry) -> bool:
+    """Return whether an entry is a regular file or a folder, and no link."""
+    return entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
 
 
 def _check_link(entry: Path, inside: Collection[Path]) -> None:
