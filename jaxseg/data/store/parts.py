@@ -54,6 +54,10 @@ class Part(NamedTuple):
     token: str = ""
     ending: str = ""
 
+    def text(self) -> bytes:
+        """Return all but the marker as a line of JSON."""
+        return json.dumps({key: value for key, value in self._asdict().items() if key != "marker"}, default=_plain).encode()
+
     def path(self, name: str) -> Path:
         """Return the file or folder of an array that is not in a pack."""
         return self.marker.with_name(f"{self.token}.{name}{self.ending}")
@@ -180,13 +184,13 @@ class Parts:
             part = part._replace(ending=engine.ending)
             for name, array in arrays.items():
                 part.arrays[name] = list(engine.write(part.path(name), array, sync=False))
-            text = json.dumps(part._replace(marker=None)._asdict(), default=_plain).encode()
+            text = part.text()
             _replace(marker, [text])
         else:
             text = _packed(part, arrays)
             _replace(marker, [text, *(np.ascontiguousarray(array).data for array in arrays.values())])
         about = json.loads(text.partition(b"\n")[0])
-        return Part(**{**about, "marker": marker})  # as whoever finds it reads it
+        return Part(marker, **about)  # as whoever finds it reads it
 
     def clear(self, done: list[Part]) -> None:
         """Remove these parts, those that nobody has asked for in a long time, and folders that are empty then."""
@@ -216,7 +220,7 @@ def _packed(part: Part, arrays: Arrays) -> bytes:
         for name, array in arrays.items():
             part.arrays[name] = [array.dtype.str, list(array.shape), offset]
             offset += array.nbytes
-        text = json.dumps(part._replace(marker=None)._asdict(), default=_plain).encode()
+        text = part.text()
         start = start or (len(text) + 64 * (1 + len(arrays))) // 64 * 64
     return text.ljust(start - 1) + b"\n"
 
