@@ -207,8 +207,8 @@ class Patches(NamedTuple):
 
     def scores_prepared(self) -> bool:
         """Whether an evaluation also scores the prepared grid: if it differs from the grid of the files."""
-        keys = (("shape", "scan_shape"), ("spacing", "scan_spacing"))
-        return bool(self.recipe.axes) or any(column(self.store.rows, a) != column(self.store.rows, b) for a, b in keys)
+        of = functools.partial(column, self.store.rows)
+        return bool(self.recipe.axes) or of("shape") != of("scan_shape") or of("spacing") != of("scan_spacing")
 
     def prepared(self, config, network: Network, loss, outputs: OutputSpec, mesh, weights) -> Prepared:
         """Return the scores of config.eval.split on the network's grid."""
@@ -292,12 +292,8 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, channel_run: str | Pa
       CheckpointError, MismatchError: the channel run cannot be used, see `open_channel_run`.
     """
     dataset, made_by = base.labelled(dataset, log.say), ""
-    how = {
-        "log": log.say,
-        "bad_share": bad_share_of(config),
-        "workers": config.data.prepare_workers or None,
-        "share": Share(jax.process_index(), jax.process_count(), lambda: agree.all_here("prepared cases")),
-    }
+    share = Share(jax.process_index(), jax.process_count(), functools.partial(agree.all_here, "prepared cases"))
+    how = {"log": log.say, "bad_share": bad_share_of(config), "workers": config.data.prepare_workers or None, "share": share}
     if recipe.fit == "patches":
         store = per_case.open_or_build(dataset, recipe, engine=config.data.store_engine, **how)
     else:
@@ -334,9 +330,8 @@ def divide(
         absent=_gone(store),
         log=log.say,
     )
-    patched = recipe.fit == "patches"
+    patched, whose = recipe.fit == "patches", column(store.rows, "patient")
     feed = Patches(dataset, store.recipe, store, rows) if patched else Whole(dataset, recipe, store, rows, made_by)
-    whose = column(store.rows, "patient")
     log.say(", ".join(f"{name} {len(r)} {feed.noun} of {len({whose[i] for i in r})} patients" for name, r in rows.items()))
     for name in ("train", *(() if config.train.best == "last" else ("val",))):
         if not len(rows[name]):
