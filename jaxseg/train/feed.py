@@ -19,7 +19,7 @@ from jaxseg.data.prepare.canvas import VOXELS
 from jaxseg.data.records import DataSet, Recipe
 from jaxseg.data.store import base, per_case
 from jaxseg.data.store import stacked as caches
-from jaxseg.data.store.preparing import Share
+from jaxseg.data.store.preparing import HostShare
 from jaxseg.data.store.rows import column
 from jaxseg.data.stream import patches, pipeline
 from jaxseg.evaluate import baseline, tables, validation
@@ -292,7 +292,7 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, channel_run: str | Pa
       CheckpointError, MismatchError: the channel run cannot be used, see `open_channel_run`.
     """
     dataset, made_by = base.labelled(dataset, log.say), ""
-    share = Share(jax.process_index(), jax.process_count(), functools.partial(agree.all_here, "prepared cases"))
+    share = HostShare(jax.process_index(), jax.process_count(), functools.partial(agree.all_here, "prepared cases"))
     how = {"log": log.say, "bad_share": bad_share_of(config), "workers": config.data.prepare_workers or None, "share": share}
     if recipe.fit == "patches":
         store = per_case.open_or_build(dataset, recipe, engine=config.data.store_engine, **how)

@@ -14,7 +14,7 @@ ROW = 700  # bytes of an example's record, with its digests and names
 
 
 @dataclasses.dataclass
-class Sizes:
+class Needs:
     """Sizes over all examples.
 
     Attributes:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxseg.data.check.classes import Classes
 from jaxseg.data.check.duplicates import Copies
 from jaxseg.data.check.report import DataReport
-from jaxseg.data.check.scale import Sizes
+from jaxseg.data.check.scale import Needs
 from jaxseg.data.check.sheet import Sheet
 from jaxseg.data.folding import FEW
 from jaxseg.data.prepare import contrast
@@ -42,7 +42,7 @@ class SetCounts:
     spacings: set = dataclasses.field(default_factory=set)
     copies: Copies = dataclasses.field(default_factory=Copies)
     sheet: Sheet = dataclasses.field(default_factory=Sheet)
-    scale: Sizes = dataclasses.field(default_factory=Sizes)
+    scale: Needs = dataclasses.field(default_factory=Needs)
 
     def see(self, shape: tuple[int, ...], spacing: tuple[float, ...] | None, low, high) -> None:
         """Add a slice or volume as it was read."""

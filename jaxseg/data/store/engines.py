@@ -22,7 +22,7 @@ from jaxseg.utils import files
 CHUNK = {1: 65536, 2: 128, 3: 32}  # longest side of a chunk, by the number of axes without channels
 
 
-class Engine(abc.ABC):
+class StoreEngine(abc.ABC):
     """How arrays are written and opened.
 
     Attributes:
@@ -60,7 +60,7 @@ class Engine(abc.ABC):
         return sum(file.stat().st_size for file in self.files(path))
 
 
-class MemoryMap(Engine):
+class MemoryMap(StoreEngine):
     """.npy files."""
 
     ending = ".npy"
@@ -78,7 +78,7 @@ class MemoryMap(Engine):
         return [path]
 
 
-class Zarr(Engine):
+class Zarr(StoreEngine):
     """zarr arrays of format 3, each a folder with its description and one shard, through TensorStore."""
 
     ending = ".zarr"
@@ -177,4 +177,4 @@ def _inside(box, length: int):
     return slice(start, max(start, stop))
 
 
-ENGINES: dict[str, Engine] = {"memmap": MemoryMap(), "zarr3": Zarr()}
+ENGINES: dict[str, StoreEngine] = {"memmap": MemoryMap(), "zarr3": Zarr()}

@@ -35,7 +35,7 @@ Arrays = dict[str, np.ndarray]
 Finish = Callable[[Recipe, cases.CaseExamples], tuple[Arrays, list[dict]]]  # a layout's: examples -> (arrays, rows)
 
 
-class Part(NamedTuple):
+class PreparedCase(NamedTuple):
     """A prepared case.
 
     Attributes:
@@ -134,22 +134,22 @@ class Parts:
     sources: Sources
     engine: str = ""
 
-    def find(self, i: int) -> Part | None:
+    def find(self, i: int) -> PreparedCase | None:
         """Return the part of case i if it is complete."""
         marker = self._marker(i)
         try:
             if not self.engine:
                 with open(marker, "rb") as file:
                     about, found = json.loads(file.readline()), os.fstat(file.fileno()).st_size
-                part = Part(marker, **about)
+                part = PreparedCase(marker, **about)
                 return part if found >= part.bytes else None
-            part = Part(marker, **json.loads(marker.read_bytes()))
+            part = PreparedCase(marker, **json.loads(marker.read_bytes()))
             engine = engines.ENGINES[self.engine]
             return part if all(engine.size(part.path(name)) == size for name, (size, _) in part.arrays.items()) else None
         except (OSError, ValueError, TypeError):  # absent, or cut by a power failure
             return None
 
-    def prepare(self, i: int, left: int = 1) -> Part:
+    def prepare(self, i: int, left: int = 1) -> PreparedCase:
         """Prepare case i and write its part.
 
         Args:
@@ -178,7 +178,7 @@ class Parts:
         marker.parent.mkdir(parents=True, exist_ok=True)
         what = f"case {case.id} needs" if left == 1 else f"the {left} cases need about"
         check_space(self.folder, left * sum(array.nbytes for array in arrays.values()), what)
-        part = Part(marker, rows, {}, counts, uuid.uuid4().hex[:16] if self.engine else "")
+        part = PreparedCase(marker, rows, {}, counts, uuid.uuid4().hex[:16] if self.engine else "")
         if self.engine:
             engine = engines.ENGINES[self.engine]
             part = part._replace(ending=engine.ending)
@@ -190,9 +190,9 @@ class Parts:
             text = _packed(part, arrays)
             _replace(marker, [text, *(np.ascontiguousarray(array).data for array in arrays.values())])
         about = json.loads(text.partition(b"\n")[0])
-        return Part(marker, **about)  # as whoever finds it reads it
+        return PreparedCase(marker, **about)  # as whoever finds it reads it
 
-    def clear(self, done: list[Part]) -> None:
+    def clear(self, done: list[PreparedCase]) -> None:
         """Remove these parts, those that nobody has asked for in a long time, and folders that are empty then."""
         for part in done:
             part.remove()
@@ -212,7 +212,7 @@ class Parts:
         return self.folder / key[:2] / f"{key}.{'json' if self.engine else 'pack'}"
 
 
-def _packed(part: Part, arrays: Arrays) -> bytes:
+def _packed(part: PreparedCase, arrays: Arrays) -> bytes:
     """Return the first line of a pack, of a length that does not depend on the offsets in it."""
     start, offset = 0, 0
     for _ in range(2):  # with offsets from 0 first, to learn the length of the line

@@ -33,7 +33,7 @@ from jaxseg.data.store.arrays import check_space, gib, sync_files, write_array
 from jaxseg.data.store.engines import ENGINES
 from jaxseg.data.store.fingerprint import Sources
 from jaxseg.data.store.parts import Parts
-from jaxseg.data.store.preparing import ALONE, Share
+from jaxseg.data.store.preparing import ALONE, HostShare
 from jaxseg.types import DataError
 from jaxseg.utils import files
 
@@ -171,7 +171,7 @@ def open_or_build(
     log: Callable[[str], None] = print,
     bad_share: float = 0.0,
     workers: int | None = None,
-    share: Share = ALONE,
+    share: HostShare = ALONE,
     engine: str = "memmap",
 ) -> PerCase:
     """Open the store of a data set for a recipe; it is built first if it does not exist, only once if several processes ask.
@@ -181,7 +181,7 @@ def open_or_build(
       recipe: how images are prepared.
       log: called with lines of text about the build.
       bad_share: fraction of cases that may be bad and are left out; with 0, the first bad case is an error.
-      workers: number of processes that prepare cases, see `preparing.Preparation`.
+      workers: number of processes that prepare cases, see `preparing.CasePreparation`.
       share: which of the cases this process prepares first, and what waits for the other processes of the run.
       engine: name of what writes the arrays, one of `engines.ENGINES`.
     Raises:
@@ -344,7 +344,7 @@ def _build(folder: Path, parts: Parts, log: Callable[[str], None], bad_share: fl
         raise DataError(f"{dataset.name}: no case under {dataset.root}; check data.root", "DATA_EMPTY")
     bad: list[bad_cases.Bad] = []
     tally, progress, done = cases.Tally(), _Progress(dataset.name, len(dataset.cases), log), []
-    with remarks.collected(log), preparing.Preparation(parts, workers=workers) as prepared:
+    with remarks.collected(log), preparing.CasePreparation(parts, workers=workers) as prepared:
         for _, part in bad_cases.sift(dataset, lambda case: prepared(case, tally), bad_share, bad):
             done.append(part)
             progress.add(part.bytes, len(recipe.size))

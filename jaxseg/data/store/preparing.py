@@ -23,7 +23,7 @@ from typing import NamedTuple
 from jaxseg.data.formats import own
 from jaxseg.data.records import Case
 from jaxseg.data.store.cases import Tally
-from jaxseg.data.store.parts import Part, Parts
+from jaxseg.data.store.parts import Parts, PreparedCase
 from jaxseg.types import ConfigError
 from jaxseg.utils.machine import memory
 
@@ -34,7 +34,7 @@ TOGETHER = 0.2  # seconds of work that a worker is given at once
 _Length = struct.Struct(">Q")
 
 
-class Share(NamedTuple):
+class HostShare(NamedTuple):
     """Which cases a process of a run prepares, and what it does when it has: wait until all processes have."""
 
     index: int
@@ -42,7 +42,7 @@ class Share(NamedTuple):
     wait: Callable[[], None]
 
 
-ALONE = Share(0, 1, lambda: None)
+ALONE = HostShare(0, 1, lambda: None)
 
 
 def folder_of(store: Path, name: str) -> Path:
@@ -50,7 +50,7 @@ def folder_of(store: Path, name: str) -> Path:
     return store.parent / f".{name}.parts"
 
 
-def spread(parts: Parts, final: Path, share: Share, workers: int | None) -> None:
+def spread(parts: Parts, final: Path, share: HostShare, workers: int | None) -> None:
     """Prepare this process's share of the cases unless the store exists, and wait for the other processes.
 
     If the processes share the folder, whichever puts the store together finds all cases there; if not, it prepares the others.
@@ -59,12 +59,12 @@ def spread(parts: Parts, final: Path, share: Share, workers: int | None) -> None
         return
     if not final.is_dir():
         numbers = range(share.index, len(parts.dataset.cases), share.count)
-        with Preparation(parts, workers=workers, numbers=numbers) as prepared:
+        with CasePreparation(parts, workers=workers, numbers=numbers) as prepared:
             prepared.help()
     share.wait()
 
 
-class Preparation:
+class CasePreparation:
     """The parts of a data set's cases in order; close it, or use it in a `with` block.
 
     Args:
@@ -82,17 +82,17 @@ class Preparation:
         self._pool: _Pool | None = None
         self._decided, self._each, self._done = workers == 1, math.inf, 0
 
-    def __call__(self, case: Case, tally: Tally) -> Part:
+    def __call__(self, case: Case, tally: Tally) -> PreparedCase:
         """Return the part of a case, prepared now unless it is there, and add its counts.
 
         Raises:
-          DataError: as `Parts.prepare` and `Part.report`.
+          DataError: as `Parts.prepare` and `PreparedCase.report`.
         """
         part = self._part(self._index[case.id])
         part.report(tally, case.id)
         return part
 
-    def _part(self, i: int) -> Part:
+    def _part(self, i: int) -> PreparedCase:
         if self._pool is not None:
             self._pool.wait(i)
         part = self._parts.find(i)
@@ -117,13 +117,13 @@ class Preparation:
             self._pool.close()
             self._pool = None
 
-    def __enter__(self) -> "Preparation":
+    def __enter__(self) -> "CasePreparation":
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _timed(self, i: int) -> Part:
+    def _timed(self, i: int) -> PreparedCase:
         """Prepare a case here, and start workers for the rest if the fastest so far took long enough."""
         began = time.monotonic()
         part = self._parts.prepare(i, 1 if self._done else len(self._numbers))
@@ -144,7 +144,7 @@ class Preparation:
         return sum(_size(path) for path in (*case.images, *case.parts))
 
 
-def allowed(part: Part, of: int, largest: int, left: int) -> int:
+def allowed(part: PreparedCase, of: int, largest: int, left: int) -> int:
     """Return how many workers fit: the cores, the cases left, and the memory, by the size of the largest case.
 
     Args:

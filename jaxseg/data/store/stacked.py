@@ -27,8 +27,8 @@ from jaxseg.data.records import DataSet, Recipe
 from jaxseg.data.store import bad_cases, base, cases, foreground, preparing, rows
 from jaxseg.data.store.arrays import Growing, open_array
 from jaxseg.data.store.fingerprint import Sources
-from jaxseg.data.store.parts import Part, Parts
-from jaxseg.data.store.preparing import ALONE, Share
+from jaxseg.data.store.parts import Parts, PreparedCase
+from jaxseg.data.store.preparing import ALONE, HostShare
 from jaxseg.types import ConfigError
 from jaxseg.utils import files
 from jaxseg.utils.lookup import lookup
@@ -143,7 +143,7 @@ def open_or_build(
     extra_id: str = "",
     bad_share: float = 0.0,
     workers: int | None = None,
-    share: Share = ALONE,
+    share: HostShare = ALONE,
 ) -> Stacked:
     """Open the store of a data set for a recipe; it is built first if it does not exist, only once if several processes ask.
 
@@ -155,7 +155,7 @@ def open_or_build(
         at once and never with a mask.
       extra_id: digest of the weights and code of `extra`.
       bad_share: fraction of cases that may be bad and are left out; with 0, the first bad case is an error.
-      workers: number of processes that prepare cases, see `preparing.Preparation`.
+      workers: number of processes that prepare cases, see `preparing.CasePreparation`.
       share: which of the cases this process prepares first, and what waits for the other processes of the run.
     Raises:
       DataError: more cases than allowed cannot be used, files changed during the build, or no slice is kept.
@@ -308,14 +308,14 @@ class _Cases:
     """The parts of the usable cases, one after another, with lines of progress; `done` holds them without their rows."""
 
     def __init__(self, parts: Parts, tally: cases.Tally, log: Callable[[str], None], share: float, workers: int | None):
-        self.done: list[Part] = []
+        self.done: list[PreparedCase] = []
         self.bad: list[bad_cases.Bad] = []
         self._parts, self._tally, self._log, self._share, self._workers = parts, tally, log, share, workers
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Iterator[PreparedCase]:
         dataset, kept = self._parts.dataset, 0
         started = said = time.monotonic()
-        with preparing.Preparation(self._parts, workers=self._workers) as prepared:
+        with preparing.CasePreparation(self._parts, workers=self._workers) as prepared:
             for _, part in bad_cases.sift(dataset, lambda case: prepared(case, self._tally), self._share, self.bad):
                 self.done.append(part._replace(rows=[], counts={}))
                 kept += len(part.rows)

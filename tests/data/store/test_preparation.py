@@ -127,7 +127,7 @@ def test_hosts_prepare_a_share_each_and_build_one_store(tmp_path, monkeypatch, p
     )
 
     def host(index: int) -> None:
-        share = preparing.Share(index, 2, both.wait)
+        share = preparing.HostShare(index, 2, both.wait)
         found[index] = build(dataset, "per case", share=share)[0]
 
     threads = [threading.Thread(target=host, args=(i,), name=str(i)) for i in range(2)]
@@ -140,7 +140,7 @@ def test_hosts_prepare_a_share_each_and_build_one_store(tmp_path, monkeypatch, p
 
 
 def test_workers_are_as_many_as_the_memory_holds(monkeypatch):
-    part = parts.Part(Path("x"), [], {"image": [100 << 20, ""]}, {}, "token", ".npy")
+    part = parts.PreparedCase(Path("x"), [], {"image": [100 << 20, ""]}, {}, "token", ".npy")
     monkeypatch.setattr(preparing, "cores", lambda: 8)
     need = preparing.INTERPRETER + preparing.PASSES * (200 << 20)  # the largest case has files of twice the bytes
     for fit in (0, 1, 3, 100):
