@@ -145,12 +145,16 @@ def balanced(config, folder: Path) -> list[tuple[float, ...]]:
 def _watch(trial, objective: str, optuna) -> Watch:
     """Report a trial's epochs, those from before an interruption included, and end it where it is worse than the median."""
 
+    known: dict[int, float] = {}
+
     def watch(rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
-            if row.get(objective, "") != "" and not math.isnan(float(row[objective])):
-                trial.report(float(row[objective]), int(row["epoch"]))
-        if rows and trial.should_prune():
-            best = max(float(row[objective]) for row in rows if row.get(objective, "") != "")
+            if row.get(objective, "") == "" or int(row["epoch"]) in known or math.isnan(float(row[objective])):
+                continue
+            known[int(row["epoch"])] = float(row[objective])
+            trial.report(float(row[objective]), int(row["epoch"]))
+        if known and trial.should_prune():
+            best = max(known.values())
             raise optuna.TrialPruned(f"pruned after epoch {rows[-1]['epoch']}: {objective} {best:.4f} is below the median there")
 
     return watch
