@@ -2,7 +2,7 @@
 
     jaxseg import monai BUNDLE --output=runs/theirs  # a trained bundle, as a run folder
     jaxseg predict runs/theirs --input=imagesTs --output=predictions
-    python -m jaxseg.main --config=jaxseg/recorded.py:runs/theirs --config.model.init=runs/theirs \\
+    jaxseg train runs/theirs --config.model.init=runs/theirs \\
         --config.data.root=Task09_Spleen --config.train.epochs=50 --workdir=runs/mine  # goes on with it on data of one's own
 
 `jaxseg import` replaces preparation, network and window settings by the bundle's; the rest is that of this file, and is what a

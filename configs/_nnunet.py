@@ -2,7 +2,7 @@
 
     jaxseg import nnunet MODEL_FOLDER --output=runs/theirs  # a trained nnU-Net, as run folders
     jaxseg predict runs/theirs/fold_0 --input=imagesTs --output=predictions
-    python -m jaxseg.main --config=jaxseg/recorded.py:runs/theirs/fold_0 --config.model.init=runs/theirs/fold_0 \\
+    jaxseg train runs/theirs/fold_0 --config.model.init=runs/theirs/fold_0 \\
         --config.data.root=Dataset002_Mine --config.train.epochs=50 --workdir=runs/mine  # goes on with one on data of one's own
 
 `jaxseg import` replaces preparation, network, deep supervision and window settings by those of the model's plans; the rest

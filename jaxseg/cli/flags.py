@@ -222,7 +222,9 @@ def _found(words: list[str]) -> list[str]:
 
 
 def _file(given: str) -> str:
-    """PATH:ARGUMENTS for a value of --config; the file is checked before it is imported."""
+    """PATH:ARGUMENTS for a value of --config, also for a run folder; the file is checked before it is imported."""
+    if recipes.is_run(Path(given)):
+        return f"{recipes.RECORDED}:{given}"
     name, colon, arguments = given.partition(":")
     path = recipes.find(name)
     try:

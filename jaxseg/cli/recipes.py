@@ -12,6 +12,12 @@ from jaxseg.utils.files import write_atomic
 from jaxseg.utils.lookup import neighbours
 
 _LIBRARY = Path(__file__).parent.parent
+RECORDED = _LIBRARY / "recorded.py"  # the config file whose argument is a run folder
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is a run folder, whose record is a config too."""
+    return (path / "run.json").is_file()
 
 
 def folder() -> Path:

@@ -38,6 +38,7 @@ INTENSITIES = (
 )
 VOLUMES_ONLY = (
     "data.coordinates",
+    "data.previous",
     "data.whole",
     "data.orientation",
     "data.axes",

@@ -104,6 +104,7 @@ NETWORKS = {
         "effisegnet_lite0",
         "effisegnet_test",
     ),
+    "hdbet": ("hdbet", "hdbet_test"),
     "linknet3d": ("linknet3d", "linknet3d_test"),
     "mednext": ("mednext_b", "mednext_l", "mednext_m", "mednext_s", "mednext_test"),
     "mobile_unetr": ("mobile_unetr", "mobile_unetr_test", "mobile_unetr_xs", "mobile_unetr_xxs"),

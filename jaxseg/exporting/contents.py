@@ -100,7 +100,7 @@ def check_preparation(record: Mapping[str, Any]) -> None:
       MismatchError.
     """
     recipe, data = record["recipe"], record["config"]["data"]
-    unlike = {"data.whole": "True" if data["whole"] else ""}
+    unlike = {"data.whole": "True" if data["whole"] else "", "data.previous": ", ".join(data.get("previous") or ())}
     unlike["data.dataset"] = record["dataset"] if record["dataset"] == "brats_arrays" else ""
     for name, value in recipe.items():
         known = preparation.KNOWN.get(name, ())

@@ -28,6 +28,8 @@ NEUTRAL = {  # transforms that change no values, or only read and write files
     *("LoadImage", "EnsureChannelFirst", "AddChannel", "AsChannelFirst", "EnsureType", "ToTensor", "ToDevice", "CastToType"),
     *("SaveImage", "Identity", "DeleteItems"),
 }
+LARGEST = "KeepLargestConnectedComponent"
+_AFTER = ("Activations", "Invert", "AsDiscrete", LARGEST)  # transforms of logits and labels
 FREE = 3e38  # larger than any intensity: no clipping
 MOST_DEPTH = 32  # of references to references
 
@@ -50,6 +52,8 @@ class Settings(NamedTuple):
       threshold: probability threshold for sigmoid outputs.
       channels: names of the inputs.
       classes: names of the outputs, without the background of a softmax.
+      largest: post-processing: groups of classes (their values), of each of which the largest component is kept; (0,) stands
+        for every class by itself.
     """
 
     network: tuple[str, dict[str, Any]] | None = None
@@ -66,6 +70,7 @@ class Settings(NamedTuple):
     threshold: float = 0.5
     channels: tuple[str, ...] = ()
     classes: tuple[str, ...] | None = None
+    largest: tuple[tuple[int, ...], ...] = ()
 
 
 class Expression(str):
@@ -276,8 +281,8 @@ def _outcome(steps: list[tuple[str, dict]] | None, spaced: bool) -> dict[str, An
         return {}
     names = [name for name, _ in steps if name not in NEUTRAL]
     for name in names:
-        if name not in ("Activations", "Invert", "AsDiscrete"):
-            raise _unknown("postprocessing", name, ("Activations", "Invert", "AsDiscrete", *sorted(NEUTRAL)))
+        if name not in _AFTER:
+            raise _unknown("postprocessing", name, (*_AFTER, *sorted(NEUTRAL)))
     given = dict(steps)
     found: dict[str, Any] = {}
     activations, discrete, invert = (given.get(name, {}) for name in ("Activations", "AsDiscrete", "Invert"))
@@ -289,6 +294,8 @@ def _outcome(steps: list[tuple[str, dict]] | None, spaced: bool) -> dict[str, An
         raise MismatchError(
             f"{INFERENCE}: Activations with other={shown(activations['other'])} is not supported; only sigmoid and softmax are"
         )
+    if LARGEST in names:
+        found["largest"] = _largest(given[LARGEST], names, spaced=spaced, softmax=found.get("activation") == "softmax")
     threshold = one(discrete.get("threshold"))
     if isinstance(threshold, int | float) and not isinstance(threshold, bool):
         found["threshold"] = float(threshold)
@@ -303,6 +310,26 @@ def _outcome(steps: list[tuple[str, dict]] | None, spaced: bool) -> dict[str, An
                 "nearest_interp to false, and put AsDiscrete after Invert"
             )
     return found
+
+
+def _largest(given: Mapping[str, Any], names: list[str], *, spaced: bool, softmax: bool) -> tuple[tuple[int, ...], ...]:
+    """The groups of classes of which KeepLargestConnectedComponent keeps the largest component, see `Settings.largest`."""
+    before = ("AsDiscrete", *(("Invert",) if spaced and "Invert" in names else ()))
+    late = all(name in names and names.index(name) < names.index(LARGEST) for name in before)
+    if names.count(LARGEST) > 1 or not late or not softmax or given.get("is_onehot"):
+        raise MismatchError(
+            f"{INFERENCE}: {LARGEST} is supported once, for the classes of a softmax, after AsDiscrete and Invert; remove it, or "
+            "put it there"
+        )
+    _accept(LARGEST, "connectivity", given.get("connectivity"), (None, 3))
+    _accept(LARGEST, "num_components", given.get("num_components", 1), (1,))
+    labels, apart = given.get("applied_labels"), given.get("independent", True)
+    if isinstance(labels, Expression) or isinstance(apart, Expression):
+        raise MismatchError(f"{INFERENCE}: {LARGEST} with an expression, which is not evaluated; replace it by its value")
+    if labels is None:
+        return ((0,),) if apart else ((),)
+    labels = [labels] if isinstance(labels, int) else [int(label) for label in labels if label != 0]
+    return tuple((label,) for label in labels) if apart else (tuple(labels),)
 
 
 def _names(folder: Path, after: Mapping[str, Any]) -> dict[str, Any]:

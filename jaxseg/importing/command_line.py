@@ -48,7 +48,13 @@ def _nnunet_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="the model's folder (Trainer__Plans__Configuration) or its exported .zip")
     parser.add_argument("--output", type=Path, required=True, help="the folder in which the run folders are written")
     parser.add_argument("--folds", default="", help="0,1,... or all (nnU-Net's fold_all); default: every numbered fold")
-    parser.add_argument("--configuration", default="", help="2d, 3d_fullres or 3d_lowres, if the folder holds several")
+    parser.add_argument(
+        "--configuration", default="", help="2d, 3d_fullres, 3d_lowres or 3d_cascade_fullres, if there are several"
+    )
+    what = "for 3d_cascade_fullres: folder of its first stage's model; default: the folder beside it"
+    parser.add_argument("--previous", type=Path, default=None, help=what)
+    what = "nnU-Net's splits_final.json, the cases of each fold; default: the one in the model's folder or its parent"
+    parser.add_argument("--splits", type=Path, default=None, help=what)
 
 
 def _nnunet(chosen: argparse.Namespace) -> str:
@@ -56,7 +62,9 @@ def _nnunet(chosen: argparse.Namespace) -> str:
     if not all(fold == "all" or fold.isdecimal() for fold in folds) or len(set(folds)) < len(folds):
         raise ConfigError(f"got --folds={chosen.folds}; give distinct numbers of folds, such as 0,1,2, or the word all")
     with places.model_folder(chosen.model, chosen.configuration) as folder:
-        runs = nnunet.import_model(folder, chosen.output, _tree(chosen.config, "_nnunet.py"), folds=folds)
+        runs = nnunet.import_model(
+            folder, chosen.output, _tree(chosen.config, "_nnunet.py"), folds=folds, previous=chosen.previous, splits=chosen.splits
+        )
     return f"{runs[0]}" + (f' --config.infer.ensemble="{tuple(map(str, runs[1:]))}"' if runs[1:] else "")
 
 

@@ -81,6 +81,7 @@ def import_model(
     labels, regions = _classes(settings, outputs)
     config.data.structures, config.data.regions = labels, tuple(regions)
     config.model.softmax = len(labels) == 1 and settings.activation == "softmax"
+    config.infer.postprocess = bool(settings.largest)
     if regions or outputs == 1:
         config.loss.terms = (("dice", 1.0), ("bce", 1.0))
     config = configs.resolve(config)
@@ -104,11 +105,14 @@ def import_model(
         imported={"from": "MONAI", "network": name, "file": str(weights)},
     )
     files.make_folder(output.parent, f"--output={output}")
-    files.build_folder(output, lambda place: run_folder.write(place, record, (params, state), weights))
+    steps = _steps(settings, len(labels))
+    files.build_folder(output, lambda place: run_folder.write(place, record, (params, state), weights, steps))
     count, grid = record["model"]["parameters"], f"{settings.spacing} mm" if config.data.spacing else "the scan's own spacing"
     say(f"{output}: {name}, {count:,} parameters from {weights.name} (key mapping {report.key_mapping!r}), {inputs} channels")
     say(f"  {settings.activation} over {', '.join(settings.classes)}")
     say(f"  orientation {settings.orientation} at {grid}, {settings.intensity} {settings.statistics or ''}")
+    if steps:
+        say(f"  post-processing: the largest component is kept, {len(steps)} steps")
     say(f"  windows of {settings.window} voxels, overlap {settings.overlap}, {settings.blend}")
     return output
 
@@ -152,6 +156,19 @@ def _classes(settings: bundle.Settings, outputs: int) -> tuple[tuple[str, ...], 
     if settings.activation == "softmax" or outputs == 1:
         return names, ()
     return overlap.combinations(names), overlap.regions(names)
+
+
+def _steps(settings: bundle.Settings, classes: int) -> list[dict[str, Any]]:
+    """The post-processing of the settings, as steps of `infer.postprocess`.
+
+    Raises:
+      MismatchError: it is for classes that there are not.
+    """
+    groups = [(k,) for k in range(1, classes + 1)] if settings.largest == ((0,),) else list(settings.largest)
+    wrong = sorted({k for group in groups for k in group if not 1 <= k <= classes})
+    if wrong:
+        raise MismatchError(f"{bundle.LARGEST}: applied_labels {wrong[0]} is none of the classes 1..{classes}; correct it")
+    return [{"step": "keep_largest", "options": {"classes": list(group)} if group else {}} for group in groups]
 
 
 def _network(

@@ -4,9 +4,15 @@
     MODEL_FOLDER/fold_0/checkpoint_final.pth  weights, configuration, trainer and the axes that may be mirrored
     MODEL_FOLDER/postprocessing.pkl, .json    post-processing of predictions, if there is any (read by `postprocessing`)
 
-Each fold is written as OUTPUT/fold_0/ with run.json, checkpoints/0 and postprocess.json. These runs predict, evaluate and are
-trained further like any other run; preparation and sliding windows are nnU-Net's. Optimiser states are not imported. Neither is
-the split, because the model folder does not contain it: the patients that a fold was trained on are unknown.
+    splits_final.json                         cases that each fold was trained on, if it lies there (read by `folds`)
+
+Each fold is written as OUTPUT/fold_0/ with run.json, checkpoints/0, postprocess.json and splits.json. These runs predict,
+evaluate and are trained further like any other run; preparation and sliding windows are nnU-Net's. Optimiser states are not
+imported.
+
+The second stage of nnU-Net's cascade (3d_cascade_fullres) brings its first stage along, as OUTPUT/3d_lowres/fold_0/ and so on:
+its classes, without post-processing, are further input channels of the second stage. It predicts and evaluates; it is not
+trained further.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +24,12 @@ from ml_collections import ConfigDict
 
 from jaxseg import config as configs
 from jaxseg.data.datasets.own import description
+from jaxseg.importing import folds as splits_of
 from jaxseg.importing import plans, postprocessing, run_folder
 from jaxseg.metrics import regions
 from jaxseg.models import create_model, functional
 from jaxseg.planning.topology import output_weights
+from jaxseg.train import setup
 from jaxseg.types import CheckpointError, ConfigError, MismatchError
 from jaxseg.utils import files
 from jaxseg.utils.guard import shown
@@ -49,7 +57,14 @@ class Fold(NamedTuple):
 
 
 def import_model(
-    folder: Path, output: Path, tree: ConfigDict, *, folds: Sequence[str] = (), say: Callable[[str], None] = print
+    folder: Path,
+    output: Path,
+    tree: ConfigDict,
+    *,
+    folds: Sequence[str] = (),
+    previous: Path | None = None,
+    splits: Path | None = None,
+    say: Callable[[str], None] = print,
 ) -> list[Path]:
     """Write a run folder for each fold. An interrupted import leaves no incomplete run folder.
 
@@ -59,6 +74,9 @@ def import_model(
       tree: a config tree with the settings that the plans lack, from configs/_nnunet.py.
       folds: "0", "1", ... or "all" (nnU-Net's name for training on all cases); (): every numbered fold, or "all" if there is
         no numbered one.
+      previous: folder of the model that is the first stage of this one's cascade; None: the folder beside it that nnU-Net names
+        so.
+      splits: nnU-Net's splits_final.json; None: the one that lies in the model's folder or its parent, if any.
       say: called with each line of the report.
     Returns:
       The run folders, in the order of the folds.
@@ -78,6 +96,8 @@ def import_model(
                 "import them separately, with --folds"
             )
     plan = plans.read(folder / "plans.json", read[0].configuration, len(about.channels))
+    first = _first_stage(folder, output, tree, plan, folds=folds, previous=previous, splits=splits, say=say)
+    splits = splits or splits_of.find(folder)
     if about.regions and not regions.nested_order(about.regions):
         raise MismatchError(
             f"{about.path}: nnU-Net's regions_class_order is supported only where each region adds one label to the regions "
@@ -88,20 +108,44 @@ def import_model(
     say(f"{folder}, {plan.name}: {len(about.channels)} channels, classes {', '.join(about.labels)}, trainer {read[0].trainer}")
     if steps_file:
         say(f"post-processing from {steps_file.name}: {len(steps)} steps, which will be applied to predictions")
+    say(f"cases of the folds from {splits}" if splits else "the cases that it was trained on are not known; --splits gives them")
     written = []
     for name, fold in zip(names, read):
         target = output / name
         if target.exists():
             raise ConfigError(f"--output={output}: {target} exists; delete it, or give another --output")
-        config = _config(tree, plan, about, fold, postprocess=bool(steps), name=f"{folder.name}/{name}")
+        stage = tuple(f"../{run.relative_to(output)}" for run in first)
+        config = _config(tree, plan, about, fold, postprocess=bool(steps), name=f"{folder.name}/{name}", previous=stage)
         arrays = _weights(config, plan, fold, about)
-        record = _record(config, plan, about, fold, arrays)
+        record = _record(config, plan, about, fold, arrays) | {"splits": splits_of.of_fold(splits, name)}
         files.make_folder(output, f"--output={output}")
         files.build_folder(target, lambda place, r=record, a=arrays, f=fold: run_folder.write(place, r, a, f.path, steps))
         mirrored = f"mirroring of axes {', '.join(map(str, config.infer.mirror))}" if config.infer.mirror else "no mirroring"
         say(f"{target}: {record['model']['parameters']:,} parameters from {fold.path.name}; {mirrored} at prediction")
         written.append(target)
     return written
+
+
+def _first_stage(
+    folder: Path, output: Path, tree: ConfigDict, plan: plans.ModelPlan, *, previous: Path | None, **others
+) -> list[Path]:
+    """Import the first stage of a cascade as OUTPUT/<its configuration>/fold_N; [] for a network that takes the image alone.
+
+    Raises:
+      CheckpointError: its folder is missing.
+      ConfigError: `previous` was given for a model that is no cascade.
+    """
+    if not plan.previous:
+        if previous:
+            raise ConfigError(f"--previous={previous}: {plan.name} takes the image alone; leave --previous out")
+        return []
+    place = previous or folder.parent / f"{folder.resolve().name.rpartition('__')[0]}__{plan.previous}"
+    if not (place / "plans.json").is_file():
+        raise CheckpointError(
+            f"{plan.name} takes the segmentations of {plan.previous}, and {place} is not that model's folder; give it: "
+            "--previous=MODEL_FOLDER"
+        )
+    return import_model(place, output / plan.previous, tree, **others)
 
 
 def _folds(folder: Path) -> list[str]:
@@ -138,7 +182,14 @@ def _read(place: Path) -> Fold:
 
 
 def _config(
-    tree: ConfigDict, plan: plans.ModelPlan, about: description.Description, fold: Fold, *, postprocess: bool, name: str
+    tree: ConfigDict,
+    plan: plans.ModelPlan,
+    about: description.Description,
+    fold: Fold,
+    *,
+    postprocess: bool,
+    name: str,
+    previous: tuple[str, ...],
 ) -> ConfigDict:
     """The resolved config of the run."""
     c = tree.copy_and_resolve_references().unlock()
@@ -163,7 +214,7 @@ def _config(
     )  # 2-D: a batch has many planes but comes from few volumes
     c.train.dtype = "float32"
     c.infer.mirror = tuple(axis + (plan.rank == 2) for axis in fold.mirror)
-    c.infer.postprocess = postprocess
+    c.infer.postprocess, c.data.previous = postprocess, previous
     c.name = name
     return configs.resolve(c)
 
@@ -179,13 +230,17 @@ def _outputs(about: description.Description) -> int:
 def _weights(config: ConfigDict, plan: plans.ModelPlan, fold: Fold, about: description.Description) -> tuple[dict, dict]:
     """(params, state) of the network, from the checkpoint's weights."""
     model = create_model(
-        config.model.name, in_channels=config.data.channels, num_classes=_outputs(about), rank=3, **config.model.options.to_dict()
+        config.model.name,
+        in_channels=setup.input_channels(config),
+        num_classes=_outputs(about),
+        rank=3,
+        **config.model.options.to_dict(),
     )
     flat = plan.rank == 2  # kernels [O, C, 3, 3] become [O, C, 1, 3, 3]
     arrays = {key: a[:, :, None] if flat and a.ndim == 4 else a for key, a in fold.weights.items()}
     try:
         from_torch.load(model, arrays, key_mapping=f"nnunet_{len(plan.options['widths']) - 1}")
-        model.check((1, *config.data.size, config.data.channels))
+        model.check(setup.input_shape(config))
     except MismatchError as error:
         raise MismatchError(f"{fold.path} (trainer {fold.trainer}): {error}") from error
     except ValueError as error:

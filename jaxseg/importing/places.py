@@ -14,7 +14,7 @@ from jaxseg.utils import guard
 
 PLANS = "plans.json"
 _USED = re.compile(
-    r"plans\.json|dataset\.json|fold_[^/]+/checkpoint_(final|best)\.pth|(crossval_[^/]+/)?postprocessing\.(pkl|json)"
+    r"plans\.json|dataset\.json|splits_final\.json|fold_[^/]+/checkpoint_(final|best)\.pth|(crossval_[^/]+/)?postprocessing\.(pkl|json)"
 )
 MAX_BYTES = 64 << 30  # of an unpacked model
 

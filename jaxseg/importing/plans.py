@@ -61,6 +61,8 @@ class ModelPlan(NamedTuple):
       options: options of the network.
       batch: examples in a training batch.
       pictures: whether images are pictures, with their colours as the channels of one file.
+      previous: name of the configuration whose segmentation the network takes as further channels ("3d_lowres"), the first
+        stage of a cascade; "" if it takes the image alone.
     """
 
     name: str
@@ -70,6 +72,7 @@ class ModelPlan(NamedTuple):
     options: dict[str, Any]
     batch: int
     pictures: bool
+    previous: str
 
 
 def read(path: Path, configuration: str, channels: int) -> ModelPlan:
@@ -109,11 +112,6 @@ def _configuration(known: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _plan(plans: Mapping[str, Any], found: Mapping[str, Any], name: str, channels: int) -> ModelPlan:
-    if found.get("previous_stage"):
-        raise MismatchError(
-            f"configuration {name} is the second stage of nnU-Net's cascade, which needs the predictions of "
-            f"{found['previous_stage']} as input channels; this is not supported: import 3d_fullres, 2d or 3d_lowres"
-        )
     _accept(name, "preprocessor_name", found.get("preprocessor_name", "DefaultPreprocessor"), ("DefaultPreprocessor",))
     _accept(name, "label_manager", plans.get("label_manager", "LabelManager"), ("LabelManager",))
     _check_resamplers(name, found)
@@ -135,7 +133,8 @@ def _plan(plans: Mapping[str, Any], found: Mapping[str, Any], name: str, channel
         "intensity": rules[0] if len(set(rules)) == 1 else "+".join(rules),
         "statistics": statistics if "ct_zscore" in rules else (),
     }
-    return ModelPlan(name, rank, data, model, options, int(found["batch_size"]), reader == PICTURES)
+    previous = str(found.get("previous_stage") or "")
+    return ModelPlan(name, rank, data, model, options, int(found["batch_size"]), reader == PICTURES, previous)
 
 
 def _accept(name: str, key: str, value: Any, known: tuple) -> None:

@@ -10,10 +10,11 @@ from ml_collections import ConfigDict
 
 from jaxseg import checkpoint
 from jaxseg import config as configs
+from jaxseg.data.splits import save_splits
 from jaxseg.exporting import card
 from jaxseg.infer import postprocess
 from jaxseg.metrics.regions import Regions
-from jaxseg.train import setup
+from jaxseg.train import patients, setup
 from jaxseg.train.processes import surroundings
 from jaxseg.utils import files
 
@@ -50,7 +51,7 @@ def record(
         "regions": [list(region) for region in regions],
         "model": {
             "name": config.model.name,
-            "in_channels": config.data.channels,
+            "in_channels": setup.input_channels(config),
             "options": config.model.options.to_dict(),
             "num_classes": num_classes,
             "rank": 3,
@@ -77,6 +78,8 @@ def write(place: Path, record: Mapping[str, Any], arrays: tuple[dict, dict], sou
       steps: post-processing steps, in the form of `infer.postprocess`.
     """
     checkpoint.write_record(place, record)
+    if any(record["splits"].values()):
+        save_splits(place / patients.SPLITS, record["splits"])
     card.write(place)
     if steps:
         files.write_json(place / postprocess.FILE, list(steps))

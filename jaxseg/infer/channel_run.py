@@ -15,7 +15,7 @@ from jaxseg.data.store.base import recipe_from
 from jaxseg.infer import network as networks
 from jaxseg.infer.labels import probabilities_of
 from jaxseg.models import create_model, functional
-from jaxseg.types import CheckpointError, MismatchError
+from jaxseg.types import CheckpointError, ConfigError, MismatchError
 from jaxseg.utils import code, files
 
 TARGET_OF = {"edge": "edges", "painted_edge": "edges", "autoencoder": "composite"}  # channel -> what its run has learnt
@@ -54,6 +54,19 @@ def read_network(run: Path, record: Mapping[str, Any]) -> tuple[functional.Netwo
             *(part for tree in (params, state) for name in sorted(tree) for part in (name, np.asarray(tree[name]).tobytes())),
         ),
     )
+
+
+def check_trainable(config) -> None:
+    """Refuse training and evaluation on prepared examples with a previous stage's channels, which are made at prediction alone.
+
+    Raises:
+      ConfigError: config.data.previous names runs.
+    """
+    if config.data.previous:
+        raise ConfigError(
+            f"config.data.previous={tuple(config.data.previous)}: the second stage of nnU-Net's cascade is not trained here; "
+            "evaluate it with --input=FOLDER, and train on from its 3d_fullres model"
+        )
 
 
 def of(run: Path, record: Mapping[str, Any], recipe: Recipe) -> channels.Generate | None:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -176,11 +176,13 @@ def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None 
     application = application_of(forward, recipe, whole=data["whole"], coordinates=data["coordinates"], settings=settings)
     named = tuple((name, tuple(classes)) for name, classes in record["regions"])
     generate, sigmoid = channel_run.of(run, record, recipe), bool(named) or m["num_classes"] == 1
+    previous, stage = _previous(run, record)
+    digest = files.digest(digest, stage) if stage else digest
     threshold = float(record["config"]["eval"]["threshold"] if threshold is None else threshold)
     opened = Run(
         record,
         recipe,
-        Preparation(layout.of(recipe), generate, sigmoid),
+        Preparation(layout.of(recipe), generate, sigmoid, previous),
         application,
         (forward.place(*weights),),
         regions.class_table(named) if named else (),
@@ -196,6 +198,32 @@ def batch_of(settings: Mapping[str, Any], recipe: Recipe, *, shrunk: bool) -> in
     if shrunk or recipe.fit == "patches" and settings["whole"]:
         return 1
     return settings["windows"] if recipe.fit == "patches" else settings["batch_size"]
+
+
+def _previous(run: Path, record: Mapping[str, Any]) -> tuple[Callable[[Sequence[Volume]], np.ndarray] | None, str]:
+    """Return (the previous stage of a cascade: images -> classes [X, Y, Z] in the file's order, its digest); (None, "") if none.
+
+    Raises:
+      CheckpointError: the runs of the previous stage are not where the record says.
+      MismatchError: they segment other classes.
+    """
+    names = record["config"]["data"].get("previous") or ()
+    if not names:
+        return None, ""
+    first, *others = ((checkpoint.run_folder(run) / name).resolve() for name in names)
+    about = checkpoint.find_record(first)
+    if about["labels"] != record["labels"]:
+        raise MismatchError(
+            f"config.data.previous: {first} segments {', '.join(about['labels'])}, and this run takes "
+            f"{', '.join(record['labels'])}; restore the runs that were imported with it"
+        )
+    stage = open_run(first, {**about["config"]["infer"], "ensemble": tuple(map(str, others))})
+
+    def classes(images: Sequence[Volume]) -> np.ndarray:
+        found = stage.segment(images)
+        return found.examples.orientation.restore(found.labels)
+
+    return classes, stage.digest
 
 
 def alone(settings: Mapping[str, Any]) -> dict[str, Any]:

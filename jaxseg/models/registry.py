@@ -21,6 +21,7 @@ FAMILIES = (
     "dual_branch",
     "dynunet",
     "effisegnet",
+    "hdbet",
     "linknet3d",
     "mednext",
     "mobile_unetr",

@@ -18,7 +18,7 @@ import numpy as np
 from jaxseg.data.geometry import to_volume
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.infer import cases
-from jaxseg.pretrained import deepbet, task
+from jaxseg.pretrained import deepbet, hdbet, task
 from jaxseg.types import ConfigError, DataError
 from jaxseg.utils import command, files
 from jaxseg.utils.lookup import lookup
@@ -26,6 +26,10 @@ from jaxseg.weights import pretrained
 
 _ANY = Recipe(size=(), window=None, spacing=None, channels=1, labels=("brain",))  # one volume a case, in any of its formats
 
+_MASKS: dict[str, Callable] = {  # name -> (scan [X, Y, Z] in RAS, mm along its axes, opened networks) -> mask
+    "deepbet": lambda scan, spacing, nets: deepbet.brain(scan, nets),
+    "hdbet": hdbet.brain,
+}
 Segment = Callable[[list[Volume]], tuple[np.ndarray, dict[str, int]]]  # images -> (labels in the file's order, name -> value)
 
 
@@ -66,12 +70,13 @@ def _named(chosen) -> tuple[list[cases.Input], Segment]:
         raise ConfigError(
             f"--pretrained={chosen.pretrained} is an encoder to train with: --config.model.init=pretrained:{chosen.pretrained}"
         )
-    nets = deepbet.networks(pretrained.find(chosen.pretrained, chosen.weights))
+    opened = {"deepbet": deepbet, "hdbet": hdbet}[chosen.pretrained].networks
+    nets = opened(pretrained.find(chosen.pretrained, chosen.weights))
     print(f"{chosen.pretrained}: {row.network} of {row.package} {row.version}, licence {row.licence}", flush=True)
 
     def segment(images: list[Volume]) -> tuple[np.ndarray, dict[str, int]]:
         scan, orientation = to_volume(images[0], "ras")
-        mask = deepbet.brain(scan[..., 0] if scan.ndim == 4 else scan, nets)
+        mask = _MASKS[chosen.pretrained](scan[..., 0] if scan.ndim == 4 else scan, orientation.spacing, nets)
         return orientation.restore(mask.astype(np.uint8)), {"brain": 1}
 
     return cases.find_cases(chosen.input, _ANY, {"dataset": ""}), segment

@@ -115,10 +115,8 @@ def load_dataset(config, log: Log) -> DataSet:
         raise ConfigError(f"config.data.phantom={config.data.phantom!r} together with config.data.root: leave one of them out")
     dataset = open_dataset(config)
     if config.data.root:
-        log.say(
-            f"data: {dataset.name} in {config.data.root}, {len(dataset.cases)} cases"
-            + (" (SYNTHETIC)" if dataset.synthetic else "")
-        )
+        synthetic = " (SYNTHETIC)" if dataset.synthetic else ""
+        log.say(f"data: {dataset.name} in {config.data.root}, {len(dataset.cases)} cases{synthetic}")
     for note in dataset.notes:
         log.say(f"note: {note}")
     return dataset
@@ -166,6 +164,7 @@ def load_data(config, log: Log, workdir: Path) -> feeds.Feed:
       DataError: files cannot be used, a split is empty, or a patient is in two splits.
       CheckpointError, MismatchError: config.data.extra_run cannot be used.
     """
+    channel_run.check_trainable(config)
     dataset = load_dataset(config, log)
     copy = checkpoint.run_folder(workdir) / channel_run.FOLDER
     return feeds.load(
@@ -181,8 +180,9 @@ def keep_channel_run(config, workdir: Path) -> None:
 
 
 def input_channels(config) -> int:
-    """Return the number of the network's input channels: those of the images, and the coordinates."""
-    return config.data.channels + (3 if config.data.coordinates else 0)
+    """Return the number of the network's input channels: of the images, the coordinates, and a previous stage's classes."""
+    stage = config.data.structures if config.data.previous else ()
+    return config.data.channels + (3 if config.data.coordinates else 0) + len(stage or ())
 
 
 def input_shape(config) -> tuple[int, ...]:

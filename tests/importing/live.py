@@ -1,8 +1,9 @@
 """What nnU-Net itself predicts for the set-ups: writes expected/NAME.npz. Needs an environment with nnunetv2 (`make nnunet`).
 
-python -m tests.importing.live
+python -m tests.importing.live [NAME ...]
 """
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from nibabel import orientations
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
 from tests.importing import setups
 
@@ -29,25 +31,45 @@ def as_stored(probabilities: np.ndarray, images: Path, reader: str) -> np.ndarra
     return np.stack([orientations.apply_orientation(one, back) for one in found])
 
 
+def opened(model: Path, folds: tuple[int, ...]) -> nnUNetPredictor:
+    """nnU-Net's predictor with these folds."""
+    predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=True, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(model), folds)
+    return predictor
+
+
+def predicted(predictor: nnUNetPredictor, images: Path, out: Path, previous: Path | None = None) -> Path:
+    """Its predictions, with probabilities; `previous`: those of a cascade's first stage."""
+    one = {"num_processes_preprocessing": 1, "num_processes_segmentation_export": 1}
+    first = None if previous is None else str(previous)
+    predictor.predict_from_files(str(images), str(out), True, folder_with_segs_from_prev_stage=first, **one)
+    return out
+
+
 def main() -> None:
     EXPECTED.mkdir(exist_ok=True)
     for name, setup in setups.SETUPS.items():
+        if name not in (sys.argv[1:] or setups.SETUPS):
+            continue
         with tempfile.TemporaryDirectory() as scratch:
             model = setups.write_model(Path(scratch) / "model", name)
             images = setups.write_case(Path(scratch) / "imagesTs", name)
-            predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=True, allow_tqdm=False)
-            predictor.initialize_from_trained_model_folder(str(model), setup["folds"])
-            out = Path(scratch) / "out"
-            predictor.predict_from_files(
-                str(images), str(out), True, num_processes_preprocessing=1, num_processes_segmentation_export=1
-            )
+            predictor, first = opened(model, setup["folds"]), None
+            if "previous" in setup:
+                coarse = opened(model.parent / f"nnUNetTrainer__nnUNetPlans__{setup['previous']}", setup["folds"])
+                first = predicted(coarse, images, Path(scratch) / "first")
+            out = predicted(predictor, images, Path(scratch) / "out", first)
             labels = setups.read_labels(out, name)
             probabilities = as_stored(np.load(out / "drawn.npz")["probabilities"], images, setup["plans"]["image_reader_writer"])
             one = predictor.configuration_manager.preprocessor_class(verbose=False)
             files = [str(p) for p in sorted(images.glob("drawn_*"))]
-            prepared, _, _ = one.run_case(
-                files, None, predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
+            stage = None if first is None else str(first / "drawn.nii.gz")
+            prepared, masks, _ = one.run_case(
+                files, stage, predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
             )
+            if first is not None:
+                found = convert_labelmap_to_one_hot(masks[0], predictor.label_manager.foreground_labels, prepared.dtype)
+                prepared = np.concatenate([prepared, found])
             window = predictor.configuration_manager.patch_size
             cut = prepared[:, 0] if len(window) == 2 else prepared
             cut = cut[(slice(None), *(slice(0, n) for n in window))]

@@ -74,6 +74,7 @@ SIZES = {
     "regions": ([4, 8, 8], [[3, 3, 3]] * 3, [[1, 1, 1], [2, 2, 2], [1, 2, 2]], [1, 2, 1], [1, 1]),
     "planes": ([4, 8], [[3, 3]] * 2, [[1, 1], [2, 2]], [2, 2], [2]),
     "pictures": ([4, 8], [[3, 3]] * 2, [[1, 1], [2, 2]], [1, 1], [1]),
+    "cascade": ([4, 8], [[3, 3, 3]] * 2, [[1, 1, 1], [2, 2, 2]], [1, 1], [1]),
 }
 SETUPS = {
     "volumes": {
@@ -159,11 +160,33 @@ SETUPS = {
         },
         "shape": (27, 19),
     },
+    "cascade": {
+        "configuration": "3d_cascade_fullres",
+        "previous": "3d_lowres",  # with twice the spacing
+        "kind": "PlainConvUNet",
+        "folds": (0, 1),
+        "mirror": (0, 2),
+        "dataset": {
+            "channel_names": {"0": "MR"},
+            "labels": {"background": 0, "rim": 1, "core": 2},
+            "file_ending": ".nii.gz",
+        },
+        "plans": {"transpose_forward": [0, 2, 1], "transpose_backward": [0, 2, 1], "image_reader_writer": "SimpleITKIO"},
+        "found": {
+            "patch_size": [8, 12, 10],
+            "spacing": [1.6, 1.3, 1.2],
+            "normalization_schemes": ["ZScoreNormalization"],
+            "use_mask_for_norm": [False],
+        },
+        "shape": (17, 21, 15),
+        "voxels": (1.1, 1.2, 1.8),
+        "directions": ("L", "P", "S"),
+    },
 }  # fmt: skip
 
 
-def shapes(name: str) -> dict[str, tuple[int, ...]]:
-    """nnU-Net's names of a set-up's tensors and their shapes, each once."""
+def shapes(name: str, *, first: bool = False) -> dict[str, tuple[int, ...]]:
+    """nnU-Net's names of a set-up's tensors and their shapes, each once; `first`: of the first stage of a cascade."""
     setup, (widths, kernels, strides, convs, decoder) = SETUPS[name], SIZES[name]
     labels = setup["dataset"]["labels"]
     heads = len(labels) - ("ignore" in labels) - ("regions_class_order" in setup["dataset"])
@@ -175,6 +198,7 @@ def shapes(name: str) -> dict[str, tuple[int, ...]]:
             found[f"{key}.{part}"] = (cout,)
 
     cin, one = len(setup["dataset"]["channel_names"]), (1,) * len(kernels[0])
+    cin += heads - 1 if "previous" in setup and not first else 0
     if setup["kind"] == "ResidualEncoderUNet":
         conv("encoder.stem.convs.0", cin, widths[0], kernels[0])
         cin = widths[0]
@@ -198,10 +222,10 @@ def shapes(name: str) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def weights(name: str, fold: int) -> dict[str, np.ndarray]:
+def weights(name: str, fold: int, *, first: bool = False) -> dict[str, np.ndarray]:
     """Drawn weights of a fold; logits have a standard deviation near 3."""
-    random, drawn = np.random.default_rng(100 + fold), {}
-    for key, shape in shapes(name).items():
+    random, drawn = np.random.default_rng(100 + fold + 50 * first), {}
+    for key, shape in shapes(name, first=first).items():
         if len(shape) > 1:
             fan = np.prod(shape[1:]) if "transpconvs" not in key else shape[0]
             drawn[key] = random.normal(0, (3 if "seg_layers" in key else 1.4) / fan**0.5, shape)
@@ -211,9 +235,9 @@ def weights(name: str, fold: int) -> dict[str, np.ndarray]:
     return {key: value.astype(np.float32) for key, value in drawn.items()}
 
 
-def state_dict(name: str, fold: int) -> dict[str, np.ndarray]:
+def state_dict(name: str, fold: int, *, first: bool = False) -> dict[str, np.ndarray]:
     """The same with the names that nnU-Net writes for one tensor again and again."""
-    every = weights(name, fold)
+    every = weights(name, fold, first=first)
     for key, value in list(every.items()):
         head, _, part = key.rpartition(".")
         for i, layer in enumerate((".conv", ".norm")):
@@ -227,37 +251,42 @@ def plans(name: str) -> dict:
     rank = len(setup["found"]["patch_size"])
     network = _older(*sizes) if name == "planes" else {"architecture": architecture(setup["kind"], rank, *sizes)}
     channels = range(len(setup["dataset"]["channel_names"]))
+    stages = {setup["configuration"]: {"inherits_from": "base", **setup["found"], **network}}
+    if "previous" in setup:
+        stages[setup["configuration"]]["previous_stage"] = setup["previous"]
+        coarse = {"spacing": [2 * s for s in setup["found"]["spacing"]], "next_stage": setup["configuration"]}
+        stages[setup["previous"]] = {"inherits_from": "base", **setup["found"], **network, **coarse}
     return {
         "dataset_name": "Dataset001_Drawn",
         "plans_name": "nnUNetPlans",
-        "configurations": {
-            "base": {"data_identifier": "nnUNetPlans_drawn", **COMMON},
-            setup["configuration"]: {"inherits_from": "base", **setup["found"], **network},
-        },
+        "configurations": {"base": {"data_identifier": "nnUNetPlans_drawn", **COMMON}, **stages},
         "label_manager": "LabelManager",
         "foreground_intensity_properties_per_channel": {str(c): STATISTICS for c in channels},
         **setup["plans"],
     }
 
 
-def write_model(root: Path, name: str) -> Path:
-    """The model folder of a set-up, with checkpoints as nnU-Net's trainer saves them."""
+def write_model(root: Path, name: str, *, first: bool = False) -> Path:
+    """The model folder of a set-up, with checkpoints as nnU-Net's trainer saves them; beside it a cascade's first stage."""
     import torch
 
     setup = SETUPS[name]
-    folder = root / f"nnUNetTrainer__nnUNetPlans__{setup['configuration']}"
+    configuration = setup["previous" if first else "configuration"]
+    if "previous" in setup and not first:
+        write_model(root, name, first=True)
+    folder = root / f"nnUNetTrainer__nnUNetPlans__{configuration}"
     folder.mkdir(parents=True)
     (folder / "plans.json").write_text(json.dumps(plans(name)))
     (folder / "dataset.json").write_text(json.dumps({**setup["dataset"], "numTraining": 2}))
     for fold in setup["folds"]:
         (folder / f"fold_{fold}").mkdir()
         checkpoint = {
-            "network_weights": {key: torch.from_numpy(value) for key, value in state_dict(name, fold).items()},
+            "network_weights": {key: torch.from_numpy(value) for key, value in state_dict(name, fold, first=first).items()},
             "optimizer_state": {"state": {}, "param_groups": [{"lr": np.float64(0.01)}]},
             "logging": {"mean_fg_dice": [np.float64(0.5)], "train_losses": [np.float32(-0.25)]},
             "_best_ema": np.float64(0.5),
             "current_epoch": 1,
-            "init_args": {"configuration": setup["configuration"], "fold": fold, "device": torch.device("cpu")},
+            "init_args": {"configuration": configuration, "fold": fold, "device": torch.device("cpu")},
             "trainer_name": "nnUNetTrainer",
             "inference_allowed_mirroring_axes": setup["mirror"],
         }

@@ -15,10 +15,12 @@ from PIL import Image
 pytest.importorskip("torch", reason="the folders of the tests are written by PyTorch: the extra [parity]")
 
 from jaxseg import checkpoint, recorded  # noqa: E402
+from jaxseg.cli import flags  # noqa: E402
 from jaxseg.config import resolve  # noqa: E402
+from jaxseg.data import splits  # noqa: E402
 from jaxseg.data.formats import volumes  # noqa: E402
 from jaxseg.data.store.base import recipe_from  # noqa: E402
-from jaxseg.importing import command_line, postprocessing  # noqa: E402
+from jaxseg.importing import command_line, folds, postprocessing  # noqa: E402
 from jaxseg.infer import postprocess, predict  # noqa: E402
 from jaxseg.infer.run import open_run  # noqa: E402
 from jaxseg.models import functional  # noqa: E402
@@ -81,7 +83,13 @@ def test_predictions_are_those_of_nnunet(case, tmp_path):
 def test_a_run_goes_on_from_an_imported_one_with_its_preparation(case):
     name, (run, *_), _, _ = case
     record = checkpoint.read_record(run)
-    tree = resolve(recorded.get_config(str(run)))
+    file, _, folder = flags._file(str(run)).partition(":")  # as `jaxseg train RUN`
+    assert file == recorded.__file__ and folder == str(run)
+    tree = resolve(recorded.get_config(folder))
+    if name == "cascade":
+        with pytest.raises(ConfigError, match="data.previous=.*3d_lowres/fold_0.* is not trained here; evaluate it with --input"):
+            setup.load_data(tree, Log(run, quiet=True), run)
+        return
     assert setup.recipe_from(
         tree, labels=tuple(record["labels"]), modalities=tuple(record["recipe"]["modalities"])
     ) == recipe_from(record)
@@ -118,7 +126,6 @@ def config_of(content: dict) -> dict:
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda c: config_of(c).update(previous_stage="3d_lowres"), "second stage of nnU-Net's cascade.*3d_lowres"),
         (lambda c: config_of(c).update(preprocessor_name="Mine"), "preprocessor_name 'Mine' is not supported"),
         (lambda c: config_of(c).update(UNet_class_name="SwinUNETR"), "network 'SwinUNETR'.*PlainConvUNet, ResidualEncoderUNet"),
         (lambda c: config_of(c).update(resampling_fn_data="resample_torch_fornnunet"), "resampling_fn_data 'resample_torch"),
@@ -142,12 +149,32 @@ def test_a_plan_that_is_none_and_what_is_not_there_are_named(model, tmp_path):
         imported(model, tmp_path / "runs", "--folds=first")
     with pytest.raises(ConfigError, match="--configuration=3d_fullres: .* give the configuration of one"):
         imported(model, tmp_path / "runs", "--configuration=3d_fullres")
+    with pytest.raises(ConfigError, match="--previous=.*: 2d takes the image alone"):
+        imported(model, tmp_path / "runs", f"--previous={model}")
+    changed(model / "plans.json", lambda c: config_of(c).update(previous_stage="3d_lowres"))
+    with pytest.raises(CheckpointError, match="2d takes the segmentations of 3d_lowres, and .*__3d_lowres is not that model's"):
+        imported(model, tmp_path / "runs")
+    changed(model / "plans.json", lambda c: config_of(c).pop("previous_stage"))
     changed(model / "plans.json", lambda c: c.pop("transpose_forward"))
     with pytest.raises(DataError, match="plans.json: not a plans.json of nnU-Net 2: KeyError 'transpose_forward'"):
         imported(model, tmp_path / "runs")
     shutil.rmtree(model / "fold_0")
     with pytest.raises(CheckpointError, match="has no fold_N"):
         imported(model, tmp_path / "runs")
+
+
+def test_cases_of_the_folds_are_those_of_splits_final(model, tmp_path):
+    parts = [{"train": ["c", "a"], "val": ["b"]}, {"train": ["b", "c"], "val": ["a"]}]
+    (model.parent / folds.FILE).write_text(json.dumps(parts))
+    (run,) = imported(model, tmp_path / "runs")
+    assert checkpoint.read_record(run)["splits"] == {"train": ["a", "c"], "val": ["b"], "test": []}
+    assert splits.load_splits(run / "splits.json") == checkpoint.read_record(run)["splits"]
+    assert folds.of_fold(model.parent / folds.FILE, "fold_all") == {"train": ["a", "b", "c"], "val": [], "test": []}
+    with pytest.raises(DataError, match="has 2 folds, and the model fold_2"):
+        folds.of_fold(model.parent / folds.FILE, "fold_2")
+    (model / "mine.json").write_text('{"train": []}')
+    with pytest.raises(DataError, match="must be nnU-Net's list"):
+        imported(model, tmp_path / "other", f"--splits={model / 'mine.json'}")
 
 
 def test_an_exported_archive_is_read_as_its_folder(planes, tmp_path):

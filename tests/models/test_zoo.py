@@ -19,6 +19,7 @@ QUICK = {
 }
 # Gradients that take XLA half a minute and more to compile; these are compiled as in training.
 SLOW = {
+    "hdbet_test",
     "linknet3d_test",
     "mobile_unetr_test",
     "mobile_unetr_3d_test",

@@ -139,6 +139,11 @@ class Model:
         """Logits on the case's own grid: [Z, Y, X, K] or [X, Y, Z, K]."""
         recipe, k = self.about["preparation"], logits.shape[-1]
         fill = (_NEVER,) * k if self.about["order"] or k == 1 else (0.0, *(_NEVER,) * (k - 1))
+        if self.about["rank"] == 3 and recipe["filter"] in ("monai", "monai_last") and not examples.place.keeps_grid:
+            sigmoid = bool(self.about["order"]) or k == 1  # MONAI resamples probabilities
+            soft = np.asarray(jax.nn.sigmoid(logits[0]) if sigmoid else jax.nn.softmax(logits[0], -1))
+            p = np.maximum(restore(soft, examples.shape, recipe, examples.place, fill), 1e-30)
+            return np.log(p) - np.log(np.maximum(1 - p, 1e-7)) if sigmoid else np.log(p)
         if self.about["rank"] == 3:
             return restore(logits[0], examples.shape, recipe, examples.place, fill)
         return np.stack([restore(one, examples.shape[1:], recipe, examples.place, fill) for one in logits])

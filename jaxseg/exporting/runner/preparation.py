@@ -20,9 +20,10 @@ _PLANES = {  # of slices: from slice to slice, row to row, column to column, as 
 }
 _LUMA = (0.299, 0.587, 0.114)
 _WHOLE_SCAN = ("brain", "zscore", "zscore_nonzero", "zscore_own_nonzero", "rescale_to_01")  # rules that look at a whole scan
+_MONAI = ("monai", "monai_last")  # filters after MONAI's Spacing, before or after the intensities
 KNOWN = {  # what a recipe may say for this program to follow it; export refuses others
     "intensity": ("grey", "ct", "ct_zscore", "rgb_to_01", "none", *_WHOLE_SCAN),
-    "filter": ("linear", "lanczos", "nnunet"),
+    "filter": ("linear", "lanczos", "nnunet", *_MONAI),
     "fit": ("stretch", "centre", "patches"),
     "orientation": ("lps", "ras", "file"),
     "plane": ("", *_PLANES),
@@ -62,6 +63,13 @@ class GridPlace(NamedTuple):
     corner: tuple[int, ...]
     apart: int | None = None
     apart_back: int | None = None
+    steps: tuple[float, ...] | None = None
+
+    @property
+    def keeps_grid(self) -> bool:
+        """Whether the network's grid is the example's own."""
+        plain = self.steps is None and self.axes == tuple(range(len(self.axes))) and all(b.start == 0 for b in self.box)
+        return plain and self.boxed == self.scaled == self.canvas
 
     @property
     def boxed(self) -> tuple[int, ...]:
@@ -178,6 +186,10 @@ def _example(planes: list[np.ndarray], recipe: dict, spacing, *, scanned: bool) 
     if recipe["nonzero"]:  # intensities are those of the box
         planes, inside = [place.cut(p) for p in planes], place.cut(inside)
         cut = place._replace(axes=tuple(range(rank)), box=tuple(slice(0, n) for n in place.boxed))
+    if recipe["filter"] == "monai":  # intensities are those of the resampled volume
+        planes = [resample(cut.cut(p), place.scaled, "monai", steps=place.steps) for p in planes]
+        inside = None if inside is None else ndimage.binary_fill_holes(np.any([p != 0 for p in planes], 0))
+        cut = place._replace(axes=tuple(range(rank)), box=tuple(slice(0, n) for n in place.scaled), steps=None)
     grey8 = recipe["intensity"] == "grey" and rank == 2
     prepared = np.zeros((*place.canvas, _channels(len(planes), recipe)), np.uint8 if grey8 else np.float32)
     if place.scaled != place.canvas and recipe["intensity"] == "ct":
@@ -188,7 +200,7 @@ def _example(planes: list[np.ndarray], recipe: dict, spacing, *, scanned: bool) 
         ready = [np.stack(ready, -1) @ np.asarray(_LUMA, np.float32)]
     for c, values in enumerate(ready):
         values = ndimage.gaussian_filter(values, recipe["blur"]) if recipe["blur"] else values
-        values = resample(values, place.scaled, recipe["filter"], place.apart)[here]
+        values = resample(values, place.scaled, recipe["filter"], place.apart, cut.steps)[here]
         if grey8:
             values = np.rint(np.clip(values, 0.0, 255.0))
         elif recipe["intensity"] == "grey":
@@ -221,6 +233,8 @@ def _placement(shape, recipe: dict, spacing, axes: tuple[int, ...], box) -> Grid
         if spacing is None:
             raise Refused("a picture without a spacing; this model was trained on images of a known one")
         samples = (lambda n, s, r: s / r * n) if recipe["filter"] == "nnunet" else (lambda n, s, r: n * s / r)
+        if recipe["filter"] in _MONAI:  # the centres of the first and the last voxel stay
+            samples = lambda n, s, r: (n - 1) * s / r + 1 if abs(r - s) > 1e-3 else n
         scaled = tuple(max(1, round(samples(n, s, r))) if r else n for n, s, r in zip(boxed, spacing, wanted))
         if max(scaled) > {2: 1 << 15, 3: 1 << 12}[rank]:
             raise Refused(f"a spacing of {spacing} and shape {shape}: {scaled} samples at {tuple(wanted)} mm; check the header")
@@ -228,7 +242,10 @@ def _placement(shape, recipe: dict, spacing, axes: tuple[int, ...], box) -> Grid
         if rank == 3 and recipe["filter"] == "nnunet" and wanted:
             network = [r or s for r, s in zip(wanted, spacing)]
             apart, back = _coarse_axis(spacing, network), _coarse_axis(network, spacing)
-        return GridPlace(axes, box, scaled, scaled, (0,) * rank, apart, back)
+        steps = None
+        if recipe["filter"] in _MONAI and wanted and any(r and abs(r - s) > 1e-3 for r, s in zip(wanted, spacing)):
+            steps = tuple((r or s) / s for r, s in zip(wanted, spacing))
+        return GridPlace(axes, box, scaled, scaled, (0,) * rank, apart, back, steps)
     canvas = tuple(int(n) for n in recipe["size"])
     if recipe["fit"] == "stretch":
         return GridPlace(axes, box, canvas, canvas, (0,) * rank)
@@ -314,17 +331,23 @@ def restore(logits: np.ndarray, shape, recipe: dict, place: GridPlace, fill) -> 
         if place.scaled != place.canvas:
             scaled = np.full(place.scaled, fill[k], np.float32)
             scaled[here] = logits[there][..., k]
-        filter = "nnunet_scores" if recipe["filter"] == "nnunet" else "linear"
-        inside = resample(scaled, place.boxed, filter, place.apart_back)
+        filter = {"nnunet": "nnunet_scores", **dict(zip(_MONAI, _MONAI))}.get(recipe["filter"], "linear")
+        back = None if place.steps is None else [1 / step for step in place.steps]
+        inside = resample(scaled, place.boxed, filter, place.apart_back, back)
         whole = np.full(shape, fill[k], np.float32)
         whole.transpose(place.axes)[place.box] = inside
         restored[..., k] = whole
     return restored
 
 
-def resample(values: np.ndarray, shape, filter: str, apart: int | None = None) -> np.ndarray:
-    """One channel [H, W] or [X, Y, Z] on another grid: "linear", "lanczos" (as Pillow), "nnunet", "nnunet_scores" (splines)."""
+def resample(values: np.ndarray, shape, filter: str, apart: int | None = None, steps=None) -> np.ndarray:
+    """One channel [H, W] or [X, Y, Z] on another grid: "linear", "lanczos" (as Pillow), "nnunet", "nnunet_scores" (splines).
+
+    MONAI's filters take the samples at multiples of `steps`.
+    """
     values, shape = np.asarray(values, np.float32), tuple(int(n) for n in shape)
+    if steps is not None:
+        return _anchored(values, shape, steps)
     if values.shape == shape:
         return values
     if filter.startswith("nnunet"):
@@ -332,6 +355,19 @@ def resample(values: np.ndarray, shape, filter: str, apart: int | None = None) -
     for axis in (1, 0) if values.ndim == 2 else (2, 1, 0):  # the last axis first, as Pillow resamples planes
         values = _along(values, shape[axis], axis, filter)
     return values
+
+
+def _anchored(values: np.ndarray, shape, steps) -> np.ndarray:
+    """Samples at j * step along each axis, interpolated linearly; past the end the last one."""
+    found = values.astype(np.float64)
+    for axis, (count, step) in enumerate(zip(shape, steps)):
+        last = found.shape[axis] - 1
+        at = np.clip(np.arange(count) * step, 0, last)
+        low = np.minimum(at.astype(np.int64), max(last - 1, 0))
+        share = (at - low).reshape([-1 if a == axis else 1 for a in range(values.ndim)])
+        first = found.take(low, axis)
+        found = first + (found.take(np.minimum(low + 1, last), axis) - first) * share
+    return found.astype(np.float32)
 
 
 def _along(values: np.ndarray, count: int, axis: int, filter: str) -> np.ndarray:
