@@ -142,11 +142,28 @@ def _tile(graph: Graph, equation, given) -> Value:
 
 
 def _pad(graph: Graph, equation, given) -> Value:
-    low, high, inner = zip(*equation.params["padding_config"])
-    if any(inner):
-        raise graph.refuse("padding between entries (pad)")
-    name, value = graph.whole(given[0], equation.invars[0].aval.shape), graph.named(given[1])
-    return graph.add("Pad", [name, graph.ints(*low, *high), value.name], equation.outvars[0].aval.shape)
+    low, high, inner = map(list, zip(*equation.params["padding_config"]))
+    shape = list(equation.invars[0].aval.shape)
+    name, value = graph.whole(given[0], shape), graph.named(given[1])
+    spread = _spread(graph, name, shape, inner, value)
+    high = [n - more for n, more in zip(high, inner)]  # `_spread` pads behind the last entries too
+    return graph.add("Pad", [spread.name, graph.ints(*low, *high), value.name], equation.outvars[0].aval.shape)
+
+
+def _spread(graph: Graph, name: str, shape: Sequence, inner: Sequence[int], value: Value) -> Value:
+    """So many padding values behind every entry of each axis: entries get an axis of their own, which is padded and joined."""
+    shape = list(shape)
+    for axis, more in enumerate(inner):
+        if more:
+            column = [*shape[: axis + 1], 1, *shape[axis + 1 :]]
+            ends = [0] * (2 * len(column))
+            ends[len(column) + axis + 1] = more
+            padded = [*shape[: axis + 1], 1 + more, *shape[axis + 1 :]]
+            name = graph.reshaped(name, column, shape).name
+            name = graph.add("Pad", [name, graph.ints(*ends), value.name], padded).name
+            shape[axis] *= 1 + more
+            name = graph.reshaped(name, shape, padded).name
+    return Value(name, tuple(shape))
 
 
 def _reduction(operator: str) -> Callable:
@@ -199,12 +216,25 @@ def _conv(graph: Graph, equation, given) -> Value:
     first = [out_shape[a] for a in numbers.out_spec]
     if params["batch_group_count"] != 1 or min(*low, *high) < 0:
         raise graph.refuse("a convolution with groups of the batch or negative padding")
-    if any(d > 1 for d in params["lhs_dilation"]):
+    if any(d > 1 for d in params["lhs_dilation"]) and kernel is None:  # its filters are computed
+        inner = [0, 0, *(d - 1 for d in params["lhs_dilation"])]
+        zero = graph.constant(np.zeros((), np.dtype(equation.invars[0].aval.dtype)))
+        image = _spread(graph, image.name, image.shape, inner, zero)
+        ends = graph.ints(*(0,) * (2 + rank), *(-more for more in inner))
+        image = graph.add("Pad", [image.name, ends, zero.name], [n - more for n, more in zip(image.shape, inner)])
+    if any(d > 1 for d in params["lhs_dilation"]) and kernel is not None:
         pads = [k - 1 - p for ends in (low, high) for k, p in zip(size, ends)]
-        if kernel is None or min(pads) < 0 or params["feature_group_count"] > 1 or set(params["rhs_dilation"]) != {1}:
+        more = [max(-p, 0) for p in pads[rank:]]  # zeros behind the last entries: ONNX's output padding
+        pads = [*pads[:rank], *(max(p, 0) for p in pads[rank:])]
+        fits = all(m < step for m, step in zip(more, params["lhs_dilation"]))
+        if min(pads) < 0 or not fits or set(params["rhs_dilation"]) != {1}:
             raise graph.refuse("this transposed convolution")
-        turned = np.flip(kernel, range(2, 2 + rank)).swapaxes(0, 1)  # [C, O, *k]
-        attributes = {"strides": list(params["lhs_dilation"]), "pads": pads, "kernel_shape": size}
+        groups = params["feature_group_count"]
+        turned = np.flip(kernel, range(2, 2 + rank))  # [O, C / groups, *k]
+        turned = turned.reshape(groups, -1, *turned.shape[1:]).swapaxes(1, 2)  # [groups, C / groups, O / groups, *k]
+        turned = turned.reshape(-1, *turned.shape[2:])  # [C, O / groups, *k]
+        attributes = {"strides": list(params["lhs_dilation"]), "pads": pads, "kernel_shape": size, "group": groups}
+        attributes["output_padding"] = more
         found = graph.add("ConvTranspose", [image.name, graph.constant(turned).name], first, **attributes)
     else:
         filters = _moved(graph, weights, w_shape, numbers.rhs_spec) if kernel is None else graph.constant(kernel)  # [O, C, *k]

@@ -29,6 +29,7 @@ OTHERS = {
     "unet3d_test": (3, (16, 16, 32), 2),
     "unetr_test": (3, (32, 32, 32), 1),
     "nnunet_resenc_test": (3, (16, 16, 16), 1),
+    "mednext_test": (3, (32, 32, 32), 1),
 }
 ONE_BY_ONE = ("segnext_test",)  # its random bases are drawn for each image
 
@@ -92,12 +93,16 @@ CONV = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
 PAIRS = {"feature_group_count": 2}
 PRIMITIVES = {
     "transposed": lambda x: lax.conv_general_dilated(x, KERNEL, (1, 1), ((1, 2), (1, 0)), lhs_dilation=(2, 3), **CONV),
+    "transposed groups": lambda x: lax.conv_general_dilated(
+        x, FILTERS, (1, 1), ((1, 3), (1, 0)), lhs_dilation=(2, 3), **CONV, **PAIRS
+    ),
     "grouped": lambda x: lax.conv_general_dilated(x, FILTERS, (2, 1), ((1, 0), (2, 2)), None, (1, 2), **CONV, **PAIRS),
     "windows": lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 2, 1), (1, 2, 1, 1), ((0, 0), (1, 1), (0, 1), (0, 0))),
     "products": lambda x: jnp.einsum("bhwc,bhvc->bwvh", x, x) * 2 + jnp.einsum("bhwc,dw->bcd", x, weights_of(6, 6)).sum(),
     "parts": lambda x: jnp.concatenate([jnp.pad(x[:, ::2, 1:5], ((0, 0), (0, 0), (1, 1), (0, 0))), x[:, :3, ::-1]], 1),
     "repeated": lambda x: jnp.concatenate([jnp.broadcast_to(x.mean((1, 2), keepdims=True), x.shape), jnp.repeat(x, 1, 1)], -1),
     "choices": lambda x: jnp.where((x > 0.2) & ~(x != x), jnp.clip(x, -1, 0.5) ** 3, jnp.argmax(x, -1, keepdims=True)) / x.max(),
+    "spread": lambda x: lax.pad(x, np.float32(0.5), ((0, 0, 0), (2, 1, 1), (-1, 0, 2), (0, 0, 0))),
     "taken": lambda x: jnp.take(x, np.array([2, 0, 0, 1]), axis=1),
 }  # fmt: skip
 
