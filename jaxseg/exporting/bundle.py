@@ -3,6 +3,7 @@
     model.json       what the model is, how images are prepared, how the network is applied (`contents`)
     forward.bin      the network, StableHLO for CPUs, CUDA and TPUs (`program`)
     weights/0/*.npy  its arrays by name; weights/1/... of further folds or seeds
+    flatbuffers/     the package with which jax reads a program, so that it need not be installed
     runner.py        from images to labels, the modules of runner/ in one; __main__.py calls it
     MODEL_CARD.md    for people (`card`)
 
@@ -10,6 +11,7 @@ The same run gives the same bytes.
 """
 
 import ast
+import importlib.util
 import io
 import json
 import os
@@ -54,6 +56,7 @@ def write(path: Path, contents: Contents) -> list[str]:
         "MODEL_CARD.md": card.text(contents.record, about, card.evaluation_of(contents.run)),
         "runner.py": runner_source(),
         "__main__.py": _MAIN,
+        **_flatbuffers(),
     }
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -81,6 +84,14 @@ def _add(file: zipfile.ZipFile, name: str, content: bytes, *, packed: bool) -> N
     entry.compress_type = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
     entry.external_attr = 0o644 << 16
     file.writestr(entry, content)
+
+
+def _flatbuffers() -> dict[str, str]:
+    """The installed package flatbuffers (Apache-2.0, pure Python): jax reads a program with it, and does not bring it."""
+    found = importlib.util.find_spec("flatbuffers")
+    folder = Path(found.submodule_search_locations[0])
+    files = sorted(path for path in folder.glob("*.py") if path.name != "flexbuffers.py")
+    return {f"flatbuffers/{path.name}": path.read_text(encoding="utf-8") for path in files}
 
 
 def runner_source() -> str:

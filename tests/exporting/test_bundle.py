@@ -35,6 +35,7 @@ sys.meta_path.insert(0, Nothing())
 import runner
 assert runner.main(%r) == 0
 assert not [name for name in sys.modules if name.startswith("jaxseg")]
+assert ".jaxseg" in sys.modules["flatbuffers"].__file__  # not the installed package
 """
 
 
@@ -118,7 +119,8 @@ def test_the_joined_runner_defines_every_name_once_and_imports_nothing_else():
     [
         (lambda r: r["recipe"].update(extra=["kmeans"]), "data.extra=kmeans"),
         (lambda r: r["recipe"].update(target="edges"), "data.target=edges"),
-        (lambda r: r["recipe"].update(filter="monai"), "data.filter=monai"),
+        (lambda r: r["recipe"].update(filter="mine"), "data.filter=mine"),
+        (lambda r: r["config"]["data"].update(previous=["../3d_lowres/fold_0"]), "data.previous=../3d_lowres/fold_0"),
         (lambda r: r["recipe"].update(intensity="zscore+mine"), "data.intensity=zscore+mine"),
         (lambda r: r["recipe"].update(newer=3), "data.newer=3"),
         (lambda r: r["config"]["data"].update(whole=True), "data.whole=True"),

@@ -60,6 +60,7 @@ def main() -> None:
                 first = predicted(coarse, images, Path(scratch) / "first")
             out = predicted(predictor, images, Path(scratch) / "out", first)
             labels = setups.read_labels(out, name)
+            stage_labels = None if first is None else setups.read_labels(first, name)
             probabilities = as_stored(np.load(out / "drawn.npz")["probabilities"], images, setup["plans"]["image_reader_writer"])
             one = predictor.configuration_manager.preprocessor_class(verbose=False)
             files = [str(p) for p in sorted(images.glob("drawn_*"))]
@@ -82,6 +83,7 @@ def main() -> None:
             probabilities=probabilities.astype(np.float16),
             prepared=prepared.astype(np.float32),
             logits=logits.astype(np.float32),
+            **({} if first is None else {"first": stage_labels}),
         )
         print(name, labels.shape, np.bincount(labels.ravel()), prepared.shape, logits.std())
 

@@ -22,6 +22,7 @@ from jaxseg.data.formats import volumes  # noqa: E402
 from jaxseg.data.store.base import recipe_from  # noqa: E402
 from jaxseg.importing import command_line, folds, postprocessing  # noqa: E402
 from jaxseg.infer import postprocess, predict  # noqa: E402
+from jaxseg.infer import run as infer_run  # noqa: E402
 from jaxseg.infer.run import open_run  # noqa: E402
 from jaxseg.models import functional  # noqa: E402
 from jaxseg.train import setup  # noqa: E402
@@ -45,6 +46,14 @@ def case(request, tmp_path_factory):
     return request.param, runs, setups.write_case(root / "imagesTs", request.param), np.load(EXPECTED / f"{request.param}.npz")
 
 
+@pytest.fixture
+def first(case, monkeypatch):
+    """A cascade's second stage gets what nnU-Net's first stage found, which its sums in 16 bits decide in the corners."""
+    if case[0] == "cascade":
+        monkeypatch.setattr(infer_run, "_previous", lambda run, record: (lambda images: case[3]["first"], "nnU-Net's"))
+
+
+@pytest.mark.usefixtures("first")
 def test_images_are_prepared_and_a_window_is_read_as_by_nnunet(case):
     name, (run, *_), images, expected = case
     opened = open_run(run, checkpoint.read_record(run)["config"]["infer"])
@@ -58,6 +67,7 @@ def test_images_are_prepared_and_a_window_is_read_as_by_nnunet(case):
     assert wanted.std() > 1 and np.abs(logits - wanted).max() < 1e-4 * wanted.std()
 
 
+@pytest.mark.usefixtures("first")
 def test_predictions_are_those_of_nnunet(case, tmp_path):
     name, (run, *others), images, expected = case
     settings = checkpoint.read_record(run)["config"]["infer"]
@@ -81,12 +91,15 @@ def test_predictions_are_those_of_nnunet(case, tmp_path):
 
 
 def test_a_run_goes_on_from_an_imported_one_with_its_preparation(case):
-    name, (run, *_), _, _ = case
+    name, (run, *_), images, expected = case
     record = checkpoint.read_record(run)
     file, _, folder = flags._file(str(run)).partition(":")  # as `jaxseg train RUN`
     assert file == recorded.__file__ and folder == str(run)
     tree = resolve(recorded.get_config(folder))
     if name == "cascade":
+        stage, _ = infer_run._previous(run, record)
+        found = stage([volumes.read_volume(path) for path in sorted(images.iterdir())])
+        assert len(np.unique(found)) == 3 and (found != expected["first"]).mean() < 0.02
         with pytest.raises(ConfigError, match="data.previous=.*3d_lowres/fold_0.* is not trained here; evaluate it with --input"):
             setup.load_data(tree, Log(run, quiet=True), run)
         return

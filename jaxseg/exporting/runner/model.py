@@ -1,9 +1,11 @@
 """An exported model, opened: from the images of a case to labels and probabilities."""
 
 import functools
+import importlib.util
 import itertools
 import json
 import math
+import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +57,8 @@ class Model:
                 raise Refused(
                     f"{path} has format {self.about['format']}; this runner reads {FORMAT}: use the one inside the file"
                 )
+            if importlib.util.find_spec("flatbuffers") is None:  # jax reads the program with it; the file brings it along
+                sys.path.append(str(path))
             self._program = jax.export.deserialize(bytearray(file.read("forward.bin")))
             self._weights = [
                 [np.load(file.open(f"weights/{number}/{name}.npy")) for name in self.about["program"]["weights"]]
