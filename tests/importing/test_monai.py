@@ -19,7 +19,7 @@ from jaxseg import checkpoint, recorded  # noqa: E402
 from jaxseg.config import resolve  # noqa: E402
 from jaxseg.data.store.base import recipe_from  # noqa: E402
 from jaxseg.importing import bundle, command_line  # noqa: E402
-from jaxseg.infer import predict  # noqa: E402
+from jaxseg.infer import postprocess, predict  # noqa: E402
 from jaxseg.models import functional  # noqa: E402
 from jaxseg.train import setup  # noqa: E402
 from jaxseg.train.log import Log  # noqa: E402
@@ -82,7 +82,6 @@ def inference(kind: str) -> dict:
                     "to_tensor": True,
                 },
                 {"_target_": "AsDiscreted", "keys": "pred", **({"threshold": 0.5} if sigmoid else {"argmax": True})},
-                *([] if sigmoid else [{"_target_": "KeepLargestConnectedComponentd", "keys": "pred", "applied_labels": [1, 2]}]),
             ],
         },
     }
@@ -191,10 +190,16 @@ def transforms(content, part="preprocessing"):
     return content[part]["transforms"]
 
 
+LARGEST = {"_target_": "KeepLargestConnectedComponentd", "keys": "pred", "applied_labels": [1, 2]}
 REFUSED = {
+    "a component of no class": (
+        lambda c: transforms(c, "postprocessing").append({**LARGEST, "applied_labels": 3}),
+        MismatchError,
+        "applied_labels 3 is none of the classes 1..2",
+    ),
     "crop": (lambda c: transforms(c).append({"_target_": "CropForegroundd", "keys": "image"}), MismatchError, "CropForeground"),
     "early component": (
-        lambda c: transforms(c, "postprocessing").insert(0, transforms(c, "postprocessing").pop()),
+        lambda c: transforms(c, "postprocessing").insert(0, LARGEST),
         MismatchError,
         "after AsDiscrete and Invert",
     ),
@@ -228,6 +233,14 @@ def test_settings_of_the_command_line_complete_a_bundle(changed, tmp_path, capsy
     data = checkpoint.read_record(tmp_path / "run")["config"]["data"]
     assert tuple(data["size"]) == (24, 16, 16) and tuple(data["spacing"]) == (2, 2, 3)
     assert "overrides" in capsys.readouterr().out  # --classes and the bundle's own
+
+
+@pytest.mark.parametrize("case", ["ct"], indirect=True, scope="module")
+def test_the_largest_component_of_each_class_is_kept_as_the_bundle_says(changed, tmp_path):
+    assert changed(lambda content: transforms(content, "postprocessing").append(LARGEST)) == 0
+    steps = postprocess.read_steps(tmp_path / "run")
+    assert steps == [{"step": "keep_largest", "options": {"classes": [k]}} for k in (1, 2)]
+    assert checkpoint.read_record(tmp_path / "run")["config"]["infer"]["postprocess"] is True
 
 
 NETWORKS = {

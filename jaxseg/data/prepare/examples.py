@@ -134,8 +134,10 @@ def prepare_mask(
     found = labels.checked(mask, rank_of(recipe, mask.ndim), classes)
     place, filter = place or canvas.placement(found.shape, recipe, spacing), for_scores(recipe.filter)
     share_of = lambda indicator: resample(indicator, place.scaled, filter, apart=place.apart, steps=place.steps)
-    vote = labels.by_half if recipe.filter == "nnunet" else labels.resampled
-    scaled = vote(place.cut(found), place.scaled, share_of)
+    if recipe.filter == "nnunet":
+        scaled = labels.by_nnunet(place.cut(found), place.scaled, place.apart)
+    else:
+        scaled = labels.resampled(place.cut(found), place.scaled, share_of)
     if place.scaled == place.canvas:
         return np.ascontiguousarray(scaled)
     there, here = place.overlap()

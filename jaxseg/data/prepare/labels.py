@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 import numpy as np
+from scipy import ndimage
 
 from jaxseg.types import DataError
 
-VERSION = 2  # raise it when prepared masks would change
+VERSION = 3  # raise it when prepared masks would change
 
 
 def checked(mask: np.ndarray, rank: int, classes: int) -> np.ndarray:
@@ -60,14 +61,38 @@ def resampled(labels: np.ndarray, shape: tuple[int, ...], resample: Callable[[np
     return winner
 
 
-def by_half(labels: np.ndarray, shape: tuple[int, ...], resample: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Resample labels by nnU-Net's rule: a class gets the voxels in which its share is at least 1/2, higher classes last.
+def by_nnunet(labels: np.ndarray, shape: tuple[int, ...], apart: int | None) -> np.ndarray:
+    """Resample labels by nnU-Net's rule: the class with the largest share, background among them.
 
-    Args and result: as `resampled`. Source: MIC-DKFZ/batchgenerators, augmentations/utils.py, resize_segmentation.
+    Of equal shares the class of the nearest voxel wins if it has one of them, else the lowest class.
+
+    Args:
+      labels: unsigned integer [*S], as returned by `checked`.
+      shape: shape of the result.
+      apart: the axis that is resampled by nearest neighbour after the others; None: no such axis.
+    Returns:
+      [*shape] of the dtype of `labels`.
+    Source: batchgenerators 0.25.5, augmentations/utils.py, resize_segmentation, with which nnU-Net 2.8.1 is installed; before,
+    each class got the voxels in which its share was at least 1/2, higher classes last. Differs in that voxels outside of the
+    non-zero ones are background, in nnU-Net's preparation a class by themselves.
     """
     if labels.shape == tuple(shape):
         return labels
-    found = np.zeros(shape, labels.dtype)
+    if apart is not None:
+        n, m = labels.shape[apart], shape[apart]
+        flat = tuple(length for axis, length in enumerate(shape) if axis != apart)
+        planes = [by_nnunet(plane, flat, None) for plane in np.moveaxis(labels, apart, 0)]
+        at = np.clip(np.floor(n / m * (np.arange(m) + 0.5)).astype(np.int64), 0, n - 1)
+        return np.stack([planes[i] for i in at], apart)
+    zoom = [m / n for n, m in zip(labels.shape, shape)]
+    resized = lambda values, order: ndimage.zoom(values.astype(np.float64), zoom, order=order, mode="nearest", grid_mode=True)
+    nearest = resized(labels, 0).astype(labels.dtype)
+    best, winner = np.clip(resized(labels == 0, 1), 0, 1), np.zeros(shape, labels.dtype)
+    held = (nearest == 0) & (best > 0)  # where the nearest voxel's class has the largest share so far
     for k in np.flatnonzero(np.bincount(labels.reshape(-1), minlength=2)[1:]) + 1:
-        found[resample((labels == k).astype(np.float32)) >= 0.5] = k
-    return found
+        share, here = np.clip(resized(labels == k, 1), 0, 1), nearest == k
+        better = share > best
+        held = np.where(better, here, held | (share == best) & (share > 0) & here)
+        winner[better] = k
+        np.maximum(best, share, out=best)
+    return np.where(held, nearest, winner)
