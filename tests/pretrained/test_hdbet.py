@@ -11,7 +11,7 @@ from jaxseg.models import create_model  # noqa: E402
 from jaxseg.pretrained import hdbet  # noqa: E402
 from jaxseg.types import DataError  # noqa: E402
 from jaxseg.weights import from_torch  # noqa: E402
-from tests import parity  # noqa: E402
+from tests.models.ports import parity  # noqa: E402
 
 
 def norm(channels):
@@ -71,7 +71,7 @@ class Peer(nn.Module):
 
 @pytest.mark.usefixtures("unoptimised")
 def test_the_network_equals_pytorchs():
-    image = parity.images((1, 32, 48, 32, 1))
+    image = parity.images((1, 32, 32, 32, 1))
     peer = parity.redraw(Peer(2), image, classifier="seg_layer")
     model = create_model("hdbet_test")
     report = from_torch.load(model, peer.state_dict())
