@@ -68,7 +68,7 @@ def test_workers_change_no_byte_and_leave_nothing_behind(tmp_path, monkeypatch, 
     several.verify()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["stacked", pytest.param("per case", marks=pytest.mark.full)])
 def test_what_was_finished_before_a_kill_or_a_bad_case_is_not_done_again(tmp_path, prepared, layout):
     dataset = toy(tmp_path / "d", 8)
     script = f"""
@@ -107,7 +107,7 @@ def test_the_work_of_a_worker_that_is_killed_is_done_by_the_main_process(tmp_pat
     store.verify()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.full)])
 def test_the_first_bad_case_is_named_whoever_met_it(tmp_path, workers):
     dataset = toy(tmp_path / "d", 6)
     for i in (2, 4):
