@@ -195,7 +195,8 @@ def base() -> ConfigDict:
     report.megabytes = 25.0  # the page's size: pictures that do not fit any more are left out, the worst cases come first
 
     c.plan = plan = ConfigDict()  # --mode=plan: spacing, patch, batch and network for your own data, by nnU-Net's rules
-    plan.memory_gb = 8.0  # GPU memory for training in GB, by nnU-Net's estimate
+    plan.memory_gb = _optional(float)  # memory of another GPU than this machine's, in GB, by nnU-Net's estimate
+    plan.minutes = _optional(float)  # minutes that training may take here; 0: nnU-Net's 1000 epochs; None: 10 on a CPU, else 0
 
     c.mesh = mesh = ConfigDict()
     mesh.data = 0  # number of parts into which a batch is split, each for mesh.space devices; 0: all devices

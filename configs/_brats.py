@@ -23,6 +23,7 @@ NNUNET_AUGMENT = (
     ("gamma", 0.3, {"gamma": (0.7, 1.5), "keep_statistics": True}),
     ("mirror", 0.5, {}),
 )
+IN_PLANE = {"rotate": ("d",), "scale": ("h", "w"), "lowres": ("h", "w")}  # nnU-Net's "dummy 2D", of volumes with thick slices
 # On the phantom: a small network, small patches, a learning rate that falls to zero.
 PHANTOM = (
     ("data.phantom", "default"),
@@ -114,3 +115,12 @@ def deep_supervision(c, levels: int = 5) -> None:
     c.loss.aux_terms = c.loss.terms if others else ()
     c.loss.terms = tuple((name, weight * full) for name, weight in c.loss.terms)
     c.loss.aux_weights = tuple(others)
+
+
+def in_plane(c, degrees: tuple[float, float]) -> None:
+    """Rotate, scale and coarsen volumes in the plane of their slices alone: nnU-Net's augmentation where slices are thick."""
+    changed = lambda name, options: options | ({"axes": IN_PLANE[name]} if name in IN_PLANE else {})
+    c.train.augment = tuple(
+        (name, p, changed(name, dict(options)) | ({"degrees": degrees} if name == "rotate" else {}))
+        for name, p, options in c.train.augment
+    )

@@ -10,7 +10,8 @@ is that of this file, and is what a fine-tuning begins with.
 
 Source: MIC-DKFZ/nnUNet, nnunetv2/training/nnUNetTrainer/nnUNetTrainer.py: SGD 1e-2 with Nesterov momentum 0.99, poly 0.9, 1000
 epochs of 250 batches of 2, Dice and cross-entropy with deep supervision, a third of the patches on foreground. Differs in that
-an epoch is one patch of every volume, and in the augmentation's anisotropic case (here always in three axes).
+an epoch is one patch of every volume; where slices are thick, `_brats.in_plane` is nnU-Net's augmentation (plans use it, imported
+models do not).
 """
 
 from configs._base import base

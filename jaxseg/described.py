@@ -4,7 +4,7 @@ Layout (data.dataset="auto"), channels, classes, intensity and split become fixe
 step looks at the files for them again. Each choice is reported in one line; keys that the user gives are never changed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxseg.config import resolve
 from jaxseg.data import datasets
-from jaxseg.data.formats import own, volumes
+from jaxseg.data.formats import dicom, own, volumes
 from jaxseg.data.records import DataSet, Volume
 from jaxseg.train import setup
 from jaxseg.types import ConfigError, DataError
@@ -79,7 +79,10 @@ def fill(config: ConfigDict) -> Filled:
         if d.channels is None:
             d.channels = max(_channels(scan) for scan in images)
         if d.intensity == datasets.AUTO:
-            d.intensity, d.window, why = intensity_of(images, dataset.modalities, rank=d.rank, window=tuple(d.window))
+            made_by = {dicom.modality(volume.path) for volume in read if not volumes.is_photo(volume)}
+            d.intensity, d.window, why = intensity_of(
+                images, dataset.modalities, rank=d.rank, window=tuple(d.window), made_by=made_by - {""}
+            )
             lines.append(f"intensity: {why}; set config.data.intensity to choose another")
     if d.mean and (d.intensity != "grey" or len(d.mean) != d.channels):
         there = "1 channel" if d.channels == 1 else f"{d.channels} channels"
@@ -109,19 +112,25 @@ def describe(dataset: DataSet) -> str:
 
 
 def intensity_of(
-    images: Sequence[Sequence[Volume]], names: Sequence[str], *, rank: int, window: tuple[float, ...]
+    images: Sequence[Sequence[Volume]],
+    names: Sequence[str],
+    *,
+    rank: int,
+    window: tuple[float, ...],
+    made_by: Set[str] = frozenset(),
 ) -> tuple[str, tuple[float, ...], str]:
     """Choose the intensity preparation for images.
 
-    Images are CT if their channels are named CT, or if their values reach from air to bone in HU; CT values are clipped to a
-    window. 8-bit values stay as they are. All other images are normalised one by one, because MRI values have no unit and
-    16-bit pictures rarely use the same part of their range.
+    Images are CT if their channels are named CT, if DICOM says so, or if their values reach from air to bone in HU and DICOM says
+    nothing else; CT values are clipped to a window. 8-bit values stay as they are. All other images are normalised one by one,
+    because MRI values have no unit and 16-bit pictures rarely use the same part of their range.
 
     Args:
       images: for each of a few cases, its image files.
       names: channel names.
       rank: data.rank.
       window: data.window, (level, width); () if not given.
+      made_by: DICOM's modalities of the images.
     Returns:
       (data.intensity, data.window, the reason in words).
     """
@@ -129,13 +138,16 @@ def intensity_of(
     low, high = min(float(a.min()) for a in arrays), max(float(a.max()) for a in arrays)
     span = f"values {low:g} to {high:g}"
     windowed = "ct" if rank == 3 else "grey"
-    named = bool(names) and all(name.upper().split()[0] == "CT" for name in names)
+    named = bool(names) and all(name.upper().split()[0] == "CT" for name in names) or made_by == {"CT"}
     if window:
         return windowed, window, f"{windowed!r} in the given window (level, width) = {window}, {span}"
     if all(a.dtype == np.uint8 for a in arrays):
         return "grey", (), "'grey', 8-bit values are kept as they are"
-    if named or not any(map(volumes.is_photo, (v for scan in images for v in scan))) and low < AIR and high > BONE:
-        why = "the channels are called CT" if named else "taken for CT: from air to bone in HU"
+    photos = any(map(volumes.is_photo, (v for scan in images for v in scan)))
+    if named or not made_by and not photos and low < AIR and high > BONE:
+        why = "taken for CT: from air to bone in HU"
+        if named:
+            why = "DICOM says CT" if made_by else "the channels are called CT"
         return windowed, WINDOW, f"{windowed!r} in a soft-tissue window (level, width) = {WINDOW}, {span} ({why})"
     empty = min(float(np.mean(a == 0)) for a in arrays)
     if low >= 0 and empty >= EMPTY and rank == 3:

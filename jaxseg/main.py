@@ -28,7 +28,10 @@ from jaxseg.utils.files import cache_root
 from jaxseg.utils.lookup import lookup
 from jaxseg.utils.process import convolve_channels_last
 
-SPOKEN = ("train", "evaluate", "predict", "check", "plan")  # modes that print what --quiet and --json choose from
+SPOKEN = (  # modes that print what --quiet and --json choose from
+    *("train", "evaluate", "predict", "check", "plan"),
+    *("compare", "summary"),
+)
 COMPUTING = ("train", "evaluate", "predict", "explain", "search", "compare")  # modes that --require_accelerator is for
 
 

@@ -13,7 +13,7 @@ from jaxseg import config as configs
 from jaxseg.calls import Call, takes
 from jaxseg.checkpoint.claims import InUse
 from jaxseg.data import datasets
-from jaxseg.data.check import sides
+from jaxseg.data.check import duplicates, sides
 from jaxseg.data.check.examine import examine
 from jaxseg.evaluate import scoring
 from jaxseg.experiments import compare as comparisons
@@ -280,7 +280,9 @@ def summary(call: Call) -> None:
     call, learnt, _ = _described(call)
     outputs = preflight.check(call.config, network=True, learnt=learnt)
     model = setup.build_model(call.config, outputs.num_classes, abstract=True)
-    print(summaries.summarize(model, setup.input_shape(call.config)))
+    found = summaries.summarize(model, setup.input_shape(call.config))
+    SAY(str(found))
+    output.event("summary", network=found._asdict() | {"parts": [part._asdict() for part in found.parts]})
 
 
 @takes()
@@ -322,7 +324,8 @@ def check(call: Call) -> None:
     report = examine(dataset, recipe, bad_share=feeds.bad_share_of(config), learn=learn, sheet=place)
     report.warnings += sides.warnings(dataset.labels, recipe, config.train.augment, config.infer.mirror)
     try:
-        preflight.check_examples(config, report.dataset, report.listing(), report)
+        splits = preflight.check_examples(config, report.dataset, report.listing(), report)
+        report.warnings += duplicates.across(report.copies.near, report.copies.patients, splits)
         report.warnings += datasets.contradictions(report.dataset)
     finally:
         output.say(str(report), result=True)
@@ -352,7 +355,7 @@ def plan(call: Call) -> None:
         described_call, learnt, _ = _described(call._replace(config=config))
         preflight.check(described_call.config, learnt=learnt)
 
-    planned.write(call.config, Path(call.output), look)
+    planned.write(call.config, Path(call.output), look, measures.device(call.config))
 
 
 @takes()

@@ -1,13 +1,16 @@
 """Plan a configuration for the user's own data and write it as a config file (`--mode=plan`)."""
 
-from collections.abc import Callable
+import functools
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxseg import config as configs
 from jaxseg import described
 from jaxseg.data.prepare import intensity
-from jaxseg.planning import configurations, fingerprint, page
+from jaxseg.data.records import DataSet
+from jaxseg.planning import budget, configurations, fingerprint, page
 from jaxseg.train import setup
 from jaxseg.types import ConfigError
 from jaxseg.utils import files, output
@@ -21,15 +24,18 @@ PLANNED_WITH = (
     "modalities",
     "readers",
 )  # of data: how cases are read
+FIELDS = {"3d_fullres": "volumes", "2d": "planes"}  # of a plan
+VARIANTS = {"3d_fullres": "", "2d": "2d"}  # of the config file
 
 
-def write(config, target: Path, look: Callable[[Any], None]) -> None:
+def write(config, target: Path, look: Callable[[Any], None], device: budget.Device) -> None:
     """Measure the training cases, choose spacing, patch and network by nnU-Net's rules, and write the config.
 
     Args:
       config: a resolved tree; says where the data are and how they are read.
       target: the file to write.
       look: called with a planned config; raises the errors that training with it would raise before it reads its data.
+      device: the machine to plan for.
     Raises:
       ConfigError: the target exists, the data are a named data set instead of the user's own, or the plan cannot be trained.
       DataError: the data cannot be read or measured.
@@ -47,25 +53,71 @@ def write(config, target: Path, look: Callable[[Any], None]) -> None:
     names = dataset.modalities or (("CT",) if d.intensity == "ct" or d.window else ("",)) * d.channels
     rules = [intensity.rule_by_name(name) for name in names]
     found = fingerprint.measure(dataset, samples=None if "ct_zscore" in rules else fingerprint.REPORTED)
+    if found.pictures:  # they have no HU
+        rules = ["zscore" if rule == "ct_zscore" else rule for rule in rules]
     outputs = len(dataset.regions or dataset.labels) + 1 + (d.ignore is not None)  # nnU-Net counts the ignore label too
-    planned = configurations.make(found, rules=rules, outputs=outputs, memory_gb=config.plan.memory_gb)
+    make = functools.partial(configurations.make, found, rules=rules, outputs=outputs)
+    planned = make(memory_gb=config.plan.memory_gb or configurations.REFERENCE_GB)
     given = {key: config.data[key] for key in PLANNED_WITH if config.data[key] not in (None, ())}
     regions = (tuple(config.data.regions) or setup.DATASET_REGIONS) if dataset.regions else ()
-    text = page.write(page.Subject(dataset, given, regions, config.plan.memory_gb, target), found, planned)
-    _check(text, target, ("", "2d") if planned.volumes else (None,), look)
-    lines = page.summary(found, planned, dataset)
+    subject = page.Subject(dataset, Path(d.root), given, regions, device, config.plan.memory_gb, target)
+    planned, measured = _measured(subject, found, planned, make)
+    text = page.write(subject, found, planned, measured)
+    _check(text, target, [VARIANTS[name] for name in page.networks(planned)] if planned.volumes else [None], look)
+    lines = page.summary(found, planned, dataset) + page.lengths(measured, device)
     for line in lines:
         output.say(line, result=True)
     files.write_atomic(target, text)
-    networks = {name: one._asdict() for name, one in (("3d_fullres", planned.volumes), ("2d", planned.planes)) if one}
+    networks = {name: one._asdict() for name, one in page.networks(planned).items()}
     output.event("plan", output=target, cases=len(found), networks=networks, facts=lines)
-    output.say(f"wrote {target}; next: jaxseg train {target}", result=True)
+    output.say(f"wrote {target}; next: jaxseg train {shlex.quote(str(target))}", result=True)
 
 
-def _check(text: str, target: Path, variants: tuple[str | None, ...], look: Callable[[Any], None]) -> None:
-    """Check a planned config as training would check it before it reads the data."""
+def _measured(subject: page.Subject, found: fingerprint.Fingerprint, planned: configurations.DataPlan, make):
+    """Fit the networks to the device: (the plan, {network: its Budget, or its Cost where the length is nnU-Net's})."""
+    device, cases = subject.device, _split(subject.dataset, len(found))
+    measured: dict[str, budget.Budget | budget.Cost] = {}
+    for name in page.networks(planned) if device.minutes or device.memory else ():
+        cost = functools.partial(_cost, subject, found, planned, name, cases)
+        network = functools.partial(_network, make, FIELDS[name], device)
+        if device.minutes:
+            one, measured[name] = budget.to_minutes(network, cost, cases, device.minutes, memory_gb=device.first_gb)
+        else:
+            one, measured[name] = budget.to_memory(network, cost, device.first_gb, device.memory)
+        planned = planned._replace(**{FIELDS[name]: one})
+    return planned, measured
+
+
+def _network(make, field: str, device: budget.Device, memory_gb: float) -> configurations.Network:
+    network = getattr(make(memory_gb=memory_gb, width=device.first_width), field)
+    return network._replace(batch_dice=field == "planes" or network.shrunk) if device.minutes else network
+
+
+def _cost(subject: page.Subject, found, planned, name: str, cases, network: configurations.Network) -> budget.Cost:
+    """Compile and time the training step of a network, with the plan that it would have."""
+    device, dataset = subject.device, subject.dataset
+    guess = {name: budget.length(budget.Cost(0, 1, 0), network, cases, device.minutes)} if device.minutes else {}
+    text = page.write(subject, found, planned._replace(**{FIELDS[name]: network}), guess)
+    tree = _tree(text, subject.file, VARIANTS[name] if planned.volumes else None)
+    filled = described.fill(configs.resolve(tree, name=subject.file.stem))
+    output.say(f"compiling and timing a training step of {name}: patch {' x '.join(map(str, network.patch))}")
+    return device.cost(filled.config, dataset.labels, dataset.regions)
+
+
+def _split(dataset: DataSet, count: int) -> tuple[float, float, float]:
+    """Return the number of cases to train, validate and test on, as the planned config divides them."""
+    if dataset.held_out or dataset.fixed_split:
+        return 0.8 * count, 0.2 * count, len([case for case in dataset.cases if case.mask is not None]) - count
+    return 0.7 * count, 0.1 * count, 0.2 * count
+
+
+def _tree(text: str, target: Path, variant: str | None):
     scope: dict[str, Any] = {}
     exec(compile(text, str(target), "exec"), scope)
+    return scope["get_config"](*([] if variant is None else [variant]))
+
+
+def _check(text: str, target: Path, variants: Sequence[str | None], look: Callable[[Any], None]) -> None:
+    """Check a planned config as training would check it before it reads the data."""
     for variant in variants:
-        tree = scope["get_config"](*([] if variant is None else [variant]))
-        look(configs.resolve(tree, name=target.stem))
+        look(configs.resolve(_tree(text, target, variant), name=target.stem))

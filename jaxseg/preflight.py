@@ -128,7 +128,7 @@ def _regions_of(config) -> setup.Regions:
     return tuple((name, (k,)) for k, (name, _) in enumerate(wanted, 1))
 
 
-def check_examples(config, dataset: DataSet, listing: base.Listing, log) -> None:
+def check_examples(config, dataset: DataSet, listing: base.Listing, log) -> dict[str, set[str]]:
     """Run the checks that `setup.load_data` and `setup.build` make once every example is prepared, without preparing any.
 
     Args:
@@ -136,6 +136,8 @@ def check_examples(config, dataset: DataSet, listing: base.Listing, log) -> None
       dataset: the data set that the config names.
       listing: the records of all examples, from reading every case once.
       log: an object whose `say` takes log lines.
+    Returns:
+      The patients of each split.
     Raises:
       JaxsegError: the same errors as in training.
     """
@@ -148,6 +150,7 @@ def check_examples(config, dataset: DataSet, listing: base.Listing, log) -> None
     if config.model.init:
         setup.initial_model(config, data, feeds.outputs_of(config, data.recipe.labels, dataset.regions), log)
     setup.build_schedule(config, steps_per_epoch)
+    return {name: {listing.rows[i]["patient"] for i in rows} for name, rows in data.rows.items()}
 
 
 def _traced(key: str, function, *arguments):

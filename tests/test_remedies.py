@@ -18,10 +18,14 @@ from tests import untrained
 def test_too_few_patients_for_three_splits_go_without_a_test_split(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path / "cache"))
     root, log = untrained.write(tmp_path / "set", 2, count=2), Log(tmp_path, quiet=True)
-    with pytest.raises(ConfigError, match=r"only the test fraction may be 0, with eval.split=val"):
+    with pytest.raises(
+        ConfigError, match=r"a fraction of 0, with eval.split=val.* --config.data.fractions='.1,0,0.' --config.train.best=last"
+    ):
         setup.load_data(untrained.config(root, 2), log, tmp_path)
     data = setup.load_data(untrained.config(root, 2, data__fractions=(0.5, 0.5, 0.0), eval__split="val"), log, tmp_path)
     assert {name: len(rows) for name, rows in data.rows.items()} == {"train": 1, "val": 1, "test": 0}
+    everything = untrained.config(root, 2, data__fractions=(1, 0, 0), train__best="last")
+    assert len(setup.load_data(everything, log, tmp_path).rows["train"]) == 2
 
 
 def test_a_volume_without_a_place_in_space_is_read_once_it_has_one(tmp_path):

@@ -72,8 +72,8 @@ class Item(NamedTuple):
 
 TRANSFORMS: dict[str, Kind] = {
     "hflip": Kind(spatial.Flip, "spatial", {"axis": "w"}),
-    "vflip": Kind(spatial.Flip, "spatial", {"axis": "h", "swap": ()}),
-    "dflip": Kind(spatial.Flip, "spatial", {"axis": "d", "swap": ()}),
+    "vflip": Kind(spatial.Flip, "spatial", {"axis": "h"}),
+    "dflip": Kind(spatial.Flip, "spatial", {"axis": "d"}),
     "rotate": Kind(spatial.Rotate, "spatial"),
     "scale": Kind(spatial.Scale, "spatial"),
     "translate": Kind(spatial.Translate, "spatial"),

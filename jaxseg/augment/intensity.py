@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.augment import white
-from jaxseg.augment.spatial import along_axes, as_range, gaussian_matrix, uniform
+from jaxseg.augment.spatial import LETTERS, along_axes, as_range, gaussian_matrix, uniform
 from jaxseg.types import Array, ConfigError
 
 _GREY = (0.299, 0.587, 0.114)  # weights of red, green and blue (ITU-R BT.601)
@@ -173,11 +173,12 @@ class LowResolution:
 
     Along an axis of length n the coarse grid has m = round(factor * n) cells; its cell k holds pixel
     floor((k + 1/2) n / m), and pixel i reads it linearly at (i + 1/2) m / n - 1/2 (PyTorch's nearest-exact and linear).
-    Both steps are one matrix per axis.
+    Both steps are one matrix per axis. `axes` are the letters of the axes that become coarse; () for all.
     """
 
     factor: tuple | float = (0.5, 1.0)
     per_channel: float = 1.0
+    axes: tuple = ()
 
     def __post_init__(self):
         if as_range("lowres factor", self.factor, positive=True)[1] > 1:
@@ -188,7 +189,14 @@ class LowResolution:
         channels = image.shape[-1]
         size, chosen = jax.random.split(key)
         factor = uniform(size, as_range("factor", self.factor), (channels,))
-        matrices = [jax.vmap(lambda f, n=n: _coarse_matrix(n, f))(factor) for n in image.shape[:-1]]
+        letters = LETTERS[image.ndim - 1]
+        if set(self.axes) - set(letters):
+            raise ConfigError(f"lowres axes={self.axes!r}: must be some of {', '.join(letters)} at rank {image.ndim - 1}")
+        whole = lambda letter: bool(self.axes) and letter not in self.axes
+        matrices = [
+            jax.vmap(lambda f, n=n, f0=whole(letter): _coarse_matrix(n, jnp.ones_like(f) if f0 else f))(factor)
+            for letter, n in zip(letters, image.shape[:-1])
+        ]
         return jnp.where(jax.random.bernoulli(chosen, self.per_channel, (channels,)), along_axes(image, matrices), image)
 
 

@@ -91,7 +91,8 @@ class Mirror:
 
     rank: int
     axes: tuple = ()
-    swap: tuple = ()  # label pairs that are exchanged when w is reversed
+    swap: tuple = ()  # label pairs that are exchanged when `side` is reversed
+    side: str = "w"  # the axis from left to right
 
     def __post_init__(self):
         self.flips()
@@ -100,7 +101,8 @@ class Mirror:
         """One Flip per axis."""
         if len(set(self.axes)) != len(self.axes):
             raise ConfigError(f"mirror axes={self.axes!r}: must name each axis once")
-        return [Flip(a, self.rank, self.swap if a == "w" else ()) for a in self.axes or LETTERS[self.rank]]
+        _axis(self.side, self.rank, "mirror side")
+        return [Flip(a, self.rank, self.swap if a == self.side else ()) for a in self.axes or LETTERS[self.rank]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,18 +136,21 @@ class Rotate:
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Enlarge about the centre by U(factor), the same for all axes unless `per_axis`."""
+    """Enlarge about the centre by U(factor), the same for all axes unless `per_axis`; only along `axes` (letters; () for all)."""
 
     rank: int
     factor: tuple = (0.8, 1.2)
     per_axis: bool = False
+    axes: tuple = ()
 
     def __post_init__(self):
         as_range("scale factor", self.factor, positive=True)
 
     def pull(self, key: Array, size: tuple[int, ...]):
         factor = uniform(key, as_range("factor", self.factor), (self.rank if self.per_axis else 1,))
-        return jnp.eye(self.rank) / factor, jnp.zeros(self.rank)
+        axes = [_axis(letter, self.rank, "scale axes") for letter in self.axes or LETTERS[self.rank]]
+        scaled = jnp.array([i in axes for i in range(self.rank)])
+        return jnp.eye(self.rank) / jnp.where(scaled, factor, 1.0), jnp.zeros(self.rank)
 
 
 @dataclasses.dataclass(frozen=True)

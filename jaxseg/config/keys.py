@@ -116,6 +116,7 @@ NEUTRAL = (
     "explain.layer",
     "explain.region",
     "plan.memory_gb",
+    "plan.minutes",
     "report.before",
     "report.names",
     "report.pictures",
@@ -269,6 +270,7 @@ READ_BY_THE_PLANNER = (  # keys that define the cases and the meaning of their m
     "data.regions",
     "data.readers",
     "plan.memory_gb",
+    "plan.minutes",
 )
 _OTHERS_BUT_NAMES = {key: needs for key, needs in _OTHERS.items() if key != "report.names"}  # names are written by evaluations
 # mode: {key: (whether it has an effect in that mode, the condition in words)}, for keys given on the command line
@@ -330,4 +332,5 @@ NOT_NEGATIVE = (
     "mesh.data",
     "eval.keep",
     "infer.min_size",
+    "plan.minutes",
 )

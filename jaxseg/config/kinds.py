@@ -17,7 +17,7 @@ _OF: dict[Any, str] = {
     "train.keep train.log_every train.save_every train.stop_nonfinite eval.batch_size infer.batch_size infer.windows "
     "search.trials mesh.data mesh.space compare.folds eval.keep infer.max_instances infer.min_size",
     float: "data.bad_share data.blur data.foreground optim.clip_norm optim.ema optim.lr optim.weight_decay "
-    "schedule.warmup_ratio eval.threshold infer.overlap plan.memory_gb report.megabytes search.high search.low",
+    "schedule.warmup_ratio eval.threshold infer.overlap report.megabytes search.high search.low",
     bool: "data.coordinates data.nonzero data.whole model.softmax mesh.shard_state eval.postprocess eval.surface infer.overlay "
     "infer.postprocess infer.probabilities infer.statistics infer.whole compare.measure report.pictures "
     "search.prune",
@@ -36,7 +36,7 @@ _OF: dict[Any, str] = {
     dict[str, Any]: "model.options loss.options optim.options schedule.options",
     str | None: "data.ignore data.naming data.normalise data.patient data.phantom data.protocol data.release",
     int | None: "data.min_area data.sample_seed train.watchdog",
-    float | None: "data.sample",
+    float | None: "data.sample plan.memory_gb plan.minutes",
     bool | None: "data.allow_empty",
     tuple[str, ...] | None: "data.modalities data.structures data.suffixes",
     tuple[tuple[int | str, int], ...] | None: "data.mask_values",

@@ -110,7 +110,7 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
         rule(flat, key, flat[key] is None or flat[key] >= 0, "must not be negative")
     rule(flat, "optim.lr", flat["optim.lr"] > 0, "must be above 0")
     for key in ("plan.memory_gb", "report.megabytes"):
-        rule(flat, key, flat[key] > 0, "must be above 0")
+        rule(flat, key, flat[key] is None or flat[key] > 0, "must be above 0")
     rule(flat, "optim.ema", 0 <= flat["optim.ema"] < 1, "must lie in [0, 1); typical 0.999")
     rule(flat, "eval.threshold", 0 < flat["eval.threshold"] < 1, "must lie strictly between 0 and 1")
     rule(

@@ -284,8 +284,9 @@ def _whole_counts(n: int, shares: Sequence[float]) -> list[int]:
     wanted = sum(f > 0 for f in shares)
     if n < wanted:
         raise ConfigError(
-            f"got {n} patients for {wanted} splits (data.fractions={tuple(shares)}); each split needs one: add patients; "
-            "only the test fraction may be 0, with eval.split=val"
+            f"got {n} patients for {wanted} splits (data.fractions={tuple(shares)}); each split needs one: add patients, "
+            "train without a test split (a fraction of 0, with eval.split=val), or on all of them: "
+            "--config.data.fractions='(1,0,0)' --config.train.best=last"
         )
     counts = [math.floor(n * f + 1e-9) for f in shares]
     by_remainder = sorted(range(3), key=lambda s: (round(counts[s] - n * shares[s], 9), -s))  # ties go to val and test

@@ -4,6 +4,7 @@ It is an optimistic baseline, because the reference masks are used to choose the
 learnt nothing that a simple threshold would not give.
 """
 
+import shlex
 from typing import NamedTuple
 
 import numpy as np
@@ -111,3 +112,23 @@ def of_volumes(store, rows: np.ndarray, bins: int = 256, *, noun: str = "volumes
             )
     lines.append("mean over these: " + ", ".join(f"{rule} {np.mean(v):.4f}" for rule, v in figures.items()))
     return {"lines": lines, "figures": {rule: float(np.mean(v)) for rule, v in figures.items()}}
+
+
+def verdict(dice: float, figures: dict[str, float], *, steps: int, root: str) -> list[str]:
+    """Return a line that says what to change where a network is no better than intensity alone; else none.
+
+    Args:
+      dice: mean pooled Dice of the network.
+      figures: those of `of_slices` or `of_volumes`.
+      steps: training steps behind the network.
+      root: folder of the user's own data, for which a plan can be made; "" for others.
+    """
+    rule = max(figures, key=figures.__getitem__)
+    if dice > figures[rule]:
+        return []
+    plan = f"jaxseg plan folder --config.data.root={shlex.quote(root)} --config.plan.minutes=60 --output=longer.py"
+    return [
+        f"WARNING mean Dice {dice:.4f} after {steps} steps is not above that of the best intensity {rule}, {figures[rule]:.4f}: "
+        "train longer, with --extend and a larger --config.train.epochs"
+        + (f", or with network, patch and schedule that fit the data and an hour: {plan}" if root else "")
+    ]

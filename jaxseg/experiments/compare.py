@@ -21,7 +21,7 @@ from jaxseg.checkpoint.claims import InUse
 from jaxseg.experiments import tables
 from jaxseg.experiments.plan import Planned, distinct, plain, runs
 from jaxseg.types import ConfigError, JaxsegError, StorageError
-from jaxseg.utils import files, guard
+from jaxseg.utils import files, guard, output
 from jaxseg.utils.command import check_interrupt
 
 FAILED, DONE = "failed.json", "evaluation.json"
@@ -120,11 +120,15 @@ def compare(
         trained += 1
         progress.done.append(run)
         say(f"{run.name}: {tables.headline(run.folder)}")
+        output.event("run", run=run.name, folder=run.folder, mean_dice=guard.read_json(run.folder / DONE)["mean_dice"])
         write()
     progress.done += [run for run in progress.elsewhere if finished(run)]  # meanwhile
     _attend(progress.done, attend, say)
-    for line in write(last=True):
+    lines = write(last=True)
+    for line in lines:
         say(line)
+    finished_runs = [run.name for run in progress.done]
+    output.event("compare", folder=folder, runs=len(planned), finished=finished_runs, failed=progress.failed, facts=lines)
     open_ = len(planned) - len(progress.done) - len(progress.failed)
     if open_:
         what = "1 run is" if open_ == 1 else f"{open_} runs are"

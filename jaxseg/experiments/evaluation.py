@@ -20,6 +20,7 @@ from jaxseg.data.records import DataSet
 from jaxseg.data.store import base
 from jaxseg.data.store.fingerprint import fingerprint
 from jaxseg.data.store.rows import column
+from jaxseg.evaluate import baseline
 from jaxseg.evaluate import report as reports
 from jaxseg.evaluate.kept import Keeper
 from jaxseg.evaluate.own_grid import OwnGrid
@@ -237,6 +238,11 @@ def _scored(
     if feed is not None:
         found = feed.baseline(feed.rows[config.eval.split])
         details, facts["baselines"] = [f"baseline   {line}" for line in found["lines"]], found["figures"]
+        table = prepared.table if prepared else scored
+        if table is not None:
+            reached = table.mean() if work.dataset.regions else table.pooled_dice()
+            root = config.data.root if datasets.is_own(config.data.dataset) else ""
+            details += baseline.verdict(reached, found["figures"], steps=info.get("next_batch", 0), root=root)
     size = summaries.summarize(model, setup.input_shape(config))
     epochs = (info.get("rows") or [{"epoch": "?"}])[-1]["epoch"]
     facts |= {"params": size.params, "macs": size.macs, **(prepared.facts if prepared else {})}

@@ -77,7 +77,9 @@ class DataPlan(NamedTuple):
     lowres: tuple[int, ...] | None
 
 
-def make(found: Fingerprint, *, rules: Sequence[str], outputs: int, memory_gb: float = REFERENCE_GB) -> DataPlan:
+def make(
+    found: Fingerprint, *, rules: Sequence[str], outputs: int, memory_gb: float = REFERENCE_GB, width: int = FIRST_WIDTH
+) -> DataPlan:
     """Make the plan for a data set.
 
     Args:
@@ -85,6 +87,7 @@ def make(found: Fingerprint, *, rules: Sequence[str], outputs: int, memory_gb: f
       rules: data.intensity of each channel, chosen by its name (`intensity.rule_by_name`).
       outputs: number of the network's outputs: classes with background, or regions plus one.
       memory_gb: GPU memory that training may use, by nnU-Net's estimate.
+      width: channels of the first stage.
     Raises:
       ConfigError: no patch is small enough for the memory.
       DataError: the images are too small for a U-Net.
@@ -97,7 +100,7 @@ def make(found: Fingerprint, *, rules: Sequence[str], outputs: int, memory_gb: f
         forward = (coarsest, *(axis for axis in range(3) if axis != coarsest))
     resampled = np.array([_resampled(shape, spacing, wanted) for shape, spacing in zip(found.shapes, found.spacings)])
     median, spacing = np.median(resampled, 0)[list(forward)], wanted[list(forward)]
-    one = functools.partial(_network, outputs=outputs, memory_gb=memory_gb)
+    one = functools.partial(_network, outputs=outputs, memory_gb=memory_gb, width=width)
     total = float(np.prod(median)) * len(found)
     flat = one(spacing[-2:], median[-2:], total)._replace(batch_dice=True)
     volumes = lowres = None
@@ -133,13 +136,13 @@ def _resampled(shape: Sequence[int], spacing: Sequence[float], wanted: Sequence[
     return [round(s / w * n) for s, w, n in zip(spacing, wanted, shape)]
 
 
-def _network(spacing: np.ndarray, median: np.ndarray, total: float, *, outputs: int, memory_gb: float) -> Network:
+def _network(spacing: np.ndarray, median: np.ndarray, total: float, *, outputs: int, memory_gb: float, width: int) -> Network:
     """Find the largest patch that fits into memory, and then the largest batch.
 
     Args:
       spacing, median: spacing (mm) and median size (voxels) along the network's axes.
       total: number of voxels of the data set.
-      outputs, memory_gb: as for `make`.
+      outputs, memory_gb, width: as for `make`.
     """
     axes = len(spacing)
     reference, batch = REFERENCE[axes]
@@ -147,7 +150,7 @@ def _network(spacing: np.ndarray, median: np.ndarray, total: float, *, outputs: 
     fine = 1 / np.asarray(spacing)
     largest = [round(n) for n in fine * (LARGEST_PATCH[axes] / np.prod(fine)) ** (1 / axes)]
     now, shrunk = shapes.topology(spacing, [min(n, m) for n, m in zip(largest, median)]), False
-    values = lambda now: shapes.feature_values(now, _widths(now), outputs)
+    values = lambda now: shapes.feature_values(now, _widths(now, width), outputs)
     while len(now.strides) > 1 and values(now) / batch * 2 > reference:
         relative = [n / m for n, m in zip(now.patch, median)]
         axis = int(np.argsort(relative, kind="stable")[-1])
@@ -173,7 +176,7 @@ def _network(spacing: np.ndarray, median: np.ndarray, total: float, *, outputs: 
         plain(median),
         now.patch,
         max(min(fits, most), SMALLEST_BATCH),
-        _widths(now),
+        _widths(now, width),
         now.strides,
         now.kernels,
         batch_dice=False,
@@ -181,8 +184,8 @@ def _network(spacing: np.ndarray, median: np.ndarray, total: float, *, outputs: 
     )
 
 
-def _widths(now: shapes.Topology) -> tuple[int, ...]:
-    return tuple(min(FIRST_WIDTH * 2**i, MOST_WIDTH[len(now.patch)]) for i in range(len(now.strides)))
+def _widths(now: shapes.Topology, first: int) -> tuple[int, ...]:
+    return tuple(min(first * 2**i, MOST_WIDTH[len(now.patch)]) for i in range(len(now.strides)))
 
 
 def _lowres(full: Network, cases: int, one) -> tuple[int, ...] | None:

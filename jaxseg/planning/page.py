@@ -1,16 +1,20 @@
 """Write a plan as a config file of at most 60 lines, with a reason beside every choice; and as lines to print."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxseg.data.check import sides
 from jaxseg.data.records import DataSet
-from jaxseg.planning.configurations import BATCH_SHARE, MASKED, DataPlan, Network
+from jaxseg.planning.budget import OVERLAP, VALIDATIONS, WIDTH, Budget, Cost, Device
+from jaxseg.planning.configurations import BATCH_SHARE, FIRST_WIDTH, MASKED, REFERENCE_GB, DataPlan, Network
 from jaxseg.planning.fingerprint import Fingerprint
 
 BATCHES = 250  # of an epoch of nnU-Net's
 FLAT = 3  # ratio of a patch's longest side to its first, above which nnU-Net turns it in its plane alone
+CHEAP = ("rotate", "scale", "brightness", "mirror")  # transforms of a short training
 SQUARE = 1.5  # ratio of a plane's sides up to which it is turned by any angle
 
 
@@ -19,50 +23,65 @@ class Subject(NamedTuple):
 
     Attributes:
       dataset: the data set.
+      root: data.root, the folder or table.
       given: further keys of config.data that say how the data set is read, besides data.dataset and data.root.
       regions: data.regions if regions are trained instead of classes, else ().
-      memory_gb: GPU memory that the plan may use.
+      device: the machine that the plan is for.
+      memory_gb: memory of another GPU that the plan is for, GB; None: it is for `device`.
       file: name of the config file, for the commands in it.
     """
 
     dataset: DataSet
+    root: Path
     given: Mapping[str, Any]
     regions: tuple
-    memory_gb: float
+    device: Device
+    memory_gb: float | None
     file: Path
 
 
-def write(subject: Subject, found: Fingerprint, plan: DataPlan) -> str:
+Measured = Mapping[str, Budget | Cost]  # of each network that was compiled on the device
+
+
+def networks(plan: DataPlan) -> dict[str, Network]:
+    """Return the planned networks by nnU-Net's names."""
+    return {name: one for name, one in (("3d_fullres", plan.volumes), ("2d", plan.planes)) if one is not None}
+
+
+def write(subject: Subject, found: Fingerprint, plan: DataPlan, measured: Measured) -> str:
     """Return the text of the config file: get_config() is 3d_fullres, get_config("2d") is 2d; for pictures there is only 2d."""
-    networks = [n for n in (("3d_fullres", plan.volumes), ("2d", plan.planes)) if n[1] is not None]
-    lines = [f'"""{_headline(subject, found)}', ""]
-    for name, _ in networks:
-        command = f"jaxseg train {subject.file}{'' if name == networks[0][0] else ':' + name}"
+    names = list(networks(plan))
+    lines = [_headline(subject, found), ""]
+    for name in names:
+        command = "jaxseg train " + shlex.quote(f"{subject.file}{'' if name == names[0] else ':' + name}")
         lines.append(f"    {command:<44}  # {name}: {_what(name, found)}")
-    lines += ["", *_notes(plan, found), '"""', ""]
-    lines += ["from configs._arguments import parse"] if len(networks) > 1 else []
+    lines += ["", *_notes(subject, plan, found, measured)]
+    head = "\n".join(lines).replace("\\", "/").replace('"""', "'")  # names of folders may hold anything
+    lines = [f'"""{head}', '"""', ""]
+    lines += ["from configs._arguments import parse"] if len(names) > 1 else []
     lines += [
-        "from configs._brats import NNUNET_AUGMENT, deep_supervision",
+        f"from configs._brats import {', '.join(_helpers(found))}",
         "from configs._nnunet import get_config as trainer",
         "",
         "",
     ]
     body = [
-        "c = trainer()  # SGD 1e-2 with Nesterov momentum 0.99, poly 0.9, gradients clipped at 12, 1000 epochs; a third of the"
+        "c = trainer()  # SGD 1e-2 with Nesterov momentum 0.99, poly 0.9, gradients clipped at 12, 1000 epochs; a third of the",
+        "# patches on foreground; windows that overlap by half, averaged over mirrored ones: nnU-Net's trainer and predictor",
     ]
-    body += [
-        "# patches on foreground; windows that overlap by half, averaged over mirrored ones: nnU-Net's trainer and predictor"
-    ]
+    if subject.device.minutes:
+        body = ["c = trainer()  # nnU-Net's trainer and predictor; the last lines replace what takes more time than there is"]
     body += _of_the_data(subject, found, plan)
-    if len(networks) == 1:
+    if len(names) == 1:
         lines += ["def get_config():"]
-        body += _of_the_network("2d", plan.planes, found, plan)
+        body += _of_the_network("2d", plan.planes, found, plan, measured)
     else:
         lines += ['def get_config(arguments: str = ""):']
         body += ["c.variant = arguments", 'if "2d" in parse(arguments, flags=("2d",)).flags:']
-        body += [f"    {line}" for line in _of_the_network("2d", plan.planes, found, plan)]
-        body += ["else:", *(f"    {line}" for line in _of_the_network("3d_fullres", plan.volumes, found, plan))]
-    body += _of_the_loss(subject) + ["return c"]
+        body += [f"    {line}" for line in _of_the_network("2d", plan.planes, found, plan, measured)]
+        body += ["else:", *(f"    {line}" for line in _of_the_network("3d_fullres", plan.volumes, found, plan, measured))]
+    body += _of_the_sides(subject, found, plan)
+    body += _of_the_loss(subject) + (_of_a_short_training() if subject.device.minutes else []) + ["return c"]
     return "\n".join([*lines, *(f"    {line}" for line in body), ""])
 
 
@@ -81,16 +100,40 @@ def summary(found: Fingerprint, plan: DataPlan, dataset: DataSet) -> list[str]:
             f"0.5 % above {values.high:.5g}, range {values.least:.5g} to {values.most:.5g}"
         )
     lines += [f"class {c.name}: in {c.cases} of {len(found)} cases, {c.voxels:,} {unit}" for c in found.classes]
-    for name, network in (("3d_fullres", plan.volumes), ("2d", plan.planes)):
-        if network is not None:
-            at = "" if found.pictures else f" at {_by(network.spacing)} mm"
-            lines.append(f"{name}: patch {_by(network.patch)}{at}, batch {network.batch}, {len(network.widths)} stages")
+    for name, network in networks(plan).items():
+        at = "" if found.pictures else f" at {_by(network.spacing)} mm"
+        lines.append(f"{name}: patch {_by(network.patch)}{at}, batch {network.batch}, {len(network.widths)} stages")
     return lines + [_cascade(plan)] * (plan.volumes is not None)
 
 
+def lengths(measured: Measured, device: Device) -> list[str]:
+    """Return the measured steps, and how many of them fit into the minutes, as text lines."""
+    lines = []
+    for name, one in measured.items():
+        cost = one.cost if isinstance(one, Budget) else one
+        planned = f"{one.steps} steps in {one.minutes:g} minutes; " if isinstance(one, Budget) else ""
+        lines.append(
+            f"{name} on {device.name}: {planned}a step takes {cost.step:.2g} s, {_gigabytes(cost.memory)} by XLA's figure, and "
+            f"compiles in {cost.compilation:.0f} s, measured"
+        )
+    return lines
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2g} GB"
+
+
 def _headline(subject: Subject, found: Fingerprint) -> str:
-    place = subject.dataset.root.resolve().name
-    return f"{place[:40]}, planned by nnU-Net's rules for {subject.memory_gb:g} GB: {len(found)} training cases."
+    place, device = subject.root.resolve().name, subject.device
+    whom = f"{subject.memory_gb or REFERENCE_GB:g} GB"
+    if device.minutes:
+        whom = f"{device.minutes:g} minutes on {'a CPU' if device.cpu else device.name}"
+    return f"{place[:40]}, planned by nnU-Net's rules for {whom}: {len(found)} training cases."
+
+
+def _helpers(found: Fingerprint) -> list[str]:
+    """Return the names that the config imports from configs/_brats.py."""
+    return ["NNUNET_AUGMENT", "deep_supervision"] if found.pictures else ["deep_supervision", "in_plane"]
 
 
 def _what(name: str, found: Fingerprint) -> str:
@@ -99,14 +142,21 @@ def _what(name: str, found: Fingerprint) -> str:
     return "patches of the volumes" if name == "3d_fullres" else "slices across the first axis"
 
 
-def _notes(plan: DataPlan, found: Fingerprint) -> list[str]:
+def _notes(subject: Subject, plan: DataPlan, found: Fingerprint, measured: Measured) -> list[str]:
     if found.pictures:
         order, cascade = "Sizes are (height, width).", ""
     else:
         order = f"Sizes are in the order of the network's axes: {' '.join('zyx'[axis] for axis in plan.forward)} of the files."
         cascade = " Volumes of one slice: only 2d is planned." if plan.volumes is None else f" {_cascade(plan)}."
-    memory = "Memory is nnU-Net's estimate. Source: MIC-DKFZ/nnUNet, nnunetv2/experiment_planning."
-    return [order + cascade, memory]
+    memory = "Memory is nnU-Net's estimate, not measured."
+    if measured:
+        of = lambda one: one.cost if isinstance(one, Budget) else one
+        figures = ", ".join(f"{_gigabytes(of(one).memory)} ({name})" for name, one in measured.items())
+        memory = f"Memory by XLA's figure of the step here: {figures}."
+    notes = [order + cascade, f"{memory} Source: MIC-DKFZ/nnUNet, nnunetv2/experiment_planning."]
+    if subject.device.minutes:
+        notes += ["A longer training gives more: --config.plan.minutes=60; nnU-Net's own 1000 epochs, for a GPU: =0."]
+    return notes
 
 
 def _cascade(plan: DataPlan) -> str:
@@ -118,7 +168,7 @@ def _cascade(plan: DataPlan) -> str:
 def _of_the_data(subject: Subject, found: Fingerprint, plan: DataPlan) -> list[str]:
     """Return the lines that both networks share."""
     dataset, rules = subject.dataset, plan.rules
-    lines = [f"c.data.dataset, c.data.root = {_code(dataset.name)}, {_code(str(dataset.root.resolve()))}"]
+    lines = [f"c.data.dataset, c.data.root = {_code(dataset.name)}, {_code(str(subject.root.resolve()))}"]
     lines += [f"c.data.{key} = {_code(value)}  # as given to the planner" for key, value in subject.given.items()]
     lines += [f"c.data.channels = {found.channels}  # as many as the images have"]
     if found.pictures:
@@ -138,8 +188,34 @@ def _of_the_data(subject: Subject, found: Fingerprint, plan: DataPlan) -> list[s
         lines += [f'c.data.split, c.data.fractions = "auto", (0.8, 0.2, 0.0)  # {why}']
     else:
         lines += ['c.data.split = "auto"  # 70 % train, 10 % choose the checkpoint, 20 % test (nnU-Net keeps no test cases)']
-    lines += ["c.train.eval_every = 10  # epochs: a validation segments whole images"]
+    if not subject.device.minutes:
+        lines += ["c.train.eval_every = 10  # epochs: a validation segments whole images"]
     return lines
+
+
+def _of_the_sides(subject: Subject, found: Fingerprint, plan: DataPlan) -> list[str]:
+    """Return the lines that leave left and right alone where classes are named by their side."""
+    if not sides.paired(subject.dataset.labels):
+        return []
+    axis = 1 if found.pictures else plan.forward.index(2)
+    others = tuple(letter for k, letter in enumerate("hw" if found.pictures else "dhw") if k != axis)
+    return [
+        f'kept = ("mirror", 0.5, {{"axes": {_code(others)}}})  # not left and right: classes are named by their side',
+        'c.train.augment = tuple(kept if t[0] == "mirror" else t for t in c.train.augment)',
+        f"c.infer.mirror = tuple(axis for axis in c.infer.mirror if axis != {axis})",
+    ]
+
+
+def _of_a_short_training() -> list[str]:
+    """Return the lines that replace nnU-Net's trainer where minutes are few; they use the variable steps of a network's lines."""
+    return [
+        'c.optim.name, c.optim.lr, c.optim.options = "adamw", 2e-3, {}  # hundreds of steps suffice; SGD needs many thousands',
+        "c.optim.weight_decay, c.optim.clip_norm, c.data.foreground = 0.01, 1.0, 0.5  # every other patch on foreground",
+        'c.schedule.name, c.schedule.options, c.schedule.warmup = "cosine", {}, max(1, steps // 20)  # to 0 at the end',
+        "c.train.alarm_after = 2  # validations without any foreground before the log says so",
+        f"c.train.augment = tuple(t for t in c.train.augment if t[0] in {_code(CHEAP)})  # cheap ones",
+        f"c.infer.overlap, c.infer.mirror = {OVERLAP}, ()  # mirrored windows take up to eight times as long",
+    ]
 
 
 def _of_the_loss(subject: Subject) -> list[str]:
@@ -176,20 +252,24 @@ def _why_intensity(rules: tuple[str, ...], dataset: DataSet, kept: float) -> str
     return by
 
 
-def _of_the_network(name: str, network: Network, found: Fingerprint, plan: DataPlan) -> list[str]:
+def _of_the_network(name: str, network: Network, found: Fingerprint, plan: DataPlan, measured: Measured) -> list[str]:
     """Return the lines of one network."""
     flat, axes = name == "2d" and not found.pictures, len(network.patch)
     lead = lambda values, first: (first,) * flat + tuple(values)
     each = lambda values: tuple(lead(v, 1) for v in values)
     patch = "the largest that fits into memory" if network.shrunk else f"the median image, {_by(network.median)}, padded"
-    per_case = -(-BATCHES * network.batch // len(found))
+    per_case, why_so_many = -(-BATCHES * network.batch // len(found)), f"about {BATCHES} batches per epoch, as in nnU-Net"
+    length = measured.get(name)
+    if isinstance(length, Budget):
+        per_case, why_so_many = length.per_volume, f"about {length.steps // length.epochs} batches per epoch"
     spacing = "()" if found.pictures else lead(network.spacing, 0.0)
+    narrow = f"; {WIDTH} channels, not {FIRST_WIDTH}" if network.widths[0] == WIDTH else ""
     lines = [
         f"c.data.spacing = {spacing}  # {'pictures keep their pixels' if found.pictures else _why_spacing(flat, plan)}",
         f"c.data.size = {lead(network.patch, 1)}  # {patch}",
         f"c.train.batch_size = {network.batch}  # the largest that fits; at least 2, at most {BATCH_SHARE:.0%} of all voxels",
-        f"c.data.per_volume = {per_case}  # patches per case: about {BATCHES} batches per epoch, as in nnU-Net",
-        "c.model.options = {  # axes are halved until fewer than 8 voxels are left; coarse axes start later",
+        f"c.data.per_volume = {per_case}  # patches per case: {why_so_many}",
+        f"c.model.options = {{  # axes are halved until fewer than 8 voxels are left; coarse axes start later{narrow}",
         f'    "widths": {network.widths},',
         f'    "strides": {each(network.strides)},',
         f'    "kernels": {each(network.kernels)},',
@@ -198,10 +278,18 @@ def _of_the_network(name: str, network: Network, found: Fingerprint, plan: DataP
     ]
     if axes == 2 or max(network.patch) / network.patch[0] > FLAT:
         degrees = (-180.0, 180.0) if axes == 3 or max(network.patch) / min(network.patch) <= SQUARE else (-15.0, 15.0)
-        options = {"degrees": degrees} | ({} if found.pictures else {"axes": ("d",)})
-        why = "only in the plane"
-        lines += [f'c.train.augment = (("rotate", 0.2, {_code(options)}), *NNUNET_AUGMENT[1:])  # {why}']
-    if axes == 2:
+        if found.pictures:
+            rotation = _code(("rotate", 0.2, {"degrees": degrees}))
+            lines += [f"c.train.augment = ({rotation}, *NNUNET_AUGMENT[1:])"]
+        else:
+            lines += [f"in_plane(c, {degrees})  # rotation, scaling and coarsening within slices: they are thick"]
+    if isinstance(length, Budget):
+        every = max(1, length.epochs // VALIDATIONS)
+        lines += [
+            f"c.train.epochs, c.train.eval_every, steps = {length.epochs}, {every}, {length.steps}"
+            f"  # a step of {length.cost.step:.2g} s here, measured: {length.minutes:g} minutes"
+        ]
+    elif axes == 2:
         lines += [f"c.infer.mirror = {(1, 2) if flat else (0, 1)}  # the axes of a slice"]
     return lines
 

@@ -15,7 +15,7 @@ from jaxseg import checkpoint
 from jaxseg.data import splits
 from jaxseg.data.folding import folded
 from jaxseg.data.prepare import channels
-from jaxseg.data.prepare.canvas import VOXELS
+from jaxseg.data.prepare.canvas import VOXELS, fitting_patch
 from jaxseg.data.records import DataSet, Recipe
 from jaxseg.data.store import base, per_case
 from jaxseg.data.store import stacked as caches
@@ -378,11 +378,11 @@ def _check_patches(config, feed: Patches, log) -> None:
     shapes = np.array(column(feed.store.rows, "shape"))[feed.rows["train"]]
     largest, patch = shapes.max(0), np.array(feed.recipe.size)
     if (patch >= 2 * largest).any():
-        fits = tuple(int(min(p, n // 8 * 8 or n)) for p, n in zip(patch, largest))
+        fits = fitting_patch(patch, largest)
         raise ConfigError(
             f"config.data.size={tuple(config.data.size)}: is, along an axis, at least twice as large as all training {feed.noun} "
             f"({tuple(largest.tolist())} {VOXELS[feed.store.rank]}), so patches would be mostly padding; choose a smaller size, "
-            f"such as {fits}"
+            f"for instance --config.data.size='{fits}'"
         )
     short = int((shapes < patch).any(1).sum())
     if short:

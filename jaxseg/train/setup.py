@@ -10,6 +10,7 @@ from jaxseg import checkpoint
 from jaxseg.augment import compose as augmentations
 from jaxseg.config import as_dict
 from jaxseg.data import datasets, splits
+from jaxseg.data.check import sides
 from jaxseg.data.formats import own
 from jaxseg.data.prepare import channels
 from jaxseg.data.records import DataSet, Recipe
@@ -32,7 +33,7 @@ from jaxseg.train.processes import surroundings
 from jaxseg.types import ConfigError
 from jaxseg.utils import code
 from jaxseg.utils.lookup import is_path, lookup
-from jaxseg.weights import from_torch, pretrained
+from jaxseg.weights import initial
 
 DATASET_OPTIONS = (
     "protocol",
@@ -212,30 +213,6 @@ def build_model(config, num_classes: int, **kwargs):
     return model
 
 
-def initialise(model, source: str, log: Log) -> None:
-    """Load the weights of another run, a checkpoint, a PyTorch file or a row of `weights.pretrained` into a model."""
-    if source.startswith(pretrained.PREFIX):
-        log.say(f"weights from {source}\n{pretrained.load(model, source)}")
-    elif Path(source).is_dir():
-        params, state, info = checkpoint.load_weights(Path(source))
-        _, ours, _ = functional.split(model)
-        kept = [name for name, value in ours.items() if name in params and _other_classes(value.shape, params[name].shape, model)]
-        functional.assign(model, {**params, **{name: ours[name] for name in kept}}, state)
-        log.say(
-            f"weights from {source} (step {info.get('next_batch', '?')})"
-            + (f"; {', '.join(kept)} keep their initial values: {source} has another number of classes" if kept else "")
-        )
-    elif not Path(source).exists():
-        raise ConfigError(f"config.model.init={source}: no such run folder or weights file; train that run, or give another path")
-    else:
-        log.say(f"weights from {source}\n{from_torch.load(model, source, adapt=True)}")
-
-
-def _other_classes(ours: tuple[int, ...], theirs: tuple[int, ...], model) -> bool:
-    """Return whether these are the shapes of a classifier of this model, and of one with another number of classes."""
-    return ours[-1:] == (model.num_classes,) and ours[:-1] == theirs[:-1] and ours != theirs
-
-
 def record_of(config, data: feeds.Feed, parameters: int) -> dict:
     """Return the record for run.json: everything that prediction needs besides the weights and an input."""
     outputs = feeds.outputs_of(config, data.recipe.labels, data.dataset.regions)
@@ -317,6 +294,28 @@ def build_schedule(config, steps_per_epoch: int):
     return schedule, schedules.Plateau(lr=config.optim.lr, mode="min" if config.train.best == "val_loss" else "max", **options)
 
 
+def build_step(config, network, loss, optimizer, schedule, outputs: feeds.OutputSpec, mesh, recipe: Recipe):
+    """Create (the training step, the update of BatchNorm's statistics alone) of a config: `step.build` and `step.build_warm`."""
+    augment, finish = build_augment(config), functools.partial(standardise, mean=recipe.mean, std=recipe.std)
+    shard = config.mesh.shard_state
+    both: dict = {"dtype": compute_dtype(config.train.dtype), "seed": config.seed, "finish": finish, "shard_state": shard}
+    step = steps.build(
+        network,
+        loss,
+        optimizer,
+        schedule,
+        augment,
+        mesh,
+        lr=config.optim.lr,
+        accumulate=config.optim.accumulate,
+        ema=config.optim.ema,
+        target=outputs.target,
+        auxiliary=len(config.loss.aux_weights) > 0,
+        **both,
+    )
+    return step, steps.build_warm(network, optimizer, augment, mesh, **both)
+
+
 def initial_model(config, data: feeds.Feed, outputs: feeds.OutputSpec, log: Log):
     """Create the network with its initial weights; weights from config.model.init must not have seen patients of val or test."""
     model = build_model(config, outputs.num_classes)
@@ -324,7 +323,7 @@ def initial_model(config, data: feeds.Feed, outputs: feeds.OutputSpec, log: Log)
         if Path(config.model.init).is_dir():
             for split in ("val", "test"):
                 patients.check_unseen(Path(config.model.init), data, split, whose="config.model.init", log=log)
-        initialise(model, config.model.init, log)
+        initial.initialise(model, config.model.init, log.say)
     return model
 
 
@@ -341,28 +340,15 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
     outputs = feeds.outputs_of(config, data.recipe.labels, data.dataset.regions)
     model = initial_model(config, data, outputs, log)
     network, params, net_state = functional.split(model)
-    loss, augment, balance = build_loss(config), build_augment(config), balance_of(config)
+    loss = build_loss(config)
     shard = config.mesh.shard_state
-    optimizer = build_optimizer(config, params, balance, mesh.devices.size if shard else 1)
+    optimizer = build_optimizer(config, params, balance_of(config), mesh.devices.size if shard else 1)
     schedule, plateau = build_schedule(config, steps_per_epoch)
-    finish = functools.partial(standardise, mean=data.recipe.mean, std=data.recipe.std)
-    both: dict = {"dtype": compute_dtype(config.train.dtype), "seed": config.seed, "finish": finish, "shard_state": shard}
-    step = steps.build(
-        network,
-        loss,
-        optimizer,
-        schedule,
-        augment,
-        mesh,
-        lr=config.optim.lr,
-        accumulate=accumulate,
-        ema=config.optim.ema,
-        target=outputs.target,
-        auxiliary=len(config.loss.aux_weights) > 0,
-        **both,
-    )
-    state = states.create(params, net_state, optimizer, ema=config.optim.ema > 0, balance=balance)
+    step, warm = build_step(config, network, loss, optimizer, schedule, outputs, mesh, data.recipe)
+    state = states.create(params, net_state, optimizer, ema=config.optim.ema > 0, balance=balance_of(config))
     log.say(f"{config.model.name}: {sum(int(np.prod(p.shape)) for p in params.values()):,} parameters")
+    for line in sides.warnings(data.recipe.labels, data.recipe, config.train.augment, config.infer.mirror):
+        log.say(f"WARNING {line}")
     validated = len(data.rows["val"]) > 0
     if not validated:
         log.say("there is no validation split: the last checkpoint is the result")
@@ -384,7 +370,7 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
         plateau=plateau,
         mesh=mesh,
         stream=functools.partial(data.stream, config, images),
-        warm=steps.build_warm(network, optimizer, augment, mesh, **both),
+        warm=warm,
         warm_batches=config.train.bn_warmup,
         checkpoints=checkpoint.Checkpoints(
             workdir / "checkpoints",

@@ -39,6 +39,15 @@ def test_lowres_equals_pytorchs_nearest_down_and_linear_up(size, factor):
     np.testing.assert_allclose(found, np.moveaxis(expected, 0, -1), atol=2e-6)
 
 
+def test_lowres_in_the_plane_is_that_of_each_slice():
+    image = jnp.asarray(picture((8, 9, 7), 2))
+    found = intensity.LowResolution(factor=0.5, axes=("h", "w"))(KEY, image)
+    each = [intensity.LowResolution(factor=0.5)(KEY, one) for one in image]
+    np.testing.assert_allclose(found, jnp.stack(each), atol=1e-6)
+    with pytest.raises(ConfigError, match="lowres axes=.'d',.: must be some of h, w at rank 2"):
+        intensity.LowResolution(axes=("d",))(KEY, image[0])
+
+
 @pytest.mark.parametrize("make", [intensity.Blur, intensity.LowResolution])
 def test_per_channel_zero_leaves_every_channel(make):
     image = jnp.asarray(picture())

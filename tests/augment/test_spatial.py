@@ -37,6 +37,7 @@ LANDMARKS = [
     ("rotate", {"degrees": (90, 90)}, (-6, -3)),  # counter-clockwise: the right goes to the top
     ("rotate", {"degrees": (30, 30)}, (-3 * math.cos(TURN) - 6 * math.sin(TURN), -3 * math.sin(TURN) + 6 * math.cos(TURN))),
     ("scale", {"factor": (1.2, 1.2)}, (-3.6, 7.2)),
+    ("scale", {"factor": (1.2, 1.2), "axes": ("w",)}, (-3, 7.2)),
     ("translate", {"fraction": (0.1, 0.1)}, (-3 + 3.3, 6 + 4.1)),
     ("shear", {"factor": (0.5, 0.5)}, (-3, 6 - 1.5)),  # above the centre: to the left
     ("shear", {"degrees": (45, 45), "move": "h", "along": "w"}, (3, 6)),

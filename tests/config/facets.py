@@ -22,11 +22,12 @@ from jaxseg.config import resolve
 from jaxseg.data.store import per_case, stacked
 from jaxseg.data.store.base import read_files
 from jaxseg.data.stream import pipeline
-from jaxseg.experiments import compare, plan
+from jaxseg.experiments import compare, measures, plan
 from jaxseg.experiments import search as searches
 from jaxseg.experiments import space as spaces
 from jaxseg.infer import network, postprocess
 from jaxseg.models.base import Outputs
+from jaxseg.planning.budget import Cost
 from jaxseg.train import loop, mesh, setup
 from jaxseg.train.log import Log
 from jaxseg.train.processes import connect
@@ -440,6 +441,7 @@ def planned(world, base, tree):
     output = world.top / f"plan{len(list(world.top.iterdir()))}.py"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planned_mode, "_check", lambda *arguments: None)
+        patch.setattr(measures, "training_step", lambda *arguments, **limit: Cost(1.0, 0.1, 10**9))
         modes.plan(modes.Call(tree, world.top, output=str(output)))
     return output.read_text().rpartition('"""')[2]
 

@@ -24,6 +24,7 @@ from jaxseg.models import functional  # noqa: E402
 from jaxseg.train import setup  # noqa: E402
 from jaxseg.train.log import Log  # noqa: E402
 from jaxseg.types import ConfigError, DataError, MismatchError  # noqa: E402
+from jaxseg.weights import initial  # noqa: E402
 from tests.models.ports import parity  # noqa: E402
 
 WINDOW = [16, 16, 16]
@@ -163,7 +164,7 @@ def test_a_run_goes_on_from_an_imported_one_with_its_preparation(case, tmp_path)
     labels, modalities = tuple(record["labels"]), tuple(record["recipe"]["modalities"])
     assert setup.recipe_from(tree, labels=labels, modalities=modalities) == recipe_from(record)
     model = setup.build_model(tree, record["model"]["num_classes"])
-    setup.initialise(model, str(run), Log(run, quiet=True))
+    initial.initialise(model, str(run), Log(run, quiet=True).say)
     params, ours = checkpoint.load_weights(run)[0], functional.split(model)[1]
     assert params.keys() == ours.keys() and all((params[key] == ours[key]).all() for key in params)
 

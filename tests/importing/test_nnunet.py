@@ -28,6 +28,7 @@ from jaxseg.models import functional  # noqa: E402
 from jaxseg.train import setup  # noqa: E402
 from jaxseg.train.log import Log  # noqa: E402
 from jaxseg.types import CheckpointError, ConfigError, DataError, MismatchError  # noqa: E402
+from jaxseg.weights import initial  # noqa: E402
 from tests.importing import setups  # noqa: E402
 
 EXPECTED = Path(__file__).parent / "expected"
@@ -108,7 +109,7 @@ def test_a_run_goes_on_from_an_imported_one_with_its_preparation(case):
         tree, labels=tuple(record["labels"]), modalities=tuple(record["recipe"]["modalities"])
     ) == recipe_from(record)
     model = setup.build_model(tree, record["model"]["num_classes"])
-    setup.initialise(model, str(run), Log(run, quiet=True))
+    initial.initialise(model, str(run), Log(run, quiet=True).say)
     params, ours = checkpoint.load_weights(run)[0], functional.split(model)[1]
     assert params.keys() == ours.keys() and all((params[key] == ours[key]).all() for key in params)
     total = sum(weight for _, weight in tree.loss.terms[:1]) + sum(tree.loss.aux_weights)

@@ -68,9 +68,11 @@ def passed(tree, *, plain: bool = False):
 
 
 def planned(root: Path, output: Path, **keys):
-    """Plan for a folder; the file's text, and its get_config."""
+    """Plan for a folder, by default as nnU-Net does for any machine; the file's text, and its get_config."""
     tree = folder()
-    tree.update_from_flattened_dict({"data.root": str(root)} | {key.replace("__", "."): value for key, value in keys.items()})
+    tree.update_from_flattened_dict(
+        {"data.root": str(root), "plan.minutes": 0.0} | {key.replace("__", "."): value for key, value in keys.items()}
+    )
     modes.plan(modes.Call(resolve(tree, name="folder"), output.parent / "run", output=str(output)))
     text, scope = output.read_text(), {}
     exec(text, scope)
@@ -100,6 +102,7 @@ def test_a_folder_of_nnunet_is_planned_as_nnunet_2_8_1_plans_it(dataset, tmp_pat
     assert flat.model.options.strides == ((1, 1, 1), *((1, 2, 2),) * 3) and flat.model.options.kernels == ((1, 3, 3),) * 4
     assert full.train.augment[0][2] == {"degrees": (-30.0, 30.0)} and tuple(full.infer.mirror) == (0, 1, 2)
     assert flat.train.augment[0][2] == {"degrees": (-180.0, 180.0), "axes": ("d",)} and tuple(flat.infer.mirror) == (1, 2)
+    assert all(dict(flat.train.augment[i][2])["axes"] == ("h", "w") for i in (1, 6))  # scale, lowres
 
 
 def test_a_planned_config_resolves_and_passes_preflight(dataset, tmp_path):
@@ -115,7 +118,9 @@ def test_a_planned_config_resolves_and_passes_preflight(dataset, tmp_path):
 def test_a_config_that_training_would_refuse_is_not_written(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(plans, "_check", CHECK)
     write = plans.page.write
-    monkeypatch.setattr(plans.page, "write", lambda *a: write(*a).replace("NNUNET_AUGMENT[1:])", '("turn", 1.0, {}))'))
+    monkeypatch.setattr(
+        plans.page, "write", lambda *a: write(*a).replace("return c", 'c.train.augment = (("turn", 1.0, {}),); return c')
+    )
     with pytest.raises(ConfigError, match="turn"):
         planned(dataset, tmp_path / "plan.py")
     assert not (tmp_path / "plan.py").exists()

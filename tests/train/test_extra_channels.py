@@ -19,6 +19,7 @@ from jaxseg.models import functional
 from jaxseg.train import setup
 from jaxseg.train.log import Log
 from jaxseg.types import CheckpointError, ConfigError, DataError, MismatchError
+from jaxseg.weights import initial
 from tests.records import edit
 
 COUNTS = {"train": 4, "val": 3, "test": 3}
@@ -149,7 +150,7 @@ def test_a_second_stage_starts_from_the_first_ones_weights_but_for_its_classifie
     model = setup.build_model(tree, 4)
     before = functional.split(model)[1]
     before = {name: np.array(value) for name, value in before.items()}
-    setup.initialise(model, str(top / "edges"), log)
+    initial.initialise(model, str(top / "edges"), log.say)
     after, given = functional.split(model)[1], checkpoint.load_weights(top / "edges")[0]
     kept = {name for name in after if np.shape(given[name]) != np.shape(after[name])}
     assert kept and all(name.startswith("head.") for name in kept)
@@ -160,7 +161,7 @@ def test_a_second_stage_starts_from_the_first_ones_weights_but_for_its_classifie
 def test_weights_that_are_not_there_are_named(runs):
     model = setup.build_model(config(runs[0] / "arrays", "unet2d"), 4)
     with pytest.raises(ConfigError, match="config.model.init=runs/nowhere.*train that run"):
-        setup.initialise(model, "runs/nowhere", runs[3])
+        initial.initialise(model, "runs/nowhere", runs[3].say)
 
 
 def test_a_case_of_several_files_is_normalised_and_stacked_as_one_file_of_several_channels(runs, tmp_path):

@@ -176,6 +176,12 @@ def test_intensity_is_chosen_by_what_the_values_are(volume, names, rank, window,
     assert (intensity, chosen) == expected and repr(intensity) in why
 
 
+def test_dicom_says_whether_images_are_ct():
+    look = lambda made_by, low=-1024: described.intensity_of([[values(low, 1500)]], (), rank=3, window=(), made_by=made_by)
+    assert look({"CT"}, low=0)[0] == "ct" and "DICOM says CT" in look({"CT"})[2]
+    assert look({"MR"})[0] == "zscore" and look({"MR", "CT"})[0] == "zscore" and look(set())[0] == "ct"
+
+
 def test_what_contradicts_the_data_is_refused_by_name(tmp_path):
     root = write(tmp_path / "set", count=3, test=0)
     for changes, words in (

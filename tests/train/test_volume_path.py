@@ -29,6 +29,7 @@ from jaxseg.models import functional
 from jaxseg.train import loop, setup
 from jaxseg.train.log import Log
 from jaxseg.types import ConfigError, DataError, JaxsegError, MismatchError
+from jaxseg.utils import output
 
 REGIONS = {
     "data__size": (16, 16, 16),
@@ -284,7 +285,7 @@ def test_slices_of_the_same_volumes_train_a_network_of_rank_2(tmp_path):
         assert scored == np.count_nonzero(values == value) > 0
 
 
-def test_check_and_summary_know_volumes(tmp_path, capsys):
+def test_check_and_summary_know_volumes(tmp_path, capsys, monkeypatch):
     modes.check(modes.Call(regions(), tmp_path))
     text = capsys.readouterr().out
     for fact in ("6 of 6 patients", "volumes  6 kept of 6", "40 x 40 x 32: 6", "NCR", "x 1 to 1 mm, y 1 to 1 mm, z 1 to 1 mm"):
@@ -296,6 +297,10 @@ def test_check_and_summary_know_volumes(tmp_path, capsys):
     modes.summary(modes.Call(tiny.config("brats_roi"), tmp_path))
     assert "[1, 32, 32, 32, 7] -> [1, 32, 32, 32, 2]" in capsys.readouterr().out  # background and tumour
     assert datasets.label_count("brats", release="2024") == 4
+    monkeypatch.setattr(output, "_json", True)
+    modes.summary(modes.Call(regions(), tmp_path))
+    found = json.loads(capsys.readouterr().out)["network"]
+    assert found["params"] == sum(part["params"] for part in found["parts"]) > 0
 
 
 BAD = [

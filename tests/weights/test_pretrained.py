@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from jaxseg.models import create_model, functional
-from jaxseg.train import setup
 from jaxseg.train.log import Log
 from jaxseg.types import CheckpointError, ConfigError, MismatchError
-from jaxseg.weights import from_torch, pretrained
+from jaxseg.weights import from_torch, initial, pretrained
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def test_a_training_begins_with_the_encoder_of_an_installed_package(package, tmp
     _, arrays = package
     model = create_model("effisegnet_test")
     before = functional.split(model)[1]
-    setup.initialise(model, "pretrained:shipped", Log(tmp_path, quiet=True))
+    initial.initialise(model, "pretrained:shipped", Log(tmp_path, quiet=True).say)
     after, kept = from_torch.export(model), functional.split(model)[1]
     assert all(np.array_equal(after[name], array) for name, array in arrays.items())
     assert all(np.array_equal(before[n], kept[n]) for n in before if not n.startswith("encoder."))

@@ -1,6 +1,6 @@
 """Find images that two patients share, exactly or nearly: in two splits they would be both trained on and evaluated."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from typing import NamedTuple
 
 import numpy as np
@@ -22,9 +22,16 @@ class _Thumbnail(NamedTuple):
 
 
 class Copies:
-    """Finds equal or similar images of different patients; constant images (such as air) are ignored."""
+    """Finds equal or similar images of different patients; constant images (such as air) are ignored.
+
+    Attributes:
+      near: the pairs of cases with similar images, once `warnings` has looked for them.
+      patients: the patient of each case.
+    """
 
     def __init__(self):
+        self.near: list[tuple[str, str]] = []
+        self.patients: dict[str, str] = {}
         self._first: dict[str, tuple[str, str]] = {}  # digest of an image -> its first case, and whose that is
         self._same: dict[tuple[str, str], None] = {}  # pairs of cases
         self._thumbnails: list[_Thumbnail] = []
@@ -32,6 +39,7 @@ class Copies:
 
     def see(self, image: np.ndarray, digest: str, case: str, patient: str) -> None:
         """Add an image [*S, C] that is not constant."""
+        self.patients[case] = patient
         first, whose = self._first.setdefault(digest, (case, patient))
         if whose != patient:
             self._same[tuple(sorted((first, case)))] = None
@@ -50,6 +58,7 @@ class Copies:
                 "them one patient name, or keep only one copy; training refuses copies in two splits"
             )
         near = {pair: None for pair in self._near() if pair not in self._same}
+        self.near = list(near)
         if near:
             every = f" (of every {self._step}th image)" if self._step > 1 else ""
             cases = {case for pair in near for case in pair}
@@ -74,6 +83,25 @@ class Copies:
                 one, other = found[start + i], found[int(alike[i].argmax())]
                 if one.digest != other.digest:
                     yield tuple(sorted((one.case, other.case)))
+
+
+def across(near: Iterable[tuple[str, str]], patients: Mapping[str, str], splits: Mapping[str, Set[str]]) -> list[str]:
+    """Return a line about similar images that lie in different splits, if there are any.
+
+    Args:
+      near, patients: those of `Copies`.
+      splits: the patients of each split.
+    """
+    where = {patient: split for split, members in splits.items() for patient in members}
+    part = lambda case: where.get(patients[case], "")
+    apart = [pair for pair in near if "" != part(pair[0]) != part(pair[1]) != ""]
+    if not apart:
+        return []
+    shown = ", ".join(f"{one} ({part(one)}) ~ {other} ({part(other)})" for one, other in apart[:FEW])
+    return [
+        f"{len(apart)} pairs of nearly the same image lie in different splits ({shown}{', ...' if len(apart) > FEW else ''}): "
+        "scores on such images are too high if both show the same person or scene"
+    ]
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from jaxseg.data.check.duplicates import Copies
 from jaxseg.data.folding import folded
 from jaxseg.data.records import DataSet
 from jaxseg.data.store.base import Listing
@@ -21,6 +22,7 @@ class DataReport:
       errors: case id -> its error.
       refusal: the error with which preparation for training would end; None if it would succeed.
       examples: all usable examples; None if there is a refusal.
+      copies: finds similar images.
     """
 
     dataset: DataSet
@@ -29,6 +31,7 @@ class DataReport:
     errors: dict[str, DataError] = dataclasses.field(default_factory=dict)
     refusal: DataError | None = None
     examples: Listing | None = None
+    copies: Copies = dataclasses.field(default_factory=Copies)
 
     def listing(self) -> Listing:
         """Return the examples.

@@ -42,12 +42,10 @@ def warnings(
     whom = f"the classes {', '.join(named[:4])}{', ...' if len(named) > 4 else ''}"
     for name, _, options in augment:
         reversed_here = name == FLIPS[letter] or name == "mirror" and letter in (options.get("axes") or letters)
-        if reversed_here and not (letter == "w" and options.get("swap")):
-            remedy = (
-                "set its option swap to the pairs of class numbers to exchange, or leave it out"
-                if letter == "w"
-                else "leave it out"
-            )
+        exchanged = bool(options.get("swap")) and (name != "mirror" or options.get("side", "w") == letter)
+        if reversed_here and not exchanged:
+            side = f" and side to {letter!r}" if name == "mirror" and letter != "w" else ""
+            remedy = f"set its option swap to the pairs of class numbers to exchange{side}, or leave it out"
             lines.append(
                 f"train.augment: {name!r} exchanges left and right, but {whom} are named by their side: flipped labels would be "
                 f"wrong; {remedy}"

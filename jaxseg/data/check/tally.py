@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -16,6 +17,7 @@ from jaxseg.data.prepare import contrast
 from jaxseg.data.prepare.mask_values import Meanings
 from jaxseg.data.records import Recipe
 from jaxseg.data.store.cases import PreparedExample
+from jaxseg.utils import files
 
 NAMED = 12  # classes that a warning names
 
@@ -31,6 +33,7 @@ class SetCounts:
     pieces: int = 0
     kept: int = 0
     empty: int = 0
+    bytes: int = 0  # of the prepared examples, as they will lie on the disk
     levels: list[contrast.Levels] = dataclasses.field(default_factory=list)
     greyed: int = 0  # colour pictures that become grey
     turned: int = 0  # photographs that lie in their file otherwise than upright
@@ -55,6 +58,7 @@ class SetCounts:
         """Add an example."""
         self.kept += 1
         self.empty += not example.mask.any()
+        self.bytes += example.image.nbytes + example.mask.nbytes
         counts = np.bincount(example.mask.ravel(), minlength=len(self.pixels))
         self.pixels += counts
         self.classes.see(counts[1:], math.prod(example.grid["spacing"]) / 1000 if self.piece == "volume" else 1.0)
@@ -101,7 +105,26 @@ def describe(report: DataReport, tally: SetCounts, recipe: Recipe) -> None:
     report.lines += [f"scale    {line}" for line in tally.scale.lines(len(dataset.cases) - len(report.errors))]
     report.lines += [f"levels   {line}" for line in contrast.table(tally.levels, recipe.modalities)]
     report.warnings += [*contrast.warnings(tally.levels, recipe), *tally.copies.warnings()]
+    report.copies = tally.copies
+    _disk(report, tally.bytes)
     _warn(report, tally, strata)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def _disk(report: DataReport, needed: int) -> None:
+    """Compare the size of the prepared examples with the free space of the disk that they will lie on."""
+    place = files.cache_root()
+    there = next(folder for folder in (place, *place.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    report.lines.append(f"disk     {_size(needed)} of prepared examples in {place}, {_size(free)} free")
+    if needed > free:
+        report.warnings.append(
+            f"prepared examples need {_size(needed)}, but {place} has {_size(free)} free; set JAXSEG_CACHE to "
+            "a folder on a larger disk"
+        )
 
 
 def _warn(report: DataReport, tally: SetCounts, strata: dict[str, set[str]]) -> None:

@@ -5,47 +5,97 @@
     <root>/masks/anna_01.png     the same stem, its own suffix; one class: 0/1, 0/255, black and white; several: class
                                  numbers 0, 1, 2, ...; `mask_values` names other values or colours (prepare/masks.py)
     <root>/masks/liver/anna_01.png    or a mask of one class for each structure: masks/anna_01_liver.png
-    <root>/masks/anna_01.nii.gz       or a channel of 0 and 1 for each structure, [X, Y, Z, K]
+    <root>/masks/anna_01.nii.gz       or a channel of 0 and 1 for each structure, [X, Y, Z, K]; of pictures .npy [H, W, K]
+    <root>/train/images, <root>/train/masks, <root>/test/...    or such a pair of folders for each split
 
-Every file counts as a separate patient, or every sub-folder, unless data.patient finds the patient in the file names. The
-phantom's pictures are bright discs in uneven light.
+The folders may be called otherwise, see IMAGES and MASKS, in small or capital letters. Every file counts as a separate patient,
+or every sub-folder, unless data.patient finds the patient in the file names. The phantom's pictures are bright discs in uneven
+light.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
 from PIL import Image
 
-from jaxseg.data.datasets import pairs
 from jaxseg.data.datasets.own import overlap, pairing, patients
 from jaxseg.data.datasets.structures import count_structures
-from jaxseg.data.formats import nifti, volumes
-from jaxseg.data.formats.discover import has_suffix
+from jaxseg.data.formats import nifti, photos, volumes
+from jaxseg.data.formats.discover import has_suffix, visible_entries
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.prepare import jpeg_masks, masks
 from jaxseg.data.prepare import mask_values as values_and_classes
 from jaxseg.data.records import Case, DataSet, Volume
-from jaxseg.types import ConfigError
+from jaxseg.types import ConfigError, DataError
 from jaxseg.utils.files import build_folder, cache_root
 from jaxseg.utils.lookup import lookup
 
 VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
 
-FOLDERS = ("images", "masks")
+IMAGES = ("images", "image", "imgs", "img", "scans", "volumes")  # names of the folder of images
+MASKS = ("masks", "mask", "labels", "label", "annotations", "segmentations", "groundtruth", "ground_truth", "gt")
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 LABELS = ("foreground",)
-JPEG = (".jpg", ".jpeg")
 JPEG = (".jpg", ".jpeg")
 KINDS = {"default": 60, "quick": 16}  # pictures
 PHANTOM_VERSION = 1
 
 
+class Places(NamedTuple):
+    """The folders of images and of masks of one split; `split` is "" where the data set has one pair of folders."""
+
+    images: Path
+    masks: Path
+    split: str = ""
+
+
 def recognised(root: Path) -> bool:
     """Return whether a folder has this layout."""
-    return all((root / name).is_dir() for name in FOLDERS)
+    return bool(_places(root))
+
+
+def _places(root: Path) -> list[Places]:
+    """Return the folders of images and masks in a folder, or in its folders train, val and test."""
+    below = [entry for entry in visible_entries(root) if entry.is_dir()] if root.is_dir() else []
+    if alone := _pair(below):
+        return [Places(*alone)]
+    parts = [(entry, SPLITS[entry.name.lower()]) for entry in below if entry.name.lower() in SPLITS]
+    found = [(_pair([e for e in visible_entries(entry) if e.is_dir()]), split) for entry, split in parts]
+    splits = [split for both, split in found if both]
+    return (
+        [Places(*both, split) for both, split in found if both] if "train" in splits and len(set(splits)) == len(splits) else []
+    )
+
+
+def _pair(folders: Sequence[Path]) -> tuple[Path, Path] | None:
+    """Return the folder of images and that of masks, where there is one of each."""
+    named = [[folder for folder in folders if folder.name.lower() in names] for names in (IMAGES, MASKS)]
+    return (named[0][0], named[1][0]) if all(len(found) == 1 for found in named) else None
+
+
+def _found(root: Path, suffixes: Sequence[str] | None) -> tuple[Path, pairing.Paired, dict[str, str]]:
+    """Return (the data set's folder, its cases, the split of each case where there are folders for splits)."""
+    holders = [folder for folder in (root, *(visible_entries(root) if root.is_dir() else ())) if _places(folder)]
+    if len(holders) != 1 and root not in holders:
+        what = f"{len(holders)} folders with images and masks" if root.is_dir() else "no such folder"
+        raise refusal("DATA_MISSING", root, what, "a folder data set holds images and masks", "give the folder that was unpacked")
+    places = _places(holders[0])
+    each = [(place.split, pairing.paired(place.images, place.masks, suffixes)) for place in places]
+    if len(each) == 1:
+        return holders[0], each[0][1], dict.fromkeys(each[0][1].images, each[0][0]) if each[0][0] else {}
+    kinds = {(found.structures, found.channels) for _, found in each}
+    if len(kinds) > 1:
+        raise refusal(
+            "DATA_PATH", holders[0], "splits whose masks or channels are named differently", "all splits have one form", "rename"
+        )
+    join = lambda part: {f"{split}/{name}": files for split, found in each for name, files in getattr(found, part).items()}
+    joined = pairing.Paired(join("images"), join("masks"), *next(iter(kinds)))
+    return holders[0], joined, {name: name.partition("/")[0] for name in joined.images}
 
 
 def load(
@@ -76,18 +126,15 @@ def load(
     """
     if structures is not None:
         label_count(structures)
-    root = pairs.holder(Path(root), FOLDERS, "a folder data set")
-    found = pairing.paired(root / "images", root / "masks", suffixes)
+    root, found, splits = _found(Path(root), suffixes)
     if found.structures:
         names = tuple(structures or found.structures)
         unknown = [name for name in found.structures if name not in names]
         if unknown:
-            raise refusal(
-                "DATA_LABEL", root / "masks", f"masks of {unknown[0]}", f"data.structures names {', '.join(names)}", "add it"
-            )
+            raise refusal("DATA_LABEL", root, f"masks of {unknown[0]}", f"data.structures names {', '.join(names)}", "add it")
     else:
         names = tuple(structures or LABELS)
-    stacked = 0 if found.structures else _channels_of(next(iter(found.masks.values()))[""], structures)
+    stacked = 0 if found.structures else _channels_of(*_first(found), structures)
     several = bool(found.structures or stacked)
     table = values_and_classes.table_of(mask_values, len(names))
     for parts in () if several else found.masks.values():
@@ -97,7 +144,7 @@ def load(
         raise ConfigError("data.mask_values is for masks that hold the classes; here each structure has a mask: leave it out")
     joined = several and overlapping
     labels = overlap.combinations(names) if joined else names
-    whose, notes = _patients(found, patient)
+    whose, notes = _patients(found, patient, bool(splits))
     cases = tuple(
         Case(
             name,
@@ -126,41 +173,76 @@ def load(
         combined=joined,
         values=() if several else values_and_classes.values_of(table, len(names)),
         notes=notes,
+        **_prescribed(root, splits, whose),
     )
 
 
-def _channels_of(mask: Path, structures: Sequence[str] | None) -> int:
+def _first(found: pairing.Paired) -> tuple[Path, Path]:
+    """Return an image and the mask of the first case."""
+    name = next(iter(found.masks))
+    return found.images[name][0], found.masks[name][""]
+
+
+def _channels_of(image: Path, mask: Path, structures: Sequence[str] | None) -> int:
     """Return the number of channels of a mask with one for each structure (and the background's, if any); 0 for class masks."""
-    if not has_suffix(mask, nifti.SUFFIXES):
-        return 0
+    axes = 2 if has_suffix(image, photos.SUFFIXES) else 3
     try:
-        shape = nibabel.load(mask).shape  # of the header
+        if has_suffix(mask, (".npy",)):
+            shape = np.load(mask, mmap_mode="r").shape
+        else:
+            shape = nibabel.load(mask).shape if has_suffix(mask, nifti.SUFFIXES) else ()  # of the header
     except Exception:  # reading the case says what is wrong with it
         return 0
-    if len(shape) < 4 or shape[3] == 1:
+    if len(shape) != axes + 1 or shape[-1] == 1:
         return 0
-    if structures is None or shape[3] - len(structures) not in (0, 1):
+    if structures is None or shape[-1] - len(structures) not in (0, 1):
         names = f"data.structures names {len(structures)}" if structures is not None else "data.structures names none"
         raise refusal(
             "DATA_LABEL",
             mask,
-            f"{shape[3]} channels",
+            f"{shape[-1]} channels",
             f"a mask of several channels has one for each structure, with the background or without; {names}",
             "give --config.data.structures=\"('a','b')\" with a name for each channel, without the background",
         )
-    return shape[3]
+    return shape[-1]
 
 
-def _patients(found: pairing.Paired, pattern: str | None) -> tuple[Callable[[str], str], tuple[str, ...]]:
-    """(case -> patient, what is to be said of it): by the pattern, else the sub-folder, else the case."""
-    folders = {name.rpartition("/")[0] for name in found.images} - {""}
-    if pattern is not None or not folders:
-        return patients.named_by(pattern), ()
+def _patients(found: pairing.Paired, pattern: str | None, divided: bool) -> tuple[Callable[[str], str], tuple[str, ...]]:
+    """(case -> patient, what is to be said of it): by the pattern, else the sub-folder, else the case.
+
+    Args:
+      divided: the names of cases begin with their split, which says nothing about the patient.
+    """
+    below = (lambda name: name.partition("/")[2]) if divided else (lambda name: name)
+    folders = {below(name).rpartition("/")[0] for name in found.images} - {""}
+    if pattern is not None:
+        named = patients.named_by(pattern)
+        return lambda name: named(below(name)), ()
+    if not folders:
+        return patients.named_by(None), ()
     note = (
         f"images lie in {len(folders)} sub-folders: each counts as one patient, whose images stay together; for another rule "
         "give config.data.patient, for instance '(.+)' for every image by itself"
     )
-    return (lambda case: case.rpartition("/")[0] or case), (note,)
+    return (lambda case: below(case).rpartition("/")[0] or case), (note,)
+
+
+def _prescribed(root: Path, splits: dict[str, str], whose: Callable[[str], str]) -> dict[str, Any]:
+    """Return fixed_split and held_out of a data set with folders for its splits.
+
+    Raises:
+      DataError: DATA_LEAK for a patient in two of them.
+    """
+    parts: dict[str, str] = {}
+    for name, split in splits.items():
+        if parts.setdefault(whose(name), split) != split:
+            raise DataError(
+                f"{root}: patient {whose(name)} is in {parts[whose(name)]} and in {split}; a patient belongs to one split",
+                "DATA_LEAK",
+            )
+    if {"train", "val"} <= set(parts.values()):
+        return {"fixed_split": parts}
+    return {"held_out": frozenset(patient for patient, split in parts.items() if split == "test")}
 
 
 def _modalities(given: Sequence[str] | None, channels: tuple[str, ...]) -> tuple[str, ...]:
@@ -188,12 +270,14 @@ def read_structures(structures: tuple[str, ...], overlapping: bool, background: 
         found = [by_name.get(name) for name in structures]
     else:
         read = [volumes.read_volume(case.mask)]
-        if read[0].array.ndim != 4 or read[0].array.shape[3] != len(structures) + background:
+        axes = 2 if volumes.is_photo(image) else 3
+        if read[0].array.ndim != axes + 1 or read[0].array.shape[-1] != len(structures) + background:
             raise refusal(
                 "DATA_LABEL",
                 case.mask,
                 f"shape {read[0].array.shape}",
-                f"[X, Y, Z, {len(structures) + background}], a channel for each structure, as the first mask has",
+                f"[{'X, Y, Z' if axes == 3 else 'H, W'}, {len(structures) + background}], a channel for each structure, as the "
+                "first mask has",
                 "export it again",
             )
         volumes.check_labels(read[0].array, (0, 1), case.mask)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.data.formats.dicom_slice import SliceGeometry, import_pydicom, read_header, read_pixels
+from jaxseg.data.formats.dicom_slice import SliceGeometry, import_pydicom, read_header, read_modality, read_pixels
 from jaxseg.data.formats.discover import has_suffix, is_dicom, visible_entries
 from jaxseg.data.formats.nifti import header_for
 from jaxseg.data.formats.nifti_header import is_singular
@@ -86,6 +86,13 @@ def read_dicom(path: str | Path, *, max_voxels: int) -> Volume:
     if whole and -(2**15) <= array.min() and array.max() < 2**15:
         array = array.astype(np.int16, order="F")
     return Volume(array, affine, header_for(affine, shape), path)
+
+
+def modality(path: Path) -> str:
+    """Return what made a series, as its first file says ("CT", "MR", ...); "" for files of other formats."""
+    files = [e for e in visible_entries(path) if e.is_file()] if path.is_dir() else [path]
+    first = next(filter(is_dicom, files), None)
+    return read_modality(import_pydicom(), first) if first is not None else ""
 
 
 def _arrange(slices: list[SliceGeometry], path: Path) -> tuple[list[SliceGeometry], np.ndarray]:

@@ -156,6 +156,15 @@ def read_header(pydicom, path: Path) -> SliceGeometry | None:
         ) from None
 
 
+@_quiet()
+def read_modality(pydicom, path: Path) -> str:
+    """Read the attribute Modality of one file ("CT", "MR", ...), in capitals; "" where it has none."""
+    try:
+        return str(_load(pydicom, path, ["Modality"], pixels=False).get("Modality") or "").strip().upper()
+    except DataError:
+        return ""
+
+
 def _geometry(pydicom, data, path: Path) -> SliceGeometry | None:
     bad = lambda found, rule, remedy=_EXPORT: refusal("DATA_DICOM", path, found, rule, remedy)
 

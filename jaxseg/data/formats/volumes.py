@@ -126,11 +126,14 @@ def paired(image: Volume, other: Volume) -> Volume:
     """Return the mask or further channel of an image in the image's orientation, after `check_pair`.
 
     A photograph with an EXIF orientation may have a mask without this tag, drawn either on the upright view or on the file's
-    pixels. The shape tells which, unless both have the same shape.
+    pixels. The shape tells which, unless both have the same shape. An array without a header (.npy) is a mask on the pixels of an
+    upright photograph.
 
     Raises:
       DataError: as `check_pair`; or the orientation of the mask cannot be determined (DATA_TURNED).
     """
+    if is_photo(image) and other.header is None and not image.header.turned:
+        other = dataclasses.replace(other, header=image.header, affine=image.affine)
     if is_photo(image) and is_photo(other) and image.header.turned and not other.header.turn:
         turn, shape = image.header.turn, other.array.shape[:2]
         there = upright(other.array, turn)

@@ -249,3 +249,9 @@ def crop_box(shape: Sequence[int], crop: tuple[int, ...]) -> Box:
         )
     starts = [(n - c) // 2 for n, c in zip(shape, crop)]
     return tuple(slice(start, start + c) for start, c in zip(starts, crop))
+
+
+def fitting_patch(patch: Sequence[int], largest: Sequence[int]) -> tuple[int, ...]:
+    """Return a patch, at most `patch`, that images of `largest` voxels fill by more than half, where possible in steps of 16."""
+    rounded = [-(-n // 16) * 16 for n in largest]
+    return tuple(int(min(p, up if up < 2 * n else n // 8 * 8 or n)) for p, n, up in zip(patch, largest, rounded))

@@ -123,7 +123,8 @@ def example(found: MaskContent, classes: int) -> str:
     shows = {c for c in map(found.colour, found.values)}
     colours = found.colours or bool(found.palette) and len(shows) == len(found.values)
     key = (lambda v: f"'#{found.colour(v):06x}'") if colours else lambda v: f"{v:g}"
-    dark = next((v for v in found.values if found.colour(v) == BLACK), found.values[0])
+    frequent = found.values[max(range(len(found.values)), key=found.counts.__getitem__)]
+    dark = next((v for v in found.values if found.colour(v) == BLACK), frequent if colours else found.values[0])
     others = [v for v in found.values if v != dark]
     if not others:
         others = [1 if dark != 1 else 0]

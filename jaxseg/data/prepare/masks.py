@@ -145,7 +145,7 @@ def _by_number(found: MaskContent, classes: int, table: Table | None, path: Path
     if set(unexpected) <= IGNORED:
         rule += "; pixels to ignore can only be mapped to background"
     elif found.array.dtype.kind in "iu" and 0 <= found.values[0] and found.values[-1] < 2 * len(found.values):
-        rule += f"; for {found.values[-1]} classes list all of them in data.structures"
+        rule += f"; for {found.values[-1]} classes list all of them in data.structures{_named(int(found.values[-1]))}"
     raise _refused(found, classes, table, path, what, rule, counts=False)
 
 
@@ -182,8 +182,18 @@ def _by_table(found: MaskContent, classes: int, table: Table, path: Path) -> dic
 def _refused(found: MaskContent, classes: int, table: Table | None, path: Path, what: str, rule: str, *, counts: bool = True):
     """The error for values whose meaning is not certain: what was found, and the table to give."""
     remedy = "map them to classes, or check that this is the mask"
+    there = len([v for v in found.values if found.colours or v not in IGNORED]) - 1
     if table is not None and len(found.values) <= 2 * SHOWN:
-        remedy = f"set the class of each value, for instance {example(found, classes)}, or check that this is the mask"
+        remedy = (
+            f"set the class of each value, for instance {example(found, max(classes, there))}, or check that this is the mask"
+        )
+        if there > classes:
+            remedy = f"name {there} classes{_named(there)} and {remedy}"
     elif table is not None:
         remedy = f"threshold soft borders at one half, or set the class of each value in config.{KEY}"
     return refusal("DATA_LABEL", path, f"{what}: {listed(found)}" if counts else what, rule, remedy)
+
+
+def _named(count: int) -> str:
+    """Return the option that names so many classes, to be edited; "" for more than can be shown."""
+    return f" (--config.data.structures={','.join('abcdefgh'[:count])})" if 1 < count <= SHOWN else ""

@@ -39,6 +39,17 @@ def test_a_copy_that_was_made_darker_and_saved_as_jpeg_is_near():
     assert not found(*map(smooth, range(40)), patients="abcdefghij" * 4)
 
 
+def test_near_copies_in_different_splits_are_named_with_their_splits():
+    copies, one = duplicates.Copies(), smooth(0)
+    for i, image in enumerate((one, smooth(1), recompressed(one))):
+        copies.see(image, str(i), f"c{i}", f"p{i}")
+    copies.warnings()
+    look = lambda **splits: duplicates.across(copies.near, copies.patients, splits)
+    (line,) = look(train={"p0", "p1"}, val=set(), test={"p2"})
+    assert line.startswith("1 pairs of nearly the same image lie in different splits (c0 (train) ~ c2 (test)): ")
+    assert not look(train={"p0", "p2"}, test={"p1"}) and not look(train={"p0"}, test={"p1"})
+
+
 def test_a_thumbnail_is_the_means_of_cells():
     image = np.random.default_rng(0).normal(size=(64, 32, 3)).astype(np.float32)
     cells = image.reshape(16, 4, 16, 2, 3).mean((1, 3, 4)).ravel()

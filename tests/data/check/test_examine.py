@@ -1,6 +1,7 @@
 """The doctor goes through all cases, collects every error, and passes a sound set."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -29,6 +30,13 @@ def test_a_sound_set_is_described(tmp_path):
         "SYNTHETIC",
     ):
         assert fact in text, fact
+
+
+def test_a_disk_too_small_for_the_prepared_examples_is_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("shutil.disk_usage", lambda place: shutil._ntuple_diskusage(2**30, 2**30 - 100, 100))
+    (line,) = [line for line in examine(toy_set.make(tmp_path), R).warnings if "prepared examples need" in line]
+    assert f"but {tmp_path / 'cache'} has" in line
 
 
 def test_every_bad_case_is_named_not_the_first_alone(tmp_path):

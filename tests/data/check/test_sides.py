@@ -31,7 +31,9 @@ def test_names_that_say_a_side(labels, named):
         (PICTURE, (("hflip", 0.5, {"swap": ((1, 2),)}),), (), ()),
         (PICTURE, (("vflip", 0.5, {}), ("rotate", 0.5, {})), (0,), ()),
         (PICTURE, (("mirror", 0.5, {"axes": ("h",)}),), (1,), ("infer.mirror=(1,)",)),
-        (VOLUME, (("mirror", 0.5, {}),), (), ("'mirror'", "leave it out")),  # d runs from right to left
+        (VOLUME, (("mirror", 0.5, {}),), (), ("'mirror'", "and side to 'd', or leave it out")),  # d runs from right to left
+        (VOLUME, (("mirror", 0.5, {"swap": ((1, 2),)}),), (), ("'mirror'",)),
+        (VOLUME, (("mirror", 0.5, {"swap": ((1, 2),), "side": "d"}), ("dflip", 0.5, {"swap": ((1, 2),)})), (), ()),
         (VOLUME, (("hflip", 0.5, {}),), (2,), ()),
         (VOLUME, (("dflip", 0.5, {}),), (0,), ("'dflip'", "infer.mirror=(0,)")),
         (Recipe((8, 8, 8), None, None, 1, (), axes=(2, 1, 0)), (("hflip", 0.5, {}),), (2,), ("'hflip'", "infer.mirror=(2,)")),

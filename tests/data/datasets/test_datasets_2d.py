@@ -89,6 +89,36 @@ def test_a_folder_with_holes_names_the_file(tmp_path):
             datasets.load("folder", root, structures=wrong)
 
 
+def test_folders_have_other_names_and_may_be_divided_into_splits(tmp_path):
+    root = folder(tmp_path / "set", a=square(2, 3), b=square(9, 9), c=square(0, 0))
+    (root / "images").rename(root / "Imgs")
+    (root / "masks").rename(root / "Labels")
+    assert datasets.recognise(root) == ("folder", root) and len(datasets.load("folder", root).cases) == 3
+    for part, stems in (("train", "ab"), ("Test", "a")):
+        folder(tmp_path / "parts" / part, **{stem: square(2, 3) for stem in stems})
+    data = datasets.load("folder", tmp_path / "parts")
+    assert datasets.recognise(tmp_path / "parts")[0] == "folder" and data.fixed_split is None
+    assert [case.id for case in data.cases] == ["test/a", "train/a", "train/b"] and data.held_out == {"test/a"}
+    folder(tmp_path / "parts" / "val", c=square(2, 3))
+    fixed = {"test/a": "test", "train/a": "train", "train/b": "train", "val/c": "val"}
+    assert datasets.load("folder", tmp_path / "parts").fixed_split == fixed
+    refused(
+        "DATA_LEAK", datasets.load, "folder", tmp_path / "parts", patient="^(.)", match="patient a is in .* a patient belongs"
+    )
+
+
+def test_a_picture_has_a_channel_for_each_structure(tmp_path):
+    root = folder(tmp_path / "set", a=square(2, 3))
+    (root / "masks" / "a.png").unlink()
+    apart = [square(2, 3, value=1), square(20, 20, value=1)]
+    np.save(root / "masks" / "a.npy", np.stack(apart, -1))
+    refused(
+        "DATA_LABEL", datasets.load, "folder", root, match="2 channels; a mask of several channels has one for each structure"
+    )
+    (found,) = masks_of(datasets.load("folder", root, structures=("cell", "nucleus"))).values()
+    np.testing.assert_array_equal(found, apart[0] + 2 * apart[1])
+
+
 # ---- Kvasir-SEG ------------------------------------------------------------------------------------------------------
 
 

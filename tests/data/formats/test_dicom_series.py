@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 
+from jaxseg.data.formats import dicom
 from jaxseg.data.formats.volumes import find_inputs, read_volume, write_like
 from jaxseg.data.geometry import to_slices
 from jaxseg.types import ConfigError, DataError
@@ -304,3 +305,11 @@ def test_without_pydicom_the_message_says_what_to_install(tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(ConfigError, match="pip install 'pydicom>=3'"):
         read_volume(tmp_path / "one.dcm")
+
+
+def test_the_modality_is_that_of_the_first_file(tmp_path):
+    _series(tmp_path / "mr", Modality="MR")
+    _series(tmp_path / "none")
+    (tmp_path / "scan.nii").write_bytes(b"\0" * 400)
+    found = [dicom.modality(tmp_path / name) for name in ("mr", "none", "scan.nii")]
+    assert found == ["MR", "", ""] and dicom.modality(sorted((tmp_path / "mr").iterdir())[0]) == "MR"

@@ -99,9 +99,20 @@ def test_a_doubtful_mask_is_refused_and_the_proposed_table_reads_it(tmp_path, im
     path = saved(tmp_path, image)
     message = refused(path, classes)
     assert re.search(said, message), message
+    if names := re.search("name . classes .--config.data.structures=([a-h,]+)", message):
+        classes = len(names.group(1).split(","))
     table = mask_values.table_of(proposed(message), classes)
     found = masks.read(path, classes, table)
     assert found.array.any() and found.array.max() <= classes and found.meaning[0].kind == "data.mask_values"
+
+
+def test_two_classes_without_names_are_not_proposed_as_one(tmp_path):
+    numbers = np.zeros((8, 9), np.uint8)
+    numbers[2:4], numbers[5:6] = 1, 2
+    message = refused(saved(tmp_path, numbers))
+    assert "name 2 classes (--config.data.structures=a,b)" in message and proposed(message) == ((0, 0), (1, 1), (2, 2))
+    colours = np.array([[0, 0, 255], [0, 255, 0], [255, 0, 0]], np.uint8)[numbers]  # no black: most of it is background
+    assert proposed(refused(saved(tmp_path, colours))) == (("#0000ff", 0), ("#00ff00", 1), ("#ff0000", 2))
 
 
 def test_transparent_pixels_of_a_palette_are_no_foreground(tmp_path):

@@ -5,7 +5,8 @@
     <root>/labelsTr/liver_001.nii.gz
     <root>/imagesTs/liver_002.nii.gz        no labels; where there is a folder labelsTs, these cases are the test split
 
-Paths are relative to dataset.json. Task01_BrainTumour is read by `brats` too, with the releases of that challenge.
+Paths are relative to dataset.json; where it has no lists, files are paired by name. Task01_BrainTumour is read by `brats` too,
+with the releases of that challenge.
 Source: medicaldecathlon.com (Antonelli et al., arXiv:2106.05735).
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxseg.data.datasets import pairs
-from jaxseg.data.datasets.own import description, patients
+from jaxseg.data.datasets.own import description, numbered, patients
 from jaxseg.data.datasets.own.channels import read_chosen
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.records import Case, DataSet
@@ -27,15 +28,25 @@ Pair = tuple[Path, Path | None]  # an image and its mask
 
 
 def recognised(root: Path) -> bool:
-    """Return whether a folder has a dataset.json that lists its training cases file by file."""
+    """Return whether a folder has a dataset.json that lists its training cases, or has images without channel numbers."""
     path = root / description.FILE
     if not path.is_file():
         return False
     try:
-        listed = guard.read_json(path)["training"]
-        return (root / listed[0]["image"]).is_file()
+        content = guard.read_json(path)
+        if "training" not in content:
+            return "modality" in content and all(map(_unnumbered, _folders(root, "Tr")))
+        return (root / content["training"][0]["image"]).is_file()
     except (DataError, LookupError, TypeError):
         return False
+
+
+def _folders(root: Path, part: str) -> tuple[Path, Path]:
+    return root / f"images{part}", root / f"labels{part}"
+
+
+def _unnumbered(folder: Path) -> bool:
+    return folder.is_dir() and bool(pairs.by_stem(folder)) and not numbered.is_numbered(folder)
 
 
 def load(
@@ -52,7 +63,10 @@ def load(
     """
     root = pairs.holder(Path(root), ("imagesTr",), "a task of the Decathlon")
     about, whose = description.read(root / description.FILE), patients.named_by(patient)
-    train, test = _listed(about, "training"), _listed(about, "test") if "test" in about.content else {}
+    if "training" in about.content:
+        train, test = _listed(about, "training"), _listed(about, "test") if "test" in about.content else {}
+    else:
+        train, test = _lying(root, "Tr"), _lying(root, "Ts")
     twice = sorted(train.keys() & test.keys())
     if twice:
         raise about.bad(f"case {twice[0]} under training and test", "names of cases must be unique", "rename one")
@@ -71,6 +85,15 @@ def load(
         synthetic=(root / "SYNTHETIC.txt").is_file(),
         held_out=frozenset(whose(name) for name, (_, mask) in test.items() if mask),
     )
+
+
+def _lying(root: Path, part: str) -> dict[str, Pair]:
+    """Return {case: (image, mask or None)} of the files in imagesTr or imagesTs, for a dataset.json without lists."""
+    images, labels = (pairs.by_stem(folder) if folder.is_dir() else {} for folder in _folders(root, part))
+    if part == "Ts" and not labels:
+        return {name: (image, None) for name, image in images.items()}
+    masks = {name: mask for name, _, mask in pairs.pair(images, labels, without_mask=part == "Ts")}
+    return {name: (image, masks.get(name)) for name, image in images.items()}
 
 
 def _listed(about: description.Description, part: str) -> dict[str, Pair]:

@@ -4,10 +4,11 @@
     a1,scans/a1_t1.nii.gz,scans/a1_flair.nii.gz,labels/a1.nii.gz,anna,train,
 
 Columns: `image`, or one for each channel (`image_<channel>`, or those that data.modalities names); `mask`, or one for each
-structure (`mask_<structure>`), with empty cells if there is none; `patient`, or the column that data.patient names; `split`
-(train, val, test; with train and test only, validation patients are drawn from train); `spacing` in mm along the file's axes
-("0.5 0.5 3"), used for files without spacing and compared with the spacing of others; `case`. JSON and YAML hold a list of
-objects with these keys, or such lists under "training", "validation" and "test".
+structure (`mask_<structure>`), with empty cells if there is none; `patient` (also patient_id, PatientID, subject, subject_id), or
+the column that data.patient names; `split` (train, val, test; with train and test only, validation patients are drawn from
+train); `spacing` in mm along the file's axes ("0.5 0.5 3"), used for files without spacing and compared with the spacing of
+others; `case`. JSON and YAML hold a list of objects with these keys, or such lists under "training", "validation" and "test".
+A CSV may be separated by commas, semicolons or tabs.
 """
 
 import csv
@@ -22,8 +23,8 @@ import yaml
 
 from jaxseg.data.datasets import folder, pairs
 from jaxseg.data.datasets.own import overlap, patients
-from jaxseg.data.formats import volumes
-from jaxseg.data.formats.discover import visible_entries
+from jaxseg.data.formats import photos, volumes
+from jaxseg.data.formats.discover import has_suffix, visible_entries
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.prepare import mask_values as values_and_classes
 from jaxseg.data.prepare import masks
@@ -45,6 +46,9 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
+DELIMITERS = ",;\t"  # of a CSV: the one that its header has most of
+PATIENT = ("patient", "patient_id", "patientid", "subject", "subject_id", "subjectid", "participant_id")  # names of its column
+RESERVED = ("image", "mask", "label", "split", "spacing", "case")  # columns that may be written in capitals
 MAX_TEXT = 64 << 20  # bytes of a table
 SLACK = 0.01  # share by which a spacing in the table may differ from the file's
 
@@ -118,7 +122,7 @@ def load(
                     f"{path}: patient {case.patient} is in {splits[case.patient]} and in {word}; a patient belongs to one split",
                     "DATA_LEAK",
                 )
-        if row.get("spacing"):
+        if row.get("spacing") and not has_suffix(images[0], photos.SUFFIXES):
             spacings |= dict.fromkeys(map(str, images), _spacing(row["spacing"], i, bad))
         cases.append(case)
     twice = (
@@ -126,6 +130,7 @@ def load(
     )
     if twice:
         raise bad(f"case {twice[0]} twice", "names of cases are unique; a column `case` names them")
+    pictures = any(row.get("spacing") for row in rows) and not spacings
     whole = len(splits) == len({c.patient for c in cases}) and {"train", "val"} <= set(splits.values())
     read = (
         functools.partial(folder.read_structures, names, joined, 0)
@@ -146,6 +151,7 @@ def load(
         values=() if several else values_and_classes.values_of(table, len(names)),
         fixed_split=splits if whole else None,
         held_out=frozenset() if whole else frozenset(p for p, word in splits.items() if word == "test"),
+        notes=("the column spacing is not used: pictures are resized, not resampled",) if pictures else (),
     )
 
 
@@ -153,15 +159,11 @@ def read_spaced(spacings: Mapping[str, tuple[float, ...]], path: Path) -> Volume
     """An image whose spacing the table gives.
 
     Raises:
-      DataError: as `volumes.read_volume`; DATA_GEOMETRY for a picture, which has none, or a file that says otherwise.
+      DataError: as `volumes.read_volume`; DATA_GEOMETRY for a file that says otherwise.
     """
     volume, spacing = volumes.read_volume(path), spacings.get(str(path))
     if spacing is None:
         return volume
-    if volumes.is_photo(volume):
-        raise refusal(
-            "DATA_GEOMETRY", path, "a spacing for a picture", "pictures are resized, not resampled", "leave the column out"
-        )
     own = np.linalg.norm(volume.affine[:3, :3], axis=0)
     if len(spacing) != 3 or volume.header is not None and not np.allclose(own, spacing, rtol=SLACK):
         raise refusal(
@@ -197,7 +199,9 @@ def _rows(path: Path) -> list[Row]:
     )
     if path.suffix.lower() == ".csv":
         try:
-            rows: Any = list(csv.DictReader(io.StringIO(guard.read_text(path, MAX_TEXT)), strict=True))
+            text = guard.read_text(path, MAX_TEXT)
+            header = text.partition("\n")[0]
+            rows: Any = list(csv.DictReader(io.StringIO(text), delimiter=max(DELIMITERS, key=header.count), strict=True))
         except csv.Error as error:
             raise bad(f"no CSV ({error})") from error
         if any(None in row or None in row.values() for row in rows):
@@ -216,11 +220,17 @@ def _rows(path: Path) -> list[Row]:
         rows = [{"split": part, **row} for part, listed in rows.items() for row in listed if isinstance(row, dict)]
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and row for row in rows):
         raise bad("no rows")
-    return rows
+    taken = {column: column.lower() for column in _present(rows) if column.lower() in RESERVED}
+    taken = {c: name for c, name in taken.items() if list(taken.values()).count(name) == 1}
+    return [{taken.get(column, column): cell for column, cell in row.items()} for row in rows]
+
+
+def _present(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(column for row in rows for column in row))
 
 
 def _columns(path: Path, rows: Sequence[Row], modalities: Sequence[str] | None) -> Columns:
-    present = list(dict.fromkeys(column for row in rows for column in row))
+    present = _present(rows)
     begins = lambda word: {
         c[len(word) + 1 :]: c for c in present if c.startswith((f"{word}_", f"{word}:")) and c[len(word) + 1 :]
     }
@@ -248,7 +258,9 @@ def _columns(path: Path, rows: Sequence[Row], modalities: Sequence[str] | None) 
 
 def _patients(rows: Sequence[Row], wanted: str | None):
     """(row, case) -> patient: from a column, or from the case's name."""
-    column = wanted if wanted is not None and any(wanted in row for row in rows) else "patient" if wanted is None else None
+    column = wanted if wanted is not None and any(wanted in row for row in rows) else None
+    if wanted is None:
+        column = next((c for c in _present(rows) if c.lower().replace(" ", "_").replace("-", "_") in PATIENT), None)
     if column is None or not any(row.get(column) for row in rows):
         by_name = patients.named_by(wanted if column is None else None)
         return lambda row, case: by_name(case)

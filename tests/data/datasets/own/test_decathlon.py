@@ -56,6 +56,17 @@ def test_labels_of_the_test_cases_make_them_the_test_split(task):
     assert datasets.load("decathlon", task).held_out == {"prostate_03"}
 
 
+def test_without_lists_files_are_paired_by_name(task):
+    about = json.loads((task / "dataset.json").read_text())
+    (task / "dataset.json").write_text(json.dumps({key: about[key] for key in ("modality", "labels")}))
+    assert datasets.recognise(task) == ("decathlon", task)
+    found = {case.id: case.mask is not None for case in datasets.load("decathlon", task).cases}
+    assert found == {"prostate_00": True, "prostate_01": True, "prostate_03": False}
+    (task / "labelsTr" / "prostate_01.nii.gz").unlink()
+    with pytest.raises(DataError, match="prostate_01.* no mask of the same name"):
+        datasets.load("decathlon", task)
+
+
 def test_what_does_not_fit_dataset_json_is_refused(task):
     with pytest.raises(ConfigError, match="says PZ, TZ"):
         datasets.load("decathlon", task, structures=("gland",))

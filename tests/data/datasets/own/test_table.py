@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from jaxseg.data import datasets
 from jaxseg.data.store import base
@@ -120,3 +121,21 @@ def test_what_is_wrong_with_a_row_is_named(tmp_path, rows, change, words):
     path = write(tmp_path / "set.csv", [{"spacing": "", **row, **(change if i == 0 else {})} for i, row in enumerate(rows)])
     with pytest.raises(DataError, match=words):
         datasets.load("table", path)
+
+
+@pytest.mark.parametrize("name", ["Patient ID", "subject_id", "PatientID"])
+def test_a_table_from_a_spreadsheet_keeps_patients_together(rows, tmp_path, name):
+    for row in rows:
+        row |= {name: row.pop("patient"), "Mask": row.pop("mask"), "Case": row.pop("case")}
+    lines = [";".join(rows[0]), *(";".join(row.values()) for row in rows)]
+    (tmp_path / "list.csv").write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    assert datasets.recognise(tmp_path)[0] == "table"
+    data = datasets.load("table", tmp_path)
+    assert [case.patient for case in data.cases] == list("abcdd") and all(case.mask for case in data.cases)
+
+
+def test_a_spacing_of_pictures_is_named_as_unused(tmp_path):
+    for name in ("a", "a_mask"):
+        Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "list.csv").write_text("image,mask,spacing\na.png,a_mask.png,0.1 0.1\n")
+    assert datasets.load("table", tmp_path).notes == ("the column spacing is not used: pictures are resized, not resampled",)

@@ -1,0 +1,138 @@
+"""Fit a plan to the machine that will train it: to a number of minutes, or to the memory of its GPU.
+
+nnU-Net's plan is for a GPU: 1000 epochs of 250 batches. On a CPU the same rules choose a smaller network and patch, and as many
+steps as fit into the minutes; one real step is compiled and timed, not estimated.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from jaxseg.planning.configurations import FIRST_WIDTH, REFERENCE_GB, Network
+from jaxseg.types import ConfigError
+
+WIDTH = 8  # channels of the first stage of a network for a CPU; nnU-Net's have 32
+CPU_GB = 0.17  # where the search for such a network begins: a patch of 48^3 voxels in a batch of 2
+ENOUGH = 300  # steps below which a smaller patch is looked for
+EPOCHS, VALIDATIONS = 10, 4
+OVERLAP = 0.25  # of windows
+FORWARD = 1 / 3  # of a training step's time
+SPARE = 0.85  # share of the minutes that is planned; the rest is for reading and preparing images
+TRIES, SECONDS = 3, 75  # compilations for one network, and when none begins any more
+FILLED = 0.9  # of a device's memory
+
+
+class Cost(NamedTuple):
+    """A training step on this device: seconds to compile it, seconds that it takes, bytes of memory by XLA's figure."""
+
+    compilation: float
+    step: float
+    memory: int
+
+
+class Device(NamedTuple):
+    """The machine to plan for.
+
+    Attributes:
+      name: its name.
+      cpu: whether it is a CPU.
+      minutes: what training may take; 0: as long as nnU-Net's.
+      memory: bytes of device memory that a step must fit into; None: not limited.
+      cost: (config, classes, regions) -> what its training step costs here.
+    """
+
+    name: str
+    cpu: bool
+    minutes: float
+    memory: int | None
+    cost: Callable[..., Cost]
+
+    @property
+    def first_width(self) -> int:
+        """Channels of the first stage of the networks that are tried."""
+        return WIDTH if self.cpu and self.minutes else FIRST_WIDTH
+
+    @property
+    def first_gb(self) -> float:
+        """Memory at which the search for a network begins, GB by nnU-Net's estimate."""
+        return CPU_GB if self.cpu and self.minutes else REFERENCE_GB
+
+
+class Budget(NamedTuple):
+    """The length of a training, and the measured step that it was derived from."""
+
+    minutes: float
+    steps: int
+    epochs: int
+    per_volume: int
+    cost: Cost
+
+
+def length(cost: Cost, network: Network, cases: Sequence[float], minutes: float) -> Budget:
+    """Return the number of steps that fit into the minutes, beside compilation, validations and the final scores.
+
+    Args:
+      cost: the measured step.
+      network: the planned network.
+      cases: number of cases to train, validate and test on.
+      minutes: of the whole command.
+    """
+    train, val, test = cases
+    windows = math.prod(max(1, math.ceil((n / p - 1) / (1 - OVERLAP)) + 1) for n, p in zip(network.median, network.patch))
+    passes = windows * (VALIDATIONS * val + 2 * test) / network.batch * FORWARD  # in steps
+    possible = (minutes * 60 * SPARE - 2 * cost.compilation) / cost.step
+    steps = max(possible - passes, possible / 2, EPOCHS)
+    per_volume = max(1, round(steps * network.batch / (EPOCHS * train)))
+    per_epoch = max(1, round(per_volume * train / network.batch))
+    epochs = max(1, round(steps / per_epoch))
+    return Budget(minutes, epochs * per_epoch, epochs, per_volume, cost)
+
+
+def to_minutes(
+    make: Callable[[float], Network], cost: Callable[[Network], Cost], cases: Sequence[float], minutes: float, *, memory_gb: float
+) -> tuple[Network, Budget]:
+    """Return (network, its training), with smaller patches while too few steps fit.
+
+    Args:
+      make: GB, as nnU-Net estimates them -> network.
+      cost: network -> its measured step.
+      cases, minutes: as for `length`.
+      memory_gb: GB to begin with.
+    """
+    begin, network = time.monotonic(), make(memory_gb)
+    for number in range(TRIES):
+        budget = length(cost(network), network, cases, minutes)
+        memory_gb *= min(1.0, budget.steps / ENOUGH) * FILLED
+        smaller = _smaller(make, memory_gb, network)
+        if budget.steps >= ENOUGH or smaller.patch == network.patch or time.monotonic() - begin > SECONDS or number + 1 == TRIES:
+            break
+        network = smaller
+    return network, budget
+
+
+def to_memory(
+    make: Callable[[float], Network], cost: Callable[[Network], Cost], memory_gb: float, limit: int | None
+) -> tuple[Network, Cost]:
+    """Return (network, its measured step), with smaller patches while XLA's figure exceeds the device's memory.
+
+    Args:
+      make, cost, memory_gb: as for `to_minutes`.
+      limit: bytes of the device; None: not limited.
+    """
+    begin, network = time.monotonic(), make(memory_gb)
+    for number in range(TRIES):
+        found = cost(network)
+        if limit is None or found.memory <= FILLED * limit or number + 1 == TRIES or time.monotonic() - begin > SECONDS:
+            break
+        memory_gb *= FILLED * FILLED * limit / found.memory
+        network = _smaller(make, memory_gb, network)
+    return network, found
+
+
+def _smaller(make: Callable[[float], Network], memory_gb: float, network: Network) -> Network:
+    """Return the network for less memory; the same one where there is none."""
+    try:
+        return make(memory_gb)
+    except ConfigError:
+        return network
