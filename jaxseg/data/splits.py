@@ -131,7 +131,15 @@ def split_rows(
     elif split == "file":
         if not file:
             raise ConfigError("data.split=file needs the path of a JSON file in data.split_file, such as a run's splits.json")
-        splits = rows_of(rows, load_splits(file, strata, absent))
+        own: list[str] = []  # the data set's own test cases, which need not be listed
+        if held_out:
+            load_splits(file)  # refuses other forms
+            listed = {patient for name, found in guard.read_json(file).items() if name != "drawn" for patient in found}
+            own = [patient for patient in held_out if patient not in listed]
+        parts = load_splits(file, strata.keys() - set(own), absent)
+        if own:
+            log(f"{file} does not list {len(own)} patients of the data set's own test split: they are tested on")
+        splits = rows_of(rows, parts | {"test": [*parts["test"], *own]})
     elif split == "fixed":
         splits = rows_of(rows, _fixed(strata, dataset))
     elif split == "slice_level":

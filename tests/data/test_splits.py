@@ -1,5 +1,6 @@
 """Splits by patient, folds, the split by slices, leaks, split files."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -283,3 +284,13 @@ def test_a_split_file_that_is_no_json_or_leaves_out_on_purpose(tmp_path):
         sp.load_splits(path, ["a"])
     path.write_text(json.dumps({"train": ["a"], "val": [], "test": [], "left_out": ["b"]}))
     assert sp.load_splits(path, ["a", "b"]) == {"train": ["a"], "val": [], "test": []}
+
+
+def test_a_file_need_not_list_the_data_sets_own_test_cases(tmp_path):
+    r, said = rows(), []
+    names = sorted({row["patient"] for row in r})
+    own = dataclasses.replace(dataset(), held_out=frozenset(names[:2]))
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps({"train": names[4:], "val": names[3:4], "test": [], "left_out": names[1:3]}))
+    found = sp.split_rows(r, own, split="file", fractions=FRACTIONS, seed=0, file=path, log=said.append)
+    assert {r[i]["patient"] for i in found["test"]} == {names[0]} and "does not list 1 patients" in said[0]
