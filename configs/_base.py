@@ -152,9 +152,7 @@ def base() -> ConfigDict:
     infer.uncertainty = ""  # write uncertainty maps: entropy (bits), or variance over the runs of infer.ensemble (--uncertainty)
     infer.roi = ""  # rank 3: folder of a run of configs/brats_roi.py: also apply the cascade, which crops around its prediction
     infer.max_instances = 3  # cascade: the largest number of regions around which a crop is segmented, the largest regions first
-    infer.min_size = (
-        0  # cascade: drop regions of fewer voxels of the first network's input; 0: 50 at 64^3, the same fraction elsewhere
-    )
+    infer.min_size = 0  # cascade: drop regions of fewer voxels of the first network's input; 0: 50 at 64^3, alike elsewhere
     infer.merge = "max"  # cascade: overlapping crops take the largest logit (max) or the mean probability
     infer.ensemble = ()  # predict: further run folders (folds, seeds) whose logits are averaged with this run's
     infer.postprocess = False  # apply the post-processing that --mode=evaluate chose
