@@ -23,6 +23,6 @@ def get_config(arguments: str = ""):
     quick = "quick" in parse(arguments, flags=brats_unet3d.FLAGS).flags
     c = brats_unet3d.get_config(arguments)
     c.compare.models, c.compare.seeds = MODELS, (24, 42, 123)
-    models = ("unet3d_test", "roi_unet3d_test") if quick else SMALL
+    models = ("unet3d_test", "dualbranch_03_unet_test") if quick else SMALL
     c.embedded += (("compare.models", models), ("compare.seeds", (24,) if quick else (24, 42)))
     return c

@@ -199,6 +199,8 @@ PLACED = {  # decides nothing without patches
     "infer.blend": "constant",
     "infer.positions": "nnunet",
     "infer.accumulator": "host",
+    "infer.whole": True,
+    "data.store_engine": "zarr3",
 }
 IDLE = [
     ("data.fold", 0, {}, "data.split='fold'"),

@@ -77,7 +77,8 @@ def _judge(lines: list[dict], number: int, seconds: float, address: str) -> dict
         there = ", ".join(f"{i} on {host}" for i, host in hosts.items())
         raise PeerError(
             f"process{'es' if len(missing) > 1 else ''} {_listed(missing)} of {number} did not come to {address} within "
-            f"{seconds:g} s (here: {there}); start all of them with this address, or give more time with config.mesh.join"
+            f"{seconds:g} s (here: {there}); check the address of each and start them again, or give "
+            "more time with config.mesh.join"
         )
     differ = [
         f"{what} is {line['has'].get(what, 'absent')} on {line['host']} (process {line['process']}) and "
