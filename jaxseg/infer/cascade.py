@@ -135,6 +135,7 @@ def segment(
         connectivity=connectivity,
         include=roi_coordinates,
     )
+    centres, found = np.asarray(centres), np.asarray(found)  # the second network may lie on other devices than the first
     scores, covered, sound = _segment(
         _partial(forward),
         padded,
@@ -156,7 +157,7 @@ def segment(
         )
     if padded.shape != volume.shape:
         scores, covered = _inside((scores, covered), size)
-    return Result(scores, covered, np.asarray(centres)[: max(int(found), 1)], int(found))
+    return Result(scores, covered, centres[: max(int(found), 1)], int(found))
 
 
 def roi_input(volume: Array, roi_size: int | Sequence[int] = 64, include_coordinates: bool = True) -> Array:

@@ -42,7 +42,7 @@ def _draw(rngs: nnx.Rngs, shape, host, traced) -> jax.Array:
     else:
         seed = np.asarray(jax.random.key_data(stream())).tolist()
     # jnp.asarray would compile a program for each shape
-    return jax.device_put(host(np.random.default_rng(seed), shape).astype(np.float32))
+    return jax.device_put(host(np.random.default_rng(seed), shape).astype(jnp.float32))
 
 
 def fold_in(key: np.ndarray, number: int) -> list[int]:

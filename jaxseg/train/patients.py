@@ -100,8 +100,8 @@ def check_unseen(run: Path, data, split: str, *, whose: str, log) -> None:
         return
     if record["dataset"] != data.dataset.name or record["config"]["data"]["split"] == "slice_level":
         return
-    whose = column(data.store.rows, "patient")
-    evaluated = {whose[i] for i in data.rows[split]}
+    patients = column(data.store.rows, "patient")
+    evaluated = {patients[i] for i in data.rows[split]}
     both = sorted(evaluated.intersection(p for name in SEEN[split] for p in record["splits"][name]))
     if both:
         raise DataError(
