@@ -34,7 +34,7 @@ from tests import untrained
 NAMES = sorted(p.stem for p in (Path(__file__).parent.parent / "configs").glob("[a-z]*.py"))
 # SegNeXt's quick variant compiles for half a minute; .ci/run trains it by the main config, tests/train by single steps.
 OTHER_NETWORK = dict.fromkeys(("ich_segnext", "organs_ct", "scoliosis"), "unet_test")
-BY_DEFAULT = {"brats2d", "brats_unet3d", "folder"}  # whole runs; those of the other configs are the long set
+BY_DEFAULT = {"brats_unet3d", "folder"}  # whole runs; those of the other configs are the long set
 FIRST = {"brats_cascade": ("brats_roi", "infer.roi")}  # what must have run before, and the key that names its folder
 
 

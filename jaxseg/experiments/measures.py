@@ -126,7 +126,7 @@ def device(config) -> Device:
 
 
 def training_step(config, labels: tuple[str, ...], regions: tuple = (), *, limit: int | None = None) -> Cost:
-    """Compile the training step of a config, the program that training runs, and time it on random images.
+    """Compile the training step of a config, the program that training runs on one device, and time it on random images.
 
     Args:
       config: a resolved tree.
@@ -137,7 +137,7 @@ def training_step(config, labels: tuple[str, ...], regions: tuple = (), *, limit
     """
     outputs = feeds.outputs_of(config, labels, regions)
     recipe = setup.recipe_from(config, labels=labels, modalities=())
-    mesh, begin = meshes.make(config.mesh.data, config.mesh.space), time.perf_counter()
+    mesh, begin = meshes.make(1, config.mesh.space), time.perf_counter()
     network, params, net_state = functional.split(setup.build_model(config, outputs.num_classes))
     balance = setup.balance_of(config)
     optimizer = setup.build_optimizer(config, params, balance)

@@ -47,6 +47,7 @@ def test_swin_unetr(swin):
     assert check(create_model("swin_unetr_test", **OPTIONS), peer, image) <= parity.TOLERANCE
 
 
+@pytest.mark.full
 def test_swin_unetr_in_the_order_of_its_second_class(swin):
     image, make, peer = swin
     second = make(downsample="mergingv2")

@@ -24,7 +24,12 @@ OFFICIAL = {
 }
 
 
-@pytest.mark.parametrize("name", ICH)
+def largest_apart(names):
+    """The names, the largest networks as part of the long set."""
+    return [pytest.param(name, marks=pytest.mark.full if name.startswith(("segnext_l", "segnext_b")) else ()) for name in names]
+
+
+@pytest.mark.parametrize("name", largest_apart(ICH))
 def test_printed_counts_of_the_projects(name):
     params, encoder, true, printed = ICH[name]
     summary = summarize(name, (1, 640, 640, 1))
@@ -37,7 +42,7 @@ def test_printed_counts_of_the_projects(name):
     assert summary.output_shape == (1, 640, 640, 1)
 
 
-@pytest.mark.parametrize("name", OFFICIAL)
+@pytest.mark.parametrize("name", largest_apart(OFFICIAL))
 def test_official_counts(name):
     full, small, giga = OFFICIAL[name]
     summary = summarize(name, (1, 512, 512, 3))

@@ -28,9 +28,17 @@ SLOW = {
 }
 # One of each family and rank runs by default, of the dual-branch networks the quickest; the others are the long set.
 ONE = {(family_of(n).__name__, rank): (n, rank) for n, rank in reversed(TEST)}.values()
-COMPUTED = [pytest.param(n, r, marks=() if (n, r) in ONE else pytest.mark.full, id=f"{n}-{r}d") for n, r in TEST]
+# MobileUNETR's blocks are those of its networks for volumes, which run by default.
+REPEATED = {("mobile_unetr_test", 2), ("mobile_unetr_3d_test", 2)}
+COMPUTED = [
+    pytest.param(n, r, marks=() if (n, r) in ONE and (n, r) not in REPEATED else pytest.mark.full, id=f"{n}-{r}d")
+    for n, r in TEST
+]
+# Of these families the parity tests compare every gradient with that of another implementation.
+COMPARED = {"segnext_test", "segformer_test", "effisegnet_test", "mednext_test"}
 GRADIENTS = [
-    pytest.param(n, r, marks=() if (n, r) in ONE and n not in SLOW else pytest.mark.full, id=f"{n}-{r}d") for n, r in TEST
+    pytest.param(n, r, marks=() if (n, r) in ONE and n not in SLOW | COMPARED else pytest.mark.full, id=f"{n}-{r}d")
+    for n, r in TEST
 ]
 
 

@@ -93,6 +93,7 @@ def test_a_plan_for_another_machine_is_an_estimate_and_compiles_nothing(small, t
 def test_a_step_is_compiled_and_timed_and_not_run_where_its_memory_is_too_small():
     tree = folder("quick")
     tree.data.channels, tree.data.size, tree.train.augment, tree.data.intensity = 1, (16, 16), (), "zscore"
+    tree.data.mean = tree.data.std = ()
     config = resolve(tree, name="folder")
     cost = measures.training_step(config, ("disc",))
     assert cost.compilation > 0 and 0 < cost.step < 30 and 10**4 < cost.memory < 10**9
