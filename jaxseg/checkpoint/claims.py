@@ -5,7 +5,6 @@ import contextlib
 import datetime
 import json
 import os
-import sys
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ import jaxseg
 from jaxseg.checkpoint import folder
 from jaxseg.checkpoint.record import CHECKPOINTS, RECORD, plain, read_record, write_record
 from jaxseg.types import CheckpointError, ConfigError, DataError, MismatchError, PeerError, StorageError
-from jaxseg.utils import guard
+from jaxseg.utils import command, guard
 from jaxseg.utils.files import write_json
 from jaxseg.utils.machine import lease as leases
 
@@ -146,13 +145,11 @@ def claim(
 
 def _lost(workdir: Path) -> None:
     """End this process: it was stopped for so long that another one has taken its run folder over, and would write there too."""
-    print(
-        f"jaxseg: {workdir} was taken over by another process, because this one showed no sign of life for {leases.STALE:g} s; "
+    command.end_now(
+        f"{workdir} was taken over by another process, because this one showed no sign of life for {leases.STALE:g} s; "
         "it ends so that the two do not write there together",
-        file=sys.stderr,
-        flush=True,
+        PeerError.exit_code,
     )
-    os._exit(PeerError.exit_code)
 
 
 def _probe(workdir: Path) -> None:

@@ -296,6 +296,8 @@ NEEDS_OF_MODES: dict[str, dict[str, tuple[Callable[[dict[str, Any]], bool], str]
         **_OF_EVALUATION,
         "infer.accumulator": (lambda c: False, "--mode=predict"),
         "infer.roi": (lambda c: False, "--mode=predict; a cascade is exported as its two runs"),
+        "mesh.space": (lambda c: False, "--mode=predict"),
+        "mesh.shard_state": (lambda c: False, "--mode=train"),
     },
     "explain": {
         **{key: needs for key, needs in _OTHERS_BUT_NAMES.items() if not key.startswith("explain.")},

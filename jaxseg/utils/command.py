@@ -20,6 +20,12 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _pressed = 0  # number of times that Ctrl-C was pressed
 
 
+def end_now(message: str, code: int) -> NoReturn:
+    """Write one line to stderr and end the process at once, from any thread; nothing is cleaned up."""
+    print(f"jaxseg: {message}", file=sys.stderr, flush=True)
+    os._exit(code)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are those of jaxseg: one line, exit code 64."""
 

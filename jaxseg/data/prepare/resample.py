@@ -26,7 +26,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from jaxseg.data.prepare.splines import splines
+from jaxseg.data.prepare.splines import anchored, splines
 from jaxseg.utils.lookup import lookup
 
 VERSION = 2  # raise it when resampled values would change
@@ -73,7 +73,7 @@ def resample(
     if values.ndim not in (2, 3) or values.ndim != len(shape):
         raise ValueError(f"got values of shape {values.shape} for {shape}; both must have two axes, or both three")
     if filter in MONAI and steps is not None:
-        return _anchored(values, shape, steps)
+        return anchored(values, shape, steps)
     if values.shape == shape:
         return values
     if filter in MONAI:
@@ -106,16 +106,3 @@ def resample_channels(values: np.ndarray, shape: Sequence[int], filter: str = "l
 
 def _plane(values: np.ndarray, shape: tuple[int, ...], method: Image.Resampling) -> np.ndarray:
     return np.asarray(Image.fromarray(np.ascontiguousarray(values)).resize(shape[::-1], method))
-
-
-def _anchored(values: np.ndarray, shape: tuple[int, ...], steps: Sequence[float]) -> np.ndarray:
-    """Return the samples at j * step, interpolated linearly; positions past the end get the last sample."""
-    resampled = values.astype(np.float64)
-    for axis, (m, step) in enumerate(zip(shape, steps)):
-        last = resampled.shape[axis] - 1
-        at = np.clip(np.arange(m) * step, 0, last)
-        low = np.minimum(at.astype(np.int64), max(last - 1, 0))
-        share = (at - low).reshape([-1 if a == axis else 1 for a in range(values.ndim)])
-        first = resampled.take(low, axis)
-        resampled = first + (resampled.take(np.minimum(low + 1, last), axis) - first) * share
-    return resampled.astype(np.float32)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from jaxseg.data.prepare.splines import splines
+from jaxseg.data.prepare.splines import anchored, splines
 from jaxseg.exporting.runner.images import CaseImage, Refused
 
 _PLANES = {  # of slices: from slice to slice, row to row, column to column, as directions in RAS
@@ -347,7 +347,7 @@ def resample(values: np.ndarray, shape, filter: str, apart: int | None = None, s
     """
     values, shape = np.asarray(values, np.float32), tuple(int(n) for n in shape)
     if steps is not None:
-        return _anchored(values, shape, steps)
+        return anchored(values, shape, steps)
     if values.shape == shape:
         return values
     if filter.startswith("nnunet"):
@@ -355,19 +355,6 @@ def resample(values: np.ndarray, shape, filter: str, apart: int | None = None, s
     for axis in (1, 0) if values.ndim == 2 else (2, 1, 0):  # the last axis first, as Pillow resamples planes
         values = _along(values, shape[axis], axis, filter)
     return values
-
-
-def _anchored(values: np.ndarray, shape, steps) -> np.ndarray:
-    """Samples at j * step along each axis, interpolated linearly; past the end the last one."""
-    found = values.astype(np.float64)
-    for axis, (count, step) in enumerate(zip(shape, steps)):
-        last = found.shape[axis] - 1
-        at = np.clip(np.arange(count) * step, 0, last)
-        low = np.minimum(at.astype(np.int64), max(last - 1, 0))
-        share = (at - low).reshape([-1 if a == axis else 1 for a in range(values.ndim)])
-        first = found.take(low, axis)
-        found = first + (found.take(np.minimum(low + 1, last), axis) - first) * share
-    return found.astype(np.float32)
 
 
 def _along(values: np.ndarray, count: int, axis: int, filter: str) -> np.ndarray:

@@ -20,6 +20,7 @@ import jax
 from jaxseg.train.processes import roll_call
 from jaxseg.train.processes.interrupt import PREEMPTED, fault
 from jaxseg.types import ConfigError, JaxsegError, PeerError
+from jaxseg.utils import command
 
 JOIN_SECONDS, SLURM_SECONDS = 120.0, 300.0  # for all processes to come; config.mesh.join is another limit
 HEARTBEAT = 100  # seconds without a sign of life after which jax counts a process as lost
@@ -114,13 +115,11 @@ def _join(
 
     def late() -> None:
         if not there.wait(seconds):
-            print(
-                f"jaxseg: process {process} at {address}: not all {number} processes joined within {seconds:g} s; end all "
+            command.end_now(
+                f"process {process} at {address}: not all {number} processes joined within {seconds:g} s; end all "
                 "processes, check that each is started with this address, and start them again",
-                file=sys.stderr,
-                flush=True,
+                PeerError.exit_code,
             )
-            os._exit(PeerError.exit_code)
 
     threading.Thread(target=late, name="join", daemon=True).start()
     if number > 1:

@@ -1,8 +1,6 @@
 """Check several hosts before a run over them: who is there, what differs, which devices there are, a sum over all devices."""
 
-import os
 import socket
-import sys
 import threading
 import time
 from collections import Counter
@@ -14,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxseg.train import mesh as meshes
 from jaxseg.train.processes import connect
 from jaxseg.types import ConfigError, PeerError
+from jaxseg.utils import command
 
 SECONDS = 60.0  # for all of it
 JOIN = 40  # of these for all processes to come
@@ -43,13 +42,11 @@ def examine(coordinator: str | None, number: int | None, process: int | None) ->
 
     def late() -> None:
         if not done.wait(max(began + SECONDS - time.monotonic(), 1.0)):
-            print(
-                f"jaxseg: a sum over all devices was not finished {SECONDS:g} s after the start of {socket.gethostname()}: the "
+            command.end_now(
+                f"a sum over all devices was not finished {SECONDS:g} s after the start of {socket.gethostname()}: the "
                 "hosts reach process 0, but not each other; check the network and the firewall between them",
-                file=sys.stderr,
-                flush=True,
+                PeerError.exit_code,
             )
-            os._exit(PeerError.exit_code)
 
     threading.Thread(target=late, name="examine", daemon=True).start()
     for index, host in sorted(hosts.items()):
