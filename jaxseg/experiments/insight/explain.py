@@ -149,9 +149,9 @@ def _regions(run: Run, logits: np.ndarray) -> list[tuple[int, np.ndarray]]:
 def _part(run: Run, examples: Examples, mask: np.ndarray) -> Seen:
     """The example with most of the region, and of it the window around the region's centre, zeros where it is smaller."""
     number = int(mask.reshape(len(mask), -1).sum(1).argmax())
-    image, size = np.asarray(examples.inputs[number], np.float32), tuple(run.recipe.size)
+    image, size = np.asarray(examples.inputs[number]), tuple(run.recipe.size)  # uint8 stays: `to_float` scales it
     if isinstance(run.application, Windows) and run.application.coordinates:
-        image = np.asarray(coordinates.append(image))
+        image = np.asarray(coordinates.append(np.asarray(image, np.float32)))
     centre = [round(float(c.mean())) for c in np.nonzero(mask[number])]
     start = tuple(min(max(c - n // 2, 0), max(m - n, 0)) for c, n, m in zip(centre, size, image.shape))
     return Seen(number, start, _cut(image, start, size, 0))
