@@ -35,7 +35,8 @@ class TimedCommand(NamedTuple):
 def _rows(suite: str, name: str, *more: str) -> TimedCommand:
     return TimedCommand(
         f"{suite}/{name}",
-        ("-m", "jaxseg.bench", f"--suite={suite}", "--peers", f"--only=^{suite}/{name}$", "--seconds=2", "--limit=230", *more),
+        ("-m", "jaxseg.bench", f"--suite={suite}", "--peers", f"--only=^{suite}/{name}$", "--seconds=2", "--limit=390", *more),
+        400.0,
     )
 
 
@@ -43,6 +44,7 @@ def _step(name: str, change: str = "") -> TimedCommand:
     return TimedCommand(
         f"steps/{name}{f' {change}' if change else ''}",
         ("-m", "jaxseg.bench.gpu_steps", name, "--trace", *([f"--change={change}"] if change else [])),
+        300.0,
     )
 
 
@@ -55,18 +57,19 @@ STAGES = (
     _step("segnext_t", "untuned"),
     _step("unet3d_s", "nchw"),
     _step("nnunet_plain", "nchw"),
-    TimedCommand("main", ("-m", "jaxseg.bench.gpu_main"), 200.0),
+    TimedCommand("main", ("-m", "jaxseg.bench.gpu_main"), 400.0),
+    TimedCommand("slices", ("-m", "jaxseg.bench.gpu_main", "--config=configs/ich_segnext.py:quick", "--deploy"), 300.0),
+    TimedCommand("volumes", ("-m", "jaxseg.bench.gpu_main", "--config=configs/brats_unet3d.py:quick"), 300.0),
     *(
         _rows("models", name)
         for name in ("segnext_t", "unet3d_s", "nnunet_plain", "effisegnet_b0", "segformer_b2", "swin_unetr", "unetr")
     ),
-    _step("effisegnet_b0"),
-    _step("swin_unetr"),
+    *(_step(name) for name in ("effisegnet_b0", "segformer_b2", "swin_unetr", "unetr")),
     _rows("infer", "unet3d_xs"),
     TimedCommand(
         "tests",
         ("-m", "pytest", "-n3", "--tb=line", "-rf", "-p", "no:cacheprovider", "tests/gpu"),
-        240.0,
+        420.0,
         gpu=True,
         env={"JAX_PLATFORMS": ""},
     ),
@@ -74,7 +77,7 @@ STAGES = (
         TimedCommand(f"kernels {i}", ("-m", "jaxseg.bench.gpu_rows", f"--share={i}/{SHARES}"), 240.0, gpu=True)
         for i in range(SHARES)
     ),
-    *(_step("segnext_t", change) for change in ("xla", "nobarrier", "float32", "nographs")),
+    *(_step("segnext_t", change) for change in ("cublas", "xla", "nobarrier", "float32", "nographs")),
     _step("unet3d_s", "nobarrier"),
     *(_rows("models", name) for name in ("segformer_b0", "segnext_b", "unet_base", "dualbranch_04_unet_s", "effisegnet_b4")),
 )
@@ -95,7 +98,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--output", type=Path, default=Path("runs/gpu"))
     parser.add_argument("--minutes", type=float, default=8.0, help="time limit; stages that run longer are stopped")
     parser.add_argument("--lanes", type=int, default=4, help="number of stages that run at the same time")
-    parser.add_argument("--only", default="", help="only stages whose names start with one of these, separated by commas")
+    parser.add_argument("--only", default="", help="only stages whose names start with one of these, in this order")
     parser.add_argument("--quick", action="store_true", help="use tiny sizes, to test that everything runs")
     options = parser.parse_args(arguments)
     options.output = options.output.resolve()
@@ -107,7 +110,8 @@ def main(arguments: list[str]) -> int:
     if results.exists() and not results.read_bytes().endswith(b"\n"):  # a process was killed while it wrote
         results.open("a").write("\n")
     done = {line["ended"] for line in read(options.output) if "ended" in line and line["code"] == 0}
-    waiting = [s for s in STAGES if s.name.startswith(wanted) and s.name not in done and (gpu or not s.gpu)]
+    chosen = {s.name: s for start in wanted for s in STAGES if s.name.startswith(start)}  # in the order of --only
+    waiting = [s for s in chosen.values() if s.name not in done and (gpu or not s.gpu)]
     if not waiting and not done:
         raise ConfigError(f"got --only={options.only}; the stages are {', '.join(s.name for s in STAGES)}")
     failed = run(waiting, options)

@@ -5,6 +5,7 @@ python -m jaxseg.bench.gpu_steps segnext_t --change=xla           # XLA's own de
 python -m jaxseg.bench.gpu_steps unet3d_s --change=nobarrier      # without optimization barriers
 python -m jaxseg.bench.gpu_steps unet3d_s --change=nchw           # channels first in 3-D convolutions, XLA's default
 python -m jaxseg.bench.gpu_steps segnext_t --change=untuned       # no autotuning of algorithms and tiles: compiles faster
+python -m jaxseg.bench.gpu_steps segnext_t --change=cublas        # matrix products by cuBLAS alone, none by Triton
 python -m jaxseg.bench.gpu_steps segnext_t --change=nographs      # every kernel launched separately, no CUDA graphs
 python -m jaxseg.bench.gpu_steps segnext_t --change=float32       # float32 with TF32 instead of bfloat16
 """
@@ -25,6 +26,7 @@ CHANGES = {
     "pallas": {"JAXSEG_CONV": "pallas"},
     "nobarrier": {},
     "float32": {},
+    "cublas": {"XLA_FLAGS": "--xla_gpu_enable_triton_gemm=false"},
     "nographs": {"XLA_FLAGS": "--xla_gpu_enable_command_buffer="},
     "nchw": {"XLA_FLAGS": f"{NHWC}=false"},
     "untuned": {"XLA_FLAGS": "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"},

@@ -216,6 +216,7 @@ ATTENTIONS = {  # q, k, bias, what cuDNN is asked for
         (1, 3, 343, 343),
         "__cudnn$fmhaScaleBiasSoftmax",
     ),
+    "an odd number of positions without a bias": ((2, 49, 1, 32), (2, 49, 1, 32), None, "__cudnn$fmhaScaleBiasSoftmax"),
     "a head of 12": ((2, 16, 2, 12), (2, 16, 2, 12), None, None),
 }
 
@@ -233,14 +234,15 @@ def test_attention_and_its_gradient_lower_for_cuda_by_cudnns_rules(name, monkeyp
     assert (f"@{call}Backward" in text) if call else "__cudnn" not in text
 
 
-def test_padding_odd_lengths_for_cudnn_changes_no_result():
+@pytest.mark.parametrize("biased", [True, False])
+def test_padding_odd_lengths_for_cudnn_changes_no_result(biased):
     rng = np.random.default_rng(0)
     q, k, v = (jnp.asarray(rng.normal(size=(2, 5, 3, 8)), jnp.float32) for _ in range(3))
-    bias = jnp.asarray(rng.normal(size=(1, 3, 5, 5)), jnp.float32)
-    padded = lambda *a: cudnn.attention(*a, None, scale=0.3, implementation="xla")
-    plain = lambda q, k, v, bias: attention_reference.attention(q, k, v, bias=bias, scale=0.3)
+    arrays = (q, k, v, *([jnp.asarray(rng.normal(size=(1, 3, 5, 5)), jnp.float32)] if biased else []))
+    padded = lambda q, k, v, bias=None: cudnn.attention(q, k, v, bias, None, scale=0.3, implementation="xla")
+    plain = lambda q, k, v, bias=None: attention_reference.attention(q, k, v, bias=bias, scale=0.3)
     loss = lambda f: lambda *a: jnp.sin(f(*a)).sum()
-    found, wanted = (jax.jit(jax.grad(loss(f), (0, 1, 2, 3)))(q, k, v, bias) for f in (padded, plain))
+    found, wanted = (jax.jit(jax.grad(loss(f), tuple(range(len(arrays)))))(*arrays) for f in (padded, plain))
     for f, w in zip(found, wanted):
         np.testing.assert_allclose(f, w, atol=1e-5)  # float32, sums of 6 terms instead of 5, the last one 0
 

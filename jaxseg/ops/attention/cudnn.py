@@ -1,8 +1,8 @@
 """cuDNN's flash attention, extended to odd lengths and to the regions of Swin's shifted windows.
 
 cuDNN needs 16-bit inputs, compute capability 8.0, and a head size that is a multiple of 8 and at most 256 (128 before Hopper).
-It can train a bias only for even lengths: odd lengths (Swin's 7^3 = 343 positions per window) get an additional row and an
-additional key that is masked out.
+It supports even lengths alone: odd ones (Swin's 7^3 = 343 positions per window) get an additional row, and an additional key that
+a bias masks out.
 
 Regions [M, T] are passed as features, because a bias [B, heads, T, T] would need 490 MB per block for Swin UNETR at 96^3, batch
 2. With at most R different regions in a row, q and k get R more entries that are non-zero at the position's own region, such that
@@ -19,6 +19,8 @@ from jaxseg.ops import gpu_probe
 from jaxseg.ops.attention.reference import APART, joined
 from jaxseg.types import Array
 
+MAX_MASK = 2**22  # numbers in a bias whose only purpose is to mask the additional key of odd lengths: 8 MiB in bfloat16
+
 
 def fits(q: Array, k: Array, v: Array, bias: Array | None, regions) -> bool:
     """Whether this process's GPU, cuDNN and jax support these arrays, in the forward and the backward pass."""
@@ -29,6 +31,9 @@ def fits(q: Array, k: Array, v: Array, bias: Array | None, regions) -> bool:
         return False
     most = 256 if capability >= (9, 0) else 128
     if d % 8 or d + _features(regions) > most:
+        return False
+    t, s = q.shape[1], k.shape[1]
+    if bias is None and (t % 2 or s % 2) and t * s > MAX_MASK:
         return False
     one = lambda a: None if a is None else jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype)
     rows = None if regions is None else regions[:1]
@@ -49,9 +54,10 @@ def attention(q: Array, k: Array, v: Array, bias: Array | None, regions, *, scal
     else:
         bias = joined(bias, regions, q.shape[0])
     run = functools.partial(jax.nn.dot_product_attention, scale=scale, implementation=implementation)
-    if bias is None:
-        return run(q, k, v)[..., :d]
     rows, keys = t % 2, k.shape[1] % 2
+    if bias is None and not (rows or keys):
+        return run(q, k, v)[..., :d]
+    bias = jnp.zeros((1, 1, t, k.shape[1])) if bias is None else bias
     longer = lambda a, n: jnp.pad(a, ((0, 0), (0, n), (0, 0), (0, 0))) if n else a
     bias = bias.astype(q.dtype)
     if rows or keys:
