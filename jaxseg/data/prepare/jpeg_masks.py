@@ -11,6 +11,7 @@ from jaxseg.data.prepare.mask_values import BLACK, KEY, WHITE, MaskContent, Tabl
 from jaxseg.types import DataError
 
 NEAR = 64  # black and white are values no further from 0 and 255
+LEVEL, BLOCK = 24, 8  # JPEG moves no whole block of 8 x 8 pixels by more than that: there a grey was drawn
 REACH = 2  # pixels over which JPEG, or a resampling before it, blurs a border
 IN_COLOUR = 96, 4  # the same for colours, which JPEG stores with half as many pixels
 STRAY = 5e-4  # share of the pixels that may be no such colour and at no border, no 3 x 3 of them together
@@ -44,7 +45,8 @@ def restored(raw: np.ndarray, path: Path, classes: int, table: Table | None, str
       stray: the tolerated fraction of pixels that fit no colour.
     Raises:
       DataError: pixels are neither near one of the colours nor at a border of two; only one colour occurs although the picture
-        has several values (such as class numbers 0 and 1); or as `check_classes` (DATA_LABEL).
+        has several values (such as class numbers 0 and 1); whole blocks have a grey of their own; or as `check_classes`
+        (DATA_LABEL).
     """
     check_classes(path, classes, table)
     colours = _colours(table)
@@ -61,7 +63,8 @@ def restored(raw: np.ndarray, path: Path, classes: int, table: Table | None, str
         other &= around.sum(0) < 2
     lonely = np.count_nonzero(there.any((1, 2))) < 2 and raw.max() != raw.min()
     solid = other.any() and ndimage.binary_erosion(other, np.ones((3, 3), bool)).any()
-    if lonely or solid or np.count_nonzero(other) > stray * other.size:
+    drawn = not colours and ndimage.binary_erosion(distance.min(0) > LEVEL, np.ones((BLOCK, BLOCK), bool)).any()
+    if lonely or solid or drawn or np.count_nonzero(other) > stray * other.size:
         raise _refused(planes, path, classes, table)
     if colours:
         return counted(np.array(colours, np.uint32)[distance.argmin(0)], packed=True)
@@ -100,6 +103,7 @@ def _refused(planes: np.ndarray, path: Path, classes: int, table: Table | None) 
         "DATA_LABEL",
         path,
         f"{'values' if flat else 'colours, about'} {listed(counted(planes[..., 0]) if flat else coarse)}",
-        f"JPEG changes values: its masks are black and white (within {NEAR}) or of colours in {KEY} (within {IN_COLOUR[0]})",
+        f"JPEG changes values: its masks are black and white (within {NEAR}, no grey areas) or of colours in {KEY} "
+        f"(within {IN_COLOUR[0]})",
         remedy,
     )

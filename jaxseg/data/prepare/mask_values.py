@@ -129,7 +129,7 @@ def example(found: MaskContent, classes: int) -> str:
     if not others:
         others = [1 if dark != 1 else 0]
         key = lambda v: f"{v:g}"
-    numbers = [v for v in others if v in range(1, classes + 1)] if not colours else []
+    numbers = [v for v in others if v in range(1, classes + 1)] if not found.colours else []
     if numbers and (len(others) > classes or {*others} - {*numbers} <= IGNORED):  # class numbers and something else
         taken = {v: v if v in numbers else 0 for v in others}
     else:

@@ -29,6 +29,7 @@ from jaxseg.data.records import Case, Meaning, Volume
 
 VERSION = 1  # raise it when a mask would be read otherwise
 
+IGNORE = "; pixels to ignore can only be mapped to background"
 SLACK, SHARE, MOST = 0.02, 0.01, 0.25  # a label may be 0.02 or 1 % of itself from a whole number, but 0.25 at most
 
 
@@ -143,7 +144,7 @@ def _by_number(found: MaskContent, classes: int, table: Table | None, path: Path
     what = f"{len(unexpected)} unexpected label values: {listed(found, unexpected)}"
     rule = "labels must be 0 and 1, or 0 and 255" if classes == 1 else f"labels must be 0 to {classes}"
     if set(unexpected) <= IGNORED:
-        rule += "; pixels to ignore can only be mapped to background"
+        rule += IGNORE
     elif found.array.dtype.kind in "iu" and 0 <= found.values[0] and found.values[-1] < 2 * len(found.values):
         rule += f"; for {found.values[-1]} classes list all of them in data.structures{_named(int(found.values[-1]))}"
     raise _refused(found, classes, table, path, what, rule, counts=False)
@@ -162,6 +163,8 @@ def _by_palette(found: MaskContent, classes: int, table: Table | None, path: Pat
     rule = "a palette must be black (background) and white, or black as index 0 and an opaque colour as index 1"
     if classes > 1:
         rule = f"a palette must have black as index 0 and a different opaque colour for each of the classes 1 to {classes}"
+    if (others := set(found.values) - set(range(classes + 1))) and others <= IGNORED:
+        rule += IGNORE
     raise _refused(found, classes, table, path, "a palette", rule)
 
 

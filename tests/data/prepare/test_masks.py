@@ -142,6 +142,11 @@ def test_values_to_ignore_are_proposed_as_background_and_never_as_a_class(tmp_pa
         path = saved(tmp_path, raw)
         table = mask_values.table_of(proposed(refused(path, classes)), classes)
         np.testing.assert_array_equal(masks.read(path, classes, table).array, DISC)
+        drawn = palette(raw, BLACK, RED, *[BLACK] * 253, (224, 224, 192))  # as Pascal VOC draws borders
+        message = refused(saved(tmp_path, drawn), classes)
+        table = mask_values.table_of(proposed(message), classes)
+        assert "pixels to ignore can only be mapped to background" in message
+        np.testing.assert_array_equal(masks.read(path, classes, table).array, DISC)
 
 
 def test_layouts_that_say_what_values_mean_take_no_jpeg(tmp_path):
@@ -158,6 +163,8 @@ def test_layouts_that_say_what_values_mean_take_no_jpeg(tmp_path):
         (np.where(DISC[..., None], RED, BLACK), r"colours, about black \(.*#ff0000 \("),
         (255 * ONE + 128 * np.roll(ONE, 20, 1) * (1 - ONE), "12[789]"),
         (254 + ONE, "254"),
+        (255 * ONE + 50 * np.roll(ONE, 20, 1) * (1 - ONE), "50"),  # a second structure in dark grey
+        (255 * ONE - 55 * np.roll(ONE, 8, 1) * ONE, "199"),
     ],
 )
 def test_other_jpegs_are_refused_with_what_is_in_them(tmp_path, array, said):
