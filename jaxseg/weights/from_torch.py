@@ -104,9 +104,10 @@ def load(
       only: load only the tensors whose jaxseg names start with this ("encoder."), and leave all others unchanged: for an
         encoder that was trained elsewhere. These tensors must all be present and fit.
       keys: your own table for an implementation without a key mapping: (regular expression, replacement) in order, applied to
-        every key; a replacement None drops the keys that match. The results must be jaxseg's names (`export(model)` lists
-        them); "name#0", "name#1" are the parts of one tensor, as in `base.KeyMapping`. BatchNorm's num_batches_tracked is
-        always dropped. A table for a PSPNet with torchvision's names may start:
+        every key; a replacement None drops the keys that match, also as they stand in the file. The results must be jaxseg's
+        names (`export(model)` lists them); "name#0", "name#1" are the parts of one tensor, as in `base.KeyMapping`. BatchNorm's
+        num_batches_tracked is always dropped. A table that only drops keys leaves the known key mappings in use. A table for a
+        PSPNet with torchvision's names may start:
 
             keys=[(r"^net\\.layer(\\d)\\.", r"encoder.stages.\\1."), (r"\\.bn(\\d)\\.", r".conv\\1.norm."), (r"^fc\\.", None)]
       under: the entry or prefix of the file that holds the weights ("state_dict_ema", "ema_model."); "": the one that fits most
@@ -122,8 +123,12 @@ def load(
     network, params, state = functional.split(model)
     values, leaves = {**params, **state}, dict(zip(network.names, network.leaves))
     leaves, left = _under(only, leaves)
-    part = state_dict.find(tensors, leaves, _key_mappings(model, keys), wanted=key_mapping, tree=tree, under=under)
-    dropped = part.dropped + [key for key, name in part.names.items() if not name.startswith(only)]
+    mappings = _key_mappings(model, keys)
+    unwanted = [pattern for pattern, replacement in _rules(keys) if replacement is None]
+    found = [key for key in tensors if not any(re.search(pattern, key) for pattern in unwanted)]
+    part = state_dict.find(found, leaves, mappings, wanted=key_mapping, tree=tree, under=under)
+    dropped = [key for key in tensors if key not in set(found)] + part.dropped
+    dropped += [key for key, name in part.names.items() if not name.startswith(only)]
     tensors, names, problems = state_dict.join(tensors, {key: n for key, n in part.names.items() if n.startswith(only)})
     loaded, adapted, initialised = [], [], [(name, f"outside only={only!r}") for name in left]
     given: dict[str, str] = {}
@@ -255,21 +260,23 @@ def _tensors(source) -> tuple[dict[str, np.ndarray], Mapping | None]:
 
 
 def _key_mappings(model: Segmenter, keys: Keys = ()) -> tuple[KeyMapping, ...]:
-    """The key mappings to try: jaxseg's own names and those of the network's family; with `keys`, this table alone."""
-    if not keys:
-        return (OWN, *getattr(sys.modules[type(model).__module__], "KEY_MAPPINGS", ()))
-    rules = tuple(keys.items() if isinstance(keys, Mapping) else map(tuple, keys))
+    """The key mappings to try: jaxseg's own names and those of the network's family; with a table that renames, it alone."""
+    known = (OWN, *getattr(sys.modules[type(model).__module__], "KEY_MAPPINGS", ()))
+    rules = _rules(keys)
     for rule in rules:
         try:
             pattern, replacement = rule
             re.sub(pattern, replacement or "", "")
         except (ValueError, TypeError, IndexError, re.error) as error:
             raise ConfigError(f"keys: {rule!r} must be (regular expression, replacement or None): {error}") from error
-    return (
-        KeyMapping(
-            "keys", tuple(r for r in rules if r[1] is not None), (r"num_batches_tracked$", *(r[0] for r in rules if r[1] is None))
-        ),
-    )
+    renaming, dropping = tuple(r for r in rules if r[1] is not None), tuple(r[0] for r in rules if r[1] is None)
+    if renaming:
+        return (KeyMapping("keys", renaming, (r"num_batches_tracked$", *dropping)),)
+    return tuple(mapping._replace(ignored=(*mapping.ignored, *dropping)) for mapping in known)
+
+
+def _rules(keys: Keys) -> tuple[tuple, ...]:
+    return tuple(keys.items() if isinstance(keys, Mapping) else map(tuple, keys))
 
 
 def _under(only: str, leaves: Mapping) -> tuple[dict, list[str]]:

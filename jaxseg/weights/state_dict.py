@@ -23,7 +23,7 @@ WRAPPERS = re.compile(
 # Names under which training code keeps other tensors beside a network's weights.
 BESIDE = re.compile(
     r"(^|_)(loss(es)?|criterion|criteria|objective|metrics?|optim(izers?)?|(lr_)?schedulers?|scaler|ema|averaged?|teacher"
-    r"|epoch|step|iteration|(train|val|valid|test)_(dice|iou|acc|accuracy))(_|$)"
+    r"|epoch|step|iteration|logvar)(_|$)|^(train|val|valid|validation|test|eval)_"
 )
 
 

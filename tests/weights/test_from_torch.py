@@ -268,6 +268,8 @@ def test_official_names_round_trip(kind):
     state = port.state_dict()
     report = from_torch.load(model, state)
     assert len(report.loaded) == len(values(model))
+    again = from_torch.load(model, state | {"wrong.weight": torch.ones(2)}, keys=[("wrong", None)])
+    assert again.key_mapping == report.key_mapping and again.loaded == report.loaded
     out = from_torch.export(model, names=list(state))
     kept = {n: v.numpy() for n, v in state.items() if not n.endswith("num_batches_tracked")}
     assert_equal(out, kept)

@@ -1,5 +1,6 @@
 """Weights are found in the checkpoints that training code writes; what lies beside is named; an average never comes unasked."""
 
+import ast
 import re
 import shlex
 
@@ -43,7 +44,7 @@ def optimizer():
     return adam.state_dict()
 
 
-LOSS = {"criterion.class_weights": torch.ones(3), "val_dice.total": torch.tensor(0.5)}
+LOSS = {"criterion.class_weights": torch.ones(3), "val_f1.total": torch.tensor(0.5)}
 FORMS = {
     "flat": (lambda: weights(), "", 0),
     **{
@@ -122,14 +123,17 @@ def test_safetensors_of_half_precision_load_with_the_values_that_pytorch_gives(t
         np.testing.assert_array_equal(back[name], value.float().numpy(), err_msg=name)
 
 
-def test_what_has_no_use_is_a_difference_whose_remedy_works():
-    more = weights() | {"second_head.weight": torch.ones(2, 2)}
-    with pytest.raises(MismatchError, match=r"unexpected second_head.weight \[2, 2\]") as error:
-        from_torch.load(network(), more)
-    assert "keys=[('second_head\\\\.weight', None), ...]" in str(error.value)
-    model = network(seed=1)
-    from_torch.load(model, more, keys=[(r"second_head\.weight", None)])
+@pytest.mark.parametrize("prefix, entry", [("", ""), ("model.", ""), ("model.", "state_dict"), ("", "net")])
+def test_what_has_no_use_is_a_difference_whose_remedy_works(tmp_path, prefix, entry):
+    more = prefixed(prefix, weights()) | {"second_head.weight": torch.ones(2, 2)}
+    torch.save({entry: more} if entry else more, tmp_path / "more.pth")
+    with pytest.raises(MismatchError, match=r"unexpected .*second_head.weight \[2, 2\]") as error:
+        from_torch.load(network(), tmp_path / "more.pth")
+    pattern = re.search(r"leave unexpected tensors out: keys=\[\((.+), None\)", str(error.value))[1]
+    model, keys = network(seed=1), [(ast.literal_eval(pattern), None)]
+    report = from_torch.load(model, tmp_path / "more.pth", keys=keys)
     assert_loaded(model)
+    assert any("second_head" in key for key in report.ignored)
 
 
 def test_a_part_that_is_there_is_offered_alone_and_loads():

@@ -90,7 +90,7 @@ class Stacked(base.Store):
         return float(span[:, 0].min()), float(span[:, 1].max())
 
     def value(self, grey: float) -> str:
-        """Return the value of a grey level 0..255 with its unit: "52.0 HU", "z 1.25", or the grey level itself."""
+        """Return the value of a grey level 0..255 in words: "52.0 HU" of a CT window, which reaches below 0, "z 1.25", "grey 7"."""
         recipe = self.recipe
         if not {"grey", "ct"} & set(intensity.rules_of(recipe)):
             low, high = self.span
@@ -101,7 +101,8 @@ class Stacked(base.Store):
         if recipe.intensity == "ct":
             low, high = self.span
             grey = (low + grey / 256 * (high - low) + 1) * 127.5
-        return f"{level - width / 2 + grey / 255 * width:.1f} HU"
+        value = f"{level - width / 2 + grey / 255 * width:.1f}"
+        return f"{value} HU" if level < width / 2 else f"grey {value}"
 
     def picture(self, row: int) -> np.ndarray:
         """Return an example's image for display, uint8 [h, w, C]: unchanged, or in 256 steps over the store's span."""

@@ -55,6 +55,8 @@ def test_every_example_is_its_slice_prepared(tmp_path):
 def test_grey_values_are_reported_in_the_units_of_the_scan(tmp_path):
     cache, _ = build(toy_set.make(tmp_path / "d", 2))
     assert (cache.value(0), cache.value(255), cache.value(127.5)) == ("-20.0 HU", "100.0 HU", "40.0 HU")
+    pictures = dataclasses.replace(cache, recipe=dataclasses.replace(cache.recipe, window=(22.0, 44.0)))
+    assert pictures.value(255) == "grey 44.0"
 
 
 def test_a_cache_is_built_once_and_found_again(tmp_path):
