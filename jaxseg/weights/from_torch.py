@@ -124,11 +124,8 @@ def load(
     values, leaves = {**params, **state}, dict(zip(network.names, network.leaves))
     leaves, left = _under(only, leaves)
     mappings = _key_mappings(model, keys)
-    unwanted = [pattern for pattern, replacement in _rules(keys) if replacement is None]
-    found = [key for key in tensors if not any(re.search(pattern, key) for pattern in unwanted)]
-    part = state_dict.find(found, leaves, mappings, wanted=key_mapping, tree=tree, under=under)
-    dropped = [key for key in tensors if key not in set(found)] + part.dropped
-    dropped += [key for key, name in part.names.items() if not name.startswith(only)]
+    part = state_dict.find(tensors, leaves, mappings, wanted=key_mapping, tree=tree, under=under, unwanted=_unwanted(keys))
+    dropped = part.dropped + [key for key, name in part.names.items() if not name.startswith(only)]
     tensors, names, problems = state_dict.join(tensors, {key: n for key, n in part.names.items() if n.startswith(only)})
     loaded, adapted, initialised = [], [], [(name, f"outside only={only!r}") for name in left]
     given: dict[str, str] = {}
@@ -203,7 +200,12 @@ def export(
         return arrays
     shapes = dict(torch_files.flatten(names)) if isinstance(names, Mapping) else dict.fromkeys(names)
     part = state_dict.find(
-        shapes, leaves, _key_mappings(model, keys), wanted=key_mapping, tree=names if isinstance(names, Mapping) else None
+        shapes,
+        leaves,
+        _key_mappings(model, keys),
+        wanted=key_mapping,
+        tree=names if isinstance(names, Mapping) else None,
+        unwanted=_unwanted(keys),
     )
     mapped = part.names
     arrays |= state_dict.cut(arrays, mapped, shapes)
@@ -269,14 +271,19 @@ def _key_mappings(model: Segmenter, keys: Keys = ()) -> tuple[KeyMapping, ...]:
             re.sub(pattern, replacement or "", "")
         except (ValueError, TypeError, IndexError, re.error) as error:
             raise ConfigError(f"keys: {rule!r} must be (regular expression, replacement or None): {error}") from error
-    renaming, dropping = tuple(r for r in rules if r[1] is not None), tuple(r[0] for r in rules if r[1] is None)
-    if renaming:
-        return (KeyMapping("keys", renaming, (r"num_batches_tracked$", *dropping)),)
-    return tuple(mapping._replace(ignored=(*mapping.ignored, *dropping)) for mapping in known)
+    ignored = (r"num_batches_tracked$", *_unwanted(keys)) if rules else ()
+    if renaming := tuple(r for r in rules if r[1] is not None):
+        return (KeyMapping("keys", renaming, ignored),)
+    return tuple(mapping._replace(ignored=(*mapping.ignored, *ignored)) for mapping in known)
 
 
 def _rules(keys: Keys) -> tuple[tuple, ...]:
     return tuple(keys.items() if isinstance(keys, Mapping) else map(tuple, keys))
+
+
+def _unwanted(keys: Keys) -> tuple[str, ...]:
+    """The patterns of the keys that a table drops."""
+    return tuple(pattern for pattern, replacement in _rules(keys) if replacement is None)
 
 
 def _under(only: str, leaves: Mapping) -> tuple[dict, list[str]]:

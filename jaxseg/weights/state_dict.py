@@ -7,7 +7,7 @@ prefix with most of the network's names are used; the other parts are listed, an
 
 import collections
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,6 +53,7 @@ def find(
     wanted: str | None = None,
     tree: Mapping | None = None,
     under: str = "",
+    unwanted: Sequence[str] = (),
 ) -> Part:
     """Find the part of a file that holds a network's weights.
 
@@ -63,12 +64,15 @@ def find(
       wanted: name of the key mapping to use; None: the one that fits best.
       tree: the nested content of the file, to tell entries from prefixes of names; None for a flat list of keys.
       under: the entry or prefix to use, in the form of `Part.others`; "": the best one, an average only if there is no other.
+      unwanted: regular expressions of keys to drop, as they stand in the file.
     Raises:
       ConfigError: there is no such mapping, or no tensor under `under`.
     """
     if wanted is not None:
         mappings = (lookup("key mapping", wanted, {m.name: m for m in mappings}),)
-    keys, start = list(keys), under.replace(" > ", ".").strip(".")
+    keys = list(keys)
+    left_out = {key: None for key in keys if any(re.search(pattern, key) for pattern in unwanted)}
+    keys, start = [key for key in keys if key not in left_out], under.replace(" > ", ".").strip(".")
     inside = [key for key in keys if key.startswith(start + ".")] if start else keys
     if not inside:
         tops = sorted({key.partition(".")[0] for key in keys})
@@ -87,6 +91,7 @@ def find(
     path = _path(tree, prefix)
     container = "".join(f"{name}." for name in path)
     names, dropped = rename([key for key in inside if key.startswith(prefix)], prefix, mapping)
+    dropped += left_out
     for key in keys:
         if key in names:
             if whole(names[key]) not in leaves and _beside(key[len(prefix) :].partition(".")[0] + "."):

@@ -90,7 +90,7 @@ class Stacked(base.Store):
         return float(span[:, 0].min()), float(span[:, 1].max())
 
     def value(self, grey: float) -> str:
-        """Return the value of a grey level 0..255 in words: "52.0 HU" of a CT window, which reaches below 0, "z 1.25", "grey 7"."""
+        """Return the value of a grey level 0..255 in words: "52.0 HU" of a window below 0, "z 1.25", "grey 7"."""
         recipe = self.recipe
         if not {"grey", "ct"} & set(intensity.rules_of(recipe)):
             low, high = self.span
