@@ -47,6 +47,24 @@ def test_every_key_that_a_text_names_exists():
     assert not lacking, lacking
 
 
+# names of modules, files and entries of a record that look like keys
+NO_KEYS = {"data.formats", "data.pkl", "infer.cascade", "infer.tiles", "model.in_channels", "model.jaxseg", "model.json"}
+NO_KEYS |= {"data.datasets", "data.yaml", "model.pt", "optim.joined", "train.mesh"}
+NO_KEYS |= {"model.num_classes", "model.rank", "optim.build", "plan.py", "report.html", "search.db", "train.step"}
+
+
+def test_every_key_without_its_prefix_exists_too():
+    found = named(rf"(?<![\w./-])((?:{'|'.join(sorted(GROUPS))})\.[a-z_]+)\b(?![(\\])")
+    short = {name: where for name, where in found.items() if not any(key.startswith(name) for key in KEYS)}
+    assert {name: where for name, where in short.items() if name not in NO_KEYS} == {}
+
+
+def test_no_text_advises_what_only_a_caller_in_python_can_give():
+    leaves = {key.rpartition(".")[2] for key in KEYS}
+    advised = named(r"\b(?:raise|lower|increase|enlarge)\s+([a-z]+_[a-z_]+)\b(?!\.)")
+    assert {name: where for name, where in advised.items() if name not in leaves} == {}
+
+
 @pytest.mark.parametrize("pattern, root", [(r"(configs/\w+\.py)", ROOT), (r"(docs/\w+\.md)", ROOT)])
 def test_every_file_that_a_text_names_exists(pattern, root):
     assert not {name: where for name, where in named(pattern).items() if not (root / name).is_file()}

@@ -69,7 +69,7 @@ def read_dicom(path: str | Path, *, max_voxels: int) -> Volume:
             path,
             f"{columns} x {rows} x {len(slices)} voxels",
             f"at most {max_voxels} are read",
-            "check the files or raise max_voxels",
+            "check the files; a larger scan must be cropped, or resampled to larger voxels",
         )
     whole = all(
         s.slope.is_integer() and s.intercept.is_integer() and abs(s.slope) < 2**15 and abs(s.intercept) < 2**30 for s in slices

@@ -83,7 +83,7 @@ def _read(source, size: int, packed: bool, path, max_voxels: int, allow_missing:
             path,
             f"the header declares {' x '.join(map(str, layout.dims))} = {voxels} voxels",
             f"at most {max_voxels} are read",
-            "check the header or raise max_voxels",
+            "check the header; a larger scan must be cropped, or resampled to larger voxels",
         )
     count = voxels * layout.dtype.itemsize
     declared, holds = layout.offset + count, size * inflate.MAX_RATIO if packed else size
