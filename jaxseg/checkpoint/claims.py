@@ -18,7 +18,7 @@ from jaxseg.utils import command, guard
 from jaxseg.utils.files import write_json
 from jaxseg.utils.machine import lease as leases
 
-STATE, LOCK, EPOCHS = "state.json", ".lock", "epochs.csv"
+STATE, LOCK, EPOCHS, EVALUATION = "state.json", ".lock", "epochs.csv", "evaluation.json"
 
 
 class InUse(ConfigError):
@@ -171,9 +171,10 @@ def _record(workdir: Path) -> dict[str, Any] | None:
     """Read the folder's record; None if no run was started in it."""
     if (workdir / RECORD).exists():
         return read_record(workdir)
-    if any((workdir / CHECKPOINTS).glob("[0-9]*")):
+    left = f"{CHECKPOINTS}/" if any((workdir / CHECKPOINTS).glob("[0-9]*")) else ""
+    if left := left or next((name for name in (STATE, EPOCHS, EVALUATION) if (workdir / name).exists()), ""):
         raise CheckpointError(
-            f"{workdir} holds checkpoints but no {RECORD}, so it is unknown which run they belong to; "
+            f"{workdir} holds {left} of a run but no {RECORD}, so it is unknown which run that was; "
             "restore it, or choose another --workdir"
         )
     return None

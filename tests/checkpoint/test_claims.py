@@ -81,9 +81,11 @@ def test_more_than_ten_differences_are_counted(workdir):
     assert str(caught.value).count("absent recorded") == 10
 
 
-def test_checkpoints_without_a_record_are_not_built_upon(workdir):
-    (workdir / "checkpoints/5").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match="no run.json"):
+@pytest.mark.parametrize("left", ["checkpoints/5/", "state.json", "epochs.csv", "evaluation.json"])
+def test_what_a_run_left_without_its_record_is_not_built_upon(workdir, left):
+    (workdir / left).parent.mkdir(parents=True)
+    (workdir / left).mkdir() if left.endswith("/") else (workdir / left).write_text("{}")
+    with pytest.raises(CheckpointError, match="of a run but no run.json"):
         claim(workdir, CONFIG)
 
 
