@@ -115,7 +115,7 @@ def test_a_process_that_never_comes_ends_the_other_in_the_stated_time(tmp_path, 
     process = subprocess.Popen(
         command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment(cache, 1)
     )
-    words = ("process 1 of 2 did not come to 127.0.0.1", "cannot reach process 0 at 127.0.0.1")[present]
+    words = ("process 1 of 2 did not connect to 127.0.0.1", "cannot reach process 0 at 127.0.0.1")[present]
     assert words in ends_with_75(process, 90)
     assert time.monotonic() - begin > 4
 

@@ -26,7 +26,7 @@ QUICK = 24
 
 
 def rows(name: str, options: Options, *, limit: float, log) -> Iterator[Row]:
-    """The rows: seconds to list the files, cases prepared a second and core, seconds to open and to the first batch."""
+    """The rows: seconds to list the files, cases prepared per second and core, seconds to open and to the first batch."""
     if name == "engines":
         yield from _engines(options)
         return
@@ -70,12 +70,12 @@ def _timed(work) -> tuple[float, object]:
 
 
 def _processor_seconds() -> float:
-    """Of this process and of those that it has ended: on a busy machine a steadier figure than the time that passes."""
+    """Return the CPU seconds of this process and its finished children, which a busy machine changes less than elapsed time."""
     return sum(os.times()[:4])
 
 
 def _write(root: Path, noun: str, count: int, edge: int) -> None:
-    """Write the cases as the layout `folder` has them; all images differ."""
+    """Write the cases in the layout of the data set `folder`; all images differ."""
     import nibabel
     from PIL import Image
 
@@ -145,7 +145,7 @@ def _first_batch(store, dataset, noun: str, edge: int, say):
 
 
 def _engines(options: Options) -> Iterator[Row]:
-    """The rows of storage: MiB on disk, seconds to write, and patches a second, of a CT-like volume as each engine holds it."""
+    """The rows of storage: MiB on disk, seconds to write, and patches per second, for a CT-like volume in each engine."""
     from scipy import ndimage
 
     from jaxseg.data.store import engines
@@ -183,7 +183,7 @@ def _stores(engines) -> dict:
 
 
 def _blosc2() -> dict:
-    """As nnU-Net stores volumes, where its package is installed."""
+    """Return blosc2's (write, open), as nnU-Net stores volumes, if the package is installed."""
     try:
         import blosc2
     except ImportError:
@@ -198,7 +198,7 @@ def _blosc2() -> dict:
 
 
 def _patches(array, edge: int, patch: int, random: np.random.Generator, seconds: float = 2.0) -> float:
-    """Return patches a second, read at random places; the file lies in the system's cache."""
+    """Return the patches read per second at random positions; the file is in the system's cache."""
     count, begin = 0, time.perf_counter()
     while time.perf_counter() - begin < seconds or count < 2:
         box = tuple(slice(start, start + patch) for start in random.integers(0, edge - patch, 3))

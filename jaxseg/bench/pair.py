@@ -55,7 +55,7 @@ class Process:
             self._signal(signal.SIGSTOP)
 
     def _signal(self, number: int) -> None:
-        """To the process and all that it started; should this one die, the system ends a group that stands still."""
+        """Send a signal to the process and its children. (If this process dies, the system ends a stopped process group.)"""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
 

@@ -1,6 +1,7 @@
 """The runs of an experiment as one ensemble: `jaxseg predict --experiment=NAME` applies all folds and seeds of one model.
 
-The model is the best on the validation split, as comparison.json says, or the one that is named; test scores choose nothing.
+The model is the best on the validation split, as comparison.json says, or the one that is named; test scores are not used for the
+choice.
 """
 
 from pathlib import Path
@@ -47,10 +48,10 @@ def as_runs(argv: list[str], mode: str | None, workdir: str | None, experiment: 
 
 
 def runs_of(folder: Path, model: str = "") -> list[Path]:
-    """The finished runs of one model of an experiment, and say which these are.
+    """Return the finished runs of one model of an experiment, and print which they are.
 
     Args:
-      folder: of the experiment.
+      folder: the folder of the experiment.
       model: its name or that of its folder; "": the best on the validation split.
     Raises:
       ConfigError: no such model, no finished run, or no validation score to choose by.

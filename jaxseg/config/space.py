@@ -1,4 +1,4 @@
-"""Rules for config.mesh.space: what devices that compute each image together (`ops.space`) can train."""
+"""Rules for config.mesh.space, with which several devices compute each image together (`ops.space`)."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ WHOLE_IMAGE_LOSSES = ("boundary", "hausdorff", "lovasz", "near_pixel")  # sort a
 
 
 def check_space(flat: dict[str, Any]) -> None:
-    """Refuse networks, losses and sizes with which every device would compute the whole, or that are not tested."""
+    """Refuse networks, losses and sizes with which every device would compute the whole image, or that are untested."""
     space = flat["mesh.space"]
     if space == 1:
         return

@@ -31,7 +31,7 @@ def check_compare(flat: dict[str, Any]) -> None:
 
 
 def _check_published(flat: dict[str, Any]) -> None:
-    """Refuse what is no table of figures."""
+    """Refuse a value that is not a table of figures."""
     for entry in flat["compare.published"]:
         fits = has_length(entry, 2) and isinstance(entry[0], str) and isinstance(entry[1], tuple)
         rule(

@@ -60,7 +60,7 @@ def replaced(config: ConfigDict, values: Mapping[str, Any], *, emptied: tuple[st
     Args:
       config: a tree.
       values: key -> value.
-      emptied: groups that get their defaults back.
+      emptied: groups that are reset to their defaults.
     Raises:
       ConfigError: no such key or entry, or a value of another type.
     """
@@ -80,7 +80,7 @@ def replaced(config: ConfigDict, values: Mapping[str, Any], *, emptied: tuple[st
 
 
 def _split(config: ConfigDict, path: str) -> tuple[str, list[str]]:
-    """The longest beginning of a path that is a key, and the parts of the rest."""
+    """Split a path into its longest prefix that is a key, and the remaining parts."""
     known, parts = flatten(config.to_dict()), path.split(".")
     for end in range(len(parts), 0, -1):
         if (key := ".".join(parts[:end])) in known:
@@ -90,7 +90,7 @@ def _split(config: ConfigDict, path: str) -> tuple[str, list[str]]:
 
 
 def _entries(value: Any, part: str, path: str) -> Any:
-    """`value`, which must have an entry of this number."""
+    """Return `value` as a list, after checking that it has an entry of this number."""
     if not isinstance(value, tuple | list) or not part.isdigit() or int(part) >= len(value):
         raise ConfigError(f"config.{path}: there is no entry {part!r} in {value!r}; count entries from 0")
     return value

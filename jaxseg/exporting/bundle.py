@@ -1,6 +1,6 @@
 """An exported model: one zip file that Python runs, with jax and numpy installed.
 
-    model.json       what the model is, how images are prepared, how the network is applied (`contents`)
+    model.json       the model, how images are prepared, how the network is applied (`contents`)
     forward.bin      the network, StableHLO for CPUs, CUDA and TPUs (`program`)
     weights/0/*.npy  its arrays by name; weights/1/... of further folds or seeds
     flatbuffers/     the package with which jax reads a program, so that it need not be installed
@@ -33,11 +33,11 @@ _DATE = (2000, 1, 1, 0, 0, 0)
 
 
 def write(path: Path, contents: Contents) -> list[str]:
-    """Write the bundle; what can be said about it, line by line.
+    """Write the bundle, and return a report as text lines.
 
     Raises:
       ConfigError: flatbuffers is not installed.
-      StorageError: it cannot be written.
+      StorageError: the file cannot be written.
     """
     how = contents.about["application"]
     binary, batch = program.serialised(contents.network, contents.inputs, how["batch"])
@@ -87,7 +87,7 @@ def _add(file: zipfile.ZipFile, name: str, content: bytes, *, packed: bool) -> N
 
 
 def _flatbuffers() -> dict[str, str]:
-    """The installed package flatbuffers (Apache-2.0, pure Python): jax reads a program with it, and does not bring it."""
+    """Return the files of the installed package flatbuffers (Apache-2.0, pure Python), with which jax reads a program."""
     found = importlib.util.find_spec("flatbuffers")
     folder = Path(found.submodule_search_locations[0])
     files = sorted(path for path in folder.glob("*.py") if path.name != "flexbuffers.py")
@@ -95,7 +95,7 @@ def _flatbuffers() -> dict[str, str]:
 
 
 def runner_source() -> str:
-    """The modules of the runner as one: their imports once, what they import from each other left out."""
+    """Join the runner's modules to one source text, with each import once and without imports of each other."""
     plain: set[str] = set()
     taken: dict[str, set[str]] = {}
     bodies, title = [], ""

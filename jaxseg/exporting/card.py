@@ -1,6 +1,6 @@
-"""The model card: what a model is, from whose data, how well it does, and what it is not. MODEL_CARD.md in runs and bundles.
+"""The model card (MODEL_CARD.md in runs and bundles): the model, its training data, its scores, and its limits.
 
-Written from the run's record and the evaluation of its test split alone; figures stand with their counts and their grid.
+Written from the run's record and the evaluation of its test split alone; figures are given with their counts and their grid.
 After Mitchell et al. 2019, "Model Cards for Model Reporting" (arXiv 1810.03993), in the parts that a record can fill.
 """
 
@@ -19,11 +19,11 @@ _MEASURES = ("dice", "iou", "precision", "recall", "hd95", "nsd")
 
 
 def write(run: Path) -> Path:
-    """Write the card of a run folder, in the place of an older one; its licence line is kept where one was filled in.
+    """Write the card of a run folder. It replaces an older card, whose licence line is kept if it was filled in.
 
     Raises:
-      CheckpointError: no run there.
-      StorageError: it cannot be written.
+      CheckpointError: the folder holds no run.
+      StorageError: the card cannot be written.
     """
     run = checkpoint.run_folder(run)
     record, path = checkpoint.read_record(run), run / NAME
@@ -32,7 +32,7 @@ def write(run: Path) -> Path:
 
 
 def licence_of(path: Path) -> str:
-    """What a card says after "Licence of the weights:"."""
+    """Return the text after "Licence of the weights:" in a card."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -41,7 +41,7 @@ def licence_of(path: Path) -> str:
 
 
 def evaluation_of(run: Path) -> dict[str, Any] | None:
-    """The evaluation of the test split, where there is one that can be read."""
+    """Return the evaluation of the test split; None if there is none that can be read."""
     try:
         found = json.loads((checkpoint.run_folder(run) / EVALUATION).read_text())
     except (OSError, ValueError):
@@ -50,12 +50,12 @@ def evaluation_of(run: Path) -> dict[str, Any] | None:
 
 
 def text(record: Mapping[str, Any], about: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> str:
-    """The card.
+    """Return the text of a card.
 
     Args:
-      record: of the run.
-      about: "licence", and of a bundle its model.json.
-      evaluation: evaluation.json; None where the test split was not scored.
+      record: the run's record.
+      about: {"licence": ...}; for a bundle, with the entries of its model.json.
+      evaluation: the content of evaluation.json; None if the test split was not scored.
     """
     model, recipe = record["model"], record["recipe"]
     imported = record.get("imported")

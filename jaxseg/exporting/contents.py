@@ -1,6 +1,7 @@
-"""What an exported model says of itself: network, preparation, how the network is applied, classes, post-processing.
+"""The description of an exported model: network, preparation, how the network is applied, classes, post-processing.
 
-It is the record of a run, reduced to what another program needs; what the runner cannot do is refused here, by name.
+It is the record of a run, reduced to what another program needs; anything that the runner does not support is refused here by
+name.
 """
 
 import dataclasses
@@ -28,12 +29,12 @@ class Contents(NamedTuple):
     """A run, ready to be exported.
 
     Attributes:
-      run: its folder, or that of a checkpoint.
-      record: of the run.
-      about: model.json.
-      network: without values.
-      inputs: what it takes.
-      weights: (params, state) of the run and of those whose logits are averaged with its.
+      run: the folder of the run, or of a checkpoint.
+      record: the run's record.
+      about: the content of model.json.
+      network: the network without its values.
+      inputs: the network's inputs.
+      weights: (params, state) of the run, and of the other runs of its ensemble.
     """
 
     run: Path
@@ -52,12 +53,12 @@ def read(run: Path, settings: Mapping[str, Any], *, threshold: float | None, lic
       settings: the config's infer group.
       threshold: config.eval.threshold; None: the record's.
       licence: of the model, in the user's words; "": what the run's card says.
-      applied: the network is written together with what applies it; else that is the caller's work.
+      applied: whether the exported file also applies the network (windows, flips, ensemble); otherwise its user does.
     Raises:
-      ConfigError, MismatchError: the run uses something that an exported model cannot do.
+      ConfigError, MismatchError: the run uses something that exported models do not support.
     """
     if settings["roi"]:
-        raise ConfigError(f"config.infer.roi={settings['roi']}: a cascade is not exported; export its two runs one by one")
+        raise ConfigError(f"config.infer.roi={settings['roi']}: a cascade cannot be exported; export its two runs separately")
     if settings["whole"]:
         raise ConfigError("config.infer.whole=True: an exported model works by windows; give --config.infer.whole=False")
     record = checkpoint.find_record(run)
@@ -94,7 +95,7 @@ def read(run: Path, settings: Mapping[str, Any], *, threshold: float | None, lic
 
 
 def check_preparation(record: Mapping[str, Any]) -> None:
-    """Refuse runs whose preparation takes more than numpy, or more than one network.
+    """Refuse runs whose preparation needs more than numpy, or a second network.
 
     Raises:
       MismatchError.
@@ -110,12 +111,12 @@ def check_preparation(record: Mapping[str, Any]) -> None:
     for what, found in unlike.items():
         if found:
             raise MismatchError(
-                f"the run was trained with {what}={found}, which an exported model cannot do; jaxseg predict uses the run itself"
+                f"the run was trained with {what}={found}, which exported models do not support; use jaxseg predict"
             )
 
 
 def _application(opened: Run, coordinates: bool) -> dict[str, Any]:
-    """How the network is applied to an example."""
+    """Return the entry of model.json about how the network is applied to an example."""
     how, forward = opened.application, opened.application.forward
     found = {"windows": isinstance(how, network.Windows), "coordinates": coordinates}
     found |= {"batch": forward.batch, "mirror": list(forward.mirror)}
@@ -125,7 +126,7 @@ def _application(opened: Run, coordinates: bool) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """As JSON gives it back."""
+    """Return a value as JSON would restore it."""
     if isinstance(value, Mapping):
         return {str(key): plain(v) for key, v in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

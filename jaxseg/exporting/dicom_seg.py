@@ -1,9 +1,9 @@
 """Labels of DICOM series as DICOM Segmentation objects, beside the NIfTI files that predict writes. Needs highdicom.
 
-One object a case, OUTPUT/<case>.seg.dcm: a binary segment for each class, or for each structure where they overlap, on the planes
-of the series' own slices. It belongs to the study and patient of the series, whose identifying attributes the standard asks it to
-carry. Categories and types are the general "anatomical structure"; the label is the class's name. The same labels of the same
-series give the same object, unique identifiers included; its date is that of writing.
+One object per case, OUTPUT/<case>.seg.dcm: a binary segment for each class, or for each structure where they overlap, on the
+planes of the series' own slices. It belongs to the study and patient of the series and has their identifying attributes, as the
+standard requires. Categories and types are the general "anatomical structure"; the label is the class's name. The same labels of
+the same series give the same object, unique identifiers included; its date is that of writing.
 
 Source: DICOM PS3.3 A.51 (Segmentation IOD) and C.8.20.
 """
@@ -32,7 +32,7 @@ _STRUCTURE = ("91723000", "SCT", "Anatomical structure")
 
 
 def series_of(run: Path, origin: Path) -> list[tuple[str, Path]]:
-    """(case, its DICOM file or folder) of every case that came in as DICOM; to be asked before anything is segmented.
+    """Return (case, its DICOM file or folder) of every input that is DICOM; called before anything is segmented.
 
     Raises:
       ConfigError: highdicom is not installed, or no case is a DICOM series.
@@ -55,9 +55,9 @@ def write_all(run: Path, series: list[tuple[str, Path]], output: Path, say: Call
       run: run or checkpoint folder.
       series: from `series_of`.
       output: predict's folder.
-      say: gets a line for each object.
+      say: called with a line for each object.
     Raises:
-      DataError: a series without an attribute that the standard asks for.
+      DataError: a series lacks an attribute that the standard requires.
       StorageError: it cannot be written.
     """
     record = checkpoint.find_record(run)
@@ -70,7 +70,7 @@ def write_all(run: Path, series: list[tuple[str, Path]], output: Path, say: Call
 
 
 def _masks(record: Mapping[str, Any], output: Path, name: str) -> dict[str, np.ndarray] | None:
-    """Name -> mask [column, row, slice] of the classes or structures, from predict's files; None where it wrote none."""
+    """Return name -> mask [column, row, slice] of the classes or structures, from predict's files; None if there are none."""
     structures = cases.structures_of(record)
     places = {label: output / label.replace("/", "_") / f"{name}.nii.gz" for label, _ in structures}
     if not all(path.is_file() for path in places.values()) or not structures and not (output / f"{name}.nii.gz").is_file():
@@ -82,14 +82,14 @@ def _masks(record: Mapping[str, Any], output: Path, name: str) -> dict[str, np.n
 
 
 def encoded(masks: Mapping[str, np.ndarray], series: Path, record: Mapping[str, Any]) -> bytes:
-    """The bytes of a Segmentation object.
+    """Return the bytes of a Segmentation object.
 
     Args:
       masks: name -> mask [column, row, slice], as the series is read.
-      series: its file or folder.
-      record: of the run that found them.
+      series: the file or folder of the series.
+      record: the record of the run that predicted the masks.
     Raises:
-      DataError: DATA_DICOM for a series without an attribute that the standard asks for.
+      DataError: DATA_DICOM for a series that lacks an attribute that the standard requires.
     """
     import highdicom
     from highdicom.sr.coding import CodedConcept
@@ -143,7 +143,7 @@ def encoded(masks: Mapping[str, np.ndarray], series: Path, record: Mapping[str, 
 
 
 def _slices(series: Path) -> list:
-    """The series' images in the order in which `dicom.read_dicom` stacks them: along their normal."""
+    """Return the series' images in the order in which `dicom.read_dicom` stacks them: along their normal."""
     pydicom = import_pydicom()
     paths = [path for path in visible_entries(series) if path.is_file()] if series.is_dir() else [series]
     found = [pydicom.dcmread(path, force=True) for path in paths if is_dicom(path)]

@@ -1,4 +1,4 @@
-"""`--mode=export`: a run in one of the forms that other programs read."""
+"""`--mode=export`: write a run in a format of other programs."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ def export(
     licence: str = "",
     say: Callable[[str], None] = print,
 ) -> None:
-    """Write a run as a file for others.
+    """Write a run as a file for another program.
 
     Args:
       run: run or checkpoint folder.
@@ -36,12 +36,12 @@ def export(
       settings: the config's infer group.
       threshold: config.eval.threshold; None: the record's.
       format: one of FORMATS; "": by the suffix.
-      like: "torch": a state dict whose names are written; "nnunet": the checkpoint that the run was imported from.
+      like: "torch": a state dict whose tensor names are used; "nnunet": the checkpoint that the run was imported from.
       licence: of the weights, for the model card.
-      say: gets lines about what was written.
+      say: called with lines about what was written.
     Raises:
-      ConfigError: an unknown format, a suffix of another one, or a file that exists.
-      MismatchError: the run does something that the format cannot hold.
+      ConfigError: the format is unknown, the suffix belongs to another format, or the file exists.
+      MismatchError: the run uses something that the format does not support.
     """
     format = format or _by_suffix(output)
     suffixes = lookup("export format", format, FORMATS)
@@ -53,7 +53,7 @@ def export(
     if like and format not in ("torch", "nnunet"):
         raise ConfigError(f"--input={like}: is for --format=torch and --format=nnunet; leave it out")
     if licence and format not in ("bundle", "onnx"):
-        raise ConfigError(f"--licence={licence}: --format={format} holds weights alone and no card; leave it out")
+        raise ConfigError(f"--licence={licence}: --format={format} holds only weights, no model card; leave it out")
     if output.exists():
         raise ConfigError(f"--output={output} exists; delete it or name another")
     make_folder(output.parent, f"--output={output}")

@@ -1,7 +1,7 @@
 """A network as an ONNX file: images [batch, *size, channels] -> logits [batch, *size, K], float32.
 
-Preparation, classes and what is done with the logits stand in the file's metadata, as in an exported model's model.json; they are
-the caller's work, as with any ONNX file. Needs the package `onnx` alone.
+The file's metadata describes the preparation, the classes and what follows the logits, as an exported model's model.json does; as
+with any ONNX file, the program that uses it must do these steps. Needs the package `onnx` alone.
 """
 
 import json
@@ -25,16 +25,16 @@ LARGEST = 2**31 - 2**20  # bytes of a protocol buffer
 
 
 def write(path: Path, contents: Contents) -> list[str]:
-    """Write the file; what can be said about it, line by line.
+    """Write the file, and return a report as text lines.
 
     Raises:
-      ConfigError: onnx is not installed, or several sets of weights.
-      MismatchError: a network with operations that have no counterpart.
-      StorageError: it cannot be written.
+      ConfigError: onnx is not installed, or there are several sets of weights.
+      MismatchError: the network has operations without a counterpart in ONNX.
+      StorageError: the file cannot be written.
     """
     if len(contents.weights) > 1:
         raise ConfigError(
-            f"config.infer.ensemble: an ONNX file holds one network, and these are {len(contents.weights)}; export each by itself"
+            f"config.infer.ensemble: an ONNX file holds one network, not {len(contents.weights)}; export them separately"
         )
     weights = program.arrays_of(contents.network, contents.weights[0])
     binary, batch = encoded(contents.network, contents.inputs, weights, contents.record["model"]["num_classes"], contents.about)
@@ -47,7 +47,7 @@ def write(path: Path, contents: Contents) -> list[str]:
 def encoded(
     network: Network, inputs: program.Inputs, weights: list[np.ndarray], outputs: int, about: dict[str, Any]
 ) -> tuple[bytes, int | None]:
-    """(the file's bytes, None or the only size of a batch); `outputs` is K of the logits, `about` becomes the metadata."""
+    """Return (the file's bytes, the only possible batch size or None); `outputs` is K of the logits, `about` the metadata."""
     try:
         import onnx
     except ImportError as error:
@@ -57,7 +57,7 @@ def encoded(
         raise MismatchError(f"{about['network']}: {size / 2**30:.1f} GiB of weights; an ONNX file holds 2: export it as .jaxseg")
     try:
         graph, name, batch = *_graph(network, inputs, weights, about["network"], export.symbolic_shape("batch")[0]), None
-    except (onnx_graph.Unfit, jax.errors.InconclusiveDimensionOperation, TypeError, ValueError):
+    except (onnx_graph.UnsupportedShape, jax.errors.InconclusiveDimensionOperation, TypeError, ValueError):
         graph, name, batch = *_graph(network, inputs, weights, about["network"], 1), 1
     helper = onnx.helper
     first = "batch" if batch is None else batch
@@ -79,7 +79,7 @@ def encoded(
 
 
 def _graph(network: Network, inputs: program.Inputs, weights: list[np.ndarray], what: str, batch) -> tuple[onnx_graph.Graph, str]:
-    """(the graph, name of the logits)."""
+    """Return (the graph, the name of the logits in it)."""
     run = jax.jit(program.forward(network, inputs))
     with program.portable():
         closed = run.trace(program.specs(network), inputs.spec(batch)).jaxpr

@@ -1,9 +1,9 @@
-"""From a jaxpr to the nodes of an ONNX graph: the walk over its equations; what each primitive becomes is `onnx_operators`.
+"""Convert a jaxpr to the nodes of an ONNX graph, equation by equation; `onnx_operators` converts each primitive.
 
-What depends on neither image nor weights is computed while the graph is written: random bases, masks. The weights' own arithmetic
-(a batch norm's scale) is left to the program that loads the file. A value keeps the size in which it was written as long as ONNX
-broadcasts it by itself; `Graph.whole` expands it for operators that need its true shape. Where a program differs by platform,
-that of an unknown one is taken, which is XLA's own operation.
+Values that depend on neither image nor weights (random bases, masks) are computed while the graph is written. Arithmetic on
+weights alone (a batch norm's scale) is left to the program that loads the file. A value keeps the shape in which it was written
+as long as ONNX broadcasts it by itself; `Graph.whole` expands it for operators that need its true shape. Where a program depends
+on the platform, the branch for unknown platforms is used: XLA's own operations.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,15 +27,15 @@ class Value(NamedTuple):
     shape: tuple
 
 
-class Unfit(Exception):
-    """A shape with the symbolic batch in it that ONNX cannot be told."""
+class UnsupportedShape(Exception):
+    """A shape with a symbolic batch size that ONNX cannot express."""
 
 
 class Graph:
     """Nodes, constants, and the value of every variable of the jaxpr.
 
     Args:
-      what: the network's name, for messages.
+      what: name of the network, for messages.
     """
 
     def __init__(self, what: str):
@@ -47,19 +47,19 @@ class Graph:
         self._known: dict[tuple, str] = {}  # constants by content
 
     def add(self, operator: str, inputs: Sequence[str], shape: Sequence, **attributes) -> Value:
-        """A node with one output."""
+        """Add a node with one output, and return the output's value."""
         name = f"t{len(self.nodes)}"
         self.nodes.append(self._helper.make_node(operator, list(inputs), [name], **attributes))
         return Value(name, tuple(shape))
 
     def add_several(self, operator: str, inputs: Sequence[str], shapes: Sequence[Sequence], **attributes) -> list[Value]:
-        """A node with several outputs."""
+        """Add a node with several outputs, and return their values."""
         names = [f"t{len(self.nodes)}_{i}" for i in range(len(shapes))]
         self.nodes.append(self._helper.make_node(operator, list(inputs), names, **attributes))
         return [Value(name, tuple(shape)) for name, shape in zip(names, shapes)]
 
     def constant(self, array: np.ndarray) -> Value:
-        """An array of the graph, kept once."""
+        """Add an array, only once if it occurs several times, and return its value."""
         array = np.ascontiguousarray(array)
         key = (array.dtype.str, array.shape, array.tobytes() if array.nbytes <= FOLDED else id(array))
         if key not in self._known:
@@ -68,13 +68,13 @@ class Graph:
         return Value(self._known[key], array.shape)
 
     def array_of(self, value: "Value | np.ndarray") -> np.ndarray | None:
-        """The numbers of a constant; None for what is computed."""
+        """Return the numbers of a constant; None for computed values."""
         if isinstance(value, np.ndarray):
             return value
         return self.constants[value.name][1] if value.name in self.constants else None
 
     def used(self, output: str) -> tuple[list, list]:
-        """(nodes, constants) that an output depends on."""
+        """Return the (nodes, constants) on which an output depends."""
         wanted, nodes = {output}, []
         for node in reversed(self.nodes):
             if wanted & set(node.output):
@@ -83,39 +83,39 @@ class Graph:
         return nodes[::-1], [proto for name, (proto, _) in self.constants.items() if name in wanted]
 
     def ints(self, *numbers: int) -> str:
-        """The name of a vector of whole numbers."""
+        """Add a vector of whole numbers, and return its name."""
         return self.constant(np.array(numbers, np.int64)).name
 
     def named(self, value: "Value | np.ndarray") -> Value:
-        """A value as a tensor."""
+        """Return a value as a tensor of the graph."""
         return self.constant(value) if isinstance(value, np.ndarray) else value
 
     def whole(self, value: "Value | np.ndarray", shape: Sequence) -> str:
-        """The name of a value in its variable's own shape."""
+        """Return the name of a value that was expanded to its variable's shape."""
         value = self.named(value)
         if value.shape == tuple(shape):
             return value.name
         target = [1 if here == there else there for here, there in zip(value.shape, shape)]
         if not all(isinstance(n, int) for n in target):
-            raise Unfit(f"a value of shape {value.shape} repeated over {tuple(shape)}")
+            raise UnsupportedShape(f"a value of shape {value.shape} repeated over {tuple(shape)}")
         return self.add("Expand", [value.name, self.ints(*target)], shape).name
 
     def reshaped(self, name: str, shape: Sequence, have: Sequence) -> Value:
-        """A tensor in another shape; at most one of its sizes may be unknown."""
+        """Reshape a tensor; at most one of its sizes may be unknown."""
         if tuple(shape) == tuple(have):
             return Value(name, tuple(shape))
         sizes = [n if isinstance(n, int) else -1 for n in shape]
         if sizes.count(-1) > 1:
-            raise Unfit(f"a reshape to {tuple(shape)}")
+            raise UnsupportedShape(f"a reshape to {tuple(shape)}")
         return self.add("Reshape", [name, self.ints(*sizes)], shape)
 
     def refuse(self, what: str) -> MismatchError:
-        """The error for what has no counterpart here."""
-        return MismatchError(f"{self.what}: {what} cannot be written as ONNX here; export it as .jaxseg, which holds any network")
+        """Return the error for an operation without a counterpart in ONNX."""
+        return MismatchError(f"{self.what}: {what} is not supported by the export to ONNX; export the run as .jaxseg")
 
 
 def type_of(dtype) -> int:
-    """ONNX's number of a dtype."""
+    """Return ONNX's number of a dtype."""
     return _TYPES[np.dtype(dtype).name]
 
 
@@ -123,15 +123,15 @@ Operators = dict[str, Callable[..., Any]]
 
 
 def walk(graph: Graph, jaxpr: core.Jaxpr, constants: Sequence, inputs: Sequence, operators: Operators) -> list:
-    """The values of a jaxpr's outputs.
+    """Convert a jaxpr, and return the values of its outputs.
 
     Args:
-      graph: gets the nodes.
-      jaxpr: its equations.
+      graph: the graph to which the nodes are added.
+      jaxpr: the program.
       constants, inputs: values (`Value` or numpy) of its constvars and invars.
       operators: primitive's name -> (graph, equation, values of its inputs) -> value, or list of values.
     Raises:
-      MismatchError: a primitive that is not among them.
+      MismatchError: there is no operator for a primitive.
     """
     known: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *inputs]))
     for equation in jaxpr.eqns:
@@ -141,7 +141,7 @@ def walk(graph: Graph, jaxpr: core.Jaxpr, constants: Sequence, inputs: Sequence,
 
 
 def _made(graph: Graph, equation, given: list, operators: Operators) -> list:
-    """The values of an equation's outputs."""
+    """Return the values of an equation's outputs."""
     name = equation.primitive.name
     if name == "platform_index":
         return [np.asarray(len(equation.params["platforms"]) - 1, np.int32)]  # the last one: any other platform
@@ -175,7 +175,7 @@ def _plain(value):
 
 
 def _foldable(equation, given: list) -> bool:
-    """Whether an equation of constants makes none that is much larger than they are."""
+    """Return whether an equation of constants may be computed now: its results are not much larger than its inputs."""
     sizes = [v.aval.size for v in equation.outvars]
     most = max([FOLDED, *(getattr(value, "size", 1) for value in given)])
     return all(isinstance(size, int) for size in sizes) and sum(sizes) <= most

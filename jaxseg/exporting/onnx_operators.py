@@ -1,4 +1,4 @@
-"""What each primitive of a network's forward pass becomes in ONNX (operator set 18).
+"""Convert each primitive of a network's forward pass to ONNX (operator set 18).
 
 A function takes (graph, equation, values of its inputs) and returns a value, or a list of them. Convolutions and pooling are
 ONNX's own, channels first, between transpositions.
@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from jaxseg.exporting.onnx_graph import Graph, Unfit, Value, type_of
+from jaxseg.exporting.onnx_graph import Graph, UnsupportedShape, Value, type_of
 
 
 def _broadcast(*shapes: Sequence) -> tuple:
-    """The shape of an operator's result, of shapes of one rank or ()."""
+    """Return the shape of an operator's result for inputs of equal rank, or of shape ()."""
     rank = max(map(len, shapes))
     padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
     return tuple(next((n for n in sizes if not (isinstance(n, int) and n == 1)), 1) for sizes in zip(*padded))
@@ -28,7 +28,7 @@ def _elementwise(operator: str) -> Callable:
 
 
 def _chain(*operators: str) -> Callable:
-    """One operator after another, each with one input but the first."""
+    """Apply operators one after another; all but the first have one input."""
 
     def made(graph: Graph, equation, given) -> Value:
         value = _elementwise(operators[0])(graph, equation, given)
@@ -73,7 +73,7 @@ def _clamp(graph: Graph, equation, given) -> Value:
 
 
 def _broadcast_in_dim(graph: Graph, equation, given) -> Value:
-    """Axes of one in the right places; the rest is left to ONNX's own broadcasting."""
+    """Insert axes of length 1; ONNX's own broadcasting does the rest."""
     value, have = graph.named(given[0]), equation.invars[0].aval.shape
     shape = [1] * len(equation.params["shape"])
     for axis, target in enumerate(equation.params["broadcast_dimensions"]):
@@ -118,7 +118,7 @@ def _slice(graph: Graph, equation, given) -> Value:
         return Value(name, tuple(out))
     columns = [[values[a] for a in cut] for values in (params["start_indices"], params["limit_indices"])]
     if not all(isinstance(n, int) for column in columns for n in column):
-        raise Unfit("a part of a batch")
+        raise UnsupportedShape("a part of a batch")
     return graph.add(
         "Slice", [name, *(graph.ints(*c) for c in columns), graph.ints(*cut), graph.ints(*(steps[a] for a in cut))], out
     )
@@ -151,7 +151,7 @@ def _pad(graph: Graph, equation, given) -> Value:
 
 
 def _spread(graph: Graph, name: str, shape: Sequence, inner: Sequence[int], value: Value) -> Value:
-    """So many padding values behind every entry of each axis: entries get an axis of their own, which is padded and joined."""
+    """Insert `inner` padding values after every entry of each axis: each entry gets its own axis, which is padded and merged."""
     shape = list(shape)
     for axis, more in enumerate(inner):
         if more:
@@ -183,7 +183,7 @@ def _argmax(graph: Graph, equation, given) -> Value:
 
 
 def _dot(graph: Graph, equation, given) -> Value:
-    """A product with a matrix, else Einsum."""
+    """MatMul for a product with a matrix, else Einsum."""
     (left, right), (left_batch, right_batch) = equation.params["dimension_numbers"]
     a, b = (v.aval.shape for v in equation.invars)
     names, shape = [graph.whole(value, v.aval.shape) for value, v in zip(given, equation.invars)], equation.outvars[0].aval.shape
@@ -203,7 +203,7 @@ def _dot(graph: Graph, equation, given) -> Value:
 
 
 def _conv(graph: Graph, equation, given) -> Value:
-    """Conv; ConvTranspose where the input is dilated."""
+    """Conv, or ConvTranspose if the input is dilated."""
     params, numbers = equation.params, equation.params["dimension_numbers"]
     shape, w_shape = (v.aval.shape for v in equation.invars)
     name, weights = (graph.whole(value, v.aval.shape) for value, v in zip(given, equation.invars))
@@ -245,7 +245,7 @@ def _conv(graph: Graph, equation, given) -> Value:
 
 
 def _max_pool(graph: Graph, equation, given) -> Value:
-    """MaxPool over windows that leave batch and channels alone."""
+    """MaxPool for windows over spatial axes only."""
     params, shape = equation.params, equation.invars[0].aval.shape
     rank, inner = len(shape) - 2, slice(1, -1)
     window, strides, pads = (tuple(params[key]) for key in ("window_dimensions", "window_strides", "padding"))
@@ -262,7 +262,7 @@ def _max_pool(graph: Graph, equation, given) -> Value:
 
 
 def _gather(graph: Graph, equation, given) -> Value:
-    """Entries along one axis at constant places (`jnp.take`)."""
+    """Gather for entries along one axis at constant indices (`jnp.take`)."""
     numbers, sizes, shape = equation.params["dimension_numbers"], equation.params["slice_sizes"], equation.invars[0].aval.shape
     places = given[1]
     axes = [a for a in range(len(shape)) if a in numbers.collapsed_slice_dims]

@@ -20,13 +20,13 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 class Inputs(NamedTuple):
-    """What the network takes.
+    """The inputs of the network.
 
     Attributes:
-      size: of an image, or of a window.
-      channels: those of coordinates included.
+      size: spatial size of an image, or of a window.
+      channels: number of channels, including coordinates.
       dtype: "uint8" for 0..255, else "float32".
-      mean, std: of the channels, see `records.Recipe`.
+      mean, std: one number per channel, see `records.Recipe`.
     """
 
     size: tuple[int, ...]
@@ -41,7 +41,7 @@ class Inputs(NamedTuple):
 
 
 def forward(network: Network, inputs: Inputs) -> Callable[[Sequence[Array], Array], Array]:
-    """(weights in the order of `network.names`, images) -> logits float32, computed in float32."""
+    """Return the function (weights in the order of `network.names`, images) -> logits, computed in float32."""
 
     def run(weights: Sequence[Array], images: Array) -> Array:
         params, state = network.parted(weights)
@@ -51,12 +51,12 @@ def forward(network: Network, inputs: Inputs) -> Callable[[Sequence[Array], Arra
 
 
 def specs(network: Network) -> list[jax.ShapeDtypeStruct]:
-    """Of the weights, in the order of `network.names`."""
+    """Return shapes and dtypes of the weights, in the order of `network.names`."""
     return [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in network.leaves]
 
 
 def serialised(network: Network, inputs: Inputs, batch: int) -> tuple[bytes, int | None]:
-    """(the program, None), for batches of any size; where the network's code compares with the batch, for `batch` images alone.
+    """Return (the program, None) for any batch size, or (the program, `batch`) if the network's code depends on the batch size.
 
     Raises:
       ConfigError: flatbuffers is not installed.
@@ -80,7 +80,7 @@ def serialised(network: Network, inputs: Inputs, batch: int) -> tuple[bytes, int
 
 @contextlib.contextmanager
 def _without_places() -> Iterator[None]:
-    """Without the files and lines that called an operation, which are those of this machine and differ from call to call."""
+    """Within the block, trace without source locations, which depend on this machine and on the caller."""
     before = jax.config.jax_traceback_in_locations_limit
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
@@ -90,6 +90,6 @@ def _without_places() -> Iterator[None]:
 
 
 def arrays_of(network: Network, weights: tuple[dict, dict]) -> list[np.ndarray]:
-    """A copy's arrays in the order of `network.names`."""
+    """Return the arrays of (params, state) in the order of `network.names`."""
     everything = {**weights[0], **weights[1]}
     return [np.asarray(everything[name]) for name in network.names]

@@ -1,8 +1,8 @@
-"""A run's weights for PyTorch: a state dict, and the checkpoint of an nnU-Net that came from there. PyTorch is not needed.
+"""Write a run's weights for PyTorch: as a state dict, or as the checkpoint of an imported nnU-Net. PyTorch is not needed.
 
-A state dict has our names, or those of a public definition of the network where a state dict of it says them (`like`).
-An nnU-Net goes back into its own model folder's form: the checkpoint that was imported, with the run's weights in it, and the
-folder's plans and data set beside it, so that nnUNetv2_predict reads it.
+A state dict has jaxseg's tensor names, or those of another implementation, which are read from one of its state dicts (`like`). A
+model that was imported from nnU-Net is written as a model folder: the imported checkpoint with the run's weights, and the
+folder's plans.json and dataset.json, so that nnUNetv2_predict can read it.
 """
 
 import re
@@ -42,11 +42,11 @@ _CHECKPOINT = "checkpoint_final.pth"
 
 
 def write(path: Path, contents: Contents, like: Path | None) -> list[str]:
-    """Write a state dict; what can be said about it, line by line.
+    """Write a state dict, and return a report as text lines.
 
     Args:
       path: .pth, .pt or .safetensors.
-      like: a state dict, or a checkpoint with one, whose names are written; None: ours.
+      like: a state dict, or a checkpoint with one, whose tensor names are used; None: jaxseg's names.
     Raises:
       DataError, MismatchError: `like` cannot be read, or is of another network.
       StorageError: it cannot be written.
@@ -70,21 +70,21 @@ def write(path: Path, contents: Contents, like: Path | None) -> list[str]:
 
 
 def write_nnunet(folder: Path, contents: Contents, source: Path | None) -> list[str]:
-    """Write a model folder of nnU-Net with the run's weights; what can be said about it, line by line.
+    """Write a model folder of nnU-Net with the run's weights, and return a report as text lines.
 
     Args:
-      folder: made; it gets plans.json, dataset.json and fold_N/checkpoint_final.pth.
-      source: the checkpoint that the run, or the run it began from, was imported from; None: where it lay then.
+      folder: the new folder, for plans.json, dataset.json and fold_N/checkpoint_final.pth.
+      source: the checkpoint from which the run, or the run that it was initialised from, was imported; None: the recorded path.
     Raises:
-      MismatchError: the run did not come from nnU-Net, or prepares its images otherwise now.
-      CheckpointError: the checkpoint is gone.
+      MismatchError: the run does not come from nnU-Net, or prepares its images differently.
+      CheckpointError: the checkpoint does not exist any more.
       StorageError: it cannot be written.
     """
     imported = _imported(contents.record)
     path = source or Path(imported["file"])
     if not path.is_file():
         raise CheckpointError(
-            f"{path}, which the run was imported from, is not there; give the checkpoint: --input=.../fold_0/{_CHECKPOINT}"
+            f"{path}, from which the run was imported, does not exist; give the checkpoint: --input=.../fold_0/{_CHECKPOINT}"
         )
     theirs = torch_files.load(path)
     if not isinstance(theirs, Mapping) or "network_weights" not in theirs or "trainer_name" not in theirs:
@@ -106,11 +106,11 @@ def write_nnunet(folder: Path, contents: Contents, source: Path | None) -> list[
 
 
 def _model(contents: Contents):
-    """The run's network with its weights."""
+    """Build the run's network with its weights."""
     if len(contents.weights) > 1:
         count = len(contents.weights)
         raise ConfigError(
-            f"config.infer.ensemble: PyTorch's file holds one network, and these are {count}; export each by itself"
+            f"config.infer.ensemble: PyTorch's file holds one network, and these are {count}; export them separately"
         )
     about = contents.record["model"]
     model = create_model(
@@ -121,7 +121,7 @@ def _model(contents: Contents):
 
 
 def _imported(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the record says about the import: of this run, or of the one it began from, if it still prepares images so."""
+    """Return the record of the import of this run, or of the run it was initialised from if the preparation is still the same."""
     origin = record
     if "imported" not in record and record["config"]["model"]["init"]:
         try:
@@ -133,25 +133,25 @@ def _imported(record: Mapping[str, Any]) -> Mapping[str, Any]:
     changed = [key for key in ("model", "recipe", "labels", "regions") if origin[key] != record[key]]
     if changed:
         raise MismatchError(
-            f"--format=nnunet: the run differs from the imported one in its {', '.join(changed)}, which plans.json could not say"
+            f"--format=nnunet: the run differs from the imported one in its {', '.join(changed)}, which plans.json cannot express"
         )
     return origin["imported"]
 
 
 def _network_weights(contents: Contents, theirs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The run's arrays under nnU-Net's names, those that it keeps twice included."""
+    """Return the run's arrays under nnU-Net's names, including the names of tensors that it stores twice."""
     found = from_torch.export(_model(contents), names=theirs)
     return {key: found[_first(key)].reshape(a.shape) for key, a in theirs.items()}
 
 
 def _first(key: str) -> str:
-    """The name under which nnU-Net keeps a tensor first: blocks list their modules again, decoders their encoder."""
+    """Return the first of a tensor's names in nnU-Net's state dict: blocks repeat their modules, decoders their encoder."""
     key = key.removeprefix("decoder.") if key.startswith("decoder.encoder.") else key
     return re.sub(r"\.all_modules\.(\d+)\.", lambda number: ".conv." if number[1] == "0" else ".norm.", key)
 
 
 def _plain(value: Any) -> Any:
-    """Without what is no plain value, such as the device that the training ran on."""
+    """Remove entries that are not plain values, such as the device of the training."""
     keep = lambda v: v is None or isinstance(v, str | int | float | bool | np.ndarray | Mapping | list | tuple)
     if isinstance(value, Mapping):
         return {key: _plain(v) for key, v in value.items() if keep(v)}

@@ -98,7 +98,7 @@ def test_options_that_would_do_nothing_are_refused(tmp_path):
     folder = untrained.make(tmp_path / "run", untrained.config(untrained.write(tmp_path / "set", 2), 2))
     settings = checkpoint.find_record(folder)["config"]["infer"]
     for output, given, message in (
-        ("m.pth", {"licence": "CC0"}, "no card"),
+        ("m.pth", {"licence": "CC0"}, "no model card"),
         ("m.jaxseg", {"like": tmp_path / "x.pth"}, "--format=torch"),
         ("m.pth", {"format": "nnunet"}, "writes a folder"),
         ("m.pth", {"settings": {**settings, "ensemble": (str(folder),)}}, "holds one network"),

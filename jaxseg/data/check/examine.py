@@ -79,7 +79,7 @@ def _refuse(report: DataReport, bad: list[bad_cases.Bad], case: Case, error: Dat
 
 
 def _look(tally: SetCounts, dataset: DataSet, case: Case, recipe: Recipe, learn: Learn | None) -> list[dict[str, Any]]:
-    """Count one case, and make the records of its examples, as a store has them."""
+    """Count one case, and return the records of its examples, in the form of a store's rows."""
     records, raws, images, placed = [], [], [], False
     for piece, example in cases.prepared_examples(dataset, recipe, case, meanings=tally.meanings):
         tally.see(piece.mask.shape, piece.spacing, piece.image.min(), piece.image.max())

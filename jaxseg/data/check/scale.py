@@ -1,4 +1,4 @@
-"""What many cases like those of a data set would take: disk, memory and reading, from the sizes of the prepared examples."""
+"""Estimate the disk space, memory and reading that many more cases would need, from the sizes of the prepared examples."""
 
 import dataclasses
 import math
@@ -43,7 +43,7 @@ class Needs:
         self.patch = max(self.patch, math.ceil(size * share))
 
     def lines(self, cases: int) -> list[str]:
-        """Return one line, for a data set of this many cases; [] if there is nothing to go by."""
+        """Return one line, for a data set of this many cases; [] if there are no examples."""
         if not cases or not self.examples:
             return []
         each = lambda n: [n * count / cases for count in COUNTS]

@@ -35,10 +35,10 @@ AUTO = "auto"  # whichever of OWN lies there
 
 
 def recognise(root: str | Path) -> tuple[str, Path]:
-    """(name of the layout of OWN, its folder) of what lies under a path.
+    """Return (name of the layout, one of OWN, its folder) of the data under a path.
 
     Raises:
-      ConfigError: several. DataError: none.
+      ConfigError: several folders have a known layout. DataError: no folder has one.
     """
     return layout.recognise(Path(root), {name: MODULES[name] for name in OWN})
 

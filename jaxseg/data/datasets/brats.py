@@ -47,19 +47,20 @@ def load(
     sample: float = 1.0,
     sample_seed: int = 42,
 ) -> DataSet:
-    """The cases of whichever release lies in the folder; cases without a mask (validation sets) have mask None.
+    """List the cases of the release that is in a folder; cases without a mask (validation sets) have mask None.
 
     Args:
       root: the folder that was unpacked, or the one that holds its cases.
       modalities: names of the channels, in their order: t1, t1ce, t2, flair, or what the releases call them (t1n, t1c, t1gd,
         t2w, t2f ...). The two-channel networks take ("t1ce", "flair").
-      release: one of `brats_files.RELEASES`. The names decide; needed only for data of 2024 under names of 2023, or the reverse.
+      release: one of `brats_files.RELEASES`. The names decide; needed only if data of 2024 have the names of 2023, or the
+        reverse.
       min_area, sample, sample_seed: which slices are examples of a network that takes slices, see `selection.rule`.
     Returns:
       DataSet; a case's meta is {"release": ..., "grade": "HGG", "LGG" or ""}, and the grade is its stratum.
     Raises:
       ConfigError: modalities that are not a sequence of distinct names, a release that is unknown or contradicted by the names.
-      DataError: DATA_MISSING for no layout, several, or a modality that a case lacks; DATA_PATH for files that come twice.
+      DataError: DATA_MISSING for no layout, several, or a modality that a case lacks; DATA_PATH for duplicate files.
     """
     if isinstance(modalities, str) or not modalities:
         raise ConfigError(f"got modalities={modalities!r}; a tuple of names, at least one, such as {MODALITIES}")
@@ -96,7 +97,7 @@ def label_count(release: str | None = None) -> int:
 
 
 def labels_of(release: str) -> tuple[str, ...]:
-    """Names of the classes 1, 2, ... of a release.
+    """Return the names of the classes 1, 2, ... of a release.
 
     Raises:
       ConfigError: unknown release.
@@ -105,7 +106,7 @@ def labels_of(release: str) -> tuple[str, ...]:
 
 
 def values_of(release: str) -> tuple[int, ...]:
-    """The value that classes 1, 2, ... have in the masks of a release; no two of its values are one class.
+    """Return the values of the classes 1, 2, ... in the masks of a release; each value is a class of its own.
 
     (1, 2, 4) until 2021, (1, 2, 3) in 2023, (2, 1, 3) in Task01.
 

@@ -50,17 +50,17 @@ def load(
     sample: float = 1.0,
     sample_seed: int = 42,
 ) -> DataSet:
-    """The slices of the six arrays; their headers are read, no pixels.
+    """List the slices of the six arrays; their headers are read, but no pixels.
 
     Args:
       root: the folder with the arrays.
       modalities: names of the channels that are used, in their order.
       normalise: "brain": z-scores of each channel over the slice's own values above 0; "given": as they are; "auto":
-        integers as by "brain", floats as they are, refused where they are plainly no z-scores.
+        integers as by "brain", floats as they are, but refused if they are clearly not z-scores.
       min_area, sample, sample_seed: which slices, see `selection.rule`.
     Raises:
-      ConfigError: unknown modality or normalisation, a rule of selection that cannot be.
-      DataError: DATA_MISSING for an array that is not there, DATA_HEADER and DATA_TRUNCATED for one that cannot be opened,
+      ConfigError: unknown modality or normalisation, or an invalid selection rule.
+      DataError: DATA_MISSING for a missing array, DATA_HEADER and DATA_TRUNCATED for one that cannot be opened,
         DATA_IMAGE, DATA_LABEL or DATA_MISMATCH for a shape or dtype that does not fit.
     """
     lookup("value of data.normalise", normalise, dict.fromkeys(NORMALISE))

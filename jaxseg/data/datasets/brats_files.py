@@ -7,8 +7,8 @@
     2024        BraTS-GLI-00005-100/...: named as in 2023, examinations after treatment are numbered from 100
     msd         imagesTr/BRATS_001.nii.gz with four channels, labelsTr/BRATS_001.nii.gz (Medical Segmentation Decathlon)
 
-Label values are never looked at: 4 is enhancing tumour until 2021 and the resection cavity in 2024, and a case without
-either cannot tell. Every name may end in .nii or .nii.gz.
+Label values are not used: 4 is enhancing tumour until 2021 and the resection cavity in 2024, and a case may have neither. Every
+name may end in .nii or .nii.gz.
 """
 
 import csv
@@ -70,7 +70,7 @@ class CaseFiles(NamedTuple):
 
 
 def modality(name: str) -> str:
-    """The usual name of a modality: "T1Gd", "t1c" and "t1ce" are "t1ce".
+    """Return the usual name of a modality: "T1Gd", "t1c" and "t1ce" are "t1ce".
 
     Raises:
       ConfigError: no such modality.
@@ -82,14 +82,14 @@ def modality(name: str) -> str:
 
 
 def find(root: Path, release: str | None = None) -> tuple[str, list[CaseFiles]]:
-    """The release in a folder and its cases, sorted by name.
+    """Return the release in a folder and its cases, sorted by name.
 
     Args:
       root: the folder of the cases, or one up to DEPTH levels above.
       release: one of RELEASES where the names leave it open: data of 2024 under names of 2023, or the reverse.
     Raises:
       ConfigError: an unknown release, or one that the names contradict.
-      DataError: DATA_MISSING for no layout or several, DATA_PATH for a case or a file that comes twice.
+      DataError: DATA_MISSING for no layout or several, DATA_PATH for a duplicate case or file.
     """
     if release is not None:
         lookup("release", str(release), dict.fromkeys(RELEASES))
@@ -125,7 +125,7 @@ def find(root: Path, release: str | None = None) -> tuple[str, list[CaseFiles]]:
 
 
 def images(case: CaseFiles, modalities: Sequence[str]) -> tuple[Path, ...]:
-    """The files of these modalities, in this order.
+    """Return the files of these modalities, in this order.
 
     Raises:
       DataError: DATA_MISSING, naming the case, the modality and the files that are there.

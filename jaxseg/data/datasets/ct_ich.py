@@ -41,7 +41,7 @@ phantom = ct_ich.phantom
 
 
 def load(root: str | Path, *, protocol: str = "only") -> DataSet:
-    """The patients of a CT-ICH folder, with what the table says of their slices.
+    """List the patients of a CT-ICH folder, with the table's entries about their slices.
 
     Args:
       root: the folder with ct_scans and masks, or the one that holds it.
@@ -50,7 +50,7 @@ def load(root: str | Path, *, protocol: str = "only") -> DataSet:
       DataSet; a case's meta is {"bleed_slices": [indices from 0], "types": [kinds of bleed, in the table's order]}.
     Raises:
       ConfigError: unknown protocol.
-      DataError: DATA_MISSING for a folder, scan, mask or row that is not there, DATA_TABLE for a table that cannot be read,
+      DataError: DATA_MISSING for a missing folder, scan, mask or row, DATA_TABLE for a table that cannot be read,
         DATA_MISMATCH for bleeds beyond a scan's last slice, DATA_PATH for names that are not NUMBER.nii.
     """
     lookup("protocol", protocol, dict.fromkeys(PROTOCOLS))

@@ -8,7 +8,7 @@
     <root>/masks/anna_01.nii.gz       or a channel of 0 and 1 for each structure, [X, Y, Z, K]; of pictures .npy [H, W, K]
     <root>/train/images, <root>/train/masks, <root>/test/...    or such a pair of folders for each split
 
-The folders may be called otherwise, see IMAGES and MASKS, in small or capital letters. Every file counts as a separate patient,
+IMAGES and MASKS list other accepted names of the folders, in small or capital letters. Every file counts as a separate patient,
 or every sub-folder, unless data.patient finds the patient in the file names. The phantom's pictures are bright discs in uneven
 light.
 """
@@ -108,7 +108,7 @@ def load(
     overlapping: bool = False,
     mask_values: Sequence = (),
 ) -> DataSet:
-    """The pairs of a folder.
+    """List the pairs of images and masks in a folder.
 
     Args:
       root: the folder with images and masks, or the one that holds it.
@@ -121,8 +121,8 @@ def load(
       mask_values: ((value or "#rrggbb", class), ...) of masks that hold the classes; () where they need no table.
     Raises:
       ConfigError: names that are not a sequence of distinct names, or a table that cannot be read.
-      DataError: DATA_MISSING for a folder or partner that is not there, DATA_PATH for a stem twice, DATA_LABEL for JPEG masks
-        of several classes.
+      DataError: DATA_MISSING for a missing folder, image or mask, DATA_PATH for two files with the same stem, DATA_LABEL for JPEG
+        masks of several classes.
     """
     if structures is not None:
         label_count(structures)
@@ -208,7 +208,7 @@ def _channels_of(image: Path, mask: Path, structures: Sequence[str] | None) -> i
 
 
 def _patients(found: pairing.Paired, pattern: str | None, divided: bool) -> tuple[Callable[[str], str], tuple[str, ...]]:
-    """(case -> patient, what is to be said of it): by the pattern, else the sub-folder, else the case.
+    """Return (case -> patient, log lines about it): by the pattern, else the sub-folder, else the case.
 
     Args:
       divided: the names of cases begin with their split, which says nothing about the patient.
@@ -286,7 +286,7 @@ def read_structures(structures: tuple[str, ...], overlapping: bool, background: 
 
 
 def label_count(structures: Sequence[str] = LABELS) -> int:
-    """Number of foreground classes; a ConfigError for what is not a sequence of distinct names."""
+    """Return the number of foreground classes; raises a ConfigError unless `structures` is a sequence of distinct names."""
     return count_structures(structures, LABELS)
 
 

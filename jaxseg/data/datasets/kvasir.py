@@ -32,14 +32,14 @@ PHANTOM_VERSION = 1
 
 
 def load(root: str | Path) -> DataSet:
-    """The pictures of either layout.
+    """List the pictures of either layout.
 
     Args:
       root: the folder with images and masks, or with train, validation and test, or the one that holds it.
     Returns:
       DataSet; `fixed_split` is set for EffiSegNet's layout.
     Raises:
-      DataError: DATA_MISSING for a folder or partner that is not there, DATA_PATH for a stem twice.
+      DataError: DATA_MISSING for a missing folder, image or mask, DATA_PATH for two files with the same stem.
     """
     root, fixed = Path(root), None
     if (root / "images").is_dir() or any(
@@ -71,7 +71,7 @@ def label_count() -> int:
 
 
 def read_mask(case: Case, image: Volume) -> Volume:
-    """The mask of a case: JPEG, grey or colour, 1 above 127.
+    """Read the mask of a case: JPEG, grey or colour, 1 above 127.
 
     Raises:
       DataError: as `masks.read`.

@@ -44,9 +44,9 @@ def read_mask(path: Path) -> Volume:
 
 
 def read_jsrt(path: Path, side: int = SIDE) -> Volume:
-    """Raw big-endian 16-bit words that hold 12 bits -> uint8 [side, side]: (4095 - v) / 16 cut to whole numbers.
+    """Raw big-endian 16-bit words that hold 12 bits -> uint8 [side, side]: (4095 - v) / 16, truncated.
 
-    The files store high values for dark places; turned round, lungs are dark as in the other sets.
+    The files store high values where the picture is dark; inverted, lungs are dark as in the other data sets.
 
     Raises:
       DataError: DATA_TRUNCATED for another length, DATA_IMAGE for values above 12 bits.
@@ -105,7 +105,7 @@ def read_gif(path: Path) -> Volume:
 
 
 def scr_folds(root: Path) -> list[Path]:
-    """SCR's folders fold1 and fold2, in `root` or one folder down.
+    """Return SCR's folders fold1 and fold2, in `root` or one folder down.
 
     Raises:
       DataError: DATA_MISSING.
@@ -124,7 +124,7 @@ def scr_folds(root: Path) -> list[Path]:
 
 
 def enlarge(mask: np.ndarray, size: tuple[int, int], path: Path) -> np.ndarray:
-    """A mask whose picture has a whole multiple of its size, each pixel repeated: SCR's 1024 for JSRT's 2048.
+    """Enlarge a mask by a whole factor to the size of its picture, repeating pixels: SCR's 1024 to JSRT's 2048.
 
     Raises:
       DataError: DATA_MISMATCH for another ratio.

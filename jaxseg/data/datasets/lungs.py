@@ -43,7 +43,7 @@ phantom = lung_files.phantom
 
 
 def load(root: str | Path, *, structures: Sequence[str] = SIDES, naming: str = "patient") -> DataSet:
-    """The pictures of whichever of the four layouts lies in the folder.
+    """List the pictures of a folder that has one of the four layouts.
 
     Args:
       root: the folder as unpacked, or the one that holds it.
@@ -52,7 +52,7 @@ def load(root: str | Path, *, structures: Sequence[str] = SIDES, naming: str = "
       naming: "patient" or "image": whose left; labels by the image are called "left lung of the image".
     Raises:
       ConfigError: unknown naming or structure.
-      DataError: DATA_MISSING for files that are not there, DATA_PATH for names that do not fit.
+      DataError: DATA_MISSING for missing files, DATA_PATH for other names of files.
     """
     lookup("naming", naming, dict.fromkeys(NAMINGS))
     label_count(structures)
@@ -110,7 +110,7 @@ def split_columns(lungs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_mask(name: str, structures: tuple[str, ...], naming: str, case: Case, image: Volume) -> Volume:
-    """The classes of a case on its picture's grid; where structures overlap, the one named later wins.
+    """Read the classes of a case on its picture's grid; where structures overlap, the later one in `structures` wins.
 
     Raises:
       DataError: DATA_LABEL for lungs that the column rule cannot separate, or other values; as `volumes.read_volume`.
@@ -174,7 +174,7 @@ def _by_parts(case: Case, structures: tuple[str, ...]) -> tuple[dict[str, np.nda
 
 
 def _named(meaning: tuple[Meaning, ...], *classes: str) -> tuple[Meaning, ...]:
-    """What a file's values mean in the names of its own classes 1, 2, ...: those that are learnt are made of them."""
+    """Return the meanings of a file's values with the names of the file's own classes."""
     return tuple(m._replace(name=("background", *classes)[m.label]) for m in meaning)
 
 

@@ -45,7 +45,7 @@ _REMEDY = "run: python -m jaxseg.data.acquire organs --output=real_data/organs"
 
 
 def load(root: str | Path, *, structures: Sequence[str] = STRUCTURES, protocol: str = "slices") -> DataSet:
-    """The two patients as three cases (A without the slab, the slab, B).
+    """List the two patients as three cases (A without the slab, the slab, B).
 
     Args:
       root: the folder that `acquire` made.
@@ -53,7 +53,7 @@ def load(root: str | Path, *, structures: Sequence[str] = STRUCTURES, protocol: 
       protocol: "slices", or "volumes": parts of A for networks of rank 3.
     Raises:
       ConfigError: no structure, one twice, or an unknown one.
-      DataError: DATA_MISSING for an absent file, DATA_TABLE for label numbers that cannot be read.
+      DataError: DATA_MISSING for a missing file, DATA_TABLE for label numbers that cannot be read.
     """
     root = Path(root)
     lookup("protocol", protocol, dict.fromkeys(PROTOCOLS))
@@ -92,7 +92,7 @@ def load(root: str | Path, *, structures: Sequence[str] = STRUCTURES, protocol: 
 
 
 def label_count(structures: Sequence[str] = STRUCTURES) -> int:
-    """Number of foreground classes; a ConfigError for what is not a sequence of distinct names."""
+    """Return the number of foreground classes; raises a ConfigError unless `structures` is a sequence of distinct names."""
     return count_structures(structures, STRUCTURES)
 
 
@@ -102,7 +102,7 @@ def map_mask(numbers: tuple[int, ...], raw: np.ndarray) -> np.ndarray:
     Predictions are written in the same label numbers.
 
     Raises:
-      DataError: DATA_LABEL for values that are no label number.
+      DataError: DATA_LABEL for values that are not label numbers.
     """
     volumes.check_labels(raw, range(118), "mask")
     classes = np.zeros(118, np.uint8)

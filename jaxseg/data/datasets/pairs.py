@@ -15,7 +15,7 @@ def by_stem(folder: Path, suffixes: tuple[str, ...] | None = None, *, ending: st
       suffixes: None: those of all files that are read.
       ending: cut off where a stem ends in it ("_mask").
     Raises:
-      DataError: DATA_MISSING for a folder that is not there, DATA_PATH for two files of one stem.
+      DataError: DATA_MISSING for a missing folder, DATA_PATH for two files with the same stem.
     """
     if not folder.is_dir():
         raise refusal("DATA_MISSING", folder, "not there", "a folder of the data set's layout", "check data.root")
@@ -49,7 +49,7 @@ def pair(images: Mapping[str, Path], masks: Mapping[str, Path], *, without_mask:
     Args:
       without_mask: leave out images that have no mask instead of refusing them.
     Raises:
-      DataError: DATA_MISSING for one without the other, or for nothing at all.
+      DataError: DATA_MISSING for an image or a mask without the other, or if there are no files.
     """
     for here, there, what in ((masks, images, "image"), *(() if without_mask else ((images, masks, "mask"),))):
         alone = sorted(here.keys() - there.keys())

@@ -37,7 +37,7 @@ PHANTOM_VERSION = 1
 
 
 def load(root: str | Path, *, structures: Sequence[str] = LABELS, allow_empty: bool = False) -> DataSet:
-    """The pictures of an export.
+    """List the pictures of an export.
 
     Args:
       root: the folder with train, valid and test (any of them), or the one that holds it.
@@ -47,7 +47,7 @@ def load(root: str | Path, *, structures: Sequence[str] = LABELS, allow_empty: b
       DataSet with `fixed_split`.
     Raises:
       ConfigError: structures that are not a sequence of distinct names.
-      DataError: DATA_MISSING for folders, pictures or label files that are not there, DATA_LEAK for a patient in two splits.
+      DataError: DATA_MISSING for missing folders, pictures or label files, DATA_LEAK for a patient in two splits.
     """
     label_count(structures)
     root = _find_root(Path(root))
@@ -83,12 +83,12 @@ def load(root: str | Path, *, structures: Sequence[str] = LABELS, allow_empty: b
 
 
 def label_count(structures: Sequence[str] = LABELS) -> int:
-    """Number of foreground classes; a ConfigError for what is not a sequence of distinct names."""
+    """Return the number of foreground classes; raises a ConfigError unless `structures` is a sequence of distinct names."""
     return count_structures(structures, LABELS)
 
 
 def read_mask(classes: int, allow_empty: bool, case: Case, image: Volume) -> Volume:
-    """The polygons of a case on its picture's grid.
+    """Draw the polygons of a case on its picture's grid.
 
     Raises:
       DataError: as `read_polygons`.
@@ -102,7 +102,8 @@ def read_polygons(path: Path, classes: int) -> list[tuple[int, list[tuple[float,
     """[(class from 0, [(x, y), ...] as fractions of width and height), ...], one for each line that is not blank.
 
     Raises:
-      DataError: DATA_LABEL with file and line for what is no polygon of a known class; DATA_PATH for unreadable files.
+      DataError: DATA_LABEL, with file and line, for a line that is not a polygon of a known class; DATA_PATH for unreadable
+        files.
     """
     try:
         lines = guard.read_text(path).splitlines()
@@ -165,7 +166,7 @@ def _find_root(root: Path) -> Path:
 
 
 def _middle(y, bend: float, phase: float):
-    """Where the phantom's column runs: x as a function of y, fractions."""
+    """Return the position x of the phantom's spine at height y; both are fractions of the picture."""
     return 0.5 + bend * np.sin(2 * np.pi * y + phase)
 
 

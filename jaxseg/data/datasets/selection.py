@@ -1,4 +1,4 @@
-"""Which slices of a volume are worth learning from, what they hold, and what that says of class weights (BraTS 2-D project).
+"""Selection of slices to train on, statistics of their classes, and class weights (BraTS 2-D project).
 
 The project keeps a slice when one of the tumour's classes covers more than 500 (or 3000) pixels, draws a share of those
 (0.4 or 0.1, seed 42), and prints how many pixels each class has and how many images lack it.
@@ -29,14 +29,14 @@ RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # share f of each clas
 def rule(
     min_area: int | None = None, sample: float = 1.0, sample_seed: int = 42
 ) -> Callable[[Case, int, np.ndarray | None], bool]:
-    """`DataSet.keep_slice` of the project's protocol.
+    """Return the project's protocol as a function for `DataSet.keep_slice`.
 
     Args:
       min_area: keep a slice with more than this many pixels of a foreground class; None: every slice.
-      sample: the share of those that is drawn.
-      sample_seed: of the draw.
+      sample: the fraction of those that is drawn.
+      sample_seed: random seed of the draw.
     Raises:
-      ConfigError: an area below 0, or a share outside (0, 1].
+      ConfigError: an area below 0, or a fraction outside (0, 1].
     """
     if min_area is not None and min_area < 0:
         raise ConfigError(f"got data.min_area={min_area}; a number of pixels, at least 0 (any tumour), or None for every slice")
@@ -46,9 +46,10 @@ def rule(
 
 
 def keep_slice(min_area: int | None, sample: float, seed: int, case: Case, index: int, mask: np.ndarray | None) -> bool:
-    """Whether a slice is an example. The draw is a digest of (seed, case, slice), below `sample`.
+    """Return whether a slice is an example. The draw is a digest of (seed, case, slice), below `sample`.
 
-    Differs from the source, which draws exactly that share of one list: here adding a case moves no other slice.
+    Differs from the source, which draws exactly that fraction of one list: here a further case does not change the draw of other
+    slices.
     """
     if min_area is not None and not (mask is not None and np.bincount(mask.ravel(), minlength=2)[1:].max() > min_area):
         return False
@@ -56,11 +57,11 @@ def keep_slice(min_area: int | None, sample: float, seed: int, case: Case, index
 
 
 def area_histogram(cache, rows: Sequence[int] | None = None) -> dict:
-    """What a cache's masks hold, from its records alone.
+    """Count pixels and areas of each class in the masks of a store, from its rows alone.
 
     Args:
       cache: the store of prepared slices.
-      rows: which examples; None for all.
+      rows: the examples to count; None for all.
     Returns:
       {"images": N, "labels": names with the background first, "pixels": [K + 1] of each class, "absent": [K + 1] images
       without a pixel of it, "bins": BINS, "areas": [K][len(BINS)] images by the area of class k, from each bin's lower end
@@ -79,7 +80,7 @@ def area_histogram(cache, rows: Sequence[int] | None = None) -> dict:
 
 
 def table(histogram: Mapping) -> str:
-    """The figures of `area_histogram` as the project prints them, and the histogram below."""
+    """Return the figures of `area_histogram` as the project prints them, followed by the histogram."""
     names, bins = histogram["labels"], histogram["bins"]
     lines = [f"Label {k} pixels: {n}" for k, n in enumerate(histogram["pixels"])]
     lines += [f"Number of images with no label {k} pixels: {n}" for k, n in enumerate(histogram["absent"])]
@@ -100,11 +101,11 @@ def class_weights(cache, rows: Sequence[int], rule: str = "inverse") -> tuple[fl
 
 
 def weights(pixels: Sequence[int], rule: str = "inverse", *, labels: Sequence[str] = ()) -> tuple[float, ...]:
-    """One weight per class, with mean 1.
+    """Return one weight per class, with mean 1.
 
     Args:
       pixels: [K + 1] of each class, background first.
-      rule: of RULES.
+      rule: a name in RULES.
       labels: their names, for the error.
     Raises:
       ConfigError: an unknown rule.

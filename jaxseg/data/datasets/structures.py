@@ -10,13 +10,13 @@ MOST = 65535  # classes beside the background
 
 
 def count_structures(structures: Sequence[str], example: Sequence[str]) -> int:
-    """Number of foreground classes.
+    """Return the number of foreground classes.
 
     Args:
       structures: names of the classes 1, 2, ...
-      example: names that would do, for the message.
+      example: valid names, for the message.
     Raises:
-      ConfigError: structures that are not a sequence of distinct names, or more than 16 bits count.
+      ConfigError: structures is not a sequence of distinct names, or has more names than 16 bits can number.
     """
     if isinstance(structures, str) or not structures or len(set(structures)) < len(structures):
         raise ConfigError(f"got structures={structures!r}; a tuple of different names, at least one, such as {example}")

@@ -1,4 +1,4 @@
-"""Files in a data set's folders that no reader takes, counted by suffix, so that none is left out silently."""
+"""Report the files in a data set's folders that no reader supports, by suffix, so that none is ignored silently."""
 
 import os
 from collections import Counter
@@ -32,7 +32,7 @@ MOST = 200_000  # entries that are looked at below a folder that could not be re
 
 
 def notes(dataset: DataSet) -> tuple[str, ...]:
-    """A line for the files beside those of the cases that no reader takes; () where there are none."""
+    """Return a line about unsupported files beside those of the cases; () if there are none."""
     used = {path for case in dataset.cases for path in (*case.images, *([case.mask] if case.mask else []), *case.parts)}
     used |= {path.parent if path.is_file() else path for path in used}  # folders of DICOM series, and of packed arrays
     folders = {path.parent for case in dataset.cases for path in (*case.images, *([case.mask] if case.mask else []), *case.parts)}
@@ -42,7 +42,7 @@ def notes(dataset: DataSet) -> tuple[str, ...]:
 
 
 def below(root: Path) -> str:
-    """The same line for everything below a folder that holds no case; "" where there is nothing."""
+    """Return the same line about all files below a folder that holds no case; "" if there are none."""
     walked = (Path(folder) / name for folder, _, names in os.walk(root) if "/." not in folder for name in names)
     return describe((path for _, path in zip(range(MOST), walked) if not path.name.startswith(".")), root)
 
@@ -64,7 +64,7 @@ def describe(paths: Iterable[Path], root: Path) -> str:
 
 
 def _names(folder: Path) -> Iterator[str]:
-    """Visible entries of a folder, sorted; nothing where it cannot be listed."""
+    """Return the visible entries of a folder, sorted; none if it cannot be listed."""
     try:
         yield from sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError:

@@ -1,6 +1,6 @@
-"""Bleeds: where blood collects, in its five places, and what it does to the tissue around.
+"""Bleeds: the five kinds of intracranial haemorrhage, and their effects on the surrounding tissue.
 
-Each kind gives an opacity of blood and its attenuation for one plane; the truth is where the opacity exceeds one half.
+Each kind has an opacity and an attenuation of blood in one plane; the true mask is where the opacity exceeds one half.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ class Bleed:
 
 
 def draw_bleeds(rng: np.random.Generator, plan: tuple[str, ...], middle: float, half: tuple) -> tuple[Bleed, ...]:
-    """Random bleeds of the kinds in `plan`, around the height `middle` (mm).
+    """Draw random bleeds of the kinds in `plan`, around the height `middle` (mm).
 
     Args:
       plan: words from "deep", "lobar", "ventricle", "epidural", "subdural", "subarachnoid", "contusion".
@@ -83,7 +83,7 @@ def draw_bleeds(rng: np.random.Generator, plan: tuple[str, ...], middle: float, 
 
 
 def displace(bleeds: tuple[Bleed, ...], here: Plane) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where each pixel's tissue was before the masses pushed it aside (nothing moves at the skull)."""
+    """Return where each pixel's tissue was before the mass effect displaced it (nothing moves at the skull)."""
     x, y, z = here.x, here.y, here.z
     free = np.clip(here.depth / 14, 0, 1)
     for b in bleeds:
@@ -98,7 +98,7 @@ def displace(bleeds: tuple[Bleed, ...], here: Plane) -> tuple[np.ndarray, np.nda
 
 
 def shape(b: Bleed, here: Plane, ventricle: np.ndarray, fluid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Opacity of the blood, and of a lucent rim around it.
+    """Return the opacity of the blood, and of a lucent rim around it.
 
     Args:
       ventricle, fluid: opacities of the fluid in and around the brain.
@@ -136,7 +136,7 @@ def shape(b: Bleed, here: Plane, ventricle: np.ndarray, fluid: np.ndarray) -> tu
 
 
 def paint(bleeds: tuple[Bleed, ...], here: Plane, image: np.ndarray, ventricle, fluid) -> dict[str, np.ndarray]:
-    """Paint the bleeds over the brain in place; the opacity of blood by kind."""
+    """Paint the bleeds over the brain in place; returns the opacity of the blood by kind."""
     truth: dict[str, np.ndarray] = {}
     shapes = [(b, *shape(b, here, ventricle, fluid)) for b in bleeds]
     for b, _, rim in shapes:

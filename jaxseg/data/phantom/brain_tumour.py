@@ -50,7 +50,7 @@ NCR, ED, ET, RC = 1, 2, 3, 4
 
 
 class ReleaseLayout(NamedTuple):
-    """How a release names things: case folders, what joins case and sequence, the codes of the sequences, the mask's values."""
+    """Names in a release: case folders, separator of case and sequence, codes of the sequences; and the mask's values."""
 
     case: str
     join: str
@@ -71,7 +71,7 @@ LAYOUTS = {
 
 
 def phantom(kind: str = "default") -> Path:
-    """Folder of the phantom in the layout of 2018, generated on the first call and kept under the cache root."""
+    """Return the folder of the phantom in the layout of 2018, generated on the first call and kept under the cache root."""
     lookup("phantom", kind, KINDS)
     return build_folder(cache_root() / f"phantom-brats-{VERSION}-{kind}", lambda folder: write_phantom(folder, kind=kind))
 
@@ -80,10 +80,10 @@ def write_phantom(folder: str | Path, *, kind: str = "default", layout: str = "2
     """Write the data set into an existing or new folder; the same seed gives the same bytes on the same machine.
 
     Args:
-      folder: where to.
+      folder: the target folder.
       kind: "default" (24 cases of 64 x 64 x 48) or "quick" (6 cases of 40 x 40 x 32).
       layout: a key of LAYOUTS. In that of 2024 the tumours have been resected in part.
-      seed: of everything random.
+      seed: random seed.
     Raises:
       ConfigError: unknown kind or layout, negative seed.
     """
@@ -133,12 +133,12 @@ def write_phantom(folder: str | Path, *, kind: str = "default", layout: str = "2
 def make_case(
     rng: np.random.Generator, shape: tuple[int, int, int], grade: str, resected: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One examination.
+    """Generate one examination.
 
     Args:
       shape: voxels along x (right to left), y (front to back), z (feet to head).
       grade: "HGG" (thick enhancing rim, much oedema) or "LGG" (large core that enhances in part).
-      resected: part of the core has become a cavity.
+      resected: whether part of the core has become a cavity.
     Returns:
       (int16 [X, Y, Z, 4] in the order of SEQUENCES, background 0, uint8 classes [X, Y, Z]).
     """
@@ -197,7 +197,7 @@ class Place:
 
 
 def paint_brain(rng: np.random.Generator, place: Place) -> tuple[list[tuple[str, np.ndarray]], np.ndarray]:
-    """What lies over white matter, from the bottom up.
+    """Return what is painted over white matter, in the order of painting.
 
     Returns:
       ([(tissue, opacity [X, Y, Z])], signed distance of the ventricles).
@@ -252,7 +252,7 @@ def paint_brain(rng: np.random.Generator, place: Place) -> tuple[list[tuple[str,
 def paint_tumour(
     rng: np.random.Generator, place: Place, ventricle: np.ndarray, grade: str, resected: bool
 ) -> tuple[list[tuple[str, np.ndarray]], np.ndarray]:
-    """A tumour, often with a satellite, from the outside in.
+    """Draw a tumour, often with a satellite, from the outside in.
 
     Returns:
       ([(tissue, opacity [X, Y, Z])], classes [X, Y, Z]).

@@ -81,7 +81,7 @@ KINDS = {"default": Size(36, 512, (12, 14), 256), "quick": Size(8, 128, (6, 6), 
 
 
 def phantom(kind: str = "default") -> Path:
-    """Folder of the phantom, generated on the first call and kept under the cache root."""
+    """Return the folder of the phantom, generated on the first call and kept under the cache root."""
     lookup("phantom", kind, KINDS)
     return build_folder(cache_root() / f"phantom-ct-ich-{VERSION}-{kind}", lambda folder: write_phantom(folder, kind=kind))
 
@@ -90,9 +90,9 @@ def write_phantom(folder: str | Path, *, kind: str = "default", seed: int = 0) -
     """Write the data set into an existing or new folder; the same seed gives the same bytes on the same machine.
 
     Args:
-      folder: where to.
+      folder: the target folder.
       kind: "default" (36 patients, 512 x 512, about 0.35 GB) or "quick" (8 patients, 128 x 128 x 6).
-      seed: of everything random.
+      seed: random seed.
     Raises:
       ConfigError: unknown kind.
     """
@@ -144,7 +144,7 @@ def write_phantom(folder: str | Path, *, kind: str = "default", seed: int = 0) -
 
 
 def make_patient(rng: np.random.Generator, size: Size, textures: Textures, plan: tuple[str, ...]):
-    """One examination.
+    """Generate one examination.
 
     Returns:
       (scan int16 HU [Z, Y, X], masks {kind: bool [Z, Y, X]}, fractured bool [Z], affine 4x4 of the [X, Y, Z] array).
@@ -189,7 +189,7 @@ def make_patient(rng: np.random.Generator, size: Size, textures: Textures, plan:
 
 
 def _plane(head, bleeds, here, n: int, px: float) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """HU and opacity of blood by kind in one plane."""
+    """Return HU, and the opacity of blood by kind, in one plane."""
     image, ventricle, fluid = anatomy.paint_brain(head, here, *blood.displace(bleeds, here))
     truth = blood.paint(bleeds, here, image, ventricle, fluid)
     anatomy.paint_artefacts(head, here, image)
@@ -199,7 +199,7 @@ def _plane(head, bleeds, here, n: int, px: float) -> tuple[np.ndarray, dict[str,
 
 
 def _enlarge(image: np.ndarray, size: int) -> np.ndarray:
-    """Bilinear enlargement by 2 to [size, size], samples at pixel centres."""
+    """Upsample bilinearly by 2 to [size, size], with samples at pixel centres."""
     for axis in (0, 1):
         a = np.moveaxis(np.asarray(image, np.float32), axis, 0)
         before, after = np.concatenate([a[:1], a[:-1]]), np.concatenate([a[1:], a[-1:]])

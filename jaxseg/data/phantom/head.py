@@ -66,7 +66,7 @@ class Head:
 
 
 def draw_head(rng: np.random.Generator, fracture: bool) -> Head:
-    """A random head."""
+    """Draw a random head."""
     u, n = rng.uniform, rng.normal
     age = u(0.6, 1.7)
     calcified = tuple(float(u(0.4, 1.0)) if rng.random() < p else 0.0 for p in (0.8, 0.7, 0.4, 0.25))
@@ -160,7 +160,7 @@ def ventricles(head: Head, x, y, z) -> tuple[np.ndarray, np.ndarray]:
 
 
 def paint_brain(head: Head, here: Plane, x, y, z) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The inside of the skull.
+    """Paint the inside of the skull.
 
     Args:
       here: the plane.

@@ -28,7 +28,7 @@ def smooth_field(rng: np.random.Generator, shape: tuple[int, ...], length: tuple
 
 
 class Textures:
-    """The fields that one data set is cut from.
+    """The random fields from which all textures of a data set are cut.
 
     Attributes:
       step: millimetres between samples, in plane.
@@ -56,7 +56,7 @@ class Textures:
 
 
 class View:
-    """One patient's window into the textures."""
+    """One patient's view of the textures."""
 
     def __init__(self, textures: Textures, shifts: dict[str, tuple[int, ...]], flip: bool, turn: bool):
         self.textures, self.shifts, self.flip, self.turn = textures, shifts, flip, turn

@@ -1,13 +1,13 @@
-"""Prepared cases that wait for their store to be complete, so that a preparation that was ended goes on where it was.
+"""Prepared cases on disk until their store is complete, so that an interrupted preparation continues where it stopped.
 
     <cache root>/<kind>/.<data set>.parts/3f/<key>.json              written last: rows, sizes and digests of the arrays, counts
                                              <token>.0.image.npy     the arrays, where the store keeps a file for each
                                              <key>.pack              or all of it: the JSON as a line, then the arrays' bytes
 
-The key is the digest of all on which the case's bytes depend (`fingerprint.Sources.key`), whatever the other cases are: a file
-that was mended, or a case more, leaves the other cases as they are. Every case of a store comes from here, whoever prepared it:
-this process, one of its workers, or another host. So the store's bytes cannot depend on who did. Two processes that prepare one
-case both write whole parts, under tokens of their own; the last one counts.
+The key is the digest of all on which the case's bytes depend (`fingerprint.Sources.key`), but not on other cases: after a file
+was repaired or a case was added, the other parts are used again. All cases of a store are read from here, so that its bytes do
+not depend on whether this process, one of its workers or another host prepared them. If two processes prepare the same case, both
+write a complete part under a token of their own, and the later one is used.
 """
 
 import contextlib
@@ -105,8 +105,8 @@ class PreparedCase(NamedTuple):
             engines.remove(self.path(name))
 
 
-class _Heard:
-    """Takes the place of `Meanings` for one case: keeps what it is given."""
+class _RecordedMeanings:
+    """Replaces `Meanings` while one case is prepared: records the calls, for `PreparedCase.report`."""
 
     def __init__(self):
         self.found: list = []
@@ -117,14 +117,14 @@ class _Heard:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """The folder of the parts of a data set, and how a case becomes one.
+    """The folder of the parts of a data set, and everything needed to prepare its cases.
 
     Attributes:
       folder: the folder.
-      dataset, recipe: what is prepared, and how.
-      finish: the layout's function that makes arrays and rows of a case's examples.
-      sources: what the cases' bytes depend on.
-      engine: name of what writes the arrays (`engines.ENGINES`); "": each part is a pack.
+      dataset, recipe: the data set, and how its images are prepared.
+      finish: the layout's function that returns the arrays and rows of a case's examples.
+      sources: the digests of all on which the cases' bytes depend.
+      engine: name of the engine that writes the arrays (`engines.ENGINES`); "": each part is a pack.
     """
 
     folder: Path
@@ -154,14 +154,14 @@ class Parts:
 
         Args:
           i: the case.
-          left: how many parts of this size the disk must have space for.
+          left: number of parts of this size for which the disk must have space.
         Raises:
           DataError: a file cannot be used, or has changed while it was read.
           StorageError: the disk has not enough space.
         """
-        case, heard = self.dataset.cases[i], _Heard()
+        case, meanings = self.dataset.cases[i], _RecordedMeanings()
         with remarks.recorded() as said:
-            found = cases.examples_of(self.dataset, self.recipe, case, meanings=heard)
+            found = cases.examples_of(self.dataset, self.recipe, case, meanings=meanings)
             arrays, rows = self.finish(self.recipe, found)
         if self.sources.case(case) != self.sources.cases[i]:
             raise base.changed(self.dataset)
@@ -171,7 +171,7 @@ class Parts:
             "foreground": int(tally.foreground),
             "cut": int(tally.cut),
             "levels": [[v.case, v.before.tolist(), v.after.tolist(), v.placed] for v in tally.levels],
-            "meanings": heard.found,
+            "meanings": meanings.found,
             "remarks": said,
         }
         marker = self._marker(i)
@@ -193,7 +193,7 @@ class Parts:
         return PreparedCase(marker, **about)  # as whoever finds it reads it
 
     def clear(self, done: list[PreparedCase]) -> None:
-        """Remove these parts, those that nobody has asked for in a long time, and folders that are empty then."""
+        """Remove these parts, those that have not been used for a long time, and folders that are then empty."""
         for part in done:
             part.remove()
         if not self.folder.is_dir():

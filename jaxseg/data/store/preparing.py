@@ -1,10 +1,10 @@
-"""Prepare the cases of a store one after another, or several at once in processes of their own, on one host or several.
+"""Prepare the cases of a store one after another, or several at once in worker processes, on one host or several.
 
 Workers (`python -m jaxseg.data.store.preparing`) are fresh interpreters rather than forks, because jax's threads do not survive a
-fork, and rather than those of `multiprocessing`, which would run the user's script again. A worker gets the data set by its
-standard input (cloudpickle takes functions that no module names), writes parts (`parts.py`), and says which. What it cannot
-prepare, and what it leaves when it is killed, the main process prepares itself, in the cases' order: messages are the same for
-any number of workers.
+fork, and rather than those of `multiprocessing`, which would run the user's script again. A worker reads the data set from its
+standard input (pickled by cloudpickle, which supports functions without a module), writes parts (`parts.py`), and reports each
+one. The main process itself prepares the cases at which a worker failed or was killed, in their order, so that messages are the
+same for any number of workers.
 """
 
 import itertools
@@ -35,7 +35,7 @@ _Length = struct.Struct(">Q")
 
 
 class HostShare(NamedTuple):
-    """Which cases a process of a run prepares, and what it does when it has: wait until all processes have."""
+    """The cases that a process of a run prepares (every `count`-th), and a function that waits for the other processes."""
 
     index: int
     count: int
@@ -53,7 +53,8 @@ def folder_of(store: Path, name: str) -> Path:
 def spread(parts: Parts, final: Path, share: HostShare, workers: int | None) -> None:
     """Prepare this process's share of the cases unless the store exists, and wait for the other processes.
 
-    If the processes share the folder, whichever puts the store together finds all cases there; if not, it prepares the others.
+    If the processes share the folder, the one that builds the store finds all cases there; otherwise it prepares the others
+    itself.
     """
     if share.count == 1:
         return
@@ -68,8 +69,8 @@ class CasePreparation:
     """The parts of a data set's cases in order; close it, or use it in a `with` block.
 
     Args:
-      parts: where they are, and how they are made.
-      workers: number of processes; 1: this one alone; None: as many as the cores and the memory allow, if it is worth it.
+      parts: the folder of the parts, and how cases are prepared.
+      workers: number of processes; 1: only this one; None: as many as the cores and the memory allow, if that saves time.
       numbers: the cases to prepare; None: all.
     """
 
@@ -108,7 +109,7 @@ class CasePreparation:
         for i in self._numbers:
             try:
                 self._part(i)
-            except Exception:  # noqa: S112 -- the process that puts the store together meets it too, and says so
+            except Exception:  # noqa: S112 -- the process that builds the store gets the same error, and reports it
                 continue
 
     def close(self) -> None:
@@ -163,7 +164,7 @@ def cores() -> int:
 
 
 class _Pool:
-    """Workers, and a thread for each that gives it cases and hears what became of them."""
+    """Worker processes, each with a thread that assigns cases to it and reads its reports."""
 
     def __init__(self, parts: Parts, numbers: Sequence[int], workers: int):
         import cloudpickle
@@ -214,7 +215,7 @@ class _Pool:
             self._leave(process, given)
 
     def _leave(self, process: subprocess.Popen, given: list[int]) -> None:
-        """Leave what a worker has not done to the main process; after the last worker, all."""
+        """Give a worker's unfinished cases back to the main process; after the last worker, all unfinished cases."""
         try:
             process.stdin.close()
         except OSError:

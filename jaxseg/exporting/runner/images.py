@@ -1,6 +1,6 @@
 """Reading a case and writing its result: NIfTI, numpy arrays, and pictures where Pillow is installed.
 
-Stricter and smaller than the readers of jaxseg: what could be read in two ways is refused.
+Smaller and stricter than jaxseg's readers: ambiguous files are refused.
 """
 
 import gzip
@@ -16,11 +16,11 @@ from jaxseg.data.turns import UPRIGHT, stored_order, upright
 
 
 class Refused(ValueError):
-    """An input that this model cannot take, or that could be read in two ways."""
+    """An input that this model cannot use, or that is ambiguous."""
 
 
 class CaseImage(NamedTuple):
-    """An image as it lies on disk.
+    """An image as it is stored on disk.
 
     Attributes:
       array: [X, Y, Z] (or [X, Y, Z, C]); a picture [H, W] or [H, W, 3], upright.
@@ -66,11 +66,11 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 def read_image(path: str | Path, spacing=None, affine=None) -> CaseImage:
-    """An image file: .nii, .nii.gz, .npy, or a picture.
+    """Read an image file: .nii, .nii.gz, .npy, or a picture.
 
     Args:
-      spacing: of an array: mm along its axes, which then run to the patient's right, to the front and to the head.
-      affine: in place of spacing, 4 x 4.
+      spacing: for an array: mm along its axes, which then run to the patient's right, to the front and to the head.
+      affine: instead of spacing, 4 x 4.
     """
     name = str(path).lower()
     if not name.endswith(".npy") and (spacing is not None or affine is not None):
@@ -85,7 +85,7 @@ def read_image(path: str | Path, spacing=None, affine=None) -> CaseImage:
 
 
 def image_of(array, spacing=None, affine=None, name: str = "the array") -> CaseImage:
-    """An array in memory: a scan with `spacing` or `affine`, else a picture."""
+    """Return an array in memory as an image: a scan if `spacing` or `affine` is given, else a picture."""
     array = np.asarray(array)
     if array.dtype.kind not in "iuf" or not array.size:
         raise Refused(f"{name}: {array.dtype} of shape {array.shape}; must hold numbers")
@@ -139,7 +139,7 @@ def _read_nifti(path: Path) -> CaseImage:
 
 
 def _nifti_layout(header: np.void, size: int, path: Path) -> tuple[tuple[int, ...], np.dtype]:
-    """([X, Y, Z] or [X, Y, Z, C], dtype in native order) of a header that can be believed."""
+    """Return ([X, Y, Z] or [X, Y, Z, C], dtype in native order) of a header, after checking it."""
     count = int(header["dim"][0])
     dims = tuple(int(n) for n in header["dim"][1 : count + 1])
     shape = (*dims[:3], *(1,) * (3 - len(dims)), *(n for n in dims[3:] if n != 1))
@@ -234,7 +234,7 @@ def write_result(path: str | Path, result: np.ndarray, like: CaseImage) -> None:
 
 
 def _nifti_bytes(array: np.ndarray, like: CaseImage) -> bytes:
-    """A NIfTI-1 file, little-endian, with the position in space of `like`."""
+    """Return the bytes of a NIfTI-1 file, little-endian, with the geometry of `like`."""
     if max(array.shape) > 32767:
         raise Refused(f"a result of shape {array.shape}; NIfTI-1 has at most 32767 voxels along an axis: write .npy")
     header = np.zeros((), _HEADERS[348].newbyteorder("<"))

@@ -24,13 +24,13 @@ _NEVER = float(np.finfo(np.float32).min) / 2  # a logit whose probability is exa
 
 
 class Found(NamedTuple):
-    """What a model finds in a case.
+    """The segmentation of a case.
 
     Attributes:
       labels: in the axis order of the first image; 0 is background, the others are `values` of model.json.
       probabilities: float32, as labels with a last axis for `maps`.
-      maps: what each map is of: the classes, or the regions that the network learnt.
-      structures: name -> boolean mask, of structures that may overlap; empty elsewhere.
+      maps: names of the probability maps: the classes, or the regions that the network was trained on.
+      structures: name -> boolean mask, if structures may overlap; else empty.
       image: the first image.
     """
 
@@ -87,11 +87,11 @@ class Model:
         """Segment one case.
 
         Args:
-          case: a file, an array or an `CaseImage`; for several modalities a list of them, in the order of about["modalities"].
-          spacing: of arrays of a scan, mm along its axes, which then run to the patient's right, to the front and to the head.
-          affine: in place of spacing: 4 x 4, voxel index -> mm in RAS+.
+          case: a file, an array or a `CaseImage`; for several modalities a list of them, in the order of about["modalities"].
+          spacing: for a scan as arrays: mm along its axes, which then run to the patient's right, to the front and to the head.
+          affine: instead of spacing: 4 x 4, voxel index -> mm in RAS+.
         Raises:
-          Refused: an image that this model cannot take.
+          Refused: this model cannot use an image.
         """
         many = list(case) if isinstance(case, list | tuple) and not isinstance(case, CaseImage) else [case]
         names = self.about["modalities"] or [""]
@@ -173,7 +173,7 @@ class Model:
 
 
 def postprocess(labels: np.ndarray, steps: Sequence[dict], spacing: Sequence[float]) -> np.ndarray:
-    """The steps of model.json, one after the other; see `infer.postprocess` of jaxseg."""
+    """Apply the steps of model.json one after the other; see `infer.postprocess` of jaxseg."""
     for step in steps:
         options = dict(step["options"])
         labels = _STEPS[step["step"]](labels, math.prod(spacing), **options)
@@ -181,7 +181,7 @@ def postprocess(labels: np.ndarray, steps: Sequence[dict], spacing: Sequence[flo
 
 
 def _components(labels: np.ndarray, mask: np.ndarray, connectivity: int | None, keep) -> np.ndarray:
-    """Without the components of a mask for which keep(sizes [n]) is false."""
+    """Set the components of a mask for which keep(sizes [n]) is false to 0."""
     structure = ndimage.generate_binary_structure(labels.ndim, labels.ndim if connectivity is None else connectivity)
     numbers, count = ndimage.label(np.ascontiguousarray(mask), structure)
     if not count:

@@ -1,6 +1,6 @@
-"""From a case's images to what the network sees, and from its logits back to the case's own grid.
+"""Convert a case's images to the network's input, and its logits back to the case's own grid.
 
-Written after the preparation of jaxseg, whose docstrings say where each rule comes from; `recipe` is its Recipe as a dict.
+It follows jaxseg's own preparation, whose docstrings give the source of each rule; `recipe` is its Recipe as a dict.
 """
 
 import itertools
@@ -37,7 +37,7 @@ FREE = (  # entries that may have any value
 
 
 class FileAxes(NamedTuple):
-    """How the axes of a file became those of the examples."""
+    """The mapping from a file's axes to those of the examples."""
 
     axes: tuple[int, ...]
     flips: tuple[bool, ...]
@@ -45,7 +45,7 @@ class FileAxes(NamedTuple):
     spacing: tuple[float, ...]
 
     def restore(self, array: np.ndarray) -> np.ndarray:
-        """Three axes in the common order (and K) -> the file's own order."""
+        """Return three axes in the common order (and K) in the file's own order."""
         if not self.axes:
             return array[0]
         flipped = array[tuple(slice(None, None, -1 if f else 1) for f in self.flips)]
@@ -54,7 +54,7 @@ class FileAxes(NamedTuple):
 
 
 class GridPlace(NamedTuple):
-    """Where an example lies on the network's grid; see `canvas.Placement` of jaxseg."""
+    """The position of an example on the network's grid; see `canvas.Placement` of jaxseg."""
 
     axes: tuple[int, ...]
     box: tuple[slice, ...]
@@ -85,7 +85,7 @@ class GridPlace(NamedTuple):
 
 
 class NetworkInputs(NamedTuple):
-    """Prepared inputs [N, *S, C], the case's own grid, the way back into its file, and where an example lies."""
+    """Prepared inputs [N, *S, C], the case's own grid, the mapping back to its file, and the position of an example."""
 
     inputs: np.ndarray
     shape: tuple[int, ...]
@@ -109,7 +109,7 @@ def to_slices(image: CaseImage, plane: str = "axial") -> tuple[np.ndarray, FileA
 
 
 def _check_plane(shape, spacing, name: str) -> None:
-    """Refuse a volume whose axial slices are no pictures, where the recipe names no plane."""
+    """Refuse a volume that is too thin for axial slices, if the recipe names no plane."""
     for axis, plane in ((1, "coronal"), (2, "sagittal")):
         others = [a for a in range(3) if a != axis]
         fewer = min(shape[a] for a in others) / shape[axis]
@@ -135,7 +135,7 @@ def to_volume(image: CaseImage, orientation: str) -> tuple[np.ndarray, FileAxes]
 
 
 def prepare(images: list[CaseImage], recipe: dict, rank: int) -> NetworkInputs:
-    """The examples of a case from its images, one for each modality."""
+    """Prepare the examples of a case from its images, one for each modality."""
     first = images[0]
     for other in images[1:]:
         same = first.array.shape[:rank] == other.array.shape[:rank] and (first.affine is None) == (other.affine is None)
@@ -164,14 +164,14 @@ def _same_place(a: CaseImage, b: CaseImage) -> bool:
 
 
 def _scaled(image: CaseImage, recipe: dict) -> CaseImage:
-    """The part of the intensity rule that looks at a whole scan, before it is cut into slices."""
+    """Apply the part of the intensity rule that needs a whole scan, before it is cut into slices."""
     array = image.array if image.affine is not None else image.array[:, :, None]
     scaled = _of_scan(array, recipe, None, 0)
     return image if scaled is array else image._replace(array=scaled if image.affine is not None else scaled[:, :, 0])
 
 
 def _example(planes: list[np.ndarray], recipe: dict, spacing, *, scanned: bool) -> tuple[np.ndarray, GridPlace]:
-    """One example [*s, C], and where it lies."""
+    """Prepare one example [*s, C], and return it with its position."""
     rank, inside, box = planes[0].ndim, None, None
     if recipe["nonzero"] or "zscore_nonzero" in recipe["intensity"] and rank == 3:
         inside = ndimage.binary_fill_holes(np.any([p != 0 for p in planes], 0))
@@ -266,7 +266,7 @@ def _rule(recipe: dict, channel: int) -> str:
 
 
 def _of_scan(array: np.ndarray, recipe: dict, inside, channel: int) -> np.ndarray:
-    """The part of the intensity rule that looks at a whole scan [X, Y, Z(, C)]; else the array itself."""
+    """Apply the part of an intensity rule that needs a whole scan [X, Y, Z(, C)]; other rules return the array unchanged."""
     rule = _rule(recipe, channel)
     if rule not in _WHOLE_SCAN:
         return array
@@ -300,7 +300,7 @@ def _of_scan(array: np.ndarray, recipe: dict, inside, channel: int) -> np.ndarra
 
 
 def _of_values(values: np.ndarray, recipe: dict, channel: int) -> np.ndarray:
-    """The part of the intensity rule that looks at one voxel at a time: float32."""
+    """Apply the part of an intensity rule that converts each voxel by itself; returns float32."""
     rule, window = _rule(recipe, channel), recipe["window"]
     wide = values.astype(np.float32)
     if rule in _WHOLE_SCAN or rule == "none":
@@ -323,7 +323,7 @@ def _of_values(values: np.ndarray, recipe: dict, channel: int) -> np.ndarray:
 
 
 def restore(logits: np.ndarray, shape, recipe: dict, place: GridPlace, fill) -> np.ndarray:
-    """Logits [*s, K] of an example -> float32 [*shape, K] on the grid of its image; `fill` is what was not shown."""
+    """Resample logits [*s, K] to float32 [*shape, K] on the image's own grid; voxels that the network did not see get `fill`."""
     there, here = place.overlap()
     restored = np.empty((*shape, logits.shape[-1]), np.float32)
     for k in range(logits.shape[-1]):

@@ -11,7 +11,7 @@ from jaxseg.exporting.runner.model import Model
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Segment one case, or print what the model is; exit code 0, or 65 for an image that it cannot take."""
+    """Segment one case, or print what the model is; exit code 0, or 65 for an image that it cannot use."""
     here = Path(__file__).resolve().parent  # the bundle itself, which Python runs
     parser = argparse.ArgumentParser(prog=f"python {here.name}", description="Segment a case with this model.")
     parser.add_argument("--input", nargs="+", metavar="IMAGE", help="its files, one for each modality in the model's order")
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         model = Model(here)
         if model.about["synthetic"]:
-            print("note: this model was trained on SYNTHETIC data; what it finds in patients means nothing", file=sys.stderr)
+            print("note: this model was trained on SYNTHETIC data; its results on patients are meaningless", file=sys.stderr)
         found = model.segment(chosen.input, spacing=chosen.spacing)
         write_result(chosen.output, found.labels, found.image)
         for name, mask in found.structures.items():

@@ -1,6 +1,6 @@
-"""Where the windows of a sliding window lie, how much their voxels count, and the mean of their logits.
+"""Positions of the windows of a sliding window, weights of their voxels, and the mean of their logits.
 
-After `infer.tiles` and `infer.window` of jaxseg; the sums are numpy's, on the host.
+It follows `infer.tiles` and `infer.window` of jaxseg; the sums are numpy's, on the host.
 """
 
 import itertools
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def window_starts(size: int, window: int, overlap: float, rule: str) -> list[int]:
-    """First voxels of the windows along one axis."""
+    """Return the first voxels of the windows along one axis."""
     if window == 1:
         return list(range(size))
     if rule == "nnunet":
@@ -23,7 +23,7 @@ def window_starts(size: int, window: int, overlap: float, rule: str) -> list[int
 
 
 def window_weights(window: Sequence[int], blend: str) -> np.ndarray:
-    """float32 [*window], positive."""
+    """Return the weight of each voxel of a window, float32 [*window], positive."""
 
     def product(line) -> np.ndarray:
         out = np.ones(())
@@ -48,7 +48,7 @@ def window_weights(window: Sequence[int], blend: str) -> np.ndarray:
 
 
 def slide(forward: Callable[[np.ndarray], np.ndarray], example: np.ndarray, rule: dict, batch: int, classes: int) -> np.ndarray:
-    """Logits float32 [*S, K] of one example [*S, C].
+    """Compute the logits float32 [*S, K] of one example [*S, C].
 
     Args:
       forward: windows [batch, *window, C] -> logits [batch, *window, K].

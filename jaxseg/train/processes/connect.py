@@ -49,7 +49,7 @@ def connect(
         process 0 itself 0.0.0.0:PORT, and the others the address that reaches it.
       number: number of processes.
       process: index of this process, from 0.
-      join: seconds within which all must have come; 0: 120, with Slurm 300.
+      join: seconds within which all must have connected; 0: 120, with Slurm 300.
       heartbeat: seconds without a sign of life after which a process counts as lost.
       config: dotted keys and values that must be equal on all processes.
     Returns:

@@ -1,4 +1,4 @@
-"""Check several hosts before a run over them: who is there, what differs, which devices there are, a sum over all devices."""
+"""Check several hosts before a run over them: missing processes, different software, devices, and a sum over all devices."""
 
 import socket
 import threading

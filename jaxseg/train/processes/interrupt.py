@@ -24,7 +24,7 @@ class Stopped(BaseException):
 
 
 class Preemption:
-    """Tells whether this run has been asked to stop.
+    """Detects that this run has been asked to stop.
 
     With one process, a SIGTERM handler sets a flag within the block. With several, jax's preemption service chooses one of the
     numbered calls of `reached` and answers yes at this call on every process; so all processes must call it equally often.

@@ -1,8 +1,8 @@
-"""Before jax connects the processes of a run: who is there, and whether all have the same software and configuration.
+"""Before jax connects the processes of a run: check that all are there, with the same software and configuration.
 
-Process 0 listens on the coordinator's address, every other process tells it its number, its host and what it has, and all get the
-whole list. So every process can name those that are missing and those that differ; jax's own service aborts the process after its
-time-out, and names neither. The address is free again when jax takes it. What is exchanged are lines of JSON of limited length.
+Process 0 listens on the coordinator's address; every other process sends its number, its host and its versions, and all get the
+whole list. Every process can therefore name those that are missing and those that differ; jax's own service aborts the process
+after its time-out without naming any. The address is free again before jax uses it. Messages are lines of JSON of limited length.
 """
 
 import contextlib
@@ -39,33 +39,33 @@ def about(config: Mapping[str, object] | None = None) -> dict[str, str]:
 
 
 def call(address: str, number: int, process: int, seconds: float, has: Mapping[str, str]) -> dict[int, str]:
-    """Return the host of each process once all have come.
+    """Return the host of each process once all have connected.
 
     Args:
       address: HOST:PORT of process 0.
       number: number of processes.
       process: index of this process.
-      seconds: how long all wait for the last one.
-      has: what must be equal, from `about`.
+      seconds: time limit for the last process to connect.
+      has: texts that must be equal on all hosts, from `about`.
     Raises:
       PeerError: processes are missing, or process 0 cannot be reached; the message names them.
-      MismatchError: a process has something else than process 0; the message names what.
+      MismatchError: a process differs from process 0; the message names the difference.
       ConfigError: two processes have the same number, or another number of processes.
     """
     host, _, port = address.rpartition(":")
     me = {"process": process, "of": number, "host": socket.gethostname(), "has": dict(has)}
     place, until = (host.strip("[]"), int(port)), time.monotonic() + seconds
     lines = _answer(place, number, me, until) if process == 0 else _ask(place, me, until, address)
-    return _judge(lines, number, seconds, address)
+    return _compared(lines, number, seconds, address)
 
 
-def _judge(lines: list[dict], number: int, seconds: float, address: str) -> dict[int, str]:
+def _compared(lines: list[dict], number: int, seconds: float, address: str) -> dict[int, str]:
     hosts: dict[int, str] = {}
     first = next(line for line in lines if line["process"] == 0)
     for line in sorted(lines, key=lambda line: line["process"]):
         process, host = line["process"], line["host"]
         if process in hosts:
-            raise ConfigError(f"--process_id={process} was given on {hosts[process]} and on {host}; number the processes anew")
+            raise ConfigError(f"--process_id={process} was given on {hosts[process]} and on {host}; give each its own number")
         if line["of"] != number or not 0 <= process < number:
             raise ConfigError(
                 f"process {process} on {host} was started with --num_processes={line['of']}, this one with {number}; "
@@ -76,7 +76,7 @@ def _judge(lines: list[dict], number: int, seconds: float, address: str) -> dict
     if missing:
         there = ", ".join(f"{i} on {host}" for i, host in hosts.items())
         raise PeerError(
-            f"process{'es' if len(missing) > 1 else ''} {_listed(missing)} of {number} did not come to {address} within "
+            f"process{'es' if len(missing) > 1 else ''} {_listed(missing)} of {number} did not connect to {address} within "
             f"{seconds:g} s (here: {there}); check the address of each and start them again, or give "
             "more time with config.mesh.join"
         )
@@ -94,7 +94,7 @@ def _judge(lines: list[dict], number: int, seconds: float, address: str) -> dict
 
 
 def _short(text: str) -> str:
-    """A text of at most 80 characters, different for every text."""
+    """Shorten a text to at most 80 characters, with a digest that keeps different texts different."""
     return text if len(text) <= 80 else f"{text[:60]}... ({hashlib.blake2b(text.encode(), digest_size=8).hexdigest()})"
 
 
@@ -103,7 +103,7 @@ def _listed(numbers: list[int]) -> str:
 
 
 def _answer(place: tuple[str, int], number: int, me: dict, until: float) -> list[dict]:
-    """Process 0: hear the others until all have come or the time is over, and send all of them the list."""
+    """Process 0: receive the lines of the others until all have connected or the time is over, then send the list to all."""
     family = socket.getaddrinfo(*place, type=socket.SOCK_STREAM)[0][0]
     lines, waiting, half = [me], [], {}
     with socket.create_server(place, family=family, backlog=min(number + 16, 4096)) as server:
@@ -117,7 +117,7 @@ def _answer(place: tuple[str, int], number: int, me: dict, until: float) -> list
                 if text and not half[ready].endswith(b"\n") and len(half[ready]) < LONGEST:
                     continue
                 line = _line(half.pop(ready))
-                if line is None:  # not one of ours: a scan of ports, a health check
+                if line is None:  # another program: a port scan, a health check
                     ready.close()
                 else:
                     lines.append(line)
@@ -131,7 +131,7 @@ def _answer(place: tuple[str, int], number: int, me: dict, until: float) -> list
 
 
 def _ask(place: tuple[str, int], me: dict, until: float, address: str) -> list[dict]:
-    """Another process: tell process 0, and wait for its list."""
+    """Another process: send this process's line to process 0, and wait for its list."""
     why = "no answer"
     while True:
         try:

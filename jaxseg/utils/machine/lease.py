@@ -2,10 +2,10 @@
 
     {"process": 4711, "host": "node1", "machine": boot and process namespace, "began": ticks, "token": ..., "since": ...}
 
-The file is created exclusively, which is atomic where locks (flock) are missing or only local. Its owner sets its time anew every
-BEAT seconds. On the owner's machine the lease ends with its process, whatever ended it. Elsewhere it ends when its time has not
-moved for STALE seconds; ages are compared with the time of a file written now into the same folder, so that the clocks of hosts
-and servers need not agree.
+The file is created exclusively, which is atomic where locks (flock) are missing or only local. Its owner updates its time stamp
+every BEAT seconds. On the owner's machine the lease ends with its process, whatever ended it. On other machines it ends when its
+time stamp has not changed for STALE seconds; it is compared with that of a file that was just written to the same folder, so that
+the clocks of hosts and servers need not agree.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ class Lease:
 
     Attributes:
       path: its file.
-      token: what tells it from every other lease.
+      token: distinguishes it from every other lease.
     """
 
     def __init__(self, path: Path, token: str, lost: Callable[[], None] | None):
@@ -48,7 +48,7 @@ class Lease:
 
     @property
     def held(self) -> bool:
-        """Whether the file is still this process's."""
+        """Whether the file still belongs to this process."""
         return not self._ended.is_set() and _read(self.path).get("token") == self.token
 
     def release(self) -> None:
@@ -71,7 +71,7 @@ class Lease:
 
 
 def take(path: str | Path, *, wait: bool = False, lost: Callable[[], None] | None = None) -> Lease:
-    """Own a lease.
+    """Acquire a lease.
 
     Args:
       path: its file; the folder must exist.
@@ -106,7 +106,7 @@ def take(path: str | Path, *, wait: bool = False, lost: Callable[[], None] | Non
 
 @contextlib.contextmanager
 def held(path: str | Path) -> Iterator[Lease]:
-    """Own a lease within the block; waits while another process owns it."""
+    """Hold a lease within the block; waits while another process holds it."""
     lease = take(path, wait=True)
     try:
         yield lease
@@ -115,7 +115,7 @@ def held(path: str | Path) -> Iterator[Lease]:
 
 
 def machine() -> str:
-    """What processes must share to see each other by their numbers: the start of the machine and the process namespace."""
+    """Identify the boot of the machine and the process namespace: within them, a process can be found by its number."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -159,7 +159,7 @@ def _read(path: Path) -> dict:
 
 
 def _state(path: Path) -> tuple[dict, tuple] | None:
-    """Return (content, what changes with every sign of life); None if there is no file."""
+    """Return (content, a value that changes with every heartbeat); None if there is no file."""
     try:
         with open(path, "rb") as file:  # opening it makes a network file system ask its server
             about = os.fstat(file.fileno())
@@ -169,7 +169,7 @@ def _state(path: Path) -> tuple[dict, tuple] | None:
 
 
 def _age(path: Path) -> float:
-    """Return the seconds since the last sign of life, by the clock that gives files their times."""
+    """Return the seconds since the last heartbeat, by the clock of the file system."""
     probe = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.now")
     try:
         probe.write_bytes(b"")
@@ -182,7 +182,7 @@ def _age(path: Path) -> float:
 
 
 def _here(content: dict) -> bool:
-    """Return whether the owner is a process whose life can be seen from here."""
+    """Return whether the owner runs on this machine, so that it can be checked directly."""
     return os.name == "posix" and content.get("machine") == machine() and isinstance(content.get("process"), int)
 
 

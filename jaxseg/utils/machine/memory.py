@@ -23,7 +23,7 @@ def _machine() -> int:
 
 
 def _groups() -> Iterator[int]:
-    """Yield what each control group above this process leaves: of version 2, or of version 1's memory controller."""
+    """Yield the bytes that each control group above this process has left: version 2, or version 1's memory controller."""
     for folder, limit, used in _folders():
         try:
             stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())

@@ -13,16 +13,16 @@ VERSION = 1  # of the rules below: raise it when they would read a file otherwis
 
 
 def read_chosen(names: tuple[str, ...], wanted: Sequence[str], path: Path) -> Volume:
-    """Some channels of a volume.
+    """Read some channels of a volume.
 
     Args:
-      names: what the file's channels are called, in their order.
-      wanted: the names to take.
-      path: of the file: [X, Y, Z, C], or [X, Y, Z] for one name.
+      names: names of the file's channels, in their order.
+      wanted: names of the channels to read.
+      path: the file: [X, Y, Z, C], or [X, Y, Z] for one name.
     Returns:
       Volume [X, Y, Z, len(wanted)].
     Raises:
-      DataError: as `volumes.read_volume`; DATA_IMAGE for another number of channels, DATA_MISSING for a name that is not there.
+      DataError: as `volumes.read_volume`; DATA_IMAGE for another number of channels, DATA_MISSING for an unknown name.
     """
     volume = volumes.read_volume(path)
     array = volume.array[..., None] if len(names) == 1 and volume.array.ndim == 3 else volume.array

@@ -57,7 +57,7 @@ def load(
     patient: str | None = None,
     ignore: str | None = None,
 ) -> DataSet:
-    """The cases that dataset.json lists; those without a mask have mask None.
+    """List the cases in dataset.json; those without a mask have mask None.
 
     Args and errors: as `nnunet_raw.load`.
     """

@@ -151,7 +151,7 @@ def map_mask(values: tuple[int, ...], ignored: int | None, raw: np.ndarray) -> n
 
 
 def agreed(what: str, given: Sequence[str] | None, said: tuple[str, ...], source: Path) -> tuple[str, ...]:
-    """`said`, unless a key of the config contradicts it.
+    """Return `said`, unless a key of the config contradicts it.
 
     Raises:
       ConfigError.
@@ -164,10 +164,10 @@ def agreed(what: str, given: Sequence[str] | None, said: tuple[str, ...], source
 
 
 def chosen(wanted: Sequence[str] | None, channels: tuple[str, ...], source: Path) -> tuple[str, ...]:
-    """The channels to take: data.modalities, or all of them.
+    """Return the channels to use: those in data.modalities, or all of them.
 
     Raises:
-      ConfigError: names that are no list of different names, or one that `source` does not list.
+      ConfigError: the names are not a list of distinct names, or `source` does not list one of them.
     """
     if wanted is None or tuple(wanted) == channels:
         return channels

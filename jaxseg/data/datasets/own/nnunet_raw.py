@@ -40,17 +40,17 @@ def load(
     patient: str | None = None,
     ignore: str | None = None,
 ) -> DataSet:
-    """The cases of imagesTr and imagesTs; those without a mask have mask None.
+    """List the cases of imagesTr and imagesTs; those without a mask have mask None.
 
     Args:
       root: the folder with dataset.json, or the one that holds it alone.
       structures: names of the classes, those of dataset.json.
-      modalities: the channels to take, by the names in dataset.json; None: all of them.
+      modalities: the channels to read, by the names in dataset.json; None: all of them.
       patient: see `patients.named_by`.
       ignore: see `Description.mask_rule`.
     Raises:
       ConfigError: an option that contradicts dataset.json.
-      DataError: DATA_MISSING for a folder, channel or mask that is not there, DATA_TABLE for a dataset.json that cannot be used.
+      DataError: DATA_MISSING for a missing folder, channel or mask, DATA_TABLE for a dataset.json that cannot be used.
     """
     root = pairs.holder(Path(root), FOLDERS, "nnU-Net's raw data")
     about, whose = description.read(root / description.FILE), patients.named_by(patient)

@@ -3,7 +3,7 @@
 images/anna.png                          an image of case anna; images/ward/anna.png one of case ward/anna
 images/anna_0000.nii.gz, anna_0001 ...   its channels by number, where the masks are named without; or by stated suffixes
 images/anna/                             a DICOM series
-masks/anna.png                           its mask, maybe with a common ending (anna_mask.png)
+masks/anna.png                           its mask, possibly with a common ending (anna_mask.png)
 masks/liver/anna.png, masks/anna_liver.png    masks of one structure each
 """
 
@@ -38,14 +38,14 @@ class Paired(NamedTuple):
 
 
 def paired(images: Path, masks: Path, suffixes: Sequence[str] | None = None) -> Paired:
-    """Images and masks of two folders.
+    """Pair the images and masks of two folders.
 
     Args:
       suffixes: data.suffixes, what the names of a case's channels end in ("_t1", "_flair"); None: one file per case, or nnU-Net's
         numbers.
     Raises:
-      ConfigError: suffixes that are no list of different words.
-      DataError: DATA_MISSING for one without the other, DATA_PATH for two files of one name.
+      ConfigError: the suffixes are not a list of distinct words.
+      DataError: DATA_MISSING for an image or a mask without the other, DATA_PATH for two files of the same name.
     """
     found, truth = _below(images), _below(masks)
     if suffixes is not None:

@@ -56,7 +56,7 @@ Row = dict[str, Any]
 
 
 class Columns(NamedTuple):
-    """Which columns are what: names of channels and structures to their columns."""
+    """The roles of a table's columns: names of channels and structures -> their columns."""
 
     images: dict[str, str]
     masks: dict[str, str]
@@ -76,7 +76,7 @@ def load(
     overlapping: bool = False,
     mask_values: Sequence = (),
 ) -> DataSet:
-    """The rows of a table; those without a mask have mask None.
+    """List the rows of a table; those without a mask have mask None.
 
     Args:
       root: the table, or the folder that holds it alone.
@@ -84,8 +84,8 @@ def load(
       modalities: names of the channels, which are columns; None: those that begin with image.
       patient: a column, or see `patients.named_by`.
     Raises:
-      ConfigError: names that are no columns.
-      DataError: DATA_TABLE for a table that cannot be used, DATA_MISSING for a file that is not there.
+      ConfigError: names that are not columns.
+      DataError: DATA_TABLE for a table that cannot be used, DATA_MISSING for a missing file.
     """
     path = _table_of(Path(root))
     if path is None:
@@ -156,10 +156,10 @@ def load(
 
 
 def read_spaced(spacings: Mapping[str, tuple[float, ...]], path: Path) -> Volume:
-    """An image whose spacing the table gives.
+    """Read an image whose spacing the table gives.
 
     Raises:
-      DataError: as `volumes.read_volume`; DATA_GEOMETRY for a file that says otherwise.
+      DataError: as `volumes.read_volume`; DATA_GEOMETRY for a file that states another spacing.
     """
     volume, spacing = volumes.read_volume(path), spacings.get(str(path))
     if spacing is None:
