@@ -27,7 +27,7 @@ from jaxseg.infer import predict as prediction
 from jaxseg.models import summary as summaries
 from jaxseg.ops.precision import compute_dtype, describe
 from jaxseg.reports import run as pages
-from jaxseg.reports.names import shown_as, without_paths
+from jaxseg.reports.names import name_style, without_paths
 from jaxseg.reports.reading import EXPERIMENT
 from jaxseg.train import extend, loop, patients, setup, whole
 from jaxseg.train import feed as feeds
@@ -219,7 +219,7 @@ def predict(call: Call) -> int | None:
             say=output.say,
             conclude=SAY,
             share=scoring.share(),
-            show=shown_as(config.report.names, record["data"]["digest"]),
+            show=name_style(config.report.names, record["data"]["digest"]),
         )
         dicom_seg.write_all(source, series, Path(call.output), output.say)
         return ended
@@ -257,7 +257,7 @@ def explain(call: Call) -> int | None:
             region=config.explain.region,
             threshold=config.eval.threshold,
             say=SAY,
-            show=shown_as(config.report.names, record["data"]["digest"]),
+            show=name_style(config.report.names, record["data"]["digest"]),
         )
 
 
@@ -380,7 +380,7 @@ def compare(call: Call) -> int | None:
             _claim(run, configs.as_dict(run.config)).release()
 
     def attend(model: str, config, place: Path) -> list[str]:
-        show = shown_as(config.report.names, checkpoint.read_record(place)["data"]["digest"])
+        show = name_style(config.report.names, checkpoint.read_record(place)["data"]["digest"])
         return attention.write(call.workdir, model, place, _described(call._replace(config=config))[0].config, show)
 
     return comparisons.compare(

@@ -56,7 +56,7 @@ def refused(done, code: int) -> str:
         ((CONFIG, "--config.loss.terms=(('dise', 1.0),)"), ("dise", "dice")),
         ((CONFIG, "--mode=summary", "--config.loss.terms=(('dise', 1.0),)"), ("dise", "dice")),
         ((CONFIG, "--mode=check", "--config.train.augment=(('hflipp', 0.5, {}),)"), ("hflipp", "hflip")),
-        ((CONFIG, "--mode=check", "--config.data.regions=dataset"), ("data.regions", "names no regions")),
+        ((CONFIG, "--mode=check", "--config.data.regions=dataset"), ("data.regions", "defines no regions")),
         ((CONFIG, "--mode=trian"), ("trian", "train")),
         ((CONFIG + "k",), ("quickk", "quick")),
         (("--config=configs/none.py",), ("configs/none.py",)),

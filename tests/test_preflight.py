@@ -52,7 +52,7 @@ WRONG = [
         (dict(VOLUMES, model__name="nnunet_plain_test", train__bn_warmup=2), "brats"),
         "train.bn_warmup=2.*no BatchNorm.*set it to 0",
     ),
-    (dict(data__regions=("dataset",)), "names no regions"),
+    (dict(data__regions=("dataset",)), "defines no regions"),
     (dict(eval__tables=("left_right",)), "2 classes"),
     (dict(data__structures=("a", "b")), "takes no option 'structures'"),
     ((dict(eval__threshold=0.7, data__structures=("a", "b"), eval__tables=()), "folder"), "eval.threshold=0.7.*largest"),

@@ -116,7 +116,9 @@ def main(arguments: list[str]) -> int:
         raise ConfigError(f"got --only={options.only}; the stages are {', '.join(s.name for s in STAGES)}")
     failed = run(waiting, options)
     print(markdown(table.latest(), about))
-    print(f"{len(waiting) - len(failed)} of {len(waiting)} stages ended well" + (f"; not: {', '.join(failed)}" if failed else ""))
+    print(
+        f"{len(waiting) - len(failed)} of {len(waiting)} stages succeeded" + (f"; failed: {', '.join(failed)}" if failed else "")
+    )
     return 1 if failed else 0
 
 

@@ -62,7 +62,7 @@ class Keeper:
         Args:
           folder: the folder of the evaluation.
           pictures: reads the images of the cases.
-          show: how the names of cases and patients are written.
+          show: converts names of cases and patients for display.
         """
         named = lambda facts: facts | {key: show(facts[key]) for key in ("case", "patient") if key in facts}
         mine = [facts | {"position": i} for i, facts in enumerate(self._facts)]

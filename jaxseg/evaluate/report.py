@@ -50,7 +50,7 @@ class Table(NamedTuple):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The scores that its rows may have, those of one's own last."""
+        """The scores that its rows may have, the user's own last."""
         return (*MEASURES, *(metric.name for metric in self.rules.own))
 
     def of(self, *names: str) -> list[Row]:
@@ -198,7 +198,7 @@ def report(
       cascaded: scores of the cascade on the cases' own grid.
       calibration: of the probabilities on the cases' own grid.
       note: appended to the headline.
-      show: how the names of cases and patients are written.
+      show: converts names of cases and patients for display.
     """
     named = lambda rows: [row | {key: show(row[key]) for key in ("case", "patient") if key in row} for row in rows]
     first, second = (own, prepared) if own is not None else (prepared, None)

@@ -58,17 +58,17 @@ def policy_of(dataset: str, *, empty: str, lesions: str) -> Policy:
 
 
 class OwnMetric(NamedTuple):
-    """A score of one's own: its column's name, and the function (prediction, truth, spacing) -> float of two boolean masks."""
+    """The user's own score: name of its column, and function (prediction, truth, spacing) -> float of two boolean masks."""
 
     name: str
     function: Callable[[np.ndarray, np.ndarray, Spacing], float]
 
     @classmethod
     def of(cls, path: str) -> "OwnMetric":
-        """The metric behind a path "module:function" of config.eval.metrics.
+        """Return the metric for a path "module:function" in config.eval.metrics.
 
         Raises:
-          ConfigError: no such function, or one with the name of a column that is there.
+          ConfigError: there is no such function, or a column already has its name.
         """
         function, name = import_object(path, "metric"), path.partition(":")[2]
         if not callable(function):
@@ -80,10 +80,10 @@ class OwnMetric(NamedTuple):
         return cls(name, function)
 
     def value(self, prediction: np.ndarray, truth: np.ndarray, spacing: Spacing) -> float:
-        """Of one example and class.
+        """Return the score of one example and class.
 
         Raises:
-          ConfigError: it fails, or gives no number.
+          ConfigError: the function fails, or does not return a number.
         """
         try:
             return float(self.function(prediction, truth, spacing))
@@ -302,7 +302,7 @@ def gathered(rows: list) -> list:
 
 
 def share() -> turns.CaseShare:
-    """This process's part of the cases of all."""
+    """Return this process's share of the cases."""
     return turns.CaseShare(jax.process_index(), jax.process_count(), gathered)
 
 

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of an evaluation: the kept pictures, and hyperparameters and final scores in its HParams tab."""
+"""Write an evaluation for TensorBoard: the kept pictures, and hyperparameters and final scores in its HParams tab."""
 
 import math
 import re
@@ -21,12 +21,12 @@ def write(log: Log, folder: Path, step: int, tree: Mapping[str, Any], difference
     """Write the pictures of an evaluation to the run's event file; of the run's final one also hyperparameters and scores.
 
     Args:
-      log: of the run.
-      folder: of the evaluation.
-      step: of its weights.
+      log: the run's log.
+      folder: the folder of the evaluation.
+      step: the step of its weights.
       tree: the run's config, flat.
-      difference: its keys are what the config changes.
-      final: it is the best checkpoint's on the test split.
+      difference: dict whose keys are those that the config changes.
+      final: whether it is the evaluation of the best checkpoint on the test split.
     """
     split = folder.name.rpartition("@")[0]
     index, _ = pictures.read(folder)
@@ -41,7 +41,7 @@ def write(log: Log, folder: Path, step: int, tree: Mapping[str, Any], difference
 
 
 def scores_of(folder: Path) -> dict[str, float]:
-    """The final scores of an evaluation by the names under which TensorBoard lists them."""
+    """Return the final scores of an evaluation by their names in TensorBoard."""
     found = guard.read_json(folder / "evaluation.json")
     scores = {"test/mean_dice": found["mean_dice"], "test/pooled_dice": found["pooled_dice"]}
     for name, mine in found["scores"].items():
@@ -50,5 +50,5 @@ def scores_of(folder: Path) -> dict[str, float]:
 
 
 def _tag(name: str) -> str:
-    """A name as TensorBoard has it: the HParams tab finds a score only under exactly its tag."""
+    """Return TensorBoard's tag for a name; the HParams tab finds a score only under exactly this tag."""
     return re.sub(r"[^-/\w.]", "_", name)

@@ -137,26 +137,26 @@ def compare(
 
 
 def _link(run: Planned, folder: Path) -> None:
-    """<folder>/<model>_seed_<s>[_fold_<k>]_best, under which scripts look for a run's best checkpoint, leads to the run."""
+    """<folder>/<model>_seed_<s>[_fold_<k>]_best, under which scripts look for a run's best checkpoint, is a link to the run."""
     link = folder / f"{plain(run.name)}_best"
     with contextlib.suppress(OSError):  # a file system without links, or a link that is there
         link.symlink_to(run.folder.relative_to(folder), target_is_directory=True)
 
 
 def _attend(done: list[Planned], attend: Callable[[str, Any, Path], Sequence[str]], say: Callable[[str], None]) -> None:
-    """Write what each model's attention does; without it, for instance where the data are gone, a line says so."""
+    """Write the attention summaries of each model; if that fails, for instance because the data are gone, log a line."""
     for run in distinct(done):
         try:
             written = attend(run.model, run.config, run.folder)
         except JaxsegError as error:
-            say(f"{run.model}: no summary of its attention: {error}")
+            say(f"{run.model}: its attention could not be summarised: {error}")
         else:
             if written:
                 say(f"{run.model}: {', '.join(written)}")
 
 
 def _measured(run: Planned, planned: list[Planned]) -> dict[str, Any] | None:
-    """What another run of the same network has measured: a seed and a fold change no cost."""
+    """Return the measurements of another run of the same network: costs do not depend on seed and fold."""
     for other in planned:
         if other.model == run.model and (other.folder / tables.MEASURES).is_file():
             return guard.read_json(other.folder / tables.MEASURES)

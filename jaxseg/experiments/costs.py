@@ -27,13 +27,13 @@ SIZES = {2: (128, 128), 3: (64, 64, 64)}  # of the input where none is given
 
 
 def measure(name: str, size: Sequence[int], *, batch: int, channels: int, classes: int, dtype: str) -> dict[str, Any]:
-    """The row of one network, measured in this process.
+    """Measure one network in this process, and return its row of the table.
 
     Args:
-      name: of the network.
-      size: of the input's spatial axes; (): SIZES.
-      batch: 1, or a batch size at which memory is measured too.
-      channels, classes: of input and logits; 0: the network's default.
+      name: name of the network.
+      size: size of the input's spatial axes; (): SIZES.
+      batch: a batch size at which memory is measured besides batch size 1.
+      channels, classes: channels of the input and number of logits; 0: the network's defaults.
       dtype: a value of train.dtype.
     Raises:
       ConfigError: no such network, or it does not take this size.
@@ -67,7 +67,7 @@ def table(names: Sequence[str], file: Path | None, options: Sequence[str]) -> It
     Args:
       names: exact names of networks.
       file: a CSV file; None: none.
-      options: of the command line, for the processes.
+      options: further options of the command line, for the processes.
     Raises:
       ConfigError: no such network, or one that could not be measured.
     """
@@ -99,5 +99,5 @@ def table(names: Sequence[str], file: Path | None, options: Sequence[str]) -> It
 
 
 def alone(name: str, **options: Any) -> str:
-    """One network's row as JSON, for the process that asked."""
+    """Print one network's row as JSON, for the process that started this one."""
     return json.dumps(measure(name, **options))

@@ -32,7 +32,7 @@ from jaxseg.metrics.calibration import Histogram
 from jaxseg.metrics.summarize import write_csv
 from jaxseg.models import functional
 from jaxseg.models import summary as summaries
-from jaxseg.reports.names import shown_as
+from jaxseg.reports.names import name_style
 from jaxseg.reports.reading import EXPERIMENT
 from jaxseg.train import feed as feeds
 from jaxseg.train import loop, patients, setup
@@ -166,7 +166,7 @@ def _external(config, run: runs.Run, folder: Path, log: Log) -> _Work:
         )
     if config.data.target != "labels":
         raise ConfigError(
-            f"--input={folder}: the run was trained to predict {config.data.target}, not labels; evaluate its own splits only"
+            f"--input={folder}: the run was trained to predict {config.data.target}, not labels; evaluate only its own splits"
         )
     if config.eval.postprocess:
         raise ConfigError(
@@ -202,7 +202,7 @@ def _scored(
     config, run: runs.Run, work: _Work, facts: dict[str, Any], weights: tuple[dict, dict], info: dict, place: Path, log: Log
 ) -> str:
     """Return the report, and write its files to the folder `place`."""
-    show = shown_as(config.report.names, run.record["data"]["digest"])
+    show = name_style(config.report.names, run.record["data"]["digest"])
     folder, home = place if jax.process_index() == 0 else None, place.parents[1]
     own = OwnGrid(run, work.dataset, work.kept)
     steps, rules, feed = [], work.rules, work.feed

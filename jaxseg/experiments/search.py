@@ -26,7 +26,7 @@ from jaxseg.data.datasets import selection
 from jaxseg.experiments.space import WEIGHTS, Dimension, changed, space_of, starts_of
 from jaxseg.metrics.summarize import write_csv
 from jaxseg.reports import search as pages
-from jaxseg.reports.names import said_as
+from jaxseg.reports.names import without_names
 from jaxseg.train import setup
 from jaxseg.train.log import Log
 from jaxseg.types import ConfigError, MismatchError, NonFiniteError
@@ -169,7 +169,7 @@ def _optuna():
 
 
 def _same(study, config, space: Sequence[Dimension], folder: Path) -> None:
-    """Refuse a study of other trials; the facts are kept in it."""
+    """Refuse a study with other settings, which it stores."""
     tree = flatten(as_dict(config))
     facts = {key: repr(value) for key, value in tree.items() if key not in (*NEUTRAL, "name")}
     facts |= {"search.objective": config.search.objective, "search.space": repr([tuple(d) for d in space])}
@@ -193,12 +193,12 @@ def _name(key: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A value as it is typed, floats with as many digits as decide it."""
+    """Return a value as it is typed; floats with as few digits as identify them."""
     return value if not isinstance(value, tuple) else f"({', '.join(repr(v) for v in value)}{',' * (len(value) == 1)})"
 
 
 def _write(study, finished: tuple, config, space: Sequence[Dimension], folder: Path) -> None:
-    """trials.csv, one row a finished trial, and the page."""
+    """Write trials.csv, a row for each finished trial, and the page."""
     trials, objective = study.get_trials(states=finished), config.search.objective
     rows = [
         {
@@ -207,7 +207,7 @@ def _write(study, finished: tuple, config, space: Sequence[Dimension], folder: P
             "folder": t.user_attrs["folder"],
             **{_name(d.key): t.params[d.key] for d in space},
             objective: t.value if t.state.name == "COMPLETE" else "",  # of a pruned one optuna keeps its last epoch's
-            "reason": said_as(config.report.names, t.user_attrs.get("reason", "")),
+            "reason": without_names(config.report.names, t.user_attrs.get("reason", "")),
         }
         for i, t in enumerate(sorted(trials, key=lambda t: t.user_attrs["folder"]), 1)
     ]
@@ -219,7 +219,7 @@ def _write(study, finished: tuple, config, space: Sequence[Dimension], folder: P
 
 
 def _importance(study, space: Sequence[Dimension]) -> dict[str, float]:
-    """Share of each key in what sets the best trials apart (PED-ANOVA, Watanabe et al. 2023); {} before ten are complete."""
+    """Return each key's importance for the best trials (PED-ANOVA, Watanabe et al. 2023); {} before ten trials are complete."""
     import optuna
 
     complete = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))

@@ -35,11 +35,11 @@ class Dimension(NamedTuple):
 
     @property
     def labels(self) -> dict[str, Any]:
-        """The values of a choice by their names in the study, which knows texts and numbers alone."""
+        """The values of a choice by their names in the study, which supports only texts and numbers."""
         return {v if isinstance(v, str) else repr(v): v for v in self.values}
 
     def drawn(self, trial) -> Any:
-        """The value that an optuna trial suggests."""
+        """Return the value that an optuna trial suggests."""
         if self.kind == "choice":
             return self.labels[trial.suggest_categorical(self.key, list(self.labels))]
         if self.kind == "int":
@@ -47,7 +47,7 @@ class Dimension(NamedTuple):
         return trial.suggest_float(self.key, *self.values, log=self.kind == "log")
 
     def start(self, own: Any) -> dict[str, Any]:
-        """The config's own value as a trial's parameter, moved inside the bounds; {} where it is no value of this space."""
+        """Return the config's own value as a trial's parameter, clipped to the bounds; {} if it is not in this space."""
         if self.kind == "choice":
             name = own if isinstance(own, str) else repr(own)
             return {self.key: name} if name in self.labels else {}
@@ -73,7 +73,7 @@ def space_of(config) -> tuple[Dimension, ...]:
 
 
 def starts_of(config, space: Sequence[Dimension], weights: Sequence[Sequence[float]] = ()) -> list[dict[str, Any]]:
-    """Parameters to try first: the config's own values; of class weights also equal ones and `weights`, in any scale."""
+    """Return the parameters to try first: the config's own values; for class weights also equal ones and `weights`."""
     if config.search.space:
         return [{name: value for d in space for name, value in d.start(value_of(config, d.key)).items()}]
     own = weights_of(config)
@@ -82,7 +82,7 @@ def starts_of(config, space: Sequence[Dimension], weights: Sequence[Sequence[flo
 
 
 def changed(config, values: Mapping[str, Any]):
-    """The config of a trial.
+    """Return the config of a trial.
 
     Raises:
       ConfigError: the values break a rule.

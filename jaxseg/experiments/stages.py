@@ -1,8 +1,8 @@
 """Memory of a network by stage, from XLA's own plan of a compiled program: which of its buffers hold values of which stage.
 
-A stage is a layer of the network's top level ("downs.0"). The values that its operations write have places in XLA's buffers; the
-bytes of these places, each counted once however many values it holds one after another, are the stage's memory. Weights and the
-input are arguments, and no stage's. Where XLA gives no plan, or its format is not this one, nothing is known.
+A stage is a top-level layer of the network ("downs.0"). Its memory is the number of bytes in XLA's buffers that its operations
+write; a byte that holds several values one after another counts once. Weights and the input are arguments and belong to no stage.
+If XLA gives no plan, or one in another format, the memory is unknown.
 
 Source of the formats: xla/service/hlo.proto (BufferAssignmentProto, HloModuleProto).
 """
@@ -17,13 +17,13 @@ SCOPE = re.compile(r"layer:([\w.]+)")
 
 
 def taps(module: Any) -> dict[str, Tap]:
-    """Taps that write each stage's name into its operations, for a forward pass that is to be measured."""
+    """Return taps that add each stage's name to its operations, for a forward pass to be measured."""
     names = list(layers_of(module))
     return {name: Tap() for name in names if not any(name.startswith(f"{other}.") for other in names)}
 
 
 def memory(compiled: Any) -> dict[str, int]:
-    """{stage: bytes} of a compiled program; {} where XLA gives no plan of its buffers."""
+    """Return {stage: bytes} of a compiled program; {} if XLA gives no plan of its buffers."""
     try:
         plan = compiled.memory_analysis().serialized_buffer_assignment_proto
         module = compiled.runtime_executable().hlo_modules()[0].as_serialized_hlo_module_proto()
@@ -59,7 +59,7 @@ def _by_stage(plan: bytes, module: bytes) -> dict[str, int]:
 
 
 def _covered(ranges: list[tuple[int, int, int]]) -> int:
-    """Bytes that (buffer, start, end) cover, where they overlap once."""
+    """Return the number of bytes that ranges (buffer, start, end) cover; overlaps count once."""
     total, buffer, reached = 0, -1, 0
     for index, start, end in sorted(ranges):
         if index != buffer:
@@ -70,12 +70,12 @@ def _covered(ranges: list[tuple[int, int, int]]) -> int:
 
 
 def _all(message: bytes, number: int) -> Iterator[bytes]:
-    """The fields of this number that hold bytes or messages."""
+    """Return the fields with this number that hold bytes or messages."""
     return (value for field, value in _fields(message) if field == number and isinstance(value, bytes))
 
 
 def _number(message: bytes, number: int) -> int:
-    """The last field of this number that holds a whole number; 0 where there is none, as protocol buffers have it."""
+    """Return the last field with this number that holds a whole number; 0 if there is none, the default of protocol buffers."""
     return next((value for field, value in reversed(list(_fields(message))) if field == number and isinstance(value, int)), 0)
 
 

@@ -25,7 +25,7 @@ from jaxseg.metrics.summarize import write_csv
 from jaxseg.reports import comparison, paper, scatter
 from jaxseg.reports.cases import together
 from jaxseg.reports.cases.pictures import file_name
-from jaxseg.reports.names import said_as, shown_as
+from jaxseg.reports.names import name_style, without_names
 from jaxseg.reports.reading import evaluation_folder
 from jaxseg.utils import guard
 from jaxseg.utils.files import write_atomic, write_json
@@ -65,7 +65,7 @@ def write(
       done: the finished runs.
       failed: name of a run that failed -> reason.
       published: config.compare.published.
-      last: no run is open, so that the figures, which take some seconds, are drawn too where matplotlib is installed.
+      last: whether all runs are finished; the figures, which take some seconds, are then drawn too if matplotlib is installed.
     """
     how = planned[0].config.report.names
     runs = [_read(run, how) for run in planned if run in done]
@@ -94,7 +94,7 @@ def write(
     facts = {
         "runs": {run.name: str(run.folder.relative_to(folder)) for run in planned},
         "finished": [run.name for run in done],
-        "failed": {name: said_as(how, reason) for name, reason in failed.items()},
+        "failed": {name: without_names(how, reason) for name, reason in failed.items()},
         "best_by_validation": best,
         "models": _models(folder, planned, done, results),
         "modalities": _modalities(folder, models),
@@ -114,17 +114,17 @@ def write(
 
 
 def _page(facts, summary, results, cases, epochs, done: Sequence[Planned]) -> str:
-    """The page, with the cases that several models kept, as the first run of each model saw them."""
+    """The page, with the cases that several models kept, with the predictions of each model's first run."""
     if not done:
         return comparison.of_comparison(facts, summary, results, cases, epochs)
     settings, folders = done[0].config.report, _evaluations(done)
-    show = shown_as(settings.names, checkpoint.read_record(done[0].folder)["data"]["digest"])
+    show = name_style(settings.names, checkpoint.read_record(done[0].folder)["data"]["digest"])
     beside = together.side_by_side(folders, show, megabytes=settings.megabytes) if settings.pictures else ""
     return comparison.of_comparison(facts, summary, results, cases, epochs, beside)
 
 
 def _evaluations(done: Sequence[Planned]) -> dict[str, Path]:
-    """The folder of the evaluation of each model's first run."""
+    """Return the evaluation folder of each model's first run."""
     folders: dict[str, Path] = {}
     for run in done:
         place = evaluation_folder(run.folder, "")
@@ -145,7 +145,7 @@ def _modalities(folder: Path, models: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _models(folder: Path, planned: Sequence[Planned], done: Sequence[Planned], results: Sequence[Mapping[str, Any]]) -> dict:
-    """Of each model its folder, how many runs are planned, the folders of the finished ones, and their mean validation Dice."""
+    """Return for each model its folder, the number of planned runs, the folders of finished runs, and their mean Dice."""
     found: dict[str, dict[str, Any]] = {}
     for run in planned:
         place = str(run.folder.parent.relative_to(folder))
@@ -173,11 +173,11 @@ def validation_means(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _read(run: Planned, names: str) -> dict[str, Any]:
-    """The rows of a finished run, its cases under names as config.report.names says."""
+    """Read the rows of a finished run; names of cases are shown as config.report.names states."""
     record, found = checkpoint.read_record(run.folder), guard.read_json(run.folder / "evaluation.json")
     with open(run.folder / "epochs.csv", newline="") as file:
         epochs = list(csv.DictReader(file))
-    show = shown_as(names, record["data"]["digest"])
+    show = name_style(names, record["data"]["digest"])
     chosen = next((row for row in epochs if row["step"] == found["weights"]["step"]), {})
     names = found["headline"]
     fold = "" if run.fold is None else run.fold

@@ -56,7 +56,7 @@ def find_cases(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[
     if twice:
         found = " and ".join(map(repr, sorted(set(twice[0]))))
         raise DataError(
-            f"--input={origin}: {len(twice[0])} inputs would give results of one name, {found}"
+            f"--input={origin}: {len(twice[0])} inputs would write results under the same name, {found}"
             + (f" (the same for {len(twice) - 1} more names)" if twice[1:] else "")
             + "; names must differ in more than upper and lower case: rename or move one of them",
             "DATA_PATH",
@@ -293,10 +293,10 @@ def write_maps(output: Path, name: str, maps: np.ndarray, names: Sequence[str], 
 
 
 def write_uncertainty(output: Path, name: str, maps: np.ndarray, image: Volume) -> str:
-    """uncertainty/<name>.nii.gz with the image's geometry, of a picture as [W, H, 1]; returns the file, relative to `output`.
+    """Write uncertainty/<name>.nii.gz with the image's geometry ([W, H, 1] for a picture); returns its path in `output`.
 
     Args:
-      maps: float32 [*S, M] in the image's own axis order; a single one is written without its last axis.
+      maps: float32 [*S, M] in the image's own axis order; a single map is written without this last axis.
     """
     make_folder(output / UNCERTAINTY, f"--output={output}")
     file = f"{UNCERTAINTY}/{name}.nii.gz"
@@ -305,9 +305,7 @@ def write_uncertainty(output: Path, name: str, maps: np.ndarray, image: Volume) 
 
 
 def groups_of(record: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Name -> the values in the written labels, of everything that is measured: regions, then classes; of structures that overlap
-    these alone.
-    """
+    """Return name -> label values of what statistics measure: regions, then classes; or only structures that overlap."""
     values = values_of(record)
     groups = {name: tuple(int(values[k]) for k in classes) for name, classes in record["regions"]}
     if not structures_of(record):
@@ -316,12 +314,12 @@ def groups_of(record: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def write_statistics(output: Path, name: str, labels: np.ndarray, images: Sequence[Volume], record: Mapping[str, Any]) -> str:
-    """statistics/<name>.json: how much of each structure was found; returns the file, relative to `output`.
+    """Write the size and intensity of each structure to statistics/<name>.json; returns the file, relative to `output`.
 
     Args:
-      labels: as they are written, in the image's own axis order.
-      images: of the case.
-      record: of the run.
+      labels: the written label values, in the image's own axis order.
+      images: the images of the case.
+      record: the run's record.
     """
     photo = volumes.is_photo(images[0])
     known = not photo and images[0].header is not None
@@ -342,12 +340,12 @@ def write_statistics(output: Path, name: str, labels: np.ndarray, images: Sequen
 
 
 def gather_statistics(output: Path, names: Sequence[str], show: Callable[[str], str] = str) -> Path | None:
-    """statistics.csv: a line for each case and structure, from the files of the cases that have one; None where none has.
+    """Write statistics.csv, a row for each case and structure, from the cases' files; returns None if there are none.
 
     Args:
-      output: folder of the results.
-      names: of all cases.
-      show: how a case's name is written.
+      output: the results folder.
+      names: names of all cases.
+      show: converts names of cases for the table.
     """
     files = [output / STATISTICS / f"{name}.json" for name in names]
     found = [json.loads(file.read_text()) for file in files if file.is_file()]

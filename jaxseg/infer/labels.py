@@ -44,12 +44,12 @@ def probabilities_of(logits: Array, *, regions: bool = False) -> np.ndarray:
 
 
 def probabilities(logits: np.ndarray, *, sigmoid: bool) -> np.ndarray:
-    """float32 [*S, K] of all K scores, by a sigmoid of each or a softmax over them."""
+    """Return the probabilities float32 [*S, K] of all K logits, by a sigmoid of each or a softmax over them."""
     return np.asarray(jax.nn.sigmoid(logits) if sigmoid else jax.nn.softmax(logits, -1))
 
 
 def logits_of(probabilities: np.ndarray, *, sigmoid: bool) -> np.ndarray:
-    """Logits that have these probabilities [*S, K]; 0 and 1 become -69 and 16 or more extreme ones."""
+    """Return logits with these probabilities [*S, K]; 0 and 1 become finite: about -69, and 16 or more."""
     p = np.maximum(probabilities, 1e-30)
     return np.log(p) - np.log(np.maximum(1 - p, 1e-7)) if sigmoid else np.log(p)
 
@@ -57,8 +57,8 @@ def logits_of(probabilities: np.ndarray, *, sigmoid: bool) -> np.ndarray:
 def entropy_of(logits: np.ndarray, *, regions: bool = False) -> np.ndarray:
     """Entropy of the probabilities in bits, -sum p log2 p, float32 [*S, M].
 
-    Of a softmax over K classes one map (M = 1) from 0 to log2 K; of sigmoids, for one class or for each region, a map each from 0
-    to 1. Voxels that the network was not shown are background for certain: 0.
+    A softmax over K classes has one map (M = 1) with values from 0 to log2 K; sigmoids have one map for each class or region,
+    from 0 to 1. Voxels that the network did not see are background with certainty: 0.
     """
     sigmoid = regions or logits.shape[-1] == 1
     bits = np.empty((*logits.shape[:-1], logits.shape[-1] if sigmoid else 1), np.float32)
@@ -74,10 +74,10 @@ def entropy_of(logits: np.ndarray, *, regions: bool = False) -> np.ndarray:
 def variance_of(members: Iterable[np.ndarray], *, regions: bool = False) -> np.ndarray:
     """Variance of the probabilities over the members of an ensemble, float32 [*S, M], from 0 to 1/4.
 
-    Of a softmax one map (M = 1), the mean of the variances of its K probabilities; of sigmoids a map each.
+    A softmax has one map (M = 1), the mean of the variances of its K probabilities; sigmoids have one map each.
 
     Args:
-      members: logits [*S, K] of each, two at least, taken one after the other.
+      members: logits [*S, K] of each member (at least two), which are consumed one after the other.
     """
     mean, total, count = np.zeros(()), np.zeros(()), 0
     for member in members:  # Welford's sums

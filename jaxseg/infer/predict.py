@@ -47,11 +47,11 @@ def predict(
     share: CaseShare = ALONE,
     show: Callable[[str], str] = str,
 ) -> int:
-    """Segment every case below `origin` into `output`; of several processes each takes its share, and the first sums up.
+    """Segment every case below `origin` into `output`.
 
-    The result of a scan is <case>.nii.gz with the shape, affine and header codes of the case's first file; that of a photograph
-    is <case>.png. With several modalities, the files of a case are told apart as in training. Cases that cannot be used are
-    reported and skipped.
+    With several processes each segments its share of the cases, and process 0 prints the summary. The result of a scan is
+    <case>.nii.gz with the shape, affine and header codes of the case's first file; that of a photograph is <case>.png. With
+    several modalities, the files of a case are identified as in training. Cases that cannot be used are reported and skipped.
 
     Args:
       run: run folder, or a checkpoint folder inside one.
@@ -63,7 +63,7 @@ def predict(
       say: called with one line of text for each case.
       conclude: called with the last lines, about all cases; None: `say`.
       share: the part of the cases that this process takes.
-      show: how the names of cases are written in statistics.csv.
+      show: converts names of cases for statistics.csv.
     Returns:
       0, or 65 if some cases could not be used, by any process.
     Raises:
@@ -177,7 +177,7 @@ def _one(run: Run, case: Input, output: Path, settings: Mapping[str, Any], steps
 
 
 def _check_measures(run: Run, settings: Mapping[str, Any]) -> None:
-    """Refuse statistics and uncertainty of what has none.
+    """Refuse statistics and uncertainty for runs that do not support them.
 
     Raises:
       ConfigError.
@@ -185,11 +185,11 @@ def _check_measures(run: Run, settings: Mapping[str, Any]) -> None:
     learnt = run.record["config"]["data"]["target"]
     for key in ("statistics", "uncertainty"):
         if settings[key] and learnt != "labels":
-            raise ConfigError(f"config.infer.{key}: is of a segmentation, and this run learnt {learnt!r}; leave it out")
+            raise ConfigError(f"config.infer.{key}: is for labels, but this run was trained to predict {learnt!r}; leave it out")
     if settings["uncertainty"] == "variance" and len(run.weights) < 2:
         raise ConfigError(
-            "config.infer.uncertainty='variance': is over the members of an ensemble, and this is one run; give further ones, "
-            "--config.infer.ensemble=RUN_B,RUN_C, or take 'entropy'"
+            "config.infer.uncertainty='variance': needs an ensemble, but this is a single run; give more runs, "
+            "--config.infer.ensemble=RUN_B,RUN_C, or set it to 'entropy'"
         )
 
 

@@ -214,7 +214,7 @@ def _previous(run: Path, record: Mapping[str, Any]) -> tuple[Callable[[Sequence[
     about = checkpoint.find_record(first)
     if about["labels"] != record["labels"]:
         raise MismatchError(
-            f"config.data.previous: {first} segments {', '.join(about['labels'])}, and this run takes "
+            f"config.data.previous: {first} segments {', '.join(about['labels'])}, but this run takes "
             f"{', '.join(record['labels'])}; restore the runs that were imported with it"
         )
     stage = open_run(first, {**about["config"]["infer"], "ensemble": tuple(map(str, others))})

@@ -21,7 +21,7 @@ class Tap:
 
     Attributes:
       added: array of the output's shape; None: nothing.
-      input, output: the layer's first argument and output of the pass, of a layer that is called several times the last ones;
+      input, output: the layer's first argument and output of the pass, if it is called several times, those of the last call;
         None before the pass.
     """
 

@@ -97,10 +97,10 @@ def layers_of(module: nnx.Module) -> dict[str, nnx.Module]:
 
 @contextlib.contextmanager
 def _tapped(module: nnx.Module, taps: Mapping[str, Tap]) -> Iterator[None]:
-    """Let layers add to their outputs, and keep them, within the block: their class is another one for so long.
+    """Within the block, tapped layers record their outputs and may add to them; their class is replaced temporarily.
 
     Raises:
-      ConfigError: no such layer.
+      ConfigError: there is no such layer.
     """
     known = layers_of(module) if taps else {}
     before = []

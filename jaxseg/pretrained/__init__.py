@@ -1,1 +1,1 @@
-"""Networks that others have trained and packages of theirs ship, by name. Nothing is vendored, and nothing of theirs is run."""
+"""Pretrained networks from other projects' packages, by name. Their weights are read; their code is neither copied nor run."""

@@ -1,13 +1,13 @@
-"""jaxseg predict --pretrained=NAME | --task=FILE: segment scans with networks that others have trained.
+"""jaxseg predict --pretrained=NAME | --task=FILE: segment scans with pretrained networks of other projects.
 
     pip install --no-deps deepbet==1.0.2
     jaxseg predict --pretrained=deepbet --input=t1.nii.gz --output=brains
     jaxseg predict --pretrained=deepbet --weights=FOLDER --input=scans --output=brains
     jaxseg predict --task=total.json --input=scans --output=organs
 
-Weights of names come from their package, whose code is not imported, or from --weights; a task is a table of imported runs
-(`pretrained.task`). Exit codes: 0 done; 64 bad command line; 65 a scan that cannot be used; 66 no weights; 74 storage; 78 weights
-of another version.
+The weights of a named network are read from its package, whose code is not imported, or from --weights; a task is a table of
+imported runs (`pretrained.task`). Exit codes: 0 done; 64 bad command line; 65 a scan that cannot be used; 66 no weights; 74
+storage; 78 weights of another version.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ Segment = Callable[[list[Volume]], tuple[np.ndarray, dict[str, int]]]  # images 
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Segment every scan under --input; one line for each."""
+    """Segment every scan under --input, and print a line for each."""
     parser = command.Parser(prog="jaxseg predict", description=__doc__.splitlines()[0], allow_abbrev=False)
     which = parser.add_mutually_exclusive_group(required=True)
     names = ", ".join(name for name, row in pretrained.TABLE.items() if row.segments)
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--weights", default="", help="the file or folder of the weights; left out: the installed package's")
     chosen = parser.parse_args(arguments)
     if chosen.task and chosen.weights:
-        raise ConfigError(f"--weights={chosen.weights}: goes with --pretrained; a task names its runs")
+        raise ConfigError(f"--weights={chosen.weights}: is for --pretrained only, because a task names its runs; leave it out")
     found, segment = _task(chosen) if chosen.task else _named(chosen)
     files.make_folder(chosen.output, f"--output={chosen.output}")
     failed = 0
@@ -68,7 +68,7 @@ def _named(chosen) -> tuple[list[cases.Input], Segment]:
     row = lookup("pretrained network", chosen.pretrained, pretrained.TABLE)
     if not row.segments:
         raise ConfigError(
-            f"--pretrained={chosen.pretrained} is an encoder to train with: --config.model.init=pretrained:{chosen.pretrained}"
+            f"--pretrained={chosen.pretrained} is an encoder for training: --config.model.init=pretrained:{chosen.pretrained}"
         )
     opened = {"deepbet": deepbet, "hdbet": hdbet}[chosen.pretrained].networks
     nets = opened(pretrained.find(chosen.pretrained, chosen.weights))

@@ -1,6 +1,6 @@
 """deepbet's brain mask: a first network finds the head's box on a small scan, a second one the brain inside of it.
 
-Source: Fisch et al. 2024, wwu-mmll/deepbet 1.0.2, deepbet/bet.py and utils.py, whose steps these are: nearest neighbours on
+Source: Fisch et al. 2024, wwu-mmll/deepbet 1.0.2, deepbet/bet.py and utils.py, whose steps are followed: nearest neighbours on
 grids of 128^3 and 256^3, intensities between two percentiles of the small scan, the largest component, holes filled.
 """
 
@@ -25,10 +25,10 @@ Network = Callable[[np.ndarray], np.ndarray]
 
 
 def networks(files: Mapping[str, Path]) -> dict[str, Network]:
-    """The two networks: volume [X, Y, Z] -> probability of brain [X, Y, Z].
+    """Return the two networks: volume [X, Y, Z] -> probability of brain [X, Y, Z].
 
     Args:
-      files: of their weights, from `weights.pretrained.find`.
+      files: files of their weights, from `weights.pretrained.find`.
     """
     return {what: _network(path) for what, path in files.items()}
 
@@ -44,13 +44,13 @@ def _network(path: Path) -> Network:
 def brain(
     scan: np.ndarray, nets: Mapping[str, Network], *, small: int = SMALL, large: int = LARGE, threshold: float = 0.5
 ) -> np.ndarray:
-    """The mask of the brain.
+    """Compute the mask of the brain.
 
     Args:
       scan: T1 values [X, Y, Z], from the patient's left to the right, back to front, feet to head; NaN counts as 0.
-      nets: from `networks`.
-      small, large: edges of the two grids, voxels.
-      threshold: of the probability.
+      nets: the result of `networks`.
+      small, large: edge lengths of the two grids, voxels.
+      threshold: probability threshold.
     Returns:
       bool [X, Y, Z].
     Raises:
@@ -70,7 +70,7 @@ def brain(
 
 
 def nearest(values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """The nearest sample of another grid over the same extent, PyTorch's "nearest-exact": floor((i + 1/2) n / m)."""
+    """Resample to another grid over the same extent by PyTorch's "nearest-exact": floor((i + 1/2) n / m)."""
     for axis, m in enumerate(shape):
         n = values.shape[axis]
         at = np.floor((np.arange(m, dtype=np.float32) + np.float32(0.5)) * np.float32(n / m)).astype(np.int64)
@@ -79,17 +79,17 @@ def nearest(values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 def normalised(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Values cut to low..high, with the mean and standard deviation of ImageNet's grey pictures."""
+    """Clip values to low..high, and normalise them by the mean and standard deviation of ImageNet's grey pictures."""
     scaled = np.clip((values - low) / (high - low), 0, 1).astype(np.float32)
     wide = scaled.astype(np.float64)
     return ((wide - wide.mean()) / wide.std(ddof=1) * STD + MEAN).astype(np.float32)
 
 
 def largest(mask: np.ndarray) -> np.ndarray:
-    """The largest component; voxels that touch at a corner are neighbours.
+    """Return the largest component; voxels that touch at a corner are neighbours.
 
     Raises:
-      DataError: there is none.
+      DataError: the mask is empty.
     """
     components, count = ndimage.label(mask, np.ones((3,) * mask.ndim))
     if not count:
@@ -98,7 +98,7 @@ def largest(mask: np.ndarray) -> np.ndarray:
 
 
 def head_box(mask: np.ndarray, shape: Sequence[int]) -> tuple[slice, ...]:
-    """The box of a mask with a margin, on the grid of `shape`.
+    """Return the box around a mask, with a margin, on the grid of `shape`.
 
     Raises:
       DataError: the mask fills no plane to `SHARE`.

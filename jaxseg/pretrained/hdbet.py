@@ -25,10 +25,10 @@ Weights = Sequence[tuple[dict, dict]]
 
 
 def networks(files: Mapping[str, Path], name: str = "hdbet") -> tuple[functional.Network, Weights]:
-    """The network, and its sets of weights.
+    """Return the network and its sets of weights.
 
     Args:
-      files: of the weights, from `weights.pretrained.find`.
+      files: files of the weights, from `weights.pretrained.find`.
       name: registry name of the network.
     """
     sets = []
@@ -43,17 +43,17 @@ def networks(files: Mapping[str, Path], name: str = "hdbet") -> tuple[functional
 def brain(
     scan: np.ndarray, spacing: Sequence[float], nets: tuple[functional.Network, Weights], *, least: int = LEAST
 ) -> np.ndarray:
-    """The mask of the brain.
+    """Compute the mask of the brain.
 
     Args:
       scan: values [X, Y, Z] of an MR scan of the head, from the patient's left to the right, back to front, feet to head.
       spacing: mm along its axes.
-      nets: from `networks`.
-      least: smallest edge of the network's input.
+      nets: the result of `networks`.
+      least: smallest edge length of the network's input, voxels.
     Returns:
       bool [X, Y, Z].
     Raises:
-      DataError: the scan holds one value alone, or no brain is found.
+      DataError: the scan is constant, or no brain is found.
     """
     values = np.nan_to_num(np.asarray(scan, np.float32)).transpose(2, 1, 0)
     steps = tuple(spacing)[::-1]
@@ -70,7 +70,7 @@ def brain(
 
 
 def _probability(image: np.ndarray, nets: tuple[functional.Network, Weights]) -> np.ndarray:
-    """Mean probability of brain [*S] over flips and sets of weights, of an image [1, *S, 1]."""
+    """Return the probability of brain [*S] for an image [1, *S, 1], averaged over flips and sets of weights."""
     network, sets = nets
     softmax = lambda params, state, x: jax.nn.softmax(network.apply(params, state, x)[0].logits, -1)
     run = jax.jit(lambda weights, x: tta.mirrored(tta.averaged(softmax, [weights]), (0, 1, 2))(x))
@@ -78,7 +78,7 @@ def _probability(image: np.ndarray, nets: tuple[functional.Network, Weights]) ->
 
 
 def _centred(mask: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Cropped or padded around its middle to `shape`; an odd voxel goes to the end."""
+    """Crop or pad an image around its middle to `shape`; an odd voxel goes to the end."""
     for axis, n in enumerate(shape):
         more = n - mask.shape[axis]
         if more > 0:

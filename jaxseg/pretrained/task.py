@@ -1,4 +1,4 @@
-"""A task of several models, in TotalSegmentator's form: their classes merge into one map by a table, in a crop of a first model.
+"""A task of several models, as in TotalSegmentator: their classes are merged into one label map.
 
     {
       "labels": {"spleen": 1, "kidney_right": 2, "rib_left_1": 92},
@@ -40,12 +40,12 @@ LARGEST = 2**16 - 1  # value of a map
 
 
 class TaskModel(NamedTuple):
-    """A model of a task.
+    """One model of a task.
 
     Attributes:
-      run: opened.
-      steps: of its post-processing.
-      values: of its classes 1, 2, ... in the merged map; 0 for those that are left out.
+      run: the opened run.
+      steps: its post-processing steps.
+      values: values of its classes 1, 2, ... in the merged map; 0 for classes that are left out.
     """
 
     run: Run
@@ -55,14 +55,14 @@ class TaskModel(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A task, opened.
+    """An opened task.
 
     Attributes:
       labels: name -> value in the merged map.
-      parts: its models, in their order.
+      parts: the models, in their order.
       crop: a model and the classes around which the scan is cut; None for the whole scan.
-      margin: of the crop, mm.
-      notes: lines to print.
+      margin: margin of the crop, mm.
+      notes: lines to print with every prediction.
     """
 
     labels: dict[str, int]
@@ -72,7 +72,7 @@ class Task:
     notes: tuple[str, ...]
 
     def segment(self, images: Sequence[Volume]) -> np.ndarray:
-        """The merged map [X, Y, Z] of a case, in the order of its file: uint8, or uint16 above 255.
+        """Segment a case: the merged map [X, Y, Z] in the axis order of its file, uint8, or uint16 for values above 255.
 
         Raises:
           DataError: as `Run.segment`.
@@ -95,14 +95,14 @@ class Task:
 
 
 def cut(image: Volume, box: Sequence[slice]) -> Volume:
-    """A box of a volume, in its place in space."""
+    """Cut a box out of a volume; the affine keeps its position in space."""
     affine = np.array(image.affine, np.float64)
     affine[:3, 3] = affine[:3, :3] @ [b.start for b in box] + affine[:3, 3]
     return dataclasses.replace(image, array=image.array[tuple(box)], affine=affine)
 
 
 def _labels(part: TaskModel, images: Sequence[Volume]) -> np.ndarray:
-    """What a model finds, in values of the merged map and the order of the file."""
+    """Return a model's labels with the values of the merged map, in the axis order of the file."""
     found = part.run.segment(images)
     labels = postprocess.apply(found.labels, part.steps, found.examples.orientation.spacing)
     return found.examples.orientation.restore(np.array((0, *part.values), np.int32)[labels])
@@ -112,7 +112,7 @@ def read(path: Path) -> Task:
     """Open a task's file and its runs.
 
     Raises:
-      ConfigError: no task, or a class that it does not list.
+      ConfigError: the file is not a task, or a model has a class that it does not list.
       DataError, CheckpointError: a file or a run that cannot be used.
     """
     content = guard.read_json(path)
@@ -160,7 +160,7 @@ def _part(path: Path, model: Mapping[str, Any], labels: Mapping[str, int]) -> Ta
 
 
 def _open(path: Path, name: str) -> tuple[Run, list[dict[str, Any]]]:
-    """(a run with the settings of its own record, its post-processing)."""
+    """Open a run with the settings of its own record: (run, its post-processing steps)."""
     folder = path.parent / name
     settings = checkpoint.find_record(folder)["config"]["infer"]
     return open_run(folder, settings), postprocess.read_steps(folder) if settings["postprocess"] else []

@@ -1,4 +1,4 @@
-"""Charts as SVG: axes, lines, dots; every mark has a <title> that says what it is."""
+"""Charts as SVG: axes, lines, dots; every mark has a <title> that describes it."""
 
 import dataclasses
 import math
@@ -14,10 +14,10 @@ class ChartAxis:
     """An axis.
 
     Attributes:
-      label: with the unit.
-      low, high: its ends.
-      log: logarithmic; numbers of 0 and below stand at a place of their own left of (below) its low end.
-      zero: there are such numbers.
+      label: the label, with the unit.
+      low, high: the ends of the axis.
+      log: logarithmic; numbers of 0 and below have a separate position left of (below) the low end.
+      zero: whether there are such numbers.
       whole: the values are whole numbers, and so are the ticks.
     """
 
@@ -29,7 +29,7 @@ class ChartAxis:
     whole: bool = False
 
     def place(self, value: float) -> float:
-        """0..1 along the axis."""
+        """Return the position of a value, 0..1 along the axis."""
         if not self.log:
             return (value - self.low) / (self.high - self.low)
         first = 0.09 if self.zero else 0.0
@@ -39,7 +39,7 @@ class ChartAxis:
         return first + (1 - first) * share
 
     def ticks(self) -> list[float]:
-        """Round numbers between the ends."""
+        """Return round numbers between the ends."""
         if self.log:
             decades = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
             step = max(1, math.ceil(len(decades) / 6))
@@ -60,7 +60,7 @@ def axis_of(
     high: float | None = None,
     whole: bool = False,
 ) -> ChartAxis:
-    """An axis that holds these values; `low` and `high` fix an end; `whole` numbers have whole ticks."""
+    """Return an axis for these values; `low` and `high` fix an end; `whole` numbers get whole ticks."""
     known = [v for v in values if math.isfinite(v)] or [0.0, 1.0]
     if log:
         positive = [v for v in known if v > 0] or [1.0]
@@ -78,14 +78,14 @@ class Chart:
     """A chart with two axes.
 
     Args:
-      label: what it shows, for those who hear the page.
+      label: what the chart shows, for screen readers.
     """
 
     def __init__(self, label: str, x: ChartAxis, y: ChartAxis):
         self.label, self.x, self.y, self._marks = label, x, y, list[str]()
 
     def line(self, points: Sequence[tuple[float, float]], colour: str, name: str, *, dashed: bool = False) -> None:
-        """A line through points in their order."""
+        """Add a line through points in their order."""
         known = [f"{self._x(x):.1f},{self._y(y):.1f}" for x, y in points if math.isfinite(x) and math.isfinite(y)]
         dash = ' stroke-dasharray="5 4"' if dashed else ""
         self._marks.append(
@@ -93,22 +93,22 @@ class Chart:
             f"<title>{text(name)}</title></polyline>"
         )
 
-    def dot(self, x: float, y: float, colour: str, says: str, *, radius: float = 4, opacity: float = 0.65) -> None:
-        """A dot; nothing where a number is missing."""
+    def dot(self, x: float, y: float, colour: str, title: str, *, radius: float = 4, opacity: float = 0.65) -> None:
+        """Add a dot, unless one of its numbers is missing."""
         if math.isfinite(x) and math.isfinite(y):
             self._marks.append(
                 f'<circle cx="{self._x(x):.1f}" cy="{self._y(y):.1f}" r="{radius:g}" fill="{colour}" fill-opacity="{opacity}" '
-                f'stroke="{colour}"><title>{text(says)}</title></circle>'
+                f'stroke="{colour}"><title>{text(title)}</title></circle>'
             )
 
     def diagonal(self) -> None:
-        """Where both axes say the same number."""
+        """Add the line on which both axes have the same value."""
         low, high = max(self.x.low, self.y.low), min(self.x.high, self.y.high)
         ends = f'x1="{self._x(low):.1f}" y1="{self._y(low):.1f}" x2="{self._x(high):.1f}" y2="{self._y(high):.1f}"'
         self._marks.append(f'<line {ends} class="axis" stroke-dasharray="3 4"/>')
 
     def svg(self) -> str:
-        """The chart."""
+        """Return the chart as an <svg> element."""
         right, lower = WIDTH - RIGHT, HEIGHT - BOTTOM
         frame = []
         for t in self.y.ticks():
@@ -133,7 +133,7 @@ class Chart:
 
 
 def svg(width: int, height: int, label: str, marks: Sequence[str]) -> str:
-    """A drawing of so many pixels that shrinks with the page."""
+    """Return a drawing of this size in pixels, which shrinks on narrow pages."""
     return f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="{text(label)}">{"".join(marks)}</svg>'
 
 

@@ -1,4 +1,4 @@
-"""report.html of a comparison. Figures are those of its CSV files, to the last digit that is shown."""
+"""report.html of a comparison. Its figures equal those of the CSV files, to the last digit shown."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ def of_comparison(
     epochs: Sequence[Mapping[str, Any]],
     beside: str = "",
 ) -> str:
-    """The page.
+    """Return the page.
 
     Args:
-      facts: of comparison.json.
+      facts: the content of comparison.json.
       summary, results, cases, epochs: rows of the tables in `tables`.
-      beside: cases as each model saw them, from `together.side_by_side`.
+      beside: the cases with the predictions of each model, from `together.side_by_side`.
     """
     said = facts["sentences"]
     failed = "".join(f"<li>{text(name)}: {text(reason)}</li>" for name, reason in facts["failed"].items())
@@ -61,7 +61,7 @@ def of_comparison(
 
 
 def _modalities(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The factors of attention models."""
+    """Return the table of the modality factors of attention models."""
     if not rows:
         return ""
     said = "Mean factor by which a network's attention multiplies each modality, on the test cases: 0 to 1, each by itself."
@@ -69,7 +69,7 @@ def _modalities(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _published(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of published tables; they stand beside ours and are not compared."""
+    """Return rows of published tables, which are shown beside ours but not compared."""
     if not rows:
         return ""
     said = "From the projects' own tables: other splits and machines, mostly one run each; not compared with the runs above."
@@ -77,7 +77,7 @@ def _published(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def scores_chart(summary: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> str:
-    """Test Dice of every model: dots of the runs, mean and standard deviation."""
+    """Return the chart of every model's test Dice: a dot for each run, mean and standard deviation."""
     values = [float(row["test_dice"]) for row in results if is_number(row["test_dice"])]
     if not values:
         return ""
@@ -113,7 +113,7 @@ def scores_chart(summary: Sequence[Mapping[str, Any]], results: Sequence[Mapping
 
 
 def curves_chart(epochs: Sequence[Mapping[str, Any]]) -> str:
-    """Validation Dice by epoch, a line for each run, in its model's colour."""
+    """Return the chart of validation Dice by epoch: a line for each run, in its model's colour."""
     known = [row for row in epochs if is_number(row["val_dice"])]
     if not known:
         return ""

@@ -1,4 +1,4 @@
-"""What tables, pages and figures may say: case names, or hashes in their place; never an absolute path."""
+"""Names in tables, pages and figures: case names, or hashes instead of them; never an absolute path."""
 
 import re
 from collections.abc import Callable
@@ -11,25 +11,27 @@ HASHED = re.compile("#[0-9a-f]{10}")
 PATH = re.compile(r"(?<![\w./…])(?:~|[A-Za-z]:)?[/\\](?:[^/\\\s,;'\")]+[/\\])*([^/\\\s:,;'\")]+)")
 
 
-def shown_as(how: str, salt: str) -> Callable[[str], str]:
-    """How the names of cases and patients are shown.
+def name_style(style: str, salt: str) -> Callable[[str], str]:
+    """Return the function that converts names of cases and patients for display.
 
     Args:
-      how: config.report.names: "plain" as they are, "hash" as # and ten hexadecimal digits; such a name stays as it is.
-      salt: of the hash: the digest of the run's data, so that runs on the same data show the same ones.
+      style: config.report.names: "plain" leaves them unchanged; "hash" converts them to # and ten hexadecimal digits, once.
+      salt: added to the hash: the digest of the run's data, so that runs on the same data show the same hashes.
     """
     return (
-        (lambda name: str(name) if HASHED.fullmatch(str(name)) else f"#{digest(salt, str(name))[:10]}") if how == "hash" else str
+        (lambda name: str(name) if HASHED.fullmatch(str(name)) else f"#{digest(salt, str(name))[:10]}")
+        if style == "hash"
+        else str
     )
 
 
-def said_as(how: str, sentence: str) -> str:
-    """A sentence such as an error's, without absolute paths; where names are hashed without the names of files in them, too."""
-    return PATH.sub(lambda found: "…" if how == "hash" else f"…/{found[1]}", sentence)
+def without_names(style: str, sentence: str) -> str:
+    """Remove absolute paths from a sentence such as an error message, and file names too if names are hashed."""
+    return PATH.sub(lambda found: "…" if style == "hash" else f"…/{found[1]}", sentence)
 
 
 def without_paths(value: Any) -> Any:
-    """A config's value with absolute paths cut to their last part."""
+    """Return a config's value with absolute paths cut to their last part."""
     if isinstance(value, dict):
         return {key: without_paths(v) for key, v in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""The frame of a page: one file that opens offline, asks for nothing and needs no library.
+"""The frame of a page: one file that opens offline, makes no requests and needs no library.
 
 The Content-Security-Policy allows inline style and script and pictures inside the page alone. All text goes through `text`, all
 data through `embedded`: names come from files, and may hold anything.
@@ -19,11 +19,11 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 
 
 def document(title: str, parts: Sequence[str], *, scripts: Sequence[str] = ()) -> str:
-    """A whole page.
+    """Return a complete page.
 
     Args:
-      title: plain text.
-      parts: HTML below the body, in order; empty ones are left out.
+      title: the title, as plain text.
+      parts: HTML of the body, in order; empty parts are left out.
       scripts: names of files beside this one that run after page.js.
     """
     script = "\n".join(asset(name) for name in ("page.js", *scripts))
@@ -39,24 +39,24 @@ def document(title: str, parts: Sequence[str], *, scripts: Sequence[str] = ()) -
 
 
 def asset(name: str) -> str:
-    """The text of a style or script that lies beside this file."""
+    """Return the text of a style or script file beside this module."""
     return resources.files("jaxseg.reports").joinpath(name).read_text(encoding="utf-8")
 
 
 def section(name: str, title: str, *parts: str) -> str:
-    """A section with a heading that the navigation leads to; "" where there is nothing in it."""
+    """Return a section with a heading to which the navigation links; "" if it is empty."""
     inside = "\n".join(filter(None, parts))
     return f'<section id="{name}"><h2>{text(title)}</h2>{inside}</section>' if inside else ""
 
 
 def navigation(sections: Mapping[str, str]) -> str:
-    """Links to sections: name -> words."""
+    """Return links to sections: name -> words."""
     links = "".join(f'<li><a href="#{name}">{text(words)}</a></li>' for name, words in sections.items())
     return f'<nav aria-label="Sections"><ul>{links}</ul></nav>'
 
 
 def tiles(figures: Sequence[tuple[str, str]]) -> str:
-    """Large figures with what they are below them."""
+    """Return large figures with their names below them."""
     return (
         '<div class="tiles">'
         + "".join(f'<div class="tile"><b>{text(v)}</b><span>{text(w)}</span></div>' for v, w in figures)
@@ -65,11 +65,11 @@ def tiles(figures: Sequence[tuple[str, str]]) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]], caption: str, *, tall: bool = False) -> str:
-    """Rows as a table that can be sorted by any column; columns are the keys in order of first appearance.
+    """Return rows as a table that can be sorted by any column; columns are the keys in order of first appearance.
 
     Args:
-      caption: plain text, for those who hear the page.
-      tall: many rows, which scroll in a window of their own.
+      caption: plain text, for screen readers.
+      tall: let the rows scroll in a box of limited height.
     """
     columns = list(dict.fromkeys(key for row in rows for key in row))
     words = {c: _words([row.get(c, "") for row in rows]) for c in columns}
@@ -85,28 +85,28 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str, *, tall: bool = False
 
 
 def legend(names: Sequence[str], colours: Sequence[str] = COLOURS) -> str:
-    """Names with their colours."""
+    """Return a legend: names with their colours."""
     items = (f'<li><i style="background:{colours[i % len(colours)]}"></i>{text(name)}</li>' for i, name in enumerate(names))
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
 def figure(drawing: str, caption: str, below: str = "") -> str:
-    """A chart with a sentence about it; "" without a chart."""
+    """Return a chart with a sentence about it; "" without a chart."""
     return f"<figure>{drawing}{below}<figcaption>{text(caption)}</figcaption></figure>" if drawing else ""
 
 
 def embedded(name: str, value: Any) -> str:
-    """JSON inside the page, under an id; "<" is written so that nothing in a name can end the element."""
+    """Return JSON for the page under an id; "<" is escaped, so that no name can end the element."""
     return f'<script type="application/json" id="{name}">{json.dumps(value).replace("<", chr(92) + "u003c")}</script>'
 
 
 def is_number(value: Any) -> bool:
-    """Whether a cell holds a number."""
+    """Return whether a cell holds a number."""
     return value not in ("", None) and not math.isnan(float(value))
 
 
 def shown(value: Any) -> str:
-    """A cell's value as it is shown: numbers with four decimals, missing ones as nothing."""
+    """Return the text of a cell: numbers with four decimals, missing values as an empty text."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -115,12 +115,12 @@ def shown(value: Any) -> str:
 
 
 def text(value: Any) -> str:
-    """Escaped for HTML, attributes included."""
+    """Return a value as text, escaped for HTML and attributes."""
     return html.escape(str(value), quote=True)
 
 
 def _words(cells: Sequence[Any]) -> str:
-    """The class of a column of words, which stand at its left; "" of one with a number."""
+    """Return the CSS class of a column of words (aligned left); "" for a column with a number."""
     if any(not isinstance(cell, str) or cell.replace(".", "", 1).lstrip("-").isdigit() for cell in cells) or not any(cells):
         return ""
     return "words long" if max(map(len, cells)) > 40 else "words"

@@ -1,4 +1,4 @@
-"""The figures of a comparison as a paper prints them, each as PNG and SVG, under the BraTS 3-D project's names.
+"""Figures of a comparison for a paper, each as PNG and SVG, with the BraTS 3-D project's file names.
 
 learning_curves, model_comparison_chart, parameter_efficiency, confusion_matrix_{model},
 qualitative_examples_{model}/{model}_example_NN. They need matplotlib, which comes with the extra `report`.
@@ -45,13 +45,13 @@ def write(
     evaluations: Mapping[str, Path],
     show: Callable[[str], str] = str,
 ) -> None:
-    """Write every figure that there are numbers for.
+    """Write every figure for which there are numbers.
 
     Args:
-      folder: of the comparison.
+      folder: the folder of the comparison.
       results, epochs: rows of integrated_experiment_results.csv and all_epochs_results.csv.
       evaluations: name of a model -> the folder of an evaluation of it.
-      show: how the names of cases are shown.
+      show: converts names of cases for display.
     """
     import matplotlib
 

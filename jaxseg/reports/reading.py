@@ -1,4 +1,4 @@
-"""The files of a run that its page is made of."""
+"""Read the files of a run from which its page is made."""
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from jaxseg.checkpoint.claims import EPOCHS
 from jaxseg.evaluate import kept
 from jaxseg.metrics.summarize import bootstrap
 from jaxseg.reports import page
-from jaxseg.reports.names import shown_as
+from jaxseg.reports.names import name_style
 from jaxseg.types import ConfigError
 from jaxseg.utils import guard
 
@@ -23,12 +23,12 @@ class Read(NamedTuple):
     """A run's files.
 
     Attributes:
-      record: run.json.
-      found: evaluation.json; {} where nothing was scored.
-      folder: of that evaluation; None.
-      cases, mistakes, epochs, calibration, thresholds, confusion: rows of the CSV files, numbers as such.
-      experiment: what the config changed; {} where it was not kept.
-      show: how names are shown.
+      record: the content of run.json.
+      found: the content of evaluation.json; {} if nothing was scored.
+      folder: the folder of that evaluation, or None.
+      cases, mistakes, epochs, calibration, thresholds, confusion: rows of the CSV files, with numbers converted.
+      experiment: the keys that the config changed; {} if they were not recorded.
+      show: converts names of cases and patients for display.
     """
 
     record: dict[str, Any]
@@ -45,17 +45,17 @@ class Read(NamedTuple):
 
     @property
     def unit(self) -> str:
-        """Of sizes: ml of volumes, pixels of slices and photographs."""
+        """The unit of sizes: ml for volumes, pixels for slices and photographs."""
         return "ml" if self.cases and "truth_ml" in self.cases[0] else "pixels"
 
     def size(self, row: dict[str, Any], what: str) -> float:
-        """The size of "truth" or "predicted" of a row of cases."""
+        """Return the size of the "truth" or the "predicted" structure in a row of cases.csv."""
         if self.unit == "ml":
             return float(row[f"{what}_ml"])
         return float(row["tp"] + (row["fn"] if what == "truth" else row["fp"]))
 
     def interval(self, names: Sequence[str] = ()) -> tuple[float, float]:
-        """95 % bootstrap interval of the mean Dice over patients, of the headline's names or of these."""
+        """Return the 95 % bootstrap interval over patients of the mean Dice of these classes or regions; None: the headline's."""
         names = tuple(names) or tuple(self.found["headline"])
         each: dict[tuple[str, Any], list[float]] = {}
         patients = {}
@@ -68,7 +68,7 @@ class Read(NamedTuple):
 
 
 def read_run(run: Path, name: str, names: str) -> Read:
-    """The files of a run that a page needs."""
+    """Read the files of a run that a page needs."""
     record, folder = checkpoint.read_record(run), evaluation_folder(run, name)
     found = guard.read_json(folder / "evaluation.json") if folder else {}
     table = lambda file: _rows(folder / file) if folder else []
@@ -84,12 +84,12 @@ def read_run(run: Path, name: str, names: str) -> Read:
         table("thresholds.csv"),
         table("confusion.csv"),
         changed,
-        shown_as(names, record["data"]["digest"]),
+        name_style(names, record["data"]["digest"]),
     )
 
 
 def evaluation_folder(run: Path, name: str) -> Path | None:
-    """The folder of an evaluation."""
+    """Return the folder of an evaluation."""
     folder = run / "evaluations"
     if name:
         there = sorted(folder.glob("*"))
@@ -107,7 +107,7 @@ def evaluation_folder(run: Path, name: str) -> Path | None:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a CSV file, numbers as such; [] where it does not exist."""
+    """Read the rows of a CSV file, with numbers converted; [] if it does not exist."""
     if not path.is_file():
         return []
     with open(path, newline="") as file:
@@ -125,5 +125,5 @@ def _cell(key: str, value: str) -> Any:
 
 
 def dice_in_words(facts: Mapping[str, Any]) -> str:
-    """The Dice of an example."""
+    """Return the Dice of an example as text."""
     return f"Dice {facts['dice']:.3f}" if page.is_number(facts["dice"]) else "no Dice"

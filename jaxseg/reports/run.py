@@ -1,7 +1,7 @@
-"""report.html of a run: what was asked, how good it is, what its mistakes look like. It reads the run folder alone.
+"""report.html of a run: its configuration, its scores, and pictures of its errors. Only the run folder is read.
 
-Scores come from the folder of an evaluation, pictures from those that evaluation kept (`evaluate.kept`); a run without them gets
-its curves and tables, and a line that names the command that adds them.
+Scores and pictures come from the folder of an evaluation (`evaluate.kept`); without them the page has the run's curves and
+tables, and names the command that adds the pictures.
 """
 
 import json
@@ -37,17 +37,16 @@ def write(
     before: str = "",
     test: Test | None = None,
 ) -> str:
-    """Write the page of a run, and return what to say about it.
+    """Write the page of a run, and return a line about it.
 
     Args:
-      run: its folder.
-      output: the file.
-      name: of an evaluation's folder below RUN/evaluations, with or without its "@step"; "": the test split's, of the best
-        checkpoint.
+      run: the run folder.
+      output: the file to write.
+      name: name of an evaluation in RUN/evaluations, with or without "@step"; "": that of the best checkpoint on the test split.
       names, pictures, megabytes, before: config.report; `before` needs `test`.
-      test: gives the sentence about the difference of two runs.
+      test: returns the sentence about the difference of two runs.
     Raises:
-      ConfigError: no such evaluation, or an output that is no page.
+      ConfigError: there is no such evaluation, or the output is not an .html file.
     """
     if output.suffix != ".html":
         raise ConfigError(f"--output={output}: the page is one file; give it a name that ends in .html")
@@ -64,7 +63,7 @@ def write(
 def _write_change(
     before: Read, after: Read, names: tuple[str, str], output: Path, test: Test, *, megabytes: float, with_pictures: bool
 ) -> str:
-    """The page of two runs, before and after a change."""
+    """Write the page of two runs, before and after a change."""
     for read, run in zip((before, after), names):
         if not read.found:
             raise ConfigError(f"{run} has no evaluation of its test split; make one: jaxseg evaluate {run}")
@@ -83,7 +82,7 @@ def _write_change(
 
 
 def _changes(before: Read, after: Read) -> str:
-    """The keys in which two configurations differ."""
+    """Return the keys in which two configurations differ."""
     old, new = (flatten(read.record["config"]) for read in (before, after))
     value = lambda tree, key: json.dumps(without_paths(tree.get(key)), ensure_ascii=False)
     rows = [
@@ -95,7 +94,7 @@ def _changes(before: Read, after: Read) -> str:
 
 
 def page_of(read: Read, run: Path, *, with_pictures: bool, megabytes: float) -> tuple[str, int, int]:
-    """(the page, how many cases have pictures in it, how many were kept)."""
+    """Return (the page, the number of cases with pictures in it, the number of kept cases)."""
     name = read.record["config"]["name"] or run.name
     index, classes = kept_pictures.read(read.folder) if read.folder else ([], ())
     cases = [] if not with_pictures else [_shown(read, facts) for facts in index]
@@ -120,7 +119,7 @@ def page_of(read: Read, run: Path, *, with_pictures: bool, megabytes: float) -> 
 
 
 def verdict(read: Read) -> str:
-    """The result in one sentence."""
+    """Return the result in one sentence."""
     if not read.found:
         known = [row for row in read.epochs if page.is_number(row.get("val_dice", ""))]
         if not known:
@@ -311,11 +310,11 @@ def _asked(read: Read) -> str:
 
 
 def _shown(read: Read, facts: dict[str, Any]) -> kept_pictures.Shown:
-    return kept_pictures.Shown(facts, _title(read, facts), words_of(facts), kept_pictures.arrays_of(read.folder, facts))
+    return kept_pictures.Shown(facts, _title(read, facts), description_of(facts), kept_pictures.arrays_of(read.folder, facts))
 
 
-def words_of(facts: dict[str, Any]) -> str:
-    """What is to be said about an example: Dice, and why it is bad."""
+def description_of(facts: dict[str, Any]) -> str:
+    """Describe an example: its Dice, and the causes of its errors."""
     if not facts["wrong"]:
         return f"{dice_in_words(facts)}; nothing is wrong"
     shares = sorted(((facts[cause], cause.replace("_", " ")) for cause in COLUMNS), reverse=True)

@@ -1,4 +1,4 @@
-"""interactive_3d_analysis.html: parameters, multiply-accumulates and test Dice of every run as a cloud that can be turned.
+"""interactive_3d_analysis.html: a 3-D scatter plot, which can be rotated, of parameters, MACs and test Dice.
 
 One file that opens offline, on a plain canvas: no library, no WebGL.
 """

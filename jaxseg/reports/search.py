@@ -1,4 +1,4 @@
-"""report.html of a search: how good each trial was, which values were tried, and which keys matter."""
+"""report.html of a search: the score of each trial, the values that were tried, and the importance of each key."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ def page(
     importance: Mapping[str, float],
     planned: int,
 ) -> str:
-    """The page.
+    """Return the page.
 
     Args:
-      rows: of trials.csv.
+      rows: the rows of trials.csv.
       kinds: name of each searched key -> log, float, int or choice.
-      objective: what was maximised.
+      objective: name of the score that was maximised.
       curves: folder of a trial -> (epoch, validation score) of its epochs, where they were watched.
-      importance: name -> share of 1; {} where it is not known.
+      importance: name -> fraction of 1; {} if it is unknown.
       planned: the number of trials asked for.
     """
     best = max((row for row in rows if row[objective] != ""), key=lambda row: row[objective], default=None)

@@ -1,7 +1,7 @@
-"""Contract tests for parts of your own: what the rest of jaxseg relies on, tried out on small inputs.
+"""Contract tests for parts of your own: they check on small inputs the properties on which the rest of jaxseg relies.
 
-Each function takes a part, or its path "module:Name", and raises one AssertionError that says what was expected, what came and
-where to look. Call them from your own tests; docs/plugins.md has an example of each kind of part.
+Each function takes a part, or its path "module:Name", and raises one AssertionError that states what was expected, what was
+found, and where to look. Call them from your own tests; docs/plugins.md has an example of each kind of part.
 """
 
 from jaxseg.testing.datasets import check_dataset, check_reader

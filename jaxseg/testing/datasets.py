@@ -18,15 +18,15 @@ READ = 3  # cases whose files are read
 
 
 def check_dataset(load: str | Callable[..., DataSet], root: str | Path, **options: Any) -> None:
-    """Try out what preparation, training and evaluation rely on.
+    """Check the properties of a data set on which preparation, training and evaluation rely.
 
-    At least two cases, sorted by id, each id once, each with a patient and files that are there; the same list when asked again;
-    names of classes that differ; images of some cases that are read, with as many channels each; masks on their images' grids,
-    mapped to whole numbers from 0 to the number of classes; an empty folder that is refused as data, with a DataError.
+    There are at least two cases, sorted by distinct ids, each with a patient and existing files; a second call lists the same
+    cases; class names are distinct; the images of some cases can be read and have equally many channels; masks are on their
+    images' grids and are mapped to whole numbers from 0 to the number of classes; an empty folder raises a DataError.
 
     Args:
       load: your function (root, *, ...) -> DataSet, or its path "module:load".
-      root: a folder that it can list.
+      root: a folder with data in its layout.
       **options: its keyword arguments.
     Raises:
       AssertionError: the first rule that does not hold.
@@ -43,7 +43,7 @@ def check_dataset(load: str | Callable[..., DataSet], root: str | Path, **option
     part.expect(not gone, "files that are there", f"{gone[:1]} and {max(len(gone) - 1, 0)} more that are not")
     labels = dataset.labels
     part.expect(bool(labels) and len(set(labels)) == len(labels), "names of classes that differ, one at least", f"{labels}")
-    again = part.attempt("being listed again", part.object, Path(root), **options)
+    again = part.attempt("listing it again", part.object, Path(root), **options)
     part.expect([case.id for case in again.cases] == ids, "the same cases when asked again", "others", "the order of a listing")
     channels = set()
     masks = [case for case in dataset.cases if case.mask or dataset.read_mask]
@@ -66,11 +66,11 @@ def check_dataset(load: str | Callable[..., DataSet], root: str | Path, **option
 
 
 def check_reader(reader: str | Callable, path: str | Path) -> None:
-    """Try out what every layout relies on, of a reader of files.
+    """Check the properties of a file reader on which every layout relies.
 
-    A `Volume` of finite real numbers in native byte order with three axes, or four with channels (of a picture two or three),
-    whose affine leads to millimetres; the same when asked again; a file cut in half, an empty one and one of other bytes refused
-    as data, with a DataError.
+    It returns a `Volume` of finite real numbers in native byte order with three axes, or four with channels (two or three for a
+    picture), and an affine in millimetres; a second call returns the same; a truncated file, an empty one and one with other
+    bytes raise a DataError.
 
     Args:
       reader: your function (path) -> Volume, or its path "module:function".

@@ -1,4 +1,4 @@
-"""How a contract test fails: one AssertionError with the rule, what came instead, and the place to look at."""
+"""The failures of contract tests: one AssertionError with the rule, what was found instead, and the place to look at."""
 
 import inspect
 import traceback
@@ -16,43 +16,43 @@ class Tested(NamedTuple):
     """A part under test.
 
     Attributes:
-      name: what messages call it: "loss my_losses:soft_dice".
+      name: its name in messages: "loss my_losses:soft_dice".
       object: the function or class.
     """
 
     name: str
     object: Any
 
-    def expect(self, holds: bool, rule: str, came: str, look: str = "") -> None:
+    def expect(self, holds: bool, rule: str, found: str, look: str = "") -> None:
         """Raise an AssertionError unless the rule holds.
 
         Args:
           rule: what is expected, in words.
-          came: what came instead.
+          found: what was found instead.
           look: the place to look at; "" for the part's own file and line.
         """
         if not holds:
-            raise AssertionError(f"{self.name}: expected {rule}, got {came}; look at {look or self.place()}")
+            raise AssertionError(f"{self.name}: expected {rule}, got {found}; look at {look or self.place()}")
 
     def attempt(self, doing: str, function: Callable[..., T], *args, **kwargs) -> T:
-        """function(*args, **kwargs); an exception becomes an AssertionError that names the line of the part's file."""
+        """Call the function; an exception becomes an AssertionError that names the line of the part's file."""
         try:
             return function(*args, **kwargs)
         except Exception as error:
             text = " ".join(str(error).split())[:300]
             raise AssertionError(
-                f"{self.name}: expected to survive {doing}, got {type(error).__name__}: {text}; look at {self.place(error)}"
+                f"{self.name}: expected {doing} to work, got {type(error).__name__}: {text}; look at {self.place(error)}"
             ) from error
 
     def close(self, found, expected, share: float, rule: str, look: str = "") -> None:
-        """Expect two arrays to differ by at most `share` of the expected one's deviation (of its mean size, if that is more)."""
+        """Expect arrays to differ by at most `share` of the expected one's standard deviation (or mean magnitude, if larger)."""
         found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
         scale = max(float(expected.std()), float(np.abs(expected).mean()), 1e-12)
         error = float(np.abs(found - expected).max()) / scale if found.size else 0.0
-        self.expect(error <= share, rule, f"a difference of {error:.1e} of their deviation (at most {share:.0e})", look)
+        self.expect(error <= share, rule, f"a difference of {error:.1e} standard deviations (limit {share:.0e})", look)
 
     def place(self, error: BaseException | None = None) -> str:
-        """file:line, of the innermost line of the part's own file that an error went through, else of the part."""
+        """Return file:line of the innermost line of the part's own file in a traceback, else of its definition."""
         if isinstance(self.object, type) or inspect.isroutine(self.object):
             made = self.object
         else:
@@ -72,10 +72,10 @@ class Tested(NamedTuple):
 
 
 def part_of(given, what: str, table: Mapping[str, Any] | None = None) -> Tested:
-    """The part that was given: the object itself, its path "module:Name", or a name of our own.
+    """Return the part for an object, its path "module:Name", or a name in jaxseg's own table.
 
     Raises:
-      ConfigError: a path or name that leads to nothing.
+      ConfigError: there is nothing under this path or name.
     """
     if not isinstance(given, str):
         name = getattr(given, "__qualname__", "") or type(given).__qualname__

@@ -20,10 +20,10 @@ LARGE = 1e4
 def check_loss(
     loss: str | Callable, *, num_classes: int = 2, rank: int = 2, options: Mapping[str, Any] | None = None, falls: bool = True
 ) -> None:
-    """Try out what the training step relies on.
+    """Check the properties of a loss term on which the training step relies.
 
-    (sum, weight) as two numbers; a perfect prediction costs less than its opposite; examples of weight 0 change nothing; finite
-    values and gradients, also of empty masks and of logits of 10,000; the same with and without jit.
+    It returns (sum, weight), two numbers; a perfect prediction has a smaller loss than its opposite; examples of weight 0 have no
+    effect; values and gradients are finite, also for empty masks and for logits of 10,000; jit does not change the result.
 
     Args:
       loss: your function (logits [B, *S, K], labels [B, *S], *, weight=None, **options) -> (sum, weight), its path "module:name",
@@ -31,13 +31,13 @@ def check_loss(
       num_classes: K; 1 for one sigmoid logit.
       rank: number of spatial axes.
       options: its keyword arguments.
-      falls: False for a penalty that does not look at the labels (smoothness): a perfect prediction need not cost less.
+      falls: False for a penalty that does not use the labels (smoothness): a perfect prediction need not have a smaller loss.
     Raises:
       AssertionError: the first rule that does not hold.
     """
     part = part_of(loss, "loss term", TERMS)
     name = compose.name_of(loss)
-    term = part.attempt("being built", compose.build, ((loss, 1.0),), {name: dict(options)} if options else {})
+    term = part.attempt("building it", compose.build, ((loss, 1.0),), {name: dict(options)} if options else {})
     random = np.random.default_rng(0)
     classes = max(num_classes, 2)
     labels = random.integers(0, classes, SHAPE[rank]).astype(np.int32)

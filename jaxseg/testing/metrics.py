@@ -11,15 +11,15 @@ SHAPES = {2: (12, 15), 3: (9, 8, 7)}
 
 
 def check_metric(metric: str | Callable, *, ranks: tuple[int, ...] = (2, 3)) -> None:
-    """Try out what an evaluation relies on.
+    """Check the properties of a score on which an evaluation relies.
 
-    One number for a mask and its truth, the same whenever it is asked; NaN at most where a mask is empty; inputs that it does not
-    change; another number for a perfect prediction than for a wrong one.
+    It returns one number for a mask and its truth, and the same number when it is called again; NaN only if a mask is empty; it
+    does not change its inputs; a perfect prediction and a wrong one have different scores.
 
     Args:
       metric: your function (prediction, truth, spacing) -> float: boolean arrays [*S] and the mm per voxel of each axis; or its
         path "module:name".
-      ranks: the numbers of spatial axes that it takes.
+      ranks: the numbers of spatial axes that it supports.
     Raises:
       AssertionError: the first rule that does not hold.
     """

@@ -41,17 +41,18 @@ def check_network(
     sizes: Sequence[tuple[int, ...]] = (),
     **options: Any,
 ) -> None:
-    """Try out what training, evaluation and prediction rely on.
+    """Check the properties of a network on which training, evaluation and prediction rely.
 
-    Float32 logits [B, *S, K] at an even and an odd size; in evaluation no auxiliary outputs, and examples of a batch that do not
-    depend on each other; the same with and without jit; bfloat16 images; gradients that are finite and reach every parameter;
-    the same logits from saved and restored values; a training step over two devices that equals one over a single device.
+    Logits are float32 [B, *S, K] at an even and an odd size; in inference there are no auxiliary outputs, and the examples of a
+    batch do not depend on each other; jit does not change the result; bfloat16 images work; gradients are finite and reach every
+    parameter; saved and restored values give the same logits; a training step on two devices equals one on a single device.
 
     Args:
       network: your class, its path "module:Name", or a name of `jaxseg.models.list_models()`.
-      in_channels, num_classes, rank: to build it with.
-      sizes: two spatial sizes to try; () for the smallest even and odd ones from 64 pixels (16 voxels) on that its `check` takes.
-      **options: its further arguments.
+      in_channels, num_classes, rank: arguments with which it is built.
+      sizes: two spatial sizes to try; (): the smallest even and odd sizes of at least 64 pixels (16 voxels) that its `check`
+        accepts.
+      **options: further arguments of the network.
     Raises:
       AssertionError: the first rule that does not hold.
     """
@@ -61,7 +62,7 @@ def check_network(
         return create_model(network, in_channels=in_channels, num_classes=num_classes, rank=rank, seed=seed, **options)
 
     part = Tested(f"network {name}", network if isinstance(network, type) else Segmenter)
-    model = part.attempt("being built", build, 0)
+    model = part.attempt("building it", build, 0)
     part = Tested(part.name, type(model))
     even, odd = sizes or _sizes(part, model)
     described, params, state = functional.split(model)
@@ -121,7 +122,7 @@ def _sizes(part: Tested, model: Segmenter) -> tuple[tuple[int, ...], tuple[int, 
 
 
 def _check_evaluation(part: Tested, network, params, state, x: np.ndarray, expected: np.ndarray) -> None:
-    eager = part.attempt("being called without jit", network.apply, params, state, jnp.asarray(x))[0].logits
+    eager = part.attempt("calling it without jit", network.apply, params, state, jnp.asarray(x))[0].logits
     part.close(
         eager, expected, EXACT, "the same logits with and without jit", "random numbers or branches that are not jax's in forward"
     )
@@ -148,7 +149,7 @@ def _check_evaluation(part: Tested, network, params, state, x: np.ndarray, expec
 
 def _check_gradients(part: Tested, network, params, state, x: np.ndarray) -> None:
     context = lambda: ForwardContext(train=True, key=jax.random.key(0))
-    shapes = part.attempt("being traced in training", jax.eval_shape, lambda p: network.apply(p, state, x, context())[0], params)
+    shapes = part.attempt("tracing it in training", jax.eval_shape, lambda p: network.apply(p, state, x, context())[0], params)
     random = np.random.default_rng(1)
     weights = [random.normal(size=a.shape).astype(np.float32) for a in (shapes.logits, *shapes.aux)]
 
@@ -173,9 +174,9 @@ def _check_gradients(part: Tested, network, params, state, x: np.ndarray) -> Non
 def _check_saved(part: Tested, build, network, params, state, x: np.ndarray, expected: np.ndarray) -> None:
     tree = {"params": params, "state": {n: np.asarray(s) for n, s in state.items()}}
     with tempfile.TemporaryDirectory() as folder, checkpoint.Checkpoints(folder) as saved:
-        part.attempt("being saved", saved.save, 1, tree, {})
+        part.attempt("saving it", saved.save, 1, tree, {})
         saved.wait()
-        restored, _, _ = part.attempt("being restored", saved.restore, tree)
+        restored, _, _ = part.attempt("restoring it", saved.restore, tree)
     other = build(1)
     part.attempt("taking restored values", functional.assign, other, restored["params"], restored["state"])
     again, values, rest = functional.split(other)
@@ -194,8 +195,8 @@ def _check_saved(part: Tested, build, network, params, state, x: np.ndarray, exp
 def _check_sharded(part: Tested, network, params, state, x: np.ndarray, num_classes: int, rank: int) -> None:
     if len(jax.devices()) < 2:
         warnings.warn(
-            f"{part.name}: one device, so that a sharded step was not tried; XLA_FLAGS=--xla_force_host_platform_device_count=2 "
-            "gives a CPU two",
+            f"{part.name}: a sharded step was not tried, because it needs two devices; to make two of a CPU, set "
+            "XLA_FLAGS=--xla_force_host_platform_device_count=2",
             stacklevel=3,
         )
         return

@@ -16,17 +16,17 @@ from jaxseg.testing.expectation import part_of
 def check_optimizer(
     factory: str | Callable, *, lr: float = 0.05, steps: int = 60, options: Mapping[str, Any] | None = None
 ) -> None:
-    """Try out what the training step relies on.
+    """Check the properties of an optimiser on which the training step relies.
 
-    It is built with a learning rate and needs gradients and parameters alone; its updates are proportional to the rate (both
-    are looked at when any config names it); a step with a gradient that is not finite leaves its state as it is; a bowl is
-    descended; the state has the same arrays before and after a step, so that a checkpoint can hold it.
+    It takes a learning rate, and needs only gradients and parameters; its updates are proportional to the rate (both are also
+    checked when a config names it); a step with a non-finite gradient does not change its state; it descends a quadratic
+    function; a step does not change the names, shapes and dtypes of its state, so that checkpoints can store it.
 
     Args:
       factory: your function (learning_rate, **options) -> optax.GradientTransformation, its path "module:name", or one of
         `jaxseg.optim.build.OPTIMIZERS`.
-      lr: learning rate of the descent.
-      steps: of the descent, which should leave less than half of the height.
+      lr: learning rate.
+      steps: number of steps, after which the function must be less than half of its initial value.
       options: its other arguments.
     Raises:
       AssertionError: the first rule that does not hold.
@@ -34,7 +34,7 @@ def check_optimizer(
     part = part_of(factory, "optimiser", optimizers.OPTIMIZERS)
     random = np.random.default_rng(0)
     params = {name: random.normal(size=shape).astype(np.float32) for name, shape in (("a.weight", (3, 4)), ("b.bias", (4,)))}
-    optimizer = part.attempt("being built", optimizers.build, params, name=factory, options=dict(options or {}))
+    optimizer = part.attempt("building it", optimizers.build, params, name=factory, options=dict(options or {}))
     height = lambda params: sum(jnp.sum(p * p) for p in params.values())
 
     @jax.jit
@@ -63,19 +63,19 @@ def check_optimizer(
 def check_schedule(
     factory: str | Callable, *, total_steps: int = 40, steps_per_epoch: int = 10, options: Mapping[str, Any] | None = None
 ) -> None:
-    """Try out what the training step relies on: a finite factor from 0 on at every step, the same with and without jit.
+    """Check the property of a schedule on which training relies: a finite factor >= 0 at every step, with and without jit.
 
     Args:
       factory: your function (**options) -> (step -> factor of config.optim.lr), its path "module:name", or one of
-        `jaxseg.optim.schedules.SCHEDULES`. What it needs and `options` lacks is filled in, see `schedules.build`.
-      total_steps, steps_per_epoch: of the run.
+        `jaxseg.optim.schedules.SCHEDULES`. Required arguments that `options` lacks are filled in, see `schedules.build`.
+      total_steps, steps_per_epoch: number of steps of the run and of an epoch.
       options: its arguments.
     Raises:
       AssertionError: the first rule that does not hold.
     """
     part = part_of(factory, "schedule", schedules.SCHEDULES)
     schedule = part.attempt(
-        "being built",
+        "building it",
         schedules.build,
         name=factory,
         options=dict(options or {}),

@@ -17,18 +17,18 @@ SHAPE = {2: (4, 12, 9), 3: (4, 8, 9, 6)}  # [B, *S] by rank
 def check_transform(
     transform: str | type, *, rank: int = 2, channels: int = 2, classes: int = 3, options: Mapping[str, Any] | None = None
 ) -> None:
-    """Try out what the training step relies on, of an augmentation on the device.
+    """Check the properties of an augmentation on the device on which the training step relies.
 
-    Inside jit it gives a finite float32 image and an integer mask of the shapes that they had; the same key gives the same
-    result; a sample does not depend on its neighbours, unless the stage is "mix"; a mask holds no class that was not there; an
-    intensity transform leaves the mask; at probability 0 every bit stays.
+    Inside jit it returns a finite float32 image and an integer mask of unchanged shapes; the same key gives the same result; a
+    sample does not depend on the others of its batch, unless the stage is "mix"; the mask has no new class; an intensity
+    transform does not change the mask; with probability 0 no bit changes.
 
     Args:
-      transform: your dataclass (`augment.compose.own` says what it has), its path "module:Class", or a name of
+      transform: your dataclass (see `augment.compose.own`), its path "module:Class", or a name of
         `jaxseg.augment.TRANSFORMS`.
       rank: number of spatial axes.
       channels: C of the image.
-      classes: of the mask, with background.
+      classes: number of classes in the mask, with background.
       options: its fields.
     Raises:
       AssertionError: the first rule that does not hold.
@@ -37,13 +37,13 @@ def check_transform(
     part = Tested(f"augmentation {name}", transform)
     if isinstance(transform, str):
         kind = part.attempt(
-            "being looked up", lambda: compose.own(transform) if ":" in transform else compose.TRANSFORMS[transform]
+            "looking it up", lambda: compose.own(transform) if ":" in transform else compose.TRANSFORMS[transform]
         )
     else:
-        kind = part.attempt("being looked at", compose.own, transform)
+        kind = part.attempt("looking at it", compose.own, transform)
     part = Tested(part.name, kind.make)
     make = lambda probability: compose.build(((transform, probability, dict(options or {})),), rank=rank)
-    always, never = part.attempt("being built", make, 1.0), part.attempt("being built", make, 0.0)
+    always, never = part.attempt("building it", make, 1.0), part.attempt("building it", make, 0.0)
     random = np.random.default_rng(0)
     image = random.random((*SHAPE[rank], channels)).astype(np.float32)
     mask = random.integers(0, classes, SHAPE[rank]).astype(np.int32)
@@ -75,11 +75,11 @@ def check_transform(
 def check_host_transform(
     transform: str | Callable, *, rank: int = 2, channels: int = 2, classes: int = 3, options: Mapping[str, Any] | None = None
 ) -> None:
-    """Try out what the input pipeline relies on, of a transform on the host.
+    """Check the properties of a host transform on which the input pipeline relies.
 
-    It gives an image and a mask of the shapes and dtypes that they had, of 8-bit and of float images; the same example, index and
-    seed give the same result, whatever numpy's own generator holds; the example that it is given stays as it is; a mask holds no
-    class that was not there; reading processes can be handed it.
+    It returns an image and a mask of unchanged shapes and dtypes, for 8-bit and for float images; the same example, index and
+    seed give the same result, whatever the state of numpy's global generator; it does not change its input; the mask has no new
+    class; it can be pickled for reading processes.
 
     Args:
       transform: your function (example, index, seed, **options) -> example, or its path "module:function".
@@ -90,7 +90,7 @@ def check_host_transform(
     """
     part = part_of(transform, "host transform")
     given = dict(options or {})
-    function = part.attempt("being looked at", stages.function_of, part.object, given)
+    function = part.attempt("looking at it", stages.function_of, part.object, given)
     random = np.random.default_rng(0)
     mask = random.integers(0, classes, SHAPE[rank][1:]).astype(np.uint8)
     for dtype in (np.uint8, np.float32):
@@ -116,4 +116,4 @@ def check_host_transform(
         look = f"random numbers ({part.place()}): draw them from np.random.default_rng((seed, index))"
         part.expect(same, "the same result for the same example, index and seed", "another", look)
     if not isinstance(transform, str):
-        part.attempt("being sent to a reading process", pickle.dumps, transform)
+        part.attempt("pickling it for a reading process", pickle.dumps, transform)

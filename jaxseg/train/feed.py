@@ -58,7 +58,7 @@ def outputs_of(config, labels: tuple[str, ...], named: tuple = ()) -> OutputSpec
     if config.data.regions:
         chosen = [name for name, _ in named]
         if not chosen:
-            raise ConfigError(f"config.data.regions: {config.data.dataset!r} names no regions; leave it at ()")
+            raise ConfigError(f"config.data.regions: {config.data.dataset!r} defines no regions; leave it at ()")
         return OutputSpec(len(chosen), functools.partial(regions.region_masks, regions=named), regions.class_table(named))
     single = len(labels) == 1 and not config.model.softmax
     return OutputSpec(1 if single else len(labels) + 1, lambda mask: mask)
@@ -390,7 +390,7 @@ def _check_patches(config, feed: Patches, log) -> None:
             f"{short} of {len(shapes)} training {feed.noun} are smaller than a patch, {tuple(config.data.size)}: padded with 0"
         )
     if config.eval.lesions and not feed.store.regions:
-        raise ConfigError(f"config.eval.lesions={config.eval.lesions!r}: {config.data.dataset!r} names no regions; set it to ''")
+        raise ConfigError(f"config.eval.lesions={config.eval.lesions!r}: {config.data.dataset} defines no regions; set it to ''")
     if config.infer.roi:
         runs.check_cascade(checkpoint.find_record(Path(config.infer.roi)), feed.recipe)
         patients.check_unseen(Path(config.infer.roi), feed, config.eval.split, whose="config.infer.roi", log=log)

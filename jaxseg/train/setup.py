@@ -93,7 +93,7 @@ def regions_of(wanted: tuple, labels: tuple[str, ...], named: Regions, dataset: 
     """
     if wanted == DATASET_REGIONS and not named:
         raise ConfigError(
-            f"config.data.regions=dataset: {dataset!r} names no regions; leave it at (), or give ((name, (class, ...)), ...)"
+            f"config.data.regions=dataset: {dataset!r} defines no regions; leave it at (), or give ((name, (class, ...)), ...)"
         )
     if not wanted or wanted == DATASET_REGIONS:
         return named

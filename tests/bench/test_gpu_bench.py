@@ -26,7 +26,7 @@ def test_a_stage_that_fails_or_hangs_costs_itself_alone_and_the_others_are_not_r
     )
     monkeypatch.setattr(gpu, "STAGES", stages)
     assert main(["--gpu", f"--output={tmp_path}", "--lanes=2"]) == 1
-    assert "1 of 3 stages ended well; not: " in capsys.readouterr().out
+    assert "1 of 3 stages succeeded; failed: " in capsys.readouterr().out
     (tmp_path / "results.jsonl").open("a").write('{"stage": "cut of')  # a process was killed while it wrote
     lines = gpu.read(tmp_path)
     assert {"stage": "one"} in lines
@@ -39,7 +39,7 @@ def test_a_stage_that_fails_or_hangs_costs_itself_alone_and_the_others_are_not_r
 def test_what_the_minutes_do_not_hold_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "STAGES", (_stage("long", "import time; time.sleep(60)"), _stage("next", "pass")))
     assert main(["--gpu", f"--output={tmp_path}", "--lanes=1", "--minutes=0.01"]) == 1
-    assert "0 of 2 stages ended well; not: long, next" in capsys.readouterr().out
+    assert "0 of 2 stages succeeded; failed: long, next" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="--only=nothing; the stages are long, next"):
         main(["--gpu", f"--output={tmp_path / 'other'}", "--only=nothing"])
 

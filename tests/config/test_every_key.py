@@ -141,7 +141,7 @@ ROWS = {
     "data.modalities": of("brats", ("t1ce", "flair"), **BRATS),
     "data.release": of("brats", "2024", ("the names decide",), by="cases", **BRATS),
     "data.regions": {
-        "slices": row(("dataset",), ("names no regions",), by="cases", eval__thresholds=base().eval.thresholds),
+        "slices": row(("dataset",), ("defines no regions",), by="cases", eval__thresholds=base().eval.thresholds),
         "volumes": row(("dataset",), "outputs", data__dataset="brats", data__structures=None, **BRATS),
     },
     "data.coordinates": volumes(True, "stream"),
@@ -216,7 +216,7 @@ ROWS = {
     "eval.empty": both("nan", "scores"),
     "eval.split": both("val", "scores"),
     "eval.surface": {"slices": row(False, ("needs data.rank=3",)), "volumes": row(True, "scores")},
-    "eval.lesions": volumes("GLI", ("names no regions",), by="scores"),
+    "eval.lesions": volumes("GLI", ("defines no regions",), by="scores"),
     "eval.postprocess": both(True, "scores"),
     "eval.keep": both(1, "scores"),
     "infer.batch_size": slices(9, "batches"),

@@ -28,18 +28,18 @@ def test_names_lose_their_suffix_in_any_case_of_letters_and_nothing_else(tmp_pat
 
 
 def test_two_inputs_of_one_name_are_refused_before_either_is_read(tmp_path):
-    with pytest.raises(DataError, match="2 inputs would give results of one name, 'dup'.*rename"):
+    with pytest.raises(DataError, match="2 inputs would write results under the same name, 'dup'.*rename"):
         cases.find_cases(touch(tmp_path, "dup.nii", "dup.nii.gz", "other.png"), RECIPE, RECORD)
 
 
 def test_names_that_some_disks_do_not_distinguish_are_refused(tmp_path):
     for folder, first, second in (("case", "Anna.nii.gz", "anna.nii.gz"), ("form", "\u00e9.png", "e\u0301.png")):
         (tmp_path / folder).mkdir()
-        with pytest.raises(DataError, match="2 inputs would give results of one name, '.*' and '.*rename"):
+        with pytest.raises(DataError, match="2 inputs would write results under the same name, '.*' and '.*rename"):
             cases.find_cases(touch(tmp_path / folder, first, second), RECIPE, RECORD)
     (tmp_path / "scan").mkdir()
     (tmp_path / "scan" / "1.dcm").write_bytes(b"\0" * 128 + b"DICM")
-    with pytest.raises(DataError, match="2 inputs would give results of one name, 'scan'"):
+    with pytest.raises(DataError, match="2 inputs would write results under the same name, 'scan'"):
         cases.find_cases(touch(tmp_path, "scan.nii.gz"), RECIPE, RECORD)
 
 

@@ -186,7 +186,7 @@ def test_what_contradicts_the_data_is_refused_by_name(tmp_path):
     root = write(tmp_path / "set", count=3, test=0)
     for changes, words in (
         ({"data__structures": ("rim", "kernel")}, "data.structures=.'rim', 'kernel'.*says rim, core"),
-        ({"data__regions": ("dataset",)}, "names no regions"),
+        ({"data__regions": ("dataset",)}, "defines no regions"),
         ({"data__modalities": ("T2",)}, "unknown channel of .*T2"),
     ):
         with pytest.raises(ConfigError, match=words):

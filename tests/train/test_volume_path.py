@@ -336,7 +336,7 @@ def test_a_run_of_patches_is_no_finder_and_regions_need_a_set_that_has_them(whol
     config, log = regions(infer__roi=str(whole)), Log(tmp_path)
     with pytest.raises(MismatchError, match="not trained on whole volumes"):
         setup.load_data(config, log, tmp_path)
-    with pytest.raises(ConfigError, match="names no regions"):
+    with pytest.raises(ConfigError, match="defines no regions"):
         setup.feeds.outputs_of(config, ("liver",), ())
 
 

@@ -94,7 +94,7 @@ def _own(function: Callable, name: str, root: str | Path, options: dict) -> Data
             "DATA_READER",
         ) from error
     if not isinstance(dataset, DataSet):
-        raise ConfigError(f"data set {name!r} gives a {type(dataset).__name__}; it must give a jaxseg.data.records.DataSet")
+        raise ConfigError(f"data set {name!r} returns a {type(dataset).__name__}; it must return a jaxseg.data.records.DataSet")
     return dataclasses.replace(dataset, name=name)
 
 

@@ -63,10 +63,10 @@ def load(
       DataError: DATA_MISSING for no layout, several, or a modality that a case lacks; DATA_PATH for duplicate files.
     """
     if isinstance(modalities, str) or not modalities:
-        raise ConfigError(f"got modalities={modalities!r}; a tuple of names, at least one, such as {MODALITIES}")
+        raise ConfigError(f"got modalities={modalities!r}; must be a non-empty tuple of names, such as {MODALITIES}")
     wanted = tuple(brats_files.modality(name) for name in modalities)
     if len(set(wanted)) < len(wanted):
-        raise ConfigError(f"got modalities={tuple(modalities)}, which are {', '.join(wanted)}: one comes twice; name each once")
+        raise ConfigError(f"got modalities={tuple(modalities)}, which are {', '.join(wanted)}: each name must occur only once")
     root = Path(root)
     release, found = brats_files.find(root, release)
     channels = ("all",) if release == "msd" else wanted

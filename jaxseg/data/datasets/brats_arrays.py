@@ -66,7 +66,7 @@ def load(
     lookup("value of data.normalise", normalise, dict.fromkeys(NORMALISE))
     wanted = () if isinstance(modalities, str) else tuple(brats_files.modality(name) for name in modalities)
     if not wanted or len(set(wanted)) < len(wanted):
-        raise ConfigError(f"got modalities={modalities!r}; a tuple of different names, at least one, such as {MODALITIES}")
+        raise ConfigError(f"got modalities={modalities!r}; must be a non-empty tuple of distinct names, such as {MODALITIES}")
     root, cases = Path(root), []
     for split in SPLITS:
         images, labels = (root / f"{split}_{what}.npy" for what in ("images", "labels"))

@@ -249,7 +249,7 @@ def _modalities(given: Sequence[str] | None, channels: tuple[str, ...]) -> tuple
     if given is None:
         return channels
     if isinstance(given, str) or len(set(given)) < len(given) or channels and len(given) != len(channels):
-        raise ConfigError(f"got data.modalities={given!r}; different names for {', '.join(channels) or 'the channels'}")
+        raise ConfigError(f"got data.modalities={given!r}; must be distinct names for {', '.join(channels) or 'the channels'}")
     return tuple(given)
 
 

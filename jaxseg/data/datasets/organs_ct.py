@@ -130,7 +130,7 @@ def read_numbers(path: Path) -> dict[str, int]:
         ]
         total = ast.literal_eval(values[0])["total"]
         if not all(isinstance(k, int) and 0 < k < 118 and isinstance(v, str) for k, v in total.items()):
-            raise ValueError("label numbers are 1..117 and names are words")
+            raise ValueError("label numbers must be 1..117, and names must be words")
         return {name: number for number, name in total.items()}
     except (SyntaxError, ValueError, LookupError, TypeError, AttributeError, RecursionError, MemoryError) as error:
         raise refusal(

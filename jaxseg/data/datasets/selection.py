@@ -39,9 +39,9 @@ def rule(
       ConfigError: an area below 0, or a fraction outside (0, 1].
     """
     if min_area is not None and min_area < 0:
-        raise ConfigError(f"got data.min_area={min_area}; a number of pixels, at least 0 (any tumour), or None for every slice")
+        raise ConfigError(f"got data.min_area={min_area}; must be at least 0 pixels (any tumour), or None for every slice")
     if not 0 < sample <= 1:
-        raise ConfigError(f"got data.sample={sample}; a share of the slices above 0 and up to 1")
+        raise ConfigError(f"got data.sample={sample}; must be a fraction of the slices, above 0 and at most 1")
     return functools.partial(keep_slice, min_area, float(sample), int(sample_seed))
 
 

@@ -19,7 +19,7 @@ def count_structures(structures: Sequence[str], example: Sequence[str]) -> int:
       ConfigError: structures is not a sequence of distinct names, or has more names than 16 bits can number.
     """
     if isinstance(structures, str) or not structures or len(set(structures)) < len(structures):
-        raise ConfigError(f"got structures={structures!r}; a tuple of different names, at least one, such as {example}")
+        raise ConfigError(f"got structures={structures!r}; must be a non-empty tuple of distinct names, such as {example}")
     if len(structures) > MOST:
         raise ConfigError(f"got {len(structures)} structures; masks have 16 bits, so at most {MOST}; leave some out")
     return len(structures)

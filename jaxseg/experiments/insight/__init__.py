@@ -1,1 +1,1 @@
-"""What networks look at: Seg-Grad-CAM maps, and the weights that attention gives to modalities and channels."""
+"""Explanations of networks: Seg-Grad-CAM maps, and the weights that attention gives to modalities and channels."""

@@ -5,8 +5,8 @@ modality_attention_summary_<model>.csv    mean and standard deviation over the c
 channel_attention_summary_<model>.csv     mean and standard deviation of each channel's gate: of channel attention,
 se_excitation_summary_<model>.csv         and of squeeze and excitation; each with a histogram (.png, .svg)
 
-A factor is a sigmoid of its own: those of a case do not sum to one. Of each case the network sees one input: the window in the
-middle of the volume, or the middle slice. Source: the BraTS 3-D project's files of these names.
+A factor is a sigmoid of its own: those of a case do not sum to one. One input per case is used: the window in the middle of the
+volume, or the middle slice. Source: the BraTS 3-D project's files of these names.
 """
 
 import functools
@@ -41,7 +41,7 @@ SUMMARY = "modality_attention_summary"
 
 
 def layers(network: Network, params: Mapping, state: Mapping) -> dict[str, list[str]]:
-    """{"modality" or a key of CHANNELS: names of the layers that are tapped} of a network; kinds that it lacks are left out."""
+    """{"modality" or a key of CHANNELS: names of the layers with such weights} of a network; kinds that it lacks are left out."""
     found: dict[str, list[str]] = {}
     for name, layer in layers_of(jax.eval_shape(network.merge, dict(params), dict(state))).items():
         kind = type(layer).__name__
@@ -67,14 +67,14 @@ def gates(run: Run, tapped: Mapping[str, Sequence[str]], image: np.ndarray) -> d
 
 
 def write(folder: Path, model: str, source: Path, config, show: Callable[[str], str] = str) -> list[str]:
-    """Write the files of a run whose network has such layers, and return their names; those that are there already stay.
+    """Write the files of a run whose network has such layers, and return their names; existing files are not changed.
 
     Args:
-      folder: of the experiment.
+      folder: the folder of the experiment.
       model: name of the model, for the file names.
       source: the run folder.
-      config: the run's config, what it leaves to the data filled in.
-      show: how the names of cases are written.
+      config: the run's config, with all values that depend on the data.
+      show: converts names of cases for display.
     """
     record = checkpoint.read_record(source)
     opened = open_run(source, {**alone(record["config"]["infer"]), "whole": False})

@@ -1,4 +1,4 @@
-"""--mode=explain: Seg-Grad-CAM maps (`gradcam`) of what a run predicts on files, for each class or region that it finds.
+"""--mode=explain: Seg-Grad-CAM maps (`gradcam`) of what a run predicts on files, for each class or region in the prediction.
 
 <output>/gradcam/<case>.nii.gz           a map 0..1 for each class with the case's geometry; of a picture <case>/<class>.png
 <output>/gradcam/<case>_<class>.png      a slice: the image, the prediction, and the map over the image with the region's outline
@@ -68,26 +68,25 @@ def explain(
       region: over which voxels the logit is summed: those "predicted" to be of the class, or "all".
       threshold: config.eval.threshold; None: the value in the run's record.
       say: called with one line of text for each case.
-      show: how the names of cases are written in the table.
+      show: converts names of cases for the table.
     Returns:
       0, or 65 if some cases could not be used.
     Raises:
-      ConfigError: the run has no such layer, or learnt no labels.
+      ConfigError: the run's network has no such layer, or the run was not trained on labels.
     """
     opened = open_run(run, {**alone(settings), "mirror": (), "whole": False}, threshold=threshold)
     data = opened.record["config"]["data"]
     if data["target"] != "labels" or data["whole"]:
         what = "whole volumes" if data["whole"] else data["target"]
-        raise ConfigError(
-            f"--mode=explain: this run learnt {what}, and a map is of a predicted class; give a run that learnt labels"
-        )
+        raise ConfigError(f"--mode=explain: this run was trained to predict {what}, not labels; give another run")
     cases.open_output(output)
     found, (params, state) = cases.find_cases(origin, opened.recipe, opened.record), opened.weights[0]
     network = opened.application.forward.network
     channels = opened.record["model"]["in_channels"]
     known = gradcam.outputs_of(network, params, state, (1, *opened.recipe.size, channels))
     layer = gradcam.chosen_layer(known, len(opened.recipe.size), layer)
-    say(f"layer {layer} of {opened.record['model']['name']}, output {known[layer]}; {len(known)} layers can be named")
+    name = opened.record["model"]["name"]
+    say(f"layer {layer} of {name}, output {known[layer]}; config.explain.layer can name {len(known)} layers")
     rows, failed = [], 0
     for case in working_through(found, "explaining"):
         check_interrupt()
@@ -104,7 +103,7 @@ def explain(
 
 
 def _one(run: Run, case, output: Path, layer: str, region: str, say: Callable, show: Callable) -> list[dict[str, Any]]:
-    """The maps of one case: its rows of the table."""
+    """Write the maps of one case, and return its rows of the table."""
     images = case.read()
     examples = run.preparation.prepare(images)
     logits = run.logits(examples.inputs)
@@ -138,7 +137,7 @@ def _one(run: Run, case, output: Path, layer: str, region: str, say: Callable, s
 
 
 def _regions(run: Run, logits: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """(channel of the logits, voxels that were predicted to be of its class, bool [N, *S]) of every map."""
+    """Return, for every map, (channel of the logits, the voxels that were predicted as its class, bool [N, *S])."""
     if run.order or logits.shape[-1] == 1:
         cut = math.log(run.threshold / (1 - run.threshold))
         return [(k, logits[..., k] >= cut) for k in range(logits.shape[-1])]
@@ -147,7 +146,7 @@ def _regions(run: Run, logits: np.ndarray) -> list[tuple[int, np.ndarray]]:
 
 
 def _part(run: Run, examples: Examples, mask: np.ndarray) -> Seen:
-    """The example with most of the region, and of it the window around the region's centre, zeros where it is smaller."""
+    """Return the example with most of the region, as a zero-padded window around the region's centre."""
     number = int(mask.reshape(len(mask), -1).sum(1).argmax())
     image, size = np.asarray(examples.inputs[number]), tuple(run.recipe.size)  # uint8 stays: `to_float` scales it
     if isinstance(run.application, Windows) and run.application.coordinates:
@@ -158,14 +157,14 @@ def _part(run: Run, examples: Examples, mask: np.ndarray) -> Seen:
 
 
 def _cut(array: np.ndarray, start: Sequence[int], size: Sequence[int], fill: float) -> np.ndarray:
-    """A window of the first axes, filled up behind where the array ends."""
+    """Cut a window along the first axes, padded at its end where the array is smaller."""
     part = array[tuple(slice(s, s + n) for s, n in zip(start, size))]
     rest = [(0, n - m) for n, m in zip(size, part.shape)] + [(0, 0)] * (array.ndim - len(size))
     return np.pad(part, rest, constant_values=fill)
 
 
 def _on_own_grid(run: Run, examples: Examples, maps: np.ndarray) -> np.ndarray:
-    """Maps [N, *S] of the network's grid on the case's own, 0 where the network did not see."""
+    """Resample maps [N, *S] from the network's grid to the case's own grid; 0 where the network did not see."""
     back = []
     shape, spacing = examples.shape, examples.orientation.spacing
     if run.record["model"]["rank"] == 2:

@@ -1,4 +1,4 @@
-"""Seg-Grad-CAM: which parts of an image made a network predict a region (Vinogradova et al. 2020, arXiv 2002.11434).
+"""Seg-Grad-CAM: the parts of an image that led a network to predict a region (Vinogradova et al. 2020, arXiv 2002.11434).
 
 For the logit y^c of a class and a set M of voxels, such as all that were predicted to be of it,
 
@@ -29,9 +29,9 @@ class Heat(NamedTuple):
     """A map of one class.
 
     Attributes:
-      map: float32 [*S] in 0..1, at the input's size; all 0 where no channel speaks for the class.
+      map: float32 [*S] in 0..1, at the input's size; all 0 if no channel supports the class.
       region: bool [*S], the voxels M.
-      inside: the pointing score: the share of the map's sum that lies in the region; NaN where the map is 0.
+      inside: the pointing score: the fraction of the map's sum inside the region; NaN if the map is 0.
     """
 
     map: np.ndarray
@@ -50,7 +50,7 @@ def outputs_of(network: Network, params: Mapping, state: Mapping, shape: Sequenc
     order: dict[str, tuple[int, ...]] = {}
 
     class Noting(Tap):
-        """Notes when the layer is done."""
+        """Records that its layer has finished."""
 
         def __setattr__(self, what, value):
             if what == "output" and hasattr(value, "shape"):
@@ -72,17 +72,17 @@ def outputs_of(network: Network, params: Mapping, state: Mapping, shape: Sequenc
 
 
 def chosen_layer(outputs: Mapping[str, tuple[int, ...]], rank: int, name: str = "") -> str:
-    """The layer to look at: the named one, or the last of those whose output [B, *s, C] has the fewest positions, but several.
+    """Return the layer to explain: the named one, or the last with the smallest output of more than one position.
 
     Raises:
-      ConfigError: no such layer, or its output has no spatial axes.
+      ConfigError: there is no such layer, or its output has no spatial axes.
     """
     maps = {key: shape for key, shape in outputs.items() if len(shape) == rank + 2 and np.prod(shape[1:-1]) > 1}
     if name:
         shape = lookup("layer of the network (config.explain.layer)", name, outputs)
         if name not in maps:
             raise ConfigError(
-                f"config.explain.layer={name!r}: its output has the shape {shape}, and a map needs [B, {'space, ' * rank}C]; "
+                f"config.explain.layer={name!r}: its output has the shape {shape}, but a map needs [B, {'space, ' * rank}C]; "
                 f"name another layer, such as {next(iter(maps), '')!r}"
             )
         return name
@@ -93,13 +93,13 @@ def chosen_layer(outputs: Mapping[str, tuple[int, ...]], rank: int, name: str = 
 
 
 def heat(network: Network, params: Mapping, state: Mapping, image: Array, layer: str, channel: int, region: np.ndarray) -> Heat:
-    """The map of one logit over a region.
+    """Compute the map of one logit over a region.
 
     Args:
       network, params, state: from `functional.split`.
       image: float32 [1, *S, C], standardised.
-      layer: its dotted name.
-      channel: of the logits.
+      layer: dotted name of the layer.
+      channel: index of the logit.
       region: bool [*S], the voxels whose logits are summed.
     """
     found = np.asarray(_heat(network, layer, dict(params), dict(state), image, channel, jnp.asarray(region)))

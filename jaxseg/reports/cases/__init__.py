@@ -1,1 +1,1 @@
-"""Cases in a page: their pictures, the viewer, and several models side by side."""
+"""The cases of a page: their pictures, the viewer, and several models side by side."""

@@ -1,4 +1,4 @@
-"""Kept examples as pictures inside a page: mosaics for the viewer, and a still of the worst slice for the gallery."""
+"""Pictures of kept examples inside a page: mosaics for the viewer, and one picture of the worst slice for the gallery."""
 
 import base64
 import io
@@ -21,14 +21,14 @@ SIDE = 4096  # pixels that a phone draws at most along a side of a picture
 
 
 class Shown:
-    """An example in a page.
+    """An example that a page shows.
 
     Attributes:
-      facts: of the index: case, patient, slice, dice, reasons, size, spacing, letters, colour, chosen.
-      title, words: its name as the page shows it, and what is to be said about it.
-      image, truth: arrays as they were kept.
-      predictions: by the name of what predicted.
-      of_each: what is to be said about each of several predictions.
+      facts: its entry in the index: case, patient, slice, dice, reasons, size, spacing, letters, colour, chosen.
+      title, words: its name on the page, and a sentence about it.
+      image, truth: the arrays that the evaluation kept.
+      predictions: name of a run or model -> its prediction.
+      of_each: a sentence about each of several predictions.
     """
 
     def __init__(
@@ -41,25 +41,25 @@ class Shown:
 
     @property
     def size(self) -> tuple[int, int, int]:
-        """(X, Y, Z); a picture has one slice."""
+        """The size (X, Y, Z); a picture has one slice."""
         shape = self.truth.shape
         return (shape[1], shape[0], 1) if len(shape) == 2 else shape
 
     @property
     def spacing(self) -> list[float]:
-        """mm along X, Y, Z; 1 where there are none."""
+        """The spacing (mm) along X, Y, Z; 1 without a unit of length."""
         spacing = self.facts["spacing"]
         return [spacing[1], spacing[0], 1.0] if len(spacing) == 2 else spacing
 
     @property
     def columns(self) -> int:
-        """Slices in a row of the mosaic, which is about as high as it is wide."""
+        """The number of slices in a row of the mosaic, chosen so that it is about square."""
         x, y, z = self.size
         return max(1, min(z, math.ceil(math.sqrt(z * y / x)), SIDE // x))
 
 
 def read(folder: Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-    """The index of kept examples of an evaluation's folder, and the classes; ([], ()) where none were kept."""
+    """Read the index of kept examples in an evaluation's folder, and the classes; ([], ()) if none were kept."""
     path = folder / kept.FOLDER / kept.INDEX
     if not path.is_file():
         return [], ()
@@ -69,15 +69,15 @@ def read(folder: Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
 
 
 def arrays_of(folder: Path, facts: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """image, truth and prediction of a kept example."""
+    """Read image, truth and prediction of a kept example."""
     with np.load(folder / kept.FOLDER / Path(facts["name"]).name, allow_pickle=False) as file:
         return {key: file[key] for key in ("image", "truth", "prediction")}
 
 
 def viewer(cases: Sequence[Shown], classes: Sequence[str], *, megabytes: float) -> tuple[str, int]:
-    """The viewer and its pictures, as many as fit, and how many those are.
+    """Return the HTML of the viewer with as many pictures as fit, and their number.
 
-    Grey values are stored without loss (PNG) as long as all examples fit so, else as JPEG.
+    Grey values are stored as PNG (without loss) if all examples then fit, else as JPEG.
     """
     budget = megabytes * MEGABYTE
     exact = [_pixels(case, lossy=False) for case in cases]
@@ -107,18 +107,18 @@ def viewer(cases: Sequence[Shown], classes: Sequence[str], *, megabytes: float) 
 
 
 def scripts(html: str) -> tuple[str, ...]:
-    """The scripts that a page with this in it needs: of the viewer, and of its surfaces of volumes."""
+    """Return the scripts that a page with this HTML needs: the viewer's, and that of its surfaces of volumes."""
     return ("viewer.js",) * ('id="viewer"' in html) + ("surface.js",) * ('id="surfaces"' in html)
 
 
 def class_colours(number: int) -> list[str]:
-    """A colour for each class; more than eight repeat."""
+    """Return a colour for each class; after eight they repeat."""
     order = (4, 5, 2, 7, 1, 3, 0, 6)  # bright ones first: they lie on dark pictures
     return [COLOURS[order[k % len(order)]] for k in range(number)]
 
 
 def still(case: Shown, name: str = "") -> str:
-    """The slice with most wrong voxels as a data URI: prediction filled, truth as a line."""
+    """Draw the slice with most wrong voxels as a data URI: prediction filled, truth as a line."""
     labels = case.predictions[name or next(iter(case.predictions))]
     image, truth, labels = _slice(case, labels, labels != case.truth)
     rgb, palette = _grown(image, case, True), _palette()
@@ -132,7 +132,7 @@ def still(case: Shown, name: str = "") -> str:
 
 
 def painted(case: Shown, layer: str) -> np.ndarray:
-    """The slice with most of the truth as uint8 [H, W, 3], with "truth" or "prediction" half transparent, or ""."""
+    """Draw the slice with most true foreground, uint8 [H, W, 3]; `layer`: "truth" or "prediction" half transparent, or ""."""
     image, truth, labels = _slice(case, next(iter(case.predictions.values())), case.truth > 0)
     rgb = _grown(image, case, True)
     if not layer:
@@ -142,12 +142,12 @@ def painted(case: Shown, layer: str) -> np.ndarray:
 
 
 def file_name(name: str) -> str:
-    """A name with nothing in it that a file may not have."""
+    """Replace the characters of a name that file names may not have."""
     return re.sub(r"[^A-Za-z0-9_.+=-]", "_", name)
 
 
 def cards(cases: Sequence[Shown], number: int) -> str:
-    """The gallery: a card for each example; those of the first `number` open in the viewer."""
+    """Return the gallery: a card for each example; the first `number` cards open the viewer."""
     items = []
     for i, case in enumerate(cases):
         alt = f"{case.title}: the slice with most errors, truth as a line, prediction filled. {case.words}"
@@ -160,7 +160,7 @@ def cards(cases: Sequence[Shown], number: int) -> str:
 
 
 def _slice(case: Shown, labels: np.ndarray, much: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image, truth and labels [H, W] of the slice in which there is most of `much`, or of the truth."""
+    """Return image, truth and labels [H, W] of the slice with most of `much`, or if that is empty, most true foreground."""
     if case.truth.ndim == 2:
         return case.image, case.truth, labels
     found = much.sum((0, 1))
@@ -169,7 +169,7 @@ def _slice(case: Shown, labels: np.ndarray, much: np.ndarray) -> tuple[np.ndarra
 
 
 def _grown(array: np.ndarray, case: Shown, picture: bool = False) -> np.ndarray:
-    """A slice at the size of a still, its spacing made even: a picture as float RGB, labels as they are."""
+    """Resize a slice to the size of a still with square pixels: a picture becomes float RGB, labels stay labels."""
     high, wide = (n * s for n, s in zip(array.shape, case.spacing[1::-1]))
     size = (max(1, round(STILL * wide / max(high, wide))), max(1, round(STILL * high / max(high, wide))))
     if not picture:
@@ -200,7 +200,7 @@ def _length(pixels: Mapping[str, Any]) -> int:
 
 
 def _mosaic(array: np.ndarray, columns: int, *, truth: np.ndarray | None = None) -> np.ndarray:
-    """Slices [Y, X] of [X, Y, Z] side by side, row after row; a picture [H, W(, 3)] as it is."""
+    """Arrange the slices [Y, X] of [X, Y, Z] side by side, row after row; a picture [H, W(, 3)] is not changed."""
     if (array if truth is None else truth).ndim == 2:
         return array
     x, y, z = array.shape

@@ -20,11 +20,11 @@ MOST = 12  # cases that are shown side by side
 
 
 def shared(folders: Mapping[str, Path], show: Callable[[str], str]) -> tuple[list[pictures.Shown], tuple[str, ...]]:
-    """Examples of which several evaluations kept the pictures, those with the lowest Dice first; and the classes.
+    """Return the examples of which several evaluations kept pictures, lowest Dice first, and the classes.
 
     Args:
       folders: name of a model -> the folder of its evaluation.
-      show: how names of cases are shown.
+      show: converts names of cases for display.
     """
     indices, classes = {}, ()
     for name, folder in folders.items():
@@ -54,7 +54,7 @@ def shared(folders: Mapping[str, Path], show: Callable[[str], str]) -> tuple[lis
 
 
 def side_by_side(folders: Mapping[str, Path], show: Callable[[str], str], *, megabytes: float) -> str:
-    """A viewer in which the model is chosen, and below it every case as each model saw it; "" where no case was kept by two."""
+    """Return a viewer with a choice of models, and below it their predictions for every case; "" if no case was kept twice."""
     cases, classes = shared(folders, show)
     cases = cases[:MOST]
     if not cases:
@@ -74,13 +74,13 @@ def side_by_side(folders: Mapping[str, Path], show: Callable[[str], str], *, meg
 
 
 def before_after(before: Read, after: Read, names: tuple[str, str], test: Test, *, megabytes: float, with_pictures: bool) -> str:
-    """Two runs on the same cases, case by case.
+    """Compare two runs on the same cases, case by case, as HTML.
 
     Args:
-      names: of the two runs.
-      test: gives the sentence about their difference.
+      names: names of the two runs.
+      test: returns the sentence about their difference.
     Raises:
-      MismatchError: they have no case in common, or were scored on other data.
+      MismatchError: the runs have no case in common, or were scored on different data.
     """
     scores = {name: _by_example(read) for name, read in zip(names, (before, after))}
     common = [key for key in scores[names[1]] if key in scores[names[0]]]
@@ -116,7 +116,7 @@ def before_after(before: Read, after: Read, names: tuple[str, str], test: Test, 
 
 
 def _by_example(read: Read) -> dict[tuple[str, Any], float]:
-    """Dice of every example, mean over the headline's names."""
+    """Return the Dice of every example, mean over the classes or regions of the headline."""
     values: dict[tuple[str, Any], list[float]] = {}
     for row in read.cases:
         if row["class"] in read.found["headline"]:

@@ -107,7 +107,7 @@ def test_unknown_and_doubled_modalities_are_refused(made):
         datasets.load("brats", made / "2018", modalities=("t1cee",))
     with pytest.raises(ConfigError, match="unknown modality 'seg'"):
         datasets.load("brats", made / "2018", modalities=("seg",))
-    with pytest.raises(ConfigError, match="one comes twice"):
+    with pytest.raises(ConfigError, match="each name must occur only once"):
         datasets.load("brats", made / "2018", modalities=("t1c", "t1ce"))
     for wrong in ("t1", ()):
         with pytest.raises(ConfigError, match="a tuple of names"):

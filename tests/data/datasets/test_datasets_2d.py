@@ -85,7 +85,7 @@ def test_a_folder_with_holes_names_the_file(tmp_path):
     refused("DATA_LABEL", datasets.load, "folder", root, structures=("x", "y"), match="JPEG does not keep")
     refused("DATA_MISSING", datasets.load, "folder", root / "images", match="folders with images and masks")
     for wrong in ((), "cell", ("cell", "cell")):
-        with pytest.raises(ConfigError, match="different names"):
+        with pytest.raises(ConfigError, match="distinct names"):
             datasets.load("folder", root, structures=wrong)
 
 

@@ -61,7 +61,7 @@ def test_unknown_structures_name_their_neighbours(root):
     with pytest.raises(ConfigError, match="structure 'livr'.*did you mean liver"):
         datasets.load("organs_ct", root, structures=("livr",))
     for wrong in ((), "liver", ("liver", "liver")):
-        with pytest.raises(ConfigError, match="a tuple of different names"):
+        with pytest.raises(ConfigError, match="a non-empty tuple of distinct names"):
             datasets.load("organs_ct", root, structures=wrong)
     with pytest.raises(ConfigError, match="takes no option 'naming'; it takes structures, protocol"):
         datasets.load("organs_ct", root, naming="image")

@@ -59,7 +59,7 @@ def test_a_function_lists_cases_under_its_path_with_its_own_options(folder):
     "name, error, words",
     [
         ("careless", DataError, "fails on .*KeyError: 'no such key'; jaxseg.testing.check_dataset tries it out"),
-        ("no_list", ConfigError, "gives a list; it must give a jaxseg.data.records.DataSet"),
+        ("no_list", ConfigError, "returns a list; it must return a jaxseg.data.records.DataSet"),
         ("missing", ConfigError, "has no attribute 'missing'"),
         ("HERE", ConfigError, "is a str; name a function load"),
     ],

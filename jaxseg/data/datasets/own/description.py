@@ -172,7 +172,8 @@ def chosen(wanted: Sequence[str] | None, channels: tuple[str, ...], source: Path
     if wanted is None or tuple(wanted) == channels:
         return channels
     if isinstance(wanted, str) or not wanted or len(set(wanted)) < len(wanted):
-        raise ConfigError(f"got data.modalities={wanted!r}; a tuple of different names, at least one, of {', '.join(channels)}")
+        known = ", ".join(channels)
+        raise ConfigError(f"got data.modalities={wanted!r}; must be a non-empty tuple of distinct names from {known}")
     for name in wanted:
         lookup(f"channel of {source}", name, dict.fromkeys(channels))
     return tuple(wanted)

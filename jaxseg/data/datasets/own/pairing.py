@@ -111,7 +111,7 @@ def _by_suffix(found: Mapping[str, Path], suffixes: Sequence[str]) -> dict[str, 
     """{case: a file for each suffix}."""
     words = not isinstance(suffixes, str) and all(isinstance(s, str) and s for s in suffixes)
     if not words or not suffixes or len(set(suffixes)) < len(suffixes):
-        raise ConfigError(f"got data.suffixes={suffixes!r}; a tuple of different endings of names, such as ('_t1', '_flair')")
+        raise ConfigError(f"got data.suffixes={suffixes!r}; must be distinct endings of names, such as ('_t1', '_flair')")
     cases: dict[str, dict[str, Path]] = {}
     for name, path in found.items():
         ending = next((s for s in sorted(suffixes, key=len, reverse=True) if name.endswith(s) and name != s), None)

@@ -22,13 +22,11 @@ def named_by(pattern: str | None) -> Callable[[str], str]:
     try:
         compiled = re.compile(pattern)
     except (re.error, RecursionError) as error:
-        raise ConfigError(
-            f"got data.patient={pattern!r} is not a regular expression ({error}); for instance '^([^_]+)_'"
-        ) from error
+        raise ConfigError(f"data.patient={pattern!r}: is not a regular expression ({error}); for instance '^([^_]+)_'") from error
     if compiled.groups != 1:
         raise ConfigError(
-            f"got data.patient={pattern!r} with {compiled.groups} groups; one pair of round brackets stands around the "
-            "patient's name, for instance '^([^_]+)_'"
+            f"got data.patient={pattern!r} with {compiled.groups} groups; must have one pair of round brackets, around "
+            "the patient's name, for instance '^([^_]+)_'"
         )
 
     def patient(case: str) -> str:
