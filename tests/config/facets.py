@@ -3,11 +3,9 @@
 No network is compiled: the step is lowered alone, evaluation and prediction run operation by operation.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import shutil
 import sys
 import types
 from pathlib import Path
@@ -16,34 +14,21 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg import checkpoint, modes, preflight, recorded
-from jaxseg import planned as planned_mode
-from jaxseg.config import resolve
+from jaxseg import modes, preflight
 from jaxseg.data.store import per_case, stacked
 from jaxseg.data.store.base import read_files
 from jaxseg.data.stream import pipeline
-from jaxseg.experiments import compare, measures, plan
-from jaxseg.experiments import search as searches
-from jaxseg.experiments import space as spaces
 from jaxseg.infer import network, postprocess
 from jaxseg.models.base import Outputs
-from jaxseg.planning.budget import Cost
 from jaxseg.train import loop, mesh, setup
 from jaxseg.train.log import Log
 from jaxseg.train.processes import connect
-from jaxseg.types import DataError, JaxsegError, NonFiniteError
-from tests import untrained
+from jaxseg.types import NonFiniteError
+from tests.config.mode_facets import beside, compared, explained, measured, planned, reported, runs, search
+from tests.config.world import RANK, World
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "train"))
 import tiny_volumes as tiny
-
-RANK = {"slices": 2, "volumes": 3, "whole": 3, "cascade": 3}
-PLAIN = {
-    "train.augment": (),
-    "loss.terms": (("bce", 1.0),),
-    "optim.name": "adam",
-    "train.epochs": 4,
-}  # small programs, four steps
 
 
 class Deep(tiny.Tiny):
@@ -69,79 +54,6 @@ def darker(example, index, seed):
 def area(prediction, truth, spacing):
     """A score."""
     return float(prediction.sum())
-
-
-class World:
-    """A set of pictures and one of volumes, and, once they are asked for, runs with initial weights."""
-
-    def __init__(self, top: Path):
-        self.top, self._runs, self._found = top, {}, {}
-        self.sets = {rank: untrained.write(top / f"set{rank}", rank) for rank in (2, 3)}
-        for rank, suffix in ((2, "png"), (3, "nii.gz")):  # with a file that cannot be read; with two more cases
-            untrained.write(top / f"bad{rank}", rank)
-            (top / f"bad{rank}" / "images" / f"7.{suffix}").write_bytes(b"no image")
-            untrained.write(top / f"more{rank}", rank, count=10)
-        (top / "arrays").mkdir()
-        for part in ("train", "val", "test"):
-            np.save(top / "arrays" / f"{part}_images.npy", np.full((2, 24, 20, 4), 2, np.float32))
-            np.save(top / "arrays" / f"{part}_labels.npy", np.zeros((2, 24, 20), np.uint8))
-            for kind in ("images", "labels"):
-                (top / "boxes" / part.replace("val", "valid") / kind).mkdir(parents=True)
-            shutil.copy(
-                self.sets[2] / "images" / "0.png", top / "boxes" / part.replace("val", "valid") / "images" / f"{part}.png"
-            )
-        names = [str(i) for i in range(8)]
-        for file, parts in (("a.json", (names[:4], names[4:6], names[6:])), ("b.json", (names[4:], names[2:4], names[:2]))):
-            (top / file).write_text(json.dumps(dict(zip(("train", "val", "test"), parts))))
-
-    def config(self, base: str, given: dict, typed: tuple[str, ...] = ()):
-        """The resolved config of a base with other values, as a file and a command line give it."""
-        given = {key: self.path(value) for key, value in given.items()}
-        given = PLAIN | ({"data.whole": True, "data.fit": "stretch"} if base == "whole" else {}) | given
-        if RANK[base] == 3:
-            given = {"data.per_volume": 1} | given
-        given |= {"infer.roi": str(self.run("whole"))} if base == "cascade" and "infer.roi" not in given else {}
-        tree = untrained.config(self.sets[RANK[base]], RANK[base])
-        tree = tree.copy_and_resolve_references().unlock()
-        for key, value in given.items():
-            group, _, leaf = key.rpartition(".")
-            place = tree[group] if group else tree
-            with place.ignore_type():
-                place[leaf] = value
-        return resolve(tree, name="test", overridden=list(typed))
-
-    def path(self, value):
-        """ "<name>" is a file or folder of this world, "<run of a base>" a run of it."""
-        if isinstance(value, tuple):
-            return tuple(self.path(v) for v in value)
-        if not isinstance(value, str) or not value.startswith("<"):
-            return value
-        name = value.strip("<>")
-        return str(self.run(name.removeprefix("run "))) if name.startswith("run ") else str(self.top / name)
-
-    def run(self, name: str) -> Path:
-        """A run of a base, made at the first call; "other <base>" has another seed."""
-        if name not in self._runs:
-            base = name.rpartition(" ")[2]
-            tree = self.config(base if base != "cascade" else "volumes", {"seed": 1} if name != base else {})
-            try:
-                with jax.disable_jit():
-                    self._runs[name] = untrained.make(self.top / "runs" / name.replace(" ", "_"), tree)
-            except JaxsegError as error:  # no facet of a key
-                raise AssertionError(f"the run {name!r} cannot be made: {error}") from error
-            step = {"step": "remove_small", "options": {"min_mm3": 1e9}, "dice": [0.0, 0.0]}
-            (self._runs[name] / postprocess.FILE).write_text(json.dumps([step]))
-        return self._runs[name]
-
-    def facet(self, name: str, base: str, given: dict, typed: tuple[str, ...] = ()):
-        """A facet's value; equal calls are answered once."""
-        key = json.dumps([name, base, given, typed], default=str)
-        if key not in self._found:
-            try:
-                self._found[key] = FACETS[name](self, base, self.config(base, given, typed))
-            except JaxsegError as error:
-                self._found[key] = error
-        return self._found[key]
 
 
 def _digest(*values) -> str:
@@ -341,7 +253,7 @@ def _evaluated(world, base, tree):
         _passes(patch, seen)
         patch.setattr(modes, "Log", lambda folder, quiet: Log(folder, quiet=True))  # TensorBoard's writer imports PyTorch
         before = (run / postprocess.FILE).read_text()
-        modes.evaluate(modes.Call(_beside(run, tree), run, name=name))
+        modes.evaluate(modes.Call(beside(run, tree), run, name=name))
     chosen = (run / postprocess.FILE).read_text()
     (run / postprocess.FILE).write_text(before)
     (folder,) = (run / "evaluations").glob(f"{name}@*")
@@ -374,7 +286,7 @@ def _predicted(world, base, tree):
         window = network.sliding_window
         note = lambda logits: kinds.append(type(logits).__name__) or logits
         patch.setattr(network, "sliding_window", lambda *a, **k: note(window(*a, **k)))
-        assert not modes.predict(modes.Call(_beside(run, tree), run, input=str(image), output=str(output)))
+        assert not modes.predict(modes.Call(beside(run, tree), run, input=str(image), output=str(output)))
     written = sorted(path for path in output.rglob("*") if path.is_file() and path.name != "predictions.jsonl")
     return {str(path.relative_to(output)): path.read_bytes() for path in written}, seen, kinds
 
@@ -387,85 +299,6 @@ def _one_crop(find, segment, volume, *, num_classes, roi_size, crop, **_):
     place = tuple(slice(min(n, m)) for n, m in zip(crop, volume.shape))
     found[place] += np.asarray(segment(padded[None]))[0][place]
     return types.SimpleNamespace(scores=found)
-
-
-def _beside(run: Path, tree):
-    """The run's own config with the keys of eval and infer of another."""
-    return recorded.settled(tree, checkpoint.find_record(run), run)
-
-
-def runs(world, base, tree):
-    """The runs of a comparison: their models, seeds and folds, and the keys in which they differ from the config."""
-    facts = lambda run: (run.model, run.seed, run.fold, run.config.optim.lr, run.config.data.split)
-    return [facts(run) for run in plan.runs(tree, world.top)]
-
-
-def measured(world, base, tree):
-    """How often a comparison, whose runs are finished at once and fail in being read, measures what a network costs."""
-    costs: list[str] = []
-    cost = lambda config, folder: costs.append(config.model.name) or {}
-    folder = world.top / f"compared{len(list(world.top.iterdir()))}"
-    with contextlib.suppress(JaxsegError):
-        compare.compare(
-            tree, folder, lambda _, place: place.mkdir(parents=True), lambda _: None, cost, lambda *_: None, lambda _: None
-        )
-    return costs
-
-
-def compared(world, base, tree):
-    """The page of a comparison all of whose runs fail."""
-    folder = world.top / f"compared{len(list(world.top.iterdir()))}"
-
-    def fail(config, place):
-        raise DataError("no data", "DATA_X")
-
-    compare.compare(tree, folder, fail, lambda _: None, lambda *_: {}, lambda *_: None, lambda _: None)
-    return (folder / "report.html").read_text()
-
-
-def search(world, base, tree):
-    """The trials of a search, each with a score that its weights decide."""
-    folder, tried = world.top / f"search{len(list(world.top.iterdir()))}", []
-
-    def run(config, place, watch):
-        tried.append((*(round(w, 6) for w in spaces.weights_of(config)), config.optim.lr))
-        watch([{"epoch": tree.train.epochs, "val_dice": -len(tried)}])  # worse with every trial
-
-    searches.search(tree, folder, run, lambda place: -tried[-1][1], say=lambda text: None)
-    table = (folder / "trials.csv").read_text()
-    return tried, table.splitlines()[0], table.count("pruned")
-
-
-def planned(world, base, tree):
-    """The config that is planned, without its docstring, which names the memory."""
-    output = world.top / f"plan{len(list(world.top.iterdir()))}.py"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planned_mode, "_check", lambda *arguments: None)
-        patch.setattr(measures, "training_step", lambda *arguments, **limit: Cost(1.0, 0.1, 10**9))
-        modes.plan(modes.Call(tree, world.top, output=str(output)))
-    return output.read_text().rpartition('"""')[2]
-
-
-def explained(world, base, tree):
-    """The figures of the maps of a run."""
-    run, output = world.run(base), world.top / f"maps{len(list(world.top.iterdir()))}"
-    image = next((world.sets[RANK[base]] / "images").glob("0.*"))
-    with pytest.MonkeyPatch.context() as patch, jax.disable_jit():
-        patch.setattr(modes, "SAY", lambda text: None)
-        modes.explain(modes.Call(_beside(run, tree), run, input=str(image), output=str(output)))
-    return (output / "explanations.csv").read_text()
-
-
-def reported(world, base, tree):
-    """The page of a run that was evaluated with pictures."""
-    run, output = world.run(base), world.top / f"page{len(list(world.top.iterdir()))}.html"
-    for place in (run, *(Path(other) for other in [tree.report.before] if other)):
-        if not list((place / "evaluations").glob("page@*")):
-            with pytest.MonkeyPatch.context() as patch, jax.disable_jit():
-                patch.setattr(modes, "Log", lambda folder, quiet: Log(folder, quiet=True))
-                modes.evaluate(modes.Call(None, place, name="page"))
-    modes.report(modes.Call(_beside(run, tree), run, name="page", output=str(output)))
-    return output.read_text()
 
 
 FACETS = {

@@ -13,6 +13,7 @@ from jaxseg.config import check_mode, flatten
 from jaxseg.train import setup
 from jaxseg.types import JaxsegError
 from tests.config import facets
+from tests.config.world import World
 
 KEYS = tuple(key for key in flatten(base().to_dict()) if key not in ("embedded", "defaults"))  # these two the config file writes
 
@@ -327,7 +328,7 @@ def world(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         top = tmp_path_factory.mktemp("keys")
         patch.setenv("JAXSEG_CACHE", str(top / "cache"))
-        yield facets.World(top)
+        yield World(top, facets.FACETS)
 
 
 @pytest.mark.parametrize("key, kind", ALL, ids=[f"{key}-{kind}" for key, kind in ALL])

@@ -11,44 +11,7 @@ import pytest
 
 from jaxseg.data.formats.volumes import read_volume
 from jaxseg.types import DataError
-
-SHAPE = (7, 6, 5)
-SRC = np.random.default_rng(3).integers(-1000, 2000, SHAPE).astype(np.int16)
-C, S = np.cos(0.1), np.sin(0.1)
-AFFINE = np.array([[-0.5 * C, 0, 3 * S, 40], [0, 0.75, 0, -30], [0.5 * S, 0, 3 * C, 20], [0, 0, 0, 1]])  # tilted by 0.1 rad
-
-
-def _image(array=SRC, affine=AFFINE, kind=nibabel.Nifti1Image, order="<"):
-    image = kind(array, affine, header=kind.header_class(endianness=order))
-    image.header.set_data_dtype(array.dtype)
-    image.set_sform(affine, 1)
-    image.set_qform(affine, 1)
-    image.header.set_xyzt_units("mm")
-    return image
-
-
-def _bytes(**options) -> bytes:
-    return _image(**options).to_bytes()
-
-
-def _patched(content: bytes, offset: int, fmt: str, *values) -> bytes:
-    changed = bytearray(content)
-    struct.pack_into("<" + fmt, changed, offset, *values)
-    return bytes(changed)
-
-
-def _write(folder, content: bytes, name="v.nii"):
-    path = folder / name
-    path.write_bytes(content)
-    return path
-
-
-def _refused(path, **options) -> DataError:
-    with pytest.raises(DataError) as caught:
-        read_volume(path, **options)
-    text = str(caught.value)
-    assert text.startswith(f"{path}: ") and "\n" not in text and text.count("; ") >= 2, text
-    return caught.value
+from tests.data.formats.nifti_files import SHAPE, SRC, nifti_bytes, nifti_image, patched, refused, write_file
 
 
 @pytest.mark.parametrize("name", ["v.nii", "v.nii.gz"])
@@ -56,7 +19,7 @@ def _refused(path, **options) -> DataError:
 def test_every_real_dtype_reads_as_nibabel_reads_it(tmp_path, name, dtype):
     array = np.random.default_rng(0).integers(0, 120, SHAPE).astype(dtype)
     path = tmp_path / name
-    nibabel.save(_image(array), path)
+    nibabel.save(nifti_image(array), path)
     volume, reference = read_volume(path), nibabel.load(path)
     assert volume.array.dtype == np.dtype(dtype) and volume.array.dtype.isnative
     np.testing.assert_array_equal(volume.array, np.asarray(reference.dataobj))
@@ -67,7 +30,7 @@ def test_every_real_dtype_reads_as_nibabel_reads_it(tmp_path, name, dtype):
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
 @pytest.mark.parametrize("dtype", ["i2", "f4"])
 def test_big_endian_files_become_native(tmp_path, kind, dtype):
-    path = _write(tmp_path, _bytes(array=SRC.astype(dtype), kind=kind, order=">"))
+    path = write_file(tmp_path, nifti_bytes(array=SRC.astype(dtype), kind=kind, order=">"))
     assert nibabel.load(path).header.endianness == ">"
     volume = read_volume(path)
     assert volume.array.dtype == np.dtype(dtype) and volume.array.dtype.isnative
@@ -76,11 +39,11 @@ def test_big_endian_files_become_native(tmp_path, kind, dtype):
 
 
 def test_scaling_is_applied_in_float32_and_only_when_asked(tmp_path):
-    plain = _bytes()
-    assert read_volume(_write(tmp_path, plain)).array.dtype == np.int16
-    unset = read_volume(_write(tmp_path, _patched(plain, 112, "ff", 0.0, 5.0)))  # slope 0: the pair is unset
+    plain = nifti_bytes()
+    assert read_volume(write_file(tmp_path, plain)).array.dtype == np.int16
+    unset = read_volume(write_file(tmp_path, patched(plain, 112, "ff", 0.0, 5.0)))  # slope 0: the pair is unset
     np.testing.assert_array_equal(unset.array, SRC)
-    scaled = read_volume(_write(tmp_path, _patched(plain, 112, "ff", 0.5, -1024.0))).array
+    scaled = read_volume(write_file(tmp_path, patched(plain, 112, "ff", 0.5, -1024.0))).array
     assert scaled.dtype == np.float32
     np.testing.assert_array_equal(scaled, SRC.astype(np.float32) * np.float32(0.5) - np.float32(1024))
 
@@ -99,71 +62,71 @@ def test_scaling_is_applied_in_float32_and_only_when_asked(tmp_path):
 def test_dimensions_become_three_of_space_and_at_most_one_more(tmp_path, dims, expected):
     array = np.arange(np.prod(dims), dtype=np.int16).reshape(dims)
     path = tmp_path / "v.nii.gz"
-    nibabel.save(_image(array), path)
+    nibabel.save(nifti_image(array), path)
     np.testing.assert_array_equal(read_volume(path).array, array.reshape(expected))
 
 
 def test_two_series_axes_are_refused(tmp_path):
-    assert _refused(_write(tmp_path, _bytes(array=np.zeros((3, 3, 3, 2, 2), np.int16)))).code == "DATA_HEADER"
+    assert refused(write_file(tmp_path, nifti_bytes(array=np.zeros((3, 3, 3, 2, 2), np.int16)))).code == "DATA_HEADER"
 
 
 def test_several_gzip_members_and_header_extensions_are_read(tmp_path):
-    image = _image()
+    image = nifti_image()
     image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"x" * 100))
     content = image.to_bytes()
-    np.testing.assert_array_equal(read_volume(_write(tmp_path, content)).array, SRC)
+    np.testing.assert_array_equal(read_volume(write_file(tmp_path, content)).array, SRC)
     packed = gzip.compress(content[:500]) + gzip.compress(content[500:]) + gzip.compress(b"")
-    np.testing.assert_array_equal(read_volume(_write(tmp_path, packed, "v.nii.gz")).array, SRC)
+    np.testing.assert_array_equal(read_volume(write_file(tmp_path, packed, "v.nii.gz")).array, SRC)
 
 
 def test_highly_compressible_volumes_are_read(tmp_path):
     """The compression bound is deflate's own: a volume of zeros must pass it."""
-    path = _write(tmp_path, gzip.compress(_bytes(array=np.zeros((128, 128, 64), np.int16)), 9), "v.nii.gz")
+    path = write_file(tmp_path, gzip.compress(nifti_bytes(array=np.zeros((128, 128, 64), np.int16)), 9), "v.nii.gz")
     assert path.stat().st_size < 5000
     assert read_volume(path).array.shape == (128, 128, 64)
 
 
 # ------------------------------------------------------------------ compressed streams
 def test_a_shortened_gzip_is_truncated_wherever_it_is_cut(tmp_path):
-    packed = gzip.compress(_bytes())
+    packed = gzip.compress(nifti_bytes())
     for keep in (*range(0, 40, 7), len(packed) // 2, len(packed) - 9, len(packed) - 8, len(packed) - 4, len(packed) - 1):
-        assert _refused(_write(tmp_path, packed[:keep], "v.nii.gz")).code == "DATA_TRUNCATED", keep
+        assert refused(write_file(tmp_path, packed[:keep], "v.nii.gz")).code == "DATA_TRUNCATED", keep
 
 
 def test_a_wrong_checksum_or_length_is_noticed(tmp_path):
-    packed = bytearray(gzip.compress(_bytes()))
+    packed = bytearray(gzip.compress(nifti_bytes()))
     for at in (-8, -5, -4, -1):  # CRC-32, then the length
         broken = bytearray(packed)
         broken[at] ^= 0x10
-        assert _refused(_write(tmp_path, bytes(broken), "v.nii.gz")).code == "DATA_CRC", at
+        assert refused(write_file(tmp_path, bytes(broken), "v.nii.gz")).code == "DATA_CRC", at
 
 
 @pytest.mark.parametrize("tail", [b"\0", b"garbage", b"\0" * 512])
 def test_bytes_after_the_stream_are_refused(tmp_path, tail):
-    assert _refused(_write(tmp_path, gzip.compress(_bytes()) + tail, "v.nii.gz")).code == "DATA_CRC"
+    assert refused(write_file(tmp_path, gzip.compress(nifti_bytes()) + tail, "v.nii.gz")).code == "DATA_CRC"
 
 
 def test_no_flipped_bit_of_a_gzip_changes_a_voxel_silently(tmp_path):
     rng = np.random.default_rng(1)
     for level in (0, 6):  # stored and Huffman-coded
-        packed = gzip.compress(_bytes(), level, mtime=0)
+        packed = gzip.compress(nifti_bytes(), level, mtime=0)
         codes = set()
         for at in rng.choice(np.arange(12, len(packed) - 8), 60, replace=False):
             broken = bytearray(packed)
             broken[at] ^= 1 << int(rng.integers(8))
-            path = _write(tmp_path, bytes(broken), "v.nii.gz")
-            codes.add(_refused(path).code)
+            path = write_file(tmp_path, bytes(broken), "v.nii.gz")
+            codes.add(refused(path).code)
         assert "DATA_CRC" in codes
-    voxel = bytearray(gzip.compress(_bytes(), 0, mtime=0))
+    voxel = bytearray(gzip.compress(nifti_bytes(), 0, mtime=0))
     voxel[-60] ^= 1  # inside the last stored voxels: only the checksum knows
-    assert _refused(_write(tmp_path, bytes(voxel), "v.nii.gz")).code == "DATA_CRC"
+    assert refused(write_file(tmp_path, bytes(voxel), "v.nii.gz")).code == "DATA_CRC"
 
 
 def _peak(path, **options) -> tuple[str, int]:
     """(code of the refusal, peak of traced memory in bytes)."""
     tracemalloc.start()
     try:
-        code = _refused(path, **options).code
+        code = refused(path, **options).code
         return code, tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -183,8 +146,8 @@ def _peak(path, **options) -> tuple[str, int]:
     ],
 )
 def test_lying_dimensions_are_refused_without_allocation(tmp_path, dims, packed, code):
-    content = _patched(_bytes(), 42, "hhh", *dims)
-    path = _write(tmp_path, gzip.compress(content), "v.nii.gz") if packed else _write(tmp_path, content)
+    content = patched(nifti_bytes(), 42, "hhh", *dims)
+    path = write_file(tmp_path, gzip.compress(content), "v.nii.gz") if packed else write_file(tmp_path, content)
     found, peak = _peak(path)
     assert found == code
     assert peak < 2**20
@@ -192,15 +155,15 @@ def test_lying_dimensions_are_refused_without_allocation(tmp_path, dims, packed,
 
 def test_a_gzip_bomb_stops_one_byte_after_the_declared_size(tmp_path):
     deflate = zlib.compressobj(9, zlib.DEFLATED, 31)
-    content = [deflate.compress(_bytes())] + [deflate.compress(bytes(2**20)) for _ in range(256)] + [deflate.flush()]
-    path = _write(tmp_path, b"".join(content), "v.nii.gz")
+    content = [deflate.compress(nifti_bytes())] + [deflate.compress(bytes(2**20)) for _ in range(256)] + [deflate.flush()]
+    path = write_file(tmp_path, b"".join(content), "v.nii.gz")
     assert path.stat().st_size < 2**19  # becomes 256 MiB
     code, peak = _peak(path)
     assert code == "DATA_TOO_LARGE" and peak < 2**21
 
 
 def test_a_bomb_whose_header_agrees_stops_at_max_voxels(tmp_path):
-    path = _write(tmp_path, gzip.compress(_patched(_bytes(), 42, "hhh", 300, 300, 300) + bytes(2**20)), "v.nii.gz")
+    path = write_file(tmp_path, gzip.compress(patched(nifti_bytes(), 42, "hhh", 300, 300, 300) + bytes(2**20)), "v.nii.gz")
     code, peak = _peak(path, max_voxels=10**6)
     assert code == "DATA_TOO_LARGE" and peak < 2**20
 
@@ -244,117 +207,31 @@ HEADER = {
 @pytest.mark.parametrize("packed", [False, True])
 def test_impossible_header_fields_are_refused(tmp_path, case, packed):
     offset, fmt, value = HEADER[case]
-    content = _patched(_bytes(), offset, fmt, value)
-    path = _write(tmp_path, gzip.compress(content), "v.nii.gz") if packed else _write(tmp_path, content)
-    assert _refused(path).code == "DATA_HEADER"
-
-
-GEOMETRY = {
-    "zero affine": (280, "12f", [0.0] * 12),
-    "nan affine": (280, "f", [np.nan]),
-    "inf origin": (292, "f", [np.inf]),
-    "singular": (280, "12f", [1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 1, 0]),
-    "no codes": (252, "hh", [0, 0]),
-    "giant": (280, "f", [1e30]),
-    "far away": (292, "f", [1e9]),
-    "bad quaternion": (252, "hhfff", [1, 0, 0.9, 0.9, 0.9]),
-    "nan quaternion": (252, "hhf", [1, 0, np.nan]),
-    "micrometres": (123, "B", [3]),
-    "metres": (123, "B", [1]),
-}
-
-
-@pytest.mark.parametrize("case", GEOMETRY)
-def test_impossible_geometry_is_refused(tmp_path, case):
-    offset, fmt, values = GEOMETRY[case]
-    assert _refused(_write(tmp_path, _patched(_bytes(), offset, fmt, *values))).code == "DATA_GEOMETRY"
-
-
-def test_missing_geometry_is_nibabels_guess_when_allowed(tmp_path):
-    path = _write(tmp_path, _patched(_bytes(), 252, "hh", 0, 0))
-    volume = read_volume(path, allow_missing_geometry=True)
-    np.testing.assert_array_equal(volume.affine, nibabel.load(path).affine)
-
-
-def test_the_qform_counts_where_the_sform_is_not_set(tmp_path):
-    path = _write(tmp_path, _patched(_bytes(), 254, "h", 0))
-    np.testing.assert_array_equal(read_volume(path).affine, nibabel.load(path).affine)
-    unset = _patched(_patched(_bytes(affine=np.diag([1.0, 1, 2, 1])), 254, "h", 0), 76, "f", 0.0)
-    np.testing.assert_array_equal(read_volume(_write(tmp_path, unset)).affine, np.diag([1.0, 1, 2, 1]))  # qfac 0 counts as 1
-
-
-def _geometry(tmp_path, *, zooms, sform, sform_code, qform_code=1):
-    """A volume whose pixdim (and qform) and sform say different sizes."""
-    image = nibabel.Nifti1Image(SRC, None)
-    image.header.set_xyzt_units("mm")
-    image.header.set_zooms(zooms)
-    image.set_qform(np.diag([-zooms[0], -zooms[1], zooms[2], 1]), qform_code, update_affine=False)
-    image.header["sform_code"] = sform_code
-    for row, values in zip(("srow_x", "srow_y", "srow_z"), np.diag([*sform, 1.0])):
-        image.header[row] = values
-    path = tmp_path / "v.nii"
-    nibabel.save(image, path)
-    return path
-
-
-SIZES = (1.3158, 1.3158, 10.0)
-
-
-@pytest.mark.parametrize(
-    "zooms, sform, codes, expected",
-    [
-        (SIZES, (-1, -1, 1), (2, 1), SIZES),  # ACDC: the sform knows no sizes
-        (SIZES, (-1, -1, 1), (1, 1), SIZES),
-        (SIZES, (-1, -1, 1), (2, 0), SIZES),
-        ((1, 1, 1), (-0.7, -0.7, 5), (1, 1), (0.7, 0.7, 5)),  # pixdim knows none
-        ((1, 1, 1), (-0.7, -0.7, 5), (1, 0), (0.7, 0.7, 5)),
-        (SIZES, (-1.5, -1.5, 11), (4, 1), SIZES),  # to a template, which is larger
-        (SIZES, (-1.5, -1.5, 11), (1, 1), None),
-        (SIZES, (-1.5, -1.5, 11), (2, 0), None),
-    ],
-)
-def test_voxel_sizes_that_contradict_each_other(tmp_path, caplog, zooms, sform, codes, expected):
-    path = _geometry(tmp_path, zooms=zooms, sform=sform, sform_code=codes[0], qform_code=codes[1])
-    if expected is None:
-        error = _refused(path)
-        assert error.code == "DATA_GEOMETRY" and "1.5 x 1.5 x 11" in str(error) and "1.3158 x 1.3158 x 10" in str(error)
-        return
-    volume = read_volume(path)
-    np.testing.assert_allclose(np.linalg.norm(volume.affine[:3, :3], axis=0), expected, rtol=1e-6)
-    assert (np.sign(np.diag(volume.affine)) == [-1, -1, 1, 1]).all() and "contradict" in caplog.text
-
-
-def test_a_sform_and_qform_that_contradict_each_other_are_named_in_a_warning(tmp_path, caplog):
-    read_volume(_write(tmp_path, _bytes()))
-    assert not caplog.records
-    smallest = float(min(struct.unpack_from("<3f", _bytes(), 80)))
-    moved = lambda part: _patched(_bytes(), 292, "f", struct.unpack_from("<f", _bytes(), 292)[0] + part * smallest)  # srow_x[3]
-    read_volume(_write(tmp_path, moved(0.019)))
-    assert not caplog.records  # rounded
-    read_volume(_write(tmp_path, moved(0.03)))
-    assert len(caplog.records) == 1 and "contradict" in caplog.text
+    content = patched(nifti_bytes(), offset, fmt, value)
+    path = write_file(tmp_path, gzip.compress(content), "v.nii.gz") if packed else write_file(tmp_path, content)
+    assert refused(path).code == "DATA_HEADER"
 
 
 def test_suffix_and_content_must_agree(tmp_path):
-    assert _refused(_write(tmp_path, _bytes(), "v.nii.gz")).code == "DATA_HEADER"
-    assert _refused(_write(tmp_path, gzip.compress(_bytes()), "v.nii")).code == "DATA_HEADER"
-    assert _refused(_write(tmp_path, b"", "v.nii")).code == "DATA_TRUNCATED"
-    assert _refused(_write(tmp_path, b"\1\2", "v.nii")).code == "DATA_HEADER"
-    assert _refused(_write(tmp_path, _bytes()[:200], "v.nii")).code == "DATA_TRUNCATED"
+    assert refused(write_file(tmp_path, nifti_bytes(), "v.nii.gz")).code == "DATA_HEADER"
+    assert refused(write_file(tmp_path, gzip.compress(nifti_bytes()), "v.nii")).code == "DATA_HEADER"
+    assert refused(write_file(tmp_path, b"", "v.nii")).code == "DATA_TRUNCATED"
+    assert refused(write_file(tmp_path, b"\1\2", "v.nii")).code == "DATA_HEADER"
+    assert refused(write_file(tmp_path, nifti_bytes()[:200], "v.nii")).code == "DATA_TRUNCATED"
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 def test_nonfinite_voxels_are_counted_and_the_first_is_named(tmp_path, dtype):
     array = SRC.astype(dtype)
     array[2, 1, 1], array[1, 2, 1], array[0, 0, 4] = np.nan, np.inf, -np.inf
-    path = _write(tmp_path, _bytes(array=array))
-    error = _refused(path)
+    path = write_file(tmp_path, nifti_bytes(array=array))
+    error = refused(path)
     assert error.code == "DATA_NONFINITE" and "3 of 210" in str(error) and "(2, 1, 1)" in str(error)
     np.testing.assert_array_equal(read_volume(path, allow_nonfinite=True).array, array)
 
 
 def test_a_scaling_that_overflows_is_nonfinite(tmp_path):
-    assert _refused(_write(tmp_path, _patched(_bytes(), 112, "ff", 3e38, 0.0))).code == "DATA_NONFINITE"
+    assert refused(write_file(tmp_path, patched(nifti_bytes(), 112, "ff", 3e38, 0.0))).code == "DATA_NONFINITE"
 
 
 def test_a_message_stays_on_one_line_and_keeps_the_path_as_given(tmp_path, monkeypatch):
@@ -370,8 +247,8 @@ def test_a_message_stays_on_one_line_and_keeps_the_path_as_given(tmp_path, monke
 def test_corrupted_headers_are_refused_or_read_as_they_stand(tmp_path, caplog):
     """400 headers with 1 to 4 random bytes changed. Nothing but DataError is raised, memory stays small, and what is
     read equals the original; scaling alone has no second witness in the file, so its new value is taken as written."""
-    good = _bytes()
-    original = read_volume(_write(tmp_path, good))
+    good = nifti_bytes()
+    original = read_volume(write_file(tmp_path, good))
     corners = np.array([[x, y, z, 1] for x in (0, 6) for y in (0, 5) for z in (0, 4)]).T
     rng = np.random.default_rng(7)
     refused = equal = warned = rescaled = 0
@@ -380,7 +257,11 @@ def test_corrupted_headers_are_refused_or_read_as_they_stand(tmp_path, caplog):
         broken = bytearray(good)
         for at in rng.integers(0, 352, rng.integers(1, 5)):
             broken[at] = rng.integers(256)
-        path = _write(tmp_path, bytes(broken)) if trial % 2 else _write(tmp_path, gzip.compress(bytes(broken), 1), "v.nii.gz")
+        path = (
+            write_file(tmp_path, bytes(broken))
+            if trial % 2
+            else write_file(tmp_path, gzip.compress(bytes(broken), 1), "v.nii.gz")
+        )
         caplog.clear()
         tracemalloc.reset_peak()
         try:
