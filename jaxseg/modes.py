@@ -29,7 +29,7 @@ from jaxseg.ops.precision import compute_dtype, describe
 from jaxseg.reports import run as pages
 from jaxseg.reports.names import name_style, without_paths
 from jaxseg.reports.reading import EXPERIMENT
-from jaxseg.train import extend, loop, patients, setup, whole
+from jaxseg.train import extend, loop, patients, roi_volumes, setup
 from jaxseg.train import feed as feeds
 from jaxseg.train.log import Log
 from jaxseg.train.processes import agree, surroundings
@@ -316,7 +316,7 @@ def check(call: Call) -> None:
     preflight.check(call.config, network=True, learnt=learnt)
     config = call.config
     dataset = setup.load_dataset(config, Log(call.workdir, quiet=True))
-    learn = whole.target_of(tuple(config.data.size)) if config.data.whole else None
+    learn = roi_volumes.target_of(tuple(config.data.size)) if config.data.whole else None
     recipe = setup.recipe_of(config, dataset)
     name = f"{files.plain_name(dataset.name)}-{files.digest(str(dataset.root.absolute()))[:16]}"
     place = Path(call.output) if call.output else files.cache_root() / "check" / name

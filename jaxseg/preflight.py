@@ -23,7 +23,7 @@ from jaxseg.models import functional
 from jaxseg.models.base import Outputs
 from jaxseg.models.functional import ForwardContext
 from jaxseg.train import feed as feeds
-from jaxseg.train import setup, whole
+from jaxseg.train import roi_volumes, setup
 from jaxseg.types import ConfigError, JaxsegError
 
 
@@ -144,7 +144,7 @@ def check_examples(config, dataset: DataSet, listing: base.Listing, log) -> dict
     recipe, run = setup.recipe_of(config, dataset), config.data.extra_run
     _, made_by = feeds.channel_of(recipe, run)
     if config.data.whole:
-        listing = listing._replace(recipe=whole.recipe_of(recipe, config.data.coordinates))
+        listing = listing._replace(recipe=roi_volumes.recipe_of(recipe, config.data.coordinates))
     data = feeds.divide(config, dataset, recipe, listing, log, channel_run=run, made_by=made_by)
     _, _, steps_per_epoch = feeds.batches_of(config, data)
     if config.model.init:

@@ -3,7 +3,7 @@
 The tree of keys itself is `configs/_base.py`. Whatever can be refused without reading data or compiling is refused here.
 """
 
-from jaxseg.config.keys import EXTRA, EXTRA_BY_A_RUN, FROM_DATA, IDLE_IN_FILES, NEEDS, NEEDS_OF_MODES, NEUTRAL
+from jaxseg.config.keys import EXTRA, EXTRA_BY_A_RUN, FROM_DATA, NEEDS, NEEDS_OF_MODES, NEUTRAL, UNUSED_IN_FILES
 from jaxseg.config.kinds import KINDS
 from jaxseg.config.resolve import resolve
 from jaxseg.config.resume import neutral
@@ -14,7 +14,7 @@ __all__ = [
     "EXTRA",
     "EXTRA_BY_A_RUN",
     "FROM_DATA",
-    "IDLE_IN_FILES",
+    "UNUSED_IN_FILES",
     "KINDS",
     "NEEDS",
     "NEEDS_OF_MODES",

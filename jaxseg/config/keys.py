@@ -238,7 +238,7 @@ NEEDS: dict[str, tuple[Callable[[dict[str, Any]], bool], str]] = {
         ("search.low", "search.high"), (lambda c: not c["search.space"], "search.space=(), which searches class weights")
     ),
 }
-IDLE_IN_FILES = (
+UNUSED_IN_FILES = (
     "data.fractions",
     "data.split_seed",
     "data.per_volume",

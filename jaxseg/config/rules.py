@@ -9,7 +9,6 @@ from jaxseg.config.keys import (
     EXTRA,
     EXTRA_BY_A_RUN,
     FROM_DATA,
-    IDLE_IN_FILES,
     INTENSITIES,
     LARGEST,
     MAX_VOXELS,
@@ -17,6 +16,7 @@ from jaxseg.config.keys import (
     NEEDS_OF_MODES,
     OWN_DATA,
     SLICES_ONLY,
+    UNUSED_IN_FILES,
     VOLUMES_ONLY,
 )
 from jaxseg.config.tree import flatten
@@ -270,10 +270,10 @@ def check_intensity(flat: dict[str, Any]) -> None:
 
 
 def check_needs(flat: dict[str, Any], overridden: Collection[str]) -> None:
-    """Refuse keys without effect: those given on the command line, and those of a config file that are not in IDLE_IN_FILES."""
+    """Refuse keys without effect: those given on the command line, and those of a config file that are not in UNUSED_IN_FILES."""
     default = flatten(json.loads(flat["defaults"]))
     for key, (decides, what) in NEEDS.items():
-        given = key in overridden or (key not in IDLE_IN_FILES and json.dumps(flat[key]) != json.dumps(default[key]))
+        given = key in overridden or (key not in UNUSED_IN_FILES and json.dumps(flat[key]) != json.dumps(default[key]))
         rule(flat, key, not given or decides(flat), f"has no effect here: it needs {what}; set that too, or leave this key out")
 
 

@@ -101,7 +101,7 @@ class Slices:
         images = [images[0], *(volumes.paired(images[0], other) for other in images[1:])]
         scaled = images
         if not (self.normalised and self.recipe.intensity == "brain"):
-            scaled = [examples.whole(image, self.recipe) for image in images]
+            scaled = [examples.normalise_volume(image, self.recipe) for image in images]
         found, (orientation, *_) = zip(*(self.arrange(image) for image in scaled))
         spacing = orientation.spacing[1:] if orientation.axes else None
         image, raw = _channels(found), _channels([self.arrange(image)[0] for image in images])

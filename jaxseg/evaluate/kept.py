@@ -122,7 +122,7 @@ class Pictures:
         images, orientation = self._read(case)
         last, photo = images[-1], is_photo(images[-1])
         if self._slices:
-            scan, _ = to_slices(preprocess.whole(last, self._recipe), self._recipe.plane)
+            scan, _ = to_slices(preprocess.normalise_volume(last, self._recipe), self._recipe.plane)
             shown = scan[orientation.file_index(index)]
             shown = shown[..., -1] if shown.ndim == 3 and (self._recipe.modalities or shown.shape[-1] != 3) else shown
             arrays = {"image": self._grey(shown), "truth": truth, "prediction": labels}

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxseg.data.folding import Folding
+from jaxseg.data.error_summary import ErrorSummary
 from jaxseg.data.formats import photos
 from jaxseg.data.formats.discover import has_suffix
 from jaxseg.infer import cases, postprocess
@@ -117,7 +117,7 @@ def _all(
     run: Run, found: Sequence[Input], output: Path, done: Path, rules: dict, settings: Mapping[str, Any], say: Callable
 ) -> tuple[int, int]:
     """Segment cases, with a line in `done` for each; returns how many failed, and how many were finished before."""
-    finished, failed, skipped = _finished(output), Folding(), 0
+    finished, failed, skipped = _finished(output), ErrorSummary(), 0
     for case in working_through(found, "predicting"):
         begin = time.perf_counter()
         check_interrupt()

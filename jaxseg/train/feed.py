@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxseg import checkpoint
 from jaxseg.data import splits
-from jaxseg.data.folding import folded
+from jaxseg.data.error_summary import summarised
 from jaxseg.data.prepare import channels
 from jaxseg.data.prepare.canvas import VOXELS, fitting_patch
 from jaxseg.data.records import DataSet, Recipe
@@ -34,7 +34,7 @@ from jaxseg.metrics import projects, regions
 from jaxseg.models.functional import Network
 from jaxseg.ops.precision import compute_dtype
 from jaxseg.train import mesh as meshes
-from jaxseg.train import patients, whole
+from jaxseg.train import patients, roi_volumes
 from jaxseg.train.processes import agree
 from jaxseg.types import ConfigError, DataError
 
@@ -301,7 +301,7 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, channel_run: str | Pa
         store = caches.open_or_build(dataset, recipe, extra=make, extra_id=made_by, **how)
     _log_left_out(store, log)
     if config.data.whole:
-        store = whole.shrunk(store, recipe, coordinates=config.data.coordinates, log=log.say)
+        store = roi_volumes.downsampled(store, recipe, coordinates=config.data.coordinates, log=log.say)
     return divide(config, dataset, recipe, store, log, channel_run=channel_run, made_by=made_by)
 
 
@@ -362,7 +362,7 @@ def _log_left_out(store: base.Store, log) -> None:
     """Log warnings about the data in use, and the cases left out with the reason (left_out.json lists all)."""
     for line in store.warnings:
         log.say(f"WARNING {line}")
-    for line in folded({bad.case: DataError(bad.reason, bad.code) for bad in store.left_out.bad}):
+    for line in summarised({bad.case: DataError(bad.reason, bad.code) for bad in store.left_out.bad}):
         log.say(f"left out: {line}")
     if store.left_out.bad:
         log.say(f"WARNING {store.left_out}; after repairing them, delete {store.folder} so that they are read again")

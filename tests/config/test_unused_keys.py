@@ -3,7 +3,7 @@
 import pytest
 
 from configs._base import base
-from jaxseg.config import IDLE_IN_FILES, NEEDS, NEEDS_OF_MODES, check_mode, flatten, resolve
+from jaxseg.config import NEEDS, NEEDS_OF_MODES, UNUSED_IN_FILES, check_mode, flatten, resolve
 from jaxseg.types import ConfigError
 
 VOLUMES = {"data.rank": 3, "data.fit": "patches", "data.size": (16, 16, 16), "data.window": (), "data.intensity": "brain"}
@@ -98,4 +98,4 @@ def test_a_mode_reads_the_keys_that_another_one_needs_it_for():
 
 
 def test_every_rule_of_keys_that_decide_nothing_has_its_case():
-    assert {row[0] for row in IDLE} == set(NEEDS) and set(IDLE_IN_FILES) <= set(NEEDS) <= set(flatten(base().to_dict()))
+    assert {row[0] for row in IDLE} == set(NEEDS) and set(UNUSED_IN_FILES) <= set(NEEDS) <= set(flatten(base().to_dict()))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxseg.data.folding import FEW
+from jaxseg.data.error_summary import FEW
 
 SIDES = {2: 16, 3: 8}  # of a thumbnail, by the number of axes
 ALIKE = 0.999  # correlation of two thumbnails

@@ -3,7 +3,7 @@
 import dataclasses
 
 from jaxseg.data.check.duplicates import Copies
-from jaxseg.data.folding import folded
+from jaxseg.data.error_summary import summarised
 from jaxseg.data.records import DataSet
 from jaxseg.data.store.base import Listing
 from jaxseg.types import DataError
@@ -52,5 +52,5 @@ class DataReport:
 
     def __str__(self) -> str:
         return "\n".join(
-            [*self.lines, *(f"warning  {w}" for w in self.warnings), *(f"error    {line}" for line in folded(self.errors))]
+            [*self.lines, *(f"warning  {w}" for w in self.warnings), *(f"error    {line}" for line in summarised(self.errors))]
         )

@@ -12,7 +12,7 @@ from jaxseg.data.check.duplicates import Copies
 from jaxseg.data.check.report import DataReport
 from jaxseg.data.check.scale import Needs
 from jaxseg.data.check.sheet import Sheet
-from jaxseg.data.folding import FEW
+from jaxseg.data.error_summary import FEW
 from jaxseg.data.prepare import contrast
 from jaxseg.data.prepare.mask_values import Meanings
 from jaxseg.data.records import Recipe

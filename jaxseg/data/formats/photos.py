@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from jaxseg.data.exif import stored_order, upright
 from jaxseg.data.formats import inflate
 from jaxseg.data.formats.nifti import as_stored
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.records import Photo, Volume
-from jaxseg.data.turns import stored_order, upright
 from jaxseg.types import DataError
 from jaxseg.utils import guard
 

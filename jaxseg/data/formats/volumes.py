@@ -10,13 +10,13 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from jaxseg.data.exif import stored_order, upright
 from jaxseg.data.formats import dicom, nifti, own, photos, raw_voxels
 from jaxseg.data.formats.discover import find_inputs, has_suffix, is_dicom
 from jaxseg.data.formats.nifti_header import TOLERANCE, corner_distance, tolerance
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.formats.remarks import remark
 from jaxseg.data.records import Photo, Volume
-from jaxseg.data.turns import stored_order, upright
 from jaxseg.types import ConfigError
 from jaxseg.utils import files, guard
 

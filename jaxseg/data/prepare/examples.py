@@ -22,7 +22,7 @@ from jaxseg.utils.pictures import to_8bit
 LUMA = (0.299, 0.587, 0.114)  # red, green, blue shares of grey: ITU-R BT.601
 
 
-def whole(volume: Volume, recipe: Recipe) -> Volume:
+def normalise_volume(volume: Volume, recipe: Recipe) -> Volume:
     """Apply the volume-level part of the intensity preparation, which comes before the volume is cut into slices.
 
     Raises:
@@ -35,8 +35,9 @@ def whole(volume: Volume, recipe: Recipe) -> Volume:
 
 
 def prepare(image: np.ndarray, recipe: Recipe, spacing: Sequence[float] | None) -> np.ndarray:
-    """Return the network's input for one slice, or for one scan after `whole`, without the channels of `recipe.extra`, which
-    `channels.extend` adds.
+    """Return the network's input for one slice, or for one scan after `normalise_volume`.
+
+    The channels of `recipe.extra` are missing; `channels.extend` adds them.
 
     Args:
       image: [H, W] or [H, W, C] for a recipe with two axes, [X, Y, Z, C] for three; values as for `intensity.of_values`.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxseg.data.turns import UPRIGHT, stored_order, upright
+from jaxseg.data.exif import UPRIGHT, stored_order, upright
 
 
 class Refused(ValueError):

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from jaxseg.data.prepare import intensity
 from jaxseg.data.prepare.canvas import placement
-from jaxseg.data.prepare.examples import prepare, prepare_mask, restore, whole, window_8bit
+from jaxseg.data.prepare.examples import normalise_volume, prepare, prepare_mask, restore, window_8bit
 from jaxseg.data.prepare.resample import resample_channels as resize
 from jaxseg.data.records import Photo, Recipe, Volume
 from jaxseg.types import ConfigError, DataError
@@ -249,5 +249,5 @@ def test_a_picture_is_normalised_as_a_volume_of_one_slice():
     image = np.random.default_rng(10).integers(0, 200, (12, 10, 2))
     volume = Volume(image, np.eye(4), Photo("PNG"), Path("a.png"))
     r = scores_recipe((12, 10))
-    np.testing.assert_array_equal(whole(volume, r).array, intensity.brain(image[:, :, None])[:, :, 0])
-    assert whole(volume, recipe()) is volume
+    np.testing.assert_array_equal(normalise_volume(volume, r).array, intensity.brain(image[:, :, None])[:, :, 0])
+    assert normalise_volume(volume, recipe()) is volume

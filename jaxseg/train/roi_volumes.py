@@ -30,7 +30,7 @@ def recipe_of(recipe: Recipe, coordinates: bool) -> Recipe:
     return dataclasses.replace(recipe, labels=(NAME,), channels=recipe.channels + 3 * coordinates)
 
 
-def shrunk(store: Store, recipe: Recipe, *, coordinates: bool, log: Callable[[str], None] = print) -> Store:
+def downsampled(store: Store, recipe: Recipe, *, coordinates: bool, log: Callable[[str], None] = print) -> Store:
     """Return a store of the same volumes at recipe.size, with one class: the union of all classes.
 
     Args:

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 
-FEW = 3  # of one kind that are said one by one
+FEW = 3  # similar errors that are reported one by one
 
 
 def kind_of(case: str, error: Exception) -> tuple[str, str]:
@@ -17,7 +17,7 @@ def kind_of(case: str, error: Exception) -> tuple[str, str]:
     return getattr(error, "code", type(error).__name__), text
 
 
-def folded(errors: Mapping[str, Exception]) -> list[str]:
+def summarised(errors: Mapping[str, Exception]) -> list[str]:
     """Return one line per error, or one line with a count if more than FEW cases have similar errors.
 
     Args:
@@ -35,7 +35,7 @@ def folded(errors: Mapping[str, Exception]) -> list[str]:
     return lines
 
 
-class Folding:
+class ErrorSummary:
     """Summarises errors that occur one after another: the first FEW similar ones are reported at once, the others at the end."""
 
     def __init__(self):
