@@ -57,7 +57,7 @@ def search(
       run: trains a config in a folder and calls the third argument with the rows of all epochs after each epoch, which may raise
         to stop the trial; returns None, or the exit code of a run that was stopped and can be resumed.
       score: folder of a finished run -> the objective's value.
-      starts: of class weights: further ones to try first, background first, in any scale.
+      starts: for class weights: further weights to try first, background first, in any scale.
       say: called with one line of text per trial.
     Returns:
       None, or the exit code of a run that was stopped.

@@ -53,7 +53,7 @@ class NormedConv(nnx.Module):
 
 
 class HDBet(Segmenter):
-    """[B, *S, C] with sizes divisible by 16; logits [B, *S, K]."""
+    """U-Net of HD-BET for [B, *S, C] with sizes divisible by 16; logits [B, *S, K]."""
 
     size_multiple = 2**LEVELS
     min_size = 2 * 2**LEVELS  # an InstanceNorm over one position returns its bias

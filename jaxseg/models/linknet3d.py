@@ -37,7 +37,7 @@ class UpConv(nnx.Module):
 
 
 class LinkNet3D(Segmenter):
-    """[B, *S, C] with sizes divisible by 32; logits [B, *S, K]."""
+    """LinkNet for [B, *S, C] with sizes divisible by 32; logits [B, *S, K]."""
 
     size_multiple = 32
     min_size = 64  # an InstanceNorm over one position returns its bias

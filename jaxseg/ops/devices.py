@@ -1,16 +1,16 @@
 """Operations over a batch that several devices share: each device works on its own part.
 
-XLA's partitioner decides for every operation by itself what each device computes. In the loops that the lowerings of this
-package are made of it decides badly: it gathers whole activations, or adds up a weights' gradient over the devices in every
-step of the loop. `per_device` takes the decision away from it: where the mesh in context has an axis "data", each device runs the
-function on its part of the batch (`jax.shard_map`), and sums over the batch are added up between devices once.
+XLA's partitioner decides for every operation by itself what each device computes. In loops, of which this package's lowerings
+consist, it decides badly: it gathers whole activations, or sums a weight gradient over the devices in every step of the loop.
+`per_device` avoids this: if the mesh in context has an axis "data", each device runs the function on its part of the batch
+(`jax.shard_map`), and sums over the batch are added between the devices once.
 
 The mesh in context is that of `jax.set_mesh`, or of `over` while a program is traced. Without one the partitioner decides.
-Not `jax.experimental.custom_partitioning`, which needs no context: the compilation cache's key then holds an address in memory,
-and every start compiles anew.
+`jax.experimental.custom_partitioning` needs no context, but is not used: the key of the compilation cache would contain a memory
+address, and every start would compile again.
 
-Inside of a `shard_map` of the caller's own an array is known to vary over some axes of the mesh. `varying` and `cotangent` are
-what loops and gradients written by hand owe to its checks.
+Inside a `shard_map` of the caller, jax tracks over which mesh axes an array varies. `varying` and `cotangent` make loops and
+hand-written gradients pass its checks.
 """
 
 import functools
@@ -27,7 +27,7 @@ AXIS = "data"
 
 
 def over(mesh: Mesh, function: Callable) -> Callable:
-    """`function`, traced with `mesh` in context, so that its operations know the devices that share the batch."""
+    """Return `function`, to be traced with `mesh` in context, so that its operations know the devices that share the batch."""
 
     @functools.wraps(function)
     def traced(*arguments, **options):
@@ -38,7 +38,7 @@ def over(mesh: Mesh, function: Callable) -> Callable:
 
 
 def share(shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape of a device's part of an array [B, ...] in `per_device`: that of the whole where the batch does not divide."""
+    """Return the shape of a device's part of an array [B, ...] in `per_device`; the whole shape if B is not divisible."""
     mesh = jax.sharding.get_abstract_mesh()
     # not inside of `shard_map`, where the axis is manual and the batch a part already, nor one of unknown size (`jax.export`)
     if AXIS not in mesh.auto_axes or not shape or not isinstance(shape[0], int) or shape[0] % mesh.shape[AXIS]:
@@ -47,7 +47,7 @@ def share(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def per_device(function: Callable[..., tuple], inputs: str, outputs: str) -> Callable[..., tuple]:
-    """`function(*arrays) -> tuple of arrays`, run by each device on its part of the batch.
+    """Return `function(*arrays) -> tuple of arrays`, run by each device on its part of the batch.
 
     Args:
       inputs: a letter per array: "b" for [B, ...], "w" for an array without batch axis, the same on all devices.
@@ -70,22 +70,22 @@ def per_device(function: Callable[..., tuple], inputs: str, outputs: str) -> Cal
 
 
 def varying(initial, *arrays: Array):
-    """`initial` (any tree: a loop's carry), marked as varying over the mesh axes over which one of `arrays` does."""
+    """Mark `initial` (a tree, such as a loop's carry) as varying over the mesh axes over which any of `arrays` varies."""
     axes = frozenset().union(*map(_axes, arrays))
     mark = lambda a: lax.pcast(a, tuple(sorted(axes - _axes(a))), to="varying") if axes - _axes(a) else a
     return jax.tree.map(mark, initial)
 
 
 def struct(shape: Sequence[int], like: Array) -> jax.ShapeDtypeStruct | Array:
-    """What `jax.linear_transpose` takes for an array of this shape that has the dtype of `like` and varies as it does."""
+    """Return a stand-in of this shape for `jax.linear_transpose`, with the dtype and the varying mesh axes of `like`."""
     return varying(jnp.zeros(shape, like.dtype), like) if _axes(like) else jax.ShapeDtypeStruct(shape, like.dtype)
 
 
 def cotangent(gradient: Array, argument: Array) -> Array:
-    """`gradient` in the dtype of `argument`, summed over the mesh axes over which it varies and `argument` does not.
+    """Return `gradient` in the dtype of `argument`, summed over the mesh axes over which it varies and `argument` does not.
 
     An argument that does not vary (weights beside a sharded batch) needs a gradient that does not: the sum over those axes.
-    Derived gradients come out so by themselves.
+    Automatic gradients have this property already.
     """
     axes = _axes(gradient) - _axes(argument)
     return (lax.psum(gradient, tuple(sorted(axes))) if axes else gradient).astype(argument.dtype)

@@ -1,14 +1,14 @@
-"""Images whose first spatial axis several devices share: each has its rows, and neighbours exchange the rows at their borders.
+"""Images whose first spatial axis is divided over several devices; neighbours exchange the rows at their borders.
 
-The mesh in context (`devices.over`, `jax.set_mesh`) then has an axis "space". Operations whose windows reach over several rows
-state here how far: `halo`. Each device runs them on its own rows and those of its neighbours within reach (`over_rows`). Where
-the rows do not divide among the devices, or a device has fewer rows than the reach, each device computes the whole (`whole`);
-such images are the small ones, far down in a network. All other operations (sums, norms, products) are left to XLA's partitioner.
+The mesh in context (`devices.over`, `jax.set_mesh`) then has an axis "space". Operations with windows of several rows compute
+their reach by `halo`. Each device runs them on its own rows and those of its neighbours within reach (`over_rows`). If the rows
+are not divisible by the number of devices, or a device has fewer rows than the reach, each device computes the whole image
+(`whole`); this happens only for the small images deep in a network. All other operations (sums, norms, products) are left to
+XLA's partitioner.
 
-Why windows are not left to it: where the rows are not a multiple of the devices, XLA's partitioner (jax 0.10) computes wrong
-weight gradients of convolutions (two or four times the right ones) without a warning. Here it partitions nothing that has a
-window, so that no such case is left. The price is a copy of the input with the neighbours' rows; it is not kept for the
-gradient but made again.
+Windows are not left to it because, if the rows are not a multiple of the devices, XLA's partitioner (jax 0.10) silently computes
+wrong weight gradients of convolutions (two or four times too large). The cost is a copy of the input with the neighbours' rows,
+which is made again for the gradient instead of being stored.
 """
 
 from collections.abc import Callable
@@ -27,10 +27,10 @@ AXIS = "space"
 
 
 def check(space: int, devices: int) -> None:
-    """Refuse config.mesh.space where the devices of one process are no multiple of it.
+    """Refuse a config.mesh.space that does not divide the number of devices of one process.
 
     Raises:
-      ConfigError: names the largest value below that is possible.
+      ConfigError: it does not; the message names the largest smaller value that does.
     """
     if devices % space:
         below = max(n for n in range(1, devices + 1) if devices % n == 0 and n <= space)
@@ -48,18 +48,18 @@ class Halo(NamedTuple):
 
 
 def count() -> int:
-    """The number of devices that share the first spatial axis of an image where a program is traced now; 1: not shared."""
+    """Return the number of devices that share the first spatial axis of images in the program being traced; 1: not shared."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh.shape[AXIS] if AXIS in mesh.auto_axes else 1
 
 
 def divides(*sizes: int) -> bool:
-    """Whether the devices can share axes of these sizes."""
+    """Return whether the devices can share axes of these sizes."""
     return not any(size % count() for size in sizes)
 
 
 def halo(size: int, kernel: int, stride: int = 1, *, dilation: int = 1, padding: tuple[int, int] = (0, 0)) -> Halo | None:
-    """The reach of windows along an axis of `size`, or None where each device must compute the whole.
+    """Return the reach of windows along an axis of `size`; None if each device must compute the whole image.
 
     Args:
       size: rows of the whole image.
@@ -74,13 +74,13 @@ def halo(size: int, kernel: int, stride: int = 1, *, dilation: int = 1, padding:
 
 
 def over_rows(function: Callable[..., Array], x: Array, *same: Array, reach: Halo = Halo(0, 0), **options) -> Array:
-    """`function(rows, *same)` on each device's rows of x, extended by the neighbours' rows within reach.
+    """Apply `function(rows, *same)` to each device's rows of x, extended by the neighbours' rows within reach.
 
     Args:
       function: [b, before + n + after, ...] -> [b, m, ...], where the whole result has m rows for each device.
       x: [B, S, ...], S divisible by the devices.
       same: arrays that all devices have.
-      reach: at most S / devices rows.
+      reach: the neighbours' rows that are needed, at most S / devices.
       **options: `fill` and `cyclic` of `exchange`.
     """
     run = lambda x, *same: function(exchange(x, reach, **options), *same)
@@ -91,24 +91,24 @@ def over_rows(function: Callable[..., Array], x: Array, *same: Array, reach: Hal
 
 
 def whole(function: Callable[..., Array], x: Array, *same: Array) -> Array:
-    """`function(x, *same)` on all rows of x [B, S, ...], computed by each device (for its part of the batch)."""
+    """Apply `function(x, *same)` to all rows of x [B, S, ...] on every device (for its part of the batch)."""
     place = PartitionSpec(_batch(x))
     return _manual(function, (place, *(PartitionSpec(),) * len(same)), place)(x, *same)
 
 
 def by_windows(function: Callable[[Array], Array], x: Array, rows: int) -> Array:
-    """`function(x)` of x [B, S, ...], where each result comes from a window of `rows` rows and windows do not overlap."""
+    """Apply `function` to x [B, S, ...], whose results come from windows of `rows` rows that do not overlap."""
     if count() == 1:
         return function(x)
     return whole(function, x) if halo(x.shape[1], rows, rows) is None else over_rows(function, x)
 
 
 def exchange(x: Array, reach: Halo, *, fill: float = 0.0, cyclic: bool = False) -> Array:
-    """Each device's rows x [b, n, ...] with those of its neighbours: [b, before + n + after, ...]; for `over_rows`.
+    """Extend each device's rows x [b, n, ...] by those of its neighbours: [b, before + n + after, ...]; for `over_rows`.
 
     Args:
       fill: value of the rows beyond the image.
-      cyclic: beyond the last row comes the first.
+      cyclic: the first row follows the last one.
     """
     n, parts = lax.axis_size(AXIS), [x]
     for rows, step in ((reach.before, 1), (reach.after, -1)):
@@ -124,10 +124,9 @@ def exchange(x: Array, reach: Halo, *, fill: float = 0.0, cyclic: bool = False) 
 
 
 def product(matrix: np.ndarray, x: Array) -> Array:
-    """matrix [M, S] times x [B, S, ...] along its first spatial axis, in x's dtype: [B, M, ...].
+    """Multiply x [B, S, ...] by a matrix [M, S] along its first spatial axis, in x's dtype: [B, M, ...].
 
-    Where the devices share both axes, and the matrix has numbers near its diagonal alone (interpolation), neighbours exchange
-    rows.
+    If the devices share both axes, and the matrix is banded (interpolation), neighbours exchange rows.
     """
     n, (rows, columns) = count(), matrix.shape
     apply = lambda matrix, x: jnp.moveaxis(jnp.tensordot(matrix, x, axes=(1, 1), precision=lax.Precision.HIGHEST), 0, 1)
@@ -154,7 +153,7 @@ def product(matrix: np.ndarray, x: Array) -> Array:
 
 
 def over_queries(attend: Callable[..., Array], q: Array, k: Array, v: Array) -> Array:
-    """attend(q, k, v) of tokens [B, T, heads, d]: each device has its part of the queries, and all keys and values."""
+    """Apply attend(q, k, v) to tokens [B, T, heads, d]: each device has its part of the queries, and all keys and values."""
     if count() == 1:
         return attend(q, k, v)
     batch = _batch(q)
@@ -163,14 +162,14 @@ def over_queries(attend: Callable[..., Array], q: Array, k: Array, v: Array) -> 
 
 
 class WindowShares(NamedTuple):
-    """Windows along the first spatial axis that each device cuts from its own rows, of images [B, S, ...].
+    """Windows along the first spatial axis of images [B, S, ...], which each device cuts from its own rows.
 
-    The windows [B * windows, ...] of all devices are one array: those of a device lie together. Without sharing devices, or where
-    a device's rows are no multiple of the window (`parts` is 1), each device has all windows of its part of the batch.
+    The windows [B * windows, ...] of all devices form one array, in which those of a device are adjacent. If rows are not shared,
+    or a device's rows are not a multiple of the window (`parts` is 1), each device has all windows of its part of the batch.
 
     Attributes:
-      parts: the devices that have the windows of their own rows; 1: each has all windows.
-      batch: the mesh axis that shares the images.
+      parts: number of devices that have only the windows of their own rows; 1: each has all windows.
+      batch: the mesh axis over which the images are divided.
       shift: rows by which the image is moved upwards, cyclically, before it is cut.
     """
 
@@ -179,13 +178,13 @@ class WindowShares(NamedTuple):
     shift: int
 
     def cut(self, function: Callable[[Array], Array], x: Array) -> Array:
-        """`function(rows) -> windows`, [b, n, ...] -> [b * windows, ...]; `function` does not shift along this axis itself."""
+        """Apply `function(rows) -> windows`, [b, n, ...] -> [b * windows, ...], which does not shift along this axis itself."""
         run = lambda x: function(exchange(x, Halo(0, self.shift), cyclic=True)[:, self.shift :])
         alone = lambda x: function(jnp.roll(x, -self.shift, 1) if self.shift else x)
         return self._run(run, alone, self._rows, self._windows)(x)
 
     def join(self, function: Callable[[Array], Array], windows: Array) -> Array:
-        """The inverse of `cut`: `function(windows) -> rows`, then the rows are moved back."""
+        """Invert `cut`: apply `function(windows) -> rows`, then move the rows back."""
 
         def run(windows: Array) -> Array:
             x = function(windows)
@@ -195,7 +194,7 @@ class WindowShares(NamedTuple):
         return self._run(run, alone, self._windows, self._rows)(windows)
 
     def attend(self, function: Callable[..., Array], q: Array, k: Array, v: Array, bias: Array, regions) -> Array:
-        """`function(q, k, v, bias=, regions=)`; q, k, v [B * windows, n, heads, d], regions [windows of an image, n] or None."""
+        """Apply `function(q, k, v, bias=, regions=)`: q, k, v [B * windows, n, heads, d], regions [windows per image, n]."""
         run = lambda q, k, v, bias, *regions: function(q, k, v, bias=bias, regions=regions[0] if regions else None)
         if count() == 1:
             return function(q, k, v, bias=bias, regions=regions)
@@ -218,16 +217,16 @@ class WindowShares(NamedTuple):
 
 
 def windows(x: Array, window: int, shift: int = 0) -> WindowShares:
-    """How windows of `window` rows are cut from images [B, S, ...], S a multiple of the window."""
+    """Return how windows of `window` rows are cut from images [B, S, ...], with S a multiple of the window."""
     return WindowShares(1 if x.shape[1] % (window * count()) else count(), _batch(x), shift)
 
 
 def _batch(x: Array) -> str | None:
-    """The mesh axis that shares the batch of x."""
+    """Return the mesh axis over which the batch of x is divided."""
     return devices.AXIS if devices.share(x.shape) != x.shape else None
 
 
 def _manual(function: Callable, in_specs, out_specs) -> Callable:
-    """`function`, run by each device on its parts of the arguments, with nothing left to XLA's partitioner."""
+    """Return `function`, run by each device on its parts of the arguments; nothing is left to XLA's partitioner."""
     names = set(jax.sharding.get_abstract_mesh().auto_axes) & {devices.AXIS, AXIS}
     return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, axis_names=names)

@@ -71,7 +71,7 @@ def write(
 
 
 def bars(path: Path, names: Sequence[str], values: np.ndarray, label: str) -> None:
-    """A bar for each column of values [N, K], one standard deviation to both sides, a dot for each row; to path.png and .svg."""
+    """Draw a bar for each column of values [N, K], with standard deviation, and a dot for each row, to path.png and path.svg."""
     figure, axes = _figure((1.2 * len(names) + 2, 3.4))
     spread = values.std(0, ddof=1) if len(values) > 1 else None
     axes.bar(range(len(names)), values.mean(0), yerr=spread, color=COLOURS[: len(names)], alpha=0.75, capsize=4, width=0.65)
@@ -84,7 +84,7 @@ def bars(path: Path, names: Sequence[str], values: np.ndarray, label: str) -> No
 
 
 def histogram(path: Path, values: np.ndarray, label: str, title: str) -> None:
-    """Numbers of 0..1 in 40 bins, to path.png and path.svg."""
+    """Draw a histogram of numbers in 0..1 with 40 bins to path.png and path.svg."""
     figure, axes = _figure((5, 3.4))
     axes.hist(values[np.isfinite(values)], bins=40, range=(0, 1), color=COLOURS[0])
     axes.set(xlabel=label, ylabel="channels of all cases", xlim=(0, 1), title=title)
@@ -92,7 +92,7 @@ def histogram(path: Path, values: np.ndarray, label: str, title: str) -> None:
 
 
 def _figure(size: tuple[float, float]):
-    """A figure with one pair of axes, without a window, in the style of the others."""
+    """Return a figure with one pair of axes, in the common style, that needs no window."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -101,7 +101,7 @@ def _figure(size: tuple[float, float]):
 
 
 def _learning_curves(epochs: Sequence[Mapping[str, Any]]):
-    """Loss and validation Dice: the mean over a model's runs, and the span from the lowest to the highest of them."""
+    """Draw loss and validation Dice: the mean over a model's runs, and the range of its runs."""
     figure, (left, right) = _subplots(1, 2, (9, 3.6))
     for i, model in enumerate(_models(epochs)):
         mine = [row for row in epochs if row["model_name"] == model]
@@ -127,7 +127,7 @@ def _learning_curves(epochs: Sequence[Mapping[str, Any]]):
 
 
 def _comparison_chart(results: Sequence[Mapping[str, Any]]):
-    """A panel for each measure: the mean over a model's runs, one standard deviation to both sides, a dot for each run."""
+    """Draw a panel for each score: the mean over a model's runs, one standard deviation up and down, and a dot for each run."""
     panels = [panel for panel in PANELS if any(is_number(row[panel[0]]) for row in results)]
     models, columns = _models(results), min(3, len(panels))
     rows = -(-len(panels) // columns)
@@ -151,7 +151,7 @@ def _comparison_chart(results: Sequence[Mapping[str, Any]]):
 
 
 def _efficiency(results: Sequence[Mapping[str, Any]]):
-    """Test Dice against what a model costs: the mean over its runs and one standard deviation to both sides."""
+    """Draw test Dice against the cost of a model: the mean over its runs, one standard deviation up and down."""
     panels = [panel for panel in PANELS[4:] if any(is_number(row[panel[0]]) for row in results)]
     figure, grid = _subplots(1, len(panels), (3.6 * len(panels) + 0.6, 3.8))
     for axes, (key, label, unit) in zip(np.ravel(grid), panels):
@@ -170,7 +170,7 @@ def _efficiency(results: Sequence[Mapping[str, Any]]):
 
 
 def _confusion(path: Path, model: str):
-    """The share of each class's voxels that was predicted as each class."""
+    """Draw the fraction of each class's voxels that was predicted as each class."""
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     classes = [row["truth"] for row in rows]
@@ -189,7 +189,7 @@ def _confusion(path: Path, model: str):
 
 
 def _qualitative(place: Path, folder: Path, model: str, show: Callable[[str], str]) -> None:
-    """Input, truth and prediction of kept examples, on the slice with most of the truth."""
+    """Draw input, truth and prediction of kept examples, on the slice with most true foreground."""
     index, classes = pictures.read(place)
     for number, facts in enumerate(index[:EXAMPLES], 1):
         make_folder(folder, "--workdir")

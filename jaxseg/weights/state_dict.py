@@ -35,7 +35,7 @@ class Part(NamedTuple):
       origin: where it was found ("state_dict > module."; "" for the whole file).
       names: {key: jaxseg's name} of the keys that are weights.
       dropped: keys that are not used: ignored by the mapping, or beside the weights.
-      others: further parts that have as many of the network's names (such as an EMA).
+      others: other parts with equally many of the network's names (such as an EMA).
     """
 
     mapping: KeyMapping

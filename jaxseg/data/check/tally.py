@@ -55,7 +55,7 @@ class SetCounts:
         self.lowest, self.highest = min(self.lowest, float(low)), max(self.highest, float(high))
 
     def keep(self, example: PreparedExample) -> None:
-        """Add an example."""
+        """Add a kept example."""
         self.kept += 1
         self.empty += not example.mask.any()
         self.bytes += example.image.nbytes + example.mask.nbytes

@@ -4,13 +4,14 @@ With xhat = (x - mean) r and r = 1 / sqrt(var + eps), the gradient written by ha
 
   dx = r (g weight - mean(g weight) - xhat mean(g weight xhat)),   dweight = sum g xhat,   dbias = sum g
 
-keeps x, the mean and r. XLA's CPU backend sums over the channels one number after the other and stores what two sums share;
-as a product with the column weight / C the same sum is vectorised, and g xhat is formed on the way. Mean and r stand behind a
-barrier, or x - mean would be kept from the forward pass. Forward and backward together take this share of the time of the
-derived gradient (2 cores, float32, 2026-11-27; in brackets with sums for the products): 2 x 64^2 x 32 0.49 (0.97), 2 x 64^2 x
-64 0.39 (0.95), 32^3 x 24 0.25 (0.94), 9261 x 24 0.47 (1.04), 512 x 192 0.15 (0.48), 64 x 768 0.30 (0.59); SegFormer-B0's step
-0.98 with 229 MB of scratch for 262, UNETR's 0.99. The sums over the positions stay sums: as products they are faster yet, with
-errors 10 to 30 times larger. Forward, the products win nothing. Other platforms take sums throughout, which fuse.
+saves x, the mean and r. XLA's CPU backend computes sums over the channels one number after the other, and stores intermediate
+results that two sums share; as a matrix product with the column weight / C the same sum is vectorised, and g xhat is not stored.
+An optimization barrier on the mean and r keeps XLA from storing x - mean in the forward pass. Forward and backward together take
+this fraction of the time of the automatic gradient (2 cores, float32, 2026-11-27; in brackets with sums instead of products): 2 x
+64^2 x 32 0.49 (0.97), 2 x 64^2 x 64 0.39 (0.95), 32^3 x 24 0.25 (0.94), 9261 x 24 0.47 (1.04), 512 x 192 0.15 (0.48), 64 x 768
+0.30 (0.59); SegFormer-B0's step 0.98, with 229 instead of 262 MB of scratch memory; UNETR's 0.99. The sums over the positions are
+not computed as products, which would be faster, but with errors 10 to 30 times larger. In the forward pass products are not
+faster. On other platforms all sums are computed as sums, which XLA fuses.
 """
 
 import functools
