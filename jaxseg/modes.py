@@ -379,7 +379,7 @@ def compare(call: Call) -> int | None:
         with contextlib.suppress(InUse):  # who holds it has looked
             _claim(run, configs.as_dict(run.config)).release()
 
-    def attend(model: str, config, place: Path) -> list[str]:
+    def summarise_attention(model: str, config, place: Path) -> list[str]:
         show = name_style(config.report.names, checkpoint.read_record(place)["data"]["digest"])
         return attention.write(call.workdir, model, place, _described(call._replace(config=config))[0].config, show)
 
@@ -391,7 +391,7 @@ def compare(call: Call) -> int | None:
         cost,
         same,
         SAY,
-        attend,
+        summarise_attention,
     )
 
 

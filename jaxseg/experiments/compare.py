@@ -51,7 +51,7 @@ def compare(
     measure: Callable[[Any, Path], dict[str, Any]],
     same: Callable[[Any, Path], object],
     say: Callable[[str], None],
-    attend: Callable[[str, Any, Path], Sequence[str]] = lambda *_: (),
+    summarise_attention: Callable[[str, Any, Path], Sequence[str]] = lambda *_: (),
 ) -> int | None:
     """Train and test every run of config.compare that is not finished, then write the tables.
 
@@ -64,7 +64,7 @@ def compare(
       measure: measures memory and latency of a run's network, for config.compare.measure.
       same: raises an error if a finished run has another configuration.
       say: called with one line of text for each event.
-      attend: (model, config, run folder) of each model's first run -> the files that it wrote about the network's attention.
+      summarise_attention: (model, config, run folder) of each model's first run -> the files that it wrote about the network's attention.
     Returns:
       None, the exit code of a run that was stopped, or 65 if runs failed.
     Raises:
@@ -123,7 +123,7 @@ def compare(
         output.event("run", run=run.name, folder=run.folder, mean_dice=guard.read_json(run.folder / DONE)["mean_dice"])
         write()
     progress.done += [run for run in progress.elsewhere if finished(run)]  # meanwhile
-    _attend(progress.done, attend, say)
+    _summarise_attention(progress.done, summarise_attention, say)
     lines = write(last=True)
     for line in lines:
         say(line)
@@ -143,11 +143,13 @@ def _link(run: Planned, folder: Path) -> None:
         link.symlink_to(run.folder.relative_to(folder), target_is_directory=True)
 
 
-def _attend(done: list[Planned], attend: Callable[[str, Any, Path], Sequence[str]], say: Callable[[str], None]) -> None:
+def _summarise_attention(
+    done: list[Planned], summarise_attention: Callable[[str, Any, Path], Sequence[str]], say: Callable[[str], None]
+) -> None:
     """Write the attention summaries of each model; if that fails, for instance because the data are gone, log a line."""
     for run in distinct(done):
         try:
-            written = attend(run.model, run.config, run.folder)
+            written = summarise_attention(run.model, run.config, run.folder)
         except JaxsegError as error:
             say(f"{run.model}: its attention could not be summarised: {error}")
         else:

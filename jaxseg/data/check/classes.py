@@ -20,7 +20,7 @@ class Classes:
         self._images, self._total = 0, np.zeros(len(labels))
         self._sizes: list[Counter] = [Counter() for _ in labels]  # lower end of a bin -> images whose amount lies in it
 
-    def see(self, counts: np.ndarray, each: float = 1.0) -> None:
+    def add(self, counts: np.ndarray, each: float = 1.0) -> None:
         """Add an image.
 
         Args:

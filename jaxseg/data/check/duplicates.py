@@ -37,7 +37,7 @@ class Copies:
         self._thumbnails: list[_Thumbnail] = []
         self._seen, self._step = 0, 1  # every step-th image has a thumbnail
 
-    def see(self, image: np.ndarray, digest: str, case: str, patient: str) -> None:
+    def add(self, image: np.ndarray, digest: str, case: str, patient: str) -> None:
         """Add an image [*S, C] that is not constant."""
         self.patients[case] = patient
         first, whose = self._first.setdefault(digest, (case, patient))

@@ -82,7 +82,7 @@ def _look(tally: SetCounts, dataset: DataSet, case: Case, recipe: Recipe, learn:
     """Count one case, and return the records of its examples, in the form of a store's rows."""
     records, raws, images, placed = [], [], [], False
     for piece, example in cases.prepared_examples(dataset, recipe, case, meanings=tally.meanings):
-        tally.see(piece.mask.shape, piece.spacing, piece.image.min(), piece.image.max())
+        tally.add(piece.mask.shape, piece.spacing, piece.image.min(), piece.image.max())
         tally.turned += piece.turned
         if example is None:
             continue
@@ -98,10 +98,10 @@ def _look(tally: SetCounts, dataset: DataSet, case: Case, recipe: Recipe, learn:
                 f"{' x '.join(map(str, mask.shape))}"
             )
         tally.keep(example)
-        tally.scale.see(example, recipe)
+        tally.scale.add(example, recipe)
         records.append(_record(example, recipe, learn))
         if not records[-1]["constant"]:
-            tally.copies.see(image, records[-1]["digest"], case.id, case.patient)
+            tally.copies.add(image, records[-1]["digest"], case.id, case.patient)
     if raws:
         tally.levels.append(contrast.levels_of(case.id, raws, images, placed=placed))
     return records

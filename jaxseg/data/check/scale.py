@@ -29,7 +29,7 @@ class Needs:
     largest: int = 0
     patch: int = 0
 
-    def see(self, example: PreparedExample, recipe: Recipe) -> None:
+    def add(self, example: PreparedExample, recipe: Recipe) -> None:
         """Add an example."""
         size = example.image.nbytes + example.mask.size * dtype_for(len(recipe.labels)).itemsize
         inside = int((example.mask > 0).sum())

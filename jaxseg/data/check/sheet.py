@@ -26,7 +26,7 @@ class Sheet:
     of: int = 0  # examples seen
     _step: int = 1
 
-    def see(self, image: np.ndarray, mask: np.ndarray) -> None:
+    def add(self, image: np.ndarray, mask: np.ndarray) -> None:
         """Add an example: prepared image [*S, C] and mask [*S]. If there are many, only every n-th is kept."""
         self.of += 1
         if (self.of - 1) % self._step:

@@ -47,7 +47,7 @@ class SetCounts:
     sheet: Sheet = dataclasses.field(default_factory=Sheet)
     scale: Needs = dataclasses.field(default_factory=Needs)
 
-    def see(self, shape: tuple[int, ...], spacing: tuple[float, ...] | None, low, high) -> None:
+    def add(self, shape: tuple[int, ...], spacing: tuple[float, ...] | None, low, high) -> None:
         """Add a slice or volume as it was read."""
         self.pieces += 1
         self.sizes[shape] += 1
@@ -61,8 +61,8 @@ class SetCounts:
         self.bytes += example.image.nbytes + example.mask.nbytes
         counts = np.bincount(example.mask.ravel(), minlength=len(self.pixels))
         self.pixels += counts
-        self.classes.see(counts[1:], math.prod(example.grid["spacing"]) / 1000 if self.piece == "volume" else 1.0)
-        self.sheet.see(example.image, example.mask)
+        self.classes.add(counts[1:], math.prod(example.grid["spacing"]) / 1000 if self.piece == "volume" else 1.0)
+        self.sheet.add(example.image, example.mask)
 
 
 def describe(report: DataReport, tally: SetCounts, recipe: Recipe) -> None:

@@ -123,7 +123,7 @@ def scr_folds(root: Path) -> list[Path]:
     )
 
 
-def enlarge(mask: np.ndarray, size: tuple[int, int], path: Path) -> np.ndarray:
+def upsample(mask: np.ndarray, size: tuple[int, int], path: Path) -> np.ndarray:
     """Enlarge a mask by a whole factor to the size of its picture, repeating pixels: SCR's 1024 to JSRT's 2048.
 
     Raises:

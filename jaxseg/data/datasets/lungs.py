@@ -122,7 +122,7 @@ def read_mask(name: str, structures: tuple[str, ...], naming: str, case: Case, i
         region = regions[chosen]
         classes = np.zeros(region.shape, np.uint8) if classes is None else classes
         classes[region] = number
-    classes = lung_files.enlarge(classes, image.array.shape[:2], case.mask)
+    classes = lung_files.upsample(classes, image.array.shape[:2], case.mask)
     return Volume(classes, image.affine, image.header, case.mask, meaning)
 
 

@@ -173,13 +173,13 @@ def make_patient(rng: np.random.Generator, size: Size, textures: Textures, plan:
             image += 0.5 * plane
             for name, value in opacity.items():
                 truth[name] = truth.get(name, 0) + 0.5 * value
-        image = _enlarge(gaussian_filter(image, 0.75, mode="nearest", truncate=3), size.pixels)
+        image = _upsample(gaussian_filter(image, 0.75, mode="nearest", truncate=3), size.pixels)
         z, y, x = grains[k]
         noise = np.roll(textures.grain[z], (y, x), (0, 1))
-        image += np.float32(sigma) * (0.6 + 0.4 * _enlarge(np.clip((here.depth + 20) / 40, 0, 1), size.pixels)) * noise
+        image += np.float32(sigma) * (0.6 + 0.4 * _upsample(np.clip((here.depth + 20) / 40, 0, 1), size.pixels)) * noise
         scan[k] = np.rint(np.clip(image, -1024, 3071))
         for name, value in truth.items():
-            found = _enlarge(value, size.pixels) > 0.5
+            found = _upsample(value, size.pixels) > 0.5
             if found.sum() * pixel * pixel >= 12.0:  # mm2: no reader marks less
                 masks[name][k] = found
     middle_index = (size.pixels - 1) / 2
@@ -198,7 +198,7 @@ def _plane(head, bleeds, here, n: int, px: float) -> tuple[np.ndarray, dict[str,
     return image, {name: value * left for name, value in truth.items()}
 
 
-def _enlarge(image: np.ndarray, size: int) -> np.ndarray:
+def _upsample(image: np.ndarray, size: int) -> np.ndarray:
     """Upsample bilinearly by 2 to [size, size], with samples at pixel centres."""
     for axis in (0, 1):
         a = np.moveaxis(np.asarray(image, np.float32), axis, 0)

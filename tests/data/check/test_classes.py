@@ -16,7 +16,7 @@ def test_ends_of_the_bins(amount, end):
 def test_the_table_counts_images_and_amounts():
     classes = Classes(("liver", "cyst"), "pixels")
     for counts in ([12, 0], [400, 5], [13, 0], [0, 0]):
-        classes.see(np.array(counts))
+        classes.add(np.array(counts))
     rows = [line.split() for line in classes.lines()]
     assert rows == [
         ["class", "with", "without", "pixels", "from", "3", "10", "30", "100", "300"],
@@ -28,5 +28,5 @@ def test_the_table_counts_images_and_amounts():
 def test_volumes_are_in_millilitres_and_nothing_is_a_table_too():
     classes = Classes(("a",), "ml")
     assert classes.lines()[1].split() == ["a", "0", "0", "0"]
-    classes.see(np.array([5000]), 0.002)  # voxels of 2 mm^3
+    classes.add(np.array([5000]), 0.002)  # voxels of 2 mm^3
     assert classes.lines()[1].split() == ["a", "1", "0", "10", "1"]

@@ -25,7 +25,7 @@ def recompressed(image: np.ndarray) -> np.ndarray:
 def found(*images, patients: str) -> list[str]:
     copies = duplicates.Copies()
     for i, (image, patient) in enumerate(zip(images, patients)):
-        copies.see(image, str(hash(image.tobytes())), f"c{i}", patient)
+        copies.add(image, str(hash(image.tobytes())), f"c{i}", patient)
     return copies.warnings()
 
 
@@ -42,7 +42,7 @@ def test_a_copy_that_was_made_darker_and_saved_as_jpeg_is_near():
 def test_near_copies_in_different_splits_are_named_with_their_splits():
     copies, one = duplicates.Copies(), smooth(0)
     for i, image in enumerate((one, smooth(1), recompressed(one))):
-        copies.see(image, str(i), f"c{i}", f"p{i}")
+        copies.add(image, str(i), f"c{i}", f"p{i}")
     copies.warnings()
     look = lambda **splits: duplicates.across(copies.near, copies.patients, splits)
     (line,) = look(train={"p0", "p1"}, val=set(), test={"p2"})
