@@ -64,7 +64,8 @@ def compare(
       measure: measures memory and latency of a run's network, for config.compare.measure.
       same: raises an error if a finished run has another configuration.
       say: called with one line of text for each event.
-      summarise_attention: (model, config, run folder) of each model's first run -> the files that it wrote about the network's attention.
+      summarise_attention: (model, config, run folder) of each model's first run -> the files that it wrote about the network's
+        attention.
     Returns:
       None, the exit code of a run that was stopped, or 65 if runs failed.
     Raises:
@@ -149,7 +150,7 @@ def _summarise_attention(
     """Write the attention summaries of each model; if that fails, for instance because the data are gone, log a line."""
     for run in distinct(done):
         try:
-            written = summarise_attention(run.model, run.config, run.folder)
+            written = summarise(run.model, run.config, run.folder)
         except JaxsegError as error:
             say(f"{run.model}: its attention could not be summarised: {error}")
         else:

@@ -207,7 +207,9 @@ def _upsample(image: np.ndarray, size: int) -> np.ndarray:
         out[0::2], out[1::2] = 0.75 * a + 0.25 * before, 0.75 * a + 0.25 * after
         image = np.moveaxis(out, 0, axis)
     if image.shape != (size, size):
-        raise ValueError(f"working grid enlarges to {image.shape}, images are {size} x {size}: the grid must be half of that")
+        raise ValueError(
+            f"the working grid is upsampled to {image.shape}, but images are {size} x {size}; it must have half their size"
+        )
     return image
 
 
