@@ -145,7 +145,7 @@ def _link(run: Planned, folder: Path) -> None:
 
 
 def _summarise_attention(
-    done: list[Planned], summarise_attention: Callable[[str, Any, Path], Sequence[str]], say: Callable[[str], None]
+    done: list[Planned], summarise: Callable[[str, Any, Path], Sequence[str]], say: Callable[[str], None]
 ) -> None:
     """Write the attention summaries of each model; if that fails, for instance because the data are gone, log a line."""
     for run in distinct(done):
