@@ -5,6 +5,7 @@ Run as a program this file writes the page anew: `python tests/test_architecture
 
 import ast
 import importlib.util
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -17,6 +18,20 @@ runs the same network over whole images and volumes; `metrics` scores them; `mai
 
 An arrow means "may import"; arrows that follow from others are left out, and so are `types` and `utils`, which everything may
 import. `tests/test_imports.py` holds the table, and this page is written from it by `python tests/test_architecture_page.py`.
+"""
+PLACES = """## Where to look
+
+| what | where |
+|---|---|
+| a file becomes an array | `data/formats/volumes.py`: `read_volume` calls the reader of each format |
+| a DICOM series becomes an array | `data/formats/dicom.py`: `read_dicom`; one slice: `read_pixels` in `data/formats/dicom_slice.py` |
+| pictures, slices and volumes part ways | `data/layout.py`: `of` |
+| an image becomes the network's input | `data/prepare/examples.py`: `prepare` |
+| add a data set | `data/datasets/__init__.py`: a module with `load`, and its line in `MODULES` |
+| a convolution picks its kernel | `ops/conv/dispatch.py`, by `ops/conv/cpu/choose.py` and `ops/conv/gpu/choose.py` |
+| a network is applied: whole, windows, cascade | `infer/network.py`; `infer/run.py`: `application_of` chooses |
+| the training loop, and one step | `train/loop.py`, `train/step.py` |
+| a key of the config | `config/rules.py` checks it, `train/setup.py` reads it |
 """
 
 
@@ -56,8 +71,15 @@ def about(name: str) -> str:
     return " ".join(text.split("\n\n")[0].split())
 
 
+def rooms() -> list[str]:
+    """The packages inside of packages, as "data.store"."""
+    found = (path.parent.relative_to(ROOT / "jaxseg") for path in (ROOT / "jaxseg").glob("*/**/__init__.py"))
+    return sorted(".".join(path.parts) for path in found if len(path.parts) > 1)
+
+
 def page() -> str:
     graph = arrows()
+    inner = [f"| `jaxseg.{name}` | {about(name.replace('.', '/'))} |" for name in rooms()]
     table = [f"| `jaxseg.{name}` | {about(name)} |" for name in sorted(graph)]
     return "\n".join(
         [
@@ -71,6 +93,13 @@ def page() -> str:
             "|---|---|",
             *table,
             "",
+            PLACES,
+            "## Packages inside of packages",
+            "",
+            "| package | what it holds |",
+            "|---|---|",
+            *inner,
+            "",
         ]
     )
 
@@ -80,7 +109,15 @@ def test_the_architecture_page_shows_the_imports_as_they_are():
 
 
 def test_every_package_says_what_it_holds():
-    assert not [name for name in arrows() if len(about(name)) < 20]
+    assert not [name for name in (*arrows(), *rooms()) if len(about(name.replace(".", "/"))) < 20]
+
+
+def test_the_places_to_look_exist_and_hold_what_is_named():
+    for row in PLACES.splitlines()[4:]:
+        words = re.findall(r"`([^`]+)`", row)
+        files = [ROOT / "jaxseg" / word for word in words if word.endswith(".py")]
+        text = "".join(path.read_text() for path in files)
+        assert files and not [word for word in words if not word.endswith(".py") and word not in text], row
 
 
 def test_no_package_reaches_itself():

@@ -1,0 +1,1 @@
+"""What every package may use: files, safe reading, output, signals, look-up by name. No other package is imported here."""

@@ -1,0 +1,1 @@
+"""Connected components: numbered, largest, small ones removed."""

@@ -1,0 +1,1 @@
+"""Exact Euclidean distance transform on the device."""

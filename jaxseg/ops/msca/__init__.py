@@ -1,0 +1,1 @@
+"""SegNeXt's multi-scale convolutional attention as one function."""

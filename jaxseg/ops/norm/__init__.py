@@ -1,0 +1,1 @@
+"""Normalisation with a fused activation: batch, instance, group and layer norm."""

@@ -1,0 +1,1 @@
+"""Resizing of feature maps and masks by PyTorch's rules."""

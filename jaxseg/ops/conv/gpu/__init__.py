@@ -1,0 +1,1 @@
+"""Depthwise convolutions by Pallas kernels; `choose` decides by the measurements in `table`."""
