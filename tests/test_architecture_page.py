@@ -24,7 +24,7 @@ PLACES = """## Where to look
 | what | where |
 |---|---|
 | a file becomes an array | `data/formats/volumes.py`: `read_volume` calls the reader of each format |
-| a DICOM series becomes an array | `data/formats/dicom.py`: `read_dicom`; one slice: `read_pixels` in `data/formats/dicom_slice.py` |
+| a DICOM series becomes an array | `data/formats/dicom.py`: `read_dicom`; `data/formats/dicom_slice.py`: `read_pixels` |
 | pictures, slices and volumes part ways | `data/layout.py`: `of` |
 | an image becomes the network's input | `data/prepare/examples.py`: `prepare` |
 | add a data set | `data/datasets/__init__.py`: a module with `load`, and its line in `MODULES` |

@@ -1,1 +1,1 @@
-"""Experiments: evaluation of runs, comparisons of many runs, and the search for class weights."""
+"""Experiments: evaluation of runs, comparisons of many runs, searches over keys of the config, and costs of networks."""
