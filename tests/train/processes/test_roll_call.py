@@ -8,18 +8,14 @@ import pytest
 
 from jaxseg.train.processes import roll_call
 from jaxseg.types import ConfigError, JaxsegError, MismatchError, PeerError
+from launch.local import free_port
 
 HAS = {"jax": "1.0", "config.seed": "0"}
 
 
-def address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return f"127.0.0.1:{free.getsockname()[1]}"
-
-
 def called(processes: dict, seconds: float = 8.0, number: int = 3, before=lambda place: None) -> list:
     """What each process gets: {index: what it has} (a list: several with one index)."""
-    place, everyone = address(), [(i, has) for i, all_of in processes.items() for has in all_of]
+    place, everyone = f"127.0.0.1:{free_port()}", [(i, has) for i, all_of in processes.items() for has in all_of]
 
     def one(i: int, has: dict):
         try:
@@ -48,7 +44,9 @@ def test_all_get_everyones_host_and_strangers_do_no_harm():
     assert found == [{i: socket.gethostname() for i in range(3)}] * 3
 
 
-@pytest.mark.parametrize("absent, words", [([2], "process 2 of 3 did not come"), ([1, 2], "processes 1, 2 of 3 did not come")])
+@pytest.mark.parametrize(
+    "absent, words", [([2], "process 2 of 3 did not connect"), ([1, 2], "processes 1, 2 of 3 did not connect")]
+)
 def test_missing_processes_are_named_everywhere(absent, words):
     began = time.monotonic()
     for error in called({i: [HAS] for i in range(3) if i not in absent}, seconds=1.0):
