@@ -109,7 +109,7 @@ def _by_path(
         "decay_steps": total_steps,
         "transition_steps": total_steps,
         "steps_per_epoch": steps_per_epoch,
-        "init_value": 1.0,
+        "init_value": 0.0 if "peak_value" in takes else 1.0,  # a schedule with a peak warms up
         "peak_value": 1.0,
         "value": 1.0,
     }
@@ -139,7 +139,7 @@ def build(
     Args:
       name: one of SCHEDULES, or a function (or its path "module:name") that returns a function step -> fraction. Required
         arguments that `options` lacks are filled in: total_steps, decay_steps and transition_steps by the run's number of
-        steps, steps_per_epoch by that of an epoch, init_value, peak_value and value by 1.
+        steps, steps_per_epoch by that of an epoch, peak_value and value by 1, init_value by 1 or, beside a peak_value, by 0.
       warmup: number of linear warm-up steps.
       warmup_ratio: fraction at step 0 of the warm-up.
       options: poly: power, final, period, per_epoch; cosine: final, period, per_epoch; step: every or milestones, factor.

@@ -90,5 +90,7 @@ def import_object(path: str, what: str = "object"):
             f"{what} {path!r}: no module named {module_name!r}, here or on the Python path; run from its folder or install it"
         ) from error
     if not hasattr(module, attribute):
-        raise ConfigError(f"{what} {path!r}: module {module_name!r} has no attribute {attribute!r}")
+        near = neighbours(attribute, (name for name in dir(module) if not name.startswith("_")))
+        hint = f"did you mean {' or '.join(near)}?" if near else "give the name of a function or class in it"
+        raise ConfigError(f"{what} {path!r}: module {module_name!r} has no attribute {attribute!r}; {hint}")
     return getattr(module, attribute)

@@ -89,7 +89,7 @@ def test_the_states_arrays_have_names_of_their_own():
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (dict(name="optax:adamm"), "no attribute"),
+        (dict(name="optax:adamm"), "no attribute .adamm.; did you mean adam"),
         (dict(name="optim_that_is_not:there"), "no module"),
         (dict(name="optax:__version__"), "give the path of a function"),
         (dict(name="optax:scale_by_adam"), "no argument learning_rate"),

@@ -143,6 +143,13 @@ def test_a_schedule_of_optax_runs_over_the_whole_run_and_is_warmed_up():
         np.testing.assert_allclose(found(step), ours(step), rtol=1e-6, atol=1e-7)
 
 
+def test_a_schedule_with_a_peak_warms_up_from_0():
+    found = schedules.build(
+        name="optax:warmup_cosine_decay_schedule", options={"warmup_steps": 4}, total_steps=40, steps_per_epoch=10
+    )
+    np.testing.assert_allclose([float(found(step)) for step in (0, 2, 4)], [0.0, 0.5, 1.0], atol=1e-6)
+
+
 def test_the_options_of_a_schedule_by_path_are_its_own():
     found = schedules.build(
         name="optax:exponential_decay", options={"transition_steps": 10, "decay_rate": 0.5}, total_steps=40, steps_per_epoch=10
