@@ -207,7 +207,7 @@ def test_uncertainty_lies_in_the_image_and_is_what_scipy_and_numpy_give(run, tmp
     alone = runs.open_run(folder, settings)
     found = alone.segment([image])
     np.testing.assert_allclose(values, found.examples.orientation.restore(alone.uncertainty(found, "entropy")[..., 0]), atol=1e-6)
-    with pytest.raises(ConfigError, match="members of an ensemble, and this is one run; give further ones"):
+    with pytest.raises(ConfigError, match="needs an ensemble, but this is a single run; give more runs"):
         predict(run, tmp_path / "none", uncertainty="variance")
 
 

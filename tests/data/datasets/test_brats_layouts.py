@@ -110,7 +110,7 @@ def test_unknown_and_doubled_modalities_are_refused(made):
     with pytest.raises(ConfigError, match="each name must occur only once"):
         datasets.load("brats", made / "2018", modalities=("t1c", "t1ce"))
     for wrong in ("t1", ()):
-        with pytest.raises(ConfigError, match="a tuple of names"):
+        with pytest.raises(ConfigError, match="a non-empty tuple of names"):
             datasets.load("brats", made / "2018", modalities=wrong)
 
 
