@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxseg.data.datasets import unread
 from jaxseg.data.error_summary import ErrorSummary
 from jaxseg.data.formats import photos
 from jaxseg.data.formats.discover import has_suffix
+from jaxseg.data.prepare import contrast
 from jaxseg.infer import cases, postprocess
 from jaxseg.infer.cases import Input
 from jaxseg.infer.run import Run, open_run
@@ -96,6 +98,8 @@ def predict(
         )
     rules = {key: list(value) if isinstance(value, tuple) else value for key, value in dict(settings).items() if key not in SPEED}
     rules |= {"threshold": opened.threshold, "steps": steps, "network": opened.digest}
+    if origin.is_dir() and (line := unread.beside({path for case in found for path in case.paths}, origin)):
+        note(f"note: {line}")
     own = share.together(lambda: _all(opened, share.of(found), output, done, rules, settings, say))
     failed, skipped = (sum(column) for column in zip(*share.gather([own])))
     if not share.index:
@@ -128,7 +132,7 @@ def _all(
                 skipped += 1
                 event("case", case=case.name, status="there", files=before["files"])
                 continue
-            written, voxels = _one(run, case, output, settings, rules["steps"])
+            written, voxels, doubt = _one(run, case, output, settings, rules["steps"])
         except (ConfigError, StorageError):
             raise  # the next case would meet it too
         except Exception as error:  # of any kind: the other cases may still work
@@ -143,13 +147,15 @@ def _all(
             text = ", ".join(f"{name} ({value}) {count} voxels" for (name, count), value in zip(voxels.items(), values))
             text += f", probabilities of {', '.join(cases.map_names(run.record))}" if settings["probabilities"] else ""
             say(f"{case.name}: {text}, {seconds:.1f} s")
+            if doubt:
+                say(f"WARNING {case.name}: {doubt}")
     for line in failed.rest():
         say(f"FAILED {line}")
     return failed.count, skipped
 
 
-def _one(run: Run, case: Input, output: Path, settings: Mapping[str, Any], steps: list) -> tuple[list[str], dict[str, int]]:
-    """Segment one case; returns (files written below `output`, voxels of each class)."""
+def _one(run: Run, case: Input, output: Path, settings: Mapping[str, Any], steps: list) -> tuple[list[str], dict[str, int], str]:
+    """Segment one case; returns (files written below `output`, voxels of each class, what makes them doubtful or "")."""
     images = case.read()
     found = run.segment(images)
     orientation, values = found.examples.orientation, cases.values_of(run.record)
@@ -173,7 +179,8 @@ def _one(run: Run, case: Input, output: Path, settings: Mapping[str, Any], steps
     if settings["overlay"]:
         written.append(cases.write_overlay(output, case.name, run.preparation.overlay(found.examples, labels)))
     voxels = np.bincount(labels.ravel(), minlength=len(values))
-    return written, {label: int(voxels[k]) for k, label in enumerate(run.recipe.labels, 1)}
+    doubt = contrast.emptied([image.array for image in images], found.examples.inputs, run.recipe)
+    return written, {label: int(voxels[k]) for k, label in enumerate(run.recipe.labels, 1)}, doubt
 
 
 def _check_measures(run: Run, settings: Mapping[str, Any]) -> None:

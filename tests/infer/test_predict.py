@@ -137,7 +137,12 @@ def test_the_record_decides_the_window_and_pictures_are_named(run, tmp_path):
     dark, bright = tmp_path / "in", np.asarray(Image.open(sorted(images.iterdir())[0])).astype(np.uint16)
     dark.mkdir()
     Image.fromarray(bright).save(dark / "0.png")  # the same values in 16 bits
-    assert predict((folder, dark, settings), tmp_path / "deep")[0] == 0
+    Image.fromarray(bright * 200 + 2000).save(dark / "1.png")  # far above the window
+    (dark / "2.webp").write_bytes(b"RIFF")
+    code, said = predict((folder, dark, settings), tmp_path / "deep")
+    assert code == 0 and any("not read: 1 .webp (2.webp)" in line for line in said)
+    (doubt,) = [line for line in said if line.startswith("WARNING")]
+    assert doubt.startswith("WARNING 1: of the image's values 2") and "window=(22.0, 44.0) leaves a single one" in doubt
     labels = [np.asarray(Image.open(tmp_path / name / "0.png")) for name in ("out", "deep")]
     np.testing.assert_array_equal(*labels)
 

@@ -33,12 +33,16 @@ MOST = 200_000  # entries that are looked at below a folder that could not be re
 
 def notes(dataset: DataSet) -> tuple[str, ...]:
     """Return a line about unsupported files beside those of the cases; () if there are none."""
-    used = {path for case in dataset.cases for path in (*case.images, *([case.mask] if case.mask else []), *case.parts)}
-    used |= {path.parent if path.is_file() else path for path in used}  # folders of DICOM series, and of packed arrays
-    folders = {path.parent for case in dataset.cases for path in (*case.images, *([case.mask] if case.mask else []), *case.parts)}
-    there = (folder / name for folder in sorted(folders) for name in _names(folder))
-    line = describe((p for p in there if p not in used), dataset.root)
+    line = beside({p for c in dataset.cases for p in (*c.images, *([c.mask] if c.mask else []), *c.parts)}, dataset.root)
     return (line,) if line else ()
+
+
+def beside(used: set[Path], root: Path) -> str:
+    """Return the same line about the files in the folders of those in use."""
+    folders = sorted({path.parent for path in used})
+    used = used | {path.parent if path.is_file() else path for path in used}  # folders of DICOM series, and of packed arrays
+    there = (folder / name for folder in folders for name in _names(folder))
+    return describe((path for path in there if path not in used), root)
 
 
 def below(root: Path) -> str:

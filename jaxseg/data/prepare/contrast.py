@@ -83,6 +83,26 @@ def warnings(found: Sequence[Levels], recipe: Recipe) -> list[str]:
     return lines
 
 
+def emptied(images: Sequence[np.ndarray], inputs: np.ndarray, recipe: Recipe) -> str:
+    """Return what is wrong with an image of which the network sees a single value; "" for all others.
+
+    Args:
+      images: the case's images as they were read.
+      inputs: [N, *S, C], the same after preparation.
+      recipe: how they were prepared.
+    """
+    flat = inputs.reshape(-1, inputs.shape[-1])
+    if (flat != flat[0]).any():
+        return ""
+    low, high = min(image.min() for image in images), max(image.max() for image in images)
+    if low == high:
+        return f"the image is {low:g} everywhere, so its labels mean nothing; check the file"
+    return (
+        f"of the image's values {low:g} to {high:g} preparation{_rule(recipe)} leaves a single one, so its labels mean nothing; "
+        "give images in the units of those that trained the network"
+    )
+
+
 def table(found: Sequence[Levels], names: Sequence[str] = ()) -> list[str]:
     """Lowest, 1 %, median, 99 % and highest value before and after, a line for each channel, over all cases."""
     lines = []
