@@ -204,7 +204,7 @@ def test_importing_the_packages_touches_no_device_and_no_pytorch():
 
 
 def test_packages_hold_a_dozen_modules():
-    one_each = {"models": "family", "data/datasets": "layout", "ops/conv/cpu": "lowering", "bench": "suite"}  # one file each
+    one_each = {"models": "family", "data/datasets": "layout", "ops/conv/cpu": "lowering"}  # one file each
     for folder in {p.parent for p in FILES}:
         modules = [p.stem for p in folder.glob("*.py") if p.name != "__init__.py"]
         name = str(folder.relative_to(LIBRARY))

@@ -2,12 +2,12 @@
 
     python -m jaxseg.bench --peers                                   # everything; without --peers only jaxseg
     python -m jaxseg.bench --suite=models --peers --only='unet3d_s|forward' --output=runs/bench
-    python -m jaxseg.bench --gpu                                     # on a GPU: as much as fits into --minutes (`gpu.py`)
+    python -m jaxseg.bench --gpu                                     # on a GPU: as much as fits into --minutes (`gpu/stages.py`)
 
 Suites: models (forward pass, training step), infer (sliding window), ops (distance transform, connected components, convolutions;
 on a GPU the hand-written kernels), data (augmented samples per second), startup (time from the command to the first step, cold
 and warm), scaling (cost against size), large (many cases, before the first step), medicai (networks of that library, in a
-separate environment: `medicai.py`).
+separate environment: `suites/medicai.py`).
 For each row two processes, jaxseg and the peer, are timed alternately; figures are medians. The last column is jaxseg / peer: for
 times a value below 1 means that jaxseg is faster, for rates a value above 1. FAILED means that the two results differ. Rows are
 appended to OUTPUT/bench.csv as they are measured; OUTPUT/bench.md has the newest row of each measurement on this machine;
@@ -24,7 +24,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxseg.bench import gpu, machine, pair, table
+from jaxseg.bench import machine, pair, table
+from jaxseg.bench.gpu import stages
 from jaxseg.bench.peers import MODES
 from jaxseg.bench.side import Options
 from jaxseg.types import ConfigError, JaxsegError
@@ -61,7 +62,7 @@ def measured(options: argparse.Namespace, side: Options, log) -> Iterator[table.
     """The rows of all requested suites."""
     seconds = 0.05 if options.quick else options.seconds
     for suite in options.suite:
-        module = importlib.import_module(f"jaxseg.bench.{suite}")
+        module = importlib.import_module(f"jaxseg.bench.suites.{suite}")
         for name in module.CASES:
             whole = re.search(options.only, f"{suite}/{name}")
             if hasattr(module, "rows"):  # a suite that starts its own processes
@@ -81,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, write and print the table; returns 0, or 1 if a row failed or lacks one of its figures."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if "--gpu" in arguments:
-        return gpu.main([a for a in arguments if a != "--gpu"])
+        return stages.main([a for a in arguments if a != "--gpu"])
     options = parse(arguments)
     about = machine.describe()
     side = Options(folder="", gpu=bool(machine.accelerator()), quick=options.quick, peers=options.peers, modes=options.modes)

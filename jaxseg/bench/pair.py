@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.bench import clock, lanes, machine, medicai
+from jaxseg.bench import clock, machine
+from jaxseg.bench.gpu import lanes
 from jaxseg.bench.side import Options
+from jaxseg.bench.suites import medicai
 from jaxseg.bench.table import Row
 from jaxseg.types import ConfigError
 from jaxseg.utils.process import convolve_channels_last

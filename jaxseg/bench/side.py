@@ -63,7 +63,7 @@ def serve(suite: str, name: str, which: str, options: Options, requests, replies
                 f"this machine has a GPU, but jax runs on {jax.default_backend()!r}; install jax[cuda13], or set "
                 "JAX_PLATFORMS=cpu to measure the CPU"
             )
-    builds = getattr(importlib.import_module(f"jaxseg.bench.{suite}"), which)(name, options)
+    builds = getattr(importlib.import_module(f"jaxseg.bench.suites.{suite}"), which)(name, options)
     calls: dict[str, TimedCall] = {}
     for line in requests:
         request = json.loads(line)

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxseg.bench import clock, gpu_rows, machine, models, ops, pair, table
+from jaxseg.bench import clock, machine, pair, table
 from jaxseg.bench.__main__ import SUITES, parse
+from jaxseg.bench.gpu import kernels
 from jaxseg.bench.side import Options
+from jaxseg.bench.suites import models, ops
 from jaxseg.types import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -199,15 +201,15 @@ def test_ports_of_networks_have_our_parameter_names(name):
 
 def test_the_suite_ops_has_every_row_for_a_gpu_once_and_none_on_a_cpu():
     found = [f"{name} {work}" for name in ops.KERNELS for work in ops.works(name, Options("", gpu=True))]
-    assert found == [row.name for row in gpu_rows.gpu_rows()]
+    assert found == [row.name for row in kernels.gpu_rows()]
     assert not any(ops.works(name, Options("")) for name in ops.KERNELS)
 
 
 def test_a_kernel_is_compared_with_its_reference_and_with_the_bandwidth_of_a_copy(tmp_path, monkeypatch):
     """As `pair` runs it on a GPU, with both sides in this process and a kernel that any device has."""
-    doubled = lambda f: lambda: gpu_rows._ready(f, (4096,))
-    row = gpu_rows.GpuRow("depthwise tiny", doubled(lambda x: x + x), doubled(lambda x: 2 * x), 4 * 4096, 4096)
-    monkeypatch.setattr(gpu_rows, "gpu_rows", lambda: [row])
+    doubled = lambda f: lambda: kernels._ready(f, (4096,))
+    row = kernels.GpuRow("depthwise tiny", doubled(lambda x: x + x), doubled(lambda x: 2 * x), 4 * 4096, 4096)
+    monkeypatch.setattr(kernels, "gpu_rows", lambda: [row])
     options = Options(str(tmp_path), quick=True, peers=True)
     calls = {which: getattr(ops, which)("depthwise", options)["tiny"]() for which in ("ours", "peer")}
 

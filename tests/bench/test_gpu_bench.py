@@ -7,37 +7,37 @@ import time
 
 import pytest
 
-from jaxseg.bench import gpu, lanes
 from jaxseg.bench.__main__ import main
+from jaxseg.bench.gpu import lanes, stages
 from jaxseg.types import ConfigError
 
 WRITE = "import sys, json; open(sys.argv[sys.argv.index('--results') + 1], 'a').write(json.dumps({'stage': '%s'}) + '\\n')"
 
 
-def _stage(name: str, code: str, limit: float = 60.0) -> gpu.TimedCommand:
-    return gpu.TimedCommand(name, ("-c", code), limit)
+def _stage(name: str, code: str, limit: float = 60.0) -> stages.TimedCommand:
+    return stages.TimedCommand(name, ("-c", code), limit)
 
 
 def test_a_stage_that_fails_or_hangs_costs_itself_alone_and_the_others_are_not_repeated(tmp_path, monkeypatch, capsys):
-    stages = (
+    three = (
         _stage("hangs", "import time; time.sleep(60)", 0.5),
         _stage("fails", "raise SystemExit(3)"),
         _stage("one", WRITE % "one"),
     )
-    monkeypatch.setattr(gpu, "STAGES", stages)
+    monkeypatch.setattr(stages, "STAGES", three)
     assert main(["--gpu", f"--output={tmp_path}", "--lanes=2"]) == 1
     assert "1 of 3 stages succeeded; failed: " in capsys.readouterr().out
     (tmp_path / "results.jsonl").open("a").write('{"stage": "cut of')  # a process was killed while it wrote
-    lines = gpu.read(tmp_path)
+    lines = stages.read(tmp_path)
     assert {"stage": "one"} in lines
     assert {line["ended"]: line["code"] for line in lines if "ended" in line} == {"hangs": 124, "fails": 3, "one": 0}
-    monkeypatch.setattr(gpu, "STAGES", (_stage("fails", WRITE % "mended"), *stages[2:]))
+    monkeypatch.setattr(stages, "STAGES", (_stage("fails", WRITE % "mended"), *three[2:]))
     assert main(["--gpu", f"--output={tmp_path}"]) == 0
-    assert [line["stage"] for line in gpu.read(tmp_path) if "stage" in line] == ["one", "mended"]
+    assert [line["stage"] for line in stages.read(tmp_path) if "stage" in line] == ["one", "mended"]
 
 
 def test_what_the_minutes_do_not_hold_is_said(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(gpu, "STAGES", (_stage("long", "import time; time.sleep(60)"), _stage("next", "pass")))
+    monkeypatch.setattr(stages, "STAGES", (_stage("long", "import time; time.sleep(60)"), _stage("next", "pass")))
     assert main(["--gpu", f"--output={tmp_path}", "--lanes=1", "--minutes=0.01"]) == 1
     assert "0 of 2 stages succeeded; failed: long, next" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="--only=nothing; the stages are long, next"):

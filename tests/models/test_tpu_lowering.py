@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxseg.bench.models import training
+from jaxseg.bench.suites.models import training
 from tests.models.test_zoo import ONE, build
 
 pytestmark = pytest.mark.full  # some 4 s for each family

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxseg import ops
-from jaxseg.bench import gpu_rows
+from jaxseg.bench.gpu import kernels
 from jaxseg.ops import devices, gpu_probe
 from jaxseg.ops.attention import cudnn
 from jaxseg.ops.attention import reference as attention_reference
@@ -295,5 +295,5 @@ def test_given_statistics_are_a_batch_norm_at_inference():
 
 
 def test_rows_for_a_gpu_name_every_kernel_once():
-    rows = gpu_rows.gpu_rows()
+    rows = kernels.gpu_rows()
     assert len({row.name for row in rows}) == len(rows) and min(row.bytes for row in rows) > 0

@@ -47,7 +47,7 @@ class Net(Segmenter):
 @pytest.mark.parametrize(
     "broken, words",
     {
-        "branch": "expected jit .*to work TracerBoolConversionError: .*test_parts.py:",
+        "branch": "expected jit .*to work, got TracerBoolConversionError: .*test_parts.py:",
         "cropped": r"expected logits of shape \(2, 65, 67, 2\), got \(2, 64, 67, 2\); look at forward",
         "random": "the same logits with and without jit, got a difference",
         "mixed": "examples of a batch that do not depend on each other",

@@ -1,7 +1,7 @@
 """Measurements for choose.py: milliseconds of the hand-written kernels and of XLA's own convolutions on a GPU, and the resulting
 rule.
 
-Measured by `python -m jaxseg.bench.gpu_rows` (a stage of `python -m jaxseg.bench --gpu`) on one NVIDIA H200, bfloat16, jax
+Measured by `python -m jaxseg.bench.gpu.kernels` (a stage of `python -m jaxseg.bench --gpu`) on one NVIDIA H200, bfloat16, jax
 0.11.2, cuDNN 9.19, 2026-11-27, with kernels that had their sizes as constants. XLA's convolutions are those of cuDNN, which has
 fast depthwise kernels only for square 2-D windows: there cuDNN takes 0.31 to 0.84 times as long as the hand-written kernels, on
 strips 7.5 to 22 times, on 3-D windows 2.6 to 38 times (except for 13^3: 0.72, its weight gradient 8.5). The last three rows, with

@@ -1,6 +1,6 @@
 """Time every hand-written GPU kernel and the attention against XLA's own programs, at real sizes.
 
-`python -m jaxseg.bench.gpu_rows [--only strip]` prints, on a GPU: the milliseconds of both, the kernel's memory bandwidth as a
+`python -m jaxseg.bench.gpu.kernels [--only strip]` prints, on a GPU: the milliseconds of both, the kernel's memory bandwidth as a
 fraction of that of a copy, and the largest difference in standard deviations of the reference. The rows of `ops.conv` are kept in
 ops/conv/gpu/table.py. `python -m jaxseg.bench --suite=ops --peers` has the same rows, with each side in a separate process;
 `python -m jaxseg.bench --gpu` runs this module in several parts.
@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg.bench import lanes
+from jaxseg.bench.gpu import lanes
 from jaxseg.ops.conv.spec import Spec
 
 Factory = Callable[

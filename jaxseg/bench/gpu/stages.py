@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxseg.bench import lanes, machine
+from jaxseg.bench import machine
+from jaxseg.bench.gpu import lanes
 from jaxseg.bench.table import ResultsFile, markdown
 from jaxseg.types import ConfigError
 
@@ -43,23 +44,23 @@ def _rows(suite: str, name: str, *more: str) -> TimedCommand:
 def _step(name: str, change: str = "") -> TimedCommand:
     return TimedCommand(
         f"steps/{name}{f' {change}' if change else ''}",
-        ("-m", "jaxseg.bench.gpu_steps", name, "--trace", *([f"--change={change}"] if change else [])),
+        ("-m", "jaxseg.bench.gpu.steps", name, "--trace", *([f"--change={change}"] if change else [])),
         300.0,
     )
 
 
 SHARES = 3
 STAGES = (
-    TimedCommand("machine", ("-m", "jaxseg.bench.gpu_machine"), 60.0),
+    TimedCommand("machine", ("-m", "jaxseg.bench.gpu.properties"), 60.0),
     _step("segnext_t"),
     _step("unet3d_s"),
     _step("nnunet_plain"),
     _step("segnext_t", "untuned"),
     _step("unet3d_s", "nchw"),
     _step("nnunet_plain", "nchw"),
-    TimedCommand("main", ("-m", "jaxseg.bench.gpu_main"), 400.0),
-    TimedCommand("slices", ("-m", "jaxseg.bench.gpu_main", "--config=configs/ich_segnext.py:quick", "--deploy"), 300.0),
-    TimedCommand("volumes", ("-m", "jaxseg.bench.gpu_main", "--config=configs/brats_unet3d.py:quick"), 300.0),
+    TimedCommand("main", ("-m", "jaxseg.bench.gpu.commands"), 400.0),
+    TimedCommand("slices", ("-m", "jaxseg.bench.gpu.commands", "--config=configs/ich_segnext.py:quick", "--deploy"), 300.0),
+    TimedCommand("volumes", ("-m", "jaxseg.bench.gpu.commands", "--config=configs/brats_unet3d.py:quick"), 300.0),
     *(
         _rows("models", name)
         for name in ("segnext_t", "unet3d_s", "nnunet_plain", "effisegnet_b0", "segformer_b2", "swin_unetr", "unetr")
@@ -74,7 +75,7 @@ STAGES = (
         env={"JAX_PLATFORMS": ""},
     ),
     *(
-        TimedCommand(f"kernels {i}", ("-m", "jaxseg.bench.gpu_rows", f"--share={i}/{SHARES}"), 240.0, gpu=True)
+        TimedCommand(f"kernels {i}", ("-m", "jaxseg.bench.gpu.kernels", f"--share={i}/{SHARES}"), 240.0, gpu=True)
         for i in range(SHARES)
     ),
     *(_step("segnext_t", change) for change in ("cublas", "xla", "nobarrier", "float32", "nographs")),

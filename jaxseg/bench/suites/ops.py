@@ -2,7 +2,7 @@
 GPU every hand-written kernel against XLA's program of its reference implementation.
 
 The convolutions are some of the shapes of `ops.conv.cpu.table`, forward and both gradients, in float32 (`bench.convolutions`
-prints the whole table). The kernels are those of `bench.gpu_rows`, in bfloat16; their notes have the memory bandwidth as a
+prints the whole table). The kernels are those of `bench.gpu.kernels`, in bfloat16; their notes have the memory bandwidth as a
 fraction of that of a copy.
 """
 
@@ -10,13 +10,14 @@ import functools
 import time
 from collections.abc import Callable
 
-from jaxseg.bench import attention, machine
+from jaxseg.bench import machine
 from jaxseg.bench.side import Options, TimedCall
+from jaxseg.bench.suites import attention
 
 MASKS = ("distance_transform", "signed_distance", "components", "largest_component")
 CONVOLUTIONS = ("dense 3x3 64^2 x 64", "depthwise 1x21 64^2 x 64", "dense 3^3 32^3 x 32", "depthwise 13^3 16^3 x 32")
 DIRECTIONS = ("forward", "input_gradient", "weight_gradient")
-KERNELS = ("depthwise", "attention")  # starts of the row names of `bench.gpu_rows`
+KERNELS = ("depthwise", "attention")  # starts of the row names of `bench.gpu.kernels`
 WINDOWS = "window attention"
 CASES = (*MASKS, *CONVOLUTIONS, WINDOWS, *KERNELS)
 COMPARED = 2**20  # how many numbers of a kernel's result are compared
@@ -41,8 +42,8 @@ def _edge(options: Options) -> int:
 
 
 def kernels(name: str) -> dict:
-    """The rows of `bench.gpu_rows` of one kind, by the second part of their names."""
-    from jaxseg.bench.gpu_rows import gpu_rows
+    """The rows of `bench.gpu.kernels` of one kind, by the second part of their names."""
+    from jaxseg.bench.gpu.kernels import gpu_rows
 
     return {row.name.removeprefix(f"{name} "): row for row in gpu_rows() if row.name.startswith(f"{name} ")}
 
@@ -62,8 +63,8 @@ def _kernel(work: str, make: Callable, which: str, options: Options, facts: Call
 def ours(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
     """jaxseg's compiled operations, with arrays on the device."""
     if name in KERNELS:
-        from jaxseg.bench.gpu_rows import copy_rate
-        from jaxseg.bench.models import matmul_rate
+        from jaxseg.bench.gpu.kernels import copy_rate
+        from jaxseg.bench.suites.models import matmul_rate
 
         rates = functools.cache(
             lambda: {"flop_per_s": matmul_rate("bfloat16", options), "bytes_per_s": copy_rate(2**16 if options.quick else 2**29)}
@@ -76,7 +77,7 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
     import jax
     import numpy as np
 
-    from jaxseg.bench.models import compiled
+    from jaxseg.bench.suites.models import compiled
     from jaxseg.ops.components import api as components
     from jaxseg.ops.distance import api as distance
 

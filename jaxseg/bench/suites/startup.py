@@ -60,7 +60,7 @@ def _run(name: str, which: str, edge: int, cache: str, options: Options, until: 
         env |= {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     start = time.time()
     done = subprocess.run(
-        [sys.executable, "-m", "jaxseg.bench.startup", name, which, str(edge), str(int(options.gpu))],
+        [sys.executable, "-m", "jaxseg.bench.suites.startup", name, which, str(edge), str(int(options.gpu))],
         env=env,
         stdout=subprocess.PIPE,
         stderr=log,
@@ -76,7 +76,7 @@ def ours(name: str, edge: int, gpu: bool) -> dict:
     """Build the network and the step, run one step, and count the programs that XLA compiled."""
     import jax
 
-    from jaxseg.bench.models import arrays, training
+    from jaxseg.bench.suites.models import arrays, training
     from jaxseg.models import create_model, functional
 
     seconds: list[float] = []
@@ -106,8 +106,8 @@ def peer(name: str, edge: int, gpu: bool) -> dict:
     import torch
 
     from jaxseg.bench import peers
-    from jaxseg.bench.models import arrays
     from jaxseg.bench.ports.segnext import Ich
+    from jaxseg.bench.suites.models import arrays
 
     peers.threads()
     device = "cuda" if gpu else "cpu"

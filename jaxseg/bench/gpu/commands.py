@@ -1,8 +1,8 @@
 """A user's commands on this machine's accelerator: train, evaluate again, predict, export and run the exported file.
 
-python -m jaxseg.bench.gpu_main                                                   # the main job to its end
-python -m jaxseg.bench.gpu_main --config=configs/brats_unet3d.py:quick
-python -m jaxseg.bench.gpu_main --config=configs/ich_segnext.py:quick --deploy    # predict and export too
+python -m jaxseg.bench.gpu.commands                                                   # the main job to its end
+python -m jaxseg.bench.gpu.commands --config=configs/brats_unet3d.py:quick
+python -m jaxseg.bench.gpu.commands --config=configs/ich_segnext.py:quick --deploy    # predict and export too
 """
 
 import argparse

@@ -11,10 +11,11 @@ def main() -> None:
     options = parser.parse_args()
     import jax
 
-    from jaxseg.bench import lanes, machine
-    from jaxseg.bench.gpu_rows import copy_rate
-    from jaxseg.bench.models import matmul_rate
+    from jaxseg.bench import machine
+    from jaxseg.bench.gpu import lanes
+    from jaxseg.bench.gpu.kernels import copy_rate
     from jaxseg.bench.side import Options
+    from jaxseg.bench.suites.models import matmul_rate
 
     about = Options(folder="", gpu=jax.default_backend() == "gpu", quick=options.quick, peers=False, modes=())
     with lanes.alone():

@@ -6,8 +6,9 @@ slope above 1.05 means that something grows faster than the size (the fixed cost
 
 from collections.abc import Callable, Iterator
 
-from jaxseg.bench import clock, machine, models, pair
+from jaxseg.bench import clock, machine, pair
 from jaxseg.bench.side import Options, TimedCall
+from jaxseg.bench.suites import models
 from jaxseg.bench.table import Row
 
 SECONDS = 1.5  # of timing for each size

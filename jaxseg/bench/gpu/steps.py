@@ -1,13 +1,13 @@
 """Profile a training step on a GPU: the times of its kernels from a trace, and the same step with one setting changed.
 
-python -m jaxseg.bench.gpu_steps segnext_t --trace                # the step as users run it, and its kernels
-python -m jaxseg.bench.gpu_steps segnext_t --change=xla           # XLA's own depthwise convolutions
-python -m jaxseg.bench.gpu_steps unet3d_s --change=nobarrier      # without optimization barriers
-python -m jaxseg.bench.gpu_steps unet3d_s --change=nchw           # channels first in 3-D convolutions, XLA's default
-python -m jaxseg.bench.gpu_steps segnext_t --change=untuned       # no autotuning of algorithms and tiles: compiles faster
-python -m jaxseg.bench.gpu_steps segnext_t --change=cublas        # matrix products by cuBLAS alone, none by Triton
-python -m jaxseg.bench.gpu_steps segnext_t --change=nographs      # every kernel launched separately, no CUDA graphs
-python -m jaxseg.bench.gpu_steps segnext_t --change=float32       # float32 with TF32 instead of bfloat16
+python -m jaxseg.bench.gpu.steps segnext_t --trace                # the step as users run it, and its kernels
+python -m jaxseg.bench.gpu.steps segnext_t --change=xla           # XLA's own depthwise convolutions
+python -m jaxseg.bench.gpu.steps unet3d_s --change=nobarrier      # without optimization barriers
+python -m jaxseg.bench.gpu.steps unet3d_s --change=nchw           # channels first in 3-D convolutions, XLA's default
+python -m jaxseg.bench.gpu.steps segnext_t --change=untuned       # no autotuning of algorithms and tiles: compiles faster
+python -m jaxseg.bench.gpu.steps segnext_t --change=cublas        # matrix products by cuBLAS alone, none by Triton
+python -m jaxseg.bench.gpu.steps segnext_t --change=nographs      # every kernel launched separately, no CUDA graphs
+python -m jaxseg.bench.gpu.steps segnext_t --change=float32       # float32 with TF32 instead of bfloat16
 """
 
 import argparse
@@ -38,8 +38,10 @@ def measured(name: str, change: str, quick: bool, trace: bool) -> dict:
     """Milliseconds of a step, seconds to compile it, memory, and the times of its kernels."""
     import jax
 
-    from jaxseg.bench import clock, lanes, machine, models
+    from jaxseg.bench import clock, machine
+    from jaxseg.bench.gpu import lanes
     from jaxseg.bench.side import Options
+    from jaxseg.bench.suites import models
     from jaxseg.models import create_model, functional
 
     if change == "nobarrier":

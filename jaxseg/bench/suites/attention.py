@@ -1,7 +1,7 @@
 """Attention with a trained bias, as in Swin's windows of 7^3 = 343 positions, against PyTorch's scaled_dot_product_attention.
 
-On a CPU in float32 (for GPUs see `bench.gpu_rows`). "forward" is inference; "gradients" is the forward pass and the gradients of
-queries, keys, values and bias.
+On a CPU in float32 (for GPUs see `bench.gpu.kernels`). "forward" is inference; "gradients" is the forward pass and the gradients
+of queries, keys, values and bias.
 """
 
 from jaxseg.bench import peers
@@ -34,7 +34,7 @@ def ours(work: str, options: Options) -> TimedCall:
 
     from jaxseg import ops
     from jaxseg.bench import machine
-    from jaxseg.bench.models import compiled
+    from jaxseg.bench.suites.models import compiled
 
     q, k, v, grad, bias = jax.device_put(arrays(options))
     attend = lambda q, k, v, bias: ops.attention(q, k, v, bias=bias)

@@ -65,7 +65,7 @@ def ours(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
     import jax
     import jax.numpy as jnp
 
-    from jaxseg.bench import models
+    from jaxseg.bench.suites import models
     from jaxseg.models import create_model, functional
 
     classes, shape = CASES[name].classes, _shape(name, options)
@@ -87,7 +87,7 @@ def peer(name: str, options: Options) -> dict[str, Callable[[], TimedCall]]:
     import medicai.models
     import numpy as np
 
-    from jaxseg.bench.models import arrays
+    from jaxseg.bench.suites.models import arrays
 
     case, shape = CASES[name], _shape(name, options)
     image, mask = arrays(shape, case.classes)

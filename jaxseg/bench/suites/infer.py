@@ -10,7 +10,8 @@ import math
 import time
 from collections.abc import Callable
 
-from jaxseg.bench import clock, lanes, machine
+from jaxseg.bench import clock, machine
+from jaxseg.bench.gpu import lanes
 from jaxseg.bench.side import Options, TimedCall
 
 CASES = ("unet3d_xs", "1x1x1")
