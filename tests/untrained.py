@@ -1,14 +1,11 @@
 """Runs as training leaves them, with initial weights and the smallest network: of dark pictures, and of small CT volumes."""
 
-import sys
 from pathlib import Path
 
 import nibabel
 import numpy as np
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent / "train"))
 import tiny_volumes as tiny
+from PIL import Image
 
 from jaxseg import checkpoint, described
 from jaxseg.models import functional

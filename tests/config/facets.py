@@ -6,13 +6,13 @@ No network is compiled: the step is lowered alone, evaluation and prediction run
 import dataclasses
 import hashlib
 import json
-import sys
 import types
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import tiny_volumes as tiny
 
 from jaxseg import modes, preflight
 from jaxseg.data.store import per_case, stacked
@@ -26,9 +26,6 @@ from jaxseg.train.processes import connect
 from jaxseg.types import NonFiniteError
 from tests.config.mode_facets import beside, compared, explained, measured, planned, reported, runs, search
 from tests.config.world import RANK, World
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "train"))
-import tiny_volumes as tiny
 
 
 class Deep(tiny.Tiny):

@@ -1,8 +1,5 @@
 """Layer norm: its gradient written by hand is the derived one, wherever it runs and however it is mapped."""
 
-import importlib.util
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +8,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxseg import ops
 from jaxseg.ops.conv.matmul import matmul
-
-_spec = importlib.util.spec_from_file_location("cuda_export", Path(__file__).with_name("cuda_export.py"))
-cuda_export = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(cuda_export)
+from tests.ops import cuda_export
 
 EPS = 1e-3
 

@@ -1,13 +1,10 @@
 """Predictions go back to the values of the masks that a run learnt from: classes in, a release's own numbers out."""
 
-import sys
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 import tiny_volumes as tiny
 
 from jaxseg import modes

@@ -1,16 +1,13 @@
 """Data of one's own, from the files to scores and predictions, with no key that says what is in them."""
 
 import json
-import sys
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent))
 import tiny_volumes as tiny
+from PIL import Image
 
 from jaxseg import checkpoint, described, modes, recorded
 from jaxseg.data.geometry import Photo

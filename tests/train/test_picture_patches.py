@@ -2,16 +2,13 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent))
 import tiny_volumes as tiny
+from PIL import Image
 
 from jaxseg import described, modes
 from jaxseg.infer import run as runs

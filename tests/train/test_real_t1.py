@@ -5,14 +5,11 @@ Skipped where the package is not installed; JAXSEG_T1 may name another skull-str
 
 import dataclasses
 import os
-import sys
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 import tiny_volumes as tiny
 
 from jaxseg.data import layout

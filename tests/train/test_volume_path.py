@@ -6,15 +6,12 @@ import json
 import os
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import jax
 import nibabel
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 import tiny_volumes as tiny
 
 from jaxseg import checkpoint, modes

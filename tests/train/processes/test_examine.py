@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.processes.test_roll_call import address
+from launch.local import free_port
 
 ROOT = Path(__file__).parents[3]
 
@@ -21,7 +21,7 @@ def doctor(*flags: str, **environment: str) -> subprocess.Popen:
 
 @pytest.mark.full
 def test_both_hosts_name_all_devices_and_a_sum_over_them_comes_back():
-    place = address()
+    place = f"127.0.0.1:{free_port()}"
     both = [doctor(f"--coordinator={place}", "--num_processes=2", f"--process_id={i}") for i in range(2)]
     for process in both:
         out = process.communicate(timeout=100)[0]

@@ -1,9 +1,7 @@
 """Every lowering computes what XLA's own convolution computes: forward, both gradients, vmapped, sharded, in bfloat16."""
 
 import functools
-import importlib.util
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +11,7 @@ import pytest
 from jaxseg import ops
 from jaxseg.ops.conv import reference
 from jaxseg.ops.conv.cpu import blocks, depthwise, folded, planes, products, slabs, spectral, stems, threaded
-
-_spec = importlib.util.spec_from_file_location("conv_cases", Path(__file__).with_name("conv_cases.py"))
-cases = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(cases)
+from tests.ops.conv import cases
 
 LOWERINGS = (
     *((getattr(depthwise, d), case) for d in cases.DIRECTIONS for case in cases.DEPTHWISE),

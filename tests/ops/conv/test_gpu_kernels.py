@@ -6,7 +6,6 @@ import importlib.util
 import math
 import re
 import warnings
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -26,16 +25,9 @@ from jaxseg.ops.conv.gpu import table as gpu_table
 from jaxseg.ops.distance import api as distance
 from jaxseg.ops.norm import act as norm_act
 from jaxseg.types import ConfigError
+from tests.ops import cuda_export
+from tests.ops.conv import cases
 
-
-def _beside(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-cases, cuda_export = _beside("conv_cases"), _beside("cuda_export")
 Case = cases.Case
 TINY = dict(unroll=1, chunk=4, grid=3)  # short loops compile quickly on a CPU; several chunks, several pieces a program
 

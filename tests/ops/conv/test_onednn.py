@@ -19,10 +19,7 @@ from jaxseg import ops
 from jaxseg.ops.conv import reference
 from jaxseg.ops.conv.cpu.onednn import library, primitive, table
 from jaxseg.types import ConfigError
-
-_spec = importlib.util.spec_from_file_location("conv_cases", Path(__file__).with_name("conv_cases.py"))
-cases = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(cases)
+from tests.ops.conv import cases
 
 INSTALLED = library.wheels() is not None
 needs_onednn = pytest.mark.skipif(not INSTALLED, reason="oneDNN is not installed (pip install -e '.[onednn]')")
