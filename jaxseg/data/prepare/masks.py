@@ -186,7 +186,9 @@ def _refused(found: MaskContent, classes: int, table: Table | None, path: Path, 
     """The error for values whose meaning is not certain: what was found, and the table to give."""
     remedy = "map them to classes, or check that this is the mask"
     there = len([v for v in found.values if found.colours or v not in IGNORED]) - 1
-    if table is not None and len(found.values) <= 2 * SHOWN:
+    if any(v != int(v) for v in found.values if np.isfinite(v)):
+        remedy = "check the file's scale factor, or save it with whole numbers (soft borders cut at one half)"
+    elif table is not None and len(found.values) <= 2 * SHOWN:
         remedy = (
             f"set the class of each value, for instance {example(found, max(classes, there))}, or check that this is the mask"
         )

@@ -263,7 +263,8 @@ def test_scaled_labels_are_rounded_and_others_refused(tmp_path, scale):
     for wrong in (1.5, 0.97, 2.04, 6.07, 60.3):
         raw[5] = wrong
         nibabel.save(nibabel.Nifti1Image(raw, np.eye(4)), path)
-        assert "unexpected label values" in refused(path, 70)
+        message = refused(path, 70)
+        assert "unexpected label values" in message and "save it with whole numbers" in message and "set the class" not in message
 
 
 def folder(tmp_path, *images):
