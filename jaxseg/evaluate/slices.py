@@ -22,8 +22,9 @@ from jaxseg.metrics.summarize import rows_of, sweep
 from jaxseg.models.functional import Network
 from jaxseg.ops import devices
 from jaxseg.ops.image import standardise, to_float
-from jaxseg.types import DataError
+from jaxseg.types import ConfigError, DataError
 from jaxseg.utils import output, turns
+from jaxseg.utils.machine import memory
 
 
 class SliceScores(NamedTuple):
@@ -99,7 +100,7 @@ class SliceScorer:
         mean: Sequence[float] = (),
         std: Sequence[float] = (),
     ):
-        self.thresholds, self.batch_size = thresholds, batch_size
+        self.thresholds, self.batch_size, self._groups = thresholds, batch_size, mesh.shape["data"]
 
         def score(params, state, batch):
             image = standardise(to_float(batch["image"]), mean, std)
@@ -127,11 +128,28 @@ class SliceScorer:
     def run(self, params: dict, state: dict, cache, rows: np.ndarray, *, keep: int = 0) -> SliceScores:
         """Score the stored examples `rows`; keep the predictions of up to `keep` images for pictures.
 
+        One process takes smaller batches where the device's memory is full.
+
         Raises:
           DataError: there are no rows.
+          ConfigError: the batches do not fit into memory.
         """
         if not len(rows):
             raise DataError("the split to be evaluated is empty; give it a share in config.data.fractions", "DATA_EMPTY")
+        while True:
+            try:
+                return self._run(params, state, cache, rows, keep)
+            except jax.errors.JaxRuntimeError as error:
+                if not memory.exhausted(error):
+                    raise
+                if jax.process_count() > 1 or self.batch_size <= self._groups:
+                    raise ConfigError(
+                        f"config.eval.batch_size={self.batch_size}: does not fit into the device's memory; lower it, or data.size"
+                    ) from error
+                self.batch_size = max(self.batch_size // 2 // self._groups, 1) * self._groups
+                output.say(f"memory is full: scores {self.batch_size} images at once from now on; the results are the same")
+
+    def _run(self, params: dict, state: dict, cache, rows: np.ndarray, keep: int) -> SliceScores:
         parts, matrices, order, kept, total, weight, begin = [], [], [], {}, 0.0, 0.0, None
         with pipeline.eval_batches(
             cache, rows, batch_size=self.batch_size, process_index=jax.process_index(), process_count=jax.process_count()

@@ -23,7 +23,8 @@ from jaxseg.ops import coordinates, devices
 from jaxseg.ops import space as rows
 from jaxseg.ops.image import standardise, to_float
 from jaxseg.ops.precision import compute_dtype
-from jaxseg.types import Array, ConfigError
+from jaxseg.types import Array, ConfigError, DataError
+from jaxseg.utils.machine import memory
 
 Weights = Sequence[tuple[dict, dict]]  # (params, state) of each copy of the network; their logits are averaged
 
@@ -69,7 +70,7 @@ class Forward:
         self.num_classes, self.mirror, dtype = num_classes, tuple(mirror), compute_dtype(dtype)
         own = jax.local_devices()
         rows.check(space, len(own))
-        groups = len(own) // space if batch > 1 else 1
+        self.groups = groups = len(own) // space if batch > 1 else 1
         self.batch, spread = -(-batch // groups) * groups, groups * space > 1
         if self.batch != batch:
             _say_once(
@@ -104,29 +105,60 @@ class Forward:
         return tta.mirrored(self.averaged(weights), self.mirror)
 
 
+def fewer(batch: int, groups: int) -> int:
+    """Return half of a batch, as a multiple of the groups of devices that share it."""
+    return max(batch // 2 // groups, 1) * groups
+
+
+def _too_large(error: Exception) -> DataError:
+    return DataError(
+        f"one image or window at a time does not fit into memory ({' '.join(str(error).split())[:160]}); predict where there is "
+        "more memory, for instance on a CPU with JAX_PLATFORMS=cpu",
+        "DATA_TOO_LARGE",
+    )
+
+
 class WholeImages:
-    """Apply a network to examples of its own input size, batch by batch.
+    """Apply a network to examples of its own input size, batch by batch; smaller batches from where memory is full.
 
     Args:
       forward: the network.
     """
 
     def __init__(self, forward: Forward):
-        self.forward = forward
+        self.forward, self._batch = forward, forward.batch
         self._run = jax.jit(lambda forward, images: forward(images))
 
     def __call__(self, weights: Weights, examples: np.ndarray) -> np.ndarray:
-        """Return logits float32 [N, *S, K] of examples [N, *S, C]; the last batch is padded."""
-        forward, n, found = self.forward.mirrored(weights), self.forward.batch, []
-        for start in range(0, len(examples), n):
-            part = np.asarray(examples[start : start + n])
-            filled = np.concatenate([part, np.repeat(part[-1:], n - len(part), 0)])
-            found.append(np.asarray(self._run(forward, filled), np.float32)[: len(part)])
+        """Return logits float32 [N, *S, K] of examples [N, *S, C]; the last batch is padded.
+
+        Raises:
+          DataError: a single example does not fit into memory (DATA_TOO_LARGE).
+        """
+        forward, found, start = self.forward.mirrored(weights), [], 0
+        while start < len(examples):
+            part = np.asarray(examples[start : start + self._batch])
+            filled = np.concatenate([part, np.repeat(part[-1:], self._batch - len(part), 0)])
+            try:
+                found.append(np.asarray(self._run(forward, filled), np.float32)[: len(part)])
+                start += len(part)
+            except (jax.errors.JaxRuntimeError, MemoryError) as error:
+                self._shrink(error)
         return np.concatenate(found)
+
+    def _shrink(self, error: Exception) -> None:
+        """Take fewer images at once from now on, or raise."""
+        if not memory.exhausted(error):
+            raise error
+        if self._batch <= self.forward.groups:
+            raise _too_large(error) from error
+        self._batch = fewer(self._batch, self.forward.groups)
+        _say_once(f"memory is full: {self._batch} images at once from now on; the results are the same")
 
 
 class Windows:
-    """Apply a network to examples of any size by overlapping windows.
+    """Apply a network to examples of any size by overlapping windows; where memory is full, first fewer of them at once, then sum
+    their logits in the host's memory slab by slab, then in a file.
 
     Args:
       forward: the network; its input has the examples' channels, plus one per axis with `coordinates`.
@@ -141,14 +173,43 @@ class Windows:
         self.options = {"window": tuple(window), "num_classes": forward.num_classes, "batch": forward.batch, **options}
 
     def __call__(self, weights: Weights, examples: np.ndarray) -> Array:
-        """Return logits float32 [N, *S, K] of examples [N, *S, C]."""
+        """Return logits float32 [N, *S, K] of examples [N, *S, C].
+
+        Raises:
+          DataError: a single window does not fit into memory (DATA_TOO_LARGE).
+        """
         if self.coordinates:
             examples = np.stack([np.asarray(coordinates.append(np.asarray(e, np.float32))) for e in examples])
         window = self._around(examples.shape[1:-1]) if self.whole else self.options["window"]
-        apply = functools.partial(sliding_window, self.forward.mirrored(weights), **self.options | {"window": window})
+        apply = functools.partial(self._fitting, self.forward.mirrored(weights), window)
         if len(examples) == 1:
             return apply(np.asarray(examples))
         return np.concatenate([np.asarray(apply(one[None])) for one in examples])  # one program, however many slices a case has
+
+    def _fitting(self, forward: jax.tree_util.Partial, window: Sequence[int], example: np.ndarray) -> Array:
+        """Apply the windows with options that memory has room for."""
+        while True:
+            try:
+                return jax.block_until_ready(sliding_window(forward, example, **self.options | {"window": window}))
+            except (jax.errors.JaxRuntimeError, MemoryError) as error:
+                self._shrink(error)
+
+    def _shrink(self, error: Exception) -> None:
+        """Take the next option that needs less memory from now on, or raise."""
+        if not memory.exhausted(error):
+            raise error
+        batch, accumulator = self.options["batch"], self.options.get("accumulator", "auto")
+        if batch > self.forward.groups and not isinstance(error, MemoryError):
+            self.options["batch"] = fewer(batch, self.forward.groups)
+            _say_once(f"memory is full: {self.options['batch']} windows at once from now on; the results are the same")
+        elif accumulator in ("auto", "device") and not isinstance(error, MemoryError):
+            self.options["accumulator"] = "host"
+            _say_once("memory is full: logits are summed in the host's memory, slab by slab; the results are the same")
+        elif accumulator != "memmap" and isinstance(error, MemoryError):
+            self.options["accumulator"] = "memmap"
+            _say_once("memory is full: logits are summed in a file, slab by slab; the results are the same")
+        else:
+            raise _too_large(error) from error
 
     def _around(self, size: Sequence[int]) -> tuple[int, ...]:
         """The window that holds an image of this size: rounded up as the network needs it, and so that few programs compile.

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from jaxseg.types import ConfigError, JaxsegError, StorageError
 from jaxseg.utils import output
+from jaxseg.utils.machine import memory
 
 INTERRUPTED = 130  # exit code of Ctrl-C
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -107,6 +108,13 @@ def run(name: str, main: Callable[[], int | None], *, leave: Callable[[int], NoR
             code = _end(
                 f"{name}: cannot write {error.filename or 'a file'}: {error.strerror}; free space or choose another folder",
                 StorageError.exit_code,
+            )
+        elif memory.exhausted(error):
+            code = _end(
+                f"{name}: memory is full ({' '.join(str(error).split())[:160] or type(error).__name__}); training: halve "
+                "train.batch_size and double optim.accumulate, or lower data.size; prediction: lower infer.batch_size or "
+                "infer.windows",
+                ConfigError.exit_code,
             )
         else:
             traceback.print_exc()

@@ -1,6 +1,7 @@
 """The published projects' tables of a report: chosen by name, made from the same pass as every other figure."""
 
 import contextlib
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,24 @@ def test_the_confusion_of_a_pass_counts_every_pixel_of_every_image_once(monkeypa
     lines, figures = tables.TABLES["classes"](found, 0.5, list(store.labels))
     assert figures == projects.class_table(expected, ("background", *store.labels)) and len(lines) == 5
     assert lines[-1].startswith("Col Ave")
+
+
+def test_a_full_device_scores_smaller_batches_to_the_same_counts(monkeypatch, capsys):
+    run, sizes = slices.SliceScorer._run, []
+
+    def full(self, *rest):
+        sizes.append(self.batch_size)
+        if self.batch_size > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return run(self, *rest)
+
+    expected = scored(4, monkeypatch)[1].confusion
+    monkeypatch.setattr(slices.SliceScorer, "_run", full)
+    np.testing.assert_array_equal(scored(4, monkeypatch)[1].confusion, expected)
+    assert sizes == [2, 1] and "memory is full: scores 1 images at once" in capsys.readouterr().out
+    monkeypatch.setattr(slices.SliceScorer, "_run", mock.Mock(side_effect=jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")))
+    with pytest.raises(ConfigError, match="config.eval.batch_size=1: does not fit"):
+        scored(4, monkeypatch)
 
 
 def test_one_logit_has_a_class_table_at_the_headline_threshold(monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 
 from jaxseg.infer import network as networks
 from jaxseg.infer import tiles, tta, window
-from jaxseg.types import ConfigError, StorageError
+from jaxseg.types import ConfigError, DataError, StorageError
 
 TOLERANCE = 1e-5  # float32 sums of at most 27 windows of logits of size 1
 _kernel = np.random.default_rng(0).normal(0, 0.3, (3, 3, 3, 2, 3)).astype(np.float32)
@@ -219,6 +219,69 @@ def test_slices_of_a_case_pass_one_by_one_in_their_own_type_through_one_program(
         np.testing.assert_allclose(windows((), picture), picture * 2.0, atol=TOLERANCE * 510)
     assert {dtype for _, dtype in traces} == {np.dtype(np.uint8)} and {shape for shape, _ in traces} == {(3, 16, 24, 2)}
     assert len(traces) <= 4  # its shape, and once inside each of three programs
+
+
+FULL = "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."
+
+
+def limited(monkeypatch, limit, kind=jax.errors.JaxRuntimeError):
+    """A network by windows whose memory holds so many windows at once, with accumulators of one kind; what was tried."""
+    tried, plain = [], window.sliding_window
+
+    def full(forward, volume, **options):
+        tried.append((options["batch"], options["accumulator"]))
+        if options["batch"] > limit[0] or options["accumulator"] != limit[1]:
+            raise kind(FULL)
+        return plain(forward, volume, **options)
+
+    monkeypatch.setattr(networks, "sliding_window", full)
+    networks._say_once.cache_clear()
+    network = types.SimpleNamespace(num_classes=3, batch=5, groups=1, mirrored=lambda weights: jax.tree_util.Partial(conv))
+    return networks.Windows(network, (8, 8), overlap=0.5, blend="gaussian", positions="monai", accumulator="auto"), tried
+
+
+def test_where_memory_is_full_fewer_windows_and_then_slabs_give_the_same_result(monkeypatch, capsys):
+    volume = image(1, 21, 13, 2)
+    expected = window.sliding_window(conv, volume, window=8, num_classes=3, overlap=0.5, blend="gaussian", accumulator="device")
+    windows, tried = limited(monkeypatch, (1, "host"))
+    capsys.readouterr()
+    np.testing.assert_allclose(windows((), volume), expected, atol=1e-6)
+    assert tried == [(5, "auto"), (2, "auto"), (1, "auto"), (1, "host")]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("memory is full")]
+    assert len(said) == 3 and "1 windows at once" in said[1] and "host's memory" in said[2]
+    windows((), volume)
+    assert tried[4:] == [(1, "host")]  # what was too much is not tried again
+    file, tried = limited(monkeypatch, (5, "memmap"), MemoryError)
+    np.testing.assert_allclose(file((), volume), expected, atol=1e-6)
+    assert tried == [(5, "auto"), (5, "memmap")]
+
+
+def test_memory_that_no_option_fits_into_and_other_errors_are_not_hidden(monkeypatch):
+    windows, _ = limited(monkeypatch, (0, "host"))
+    with pytest.raises(DataError, match="one image or window at a time does not fit into memory .RESOURCE.*JAX_PLATFORMS=cpu"):
+        windows((), image(1, 21, 13, 2))
+    monkeypatch.setattr(networks, "sliding_window", mock.Mock(side_effect=jax.errors.JaxRuntimeError("INTERNAL: no")))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        windows((), image(1, 21, 13, 2))
+
+
+def test_whole_images_go_in_smaller_batches_of_equal_shares_where_memory_is_full(monkeypatch):
+    network = types.SimpleNamespace(batch=8, groups=2, mirrored=lambda weights: jax.tree_util.Partial(conv))
+    whole, images, sizes = networks.WholeImages(network), image(7, 9, 9, 2), []
+    expected, run = whole((), images), whole._run
+
+    def full(forward, part):
+        sizes.append(len(part))
+        if len(part) > 2:
+            raise jax.errors.JaxRuntimeError(FULL)
+        return run(forward, part)
+
+    monkeypatch.setattr(whole, "_run", full)
+    np.testing.assert_allclose(whole((), images), expected, atol=1e-6)
+    assert sizes == [8, 4, 2, 2, 2, 2]
+    monkeypatch.setattr(whole, "_run", mock.Mock(side_effect=jax.errors.JaxRuntimeError(FULL)))
+    with pytest.raises(DataError, match="one image or window at a time"):
+        whole((), images)
 
 
 def test_parameters_may_change_without_a_new_program():

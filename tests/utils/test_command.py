@@ -46,6 +46,12 @@ def ended(*arguments, **options) -> tuple[int, str, str]:
             74,
             "x: cannot write a.npy: No space left on device; free space or choose another folder\n",
         ),
+        (
+            "raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory')",
+            64,
+            "x: memory is full (RESOURCE_EXHAUSTED: Out of memory); training: halve train.batch_size and double "
+            "optim.accumulate, or lower data.size; prediction: lower infer.batch_size or infer.windows\n",
+        ),
         ("raise KeyboardInterrupt", 130, "x: interrupted after 0 s\n"),
     ],
 )

@@ -14,6 +14,11 @@ def available() -> int:
     return max(min([_machine(), *_groups()]), 0)
 
 
+def exhausted(error: Exception) -> bool:
+    """Return whether an error says that the memory of a device or of this machine is full."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
 def _machine() -> int:
     try:
         lines = MEMINFO.read_text().splitlines()
