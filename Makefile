@@ -9,8 +9,8 @@ test:
 	$(PYTHON) -m pytest
 slow:
 	$(PYTHON) -m pytest -m slow
-full:  # everything, the long set too
-	$(PYTHON) -m pytest -m ''
+full:  # everything, the long set too, with every program compiled as users compile it
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTHON) -m pytest -m ''
 lint:
 	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
 docs:  # the pages that are written from the code, then the site, in build/site

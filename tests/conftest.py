@@ -1,8 +1,16 @@
 """Tests run on the CPU with 8 fake devices and a persistent compilation cache; the whole suite in several processes."""
 
+import contextlib
 import os
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parent
+AS_SET = "JAX_DISABLE_MOST_OPTIMIZATIONS" in os.environ
+# Rooms that compile much and whose laws hold whatever XLA makes of a program. Those of compiled kernels (ops), of figures
+# (bench), of what leaves as a program (exporting) and of whole commands compile as users do.
+QUICK = {"augment", "losses", "models", "train", "weights", "infer", "evaluate", "experiments", "importing", "pretrained"}
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -36,11 +44,29 @@ def pytest_cmdline_main(config):
         option.numprocesses, option.dist = min(cores, 4), "loadfile"
 
 
+@contextlib.contextmanager
+def _optimisations(off: bool):
+    import jax
+
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", off)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="module")
 def unoptimised():
     """XLA leaves its expensive passes out: half the time to compile, for programs that run a few times."""
-    import jax
+    with _optimisations(off=True):
+        yield
 
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_as_the_room_asks(request):
+    """Rooms of QUICK compile as `unoptimised` does; with JAX_DISABLE_MOST_OPTIMIZATIONS=0, as in `make full`, as users do."""
+    room = request.path.relative_to(ROOT).parts[0]
+    if room not in QUICK or AS_SET or "optimised" in {m.name for m in request.node.iter_markers()}:
+        yield
+        return
+    with _optimisations(off=True):
+        yield

@@ -6,9 +6,12 @@ one thread, so that a fork starts where `python -m jaxseg.main` stands after its
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +19,15 @@ ROOT = Path(__file__).parent.parent
 _SERVER = """
 import json, os, signal, sys
 import jaxseg.main
-import jaxseg.modes  # noqa: F401 -- what a run imports once its config is sound
+import jaxseg.modes, jaxseg.train.events  # noqa: F401 -- what a run imports once its config is sound
 for line in sys.stdin:
     order = json.loads(line)
+    if "pid" in order:
+        print(os.waitstatus_to_exitcode(os.waitpid(order["pid"], 0)[1]), flush=True)
+        continue
     child = os.fork()
     if child == 0:
+        os.setsid()
         signal.alarm(order["seconds"])
         os.environ.clear()
         os.environ.update(order["environment"])
@@ -28,6 +35,7 @@ for line in sys.stdin:
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
         sys.argv = ["jaxseg.main", *order["flags"]]
         try:
+            exec(order["before"])
             jaxseg.main.run()
         except SystemExit as end:
             sys.stdout.flush()
@@ -38,7 +46,7 @@ for line in sys.stdin:
             traceback.print_exc()
             sys.stderr.flush()
         os._exit(1)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    print(child, flush=True)
 """
 
 
@@ -50,11 +58,53 @@ class Done(NamedTuple):
     stderr: str
 
 
+class Run:
+    """A run that goes on: the leader of a session of its own. `pid` is its process."""
+
+    def __init__(self, pid: int, files: tuple[Path, Path], wait: Callable[[int], int]):
+        self.pid, self._files, self._wait, self._done = pid, files, wait, None
+
+    def said(self) -> str:
+        """What it has written to standard output and error until now."""
+        return "".join(file.read_text() for file in self._files if file.exists())
+
+    def until(self, words: str, seconds: float = 240) -> None:
+        """Wait until it has said this; AssertionError if it does not come."""
+        end = time.monotonic() + seconds
+        while words not in self.said():
+            alive = not self._ended()
+            assert alive and time.monotonic() < end, f"{words!r} does not come: {self.said()[-3000:]}"
+            time.sleep(0.02)
+
+    def send_signal(self, number: int) -> None:
+        if self._done is None:
+            os.kill(self.pid, number)
+
+    def end(self, seconds: float | None = None) -> Done:
+        """Wait for its end; after these seconds it is killed (code -9), after those that it was given too (code -14)."""
+        limit = None if seconds is None else time.monotonic() + seconds
+        while limit and self._done is None and not self._ended():
+            if time.monotonic() > limit:
+                self.send_signal(signal.SIGKILL)
+            time.sleep(0.02)
+        if self._done is None:
+            code = self._wait(self.pid)
+            self._done = Done(code, *(file.read_text() for file in self._files))
+        return self._done
+
+    def kill(self) -> Done:
+        self.send_signal(signal.SIGKILL)
+        return self.end()
+
+    def _ended(self) -> bool:
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
 class Program:
     """jaxseg.main, imported once. Use as a context manager."""
 
     def __enter__(self):
-        self._scratch = tempfile.TemporaryDirectory()
+        self._scratch, self._number = tempfile.TemporaryDirectory(), 0
         self._server = subprocess.Popen(
             [sys.executable, "-c", _SERVER],
             cwd=ROOT,
@@ -71,18 +121,27 @@ class Program:
         self._server.stdout.close()
         self._scratch.cleanup()
 
-    def run(self, *flags: str, environment: dict[str, str], seconds: int = 240) -> Done:
-        """`python -m jaxseg.main FLAGS` in this environment, to its end; after so many seconds it is killed (code -14)."""
-        files = [os.path.join(self._scratch.name, name) for name in ("stdout", "stderr")]
+    def start(self, *flags: str, environment: dict[str, str], seconds: int = 300, before: str = "") -> Run:
+        """Begin `python -m jaxseg.main FLAGS` in this environment, after the Python program `before`."""
+        self._number += 1
+        files = tuple(Path(self._scratch.name, f"{name}.{self._number}") for name in ("stdout", "stderr"))
         order = {
             "flags": list(map(str, flags)),
             "environment": environment,
-            "stdout": files[0],
-            "stderr": files[1],
+            "stdout": str(files[0]),
+            "stderr": str(files[1]),
             "seconds": seconds,
+            "before": before,
         }
+        return Run(self._ask(order), files, lambda pid: self._ask({"pid": pid}))
+
+    def run(self, *flags: str, environment: dict[str, str], seconds: int = 300) -> Done:
+        """`python -m jaxseg.main FLAGS` in this environment, to its end; after so many seconds it is killed (code -14)."""
+        return self.start(*flags, environment=environment, seconds=seconds).end()
+
+    def _ask(self, order: dict) -> int:
         self._server.stdin.write(json.dumps(order) + "\n")
         self._server.stdin.flush()
-        code = self._server.stdout.readline()
-        assert code, "the process that holds the program has ended"
-        return Done(int(code), *(Path(file).read_text() for file in files))
+        answer = self._server.stdout.readline()
+        assert answer, "the process that holds the program has ended"
+        return int(answer)

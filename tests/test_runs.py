@@ -9,19 +9,21 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.forked import Program
+from launch.local import free_port
+from tests.forked import Program, Run
 
 ROOT = Path(__file__).parent.parent
-# The quick run with the smallest network, so that a process costs seconds; two devices, so that processes can share them.
+# The quick run with the smallest network and two transforms, so that a process costs seconds; two devices, so that processes
+# can share them.
 FLAGS = [
-    "--config=configs/ich_segnext.py:quick,augment",
+    "--config=configs/ich_segnext.py:quick",
+    '--config.train.augment=[["hflip", 0.5, {}], ["rotate", 0.5, {"degrees": [-45.0, 45.0]}]]',
     "--config.model.name=unet_test",
     "--config.data.size=(32, 32)",
     "--config.train.epochs=3",
@@ -36,20 +38,27 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ended(cache):
-    """run(*flags, code=, **environment) -> standard output and error of a run that ended with `code`."""
+def program():
     with Program() as program:
+        yield program
 
-        def run(*flags: str, code: int = 0, devices: int = 2, **more: str) -> str:
-            done = program.run(*flags, environment=environment(cache, devices, **more))
-            assert done.returncode == code, (done.stdout + done.stderr)[-3000:]
-            return done.stdout + done.stderr
 
-        yield run
+@pytest.fixture(scope="module")
+def ended(cache, program):
+    """run(*flags, code=, **environment) -> standard output and error of a run that ended with `code`."""
+
+    def run(*flags: str, code: int = 0, **more: str) -> str:
+        done = program.run(*flags, environment=environment(cache, **more))
+        assert done.returncode == code, (done.stdout + done.stderr)[-3000:]
+        return done.stdout + done.stderr
+
+    return run
 
 
 def environment(cache: Path, devices: int = 2, **more: str) -> dict[str, str]:
+    """What a run finds. Its programs are compiled in half the time: which bits come is asked here, not how fast."""
     return {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         **os.environ,
         "JAXSEG_CACHE": str(cache),
         "JAX_PLATFORMS": "cpu",
@@ -78,6 +87,18 @@ def finish(process: subprocess.Popen, code: int = 0, seconds: float = 300) -> st
     return output
 
 
+def pair(program: Program, cache: Path, workdir: Path, *flags: str, fault: str = "", before: str = "") -> list[Run]:
+    """Two processes of one run with a device each; the second one has the fault."""
+    command = (*FLAGS, f"--workdir={workdir}", f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2", *flags)
+    faults = ("", fault)
+    return [
+        program.start(
+            *command, f"--process_id={i}", environment=environment(cache, 1, JAXSEG_FAULT=faults[i]), before=before, seconds=400
+        )
+        for i in range(2)
+    ]
+
+
 def result(workdir: Path) -> dict[str, str]:
     """Digests of every array of the last checkpoint, and the CSV of the epochs."""
     newest = max((p for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
@@ -103,7 +124,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path, ended, u
     assert result(workdir) == uninterrupted[1]
 
 
-def test_sigterm_saves_ends_with_42_and_the_same_command_resumes(tmp_path, cache, uninterrupted):
+def test_sigterm_saves_ends_with_42_and_the_same_command_resumes(tmp_path, cache, ended, uninterrupted):
     workdir = tmp_path / "stopped"
     process = start(workdir, cache)
     for line in process.stdout:
@@ -112,7 +133,7 @@ def test_sigterm_saves_ends_with_42_and_the_same_command_resumes(tmp_path, cache
             break
     rest = finish(process, code=42)
     assert "stopped by SIGTERM" in rest
-    output = finish(start(workdir, cache))
+    output = ended(*FLAGS, f"--workdir={workdir}")
     assert "resumed from step" in output and result(workdir) == uninterrupted[1]
 
 
@@ -127,10 +148,16 @@ def test_sigterm_in_validation_and_evaluation_ends_with_42_and_the_next_start_re
     assert result(workdir) == uninterrupted[1]
 
 
-def test_two_processes_are_one_process_with_two_devices(tmp_path, cache, uninterrupted):
+def test_sigterm_to_one_of_two_processes_saves_both_and_the_resumed_run_is_one_process_with_two_devices(
+    tmp_path, cache, program, uninterrupted
+):
     workdir = tmp_path / "two"
+    both = pair(program, cache, workdir)
+    both[0].until("step 2 ")
+    both[1].send_signal(signal.SIGTERM)
+    assert [process.end().returncode for process in both] == [42, 42], [process.said() for process in both]
     output = finish(start(workdir, cache, launcher=("launch/local.py", "--processes=2", "--cpu_devices=1", "--")))
-    assert "2 x cpu in 2 processes" in output
+    assert "2 x cpu in 2 processes" in output and "resumed from step" in output
     assert result(workdir) == uninterrupted[1]
 
 
@@ -221,16 +248,11 @@ def test_predict_needs_only_the_run_and_the_input(tmp_path, cache, ended, uninte
         os.rename(moved, workdir)
 
 
-def test_a_second_run_in_the_same_folder_is_refused_while_the_first_trains(tmp_path, cache):
-    workdir = tmp_path / "busy"
-    first = start(workdir, cache, "--config.train.epochs=500")
+def test_a_second_run_in_the_same_folder_is_refused_while_the_first_trains(tmp_path, cache, program, ended):
+    command = (*FLAGS, f"--workdir={tmp_path / 'busy'}", "--config.train.epochs=500")
+    first = program.start(*command, environment=environment(cache))
     try:
-        for line in first.stdout:
-            if "first step" in line:
-                break
-        output = finish(start(workdir, cache, "--config.train.epochs=500"), code=64)
-        assert "in use" in output
+        first.until("first step")
+        assert "in use" in ended(*command, code=64)
     finally:
         first.kill()
-        first.communicate()
-        time.sleep(0.1)

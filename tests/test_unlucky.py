@@ -9,12 +9,19 @@ from pathlib import Path
 import pytest
 
 from launch.local import free_port
+from tests.forked import Program
 from tests.test_runs import FLAGS, ROOT, environment
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def program():
+    with Program() as program:
+        yield program
 
 
 def listening(pid: int) -> set[str]:
@@ -28,11 +35,8 @@ def children(pid: int) -> list[int]:
     return [int(n) for path in Path(f"/proc/{pid}/task").glob("*/children") for n in path.read_text().split()]
 
 
-def test_ctrl_c_ends_a_run_with_reading_processes_and_its_coordinator_listens_on_the_given_address(tmp_path, cache):
-    command = [
-        sys.executable,
-        "-m",
-        "jaxseg.main",
+def test_ctrl_c_ends_a_run_with_reading_processes_and_its_coordinator_listens_on_the_given_address(tmp_path, cache, program):
+    process = program.start(
         *FLAGS,
         f"--workdir={tmp_path / 'run'}",
         "--config.train.epochs=500",
@@ -40,30 +44,18 @@ def test_ctrl_c_ends_a_run_with_reading_processes_and_its_coordinator_listens_on
         f"--coordinator=127.0.0.1:{free_port()}",
         "--num_processes=1",
         "--process_id=0",
-    ]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment(cache),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
+        environment=environment(cache),
     )
     try:
-        said = ""
-        for line in process.stdout:
-            said += line
-            if "step 2 " in line:
-                break
-        assert "step 2 " in said, said
+        process.until("step 2 ")
         workers = children(process.pid)
         assert workers and listening(process.pid) <= {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1, in IPv6 too
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        output, _ = process.communicate(timeout=60)
+        done = process.end(60)
     finally:
         process.kill()
-    assert process.returncode == 130 and "Traceback" not in output, output
+    output = done.stdout + done.stderr
+    assert done.returncode == 130 and "Traceback" not in output, output
     assert [line[:25] for line in output.splitlines() if line.startswith("jaxseg: ")] == ["jaxseg: interrupted after"]
     assert not [pid for pid in workers if Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes()]
 
@@ -82,18 +74,8 @@ def test_a_run_without_home_locale_or_listener_that_keeps_its_files_private(tmp_
     assert (workdir / "evaluation.json").exists() and not [p for p in made if p.stat().st_mode & 0o077]
 
 
-def test_a_user_without_a_home_folder_is_asked_for_a_cache(tmp_path):
+def test_a_user_without_a_home_folder_is_asked_for_a_cache(tmp_path, program):
     bare = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME", "JAXSEG_CACHE")}
-    unknown = (
-        "import pwd\ndef unknown(number): raise KeyError(number)\npwd.getpwuid = unknown\n"  # as in many containers
-        "import jaxseg.main\njaxseg.main.run()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", unknown, *FLAGS, f"--workdir={tmp_path / 'run'}"],
-        cwd=ROOT,
-        env=bare,
-        text=True,
-        capture_output=True,
-        timeout=100,
-    )
+    unknown = "import pwd\ndef unknown(number): raise KeyError(number)\npwd.getpwuid = unknown\n"  # as in many containers
+    done = program.start(*FLAGS, f"--workdir={tmp_path / 'run'}", environment=bare, before=unknown).end()
     assert done.returncode == 74 and "set JAXSEG_CACHE" in done.stderr and "Traceback" not in done.stderr, done.stderr

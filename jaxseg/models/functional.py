@@ -152,7 +152,7 @@ def assign(module: nnx.Module, params: Tree, state: Tree) -> None:
     values = {**params, **state}
     variables = dict(nnx.to_flat_state(nnx.state(module)))
     for name, leaf in zip(network.names, network.leaves):
-        variables[leaf.path].set_value(jax.numpy.asarray(values[name]))
+        variables[leaf.path].set_value(jax.device_put(values[name], may_alias=False))  # asarray compiles for each shape
     nnx.update(module, nnx.from_flat_state(list(variables.items())))
 
 

@@ -9,14 +9,24 @@ import itertools
 import os
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from tensorboardX import summary
-from tensorboardX.crc32c import crc32c
-from tensorboardX.proto import event_pb2
+
+# tensorboardX imports PyTorch where it is installed, for the name of a type that is not written here: seconds of every start.
+_hidden = "torch" not in sys.modules
+if _hidden:
+    sys.modules["torch"] = None
+try:
+    from tensorboardX import summary
+    from tensorboardX.crc32c import crc32c
+    from tensorboardX.proto import event_pb2
+finally:
+    if _hidden:
+        del sys.modules["torch"]
 
 _number = itertools.count()  # of the files of this process
 

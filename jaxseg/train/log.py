@@ -33,7 +33,7 @@ class Log:
         self.workdir, self.quiet, self._events = workdir, quiet, None
         if quiet:
             return
-        from jaxseg.train.events import Events  # tensorboardX imports PyTorch where it is installed: no other mode waits for that
+        from jaxseg.train.events import Events  # no other mode waits for tensorboardX
 
         try:
             self._events = Events(workdir / "events", step=step, warn=self.say)

@@ -4,9 +4,11 @@ import csv
 
 import jax
 import numpy as np
+from PIL import Image
 
 from jaxseg import modes
 from jaxseg.data.formats.volumes import read_volume
+from jaxseg.experiments.insight import gradcam
 from tests import untrained
 
 
@@ -27,3 +29,24 @@ def test_maps_lie_on_the_grid_of_the_file(tmp_path, monkeypatch):
     assert np.squeeze(there.array).shape == np.squeeze(like.array).shape[: np.squeeze(there.array).ndim]
     assert there.array.max() > 0 and np.array_equal(there.affine, like.affine)
     assert len(maps) == 2
+
+
+def test_grey_pictures_of_8_bits_reach_the_network_as_0_to_1_and_give_maps(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path / "cache"))
+    root, seen, heat = untrained.write(tmp_path / "set", 2), [], gradcam.heat
+
+    def watched(network, params, state, image, *rest):
+        seen.append(np.asarray(image))
+        return heat(network, params, state, image, *rest)
+
+    monkeypatch.setattr(gradcam, "heat", watched)
+    with jax.disable_jit():
+        run = untrained.make(tmp_path / "run", untrained.config(root, 2))
+        image = root / "images" / "0.png"
+        assert modes.explain(modes.Call(None, run, input=str(image), output=str(tmp_path / "out"))) == 0
+    brightest = np.asarray(Image.open(image)).max() / 255
+    assert len(seen) == 1 and seen[0].shape == (1, 16, 16, 1) and 0.5 * brightest < seen[0].max() <= brightest
+    (row,) = csv.DictReader((tmp_path / "out" / "explanations.csv").open())
+    assert 0 < float(row["inside"]) <= 1
+    (map_,) = (tmp_path / "out" / "gradcam" / "0").iterdir()
+    assert np.asarray(Image.open(map_)).max() == 255
