@@ -18,6 +18,31 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/jaxseg-tests/xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
+# Files of half a minute and more, the longest first.
+LONG = (
+    "test_runs.py",
+    "models/test_zoo.py",
+    "test_peers.py",
+    "config/test_every_key.py",
+    "test_bad_input.py",
+    "train/test_step.py",
+    "test_configs_quick.py",
+    "models/test_segnext_parity.py",
+    "models/test_brats2d_parity.py",
+    "ops/test_attention.py",
+    "train/test_random_keys.py",
+    "test_unlucky.py",
+    "test_docs.py",
+    "models/test_mobile_unetr.py",
+    "models/test_effisegnet_parity.py",
+    "augment/test_mix.py",
+    "augment/test_intensity.py",
+    "losses/test_values.py",
+    "train/test_volume_path.py",
+    "train/test_training_equals_pytorch.py",
+    "data/stream/test_pipeline.py",
+    "models/test_counts_2d.py",
+)
 DEFAULT = "not slow and not full"  # pyproject's own selection
 
 
@@ -42,6 +67,14 @@ def pytest_cmdline_main(config):
         and option.capture != "no"
     ):
         option.numprocesses, option.dist = min(cores, 4), "loadfile"
+        option.loadscopereorder = False  # by the number of tests; by LONG instead
+
+
+def pytest_collection_modifyitems(config, items):
+    """Processes take the files that last long first, so that none is left alone with one at the end."""
+    if hasattr(config, "workerinput"):
+        place = {name: i for i, name in enumerate(LONG)}
+        items.sort(key=lambda item: place.get(item.path.relative_to(ROOT).as_posix(), len(LONG)))
 
 
 @contextlib.contextmanager

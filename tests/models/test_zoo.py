@@ -1,5 +1,7 @@
 """Every network in the registry keeps the contract: true sizes by their shapes, `_test` variants by computing."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,8 +37,18 @@ COMPUTED = [
     pytest.param(n, r, marks=() if (n, r) in ONE and (n, r) not in REPEATED else pytest.mark.full, id=f"{n}-{r}d")
     for n, r in TEST
 ]
-# Of these families the parity tests compare every gradient with that of another implementation.
-COMPARED = {"segnext_test", "segformer_test", "effisegnet_test", "mednext_test"}
+# Of these families the parity tests compare every gradient with that of another implementation; unet_test runs beside that.
+COMPARED = {
+    *("segnext_test", "segformer_test", "effisegnet_test", "pspnet_test", "unet2d_test", "unet3p_test", "resunetpp_test"),
+    *("mednext_test", "basicunet_test", "dynunet_test", "segresnet_test"),
+}
+# In bfloat16 these take XLA longest; of networks of their kind others run by default.
+HALVES = [
+    pytest.param(
+        *p.values, marks=pytest.mark.full if p.marks or p.values[0] in SLOW | {"unetr_test", "resunetpp_test"} else (), id=p.id
+    )
+    for p in COMPUTED
+]
 GRADIENTS = [
     pytest.param(n, r, marks=() if (n, r) in ONE and n not in SLOW | COMPARED else pytest.mark.full, id=f"{n}-{r}d")
     for n, r in TEST
@@ -60,47 +72,61 @@ def size_for(model, wanted) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize(
-    "name,rank", [pytest.param(n, r, marks=() if n in FIRST else pytest.mark.full, id=f"{n}-{r}d") for n, r in TRUE]
+    "name,rank,dtype",
+    [
+        pytest.param(n, r, d, marks=() if n in FIRST and d == "bfloat16" else pytest.mark.full, id=f"{n}-{r}d-{d}")
+        for n, r in TRUE
+        for d in ("bfloat16", "float32")  # by default where the two could differ; `_test` variants compute in both
+    ],
 )
-def test_true_sizes_give_float32_logits_of_the_images_size(name, rank):
+def test_true_sizes_give_float32_logits_of_the_images_size(name, rank, dtype):
     model = create_model(name, rank=rank, abstract=True)
     network, params, state = functional.split(model)
     size = size_for(model, 97 if rank == 2 else 33)
-    for dtype in (jnp.float32, jnp.bfloat16):
-        image = jax.ShapeDtypeStruct((2, *size, model.in_channels), dtype)
-        logits = jax.eval_shape(lambda p, s, x: network.apply(p, s, x)[0].logits, params, state, image)
-        assert logits.shape == (2, *size, model.num_classes) and logits.dtype == jnp.float32
+    image = jax.ShapeDtypeStruct((2, *size, model.in_channels), dtype)
+    logits = jax.eval_shape(lambda p, s, x: network.apply(p, s, x)[0].logits, params, state, image)
+    assert logits.shape == (2, *size, model.num_classes) and logits.dtype == jnp.float32
 
 
 def build(name, rank):
-    """(network, params, state, image [2, *S, C]) of a `_test` variant, at an odd size where it takes one."""
+    """(network, params, state, image [2, *S, C], classes) of a `_test` variant, at an odd size where it takes one."""
     model = create_model(name, rank=rank)
     size = size_for(model, 65 if rank == 2 else 17)  # 65: at stride 32 more than one position is left
     image = np.random.default_rng(0).normal(size=(2, *size, model.in_channels)).astype(np.float32)
-    return (*functional.split(model), image, (2, *size, model.num_classes))
+    return (*functional.split(model), image, model.num_classes)
+
+
+@functools.cache
+def computed(name, rank):
+    """(compiled(dtype), that for float32, params, state, image, classes, outputs in float32) of a `_test` variant."""
+    network, params, state, image, classes = build(name, rank)
+
+    def compiled(dtype):
+        run = jax.jit(lambda p, s, x: network.apply(p, s, x)[0])
+        return run.lower(params, state, image.astype(dtype)).compile(compiler_options=QUICK[rank])
+
+    single = compiled(np.float32)
+    return compiled, single, params, state, image, classes, single(params, state, image)
 
 
 @pytest.mark.parametrize("name,rank", COMPUTED)
 def test_test_variants_compute(name, rank):
-    network, params, state, image, shape = build(name, rank)
-
-    def forward(image):
-        run = jax.jit(lambda p, s, x: network.apply(p, s, x)[0])
-        return run.lower(params, state, image).compile(compiler_options=QUICK[rank])
-
-    compiled = forward(image)
-    outputs = compiled(params, state, image)
+    _, single, params, state, image, classes, outputs = computed(name, rank)
     logits = np.asarray(outputs.logits)
-    assert logits.shape == shape and logits.dtype == np.float32 and outputs.aux == ()
+    assert logits.shape == (*image.shape[:-1], classes) and logits.dtype == np.float32 and outputs.aux == ()
     assert np.isfinite(logits).all() and logits.std() > 0
 
     # in inference a sample's logits do not depend on its neighbours in the batch
     other = np.concatenate([image[:1], 3 * image[1:] + 1])
-    np.testing.assert_array_equal(np.asarray(compiled(params, state, other).logits)[0], logits[0])
+    np.testing.assert_array_equal(np.asarray(single(params, state, other).logits)[0], logits[0])
 
+
+@pytest.mark.parametrize("name,rank", HALVES)
+def test_test_variants_in_bfloat16_stay_near_float32(name, rank):
+    compiled, _, params, state, image, _, outputs = computed(name, rank)
+    logits = np.asarray(outputs.logits)
     # bfloat16 has 8 bits; errors of some tens of layers add up to a few per cent of the logits' spread
-    image = image.astype(jnp.bfloat16)
-    low = np.asarray(forward(image)(params, state, image).logits)
+    low = np.asarray(compiled(jnp.bfloat16)(params, state, image.astype(jnp.bfloat16)).logits)
     assert low.dtype == np.float32
     assert np.sqrt(np.mean((low - logits) ** 2)) <= 0.1 * max(logits.std(), np.abs(logits).mean())
 
