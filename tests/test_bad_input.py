@@ -17,6 +17,7 @@ from tests.hostile import special
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "--config=configs/ich_segnext.py:quick"
+SMALL = (CONFIG, "--config.model.name=unet_test")  # for what is found once the network has been built
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def refused(done, code: int) -> str:
         ((CONFIG, "--config.loss.terms=(('dise', 1.0),)"), ("dise", "dice")),
         ((CONFIG, "--mode=summary", "--config.loss.terms=(('dise', 1.0),)"), ("dise", "dice")),
         ((CONFIG, "--mode=check", "--config.train.augment=(('hflipp', 0.5, {}),)"), ("hflipp", "hflip")),
-        ((CONFIG, "--mode=check", "--config.data.regions=dataset"), ("data.regions", "defines no regions")),
+        ((*SMALL, "--mode=check", "--config.data.regions=dataset"), ("data.regions", "defines no regions")),
         ((CONFIG, "--mode=trian"), ("trian", "train")),
         ((CONFIG + "k",), ("quickk", "quick")),
         (("--config=configs/none.py",), ("configs/none.py",)),
@@ -64,8 +65,8 @@ def refused(done, code: int) -> str:
         (("--config=configs/_base.py",), ("get_config",)),
         ((CONFIG, "--num_processes=0", "--process_id=0", "--coordinator=localhost:1"), ("--num_processes=0", "at least 1")),
         (("--mode=train",), ("--config",)),
-        ((CONFIG, "--config.train.batch_size=1000"), ("batch_size=1000",)),
-        ((CONFIG, "--config.data.root=/nowhere"), ("/nowhere",)),
+        ((*SMALL, "--config.train.batch_size=1000"), ("batch_size=1000",)),
+        ((*SMALL, "--config.data.root=/nowhere"), ("/nowhere",)),
         (("--mode=predict", "--workdir=/nowhere", "--input=x", "--output=y"), ("/nowhere",)),
     ],
 )
@@ -150,7 +151,7 @@ def damage_missing(root: Path, scan: Path) -> None:
 def test_a_damaged_data_set_is_refused_by_name(program, tmp_path, root, damage):
     scan = sorted((root / "ct_scans").glob("*.nii"))[2]
     damage(root, scan)
-    line = refused(program(CONFIG, f"--config.data.root={root}", f"--workdir={tmp_path / 'run'}"), 65)
+    line = refused(program(*SMALL, f"--config.data.root={root}", f"--workdir={tmp_path / 'run'}"), 65)
     assert scan.stem in line
 
 
@@ -164,20 +165,20 @@ def test_what_is_no_regular_file_is_refused_wherever_it_is_named(program, tmp_pa
     path = special(kind, run / {"config": "c.py", "record": "run.json", "lock": ".lock"}.get(place, "x.png"))
     flags = {
         "config": (f"--config={path}",),
-        "split": (CONFIG, "--config.data.split=file", f"--config.data.split_file={path}"),
-        "weights": (CONFIG, f"--config.model.init={path}"),
-        "record": (CONFIG,),
-        "lock": (CONFIG,),
+        "split": (*SMALL, "--config.data.split=file", f"--config.data.split_file={path}"),
+        "weights": (*SMALL, f"--config.model.init={path}"),
+        "record": SMALL,
+        "lock": SMALL,
     }[place]
     assert str(path) in refused(program(*flags, f"--workdir={run}", seconds=100), code)
 
 
 def test_a_clean_copy_is_accepted_by_the_check(program, tmp_path, root):
-    done = program(CONFIG, f"--config.data.root={root}", "--mode=check", f"--workdir={tmp_path / 'run'}")
+    done = program(*SMALL, f"--config.data.root={root}", "--mode=check", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "cases    8 of 8" in done.stdout
 
 
 def test_an_empty_split_is_refused(program, tmp_path):
-    line = refused(program(CONFIG, "--config.data.fractions=(1.0, 0.0, 0.0)", f"--workdir={tmp_path / 'run'}"), 64)
+    line = refused(program(*SMALL, "--config.data.fractions=(1.0, 0.0, 0.0)", f"--workdir={tmp_path / 'run'}"), 64)
     assert "val" in line and "fractions" in line and "config.train.best=last" in line
