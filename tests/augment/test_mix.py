@@ -31,7 +31,7 @@ def test_cutmix_pastes_the_same_box_of_image_and_mask_from_one_other_sample():
 
 def test_cutmix_boxes_have_the_area_lambda_prescribes():
     keys = jax.random.split(KEY, 4000)
-    inside = np.asarray(jax.vmap(lambda k: mix._centred_box(k, jnp.sqrt(0.25), (20, 20)))(keys))
+    inside = np.asarray(jax.jit(jax.vmap(lambda k: mix._centred_box(k, jnp.sqrt(0.25), (20, 20))))(keys))
     # A box of 10 x 10 about a centre uniform on 0..19, cut: the mean of its extent along one axis, squared.
     extent = np.mean([min(c + 5, 20) - max(c - 5, 0) for c in range(20)])
     assert abs(inside.sum((1, 2)).mean() - extent**2) < 1.0  # standard error about 0.35
@@ -43,16 +43,16 @@ def test_cutmix_boxes_have_the_area_lambda_prescribes():
 
 def test_cutout_erases_boxes_and_labels_only_if_asked():
     image, mask = jnp.ones((32, 16, 16, 1)), jnp.ones((32, 16, 16), jnp.int32)
-    new, labels = build((("cutout", 1.0, {"fill": 0.5}),))(KEY, image, mask)
+    new, labels = jax.jit(build((("cutout", 1.0, {"fill": 0.5}),)))(KEY, image, mask)
     gone = np.asarray(new[..., 0] == 0.5)
     assert (labels == 1).all() and gone.any((1, 2)).all() and gone.sum((1, 2)).max() <= 64
-    _, labels = build((("cutout", 1.0, {"fill": 0.5, "mask": True}),))(KEY, image, mask)
+    _, labels = jax.jit(build((("cutout", 1.0, {"fill": 0.5, "mask": True}),)))(KEY, image, mask)
     np.testing.assert_array_equal(np.asarray(labels) == 0, gone)
 
 
 def test_the_black_rectangle_covers_the_first_corner_in_image_and_mask():
     image, mask = jnp.ones((4, 13, 10, 2)), jnp.ones((4, 13, 10), jnp.int16)
-    new, labels = build((("black_rectangle", 1.0, {}),))(KEY, image, mask)
+    new, labels = jax.jit(build((("black_rectangle", 1.0, {}),)))(KEY, image, mask)
     expected = np.ones((4, 13, 10))
     expected[:, :3, :3] = 0  # int(0.3 * 13), int(0.3 * 10)
     np.testing.assert_array_equal(labels, expected)
@@ -61,7 +61,7 @@ def test_the_black_rectangle_covers_the_first_corner_in_image_and_mask():
 
 def test_a_random_corner_is_any_of_the_four():
     image, mask = jnp.ones((64, 10, 10, 1)), jnp.ones((64, 10, 10), jnp.int32)
-    _, labels = build((("black_rectangle", 1.0, {"corner": "random"}),))(KEY, image, mask)
+    _, labels = jax.jit(build((("black_rectangle", 1.0, {"corner": "random"}),)))(KEY, image, mask)
     corners = [tuple(int(v) for v in (l[0, 0], l[0, 9], l[9, 0], l[9, 9])) for l in np.asarray(labels)]
     assert set(corners) == {(0, 1, 1, 1), (1, 0, 1, 1), (1, 1, 0, 1), (1, 1, 1, 0)}
 

@@ -136,9 +136,13 @@ def test_left_and_right_labels_change_places_with_a_flip_and_only_then(extra):
 
 def test_gaussian_matrix_equals_scipy():
     x = np.random.default_rng(0).normal(size=(19, 23))
+
+    @jax.jit
+    def blurred(x, sigma):
+        return spatial.along_axes(x[..., None], [spatial.gaussian_matrix(n, sigma) for n in x.shape])
+
     for sigma in (0.3, 1.0, 3.3):
-        matrices = [spatial.gaussian_matrix(n, jnp.float32(sigma)) for n in x.shape]
-        new = spatial.along_axes(jnp.asarray(x, jnp.float32)[..., None], matrices)
+        new = blurred(jnp.asarray(x, jnp.float32), jnp.float32(sigma))
         np.testing.assert_allclose(new[..., 0], scipy.ndimage.gaussian_filter(x, sigma), atol=2e-6)  # float32 sums of ~30
 
 
@@ -148,8 +152,13 @@ def test_elastic_equals_scipys_warp_by_its_own_field():
     transform = spatial.Elastic(rank=2, alpha=60.0, sigma=4.0)
     field = np.asarray(jax.jit(lambda key: transform.displacement(key, (40, 36)))(jax.random.key(3)))
     assert 1.0 < field.std() < 3.5  # 0.16 * 60 / 4 = 2.4 pixels
-    where = spatial.positions(jnp.eye(2)[None], jnp.zeros((1, 2)), (40, 36), jnp.asarray(field)[None])
-    new, _ = spatial.warp(jnp.asarray(image), jnp.asarray(mask), where, border="reflect")
+
+    @jax.jit
+    def warp(image, mask, field):
+        where = spatial.positions(jnp.eye(2)[None], jnp.zeros((1, 2)), (40, 36), field[None])
+        return spatial.warp(image, mask, where, border="reflect")
+
+    new, _ = warp(image, mask, field)
     grid = np.stack(np.meshgrid(np.arange(40), np.arange(36), indexing="ij"))
     expected = scipy.ndimage.map_coordinates(image[0, ..., 0], grid + field.transpose(2, 0, 1), order=1, mode="mirror")
     np.testing.assert_allclose(new[0, ..., 0], expected, atol=2e-5)
@@ -158,7 +167,7 @@ def test_elastic_equals_scipys_warp_by_its_own_field():
 def test_alpha_affine_maps_the_three_points_where_they_were_moved():
     transform = spatial.Elastic(rank=2, alpha=0.0, sigma=4.0, alpha_affine=3.0)
     key, s = jax.random.key(5), 33 // 3
-    matrix, offset = transform.pull(key, SIZE)
+    matrix, offset = jax.jit(lambda key: transform.pull(key, SIZE))(key)
     points = np.array([[s, s], [s, -s], [-s, -s]], np.float64)
     moved = points + np.asarray(jax.random.uniform(jax.random.fold_in(key, 1), (3, 2), jnp.float32, -3.0, 3.0))
     np.testing.assert_allclose(moved @ np.asarray(matrix).T + np.asarray(offset), points, atol=1e-4)

@@ -1,5 +1,6 @@
 """Every term on numbers worked by hand, and the options that projects rely on."""
 
+import functools
 import math
 
 import jax
@@ -63,7 +64,7 @@ HAND = [
 @pytest.mark.parametrize("name,logits,options,expected", HAND)
 def test_hand_worked_number(name, logits, options, expected):
     labels = jnp.zeros(logits.shape[:-1], int) if name == "near_pixel" else LABELS
-    total, count = TERMS[name](logits, labels, **options)
+    total, count = jax.jit(lambda logits: TERMS[name](logits, labels, **options))(logits)
     np.testing.assert_allclose(total / count, expected, rtol=3e-5)  # smoothing of 1e-5 in the overlap terms
 
 
@@ -93,9 +94,10 @@ def test_lovasz_of_a_hard_prediction_is_the_jaccard_loss():
 
 def test_lovasz_averages_over_present_classes_only():
     logits, labels = jnp.zeros((1, 4, 3)), np.zeros((1, 4), int)  # p = 1/3; classes 1 and 2 absent
-    np.testing.assert_allclose(TERMS["lovasz"](logits, labels)[0], 2 / 3, rtol=1e-6)
-    np.testing.assert_allclose(TERMS["lovasz"](logits, labels, classes="all")[0], (2 / 3 + 1 / 3 + 1 / 3) / 3, rtol=1e-6)
-    assert TERMS["lovasz"](logits, labels, background=False)[0] == 0
+    lovasz = lambda **options: jax.jit(lambda z: TERMS["lovasz"](z, labels, **options)[0])(logits)
+    np.testing.assert_allclose(lovasz(), 2 / 3, rtol=1e-6)
+    np.testing.assert_allclose(lovasz(classes="all"), (2 / 3 + 1 / 3 + 1 / 3) / 3, rtol=1e-6)
+    assert lovasz(background=False) == 0
 
 
 def test_near_pixel_difference_by_loops_and_its_factor_of_the_batch():
@@ -145,31 +147,34 @@ SQUARE[0, 2:6, 1:5] = 1
 
 
 def test_signed_distance_is_negative_inside_and_in_millimetres():
-    phi = boundary.signed_distance(SQUARE, 2)
+    signed_distance = jax.jit(boundary.signed_distance, static_argnums=(1, 2))
+    phi = signed_distance(SQUARE, 2)
     assert phi.shape == (1, 7, 8, 2) and phi.dtype == np.float32
     assert phi[0, 3, 2, 1] == -2 and phi[0, 2, 1, 1] == -1 and phi[0, 2, 7, 1] == 3 and phi[0, 0, 6, 1] == math.sqrt(8)
     np.testing.assert_array_equal(phi[..., 0], -phi[..., 1])  # the background is the complement
-    assert boundary.signed_distance(SQUARE, 2, (2.0, 0.5))[0, 2, 7, 1] == 1.5
-    np.testing.assert_array_equal(boundary.signed_distance(SQUARE * 3, 1)[..., 0], phi[..., 1])
-    assert not boundary.signed_distance(np.zeros_like(SQUARE), 3)[..., 1:].any()  # absent
-    assert not boundary.signed_distance(np.ones_like(SQUARE), 2).any()  # fills the image
+    assert signed_distance(SQUARE, 2, (2.0, 0.5))[0, 2, 7, 1] == 1.5
+    np.testing.assert_array_equal(signed_distance(SQUARE * 3, 1)[..., 0], phi[..., 1])
+    assert not signed_distance(np.zeros_like(SQUARE), 3)[..., 1:].any()  # absent
+    assert not signed_distance(np.ones_like(SQUARE), 2).any()  # fills the image
 
 
 @pytest.mark.parametrize("variant,inner,corner", [("kervadec", -1.0, 0.0), ("segloss", -2.0, 0.0), ("plain", -2.0, -1.0)])
 def test_boundary_variants_differ_inside_the_region(variant, inner, corner):
     # the gradient of the mean of p psi with respect to p is psi / N; p = sigmoid(z) has slope 1/4 at z = 0
-    grad = jax.grad(lambda z: TERMS["boundary"](z, SQUARE, variant=variant)[0])(jnp.zeros((1, 7, 8, 1)))[0, ..., 0] * 4 * 56
+    loss = lambda z: TERMS["boundary"](z, SQUARE, variant=variant)[0]
+    grad = jax.jit(jax.grad(loss))(jnp.zeros((1, 7, 8, 1)))[0, ..., 0] * 4 * 56
     np.testing.assert_allclose([grad[3, 2], grad[2, 1], grad[2, 7]], [inner, corner, 3.0], atol=1e-5)
 
 
 def test_maps_of_the_batch_equal_those_made_on_the_way():
     random = np.random.default_rng(0)
     logits, labels = jnp.asarray(random.normal(size=(2, 6, 7, 3)), jnp.float32), random.integers(0, 3, (2, 6, 7))
-    maps = jnp.asarray(boundary.signed_distance(labels, 3))
+    maps = jax.jit(boundary.signed_distance, static_argnums=1)(labels, 3)
     for name in ("boundary", "hausdorff"):
         for background in (False, True):
-            with_maps = jax.jit(lambda z, m: TERMS[name](z, labels, distance_maps=m, background=background))(logits, maps)  # noqa: B023
-            np.testing.assert_allclose(with_maps[0], TERMS[name](logits, labels, background=background)[0], rtol=1e-6)
+            term = functools.partial(TERMS[name], background=background)
+            with_maps = jax.jit(lambda z, m: term(z, labels, distance_maps=m)[0])(logits, maps)  # noqa: B023
+            np.testing.assert_allclose(with_maps, jax.jit(lambda z: term(z, labels)[0])(logits), rtol=1e-6)  # noqa: B023
 
 
 def test_distances_are_those_of_scipy():

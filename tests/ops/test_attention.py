@@ -24,9 +24,14 @@ def _addends(b, t, s, h, batches, heads, rows):
     return bias, jnp.asarray(rng.integers(0, 3, (rows, t)), jnp.int32) if rows else None
 
 
-def _with_gradients(run, q, k, v, bias, grad):
-    out, back = jax.vjp(run, q, k, v, bias)
-    return (out, *jax.tree.leaves(back(grad)))
+def _with_gradients(run, *arrays):
+    """run(*arrays) and its gradients, as one program; the last array is the gradient of the result."""
+
+    def both(*arrays):
+        out, back = jax.vjp(run, *arrays[:-1])
+        return (out, *jax.tree.leaves(back(arrays[-1])))
+
+    return jax.jit(both)(*arrays)
 
 
 CASES = {  # b, t, s, heads, d, entries and heads of the bias, rows of regions, numbers in a block
@@ -46,7 +51,7 @@ def test_blocks_equal_the_whole_matrix(case):
     b, t, s, h, d, batches, heads, rows, block = CASES[case]
     q, k, v, grad = _arrays(b, t, s, h, d)
     bias, regions = _addends(b, t, s, h, batches, heads, rows)
-    mine = jax.jit(lambda q, k, v, bias: streamed.attention(q, k, v, bias=bias, regions=regions, scale=0.3, block=block))
+    mine = lambda q, k, v, bias: streamed.attention(q, k, v, bias=bias, regions=regions, scale=0.3, block=block)
     plain = lambda q, k, v, bias: reference.attention(q, k, v, bias=reference.joined(bias, regions, b), scale=0.3)
     both = (_with_gradients(run, q, k, v, bias, grad) for run in (mine, plain))
     for found, wanted in zip(*both, strict=True):
@@ -60,22 +65,20 @@ _PLAIN = functools.partial(reference.attention, bias=None, scale=0.5)
 def test_blocks_in_bfloat16_stay_near_float32():
     arrays = _arrays(2, 24, 24, 2, 8)
     half = tuple(a.astype(jnp.bfloat16) for a in arrays)
-    out, back = jax.vjp(_RUN, *half[:3])
-    wanted, whole = jax.vjp(_PLAIN, *arrays[:3])
-    for found, exact in zip((out, *back(half[3])), (wanted, *whole(arrays[3])), strict=True):
+    for found, exact in zip(_with_gradients(_RUN, *half), _with_gradients(_PLAIN, *arrays), strict=True):
         assert found.dtype == jnp.bfloat16
         assert np.abs(np.asarray(found, np.float32) - exact).max() < 0.03 * np.abs(exact).max()
 
 
 def test_blocks_can_be_mapped():
     q, k, v, _ = _arrays(3, 8, 8, 2, 4)
-    one = lambda f: jax.vmap(lambda q, k, v: f(q[None], k[None], v[None])[0])(q, k, v)
+    one = lambda f: jax.jit(jax.vmap(lambda q, k, v: f(q[None], k[None], v[None])[0]))(q, k, v)
     np.testing.assert_allclose(one(_RUN), one(_PLAIN), atol=2e-6)
 
 
 def test_blocks_can_be_differentiated_twice():
     q, k, v, _ = _arrays(3, 8, 8, 2, 4)
-    twice = lambda f: jax.grad(lambda q: jnp.sum(jax.grad(lambda q: jnp.sum(f(q, k, v) ** 2))(q) ** 2))(q)
+    twice = lambda f: jax.jit(jax.grad(lambda q: jnp.sum(jax.grad(lambda q: jnp.sum(f(q, k, v) ** 2))(q) ** 2)))(q)
     np.testing.assert_allclose(twice(_RUN), twice(_PLAIN), atol=1e-4)
 
 
