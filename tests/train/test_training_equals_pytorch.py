@@ -90,13 +90,15 @@ def train_ours(model, data):
     return found, storage.part(jax.device_get(state))
 
 
-@pytest.fixture(scope="module")
-def both(unoptimised):
+@pytest.fixture(
+    scope="module", params=[(1, 1, 1, 1), pytest.param((2, 2, 2, 2), marks=pytest.mark.full)], ids=["a block a stage", "B0"]
+)
+def both(request, unoptimised):
     """(their losses, ours, their network after the last step, ours likewise)."""
     data = batches()
     torch.manual_seed(0)
-    port = SegFormer((32, 64, 160, 256), (2, 2, 2, 2), 256)  # B0
-    model = create_model("segformer_b0", num_classes=1, block_eps=1e-5, drop_path=0.0, dropout=0.0)
+    port = SegFormer((32, 64, 160, 256), request.param, 256)
+    model = create_model("segformer_b0", num_classes=1, depths=request.param, block_eps=1e-5, drop_path=0.0, dropout=0.0)
     from_torch.load(model, port.state_dict())
     ours, state = train_ours(model, data)
     functional.assign(model, state["params"], state["state"])
