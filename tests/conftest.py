@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent
 AS_SET = "JAX_DISABLE_MOST_OPTIMIZATIONS" in os.environ
 # Rooms that compile much and whose laws hold whatever XLA makes of a program. Those of compiled kernels (ops), of figures
 # (bench), of what leaves as a program (exporting) and of whole commands compile as users do.
-QUICK = {"augment", "losses", "models", "train", "weights", "infer", "evaluate", "experiments", "importing", "pretrained"}
+QUICK = {"augment", "losses", "models", "train", "weights", "infer", "evaluate", "experiments", "importing", "pretrained", "config"}
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -81,7 +81,7 @@ def pytest_collection_modifyitems(config, items):
 def _optimisations(off: bool):
     import jax
 
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", off)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

@@ -63,13 +63,16 @@ def test_a_tap_adds_to_any_layer_of_a_network_and_leaves_it_as_it_was():
     outputs = gradcam.outputs_of(network, params, state, shape)
     layer = gradcam.chosen_layer(outputs, 2)
     assert np.prod(outputs[layer][1:-1]) == min(np.prod(s[1:-1]) for s in outputs.values() if len(s) == 4)
-    with jax.disable_jit():
-        image = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
-        plain = network.apply(params, state, image)[0].logits
-        tap = Tap(jnp.ones(outputs[layer]))
+
+    @jax.jit
+    def run(image, added):
+        plain, tap = network.apply(params, state, image)[0].logits, Tap(added)
         moved = network.apply(params, state, image, ForwardContext(taps={layer: tap}))[0].logits
-        again = network.apply(params, state, image)[0].logits
-    assert tap.output.shape == outputs[layer] and not np.allclose(plain, moved, atol=1e-6) and np.array_equal(plain, again)
+        return plain, moved, network.apply(params, state, image)[0].logits, tap.output
+
+    image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    plain, moved, again, output = run(image, np.ones(outputs[layer], np.float32))
+    assert output.shape == outputs[layer] and not np.allclose(plain, moved, atol=1e-6) and np.array_equal(plain, again)
 
 
 def test_a_layer_that_does_not_exist_or_has_no_space_is_refused():
