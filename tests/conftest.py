@@ -10,7 +10,9 @@ ROOT = Path(__file__).parent
 AS_SET = "JAX_DISABLE_MOST_OPTIMIZATIONS" in os.environ
 # Rooms that compile much and whose laws hold whatever XLA makes of a program. Those of compiled kernels (ops), of figures
 # (bench), of what leaves as a program (exporting) and of whole commands compile as users do.
-QUICK = {"augment", "losses", "models", "train", "weights", "infer", "evaluate", "experiments", "importing", "pretrained", "config"}
+QUICK = {
+    *("augment", "config", "evaluate", "experiments", "importing", "infer", "losses", "models", "pretrained", "train", "weights")
+}
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
