@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from launch.local import free_port
-from tests.forked import Program, Run
+from tests.forked import QUICKLY, Program, Run
 
 ROOT = Path(__file__).parent.parent
 # The quick run with the smallest network and two transforms, so that a process costs seconds; two devices, so that processes
@@ -56,9 +56,8 @@ def ended(cache, program):
 
 
 def environment(cache: Path, devices: int = 2, **more: str) -> dict[str, str]:
-    """What a run finds. Its programs are compiled in half the time: which bits come is asked here, not how fast."""
     return {
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        **QUICKLY,
         **os.environ,
         "JAXSEG_CACHE": str(cache),
         "JAX_PLATFORMS": "cpu",
