@@ -105,7 +105,7 @@ class Program:
     """jaxseg.main, imported once. Use as a context manager."""
 
     def __enter__(self):
-        self._scratch, self._number = tempfile.TemporaryDirectory(), 0
+        self._scratch, self._begun = tempfile.TemporaryDirectory(), []
         self._server = subprocess.Popen(
             [sys.executable, "-c", _SERVER],
             cwd=ROOT,
@@ -117,6 +117,8 @@ class Program:
         return self
 
     def __exit__(self, *error):
+        for run in self._begun:
+            run.send_signal(signal.SIGKILL)
         self._server.stdin.close()
         self._server.wait(timeout=60)
         self._server.stdout.close()
@@ -124,8 +126,7 @@ class Program:
 
     def start(self, *flags: str, environment: dict[str, str], seconds: int = 300, before: str = "") -> Run:
         """Begin `python -m jaxseg.main FLAGS` in this environment, after the Python program `before`."""
-        self._number += 1
-        files = tuple(Path(self._scratch.name, f"{name}.{self._number}") for name in ("stdout", "stderr"))
+        files = tuple(Path(self._scratch.name, f"{name}.{len(self._begun)}") for name in ("stdout", "stderr"))
         order = {
             "flags": list(map(str, flags)),
             "environment": environment,
@@ -134,7 +135,8 @@ class Program:
             "seconds": seconds,
             "before": before,
         }
-        return Run(self._ask(order), files, lambda pid: self._ask({"pid": pid}))
+        self._begun.append(run := Run(self._ask(order), files, lambda pid: self._ask({"pid": pid})))
+        return run
 
     def run(self, *flags: str, environment: dict[str, str], seconds: int = 300) -> Done:
         """`python -m jaxseg.main FLAGS` in this environment, to its end; after so many seconds it is killed (code -14)."""
