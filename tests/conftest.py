@@ -105,3 +105,12 @@ def compiled_as_the_room_asks(request):
         return
     with _optimisations(off=True):
         yield
+
+
+@pytest.fixture(scope="session")
+def program():
+    """jaxseg.main, imported once for all tests of this process, which run it in forks."""
+    from tests.forked import Program
+
+    with Program() as program:
+        yield program

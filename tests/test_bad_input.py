@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from jaxseg.data import datasets
-from tests.forked import Program
 from tests.hostile import special
 
 ROOT = Path(__file__).parent.parent
@@ -26,9 +25,8 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def program(cache):
-    with Program() as program:
-        yield lambda *flags, **options: program.run(*flags, environment=environment(cache), **options)
+def program(program, cache):
+    return lambda *flags, **options: program.run(*flags, environment=environment(cache), **options)
 
 
 def environment(cache: Path) -> dict[str, str]:

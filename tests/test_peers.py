@@ -7,19 +7,13 @@ import pytest
 
 from launch.local import free_port
 from tests import test_runs as runs
-from tests.forked import Program, Run
+from tests.forked import Run
 from tests.test_runs import FLAGS, environment, finish, start
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def program():
-    with Program() as program:
-        yield program
 
 
 @pytest.fixture

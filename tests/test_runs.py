@@ -38,12 +38,6 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def program():
-    with Program() as program:
-        yield program
-
-
-@pytest.fixture(scope="module")
 def ended(cache, program):
     """run(*flags, code=, **environment) -> standard output and error of a run that ended with `code`."""
 

@@ -9,19 +9,12 @@ from pathlib import Path
 import pytest
 
 from launch.local import free_port
-from tests.forked import Program
 from tests.test_runs import FLAGS, ROOT, environment
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def program():
-    with Program() as program:
-        yield program
 
 
 def listening(pid: int) -> set[str]:
