@@ -8,11 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parent
 AS_SET = "JAX_DISABLE_MOST_OPTIMIZATIONS" in os.environ
-# Rooms that compile much and whose laws hold whatever XLA makes of a program. Those of compiled kernels (ops), of figures
-# (bench), of what leaves as a program (exporting) and of whole commands compile as users do.
-QUICK = {
-    *("augment", "config", "evaluate", "experiments", "importing", "infer", "losses", "models", "pretrained", "train", "weights")
-}
+# Rooms and files that compile much and whose laws hold whatever XLA makes of a program. Those of compiled kernels (ops), of
+# figures (bench), of what leaves as a program (exporting) and of whole commands compile as users do.
+QUICK = ("augment/", "experiments/insight/", "losses/", "weights/")
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -23,27 +21,21 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 # Files of half a minute and more, the longest first.
 LONG = (
     "test_runs.py",
-    "models/test_zoo.py",
     "test_peers.py",
     "config/test_every_key.py",
     "test_bad_input.py",
     "train/test_step.py",
     "test_configs_quick.py",
-    "models/test_segnext_parity.py",
-    "models/test_brats2d_parity.py",
     "ops/test_attention.py",
     "train/test_random_keys.py",
     "test_unlucky.py",
     "test_docs.py",
-    "models/test_mobile_unetr.py",
-    "models/test_effisegnet_parity.py",
     "augment/test_mix.py",
     "augment/test_intensity.py",
     "losses/test_values.py",
     "train/test_volume_path.py",
     "train/test_training_equals_pytorch.py",
     "data/stream/test_pipeline.py",
-    "models/test_counts_2d.py",
 )
 DEFAULT = "not slow and not full"  # pyproject's own selection
 
@@ -98,12 +90,9 @@ def unoptimised():
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_as_the_room_asks(request):
-    """Rooms of QUICK compile as `unoptimised` does; with JAX_DISABLE_MOST_OPTIMIZATIONS=0, as in `make full`, as users do."""
-    room = request.path.relative_to(ROOT).parts[0]
-    if room not in QUICK or AS_SET or "optimised" in {m.name for m in request.node.iter_markers()}:
-        yield
-        return
-    with _optimisations(off=True):
+    """QUICK compiles as `unoptimised` does; with JAX_DISABLE_MOST_OPTIMIZATIONS=0, as in `make full`, as users do."""
+    quick = request.path.relative_to(ROOT).as_posix().startswith(QUICK) and not AS_SET
+    with _optimisations(off=True) if quick else contextlib.nullcontext():
         yield
 
 

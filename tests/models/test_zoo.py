@@ -11,7 +11,6 @@ from jaxseg.layers import ForwardContext
 from jaxseg.models import create_model, functional, list_models
 from jaxseg.models.registry import family_of, variants
 
-pytestmark = pytest.mark.optimised  # with options of its own
 TRUE = [(n, rank) for n in list_models() if "_test" not in n for rank in variants()[n].ranks]
 FIRST = {(family_of(n).__name__, rank): n for n, rank in reversed(TRUE)}.values()  # one of each family and rank
 TEST = [(n, rank) for n in list_models("_test") for rank in variants()[n].ranks]
