@@ -1,5 +1,6 @@
 """Runs of two real processes of which one is lost, hangs or never comes; and SIGTERM at every stage of a run of one."""
 
+import re
 import signal
 import time
 
