@@ -62,7 +62,7 @@ def test_a_value_that_breaks_a_rule_is_refused_beside_a_run_too():
 def test_a_run_must_be_named_and_be_there(tmp_path):
     with pytest.raises(ConfigError, match="--workdir=RUN"):
         recorded.command_line(["jaxseg"], None)
-    with pytest.raises(CheckpointError, match="is no run folder"):
+    with pytest.raises(CheckpointError, match="is not a run folder"):
         recorded.command_line(["jaxseg"], str(tmp_path))
 
 

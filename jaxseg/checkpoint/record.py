@@ -54,10 +54,10 @@ def read_record(workdir: str | Path) -> dict[str, Any]:
     except DataError as error:
         if error.code == "DATA_MISSING":
             there = "it does not exist" if not path.parent.is_dir() else f"it has no {RECORD}"
-            raise CheckpointError(f"{path.parent} is no run folder: {there}; {_HOLDS}") from error
+            raise CheckpointError(f"{path.parent} is not a run folder: {there}; {_HOLDS}") from error
         raise CheckpointError(f"{error}; the weights cannot be used without {RECORD}") from error
     if not isinstance(record, dict) or type(record.get("format")) is not int:
-        raise CheckpointError(f"{path} is no record of a run: it has no whole number 'format'; {_HOLDS}")
+        raise CheckpointError(f"{path} is not a run's record: it has no whole number 'format'; {_HOLDS}")
     version = guard.shown(record.get("jaxseg"))
     if record["format"] in LAST_READER:
         raise MismatchError(

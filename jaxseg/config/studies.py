@@ -52,7 +52,7 @@ def check_search(flat: dict[str, Any]) -> None:
         key = next((key for n in range(len(parts), 0, -1) if (key := ".".join(parts[:n])) in flat), entry[0])
         lookup("key in config.search.space", key, flat)
         if key in (*NEUTRAL, "name", "defaults", "embedded", "data.root"):
-            raise ConfigError(f"config.search.space: {entry[0]} changes no training; leave it out")
+            raise ConfigError(f"config.search.space: {entry[0]} has no effect on training; leave it out")
     keys = [entry[0] for entry in flat["search.space"]]
     rule(flat, "search.space", len(set(keys)) == len(keys), "names a key twice; leave one of them out")
 

@@ -115,7 +115,7 @@ def unpack(archive: Path, folder: Path) -> None:
                     continue
                 target = folder / next(g for g in match.groups() if g)
                 if not member.isreg() or member.size > MAX_FILE or target.exists():
-                    raise bad(f"{member.name} is no regular file below {MAX_FILE} bytes, or comes twice", "it must be")
+                    raise bad(f"{member.name} is not a regular file below {MAX_FILE} bytes, or occurs twice", "it must be")
                 target.parent.mkdir(exist_ok=True)
                 write_atomic(target, tar.extractfile(member).read())
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:

@@ -88,7 +88,7 @@ def write(
     said = [statistics.sentence(pair, measure="mean Dice", seeds=seeds, folds=folds) for pair in pairs]
     best = best_by_validation(results)
     if best:
-        said.append(f"Best on the validation split, on which checkpoints were selected (this is no test result): {best}.")
+        said.append(f"Best on the validation split, on which checkpoints were selected (this is not a test result): {best}.")
     if any(run["synthetic"] for run in runs):
         said.append("The data are SYNTHETIC: these scores say nothing about patients.")
     facts = {

@@ -52,7 +52,7 @@ def read(run: Path, settings: Mapping[str, Any], *, threshold: float | None, lic
       run: run or checkpoint folder.
       settings: the config's infer group.
       threshold: config.eval.threshold; None: the record's.
-      licence: of the model, in the user's words; "": what the run's card says.
+      licence: licence of the model, as the user states it; "": the one in the run's card.
       applied: whether the exported file also applies the network (windows, flips, ensemble); otherwise its user does.
     Raises:
       ConfigError, MismatchError: the run uses something that exported models do not support.

@@ -7,6 +7,7 @@ cross-attention that MONAI 1.4 and later create but never use.
 import dataclasses
 
 import jax
+from einops import rearrange
 from flax import nnx
 
 from jaxseg.layers import EVAL, Conv, ForwardContext, LayerNorm, initial
@@ -96,7 +97,7 @@ class UNETR(Segmenter):
     def forward(self, image: Array, context: ForwardContext) -> Outputs:
         with jax.named_scope("vit"):
             grid = self.embed(image)  # [B, *S/16, hidden]
-            x = grid.reshape(grid.shape[0], -1, grid.shape[-1]) + self.position[...].astype(grid.dtype)
+            x = rearrange(grid, "b ... c -> b (...) c") + self.position[...].astype(grid.dtype)
             taken = {}
             for i, layer in enumerate(self.layers):
                 x = layer(x, context)

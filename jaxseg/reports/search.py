@@ -51,7 +51,7 @@ def page(
     parts = {name: part for name, part in parts.items() if part[1]}
     title = f"Search over {', '.join(kinds)}"
     said = f"{len(rows)} of {planned} trials have ended{f', {pruned} of them early' if pruned else ''}."
-    note = "These are scores of the validation split, on which the search chooses: they are no test result."
+    note = "These are scores of the validation split, on which the search chooses: they are not test results."
     words = f'<div class="verdict"><p>{text(verdict)}</p></div><p>{text(said)} {text(note)}</p>'
     head = f"<header><h1>{text(title)}</h1>{words}</header>"
     body = [head, navigation({name: words for name, (words, _) in parts.items()}), "<main>"]

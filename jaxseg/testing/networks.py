@@ -188,7 +188,7 @@ def _check_saved(part: Tested, build, network, params, state, x: np.ndarray, exp
         expected,
         EXACT,
         "the same logits from saved and restored values",
-        "arrays that are no nnx.Param, nnx.BatchStat or Buffer, which a checkpoint does not hold",
+        "arrays that are not nnx.Param, nnx.BatchStat or Buffer, so that checkpoints do not hold them",
     )
 
 

@@ -35,7 +35,7 @@ def test_an_incomplete_record_is_neither_written_nor_read(tmp_path):
     assert not os.listdir(tmp_path)
     for content, message in (
         ("{", "not readable JSON"),
-        ("[1]", "no record of a run"),
+        ("[1]", "not a run's record"),
         ('{"format": "2"}', "no whole number 'format'"),
     ):
         (tmp_path / "run.json").write_text(content)

@@ -194,7 +194,7 @@ def test_a_killed_search_of_any_keys_goes_on_and_without_pruning_every_trial_end
         ((("optim.lr", "log", 0, 1e-2),), "above 0 for log"),
         ((("train.batch_size", "int", 1.0, 2.0),), "whole for int"),
         ((("model.name", "choice", ("unet2d",)),), "must be"),
-        ((("eval.threshold", "float", 0.1, 0.9),), "changes no training"),
+        ((("eval.threshold", "float", 0.1, 0.9),), "has no effect on training"),
         ((("optim.lr", "log", 1e-5, 1e-2), ("optim.lr", "log", 1e-5, 1e-2)), "twice"),
         (("optim.lr", "log", 1e-5, 1e-2), "must be"),
     ],

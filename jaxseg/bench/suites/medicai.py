@@ -45,7 +45,9 @@ def interpreter() -> str:
       ConfigError: the environment variable is not set.
     """
     if not os.environ.get(INTERPRETER):
-        raise ConfigError(f"got no {INTERPRETER}; set it to the Python of an environment with medicai (jaxseg/bench/medicai.py)")
+        raise ConfigError(
+            f"got no {INTERPRETER}; set it to the Python of an environment with medicai (jaxseg/bench/suites/medicai.py)"
+        )
     return os.environ[INTERPRETER]
 
 

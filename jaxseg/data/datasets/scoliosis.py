@@ -120,7 +120,7 @@ def read_polygons(path: Path, classes: int) -> list[tuple[int, list[tuple[float,
         try:
             values = [float(w) for w in words]
         except ValueError:
-            raise bad(f"words that are no numbers ({line[:40]!r})", "a line is class x1 y1 x2 y2 ...") from None
+            raise bad(f"words that are not numbers ({line[:40]!r})", "a line is class x1 y1 x2 y2 ...") from None
         if len(values) == 5:
             raise bad("5 numbers: a box", "polygons have three points or more")
         if len(values) < 7 or len(values) % 2 == 0:

@@ -125,4 +125,4 @@ def read(folder: Path) -> LeftOut:
     try:
         return LeftOut(tuple(Bad(**bad) for bad in content["bad"]), content["of"])
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{NAME} is no list of bad cases ({error})") from error
+        raise ValueError(f"{NAME} is not a list of bad cases ({error})") from error

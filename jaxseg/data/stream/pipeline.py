@@ -348,7 +348,7 @@ def share_of(batch_size: int, process_index: int, process_count: int) -> Share:
       ConfigError: there is no such process, or the batch size is not divisible by the number of processes.
     """
     if not 0 <= process_index < process_count:
-        raise ConfigError(f"got process_index={process_index} of {process_count} processes")
+        raise ConfigError(f"got process_index={process_index} of {process_count} processes; must be 0 to {process_count - 1}")
     if batch_size < 1 or batch_size % process_count:
         below = batch_size // process_count * process_count
         fit = ", ".join(str(b) for b in (below, below + process_count) if b > 0)

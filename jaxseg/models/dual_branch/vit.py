@@ -1,6 +1,7 @@
 """The "ViT" blocks of the multi-branch networks: attention over all positions, or over patches of size 2."""
 
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from jaxseg.layers.activation import activation
@@ -32,7 +33,7 @@ class GlobalViT(nnx.Module):
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         y = self.proj_in(self.local(x, context))
-        t = self.norm(y.reshape(y.shape[0], -1, y.shape[-1]))  # [B, T, C]
+        t = self.norm(rearrange(y, "b ... c -> b (...) c"))
         t = t + self.attention(t)
         t = t + self.fc2(activation("gelu")(self.fc1(self.norm(t))))
         return self.last(self.proj_out(t.reshape(y.shape)) + x, context)

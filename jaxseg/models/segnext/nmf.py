@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 from jax import lax
 
@@ -66,7 +67,7 @@ class NMF(Stochastic):
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
         """Approximate x [B, *S, D]; the result has the same shape."""
         shape, dtype = x.shape, x.dtype
-        x = x.reshape(shape[0], -1, self.channels).astype(jnp.float32)  # [B, N, D]
+        x = rearrange(x, "b ... d -> b (...) d").astype(jnp.float32)
         bases = self._bases(x.shape[0], context)
         steps = self.train_steps if context.train else self.eval_steps
         stop = lax.stop_gradient if self.frozen_steps else (lambda a: a)

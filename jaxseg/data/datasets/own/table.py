@@ -79,7 +79,7 @@ def load(
     """List the rows of a table; those without a mask have mask None.
 
     Args:
-      root: the table, or the folder that holds it alone.
+      root: the table, or a folder with no other table.
       structures, overlapping, mask_values: as `folder.load`.
       modalities: names of the channels, which are columns; None: those that begin with image.
       patient: a column, or see `patients.named_by`.
