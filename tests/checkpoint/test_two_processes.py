@@ -1,4 +1,4 @@
-"""Two real processes over gloo: one writes, both restore the same step, both hear of a failure."""
+"""Two real processes over gloo: one writes, both restore the same step, both get the error of a failed save."""
 
 import subprocess
 import sys

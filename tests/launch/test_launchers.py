@@ -1,4 +1,4 @@
-"""The launchers: which exit codes start a job again, what every host is told, and manifests of the documented form."""
+"""The launchers: which exit codes start a job again, the arguments of every host, and manifests of the documented form."""
 
 import os
 import signal

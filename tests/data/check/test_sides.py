@@ -1,4 +1,4 @@
-"""Classes named left and right are told from others, and only what exchanges the sides is warned about."""
+"""Classes named left and right are recognised, and only settings that exchange the sides give a warning."""
 
 import pytest
 

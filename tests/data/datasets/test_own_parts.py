@@ -1,4 +1,4 @@
-"""A data set and a reader of one's own, by their paths: what they may do, and how their mistakes are told."""
+"""A data set and a reader of one's own, by their paths: what they may do, and how their mistakes are reported."""
 
 from pathlib import Path
 

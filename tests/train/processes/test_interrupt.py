@@ -23,13 +23,13 @@ from jaxseg.evaluate import scoring
 from jaxseg.train.processes.interrupt import Preemption, Stopped
 from jaxseg.utils import turns
 
-port, me, told = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+port, me, receiver = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, me, initialization_timeout=60)
 mask, seen, stretched = np.zeros((2, 2), np.uint8), [], []
 
 def examine(case):
     seen.append(case)
-    if me == told and len(seen) == 20:
+    if me == receiver and len(seen) == 20:
         os.kill(os.getpid(), signal.SIGTERM)
     return [scoring.Example({"case": str(case), "patient": "p"}, mask, mask, (1.0, 1.0))]
 
@@ -42,12 +42,12 @@ except Stopped:
 """
 
 
-@pytest.mark.parametrize("told", [1])
-def test_two_processes_leave_a_validation_at_the_same_case(told):
+@pytest.mark.parametrize("receiver", [1])
+def test_two_processes_leave_a_validation_at_the_same_case(receiver):
     port = str(free_port())
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, port, str(i), str(told)],
+            [sys.executable, "-c", SCRIPT, port, str(i), str(receiver)],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
             stdout=subprocess.PIPE,
