@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import numpy as np
 
 from jaxseg.data import layout
+from jaxseg.data.prepare import contrast
 from jaxseg.data.prepare.mask_values import Meanings
 from jaxseg.data.records import Case, DataSet
 from jaxseg.data.store import base
@@ -44,6 +45,7 @@ class OwnGrid:
         self.run = dataclasses.replace(run, preparation=dataclasses.replace(run.preparation, layout=self._layout))
         self._by_id = {case.id: case for case in dataset.cases}
         self.meanings = Meanings()  # what the values of the masks were taken for
+        self.doubts: dict[str, str] = {}  # case -> why its figures mean nothing
 
     def score(
         self,
@@ -77,6 +79,8 @@ class OwnGrid:
             images, truth, orientation = self._read(case)
             chosen = self._chosen(case, truth, orientation) if self._slices else None
             found = self.run.segment(images, None if steps else chosen)
+            if doubt := contrast.emptied([image.array for image in images], found.examples.inputs, self.run.recipe):
+                self.doubts[case.id] = doubt
             about, spacing = {"case": case.id, "patient": case.patient}, orientation.spacing
             labels = postprocess.apply(found.labels, steps, spacing)
             loss_of = loss if found.examples.place.keeps_grid else None

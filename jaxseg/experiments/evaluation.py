@@ -16,6 +16,7 @@ import jax
 from jaxseg import checkpoint
 from jaxseg.config import as_dict, flatten
 from jaxseg.data import datasets, splits
+from jaxseg.data.prepare import contrast
 from jaxseg.data.records import DataSet
 from jaxseg.data.store import base
 from jaxseg.data.store.fingerprint import fingerprint
@@ -243,6 +244,9 @@ def _scored(
             reached = table.mean() if work.dataset.regions else table.pooled_dice()
             root = config.data.root if datasets.is_own(config.data.dataset) else ""
             details += baseline.verdict(reached, found["figures"], steps=info.get("next_batch", 0), root=root)
+    doubts = {case: doubt for found in gathered([own.doubts]) for case, doubt in found.items()}
+    if doubts:
+        details.append(f"WARNING {contrast.some(list(map(show, doubts)), len(work.cases))}: {next(iter(doubts.values()))}")
     size = summaries.summarize(model, setup.input_shape(config))
     epochs = (info.get("rows") or [{"epoch": "?"}])[-1]["epoch"]
     facts |= {"params": size.params, "macs": size.macs, **(prepared.facts if prepared else {})}

@@ -140,9 +140,14 @@ def test_another_labelled_set_is_scored_under_its_own_name(run, tmp_path, capsys
     folder, root = run
     rank = json.loads((folder / "run.json").read_text())["model"]["rank"]
     untrained.write(tmp_path / "clinic", rank, count=3)
+    if rank == 2:
+        blank = min((tmp_path / "clinic" / "images").iterdir())
+        Image.fromarray(np.full_like(read(blank), 255)).save(blank)
     before = (folder / "evaluation.json").read_bytes() if (folder / "evaluation.json").exists() else None
     modes.evaluate(modes.Call(None, folder, input=str(tmp_path / "clinic")))
-    assert "3 patients have names of the run's patients" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "3 patients have names of the run's patients" in said
+    assert rank == 3 or f"WARNING 1 of 3 cases ({blank.stem}): the image is 255 everywhere, so its labels mean nothing" in said
     figures = strict(folder / "evaluations" / "clinic@1" / "evaluation.json")
     assert figures["split"] is None and figures["examples"] == 3 and figures["data"]["root"] == str(tmp_path / "clinic")
     assert before is None or (folder / "evaluation.json").read_bytes() == before

@@ -54,7 +54,7 @@ def warnings(found: Sequence[Levels], recipe: Recipe) -> list[str]:
     if constant:
         flat = [f.case for f in found if f.constant and (f.before[:, 0] == f.before[:, -1]).all()]
         why = "as they were in their files" if len(flat) == len(constant) else f"after preparation{_rule(recipe)}"
-        lines.append(f"{_some(constant, len(found))} {why} a constant image, from which nothing can be learnt; {_remedy(recipe)}")
+        lines.append(f"{some(constant, len(found))} {why} a constant image, from which nothing can be learnt; {_remedy(recipe)}")
     if window is None:
         return lines
     rest = [f for f in found if not f.constant]
@@ -63,7 +63,7 @@ def warnings(found: Sequence[Levels], recipe: Recipe) -> list[str]:
     if len(foreign) * 2 > len(found):
         highest = max(f.before[:, -1].max() for f in foreign)
         lines.append(
-            f"{_some([f.case for f in foreign], len(found))} without a value below 0 (up to {highest:g}): these are not HU, but "
+            f"{some([f.case for f in foreign], len(found))} without a value below 0 (up to {highest:g}): these are not HU, but "
             f"data.window={window} is in HU (air is -1000); for MRI set data.intensity=brain and data.window=(); export a CT "
             "without its intercept again"
         )
@@ -71,13 +71,13 @@ def warnings(found: Sequence[Levels], recipe: Recipe) -> list[str]:
     cut = [f.case for f in rest if _kept(f, low, high) < LEAST]
     if cut:
         lines.append(
-            f"{_some(cut, len(found))} with under {LEAST:.0%} of their contrast inside data.window={window}: most values lie "
+            f"{some(cut, len(found))} with under {LEAST:.0%} of their contrast inside data.window={window}: most values lie "
             f"outside of {low:g} to {high:g}; {_remedy(recipe)}"
         )
     faint = [f.case for f in rest if f.case not in cut and _filled(f, recipe) < LEAST]
     if faint:
         lines.append(
-            f"{_some(faint, len(found))} whose values fill under {LEAST:.0%} of the range of data.window={window}: "
+            f"{some(faint, len(found))} whose values fill under {LEAST:.0%} of the range of data.window={window}: "
             f"the network's input has hardly any contrast; {_remedy(recipe)}"
         )
     return lines
@@ -152,5 +152,6 @@ def _remedy(recipe: Recipe) -> str:
     return "choose data.window by the values that --mode=check prints" if recipe.window else "check the files"
 
 
-def _some(cases: Sequence[str], of: int) -> str:
+def some(cases: Sequence[str], of: int) -> str:
+    """Return "2 of 9 cases (a, b)"; at most three are named."""
     return f"{len(cases)} of {of} cases ({', '.join(cases[:3])}{', ...' if len(cases) > 3 else ''})"
