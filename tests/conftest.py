@@ -21,21 +21,27 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 # Files of half a minute and more, the longest first.
 LONG = (
     "test_runs.py",
+    "models/test_zoo.py",
     "test_peers.py",
     "config/test_every_key.py",
     "test_bad_input.py",
     "train/test_step.py",
     "test_configs_quick.py",
+    "models/test_segnext_parity.py",
+    "models/test_brats2d_parity.py",
     "ops/test_attention.py",
     "train/test_random_keys.py",
     "test_unlucky.py",
     "test_docs.py",
+    "models/test_mobile_unetr.py",
+    "models/test_effisegnet_parity.py",
     "augment/test_mix.py",
     "augment/test_intensity.py",
     "losses/test_values.py",
     "train/test_volume_path.py",
     "train/test_training_equals_pytorch.py",
     "data/stream/test_pipeline.py",
+    "models/test_counts_2d.py",
 )
 DEFAULT = "not slow and not full"  # pyproject's own selection
 

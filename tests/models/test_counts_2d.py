@@ -71,15 +71,21 @@ def test_segformer(size):
 
 @pytest.mark.parametrize("size", EFFISEGNET)
 def test_effisegnet(size):
-    trunk, unused, narrow, wide, features, blocks = EFFISEGNET[size]
-    name = f"effisegnet_{size}"
-    model = build(name)
-    assert parameter_count(model) == narrow and parameter_count(build(name, width=64)) == wide
-    assert parameter_count(build(name, conv_head=False)) == narrow - unused
-    assert parameter_count(build(name, width=64, conv_head=False)) == wide - unused
+    trunk, unused, narrow, _, features, blocks = EFFISEGNET[size]
+    model = build(f"effisegnet_{size}")
+    assert parameter_count(model) == narrow
     assert under(model, "encoder.") == trunk + unused
     assert under(model, "encoder.conv_head.") + under(model, "encoder.bn1.") == unused
     assert model.encoder.channels == features and len(model.encoder.blocks) == blocks
+
+
+@pytest.mark.parametrize("size", ["b0", *(pytest.param(size, marks=pytest.mark.full) for size in EFFISEGNET if size != "b0")])
+def test_effisegnet_in_its_other_width_and_without_the_unused_head(size):
+    _, unused, narrow, wide, *_ = EFFISEGNET[size]
+    name = f"effisegnet_{size}"
+    assert parameter_count(build(name, width=64)) == wide
+    assert parameter_count(build(name, conv_head=False)) == narrow - unused
+    assert parameter_count(build(name, width=64, conv_head=False)) == wide - unused
 
 
 @pytest.mark.parametrize("name, channels", BRATS)

@@ -28,16 +28,20 @@ BY_SIZE = {  # the source's networks at 2 inputs and 4 classes
     "dualbranch_mobilenetv2_dilated_fixed_{}": (367_364, 1_390_532, 5_404_164, 21_300_740),
     "dualbranch_18_shufflenet_v1_{}": (503_602, 1_940_304, 7_613_068, 30_155_924),
 }
-TABLE = [(name.format(size), 2, 4, {}, n) for name, counts in BY_SIZE.items() for size, n in zip(SIZES, counts)]
+
+
+def sizes(name, options, counts):
+    """Rows of a network's four sizes: the smallest and the largest run by default, those between are the long set."""
+    rows = [(name.format(size), 2, 4, options, n) for size, n in zip(SIZES, counts)]
+    return [rows[0], *(pytest.param(*row, marks=pytest.mark.full) for row in rows[1:3]), rows[3]]
+
+
+TABLE = [row for name, counts in BY_SIZE.items() for row in sizes(name, {}, counts)]
 # a kernel of 3 in the dilated convolutions, as the source has it later
-TABLE += [
-    (f"dualbranch_03_unet_{size}", 2, 4, {"downs": (("dilated3",) * 2, ("stride",) * 2)}, n)
-    for size, n in zip(SIZES, (5_518_972, 22_068_468, 96_485_988, 385_909_956))
-]
-TABLE += [
-    (f"dualbranch_14_dilated_{size}", 2, 4, {"downs": (("dilated3",) * 3,) * 2}, n)
-    for size, n in zip(SIZES, (6_958_156, 27_801_748, 32_621_476, 130_418_500))
-]
+TABLE += sizes(
+    "dualbranch_03_unet_{}", {"downs": (("dilated3",) * 2, ("stride",) * 2)}, (5_518_972, 22_068_468, 96_485_988, 385_909_956)
+)
+TABLE += sizes("dualbranch_14_dilated_{}", {"downs": (("dilated3",) * 3,) * 2}, (6_958_156, 27_801_748, 32_621_476, 130_418_500))
 TABLE += [
     ("unet3d_2modal_s", 2, 4, {}, 22_579_236),
     ("unet3d_4modal_s", 4, 4, {}, 22_580_964),

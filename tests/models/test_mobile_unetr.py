@@ -111,7 +111,7 @@ def live():
     return parity.redraw(port, parity.images((1, 75, 100, 3)), classifier="none")
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [pytest.param(SIZES[0], marks=pytest.mark.full), SIZES[1]])  # by default the odd one
 def test_true_size_features_equal_transformers(live, size):
     model = create_model("mobile_unetr_xxs")
     report = from_torch.load(model, live.net.state_dict(), only="encoder.")
