@@ -10,7 +10,11 @@ ROOT = Path(__file__).parent
 AS_SET = "JAX_DISABLE_MOST_OPTIMIZATIONS" in os.environ
 # Rooms and files that compile much and whose laws hold whatever XLA makes of a program. Those of compiled kernels (ops), of
 # figures (bench), of what leaves as a program (exporting) and of whole commands compile as users do.
-QUICK = ("augment/", "experiments/insight/", "losses/", "weights/")
+QUICK = (
+    *("augment/", "experiments/insight/", "losses/", "weights/"),
+    *("train/test_extra_channels.py", "train/test_label_values.py", "train/test_left_out.py", "train/test_loop.py"),
+    *("train/test_picture_patches.py", "train/test_volume_path.py"),
+)
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
