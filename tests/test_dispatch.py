@@ -40,7 +40,7 @@ LIGHT = [
     (["train", "folder", "--config.model.name=segnex_t"], 64, "did you mean segnext_t"),
     (["train", "folder", "--config.train.augment=(('flop', 0.5, {}),)"], 64, "unknown transform 'flop'"),
     (["check", "folder", "--config.data.dataset=foldr"], 64, "did you mean folder"),
-    (["evaluate", "no_such_run"], 66, "no run folder"),
+    (["evaluate", "no_such_run"], 66, "not a run folder"),
     (["predict"], 64, "need a run"),
 ]
 
