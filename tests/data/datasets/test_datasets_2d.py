@@ -171,7 +171,7 @@ def test_every_line_of_a_label_file_is_an_object(tmp_path, valid):
     [
         ("0 0.5 0.5 0.2 0.2", "a box"),
         ("0 0.1 0.1 0.2 0.2 0.3", "6 numbers"),
-        ("0 0.1 0.1 0.2 x 0.3 0.3", "no numbers"),
+        ("0 0.1 0.1 0.2 x 0.3 0.3", "not numbers"),
         ("0 0.1 0.1 0.2 0.2 0.3 1.7", "outside 0..1 .1.7"),
         ("0 0.1 0.1 0.2 nan 0.3 0.3", "outside"),
         ("1 0.1 0.1 0.2 0.2 0.3 0.3", "class 1.*0 to 0"),
