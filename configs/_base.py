@@ -120,6 +120,7 @@ def base() -> ConfigDict:
     train.batch_size = 16  # global: over all devices and processes
     train.dtype = "auto"  # compute dtype: float32 or bfloat16; auto: bfloat16 on a GPU or TPU (norms and losses stay float32)
     train.augment = ()  # (name in jaxseg.augment.TRANSFORMS or "my_module:Class", probability, options), in order, on the device
+    train.remat = ()  # less memory, more time: layers computed again for the gradient: "blocks", or names ("encoder.stages.*")
     train.bn_warmup = 0  # batches that update the BatchNorm statistics alone, before the first step
     train.eval_every = 1  # epochs between validations
     train.best = "val_loss"  # criterion for the best checkpoint: val_loss, val_dice, val_recall, last

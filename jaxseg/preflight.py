@@ -19,7 +19,7 @@ from jaxseg.data.store import base
 from jaxseg.data.stream import stages
 from jaxseg.evaluate import tables
 from jaxseg.losses import compose as losses
-from jaxseg.models import functional
+from jaxseg.models import functional, remat
 from jaxseg.models.base import Outputs
 from jaxseg.models.functional import ForwardContext
 from jaxseg.train import feed as feeds
@@ -89,6 +89,7 @@ def check(config, *, network: bool = False, learnt: Learnt | None = None) -> fee
             f"config.train.bn_warmup={config.train.bn_warmup}: {config.model.name} has no BatchNorm, so there are no "
             "statistics to warm up; set it to 0"
         )
+    remat.chosen(described, tuple(config.train.remat))
     setup.build_optimizer(config, params, balance)
     setup.build_schedule(config, steps_per_epoch=max(1, (2**31 - 1) // config.train.epochs))
     spec = jax.ShapeDtypeStruct

@@ -108,6 +108,7 @@ NEUTRAL = (
     "infer.accumulator",
     "train.log_every",
     "train.watchdog",
+    "train.remat",
     "mesh.shard_state",
     "mesh.space",
     "mesh.join",

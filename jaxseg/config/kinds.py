@@ -24,7 +24,7 @@ _OF: dict[Any, str] = {
     tuple[float, ...]: "data.crop data.fractions data.mean data.size data.spacing data.std data.window loss.aux_weights "
     "eval.thresholds infer.mirror",
     tuple[str | tuple[str, tuple[int | str, ...]], ...]: "data.regions",
-    tuple[str, ...]: "data.extra data.previous eval.metrics eval.tables infer.ensemble compare.models",
+    tuple[str, ...]: "data.extra data.previous eval.metrics eval.tables infer.ensemble compare.models train.remat",
     tuple[int, ...]: "data.axes compare.fold compare.seeds",
     tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]: "compare.vary compare.published",
     tuple[tuple[float, ...], ...]: "data.statistics",

@@ -71,7 +71,7 @@ class Network(NamedTuple):
         module: Any = self.merge(params, state)
         with _tapped(module, context.taps):
             outputs = module.outputs(image, context)
-        return outputs, _values(module, self)[1]
+        return outputs, values_of(module, self)[1]
 
     def shapes(self) -> tuple[Tree, Tree]:
         """(params, state) with jax.ShapeDtypeStruct instead of values."""
@@ -130,6 +130,11 @@ def _with_tap(kind: type, tap: Tap, name: str) -> type:
 def split(module: nnx.Module) -> tuple[Network, Tree, Tree]:
     """(network without values, params by name, state by name) of a module; stochastic layers get different random streams."""
     number_streams(module)
+    return parted(module)
+
+
+def parted(module: nnx.Module) -> tuple[Network, Tree, Tree]:
+    """The same for a module, or a part of one, whose random streams are numbered already."""
     graph, everything = nnx.split(module)
     flat = sorted(((".".join(map(str, path)), path, var) for path, var in nnx.to_flat_state(everything)), key=lambda f: f[0])
     leaves = tuple(
@@ -137,10 +142,11 @@ def split(module: nnx.Module) -> tuple[Network, Tree, Tree]:
         for _, path, var in flat
     )
     network = Network(graph, tuple(name for name, _, _ in flat), leaves)
-    return network, *_values(module, network)
+    return network, *values_of(module, network)
 
 
-def _values(module: nnx.Module, network: Network) -> tuple[Tree, Tree]:
+def values_of(module: nnx.Module, network: Network) -> tuple[Tree, Tree]:
+    """(params by name, state by name) of a module that `network` describes."""
     flat = {path: var.get_value() for path, var in nnx.to_flat_state(nnx.state(module))}
     return network.parted([flat[leaf.path] for leaf in network.leaves])
 
@@ -150,9 +156,15 @@ def assign(module: nnx.Module, params: Tree, state: Tree) -> None:
     network, _, _ = split(module)
     network.check(params, state)
     values = {**params, **state}
+    update(module, network, {k: jax.device_put(v, may_alias=False) for k, v in values.items()})  # asarray compiles for each shape
+
+
+def update(module: nnx.Module, network: Network, values: Tree) -> None:
+    """Set some or all values of a module that `network` describes, in place."""
     variables = dict(nnx.to_flat_state(nnx.state(module)))
     for name, leaf in zip(network.names, network.leaves):
-        variables[leaf.path].set_value(jax.device_put(values[name], may_alias=False))  # asarray compiles for each shape
+        if name in values:
+            variables[leaf.path].set_value(values[name])
     nnx.update(module, nnx.from_flat_state(list(variables.items())))
 
 

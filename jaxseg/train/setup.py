@@ -17,7 +17,7 @@ from jaxseg.data.records import DataSet, Recipe
 from jaxseg.data.store.stacked import target_labels
 from jaxseg.infer import channel_run
 from jaxseg.losses import compose as losses
-from jaxseg.models import create_model, functional
+from jaxseg.models import create_model, functional, remat
 from jaxseg.ops.image import standardise
 from jaxseg.ops.precision import compute_dtype
 from jaxseg.optim import build as optimizers
@@ -311,6 +311,7 @@ def build_step(config, network, loss, optimizer, schedule, outputs: feeds.Output
         ema=config.optim.ema,
         target=outputs.target,
         auxiliary=len(config.loss.aux_weights) > 0,
+        recomputed=remat.chosen(network, tuple(config.train.remat)),
         **both,
     )
     return step, steps.build_warm(network, optimizer, augment, mesh, **both)

@@ -10,6 +10,7 @@ import optax
 from jax import lax
 
 from jaxseg.losses import compose as losses
+from jaxseg.models import remat
 from jaxseg.models.functional import ForwardContext, Network
 from jaxseg.ops import devices
 from jaxseg.ops.barrier import cpu_barrier
@@ -39,6 +40,7 @@ def build(
     target: Callable = lambda mask: mask,
     auxiliary: bool = False,
     shard_state: bool = False,
+    recomputed: tuple[str, ...] = (),
 ) -> Program:
     """Build the jitted step (state, batch) -> (state, metrics), the same program for every seed, learning rate and schedule.
 
@@ -63,6 +65,7 @@ def build(
       target: converts class labels [B, *S] to the loss's target (regions).
       auxiliary: the loss has weights for auxiliary outputs; the first step then refuses a network without any (ConfigError),
         before it is compiled.
+      recomputed: names of the layers whose activations are computed again for the gradient (`models.remat.chosen`).
       shard_state: the devices share parameters, average and optimiser state. A step gathers the parameters, and each device gets
         the sum of its part of the gradients.
     """
@@ -71,7 +74,7 @@ def build(
     def loss_of(trained, state, batch, key):
         params, balance = trained
         context = ForwardContext(train=True, key=key)
-        outputs, new_state = network.apply(params, state, finish(batch["image"]).astype(dtype), context)
+        outputs, new_state = remat.apply(network, params, state, finish(batch["image"]).astype(dtype), context, recomputed)
         if auxiliary and not outputs.aux:
             raise ConfigError("config.loss.aux_weights are for auxiliary outputs, but this network has none; set it to ()")
         truth = batch["target"] if "target" in batch else target(batch["mask"])

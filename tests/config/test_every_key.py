@@ -200,6 +200,7 @@ ROWS = {
     "train.batch_size": both(1, "stream"),
     "train.dtype": alike("bfloat16", "step"),
     "train.augment": both((("hflip", 0.5, {}),), "step", train__augment=()),
+    "train.remat": alike(("first",), "step"),
     "train.bn_warmup": alike(2, "training"),
     "train.eval_every": alike(2, "training"),
     "train.best": alike("val_recall", "training", train__best="val_dice"),
