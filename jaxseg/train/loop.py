@@ -13,6 +13,7 @@ from jaxseg.checkpoint import Checkpoints
 from jaxseg.train import mesh as meshes
 from jaxseg.train.log import CompileCounter, Log
 from jaxseg.train.processes.interrupt import PREEMPTED, Preemption, Stopped, fault
+from jaxseg.train.program import KeptStep
 from jaxseg.train.state import Storage, TrainState, evaluated, place
 from jaxseg.types import Batch, NonFiniteError
 from jaxseg.utils import output, turns
@@ -45,6 +46,7 @@ class Job:
       images_per_step: number of examples per update.
       criterion: "val_loss", "val_dice", "val_recall" or "last".
       settings: the config's `train` group: log_every, eval_every, save_every, alarm_after, stop_nonfinite, watchdog.
+      kept: where the compiled step is looked for and kept; None: nowhere.
     """
 
     workdir: Path
@@ -64,6 +66,7 @@ class Job:
     images_per_step: int
     criterion: str
     settings: Any
+    kept: KeptStep | None = None
 
 
 @dataclasses.dataclass
@@ -218,16 +221,25 @@ def _resume(job: Job, log: Log) -> tuple[TrainState, Progress]:
 
 
 def _compile(job: Job, state: TrainState, batch: Batch, log: Log):
-    begin = time.perf_counter()
+    begin = traced = time.perf_counter()
+    kept = job.kept if job.kept and job.kept.usable() else None
     with output.working("compiling the training step"):
-        lowered = job.step.lower(state, batch)
-        traced = time.perf_counter()
-        compiled = lowered.compile()
+        compiled = kept.load(job.step, state, batch) if kept else None
+        found = compiled is not None
+        if compiled is None:
+            lowered = job.step.lower(state, batch)
+            traced = time.perf_counter()
+            compiled = lowered.compile()
+            if kept:
+                kept.save(job.step, compiled, state, batch)
     memory = compiled.memory_analysis()
     used = 0 if memory is None else memory.temp_size_in_bytes + memory.argument_size_in_bytes
     size = f", {used / 2**20:.0f} MiB of device memory by XLA's estimate" if used else ""
     seconds = time.perf_counter() - begin
-    log.say(f"step compiled in {seconds:.1f} s (tracing {traced - begin:.1f} s){size}")
+    how = (
+        f"read in {seconds:.1f} s, compiled before" if found else f"compiled in {seconds:.1f} s (tracing {traced - begin:.1f} s)"
+    )
+    log.say(f"step {how}{size}")
     log.event("compiled", seconds=seconds, bytes=used)
     return compiled
 

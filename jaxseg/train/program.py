@@ -1,15 +1,38 @@
-"""A jitted function whose last arguments are per-run constants, such as the seed and the learning rate.
+"""A jitted function whose last arguments are per-run constants, such as the seed and the learning rate; and its place on disk.
 
 Values in the closure of a jitted function become constants of the compiled program: with the seed or the length of the schedule
 as constants, every seed and every number of epochs would compile again. Passed as arguments, runs that differ only in them share
 one entry of the compilation cache: for example the folds of a cross-validation, or a run that is extended.
 """
 
-from collections.abc import Callable
+import contextlib
+import hashlib
+import json
+import os
+import pickle
+import platform
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import jax
+from jax.experimental import serialize_executable
 
+from jaxseg.config import as_dict, flatten
+from jaxseg.ops.conv.cpu.onednn import library
+from jaxseg.train.processes import roll_call, surroundings
+from jaxseg.utils import files
+from jaxseg.utils.lookup import is_path
 from jaxseg.utils.process import uncollected
+
+SWITCH = "JAXSEG_KEEP_STEPS"
+MOST = 16  # kept steps; the one that was used longest ago makes room
+# groups and keys that the program does not depend on: seed and learning rate are arguments of it (`program`)
+APART = ("eval", "infer", "report", "explain", "compare", "search", "plan", "schedule")
+APART_KEYS = ("seed", "optim.lr", "train.epochs", "name", "variant")
+PREFIXES = ("JAX", "XLA", "PJRT", "OMP", "DNNL", "ONEDNN", "TF_")  # of variables that change what is compiled
+PLACES = ("JAX_COMPILATION_CACHE_DIR", "JAXSEG_CACHE", SWITCH)  # variables that say where files lie
 
 
 class Program:
@@ -41,6 +64,14 @@ class Program:
         with uncollected():
             return Program(self.program.compile(), *self._own, derive=self._derive)
 
+    def arguments(self, *arguments) -> tuple:
+        """Everything that the program is called with, the derived arrays as shapes."""
+        return *arguments, *self._own, *jax.eval_shape(self._derive, *arguments)
+
+    def with_program(self, program: Callable) -> "Program":
+        """The same with another program for the same arguments, such as this one compiled in an earlier process."""
+        return Program(program, *self._own, derive=self._derive)
+
     def memory_analysis(self):
         """Return XLA's memory estimate of the compiled program."""
         return self.program.memory_analysis()
@@ -48,3 +79,112 @@ class Program:
     def as_text(self) -> str:
         """Return the optimised HLO of the compiled program."""
         return self.program.as_text()
+
+
+class KeptStep:
+    """The place on disk of one configuration's compiled step: one that this machine compiled before is read, not traced again.
+
+    jax's compilation cache is asked with the lowered program, so that a start from it still traces the step. Here the question
+    is everything that the program depends on: versions and code of the library, configuration, environment, jax's settings,
+    processor, and the arrays' shapes and places. Not kept are steps with code that the configuration names by "module:Name",
+    those of several processes, and those for other devices than CPUs.
+
+    Reading unpickles, as jax's format asks for: files that other users own or may write are not read. With
+    `JAXSEG_KEEP_STEPS=off` nothing is kept or read.
+
+    Args:
+      config: the resolved config.
+      learnt: what the program takes from elsewhere, such as regions that the data set names; its `repr` is compared.
+      folder: the folder of kept steps; None: the one in the cache.
+    """
+
+    def __init__(self, config, learnt: Any = (), folder: Path | None = None):
+        self._learnt, self._folder = repr(learnt), folder
+        tree = flatten(as_dict(config))
+        self._about = {k: v for k, v in tree.items() if k.partition(".")[0] not in APART and k not in APART_KEYS}
+        self._own_code = any(map(_names_code, self._about.values()))
+
+    def usable(self) -> bool:
+        """Whether a step of this process can be kept."""
+        alone = jax.process_count() == 1 and {d.platform for d in jax.devices()} == {"cpu"}
+        return alone and not self._own_code and os.environ.get(SWITCH, "").lower() not in ("off", "0", "false")
+
+    def load(self, program: Program, *arguments) -> Program | None:
+        """The compiled program for these arguments, ready to be called; None if it is not there or cannot be read."""
+        path = self._path(program, arguments)
+        try:
+            about = path.stat()
+            if about.st_uid not in (os.geteuid(), 0) or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                return None
+            content = path.read_bytes()
+            head, body = content[:32], content[32:]
+            if hashlib.sha256(body).digest() != head:
+                raise ValueError("not as it was written")
+            compiled = serialize_executable.deserialize_and_load(*pickle.loads(body), execution_devices=_devices(arguments))
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        except Exception:  # damaged, or of a jax that reads it no longer: compiled and written anew
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
+        return program.with_program(compiled)
+
+    def save(self, program: Program, compiled: Program, *arguments) -> None:
+        """Keep a compiled program; does nothing if jax cannot write it or the disk is full."""
+        if getattr(getattr(compiled.program, "_params", None), "const_args", ()):  # jax would lose them
+            return
+        with contextlib.suppress(Exception):
+            path = self._path(program, arguments)
+            body = pickle.dumps(serialize_executable.serialize(compiled.program))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            try:
+                with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                    file.write(hashlib.sha256(body).digest() + body)
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            for old in sorted(path.parent.glob("*.step"), key=lambda p: p.stat().st_mtime)[:-MOST]:
+                old.unlink()
+
+    def _path(self, program: Program, arguments: tuple) -> Path:
+        shapes, tree = jax.tree.flatten(program.arguments(*arguments))
+        environment = {
+            k: v for k, v in os.environ.items() if k.startswith(("JAX", "XLA", "PJRT", "OMP", "DNNL", "ONEDNN", "TF_"))
+        }
+        question = {
+            **roll_call.about(self._about),
+            "environment": {k: v for k, v in sorted(environment.items()) if k not in PLACES},
+            "jax": {k: repr(v) for k, v in sorted(jax.config.values.items()) if "cache" not in k},
+            "machine": [platform.machine(), _processor(), len(os.sched_getaffinity(0)), surroundings.current()],
+            "learnt": self._learnt,
+            "convolutions": library.engine(),  # registers oneDNN's calls before a program that holds them is read
+            "arrays": [str(tree), *(f"{a.shape} {a.dtype} {getattr(a, 'sharding', None)}" for a in shapes)],
+        }
+        name = hashlib.sha256(json.dumps(question, sort_keys=True, default=repr).encode()).hexdigest()[:40]
+        return (self._folder or files.cache_root() / "steps") / f"{name}.step"
+
+
+def _devices(arguments: tuple) -> list[jax.Device]:
+    """The devices of a program's arguments, in their order in the mesh."""
+    places = (a.sharding for a in jax.tree.leaves(arguments) if isinstance(a, jax.Array))
+    found = [list(p.mesh.devices.flat) if isinstance(p, jax.NamedSharding) else list(p.device_set) for p in places]
+    return max(found, key=len)
+
+
+def _names_code(value: Any) -> bool:
+    """Whether a value of the config, or a part of it, is a path "module:Name"."""
+    if isinstance(value, Mapping):
+        return any(map(_names_code, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_names_code, value))
+    return is_path(value)
+
+
+def _processor() -> str:
+    """What the kernel says of the first core: model and instruction sets."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        return "\n".join(line for line in lines if line.startswith(("model", "flags", "Features", "vendor", "CPU ")))
+    return platform.processor()

@@ -30,6 +30,7 @@ from jaxseg.train import step as steps
 from jaxseg.train.log import Log
 from jaxseg.train.loop import Job
 from jaxseg.train.processes import surroundings
+from jaxseg.train.program import KeptStep
 from jaxseg.types import ConfigError
 from jaxseg.utils import code
 from jaxseg.utils.lookup import is_path, lookup
@@ -383,4 +384,5 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
         images_per_step=images,
         criterion=config.train.best,
         settings=config.train,
+        kept=KeptStep(config, (data.recipe, data.dataset.regions, network.leaves)),
     )

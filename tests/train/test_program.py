@@ -1,0 +1,105 @@
+"""Compiled steps on disk: read where everything that they depend on is the same, and nowhere else."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import ich_segnext
+from jaxseg.train import mesh as meshes
+from jaxseg.train import program
+from tests.config import test_every_key
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    monkeypatch.setenv(program.SWITCH, "on")
+
+    def of(learnt=(), **changes):
+        config = ich_segnext.get_config("quick").unlock()
+        for key, value in changes.items():
+            group, _, leaf = key.rpartition("__")
+            place = config[group] if group else config
+            with place.ignore_type():
+                place[leaf] = value
+        return program.KeptStep(config, learnt, tmp_path)
+
+    return of
+
+
+def step(seed: float) -> program.Program:
+    return program.Program(jax.jit(lambda x, own, more: x * own + more), jnp.float32(seed), derive=lambda x: (x.sum(),))
+
+
+def saved(kept, x, seed=2.0):
+    own = step(seed)
+    kept.save(own, own.lower(x).compile(), x)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_kept_step_is_read_with_another_seed_and_learning_rate_and_gives_the_same(kept, devices):
+    x = jax.device_put(jnp.arange(4.0), meshes.batched(meshes.make(devices)))
+    assert kept().load(step(2.0), x) is None
+    saved(kept(), x)
+    found = kept(seed=7, optim__lr=0.5, train__epochs=9, eval__threshold=0.1).load(step(3.0), x)
+    np.testing.assert_array_equal(found(x), step(3.0)(x))
+    assert found.memory_analysis() is not None
+
+
+def test_what_the_program_depends_on_is_asked_for(kept, monkeypatch):
+    x = jnp.arange(4.0)
+    saved(kept(), x)
+    assert kept().load(step(2.0), x) is not None
+    for other in (kept(train__dtype="bfloat16"), kept(loss__terms=(("bce", 1.0),)), kept(train__remat=("first",))):
+        assert other.load(step(2.0), x) is None
+    assert kept(learnt=(("whole tumour", (1, 2)),)).load(step(2.0), x) is None
+    for other in (jnp.arange(5.0), x.astype(jnp.bfloat16), jax.device_put(x, jax.devices()[1])):
+        assert kept().load(step(2.0), other) is None
+    with jax.default_matmul_precision("highest"):
+        assert kept().load(step(2.0), x) is None
+    monkeypatch.setenv("JAXSEG_CONV", "xla")
+    assert kept().load(step(2.0), x) is None
+    monkeypatch.delenv("JAXSEG_CONV")
+    monkeypatch.setattr(program.roll_call, "about", lambda config: {"the code of jaxseg": "another"})
+    assert kept().load(step(2.0), x) is None
+
+
+def test_every_key_that_changes_the_step_is_asked_for():
+    changing = [
+        key for key, rows in test_every_key.ROWS.items() if any(what in ("step", "weights") for _, what, *_ in rows.values())
+    ]
+    assert len(changing) > 10
+    assert not [key for key in changing if key in program.APART_KEYS or key.partition(".")[0] in program.APART]
+
+
+def test_damaged_files_and_those_that_others_may_write_are_not_read(kept, tmp_path):
+    x = jnp.arange(4.0)
+    saved(kept(), x)
+    (path,) = tmp_path.glob("*.step")
+    path.chmod(0o620)
+    assert kept().load(step(2.0), x) is None and path.exists()
+    path.chmod(0o600)
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    assert kept().load(step(2.0), x) is None and not path.exists()
+
+
+def test_only_so_many_are_kept(kept, tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "MOST", 2)
+    for n in range(1, 4):
+        saved(kept(), jnp.arange(float(n)))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_steps_with_own_code_and_of_those_who_do_not_want_it_are_not_kept(kept, monkeypatch):
+    assert kept().usable()
+    for changes in (
+        {"model__name": "my_module:Net"},
+        {"loss__terms": (("my_module:loss", 1.0),)},
+        {"train__augment": (("my_module:Flip", 0.5, {}),)},
+        {"optim__name": "my_module:adam"},
+    ):
+        assert not kept(**changes).usable()
+    monkeypatch.setenv(program.SWITCH, "off")
+    assert not kept().usable()
