@@ -201,11 +201,15 @@ def _rows(path: Path) -> list[Row]:
         try:
             text = guard.read_text(path, MAX_TEXT)
             header = text.partition("\n")[0]
-            rows: Any = list(csv.DictReader(io.StringIO(text), delimiter=max(DELIMITERS, key=header.count), strict=True))
+            reader = csv.DictReader(io.StringIO(text), delimiter=max(DELIMITERS, key=header.count), strict=True)
+            rows: Any = list(reader)
         except csv.Error as error:
             raise bad(f"no CSV ({error})") from error
         if any(None in row or None in row.values() for row in rows):
             raise bad("rows of different lengths")
+        names = [column.strip() for column in reader.fieldnames or ()]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise bad(f"two columns are called {twice[0]!r}")
         rows = [{column.strip(): cell.strip() for column, cell in row.items()} for row in rows]
     elif path.suffix.lower() == ".json":
         rows = guard.read_json(path, MAX_TEXT)

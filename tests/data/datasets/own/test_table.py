@@ -123,6 +123,12 @@ def test_what_is_wrong_with_a_row_is_named(tmp_path, rows, change, words):
         datasets.load("table", path)
 
 
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    (tmp_path / "set.csv").write_text("image,mask, image\na.png,m.png,b.png\n")
+    with pytest.raises(DataError, match="two columns are called 'image'"):
+        datasets.load("table", tmp_path / "set.csv")
+
+
 @pytest.mark.parametrize("name", ["Patient ID", "subject_id", "PatientID"])
 def test_a_table_from_a_spreadsheet_keeps_patients_together(rows, tmp_path, name):
     for row in rows:
