@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from launch.local import free_port
-from tests.forked import QUICKLY, Program, Run
+from tests.forked import Program, Run, quickly
 
 ROOT = Path(__file__).parent.parent
 # The quick run with the smallest network and two transforms, so that a process costs seconds; two devices, so that processes
@@ -51,8 +51,7 @@ def ended(cache, program):
 
 def environment(cache: Path, devices: int = 2, **more: str) -> dict[str, str]:
     return {
-        **QUICKLY,
-        **os.environ,
+        **quickly(),
         "JAXSEG_CACHE": str(cache),
         "JAX_PLATFORMS": "cpu",
         "PYTHONUNBUFFERED": "1",
