@@ -118,7 +118,9 @@ def test_the_network_is_a_static_argument_that_compiles_once(chain, image):
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize("name,shape", [("unet_test", (1, 8, 12, 1)), ("segnext_test_ich", (1, 33, 47, 1))])
+@pytest.mark.parametrize(
+    "name,shape", [("unet_test", (1, 8, 12, 1)), pytest.param("segnext_test_ich", (1, 33, 47, 1), marks=pytest.mark.full)]
+)
 def test_a_call_under_jit_equals_the_call_without(name, shape):
     model = create_model(name)
     image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
