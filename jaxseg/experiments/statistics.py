@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from jaxseg.metrics.summarize import bootstrap
 
@@ -77,6 +76,8 @@ def wilcoxon(difference: np.ndarray) -> float:
         return math.nan
     if not difference.any():
         return 1.0
+    from scipy import stats  # half a second, which every command would wait for
+
     return float(stats.wilcoxon(difference, zero_method="zsplit").pvalue)
 
 

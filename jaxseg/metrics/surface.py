@@ -13,7 +13,6 @@ import math
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from jaxseg.metrics import surfels
 from jaxseg.types import Spacing
@@ -183,6 +182,8 @@ def _edge_voxels(mask: np.ndarray, spacing: Spacing) -> tuple[np.ndarray, np.nda
 def _nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
     if not len(others) or not len(points):
         return np.full(len(points), math.inf)
+    from scipy.spatial import cKDTree  # a quarter of a second, which every command would wait for
+
     return cKDTree(others).query(points)[0]
 
 
