@@ -20,6 +20,11 @@ MAX_ENTRIES = 1_000_000  # of nested content in any format
 MAX_DEPTH = 60  # of nesting
 MAX_AXES = 32  # of an array
 MAX_AXIS = 1 << 62  # the longest axis that a 64-bit index can count
+POINTER_BYTES = 1024  # pointers are shorter
+POINTERS = (
+    (b"version https://git-lfs.github.com/", "Git LFS", "git lfs pull"),
+    (b"/annex/objects/", "git-annex", "git annex get"),
+)
 
 
 def one_line(text: str) -> str:
@@ -46,10 +51,11 @@ def check_regular(path: str | Path, *, folder_too: bool = False) -> None:
     """Refuse a path that is not a regular file (or folder, if `folder_too`), without opening it. Links are followed.
 
     Raises:
-      DataError: DATA_MISSING if it does not exist, DATA_PATH for pipes, devices and sockets.
+      DataError: DATA_MISSING if it does not exist or is the pointer of a file that was not fetched, DATA_PATH for pipes, devices
+        and sockets.
     """
     try:
-        mode = os.stat(path).st_mode
+        about = os.stat(path)
     except (OSError, ValueError) as error:
         raise DataError(
             one_line(
@@ -58,12 +64,25 @@ def check_regular(path: str | Path, *, folder_too: bool = False) -> None:
             ),
             "DATA_MISSING",
         ) from None
+    mode = about.st_mode
     if not (stat.S_ISREG(mode) or folder_too and stat.S_ISDIR(mode)):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, device or socket"
         raise DataError(
             one_line(f"{path}: is {kind}; must be a regular file{' or a folder' if folder_too else ''}; give the file itself"),
             "DATA_PATH",
         )
+    if stat.S_ISREG(mode) and about.st_size < POINTER_BYTES:
+        _check_there(path)
+
+
+def _check_there(path: str | Path) -> None:
+    """Refuse the pointers that Git LFS and git-annex leave where a file's content was not fetched."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        begin = file.read(POINTER_BYTES)
+        for mark, what, remedy in POINTERS:
+            if begin.startswith(mark):
+                text = f"{path}: is a pointer of {what}, the file itself is not there; fetch it with {remedy}"
+                raise DataError(one_line(text), "DATA_MISSING")
 
 
 class Clamped:

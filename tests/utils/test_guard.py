@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 
+from jaxseg.data.formats import volumes
 from jaxseg.types import CheckpointError, DataError
 from jaxseg.utils import guard, npy
 from tests.hostile import SPECIAL, mutations, one_line, special, within
@@ -19,6 +20,22 @@ def test_what_is_no_regular_file_is_refused_without_being_opened(tmp_path, kind,
         read(path)
     assert caught.value.code == ("DATA_MISSING" if kind in ("nothing", "broken link") else "DATA_PATH")
     assert str(path) in one_line(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content, remedy",
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "of Git LFS.*git lfs pull"),
+        (b"/annex/objects/SHA256E-s5--2cf2.nii.gz\n", "of git-annex.*git annex get"),
+    ],
+)
+@pytest.mark.parametrize("read", [guard.read_bytes, volumes.read_volume], ids=lambda f: f.__name__)
+def test_pointers_of_files_that_were_not_fetched_are_told(tmp_path, content, remedy, read):
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=remedy) as caught:
+        read(path) if read is not guard.read_bytes else read(path, 1 << 20)
+    assert caught.value.code == "DATA_MISSING"
 
 
 def test_a_file_without_permission_is_refused(tmp_path):
