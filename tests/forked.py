@@ -4,6 +4,7 @@ Each run is a process of its own, with its arguments, environment and exit code;
 one thread, so that a fork starts where `python -m jaxseg.main` stands after its imports.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -83,7 +84,8 @@ class Run:
 
     def send_signal(self, number: int) -> None:
         if self._done is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # a test was interrupted while it waited for the end
+                os.kill(self.pid, number)
 
     def end(self, seconds: float | None = None) -> Done:
         """Wait for its end; after these seconds it is killed (code -9), after those that it was given too (code -14)."""
