@@ -2,7 +2,9 @@
 
 Python's own unpickler calls any function that a file names. This reader never imports or calls: the name of a global is looked
 up in the short lists below, and the only "calls" are the cases of `_call`. Anything else is refused by name. The result
-consists of dict, list, tuple, str, numbers and `Tensor` (a description, to which `torch_files` adds the values).
+consists of dict, list, tuple, str, numbers and `Tensor` (a description, to which `torch_files` adds the values). Objects that
+training scripts keep beside the weights (arguments, paths, times) are passed over: they become empty dictionaries. Arrays of numpy
+are refused, not passed over: they could be weights.
 """
 
 import io
@@ -72,6 +74,32 @@ CALLS = frozenset(
         "numpy.core.multiarray.scalar",
         "numpy._core.multiarray.scalar",
     }
+)
+OBJECTS = frozenset(
+    {  # objects of Python beside the weights, whose content is not read
+        "argparse.Namespace",
+        "types.SimpleNamespace",
+        "pathlib.PosixPath",
+        "pathlib.PurePosixPath",
+        "pathlib.WindowsPath",
+        "pathlib.PureWindowsPath",
+        "pathlib._local.PosixPath",
+        "pathlib._local.WindowsPath",
+        "datetime.datetime",
+        "datetime.date",
+        "datetime.timedelta",
+        "copy_reg._reconstructor",
+        "copyreg._reconstructor",
+    }
+)
+COLLECTIONS = {  # others become lists or dictionaries
+    **{f"{module}.{name}": list for module in ("__builtin__", "builtins") for name in ("set", "frozenset")},
+    "collections.deque": list,
+    "collections.defaultdict": dict,
+    "collections.Counter": dict,
+}
+TYPES = frozenset(  # which these hold as arguments
+    f"{module}.{name}" for module in ("__builtin__", "builtins") for name in ("object", "list", "dict", "int", "float", "str")
 )
 NUMBERS = frozenset("b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8".split())  # numpy scalars that may occur beside tensors
 _WORDS = frozenset(
@@ -188,7 +216,7 @@ class _Machine:
             stack[-n:] = [tuple(stack[-n:])]
         elif op == "TUPLE":
             stack.append(tuple(self._marked()))
-        elif op == "LIST":
+        elif op in ("LIST", "FROZENSET"):
             stack.append(self._marked())
         elif op == "DICT":
             stack.append(_fill({}, self._marked()))
@@ -236,6 +264,8 @@ class _Machine:
             if type(state) is not tuple or len(state) < 2 or state[1] not in ("<", ">", "|"):
                 raise refuse(f"a numpy dtype with the state {shown(state)}")
             target["order"] = state[1]
+        elif isinstance(target, _Object):
+            pass
         elif not isinstance(target, dict):
             raise refuse(f"the pickle sets attributes of a {type(target).__name__}")
 
@@ -244,12 +274,17 @@ class _Module(dict):
     """Attributes of a TorchScript module."""
 
 
+class _Object(dict):
+    """An object whose content is not read."""
+
+
 class _Dtype(dict):
     """A numpy dtype of numbers: "name" is one of NUMBERS, "order" its byte order."""
 
 
 def _global(name: str, more: frozenset[str]) -> Global:
-    if name in more or name in CALLS or name in _WORDS or name.startswith("__torch__."):
+    known = name in CALLS or name in OBJECTS or name in COLLECTIONS or name in TYPES or name in _WORDS
+    if known or name in more or name.startswith("__torch__."):
         return Global(name)
     raise refuse(f"the pickle names the global {shown(name, 120)}, which does not belong in a weight file")
 
@@ -260,6 +295,11 @@ def _call(function, args):
     name = function.name.rsplit(".", 1)[-1]
     if function.name.startswith("__torch__.") and not args:
         return _Module()
+    if function.name in OBJECTS:
+        return _Object()
+    if function.name in COLLECTIONS:
+        kind = COLLECTIONS[function.name]
+        return kind(args[0]) if args and isinstance(args[0], kind) else kind()
     if function.name not in CALLS:
         raise refuse(f"the pickle calls {shown(function.name)} with {len(args)} arguments")
     if name == "OrderedDict":
