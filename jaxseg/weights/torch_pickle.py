@@ -3,8 +3,8 @@
 Python's own unpickler calls any function that a file names. This reader never imports or calls: the name of a global is looked
 up in the short lists below, and the only "calls" are the cases of `_call`. Anything else is refused by name. The result
 consists of dict, list, tuple, str, numbers and `Tensor` (a description, to which `torch_files` adds the values). Objects that
-training scripts keep beside the weights (arguments, paths, times) are passed over: they become empty dictionaries. Arrays of numpy
-are refused, not passed over: they could be weights.
+training scripts keep beside the weights (arguments, paths, times) are passed over: they become empty dictionaries. Arrays of
+numpy are refused, not passed over: they could be weights.
 """
 
 import io
