@@ -14,13 +14,13 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxseg.data.datasets import unread
 from jaxseg.data.error_summary import ErrorSummary
-from jaxseg.data.formats import photos
+from jaxseg.data.formats import photos, volumes
 from jaxseg.data.formats.discover import has_suffix
 from jaxseg.data.prepare import contrast
 from jaxseg.infer import cases, postprocess
@@ -33,6 +33,7 @@ from jaxseg.utils.command import check_interrupt
 from jaxseg.utils.output import event, working_through
 from jaxseg.utils.turns import ALONE, CaseShare
 
+SHOWN = 12  # classes in the line of a case
 SPEED = ("batch_size", "windows", "accumulator")  # settings that decide no voxel
 
 
@@ -132,7 +133,7 @@ def _all(
                 skipped += 1
                 event("case", case=case.name, status="there", files=before["files"])
                 continue
-            written, voxels, doubt = _one(run, case, output, settings, rules["steps"])
+            written = _one(run, case, output, settings, rules["steps"])
         except (ConfigError, StorageError):
             raise  # the next case would meet it too
         except Exception as error:  # of any kind: the other cases may still work
@@ -141,21 +142,41 @@ def _all(
                 kind = "" if isinstance(error, JaxsegError) else f"{type(error).__name__}: "
                 say(f"FAILED {case.name}: {kind}{' '.join(str(error).split())[:400]}")
         else:
-            _append(done, json.dumps({"case": case.name, "key": key, "files": written}) + "\n")
+            _append(done, json.dumps({"case": case.name, "key": key, "files": written.files}) + "\n")
             seconds, values = time.perf_counter() - begin, cases.values_of(run.record)[1:]
-            event("case", case=case.name, status="written", files=written, voxels=voxels, seconds=seconds)
-            text = ", ".join(f"{name} ({value}) {count} voxels" for (name, count), value in zip(voxels.items(), values))
+            event("case", case=case.name, status="written", files=written.files, voxels=written.counts, seconds=seconds)
+            text = _sizes(written, values)
             text += f", probabilities of {', '.join(cases.map_names(run.record))}" if settings["probabilities"] else ""
             say(f"{case.name}: {text}, {seconds:.1f} s")
-            if doubt:
-                say(f"WARNING {case.name}: {doubt}")
+            if written.doubt:
+                say(f"WARNING {case.name}: {written.doubt}")
     for line in failed.rest():
         say(f"FAILED {line}")
     return failed.count, skipped
 
 
-def _one(run: Run, case: Input, output: Path, settings: Mapping[str, Any], steps: list) -> tuple[list[str], dict[str, int], str]:
-    """Segment one case; returns (files written below `output`, voxels of each class, what makes them doubtful or "")."""
+class Written(NamedTuple):
+    """Results of a case: files below the output folder, size of each class in `unit`, what makes them doubtful or ""."""
+
+    files: list[str]
+    counts: dict[str, int]
+    unit: str
+    doubt: str
+
+
+def _sizes(written: Written, values: Sequence[int]) -> str:
+    """The size of each class as text; of many classes those that were found, the largest first."""
+    sizes = [(count, f"{name} ({value}) {count} {written.unit}") for (name, count), value in zip(written.counts.items(), values)]
+    if len(sizes) <= SHOWN:
+        return ", ".join(text for _, text in sizes)
+    found = sorted((size for size in sizes if size[0]), key=lambda size: -size[0])
+    listed = ": " + ", ".join(text for _, text in found[:SHOWN]) if found else ""
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return f"{len(found)} of {len(sizes)} classes found{listed}{more}"
+
+
+def _one(run: Run, case: Input, output: Path, settings: Mapping[str, Any], steps: list) -> Written:
+    """Segment one case and write its results below `output`."""
     images = case.read()
     found = run.segment(images)
     orientation, values = found.examples.orientation, cases.values_of(run.record)
@@ -180,7 +201,8 @@ def _one(run: Run, case: Input, output: Path, settings: Mapping[str, Any], steps
         written.append(cases.write_overlay(output, case.name, run.preparation.overlay(found.examples, labels)))
     voxels = np.bincount(labels.ravel(), minlength=len(values))
     doubt = contrast.emptied([image.array for image in images], found.examples.inputs, run.recipe)
-    return written, {label: int(voxels[k]) for k, label in enumerate(run.recipe.labels, 1)}, doubt
+    counts = {label: int(voxels[k]) for k, label in enumerate(run.recipe.labels, 1)}
+    return Written(written, counts, "pixels" if volumes.is_photo(images[0]) else "voxels", doubt)
 
 
 def _check_measures(run: Run, settings: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from jaxseg.utils.command import check_interrupt
 
 Watch = Callable[[list[dict]], object]
 SEVERAL = 600.0  # seconds of train.watchdog where several processes train and none are given
+SHOWN = 24  # scores in the line of an epoch
 
 
 @dataclasses.dataclass
@@ -306,7 +307,8 @@ def _epoch(job: Job, log: Log, state: TrainState, progress: Progress, preemption
         log.scalars(step, {f"val/{k.removeprefix('val_')} on {job.grid}": v for k, v in scores.items()})
         log.say(
             f"epoch {epoch}/{job.epochs} train_loss {row['train_loss']:.4f} "
-            + " ".join(f"{k} {v:.4f}" for k, v in scores.items())
+            + " ".join(f"{k} {v:.4f}" for k, v in list(scores.items())[:SHOWN])
+            + (f" and {len(scores) - SHOWN} more in epochs.csv" if len(scores) > SHOWN else "")
             + f" on the prepared grid, {job.grid}"
         )
         _watch_classes(positive, progress, job, log)

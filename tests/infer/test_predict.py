@@ -256,3 +256,14 @@ def test_what_stops_one_process_stops_all_with_its_code(run, tmp_path):
             folder, o[share.index], p, settings=settings, say=str, share=share
         )
         assert [error.exit_code for error in shares.run(2, work)] == [code] * 2
+
+
+def test_of_many_classes_the_largest_are_listed():
+    few = prediction.Written([], {"liver": 3, "spleen": 0}, "voxels", "")
+    assert prediction._sizes(few, (1, 7)) == "liver (1) 3 voxels, spleen (7) 0 voxels"
+    many = few._replace(counts={f"s{k}": k % 20 for k in range(40)}, unit="pixels")
+    text = prediction._sizes(many, range(40))
+    assert text.startswith("38 of 40 classes found: s19 (19) 19 pixels, s39 (39) 19 pixels, s18") and text.endswith(
+        " and 26 more"
+    )
+    assert prediction._sizes(many._replace(counts=dict.fromkeys(many.counts, 0)), range(40)) == "0 of 40 classes found"
