@@ -108,14 +108,17 @@ def _own(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[Input]
         record["config"]["data"].get("suffixes"),
     )
     layout = next((name for name in datasets.OWN if datasets.MODULES[name].recognised(origin)), None)
-    if layout:
+    beside = layout == "folder" and not suffixes and not datasets.MODULES[layout].in_two_folders(origin)
+    if layout and not beside:
         known = datasets.options_of(layout)
         options = {"suffixes": suffixes} if "suffixes" in known else {}
         if "ignore" in known and description.read(origin / description.FILE).ignored is not None:
             options["ignore"] = "background"  # no mask is read
         return _cases_of(datasets.load(layout, origin, modalities=names or None, **options))
     grouped: dict[str, tuple[Path, ...]] = {}
-    if suffixes:
+    if beside:
+        grouped = dict(pairing.images_without_masks(origin))
+    elif suffixes:
         grouped = pairing.images_by_suffix(folder, suffixes)
     elif (len(names) > 1 or record["dataset"] == "nnunet_raw") and folder.is_dir() and numbered.is_numbered(folder):
         grouped = numbered.channel_files(folder, channels=names)

@@ -27,6 +27,14 @@ def test_names_lose_their_suffix_in_any_case_of_letters_and_nothing_else(tmp_pat
     assert [case.name for case in cases.find_cases(tmp_path, RECIPE, RECORD)] == ["A", "b.1", "c é (1)", "d"]
 
 
+def test_masks_beside_the_images_are_no_inputs(tmp_path):
+    for name in ("a", "a_mask", "b", "ward/c", "ward/c_mask"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / f"{name}.png")
+    record = {"dataset": "folder", "config": {"data": {"suffixes": None}}}
+    assert [case.name for case in cases.find_cases(tmp_path, RECIPE, record)] == ["a", "b", "ward_c"]
+
+
 def test_two_inputs_of_one_name_are_refused_before_either_is_read(tmp_path):
     with pytest.raises(DataError, match="2 inputs would write results under the same name, 'dup'.*rename"):
         cases.find_cases(touch(tmp_path, "dup.nii", "dup.nii.gz", "other.png"), RECIPE, RECORD)

@@ -30,7 +30,7 @@ MODULES = {
     "scoliosis": scoliosis,
     "table": table,
 }
-OWN = ("decathlon", "nnunet_raw", "folder", "table")  # layouts of one's own data, which say themselves what they hold
+OWN = ("decathlon", "nnunet_raw", "table", "folder")  # layouts of one's own data, which say themselves what they hold
 AUTO = "auto"  # whichever of OWN lies there
 
 

@@ -7,6 +7,8 @@
     <root>/masks/liver/anna_01.png    or a mask of one class for each structure: masks/anna_01_liver.png
     <root>/masks/anna_01.nii.gz       or a channel of 0 and 1 for each structure, [X, Y, Z, K]; of pictures .npy [H, W, K]
     <root>/train/images, <root>/train/masks, <root>/test/...    or such a pair of folders for each split
+    <root>/anna_01.png, <root>/anna_01_mask.png    or both side by side, also in sub-folders or a folder for each split: see
+                                 `pairing.ENDINGS`
 
 IMAGES and MASKS list other accepted names of the folders, in small or capital letters. Every file counts as a separate patient,
 or every sub-folder, unless data.patient finds the patient in the file names. The phantom's pictures are bright discs in uneven
@@ -59,17 +61,27 @@ def recognised(root: Path) -> bool:
     return bool(_places(root))
 
 
+def in_two_folders(root: Path) -> bool:
+    """Return whether images and masks lie in folders of their own."""
+    return any(place.images != place.masks for place in _places(root))
+
+
 def _places(root: Path) -> list[Places]:
     """Return the folders of images and masks in a folder, or in its folders train, val and test."""
     below = [entry for entry in visible_entries(root) if entry.is_dir()] if root.is_dir() else []
     if alone := _pair(below):
         return [Places(*alone)]
     parts = [(entry, SPLITS[entry.name.lower()]) for entry in below if entry.name.lower() in SPLITS]
-    found = [(_pair([e for e in visible_entries(entry) if e.is_dir()]), split) for entry, split in parts]
+    found = [(_pair([e for e in visible_entries(entry) if e.is_dir()]) or _beside(entry), split) for entry, split in parts]
     splits = [split for both, split in found if both]
-    return (
-        [Places(*both, split) for both, split in found if both] if "train" in splits and len(set(splits)) == len(splits) else []
-    )
+    if "train" in splits and len(set(splits)) == len(splits):
+        return [Places(*both, split) for both, split in found if both]
+    return [Places(*both)] if (both := _beside(root)) else []
+
+
+def _beside(folder: Path) -> tuple[Path, Path] | None:
+    """Return the folder twice, where it holds masks beside their images."""
+    return (folder, folder) if pairing.side_by_side(folder) else None
 
 
 def _pair(folders: Sequence[Path]) -> tuple[Path, Path] | None:

@@ -5,10 +5,11 @@ images/anna_0000.nii.gz, anna_0001 ...   its channels by number, where the masks
 images/anna/                             a DICOM series
 masks/anna.png                           its mask, possibly with a common ending (anna_mask.png)
 masks/liver/anna.png, masks/anna_liver.png    masks of one structure each
+anna.png, anna_mask.png                  both in one folder; the mask's name ends in one of ENDINGS
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from jaxseg.data.formats.own import readable
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.types import ConfigError
 
+ENDINGS = tuple(f"{dash}{word}" for word in ("mask", "seg", "segmentation", "label", "gt") for dash in "_-")
 _NUMBERED = re.compile(r"(.+)_(\d{4})")
 
 
@@ -38,16 +40,17 @@ class Paired(NamedTuple):
 
 
 def paired(images: Path, masks: Path, suffixes: Sequence[str] | None = None) -> Paired:
-    """Pair the images and masks of two folders.
+    """Pair the images and masks of two folders, or of one.
 
     Args:
+      images, masks: the folders; the same folder twice: names of masks end in one of ENDINGS.
       suffixes: data.suffixes, what the names of a case's channels end in ("_t1", "_flair"); None: one file per case, or nnU-Net's
         numbers.
     Raises:
       ConfigError: the suffixes are not a list of distinct words.
       DataError: DATA_MISSING for an image or a mask without the other, DATA_PATH for two files of the same name.
     """
-    found, truth = _below(images), _below(masks)
+    found, truth = (_below(images), _below(masks)) if images != masks else _parted(_below(images))
     if suffixes is not None:
         cases, channels = _by_suffix(found, suffixes), tuple(s.strip("_-. ") or s for s in suffixes)
     else:
@@ -74,6 +77,30 @@ def paired(images: Path, masks: Path, suffixes: Sequence[str] | None = None) -> 
             "add the masks or remove the images",
         )
     return Paired(dict(sorted(cases.items())), dict(sorted(by_structure.items())), structures, channels)
+
+
+def side_by_side(folder: Path) -> bool:
+    """Whether a folder, or a sub-folder, holds a mask beside its image."""
+    for here in (folder, *(entry for entry in visible_entries(folder) if entry.is_dir())) if folder.is_dir() else ():
+        names = {pairs.stem(entry) for entry in visible_entries(here) if has_suffix(entry, readable())}
+        if any(_is_mask(name, names) for name in names):
+            return True
+    return False
+
+
+def images_without_masks(folder: Path) -> dict[str, tuple[Path]]:
+    """{case: (file,)} of a folder that holds masks beside its images, those without a mask too."""
+    return {name: (path,) for name, path in sorted(_parted(_below(folder))[0].items())}
+
+
+def _parted(found: Mapping[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """(images, masks) of the files of one folder."""
+    truth = {name: path for name, path in found.items() if _is_mask(name, found)}
+    return {name: path for name, path in found.items() if name not in truth}, truth
+
+
+def _is_mask(name: str, names: Collection[str]) -> bool:
+    return any(name.endswith(ending) and name.removesuffix(ending) in names for ending in ENDINGS)
 
 
 def images_by_suffix(folder: Path, suffixes: Sequence[str]) -> dict[str, tuple[Path, ...]]:

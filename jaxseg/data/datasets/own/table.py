@@ -63,8 +63,8 @@ class Columns(NamedTuple):
 
 
 def recognised(root: Path) -> bool:
-    """Whether a path is a table, or a folder with one."""
-    return _table_of(root) is not None
+    """Whether a path is a table, or a folder with one, where images and masks do not lie in folders of their own."""
+    return _table_of(root) is not None and not folder.in_two_folders(root)
 
 
 def load(

@@ -72,6 +72,30 @@ def test_a_common_ending_of_masks_is_no_structure(tmp_path):
     assert data.labels == ("foreground",) and masks(data)["b"] == [0, 1, 0, 0, 0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("ending", ["_mask", "-seg", "_segmentation"])
+def test_masks_beside_their_images(tmp_path, ending):
+    for case in ("a", "b_mask", "ward/c"):  # b_mask is an image: there is no b
+        picture(tmp_path / f"{case}.png")
+        picture(tmp_path / f"{case}{ending}.png", columns=(1,))
+    assert datasets.recognise(tmp_path)[0] == "folder"
+    data = datasets.load("folder", tmp_path)
+    assert [c.id for c in data.cases] == ["a", "b_mask", "ward/c"] and data.labels == ("foreground",)
+    assert set(map(tuple, masks(data).values())) == {(0, 1, 0, 0, 0, 0, 0, 0)}
+    picture(tmp_path / "d.png")
+    with pytest.raises(DataError, match="d.png: no mask of the same name"):
+        datasets.load("folder", tmp_path)
+    (tmp_path / "list.csv").write_text(f"image,mask\na.png,a{ending}.png\n")
+    assert datasets.recognise(tmp_path)[0] == "table"
+
+
+def test_masks_beside_their_images_in_a_folder_for_each_split(tmp_path):
+    for split in ("train", "val", "test"):
+        picture(tmp_path / split / f"{split}.png")
+        picture(tmp_path / split / f"{split}_mask.png", columns=(1,))
+    data = datasets.load("folder", tmp_path)
+    assert data.fixed_split == {"train/train": "train", "val/val": "val", "test/test": "test"}
+
+
 def test_channels_by_number_or_by_stated_endings(tmp_path):
     for case in ("a", "b"):
         for c in range(2):
