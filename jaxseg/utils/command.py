@@ -111,9 +111,9 @@ def run(name: str, main: Callable[[], int | None], *, leave: Callable[[int], NoR
             )
         elif memory.exhausted(error):
             code = _end(
-                f"{name}: memory is full ({' '.join(str(error).split())[:160] or type(error).__name__}); training: halve "
-                "train.batch_size and double optim.accumulate, or lower data.size; prediction: lower infer.batch_size or "
-                "infer.windows",
+                f"{name}: memory is full ({' '.join(str(error).split())[:160] or type(error).__name__}); training: set "
+                "train.remat=blocks, or halve train.batch_size and double optim.accumulate, or lower data.size; prediction: "
+                "lower infer.batch_size or infer.windows",
                 ConfigError.exit_code,
             )
         else:
