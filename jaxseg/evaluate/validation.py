@@ -10,7 +10,7 @@ from jaxseg.data.store.stacked import Stacked
 from jaxseg.evaluate.scoring import Rules, Scored
 from jaxseg.metrics import counts as scores
 from jaxseg.metrics.counts import Counts
-from jaxseg.utils.pictures import panel, to_8bit
+from jaxseg.utils.pictures import captioned, panel, to_8bit
 
 OVERLAPS = {"dice": scores.dice, "iou": scores.iou, "precision": scores.precision, "recall": scores.recall}
 TAKEN = {"loss", "image_dice", "grid", *OVERLAPS}  # figures that are not those of a class
@@ -61,24 +61,29 @@ def _of_cases(scored: Scored, rules: Rules) -> dict[str, float]:
     return overlaps | {figure_of(name): mean("dice", [name]) for name in names}
 
 
-def pictures(scored: Scored, store: Stacked | PerCase) -> list[np.ndarray]:
-    """Draw input, truth, prediction and errors of the kept examples; for volumes, of the upright slice with most foreground."""
-    found = []
+def pictures(scored: Scored, store: Stacked | PerCase) -> dict[str, np.ndarray]:
+    """Return {case, and its slice: input, truth, prediction and errors} of the kept examples; for volumes, of the upright slice
+    with most foreground."""
+    found = {}
     for i, labels in scored.kept.items():
-        if isinstance(store, Stacked):
-            found.append(panel(store.picture(i), store.masks[i], labels))
-            continue
-        image, mask = store.image(i), np.asarray(store.mask(i))
-        if store.rank == 2:
-            step = -(-max(mask.shape) // SIDE)
-            image, mask, labels = (np.asarray(a[::step, ::step]) for a in (image, mask, labels))
-            shown = image if image.dtype == np.uint8 else to_8bit(image, *np.percentile(image, (1, 99)))
-            found.append(panel(shown, mask, labels))
-            continue
-        z = int(((mask > 0) | (labels > 0)).sum((0, 1)).argmax())
-        last = max(len(store.recipe.modalities), 1) - 1  # coordinates may follow
-        grey = np.asarray(image[:, :, z, last], np.float32).T  # [Y, X]: rows run front to back, columns right to left
-        low, high = np.percentile(grey, (1, 99))
-        grey = np.uint8(np.clip((grey - low) / max(high - low, 1e-6), 0, 1) * 255)
-        found.append(panel(grey[..., None], mask[:, :, z].T, labels[:, :, z].T))
+        row = store.rows[i]
+        name = f"{row['case']}_slice_{row['slice']}" if row.get("slice") else str(row["case"])
+        found[name] = captioned(_panel(store, i, labels), store.labels)
     return found
+
+
+def _panel(store: Stacked | PerCase, i: int, labels: np.ndarray) -> np.ndarray:
+    if isinstance(store, Stacked):
+        return panel(store.picture(i), store.masks[i], labels)
+    image, mask = store.image(i), np.asarray(store.mask(i))
+    if store.rank == 2:
+        step = -(-max(mask.shape) // SIDE)
+        image, mask, labels = (np.asarray(a[::step, ::step]) for a in (image, mask, labels))
+        shown = image if image.dtype == np.uint8 else to_8bit(image, *np.percentile(image, (1, 99)))
+        return panel(shown, mask, labels)
+    z = int(((mask > 0) | (labels > 0)).sum((0, 1)).argmax())
+    last = max(len(store.recipe.modalities), 1) - 1  # coordinates may follow
+    grey = np.asarray(image[:, :, z, last], np.float32).T  # [Y, X]: rows run front to back, columns right to left
+    low, high = np.percentile(grey, (1, 99))
+    grey = np.uint8(np.clip((grey - low) / max(high - low, 1e-6), 0, 1) * 255)
+    return panel(grey[..., None], mask[:, :, z].T, labels[:, :, z].T)

@@ -22,11 +22,12 @@ from jax.experimental import serialize_executable
 from jaxseg.config import as_dict, flatten
 from jaxseg.ops.conv.cpu.onednn import library
 from jaxseg.train.processes import roll_call, surroundings
+from jaxseg.types import ConfigError
 from jaxseg.utils import files
 from jaxseg.utils.lookup import is_path
 from jaxseg.utils.process import uncollected
 
-SWITCH = "JAXSEG_KEEP_STEPS"
+SWITCH, MODES = "JAXSEG_KEEP_STEPS", ("on", "off")
 MOST = 16  # kept steps; the one that was used longest ago makes room
 # groups and keys that the program does not depend on: seed and learning rate are arguments of it (`program`)
 APART = ("eval", "infer", "report", "explain", "compare", "search", "plan", "schedule")
@@ -105,9 +106,16 @@ class KeptStep:
         self._own_code = any(map(_names_code, self._about.values()))
 
     def usable(self) -> bool:
-        """Whether a step of this process can be kept."""
+        """Whether a step of this process can be kept.
+
+        Raises:
+          ConfigError: JAXSEG_KEEP_STEPS is neither "on" (the default) nor "off".
+        """
+        switch = os.environ.get(SWITCH) or MODES[0]
+        if switch not in MODES:
+            raise ConfigError(f"got {SWITCH}={switch!r}; must be {' or '.join(MODES)}")
         alone = jax.process_count() == 1 and {d.platform for d in jax.devices()} == {"cpu"}
-        return alone and not self._own_code and os.environ.get(SWITCH, "").lower() not in ("off", "0", "false")
+        return alone and not self._own_code and switch == "on"
 
     def load(self, program: Program, *arguments) -> Program | None:
         """The compiled program for these arguments, ready to be called; None if it is not there or cannot be read."""

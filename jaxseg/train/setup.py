@@ -358,8 +358,8 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
 
     def validate(weights, net_state, number):
         figures, pictures = figures_and_pictures(weights, net_state)
-        for i, picture in enumerate(pictures):
-            log.panel(number, f"val/{i}", picture)
+        for i, (name, picture) in enumerate(pictures.items()):
+            log.panel(number, f"val/{i if config.report.names == 'hash' else name}", picture)
         return figures
 
     return Job(

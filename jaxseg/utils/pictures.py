@@ -1,13 +1,18 @@
-"""Pictures of images with coloured labels, as uint8 RGB arrays; numpy only."""
+"""Pictures of images with coloured labels, as uint8 RGB arrays."""
 
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 _COLOURS = np.array(
     [(0, 0, 0), (230, 60, 60), (70, 190, 70), (70, 120, 255), (240, 200, 60), (200, 90, 220), (80, 210, 210), (240, 140, 50)],
     np.uint8,
 )
+_RIGHT, _MISSED, _FALSE = (0, 160, 0), (220, 40, 40), (60, 110, 255)  # colours of errors
+TITLES = ("input", "truth", "prediction", "errors: green right, red missed, blue false")
+TILE = 256  # pixels that the longer side of a captioned tile has at least
+LINE = 14  # pixels of a line of text
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
@@ -41,10 +46,39 @@ def panel(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.nd
     """
     rgb = to_rgb(image)
     error = rgb // 2
-    error[(truth > 0) & (prediction == truth)] = (0, 160, 0)
-    error[(truth > 0) & (prediction != truth)] = (220, 40, 40)
-    error[(truth == 0) & (prediction > 0)] = (60, 110, 255)
+    error[(truth > 0) & (prediction == truth)] = _RIGHT
+    error[(truth > 0) & (prediction != truth)] = _MISSED
+    error[(truth == 0) & (prediction > 0)] = _FALSE
     return np.concatenate([rgb, paint(rgb, truth), paint(rgb, prediction), error], axis=1)
+
+
+def captioned(row: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+    """Enlarge a `panel` to a readable size, with a title over each tile and a legend of the classes below.
+
+    Args:
+      row: uint8 [H, 4 W, 3].
+      labels: names of the classes 1, 2, ...; those that do not fit into the legend are left out.
+    """
+    width = row.shape[1] // len(TITLES)
+    times = max(1, -(-TILE // max(row.shape[0], width)))
+    row = row.repeat(times, 0).repeat(times, 1)
+    height, width = row.shape[0], width * times
+    picture = Image.new("RGB", (row.shape[1], height + 2 * LINE))
+    picture.paste(Image.fromarray(row), (0, LINE))
+    draw = ImageDraw.Draw(picture)
+    for i, title in enumerate(TITLES):
+        draw.text((i * width + 2, 1), title, fill="white")
+    at = 2
+    for k, label in enumerate(labels):
+        text = label.encode("latin-1", "replace").decode("latin-1")
+        end = at + LINE + int(draw.textlength(text))
+        if end > picture.width:
+            break
+        colour = tuple(map(int, _COLOURS[k % (len(_COLOURS) - 1) + 1]))
+        draw.rectangle((at, LINE + height + 3, at + 8, LINE + height + 11), fill=colour)
+        draw.text((at + 11, LINE + height + 1), text, fill="white")
+        at = end + 6
+    return np.asarray(picture)
 
 
 def sheet(tiles: Sequence[np.ndarray], found: np.ndarray, limit: int = 24) -> np.ndarray:

@@ -8,6 +8,7 @@ import pytest
 from configs import ich_segnext
 from jaxseg.train import mesh as meshes
 from jaxseg.train import program
+from jaxseg.types import ConfigError
 from tests.config import test_every_key
 
 
@@ -103,3 +104,6 @@ def test_steps_with_own_code_and_of_those_who_do_not_want_it_are_not_kept(kept, 
         assert not kept(**changes).usable()
     monkeypatch.setenv(program.SWITCH, "off")
     assert not kept().usable()
+    monkeypatch.setenv(program.SWITCH, "no")
+    with pytest.raises(ConfigError, match="got JAXSEG_KEEP_STEPS='no'; must be on or off"):
+        kept().usable()
