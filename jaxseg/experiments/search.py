@@ -30,7 +30,7 @@ from jaxseg.reports.names import without_names
 from jaxseg.train import setup
 from jaxseg.train.log import Log
 from jaxseg.types import ConfigError, MismatchError, NonFiniteError
-from jaxseg.utils import files
+from jaxseg.utils import files, output
 
 STARTUP = 5  # trials at random before the estimator draws, and complete ones before any is pruned
 FAILS = (
@@ -99,26 +99,27 @@ def search(
         except (optuna.TrialPruned, *FAILS) as error:
             trial.set_user_attr("reason", " ".join(str(error).split())[:300])
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-            say(f"{head} {'' if isinstance(error, optuna.TrialPruned) else 'FAILED: '}{trial.user_attrs['reason']}")
+            pruned, reason = isinstance(error, optuna.TrialPruned), trial.user_attrs["reason"]
+            say(f"{head} {'' if pruned else 'FAILED: '}{reason}")
+            ended = {"status": "pruned" if pruned else "failed", "reason": reason}
         else:
             if code:
                 return code
             value = score(folder / place)
             study.tell(trial, value)
             say(f"{head} {s.objective} {value:.4f}")
+            ended = {"status": "finished", s.objective: value}
+        output.event("trial", trial=done + 1, of=s.trials, folder=folder / place, values=values, **ended)
         _write(study, finished, config, space, folder)
     complete = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
     if not complete:
         raise NonFiniteError(f"none of {s.trials} trials ended with a score; the reasons are in {folder / 'trials.csv'}")
     best = max(complete, key=lambda t: t.value)
     say(f"best {s.objective} {best.value:.4f} in {folder / best.user_attrs['folder']}; train with these values by")
-    say(
-        "  "
-        + " ".join(
-            options(config, {d.key: d.labels[best.params[d.key]] if d.kind == "choice" else best.params[d.key] for d in space})
-        )
-    )
+    chosen = {d.key: d.labels[best.params[d.key]] if d.kind == "choice" else best.params[d.key] for d in space}
+    say("  " + " ".join(options(config, chosen)))
     say(f"the history is in {folder / 'report.html'}")
+    output.event("search", folder=folder, best=folder / best.user_attrs["folder"], values=chosen, **{s.objective: best.value})
     return None
 
 

@@ -1,6 +1,7 @@
 """Laws of the search, with runs that only compute their figure."""
 
 import csv
+import json
 import math
 import sys
 
@@ -11,6 +12,7 @@ from jaxseg.config import resolve
 from jaxseg.experiments import search as searches
 from jaxseg.experiments import space as spaces
 from jaxseg.types import ConfigError, MismatchError, NonFiniteError
+from jaxseg.utils import output
 
 BEST = (1.0, 4.0, 2.0, 0.5)
 
@@ -58,6 +60,23 @@ def whole(tmp_path_factory):
     folder, runs, said = tmp_path_factory.mktemp("search"), Runs(), []
     assert searches.search(config(), folder, runs.run, runs.score, starts=[(2.0, 1.0, 1.0, 200.0)], say=said.append) is None
     return folder, runs, said
+
+
+def test_a_search_prints_its_trials_for_other_programs(tmp_path, capsys):
+    pytest.importorskip("optuna")
+    runs = Runs()
+    output.choose(quiet=False, as_json=True)
+    try:
+        assert searches.search(config(trials=2), tmp_path, runs.run, runs.score, starts=[], say=str) is None
+    finally:
+        output.choose(quiet=False, as_json=False)
+    *trials, last = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert [(t["event"], t["trial"], t["status"]) for t in trials] == [("trial", 1, "finished"), ("trial", 2, "finished")]
+    assert (
+        last["event"] == "search"
+        and last["val_dice"] == max(t["val_dice"] for t in trials)
+        and set(last["values"]) == set(trials[0]["values"])
+    )
 
 
 def test_a_search_begins_where_the_config_stands_and_prints_the_best_weights(whole):
