@@ -1,16 +1,12 @@
 """Weight files are read without PyTorch and cannot run, or allocate, anything."""
 
-import argparse
 import builtins
-import collections
-import datetime
 import io
 import json
 import os
 import pickle
 import struct
 import tracemalloc
-import types
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -202,26 +198,6 @@ def test_a_pickle_that_calls_anything_is_refused_by_name_and_nothing_runs(tmp_pa
 def test_the_calls_of_this_test_would_have_run(tmp_path):
     pickle.loads(pickle.dumps(canary_calls(tmp_path / "canary")["posix.system"]))
     assert (tmp_path / "canary").exists()
-
-
-@pytest.mark.parametrize("options", [{}, {"pickle_protocol": 4}, {"_use_new_zipfile_serialization": False}], ids=str)
-def test_what_training_scripts_keep_beside_the_weights_is_passed_over(tmp_path, options):
-    torch = pytest.importorskip("torch", reason="parity needs the extra [parity]")
-    beside = {
-        "args": argparse.Namespace(lr=1e-3, path=Path("a/b"), names=["x"]),
-        "seen": {1, 2},
-        "frozen": frozenset({"a"}),
-        "counts": collections.Counter("aab"),
-        "lists": collections.defaultdict(list, {"k": [1]}),
-        "recent": collections.deque([1.0], maxlen=5),
-        "time": datetime.datetime(2026, 1, 1),
-        "space": types.SimpleNamespace(a=1),
-    }
-    weights = {"weight": torch.arange(6.0).reshape(2, 3)}
-    torch.save({"state_dict": weights, **beside}, tmp_path / "w.pth", **options)
-    read = torch_files.read(tmp_path / "w.pth")
-    assert list(read) == ["state_dict.weight"]
-    np.testing.assert_array_equal(read["state_dict.weight"], weights["weight"].numpy())
 
 
 def test_a_whole_pickled_module_is_refused_with_the_remedy(tmp_path):
