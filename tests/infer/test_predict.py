@@ -232,7 +232,7 @@ def test_several_processes_share_the_cases_and_agree_on_the_exit_code(run, tmp_p
     monkeypatch.setattr(runs.Run, "segment", segment)
     assert shares.run(3, work) == [65] * 3
     assert said[0][-1] == f"7 of 8 written to {out}; 1 failed"
-    taken = [[line.partition(":")[0] for line in lines if " voxels" in line] for lines in said]
+    taken = [[line.partition(":")[0] for line in lines if " voxels" in line or " pixels" in line] for lines in said]
     assert taken == [["0", "3", "6"], ["1", "7"], ["2", "5"]] and any(
         "FAILED 4: RuntimeError: broken" in line for line in said[1]
     )

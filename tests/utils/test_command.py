@@ -49,8 +49,9 @@ def ended(*arguments, **options) -> tuple[int, str, str]:
         (
             "raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory')",
             64,
-            "x: memory is full (RESOURCE_EXHAUSTED: Out of memory); training: halve train.batch_size and double "
-            "optim.accumulate, or lower data.size; prediction: lower infer.batch_size or infer.windows\n",
+            "x: memory is full (RESOURCE_EXHAUSTED: Out of memory); training: set train.remat=blocks, or halve "
+            "train.batch_size and double optim.accumulate, or lower data.size; prediction: lower infer.batch_size or "
+            "infer.windows\n",
         ),
         ("raise KeyboardInterrupt", 130, "x: interrupted after 0 s\n"),
     ],
