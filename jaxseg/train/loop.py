@@ -238,7 +238,9 @@ def _compile(job: Job, state: TrainState, batch: Batch, log: Log):
     size = f", {used / 2**20:.0f} MiB of device memory by XLA's estimate" if used else ""
     seconds = time.perf_counter() - begin
     how = (
-        f"read in {seconds:.1f} s, compiled before" if found else f"compiled in {seconds:.1f} s (tracing {traced - begin:.1f} s)"
+        f"read in {seconds:.1f} s (an earlier start compiled it)"
+        if found
+        else f"compiled in {seconds:.1f} s (tracing {traced - begin:.1f} s)"
     )
     log.say(f"step {how}{size}")
     log.event("compiled", seconds=seconds, bytes=used)
