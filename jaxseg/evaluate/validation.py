@@ -10,6 +10,7 @@ from jaxseg.data.store.stacked import Stacked
 from jaxseg.evaluate.scoring import Rules, Scored
 from jaxseg.metrics import counts as scores
 from jaxseg.metrics.counts import Counts
+from jaxseg.utils.files import plain_name
 from jaxseg.utils.pictures import captioned, panel, to_8bit
 
 OVERLAPS = {"dice": scores.dice, "iou": scores.iou, "precision": scores.precision, "recall": scores.recall}
@@ -68,7 +69,7 @@ def pictures(scored: Scored, store: Stacked | PerCase) -> dict[str, np.ndarray]:
     for i, labels in scored.kept.items():
         row = store.rows[i]
         name = f"{row['case']}_slice_{row['slice']}" if row.get("slice") else str(row["case"])
-        found[name] = captioned(_panel(store, i, labels), store.labels)
+        found[plain_name(name)] = captioned(_panel(store, i, labels), store.labels)
     return found
 
 
