@@ -2,7 +2,7 @@
 
     [{"train": ["case_000", ...], "val": ["case_003", ...]}, ...]       entry N is of fold N
 
-nnU-Net writes the file to nnUNet_preprocessed/DatasetXXX_Name, beside its plans.
+nnU-Net writes the file to nnUNet_preprocessed/Dataset001_Name, beside its plans.
 Source: MIC-DKFZ/nnUNet, nnunetv2/training/nnUNetTrainer/nnUNetTrainer.py, do_split.
 """
 

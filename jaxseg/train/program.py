@@ -22,7 +22,7 @@ from jax.experimental import serialize_executable
 from jaxseg.config import as_dict, flatten
 from jaxseg.ops.conv.cpu.onednn import library
 from jaxseg.train.processes import roll_call, surroundings
-from jaxseg.types import ConfigError
+from jaxseg.types import ConfigError, StorageError
 from jaxseg.utils import files
 from jaxseg.utils.lookup import is_path
 from jaxseg.utils.process import uncollected
@@ -119,7 +119,10 @@ class KeptStep:
 
     def load(self, program: Program, *arguments) -> Program | None:
         """The compiled program for these arguments, ready to be called; None if it is not there or cannot be read."""
-        path = self._path(program, arguments)
+        try:
+            path = self._path(program, arguments)
+        except StorageError:  # no home folder: nothing is kept
+            return None
         try:
             about = path.stat()
             if about.st_uid not in (os.geteuid(), 0) or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -165,7 +168,7 @@ class KeptStep:
             **roll_call.about(self._about),
             "environment": {k: v for k, v in sorted(environment.items()) if k not in PLACES},
             "jax": {k: repr(v) for k, v in sorted(jax.config.values.items()) if "cache" not in k},
-            "machine": [platform.machine(), _processor(), len(os.sched_getaffinity(0)), surroundings.current()],
+            "machine": [platform.machine(), _processor(), os.cpu_count(), surroundings.current()],
             "learnt": self._learnt,
             "convolutions": library.engine(),  # registers oneDNN's calls before a program that holds them is read
             "arrays": [str(tree), *(f"{a.shape} {a.dtype} {getattr(a, 'sharding', None)}" for a in shapes)],

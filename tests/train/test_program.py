@@ -8,7 +8,7 @@ import pytest
 from configs import ich_segnext
 from jaxseg.train import mesh as meshes
 from jaxseg.train import program
-from jaxseg.types import ConfigError
+from jaxseg.types import ConfigError, StorageError
 from tests.config import test_every_key
 
 
@@ -84,6 +84,16 @@ def test_damaged_files_and_those_that_others_may_write_are_not_read(kept, tmp_pa
     content[100] ^= 1
     path.write_bytes(content)
     assert kept().load(step(2.0), x) is None and not path.exists()
+
+
+def test_without_a_home_folder_nothing_is_kept(kept, monkeypatch):
+    def missing():
+        raise StorageError("no home folder")
+
+    monkeypatch.setattr(program.files, "cache_root", missing)
+    alone = program.KeptStep(ich_segnext.get_config("quick"))
+    saved(alone, jnp.arange(4.0))
+    assert alone.load(step(2.0), jnp.arange(4.0)) is None
 
 
 def test_only_so_many_are_kept(kept, tmp_path, monkeypatch):
