@@ -1,7 +1,7 @@
 # Short names for the commands of README.md and CONTRIBUTING.md.
 PYTHON ?= .venv/bin/python
 
-.PHONY: install test slow full lint docs bench bench-gpu nnunet ci
+.PHONY: install test slow full lint docs tutorials notebooks bench bench-gpu nnunet ci
 
 install:
 	python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]'
@@ -16,6 +16,12 @@ lint:
 docs:  # the pages that are written from the code, then the site, in build/site
 	$(PYTHON) tests/test_architecture_page.py && $(PYTHON) tests/test_reference_pages.py
 	$(PYTHON) -m pip install -q -e '.[docs]' && $(PYTHON) -m mkdocs build --strict
+tutorials:  # those of docs/ as they stand, on real images that pip downloads; about half an hour on two cores
+	$(PYTHON) -m pytest -m tutorial
+notebooks:  # written from the pages, then executed in build/notebooks
+	$(PYTHON) tests/test_notebooks.py && $(PYTHON) -m pip install -q nbconvert ipykernel
+	mkdir -p build/notebooks && cp notebooks/*.ipynb build/notebooks
+	$(PYTHON) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=7200 build/notebooks/*.ipynb
 bench:
 	$(PYTHON) -m jaxseg.bench --peers
 bench-gpu:

@@ -48,7 +48,7 @@ LONG = (
     "data/stream/test_pipeline.py",
     "models/test_counts_2d.py",
 )
-DEFAULT = "not slow and not full"  # pyproject's own selection
+DEFAULT = "not slow and not full and not tutorial"  # pyproject's own selection
 
 
 @pytest.hookimpl(tryfirst=True)

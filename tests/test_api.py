@@ -16,6 +16,7 @@ from jaxseg import checkpoint
 from jaxseg.infer import postprocess
 from jaxseg.infer.predict import predict
 from jaxseg.types import ConfigError, DataError
+from jaxseg.weights import from_torch, torch_write
 from tests import untrained
 
 ROOT = Path(__file__).parent.parent
@@ -124,3 +125,18 @@ def test_the_page_runs_as_printed(tmp_path, monkeypatch):
     for block in blocks:
         exec(compile(block, "docs/python.md", "exec"), {})
     assert os.path.exists("01_labels.png")
+
+
+@pytest.mark.parametrize("case", [3], indirect=True)
+def test_the_block_of_the_readme_runs_with_a_small_network(case, tmp_path, monkeypatch):
+    run, images, _ = case
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "ich_segnext").symlink_to(run)
+    shutil.copy(sorted(images.iterdir())[0], tmp_path / "scan.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    weights = from_torch.export(jaxseg.create_model("segnext_test", in_channels=1, num_classes=3))  # both are adapted
+    torch_write.write("segnext_t.pth", weights)
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names = {}
+    exec(compile(block.replace('"segnext_t"', '"segnext_test"').replace("512", "32"), "README.md", "exec"), names)
+    assert names["logits"].shape == (1, 32, 32, 2) and os.path.exists("labels.nii.gz")

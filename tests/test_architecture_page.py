@@ -18,6 +18,13 @@ runs the same network over whole images and volumes; `metrics` scores them; `mai
 
 An arrow means "may import"; arrows that follow from others are left out, and so are `types` and `utils`, which everything may
 import. `tests/test_imports.py` holds the table, and this page is written from it by `python tests/test_architecture_page.py`.
+
+Reading images and checking configs need no jax, so that a slip is answered at once:
+
+```console
+$ python -c "import sys, jaxseg.cli.recipes, jaxseg.config, jaxseg.data.formats.volumes; print('jax' in sys.modules)"
+False
+```
 """
 PLACES = """## Where to look
 

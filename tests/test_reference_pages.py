@@ -66,6 +66,12 @@ def networks(parameters: dict[str, str]) -> str:
             128,
         ),
         "",
+        "```console",
+        "$ jaxseg zoo unet3p_bridge",
+        "network family axes channels classes parameters",
+        f"unet3p_bridge unet3p 2 4 4 {parameters['unet3p_bridge']}",
+        "```",
+        "",
         NOTE,
         "",
     ]
@@ -110,6 +116,8 @@ def readme(text: str, parameters: dict[str, str]) -> str:
 def definitions() -> str:
     """docs/definitions.md."""
     out = ["# Losses, augmentation, scores", "", NOTE, ""]
+    half = "import numpy as np, jaxseg; print(jaxseg.dice(np.array([1, 1, 0, 0]), np.array([1, 0, 0, 0])))"
+    out += ["All of them are functions of arrays:", "", "```console", f'$ python -c "{half}"', "0.6666666666666666", "```", ""]
     out += ["## Losses", "", "Terms of `--config.loss.terms=\"(('dice', 1.0), ...)\"`, options in `loss.options`.", ""]
     for name, term in TERMS.items():
         out += [f"### {name}", "", markdown(inspect.getdoc(term)), ""]

@@ -127,8 +127,8 @@ def _devices(required: bool) -> bool:
 
 def _memory() -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    pages = os.sysconf("SC_PAGE_SIZE")
-    print(f"memory: {os.sysconf('SC_PHYS_PAGES') * pages / 2**30:.1f} GiB; {cores} CPU cores for this process")
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None  # Windows has none
+    print(f"memory: {f'{memory / 2**30:.1f} GiB' if memory else 'unknown'}; {cores} CPU cores for this process")
     shared = Path("/dev/shm")
     if shared.is_dir():
         free = shutil.disk_usage(shared).free

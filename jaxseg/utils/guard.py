@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 
 from jaxseg.types import DataError, JaxsegError
 
+# what the system has of these; without O_NONBLOCK a path that has become a pipe would be waited for
+READ = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 MAX_JSON = 64 << 20  # bytes of a JSON file
 MAX_ENTRIES = 1_000_000  # of nested content in any format
 MAX_DEPTH = 60  # of nesting
@@ -118,7 +120,7 @@ def open_regular(path: str | Path) -> BinaryIO:
     """
     check_regular(path)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # do not block if it has become a pipe
+        descriptor = os.open(path, READ)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise OSError("it is not a regular file any more")
