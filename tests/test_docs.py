@@ -110,6 +110,15 @@ def test_messages_that_the_page_of_errors_explains_are_printed():
     assert len(said) > 10 and not [text for text in said if text.strip("… ") not in printed]
 
 
+def test_published_figures_of_the_page_of_recipes_are_those_of_the_configs():
+    rows = re.findall(r"^\| `jaxseg train (\w+).*?` \|(.*)$", (ROOT / "docs" / "recipes.md").read_text(), re.MULTILINE)
+    assert len(rows) > 10
+    for config, row in rows:
+        text = (ROOT / "configs" / f"{config}.py").read_text()
+        missing = [figure for figure in re.findall(r"(?<=[ (]|0)\.\d+", row) if figure not in text]
+        assert not missing, f"{config}: {missing}"
+
+
 def _texts(path: Path) -> list[str]:
     """The strings of a module, an f-string with … for each value, but for docstrings."""
     found = []
