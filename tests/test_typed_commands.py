@@ -74,7 +74,7 @@ def typed(page: Path) -> list[str]:
         r"(?:\.venv/bin/)?(?:jaxseg|python3?|pip|make|sbatch|kubectl|launch/\w+\.sh|torchrun|docker|mkdocs|apt-get|tensorboard)"
     )
     inline = [" ".join(code.split()) for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", text)]
-    found += [code for code in inline if re.match(rf"{words} [^=]", code) and not re.search(r" \.\.\.|COMMAND|[<>]", code)]
+    found += [code for code in inline if re.match(rf"{words} [^=]", code) and not re.search(r" \.\.\.|…|COMMAND|[<>]", code)]
     return list(dict.fromkeys(part for command in found for part in command.split(" && ")))
 
 

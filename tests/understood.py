@@ -73,6 +73,8 @@ def _program(module: str, words: list[str]) -> None:
     importing.places.model_folder = lambda folder, configuration: contextlib.nullcontext(folder)
     pretrained._named = lambda chosen: lookup("pretrained network", chosen.pretrained, TABLE) and end()
     pretrained._task = end
+    init = dispatch.TOOLS["init"]
+    dispatch.TOOLS["init"] = lambda rest: init(rest) or end()
     try:
         main.run(sys.argv) if module == "jaxseg.main" else dispatch.run(sys.argv)
     except SystemExit as error:
@@ -89,7 +91,7 @@ def _mode(name: str):
         if name == "search":
             space.space_of(call.config)
         elif name == "compare":
-            configs = [run.config for run in plan.runs(call.config, Path("runs/x"))]
+            configs = [run.config for run in plan.distinct(plan.runs(call.config, Path("runs/x")))]
         elif name == "plan" and not (call.output and call.config.data.root):
             sys.exit("a plan needs data and a file to write")
         for config in configs:
