@@ -60,7 +60,7 @@ def base() -> ConfigDict:
     data.patient = _optional(str)  # your own data: a column, or a regular expression with one group, that gives the patient
     data.ignore = _optional(str)  # nnunet_raw, decathlon: "background": count dataset.json's ignore label as background
     data.naming = _optional(str)  # lungs: left and right are the "patient"'s or the "image"'s
-    data.allow_empty = _optional(bool)  # scoliosis: an image without a label file has an empty mask
+    data.missing_masks = _optional(str)  # your own data, scoliosis: images without a mask: "skip" them, or "empty": nothing there
     data.modalities = _optional(tuple)  # brats: the modalities to read, in channel order, e.g. ("t1ce", "flair")
     data.release = _optional(str)  # brats: "2023" or "2024", where the file names do not show the release
     data.regions = ()  # one sigmoid logit per region (WT, TC, ET) instead of a softmax over the classes: () for none,

@@ -17,6 +17,7 @@ from configs._arguments import parse
 
 MODELS = ("unet3d_s", "unet3d_stride_s", "dualbranch_01_unet_s", "dualbranch_04_unet_s", "dualbranch_13_unet_s")
 SMALL = ("unet3d_xs", "unet3d_stride_xs", "dualbranch_01_unet_xs")
+SHORT = (("data.size", (32, 32, 32)), ("data.per_volume", 4), ("train.epochs", 6), ("train.eval_every", 3))  # two minutes a run
 
 
 def get_config(arguments: str = ""):
@@ -24,5 +25,5 @@ def get_config(arguments: str = ""):
     c = brats_unet3d.get_config(arguments)
     c.compare.models, c.compare.seeds = MODELS, (24, 42, 123)
     models = ("unet3d_test", "dualbranch_03_unet_test") if quick else SMALL
-    c.embedded += (("compare.models", models), ("compare.seeds", (24,) if quick else (24, 42)))
+    c.embedded += (("compare.models", models), ("compare.seeds", (24,) if quick else (24, 42)), *(() if quick else SHORT))
     return c

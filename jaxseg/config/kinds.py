@@ -34,10 +34,9 @@ _OF: dict[Any, str] = {
     tuple[tuple[str, str], ...]: "data.readers",
     tuple[tuple[str, float, dict[str, Any]], ...]: "train.augment",
     dict[str, Any]: "model.options loss.options optim.options schedule.options",
-    str | None: "data.ignore data.naming data.normalise data.patient data.phantom data.protocol data.release",
+    str | None: "data.ignore data.missing_masks data.naming data.normalise data.patient data.phantom data.protocol data.release",
     int | None: "data.min_area data.sample_seed train.watchdog",
     float | None: "data.sample plan.memory_gb plan.minutes",
-    bool | None: "data.allow_empty",
     tuple[str, ...] | None: "data.modalities data.structures data.suffixes",
     tuple[tuple[int | str, int], ...] | None: "data.mask_values",
 }

@@ -83,7 +83,7 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
         if isinstance(value, float) and not abs(value) <= LARGEST:
             raise ConfigError(f"config.{key}={value}: must be a finite number (float32)")
     for key, names in CHOICES.items():
-        if key in BY_PATH and ":" in flat[key]:
+        if flat[key] is None or key in BY_PATH and ":" in flat[key]:
             continue
         lookup(f"value of config.{key}", flat[key], dict.fromkeys(names))
     _check_names(flat)

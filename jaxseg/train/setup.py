@@ -41,7 +41,7 @@ DATASET_OPTIONS = (
     "structures",
     "mask_values",
     "naming",
-    "allow_empty",
+    "missing_masks",
     "modalities",
     "release",
     "min_area",

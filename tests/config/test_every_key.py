@@ -138,7 +138,7 @@ ROWS = {
     "data.suffixes": of("folder", ("_t1",), ("another ending",), by="cases"),
     "data.ignore": of("folder", "background", ("takes no option 'ignore'",), by="cases"),
     "data.naming": of("lungs", "image", data__naming="patient"),
-    "data.allow_empty": of("scoliosis", True, data__root="<boxes>", data__phantom=None),
+    "data.missing_masks": of("scoliosis", "empty", data__root="<boxes>", data__phantom=None),
     "data.modalities": of("brats", ("t1ce", "flair"), **BRATS),
     "data.release": of("brats", "2024", ("the names decide",), by="cases", **BRATS),
     "data.regions": {

@@ -8,7 +8,7 @@
     <root>/masks/anna_01.nii.gz       or a channel of 0 and 1 for each structure, [X, Y, Z, K]; of pictures .npy [H, W, K]
     <root>/train/images, <root>/train/masks, <root>/test/...    or such a pair of folders for each split
     <root>/anna_01.png, <root>/anna_01_mask.png    or both side by side, also in sub-folders or a folder for each split: see
-                                 `pairing.ENDINGS`
+                                 `pairing.ENDINGS`; anna_01_mask_1.png is a further part of it
 
 IMAGES and MASKS list other accepted names of the folders, in small or capital letters. Every file counts as a separate patient,
 or every sub-folder, unless data.patient finds the patient in the file names. The phantom's pictures are bright discs in uneven
@@ -25,7 +25,7 @@ import nibabel
 import numpy as np
 from PIL import Image
 
-from jaxseg.data.datasets.own import overlap, pairing, patients
+from jaxseg.data.datasets.own import overlap, pairing, patients, unmasked
 from jaxseg.data.datasets.structures import count_structures
 from jaxseg.data.formats import nifti, photos, volumes
 from jaxseg.data.formats.discover import has_suffix, visible_entries
@@ -42,7 +42,7 @@ VERSION = 1  # of the rules below: raise it when they would read a file otherwis
 IMAGES = ("images", "image", "imgs", "img", "scans", "volumes")  # names of the folder of images
 MASKS = ("masks", "mask", "labels", "label", "annotations", "segmentations", "groundtruth", "ground_truth", "gt")
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-LABELS = ("foreground",)
+LABELS = (pairing.ONE,)
 JPEG = (".jpg", ".jpeg")
 KINDS = {"default": 60, "quick": 16}  # pictures
 PHANTOM_VERSION = 1
@@ -90,14 +90,14 @@ def _pair(folders: Sequence[Path]) -> tuple[Path, Path] | None:
     return (named[0][0], named[1][0]) if all(len(found) == 1 for found in named) else None
 
 
-def _found(root: Path, suffixes: Sequence[str] | None) -> tuple[Path, pairing.Paired, dict[str, str]]:
-    """Return (the data set's folder, its cases, the split of each case where there are folders for splits)."""
+def _found(root: Path, **options: Any) -> tuple[Path, pairing.Paired, dict[str, str]]:
+    """Return (the data set's folder, its cases, the split of each case where there are folders for splits); options as for `pairing.paired`."""
     holders = [folder for folder in (root, *(visible_entries(root) if root.is_dir() else ())) if _places(folder)]
     if len(holders) != 1 and root not in holders:
         what = f"{len(holders)} folders with images and masks" if root.is_dir() else "no such folder"
         raise refusal("DATA_MISSING", root, what, "a folder data set holds images and masks", "give the folder that was unpacked")
     places = _places(holders[0])
-    each = [(place.split, pairing.paired(place.images, place.masks, suffixes)) for place in places]
+    each = [(place.split, pairing.paired(place.images, place.masks, **options)) for place in places]
     if len(each) == 1:
         return holders[0], each[0][1], dict.fromkeys(each[0][1].images, each[0][0]) if each[0][0] else {}
     kinds = {(found.structures, found.channels) for _, found in each}
@@ -119,6 +119,7 @@ def load(
     suffixes: Sequence[str] | None = None,
     overlapping: bool = False,
     mask_values: Sequence = (),
+    missing_masks: str | None = None,
 ) -> DataSet:
     """List the pairs of images and masks in a folder.
 
@@ -131,6 +132,7 @@ def load(
       suffixes: what the names of a case's channels end in, see `pairing.paired`.
       overlapping: structures may overlap: every combination of them is a class, and they are regions.
       mask_values: ((value or "#rrggbb", class), ...) of masks that hold the classes; () where they need no table.
+      missing_masks: see `unmasked.apply`; None: an image without a mask is refused.
     Raises:
       ConfigError: names that are not a sequence of distinct names, or a table that cannot be read.
       DataError: DATA_MISSING for a missing folder, image or mask, DATA_PATH for two files with the same stem, DATA_LABEL for JPEG
@@ -138,9 +140,11 @@ def load(
     """
     if structures is not None:
         label_count(structures)
-    root, found, splits = _found(Path(root), suffixes)
+    root, found, splits = _found(Path(root), suffixes=suffixes, without_masks=missing_masks is not None)
     if found.structures:
         names = tuple(structures or found.structures)
+        if found.structures == LABELS and len(names) == 1:  # numbered parts of one structure
+            found = found._replace(structures=names, masks={c: dict(zip(names, m.values())) for c, m in found.masks.items()})
         unknown = [name for name in found.structures if name not in names]
         if unknown:
             raise refusal("DATA_LABEL", root, f"masks of {unknown[0]}", f"data.structures names {', '.join(names)}", "add it")
@@ -149,30 +153,20 @@ def load(
     stacked = 0 if found.structures else _channels_of(*_first(found), structures)
     several = bool(found.structures or stacked)
     table = values_and_classes.table_of(mask_values, len(names))
-    for parts in () if several else found.masks.values():
-        if has_suffix(parts[""], JPEG):
-            jpeg_masks.check_classes(parts[""], len(names), table)
+    for path in () if several else (files[0] for parts in found.masks.values() for files in parts.values()):
+        if has_suffix(path, JPEG):
+            jpeg_masks.check_classes(path, len(names), table)
     if several and table:
         raise ConfigError("data.mask_values is for masks that hold the classes; here each structure has a mask: leave it out")
     joined = several and overlapping
     labels = overlap.combinations(names) if joined else names
     whose, notes = _patients(found, patient, bool(splits))
-    cases = tuple(
-        Case(
-            name,
-            whose(name),
-            files,
-            next(iter(found.masks[name].values())),
-            {"structures": list(found.masks[name])} if found.structures else {},
-            tuple(found.masks[name].values())[1:],
-        )
-        for name, files in found.images.items()
-    )
+    cases = tuple(_case(name, whose(name), files, found) for name, files in found.images.items())
     if several:
         read = functools.partial(read_structures, names, joined, stacked - len(names) if stacked else 0)
     else:
         read = functools.partial(masks.read_mask, len(names), table)
-    return DataSet(
+    dataset = DataSet(
         "folder",
         root,
         cases,
@@ -187,12 +181,20 @@ def load(
         notes=notes,
         **_prescribed(root, splits, whose),
     )
+    return unmasked.apply(dataset, missing_masks)
+
+
+def _case(name: str, patient: str, images: tuple[Path, ...], found: pairing.Paired) -> Case:
+    files = [(structure, path) for structure, paths in found.masks[name].items() for path in paths]
+    meta = {"structures": [structure for structure, _ in files]} if found.structures else {}
+    paths = [path for _, path in files]
+    return Case(name, patient, images, paths[0] if paths else None, meta, tuple(paths[1:]))
 
 
 def _first(found: pairing.Paired) -> tuple[Path, Path]:
-    """Return an image and the mask of the first case."""
-    name = next(iter(found.masks))
-    return found.images[name][0], found.masks[name][""]
+    """Return an image and the mask of the first case that has one."""
+    name = next(name for name, parts in found.masks.items() if parts)
+    return found.images[name][0], found.masks[name][""][0]
 
 
 def _channels_of(image: Path, mask: Path, structures: Sequence[str] | None) -> int:
@@ -278,8 +280,7 @@ def read_structures(structures: tuple[str, ...], overlapping: bool, background: 
         read = [masks.read(path, 1) for path in files]
         for volume in read:
             volumes.check_pair(image, volume)
-        by_name = dict(zip(case.meta["structures"], (volume.array for volume in read)))
-        found = [by_name.get(name) for name in structures]
+        found = [_union([v.array for n, v in zip(case.meta["structures"], read) if n == name]) for name in structures]
     else:
         read = [volumes.read_volume(case.mask)]
         axes = 2 if volumes.is_photo(image) else 3
@@ -295,6 +296,11 @@ def read_structures(structures: tuple[str, ...], overlapping: bool, background: 
         volumes.check_labels(read[0].array, (0, 1), case.mask)
         found = [read[0].array[..., background + k] for k in range(len(structures))]
     return dataclasses.replace(read[0], array=overlap.joined(found, structures, overlapping=overlapping))
+
+
+def _union(parts: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Return what is inside any part of a structure; None where the case has no part of it."""
+    return functools.reduce(np.logical_or, [part != 0 for part in parts[1:]], parts[0]) if parts else None
 
 
 def label_count(structures: Sequence[str] = LABELS) -> int:

@@ -43,11 +43,14 @@ def stem(path: Path, suffixes: tuple[str, ...] | None = None) -> str:
     return next((path.name[: -len(s)] for s in sorted(suffixes, key=len, reverse=True) if has_suffix(path, (s,))), path.stem)
 
 
-def pair(images: Mapping[str, Path], masks: Mapping[str, Path], *, without_mask: bool = False) -> list[tuple[str, Path, Path]]:
+def pair(
+    images: Mapping[str, Path], masks: Mapping[str, Path], *, without_mask: bool = False, remedy: str = ""
+) -> list[tuple[str, Path, Path]]:
     """(stem, image, mask) by equal stems, sorted by stem; never by the order of a listing.
 
     Args:
       without_mask: leave out images that have no mask instead of refusing them.
+      remedy: what else the message advises where an image has no mask; "": to add it.
     Raises:
       DataError: DATA_MISSING for an image or a mask without the other, or if there are no files.
     """
@@ -60,7 +63,7 @@ def pair(images: Mapping[str, Path], masks: Mapping[str, Path], *, without_mask:
                 f"no {what} of the same name, so for {len(alone)} files "
                 f"({', '.join(alone[:5])}{', ...' if len(alone) > 5 else ''})",
                 "images and masks are paired by name",
-                f"add the {what} or remove the file",
+                remedy if remedy and what == "mask" else f"add the {what} or remove the file",
             )
     both = sorted(images.keys() & masks.keys())
     if not both:

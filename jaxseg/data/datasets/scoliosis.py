@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from jaxseg.data.datasets import pairs
+from jaxseg.data.datasets.own import unmasked
 from jaxseg.data.datasets.structures import count_structures
 from jaxseg.data.formats.photos import SUFFIXES
 from jaxseg.data.formats.refusal import refusal
@@ -36,13 +37,13 @@ KINDS = {"default": {"train": 80, "valid": 20, "test": 20}, "quick": {"train": 1
 PHANTOM_VERSION = 1
 
 
-def load(root: str | Path, *, structures: Sequence[str] = LABELS, allow_empty: bool = False) -> DataSet:
+def load(root: str | Path, *, structures: Sequence[str] = LABELS, missing_masks: str | None = None) -> DataSet:
     """List the pictures of an export.
 
     Args:
       root: the folder with train, valid and test (any of them), or the one that holds it.
       structures: names of the export's classes 0, 1, ... (`names` in its data.yaml); they become 1, 2, ...
-      allow_empty: a picture without a label file has no object, instead of being refused.
+      missing_masks: what a picture without a label file is, see `unmasked.apply`; None: it is refused.
     Returns:
       DataSet with `fixed_split`.
     Raises:
@@ -57,9 +58,10 @@ def load(root: str | Path, *, structures: Sequence[str] = LABELS, allow_empty: b
             continue
         images = pairs.by_stem(root / folder / "images", SUFFIXES)
         labels = pairs.by_stem(root / folder / "labels", (".txt",))
-        if allow_empty:
-            labels = {stem: root / folder / "labels" / f"{stem}.txt" for stem in images} | labels
-        for stem, image, polygons in pairs.pair(images, labels):
+        alone = images.keys() - labels.keys() if missing_masks else ()
+        rest = {stem: path for stem, path in images.items() if stem not in alone}
+        both = pairs.pair(rest, labels, remedy=unmasked.REMEDY) if rest or labels else []
+        for stem, image, polygons in both + [(stem, images[stem], None) for stem in alone]:
             patient = stem.split(".rf.")[0]
             if split_of.setdefault(patient, split) != split:
                 raise refusal(
@@ -70,7 +72,7 @@ def load(root: str | Path, *, structures: Sequence[str] = LABELS, allow_empty: b
                     "export again, splitting before the augmentation",
                 )
             cases.append(Case(f"{folder}/{stem}", patient, (image,), polygons))
-    return DataSet(
+    dataset = DataSet(
         "scoliosis",
         root,
         tuple(sorted(cases, key=lambda c: c.id)),
@@ -78,8 +80,9 @@ def load(root: str | Path, *, structures: Sequence[str] = LABELS, allow_empty: b
         functools.partial(masks.map_mask, len(structures)),
         synthetic=(root / "SYNTHETIC.txt").is_file(),
         fixed_split=split_of,
-        read_mask=functools.partial(read_mask, len(structures), allow_empty),
+        read_mask=functools.partial(read_mask, len(structures)),
     )
+    return unmasked.apply(dataset, missing_masks)
 
 
 def label_count(structures: Sequence[str] = LABELS) -> int:
@@ -87,15 +90,14 @@ def label_count(structures: Sequence[str] = LABELS) -> int:
     return count_structures(structures, LABELS)
 
 
-def read_mask(classes: int, allow_empty: bool, case: Case, image: Volume) -> Volume:
+def read_mask(classes: int, case: Case, image: Volume) -> Volume:
     """Draw the polygons of a case on its picture's grid.
 
     Raises:
       DataError: as `read_polygons`.
     """
     height, width = image.array.shape[:2]
-    objects = [] if allow_empty and not case.mask.exists() else read_polygons(case.mask, classes)
-    return Volume(draw(objects, (height, width)), image.affine, image.header, case.mask)
+    return Volume(draw(read_polygons(case.mask, classes), (height, width)), image.affine, image.header, case.mask)
 
 
 def read_polygons(path: Path, classes: int) -> list[tuple[int, list[tuple[float, float]]]]:

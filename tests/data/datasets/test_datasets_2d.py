@@ -192,7 +192,7 @@ def test_a_missing_label_file_is_an_error_unless_allowed(tmp_path):
     root = export(tmp_path)
     (root / "test" / "labels" / "2_bmp.rf.abc.txt").unlink()
     refused("DATA_MISSING", datasets.load, "scoliosis", root, match="no mask of the same name")
-    data = datasets.load("scoliosis", root, allow_empty=True)
+    data = datasets.load("scoliosis", root, missing_masks="empty")
     assert not masks_of(data)["test/2_bmp.rf.abc"].any() and masks_of(data)["train/0_bmp.rf.abc"].any()
 
 

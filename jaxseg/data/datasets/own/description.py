@@ -52,6 +52,13 @@ class Description(NamedTuple):
         """Return the error for a part of the file that cannot be used."""
         return refusal("DATA_TABLE", self.path, found, rule, remedy)
 
+    def count_notes(self, training: int) -> tuple[str, ...]:
+        """Return the log line for a numTraining that is not the number of training cases that are there; () if it is."""
+        said = self.content.get("numTraining")
+        if said is None or said == training:
+            return ()
+        return (f"{self.path} says numTraining {guard.shown(said)}, but {training} training cases are there: files may be missing",)
+
     def mask_rule(self, ignore: str | None) -> Callable[[np.ndarray], np.ndarray]:
         """`DataSet.map_mask` of masks in these values.
 

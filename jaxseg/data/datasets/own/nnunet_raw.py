@@ -81,6 +81,7 @@ def load(
         values=about.values,
         synthetic=(root / "SYNTHETIC.txt").is_file(),
         held_out=frozenset(whose(name) for name, (_, mask) in test.items() if mask),
+        notes=about.count_notes(len(train)),
     )
 
 

@@ -6,6 +6,7 @@ images/anna/                             a DICOM series
 masks/anna.png                           its mask, possibly with a common ending (anna_mask.png)
 masks/liver/anna.png, masks/anna_liver.png    masks of one structure each
 anna.png, anna_mask.png                  both in one folder; the mask's name ends in one of ENDINGS
+anna_mask.png, anna_mask_1.png, ...      several masks of one image, numbered: what is inside any of them is the structure
 """
 
 import re
@@ -14,13 +15,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxseg.data.datasets import pairs
+from jaxseg.data.datasets.own import unmasked
 from jaxseg.data.formats.discover import has_suffix, holds_dicom, visible_entries
 from jaxseg.data.formats.own import readable
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.types import ConfigError
 
 ENDINGS = tuple(f"{dash}{word}" for word in ("mask", "seg", "segmentation", "label", "gt") for dash in "_-")
+ONE = "foreground"  # the structure that numbered masks of an image are parts of
 _NUMBERED = re.compile(r"(.+)_(\d{4})")
+_PART = re.compile(rf"(.+)(?:{'|'.join(ENDINGS)})(?:[-_]?\d+)?")  # the name of a mask beside its image
 
 
 class Paired(NamedTuple):
@@ -28,24 +32,25 @@ class Paired(NamedTuple):
 
     Attributes:
       images: each case's files, one for each channel.
-      masks: each case's mask files by structure; for a mask with all classes the structure is "".
+      masks: each case's mask files by structure; for a mask with all classes the structure is "". {} if a case has no mask.
       structures: names of the structures; () if a mask holds all classes.
       channels: names of the channels that the files of a case hold; () if a case has one file.
     """
 
     images: dict[str, tuple[Path, ...]]
-    masks: dict[str, dict[str, Path]]
+    masks: dict[str, dict[str, tuple[Path, ...]]]
     structures: tuple[str, ...]
     channels: tuple[str, ...]
 
 
-def paired(images: Path, masks: Path, suffixes: Sequence[str] | None = None) -> Paired:
+def paired(images: Path, masks: Path, suffixes: Sequence[str] | None = None, *, without_masks: bool = False) -> Paired:
     """Pair the images and masks of two folders, or of one.
 
     Args:
       images, masks: the folders; the same folder twice: names of masks end in one of ENDINGS.
       suffixes: data.suffixes, what the names of a case's channels end in ("_t1", "_flair"); None: one file per case, or nnU-Net's
         numbers.
+      without_masks: images may lack a mask.
     Raises:
       ConfigError: the suffixes are not a list of distinct words.
       DataError: DATA_MISSING for an image or a mask without the other, DATA_PATH for two files of the same name.
@@ -63,20 +68,27 @@ def paired(images: Path, masks: Path, suffixes: Sequence[str] | None = None) -> 
     by_structure = _by_structure(cases, truth)
     structures = tuple(sorted({name for parts in (by_structure or {}).values() for name in parts}))
     if len(structures) == 1 and not (masks / structures[0]).is_dir():  # a common ending: anna_mask.png
-        truth, by_structure = {name: path for name, parts in by_structure.items() for path in parts.values()}, None
+        parts = {name: files for name, by_name in by_structure.items() for files in by_name.values()}
+        if all(len(files) == 1 for files in parts.values()):
+            truth, by_structure = {name: files[0] for name, files in parts.items()}, None
+        else:
+            by_structure, structures = {name: {ONE: files} for name, files in parts.items()}, (ONE,)
+    order = sorted(cases)
     if by_structure is None:  # a mask a case
-        pairs.pair({name: files[0] for name, files in cases.items()}, truth)
-        return Paired(dict(sorted(cases.items())), {name: {"": truth[name]} for name in sorted(cases)}, (), channels)
-    alone = sorted(cases.keys() - by_structure.keys())
-    if alone:
+        firsts = {name: files[0] for name, files in cases.items()}
+        pairs.pair(firsts, truth, without_mask=without_masks, remedy=unmasked.REMEDY)
+        held = {name: {"": (truth[name],)} if name in truth else {} for name in order}
+        return Paired({name: cases[name] for name in order}, held, (), channels)
+    alone = [name for name in order if name not in by_structure]
+    if alone and not without_masks:
         raise refusal(
             "DATA_MISSING",
             cases[alone[0]][0],
             f"no mask of {', '.join(structures)}, so for {len(alone)} images",
             "every image has a mask of one structure at least, empty if there is none of it",
-            "add the masks or remove the images",
+            unmasked.REMEDY,
         )
-    return Paired(dict(sorted(cases.items())), dict(sorted(by_structure.items())), structures, channels)
+    return Paired({name: cases[name] for name in order}, {name: by_structure.get(name, {}) for name in order}, structures, channels)
 
 
 def side_by_side(folder: Path) -> bool:
@@ -100,7 +112,8 @@ def _parted(found: Mapping[str, Path]) -> tuple[dict[str, Path], dict[str, Path]
 
 
 def _is_mask(name: str, names: Collection[str]) -> bool:
-    return any(name.endswith(ending) and name.removesuffix(ending) in names for ending in ENDINGS)
+    match = _PART.fullmatch(name)
+    return match is not None and match[1] in names
 
 
 def images_by_suffix(folder: Path, suffixes: Sequence[str]) -> dict[str, tuple[Path, ...]]:
@@ -165,18 +178,25 @@ def _by_suffix(found: Mapping[str, Path], suffixes: Sequence[str]) -> dict[str, 
     return {name: tuple(files[s] for s in suffixes) for name, files in cases.items()}
 
 
-def _by_structure(cases: Mapping[str, object], truth: Mapping[str, Path]) -> dict[str, dict[str, Path]] | None:
-    """{case: {structure: mask}}; None where masks have the cases' names, or names of no case."""
+def _by_structure(
+    cases: Mapping[str, object], truth: Mapping[str, Path]
+) -> dict[str, dict[str, tuple[Path, ...]]] | None:
+    """{case: {structure: its masks}}; None where masks have the cases' names, or names of no case."""
     if truth.keys() <= cases.keys() or not truth:
         return None
-    by_structure: dict[str, dict[str, Path]] = {}
-    for name, path in truth.items():
+    by_structure: dict[str, dict[str, tuple[Path, ...]]] = {}
+    for name, path in sorted(truth.items()):
         folder, _, rest = name.partition("/")
         if rest in cases:
-            by_structure.setdefault(rest, {})[folder] = path
-            continue
-        case = next((name[:end] for end in range(len(name) - 1, 0, -1) if name[end] in "_-." and name[:end] in cases), None)
-        if case is None:
-            return None  # `pairs.pair` says what is alone
-        by_structure.setdefault(case, {})[name[len(case) + 1 :]] = path
+            case, structure = rest, folder
+        else:
+            ends = (end for end in range(len(name) - 1, 0, -1) if name[end] in "_-.")
+            case = next((name[:end] for end in ends if name[:end] in cases), None)
+            if case is None:
+                return None  # `pairs.pair` says what is alone
+            structure = name[len(case) + 1 :]
+            if _PART.fullmatch(name) and _PART.fullmatch(name)[1] == case:  # anna_mask_1.png: a part of anna_mask.png
+                structure = structure.rstrip("-_0123456789")
+        parts = by_structure.setdefault(case, {})
+        parts[structure] = (*parts.get(structure, ()), path)
     return by_structure

@@ -22,7 +22,7 @@ import numpy as np
 import yaml
 
 from jaxseg.data.datasets import folder, pairs
-from jaxseg.data.datasets.own import overlap, patients
+from jaxseg.data.datasets.own import overlap, patients, unmasked
 from jaxseg.data.formats import photos, volumes
 from jaxseg.data.formats.discover import has_suffix, visible_entries
 from jaxseg.data.formats.refusal import refusal
@@ -75,12 +75,14 @@ def load(
     patient: str | None = None,
     overlapping: bool = False,
     mask_values: Sequence = (),
+    missing_masks: str | None = None,
 ) -> DataSet:
     """List the rows of a table; those without a mask have mask None.
 
     Args:
       root: the table, or a folder with no other table.
       structures, overlapping, mask_values: as `folder.load`.
+      missing_masks: see `unmasked.apply`; None: as "skip".
       modalities: names of the channels, which are columns; None: those that begin with image.
       patient: a column, or see `patients.named_by`.
     Raises:
@@ -137,7 +139,7 @@ def load(
         if several
         else functools.partial(masks.read_mask, len(names), table)
     )
-    return DataSet(
+    dataset = DataSet(
         "table",
         path.parent,
         tuple(sorted(cases, key=lambda c: c.id)),
@@ -153,6 +155,7 @@ def load(
         held_out=frozenset() if whole else frozenset(p for p, word in splits.items() if word == "test"),
         notes=("the column spacing is not used: pictures are resized, not resampled",) if pictures else (),
     )
+    return unmasked.apply(dataset, missing_masks)
 
 
 def read_spaced(spacings: Mapping[str, tuple[float, ...]], path: Path) -> Volume:

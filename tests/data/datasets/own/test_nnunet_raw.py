@@ -52,6 +52,12 @@ def test_channels_labels_and_values_are_those_of_dataset_json(tmp_path):
     assert one.modalities == ("FLAIR",) and one.cases[0].images[0].name == "anna_01_0001.nii.gz"
 
 
+def test_a_numtraining_that_is_not_the_number_of_cases_is_said(tmp_path):
+    assert datasets.load("nnunet_raw", raw(tmp_path, {**TWO, "numTraining": 3})).notes == ()
+    (tmp_path / "dataset.json").write_text(json.dumps({**TWO, "numTraining": 5}))
+    assert "numTraining 5, but 3 training cases are there" in datasets.load("nnunet_raw", tmp_path).notes[0]
+
+
 def test_labelled_imagests_is_the_test_split_and_a_pattern_names_patients(tmp_path):
     data = datasets.load("nnunet_raw", raw(tmp_path), patient="^([a-z]+)_")
     assert [case.patient for case in data.cases] == ["anna", "anna", "bert", "carl"] and data.held_out == {"carl"}

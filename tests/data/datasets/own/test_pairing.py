@@ -72,6 +72,42 @@ def test_a_common_ending_of_masks_is_no_structure(tmp_path):
     assert data.labels == ("foreground",) and masks(data)["b"] == [0, 1, 0, 0, 0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("folders", [("", ""), ("images/", "masks/")], ids=["beside", "apart"])
+def test_numbered_masks_of_one_image_are_parts_of_one_structure(tmp_path, folders):
+    """As the breast ultrasound data set BUSI has them."""
+    names = {"benign (1)": ("",), "benign (10)": ("", "_1", "_2"), "normal (1)": ("",)}
+    for name, parts in names.items():
+        picture(tmp_path / f"{folders[0]}{name}.png")
+        for k, part in enumerate(parts):
+            picture(tmp_path / f"{folders[1]}{name}_mask{part}.png", columns=(2 * k,))
+    data = datasets.load("folder", tmp_path)
+    assert data.labels == ("foreground",) and len(data.cases) == 3 and data.regions == ()
+    assert masks(data)["benign (10)"] == [1, 0, 1, 0, 1, 0, 0, 0] and masks(data)["benign (1)"] == [1, 0, 0, 0, 0, 0, 0, 0]
+    assert masks(datasets.load("folder", tmp_path, structures=("lesion",))) == masks(data)
+
+
+@pytest.mark.parametrize("form", ["one", "structures", "beside"])
+def test_images_without_masks_are_what_the_config_says(tmp_path, form):
+    images = tmp_path if form == "beside" else tmp_path / "images"
+    mask = {"one": "masks/{}.png", "structures": "masks/{}_liver.png", "beside": "{}_mask.png"}[form]
+    for name in "abc":
+        picture(images / f"{name}.png")
+        if name != "b":
+            picture(tmp_path / mask.format(name), columns=(1,))
+    if form == "structures":
+        picture(tmp_path / "masks/a_lung.png", columns=(5,))
+    with pytest.raises(DataError, match="data.missing_masks=skip .not annotated, left out. or empty"):
+        datasets.load("folder", tmp_path)
+    skipped = datasets.load("folder", tmp_path, missing_masks="skip")
+    assert [(c.id, c.mask is None) for c in skipped.cases] == [("a", False), ("b", True), ("c", False)]
+    said: list[str] = []
+    assert [c.id for c in base.labelled(skipped, said.append).cases] == ["a", "c"] and "1 of 3 cases have no mask (b)" in said[0]
+    empty = datasets.load("folder", tmp_path, missing_masks="empty")
+    read = masks(empty)
+    assert read["b"] == [0] * 8 and read["c"][1] and not read["c"][2]
+    assert "1 images have no mask and count as images without any structure" in empty.notes
+
+
 @pytest.mark.parametrize("ending", ["_mask", "-seg", "_segmentation"])
 def test_masks_beside_their_images(tmp_path, ending):
     for case in ("a", "b_mask", "ward/c"):  # b_mask is an image: there is no b

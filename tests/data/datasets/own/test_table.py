@@ -51,6 +51,14 @@ def write(path, rows):
     return path
 
 
+def test_rows_without_a_mask_are_left_out_or_empty(tmp_path, rows):
+    path = write(tmp_path / "set.csv", [row | {"mask": row["mask"] if i else ""} for i, row in enumerate(rows)])
+    assert datasets.load("table", path).cases[0].mask is None
+    data = datasets.load("table", path, missing_masks="empty")
+    read = [base.read_files(data, case)[1].array for case in data.cases]
+    assert not read[0].any() and read[0].shape == (6, 5, 4) and read[1].sum() == 2
+
+
 @pytest.mark.parametrize("name", ["set.csv", "list.json", "parts.json", "set.yaml"])
 def test_every_form_of_a_table_gives_the_same_cases(tmp_path, rows, name):
     path = write(tmp_path / name, rows)
