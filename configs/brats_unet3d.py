@@ -7,7 +7,7 @@
 
 Arguments, comma-separated: a network (any registry name; `unet3d_s` when none is named), `two` ([t1ce, flair], the source's
 2-modality set, instead of all four), `standard` (0.5 cross-entropy + 0.5 Dice instead of 0.3 + 0.7 squared Dice), `nnunet`
-(nnU-Net's loss, schedule, oversampling and augmentation), `augment` (the source's --use_mri_augmentation), `regions` (WT, TC,
+(nnU-Net's training: configs/nnunet.py), `augment` (the source's --use_mri_augmentation), `regions` (WT, TC,
 ET as sigmoids), `five` (5-fold: set config.data.fold), `slices` (2-D networks on axial slices), `quick`.
 
 With data.root the source's recipe runs: patches of 128^3, 16 of each volume an epoch, every third centred on foreground (the
@@ -20,9 +20,10 @@ Source: jwon112/3d-segmentation. Published: no result table exists. Measured on 
 phantom: see README.
 """
 
+from configs import nnunet
 from configs._arguments import network_and_flags
 from configs._base import base
-from configs._brats import AUGMENT, NNUNET_AUGMENT, PHANTOM, QUICK, deep_supervision, on_slices, published_recipe
+from configs._brats import AUGMENT, PHANTOM, QUICK, deep_supervision, on_slices, published_recipe
 
 FLAGS = ("two", "standard", "nnunet", "augment", "regions", "five", "slices", "quick")
 
@@ -39,13 +40,7 @@ def get_config(arguments: str = ""):
     c.train.augment = AUGMENT if "augment" in flags else ()
     c.embedded = PHANTOM
     if "nnunet" in flags:
-        c.data.foreground, c.data.positions = 1 / 3, "uniform"
-        c.data.per_volume, c.train.batch_size, c.train.epochs = 1, 2, 1000
-        c.loss.terms, c.train.augment = (("nnunet", 1.0),), NNUNET_AUGMENT
-        c.optim.name, c.optim.lr, c.optim.options = "sgd", 1e-2, {"momentum": 0.99, "nesterov": True}
-        c.optim.weight_decay, c.optim.clip_norm, c.train.bn_warmup = 3e-5, 12.0, 0
-        c.schedule.name, c.schedule.options = "poly", {"power": 0.9}
-        c.infer.overlap, c.infer.blend, c.infer.positions, c.infer.mirror = 0.5, "gaussian_nnunet", "nnunet", (0, 1, 2)
+        nnunet.trainer(c)
     if "regions" in flags:
         c.loss.terms = (("dice", 1.0), ("bce", 1.0))
     if "slices" in flags:

@@ -15,15 +15,7 @@ from jaxseg.train import setup
 from jaxseg.types import ConfigError
 from jaxseg.utils import files, output
 
-PLANNED_WITH = (
-    "structures",
-    "mask_values",
-    "suffixes",
-    "patient",
-    "ignore",
-    "modalities",
-    "readers",
-)  # of data: how cases are read
+PLANNED_WITH = (*setup.DATASET_OPTIONS, "readers")  # of data: how cases are read
 FIELDS = {"3d_fullres": "volumes", "2d": "planes"}  # of a plan
 VARIANTS = {"3d_fullres": "", "2d": "2d"}  # of the config file
 
@@ -37,18 +29,19 @@ def write(config, target: Path, look: Callable[[Any], None], device: budget.Devi
       look: called with a planned config; raises the errors that training with it would raise before it reads its data.
       device: the machine to plan for.
     Raises:
-      ConfigError: the target exists, the data are a named data set instead of the user's own, or the plan cannot be trained.
+      ConfigError: the target exists, the data are slices of a named data set, or the plan cannot be trained.
       DataError: the data cannot be read or measured.
     """
     if target.suffix != ".py" or target.exists():
         why = "the file exists" if target.exists() else "a config file's name must end in .py"
         raise ConfigError(f"--output={target}: {why}; give another name")
     filled = described.fill(config)
-    if filled.dataset is None:
+    if filled.dataset is None and config.data.rank == 2:
         raise ConfigError(
-            f"config.data.dataset={config.data.dataset!r}: --mode=plan plans for your own data; give --config=folder"
+            f"config.data.dataset={config.data.dataset!r} with data.rank=2: --mode=plan plans for volumes, and for pictures "
+            "of your own; give --config=folder, or a config of volumes"
         )
-    dataset, d = filled.dataset, filled.config.data
+    dataset, d = filled.dataset or setup.open_dataset(filled.config), filled.config.data
     output.say(described.describe(dataset))
     names = dataset.modalities or (("CT",) if d.intensity == "ct" or d.window else ("",)) * d.channels
     rules = [intensity.rule_by_name(name) for name in names]

@@ -63,7 +63,7 @@ def _nnunet(chosen: argparse.Namespace) -> str:
         raise ConfigError(f"got --folds={chosen.folds}; give distinct numbers of folds, such as 0,1,2, or the word all")
     with places.model_folder(chosen.model, chosen.configuration) as folder:
         runs = nnunet.import_model(
-            folder, chosen.output, _tree(chosen.config, "_nnunet.py"), folds=folds, previous=chosen.previous, splits=chosen.splits
+            folder, chosen.output, _tree(chosen.config, "nnunet.py"), folds=folds, previous=chosen.previous, splits=chosen.splits
         )
     return f"{runs[0]}" + (f' --config.infer.ensemble="{tuple(map(str, runs[1:]))}"' if runs[1:] else "")
 

@@ -71,7 +71,7 @@ def import_model(
     Args:
       folder: the model's folder.
       output: the folder in which the run folders are written.
-      tree: a config tree with the settings that the plans lack, from configs/_nnunet.py.
+      tree: a config tree with the settings that the plans lack, from configs/nnunet.py.
       folds: "0", "1", ... or "all" (nnU-Net's name for training on all cases); (): every numbered fold, or "all" if there is
         no numbered one.
       previous: folder of the model that is the first stage of this one's cascade; None: the folder beside it that nnU-Net names
@@ -195,6 +195,7 @@ def _config(
 ) -> ConfigDict:
     """The resolved config of the run."""
     c = tree.copy_and_resolve_references().unlock()
+    c.embedded, c.data.dataset, c.data.split = (), "nnunet_raw", "fold"
     for key, value in plan.data.items():
         c.data[key] = value
     c.data.modalities, c.data.structures, c.data.regions = (

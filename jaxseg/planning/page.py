@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxseg.data import datasets
 from jaxseg.data.check import sides
 from jaxseg.data.records import DataSet
 from jaxseg.planning.budget import OVERLAP, VALIDATIONS, WIDTH, Budget, Cost, Device
@@ -14,6 +15,7 @@ from jaxseg.planning.fingerprint import Fingerprint
 
 BATCHES = 250  # of an epoch of nnU-Net's
 FLAT = 3  # ratio of a patch's longest side to its first, above which nnU-Net turns it in its plane alone
+SHARES = "70 % train, 10 % choose the checkpoint, 20 % test"
 CHEAP = ("rotate", "scale", "brightness", "mirror")  # transforms of a short training
 SQUARE = 1.5  # ratio of a plane's sides up to which it is turned by any angle
 
@@ -61,7 +63,7 @@ def write(subject: Subject, found: Fingerprint, plan: DataPlan, measured: Measur
     lines += ["from configs._arguments import parse"] if len(names) > 1 else []
     lines += [
         f"from configs._brats import {', '.join(_helpers(found))}",
-        "from configs._nnunet import get_config as trainer",
+        "from configs.nnunet import get_config as trainer",
         "",
         "",
     ]
@@ -183,11 +185,15 @@ def _of_the_data(subject: Subject, found: Fingerprint, plan: DataPlan) -> list[s
         values = tuple(tuple(float(f"{v:.7g}") for v in values[:4]) for values in found.intensities)
         lines += ["# percentiles 0.5 and 99.5, mean and standard deviation of the foreground"]
         lines += [f"c.data.statistics = {_code(values)}"]
-    if dataset.held_out or dataset.fixed_split:
+    if not datasets.is_own(dataset.name):
+        lines += [
+            f"c.data.split = {_code('fixed' if dataset.fixed_split else 'patient')}  # {SHARES} unless the data set says which"
+        ]
+    elif dataset.held_out or dataset.fixed_split:
         why = "as nnU-Net's folds; the test split is the data set's own"
         lines += [f'c.data.split, c.data.fractions = "auto", (0.8, 0.2, 0.0)  # {why}']
     else:
-        lines += ['c.data.split = "auto"  # 70 % train, 10 % choose the checkpoint, 20 % test (nnU-Net keeps no test cases)']
+        lines += [f'c.data.split = "auto"  # {SHARES} (nnU-Net keeps no test cases)']
     if not subject.device.minutes:
         lines += ["c.train.eval_every = 10  # epochs: a validation segments whole images"]
     return lines

@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 
 from configs._base import base
+from configs.brats_unet3d import get_config as brats
 from configs.folder import get_config as folder
 from jaxseg import described, modes, preflight
 from jaxseg import planned as plans
 from jaxseg.config import resolve
+from jaxseg.data import datasets
 from jaxseg.planning import fingerprint
 from jaxseg.types import ConfigError, DataError
 
@@ -187,10 +189,22 @@ def test_a_plan_without_a_place_to_go_or_to_look_is_refused(dataset, tmp_path, k
     assert (tmp_path / "there.py").read_text() == "mine"
 
 
-def test_a_plan_is_for_data_of_ones_own(dataset, tmp_path):
+def test_volumes_of_a_named_data_set_are_planned_by_its_own_reader(tmp_path):
+    tree = brats()
+    tree.data.root, tree.data.modalities, tree.plan.minutes = str(datasets.phantom("brats", "quick")), ("t1ce", "flair"), 0.0
+    tree.data.channels = 2
+    modes.plan(modes.Call(resolve(tree, name="x"), tmp_path, output=str(tmp_path / "plan.py")))
+    scope = {}
+    exec((tmp_path / "plan.py").read_text(), scope)
+    config, _ = passed(scope["get_config"]())
+    assert (config.data.dataset, config.data.channels, config.data.split) == ("brats", 2, "patient")
+    assert config.data.intensity == "zscore_nonzero" and tuple(config.data.regions) == ("dataset",)
+
+
+def test_slices_of_a_named_data_set_are_not_planned(dataset, tmp_path):
     tree = base()
     tree.data.root = str(dataset)
-    with pytest.raises(ConfigError, match="'ct_ich': --mode=plan plans for your own data; give --config=folder"):
+    with pytest.raises(ConfigError, match="'ct_ich' with data.rank=2: --mode=plan plans for volumes, .*; give --config=folder"):
         modes.plan(modes.Call(resolve(tree, name="x"), tmp_path, output=str(tmp_path / "plan.py")))
 
 

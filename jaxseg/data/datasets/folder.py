@@ -91,7 +91,7 @@ def _pair(folders: Sequence[Path]) -> tuple[Path, Path] | None:
 
 
 def _found(root: Path, **options: Any) -> tuple[Path, pairing.Paired, dict[str, str]]:
-    """Return (the data set's folder, its cases, the split of each case where there are folders for splits); options as for `pairing.paired`."""
+    """Return (the data set's folder, its cases, the split of each case where splits are folders); options: `pairing.paired`'s."""
     holders = [folder for folder in (root, *(visible_entries(root) if root.is_dir() else ())) if _places(folder)]
     if len(holders) != 1 and root not in holders:
         what = f"{len(holders)} folders with images and masks" if root.is_dir() else "no such folder"

@@ -57,7 +57,9 @@ class Description(NamedTuple):
         said = self.content.get("numTraining")
         if said is None or said == training:
             return ()
-        return (f"{self.path} says numTraining {guard.shown(said)}, but {training} training cases are there: files may be missing",)
+        return (
+            f"{self.path} says numTraining {guard.shown(said)}, but {training} training cases are there: files may be missing",
+        )
 
     def mask_rule(self, ignore: str | None) -> Callable[[np.ndarray], np.ndarray]:
         """`DataSet.map_mask` of masks in these values.

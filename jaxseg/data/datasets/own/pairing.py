@@ -88,7 +88,9 @@ def paired(images: Path, masks: Path, suffixes: Sequence[str] | None = None, *, 
             "every image has a mask of one structure at least, empty if there is none of it",
             unmasked.REMEDY,
         )
-    return Paired({name: cases[name] for name in order}, {name: by_structure.get(name, {}) for name in order}, structures, channels)
+    return Paired(
+        {name: cases[name] for name in order}, {name: by_structure.get(name, {}) for name in order}, structures, channels
+    )
 
 
 def side_by_side(folder: Path) -> bool:
@@ -178,9 +180,7 @@ def _by_suffix(found: Mapping[str, Path], suffixes: Sequence[str]) -> dict[str, 
     return {name: tuple(files[s] for s in suffixes) for name, files in cases.items()}
 
 
-def _by_structure(
-    cases: Mapping[str, object], truth: Mapping[str, Path]
-) -> dict[str, dict[str, tuple[Path, ...]]] | None:
+def _by_structure(cases: Mapping[str, object], truth: Mapping[str, Path]) -> dict[str, dict[str, tuple[Path, ...]]] | None:
     """{case: {structure: its masks}}; None where masks have the cases' names, or names of no case."""
     if truth.keys() <= cases.keys() or not truth:
         return None
