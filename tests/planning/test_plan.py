@@ -196,7 +196,8 @@ def test_volumes_of_a_named_data_set_are_planned_by_its_own_reader(tmp_path):
     modes.plan(modes.Call(resolve(tree, name="x"), tmp_path, output=str(tmp_path / "plan.py")))
     scope = {}
     exec((tmp_path / "plan.py").read_text(), scope)
-    config, _ = passed(scope["get_config"]())
+    config = resolve(scope["get_config"](), name="plan")
+    preflight.check(config)
     assert (config.data.dataset, config.data.channels, config.data.split) == ("brats", 2, "patient")
     assert config.data.intensity == "zscore_nonzero" and tuple(config.data.regions) == ("dataset",)
 
