@@ -56,7 +56,9 @@ def _zoo(words: Sequence[str]) -> None:
     parser = _parser("zoo")
     listing = "list the networks whose names contain this text, with their numbers of parameters"
     parser.add_argument("contains", nargs="*", metavar="NAME", help=listing)
-    parser.add_argument("--measure", action="store_true", help="measure memory and latency of these networks on this device")
+    parser.add_argument(
+        "--measure", action="store_true", help="measure memory and latency of these networks (or run folders) here"
+    )
     parser.add_argument("--size", default="", help="with --measure: size of the input, such as 128,128 or 64,64,64")
     parser.add_argument("--batch", type=int, default=1, help="with --measure: also the memory of this batch size")
     parser.add_argument("--channels", type=int, default=0, help="with --measure: input channels; default: the network's own")

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -17,7 +16,7 @@ from jaxseg.data.check import duplicates, sides
 from jaxseg.data.check.examine import examine
 from jaxseg.evaluate import scoring
 from jaxseg.experiments import compare as comparisons
-from jaxseg.experiments import evaluation, measures, space, statistics
+from jaxseg.experiments import costs, evaluation, measures, space, statistics
 from jaxseg.experiments import search as searches
 from jaxseg.experiments.insight import attention
 from jaxseg.experiments.insight import explain as explanations
@@ -371,9 +370,6 @@ def compare(call: Call) -> int | None:
         described, learnt, _ = _described(call._replace(config=config))
         preflight.check(described.config, learnt=learnt)
 
-    def cost(config, place: Path) -> dict[str, Any]:
-        return measures.measure(config, checkpoint.read_record(place)["model"]["num_classes"])
-
     def same(config, place: Path) -> None:
         run = _settled(_described(call._replace(config=config, workdir=place))[0])
         with contextlib.suppress(InUse):  # who holds it has looked
@@ -388,7 +384,7 @@ def compare(call: Call) -> int | None:
         call.workdir,
         lambda config, place: train(call._replace(config=config, workdir=place)),
         look,
-        cost,
+        costs.of_run,
         same,
         SAY,
         summarise_attention,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxseg.checkpoint.claims import InUse
-from jaxseg.experiments import tables
+from jaxseg.experiments import live, tables
 from jaxseg.experiments.plan import Planned, distinct, plain, runs
 from jaxseg.types import ConfigError, JaxsegError, StorageError
 from jaxseg.utils import files, guard, output
@@ -48,7 +48,7 @@ def compare(
     folder: Path,
     train: Callable[[Any, Path], int | None],
     check: Callable[[Any], object],
-    measure: Callable[[Any, Path], dict[str, Any]],
+    measure: Callable[[Path], dict[str, Any]],
     same: Callable[[Any, Path], object],
     say: Callable[[str], None],
     summarise_attention: Callable[[str, Any, Path], Sequence[str]] = lambda *_: (),
@@ -61,7 +61,7 @@ def compare(
       train: trains a config in a folder and evaluates its best checkpoint; returns None, or the exit code of a run that was
         stopped.
       check: raises an error for a config that cannot work.
-      measure: measures memory and latency of a run's network, for config.compare.measure.
+      measure: measures memory and latency of the network of a run folder, for config.compare.measure.
       same: raises an error if a finished run has another configuration.
       say: called with one line of text for each event.
       summarise_attention: (model, config, run folder) of each model's first run -> the files that it wrote about the network's
@@ -80,49 +80,54 @@ def compare(
             raise ConfigError(f"{run.model}: {error}") from error
     files.make_folder(folder, f"--workdir={folder}")
     say(f"{len(planned)} runs of {len(list(distinct(planned)))} models in {folder}")
-    progress, begin, trained = Standing(), time.perf_counter(), 0
+    states = live.States(planned)
+    progress, begin, now, trained = Standing(), time.perf_counter(), time.time(), 0
     waiting = list(planned)
     published = config.compare.published
     write = lambda last=False: tables.write(folder, planned, progress.done, progress.failed, published=published, last=last)
-    while waiting:
-        run = waiting.pop(0)
-        check_interrupt()
-        if finished(run):
-            same(run.config, run.folder)
+    with output.table(live.HEADS, states.rows):
+        while waiting:
+            run = waiting.pop(0)
+            check_interrupt()
+            if finished(run):
+                same(run.config, run.folder)
+                progress.done.append(run)
+                continue
+            if reason := _failed_since(run, now):
+                progress.failed[run.name] = reason
+                say(f"{run.name}: skipped, it failed in another process: {reason}")
+                continue
+            left = _remaining(begin, trained, len(waiting) + 1)
+            say(f"{run.name}: started ({len(progress.done)} of {len(planned)} finished{left})")
+            states.begin(run)
+            try:
+                code = train(run.config, run.folder)
+                if code is None and config.compare.measure:
+                    _measure(run, planned, measure, say)
+            except InUse as error:
+                progress.elsewhere.append(run)
+                say(f"{run.name}: skipped, {error.holder} is training it")
+                continue
+            except StorageError:
+                raise  # it would also stop the next run
+            except Exception as error:
+                known = isinstance(error, JaxsegError)
+                reason = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                trace = "" if known else traceback.format_exc()
+                files.make_folder(run.folder, f"--workdir={folder}")
+                files.write_json(run.folder / FAILED, {"reason": reason, "traceback": trace})
+                progress.failed[run.name] = reason
+                say(f"{run.name}: FAILED: {reason}")
+                continue
+            if code:
+                return code
+            (run.folder / FAILED).unlink(missing_ok=True)
+            _link(run, folder)
+            trained += 1
             progress.done.append(run)
-            continue
-        say(
-            f"{run.name}: started ({len(progress.done)} of {len(planned)} finished{_remaining(begin, trained, len(waiting) + 1)})"
-        )
-        try:
-            code = train(run.config, run.folder)
-            if code is None and config.compare.measure and not (run.folder / tables.MEASURES).is_file():
-                files.write_json(run.folder / tables.MEASURES, _measured(run, planned) or measure(run.config, run.folder))
-        except InUse as error:
-            progress.elsewhere.append(run)
-            say(f"{run.name}: skipped, {error.holder} is training it")
-            continue
-        except StorageError:
-            raise  # it would also stop the next run
-        except Exception as error:
-            reason = (
-                str(error) if isinstance(error, JaxsegError) else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            )
-            trace = "" if isinstance(error, JaxsegError) else traceback.format_exc()
-            files.make_folder(run.folder, f"--workdir={folder}")
-            files.write_json(run.folder / FAILED, {"reason": reason, "traceback": trace})
-            progress.failed[run.name] = reason
-            say(f"{run.name}: FAILED: {reason}")
-            continue
-        if code:
-            return code
-        (run.folder / FAILED).unlink(missing_ok=True)
-        _link(run, folder)
-        trained += 1
-        progress.done.append(run)
-        say(f"{run.name}: {tables.headline(run.folder)}")
-        output.event("run", run=run.name, folder=run.folder, mean_dice=guard.read_json(run.folder / DONE)["mean_dice"])
-        write()
+            say(f"{run.name}: {tables.headline(run.folder)}")
+            output.event("run", run=run.name, folder=run.folder, mean_dice=guard.read_json(run.folder / DONE)["mean_dice"])
+            write()
     progress.done += [run for run in progress.elsewhere if finished(run)]  # meanwhile
     _summarise_attention(progress.done, summarise_attention, say)
     lines = write(last=True)
@@ -135,6 +140,12 @@ def compare(
         what = "1 run is" if open_ == 1 else f"{open_} runs are"
         say(f"{what} being trained by other processes; the process that ends last writes the complete tables")
     return FAILED_SOME if progress.failed else None
+
+
+def _failed_since(run: Planned, moment: float) -> str:
+    """Return the reason of a run that failed after this time, in another process; "" if none did."""
+    path = run.folder / FAILED
+    return guard.read_json(path)["reason"] if path.is_file() and path.stat().st_mtime > moment else ""
 
 
 def _link(run: Planned, folder: Path) -> None:
@@ -156,6 +167,16 @@ def _summarise_attention(
         else:
             if written:
                 say(f"{run.model}: {', '.join(written)}")
+
+
+def _measure(run: Planned, planned: list[Planned], measure: Callable[[Path], dict[str, Any]], say: Callable[[str], None]) -> None:
+    """Write what a run's network costs; if that fails, for instance for lack of memory, log a line: the run is finished."""
+    if (run.folder / tables.MEASURES).is_file():
+        return
+    try:
+        files.write_json(run.folder / tables.MEASURES, _measured(run, planned) or measure(run.folder))
+    except ConfigError as error:
+        say(f"{run.name}: its costs could not be measured: {error}")
 
 
 def _measured(run: Planned, planned: list[Planned]) -> dict[str, Any] | None:

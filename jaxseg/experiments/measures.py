@@ -18,7 +18,6 @@ from jaxseg.experiments import stages
 from jaxseg.models import functional
 from jaxseg.models.base import Segmenter
 from jaxseg.models.functional import ForwardContext
-from jaxseg.ops.precision import compute_dtype
 from jaxseg.planning.budget import Cost, Device
 from jaxseg.train import feed as feeds
 from jaxseg.train import mesh as meshes
@@ -31,11 +30,6 @@ RUNS = {"cpu": 20}  # timed runs by platform; 100 elsewhere
 CPU_MINUTES = 10.0  # of training that is planned for a CPU
 STEPS = 4  # timed training steps, the first of which does not count
 FEW = 100  # runs below which no 99th percentile is given
-
-
-def measure(config, num_classes: int) -> dict[str, Any]:
-    """Measure the network of a resolved config with so many logits at the config's size and dtype; see `of_network`."""
-    return of_network(setup.build_model(config, num_classes), setup.input_shape(config), compute_dtype(config.train.dtype))
 
 
 def of_network(model: Segmenter, shape: Sequence[int], dtype: str) -> dict[str, Any]:

@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 
 from jaxseg import checkpoint
+from jaxseg.evaluate import kept
 from jaxseg.experiments import statistics
 from jaxseg.experiments.plan import Planned
+from jaxseg.metrics.mistakes import CAUSES
 from jaxseg.metrics.summarize import write_csv
-from jaxseg.reports import comparison, paper, scatter
+from jaxseg.reports import asked, comparison, paper, scatter
 from jaxseg.reports.cases import together
 from jaxseg.reports.cases.pictures import file_name
 from jaxseg.reports.names import name_style, without_names
@@ -38,7 +40,8 @@ RESULTS = (
 EPOCHS = "dataset seed fold model_name epoch train_loss train_dice val_loss val_dice val_wt val_tc val_et test_dice".split()
 STAGES = "dataset seed fold model_name mode stage_name pam_mean pam_std num_runs".split()
 AVERAGED = ("test_dice", "val_dice", "precision", "recall", "pam_train", "pam_inference", "inference_latency_ms")
-COSTS = ("pam_train", "pam_inference", "inference_latency_ms", "latency_median_ms", "latency_p95_ms")
+COSTS = ("pam_train", "pam_inference", "inference_latency_ms", "latency_median_ms", "latency_p95_ms", "latency_p99_ms")
+COSTS += ("macs_printed", "mega_bytes", "batch", "pam_train_of_batch", "pam_inference_of_batch", "device_peak", "device", "dtype")
 MEASURES = "measures.json"  # of a run, where costs were measured
 
 
@@ -84,10 +87,13 @@ def write(
     ]
     write_csv(folder / "case_comparison.csv", cases or [{"case": "", "patient": ""}])
     pairs = statistics.paired(scores, patients)
-    seeds, folds = len({run.seed for run in done}), len({run.fold for run in done} - {None})
-    said = [statistics.sentence(pair, measure="mean Dice", seeds=seeds, folds=folds) for pair in pairs]
     best = best_by_validation(results)
-    if best:
+    pairs.sort(key=lambda pair: best not in (pair.first, pair.second))
+    said = [_sentence(pair, done, len(pairs)) for pair in pairs]
+    verdict = statistics.verdict(best, pairs, scores, _costs(summary, results)) if best else ""
+    if verdict and len(scores) > 1:
+        said.insert(0, verdict)
+    elif best:
         said.append(f"Best on the validation split, on which checkpoints were selected (this is not a test result): {best}.")
     if any(run["synthetic"] for run in runs):
         said.append("The data are SYNTHETIC: these scores say nothing about patients.")
@@ -98,6 +104,7 @@ def write(
         "best_by_validation": best,
         "models": _models(folder, planned, done, results),
         "modalities": _modalities(folder, models),
+        "mistakes": _mistakes(done),
         "published": [{"row": name, **dict(figures)} for name, figures in published],
         "pairs": [pair._asdict() for pair in pairs],
         "sentences": said,
@@ -113,6 +120,26 @@ def write(
     return [*_lines(summary), *said, f"tables and report.html in {folder}"]
 
 
+def _sentence(pair: statistics.Pair, done: Sequence[Planned], tests: int) -> str:
+    """The sentence about two models, with the number of seeds and folds that both have."""
+    both = [[run for run in done if run.model == model] for model in (pair.first, pair.second)]
+    seeds = min(len({run.seed for run in mine}) for mine in both)
+    folds = min(len({run.fold for run in mine} - {None}) for mine in both)
+    return statistics.sentence(pair, measure="mean Dice", seeds=seeds, folds=folds, tests=tests)
+
+
+def _costs(summary: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the costs of each model as a short text."""
+    found = {}
+    for row in summary:
+        if row["total_params"] != "":
+            latency = next((r["inference_latency_ms"] for r in results if r["model_name"] == row["model_name"]), "")
+            found[row["model_name"]] = f"{row['total_params']:,} parameters and {row['flops'] / 1e9:.3f} GMAC a pass" + (
+                f" in {latency:.1f} ms" if latency != "" else ""
+            )
+    return found
+
+
 def _page(facts, summary, results, cases, epochs, done: Sequence[Planned]) -> str:
     """The page, with the cases that several models kept, with the predictions of each model's first run."""
     if not done:
@@ -120,7 +147,8 @@ def _page(facts, summary, results, cases, epochs, done: Sequence[Planned]) -> st
     settings, folders = done[0].config.report, _evaluations(done)
     show = name_style(settings.names, checkpoint.read_record(done[0].folder)["data"]["digest"])
     beside = together.side_by_side(folders, show, megabytes=settings.megabytes) if settings.pictures else ""
-    return comparison.of_comparison(facts, summary, results, cases, epochs, beside)
+    about = asked.of_models({run.model: run.folder for run in reversed(done)}, hashed=settings.names == "hash")
+    return comparison.of_comparison(facts, summary, results, cases, epochs, beside, about)
 
 
 def _evaluations(done: Sequence[Planned]) -> dict[str, Path]:
@@ -131,6 +159,24 @@ def _evaluations(done: Sequence[Planned]) -> dict[str, Path]:
         if place is not None:
             folders.setdefault(run.model, place)
     return folders
+
+
+def _mistakes(done: Sequence[Planned]) -> list[dict[str, Any]]:
+    """Count for each model, over all its runs, the examples whose wrong voxels have each main cause."""
+    rows: dict[str, dict[str, Any]] = {}
+    for run in done:
+        place = evaluation_folder(run.folder, "")
+        if place is None or not (place / kept.TABLE).is_file():
+            continue
+        columns = ("runs", "examples", "without a mistake", *CAUSES, "touching the border")
+        mine = rows.setdefault(run.model, {"model_name": run.model, **dict.fromkeys(columns, 0)})
+        mine["runs"] += 1
+        with open(place / kept.TABLE, newline="") as file:
+            for row in csv.DictReader(file):
+                mine["examples"] += 1
+                mine[row["reason"] or "without a mistake"] += 1
+                mine["touching the border"] += "touching the border" in row["reasons"]
+    return list(rows.values())
 
 
 def _modalities(folder: Path, models: Sequence[str]) -> list[dict[str, Any]]:
@@ -192,6 +238,10 @@ def _read(run: Planned, names: str) -> dict[str, Any]:
     row |= {f"test_{key}": value(name, "dice") for key, name in by_region.items()}
     row |= {key: _cell(chosen.get(key)) for key in ("val_dice", *(f"val_{key}" for key in REGIONS))}
     row |= {"best_epoch": _cell(chosen.get("epoch"))}
+    if "cascade" in found:
+        through = lambda name: _number(found["cascade"]["scores"].get(name, {}).get("dice", {}).get("mean"))
+        row |= {"cascade_dice": _number(found["cascade"]["mean_dice"])}
+        row |= {f"cascade_{key}": through(name) for key, name in by_region.items()}
     row |= {f"hd95_{key}": value(name, "hd95") for key, name in by_region.items() if "hd95" in found["scores"][name]}
     if any("hd95" in found["scores"][name] for name in names):
         row["hd95_mean"] = mean("hd95")

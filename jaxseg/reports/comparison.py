@@ -9,6 +9,10 @@ from jaxseg.reports.charts import Chart, axis_of, svg
 from jaxseg.reports.page import COLOURS, document, figure, is_number, legend, navigation, section, table, text
 
 WIDTH, ROW, LEFT = 640, 34, 190  # of the chart of scores, pixels: whole, of a model, of the names
+_OWN_PAGE = (
+    '<p class="soft">A page of one run, with its worst cases, its calibration and the sizes of structures: '
+    "<code>jaxseg report RUN</code>.</p>"
+)
 
 
 def of_comparison(
@@ -18,6 +22,7 @@ def of_comparison(
     cases: Sequence[Mapping[str, Any]],
     epochs: Sequence[Mapping[str, Any]],
     beside: str = "",
+    asked: str = "",
 ) -> str:
     """Return the page.
 
@@ -25,6 +30,7 @@ def of_comparison(
       facts: the content of comparison.json.
       summary, results, cases, epochs: rows of the tables in `tables`.
       beside: the cases with the predictions of each model, from `together.side_by_side`.
+      asked: what was asked, from `asked.of_models`.
     """
     said = facts["sentences"]
     failed = "".join(f"<li>{text(name)}: {text(reason)}</li>" for name, reason in facts["failed"].items())
@@ -39,14 +45,16 @@ def of_comparison(
         "models": ("Models", table(summary, "models")),
         "modalities": ("Modalities", _modalities(facts.get("modalities", ()))),
         "published": ("Published figures", _published(facts.get("published", ()))),
+        "reasons": ("What goes wrong", _reasons(facts.get("mistakes", ()))),
         "curves": ("Learning curves", curves_chart(epochs)),
         "beside": ("Cases side by side", beside),
-        "runs": ("Runs", table(results, "runs")),
+        "runs": ("Runs", _OWN_PAGE * bool(results) + table(results, "runs")),
         "cases": (
             "Test cases",
             "<p>Dice of each case, mean over the seeds of a model. Click a column's name to sort.</p>"
             + table(cases, "cases", tall=len(cases) > 20),
         ),
+        "asked": ("What was asked", asked),
     }
     parts = {name: part for name, part in parts.items() if part[1]}
     title = f"Comparison of {len(summary)} models"
@@ -66,6 +74,18 @@ def _modalities(rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     said = "Mean factor by which a network's attention multiplies each modality, on the test cases: 0 to 1, each by itself."
     return f"<p>{said}</p>" + table(rows, "contribution of the modalities")
+
+
+def _reasons(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of the causes of wrong voxels by model."""
+    if not rows:
+        return ""
+    said = (
+        "The main cause of the wrong voxels (or pixels) of each test example, counted over all runs of a model: a structure that "
+        "was missed, a false alarm where nothing is, a fragment beside a structure that was found, the boundary of a found one, "
+        "or the wrong class."
+    )
+    return f"<p>{said}</p>" + table(rows, "causes of mistakes")
 
 
 def _published(rows: Sequence[Mapping[str, Any]]) -> str:

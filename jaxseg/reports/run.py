@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxseg.config import flatten
 from jaxseg.metrics.mistakes import CAUSES
-from jaxseg.reports import figures, page
+from jaxseg.reports import asked, figures, page
 from jaxseg.reports.cases import pictures as kept_pictures
 from jaxseg.reports.cases.together import Test, before_after
 from jaxseg.reports.names import without_paths
@@ -107,7 +107,7 @@ def page_of(read: Read, run: Path, *, with_pictures: bool, megabytes: float) -> 
         "calibration": ("Calibration", figures.calibration(read)),
         "confusion": ("Confusion", figures.confusion(read)),
         "table": ("All cases", _cases(read)),
-        "asked": ("What was asked", _asked(read)),
+        "asked": ("What was asked", asked.of_run(read)),
     }
     parts = {key: (title, inside) for key, (title, inside) in parts.items() if inside}
     title = f"{name}: {read.record['model']['name']} on {read.record['dataset']}"
@@ -281,32 +281,6 @@ def _cases(read: Read) -> str:
     left = f"<p>The {MOST_ROWS} worst of {len(rows)}; all are in cases.csv.</p>" if len(rows) > MOST_ROWS else ""
     left += '<p class="soft">Worst first; a click on a column\'s name sorts.</p>'
     return left + page.table(rows[:MOST_ROWS], "cases", tall=len(rows) > 20)
-
-
-def _asked(read: Read) -> str:
-    record, around = read.record, read.record["surroundings"]
-    splits = ", ".join(f"{name} {len(patients)}" for name, patients in record["splits"].items())
-    model, made, hashed = record["model"], " (SYNTHETIC)" * record["synthetic"], read.show is not str
-    facts = {
-        "data": f"{record['dataset']}, {record['data']['examples']} examples{made}",
-        "patients of each split": splits,
-        "classes": ", ".join(record["labels"]),
-        "digest of the data": "" if hashed else record["data"]["digest"],
-        "network": f"{model['name']}, {model['parameters']:,} parameters, {model['in_channels']} channels in",
-        "jaxseg": record["jaxseg"],
-        "trained on": ", ".join(f"{key} {value}" for key, value in sorted(around.items())),
-    }
-    if record["data"]["left_out"]:
-        facts["left out as unusable"] = f"{len(record['data']['left_out'])} cases"
-    if read.found:
-        facts["weights"] = f"step {read.found['weights']['step']}, digest {read.found['weights']['digest']}"
-    said = page.table([{"": key, "what": value} for key, value in facts.items()], "the run")
-    value = lambda v: json.dumps(without_paths(v), ensure_ascii=False)
-    if read.experiment:
-        rows = [{"key": key, "value": value(new), "default": value(old)} for key, (old, new) in read.experiment.items()]
-        said += "<h3>What the config changes</h3>" + page.table(rows, "config")
-    whole = json.dumps(without_paths(record["config"]), indent=1, ensure_ascii=False)
-    return f"{said}<details><summary>The whole configuration</summary><pre><code>{page.text(whole)}</code></pre></details>"
 
 
 def _shown(read: Read, facts: dict[str, Any]) -> kept_pictures.Shown:

@@ -3,7 +3,7 @@
 | style | standard output | error stream |
 |---|---|---|
 | lines | every line | |
-| on a terminal | every line, and below them a progress bar (rich) for each running task | |
+| on a terminal | every line, and below them a table, if there is one, and a progress bar (rich) for each running task | |
 | quiet | warnings and results | |
 | json | one JSON object per line: {"event": name, ...} | the lines |
 
@@ -14,7 +14,7 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -100,17 +100,7 @@ def working(what: str, total: int | None = None, *, done: int = 0) -> Iterator[C
         return
     first = _bars is None
     if first:
-        from rich import progress  # comes with flax; imported only where a bar is drawn, because it is slow
-
-        _bars = progress.Progress(
-            progress.SpinnerColumn(),
-            progress.TextColumn("{task.description}", markup=False),
-            progress.BarColumn(),
-            progress.MofNCompleteColumn(),
-            progress.TimeElapsedColumn(),
-            progress.TimeRemainingColumn(),
-            transient=True,
-        )
+        _bars = _display()
         _bars.start()
     bars, task = _bars, _bars.add_task(what, total=total, completed=done)
     try:
@@ -120,3 +110,51 @@ def working(what: str, total: int | None = None, *, done: int = 0) -> Iterator[C
         if first:
             bars.stop()
             _bars = None
+
+
+@contextlib.contextmanager
+def table(heads: Sequence[str], rows: Callable[[], Sequence[Sequence[str]]]) -> Iterator[None]:
+    """Show a table above the progress bars while the block runs, if the output is a terminal.
+
+    Args:
+      heads: names of the columns.
+      rows: returns the rows as they are now; called a few times a second.
+    """
+    global _bars
+    if not on_terminal() or _bars is not None:
+        yield
+        return
+    _bars = _display(heads, rows)
+    _bars.start()
+    try:
+        yield
+    finally:
+        _bars.stop()
+        _bars = None
+
+
+def _display(heads: Sequence[str] = (), rows: Callable[[], Sequence[Sequence[str]]] | None = None):
+    """Return rich's display of progress bars, below a table."""
+    from rich import progress  # comes with flax; imported only where a bar is drawn, because it is slow
+    from rich.table import Table
+    from rich.text import Text
+
+    class Bars(progress.Progress):
+        def get_renderables(self):
+            if rows is not None:
+                drawn = Table(*heads, box=None, pad_edge=False)
+                for row in rows():
+                    drawn.add_row(*map(Text, row))
+                yield drawn
+            yield from super().get_renderables()
+
+    return Bars(
+        progress.SpinnerColumn(),
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        transient=True,
+        refresh_per_second=4,
+    )

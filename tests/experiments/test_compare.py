@@ -15,7 +15,7 @@ from jaxseg import checkpoint
 from jaxseg.checkpoint.claims import InUse
 from jaxseg.cli import ensembles
 from jaxseg.config import resolve
-from jaxseg.experiments import compare, plan, tables
+from jaxseg.experiments import compare, live, plan, tables
 from jaxseg.reports import paper
 from jaxseg.types import ConfigError, DataError, MismatchError
 from tests.records import RECORD
@@ -80,7 +80,7 @@ def finish(folder: Path, config, gain: float) -> None:
     (folder / "evaluation.json").write_text(json.dumps(found))
 
 
-def cost(config, folder: Path) -> dict:
+def cost(folder: Path) -> dict:
     return {"pam_train": 3000, "pam_inference": 1000, "inference_latency_ms": 2.5}
 
 
@@ -137,6 +137,21 @@ def test_hashed_names_are_in_every_table_and_paths_of_errors_in_none(tmp_path):
     assert rows[0]["case"] in page and ">c3<" not in page
     for text in (page, (tmp_path / "comparison.json").read_text()):
         assert "a case is damaged" in text and "secret" not in text and "c7_flair" not in text
+
+
+def test_a_run_that_fails_meanwhile_in_another_process_is_not_tried_again(tmp_path):
+    class Other(Trainer):
+        def __call__(self, config, folder: Path):
+            if not self.started:
+                other = tmp_path / "segnext_test" / "seed_2"
+                other.mkdir(parents=True)
+                (other / "failed.json").write_text('{"reason": "no memory", "traceback": ""}')
+            super().__call__(config, folder)
+
+    code, said = run(tmp_path, trainer := Other())
+    assert code == 65 and "segnext_test/seed_2" not in trainer.started and len(trainer.started) == 3
+    assert "segnext_test_seed_2: skipped, it failed in another process: no memory" in said
+    assert any("only one random seed was used" in line for line in said), said  # which both have
 
 
 def test_runs_of_other_processes_are_left_to_them(tmp_path):
@@ -229,6 +244,61 @@ def test_the_tables_have_the_projects_columns_and_the_runs_figures(tmp_path):
     assert float(summary["unet_test"]["test_dice_std"]) == round(np.std(of, ddof=1), 4) and summary["unet_test"]["seeds"] == "2"
     cases = {row["case"]: row for row in read("case_comparison.csv")}
     assert float(cases["c3"]["unet_test"]) == pytest.approx(_dice(tmp_path, "unet_test", 3))
+
+
+def test_the_cascades_figures_stand_beside_the_sliding_windows(tmp_path):
+    def train(config, folder):
+        finish(folder, config, 0.0)
+        found = json.loads((folder / "evaluation.json").read_text())
+        mine = lambda value: {key: {"mean": value} for key in ("dice", "precision", "recall", "hd95")}
+        found["scores"] = {name: mine(value) for name, value in (("WT", 0.5), ("TC", 0.6), ("ET", 0.7))}
+        found["cascade"] = {"mean_dice": 0.75, "scores": {"WT": {"dice": {"mean": 0.8}}}}
+        found["headline"] = ["WT", "TC", "ET"]
+        (folder / "evaluation.json").write_text(json.dumps(found))
+
+    run(tmp_path, train)
+    (row, *_) = csv.DictReader(open(tmp_path / "integrated_experiment_results.csv", newline=""))
+    assert list(row)[len(tables.RESULTS) :][:4] == ["cascade_dice", "cascade_wt", "cascade_tc", "cascade_et"]
+    assert (row["cascade_dice"], row["cascade_wt"], row["cascade_tc"], row["test_tc"]) == ("0.75", "0.8", "nan", "0.6")
+    assert [float(row[f"hd95_{key}"]) for key in ("wt", "tc", "et", "mean")] == pytest.approx([0.5, 0.6, 0.7, 0.6])
+
+
+def test_the_verdict_is_about_the_model_that_is_best_on_the_validation_split(tmp_path):
+    said = run(tmp_path, Trainer(), measure=True)[1]
+    (verdict,) = (line for line in said if "best on the validation split" in line)
+    assert verdict.startswith("unet_test, the best on the validation split, has a mean Dice of 0.5")
+    assert (
+        "on 8 test cases; it is worse than segnext_test (by 0.1000), more than expected by chance. Costs: unet_test 1,234"
+        in verdict
+    )
+    assert json.loads((tmp_path / "comparison.json").read_text())["sentences"][0] == verdict
+    assert f'<div class="verdict"><p>{verdict}</p>' in unescape((tmp_path / "report.html").read_text())
+
+
+def test_the_table_of_a_terminal_shows_the_state_of_every_run(tmp_path):
+    planned = plan.runs(config(), tmp_path)
+    finish(planned[0].folder, planned[0].config, 0.0)
+    for name, content in (("failed.json", "{}"), ("epochs.csv", "epoch,val_dice\n1,0.2\n2,\n")):
+        planned[1 if name == "failed.json" else 2].folder.mkdir(parents=True, exist_ok=True)
+        (planned[1 if name == "failed.json" else 2].folder / name).write_text(content)
+    states = live.States(planned)
+    assert [row[1] for row in states.rows()] == ["finished", "failed", "begun", "waiting"]
+    states.begin(planned[2])
+    (planned[2].folder / "epochs.csv").write_text("epoch,val_dice\n1,0.2\n2,\n3,0.4\n")
+    assert states.rows()[2][:4] == (planned[2].name, "running", "3/100", "validation 0.4000") and states.rows()[2][4].endswith(
+        " s"
+    )
+    assert states.rows()[0][3].startswith("test 0.5")
+
+
+def test_costs_that_cannot_be_measured_do_not_fail_the_run(tmp_path):
+    def cannot(folder):
+        raise ConfigError("RESOURCE_EXHAUSTED")
+
+    tree = config(measure=True)
+    said: list[str] = []
+    assert compare.compare(tree, tmp_path, Trainer(), lambda c: None, cannot, lambda c, f: None, said.append) is None
+    assert any("its costs could not be measured: RESOURCE_EXHAUSTED" in line for line in said)
 
 
 def test_costs_are_measured_when_asked_for(tmp_path):
