@@ -9,10 +9,7 @@ from jaxseg.reports.charts import Chart, axis_of, svg
 from jaxseg.reports.page import COLOURS, document, figure, is_number, legend, navigation, section, table, text
 
 WIDTH, ROW, LEFT = 640, 34, 190  # of the chart of scores, pixels: whole, of a model, of the names
-_OWN_PAGE = (
-    '<p class="soft">A page of one run, with its worst cases, its calibration and the sizes of structures: '
-    "<code>jaxseg report RUN</code>.</p>"
-)
+NOT_SHOWN = {"dataset", "model_name", "grid", "run", "macs_printed", "mega_bytes", "batch", "device", "dtype"}  # of the runs
 
 
 def of_comparison(
@@ -48,7 +45,7 @@ def of_comparison(
         "reasons": ("What goes wrong", _reasons(facts.get("mistakes", ()))),
         "curves": ("Learning curves", curves_chart(epochs)),
         "beside": ("Cases side by side", beside),
-        "runs": ("Runs", _OWN_PAGE * bool(results) + table(results, "runs")),
+        "runs": ("Runs", _runs(results)),
         "cases": (
             "Test cases",
             "<p>Dice of each case, mean over the seeds of a model. Click a column's name to sort.</p>"
@@ -74,6 +71,16 @@ def _modalities(rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     said = "Mean factor by which a network's attention multiplies each modality, on the test cases: 0 to 1, each by itself."
     return f"<p>{said}</p>" + table(rows, "contribution of the modalities")
+
+
+def _runs(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of the runs: the columns of integrated_experiment_results.csv that hold figures."""
+    said = (
+        "All columns are in integrated_experiment_results.csv. A page of one run, with its worst cases, its calibration and the "
+        "sizes of structures: <code>jaxseg report RUN</code>."
+    )
+    rows = [{"run": row.get("run", ""), **{k: v for k, v in row.items() if k not in NOT_SHOWN}} for row in results]
+    return f'<p class="soft">{said}</p>{table(rows, "runs")}' if rows else ""
 
 
 def _reasons(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -65,17 +65,19 @@ def tiles(figures: Sequence[tuple[str, str]]) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]], caption: str, *, tall: bool = False) -> str:
-    """Return rows as a table that can be sorted by any column; columns are the keys in order of first appearance.
+    """Return rows as a table that can be sorted by any column.
+
+    Columns are the keys in order of first appearance; those that are empty in every row are left out.
 
     Args:
       caption: plain text, for screen readers.
       tall: let the rows scroll in a box of limited height.
     """
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = list(dict.fromkeys(key for row in rows for key, value in row.items() if shown(value) != ""))
     words = {c: _words([row.get(c, "") for row in rows]) for c in columns}
     kind = lambda c: f' class="{words[c]}"' if words[c] else ""
     head = "".join(
-        f'<th scope="col"{" class=words" if words[c] else ""}><button type="button">{text(c)}</button></th>' for c in columns
+        f'<th scope="col"{" class=words" if words[c] else ""}><button type="button">{_broken(c)}</button></th>' for c in columns
     )
     body = "".join(
         "<tr>" + "".join(f"<td{kind(c)}>{text(shown(row.get(c, '')))}</td>" for c in columns) + "</tr>" for row in rows
@@ -119,8 +121,14 @@ def text(value: Any) -> str:
     return html.escape(str(value), quote=True)
 
 
+def _broken(name: str) -> str:
+    """Return a column's name, which may be broken after "_" where a line is too short."""
+    return text(name).replace("_", "_<wbr>")
+
+
 def _words(cells: Sequence[Any]) -> str:
-    """Return the CSS class of a column of words (aligned left); "" for a column with a number."""
-    if any(not isinstance(cell, str) or cell.replace(".", "", 1).lstrip("-").isdigit() for cell in cells) or not any(cells):
+    """Return the CSS class of a column of words (aligned left); "" for a column of numbers."""
+    words = [cell for cell in cells if isinstance(cell, str) and cell and not cell.replace(".", "", 1).lstrip("-").isdigit()]
+    if not words:
         return ""
-    return "words long" if max(map(len, cells)) > 40 else "words"
+    return "words long" if max(map(len, words)) > 40 else "words"

@@ -327,11 +327,11 @@ class Checker(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.links += [value for name, value in attributes if name in ("src", "href", "action", "data")]
-        if tag not in ("meta", "line", "circle", "polyline"):
+        if tag not in ("meta", "line", "circle", "polyline", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
-        if tag not in ("meta", "line", "circle", "polyline"):
+        if tag not in ("meta", "line", "circle", "polyline", "wbr"):
             assert self.open.pop() == tag
 
 
