@@ -257,6 +257,7 @@ def explain(call: Call) -> int | None:
             threshold=config.eval.threshold,
             say=SAY,
             show=name_style(config.report.names, record["data"]["digest"]),
+            megabytes=config.report.megabytes,
         )
 
 

@@ -1,7 +1,7 @@
 """Figures of a comparison for a paper, each as PNG and SVG, with the BraTS 3-D project's file names.
 
-learning_curves, model_comparison_chart, parameter_efficiency, confusion_matrix_{model},
-qualitative_examples_{model}/{model}_example_NN. They need matplotlib, which comes with the extra `report`.
+learning_curves, wt_tc_et_validation_curves, wt_tc_et_summary, model_comparison_chart, parameter_efficiency,
+confusion_matrix_{model}, qualitative_examples_{model}/{model}_example_NN. They need matplotlib, of the extra `report`.
 """
 
 import csv
@@ -30,6 +30,7 @@ PANELS = (  # column of the results, label with its unit, what it is divided by
     ("inference_latency_ms", "latency, ms", 1),
 )
 DPI = 200
+REGIONS = ("wt", "tc", "et")  # of BraTS
 EXAMPLES = 10  # qualitative ones of a model
 
 
@@ -59,7 +60,11 @@ def write(
     with matplotlib.rc_context(STYLE):
         if any(is_number(row["val_dice"]) for row in epochs):
             _save(_learning_curves(epochs), folder / "learning_curves")
+        if any(is_number(row.get("val_wt", "")) for row in epochs):
+            _save(_region_curves(epochs), folder / "wt_tc_et_validation_curves")
         known = [row for row in results if is_number(row["test_dice"])]
+        if any(is_number(row.get("test_wt", "")) for row in known):
+            _save(_region_summary(known), folder / "wt_tc_et_summary")
         if known:
             _save(_comparison_chart(known), folder / "model_comparison_chart")
             _save(_efficiency(known), folder / "parameter_efficiency")
@@ -123,6 +128,50 @@ def _learning_curves(epochs: Sequence[Mapping[str, Any]]):
         axes.grid(alpha=0.25)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(fontsize=9, frameon=False)
+    return figure
+
+
+def _region_curves(epochs: Sequence[Mapping[str, Any]]):
+    """Draw validation Dice of WT, TC and ET by epoch: the mean over a model's runs, and the range of its runs."""
+    figure, grid = _subplots(1, 3, (11, 3.4))
+    for axes, region in zip(grid, REGIONS):
+        for i, model in enumerate(_models(epochs)):
+            by_epoch: dict[int, list[float]] = {}
+            for row in epochs:
+                if row["model_name"] == model and is_number(row[f"val_{region}"]):
+                    by_epoch.setdefault(int(row["epoch"]), []).append(float(row[f"val_{region}"]))
+            if by_epoch:
+                x, values = zip(*sorted(by_epoch.items()))
+                colour = COLOURS[i % len(COLOURS)]
+                axes.plot(x, [np.mean(v) for v in values], color=colour, label=model)
+                axes.fill_between(x, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.2, lw=0)
+        axes.set(xlabel="epoch", ylabel=f"validation Dice of {region.upper()}", ylim=(0, 1))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.25)
+    grid[0].legend(fontsize=9, frameon=False)
+    return figure
+
+
+def _region_summary(results: Sequence[Mapping[str, Any]]):
+    """Draw test Dice of WT, TC and ET: the mean over a model's runs, one standard deviation up and down, a dot for each run."""
+    figure, axes = _subplots(1, 1, (6.5, 3.4))
+    models = _models(results)
+    wide = 0.8 / len(models)
+    for i, model in enumerate(models):
+        mine = [row for row in results if row["model_name"] == model]
+        for k, region in enumerate(REGIONS):
+            values = [float(row[f"test_{region}"]) for row in mine if is_number(row[f"test_{region}"])]
+            if values:
+                x = k + (i - (len(models) - 1) / 2) * wide
+                spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
+                label = model if k == 0 else None
+                look = {"color": COLOURS[i % len(COLOURS)], "alpha": 0.75, "width": 0.9 * wide, "capsize": 3}
+                axes.bar(x, np.mean(values), yerr=spread, label=label, **look)
+                axes.plot([x] * len(values), values, "o", color="black", markersize=3)
+    axes.set_xticks(range(len(REGIONS)), [region.upper() for region in REGIONS])
+    axes.set(ylabel="test Dice", ylim=(0, 1))
+    axes.grid(axis="y", alpha=0.25)
+    figure.legend(loc="outside lower center", ncols=min(3, len(models)), fontsize=9, frameon=False)
     return figure
 
 

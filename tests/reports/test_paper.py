@@ -21,8 +21,10 @@ def test_every_figure_is_written_with_labels_and_units_as_png_and_svg(tmp_path, 
         for s in (1, 2)
     ]
     results[0]["pam_train"] = 2**30
+    results = [row | {"test_wt": 0.9, "test_tc": 0.7, "test_et": ""} for row in results]
     epochs = [
         {"model_name": m, "epoch": e, "train_loss": 1 / e, "val_loss": 1.2 / e, "val_dice": 1 - 1 / e + 0.01 * s}
+        | {"val_wt": 1 - 0.9 / e, "val_tc": 1 - 1 / e, "val_et": ""}
         for m in models
         for s in (1, 2)
         for e in range(1, 5)
@@ -31,6 +33,8 @@ def test_every_figure_is_written_with_labels_and_units_as_png_and_svg(tmp_path, 
     paper.write(tmp_path, results, epochs, {models[1]: run / "evaluations" / "test@9"})
     texts = {
         "learning_curves": ("validation Dice", "epoch", "loss"),
+        "wt_tc_et_validation_curves": ("validation Dice of TC", models[0]),
+        "wt_tc_et_summary": ("WT", "test Dice", models[0]),
         "model_comparison_chart": ("parameters, millions", "memory of training, MiB", models[0]),
         "parameter_efficiency": ("multiply-accumulates, 10⁹", "test Dice"),
         "confusion_matrix_unet_3d__s": ("predicted class", "true class", "NCR", "background"),

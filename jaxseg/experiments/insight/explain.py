@@ -2,6 +2,7 @@
 
 <output>/gradcam/<case>.nii.gz           a map 0..1 for each class with the case's geometry; of a picture <case>/<class>.png
 <output>/gradcam/<case>_<class>.png      a slice: the image, the prediction, and the map over the image with the region's outline
+<output>/explanations.html               the pictures of all cases on one page
 <output>/explanations.csv                layer, slice, voxels of the region, and the share of the map inside the region
 
 The network sees one input of its own size: the slice with the largest region, of patches the window around the region's centre.
@@ -26,6 +27,7 @@ from jaxseg.infer.run import Run, alone, open_run
 from jaxseg.metrics.summarize import write_csv
 from jaxseg.ops import coordinates
 from jaxseg.ops.image import standardise, to_float
+from jaxseg.reports import explained
 from jaxseg.types import ConfigError, DataError, JaxsegError
 from jaxseg.utils import files
 from jaxseg.utils.command import check_interrupt
@@ -56,6 +58,7 @@ def explain(
     threshold: float | None = None,
     say: Callable[[str], None] = print,
     show: Callable[[str], str] = str,
+    megabytes: float = 25.0,
 ) -> int:
     """Write the maps of every case below `origin`.
 
@@ -68,7 +71,8 @@ def explain(
       region: over which voxels the logit is summed: those "predicted" to be of the class, or "all".
       threshold: config.eval.threshold; None: the value in the run's record.
       say: called with one line of text for each case.
-      show: converts names of cases for the table.
+      show: converts names of cases for the table and the page.
+      megabytes: config.report.megabytes.
     Returns:
       0, or 65 if some cases could not be used.
     Raises:
@@ -87,27 +91,30 @@ def explain(
     layer = gradcam.chosen_layer(known, len(opened.recipe.size), layer)
     name = opened.record["model"]["name"]
     say(f"layer {layer} of {name}, output {known[layer]}; config.explain.layer can name {len(known)} layers")
-    rows, failed = [], 0
+    done: list[explained.Explained] = []
+    failed = 0
     for case in working_through(found, "explaining"):
         check_interrupt()
         try:
-            rows += _one(opened, case, output, layer, region, say, show)
+            done += _one(opened, case, output, layer, region, say, show)
         except (JaxsegError, MemoryError) as error:
             if isinstance(error, ConfigError):
                 raise
             failed += 1
             say(f"FAILED {case.name}: {error}")
+        rows = [one.row for one in done]
         write_csv(output / TABLE, rows or [dict.fromkeys(("case", "class", "layer", "slice", "voxels", "inside"), "")])
-    say(f"maps of {len(found) - failed} of {len(found)} cases in {output / FOLDER}, figures in {output / TABLE}")
+    page = explained.write(output, done, name, megabytes=megabytes)
+    say(f"maps of {len(found) - failed} of {len(found)} cases in {output / FOLDER}, figures in {output / TABLE}, all on {page}")
     return DataError.exit_code if failed else 0
 
 
-def _one(run: Run, case, output: Path, layer: str, region: str, say: Callable, show: Callable) -> list[dict[str, Any]]:
-    """Write the maps of one case, and return its rows of the table."""
+def _one(run: Run, case, output: Path, layer: str, region: str, say: Callable, show: Callable) -> list[explained.Explained]:
+    """Write the maps of one case, and return its rows of the table with their pictures."""
     images = case.read()
     examples = run.preparation.prepare(images)
     logits = run.logits(examples.inputs)
-    names, forward, rows, maps = cases.map_names(run.record), run.application.forward, [], []
+    names, forward, done, maps = cases.map_names(run.record), run.application.forward, [], []
     for (channel, mask), name in zip(_regions(run, logits), names, strict=True):
         row = {"case": show(case.name), "class": name, "layer": layer, "slice": "", "voxels": int(mask.sum()), "inside": ""}
         whole = np.zeros(examples.inputs.shape[:-1], np.float32)
@@ -120,7 +127,7 @@ def _one(run: Run, case, output: Path, layer: str, region: str, say: Callable, s
             row["inside"] = "" if math.isnan(found.inside) else float(found.map[here].sum() / found.map.sum())
             inside = tuple(slice(s, min(s + n, m)) for s, n, m in zip(part.start, found.map.shape, whole.shape[1:]))
             whole[part.example][inside] = found.map[tuple(slice(0, s.stop - s.start) for s in inside)]
-        own = _on_own_grid(run, examples, whole)
+        own, path = _on_own_grid(run, examples, whole), None
         if mask.any():
             labels = _on_own_grid(run, examples, mask.astype(np.float32)) >= 0.5
             z, picture = _picture(run, examples, own, labels)
@@ -129,11 +136,14 @@ def _one(run: Run, case, output: Path, layer: str, region: str, say: Callable, s
             path = output / FOLDER / f"{case.name}_{files.plain_name(name)}.png"
             files.write_atomic(path, photos.encode_png(picture, path))
         maps.append(examples.orientation.restore(own))
-        rows.append(row)
+        done.append(explained.Explained(row, path))
     cases.write_maps(output, case.name, np.stack(maps, -1), names, images[0], folder=FOLDER)
-    inside = ", ".join(f"{r['class']} {r['inside']:.2f}" if r["inside"] != "" else f"{r['class']} not predicted" for r in rows)
+    inside = ", ".join(
+        f"{r['class']} {r['inside']:.2f}" if r["inside"] != "" else f"{r['class']} not predicted"
+        for r in (one.row for one in done)
+    )
     say(f"{case.name}: share of the map inside the region: {inside}")
-    return rows
+    return done
 
 
 def _regions(run: Run, logits: np.ndarray) -> list[tuple[int, np.ndarray]]:

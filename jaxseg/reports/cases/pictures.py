@@ -128,7 +128,7 @@ def still(case: Shown, name: str = "") -> str:
     for axis in (0, 1):
         for step in (1, -1):
             edge |= np.roll(truth, step, axis) != truth
-    return _uri(Image.fromarray(np.where((edge & (truth > 0))[..., None], palette[truth], rgb).astype(np.uint8)), lossy=True)
+    return data_uri(Image.fromarray(np.where((edge & (truth > 0))[..., None], palette[truth], rgb).astype(np.uint8)), lossy=True)
 
 
 def painted(case: Shown, layer: str) -> np.ndarray:
@@ -187,9 +187,9 @@ def _palette() -> np.ndarray:
 
 
 def _pixels(case: Shown, *, lossy: bool) -> dict[str, Any]:
-    labels = lambda array: _uri(Image.fromarray(_mosaic(np.minimum(array, 255).astype(np.uint8), case.columns)), lossy=False)
+    labels = lambda array: data_uri(Image.fromarray(_mosaic(np.minimum(array, 255).astype(np.uint8), case.columns)), lossy=False)
     return {
-        "image": _uri(Image.fromarray(_mosaic(case.image, case.columns, truth=case.truth)), lossy=lossy),
+        "image": data_uri(Image.fromarray(_mosaic(case.image, case.columns, truth=case.truth)), lossy=lossy),
         "truth": labels(case.truth),
         "predictions": {name: labels(array) for name, array in case.predictions.items()},
     }
@@ -210,7 +210,8 @@ def _mosaic(array: np.ndarray, columns: int, *, truth: np.ndarray | None = None)
     return tiles.reshape(rows, columns, y, x).swapaxes(1, 2).reshape(rows * y, columns * x)
 
 
-def _uri(image: Image.Image, *, lossy: bool) -> str:
+def data_uri(image: Image.Image, *, lossy: bool) -> str:
+    """Return a picture as the source of an <img>: JPEG of quality 85 if `lossy`, else PNG."""
     stream = io.BytesIO()
     if lossy:
         image.save(stream, "JPEG", quality=85, subsampling=0)

@@ -29,6 +29,8 @@ def test_maps_lie_on_the_grid_of_the_file(tmp_path, monkeypatch):
     assert np.squeeze(there.array).shape == np.squeeze(like.array).shape[: np.squeeze(there.array).ndim]
     assert there.array.max() > 0 and np.array_equal(there.affine, like.affine)
     assert len(maps) == 2
+    page = (tmp_path / "out" / "explanations.html").read_text()
+    assert page.count('src="data:image/jpeg') == 1 and f"{float(row['inside']):.3f} of the map lies inside" in page
 
 
 def test_grey_pictures_of_8_bits_reach_the_network_as_0_to_1_and_give_maps(tmp_path, monkeypatch):
