@@ -187,7 +187,7 @@ def base() -> ConfigDict:
     explain.layer = ""  # dotted name of the layer whose output is looked at; empty: the deepest feature map
     explain.region = "predicted"  # voxels over which a class's logit is summed: those predicted to be of the class, or all
 
-    c.report = report = ConfigDict()  # --mode=report, and the page of --mode=compare; names: also the tables of other modes
+    c.report = report = ConfigDict()  # --mode=report, and the pages of compare and explain; names: also the tables of other modes
     report.names = "plain"  # of cases and patients, in tables, pages and figures: plain, or hash (# and ten digits instead)
     report.before = ""  # --mode=report: another run on the same cases; the page sets this run beside it, case by case
     report.pictures = True  # show the pictures that evaluation kept; False: tables and charts alone

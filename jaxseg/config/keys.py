@@ -280,7 +280,10 @@ _OTHERS_BUT_NAMES = {key: needs for key, needs in _OTHERS.items() if key != "rep
 NEEDS_OF_MODES: dict[str, dict[str, tuple[Callable[[dict[str, Any]], bool], str]]] = {
     **dict.fromkeys(("summary", "check"), _OTHERS),
     "train": _OTHERS_BUT_NAMES,
-    "compare": {key: needs for key, needs in _OTHERS.items() if not key.startswith(("compare.", "report."))},
+    "compare": {
+        **{key: needs for key, needs in _OTHERS.items() if not key.startswith(("compare.", "report."))},
+        "report.before": (lambda c: False, "--mode=report"),
+    },
     "search": {key: needs for key, needs in _OTHERS_BUT_NAMES.items() if not key.startswith("search.")},
     "report": {
         **{key: (lambda c: False, "--mode=train") for key in KINDS if not key.startswith("report.")},
@@ -303,7 +306,9 @@ NEEDS_OF_MODES: dict[str, dict[str, tuple[Callable[[dict[str, Any]], bool], str]
         "mesh.shard_state": (lambda c: False, "--mode=train"),
     },
     "explain": {
-        **{key: needs for key, needs in _OTHERS_BUT_NAMES.items() if not key.startswith("explain.")},
+        **{
+            key: needs for key, needs in _OTHERS_BUT_NAMES.items() if not key.startswith("explain.") and key != "report.megabytes"
+        },
         **_OF_EVALUATION,
         **_OF_PREDICTION,
         **{

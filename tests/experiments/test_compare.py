@@ -349,6 +349,41 @@ def test_the_page_is_whole_asks_for_nothing_and_shows_the_tables_figures(tmp_pat
     assert len(re.findall("<circle", page)) == 3 and len(re.findall("<polyline", page)) == 3
 
 
+def test_csv_page_charts_and_sentences_have_the_same_figures_to_the_last_digit_shown(tmp_path):
+    said = run(tmp_path, Trainer(), measure=True)[1]
+    results = list(csv.DictReader(open(tmp_path / "integrated_experiment_results.csv", newline="")))
+    cases = list(csv.DictReader(open(tmp_path / "case_comparison.csv", newline="")))
+    page = (tmp_path / "report.html").read_text()
+    dots = dict(re.findall(r"<circle[^>]*><title>([^<]*): ([0-9.]+)</title>", page))
+    assert dots == {row["run"]: f"{float(row['test_dice']):.4f}" for row in results}
+    tables_ = {
+        name: re.findall("<td[^>]*>([^<]*)</td>", part) for name, part in re.findall('aria-label="(.*?)">(.*?)</table>', page)
+    }
+    for row in results:
+        assert {f"{float(row[key]):.4f}" for key in ("test_dice", "val_dice", "precision")} <= set(tables_["runs"])
+        assert {row["total_params"], row["flops"], row["pam_train"]} <= set(tables_["runs"])
+    assert tables_["cases"] == [
+        text
+        for row in cases
+        for text in (row["case"], row["patient"], *(f"{float(row[m]):.4f}" for m in ("unet_test", "segnext_test")))
+    ]
+    scatter = (tmp_path / "interactive_3d_analysis.html").read_text()
+    points = json.loads(re.search('id="points">(.*?)</script>', scatter)[1])["points"]
+    assert [[p["name"], *p["at"]] for p in points] == [
+        [row["run"], *(float(row[key]) for key in ("total_params", "flops", "test_dice"))] for row in results
+    ]
+    facts = json.loads((tmp_path / "comparison.json").read_text())
+    assert facts["sentences"] == [line for line in said if line in facts["sentences"]]
+    (pair,) = facts["pairs"]
+    mean = {m: np.mean([float(row[m]) for row in cases]) for m in ("unet_test", "segnext_test")}
+    assert pair["difference"] == pytest.approx(mean[pair["first"]] - mean[pair["second"]])
+    assert (
+        f"by {abs(pair['difference']):.4f} mean Dice (95 % interval {-pair['high']:+.4f} to {-pair['low']:+.4f}"
+        in facts["sentences"][1]
+    )
+    assert all(unescape(page).count(sentence) == 1 for sentence in facts["sentences"])
+
+
 def test_figures_are_drawn_once_at_the_end_or_their_absence_is_said(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(paper, "write", lambda folder, results, epochs, evaluations: drawn.append((folder, len(results))))
