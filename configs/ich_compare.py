@@ -4,9 +4,10 @@
     python -m jaxseg.main --mode=compare --config=configs/ich_compare.py --config.data.root=/data/ct-ich
     python -m jaxseg.main --mode=compare --config=configs/ich_compare.py:sizes --config.data.root=/data/ct-ich
 
-Arguments: `sizes` (instead of the question above: SegFormer B0 to B5 beside SegNeXt T to L and UNet-Base); `quick`. The project's SegNeXt has BatchNorm with a momentum of 0.9 (PyTorch's 0.1 weighs a batch less) and is trained
-with Dice alone, whose gradient on a slice without a bleed asks for nothing but less foreground. Beside it: a momentum of 0.1,
-Dice with cross-entropy, both; the project's SegFormer-B0, which meets the same loss; and its UNet-Base.
+Arguments: `sizes` (instead of the question above: SegFormer B0 to B5 beside SegNeXt T to L and UNet-Base); `quick`.
+The project's SegNeXt has BatchNorm with a momentum of 0.9 (PyTorch's 0.1 weighs a batch less) and is trained with Dice alone,
+whose gradient on a slice without a bleed asks for nothing but less foreground. Beside it: a momentum of 0.1, Dice with
+cross-entropy, both; the project's SegFormer-B0, which meets the same loss; and its UNet-Base.
 
 Source: drawcodeboy/scoliosis_seg-task; its SegNeXt-T scores an IoU of 0.888 on all slices because 444 of its 500 test slices are
 empty and a prediction of nothing scores 1 there. Measured on real data: not yet.
