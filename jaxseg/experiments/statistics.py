@@ -25,7 +25,7 @@ class Pair(NamedTuple):
       first, second: names of the networks.
       cases: number of cases.
       difference: mean of first minus second.
-      low, high: its 95 % bootstrap interval over patients.
+      low, high: its 95 % bootstrap interval over patients; NaN with fewer than two patients.
       p: two-sided p-value of Wilcoxon's test; NaN with fewer than two cases.
       adjusted: p with Holm's correction.
     """
@@ -65,7 +65,8 @@ def paired(scores: Mapping[str, Mapping[str, float]], patients: Mapping[str, str
         a, b = scores[first], scores[second]
         cases = sorted(case for case in a.keys() & b.keys() if not math.isnan(a[case] + b[case]))
         difference = np.array([a[case] - b[case] for case in cases])
-        low, high = bootstrap(difference, seed=seed, groups=[patients[case] for case in cases])
+        groups = [patients[case] for case in cases]
+        low, high = bootstrap(difference, seed=seed, groups=groups) if len(set(groups)) > 1 else (math.nan, math.nan)
         mean = float(difference.mean()) if cases else math.nan
         found.append(Pair(first, second, len(cases), mean, low, high, wilcoxon(difference), math.nan))
     return [pair._replace(adjusted=p) for pair, p in zip(found, holm([pair.p for pair in found]))]
@@ -104,6 +105,8 @@ def sentence(pair: Pair, *, measure: str, seeds: int, folds: int, tests: int = 1
     if math.isnan(pair.adjusted):
         few = "are too few for a test" if pair.cases != 1 else "is too little for a test"
         return f"{pair.first} and {pair.second}: {basis} {few}; {varied}."
+    if math.isnan(pair.low):
+        return f"{pair.first} and {pair.second}: all of {basis} are of one patient, which is too little for a test; {varied}."
     if pair.difference == pair.low == pair.high == 0:
         return f"{pair.first} and {pair.second} have the same {measure} on every one of {basis}; {varied}."
     interval = f"95 % interval {low:+.4f} to {high:+.4f}"
@@ -149,7 +152,8 @@ def verdict(chosen: str, pairs: Sequence[Pair], scores: Mapping[str, Mapping[str
             gain = pair.difference if pair.first == chosen else -pair.difference
             kind = "open" if not beyond_chance(pair) else "better" if gain > 0 else "worse"
             groups[kind].append(f"{other} (by {abs(gain):.4f})" if kind != "open" else f"{other} ({gain:+.4f})")
-    parts = [f"{chosen}, the best on the validation split, has a mean Dice of {np.mean(known):.4f} on {len(known)} test cases"]
+    cases = f"{len(known)} test case{'s' * (len(known) != 1)}"
+    parts = [f"{chosen}, the best on the validation split, has a mean Dice of {np.mean(known):.4f} on {cases}"]
     if groups["better"]:
         parts.append(f"it is better than {_listed(groups['better'])}, more than expected by chance")
     if groups["worse"]:

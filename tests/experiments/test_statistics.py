@@ -61,7 +61,40 @@ def test_the_interval_that_is_said_holds_the_difference_that_is_said(sign):
     assert "by 0.0100 mean Dice (95 % interval -0.0020 to +0.0300" in said
 
 
+def test_what_no_test_can_tell_is_said_to_be_so():
+    said = lambda scores, patients, tests=1: statistics.sentence(
+        statistics.paired(scores, patients)[0], measure="mean Dice", seeds=2, folds=0, tests=tests
+    )
+    names = [f"case{i}" for i in range(20)]
+    scores, own = _drawn(0.05, 20)[0], {name: name for name in names}
+    assert "all of 20 test cases are of one patient, which is too little for a test" in said(scores, dict.fromkeys(names, "p"))
+    assert "a and same have the same mean Dice on every one of 20 test cases" in said(
+        {"a": scores["a"], "same": scores["a"]}, own
+    )
+    four = {m: {name: scores[m][name] for name in names[:4]} for m in ("a", "b")}
+    assert "with so few cases no difference could count as more than chance" in said(four, own)
+    assert "so few" not in said({m: scores[m] for m in ("b", "c")}, own, 6)
+
+
+def test_a_verdict_says_where_the_chosen_network_is_better_worse_or_not_to_be_told_apart():
+    scores, patients = _drawn(0.05)
+    pairs = statistics.paired(scores, patients)
+    found = statistics.verdict("a", pairs, scores, {"a": "3 parameters", "c": "2 parameters"})
+    assert (
+        found.startswith("a, the best on the validation split, has a mean Dice of 0.7")
+        and " on 40 test cases; it is better than b" in found
+    )
+    assert found.endswith("more than expected by chance. Costs: a 3 parameters; c 2 parameters.")
+    found = statistics.verdict("b", pairs, scores, {})
+    assert (
+        "it is worse than a (by 0.0" in found and "; its difference to c (" in found and found.endswith(") may be due to chance.")
+    )
+    assert statistics.verdict("d", pairs, scores, {}) == ""
+
+
 def test_cases_that_one_network_lacks_are_left_out_and_too_few_are_said_to_be():
     scores = {"a": {"1": 0.5, "2": math.nan, "3": 0.7}, "b": {"1": 0.4, "2": 0.9}}
     (pair,) = statistics.paired(scores, {name: name for name in "123"})
-    assert pair.cases == 1 and "too few for a test" in statistics.sentence(pair, measure="Dice", seeds=1, folds=0)
+    assert pair.cases == 1 and "1 test case is too little for a test" in statistics.sentence(
+        pair, measure="Dice", seeds=1, folds=0
+    )
