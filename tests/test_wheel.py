@@ -1,4 +1,4 @@
-"""A built wheel holds the library with its configs inside, and nothing else at the top."""
+"""The source archive makes a wheel that holds the library with its configs inside, and nothing else at the top."""
 
 import subprocess
 import sys
@@ -18,9 +18,10 @@ def test_an_installed_wheel_finds_its_configs_from_anywhere(tmp_path):
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
-    pip = [sys.executable, "-m", "pip"]
-    subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", tmp_path, source], check=True, timeout=300)
-    (wheel,) = tmp_path.glob("*.whl")
+    pytest.importorskip("build", reason="pip install -e '.[test]'")
+    subprocess.run([sys.executable, "-m", "build", "-q", "--outdir", tmp_path, source], check=True, timeout=300)
+    (archive,), (wheel,) = tmp_path.glob("*.tar.gz"), tmp_path.glob("*.whl")  # the wheel is built from the archive
+    assert archive.name.removesuffix(".tar.gz") == wheel.name.partition("-py3")[0]
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.partition("/")[0] for name in archive.namelist()}
         archive.extractall(tmp_path / "site")
