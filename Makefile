@@ -1,7 +1,7 @@
 # Short names for the commands of README.md and CONTRIBUTING.md.
 PYTHON ?= .venv/bin/python
 
-.PHONY: install test slow full lint docs tutorials notebooks bench bench-gpu nnunet ci
+.PHONY: install test slow full newest lint docs tutorials notebooks bench bench-gpu nnunet ci
 
 install:
 	python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]'
@@ -11,6 +11,9 @@ slow:
 	$(PYTHON) -m pytest -m slow
 full:  # everything, the long set too, with every program compiled as users compile it
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTHON) -m pytest -m ''
+newest:  # the default tests under Python 3.12 with the newest jax that pyproject.toml allows
+	python3.12 -m venv .venv-newest && .venv-newest/bin/pip install -q --upgrade -e '.[test]'
+	.venv-newest/bin/python -m pytest
 lint:
 	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
 docs:  # the pages that are written from the code, then the site, in build/site
