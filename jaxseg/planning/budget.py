@@ -18,8 +18,9 @@ ENOUGH = 300  # steps below which a smaller patch is looked for
 EPOCHS, VALIDATIONS = 10, 4
 OVERLAP = 0.25  # of windows
 FORWARD = 1 / 3  # of a training step's time
-SPARE = 0.85  # share of the minutes that is planned; the rest is for reading and preparing images
-TRIES, SECONDS = 3, 75  # compilations for one network, and when none begins any more
+SPARE = 0.8  # share of the minutes that is planned; the rest is for reading and preparing images
+PROGRAMS = 1.2  # time to compile all programs of a training, in that of its step: the planner leaves the step in the cache
+TRIES, SECONDS = 3, 180  # compilations for one network, and what all of a plan may take
 FILLED = 0.9  # of a device's memory
 
 
@@ -59,6 +60,25 @@ class Device(NamedTuple):
         return CPU_GB if self.cpu and self.minutes else REFERENCE_GB
 
 
+class Watch:
+    """Says whether there is time for one more try of a network, beside one of each that is still to come.
+
+    Args:
+      networks: how many are planned.
+    """
+
+    def __init__(self, networks: int = 1):
+        self._end, self._coming = time.monotonic() + SECONDS, networks
+
+    def begin(self) -> None:
+        """Go on to the next network."""
+        self._coming -= 1
+
+    def allows(self, took: float) -> bool:
+        """Return whether another compilation fits that takes as long as the last one, `took` seconds."""
+        return time.monotonic() + took * (1 + self._coming) < self._end
+
+
 class Budget(NamedTuple):
     """The length of a training, and the measured step that it was derived from."""
 
@@ -81,7 +101,7 @@ def length(cost: Cost, network: Network, cases: Sequence[float], minutes: float)
     train, val, test = cases
     windows = math.prod(max(1, math.ceil((n / p - 1) / (1 - OVERLAP)) + 1) for n, p in zip(network.median, network.patch))
     passes = windows * (VALIDATIONS * val + 2 * test) / network.batch * FORWARD  # in steps
-    possible = (minutes * 60 * SPARE - 2 * cost.compilation) / cost.step
+    possible = (minutes * 60 * SPARE - PROGRAMS * cost.compilation) / cost.step
     steps = max(possible - passes, possible / 2, EPOCHS)
     per_volume = max(1, round(steps * network.batch / (EPOCHS * train)))
     per_epoch = max(1, round(per_volume * train / network.batch))
@@ -90,7 +110,13 @@ def length(cost: Cost, network: Network, cases: Sequence[float], minutes: float)
 
 
 def to_minutes(
-    make: Callable[[float], Network], cost: Callable[[Network], Cost], cases: Sequence[float], minutes: float, *, memory_gb: float
+    make: Callable[[float], Network],
+    cost: Callable[[Network], Cost],
+    cases: Sequence[float],
+    minutes: float,
+    *,
+    memory_gb: float,
+    watch: Watch,
 ) -> tuple[Network, Budget]:
     """Return (network, its training), with smaller patches while too few steps fit.
 
@@ -99,31 +125,37 @@ def to_minutes(
       cost: network -> its measured step.
       cases, minutes: as for `length`.
       memory_gb: GB to begin with.
+      watch: of all networks of the plan.
     """
-    begin, network = time.monotonic(), make(memory_gb)
+    network = make(memory_gb)
+    watch.begin()
     for number in range(TRIES):
-        budget = length(cost(network), network, cases, minutes)
+        found = cost(network)
+        budget = length(found, network, cases, minutes)
         memory_gb *= min(1.0, budget.steps / ENOUGH) * FILLED
         smaller = _smaller(make, memory_gb, network)
-        if budget.steps >= ENOUGH or smaller.patch == network.patch or time.monotonic() - begin > SECONDS or number + 1 == TRIES:
+        done = budget.steps >= ENOUGH or smaller.patch == network.patch
+        if done or number + 1 == TRIES or not watch.allows(found.compilation):
             break
         network = smaller
     return network, budget
 
 
 def to_memory(
-    make: Callable[[float], Network], cost: Callable[[Network], Cost], memory_gb: float, limit: int | None
+    make: Callable[[float], Network], cost: Callable[[Network], Cost], memory_gb: float, limit: int | None, *, watch: Watch
 ) -> tuple[Network, Cost]:
     """Return (network, its measured step), with smaller patches while XLA's figure exceeds the device's memory.
 
     Args:
-      make, cost, memory_gb: as for `to_minutes`.
+      make, cost, memory_gb, watch: as for `to_minutes`.
       limit: bytes of the device; None: not limited.
     """
-    begin, network = time.monotonic(), make(memory_gb)
+    network = make(memory_gb)
+    watch.begin()
     for number in range(TRIES):
         found = cost(network)
-        if limit is None or found.memory <= FILLED * limit or number + 1 == TRIES or time.monotonic() - begin > SECONDS:
+        fits = limit is None or found.memory <= FILLED * limit
+        if fits or number + 1 == TRIES or not watch.allows(found.compilation):
             break
         memory_gb *= FILLED * FILLED * limit / found.memory
         network = _smaller(make, memory_gb, network)

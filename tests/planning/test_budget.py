@@ -35,20 +35,32 @@ def test_steps_of_a_training_fit_into_its_minutes():
 
 
 def test_patches_shrink_until_enough_steps_fit():
-    one, found = budget.to_minutes(network, cubic, CASES, 10.0, memory_gb=0.2)
+    one, found = budget.to_minutes(network, cubic, CASES, 10.0, memory_gb=0.2, watch=budget.Watch())
     assert one.patch[0] < 160 and found.cost == cubic(one)
     assert found.steps >= budget.ENOUGH > budget.length(cubic(network(0.2)), network(0.2), CASES, 10.0).steps
     slow = lambda one: budget.Cost(20.0, 100.0, 0)
     assert (
-        budget.to_minutes(network, slow, CASES, 1.0, memory_gb=0.035)[1].steps > 0
+        budget.to_minutes(network, slow, CASES, 1.0, memory_gb=0.035, watch=budget.Watch())[1].steps > 0
     )  # no smaller network: the few that there are
+
+
+def test_compilations_end_where_the_others_would_have_no_time(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(budget.time, "monotonic", lambda: now[0])
+    watch = budget.Watch(2)
+    watch.begin()
+    assert watch.allows(80.0) and not watch.allows(95.0)  # one more of this network, and one of the other
+    now[0] = 30.0
+    assert not watch.allows(80.0)
+    watch.begin()
+    assert watch.allows(100.0)
 
 
 def test_a_step_fits_into_the_memory_of_the_device():
     compiled = []
-    one, found = budget.to_memory(network, lambda n: compiled.append(n) or cubic(n), 0.2, 120**3)
+    one, found = budget.to_memory(network, lambda n: compiled.append(n) or cubic(n), 0.2, 120**3, watch=budget.Watch())
     assert found.memory <= 120**3 and one.patch[0] < 160 and len(compiled) <= budget.TRIES
-    assert budget.to_memory(network, cubic, 0.2, 10**9)[0] == network(0.2)
+    assert budget.to_memory(network, cubic, 0.2, 10**9, watch=budget.Watch())[0] == network(0.2)
 
 
 @pytest.fixture
