@@ -4,6 +4,7 @@ import dataclasses
 
 from jaxseg.data.check.duplicates import Copies
 from jaxseg.data.error_summary import summarised
+from jaxseg.data.prepare.masks import joint_remedy
 from jaxseg.data.records import DataSet
 from jaxseg.data.store.base import Listing
 from jaxseg.types import DataError
@@ -51,6 +52,10 @@ class DataReport:
             self.lines.append(f"training {text}")
 
     def __str__(self) -> str:
-        return "\n".join(
-            [*self.lines, *(f"warning  {w}" for w in self.warnings), *(f"error    {line}" for line in summarised(self.errors))]
-        )
+        lines = [
+            *self.lines,
+            *(f"warning  {w}" for w in self.warnings),
+            *(f"error    {line}" for line in summarised(self.errors)),
+        ]
+        remedy = joint_remedy(self.errors.values())
+        return "\n".join([*lines, *([f"remedy   {remedy}"] if remedy else [])])

@@ -38,6 +38,10 @@ class MaskContent:
     palette: tuple[tuple[int, int, int, int], ...] = ()
     colours: bool = False
 
+    def without_array(self) -> "MaskContent":
+        """Return the values and counts alone."""
+        return dataclasses.replace(self, array=np.empty(0, self.array.dtype))
+
     def colour(self, value) -> int:
         """Return 0xRRGGBB of a value: its own colour, its palette entry, or its grey for 8 bits; -1 if it has none."""
         if self.colours:
@@ -116,6 +120,15 @@ def share(count: int, total: int) -> str:
     """A share in per cent, three digits, never 0 % or 100 % for what is neither."""
     percent = 100 * count / max(1, total)
     return f"{percent:.3g} %" if count in (0, total) or 0.01 <= percent < 99.95 else "< 0.01 %" if percent < 1 else "> 99.9 %"
+
+
+def union(contents: Sequence[MaskContent]) -> MaskContent:
+    """Return the values and counts of several masks of one kind together, without their arrays."""
+    total = collections.Counter()
+    for content in contents:
+        total.update(dict(zip(content.values, content.counts)))
+    values = tuple(sorted(total))
+    return dataclasses.replace(contents[0].without_array(), values=values, counts=tuple(total[v] for v in values))
 
 
 def example(found: MaskContent, classes: int) -> str:

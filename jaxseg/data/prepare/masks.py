@@ -15,7 +15,7 @@ Everything else, for instance 255 for "ignore", is refused; the message lists th
 every layout and counts how values were interpreted; `mask_values.Meanings` makes the lines that are logged once per data set.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,9 @@ from jaxseg.data.formats import volumes
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.prepare import jpeg_masks
 from jaxseg.data.prepare.labels import dtype_for
-from jaxseg.data.prepare.mask_values import BLACK, IGNORED, KEY, SHOWN, WHITE, MaskContent, Table, counted, example, listed
+from jaxseg.data.prepare.mask_values import BLACK, IGNORED, KEY, SHOWN, WHITE, MaskContent, Table, counted, example, listed, union
 from jaxseg.data.records import Case, Meaning, Volume
+from jaxseg.types import DataError
 
 VERSION = 1  # raise it when a mask would be read otherwise
 
@@ -196,7 +197,24 @@ def _refused(found: MaskContent, classes: int, table: Table | None, path: Path, 
             remedy = f"name {there} classes{_named(there)} and {remedy}"
     elif table is not None:
         remedy = f"threshold soft borders at one half, or set the class of each value in config.{KEY}"
-    return refusal("DATA_LABEL", path, f"{what}: {listed(found)}" if counts else what, rule, remedy)
+    error = refusal("DATA_LABEL", path, f"{what}: {listed(found)}" if counts else what, rule, remedy)
+    error.mask = found.without_array() if table is not None else None
+    return error
+
+
+def joint_remedy(errors: Iterable[DataError]) -> str:
+    """Return one line with a table for all masks that were refused for their values; "" where each message has it already."""
+    found = [mask for error in errors if (mask := getattr(error, "mask", None)) is not None]
+    if len({mask.values for mask in found}) < 2 or len({(mask.colours, mask.palette) for mask in found}) > 1:
+        return ""
+    together = union(found)
+    there = len([v for v in together.values if together.colours or v not in IGNORED]) - 1
+    if len(together.values) > 2 * SHOWN or there < 1:
+        return ""
+    return (
+        f"these {len(found)} masks together hold {len(together.values)} values, {listed(together)}: name {there} "
+        f"classes{_named(there)} and set the class of each, for instance {example(together, there)}"
+    )
 
 
 def _named(count: int) -> str:

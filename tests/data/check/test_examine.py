@@ -1,6 +1,8 @@
 """The doctor goes through all cases, collects every error, and passes a sound set."""
 
+import ast
 import dataclasses
+import re
 import shutil
 
 import numpy as np
@@ -15,6 +17,7 @@ from jaxseg.types import DataError
 from tests.data import toy_set
 
 R = toy_set.RECIPE
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
 def test_a_sound_set_is_described(tmp_path):
@@ -101,6 +104,26 @@ def test_colours_that_become_grey_are_reported(tmp_path):
     recipe = dataclasses.replace(R, window=None, labels=dataset.labels)
     assert "colour   1 of 2 slices converted to grey: data.channels" in str(examine(dataset, recipe))
     assert "converted to grey" not in str(examine(dataset, dataclasses.replace(recipe, channels=3)))
+
+
+def test_the_colours_of_all_masks_together_are_one_table(tmp_path):
+    """Each mask shows some of the classes; the remedy is followed as it is typed."""
+    for i, colours in enumerate(((RED,), (RED, GREEN), (GREEN, BLUE), (BLUE,))):
+        mask = np.zeros((20, 18, 3), np.uint8)
+        for k, colour in enumerate(colours):
+            mask[4 * k : 4 * k + 3] = colour
+        for part, array in (("images", np.full((20, 18), 10 * i, np.uint8)), ("masks", mask)):
+            (tmp_path / part).mkdir(exist_ok=True)
+            Image.fromarray(array).save(tmp_path / part / f"{i}.png")
+    dataset = datasets.load("folder", tmp_path)
+    recipe = dataclasses.replace(R, window=None, labels=dataset.labels)
+    (line,) = [line for line in str(examine(dataset, recipe)).splitlines() if line.startswith("remedy")]
+    assert "these 4 masks together hold 4 values" in line
+    structures, table = re.search(r'structures=([a-z,]+)\) .*mask_values="(.+)"', line).groups()
+    options = {"structures": tuple(structures.split(",")), "mask_values": ast.literal_eval(table)}
+    told = datasets.load("folder", tmp_path, **options)
+    report = examine(told, dataclasses.replace(recipe, labels=told.labels))
+    assert len(told.labels) == 3 and not report.errors and "remedy" not in str(report)
 
 
 def test_equal_errors_are_one_line_and_levels_and_remarks_are_told(tmp_path):
