@@ -29,8 +29,11 @@ bench:
 	$(PYTHON) -m jaxseg.bench --peers
 bench-gpu:
 	$(PYTHON) -m jaxseg.bench --gpu
-nnunet:  # what nnU-Net itself predicts for tests/importing, anew; brings 6 GB of CUDA
+nnunet:  # live beside nnU-Net: what it predicts for tests/importing, anew, and models that it trains here; brings 6 GB of CUDA
 	python3 -m venv .venv-nnunet && .venv-nnunet/bin/pip install -q nnunetv2==2.8.1
-	.venv-nnunet/bin/python -m tests.importing.live && $(PYTHON) -m pytest tests/importing
+	python3 -m venv .venv-jax && .venv-jax/bin/pip install -q jax
+	.venv-nnunet/bin/python -m tests.importing.live
+	JAXSEG_NNUNET_PYTHON=$(CURDIR)/.venv-nnunet/bin/python JAXSEG_BARE_PYTHON=$(CURDIR)/.venv-jax/bin/python \
+	  $(PYTHON) -m pytest tests/importing
 ci:
 	.ci/run

@@ -33,8 +33,9 @@ def base() -> ConfigDict:
     data.channels = 1  # input channels, without those of data.coordinates; None: as many as your own images have
     data.intensity = "grey"  # grey (8-bit, after `window`), brain (z-scores per modality inside the brain), ct (-1..1), or
     # nnU-Net's and MONAI's: zscore, zscore_nonzero, zscore_own_nonzero, ct_zscore, rescale_to_01, rgb_to_01, none; auto: chosen
-    # from your own images. Rank 3: these may differ by channel, joined by + in the order of the channels
-    data.statistics = ()  # ct_zscore: (lowest, highest, mean, standard deviation) of the foreground of each channel
+    # from your own images. Rank 3: these may differ by channel, joined by + in the order of the channels; MONAI's percentiles and
+    # percentiles_unclipped too, and rules that look at whole scans one after the other: zscore_own_nonzero>percentiles
+    data.statistics = ()  # of each channel: ct_zscore (lowest, highest, mean, std), percentiles (lower, upper, to from, to)
     data.window = (40.0, 120.0)  # CT: (level, width) in HU -> 0..255; () for 8-bit images
     data.spacing = ()  # fit centre, patches: resample to (row mm, column mm), rank 3 (x, y, z) mm; (), patches: keep the grid
     data.mean = ()  # per channel, for images in 0..1: subtracted after augmentation
@@ -43,6 +44,7 @@ def base() -> ConfigDict:
     data.orientation = "lps"  # rank 3: orientation of a volume's axes: lps, ras, or file (as stored)
     data.axes = ()  # rank 3: order of the volume's axes for the network; size, spacing and infer.mirror use it; (): (0, 1, 2)
     data.nonzero = False  # rank 3: first crop each volume to the bounding box of its non-zero voxels
+    data.above = ()  # rank 3: crop to the box of voxels above a value: (scan: first, grid: after resampling; value; margin)
     data.plane = ""  # rank 2: plane of the slices of volumes: axial coronal sagittal; empty: axial, other volumes are refused
     data.crop = ()  # rank 2: first crop each slice to its central (rows, columns); (): the whole slice
     data.blur = 0.0  # rank 2: standard deviation of a Gaussian blur, pixels of the slice; 0: none

@@ -16,6 +16,7 @@ from jaxseg.types import CheckpointError, ConfigError, MismatchError
 
 OPEN = ("eval.", "infer.", "report.", "explain.")  # keys of these groups may differ from the record
 LEFT_OPEN = {"train.dtype": "auto", "data.structures": None, "data.modalities": None, "data.window": [], **config.FROM_DATA}
+AS_BEFORE = {"data.above": []}  # keys that are newer than some runs, with the value that all of them had in effect
 WITHOUT = ("name", "variant")  # names of the experiment, which change no result
 
 
@@ -38,7 +39,7 @@ def tree_of(record: Mapping[str, Any]) -> ConfigDict:
       CheckpointError: a key is missing because the run is older than this version, or the configuration is damaged.
     """
     there = config.flatten(record["config"])
-    missing = [key for key in config.KINDS if key not in there]
+    missing = [key for key in config.KINDS if key not in there and key not in AS_BEFORE]
     if missing:
         raise CheckpointError(
             f"the run's record has no config.{missing[0]}: the key is newer than the run; use the run with "
@@ -46,6 +47,7 @@ def tree_of(record: Mapping[str, Any]) -> ConfigDict:
         )
     try:
         tree = ConfigDict(_plain(record["config"]))
+        tree.update_from_flattened_dict({key: tuple(value) for key, value in AS_BEFORE.items() if key not in there})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"the config in the run's record is damaged: {error}; restore run.json from a copy") from error
     tree.defaults, tree.embedded = json.dumps(tree.to_dict()), ()
@@ -66,7 +68,7 @@ def settled(given: ConfigDict | None, record: Mapping[str, Any], run: Path, *, r
     if given is None:
         return tree_of(record)
     plain = lambda tree: config.flatten(json.loads(json.dumps(tree)))
-    old, new = plain(record["config"]), plain(config.as_dict(given))
+    old, new = AS_BEFORE | plain(record["config"]), plain(config.as_dict(given))
     ours = {key for key in new if key not in WITHOUT and key not in config.NEUTRAL and not key.startswith(OPEN)}
     moved = [key for key in sorted(ours) if key in old and old[key] != new[key] and not _left_open(key, new[key], old[key])]
     if reads_data and new["data.root"] and old["data.root"]:  # evaluation compares the digest of the data instead

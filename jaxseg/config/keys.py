@@ -35,7 +35,7 @@ CHOICES = {
 }
 INTENSITIES = (
     *("grey", "brain", "ct", "zscore", "zscore_nonzero", "zscore_own_nonzero", "ct_zscore", "rescale_to_01", "rgb_to_01", "none"),
-    "auto",
+    *("percentiles", "percentiles_unclipped", "auto"),
 )
 VOLUMES_ONLY = (
     "data.coordinates",
@@ -44,6 +44,7 @@ VOLUMES_ONLY = (
     "data.orientation",
     "data.axes",
     "data.nonzero",
+    "data.above",
     "data.statistics",
     "eval.surface",
     "eval.lesions",
@@ -221,7 +222,10 @@ NEEDS: dict[str, tuple[Callable[[dict[str, Any]], bool], str]] = {
         lambda c: c["data.rank"] == 2 and c["data.fit"] != "patches" or bool(c["data.spacing"]),
         "data.spacing, or data.rank=2 with data.fit='stretch' or 'centre'",
     ),
-    "data.statistics": (lambda c: "ct_zscore" in c["data.intensity"], "data.intensity='ct_zscore'"),
+    "data.statistics": (
+        lambda c: "ct_zscore" in c["data.intensity"] or "percentiles" in c["data.intensity"],
+        "data.intensity='ct_zscore' or 'percentiles'",
+    ),
     "eval.batch_size": (lambda c: not _by_windows(c), _SAME_SIZE),
     "eval.tables": (lambda c: not _by_windows(c), _SAME_SIZE),
     "infer.batch_size": (lambda c: not _by_windows(c), f"{_SAME_SIZE} (use infer.windows for patches and volumes)"),

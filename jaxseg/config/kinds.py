@@ -28,6 +28,7 @@ _OF: dict[Any, str] = {
     tuple[int, ...]: "data.axes compare.fold compare.seeds",
     tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]: "compare.vary compare.published",
     tuple[tuple[float, ...], ...]: "data.statistics",
+    tuple[str | float, ...]: "data.above",
     tuple[tuple[Any, ...], ...]: "search.space",
     tuple[tuple[str, float], ...]: "loss.aux_terms loss.learnable loss.terms",
     tuple[tuple[str, dict[str, Any]], ...]: "optim.groups data.transforms",

@@ -109,6 +109,7 @@ NETWORKS = {
     "mednext": ("mednext_b", "mednext_l", "mednext_m", "mednext_s", "mednext_test"),
     "mobile_unetr": ("mobile_unetr", "mobile_unetr_test", "mobile_unetr_xs", "mobile_unetr_xxs"),
     "mobile_unetr3d": ("mobile_unetr_3d", "mobile_unetr_3d_test", "roi_mobileunetr3d_tiny"),
+    "monai_unet": ("monai_unet", "monai_unet_test"),
     "nnunet": (
         "nnunet_plain",
         "nnunet_plain_test",
@@ -117,6 +118,7 @@ NETWORKS = {
         "nnunet_resenc_test",
         "nnunet_resenc_xl",
     ),
+    "planes": ("planes", "planes_test"),
     "pspnet": ("pspnet_r101", "pspnet_r50", "pspnet_test"),
     "resunetpp": ("resunetpp", "resunetpp_test"),
     "segformer": (

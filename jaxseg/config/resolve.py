@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxseg.config.intensities import check_intensity
 from jaxseg.config.keys import (
     AT_MOST,
     BY_PATH,
@@ -133,6 +134,7 @@ def resolve(config: ConfigDict, *, name: str = "", overridden: Collection[str] =
     check_search(flat)
     check_parts(flat)
     check_data(flat)
+    check_intensity(flat)
     check_regions(flat)
     check_extra(flat)
     check_needs(flat, overridden)

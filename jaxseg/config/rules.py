@@ -9,7 +9,6 @@ from jaxseg.config.keys import (
     EXTRA,
     EXTRA_BY_A_RUN,
     FROM_DATA,
-    INTENSITIES,
     LARGEST,
     MAX_VOXELS,
     NEEDS,
@@ -70,7 +69,6 @@ def check_data(flat: dict[str, Any]) -> None:
     )
     _check_fit(flat)
     channels = flat["data.channels"]
-    check_intensity(flat)
     for key in ("data.mean", "data.std"):
         rule(flat, key, channels is None or len(flat[key]) in (0, channels), f"must be () or {channels} numbers (data.channels)")
     rule(
@@ -236,37 +234,6 @@ def _check_fit(flat: dict[str, Any]) -> None:
             spacing,
             "needs data.spacing=(row mm, column mm); use 'stretch' or 'patches' if the pixel spacing of the images is unknown",
         )
-
-
-def check_intensity(flat: dict[str, Any]) -> None:
-    """Check data.intensity (one rule, or one of nnU-Net's rules for each channel) and the statistics that it needs."""
-    rules, channels = tuple(flat["data.intensity"].split("+")), flat["data.channels"]
-    for name in rules:
-        lookup("value of config.data.intensity", name, dict.fromkeys(INTENSITIES))
-    several = len(rules) == channels and flat["data.rank"] == 3 and not {"grey", "brain", "ct", "auto"} & set(rules)
-    rule(
-        flat,
-        "data.intensity",
-        len(rules) == 1 or several,
-        f"must be one rule or, for data.rank=3, one of nnU-Net's rules for each channel (data.channels={channels})",
-    )
-    rule(flat, "data.intensity", "zscore_nonzero" not in rules or flat["data.rank"] == 3, "'zscore_nonzero' needs data.rank=3")
-    if "ct_zscore" in rules:
-        given = flat["data.statistics"]
-        rule(
-            flat,
-            "data.statistics",
-            len(given) == channels and all(has_length(s, 4) and all(map(is_number, s)) for s in given),
-            f"'ct_zscore' needs (lowest, highest, mean, standard deviation) for each channel (data.channels={channels})",
-        )
-    rule(
-        flat,
-        "data.filter",
-        not flat["data.filter"].startswith("monai") or flat["data.rank"] == 3 and not flat["data.nonzero"],
-        "MONAI's resampling needs data.rank=3 and data.nonzero=False",
-    )
-    rule(flat, "data.axes", sorted(flat["data.axes"]) in ([], [0, 1, 2]), "must be a permutation of (0, 1, 2), or ()")
-    rule(flat, "data.nonzero", not (flat["data.nonzero"] and flat["data.crop"]), "excludes data.crop; set data.crop to ()")
 
 
 def check_needs(flat: dict[str, Any], overridden: Collection[str]) -> None:

@@ -173,10 +173,14 @@ class Recipe:
       axes: of a volume, in the order in which the network takes them; size, spacing and crop are in this order too; () for
         (0, 1, 2): X, Y, Z of the orientation. A spacing of 0 keeps an axis as it is.
       nonzero: crop a volume to the box around its non-zero voxels before all other steps (`canvas.nonzero_box`).
+      above: of a volume: ("scan" or "grid", value, margin): crop it to the box around its voxels above the value, wider by
+        `margin` voxels (`canvas.box_above`), "scan": before all other steps, or "grid": after resampling (only for the filter
+        "monai"); () for none.
       fit: how an image is brought to the network's size. "stretch": resized to `size`. "centre": resampled to `spacing`, then
         cropped or padded around its centre to `size`. "patches": resampled to `spacing` (None: not resampled) and kept at any
         size; training draws patches of `size`, prediction uses windows of `size`. Volumes are always "patches".
-      statistics: for "ct_zscore" (lowest, highest, mean, standard deviation) of each channel (`statistics.Foreground`).
+      statistics: for "ct_zscore" (lowest, highest, mean, standard deviation) of each channel (`statistics.Foreground`), for
+        "percentiles" (lower and upper percentile, the values that they become).
       plane: the plane of slices that are cut from volumes: "axial", "coronal" or "sagittal"; "" means axial, and refuses volumes
         that are too thin for that (`geometry.to_slices`).
     """
@@ -197,6 +201,7 @@ class Recipe:
     target: str = "labels"
     axes: tuple[int, ...] = ()
     nonzero: bool = False
+    above: tuple[str | float, ...] = ()
     statistics: tuple[tuple[float, ...], ...] = ()
     fit: str = "stretch"
     plane: str = ""

@@ -105,7 +105,7 @@ def check_preparation(record: Mapping[str, Any]) -> None:
     unlike["data.dataset"] = record["dataset"] if record["dataset"] == "brats_arrays" else ""
     for name, value in recipe.items():
         known = preparation.KNOWN.get(name, ())
-        each = value.split("+") if name == "intensity" else [value]
+        each = value.replace("+", ">").split(">") if name == "intensity" else [value]
         if name not in preparation.FREE and not all(one in known for one in each):
             unlike[f"data.{name}"] = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     for what, found in unlike.items():

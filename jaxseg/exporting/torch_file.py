@@ -27,6 +27,7 @@ DEFINITIONS = {  # family -> public definitions whose state dicts are read and w
     "effisegnet": "EffiSegNet of ivezakis/effisegnet",
     "mednext": "MedNeXt of MIC-DKFZ/MedNeXt",
     "mobile_unetr": "MobileUNETR of OSUPCVLab/MobileUNETR",
+    "monai_unet": "monai.networks.nets.UNet",
     "nnunet": "PlainConvUNet and ResidualEncoderUNet of dynamic-network-architectures (--format=nnunet)",
     "pspnet": "PSPNet of hszhao/semseg",
     "segformer": "SegformerForSemanticSegmentation of transformers, SegFormer of NVlabs/SegFormer",

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxseg.cli import recipes
-from jaxseg.importing import bundle, monai, nnunet, places
+from jaxseg.importing import monai, nnunet, places
+from jaxseg.importing.bundles import preprocessing
 from jaxseg.types import ConfigError
 from jaxseg.utils import command
 from jaxseg.weights.convert import option
@@ -72,7 +73,7 @@ def _monai_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="a bundle's folder, or with --network a weight file (.pt, .pth, .ts)")
     parser.add_argument("--output", type=Path, required=True, help="the run folder to write")
     parser.add_argument(
-        "--network", default="", help="for weights without a bundle: unetr, swin_unetr, segresnet, dynunet, basicunet"
+        "--network", default="", help="for weights without a bundle: monai_unet, unetr, swin_unetr, segresnet, dynunet, basicunet"
     )
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the network")
     for key, how in monai.FLAGS.items():
@@ -131,7 +132,12 @@ def _intensity(text: str) -> dict[str, Any]:
     rule, *numbers = text.split(",")
     if rule == "range":
         low, high, first, last = map(float, numbers)
-        return bundle.range_rule(low, high, first, last, clip=True)
+        return preprocessing.range_rule(low, high, first, last, clip=True)
+    if rule == "percentiles":
+        low, high, first, last = map(float, numbers)
+        if not (0 <= low < high <= 100 and first < last):
+            raise ValueError(text)
+        return {"intensity": rule, "statistics": (low, high, first, last), "together": False}
     if numbers or rule not in ("zscore", "zscore_own_nonzero", "rescale_to_01", "none"):
         raise ValueError(text)
     return {"intensity": rule, "statistics": (), "together": False}
@@ -141,7 +147,7 @@ _VALUES: dict[str, Callable[[str], Any]] = {
     "spacing": lambda text: () if text == "scan" else _three(float)(text),
     "orientation": _one_of("ras", "lps", "file"),
     "intensity": _intensity,
-    "window": _three(int),
+    "window": lambda text: _three(int)(f"{text},1" if text.count(",") == 1 else text),
     "overlap": float,
     "blend": _one_of("constant", "gaussian"),
     "activation": _one_of("softmax", "sigmoid"),

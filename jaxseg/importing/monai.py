@@ -1,11 +1,12 @@
 """Convert a model that MONAI trained into a run folder: a bundle, or the state dict of a named network with its settings.
 
-Settings are read from a bundle's JSON (`bundle`). Those that it does not state must be given on the command line, which also
-overrides the JSON. The supported networks are those for volumes: UNETR, SwinUNETR, SegResNet, DynUNet, BasicUNet. A sigmoid over
-several channels is imported as overlapping structures (`data.datasets.own.overlap`); as in MONAI, each is predicted as a mask.
+Settings are read from a bundle's JSON (`bundles`). Those that it does not state must be given on the command line, which also
+overrides the JSON. The supported networks are UNet, SegResNet, DynUNet and BasicUNet of two and three axes, UNETR and SwinUNETR
+of three. One of two axes is applied to the planes of volumes (`models.planes`), pictures among them. A sigmoid over several
+channels is imported as overlapping structures (`data.datasets.own.overlap`); as in MONAI, each is predicted as a mask.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +14,25 @@ from ml_collections import ConfigDict
 
 from jaxseg import config as configs
 from jaxseg.data.datasets.own import overlap
-from jaxseg.importing import bundle, run_folder
+from jaxseg.importing import run_folder
+from jaxseg.importing.bundles import networks
+from jaxseg.importing.bundles import settings as bundle
 from jaxseg.metrics.regions import Regions
 from jaxseg.models import create_model, functional
 from jaxseg.types import CheckpointError, ConfigError, MismatchError
 from jaxseg.utils import files
-from jaxseg.utils.guard import shown
 from jaxseg.weights import from_torch
 
 FLAGS = {  # required setting -> how to give it on the command line
     "spacing": "--spacing=1.5,1.5,2 (mm; --spacing=scan for none)",
     "orientation": "--orientation=ras, lps or file",
-    "intensity": "--intensity=zscore, zscore_own_nonzero, rescale_to_01, none or range,LOW,HIGH,0,1 (clipped)",
-    "window": "--window=96,96,96 (voxels)",
+    "intensity": "--intensity=zscore, zscore_own_nonzero, rescale_to_01, none, clipped: range,LOW,HIGH,0,1, percentiles,1,99,0,1",
+    "window": "--window=96,96,96 (voxels; 256,256,1 for slices; the size of the images, if the network takes them whole)",
     "overlap": "--overlap=0.25",
     "blend": "--blend=constant or gaussian",
     "activation": "--activation=softmax or sigmoid",
     "classes": "--classes=liver,tumour (without the background)",
 }
-_IDLE = {"dropout_rate", "attn_drop_rate", "dropout_path_rate", "use_checkpoint", "save_attn"}  # used in training only
 
 
 def import_model(
@@ -71,12 +72,23 @@ def import_model(
         if said is not None and said != () and said != given[key]:
             say(f"{key} {given[key]} from the command line overrides {said} of the bundle")
     settings = stated._replace(**given)
-    name, options, remarks, inputs, outputs = _network(settings, network)
+    found = networks.described(settings, network)
+    inputs, outputs = found.inputs, found.outputs
+    if settings.window and len(settings.window) == 2:
+        settings = settings._replace(window=(*settings.window, 1))
     missing = [key for key in FLAGS if getattr(settings, key) is None]
     if missing:
         raise ConfigError(f"{source} does not state {', '.join(missing)}; give {' '.join(FLAGS[key] for key in missing)}")
-    for remark in remarks:
+    if found.rank == 2 and settings.window.count(1) != 1:
+        raise MismatchError(
+            f"{found.name} takes slices, and windows of {settings.window}; one of the three must be 1, that of the axis across "
+            "the slices; give --window=96,96,1"
+        )
+    for remark in found.remarks:
         say(remark)
+    name, options = found.name, found.options
+    if found.rank == 2:
+        name, options = "planes", {"network": found.name, "axis": settings.window.index(1), "options": found.options}
     config = _config(tree, settings, name, options, inputs, output.name)
     labels, regions = _classes(settings, outputs)
     config.data.structures, config.data.regions = labels, tuple(regions)
@@ -87,7 +99,7 @@ def import_model(
     config = configs.resolve(config)
     model = create_model(name, in_channels=inputs, num_classes=outputs, rank=3, **options)
     try:
-        report = from_torch.load(model, weights)
+        report = from_torch.load(model.network if found.rank == 2 else model, weights)
         model.check((1, *config.data.size, inputs))
     except MismatchError as error:
         raise MismatchError(f"{weights}: {error}") from error
@@ -102,17 +114,19 @@ def import_model(
         modalities=settings.channels,
         num_classes=outputs,
         params=params,
-        imported={"from": "MONAI", "network": name, "file": str(weights)},
+        imported={"from": "MONAI", "network": found.name, "file": str(weights)},
     )
     files.make_folder(output.parent, f"--output={output}")
     steps = _steps(settings, len(labels))
     files.build_folder(output, lambda place: run_folder.write(place, record, (params, state), weights, steps))
     count, grid = record["model"]["parameters"], f"{settings.spacing} mm" if config.data.spacing else "the scan's own spacing"
-    say(f"{output}: {name}, {count:,} parameters from {weights.name} (key mapping {report.key_mapping!r}), {inputs} channels")
+    say(f"{output}: {found.name}, {count:,} parameters from {weights.name} (names of {report.key_mapping!r}), {inputs} channels")
     say(f"  {settings.activation} over {', '.join(settings.classes)}")
     say(f"  orientation {settings.orientation} at {grid}, {settings.intensity} {settings.statistics or ''}")
     if steps:
         say(f"  post-processing: the largest component is kept, {len(steps)} steps")
+    if settings.above:
+        say(f"  cropped to voxels above {settings.above[1]:g}, {'after resampling' if settings.above[0] == 'grid' else 'first'}")
     say(f"  windows of {settings.window} voxels, overlap {settings.overlap}, {settings.blend}")
     return output
 
@@ -135,7 +149,7 @@ def _config(
     c.data.size, c.data.spacing = settings.window, settings.spacing if any(settings.spacing) else ()
     c.data.orientation, c.data.intensity = settings.orientation, settings.intensity
     c.data.filter = settings.filter if c.data.spacing else "linear"
-    c.data.statistics = (settings.statistics,) * channels if settings.intensity == "ct_zscore" else ()
+    c.data.statistics, c.data.above = (settings.statistics,) * channels if settings.statistics else (), settings.above
     c.data.modalities = settings.channels or None
     c.model.name, c.model.options = name, ConfigDict(dict(options))
     c.infer.overlap, c.infer.blend = settings.overlap, settings.blend
@@ -169,174 +183,3 @@ def _steps(settings: bundle.Settings, classes: int) -> list[dict[str, Any]]:
     if wrong:
         raise MismatchError(f"{bundle.LARGEST}: applied_labels {wrong[0]} is none of the classes 1..{classes}; correct it")
     return [{"step": "keep_largest", "options": {"classes": list(group)} if group else {}} for group in groups]
-
-
-def _network(
-    settings: bundle.Settings, named: tuple[str, dict[str, Any]] | None
-) -> tuple[str, dict[str, Any], list[str], int, int]:
-    """(registry name, options, remarks, input channels, outputs)."""
-    if named is not None:
-        name, options = named
-        sizes = {key: options.pop(key, None) for key in ("in_channels", "num_classes")}
-        channels = sizes["in_channels"] or len(settings.channels) or 1
-        labels = len(settings.classes or ())
-        return name, options, [], channels, sizes["num_classes"] or labels + (settings.activation == "softmax")
-    if settings.network is None:
-        raise ConfigError(f"{bundle.INFERENCE} does not state the network (network_def); give --network=NAME and its --option")
-    kind, arguments = settings.network
-    if kind not in NETWORKS:
-        raise MismatchError(f"the network {kind} is not supported; only {', '.join(NETWORKS)} can be imported")
-    left = _Arguments(kind, arguments)
-    if left.take("spatial_dims", 3) != 3:
-        raise MismatchError(f"{kind} with spatial_dims {arguments['spatial_dims']} is not supported; must be 3")
-    inputs, outputs = left.take("in_channels", 1), left.take("out_channels", 2)
-    name, options = NETWORKS[kind](left)
-    left.finish()
-    return name, {k: v for k, v in options.items() if v is not None}, left.remarks, inputs, outputs
-
-
-class _Arguments:
-    """The arguments of a network; those that remain unused at the end are refused."""
-
-    def __init__(self, kind: str, given: Mapping[str, Any]):
-        self.kind, self.given, self.remarks = kind, {k: v for k, v in given.items() if k not in _IDLE}, []
-
-    def take(self, key: str, default: Any = None) -> Any:
-        value = self.given.pop(key, default)
-        if _has_expression(value):
-            raise MismatchError(
-                f"{self.kind}: {key} is the expression {shown(value)}, which is not evaluated; replace it by its value"
-            )
-        return tuple(tuple(v) if isinstance(v, list) else v for v in value) if isinstance(value, list | tuple) else value
-
-    def fixed(self, **known: Any) -> None:
-        """Check arguments that must have the given value (the default), or one of several in a tuple."""
-        for key, values in known.items():
-            values = values if isinstance(values, tuple) else (values,)
-            value = self.take(key, values[0])
-            if value not in values:
-                raise MismatchError(f"{self.kind}: {key} {shown(value)} is not supported; must be {values[0]}")
-
-    def norm(self, key: str, default: Any) -> str:
-        """The jaxseg name of a norm."""
-        kind, options = _typed(self.take(key, default))
-        name = {"batch": "batch", "instance": "instance" if options.pop("affine", False) else "instance_plain", "group": "group"}
-        if kind not in name or options.keys() - {"num_groups"} or options.get("eps", 1e-5) != 1e-5:
-            raise MismatchError(f"{self.kind}: the norm {kind} with {shown(options)} is not supported")
-        return name[kind]
-
-    def act(self, key: str, default: Any) -> str:
-        """The jaxseg name of an activation."""
-        kind, options = _typed(self.take(key, default))
-        slope = options.pop("negative_slope", 0.01)
-        options.pop("inplace", None)
-        known = {
-            ("leakyrelu", 0.01): "leaky_relu",
-            ("leakyrelu", 0.1): "leaky_relu_0.1",
-            ("relu", 0.01): "relu",
-            ("gelu", 0.01): "gelu",
-        }
-        if options or (kind, slope) not in known:
-            raise MismatchError(f"{self.kind}: the activation {kind} with {shown(options)} is not supported")
-        return known[kind, slope]
-
-    def dropout(self, key: str) -> None:
-        """Ignore a dropout, which jaxseg's network lacks and which does not change predictions."""
-        if value := self.take(key):
-            self.remarks.append(f"{self.kind}'s {key} {value} is used in training only and is not imported")
-
-    def finish(self) -> None:
-        if self.given:
-            raise MismatchError(f"{self.kind}: the arguments {', '.join(sorted(self.given))} are not supported")
-
-
-def _has_expression(value: Any) -> bool:
-    inner = value if isinstance(value, list | tuple) else ()
-    return isinstance(value, bundle.Expression) or any(map(_has_expression, inner))
-
-
-def _typed(value: Any) -> tuple[str, dict[str, Any]]:
-    """("instance", {"affine": True}) of "INSTANCE" or ["INSTANCE", {"affine": True}]."""
-    kind, options = value if isinstance(value, Sequence) and not isinstance(value, str) else (value, {})
-    return str(kind).lower().replace("_", ""), dict(options)
-
-
-def _segresnet(a: _Arguments) -> tuple[str, dict[str, Any]]:
-    groups = _typed(a.given.get("norm", "group"))[1].get("num_groups", a.take("num_groups", 8))
-    a.fixed(use_conv_final=True, norm_name=("", "group", "GROUP"), act=(("RELU", {"inplace": True}), "RELU", "relu"))
-    mode = a.take("upsample_mode", "nontrainable")
-    ways = {"nontrainable": "linear", "deconv": "transposed"}
-    if mode not in ways:
-        raise MismatchError(f"SegResNet: upsample_mode {shown(mode)} is not supported; must be one of {', '.join(ways)}")
-    return "segresnet", {
-        "width": a.take("init_filters", 8),
-        "blocks_down": a.take("blocks_down", (1, 2, 2, 4)),
-        "blocks_up": a.take("blocks_up", (1, 1, 1)),
-        "norm": a.norm("norm", ("GROUP", {"num_groups": 8})),
-        "groups": groups,
-        "upsampling": ways[mode],
-        "dropout": float(a.take("dropout_prob") or 0.0),
-    }
-
-
-def _basicunet(a: _Arguments) -> tuple[str, dict[str, Any]]:
-    a.fixed(upsample="deconv")
-    a.dropout("dropout")
-    return "basicunet", {
-        "widths": a.take("features", (32, 32, 64, 128, 256, 32)),
-        "norm": a.norm("norm", ("instance", {"affine": True})),
-        "act": a.act("act", ("LeakyReLU", {"negative_slope": 0.1})),
-        "bias": a.take("bias", True),
-    }
-
-
-def _dynunet(a: _Arguments) -> tuple[str, dict[str, Any]]:
-    a.dropout("dropout")
-    strides = a.take("strides")
-    ups = a.take("upsample_kernel_size")
-    if tuple(ups) != tuple(strides[1:]):
-        raise MismatchError(
-            f"DynUNet: upsample_kernel_size {ups} for strides {strides} is not supported; must be equal to the strides"
-        )
-    heads = a.take("deep_supr_num", 1)
-    filters = a.take("filters")
-    return "dynunet", {
-        "strides": strides,
-        "kernels": a.take("kernel_size"),
-        "widths": tuple(filters[: len(strides)]) if filters else None,
-        "residual": a.take("res_block", False),
-        "norm": a.norm("norm_name", ("INSTANCE", {"affine": True})),
-        "act": a.act("act_name", ("leakyrelu", {"negative_slope": 0.01})),
-        "up_bias": a.take("trans_bias", False),
-        "aux": heads if a.take("deep_supervision", False) else 0,
-    }
-
-
-def _unetr(a: _Arguments) -> tuple[str, dict[str, Any]]:
-    a.fixed(proj_type="conv", pos_embed=("conv",), norm_name="instance", conv_block=True, res_block=True, qkv_bias=False)
-    return "unetr", {
-        "image_size": a.take("img_size"),
-        "width": a.take("feature_size", 16),
-        "hidden": a.take("hidden_size", 768),
-        "mlp": a.take("mlp_dim", 3072),
-        "heads": a.take("num_heads", 12),
-        "depth": 12,
-        "taps": (4, 7, 10),
-    }
-
-
-def _swin_unetr(a: _Arguments) -> tuple[str, dict[str, Any]]:
-    a.fixed(norm_name="instance", normalize=True, use_v2=False, patch_size=2, mlp_ratio=4.0, qkv_bias=True, patch_norm=False)
-    a.take("img_size")  # older versions only check it
-    a.take("drop_rate")
-    window = a.take("window_size", 7)
-    return "swin_unetr", {
-        "width": a.take("feature_size", 24),
-        "depths": a.take("depths", (2, 2, 2, 2)),
-        "heads": a.take("num_heads", (3, 6, 12, 24)),
-        "window": window if isinstance(window, int) else window[0],
-        "merging": a.take("downsample", "merging"),
-    }
-
-
-NETWORKS = {"UNETR": _unetr, "SwinUNETR": _swin_unetr, "SegResNet": _segresnet, "DynUNet": _dynunet, "BasicUNet": _basicunet}

@@ -26,7 +26,9 @@ FAMILIES = (
     "mednext",
     "mobile_unetr",
     "mobile_unetr3d",
+    "monai_unet",
     "nnunet",
+    "planes",
     "pspnet",
     "resunetpp",
     "segformer",
@@ -207,3 +209,17 @@ def _override(name: str, config, overrides: dict):
             raise unknown_name(f"option of model {name!r}", key, known)
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
     return dataclasses.replace(config, **values)
+
+
+def planar(name: str, *, in_channels: int, num_classes: int, rngs: nnx.Rngs, **overrides) -> Segmenter:
+    """Build a named network of two axes as a part of another network.
+
+    Raises:
+      ConfigError: an unknown name or override, or a network that has no form with two axes.
+    """
+    variant = lookup("model", name, variants())
+    if 2 not in variant.ranks:
+        raise ConfigError(f"got the network {name!r} for planes, which takes volumes alone; must be a network of two axes")
+    rank = {"rank": 2} if len(variant.ranks) > 1 else {}
+    config = _override(name, variant.config, overrides)
+    return variant.network(config, in_channels=in_channels, num_classes=num_classes, rngs=rngs, **rank)

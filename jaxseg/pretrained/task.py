@@ -11,8 +11,8 @@
     models  run folders (`jaxseg import`), relative to the file; of each the names of its classes that are called otherwise in
             labels. Where classes of several models meet, the later model's is kept. A class that labels do not list is left out
             if it is named with null, else refused
-    crop    optional: the box around classes of a run, with a margin in mm, which alone is segmented; a scan without them has no
-            label
+    crop    optional: the box around classes of a run, with a margin in mm (rounded down to whole voxels, as TotalSegmentator
+            does), which alone is segmented; a scan without them has no label
     notes   lines that are printed with every prediction: licences, conditions
 
 Source: wasserth/TotalSegmentator, totalsegmentator/nnunet.py (parts merge by name, later ones win) and cropping.py.
@@ -84,7 +84,7 @@ class Task:
             found = ndimage.find_objects((_labels(self.crop, images) > 0).astype(np.uint8))
             if not found:
                 return merged
-            extra = [int(np.ceil(self.margin / step)) for step in images[0].spacing]
+            extra = (self.margin / np.asarray(images[0].spacing, np.float32)).astype(int)  # whole voxels, rounded down
             box = tuple(slice(max(0, b.start - e), min(n, b.stop + e)) for b, e, n in zip(found[0], extra, shape))
             images = [cut(image, box) for image in images]
         inside = merged[box]

@@ -151,6 +151,7 @@ def recipe_from(config, *, labels: tuple[str, ...], modalities: tuple[str, ...])
         plane=d.plane,
         axes=tuple(d.axes),
         nonzero=d.nonzero,
+        above=tuple(d.above),
         statistics=tuple(map(tuple, d.statistics)),
         orientation=d.orientation,
     )

@@ -18,7 +18,9 @@ from monai.networks import nets  # noqa: E402
 from jaxseg import checkpoint, recorded  # noqa: E402
 from jaxseg.config import resolve  # noqa: E402
 from jaxseg.data.store.base import recipe_from  # noqa: E402
-from jaxseg.importing import bundle, command_line  # noqa: E402
+from jaxseg.importing import command_line  # noqa: E402
+from jaxseg.importing.bundles import configuration  # noqa: E402
+from jaxseg.importing.bundles import settings as bundle  # noqa: E402
 from jaxseg.infer import postprocess, predict  # noqa: E402
 from jaxseg.models import functional  # noqa: E402
 from jaxseg.train import setup  # noqa: E402
@@ -108,7 +110,7 @@ def case(request, tmp_path_factory):
     """(kind, bundle, files of the scan, labels that MONAI predicts on the scan's own grid)."""
     kind, root = request.param, tmp_path_factory.mktemp(request.param)
     folder, channels = root / "bundle", 2 if request.param == "mr" else 1
-    for name, content in ((bundle.INFERENCE, inference(kind)), (bundle.METADATA, metadata(kind))):
+    for name, content in ((configuration.INFERENCE, inference(kind)), (bundle.METADATA, metadata(kind))):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps(content))
     # From left to right: Orientation turns it round. No sample of the new grid but the first lies on an old one: there MONAI's
@@ -121,7 +123,7 @@ def case(request, tmp_path_factory):
         files[-1].parent.mkdir(exist_ok=True)
         nibabel.save(nibabel.Nifti1Image(scan(channel), affine), files[-1])
 
-    parser = ConfigParser(json.loads((folder / bundle.INFERENCE).read_text()))
+    parser = ConfigParser(json.loads((folder / configuration.INFERENCE).read_text()))
     parser["image_key"] = "image"
     prepare, inferer, after = (parser.get_parsed_content(part) for part in ("preprocessing", "inferer", "postprocessing"))
     network = parser.get_parsed_content("network_def")
@@ -173,7 +175,7 @@ def test_a_run_goes_on_from_an_imported_one_with_its_preparation(case, tmp_path)
 def changed(case, tmp_path):
     """Import the bundle with something changed in its inference.json."""
     _, folder, _, _ = case
-    content = json.loads((folder / bundle.INFERENCE).read_text())
+    content = json.loads((folder / configuration.INFERENCE).read_text())
     copy = tmp_path / "bundle"
     (copy / "configs").mkdir(parents=True)
     (copy / "models").symlink_to(folder / "models")
@@ -181,7 +183,7 @@ def changed(case, tmp_path):
 
     def run(change, *more):
         change(content)
-        (copy / bundle.INFERENCE).write_text(json.dumps(content))
+        (copy / configuration.INFERENCE).write_text(json.dumps(content))
         return command_line.main(["monai", str(copy), f"--output={tmp_path / 'run'}", *more])
 
     return run
@@ -198,7 +200,16 @@ REFUSED = {
         MismatchError,
         "applied_labels 3 is none of the classes 1..2",
     ),
-    "crop": (lambda c: transforms(c).append({"_target_": "CropForegroundd", "keys": "image"}), MismatchError, "CropForeground"),
+    "crop": (
+        lambda c: transforms(c).append({"_target_": "CropForegroundd", "keys": "image", "k_divisible": 16}),
+        MismatchError,
+        "CropForeground with k_divisible 16",
+    ),
+    "unknown": (
+        lambda c: transforms(c).append({"_target_": "SpatialPadd", "keys": "image"}),
+        MismatchError,
+        "SpatialPad, which is not supported.*delete it there",
+    ),
     "early component": (
         lambda c: transforms(c, "postprocessing").insert(0, LARGEST),
         MismatchError,
@@ -207,7 +218,7 @@ REFUSED = {
     "nearest": (lambda c: transforms(c, "postprocessing")[1].update(nearest_interp=True), MismatchError, "nearest_interp"),
     "late orientation": (lambda c: transforms(c).insert(4, transforms(c).pop(2)), MismatchError, "put Orientation first"),
     "padding": (lambda c: c["inferer"].update(padding_mode="reflect"), MismatchError, "padding_mode"),
-    "another network": (lambda c: c["network_def"].update(_target_="VNet"), MismatchError, "VNet"),
+    "another network": (lambda c: c["network_def"].update(_target_="VNet"), MismatchError, "VNet.*run this bundle in MONAI"),
     "an argument": (lambda c: c["network_def"].update(act="PRELU"), MismatchError, "act"),
     "an expression": (lambda c: transforms(c)[3].update(pixdim="$@pixdim * 2"), ConfigError, "--spacing=1.5"),
     "no windows": (lambda c: c.pop("inferer"), ConfigError, "--window=96"),
@@ -259,6 +270,9 @@ NETWORKS = {
         deep_supervision=True,
         res_block=True,
     ),
+    "UNet": dict(
+        spatial_dims=3, in_channels=1, out_channels=2, channels=[4, 6, 8], strides=[2, 2], num_res_units=2, norm="batch"
+    ),
     "BasicUNet": dict(in_channels=1, out_channels=2, features=[4, 4, 4, 4, 8, 4], act=["leakyrelu", {"negative_slope": 0.01}]),
 }
 
@@ -274,7 +288,7 @@ def test_networks_are_built_from_monais_arguments(kind, tmp_path):
         content["roi"] = [32, 32, 32]
     (tmp_path / "b" / "configs").mkdir(parents=True)
     (tmp_path / "b" / "models").mkdir()
-    (tmp_path / "b" / bundle.INFERENCE).write_text(json.dumps(content))
+    (tmp_path / "b" / configuration.INFERENCE).write_text(json.dumps(content))
     torch.save(getattr(nets, kind)(**NETWORKS[kind]).state_dict(), tmp_path / "b" / "models" / "model.pt")
     assert command_line.main(["monai", str(tmp_path / "b"), f"--output={tmp_path / 'run'}", "--classes=liver"]) == 0
     record = checkpoint.read_record(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""SegResNet, DynUNet, BasicUNet and MedNeXt equal MONAI's: parameters, logits, and in float64 a training step's gradients."""
+"""SegResNet, DynUNet, BasicUNet, UNet and MedNeXt equal MONAI's: parameters, logits, and gradients of a step in float64."""
 
 import pytest
 
@@ -40,6 +40,12 @@ STRIDES = [1, 2, 2, 2, 2, 2]
 COUNTS = [
     ("segresnet", {}, (3, 2), lambda rank: nets.SegResNet(rank, 16, 4, 3, dropout_prob=0.2)),
     ("basicunet", {}, (3, 2), lambda rank: nets.BasicUNet(rank, 1, 2)),
+    (
+        "monai_unet",
+        {},
+        (3, 2),
+        lambda rank: nets.UNet(rank, 1, 2, (16, 32, 64, 128, 256), (2,) * 4, num_res_units=2, norm="batch"),
+    ),
     ("dynunet", {}, (3, 2), lambda rank: nets.DynUNet(rank, 4, 3, [3] * 6, STRIDES, STRIDES[1:])),
     ("dynunet", {"residual": True}, (3,), lambda rank: nets.DynUNet(rank, 4, 3, [3] * 6, STRIDES, STRIDES[1:], res_block=True)),
     *(
@@ -80,6 +86,16 @@ def families():
             lambda: nets.BasicUNet(2, 1, 2, (4, 4, 4, 6, 8, 4)),
             (1, 33, 50, 1),
         ),
+        "unet": (
+            ("monai_unet_test", {}),
+            lambda: nets.UNet(3, 1, 2, (4, 6, 8), (2, 2), num_res_units=2, norm="batch"),
+            (2, 8, 12, 8, 1),
+        ),
+        "unet-2d": (
+            ("monai_unet", dict(rank=2, widths=(4, 6, 6), strides=(2, 1), units=0, kernel=5, norm="instance_plain", bias=False)),
+            lambda: nets.UNet(2, 1, 2, (4, 6, 6), (2, 1), kernel_size=5, bias=False),
+            (2, 16, 12, 1),
+        ),
         "dynunet-residual": (
             ("dynunet_test", {}),
             lambda: DynUNet(3, 1, 2, *lists, filters=(4, 6, 8), res_block=True, deep_supervision=True, deep_supr_num=1),
@@ -105,10 +121,16 @@ def families():
     }  # fmt: skip
 
 
-CLASSIFIERS = {"segresnet": "conv_final.2", "basicunet": "final_conv", "dynunet": "output_block", "mednext": "out_0"}
+CLASSIFIERS = {
+    "segresnet": "conv_final.2",
+    "basicunet": "final_conv",
+    "dynunet": "output_block",
+    "mednext": "out_0",
+    "unet": "model.2",
+}
 
 
-SLOW = ("segresnet-transposed-2d", "dynunet-2d", "mednext-2d")
+SLOW = ("segresnet-transposed-2d", "unet-2d", "dynunet-2d", "mednext-2d")
 CASES = [pytest.param(case, marks=pytest.mark.full if case in SLOW else ()) for case in families()]
 
 

@@ -39,14 +39,14 @@ COMPUTED = [
 # Of these families the parity tests compare every gradient with that of another implementation; unet_test runs beside that.
 COMPARED = {
     *("segnext_test", "segformer_test", "effisegnet_test", "pspnet_test", "unet2d_test", "unet3p_test", "resunetpp_test"),
-    *("mednext_test", "basicunet_test", "dynunet_test", "segresnet_test"),
+    *("mednext_test", "basicunet_test", "dynunet_test", "segresnet_test", "monai_unet_test", "planes_test"),
 }
 # In bfloat16 XLA takes two to four times as long; by default networks of each kind run, not every one.
 HALVES = [
     pytest.param(
         *p.values,
         marks=pytest.mark.full
-        if p.marks or p.values[0] in SLOW | {"unetr_test", "resunetpp_test", "effisegnet_test", "mednext_test"}
+        if p.marks or p.values[0] in SLOW | {"unetr_test", "resunetpp_test", "effisegnet_test", "mednext_test", "planes_test"}
         else (),
         id=p.id,
     )

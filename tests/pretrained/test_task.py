@@ -69,11 +69,11 @@ def test_classes_merge_by_names_and_later_models_win(place, alone, capsys):
 def test_the_crop_is_the_box_of_its_classes_with_a_margin_in_mm(place, alone):
     run, image, labels = alone
     opened = task.read(
-        write(place, models=[{"run": "run", "classes": {"a": "left"}}], crop={"run": "run", "classes": ["b"], "margin": 2})
+        write(place, models=[{"run": "run", "classes": {"a": "left"}}], crop={"run": "run", "classes": ["b"], "margin": 3})
     )
     where = np.argwhere(labels == 2)
-    low = np.maximum(where.min(0) - (2, 2, 1), 0)
-    high = np.minimum(where.max(0) + 1 + (2, 2, 1), SHAPE)
+    low = np.maximum(where.min(0) - (3, 3, 1), 0)
+    high = np.minimum(where.max(0) + 1 + (3, 3, 1), SHAPE)
     box = tuple(slice(a, b) for a, b in zip(low, high))
     piece = task.cut(image, box)
     np.testing.assert_allclose(piece.affine @ [0, 0, 0, 1], image.affine @ [*low, 1])

@@ -3,6 +3,7 @@ network's grid, which the resampled box is cropped or padded to).
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ LARGEST = {2: 1 << 15, 3: 1 << 12}  # pixels or voxels a side after resampling
 AXES = {2: "(row mm, column mm)", 3: "(x, y, z) mm"}
 VOXELS = {2: "pixels", 3: "voxels"}
 FITS = ("stretch", "centre", "patches")
+SCAN, GRID = "scan", "grid"  # where `Recipe.above` finds its box
 
 Box = tuple[slice, ...]
 
@@ -72,9 +74,13 @@ class Placement:
         return dataclasses.replace(self, axes=tuple(range(len(whole))), box=whole)
 
     def after_resampling(self) -> "Placement":
-        """The placement for an array that was cropped and resampled already."""
-        whole = tuple(slice(0, n) for n in self.scaled)
-        return dataclasses.replace(self, axes=tuple(range(len(whole))), box=whole, steps=None)
+        """The placement for an array that was cropped, resampled and cropped to the canvas already."""
+        whole, n = tuple(slice(0, n) for n in self.canvas), len(self.canvas)
+        return dataclasses.replace(self, axes=tuple(range(n)), box=whole, scaled=self.canvas, corner=(0,) * n, steps=None)
+
+    def cropped(self, box: Box) -> "Placement":
+        """The placement whose canvas is a box of this one's resampled box."""
+        return dataclasses.replace(self, canvas=tuple(b.stop - b.start for b in box), corner=tuple(-b.start for b in box))
 
     def cut(self, array: np.ndarray) -> np.ndarray:
         """Return the used part of an example [*S] in the network's order of axes, as a view."""
@@ -103,25 +109,27 @@ def placement(shape: Sequence[int], recipe: Recipe, spacing: Sequence[float] | N
       shape: (H, W) or (X, Y, Z) of the example.
       recipe: how images are prepared.
       spacing: mm along the same axes; None if unknown.
-      box: for a recipe with `nonzero`, the result of `nonzero_box`.
+      box: for a recipe with `nonzero` or `above` on the scan's own grid, the result of `nonzero_box` or `box_above`.
     Raises:
       DataError: the recipe has a spacing but the example has none or an impossible one, or the example is smaller than the crop.
       ConfigError: the recipe's spacing is for another number of axes, or its fit is not possible for the example or spacing.
     """
     rank = len(shape)
     _check_fit(recipe, rank)
-    if rank == 2 and (recipe.axes or recipe.nonzero):
+    if rank == 2 and (recipe.axes or recipe.nonzero or recipe.above):
         raise ConfigError(
-            f"got axes={recipe.axes}, nonzero={recipe.nonzero} for slices; both are for volumes only: leave them out"
+            f"got axes={recipe.axes}, nonzero={recipe.nonzero}, above={recipe.above} for slices; they are for volumes only: "
+            "leave them out"
         )
     axes = axes_of(recipe, rank)
     shape = tuple(shape[a] for a in axes)
     if spacing is not None and len(spacing) == rank:
         spacing = tuple(spacing[a] for a in axes)
-    if recipe.nonzero != (box is not None) or recipe.nonzero and recipe.crop:
+    boxes = recipe.nonzero or recipe.above[:1] == (SCAN,)
+    if boxes != (box is not None) or boxes and recipe.crop:
         raise ValueError(
-            f"got the box {box} for nonzero={recipe.nonzero}, crop={recipe.crop}; a recipe with nonzero "
-            "needs a box from `nonzero_box`, and must have no crop"
+            f"got the box {box} for nonzero={recipe.nonzero}, above={recipe.above}, crop={recipe.crop}; a recipe with nonzero or "
+            "above needs a box from `nonzero_box` or `box_above`, and must have no crop"
         )
     box = box or crop_box(shape, recipe.crop)
     boxed = tuple(b.stop - b.start for b in box)
@@ -231,6 +239,24 @@ def nonzero_box(inside: np.ndarray) -> Box:
     if not inside.any():
         raise DataError("every voxel is 0, so data.nonzero=True has nothing to crop to; check the file", "DATA_EMPTY")
     return ndimage.find_objects(inside.astype(np.uint8))[0]
+
+
+def box_above(channels: Sequence[np.ndarray], value: float, margin: int) -> Box:
+    """Return the smallest box around the voxels that are above `value` in some channel, wider by `margin` where there is room.
+
+    Source: MONAI, monai/transforms/croppad/array.py: CropForeground.
+
+    Raises:
+      DataError: there are none (DATA_EMPTY).
+    """
+    inside = functools.reduce(np.logical_or, (channel > value for channel in channels))
+    if not inside.any():
+        raise DataError(
+            f"no voxel is above {value:g}, so there is no foreground to crop to; check the file, or leave the case out",
+            "DATA_EMPTY",
+        )
+    found = ndimage.find_objects(inside.astype(np.uint8))[0]
+    return tuple(slice(max(b.start - margin, 0), min(b.stop + margin, n)) for b, n in zip(found, inside.shape))
 
 
 def crop_box(shape: Sequence[int], crop: tuple[int, ...]) -> Box:

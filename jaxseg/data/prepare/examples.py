@@ -109,11 +109,18 @@ def _planes(images, recipe, spacing):
 def _place(planes, recipe, spacing):
     """Return (placement of an example with these channels, its non-zero voxels if the recipe needs them)."""
     inside = box = None
+    axes, above = canvas.axes_of(recipe, planes[0].ndim), recipe.above
     if recipe.nonzero or "zscore_nonzero" in intensity.rules_of(recipe) and planes[0].ndim == 3:
         inside = canvas.nonzero(planes)
     if recipe.nonzero:
-        box = canvas.nonzero_box(inside.transpose(canvas.axes_of(recipe, inside.ndim)))
-    return canvas.placement(planes[0].shape, recipe, spacing, box=box), inside
+        box = canvas.nonzero_box(inside.transpose(axes))
+    elif above and above[0] == canvas.SCAN:
+        box = canvas.box_above([p.transpose(axes) for p in planes], *above[1:])
+    place = canvas.placement(planes[0].shape, recipe, spacing, box=box)
+    if above and above[0] == canvas.GRID:
+        resampled = [resample(place.cut(p), place.scaled, recipe.filter, steps=place.steps) for p in planes]
+        place = place.cropped(canvas.box_above(resampled, *above[1:]))
+    return place, inside
 
 
 def prepare_mask(
@@ -259,11 +266,13 @@ def _assemble(planes: list[np.ndarray], recipe: Recipe, spacing: Sequence[float]
     """Return the channels of one example on the canvas; `scanned`: `intensity.of_scan` was already applied."""
     rank = planes[0].ndim
     place, inside = _place(planes, recipe, spacing)
-    if recipe.nonzero:  # intensities are those of the box
-        planes, inside, place = [place.cut(p) for p in planes], place.cut(inside), place.after_cut()
+    if recipe.nonzero or recipe.above[:1] == (canvas.SCAN,):  # intensities are those of the box
+        inside = None if inside is None else place.cut(inside)
+        planes, place = [place.cut(p) for p in planes], place.after_cut()
     if recipe.filter == "monai":  # intensities are those of the resampled volume
         planes = [resample(place.cut(p), place.scaled, recipe.filter, steps=place.steps) for p in planes]
-        inside, place = None if inside is None else canvas.nonzero(planes), place.after_resampling()
+        planes, place = [p[place.overlap()[1]] for p in planes], place.after_resampling()
+        inside = None if inside is None else canvas.nonzero(planes)
     there, here = place.overlap()
     prepared = np.empty((*place.canvas, _wanted(len(planes), recipe)), dtype_of(recipe, rank))
     if place.scaled != place.canvas:
@@ -290,7 +299,8 @@ def _wanted(c: int, recipe: Recipe) -> int:
       DataError: there is no conversion for this number of channels (DATA_CHANNELS).
     """
     more = channels.added(recipe.extra)
-    wanted, modalities = recipe.channels - more, intensity.rules_of(recipe)[0] in intensity.SCANS or len(recipe.modalities) > 1
+    scanned = intensity.steps_of(intensity.rules_of(recipe)[0])[0] in intensity.SCANS
+    wanted, modalities = recipe.channels - more, scanned or len(recipe.modalities) > 1
     grey = c == 3 and wanted == 1 and recipe.intensity == "grey"
     if c == wanted or not modalities and (c == 1 and wanted > 0 or grey):
         return wanted

@@ -15,8 +15,15 @@ and nnU-Net's (MIC-DKFZ/nnUNet, nnunetv2/preprocessing/normalization/default_nor
   rgb_to_01       v / 255 of 8-bit values ("RGBTo01Normalization")
   none            the values as they are ("NoNormalization")
 
+and MONAI's (monai/transforms/intensity/array.py: ScaleIntensityRangePercentiles):
+
+  percentiles     each channel's percentiles p_low and p_high are mapped linearly to two values, and values beyond are clipped to
+                  them; the four (p_low, p_high, first value, last value) are from `Recipe.statistics`
+  percentiles_unclipped  the same without clipping
+
 The rules in SCANS need a whole scan (`of_scan`), before it is cut into slices; the others convert each voxel by itself
-(`of_values`). If channels have different rules, there is one for each, as in "ct_zscore+zscore" (`rules_of`).
+(`of_values`). If channels have different rules, there is one for each, as in "ct_zscore+zscore" (`rules_of`). Rules in SCANS may
+follow one another, as in "zscore_own_nonzero>percentiles" (`steps_of`).
 """
 
 import numpy as np
@@ -27,7 +34,8 @@ from jaxseg.utils.lookup import lookup
 
 VERSION = 2  # raise it when prepared values would change
 
-SCANS = ("brain", "zscore", "zscore_nonzero", "zscore_own_nonzero", "rescale_to_01")
+RANGES = ("percentiles", "percentiles_unclipped")
+SCANS = ("brain", "zscore", "zscore_nonzero", "zscore_own_nonzero", "rescale_to_01", *RANGES)
 RULES = ("grey", "ct", "ct_zscore", "rgb_to_01", "none", *SCANS)
 BY_NAME = {  # of a channel, in nnU-Net's data sets (map_channel_name_to_normalization.py): z-scores for all other names
     "ct": "ct_zscore",
@@ -45,6 +53,11 @@ def rules_of(recipe: Recipe) -> tuple[str, ...]:
     return tuple(recipe.intensity.split("+"))
 
 
+def steps_of(rule: str) -> tuple[str, ...]:
+    """Return the rules that a channel's rule consists of, in the order in which they are applied."""
+    return tuple(rule.split(">"))
+
+
 def rule_by_name(channel: str) -> str:
     """Return nnU-Net's rule for a channel of this name. A trailing number that tells equal names apart is ignored ("CT 1")."""
     name, _, number = channel.casefold().rpartition(" ")
@@ -54,7 +67,8 @@ def rule_by_name(channel: str) -> str:
 def _rule(recipe: Recipe, channel: int) -> str:
     rules = rules_of(recipe)
     for rule in rules:
-        lookup("value of data.intensity", rule, dict.fromkeys(RULES))
+        for step in steps_of(rule):
+            lookup("value of data.intensity", step, dict.fromkeys(RULES))
     if len(rules) == 1:
         return rules[0]
     if channel >= len(rules) or {"grey", "ct", "brain"} & set(rules):
@@ -76,9 +90,22 @@ def of_scan(array: np.ndarray, recipe: Recipe, inside: np.ndarray | None = None,
       DataError: as `brain`.
       ConfigError: there is no such rule.
     """
-    rule = _rule(recipe, channel)
+    for rule in steps_of(_rule(recipe, channel)):
+        array = _of_scan(array, rule, recipe, inside, channel)
+    return array
+
+
+def _of_scan(array: np.ndarray, rule: str, recipe: Recipe, inside: np.ndarray | None, channel: int) -> np.ndarray:
+    """Apply one step of `of_scan`."""
     if rule == "brain":
         return brain(array)
+    if rule in RANGES:
+        channels = array.reshape(*array.shape[:3], -1)
+        every = [
+            between_percentiles(channels[..., c], *_statistics(recipe, channel + c, rule), clip=rule == RANGES[0])
+            for c in range(channels.shape[3])
+        ]
+        return np.stack(every, -1).reshape(array.shape)
     if rule == "zscore":
         return zscore(array)
     if rule == "rescale_to_01":
@@ -126,6 +153,35 @@ def rescaled(array: np.ndarray) -> np.ndarray:
     return scaled
 
 
+def between_percentiles(array: np.ndarray, low: float, high: float, first: float, last: float, *, clip: bool) -> np.ndarray:
+    """Map the percentiles `low` and `high` (0 to 100, linear interpolation) of all values linearly to `first` and `last`.
+
+    Args:
+      array: numbers of any shape.
+      low, high: the percentiles.
+      first, last: what they become.
+      clip: whether the result is clipped to first..last.
+    Returns:
+      float32 of the same shape; v - percentile + first if both percentiles are equal.
+    Raises:
+      DataError: a value is NaN or Inf (DATA_NONFINITE).
+    """
+    values = _finite(array)
+    a, b = (np.float32(p) for p in np.percentile(values, (low, high)))
+    scaled = (values - a) / (b - a) * np.float32(last - first) + np.float32(first) if b > a else values - a + np.float32(first)
+    return np.clip(scaled, first, last) if clip and b > a else scaled
+
+
+def _statistics(recipe: Recipe, channel: int, rule: str) -> tuple[float, ...]:
+    if channel >= len(recipe.statistics) or len(recipe.statistics[channel]) != 4:
+        meant = "(lower percentile, upper percentile, what they become)" if rule in RANGES else ""
+        raise ConfigError(
+            f"got statistics={recipe.statistics} for channel {channel} and data.intensity={rule!r}; must be "
+            f"{meant or '(lowest, highest, mean, standard deviation)'} of each channel: set data.statistics"
+        )
+    return recipe.statistics[channel]
+
+
 def of_values(values: np.ndarray, recipe: Recipe, channel: int = 0) -> np.ndarray:
     """Apply the part of a rule that converts each voxel by itself.
 
@@ -141,7 +197,7 @@ def of_values(values: np.ndarray, recipe: Recipe, channel: int = 0) -> np.ndarra
       ConfigError: a window without width, "ct" without a window, or an unknown rule.
     """
     rule = _rule(recipe, channel)
-    if rule in SCANS or rule == "none":
+    if steps_of(rule)[0] in SCANS or rule == "none":
         return _finite(values)
     if rule == "rgb_to_01":
         if not values.size or values.min() < 0 or values.max() > 255:
@@ -152,12 +208,7 @@ def of_values(values: np.ndarray, recipe: Recipe, channel: int = 0) -> np.ndarra
             )
         return _finite(values) / np.float32(255)
     if rule == "ct_zscore":
-        if channel >= len(recipe.statistics) or len(recipe.statistics[channel]) != 4:
-            raise ConfigError(
-                f"got statistics={recipe.statistics} for channel {channel} and data.intensity='ct_zscore'; must "
-                "be (lowest, highest, mean, standard deviation) of each channel: set data.statistics"
-            )
-        low, high, mean, std = recipe.statistics[channel]
+        low, high, mean, std = _statistics(recipe, channel, rule)
         return ((np.clip(_finite(values), low, high) - np.float32(mean)) / np.float32(max(std, FLOOR))).astype(np.float32)
     if rule == "grey":
         return windowed(values, recipe.window)

@@ -331,6 +331,7 @@ def _deciding(recipe: Recipe) -> Recipe:
         blur=recipe.blur,
         axes=recipe.axes,
         nonzero=recipe.nonzero,
+        above=recipe.above,
         statistics=recipe.statistics,
         fit=recipe.fit,
         plane=recipe.plane,

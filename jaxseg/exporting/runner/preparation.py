@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from jaxseg.data.prepare.splines import anchored, splines
 from jaxseg.exporting.runner.images import CaseImage, Refused
+from jaxseg.exporting.runner.intensity import WHOLE_SCAN, of_scan, of_values
 
 _PLANES = {  # of slices: from slice to slice, row to row, column to column, as directions in RAS
     "axial": np.array([[0, 0, 1], [0, -1, 0], [-1, 0, 0]], np.float64),
@@ -19,10 +20,9 @@ _PLANES = {  # of slices: from slice to slice, row to row, column to column, as 
     "sagittal": np.array([[-1, 0, 0], [0, 0, -1], [0, -1, 0]], np.float64),
 }
 _LUMA = (0.299, 0.587, 0.114)
-_WHOLE_SCAN = ("brain", "zscore", "zscore_nonzero", "zscore_own_nonzero", "rescale_to_01")  # rules that look at a whole scan
 _MONAI = ("monai", "monai_last")  # filters after MONAI's Spacing, before or after the intensities
 KNOWN = {  # what a recipe may say for this program to follow it; export refuses others
-    "intensity": ("grey", "ct", "ct_zscore", "rgb_to_01", "none", *_WHOLE_SCAN),
+    "intensity": ("grey", "ct", "ct_zscore", "rgb_to_01", "none", *WHOLE_SCAN),
     "filter": ("linear", "lanczos", "nnunet", *_MONAI),
     "fit": ("stretch", "centre", "patches"),
     "orientation": ("lps", "ras", "file"),
@@ -32,7 +32,7 @@ KNOWN = {  # what a recipe may say for this program to follow it; export refuses
 }
 FREE = (  # entries that may have any value
     *("size", "window", "spacing", "channels", "labels", "modalities", "mean", "std"),
-    *("crop", "blur", "axes", "nonzero", "statistics"),
+    *("crop", "blur", "axes", "nonzero", "above", "statistics"),
 )
 
 
@@ -166,7 +166,7 @@ def _same_place(a: CaseImage, b: CaseImage) -> bool:
 def _scaled(image: CaseImage, recipe: dict) -> CaseImage:
     """Apply the part of the intensity rule that needs a whole scan, before it is cut into slices."""
     array = image.array if image.affine is not None else image.array[:, :, None]
-    scaled = _of_scan(array, recipe, None, 0)
+    scaled = of_scan(array, recipe, None, 0)
     return image if scaled is array else image._replace(array=scaled if image.affine is not None else scaled[:, :, 0])
 
 
@@ -180,22 +180,31 @@ def _example(planes: list[np.ndarray], recipe: dict, spacing, *, scanned: bool) 
         if not inside.any():
             raise Refused("every voxel of the case is 0; check the file")
         box = ndimage.find_objects(inside.transpose(axes).astype(np.uint8))[0]
+    where, *above = recipe.get("above") or ("",)
+    if where == "scan":
+        box = _box_above([p.transpose(axes) for p in planes], *above)
     place = _placement(planes[0].shape, recipe, spacing, axes, box)
+    if where == "grid":
+        found = _box_above([resample(place.cut(p), place.scaled, "monai", steps=place.steps) for p in planes], *above)
+        place = place._replace(canvas=tuple(b.stop - b.start for b in found), corner=tuple(-b.start for b in found))
     there, here = place.overlap()
-    cut, result = place, place
-    if recipe["nonzero"]:  # intensities are those of the box
-        planes, inside = [place.cut(p) for p in planes], place.cut(inside)
-        cut = place._replace(axes=tuple(range(rank)), box=tuple(slice(0, n) for n in place.boxed))
+    cut = result = place
+    if box is not None:  # intensities are those of the box
+        planes, inside = [place.cut(p) for p in planes], None if inside is None else place.cut(inside)
+        cut = place = place._replace(axes=tuple(range(rank)), box=tuple(slice(0, n) for n in place.boxed))
     if recipe["filter"] == "monai":  # intensities are those of the resampled volume
-        planes = [resample(cut.cut(p), place.scaled, "monai", steps=place.steps) for p in planes]
+        planes = [resample(cut.cut(p), place.scaled, "monai", steps=place.steps)[here] for p in planes]
         inside = None if inside is None else ndimage.binary_fill_holes(np.any([p != 0 for p in planes], 0))
-        cut = place._replace(axes=tuple(range(rank)), box=tuple(slice(0, n) for n in place.scaled), steps=None)
+        whole = tuple(slice(0, n) for n in place.canvas)
+        place = place._replace(axes=tuple(range(rank)), box=whole, scaled=place.canvas, corner=(0,) * rank, steps=None)
+        there, here = place.overlap()
+        cut = place
     grey8 = recipe["intensity"] == "grey" and rank == 2
     prepared = np.zeros((*place.canvas, _channels(len(planes), recipe)), np.uint8 if grey8 else np.float32)
     if place.scaled != place.canvas and recipe["intensity"] == "ct":
         prepared[:] = -1.0
-    scan = lambda plane, c: plane if scanned else _of_scan(plane, recipe, inside, c)
-    ready = [_of_values(cut.cut(scan(plane, c)), recipe, c) for c, plane in enumerate(planes)]
+    scan = lambda plane, c: plane if scanned else of_scan(plane, recipe, inside, c)
+    ready = [of_values(cut.cut(scan(plane, c)), recipe, c) for c, plane in enumerate(planes)]
     if len(planes) == 3 and prepared.shape[-1] == 1:
         ready = [np.stack(ready, -1) @ np.asarray(_LUMA, np.float32)]
     for c, values in enumerate(ready):
@@ -211,7 +220,7 @@ def _example(planes: list[np.ndarray], recipe: dict, spacing, *, scanned: bool) 
 
 def _channels(found: int, recipe: dict) -> int:
     wanted = recipe["channels"]
-    several = recipe["intensity"].split("+")[0] in _WHOLE_SCAN or len(recipe["modalities"]) > 1
+    several = recipe["intensity"].split("+")[0].split(">")[0] in WHOLE_SCAN or len(recipe["modalities"]) > 1
     grey = found == 3 and wanted == 1 and recipe["intensity"] == "grey"
     if found != wanted and (several or not (found == 1 or grey)):
         raise Refused(f"got {found} channels; this model takes {wanted} {tuple(recipe['modalities']) or ''}")
@@ -252,74 +261,21 @@ def _placement(shape, recipe: dict, spacing, axes: tuple[int, ...], box) -> Grid
     return GridPlace(axes, box, scaled, canvas, tuple((n - s) // 2 for n, s in zip(canvas, scaled)))
 
 
+def _box_above(channels: list[np.ndarray], value: float, margin: int) -> tuple[slice, ...]:
+    """The box around the voxels that are above `value` in some channel, wider by `margin` voxels."""
+    inside = np.any([channel > value for channel in channels], 0)
+    if not inside.any():
+        raise Refused(f"no voxel of the case is above {value:g}; check the file")
+    found = ndimage.find_objects(inside.astype(np.uint8))[0]
+    return tuple(slice(max(b.start - margin, 0), min(b.stop + margin, n)) for b, n in zip(found, inside.shape))
+
+
 def _coarse_axis(spacing, wanted) -> int | None:
     for each in (spacing, wanted):
         if max(each) / min(each) > 3:
             coarsest = [axis for axis, s in enumerate(each) if s == max(each)]
             return coarsest[0] if len(coarsest) == 1 else None
     return None
-
-
-def _rule(recipe: dict, channel: int) -> str:
-    rules = recipe["intensity"].split("+")
-    return rules[0] if len(rules) == 1 else rules[channel]
-
-
-def _of_scan(array: np.ndarray, recipe: dict, inside, channel: int) -> np.ndarray:
-    """Apply the part of an intensity rule that needs a whole scan [X, Y, Z(, C)]; other rules return the array unchanged."""
-    rule = _rule(recipe, channel)
-    if rule not in _WHOLE_SCAN:
-        return array
-    scores = np.zeros(array.shape, np.float32) if rule == "brain" else np.ascontiguousarray(array.astype(np.float32))
-    wide = scores.reshape(*array.shape[:3], -1)
-    for c in range(wide.shape[3]):
-        source, target = array.reshape(wide.shape)[..., c], wide[..., c]
-        if rule == "rescale_to_01":
-            target -= target.min()
-            target /= max(target.max(), np.float32(1e-8))
-            continue
-        if rule == "brain":
-            chosen = source > 0
-        elif rule == "zscore_own_nonzero":
-            chosen = source != 0
-        else:
-            chosen = inside if rule == "zscore_nonzero" else np.ones(source.shape, bool)
-        values = (source if rule == "brain" else target)[chosen].astype(np.float64)
-        if not values.size and rule != "brain":
-            continue
-        if not values.size:
-            raise Refused(f"channel {c} holds no voxel above 0; check the file")
-        if rule == "brain":
-            np.clip(values, *np.percentile(values, (0.5, 99.5)), out=values)
-            values -= values.mean()
-            values /= max(float(np.sqrt(np.mean(np.square(values)))), 1e-8)
-        else:
-            values = (values - values.mean()) / max(values.std(), 1e-8)
-        target[chosen] = values
-    return scores
-
-
-def _of_values(values: np.ndarray, recipe: dict, channel: int) -> np.ndarray:
-    """Apply the part of an intensity rule that converts each voxel by itself; returns float32."""
-    rule, window = _rule(recipe, channel), recipe["window"]
-    wide = values.astype(np.float32)
-    if rule in _WHOLE_SCAN or rule == "none":
-        return wide
-    if rule == "rgb_to_01":
-        if values.min() < 0 or values.max() > 255:
-            raise Refused(f"values {values.min():g}..{values.max():g}; this model takes 8-bit values")
-        return wide / np.float32(255)
-    if rule == "ct_zscore":
-        low, high, mean, std = recipe["statistics"][channel]
-        return ((np.clip(wide, low, high) - np.float32(mean)) / np.float32(max(std, 1e-8))).astype(np.float32)
-    if window is None:
-        if values.dtype != np.uint8:
-            raise Refused(f"{values.dtype} values; this model takes 8-bit images")
-        return wide
-    level, width = window
-    if rule == "grey":
-        return np.clip((wide - (level - width / 2)) * (255.0 / width), 0.0, 255.0)
-    return np.clip((wide - np.float32(level)) * np.float32(2 / width), -1.0, 1.0)
 
 
 def restore(logits: np.ndarray, shape, recipe: dict, place: GridPlace, fill) -> np.ndarray:

@@ -1,0 +1,176 @@
+"""Models that nnU-Net trains here and now: imported, they predict what it predicts; one is trained further and leaves again.
+
+Run by `make nnunet`, which installs nnunetv2 into an environment of its own. Environment variables:
+
+JAXSEG_NNUNET_PYTHON  the Python of that environment; without it these tests skip
+JAXSEG_NNUNET_MODELS  optional: a folder that `python -m tests.importing.trained` wrote before
+JAXSEG_BARE_PYTHON    optional: a Python that has numpy and jax alone, for the exported file
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxseg import checkpoint
+from jaxseg.importing import command_line
+from jaxseg.infer import predict
+from jaxseg.pretrained import command_line as pretrained
+from tests.importing import trained
+
+ROOT = Path(__file__).parents[2]
+PYTHON = os.environ.get("JAXSEG_NNUNET_PYTHON", "")
+pytestmark = pytest.mark.skipif(not PYTHON, reason="needs an environment with nnunetv2: make nnunet")
+MOST = 1e-4  # of the voxels may have another label
+LOW, STACKED, FULL = (
+    f"Dataset102_Ct/{trained.NO_MIRRORING}__nnUNetPlans__3d_{n}" for n in ("lowres", "cascade_fullres", "fullres")
+)
+RESIDUAL = "Dataset101_Mri/nnUNetTrainer__nnUNetResEncUNetMPlans__3d_fullres"
+CT, MRI, PNG = (Path("raw") / name / "imagesTs" for name in ("Dataset102_Ct", "Dataset101_Mri", "Dataset103_Png"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """The folder with data sets, nnU-Net's models and its predictions."""
+    if "JAXSEG_NNUNET_MODELS" in os.environ:
+        return Path(os.environ["JAXSEG_NNUNET_MODELS"])
+    folder = tmp_path_factory.mktemp("nnunet")
+    subprocess.run([PYTHON, "-m", "tests.importing.trained", str(folder)], check=True, cwd=ROOT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+def imported(model: Path, output: Path, *more: str) -> list[Path]:
+    if not output.exists():
+        assert command_line.main(["nnunet", str(model), f"--output={output}", *more]) == 0
+    return sorted(output.glob("fold_*"))
+
+
+def predicted(folds: list[Path], images: Path, out: Path, **settings) -> Path:
+    first, *others = folds
+    chosen = checkpoint.read_record(first)["config"]["infer"] | {"ensemble": tuple(map(str, others)), "overlay": False} | settings
+    assert predict.predict(first, images, out, settings=chosen, say=lambda text: None) == 0
+    return out
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path) if path.suffix == ".png" else nibabel.load(path).dataobj).astype(int)
+
+
+def differing(ours: Path, theirs: Path) -> float:
+    """The share of voxels that have another label than nnU-Net's, over all cases; the cases show every class of the model."""
+    wrong, size, classes = 0, 0, set()
+    for path in sorted([*theirs.glob("*.nii.gz"), *theirs.glob("*.png")]):
+        a, b = read(ours / path.name), read(path)
+        if path.suffix != ".png":
+            np.testing.assert_allclose(nibabel.load(ours / path.name).affine, nibabel.load(path).affine, atol=1e-4)
+        wrong, size, classes = wrong + (a != b).sum(), size + a.size, classes | set(np.unique(b))
+    print(f"{theirs.name}: {wrong} of {size} voxels differ, labels {sorted(map(int, classes))}")
+    assert size and len(classes) > 1
+    return wrong / size
+
+
+def test_residual_encoders_of_three_folds_with_regions_an_ignore_label_and_mirroring(place, runs, tmp_path):
+    folds = imported(place / "res" / RESIDUAL, runs / "mri", f"--splits={place / 'pre/Dataset101_Mri/splits_final.json'}")
+    assert len(folds) == 3 and checkpoint.read_record(folds[0])["config"]["infer"]["mirror"] == [0, 1, 2]
+    ours = predicted(folds, place / MRI, tmp_path / "mri", postprocess=False)
+    assert differing(ours, place / "theirs" / "mri") < MOST
+    assert differing(predicted(folds, place / MRI, tmp_path / "processed"), place / "theirs" / "mri-processed") < MOST
+
+
+def test_the_first_stage_with_the_post_processing_that_lies_beside_it(place, runs, tmp_path):
+    folds = imported(place / "res" / LOW, runs / "low")
+    assert differing(predicted(folds, place / CT, tmp_path / "low", postprocess=False), place / "theirs" / "low") < MOST
+    assert differing(predicted(folds, place / CT, tmp_path / "processed"), place / "theirs" / "low-processed") < MOST
+
+
+def test_a_cascade(place, runs, tmp_path):
+    folds = imported(place / "res" / STACKED, runs / "cascade")
+    assert differing(predicted(folds, place / CT, tmp_path / "out"), place / "theirs" / "cascade") < MOST
+
+
+def test_fold_all(place, runs, tmp_path):
+    folds = imported(place / "res" / FULL, runs / "full")
+    assert [fold.name for fold in folds] == ["fold_all"]
+    assert differing(predicted(folds, place / CT, tmp_path / "out"), place / "theirs" / "full") < MOST
+
+
+def test_pictures_from_an_exported_archive(place, runs, tmp_path):
+    folds = imported(place / "exported.zip", runs / "png")
+    assert differing(predicted(folds, place / PNG, tmp_path / "out"), place / "theirs" / "png") < MOST
+
+
+def test_a_task_of_several_models_in_the_crop_of_a_first_one(place, runs, tmp_path):
+    imported(place / "res" / LOW, runs / "low")
+    imported(place / "res" / FULL, runs / "full")
+    content = {
+        "labels": {"gland": 7, "spleen": 300, "lesion": 2},
+        "models": [
+            {"run": str(runs / "low" / "fold_1"), "classes": {"organ": "gland", "lesion": None}},
+            {"run": str(runs / "full" / "fold_all"), "classes": {"organ": "spleen"}},
+        ],
+        "crop": {"run": str(runs / "low" / "fold_0"), "classes": ["organ"], "margin": trained.MARGIN},
+        "notes": ["weights: for tests"],
+    }
+    (tmp_path / "task.json").write_text(json.dumps(content))
+    out = tmp_path / "out"
+    assert pretrained.main([f"--task={tmp_path / 'task.json'}", f"--input={place / CT}", f"--output={out}"]) == 0
+    assert differing(out, place / "theirs" / "task") < MOST
+
+
+def test_it_is_trained_further_leaves_as_one_file_and_goes_back_to_nnunet_without_torch(place, runs, tmp_path):
+    splits = place / "pre/Dataset101_Mri/splits_final.json"
+    first, *_ = imported(place / "res" / RESIDUAL, runs / "mri", f"--splits={splits}")
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / "torch.py").write_text("raise AssertionError('torch is imported')\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'hidden'}:{ROOT}"}
+    tuned, images, back = tmp_path / "tuned", place / MRI, tmp_path / "back"
+
+    def jaxseg(*words: str) -> str:
+        run = [sys.executable, "-m", "jaxseg", *words]
+        return subprocess.run(run, check=True, cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
+
+    data = [f"--config.data.root={place / 'raw/Dataset101_Mri'}", "--config.data.split=file"]
+    data += [f"--config.data.split_file={first / 'splits.json'}", "--config.train.epochs=1"]
+    jaxseg("train", str(first), f"--config.model.init={first}", *data, f"--workdir={tuned}")
+    jaxseg("predict", str(tuned), f"--input={images}", f"--output={tmp_path / 'ours'}", "--config.infer.overlay=False")
+    jaxseg("export", str(tuned), f"--output={tmp_path / 'tuned.jaxseg'}")
+    jaxseg("export", str(tuned), f"--output={back}", "--format=nnunet")
+
+    bare = os.environ.get("JAXSEG_BARE_PYTHON", sys.executable)
+    (tmp_path / "file").mkdir()
+    for case in sorted({path.name[: -len("_0000.nii.gz")] for path in images.iterdir()}):
+        channels = [str(path) for path in sorted(images.glob(f"{case}_*"))]
+        words = [str(tmp_path / "tuned.jaxseg"), "--input", *channels, "--output", str(tmp_path / "file" / f"{case}.nii.gz")]
+        subprocess.run([bare, *words], check=True, cwd=tmp_path, env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"})
+    assert differing(tmp_path / "file", tmp_path / "ours") == 0
+
+    words = [
+        "-i",
+        str(images),
+        "-o",
+        str(tmp_path / "theirs"),
+        "-m",
+        str(back),
+        "-f",
+        "0",
+        "-device",
+        "cpu",
+        "-npp",
+        "1",
+        "-nps",
+        "1",
+    ]
+    program = Path(PYTHON).parent / "nnUNetv2_predict_from_modelfolder"
+    subprocess.run([str(program), *words], check=True, env=os.environ | {"nnUNet_compile": "f"})
+    assert differing(tmp_path / "ours", tmp_path / "theirs") < MOST
