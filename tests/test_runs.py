@@ -211,7 +211,7 @@ def test_a_run_is_scored_again_by_its_folder_alone(ended, uninterrupted):
 def test_a_run_starts_from_another_runs_weights(tmp_path, ended, uninterrupted):
     workdir, _ = uninterrupted
     output = ended(*FLAGS, f"--workdir={tmp_path / 'chained'}", f"--config.model.init={workdir}", "--config.train.epochs=1")
-    assert f"weights from {workdir}" in output
+    assert f"weights from {workdir}" in output and f"images are prepared as for {workdir}" in output
 
 
 def test_predict_needs_only_the_run_and_the_input(tmp_path, cache, ended, uninterrupted):
