@@ -130,7 +130,7 @@ CLASSIFIERS = {
 }
 
 
-SLOW = ("segresnet-transposed-2d", "unet-2d", "dynunet-2d", "mednext-2d")
+SLOW = ("segresnet-transposed-2d", "unet", "unet-2d", "dynunet-2d", "mednext-2d")
 CASES = [pytest.param(case, marks=pytest.mark.full if case in SLOW else ()) for case in families()]
 
 

@@ -31,7 +31,8 @@ SLOW = {
 # One of each family and rank runs by default, of the dual-branch networks the quickest; the others are the long set.
 ONE = {(family_of(n).__name__, rank): (n, rank) for n, rank in reversed(TEST)}.values()
 # MobileUNETR's blocks are those of its networks for volumes, which run by default.
-REPEATED = {("mobile_unetr_test", 2), ("mobile_unetr_3d_test", 2)}
+# The labels of MONAI's UNet on planes are compared in tests/importing.
+REPEATED = {("mobile_unetr_test", 2), ("mobile_unetr_3d_test", 2), ("monai_unet_test", 3), ("planes_test", 3)}
 COMPUTED = [
     pytest.param(n, r, marks=() if (n, r) in ONE and (n, r) not in REPEATED else pytest.mark.full, id=f"{n}-{r}d")
     for n, r in TEST
@@ -46,7 +47,7 @@ HALVES = [
     pytest.param(
         *p.values,
         marks=pytest.mark.full
-        if p.marks or p.values[0] in SLOW | {"unetr_test", "resunetpp_test", "effisegnet_test", "mednext_test", "planes_test"}
+        if p.marks or p.values[0] in SLOW | {"unetr_test", "resunetpp_test", "effisegnet_test", "mednext_test"}
         else (),
         id=p.id,
     )
