@@ -1,6 +1,6 @@
 """Small data sets, the models that nnU-Net trains on them, and what it predicts with them. Needs an environment with nnunetv2.
 
-python -m tests.importing.trained FOLDER
+python -m tests.importing.trained FOLDER [png mri ct]
 
 FOLDER/raw, pre, res    the three folders of nnU-Net: data sets, prepared data, model folders
 FOLDER/theirs/NAME      labels that nnU-Net predicts for the test cases of a model; NAME-processed with its post-processing
@@ -143,9 +143,7 @@ class Nnunet:
         from nnunetv2.experiment_planning import plan_and_preprocess_api as api
 
         api.extract_fingerprints([number], num_processes=1, check_dataset_integrity=True)
-        api.plan_experiments(
-            [number], **({"experiment_planner_class_name": "nnUNetPlannerResEncM"} if "ResEncM" in plans else {})
-        )
+        api.plan_experiments([number], **({"experiment_planner_class_name": "nnUNetPlannerResEncM"} if "ResEnc" in plans else {}))
         place = self.root / "pre" / name
         shutil.copy(self.root / "raw" / name / "dataset.json", place)
         found = json.loads((place / f"{plans}.json").read_text())
@@ -255,41 +253,57 @@ def predict_task(program: Nnunet, full: Path, low: Path, images: Path, out: Path
         _save(whole, image.affine, out / name)
 
 
-def main() -> None:
-    root = Path(sys.argv[1]).resolve()
-    program, theirs = Nnunet(root), root / "theirs"
-    mri, ct, png = (f"Dataset{number}_{name}" for number, name in ((101, "Mri"), (102, "Ct"), (103, "Png")))
-    tests = {name: root / "raw" / name / "imagesTs" for name in (mri, ct, png)}
-    for write in (write_mri, write_ct, write_png):
-        write(root)
-
+def png(program: Nnunet, root: Path, theirs: Path) -> None:
     from nnunetv2.model_sharing.model_export import export_pretrained_model
 
-    program.plan(103, png, "nnUNetPlans", ["2d"], 2)
-    program.train(png, "nnUNetPlans", "2d", (0,))
-    program.predict(root / "res" / png / "nnUNetTrainer__nnUNetPlans__2d", (0,), tests[png], theirs / "png")
-    export_pretrained_model(png, str(root / "exported.zip"), ("2d",), folds=(0,))
+    write_png(root)
+    name = "Dataset103_Png"
+    program.plan(103, name, "nnUNetPlans", ["2d"], 2)
+    program.train(name, "nnUNetPlans", "2d", (0,))
+    program.predict(
+        root / "res" / name / "nnUNetTrainer__nnUNetPlans__2d", (0,), root / "raw" / name / "imagesTs", theirs / "png"
+    )
+    export_pretrained_model(name, str(root / "exported.zip"), ("2d",), folds=(0,))
 
-    residual, model = "nnUNetResEncUNetMPlans", root / "res" / mri / "nnUNetTrainer__nnUNetResEncUNetMPlans__3d_fullres"
-    program.plan(101, mri, residual, ["3d_fullres"], 3)
-    program.train(mri, residual, "3d_fullres", (0, 1, 2))
-    program.find_post_processing(101, residual, "3d_fullres", (0, 1, 2))
-    program.predict(model, (0, 1, 2), tests[mri], theirs / "mri")
+
+def mri(program: Nnunet, root: Path, theirs: Path) -> None:
+    write_mri(root)
+    name, plans = "Dataset101_Mri", "nnUNetResEncUNetMPlans"
+    model = root / "res" / name / f"nnUNetTrainer__{plans}__3d_fullres"
+    program.plan(101, name, plans, ["3d_fullres"], 3)
+    program.train(name, plans, "3d_fullres", (0, 1, 2))
+    program.find_post_processing(101, plans, "3d_fullres", (0, 1, 2))
+    program.predict(model, (0, 1, 2), root / "raw" / name / "imagesTs", theirs / "mri")
     program.process(theirs / "mri", model, theirs / "mri-processed")
 
-    program.plan(102, ct, "nnUNetPlans", ["3d_fullres", "3d_lowres"], 2, coarse)
+
+def ct(program: Nnunet, root: Path, theirs: Path) -> None:
+    write_ct(root)
+    name, plans, images = "Dataset102_Ct", "nnUNetPlans", root / "raw" / "Dataset102_Ct" / "imagesTs"
     low, stacked, full = (
-        root / "res" / ct / f"{NO_MIRRORING}__nnUNetPlans__{name}" for name in ("3d_lowres", "3d_cascade_fullres", "3d_fullres")
+        root / "res" / name / f"{NO_MIRRORING}__{plans}__{which}" for which in ("3d_lowres", "3d_cascade_fullres", "3d_fullres")
     )
-    program.train(ct, "nnUNetPlans", "3d_lowres", (0, 1), NO_MIRRORING)
-    program.find_post_processing(102, "nnUNetPlans", "3d_lowres", (0, 1), NO_MIRRORING)
-    program.train(ct, "nnUNetPlans", "3d_cascade_fullres", (0, 1), NO_MIRRORING, validate=False)
-    program.train(ct, "nnUNetPlans", "3d_fullres", ("all",), NO_MIRRORING, validate=False)
-    first = program.predict(low, (0, 1), tests[ct], theirs / "low")
+    program.plan(102, name, plans, ["3d_fullres", "3d_lowres"], 2, coarse)
+    program.train(name, plans, "3d_lowres", (0, 1), NO_MIRRORING)
+    program.find_post_processing(102, plans, "3d_lowres", (0, 1), NO_MIRRORING)
+    program.train(name, plans, "3d_cascade_fullres", (0, 1), NO_MIRRORING, validate=False)
+    program.train(name, plans, "3d_fullres", ("all",), NO_MIRRORING, validate=False)
+    first = program.predict(low, (0, 1), images, theirs / "low")
     program.process(first, low, theirs / "low-processed")
-    program.predict(stacked, (0, 1), tests[ct], theirs / "cascade", previous=first)
-    program.predict(full, ("all",), tests[ct], theirs / "full")
-    predict_task(program, full, low, tests[ct], theirs / "task")
+    program.predict(stacked, (0, 1), images, theirs / "cascade", previous=first)
+    program.predict(full, ("all",), images, theirs / "full")
+    predict_task(program, full, low, images, theirs / "task")
+
+
+PARTS = {"png": png, "mri": mri, "ct": ct}
+
+
+def main() -> None:
+    root, *names = sys.argv[1:]
+    folder = Path(root).resolve()
+    program = Nnunet(folder)
+    for name in names or PARTS:
+        PARTS[name](program, folder, folder / "theirs")
 
 
 if __name__ == "__main__":
