@@ -120,7 +120,7 @@ ROWS = {
         data__modalities=("t1", "t1ce", "t2", "flair"),
         **PHANTOM,
     ),
-    "data.above": volumes(("scan", 12.0, 1), "prepared"),
+    "data.above": volumes(("scan", 30.0, 1), "prepared"),
     "data.plane": slices("coronal", ("a picture has no coronal plane",), by="prepared"),
     "data.crop": slices((16, 16), "prepared"),
     "data.blur": slices(1.0, "prepared"),
