@@ -58,7 +58,7 @@ def balls(random: np.random.Generator, shape, spacing, count: int) -> np.ndarray
 def _folder(root: Path, name: str, about: dict) -> Path:
     place = root / "raw" / name
     for part in ("imagesTr", "labelsTr", "imagesTs"):
-        (place / part).mkdir(parents=True)
+        (place / part).mkdir(parents=True, exist_ok=True)
     (place / "dataset.json").write_text(json.dumps(about))
     return place
 
