@@ -1,20 +1,25 @@
-"""Record the patients that a run was trained and selected on (splits.json, left_out.json), and check for leaks against them.
+"""Record the patients that a run was trained and selected on (splits.json, left_out.json), and check for leaks against them; and
+how the images of a training are prepared beside those of the run whose weights it begins from.
 
 The split is computed again at every start from the patients in the data folder, so new patients would change it. The first split
 is therefore kept in the run folder, and compared with the split of every later start.
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jaxseg import checkpoint
 from jaxseg.data import splits
+from jaxseg.data.records import Recipe
 from jaxseg.data.store import bad_cases
-from jaxseg.data.store.base import Store
+from jaxseg.data.store.base import Store, recipe_from
 from jaxseg.data.store.rows import column
 from jaxseg.types import CheckpointError, DataError, MismatchError
+from jaxseg.utils.guard import shown
 
 SPLITS = "splits.json"
+_NAMES = ("labels", "modalities")  # which change nothing about the arrays that the network gets
 SEEN = {"train": (), "val": ("train",), "test": ("train", "val")}  # split -> splits of another run that must not meet it
 
 
@@ -115,3 +120,24 @@ def check_unseen(run: Path, data, split: str, *, whose: str, log) -> None:
 def some(names: Sequence[str], limit: int = 4) -> str:
     """Return the first few names, for a message."""
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+
+
+def say_preparation(run: Path, recipe: Recipe, say: Callable[[str], None]) -> None:
+    """Say how the images of a training are prepared beside those of the run whose weights it begins from.
+
+    Args:
+      run: the folder of that run, or of a checkpoint.
+      recipe: the training's recipe.
+      say: called with one line.
+    """
+    theirs = recipe_from(checkpoint.find_record(run))
+    fields = [field.name for field in dataclasses.fields(Recipe) if field.name not in _NAMES]
+    changed = [name for name in fields if getattr(recipe, name) != getattr(theirs, name)]
+    if not changed:
+        say(f"images are prepared as for {run}")
+        return
+    said = "; ".join(f"{name} {shown(getattr(theirs, name))} becomes {shown(getattr(recipe, name))}" for name in changed)
+    say(
+        f"images are prepared otherwise than for {run}: {said}. Its own preparation is kept by `jaxseg train {run} "
+        f"--config.model.init={run} --config.data.root=...`"
+    )

@@ -22,9 +22,9 @@ from jaxseg.ops.image import standardise
 from jaxseg.ops.precision import compute_dtype
 from jaxseg.optim import build as optimizers
 from jaxseg.optim import schedules
-from jaxseg.train import continued, patients
 from jaxseg.train import feed as feeds
 from jaxseg.train import mesh as meshes
+from jaxseg.train import patients
 from jaxseg.train import state as states
 from jaxseg.train import step as steps
 from jaxseg.train.log import Log
@@ -326,7 +326,7 @@ def initial_model(config, data: feeds.Feed, outputs: feeds.OutputSpec, log: Log)
         if Path(config.model.init).is_dir():
             for split in ("val", "test"):
                 patients.check_unseen(Path(config.model.init), data, split, whose="config.model.init", log=log)
-            continued.say_preparation(Path(config.model.init), data.recipe, log.say)
+            patients.say_preparation(Path(config.model.init), data.recipe, log.say)
         initial.initialise(model, config.model.init, log.say)
     return model
 

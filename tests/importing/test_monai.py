@@ -24,7 +24,7 @@ from jaxseg.importing.bundles import configuration  # noqa: E402
 from jaxseg.importing.bundles import settings as bundle  # noqa: E402
 from jaxseg.infer import postprocess, predict  # noqa: E402
 from jaxseg.models import functional  # noqa: E402
-from jaxseg.train import continued, setup  # noqa: E402
+from jaxseg.train import patients, setup  # noqa: E402
 from jaxseg.train.log import Log  # noqa: E402
 from jaxseg.types import ConfigError, DataError, MismatchError  # noqa: E402
 from jaxseg.weights import initial  # noqa: E402
@@ -171,8 +171,8 @@ def test_a_run_goes_on_from_an_imported_one_with_its_preparation(case, tmp_path)
     params, ours = checkpoint.load_weights(run)[0], functional.split(model)[1]
     assert params.keys() == ours.keys() and all((params[key] == ours[key]).all() for key in params)
     lines: list[str] = []
-    continued.say_preparation(run, recipe_from(record), lines.append)
-    continued.say_preparation(run, dataclasses.replace(recipe_from(record), spacing=(1.0, 1.0, 3.0)), lines.append)
+    patients.say_preparation(run, recipe_from(record), lines.append)
+    patients.say_preparation(run, dataclasses.replace(recipe_from(record), spacing=(1.0, 1.0, 3.0)), lines.append)
     assert lines[0] == f"images are prepared as for {run}"
     assert f"otherwise than for {run}: spacing [1.5, 1.5, 2.0] becomes [1.0, 1.0, 3.0]. Its own" in lines[1]
 
