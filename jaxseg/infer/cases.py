@@ -120,6 +120,8 @@ def _own(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[Input]
         grouped = dict(pairing.images_without_masks(origin))
     elif suffixes:
         grouped = pairing.images_by_suffix(folder, suffixes)
+    elif folder.is_dir() and (found := pairing.images_by_folder(origin, max(1, len(names)))):
+        grouped = found
     elif (len(names) > 1 or record["dataset"] == "nnunet_raw") and folder.is_dir() and numbered.is_numbered(folder):
         grouped = numbered.channel_files(folder, channels=names)
     if grouped:

@@ -132,8 +132,7 @@ def to_minutes(
     for number in range(TRIES):
         found = cost(network)
         budget = length(found, network, cases, minutes)
-        memory_gb *= min(1.0, budget.steps / ENOUGH) * FILLED
-        smaller = _smaller(make, memory_gb, network)
+        smaller, memory_gb = _smaller(make, memory_gb, network, min(1.0, budget.steps / ENOUGH) * FILLED)
         done = budget.steps >= ENOUGH or smaller.patch == network.patch
         if done or number + 1 == TRIES or not watch.allows(found.compilation):
             break
@@ -157,14 +156,18 @@ def to_memory(
         fits = limit is None or found.memory <= FILLED * limit
         if fits or number + 1 == TRIES or not watch.allows(found.compilation):
             break
-        memory_gb *= FILLED * FILLED * limit / found.memory
-        network = _smaller(make, memory_gb, network)
+        network, memory_gb = _smaller(make, memory_gb, network, FILLED * FILLED * limit / found.memory)
     return network, found
 
 
-def _smaller(make: Callable[[float], Network], memory_gb: float, network: Network) -> Network:
-    """Return the network for less memory; the same one where there is none."""
-    try:
-        return make(memory_gb)
-    except ConfigError:
-        return network
+def _smaller(make: Callable[[float], Network], memory_gb: float, network: Network, share: float) -> tuple[Network, float]:
+    """Return (the network whose batch has at most this share of the voxels, the memory it was made for), or the smallest one."""
+    voxels = lambda one: one.batch * math.prod(one.patch)
+    found, goal = network, share * voxels(network)
+    while voxels(found) > goal:
+        memory_gb *= FILLED
+        try:
+            found = make(memory_gb)
+        except ConfigError:
+            break
+    return found, memory_gb

@@ -7,6 +7,7 @@
     <root>/masks/liver/anna_01.png    or a mask of one class for each structure: masks/anna_01_liver.png
     <root>/masks/anna_01.nii.gz       or a channel of 0 and 1 for each structure, [X, Y, Z, K]; of pictures .npy [H, W, K]
     <root>/train/images, <root>/train/masks, <root>/test/...    or such a pair of folders for each split
+    <root>/anna/ct.nii.gz, <root>/anna/mask.nii.gz    or a folder for each case: see `pairing`
     <root>/anna_01.png, <root>/anna_01_mask.png    or both side by side, also in sub-folders or a folder for each split: see
                                  `pairing.ENDINGS`; anna_01_mask_1.png is a further part of it
 

@@ -147,7 +147,9 @@ def _by_number(found: MaskContent, classes: int, table: Table | None, path: Path
     if set(unexpected) <= IGNORED:
         rule += IGNORE
     elif found.array.dtype.kind in "iu" and 0 <= found.values[0] and found.values[-1] < 2 * len(found.values):
-        rule += f"; for {found.values[-1]} classes list all of them in data.structures{_named(int(found.values[-1]))}"
+        most = int(found.values[-1])  # class numbers, but of more classes
+        remedy = f"for {most} classes list all of them in data.structures{_named(most)}, or check that this is the mask"
+        raise refusal("DATA_LABEL", path, what, rule, remedy)
     raise _refused(found, classes, table, path, what, rule, counts=False)
 
 

@@ -11,7 +11,8 @@ from jaxseg.utils import guard
 
 KNOWN = (
     "nnU-Net's raw data (dataset.json, imagesTr, labelsTr), a task of the Decathlon (dataset.json with a list 'training'), "
-    "folders images and masks, masks beside their images (anna.png, anna_mask.png), a table of paths (.csv, .json, .yaml)"
+    "folders images and masks, masks beside their images (anna.png, anna_mask.png), a folder for "
+    "each case (anna/ct.nii.gz, anna/mask.nii.gz), a table of paths (.csv, .json, .yaml)"
 )
 
 

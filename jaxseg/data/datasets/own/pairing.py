@@ -6,6 +6,7 @@ images/anna/                             a DICOM series
 masks/anna.png                           its mask, possibly with a common ending (anna_mask.png)
 masks/liver/anna.png, masks/anna_liver.png    masks of one structure each
 anna.png, anna_mask.png                  both in one folder; the mask's name ends in one of ENDINGS
+anna/ct.nii.gz, anna/mask.nii.gz         a folder for each case: files of equal names, the mask's among WORDS, are its channels
 anna_mask.png, anna_mask_1.png, ...      several masks of one image, numbered: what is inside any of them is the structure
 """
 
@@ -19,9 +20,10 @@ from jaxseg.data.datasets.own import unmasked
 from jaxseg.data.formats.discover import has_suffix, holds_dicom, visible_entries
 from jaxseg.data.formats.own import readable
 from jaxseg.data.formats.refusal import refusal
-from jaxseg.types import ConfigError
+from jaxseg.types import ConfigError, DataError
 
 ENDINGS = tuple(f"{dash}{word}" for word in ("mask", "seg", "segmentation", "label", "gt") for dash in "_-")
+WORDS = ("mask", "seg", "segmentation", "label", "labels", "gt", "truth", "ground_truth", "annotation")  # names of masks alone
 ONE = "foreground"  # the structure that numbered masks of an image are parts of
 _NUMBERED = re.compile(r"(.+)_(\d{4})")
 _PART = re.compile(rf"(.+)(?:{'|'.join(ENDINGS)})(?:[-_]?\d+)?")  # the name of a mask beside its image
@@ -56,7 +58,9 @@ def paired(images: Path, masks: Path, suffixes: Sequence[str] | None = None, *, 
       DataError: DATA_MISSING for an image or a mask without the other, DATA_PATH for two files of the same name.
     """
     found, truth = (_below(images), _below(masks)) if images != masks else _parted(_below(images))
-    if suffixes is not None:
+    if suffixes is None and images == masks and not truth:
+        cases, truth, channels = _of_folders(found)
+    elif suffixes is not None:
         cases, channels = _by_suffix(found, suffixes), tuple(s.strip("_-. ") or s for s in suffixes)
     else:
         cases, channels = {name: (path,) for name, path in found.items()}, ()
@@ -94,7 +98,9 @@ def paired(images: Path, masks: Path, suffixes: Sequence[str] | None = None, *, 
 
 
 def side_by_side(folder: Path) -> bool:
-    """Whether a folder, or a sub-folder, holds a mask beside its image."""
+    """Whether a folder, or a sub-folder, holds a mask beside its image, or sub-folders hold a case each."""
+    if holds_cases(folder):
+        return True
     for here in (folder, *(entry for entry in visible_entries(folder) if entry.is_dir())) if folder.is_dir() else ():
         names = {pairs.stem(entry) for entry in visible_entries(here) if has_suffix(entry, readable())}
         if any(_is_mask(name, names) for name in names):
@@ -103,8 +109,56 @@ def side_by_side(folder: Path) -> bool:
 
 
 def images_without_masks(folder: Path) -> dict[str, tuple[Path]]:
-    """{case: (file,)} of a folder that holds masks beside its images, those without a mask too."""
+    """{case: its files} of a folder that holds masks beside its images, those without a mask too."""
+    if holds_cases(folder):
+        return dict(sorted(_of_folders(_below(folder))[0].items()))
     return {name: (path,) for name, path in sorted(_parted(_below(folder))[0].items())}
+
+
+def holds_cases(folder: Path) -> bool:
+    """Whether all files lie in sub-folders that hold a case each, at least one of them with its mask."""
+    try:
+        by_folder = _by_folder(_below(folder)) if folder.is_dir() else {}
+    except DataError:  # two files of one name
+        return False
+    masks = [sum(name.lower() in WORDS for name in files) for files in by_folder.values()]
+    return "" not in by_folder and 1 in masks and max(masks) == 1 and all(len(files) > 1 for files in by_folder.values())
+
+
+def images_by_folder(folder: Path, channels: int) -> dict[str, tuple[Path, ...]]:
+    """{case: its files} of sub-folders that hold the same `channels` images each and perhaps a mask; {} where they do not."""
+    by_folder = _by_folder(_below(folder)) if folder.is_dir() else {}
+    stems = {tuple(sorted(name for name in files if name.lower() not in WORDS)) for files in by_folder.values()}
+    if "" in by_folder or len(stems) != 1 or len(next(iter(stems))) != channels:
+        return {}
+    return dict(sorted(_of_folders(_below(folder))[0].items()))
+
+
+def _by_folder(found: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
+    """{folder: {stem: file}}."""
+    by_folder: dict[str, dict[str, Path]] = {}
+    for name, path in found.items():
+        folder, _, stem = name.rpartition("/")
+        by_folder.setdefault(folder, {})[stem] = path
+    return by_folder
+
+
+def _of_folders(found: Mapping[str, Path]) -> tuple[dict[str, tuple[Path, ...]], dict[str, Path], tuple[str, ...]]:
+    """Return ({case: its images}, {case: its mask}, names of the channels if there are several) of folders of a case each."""
+    by_folder = _by_folder(found)
+    stems = sorted({name for files in by_folder.values() for name in files if name.lower() not in WORDS})
+    for files in by_folder.values():
+        if absent := [name for name in stems if name not in files]:
+            raise refusal(
+                "DATA_MISSING",
+                next(iter(files.values())).parent,
+                f"no {absent[0]}, only {', '.join(files)}",
+                f"every folder of a case holds {', '.join(stems)}, its channels",
+                "add the file, or remove the files that the other cases do not have",
+            )
+    cases = {case: tuple(files[name] for name in stems) for case, files in by_folder.items()}
+    truth = {case: path for case, files in by_folder.items() for name, path in files.items() if name.lower() in WORDS}
+    return cases, truth, tuple(stems) if len(stems) > 1 else ()
 
 
 def _parted(found: Mapping[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from jaxseg.data import datasets
-from jaxseg.data.datasets.own import overlap
+from jaxseg.data.datasets.own import overlap, pairing
 from jaxseg.data.store import base
 from jaxseg.types import ConfigError, DataError
 
@@ -84,6 +84,26 @@ def test_numbered_masks_of_one_image_are_parts_of_one_structure(tmp_path, folder
     assert data.labels == ("foreground",) and len(data.cases) == 3 and data.regions == ()
     assert masks(data)["benign (10)"] == [1, 0, 1, 0, 1, 0, 0, 0] and masks(data)["benign (1)"] == [1, 0, 0, 0, 0, 0, 0, 0]
     assert masks(datasets.load("folder", tmp_path, structures=("lesion",))) == masks(data)
+
+
+@pytest.mark.parametrize("channels", [("imaging",), ("T1w", "flair")])
+def test_a_folder_for_each_case(tmp_path, channels):
+    """As KiTS has them, or a folder of sequences."""
+    for case in ("case_00", "case_01", "sub/case_02"):
+        for name in channels:
+            picture(tmp_path / case / f"{name}.png")
+        picture(tmp_path / case / "Segmentation.png", columns=(2,))
+    assert datasets.recognise(tmp_path)[0] == "folder"
+    data = datasets.load("folder", tmp_path)
+    assert [c.id for c in data.cases] == ["case_00", "case_01", "sub/case_02"]
+    assert data.modalities == (channels if len(channels) > 1 else ()) and len({c.patient for c in data.cases}) == 3
+    assert [path.stem for path in data.cases[0].images] == list(channels) and masks(data)["case_01"] == [0, 0, 1, 0, 0, 0, 0, 0]
+    inputs = {name: len(files) for name, files in pairing.images_by_folder(tmp_path, len(channels)).items()}
+    assert inputs == dict.fromkeys(("case_00", "case_01", "sub/case_02"), len(channels))
+    assert pairing.images_by_folder(tmp_path, 3) == {}
+    (tmp_path / "case_01" / f"{channels[0]}.png").rename(tmp_path / "case_01" / "other.png")
+    with pytest.raises(DataError, match="case_.*: no .*; every folder of a case holds"):
+        datasets.load("folder", tmp_path)
 
 
 @pytest.mark.parametrize("form", ["one", "structures", "beside"])
