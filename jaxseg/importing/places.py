@@ -41,7 +41,8 @@ def model_folder(path: Path, configuration: str = "") -> Iterator[Path]:
 
 
 def _chosen(path: Path, place: Path, configuration: str) -> Path:
-    found = sorted({p.parent for depth in ("", "*/", "*/*/") for p in place.glob(f"{depth}{PLANS}")})
+    every = sorted({p.parent for depth in ("", "*/", "*/*/") for p in place.glob(f"{depth}{PLANS}")})
+    found = [p for p in every if any(p.glob("fold_*"))] or every  # nnU-Net leaves plans.json beside predictions, too
     models = [p for p in found if not configuration or p.resolve().name.rpartition("__")[2] == configuration]
     if len(models) == 1:
         return models[0]

@@ -20,7 +20,7 @@ from jaxseg.config import resolve  # noqa: E402
 from jaxseg.data import splits  # noqa: E402
 from jaxseg.data.formats import volumes  # noqa: E402
 from jaxseg.data.store.base import recipe_from  # noqa: E402
-from jaxseg.importing import command_line, folds, postprocessing  # noqa: E402
+from jaxseg.importing import command_line, folds, places, postprocessing  # noqa: E402
 from jaxseg.infer import postprocess, predict  # noqa: E402
 from jaxseg.infer import run as infer_run  # noqa: E402
 from jaxseg.infer.run import open_run  # noqa: E402
@@ -218,13 +218,19 @@ def test_post_processing_beside_a_model_is_applied_at_prediction(model, tmp_path
         plain = [{"labels_or_regions": [1, [2]]}, {"labels_or_regions": 2}]
         content = json.dumps({"postprocessing_fns": [postprocessing.LARGEST] * 2, "postprocessing_kwargs": plain}).encode()
     changed(model / "dataset.json", lambda c: c["labels"].update(other=2))
-    (model / name).write_bytes(content)
+    results = model / "crossval_results_folds_0"  # with the plans again, as nnUNetv2_find_best_configuration leaves it
+    for copy in (results, results / "postprocessed"):
+        copy.mkdir()
+        shutil.copy(model / "plans.json", copy)
+    (results / name).write_bytes(content)
+    with places.model_folder(model) as chosen:
+        assert chosen == model
     found = postprocessing.read(postprocessing.find(model), (1, 2))
     assert found == [{"step": "keep_largest", "options": {"classes": c}} for c in ([1, 2], [2])]
     labels = np.array([1, 2, 0, 2, 0, 2, 2])
     np.testing.assert_array_equal(postprocess.apply(labels, found[:1]), [1, 2, 0, 0, 0, 0, 0])
     with pytest.raises(MismatchError, match=r"labels \[1, 2\].*model's labels are \(1,\)"):
-        postprocessing.read(model / name, (1,))
+        postprocessing.read(results / name, (1,))
 
 
 def test_post_processing_that_wants_to_run_something_is_refused(model):

@@ -169,6 +169,12 @@ class Nnunet:
         os.environ["nnUNet_n_proc_DA"] = "0"  # in this process
         kind = {"nnUNetTrainer": base.nnUNetTrainer, NO_MIRRORING: nnUNetTrainerNoMirroring}[trainer]
         kind.get_training_transforms = staticmethod(nnUNetTrainerNoDA.get_training_transforms)
+        sizes = kind.configure_rotation_dummyDA_mirroring_and_inital_patch_size  # its third value is the size before augmentation
+        kind.configure_rotation_dummyDA_mirroring_and_inital_patch_size = lambda self: (
+            *(found := sizes(self))[:2],
+            self.configuration_manager.patch_size,
+            found[3],
+        )
         place = self.root / "pre" / name
         for fold in folds:
             torch.manual_seed(1)
