@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxseg.experiments.plan import Planned
+from jaxseg.types import JaxsegError
 from jaxseg.utils import guard
 
 HEADS = ("run", "state", "epoch", "score", "time left")
@@ -68,8 +69,10 @@ def _epochs(run: Planned) -> list[dict[str, Any]]:
 
 
 def _dice(run: Planned) -> str:
-    found = guard.read_json(run.folder / "evaluation.json").get("mean_dice")
-    return "" if found is None else f"test {found:.4f}"
+    try:
+        return f"test {guard.read_json(run.folder / 'evaluation.json')['mean_dice']:.4f}"
+    except (JaxsegError, KeyError, TypeError):  # another process has removed it, or no case has a Dice
+        return ""
 
 
 def _time(seconds: float) -> str:
