@@ -84,7 +84,8 @@ def _train(call: Call, watch: loop.Watch | None) -> int | None:
         for line in lines:
             log.say(line)
         log.say("experiment: " + ", ".join(f"{k}={b!r}" for k, (_, b) in difference.items()))
-        log.config(without_paths(tree), without_paths(difference))
+        hashed = call.config.report.names == "hash"
+        log.config(without_paths(tree, hashed=hashed), without_paths(difference, hashed=hashed))
         data = setup.load_data(call.config, log, call.workdir)
         about = data.store.rows
         agree.same("data set", {"examples": len(about), "digest": data.store.digest})

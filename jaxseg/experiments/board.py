@@ -37,7 +37,11 @@ def write(log: Log, folder: Path, step: int, tree: Mapping[str, Any], difference
         log.panel(step, _tag(f"{split}_{facts['chosen']}/{number:02d}_{case.title}{dice}"), row)
     if final:
         keys = dict.fromkeys((*ALWAYS, *difference))
-        log.results(step, {key: without_paths(tree[key]) for key in keys if key in tree}, scores_of(folder))
+        log.results(
+            step,
+            {key: without_paths(tree[key], hashed=tree["report.names"] == "hash") for key in keys if key in tree},
+            scores_of(folder),
+        )
 
 
 def scores_of(folder: Path) -> dict[str, float]:

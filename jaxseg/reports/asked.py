@@ -21,11 +21,12 @@ def of_run(read: Read) -> str:
     facts["network"] = f"{model['name']}, {model['parameters']:,} parameters, {model['in_channels']} channels in"
     if read.found:
         facts["weights"] = f"step {read.found['weights']['step']}, digest {read.found['weights']['digest']}"
-    said = _table(facts, "the run")
+    said, hashed = _table(facts, "the run"), read.show is not str
+    value = lambda v: json.dumps(without_paths(v, hashed=hashed), ensure_ascii=False)
     if read.experiment:
-        rows = [{"key": key, "value": _value(new), "default": _value(old)} for key, (old, new) in read.experiment.items()]
+        rows = [{"key": key, "value": value(new), "default": value(old)} for key, (old, new) in read.experiment.items()]
         said += "<h3>What the config changes</h3>" + page.table(rows, "config")
-    whole = json.dumps(without_paths(read.record["config"]), indent=1, ensure_ascii=False)
+    whole = json.dumps(without_paths(read.record["config"], hashed=hashed), indent=1, ensure_ascii=False)
     return f"{said}<details><summary>The whole configuration</summary><pre><code>{page.text(whole)}</code></pre></details>"
 
 
@@ -42,12 +43,13 @@ def of_models(folders: Mapping[str, Path], *, hashed: bool) -> str:
     changes = {m: guard.read_json(f / EXPERIMENT) if (f / EXPERIMENT).is_file() else {} for m, f in folders.items()}
     defaults = {key: old for mine in changes.values() for key, (old, _) in mine.items()}
     shared, varied = [], []
+    text = lambda value: json.dumps(without_paths(value, hashed=hashed), ensure_ascii=False)
     for key in sorted(defaults.keys() - set(OF_RUNS)):
-        values = {model: _value(mine[key][1] if key in mine else defaults[key]) for model, mine in changes.items()}
+        values = {model: text(mine[key][1] if key in mine else defaults[key]) for model, mine in changes.items()}
         if len(set(values.values())) == 1:
-            shared.append({"key": key, "value": next(iter(values.values())), "default": _value(defaults[key])})
+            shared.append({"key": key, "value": next(iter(values.values())), "default": text(defaults[key])})
         else:
-            varied.append({"key": key, **values, "default": _value(defaults[key])})
+            varied.append({"key": key, **values, "default": text(defaults[key])})
     if varied:
         said += "<h3>In what the models differ</h3>" + page.table(varied, "in what the models differ")
     if shared:
@@ -73,7 +75,3 @@ def _facts(record: Mapping[str, Any], *, hashed: bool) -> dict[str, str]:
 
 def _table(facts: Mapping[str, str], caption: str) -> str:
     return page.table([{"": key, "what": value} for key, value in facts.items()], caption)
-
-
-def _value(value: Any) -> str:
-    return json.dumps(without_paths(value), ensure_ascii=False)

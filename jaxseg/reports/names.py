@@ -30,14 +30,13 @@ def without_names(style: str, sentence: str) -> str:
     return PATH.sub(lambda found: "…" if style == "hash" else f"…/{found[1]}", sentence)
 
 
-def without_paths(value: Any) -> Any:
-    """Return a config's value with absolute paths cut to their last part."""
+def without_paths(value: Any, *, hashed: bool = False) -> Any:
+    """Return a config's value with absolute paths cut to their last part; to nothing if names are hashed."""
     if isinstance(value, dict):
-        return {key: without_paths(v) for key, v in value.items()}
+        return {key: without_paths(v, hashed=hashed) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return [without_paths(v) for v in value]
-    if isinstance(value, str) and value[:1] in ("/", "~"):
-        return f"…/{PurePosixPath(value).name}"
-    if isinstance(value, str) and PureWindowsPath(value).drive:
-        return f"…/{PureWindowsPath(value).name}"
+        return [without_paths(v, hashed=hashed) for v in value]
+    for kind in (PurePosixPath, PureWindowsPath):
+        if isinstance(value, str) and (value[:1] in ("/", "~") if kind is PurePosixPath else kind(value).drive):
+            return "…" if hashed else f"…/{kind(value).name}"
     return value

@@ -84,7 +84,7 @@ def _write_change(
 def _changes(before: Read, after: Read) -> str:
     """Return the keys in which two configurations differ."""
     old, new = (flatten(read.record["config"]) for read in (before, after))
-    value = lambda tree, key: json.dumps(without_paths(tree.get(key)), ensure_ascii=False)
+    value = lambda tree, key: json.dumps(without_paths(tree.get(key), hashed=after.show is not str), ensure_ascii=False)
     rows = [
         {"key": key, "before": value(old, key), "after": value(new, key)}
         for key in sorted({*old, *new})

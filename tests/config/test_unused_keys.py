@@ -72,6 +72,7 @@ def test_what_other_keys_decide_is_no_option_of_a_network(option):
     [
         ("train", "search.trials", {}, "--mode=search"),
         ("plan", "train.epochs", {}, "--mode=train"),
+        ("compare", "report.before", {}, "--mode=report"),
         ("evaluate", "infer.probabilities", {}, "--mode=predict"),
         ("predict", "eval.split", {}, "--mode=evaluate"),
         ("predict", "eval.empty", {}, "--mode=evaluate"),
@@ -84,13 +85,14 @@ def test_a_key_that_a_mode_never_reads_is_refused_where_it_is_typed(mode, key, o
     with pytest.raises(ConfigError, match=f"config.{key}=.*has no effect in --mode={mode}: it needs {needs}"):
         check_mode(config, mode, [key])
     check_mode(config, mode, [])
-    for allowed in ("search",) if key.startswith("search.") else ("search", "summary", "check"):
+    for allowed in (key.partition(".")[0],) if key.startswith(("search.", "report.")) else ("search", "summary", "check"):
         check_mode(config, allowed, [key])
 
 
 def test_a_mode_reads_the_keys_that_another_one_needs_it_for():
     config, keys = base(), flatten(base().to_dict())
     config.infer.statistics = True
+    check_mode(config, "explain", ["report.megabytes"])  # of its page
     for table in NEEDS_OF_MODES.values():
         assert table.keys() <= keys.keys()
         for key, (_, needs) in table.items():
