@@ -158,12 +158,16 @@ def _link(run: Planned, folder: Path) -> None:
 def _summarise_attention(
     done: list[Planned], summarise: Callable[[str, Any, Path], Sequence[str]], say: Callable[[str], None]
 ) -> None:
-    """Write the attention summaries of each model; if that fails, for instance because the data are gone, log a line."""
+    """Write the attention summaries of each model; if that fails, for instance because the data are gone, log a line.
+
+    No error ends the comparison here: all runs are finished, and its tables are written next.
+    """
     for run in distinct(done):
         try:
             written = summarise(run.model, run.config, run.folder)
-        except JaxsegError as error:
-            say(f"{run.model}: its attention could not be summarised: {error}")
+        except Exception as error:
+            said = " ".join(str(error).split())[:300]
+            say(f"{run.model}: its attention could not be summarised: {said or type(error).__name__}")
         else:
             if written:
                 say(f"{run.model}: {', '.join(written)}")
