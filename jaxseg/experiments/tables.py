@@ -28,6 +28,7 @@ from jaxseg.reports import asked, comparison, paper, scatter
 from jaxseg.reports.cases import together
 from jaxseg.reports.cases.pictures import file_name
 from jaxseg.reports.names import name_style, without_names
+from jaxseg.reports.page import is_number
 from jaxseg.reports.reading import evaluation_folder
 from jaxseg.utils import guard
 from jaxseg.utils.files import write_atomic, write_json
@@ -213,7 +214,7 @@ def validation_means(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return {model: mean of val_dice over its runs} of the models that have one."""
     values: dict[str, list[float]] = {}
     for row in results:
-        if row["val_dice"] != "":
+        if is_number(row["val_dice"]):
             values.setdefault(row["model_name"], []).append(row["val_dice"])
     return {model: float(np.mean(mine)) for model, mine in values.items()}
 
@@ -315,7 +316,13 @@ def _lines(summary: Sequence[Mapping[str, Any]]) -> list[str]:
     said = []
     for row in summary:
         spread = f" +- {row['test_dice_std']:.4f}" if row["test_dice_std"] != "" else ""
-        test = f"test Dice {row['test_dice_mean']:.4f}{spread}" if row["test_dice_mean"] != "" else "no finished run"
+        test = (
+            f"test Dice {row['test_dice_mean']:.4f}{spread}"
+            if row["test_dice_mean"] != ""
+            else "no test Dice"
+            if row["runs"]
+            else "no finished run"
+        )
         cost = f", {row['total_params']:,} parameters, {row['flops'] / 1e9:.3f} GMAC" if row["total_params"] != "" else ""
         made = [_count(row["runs"], "run"), _count(row["seeds"], "seed")] + [_count(row["folds"], "fold")] * bool(row["folds"])
         said.append(f"{row['model_name']:<{width}}  {test} ({', '.join(made)}){cost}")

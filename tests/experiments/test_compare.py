@@ -203,6 +203,11 @@ def test_the_runs_of_the_model_that_is_best_by_validation_are_an_ensemble(tmp_pa
         ensembles.as_runs(["jaxseg", "--config.infer.ensemble=('a',)"], "predict", "runs/mine", None)
 
 
+def test_a_model_without_a_validation_score_is_never_the_best():
+    rows = [{"model_name": name, "val_dice": value} for name, value in (("a", float("nan")), ("b", 0.4), ("c", ""), ("b", 0.6))]
+    assert tables.best_by_validation(rows) == "b" and tables.validation_means(rows) == {"b": 0.5}
+
+
 def test_folds_and_variants_change_what_they_say():
     found = plan.runs(config(folds=4, fold=(1, 3), seeds=(5,)), Path("x"))
     assert [(r.model, r.fold, r.config.data.split, r.config.data.fold) for r in found] == [
