@@ -316,13 +316,10 @@ def _lines(summary: Sequence[Mapping[str, Any]]) -> list[str]:
     said = []
     for row in summary:
         spread = f" +- {row['test_dice_std']:.4f}" if row["test_dice_std"] != "" else ""
-        test = (
-            f"test Dice {row['test_dice_mean']:.4f}{spread}"
-            if row["test_dice_mean"] != ""
-            else "no test Dice"
-            if row["runs"]
-            else "no finished run"
-        )
+        if row["test_dice_mean"] != "":
+            test = f"test Dice {row['test_dice_mean']:.4f}{spread}"
+        else:
+            test = "no test Dice" if row["runs"] else "no finished run"
         cost = f", {row['total_params']:,} parameters, {row['flops'] / 1e9:.3f} GMAC" if row["total_params"] != "" else ""
         made = [_count(row["runs"], "run"), _count(row["seeds"], "seed")] + [_count(row["folds"], "fold")] * bool(row["folds"])
         said.append(f"{row['model_name']:<{width}}  {test} ({', '.join(made)}){cost}")
