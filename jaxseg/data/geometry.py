@@ -7,6 +7,7 @@ that were trained on volumes in another order (nnU-Net uses the file's own) name
 """
 
 import dataclasses
+import functools
 import itertools
 
 import numpy as np
@@ -156,7 +157,12 @@ def nearest_axes(
 
     Of the six possible assignments the one with the largest sum of squared cosines is chosen; the first of equal ones.
     """
-    columns = np.asarray(affine, np.float64)[:3, :3]
+    return _nearest_axes(np.asarray(affine, np.float64)[:3, :3].tobytes(), plane)
+
+
+@functools.lru_cache(256)  # the images of a case, and often all cases, have one
+def _nearest_axes(content: bytes, plane: str):
+    columns = np.frombuffer(content).reshape(3, 3)
     lengths = np.linalg.norm(columns, axis=0)
     cosines = PLANES[plane] @ (columns / lengths)  # [target, axis of the file]
     fit = lambda order: round(sum(cosines[t, a] ** 2 for t, a in enumerate(order)), 9)
