@@ -296,7 +296,7 @@ def read_structures(structures: tuple[str, ...], overlapping: bool, background: 
             )
         volumes.check_labels(read[0].array, (0, 1), case.mask)
         found = [read[0].array[..., background + k] for k in range(len(structures))]
-    return dataclasses.replace(read[0], array=overlap.joined(found, structures, overlapping=overlapping))
+    return dataclasses.replace(read[0], array=overlap.joined(found, structures, overlapping=overlapping), meaning=())
 
 
 def _union(parts: Sequence[np.ndarray]) -> np.ndarray | None:

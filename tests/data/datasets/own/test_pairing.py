@@ -45,6 +45,7 @@ def test_a_mask_for_each_structure(tmp_path, form):
     data = datasets.load("folder", tmp_path)
     assert data.labels == ("left_lung", "liver") and data.regions == ()
     assert masks(data) == {"anna_1": [2, 2, 0, 0, 1, 0, 0, 0], "bert_2": [0, 0, 0, 0, 1, 0, 0, 0]}
+    assert base.read_files(data, data.cases[0])[1].meaning == ()  # 255 is the inside of each, not the first class
     ordered = datasets.load("folder", tmp_path, structures=("liver", "left_lung", "spleen"))
     assert masks(ordered)["anna_1"] == [1, 1, 0, 0, 2, 0, 0, 0]
     with pytest.raises(DataError, match="masks of left_lung; data.structures names liver"):
