@@ -28,6 +28,7 @@ from jaxseg.utils.lookup import is_path
 from jaxseg.utils.process import uncollected
 
 SWITCH, MODES = "JAXSEG_KEEP_STEPS", ("on", "off")
+CACHE_HIT = "/jax/compilation_cache/cache_hits"
 MOST = 16  # kept steps; the one that was used longest ago makes room
 # groups and keys that the program does not depend on: seed and learning rate are arguments of it (`program`)
 APART = ("eval", "infer", "report", "explain", "compare", "search", "plan", "schedule")
@@ -45,7 +46,10 @@ class Program:
 
     Attributes:
       program: the result of `jax.jit`, or of its `.lower` and `.compile`.
+      fetched: whether `compile` found it in jax's compilation cache.
     """
+
+    fetched = False
 
     def __init__(self, program: Callable, *own, derive: Callable[..., tuple] = lambda *arguments: ()):
         self.program, self._own, self._derive = program, own, derive
@@ -62,8 +66,16 @@ class Program:
 
     def compile(self) -> "Program":
         """Compile the program after `lower`."""
-        with uncollected():
-            return Program(self.program.compile(), *self._own, derive=self._derive)
+        hits = []
+        note = lambda event, **_: hits.append(event) if event == CACHE_HIT else None
+        jax.monitoring.register_event_listener(note)
+        try:
+            with uncollected():
+                compiled = Program(self.program.compile(), *self._own, derive=self._derive)
+        finally:
+            jax.monitoring.unregister_event_listener(note)
+        compiled.fetched = bool(hits)
+        return compiled
 
     def arguments(self, *arguments) -> tuple:
         """Everything that the program is called with, the derived arrays as shapes."""
@@ -143,8 +155,12 @@ class KeptStep:
         return program.with_program(compiled)
 
     def save(self, program: Program, compiled: Program, *arguments) -> None:
-        """Keep a compiled program; does nothing if jax cannot write it or the disk is full."""
-        if getattr(getattr(compiled.program, "_params", None), "const_args", ()):  # jax would lose them
+        """Keep a compiled program; does nothing if jax cannot write it or the disk is full.
+
+        On a CPU jax writes a program that came from its own cache without its machine code: whoever reads it ends at the first
+        step with "NOT_FOUND: Function ... not found" (jax 0.10.2).
+        """
+        if compiled.fetched or getattr(getattr(compiled.program, "_params", None), "const_args", ()):  # jax would lose them
             return
         with contextlib.suppress(Exception):
             path = self._path(program, arguments)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from configs import ich_segnext
 from jaxseg.train import mesh as meshes
@@ -94,6 +95,35 @@ def test_without_a_home_folder_nothing_is_kept(kept, monkeypatch):
     alone = program.KeptStep(ich_segnext.get_config("quick"))
     saved(alone, jnp.arange(4.0))
     assert alone.load(step(2.0), jnp.arange(4.0)) is None
+
+
+def test_a_step_from_jaxs_own_cache_is_not_kept_because_it_would_be_written_without_its_code(kept, tmp_path):
+    def compiled():
+        jax.clear_caches()  # what another process would find
+        compilation_cache.reset_cache()
+        own = step(2.0)
+        return own, own.lower(x).compile()
+
+    x, names = (
+        jnp.arange(6.0),
+        ("compilation_cache_dir", "persistent_cache_min_compile_time_secs", "persistent_cache_min_entry_size_bytes"),
+    )
+    before = {f"jax_{name}": getattr(jax.config, f"jax_{name}") for name in names}
+    try:
+        for key, value in zip(before, (str(tmp_path / "cache"), 0.0, -1)):
+            jax.config.update(key, value)
+        own, first = compiled()
+        assert not first.fetched
+        own, second = compiled()
+        assert second.fetched
+        kept().save(own, second, x)
+        assert kept().load(step(2.0), x) is None
+        kept().save(own, first, x)
+        np.testing.assert_array_equal(kept().load(step(2.0), x)(x), own(x))
+    finally:
+        for key, value in before.items():
+            jax.config.update(key, value)
+        compilation_cache.reset_cache()
 
 
 def test_only_so_many_are_kept(kept, tmp_path, monkeypatch):
