@@ -332,7 +332,7 @@ def divide(
     )
     patched, whose = recipe.fit == "patches", column(store.rows, "patient")
     feed = Patches(dataset, store.recipe, store, rows) if patched else Whole(dataset, recipe, store, rows, made_by)
-    log.say(", ".join(f"{name} {len(r)} {feed.noun} of {len({whose[i] for i in r})} patients" for name, r in rows.items()))
+    log.say(patients.in_words(rows, whose, feed.noun))
     for name in ("train", *(() if config.train.best == "last" else ("val",))):
         if not len(rows[name]):
             raise DataError(

@@ -23,6 +23,21 @@ _NAMES = ("labels", "modalities")  # which change nothing about the arrays that 
 SEEN = {"train": (), "val": ("train",), "test": ("train", "val")}  # split -> splits of another run that must not meet it
 
 
+def in_words(rows: Mapping[str, Sequence[int]], whose: Sequence[str], noun: str) -> str:
+    """Say how many examples a split has, and of how many patients where somebody has several; else slices are pictures.
+
+    Args:
+      rows: split -> indices of its examples.
+      whose: the patient of each example.
+      noun: "slices" or "volumes".
+    """
+    several = any(len({whose[i] for i in part}) < len(part) for part in rows.values())
+    noun = "pictures" if noun == "slices" and not several else noun
+    count = lambda n, noun: f"{n} {noun[:-1] if n == 1 else noun}"
+    people = lambda part: f" of {count(len({whose[i] for i in part}), 'patients')}" if several else ""
+    return ", ".join(f"{name} {count(len(part), noun)}{people(part)}" for name, part in rows.items())
+
+
 def keep(config, workdir: Path, rows: Sequence[splits.Row], parts: Mapping[str, Sequence[int]]) -> None:
     """Write splits.json to the run folder, in the format of config.data.split_file, or compare the split with it if it exists.
 

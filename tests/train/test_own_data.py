@@ -12,6 +12,7 @@ from PIL import Image
 from jaxseg import checkpoint, described, modes, recorded
 from jaxseg.data.geometry import Photo
 from jaxseg.data.records import Volume
+from jaxseg.train import patients
 from jaxseg.types import ConfigError, DataError
 
 AFFINE = np.diag([-0.9, -1.1, 2.6, 1.0])  # anisotropic
@@ -192,3 +193,10 @@ def test_what_contradicts_the_data_is_refused_by_name(tmp_path):
     assert one.data.channels == 1 and one.data.structures == ("rim", "core")
     named = described.fill(config(root, data__regions=(("ball", ("rim", "core")), ("core", ("core",)))))
     assert named.dataset.regions == (("ball", (1, 2)), ("core", (2,)))
+
+
+def test_splits_are_told_in_the_words_of_the_data():
+    rows = {"train": [0, 1, 2], "val": [3]}
+    assert patients.in_words(rows, ["a", "a", "b", "c"], "slices") == "train 3 slices of 2 patients, val 1 slice of 1 patient"
+    assert patients.in_words(rows, ["a", "b", "c", "d"], "slices") == "train 3 pictures, val 1 picture"
+    assert patients.in_words(rows, ["a", "b", "c", "d"], "volumes") == "train 3 volumes, val 1 volume"
