@@ -60,7 +60,7 @@ def base() -> ConfigDict:
     data.mask_values = _optional(tuple)  # folder: class of each mask value: ((value or palette index or "#rrggbb", class), ...)
     data.suffixes = _optional(tuple)  # folder: file name suffixes of a case's channels, in channel order: ("_t1", "_flair")
     data.patient = _optional(str)  # your own data: a column, or a regular expression with one group, that gives the patient
-    data.ignore = _optional(str)  # nnunet_raw, decathlon: "background": count dataset.json's ignore label as background
+    data.ignore = _optional(str)  # nnunet_raw, decathlon: the ignore label: "leave_out" of losses and scores, "background"
     data.naming = _optional(str)  # lungs: left and right are the "patient"'s or the "image"'s
     data.missing_masks = _optional(str)  # your own data, scoliosis: images without a mask: "skip" them, or "empty": nothing there
     data.modalities = _optional(tuple)  # brats: the modalities to read, in channel order, e.g. ("t1ce", "flair")

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxseg.config import resolve
 from jaxseg.data import datasets
+from jaxseg.data.datasets.own.description import LEAVE_OUT
 from jaxseg.data.formats import dicom, own, volumes
 from jaxseg.data.records import DataSet, Volume
 from jaxseg.train import setup
@@ -61,6 +62,12 @@ def fill(config: ConfigDict) -> Filled:
             raise ConfigError(f"config.data.{key}: the data set {d.dataset!r} does not take it; leave it out")
     dataset = setup.open_dataset(config)
     lines.append(describe(dataset))
+    if dataset.left_out and d.ignore is None:
+        d.ignore = LEAVE_OUT
+        lines.append(
+            "ignore: voxels with dataset.json's ignore label are not annotated: no loss and no score counts them; set "
+            "config.data.ignore=background to count them as background"
+        )
     d.structures, d.modalities = _structures(dataset), dataset.modalities or None
     if d.split == datasets.AUTO:
         d.split = "fixed" if dataset.fixed_split else "patient"

@@ -15,7 +15,8 @@ from jaxseg import checkpoint, config
 from jaxseg.types import CheckpointError, ConfigError, MismatchError
 
 OPEN = ("eval.", "infer.", "report.", "explain.")  # keys of these groups may differ from the record
-LEFT_OPEN = {"train.dtype": "auto", "data.structures": None, "data.modalities": None, "data.window": [], **config.FROM_DATA}
+_NONE = dict.fromkeys(("data.ignore", "data.structures", "data.modalities"))
+LEFT_OPEN = {"train.dtype": "auto", "data.window": [], **_NONE, **config.FROM_DATA}
 AS_BEFORE = {"data.above": []}  # keys that are newer than some runs, with the value that all of them had in effect
 WITHOUT = ("name", "variant")  # names of the experiment, which change no result
 

@@ -16,6 +16,7 @@ as [Z, Y, X].
 from typing import Any, NotRequired, TypedDict
 
 Array = Any  # a jax.Array or a numpy.ndarray; named so that signatures can be read without importing jax
+LEFT_OUT = 255  # in masks: nobody annotated this voxel, it counts neither in losses nor in scores; data of 255 classes have none
 Spacing = tuple[float, ...]  # millimetres per voxel along each spatial axis, in the array's axis order
 
 
@@ -23,7 +24,7 @@ class Batch(TypedDict):
     """One global batch, as the input pipeline yields it and the training step takes it."""
 
     image: Array  # [B, *spatial, C], the dtype of the cache (uint8 for windowed CT and photographs)
-    mask: Array  # [B, *spatial] integer class labels
+    mask: Array  # [B, *spatial] integer class labels, LEFT_OUT where data.ignore="leave_out" leaves voxels out
     index: Array  # [B] int64, position of the example in its split
     weight: NotRequired[Array]  # [B] float32, 0 for examples that only pad a batch
     target: NotRequired[Array]  # [B, *spatial, 1] float32 image in 0..1 that an autoencoder learns to output

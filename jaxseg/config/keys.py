@@ -215,8 +215,8 @@ NEEDS: dict[str, tuple[Callable[[dict[str, Any]], bool], str]] = {
         for key in OVERLAPPING
     },
     "data.positions": (
-        lambda c: c["data.fit"] == "patches" and c["data.foreground"] < 1,
-        "data.fit='patches' and data.foreground below 1",
+        lambda c: c["data.fit"] == "patches" and c["data.foreground"] < 1 and c["data.ignore"] != "leave_out",
+        "data.fit='patches', data.foreground below 1 and no data.ignore='leave_out', which centres patches on annotated voxels",
     ),
     "data.filter": (
         lambda c: c["data.rank"] == 2 and c["data.fit"] != "patches" or bool(c["data.spacing"]),

@@ -77,6 +77,12 @@ def check_data(flat: dict[str, Any]) -> None:
         len(flat["data.std"]) == len(flat["data.mean"]) and all(s > 0 for s in flat["data.std"]),
         "must be as long as data.mean, each above 0",
     )
+    rule(
+        flat,
+        "data.ignore",
+        flat["data.ignore"] != "leave_out" or flat["data.target"] == "labels" and not flat["data.whole"],
+        "needs data.target='labels' and data.whole=False: other targets are made of fully annotated masks; use 'background'",
+    )
     rule(flat, "data.bad_share", 0 < flat["data.bad_share"] < 1, "must lie strictly between 0 and 1")
     rule(flat, "data.foreground", 0 <= flat["data.foreground"] <= 1, "must lie in 0..1")
     rule(

@@ -124,6 +124,7 @@ class DataSet:
         one file per structure); None: `volumes.read_volume` of the case's mask.
       modalities: names of the image channels, in their order; () if they have no names.
       regions: ((name, classes), ...), unions of classes that are scored besides the classes, such as ("WT", (1, 2, 3)).
+      left_out: masks may hold `types.LEFT_OUT`: these voxels are not annotated, and count neither in losses nor in scores.
       normalised: the images are already z-scores; `Recipe.intensity` "brain" then leaves them unchanged.
       notes: lines to log whenever the data set is loaded.
     """
@@ -144,6 +145,7 @@ class DataSet:
     regions: tuple[tuple[str, tuple[int, ...]], ...] = ()
     combined: bool = False
     values: tuple[int, ...] = ()
+    left_out: bool = False
     normalised: bool = False
     notes: tuple[str, ...] = ()
 

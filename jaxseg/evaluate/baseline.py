@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxseg.data.prepare.labels import annotated
 from jaxseg.utils.pictures import to_8bit
 
 
@@ -23,7 +24,7 @@ class Intensity(NamedTuple):
 def histograms(
     images: np.ndarray, masks: np.ndarray, rows: np.ndarray, classes: int, *, span: tuple[float, float] | None = None
 ) -> np.ndarray:
-    """Count the grey values of the first channel inside each class and over all pixels.
+    """Count the grey values of the first channel inside each class and over all annotated pixels.
 
     Args:
       images: [N, H, W, C] (memory-mapped; read row by row), uint8, or floats with a span.
@@ -40,7 +41,8 @@ def histograms(
         )
     found = np.zeros((classes + 1, 256), np.int64)
     for row in rows:
-        values, labels = images[row, ..., 0].reshape(-1), masks[row].reshape(-1)
+        there = annotated(masks[row], classes)
+        values, labels = images[row, ..., 0][there], masks[row][there]
         if span is not None:
             values = to_8bit(values, *span)
         found[-1] += np.bincount(values, minlength=256)
@@ -93,12 +95,12 @@ def of_volumes(store, rows: np.ndarray, bins: int = 256, *, noun: str = "volumes
     tables = np.zeros((len(channels), len(groups) + 1, bins), np.int64)
     for i in rows:
         image, mask = store.image(i), np.asarray(store.mask(i))
-        inside = [np.isin(mask, classes) for _, classes in groups]
+        inside, known = [np.isin(mask, classes) for _, classes in groups], annotated(mask, len(store.labels))
         for table, (low, high), c in zip(tables, edges, range(len(channels))):
             levels = np.uint8((np.asarray(image[..., c]) - low) * ((bins - 1) / max(high - low, 1e-6)))
             for g, there in enumerate(inside):
                 table[g] += np.bincount(levels[there], minlength=bins)
-            table[-1] += np.bincount(levels.ravel(), minlength=bins)
+            table[-1] += np.bincount(levels[known], minlength=bins)
     for g, (name, _) in enumerate(groups):
         for rule, find in (("threshold", best_threshold), ("band", best_band)):
             tried = [(find(table[g], table[-1]), c) for c, table in enumerate(tables)]

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxseg.data import layout
 from jaxseg.data.prepare import contrast
+from jaxseg.data.prepare.labels import annotated
 from jaxseg.data.prepare.mask_values import Meanings
 from jaxseg.data.records import Case, DataSet
 from jaxseg.data.store import base
@@ -71,8 +72,9 @@ class OwnGrid:
 
         def count(found, position, truth) -> None:
             if calibration is not None:
+                there = annotated(truth, len(rules.classes))
                 for k, (probabilities, members) in enumerate(zip(self.run.probability_maps(found, position), groups.values())):
-                    calibration.add(k, probabilities, np.isin(truth, members), empty=EMPTY[rules.policy.empty])
+                    calibration.add(k, probabilities[there], np.isin(truth[there], members), empty=EMPTY[rules.policy.empty])
 
         def examine(name: str) -> Iterator[Example]:
             case = self._by_id[name]

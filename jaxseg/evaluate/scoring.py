@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxseg.data.prepare.labels import annotated, as_background
 from jaxseg.metrics import counts as scores
 from jaxseg.metrics import regions as region_scores
 from jaxseg.metrics import surface as surfaces
@@ -125,7 +126,7 @@ class Example(NamedTuple):
 
     Attributes:
       about: case, patient, slice (index in the file, for slices), row (index in the store, if the example is stored).
-      labels, truth: integers [*S].
+      labels, truth: integers [*S]; the truth is LEFT_OUT where it is not annotated.
       spacing: voxel size of each axis, mm.
     """
 
@@ -188,6 +189,8 @@ def score(
             seconds += time.perf_counter() - begin if position >= jax.process_count() else 0.0
             matrix = np.asarray(scores.confusion(example.labels[None], example.truth[None], len(confusion)), np.int64)
             confusion += matrix
+            left_out = int(np.count_nonzero(~annotated(example.truth, len(rules.classes))))
+            example = known(example, len(rules.classes))
             lesions = (
                 [
                     {"case": example.about["case"]} | row
@@ -198,7 +201,7 @@ def score(
                 if rules.lesions
                 else []
             )
-            rows = _rows(example, rules, matrix)
+            rows = _rows(example, rules, matrix, left_out)
             found.append([position, rows, lesions, list(example.truth.shape)])
             if watch is not None:
                 watch(example, rows)
@@ -255,8 +258,16 @@ def _host():
         return None
 
 
-def _rows(example: Example, rules: Rules, matrix: np.ndarray) -> list[Row]:
-    """Return one row for every region and class of an example."""
+def known(example: Example, classes: int) -> Example:
+    """Return the example with background in labels and truth where the truth is not annotated."""
+    there = annotated(example.truth, classes)
+    if there.all():
+        return example
+    return example._replace(labels=np.where(there, example.labels, 0), truth=as_background(example.truth, classes))
+
+
+def _rows(example: Example, rules: Rules, matrix: np.ndarray, left_out: int) -> list[Row]:
+    """Return one row for every region and class of an example; `left_out` voxels are not in the confusion matrix."""
     groups = {**{name: tuple(members) for name, members in rules.regions}}
     for k, name in enumerate(rules.classes, 1):
         groups.setdefault(name, (k,))
@@ -270,6 +281,8 @@ def _rows(example: Example, rules: Rules, matrix: np.ndarray) -> list[Row]:
         empty=rules.policy.empty,
     )
     if rules.surface:
+        matrix = matrix.copy()
+        matrix[0, 0] += left_out
         measured = region_scores.case_scores(
             example.labels,
             example.truth,

@@ -82,6 +82,7 @@ class SliceScorer:
       dtype: compute dtype.
       target: converts labels to the loss's target (regions).
       order: for regions: the class of every combination of regions; () for classes.
+      left_out: pixels with the label LEFT_OUT are not counted.
       mean, std: of the images in 0..1, per channel.
     """
 
@@ -97,6 +98,7 @@ class SliceScorer:
         dtype: str,
         target: Callable = lambda mask: mask,
         order: Sequence[int] = (),
+        left_out: bool = False,
         mean: Sequence[float] = (),
         std: Sequence[float] = (),
     ):
@@ -111,12 +113,12 @@ class SliceScorer:
             classes = max(order) + 1 if order else logits.shape[-1]
             if classes <= 2 and not order:
                 probability = jax.nn.sigmoid(logits[..., 0]) if classes == 1 else jax.nn.softmax(logits, -1)[..., 1]
-                found = sweep(probability, batch["mask"], thresholds)  # each [T, B]
+                found = sweep(probability, batch["mask"], thresholds, left_out=left_out)  # each [T, B]
                 counts = tuple(Counts(*(c[t][:, None] for c in found)) for t in range(len(thresholds)))
                 labels = probability >= threshold
             else:
                 labels = labels_from_regions(jax.nn.sigmoid(logits), order, threshold) if order else jnp.argmax(logits, -1)
-                counts = (scores.count(labels, batch["mask"], classes),)
+                counts = (scores.count(labels, batch["mask"], classes, left_out=left_out),)
                 matrix = scores.confusion(labels, batch["mask"], classes, batch["weight"])
             return counts, matrix, total, weight, labels.astype(dtype_for(classes - 1)), batch["index"], batch["weight"]
 

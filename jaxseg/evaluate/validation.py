@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxseg.data.prepare.labels import annotated
 from jaxseg.data.store.per_case import PerCase
 from jaxseg.data.store.stacked import Stacked
 from jaxseg.evaluate.scoring import Rules, Scored
@@ -74,9 +75,12 @@ def pictures(scored: Scored, store: Stacked | PerCase) -> dict[str, np.ndarray]:
 
 
 def _panel(store: Stacked | PerCase, i: int, labels: np.ndarray) -> np.ndarray:
+    mask = np.asarray(store.mask(i))
+    there = annotated(mask, len(store.labels))
+    mask, labels = (np.where(there, a, a.dtype.type(0)) for a in (mask, labels))  # without annotation no label is shown
     if isinstance(store, Stacked):
-        return panel(store.picture(i), store.masks[i], labels)
-    image, mask = store.image(i), np.asarray(store.mask(i))
+        return panel(store.picture(i), mask, labels)
+    image = store.image(i)
     if store.rank == 2:
         step = -(-max(mask.shape) // SIDE)
         image, mask, labels = (np.asarray(a[::step, ::step]) for a in (image, mask, labels))

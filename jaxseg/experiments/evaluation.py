@@ -16,6 +16,8 @@ import jax
 from jaxseg import checkpoint
 from jaxseg.config import as_dict, flatten
 from jaxseg.data import datasets, splits
+from jaxseg.data.datasets.own import description
+from jaxseg.data.datasets.own.description import LEAVE_OUT
 from jaxseg.data.prepare import contrast
 from jaxseg.data.records import DataSet
 from jaxseg.data.store import base
@@ -82,6 +84,7 @@ def evaluate(
     folder = home / FOLDER / f"{name or (external.resolve().name if external else split)}@{step}"
     if external:
         work = _external(config, run, external, log)
+        config = _with_ignore(config, work.dataset)
         facts["data"] = {"dataset": work.dataset.name, "root": str(external), "digest": work.digest}
     else:
         work = _split(config, source, record, log, whose=whose)
@@ -193,10 +196,19 @@ def _at(config, folder: Path) -> tuple[Any, Path]:
     own, (name, place) = config.data.dataset, datasets.recognise(folder)
     config = config.copy_and_resolve_references().unlock()
     config.data.dataset = name
+    if "ignore" in datasets.options_of(name) and description.read(place / description.FILE).ignored is None:
+        config.data.ignore = None  # annotated fully
     for key in setup.DATASET_OPTIONS if name != own else ():
         if key not in datasets.options_of(name):
             config.data[key] = None
     return config.lock(), place
+
+
+def _with_ignore(config, dataset: DataSet):
+    """Return the config with data.ignore as this data set needs it, which may be annotated more or less fully than the run's."""
+    config = config.copy_and_resolve_references().unlock()
+    config.data.ignore = LEAVE_OUT if dataset.left_out else None if config.data.ignore == LEAVE_OUT else config.data.ignore
+    return config.lock()
 
 
 def _scored(

@@ -103,6 +103,8 @@ def _data(record: Mapping[str, Any]) -> list[str]:
     data = record["data"]
     found = [f"- data set: {record['dataset']}, {data['examples']} examples, digest {data['digest'] or 'unknown'}"]
     found += [f"- patients by split: {splits}" if any(record["splits"].values()) else "- splits: not known here"]
+    if record["config"]["data"].get("ignore") == "leave_out":
+        found += ["- partly annotated: voxels with the data set's ignore label count neither in the loss nor in the scores"]
     return found + ([f"- left out: {len(data['left_out'])} cases"] if data["left_out"] else [])
 
 

@@ -107,7 +107,7 @@ def import_model(
     steps = postprocessing.read(steps_file, about.values) if steps_file else []
     say(f"{folder}, {plan.name}: {len(about.channels)} channels, classes {', '.join(about.labels)}, trainer {read[0].trainer}")
     if about.ignored is not None:
-        say(f"voxels with the ignore label {about.ignored} count as background when the runs are trained further or evaluated")
+        say(f"voxels with the ignore label {about.ignored} are left out when the runs are trained further or evaluated")
     if steps_file:
         say(f"post-processing from {steps_file.name}: {len(steps)} steps, which will be applied to predictions")
     say(f"cases of the folds from {splits}" if splits else "the cases that it was trained on are not known; --splits gives them")
@@ -205,7 +205,7 @@ def _config(
     )
     c.data.filter, c.data.nonzero = "nnunet", True
     if about.ignored is not None:
-        c.data.ignore = "background"
+        c.data.ignore = description.LEAVE_OUT
     c.model.name, c.model.softmax = plan.model, len(about.labels) == 1 and not about.regions
     c.model.options = ConfigDict(plan.options)
     full, *others = output_weights(len(plan.options["widths"]) - 1)

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from jaxseg.data.prepare.labels import annotated, as_background
 from jaxseg.metrics import counts
 from jaxseg.ops.components import api as components
 from jaxseg.types import ConfigError, Spacing
@@ -184,7 +185,7 @@ def choose(
     components of its class could be removed); the best smallest size for all foreground, then for each region; fill holes.
 
     Args:
-      predictions, truths: label maps [*S], one per case.
+      predictions, truths: label maps [*S], one per case; truths are LEFT_OUT where they are not annotated.
       num_classes: K, background included.
       regions: name -> classes that are scored together; None: each class by itself.
       min_voxels, min_mm3: smallest component sizes to try.
@@ -206,8 +207,10 @@ def choose(
         raise ConfigError(
             f"got {len(current)} predictions, {len(truths)} truths, {len(given)} spacings; the numbers must be equal, at least 1"
         )
+    seen = [annotated(t, num_classes - 1) for t in truths]
+    truths = [as_background(t, num_classes - 1) for t in truths]
     groups = [(k,) for k in range(1, num_classes)] if regions is None else [tuple(map(int, r)) for r in regions.values()]
-    score = functools.partial(_scores, truths=truths, groups=groups, empty=empty, everyone=everyone)
+    score = functools.partial(_scores, truths=truths, seen=seen, groups=groups, empty=empty, everyone=everyone)
     best, steps = score(current), []
     everything = list(range(1, num_classes))
     masks = [everything, *(list(g) for g in groups if sorted(g) != everything)]
@@ -236,14 +239,18 @@ def _scores(
     predictions: Sequence[np.ndarray],
     *,
     truths: Sequence[np.ndarray],
+    seen: Sequence[np.ndarray],
     groups: Sequence[tuple[int, ...]],
     empty: str,
     everyone: Callable[[list], list],
 ) -> np.ndarray:
-    """Return the mean Dice over the cases of each group of classes, [groups]; groups without a score in any case are left out."""
+    """Return the mean Dice of each group of classes, [groups], over the cases and the voxels that are `seen`.
+
+    Groups without a score in any case are left out.
+    """
     rows = [
-        [float(counts.dice(counts.count(np.isin(p, g)[None], np.isin(t, g)[None], 1), empty)[0, 0]) for g in groups]
-        for p, t in zip(predictions, truths)
+        [float(counts.dice(counts.count((np.isin(p, g) & s)[None], np.isin(t, g)[None], 1), empty)[0, 0]) for g in groups]
+        for p, t, s in zip(predictions, truths, seen)
     ]
     table = np.array(everyone(rows))
     return np.array([np.nanmean(column) for column in table.T if not np.isnan(column).all()])

@@ -1,6 +1,6 @@
 """Overlap losses between the predicted and the true region: Dice, generalised Dice, Tversky, Lovasz.
 
-All take logits [B, *S, K], labels [B, *S] (or [B, *S, K]), weight [B] and return (sum, weight); see `targets`.
+All take logits [B, *S, K], labels [B, *S] (or [B, *S, K]), weight [B], annotated [B, *S] and return (sum, weight); see `targets`.
 Common options:
   background: include class 0 (softmax over K > 1 classes; a single logit and regions have no background channel).
   batch: sum over all samples of the batch (with their weights) before dividing, instead of one value per sample.
@@ -19,6 +19,7 @@ def dice(
     labels: Array,
     *,
     weight: Array | None = None,
+    annotated: Array | None = None,
     background: bool = True,
     squared: bool = False,
     batch: bool = False,
@@ -32,7 +33,7 @@ def dice(
       squared: use p^2 and t^2 in the denominator (V-Net).
     Source: MONAI losses/dice.py (DiceLoss); Milletari et al. 2016 for `squared`.
     """
-    target = prepare(logits, labels, weight, activation)
+    target = prepare(logits, labels, weight, activation, annotated)
     p, t = classes_of(target, background)
     score = dice_of(p, t, target.weight if batch else None, squared=squared, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
     return weighted_mean(1.0 - score, target.weight)
@@ -43,6 +44,7 @@ def generalized_dice(
     labels: Array,
     *,
     weight: Array | None = None,
+    annotated: Array | None = None,
     background: bool = True,
     batch: bool = False,
     smooth_nr: float = 1e-5,
@@ -55,7 +57,7 @@ def generalized_dice(
 
     Source: Sudre et al. 2017; MONAI GeneralizedDiceLoss.
     """
-    target = prepare(logits, labels, weight, activation)
+    target = prepare(logits, labels, weight, activation, annotated)
     p, t = classes_of(target, background)
     w = target.weight if batch else None
     volume = sum_over_space(t, w)  # [B, K]
@@ -70,6 +72,7 @@ def tversky(
     labels: Array,
     *,
     weight: Array | None = None,
+    annotated: Array | None = None,
     alpha: float = 0.5,
     beta: float = 0.5,
     background: bool = True,
@@ -84,7 +87,7 @@ def tversky(
       alpha, beta: weights of false positives sum p (1 - t) and of false negatives sum (1 - p) t.
     Source: Salehi et al. 2017; MONAI TverskyLoss.
     """
-    target = prepare(logits, labels, weight, activation)
+    target = prepare(logits, labels, weight, activation, annotated)
     p, t = classes_of(target, background)
     w = target.weight if batch else None
     tp, fp, fn = sum_over_space(p * t, w), sum_over_space(p * (1.0 - t), w), sum_over_space((1.0 - p) * t, w)
@@ -96,6 +99,7 @@ def lovasz(
     labels: Array,
     *,
     weight: Array | None = None,
+    annotated: Array | None = None,
     classes: str = "present",
     background: bool = True,
     activation: str = "auto",
@@ -111,13 +115,15 @@ def lovasz(
     """
     if classes not in ("present", "all"):
         raise ConfigError(f"got classes={classes!r}; must be 'present' or 'all'")
-    target = prepare(logits, labels, weight, activation)
+    target = prepare(logits, labels, weight, activation, annotated)
     if target.softmax:
         p, t = classes_of(target, background)
         errors = jnp.abs(t - p)
     else:
         t = target.truth
         errors = 1.0 - target.logits * (2.0 * t - 1.0)
+        if target.annotated is not None:
+            errors = errors * target.annotated  # of two voxels without error neither changes the loss
     flat = lambda a: jnp.moveaxis(a, -1, 1).reshape(a.shape[0], a.shape[-1], -1)  # [B, K, N]
     keys, truth = jax.lax.sort((-flat(errors), flat((t > 0.5).astype(jnp.int32))), dimension=-1, num_keys=1)
     hits = jnp.cumsum(truth, axis=-1)

@@ -1,7 +1,7 @@
 """Voxel-wise losses: binary and categorical cross-entropy, focal loss, squared error.
 
-All take logits [B, *S, K], labels [B, *S] (or [B, *S, K]), weight [B] and return (sum, weight); see `targets`. They are
-computed from logits by log_sigmoid and log_softmax, so that even a logit of 1e4 has a finite loss and gradient.
+All take logits [B, *S, K], labels [B, *S] (or [B, *S, K]), weight [B], annotated [B, *S] and return (sum, weight); see `targets`.
+They are computed from logits by log_sigmoid and log_softmax, so that even a logit of 1e4 has a finite loss and gradient.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg.losses.targets import average, prepare, spatial
+from jaxseg.losses.targets import average, prepare
 from jaxseg.ops import larger
 from jaxseg.types import Array, ConfigError
 
@@ -20,6 +20,7 @@ def bce(
     labels: Array,
     *,
     weight: Array | None = None,
+    annotated: Array | None = None,
     positive_weight: float | Sequence[float] = 1.0,
     log_floor: float | None = None,
 ) -> tuple[Array, Array]:
@@ -31,17 +32,22 @@ def bce(
         left/right lung project has log_floor -5 and positive_weight 3.
     Source: torch.nn.BCEWithLogitsLoss.
     """
-    target = prepare(logits, labels, weight, "sigmoid")
+    target = prepare(logits, labels, weight, "sigmoid", annotated)
     factor = per_class(positive_weight, logits.shape[-1], "positive_weight")
     log_p, log_q = jax.nn.log_sigmoid(target.logits), jax.nn.log_sigmoid(-target.logits)
     if log_floor is not None:
         log_p, log_q = larger(log_p, log_floor), larger(log_q, log_floor)
     loss = -(factor * target.truth * log_p + (1.0 - target.truth) * log_q)
-    return average(mean(loss), target.weight)
+    return average(target.mean(loss), target.weight)
 
 
 def cross_entropy(
-    logits: Array, labels: Array, *, weight: Array | None = None, class_weights: Sequence[float] | None = None
+    logits: Array,
+    labels: Array,
+    *,
+    weight: Array | None = None,
+    annotated: Array | None = None,
+    class_weights: Sequence[float] | None = None,
 ) -> tuple[Array, Array]:
     """Cross-entropy: the sum over all voxels of -sum_k c_k t_k log softmax(z)_k, divided by that of sum_k c_k t_k.
 
@@ -56,10 +62,10 @@ def cross_entropy(
         raise ConfigError(
             "got the loss term 'cross_entropy' for a network with one output channel; use 'bce', or set config.model.softmax=True"
         )
-    target = prepare(logits, labels, weight, "softmax")
+    target = prepare(logits, labels, weight, "softmax", annotated)
     loss = -target.truth * jax.nn.log_softmax(target.logits, axis=-1)
     if class_weights is None:
-        return average(loss.sum(-1).mean(spatial(loss)), target.weight)
+        return average(target.mean(loss.sum(-1)), target.weight)
     factor = per_class(tuple(class_weights), logits.shape[-1], "class_weights")
     share = (factor * target.truth).sum(-1)  # [B, *S], the class weight of each voxel
     axes = tuple(range(1, share.ndim))
@@ -71,6 +77,7 @@ def focal(
     labels: Array,
     *,
     weight: Array | None = None,
+    annotated: Array | None = None,
     gamma: float = 2.0,
     alpha: float | Sequence[float] | None = None,
     background: bool = True,
@@ -95,7 +102,7 @@ def focal(
         raise ConfigError(
             f"got form={form!r}, channels={channels!r}; form is 'auto', 'elements' or 'true_class', channels 'mean' or 'sum'"
         )
-    target = prepare(logits, labels, weight, activation)
+    target = prepare(logits, labels, weight, activation, annotated)
     elements = form == "elements" or (form == "auto" and not target.softmax)
     margin, t = target.margins(), target.truth  # log p = log_sigmoid(m), log(1 - p) = log_sigmoid(-m)
     classes = logits.shape[-1]
@@ -106,13 +113,15 @@ def focal(
         loss = loss + (1.0 - alpha if isinstance(alpha, (int, float)) else 1.0) * (1.0 - t) * negative
     if target.softmax and not background:
         loss = loss[..., 1:]
-    return average(mean(loss) if channels == "mean" else mean(loss.sum(-1)), target.weight)
+    return average(target.mean(loss if channels == "mean" else loss.sum(-1)), target.weight)
 
 
-def squared_error(logits: Array, labels: Array, *, weight: Array | None = None) -> tuple[Array, Array]:
+def squared_error(
+    logits: Array, labels: Array, *, weight: Array | None = None, annotated: Array | None = None
+) -> tuple[Array, Array]:
     """Squared error (p - t)^2, mean over voxels and channels: the Brier score, or an autoencoder's loss on an image in 0..1."""
-    target = prepare(logits, labels, weight)
-    return average(mean(jnp.square(target.probabilities() - target.truth)), target.weight)
+    target = prepare(logits, labels, weight, annotated=annotated)
+    return average(target.mean(jnp.square(target.probabilities() - target.truth)), target.weight)
 
 
 def per_class(value: float | Sequence[float], classes: int, name: str) -> Array:

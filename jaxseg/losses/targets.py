@@ -20,23 +20,42 @@ class Target(NamedTuple):
       truth: float32 [B, *S, K], 1 where the voxel belongs to the class (any value in 0..1 for soft labels).
       weight: float32 [B] of the samples.
       softmax: True if the classes exclude each other (softmax over K); False if every channel has its own sigmoid.
+      annotated: float32 [B, *S, 1], 1 where a voxel counts and 0 where nobody annotated it (logits and truth are 0 there); None:
+        all voxels count.
     """
 
     logits: Array
     truth: Array
     weight: Array
     softmax: bool
+    annotated: Array | None = None
 
     def probabilities(self) -> Array:
-        """Softmax over the classes or a sigmoid per channel, [B, *S, K]."""
-        return jax.nn.softmax(self.logits, axis=-1) if self.softmax else jax.nn.sigmoid(self.logits)
+        """Softmax over the classes or a sigmoid per channel, [B, *S, K]; 0 where a voxel does not count, so that sums lack it."""
+        p = jax.nn.softmax(self.logits, axis=-1) if self.softmax else jax.nn.sigmoid(self.logits)
+        return p if self.annotated is None else p * self.annotated
+
+    def mean(self, loss: Array) -> Array:
+        """Mean of [B, *S] or [B, *S, C] over voxels and channels: [B].
+
+        Where voxels do not count, the samples' weighted mean is the mean over all annotated voxels of the batch (as that of
+        torch's ignore_index), 0 if there are none.
+        """
+        axes = tuple(range(1, loss.ndim))
+        if self.annotated is None:
+            return loss.mean(axes)
+        there = self.annotated if loss.ndim == self.annotated.ndim else self.annotated[..., 0]
+        total = jnp.sum(self.weight * there.mean(tuple(range(1, there.ndim))))
+        return (loss * there).mean(axes) * jnp.where(total > 0, jnp.sum(self.weight) / jnp.where(total > 0, total, 1.0), 0.0)
 
     def margins(self) -> Array:
         """m [B, *S, K] with sigmoid(m) = probability, so that log p and log(1 - p) are log_sigmoid(m) and log_sigmoid(-m)."""
         return self.logits - log_sum_of_others(self.logits) if self.softmax else self.logits
 
 
-def prepare(logits: Array, labels: Array, weight: Array | None, activation: str = "auto") -> Target:
+def prepare(
+    logits: Array, labels: Array, weight: Array | None, activation: str = "auto", annotated: Array | None = None
+) -> Target:
     """Convert the arguments of a term to a Target.
 
     Args:
@@ -45,6 +64,7 @@ def prepare(logits: Array, labels: Array, weight: Array | None, activation: str 
         or [B, *S, K]: one-hot labels, overlapping regions, or soft labels.
       weight: [B], or None for 1 each.
       activation: "softmax", "sigmoid", or "auto": sigmoid for K = 1 and for labels with a class axis, else softmax.
+      annotated: boolean [B, *S]: where voxels count; None: everywhere.
     Raises:
       ValueError: the shapes do not fit.
       ConfigError: the activation is unknown, or softmax of one channel.
@@ -70,7 +90,12 @@ def prepare(logits: Array, labels: Array, weight: Array | None, activation: str 
         truth = (labels[..., None] == jnp.arange(classes)).astype(jnp.float32)
     softmax = activation == "softmax" or (activation == "auto" and classes > 1 and not with_classes)
     weight = jnp.ones(logits.shape[0], jnp.float32) if weight is None else weight.astype(jnp.float32)
-    return Target(logits.astype(jnp.float32), truth, weight, softmax)
+    logits = logits.astype(jnp.float32)
+    if annotated is None:
+        return Target(logits, truth, weight, softmax)
+    there = annotated[..., None]
+    logits, truth = jnp.where(there, logits, 0.0), jnp.where(there, truth, 0.0)
+    return Target(logits, truth, weight, softmax, there.astype(jnp.float32))
 
 
 def spatial(array: Array) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxseg.types import Array
+from jaxseg.types import LEFT_OUT, Array
 from jaxseg.utils.lookup import lookup
 
 FEW = 4  # classes that are compared one by one: fused passes; beyond, histograms compile and run faster
@@ -35,13 +35,14 @@ class Counts(NamedTuple):
     tn: Array
 
 
-def count(prediction: Array, labels: Array, num_classes: int, weight: Array | None = None) -> Counts:
+def count(prediction: Array, labels: Array, num_classes: int, weight: Array | None = None, *, left_out: bool = False) -> Counts:
     """Voxel counts of each image and foreground class.
 
     Args:
       prediction, labels: boolean or integer [B, *S].
       num_classes: K of the network. K = 1: one foreground class, every value > 0. K > 1: classes 1..K-1.
       weight: [B]; images of weight 0 (padding) have counts of 0 and scores of NaN.
+      left_out: voxels whose label is LEFT_OUT are not counted; the others are.
     Returns:
       Counts, int32 [B, max(K - 1, 1)].
     Raises:
@@ -49,6 +50,10 @@ def count(prediction: Array, labels: Array, num_classes: int, weight: Array | No
     """
     xp = namespace(prediction, labels)
     _check(prediction, labels)
+    if left_out:
+        there = annotated(labels)
+        whole = count(xp.where(there, prediction, 0), xp.where(there, labels, 0), num_classes, weight)
+        return without(whole, there if weight is None else there | (weight <= 0).reshape(-1, *[1] * (there.ndim - 1)))
     if num_classes == 1:
         counts = _compared(xp, [(prediction > 0, labels > 0)])
     elif num_classes <= FEW:
@@ -61,11 +66,22 @@ def count(prediction: Array, labels: Array, num_classes: int, weight: Array | No
     return Counts(*(xp.where(keep, c, 0) for c in counts))
 
 
+def annotated(labels: Array) -> Array:
+    """Where voxels count, boolean [B, *S]: everywhere but at LEFT_OUT."""
+    return labels != LEFT_OUT
+
+
+def without(counts: Counts, there: Array) -> Counts:
+    """Counts [B, K'] without the voxels that are not `there` (boolean [B, *S]) and were counted as true negatives."""
+    xp = namespace(counts.tn)
+    return counts._replace(tn=counts.tn - xp.sum(~there, axis=tuple(range(1, there.ndim)), dtype=xp.int32)[:, None])
+
+
 def confusion(prediction: Array, labels: Array, num_classes: int, weight: Array | None = None) -> Array:
     """Confusion matrix [K, K] of all voxels of the batch: rows are the truth, columns the prediction.
 
     Args:
-      prediction, labels: integer [B, *S] in 0..K-1; voxels with other values are left out.
+      prediction, labels: integer [B, *S] in 0..K-1; voxels with other values, such as LEFT_OUT, are left out.
       num_classes: K (2 for one logit).
       weight: [B]; images of weight 0 are left out.
     Returns:

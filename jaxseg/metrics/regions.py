@@ -20,7 +20,7 @@ from jaxseg.metrics import counts as _counts
 from jaxseg.metrics import summarize
 from jaxseg.metrics import surface as _surface
 from jaxseg.metrics.counts import Counts, namespace
-from jaxseg.types import Array, ConfigError, Spacing
+from jaxseg.types import LEFT_OUT, Array, ConfigError, Spacing
 from jaxseg.utils.lookup import lookup
 
 Regions = Sequence[tuple[str, Sequence[int]]]
@@ -37,6 +37,12 @@ def region_masks(labels: Array, regions: Regions) -> Array:
     """Boolean masks [*S, R] of all regions from integer labels [*S]; a numpy array for numpy labels, a jax array for jax."""
     xp = namespace(labels)
     return xp.stack([xp.isin(labels, xp.asarray(classes)) for _, classes in regions], axis=-1)
+
+
+def region_targets(labels: Array, regions: Regions) -> Array:
+    """As `region_masks`, int32, with LEFT_OUT in all channels where the label is LEFT_OUT."""
+    xp = namespace(labels)
+    return xp.where((labels == LEFT_OUT)[..., None], LEFT_OUT, xp.asarray(region_masks(labels, regions), xp.int32))
 
 
 def nested_order(regions: Regions) -> tuple[int, ...]:

@@ -121,17 +121,23 @@ def detection(rows: Sequence[Row]) -> dict[str, float]:
     }
 
 
-def sweep(probabilities: Array, labels: Array, thresholds: Sequence[float]) -> Counts:
+def sweep(probabilities: Array, labels: Array, thresholds: Sequence[float], *, left_out: bool = False) -> Counts:
     """Counts at many thresholds, from one pass over the probabilities; a voxel is predicted if probability >= threshold.
 
     Args:
       probabilities: [B, *S], of the foreground; NaN is below every threshold.
       labels: [B, *S]; foreground = label > 0.
       thresholds: T numbers, in any order.
+      left_out: voxels whose label is LEFT_OUT are not counted.
     Returns:
       Counts, int32 [T, B]; numpy arrays for numpy input, jax arrays for jax input (also under jit).
     """
     xp = _counts.namespace(probabilities, labels)
+    if left_out:
+        there = _counts.annotated(labels)
+        whole = sweep(xp.where(there, probabilities, xp.nan), xp.where(there, labels, 0), thresholds)
+        unknown = xp.sum(~there, axis=tuple(range(1, there.ndim)), dtype=xp.int32)
+        return whole._replace(tn=whole.tn - unknown)
     batch, order = probabilities.shape[0], np.argsort(thresholds)
     limits = np.asarray(thresholds, probabilities.dtype)[order]
     p = xp.where(xp.isnan(probabilities), -xp.inf, probabilities).reshape(batch, -1).astype(limits.dtype)

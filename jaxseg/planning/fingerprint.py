@@ -11,6 +11,7 @@ import numpy as np
 from jaxseg.data.formats import volumes
 from jaxseg.data.geometry import cut
 from jaxseg.data.prepare import canvas, statistics
+from jaxseg.data.prepare.labels import as_background
 from jaxseg.data.records import Case, DataSet, Volume
 from jaxseg.data.store import base
 from jaxseg.types import DataError
@@ -112,7 +113,7 @@ def measure(dataset: DataSet, *, samples: int | None = REPORTED) -> Fingerprint:
 def _look(dataset: DataSet, case: Case, drawn: statistics.Foreground) -> _Scan:
     """Measure a case, and draw values from its foreground."""
     read, truth = base.read_files(dataset, case)
-    read, mask = [cut(volume, case.slab) for volume in read], cut(truth, case.slab).array
+    read, mask = [cut(volume, case.slab) for volume in read], as_background(cut(truth, case.slab).array, len(dataset.labels))
     axes = 2 if volumes.is_photo(read[0]) else 3
     image = np.concatenate([_with_channels(volume, axes) for volume in read], -1)
     if not np.isfinite(image).all():

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxseg import checkpoint
 from jaxseg.data import splits
+from jaxseg.data.datasets.own.description import LEAVE_OUT
 from jaxseg.data.error_summary import summarised
 from jaxseg.data.prepare import channels
 from jaxseg.data.prepare.canvas import VOXELS, fitting_patch
@@ -46,22 +47,25 @@ class OutputSpec(NamedTuple):
       num_classes: K, the number of logits.
       target: converts labels [B, *S] to the loss's target.
       order: for regions: the class of every combination of regions; () for classes.
+      left_out: voxels with the label LEFT_OUT count neither in losses nor in scores.
     """
 
     num_classes: int
     target: Callable
     order: tuple[int, ...] = ()
+    left_out: bool = False
 
 
 def outputs_of(config, labels: tuple[str, ...], named: tuple = ()) -> OutputSpec:
     """Return the meaning of the logits: one per region, or one for a single class, or a softmax over background and classes."""
+    left_out = config.data.ignore == LEAVE_OUT
     if config.data.regions:
-        chosen = [name for name, _ in named]
-        if not chosen:
+        if not named:
             raise ConfigError(f"config.data.regions: {config.data.dataset!r} defines no regions; leave it at ()")
-        return OutputSpec(len(chosen), functools.partial(regions.region_masks, regions=named), regions.class_table(named))
+        target = functools.partial(regions.region_targets if left_out else regions.region_masks, regions=named)
+        return OutputSpec(len(named), target, regions.class_table(named), left_out)
     single = len(labels) == 1 and not config.model.softmax
-    return OutputSpec(1 if single else len(labels) + 1, lambda mask: mask)
+    return OutputSpec(1 if single else len(labels) + 1, lambda mask: mask, left_out=left_out)
 
 
 class Whole(NamedTuple):
@@ -97,11 +101,8 @@ class Whole(NamedTuple):
         """Return a function (weights, network state) -> (figures, pictures) for the validation split."""
         scorer = self._scorer(config, network, loss, outputs, mesh, (config.eval.threshold,))
         rules = self.rules(config)
-
-        def run(params, state):
-            scored = scorer.run(params, state, self.store, self.rows["val"], keep=4)
-            return scored.examples(self.store, config.eval.threshold, rules.policy.empty)
-
+        scored = lambda params, state: scorer.run(params, state, self.store, self.rows["val"], keep=4)
+        run = lambda *weights: scored(*weights).examples(self.store, config.eval.threshold, rules.policy.empty)
         return _validator(run, rules, self.store, rank=2)
 
     def grid(self, split: str) -> str:
@@ -146,6 +147,7 @@ class Whole(NamedTuple):
             dtype=compute_dtype(config.train.dtype),
             target=outputs.target,
             order=outputs.order,
+            left_out=outputs.left_out,
             mean=self.recipe.mean,
             std=self.recipe.std,
         )
@@ -213,11 +215,8 @@ class Patches(NamedTuple):
     def prepared(self, config, network: Network, loss, outputs: OutputSpec, mesh, weights) -> Prepared:
         """Return the scores of config.eval.split on the network's grid."""
         scored = self._scorer(config, network, loss, outputs).run(*weights, self.store, self.rows[config.eval.split])
-        return Prepared(
-            table_of(
-                scored, self.rules(config)._replace(surface=False, lesions="", own=()), "the prepared grid, the network alone"
-            )
-        )
+        rules = self.rules(config)._replace(surface=False, lesions="", own=())
+        return Prepared(table_of(scored, rules, "the prepared grid, the network alone"))
 
     def baseline(self, rows: np.ndarray) -> dict:
         """Return the best scores that intensity alone reaches on these rows."""

@@ -11,6 +11,7 @@ from jaxseg.augment import compose as augmentations
 from jaxseg.config import as_dict
 from jaxseg.data import datasets, splits
 from jaxseg.data.check import sides
+from jaxseg.data.datasets.own.description import LEAVE_OUT
 from jaxseg.data.formats import own
 from jaxseg.data.prepare import channels
 from jaxseg.data.records import DataSet, Recipe
@@ -169,6 +170,9 @@ def load_data(config, log: Log, workdir: Path) -> feeds.Feed:
     """
     channel_run.check_trainable(config)
     dataset = load_dataset(config, log)
+    if dataset.left_out != (config.data.ignore == LEAVE_OUT):  # `described.fill` sets the key
+        found = "may hold" if dataset.left_out else "hold no"
+        raise ConfigError(f"config.data.ignore={config.data.ignore!r}: masks in {dataset.root} {found} voxels to leave out")
     copy = checkpoint.run_folder(workdir) / channel_run.FOLDER
     return feeds.load(
         config, dataset, recipe_of(config, dataset), log, channel_run=copy if copy.is_dir() else config.data.extra_run
@@ -252,7 +256,11 @@ def _values(data: feeds.Feed) -> list[int]:
 def build_loss(config):
     """Create the loss of a config."""
     return losses.build(
-        tuple(config.loss.terms), config.loss.options.to_dict(), tuple(config.loss.aux_weights), tuple(config.loss.aux_terms)
+        tuple(config.loss.terms),
+        config.loss.options.to_dict(),
+        tuple(config.loss.aux_weights),
+        tuple(config.loss.aux_terms),
+        config.data.ignore == LEAVE_OUT,
     )
 
 

@@ -13,6 +13,7 @@ from jaxseg.data.check.sheet import TILES
 from jaxseg.data.check.tally import SetCounts, describe
 from jaxseg.data.formats import remarks
 from jaxseg.data.prepare import contrast
+from jaxseg.data.prepare.labels import as_background
 from jaxseg.data.records import Case, DataSet, Recipe
 from jaxseg.data.store import bad_cases, base, cases
 from jaxseg.data.store.rows import from_records
@@ -91,10 +92,11 @@ def _look(tally: SetCounts, dataset: DataSet, case: Case, recipe: Recipe, learn:
         raws.append(piece.raw)
         images.append(image)
         placed = piece.spacing is not None
-        if piece.mask.any() and not mask.any():
+        known = as_background(piece.mask, len(dataset.labels))
+        if known.any() and not as_background(mask, len(dataset.labels)).any():
             name = case.id if piece.index is None else f"{case.id}, slice {piece.index}"
             tally.lost.append(
-                f"{name}: none of {np.count_nonzero(piece.mask)} foreground {tally.point}s is left at "
+                f"{name}: none of {np.count_nonzero(known)} foreground {tally.point}s is left at "
                 f"{' x '.join(map(str, mask.shape))}"
             )
         tally.keep(example)
@@ -108,7 +110,8 @@ def _look(tally: SetCounts, dataset: DataSet, case: Case, recipe: Recipe, learn:
 
 
 def _record(example: cases.PreparedExample, recipe: Recipe, learn: Learn | None) -> dict[str, Any]:
-    learnt = learn(example.mask) if learn else target_mask(example.mask, recipe.target)
+    mask = as_background(example.mask, len(recipe.labels))
+    learnt = learn(mask) if learn else target_mask(mask, recipe.target)
     counts = np.bincount(learnt.ravel(), minlength=(1 if learn else len(recipe.labels)) + 1)[1:]
     return example.row | {
         "foreground": counts.tolist(),

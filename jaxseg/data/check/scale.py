@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from jaxseg.data.prepare.labels import dtype_for
+from jaxseg.data.prepare.labels import as_background, dtype_for
 from jaxseg.data.records import Recipe
 from jaxseg.data.store import foreground
 from jaxseg.data.store.cases import PreparedExample
@@ -32,7 +32,7 @@ class Needs:
     def add(self, example: PreparedExample, recipe: Recipe) -> None:
         """Add an example."""
         size = example.image.nbytes + example.mask.size * dtype_for(len(recipe.labels)).itemsize
-        inside = int((example.mask > 0).sum())
+        inside = int((as_background(example.mask, len(recipe.labels)) > 0).sum())
         kept = min(inside, max(foreground.KEPT * len(recipe.labels), int(inside * foreground.SHARE)))
         self.examples, self.stored = (
             self.examples + 1,

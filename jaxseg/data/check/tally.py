@@ -14,6 +14,7 @@ from jaxseg.data.check.scale import Needs
 from jaxseg.data.check.sheet import Sheet
 from jaxseg.data.error_summary import FEW
 from jaxseg.data.prepare import contrast
+from jaxseg.data.prepare.labels import annotated, as_background
 from jaxseg.data.prepare.mask_values import Meanings
 from jaxseg.data.records import Recipe
 from jaxseg.data.store.cases import PreparedExample
@@ -33,6 +34,7 @@ class SetCounts:
     pieces: int = 0
     kept: int = 0
     empty: int = 0
+    left_out: int = 0  # pixels or voxels that are not annotated
     bytes: int = 0  # of the prepared examples, as they will lie on the disk
     levels: list[contrast.Levels] = dataclasses.field(default_factory=list)
     greyed: int = 0  # colour pictures that become grey
@@ -57,12 +59,14 @@ class SetCounts:
     def keep(self, example: PreparedExample) -> None:
         """Add a kept example."""
         self.kept += 1
-        self.empty += not example.mask.any()
+        there = annotated(example.mask, len(self.pixels) - 1)
+        counts = np.bincount(example.mask[there], minlength=len(self.pixels))
+        self.left_out += example.mask.size - int(counts.sum())
+        self.empty += not counts[1:].any()
         self.bytes += example.image.nbytes + example.mask.nbytes
-        counts = np.bincount(example.mask.ravel(), minlength=len(self.pixels))
         self.pixels += counts
         self.classes.add(counts[1:], math.prod(example.grid["spacing"]) / 1000 if self.piece == "volume" else 1.0)
-        self.sheet.add(example.image, example.mask)
+        self.sheet.add(example.image, as_background(example.mask, len(self.pixels) - 1))
 
 
 def describe(report: DataReport, tally: SetCounts, recipe: Recipe) -> None:
@@ -83,6 +87,9 @@ def describe(report: DataReport, tally: SetCounts, recipe: Recipe) -> None:
             for name, n in zip(("background", *dataset.labels), tally.pixels.tolist())
         )
     )
+    if tally.left_out:
+        share = tally.left_out / (tally.left_out + tally.pixels.sum())
+        say(f"left out {tally.left_out} {tally.point}s ({share:.1%}) are not annotated: no loss and no score counts them")
     for line in tally.classes.lines():
         say(f"classes  {line}")
     for line in tally.meanings.lines(dataset.labels):

@@ -124,7 +124,13 @@ def _place(planes, recipe, spacing):
 
 
 def prepare_mask(
-    mask: np.ndarray, recipe: Recipe, spacing: Sequence[float] | None, classes: int, *, place: canvas.Placement | None = None
+    mask: np.ndarray,
+    recipe: Recipe,
+    spacing: Sequence[float] | None,
+    classes: int,
+    *,
+    place: canvas.Placement | None = None,
+    left_out: bool = False,
 ) -> np.ndarray:
     """Resample a mask to the input's grid: each class is resampled linearly, the largest value wins (`labels.resampled`).
 
@@ -134,12 +140,13 @@ def prepare_mask(
       spacing: mm along the mask's axes; None if unknown.
       classes: number of foreground classes.
       place: the placement of the scan (`place_scan`); None: that of a recipe without `nonzero`.
+      left_out: the mask may hold LEFT_OUT, which is resampled as a class is.
     Returns:
       uint8 [*s], or uint16 above 255 classes.
     Raises:
       DataError: labels outside of 0..classes, or a missing spacing.
     """
-    found = labels.checked(mask, rank_of(recipe, mask.ndim), classes)
+    found = labels.checked(mask, rank_of(recipe, mask.ndim), classes, left_out)
     place, filter = place or canvas.placement(found.shape, recipe, spacing), for_scores(recipe.filter)
     share_of = lambda indicator: resample(indicator, place.scaled, filter, apart=place.apart, steps=place.steps)
     if recipe.filter == "nnunet":

@@ -5,23 +5,35 @@ from collections.abc import Callable
 import numpy as np
 from scipy import ndimage
 
-from jaxseg.types import DataError
+from jaxseg.types import LEFT_OUT, DataError
 
 VERSION = 3  # raise it when prepared masks would change
 
 
-def checked(mask: np.ndarray, rank: int, classes: int) -> np.ndarray:
+def annotated(mask: np.ndarray, classes: int) -> np.ndarray:
+    """Return where voxels count, boolean [*S]: everywhere but at LEFT_OUT, which is a class where there are so many."""
+    return mask != LEFT_OUT if classes < LEFT_OUT else np.ones(mask.shape, bool)
+
+
+def as_background(mask: np.ndarray, classes: int) -> np.ndarray:
+    """Return the mask with voxels that are not annotated as background, in its dtype."""
+    return np.where(mask == LEFT_OUT, mask.dtype.type(0), mask) if classes < LEFT_OUT else mask
+
+
+def checked(mask: np.ndarray, rank: int, classes: int, left_out: bool = False) -> np.ndarray:
     """Return the mask in the store's dtype, uint8 or, above 255 classes, uint16.
 
     Args:
       mask: integer, with `rank` axes, labels 0..classes.
       rank: 2 for slices, 3 for volumes.
       classes: number of foreground classes.
+      left_out: the mask may also hold LEFT_OUT (`DataSet.left_out`), with fewer classes than that.
     Raises:
       DataError: the mask has another form or other labels (DATA_LABEL).
     """
     whole = mask.ndim == rank and mask.size and np.issubdtype(mask.dtype, np.integer)
-    if not whole or mask.min() < 0 or mask.max() > classes:
+    known = as_background(mask, classes) if left_out and whole else mask
+    if not whole or known.min() < 0 or known.max() > classes:
         found = f" with labels {mask.min()}..{mask.max()}" if mask.size else ""
         raise DataError(
             f"got a mask {mask.dtype} {mask.shape}{found}; must be integer "
@@ -51,7 +63,7 @@ def resampled(labels: np.ndarray, shape: tuple[int, ...], resample: Callable[[np
     if labels.shape == tuple(shape):
         return labels
     best, total = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    winner = np.zeros(shape, labels.dtype)
+    winner = np.zeros(shape, labels.dtype)  # LEFT_OUT is resampled as a class is, here and in nnU-Net
     for k in np.flatnonzero(np.bincount(labels.reshape(-1), minlength=2)[1:]) + 1:
         share = resample((labels == k).astype(np.float32))
         total += share

@@ -46,7 +46,8 @@ class Store(abc.ABC):
     Attributes:
       folder: the store's folder.
       rows: one record per example, with case, patient, stratum, "foreground" ([K] pixels or voxels of each class), "kept" ([K],
-        how many of them `foreground` lists) and digests of its bytes ("digest" is that of the image).
+        how many of them `foreground` lists; with `DataSet.left_out` [K + 1]) and digests of its
+        bytes ("digest" is that of the image).
       recipe: how the examples were prepared; recipe.labels are the names of the classes 1..K.
       name: name of the data set.
       synthetic: the data are generated, not measured.
@@ -76,7 +77,9 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def mask(self, i: int) -> np.ndarray:
-        """Return the classes 0..K of example i, [*S], uint8 or (above 255 classes) uint16, memory-mapped, after checking it."""
+        """Return the classes 0..K (or LEFT_OUT) of example i, [*S], uint8 or (above 255 classes) uint16, memory-mapped, after
+        checking it.
+        """
 
     @abc.abstractmethod
     def index(self, i: int) -> np.ndarray:

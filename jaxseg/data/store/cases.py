@@ -10,6 +10,7 @@ from jaxseg.data import layout
 from jaxseg.data.prepare import contrast
 from jaxseg.data.prepare.canvas import Placement, crop_box
 from jaxseg.data.prepare.examples import prepare_mask
+from jaxseg.data.prepare.labels import as_background
 from jaxseg.data.prepare.mask_values import Meanings
 from jaxseg.data.records import Case, DataSet, Photo, Recipe
 from jaxseg.data.store import base
@@ -83,10 +84,11 @@ class Tally:
 
 
 class CaseExamples(NamedTuple):
-    """The kept examples of a case, and the case's counts for the tally."""
+    """The kept examples of a case, the case's counts for the tally, and `DataSet.left_out`."""
 
     kept: list[PreparedExample]
     tally: Tally
+    left_out: bool = False
 
 
 def read_case(dataset: DataSet, case: Case, recipe: Recipe | None = None, meanings: Meanings | None = None) -> Iterator[Piece]:
@@ -124,7 +126,7 @@ def prepared_examples(
         where = {} if piece.index is None else {"slice": piece.index}
         try:
             image, place = prepare()
-            mask = prepare_mask(piece.mask, recipe, piece.spacing, len(dataset.labels), place=place)
+            mask = prepare_mask(piece.mask, recipe, piece.spacing, len(dataset.labels), place=place, left_out=dataset.left_out)
         except DataError as error:
             name = ", ".join([case.id, *(f"{kind} {number}" for kind, number in where.items())])
             raise DataError(f"case {name}: {error}", error.code) from error
@@ -139,15 +141,16 @@ def examples_of(dataset: DataSet, recipe: Recipe, case: Case, *, meanings: Meani
         if example is None:
             continue
         if recipe.crop:
-            there = np.count_nonzero(piece.mask)
+            mask = as_background(piece.mask, len(dataset.labels))
+            there = np.count_nonzero(mask)
             tally.foreground += there
-            tally.cut += there - np.count_nonzero(piece.mask[crop_box(piece.mask.shape, recipe.crop)])
+            tally.cut += there - np.count_nonzero(mask[crop_box(mask.shape, recipe.crop)])
         kept.append(example)
         raws.append(piece.raw)
         placed = piece.spacing is not None
     if kept:
         tally.levels.append(contrast.levels_of(case.id, raws, [example.image for example in kept], placed=placed))
-    return CaseExamples(kept, tally)
+    return CaseExamples(kept, tally, dataset.left_out)
 
 
 def nothing_kept(dataset: DataSet, tally: Tally) -> DataError:

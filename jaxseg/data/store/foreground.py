@@ -1,11 +1,14 @@
 """Voxel positions of each class of a mask, for patches centred on foreground: all voxels of small classes, samples of large ones.
 
 At most 10,000 voxels of a class are kept, but at least 1 % of it, as in nnU-Net (nnunetv2/preprocessing/preprocessors/
-default_preprocessor.py). The sample differs from nnU-Net's, which uses numpy's RandomState: here it is drawn by Philox words,
+default_preprocessor.py). Where voxels are left out (`DataSet.left_out`), annotated voxels of any
+class follow as class K + 1. The sample differs from nnU-Net's, which uses numpy's RandomState: here it is drawn by Philox words,
 which are the same in all versions of numpy.
 """
 
 import numpy as np
+
+from jaxseg.data.prepare.labels import annotated, as_background
 
 VERSION = 1  # raise it when other voxels would be kept
 
@@ -13,20 +16,22 @@ KEPT = 10_000
 SHARE = 0.01
 
 
-def index(mask: np.ndarray, classes: int) -> tuple[np.ndarray, list[int], list[int]]:
+def index(mask: np.ndarray, classes: int, left_out: bool = False) -> tuple[np.ndarray, list[int], list[int]]:
     """Return voxel indices of the classes 1..K.
 
     Args:
-      mask: unsigned integer [*S], classes 0..K.
+      mask: unsigned integer [*S], classes 0..K, and LEFT_OUT.
       classes: K.
+      left_out: list the annotated voxels of all classes, background included, as class K + 1 (`DataSet.left_out`).
     Returns:
       (flat indices in C order of class 1, then of class 2, ..., each ascending; how many of each are kept; how many it has).
     """
-    flat = mask.reshape(-1)
+    flat = as_background(mask, classes).reshape(-1)
     inside = np.flatnonzero(flat)
     of_class = inside[np.argsort(flat[inside], kind="stable")]
     counts = np.bincount(flat[inside], minlength=classes + 1)[1:]
     pieces = np.split(of_class, np.cumsum(counts)[:-1])
+    pieces += [np.flatnonzero(annotated(mask, classes))] if left_out else []
     drawn = [_drawn(piece, k) for k, piece in enumerate(pieces, 1)]
     return np.concatenate(drawn).astype(dtype_for(mask.shape)), [len(d) for d in drawn], counts.tolist()
 

@@ -226,15 +226,17 @@ def finish(recipe: Recipe, found: cases.CaseExamples) -> tuple[dict[str, np.ndar
     arrays: dict[str, np.ndarray] = {}
     made: list[dict[str, Any]] = []
     for e, (image, mask, row, grid) in enumerate(found.kept):
-        own, facts = _complete(image, mask, len(recipe.labels))
+        own, facts = _complete(image, mask, len(recipe.labels), found.left_out)
         arrays |= {f"{e}.{kind}": array for kind, array in own.items()}
         made.append(row | grid | facts)
     return arrays, made
 
 
-def _complete(image: np.ndarray, mask: np.ndarray, k: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _complete(
+    image: np.ndarray, mask: np.ndarray, k: int, left_out: bool = False
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return an example's arrays by KINDS, and the entries of its row that follow from them."""
-    index, kept, counts = foreground.index(mask, k)
+    index, kept, counts = foreground.index(mask, k, left_out)
     flat = image.reshape(-1, image.shape[-1])
     span = np.stack([flat.min(0), flat.max(0)], -1).astype(np.float64).tolist()
     facts = {"shape": list(mask.shape), "foreground": counts, "kept": kept, "span": span}

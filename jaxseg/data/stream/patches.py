@@ -9,7 +9,8 @@ A fraction p/q of the patches, those with (n p) % q < p, is centred on foregroun
 in the example, then one of its voxels. This is nnU-Net's oversampling ("nnunetv2/training/dataloading/data_loader.py"), which
 uses the last third of each batch; here the fraction is exact over any q consecutive patches, for any batch size.
 
-The start of all other patches, of p voxels along an axis of length L, is uniform in 0..L - p ("uniform"); or they are centred on
+Where voxels are left out (`DataSet.left_out`), all other patches are centred on an annotated voxel of any class, as in nnU-Net.
+Else their start, for p voxels along an axis of length L, is uniform in 0..L - p ("uniform"); or they are centred on
 any voxel and then shifted inside ("centre_clipped", the BraTS 3-D project's rule): for 128 of 155 voxels, 83 % of them then
 touch a border instead of 7 %.
 """
@@ -56,6 +57,8 @@ class PatchRule(NamedTuple):
             voxels = store.foreground(row, k)
             voxel = voxels[_below(words[1], len(voxels))]
             centre = [int(i) for i in np.unravel_index(int(voxel), shape)]
+        elif len(store.rows[row]["kept"]) > len(counts) and len(voxels := store.foreground(row, len(counts) + 1)):  # annotated
+            centre = [int(i) for i in np.unravel_index(int(voxels[_below(words[1], len(voxels))]), shape)]
         elif self.positions == "uniform":
             return tuple(_below(word, max(length - p, 0) + 1) for word, p, length in zip(words[2:], self.patch, shape))
         else:

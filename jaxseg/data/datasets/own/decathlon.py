@@ -82,6 +82,7 @@ def load(
         modalities=chosen,
         regions=about.regions,
         values=about.values,
+        left_out=about.leaves_out(ignore),
         synthetic=(root / "SYNTHETIC.txt").is_file(),
         held_out=frozenset(whose(name) for name, (_, mask) in test.items() if mask),
         notes=about.count_notes(len(train)),

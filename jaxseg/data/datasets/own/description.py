@@ -17,13 +17,14 @@ import numpy as np
 
 from jaxseg.data.formats import volumes
 from jaxseg.data.formats.refusal import refusal
-from jaxseg.types import ConfigError
+from jaxseg.types import LEFT_OUT, ConfigError
 from jaxseg.utils import guard
 from jaxseg.utils.lookup import lookup
 
 VERSION = 1  # of the rules below: raise it when they would read a file otherwise, so that stores are built anew
 
 FILE = "dataset.json"
+LEAVE_OUT, BACKGROUND = "leave_out", "background"  # values of data.ignore
 Regions = tuple[tuple[str, tuple[int, ...]], ...]
 
 
@@ -65,20 +66,27 @@ class Description(NamedTuple):
         """`DataSet.map_mask` of masks in these values.
 
         Args:
-          ignore: config.data.ignore: "background" to count unlabelled voxels as background.
+          ignore: config.data.ignore: "leave_out" (or None) to leave unlabelled voxels out of losses and scores, "background" to
+            count them as background.
         Raises:
-          ConfigError: there are such voxels and `ignore` does not say what they count as, or the reverse.
+          ConfigError: `ignore` has another value, there are no such voxels, or too many classes beside them.
         """
-        if ignore not in (None, "background"):
-            raise ConfigError(f"got data.ignore={ignore!r}; unlabelled voxels can only count as 'background'")
-        if self.ignored is not None and ignore is None:
-            raise ConfigError(
-                f"{self.path} declares an ignore label (value {self.ignored}) for unlabelled voxels; no loss here "
-                "leaves voxels out: give --config.data.ignore=background to count them as background"
-            )
+        if ignore not in (None, LEAVE_OUT, BACKGROUND):
+            raise ConfigError(f"got data.ignore={ignore!r}; unlabelled voxels are left out ('leave_out') or are 'background'")
         if self.ignored is None and ignore is not None:
             raise ConfigError(f"data.ignore={ignore!r}: {self.path} declares no ignore label; leave it out")
-        return functools.partial(map_mask, self.values, self.ignored)
+        if not self.leaves_out(ignore):
+            return functools.partial(map_mask, self.values, self.ignored)
+        if len(self.values) >= LEFT_OUT:
+            raise ConfigError(
+                f"{self.path}: {len(self.values)} classes and an ignore label; unlabelled voxels can be left out beside at most "
+                f"{LEFT_OUT - 1} classes: give --config.data.ignore=background"
+            )
+        return functools.partial(map_partly, self.values, self.ignored)
+
+    def leaves_out(self, ignore: str | None) -> bool:
+        """Whether masks have unlabelled voxels that are left out: `DataSet.left_out`; `ignore` as for `mask_rule`."""
+        return self.ignored is not None and ignore != BACKGROUND
 
 
 def read(path: Path) -> Description:
@@ -157,6 +165,11 @@ def map_mask(values: tuple[int, ...], ignored: int | None, raw: np.ndarray) -> n
     classes = np.zeros(max((*values, *extra)) + 1, np.uint8 if len(values) < 256 else np.uint16)
     classes[list(values)] = np.arange(1, len(values) + 1)
     return classes[raw.astype(np.int64)]
+
+
+def map_partly(values: tuple[int, ...], ignored: int, raw: np.ndarray) -> np.ndarray:
+    """As `map_mask`, but `ignored` becomes LEFT_OUT."""
+    return np.where(raw == ignored, np.uint8(LEFT_OUT), map_mask(values, ignored, raw))
 
 
 def agreed(what: str, given: Sequence[str] | None, said: tuple[str, ...], source: Path) -> tuple[str, ...]:
