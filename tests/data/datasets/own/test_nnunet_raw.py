@@ -10,7 +10,7 @@ from PIL import Image
 from jaxseg.data import datasets, splits
 from jaxseg.data.datasets.own import numbered
 from jaxseg.data.store import base
-from jaxseg.types import ConfigError, DataError
+from jaxseg.types import LEFT_OUT, ConfigError, DataError
 
 AFFINE = np.diag([-0.9, -1.1, 2.5, 1.0])
 TWO = {"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": {"background": 0, "rim": 1, "core": 4}, "file_ending": ".nii.gz"}
@@ -84,12 +84,15 @@ def test_regions_are_named_by_dataset_json_in_class_numbers(tmp_path):
     refused("DATA_TABLE", datasets.load, "nnunet_raw", root, match="writes 5 where the label is 1")
 
 
-def test_an_ignore_label_is_refused_or_background_and_never_a_class(tmp_path):
+def test_an_ignore_label_is_left_out_or_background_and_never_a_class(tmp_path):
     root = raw(tmp_path, TWO | {"labels": {"background": 0, "rim": 1, "ignore": 4}})
-    with pytest.raises(ConfigError, match="ignore label .value 4.*--config.data.ignore=background"):
-        datasets.load("nnunet_raw", root)
+    data = datasets.load("nnunet_raw", root)
+    assert data.labels == ("rim",) and data.left_out
+    assert data.map_mask(np.array([[0, 1, 4]])).tolist() == [[0, 1, LEFT_OUT]]
+    with pytest.raises(ConfigError, match="left out .'leave_out'. or are 'background'"):
+        datasets.load("nnunet_raw", root, ignore="class")
     data = datasets.load("nnunet_raw", root, ignore="background")
-    assert data.labels == ("rim",)
+    assert data.labels == ("rim",) and not data.left_out
     assert data.map_mask(np.array([[0, 1, 4]])).tolist() == [[0, 1, 0]]
     raw(tmp_path)
     with pytest.raises(ConfigError, match="declares no ignore label"):
