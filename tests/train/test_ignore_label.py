@@ -31,6 +31,7 @@ def sparse(root, planes=(2, 5)):
     return root
 
 
+@pytest.mark.slow
 def test_a_partly_annotated_folder_is_trained_scored_and_predicted(tmp_path, unoptimised, capsys):
     root, run = sparse(tmp_path / "Dataset001_Balls"), tmp_path / "run"
     assert not modes.train(modes.Call(own.config(root), run))
