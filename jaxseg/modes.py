@@ -33,6 +33,7 @@ from jaxseg.train import feed as feeds
 from jaxseg.train.log import Log
 from jaxseg.train.processes import agree, surroundings
 from jaxseg.train.processes.interrupt import PREEMPTED, Preemption, Stopped, fault
+from jaxseg.train.program import KeptStep
 from jaxseg.types import CheckpointError, ConfigError
 from jaxseg.utils import code, files, output
 
@@ -86,10 +87,11 @@ def _train(call: Call, watch: loop.Watch | None) -> int | None:
         log.say("experiment: " + ", ".join(f"{k}={b!r}" for k, (_, b) in difference.items()))
         hashed = call.config.report.names == "hash"
         log.config(without_paths(tree, hashed=hashed), without_paths(difference, hashed=hashed))
+        kept = KeptStep(call.config).begin()
         data = setup.load_data(call.config, log, call.workdir)
         about = data.store.rows
         agree.same("data set", {"examples": len(about), "digest": data.store.digest})
-        job = setup.build(call.config, call.workdir, data, log)
+        job = setup.build(call.config, call.workdir, data, log, kept)
         agree.on_first(lambda: patients.same_data(call.workdir, data.store, log, resumed=claim.resumed))
         agree.on_first(lambda: patients.keep(call.config, call.workdir, about, data.rows))
         agree.on_first(lambda: surroundings.compare(call.workdir, log, resumed=claim.resumed))

@@ -12,6 +12,7 @@ import os
 import pickle
 import platform
 import stat
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ class KeptStep:
     """
 
     def __init__(self, config, learnt: Any = (), folder: Path | None = None):
-        self._learnt, self._folder = repr(learnt), folder
+        self._learnt, self._folder, self._ahead = repr(learnt), folder, None
         tree = flatten(as_dict(config))
         self._about = {k: v for k, v in tree.items() if k.partition(".")[0] not in APART and k not in APART_KEYS}
         self._own_code = any(map(_names_code, self._about.values()))
@@ -129,29 +130,36 @@ class KeptStep:
         alone = jax.process_count() == 1 and {d.platform for d in jax.devices()} == {"cpu"}
         return alone and not self._own_code and switch == "on"
 
+    def learns(self, learnt: Any) -> "KeptStep":
+        """Set `learnt`, which is only known when the data are; returns itself."""
+        self._learnt = repr(learnt)
+        return self
+
+    def begin(self) -> "KeptStep":
+        """Read on a thread, while data and network are made, the step that this configuration took last; returns itself.
+
+        `load` uses it if it turns out to be the right one.
+        """
+        if self.usable() and len(jax.devices()) == 1:
+            with contextlib.suppress(StorageError):  # no home folder
+                self._ahead = _Reading(self._last(), jax.devices())
+        return self
+
     def load(self, program: Program, *arguments) -> Program | None:
         """The compiled program for these arguments, ready to be called; None if it is not there or cannot be read."""
         try:
             path = self._path(program, arguments)
         except StorageError:  # no home folder: nothing is kept
             return None
-        try:
-            about = path.stat()
-            own = os.geteuid() if hasattr(os, "geteuid") else about.st_uid  # Windows knows no such number
-            if about.st_uid not in (own, 0) or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                return None
-            content = path.read_bytes()
-            head, body = content[:32], content[32:]
-            if hashlib.sha256(body).digest() != head:
-                raise ValueError("not as it was written")
-            compiled = serialize_executable.deserialize_and_load(*pickle.loads(body), execution_devices=_devices(arguments))
+        ahead, self._ahead = self._ahead, None
+        compiled = ahead.result(path) if ahead else None
+        if compiled is None:
+            compiled = _read(path, _devices(arguments))
+        if compiled is None:
+            return None
+        with contextlib.suppress(OSError):
             os.utime(path)
-        except FileNotFoundError:
-            return None
-        except Exception:  # damaged, or of a jax that reads it no longer: compiled and written anew
-            with contextlib.suppress(OSError):
-                path.unlink()
-            return None
+        _point(self._last(), path)
         return program.with_program(compiled)
 
     def save(self, program: Program, compiled: Program, *arguments) -> None:
@@ -173,25 +181,81 @@ class KeptStep:
                 os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
+            _point(self._last(), path)
             for old in sorted(path.parent.glob("*.step"), key=lambda p: p.stat().st_mtime)[:-MOST]:
                 old.unlink()
 
     def _path(self, program: Program, arguments: tuple) -> Path:
         shapes, tree = jax.tree.flatten(program.arguments(*arguments))
+        arrays = [str(tree), *(f"{a.shape} {a.dtype} {getattr(a, 'sharding', None)}" for a in shapes)]
+        return self._file({"learnt": self._learnt, "arrays": arrays}, "step")
+
+    def _last(self) -> Path:
+        """The file that names the step which this configuration took last."""
+        return self._file({}, "last")
+
+    def _file(self, question: dict[str, Any], ending: str) -> Path:
         environment = {
             k: v for k, v in os.environ.items() if k.startswith(("JAX", "XLA", "PJRT", "OMP", "DNNL", "ONEDNN", "TF_"))
         }
-        question = {
+        question |= {
             **roll_call.about(self._about),
             "environment": {k: v for k, v in sorted(environment.items()) if k not in PLACES},
             "jax": {k: repr(v) for k, v in sorted(jax.config.values.items()) if "cache" not in k},
             "machine": [platform.machine(), _processor(), os.cpu_count(), surroundings.current()],
-            "learnt": self._learnt,
             "convolutions": library.engine(),  # registers oneDNN's calls before a program that holds them is read
-            "arrays": [str(tree), *(f"{a.shape} {a.dtype} {getattr(a, 'sharding', None)}" for a in shapes)],
         }
         name = hashlib.sha256(json.dumps(question, sort_keys=True, default=repr).encode()).hexdigest()[:40]
-        return (self._folder or files.cache_root() / "steps") / f"{name}.step"
+        return (self._folder or files.cache_root() / "steps") / f"{name}.{ending}"
+
+
+class _Reading:
+    """A thread that reads the step which a file names."""
+
+    def __init__(self, last: Path, devices: list[jax.Device]):
+        self._path: Path | None = None
+        self._compiled: Any = None
+        self._thread = threading.Thread(target=self._read, args=(last, devices), name="kept step")  # ended before the process is
+        self._thread.start()
+
+    def _read(self, last: Path, devices: list[jax.Device]) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            path = last.with_name(last.read_text())
+            self._compiled, self._path = _read(path, devices), path
+
+    def result(self, path: Path) -> Any:
+        """Wait for it; the compiled program, if it was read from this file."""
+        self._thread.join()
+        return self._compiled if self._path == path else None
+
+
+def _read(path: Path, devices: list[jax.Device]) -> Any:
+    """The compiled program in a file; None if it is not there, not ours, or cannot be read (then it is removed)."""
+    try:
+        about = path.stat()
+        own = os.geteuid() if hasattr(os, "geteuid") else about.st_uid  # Windows knows no such number
+        if about.st_uid not in (own, 0) or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return None
+        content = path.read_bytes()
+        head, body = content[:32], content[32:]
+        if hashlib.sha256(body).digest() != head:
+            raise ValueError("not as it was written")
+        return serialize_executable.deserialize_and_load(*pickle.loads(body), execution_devices=devices)
+    except FileNotFoundError:
+        return None
+    except Exception:  # damaged, or of a jax that reads it no longer: compiled and written anew
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return None
+
+
+def _point(last: Path, path: Path) -> None:
+    """Write the name of a step, and remove the names of steps that are gone."""
+    with contextlib.suppress(OSError, ValueError):
+        files.write_atomic(last, path.name)
+        for other in last.parent.glob("*.last"):
+            if not other.with_name(other.read_text()).exists():
+                other.unlink()
 
 
 def _devices(arguments: tuple) -> list[jax.Device]:

@@ -339,9 +339,12 @@ def initial_model(config, data: feeds.Feed, outputs: feeds.OutputSpec, log: Log)
     return model
 
 
-def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
+def build(config, workdir: Path, data: feeds.Feed, log: Log, kept: KeptStep | None = None) -> Job:
     """Build everything that the loop needs, with all checks that are possible before anything is compiled.
 
+    Args:
+      config, workdir, data, log: of the run.
+      kept: the config's kept step, if it was begun to be read.
     Raises:
       ConfigError: a batch size does not fit the devices, or a loss term, transform or option does not exist.
     """
@@ -394,5 +397,5 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log) -> Job:
         images_per_step=images,
         criterion=config.train.best,
         settings=config.train,
-        kept=KeptStep(config, (data.recipe, data.dataset.regions, network.leaves)),
+        kept=(kept or KeptStep(config)).learns((data.recipe, data.dataset.regions, network.leaves)),
     )

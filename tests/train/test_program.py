@@ -12,6 +12,8 @@ from jaxseg.train import program
 from jaxseg.types import ConfigError, StorageError
 from tests.config import test_every_key
 
+DEVICES = jax.devices()
+
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
@@ -64,6 +66,27 @@ def test_what_the_program_depends_on_is_asked_for(kept, monkeypatch):
     monkeypatch.delenv("JAXSEG_CONV")
     monkeypatch.setattr(program.roll_call, "about", lambda config: {"the code of jaxseg": "another"})
     assert kept().load(step(2.0), x) is None
+
+
+def test_a_step_is_read_ahead_and_taken_only_where_it_is_the_right_one(kept, tmp_path, monkeypatch):
+    monkeypatch.setattr(program.jax, "devices", lambda *of: DEVICES[:1])
+    x, read = jnp.arange(4.0), []
+    original = program._read
+    monkeypatch.setattr(program, "_read", lambda path, devices: read.append(path) or original(path, devices))
+    assert kept().begin().load(step(2.0), x) is None  # nothing yet
+    saved(kept(), x)
+    read.clear()
+    found = kept().begin().load(step(3.0), x)
+    np.testing.assert_array_equal(found(x), step(3.0)(x))
+    assert len(read) == 1  # by the thread alone
+    other = kept().begin()
+    assert other.learns("regions").load(step(2.0), x) is None  # another question: what was read ahead is not used
+    other = kept().begin()
+    assert other.load(step(2.0), jnp.arange(5.0)) is None
+    (last,) = tmp_path.glob("*.last")
+    for text in ("../elsewhere.step", "gone.step", ""):
+        last.write_text(text)
+        assert kept().begin().load(step(2.0), x) is not None
 
 
 def test_every_key_that_changes_the_step_is_asked_for():
@@ -130,7 +153,7 @@ def test_only_so_many_are_kept(kept, tmp_path, monkeypatch):
     monkeypatch.setattr(program, "MOST", 2)
     for n in range(1, 4):
         saved(kept(), jnp.arange(float(n)))
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*.step"))) == 2 and len(list(tmp_path.glob("*.last"))) == 1
 
 
 def test_steps_with_own_code_and_of_those_who_do_not_want_it_are_not_kept(kept, monkeypatch):
