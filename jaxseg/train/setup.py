@@ -343,7 +343,6 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log, kept: KeptStep | No
     """Build everything that the loop needs, with all checks that are possible before anything is compiled.
 
     Args:
-      config, workdir, data, log: of the run.
       kept: the config's kept step, if it was begun to be read.
     Raises:
       ConfigError: a batch size does not fit the devices, or a loss term, transform or option does not exist.
