@@ -35,7 +35,7 @@ def write(folder: Path, found: Sequence[Explained], network: str, *, megabytes: 
             continue
         row = one.row
         share = f"{row['inside']:.3f} of the map lies inside the predicted region" if row["inside"] != "" else "the map is empty"
-        words = f"{row['voxels']:,} voxels are predicted, slice {row['slice']} is shown; {share}"
+        words = f"{row['voxels']:,} voxels (or pixels) are predicted, slice {row['slice']} is shown; {share}"
         title = f"{row['case']}, {row['class']}"
         uri = data_uri(Image.open(one.picture).convert("RGB"), lossy=True)
         total += len(uri)

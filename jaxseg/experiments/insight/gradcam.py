@@ -72,7 +72,7 @@ def outputs_of(network: Network, params: Mapping, state: Mapping, shape: Sequenc
 
 
 def chosen_layer(outputs: Mapping[str, tuple[int, ...]], rank: int, name: str = "") -> str:
-    """Return the layer to explain: the named one, or the last with the smallest output of more than one position.
+    """Return the layer to explain: the named one, or the last with the smallest output of more than one position and channel.
 
     Raises:
       ConfigError: there is no such layer, or its output has no spatial axes.
@@ -88,8 +88,9 @@ def chosen_layer(outputs: Mapping[str, tuple[int, ...]], rank: int, name: str = 
         return name
     if not maps:
         raise ConfigError(f"config.explain.layer: no layer has an output of shape [B, {'space, ' * rank}C]; a map needs one")
-    fewest = min(np.prod(shape[1:-1]) for shape in maps.values())
-    return [key for key, shape in maps.items() if np.prod(shape[1:-1]) == fewest][-1]
+    wide = {key: shape for key, shape in maps.items() if shape[-1] > 1} or maps  # a gate has a single channel
+    fewest = min(np.prod(shape[1:-1]) for shape in wide.values())
+    return [key for key, shape in wide.items() if np.prod(shape[1:-1]) == fewest][-1]
 
 
 def heat(network: Network, params: Mapping, state: Mapping, image: Array, layer: str, channel: int, region: np.ndarray) -> Heat:

@@ -76,7 +76,7 @@ def test_a_tap_adds_to_any_layer_of_a_network_and_leaves_it_as_it_was():
 
 
 def test_a_layer_that_does_not_exist_or_has_no_space_is_refused():
-    outputs = {"a.conv": (1, 4, 4, 8), "a.gate": (1, 1, 1, 8), "b": (1, 16, 8)}
+    outputs = {"a.conv": (1, 4, 4, 8), "a.psi": (1, 4, 4, 1), "a.gate": (1, 1, 1, 8), "b": (1, 16, 8)}
     assert gradcam.chosen_layer(outputs, 2) == "a.conv"
     with pytest.raises(ConfigError, match="did you mean a.conv"):
         gradcam.chosen_layer(outputs, 2, "a.cnv")
