@@ -136,6 +136,6 @@ def test_keys_that_pages_name_exist():
     for page in [*PAGES, ROOT / "README.md", ROOT / "launch" / "README.md"]:
         for group, name in re.findall(r"[`.](?:config\.)?(\b[a-z]+)\.([a-z_]+)\b(?!\()", BLOCK.sub("", page.read_text())):
             module = any((ROOT / "jaxseg" / group / place).exists() for place in (f"{name}.py", name))
-            assert group not in groups or module or name in ("py", "json", "pt") or f"{group}.{name}" in keys, (
+            assert group not in groups or module or name in ("py", "json", "pt", "html") or f"{group}.{name}" in keys, (
                 f"{page.name} names config.{group}.{name}"
             )
