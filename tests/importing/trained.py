@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-STEPS = 15  # of training
+STEPS = 60  # of training: networks of a few steps are undecided at edges, where nnU-Net adds windows up in 16 bits
 CODES = "LRPAIS"
 MARGIN = 10  # mm around the organ in the task of several models
 NO_MIRRORING = "nnUNetTrainerNoMirroring"
