@@ -138,11 +138,14 @@ def test_it_is_trained_further_leaves_as_one_file_and_goes_back_to_nnunet_withou
 
     def jaxseg(*words: str) -> str:
         run = [sys.executable, "-m", "jaxseg", *words]
-        return subprocess.run(run, check=True, cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
+        done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
 
     data = [f"--config.data.root={place / 'raw/Dataset101_Mri'}", "--config.data.split=file"]
-    data += [f"--config.data.split_file={first / 'splits.json'}", "--config.train.epochs=1"]
-    jaxseg("train", str(first), f"--config.model.init={first}", *data, f"--workdir={tuned}")
+    data += [f"--config.data.split_file={first / 'splits.json'}", "--config.train.epochs=1", "--config.train.batch_size=2"]
+    said = jaxseg("train", str(first), f"--config.model.init={first}", *data, f"--workdir={tuned}")
+    assert f"images are prepared as for {first}" in said
     jaxseg("predict", str(tuned), f"--input={images}", f"--output={tmp_path / 'ours'}", "--config.infer.overlay=False")
     jaxseg("export", str(tuned), f"--output={tmp_path / 'tuned.jaxseg'}")
     jaxseg("export", str(tuned), f"--output={back}", "--format=nnunet")
