@@ -1,7 +1,7 @@
 # Short names for the commands of README.md and CONTRIBUTING.md.
 PYTHON ?= .venv/bin/python
 
-.PHONY: install test slow full newest lint docs tutorials notebooks bench bench-gpu nnunet ci
+.PHONY: install test slow full faults newest lint docs tutorials notebooks bench bench-gpu nnunet ci
 
 install:
 	python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]'
@@ -11,6 +11,8 @@ slow:
 	$(PYTHON) -m pytest -m slow
 full:  # everything, the long set too, with every program compiled as users compile it
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTHON) -m pytest -m ''
+faults:  # every row of docs/faults.md, with the long counts, and its outcome into that page
+	JAXSEG_FAULTS=long $(PYTHON) -m pytest -m fault -n 2 --dist loadfile --fault-table=docs/faults.md
 newest:  # the default tests under Python 3.12 with the newest jax that pyproject.toml allows
 	python3.12 -m venv .venv-newest && .venv-newest/bin/pip install -q --upgrade -e '.[test]'
 	.venv-newest/bin/python -m pytest

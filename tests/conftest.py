@@ -51,10 +51,24 @@ LONG = (
 DEFAULT = "not slow and not full and not tutorial"  # pyproject's own selection
 
 
+def pytest_addoption(parser):
+    parser.addoption("--fault", metavar="ROWS", help="only tests that hold these rows of docs/faults.md, such as F3,D16")
+    parser.addoption("--fault-table", metavar="PAGE", help="write outcomes of the rows that ran into this page")
+
+
+def pytest_configure(config):
+    if config.option.fault or config.option.fault_table:
+        from tests.fault_table import Outcomes
+
+        config.pluginmanager.register(Outcomes(config))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
     """The whole suite runs in as many processes as there are cores, four at most, a file in one of them; a selection, or a
     run that is looked at (--pdb, -s), stays in one process. `-n 0` and `-n 8` are obeyed."""
+    if config.option.fault and config.option.markexpr == DEFAULT:
+        config.option.markexpr = "fault"  # the long ones too
     option, cores = config.option, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     selected = (
         config.args_source != config.ArgsSource.TESTPATHS

@@ -78,7 +78,7 @@ class Run:
         """Wait until it has said this; AssertionError if it does not come."""
         end = time.monotonic() + seconds
         while words not in self.said():
-            alive = not self._ended()
+            alive = not self.ended()
             assert alive and time.monotonic() < end, f"{words!r} does not come: {self.said()[-3000:]}"
             time.sleep(0.02)
 
@@ -90,7 +90,7 @@ class Run:
     def end(self, seconds: float | None = None) -> Done:
         """Wait for its end; after these seconds it is killed (code -9), after those that it was given too (code -14)."""
         limit = None if seconds is None else time.monotonic() + seconds
-        while limit and self._done is None and not self._ended():
+        while limit and self._done is None and not self.ended():
             if time.monotonic() > limit:
                 self.send_signal(signal.SIGKILL)
             time.sleep(0.02)
@@ -103,7 +103,8 @@ class Run:
         self.send_signal(signal.SIGKILL)
         return self.end()
 
-    def _ended(self) -> bool:
+    def ended(self) -> bool:
+        """Whether it has come to its end; `end` says how."""
         return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 

@@ -146,6 +146,7 @@ def damage_missing(root: Path, scan: Path) -> None:
     [damage_truncate, damage_crc, damage_dims, damage_nan, damage_label, damage_affine, damage_shape, damage_missing],
     ids=lambda d: d.__name__.removeprefix("damage_"),
 )
+@pytest.mark.fault("D1", "D2", "D5", "D14", "D15", "D16", "D19", "D20")
 def test_a_damaged_data_set_is_refused_by_name(program, tmp_path, root, damage):
     scan = sorted((root / "ct_scans").glob("*.nii"))[2]
     damage(root, scan)
@@ -155,6 +156,7 @@ def test_a_damaged_data_set_is_refused_by_name(program, tmp_path, root, damage):
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "socket", "folder"])
 @pytest.mark.parametrize("place, code", [("config", 64), ("split", 65), ("weights", 65), ("record", 66), ("lock", 74)])
+@pytest.mark.fault("D23")
 def test_what_is_no_regular_file_is_refused_wherever_it_is_named(program, tmp_path, place, code, kind):
     if (place, kind) == ("weights", "folder"):
         pytest.skip("a folder is a run")

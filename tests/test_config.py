@@ -105,6 +105,7 @@ def test_arguments_that_exclude_each_other_are_refused():
         ("optim.options", {5: 1}, "'option': value"),
     ],
 )
+@pytest.mark.fault("P10")
 def test_a_bad_value_is_refused_by_name(key, value, words):
     config = base()
     config.update_from_flattened_dict({key: value})

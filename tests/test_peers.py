@@ -43,6 +43,7 @@ def ends_with_75(process: Run, seconds: float) -> str:
 
 
 @pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.full)])
+@pytest.mark.fault("F3", "F4")
 def test_a_lost_process_ends_the_other_at_once(pair, lost):
     both = pair("--config.train.epochs=500")
     both[0].until("step 2 ")
@@ -58,6 +59,7 @@ clock.Watchdog.__init__ = lambda self, seconds, folder: watch(self, 2, folder, l
 
 
 @pytest.mark.parametrize("point", [pytest.param("0:before_next", marks=pytest.mark.full), "5:in_eval"])
+@pytest.mark.fault("F17")
 def test_a_process_that_hangs_ends_both_within_the_watchdogs_time(tmp_path, pair, point):
     for process in pair(fault=f"hang@{point}", before=SHORT):
         ends_with_75(process, 120)
@@ -65,6 +67,7 @@ def test_a_process_that_hangs_ends_both_within_the_watchdogs_time(tmp_path, pair
 
 
 @pytest.mark.parametrize("present", [0, pytest.param(1, marks=pytest.mark.full)])
+@pytest.mark.fault("F18")
 def test_a_process_that_never_comes_ends_the_other_in_the_stated_time(tmp_path, cache, program, present):
     begin = time.monotonic()
     flags = (f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2", f"--process_id={present}", "--config.mesh.join=4")
@@ -74,6 +77,7 @@ def test_a_process_that_never_comes_ends_the_other_in_the_stated_time(tmp_path, 
     assert time.monotonic() - begin > 4
 
 
+@pytest.mark.fault("F11")
 def test_sigterm_before_the_first_step_ends_with_42(tmp_path, cache, program):
     process = start(tmp_path / "run", cache)
     time.sleep(1.0)  # while modules are imported
@@ -87,6 +91,7 @@ def test_sigterm_before_the_first_step_ends_with_42(tmp_path, cache, program):
 
 
 @pytest.mark.slow
+@pytest.mark.fault("F9", "F11")
 def test_sigterm_to_one_of_two_processes_in_the_final_evaluation_ends_both_and_the_same_command_finishes(tmp_path, pair):
     both = pair(fault="term@0:before_report")
     assert [process.end().returncode for process in both] == [42, 42], [process.said() for process in both]

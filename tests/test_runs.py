@@ -4,11 +4,13 @@ import csv
 import json
 import math
 import os
+import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import pytest
 from PIL import Image
 
 from launch.local import free_port
+from tests import fault_table
 from tests.forked import Program, Run, quickly
 
 ROOT = Path(__file__).parent.parent
@@ -107,6 +110,7 @@ def uninterrupted(tmp_path_factory, ended):
     return workdir, result(workdir)
 
 
+@pytest.mark.fault("F1", "F2", "F7")
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path, ended, uninterrupted):
     workdir = tmp_path / "killed"
     faults = ((0, "kill@3:before_next"), (0, "kill@5:before_save"), (1, "kill@5:after_save"), (0, "kill@12:after_step"))
@@ -116,6 +120,27 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path, ended, u
     assert result(workdir) == uninterrupted[1]
 
 
+@pytest.mark.full
+@pytest.mark.fault("F1")
+def test_kills_at_random_moments_change_no_bit(tmp_path, cache, program, uninterrupted, record_property):
+    rng, wanted, kills, whole, longest = random.Random(0), fault_table.count(3, 30), 0, 0, 8.0
+    while True:
+        process = program.start(*FLAGS, f"--workdir={tmp_path / str(whole)}", environment=environment(cache))
+        begin, after = time.monotonic(), rng.uniform(0.5, longest)
+        while kills < wanted and time.monotonic() < begin + after and not process.ended():
+            time.sleep(0.02)
+        done = process.kill() if kills < wanted else process.end()
+        kills += done.returncode == -signal.SIGKILL
+        if done.returncode == -signal.SIGKILL:
+            continue
+        assert done.returncode == 0 and result(tmp_path / str(whole)) == uninterrupted[1], done
+        whole, longest = whole + 1, min(longest, time.monotonic() - begin)
+        if kills >= wanted:
+            break
+    record_property("kills at random moments", f"{kills}; all {whole} runs that came to their end have the same bits")
+
+
+@pytest.mark.fault("F8")
 def test_sigterm_saves_ends_with_42_and_the_same_command_resumes(tmp_path, cache, ended, uninterrupted):
     workdir = tmp_path / "stopped"
     process = start(workdir, cache)
@@ -129,6 +154,7 @@ def test_sigterm_saves_ends_with_42_and_the_same_command_resumes(tmp_path, cache
     assert "resumed from step" in output and result(workdir) == uninterrupted[1]
 
 
+@pytest.mark.fault("F11")
 def test_sigterm_in_validation_and_evaluation_ends_with_42_and_the_next_start_resumes_to_the_same_bits(
     tmp_path, ended, uninterrupted
 ):
@@ -140,6 +166,7 @@ def test_sigterm_in_validation_and_evaluation_ends_with_42_and_the_next_start_re
     assert result(workdir) == uninterrupted[1]
 
 
+@pytest.mark.fault("F5", "F9")
 def test_sigterm_to_one_of_two_processes_saves_both_and_the_resumed_run_is_one_process_with_two_devices(
     tmp_path, cache, program, uninterrupted
 ):
@@ -153,6 +180,7 @@ def test_sigterm_to_one_of_two_processes_saves_both_and_the_resumed_run_is_one_p
     assert result(workdir) == uninterrupted[1]
 
 
+@pytest.mark.fault("P9")
 def test_a_finished_run_is_reported_and_another_config_is_refused(ended, uninterrupted):
     workdir, _ = uninterrupted
     assert "finished run" in ended(*FLAGS, f"--workdir={workdir}")
@@ -240,6 +268,7 @@ def test_predict_needs_only_the_run_and_the_input(tmp_path, cache, ended, uninte
         os.rename(moved, workdir)
 
 
+@pytest.mark.fault("F22")
 def test_a_second_run_in_the_same_folder_is_refused_while_the_first_trains(tmp_path, cache, program, ended):
     command = (*FLAGS, f"--workdir={tmp_path / 'busy'}", "--config.train.epochs=500")
     first = program.start(*command, environment=environment(cache))

@@ -36,6 +36,15 @@ def alive(pid: int) -> bool:
         return False
 
 
+def gone(pids: list[int]) -> None:
+    """Asserts that these processes end within ten seconds."""
+    end = time.monotonic() + 10
+    while left := [pid for pid in pids if alive(pid)]:
+        assert time.monotonic() < end, left
+        time.sleep(0.02)
+
+
+@pytest.mark.fault("P12")
 def test_ctrl_c_ends_a_run_with_reading_processes_and_its_coordinator_listens_on_the_given_address(tmp_path, cache, program):
     process = program.start(
         *FLAGS,
@@ -58,12 +67,30 @@ def test_ctrl_c_ends_a_run_with_reading_processes_and_its_coordinator_listens_on
     output = done.stdout + done.stderr
     assert done.returncode == 130 and "Traceback" not in output, output
     assert [line[:25] for line in output.splitlines() if line.startswith("jaxseg: ")] == ["jaxseg: interrupted after"]
-    end = time.monotonic() + 10
-    while left := [pid for pid in workers if alive(pid)]:
-        assert time.monotonic() < end, left
-        time.sleep(0.02)
+    gone(workers)
 
 
+@pytest.mark.full
+@pytest.mark.fault("F10")
+def test_sigterm_twice_to_a_run_with_reading_processes_saves_and_leaves_none_of_them(tmp_path, cache, program):
+    more = (f"--workdir={tmp_path / 'run'}", "--config.train.epochs=500", "--config.data.workers=2")
+    process = program.start(*FLAGS, *more, environment=environment(cache))
+    try:
+        process.until("step 2 ")
+        workers = children(process.pid)
+        for _ in range(2):
+            os.killpg(process.pid, signal.SIGTERM)
+            time.sleep(0.01)
+        done = process.end(60)
+    finally:
+        process.kill()
+    output = done.stdout + done.stderr
+    assert workers and done.returncode == 42 and "stopped by SIGTERM" in output and "Traceback" not in output, output
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()]
+    gone(workers)
+
+
+@pytest.mark.fault("P12")
 def test_a_run_without_home_locale_or_listener_that_keeps_its_files_private(tmp_path, cache):
     bare = {k: v for k, v in environment(cache).items() if k not in ("HOME", "USER", "LOGNAME", "LANG")}
     bare |= {"LC_ALL": "C", "JAXSEG_UMASK": "077", "XDG_CACHE_HOME": ""}

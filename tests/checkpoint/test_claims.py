@@ -52,6 +52,7 @@ def test_the_same_configuration_resumes_and_a_finished_run_is_recognised(workdir
     assert claim(workdir, CONFIG).finished["step"] == 100
 
 
+@pytest.mark.fault("P9")
 def test_another_configuration_is_refused_by_the_keys_that_differ(workdir):
     begun(workdir)
     other = changed(data__root="/b", data__size=(64, 32), optim__options={"b1": 0.8})
@@ -90,6 +91,7 @@ def test_what_a_run_left_without_its_record_is_not_built_upon(workdir, left):
 
 
 @pytest.mark.parametrize("rows, emptied", [(0, False), (1, False), (2, True), (3, True)])
+@pytest.mark.fault("F13")
 def test_a_run_that_has_begun_and_has_lost_its_checkpoints_is_not_started_anew(workdir, rows, emptied):
     begun(workdir)
     claim(workdir, CONFIG).release()  # killed before its first save
@@ -128,6 +130,7 @@ def test_a_finished_run_is_extended_to_more_epochs_alone_and_its_history_says_so
     assert entry["train.epochs"] == [epochs, epochs + 2] and entry["jaxseg"]
 
 
+@pytest.mark.fault("F22")
 def test_two_runs_at_once_are_refused_and_a_killed_run_leaves_no_lock(workdir):
     script = (
         "import sys\nfrom jaxseg.checkpoint import claim\nclaim(sys.argv[1], {})\nprint('held', flush=True)\nsys.stdin.read()"
@@ -145,6 +148,7 @@ def test_two_runs_at_once_are_refused_and_a_killed_run_leaves_no_lock(workdir):
 
 
 @pytest.mark.parametrize("options", ["ro,size=1m", "size=4k"])
+@pytest.mark.fault("F16")
 def test_a_read_only_or_full_folder_is_refused_at_the_start(tmp_path, options):
     disk = tmp_path / "disk"
     disk.mkdir()

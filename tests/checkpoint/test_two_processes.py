@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from launch.local import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +69,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.fault("F12", "F15")
 def test_two_processes_save_restore_and_fail_together(tmp_path):
     port = free_port()
     run = lambda i: subprocess.Popen(

@@ -136,6 +136,7 @@ def test_no_case_of_the_test_ever_reaches_training():
     assert sorted(tested) == list(range(len(r)))
 
 
+@pytest.mark.fault("D24")
 def test_a_volume_under_two_names_is_a_leak():
     r = examinations()
     r[0]["digest"] = r[-1]["digest"]
@@ -211,12 +212,14 @@ def test_the_slice_level_split_needs_its_protocol_and_three_slices():
         sp.split_rows(rows(2, 1), dataset(), split="slice_level", fractions=FRACTIONS, seed=0, protocol="only")
 
 
+@pytest.mark.fault("D24")
 def test_a_shared_patient_is_a_leak():
     with pytest.raises(DataError, match="1 patients are in 'train' and in 'test': p00") as error:
         sp.check_no_leak(rows(), {"train": [0, 5], "val": [10], "test": [1]})
     assert error.value.code == "DATA_LEAK" and error.value.exit_code == 65
 
 
+@pytest.mark.fault("D24")
 def test_one_image_under_two_names_is_a_leak_unless_it_is_constant():
     r = rows()
     r[0]["digest"] = r[10]["digest"]
@@ -236,6 +239,7 @@ def test_one_image_under_two_names_is_a_leak_unless_it_is_constant():
         )
 
 
+@pytest.mark.fault("D18")
 def test_a_split_without_foreground_is_refused():
     r = rows()
     for row in r:
@@ -269,6 +273,7 @@ def test_a_split_file_comes_back_as_it_was(tmp_path):
         ([1, 2], "lists of patient names", "DATA_SPLIT"),
     ],
 )
+@pytest.mark.fault("D24")
 def test_a_wrong_split_file_is_refused(tmp_path, content, text, code):
     path = tmp_path / "splits.json"
     path.write_text(json.dumps(content))

@@ -78,6 +78,7 @@ def test_the_maps_one_by_one_are_those_of_the_whole_softmax(evaluated, monkeypat
         assert np.abs(maps - (whole[0] if rank == 2 else whole)).max() < 1e-6
 
 
+@pytest.mark.fault("P11")
 def test_hashed_names_are_in_every_table_and_in_the_event_file_and_the_scores_in_the_hparams_tab(evaluated, tmp_path):
     rank, run, folder = evaluated
     if rank == 3:

@@ -276,6 +276,7 @@ def test_roi_targets_are_torchs_nearest_voxels(shape, size):
     "roi,second,who",
     [(lambda x: finder(x) * jnp.nan, echo, "ROI"), (finder, lambda x: echo(x).at[0, 0, 0, 0].set(jnp.inf), "second")],
 )
+@pytest.mark.fault("P5")
 def test_a_network_that_returns_nan_is_named(roi, second, who):
     with pytest.raises(NonFiniteError, match=who):
         cascade.segment(roi, second, volume_of(np.zeros(SHAPE)), num_classes=4, roi_size=ROI, crop=CROP)

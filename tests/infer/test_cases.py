@@ -109,6 +109,7 @@ def test_an_overlay_that_cannot_be_written_is_a_storage_error(tmp_path):
         cases.write_overlay(touch(tmp_path, "gone") / "gone", "x", np.zeros((2, 2, 3), np.uint8))
 
 
+@pytest.mark.fault("P4")
 def test_a_file_in_a_folder_that_is_gone_is_a_storage_error_and_not_that_of_the_cleaning_up(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match="cannot write"):

@@ -51,6 +51,7 @@ def test_the_same_file_is_imported_without_a_question(fresh):
     assert runs.open_run(folder, settings).recipe.size == (16, 16) and "own_net" in sys.modules
 
 
+@pytest.mark.fault("P10")
 def test_a_record_that_names_a_module_without_a_digest_imports_nothing(fresh, tmp_path):
     folder, top, _ = fresh
     before = (folder / "run.json").read_text()
@@ -74,6 +75,7 @@ def test_a_record_that_names_a_module_without_a_digest_imports_nothing(fresh, tm
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.fault("P10")
 def test_another_file_of_that_name_is_refused_with_the_flag_that_allows_it(run, tmp_path):
     folder, top, images = run
     (tmp_path / "own_net.py").write_text(NETWORK + "\nprint('this is the other file')\n")

@@ -240,6 +240,7 @@ def limited(monkeypatch, limit, kind=jax.errors.JaxRuntimeError):
     return networks.Windows(network, (8, 8), overlap=0.5, blend="gaussian", positions="monai", accumulator="auto"), tried
 
 
+@pytest.mark.fault("P1")
 def test_where_memory_is_full_fewer_windows_and_then_slabs_give_the_same_result(monkeypatch, capsys):
     volume = image(1, 21, 13, 2)
     expected = window.sliding_window(conv, volume, window=8, num_classes=3, overlap=0.5, blend="gaussian", accumulator="device")
@@ -256,6 +257,7 @@ def test_where_memory_is_full_fewer_windows_and_then_slabs_give_the_same_result(
     assert tried == [(5, "auto"), (5, "memmap")]
 
 
+@pytest.mark.fault("P1")
 def test_memory_that_no_option_fits_into_and_other_errors_are_not_hidden(monkeypatch):
     windows, _ = limited(monkeypatch, (0, "host"))
     with pytest.raises(DataError, match="one image or window at a time does not fit into memory .RESOURCE.*JAX_PLATFORMS=cpu"):
@@ -265,6 +267,7 @@ def test_memory_that_no_option_fits_into_and_other_errors_are_not_hidden(monkeyp
         windows((), image(1, 21, 13, 2))
 
 
+@pytest.mark.fault("P1")
 def test_whole_images_go_in_smaller_batches_of_equal_shares_where_memory_is_full(monkeypatch):
     network = types.SimpleNamespace(batch=8, groups=2, mirrored=lambda weights: jax.tree_util.Partial(conv))
     whole, images, sizes = networks.WholeImages(network), image(7, 9, 9, 2), []

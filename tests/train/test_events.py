@@ -94,6 +94,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", folder], check=True)  # lazily: a file of it may be open
 
 
+@pytest.mark.fault("F14")
 def test_a_real_full_disk_stops_neither_events_nor_the_table_of_epochs(small_disk, capsys):
     log = Log(small_disk)
     log.epochs([{"epoch": 1}])

@@ -64,6 +64,7 @@ def load(tmp_path, config):
 
 
 @pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.fault("D26")
 def test_a_run_without_its_bad_case_reports_it_and_is_resumed_with_the_same_cases_only(tmp_path, root, rank, capsys):
     run, bad = tmp_path / "run", masks(root)[1].parent.name
     assert not modes.train(modes.Call(config(root, rank), run))

@@ -138,6 +138,7 @@ def test_no_alarm_while_something_is_predicted(tmp_path, log, capsys):
     assert "ALARM" not in capsys.readouterr().out
 
 
+@pytest.mark.fault("F21")
 def test_too_many_non_finite_steps_in_a_row_stop_the_run(tmp_path, log):
     with pytest.raises(NonFiniteError, match="3 steps in a row"):
         loop.run(job(tmp_path, bad=True), log)
@@ -169,6 +170,7 @@ def test_whatever_ends_a_run_leaves_no_signal_handler_watchdog_or_listener_behin
 
 @pytest.mark.parametrize("epoch", [1, 2, 4])
 @pytest.mark.parametrize("swallowed", [False, True])
+@pytest.mark.fault("F11")
 def test_sigterm_in_a_validation_saves_first_and_the_next_start_makes_it(tmp_path, log, epoch, swallowed):
     reference, work, again = (
         job(tmp_path / name, losses=[4.0, 3.0, 2.0, 1.0][skip:]) for name, skip in (("whole", 0), ("cut", 0), ("cut", epoch - 1))

@@ -120,6 +120,7 @@ def test_accumulated_gradients_are_shared_too():
 
 
 @pytest.mark.parametrize("devices, shared, space", [(2, True, 1), (1, False, 1), (8, True, 4)])
+@pytest.mark.fault("F6")
 def test_a_checkpoint_goes_on_with_other_devices(eight, copied, tmp_path, devices, shared, space):
     made = eight[0]
     _, after_one, _ = run(made, made[1], (0,))

@@ -138,6 +138,7 @@ def turned(array: np.ndarray, affine: np.ndarray, axes, flips) -> tuple[np.ndarr
     return moved, matrix
 
 
+@pytest.mark.fault("P2")
 def test_all_48_axis_orders_give_one_result_in_space_bit_for_bit(whole, tmp_path):
     settings = {"probabilities": True, "overlay": False, "uncertainty": "", "statistics": False}
     run = runs.open_run(whole, regions().infer)
@@ -194,6 +195,7 @@ def test_prediction_needs_no_masks_and_applies_the_chosen_steps(whole, folder, t
         assert np.asarray(labels.dataobj).any() and not np.asarray(cleaned.dataobj).any()
 
 
+@pytest.mark.fault("D19")
 def test_a_missing_modality_is_refused_by_case_and_name(whole, folder, tmp_path):
     case = sorted(folder.iterdir())[1]
     next(case.glob("*flair*")).unlink()

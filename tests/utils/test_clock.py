@@ -63,6 +63,7 @@ with Watchdog(0.2, sys.argv[1], longer=0.5):
 """
 
 
+@pytest.mark.fault("F17")
 def test_a_stuck_process_ends_with_75_and_names_the_line(tmp_path):
     done = subprocess.run([sys.executable, "-c", STUCK, str(tmp_path)], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 75 and done.stdout == "stuck\n"

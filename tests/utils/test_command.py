@@ -147,6 +147,7 @@ def test_any_name_can_be_printed_in_any_locale(environment):
 
 
 @pytest.mark.parametrize("mask, mode", [("077", 0o600), ("027", 0o640), ("", 0o644)])
+@pytest.mark.fault("P12")
 def test_files_follow_the_mask_that_is_asked_for(tmp_path, mask, mode):
     body = f"files.write_atomic({str(tmp_path / 'x')!r}, 'x'); open({str(tmp_path / 'y')!r}, 'w').close()"
     done = subprocess.run(

@@ -63,6 +63,7 @@ def test_a_file_without_permission_is_refused(tmp_path):
         (b" " * 300, "not readable JSON"),
     ],
 )
+@pytest.mark.fault("P8")
 def test_a_json_text_is_bounded_in_depth_and_entries_and_has_each_key_once(tmp_path, content, words):
     (tmp_path / "x.json").write_bytes(content)
     with within(5), pytest.raises(DataError, match=words) as caught:
@@ -146,6 +147,7 @@ def test_the_stated_header_is_read_where_it_is_true(tmp_path):
     ],
     ids=repr,
 )
+@pytest.mark.fault("P8")
 def test_an_npy_header_that_lies_is_refused(tmp_path, header):
     (tmp_path / "x.npy").write_bytes(stated(**header))
     with within(5), pytest.raises(DataError) as caught:
@@ -153,6 +155,7 @@ def test_an_npy_header_that_lies_is_refused(tmp_path, header):
     one_line(caught.value)
 
 
+@pytest.mark.fault("P8")
 def test_a_mutated_npy_file_is_read_or_one_data_error(tmp_path):
     for bad in mutations(stated(), 300):
         (tmp_path / "x.npy").write_bytes(bad)

@@ -46,6 +46,7 @@ HOLD = "held = lease.take(sys.argv[1])\nprint('held', flush=True)\nsys.stdin.rea
 
 
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
+@pytest.mark.fault("F22")
 def test_a_living_owner_is_named_and_a_dead_ones_lease_ends(tmp_path, where):
     path = tmp_path / "lease"
     with process((ELSEWHERE if where == "elsewhere" else "") + HOLD, path) as other:

@@ -132,6 +132,7 @@ class _Runs:
         return os.system, ("true",)
 
 
+@pytest.mark.fault("P7")
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "evil.pth", "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({"w": _Runs()}, protocol=2))

@@ -178,6 +178,7 @@ def canary_calls(canary):
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("name", list(canary_calls("x")))
+@pytest.mark.fault("P7")
 def test_a_pickle_that_calls_anything_is_refused_by_name_and_nothing_runs(tmp_path, name, protocol, legacy):
     canary = tmp_path / "canary"
     content = pickle.dumps(canary_calls(canary)[name], protocol=protocol)
@@ -249,6 +250,7 @@ def test_the_hand_made_tensor_is_read_when_its_claims_hold(tmp_path):
         dict(numel=6, shape=(3,), strides=(1,), kind="DoubleStorage"),
     ],
 )
+@pytest.mark.fault("P7")
 def test_claims_beyond_the_bytes_are_refused(tmp_path, claim):
     path = write(tmp_path, tensor_pickle(**claim), [("0", bytes(24))])
     tracemalloc.start()
@@ -258,6 +260,7 @@ def test_claims_beyond_the_bytes_are_refused(tmp_path, claim):
     tracemalloc.stop()
 
 
+@pytest.mark.fault("P7")
 def test_a_compressed_record_is_refused_before_it_is_unpacked(tmp_path):
     path = write(tmp_path, tensor_pickle(6, (6,), (1,)), [("0", bytes(64 << 20))], zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 100_000
@@ -268,12 +271,14 @@ def test_a_compressed_record_is_refused_before_it_is_unpacked(tmp_path):
     tracemalloc.stop()
 
 
+@pytest.mark.fault("P8")
 def test_an_npz_bomb_is_refused(tmp_path):
     np.savez_compressed(tmp_path / "w.npz", a=np.zeros(16 << 20, np.uint8))
     with pytest.raises(DataError, match="zip bomb"):
         torch_files.read(tmp_path / "w.npz")
 
 
+@pytest.mark.fault("P8")
 def test_an_npz_of_objects_or_of_false_shapes_is_refused(tmp_path):
     np.savez(tmp_path / "w.npz", a=np.array([{"x": 1}], dtype=object))
     with pytest.raises(DataError, match="Python objects"):

@@ -72,6 +72,7 @@ def test_one_image_under_two_patients_is_a_warning(tmp_path):
     assert "same image" not in str(examine(same, R))
 
 
+@pytest.mark.fault("D18")
 def test_a_set_without_foreground_or_without_examples_is_refused(tmp_path):
     dataset = toy_set.make(tmp_path)
     blank = dataclasses.replace(dataset, map_mask=lambda raw: np.zeros_like(raw))

@@ -175,6 +175,7 @@ def test_masks_read_as_classes_whatever_their_two_values():
         ([0, np.nan, 255], "nan"),
     ],
 )
+@pytest.mark.fault("D16")
 def test_other_mask_values_are_counted_and_refused(raw, word):
     with pytest.raises(DataError) as caught:
         ct_ich.map_mask(np.array(raw))

@@ -9,6 +9,7 @@ from jaxseg.data.formats import dicom
 from jaxseg.data.formats.volumes import find_inputs, read_volume, write_like
 from jaxseg.data.geometry import to_slices
 from jaxseg.types import ConfigError, DataError
+from tests.fault_table import count
 
 pydicom = pytest.importorskip("pydicom", reason="DICOM needs the extra [dicom]")
 from pydicom.dataset import FileDataset, FileMetaDataset  # noqa: E402
@@ -211,11 +212,13 @@ def test_a_single_file_is_a_volume_of_one_slice(tmp_path):
     _refused(tmp_path / "two.dcm")
 
 
+@pytest.mark.fault("D22")
 def test_a_missing_slice_is_named_by_its_neighbours(tmp_path):
     text = _refused(_series(tmp_path / "ct", (0, 1, 3, 4)))
     assert "5 mm between IM001.dcm and IM002.dcm" in text and "2.5 mm between most" in text
 
 
+@pytest.mark.fault("D22")
 def test_duplicates_are_refused(tmp_path):
     assert "same position" in _refused(_series(tmp_path / "ct", (0, 1, 2, 2, 3)))
 
@@ -253,6 +256,7 @@ def _second(folder, **changes):
     ],
     ids=lambda c: "-".join(c),
 )
+@pytest.mark.fault("D22")
 def test_an_inconsistent_slice_is_refused(tmp_path, changes):
     _refused(_second(tmp_path / "ct", **changes))
 
@@ -261,6 +265,7 @@ def test_several_series_are_counted_not_named(tmp_path):
     assert "2 series of" in _refused(_second(tmp_path / "ct", SeriesInstanceUID=generate_uid()))
 
 
+@pytest.mark.fault("D22")
 def test_files_cut_anywhere_are_refused(tmp_path):
     folder = _series(tmp_path / "ct")
     whole = (folder / "IM004.dcm").read_bytes()  # the last one: its loss leaves no gap
@@ -269,13 +274,14 @@ def test_files_cut_anywhere_are_refused(tmp_path):
         _refused(folder)
 
 
-def test_no_corruption_ends_in_another_error(tmp_path, caplog, recwarn):
-    """120 times an outer slice with changed bytes: DataError, or a volume of the same shape."""
+@pytest.mark.fault("D22", "P11")
+def test_no_corruption_ends_in_another_error(tmp_path, caplog, recwarn, record_property):
+    """120 times (more in `make faults`) an outer slice with changed bytes: DataError, or a volume of the same shape."""
     folder = _series(tmp_path / "ct", range(3))
     whole = (folder / "IM002.dcm").read_bytes()
     rng = np.random.default_rng(0)
     refused = 0
-    for _ in range(120):
+    for _ in range(number := count(120, 1000)):
         broken = bytearray(whole)
         for at in rng.integers(132, len(whole) - STORED[0].nbytes, 2):
             broken[at] = rng.integers(256)
@@ -285,7 +291,8 @@ def test_no_corruption_ends_in_another_error(tmp_path, caplog, recwarn):
         except DataError as error:
             assert SECRET not in str(error) and str(error).isprintable()
             refused += 1
-    assert 20 < refused < 120
+    assert 20 < refused < number
+    record_property("DICOM slices with changed bytes", f"{number}; {refused} refused, the others of the right shape")
     assert not recwarn.list and not caplog.records  # pydicom's warnings quote what fields hold
 
 
@@ -293,6 +300,7 @@ def test_too_many_voxels_are_refused_before_pixels_are_read(tmp_path):
     _refused(_series(tmp_path / "ct"), code="DATA_TOO_LARGE", max_voxels=ROWS * COLUMNS * SLICES - 1)
 
 
+@pytest.mark.fault("D22")
 def test_a_folder_without_dicom_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     _refused(tmp_path, code="DATA_MISSING")

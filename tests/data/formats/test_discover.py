@@ -70,6 +70,7 @@ def test_nothing_found_says_what_was_looked_for(tmp_path):
     assert "cannot be found" in _refused(tmp_path / "absent", "DATA_MISSING")
 
 
+@pytest.mark.fault("D23")
 def test_special_files_are_refused_without_being_opened(tmp_path):
     os.mkfifo(tmp_path / "a.nii.gz")  # opening it would wait for ever
     _refused(tmp_path, "DATA_PATH")
@@ -122,12 +123,14 @@ def test_git_annex_is_followed_from_any_folder_of_its_repository(tmp_path):
 
 
 @pytest.mark.parametrize("target", ["absent.nii", "c.nii", "/etc", "/dev/zero", ".."])
+@pytest.mark.fault("D23")
 def test_links_that_lead_elsewhere_are_refused(tmp_path, target):
     _touch(tmp_path / "in", "a.nii")
     (tmp_path / "in" / "c.nii").symlink_to(target)
     _refused(tmp_path / "in", "DATA_PATH")
 
 
+@pytest.mark.fault("D23")
 def test_a_linked_slice_outside_the_series_is_refused(tmp_path):
     pytest.importorskip("pydicom", reason="DICOM needs the extra [dicom]")
     _touch(tmp_path, "out", content=DICOM)

@@ -13,6 +13,7 @@ from PIL import Image
 from jaxseg.data.formats import discover, volumes
 from jaxseg.data.formats.photos import MAX_PIXELS
 from jaxseg.types import DataError
+from tests.fault_table import count
 from tests.hostile import SPECIAL, mutations, one_line, special, within
 
 
@@ -66,21 +67,24 @@ def refused(path) -> DataError:
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".png", ".jpg", ".tif", ".dcm"])
-def test_a_mutated_image_is_read_or_one_data_error_that_names_no_patient(tmp_path, suffix):
+@pytest.mark.fault("D21", "P11")
+def test_a_mutated_image_is_read_or_one_data_error_that_names_no_patient(tmp_path, suffix, record_property):
     path, whole = tmp_path / f"x{suffix}", encoded(suffix)
     path.write_bytes(whole)
     volumes.read_volume(path)
-    for bad in mutations(whole, 150):
+    for bad in mutations(whole, number := count(150, 700)):
         path.write_bytes(bad)
         try:
             with within(5):
                 volumes.read_volume(path)
         except DataError as error:
             assert "Secret" not in one_line(error)
+    record_property(f"mutated {suffix} files", f"{number}; each was read or refused by one line within 5 s")
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
 @pytest.mark.parametrize("name", ["x.nii.gz", "x.png", "x.dcm", "x"])
+@pytest.mark.fault("D23")
 def test_an_image_that_is_no_regular_file_is_refused_without_being_opened(tmp_path, kind, name):
     path = special(kind, tmp_path / name)
     with within(5), pytest.raises(DataError, match=name):
@@ -102,6 +106,7 @@ def test_an_image_that_is_no_regular_file_is_refused_without_being_opened(tmp_pa
         (13, 10, True),
     ],
 )
+@pytest.mark.fault("D22")
 def test_a_slice_that_states_more_pixels_than_it_holds_is_refused_before_it_is_decoded(tmp_path, rows, columns, rle):
     (tmp_path / "x.dcm").write_bytes(slice_file(rows, columns, rle))
     refused(tmp_path / "x.dcm")
@@ -125,6 +130,7 @@ def png(width: int, height: int, data: bytes = b"") -> bytes:
 
 
 @pytest.mark.parametrize("width, height", [(8192, 8192), (1 << 20, 60), (1 << 31, 1), (MAX_PIXELS + 1, 1), (60000, 60000)])
+@pytest.mark.fault("D21")
 def test_a_picture_that_states_more_pixels_than_its_bytes_can_hold_is_refused(tmp_path, width, height):
     (tmp_path / "x.png").write_bytes(png(width, height, zlib.compress(b"")))
     assert refused(tmp_path / "x.png").code == "DATA_IMAGE"

@@ -25,11 +25,13 @@ GEOMETRY = {
 
 
 @pytest.mark.parametrize("case", GEOMETRY)
+@pytest.mark.fault("D12", "D13")
 def test_impossible_geometry_is_refused(tmp_path, case):
     offset, fmt, values = GEOMETRY[case]
     assert refused(write_file(tmp_path, patched(nifti_bytes(), offset, fmt, *values))).code == "DATA_GEOMETRY"
 
 
+@pytest.mark.fault("D13")
 def test_missing_geometry_is_nibabels_guess_when_allowed(tmp_path):
     path = write_file(tmp_path, patched(nifti_bytes(), 252, "hh", 0, 0))
     volume = read_volume(path, allow_missing_geometry=True)
@@ -73,6 +75,7 @@ SIZES = (1.3158, 1.3158, 10.0)
         (SIZES, (-1.5, -1.5, 11), (2, 0), None),
     ],
 )
+@pytest.mark.fault("D11")
 def test_voxel_sizes_that_contradict_each_other(tmp_path, caplog, zooms, sform, codes, expected):
     path = _geometry(tmp_path, zooms=zooms, sform=sform, sform_code=codes[0], qform_code=codes[1])
     if expected is None:

@@ -12,10 +12,12 @@ import pytest
 from jaxseg.data.formats.volumes import read_volume
 from jaxseg.types import DataError
 from tests.data.formats.nifti_files import SHAPE, SRC, nifti_bytes, nifti_image, patched, refused, write_file
+from tests.fault_table import count
 
 
 @pytest.mark.parametrize("name", ["v.nii", "v.nii.gz"])
 @pytest.mark.parametrize("dtype", ["u1", "i1", "i2", "u2", "i4", "u4", "f4", "f8", "i8", "u8"])
+@pytest.mark.fault("P3")
 def test_every_real_dtype_reads_as_nibabel_reads_it(tmp_path, name, dtype):
     array = np.random.default_rng(0).integers(0, 120, SHAPE).astype(dtype)
     path = tmp_path / name
@@ -29,6 +31,7 @@ def test_every_real_dtype_reads_as_nibabel_reads_it(tmp_path, name, dtype):
 
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
 @pytest.mark.parametrize("dtype", ["i2", "f4"])
+@pytest.mark.fault("P3")
 def test_big_endian_files_become_native(tmp_path, kind, dtype):
     path = write_file(tmp_path, nifti_bytes(array=SRC.astype(dtype), kind=kind, order=">"))
     assert nibabel.load(path).header.endianness == ">"
@@ -59,6 +62,7 @@ def test_scaling_is_applied_in_float32_and_only_when_asked(tmp_path):
         ((1, 6, 5), (1, 6, 5)),
     ],
 )
+@pytest.mark.fault("P3")
 def test_dimensions_become_three_of_space_and_at_most_one_more(tmp_path, dims, expected):
     array = np.arange(np.prod(dims), dtype=np.int16).reshape(dims)
     path = tmp_path / "v.nii.gz"
@@ -66,6 +70,7 @@ def test_dimensions_become_three_of_space_and_at_most_one_more(tmp_path, dims, e
     np.testing.assert_array_equal(read_volume(path).array, array.reshape(expected))
 
 
+@pytest.mark.fault("D7")
 def test_two_series_axes_are_refused(tmp_path):
     assert refused(write_file(tmp_path, nifti_bytes(array=np.zeros((3, 3, 3, 2, 2), np.int16)))).code == "DATA_HEADER"
 
@@ -87,12 +92,14 @@ def test_highly_compressible_volumes_are_read(tmp_path):
 
 
 # ------------------------------------------------------------------ compressed streams
+@pytest.mark.fault("D1")
 def test_a_shortened_gzip_is_truncated_wherever_it_is_cut(tmp_path):
     packed = gzip.compress(nifti_bytes())
     for keep in (*range(0, 40, 7), len(packed) // 2, len(packed) - 9, len(packed) - 8, len(packed) - 4, len(packed) - 1):
         assert refused(write_file(tmp_path, packed[:keep], "v.nii.gz")).code == "DATA_TRUNCATED", keep
 
 
+@pytest.mark.fault("D2")
 def test_a_wrong_checksum_or_length_is_noticed(tmp_path):
     packed = bytearray(gzip.compress(nifti_bytes()))
     for at in (-8, -5, -4, -1):  # CRC-32, then the length
@@ -102,10 +109,12 @@ def test_a_wrong_checksum_or_length_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize("tail", [b"\0", b"garbage", b"\0" * 512])
+@pytest.mark.fault("D4")
 def test_bytes_after_the_stream_are_refused(tmp_path, tail):
     assert refused(write_file(tmp_path, gzip.compress(nifti_bytes()) + tail, "v.nii.gz")).code == "DATA_CRC"
 
 
+@pytest.mark.fault("D3")
 def test_no_flipped_bit_of_a_gzip_changes_a_voxel_silently(tmp_path):
     rng = np.random.default_rng(1)
     for level in (0, 6):  # stored and Huffman-coded
@@ -145,6 +154,7 @@ def _peak(path, **options) -> tuple[str, int]:
         ((6, 6, 5), False, "DATA_TOO_LARGE"),
     ],
 )
+@pytest.mark.fault("D5")
 def test_lying_dimensions_are_refused_without_allocation(tmp_path, dims, packed, code):
     content = patched(nifti_bytes(), 42, "hhh", *dims)
     path = write_file(tmp_path, gzip.compress(content), "v.nii.gz") if packed else write_file(tmp_path, content)
@@ -153,6 +163,7 @@ def test_lying_dimensions_are_refused_without_allocation(tmp_path, dims, packed,
     assert peak < 2**20
 
 
+@pytest.mark.fault("D6")
 def test_a_gzip_bomb_stops_one_byte_after_the_declared_size(tmp_path):
     deflate = zlib.compressobj(9, zlib.DEFLATED, 31)
     content = [deflate.compress(nifti_bytes())] + [deflate.compress(bytes(2**20)) for _ in range(256)] + [deflate.flush()]
@@ -162,6 +173,7 @@ def test_a_gzip_bomb_stops_one_byte_after_the_declared_size(tmp_path):
     assert code == "DATA_TOO_LARGE" and peak < 2**21
 
 
+@pytest.mark.fault("D6")
 def test_a_bomb_whose_header_agrees_stops_at_max_voxels(tmp_path):
     path = write_file(tmp_path, gzip.compress(patched(nifti_bytes(), 42, "hhh", 300, 300, 300) + bytes(2**20)), "v.nii.gz")
     code, peak = _peak(path, max_voxels=10**6)
@@ -205,6 +217,7 @@ HEADER = {
 
 @pytest.mark.parametrize("case", HEADER)
 @pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.fault("D7", "D8", "D9", "D10", "D11")
 def test_impossible_header_fields_are_refused(tmp_path, case, packed):
     offset, fmt, value = HEADER[case]
     content = patched(nifti_bytes(), offset, fmt, value)
@@ -221,6 +234,7 @@ def test_suffix_and_content_must_agree(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.fault("D20")
 def test_nonfinite_voxels_are_counted_and_the_first_is_named(tmp_path, dtype):
     array = SRC.astype(dtype)
     array[2, 1, 1], array[1, 2, 1], array[0, 0, 4] = np.nan, np.inf, -np.inf
@@ -230,6 +244,7 @@ def test_nonfinite_voxels_are_counted_and_the_first_is_named(tmp_path, dtype):
     np.testing.assert_array_equal(read_volume(path, allow_nonfinite=True).array, array)
 
 
+@pytest.mark.fault("D10")
 def test_a_scaling_that_overflows_is_nonfinite(tmp_path):
     assert refused(write_file(tmp_path, patched(nifti_bytes(), 112, "ff", 3e38, 0.0))).code == "DATA_NONFINITE"
 
@@ -244,16 +259,18 @@ def test_a_message_stays_on_one_line_and_keeps_the_path_as_given(tmp_path, monke
 
 
 # ------------------------------------------------------------------ fuzz
-def test_corrupted_headers_are_refused_or_read_as_they_stand(tmp_path, caplog):
-    """400 headers with 1 to 4 random bytes changed. Nothing but DataError is raised, memory stays small, and what is
-    read equals the original; scaling alone has no second witness in the file, so its new value is taken as written."""
+@pytest.mark.fault("D7", "D8", "D9")
+def test_corrupted_headers_are_refused_or_read_as_they_stand(tmp_path, caplog, record_property):
+    """400 headers (more in `make faults`) with 1 to 4 random bytes changed. Nothing but DataError is raised, memory stays
+    small, and what is read equals the original; scaling alone has no second witness in the file, so its new value is taken as
+    written."""
     good = nifti_bytes()
     original = read_volume(write_file(tmp_path, good))
     corners = np.array([[x, y, z, 1] for x in (0, 6) for y in (0, 5) for z in (0, 4)]).T
     rng = np.random.default_rng(7)
     refused = equal = warned = rescaled = 0
     tracemalloc.start()
-    for trial in range(400):
+    for trial in range(number := count(400, 2500)):
         broken = bytearray(good)
         for at in rng.integers(0, 352, rng.integers(1, 5)):
             broken[at] = rng.integers(256)
@@ -284,4 +301,5 @@ def test_corrupted_headers_are_refused_or_read_as_they_stand(tmp_path, caplog):
             warned += 1
         equal += 1
     tracemalloc.stop()
+    record_property("NIfTI headers with changed bytes", f"{number}; {refused} refused, no silent change, each within 1 MiB")
     assert refused > 60 and equal > 150 and warned > 5, (refused, equal, warned, rescaled)

@@ -75,6 +75,7 @@ def test_labels_get_the_geometry_of_their_image(tmp_path, name, codes, kind):
     assert b"Doe^Jane" not in (gzip.decompress(content) if name.endswith(".gz") else content)
 
 
+@pytest.mark.fault("P2")
 def test_all_48_orientations_keep_their_affine_through_slices_and_back(tmp_path):
     for n, (order, signs) in enumerate(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3))):
         affine = np.eye(4)
@@ -145,6 +146,7 @@ def test_what_cannot_be_held_is_refused_and_leaves_no_file(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.nii"]
 
 
+@pytest.mark.fault("P4")
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     like = _save(tmp_path / "in.nii")
     write_like(tmp_path / "out.nii", like.array, like)
@@ -321,6 +323,7 @@ SCALED = np.diag([0.5, 0.5, 3.0021, 1.0])  # only the far corner tells: 5 * 0.00
     [FLIPPED, SCALED, np.diag([0.5, 0.5, -3, 1]), np.full((4, 4), np.nan)],
     ids=["same box, flipped axis", "far corner", "flipped", "nan"],
 )
+@pytest.mark.fault("D15")
 def test_pairs_apart_by_more_than_2_percent_of_a_voxel_are_refused_by_name(mask):
     with pytest.raises(DataError) as caught:
         check_pair(_volume(np.diag([0.5, 0.5, 3, 1.0]), path="image.nii"), _volume(mask, path="mask.nii"))
@@ -328,6 +331,7 @@ def test_pairs_apart_by_more_than_2_percent_of_a_voxel_are_refused_by_name(mask)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.fault("D14")
 def test_pairs_of_other_shapes_are_refused_with_both_shapes():
     with pytest.raises(DataError, match=r"b.nii: shape \(4, 6, 5\), but a.nii has \(4, 5, 6\)"):
         check_pair(_volume(np.eye(4)), _volume(np.eye(4), (4, 6, 5), "b.nii"))
@@ -341,6 +345,7 @@ def test_allowed_labels_pass_in_any_type(dtype):
     check_labels(np.zeros((0, 3), dtype), (0, 1), "m.nii")
 
 
+@pytest.mark.fault("D16")
 def test_unexpected_labels_are_counted_most_frequent_first():
     array = np.array([0, 1, 7, 7, 7, 254])
     with pytest.raises(DataError, match=r"m.nii: 2 unexpected label values in 4 of 6 voxels: 7 \(3x\), 254 \(1x\);") as caught:

@@ -1,6 +1,7 @@
 """What preparation leaves of an image is measured, and warned about where it is nothing."""
 
 import numpy as np
+import pytest
 
 from jaxseg.data.prepare import contrast
 from jaxseg.data.prepare.intensity import of_values
@@ -55,6 +56,7 @@ def test_values_that_are_no_hu_are_told_with_the_remedy():
     assert not _warned(MRI, _recipe(None, "brain"))
 
 
+@pytest.mark.fault("D20")
 def test_constant_files_are_told_apart_from_constant_windows():
     flat = np.full((4, 4, 4, 1), 7.0)
     (line,) = _warned(flat, _recipe((40.0, 400.0)))

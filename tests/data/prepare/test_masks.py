@@ -95,6 +95,7 @@ def test_a_tiff_whose_zeros_are_white_is_read_as_it_is_drawn(tmp_path):
         (ONE * np.uint16(256), 1, "256"),
     ],
 )
+@pytest.mark.fault("D17")
 def test_a_doubtful_mask_is_refused_and_the_proposed_table_reads_it(tmp_path, image, classes, said):
     path = saved(tmp_path, image)
     message = refused(path, classes)
@@ -168,6 +169,7 @@ def test_layouts_that_say_what_values_mean_take_no_jpeg(tmp_path):
         (255 * ONE - 55 * np.roll(ONE, 8, 1) * ONE, "199"),
     ],
 )
+@pytest.mark.fault("D17")
 def test_other_jpegs_are_refused_with_what_is_in_them(tmp_path, array, said):
     message = refused(jpeg(tmp_path, array))
     assert re.search(said, message) and "export the masks as .png" in message, message
@@ -253,6 +255,7 @@ def test_predictions_have_the_values_of_a_table_that_gives_each_class_one(tmp_pa
 
 
 @pytest.mark.parametrize("scale", [0.996078, 0.99608, 1.0039, 0.990001])
+@pytest.mark.fault("D16")
 def test_scaled_labels_are_rounded_and_others_refused(tmp_path, scale):
     raw = np.zeros((6, 5, 4), np.float32)
     raw[:3], raw[3], raw[4] = 1, 2, 6
@@ -319,6 +322,7 @@ def test_a_mask_that_is_mostly_foreground_is_doubted(tmp_path):
     assert "more than half is foreground" in meanings_of(folder(tmp_path, 255 - 255 * ONE))[0]
 
 
+@pytest.mark.fault("D17")
 def test_palettes_that_disagree_are_refused(tmp_path):
     data = folder(tmp_path, palette(ONE, BLACK, RED), palette(ONE, BLACK, YELLOW))
     with pytest.raises(DataError, match=r"index 1 \(#ffff00\), but index 1 \(#ff0000\) in case 0.*mask_values") as caught:

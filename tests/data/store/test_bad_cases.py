@@ -91,6 +91,7 @@ def arrays(store, i: int):
 
 
 @pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.fault("D26")
 def test_what_is_kept_is_what_there_is_without_the_bad_cases(tmp_path, rank):
     dataset = damaged(tmp_path / "data")
     store = build(dataset, rank, bad_share=0.5)
@@ -107,6 +108,7 @@ def test_what_is_kept_is_what_there_is_without_the_bad_cases(tmp_path, rank):
 
 
 @pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.fault("D26")
 def test_more_bad_cases_than_allowed_are_refused_when_building_and_when_opening(tmp_path, rank):
     dataset = damaged(tmp_path / "data")
     with pytest.raises(DataError, match=r"5 or more of 10 cases.*bad_share=0.4 allows 4.*image02.nii") as error:

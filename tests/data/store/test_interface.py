@@ -66,6 +66,7 @@ def test_a_box_of_an_example_is_that_part_of_it(tmp_path, layout):
 
 @layouts
 @pytest.mark.parametrize("harm", ["image", "mask", "foreground"])
+@pytest.mark.fault("D25")
 def test_an_example_that_is_not_as_written_is_refused_when_it_is_first_read(tmp_path, layout, harm):
     _, made = write(tmp_path / "s", layout)
     name = {"image": "images", "mask": "masks"}.get(harm, harm) if layout == "stacked" else f"000/000002.{harm}"

@@ -94,6 +94,7 @@ build(toy(Path({str(tmp_path / "d")!r}), 8), {layout!r}, workers=1)
     store.verify()
 
 
+@pytest.mark.fault("F20")
 def test_the_work_of_a_worker_that_is_killed_is_done_by_the_main_process(tmp_path, prepared):
     dataset = toy(tmp_path / "d", 6)
 

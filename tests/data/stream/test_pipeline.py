@@ -108,6 +108,7 @@ def test_a_restart_continues_the_uninterrupted_stream(cache, start):
     assert order(take(cache, 4, start_batch=start)) == order(take(cache, 11))[start : start + 4]
 
 
+@pytest.mark.fault("F7")
 def test_a_restart_with_other_workers_and_processes_continues_too(cache, parsed):
     with pipeline.train_batches(cache, np.arange(N), batch_size=8, seed=3) as batches:
         before = [next(batches) for _ in range(3)]
@@ -199,6 +200,7 @@ def broken_cache(folder):
     return cache
 
 
+@pytest.mark.fault("D25")
 def test_a_worker_that_cannot_read_names_the_folder_and_rows(tmp_path, parsed):
     with pytest.raises(DataError, match=r"batch 0 \(rows \[.*damaged") as error:
         take(broken_cache(tmp_path / "c"), 1, workers=1)
@@ -218,6 +220,7 @@ def worker_pids():
     return [p.pid for p in multiprocessing.active_children()]
 
 
+@pytest.mark.fault("F20")
 def test_a_killed_worker_is_replaced_and_the_stream_is_unchanged(cache, parsed):
     with pipeline.train_batches(cache, np.arange(N), batch_size=8, seed=3, workers=1) as batches:
         found = [next(batches)]
@@ -228,6 +231,7 @@ def test_a_killed_worker_is_replaced_and_the_stream_is_unchanged(cache, parsed):
     assert not worker_pids()
 
 
+@pytest.mark.fault("F10")
 def test_workers_survive_a_signal_to_the_group(cache, parsed):
     with pipeline.train_batches(cache, np.arange(N), batch_size=8, seed=3, workers=1) as batches:
         found = [next(batches)]
@@ -249,6 +253,7 @@ def test_a_worker_whose_trainer_died_before_it_was_ready_ends(monkeypatch):
     assert ended.wait(5)
 
 
+@pytest.mark.fault("F20")
 def test_workers_that_die_again_and_again_end_the_run(cache, parsed, monkeypatch):
     class Dead:
         def __next__(self):

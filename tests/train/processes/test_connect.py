@@ -23,6 +23,7 @@ def calls(monkeypatch):
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1234", "localhost:1234", "0.0.0.0:1234"])
+@pytest.mark.fault("P12")
 def test_process_0_listens_on_the_address_given_alone(calls, address):
     connect(address, 2, 0)
     ((args, options),) = calls

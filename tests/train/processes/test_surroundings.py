@@ -22,6 +22,7 @@ from tests.records import RECORD
         ({"platform": "gpu", "processor": "H100"}, "platform gpu before, cpu now; processor"),
     ],
 )
+@pytest.mark.fault("F6")
 def test_a_resumed_run_says_in_one_line_what_has_changed(tmp_path, capsys, change, words):
     checkpoint.write_record(tmp_path, {**RECORD, surroundings.NAME: surroundings.current() | change})
     surroundings.compare(tmp_path, Log(tmp_path), resumed=True)
