@@ -132,13 +132,12 @@ class Outcomes:
         self.rows, self.figures = defaultdict(dict), {}
 
     def pytest_collection_modifyitems(self, config, items):
-        kept = []
+        kept, left = [], []
         for item in items:
             rows = [row for marker in item.iter_markers("fault") for row in marker.args]
             item.user_properties += [("fault", row) for row in rows]
-            if not self.wanted or self.wanted & set(rows):
-                kept.append(item)
-        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+            (kept if not self.wanted or self.wanted & set(rows) else left).append(item)
+        config.hook.pytest_deselected(items=left)
         items[:] = kept
 
     def pytest_runtest_logreport(self, report):

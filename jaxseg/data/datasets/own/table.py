@@ -107,18 +107,18 @@ def load(
         raise ConfigError("data.mask_values is for masks that hold the classes; here each structure has a mask: leave it out")
     joined = several and overlapping
     labels = overlap.combinations(names) if joined else names
-    whose = _patients(rows, patient)
+    whose = _patients(path, rows, patient)
     cases, splits, spacings = [], {}, {}
     for i, row in enumerate(rows):
         images = tuple(_file(path, row, column, bad) for column in columns.images.values())
         parts = {name: _file(path, row, column, bad) for name, column in columns.masks.items() if row.get(column)}
-        name = str(row.get("case") or pairs.stem(images[0]))
+        name = _word(path, row, "case") or pairs.stem(images[0])
         meta: dict[str, Any] = {"structures": list(parts)} if several else {}
         case = Case(name, whose(row, name), images, next(iter(parts.values()), None), meta, tuple(parts.values())[1:])
         if row.get("split"):
-            word = SPLITS.get(str(row["split"]).strip().lower())
+            word = SPLITS.get(_word(path, row, "split").strip().lower())
             if word is None:
-                raise bad(f"split {row['split']!r} of row {i + 1}", f"a split is one of {', '.join(SPLITS)}")
+                raise bad(f"split {guard.shown(row['split'])} of row {i + 1}", f"a split is one of {', '.join(SPLITS)}")
             if splits.setdefault(case.patient, word) != word:
                 raise DataError(
                     f"{path}: patient {case.patient} is in {splits[case.patient]} and in {word}; a patient belongs to one split",
@@ -227,6 +227,8 @@ def _rows(path: Path) -> list[Row]:
         rows = [{"split": part, **row} for part, listed in rows.items() for row in listed if isinstance(row, dict)]
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and row for row in rows):
         raise bad("no rows")
+    if odd := [column for row in rows for column in row if not isinstance(column, str)]:
+        raise bad(f"a column called {guard.shown(odd[0])}, which is no text")
     taken = {column: column.lower() for column in _present(rows) if column.lower() in RESERVED}
     taken = {c: name for c, name in taken.items() if list(taken.values()).count(name) == 1}
     return [{taken.get(column, column): cell for column, cell in row.items()} for row in rows]
@@ -263,7 +265,7 @@ def _columns(path: Path, rows: Sequence[Row], modalities: Sequence[str] | None) 
     return Columns(images, truth)
 
 
-def _patients(rows: Sequence[Row], wanted: str | None):
+def _patients(path: Path, rows: Sequence[Row], wanted: str | None):
     """(row, case) -> patient: from a column, or from the case's name."""
     column = wanted if wanted is not None and any(wanted in row for row in rows) else None
     if wanted is None:
@@ -275,9 +277,18 @@ def _patients(rows: Sequence[Row], wanted: str | None):
     def named(row: Row, case: str) -> str:
         if not row.get(column):
             raise DataError(f"case {case} has an empty cell in the column {column!r}; name its patient", "DATA_TABLE")
-        return str(row[column])
+        return _word(path, row, column)
 
     return named
+
+
+def _word(path: Path, row: Row, column: str) -> str:
+    """The text of a cell, "" where it is empty. Lists are refused: those of YAML may hold themselves many times over."""
+    cell = row.get(column)
+    if isinstance(cell, list | dict | set | tuple):
+        found = f"{guard.shown(cell)} in column {column}"
+        raise refusal("DATA_TABLE", path, found, "a cell holds a word or a number", "correct the table")
+    return str(cell or "")
 
 
 def _file(table: Path, row: Row, column: str, bad) -> Path:

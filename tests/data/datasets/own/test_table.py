@@ -12,6 +12,7 @@ from PIL import Image
 from jaxseg.data import datasets
 from jaxseg.data.store import base
 from jaxseg.types import ConfigError, DataError
+from tests.hostile import within
 
 AFFINE = np.diag([-0.5, -0.5, 3.0, 1.0])
 
@@ -135,6 +136,24 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
     (tmp_path / "set.csv").write_text("image,mask, image\na.png,m.png,b.png\n")
     with pytest.raises(DataError, match="two columns are called 'image'"):
         datasets.load("table", tmp_path / "set.csv")
+
+
+LISTS = (f"  a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else 'x'] * 8)}]\n" for i in range(20))
+BOMB = "".join(LISTS)  # the last one holds 8^20 letters
+
+
+@pytest.mark.fault("P8")
+@pytest.mark.parametrize("column", ["image", "mask", "case", "patient", "split", "spacing", "7"])
+def test_a_yaml_table_of_lists_that_hold_each_other_is_refused_at_once(tmp_path, rows, column):
+    row = {"image": rows[0].get("image", rows[0].get("image_t1")), "mask": rows[0]["mask"], column: "*a19"}
+    lines = "".join(f"  {name}: {cell}\n" for name, cell in row.items())
+    (tmp_path / "set.yaml").write_text(f"- note:\n{BOMB}{lines}")
+    with within(5), pytest.raises(DataError, match=r"a list of 8|called 7") as caught:
+        datasets.load("table", tmp_path / "set.yaml")
+    assert caught.value.code == "DATA_TABLE"
+    (tmp_path / "set.yaml").write_text("- image: !!python/object/apply:os.system ['touch ran']\n")
+    with pytest.raises(DataError, match="no YAML"):
+        datasets.load("table", tmp_path / "set.yaml")
 
 
 @pytest.mark.parametrize("name", ["Patient ID", "subject_id", "PatientID"])
