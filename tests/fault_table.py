@@ -32,8 +32,8 @@ class Row(NamedTuple):
 SURVIVED = {
     "F1": Row("SIGKILL at random moments, one process", "the next start ends with the bits of a run that nobody killed"),
     "F2": Row("SIGKILL at named points of a step, a save and a publication", "the same bits; half a step is never listed"),
-    "F3": Row("SIGKILL of one of two processes", "the other one ends with 75 and one line"),
-    "F4": Row("SIGKILL of process 0, the coordinator", "the other one ends with 75 and one line"),
+    "F3": Row("SIGKILL of one of two processes", "the other ends with 75; the next start ends with the same bits"),
+    "F4": Row("SIGKILL of process 0, the coordinator", "as F3"),
     "F5": Row("two processes with a device each, resumed as one process with two", "the same bits"),
     "F6": Row("resumed on another number of devices", "goes on within rounding; one line names the change"),
     "F7": Row("`data.workers` changed between two starts", "the same bits"),
@@ -45,7 +45,7 @@ SURVIVED = {
     "F13": Row("all checkpoints damaged or removed", "66, never a silent new start"),
     "F14": Row("a full disk during a save", "74; older steps stay, no debris; later saves work"),
     "F15": Row("the thread that saves fails", "74 at the next step; the newest whole step is what counts"),
-    "F16": Row("a read-only or full `--workdir`", "74 before anything is trained"),
+    "F16": Row("a `--workdir` that is read-only, full or taken away during a run", "74, at the start or the next save"),
     "F17": Row("a process that hangs", "75 in all after `train.watchdog`; stacks of all threads in a file"),
     "F18": Row("a process that never starts", "75 after `mesh.join` seconds; one line names it"),
     "F19": Row("hosts that differ in config, code, versions or data", "78 in all; one line names what differs"),
@@ -98,11 +98,9 @@ USED = {
 ROWS = SURVIVED | REFUSED | USED
 # What of a row no test holds, and why.
 NOT_HELD = {
-    "F3": "that the restarted pair has the same bits is held by rows F1 and F5 for other stops, not after this one",
     "F11": "a limit of the time until it is honoured does not exist",
     "F14": "training does not go on: the run ends at the first failed save, and the same command resumes",
     "F15": "as F14",
-    "F16": "a folder that disappears during a run was not injected",
     "F21": "the message names no case: batches are numbered, cases not kept",
     "F22": "no return to an earlier checkpoint after a spike of the loss: not built",
     "D20": "an absurd range of finite values gives no warning of its own",

@@ -55,6 +55,7 @@ class Checkpoints:
         self._failures: list[StorageError] = []
         self._line: int | None = None  # the step this object last saved or restored
         self._tidied = False
+        self._makes_parents = not self.folder.parent.exists()  # else a run's folder that was taken away is not made again
 
     # ---- saving -----------------------------------------------------------------------------------------------------
 
@@ -300,7 +301,7 @@ class Checkpoints:
             _log.warning("old checkpoints in %s cannot be deleted: %s", self.folder, error)
 
     def _make_folder(self, size: int) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=self._makes_parents, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
         if free < 1.05 * size:
             _log.warning(
