@@ -64,6 +64,12 @@ def test_the_record_holds_what_the_data_said(run):
     assert scores["split"] == "test" and scores["data"]["dataset"] == "nnunet_raw"
 
 
+@pytest.mark.fault("P11")
+def test_event_files_name_the_data_and_hold_no_absolute_path(run):
+    content = b"".join(path.read_bytes() for path in (run / "events").iterdir())
+    assert b"Dataset001_Balls" in content and str(run.parent).encode() not in content
+
+
 def test_a_folder_of_channels_is_predicted_in_its_own_geometry_and_values(run):
     images, output = run.parent / "Dataset001_Balls" / "imagesTs", run.parent / "out"
     assert not modes.predict(modes.Call(None, run, input=str(images), output=str(output)))
