@@ -282,16 +282,6 @@ def test_after_a_loss_the_other_ends_with_75_and_one_process_goes_on_to_the_same
     assert result(tmp_path / "run") == uninterrupted[1]
 
 
-@pytest.mark.full
-@pytest.mark.fault("F16")
-def test_a_run_whose_folder_is_taken_away_ends_with_74(tmp_path, cache, program):
-    process = program.start(*FLAGS, f"--workdir={tmp_path / 'run'}", "--config.train.epochs=500", environment=environment(cache))
-    process.until("step 2 ")
-    (tmp_path / "run").rename(tmp_path / "elsewhere")
-    done = process.end(120)
-    assert done.returncode == 74 and "Traceback" not in done.stderr, done
-
-
 @pytest.mark.fault("F22")
 def test_a_second_run_in_the_same_folder_is_refused_while_the_first_trains(tmp_path, cache, program, ended):
     command = (*FLAGS, f"--workdir={tmp_path / 'busy'}", "--config.train.epochs=500")

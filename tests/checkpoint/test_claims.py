@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from jaxseg.checkpoint import claim, claims, read_record
+from jaxseg.checkpoint import Checkpoints, claim, claims, read_record
 from jaxseg.types import CheckpointError, ConfigError, MismatchError, StorageError
 from tests.records import CONFIG, RECORD
 
@@ -160,3 +161,16 @@ def test_a_read_only_or_full_folder_is_refused_at_the_start(tmp_path, options):
         assert set(os.listdir(disk)) <= {".lock"}
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.mark.fault("F16")
+def test_a_run_folder_that_was_taken_away_is_not_made_again_by_a_save(tmp_path):
+    (tmp_path / "run").mkdir()
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        checkpoints.save(1, {"a": np.zeros(2)}, {})
+        checkpoints.wait()
+        (tmp_path / "run").rename(tmp_path / "elsewhere")
+        checkpoints.save(2, {"a": np.zeros(2)}, {})
+        with pytest.raises(StorageError, match="checkpoint 2 was not written"):
+            checkpoints.wait()
+    assert os.listdir(tmp_path) == ["elsewhere"]
