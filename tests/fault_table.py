@@ -98,6 +98,10 @@ USED = {
 ROWS = SURVIVED | REFUSED | USED
 # What of a row no test holds, and why.
 NOT_HELD = {
+    "F3": "that the next start ends with the same bits is held by F1 and F5 for other stops, not after this one",
+    "F4": "as F3",
+    "F10": "a second SIGTERM during the save",
+    "P4": "a kill during a write: a write that fails stands for it",
     "F11": "a limit of the time until it is honoured does not exist",
     "F14": "training does not go on: the run ends at the first failed save, and the same command resumes",
     "F15": "as F14",
