@@ -157,7 +157,7 @@ def test_other_patches_are_centred_anywhere_also_where_there_is_no_foreground(st
 )
 def test_patches_of_128_voxels_touch_the_borders_of_a_brats_volume_as_often_as_their_rule_says(positions, touching):
     shape, patch = (240, 240, 155), (128, 128, 128)
-    held = types.SimpleNamespace(rows=[{"shape": shape, "foreground": [0]}])
+    held = types.SimpleNamespace(rows=[{"shape": shape, "foreground": [0], "kept": [0]}])
     rule = PatchRule(patch, 0, Fraction(0), positions)
     starts = np.array([rule.start(held, 0, n) for n in range(4000)])
     last = np.subtract(shape, patch)
