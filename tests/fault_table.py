@@ -98,10 +98,6 @@ USED = {
 ROWS = SURVIVED | REFUSED | USED
 # What of a row no test holds, and why.
 NOT_HELD = {
-    "F3": "that the next start ends with the same bits is held by F1 and F5 for other stops, not after this one",
-    "F4": "as F3",
-    "F10": "a second SIGTERM during the save",
-    "P4": "a kill during a write: a write that fails stands for it",
     "F11": "a limit of the time until it is honoured does not exist",
     "F14": "training does not go on: the run ends at the first failed save, and the same command resumes",
     "F15": "as F14",
@@ -154,14 +150,17 @@ class Outcomes:
     def pytest_sessionfinish(self, session):
         if self.page and not hasattr(session.config, "workerinput"):
             page = Path(self.page)
-            page.write_text(written(page.read_text(), {row: summed(tests) for row, tests in self.rows.items()}, self.figures))
+            held = holders()
+            new = {row: summed(tests, len(held.get(row, ()))) for row, tests in self.rows.items()}
+            page.write_text(written(page.read_text(), new, self.figures))
 
 
-def summed(tests: dict[str, tuple[str, float]]) -> str:
-    """The cell of a row: how many tests ended how, in how many seconds, when."""
-    ends = [outcome for outcome, _ in tests.values()]
+def summed(tests: dict[str, tuple[str, float]], held: int) -> str:
+    """The cell of a row that so many tests hold: how they ended with their parameters, in how many seconds, when."""
+    ends, ran = [outcome for outcome, _ in tests.values()], len({name.partition("[")[0] for name in tests})
+    part = f"{ran} of {held} tests: " if ran < held else ""
     counts = ", ".join(f"{ends.count(kind)} {kind}" for kind in ("failed", "passed", "skipped") if kind in ends)
-    return f"{counts}, {sum(seconds for _, seconds in tests.values()):.1f} s, {datetime.date.today()}"
+    return f"{part}{counts}, {sum(seconds for _, seconds in tests.values()):.1f} s, {datetime.date.today()}"
 
 
 def written(page: str, new: dict[str, str], figures: dict[str, str]) -> str:

@@ -4,11 +4,13 @@ import csv
 import json
 import math
 import os
+import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import pytest
 from PIL import Image
 
 from launch.local import free_port
+from tests import fault_table
 from tests.forked import Program, Run, quickly
 
 ROOT = Path(__file__).parent.parent
@@ -115,6 +118,26 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path, ended, u
         ended(*FLAGS, f"--workdir={workdir}", f"--config.data.workers={workers}", JAXSEG_FAULT=fault, code=-signal.SIGKILL)
     ended(*FLAGS, f"--workdir={workdir}", "--config.data.workers=1")
     assert result(workdir) == uninterrupted[1]
+
+
+@pytest.mark.full
+@pytest.mark.fault("F1")
+def test_kills_at_random_moments_change_no_bit(tmp_path, cache, program, uninterrupted, record_property):
+    rng, wanted, kills, whole, longest = random.Random(0), fault_table.count(3, 30), 0, 0, 8.0
+    while True:
+        process = program.start(*FLAGS, f"--workdir={tmp_path / str(whole)}", environment=environment(cache))
+        begin, after = time.monotonic(), rng.uniform(0.5, longest)
+        while kills < wanted and time.monotonic() < begin + after and not process.ended():
+            time.sleep(0.02)
+        done = process.kill() if kills < wanted else process.end()
+        kills += done.returncode == -signal.SIGKILL
+        if done.returncode == -signal.SIGKILL:
+            continue
+        assert done.returncode == 0 and result(tmp_path / str(whole)) == uninterrupted[1], done
+        whole, longest = whole + 1, min(longest, time.monotonic() - begin)
+        if kills >= wanted:
+            break
+    record_property("kills at random moments", f"{kills}; all {whole} runs that came to their end have the same bits")
 
 
 @pytest.mark.fault("F8")
@@ -243,6 +266,20 @@ def test_predict_needs_only_the_run_and_the_input(tmp_path, cache, ended, uninte
         assert len(ended(*flags, f"--input={empty}", code=65).strip().splitlines()) == 1
     finally:
         os.rename(moved, workdir)
+
+
+@pytest.mark.full
+@pytest.mark.fault("F3", "F4", "F5")
+@pytest.mark.parametrize("lost", [0, 1])
+def test_after_a_loss_the_other_ends_with_75_and_one_process_goes_on_to_the_same_bits(
+    tmp_path, cache, program, ended, uninterrupted, lost
+):
+    both = pair(program, cache, tmp_path / "run")
+    both[0].until("step 7 ")
+    both[lost].kill()
+    assert both[1 - lost].end(120).returncode == 75, both[1 - lost].said()
+    ended(*FLAGS, f"--workdir={tmp_path / 'run'}")
+    assert result(tmp_path / "run") == uninterrupted[1]
 
 
 @pytest.mark.fault("F22")

@@ -70,6 +70,26 @@ def test_ctrl_c_ends_a_run_with_reading_processes_and_its_coordinator_listens_on
     gone(workers)
 
 
+@pytest.mark.full
+@pytest.mark.fault("F10")
+def test_sigterm_twice_to_a_run_with_reading_processes_saves_and_leaves_none_of_them(tmp_path, cache, program):
+    more = (f"--workdir={tmp_path / 'run'}", "--config.train.epochs=500", "--config.data.workers=2")
+    process = program.start(*FLAGS, *more, environment=environment(cache))
+    try:
+        process.until("step 2 ")
+        workers = children(process.pid)
+        for _ in range(2):
+            os.killpg(process.pid, signal.SIGTERM)
+            time.sleep(0.01)
+        done = process.end(60)
+    finally:
+        process.kill()
+    output = done.stdout + done.stderr
+    assert workers and done.returncode == 42 and "stopped by SIGTERM" in output and "Traceback" not in output, output
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()]
+    gone(workers)
+
+
 @pytest.mark.fault("P12")
 def test_a_run_without_home_locale_or_listener_that_keeps_its_files_private(tmp_path, cache):
     bare = {k: v for k, v in environment(cache).items() if k not in ("HOME", "USER", "LOGNAME", "LANG")}

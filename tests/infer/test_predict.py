@@ -19,6 +19,7 @@ from jaxseg.infer import predict as prediction
 from jaxseg.infer import run as runs
 from jaxseg.types import ConfigError
 from tests import shares, untrained
+from tests.forked import quickly
 from tests.records import edit
 
 
@@ -110,6 +111,34 @@ def test_a_changed_input_is_segmented_again(run, tmp_path):
     paths = sorted(source.iterdir())
     paths[1].write_bytes(paths[0].read_bytes())
     assert predict(moved, tmp_path / "out")[1][-1].startswith("1 of 2 written")
+
+
+PATH = "import sys; sys.path.append('tests/train')\n"  # where the run's network lies
+KILL = """
+import os, signal
+replace, number = os.replace, iter(range(100))
+def killing(here, there):
+    if "/out/" in str(there) and next(number) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(here, there)
+os.replace = killing
+"""
+
+
+@pytest.mark.full
+@pytest.mark.fault("P4")
+def test_a_kill_while_results_are_written_leaves_whole_files_and_the_next_start_makes_the_rest(run, tmp_path, program):
+    folder, images, _ = run
+    flags = ("--mode=predict", f"--workdir={folder}", f"--input={images}", f"--output={tmp_path / 'out'}")
+    environment = {**quickly(), "JAXSEG_CACHE": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    assert program.start(*flags, environment=environment, before=PATH + KILL).end().returncode == -9
+    left = [path for path in (tmp_path / "out").rglob("*") if path.suffix in (".png", ".nii", ".gz") and path.name[0] != "."]
+    assert left
+    for path in left:
+        volumes.read_volume(path)
+    done = program.start(*flags, environment=environment, before=PATH).end()
+    assert done.returncode == 0 and "were finished before and skipped" in done.stdout, done
+    assert not list((tmp_path / "out").rglob(".*.tmp"))
 
 
 @pytest.mark.fault("P6")
