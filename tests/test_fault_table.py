@@ -21,6 +21,6 @@ def test_the_page_lists_the_rows_of_the_code_and_keeps_what_ran_last():
 
 @pytest.mark.parametrize("ends, cell", [(["passed", "failed"], "1 failed, 1 passed"), (["skipped"], "1 skipped")])
 def test_the_cell_of_a_row_counts_what_became_of_its_tests(ends, cell):
-    assert fault_table.summed({str(i): (end, 0.25) for i, end in enumerate(ends)}).startswith(
-        f"{cell}, {0.25 * len(ends):.1f} s, "
-    )
+    outcomes = {str(i): (end, 0.5) for i, end in enumerate(ends)}
+    assert fault_table.summed(outcomes, len(ends)).startswith(f"{cell}, {0.5 * len(ends):.1f} s, ")
+    assert fault_table.summed(outcomes, 5).startswith(f"{len(ends)} of 5 tests: {cell}, ")
