@@ -31,7 +31,7 @@ def runs(world, base, tree):
 def measured(world, base, tree):
     """How often a comparison, whose runs are finished at once and fail in being read, measures what a network costs."""
     costs: list[str] = []
-    cost = lambda config, folder: costs.append(config.model.name) or {}
+    cost = lambda folder: costs.append(folder.name) or {}
     folder = world.top / f"compared{len(list(world.top.iterdir()))}"
     with contextlib.suppress(JaxsegError):
         compare.compare(
