@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg import checkpoint
+from jaxseg.data.geometry import cut
 from jaxseg.data.records import Volume
 from jaxseg.data.store import base
 from jaxseg.infer.network import Windows
@@ -89,7 +90,7 @@ def write(folder: Path, model: str, source: Path, config, show: Callable[[str], 
     for case in cases:
         images, _ = base.read_files(dataset, case)
         if record["model"]["rank"] == 3:
-            images = [base.cut(image, case.slab) for image in images]
+            images = [cut(image, case.slab) for image in images]
         by_case[case.id] = gates(opened, tapped, _middle(opened, images))
     if not by_case:
         return []
