@@ -62,7 +62,7 @@ def base() -> ConfigDict:
     data.patient = _optional(str)  # your own data: a column, or a regular expression with one group, that gives the patient
     data.ignore = _optional(str)  # nnunet_raw, decathlon: the ignore label: "leave_out" of losses and scores, "background"
     data.naming = _optional(str)  # lungs: left and right are the "patient"'s or the "image"'s
-    data.missing_masks = _optional(str)  # your own data, scoliosis: images without a mask: "skip" them, or "empty": nothing there
+    data.missing_masks = _optional(str)  # folder, table, scoliosis: images without a mask: "skip" them, "empty": nothing is there
     data.modalities = _optional(tuple)  # brats: the modalities to read, in channel order, e.g. ("t1ce", "flair")
     data.release = _optional(str)  # brats: "2023" or "2024", where the file names do not show the release
     data.regions = ()  # one sigmoid logit per region (WT, TC, ET) instead of a softmax over the classes: () for none,
@@ -196,6 +196,7 @@ def base() -> ConfigDict:
     report.megabytes = 25.0  # the page's size: pictures that do not fit any more are left out, the worst cases come first
 
     c.plan = plan = ConfigDict()  # --mode=plan: spacing, patch, batch and network for your own data, by nnU-Net's rules
+    plan.rules = "device"  # "device": fit the plan to this machine; "nnunet": as nnunetv2 plans for its own, whatever is here
     plan.memory_gb = _optional(float)  # memory of another GPU than this machine's, in GB, by nnU-Net's estimate
     plan.minutes = _optional(float)  # minutes that training may take here; 0: nnU-Net's 1000 epochs; None: 10 on a CPU, else 0
 

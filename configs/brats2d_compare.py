@@ -17,8 +17,7 @@ from configs._arguments import parse
 from configs._brats2d import ROWS
 from jaxseg.config import flatten
 
-KEYS = ("model.name", "model.options", "loss.terms", "loss.options", "optim.name", "optim.options", "data.modalities")
-KEYS += ("data.channels", "data.extra", "data.crop", "data.size")  # what a row changes
+APART = ("variant", "embedded")  # which are not values of a run
 FIVE = ("U-Net", "Attention U-Net", "Res-U-Net++", "U-Net (3++)", "3++ Unet Nobridge Ell-Loss")
 FOUR = ("recall", "f1", "precision", "specificity")
 PUBLISHED = tuple((title, tuple((key, getattr(row, key)) for key in FOUR)) for title, row in ROWS.items())
@@ -34,14 +33,15 @@ def rows(every: bool) -> dict[str, str]:
 
 
 def variants(titles: dict[str, str], words: tuple[str, ...], *, phantom: bool) -> tuple:
-    """The keys in which each row's config differs from that of the first row."""
+    """For each row the values of the keys in which the rows' configs differ."""
 
     def values(arguments: str) -> dict[str, Any]:
         c = brats2d.get_config(",".join((arguments, *words)))
         return flatten(c.to_dict()) | (dict(c.embedded) if phantom else {})
 
     each = {title: values(arguments) for title, arguments in titles.items()}
-    changed = [key for key in KEYS if len({repr(mine[key]) for mine in each.values()}) > 1]
+    keys = next(iter(each.values())).keys() - set(APART)
+    changed = sorted(key for key in keys if len({repr(mine[key]) for mine in each.values()}) > 1)
     return tuple((title, tuple((key, mine[key]) for key in changed)) for title, mine in each.items())
 
 

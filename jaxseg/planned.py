@@ -70,14 +70,16 @@ def _measured(subject: page.Subject, found: fingerprint.Fingerprint, planned: co
     """Fit the networks to the device: (the plan, {network: its Budget, or its Cost where the length is nnU-Net's})."""
     device, cases = subject.device, _split(subject.dataset, len(found))
     measured: dict[str, budget.Budget | budget.Cost] = {}
-    watch = budget.Watch(len(page.networks(planned)))
+    allowance = budget.Allowance(len(page.networks(planned)))
     for name in page.networks(planned) if device.minutes or device.memory else ():
         cost = functools.partial(_cost, subject, found, planned, name, cases)
         network = functools.partial(_network, make, FIELDS[name], device)
         if device.minutes:
-            one, measured[name] = budget.to_minutes(network, cost, cases, device.minutes, memory_gb=device.first_gb, watch=watch)
+            one, measured[name] = budget.to_minutes(
+                network, cost, cases, device.minutes, memory_gb=device.first_gb, allowance=allowance
+            )
         else:
-            one, measured[name] = budget.to_memory(network, cost, device.first_gb, device.memory, watch=watch)
+            one, measured[name] = budget.to_memory(network, cost, device.first_gb, device.memory, allowance=allowance)
         planned = planned._replace(**{FIELDS[name]: one})
     return planned, measured
 

@@ -25,6 +25,7 @@ CHOICES = {
     "eval.empty": ("one", "zero", "nan"),
     "eval.split": ("train", "val", "test"),
     "search.objective": ("val_dice", "val_recall"),
+    "plan.rules": ("device", "nnunet"),
     "explain.region": ("predicted", "all"),
     "report.names": ("plain", "hash"),
     "infer.merge": ("max", "probability"),
@@ -120,6 +121,7 @@ NEUTRAL = (
     "explain.region",
     "plan.memory_gb",
     "plan.minutes",
+    "plan.rules",
     "report.before",
     "report.names",
     "report.pictures",
@@ -275,9 +277,11 @@ READ_BY_THE_PLANNER = (  # keys that define the cases and the meaning of their m
     "data.ignore",
     "data.modalities",
     "data.regions",
+    "data.release",
     "data.readers",
     "plan.memory_gb",
     "plan.minutes",
+    "plan.rules",
 )
 _OTHERS_BUT_NAMES = {key: needs for key, needs in _OTHERS.items() if key != "report.names"}  # names are written by evaluations
 # mode: {key: (whether it has an effect in that mode, the condition in words)}, for keys given on the command line

@@ -10,6 +10,7 @@ _OF: dict[Any, str] = {
     "data.positions data.root data.split data.split_file data.target model.name model.init optim.name schedule.name train.best "
     "train.dtype eval.empty eval.lesions eval.split infer.accumulator infer.blend infer.positions infer.roi "
     "infer.uncertainty search.objective data.store_engine data.plane report.before report.names explain.layer explain.region "
+    "plan.rules "
     "infer.merge",
     int: "seed data.channels data.fold data.folds data.max_samples data.per_volume data.rank data.split_seed data.workers "
     "data.prepare_workers mesh.heartbeat mesh.join "

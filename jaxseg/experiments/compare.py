@@ -17,14 +17,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxseg.checkpoint.claims import InUse
+from jaxseg.checkpoint.claims import EVALUATION, InUse
 from jaxseg.experiments import live, tables
-from jaxseg.experiments.plan import Planned, distinct, plain, runs
+from jaxseg.experiments.plan import FAILED, Planned, distinct, plain, runs
 from jaxseg.types import ConfigError, JaxsegError, StorageError
 from jaxseg.utils import files, guard, output
 from jaxseg.utils.command import check_interrupt
 
-FAILED, DONE = "failed.json", "evaluation.json"
 FAILED_SOME = 65  # exit code where runs could not be finished
 
 
@@ -89,7 +88,7 @@ def compare(
         while waiting:
             run = waiting.pop(0)
             check_interrupt()
-            if finished(run):
+            if run.finished:
                 same(run.config, run.folder)
                 progress.done.append(run)
                 continue
@@ -126,9 +125,9 @@ def compare(
             trained += 1
             progress.done.append(run)
             say(f"{run.name}: {tables.headline(run.folder)}")
-            output.event("run", run=run.name, folder=run.folder, mean_dice=guard.read_json(run.folder / DONE)["mean_dice"])
+            output.event("run", run=run.name, folder=run.folder, mean_dice=guard.read_json(run.folder / EVALUATION)["mean_dice"])
             write()
-    progress.done += [run for run in progress.elsewhere if finished(run)]  # meanwhile
+    progress.done += [run for run in progress.elsewhere if run.finished]  # meanwhile
     _summarise_attention(progress.done, summarise_attention, say)
     lines = write(last=True)
     for line in lines:
@@ -189,13 +188,6 @@ def _measured(run: Planned, planned: list[Planned]) -> dict[str, Any] | None:
         if other.model == run.model and (other.folder / tables.MEASURES).is_file():
             return guard.read_json(other.folder / tables.MEASURES)
     return None
-
-
-def finished(run: Planned) -> bool:
-    """Return whether a run was trained to its end and evaluated."""
-    if not (run.folder / "state.json").is_file() or not (run.folder / DONE).is_file():
-        return False
-    return isinstance(guard.read_json(run.folder / DONE), dict)
 
 
 def _remaining(begin: float, trained: int, left: int) -> str:

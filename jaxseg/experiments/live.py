@@ -8,7 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from jaxseg.experiments.plan import Planned
+from jaxseg.checkpoint.claims import EPOCHS, EVALUATION
+from jaxseg.experiments.plan import FAILED, Planned
 from jaxseg.types import JaxsegError
 from jaxseg.utils import guard
 
@@ -47,9 +48,9 @@ class States:
         best = max((float(row["val_dice"]) for row in epochs if row.get("val_dice")), default=None)
         score = "" if best is None else f"validation {best:.4f}"
         mine = self._current is not None and self._current[0] is run
-        if (run.folder / "evaluation.json").is_file() and (run.folder / "state.json").is_file():
+        if run.finished:
             state, score = "finished", _dice(run) or score
-        elif (run.folder / "failed.json").is_file() and not mine:
+        elif (run.folder / FAILED).is_file() and not mine:
             state = "failed"
         else:
             state = "running" if mine else "begun" if epochs else "waiting"
@@ -62,7 +63,7 @@ class States:
 
 def _epochs(run: Planned) -> list[dict[str, Any]]:
     try:
-        with open(run.folder / "epochs.csv", newline="") as file:
+        with open(run.folder / EPOCHS, newline="") as file:
             return list(csv.DictReader(file))
     except OSError:
         return []
@@ -70,7 +71,7 @@ def _epochs(run: Planned) -> list[dict[str, Any]]:
 
 def _dice(run: Planned) -> str:
     try:
-        return f"test {guard.read_json(run.folder / 'evaluation.json')['mean_dice']:.4f}"
+        return f"test {guard.read_json(run.folder / EVALUATION)['mean_dice']:.4f}"
     except (JaxsegError, KeyError, TypeError):  # another process has removed it, or no case has a Dice
         return ""
 

@@ -106,6 +106,13 @@ def device(config) -> Device:
       ConfigError: minutes can be measured on this machine alone.
     """
     here, elsewhere = jax.devices()[0], config.plan.memory_gb is not None
+    if config.plan.rules == "nnunet":
+        if config.plan.minutes:
+            raise ConfigError(
+                f"config.plan.minutes={config.plan.minutes:g}: config.plan.rules='nnunet' plans nnU-Net's 1000 epochs; leave one "
+                "of them out"
+            )
+        return Device("nnU-Net's own", False, 0.0, None, training_step)
     if elsewhere and config.plan.minutes:
         raise ConfigError(
             f"config.plan.minutes={config.plan.minutes:g}: is measured on this machine, but config.plan.memory_gb is for another "

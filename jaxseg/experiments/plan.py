@@ -5,9 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxseg.checkpoint.claims import EVALUATION, STATE
 from jaxseg.config import replaced, resolve
 from jaxseg.experiments.space import GROUPS
 from jaxseg.types import ConfigError
+from jaxseg.utils import guard
+
+FAILED = "failed.json"  # why a run failed
 
 
 class Planned(NamedTuple):
@@ -31,6 +35,12 @@ class Planned(NamedTuple):
     def name(self) -> str:
         """The run's name, such as "unet3d_s_seed_24_fold_1", as in the BraTS 3-D project."""
         return f"{self.model}_seed_{self.seed}" + (f"_fold_{self.fold}" if self.fold is not None else "")
+
+    @property
+    def finished(self) -> bool:
+        """Whether it was trained to its end and evaluated."""
+        place = self.folder / EVALUATION
+        return (self.folder / STATE).is_file() and place.is_file() and isinstance(guard.read_json(place), dict)
 
 
 def runs(config, folder: Path) -> list[Planned]:

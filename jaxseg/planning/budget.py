@@ -60,7 +60,7 @@ class Device(NamedTuple):
         return CPU_GB if self.cpu and self.minutes else REFERENCE_GB
 
 
-class Watch:
+class Allowance:
     """Says whether there is time for one more try of a network, beside one of each that is still to come.
 
     Args:
@@ -116,7 +116,7 @@ def to_minutes(
     minutes: float,
     *,
     memory_gb: float,
-    watch: Watch,
+    allowance: Allowance,
 ) -> tuple[Network, Budget]:
     """Return (network, its training), with smaller patches while too few steps fit.
 
@@ -125,36 +125,42 @@ def to_minutes(
       cost: network -> its measured step.
       cases, minutes: as for `length`.
       memory_gb: GB to begin with.
-      watch: of all networks of the plan.
+      allowance: of all networks of the plan.
     """
     network = make(memory_gb)
-    watch.begin()
+    allowance.begin()
     for number in range(TRIES):
         found = cost(network)
         budget = length(found, network, cases, minutes)
-        smaller, memory_gb = _smaller(make, memory_gb, network, min(1.0, budget.steps / ENOUGH) * FILLED)
-        done = budget.steps >= ENOUGH or smaller.patch == network.patch
-        if done or number + 1 == TRIES or not watch.allows(found.compilation):
+        if budget.steps >= ENOUGH or number + 1 == TRIES or not allowance.allows(found.compilation):
+            break
+        smaller, memory_gb = _smaller(make, memory_gb, network, FILLED * budget.steps / ENOUGH)
+        if smaller.patch == network.patch:
             break
         network = smaller
     return network, budget
 
 
 def to_memory(
-    make: Callable[[float], Network], cost: Callable[[Network], Cost], memory_gb: float, limit: int | None, *, watch: Watch
+    make: Callable[[float], Network],
+    cost: Callable[[Network], Cost],
+    memory_gb: float,
+    limit: int | None,
+    *,
+    allowance: Allowance,
 ) -> tuple[Network, Cost]:
     """Return (network, its measured step), with smaller patches while XLA's figure exceeds the device's memory.
 
     Args:
-      make, cost, memory_gb, watch: as for `to_minutes`.
+      make, cost, memory_gb, allowance: as for `to_minutes`.
       limit: bytes of the device; None: not limited.
     """
     network = make(memory_gb)
-    watch.begin()
+    allowance.begin()
     for number in range(TRIES):
         found = cost(network)
         fits = limit is None or found.memory <= FILLED * limit
-        if fits or number + 1 == TRIES or not watch.allows(found.compilation):
+        if fits or number + 1 == TRIES or not allowance.allows(found.compilation):
             break
         network, memory_gb = _smaller(make, memory_gb, network, FILLED * FILLED * limit / found.memory)
     return network, found

@@ -6,6 +6,7 @@ one entry of the compilation cache: for example the folds of a cross-validation,
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ import jax
 from jax.experimental import serialize_executable
 
 from jaxseg.config import as_dict, flatten
+from jaxseg.data.store.preparing import cores
 from jaxseg.ops.conv.cpu.onednn import library
 from jaxseg.train.processes import roll_call, surroundings
 from jaxseg.types import ConfigError, StorageError
@@ -194,19 +196,21 @@ class KeptStep:
         """The file that names the step which this configuration took last."""
         return self._file({}, "last")
 
-    def _file(self, question: dict[str, Any], ending: str) -> Path:
-        environment = {
-            k: v for k, v in os.environ.items() if k.startswith(("JAX", "XLA", "PJRT", "OMP", "DNNL", "ONEDNN", "TF_"))
-        }
-        question |= {
+    def _file(self, more: Mapping[str, Any], ending: str) -> Path:
+        name = hashlib.sha256(json.dumps({**self._question, **more}, sort_keys=True, default=repr).encode()).hexdigest()[:40]
+        return (self._folder or files.cache_root() / "steps") / f"{name}.{ending}"
+
+    @functools.cached_property
+    def _question(self) -> dict[str, Any]:
+        """All that the program depends on, besides the arrays and what is learnt from the data."""
+        environment = {k: v for k, v in os.environ.items() if k.startswith(PREFIXES)}
+        return {
             **roll_call.about(self._about),
             "environment": {k: v for k, v in sorted(environment.items()) if k not in PLACES},
             "jax": {k: repr(v) for k, v in sorted(jax.config.values.items()) if "cache" not in k},
-            "machine": [platform.machine(), _processor(), os.cpu_count(), surroundings.current()],
+            "machine": [platform.machine(), _processor(), cores(), surroundings.current()],
             "convolutions": library.engine(),  # registers oneDNN's calls before a program that holds them is read
         }
-        name = hashlib.sha256(json.dumps(question, sort_keys=True, default=repr).encode()).hexdigest()[:40]
-        return (self._folder or files.cache_root() / "steps") / f"{name}.{ending}"
 
 
 class _Reading:

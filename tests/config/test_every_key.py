@@ -251,6 +251,7 @@ ROWS = {
     "explain.region": alike("all", "explained", explain__layer="first"),
     "plan.memory_gb": alike(0.005, "planned"),
     "plan.minutes": alike(3.0, "planned"),
+    "plan.rules": alike("nnunet", "planned"),
     "report.before": {"slices": row("<run other slices>", "reported"), "volumes": row("<run other volumes>", "reported")},
     "report.names": alike("hash", "reported"),
     "report.pictures": alike(False, "reported"),

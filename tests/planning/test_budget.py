@@ -35,32 +35,41 @@ def test_steps_of_a_training_fit_into_its_minutes():
 
 
 def test_patches_shrink_until_enough_steps_fit():
-    one, found = budget.to_minutes(network, cubic, CASES, 10.0, memory_gb=0.2, watch=budget.Watch())
+    one, found = budget.to_minutes(network, cubic, CASES, 10.0, memory_gb=0.2, allowance=budget.Allowance())
     assert one.patch[0] < 160 and found.cost == cubic(one)
     assert found.steps >= budget.ENOUGH > budget.length(cubic(network(0.2)), network(0.2), CASES, 10.0).steps
     slow = lambda one: budget.Cost(20.0, 100.0, 0)
     assert (
-        budget.to_minutes(network, slow, CASES, 1.0, memory_gb=0.035, watch=budget.Watch())[1].steps > 0
+        budget.to_minutes(network, slow, CASES, 1.0, memory_gb=0.035, allowance=budget.Allowance())[1].steps > 0
     )  # no smaller network: the few that there are
 
 
 def test_compilations_end_where_the_others_would_have_no_time(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(budget.time, "monotonic", lambda: now[0])
-    watch = budget.Watch(2)
-    watch.begin()
-    assert watch.allows(80.0) and not watch.allows(95.0)  # one more of this network, and one of the other
+    allowance = budget.Allowance(2)
+    allowance.begin()
+    assert allowance.allows(80.0) and not allowance.allows(95.0)  # one more of this network, and one of the other
     now[0] = 30.0
-    assert not watch.allows(80.0)
-    watch.begin()
-    assert watch.allows(100.0)
+    assert not allowance.allows(80.0)
+    allowance.begin()
+    assert allowance.allows(100.0)
 
 
 def test_a_step_fits_into_the_memory_of_the_device():
     compiled = []
-    one, found = budget.to_memory(network, lambda n: compiled.append(n) or cubic(n), 0.2, 120**3, watch=budget.Watch())
+    one, found = budget.to_memory(network, lambda n: compiled.append(n) or cubic(n), 0.2, 120**3, allowance=budget.Allowance())
     assert found.memory <= 120**3 and one.patch[0] < 160 and len(compiled) <= budget.TRIES
-    assert budget.to_memory(network, cubic, 0.2, 10**9, watch=budget.Watch())[0] == network(0.2)
+    assert budget.to_memory(network, cubic, 0.2, 10**9, allowance=budget.Allowance())[0] == network(0.2)
+
+
+def test_by_nnunets_own_rules_the_machine_does_not_matter():
+    tree = folder()
+    tree.plan.rules = "nnunet"
+    assert measures.device(tree)[1:4] == (False, 0.0, None)
+    tree.plan.minutes = 5.0
+    with pytest.raises(ConfigError, match="plan.minutes=5: config.plan.rules='nnunet' plans nnU-Net's 1000 epochs; leave one"):
+        measures.device(tree)
 
 
 @pytest.fixture

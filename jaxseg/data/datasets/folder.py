@@ -9,7 +9,7 @@
     <root>/train/images, <root>/train/masks, <root>/test/...    or such a pair of folders for each split
     <root>/anna/ct.nii.gz, <root>/anna/mask.nii.gz    or a folder for each case: see `pairing`
     <root>/anna_01.png, <root>/anna_01_mask.png    or both side by side, also in sub-folders or a folder for each split: see
-                                 `pairing.ENDINGS`; anna_01_mask_1.png is a further part of it
+                                 `pairing.WORDS`; anna_01_mask_1.png is a further part of it
 
 IMAGES and MASKS list other accepted names of the folders, in small or capital letters. Every file counts as a separate patient,
 or every sub-folder, unless data.patient finds the patient in the file names. The phantom's pictures are bright discs in uneven
@@ -301,7 +301,7 @@ def read_structures(structures: tuple[str, ...], overlapping: bool, background: 
 
 def _union(parts: Sequence[np.ndarray]) -> np.ndarray | None:
     """Return what is inside any part of a structure; None where the case has no part of it."""
-    return functools.reduce(np.logical_or, [part != 0 for part in parts[1:]], parts[0]) if parts else None
+    return np.any(parts, 0) if parts else None
 
 
 def label_count(structures: Sequence[str] = LABELS) -> int:

@@ -5,7 +5,7 @@ images/anna_0000.nii.gz, anna_0001 ...   its channels by number, where the masks
 images/anna/                             a DICOM series
 masks/anna.png                           its mask, possibly with a common ending (anna_mask.png)
 masks/liver/anna.png, masks/anna_liver.png    masks of one structure each
-anna.png, anna_mask.png                  both in one folder; the mask's name ends in one of ENDINGS
+anna.png, anna_mask.png                  both in one folder; the mask's name ends in "_" or "-" and one of WORDS
 anna/ct.nii.gz, anna/mask.nii.gz         a folder for each case: files of equal names, the mask's among WORDS, are its channels
 anna_mask.png, anna_mask_1.png, ...      several masks of one image, numbered: what is inside any of them is the structure
 """
@@ -20,13 +20,12 @@ from jaxseg.data.datasets.own import unmasked
 from jaxseg.data.formats.discover import has_suffix, holds_dicom, visible_entries
 from jaxseg.data.formats.own import readable
 from jaxseg.data.formats.refusal import refusal
-from jaxseg.types import ConfigError, DataError
+from jaxseg.types import ConfigError
 
-ENDINGS = tuple(f"{dash}{word}" for word in ("mask", "seg", "segmentation", "label", "gt") for dash in "_-")
-WORDS = ("mask", "seg", "segmentation", "label", "labels", "gt", "truth", "ground_truth", "annotation")  # names of masks alone
+WORDS = ("mask", "seg", "segmentation", "label", "labels", "gt", "truth", "ground_truth", "annotation")  # what masks are called
 ONE = "foreground"  # the structure that numbered masks of an image are parts of
 _NUMBERED = re.compile(r"(.+)_(\d{4})")
-_PART = re.compile(rf"(.+)(?:{'|'.join(ENDINGS)})(?:[-_]?\d+)?")  # the name of a mask beside its image
+_PART = re.compile(rf"(.+?)[-_](?:{'|'.join(WORDS)})(?:[-_]?\d+)?")  # the name of a mask beside its image
 
 
 class Paired(NamedTuple):
@@ -49,7 +48,7 @@ def paired(images: Path, masks: Path, suffixes: Sequence[str] | None = None, *, 
     """Pair the images and masks of two folders, or of one.
 
     Args:
-      images, masks: the folders; the same folder twice: names of masks end in one of ENDINGS.
+      images, masks: the folders; the same folder twice: names of masks end in one of WORDS.
       suffixes: data.suffixes, what the names of a case's channels end in ("_t1", "_flair"); None: one file per case, or nnU-Net's
         numbers.
       without_masks: images may lack a mask.
@@ -117,12 +116,13 @@ def images_without_masks(folder: Path) -> dict[str, tuple[Path]]:
 
 def holds_cases(folder: Path) -> bool:
     """Whether all files lie in sub-folders that hold a case each, at least one of them with its mask."""
-    try:
-        by_folder = _by_folder(_below(folder)) if folder.is_dir() else {}
-    except DataError:  # two files of one name
-        return False
-    masks = [sum(name.lower() in WORDS for name in files) for files in by_folder.values()]
-    return "" not in by_folder and 1 in masks and max(masks) == 1 and all(len(files) > 1 for files in by_folder.values())
+    annotated = 0
+    for above, files in _folders(folder) if folder.is_dir() else ():
+        masks = sum(stem.lower() in WORDS for stem, _ in files)
+        if files and (not above or len(files) < 2 or masks > 1):  # seen at once in most other folders, however many lie there
+            return False
+        annotated += masks
+    return annotated > 0
 
 
 def images_by_folder(folder: Path, channels: int) -> dict[str, tuple[Path, ...]]:
@@ -180,27 +180,32 @@ def images_by_suffix(folder: Path, suffixes: Sequence[str]) -> dict[str, tuple[P
 def _below(folder: Path) -> dict[str, Path]:
     """{path below the folder without suffix, with /: file} of images, and folders that are a DICOM series."""
     found: dict[str, Path] = {}
-
-    def walk(here: Path, above: str) -> Iterator[tuple[str, Path]]:
-        for entry in visible_entries(here):
-            if entry.is_file() and has_suffix(entry, readable()):
-                yield above + pairs.stem(entry), entry
-            elif entry.is_dir() and holds_dicom(entry):
-                yield above + entry.name, entry
-            elif entry.is_dir():
-                yield from walk(entry, f"{above}{entry.name}/")
-
-    for name, path in walk(folder, ""):
-        if name in found:
-            raise refusal(
-                "DATA_PATH",
-                path,
-                f"the same stem as {found[name].name}",
-                "file names without suffix must be unique",
-                "remove one of them",
-            )
-        found[name] = path
+    for above, files in _folders(folder):
+        for stem, path in files:
+            name = above + stem
+            if name in found:
+                raise refusal(
+                    "DATA_PATH",
+                    path,
+                    f"the same stem as {found[name].name}",
+                    "file names without suffix must be unique",
+                    "remove one of them",
+                )
+            found[name] = path
     return found
+
+
+def _folders(folder: Path, above: str = "") -> Iterator[tuple[str, list[tuple[str, Path]]]]:
+    """Its path from the top with / behind it, and (stem, path) of its images and DICOM series, of a folder and those below it."""
+    files, deeper = [], []
+    for entry in visible_entries(folder):
+        if entry.is_file() and has_suffix(entry, readable()):
+            files.append((pairs.stem(entry), entry))
+        elif entry.is_dir():
+            (files.append((entry.name, entry)) if holds_dicom(entry) else deeper.append(entry))
+    yield above, files
+    for entry in deeper:
+        yield from _folders(entry, f"{above}{entry.name}/")
 
 
 def _by_suffix(found: Mapping[str, Path], suffixes: Sequence[str]) -> dict[str, tuple[Path, ...]]:
