@@ -23,7 +23,6 @@ SEEN = 3  # number of cases whose images are read
 AIR, BONE = -800, 200  # HU: images with values below AIR and above BONE are taken for CT
 WINDOW = (40.0, 400.0)  # (level, width) in HU of the soft-tissue window, for CT without data.window
 EMPTY = 0.25  # a scan with at least this fraction of zero voxels is taken for one whose background was masked out
-IMAGENET_CHANNELS = 3
 
 
 class Filled(NamedTuple):
