@@ -1,6 +1,8 @@
 """Whole runs where the surroundings are against them: Ctrl-C with reading processes, a bare environment, a reader that leaves."""
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,13 +22,20 @@ def cache(tmp_path_factory):
 
 def listening(pid: int) -> set[str]:
     """Addresses, in the kernel's hexadecimal words, on which a process waits for connections."""
-    inodes = {os.readlink(path)[8:-1] for path in Path(f"/proc/{pid}/fd").iterdir() if os.readlink(path).startswith("socket:")}
+    inodes = set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            inodes |= set(re.findall(r"^socket:\[(\d+)\]$", os.readlink(path)))
     lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]]
     return {words[1].partition(":")[0] for words in lines if words[3] == "0A" and words[9] in inodes}
 
 
 def children(pid: int) -> list[int]:
-    return [int(n) for path in Path(f"/proc/{pid}/task").glob("*/children") for n in path.read_text().split()]
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended since it was listed
+            found += [int(n) for n in path.read_text().split()]
+    return found
 
 
 def alive(pid: int) -> bool:
