@@ -98,6 +98,10 @@ class Trained:
         self.names = tuple(run.record["labels"])
         self.modalities = tuple(run.recipe.modalities)
 
+    def __repr__(self) -> str:
+        images = f"{len(self.modalities)} images ({', '.join(self.modalities)})" if self.modalities else "one image"
+        return f"<jaxseg.Trained {self.record['config']['model']['name']}: {images} to {', '.join(self.names)}>"
+
     def predict(
         self,
         image: Image | Sequence[Image],

@@ -67,7 +67,7 @@ def fill(config: ConfigDict) -> Filled:
             "ignore: voxels with dataset.json's ignore label are not annotated: no loss and no score counts them; set "
             "config.data.ignore=background to count them as background"
         )
-    d.structures, d.modalities = _structures(dataset), dataset.modalities or None
+    d.structures, d.modalities, d.suffixes = _structures(dataset), dataset.modalities or None, dataset.suffixes or d.suffixes
     if d.split == datasets.AUTO:
         d.split = "fixed" if dataset.fixed_split else "patient"
         lines += [f"split: {_splits(dataset)}"] if dataset.fixed_split else []

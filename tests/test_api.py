@@ -36,6 +36,7 @@ def test_a_file_gives_the_labels_that_predict_writes(case, tmp_path):
     one = sorted(images.iterdir())[0]
     predict(run, one, tmp_path, settings=settings, say=lambda line: None)
     loaded = jaxseg.load(run)
+    assert repr(loaded) == f"<jaxseg.Trained {loaded.record['config']['model']['name']}: one image to foreground>"
     found = loaded.predict(one, probabilities=True)
     written = jaxseg.read_volume(next(p for p in tmp_path.iterdir() if p.suffix in (".png", ".gz"))).array
     assert found.labels.any() and not found.labels.all()

@@ -127,6 +127,7 @@ class DataSet:
       left_out: masks may hold `types.LEFT_OUT`: these voxels are not annotated, and count neither in losses nor in scores.
       normalised: the images are already z-scores; `Recipe.intensity` "brain" then leaves them unchanged.
       notes: lines to log whenever the data set is loaded.
+      suffixes: what the names of a case's channels end in, in the channels' order; () where names say nothing about them.
     """
 
     name: str
@@ -148,6 +149,7 @@ class DataSet:
     left_out: bool = False
     normalised: bool = False
     notes: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

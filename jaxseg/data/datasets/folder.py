@@ -101,7 +101,7 @@ def _found(root: Path, **options: Any) -> tuple[Path, pairing.Paired, dict[str, 
     each = [(place.split, pairing.paired(place.images, place.masks, **options)) for place in places]
     if len(each) == 1:
         return holders[0], each[0][1], dict.fromkeys(each[0][1].images, each[0][0]) if each[0][0] else {}
-    kinds = {(found.structures, found.channels) for _, found in each}
+    kinds = {(found.structures, found.channels, found.suffixes) for _, found in each}
     if len(kinds) > 1:
         raise refusal(
             "DATA_PATH", holders[0], "splits whose masks or channels are named differently", "all splits have one form", "rename"
@@ -180,6 +180,7 @@ def load(
         combined=joined,
         values=() if several else values_and_classes.values_of(table, len(names)),
         notes=notes,
+        suffixes=found.suffixes,
         **_prescribed(root, splits, whose),
     )
     return unmasked.apply(dataset, missing_masks)

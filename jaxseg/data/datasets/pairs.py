@@ -44,13 +44,19 @@ def stem(path: Path, suffixes: tuple[str, ...] | None = None) -> str:
 
 
 def pair(
-    images: Mapping[str, Path], masks: Mapping[str, Path], *, without_mask: bool = False, remedy: str = ""
+    images: Mapping[str, Path],
+    masks: Mapping[str, Path],
+    *,
+    without_mask: bool = False,
+    remedy: str = "add the mask or remove the file",
+    image_remedy: str = "add the image or remove the file",
 ) -> list[tuple[str, Path, Path]]:
     """(stem, image, mask) by equal stems, sorted by stem; never by the order of a listing.
 
     Args:
       without_mask: leave out images that have no mask instead of refusing them.
-      remedy: what else the message advises where an image has no mask; "": to add it.
+      remedy: what the message advises where an image has no mask.
+      image_remedy: what it advises where a mask has no image.
     Raises:
       DataError: DATA_MISSING for an image or a mask without the other, or if there are no files.
     """
@@ -63,7 +69,7 @@ def pair(
                 f"no {what} of the same name, so for {len(alone)} files "
                 f"({', '.join(alone[:5])}{', ...' if len(alone) > 5 else ''})",
                 "images and masks are paired by name",
-                remedy if remedy and what == "mask" else f"add the {what} or remove the file",
+                remedy if what == "mask" else image_remedy,
             )
     both = sorted(images.keys() & masks.keys())
     if not both:

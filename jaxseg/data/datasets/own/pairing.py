@@ -1,7 +1,8 @@
 """Pair the files below `images` and `masks` by their names.
 
 images/anna.png                          an image of case anna; images/ward/anna.png one of case ward/anna
-images/anna_0000.nii.gz, anna_0001 ...   its channels by number, where the masks are named without; or by stated suffixes
+images/anna_0000.nii.gz, anna_0001 ...   its channels by number, where the masks are named without
+images/anna_t1.nii.gz, anna_flair.nii.gz     its channels by name, where every mask has the same of them; or by data.suffixes
 images/anna/                             a DICOM series
 masks/anna.png                           its mask, possibly with a common ending (anna_mask.png)
 masks/liver/anna.png, masks/anna_liver.png    masks of one structure each
@@ -24,6 +25,10 @@ from jaxseg.types import ConfigError
 
 WORDS = ("mask", "seg", "segmentation", "label", "labels", "gt", "truth", "ground_truth", "annotation")  # what masks are called
 ONE = "foreground"  # the structure that numbered masks of an image are parts of
+IMAGE_REMEDY = (
+    "add the image or remove the file; where a case has a file for each channel, say what their names end in: "
+    "--config.data.suffixes=\"('_t1','_flair')\""
+)
 _NUMBERED = re.compile(r"(.+)_(\d{4})")
 _PART = re.compile(rf"(.+?)[-_](?:{'|'.join(WORDS)})(?:[-_]?\d+)?")  # the name of a mask beside its image
 
@@ -36,12 +41,14 @@ class Paired(NamedTuple):
       masks: each case's mask files by structure; for a mask with all classes the structure is "". {} if a case has no mask.
       structures: names of the structures; () if a mask holds all classes.
       channels: names of the channels that the files of a case hold; () if a case has one file.
+      suffixes: what the names of the channels' files end in, where that tells them apart; else ().
     """
 
     images: dict[str, tuple[Path, ...]]
     masks: dict[str, dict[str, tuple[Path, ...]]]
     structures: tuple[str, ...]
     channels: tuple[str, ...]
+    suffixes: tuple[str, ...] = ()
 
 
 def paired(images: Path, masks: Path, suffixes: Sequence[str] | None = None, *, without_masks: bool = False) -> Paired:
@@ -49,14 +56,16 @@ def paired(images: Path, masks: Path, suffixes: Sequence[str] | None = None, *, 
 
     Args:
       images, masks: the folders; the same folder twice: names of masks end in one of WORDS.
-      suffixes: data.suffixes, what the names of a case's channels end in ("_t1", "_flair"); None: one file per case, or nnU-Net's
-        numbers.
+      suffixes: data.suffixes, what the names of a case's channels end in ("_t1", "_flair"); None: one file per case, nnU-Net's
+        numbers, or the endings that the names of all images have beside their masks' names.
       without_masks: images may lack a mask.
     Raises:
       ConfigError: the suffixes are not a list of distinct words.
       DataError: DATA_MISSING for an image or a mask without the other, DATA_PATH for two files of the same name.
     """
     found, truth = (_below(images), _below(masks)) if images != masks else _parted(_below(images))
+    if suffixes is None and images != masks:
+        suffixes = _endings(found, truth) or None
     if suffixes is None and images == masks and not truth:
         cases, truth, channels = _of_folders(found)
     elif suffixes is not None:
@@ -68,6 +77,7 @@ def paired(images: Path, masks: Path, suffixes: Sequence[str] | None = None, *, 
             count = 1 + max(int(m.group(2)) for m in numbers.values())
             cases = _by_suffix(found, [f"_{c:04d}" for c in range(count)])
             channels = tuple(f"channel {c}" for c in range(count)) if count > 1 else ()
+    endings = tuple(suffixes or ())
     by_structure = _by_structure(cases, truth)
     structures = tuple(sorted({name for parts in (by_structure or {}).values() for name in parts}))
     if len(structures) == 1 and not (masks / structures[0]).is_dir():  # a common ending: anna_mask.png
@@ -79,9 +89,9 @@ def paired(images: Path, masks: Path, suffixes: Sequence[str] | None = None, *, 
     order = sorted(cases)
     if by_structure is None:  # a mask a case
         firsts = {name: files[0] for name, files in cases.items()}
-        pairs.pair(firsts, truth, without_mask=without_masks, remedy=unmasked.REMEDY)
+        pairs.pair(firsts, truth, without_mask=without_masks, remedy=unmasked.REMEDY, image_remedy=IMAGE_REMEDY)
         held = {name: {"": (truth[name],)} if name in truth else {} for name in order}
-        return Paired({name: cases[name] for name in order}, held, (), channels)
+        return Paired({name: cases[name] for name in order}, held, (), channels, endings)
     alone = [name for name in order if name not in by_structure]
     if alone and not without_masks:
         raise refusal(
@@ -91,9 +101,8 @@ def paired(images: Path, masks: Path, suffixes: Sequence[str] | None = None, *, 
             "every image has a mask of one structure at least, empty if there is none of it",
             unmasked.REMEDY,
         )
-    return Paired(
-        {name: cases[name] for name in order}, {name: by_structure.get(name, {}) for name in order}, structures, channels
-    )
+    masks_of = {name: by_structure.get(name, {}) for name in order}
+    return Paired({name: cases[name] for name in order}, masks_of, structures, channels, endings)
 
 
 def side_by_side(folder: Path) -> bool:
@@ -206,6 +215,24 @@ def _folders(folder: Path, above: str = "") -> Iterator[tuple[str, list[tuple[st
     yield above, files
     for entry in deeper:
         yield from _folders(entry, f"{above}{entry.name}/")
+
+
+def _endings(found: Mapping[str, Path], truth: Collection[str]) -> tuple[str, ...]:
+    """Return what channels' names add to their case's, sorted: ("_flair", "_t1"); () unless all cases have the same.
+
+    Cases are what masks are named after: anna, anna_mask or liver/anna. Numbers alone may count cases, and are no endings.
+    """
+    cases = {match[1] if (match := _PART.fullmatch(name)) else name for name in truth}
+    if not any(name in cases for name in found):
+        cases |= {name.partition("/")[2] for name in truth}
+    endings: dict[str, set[str]] = {}
+    for name in found:
+        cut = next((end for end in range(len(name) - 1, 0, -1) if name[end] in "_-." and name[:end] in cases), None)
+        if name in cases or cut is None or not any(map(str.isalpha, name[cut:])):
+            return ()
+        endings.setdefault(name[:cut], set()).add(name[cut:])
+    kinds = set(map(frozenset, endings.values()))
+    return tuple(sorted(kinds.pop())) if len(kinds) == 1 and len(next(iter(kinds))) > 1 else ()
 
 
 def _by_suffix(found: Mapping[str, Path], suffixes: Sequence[str]) -> dict[str, tuple[Path, ...]]:

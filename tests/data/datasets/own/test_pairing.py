@@ -162,14 +162,39 @@ def test_channels_by_number_or_by_stated_endings(tmp_path):
             picture(tmp_path / kind / "masks" / f"{case}.png", columns=(1,))
     data = datasets.load("folder", tmp_path / "numbers")
     assert [c.id for c in data.cases] == ["a", "b"] and data.modalities == ("channel 0", "channel 1")
-    data = datasets.load("folder", tmp_path / "names", suffixes=("_flair", "_t1"))
-    images, _ = base.read_files(data, data.cases[0])
-    assert data.modalities == ("flair", "t1") and [int(i.array.max()) for i in images] == [2, 1]
+    found = datasets.load("folder", tmp_path / "names")  # every mask has the same endings
+    for data in (found, datasets.load("folder", tmp_path / "names", suffixes=("_flair", "_t1"))):
+        images, _ = base.read_files(data, data.cases[0])
+        assert data.modalities == ("flair", "t1") and [int(i.array.max()) for i in images] == [2, 1]
     (tmp_path / "names" / "images" / "b_t1.png").unlink()
+    with pytest.raises(DataError, match=r"no image of the same name.*--config.data.suffixes="):
+        datasets.load("folder", tmp_path / "names")
     with pytest.raises(DataError, match="b: no file with _t1, only with _flair"):
         datasets.load("folder", tmp_path / "names", suffixes=("_flair", "_t1"))
     with pytest.raises(DataError, match="another ending"):
         datasets.load("folder", tmp_path / "names", suffixes=("_flair", "_t2"))
+
+
+@pytest.mark.parametrize("mask", ["{}_seg", "liver/{}"])
+def test_channels_are_told_from_names_beside_masks_with_endings_and_masks_of_structures(tmp_path, mask):
+    for case in ("a", "a-b"):
+        for ending in ("-T2", "_adc"):
+            picture(tmp_path / "images" / f"{case}{ending}.png")
+        picture(tmp_path / "masks" / f"{mask.format(case)}.png", columns=(1,))
+    data = datasets.load("folder", tmp_path)
+    assert [c.id for c in data.cases] == ["a", "a-b"] and data.modalities == ("T2", "adc") and data.suffixes == ("-T2", "_adc")
+
+
+def test_numbers_and_endings_of_some_images_are_no_channels(tmp_path):
+    for ending in ("_1", "_2"):
+        picture(tmp_path / "counted" / "images" / f"a{ending}.png")
+        picture(tmp_path / "some" / "images" / f"a{ending}x.png")
+    picture(tmp_path / "some" / "images" / "b_1x.png")
+    for kind, cases in (("counted", "a"), ("some", "ab")):
+        for case in cases:
+            picture(tmp_path / kind / "masks" / f"{case}.png", columns=(1,))
+        with pytest.raises(DataError, match="no image of the same name"):
+            datasets.load("folder", tmp_path / kind)
 
 
 def test_slices_that_are_numbered_are_no_channels(tmp_path):
