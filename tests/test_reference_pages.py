@@ -8,17 +8,19 @@ import inspect
 import re
 import textwrap
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from jaxseg.augment import TRANSFORMS
 from jaxseg.losses import TERMS
 from jaxseg.metrics import calibration, counts, lesions, surface
-from jaxseg.models import functional, registry
+from jaxseg.models import functional, registry, summary
 
 README = Path(__file__).parent.parent / "README.md"
 DOCS = README.parent / "docs"
 NOTE = "Written from the docstrings of the library by `python tests/test_reference_pages.py`; a test compares."
+SIDES = {2: 256, 3: 64}  # of the images to which the page's figures refer
 METRICS = (
     counts.dice,
     counts.iou,
@@ -53,8 +55,16 @@ def markdown(docstring: str) -> str:
     return "\n".join(lines).strip()
 
 
-def networks(parameters: dict[str, str]) -> str:
-    """docs/networks.md with these numbers of parameters."""
+class Figures(NamedTuple):
+    """What the page states of a network, in its words: parameters, GMAC and MiB kept for the backward pass, "" if it cannot."""
+
+    parameters: str
+    gmac: str
+    kept: str
+
+
+def networks(figures: dict[str, Figures]) -> str:
+    """docs/networks.md with these figures."""
     out = [
         "# Networks",
         "",
@@ -62,14 +72,17 @@ def networks(parameters: dict[str, str]) -> str:
             f"{len(registry.list_models())} named networks. `--config.model.name=NAME` chooses one, `jaxseg.create_model(NAME)` "
             "builds one. Channels and classes are those that a variant takes when nothing else is said; its parameters are "
             "counted for them. Fields of a variant are changed with `--config.model.options`. Weights are read from PyTorch "
-            "files without PyTorch (`--config.model.init=FILE`), under the names of the implementations that each family lists.",
+            "files without PyTorch (`--config.model.init=FILE`), under the names of the implementations that each family lists. "
+            f"GMAC are 10^9 multiply-accumulates for one image of {SIDES[2]} x {SIDES[2]} pixels, or {SIDES[3]}^3 voxels; kept "
+            "MiB is what a training step in float32 keeps of it from the forward for the backward pass, traced for a CPU. "
+            "`jaxseg zoo --measure NAME` compiles a step at any size, and measures memory and time.",
             128,
         ),
         "",
         "```console",
         "$ jaxseg zoo unet3p_bridge",
         "network family axes channels classes parameters",
-        f"unet3p_bridge unet3p 2 4 4 {parameters['unet3p_bridge']}",
+        f"unet3p_bridge unet3p 2 4 4 {figures['unet3p_bridge'].parameters}",
         "```",
         "",
         NOTE,
@@ -82,22 +95,22 @@ def networks(parameters: dict[str, str]) -> str:
         mappings = dict.fromkeys(re.sub(r"_\d+$", "", m.name) for m in getattr(module, "KEY_MAPPINGS", ()))
         out += [f"## {family}", "", text, ""]
         out += [f"Weights under the names of: {', '.join(mappings)}.", ""] if mappings else []
-        out += ["| name | axes | channels | classes | parameters |", "|---|---|---|---|---|"]
+        out += ["| name | axes | channels | classes | parameters | GMAC | kept MiB |", "|---|---|---|---|---|---|---|"]
         out += [
-            f"| `{name}` | {' or '.join(map(str, v.ranks))} | {v.in_channels} | {v.num_classes} | {parameters[name]} |"
+            f"| `{name}` | {' or '.join(map(str, v.ranks))} | {v.in_channels} | {v.num_classes} | {' | '.join(figures[name])} |"
             for name, v in sorted(module.VARIANTS.items())
         ]
         out.append("")
     return "\n".join(out)
 
 
-def families(parameters: dict[str, str]) -> str:
+def families(figures: dict[str, Figures]) -> str:
     """The README's table of families; networks for tests alone are left out."""
     rows = ["| family | networks | axes | parameters | weights under the names of |", "|---|---|---|---|---|"]
     for family in registry.FAMILIES:
         module = importlib.import_module(f"jaxseg.models.{family}")
         known = {name: v for name, v in module.VARIANTS.items() if "_test" not in name}
-        sizes = sorted(int(parameters[name].replace(",", "")) / 1e6 for name in known)
+        sizes = sorted(int(figures[name].parameters.replace(",", "")) / 1e6 for name in known)
         axes = " or ".join(map(str, sorted({rank for v in known.values() for rank in v.ranks})))
         first = inspect.getdoc(inspect.getmodule(next(iter(known.values())).network)).partition(":")[0].partition("\n")[0]
         size = " to ".join(dict.fromkeys((f"{sizes[0]:.1f}", f"{sizes[-1]:.1f}"))) + " M"
@@ -107,10 +120,10 @@ def families(parameters: dict[str, str]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def readme(text: str, parameters: dict[str, str]) -> str:
+def readme(text: str, figures: dict[str, Figures]) -> str:
     """README.md with its table of families."""
     begin, end = "<!-- networks -->\n", "<!-- /networks -->"
-    return text.partition(begin)[0] + begin + families(parameters) + end + text.partition(end)[2]
+    return text.partition(begin)[0] + begin + families(figures) + end + text.partition(end)[2]
 
 
 def definitions() -> str:
@@ -132,13 +145,25 @@ def definitions() -> str:
     return "\n".join(out)
 
 
+def counted(name: str) -> Figures:
+    variant = registry.variants()[name]
+    shape = (1, *[SIDES[variant.ranks[0]]] * variant.ranks[0], variant.in_channels)
+    macs = summary.summarize(name, shape).macs / 1e9
+    return Figures(count(name), rounded(macs), rounded(summary.kept_for_backward(name, shape) / 2**20))
+
+
+def rounded(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
 def count(name: str) -> str:
     return f"{functional.parameter_count(registry.create_model(name, abstract=True)):,}"
 
 
-def written() -> dict[str, str]:
-    """Name -> parameters as the page states them."""
-    return dict(re.findall(r"^\| `(\w+)` \|.*\| ([\d,]+) \|$", (DOCS / "networks.md").read_text(), re.MULTILINE))
+def written() -> dict[str, Figures]:
+    """Name -> figures as the page states them."""
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([\d,]+) \| (\S*) \| (\S*) \|$", (DOCS / "networks.md").read_text(), re.MULTILINE)
+    return {name: Figures(*figures) for name, *figures in rows}
 
 
 def test_the_page_of_networks_is_that_of_the_registry():
@@ -153,8 +178,13 @@ def test_the_readme_lists_the_families_of_the_registry():
 def test_the_page_counts_parameters_as_the_library_does(family):
     """The smallest of each family; tests/models counts all of them."""
     names = importlib.import_module(f"jaxseg.models.{family}").VARIANTS
-    smallest = min(names, key=lambda name: int(written()[name].replace(",", "")))
-    assert written()[smallest] == count(smallest)
+    smallest = min(names, key=lambda name: int(written()[name].parameters.replace(",", "")))
+    assert written()[smallest].parameters == count(smallest)
+
+
+@pytest.mark.parametrize("name", ["unet_test", "unet3d_test", "segformer_test"])
+def test_the_page_counts_work_and_memory_as_the_library_does(name):
+    assert written()[name] == counted(name)
 
 
 def test_the_page_of_definitions_is_that_of_the_docstrings():
@@ -162,6 +192,6 @@ def test_the_page_of_definitions_is_that_of_the_docstrings():
 
 
 if __name__ == "__main__":
-    (DOCS / "networks.md").write_text(networks({name: count(name) for name in registry.list_models()}))
+    (DOCS / "networks.md").write_text(networks({name: counted(name) for name in registry.list_models()}))
     (DOCS / "definitions.md").write_text(definitions())
     README.write_text(readme(README.read_text(), written()))

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxseg.reports.cases import pictures
 from jaxseg.reports.names import without_paths
 from jaxseg.train.log import Log
@@ -29,12 +27,11 @@ def write(log: Log, folder: Path, step: int, tree: Mapping[str, Any], difference
       final: whether it is the evaluation of the best checkpoint on the test split.
     """
     split = folder.name.rpartition("@")[0]
-    index, _ = pictures.read(folder)
+    index, classes = pictures.read(folder)
     for number, facts in enumerate(index, 1):
         case = pictures.Shown(facts, facts["case"], "", pictures.arrays_of(folder, facts))
-        row = np.concatenate([pictures.painted(case, layer) for layer in ("", "truth", "prediction")], axis=1)
         dice = f"_Dice_{facts['dice']:.3f}" if facts["dice"] is not None and not math.isnan(facts["dice"]) else ""
-        log.panel(step, _tag(f"{split}_{facts['chosen']}/{number:02d}_{case.title}{dice}"), row)
+        log.panel(step, _tag(f"{split}_{facts['chosen']}/{number:02d}_{case.title}{dice}"), pictures.row(case, classes))
     if final:
         keys = dict.fromkeys((*ALWAYS, *difference))
         log.results(

@@ -118,6 +118,33 @@ def summarize(model: str | Segmenter, image_shape: Sequence[int], **options) -> 
     )
 
 
+def kept_for_backward(model: str | Segmenter, image_shape: Sequence[int]) -> int:
+    """Count the bytes that a training step keeps from its forward pass for its backward pass, float32, traced for this platform.
+
+    This is the part of a step's memory that grows with the batch and the image. XLA shares and recomputes some of it, and adds
+    what the largest operation works with: `jaxseg zoo --measure` compiles a step and gives XLA's figure.
+
+    Args:
+      model: the name of a network, or a network (which may be abstract).
+      image_shape: [B, *S, C].
+    Raises:
+      ValueError: the network cannot process images of this shape.
+    """
+    if isinstance(model, str):
+        model = create_model(model, in_channels=int(image_shape[-1]), abstract=True)
+    network, params, state = functional.split(model)
+    spec = lambda tree: {n: jax.ShapeDtypeStruct(v.shape, v.dtype) for n, v in tree.items()}
+
+    def residuals(params, state, image):
+        context = ForwardContext(train=True, key=jax.random.key(0))
+        return jax.vjp(lambda p: network.apply(p, state, image, context)[0].logits, params)[1]
+
+    traced = jax.make_jaxpr(residuals)(spec(params), spec(state), jax.ShapeDtypeStruct(tuple(image_shape), jnp.float32)).jaxpr
+    given = set(map(id, traced.invars))
+    kept = {id(v): v.aval for v in traced.outvars if id(v) not in given}
+    return sum(a.size * a.dtype.itemsize for a in kept.values())
+
+
 def _count(network: functional.Network, params, state, shape, *, train: bool):
     """(shape and dtype of the logits, tally) of one pass, which is traced with shapes alone."""
 

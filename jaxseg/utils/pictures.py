@@ -5,12 +5,19 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-_COLOURS = np.array(
-    [(0, 0, 0), (230, 60, 60), (70, 190, 70), (70, 120, 255), (240, 200, 60), (200, 90, 220), (80, 210, 210), (240, 140, 50)],
-    np.uint8,
+# of classes 1, 2, ...: Okabe and Ito's palette, which colour-blind readers tell apart, bright colours first
+COLOURS = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (184, 169, 0),
+    (213, 94, 0),
+    (204, 121, 167),
+    (0, 114, 178),
+    (127, 127, 127),
 )
-_RIGHT, _MISSED, _FALSE = (0, 160, 0), (220, 40, 40), (60, 110, 255)  # colours of errors
-TITLES = ("input", "truth", "prediction", "errors: green right, red missed, blue false")
+_RIGHT, _MISSED, _EXTRA, _CONFUSED = (0, 158, 115), (86, 180, 233), (213, 94, 0), (204, 121, 167)  # as in a page's viewer
+TITLES = ("input", "truth", "prediction", "green right, blue missed, red extra, pink other class")
 TILE = 256  # pixels that the longer side of a captioned tile has at least
 LINE = 14  # pixels of a line of text
 
@@ -29,14 +36,14 @@ def to_8bit(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 def paint(rgb: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Draw labels [H, W] in half-transparent colours over an RGB picture [H, W, 3]."""
-    colour = _COLOURS[np.where(labels > 0, (labels.astype(int) - 1) % (len(_COLOURS) - 1) + 1, 0)]
+    colour = np.array(COLOURS, np.uint8)[(labels.astype(int) - 1) % len(COLOURS)]
     return np.where(labels[..., None] > 0, rgb // 2 + colour // 2, rgb).astype(np.uint8)
 
 
 def panel(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Show input, truth, prediction and errors side by side.
 
-    Colours of the errors: green correct, red missed or of a wrong class, blue false positive.
+    Colours of the errors: green correct, blue missed, red where nothing is, pink of another class.
 
     Args:
       image: [H, W, C] uint8.
@@ -47,8 +54,9 @@ def panel(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.nd
     rgb = to_rgb(image)
     error = rgb // 2
     error[(truth > 0) & (prediction == truth)] = _RIGHT
-    error[(truth > 0) & (prediction != truth)] = _MISSED
-    error[(truth == 0) & (prediction > 0)] = _FALSE
+    error[(truth > 0) & (prediction == 0)] = _MISSED
+    error[(truth == 0) & (prediction > 0)] = _EXTRA
+    error[(truth > 0) & (prediction > 0) & (prediction != truth)] = _CONFUSED
     return np.concatenate([rgb, paint(rgb, truth), paint(rgb, prediction), error], axis=1)
 
 
@@ -74,8 +82,7 @@ def captioned(row: np.ndarray, labels: Sequence[str]) -> np.ndarray:
         end = at + LINE + int(draw.textlength(text))
         if end > picture.width:
             break
-        colour = tuple(map(int, _COLOURS[k % (len(_COLOURS) - 1) + 1]))
-        draw.rectangle((at, LINE + height + 3, at + 8, LINE + height + 11), fill=colour)
+        draw.rectangle((at, LINE + height + 3, at + 8, LINE + height + 11), fill=COLOURS[k % len(COLOURS)])
         draw.text((at + 11, LINE + height + 1), text, fill="white")
         at = end + 6
     return np.asarray(picture)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxseg.utils.pictures import LINE, captioned, paint, panel, to_rgb
+from jaxseg.utils.pictures import COLOURS, LINE, captioned, paint, panel, to_rgb
 
 
 @pytest.mark.parametrize("shape", [(6, 8), (6, 8, 1), (6, 8, 3)])
@@ -22,9 +22,10 @@ def test_paint_leaves_the_background_as_it_is_and_colours_the_rest():
 
 
 def test_kinds_of_errors_have_colours_of_their_own():
-    image, truth, guess = np.full((1, 3, 1), 80, np.uint8), np.array([[1, 1, 0]]), np.array([[1, 0, 1]])
-    errors = panel(image, truth, guess)[:, -3:]
-    assert errors[0, 0].argmax() == 1 and errors[0, 1].argmax() == 0 and errors[0, 2].argmax() == 2  # green, red, blue
+    image, truth, guess = np.full((1, 5, 1), 80, np.uint8), np.array([[1, 1, 0, 1, 0]]), np.array([[1, 0, 1, 2, 0]])
+    right, missed, extra, confused, nothing = panel(image, truth, guess)[0, -5:]
+    assert right.argmax() == 1 and missed.argmax() == 2 and extra.argmax() == 0 and confused.argmin() == 1  # pink
+    assert nothing.tolist() == [40, 40, 40]
 
 
 def test_captions_enlarge_small_pictures_and_name_the_colours_of_classes():
@@ -35,5 +36,5 @@ def test_captions_enlarge_small_pictures_and_name_the_colours_of_classes():
     times = shown.shape[1] // row.shape[1]
     assert times == 7 and shown.shape == (32 * 7 + 2 * LINE, 160 * 7, 3)
     np.testing.assert_array_equal(shown[LINE:-LINE:7, ::7], row)
-    assert shown[:LINE, 40 * 7 :].any() and (shown[-LINE:] == (70, 190, 70)).all(-1).any()  # the colour of class 2
+    assert shown[:LINE, 40 * 7 :].any() and (shown[-LINE:] == COLOURS[1]).all(-1).any()  # the colour of class 2
     assert captioned(panel(np.zeros((900, 600, 1), np.uint8), np.zeros((900, 600)), np.zeros((900, 600))), ()).shape[1] == 2400

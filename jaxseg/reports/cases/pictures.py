@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from jaxseg.evaluate import kept
-from jaxseg.reports.page import COLOURS, embedded, text
+from jaxseg.reports.page import embedded, text
 from jaxseg.utils import guard
+from jaxseg.utils.pictures import COLOURS, captioned, panel
 
 MEGABYTE = 10**6
 STILL = 320  # pixels of the longer side of a still
@@ -113,8 +114,7 @@ def scripts(html: str) -> tuple[str, ...]:
 
 def class_colours(number: int) -> list[str]:
     """Return a colour for each class; after eight they repeat."""
-    order = (4, 5, 2, 7, 1, 3, 0, 6)  # bright ones first: they lie on dark pictures
-    return [COLOURS[order[k % len(order)]] for k in range(number)]
+    return ["#{:02x}{:02x}{:02x}".format(*COLOURS[k % len(COLOURS)]) for k in range(number)]
 
 
 def still(case: Shown, name: str = "") -> str:
@@ -139,6 +139,13 @@ def painted(case: Shown, layer: str) -> np.ndarray:
         return rgb.astype(np.uint8)
     shown = _grown(truth if layer == "truth" else labels, case)
     return np.where(shown[..., None] > 0, 0.5 * rgb + 0.5 * _palette()[shown], rgb).astype(np.uint8)
+
+
+def row(case: Shown, classes: Sequence[str]) -> np.ndarray:
+    """Draw the slice with most true foreground as validation draws its examples: input, truth, prediction and errors."""
+    image, truth, labels = _slice(case, next(iter(case.predictions.values())), case.truth > 0)
+    rgb = np.clip(_grown(image, case, True), 0, 255).astype(np.uint8)
+    return captioned(panel(rgb, _grown(truth, case), _grown(labels, case)), classes)
 
 
 def file_name(name: str) -> str:
