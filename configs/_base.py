@@ -68,7 +68,8 @@ def base() -> ConfigDict:
     data.regions = ()  # one sigmoid logit per region (WT, TC, ET) instead of a softmax over the classes: () for none,
     # ("dataset",) for those that the data set defines, or ((name, (class, ...)), ...) with names or numbers of classes
     data.coordinates = False  # rank 3: add three channels with each voxel's position in the whole volume (CoordConv)
-    data.previous = ()  # rank 3: runs whose labels, a channel for each class, follow the image's channels (an imported cascade)
+    data.previous = ()  # rank 3: runs whose labels, a channel for each class, follow the image's channels (nnU-Net's cascade)
+    data.previous_labels = ""  # folder of such labels to train with, CASE.nii.gz or fold_N/validation/; empty: those of the runs
     data.whole = False  # rank 3, fit stretch: every volume is one example, resized to `size` (region-of-interest networks)
     data.per_volume = 16  # patches drawn from each volume (slice, picture) per epoch
     data.foreground = 1 / 3  # fraction of the patches that are centred on a foreground voxel

@@ -1,6 +1,7 @@
 """The modes of the command line (`--mode=NAME`): one function each, called with the resolved config and the folders."""
 
 import contextlib
+import dataclasses
 import functools
 import time
 from pathlib import Path
@@ -28,7 +29,7 @@ from jaxseg.ops.precision import compute_dtype, describe
 from jaxseg.reports import run as pages
 from jaxseg.reports.names import name_style, without_paths
 from jaxseg.reports.reading import EXPERIMENT
-from jaxseg.train import extend, loop, patients, roi_volumes, setup
+from jaxseg.train import cascades, extend, loop, patients, setup
 from jaxseg.train import feed as feeds
 from jaxseg.train.log import Log
 from jaxseg.train.processes import agree, surroundings
@@ -100,7 +101,7 @@ def _train(call: Call, watch: loop.Watch | None) -> int | None:
             log.say(extend.describe(call.config, claim.raised["train.epochs"][0], job))
         agree.on_first(lambda: claim.begin(record))
         agree.on_first(lambda: files.write_json(call.workdir / EXPERIMENT, difference))
-        agree.on_first(lambda: setup.keep_channel_run(call.config, call.workdir))
+        agree.on_first(lambda: cascades.keep_runs(call.config, call.workdir))
         log.event(
             "start", workdir=call.workdir, model=call.config.model.name, epochs=job.epochs, steps_per_epoch=job.steps_per_epoch
         )
@@ -319,8 +320,8 @@ def check(call: Call) -> None:
     preflight.check(call.config, network=True, learnt=learnt)
     config = call.config
     dataset = setup.load_dataset(config, Log(call.workdir, quiet=True))
-    learn = roi_volumes.target_of(tuple(config.data.size)) if config.data.whole else None
-    recipe = setup.recipe_of(config, dataset)
+    learn = cascades.target_of(tuple(config.data.size)) if config.data.whole else None
+    recipe = dataclasses.replace(setup.recipe_of(config, dataset), stage=0)  # no network segments the cases
     name = f"{files.plain_name(dataset.name)}-{files.digest(str(dataset.root.absolute()))[:16]}"
     place = Path(call.output) if call.output else files.cache_root() / "check" / name
     files.make_folder(place, f"--output={place}")

@@ -17,13 +17,17 @@ from jaxseg.types import CheckpointError, ConfigError, MismatchError
 OPEN = ("eval.", "infer.", "report.", "explain.")  # keys of these groups may differ from the record
 _NONE = dict.fromkeys(("data.ignore", "data.structures", "data.modalities"))
 LEFT_OPEN = {"train.dtype": "auto", "data.window": [], **_NONE, **config.FROM_DATA}
-AS_BEFORE = {"data.above": []}  # keys that are newer than some runs, with the value that all of them had in effect
+AS_BEFORE = {"data.above": [], "data.previous_labels": ""}  # keys that are newer than some runs, with their value in all of them
 WITHOUT = ("name", "variant")  # names of the experiment, which change no result
 
 
 def get_config(run: str) -> ConfigDict:
     """Return the configuration of a run folder; makes this module a config file: --config=jaxseg/recorded.py:RUN."""
-    tree = tree_of(checkpoint.find_record(Path(run)))
+    record = checkpoint.find_record(Path(run))
+    tree = tree_of(record).unlock()
+    tree.data.previous = _stages(record, Path(run))
+    tree.defaults = json.dumps(tree.to_dict())
+    tree.lock()
     try:
         config.resolve(tree)
     except ConfigError as error:
@@ -48,7 +52,7 @@ def tree_of(record: Mapping[str, Any]) -> ConfigDict:
         )
     try:
         tree = ConfigDict(_plain(record["config"]))
-        tree.update_from_flattened_dict({key: tuple(value) for key, value in AS_BEFORE.items() if key not in there})
+        tree.update_from_flattened_dict({key: _plain(value) for key, value in AS_BEFORE.items() if key not in there})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"the config in the run's record is damaged: {error}; restore run.json from a copy") from error
     tree.defaults, tree.embedded = json.dumps(tree.to_dict()), ()
@@ -70,6 +74,7 @@ def settled(given: ConfigDict | None, record: Mapping[str, Any], run: Path, *, r
         return tree_of(record)
     plain = lambda tree: config.flatten(json.loads(json.dumps(tree)))
     old, new = AS_BEFORE | plain(record["config"]), plain(config.as_dict(given))
+    old["data.previous"] = list(_stages(record, run))
     ours = {key for key in new if key not in WITHOUT and key not in config.NEUTRAL and not key.startswith(OPEN)}
     moved = [key for key in sorted(ours) if key in old and old[key] != new[key] and not _left_open(key, new[key], old[key])]
     if reads_data and new["data.root"] and old["data.root"]:  # evaluation compares the digest of the data instead
@@ -87,6 +92,11 @@ def settled(given: ConfigDict | None, record: Mapping[str, Any], run: Path, *, r
         for key in tree[group]:
             tree[group][key] = given[group][key]
     return tree.lock()
+
+
+def _stages(record: Mapping[str, Any], run: Path) -> tuple[str, ...]:
+    """Return config.data.previous as the paths of runs, which a record gives from the run folder."""
+    return tuple(map(str, checkpoint.stages_of(run, record)))
 
 
 def _left_open(key: str, given: Any, recorded: Any) -> bool:

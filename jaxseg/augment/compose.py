@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.augment import intensity, mix, spatial
+from jaxseg.augment import stage as previous
 from jaxseg.types import Array, ConfigError
 from jaxseg.utils.lookup import check_kind, import_object, is_path, lookup, unknown_name
 
@@ -22,7 +23,7 @@ class Kind(NamedTuple):
     """A transform's class, its kind (stage), and the fields that its name sets."""
 
     make: Any
-    stage: str  # "spatial", "intensity" or "mix"
+    stage: str  # "spatial", "intensity", "mix" or "classes"
     fixed: dict[str, Any] = {}
 
     def options(self) -> set[str]:
@@ -30,7 +31,12 @@ class Kind(NamedTuple):
         return {f.name for f in dataclasses.fields(self.make)} - set(self.fixed) - {"rank"}
 
 
-METHODS = {"spatial": "pull", "intensity": "__call__", "mix": "__call__"}  # the method that a transform of each stage defines
+METHODS = {
+    "spatial": "pull",
+    "intensity": "__call__",
+    "mix": "__call__",
+    "classes": "__call__",
+}  # the method that a transform of each stage defines
 
 
 def own(given: str | type) -> Kind:
@@ -39,7 +45,8 @@ def own(given: str | type) -> Kind:
     Args:
       given: the class, or its path "module:Class". Its stage determines how it is called inside jit: "intensity": __call__(key,
         image [*S, C]) -> image; "spatial": pull(key, size) -> (matrix, offset), from output to input positions (see
-        `augment/spatial.py`); "mix": __call__(keys [B], image [B, *S, C], mask [B, *S]) -> (image, mask), for a whole batch.
+        `augment/spatial.py`); "mix": __call__(keys [B], image [B, *S, C], mask [B, *S]) -> (image, mask), for a whole batch;
+        "classes": __call__(key, classes [*S, K]) -> classes, those of a cascade's previous stage.
     Raises:
       ConfigError: there is no such class, or it does not define the method of its stage.
     """
@@ -94,10 +101,12 @@ TRANSFORMS: dict[str, Kind] = {
     "cutmix": Kind(mix.CutMix, "mix"),
     "cutout": Kind(mix.Cutout, "mix"),
     "black_rectangle": Kind(mix.BlackRectangle, "mix"),
+    "stage_morphology": Kind(previous.Morphology, "classes"),
+    "stage_drop": Kind(previous.DropComponent, "classes"),
 }
 
 
-def build(spec: Sequence, *, rank: int = 2, fill: float = 0.0, fixed_channels: int = 0) -> Callable:
+def build(spec: Sequence, *, rank: int = 2, fill: float = 0.0, fixed_channels: int = 0, classes: int = 0) -> Callable:
     """Build the function augment(key, image, mask) -> (image, mask), which applies a list of transforms in order.
 
     Args:
@@ -106,6 +115,8 @@ def build(spec: Sequence, *, rank: int = 2, fill: float = 0.0, fixed_channels: i
       rank: number of spatial axes.
       fill: image value outside the image, for geometric transforms (the label there is 0).
       fixed_channels: number of last channels that are not intensities (coordinates); only geometric transforms change them.
+      classes: K, of which that many are a previous stage's classes, zeros and ones: they stay so, and transforms of the stage
+        "classes" change them too.
     Returns:
       A function of key (a jax random key), image float32 [B, *S, C] and mask integer [B, *S]; it works inside jax.jit.
     Raises:
@@ -114,7 +125,11 @@ def build(spec: Sequence, *, rank: int = 2, fill: float = 0.0, fixed_channels: i
     if rank not in spatial.LETTERS:
         raise ConfigError(f"got rank={rank} for augmentation: must be 2 or 3")
     items = [item for number, entry in enumerate(spec) for item in _items(number, entry, rank)]
-    stages = _stages(items, fill, fixed_channels)
+    if not classes and (lost := [spec[item.number // 4][0] for item in items if item.stage == "classes"]):
+        raise ConfigError(
+            f"augmentation {lost[0]!r} changes the classes of config.data.previous, which names no run; leave it out"
+        )
+    stages = _stages(items, fill, fixed_channels, classes)
 
     def augment(key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
         if image.ndim != rank + 2 or mask.shape != image.shape[:-1]:
@@ -161,19 +176,21 @@ def _is_required(cls: type, name: str) -> bool:
     return field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _stages(items: Sequence[Item], fill: float, fixed: int) -> list[Callable]:
+def _stages(items: Sequence[Item], fill: float, fixed: int, classes: int) -> list[Callable]:
     """The functions of the list: one for each run of consecutive geometric transforms, one for each other transform."""
     stages: list[Callable] = []
     run: list[Item] = []
     for item in items:
         if run and not _joins(item, run):
-            stages.append(_geometry(run, fill))
+            stages.append(_geometry(run, fill, classes))
             run = []
         if item.stage == "spatial":
             run.append(item)
+        elif item.stage == "classes":
+            stages.append(_classes(item, classes))
         else:
             stages.append(_pixels(item, fixed) if item.stage == "intensity" else _batch(item))
-    return stages + ([_geometry(run, fill)] if run else [])
+    return stages + ([_geometry(run, fill, classes)] if run else [])
 
 
 def _border(run: Sequence[Item]) -> str | None:
@@ -190,7 +207,7 @@ def _joins(item: Item, run: Sequence[Item]) -> bool:
     return None in (_border(run), _border([item])) or _border(run) == _border([item])
 
 
-def _geometry(run: Sequence[Item], fill: float) -> Callable:
+def _geometry(run: Sequence[Item], fill: float, classes: int) -> Callable:
     if _border(run) is None:
         return lambda key, image, mask: _reverse(run, key, image, mask)
 
@@ -212,6 +229,8 @@ def _geometry(run: Sequence[Item], fill: float) -> Callable:
             moved |= fired
         where = spatial.positions(*total, tuple(size), displacement)
         new_image, new_mask = spatial.warp(image, labels, where, border=_border(run) or "constant", fill=fill)
+        if classes:
+            new_image = jnp.concatenate([new_image[..., :-classes], previous.binary(new_image[..., -classes:])], -1)
         return _select(moved, new_image, image), _select(moved, new_mask, mask)
 
     return stage
@@ -242,6 +261,15 @@ def _pixels(item: Item, fixed: int) -> Callable:
         moving = image.shape[-1] - fixed
         new = jax.vmap(item.transform)(keys, image[..., :moving])
         return _select(fired, jnp.concatenate([new, image[..., moving:]], -1) if fixed else new, image), mask
+
+    return stage
+
+
+def _classes(item: Item, count: int) -> Callable:
+    def stage(key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
+        keys, fired = item.draw(key, image.shape[0])
+        new = jax.vmap(item.transform)(keys, image[..., -count:])
+        return _select(fired, jnp.concatenate([image[..., :-count], new], -1), image), mask
 
     return stage
 

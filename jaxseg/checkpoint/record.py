@@ -6,6 +6,7 @@ digest is no signature: it does not protect against somebody who computes a new 
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from jaxseg.utils import guard
 from jaxseg.utils.files import write_json
 
 RECORD, CHECKPOINTS = "run.json", "checkpoints"
+PREVIOUS = "previous"  # inside the run of a second stage: a folder with copies of the first stage's runs
 FORMAT = 2
 LAST_READER = {1: "0.1.0"}  # format -> the last version of jaxseg that reads it
 _HOLDS = f"a run folder holds {RECORD} and {CHECKPOINTS}/"
@@ -106,3 +108,20 @@ def plain(value: Any) -> Any:
         return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ValueError(f"a run's record must be JSON-able: {error}") from error
+
+
+def copied_stages(run: Path) -> tuple[Path, ...]:
+    """Return the copies of a cascade's previous stage inside a run folder, in their order; () if there are none."""
+    return tuple(sorted((run / PREVIOUS).glob("[0-9]*"), key=lambda copy: int(copy.name)))
+
+
+def stages_of(run: Path, record: Mapping[str, Any]) -> tuple[Path, ...]:
+    """Return the runs of the previous stage of a cascade: the copies inside the run, or those that its record names beside it.
+
+    Args:
+      run: the run folder, or a checkpoint folder inside one.
+      record: its record.
+    """
+    place = run_folder(run)
+    named = record["config"]["data"].get("previous") or ()
+    return named and (copied_stages(place) or tuple(Path(os.path.normpath(place / name)) for name in named))

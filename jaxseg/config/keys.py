@@ -41,6 +41,7 @@ INTENSITIES = (
 VOLUMES_ONLY = (
     "data.coordinates",
     "data.previous",
+    "data.previous_labels",
     "data.whole",
     "data.orientation",
     "data.axes",
@@ -228,6 +229,7 @@ NEEDS: dict[str, tuple[Callable[[dict[str, Any]], bool], str]] = {
         lambda c: "ct_zscore" in c["data.intensity"] or "percentiles" in c["data.intensity"],
         "data.intensity='ct_zscore' or 'percentiles'",
     ),
+    "data.previous_labels": (lambda c: bool(c["data.previous"]), "data.previous, the runs that make such labels at prediction"),
     "eval.batch_size": (lambda c: not _by_windows(c), _SAME_SIZE),
     "eval.tables": (lambda c: not _by_windows(c), _SAME_SIZE),
     "infer.batch_size": (lambda c: not _by_windows(c), f"{_SAME_SIZE} (use infer.windows for patches and volumes)"),

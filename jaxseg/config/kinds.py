@@ -7,6 +7,7 @@ from typing import Any
 
 _OF: dict[Any, str] = {
     str: "name variant data.bad_cases data.dataset data.extra_run data.filter data.fit data.intensity data.orientation "
+    "data.previous_labels "
     "data.positions data.root data.split data.split_file data.target model.name model.init optim.name schedule.name train.best "
     "train.dtype eval.empty eval.lesions eval.split infer.accumulator infer.blend infer.positions infer.roi "
     "infer.uncertainty search.objective data.store_engine data.plane report.before report.names explain.layer explain.region "

@@ -220,6 +220,8 @@ TRANSFORMS = (
     "rotate",
     "scale",
     "shear",
+    "stage_drop",
+    "stage_morphology",
     "translate",
     "vflip",
 )

@@ -343,6 +343,9 @@ def _check_volumes(flat: dict[str, Any]) -> None:
             "set data.intensity='ct' for CT, or 'brain' with data.window=() for MRI",
         )
     rule(flat, "data.target", flat["data.target"] == "labels", "needs data.rank=2; leave it at 'labels'")
+    if flat["data.previous"]:
+        for key, plain in (("data.coordinates", False), ("data.whole", False), ("infer.roi", ""), ("data.mean", ())):
+            rule(flat, key, flat[key] == plain, f"data.previous, a cascade's first stage, needs {key}={plain!r}")
     if flat["data.whole"]:
         rule(flat, "data.regions", not flat["data.regions"], "data.whole=True has no regions; set data.whole to False")
         rule(flat, "infer.roi", not flat["infer.roi"], "needs data.whole=False; leave this key out")

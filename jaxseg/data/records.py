@@ -89,6 +89,8 @@ class Case:
       parts: further files that the data set's `read_mask` reads (one per structure); if they change, the store is rebuilt.
       slab: (first, end): the part of a volume that is this case, along the file's third axis; () for the whole volume. For
         slices, `DataSet.keep_slice` is used instead.
+      stage: the segmentation of a previous stage (`Recipe.stage`): .npy with classes in the axes of the first image's file, or a
+        label file like a mask; None if there is none.
     """
 
     id: str
@@ -98,6 +100,7 @@ class Case:
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     parts: tuple[Path, ...] = ()
     slab: tuple[int, ...] = ()
+    stage: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +176,8 @@ class Recipe:
       extra: names of `channels.EXTRA`: channels that are generated from the image, by k-means or by another run's network.
       target: the network's training target: "labels"; "edges", the inner boundaries of the labels; or "composite", the image with
         the union of the labels blended in (`channels.composite`).
+      stage: number of classes of a previous stage's segmentation (nnU-Net's cascade); each is an input channel of zeros and ones
+        behind those of the image, not counted in `channels`. 0 for none.
       orientation: of a volume's axes before `axes` takes them, one of `geometry.ORIENTATIONS`.
       axes: of a volume, in the order in which the network takes them; size, spacing and crop are in this order too; () for
         (0, 1, 2): X, Y, Z of the orientation. A spacing of 0 keeps an axis as it is.
@@ -210,3 +215,9 @@ class Recipe:
     fit: str = "stretch"
     plane: str = ""
     orientation: str = "lps"
+    stage: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as a dict; without `stage` where there is none, so that digests are those of before it existed."""
+        found = dataclasses.asdict(self)
+        return found if self.stage else {key: value for key, value in found.items() if key != "stage"}

@@ -87,7 +87,7 @@ def of_slices(cache, rows: np.ndarray) -> dict:
 def of_volumes(store, rows: np.ndarray, bins: int = 256, *, noun: str = "volumes") -> dict:
     """Find the best pooled Dice of an intensity rule on one channel for each region (or class), on the evaluated examples."""
     groups = store.regions or tuple((name, (k + 1,)) for k, name in enumerate(store.labels))
-    channels = store.recipe.modalities or tuple(f"channel {c}" for c in range(store.image(rows[0]).shape[-1]))
+    channels = store.recipe.modalities or tuple(f"channel {c}" for c in range(store.recipe.channels))
     lines, figures = [], {"threshold": [], "band": []}
     spans = store.rows.columns["span"][rows]  # [N, C, 2]
     edges = list(zip(spans[..., 0].min(0).tolist(), spans[..., 1].max(0).tolist()))

@@ -7,6 +7,8 @@
     runner.py        from images to labels, the modules of runner/ in one; __main__.py calls it
     MODEL_CARD.md    for people (`card`)
 
+Of a cascade, forward.bin and weights/ of its first stage lie in previous/, and "previous" in model.json describes it.
+
 The same run gives the same bytes.
 """
 
@@ -17,6 +19,7 @@ import json
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,18 +42,11 @@ def write(path: Path, contents: Contents) -> list[str]:
       ConfigError: flatbuffers is not installed.
       StorageError: the file cannot be written.
     """
-    how = contents.about["application"]
-    binary, batch = program.serialised(contents.network, contents.inputs, how["batch"])
-    about = contents.about | {
-        "program": {
-            "platforms": list(program.PLATFORMS),
-            "batch": batch,
-            "input": {"size": list(contents.inputs.size), "channels": contents.inputs.channels, "dtype": contents.inputs.dtype},
-            "outputs": contents.record["model"]["num_classes"],
-            "weights": list(contents.network.names),
-            "sets": len(contents.weights),
-        }
-    }
+    binary, about = _program(contents)
+    stages = [("", contents, binary)]
+    if contents.previous is not None:
+        first, about["previous"] = _program(contents.previous)
+        stages.append(("previous/", contents.previous, first))
     texts = {
         "model.json": json.dumps(about, indent=1, sort_keys=True, allow_nan=False),
         "MODEL_CARD.md": card.text(contents.record, about, card.evaluation_of(contents.run)),
@@ -63,20 +59,40 @@ def write(path: Path, contents: Contents) -> list[str]:
         with zipfile.ZipFile(temporary, "w") as file:
             for name, text in texts.items():
                 _add(file, name, text.encode(), packed=True)
-            _add(file, "forward.bin", binary, packed=True)
-            for number, weights in enumerate(contents.weights):
-                for name, array in zip(contents.network.names, program.arrays_of(contents.network, weights)):
-                    content = io.BytesIO()
-                    np.save(content, array)
-                    _add(file, f"weights/{number}/{name}.npy", content.getvalue(), packed=False)
+            for place, stage, code in stages:
+                _add(file, f"{place}forward.bin", code, packed=True)
+                for number, weights in enumerate(stage.weights):
+                    for name, array in zip(stage.network.names, program.arrays_of(stage.network, weights)):
+                        content = io.BytesIO()
+                        np.save(content, array)
+                        _add(file, f"{place}weights/{number}/{name}.npy", content.getvalue(), packed=False)
         os.replace(temporary, path)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
     finally:
         temporary.unlink(missing_ok=True)
-    sizes = f"{path.stat().st_size / 2**20:.1f} MiB, the program {len(binary) / 2**20:.2f} of them before packing"
+    size = sum(len(code) for *_, code in stages) / 2**20
+    sizes = f"{path.stat().st_size / 2**20:.1f} MiB, the program {size:.2f} of them before packing"
+    batch = about["program"]["batch"]
     batches = "batches of any size" if batch is None else f"batches of {batch} alone"
-    return [f"written: {path} ({sizes}; {', '.join(program.PLATFORMS)}; {batches})"]
+    both = "; both stages of the cascade" if contents.previous is not None else ""
+    return [f"written: {path} ({sizes}; {', '.join(program.PLATFORMS)}; {batches}{both})"]
+
+
+def _program(contents: Contents) -> tuple[bytes, dict[str, Any]]:
+    """Return (the network's program, the description of the model with the program's inputs and outputs)."""
+    binary, batch = program.serialised(contents.network, contents.inputs, contents.about["application"]["batch"])
+    inputs = contents.inputs
+    return binary, contents.about | {
+        "program": {
+            "platforms": list(program.PLATFORMS),
+            "batch": batch,
+            "input": {"size": list(inputs.size), "channels": inputs.channels, "dtype": inputs.dtype},
+            "outputs": contents.record["model"]["num_classes"],
+            "weights": list(contents.network.names),
+            "sets": len(contents.weights),
+        }
+    }
 
 
 def _add(file: zipfile.ZipFile, name: str, content: bytes, *, packed: bool) -> None:

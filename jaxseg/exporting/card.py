@@ -95,7 +95,8 @@ def _applied(about: Mapping[str, Any]) -> str:
     place = f"in windows of {how['window']}, overlap {how['overlap']}, weights {how['blend']}" if how["windows"] else "as a whole"
     flips = f"; logits averaged over flips of axes {how['mirror']}" if how["mirror"] else ""
     steps = ", ".join(step["step"] for step in about["postprocess"]) or "none"
-    return f"{place}{flips}; threshold {about['threshold']}; post-processing: {steps}"
+    first = f". First stage: {about['previous']['network']}, {_applied(about['previous'])}" if "previous" in about else ""
+    return f"{place}{flips}; threshold {about['threshold']}; post-processing: {steps}{first}"
 
 
 def _data(record: Mapping[str, Any]) -> list[str]:

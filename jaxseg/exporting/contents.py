@@ -4,7 +4,6 @@ It is the record of a run, reduced to what another program needs; anything that 
 name.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from jaxseg.exporting import card
 from jaxseg.exporting.program import Inputs
 from jaxseg.exporting.runner import preparation
 from jaxseg.infer import cases, network, postprocess
-from jaxseg.infer.run import Run, open_run
+from jaxseg.infer.run import Run, open_run, stage_of
 from jaxseg.models.functional import Network
 from jaxseg.types import ConfigError, MismatchError
 
@@ -35,6 +34,7 @@ class Contents(NamedTuple):
       network: the network without its values.
       inputs: the network's inputs.
       weights: (params, state) of the run, and of the other runs of its ensemble.
+      previous: the previous stage of a cascade, whose classes are further input channels; None: the network takes images alone.
     """
 
     run: Path
@@ -43,6 +43,7 @@ class Contents(NamedTuple):
     network: Network
     inputs: Inputs
     weights: tuple[tuple[dict, dict], ...]
+    previous: "Contents | None" = None
 
 
 def read(run: Path, settings: Mapping[str, Any], *, threshold: float | None, licence: str, applied: bool = True) -> Contents:
@@ -62,6 +63,7 @@ def read(run: Path, settings: Mapping[str, Any], *, threshold: float | None, lic
     if settings["whole"]:
         raise ConfigError("config.infer.whole=True: an exported model works by windows; give --config.infer.whole=False")
     record = checkpoint.find_record(run)
+    stage = stage_of(run, record) if applied else None
     if applied:
         check_preparation(record)
     opened = open_run(run, settings, threshold=threshold)
@@ -84,24 +86,25 @@ def read(run: Path, settings: Mapping[str, Any], *, threshold: float | None, lic
         "order": list(opened.order),
         "structures": [[name, classes] for name, classes in cases.structures_of(record)],
         "threshold": opened.threshold,
-        "preparation": dataclasses.asdict(recipe),
+        "preparation": recipe.as_dict(),
         "application": _application(opened, coordinates),
         "postprocess": [{"step": step["step"], "options": step["options"]} for step in steps],
         "synthetic": record["synthetic"],
         "licence": licence or card.licence_of(checkpoint.run_folder(run) / card.NAME),
         "digest": opened.digest,
     }
-    return Contents(run, record, plain(about), forward.network, inputs, opened.weights)
+    previous = None if stage is None else read(*stage, threshold=None, licence=licence)
+    return Contents(run, record, plain(about), forward.network, inputs, opened.weights, previous)
 
 
 def check_preparation(record: Mapping[str, Any]) -> None:
-    """Refuse runs whose preparation needs more than numpy, or a second network.
+    """Refuse runs whose preparation needs what the runner does not know.
 
     Raises:
       MismatchError.
     """
     recipe, data = record["recipe"], record["config"]["data"]
-    unlike = {"data.whole": "True" if data["whole"] else "", "data.previous": ", ".join(data.get("previous") or ())}
+    unlike = {"data.whole": "True" if data["whole"] else ""}
     unlike["data.dataset"] = record["dataset"] if record["dataset"] == "brats_arrays" else ""
     for name, value in recipe.items():
         known = preparation.KNOWN.get(name, ())

@@ -36,6 +36,10 @@ def write(path: Path, contents: Contents) -> list[str]:
         raise ConfigError(
             f"config.infer.ensemble: an ONNX file holds one network, not {len(contents.weights)}; export them separately"
         )
+    if stages := contents.record["config"]["data"].get("previous"):
+        raise MismatchError(
+            f"config.data.previous={', '.join(stages)}: an ONNX file holds one network, a cascade has two; export it as .jaxseg"
+        )
     weights = program.arrays_of(contents.network, contents.weights[0])
     binary, batch = encoded(contents.network, contents.inputs, weights, contents.record["model"]["num_classes"], contents.about)
     write_atomic(path, binary)

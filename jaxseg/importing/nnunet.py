@@ -11,8 +11,8 @@ evaluate and are trained further like any other run; preparation and sliding win
 imported.
 
 The second stage of nnU-Net's cascade (3d_cascade_fullres) brings its first stage along, as OUTPUT/3d_lowres/fold_0/ and so on:
-its classes, without post-processing, are further input channels of the second stage. It predicts and evaluates; it is not
-trained further.
+its classes, without post-processing, are further input channels of the second stage. Where that is trained further, its
+training cases are segmented by the first stage (`train.cascades`), and these classes are altered as nnU-Net does.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +35,7 @@ from jaxseg.utils import files
 from jaxseg.utils.guard import shown
 from jaxseg.weights import from_torch, torch_files
 
+STAGE_AUGMENT = (("stage_morphology", 0.4, {}), ("stage_drop", 0.2, {}))  # of a cascade's second stage, after all others
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")  # the first that exists is read
 
 
@@ -220,6 +221,7 @@ def _config(
     c.train.dtype = "float32"
     c.infer.mirror = tuple(axis + (plan.rank == 2) for axis in fold.mirror)
     c.infer.postprocess, c.data.previous = postprocess, previous
+    c.train.augment = (*c.train.augment, *STAGE_AUGMENT) if previous else c.train.augment
     c.name = name
     return configs.resolve(c)
 

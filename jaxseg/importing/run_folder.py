@@ -1,6 +1,5 @@
 """Write the run folder of an imported model: run.json, checkpoints/0 and, if it has post-processing, postprocess.json."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ def record(
     recipe = setup.recipe_from(config, labels=tuple(labels), modalities=tuple(modalities))
     return {
         "config": configs.as_dict(config),
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": recipe.as_dict(),
         "labels": list(labels),
         "values": list(values),
         "regions": [list(region) for region in regions],

@@ -1,6 +1,5 @@
 """Read a run's network and weights from disk; open the run whose network generates an extra input channel for another run."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from jaxseg.data.store.base import recipe_from
 from jaxseg.infer import network as networks
 from jaxseg.infer.labels import probabilities_of
 from jaxseg.models import create_model, functional
-from jaxseg.types import CheckpointError, ConfigError, MismatchError
+from jaxseg.types import CheckpointError, MismatchError
 from jaxseg.utils import code, files
 
 TARGET_OF = {"edge": "edges", "painted_edge": "edges", "autoencoder": "composite"}  # channel -> what its run has learnt
@@ -45,7 +44,7 @@ def read_network(run: Path, record: Mapping[str, Any]) -> tuple[functional.Netwo
     network, _, _ = functional.split(model)
     params, state, _ = checkpoint.load_weights(run)
     network.check(params, state)
-    about = json.dumps([m, record["config"]["train"]["dtype"], dataclasses.asdict(recipe_from(record))], sort_keys=True)
+    about = json.dumps([m, record["config"]["train"]["dtype"], recipe_from(record).as_dict()], sort_keys=True)
     return (
         network,
         (params, state),
@@ -54,19 +53,6 @@ def read_network(run: Path, record: Mapping[str, Any]) -> tuple[functional.Netwo
             *(part for tree in (params, state) for name in sorted(tree) for part in (name, np.asarray(tree[name]).tobytes())),
         ),
     )
-
-
-def check_trainable(config) -> None:
-    """Refuse training and evaluation on prepared examples with a previous stage's channels, which are made at prediction alone.
-
-    Raises:
-      ConfigError: config.data.previous names runs.
-    """
-    if config.data.previous:
-        raise ConfigError(
-            f"config.data.previous={tuple(config.data.previous)}: the second stage of nnU-Net's cascade is not trained here; "
-            "evaluate it with --input=FOLDER, and train on from its 3d_fullres model"
-        )
 
 
 def of(run: Path, record: Mapping[str, Any], recipe: Recipe) -> channels.Generate | None:
@@ -92,6 +78,15 @@ def of(run: Path, record: Mapping[str, Any], recipe: Recipe) -> channels.Generat
             f"{record['made_by']}; restore the copy that training made"
         )
     return generate
+
+
+def channel_of(recipe: Recipe, run: str | Path) -> tuple[channels.Generate | None, str]:
+    """Return the function that generates the recipe's trained channel, and its network's digest; (None, "") if there is none.
+
+    Raises:
+      CheckpointError, MismatchError: the run cannot be used, see `open_channel_run`.
+    """
+    return open_channel_run(Path(run), recipe) if channels.trained(recipe.extra) else (None, "")
 
 
 def open_channel_run(run: Path, recipe: Recipe) -> tuple[channels.Generate, str]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxseg.data import layout
-from jaxseg.data.geometry import Orientation, to_volume
+from jaxseg.data.geometry import Orientation
 from jaxseg.data.prepare import channels
 from jaxseg.data.prepare import examples as preprocess
 from jaxseg.data.prepare.canvas import Placement
@@ -90,17 +90,11 @@ class Preparation:
         prepared = [found.prepare(i) for i in (range(number) if chosen is None else chosen)]
         inputs = channels.extend(np.stack(prepared) if len(prepared) > 1 else prepared[0][None], self.recipe.extra, self.generate)
         if self.previous is not None:
-            inputs = np.concatenate([inputs, self._stage(images, found.place())], -1)
+            classes = dataclasses.replace(images[0], array=self.previous(images))
+            placed = preprocess.prepare_stage(classes, self.recipe, found.place())[None].astype(np.float32)
+            inputs = preprocess.one_hot(np.concatenate([inputs, placed], -1), len(self.recipe.labels))
         picked = None if chosen is None else tuple(chosen)
         return Examples(inputs, found.shown, found.orientation, picked, found.place(), found.spacing, self.layout.stacked)
-
-    def _stage(self, images: Sequence[Volume], place: Placement) -> np.ndarray:
-        """Return the previous stage's classes on the network's grid, float32 [1, X', Y', Z', classes] of zeros and ones."""
-        found = self.previous(images)
-        mask, orientation = to_volume(dataclasses.replace(images[0], array=found), self.recipe.orientation)
-        classes = len(self.recipe.labels)
-        placed = preprocess.prepare_mask(mask, self.recipe, orientation.spacing, classes, place=place)
-        return (placed[None, ..., None] == np.arange(1, classes + 1)).astype(np.float32)
 
     def restore(self, examples: Examples, logits: np.ndarray, fill: Sequence[float]) -> np.ndarray:
         """Resample logits [N, *S, K] to [*own grid, K]; voxels that the network did not see get the logits `fill` [K]."""

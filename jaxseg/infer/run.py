@@ -102,6 +102,11 @@ class Run:
         labels = self.preparation.labels(examples, logits, self._fill(logits), order=self.order, threshold=self.threshold)
         return Segmentation(labels, logits, examples)
 
+    def classes(self, images: Sequence[Volume]) -> np.ndarray:
+        """Segment a case as the previous stage of a cascade: classes [X, Y, Z] in the file's order, without post-processing."""
+        found = self.segment(images)
+        return found.examples.orientation.restore(found.labels)
+
     def probabilities(self, found: Segmentation) -> np.ndarray:
         """Return probabilities float32 [*S, K'] on the case's own grid: of regions, of one class or of all foreground classes."""
         return probabilities_of(self._restored(found.examples, found.logits), regions=bool(self.order))
@@ -203,27 +208,41 @@ def batch_of(settings: Mapping[str, Any], recipe: Recipe, *, shrunk: bool) -> in
 def _previous(run: Path, record: Mapping[str, Any]) -> tuple[Callable[[Sequence[Volume]], np.ndarray] | None, str]:
     """Return (the previous stage of a cascade: images -> classes [X, Y, Z] in the file's order, its digest); (None, "") if none.
 
+    Raises: as `stage_of` and `open_run`.
+    """
+    found = stage_of(run, record)
+    if found is None:
+        return None, ""
+    stage = open_run(*found)
+    if record["made_by"] not in ("", stage.digest):
+        raise MismatchError(
+            f"{found[0]}: the previous stage has the digest {stage.digest}, but {run} was trained with that of the digest "
+            f"{record['made_by']}; restore the copy that training made"
+        )
+    return stage.classes, stage.digest
+
+
+def stage_of(run: Path, record: Mapping[str, Any]) -> tuple[Path, dict[str, Any]] | None:
+    """Return the run of the previous stage of a cascade, and the settings to open it with; None if the run has no such stage.
+
+    Args:
+      run: the folder of the second stage.
+      record: its record.
     Raises:
       CheckpointError: the runs of the previous stage are not where the record says.
       MismatchError: they segment other classes.
     """
-    names = record["config"]["data"].get("previous") or ()
-    if not names:
-        return None, ""
-    first, *others = ((checkpoint.run_folder(run) / name).resolve() for name in names)
+    runs = checkpoint.stages_of(run, record)
+    if not runs:
+        return None
+    first, *others = runs
     about = checkpoint.find_record(first)
     if about["labels"] != record["labels"]:
         raise MismatchError(
             f"config.data.previous: {first} segments {', '.join(about['labels'])}, but this run takes "
             f"{', '.join(record['labels'])}; restore the runs that were imported with it"
         )
-    stage = open_run(first, {**about["config"]["infer"], "ensemble": tuple(map(str, others))})
-
-    def classes(images: Sequence[Volume]) -> np.ndarray:
-        found = stage.segment(images)
-        return found.examples.orientation.restore(found.labels)
-
-    return classes, stage.digest
+    return first, {**about["config"]["infer"], "ensemble": tuple(map(str, others)), "postprocess": False}
 
 
 def alone(settings: Mapping[str, Any]) -> dict[str, Any]:

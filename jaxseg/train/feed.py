@@ -3,7 +3,7 @@ volumes (`Patches`). `load` chooses by `Recipe.fit`; the training loop treats bo
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +15,9 @@ from jaxseg import checkpoint
 from jaxseg.data import splits
 from jaxseg.data.datasets.own.description import LEAVE_OUT
 from jaxseg.data.error_summary import summarised
-from jaxseg.data.prepare import channels
 from jaxseg.data.prepare.canvas import VOXELS, fitting_patch
 from jaxseg.data.records import DataSet, Recipe
-from jaxseg.data.store import base, per_case
+from jaxseg.data.store import base, per_case, preparing
 from jaxseg.data.store import stacked as caches
 from jaxseg.data.store.preparing import HostShare
 from jaxseg.data.store.rows import column
@@ -30,12 +29,12 @@ from jaxseg.evaluate.report import Prepared, sizes, table_of
 from jaxseg.evaluate.scoring import OwnMetric, Policy, Rules, policy_of
 from jaxseg.infer import network as networks
 from jaxseg.infer import run as runs
-from jaxseg.infer.channel_run import open_channel_run
+from jaxseg.infer.channel_run import channel_of
 from jaxseg.metrics import projects, regions
 from jaxseg.models.functional import Network
 from jaxseg.ops.precision import compute_dtype
+from jaxseg.train import cascades, patients
 from jaxseg.train import mesh as meshes
-from jaxseg.train import patients, roi_volumes
 from jaxseg.train.processes import agree
 from jaxseg.types import ConfigError, DataError
 
@@ -165,7 +164,7 @@ class Patches(NamedTuple):
     @property
     def noun(self) -> str:
         """The noun for its examples in messages."""
-        return per_case.NOUNS[self.store.rank]
+        return preparing.NOUNS[self.store.rank]
 
     def steps_per_epoch(self, config, images: int) -> int:
         """Return the number of batches of `images` patches in an epoch."""
@@ -268,16 +267,7 @@ def bad_share_of(config) -> float:
     return config.data.bad_share if config.data.bad_cases == "skip" else 0.0
 
 
-def channel_of(recipe: Recipe, run: str | Path):
-    """Return the function that generates the recipe's trained channel, and its network's digest; (None, "") if there is none.
-
-    Raises:
-      CheckpointError, MismatchError: the run cannot be used, see `open_channel_run`.
-    """
-    return open_channel_run(Path(run), recipe) if channels.trained(recipe.extra) else (None, "")
-
-
-def load(config, dataset: DataSet, recipe: Recipe, log, *, channel_run: str | Path = "") -> Feed:
+def load(config, dataset: DataSet, recipe: Recipe, log, *, channel_run: str | Path = "", stages: Sequence[Path] = ()) -> Feed:
     """Prepare the data set unless this was done before, open its store, and split it.
 
     Args:
@@ -286,6 +276,7 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, channel_run: str | Pa
       recipe: how images are prepared.
       log: receives lines about the data.
       channel_run: folder of the run that generates the trained channel of recipe.extra; "" if there is none.
+      stages: folders of the runs of a cascade's previous stage.
     Raises:
       DataError: files cannot be used, a split is empty, or a patient is in two splits.
       CheckpointError, MismatchError: the channel run cannot be used, see `open_channel_run`.
@@ -293,6 +284,9 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, channel_run: str | Pa
     dataset, made_by = base.labelled(dataset, log.say), ""
     share = HostShare(jax.process_index(), jax.process_count(), functools.partial(agree.all_here, "prepared cases"))
     how = {"log": log.say, "bad_share": bad_share_of(config), "workers": config.data.prepare_workers or None, "share": share}
+    if recipe.stage:
+        of_stage = cascades.staged(config, dataset, stages, skip=how["bad_share"] > 0, share=share, log=log)
+        dataset, made_by = of_stage.dataset, of_stage.digest
     if recipe.fit == "patches":
         store = per_case.open_or_build(dataset, recipe, engine=config.data.store_engine, **how)
     else:
@@ -300,8 +294,11 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, channel_run: str | Pa
         store = caches.open_or_build(dataset, recipe, extra=make, extra_id=made_by, **how)
     _log_left_out(store, log)
     if config.data.whole:
-        store = roi_volumes.downsampled(store, recipe, coordinates=config.data.coordinates, log=log.say)
-    return divide(config, dataset, recipe, store, log, channel_run=channel_run, made_by=made_by)
+        store = cascades.downsampled(store, recipe, coordinates=config.data.coordinates, log=log.say)
+    feed = divide(config, dataset, recipe, store, log, channel_run=channel_run, made_by=made_by)
+    if recipe.stage:
+        cascades.check_stage(stages, feed, of_stage.seen, log)
+    return feed
 
 
 def divide(
@@ -330,7 +327,7 @@ def divide(
         log=log.say,
     )
     patched, whose = recipe.fit == "patches", column(store.rows, "patient")
-    feed = Patches(dataset, store.recipe, store, rows) if patched else Whole(dataset, recipe, store, rows, made_by)
+    feed = Patches(dataset, store.recipe, store, rows, made_by) if patched else Whole(dataset, recipe, store, rows, made_by)
     log.say(patients.in_words(rows, whose, feed.noun))
     for name in ("train", *(() if config.train.best == "last" else ("val",))):
         if not len(rows[name]):

@@ -155,6 +155,7 @@ def recipe_from(config, *, labels: tuple[str, ...], modalities: tuple[str, ...])
         above=tuple(d.above),
         statistics=tuple(map(tuple, d.statistics)),
         orientation=d.orientation,
+        stage=len(labels) if d.previous else 0,
     )
 
 
@@ -162,34 +163,32 @@ def load_data(config, log: Log, workdir: Path) -> feeds.Feed:
     """Read, prepare and split the data set.
 
     Args:
-      workdir: the run folder. If it holds a copy of the run that generates an extra channel (`keep_channel_run`), that copy
-        is used instead of config.data.extra_run.
+      workdir: the run folder. If it holds copies of the runs that make input channels (`cascades.keep_runs`), these are used
+        instead of config.data.extra_run and config.data.previous.
     Raises:
       DataError: files cannot be used, a split is empty, or a patient is in two splits.
       CheckpointError, MismatchError: config.data.extra_run cannot be used.
     """
-    channel_run.check_trainable(config)
     dataset = load_dataset(config, log)
     if dataset.left_out != (config.data.ignore == LEAVE_OUT):  # `described.fill` sets the key
         found = "may hold" if dataset.left_out else "hold no"
         raise ConfigError(f"config.data.ignore={config.data.ignore!r}: masks in {dataset.root} {found} voxels to leave out")
-    copy = checkpoint.run_folder(workdir) / channel_run.FOLDER
-    return feeds.load(
-        config, dataset, recipe_of(config, dataset), log, channel_run=copy if copy.is_dir() else config.data.extra_run
-    )
-
-
-def keep_channel_run(config, workdir: Path) -> None:
-    """Copy the run that generates an extra channel into the run folder, so that later steps need no other folder."""
-    if config.data.extra_run:
-        run = Path(config.data.extra_run)
-        checkpoint.keep_copy(run, checkpoint.run_folder(run), workdir / channel_run.FOLDER)
+    place, recipe = checkpoint.run_folder(workdir), recipe_of(config, dataset)
+    extra_run = copy if (copy := place / channel_run.FOLDER).is_dir() else config.data.extra_run
+    stages = checkpoint.copied_stages(place) or tuple(map(Path, config.data.previous))
+    return feeds.load(config, dataset, recipe, log, channel_run=extra_run, stages=stages)
 
 
 def input_channels(config) -> int:
     """Return the number of the network's input channels: of the images, the coordinates, and a previous stage's classes."""
-    stage = config.data.structures if config.data.previous else ()
-    return config.data.channels + (3 if config.data.coordinates else 0) + len(stage or ())
+    return config.data.channels + (3 if config.data.coordinates else 0) + stage_classes(config)
+
+
+def stage_classes(config) -> int:
+    """Return the number of classes of a cascade's previous stage, which are those of the data; 0 if there is no such stage."""
+    d = config.data
+    known = lambda: datasets.label_count(d.dataset, release=d.release) if d.structures is None else len(d.structures)
+    return known() if d.previous else 0
 
 
 def input_shape(config) -> tuple[int, ...]:
@@ -224,7 +223,7 @@ def record_of(config, data: feeds.Feed, parameters: int) -> dict:
     outputs = feeds.outputs_of(config, data.recipe.labels, data.dataset.regions)
     return {
         "config": as_dict(config),
-        "recipe": dataclasses.asdict(data.recipe),
+        "recipe": data.recipe.as_dict(),
         "labels": list(data.recipe.labels),
         "values": _values(data),
         "regions": [list(region) for region in data.dataset.regions] if config.data.regions else [],
@@ -266,8 +265,9 @@ def build_loss(config):
 
 def build_augment(config):
     """Create the augmentation of a config."""
-    fixed = 3 if config.data.coordinates else channels.added(tuple(config.data.extra))
-    return augmentations.build(tuple(config.train.augment), rank=config.data.rank, fixed_channels=fixed)
+    classes = stage_classes(config)
+    fixed = classes or (3 if config.data.coordinates else channels.added(tuple(config.data.extra)))
+    return augmentations.build(tuple(config.train.augment), rank=config.data.rank, fixed_channels=fixed, classes=classes)
 
 
 def balance_of(config) -> dict[str, np.float32]:

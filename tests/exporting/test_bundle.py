@@ -121,7 +121,6 @@ def test_the_joined_runner_defines_every_name_once_and_imports_nothing_else():
         (lambda r: r["recipe"].update(extra=["kmeans"]), "data.extra=kmeans"),
         (lambda r: r["recipe"].update(target="edges"), "data.target=edges"),
         (lambda r: r["recipe"].update(filter="mine"), "data.filter=mine"),
-        (lambda r: r["config"]["data"].update(previous=["../3d_lowres/fold_0"]), "data.previous=../3d_lowres/fold_0"),
         (lambda r: r["recipe"].update(intensity="zscore+mine"), "data.intensity=zscore+mine"),
         (lambda r: r["recipe"].update(newer=3), "data.newer=3"),
         (lambda r: r["config"]["data"].update(whole=True), "data.whole=True"),

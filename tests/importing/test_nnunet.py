@@ -102,9 +102,6 @@ def test_a_run_goes_on_from_an_imported_one_with_its_preparation(case):
         stage, _ = infer_run._previous(run, record)
         found = stage([volumes.read_volume(path) for path in sorted(images.iterdir())])
         assert len(np.unique(found)) == 3 and (found != expected["first"]).mean() < 0.02
-        with pytest.raises(ConfigError, match="data.previous=.*3d_lowres/fold_0.* is not trained here; evaluate it with --input"):
-            setup.load_data(tree, Log(run, quiet=True), run)
-        return
     assert setup.recipe_from(
         tree, labels=tuple(record["labels"]), modalities=tuple(record["recipe"]["modalities"])
     ) == recipe_from(record)

@@ -128,21 +128,48 @@ def test_a_task_of_several_models_in_the_crop_of_a_first_one(place, runs, tmp_pa
     assert differing(out, place / "theirs" / "task") < MOST
 
 
-def test_it_is_trained_further_leaves_as_one_file_and_goes_back_to_nnunet_without_torch(place, runs, tmp_path):
-    splits = place / "pre/Dataset101_Mri/splits_final.json"
-    first, *_ = imported(place / "res" / RESIDUAL, runs / "mri", f"--splits={splits}")
+@pytest.fixture
+def jaxseg(tmp_path):
+    """A function that runs a command of jaxseg in a process in which torch is hidden, and returns what it said."""
     (tmp_path / "hidden").mkdir()
     (tmp_path / "hidden" / "torch.py").write_text("raise AssertionError('torch is imported')\n")
     given = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device, as users have
     environment = given | {"PYTHONPATH": f"{tmp_path / 'hidden'}:{ROOT}"}
-    tuned, images, back = tmp_path / "tuned", place / MRI, tmp_path / "back"
 
-    def jaxseg(*words: str) -> str:
-        run = [sys.executable, "-m", "jaxseg", *words]
-        done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "jaxseg", *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
+    return run
+
+
+def by_file(model: Path, images: Path, out: Path) -> Path:
+    """What an exported file makes of every case, run by a Python that has numpy and jax alone, if there is one."""
+    bare = os.environ.get("JAXSEG_BARE_PYTHON", sys.executable)
+    out.mkdir()
+    for case in sorted({path.name[: -len("_0000.nii.gz")] for path in images.iterdir()}):
+        channels = [str(path) for path in sorted(images.glob(f"{case}_*"))]
+        words = [str(model), "--input", *channels, "--output", str(out / f"{case}.nii.gz")]
+        alone = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        subprocess.run([bare, *words], check=True, cwd=out.parent, env=alone)
+    return out
+
+
+def by_nnunet(model: Path, images: Path, out: Path, *more: str) -> Path:
+    """What nnU-Net makes of every case with fold 0 of a model folder."""
+    words = ["-i", images, "-o", out, "-m", model, "-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1", *more]
+    program = Path(PYTHON).parent / "nnUNetv2_predict_from_modelfolder"
+    subprocess.run([str(program), *map(str, words)], check=True, env=os.environ | {"nnUNet_compile": "f"})
+    return out
+
+
+def test_it_is_trained_further_leaves_as_one_file_and_goes_back_to_nnunet_without_torch(place, runs, jaxseg, tmp_path):
+    splits = place / "pre/Dataset101_Mri/splits_final.json"
+    first, *_ = imported(place / "res" / RESIDUAL, runs / "mri", f"--splits={splits}")
+    tuned, images, back = tmp_path / "tuned", place / MRI, tmp_path / "back"
     data = [f"--config.data.root={place / 'raw/Dataset101_Mri'}", "--config.data.split=file"]
     data += [f"--config.data.split_file={first / 'splits.json'}", "--config.train.epochs=1", "--config.train.batch_size=2"]
     said = jaxseg("train", str(first), f"--config.model.init={first}", *data, f"--workdir={tuned}")
@@ -150,31 +177,22 @@ def test_it_is_trained_further_leaves_as_one_file_and_goes_back_to_nnunet_withou
     jaxseg("predict", str(tuned), f"--input={images}", f"--output={tmp_path / 'ours'}", "--config.infer.overlay=False")
     jaxseg("export", str(tuned), f"--output={tmp_path / 'tuned.jaxseg'}")
     jaxseg("export", str(tuned), f"--output={back}", "--format=nnunet")
+    assert differing(by_file(tmp_path / "tuned.jaxseg", images, tmp_path / "file"), tmp_path / "ours") == 0
+    assert differing(tmp_path / "ours", by_nnunet(back, images, tmp_path / "theirs")) < MOST
 
-    bare = os.environ.get("JAXSEG_BARE_PYTHON", sys.executable)
-    (tmp_path / "file").mkdir()
-    for case in sorted({path.name[: -len("_0000.nii.gz")] for path in images.iterdir()}):
-        channels = [str(path) for path in sorted(images.glob(f"{case}_*"))]
-        words = [str(tmp_path / "tuned.jaxseg"), "--input", *channels, "--output", str(tmp_path / "file" / f"{case}.nii.gz")]
-        subprocess.run([bare, *words], check=True, cwd=tmp_path, env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"})
-    assert differing(tmp_path / "file", tmp_path / "ours") == 0
 
-    words = [
-        "-i",
-        str(images),
-        "-o",
-        str(tmp_path / "theirs"),
-        "-m",
-        str(back),
-        "-f",
-        "0",
-        "-device",
-        "cpu",
-        "-npp",
-        "1",
-        "-nps",
-        "1",
-    ]
-    program = Path(PYTHON).parent / "nnUNetv2_predict_from_modelfolder"
-    subprocess.run([str(program), *words], check=True, env=os.environ | {"nnUNet_compile": "f"})
-    assert differing(tmp_path / "ours", tmp_path / "theirs") < MOST
+def test_a_cascade_is_trained_further_leaves_as_one_file_and_goes_back(place, runs, jaxseg, tmp_path):
+    splits = place / "pre/Dataset102_Ct/splits_final.json"
+    folds = imported(place / "res" / STACKED, runs / "stacked", f"--splits={splits}")
+    tuned, images, back, low = tmp_path / "tuned", place / CT, tmp_path / "back", runs / "stacked" / "3d_lowres" / "fold_0"
+    data = [f"--config.data.root={place / 'raw/Dataset102_Ct'}", "--config.data.split=file", "--config.train.epochs=1"]
+    data += [f"--config.data.split_file={folds[0] / 'splits.json'}"]
+    said = jaxseg("train", str(folds[0]), f"--config.model.init={folds[0]}", *data, f"--workdir={tuned}")
+    assert f"images are prepared as for {folds[0]}" in said and "not trained on its patient" in said
+    jaxseg("predict", str(tuned), f"--input={images}", f"--output={tmp_path / 'ours'}", "--config.infer.overlay=False")
+    jaxseg("export", str(tuned), f"--output={tmp_path / 'tuned.jaxseg'}")
+    assert differing(by_file(tmp_path / "tuned.jaxseg", images, tmp_path / "file"), tmp_path / "ours") == 0
+    jaxseg("export", str(tuned), f"--output={back}", "--format=nnunet")
+    first = predicted(sorted(low.parent.glob("fold_*")), images, tmp_path / "first", postprocess=False)
+    theirs = by_nnunet(back, images, tmp_path / "theirs", "-prev_stage_predictions", str(first))
+    assert differing(tmp_path / "ours", theirs) < MOST

@@ -16,7 +16,7 @@ from jaxseg.infer.channel_run import FOLDER
 from jaxseg.infer.examples import Preparation
 from jaxseg.infer.run import open_run
 from jaxseg.models import functional
-from jaxseg.train import setup
+from jaxseg.train import cascades, setup
 from jaxseg.train.log import Log
 from jaxseg.types import CheckpointError, ConfigError, DataError, MismatchError
 from jaxseg.weights import initial
@@ -55,7 +55,7 @@ def untrained(config, folder, log):
     data = setup.load_data(config, log, folder)
     job = setup.build(config, folder, data, log)
     checkpoint.write_record(folder, setup.record_of(config, data, 1))
-    setup.keep_channel_run(config, folder)
+    cascades.keep_runs(config, folder)
     job.checkpoints.save(1, job.state, {"evaluated": "params"})
     job.checkpoints.wait()
     return data

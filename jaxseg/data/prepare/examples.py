@@ -15,6 +15,7 @@ from jaxseg.data.formats.volumes import check_pair
 from jaxseg.data.geometry import to_volume
 from jaxseg.data.prepare import canvas, channels, intensity, labels
 from jaxseg.data.prepare.resample import for_scores, resample
+from jaxseg.data.prepare.splines import by_nnunet, by_shares
 from jaxseg.data.records import Photo, Recipe, Volume
 from jaxseg.types import DataError
 from jaxseg.utils.pictures import to_8bit
@@ -132,7 +133,7 @@ def prepare_mask(
     place: canvas.Placement | None = None,
     left_out: bool = False,
 ) -> np.ndarray:
-    """Resample a mask to the input's grid: each class is resampled linearly, the largest value wins (`labels.resampled`).
+    """Resample a mask to the input's grid: each class is resampled linearly, the largest value wins (`splines.by_shares`).
 
     Args:
       mask: integer [H, W], or [X, Y, Z] in the common order, labels 0..classes.
@@ -150,15 +151,39 @@ def prepare_mask(
     place, filter = place or canvas.placement(found.shape, recipe, spacing), for_scores(recipe.filter)
     share_of = lambda indicator: resample(indicator, place.scaled, filter, apart=place.apart, steps=place.steps)
     if recipe.filter == "nnunet":
-        scaled = labels.by_nnunet(place.cut(found), place.scaled, place.apart)
+        scaled = by_nnunet(place.cut(found), place.scaled, place.apart)
     else:
-        scaled = labels.resampled(place.cut(found), place.scaled, share_of)
+        scaled = by_shares(place.cut(found), place.scaled, share_of)
     if place.scaled == place.canvas:
         return np.ascontiguousarray(scaled)
     there, here = place.overlap()
     prepared = np.zeros(place.canvas, found.dtype)
     prepared[there] = scaled[here]
     return prepared
+
+
+def prepare_stage(found: Volume, recipe: Recipe, place: canvas.Placement) -> np.ndarray:
+    """Return the classes of a previous stage on the network's grid, one channel [X', Y', Z', 1]; `one_hot` makes its inputs.
+
+    Args:
+      found: classes 0..K in the axes of the case's first image.
+      recipe: how images are prepared; K is that of its labels.
+      place: the placement of the scan (`place_scan`).
+    Raises:
+      DataError: other classes (DATA_LABEL).
+    """
+    classes, orientation = to_volume(found, recipe.orientation)
+    return prepare_mask(classes, recipe, orientation.spacing, len(recipe.labels), place=place)[..., None]
+
+
+def one_hot(image: np.ndarray, classes: int) -> np.ndarray:
+    """Replace the last channel of an image [..., C + 1], class numbers, by a channel of zeros and ones for each class 1..K.
+
+    Returns:
+      [..., C + K] of the image's dtype.
+    """
+    numbers = np.arange(1, classes + 1, dtype=image.dtype)
+    return np.concatenate([image[..., :-1], (image[..., -1:] == numbers).astype(image.dtype)], -1)
 
 
 def restore(

@@ -191,7 +191,7 @@ def write_manifest(
             "layout": layout,
             "dataset": name,
             "synthetic": synthetic,
-            "recipe": dataclasses.asdict(recipe),
+            "recipe": recipe.as_dict(),
             "regions": regions,
             "rules": RULES,
             "fingerprint": fingerprint,
@@ -263,6 +263,25 @@ def read_files(dataset: DataSet, case: Case, meanings: Meanings | None = None) -
     if meanings is not None:
         meanings.add(case.id, mask.path, mask.meaning)
     return read, mask
+
+
+def read_stage(dataset: DataSet, case: Case, image: Volume) -> Volume:
+    """Read the previous stage's segmentation of a case, classes 0..K on the grid of its first image.
+
+    Raises:
+      DataError: there is none (DATA_MISSING), or it does not fit the image.
+    """
+    if case.stage is None:
+        raise DataError(f"case {case.id} has no segmentation of the previous stage; add it, or remove the case", "DATA_MISSING")
+    if case.stage.suffix == ".npy":
+        found = dataclasses.replace(image, array=np.load(case.stage), path=case.stage)
+    else:
+        found = masks.rounded(masks.read_numbers(case.stage))
+        found = dataclasses.replace(found, array=dataset.map_mask(found.array))
+    try:
+        return volumes.paired(image, found)
+    except DataError as error:
+        raise DataError(f"case {case.id}, its segmentation of the previous stage: {error}", error.code) from error
 
 
 def labelled(dataset: DataSet, log: Callable[[str], None]) -> DataSet:

@@ -8,11 +8,11 @@ import numpy as np
 
 from jaxseg.data import layout
 from jaxseg.data.prepare import contrast
+from jaxseg.data.prepare import examples as preprocess
 from jaxseg.data.prepare.canvas import Placement, crop_box
-from jaxseg.data.prepare.examples import prepare_mask
 from jaxseg.data.prepare.labels import as_background
 from jaxseg.data.prepare.mask_values import Meanings
-from jaxseg.data.records import Case, DataSet, Photo, Recipe
+from jaxseg.data.records import Case, DataSet, Photo, Recipe, Volume
 from jaxseg.data.store import base
 from jaxseg.data.store.fingerprint import words
 from jaxseg.types import DataError
@@ -126,7 +126,9 @@ def prepared_examples(
         where = {} if piece.index is None else {"slice": piece.index}
         try:
             image, place = prepare()
-            mask = prepare_mask(piece.mask, recipe, piece.spacing, len(dataset.labels), place=place, left_out=dataset.left_out)
+            mask = preprocess.prepare_mask(
+                piece.mask, recipe, piece.spacing, len(dataset.labels), place=place, left_out=dataset.left_out
+            )
         except DataError as error:
             name = ", ".join([case.id, *(f"{kind} {number}" for kind, number in where.items())])
             raise DataError(f"case {name}: {error}", error.code) from error
@@ -149,7 +151,8 @@ def examples_of(dataset: DataSet, recipe: Recipe, case: Case, *, meanings: Meani
         raws.append(piece.raw)
         placed = piece.spacing is not None
     if kept:
-        tally.levels.append(contrast.levels_of(case.id, raws, [example.image for example in kept], placed=placed))
+        images = [example.image[..., : recipe.channels] for example in kept]  # without a previous stage's classes
+        tally.levels.append(contrast.levels_of(case.id, raws, images, placed=placed))
     return CaseExamples(kept, tally, dataset.left_out)
 
 
@@ -168,7 +171,7 @@ def _pieces(
     """Yield every piece of a case, and the function that prepares it: () -> (the network's input, its placement)."""
     read, mask = base.read_files(dataset, case, meanings)
     arrangement = layout.of(recipe or AS_READ, normalised=dataset.normalised)
-    read, mask = [arrangement.part(volume, case) for volume in read], arrangement.part(mask, case)
+    whole, read, mask = read[0], [arrangement.part(volume, case) for volume in read], arrangement.part(mask, case)
     labels, orientation = arrangement.arrange(mask)
     if labels.ndim != 3:
         raise DataError(f"case {case.id}: the mask has shape {labels.shape}; must be [Z, Y, X] or [X, Y, Z]", "DATA_LABEL")
@@ -179,13 +182,24 @@ def _pieces(
     prepare = lambda z: lambda: (found.prepare(z), found.place())
     if not arrangement.stacked:
         raw = found.raw(0)
-        yield Piece(raw, raw, labels, None, found.spacing, True), prepare(0)
+        alone = prepare(0)
+        if recipe is not None and recipe.stage:
+            stage = arrangement.part(base.read_stage(dataset, case, whole), case)
+            alone = lambda: _with_stage(found, stage, recipe)
+        yield Piece(raw, raw, labels, None, found.spacing, True), alone
         return
     turned = isinstance(read[0].header, Photo) and read[0].header.turn > 1
     for z, truth in enumerate(labels):
         index = orientation.file_index(z)
         kept = bool(dataset.keep_slice(case, index, truth))
         yield Piece(found.image(z), found.raw(z), truth, index, found.spacing, kept, turned), prepare(z)
+
+
+def _with_stage(found: layout.Arranged, stage: Volume, recipe: Recipe) -> tuple[np.ndarray, Placement]:
+    """Return (a prepared volume whose last channel holds the previous stage's classes, its placement)."""
+    place = found.place()
+    classes = preprocess.prepare_stage(stage, recipe, place)
+    return np.concatenate([found.prepare(0), classes.astype(np.float32)], -1), place
 
 
 def _grid(place: Placement, shape: tuple[int, ...], spacing: tuple[float, ...] | None) -> dict:

@@ -4,7 +4,6 @@ Functions are identified by their module's VERSION, which must be raised when th
 function from a module without VERSION, such as a user's own, is identified by its source text.
 """
 
-import dataclasses
 import functools
 import inspect
 import json
@@ -57,7 +56,7 @@ class Sources:
             dataset.regions,
             dataset.normalised,
         ]
-        self.shared = json.dumps(words([RULES, more, dataclasses.asdict(recipe), rules]))
+        self.shared = json.dumps(words([RULES, more, recipe.as_dict(), rules]))
         self.cases = [self.case(case) for case in dataset.cases]
 
     @property
@@ -71,7 +70,7 @@ class Sources:
 
     def case(self, case: Case) -> str:
         """The text of a case, whose files are looked at now."""
-        paths = (*case.images, *([case.mask] if case.mask else []), *case.parts)
+        paths = (*case.images, *([case.mask] if case.mask else []), *case.parts, *([case.stage] if case.stage else []))
         about = [case.id, case.patient, words(case.meta) if case.meta else [], self._dataset.stratum(case)]
         return json.dumps([*about, [_files(path) for path in paths], *([case.slab] if case.slab else [])])
 

@@ -8,15 +8,15 @@ reads only its own bytes.
 
 with the examples 1000 n to 1000 n + 999 in folder n; with the engine zarr3 000/000000.image.zarr, ... (`engines`).
 
+A previous stage's classes are the last channel of the files, as numbers; `PerCase` returns a channel for each of them.
+
 Axes of volumes are in the common order (`geometry.to_volume`), or that of `Recipe.axes`; slices are upright. The fingerprint
 contains only those parts of the recipe on which the bytes depend: runs with different patch sizes share a store.
 """
 
 import dataclasses
-import math
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,23 +25,21 @@ import numpy as np
 
 from jaxseg.data.formats import remarks
 from jaxseg.data.prepare import contrast
-from jaxseg.data.prepare.examples import dtype_of
+from jaxseg.data.prepare.examples import dtype_of, one_hot
 from jaxseg.data.prepare.labels import dtype_for
 from jaxseg.data.records import DataSet, Recipe
 from jaxseg.data.store import bad_cases, base, cases, foreground, preparing, rows
-from jaxseg.data.store.arrays import check_space, gib, sync_files, write_array
+from jaxseg.data.store.arrays import sync_files, write_array
 from jaxseg.data.store.engines import ENGINES
 from jaxseg.data.store.fingerprint import Sources
 from jaxseg.data.store.parts import Parts
-from jaxseg.data.store.preparing import ALONE, HostShare
+from jaxseg.data.store.preparing import ALONE, FOLDERS, HostShare, Progress
 from jaxseg.types import DataError
 from jaxseg.utils import files
 
 LAYOUT = "per case, a thousand to a folder"
 LAYOUTS = {"memmap": LAYOUT, "zarr3": f"{LAYOUT}, as zarr"}  # by the engine
 THOUSAND = 1000  # examples in a folder: directories of some 100,000 files are slow on network file systems
-PROGRESS = 5.0  # seconds between lines
-FOLDERS, NOUNS = {2: "pictures", 3: "volumes"}, {2: "slices", 3: "volumes"}  # by the number of axes
 KINDS = {"image": "digest", "mask": "mask_digest", "foreground": "foreground_digest"}  # arrays, and their digests' columns
 KEPT = 64  # examples whose maps stay open for `PerCase.kept`; each holds three file descriptors
 
@@ -102,7 +100,7 @@ class PerCase(base.Store):
     def image(self, i: int) -> np.ndarray:
         """Return the image of example i, [*S, C], after checking its digest; a map of a .npy file, else all of it decoded."""
         self.check(i)
-        return self._map(i, "image", self.dtype, (*self.shape(i), self.recipe.channels))[()]
+        return self._expanded(self._map(i, "image", self.dtype, (*self.shape(i), self._stored))[()])
 
     def mask(self, i: int) -> np.ndarray:
         """Return the classes 0..K of example i, [*S], after checking its digest; as `image`."""
@@ -134,7 +132,20 @@ class PerCase(base.Store):
     def read(self, i: int, box: base.Box = ()) -> tuple[np.ndarray, np.ndarray]:
         """As in `Store`; the memory maps stay open."""
         maps = self.kept(i)
-        return maps.image[box], maps.mask[box]
+        return self._expanded(maps.image[box]), maps.mask[box]
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of the images, a previous stage's classes included."""
+        return self.recipe.channels + self.recipe.stage
+
+    @property
+    def _stored(self) -> int:
+        """The number of channels in the files: the classes of a previous stage are one, of class numbers."""
+        return self.recipe.channels + (self.recipe.stage > 0)
+
+    def _expanded(self, image: np.ndarray) -> np.ndarray:
+        return one_hot(image, self.recipe.stage) if self.recipe.stage else image
 
     def kept(self, i: int) -> Maps:
         """Return the memory maps of example i after checking it; they stay open while it is among the KEPT opened last.
@@ -147,7 +158,7 @@ class PerCase(base.Store):
         self.check(i)
         n = int(self.rows.columns["kept"][i].sum())
         index = self._map(i, "foreground", foreground.dtype_for(self.shape(i)), (n,))
-        image = self._map(i, "image", self.dtype, (*self.shape(i), self.recipe.channels))
+        image = self._map(i, "image", self.dtype, (*self.shape(i), self._stored))
         return Maps(image, self._map(i, "mask", dtype_for(len(self.labels)), self.shape(i)), index)
 
     def _digests(self, i: int) -> Iterator[tuple[str, str, str]]:
@@ -270,7 +281,7 @@ def write(
     Raises:
       StorageError: the disk has not enough space for the remaining examples.
     """
-    progress, found = _Progress(name, count, log), []
+    progress, found = Progress(name, count, log), []
     for i, (image, mask, row) in enumerate(items):
         arrays, facts = _complete(image, mask, len(recipe.labels))
         progress.add(sum(a.nbytes for a in arrays.values()), mask.ndim, folder)
@@ -287,35 +298,6 @@ def write(
         fingerprint=fingerprint,
     )
     progress.end(len(found))
-
-
-class _Progress:
-    """Bytes and cases so far: lines of progress, and whether the rest fits on the disk."""
-
-    def __init__(self, name: str, count: int, log: Callable[[str], None]):
-        self._name, self._count, self._log = name, count, log
-        self._bytes, self._done, self._rank = 0, 0, 3
-        self._started = self._said = time.monotonic()
-        self._looked = -math.inf
-
-    def add(self, size: int, rank: int, folder: Path | None = None) -> None:
-        """Add a case of `size` bytes; with a folder, check once a second that the remaining ones fit there, this one included."""
-        left, self._rank = self._count - self._done, rank
-        self._bytes, self._done = self._bytes + size, self._done + 1
-        now = time.monotonic()
-        if folder is not None and now - self._looked > 1.0:
-            self._looked = now
-            check_space(folder, self._bytes * left // self._done, f"the remaining {left} of {self._count} cases need about")
-        if now - self._said > PROGRESS:
-            self._said = now
-            kind = FOLDERS[self._rank]
-            so_far = f"{kind}: {self._done}/{self._count} cases of {self._name}, {gib(self._bytes)}"
-            self._log(f"{so_far}, {now - self._started:.0f} s")
-
-    def end(self, examples: int) -> None:
-        """Say what was made."""
-        kind, noun = FOLDERS[self._rank], "slices" if self._rank == 2 else "cases"
-        self._log(f"{kind}: {self._name}, {examples} {noun}, {gib(self._bytes)}, {time.monotonic() - self._started:.1f} s")
 
 
 def _deciding(recipe: Recipe) -> Recipe:
@@ -338,6 +320,7 @@ def _deciding(recipe: Recipe) -> Recipe:
         fit=recipe.fit,
         plane=recipe.plane,
         orientation=recipe.orientation,
+        stage=recipe.stage,
     )
 
 
@@ -346,7 +329,7 @@ def _build(folder: Path, parts: Parts, log: Callable[[str], None], bad_share: fl
     if not dataset.cases:
         raise DataError(f"{dataset.name}: no case under {dataset.root}; check data.root", "DATA_EMPTY")
     bad: list[bad_cases.Bad] = []
-    tally, progress, done = cases.Tally(), _Progress(dataset.name, len(dataset.cases), log), []
+    tally, progress, done = cases.Tally(), Progress(dataset.name, len(dataset.cases), log), []
     with remarks.collected(log), preparing.CasePreparation(parts, workers=workers) as prepared:
         for _, part in bad_cases.sift(dataset, lambda case: prepared(case, tally), bad_share, bad):
             done.append(part)

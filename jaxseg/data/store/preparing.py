@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from jaxseg.data.formats import own
 from jaxseg.data.records import Case
+from jaxseg.data.store.arrays import check_space, gib
 from jaxseg.data.store.cases import Tally
 from jaxseg.data.store.parts import Parts, PreparedCase
 from jaxseg.types import ConfigError
@@ -31,6 +32,8 @@ WORTH = 6.0  # seconds of work left for which workers are started; one needs som
 INTERPRETER = 250 << 20  # bytes of a worker before its first case
 PASSES = 8  # memory of preparing a case, in units of its prepared arrays (measured: 3.5 to 4.6 where the grid is kept or refined)
 TOGETHER = 0.2  # seconds of work that a worker is given at once
+EVERY = 5.0  # seconds between lines about the progress
+FOLDERS, NOUNS = {2: "pictures", 3: "volumes"}, {2: "slices", 3: "volumes"}  # by the number of axes
 _Length = struct.Struct(">Q")
 
 
@@ -156,6 +159,35 @@ def allowed(part: PreparedCase, of: int, largest: int, left: int) -> int:
     """
     need = INTERPRETER + PASSES * part.bytes * max(1.0, largest / max(1, of))
     return int(max(1, min(cores(), left, memory.available() // 2 // need)))
+
+
+class Progress:
+    """Bytes and cases so far: lines of progress, and whether the rest fits on the disk."""
+
+    def __init__(self, name: str, count: int, log: Callable[[str], None]):
+        self._name, self._count, self._log = name, count, log
+        self._bytes, self._done, self._rank = 0, 0, 3
+        self._started = self._said = time.monotonic()
+        self._looked = -math.inf
+
+    def add(self, size: int, rank: int, folder: Path | None = None) -> None:
+        """Add a case of `size` bytes; with a folder, check once a second that the remaining ones fit there, this one included."""
+        left, self._rank = self._count - self._done, rank
+        self._bytes, self._done = self._bytes + size, self._done + 1
+        now = time.monotonic()
+        if folder is not None and now - self._looked > 1.0:
+            self._looked = now
+            check_space(folder, self._bytes * left // self._done, f"the remaining {left} of {self._count} cases need about")
+        if now - self._said > EVERY:
+            self._said = now
+            kind = FOLDERS[self._rank]
+            so_far = f"{kind}: {self._done}/{self._count} cases of {self._name}, {gib(self._bytes)}"
+            self._log(f"{so_far}, {now - self._started:.0f} s")
+
+    def end(self, examples: int) -> None:
+        """Say what was made."""
+        kind, noun = FOLDERS[self._rank], "slices" if self._rank == 2 else "cases"
+        self._log(f"{kind}: {self._name}, {examples} {noun}, {gib(self._bytes)}, {time.monotonic() - self._started:.1f} s")
 
 
 def cores() -> int:

@@ -161,7 +161,7 @@ class _PatchOrder:
 
 
 def _read(store: PerCase, rows: np.ndarray, numbers: list[int], *, rule: PatchRule, coordinates: bool) -> Batch:
-    c, rank = store.recipe.channels, store.rank
+    c, rank = store.channels, store.rank
     filled = all(p <= length for row in rows.tolist() for p, length in zip(rule.patch, store.rows[row]["shape"]))
     make = np.empty if filled else np.zeros  # the zeros that stay are the padding
     image = make((len(rows), *rule.patch, c + rank * coordinates), np.float32 if coordinates else store.dtype)

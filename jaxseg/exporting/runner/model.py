@@ -16,7 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from jaxseg.exporting.runner.images import CaseImage, Refused, image_of, read_image
-from jaxseg.exporting.runner.preparation import NetworkInputs, prepare, restore
+from jaxseg.exporting.runner.preparation import NetworkInputs, prepare, prepare_classes, restore, to_volume
 from jaxseg.exporting.runner.windows import slide
 
 FORMAT = 1  # of model.json
@@ -48,22 +48,29 @@ class Model:
       path: the file that `jaxseg export` wrote.
     Attributes:
       about: model.json as a dict.
+      previous: of a cascade: its first stage, whose classes are further input channels; else None.
     """
 
     def __init__(self, path: str | Path):
         with zipfile.ZipFile(path) as file:
-            self.about: dict[str, Any] = json.loads(file.read("model.json"))
-            if self.about["format"] != FORMAT:
-                raise Refused(
-                    f"{path} has format {self.about['format']}; this runner reads {FORMAT}: use the one inside the file"
-                )
+            about: dict[str, Any] = json.loads(file.read("model.json"))
+            if about["format"] != FORMAT:
+                raise Refused(f"{path} has format {about['format']}; this runner reads {FORMAT}: use the one inside the file")
             if importlib.util.find_spec("flatbuffers") is None:  # jax reads the program with it; the file brings it along
                 sys.path.append(str(path))
-            self._program = jax.export.deserialize(bytearray(file.read("forward.bin")))
-            self._weights = [
-                [np.load(file.open(f"weights/{number}/{name}.npy")) for name in self.about["program"]["weights"]]
-                for number in range(self.about["program"]["sets"])
-            ]
+            self._open(file, about, "")
+
+    def _open(self, file: zipfile.ZipFile, about: dict[str, Any], folder: str) -> None:
+        """Read the network of a folder of the file, and the stage before it."""
+        self.about, self.previous = about, None
+        self._program = jax.export.deserialize(bytearray(file.read(f"{folder}forward.bin")))
+        self._weights = [
+            [np.load(file.open(f"{folder}weights/{number}/{name}.npy")) for name in about["program"]["weights"]]
+            for number in range(about["program"]["sets"])
+        ]
+        if "previous" in about:
+            self.previous = Model.__new__(Model)
+            self.previous._open(file, about["previous"], f"{folder}previous/")
 
     @functools.cached_property
     def _forward(self):
@@ -100,12 +107,7 @@ class Model:
                 f"got {len(many)} images; this model takes {len(names)}: {', '.join(names) or 'one image'}, in this order"
             )
         images = [self._image(one, spacing, affine) for one in many]
-        rank = self.about["rank"]
-        examples = prepare(images, self.about["preparation"], rank)
-        logits = self._logits(examples.inputs)
-        if not np.isfinite(logits).all():
-            raise Refused("the network returned values that are not finite")
-        restored = self._restored(examples, logits)
+        examples, restored = self._applied(images)
         labels = self._labels(restored)
         labels = postprocess(labels, self.about["postprocess"], examples.orientation.spacing)
         values = np.array([0, *self.about["values"]])
@@ -115,6 +117,23 @@ class Model:
         maps = np.stack([back(soft[..., k]) for k in range(soft.shape[-1])], -1)
         structures = {name: np.isin(back(labels), classes) for name, classes in self.about["structures"]}
         return Found(own, maps, tuple(self.about["maps"]), structures, images[0])
+
+    def _applied(self, images: list[CaseImage]) -> tuple[NetworkInputs, np.ndarray]:
+        """Return (the prepared case, its logits on its own grid)."""
+        recipe = self.about["preparation"]
+        examples = prepare(images, recipe, self.about["rank"])
+        inputs = examples.inputs
+        if self.previous is not None:
+            before, logits = self.previous._applied(images)
+            found = before.orientation.restore(self.previous._labels(logits))
+            classes, _ = to_volume(images[0]._replace(array=found), recipe["orientation"])
+            placed = prepare_classes(classes, recipe["filter"], examples.place)
+            numbers = np.arange(1, len(self.about["labels"]) + 1)
+            inputs = np.concatenate([inputs, (placed[None, ..., None] == numbers).astype(np.float32)], -1)
+        logits = self._logits(inputs)
+        if not np.isfinite(logits).all():
+            raise Refused("the network returned values that are not finite")
+        return examples, self._restored(examples, logits)
 
     def _image(self, one, spacing, affine) -> CaseImage:
         if isinstance(one, CaseImage):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from jaxseg.data.prepare.splines import anchored, splines
+from jaxseg.data.prepare.splines import anchored, by_nnunet, by_shares, splines
 from jaxseg.exporting.runner.images import CaseImage, Refused
 from jaxseg.exporting.runner.intensity import WHOLE_SCAN, of_scan, of_values
 
@@ -32,7 +32,7 @@ KNOWN = {  # what a recipe may say for this program to follow it; export refuses
 }
 FREE = (  # entries that may have any value
     *("size", "window", "spacing", "channels", "labels", "modalities", "mean", "std"),
-    *("crop", "blur", "axes", "nonzero", "above", "statistics"),
+    *("crop", "blur", "axes", "nonzero", "above", "statistics", "stage"),
 )
 
 
@@ -287,13 +287,31 @@ def restore(logits: np.ndarray, shape, recipe: dict, place: GridPlace, fill) -> 
         if place.scaled != place.canvas:
             scaled = np.full(place.scaled, fill[k], np.float32)
             scaled[here] = logits[there][..., k]
-        filter = {"nnunet": "nnunet_scores", **dict(zip(_MONAI, _MONAI))}.get(recipe["filter"], "linear")
+        filter = _for_scores(recipe["filter"])
         back = None if place.steps is None else [1 / step for step in place.steps]
         inside = resample(scaled, place.boxed, filter, place.apart_back, back)
         whole = np.full(shape, fill[k], np.float32)
         whole.transpose(place.axes)[place.box] = inside
         restored[..., k] = whole
     return restored
+
+
+def prepare_classes(found: np.ndarray, filter: str, place: GridPlace) -> np.ndarray:
+    """Return a previous stage's classes [X, Y, Z] in the recipe's orientation on the network's grid; outside of it they are 0."""
+    cut = np.ascontiguousarray(place.cut(found))
+    if filter == "nnunet":
+        scaled = by_nnunet(cut, place.scaled, place.apart)
+    else:
+        share = lambda one: resample(one, place.scaled, _for_scores(filter), place.apart, place.steps)
+        scaled = by_shares(cut, place.scaled, share)
+    there, here = place.overlap()
+    prepared = np.zeros(place.canvas, found.dtype)
+    prepared[there] = scaled[here]
+    return prepared
+
+
+def _for_scores(filter: str) -> str:
+    return {"nnunet": "nnunet_scores", **dict(zip(_MONAI, _MONAI))}.get(filter, "linear")
 
 
 def resample(values: np.ndarray, shape, filter: str, apart: int | None = None, steps=None) -> np.ndarray:
