@@ -18,7 +18,6 @@ from jaxseg.data.records import DataSet
 from jaxseg.data.store import base
 from jaxseg.data.stream import stages
 from jaxseg.evaluate import tables
-from jaxseg.infer import channel_run
 from jaxseg.losses import compose as losses
 from jaxseg.models import functional, remat
 from jaxseg.models.base import Outputs
@@ -144,7 +143,7 @@ def check_examples(config, dataset: DataSet, listing: base.Listing, log) -> dict
       JaxsegError: the same errors as in training.
     """
     recipe, run = setup.recipe_of(config, dataset), config.data.extra_run
-    _, made_by = channel_run.channel_of(recipe, run)
+    _, made_by = feeds.channel_of(recipe, run)
     if config.data.whole:
         listing = listing._replace(recipe=cascades.recipe_of(recipe, config.data.coordinates))
     data = feeds.divide(config, dataset, recipe, listing, log, channel_run=run, made_by=made_by)

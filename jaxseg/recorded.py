@@ -24,10 +24,7 @@ WITHOUT = ("name", "variant")  # names of the experiment, which change no result
 def get_config(run: str) -> ConfigDict:
     """Return the configuration of a run folder; makes this module a config file: --config=jaxseg/recorded.py:RUN."""
     record = checkpoint.find_record(Path(run))
-    tree = tree_of(record).unlock()
-    tree.data.previous = _stages(record, Path(run))
-    tree.defaults = json.dumps(tree.to_dict())
-    tree.lock()
+    tree = tree_of(record, previous=_stages(record, Path(run)))
     try:
         config.resolve(tree)
     except ConfigError as error:
@@ -35,11 +32,12 @@ def get_config(run: str) -> ConfigDict:
     return tree
 
 
-def tree_of(record: Mapping[str, Any]) -> ConfigDict:
+def tree_of(record: Mapping[str, Any], previous: tuple[str, ...] | None = None) -> ConfigDict:
     """Return a record's configuration as a locked ConfigDict.
 
     Args:
       record: the content of run.json.
+      previous: paths of the runs in data.previous, which a record gives from the run folder; None: as they are recorded.
     Raises:
       CheckpointError: a key is missing because the run is older than this version, or the configuration is damaged.
     """
@@ -52,6 +50,7 @@ def tree_of(record: Mapping[str, Any]) -> ConfigDict:
         )
     try:
         tree = ConfigDict(_plain(record["config"]))
+        tree.data.previous = tree.data.previous if previous is None else previous
         tree.update_from_flattened_dict({key: _plain(value) for key, value in AS_BEFORE.items() if key not in there})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"the config in the run's record is damaged: {error}; restore run.json from a copy") from error
@@ -70,11 +69,13 @@ def settled(given: ConfigDict | None, record: Mapping[str, Any], run: Path, *, r
     Raises:
       MismatchError: a key outside of the groups in OPEN differs from the record.
     """
+    previous = _stages(record, run)
     if given is None:
-        return tree_of(record)
+        return tree_of(record, previous)
     plain = lambda tree: config.flatten(json.loads(json.dumps(tree)))
     old, new = AS_BEFORE | plain(record["config"]), plain(config.as_dict(given))
-    old["data.previous"] = list(_stages(record, run))
+    if new["data.previous"] == list(previous):
+        new["data.previous"] = old["data.previous"]
     ours = {key for key in new if key not in WITHOUT and key not in config.NEUTRAL and not key.startswith(OPEN)}
     moved = [key for key in sorted(ours) if key in old and old[key] != new[key] and not _left_open(key, new[key], old[key])]
     if reads_data and new["data.root"] and old["data.root"]:  # evaluation compares the digest of the data instead
@@ -85,7 +86,7 @@ def settled(given: ConfigDict | None, record: Mapping[str, Any], run: Path, *, r
             f"{run} was trained with other values: {said}{f'; {len(moved) - 5} more' if moved[5:] else ''}; leave "
             "these keys, or --config, out: only keys of eval and infer may differ from run.json"
         )
-    tree = tree_of(record).unlock()
+    tree = tree_of(record, previous).unlock()
     tree.data.root = given.data.root or tree.data.root
     tree.mesh.space = given.mesh.space
     for group in ("eval", "infer", "report", "explain"):

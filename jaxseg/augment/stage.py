@@ -7,13 +7,12 @@ Source: MIC-DKFZ/batchgeneratorsv2, transforms/nnunet (version 0.3.6, with the v
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from jaxseg.ops import components
+from jaxseg.ops.components.api import label
 from jaxseg.types import Array, ConfigError
 
 DILATE, ERODE, CLOSE, OPEN = range(4)
@@ -42,10 +41,14 @@ def dilate(mask: Array, diameter: Array, largest: int) -> Array:
     squared = jnp.where(mask, 0, _FAR)  # of twice the distance, in integers; axis by axis
     before, after = (largest - 1) // 2, largest // 2
     for axis in range(mask.ndim):
-        n, last = mask.shape[axis], mask.ndim - 1
-        lines = jnp.pad(jnp.moveaxis(squared, axis, last), ((0, 0),) * last + ((before, after),), constant_values=_FAR)
-        found = (lines[..., o + before : o + before + n] + (2 * o - odd) ** 2 for o in range(-before, after + 1))
-        squared = jnp.moveaxis(functools.reduce(jnp.minimum, found), last, axis)
+        n = mask.shape[axis]
+        lines = jnp.pad(squared, [(before, after) if a == axis else (0, 0) for a in range(mask.ndim)], constant_values=_FAR)
+
+        def nearer(i: Array, found: Array, lines: Array = lines, axis: int = axis, n: int = n) -> Array:
+            moved = jax.lax.dynamic_slice_in_dim(lines, i, n, axis)
+            return jnp.minimum(found, moved + (2 * (i - before) - odd) ** 2)
+
+        squared = jax.lax.fori_loop(0, before + after + 1, nearer, jnp.full_like(squared, _FAR))
     return squared <= (diameter - 1) ** 2
 
 
@@ -54,9 +57,13 @@ def morph(mask: Array, operation: Array, diameter: Array, largest: int) -> Array
 
     Other arguments as for `dilate`.
     """
-    turned = (operation == ERODE) | (operation == OPEN)
-    once = dilate(mask ^ turned, diameter, largest) ^ turned
-    twice = dilate(once ^ ~turned, diameter, largest) ^ ~turned
+
+    def step(found: Array, turned: Array) -> tuple[Array, Array]:
+        new = dilate(found ^ turned, diameter, largest) ^ turned
+        return new, new
+
+    first = (operation == ERODE) | (operation == OPEN)  # dilates the background
+    once, twice = jax.lax.scan(step, mask, jnp.stack([first, ~first]))[1]
     return jnp.where((operation == CLOSE) | (operation == OPEN), twice, once)
 
 
@@ -66,7 +73,7 @@ def without_component(mask: Array, key: Array, most: float) -> Array:
     Args:
       mask: bool [*S]; neighbours across edges and corners are connected.
     """
-    labels = components.label(mask, mask.ndim).reshape(-1)
+    labels = label(mask, mask.ndim).reshape(-1)
     counts = jnp.zeros(mask.size + 1, jnp.int32).at[labels].add(1)
     known = (counts > 0) & (counts < mask.size * most) & (jnp.arange(mask.size + 1) > 0)
     drawn = jnp.where(known, jax.random.uniform(key, known.shape), -1.0).argmax()

@@ -12,7 +12,7 @@ imported.
 
 The second stage of nnU-Net's cascade (3d_cascade_fullres) brings its first stage along, as OUTPUT/3d_lowres/fold_0/ and so on:
 its classes, without post-processing, are further input channels of the second stage. Where that is trained further, its
-training cases are segmented by the first stage (`train.cascades`), and these classes are altered as nnU-Net does.
+training cases are segmented by the first stage (`train/cascades.py`), and these classes are altered as nnU-Net does.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -83,7 +83,7 @@ def test_the_run_folder_alone_predicts_and_is_the_config_of_further_training(pla
     )
     tree = recorded.get_config(str(tmp_path / "moved"))
     assert tree.data.previous == (str(copy),)
-    assert recorded.settled(tree, record, tmp_path / "moved").data.previous == tuple(record["config"]["data"]["previous"])
+    assert recorded.settled(tree, record, tmp_path / "moved").data.previous == (str(copy),)
     edit(copy, lambda r: r["model"].update(parameters=2))
     with pytest.raises(MismatchError, match="previous stage has the digest"):
         open_run(tmp_path / "moved", record["config"]["infer"])

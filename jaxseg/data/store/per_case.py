@@ -33,7 +33,7 @@ from jaxseg.data.store.arrays import sync_files, write_array
 from jaxseg.data.store.engines import ENGINES
 from jaxseg.data.store.fingerprint import Sources
 from jaxseg.data.store.parts import Parts
-from jaxseg.data.store.preparing import ALONE, FOLDERS, HostShare, Progress
+from jaxseg.data.store.preparing import ALONE, FOLDERS, CaseProgress, HostShare
 from jaxseg.types import DataError
 from jaxseg.utils import files
 
@@ -281,7 +281,7 @@ def write(
     Raises:
       StorageError: the disk has not enough space for the remaining examples.
     """
-    progress, found = Progress(name, count, log), []
+    progress, found = CaseProgress(name, count, log), []
     for i, (image, mask, row) in enumerate(items):
         arrays, facts = _complete(image, mask, len(recipe.labels))
         progress.add(sum(a.nbytes for a in arrays.values()), mask.ndim, folder)
@@ -329,7 +329,7 @@ def _build(folder: Path, parts: Parts, log: Callable[[str], None], bad_share: fl
     if not dataset.cases:
         raise DataError(f"{dataset.name}: no case under {dataset.root}; check data.root", "DATA_EMPTY")
     bad: list[bad_cases.Bad] = []
-    tally, progress, done = cases.Tally(), Progress(dataset.name, len(dataset.cases), log), []
+    tally, progress, done = cases.Tally(), CaseProgress(dataset.name, len(dataset.cases), log), []
     with remarks.collected(log), preparing.CasePreparation(parts, workers=workers) as prepared:
         for _, part in bad_cases.sift(dataset, lambda case: prepared(case, tally), bad_share, bad):
             done.append(part)

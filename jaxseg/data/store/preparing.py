@@ -161,7 +161,7 @@ def allowed(part: PreparedCase, of: int, largest: int, left: int) -> int:
     return int(max(1, min(cores(), left, memory.available() // 2 // need)))
 
 
-class Progress:
+class CaseProgress:
     """Bytes and cases so far: lines of progress, and whether the rest fits on the disk."""
 
     def __init__(self, name: str, count: int, log: Callable[[str], None]):
