@@ -311,7 +311,6 @@ NEEDS_OF_MODES: dict[str, dict[str, tuple[Callable[[dict[str, Any]], bool], str]
         **_OF_PREDICTION,
         **_OF_EVALUATION,
         "infer.accumulator": (lambda c: False, "--mode=predict"),
-        "infer.roi": (lambda c: False, "--mode=predict; a cascade is exported as its two runs"),
         "mesh.space": (lambda c: False, "--mode=predict"),
         "mesh.shard_state": (lambda c: False, "--mode=train"),
     },

@@ -7,7 +7,7 @@
     runner.py        from images to labels, the modules of runner/ in one; __main__.py calls it
     MODEL_CARD.md    for people (`card`)
 
-Of a cascade, forward.bin and weights/ of its first stage lie in previous/, and "previous" in model.json describes it.
+Of a cascade, forward.bin and weights/ of its first stage lie in first/, and "first" in model.json describes it.
 
 The same run gives the same bytes.
 """
@@ -29,7 +29,7 @@ from jaxseg.types import StorageError
 
 SUFFIX = ".jaxseg"
 # of jaxseg/, each after those that it imports from; the first two serve the library too
-_RUNNER = ("images", "intensity", "preparation", "windows", "model", "program")
+_RUNNER = ("images", "intensity", "preparation", "windows", "regions", "model", "program")
 _MODULES = ("data/exif", "data/prepare/splines", *(f"exporting/runner/{name}" for name in _RUNNER))
 _MAIN = "import runner\n\nraise SystemExit(runner.main())\n"
 _DATE = (2000, 1, 1, 0, 0, 0)
@@ -44,9 +44,9 @@ def write(path: Path, contents: Contents) -> list[str]:
     """
     binary, about = _program(contents)
     stages = [("", contents, binary)]
-    if contents.previous is not None:
-        first, about["previous"] = _program(contents.previous)
-        stages.append(("previous/", contents.previous, first))
+    if contents.first is not None:
+        code, about["first"] = _program(contents.first)
+        stages.append(("first/", contents.first, code))
     texts = {
         "model.json": json.dumps(about, indent=1, sort_keys=True, allow_nan=False),
         "MODEL_CARD.md": card.text(contents.record, about, card.evaluation_of(contents.run)),
@@ -75,7 +75,7 @@ def write(path: Path, contents: Contents) -> list[str]:
     sizes = f"{path.stat().st_size / 2**20:.1f} MiB, the program {size:.2f} of them before packing"
     batch = about["program"]["batch"]
     batches = "batches of any size" if batch is None else f"batches of {batch} alone"
-    both = "; both stages of the cascade" if contents.previous is not None else ""
+    both = "; both stages of the cascade" if contents.first is not None else ""
     return [f"written: {path} ({sizes}; {', '.join(program.PLATFORMS)}; {batches}{both})"]
 
 

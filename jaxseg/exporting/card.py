@@ -92,11 +92,19 @@ def text(record: Mapping[str, Any], about: Mapping[str, Any], evaluation: Mappin
 
 def _applied(about: Mapping[str, Any]) -> str:
     how = about["application"]
-    place = f"in windows of {how['window']}, overlap {how['overlap']}, weights {how['blend']}" if how["windows"] else "as a whole"
+    if "regions" in how:
+        rule = how["regions"]
+        place = f"to crops of {rule['crop']} around at most {rule['max_instances']} regions, joined by {rule['merge']}"
+    else:
+        place = _place(how)
     flips = f"; logits averaged over flips of axes {how['mirror']}" if how["mirror"] else ""
     steps = ", ".join(step["step"] for step in about["postprocess"]) or "none"
-    first = f". First stage: {about['previous']['network']}, {_applied(about['previous'])}" if "previous" in about else ""
+    first = f". First network: {about['first']['network']}, applied {_applied(about['first'])}" if "first" in about else ""
     return f"{place}{flips}; threshold {about['threshold']}; post-processing: {steps}{first}"
+
+
+def _place(how: Mapping[str, Any]) -> str:
+    return f"in windows of {how['window']}, overlap {how['overlap']}, weights {how['blend']}" if how["windows"] else "as a whole"
 
 
 def _data(record: Mapping[str, Any]) -> list[str]:

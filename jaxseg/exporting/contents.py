@@ -17,7 +17,7 @@ from jaxseg.exporting import card
 from jaxseg.exporting.program import Inputs
 from jaxseg.exporting.runner import preparation
 from jaxseg.infer import cases, network, postprocess
-from jaxseg.infer.run import Run, open_run, stage_of
+from jaxseg.infer.run import Run, alone, open_run, stage_of
 from jaxseg.models.functional import Network
 from jaxseg.types import ConfigError, MismatchError
 
@@ -34,7 +34,8 @@ class Contents(NamedTuple):
       network: the network without its values.
       inputs: the network's inputs.
       weights: (params, state) of the run, and of the other runs of its ensemble.
-      previous: the previous stage of a cascade, whose classes are further input channels; None: the network takes images alone.
+      first: the first network of a cascade: of nnU-Net's, whose classes are further input channels, or the one that finds regions
+        of interest; None: there is none.
     """
 
     run: Path
@@ -43,10 +44,12 @@ class Contents(NamedTuple):
     network: Network
     inputs: Inputs
     weights: tuple[tuple[dict, dict], ...]
-    previous: "Contents | None" = None
+    first: "Contents | None" = None
 
 
-def read(run: Path, settings: Mapping[str, Any], *, threshold: float | None, licence: str, applied: bool = True) -> Contents:
+def read(
+    run: Path, settings: Mapping[str, Any], *, threshold: float | None, licence: str, applied: bool = True, finds: bool = False
+) -> Contents:
     """Open a run and describe it.
 
     Args:
@@ -55,17 +58,20 @@ def read(run: Path, settings: Mapping[str, Any], *, threshold: float | None, lic
       threshold: config.eval.threshold; None: the record's.
       licence: licence of the model, as the user states it; "": the one in the run's card.
       applied: whether the exported file also applies the network (windows, flips, ensemble); otherwise its user does.
+      finds: the run is the first network of a cascade, which finds regions of interest.
     Raises:
       ConfigError, MismatchError: the run uses something that exported models do not support.
     """
-    if settings["roi"]:
-        raise ConfigError(f"config.infer.roi={settings['roi']}: a cascade cannot be exported; export its two runs separately")
+    if settings["roi"] and not applied:
+        raise ConfigError(f"config.infer.roi={settings['roi']}: this format holds one network; export the two runs separately")
     if settings["whole"]:
         raise ConfigError("config.infer.whole=True: an exported model works by windows; give --config.infer.whole=False")
     record = checkpoint.find_record(run)
     stage = stage_of(run, record) if applied else None
+    if settings["roi"]:
+        stage = Path(settings["roi"]), alone(settings)
     if applied:
-        check_preparation(record)
+        check_preparation(record, finds=finds)
     opened = open_run(run, settings, threshold=threshold)
     steps = postprocess.read_steps(run) if settings["postprocess"] else []
     forward, m, recipe = opened.application.forward, record["model"], opened.recipe
@@ -93,18 +99,21 @@ def read(run: Path, settings: Mapping[str, Any], *, threshold: float | None, lic
         "licence": licence or card.licence_of(checkpoint.run_folder(run) / card.NAME),
         "digest": opened.digest,
     }
-    previous = None if stage is None else read(*stage, threshold=None, licence=licence)
-    return Contents(run, record, plain(about), forward.network, inputs, opened.weights, previous)
+    first = None if stage is None else read(*stage, threshold=None, licence=licence, finds=bool(settings["roi"]))
+    return Contents(run, record, plain(about), forward.network, inputs, opened.weights, first)
 
 
-def check_preparation(record: Mapping[str, Any]) -> None:
+def check_preparation(record: Mapping[str, Any], *, finds: bool = False) -> None:
     """Refuse runs whose preparation needs what the runner does not know.
 
+    Args:
+      record: the run's record.
+      finds: as for `read`.
     Raises:
       MismatchError.
     """
     recipe, data = record["recipe"], record["config"]["data"]
-    unlike = {"data.whole": "True" if data["whole"] else ""}
+    unlike = {"data.whole": "True" if data["whole"] and not finds else ""}
     unlike["data.dataset"] = record["dataset"] if record["dataset"] == "brats_arrays" else ""
     for name, value in recipe.items():
         known = preparation.KNOWN.get(name, ())
@@ -123,6 +132,10 @@ def _application(opened: Run, coordinates: bool) -> dict[str, Any]:
     how, forward = opened.application, opened.application.forward
     found = {"windows": isinstance(how, network.Windows), "coordinates": coordinates}
     found |= {"batch": forward.batch, "mirror": list(forward.mirror)}
+    if isinstance(how, network.Cascade):
+        found |= {"mirror": [], "regions": how.rule}
+    if isinstance(how, network.Shrunk):
+        found |= {"mirror": []}
     if isinstance(how, network.Windows):
         found |= {key: how.options[key] for key in ("window", "overlap", "positions", "blend")}
     return found

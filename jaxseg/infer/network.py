@@ -9,7 +9,8 @@ and supports mirroring, ensembles of several sets of weights, and all devices of
 import functools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxseg.data.prepare.resample import resample_channels
 from jaxseg.infer import cascade, tta
+from jaxseg.infer.labels import logits_of
 from jaxseg.infer.window import GRAIN, sliding_window
 from jaxseg.models.functional import Network
 from jaxseg.ops import coordinates, devices
@@ -263,28 +265,34 @@ class Cascade:
         self._size, self._activation, self._options = tuple(size), activation, dict(options)
         self._options["min_size"] = self._options["min_size"] or roi_min_size(first.size)
 
+    @property
+    def rule(self) -> dict[str, Any]:
+        """How regions are found and their crops joined, as plain values."""
+        about = {"crop": self._size, "activation": self._activation, "coordinates": self._second.coordinates}
+        return about | {"roi_size": self._first.size, "roi_coordinates": self._first.coordinates, **self._options}
+
     def __call__(self, weights: Weights, examples: np.ndarray) -> np.ndarray:
         """Return logits float32 [N, X, Y, Z, K] of volumes [N, X, Y, Z, C]."""
         find, segment = self._first.forward.averaged(self._first_weights), self.forward.averaged(weights)
-        return np.stack(
-            [
-                np.asarray(
-                    cascade.segment(
-                        find,
-                        segment,
-                        np.asarray(e, np.float32),
-                        num_classes=self.forward.num_classes,
-                        roi_size=self._first.size,
-                        crop=self._size,
-                        activation=self._activation,
-                        **self._options,
-                        roi_coordinates=self._first.coordinates,
-                        include_coordinates=self._second.coordinates,
-                    ).scores
-                )
-                for e in examples
-            ]
-        )
+        return np.stack([self._scores(find, segment, np.asarray(one, np.float32)) for one in examples])
+
+    def _scores(self, find: Callable, segment: Callable, volume: np.ndarray) -> np.ndarray:
+        """Return logits float32 [X, Y, Z, K] of a volume."""
+        scores = cascade.segment(
+            find,
+            segment,
+            volume,
+            num_classes=self.forward.num_classes,
+            roi_size=self._first.size,
+            crop=self._size,
+            activation=self._activation,
+            **self._options,
+            roi_coordinates=self._first.coordinates,
+            include_coordinates=self._second.coordinates,
+        ).scores
+        if self._options["merge"] == "max":
+            return np.asarray(scores)
+        return logits_of(np.asarray(scores), sigmoid=self._activation == "sigmoid")
 
 
 Application = WholeImages | Windows | Shrunk | Cascade

@@ -24,6 +24,7 @@ def test_balls_of_every_radius_dilate_erode_close_and_open_as_there():
             assert (new != (GIVEN[..., 1] > 0)).any()
 
 
+@pytest.mark.slow
 def test_a_class_that_grows_takes_voxels_from_the_others():
     transform = stage.Morphology(radius=(2.0, 2.0), per_class=1.0)
     new = np.asarray(jax.jit(jax.vmap(transform, (0, None)))(jax.random.split(jax.random.key(0), 16), jnp.asarray(GIVEN)))
@@ -33,7 +34,7 @@ def test_a_class_that_grows_takes_voxels_from_the_others():
     np.testing.assert_array_equal(never, GIVEN)
 
 
-@pytest.mark.parametrize("most", [0.15, 0.01])
+@pytest.mark.parametrize("most", [0.15, pytest.param(0.01, marks=pytest.mark.slow)])
 def test_one_of_the_components_that_are_small_enough_is_dropped(most):
     keys = jax.random.split(jax.random.key(1), 200)
     found = np.asarray(jax.jit(jax.vmap(lambda key: stage.without_component(GIVEN[..., 1] > 0, key, most)))(keys))
@@ -41,6 +42,7 @@ def test_one_of_the_components_that_are_small_enough_is_dropped(most):
     assert {one.tobytes() for one in found} == theirs and len(theirs) > 1
 
 
+@pytest.mark.slow
 def test_after_a_rotation_the_class_with_the_largest_share_wins():
     image = jnp.concatenate([jnp.full((*GIVEN.shape[:-1], 1), 0.5), jnp.asarray(GIVEN)], -1)[None]
     mask = jnp.asarray(GIVEN.argmax(-1) + 1, jnp.uint8)[None] * (GIVEN.sum(-1) > 0)

@@ -143,7 +143,7 @@ def test_files_and_settings_that_do_not_fit_are_refused_in_one_line(run, tmp_pat
         (file, {}, "exists"),
         (tmp_path / "model.onnx", {"format": "bundle"}, "ends in .jaxseg"),
         (tmp_path / "m.jaxseg", {"format": "bundel"}, "did you mean bundle"),
-        (tmp_path / "m.jaxseg", {"settings": {**settings, "roi": "runs/roi"}}, "infer.roi=runs/roi"),
+        (tmp_path / "m.onnx", {"settings": {**settings, "roi": "runs/roi"}}, "infer.roi=runs/roi: this format holds one network"),
     ):
         with pytest.raises(ConfigError, match=message):
             export.export(folder, output, **{"settings": settings, **given})

@@ -89,6 +89,7 @@ def test_the_run_folder_alone_predicts_and_is_the_config_of_further_training(pla
         open_run(tmp_path / "moved", record["config"]["infer"])
 
 
+@pytest.mark.slow
 def test_a_case_is_segmented_by_the_runs_that_were_not_trained_on_it(place, load, tmp_path):
     loaded, said, made = load
     for name, seen in (("one", ["0", "1", "2"]), ("other", ["2", "3"])):
@@ -136,12 +137,16 @@ def test_what_is_no_first_stage_is_refused_in_one_line(place, load, tmp_path):
         loaded(data__coordinates=True)
 
 
+@pytest.mark.slow
 def test_both_stages_leave_as_one_file_and_never_as_onnx(place, tmp_path):
     pytest.importorskip("flatbuffers", reason="jax.export writes with it: the extra [export]")
     settings = checkpoint.read_record(place / "second")["config"]["infer"]
     export.export(place / "second", tmp_path / "m.jaxseg", settings=settings, say=lambda line: None)
     model, opened = runner.Model(tmp_path / "m.jaxseg"), open_run(place / "second", settings)
-    assert "First stage: tiny_volumes:Tiny, in windows" in zipfile.ZipFile(tmp_path / "m.jaxseg").read("MODEL_CARD.md").decode()
+    assert (
+        "First network: tiny_volumes:Tiny, applied in windows"
+        in zipfile.ZipFile(tmp_path / "m.jaxseg").read("MODEL_CARD.md").decode()
+    )
     image = place / "set" / "images" / "3.nii.gz"
     mine, theirs = model.segment(str(image)), opened.segment([volumes.read_volume(image)])
     restored = theirs.examples.orientation.restore

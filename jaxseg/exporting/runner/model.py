@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from jaxseg.exporting.runner.images import CaseImage, Refused, image_of, read_image
 from jaxseg.exporting.runner.preparation import NetworkInputs, prepare, prepare_classes, restore, to_volume
+from jaxseg.exporting.runner.regions import segment_regions, with_places
 from jaxseg.exporting.runner.windows import slide
 
 FORMAT = 1  # of model.json
@@ -48,7 +49,7 @@ class Model:
       path: the file that `jaxseg export` wrote.
     Attributes:
       about: model.json as a dict.
-      previous: of a cascade: its first stage, whose classes are further input channels; else None.
+      first: of a cascade: its first network, whose classes are further input channels, or which finds regions; else None.
     """
 
     def __init__(self, path: str | Path):
@@ -62,15 +63,15 @@ class Model:
 
     def _open(self, file: zipfile.ZipFile, about: dict[str, Any], folder: str) -> None:
         """Read the network of a folder of the file, and the stage before it."""
-        self.about, self.previous = about, None
+        self.about, self.first = about, None
         self._program = jax.export.deserialize(bytearray(file.read(f"{folder}forward.bin")))
         self._weights = [
             [np.load(file.open(f"{folder}weights/{number}/{name}.npy")) for name in about["program"]["weights"]]
             for number in range(about["program"]["sets"])
         ]
-        if "previous" in about:
-            self.previous = Model.__new__(Model)
-            self.previous._open(file, about["previous"], f"{folder}previous/")
+        if "first" in about:
+            self.first = Model.__new__(Model)
+            self.first._open(file, about["first"], f"{folder}first/")
 
     @functools.cached_property
     def _forward(self):
@@ -123,9 +124,9 @@ class Model:
         recipe = self.about["preparation"]
         examples = prepare(images, recipe, self.about["rank"])
         inputs = examples.inputs
-        if self.previous is not None:
-            before, logits = self.previous._applied(images)
-            found = before.orientation.restore(self.previous._labels(logits))
+        if self.first is not None and "regions" not in self.about["application"]:
+            before, logits = self.first._applied(images)
+            found = before.orientation.restore(self.first._labels(logits))
             classes, _ = to_volume(images[0]._replace(array=found), recipe["orientation"])
             placed = prepare_classes(classes, recipe["filter"], examples.place)
             numbers = np.arange(1, len(self.about["labels"]) + 1)
@@ -145,12 +146,15 @@ class Model:
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
         """[N, *S, K] of prepared examples [N, *S, C]."""
         how, program = self.about["application"], self.about["program"]
+        batch = program["batch"] or how["batch"]
+        if "regions" in how:
+            rule = how | {"batch": program["batch"] or 1}
+            return np.stack(
+                [segment_regions(self.first._forward, self._forward, one, rule, program["outputs"]) for one in inputs]
+            )
         if how["coordinates"]:
-            lines = [np.linspace(0, 1, n).astype(np.float32) for n in inputs.shape[1:-1]]
-            places = np.stack(np.meshgrid(*lines, indexing="ij"), -1)
-            inputs = np.concatenate([inputs.astype(np.float32), np.broadcast_to(places, (len(inputs), *places.shape))], -1)
+            inputs = np.stack([with_places(one) for one in inputs])
         if how["windows"]:
-            batch = program["batch"] or how["batch"]
             return np.stack([slide(self._forward, one, how, batch, program["outputs"]) for one in inputs])
         batch, found = program["batch"] or min(how["batch"], len(inputs)), []
         for first in range(0, len(inputs), batch):
