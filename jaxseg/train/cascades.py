@@ -141,9 +141,9 @@ def staged(config, dataset: DataSet, runs: Sequence[Path], *, skip: bool, share:
     _say_seen(trained, everybody, seen, log)
     unseen = lambda case: tuple(i for i, known in enumerate(trained) if known is None or case.patient not in known)
     folder = files.cache_root() / "stages" / f"{files.plain_name(dataset.name)}-{stage.digest[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder, "JAXSEG_CACHE")
     images = tuple(dataclasses.replace(case, mask=None, parts=()) for case in dataset.cases)
-    sources = Sources(dataclasses.replace(dataset, cases=images), stage.recipe)
+    sources = Sources(dataclasses.replace(dataset, cases=images, stratum=lambda case: ""), stage.recipe)
     chosen = [unseen(case) or tuple(range(len(runs))) for case in dataset.cases]
     paths = [
         folder / f"{files.plain_name(case.id)}-{files.digest(sources.key(i), str(chosen[i]))[:16]}.npy"
