@@ -32,7 +32,7 @@ from jaxseg.data.store.preparing import EVERY, HostShare
 from jaxseg.infer import cascade, channel_run
 from jaxseg.infer.run import Run, open_run
 from jaxseg.train import patients
-from jaxseg.types import ConfigError, DataError, MismatchError
+from jaxseg.types import CheckpointError, ConfigError, DataError, MismatchError
 from jaxseg.utils import files
 
 NAME = "WT"  # the one class: any foreground
@@ -123,7 +123,10 @@ def staged(config, dataset: DataSet, runs: Sequence[Path], *, skip: bool, share:
       MismatchError: the runs do not fit each other, or segment other classes than the data set's.
     """
     given = config.data.previous_labels
-    records = [checkpoint.find_record(run) for run in runs]
+    try:
+        records = [checkpoint.find_record(run) for run in runs]
+    except CheckpointError as error:
+        raise CheckpointError(f"config.data.previous: {error}") from error
     if tuple(records[0]["labels"]) != dataset.labels:
         raise MismatchError(
             f"config.data.previous: {runs[0]} segments {', '.join(records[0]['labels'])}, but the data set has "

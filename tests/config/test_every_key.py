@@ -147,7 +147,7 @@ ROWS = {
         "volumes": row(("dataset",), "outputs", data__dataset="brats", data__structures=None, **BRATS),
     },
     "data.coordinates": volumes(True, "stream"),
-    "data.previous": volumes(("elsewhere",), ("elsewhere is not a run folder",), by="prepared"),
+    "data.previous": volumes(("elsewhere",), ("config.data.previous: elsewhere is not a run folder",), by="prepared"),
     "data.previous_labels": volumes("elsewhere", ("needs data.previous",)),
     "data.whole": volumes(True, "stream", also={"data.fit": "stretch"}),
     "data.per_volume": volumes(4, "stream"),

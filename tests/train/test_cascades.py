@@ -127,7 +127,7 @@ def test_segmentations_that_are_given_take_the_place_of_the_runs(place, load, tm
 
 def test_what_is_no_first_stage_is_refused_in_one_line(place, load, tmp_path):
     loaded, *_ = load
-    with pytest.raises(CheckpointError, match="is not a run folder"):
+    with pytest.raises(CheckpointError, match="config.data.previous: nowhere is not a run folder"):
         loaded(data__previous=("nowhere",))
     shutil.copytree(place / "first", tmp_path / "named")
     edit(tmp_path / "named", lambda r: (r.update(labels=["liver"]), r["recipe"].update(labels=["liver"]))[2:])
