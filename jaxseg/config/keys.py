@@ -286,6 +286,9 @@ READ_BY_THE_PLANNER = (  # keys that define the cases and the meaning of their m
     "plan.rules",
 )
 _OTHERS_BUT_NAMES = {key: needs for key, needs in _OTHERS.items() if key != "report.names"}  # names are written by evaluations
+_BY_WINDOWS = dict.fromkeys(
+    WINDOWS, (lambda c: not c["infer.roi"], "infer.roi='' (the cascade uses one crop, no sliding window)")
+)
 # mode: {key: (whether it has an effect in that mode, the condition in words)}, for keys given on the command line
 NEEDS_OF_MODES: dict[str, dict[str, tuple[Callable[[dict[str, Any]], bool], str]]] = {
     **dict.fromkeys(("summary", "check"), _OTHERS),
@@ -310,6 +313,7 @@ NEEDS_OF_MODES: dict[str, dict[str, tuple[Callable[[dict[str, Any]], bool], str]
         **_OTHERS,
         **_OF_PREDICTION,
         **_OF_EVALUATION,
+        **_BY_WINDOWS,
         "infer.accumulator": (lambda c: False, "--mode=predict"),
         "mesh.space": (lambda c: False, "--mode=predict"),
         "mesh.shard_state": (lambda c: False, "--mode=train"),
@@ -329,7 +333,7 @@ NEEDS_OF_MODES: dict[str, dict[str, tuple[Callable[[dict[str, Any]], bool], str]
         **_OTHERS_BUT_NAMES,
         "report.names": (lambda c: c["infer.statistics"], "infer.statistics, whose table it is about"),
         **_OF_EVALUATION,
-        **dict.fromkeys(WINDOWS, (lambda c: not c["infer.roi"], "infer.roi='' (the cascade uses one crop, no sliding window)")),
+        **_BY_WINDOWS,
     },
 }
 OWN_DATA = ("auto", "decathlon", "nnunet_raw", "folder", "table")  # values of data.dataset for a user's own data

@@ -32,6 +32,7 @@ IDLE = [
     ("data.filter", "lanczos", VOLUMES, "data.rank=2"),
     ("data.plane", "coronal", {}, "tables list axial slices"),
     ("data.filter", "lanczos", PATCHES, "data.spacing"),
+    ("data.previous_labels", "labels", VOLUMES, "data.previous"),
     ("data.statistics", ((0.0, 1.0, 0.5, 0.1),), VOLUMES, "ct_zscore"),
     ("eval.batch_size", 4, VOLUMES, "data.fit='stretch' or 'centre'"),
     ("eval.batch_size", 4, PATCHES, "data.fit='stretch' or 'centre'"),
@@ -77,6 +78,7 @@ def test_what_other_keys_decide_is_no_option_of_a_network(option):
         ("predict", "eval.split", {}, "--mode=evaluate"),
         ("predict", "eval.empty", {}, "--mode=evaluate"),
         ("predict", "infer.overlap", {"infer.roi": "runs/roi"}, "infer.roi=''"),
+        ("export", "infer.overlap", {"infer.roi": "runs/roi"}, "infer.roi=''"),
     ],
 )
 def test_a_key_that_a_mode_never_reads_is_refused_where_it_is_typed(mode, key, others, needs):
