@@ -31,10 +31,10 @@ from jaxseg.reports.names import name_style, without_paths
 from jaxseg.reports.reading import EXPERIMENT
 from jaxseg.train import cascades, extend, loop, patients, setup
 from jaxseg.train import feed as feeds
+from jaxseg.train import kept as kept_programs
 from jaxseg.train.log import Log
 from jaxseg.train.processes import agree, surroundings
 from jaxseg.train.processes.interrupt import PREEMPTED, Preemption, Stopped, fault
-from jaxseg.train.program import KeptStep
 from jaxseg.types import CheckpointError, ConfigError
 from jaxseg.utils import code, files, output
 
@@ -88,7 +88,7 @@ def _train(call: Call, watch: loop.Watch | None) -> int | None:
         log.say("experiment: " + ", ".join(f"{k}={b!r}" for k, (_, b) in difference.items()))
         hashed = call.config.report.names == "hash"
         log.config(without_paths(tree, hashed=hashed), without_paths(difference, hashed=hashed))
-        kept = KeptStep(call.config).begin()
+        kept = kept_programs.of_step(call.config).begin()
         data = setup.load_data(call.config, log, call.workdir)
         about = data.store.rows
         agree.same("data set", {"examples": len(about), "digest": data.store.digest})

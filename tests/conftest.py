@@ -19,7 +19,7 @@ QUICK = (
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8").strip()
-os.environ.setdefault("JAXSEG_KEEP_STEPS", "off")  # tests change code in ways that no key of a kept step can know
+os.environ.setdefault("JAXSEG_KEEP_PROGRAMS", "off")  # tests change code in ways that no key of a kept program can know
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/jaxseg-tests/xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 

@@ -31,8 +31,9 @@ ARROWS = {
     "optim": {"ops"},
     "checkpoint": {"config", "data"},  # the kinds of a config's keys and of a recipe, which a record is checked by
     "config": set(),
-    "infer": {"models", "data", "metrics", "checkpoint", "ops"},
-    "evaluate": {"infer", "metrics", "data", "models", "ops", "checkpoint"},
+    "programs": {"ops"},
+    "infer": {"models", "data", "metrics", "checkpoint", "ops", "programs"},
+    "evaluate": {"infer", "metrics", "data", "models", "ops", "checkpoint", "programs"},
     "train": {
         "models",
         "weights",
@@ -46,6 +47,7 @@ ARROWS = {
         "infer",
         "config",
         "ops",
+        "programs",
     },
     "reports": {"checkpoint", "config", "evaluate", "metrics"},
     "experiments": {
@@ -97,6 +99,7 @@ ARROWS = {
         "exporting",
         "cli",
         "planning",
+        "programs",
         "train",
         "weights",
         "infer",

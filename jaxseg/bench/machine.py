@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from jaxseg.utils.machine.cores import cores
+
 PACKAGES = ("jax", "flax", "numpy", "torch", "monai", "transformers", "scipy")
 
 
@@ -22,11 +24,6 @@ def describe() -> dict[str, str]:
         **{name: version(name) for name in PACKAGES},
         "oneDNN": "" if os.environ.get("JAXSEG_ONEDNN") == "off" else version("onednn-cpu-gomp"),
     }
-
-
-def cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def accelerator() -> str:

@@ -22,6 +22,7 @@ from jaxseg.metrics.summarize import rows_of, sweep
 from jaxseg.models.functional import Network
 from jaxseg.ops import devices
 from jaxseg.ops.image import standardise, to_float
+from jaxseg.programs.kept import Kept, KeptCalls
 from jaxseg.types import ConfigError, DataError
 from jaxseg.utils import output, turns
 from jaxseg.utils.machine import memory
@@ -84,6 +85,7 @@ class SliceScorer:
       order: for regions: the class of every combination of regions; () for classes.
       left_out: pixels with the label LEFT_OUT are not counted.
       mean, std: of the images in 0..1, per channel.
+      kept: where the program is kept if there is a single device; None: nowhere.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class SliceScorer:
         left_out: bool = False,
         mean: Sequence[float] = (),
         std: Sequence[float] = (),
+        kept: Kept | None = None,
     ):
         self.thresholds, self.batch_size, self._groups = thresholds, batch_size, mesh.shape["data"]
 
@@ -123,8 +126,11 @@ class SliceScorer:
             return counts, matrix, total, weight, labels.astype(dtype_for(classes - 1)), batch["index"], batch["weight"]
 
         everywhere, self._split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-        self._score = jax.jit(
-            devices.over(mesh, score), in_shardings=(everywhere, everywhere, self._split), out_shardings=everywhere
+        score = devices.over(mesh, score)
+        self._score = (
+            KeptCalls(score, kept)
+            if kept and mesh.devices.size == 1
+            else jax.jit(score, in_shardings=(everywhere, everywhere, self._split), out_shardings=everywhere)
         )
 
     def run(self, params: dict, state: dict, cache, rows: np.ndarray, *, keep: int = 0) -> SliceScores:

@@ -78,7 +78,7 @@ def evaluate(
         raise ConfigError(f"--name={name}: must be a folder name without slashes; the folder is created in {FOLDER}")
     record, home = checkpoint.find_record(source), checkpoint.run_folder(source)
     step = checkpoint.step_folder(source).name
-    run = runs.open_run(source, {**config.infer, "roi": ""}, threshold=config.eval.threshold, space=config.mesh.space)
+    run = runs.open_run(source, {**config.infer, "roi": ""}, threshold=config.eval.threshold, space=config.mesh.space, keep=True)
     split = config.eval.split
     facts = {"split": None if external else split, "weights": {"step": step, "digest": run.digest}, "options": _options(config)}
     folder = home / FOLDER / f"{name or (external.resolve().name if external else split)}@{step}"

@@ -13,6 +13,7 @@ from jaxseg.data.splits import save_splits
 from jaxseg.exporting import card
 from jaxseg.infer import postprocess
 from jaxseg.metrics.regions import Regions
+from jaxseg.programs import conditions
 from jaxseg.train import patients, setup
 from jaxseg.train.processes import surroundings
 from jaxseg.utils import files
@@ -62,7 +63,7 @@ def record(
         "data": {"digest": "", "examples": 0, "left_out": []},
         "code": {},
         "history": [],
-        surroundings.NAME: surroundings.current(),
+        surroundings.NAME: conditions.hardware(),
         "splits": {"train": [], "val": [], "test": []},
         "imported": dict(imported),
     }

@@ -19,12 +19,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxseg.data.prepare.resample import resample_channels
 from jaxseg.infer import cascade, tta
 from jaxseg.infer.labels import logits_of
-from jaxseg.infer.window import GRAIN, sliding_window
+from jaxseg.infer.window import DONATED, GRAIN, accumulate, sliding_window
 from jaxseg.models.functional import Network
 from jaxseg.ops import coordinates, devices
 from jaxseg.ops import space as rows
 from jaxseg.ops.image import standardise, to_float
 from jaxseg.ops.precision import compute_dtype
+from jaxseg.programs.kept import Kept, KeptCalls
 from jaxseg.types import Array, ConfigError, DataError
 from jaxseg.utils.machine import memory
 
@@ -50,6 +51,7 @@ class Forward:
       dtype: compute dtype, a value of train.dtype.
       mean, std: per channel, see `records.Recipe`.
       space: devices that share the rows of an image, config.mesh.space.
+      kept: where programs on one device are kept; None: nowhere.
     Raises:
       ConfigError: the devices of this process are no multiple of `space`.
     """
@@ -65,6 +67,7 @@ class Forward:
         mean: Sequence[float] = (),
         std: Sequence[float] = (),
         space: int = 1,
+        kept: Kept | None = None,
     ):
         self.network, self.mean, self.std, self.space = network, tuple(mean), tuple(std), space
         self.module = network.merge(*network.shapes())  # without values
@@ -74,6 +77,7 @@ class Forward:
         rows.check(space, len(own))
         self.groups = groups = len(own) // space if batch > 1 else 1
         self.batch, spread = -(-batch // groups) * groups, groups * space > 1
+        self.kept = None if spread else kept
         if self.batch != batch:
             _say_once(
                 f"a forward pass takes {self.batch} images or windows in place of {batch}: a multiple of {groups} "
@@ -129,7 +133,8 @@ class WholeImages:
 
     def __init__(self, forward: Forward):
         self.forward, self._batch = forward, forward.batch
-        self._run = jax.jit(lambda forward, images: forward(images))
+        run = lambda forward, images: forward(images)
+        self._run = KeptCalls(run, forward.kept) if forward.kept else jax.jit(run)
 
     def __call__(self, weights: Weights, examples: np.ndarray) -> np.ndarray:
         """Return logits float32 [N, *S, K] of examples [N, *S, C]; the last batch is padded.
@@ -173,6 +178,8 @@ class Windows:
     def __init__(self, forward: Forward, window: Sequence[int], *, coordinates: bool = False, whole: bool = False, **options):
         self.forward, self.coordinates, self.whole = forward, coordinates, whole
         self.options = {"window": tuple(window), "num_classes": forward.num_classes, "batch": forward.batch, **options}
+        if forward.kept:
+            self.options["accumulated"] = KeptCalls(accumulate, forward.kept, DONATED)
 
     def __call__(self, weights: Weights, examples: np.ndarray) -> Array:
         """Return logits float32 [N, *S, K] of examples [N, *S, C].

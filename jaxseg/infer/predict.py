@@ -76,7 +76,7 @@ def predict(
       StorageError: `output` cannot be written.
     """
     share.together(lambda: None if share.index else cases.open_output(output))
-    opened = open_run(run, settings, threshold=threshold, space=space)
+    opened = open_run(run, settings, threshold=threshold, space=space, keep=True)
     _check_measures(opened, settings)
     steps = postprocess.read_steps(run) if settings["postprocess"] else []
     found = cases.find_cases(origin, opened.recipe, opened.record)

@@ -25,6 +25,7 @@ from jaxseg.infer import network as networks
 from jaxseg.infer.examples import Examples, Preparation
 from jaxseg.infer.labels import background, entropy_of, probabilities_of, variance_of
 from jaxseg.metrics import regions
+from jaxseg.programs.kept import Kept
 from jaxseg.types import MismatchError, NonFiniteError
 from jaxseg.utils import files
 
@@ -147,7 +148,9 @@ class Run:
         return background(logits.shape[-1], regions=bool(self.order))
 
 
-def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None = None, space: int = 1) -> Run:
+def open_run(
+    run: Path, settings: Mapping[str, Any], *, threshold: float | None = None, space: int = 1, keep: bool = False
+) -> Run:
     """Open a run folder, or a checkpoint folder inside one, and the other runs that the settings name.
 
     Args:
@@ -156,6 +159,7 @@ def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None 
         "ensemble" names further runs (folds, seeds) of the same network, whose logits are averaged with this one's.
       threshold: config.eval.threshold; None: the value in the run's record.
       space: config.mesh.space, devices that compute each image together; a cascade's first network keeps to one.
+      keep: read the network's compiled programs that an earlier command kept, and keep those of this one.
     Raises:
       ConfigError: the devices of this process are no multiple of `space`.
       CheckpointError: the folder holds no run record or no usable checkpoint.
@@ -165,6 +169,7 @@ def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None 
     m, data = record["model"], record["config"]["data"]
     own.register(tuple(map(tuple, data["readers"])))
     recipe = base.recipe_from(record)
+    kept = _kept(record, recipe, settings, space).begin() if keep else None
     network, weights, digest = channel_run.read_network(run, record)
     if data["whole"]:  # the recorded channels include the coordinates, which come after the shrinking
         recipe = dataclasses.replace(recipe, channels=data["channels"])
@@ -177,6 +182,7 @@ def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None 
         batch=batch_of(settings, recipe, shrunk=data["whole"]),
         dtype="auto",
         space=space,
+        kept=kept,
     )  # this machine's own: a run of a GPU predicts on a CPU in float32
     application = application_of(forward, recipe, whole=data["whole"], coordinates=data["coordinates"], settings=settings)
     named = tuple((name, tuple(classes)) for name, classes in record["regions"])
@@ -196,6 +202,12 @@ def open_run(run: Path, settings: Mapping[str, Any], *, threshold: float | None 
     )
     opened = averaged(opened, [Path(other) for other in settings["ensemble"]])
     return cascaded(open_run(Path(settings["roi"]), alone(settings)), opened, settings) if settings["roi"] else opened
+
+
+def _kept(record: Mapping[str, Any], recipe: Recipe, settings: Mapping[str, Any], space: int) -> Kept:
+    """Where the programs of a run's network are kept."""
+    about = {"what": "logits", "model": record["model"], "mean": recipe.mean, "std": recipe.std, "fit": recipe.fit}
+    return Kept(about | {"whole": record["config"]["data"]["whole"], "mirror": tuple(settings["mirror"]), "space": space})
 
 
 def batch_of(settings: Mapping[str, Any], recipe: Recipe, *, shrunk: bool) -> int:

@@ -97,6 +97,7 @@ def sliding_window(
     accumulator: str = "auto",
     pad_value: float = 0.0,
     path: str | Path | None = None,
+    accumulated: Callable | None = None,
 ) -> Array:
     """Compute the logits of a whole volume with a network that takes windows.
 
@@ -115,6 +116,7 @@ def sliding_window(
       accumulator: "device", "host", "memmap" or "auto"; see the top of this file. The memory estimate is printed, for "device"
         only from 1 GiB on.
       path: for "memmap": the file for the logits (float32, raw, C order); None: a temporary file, deleted with the array.
+      accumulated: calls `accumulate` from programs of earlier starts; the shape of the network's result is then not checked.
     Returns:
       float32 [B, *S, K]: a jax array for "device", numpy for "host", numpy.memmap for "memmap".
     Raises:
@@ -132,12 +134,9 @@ def sliding_window(
             f"got batch={batch}, path={path}, accumulator={accumulator!r}; batch must be at least 1, path only for 'memmap'"
         )
     forward = forward if isinstance(forward, jax.tree_util.Partial) else jax.tree_util.Partial(forward)
-    found = _call.eval_shape(forward, jax.ShapeDtypeStruct((batch, *window, shape[-1]), volume.dtype)).shape
-    if found != (batch, *window, num_classes):
-        raise ConfigError(
-            f"the network returns shape {found} for windows {(batch, *window, shape[-1])}; must be "
-            f"{(batch, *window, num_classes)}: num_classes={num_classes} logits at the window's size"
-        )
+    if accumulated is None:
+        accumulated = _accumulated
+        _check(forward, jax.ShapeDtypeStruct((batch, *window, shape[-1]), volume.dtype), num_classes)
     weights = tiles.weights(window, blend)
     size = [max(n, w) for n, w in zip(shape[1:-1], window)]
     grid = tiles.grid(size, window, overlap, positions)
@@ -154,18 +153,19 @@ def sliding_window(
         fill = [(a, r - n - a) for a, r, n in zip(low, _rounded(size, window), shape[1:-1])]
         xp = np if isinstance(volume, np.ndarray) else jnp
         padded = xp.pad(volume, ((0, 0), *fill, (0, 0)), constant_values=pad_value) if np.any(fill) else volume
-        num, den = _accumulate(
+        num, den = accumulated(
             forward, padded, weights, *_batches(grid, shape[0], batch), *_empty(shape[0], padded.shape[1:-1], num_classes)
         )
         return _divide(num, den, cut)
     whole = (shape[0], *size, num_classes)
+    add = functools.partial(accumulated, forward)
     if accumulator == "host":
         out = np.empty(whole, np.float32)
-        _by_slabs(forward, volume, functools.partial(_into_array, out), whole, weights, grid, window, low, pad_value, batch)
+        _by_slabs(add, volume, functools.partial(_into_array, out), whole, weights, grid, window, low, pad_value, batch)
     else:
         with _file(whole, path) as file:
             _by_slabs(
-                forward, volume, functools.partial(_into_file, file, whole), whole, weights, grid, window, low, pad_value, batch
+                add, volume, functools.partial(_into_file, file, whole), whole, weights, grid, window, low, pad_value, batch
             )
             file.flush()
             out = np.memmap(file, np.float32, "r+", shape=whole)
@@ -173,7 +173,7 @@ def sliding_window(
 
 
 def _by_slabs(
-    forward,
+    add: Callable,
     volume,
     put: Callable[[int, np.ndarray], None],
     shape: Sequence[int],
@@ -197,15 +197,24 @@ def _by_slabs(
         slab = np.pad(np.asarray(volume[:, begin:end]), ((0, 0), *fill, (0, 0)), constant_values=pad_value)
         here = grid[grid[:, 0] == at].copy()
         here[:, 0] = 0
-        num, den = _accumulate(forward, slab, weights, *_batches(here, b, batch), num, den)
+        num, den = add(slab, weights, *_batches(here, b, batch), num, den)
         done = following - at
         rows = np.asarray(_divide(num, den))  # rows not done yet are divided in vain: no other shape to compile
         put(at, rows[:, :done][(slice(None), *inner)])
         num, den = _advance(num, den, done)
 
 
-@functools.partial(jax.jit, donate_argnums=(6, 7))
-def _accumulate(
+def _check(forward: Callable, windows: jax.ShapeDtypeStruct, num_classes: int) -> None:
+    """Refuse a network that does not return `num_classes` logits at the window's size."""
+    found, wanted = _call.eval_shape(forward, windows).shape, (*windows.shape[:-1], num_classes)
+    if found != wanted:
+        raise ConfigError(
+            f"the network returns shape {found} for windows {windows.shape}; must be {wanted}: num_classes={num_classes} logits "
+            "at the window's size"
+        )
+
+
+def accumulate(
     forward, volume: Array, weights: Array, at: Array, counts: Array, batches: Array, num: Array, den: Array
 ) -> tuple[Array, Array]:
     """Add the weighted logits of all windows to the accumulators.
@@ -244,6 +253,10 @@ def _accumulate(
     return lax.fori_loop(0, batches, run, (num, den))
 
 
+DONATED = (6, 7)  # arguments of `accumulate` that it updates in place
+_accumulated = jax.jit(accumulate, donate_argnums=DONATED)
+
+
 @jax.jit
 def _call(forward, windows: Array) -> Array:  # jitted for its memory of shapes: the network is not traced at each call
     return forward(windows)
@@ -265,7 +278,7 @@ def _advance(num: Array, den: Array, rows: Array) -> tuple[Array, Array]:
 
 
 def _batches(grid: np.ndarray, examples: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.int32]:
-    """Return (at, counts, number of batches) for `_accumulate`; the capacity is a power of two, so that few programs compile."""
+    """Return (at, counts, number of batches) for `accumulate`; the capacity is a power of two, so that few programs compile."""
     every = np.concatenate([np.insert(grid, 0, b, axis=1) for b in range(examples)])
     number = -(-len(every) // batch)
     capacity = 1 << (number - 1).bit_length()

@@ -33,7 +33,7 @@ from jaxseg.infer.channel_run import channel_of
 from jaxseg.metrics import projects, regions
 from jaxseg.models.functional import Network
 from jaxseg.ops.precision import compute_dtype
-from jaxseg.train import cascades, patients
+from jaxseg.train import cascades, kept, patients
 from jaxseg.train import mesh as meshes
 from jaxseg.train.processes import agree
 from jaxseg.types import ConfigError, DataError
@@ -149,6 +149,7 @@ class Whole(NamedTuple):
             left_out=outputs.left_out,
             mean=self.recipe.mean,
             std=self.recipe.std,
+            kept=kept.of_scores(config, (self.recipe, self.dataset.regions, thresholds, network.leaves)),
         )
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 
 from jaxseg.checkpoint import Checkpoints
+from jaxseg.programs.kept import Kept
 from jaxseg.train import mesh as meshes
 from jaxseg.train.log import CompileCounter, Log
 from jaxseg.train.processes.interrupt import PREEMPTED, Preemption, Stopped, fault
-from jaxseg.train.program import KeptStep
 from jaxseg.train.state import Storage, TrainState, evaluated, place
 from jaxseg.types import Batch, NonFiniteError
 from jaxseg.utils import output, turns
@@ -47,7 +47,7 @@ class Job:
       images_per_step: number of examples per update.
       criterion: "val_loss", "val_dice", "val_recall" or "last".
       settings: the config's `train` group: log_every, eval_every, save_every, alarm_after, stop_nonfinite, watchdog.
-      kept: where the compiled step is looked for and kept; None: nowhere.
+      kept: where the compiled step is looked for and kept.
     """
 
     workdir: Path
@@ -67,7 +67,7 @@ class Job:
     images_per_step: int
     criterion: str
     settings: Any
-    kept: KeptStep | None = None
+    kept: Kept
 
 
 @dataclasses.dataclass
@@ -222,17 +222,9 @@ def _resume(job: Job, log: Log) -> tuple[TrainState, Progress]:
 
 
 def _compile(job: Job, state: TrainState, batch: Batch, log: Log):
-    begin = traced = time.perf_counter()
-    kept = job.kept if job.kept and job.kept.usable() else None
+    begin = time.perf_counter()
     with output.working("compiling the training step"):
-        compiled = kept.load(job.step, state, batch) if kept else None
-        found = compiled is not None
-        if compiled is None:
-            lowered = job.step.lower(state, batch)
-            traced = time.perf_counter()
-            compiled = lowered.compile()
-            if kept:
-                kept.save(job.step, compiled, state, batch)
+        compiled, found, tracing = job.kept.ready(job.step, state, batch)
     memory = compiled.memory_analysis()
     used = 0 if memory is None else memory.temp_size_in_bytes + memory.argument_size_in_bytes
     size = f", {used / 2**20:.0f} MiB of device memory by XLA's estimate" if used else ""
@@ -240,7 +232,7 @@ def _compile(job: Job, state: TrainState, batch: Batch, log: Log):
     how = (
         f"read in {seconds:.1f} s (an earlier start compiled it)"
         if found
-        else f"compiled in {seconds:.1f} s (tracing {traced - begin:.1f} s)"
+        else f"compiled in {seconds:.1f} s (tracing {tracing:.1f} s)"
     )
     log.say(f"step {how}{size}")
     log.event("compiled", seconds=seconds, bytes=used)

@@ -23,7 +23,10 @@ from jaxseg.ops.image import standardise
 from jaxseg.ops.precision import compute_dtype
 from jaxseg.optim import build as optimizers
 from jaxseg.optim import schedules
+from jaxseg.programs import conditions
+from jaxseg.programs.kept import Kept
 from jaxseg.train import feed as feeds
+from jaxseg.train import kept as kept_programs
 from jaxseg.train import mesh as meshes
 from jaxseg.train import patients
 from jaxseg.train import state as states
@@ -31,7 +34,6 @@ from jaxseg.train import step as steps
 from jaxseg.train.log import Log
 from jaxseg.train.loop import Job
 from jaxseg.train.processes import surroundings
-from jaxseg.train.program import KeptStep
 from jaxseg.types import ConfigError
 from jaxseg.utils import code
 from jaxseg.utils.lookup import is_path, lookup
@@ -240,7 +242,7 @@ def record_of(config, data: feeds.Feed, parameters: int) -> dict:
         "made_by": data.made_by,
         "data": {"digest": data.store.digest, "examples": len(data.store.rows), "left_out": data.store.left_out.cases},
         "code": code.named(as_dict(config)),
-        surroundings.NAME: surroundings.current(),
+        surroundings.NAME: conditions.hardware(),
         "history": [],
         "splits": splits.patients_of(data.store.rows, data.rows),
     }
@@ -339,7 +341,7 @@ def initial_model(config, data: feeds.Feed, outputs: feeds.OutputSpec, log: Log)
     return model
 
 
-def build(config, workdir: Path, data: feeds.Feed, log: Log, kept: KeptStep | None = None) -> Job:
+def build(config, workdir: Path, data: feeds.Feed, log: Log, kept: Kept | None = None) -> Job:
     """Build everything that the loop needs, with all checks that are possible before anything is compiled.
 
     Args:
@@ -352,10 +354,8 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log, kept: KeptStep | No
     log.say(meshes.describe(mesh, batch_size) + (f", {accumulate} micro-batches per update" if accumulate > 1 else ""))
 
     outputs = feeds.outputs_of(config, data.recipe.labels, data.dataset.regions)
-    model = initial_model(config, data, outputs, log)
-    network, params, net_state = functional.split(model)
-    loss = build_loss(config)
-    shard = config.mesh.shard_state
+    network, params, net_state = functional.split(initial_model(config, data, outputs, log))
+    loss, shard = build_loss(config), config.mesh.shard_state
     optimizer = build_optimizer(config, params, balance_of(config), mesh.devices.size if shard else 1)
     schedule, plateau = build_schedule(config, steps_per_epoch)
     step, warm = build_step(config, network, loss, optimizer, schedule, outputs, mesh, data.recipe)
@@ -396,5 +396,5 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log, kept: KeptStep | No
         images_per_step=images,
         criterion=config.train.best,
         settings=config.train,
-        kept=(kept or KeptStep(config)).learns((data.recipe, data.dataset.regions, network.leaves)),
+        kept=(kept or kept_programs.of_step(config)).learns((data.recipe, data.dataset.regions, network.leaves)),
     )

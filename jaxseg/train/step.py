@@ -17,8 +17,8 @@ from jaxseg.ops.barrier import cpu_barrier
 from jaxseg.ops.image import to_float
 from jaxseg.optim import average
 from jaxseg.optim.build import Optimizer
+from jaxseg.programs.program import Program
 from jaxseg.train import mesh as meshes
-from jaxseg.train.program import Program
 from jaxseg.train.state import TrainState, joined, parted, place, storage
 from jaxseg.types import Array, Batch, ConfigError
 

@@ -27,6 +27,7 @@ from jaxseg.data.store.cases import Tally
 from jaxseg.data.store.parts import Parts, PreparedCase
 from jaxseg.types import ConfigError
 from jaxseg.utils.machine import memory
+from jaxseg.utils.machine.cores import cores
 
 WORTH = 6.0  # seconds of work left for which workers are started; one needs some 2 s to start
 INTERPRETER = 250 << 20  # bytes of a worker before its first case
@@ -188,11 +189,6 @@ class CaseProgress:
         """Say what was made."""
         kind, noun = FOLDERS[self._rank], "slices" if self._rank == 2 else "cases"
         self._log(f"{kind}: {self._name}, {examples} {noun}, {gib(self._bytes)}, {time.monotonic() - self._started:.1f} s")
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Pool:

@@ -7,19 +7,15 @@ after its time-out without naming any. The address is free again before jax uses
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
-import platform
 import select
 import socket
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
-import jaxseg
+from jaxseg.programs import conditions
 from jaxseg.types import ConfigError, MismatchError, PeerError
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "numpy")
 LONGEST = 1 << 20  # bytes of a process's line
 _RETRY = 0.25  # seconds between two tries to reach process 0
 _REST = 10.0  # seconds that process 0 may need longer than the others
@@ -27,15 +23,7 @@ _REST = 10.0  # seconds that process 0 may need longer than the others
 
 def about(config: Mapping[str, object] | None = None) -> dict[str, str]:
     """Return what must be equal on all hosts, as short texts: versions, the library's code, every key of the configuration."""
-    found = {"Python": ".".join(platform.python_version_tuple()[:2])}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    digest, root = hashlib.blake2b(digest_size=8), Path(jaxseg.__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
-    found["the code of jaxseg"] = digest.hexdigest()
-    return found | {f"config.{key}": _short(repr(value)) for key, value in (config or {}).items()}
+    return conditions.software() | {f"config.{key}": _short(repr(value)) for key, value in (config or {}).items()}
 
 
 def call(address: str, number: int, process: int, seconds: float, has: Mapping[str, str]) -> dict[int, str]:

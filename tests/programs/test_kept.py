@@ -1,4 +1,4 @@
-"""Compiled steps on disk: read where everything that they depend on is the same, and nowhere else."""
+"""Compiled programs on disk: read where everything that they depend on is the same, and nowhere else."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,10 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from configs import ich_segnext
+from jaxseg.programs import conditions, program
+from jaxseg.programs import kept as programs
+from jaxseg.train import kept as of_runs
 from jaxseg.train import mesh as meshes
-from jaxseg.train import program
 from jaxseg.types import ConfigError, StorageError
 from tests.config import test_every_key
 
@@ -17,7 +19,8 @@ DEVICES = jax.devices()
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
-    monkeypatch.setenv(program.SWITCH, "on")
+    monkeypatch.setenv(programs.SWITCH, "on")
+    monkeypatch.setattr(programs.files, "cache_root", lambda: tmp_path)
 
     def of(learnt=(), **changes):
         config = ich_segnext.get_config("quick").unlock()
@@ -26,7 +29,7 @@ def kept(tmp_path, monkeypatch):
             place = config[group] if group else config
             with place.ignore_type():
                 place[leaf] = value
-        return program.KeptStep(config, learnt, tmp_path)
+        return of_runs.of_step(config).learns(learnt)
 
     return of
 
@@ -64,15 +67,15 @@ def test_what_the_program_depends_on_is_asked_for(kept, monkeypatch):
     monkeypatch.setenv("JAXSEG_CONV", "xla")
     assert kept().load(step(2.0), x) is None
     monkeypatch.delenv("JAXSEG_CONV")
-    monkeypatch.setattr(program.roll_call, "about", lambda config: {"the code of jaxseg": "another"})
+    monkeypatch.setattr(conditions, "software", lambda: {"the code of jaxseg": "another"})
     assert kept().load(step(2.0), x) is None
 
 
 def test_a_step_is_read_ahead_and_taken_only_where_it_is_the_right_one(kept, tmp_path, monkeypatch):
-    monkeypatch.setattr(program.jax, "devices", lambda *of: DEVICES[:1])
+    monkeypatch.setattr(programs.jax, "devices", lambda *of: DEVICES[:1])
     x, read = jnp.arange(4.0), []
-    original = program._read
-    monkeypatch.setattr(program, "_read", lambda path, devices: read.append(path) or original(path, devices))
+    original = programs._read
+    monkeypatch.setattr(programs, "_read", lambda path, devices: read.append(path) or original(path, devices))
     assert kept().begin().load(step(2.0), x) is None  # nothing yet
     saved(kept(), x)
     read.clear()
@@ -83,8 +86,8 @@ def test_a_step_is_read_ahead_and_taken_only_where_it_is_the_right_one(kept, tmp
     assert other.learns("regions").load(step(2.0), x) is None  # another question: what was read ahead is not used
     other = kept().begin()
     assert other.load(step(2.0), jnp.arange(5.0)) is None
-    (last,) = tmp_path.glob("*.last")
-    for text in ("../elsewhere.step", "gone.step", ""):
+    (last,) = tmp_path.glob("programs/*.last")
+    for text in ("../elsewhere.program", "gone.program", ""):
         last.write_text(text)
         assert kept().begin().load(step(2.0), x) is not None
 
@@ -94,13 +97,13 @@ def test_every_key_that_changes_the_step_is_asked_for():
         key for key, rows in test_every_key.ROWS.items() if any(what in ("step", "weights") for _, what, *_ in rows.values())
     ]
     assert len(changing) > 10
-    assert not [key for key in changing if key in program.APART_KEYS or key.partition(".")[0] in program.APART]
+    assert not [key for key in changing if key in of_runs.APART_KEYS or key.partition(".")[0] in of_runs.APART]
 
 
 def test_damaged_files_and_those_that_others_may_write_are_not_read(kept, tmp_path):
     x = jnp.arange(4.0)
     saved(kept(), x)
-    (path,) = tmp_path.glob("*.step")
+    (path,) = tmp_path.glob("programs/*.program")
     path.chmod(0o620)
     assert kept().load(step(2.0), x) is None and path.exists()
     path.chmod(0o600)
@@ -114,8 +117,8 @@ def test_without_a_home_folder_nothing_is_kept(kept, monkeypatch):
     def missing():
         raise StorageError("no home folder")
 
-    monkeypatch.setattr(program.files, "cache_root", missing)
-    alone = program.KeptStep(ich_segnext.get_config("quick"))
+    monkeypatch.setattr(programs.files, "cache_root", missing)
+    alone = kept()
     saved(alone, jnp.arange(4.0))
     assert alone.load(step(2.0), jnp.arange(4.0)) is None
 
@@ -150,10 +153,10 @@ def test_a_step_from_jaxs_own_cache_is_not_kept_because_it_would_be_written_with
 
 
 def test_only_so_many_are_kept(kept, tmp_path, monkeypatch):
-    monkeypatch.setattr(program, "MOST", 2)
+    monkeypatch.setattr(programs, "MOST", 2)
     for n in range(1, 4):
         saved(kept(), jnp.arange(float(n)))
-    assert len(list(tmp_path.glob("*.step"))) == 2 and len(list(tmp_path.glob("*.last"))) == 1
+    assert len(list(tmp_path.glob("programs/*.program"))) == 2 and len(list(tmp_path.glob("programs/*.last"))) == 1
 
 
 def test_steps_with_own_code_and_of_those_who_do_not_want_it_are_not_kept(kept, monkeypatch):
@@ -165,8 +168,32 @@ def test_steps_with_own_code_and_of_those_who_do_not_want_it_are_not_kept(kept, 
         {"optim__name": "my_module:adam"},
     ):
         assert not kept(**changes).usable()
-    monkeypatch.setenv(program.SWITCH, "off")
+    monkeypatch.setenv(programs.SWITCH, "off")
     assert not kept().usable()
-    monkeypatch.setenv(program.SWITCH, "no")
-    with pytest.raises(ConfigError, match="got JAXSEG_KEEP_STEPS='no'; must be on or off"):
+    monkeypatch.setenv(programs.SWITCH, "no")
+    with pytest.raises(ConfigError, match="got JAXSEG_KEEP_PROGRAMS='no'; must be on or off"):
         kept().usable()
+
+
+def test_calls_take_functions_among_their_arguments_and_memory_of_what_they_replace(kept, monkeypatch):
+    def add(forward, x, total):
+        traced.append(1)
+        return total + forward(x)
+
+    def called(scale, x, total):
+        forward = jax.tree_util.Partial(lambda w, x: w["a"] * x - w["b"], {"a": jnp.float32(scale), "b": jnp.ones(3)})
+        return programs.KeptCalls(add, kept(), (2,))(forward, x, total)
+
+    traced: list[int] = []
+    x, first, second = np.arange(3, dtype=np.float32), jnp.ones(3), jnp.ones(3)
+    np.testing.assert_array_equal(called(2.0, x, first), [0, 2, 4])
+    assert first.is_deleted() and len(traced) == 1
+    np.testing.assert_array_equal(called(3.0, x, second), [0, 3, 6])  # another process: the weights are arguments
+    assert second.is_deleted() and len(traced) == 1
+    np.testing.assert_array_equal(called(2.0, np.arange(1, 4, dtype=np.float32), jnp.ones(3)), [2, 4, 6])
+    assert len(traced) == 1
+    np.testing.assert_array_equal(called(2.0, np.float32(3), jnp.ones(3)), [6, 6, 6])
+    assert len(traced) == 2
+    monkeypatch.setenv(programs.SWITCH, "off")
+    np.testing.assert_array_equal(called(2.0, x, jnp.ones(3)), [0, 2, 4])
+    assert len(traced) == 3
