@@ -11,6 +11,7 @@ digests.json, so that names, shapes and dtypes are known before any data are rea
 """
 
 import errno
+import functools
 import hashlib
 import json
 import math
@@ -121,6 +122,14 @@ def read_manifest(folder: Path) -> Manifest:
         raise Damaged(str(error)) from error
     except OSError as error:
         raise _unreadable(folder / MANIFEST, error) from error
+    manifest = _parsed(raw, folder)
+    if folder.name.isdigit() and int(folder.name) != manifest.step:
+        raise Damaged(f"it was written as step {manifest.step}")
+    return manifest
+
+
+@functools.lru_cache(maxsize=16)  # a command reads the manifests of a run several times
+def _parsed(raw: bytes, folder: Path) -> Manifest:
     try:
         content = guard.parse_json(raw)
         if content["format"] > _FORMAT:
@@ -145,8 +154,6 @@ def read_manifest(folder: Path) -> Manifest:
         whole = False
     if not whole:
         raise Damaged(f"{MANIFEST} has changed since it was written")
-    if folder.name.isdigit() and int(folder.name) != manifest.step:
-        raise Damaged(f"it was written as step {manifest.step}")
     return manifest
 
 

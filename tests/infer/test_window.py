@@ -211,7 +211,7 @@ def test_slices_of_a_case_pass_one_by_one_in_their_own_type_through_one_program(
         traces.append((windows.shape, windows.dtype))
         return windows.astype(jnp.float32) * 2
 
-    network = types.SimpleNamespace(num_classes=2, batch=3, mirrored=lambda weights: jax.tree_util.Partial(forward))
+    network = types.SimpleNamespace(num_classes=2, batch=3, kept=None, mirrored=lambda weights: jax.tree_util.Partial(forward))
     options = dict(overlap=0.25, blend="gaussian", positions="monai", accumulator="auto")
     windows = networks.Windows(network, (16, 24), **options)
     for n, size in ((1, (40, 50)), (5, (40, 50)), (2, (40, 90)), (1, (9, 30))):  # the last is lower than a window
@@ -236,7 +236,7 @@ def limited(monkeypatch, limit, kind=jax.errors.JaxRuntimeError):
 
     monkeypatch.setattr(networks, "sliding_window", full)
     networks._say_once.cache_clear()
-    network = types.SimpleNamespace(num_classes=3, batch=5, groups=1, mirrored=lambda weights: jax.tree_util.Partial(conv))
+    network = types.SimpleNamespace(num_classes=3, batch=5, groups=1, kept=None, mirrored=lambda _: jax.tree_util.Partial(conv))
     return networks.Windows(network, (8, 8), overlap=0.5, blend="gaussian", positions="monai", accumulator="auto"), tried
 
 
@@ -269,7 +269,7 @@ def test_memory_that_no_option_fits_into_and_other_errors_are_not_hidden(monkeyp
 
 @pytest.mark.fault("P1")
 def test_whole_images_go_in_smaller_batches_of_equal_shares_where_memory_is_full(monkeypatch):
-    network = types.SimpleNamespace(batch=8, groups=2, mirrored=lambda weights: jax.tree_util.Partial(conv))
+    network = types.SimpleNamespace(batch=8, groups=2, kept=None, mirrored=lambda weights: jax.tree_util.Partial(conv))
     whole, images, sizes = networks.WholeImages(network), image(7, 9, 9, 2), []
     expected, run = whole((), images), whole._run
 

@@ -13,6 +13,7 @@ from jax._src import monitoring
 
 from jaxseg.checkpoint import Checkpoints, load_weights
 from jaxseg.optim.schedules import Plateau
+from jaxseg.programs.kept import Kept
 from jaxseg.train import loop
 from jaxseg.train import mesh as meshes
 from jaxseg.train.log import Log
@@ -98,6 +99,7 @@ def job(
         images_per_step=2,
         criterion=criterion,
         settings=types.SimpleNamespace(**{**SETTINGS, **settings}),
+        kept=Kept({}),
     )
 
 
