@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 import scipy.stats
+from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from jaxseg.data.formats import volumes
@@ -17,6 +18,8 @@ from jaxseg.data.records import Photo, Volume
 from jaxseg.infer import cases
 from jaxseg.infer import predict as prediction
 from jaxseg.infer import run as runs
+from jaxseg.models import functional
+from jaxseg.programs import kept
 from jaxseg.types import ConfigError
 from tests import shares, untrained
 from tests.forked import quickly
@@ -61,6 +64,34 @@ def test_a_network_averaged_with_itself_is_itself_and_weights_of_others_count(ru
     image = [first(images)]
     np.testing.assert_allclose(twice.segment(image).logits, alone.segment(image).logits, atol=1e-6)
     assert alone.digest != twice.digest and len(twice.weights) == 2
+
+
+@pytest.fixture
+def without_jaxs_cache():
+    """What jax finds in its own cache cannot be kept."""
+    for enabled in (False, True):
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()
+        if not enabled:
+            yield
+
+
+@pytest.mark.usefixtures("without_jaxs_cache")
+def test_a_program_of_an_earlier_start_gives_the_same_bits_and_is_not_traced(run, tmp_path, monkeypatch):
+    folder, images, settings = run
+    image, alone = [first(images)], {**settings, "batch_size": 1, "windows": 1}  # on one device
+    traced, apply = [], functional.Network.apply
+    monkeypatch.setattr(functional.Network, "apply", lambda *of, **options: traced.append(1) or apply(*of, **options))
+    plain = runs.open_run(folder, alone).segment(image).logits
+    monkeypatch.setenv(kept.SWITCH, "on")
+    monkeypatch.setattr(kept.files, "cache_root", lambda: tmp_path)
+    monkeypatch.setattr(kept, "is_path", lambda name: False)  # the test's network is code of its own
+    for traces in (True, False):
+        traced.clear()
+        np.testing.assert_array_equal(runs.open_run(folder, alone, keep=True).segment(image).logits, plain)
+        assert bool(traced) == traces
+    runs.open_run(folder, {**alone, "mirror": (0,)}, keep=True).segment(image)
+    assert traced
 
 
 def predict(run, output, **changes):
