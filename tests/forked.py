@@ -19,6 +19,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 _SERVER = """
 import json, os, signal, sys
+import grain  # noqa: F401 -- as jaxseg's own below
 import jaxseg.main
 import jaxseg.modes, jaxseg.train.events  # noqa: F401 -- what a run imports once its config is sound
 for line in sys.stdin:

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import grain
 import numpy as np
 from absl import flags
 
@@ -172,6 +171,8 @@ class Batches:
         self.close()
 
     def _open(self):
+        import grain  # half a second with Orbax, which every command that reads no batches would wait for
+
         dataset = grain.MapDataset.range(self.position, len(self._reader)).map(self._reader)
         if self._examples is not None:
             dataset = dataset.map_with_index(_Numbered(self._examples, self.position))
