@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -82,16 +84,29 @@ def finish(process: subprocess.Popen, code: int = 0, seconds: float = 300) -> st
     return output
 
 
+def several(
+    program: Program,
+    cache: Path,
+    workdir: Path,
+    *flags: str,
+    count: int = 2,
+    devices: int = 1,
+    faults: Mapping[int, str] = MappingProxyType({}),
+    before: str = "",
+    seconds: int = 400,
+) -> list[Run]:
+    """The processes of one run, each with so many devices; `faults` by their numbers, each lives so many seconds at most."""
+    command = (*FLAGS, f"--workdir={workdir}", f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={count}", *flags)
+    places = [environment(cache, devices, JAXSEG_FAULT=faults.get(i, "")) for i in range(count)]
+    return [
+        program.start(*command, f"--process_id={i}", environment=place, before=before, seconds=seconds)
+        for i, place in enumerate(places)
+    ]
+
+
 def pair(program: Program, cache: Path, workdir: Path, *flags: str, fault: str = "", before: str = "") -> list[Run]:
     """Two processes of one run with a device each; the second one has the fault."""
-    command = (*FLAGS, f"--workdir={workdir}", f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2", *flags)
-    faults = ("", fault)
-    return [
-        program.start(
-            *command, f"--process_id={i}", environment=environment(cache, 1, JAXSEG_FAULT=faults[i]), before=before, seconds=400
-        )
-        for i in range(2)
-    ]
+    return several(program, cache, workdir, *flags, faults={1: fault}, before=before)
 
 
 def result(workdir: Path) -> dict[str, str]:
