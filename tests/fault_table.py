@@ -43,9 +43,9 @@ SURVIVED = {
     "F11": Row("SIGTERM before the first step, in a validation, in the final evaluation", "ends with 42 and resumes"),
     "F12": Row("every file of a checkpoint with flipped bits, cut or deleted", "found, set aside; the step before is read"),
     "F13": Row("all checkpoints damaged or removed", "66, never a silent new start"),
-    "F14": Row("a full disk during a save", "74; older steps stay, no debris; later saves work"),
-    "F15": Row("the thread that saves fails", "74 at the next step; the newest whole step is what counts"),
-    "F16": Row("a `--workdir` that is read-only, full or taken away during a run", "74, at the start or the next save"),
+    "F14": Row("a full disk during a save", "older steps stay, no debris; the next save tries again, after three failures 74"),
+    "F15": Row("the thread that saves fails", "as F14; the newest whole step is what counts"),
+    "F16": Row("a `--workdir` that is read-only, full or taken away during a run", "74, at the start or after the next save"),
     "F17": Row("a process that hangs", "75 in all after `train.watchdog`; stacks of all threads in a file"),
     "F18": Row("a process that never starts", "75 after `mesh.join` seconds; one line names it"),
     "F19": Row("hosts that differ in config, code, versions or data", "78 in all; one line names what differs"),
@@ -99,8 +99,6 @@ ROWS = SURVIVED | REFUSED | USED
 # What of a row no test holds, and why.
 NOT_HELD = {
     "F11": "a limit of the time until it is honoured does not exist",
-    "F14": "training does not go on: the run ends at the first failed save, and the same command resumes",
-    "F15": "as F14",
     "F21": "the message names no case: batches are numbered, cases not kept",
     "F22": "no return to an earlier checkpoint after a spike of the loss: not built",
     "D20": "an absurd range of finite values gives no warning of its own",

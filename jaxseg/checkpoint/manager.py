@@ -27,7 +27,7 @@ from jaxseg.checkpoint.step import Damaged
 from jaxseg.types import CheckpointError, MismatchError, StorageError
 
 _log = logging.getLogger(__name__)
-_RETRY = "free disk space or repair the folder; training continues, and the next save tries again"
+_RETRY = "free disk space or repair the folder; the next save tries again"
 
 
 class Checkpoints:
@@ -42,6 +42,7 @@ class Checkpoints:
 
     Attributes:
       last_save: cost of the last successful save: {"copy", "digest", "write"} in seconds, and "bytes" on disk.
+      failed_in_a_row: number of saves that failed since the last successful one.
     """
 
     def __init__(self, folder: str | Path, *, keep: int = 2, best_mode: str = "min"):
@@ -51,6 +52,7 @@ class Checkpoints:
             raise ValueError(f"got best_mode={best_mode!r}; must be 'min', 'max' or 'last'")
         self.folder, self.keep, self.best_mode = Path(folder).absolute(), keep, best_mode
         self.last_save: dict[str, float] = {}
+        self.failed_in_a_row = 0
         self._thread: threading.Thread | None = None
         self._failures: list[StorageError] = []
         self._line: int | None = None  # the step this object last saved or restored
@@ -285,9 +287,10 @@ class Checkpoints:
         except Exception as error:  # tensorstore reports a full disk as a ValueError
             failure = StorageError(f"checkpoint {step} was not written into {self.folder}: {steps.first_line(error)}; {_RETRY}")
             failure.__cause__ = error
+            self.failed_in_a_row += 1
             self._failures.append(failure)
             return
-        self._line = step
+        self._line, self.failed_in_a_row = step, 0
         self.last_save = {**manifest.seconds, "bytes": float(sum(size for size, _ in manifest.files.values()))}
         _log.info(
             "checkpoint %d: %.1f MB, %s",

@@ -15,13 +15,14 @@ from jaxseg.train import mesh as meshes
 from jaxseg.train.log import CompileCounter, Log
 from jaxseg.train.processes.interrupt import PREEMPTED, Preemption, Stopped, fault
 from jaxseg.train.state import Storage, TrainState, evaluated, place
-from jaxseg.types import Batch, NonFiniteError
+from jaxseg.types import Batch, NonFiniteError, StorageError
 from jaxseg.utils import output, turns
 from jaxseg.utils.clock import Meter, Watchdog
 from jaxseg.utils.command import check_interrupt
 
 Watch = Callable[[list[dict]], object]
 SEVERAL = 600.0  # seconds of train.watchdog where several processes train and none are given
+MOST_FAILED_SAVES = 3  # in a row
 SHOWN = 24  # scores in the line of an epoch
 
 
@@ -93,7 +94,7 @@ def run(job: Job, log: Log, watch: Watch | None = None) -> int | None:
       None after the last epoch, the exit code `PREEMPTED` after SIGTERM.
     Raises:
       NonFiniteError: the gradient was NaN or Inf in too many steps in a row.
-      StorageError: checkpoints can no longer be written.
+      StorageError: MOST_FAILED_SAVES checkpoints in a row, or the last one, could not be written.
     """
     guard = watchdog_of(job.settings.watchdog, job.workdir)
     with CompileCounter() as compiles, Preemption() as preemption, job.checkpoints, guard as watchdog:
@@ -152,7 +153,7 @@ def _train(job: Job, log: Log, preemption: Preemption, watchdog: Watchdog, watch
                 log.say(f"first step {time.perf_counter() - begin:.1f} s after the start of the loop")
             meter.step(job.images_per_step)
             advance(1, f"epoch {number // job.steps_per_epoch + 1}/{job.epochs}")
-            job.checkpoints.poll()
+            _poll(job, log)
             watchdog.tick()
             fault(number + 1, "after_step")
 
@@ -191,6 +192,17 @@ def _train(job: Job, log: Log, preemption: Preemption, watchdog: Watchdog, watch
     if preemption.asked:
         return _leave(job, log, total, watchdog)
     return None
+
+
+def _poll(job: Job, log: Log) -> None:
+    """Look whether a save has failed in the background; training goes on without it, but not for ever."""
+    try:
+        job.checkpoints.poll()
+    except StorageError as error:
+        failed = job.checkpoints.failed_in_a_row
+        if failed >= MOST_FAILED_SAVES or not job.workdir.is_dir():
+            raise StorageError(f"{failed} save{'s' * (failed > 1)} in a row failed: {error}") from error
+        log.alarm(f"{error} ({failed} failed in a row; after {MOST_FAILED_SAVES} the run ends)")
 
 
 def _leave(job: Job, log: Log, step: int, watchdog: Watchdog) -> int:

@@ -1,6 +1,7 @@
 """Laws of the loop, with a step that does next to nothing."""
 
 import contextlib
+import errno
 import signal
 import threading
 import types
@@ -12,13 +13,14 @@ import pytest
 from jax._src import monitoring
 
 from jaxseg.checkpoint import Checkpoints, load_weights
+from jaxseg.checkpoint import step as steps
 from jaxseg.optim.schedules import Plateau
 from jaxseg.programs.kept import Kept
 from jaxseg.train import loop
 from jaxseg.train import mesh as meshes
 from jaxseg.train.log import Log
 from jaxseg.train.state import Storage
-from jaxseg.types import NonFiniteError
+from jaxseg.types import NonFiniteError, StorageError
 
 SETTINGS = dict(log_every=2, eval_every=1, save_every=1, alarm_after=2, stop_nonfinite=3, watchdog=0)
 
@@ -208,6 +210,29 @@ def test_a_save_that_runs_when_an_error_comes_is_finished(tmp_path, log, monkeyp
     with pytest.raises(NonFiniteError, match="late"):
         loop.run(work, log)
     assert work.checkpoints.steps() == [1]
+
+
+@pytest.mark.parametrize("failing", [{3, 6}, {3, 6, 9}, {12}])
+@pytest.mark.fault("F14", "F15")
+def test_a_failed_save_is_said_and_tried_again_and_the_third_in_a_row_or_the_last_ends_the_run(
+    tmp_path, log, monkeypatch, capsys, failing
+):
+    work, write = job(tmp_path), steps.write
+
+    def full(folder, step, *arguments, **options):
+        if step in failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(folder, step, *arguments, **options)
+
+    monkeypatch.setattr(steps, "write", full)
+    # the loop is faster than a disk: a save that failed is seen at the next step
+    monkeypatch.setattr(work.checkpoints, "poll", lambda: work.checkpoints.close())
+    survives = len(failing) == 2
+    with contextlib.nullcontext() if survives else pytest.raises(StorageError, match="checkpoint (9|12) was not written"):
+        loop.run(work, log)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "ALARM" in line]
+    assert len(lines) == min(len(failing), 2) * (failing != {12}) and all("next save tries again" in line for line in lines)
+    assert work.checkpoints.steps() == {2: [9, 12], 3: [], 1: [3, 6, 9]}[len(failing)]
 
 
 def test_the_plateau_lowers_the_rate_and_survives_a_resume(tmp_path, log):
