@@ -50,7 +50,9 @@ SURVIVED = {
     "F18": Row("a process that never starts", "75 after `mesh.join` seconds; one line names it"),
     "F19": Row("hosts that differ in config, code, versions or data", "78 in all; one line names what differs"),
     "F20": Row("SIGKILL of a reading worker", "replaced, the same stream; 75 after several in a row"),
-    "F21": Row("NaN in a gradient", "the whole update is skipped; 76 after `train.stop_nonfinite` in a row, none saved"),
+    "F21": Row(
+        "NaN in a gradient", "the update is skipped, its cases named; 76 after `train.stop_nonfinite` in a row, none saved"
+    ),
     "F22": Row("two runs in one `--workdir`; locks that dead runs left", "the second is refused; a dead one's lock is taken"),
 }
 REFUSED = {
@@ -99,7 +101,6 @@ ROWS = SURVIVED | REFUSED | USED
 # What of a row no test holds, and why.
 NOT_HELD = {
     "F11": "a limit of the time until it is honoured does not exist",
-    "F21": "the message names no case: batches are numbered, cases not kept",
     "F22": "no return to an earlier checkpoint after a spike of the loss: not built",
     "D20": "an absurd range of finite values gives no warning of its own",
     "P1": "a real accelerator was never filled",

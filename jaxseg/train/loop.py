@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxseg.checkpoint import Checkpoints
 from jaxseg.programs.kept import Kept
@@ -22,6 +23,7 @@ from jaxseg.utils.command import check_interrupt
 
 Watch = Callable[[list[dict]], object]
 SEVERAL = 600.0  # seconds of train.watchdog where several processes train and none are given
+SHOWN_CASES = 8  # in the line of a step whose update is skipped
 MOST_FAILED_SAVES = 3  # in a row
 SHOWN = 24  # scores in the line of an epoch
 
@@ -49,6 +51,7 @@ class Job:
       criterion: "val_loss", "val_dice", "val_recall" or "last".
       settings: the config's `train` group: log_every, eval_every, save_every, alarm_after, stop_nonfinite, watchdog.
       kept: where the compiled step is looked for and kept.
+      cases: row numbers ("index" of a batch) -> names of their cases, to name them where an update is skipped; None: unnamed.
     """
 
     workdir: Path
@@ -69,6 +72,7 @@ class Job:
     criterion: str
     settings: Any
     kept: Kept
+    cases: Callable[[list[int]], list[str]] | None = None
 
 
 @dataclasses.dataclass
@@ -147,7 +151,7 @@ def _train(job: Job, log: Log, preemption: Preemption, watchdog: Watchdog, watch
             state, metrics = compiled(state, batch)
             if pending is not None:
                 _account(pending, progress, job, log)
-            pending = (number, metrics)
+            pending = (number, metrics, batch)
             if number == start:
                 jax.block_until_ready(metrics)
                 log.say(f"first step {time.perf_counter() - begin:.1f} s after the start of the loop")
@@ -251,21 +255,32 @@ def _compile(job: Job, state: TrainState, batch: Batch, log: Log):
     return compiled
 
 
-def _account(pending: tuple[int, dict], progress: Progress, job: Job, log: Log) -> None:
+def _account(pending: tuple[int, dict, Batch], progress: Progress, job: Job, log: Log) -> None:
     """Read one step's metrics: add the loss to the epoch's mean, and check for non-finite gradients."""
-    number, metrics = pending
+    number, metrics, batch = pending
     loss, bad = float(metrics["loss"]), int(metrics["bad_steps"])
     if math.isfinite(loss):
         progress.loss_sum += loss
         progress.loss_count += 1
     if bad:
-        log.say(f"step {number + 1}: loss or gradient is NaN or Inf, update skipped ({bad} in a row)")
+        where = f"step {number + 1}{_images_of(batch, job)}"
+        log.say(f"{where}: loss or gradient is NaN or Inf, update skipped ({bad} in a row)")
     if bad >= job.settings.stop_nonfinite > 0:
         raise NonFiniteError(
             f"loss or gradient was NaN or Inf in {bad} steps in a row (config.train.stop_nonfinite="
-            f"{job.settings.stop_nonfinite}), last at step {number + 1}; the last checkpoint is intact: lower "
+            f"{job.settings.stop_nonfinite}), last at {where}; the last checkpoint is intact: lower "
             "config.optim.lr, set config.optim.clip_norm=1, or set config.train.dtype=float32"
         )
+
+
+def _images_of(batch: Batch, job: Job) -> str:
+    """Name the cases whose images this process has in a batch, some of them if there are many."""
+    if job.cases is None:
+        return ""
+    rows = {int(i) for shard in batch["index"].addressable_shards for i in np.asarray(shard.data).reshape(-1)}
+    names = list(dict.fromkeys(job.cases(sorted(rows))))
+    more = f" and {len(names) - SHOWN_CASES} more" if len(names) > SHOWN_CASES else ""
+    return f" with images of {', '.join(names[:SHOWN_CASES])}{more}" if names else ""
 
 
 def _line(step: int, metrics: dict, meter: Meter, job: Job, log: Log) -> None:

@@ -374,11 +374,13 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log, kept: Kept | None =
             log.panel(number, f"val/{i if config.report.names == 'hash' else name}", picture)
         return figures
 
+    best_mode = {"val_loss": "min", "last": "last"}.get(config.train.best, "max")
     return Job(
         workdir=workdir,
         state=state,
         storage=states.storage(network, optimizer, mesh if shard else None),
         step=step,
+        cases=None if config.report.names == "hash" else lambda rows: [data.store.rows[i]["case"] for i in rows],
         validate=validate if validated else None,
         grid=data.grid("val") if validated else "",
         plateau=plateau,
@@ -386,11 +388,7 @@ def build(config, workdir: Path, data: feeds.Feed, log: Log, kept: Kept | None =
         stream=functools.partial(data.stream, config, images),
         warm=warm,
         warm_batches=config.train.bn_warmup,
-        checkpoints=checkpoint.Checkpoints(
-            workdir / "checkpoints",
-            keep=config.train.keep,
-            best_mode={"val_loss": "min", "last": "last"}.get(config.train.best, "max"),
-        ),
+        checkpoints=checkpoint.Checkpoints(workdir / "checkpoints", keep=config.train.keep, best_mode=best_mode),
         steps_per_epoch=steps_per_epoch,
         epochs=config.train.epochs,
         images_per_step=images,

@@ -38,8 +38,8 @@ class Stream:
         pass
 
     def __next__(self):
-        self.position += 1
-        return {"image": np.full((2, 1), self.position - 1, np.float32)}
+        number, self.position = self.position, self.position + 1
+        return {"image": np.full((2, 1), number, np.float32), "index": 5 * number + np.array([2, 0])}
 
 
 def fresh_state() -> dict:
@@ -143,9 +143,12 @@ def test_no_alarm_while_something_is_predicted(tmp_path, log, capsys):
 
 
 @pytest.mark.fault("F21")
-def test_too_many_non_finite_steps_in_a_row_stop_the_run(tmp_path, log):
-    with pytest.raises(NonFiniteError, match="3 steps in a row"):
-        loop.run(job(tmp_path, bad=True), log)
+def test_too_many_non_finite_steps_in_a_row_stop_the_run_and_name_the_cases_of_the_last(tmp_path, log, capsys):
+    work = job(tmp_path, bad=True)
+    work.cases = lambda rows: [f"case{row // 2}" for row in rows]
+    with pytest.raises(NonFiniteError, match="3 steps in a row .* last at step 3 with images of case5, case6;"):
+        loop.run(work, log)
+    assert "step 2 with images of case2, case3: loss or gradient is NaN" in capsys.readouterr().out
     assert not (tmp_path / "checkpoints").exists()
 
 
