@@ -75,7 +75,7 @@ REFUSED = {
     "D17": Row("JPEG or palette masks that can be read in two ways", "refused with the table to give"),
     "D18": Row("masks without foreground", "counted; refused where a whole split has none"),
     "D19": Row("a file of a case that is not there", "DATA_MISSING"),
-    "D20": Row("NaN voxels; constant images", "DATA_NONFINITE; a warning by name"),
+    "D20": Row("NaN voxels; constant images, values that no scanner writes", "DATA_NONFINITE; a warning by name"),
     "D21": Row("pictures: cut off, bombs, several frames, turned, 16-bit colour", "DATA_IMAGE, or read upright"),
     "D22": Row("DICOM: none, cut off, missing or double slices, lying sizes", "DATA_DICOM"),
     "D23": Row("pipes, devices, and links that lead out of the data", "refused without being opened"),
@@ -102,7 +102,6 @@ ROWS = SURVIVED | REFUSED | USED
 NOT_HELD = {
     "F11": "a limit of the time until it is honoured does not exist",
     "F22": "no return to an earlier checkpoint after a spike of the loss: not built",
-    "D20": "an absurd range of finite values gives no warning of its own",
     "P1": "a real accelerator was never filled",
 }
 

@@ -9,6 +9,7 @@ from jaxseg.data.records import Recipe
 
 QUANTILES = (0, 1, 50, 99, 100)  # per cent: lowest, almost lowest, median, almost highest, highest
 LEAST = 0.05  # share of its contrast, or of the network's range, under which an image is as good as empty
+FAR = 1e8  # a magnitude that images do not reach, whatever their unit (HU, raw MRI, Bq/ml)
 SAMPLES = 1 << 18  # values of a channel of a case that are looked at
 OUTPUT = {"grey": 255.0, "ct": 2.0}  # width of the range that a window maps to
 
@@ -55,6 +56,13 @@ def warnings(found: Sequence[Levels], recipe: Recipe) -> list[str]:
         flat = [f.case for f in found if f.constant and (f.before[:, 0] == f.before[:, -1]).all()]
         why = "as they were in their files" if len(flat) == len(constant) else f"after preparation{_rule(recipe)}"
         lines.append(f"{some(constant, len(found))} {why} a constant image, from which nothing can be learnt; {_remedy(recipe)}")
+    far = [f for f in found if np.abs(f.before[:, [0, -1]]).max() > FAR]
+    if far:
+        values = np.concatenate([f.before[:, [0, -1]].reshape(-1) for f in far])
+        lines.append(
+            f"{some([f.case for f in far], len(found))} with values from {values.min():g} to {values.max():g}, which no scanner "
+            "writes: a mark of missing voxels, or a wrong scale factor; replace them in the files"
+        )
     if window is None:
         return lines
     rest = [f for f in found if not f.constant]

@@ -57,6 +57,16 @@ def test_values_that_are_no_hu_are_told_with_the_remedy():
 
 
 @pytest.mark.fault("D20")
+def test_values_that_no_scanner_writes_are_told_whatever_the_intensity():
+    far = MRI.copy()
+    far[0, 0, 0] = -3.4e38
+    for recipe in (_recipe(None, "brain"), _recipe((40.0, 120.0))):
+        lines = [line for line in _warned(far, recipe) if "no scanner" in line]
+        assert len(lines) == 1 and lines[0].startswith("1 of 1 cases (a) with values from -3.4e+38 to ")
+    assert not [line for line in _warned(1e3 * MRI[:, :2], _recipe(None, "brain")) if "no scanner" in line]
+
+
+@pytest.mark.fault("D20")
 def test_constant_files_are_told_apart_from_constant_windows():
     flat = np.full((4, 4, 4, 1), 7.0)
     (line,) = _warned(flat, _recipe((40.0, 400.0)))
