@@ -11,7 +11,9 @@ wrong weight gradients of convolutions (two or four times too large). The cost i
 which is made again for the gradient instead of being stored.
 """
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -24,6 +26,7 @@ from jaxseg.ops import devices
 from jaxseg.types import Array, ConfigError
 
 AXIS = "space"
+_computed_whole: contextvars.ContextVar[set[int] | None] = contextvars.ContextVar("computed_whole", default=None)
 
 
 def check(space: int, devices: int) -> None:
@@ -38,6 +41,23 @@ def check(space: int, devices: int) -> None:
             f"config.mesh.space={space}: must divide the number of devices of a process, which is {devices} here; "
             f"set config.mesh.space={below}"
         )
+
+
+@contextlib.contextmanager
+def noting_whole() -> Iterator[set[int]]:
+    """Collect, while a program is traced, the numbers of rows of the images that every device computes whole."""
+    found: set[int] = set()
+    before = _computed_whole.set(found)
+    try:
+        yield found
+    finally:
+        _computed_whole.reset(before)
+
+
+def _note(x: Array) -> None:
+    found = _computed_whole.get()
+    if found is not None and count() > 1:
+        found.add(x.shape[1])
 
 
 class Halo(NamedTuple):
@@ -92,6 +112,16 @@ def over_rows(function: Callable[..., Array], x: Array, *same: Array, reach: Hal
 
 def whole(function: Callable[..., Array], x: Array, *same: Array) -> Array:
     """Apply `function(x, *same)` to all rows of x [B, S, ...] on every device (for its part of the batch)."""
+    _note(x)
+    return _gathered(function, x, *same)
+
+
+def maximum(function: Callable[[Array], Array], x: Array) -> Array:
+    """Apply a maximum over all rows, [B, S, ...] -> [B, 1, ...]: each device's own, then that of all devices."""
+    return _gathered(function, over_rows(function, x) if divides(x.shape[1]) else x)
+
+
+def _gathered(function: Callable[..., Array], x: Array, *same: Array) -> Array:
     place = PartitionSpec(_batch(x))
     return _manual(function, (place, *(PartitionSpec(),) * len(same)), place)(x, *same)
 
@@ -218,7 +248,10 @@ class WindowShares(NamedTuple):
 
 def windows(x: Array, window: int, shift: int = 0) -> WindowShares:
     """Return how windows of `window` rows are cut from images [B, S, ...], with S a multiple of the window."""
-    return WindowShares(1 if x.shape[1] % (window * count()) else count(), _batch(x), shift)
+    if x.shape[1] % (window * count()):
+        _note(x)
+        return WindowShares(1, _batch(x), shift)
+    return WindowShares(count(), _batch(x), shift)
 
 
 def _batch(x: Array) -> str | None:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxseg.checkpoint import Checkpoints
+from jaxseg.ops import space
 from jaxseg.programs.kept import Kept
 from jaxseg.train import mesh as meshes
 from jaxseg.train.log import CompileCounter, Log
@@ -240,7 +241,14 @@ def _resume(job: Job, log: Log) -> tuple[TrainState, Progress]:
 def _compile(job: Job, state: TrainState, batch: Batch, log: Log):
     begin = time.perf_counter()
     with output.working("compiling the training step"):
-        compiled, found, tracing = job.kept.ready(job.step, state, batch)
+        with space.noting_whole() as rows:
+            compiled, found, tracing = job.kept.ready(job.step, state, batch)
+    if rows:
+        listed = ", ".join(map(str, sorted(rows, reverse=True)))
+        log.say(
+            f"config.mesh.space={job.mesh.shape[space.AXIS]}: every device computes levels of {listed} rows whole; to "
+            "share more of them, choose a first number of config.data.size that is a multiple of devices x 2^levels"
+        )
     memory = compiled.memory_analysis()
     used = 0 if memory is None else memory.temp_size_in_bytes + memory.argument_size_in_bytes
     size = f", {used / 2**20:.0f} MiB of device memory by XLA's estimate" if used else ""

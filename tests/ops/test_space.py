@@ -116,3 +116,19 @@ def test_neighbours_exchange_borders_alone():
     row = arguments[0][:, 0].size
     assert max(c.numbers for c in exchanged if c.kind == "collective-permute") <= 2 * row
     assert sum(c.numbers for c in exchanged if c.kind == "all-reduce") <= 1 + arguments[1].size + arguments[1][:3].size
+
+
+def test_levels_that_every_device_computes_whole_are_noted_while_a_program_is_traced():
+    mesh = mesh_of(1, 8)
+
+    def work(x):
+        for _ in range(3):  # 64, 32 and 16 rows; then 8
+            x = ops.max_pool(ops.conv(x, jnp.zeros((5, 3, 2, 2))))
+        return ops.spatial_max(ops.conv(x, jnp.zeros((5, 3, 2, 2))))
+
+    noted = []
+    for rows in (64, 24):
+        with space.noting_whole() as found:
+            jax.eval_shape(devices.over(mesh, lambda x: work(x)), jax.ShapeDtypeStruct((1, rows, 16, 2), jnp.float32))
+        noted.append(found)
+    assert noted == [{8}, {24, 12, 6, 3}]  # a device with one row of 8 does not reach two rows far; 24 rows are 3 for each

@@ -52,8 +52,7 @@ def spatial_max(x: Array) -> Array:
     maximum (2.8 ms against 0.13 ms for 24^3 x 64, two cores).
     """
     if space.count() > 1:
-        of_each = space.over_rows(spatial_max, x) if space.divides(x.shape[1]) else x
-        return space.whole(spatial_max, of_each)
+        return space.maximum(spatial_max, x)
     rows = x.reshape(*x.shape[:2], -1, x.shape[-1])  # [B, S1, S2 S3, C]
     of_rows = lax.stop_gradient(rows).max(axis=2, keepdims=True)
     row = jnp.take_along_axis(rows, jnp.argmax(of_rows, axis=1, keepdims=True), axis=1)  # [B, 1, S2 S3, C]
