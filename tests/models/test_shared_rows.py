@@ -8,7 +8,11 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxseg.config import space as rules
+from jaxseg.losses import TERMS
+from jaxseg.losses import compose as losses
+from jaxseg.metrics import counts
 from jaxseg.models import create_model, functional, registry
+from jaxseg.models.base import Outputs
 from jaxseg.models.functional import ForwardContext
 from jaxseg.ops import devices
 from tests import collectives
@@ -69,6 +73,33 @@ def test_logits_and_gradients_are_those_of_one_device(name, shape):
         full = 2 // shape[0] * int(np.prod(size)) * 4  # numbers of the narrowest activation at full size
         assert not any(c.in_loop for c in exchanged)
         assert all(c.numbers <= full / 2 for c in exchanged if c.kind != "all-reduce"), exchanged
+
+
+@pytest.mark.parametrize("classes", [1, pytest.param(4, marks=pytest.mark.full)])
+def test_losses_and_scores_are_those_of_one_device(classes):
+    """Every term that the rules allow, of the logits and of an auxiliary output whose 12 rows 8 devices do not divide."""
+    names = [n for n in TERMS if n not in rules.WHOLE_IMAGE_LOSSES and (n, classes) != ("cross_entropy", 1)]
+    loss = losses.build([(name, 1.0) for name in names], aux_weights=(0.5,))
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=(2, rows, 6, classes)).astype(np.float32) for rows in (24, 12)]
+    mask, weight = rng.integers(0, max(classes, 2), (2, 24, 6)).astype(np.int32), np.array([1.0, 0.5], np.float32)
+
+    def value(logits, coarse, mask, weight):
+        total, count, parts = loss(Outputs(logits, (coarse,)), {"mask": mask, "weight": weight})
+        labels = logits[..., 0] > 0 if classes == 1 else jnp.argmax(logits, -1)
+        return total / count, (
+            parts,
+            counts.count(labels, mask, classes),
+            counts.confusion(labels, mask, max(classes, 2), weight),
+        )
+
+    work = jax.value_and_grad(value, (0, 1), has_aux=True)
+    mesh = jax.make_mesh((1, 8), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+    rows, whole = NamedSharding(mesh, P(None, "space")), NamedSharding(mesh, P())
+    shared = jax.jit(devices.over(mesh, work), in_shardings=(rows, whole, whole, whole))
+    found, wanted = shared(*arrays, mask, weight), jax.jit(work)(*arrays, mask, weight)
+    for (path, w), f in zip(jax.tree_util.tree_leaves_with_path(wanted), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(f, w, rtol=1e-5, atol=1e-6, err_msg=str(path))  # sums in another order
 
 
 def test_every_family_that_the_rules_allow_is_here():
