@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 
+from jaxseg.ops import devices
 from jaxseg.types import Array
 
 
@@ -38,10 +39,7 @@ def distance_transform(mask: Array, spacing: Sequence[float] | None = None) -> A
     """
     mask = jnp.asarray(mask) != 0
     squared_sizes = _squared(mask.ndim - 1, mask.shape, spacing)
-    squared = _last_axis(mask, squared_sizes[-1])
-    for axis in range(mask.ndim - 2, 0, -1):
-        squared = _along(squared, squared_sizes[axis - 1], axis)
-    return jnp.sqrt(squared)
+    return devices.per_device(lambda mask: (_distances(mask, squared_sizes),), "b", "b")(mask)[0]
 
 
 def signed_distance(mask: Array, spacing: Sequence[float] | None = None) -> Array:
@@ -50,8 +48,21 @@ def signed_distance(mask: Array, spacing: Sequence[float] | None = None) -> Arra
     Arguments and result are those of `distance_transform`; +inf everywhere for an empty mask, -inf for a full one.
     """
     mask = jnp.asarray(mask) != 0
-    both = distance_transform(jnp.concatenate([~mask, mask]), spacing)
-    return jnp.where(mask, -both[mask.shape[0] :], both[: mask.shape[0]])
+    squared_sizes = _squared(mask.ndim - 1, mask.shape, spacing)
+
+    def signed(mask):
+        outside, inside = jnp.split(_distances(jnp.concatenate([~mask, mask]), squared_sizes), 2)
+        return (jnp.where(mask, -inside, outside),)
+
+    return devices.per_device(signed, "b", "b")(mask)[0]
+
+
+def _distances(mask: Array, squared_sizes: Sequence[float]) -> Array:
+    """`distance_transform` of a boolean mask, with the squared voxel sizes."""
+    squared = _last_axis(mask, squared_sizes[-1])
+    for axis in range(mask.ndim - 2, 0, -1):
+        squared = _along(squared, squared_sizes[axis - 1], axis)
+    return jnp.sqrt(squared)
 
 
 def _squared(rank: int, shape: tuple[int, ...], spacing: Sequence[float] | None) -> tuple[float, ...]:
