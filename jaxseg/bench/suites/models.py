@@ -165,13 +165,13 @@ def training(network, params, state, image, mask, classes: int, dtype: str, aux:
     from jaxseg.train import state as states
     from jaxseg.train import step as steps
 
-    mesh = meshes.make(1)
+    mesh, entropy = meshes.make(1), ("bce" if classes == 1 else "cross_entropy", 1.0)
     if aux:
         optimizer = optimizers.build(params, name="sgd", options={"momentum": 0.99, "nesterov": True}, weight_decay=3e-5)
-        loss = losses.build((("cross_entropy", 1.0), ("dice", 1.0)), {"dice": {"background": False}}, aux)
+        loss = losses.build((entropy, ("dice", 1.0)), {"dice": {"background": False}}, aux)
     else:
         optimizer = optimizers.build(params, name="adamw", weight_decay=1e-2)
-        loss = losses.build((("bce" if classes == 1 else "cross_entropy", 1.0),))
+        loss = losses.build((entropy,))
     step = steps.build(
         network,
         loss,
