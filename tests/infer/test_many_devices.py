@@ -50,6 +50,7 @@ def test_windows_and_slices_with_the_default_numbers_are_spread_and_logits_alone
     assert work < 1.2 * single
 
 
+@pytest.mark.full
 def test_each_device_scores_its_share_of_a_validation_batch(parts):
     network, params, state = parts
     work = []

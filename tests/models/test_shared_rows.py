@@ -75,7 +75,8 @@ def test_logits_and_gradients_are_those_of_one_device(name, shape):
         assert all(c.numbers <= full / 2 for c in exchanged if c.kind != "all-reduce"), exchanged
 
 
-@pytest.mark.parametrize("classes", [1, pytest.param(4, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("classes", [1, 4])
 def test_losses_and_scores_are_those_of_one_device(classes):
     """Every term that the rules allow, of the logits and of an auxiliary output whose 12 rows 8 devices do not divide."""
     names = [n for n in TERMS if n not in rules.WHOLE_IMAGE_LOSSES and (n, classes) != ("cross_entropy", 1)]
