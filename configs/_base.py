@@ -163,6 +163,7 @@ def base() -> ConfigDict:
     infer.overlap = 0.25  # patches: fraction of a window by which neighbouring windows overlap
     infer.blend = "gaussian"  # patches: constant gaussian gaussian_nnunet cosine half_cosine
     infer.positions = "monai"  # patches: monai nnunet
+    infer.sums = "float32"  # patches: how exactly windows are summed; float16 rounds as nnU-Net does, for its own networks
     infer.whole = False  # patches: apply the network to each image in one piece instead; mesh.space spreads it over devices
     infer.windows = 2  # patches: windows per forward pass; whole volumes too
     infer.mirror = ()  # test-time augmentation: average over flips of these axes, e.g. (0, 1, 2)

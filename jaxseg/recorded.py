@@ -17,7 +17,7 @@ from jaxseg.types import CheckpointError, ConfigError, MismatchError
 OPEN = ("eval.", "infer.", "report.", "explain.")  # keys of these groups may differ from the record
 _NONE = dict.fromkeys(("data.ignore", "data.structures", "data.modalities"))
 LEFT_OPEN = {"train.dtype": "auto", "data.window": [], **_NONE, **config.FROM_DATA}
-AS_BEFORE = {"data.above": [], "data.previous_labels": ""}  # keys that are newer than some runs, with their value in all of them
+AS_BEFORE = {"data.above": [], "data.previous_labels": "", "infer.sums": "float32"}  # newer than some runs: what held for them
 WITHOUT = ("name", "variant")  # names of the experiment, which change no result
 
 

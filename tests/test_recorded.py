@@ -8,7 +8,7 @@ import pytest
 
 from jaxseg import described, recorded
 from jaxseg.checkpoint import write_record
-from jaxseg.config import NEUTRAL, as_dict, flatten, neutral, resolve
+from jaxseg.config import KINDS, NEUTRAL, as_dict, flatten, neutral, resolve
 from jaxseg.types import CheckpointError, ConfigError, MismatchError
 from tests.records import RECORD, edit
 
@@ -84,6 +84,21 @@ def test_what_decides_the_best_checkpoint_stays_between_two_starts_and_is_free_i
     given.eval.threshold, given.eval.empty = 0.7, "zero"
     found = recorded.settled(given.lock(), record, Path("run"))
     assert (found.eval.threshold, found.eval.empty) == (0.7, "zero")
+
+
+def test_a_run_from_before_a_key_existed_has_the_value_that_was_in_effect_then():
+    """A new key needs its row in AS_BEFORE; keys_of_runs.txt holds those of 2026-11-28 and is not added to."""
+    before = set((Path(__file__).parent / "config" / "keys_of_runs.txt").read_text().split())
+    assert set(KINDS) - before == set(recorded.AS_BEFORE)
+    record = record_of("folder")
+    for key in recorded.AS_BEFORE:
+        group, _, name = key.partition(".")
+        del record["config"][group][name]
+    tree = resolve(recorded.tree_of(record))
+    assert (tree.infer.sums, tree.data.above) == ("float32", ())
+    given = tree.copy_and_resolve_references().unlock()
+    given.infer.sums = "float32"
+    assert recorded.settled(given.lock(), record, Path("run")).infer.sums == "float32"
 
 
 def test_a_record_that_lacks_a_key_or_breaks_a_rule_is_no_configuration(tmp_path):

@@ -31,6 +31,7 @@ CHOICES = {
     "infer.merge": ("max", "probability"),
     "infer.blend": ("constant", "gaussian", "gaussian_nnunet", "cosine", "half_cosine"),
     "infer.positions": ("monai", "nnunet"),
+    "infer.sums": ("float32", "float16"),
     "infer.accumulator": ("auto", "device", "host", "memmap"),
     "infer.uncertainty": ("", "entropy", "variance"),
 }
@@ -60,6 +61,7 @@ PATCHES_ONLY = (
     "infer.overlap",
     "infer.blend",
     "infer.positions",
+    "infer.sums",
     "infer.accumulator",
     "infer.whole",
 )
@@ -189,7 +191,7 @@ OF_THE_TREE = {  # options of a model that are set by other keys
     "seed": "seed",
 }
 OVERLAPPING = ("infer.overlap", "infer.blend", "infer.positions", "infer.windows")  # keys that several windows need
-WINDOWS = (*OVERLAPPING, "infer.accumulator", "infer.whole")  # keys of the sliding window
+WINDOWS = (*OVERLAPPING, "infer.sums", "infer.accumulator", "infer.whole")  # keys of the sliding window
 OPTIONS = ("model.options", "loss.options", "optim.options", "schedule.options")
 BY_PATH = ("optim.name", "schedule.name")  # these also take "module:factory", which is imported when it is built
 _SAME_SIZE = "data.rank=2 with data.fit='stretch' or 'centre'"

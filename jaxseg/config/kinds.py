@@ -12,7 +12,7 @@ _OF: dict[Any, str] = {
     "train.dtype eval.empty eval.lesions eval.split infer.accumulator infer.blend infer.positions infer.roi "
     "infer.uncertainty search.objective data.store_engine data.plane report.before report.names explain.layer explain.region "
     "plan.rules "
-    "infer.merge",
+    "infer.merge infer.sums",
     int: "seed data.channels data.fold data.folds data.max_samples data.per_volume data.rank data.split_seed data.workers "
     "data.prepare_workers mesh.heartbeat mesh.join "
     "optim.accumulate schedule.warmup train.alarm_after train.batch_size train.bn_warmup train.epochs train.eval_every "

@@ -101,6 +101,12 @@ def check_data(flat: dict[str, Any]) -> None:
     rule(flat, "infer.overlap", 0 <= flat["infer.overlap"] < 1, "must lie in [0, 1)")
     rule(
         flat,
+        "infer.sums",
+        flat["infer.sums"] == "float32" or not flat["infer.roi"],
+        "needs infer.roi='': a cascade's crops are not summed; leave infer.roi out, or set infer.sums to 'float32'",
+    )
+    rule(
+        flat,
         "infer.mirror",
         set(flat["infer.mirror"]) <= set(range(rank)) and len(set(flat["infer.mirror"])) == len(flat["infer.mirror"]),
         f"must hold axes of 0..{rank - 1}, each once",

@@ -240,7 +240,7 @@ class MeanLoss:
     def add(self, logits: Array, masks: np.ndarray) -> None:
         """Add logits [1, *S, K] and masks [1, *S]; if they take more than 1 GiB, the loss is computed on the CPU."""
         with jax.default_device(_host() if logits.nbytes > 2**30 else None):
-            total, weight = jax.device_get(self._loss(jnp.asarray(logits), jnp.asarray(masks, jnp.int32)))
+            total, weight = jax.device_get(self._loss(jnp.asarray(logits, jnp.float32), jnp.asarray(masks, jnp.int32)))
         self._total += float(total)
         self._weight += float(weight)
 

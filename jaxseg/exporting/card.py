@@ -104,7 +104,9 @@ def _applied(about: Mapping[str, Any]) -> str:
 
 
 def _place(how: Mapping[str, Any]) -> str:
-    return f"in windows of {how['window']}, overlap {how['overlap']}, weights {how['blend']}" if how["windows"] else "as a whole"
+    if not how["windows"]:
+        return "as a whole"
+    return f"in windows of {how['window']}, overlap {how['overlap']}, weights {how['blend']}, summed in {how['sums']}"
 
 
 def _data(record: Mapping[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ from jaxseg.infer.run import Run, alone, open_run, stage_of
 from jaxseg.models.functional import Network
 from jaxseg.types import ConfigError, MismatchError
 
-FORMAT = 1  # of model.json; the runner reads this one alone
+FORMAT = 2  # of model.json; the runner reads this one alone
 
 
 class Contents(NamedTuple):
@@ -137,7 +137,7 @@ def _application(opened: Run, coordinates: bool) -> dict[str, Any]:
     if isinstance(how, network.Shrunk):
         found |= {"mirror": []}
     if isinstance(how, network.Windows):
-        found |= {key: how.options[key] for key in ("window", "overlap", "positions", "blend")}
+        found |= {key: how.options[key] for key in ("window", "overlap", "positions", "blend", "sums")}
     return found
 
 

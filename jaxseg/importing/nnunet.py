@@ -220,6 +220,7 @@ def _config(
     )  # 2-D: a batch has many planes but comes from few volumes
     c.train.dtype = "float32"
     c.infer.mirror = tuple(axis + (plan.rank == 2) for axis in fold.mirror)
+    c.infer.sums = "float16"
     c.infer.postprocess, c.data.previous = postprocess, previous
     c.train.augment = (*c.train.augment, *STAGE_AUGMENT) if previous else c.train.augment
     c.name = name

@@ -34,7 +34,7 @@ import numpy as np
 from jax import lax
 
 from jaxseg.infer import tiles
-from jaxseg.infer.window import GRAIN
+from jaxseg.infer.tiles import GRAIN
 from jaxseg.ops import coordinates, resize
 from jaxseg.ops.components import api as components
 from jaxseg.ops.resize.api import linear_matrix

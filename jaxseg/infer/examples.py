@@ -107,7 +107,7 @@ class Preparation:
             return
         (one,) = logits
         if examples.place.keeps_grid:
-            yield from (one[..., k] for k in range(one.shape[-1]))
+            yield from (np.asarray(one[..., k], np.float32) for k in range(one.shape[-1]))
             return
         for plane in self._back(preprocess.restored_planes, examples, one, fill):
             yield logits_of(plane, sigmoid=self.sigmoid) if self.recipe.filter in MONAI else plane
@@ -130,7 +130,7 @@ class Preparation:
     def _restored(self, examples: Examples, logits: np.ndarray, fill: Sequence[float]) -> np.ndarray:
         """Resample the logits [*S, K] of one example to its own grid."""
         if examples.place.keeps_grid:
-            return np.asarray(logits)
+            return np.asarray(logits, np.float32)
         restored = self._back(preprocess.restore, examples, logits, fill)
         return logits_of(restored, sigmoid=self.sigmoid) if self.recipe.filter in MONAI else restored
 

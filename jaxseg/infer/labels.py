@@ -37,7 +37,7 @@ def labels_of(logits: Array, *, order: Sequence[int] = (), threshold: float = 0.
 
 def probabilities_of(logits: Array, *, regions: bool = False) -> np.ndarray:
     """Return probabilities float32 [*S, K'] of the regions, of the one class, or of the foreground classes of a softmax."""
-    logits = jnp.asarray(logits)
+    logits = jnp.asarray(logits, jnp.float32)
     if regions or logits.shape[-1] == 1:
         return np.asarray(jax.nn.sigmoid(logits))
     return np.asarray(jax.nn.softmax(logits, -1)[..., 1:])
@@ -45,6 +45,7 @@ def probabilities_of(logits: Array, *, regions: bool = False) -> np.ndarray:
 
 def probabilities(logits: np.ndarray, *, sigmoid: bool) -> np.ndarray:
     """Return the probabilities float32 [*S, K] of all K logits, by a sigmoid of each or a softmax over them."""
+    logits = jnp.asarray(logits, jnp.float32)
     return np.asarray(jax.nn.sigmoid(logits) if sigmoid else jax.nn.softmax(logits, -1))
 
 
@@ -63,6 +64,7 @@ def entropy_of(logits: np.ndarray, *, regions: bool = False) -> np.ndarray:
     sigmoid = regions or logits.shape[-1] == 1
     bits = np.empty((*logits.shape[:-1], logits.shape[-1] if sigmoid else 1), np.float32)
     for plane, z in zip(bits, logits):  # one plane's probabilities in memory at a time
+        z = np.asarray(z, np.float32)
         if sigmoid:
             nats = -sum(expit(v) * log_expit(v) for v in (z, -z))
         else:
@@ -86,6 +88,7 @@ def variance_of(members: Iterable[np.ndarray], *, regions: bool = False) -> np.n
         count += 1
         sigmoid = regions or member.shape[-1] == 1
         for average, squares, z in zip(mean, total, member):
+            z = np.asarray(z, np.float32)
             p = expit(z) if sigmoid else softmax(z, -1)
             delta = p - average
             average += delta / count

@@ -19,7 +19,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxseg.data.prepare.resample import resample_channels
 from jaxseg.infer import cascade, tta
 from jaxseg.infer.labels import logits_of
-from jaxseg.infer.window import DONATED, GRAIN, accumulate, sliding_window
+from jaxseg.infer.tiles import GRAIN
+from jaxseg.infer.window import DONATED, accumulate, sliding_window
 from jaxseg.models.functional import Network
 from jaxseg.ops import coordinates, devices
 from jaxseg.ops import space as rows
@@ -172,7 +173,7 @@ class Windows:
       window: the network's input size.
       coordinates: append each voxel's position in the volume.
       whole: one window that holds the whole example; `window` is its least size.
-      options: overlap, blend, positions, accumulator of `window.sliding_window`.
+      options: overlap, blend, positions, accumulator, sums of `window.sliding_window`.
     """
 
     def __init__(self, forward: Forward, window: Sequence[int], *, coordinates: bool = False, whole: bool = False, **options):
@@ -182,7 +183,7 @@ class Windows:
             self.options["accumulated"] = KeptCalls(accumulate, forward.kept, DONATED)
 
     def __call__(self, weights: Weights, examples: np.ndarray) -> Array:
-        """Return logits float32 [N, *S, K] of examples [N, *S, C].
+        """Return logits [N, *S, K] of examples [N, *S, C], of the dtype in which they were summed.
 
         Raises:
           DataError: a single window does not fit into memory (DATA_TOO_LARGE).
@@ -190,12 +191,30 @@ class Windows:
         if self.coordinates:
             examples = np.stack([np.asarray(coordinates.append(np.asarray(e, np.float32))) for e in examples])
         window = self._around(examples.shape[1:-1]) if self.whole else self.options["window"]
-        apply = functools.partial(self._fitting, self.forward.mirrored(weights), window)
+        if self.options.get("sums") == "float16":
+            apply = functools.partial(self._rounded, weights, window)
+        else:
+            apply = functools.partial(self._fitting, self.forward.mirrored(weights), window)
         if len(examples) == 1:
             return apply(np.asarray(examples))
         return np.concatenate([np.asarray(apply(one[None])) for one in examples])  # one program, however many slices a case has
 
-    def _fitting(self, forward: jax.tree_util.Partial, window: Sequence[int], example: np.ndarray) -> Array:
+    def _rounded(self, weights: Weights, window: Sequence[int], example: np.ndarray) -> Array:
+        """As nnU-Net: the windows of each set of weights are summed apart, and their means added and divided in 16 bits."""
+        alone = (tta.one_by_one(self.forward.averaged([one]), self.forward.mirror) for one in weights)
+        found = (self._fitting(forward, window, example) for forward in alone)
+        if len(weights) == 1:
+            return next(found)
+        first = next(found)
+        total = np.array(first) if isinstance(first, jax.Array) else first
+        for other in found:
+            for plane, more in zip(total[0], np.asarray(other)[0]):
+                plane += more
+        for plane in total[0]:
+            plane /= len(weights)
+        return total
+
+    def _fitting(self, forward: Callable[[Array], Array], window: Sequence[int], example: np.ndarray) -> Array:
         """Apply the windows with options that memory has room for."""
         while True:
             try:

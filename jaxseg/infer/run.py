@@ -31,7 +31,7 @@ from jaxseg.utils import files
 
 AT_ONCE = 2**29  # logits on a case's own grid, 2 GiB, that are held together; more are resampled twice
 CASCADE = ("max_instances", "min_size", "merge")  # settings of the cascade
-WINDOW = ("overlap", "blend", "positions", "accumulator", "whole")  # settings of the sliding window
+WINDOW = ("overlap", "blend", "positions", "sums", "accumulator", "whole")  # settings of the sliding window
 
 
 class Segmentation(NamedTuple):
@@ -39,7 +39,7 @@ class Segmentation(NamedTuple):
 
     Attributes:
       labels: [*S] on the case's own grid, the axes of `examples.scan`.
-      logits: [N, *S', K] on the prepared grid.
+      logits: [N, *S', K] on the prepared grid, float32 or float16 (config.infer.sums).
       examples: the network's input.
     """
 
@@ -82,9 +82,10 @@ class Run:
         logits = logits if isinstance(logits, np.ndarray) else np.asarray(logits)
         wrong = sum(int((~np.isfinite(plane)).sum()) for one in logits for plane in one)
         if wrong:
+            rounded = logits.dtype == np.float16  # whose largest number is 65504
+            remedy = "give --config.infer.sums=float32, or" if rounded else "predict in float32 or"
             raise NonFiniteError(
-                f"the network returned {wrong} values that are NaN or Inf, so nothing is written; predict in "
-                "float32 or use another checkpoint"
+                f"the network returned {wrong} values that are NaN or Inf, so nothing is written; {remedy} use another checkpoint"
             )
         return logits
 

@@ -1,12 +1,76 @@
-"""Positions of the windows of a sliding window, and the weight of each voxel of a window; numpy only."""
+"""Positions of the windows of a sliding window, the weight of each voxel of a window, and the memory of the sums; numpy only."""
 
 import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from jaxseg.types import ConfigError
 from jaxseg.utils.lookup import lookup
+
+GRAIN = {2: 256, 3: 16}  # device sizes are multiples of this where they exceed the window, pixels or voxels
+ACCUMULATORS = ("device", "host", "memmap", "auto")
+SUMS = ("float32", "float16")
+
+
+class Estimate(NamedTuple):
+    """Memory in bytes that a sliding window needs besides the network and its activations."""
+
+    device: int
+    host: int
+    disk: int
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value / 2**20:.1f} MiB" for name, value in zip(self._fields, self))
+
+
+def estimate_bytes(
+    shape: Sequence[int],
+    *,
+    window: Sequence[int],
+    num_classes: int,
+    accumulator: str = "device",
+    batch: int = 4,
+    itemsize: int = 4,
+    sums: str = "float32",
+) -> Estimate:
+    """Estimate the memory for a volume, its accumulators and its logits.
+
+    Args:
+      shape: [B, *S, C] of the volume.
+      window, num_classes, batch, sums: as in `sliding_window`.
+      accumulator: "device", "host" or "memmap".
+      itemsize: bytes per number of the volume.
+    Returns:
+      Estimate(device, host, disk), in bytes. The caller's own copy of the volume is not counted.
+    """
+    if accumulator not in ACCUMULATORS[:3]:
+        raise ConfigError(f"got accumulator={accumulator!r}; must be one of {', '.join(ACCUMULATORS[:3])}")
+    b, *size, c = shape
+    padded = [max(n, w) for n, w in zip(size, window)]
+    sizes = rounded(padded, window)
+    voxels = math.prod(sizes if accumulator == "device" else (window[0], *sizes[1:]))
+    batches = batch * math.prod(window) * (c * itemsize + 4 * num_classes)
+    if sums == "float16":
+        total = 2 * b * math.prod(sizes if accumulator == "device" else padded) * num_classes
+        return Estimate(
+            *{"device": (batches + 2 * total, 0, 0), "host": (batches, total, 0), "memmap": (batches, 0, total)}[accumulator]
+        )
+    result = 4 * b * math.prod(padded) * num_classes
+    slab = voxels * (b * c * itemsize + 4 * b * num_classes + 4)
+    if accumulator == "device":
+        return Estimate(slab + batches + result, 0, 0)
+    buffer = 4 * b * voxels * num_classes
+    device = slab + batches + buffer
+    return Estimate(device, result + buffer, 0) if accumulator == "host" else Estimate(device, buffer, result)
+
+
+def rounded(size: Sequence[int], window: Sequence[int]) -> tuple[int, ...]:
+    """Return the size on the device of an image that is at least as large as the window."""
+    grain = GRAIN[len(size)]
+    return tuple(w if n <= w else -(-n // grain) * grain for n, w in zip(size, window))
 
 
 def starts(size: int, window: int, overlap: float, rule: str = "monai") -> list[int]:

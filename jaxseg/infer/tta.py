@@ -43,6 +43,39 @@ def mirrored(
     return jax.tree_util.Partial(_Mirror(axes, pairs), inner) if axes else inner
 
 
+def one_by_one(forward: jax.tree_util.Partial, axes: Sequence[int]) -> jax.tree_util.Partial:
+    """Return a forward function that averages the logits over the flips as `mirrored` does, each flip and each sum by itself.
+
+    Its order is nnU-Net's: no flip, those of one axis, of two, of three. As nothing is joined into one program, the mean has the
+    bits that the same steps have in numpy, which rounding to fewer bits afterwards needs (`window.sliding_window`, sums).
+
+    Args:
+      forward: windows [n, *S, C] -> logits [n, *S, K].
+      axes: spatial axes to flip, counted from 0.
+    """
+    return jax.tree_util.Partial(_Apart(tuple(axes)), forward)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Apart:
+    """The loop over the flips, outside of any program."""
+
+    axes: tuple[int, ...]
+
+    def __call__(self, forward: jax.tree_util.Partial, windows: Array) -> Array:
+        flips = [tuple(a + 1 for a in some) for n in range(len(self.axes) + 1) for some in itertools.combinations(self.axes, n)]
+        total = None
+        for flipped in flips:
+            logits = jnp.flip(_alone(forward, jnp.flip(windows, flipped)).astype(jnp.float32), flipped)
+            total = logits if total is None else total + logits
+        return total / len(flips)
+
+
+@jax.jit
+def _alone(forward: jax.tree_util.Partial, windows: Array) -> Array:
+    return forward(windows)
+
+
 def averaged(forward: Callable[..., Array], weights: Sequence[tuple]) -> Callable[[Array], Array]:
     """Return a forward function that averages the logits of one network with several sets of weights (folds, seeds).
 

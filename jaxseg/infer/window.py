@@ -11,8 +11,12 @@ Accumulators:
   "memmap": as "host", but written to a file, which is memory-mapped once it is complete: until then it needs no host memory.
   "auto": the first of these three that fits into memory (`estimate_bytes`).
 
+Sums: "float32", or "float16" as in nnU-Net's predictor: after each window the sums of logits and of weights are rounded to 16
+bits, which decides labels where a network is undecided or weights are small. The network is then a program of its own, and the
+accumulators hold the whole volume in the place of that name. An exported model does the same with numpy, to the same bits.
+
 The logits equal those of MONAI's `sliding_window_inference` for its positions and blends, and those of nnU-Net's predictor for
-"nnunet" and "gaussian_nnunet" up to its float16 accumulators. Time of the windows alone: MONAI 128 ms, "device" 48 ms, "host"
+"nnunet" and "gaussian_nnunet" with sums in "float16". Time of the windows alone: MONAI 128 ms, "device" 48 ms, "host"
 32 ms (96^3 voxels, 2 channels, windows of 48^3 with overlap 0.5, one 1x1x1 convolution to 3 classes, one CPU core, 2026-11-21).
 """
 
@@ -23,7 +27,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,57 +34,9 @@ import numpy as np
 from jax import lax
 
 from jaxseg.infer import tiles
+from jaxseg.infer.tiles import ACCUMULATORS, SUMS, estimate_bytes, rounded
 from jaxseg.types import Array, ConfigError, StorageError
 from jaxseg.utils.machine import memory
-
-GRAIN = {2: 256, 3: 16}  # device sizes are multiples of this where they exceed the window, pixels or voxels
-ACCUMULATORS = ("device", "host", "memmap", "auto")
-
-
-class Estimate(NamedTuple):
-    """Memory in bytes that a sliding window needs besides the network and its activations."""
-
-    device: int
-    host: int
-    disk: int
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {value / 2**20:.1f} MiB" for name, value in zip(self._fields, self))
-
-
-def estimate_bytes(
-    shape: Sequence[int],
-    *,
-    window: Sequence[int],
-    num_classes: int,
-    accumulator: str = "device",
-    batch: int = 4,
-    itemsize: int = 4,
-) -> Estimate:
-    """Estimate the memory for a volume, its accumulators and its logits.
-
-    Args:
-      shape: [B, *S, C] of the volume.
-      window, num_classes, batch: as in `sliding_window`.
-      accumulator: "device", "host" or "memmap".
-      itemsize: bytes per number of the volume.
-    Returns:
-      Estimate(device, host, disk), in bytes. The caller's own copy of the volume is not counted.
-    """
-    if accumulator not in ACCUMULATORS[:3]:
-        raise ConfigError(f"got accumulator={accumulator!r}; must be one of {', '.join(ACCUMULATORS[:3])}")
-    b, *size, c = shape
-    padded = [max(n, w) for n, w in zip(size, window)]
-    rounded = _rounded(padded, window)
-    voxels = math.prod(rounded if accumulator == "device" else (window[0], *rounded[1:]))
-    batches = batch * math.prod(window) * (c * itemsize + 4 * num_classes)
-    result = 4 * b * math.prod(padded) * num_classes
-    slab = voxels * (b * c * itemsize + 4 * b * num_classes + 4)
-    if accumulator == "device":
-        return Estimate(slab + batches + result, 0, 0)
-    buffer = 4 * b * voxels * num_classes
-    device = slab + batches + buffer
-    return Estimate(device, result + buffer, 0) if accumulator == "host" else Estimate(device, buffer, result)
 
 
 def sliding_window(
@@ -98,6 +53,7 @@ def sliding_window(
     pad_value: float = 0.0,
     path: str | Path | None = None,
     accumulated: Callable | None = None,
+    sums: str = "float32",
 ) -> Array:
     """Compute the logits of a whole volume with a network that takes windows.
 
@@ -115,10 +71,11 @@ def sliding_window(
       blend: "constant", "gaussian", "gaussian_nnunet", "cosine" or "half_cosine"; see `tiles.weights`.
       accumulator: "device", "host", "memmap" or "auto"; see the top of this file. The memory estimate is printed, for "device"
         only from 1 GiB on.
-      path: for "memmap": the file for the logits (float32, raw, C order); None: a temporary file, deleted with the array.
+      path: for "memmap": the file for the logits (dtype `sums`, raw, C order); None: a temporary file, deleted with the array.
       accumulated: calls `accumulate` from programs of earlier starts; the shape of the network's result is then not checked.
+      sums: "float32" or "float16"; see the top of this file. For "float16", `forward` is called outside of any program.
     Returns:
-      float32 [B, *S, K]: a jax array for "device", numpy for "host", numpy.memmap for "memmap".
+      [B, *S, K] of dtype `sums`: a jax array for "device", numpy for "host", numpy.memmap for "memmap".
     Raises:
       ConfigError: arguments do not fit the volume or each other.
       StorageError: the file cannot be created.
@@ -129,9 +86,10 @@ def sliding_window(
         raise ConfigError(f"got a volume of shape {shape}; must be [B, *S, C] with two or three spatial axes")
     window = _per_axis(window, rank, "window", lambda w: w == int(w) and w >= 1, "integers of at least 1")
     overlap = _per_axis(overlap, rank, "overlap", lambda o: 0 <= o < 1, "fractions with 0 <= overlap < 1")
-    if batch < 1 or (path is not None and accumulator != "memmap"):
+    if batch < 1 or (path is not None and accumulator != "memmap") or sums not in SUMS:
         raise ConfigError(
-            f"got batch={batch}, path={path}, accumulator={accumulator!r}; batch must be at least 1, path only for 'memmap'"
+            f"got batch={batch}, path={path}, accumulator={accumulator!r}, sums={sums!r}; batch must be at least 1, path only "
+            f"for 'memmap', sums one of {', '.join(SUMS)}"
         )
     forward = forward if isinstance(forward, jax.tree_util.Partial) else jax.tree_util.Partial(forward)
     if accumulated is None:
@@ -141,7 +99,7 @@ def sliding_window(
     size = [max(n, w) for n, w in zip(shape[1:-1], window)]
     grid = tiles.grid(size, window, overlap, positions)
     estimate = functools.partial(
-        estimate_bytes, shape, window=window, num_classes=num_classes, batch=batch, itemsize=volume.dtype.itemsize
+        estimate_bytes, shape, window=window, num_classes=num_classes, batch=batch, itemsize=volume.dtype.itemsize, sums=sums
     )
     accumulator = _choose(accumulator, estimate)
     low = [(s - n) // 2 for s, n in zip(size, shape[1:-1])]
@@ -149,27 +107,81 @@ def sliding_window(
     needed = estimate(accumulator=accumulator)
     if accumulator != "device" or needed.device > 2**30:
         print(f"sliding window over {shape}: logits in {accumulator}; {needed}", file=sys.stderr)
+    whole = (shape[0], *size, num_classes)
+    if sums == "float16":
+        fill = [(a, s - n - a) for a, s, n in zip(low, size, shape[1:-1])]
+        padded = np.pad(np.asarray(volume), ((0, 0), *fill, (0, 0)), constant_values=pad_value)
+        out = _rounded_sums(forward, padded, weights, grid, batch, whole, accumulator, path)
+        return out[(slice(None), *(slice(*c) for c in cut))]
     if accumulator == "device":
-        fill = [(a, r - n - a) for a, r, n in zip(low, _rounded(size, window), shape[1:-1])]
+        fill = [(a, r - n - a) for a, r, n in zip(low, rounded(size, window), shape[1:-1])]
         xp = np if isinstance(volume, np.ndarray) else jnp
         padded = xp.pad(volume, ((0, 0), *fill, (0, 0)), constant_values=pad_value) if np.any(fill) else volume
         num, den = accumulated(
             forward, padded, weights, *_batches(grid, shape[0], batch), *_empty(shape[0], padded.shape[1:-1], num_classes)
         )
         return _divide(num, den, cut)
-    whole = (shape[0], *size, num_classes)
     add = functools.partial(accumulated, forward)
     if accumulator == "host":
         out = np.empty(whole, np.float32)
         _by_slabs(add, volume, functools.partial(_into_array, out), whole, weights, grid, window, low, pad_value, batch)
     else:
-        with _file(whole, path) as file:
+        with _file(whole, np.float32, path) as file:
             _by_slabs(
                 add, volume, functools.partial(_into_file, file, whole), whole, weights, grid, window, low, pad_value, batch
             )
             file.flush()
             out = np.memmap(file, np.float32, "r+", shape=whole)
     return out[(slice(None), *(slice(*c) for c in cut))]
+
+
+def _rounded_sums(
+    forward, volume: np.ndarray, weights: np.ndarray, grid: np.ndarray, batch: int, shape, accumulator: str, path
+) -> Array:
+    """Return the mean logits float16 [B, *size, K] of a padded volume from sums that are rounded after each window.
+
+    Source: MIC-DKFZ/nnUNet, nnunetv2/inference/predict_from_raw_data.py: _internal_predict_sliding_window_return_logits.
+    """
+    b, *size, classes = shape
+    starts = [(example, *start) for example in range(b) for start in grid.tolist()]
+    place = lambda start: (start[0], *(slice(a, a + n) for a, n in zip(start[1:], weights.shape)))
+    weight, scale = np.zeros((*size, 1), np.float16), weights[..., None]
+    for start in starts[: len(grid)]:
+        weight[place(start)[1:]] += scale
+    if accumulator == "device":
+        total: Array = jnp.zeros((b, *rounded(size, weights.shape), classes), jnp.float16)
+    elif accumulator == "host":
+        total = np.zeros(shape, np.float16)
+    else:
+        with _file(shape, np.float16, path) as file:
+            total = np.memmap(file, np.float16, "r+", shape=tuple(shape))
+    for first in range(0, len(starts), batch):
+        some = starts[first : first + batch]
+        found = forward(np.stack([volume[place(start)] for start in (*some, *some[-1:] * (batch - len(some)))]))
+        for start, logits in zip(some, found if accumulator == "device" else np.asarray(found)):
+            if accumulator == "device":  # the product is an operation of its own: joined with the sum it would not be rounded
+                total = _add_rounded(total, logits * scale, np.array(start, np.int32))
+            else:
+                total[place(start)] += logits * scale
+    if accumulator == "device":
+        return _divide_rounded(total[(slice(None), *(slice(n) for n in size))], weight)
+    for one in total:
+        for plane, share in zip(one, weight):
+            plane /= share
+    return total
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _add_rounded(total: Array, values: Array, start: Array) -> Array:
+    """Add values float32 [*window, K] to the sums float16 [B, *S, K], from the example and voxel `start` [1 + rank] on."""
+    at = (*start, jnp.int32(0))
+    old = lax.dynamic_slice(total, at, (1, *values.shape)).astype(jnp.float32)
+    return lax.dynamic_update_slice(total, (old + values).astype(jnp.float16), at)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _divide_rounded(total: Array, weight: Array) -> Array:
+    return (total.astype(jnp.float32) / weight.astype(jnp.float32)).astype(jnp.float16)
 
 
 def _by_slabs(
@@ -186,7 +198,7 @@ def _by_slabs(
 ) -> None:
     """Pass the rows of the logits [B, *size, K] to `put`; a slab [B, window[0], *rest] on the device moves along axis 0."""
     b, *size, classes = shape
-    rest = _rounded(size, window)[1:]
+    rest = rounded(size, window)[1:]
     depth, inner = volume.shape[1], (slice(None), *(slice(0, n) for n in size[1:]))
     num, den = _empty(b, (window[0], *rest), classes)
     first = sorted(set(grid[:, 0].tolist()))
@@ -292,12 +304,6 @@ def _empty(examples: int, size: Sequence[int], classes: int) -> tuple[Array, Arr
     return jnp.zeros((examples, *size, classes), jnp.float32), jnp.zeros((*size, 1), jnp.float32)
 
 
-def _rounded(size: Sequence[int], window: Sequence[int]) -> tuple[int, ...]:
-    """Return the size on the device of an image that is at least as large as the window."""
-    grain = GRAIN[len(size)]
-    return tuple(w if n <= w else -(-n // grain) * grain for n, w in zip(size, window))
-
-
 def _per_axis(value, rank: int, name: str, allowed: Callable, rule: str) -> tuple:
     values = tuple(value) if isinstance(value, Sequence) else (value,) * rank
     if len(values) != rank or not all(allowed(v) for v in values):
@@ -331,14 +337,15 @@ def _into_file(file, shape: Sequence[int], at: int, rows: np.ndarray) -> None:
             file.write(np.ascontiguousarray(plane).data)
 
 
-def _file(shape: Sequence[int], path: str | Path | None):
-    """Create a file for float32 of this shape and reserve its space: a full disk then raises an error here, not a crash later."""
+def _file(shape: Sequence[int], dtype: type, path: str | Path | None):
+    """Create a file for numbers of this shape and reserve its space: a full disk then raises an error here, not a crash later."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     try:
         file = open(path, "w+b") if path is not None else tempfile.TemporaryFile()  # noqa: SIM115 -- the caller closes it
-        os.posix_fallocate(file.fileno(), 0, 4 * math.prod(shape))
+        os.posix_fallocate(file.fileno(), 0, size)
         return file
     except OSError as error:
         raise StorageError(
-            f"cannot create a file of {4 * math.prod(shape) / 2**20:.0f} MiB for the logits at "
+            f"cannot create a file of {size / 2**20:.0f} MiB for the logits at "
             f"{path or tempfile.gettempdir()}: {error.strerror}; free disk space or give another path="
         ) from error

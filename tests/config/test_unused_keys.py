@@ -16,6 +16,7 @@ PLACED = {  # decides nothing without patches
     "infer.overlap": 0.5,
     "infer.blend": "constant",
     "infer.positions": "nnunet",
+    "infer.sums": "float16",
     "infer.accumulator": "host",
     "infer.whole": True,
     "data.store_engine": "zarr3",

@@ -153,7 +153,7 @@ def test_windows_are_joined_as_by_jaxseg():
         ("nnunet", "cosine", 0.3),
         ("monai", "half_cosine", 0.6),
     ):
-        rule = {"window": (6, 6, 6), "overlap": overlap, "positions": positions, "blend": blend}
+        rule = {"window": (6, 6, 6), "overlap": overlap, "positions": positions, "blend": blend, "sums": "float32"}
         found = windows.slide(forward, image, rule, 4, 3)
         wanted = sliding_window(jax.tree_util.Partial(_forward, weights, position), image[None], num_classes=3, batch=4, **rule)[
             0

@@ -81,15 +81,11 @@ def test_predictions_are_those_of_nnunet(case, tmp_path):
         mapped = nibabel.load(tmp_path / "probabilities" / "drawn.nii.gz")
         np.testing.assert_array_equal(mapped.affine, nibabel.load(images / "drawn_0000.nii.gz").affine)
         maps = np.moveaxis(mapped.get_fdata().reshape(*labels.shape, -1), -1, 0)
-    # nnU-Net adds its windows up in 16 bits: in the corners of a volume, where their weights are least, it is up to 0.2 off
     away = np.abs(maps - theirs[-len(maps) :]).max(0)
-    assert np.mean(away < 5e-3) > 0.98 and away.max() < 0.2
     wrong = labels != expected["labels"]
-    most = 3e-3 if name == "cascade" else 1e-3  # it is small: more of its voxels lie in corners
-    assert len(np.unique(labels)) == len(np.unique(expected["labels"])) > 1 and wrong.sum() <= most * labels.size
-    ranked = np.sort(theirs, 0)
-    margin = np.abs(theirs - 0.5).min(0) if name == "regions" else ranked[-1] - ranked[-2]
-    assert not wrong.any() or margin[wrong].max() < 0.1  # where its own error decides
+    print(name, away.max(), (away > 1e-3).mean(), wrong.sum(), labels.size)
+    assert len(np.unique(labels)) == len(np.unique(expected["labels"])) > 1 and wrong.sum() <= 0
+    assert away.max() < 1e-3
 
 
 def test_a_run_goes_on_from_an_imported_one_with_its_preparation(case):

@@ -88,6 +88,16 @@ def test_residual_encoders_of_three_folds_with_regions_an_ignore_label_and_mirro
     assert differing(predicted(folds, place / MRI, tmp_path / "processed"), place / "theirs" / "mri-processed") < MOST
 
 
+@pytest.mark.parametrize("name", trained.BARELY)
+def test_residual_encoders_of_every_preset_after_a_few_steps_whose_labels_rounding_decides(name, place, runs, tmp_path):
+    data, *_, trainer = trained.BARELY[name]
+    folds, images = imported(place / "res" / trained.model_of(name), runs / name), place / "raw" / data / "imagesTs"
+    assert differing(predicted(folds, images, tmp_path / name), place / "theirs" / name) < MOST
+    if trainer == trained.PLAIN:
+        plain = predicted(folds, images, tmp_path / "plain", mirror=())
+        assert differing(plain, place / "theirs" / f"{name}-plain") < MOST
+
+
 def test_the_first_stage_with_the_post_processing_that_lies_beside_it(place, runs, tmp_path):
     folds = imported(place / "res" / LOW, runs / "low")
     assert differing(predicted(folds, place / CT, tmp_path / "low", postprocess=False), place / "theirs" / "low") < MOST

@@ -1,6 +1,6 @@
 """Small data sets, the models that nnU-Net trains on them, and what it predicts with them. Needs an environment with nnunetv2.
 
-python -m tests.importing.trained FOLDER [png mri ct]
+python -m tests.importing.trained FOLDER [png mri ct barely]
 
 FOLDER/raw, pre, res    the three folders of nnU-Net: data sets, prepared data, model folders
 FOLDER/theirs/NAME      labels that nnU-Net predicts for the test cases of a model; NAME-processed with its post-processing
@@ -9,6 +9,7 @@ FOLDER/exported.zip     the model of pictures, as nnUNetv2_export_model_to_zip w
 mri   two channels, oblique, residual encoders of the M preset, three folds, regions and an ignore label, mirroring
 ct    one channel, oblique, no mirroring: 3d_lowres and 3d_cascade_fullres of two folds, 3d_fullres of fold_all
 png   natural colour pictures, 2-D
+barely  residual encoders of all presets, in 2-D and 3-D, after so few steps that rounding decides many labels; see BARELY
 
 Networks are narrower than planned, and trained for a few steps. `test_trained.py` compares; `make nnunet` runs both.
 """
@@ -27,10 +28,16 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-STEPS = 60  # of training: networks of a few steps are undecided at edges, where nnU-Net adds windows up in 16 bits
+STEPS, FEW = 60, 8  # of training
 CODES = "LRPAIS"
 MARGIN = 10  # mm around the organ in the task of several models
-NO_MIRRORING = "nnUNetTrainerNoMirroring"
+PLAIN, NO_MIRRORING = "nnUNetTrainer", "nnUNetTrainerNoMirroring"
+BARELY = {  # name: (data set, preset of the residual encoders, configuration, folds, trainer)
+    "large": ("Dataset101_Mri", "L", "3d_fullres", (0, 1, 2), PLAIN),
+    "largest": ("Dataset101_Mri", "XL", "3d_fullres", (0, 1, 2), NO_MIRRORING),
+    "planes": ("Dataset102_Ct", "M", "2d", (0, 1), PLAIN),
+    "colour": ("Dataset103_Png", "L", "2d", (0, 1), PLAIN),
+}
 
 
 def affine(codes: str, spacing, angle: float, axis: int) -> np.ndarray:
@@ -142,8 +149,9 @@ class Nnunet:
         """Plan and prepare a data set with narrow networks and `folds` folds."""
         from nnunetv2.experiment_planning import plan_and_preprocess_api as api
 
-        api.extract_fingerprints([number], num_processes=1, check_dataset_integrity=True)
-        api.plan_experiments([number], **({"experiment_planner_class_name": "nnUNetPlannerResEncM"} if "ResEnc" in plans else {}))
+        api.extract_fingerprints([number], num_processes=1, check_dataset_integrity=True, clean=False)
+        preset = plans.partition("ResEncUNet")[2].removesuffix("Plans")
+        api.plan_experiments([number], **({"experiment_planner_class_name": f"nnUNetPlannerResEnc{preset}"} if preset else {}))
         place = self.root / "pre" / name
         shutil.copy(self.root / "raw" / name / "dataset.json", place)
         found = json.loads((place / f"{plans}.json").read_text())
@@ -159,15 +167,17 @@ class Nnunet:
         (place / "splits_final.json").write_text(json.dumps(splits))
         api.preprocess([number], plans, configurations, num_processes=[1] * len(configurations))
 
-    def train(self, name: str, plans: str, configuration: str, folds, trainer: str = "nnUNetTrainer", *, validate=True) -> None:
-        """Train folds for a few steps without augmentation, and predict the cases of their validation."""
+    def train(
+        self, name: str, plans: str, configuration: str, folds, trainer: str = PLAIN, *, validate=True, steps: int | None = None
+    ) -> None:
+        """Train folds for some steps (STEPS) without augmentation, and predict the cases of their validation."""
         import nnunetv2.training.nnUNetTrainer.nnUNetTrainer as base
         import torch
         from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import nnUNetTrainerNoDA
         from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import nnUNetTrainerNoMirroring
 
         os.environ["nnUNet_n_proc_DA"] = "0"  # in this process
-        kind = {"nnUNetTrainer": base.nnUNetTrainer, NO_MIRRORING: nnUNetTrainerNoMirroring}[trainer]
+        kind = {PLAIN: base.nnUNetTrainer, NO_MIRRORING: nnUNetTrainerNoMirroring}[trainer]
         kind.get_training_transforms = staticmethod(nnUNetTrainerNoDA.get_training_transforms)
         sizes = kind.configure_rotation_dummyDA_mirroring_and_inital_patch_size  # its third value is the size before augmentation
         kind.configure_rotation_dummyDA_mirroring_and_inital_patch_size = lambda self: (
@@ -182,13 +192,13 @@ class Nnunet:
             found, about = (json.loads((place / f"{file}.json").read_text()) for file in (plans, "dataset"))
             found["continue_training"] = False
             made = kind(plans=found, configuration=configuration, fold=fold, dataset_json=about, device=torch.device("cpu"))
-            made.num_epochs, made.num_iterations_per_epoch, made.num_val_iterations_per_epoch = 1, STEPS, 1
+            made.num_epochs, made.num_iterations_per_epoch, made.num_val_iterations_per_epoch = 1, steps or STEPS, 1
             made.run_training()
             if validate:
                 made.perform_actual_validation(False)
         os.environ["nnUNet_n_proc_DA"] = "1"
 
-    def find_post_processing(self, number: int, plans: str, configuration: str, folds, trainer: str = "nnUNetTrainer") -> None:
+    def find_post_processing(self, number: int, plans: str, configuration: str, folds, trainer: str = PLAIN) -> None:
         """What nnUNetv2_find_best_configuration does for one configuration: its post-processing comes to lie in its folder."""
         from nnunetv2.evaluation.find_best_configuration import find_best_configuration
 
@@ -301,7 +311,26 @@ def ct(program: Nnunet, root: Path, theirs: Path) -> None:
     predict_task(program, full, low, images, theirs / "task")
 
 
-PARTS = {"png": png, "mri": mri, "ct": ct}
+def model_of(name: str) -> str:
+    """The folder of a model of BARELY, below res."""
+    data, preset, configuration, _, trainer = BARELY[name]
+    return f"{data}/{trainer}__nnUNetResEncUNet{preset}Plans__{configuration}"
+
+
+def barely(program: Nnunet, root: Path, theirs: Path) -> None:
+    for name, (data, preset, configuration, folds, trainer) in BARELY.items():
+        if not (root / "raw" / data).is_dir():
+            {"Dataset101_Mri": write_mri, "Dataset102_Ct": write_ct, "Dataset103_Png": write_png}[data](root)
+        plans, images = f"nnUNetResEncUNet{preset}Plans", root / "raw" / data / "imagesTs"
+        program.plan(int(data[7:10]), data, plans, [configuration], 3 if data == "Dataset101_Mri" else 2)
+        program.train(data, plans, configuration, folds, trainer, validate=False, steps=FEW)
+        model = root / "res" / model_of(name)
+        program.predict(model, folds, images, theirs / name)
+        if trainer == PLAIN:
+            program.predict(model, folds, images, theirs / f"{name}-plain", mirror=False)
+
+
+PARTS = {"png": png, "mri": mri, "ct": ct, "barely": barely}
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ def untrained(size: tuple[int, ...], classes: int, *, coordinates: bool, whole: 
         "recipe": dataclasses.asdict(recipe),
         "model": {"name": tiny.NAME, "rank": 3},
     }
-    settings = {"overlap": 0.25, "blend": "gaussian", "positions": "monai", "accumulator": "auto"}
+    settings = {"overlap": 0.25, "blend": "gaussian", "positions": "monai", "sums": "float32", "accumulator": "auto"}
     application = run.application_of(forward, recipe, whole=whole, coordinates=coordinates, settings=settings)
     return run.Run(
         record, recipe, examples.Preparation(layout.of(recipe)), application, (forward.place(params, state),), (), 0.5, ""

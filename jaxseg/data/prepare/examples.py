@@ -198,7 +198,7 @@ def restore(
     """Resample scores from the input's grid to the image's own grid: the inverse of `prepare`'s geometry.
 
     Args:
-      scores: float32 [*s, K].
+      scores: [*s, K], float32, or float16, to which the resampled scores are rounded then, as by nnU-Net.
       shape: (H, W) of the slice, or (X, Y, Z) of the scan in the common order (`Orientation.restore` restores the file's order).
       recipe: how images are prepared.
       spacing: spacing of the image, as given to `prepare`.
@@ -239,6 +239,7 @@ def restored_planes(
             scaled[here] = scores[there][..., c]
         back = None if place.steps is None else [1 / step for step in place.steps]
         inside = resample(scaled, place.boxed, for_scores(recipe.filter), apart=place.apart_back, steps=back)
+        inside = inside.astype(scores.dtype).astype(np.float32) if scores.dtype == np.float16 else inside
         if place.boxed == tuple(shape) and place.axes == tuple(range(len(shape))):
             yield inside
             continue

@@ -20,7 +20,7 @@ from jaxseg.exporting.runner.preparation import NetworkInputs, prepare, prepare_
 from jaxseg.exporting.runner.regions import segment_regions, with_places
 from jaxseg.exporting.runner.windows import slide
 
-FORMAT = 1  # of model.json
+FORMAT = 2  # of model.json
 _NEVER = float(np.finfo(np.float32).min) / 2  # a logit whose probability is exactly 0
 
 
@@ -74,22 +74,33 @@ class Model:
             self.first._open(file, about["first"], f"{folder}first/")
 
     @functools.cached_property
-    def _forward(self):
-        call = jax.jit(self._program.call)
-        placed = [jax.device_put(weights) for weights in self._weights]
-        flips = list(itertools.product((False, True), repeat=len(self.about["application"]["mirror"])))
+    def _placed(self) -> list:
+        return [jax.device_put(weights) for weights in self._weights]
 
-        def forward(images: np.ndarray) -> np.ndarray:
-            """Mean logits over the sets of weights and the flips."""
-            total = 0
-            for code in flips:
-                axes = tuple(axis + 1 for flipped, axis in zip(code, self.about["application"]["mirror"]) if flipped)
-                turned = np.ascontiguousarray(np.flip(images, axes))
-                for weights in placed:
-                    total = total + np.flip(np.asarray(call(weights, turned)), axes)
-            return total / np.float32(len(flips) * len(placed))
+    @functools.cached_property
+    def _call(self):
+        return jax.jit(self._program.call)
 
-        return forward
+    def _forward(self, images: np.ndarray, sets: slice = slice(None)) -> np.ndarray:
+        """Mean logits over the flips and the sets of weights, or some of these."""
+        axes, placed, total = [axis + 1 for axis in self.about["application"]["mirror"]], self._placed[sets], None
+        flips = [some for n in range(len(axes) + 1) for some in itertools.combinations(axes, n)]
+        for flipped in flips:
+            turned = np.ascontiguousarray(np.flip(images, flipped))
+            for weights in placed:
+                logits = np.flip(np.asarray(self._call(weights, turned)), flipped)
+                total = logits if total is None else total + logits
+        return total / np.float32(len(flips) * len(placed))
+
+    def _by_windows(self, example: np.ndarray, batch: int) -> np.ndarray:
+        """[*S, K] of one example; with sums in 16 bits, each set of weights is summed by itself, as in nnU-Net."""
+        how, classes = self.about["application"], self.about["program"]["outputs"]
+        if how["sums"] == "float32":
+            return slide(self._forward, example, how, batch, classes)
+        total = np.zeros((), np.float16)
+        for i in range(len(self._placed)):
+            total = total + slide(lambda images, i=i: self._forward(images, slice(i, i + 1)), example, how, batch, classes)
+        return total / np.float16(len(self._placed))
 
     def segment(self, case: Any | Sequence[Any], *, spacing=None, affine=None) -> Found:
         """Segment one case.
@@ -155,7 +166,7 @@ class Model:
         if how["coordinates"]:
             inputs = np.stack([with_places(one) for one in inputs])
         if how["windows"]:
-            return np.stack([slide(self._forward, one, how, batch, program["outputs"]) for one in inputs])
+            return np.stack([self._by_windows(one, batch) for one in inputs])
         batch, found = program["batch"] or min(how["batch"], len(inputs)), []
         for first in range(0, len(inputs), batch):
             part = inputs[first : first + batch]
@@ -168,7 +179,8 @@ class Model:
         fill = (_NEVER,) * k if self.about["order"] or k == 1 else (0.0, *(_NEVER,) * (k - 1))
         if self.about["rank"] == 3 and recipe["filter"] in ("monai", "monai_last") and not examples.place.keeps_grid:
             sigmoid = bool(self.about["order"]) or k == 1  # MONAI resamples probabilities
-            soft = np.asarray(jax.nn.sigmoid(logits[0]) if sigmoid else jax.nn.softmax(logits[0], -1))
+            one = logits[0].astype(np.float32)
+            soft = np.asarray(jax.nn.sigmoid(one) if sigmoid else jax.nn.softmax(one, -1))
             p = np.maximum(restore(soft, examples.shape, recipe, examples.place, fill), 1e-30)
             return np.log(p) - np.log(np.maximum(1 - p, 1e-7)) if sigmoid else np.log(p)
         if self.about["rank"] == 3:

@@ -279,7 +279,10 @@ def _coarse_axis(spacing, wanted) -> int | None:
 
 
 def restore(logits: np.ndarray, shape, recipe: dict, place: GridPlace, fill) -> np.ndarray:
-    """Resample logits [*s, K] to float32 [*shape, K] on the image's own grid; voxels that the network did not see get `fill`."""
+    """Resample logits [*s, K] to float32 [*shape, K] on the image's own grid; voxels that the network did not see get `fill`.
+
+    Logits of 16 bits are rounded to 16 bits again, as by nnU-Net.
+    """
     there, here = place.overlap()
     restored = np.empty((*shape, logits.shape[-1]), np.float32)
     for k in range(logits.shape[-1]):
@@ -290,6 +293,7 @@ def restore(logits: np.ndarray, shape, recipe: dict, place: GridPlace, fill) -> 
         filter = _for_scores(recipe["filter"])
         back = None if place.steps is None else [1 / step for step in place.steps]
         inside = resample(scaled, place.boxed, filter, place.apart_back, back)
+        inside = inside.astype(logits.dtype)
         whole = np.full(shape, fill[k], np.float32)
         whole.transpose(place.axes)[place.box] = inside
         restored[..., k] = whole

@@ -1,6 +1,7 @@
 """Positions of the windows of a sliding window, weights of their voxels, and the mean of their logits.
 
-It follows `infer.tiles` and `infer.window` of jaxseg; the sums are numpy's, on the host.
+It follows `infer.tiles` and `infer.window` of jaxseg; the sums are numpy's, on the host, in the dtype of the rule: "float16"
+rounds them after each window, as nnU-Net does.
 """
 
 import itertools
@@ -48,11 +49,11 @@ def window_weights(window: Sequence[int], blend: str) -> np.ndarray:
 
 
 def slide(forward: Callable[[np.ndarray], np.ndarray], example: np.ndarray, rule: dict, batch: int, classes: int) -> np.ndarray:
-    """Compute the logits float32 [*S, K] of one example [*S, C].
+    """Compute the logits [*S, K] of one example [*S, C], float32 or float16.
 
     Args:
       forward: windows [batch, *window, C] -> logits [batch, *window, K].
-      rule: "window", "overlap", "positions", "blend".
+      rule: "window", "overlap", "positions", "blend", "sums" (dtype).
     """
     window, own = tuple(rule["window"]), example.shape[:-1]
     overlap = rule["overlap"] if isinstance(rule["overlap"], list | tuple) else (rule["overlap"],) * len(window)
@@ -60,7 +61,7 @@ def slide(forward: Callable[[np.ndarray], np.ndarray], example: np.ndarray, rule
     fill = [(a, max(n, w) - n - a) for a, n, w in zip(low, own, window)]
     padded = np.pad(example, (*fill, (0, 0)))
     weights = window_weights(window, rule["blend"])[..., None]
-    total, weight = np.zeros((*padded.shape[:-1], classes), np.float32), np.zeros((*padded.shape[:-1], 1), np.float32)
+    total, weight = np.zeros((*padded.shape[:-1], classes), rule["sums"]), np.zeros((*padded.shape[:-1], 1), rule["sums"])
     axes = [window_starts(n, w, o, rule["positions"]) for n, w, o in zip(padded.shape, window, overlap)]
     places = [tuple(slice(a, a + w) for a, w in zip(start, window)) for start in itertools.product(*axes)]
     for first in range(0, len(places), batch):
@@ -70,4 +71,4 @@ def slide(forward: Callable[[np.ndarray], np.ndarray], example: np.ndarray, rule
             total[place] += weights * logits
             weight[place] += weights
     inside = tuple(slice(a, a + n) for a, n in zip(low, own))
-    return total[inside] / np.maximum(weight[inside], np.float32(1e-30))
+    return total[inside] / weight[inside]
