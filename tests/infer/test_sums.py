@@ -47,7 +47,7 @@ def test_sums_of_16_bits_have_the_bits_of_nnunets_predictor(accumulator):
     roi, sets = (8, 8, 8), [image(8, 8, 8), image(9, 8, 8)[1:], np.float32(0.3) * image(8, 8, 8)]  # the second axis is padded
     for mirror, chosen in (((0, 1, 2), sets), ((), sets[:1])):
         averaged = lambda weights: tta.averaged(lambda scale, windows: windows * scale[..., None], weights)
-        network = types.SimpleNamespace(num_classes=2, batch=4, mirror=mirror, averaged=averaged)
+        network = types.SimpleNamespace(num_classes=2, batch=4, mirror=mirror, averaged=averaged, kept=None)
         options = dict(overlap=0.5, blend="gaussian_nnunet", positions="nnunet", accumulator=accumulator)
         found = networks.Windows(network, roi, sums="float16", **options)([(one,) for one in chosen], volume[None])[0]
         assert found.dtype == np.float16
