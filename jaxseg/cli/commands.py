@@ -35,7 +35,7 @@ MODES = {
         "jaxseg explain runs/ich_segnext --input=scan.nii.gz --output=maps",
     ),
     "export": Command(
-        "write a trained run as one file that runs with jax and numpy alone, or in another program's format",
+        "write a trained run (of a cascade both) as one file that runs with jax and numpy alone, or in another program's format",
         "workdir",
         "jaxseg export runs/ich_segnext --output=ich.jaxseg",
     ),
