@@ -121,6 +121,9 @@ def test_segmentations_that_are_given_take_the_place_of_the_runs(place, load, tm
     (tmp_path / "fold_0" / "validation" / "4.nii.gz").unlink()
     with pytest.raises(DataError, match="case 4 has no segmentation of the previous stage"):
         loaded(data__previous_labels=str(tmp_path))
+    (tmp_path / "4.npy").write_bytes(b"")
+    with pytest.raises(DataError, match="case 4: .*4.npy cannot be read"):
+        loaded(data__previous_labels=str(tmp_path))
     with pytest.raises(ConfigError, match="previous_labels=.*has a file named after a case"):
         loaded(data__previous_labels=str(place))
 

@@ -274,7 +274,12 @@ def read_stage(dataset: DataSet, case: Case, image: Volume) -> Volume:
     if case.stage is None:
         raise DataError(f"case {case.id} has no segmentation of the previous stage; add it, or remove the case", "DATA_MISSING")
     if case.stage.suffix == ".npy":
-        found = dataclasses.replace(image, array=np.load(case.stage), path=case.stage)
+        try:
+            found = dataclasses.replace(image, array=np.load(case.stage), path=case.stage)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(
+                f"case {case.id}: {case.stage} cannot be read ({error}); delete it, and it is made anew", "DATA_TRUNCATED"
+            ) from error
     else:
         found = masks.rounded(masks.read_numbers(case.stage))
         found = dataclasses.replace(found, array=dataset.map_mask(found.array))
