@@ -268,7 +268,8 @@ def _pixels(item: Item, fixed: int) -> Callable:
 def _classes(item: Item, count: int) -> Callable:
     def stage(key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
         keys, fired = item.draw(key, image.shape[0])
-        new = jax.vmap(item.transform)(keys, image[..., -count:])
+        given = image[..., -count:]
+        new = jax.lax.cond(fired.any(), lambda: jax.vmap(item.transform)(keys, given), lambda: given)  # most batches take none
         return _select(fired, jnp.concatenate([image[..., :-count], new], -1), image), mask
 
     return stage
