@@ -85,7 +85,9 @@ def base() -> ConfigDict:
     data.fractions = (0.7, 0.1, 0.2)  # fractions of the patients for train, val and test
     data.max_samples = 0  # largest number of training examples (0: all)
     data.transforms = ()  # your own transforms of training examples on the host, before train.augment: (("my_module:f", {}), ...)
-    data.store_engine = "memmap"  # fit patches: how prepared examples lie on the disk: memmap, zarr3 (compressed; for slow disks)
+    data.store_engine = "memmap"  # how prepared examples lie on the disk: memmap, zarr3 (compressed; for slow disks)
+    data.store_address = ""  # zarr3: where arrays lie: gs://bucket/folder, s3://bucket/folder, file:///folder; "": in the cache
+    data.store_dtype = "float32"  # fit patches: of prepared images; float16 halves the bytes and rounds, by what a line tells
     data.workers = 0  # Grain worker processes; 0: read in the main process
     data.prepare_workers = 0  # processes that prepare cases, once; 0: as the cores and the memory allow, if it is worth it
 

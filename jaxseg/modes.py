@@ -12,8 +12,6 @@ from jaxseg import checkpoint, described, planned, preflight, recorded
 from jaxseg import config as configs
 from jaxseg.calls import Call, takes
 from jaxseg.checkpoint.claims import InUse
-from jaxseg.data import datasets
-from jaxseg.data.check import duplicates, sides
 from jaxseg.data.check.examine import examine
 from jaxseg.evaluate import scoring
 from jaxseg.experiments import compare as comparisons
@@ -37,6 +35,7 @@ from jaxseg.train.processes import agree, surroundings
 from jaxseg.train.processes.interrupt import PREEMPTED, Preemption, Stopped, fault
 from jaxseg.types import CheckpointError, ConfigError
 from jaxseg.utils import code, files, output
+from jaxseg.utils.turns import CaseShare
 
 SAY = functools.partial(output.say, result=True)
 HINTS = {
@@ -311,30 +310,29 @@ def search(call: Call) -> int | None:
 
 
 @takes("output")
-@agree.first_alone
 def check(call: Call) -> None:
-    """Read every case, report everything that is wrong with the data set, and end with the error that training would raise."""
+    """Read every case (each process its share), report all that is wrong, and end with the error that training would raise."""
+    share = scoring.share()
+    config, dataset, recipe, place = share.together(lambda: _listed(call, share))
+    agree.same("cases", [case.id for case in dataset.cases])
+    learn = cascades.target_of(tuple(config.data.size)) if config.data.whole else None
+    how = {"bad_share": feeds.bad_share_of(config), "learn": learn, "sheet": place, "share": share}
+    found = share.together(lambda: examine(dataset, recipe, **how))
+    agree.on_first(lambda: preflight.conclude(config, recipe, found))
+
+
+def _listed(call: Call, share: CaseShare) -> tuple:
+    """Return the config with what the data decide, the data set, how its images are prepared, and the folder for pictures."""
     call, learnt, lines = _described(call)
-    for line in lines:
+    for line in lines if not share.index else ():
         output.say(line)
     preflight.check(call.config, network=True, learnt=learnt)
-    config = call.config
-    dataset = setup.load_dataset(config, Log(call.workdir, quiet=True))
-    learn = cascades.target_of(tuple(config.data.size)) if config.data.whole else None
-    recipe = dataclasses.replace(setup.recipe_of(config, dataset), stage=0)  # no network segments the cases
+    dataset = setup.load_dataset(call.config, Log(call.workdir, quiet=True))
     name = f"{files.plain_name(dataset.name)}-{files.digest(str(dataset.root.absolute()))[:16]}"
     place = Path(call.output) if call.output else files.cache_root() / "check" / name
     files.make_folder(place, f"--output={place}")
-    report = examine(dataset, recipe, bad_share=feeds.bad_share_of(config), learn=learn, sheet=place)
-    report.warnings += sides.warnings(dataset.labels, recipe, config.train.augment, config.infer.mirror)
-    try:
-        splits = preflight.check_examples(config, report.dataset, report.listing(), report)
-        report.warnings += duplicates.across(report.copies.near, report.copies.patients, splits)
-        report.warnings += datasets.contradictions(report.dataset)
-    finally:
-        output.say(str(report), result=True)
-        errors = {case: f"[{error.code}] {error}" for case, error in report.errors.items()}
-        output.event("check", cases=len(report.dataset.cases), facts=report.lines, warnings=report.warnings, errors=errors)
+    recipe = dataclasses.replace(setup.recipe_of(call.config, dataset), stage=0)  # no network segments the cases
+    return call.config, dataset, recipe, place
 
 
 @takes("name", "output")

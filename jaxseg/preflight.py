@@ -13,8 +13,10 @@ import jax.numpy as jnp
 
 from jaxseg.config import flatten
 from jaxseg.data import datasets
+from jaxseg.data.check import duplicates, scale, sides
+from jaxseg.data.check.report import DataReport
 from jaxseg.data.prepare import mask_values
-from jaxseg.data.records import DataSet
+from jaxseg.data.records import DataSet, Recipe
 from jaxseg.data.store import base
 from jaxseg.data.stream import stages
 from jaxseg.evaluate import tables
@@ -25,6 +27,7 @@ from jaxseg.models.functional import ForwardContext
 from jaxseg.train import cascades, setup
 from jaxseg.train import feed as feeds
 from jaxseg.types import ConfigError, JaxsegError
+from jaxseg.utils import output
 
 
 def _says_itself(name: str) -> bool:
@@ -152,6 +155,31 @@ def check_examples(config, dataset: DataSet, listing: base.Listing, log) -> dict
         setup.initial_model(config, data, feeds.outputs_of(config, data.recipe.labels, dataset.regions), log)
     setup.build_schedule(config, steps_per_epoch)
     return {name: {listing.rows[i]["patient"] for i in rows} for name, rows in data.rows.items()}
+
+
+def conclude(config, recipe: Recipe, report: DataReport) -> None:
+    """Add what all examples together show to a report on the cases, and print it, also where it ends with an error.
+
+    Args:
+      config: a resolved tree.
+      recipe: how images are prepared.
+      report: from `examine`.
+    Raises:
+      JaxsegError: the same errors as in training.
+    """
+    dataset = report.dataset
+    share, processes = config.train.batch_size * config.optim.accumulate / jax.process_count(), jax.process_count()
+    each = f"each of {processes} processes" if processes > 1 else "its process"
+    report.lines.append(f"scale    a training step reads {scale.text(share * report.read)} in {each}")
+    report.warnings += sides.warnings(dataset.labels, recipe, config.train.augment, config.infer.mirror)
+    try:
+        splits = check_examples(config, dataset, report.listing(), report)
+        report.warnings += duplicates.across(report.copies.near, report.copies.patients, splits)
+        report.warnings += datasets.contradictions(dataset)
+    finally:
+        output.say(str(report), result=True)
+        errors = {case: f"[{error.code}] {error}" for case, error in report.errors.items()}
+        output.event("check", cases=len(dataset.cases), facts=report.lines, warnings=report.warnings, errors=errors)
 
 
 def _traced(key: str, function, *arguments):

@@ -7,7 +7,8 @@
 Suites: models (forward pass, training step), infer (sliding window), ops (distance transform, connected components, convolutions;
 on a GPU the hand-written kernels), data (augmented samples per second), startup (time from the command to the first step, cold
 and warm), training (a whole training: seconds to a Dice of 0.80), scaling (cost against size), large (many cases, before the
-first step), medicai (networks of that library, in a separate environment: `suites/medicai.py`).
+first step), devices (a step on up to 256 fake devices: memory and exchanges), medicai (networks of that library, in a separate
+environment: `suites/medicai.py`).
 For each row two processes, jaxseg and the peer, are timed alternately; figures are medians. The last column is jaxseg / peer: for
 times a value below 1 means that jaxseg is faster, for rates a value above 1. FAILED means that the two results differ. Rows are
 appended to OUTPUT/bench.csv as they are measured; OUTPUT/bench.md has the newest row of each measurement on this machine;
@@ -31,7 +32,7 @@ from jaxseg.bench.side import Options
 from jaxseg.types import ConfigError, JaxsegError
 
 TOGETHER = 8  # tasks of one case that share a pair of processes and its time limit
-SUITES = ("models", "infer", "ops", "data", "startup", "training", "scaling", "large", "medicai")
+SUITES = ("models", "infer", "ops", "data", "startup", "training", "scaling", "large", "devices", "medicai")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -16,6 +16,7 @@ CHOICES = {
     "data.bad_cases": ("stop", "skip"),
     "data.missing_masks": ("skip", "empty"),
     "data.positions": ("uniform", "centre_clipped"),
+    "data.store_dtype": ("float32", "float16"),
     "data.store_engine": ("memmap", "zarr3"),
     "data.target": ("labels", "edges", "composite"),
     "optim.name": ("adam", "adamw", "adagrad", "sgd"),
@@ -54,7 +55,8 @@ VOLUMES_ONLY = (
     "infer.roi",
 )
 PATCHES_ONLY = (
-    "data.store_engine",
+    "data.store_address",
+    "data.store_dtype",
     "data.per_volume",
     "data.foreground",
     "data.positions",
@@ -87,6 +89,7 @@ NEUTRAL = (
     "variant",
     "data.workers",
     "data.store_engine",
+    "data.store_address",
     "data.prepare_workers",
     "eval.batch_size",
     "eval.thresholds",

@@ -10,7 +10,8 @@ _OF: dict[Any, str] = {
     "data.previous_labels "
     "data.positions data.root data.split data.split_file data.target model.name model.init optim.name schedule.name train.best "
     "train.dtype eval.empty eval.lesions eval.split infer.accumulator infer.blend infer.positions infer.roi "
-    "infer.uncertainty search.objective data.store_engine data.plane report.before report.names explain.layer explain.region "
+    "infer.uncertainty search.objective data.store_engine data.store_dtype data.store_address "
+    "data.plane report.before report.names explain.layer explain.region "
     "plan.rules "
     "infer.merge infer.sums",
     int: "seed data.channels data.fold data.folds data.max_samples data.per_volume data.rank data.split_seed data.workers "

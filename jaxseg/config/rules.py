@@ -50,6 +50,11 @@ def check_data(flat: dict[str, Any]) -> None:
         f"must be {shape} for data.rank={rank}, each at least {'8' if rank == 2 else '1 (1 across the slices for 2-D kernels)'}",
     )
     rule(flat, "data.size", math.prod(size) <= MAX_VOXELS, f"must be at most {MAX_VOXELS} {'pixels' if rank == 2 else 'voxels'}")
+    address = flat["data.store_address"]
+    known = not address or address.startswith(("gs://", "s3://", "file:///"))
+    rule(flat, "data.store_address", known, "must begin with gs://, s3:// or file:///; leave it empty for the cache folder")
+    if address and flat["data.store_engine"] != "zarr3":
+        rule(flat, "data.store_address", False, "needs data.store_engine='zarr3'; set it, or leave the address empty")
     rule(flat, "data.window", len(flat["data.window"]) in (0, 2), "must be (level, width) in HU, or () for no window")
     if len(flat["data.window"]) == 2:
         rule(flat, "data.window", flat["data.window"][1] > 0, "the width must be above 0 HU")

@@ -289,10 +289,11 @@ def load(config, dataset: DataSet, recipe: Recipe, log, *, channel_run: str | Pa
         of_stage = cascades.staged(config, dataset, stages, skip=how["bad_share"] > 0, share=share, log=log)
         dataset, made_by = of_stage.dataset, of_stage.digest
     if recipe.fit == "patches":
-        store = per_case.open_or_build(dataset, recipe, engine=config.data.store_engine, **how)
+        form = {"engine": config.data.store_engine, "stored": config.data.store_dtype, "address": config.data.store_address}
+        store = per_case.open_or_build(dataset, recipe, **form, **how)
     else:
         make, made_by = channel_of(recipe, channel_run)
-        store = caches.open_or_build(dataset, recipe, extra=make, extra_id=made_by, **how)
+        store = caches.open_or_build(dataset, recipe, extra=make, extra_id=made_by, engine=config.data.store_engine, **how)
     _log_left_out(store, log)
     if config.data.whole:
         store = cascades.downsampled(store, recipe, coordinates=config.data.coordinates, log=log.say)

@@ -1,5 +1,6 @@
 """The state of a training run: one dictionary with all arrays that the next step depends on."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -87,6 +88,11 @@ class Storage(NamedTuple):
             key: jax.tree.map(lambda a, key=key: jax.device_put(a, self._place(key, a, mesh)), v)
             for key, v in self.join(state).items()
         }
+
+    def shapes(self, state: TrainState, mesh: Mesh) -> TrainState:
+        """Return the shapes and places of what `place` returns, without placing anything."""
+        shape = lambda key, a: jax.ShapeDtypeStruct(np.shape(a), a.dtype, sharding=self._place(key, a, mesh))
+        return {key: jax.tree.map(functools.partial(shape, key), v) for key, v in self.join(state).items()}
 
     def held(self, tree):
         """Lay out arrays of SHARED, in a jitted function, as the devices hold them between two steps."""

@@ -49,8 +49,10 @@ def shown(value: Any, limit: int = 60) -> str:
     return f"a {type(value).__name__}"
 
 
-def check_regular(path: str | Path, *, folder_too: bool = False) -> None:
-    """Refuse a path that is not a regular file (or folder, if `folder_too`), without opening it. Links are followed.
+def check_regular(path: str | Path, *, folder_too: bool = False) -> bool:
+    """Refuse a path that is not a regular file (or folder, if `folder_too`), without opening it; returns whether it is a folder.
+
+    Links are followed.
 
     Raises:
       DataError: DATA_MISSING if it does not exist or is the pointer of a file that was not fetched, DATA_PATH for pipes, devices
@@ -75,6 +77,7 @@ def check_regular(path: str | Path, *, folder_too: bool = False) -> None:
         )
     if stat.S_ISREG(mode) and about.st_size < POINTER_BYTES:
         _check_there(path)
+    return stat.S_ISDIR(mode)
 
 
 def _check_there(path: str | Path) -> None:

@@ -5,6 +5,8 @@ cascade), to which value it is changed and which function of facets.py then give
 that the data set decides on (setup.DATASET_OPTIONS) needs one row, under the data set that takes it.
 """
 
+import tempfile
+
 import pytest
 
 from configs._base import base
@@ -69,6 +71,7 @@ SEARCH = {
     "model__softmax": True,
     "search__trials": 3,
 }
+STORE = f"file://{tempfile.gettempdir()}/jaxseg-tests-store"
 IDLE = ("has no effect",)
 ROWS = {
     "name": alike("other", "record"),
@@ -174,7 +177,12 @@ ROWS = {
     "data.max_samples": both(2, "stream", train__batch_size=1),
     "data.workers": both(2, "readers"),
     "data.prepare_workers": both(2, "preparers"),
-    "data.store_engine": volumes("zarr3", "files_of_the_store"),
+    "data.store_engine": both("zarr3", "files_of_the_store"),
+    "data.store_address": {
+        "slices": row(STORE, ("needs data.rank=3|needs data.fit='patches'",), data__store_engine="zarr3"),
+        "volumes": row(STORE, "files_of_the_store", data__store_engine="zarr3"),
+    },
+    "data.store_dtype": volumes("float16", "stream"),
     "data.readers": both(((".png", "tests.config.facets:area"),), ("already reads files",), by="cases"),
     "data.transforms": both((("tests.config.facets:darker", {}),), "stream"),
     "model.name": {"slices": row("unet_test", "weights"), "volumes": row("unet3d_test", "weights")},

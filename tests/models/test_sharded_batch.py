@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxseg.bench import collectives
 from jaxseg.losses import TERMS
 from jaxseg.losses import compose as losses
 from jaxseg.models import create_model, functional, registry
@@ -14,7 +15,6 @@ from jaxseg.models.base import Outputs
 from jaxseg.models.functional import ForwardContext
 from jaxseg.ops import devices
 from jaxseg.ops.conv.cpu.onednn import library
-from tests import collectives
 from tests.models.representatives import SIZES
 
 pytestmark = pytest.mark.usefixtures("unoptimised")  # the law holds whatever XLA makes of the program

@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxseg.bench import collectives
 from jaxseg.config import space as rules
 from jaxseg.losses import TERMS
 from jaxseg.losses import compose as losses
@@ -15,7 +16,6 @@ from jaxseg.models import create_model, functional, registry
 from jaxseg.models.base import Outputs
 from jaxseg.models.functional import ForwardContext
 from jaxseg.ops import devices
-from tests import collectives
 
 pytest.importorskip("torch", reason="parity needs the extra [parity]")
 

@@ -12,11 +12,11 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxseg import ops
+from jaxseg.bench import collectives
 from jaxseg.ops import devices
 from jaxseg.ops.conv import api
 from jaxseg.ops.conv.cpu import blocks, choose, depthwise, folded, planes, products, slabs, spectral, stems, threaded
 from jaxseg.ops.conv.spec import Spec
-from tests import collectives
 
 pytestmark = pytest.mark.usefixtures("unoptimised")  # the laws hold whatever XLA makes of the program
 

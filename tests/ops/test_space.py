@@ -11,9 +11,9 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxseg import ops
+from jaxseg.bench import collectives
 from jaxseg.models.swin_unetr.windows import WindowBlock
 from jaxseg.ops import devices, space
-from tests import collectives
 
 pytestmark = pytest.mark.usefixtures("unoptimised")  # the laws hold whatever XLA makes of the program
 

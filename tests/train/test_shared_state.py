@@ -8,6 +8,7 @@ from flax import nnx
 
 from jaxseg import checkpoint
 from jaxseg.augment import compose as augmentations
+from jaxseg.bench import collectives
 from jaxseg.layers import Conv
 from jaxseg.layers.norm import BatchNorm
 from jaxseg.losses import compose as losses
@@ -17,7 +18,6 @@ from jaxseg.optim import build as optimizers
 from jaxseg.train import mesh as meshes
 from jaxseg.train import state as states
 from jaxseg.train import step as steps
-from tests import collectives
 
 pytestmark = pytest.mark.usefixtures("unoptimised")  # the laws hold whatever XLA makes of the program
 

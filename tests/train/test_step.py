@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxseg.augment import compose as augmentations
+from jaxseg.bench import collectives
 from jaxseg.losses import compose as losses
 from jaxseg.models import create_model, functional
 from jaxseg.optim import build as optimizers
@@ -15,7 +16,6 @@ from jaxseg.train import mesh as meshes
 from jaxseg.train import state as states
 from jaxseg.train import step as steps
 from jaxseg.types import ConfigError
-from tests import collectives
 
 pytestmark = pytest.mark.usefixtures("unoptimised")  # the laws hold whatever XLA makes of the program
 SIZE = 32

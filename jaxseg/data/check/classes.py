@@ -32,6 +32,12 @@ class Classes:
         for k in np.flatnonzero(counts):
             self._sizes[k][lower_end(float(counts[k]) * each)] += 1
 
+    def merge(self, other: "Classes") -> None:
+        """Add the images of another object for the same classes."""
+        self._images, self._total = self._images + other._images, self._total + other._total
+        for sizes, more in zip(self._sizes, other._sizes):
+            sizes.update(more)
+
     def lines(self) -> list[str]:
         """Return a table: per class the images with and without it, its total, and how many images have 1 to 3, 3 to 10, ..."""
         ends = sorted(set().union(*self._sizes))

@@ -39,11 +39,15 @@ class Copies:
 
     def add(self, image: np.ndarray, digest: str, case: str, patient: str) -> None:
         """Add an image [*S, C] that is not constant."""
+        self.add_thumbnail(thumbnail(image), digest, case, patient)
+
+    def add_thumbnail(self, values: np.ndarray | None, digest: str, case: str, patient: str) -> None:
+        """Add an image by the result of `thumbnail`."""
         self.patients[case] = patient
         first, whose = self._first.setdefault(digest, (case, patient))
         if whose != patient:
             self._same[tuple(sorted((first, case)))] = None
-        if self._seen % self._step == 0 and (values := thumbnail(image)) is not None:
+        if self._seen % self._step == 0 and values is not None:
             self._thumbnails.append(_Thumbnail(case, patient, digest, values))
             if len(self._thumbnails) == LIMIT:
                 self._thumbnails, self._step = self._thumbnails[::2], self._step * 2

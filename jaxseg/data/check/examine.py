@@ -1,33 +1,69 @@
 """Read and prepare every case as training would, one at a time, and report on all of them."""
 
+import base64
+import dataclasses
+import pickle
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxseg.data.check import duplicates
 from jaxseg.data.check.classes import Classes
 from jaxseg.data.check.report import DataReport
 from jaxseg.data.check.sheet import NAME as SHEET
-from jaxseg.data.check.sheet import TILES
+from jaxseg.data.check.sheet import TILES, Sheet
 from jaxseg.data.check.tally import SetCounts, describe
 from jaxseg.data.formats import remarks
 from jaxseg.data.prepare import contrast
 from jaxseg.data.prepare.labels import as_background
+from jaxseg.data.prepare.mask_values import RecordedMeanings
 from jaxseg.data.records import Case, DataSet, Recipe
 from jaxseg.data.store import bad_cases, base, cases
 from jaxseg.data.store.rows import from_records
 from jaxseg.data.store.stacked import target_mask
 from jaxseg.types import DataError
 from jaxseg.utils import files, output
+from jaxseg.utils.turns import ALONE, CaseShare
 
 Learn = Callable[[np.ndarray], np.ndarray]
 
 
+@dataclasses.dataclass
+class CaseFacts:
+    """What reading and preparing one case showed; the report adds them up in the order of the cases.
+
+    Attributes:
+      counts: the case's own counts.
+      records: one for each kept example, in the form of a store's rows.
+      copies: (thumbnail or None, digest) of each kept image that is not constant.
+      meanings: how the values of its masks were interpreted (`mask_values.RecordedMeanings`).
+      remarks: about its files (`remarks.recorded`).
+      error: the reason for which it cannot be used.
+    """
+
+    counts: SetCounts
+    records: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    copies: list[tuple[np.ndarray | None, str]] = dataclasses.field(default_factory=list)
+    meanings: list = dataclasses.field(default_factory=list)
+    remarks: list = dataclasses.field(default_factory=list)
+    error: DataError | None = None
+
+
 def examine(
-    dataset: DataSet, recipe: Recipe, *, bad_share: float = 0.0, learn: Learn | None = None, sheet: Path | None = None
+    dataset: DataSet,
+    recipe: Recipe,
+    *,
+    bad_share: float = 0.0,
+    learn: Learn | None = None,
+    sheet: Path | None = None,
+    share: CaseShare = ALONE,
 ) -> DataReport:
     """Read and prepare every case, as slices or as volumes, and collect all errors.
+
+    Several processes read a share of the cases each, and all return the report that one process would.
 
     Args:
       dataset: the data set.
@@ -35,7 +71,8 @@ def examine(
       bad_share: the fraction of cases that may be unreadable and are left out of the report's examples; with 0, the first such
         case is the report's refusal.
       learn: converts a prepared mask [*S] to the training target; None: by `recipe.target`.
-      sheet: an existing folder for a picture of some examples; None: no picture.
+      sheet: an existing folder for a picture of some examples, which process 0 writes; None: no picture.
+      share: the part of the cases that this process reads.
     Raises:
       DataError: no case has a mask.
       StorageError: the picture cannot be written.
@@ -43,17 +80,22 @@ def examine(
     report = DataReport(dataset)
     report.dataset = dataset = base.labelled(dataset, report.say)
     piece, point, unit = ("volume", "voxel", "ml") if len(recipe.size) == 3 else ("slice", "pixel", "pixels")
-    tally = SetCounts(np.zeros(len(dataset.labels) + 1, np.int64), Classes(dataset.labels, unit), piece, point)
+    counts = lambda: SetCounts(np.zeros(len(dataset.labels) + 1, np.int64), Classes(dataset.labels, unit), piece, point)
+    tally, shown = counts(), Sheet()
     records, bad = [], []
+    own = output.working_through(share.of(dataset.cases), "checking cases")
+    facts = (_look(counts(), dataset, case, recipe, learn, shown) for case in own)
+    if share.count > 1:
+        facts = iter([_unpacked(text) for text in share.in_order([_packed(found) for found in facts])])
+        sheets = share.gather([_packed(shown.few() if share.index else Sheet())])
+        shown.merge([_unpacked(text) for text in sheets])
     with remarks.collected(report.warnings.append):
-        for case in output.working_through(dataset.cases, "checking cases"):
+        for case, found in zip(dataset.cases, facts, strict=True):
             try:
-                found = _look(tally, dataset, case, recipe, learn)
+                records += _add(tally, case, found)
             except DataError as error:
                 report.errors[case.id] = error
                 _refuse(report, bad, case, error, bad_share)
-                continue
-            records += found
     left_out = bad_cases.LeftOut(tuple(bad), len(dataset.cases))
     if not records and report.refusal is None:
         report.refusal = cases.nothing_kept(dataset, cases.Tally(seen=tally.pieces))
@@ -64,10 +106,37 @@ def examine(
         report.warnings += [str(left_out)] if bad else []
     report.warnings += dataset.notes
     describe(report, tally, recipe)
-    if sheet is not None and tally.kept:
-        shown = tally.sheet.write(sheet / SHEET)
-        report.lines.append(f"pictures {min(tally.kept, TILES)} prepared {piece}s with their masks: {shown}")
+    if sheet is not None and tally.kept and not share.index:
+        path = shown.write(sheet / SHEET)
+        report.lines.append(f"pictures {min(tally.kept, TILES)} prepared {piece}s with their masks: {path}")
     return report
+
+
+def _add(tally: SetCounts, case: Case, found: CaseFacts) -> list[dict[str, Any]]:
+    """Add the facts of a case to the counts of all; returns its records.
+
+    Raises:
+      DataError: it cannot be used, or its masks contradict those of earlier cases (`Meanings.add`).
+    """
+    for text, path, amount, detail in found.remarks:
+        remarks.remark(text, path, amount, detail)
+    for path, meanings in found.meanings:
+        tally.meanings.add(case.id, path, meanings)
+    tally.merge(found.counts)
+    for values, digest in found.copies:
+        tally.copies.add_thumbnail(values, digest, case.id, case.patient)
+    if found.error is not None:
+        raise found.error
+    return found.records
+
+
+def _packed(found: Any) -> str:
+    """Return an object as text, for the other processes of this run."""
+    return base64.b64encode(zlib.compress(pickle.dumps(found), 1)).decode()
+
+
+def _unpacked(text: str) -> Any:
+    return pickle.loads(zlib.decompress(base64.b64decode(text)))  # from a process of this run
 
 
 def _refuse(report: DataReport, bad: list[bad_cases.Bad], case: Case, error: DataError, share: float) -> None:
@@ -79,34 +148,47 @@ def _refuse(report: DataReport, bad: list[bad_cases.Bad], case: Case, error: Dat
             report.refusal = refusal
 
 
-def _look(tally: SetCounts, dataset: DataSet, case: Case, recipe: Recipe, learn: Learn | None) -> list[dict[str, Any]]:
-    """Count one case, and return the records of its examples, in the form of a store's rows."""
-    records, raws, images, placed = [], [], [], False
-    for piece, example in cases.prepared_examples(dataset, recipe, case, meanings=tally.meanings):
-        tally.add(piece.mask.shape, piece.spacing, piece.image.min(), piece.image.max())
-        tally.turned += piece.turned
+def _look(counts: SetCounts, dataset: DataSet, case: Case, recipe: Recipe, learn: Learn | None, shown: Sheet) -> CaseFacts:
+    """Read and prepare one case."""
+    found, meanings = CaseFacts(counts), RecordedMeanings()
+    with remarks.recorded() as found.remarks:
+        try:
+            _examples(found, dataset, case, recipe, learn, shown, meanings)
+        except DataError as error:
+            found.error = error
+    found.meanings = meanings.found
+    return found
+
+
+def _examples(
+    found: CaseFacts, dataset: DataSet, case: Case, recipe: Recipe, learn: Learn | None, shown: Sheet, meanings: RecordedMeanings
+) -> None:
+    counts, raws, images, placed = found.counts, [], [], False
+    for piece, example in cases.prepared_examples(dataset, recipe, case, meanings=meanings):
+        counts.add(piece.mask.shape, piece.spacing, piece.image.min(), piece.image.max())
+        counts.turned += piece.turned
         if example is None:
             continue
         image, mask = example.image, example.mask
-        tally.greyed += image.shape[-1] == 1 and piece.image.shape[-1] == 3
+        counts.greyed += image.shape[-1] == 1 and piece.image.shape[-1] == 3
         raws.append(piece.raw)
         images.append(image)
         placed = piece.spacing is not None
-        known = as_background(piece.mask, len(dataset.labels))
-        if known.any() and not as_background(mask, len(dataset.labels)).any():
+        known, left = (as_background(array, len(dataset.labels)) for array in (piece.mask, mask))
+        if known.any() and not left.any():
             name = case.id if piece.index is None else f"{case.id}, slice {piece.index}"
-            tally.lost.append(
-                f"{name}: none of {np.count_nonzero(known)} foreground {tally.point}s is left at "
+            counts.lost.append(
+                f"{name}: none of {np.count_nonzero(known)} foreground {counts.point}s is left at "
                 f"{' x '.join(map(str, mask.shape))}"
             )
-        tally.keep(example)
-        tally.scale.add(example, recipe)
-        records.append(_record(example, recipe, learn))
-        if not records[-1]["constant"]:
-            tally.copies.add(image, records[-1]["digest"], case.id, case.patient)
+        counts.keep(example)
+        shown.add(image, left)
+        counts.scale.add(example, recipe)
+        found.records.append(_record(example, recipe, learn))
+        if not found.records[-1]["constant"]:
+            found.copies.append((duplicates.thumbnail(image), found.records[-1]["digest"]))
     if raws:
-        tally.levels.append(contrast.levels_of(case.id, raws, images, placed=placed))
-    return records
+        counts.levels.append(contrast.levels_of(case.id, raws, images, placed=placed))
 
 
 def _record(example: cases.PreparedExample, recipe: Recipe, learn: Learn | None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class DataReport:
       refusal: the error with which preparation for training would end; None if it would succeed.
       examples: all usable examples; None if there is a refusal.
       copies: finds similar images.
+      read: bytes that a training example reads.
     """
 
     dataset: DataSet
@@ -33,6 +34,7 @@ class DataReport:
     refusal: DataError | None = None
     examples: Listing | None = None
     copies: Copies = dataclasses.field(default_factory=Copies)
+    read: int = 0
 
     def listing(self) -> Listing:
         """Return the examples.

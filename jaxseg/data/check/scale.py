@@ -42,6 +42,11 @@ class Needs:
         share = min(1.0, math.prod(recipe.size) / example.mask.size) if recipe.fit == "patches" else 1.0
         self.patch = max(self.patch, math.ceil(size * share))
 
+    def merge(self, other: "Needs") -> None:
+        """Add the examples of another object."""
+        self.examples, self.stored = self.examples + other.examples, self.stored + other.stored
+        self.largest, self.patch = max(self.largest, other.largest), max(self.patch, other.patch)
+
     def lines(self, cases: int) -> list[str]:
         """Return one line, for a data set of this many cases; [] if there are no examples."""
         if not cases or not self.examples:

@@ -1,6 +1,7 @@
 """Draw prepared images with their masks on one sheet."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,16 @@ class Sheet:
         self.found.append(int(np.count_nonzero(mask)))
         if len(self.tiles) > 4 * TILES:
             self.tiles, self.found, self._step = self.tiles[::2], self.found[::2], self._step * 2
+
+    def merge(self, others: Sequence["Sheet"]) -> None:
+        """Add pictures that other processes kept."""
+        for other in others:
+            self.tiles, self.found = self.tiles + other.tiles, self.found + other.found
+
+    def few(self) -> "Sheet":
+        """Return an object with TILES of the pictures at most, to send it."""
+        step = -(-len(self.tiles) // TILES) or 1
+        return Sheet(self.tiles[::step], self.found[::step])
 
     def write(self, path: Path) -> Path:
         """Write the sheet.

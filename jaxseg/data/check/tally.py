@@ -11,10 +11,9 @@ from jaxseg.data.check.classes import Classes
 from jaxseg.data.check.duplicates import Copies
 from jaxseg.data.check.report import DataReport
 from jaxseg.data.check.scale import Needs
-from jaxseg.data.check.sheet import Sheet
 from jaxseg.data.error_summary import FEW
 from jaxseg.data.prepare import contrast
-from jaxseg.data.prepare.labels import annotated, as_background
+from jaxseg.data.prepare.labels import annotated
 from jaxseg.data.prepare.mask_values import Meanings
 from jaxseg.data.records import Recipe
 from jaxseg.data.store.cases import PreparedExample
@@ -25,7 +24,9 @@ NAMED = 12  # classes that a warning names
 
 @dataclasses.dataclass
 class SetCounts:
-    """Counts over all examples; `pixels` [1 + K] are those of each class in the kept slices or volumes after preparation."""
+    """Counts over the examples of a case or of all cases; `pixels` [1 + K] are those of each class in the kept slices or volumes
+    after preparation.
+    """
 
     pixels: np.ndarray
     classes: Classes
@@ -46,7 +47,6 @@ class SetCounts:
     meanings: Meanings = dataclasses.field(default_factory=Meanings)  # of the masks' values
     spacings: set = dataclasses.field(default_factory=set)
     copies: Copies = dataclasses.field(default_factory=Copies)
-    sheet: Sheet = dataclasses.field(default_factory=Sheet)
     scale: Needs = dataclasses.field(default_factory=Needs)
 
     def add(self, shape: tuple[int, ...], spacing: tuple[float, ...] | None, low, high) -> None:
@@ -66,7 +66,16 @@ class SetCounts:
         self.bytes += example.image.nbytes + example.mask.nbytes
         self.pixels += counts
         self.classes.add(counts[1:], math.prod(example.grid["spacing"]) / 1000 if self.piece == "volume" else 1.0)
-        self.sheet.add(example.image, as_background(example.mask, len(self.pixels) - 1))
+
+    def merge(self, other: "SetCounts") -> None:
+        """Add the counts of another case; meanings, copies and pictures are added by themselves."""
+        for name in ("pixels", "pieces", "kept", "empty", "left_out", "bytes", "levels", "greyed", "turned", "lost"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.lowest, self.highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
+        self.sizes.update(other.sizes)
+        self.spacings |= other.spacings
+        self.classes.merge(other.classes)
+        self.scale.merge(other.scale)
 
 
 def describe(report: DataReport, tally: SetCounts, recipe: Recipe) -> None:
@@ -112,7 +121,7 @@ def describe(report: DataReport, tally: SetCounts, recipe: Recipe) -> None:
     report.lines += [f"scale    {line}" for line in tally.scale.lines(len(dataset.cases) - len(report.errors))]
     report.lines += [f"levels   {line}" for line in contrast.table(tally.levels, recipe.modalities)]
     report.warnings += [*contrast.warnings(tally.levels, recipe), *tally.copies.warnings()]
-    report.copies = tally.copies
+    report.copies, report.read = tally.copies, tally.scale.patch
     _disk(report, tally.bytes)
     _warn(report, tally, strata)
 

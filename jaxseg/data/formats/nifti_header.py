@@ -5,6 +5,7 @@ errors that are refused here.
 """
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 
@@ -19,6 +20,7 @@ SIZES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 _MAGIC = {348: b"n+1\0", 540: b"n+2\0\r\n\x1a\n"}
 _PAIR = {348: b"ni1\0", 540: b"ni2\0\r\n\x1a\n"}
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
+_EMPTY = {size: kind().binaryblock for size, kind in SIZES.items()}
 _UNREAL = {1: "1-bit", 32: "complex", 128: "RGB", 1536: "128-bit float", 1792: "complex", 2048: "complex", 2304: "RGBA"}
 _GEOMETRY = (
     "dim",
@@ -90,7 +92,7 @@ def parse(block: bytes, path: str | Path, *, allow_missing_geometry: bool = Fals
     """
     bad = lambda found, rule, remedy=_EXPORT: refusal("DATA_HEADER", path, found, rule, remedy)
     size, order = header_size(block, path)
-    raw = SIZES[size](bytes(block), endianness=order, check=False)
+    raw = np.frombuffer(bytes(block), _dtype_of_header(size, order))[0]
     magic = bytes(block[344:348] if size == 348 else block[4:12])
     if magic == _PAIR[size]:
         raise bad("header of a .hdr/.img pair", "must be a single file", "convert it to one .nii.gz")
@@ -102,11 +104,16 @@ def parse(block: bytes, path: str | Path, *, allow_missing_geometry: bool = Fals
     if not (math.isfinite(offset) and offset == int(offset) and size + 4 <= offset <= _MAX_OFFSET):
         raise bad(f"vox_offset = {offset:g}", f"must be a whole number in {size + 4}..{_MAX_OFFSET}")
     slope, inter = _scaling(raw, bad)
-    clean = SIZES[size]()
+    clean = SIZES[size](_EMPTY[size], check=False)
     for name in _GEOMETRY:
         clean[name] = raw[name]
     affine = _affine(clean, len(dims), shape, path, bad, allow_missing_geometry)
     return VoxelLayout(clean, dims, shape, dtype, int(offset), slope, inter, affine)
+
+
+@functools.cache
+def _dtype_of_header(size: int, order: str) -> np.dtype:
+    return SIZES[size].template_dtype.newbyteorder(order)
 
 
 def _dims(raw, bad) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -199,11 +206,11 @@ def _affine(header, ndim: int, shape: tuple[int, ...], path, bad, allow_missing:
 
 def _chosen(header, sform: int, qform: int, path, geometry) -> np.ndarray:
     """Return the affine to use: the sform, unless its voxel sizes contradict pixdim while those of the qform agree with it."""
-    by_qform = _qform(header) if qform else None
     if not sform:
-        if by_qform is None:
+        affine = _qform(header)
+        if affine is None:
             raise geometry("the qform's quaternion is not a rotation", "b, c, d must have length at most 1")
-        return by_qform
+        return affine
     affine = header.get_sform()
     zooms, lengths = np.asarray(header["pixdim"][1:4], np.float64), np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(lengths).all() or np.all(np.abs(lengths - zooms) <= SIZES_AGREE * zooms):
@@ -213,6 +220,7 @@ def _chosen(header, sform: int, qform: int, path, geometry) -> np.ndarray:
     if _unset(zooms) and not _unset(lengths):
         remark(f"{contradiction}, which is not set; the sform's are used", path, detail=sizes)
         return affine
+    by_qform = _qform(header) if qform else None
     if by_qform is not None and (_unset(lengths) or sform > 1):  # an affine to another scan or a template may scale
         remark(f"{contradiction}; qform and pixdim are used", path, detail=sizes)
         return by_qform
@@ -233,9 +241,10 @@ def _unset(sizes: np.ndarray) -> bool:
 
 def is_singular(affine: np.ndarray) -> bool:
     """Return whether the three voxel axes are linearly dependent (volume of the unit axes at most 1e-4)."""
-    columns = affine[:3, :3]
-    lengths = np.linalg.norm(columns, axis=0)
-    return not (np.all(lengths > 1e-9) and abs(np.linalg.det(columns / lengths)) > 1e-4)
+    (a, b, c), (d, e, f), (g, h, i) = affine[:3, :3].tolist()
+    lengths = [math.hypot(*column) for column in ((a, d, g), (b, e, h), (c, f, i))]
+    volume = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+    return not (all(length > 1e-9 for length in lengths) and abs(volume) > 1e-4 * math.prod(lengths))
 
 
 def corner_distance(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> tuple[float, tuple[int, ...]]:

@@ -49,9 +49,9 @@ def read_volume(
       DataError: the path or the content cannot be used; `code` says why.
       ConfigError: DICOM without pydicom.
     """
-    guard.check_regular(path, folder_too=True)
+    folder = guard.check_regular(path, folder_too=True)
     with guard.reading(path, "image", quote=False):
-        if Path(path).is_dir():
+        if folder:
             return dicom.read_dicom(path, max_voxels=max_voxels)
         if has_suffix(path, nifti.SUFFIXES):
             return nifti.read_nifti(
@@ -168,7 +168,8 @@ def check_pair(image: Volume, mask: Volume) -> None:
             "mask and image must have the same spatial shape",
             "check that they belong together, or resample the mask",
         )
-    if rank == 2:
+    same = image.affine.dtype == mask.affine.dtype and image.affine.tobytes() == mask.affine.tobytes()
+    if rank == 2 or same and np.isfinite(image.affine).all():
         return
     (distance, corner), allowed = corner_distance(image.affine, mask.affine, a), tolerance(image.affine, mask.affine)
     if not distance <= allowed:

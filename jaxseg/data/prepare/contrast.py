@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxseg.data.prepare.statistics import percentiles
 from jaxseg.data.records import Recipe
 
 QUANTILES = (0, 1, 50, 99, 100)  # per cent: lowest, almost lowest, median, almost highest, highest
@@ -131,10 +132,8 @@ def _quantiles(pieces: Sequence[np.ndarray]) -> np.ndarray:
     flat = [p.reshape(-1, p.shape[-1]) for p in pieces]
     step = max(1, sum(len(f) for f in flat) // SAMPLES)
     drawn = np.concatenate([f[::step] for f in flat]).astype(np.float32)
-    found = np.percentile(drawn, QUANTILES, axis=0)
-    found[0] = np.min([f.min(0) for f in flat], axis=0)
-    found[-1] = np.max([f.max(0) for f in flat], axis=0)
-    return found.T
+    least, most = ([getattr(f, which)(0) for f in flat] for which in ("min", "max"))
+    return np.stack([np.min(least, axis=0), *percentiles(drawn, QUANTILES[1:-1]), np.max(most, axis=0)]).T
 
 
 def _kept(found: Levels, low: float, high: float) -> float:

@@ -28,6 +28,7 @@ follow one another, as in "zscore_own_nonzero>percentiles" (`steps_of`).
 
 import numpy as np
 
+from jaxseg.data.prepare.statistics import percentiles
 from jaxseg.data.records import Recipe
 from jaxseg.types import ConfigError, DataError
 from jaxseg.utils.lookup import lookup
@@ -276,7 +277,7 @@ def brain(array: np.ndarray) -> np.ndarray:
                 f"channel {c} holds no voxel above 0, so it shows no brain; check the file, or leave the modality out",
                 "DATA_EMPTY",
             )
-        np.clip(values, *np.percentile(values, PERCENTILES), out=values)
+        np.clip(values, *percentiles(values, PERCENTILES), out=values)
         values -= values.mean()
         values /= max(float(np.sqrt(np.mean(np.square(values)))), FLOOR)
         scores[..., c][inside] = values

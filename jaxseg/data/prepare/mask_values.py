@@ -237,3 +237,18 @@ class Meanings:
             doubt = f"; more than half is foreground: if that is wrong, set config.{KEY}" if doubt else ""
             lines.append(f"{kind} in {files} file{'s' if files > 1 else ''}: {text}{more}{doubt}")
         return lines
+
+
+class RecordedMeanings:
+    """Replaces `Meanings` while one case is prepared: records the calls, as [file, meanings], so that they can be made later.
+
+    Attributes:
+      found: the records, JSON-able.
+    """
+
+    def __init__(self):
+        self.found: list = []
+
+    def add(self, case: str, path: Path | str, found: Iterable[Meaning]) -> None:
+        """As `Meanings.add`; checks nothing."""
+        self.found.append([str(path), [list(meaning) for meaning in found]])

@@ -1,17 +1,23 @@
 """The .npy files of a store: written with their digest, opened as memory maps, extended row by row."""
 
+import functools
 import hashlib
+import io
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxseg.types import DataError, StorageError
 
 _LOADING = threading.Lock()  # np.load parses headers with `ast`, which several threads may not before CPython 3.11.8 (gh-106905)
+THOUSAND = 1000  # examples in a folder: directories of some 100,000 files are slow on network file systems
+ALIGNED = 64  # arrays that share a file start at multiples of so many bytes
+KEPT = 64  # examples or files whose maps stay open for `PerCase.kept`; each holds three file descriptors
 PIECE = 1 << 22  # bytes of a file that are read at once
 
 
@@ -42,15 +48,38 @@ def open_array(path: Path, dtype: np.dtype, shape: tuple[int, ...], whose: str =
     return array
 
 
+def open_bytes(path: Path) -> np.ndarray:
+    """Map a file's bytes, uint8 [n].
+
+    Raises:
+      DataError: it is missing (DATA_CHANGED).
+    """
+    try:
+        return np.memmap(path, np.uint8, "r")
+    except (OSError, ValueError) as error:
+        raise damaged(path.parent, f"{path.name}: {error}") from error
+
+
 def write_array(path: Path, array: np.ndarray, *, sync: bool = True) -> tuple[int, str]:
     """Write a .npy file and, with `sync`, wait until it is on the disk; returns (its size in bytes, its `file_digest`)."""
-    with open(path, "wb") as file:
-        hashing = _Hashing(file)
-        np.save(hashing, array, allow_pickle=False)
+    array = np.ascontiguousarray(array)
+    header, digest = _header(array.dtype.str, array.shape), hashlib.blake2b(digest_size=16)
+    with open(path, "wb", buffering=0) as file:
+        for content in (header, memoryview(array.reshape(-1).view(np.uint8))):
+            digest.update(content)
+            while content:  # the system writes at most 2 GiB at once
+                content = content[file.write(content) :]
         if sync:
-            file.flush()
             os.fsync(file.fileno())
-        return file.tell(), hashing.digest.hexdigest()
+    return len(header) + array.nbytes, digest.hexdigest()
+
+
+@functools.lru_cache(1024)  # masks and images of one size have two
+def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """Return the first bytes of a .npy file, as `np.save` writes them."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return file.getvalue()
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
@@ -85,6 +114,26 @@ def sync_files(paths: Sequence[Path]) -> None:
             os.fsync(file.fileno())
 
 
+def as_half(image: np.ndarray, case: str) -> tuple[np.ndarray, float]:
+    """Return an image in float16, and the largest change of a value.
+
+    Raises:
+      DataError: a value is beyond float16's largest (DATA_IMAGE).
+    """
+    largest = np.abs(image).max(initial=0)
+    if largest > np.finfo(np.float16).max:
+        raise DataError(
+            f"case {case}: prepared values up to {largest:g}; float16 holds at most 65504: leave data.store_dtype at 'float32'",
+            "DATA_IMAGE",
+        )
+    return (half := image.astype(np.float16)), float(np.abs(image - half).max(initial=0))
+
+
+def content_digest(array: np.ndarray) -> str:
+    """Return the blake2b digest (16 bytes) of an array's bytes in C order."""
+    return hashlib.blake2b(np.ascontiguousarray(array).reshape(-1).view(np.uint8), digest_size=16).hexdigest()
+
+
 def file_digest(path: Path) -> str:
     """Return the blake2b digest (16 bytes) of a file, which is read in pieces to save memory.
 
@@ -99,17 +148,6 @@ def file_digest(path: Path) -> str:
     except OSError as error:
         raise damaged(path.parent, f"{path.name}: {error}") from error
     return digest.hexdigest()
-
-
-class _Hashing:
-    """A file object that computes a digest of all that is written to it."""
-
-    def __init__(self, file):
-        self._file, self.digest = file, hashlib.blake2b(digest_size=16)
-
-    def write(self, data) -> int:
-        self.digest.update(data)
-        return self._file.write(data)
 
 
 class Growing:
@@ -145,3 +183,81 @@ class Growing:
                 raise RuntimeError(f"the header of {self._file.name} grew over the data: {self.count} examples")
             self._file.flush()
             os.fsync(self._file.fileno())
+
+
+class OpenMaps:
+    """A cache of the memory maps of the KEPT examples or files opened last, shared by the threads that read batches and patches.
+
+    A copy (for example for another process) starts empty.
+    """
+
+    def __init__(self):
+        self._maps: dict[int | Path, Any] = {}
+        self._lock = threading.Lock()
+
+    def get(self, i: int | Path, open_maps: Callable[[], Any]) -> Any:
+        """Return the maps of example or file i: from the cache, else from `open_maps()`; new maps replace the oldest ones."""
+        with self._lock:
+            maps = self._maps.get(i)
+        if maps is None:
+            opened = open_maps()  # outside the lock: a slow disk holds up no thread that reads another example
+            with self._lock:
+                maps = self._maps.setdefault(i, opened)
+                while len(self._maps) > KEPT:
+                    del self._maps[next(iter(self._maps))]
+        return maps
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._maps)
+
+    def __reduce__(self):
+        return OpenMaps, ()
+
+
+def thousand_of(folder: Path, i: int) -> str:
+    """Return the folder of example i."""
+    return f"{folder}/{i // THOUSAND:03d}"
+
+
+def joined_path(folder: Path, i: int) -> Path:
+    """Return the file that example i shares with others of its thousand."""
+    return Path(f"{thousand_of(folder, i)}/joined.bin")
+
+
+class Joined:
+    """Writes small examples in ascending order to the file of their thousand.
+
+    Args:
+      folder: the store's folder.
+    Attributes:
+      paths: the files.
+    """
+
+    def __init__(self, folder: Path):
+        self.paths: list[Path] = []
+        self._folder, self._file, self._thousand = folder, None, -1
+
+    def write(self, i: int, arrays: Iterable[np.ndarray]) -> list[int]:
+        """Write the arrays of example i; returns where each starts in the file."""
+        starts = []
+        if i // THOUSAND != self._thousand:
+            self.close()
+            path, self._thousand = joined_path(self._folder, i), i // THOUSAND
+            path.parent.mkdir(exist_ok=True)
+            self._file = open(path, "wb")
+            self.paths.append(path)
+        for array in arrays:
+            starts.append(self._file.tell())
+            self._file.write(array.tobytes() + bytes(-array.nbytes % ALIGNED))
+        return starts
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> "Joined":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()

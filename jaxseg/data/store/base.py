@@ -235,9 +235,9 @@ def open_manifest(folder: Path, *layouts: str) -> dict[str, Any]:
         raise damaged(folder, str(error)) from error
 
 
-def layout_of(folder: Path) -> str:
-    """Return the layout of a store whose manifest `open_manifest` has read."""
-    return json.loads((folder / MANIFEST).read_text())["layout"]
+def entry(folder: Path, name: str, default: Any = None) -> Any:
+    """Return an entry of the manifest of a store that `open_manifest` has read, such as "layout"."""
+    return json.loads((folder / MANIFEST).read_text()).get(name, default)
 
 
 def read_files(dataset: DataSet, case: Case, meanings: Meanings | None = None) -> tuple[list[Volume], Volume]:

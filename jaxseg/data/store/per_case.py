@@ -5,8 +5,9 @@ reads only its own bytes.
       000/000000.image.npy       float32 [X, Y, Z, C]; of slices and pictures uint8 or float32 [H, W, C] (`examples.dtype_of`)
       000/000000.mask.npy        uint8 or uint16 [*S]
       000/000000.foreground.npy  uint32 [n], flat indices of voxels of class 1, then of class 2, ... (`foreground.index`)
+      000/joined.bin             the same arrays, without headers, of examples whose case has at most 1 MiB
 
-with the examples 1000 n to 1000 n + 999 in folder n; with the engine zarr3 000/000000.image.zarr, ... (`engines`).
+with the examples 1000 n to 1000 n + 999 in folder n; with the engine zarr3 000/000000.image.zarr, ... for all (`engines`).
 
 A previous stage's classes are the last channel of the files, as numbers; `PerCase` returns a channel for each of them.
 
@@ -15,8 +16,8 @@ contains only those parts of the recipe on which the bytes depend: runs with dif
 """
 
 import dataclasses
-import os
-import threading
+import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,19 +30,34 @@ from jaxseg.data.prepare.examples import dtype_of, one_hot
 from jaxseg.data.prepare.labels import dtype_for
 from jaxseg.data.records import DataSet, Recipe
 from jaxseg.data.store import bad_cases, base, cases, foreground, preparing, rows
-from jaxseg.data.store.arrays import sync_files, write_array
-from jaxseg.data.store.engines import ENGINES
+from jaxseg.data.store.arrays import (
+    Joined,
+    OpenMaps,
+    as_half,
+    content_digest,
+    damaged,
+    joined_path,
+    open_bytes,
+    sync_files,
+    thousand_of,
+    write_array,
+)
+from jaxseg.data.store.engines import StoreEngine, engine_at
 from jaxseg.data.store.fingerprint import Sources
 from jaxseg.data.store.parts import Parts
 from jaxseg.data.store.preparing import ALONE, FOLDERS, CaseProgress, HostShare
 from jaxseg.types import DataError
 from jaxseg.utils import files
 
-LAYOUT = "per case, a thousand to a folder"
-LAYOUTS = {"memmap": LAYOUT, "zarr3": f"{LAYOUT}, as zarr"}  # by the engine
-THOUSAND = 1000  # examples in a folder: directories of some 100,000 files are slow on network file systems
+LAYOUT = "per case, a thousand to a folder, small ones joined"
+LAYOUTS = {  # by the engine and the type of stored images
+    ("memmap", "float32"): LAYOUT,
+    ("zarr3", "float32"): f"{LAYOUT}, as zarr",
+    ("memmap", "float16"): f"{LAYOUT}, in float16",
+    ("zarr3", "float16"): f"{LAYOUT}, as zarr in float16",
+}
 KINDS = {"image": "digest", "mask": "mask_digest", "foreground": "foreground_digest"}  # arrays, and their digests' columns
-KEPT = 64  # examples whose maps stay open for `PerCase.kept`; each holds three file descriptors
+OWN = [-1] * len(KINDS)  # column "start" of an example with files of its own
 
 
 class Maps(NamedTuple):
@@ -52,55 +68,32 @@ class Maps(NamedTuple):
     foreground: Any
 
 
-class _OpenMaps:
-    """A cache of the memory maps of the KEPT examples opened last, shared by the threads that read batches and patches.
-
-    A copy (for example for another process) starts empty.
-    """
-
-    def __init__(self):
-        self._maps: dict[int, Maps] = {}
-        self._lock = threading.Lock()
-
-    def get(self, i: int, open_maps: Callable[[], Maps]) -> Maps:
-        """Return the maps of example i: from the cache, else from `open_maps()`; new maps replace the oldest ones."""
-        with self._lock:
-            maps = self._maps.get(i)
-        if maps is None:
-            opened = open_maps()  # outside the lock: a slow disk holds up no thread that reads another example
-            with self._lock:
-                maps = self._maps.setdefault(i, opened)
-                while len(self._maps) > KEPT:
-                    del self._maps[next(iter(self._maps))]
-        return maps
-
-    def __len__(self) -> int:
-        with self._lock:
-            return len(self._maps)
-
-    def __reduce__(self):
-        return _OpenMaps, ()
-
-
 @dataclasses.dataclass(frozen=True)
 class PerCase(base.Store):
     """A store of examples of any size.
 
     Attributes:
       engine: name of what wrote the arrays.
-      rows: N records {case, patient, stratum, shape ([*S]), spacing (mm), scan_shape and scan_spacing (before resampling,
+      stored: in which type float32 images lie on the disk, "float32" or "float16"; they are read as float32.
+      address: where the arrays lie if not in the folder ("gs://bucket/folder").
+      rows: N records {case, patient, stratum, start ([3], where the arrays lie in the file of joined examples; -1 for files of
+        their own; absent if all have some), shape ([*S]), spacing (mm), scan_shape and scan_spacing (before resampling,
         in the common order), span ([C, 2], lowest and highest value of each channel), foreground and kept ([K]), bytes ([3],
-        sizes of the files), digest, mask_digest and foreground_digest (blake2b of the files)}, of slices and pictures also
-        slice (index in the file) and constant (whether the image is one value).
+        sizes of the files or arrays), digest, mask_digest and foreground_digest (blake2b of them)}, in float16 also
+        rounding (the largest change of a value), of slices and pictures slice (index in the file) and constant (whether the
+        image is one value).
     """
 
     engine: str = dataclasses.field(default="memmap", kw_only=True)
-    _open: _OpenMaps = dataclasses.field(default_factory=_OpenMaps, init=False, repr=False, compare=False)
+    stored: str = dataclasses.field(default="float32", kw_only=True)
+    address: str = dataclasses.field(default="", kw_only=True)
+    _joined: OpenMaps = dataclasses.field(default_factory=OpenMaps, init=False, repr=False, compare=False)
+    _open: OpenMaps = dataclasses.field(default_factory=OpenMaps, init=False, repr=False, compare=False)
 
     def image(self, i: int) -> np.ndarray:
         """Return the image of example i, [*S, C], after checking its digest; a map of a .npy file, else all of it decoded."""
         self.check(i)
-        return self._expanded(self._map(i, "image", self.dtype, (*self.shape(i), self._stored))[()])
+        return self._float(self._map(i, "image", self._on_disk, (*self.shape(i), self._stored))[()])
 
     def mask(self, i: int) -> np.ndarray:
         """Return the classes 0..K of example i, [*S], after checking its digest; as `image`."""
@@ -129,10 +122,18 @@ class PerCase(base.Store):
         """The dtype of the images."""
         return dtype_of(self.recipe, self.rank)
 
+    @functools.cached_property
+    def _engine(self) -> StoreEngine:
+        return engine_at(self.engine, self.address, self.folder.name)
+
+    @property
+    def _on_disk(self) -> np.dtype:
+        return np.dtype(self.stored) if self.dtype == np.float32 else self.dtype
+
     def read(self, i: int, box: base.Box = ()) -> tuple[np.ndarray, np.ndarray]:
         """As in `Store`; the memory maps stay open."""
         maps = self.kept(i)
-        return self._expanded(maps.image[box]), maps.mask[box]
+        return self._float(maps.image[box]), maps.mask[box]
 
     @property
     def channels(self) -> int:
@@ -144,7 +145,9 @@ class PerCase(base.Store):
         """The number of channels in the files: the classes of a previous stage are one, of class numbers."""
         return self.recipe.channels + (self.recipe.stage > 0)
 
-    def _expanded(self, image: np.ndarray) -> np.ndarray:
+    def _float(self, image: np.ndarray) -> np.ndarray:
+        """Return an image as it is read from the one on the disk."""
+        image = image.astype(self.dtype, copy=False)
         return one_hot(image, self.recipe.stage) if self.recipe.stage else image
 
     def kept(self, i: int) -> Maps:
@@ -158,21 +161,34 @@ class PerCase(base.Store):
         self.check(i)
         n = int(self.rows.columns["kept"][i].sum())
         index = self._map(i, "foreground", foreground.dtype_for(self.shape(i)), (n,))
-        image = self._map(i, "image", self.dtype, (*self.shape(i), self._stored))
+        image = self._map(i, "image", self._on_disk, (*self.shape(i), self._stored))
         return Maps(image, self._map(i, "mask", dtype_for(len(self.labels)), self.shape(i)), index)
 
     def _digests(self, i: int) -> Iterator[tuple[str, str, str]]:
         row = self.rows[i]
         for kind, column in KINDS.items():
-            found = ENGINES[self.engine].digest(self._path(i, kind))
+            piece = self._piece(i, kind)
+            found = self._engine.digest(self._path(i, kind)) if piece is None else content_digest(piece)
             yield f"the {kind} of example {i} ({row['case']})", found, row[column]
 
+    def _piece(self, i: int, kind: str) -> np.ndarray | None:
+        """Return the bytes of an array in the file of its thousand; None if it has a file of its own."""
+        starts, which = self.rows.columns.get("start"), list(KINDS).index(kind)
+        if starts is None or starts[i, which] < 0:
+            return None
+        path, start, size = joined_path(self.folder, i), int(starts[i, which]), int(self.rows.columns["bytes"][i, which])
+        content = self._joined.get(path, lambda: open_bytes(path))
+        if start + size > len(content):
+            raise damaged(path.parent, f"{path.name} has {len(content)} bytes, not {start + size}")
+        return content[start : start + size]
+
     def _map(self, i: int, kind: str, dtype, shape: tuple[int, ...]) -> Any:
-        whose = f" of {self.rows.columns['case'][i]}"
-        return ENGINES[self.engine].open(self._path(i, kind), np.dtype(dtype), shape, whose)
+        if (piece := self._piece(i, kind)) is not None:
+            return piece.view(dtype).reshape(shape)
+        return self._engine.open(self._path(i, kind), np.dtype(dtype), shape, f" of {self.rows.columns['case'][i]}")
 
     def _path(self, i: int, kind: str) -> Path:
-        return _path(self.folder, i, kind, ENGINES[self.engine].ending)
+        return _path(self.folder, i, kind, self._engine.ending)
 
 
 def open_or_build(
@@ -184,6 +200,8 @@ def open_or_build(
     workers: int | None = None,
     share: HostShare = ALONE,
     engine: str = "memmap",
+    stored: str = "float32",
+    address: str = "",
 ) -> PerCase:
     """Open the store of a data set for a recipe; it is built first if it does not exist, only once if several processes ask.
 
@@ -195,17 +213,24 @@ def open_or_build(
       workers: number of processes that prepare cases, see `preparing.CasePreparation`.
       share: which of the cases this process prepares first, and what waits for the other processes of the run.
       engine: name of what writes the arrays, one of `engines.ENGINES`.
+      stored: "float16" stores float32 images in half the bytes, and says how far that moves their values.
+      address: where zarr arrays are to lie, such as "gs://bucket/folder"; "": in the store's folder. While the store is built
+        they lie on this machine.
     Raises:
       DataError: more cases than allowed cannot be used, files changed during the build, or there is no case.
       ConfigError: the recipe is for other labels or modalities, or does not fit the images.
-      StorageError: the disk is full.
+      StorageError: the disk is full, or the address cannot be reached.
     """
     base.check_recipe(dataset, recipe)
-    sources = _sources(dataset, recipe, engine)
+    sources, layout = _sources(dataset, recipe, engine, stored, address), functools.partial(finish, stored=stored)
     final = files.cache_root() / FOLDERS[len(recipe.size)] / f"{files.plain_name(dataset.name)}-{sources.fingerprint}"
-    parts = Parts(preparing.folder_of(final, files.plain_name(dataset.name)), dataset, recipe, finish, sources, engine)
+    parts = Parts(preparing.folder_of(final, files.plain_name(dataset.name)), dataset, recipe, layout, sources, engine)
+    there = engine_at(engine, address, final.name)
+    if not final.is_dir():
+        there.reach()
     preparing.spread(parts, final, share, workers)
-    built = files.build_folder(final, lambda folder: _build(folder, parts, log, bad_share, workers))
+    about = {"layout": LAYOUTS[engine, stored], "address": address}
+    built = files.build_folder(final, lambda folder: _build(folder, parts, there, about, log, bad_share, workers))
     store = open_store(built)
     bad_cases.check(store.left_out, bad_share)  # it may have been built by a run that allows more
     return dataclasses.replace(store, recipe=recipe)  # with its own patch size
@@ -220,24 +245,30 @@ def open_store(folder: Path) -> PerCase:
       DataError: the manifest or the rows are missing, or differ from what was written (DATA_CHANGED).
     """
     written = base.open_manifest(folder, *LAYOUTS.values())
-    return PerCase(**written, engine=next(name for name, layout in LAYOUTS.items() if layout == base.layout_of(folder)))
+    engine, stored = next(names for names, layout in LAYOUTS.items() if layout == base.entry(folder, "layout"))
+    return PerCase(**written, engine=engine, stored=stored, address=base.entry(folder, "address", ""))
 
 
 def fingerprint(dataset: DataSet, recipe: Recipe) -> str:
     """Digest of all that decides a store's bytes."""
-    return _sources(dataset, recipe, "memmap").fingerprint
+    return _sources(dataset, recipe, "memmap", "float32", "").fingerprint
 
 
-def _sources(dataset: DataSet, recipe: Recipe, engine: str) -> Sources:
-    return Sources(dataset, _deciding(recipe), LAYOUTS[engine], f"{len(recipe.size)} axes")
+def _sources(dataset: DataSet, recipe: Recipe, engine: str, stored: str, address: str) -> Sources:
+    more = (LAYOUTS[engine, stored], f"{len(recipe.size)} axes", *([address] if address else []))
+    return Sources(dataset, _deciding(recipe), *more)
 
 
-def finish(recipe: Recipe, found: cases.CaseExamples) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+def finish(
+    recipe: Recipe, found: cases.CaseExamples, stored: str = "float32"
+) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
     """Return the arrays of a case's examples, "0.image", "0.mask", "0.foreground", "1.image", ..., and their rows."""
     arrays: dict[str, np.ndarray] = {}
     made: list[dict[str, Any]] = []
     for e, (image, mask, row, grid) in enumerate(found.kept):
         own, facts = _complete(image, mask, len(recipe.labels), found.left_out)
+        if image.dtype == np.float32 and stored == "float16":
+            own["image"], facts["rounding"] = as_half(image, row["case"])
         arrays |= {f"{e}.{kind}": array for kind, array in own.items()}
         made.append(row | grid | facts)
     return arrays, made
@@ -287,70 +318,54 @@ def write(
         progress.add(sum(a.nbytes for a in arrays.values()), mask.ndim, folder)
         written = {kind: write_array(_place(folder, i, kind), array) for kind, array in arrays.items()}
         found.append(_row(row | facts, written))
-    base.write_manifest(
-        folder,
-        LAYOUT,
-        rows.from_records(found),
-        _deciding(recipe),
-        name=name,
-        synthetic=synthetic,
-        regions=regions,
-        fingerprint=fingerprint,
-    )
+    about = {"name": name, "synthetic": synthetic, "regions": regions, "fingerprint": fingerprint}
+    base.write_manifest(folder, LAYOUT, rows.from_records(found), _deciding(recipe), **about)
     progress.end(len(found))
 
 
 def _deciding(recipe: Recipe) -> Recipe:
     """Return the recipe without fields that only affect patches and augmentation."""
-    return Recipe(
-        size=(),
-        window=recipe.window,
-        spacing=recipe.spacing,
-        channels=recipe.channels,
-        labels=recipe.labels,
-        intensity=recipe.intensity,
-        modalities=recipe.modalities,
-        filter=recipe.filter,
-        crop=recipe.crop,
-        blur=recipe.blur,
-        axes=recipe.axes,
-        nonzero=recipe.nonzero,
-        above=recipe.above,
-        statistics=recipe.statistics,
-        fit=recipe.fit,
-        plane=recipe.plane,
-        orientation=recipe.orientation,
-        stage=recipe.stage,
-    )
+    return dataclasses.replace(recipe, size=(), mean=(), std=(), extra=(), target="labels")
 
 
-def _build(folder: Path, parts: Parts, log: Callable[[str], None], bad_share: float, workers: int | None) -> None:
+def _build(
+    folder: Path, parts: Parts, there: StoreEngine, about: dict[str, str], log: Callable, bad_share: float, workers: int | None
+) -> None:
     dataset, recipe = parts.dataset, parts.recipe
     if not dataset.cases:
         raise DataError(f"{dataset.name}: no case under {dataset.root}; check data.root", "DATA_EMPTY")
     bad: list[bad_cases.Bad] = []
-    tally, progress, done = cases.Tally(), CaseProgress(dataset.name, len(dataset.cases), log), []
-    with remarks.collected(log), preparing.CasePreparation(parts, workers=workers) as prepared:
+    tally, progress = cases.Tally(), CaseProgress(dataset.name, len(dataset.cases), log)
+    found, own = rows.Collected(), []  # rows, and the cases with files of their own: (part, number of its first example)
+    with remarks.collected(log), preparing.CasePreparation(parts, workers=workers) as prepared, Joined(folder) as joined:
         for _, part in bad_cases.sift(dataset, lambda case: prepared(case, tally), bad_share, bad):
-            done.append(part)
             progress.add(part.bytes, len(recipe.size))
-    if not any(part.rows for part in done):
+            first, starts = len(found), {}
+            if part.ending:
+                own.append((part.done(), first, len(part.rows)))
+            for e, row in enumerate(part.rows):
+                written = {kind: part.arrays[f"{e}.{kind}"] for kind in KINDS}
+                if not part.ending:
+                    content = {kind: part.content[f"{e}.{kind}"] for kind in KINDS}
+                    written = {kind: (array.nbytes, written[kind][-1]) for kind, array in content.items()}
+                    starts = {"start": joined.write(first + e, content.values())}
+                found.extend([_row(row, written) | {"start": OWN} | starts])
+    if not found:
         raise cases.nothing_kept(dataset, tally)
-    found, moved = [], []
-    for part in done:
-        part.unmark()  # from here on the case is this store's alone
-        for e, row in enumerate(part.rows):
-            for kind in KINDS:
-                place = _place(folder, len(found), kind, part.ending)
-                os.replace(part.path(f"{e}.{kind}"), place)
-                moved += ENGINES[parts.engine].files(place)
-            found.append(_row(row, {kind: part.arrays[f"{e}.{kind}"] for kind in KINDS}))
+    moved = joined.paths
+    for part, first, count in own:
+        part.marker.unlink(missing_ok=True)  # from here on the case is this store's alone
+        for e, kind in itertools.product(range(count), KINDS):
+            place = _place(folder, first + e, kind, part.ending)
+            there.take(part.path(f"{e}.{kind}"), place)
+            moved += there.files(place)
     sync_files(moved)
+    made = found.rows()
     base.write_manifest(
         folder,
-        LAYOUTS[parts.engine],
-        rows.from_records(found),
-        _deciding(recipe),
+        rows=made,
+        recipe=_deciding(recipe),
+        **about,
         name=dataset.name,
         synthetic=dataset.synthetic,
         regions=dataset.regions,
@@ -360,8 +375,10 @@ def _build(folder: Path, parts: Parts, log: Callable[[str], None], bad_share: fl
     bad_cases.write(folder, bad_cases.LeftOut(tuple(bad), len(dataset.cases)))
     for line in tally.lines(recipe, dataset.labels):
         log(line)
-    parts.clear([])
-    progress.end(len(found))
+    if (moves := made.columns.get("rounding")) is not None:
+        log(f"{FOLDERS[len(recipe.size)]}: stored in float16, which changed values by at most {moves.max():.3g}")
+    prepared.clear()
+    progress.end(len(made))
 
 
 def _row(row: dict[str, Any], written: Mapping[str, Sequence]) -> dict[str, Any]:
@@ -371,12 +388,11 @@ def _row(row: dict[str, Any], written: Mapping[str, Sequence]) -> dict[str, Any]
 
 
 def _path(folder: Path, i: int, kind: str, ending: str = ".npy") -> Path:
-    return folder / f"{i // THOUSAND:03d}" / f"{i:06d}.{kind}{ending}"
+    return Path(f"{thousand_of(folder, i)}/{i:06d}.{kind}{ending}")
 
 
 def _place(folder: Path, i: int, kind: str, ending: str = ".npy") -> Path:
     """As `_path`, for a file to be written: its folder exists."""
     path = _path(folder, i, kind, ending)
-    if i % THOUSAND == 0:
-        path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     return path

@@ -7,6 +7,7 @@ one. The main process itself prepares the cases at which a worker failed or was 
 same for any number of workers.
 """
 
+import contextlib
 import itertools
 import math
 import os
@@ -24,7 +25,7 @@ from jaxseg.data.formats import own
 from jaxseg.data.records import Case
 from jaxseg.data.store.arrays import check_space, gib
 from jaxseg.data.store.cases import Tally
-from jaxseg.data.store.parts import Parts, PreparedCase
+from jaxseg.data.store.parts import Loose, PartIndex, Parts, PreparedCase
 from jaxseg.types import ConfigError
 from jaxseg.utils.machine import memory
 from jaxseg.utils.machine.cores import cores
@@ -35,6 +36,7 @@ PASSES = 8  # memory of preparing a case, in units of its prepared arrays (measu
 TOGETHER = 0.2  # seconds of work that a worker is given at once
 EVERY = 5.0  # seconds between lines about the progress
 FOLDERS, NOUNS = {2: "pictures", 3: "volumes"}, {2: "slices", 3: "volumes"}  # by the number of axes
+OWN, FAILED = "own", "failed"  # what a worker answers about a case that is in no pack
 _Length = struct.Struct(">Q")
 
 
@@ -84,6 +86,9 @@ class CasePreparation:
         self._parts, self._asked = parts, workers
         self._numbers = numbers if numbers is not None else range(len(parts.dataset.cases))
         self._index = {case.id: i for i, case in enumerate(parts.dataset.cases)}
+        self._found = PartIndex(parts)
+        self._loose, self._bound = Loose(parts), time.monotonic()
+        self._used: set[Path] = set()
         self._pool: _Pool | None = None
         self._decided, self._each, self._done = workers == 1, math.inf, 0
 
@@ -98,10 +103,12 @@ class CasePreparation:
         return part
 
     def _part(self, i: int) -> PreparedCase:
-        if self._pool is not None:
-            self._pool.wait(i)
-        part = self._parts.find(i)
-        if part is None:
+        if self._pool is not None and (name := self._pool.wait(i)) is not None:
+            self._found.add(i, name)
+        part = self._found.get(i)
+        if part is not None:
+            self._used.add(part.marker)
+        else:
             if self._asked not in (None, 1) and not self._decided:
                 self._start(i, self._asked)
                 return self._part(i)
@@ -115,9 +122,15 @@ class CasePreparation:
                 self._part(i)
             except Exception:  # noqa: S112 -- the process that builds the store gets the same error, and reports it
                 continue
+        self._loose.bind()
+
+    def clear(self) -> None:
+        """Remove the parts, once the store is complete."""
+        self._parts.clear(self._used | self._loose.packs)
 
     def close(self) -> None:
         """End the workers."""
+        self._found.close()
         if self._pool is not None:
             self._pool.close()
             self._pool = None
@@ -125,14 +138,23 @@ class CasePreparation:
     def __enter__(self) -> "CasePreparation":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind, *_) -> None:
         self.close()
+        if kind is not None:  # for the next start
+            with contextlib.suppress(OSError):
+                self._loose.bind()
 
     def _timed(self, i: int) -> PreparedCase:
         """Prepare a case here, and start workers for the rest if the fastest so far took long enough."""
         began = time.monotonic()
         part = self._parts.prepare(i, 1 if self._done else len(self._numbers))
         self._each, self._done = min(self._each, time.monotonic() - began), self._done + 1
+        if self._loose.add(i, part):
+            if self._loose.full or time.monotonic() - self._bound > TOGETHER:
+                self._loose.bind()
+                self._bound = time.monotonic()
+        else:
+            self._used.add(part.marker)
         if not self._decided and self._done > 1:
             left = len(self._numbers) - self._numbers.index(i) - 1 if i in self._numbers else 0
             if self._each * left > WORTH:
@@ -142,7 +164,8 @@ class CasePreparation:
     def _start(self, first: int, workers: int) -> None:
         self._decided = True
         if workers > 1:
-            self._pool = _Pool(self._parts, [i for i in self._numbers if i >= first], workers)
+            numbers = [i for i in self._numbers if i >= first and i not in self._found]
+            self._pool = _Pool(self._parts, numbers, workers) if numbers else None
 
     def _bytes(self, i: int) -> int:
         case = self._parts.dataset.cases[i]
@@ -197,8 +220,8 @@ class _Pool:
     def __init__(self, parts: Parts, numbers: Sequence[int], workers: int):
         import cloudpickle
 
-        self._ready = {i: threading.Event() for i in numbers}
-        self._left, self._lock, self._closed = iter(numbers), threading.Lock(), False
+        self._waiting, self._names = set(numbers), {}  # cases that are not finished; where the others are
+        self._left, self._changed, self._closed = iter(numbers), threading.Condition(), False
         content = cloudpickle.dumps((parts, own.registered()))
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -208,10 +231,11 @@ class _Pool:
         for process in self._processes:
             threading.Thread(target=self._serve, args=(process, content), name="preparing", daemon=True).start()
 
-    def wait(self, i: int) -> None:
-        """Wait until a worker has prepared case i, or no worker will."""
-        if i in self._ready:
-            self._ready[i].wait()
+    def wait(self, i: int) -> str | None:
+        """Wait until a worker has prepared case i, and return where (`PartIndex.add`), or None if no worker will."""
+        with self._changed:
+            self._changed.wait_for(lambda: i not in self._waiting)
+            return self._names.pop(i, None)
 
     def close(self) -> None:
         self._closed = True
@@ -225,16 +249,21 @@ class _Pool:
             process.stdin.write(_Length.pack(len(content)) + content)
             count, began = 1, time.monotonic()
             while not self._closed:
-                with self._lock:
+                with self._changed:
                     given = list(itertools.islice(self._left, count))
                 if not given:
                     break
                 process.stdin.write((" ".join(map(str, given)) + "\n").encode())
                 process.stdin.flush()
                 while given:
-                    if not process.stdout.readline():
+                    if not (answer := process.stdout.readline().decode().split()):
                         return  # killed: by the system for want of memory, or from outside
-                    self._ready[given.pop(0)].set()
+                    given.remove(int(answer[0]))
+                    with self._changed:
+                        self._waiting.discard(int(answer[0]))
+                        if answer[1] != FAILED:
+                            self._names[int(answer[0])] = "" if answer[1] == OWN else answer[1]
+                        self._changed.notify_all()
                 took, began = time.monotonic() - began, time.monotonic()
                 count = max(1, min(2 * count, int(count * TOGETHER / max(took, 1e-6))))
         except OSError:  # it has ended, and its pipe with it
@@ -248,11 +277,10 @@ class _Pool:
             process.stdin.close()
         except OSError:
             pass
-        with self._lock:
+        with self._changed:
             self._serving -= 1
-            left = given if self._serving else self._ready
-        for i in left:
-            self._ready[i].set()
+            self._waiting = self._waiting.difference(given) if self._serving else set()
+            self._changed.notify_all()
 
 
 def _size(path: Path) -> int:
@@ -276,16 +304,32 @@ def main() -> None:
     parts, readers = pickle.loads(sys.stdin.buffer.read(length))  # from the process that started this one
     own.restore(readers)
     answers, sys.stdout = sys.stdout, sys.stderr
+    loose = Loose(parts)
+
+    def bind() -> None:
+        try:
+            found = [(i, path.name) for i, path in loose.bind()]
+        except OSError:  # such as a full disk, which the main process meets too, and says so
+            found = [(i, FAILED) for i in loose.drop()]
+        answers.write("".join(f"{i} {name}\n" for i, name in found))
+        answers.flush()
+
     for numbers in _lines():
         for i in numbers:
             try:
-                if parts.find(i) is None:
-                    parts.prepare(i)
-            except Exception:  # noqa: S110 -- the main process meets it too, and says so
-                pass
-            answers.write(f"{i}\n")
-            answers.flush()
+                held = loose.add(i, parts.prepare(i))
+            except Exception:  # the main process meets it too, and says so
+                answers.write(f"{i} {FAILED}\n")
+                continue
+            if not held:
+                answers.write(f"{i} {OWN}\n")
+            if not held or loose.full:
+                bind()
+        bind()
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BrokenPipeError:  # the main process was killed
+        os._exit(0)

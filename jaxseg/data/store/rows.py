@@ -1,7 +1,7 @@
 """The records of a store's examples, stored by columns in memory-mapped .npy files, so that even a million rows open at once."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ import numpy as np
 
 from jaxseg.data.store.arrays import open_array
 from jaxseg.utils import files
+
+TOGETHER = 1000  # records that become columns at once
 
 
 class Rows(Sequence):
@@ -63,6 +65,31 @@ class Rows(Sequence):
 def column(rows: Sequence[Mapping[str, Any]], name: str) -> list:
     """Return one entry of all records. Of `Rows` this is many times faster than to make every record."""
     return rows.columns[name].tolist() if isinstance(rows, Rows) else [row[name] for row in rows]
+
+
+class Collected:
+    """Records with equal keys, kept as columns of a thousand: as dicts, those of 100,000 examples would take half a GiB."""
+
+    def __init__(self):
+        self._chunks: list[Rows] = []
+        self._records: list[Mapping[str, Any]] = []
+
+    def __len__(self) -> int:
+        return sum(map(len, self._chunks)) + len(self._records)
+
+    def extend(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Add records."""
+        self._records += records
+        if len(self._records) >= TOGETHER:
+            self._chunks.append(from_records(self._records))
+            self._records = []
+
+    def rows(self) -> Rows:
+        """Return all records, at least one."""
+        chunks = [*self._chunks, *([from_records(self._records)] if self._records else [])]
+        if any(chunk.columns.keys() != chunks[0].columns.keys() for chunk in chunks):
+            raise ValueError(f"got records with other keys than {sorted(chunks[0].columns)}; all records must have the same keys")
+        return Rows({name: np.concatenate([chunk.columns[name] for chunk in chunks]) for name in chunks[0].columns})
 
 
 def from_records(records: Sequence[Mapping[str, Any]]) -> Rows:

@@ -6,6 +6,8 @@ its own bytes.
       masks.npy       uint8 or uint16 [N, h, w]
       foreground.npy  uint32 [n], for each example flat indices of pixels of class 1, then of class 2, ... (`foreground.index`)
       targets.npy     float32 [N, h, w, 1], only where the recipe's target is "composite"
+
+With the engine zarr3 they are images.zarr, ... (`engines`), of which a batch reads and decodes the chunks of its examples.
 """
 
 import contextlib
@@ -25,7 +27,7 @@ from jaxseg.data.prepare.examples import dtype_of
 from jaxseg.data.prepare.labels import dtype_for
 from jaxseg.data.records import DataSet, Recipe
 from jaxseg.data.store import bad_cases, base, cases, foreground, preparing, rows
-from jaxseg.data.store.arrays import Growing, open_array
+from jaxseg.data.store.engines import ENGINES, Chunks
 from jaxseg.data.store.fingerprint import Sources
 from jaxseg.data.store.parts import Parts, PreparedCase
 from jaxseg.data.store.preparing import ALONE, HostShare
@@ -34,7 +36,7 @@ from jaxseg.utils import files
 from jaxseg.utils.lookup import lookup
 from jaxseg.utils.pictures import to_8bit
 
-LAYOUT = "stacked"
+LAYOUTS = {"memmap": "stacked", "zarr3": "stacked, as zarr"}  # by the engine
 PROGRESS = 5.0  # seconds between lines
 TOGETHER = 16  # slices given at once to a network that makes channels
 FOREGROUND = "foreground"
@@ -45,7 +47,7 @@ class Stacked(base.Store):
     """A store of examples of one size.
 
     Attributes:
-      images: [N, h, w, C], uint8 or (all but "grey") float32, memory-mapped.
+      images: [N, h, w, C], uint8 or (all but "grey") float32, memory-mapped or in chunks.
       masks: uint8 or uint16 [N, h, w], classes 0..K.
       rows: N records {case, patient, slice (index in the file), stratum, foreground and kept ([K]), digest, mask_digest and
         target_digest (blake2b of the bytes), constant (whether the image is one value), span (lowest and highest value of the
@@ -53,8 +55,8 @@ class Stacked(base.Store):
       targets: float32 [N, h, w, 1], an autoencoder's training targets, or None.
     """
 
-    images: np.ndarray
-    masks: np.ndarray
+    images: np.ndarray | Chunks
+    masks: np.ndarray | Chunks
     indices: np.ndarray = dataclasses.field(repr=False)
     targets: np.ndarray | None = None
 
@@ -145,6 +147,7 @@ def open_or_build(
     bad_share: float = 0.0,
     workers: int | None = None,
     share: HostShare = ALONE,
+    engine: str = "memmap",
 ) -> Stacked:
     """Open the store of a data set for a recipe; it is built first if it does not exist, only once if several processes ask.
 
@@ -158,6 +161,7 @@ def open_or_build(
       bad_share: fraction of cases that may be bad and are left out; with 0, the first bad case is an error.
       workers: number of processes that prepare cases, see `preparing.CasePreparation`.
       share: which of the cases this process prepares first, and what waits for the other processes of the run.
+      engine: name of what writes the arrays, one of `engines.ENGINES`.
     Raises:
       DataError: more cases than allowed cannot be used, files changed during the build, or no slice is kept.
       ConfigError: the recipe is for other labels, or names an extra channel without its network, or the reverse.
@@ -178,11 +182,11 @@ def open_or_build(
             f"{extra_id!r} of its weights; {', '.join(names) or 'no name in it'} needs "
             f"{'both: name the run' if names else 'neither: drop the run'}"
         )
-    sources = Sources(dataset, recipe, LAYOUT, extra_id)
+    sources = Sources(dataset, recipe, LAYOUTS[engine], extra_id)
     final = files.cache_root() / "cache" / f"{files.plain_name(dataset.name)}-{sources.fingerprint}"
     parts = Parts(preparing.folder_of(final, files.plain_name(dataset.name)), dataset, recipe, finish, sources)
     preparing.spread(parts, final, share, workers)
-    built = files.build_folder(final, lambda folder: _build(folder, parts, log, extra, extra_id, bad_share, workers))
+    built = files.build_folder(final, lambda folder: _build(folder, parts, log, extra, extra_id, bad_share, workers, engine))
     cache = open_cache(built)
     bad_cases.check(cache.left_out, bad_share)  # it may have been built by a run that allows more
     return cache
@@ -194,10 +198,11 @@ def open_cache(folder: Path) -> Stacked:
     Raises:
       DataError: files are missing or have another size than when they were written (DATA_CHANGED).
     """
-    written = base.open_manifest(folder, LAYOUT)
+    written = base.open_manifest(folder, *LAYOUTS.values())
+    engine = ENGINES[next(name for name, layout in LAYOUTS.items() if layout == base.entry(folder, "layout"))]
     n, recipe, kept = len(written["rows"]), written["recipe"], int(written["rows"].columns["kept"].sum())
     arrays = {
-        name: open_array(folder / f"{name}.npy", np.dtype(dtype), (kept if name == FOREGROUND else n, *shape))
+        name: engine.open(folder / f"{name}{engine.ending}", np.dtype(dtype), (kept if name == FOREGROUND else n, *shape))
         for name, (shape, dtype) in _arrays(recipe).items()
     }
     return Stacked(**written, indices=arrays.pop(FOREGROUND), **arrays)
@@ -205,7 +210,7 @@ def open_cache(folder: Path) -> Stacked:
 
 def fingerprint(dataset: DataSet, recipe: Recipe, extra_id: str = "") -> str:
     """Digest of all that decides a store's bytes."""
-    return Sources(dataset, recipe, LAYOUT, extra_id).fingerprint
+    return Sources(dataset, recipe, LAYOUTS["memmap"], extra_id).fingerprint
 
 
 def _arrays(recipe: Recipe) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -225,13 +230,15 @@ class Writer(contextlib.ExitStack):
     Args:
       folder: the empty folder.
       recipe: how the examples were prepared.
+      engine: name of what writes the arrays.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe):
+    def __init__(self, folder: Path, recipe: Recipe, engine: str = "memmap"):
         super().__init__()
-        self.rows: list[dict] = []
-        self._folder, self._recipe = folder, recipe
-        self._files = {name: self.enter_context(Growing(folder / f"{name}.npy", *kind)) for name, kind in _arrays(recipe).items()}
+        self.rows = rows.Collected()
+        self._folder, self._recipe, self._layout, by = folder, recipe, LAYOUTS[engine], ENGINES[engine]
+        place = lambda name: folder / f"{name}{by.ending}"
+        self._files = {name: self.enter_context(by.growing(place(name), *kind)) for name, kind in _arrays(recipe).items()}
 
     def add(self, image: np.ndarray, mask: np.ndarray, row: dict, target: np.ndarray | None = None) -> None:
         """Add an example.
@@ -244,16 +251,16 @@ class Writer(contextlib.ExitStack):
         """
         self.extend(*_complete(image[None], mask[None], [row], None if target is None else target[None], self._recipe))
 
-    def extend(self, arrays: Mapping[str, np.ndarray], rows: list[dict]) -> None:
+    def extend(self, arrays: Mapping[str, np.ndarray], records: list[dict]) -> None:
         """Add complete examples: their arrays by the names of the files, and their rows."""
         for name, array in arrays.items():
             self._files[name].extend(array)
-        self.rows += rows
+        self.rows.extend(records)
 
     def finish(self, **about) -> None:
         """Close the files and write the manifest; `about` as for `base.write_manifest`."""
         self.close()
-        base.write_manifest(self._folder, LAYOUT, rows.from_records(self.rows), self._recipe, **about)
+        base.write_manifest(self._folder, self._layout, self.rows.rows(), self._recipe, **about)
 
 
 def finish(recipe: Recipe, found: cases.CaseExamples) -> tuple[dict[str, np.ndarray], list[dict]]:
@@ -306,10 +313,10 @@ def _complete(
 
 
 class _Cases:
-    """The parts of the usable cases, one after another, with lines of progress; `done` holds them without their rows."""
+    """The parts of the usable cases, one after another, with lines of progress; `clear` removes them."""
 
     def __init__(self, parts: Parts, tally: cases.Tally, log: Callable[[str], None], share: float, workers: int | None):
-        self.done: list[PreparedCase] = []
+        self.done = 0
         self.bad: list[bad_cases.Bad] = []
         self._parts, self._tally, self._log, self._share, self._workers = parts, tally, log, share, workers
 
@@ -317,13 +324,14 @@ class _Cases:
         dataset, kept = self._parts.dataset, 0
         started = said = time.monotonic()
         with preparing.CasePreparation(self._parts, workers=self._workers) as prepared:
+            self.clear = prepared.clear
             for _, part in bad_cases.sift(dataset, lambda case: prepared(case, self._tally), self._share, self.bad):
-                self.done.append(part._replace(rows=[], counts={}))
+                self.done += 1
                 kept += len(part.rows)
                 yield part
                 if time.monotonic() - said > PROGRESS:
                     said = time.monotonic()
-                    so_far = f"{len(self.done)}/{len(dataset.cases)} cases of {dataset.name}"
+                    so_far = f"{self.done}/{len(dataset.cases)} cases of {dataset.name}"
                     self._log(f"cache: {so_far}, {kept} slices, {said - started:.0f} s")
 
 
@@ -335,13 +343,14 @@ def _build(
     extra_id: str,
     bad_share: float,
     workers: int | None,
+    engine: str,
 ) -> None:
     dataset, recipe = parts.dataset, parts.recipe
     started, tally = time.monotonic(), cases.Tally()
     prepared = _Cases(parts, tally, log, bad_share, workers)
-    with Writer(folder, recipe) as writer, remarks.collected(log):
+    with Writer(folder, recipe, engine) as writer, remarks.collected(log):
         if channels.trained(recipe.extra):
-            loaded = ((part.load(), part.rows) for part in prepared if part.rows)
+            loaded = ((part.content, part.rows) for part in prepared if part.rows)
             loaded = (zip(arrays["images"], arrays["labels"], own) for arrays, own in loaded)
             examples = itertools.chain.from_iterable(loaded)
             while chunk := list(itertools.islice(examples, TOGETHER)):
@@ -349,7 +358,7 @@ def _build(
                 writer.extend(*_extended(np.stack(images), np.stack(labels), list(own_rows), recipe, extra))
         else:
             for part in prepared:
-                writer.extend(part.load(), part.rows)
+                writer.extend(part.content, part.rows)
         kept = len(writer.rows)
         if not kept:
             raise cases.nothing_kept(dataset, tally)
@@ -365,7 +374,7 @@ def _build(
             cut_by_crop=tally.cut,
         )
     bad_cases.write(folder, bad_cases.LeftOut(tuple(prepared.bad), len(dataset.cases)))
-    parts.clear(prepared.done)
+    prepared.clear()
     for line in tally.lines(recipe, dataset.labels):
         log(line)
     log(

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
+from jaxseg.data.store.engines import rows_of
 from jaxseg.data.store.stacked import Stacked, open_cache
 from jaxseg.data.stream.stages import OwnTransforms
 from jaxseg.types import Batch, ConfigError, DataError, PeerError
@@ -304,10 +305,10 @@ class Reader:
 def _read(cache: Stacked, rows: np.ndarray, weight: np.ndarray | None) -> Batch:
     for row in rows.tolist():
         cache.check(row)
-    image, mask = (np.take(np.asarray(a), rows, axis=0) for a in (cache.images, cache.masks))  # copies these rows alone
+    image, mask = rows_of(cache.images, rows), rows_of(cache.masks, rows)
     batch = Batch(image=image, mask=mask, index=rows)
     if cache.targets is not None:
-        batch["target"] = np.take(np.asarray(cache.targets), rows, axis=0)
+        batch["target"] = rows_of(cache.targets, rows)
     return batch if weight is None else Batch(**batch, weight=weight)
 
 

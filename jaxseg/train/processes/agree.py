@@ -1,6 +1,5 @@
 """Compare and broadcast values between processes before anything is compiled; no cost with one process."""
 
-import functools
 import json
 from collections.abc import Callable
 
@@ -58,11 +57,6 @@ def on_first(action: Callable):
     if error is not None:
         raise error
     return result
-
-
-def first_alone(work: Callable) -> Callable:
-    """Decorate a function that process 0 runs alone; what it raises there ends all processes with the same exit code."""
-    return functools.wraps(work)(lambda *arguments: on_first(lambda: work(*arguments)))
 
 
 def from_first(value: bool) -> bool:

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import re
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from jaxseg.data.check import scale
 from jaxseg.data.check.examine import examine
 from jaxseg.data.store import per_case
 from jaxseg.types import DataError
+from jaxseg.utils.turns import CaseShare
 from tests.data import toy_set
 
 R = toy_set.RECIPE
@@ -42,14 +44,50 @@ def test_a_disk_too_small_for_the_prepared_examples_is_a_warning(tmp_path, monke
     assert f"but {tmp_path / 'cache'} has" in line
 
 
-def test_every_bad_case_is_named_not_the_first_alone(tmp_path):
-    dataset = toy_set.make(tmp_path)
+def harmed(dataset):
+    """The same cases, three of which cannot be used, and one without a mask."""
     c = list(dataset.cases)
     c[1].mask.write_bytes(c[1].mask.read_bytes()[:-9])
     c[3] = dataclasses.replace(c[3], mask=None)
     c[4] = dataclasses.replace(c[4], mask=c[2].mask)
     c[5].mask.write_bytes(c[5].mask.read_bytes()[:-9] + b"\x07" * 9)
-    report = examine(dataclasses.replace(dataset, cases=tuple(c)), R)
+    return dataclasses.replace(dataset, cases=tuple(c))
+
+
+def test_several_processes_report_what_one_does(tmp_path):
+    dataset = toy_set.make(tmp_path / "d", 9)
+    copy = dataclasses.replace(dataset.cases[7], id="c99", patient="p98")
+    dataset = harmed(dataclasses.replace(dataset, cases=(*dataset.cases, copy)))
+    given, there, reports = [[], [], []], threading.Barrier(3), {}
+
+    def process(i: int) -> None:
+        def gather(rows: list) -> list:
+            given[i] = rows
+            there.wait()
+            everything = [row for rows in given for row in rows]
+            there.wait()
+            return everything
+
+        (tmp_path / str(i)).mkdir()
+        share = CaseShare(i, 3, gather)
+        reports[i] = examine(dataset, R, bad_share=0.5, share=share, sheet=tmp_path / str(i))
+
+    threads = [threading.Thread(target=process, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    alone = examine(dataset, R, bad_share=0.5)
+    assert "c07 = c99" in str(alone) and "3 errors" in str(alone) and alone.refusal is None
+    for i, report in reports.items():
+        assert [line for line in str(report).splitlines() if not line.startswith("pictures")] == str(alone).splitlines()
+        assert report.listing().rows == alone.listing().rows and report.listing().left_out == alone.listing().left_out
+        assert (tmp_path / str(i) / "examples.png").exists() == (i == 0)
+
+
+def test_every_bad_case_is_named_not_the_first_alone(tmp_path):
+    dataset = toy_set.make(tmp_path)
+    report = examine(harmed(dataset), R)
     text = str(report)
     with pytest.raises(DataError, match="mask01.nii") as error:
         report.listing()

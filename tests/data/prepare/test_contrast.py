@@ -5,6 +5,7 @@ import pytest
 
 from jaxseg.data.prepare import contrast
 from jaxseg.data.prepare.intensity import of_values
+from jaxseg.data.prepare.statistics import percentiles
 from jaxseg.data.records import Recipe
 
 RNG = np.random.default_rng(3)
@@ -12,6 +13,18 @@ HEAD = RNG.normal(40, 10, (6, 20, 20, 1))  # HU of a brain, with air around it
 HEAD[:, :5] = -1000
 MRI = np.abs(RNG.normal(600, 200, (6, 20, 20, 1)))
 SEEN = np.clip((HEAD - (40 - 60)) / 120 * 255, 0, 255)  # the window's own formula
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 500])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_percentiles_are_numpys_bit_for_bit(count, dtype):
+    values = RNG.normal(100, 30, (count, 3)).astype(dtype)
+    values[:, 1] = np.rint(values[:, 1] / 20)
+    if count == 7:
+        values[4, 2] = np.nan
+    for wanted in ((0.5, 99.5), (0, 1, 37.5, 50, 99, 100)):
+        for array in (values, values[:, 0]):
+            assert percentiles(array, wanted).tobytes() == np.percentile(array, wanted, axis=0).astype(np.float64).tobytes()
 
 
 def _recipe(window, intensity="ct", size=(8, 8, 8)):

@@ -13,7 +13,7 @@ from jaxseg.data.formats.volumes import read_volume
 from jaxseg.data.geometry import to_volume
 from jaxseg.data.prepare import intensity
 from jaxseg.data.records import Case, DataSet, Recipe
-from jaxseg.data.store import arrays, engines, per_case
+from jaxseg.data.store import arrays, engines, parts, per_case
 from jaxseg.types import ConfigError, DataError, StorageError
 from tests.data import toy_set
 
@@ -131,6 +131,32 @@ def test_opening_a_store_reads_no_volume(tmp_path, monkeypatch):
     assert per_case.open_store(store.folder).rows == store.rows
 
 
+def test_small_cases_share_files_and_hold_what_files_of_their_own_hold(tmp_path, monkeypatch):
+    dataset = toy_set.make(tmp_path / "d", 5)
+    joined, _ = build(dataset)
+    content = lambda store, i: [np.array(array) for array in (store.image(i), store.mask(i), store.index(i))]
+    expected = [content(joined, i) for i in range(5)]
+    monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path / "other"))
+    monkeypatch.setattr(arrays, "THOUSAND", 2)
+    small = parts.LITTLE
+    prepare = parts.Parts.prepare
+
+    def mixed(self, i, left=1):
+        monkeypatch.setattr(parts, "LITTLE", 0 if i in (1, 2) else small)
+        return prepare(self, i, left)
+
+    monkeypatch.setattr(parts.Parts, "prepare", mixed)
+    apart, _ = build(dataset)
+    names = lambda store: sorted(p.name for p in store.folder.glob("*/*"))
+    assert names(joined) == ["joined.bin"]
+    assert names(apart) == [*(f"{i:06d}.{kind}.npy" for i in (1, 2) for kind in sorted(per_case.KINDS)), *["joined.bin"] * 3]
+    for i in range(5):
+        assert not apart.image(i).flags.writeable
+        for one, other in zip(expected[i], content(apart, i), strict=True):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize(
     "kind, damage",
     [
@@ -139,20 +165,26 @@ def test_opening_a_store_reads_no_volume(tmp_path, monkeypatch):
         ("foreground", "bit"),
         ("image", "cut"),
         ("mask", "gone"),
+        ("joined", "bit"),
+        ("joined", "cut"),
+        ("joined", "gone"),
         ("rows", "bit"),
         ("rows", "gone"),
     ],
 )
-def test_damage_is_found_and_named(tmp_path, kind, damage):
+def test_damage_is_found_and_named(tmp_path, monkeypatch, kind, damage):
+    own = kind not in ("joined", "rows")
+    monkeypatch.setattr(parts, "LITTLE", 0 if own else parts.LITTLE)
     store, _ = build(toy_set.make(tmp_path / "d", 2))
-    path = store.folder / ("rows.case.npy" if kind == "rows" else f"000/000001.{kind}.npy")
+    path = store.folder / ("rows.case.npy" if kind == "rows" else f"000/000001.{kind}.npy" if own else "000/joined.bin")
     content = bytearray(path.read_bytes())
-    content[-1] ^= 1
+    content[-1 if kind != "joined" else len(content) // 2] ^= 1
+    content = content[:-64] if (kind, damage) == ("joined", "cut") else content  # an array's end is padded
     if damage == "gone":
         path.unlink()
     else:
         path.write_bytes(content[:-1] if damage == "cut" else content)
-    with pytest.raises(DataError, match=r"(c01|000001|rows).*delete the folder") as error:
+    with pytest.raises(DataError, match=r"(c0[01]|000001|rows|joined).*delete the folder") as error:
         per_case.open_store(store.folder).verify()
     assert error.value.code == "DATA_CHANGED"
 

@@ -74,9 +74,10 @@ def test_what_was_finished_before_a_kill_or_a_bad_case_is_not_done_again(tmp_pat
     script = f"""
 import os, signal
 from pathlib import Path
-from jaxseg.data.store import parts
+from jaxseg.data.store import parts, preparing
 from tests.data.store.test_preparation import build, toy
 prepare = parts.Parts.prepare
+preparing.TOGETHER = 0  # seconds of work that a kill may cost
 parts.Parts.prepare = lambda self, i, left=1: os.kill(os.getpid(), signal.SIGKILL) if i == 3 else prepare(self, i, left)
 build(toy(Path({str(tmp_path / "d")!r}), 8), {layout!r}, workers=1)
 """

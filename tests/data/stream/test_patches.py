@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from jaxseg.data.store import per_case
+from jaxseg.data.store import arrays, per_case
 from jaxseg.data.store.arrays import file_digest
 from jaxseg.data.store.rows import from_records
 from jaxseg.data.stream import patches
@@ -240,7 +240,7 @@ def test_a_patch_of_a_large_volume_takes_the_memory_of_its_own_bytes_alone(tmp_p
 
 def test_maps_that_are_closed_for_others_are_opened_again(store, monkeypatch):
     expected = take(store, 9)
-    monkeypatch.setattr(per_case, "KEPT", 2)
+    monkeypatch.setattr(arrays, "KEPT", 2)
     few = per_case.open_store(store.folder)
     for a, b in zip(take(few, 9), expected):
         np.testing.assert_array_equal(a["image"], b["image"])
@@ -249,7 +249,7 @@ def test_maps_that_are_closed_for_others_are_opened_again(store, monkeypatch):
 
 def test_several_threads_read_while_others_maps_are_closed(store, monkeypatch):
     """Batches and patches are read by threads: maps that one of them closes must not disturb another's."""
-    monkeypatch.setattr(per_case, "KEPT", 2)
+    monkeypatch.setattr(arrays, "KEPT", 2)
     shared = per_case.open_store(store.folder)
     expected = [np.asarray(store.mask(i)).sum() for i in range(len(store))]
     start = threading.Barrier(8)

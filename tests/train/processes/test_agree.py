@@ -12,7 +12,6 @@ from jaxseg.types import DataError, JaxsegError
 def test_work_of_the_first_process_ends_all_with_its_exit_code(monkeypatch, index):
     done = []
 
-    @agree.first_alone
     def work(what):
         done.append(what)
         raise DataError("broken", "DATA_HEADER")
@@ -25,5 +24,5 @@ def test_work_of_the_first_process_ends_all_with_its_exit_code(monkeypatch, inde
     monkeypatch.setattr(jax, "process_index", lambda: index)
     monkeypatch.setattr(agree.multihost_utils, "broadcast_one_to_all", broadcast)
     with pytest.raises(JaxsegError) as error:
-        work("check")
+        agree.on_first(lambda: work("check"))
     assert error.value.exit_code == 65 and done == [["check"], []][index]
