@@ -19,7 +19,7 @@ PLACED = {  # decides nothing without patches
     "infer.sums": "float16",
     "infer.accumulator": "host",
     "infer.whole": True,
-    "data.store_engine": "zarr3",
+    "data.store_dtype": "float16",
 }
 IDLE = [
     ("data.fold", 0, {}, "data.split='fold'"),
