@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from configs._base import base
+from jaxseg.bench import collectives
 from jaxseg.evaluate.slices import SliceScorer
 from jaxseg.infer import network as networks
 from jaxseg.infer import window
 from jaxseg.losses import compose as losses
 from jaxseg.models import create_model, functional
 from jaxseg.train import mesh as meshes
-from tests import collectives
 
 pytestmark = pytest.mark.usefixtures("unoptimised")  # the law holds whatever XLA makes of the program
 

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from jaxseg.augment import compose as augmentations
+from jaxseg.bench import collectives
 from jaxseg.layers import Conv
 from jaxseg.layers.norm import BatchNorm
 from jaxseg.losses import compose as losses
@@ -17,7 +18,6 @@ from jaxseg.optim import build as optimizers
 from jaxseg.train import mesh as meshes
 from jaxseg.train import state as states
 from jaxseg.train import step as steps
-from tests import collectives
 
 pytestmark = pytest.mark.usefixtures("unoptimised")  # the law holds whatever XLA makes of the program
 
