@@ -45,6 +45,7 @@ IDLE = [
     ("infer.max_instances", 2, VOLUMES, "infer.roi"),
     ("infer.min_size", 9, VOLUMES, "infer.roi"),
     ("infer.merge", "probability", {}, "infer.roi"),
+    ("data.store_address", "gs://bucket/folder", {"data.store_engine": "zarr3"}, "data.fit='patches'"),
     *((key, value, others, "data.fit='patches'") for key, value in PLACED.items() for others in ({}, WHOLE)),
 ]
 
