@@ -128,3 +128,16 @@ def program():
 
     with Program() as program:
         yield program
+
+
+@pytest.fixture
+def without_jaxs_cache():
+    """What jax finds in its own cache cannot be kept (`programs.kept`)."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    for enabled in (False, True):
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()
+        if not enabled:
+            yield

@@ -13,6 +13,7 @@ from jaxseg.losses import compose as losses
 from jaxseg.metrics import counts, projects
 from jaxseg.metrics.regions import labels_from_regions
 from jaxseg.models import Outputs
+from jaxseg.programs import kept as programs
 from jaxseg.train import mesh as meshes
 from jaxseg.types import ConfigError
 
@@ -70,6 +71,18 @@ def test_the_confusion_of_a_pass_counts_every_pixel_of_every_image_once(monkeypa
     lines, figures = tables.TABLES["classes"](found, 0.5, list(store.labels))
     assert figures == projects.class_table(expected, ("background", *store.labels)) and len(lines) == 5
     assert lines[-1].startswith("Col Ave")
+
+
+@pytest.mark.usefixtures("without_jaxs_cache")
+def test_a_program_of_an_earlier_start_scores_the_same_and_is_not_traced(monkeypatch, tmp_path):
+    expected, traced, apply = scored(4, monkeypatch)[1].confusion, [], Echo.apply
+    monkeypatch.setenv(programs.SWITCH, "on")
+    monkeypatch.setattr(programs.files, "cache_root", lambda: tmp_path)
+    monkeypatch.setattr(Echo, "apply", lambda *of: traced.append(1) or apply(*of))
+    for traces in (1, 1, 2):
+        kept = programs.Kept({"thresholds": traces})
+        np.testing.assert_array_equal(scored(4, monkeypatch, kept=kept)[1].confusion, expected)
+        assert len(traced) == traces
 
 
 def test_a_full_device_scores_smaller_batches_to_the_same_counts(monkeypatch, capsys):

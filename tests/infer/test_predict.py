@@ -10,7 +10,6 @@ import nibabel
 import numpy as np
 import pytest
 import scipy.stats
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from jaxseg.data.formats import volumes
@@ -64,16 +63,6 @@ def test_a_network_averaged_with_itself_is_itself_and_weights_of_others_count(ru
     image = [first(images)]
     np.testing.assert_allclose(twice.segment(image).logits, alone.segment(image).logits, atol=1e-6)
     assert alone.digest != twice.digest and len(twice.weights) == 2
-
-
-@pytest.fixture
-def without_jaxs_cache():
-    """What jax finds in its own cache cannot be kept."""
-    for enabled in (False, True):
-        jax.config.update("jax_enable_compilation_cache", enabled)
-        compilation_cache.reset_cache()
-        if not enabled:
-            yield
 
 
 @pytest.mark.usefixtures("without_jaxs_cache")
