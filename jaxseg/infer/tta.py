@@ -1,6 +1,7 @@
 """Mirroring and ensembles at test time: the mean of the logits over all flips, or over several runs, for each window."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 
@@ -64,11 +65,8 @@ class _Apart:
 
     def __call__(self, forward: jax.tree_util.Partial, windows: Array) -> Array:
         flips = [tuple(a + 1 for a in some) for n in range(len(self.axes) + 1) for some in itertools.combinations(self.axes, n)]
-        total = None
-        for flipped in flips:
-            logits = jnp.flip(_alone(forward, jnp.flip(windows, flipped)).astype(jnp.float32), flipped)
-            total = logits if total is None else total + logits
-        return total / len(flips)
+        each = (jnp.flip(_alone(forward, jnp.flip(windows, axes)).astype(jnp.float32), axes) for axes in flips)
+        return functools.reduce(jnp.add, each) / len(flips)
 
 
 @jax.jit
