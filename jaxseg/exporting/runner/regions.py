@@ -71,7 +71,7 @@ def segment_regions(
     starts = np.floor(centres + np.float32(0.5)).astype(int) - crop // 2
     background = np.full(classes, _ABSENT if largest else 0.0, np.float32)
     background[0] = background[0] if sigmoid else 0.0 if largest else 1.0
-    weights = np.ones((*crop, 1), np.float32) if largest else window_weights(crop, "cosine")[..., None]
+    weights = np.ones((*crop, 1), np.float32) if largest else window_weights(rule["crop"], "cosine")[..., None]
     total = np.zeros((*extent, classes), np.float32)
     weight = np.zeros((*extent, 1), np.float32)
     source = placed if how["coordinates"] else plain
