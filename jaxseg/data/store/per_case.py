@@ -304,7 +304,7 @@ def write(
     Args:
       folder: the empty folder.
       items: for each example (image [*S, C], mask uint8 or uint16 [*S], row with case, patient, stratum, spacing and any further
-        entries); shape, foreground, kept, bytes and digests are added here.
+        entries); shape, foreground, kept, bytes and digests are added here, and every example gets files of its own.
       recipe: how the examples were prepared.
       count: number of examples, to estimate the disk space.
       name, synthetic, regions, fingerprint: as in `Store`.
@@ -317,7 +317,7 @@ def write(
         arrays, facts = _complete(image, mask, len(recipe.labels))
         progress.add(sum(a.nbytes for a in arrays.values()), mask.ndim, folder)
         written = {kind: write_array(_place(folder, i, kind), array) for kind, array in arrays.items()}
-        found.append(_row(row | facts, written))
+        found.append(_row({key: value for key, value in row.items() if key != "start"} | facts, written))  # of another store
     about = {"name": name, "synthetic": synthetic, "regions": regions, "fingerprint": fingerprint}
     base.write_manifest(folder, LAYOUT, rows.from_records(found), _deciding(recipe), **about)
     progress.end(len(found))
