@@ -67,6 +67,7 @@ def main(argv: list[str]) -> int:
             join=config.mesh.join,
             heartbeat=config.mesh.heartbeat,
             config=flatten(as_dict(config)),
+            same_sums=mode == "train",
         )
         if jax.process_index():
             output.one_of_several()

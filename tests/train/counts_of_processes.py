@@ -64,8 +64,9 @@ def digests(name: str) -> dict[str, str]:
         image = rng.normal(size=(BATCH * accumulate, *size, model.in_channels)).astype(np.float32)
         batch = {"image": image, "mask": (image[..., 0] > 0).astype(np.uint8), "index": np.arange(BATCH * accumulate)}
         state, _ = step(state, meshes.put({k: v[me * share : (me + 1) * share] for k, v in batch.items()}, mesh))
-    whole = multihost_utils.process_allgather(storage.part(state), tiled=True) if processes > 1 else storage.part(state)
-    return {key: files.digest(np.asarray(leaf).tobytes()) for key, leaf in named(jax.device_get(whole))[0].items()}
+    whole = lambda leaf: leaf if leaf.is_fully_replicated else multihost_utils.process_allgather(leaf, tiled=True)
+    leaves = named(storage.part(jax.tree.map(whole, state)))[0]
+    return {key: files.digest(np.asarray(leaf).tobytes()) for key, leaf in leaves.items()}
 
 
 if __name__ == "__main__":
@@ -74,7 +75,8 @@ if __name__ == "__main__":
     import jax
 
     jax.config.update("jax_disable_most_optimizations", True)
-    if count > 1:
-        jax.distributed.initialize(f"127.0.0.1:{port}", count, me, initialization_timeout=600)
+    from jaxseg.train.processes import connect
+
+    connect.connect(*((f"127.0.0.1:{port}", count, me) if count > 1 else (None,) * 3), join=600, same_sums=True)
     wanted = {name: digests(name) for name in sys.argv[5:] or CASES if CASES[name][-1] * count <= DEVICES}
     (folder / f"{count}.{me}.json").write_text(json.dumps(wanted))

@@ -41,6 +41,7 @@ def connect(
     join: float = 0,
     heartbeat: int = HEARTBEAT,
     config: Mapping[str, object] | None = None,
+    same_sums: bool = False,
 ) -> dict[int, str]:
     """Connect to the other processes, if there are any.
 
@@ -52,6 +53,8 @@ def connect(
       join: seconds within which all must have connected; 0: 120, with Slurm 300.
       heartbeat: seconds without a sign of life after which a process counts as lost.
       config: dotted keys and values that must be equal on all processes.
+      same_sums: one process whose CPU pretends several devices adds their numbers up as several processes do: in the order of
+        gloo's ring, not of the devices. Its bits then do not depend on the number of processes.
     Returns:
       The host of each process; {} if there is only this one.
     Raises:
@@ -68,7 +71,18 @@ def connect(
         local = [int(os.environ["SLURM_LOCALID"])] if shared else None  # one device for each task of a node, or all of them
         number, process = int(os.environ["SLURM_NTASKS"]), int(os.environ["SLURM_PROCID"])
         return _join(address, number, process, local, seconds=join or SLURM_SECONDS, heartbeat=heartbeat, config=config)
+    if same_sums and _pretended() > 2:  # the sum of two is the same in any order
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        return _join(address, 1, 0, heartbeat=heartbeat)
     return {}
+
+
+def _pretended() -> int:
+    """Return the number of devices that this process's CPU is told to pretend; 0: it is told nothing."""
+    told = re.findall(r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    return max(jax.config.jax_num_cpu_devices, *map(int, told[-1:]), 0)
 
 
 def together(work: Callable[[], int | None]) -> int | None:
