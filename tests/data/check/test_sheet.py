@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 
 from jaxseg.data.check.sheet import TILES, Sheet
+from jaxseg.utils.pictures import COLOURS
 
 
 def test_a_tile_is_the_image_with_its_mask(tmp_path):
@@ -14,7 +15,7 @@ def test_a_tile_is_the_image_with_its_mask(tmp_path):
     found = np.asarray(Image.open(sheet.write(tmp_path / "a.png")))
     assert found.shape == (80, 120, 3)  # four pixels for one
     found = found[1::4, 2::4]
-    assert (found[mask == 0] == 100).all() and (found[mask == 1] == (50 + 115, 50 + 30, 50 + 30)).all()
+    assert (found[mask == 0] == 100).all() and (found[mask == 1] == tuple(50 + c // 2 for c in COLOURS[0])).all()
 
 
 def test_volumes_show_their_fullest_slice_and_rows_are_y(tmp_path):
