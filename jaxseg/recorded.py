@@ -17,7 +17,13 @@ from jaxseg.types import CheckpointError, ConfigError, MismatchError
 OPEN = ("eval.", "infer.", "report.", "explain.")  # keys of these groups may differ from the record
 _NONE = dict.fromkeys(("data.ignore", "data.structures", "data.modalities"))
 LEFT_OPEN = {"train.dtype": "auto", "data.window": [], **_NONE, **config.FROM_DATA}
-AS_BEFORE = {"data.above": [], "data.previous_labels": "", "infer.sums": "float32"}  # newer than some runs: what held for them
+AS_BEFORE = {  # keys that are newer than some runs: what held for them
+    "data.above": [],
+    "data.previous_labels": "",
+    "data.store_address": "",
+    "data.store_dtype": "float32",
+    "infer.sums": "float32",
+}
 WITHOUT = ("name", "variant")  # names of the experiment, which change no result
 
 

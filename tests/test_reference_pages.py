@@ -76,7 +76,7 @@ def networks(figures: dict[str, Figures]) -> str:
             f"GMAC are 10^9 multiply-accumulates for one image of {SIDES[2]} x {SIDES[2]} pixels, or {SIDES[3]}^3 voxels (UNETR: "
             "of the one size that it takes); kept MiB is what a training step "
             "in float32 keeps of it from the forward for the backward pass, traced for a CPU. "
-            "`jaxseg zoo --measure NAME` compiles a step at any size, and measures memory and time.",
+            "`jaxseg zoo --measure unet3d_s` compiles a step at any size, and measures memory and time.",
             128,
         ),
         "",

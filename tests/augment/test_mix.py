@@ -89,7 +89,8 @@ def test_every_transform_keeps_shapes_and_dtypes_at_every_rank_it_takes(name, ra
             build(((name, 0.5, {}),), rank=rank)
         return
     image, mask = jnp.zeros((2, *(8, 7, 6)[:rank], 3)), jnp.zeros((2, *(8, 7, 6)[:rank]), jnp.uint8)
-    new, labels = jax.eval_shape(build(((name, 0.5, {}),), rank=rank), KEY, image, mask)
+    classes = int(TRANSFORMS[name].stage == "classes")  # of a cascade's previous stage, the last channel
+    new, labels = jax.eval_shape(build(((name, 0.5, {}),), rank=rank, fixed_channels=classes, classes=classes), KEY, image, mask)
     assert (new.shape, new.dtype, labels.shape, labels.dtype) == (image.shape, image.dtype, mask.shape, mask.dtype)
 
 
@@ -98,7 +99,8 @@ def test_all_transforms_together_stay_finite_and_leave_other_entries_alone():
         "elastic": {"sigma": 4.0, "alpha": 20.0},
         "colour_jitter": {"brightness": 0.3, "contrast": 0.2, "hue": 0.1, "saturation": 0.1},
     }
-    spec = tuple((name, 0.08, options[name] if name in options else {}) for name in TRANSFORMS if name != "dflip")
+    names = [name for name, kind in TRANSFORMS.items() if name != "dflip" and kind.stage != "classes"]
+    spec = tuple((name, 0.08, options[name] if name in options else {}) for name in names)
     rng = np.random.default_rng(0)
     image = jnp.asarray(rng.random((32, 12, 12, 3)), jnp.float32)
     mask = jnp.asarray(rng.integers(0, 3, (32, 12, 12)), jnp.uint8)

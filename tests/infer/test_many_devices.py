@@ -37,7 +37,7 @@ def test_windows_and_slices_with_the_default_numbers_are_spread_and_logits_alone
         apply = forward.mirrored([forward.place(params, state)])
         at, counts = jnp.zeros((2, n, 3), jnp.int32), jnp.ones((2, n))
         num, den = window._empty(1, (40, 40), 2)
-        lowered = window._accumulate.lower(apply, volume, jnp.ones(size), at, counts, jnp.int32(2), num, den)
+        lowered = window._accumulated.lower(apply, volume, jnp.ones(size), at, counts, jnp.int32(2), num, den)
         found.append(exchanged_and_work(lowered.compile()))
     (moved, work), _, (kept, single) = found
     assert {c.kind for c in moved} == {"all-gather"} and all(c.numbers <= 8 * 16 * 16 * 2 for c in moved), moved  # K = 2 logits

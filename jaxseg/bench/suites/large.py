@@ -8,7 +8,6 @@ is done for each case, not of its voxels. A figure that grows with the number of
 import contextlib
 import functools
 import os
-import resource
 import shutil
 import tempfile
 import time
@@ -51,6 +50,8 @@ def rows(name: str, options: Options, *, limit: float, log) -> Iterator[Row]:
         yield row("open", "s", seconds)
         seconds, _ = _timed(lambda: _first_batch(store, dataset, noun, edge, say))
         yield row("first batch", "s", seconds)
+        import resource  # Unix
+
         peak = lambda who: resource.getrusage(who).ru_maxrss / 1024
         yield row(
             "peak memory", "MiB", peak(resource.RUSAGE_SELF), f"{peak(resource.RUSAGE_CHILDREN):.0f} MiB of a preparing process"

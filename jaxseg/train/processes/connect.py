@@ -21,6 +21,7 @@ from jaxseg.train.processes import roll_call
 from jaxseg.train.processes.interrupt import PREEMPTED, fault
 from jaxseg.types import ConfigError, JaxsegError, PeerError
 from jaxseg.utils import command
+from jaxseg.utils.machine.cores import cores
 
 JOIN_SECONDS, SLURM_SECONDS = 120.0, 300.0  # for all processes to come; config.mesh.join is another limit
 HEARTBEAT = 100  # seconds without a sign of life after which jax counts a process as lost
@@ -53,14 +54,16 @@ def connect(
       join: seconds within which all must have connected; 0: 120, with Slurm 300.
       heartbeat: seconds without a sign of life after which a process counts as lost.
       config: dotted keys and values that must be equal on all processes.
-      same_sums: one process whose CPU pretends several devices adds their numbers up as several processes do: in the order of
-        gloo's ring, not of the devices. Its bits then do not depend on the number of processes.
+      same_sums: where CPUs pretend several devices, the bits shall not depend on the number of processes that drive these. One
+        process then adds up as several do, in the order of gloo's ring, and all have as many threads, which divide a sum.
     Returns:
       The host of each process; {} if there is only this one.
     Raises:
       ConfigError: an argument is missing or invalid.
       PeerError, MismatchError: as `roll_call.call`.
     """
+    if same_sums and (told := _pretended()):
+        os.environ.setdefault("PJRT_NPROC", str(max(cores(), told * (number or 1))))  # XLA's threads; it has one for each device
     given = (coordinator, number, process)
     if any(v is not None for v in given):
         _check(*given)
