@@ -9,8 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,6 +83,32 @@ class Process:
         self._process.wait()
         self._process.stdin.close()
         self._process.stdout.close()
+
+
+def report(suite: str, arguments: Sequence[Any], env: Mapping[str, str], until: float, log) -> dict:
+    """Run a suite's module as a program; returns the JSON of the last line that it prints.
+
+    Args:
+      suite: name of the module in `bench/suites`.
+      arguments: of the program; bool as 0 or 1.
+      env: its environment.
+      until: `time.monotonic()` at which it is ended.
+      log: file for its standard error.
+    Raises:
+      subprocess.SubprocessError: it failed, or was not done in time.
+      ValueError: the line is no JSON.
+    """
+    words = [str(int(word)) if isinstance(word, bool) else str(word) for word in arguments]
+    done = subprocess.run(
+        [sys.executable, "-m", f"jaxseg.bench.suites.{suite}", *words],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        timeout=max(1.0, until - time.monotonic()),
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def environment(gpu: bool) -> dict[str, str]:

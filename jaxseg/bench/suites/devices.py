@@ -51,16 +51,7 @@ def rows(name: str, options: Options, *, limit: float, log) -> Iterator[Row]:
 def _run(name: str, count: int, shared: bool, until: float, log) -> dict:
     env = pair.environment(False) | {"JAX_PLATFORMS": "cpu"}
     env["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED} {FLAG}={count}".strip()
-    done = subprocess.run(
-        [sys.executable, "-m", "jaxseg.bench.suites.devices", name, str(count), str(int(shared))],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        timeout=max(1.0, until - time.monotonic()),
-        check=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    return pair.report("devices", [name, count, shared], env, until, log)
 
 
 def compiled(name: str, count: int, shared: bool) -> dict:

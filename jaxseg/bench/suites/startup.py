@@ -59,16 +59,7 @@ def _run(name: str, which: str, edge: int, cache: str, options: Options, until: 
     if cache:
         env |= {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     start = time.time()
-    done = subprocess.run(
-        [sys.executable, "-m", "jaxseg.bench.suites.startup", name, which, str(edge), str(int(options.gpu))],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        timeout=max(1.0, until - time.monotonic()),
-        check=True,
-    )
-    report = json.loads(done.stdout.splitlines()[-1])
+    report = pair.report("startup", [name, which, edge, bool(options.gpu)], env, until, log)
     return {**report, "seconds": report["done"] - start}
 
 

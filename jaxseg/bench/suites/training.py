@@ -121,19 +121,10 @@ def _since(begin: float, curve: list, goal: float) -> float | None:
 
 
 def _run(name: str, which: str, folder: str, options: Options, until: float, log) -> dict:
-    env = pair.environment(options.gpu)
-    arguments = [name, which, folder, str(int(options.gpu)), str(int(options.quick)), str(int(options.peers))]
+    env = {**pair.environment(options.gpu), "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    arguments = [name, which, folder, bool(options.gpu), bool(options.quick), bool(options.peers)]
     begin = time.time()
-    done = subprocess.run(
-        [sys.executable, "-m", "jaxseg.bench.suites.training", *arguments],
-        env={**env, "JAX_ENABLE_COMPILATION_CACHE": "false"},
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        timeout=max(1.0, until - time.monotonic()),
-        check=True,
-    )
-    return {**json.loads(done.stdout.splitlines()[-1]), "begin": begin}
+    return {**pair.report("training", arguments, env, until, log), "begin": begin}
 
 
 def write(case: Training, folder: Path, epochs: int, *, quick: bool = False) -> int:
