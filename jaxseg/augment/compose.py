@@ -31,12 +31,8 @@ class Kind(NamedTuple):
         return {f.name for f in dataclasses.fields(self.make)} - set(self.fixed) - {"rank"}
 
 
-METHODS = {
-    "spatial": "pull",
-    "intensity": "__call__",
-    "mix": "__call__",
-    "classes": "__call__",
-}  # the method that a transform of each stage defines
+# the method that a transform of each stage defines
+METHODS = {"spatial": "pull", "intensity": "__call__", "mix": "__call__", "classes": "__call__"}
 
 
 def own(given: str | type) -> Kind:
