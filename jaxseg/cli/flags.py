@@ -10,7 +10,7 @@ from ml_collections import config_flags
 
 from jaxseg.cli import commands, ensembles, recipes
 from jaxseg.types import ConfigError, DataError, JaxsegError
-from jaxseg.utils import code, guard, output
+from jaxseg.utils import code, command, guard, output
 
 
 class OrNone(flags.ArgumentParser):
@@ -164,6 +164,8 @@ def parse(argv: list[str]) -> list[str]:
             argv = recorded.command_line(argv, _typed(argv, "checkpoint") or _typed(argv, "workdir"))
         rest = flags.FLAGS(argv)
         output.choose(quiet=QUIET.value, as_json=JSON.value)
+        if JSON.value:
+            command.python_alone()
         if ALLOW_CODE.value:
             code.allow()
         return rest

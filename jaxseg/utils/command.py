@@ -146,6 +146,12 @@ def _set_umask() -> None:
         os.umask(mask)
 
 
+def python_alone() -> None:
+    """Keep the standard output for what Python prints; C++ libraries print there too (gloo does)."""
+    if isinstance(sys.stdout, _Steady):  # the process is a command's own
+        sys.stdout.move()
+
+
 class _Steady:
     """A text stream that drops text which cannot be written (closed pipe, full disk) instead of raising an error.
 
@@ -171,6 +177,14 @@ class _Steady:
             self._stream.flush()
         except OSError as error:
             self._lose(error)
+
+    def move(self) -> None:
+        """Write through a descriptor of its own from now on, and let what others write to the old one go to the error stream."""
+        self._stream.flush()
+        old = self._stream.fileno()
+        moved = os.fdopen(os.dup(old), "w", encoding=self._stream.encoding, errors=self._stream.errors)
+        os.dup2(sys.stderr.fileno(), old)
+        self._stream = moved
 
     def _lose(self, error: OSError) -> None:
         self.lost = self.lost or error

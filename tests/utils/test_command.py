@@ -110,6 +110,13 @@ def test_a_report_that_the_disk_has_no_room_for_is_code_74(flush):
     assert code == 74 and err.count("\n") == 1 and "No space left" in err
 
 
+def test_what_libraries_print_goes_to_the_error_stream_where_the_output_is_pythons_alone():
+    body = "import os\ncommand.python_alone()\nos.write(1, b'[Gloo]\\n')\nos.system('echo a child')\nprint('{}')\nreturn 42"
+    assert ended(body) == (42, "{}\n", "[Gloo]\na child\n")
+    code, _, err = ended("command.python_alone()\nprint('{}')", stdout=open("/dev/full", "w"))
+    assert code == 74 and "No space left" in err
+
+
 @pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
 def test_closed_streams_are_no_files_of_ours(tmp_path, closed):
     body = (
