@@ -14,7 +14,7 @@ from jaxseg.bench import clock, machine, pair, table
 from jaxseg.bench.__main__ import SUITES, parse
 from jaxseg.bench.gpu import kernels
 from jaxseg.bench.side import Options
-from jaxseg.bench.suites import models, ops
+from jaxseg.bench.suites import models, ops, startup
 from jaxseg.types import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -232,6 +232,18 @@ def test_a_kernel_is_compared_with_its_reference_and_with_the_bandwidth_of_a_cop
     )
     assert found.error == 0 and found.ratio > 0 and found.mfu > 0 and found.compile_s > 0 and found.peer == "reference, XLA"
     assert found.note.endswith("% of a copy's bandwidth")
+
+
+def test_commands_that_fail_keep_the_figures_before_them(monkeypatch):
+    def commands(folder, edge, options, until, log):
+        yield from (("first step, cold", seconds) for seconds in (3.0, 1.0, 2.0))
+        yield "first step, kept", 0.5
+        raise ValueError(f"predict in {folder}/run: code 66")
+
+    monkeypatch.setattr(startup, "_commands", commands)
+    rows = list(startup.rows(startup.COMMANDS, Options("", quick=True), limit=1, log=None))
+    assert [(row.ours, row.runs) for row in rows] == [(2.0, 3), (0.5, 1), (None, 0), (None, 0)]
+    assert all(row.note == "predict in /run: code 66" for row in rows)
 
 
 def test_one_command_measures_a_row_of_each_suite(tmp_path):

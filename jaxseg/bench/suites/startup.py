@@ -1,28 +1,42 @@
 """Seconds from the command to the end of the first training step, in a new process each time, cold and warm.
 
 Cold: no compilation cache. Warm: with the cache that the cold run has written. jaxseg's process builds a network and runs
-`train.step` on one batch; the peer does the same in eager PyTorch. An uncounted run of each comes first, so that the operating
-system's file cache is always warm.
+`train.step` on one batch; the peer does the same in eager PyTorch.
+
+The case "commands" is what a user types: the main job until its first step, and a prediction of one slice by that run, each cold
+and again with the programs that were kept; the phantom is prepared before that.
 """
 
+import contextlib
 import json
+import shutil
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from jaxseg.bench import pair
 from jaxseg.bench.side import Options
 from jaxseg.bench.table import Row
+from jaxseg.train.processes.interrupt import PREEMPTED
 
-CASES = ("segnext_t_ich",)
+COMMANDS = "commands"
+CASES = ("segnext_t_ich", COMMANDS)
+PLACES = ("JAX_COMPILATION_CACHE_DIR", "JAXSEG_CACHE", "JAXSEG_KEEP_PROGRAMS")  # variables that would warm a cold start
 RUNS = 3  # of each kind, in turn; medians
+LEAST = 1200.0  # seconds for the commands: two minutes a round on two cores
 
 
 def rows(name: str, options: Options, *, limit: float, log) -> Iterator[Row]:
     """The rows: a cold and a warm start."""
     edge, until = 64 if options.quick else 256, time.monotonic() + limit
+    if name == COMMANDS:
+        yield from _of_commands(edge, options, max(until, time.monotonic() + LEAST), log)
+        return
     found: dict[str, list[dict]] = {"cold": [], "warm": [], "peer": []}
     notes: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="jaxseg-bench-") as folder:
@@ -61,6 +75,81 @@ def _run(name: str, which: str, edge: int, cache: str, options: Options, until: 
     start = time.time()
     report = pair.report("startup", [name, which, edge, bool(options.gpu)], env, until, log)
     return {**report, "seconds": report["done"] - start}
+
+
+def _of_commands(edge: int, options: Options, until: float, log) -> Iterator[Row]:
+    """The rows of what a user types."""
+    found: dict[str, list[float]] = {
+        work: [] for work in ("first step, cold", "first step, kept", "one slice predicted, cold", "one slice predicted, kept")
+    }
+    note = ""
+    with tempfile.TemporaryDirectory(prefix="jaxseg-bench-") as folder:
+        try:
+            for work, seconds in _commands(Path(folder), edge, options, until, log):
+                found[work].append(seconds)
+        except (subprocess.SubprocessError, ValueError) as error:
+            note = " ".join(str(error).split())[-200:].replace(folder, "")
+    for work, seconds in found.items():
+        size = f"2x{edge}x{edge}x1" if work.startswith("first") else f"{edge}x{edge}"
+        row = Row("startup", COMMANDS, work, size=size, unit="s", runs=len(seconds), note=note)
+        row.ours = statistics.median(seconds) if seconds else None
+        yield row
+
+
+def _commands(folder: Path, edge: int, options: Options, until: float, log) -> Iterator[tuple[str, float]]:
+    """Run the commands in turn; yields what was timed, and its seconds."""
+    cache, run, scan = folder / "cache", folder / "run", folder / "slice.nii.gz"
+    env = {k: v for k, v in pair.environment(options.gpu).items() if k not in PLACES} | {"JAXSEG_CACHE": str(cache)}
+    main = [sys.executable, "-m", "jaxseg.main"]
+    keys = (f"data.size=({edge},{edge})", "train.batch_size=2", "train.log_every=1")
+    train = [f"--config=configs/ich_segnext.py{':quick' * options.quick}", *(f"--config.{key}" for key in keys), "--json"]
+    predict = ["--mode=predict", f"--config=jaxseg/recorded.py:{run}", f"--workdir={run}", f"--input={scan}", "--json"]
+
+    def until_event(event: str, arguments: list[str], ends: Callable[[subprocess.Popen], None], codes: tuple[int, ...]) -> float:
+        """Run a command until it reports an event, then end it; returns the seconds until then."""
+        begin = time.time()
+        process = subprocess.Popen([*main, *arguments], env=env, stdout=subprocess.PIPE, stderr=log, text=True)
+        with contextlib.closing(process.stdout):
+            last = ""
+            for last in process.stdout:
+                if json.loads(last)["event"] == event:
+                    break
+            seconds = time.time() - begin
+            ends(process)
+            process.communicate(timeout=max(1.0, until - time.monotonic()))
+        if process.returncode not in codes:
+            raise ValueError(f"{' '.join(arguments)}: code {process.returncode}; {last}")
+        return seconds
+
+    _write_slice(scan, edge)
+    # prepares the phantom:
+    until_event(
+        "start", [*train, f"--workdir={folder / 'none'}"], subprocess.Popen.kill, (-signal.SIGKILL,)
+    )  # prepares the phantom
+    for _ in range(1 if options.quick else RUNS):
+        for kept in ("xla", "programs"):
+            shutil.rmtree(cache / kept, ignore_errors=True)
+        shutil.rmtree(run, ignore_errors=True)
+        stop = (PREEMPTED, 0)  # the quick form may be done before it hears of it
+        yield "first step, cold", until_event("step", [*train, f"--workdir={run}"], subprocess.Popen.terminate, stop)
+        again = [*train, f"--workdir={folder / 'again'}"]
+        yield "first step, kept", until_event("step", again, subprocess.Popen.kill, (-signal.SIGKILL,))
+        for state in ("cold", "kept"):
+            output = folder / "labels"
+            arguments = [*predict, f"--output={output}"]
+            yield f"one slice predicted, {state}", until_event("end", arguments, lambda process: None, (0,))
+            shutil.rmtree(output)
+        shutil.rmtree(folder / "again", ignore_errors=True)
+
+
+def _write_slice(path: Path, edge: int) -> None:
+    """A slice of a CT with a bright disc in soft tissue, in HU."""
+    import nibabel
+    import numpy as np
+
+    place = np.stack(np.meshgrid(*[np.arange(edge) - edge / 2] * 2, [0], indexing="ij"))
+    values = np.where(np.sqrt((place**2).sum(0)) < edge / 8, 70, 30).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([0.5, 0.5, 5.0, 1.0])), path)
 
 
 def ours(name: str, edge: int, gpu: bool) -> dict:
