@@ -19,11 +19,11 @@ from jaxseg.types import Array, ConfigError
 from jaxseg.utils.lookup import check_kind, import_object, is_path, lookup, unknown_name
 
 
-class Kind(NamedTuple):
-    """A transform's class, its kind (stage), and the fields that its name sets."""
+class Entry(NamedTuple):
+    """A transform's class, its kind, and the fields that its name sets."""
 
     make: Any
-    stage: str  # "spatial", "intensity", "mix" or "classes"
+    kind: str  # "spatial", "intensity", "mix" or "classes"
     fixed: dict[str, Any] = {}
 
     def options(self) -> set[str]:
@@ -31,30 +31,30 @@ class Kind(NamedTuple):
         return {f.name for f in dataclasses.fields(self.make)} - set(self.fixed) - {"rank"}
 
 
-# the method that a transform of each stage defines
+# the method that a transform of each kind defines
 METHODS = {"spatial": "pull", "intensity": "__call__", "mix": "__call__", "classes": "__call__"}
 
 
-def own(given: str | type) -> Kind:
-    """The Kind of a user's own transform: a dataclass whose fields are its options, with a class attribute `stage`.
+def own(given: str | type) -> Entry:
+    """The entry of a user's own transform: a dataclass whose fields are its options, with a class attribute `kind`.
 
     Args:
-      given: the class, or its path "module:Class". Its stage determines how it is called inside jit: "intensity": __call__(key,
+      given: the class, or its path "module:Class". Its kind determines how it is called inside jit: "intensity": __call__(key,
         image [*S, C]) -> image; "spatial": pull(key, size) -> (matrix, offset), from output to input positions (see
         `augment/spatial.py`); "mix": __call__(keys [B], image [B, *S, C], mask [B, *S]) -> (image, mask), for a whole batch;
         "classes": __call__(key, classes [*S, K]) -> classes, those of a cascade's previous stage.
     Raises:
-      ConfigError: there is no such class, or it does not define the method of its stage.
+      ConfigError: there is no such class, or it does not define the method of its kind.
     """
     cls = given if isinstance(given, type) else import_object(given, "augmentation")
     name = given if isinstance(given, str) else cls.__qualname__
-    stage = getattr(cls, "stage", None)
-    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)) or stage not in METHODS or not hasattr(cls, METHODS[stage]):
+    kind = getattr(cls, "kind", None)
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)) or kind not in METHODS or not hasattr(cls, METHODS[kind]):
         raise ConfigError(
-            f"augmentation {name!r} must be a dataclass with stage = 'intensity' and __call__(self, key, image), "
+            f"augmentation {name!r} must be a dataclass with kind = 'intensity' and __call__(self, key, image), "
             "'spatial' and pull(self, key, size), or 'mix' and __call__(self, keys, image, mask); see docs/plugins.md"
         )
-    return Kind(cls, stage)
+    return Entry(cls, kind)
 
 
 class Item(NamedTuple):
@@ -62,7 +62,7 @@ class Item(NamedTuple):
 
     number: int
     probability: float
-    stage: str
+    kind: str
     transform: Any
 
     def draw(self, key: Array, batch: int) -> tuple[Array, Array]:
@@ -73,32 +73,32 @@ class Item(NamedTuple):
         return pair[:, 1], fired
 
 
-TRANSFORMS: dict[str, Kind] = {
-    "hflip": Kind(spatial.Flip, "spatial", {"axis": "w"}),
-    "vflip": Kind(spatial.Flip, "spatial", {"axis": "h"}),
-    "dflip": Kind(spatial.Flip, "spatial", {"axis": "d"}),
-    "rotate": Kind(spatial.Rotate, "spatial"),
-    "scale": Kind(spatial.Scale, "spatial"),
-    "translate": Kind(spatial.Translate, "spatial"),
-    "shear": Kind(spatial.Shear, "spatial"),
-    "mirror": Kind(spatial.Mirror, "spatial"),
-    "affine": Kind(spatial.Affine, "spatial"),
-    "elastic": Kind(spatial.Elastic, "spatial"),
-    "noise": Kind(intensity.Noise, "intensity"),
-    "blur": Kind(intensity.Blur, "intensity"),
-    "brightness": Kind(intensity.Brightness, "intensity"),
-    "contrast": Kind(intensity.Contrast, "intensity"),
-    "intensity": Kind(intensity.Shift, "intensity"),
-    "gamma": Kind(intensity.Gamma, "intensity"),
-    "gamma_signed": Kind(intensity.SignedGamma, "intensity"),
-    "lowres": Kind(intensity.LowResolution, "intensity"),
-    "colour_jitter": Kind(intensity.ColourJitter, "intensity"),
-    "equalize": Kind(intensity.Equalize, "intensity"),
-    "cutmix": Kind(mix.CutMix, "mix"),
-    "cutout": Kind(mix.Cutout, "mix"),
-    "black_rectangle": Kind(mix.BlackRectangle, "mix"),
-    "stage_morphology": Kind(previous.Morphology, "classes"),
-    "stage_drop": Kind(previous.DropComponent, "classes"),
+TRANSFORMS: dict[str, Entry] = {
+    "hflip": Entry(spatial.Flip, "spatial", {"axis": "w"}),
+    "vflip": Entry(spatial.Flip, "spatial", {"axis": "h"}),
+    "dflip": Entry(spatial.Flip, "spatial", {"axis": "d"}),
+    "rotate": Entry(spatial.Rotate, "spatial"),
+    "scale": Entry(spatial.Scale, "spatial"),
+    "translate": Entry(spatial.Translate, "spatial"),
+    "shear": Entry(spatial.Shear, "spatial"),
+    "mirror": Entry(spatial.Mirror, "spatial"),
+    "affine": Entry(spatial.Affine, "spatial"),
+    "elastic": Entry(spatial.Elastic, "spatial"),
+    "noise": Entry(intensity.Noise, "intensity"),
+    "blur": Entry(intensity.Blur, "intensity"),
+    "brightness": Entry(intensity.Brightness, "intensity"),
+    "contrast": Entry(intensity.Contrast, "intensity"),
+    "intensity": Entry(intensity.Shift, "intensity"),
+    "gamma": Entry(intensity.Gamma, "intensity"),
+    "gamma_signed": Entry(intensity.SignedGamma, "intensity"),
+    "lowres": Entry(intensity.LowResolution, "intensity"),
+    "colour_jitter": Entry(intensity.ColourJitter, "intensity"),
+    "equalize": Entry(intensity.Equalize, "intensity"),
+    "cutmix": Entry(mix.CutMix, "mix"),
+    "cutout": Entry(mix.Cutout, "mix"),
+    "black_rectangle": Entry(mix.BlackRectangle, "mix"),
+    "stage_morphology": Entry(previous.Morphology, "classes"),
+    "stage_drop": Entry(previous.DropComponent, "classes"),
 }
 
 
@@ -111,7 +111,7 @@ def build(spec: Sequence, *, rank: int = 2, fill: float = 0.0, fixed_channels: i
       rank: number of spatial axes.
       fill: image value outside the image, for geometric transforms (the label there is 0).
       fixed_channels: number of last channels that are not intensities (coordinates); only geometric transforms change them.
-      classes: K, of which that many are a previous stage's classes, zeros and ones: they stay so, and transforms of the stage
+      classes: K, of which that many are a previous stage's classes, zeros and ones: they stay so, and transforms of the kind
         "classes" change them too.
     Returns:
       A function of key (a jax random key), image float32 [B, *S, C] and mask integer [B, *S]; it works inside jax.jit.
@@ -120,12 +120,12 @@ def build(spec: Sequence, *, rank: int = 2, fill: float = 0.0, fixed_channels: i
     """
     if rank not in spatial.LETTERS:
         raise ConfigError(f"got rank={rank} for augmentation: must be 2 or 3")
-    items = [item for number, entry in enumerate(spec) for item in _items(number, entry, rank)]
-    if not classes and (lost := [spec[item.number // 4][0] for item in items if item.stage == "classes"]):
+    items = [item for number, given in enumerate(spec) for item in _items(number, given, rank)]
+    if not classes and (lost := [spec[item.number // 4][0] for item in items if item.kind == "classes"]):
         raise ConfigError(
             f"augmentation {lost[0]!r} changes the classes of config.data.previous, which names no run; leave it out"
         )
-    stages = _stages(items, fill, fixed_channels, classes)
+    functions = _functions(items, fill, fixed_channels, classes)
 
     def augment(key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
         if image.ndim != rank + 2 or mask.shape != image.shape[:-1]:
@@ -135,36 +135,36 @@ def build(spec: Sequence, *, rank: int = 2, fill: float = 0.0, fixed_channels: i
             )
         if image.dtype != jnp.float32 or not jnp.issubdtype(mask.dtype, jnp.integer):
             raise ValueError(f"got image {image.dtype} and mask {mask.dtype}; must be float32 and integer")
-        for stage in stages:
-            image, mask = stage(key, image, mask)
+        for function in functions:
+            image, mask = function(key, image, mask)
         return image, mask
 
     return augment
 
 
-def _items(number: int, entry, rank: int) -> list[Item]:
-    if len(entry) != 3:
-        raise ConfigError(f"augmentation {entry!r}: must be (name, probability, options)")
-    name, probability, options = entry
-    kind = own(name) if isinstance(name, type) or is_path(name) else lookup("augmentation", name, TRANSFORMS)
+def _items(number: int, given, rank: int) -> list[Item]:
+    if len(given) != 3:
+        raise ConfigError(f"augmentation {given!r}: must be (name, probability, options)")
+    name, probability, options = given
+    entry = own(name) if isinstance(name, type) or is_path(name) else lookup("augmentation", name, TRANSFORMS)
     if not isinstance(probability, (int, float)) or not 0 <= probability <= 1:
         raise ConfigError(f"probability {probability!r} of augmentation {name!r}: must lie in 0..1")
     if not isinstance(options, Mapping):
-        raise ConfigError(f"augmentation {entry!r}: its options must be {{'option': value}}, or {{}} for none")
-    defaults = {f.name: f.default for f in dataclasses.fields(kind.make)}
+        raise ConfigError(f"augmentation {given!r}: its options must be {{'option': value}}, or {{}} for none")
+    defaults = {f.name: f.default for f in dataclasses.fields(entry.make)}
     for option, value in options.items():
-        if option not in kind.options():
-            raise unknown_name(f"option of augmentation {name!r}", option, kind.options())
+        if option not in entry.options():
+            raise unknown_name(f"option of augmentation {name!r}", option, entry.options())
         if defaults[option] is not dataclasses.MISSING:
             check_kind(f"augmentation {name!r}: {option}", value, defaults[option])
-    missing = [key for key in kind.options() if key not in options and _is_required(kind.make, key)]
+    missing = [key for key in entry.options() if key not in options and _is_required(entry.make, key)]
     if missing:
         raise ConfigError(f"augmentation {name!r} needs {', '.join(missing)}: give them as options, {{'{missing[0]}': value}}")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    made = kind.make(**kind.fixed, **values, **({"rank": rank} if "rank" in kind.make.__dataclass_fields__ else {}))
+    made = entry.make(**entry.fixed, **values, **({"rank": rank} if "rank" in entry.make.__dataclass_fields__ else {}))
     if isinstance(made, spatial.Mirror):
-        return [Item(number * 4 + i, float(probability), kind.stage, flip) for i, flip in enumerate(made.flips())]
-    return [Item(number * 4, float(probability), kind.stage, made)]
+        return [Item(number * 4 + i, float(probability), entry.kind, flip) for i, flip in enumerate(made.flips())]
+    return [Item(number * 4, float(probability), entry.kind, made)]
 
 
 def _is_required(cls: type, name: str) -> bool:
@@ -172,21 +172,21 @@ def _is_required(cls: type, name: str) -> bool:
     return field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _stages(items: Sequence[Item], fill: float, fixed: int, classes: int) -> list[Callable]:
+def _functions(items: Sequence[Item], fill: float, fixed: int, classes: int) -> list[Callable]:
     """The functions of the list: one for each run of consecutive geometric transforms, one for each other transform."""
-    stages: list[Callable] = []
+    functions: list[Callable] = []
     run: list[Item] = []
     for item in items:
         if run and not _joins(item, run):
-            stages.append(_geometry(run, fill, classes))
+            functions.append(_geometry(run, fill, classes))
             run = []
-        if item.stage == "spatial":
+        if item.kind == "spatial":
             run.append(item)
-        elif item.stage == "classes":
-            stages.append(_classes(item, classes))
+        elif item.kind == "classes":
+            functions.append(_classes(item, classes))
         else:
-            stages.append(_pixels(item, fixed) if item.stage == "intensity" else _batch(item))
-    return stages + ([_geometry(run, fill, classes)] if run else [])
+            functions.append(_pixels(item, fixed) if item.kind == "intensity" else _batch(item))
+    return functions + ([_geometry(run, fill, classes)] if run else [])
 
 
 def _border(run: Sequence[Item]) -> str | None:
@@ -198,7 +198,7 @@ def _border(run: Sequence[Item]) -> str | None:
 
 
 def _joins(item: Item, run: Sequence[Item]) -> bool:
-    if item.stage != "spatial" or isinstance(run[-1].transform, spatial.Elastic):
+    if item.kind != "spatial" or isinstance(run[-1].transform, spatial.Elastic):
         return False
     return None in (_border(run), _border([item])) or _border(run) == _border([item])
 
@@ -207,7 +207,7 @@ def _geometry(run: Sequence[Item], fill: float, classes: int) -> Callable:
     if _border(run) is None:
         return lambda key, image, mask: _reverse(run, key, image, mask)
 
-    def stage(key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
+    def apply(key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
         batch, *size, _ = image.shape
         rank = len(size)
         total = jnp.eye(rank), jnp.zeros(rank)
@@ -229,7 +229,7 @@ def _geometry(run: Sequence[Item], fill: float, classes: int) -> Callable:
             new_image = jnp.concatenate([new_image[..., :-classes], previous.binary(new_image[..., -classes:])], -1)
         return _select(moved, new_image, image), _select(moved, new_mask, mask)
 
-    return stage
+    return apply
 
 
 def _reverse(run: Sequence[Item], key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
@@ -252,32 +252,32 @@ def _swapped(transform, fired: Array, mask: Array) -> Array:
 
 
 def _pixels(item: Item, fixed: int) -> Callable:
-    def stage(key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
+    def apply(key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
         keys, fired = item.draw(key, image.shape[0])
         moving = image.shape[-1] - fixed
         new = jax.vmap(item.transform)(keys, image[..., :moving])
         return _select(fired, jnp.concatenate([new, image[..., moving:]], -1) if fixed else new, image), mask
 
-    return stage
+    return apply
 
 
 def _classes(item: Item, count: int) -> Callable:
-    def stage(key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
+    def apply(key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
         keys, fired = item.draw(key, image.shape[0])
         given = image[..., -count:]
         new = jax.lax.cond(fired.any(), lambda: jax.vmap(item.transform)(keys, given), lambda: given)  # most batches take none
         return _select(fired, jnp.concatenate([image[..., :-count], new], -1), image), mask
 
-    return stage
+    return apply
 
 
 def _batch(item: Item) -> Callable:
-    def stage(key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
+    def apply(key: Array, image: Array, mask: Array) -> tuple[Array, Array]:
         keys, fired = item.draw(key, image.shape[0])
         new_image, new_mask = item.transform(keys, image, mask)
         return _select(fired, new_image, image), _select(fired, new_mask, mask)
 
-    return stage
+    return apply
 
 
 def _like(flags: Array, x: Array) -> Array:

@@ -279,10 +279,10 @@ class ColourJitter:
             "hue": turn_hue,
         }
 
-        def stage(x: Array, number: Array):
+        def apply(x: Array, number: Array):
             return jax.lax.select_n(number, *(operations[n](x, a) for n, a in zip(ranges, amounts))), None
 
-        return jax.lax.scan(stage, image, jax.random.permutation(order, len(ranges)))[0]
+        return jax.lax.scan(apply, image, jax.random.permutation(order, len(ranges)))[0]
 
 
 def turn_hue(image: Array, turns: Array) -> Array:

@@ -20,7 +20,7 @@ def check_transform(
     """Check the properties of an augmentation on the device on which the training step relies.
 
     Inside jit it returns a finite float32 image and an integer mask of unchanged shapes; the same key gives the same result; a
-    sample does not depend on the others of its batch, unless the stage is "mix"; the mask has no new class; an intensity
+    sample does not depend on the others of its batch, unless its kind is "mix"; the mask has no new class; an intensity
     transform does not change the mask; with probability 0 no bit changes.
 
     Args:
@@ -36,12 +36,12 @@ def check_transform(
     name = transform if isinstance(transform, str) else transform.__qualname__
     part = Tested(f"augmentation {name}", transform)
     if isinstance(transform, str):
-        kind = part.attempt(
+        entry = part.attempt(
             "looking it up", lambda: compose.own(transform) if ":" in transform else compose.TRANSFORMS[transform]
         )
     else:
-        kind = part.attempt("looking at it", compose.own, transform)
-    part = Tested(part.name, kind.make)
+        entry = part.attempt("looking at it", compose.own, transform)
+    part = Tested(part.name, entry.make)
     make = lambda probability: compose.build(((transform, probability, dict(options or {})),), rank=rank)
     always, never = part.attempt("building it", make, 1.0), part.attempt("building it", make, 0.0)
     random = np.random.default_rng(0)
@@ -58,12 +58,12 @@ def check_transform(
     part.expect(bool(np.isfinite(flat).all()), "a finite image of a constant one", "others", f"divisions ({part.place()})")
     strange = sorted(set(np.unique(new_mask).tolist()) - set(range(classes)))
     part.expect(not strange, f"a mask of the classes 0 to {classes - 1}", f"{strange[:5]}")
-    if kind.stage == "intensity":
+    if entry.kind == "intensity":
         part.expect(np.array_equal(new_mask, mask), "an intensity transform to leave the mask", "a changed one")
     again = [np.asarray(a) for a in jax.jit(lambda *a: always(*a))(key, image, mask)]
     same = np.array_equal(again[0], new_image) and np.array_equal(again[1], new_mask)
     part.expect(same, "the same result for the same key", "another", f"random numbers that are not jax's ({part.place()})")
-    if kind.stage != "mix":
+    if entry.kind != "mix":
         others = np.concatenate([image[:1], image[1:] ** 2])
         alone = np.asarray(run(key, others, mask)[0])[0]
         part.expect(np.array_equal(alone, new_image[0]), "a sample that does not depend on its neighbours", "one that does")

@@ -159,7 +159,7 @@ class Brighter:
     """An augmentation of one's own."""
 
     by: float
-    stage: ClassVar[str] = "intensity"
+    kind: ClassVar[str] = "intensity"
 
     def __call__(self, key, image):
         return image + self.by * jax.random.uniform(key)
@@ -172,7 +172,7 @@ def test_a_class_of_ones_own_works_as_ours_do():
     for spec, words in (
         ((Brighter, 1.0, {}), "needs by: give them as options"),
         ((Brighter, 1.0, {"by": 1.0, "bye": 2.0}), "unknown option of augmentation"),
-        ((f"{__name__}:build", 1.0, {}), "must be a dataclass with stage"),
+        ((f"{__name__}:build", 1.0, {}), "must be a dataclass with kind"),
     ):
         with pytest.raises(ConfigError, match=words):
             build((spec,))

@@ -89,7 +89,7 @@ def test_every_transform_keeps_shapes_and_dtypes_at_every_rank_it_takes(name, ra
             build(((name, 0.5, {}),), rank=rank)
         return
     image, mask = jnp.zeros((2, *(8, 7, 6)[:rank], 3)), jnp.zeros((2, *(8, 7, 6)[:rank]), jnp.uint8)
-    classes = int(TRANSFORMS[name].stage == "classes")  # of a cascade's previous stage, the last channel
+    classes = int(TRANSFORMS[name].kind == "classes")  # of a cascade's previous stage, the last channel
     new, labels = jax.eval_shape(build(((name, 0.5, {}),), rank=rank, fixed_channels=classes, classes=classes), KEY, image, mask)
     assert (new.shape, new.dtype, labels.shape, labels.dtype) == (image.shape, image.dtype, mask.shape, mask.dtype)
 
@@ -99,7 +99,7 @@ def test_all_transforms_together_stay_finite_and_leave_other_entries_alone():
         "elastic": {"sigma": 4.0, "alpha": 20.0},
         "colour_jitter": {"brightness": 0.3, "contrast": 0.2, "hue": 0.1, "saturation": 0.1},
     }
-    names = [name for name, kind in TRANSFORMS.items() if name != "dflip" and kind.stage != "classes"]
+    names = [name for name, entry in TRANSFORMS.items() if name != "dflip" and entry.kind != "classes"]
     spec = tuple((name, 0.08, options[name] if name in options else {}) for name in names)
     rng = np.random.default_rng(0)
     image = jnp.asarray(rng.random((32, 12, 12, 3)), jnp.float32)

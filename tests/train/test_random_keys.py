@@ -116,7 +116,7 @@ def test_the_ledger_sees_keys_that_overlap(ledger):
 
 
 def test_no_key_is_used_twice_in_two_steps_of_two_micro_batches_and_their_warm_up(ledger, unoptimised):
-    names = [name for name, kind in TRANSFORMS.items() if name not in ("dflip", "affine") and kind.stage != "classes"]
+    names = [name for name, entry in TRANSFORMS.items() if name not in ("dflip", "affine") and entry.kind != "classes"]
     spec = [(name, 0.5, OPTIONS[name] if name in OPTIONS else {}) for name in names]
     network, params, net_state = functional.split(Droppy(rngs=nnx.Rngs(0)))
     rule, mesh = optimizers.build(params, name="sgd"), meshes.make(1)
