@@ -23,7 +23,10 @@ from jaxseg.config import flatten
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-RUN_ELSEWHERE = {"export.md": "tests/exporting/test_bundle.py"}  # its commands need a run
+RUN_ELSEWHERE = {
+    "export.md": "tests/exporting/test_bundle.py",  # its commands need a run
+    "quick_start_ko.md": "index.md",  # word for word, see below
+}
 QUICK = re.compile(r"<!-- quick: (.+?) -> (.*?) -->")
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -86,6 +89,15 @@ def test_a_page_prints_what_it_shows(page, quick, tmp_path):
             pytest.fail(f"{page.name}: $ {command}\n--- shown\n{wanted}\n--- printed\n{done.stdout}", pytrace=False)
 
 
+def test_the_korean_page_types_what_the_english_one_types():
+    korean, english = ((ROOT / "docs" / name).read_text() for name in ("quick_start_ko.md", "index.md"))
+    assert BLOCK.findall(korean) == BLOCK.findall(english) != []
+    typed = lambda text: re.sub(r" *#.*", "", "\n".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)))
+    assert typed(korean) == typed(english) != ""
+    others = "\n".join(page.read_text() for page in (*PAGES, ROOT / "README.md") if page.name != "quick_start_ko.md")
+    assert not [code for code in re.findall(r"`(jaxseg [^`]+)`", korean) if code not in others]
+
+
 def test_every_page_stands_in_the_site():
     site = (ROOT / "mkdocs.yml").read_text()
     assert not [page.name for page in PAGES if f"- {page.name}\n" not in site and f": {page.name}\n" not in site]
@@ -93,8 +105,12 @@ def test_every_page_stands_in_the_site():
 
 def test_links_between_pages_lead_somewhere():
     for page in [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "launch" / "README.md"]:
-        for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+        for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text()):
+            there = page.parent / target if target else page
+            assert there.exists(), f"{page.name} links to {target}"
+            headings = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE) if anchor else []
+            slugs = {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+            assert not anchor or anchor in slugs, f"{page.name} links to {target}#{anchor}"
 
 
 def test_the_page_of_errors_lists_every_code_of_the_library():

@@ -21,6 +21,43 @@ README = Path(__file__).parent.parent / "README.md"
 DOCS = README.parent / "docs"
 NOTE = "Written from the docstrings of the library by `python tests/test_reference_pages.py`; a test compares."
 SIDES = {2: 256, 3: 64}  # of the images to which the page's figures refer
+TITLES = {
+    "basicunet": "BasicUNet",
+    "dual_branch": "Dual-branch networks",
+    "dynunet": "DynUNet",
+    "effisegnet": "EffiSegNet",
+    "hdbet": "HD-BET's U-Net",
+    "linknet3d": "LinkNet for volumes",
+    "mednext": "MedNeXt",
+    "mobile_unetr": "MobileUNETR",
+    "mobile_unetr3d": "MobileUNETR for volumes",
+    "monai_unet": "MONAI's UNet",
+    "nnunet": "nnU-Net",
+    "planes": "Planes of a volume",
+    "pspnet": "PSPNet",
+    "resunetpp": "ResUNet++",
+    "segformer": "SegFormer",
+    "segnext": "SegNeXt",
+    "segresnet": "SegResNet",
+    "swin_unetr": "Swin UNETR",
+    "unet": "U-Net",
+    "unet2d": "U-Net, BraTS slices",
+    "unet3d": "U-Net for volumes",
+    "unet3p": "U-Net 3+",
+    "unetr": "UNETR",
+}
+SOURCES = {  # names of key mappings -> whose files they read
+    "official": "its authors",
+    "ich": "the haemorrhage project",
+    "hszhao": "hszhao/semseg",
+    "scoliosis": "the scoliosis project",
+    "monai": "MONAI",
+    "monai_residual": "MONAI",
+    "transformers": "transformers",
+    "nnunet": "nnU-Net",
+    "hdbet": "HD-BET",
+    "deepbet": "deepbet",
+}
 METRICS = (
     counts.dice,
     counts.iou,
@@ -69,15 +106,25 @@ def networks(figures: dict[str, Figures]) -> str:
         "# Networks",
         "",
         textwrap.fill(
-            f"{len(registry.list_models())} named networks. `--config.model.name=NAME` chooses one, `jaxseg.create_model(NAME)` "
-            "builds one. Channels and classes are those that a variant takes when nothing else is said; its parameters are "
-            "counted for them. Fields of a variant are changed with `--config.model.options`. Weights are read from PyTorch "
-            "files without PyTorch (`--config.model.init=FILE`), under the names of the implementations that each family lists. "
-            f"GMAC are 10^9 multiply-accumulates for one image of {SIDES[2]} x {SIDES[2]} pixels, or {SIDES[3]}^3 voxels (UNETR: "
-            "of the one size that it takes); kept MiB is what a training step "
-            "in float32 keeps of it from the forward for the backward pass, traced for a CPU. "
-            "`jaxseg zoo --measure unet3d_s` compiles a step at any size, and measures memory and time.",
+            f"{len(registry.list_models())} named networks. `--config.model.name=NAME` chooses one for a training, "
+            "`jaxseg.create_model(NAME)` builds one in Python, `jaxseg zoo` lists them. Names that end in `_test` are tiny ones "
+            "for tests.",
             128,
+        ),
+        "",
+        *(
+            textwrap.fill(f"- {line}", 128, subsequent_indent="  ")
+            for line in (
+                "**axes**: 2 for images, 3 for volumes.",
+                "**channels, classes**: those that a network takes when nothing else is said, which your data replace; its "
+                "**parameters** are counted for them. Fields of a variant are changed with `--config.model.options`.",
+                f"**GMAC**: 10^9 multiply-accumulates for one image of {SIDES[2]} x {SIDES[2]} pixels, or {SIDES[3]}^3 voxels "
+                "(UNETR: of the one size that it takes).",
+                "**kept MiB**: what a training step in float32 keeps of that image from the forward for the backward pass, "
+                "traced for a CPU. `jaxseg zoo --measure unet3d_s` compiles a step at any size, and measures memory and time.",
+                "**Reads weights of**: whose PyTorch files `--config.model.init=FILE` takes, without PyTorch. Files that "
+                "jaxseg wrote are read for every network.",
+            )
         ),
         "",
         "```console",
@@ -93,9 +140,8 @@ def networks(figures: dict[str, Figures]) -> str:
         module = importlib.import_module(f"jaxseg.models.{family}")
         source = inspect.getmodule(next(iter(module.VARIANTS.values())).network)
         text = inspect.getdoc(source) or ""
-        mappings = dict.fromkeys(re.sub(r"_\d+$", "", m.name) for m in getattr(module, "KEY_MAPPINGS", ()))
-        out += [f"## {family}", "", text, ""]
-        out += [f"Weights under the names of: {', '.join(mappings)}.", ""] if mappings else []
+        out += [f"## {TITLES[family]}", "", text, ""]
+        out += [f"Reads weights of: {theirs}.", ""] if (theirs := sources(module)) else []
         out += ["| name | axes | channels | classes | parameters | GMAC | kept MiB |", "|---|---|---|---|---|---|---|"]
         out += [
             f"| `{name}` | {' or '.join(map(str, v.ranks))} | {v.in_channels} | {v.num_classes} | {' | '.join(figures[name])} |"
@@ -105,19 +151,23 @@ def networks(figures: dict[str, Figures]) -> str:
     return "\n".join(out)
 
 
+def sources(module) -> str:
+    """Whose files the networks of a family read."""
+    names = (re.sub(r"_\d+$", "", m.name) for m in getattr(module, "KEY_MAPPINGS", ()))
+    return ", ".join(dict.fromkeys(SOURCES[name] for name in names))
+
+
 def families(figures: dict[str, Figures]) -> str:
     """The README's table of families; networks for tests alone are left out."""
-    rows = ["| family | networks | axes | parameters | weights under the names of |", "|---|---|---|---|---|"]
-    for family in registry.FAMILIES:
+    rows = ["| family | networks | axes | parameters | reads weights of |", "|---|---|---|---|---|"]
+    for family in sorted(registry.FAMILIES, key=lambda family: TITLES[family].lower()):
         module = importlib.import_module(f"jaxseg.models.{family}")
         known = {name: v for name, v in module.VARIANTS.items() if "_test" not in name}
         sizes = sorted(int(figures[name].parameters.replace(",", "")) / 1e6 for name in known)
         axes = " or ".join(map(str, sorted({rank for v in known.values() for rank in v.ranks})))
-        first = inspect.getdoc(inspect.getmodule(next(iter(known.values())).network)).partition(":")[0].partition("\n")[0]
         size = " to ".join(dict.fromkeys((f"{sizes[0]:.1f}", f"{sizes[-1]:.1f}"))) + " M"
         names = ", ".join(f"`{name}`" for name in sorted(known)[:3]) + (f" and {len(known) - 3} more" if len(known) > 3 else "")
-        theirs = dict.fromkeys(re.sub(r"_\d+$", "", m.name) for m in getattr(module, "KEY_MAPPINGS", ()))
-        rows.append(f"| {first if len(first) < 24 else family} | {names} | {axes} | {size} | {', '.join(theirs) or 'jaxseg'} |")
+        rows.append(f"| {TITLES[family]} | {names} | {axes} | {size} | {sources(module)} |")
     return "\n".join(rows) + "\n"
 
 
@@ -136,8 +186,8 @@ def definitions() -> str:
     for name, term in TERMS.items():
         out += [f"### {name}", "", markdown(inspect.getdoc(term)), ""]
     out += ["## Augmentation", "", "Transforms of `train.augment`, on the device, in the order given.", ""]
-    for name, kind in sorted(TRANSFORMS.items()):
-        out += [f"### {name}", "", markdown(inspect.getdoc(kind.make)), ""]
+    for name, entry in sorted(TRANSFORMS.items()):
+        out += [f"### {name}", "", markdown(inspect.getdoc(entry.make)), ""]
     out += ["## Scores", "", textwrap.dedent(inspect.getdoc(counts)), ""]
     for function in METRICS:
         out += [f"### {function.__name__}", "", markdown(inspect.getdoc(function)), ""]

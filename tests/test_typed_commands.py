@@ -34,7 +34,14 @@ OTHERS = (  # programs that are not ours; what they are given is this project's 
         "pre-commit ",
     ),
     *("source .venv/bin/activate", "export XLA_FLAGS=--xla_force_host_platform_device_count=", "python3 -m venv .venv"),
-    *("docker build -f launch/Dockerfile", "docker run ", "torchrun ", "mkdocs build --strict", "python -m http.server"),
+    *(
+        "docker build -f launch/Dockerfile",
+        "docker run ",
+        "torchrun ",
+        "mkdocs build --strict",
+        "mkdocs serve",
+        "python -m http.server",
+    ),
 )
 PACKAGES = (
     "torch",
