@@ -9,6 +9,7 @@ as it is with `-m tutorial` (`make tutorials`). Both download packages, and skip
 
 import ast
 import doctest
+import html
 import itertools
 import os
 import re
@@ -20,6 +21,7 @@ import pytest
 
 from configs._base import base
 from jaxseg.config import flatten
+from tests.reports import browser
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -96,6 +98,17 @@ def test_the_korean_page_types_what_the_english_one_types():
     assert typed(korean) == typed(english) != ""
     others = "\n".join(page.read_text() for page in (*PAGES, ROOT / "README.md") if page.name != "quick_start_ko.md")
     assert not [code for code in re.findall(r"`(jaxseg [^`]+)`", korean) if code not in others]
+
+
+def test_the_copy_button_gives_what_is_typed(tmp_path):
+    page = ROOT / "docs" / "coming_from.md"
+    shown = "".join(
+        f"<p class=language-console><code>{html.escape(block)}</code></p>" for block in BLOCK.findall(page.read_text())
+    )
+    script = (ROOT / "docs" / "assets" / "copy.js").read_text()
+    steps = "return { copied: [...document.querySelectorAll('[data-copy]')].map((e) => e.dataset.copy).join('\\n') };"
+    found = browser.driven(f"<title></title><body>{shown}<script>{script}</script></body>", tmp_path, steps, width=2000)
+    assert found == {"copied": "\n".join(command for command, _ in commands(page))}
 
 
 def test_every_page_stands_in_the_site():

@@ -39,7 +39,7 @@ def series_of(run: Path, origin: Path) -> list[tuple[str, Path]]:
     """
     import_pydicom()
     if importlib.util.find_spec("highdicom") is None:
-        raise ConfigError("--dicom_seg needs highdicom, which is not installed; pip install 'highdicom', or jaxseg[dicomseg]")
+        raise ConfigError("--dicom_seg needs highdicom, which is not installed; run: pip install 'highdicom>=0.25'")
     record = checkpoint.find_record(run)
     found = cases.find_cases(origin, base.recipe_from(record), record)
     series = [(case.name, case.paths[0]) for case in found if case.paths[0].is_dir() or is_dicom(case.paths[0])]
