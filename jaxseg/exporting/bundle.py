@@ -28,9 +28,9 @@ from jaxseg.exporting.contents import Contents
 from jaxseg.types import StorageError
 
 SUFFIX = ".jaxseg"
-# of jaxseg/, each after those that it imports from; the first two serve the library too
+# of jaxseg/, each after those that it imports from; the first three serve the library too
 _RUNNER = ("images", "intensity", "preparation", "windows", "regions", "model", "program")
-_MODULES = ("data/exif", "data/prepare/splines", *(f"exporting/runner/{name}" for name in _RUNNER))
+_MODULES = ("data/exif", "data/text_headers", "data/prepare/splines", *(f"exporting/runner/{name}" for name in _RUNNER))
 _MAIN = "import runner\n\nraise SystemExit(runner.main())\n"
 _DATE = (2000, 1, 1, 0, 0, 0)
 

@@ -52,6 +52,8 @@ def _nnunet_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--configuration", default="", help="2d, 3d_fullres, 3d_lowres or 3d_cascade_fullres, if there are several"
     )
+    what = "the checkpoint of each fold, as for nnUNetv2_predict -chk: checkpoint_best.pth; default: the final one"
+    parser.add_argument("--checkpoint", default="", help=what)
     what = "for 3d_cascade_fullres: folder of its first stage's model; default: the folder beside it"
     parser.add_argument("--previous", type=Path, default=None, help=what)
     what = "nnU-Net's splits_final.json, the cases of each fold; default: the one in the model's folder or its parent"
@@ -60,12 +62,14 @@ def _nnunet_flags(parser: argparse.ArgumentParser) -> None:
 
 def _nnunet(chosen: argparse.Namespace) -> str:
     folds = [fold for fold in chosen.folds.split(",") if fold]
+    if chosen.checkpoint and not places.CHECKPOINT.fullmatch(chosen.checkpoint):
+        raise ConfigError(f"got --checkpoint={chosen.checkpoint}; must be a file's name in fold_N, such as checkpoint_best.pth")
     if not all(fold == "all" or fold.isdecimal() for fold in folds) or len(set(folds)) < len(folds):
         raise ConfigError(f"got --folds={chosen.folds}; give distinct numbers of folds, such as 0,1,2, or the word all")
     with places.model_folder(chosen.model, chosen.configuration) as folder:
-        runs = nnunet.import_model(
-            folder, chosen.output, _tree(chosen.config, "nnunet.py"), folds=folds, previous=chosen.previous, splits=chosen.splits
-        )
+        tree = _tree(chosen.config, "nnunet.py")
+        given = {"folds": folds, "previous": chosen.previous, "splits": chosen.splits, "chosen": chosen.checkpoint}
+        runs = nnunet.import_model(folder, chosen.output, tree, **given)
     return f"{runs[0]}" + (f' --config.infer.ensemble="{tuple(map(str, runs[1:]))}"' if runs[1:] else "")
 
 

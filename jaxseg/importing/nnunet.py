@@ -36,7 +36,7 @@ from jaxseg.utils.guard import shown
 from jaxseg.weights import from_torch, torch_files
 
 STAGE_AUGMENT = (("stage_morphology", 0.4, {}), ("stage_drop", 0.2, {}))  # of a cascade's second stage, after all others
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")  # the first that exists is read
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")  # unless one is named, the first that exists is read
 
 
 class Fold(NamedTuple):
@@ -65,6 +65,7 @@ def import_model(
     folds: Sequence[str] = (),
     previous: Path | None = None,
     splits: Path | None = None,
+    chosen: str = "",
     say: Callable[[str], None] = print,
 ) -> list[Path]:
     """Write a run folder for each fold. An interrupted import leaves no incomplete run folder.
@@ -78,6 +79,7 @@ def import_model(
       previous: folder of the model that is the first stage of this one's cascade; None: the folder beside it that nnU-Net names
         so.
       splits: nnU-Net's splits_final.json; None: the one that lies in the model's folder or its parent, if any.
+      chosen: name of the checkpoint in each fold's folder ("checkpoint_best.pth"); "": the first of CHECKPOINTS that exists.
       say: called with each line of the report.
     Returns:
       The run folders, in the order of the folds.
@@ -88,8 +90,9 @@ def import_model(
       MismatchError: the model uses something that jaxseg does not support, or its weights do not fit the network of the plans.
     """
     about = description.read(folder / description.FILE)
-    names = [f"fold_{fold}" for fold in folds] or _folds(folder)
-    read = [_read(folder / name) for name in names]
+    checkpoints = (chosen,) if chosen else CHECKPOINTS
+    names = [f"fold_{fold}" for fold in folds] or _folds(folder, checkpoints)
+    read = [_read(folder / name, checkpoints) for name in names]
     for fold in read[1:]:
         if fold.configuration != read[0].configuration:
             raise MismatchError(
@@ -151,23 +154,23 @@ def _first_stage(
     return import_model(place, output / plan.previous, tree, **others)
 
 
-def _folds(folder: Path) -> list[str]:
+def _folds(folder: Path, checkpoints: Sequence[str]) -> list[str]:
     """The folds that have a checkpoint: all numbered ones, as in nnU-Net, or fold_all if there is no numbered one."""
-    there = [p.name for p in folder.glob("fold_*") if any((p / name).is_file() for name in CHECKPOINTS)]
+    there = [p.name for p in folder.glob("fold_*") if any((p / name).is_file() for name in checkpoints)]
     numbered = sorted((n for n in there if n[5:].isdigit()), key=lambda n: int(n[5:]))
     if not there:
         raise CheckpointError(
-            f"{folder} has no fold_N with {' or '.join(CHECKPOINTS)}; give the folder that nnU-Net's training wrote, "
+            f"{folder} has no fold_N with {' or '.join(checkpoints)}; give the folder that nnU-Net's training wrote, "
             "Trainer__Plans__Configuration"
         )
     return numbered or ["fold_all"]
 
 
-def _read(place: Path) -> Fold:
-    """The checkpoint of a fold."""
-    path = next((place / name for name in CHECKPOINTS if (place / name).is_file()), None)
+def _read(place: Path, checkpoints: Sequence[str]) -> Fold:
+    """The first of some checkpoints of a fold that exists."""
+    path = next((place / name for name in checkpoints if (place / name).is_file()), None)
     if path is None:
-        raise CheckpointError(f"{place} has none of {', '.join(CHECKPOINTS)}; give --folds that exist")
+        raise CheckpointError(f"{place} has none of {', '.join(checkpoints)}; give --folds, or a --checkpoint, that exist")
     content = torch_files.load(path)
     wanted = ("network_weights", "init_args", "trainer_name")
     if not isinstance(content, Mapping) or not all(key in content for key in wanted):

@@ -13,8 +13,9 @@ from jaxseg.types import ConfigError, DataError
 from jaxseg.utils import guard
 
 PLANS = "plans.json"
+CHECKPOINT = re.compile(r"checkpoint_\w+\.pth")
 _USED = re.compile(
-    r"plans\.json|dataset\.json|splits_final\.json|fold_[^/]+/checkpoint_(final|best)\.pth|(crossval_[^/]+/)?postprocessing\.(pkl|json)"
+    rf"plans\.json|dataset\.json|splits_final\.json|fold_[^/]+/{CHECKPOINT.pattern}|(crossval_[^/]+/)?postprocessing\.(pkl|json)"
 )
 MAX_BYTES = 64 << 30  # of an unpacked model
 

@@ -60,7 +60,7 @@ def read(path: Path, values: Sequence[int]) -> list[dict[str, Any]]:
             raise MismatchError(
                 f"{path}: labels {labels}, background {given.get('background_label', 0)}; the model's labels are {values}"
             )
-        steps.append({"step": "keep_largest", "options": {"classes": [values.index(v) + 1 for v in labels]}})
+        steps.append({"step": "keep_largest", "options": {"classes": [values.index(v) + 1 for v in labels], "ties": "all"}})
     return steps
 
 

@@ -31,23 +31,29 @@ from jaxseg.utils.lookup import lookup
 Step = dict  # {"step": name, "options": {...}, "dice": [before, after]}
 FILE = "postprocess.json"  # in a run folder: what `choose` found
 TINY = 1e-9  # a rise of the Dice below this is rounding
+TIES = ("first", "all")
 
 
-def keep_largest(labels: np.ndarray, classes: Sequence[int] | None = None, connectivity: int | None = None) -> np.ndarray:
+def keep_largest(
+    labels: np.ndarray, classes: Sequence[int] | None = None, connectivity: int | None = None, ties: str = "first"
+) -> np.ndarray:
     """Keep only the largest connected component of some classes; their other voxels become background.
 
     Args:
       labels: integer [*S].
       classes: taken together as one mask; None: all but 0.
       connectivity: neighbours differ along at most this many axes; None: all axes (touching corners connect), as in nnU-Net.
+      ties: which of equally large components are kept: the "first" in C order, or "all", as in nnU-Net.
     Returns:
-      [*S] in the dtype of `labels`; of equally large components the first in C order is kept.
+      [*S] in the dtype of `labels`.
     Raises:
-      ConfigError: connectivity is not between 1 and the number of axes.
+      ConfigError: connectivity is not between 1 and the number of axes, or `ties` is another word.
     """
+    if ties not in TIES:
+        raise ConfigError(f"got ties={ties!r}; must be one of {', '.join(TIES)}")
 
     def keep(sizes: np.ndarray) -> np.ndarray:
-        return np.arange(len(sizes)) == sizes.argmax()
+        return sizes == sizes.max() if ties == "all" else np.arange(len(sizes)) == sizes.argmax()
 
     return _filtered(labels, classes, connectivity, keep)
 

@@ -96,7 +96,8 @@ def _monai(size: int, window: int, overlap: float) -> list[int]:
 
 
 def _nnunet(size: int, window: int, overlap: float) -> list[int]:
-    count = int(np.ceil((size - window) / (window * (1 - overlap)))) + 1
+    step = round(1 - overlap, 12)  # 0.2 for 0.8, not 0.19999999999999996: nnU-Net's setting is the step
+    count = int(np.ceil((size - window) / (window * step))) + 1
     return [int(np.round(i * ((size - window) / max(count - 1, 1)))) for i in range(count)]
 
 

@@ -193,6 +193,7 @@ def test_post_processing_is_jaxsegs(shape):
     for step, options in (
         ("keep_largest", {}),
         ("keep_largest", {"classes": [2, 3], "connectivity": 1}),
+        ("keep_largest", {"classes": [3], "connectivity": 1, "ties": "all"}),
         ("remove_small", {"min_mm3": 6.0, "classes": [1]}),
         ("remove_small", {"min_voxels": 3, "connectivity": 1}),
         ("fill_holes", {}),

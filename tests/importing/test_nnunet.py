@@ -179,6 +179,7 @@ def test_an_exported_archive_is_read_as_its_folder(planes, tmp_path):
     with zipfile.ZipFile(tmp_path / "exported.zip", "w") as archive:
         for path in planes.rglob("*"):
             archive.write(path, Path("Dataset001_Drawn") / path.relative_to(planes.parent))
+        archive.write(planes / "fold_0" / "checkpoint_final.pth", f"Dataset001_Drawn/{planes.name}/fold_0/checkpoint_best.pth")
         archive.writestr("../outside/plans.json", "{}")
         archive.writestr("Dataset001_Drawn/other/fold_0/progress.png", b"0")
     (run,) = imported(tmp_path / "exported.zip", tmp_path / "a")
@@ -188,6 +189,11 @@ def test_an_exported_archive_is_read_as_its_folder(planes, tmp_path):
     assert checkpoint.read_record(run)["model"] == checkpoint.read_record(same)["model"]
     with pytest.raises(ConfigError, match="fold_0 exists"):
         imported(planes, tmp_path / "b")
+    (best,) = imported(tmp_path / "exported.zip", tmp_path / "c", "--checkpoint=checkpoint_best.pth")
+    read = [Path(checkpoint.read_record(one)["imported"]["file"]).name for one in (run, best)]
+    assert read == ["checkpoint_final.pth", "checkpoint_best.pth"]
+    with pytest.raises(ConfigError, match="--checkpoint=best; must be a file's name"):
+        imported(planes, tmp_path / "d", "--checkpoint=best")
 
 
 @pytest.mark.parametrize("name", [postprocessing.PICKLE, postprocessing.JSON])
@@ -209,9 +215,9 @@ def test_post_processing_beside_a_model_is_applied_at_prediction(model, tmp_path
     with places.model_folder(model) as chosen:
         assert chosen == model
     found = postprocessing.read(postprocessing.find(model), (1, 2))
-    assert found == [{"step": "keep_largest", "options": {"classes": c}} for c in ([1, 2], [2])]
+    assert found == [{"step": "keep_largest", "options": {"classes": c, "ties": "all"}} for c in ([1, 2], [2])]
     labels = np.array([1, 2, 0, 2, 0, 2, 2])
-    np.testing.assert_array_equal(postprocess.apply(labels, found[:1]), [1, 2, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(postprocess.apply(labels, found[:1]), [1, 2, 0, 0, 0, 2, 2])
     with pytest.raises(MismatchError, match=r"labels \[1, 2\].*model's labels are \(1,\)"):
         postprocessing.read(results / name, (1,))
 

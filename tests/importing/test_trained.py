@@ -3,7 +3,7 @@
 Run by `make nnunet`, which installs nnunetv2 into an environment of its own. Environment variables:
 
 JAXSEG_NNUNET_PYTHON  the Python of that environment; without it these tests skip
-JAXSEG_NNUNET_MODELS  optional: a folder that `python -m tests.importing.trained` wrote before
+JAXSEG_NNUNET_MODELS  optional: a folder that `python -m tests.importing.trained` (or `mixed`) wrote before
 JAXSEG_BARE_PYTHON    optional: a Python that has numpy and jax alone, for the exported file
 """
 
@@ -19,10 +19,11 @@ import pytest
 from PIL import Image
 
 from jaxseg import checkpoint
+from jaxseg.data.formats.volumes import read_volume
 from jaxseg.importing import command_line
 from jaxseg.infer import predict
 from jaxseg.pretrained import command_line as pretrained
-from tests.importing import trained
+from tests.importing import mixed, trained
 
 ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("JAXSEG_NNUNET_PYTHON", "")
@@ -41,7 +42,8 @@ def place(tmp_path_factory):
     if "JAXSEG_NNUNET_MODELS" in os.environ:
         return Path(os.environ["JAXSEG_NNUNET_MODELS"])
     folder = tmp_path_factory.mktemp("nnunet")
-    subprocess.run([PYTHON, "-m", "tests.importing.trained", str(folder)], check=True, cwd=ROOT)
+    for name in ("trained", "mixed"):
+        subprocess.run([PYTHON, "-m", f"tests.importing.{name}", str(folder)], check=True, cwd=ROOT)
     return folder
 
 
@@ -63,17 +65,20 @@ def predicted(folds: list[Path], images: Path, out: Path, **settings) -> Path:
     return out
 
 
-def read(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path) if path.suffix == ".png" else nibabel.load(path).dataobj).astype(int)
+def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(labels, affine) of a file."""
+    if path.suffix == ".png":
+        return np.asarray(Image.open(path)).astype(int), np.eye(4)
+    found = read_volume(path) if path.suffix == ".nrrd" else nibabel.load(path)
+    return np.asarray(found.array if path.suffix == ".nrrd" else found.dataobj).astype(int), found.affine
 
 
 def differing(ours: Path, theirs: Path) -> float:
     """The share of voxels that have another label than nnU-Net's, over all cases; the cases show every class of the model."""
     wrong, size, classes = 0, 0, set()
-    for path in sorted([*theirs.glob("*.nii.gz"), *theirs.glob("*.png")]):
-        a, b = read(ours / path.name), read(path)
-        if path.suffix != ".png":
-            np.testing.assert_allclose(nibabel.load(ours / path.name).affine, nibabel.load(path).affine, atol=1e-4)
+    for path in sorted([*theirs.glob("*.nii.gz"), *theirs.glob("*.nrrd"), *theirs.glob("*.png")]):
+        (a, place), (b, wanted) = read(ours / path.name.replace(".nrrd", ".nii.gz")), read(path)
+        np.testing.assert_allclose(place, wanted, atol=1e-4)
         wrong, size, classes = wrong + (a != b).sum(), size + a.size, classes | set(np.unique(b))
     print(f"{theirs.name}: {wrong} of {size} voxels differ, labels {sorted(map(int, classes))}")
     assert size and len(classes) > 1
@@ -160,7 +165,7 @@ def by_file(model: Path, images: Path, out: Path) -> Path:
     """What an exported file makes of every case, run by a Python that has numpy and jax alone, if there is one."""
     bare = os.environ.get("JAXSEG_BARE_PYTHON", sys.executable)
     out.mkdir()
-    for case in sorted({path.name[: -len("_0000.nii.gz")] for path in images.iterdir()}):
+    for case in sorted({path.name.split(".")[0][: -len("_0000")] for path in images.iterdir()}):
         channels = [str(path) for path in sorted(images.glob(f"{case}_*"))]
         words = [str(model), "--input", *channels, "--output", str(out / f"{case}.nii.gz")]
         alone = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
@@ -206,3 +211,45 @@ def test_a_cascade_is_trained_further_leaves_as_one_file_and_goes_back(place, ru
     first = predicted(sorted(low.parent.glob("fold_*")), images, tmp_path / "first", postprocess=False)
     theirs = by_nnunet(back, images, tmp_path / "theirs", "-prev_stage_predictions", str(first))
     assert differing(tmp_path / "ours", theirs) < MOST
+
+
+IMAGES = Path("raw") / mixed.NAME / "imagesTs"
+
+
+def test_four_normalisations_of_transposed_cropped_nrrd_scans_in_regions_out_of_order(place, runs, tmp_path):
+    folds = imported(place / "res" / mixed.VOLUME, runs / "mixed", f"--splits={place / f'pre/{mixed.NAME}/splits_final.json'}")
+    config = checkpoint.read_record(folds[0])["config"]
+    rules = "none+ct_zscore+zscore_nonzero+rescale_to_01"
+    assert len(folds) == 3 and config["data"]["intensity"] == rules and list(config["data"]["axes"]) != [2, 1, 0]
+    ours = predicted(folds, place / IMAGES, tmp_path / "folds", postprocess=False)
+    assert differing(ours, place / "theirs" / "folds") < MOST
+    processed = predicted(folds, place / IMAGES, tmp_path / "processed")  # from a file that removes components
+    assert (
+        differing(processed, place / "theirs" / "folds-processed") < MOST < differing(ours, place / "theirs" / "folds-processed")
+    )
+    step = predicted(folds, place / IMAGES, tmp_path / "step", postprocess=False, overlap=1 - mixed.STEP, mirror=())
+    assert differing(step, place / "theirs" / "step") < MOST
+
+
+def test_a_chosen_checkpoint_of_fold_all_in_planes_of_scans(place, runs, tmp_path):
+    for which in ("best", "final"):
+        folds = imported(place / "res" / mixed.PLANE, runs / f"plane-{which}", f"--checkpoint=checkpoint_{which}.pth")
+        ours = predicted(folds, place / IMAGES, tmp_path / which)
+        assert differing(ours, place / "theirs" / which) < MOST
+    assert differing(ours, place / "theirs" / "best") > MOST
+
+
+def test_the_mixed_model_is_trained_further_leaves_as_one_file_and_goes_back(place, runs, jaxseg, tmp_path):
+    splits = place / f"pre/{mixed.NAME}/splits_final.json"
+    first, *_ = imported(place / "res" / mixed.VOLUME, runs / "mixed", f"--splits={splits}")
+    tuned, images, back = tmp_path / "tuned", place / IMAGES, tmp_path / "back"
+    data = [f"--config.data.root={place / 'raw' / mixed.NAME}", "--config.data.split=file"]
+    data += [f"--config.data.split_file={first / 'splits.json'}", "--config.train.epochs=1", "--config.train.batch_size=2"]
+    said = jaxseg("train", str(first), f"--config.model.init={first}", *data, f"--workdir={tuned}")
+    assert f"images are prepared as for {first}" in said
+    plain = ["--config.infer.overlay=False", "--config.infer.postprocess=False"]
+    jaxseg("predict", str(tuned), f"--input={images}", f"--output={tmp_path / 'ours'}", *plain)
+    jaxseg("export", str(tuned), f"--output={tmp_path / 'tuned.jaxseg'}", *plain[1:])
+    jaxseg("export", str(tuned), f"--output={back}", "--format=nnunet")
+    assert differing(by_file(tmp_path / "tuned.jaxseg", images, tmp_path / "file"), tmp_path / "ours") == 0
+    assert differing(tmp_path / "ours", by_nnunet(back, images, tmp_path / "theirs")) < MOST

@@ -82,6 +82,7 @@ def test_classes_together_are_one_mask_and_others_stay():
     np.testing.assert_array_equal(ours, np.where((np.arange(9)[:, None] >= 6) & (labels == 1), 0, labels))
     alone = postprocess.keep_largest(labels, (1,))
     np.testing.assert_array_equal(alone, ours)  # equally large: the first stays
+    np.testing.assert_array_equal(postprocess.keep_largest(labels, (1,), ties="all"), labels)
 
 
 def test_a_size_in_mm_counts_the_voxels_volume():
@@ -215,6 +216,7 @@ def test_perfect_predictions_and_two_true_tumours_are_left_alone():
     "call,words",
     [
         (lambda x: postprocess.keep_largest(x, connectivity=4), "connectivity=4"),
+        (lambda x: postprocess.keep_largest(x, ties="both"), "must be one of first, all"),
         (lambda x: postprocess.remove_small(x), "one of them"),
         (lambda x: postprocess.remove_small(x, 3, min_mm3=3), "one of them"),
         (lambda x: postprocess.remove_small(x, min_mm3=3), "spacing=None"),

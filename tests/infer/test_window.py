@@ -62,6 +62,7 @@ def test_published_positions():
     assert all_of(brain, 96, 0.5) == [[0, 48, 96, 144], [0, 48, 59]]
     assert all_of(brain, 128, 0.5, "nnunet") == [[0, 56, 112], [0, 27]]
     assert tiles.starts(110, 64, 0.5, "nnunet") == [0, 23, 46]
+    assert tiles.starts(48, 40, 0.8, "nnunet") == [0, 8]  # nnUNetv2_predict -step_size 0.2
     assert tiles.starts(5, 1, 0.5, "nnunet") == tiles.starts(5, 1, 0.5) == [0, 1, 2, 3, 4]
     with pytest.raises(ConfigError, match="did you mean monai"):
         tiles.starts(9, 4, 0.5, "monay")

@@ -1,8 +1,9 @@
-"""Reading a case and writing its result: NIfTI, numpy arrays, and pictures where Pillow is installed.
+"""Reading a case and writing its result: NIfTI, NRRD, MetaImage, numpy arrays, and pictures where Pillow is installed.
 
 Smaller and stricter than jaxseg's readers: ambiguous files are refused.
 """
 
+import contextlib
 import gzip
 import io
 import math
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxseg.data.exif import UPRIGHT, stored_order, upright
+from jaxseg.data.text_headers import META, NRRD, meta_layout, nrrd_layout, stored_voxels
 
 
 class Refused(ValueError):
@@ -66,7 +68,7 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 def read_image(path: str | Path, spacing=None, affine=None) -> CaseImage:
-    """Read an image file: .nii, .nii.gz, .npy, or a picture.
+    """Read an image file: .nii, .nii.gz, .nrrd, .mha, .mhd, .npy, or a picture.
 
     Args:
       spacing: for an array: mm along its axes, which then run to the patient's right, to the front and to the head.
@@ -77,11 +79,14 @@ def read_image(path: str | Path, spacing=None, affine=None) -> CaseImage:
         raise Refused(f"{path}: spacing and affine are of arrays; this file has its own: leave them out")
     if name.endswith((".nii", ".nii.gz")):
         return _read_nifti(Path(path))
+    if name.endswith((*NRRD, *META)):
+        return _read_text_header(Path(path))
     if name.endswith(".npy"):
         return image_of(np.load(path, allow_pickle=False), spacing, affine, str(path))
     if name.endswith(_PICTURES):
         return _read_picture(Path(path))
-    raise Refused(f"{path}: .nii, .nii.gz, .npy and pictures ({', '.join(_PICTURES)}) are read; convert it to one of them")
+    kinds = ", ".join((".nii", ".nii.gz", *NRRD, *META, ".npy"))
+    raise Refused(f"{path}: {kinds} and pictures ({', '.join(_PICTURES)}) are read; convert it to one of them")
 
 
 def image_of(array, spacing=None, affine=None, name: str = "the array") -> CaseImage:
@@ -104,6 +109,27 @@ def image_of(array, spacing=None, affine=None, name: str = "the array") -> CaseI
     if array.ndim not in (3, 4):
         raise Refused(f"{name}: shape {array.shape}; a scan is [X, Y, Z] or [X, Y, Z, C]")
     return CaseImage(array, affine, name=name)
+
+
+def _read_text_header(path: Path) -> CaseImage:
+    """Read NRRD or MetaImage."""
+    bad = lambda found, rule, code="": Refused(f"{path}: {found}; {rule}: export the file again, or convert it to .nii.gz")
+    with open(path, "rb") as file:
+        try:
+            layout = (nrrd_layout if path.name.lower().endswith(NRRD) else meta_layout)(file, bad)
+        except Refused:
+            raise
+        except (ValueError, LookupError, OverflowError) as error:
+            raise bad(f"{type(error).__name__}: {error}", "the header must have the fields of its format") from error
+        directions = layout.affine[:3, :3] / np.maximum(np.linalg.norm(layout.affine[:3, :3], axis=0), 1e-9)
+        if layout.spatial not in (2, 3) or min(layout.shape) < 1 or math.prod(layout.shape) > 2**31:
+            raise bad(f"sizes {layout.shape}", "two or three spatial axes, one of channels, and 2^31 voxels at most")
+        if not np.isfinite(layout.affine).all() or abs(np.linalg.det(directions)) < 1e-4:
+            raise bad("its axes are not linearly independent", "must be three independent, finite directions")
+        with contextlib.nullcontext(file) if layout.file is None else open(path.parent / layout.file, "rb") as voxels:
+            array = stored_voxels(voxels, layout, bad)
+    _check_values(array, path)
+    return CaseImage(array, layout.affine, name=str(path))
 
 
 def _check_values(array: np.ndarray, name) -> None:

@@ -229,8 +229,8 @@ def _of_classes(labels: np.ndarray, classes) -> np.ndarray:
     return labels != 0 if classes is None else np.isin(labels, [c for c in classes if c != 0])
 
 
-def _keep_largest(labels, voxel, classes=None, connectivity=None):
-    keep = lambda sizes: np.arange(len(sizes)) == sizes.argmax()
+def _keep_largest(labels, voxel, classes=None, connectivity=None, ties="first"):
+    keep = lambda sizes: sizes == sizes.max() if ties == "all" else np.arange(len(sizes)) == sizes.argmax()
     return _components(labels, _of_classes(labels, classes), connectivity, keep)
 
 

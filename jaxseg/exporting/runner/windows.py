@@ -16,7 +16,7 @@ def window_starts(size: int, window: int, overlap: float, rule: str) -> list[int
     if window == 1:
         return list(range(size))
     if rule == "nnunet":
-        count = int(np.ceil((size - window) / (window * (1 - overlap)))) + 1
+        count = int(np.ceil((size - window) / (window * round(1 - overlap, 12)))) + 1
         return [int(np.round(i * ((size - window) / max(count - 1, 1)))) for i in range(count)]
     step = max(int(window * (1 - overlap)), 1)
     count = 1 if size == window else math.ceil((size - window) / step) + 1

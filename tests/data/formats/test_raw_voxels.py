@@ -9,6 +9,7 @@ import pytest
 
 from jaxseg.data.formats.volumes import read_volume, write_like
 from jaxseg.data.geometry import to_volume
+from jaxseg.exporting.runner import images
 from jaxseg.types import DataError
 
 ARRAY = np.random.default_rng(0).integers(-500, 500, (5, 4, 3)).astype(np.int16)
@@ -160,3 +161,17 @@ def test_files_of_simpleitk(tmp_path, name, packed):
     image.SetOrigin(LPS[:3, 3].tolist())
     itk.WriteImage(image, str(tmp_path / name), packed)
     same(read_volume(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", [*FILES, "beside.mhd", *DAMAGED])
+def test_an_exported_model_reads_them_alike(tmp_path, name):
+    content = DAMAGED[name][0] if name in DAMAGED else FILES.get(name)
+    if content is None:
+        content, stored = meta(ARRAY, LPS, file="v.raw")
+        (tmp_path / "v.raw").write_bytes(stored)
+    (tmp_path / name).write_bytes(content)
+    if name in DAMAGED:
+        with pytest.raises(images.Refused, match=name):
+            images.read_image(tmp_path / name)
+    else:
+        same(images.read_image(tmp_path / name))
