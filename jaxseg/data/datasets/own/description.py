@@ -2,6 +2,7 @@
 
     {"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": {"background": 0, "rim": 1, "core": 2}, "file_ending": ".nii.gz"}
     {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2], ...}       regions of labels
+    {"labels": {"background": 0, "lungs": [1, 2], "tumour": 3}, "regions_class_order": [1, 3], ...}     1 and 2 are one class
     {"labels": {"background": 0, "lesion": 1, "ignore": 2}, ...}                                        voxels left out
     {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "spleen"}, ...}                        Decathlon, nnU-Net 1
 
@@ -38,6 +39,7 @@ class Description(NamedTuple):
       values: the values of these classes in the masks.
       regions: the declared regions, ((name, classes), ...).
       ignored: the value of unlabelled voxels; None if there is none.
+      merged: (value, value of its class) of labels that lie in the same regions as another, so that no region tells them apart.
       content: the whole content as read.
     """
 
@@ -48,6 +50,7 @@ class Description(NamedTuple):
     regions: Regions
     ignored: int | None
     content: Mapping[str, Any]
+    merged: tuple[tuple[int, int], ...] = ()
 
     def bad(self, found: str, rule: str, remedy: str = "repair the file"):
         """Return the error for a part of the file that cannot be used."""
@@ -76,13 +79,13 @@ class Description(NamedTuple):
         if self.ignored is None and ignore is not None:
             raise ConfigError(f"data.ignore={ignore!r}: {self.path} declares no ignore label; leave it out")
         if not self.leaves_out(ignore):
-            return functools.partial(map_mask, self.values, self.ignored)
+            return functools.partial(map_mask, self.values, self.ignored, merged=self.merged)
         if len(self.values) >= LEFT_OUT:
             raise ConfigError(
                 f"{self.path}: {len(self.values)} classes and an ignore label; unlabelled voxels can be left out beside at most "
                 f"{LEFT_OUT - 1} classes: give --config.data.ignore=background"
             )
-        return functools.partial(map_partly, self.values, self.ignored)
+        return functools.partial(map_partly, self.values, self.ignored, merged=self.merged)
 
     def leaves_out(self, ignore: str | None) -> bool:
         """Whether masks have unlabelled voxels that are left out: `DataSet.left_out`; `ignore` as for `mask_rule`."""
@@ -129,47 +132,61 @@ def _labelled(draft: Description, labels: dict[str, Any]) -> Description:
     alone = {values[0]: name for name, values in members.items() if len(values) == 1}
     if len(alone) < sum(len(values) == 1 for values in members.values()):
         raise draft.bad("one value under two names", "every label must have a different value")
-    names = tuple(alone.get(v, f"label {v}") for v in used)
+    regions, merged = len(alone) < len(members), {}
+    if regions:
+        merged = _merged(draft, members, used)
+        alone |= {to: next(name for name, values in reversed(members.items()) if to in values) for to in merged.values()}
+    used = [v for v in used if v not in merged]
     number = {v: k for k, v in enumerate(used, 1)}
-    regions: Regions = ()
-    if len(alone) < len(members):
-        regions = tuple((name, tuple(number[v] for v in values)) for name, values in members.items())
-        _check_order(draft, members)
-    return draft._replace(labels=names, values=tuple(used), regions=regions, ignored=ignored[0] if ignored else None)
+    return draft._replace(
+        labels=tuple(alone.get(v, f"label {v}") for v in used),
+        values=tuple(used),
+        regions=tuple((n, tuple(number[v] for v in vs if v in number)) for n, vs in members.items()) if regions else (),
+        ignored=ignored[0] if ignored else None,
+        merged=tuple(merged.items()),
+    )
 
 
-def _check_order(draft: Description, members: Mapping[str, Sequence[int]]) -> None:
-    """Refuse a regions_class_order from which the labels could not be restored."""
+def _merged(draft: Description, members: Mapping[str, Sequence[int]], used: Sequence[int]) -> dict[int, int]:
+    """The labels that lie in the same regions as the label that is written for these regions: {label: written label}.
+
+    Raises:
+      DataError: DATA_TABLE, the other labels could not be restored from the regions.
+    """
     order = draft.content.get("regions_class_order")
     if order is None:
-        return
+        return {}
     if not isinstance(order, list) or len(order) != len(members):
         raise draft.bad(f"regions_class_order {guard.shown(order)}", f"must list a value for each of {', '.join(members)}")
     written = {v: order[i] for i, values in enumerate(members.values()) for v in values}  # later regions write last
-    wrong = [v for v, w in written.items() if v != w]
+    within = {v: [name for name, values in members.items() if v in values] for v in used}
+    wrong = [v for v, w in written.items() if within[v] != within.get(w)]
     if wrong:
         raise draft.bad(
             f"regions_class_order {order} writes {written[wrong[0]]} where the label is {wrong[0]}",
             "larger regions come before those inside them, each with the value that it adds",
         )
+    return {v: w for v, w in sorted(written.items()) if v != w}
 
 
-def map_mask(values: tuple[int, ...], ignored: int | None, raw: np.ndarray) -> np.ndarray:
+def map_mask(values: tuple[int, ...], ignored: int | None, raw: np.ndarray, merged: Sequence[tuple[int, int]] = ()) -> np.ndarray:
     """Values of the masks -> classes 1, 2, ... in the order of `values`; 0 and `ignored` are background.
 
     Raises:
       DataError: DATA_LABEL for other values.
     """
-    extra = () if ignored is None else (ignored,)
+    extra = (*(() if ignored is None else (ignored,)), *(value for value, _ in merged))
     volumes.check_labels(raw, (0, *values, *extra), "mask")
     classes = np.zeros(max((*values, *extra)) + 1, np.uint8 if len(values) < 256 else np.uint16)
     classes[list(values)] = np.arange(1, len(values) + 1)
+    for value, to in merged:
+        classes[value] = classes[to]
     return classes[raw.astype(np.int64)]
 
 
-def map_partly(values: tuple[int, ...], ignored: int, raw: np.ndarray) -> np.ndarray:
+def map_partly(values: tuple[int, ...], ignored: int, raw: np.ndarray, merged: Sequence[tuple[int, int]] = ()) -> np.ndarray:
     """As `map_mask`, but `ignored` becomes LEFT_OUT."""
-    return np.where(raw == ignored, np.uint8(LEFT_OUT), map_mask(values, ignored, raw))
+    return np.where(raw == ignored, np.uint8(LEFT_OUT), map_mask(values, ignored, raw, merged))
 
 
 def agreed(what: str, given: Sequence[str] | None, said: tuple[str, ...], source: Path) -> tuple[str, ...]:

@@ -84,6 +84,17 @@ def test_regions_are_named_by_dataset_json_in_class_numbers(tmp_path):
     refused("DATA_TABLE", datasets.load, "nnunet_raw", root, match="writes 5 where the label is 1")
 
 
+def test_labels_that_no_region_tells_apart_are_the_class_that_nnunet_writes(tmp_path):
+    regions = {"background": 0, "lungs": [1, 2], "lesions": [3, 4, 5], "bleeding": 4, "ignore": 6}
+    root = raw(tmp_path, TWO | {"labels": regions, "regions_class_order": [2, 3, 4]}, values=(1,))
+    data = datasets.load("nnunet_raw", root)
+    assert data.labels == ("lungs", "lesions", "bleeding") and data.values == (2, 3, 4)
+    assert data.regions == (("lungs", (1,)), ("lesions", (2, 3)), ("bleeding", (3,)))
+    assert data.map_mask(np.array([[0, 1, 2, 3, 4, 5, 6]])).tolist() == [[0, 1, 1, 2, 3, 2, LEFT_OUT]]
+    raw(tmp_path, TWO | {"labels": regions, "regions_class_order": [2, 4, 4]}, values=(1,))
+    refused("DATA_TABLE", datasets.load, "nnunet_raw", root, match="writes 4 where the label is 3")
+
+
 def test_an_ignore_label_is_left_out_or_background_and_never_a_class(tmp_path):
     root = raw(tmp_path, TWO | {"labels": {"background": 0, "rim": 1, "ignore": 4}})
     data = datasets.load("nnunet_raw", root)
