@@ -68,6 +68,12 @@ def _save(sitk, array: np.ndarray, to_world: np.ndarray, path: Path) -> None:
     sitk.WriteImage(image, str(path), True)
 
 
+def fewer(configurations: dict) -> None:
+    """Smaller batches in plans."""
+    for one in configurations.values():
+        one["batch_size"] = min(one.get("batch_size", 2), 4)
+
+
 def post_processing(model: Path) -> None:
     """The file of a post-processing that keeps the largest component of all regions, then that of the innermost."""
     from nnunetv2.postprocessing.remove_connected_components import remove_all_but_largest_component_from_segmentation as keep
@@ -92,7 +98,7 @@ def main() -> None:
     root = Path(sys.argv[1]).resolve()
     program, theirs, images = trained.Nnunet(root), root / "theirs", root / "raw" / NAME / "imagesTs"
     write(root)
-    program.plan(104, NAME, PLANS, ["3d_fullres", "2d"], 3)
+    program.plan(104, NAME, PLANS, ["3d_fullres", "2d"], 3, fewer)
     plans = json.loads((root / "pre" / NAME / f"{PLANS}.json").read_text())
     full = plans["configurations"]["3d_fullres"]
     print(
