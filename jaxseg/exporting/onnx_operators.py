@@ -262,18 +262,53 @@ def _max_pool(graph: Graph, equation, given) -> Value:
 
 
 def _gather(graph: Graph, equation, given) -> Value:
-    """Gather for entries along one axis at constant indices (`jnp.take`)."""
+    """Gather for entries along one axis: at constant indices (`jnp.take`), or at others in every row (`jnp.take_along_axis`).
+
+    A part at a constant place, which is how jax cuts arrays of symbolic sizes, is a Slice.
+    """
     numbers, sizes, shape = equation.params["dimension_numbers"], equation.params["slice_sizes"], equation.invars[0].aval.shape
     places = given[1]
+    if isinstance(places, Value):
+        return _gather_along(graph, equation, given)
+    if places.ndim == 1 and not numbers.collapsed_slice_dims:
+        axes = list(numbers.start_index_map)
+        low = [int(np.clip(place, 0, shape[a] - sizes[a])) for place, a in zip(places, axes)]
+        ends = graph.ints(*(start + sizes[a] for start, a in zip(low, axes)))
+        return graph.add(
+            "Slice", [graph.whole(given[0], shape), graph.ints(*low), ends, graph.ints(*axes)], equation.outvars[0].aval.shape
+        )
     axes = [a for a in range(len(shape)) if a in numbers.collapsed_slice_dims]
     whole = all(size == n for a, (size, n) in enumerate(zip(sizes, shape)) if a not in axes)
-    if len(axes) != 1 or not whole or not isinstance(places, np.ndarray) or numbers.operand_batching_dims:
+    if len(axes) != 1 or not whole or numbers.operand_batching_dims:
         raise graph.refuse("this reading at places (gather)")
     (axis,), more, out = axes, places.ndim - 1, equation.outvars[0].aval.shape
     if tuple(numbers.offset_dims) != tuple(a for a in range(len(out)) if not axis <= a < axis + more):
         raise graph.refuse("this order of axes (gather)")
     indices = np.clip(places[..., 0], 0, shape[axis] - 1).astype(np.int64)
     return graph.add("Gather", [graph.whole(given[0], shape), graph.constant(indices).name], out, axis=axis)
+
+
+def _gather_along(graph: Graph, equation, given) -> Value:
+    """GatherElements; a place outside of the axis, where jax gives NaN, is an error there."""
+    numbers, sizes, shape = equation.params["dimension_numbers"], equation.params["slice_sizes"], equation.invars[0].aval.shape
+    rows, places, out = numbers.operand_batching_dims, equation.invars[1].aval.shape[:-1], equation.outvars[0].aval.shape
+    whole = [a for a in range(len(shape)) if a not in (*numbers.collapsed_slice_dims, *rows)]
+    along = tuple(numbers.collapsed_slice_dims)
+    axes = dict(zip(numbers.start_indices_batching_dims, rows))  # of the places -> of the array
+    of_places = [axes.get(a, along[0] if along else -1) for a in range(len(places))]
+    fits = len(along) == 1 and tuple(numbers.start_index_map) == along and len(set(of_places)) == len(of_places) == len(rows) + 1
+    if (
+        not fits
+        or any(sizes[a] != shape[a] for a in whole)
+        or list(numbers.offset_dims) != whole
+        or sorted(of_places) != of_places
+    ):
+        raise graph.refuse("this reading at computed places (gather)")
+    name, wide = graph.whole(given[1], equation.invars[1].aval.shape), [1] * len(shape)
+    for axis, size in zip(of_places, places):
+        wide[axis] = size
+    indices = graph.whole(graph.reshaped(name, wide, (*places, 1)), out)
+    return graph.add("GatherElements", [graph.whole(given[0], shape), indices], out, axis=along[0])
 
 
 OPERATORS: dict[str, Callable] = {

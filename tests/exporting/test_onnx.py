@@ -16,6 +16,7 @@ from jaxseg.exporting import contents, onnx_file, onnx_graph, program  # noqa: E
 from jaxseg.exporting.export import export  # noqa: E402
 from jaxseg.exporting.onnx_operators import OPERATORS  # noqa: E402
 from jaxseg.models import create_model, functional  # noqa: E402
+from jaxseg.ops import spatial_max  # noqa: E402
 from jaxseg.types import ConfigError, MismatchError  # noqa: E402
 from tests import untrained  # noqa: E402
 
@@ -30,6 +31,8 @@ OTHERS = {
     "unetr_test": (3, (32, 32, 32), 1),
     "nnunet_resenc_test": (3, (16, 16, 16), 1),
     "mednext_test": (3, (32, 32, 32), 1),
+    "dualbranch_18_shufflenet_v1_test": (3, (32, 32, 32), 2),
+    "dualbranch_mobilenetv2_dilated_fixed_test": (3, (32, 32, 32), 2),
 }
 ONE_BY_ONE = ("segnext_test",)  # its random bases are drawn for each image
 
@@ -104,6 +107,7 @@ PRIMITIVES = {
     "choices": lambda x: jnp.where((x > 0.2) & ~(x != x), jnp.clip(x, -1, 0.5) ** 3, jnp.argmax(x, -1, keepdims=True)) / x.max(),
     "spread": lambda x: lax.pad(x, np.float32(0.5), ((0, 0, 0), (2, 1, 1), (-1, 0, 2), (0, 0, 0))),
     "taken": lambda x: jnp.take(x, np.array([2, 0, 0, 1]), axis=1),
+    "taken along": lambda x: jnp.take_along_axis(x, jnp.argmax(x[:, :, :1], axis=1, keepdims=True), axis=1) + spatial_max(x),
 }  # fmt: skip
 
 
