@@ -16,8 +16,7 @@ from jaxseg.types import ConfigError
 from jaxseg.utils import files, output
 
 PLANNED_WITH = (*setup.DATASET_OPTIONS, "readers")  # of data: how cases are read
-FIELDS = {"3d_fullres": "volumes", "2d": "planes"}  # of a plan
-VARIANTS = {"3d_fullres": "", "2d": "2d"}  # of the config file
+FIELDS = {"3d_fullres": "volumes", "2d": "planes", "3d_lowres": "lowres"}  # of a plan
 
 
 def write(config, target: Path, look: Callable[[Any], None], device: budget.Device) -> None:
@@ -56,12 +55,12 @@ def write(config, target: Path, look: Callable[[Any], None], device: budget.Devi
     subject = page.Subject(dataset, Path(d.root), given, regions, device, config.plan.memory_gb, target)
     planned, measured = _measured(subject, found, planned, make)
     text = page.write(subject, found, planned, measured)
-    _check(text, target, [VARIANTS[name] for name in page.networks(planned)] if planned.volumes else [None], look)
-    lines = page.summary(found, planned, dataset) + page.lengths(measured, device)
+    _check(text, target, [page.ARGUMENTS[name] for name in page.variants(planned, device)] if planned.volumes else [None], look)
+    lines = page.summary(found, planned, subject) + page.lengths(measured, device)
     for line in lines:
         output.say(line, result=True)
     files.write_atomic(target, text)
-    networks = {name: one._asdict() for name, one in page.networks(planned).items()}
+    networks = {name: one._asdict() for name, one in page.networks(planned, device).items()}
     output.event("plan", output=target, cases=len(found), networks=networks, facts=lines)
     output.say(f"wrote {target}; next: jaxseg train {shlex.quote(str(target))}", result=True)
 
@@ -70,8 +69,9 @@ def _measured(subject: page.Subject, found: fingerprint.Fingerprint, planned: co
     """Fit the networks to the device: (the plan, {network: its Budget, or its Cost where the length is nnU-Net's})."""
     device, cases = subject.device, _split(subject.dataset, len(found))
     measured: dict[str, budget.Budget | budget.Cost] = {}
-    allowance = budget.Allowance(len(page.networks(planned)))
-    for name in page.networks(planned) if device.minutes or device.memory else ():
+    names = list(page.networks(planned, device))
+    allowance = budget.Allowance(len(names))
+    for name in names if device.minutes or device.memory else ():
         cost = functools.partial(_cost, subject, found, planned, name, cases)
         network = functools.partial(_network, make, FIELDS[name], device)
         if device.minutes:
@@ -94,7 +94,7 @@ def _cost(subject: page.Subject, found, planned, name: str, cases, network: conf
     device, dataset = subject.device, subject.dataset
     guess = {name: budget.length(budget.Cost(0, 1, 0), network, cases, device.minutes)} if device.minutes else {}
     text = page.write(subject, found, planned._replace(**{FIELDS[name]: network}), guess)
-    tree = _tree(text, subject.file, VARIANTS[name] if planned.volumes else None)
+    tree = _tree(text, subject.file, page.ARGUMENTS[name] if planned.volumes else None)
     filled = described.fill(configs.resolve(tree, name=subject.file.stem))
     output.say(f"compiling and timing a training step of {name}: patch {' x '.join(map(str, network.patch))}")
     return device.cost(filled.config, dataset.labels, dataset.regions)

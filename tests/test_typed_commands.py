@@ -115,11 +115,12 @@ def take(program, tmp_path_factory):
     about = {"best_by_validation": "unet3d_s", "models": {}}
     about["models"]["unet3d_s"] = {"folder": "unet3d_s", "runs": ["unet3d_s/24"], "planned": 1, "val_dice": 0.5}
     (place / "runs" / EXPERIMENT / "comparison.json").write_text(json.dumps(about))
-    written = program.start(
+    written = program.start(  # large enough for a cascade
         "--mode=plan",
         f"--config={ROOT / 'configs' / 'folder.py'}",
-        f"--config.data.root={place / 'data'}",
-        "--config.plan.minutes=0",
+        f"--config.data.root={untrained.write(place / 'large', 3, 4, (60, 60, 60))}",
+        "--config.plan.rules=nnunet",
+        "--config.plan.memory_gb=0.1",
         f"--output={place / 'plan.py'}",
         environment=environment,
     ).end()

@@ -24,13 +24,13 @@ VOLUMES = {"data__size": (8, 8, 8), "data__window": (22.0, 44.0), "data__spacing
 FRACTIONS = {"data__fractions": (0.4, 0.3, 0.3), "train__batch_size": 2}
 
 
-def write(root: Path, rank: int, count: int = 8) -> Path:
+def write(root: Path, rank: int, count: int = 8, shape: tuple[int, ...] = ()) -> Path:
     """Pictures of 30 x 44 pixels, or volumes of 12 x 10 x 9 voxels, with values up to 44, and masks of one class."""
+    shape = shape or {2: (30, 44), 3: (12, 10, 9)}[rank]
     random = np.random.default_rng(rank)
     for part in ("images", "masks"):
         (root / part).mkdir(parents=True, exist_ok=True)
     for i in range(count):
-        shape = (30, 44) if rank == 2 else (12, 10, 9)
         mask = np.zeros(shape, np.uint8)
         mask[tuple(slice(n // 4, n // 4 + n // 2) for n in shape)] = 1
         image = random.integers(0, 30, shape).astype(np.uint8) + 14 * mask

@@ -28,6 +28,7 @@ from jaxseg.importing import folds as splits_of
 from jaxseg.importing import plans, postprocessing, run_folder
 from jaxseg.metrics import regions
 from jaxseg.models import create_model, functional
+from jaxseg.planning.configurations import STAGE_AUGMENT
 from jaxseg.planning.topology import output_weights
 from jaxseg.train import setup
 from jaxseg.types import CheckpointError, ConfigError, MismatchError
@@ -35,7 +36,6 @@ from jaxseg.utils import files
 from jaxseg.utils.guard import shown
 from jaxseg.weights import from_torch, torch_files
 
-STAGE_AUGMENT = (("stage_morphology", 0.4, {}), ("stage_drop", 0.2, {}))  # of a cascade's second stage, after all others
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")  # unless one is named, the first that exists is read
 
 

@@ -1,8 +1,8 @@
 """Choose nnU-Net's configurations for a fingerprint: spacing, normalisation, patch, batch and network, by nnU-Net's rules.
 
-3d_fullres and 2d are planned. 3d_lowres, the first stage of nnU-Net's cascade, is not; but it is determined whether nnU-Net would
-add it, because then 3d_fullres computes the Dice loss over the whole batch. Sizes are in the order of the network's axes: the
-fingerprint's axes with the coarsest first.
+3d_fullres, 2d and, where a patch of 3d_fullres is a small part of a volume, 3d_lowres: the first stage of nnU-Net's cascade. Its
+second stage is 3d_fullres beside the first one's labels. Sizes are in the order of the network's axes: the fingerprint's axes
+with the coarsest first.
 
 Source: MIC-DKFZ/nnUNet, nnunetv2/experiment_planning/experiment_planners/default_experiment_planner.py.
 """
@@ -29,6 +29,7 @@ BATCH_SHARE = 0.05  # of the data set's voxels, at most, in a batch
 MASKED = 3 / 4  # z-scores are those of what is not 0, where the median scan has less than this share of it
 LOWRES = 0.25  # share of the median volume that a patch covers, below which a coarser configuration is looked for
 STEP = 1.03  # by which its spacing grows
+STAGE_AUGMENT = (("stage_morphology", 0.4, {}), ("stage_drop", 0.2, {}))  # of a cascade's second stage, after all others
 
 
 class Network(NamedTuple):
@@ -65,7 +66,7 @@ class DataPlan(NamedTuple):
       median_kept: median fraction of a scan inside the box around its non-zero voxels.
       volumes: 3d_fullres; None for pictures and volumes of one slice.
       planes: 2d.
-      lowres: patch of 3d_lowres; None if nnU-Net would not plan it.
+      lowres: 3d_lowres; None if nnU-Net would not plan it.
     """
 
     forward: tuple[int, ...]
@@ -74,7 +75,7 @@ class DataPlan(NamedTuple):
     median_kept: float
     volumes: Network | None
     planes: Network
-    lowres: tuple[int, ...] | None
+    lowres: Network | None
 
 
 def make(
@@ -188,18 +189,18 @@ def _widths(now: shapes.Topology, first: int) -> tuple[int, ...]:
     return tuple(min(first * 2**i, MOST_WIDTH[len(now.patch)]) for i in range(len(now.strides)))
 
 
-def _lowres(full: Network, cases: int, one) -> tuple[int, ...] | None:
-    """Return the patch of 3d_lowres; None if nnU-Net would not plan it.
+def _lowres(full: Network, cases: int, one) -> Network | None:
+    """Return 3d_lowres; None if nnU-Net would not plan it.
 
     The spacing is increased, first along the finer axes, until a patch covers a quarter of the median volume. There is no
     3d_lowres if a patch covers that at full resolution, or if the coarser volume is more than half as large.
     """
-    spacing, median, patch = np.array(full.spacing), np.array(full.median), full.patch
+    found, spacing, median = full, np.array(full.spacing), np.array(full.median)
     voxels = whole = float(np.prod(median))
-    while math.prod(patch) / voxels < LOWRES:
+    while math.prod(found.patch) / voxels < LOWRES:
         fine = max(spacing) / spacing > shapes.NEAR
         spacing = spacing * np.where(fine | ~fine.any(), STEP, 1.0)
         coarser = np.array(full.spacing) / spacing * median
         voxels = float(np.prod(coarser))
-        patch = one(spacing, np.round(coarser), voxels * cases).patch
-    return patch if whole / voxels >= 2 else None
+        found = one(spacing, np.round(coarser), voxels * cases)
+    return found if whole / voxels >= 2 else None

@@ -1,6 +1,7 @@
-"""Write a plan as a config file of at most 60 lines, with a reason beside every choice; and as lines to print."""
+"""Write a plan as a config file of at most 80 lines, with a reason beside every choice; and as lines to print."""
 
 import json
+import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,13 +11,23 @@ from jaxseg.data import datasets
 from jaxseg.data.check import sides
 from jaxseg.data.records import DataSet
 from jaxseg.planning.budget import OVERLAP, VALIDATIONS, WIDTH, Budget, Cost, Device
-from jaxseg.planning.configurations import BATCH_SHARE, FIRST_WIDTH, MASKED, REFERENCE_GB, DataPlan, Network
+from jaxseg.planning.configurations import (
+    BATCH_SHARE,
+    FIRST_WIDTH,
+    LOWRES,
+    MASKED,
+    REFERENCE_GB,
+    STAGE_AUGMENT,
+    DataPlan,
+    Network,
+)
 from jaxseg.planning.fingerprint import Fingerprint
 
 BATCHES = 250  # of an epoch of nnU-Net's
 FLAT = 3  # ratio of a patch's longest side to its first, above which nnU-Net turns it in its plane alone
 SHARES = "70 % train, 10 % choose the checkpoint, 20 % test"
 CHEAP = ("rotate", "scale", "brightness", "mirror")  # transforms of a short training
+ARGUMENTS = {"3d_fullres": "", "2d": "2d", "3d_lowres": "lowres", "3d_cascade_fullres": "cascade"}  # of the config file
 SQUARE = 1.5  # ratio of a plane's sides up to which it is turned by any angle
 
 
@@ -45,17 +56,28 @@ class Subject(NamedTuple):
 Measured = Mapping[str, Budget | Cost]  # of each network that was compiled on the device
 
 
-def networks(plan: DataPlan) -> dict[str, Network]:
-    """Return the planned networks by nnU-Net's names."""
-    return {name: one for name, one in (("3d_fullres", plan.volumes), ("2d", plan.planes)) if one is not None}
+def networks(plan: DataPlan, device: Device) -> dict[str, Network]:
+    """Return the planned networks by nnU-Net's names. The first stage of a cascade is not for a short training."""
+    lowres = None if device.minutes else plan.lowres
+    planned = (("3d_fullres", plan.volumes), ("2d", plan.planes), ("3d_lowres", lowres))
+    return {name: one for name, one in planned if one is not None}
+
+
+def variants(plan: DataPlan, device: Device) -> list[str]:
+    """Return nnU-Net's names of what the config file can train: its networks, and the second stage of a cascade."""
+    names = list(networks(plan, device))
+    return names + ["3d_cascade_fullres"] * ("3d_lowres" in names)
 
 
 def write(subject: Subject, found: Fingerprint, plan: DataPlan, measured: Measured) -> str:
-    """Return the text of the config file: get_config() is 3d_fullres, get_config("2d") is 2d; for pictures there is only 2d."""
-    names = list(networks(plan))
+    """Return the text of the config file: get_config() is 3d_fullres, get_config("2d") is 2d; for pictures there is only 2d.
+
+    Where nnU-Net plans a cascade, get_config("lowres") is its first stage and get_config("cascade") its second.
+    """
+    names = variants(plan, subject.device)
     lines = [_headline(subject, found), ""]
     for name in names:
-        command = "jaxseg train " + shlex.quote(f"{subject.file}{'' if name == names[0] else ':' + name}")
+        command = "jaxseg train " + shlex.quote(f"{subject.file}{'' if name == names[0] else ':' + ARGUMENTS[name]}")
         lines.append(f"    {command:<44}  # {name}: {_what(name, found)}")
     lines += ["", *_notes(subject, plan, found, measured)]
     head = "\n".join(lines).replace("\\", "/").replace('"""', "'")  # names of folders may hold anything
@@ -79,15 +101,19 @@ def write(subject: Subject, found: Fingerprint, plan: DataPlan, measured: Measur
         body += _of_the_network("2d", plan.planes, found, plan, measured)
     else:
         lines += ['def get_config(arguments: str = ""):']
-        body += ["c.variant = arguments", 'if "2d" in parse(arguments, flags=("2d",)).flags:']
-        body += [f"    {line}" for line in _of_the_network("2d", plan.planes, found, plan, measured)]
-        body += ["else:", *(f"    {line}" for line in _of_the_network("3d_fullres", plan.volumes, found, plan, measured))]
+        others = tuple(ARGUMENTS[name] for name in names[1:])
+        body += ["c.variant = arguments", f"chosen = parse(arguments, sizes={_code(others)}).size"]
+        for name, network in [*networks(plan, subject.device).items()][::-1]:  # 3d_fullres is the last
+            first = "el" * (name == "2d" and len(names) > 2)
+            body += [f'{first}if chosen == "{ARGUMENTS[name]}":' if ARGUMENTS[name] else "else:"]
+            body += [f"    {line}" for line in _of_the_network(name, network, found, plan, measured)]
+        body += _of_the_second_stage(subject) if len(names) > 2 else []
     body += _of_the_sides(subject, found, plan)
     body += _of_the_loss(subject) + (_of_a_short_training() if subject.device.minutes else []) + ["return c"]
     return "\n".join([*lines, *(f"    {line}" for line in body), ""])
 
 
-def summary(found: Fingerprint, plan: DataPlan, dataset: DataSet) -> list[str]:
+def summary(found: Fingerprint, plan: DataPlan, subject: Subject) -> list[str]:
     """Return the fingerprint and the plan as text lines, one for each fact."""
     unit = "pixels" if found.pictures else "voxels"
     lines = [
@@ -95,17 +121,17 @@ def summary(found: Fingerprint, plan: DataPlan, dataset: DataSet) -> list[str]:
         + ("" if found.pictures else f", spacing {_range(found.spacings)} mm")
         + f" ({_axes(found)}), {plan.median_kept:.0%} of an image (median) inside the box around its non-zero values"
     ]
-    names = dataset.modalities or tuple(f"channel {c}" for c in range(found.channels))
+    names = subject.dataset.modalities or tuple(f"channel {c}" for c in range(found.channels))
     for name, values in zip(names, found.intensities):
         lines.append(
             f"foreground of {name}: mean {values.mean:.5g}, standard deviation {values.std:.5g}, 0.5 % below {values.low:.5g}, "
             f"0.5 % above {values.high:.5g}, range {values.least:.5g} to {values.most:.5g}"
         )
     lines += [f"class {c.name}: in {c.cases} of {len(found)} cases, {c.voxels:,} {unit}" for c in found.classes]
-    for name, network in networks(plan).items():
+    for name, network in networks(plan, subject.device).items():
         at = "" if found.pictures else f" at {_by(network.spacing)} mm"
         lines.append(f"{name}: patch {_by(network.patch)}{at}, batch {network.batch}, {len(network.widths)} stages")
-    return lines + [_cascade(plan)] * (plan.volumes is not None)
+    return lines + [_cascade(plan, subject)] * (plan.volumes is not None)
 
 
 def lengths(measured: Measured, device: Device) -> list[str]:
@@ -141,30 +167,38 @@ def _helpers(found: Fingerprint) -> list[str]:
 def _what(name: str, found: Fingerprint) -> str:
     if found.pictures:
         return "patches of the pictures"
-    return "patches of the volumes" if name == "3d_fullres" else "slices across the first axis"
+    return {
+        "3d_fullres": "patches of the volumes",
+        "2d": "slices across the first axis",
+        "3d_lowres": "patches of coarser volumes, the cascade's first stage",
+        "3d_cascade_fullres": "the second stage, beside the first one's labels",
+    }[name]
 
 
 def _notes(subject: Subject, plan: DataPlan, found: Fingerprint, measured: Measured) -> list[str]:
     if found.pictures:
-        order, cascade = "Sizes are (height, width).", ""
+        order, cascade = "Sizes are (height, width).", []
     else:
         order = f"Sizes are in the order of the network's axes: {' '.join('zyx'[axis] for axis in plan.forward)} of the files."
-        cascade = " Volumes of one slice: only 2d is planned." if plan.volumes is None else f" {_cascade(plan)}."
+        cascade = ["Volumes of one slice: only 2d is planned." if plan.volumes is None else f"{_cascade(plan, subject)}."]
     memory = "Memory is nnU-Net's estimate, not measured."
     if measured:
         of = lambda one: one.cost if isinstance(one, Budget) else one
         figures = ", ".join(f"{_gigabytes(of(one).memory)} ({name})" for name, one in measured.items())
         memory = f"Memory by XLA's figure of the step here: {figures}."
-    notes = [order + cascade, f"{memory} Source: MIC-DKFZ/nnUNet, nnunetv2/experiment_planning."]
+    notes = [order, *cascade, f"{memory} Source: MIC-DKFZ/nnUNet, nnunetv2/experiment_planning."]
     if subject.device.minutes:
         notes += ["A longer training gives more: --config.plan.minutes=60; nnU-Net's own 1000 epochs, for a GPU: =0."]
     return notes
 
 
-def _cascade(plan: DataPlan) -> str:
+def _cascade(plan: DataPlan, subject: Subject) -> str:
     if plan.lowres is None:
         return "nnU-Net would not plan 3d_lowres for these data"
-    return f"nnU-Net would add 3d_lowres (patch {_by(plan.lowres)}) and its cascade; they are not planned here"
+    if subject.device.minutes:
+        return "nnU-Net would add 3d_lowres and its cascade, two trainings; --config.plan.minutes=0 plans them"
+    share = math.prod(plan.volumes.patch) / math.prod(plan.volumes.median)
+    return f"nnU-Net plans a cascade, because a patch of 3d_fullres covers {share:.0%} of the median volume"
 
 
 def _of_the_data(subject: Subject, found: Fingerprint, plan: DataPlan) -> list[str]:
@@ -240,6 +274,17 @@ def _of_the_loss(subject: Subject) -> list[str]:
     ]
 
 
+def _of_the_second_stage(subject: Subject) -> list[str]:
+    """Return the lines that make 3d_fullres the second stage of a cascade."""
+    run = f"runs/{subject.file.stem}-{ARGUMENTS['3d_lowres']}"
+    return [
+        f'if chosen == "{ARGUMENTS["3d_cascade_fullres"]}":',
+        f"    c.data.previous = ({_code(run)},)  # the first stage's run, or those of several folds (data.split=fold)",
+        "    # the first stage errs less on its training cases than on new ones: its labels are altered, as in nnU-Net",
+        f"    c.train.augment = (*c.train.augment, *{_code(STAGE_AUGMENT)})",
+    ]
+
+
 def _joined(rules: tuple[str, ...]) -> str:
     return rules[0] if len(set(rules)) == 1 else "+".join(rules)
 
@@ -271,7 +316,7 @@ def _of_the_network(name: str, network: Network, found: Fingerprint, plan: DataP
     spacing = "()" if found.pictures else lead(network.spacing, 0.0)
     narrow = f"; {WIDTH} channels, not {FIRST_WIDTH}" if network.widths[0] == WIDTH else ""
     lines = [
-        f"c.data.spacing = {spacing}  # {'pictures keep their pixels' if found.pictures else _why_spacing(flat, plan)}",
+        f"c.data.spacing = {spacing}  # {'pictures keep their pixels' if found.pictures else _why_spacing(name, flat, plan)}",
         f"c.data.size = {lead(network.patch, 1)}  # {patch}",
         f"c.train.batch_size = {network.batch}  # the largest that fits; at least 2, at most {BATCH_SHARE:.0%} of all voxels",
         f"c.data.per_volume = {per_case}  # patches per case: {why_so_many}",
@@ -300,9 +345,11 @@ def _of_the_network(name: str, network: Network, found: Fingerprint, plan: DataP
     return lines
 
 
-def _why_spacing(flat: bool, plan: DataPlan) -> str:
+def _why_spacing(name: str, flat: bool, plan: DataPlan) -> str:
     if flat:
         return "mm: the median in the plane; 0: slices are not resampled"
+    if name == "3d_lowres":
+        return f"mm: a patch covers {LOWRES:.0%} of the median image"
     return f"mm: the median{'; for the coarsest axis the 10th percentile' * plan.coarse}"
 
 

@@ -41,11 +41,23 @@ def test_configurations_are_those_of_nnunet(name):
     found = plan(fingerprint(shape, spacing, count), outputs=outputs, memory_gb=memory)
     volumes, planes = found.volumes, found.planes
     assert (volumes.patch, volumes.batch, planes.patch, planes.batch) == (patch, batch, flat_patch, flat_batch)
-    assert found.lowres == lowres and volumes.batch_dice == (lowres is not None) and planes.batch_dice
+    assert (found.lowres and found.lowres.patch) == lowres and volumes.batch_dice == (lowres is not None) and planes.batch_dice
     assert volumes.widths == widths and volumes.strides == ((1, 1, 1), *strides)
     assert volumes.kernels == ((1, 3, 3),) * ones + ((3, 3, 3),) * (len(widths) - ones)
     order = (1, 0, 2) if name == "coarse second axis" else (0, 1, 2)
     assert found.forward == order and volumes.spacing == tuple(float(spacing[axis]) for axis in order)
+
+
+def test_the_first_stage_of_a_cascade_is_that_of_nnunet():
+    """nnUNetv2_plan_experiment -gpu_memory_target 0.3 (nnunetv2 2.8.1) for six volumes, each a voxel longer than the last."""
+    shapes = np.array([(60, 140, 150 + i) for i in range(6)])
+    found = plan(Fingerprint(shapes, np.tile((2.0, 1.0, 1.0), (6, 1)), np.ones(6), 1, (), (), False), memory_gb=0.3)
+    full, lowres = found.volumes, found.lowres
+    assert lowres.spacing == pytest.approx((3.305695264543504, 1.652847632271752, 1.652847632271752), rel=1e-14)
+    assert (full.batch_dice, lowres.batch_dice) == (True, False)
+    for one in (full, lowres):
+        assert (one.patch, one.batch, one.widths) == ((24, 56, 56), 2, (32, 64, 128, 256))
+        assert one.strides == ((1, 1, 1), FLAT, HALVED, HALVED) and one.kernels == ((1, 3, 3), *((3, 3, 3),) * 3)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from jaxseg import described, modes, preflight
 from jaxseg import planned as plans
 from jaxseg.config import resolve
 from jaxseg.data import datasets
-from jaxseg.planning import fingerprint
+from jaxseg.planning import budget, configurations, fingerprint, page
 from jaxseg.types import ConfigError, DataError
 
 ABOUT = {"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": {"background": 0, "rim": 1, "core": 2}}
@@ -51,6 +51,12 @@ def balls():
         r = np.random.default_rng(i)
         shape = (int(r.integers(40, 60)), int(r.integers(40, 60)), int(r.integers(16, 24)))
         yield shape, (float(r.uniform(0.8, 1.2)), float(r.uniform(0.8, 1.2)), float(r.uniform(2, 3)))
+
+
+def folder_at(root: Path):
+    tree = folder()
+    tree.data.root = str(root)
+    return tree
 
 
 CHECK = plans._check
@@ -117,6 +123,33 @@ def test_a_planned_config_resolves_and_passes_preflight(dataset, tmp_path):
         get_config("3d")
 
 
+def test_where_a_patch_is_a_small_part_of_a_volume_both_stages_of_a_cascade_are_planned(tmp_path):
+    root = raw(tmp_path / "Dataset005_Long", [((60, 60, 60), (1.0, 1.0, 1.0))] * 5)
+    text, get_config = planned(root, tmp_path / "long.py", plan__memory_gb=0.1)
+    assert "nnU-Net plans a cascade, because a patch of 3d_fullres covers" in text and len(text.splitlines()) <= 80
+    full, lowres, second = get_config(), get_config("lowres"), get_config("cascade")
+    assert lowres.data.spacing[0] > 1 == full.data.spacing[0] and lowres.loss.options.nnunet.batch is False
+    assert (second.data.previous, full.data.previous) == (("runs/long-lowres",), ())
+    assert [t[0] for t in second.train.augment][-2:] == ["stage_morphology", "stage_drop"]
+    second.train.augment = second.train.augment[-2:]
+    assert passed(second)[1].num_classes == 3  # the first stage need not be trained yet
+    second.data.previous, second.train.augment, second.variant = (), full.train.augment, ""
+    assert second == full and full.loss.options.nnunet.batch is True
+    with pytest.raises(ConfigError, match="2d and cascade of this config, which exclude each other"):
+        get_config("2d,cascade")
+
+
+def test_a_cascade_is_not_for_a_few_minutes(dataset):
+    alike = lambda values: np.tile(values, (6, 1))
+    found = fingerprint.Fingerprint(alike((60, 140, 150)), alike((2.0, 1.0, 1.0)), np.ones(6), 1, (), (), False)
+    plan = configurations.make(found, rules=("zscore",), outputs=3, memory_gb=0.3)
+    device = budget.Device("a CPU", True, 10.0, None, None)
+    assert plan.lowres and list(page.networks(plan, device)) == ["3d_fullres", "2d"]
+    subject = page.Subject(described.fill(resolve(folder_at(dataset))).dataset, dataset, {}, (), device, None, Path("plan.py"))
+    said = page.summary(found, plan, subject)[-1]
+    assert said == "nnU-Net would add 3d_lowres and its cascade, two trainings; --config.plan.minutes=0 plans them"
+
+
 def test_a_config_that_training_would_refuse_is_not_written(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(plans, "_check", CHECK)
     write = plans.page.write
@@ -160,9 +193,7 @@ def test_pictures_are_planned_in_two_axes(tmp_path):
 
 def test_a_fingerprint_measures_what_is_not_zero(tmp_path):
     root = raw(tmp_path / "Dataset003_Cut", [((24, 40, 36), (1.0, 2.0, 3.0))] * 2, margin=6)
-    tree = folder()
-    tree.data.root = str(root)
-    dataset = described.fill(resolve(tree, name="folder")).dataset
+    dataset = described.fill(resolve(folder_at(root), name="folder")).dataset
     found = fingerprint.measure(dataset)
     np.testing.assert_array_equal(found.shapes, [(36, 40, 18)] * 2)  # z, y, x without the margin
     np.testing.assert_allclose(found.spacings, [(3, 2, 1)] * 2)
@@ -214,7 +245,5 @@ def test_cases_that_differ_in_kind_are_refused_by_name(tmp_path):
     path = root / "imagesTr" / "case_001_0001.nii.gz"
     image = nibabel.load(path)
     nibabel.save(nibabel.Nifti1Image(np.stack([image.get_fdata()] * 2, -1), image.affine), path)
-    tree = folder()
-    tree.data.root = str(root)
     with pytest.raises(DataError, match="case_001 .* 3 channels, case case_000 .* 2; all cases must have the same"):
-        fingerprint.measure(described.fill(resolve(tree, name="folder")).dataset)
+        fingerprint.measure(described.fill(resolve(folder_at(root), name="folder")).dataset)
