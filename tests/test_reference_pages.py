@@ -3,6 +3,7 @@
 Run as a program this file writes them anew: `python tests/test_reference_pages.py`.
 """
 
+import dataclasses
 import importlib
 import inspect
 import re
@@ -92,6 +93,32 @@ def markdown(docstring: str) -> str:
     return "\n".join(lines).strip()
 
 
+SCORED = (
+    "$ python - <<'END'",
+    "> import numpy as np, jaxseg",
+    "> truth, found = np.zeros((2, 8, 8), bool)",
+    "> truth[2:6, 2:6], found[2:6, 3:7] = True, True  # the same square, a pixel to the right",
+    "> print(jaxseg.dice(found, truth), jaxseg.hd95(found, truth, spacing=(1.0, 2.0)), 'mm')",
+    "> END",
+    "0.75 2.0 mm",
+)
+SYMBOLS = (
+    "Terms with their weights, and options of each:",
+    "",
+    "```text",
+    """--config.loss.terms="(('dice', 1.0), ('focal', 1.0))" --config.loss.options="{'focal': {'gamma': 1.5}}\"""",
+    "```",
+    "",
+    "In the formulas z are logits, p = softmax(z) or sigmoid(z), t is 1 where the truth has the class and 0 elsewhere; sums are",
+    "over the voxels of a sample. Options that several terms have:",
+    "",
+    "- `background`: with softmax, class 0 counts too.",
+    "- `batch`: sums are over all samples of the batch.",
+    "- `smooth_nr`, `smooth_dr`: added to numerator and denominator.",
+    '- `activation`: "softmax" or "sigmoid"; "auto" takes sigmoid for one class and for regions, else softmax.',
+)
+
+
 class Figures(NamedTuple):
     """What the page states of a network, in its words: parameters, GMAC and MiB kept for the backward pass, "" if it cannot."""
 
@@ -177,17 +204,41 @@ def readme(text: str, figures: dict[str, Figures]) -> str:
     return text.partition(begin)[0] + begin + families(figures) + end + text.partition(end)[2]
 
 
+def options(given: dict) -> list[str]:
+    """A line that lists options with their defaults."""
+    shown = ", ".join(f"`{name}`" if value is dataclasses.MISSING else f"`{name}={value!r}`" for name, value in given.items())
+    return [f"Options: {shown}.", ""] if shown else []
+
+
+def of_term(term) -> dict:
+    """Option of a loss -> its default."""
+    found = inspect.signature(term).parameters.values()
+    given = ("weight", "annotated", "distance_maps")  # by the training step
+    return {p.name: p.default for p in found if p.kind == p.KEYWORD_ONLY and p.name not in given}
+
+
+def of_transform(entry) -> dict:
+    """Option of a transform -> its default, or dataclasses.MISSING."""
+    fields = (f for f in dataclasses.fields(entry.make) if f.name in entry.options())
+    return {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields}
+
+
 def definitions() -> str:
     """docs/definitions.md."""
     out = ["# Losses, augmentation, scores", "", NOTE, ""]
-    half = "import numpy as np, jaxseg; print(jaxseg.dice(np.array([1, 1, 0, 0]), np.array([1, 0, 0, 0])))"
-    out += ["All of them are functions of arrays:", "", "```console", f'$ python -c "{half}"', "0.6666666666666666", "```", ""]
-    out += ["## Losses", "", "Terms of `--config.loss.terms=\"(('dice', 1.0), ...)\"`, options in `loss.options`.", ""]
+    out += ["All of them are functions of arrays:", "", "```console", *SCORED, "```", ""]
+    out += ["## Losses", "", *SYMBOLS, ""]
     for name, term in TERMS.items():
-        out += [f"### {name}", "", markdown(inspect.getdoc(term)), ""]
-    out += ["## Augmentation", "", "Transforms of `train.augment`, on the device, in the order given.", ""]
+        out += [f"### {name}", "", markdown(inspect.getdoc(term)), "", *options(of_term(term))]
+    out += ["## Augmentation", "", "Transforms on the device, in the order given; each sample draws for itself:", "", "```text"]
+    out += ["""--config.train.augment="(('hflip', 0.5, {}), ('rotate', 0.3, {'degrees': (-15.0, 15.0)}))\"""", "```", ""]
+    out += [
+        "An entry is (name, probability, options); an option without a value must be given. U(a) is a number drawn",
+        "evenly from the range a.",
+        "",
+    ]
     for name, entry in sorted(TRANSFORMS.items()):
-        out += [f"### {name}", "", markdown(inspect.getdoc(entry.make)), ""]
+        out += [f"### {name}", "", markdown(inspect.getdoc(entry.make)), "", *options(of_transform(entry))]
     out += ["## Scores", "", textwrap.dedent(inspect.getdoc(counts)), ""]
     for function in METRICS:
         out += [f"### {function.__name__}", "", markdown(inspect.getdoc(function)), ""]
