@@ -11,6 +11,7 @@ import ast
 import doctest
 import html
 import itertools
+import json
 import os
 import re
 import subprocess
@@ -21,6 +22,7 @@ import pytest
 
 from configs._base import base
 from jaxseg.config import flatten
+from tests import test_notebooks
 from tests.reports import browser
 
 ROOT = Path(__file__).parent.parent
@@ -54,22 +56,27 @@ def forms(page: Path) -> list:
     return [pytest.param(page, [], id=page.stem, marks=[pytest.mark.slow] if "<!-- slow -->" in head else [])]
 
 
-@pytest.mark.parametrize("page, quick", [form for page in PAGES if page.name not in RUN_ELSEWHERE for form in forms(page)])
-def test_a_page_prints_what_it_shows(page, quick, tmp_path):
-    shown = commands(page)
-    assert shown, f"{page.name} runs nothing; a page shows at least one command with its output"
+def desk(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """An empty folder, and an environment in which `jaxseg` and `python` are those that run the tests."""
     (tmp_path / "bin").mkdir()
     for name, starts in (("jaxseg", "-m jaxseg"), ("python", "")):
         (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {starts} "$@"\n')
         (tmp_path / "bin" / name).chmod(0o755)
     place = tmp_path / "here"
     place.mkdir()
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {  # one device, as users have
+    return place, {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {  # one device, as users have
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "JAXSEG_CACHE": str(tmp_path / "cache"),
         "COLUMNS": "130",
     }
+
+
+@pytest.mark.parametrize("page, quick", [form for page in PAGES if page.name not in RUN_ELSEWHERE for form in forms(page)])
+def test_a_page_prints_what_it_shows(page, quick, tmp_path):
+    shown = commands(page)
+    assert shown, f"{page.name} runs nothing; a page shows at least one command with its output"
+    place, environment = desk(tmp_path)
     check = doctest.OutputChecker()
     for command, wanted in shown:
         for words, others in quick:
@@ -89,6 +96,27 @@ def test_a_page_prints_what_it_shows(page, quick, tmp_path):
         any_number = (lambda text: re.sub(r"\d+(\.\d+)?", "1", text)) if quick else (lambda text: text)
         if not check.check_output(any_number(wanted.strip()) or "...", any_number(done.stdout.strip()), flags):
             pytest.fail(f"{page.name}: $ {command}\n--- shown\n{wanted}\n--- printed\n{done.stdout}", pytrace=False)
+
+
+@pytest.mark.slow
+def test_a_notebook_runs_from_top_to_bottom(tmp_path):
+    """That of the photograph, in its page's quick form: commands in a shell, Python in one process, as in a kernel."""
+    page = ROOT / "docs" / "tutorial_cells.md"
+    place, environment = desk(tmp_path)
+    program = "import subprocess\ndef shell(command):\n    assert not subprocess.call(command, shell=True), command\n"
+    for cell in json.loads(test_notebooks.file_of(page).read_text())["cells"]:
+        code = "".join(cell["source"])
+        for words, others in QUICK.findall(page.read_text()):
+            code = code.replace(words, others)
+        if cell["cell_type"] == "code":
+            program += (f"shell({code[1:]!r})" if code.startswith("!") else code) + "\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=place, env=environment, capture_output=True, text=True, timeout=900
+    )
+    if "AssertionError: pip download" in done.stderr:
+        pytest.skip(done.stderr.strip().splitlines()[-1])
+    assert done.returncode == 0, done.stderr
+    assert "125 nuclei" in done.stdout and "of an empty result 0.00" in done.stdout
 
 
 def test_the_korean_page_types_what_the_english_one_types():
