@@ -90,8 +90,8 @@ class UNETR(Segmenter):
         super().check(shape)
         if tuple(shape[1:-1]) != self.image_size:
             raise ValueError(
-                f"got an image of spatial size {tuple(shape[1:-1])}; this UNETR needs {self.image_size}: crop the image, or "
-                "build the network with another image_size"
+                f"got an image of spatial size {tuple(shape[1:-1])}; this UNETR needs {self.image_size}: take that size, or give "
+                f"the network the option image_size={tuple(shape[1:-1])}"
             )
 
     def forward(self, image: Array, context: ForwardContext) -> Outputs:
