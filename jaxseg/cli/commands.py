@@ -57,7 +57,9 @@ MODES = {
         "write a page about a run: scores, charts, its worst cases with the reasons", "workdir", "jaxseg report runs/ich_segnext"
     ),
     "search": Command(
-        "Bayesian optimisation of the loss's class weights", "config", "jaxseg search brats2d:attention_unet2d,wcce"
+        "Bayesian optimisation of any keys; of the loss's class weights where none are named",
+        "config",
+        "jaxseg search brats2d:attention_unet2d,wcce",
     ),
 }
 OF_A_RUN = ("evaluate", "predict", "explain", "export", "report")  # modes that use the configuration that the run has recorded

@@ -29,7 +29,8 @@ def asked(argv: list[str]) -> str:
 def overview() -> str:
     """The help of `jaxseg`: every command with an example."""
     known = commands.MODES | commands.TOOLS
-    width = max(map(len, known))
+    configs = recipes.about()
+    width, widest = (max(map(len, names)) for names in (known, configs))
     lines = [f"  {name:<{width}}  {c.what}\n  {'':<{width}}    {c.example}" for name, c in known.items()]
     return "\n".join(
         [
@@ -40,7 +41,9 @@ def overview() -> str:
             "",
             *lines,
             "",
-            f"configs that come with jaxseg: {', '.join(recipes.names())}",
+            "configs that come with jaxseg (jaxseg init NAME copies one, to read and to edit):",
+            *(f"  {name:<{widest}}  {textwrap.shorten(text, 108, placeholder=' ...')}" for name, text in configs.items()),
+            "",
             "jaxseg COMMAND --help lists all flags and all keys of a config.",
         ]
     )

@@ -31,6 +31,12 @@ def names() -> list[str]:
     return sorted(p.stem for p in folder().glob("[a-z]*.py"))
 
 
+def about() -> dict[str, str]:
+    """Name -> first line of each config file that comes with jaxseg, that for the user's own data first."""
+    found = {name: (folder() / f"{name}.py").read_text().partition("\n")[0].strip('"') for name in names()}
+    return {"folder": found.pop("folder"), **found}
+
+
 def find(given: str) -> Path:
     """The config file of a path or name: an existing file, else one that comes with jaxseg.
 

@@ -27,7 +27,9 @@ def test_the_text_names_flags_keys_and_configs():
     text = manual.of_modes()
     assert all(word in text for word in ("--workdir", "--num_processes", "optim.clip_norm = 0.0", "exit codes", "infer.mirror"))
     overview = manual.overview()
-    assert all(name in overview for name in (*commands.MODES, *commands.TOOLS, *recipes.names()))
+    assert all(name in overview for name in (*commands.MODES, *commands.TOOLS))
+    assert all(f"\n  {name} " in overview for name in recipes.names())
+    assert "\n  folder             Your own pictures or volumes" in overview
 
 
 def test_only_asked_for():
