@@ -3,12 +3,13 @@
 import contextlib
 import faulthandler
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from jaxseg.utils import command
 
 
 class Rates(NamedTuple):
@@ -173,11 +174,9 @@ class Watchdog:
         try:
             with open(self.path, "w") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
-            print(
+            command.last_line(
                 f"jaxseg: no step finished for {seconds:g} s: this process or a peer hangs; stacks are in {self.path}; "
-                "end all processes and start them again",
-                file=sys.stderr,
-                flush=True,
+                "end all processes and start them again"
             )
         finally:
             os._exit(self.exit_code)

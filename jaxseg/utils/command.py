@@ -19,12 +19,33 @@ from jaxseg.utils.machine import memory
 INTERRUPTED = 130  # exit code of Ctrl-C
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _pressed = 0  # number of times that Ctrl-C was pressed
+_saying, _said = threading.Lock(), False  # whether the reason why the process ends has been written
 
 
 def end_now(message: str, code: int) -> NoReturn:
     """Write one line to stderr and end the process at once, from any thread; nothing is cleaned up."""
-    print(f"jaxseg: {message}", file=sys.stderr, flush=True)
+    last_line(f"jaxseg: {message}")
     os._exit(code)
+
+
+def last_line(line: str, *, directly: bool = False) -> None:
+    """Write the line that says why the process ends, unless another thread has done so: a lost process is often noticed twice.
+
+    Args:
+      line: the text, without its end.
+      directly: write to the descriptor, past Python's stream, which another thread may hold.
+    """
+    global _said
+    free = _saying.acquire(timeout=1)  # in vain: two lines are better than none
+    if not _said:
+        _said = True
+        with contextlib.suppress(OSError):
+            if directly:
+                os.write(2, f"{line}\n".encode())
+            else:
+                print(line, file=sys.stderr, flush=True)
+    if free:
+        _saying.release()
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,14 +72,9 @@ def begin(*, stop_code: int | None = None) -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, lambda *_: _leave("interrupted", INTERRUPTED))
+        signal.signal(signal.SIGINT, lambda *_: end_now("interrupted", INTERRUPTED))
         if stop_code is not None:
-            signal.signal(signal.SIGTERM, lambda *_: _leave("stopped by SIGTERM before anything was done", stop_code))
-
-
-def _leave(what: str, code: int) -> NoReturn:
-    print(f"jaxseg: {what}", file=sys.stderr, flush=True)
-    os._exit(code)
+            signal.signal(signal.SIGTERM, lambda *_: end_now("stopped by SIGTERM before anything was done", stop_code))
 
 
 def _note(signum, frame) -> None:
@@ -89,8 +105,8 @@ def run(name: str, main: Callable[[], int | None], *, leave: Callable[[int], NoR
       main: the command; returns its exit code.
       leave: function that ends the process with a code.
     """
-    global _pressed
-    start, _pressed = time.perf_counter(), 0
+    global _pressed, _said
+    start, _pressed, _said = time.perf_counter(), 0, False
     out, err = sys.stdout, sys.stderr = _Steady(sys.stdout), _Steady(sys.stderr)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _note)
@@ -128,7 +144,7 @@ def run(name: str, main: Callable[[], int | None], *, leave: Callable[[int], NoR
 
 
 def _end(line: str, code: int) -> int:
-    print(line, file=sys.stderr)
+    last_line(line)
     return code
 
 

@@ -4,7 +4,6 @@ If a process does not start, dies or cannot be reached, all others end with a on
 abort the process (code 134) in all of these cases; if a collective operation fails first, jax raises an error.
 """
 
-import contextlib
 import ctypes
 import os
 import re
@@ -178,8 +177,8 @@ def _end_aborts_with_75() -> None:
     """
 
     def ended(number: int) -> None:
-        with contextlib.suppress(OSError):
-            os.write(2, b"jaxseg: another process was lost, or does not answer; end all processes and start them again\n")
+        line = "jaxseg: another process was lost, or does not answer; end all processes and start them again"
+        command.last_line(line, directly=True)
         os._exit(PeerError.exit_code)
 
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(ended)

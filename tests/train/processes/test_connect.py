@@ -1,6 +1,8 @@
 """How processes find each other: what is passed to jax, and what is refused before that."""
 
 import socket
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -62,6 +64,23 @@ def test_what_a_collective_raises_for_a_lost_process_is_code_75(monkeypatch, err
     monkeypatch.setattr(jax, "process_count", lambda: 1)
     with pytest.raises(type(error)):
         together(work)
+
+
+LOST_TWICE = """
+import os
+from jaxseg.train.processes import connect
+from jaxseg.types import PeerError
+from jaxseg.utils import command
+def main():
+    connect._end_aborts_with_75()
+    raise PeerError("a collective failed")
+command.run("jaxseg", main, leave=lambda code: os.abort())
+"""
+
+
+def test_a_loss_that_a_collective_and_jaxs_service_notice_is_said_once():
+    done = subprocess.run([sys.executable, "-c", LOST_TWICE], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (75, "jaxseg: a collective failed\n")
 
 
 def test_the_limits_of_a_config_are_those_of_jax_and_of_the_roll_call(calls, monkeypatch):
