@@ -67,6 +67,7 @@ PLACES = {  # what a page writes for something of the reader's -> such a thing
     r"=I\b": "=1",
 }
 EXPERIMENT = "brats_compare"
+EXAMPLES = [command.example for command in (commands.MODES | commands.TOOLS).values()]
 
 
 def typed(page: Path) -> list[str]:
@@ -107,7 +108,7 @@ def take(program, tmp_path_factory):
     place = tmp_path_factory.mktemp("typed")
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(place), "PYTHONPATH": str(ROOT), "JAXSEG_CACHE": str(place / "cache")}
     run = untrained.make(place / "run", untrained.config(untrained.write(place / "data", 3), 3))
-    all_typed = "\n".join(command for page in TEXTS for command in typed(page))
+    all_typed = "\n".join([*(command for page in TEXTS for command in typed(page)), *EXAMPLES])
     for name in set(re.findall(r"\bruns/[\w/-]+", all_typed)) | {"runs/mine", f"runs/{EXPERIMENT}/unet3d_s/24"}:
         (place / name).mkdir(parents=True, exist_ok=True)
         for part in ("run.json", "checkpoints"):
@@ -144,9 +145,20 @@ def take(program, tmp_path_factory):
 @pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_what_a_page_tells_to_type_is_understood(page, take):
     for command in typed(page):
-        for said, there in PLACES.items():
-            command = re.sub(said, there, command)
-        _check(shlex.split(command), take)
+        _check(_placed(command), take)
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_overview_of_commands_are_understood(take):
+    for command in EXAMPLES:
+        _check(_placed(command), take)
+
+
+def _placed(command: str) -> list[str]:
+    """The words of a command, with files and folders of the test where a page names the reader's."""
+    for said, there in PLACES.items():
+        command = re.sub(said, there, command)
+    return shlex.split(command)
 
 
 def _check(words: list[str], take) -> None:

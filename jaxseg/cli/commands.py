@@ -51,7 +51,7 @@ MODES = {
     "compare": Command(
         "train several networks with several seeds and folds, and compare them",
         "config",
-        "jaxseg compare brats_unet3d --config.compare.models=unet3d_s,unetr --config.compare.seeds=24,42",
+        "jaxseg compare brats_unet3d --config.compare.models=unet3d_s,segresnet --config.compare.seeds=24,42",
     ),
     "report": Command(
         "write a page about a run: scores, charts, its worst cases with the reasons", "workdir", "jaxseg report runs/ich_segnext"
