@@ -6,6 +6,7 @@ folders of the names that it uses; of pip the extras and packages are compared w
 must exist. A command of a kind that nobody knows here fails.
 """
 
+import ast
 import importlib.util
 import json
 import re
@@ -68,6 +69,7 @@ PLACES = {  # what a page writes for something of the reader's -> such a thing
 }
 EXPERIMENT = "brats_compare"
 EXAMPLES = [command.example for command in (commands.MODES | commands.TOOLS).values()]
+CONFIGS = sorted((ROOT / "configs").glob("[a-z]*.py"))
 
 
 def typed(page: Path) -> list[str]:
@@ -108,7 +110,8 @@ def take(program, tmp_path_factory):
     place = tmp_path_factory.mktemp("typed")
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(place), "PYTHONPATH": str(ROOT), "JAXSEG_CACHE": str(place / "cache")}
     run = untrained.make(place / "run", untrained.config(untrained.write(place / "data", 3), 3))
-    all_typed = "\n".join([*(command for page in TEXTS for command in typed(page)), *EXAMPLES])
+    heads = (config.read_text() for config in CONFIGS)
+    all_typed = "\n".join([*(command for page in TEXTS for command in typed(page)), *EXAMPLES, *heads])
     for name in set(re.findall(r"\bruns/[\w/-]+", all_typed)) | {"runs/mine", f"runs/{EXPERIMENT}/unet3d_s/24"}:
         (place / name).mkdir(parents=True, exist_ok=True)
         for part in ("run.json", "checkpoints"):
@@ -152,6 +155,23 @@ def test_what_a_page_tells_to_type_is_understood(page, take):
 def test_the_examples_of_the_overview_of_commands_are_understood(take):
     for command in EXAMPLES:
         _check(_placed(command), take)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_what_the_head_of_a_config_tells_to_type_is_understood(config, take):
+    found = _of_head(config)
+    assert found
+    for command in found:
+        _check(_placed(command), take)
+
+
+def _of_head(config: Path) -> list[str]:
+    """The commands among the indented lines of a config's docstring."""
+    head = ast.literal_eval(config.read_text().partition('"""\n')[0] + '"""')
+    lines = re.findall(r"^ {4}((?:python -m|jaxseg) .*(?:(?<=\\)\n.*)*)$", head, re.MULTILINE)
+    commands = [command for line in lines for command in _lines(line)]
+    return [part for command in commands for part in command.split(" && ")]
 
 
 def _placed(command: str) -> list[str]:
