@@ -68,10 +68,10 @@ def _save(sitk, array: np.ndarray, to_world: np.ndarray, path: Path) -> None:
     sitk.WriteImage(image, str(path), True)
 
 
-def fewer(configurations: dict) -> None:
-    """Smaller batches in plans."""
-    for one in configurations.values():
-        one["batch_size"] = min(one.get("batch_size", 2), 4)
+def smaller(configurations: dict) -> None:
+    """Small batches and patches in plans, so that a case has several windows along every axis."""
+    for name, patch in (("3d_fullres", [8, 32, 24]), ("2d", [32, 24])):
+        configurations[name] |= {"batch_size": 4, "patch_size": patch}
 
 
 def post_processing(model: Path) -> None:
@@ -98,7 +98,7 @@ def main() -> None:
     root = Path(sys.argv[1]).resolve()
     program, theirs, images = trained.Nnunet(root), root / "theirs", root / "raw" / NAME / "imagesTs"
     write(root)
-    program.plan(104, NAME, PLANS, ["3d_fullres", "2d"], 3, fewer)
+    program.plan(104, NAME, PLANS, ["3d_fullres", "2d"], 3, smaller)
     plans = json.loads((root / "pre" / NAME / f"{PLANS}.json").read_text())
     full = plans["configurations"]["3d_fullres"]
     print(
