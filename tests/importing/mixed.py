@@ -111,8 +111,10 @@ def main() -> None:
     post_processing(volume)
     _processed(volume, theirs / "folds", theirs / "folds-processed")
     program.train(NAME, PLANS, "2d", ("all",), validate=False, steps=STEPS)
-    (plane / "fold_all" / "checkpoint_final.pth").rename(plane / "fold_all" / "checkpoint_best.pth")
+    fold = plane / "fold_all"
+    (fold / "checkpoint_final.pth").rename(fold / "earlier.pth")
     program.train(NAME, PLANS, "2d", ("all",), validate=False, steps=2 * STEPS)
+    (fold / "earlier.pth").replace(fold / "checkpoint_best.pth")  # that of one epoch is the final one
     for which in ("best", "final"):
         predict(plane, ("all",), images, theirs / which, checkpoint=f"checkpoint_{which}.pth")
 
