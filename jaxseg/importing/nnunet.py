@@ -108,7 +108,7 @@ def import_model(
             "after it (larger regions before those inside them); this model cannot be imported"
         )
     steps_file = postprocessing.find(folder)
-    steps = postprocessing.read(steps_file, about.values) if steps_file else []
+    steps = postprocessing.read(steps_file, about.values, [value for value, _ in about.merged]) if steps_file else []
     say(f"{folder}, {plan.name}: {len(about.channels)} channels, classes {', '.join(about.labels)}, trainer {read[0].trainer}")
     if about.ignored is not None:
         say(f"voxels with the ignore label {about.ignored} are left out when the runs are trained further or evaluated")

@@ -37,12 +37,13 @@ def find(folder: Path) -> Path | None:
     return None
 
 
-def read(path: Path, values: Sequence[int]) -> list[dict[str, Any]]:
+def read(path: Path, values: Sequence[int], absent: Sequence[int] = ()) -> list[dict[str, Any]]:
     """Read the steps of a file.
 
     Args:
       path: a file that `find` returned.
       values: values of the classes 1, 2, ... in nnU-Net's masks.
+      absent: further labels of these masks, which no prediction has (`Description.merged`).
     Raises:
       DataError: the file cannot be read, or would run code.
       MismatchError: the file has an unsupported function, or a label that the model does not have.
@@ -55,7 +56,7 @@ def read(path: Path, values: Sequence[int]) -> list[dict[str, Any]]:
                 f"{path}: the step {shown(name)} with {shown(given)} is not supported (only {LARGEST} is); remove the file "
                 "to import the model without post-processing"
             )
-        labels = sorted(set(_numbers(given["labels_or_regions"])))
+        labels = sorted(set(_numbers(given["labels_or_regions"])) - set(absent))
         if given.get("background_label", 0) != 0 or not set(labels) <= set(values):
             raise MismatchError(
                 f"{path}: labels {labels}, background {given.get('background_label', 0)}; the model's labels are {values}"

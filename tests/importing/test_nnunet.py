@@ -218,6 +218,7 @@ def test_post_processing_beside_a_model_is_applied_at_prediction(model, tmp_path
     assert found == [{"step": "keep_largest", "options": {"classes": c, "ties": "all"}} for c in ([1, 2], [2])]
     labels = np.array([1, 2, 0, 2, 0, 2, 2])
     np.testing.assert_array_equal(postprocess.apply(labels, found[:1]), [1, 2, 0, 0, 0, 2, 2])
+    assert [step["options"]["classes"] for step in postprocessing.read(results / name, (1,), absent=(2,))] == [[1], []]
     with pytest.raises(MismatchError, match=r"labels \[1, 2\].*model's labels are \(1,\)"):
         postprocessing.read(results / name, (1,))
 
