@@ -101,6 +101,7 @@ def _train(call: Call, watch: loop.Watch | None) -> int | None:
         agree.on_first(lambda: claim.begin(record))
         agree.on_first(lambda: files.write_json(call.workdir / EXPERIMENT, difference))
         agree.on_first(lambda: cascades.keep_runs(call.config, call.workdir))
+        agree.on_first(lambda: patients.keep_steps(call.config, record["labels"], call.workdir, log.say))
         log.event(
             "start", workdir=call.workdir, model=call.config.model.name, epochs=job.epochs, steps_per_epoch=job.steps_per_epoch
         )

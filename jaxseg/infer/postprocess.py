@@ -25,7 +25,7 @@ from jaxseg.data.prepare.labels import annotated, as_background
 from jaxseg.metrics import counts
 from jaxseg.ops.components import api as components
 from jaxseg.types import ConfigError, Spacing
-from jaxseg.utils import guard
+from jaxseg.utils import files, guard
 from jaxseg.utils.lookup import lookup
 
 Step = dict  # {"step": name, "options": {...}, "dice": [before, after]}
@@ -162,12 +162,35 @@ def read_steps(run: Path) -> list[Step]:
     Raises:
       ConfigError: no steps were chosen for this run.
     """
-    path = next((p / FILE for p in (run, *run.absolute().parents[:2]) if (p / FILE).is_file()), None)
+    path = _file_of(run)
     if path is None:
         raise ConfigError(
             f"config.infer.postprocess=True: {run} has no {FILE}; evaluate the run with --config.eval.postprocess=True first"
         )
     return guard.read_json(path)
+
+
+def _file_of(run: Path) -> Path | None:
+    return next((p / FILE for p in (run, *run.absolute().parents[:2]) if (p / FILE).is_file()), None)
+
+
+def keep_steps(source: Path, workdir: Path, say: Callable[[str], None]) -> None:
+    """Copy the steps of the run `source`, if it has any, to a run that goes on from it and has none of its own.
+
+    Args:
+      source: run folder, or a checkpoint folder inside one.
+      workdir: the folder of the new run.
+      say: called with one line if they are copied.
+    """
+    path = _file_of(source)
+    if path is None or (workdir / FILE).exists():
+        return
+    steps = guard.read_json(path)
+    files.write_json(workdir / FILE, steps)
+    say(
+        f"post-processing is that of {source}, {len(steps)} steps; `jaxseg evaluate RUN --config.eval.postprocess=True` chooses "
+        "others, --config.infer.postprocess=False applies none"
+    )
 
 
 def choose(

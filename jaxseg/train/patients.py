@@ -15,6 +15,7 @@ from jaxseg.data.records import Recipe
 from jaxseg.data.store import bad_cases
 from jaxseg.data.store.base import Store, recipe_from
 from jaxseg.data.store.rows import column
+from jaxseg.infer import postprocess
 from jaxseg.types import CheckpointError, DataError, MismatchError
 from jaxseg.utils.guard import shown
 
@@ -156,3 +157,11 @@ def say_preparation(run: Path, recipe: Recipe, say: Callable[[str], None]) -> No
         f"images are prepared otherwise than for {run}: {said}. Its own preparation is kept by `jaxseg train {run} "
         f"--config.model.init={run} --config.data.root=...`"
     )
+
+
+def keep_steps(config, labels: Sequence[str], workdir: Path, say: Callable[[str], None]) -> None:
+    """Keep the post-processing of the run whose weights a training begins from, if it is to be applied, to the same classes."""
+    source = Path(config.model.init)
+    applied = config.infer.postprocess and config.model.init and source.is_dir()
+    if applied and list(checkpoint.find_record(source)["labels"]) == list(labels):
+        postprocess.keep_steps(source, workdir, say)

@@ -85,6 +85,16 @@ def test_classes_together_are_one_mask_and_others_stay():
     np.testing.assert_array_equal(postprocess.keep_largest(labels, (1,), ties="all"), labels)
 
 
+def test_a_run_that_goes_on_from_another_keeps_its_steps(tmp_path):
+    steps, said = [{"step": "keep_largest", "options": {"classes": [1]}}], []
+    (tmp_path / "first" / "checkpoints" / "0").mkdir(parents=True)
+    (tmp_path / "first" / postprocess.FILE).write_text(json.dumps(steps))
+    (tmp_path / "run").mkdir()
+    for _ in range(2):
+        postprocess.keep_steps(tmp_path / "first" / "checkpoints" / "0", tmp_path / "run", said.append)
+    assert postprocess.read_steps(tmp_path / "run") == steps and len(said) == 1 and "1 steps" in said[0]
+
+
 def test_a_size_in_mm_counts_the_voxels_volume():
     labels = random_labels(0)
     for spacing, voxels in (((1, 1, 1), 12), ((0.5, 2, 3), 4), ((0.3, 0.3, 0.3), 445)):
