@@ -29,7 +29,7 @@ from PIL import Image
 from jaxseg.data.datasets.own import overlap, pairing, patients, unmasked
 from jaxseg.data.datasets.structures import count_structures
 from jaxseg.data.formats import nifti, photos, volumes
-from jaxseg.data.formats.discover import has_suffix, visible_entries
+from jaxseg.data.formats.discover import files_and_folders, has_suffix
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.prepare import jpeg_masks, masks
 from jaxseg.data.prepare import mask_values as values_and_classes
@@ -69,11 +69,11 @@ def in_two_folders(root: Path) -> bool:
 
 def _places(root: Path) -> list[Places]:
     """Return the folders of images and masks in a folder, or in its folders train, val and test."""
-    below = [entry for entry in visible_entries(root) if entry.is_dir()] if root.is_dir() else []
+    below = files_and_folders(root)[1] if root.is_dir() else []
     if alone := _pair(below):
         return [Places(*alone)]
     parts = [(entry, SPLITS[entry.name.lower()]) for entry in below if entry.name.lower() in SPLITS]
-    found = [(_pair([e for e in visible_entries(entry) if e.is_dir()]) or _beside(entry), split) for entry, split in parts]
+    found = [(_pair(files_and_folders(entry)[1]) or _beside(entry), split) for entry, split in parts]
     splits = [split for both, split in found if both]
     if "train" in splits and len(set(splits)) == len(splits):
         return [Places(*both, split) for both, split in found if both]
@@ -93,22 +93,26 @@ def _pair(folders: Sequence[Path]) -> tuple[Path, Path] | None:
 
 def _found(root: Path, **options: Any) -> tuple[Path, pairing.Paired, dict[str, str]]:
     """Return (the data set's folder, its cases, the split of each case where splits are folders); options: `pairing.paired`'s."""
-    holders = [folder for folder in (root, *(visible_entries(root) if root.is_dir() else ())) if _places(folder)]
-    if len(holders) != 1 and root not in holders:
-        what = f"{len(holders)} folders with images and masks" if root.is_dir() else "no such folder"
-        raise refusal("DATA_MISSING", root, what, "a folder data set holds images and masks", "give the folder that was unpacked")
-    places = _places(holders[0])
+    places = _places(root)
+    if not places:
+        below = {folder: _places(folder) for folder in (files_and_folders(root)[1] if root.is_dir() else ())}
+        holders = [folder for folder, found in below.items() if found]
+        if len(holders) != 1:
+            what = f"{len(holders)} folders with images and masks" if root.is_dir() else "no such folder"
+            rule = "a folder data set holds images and masks"
+            raise refusal("DATA_MISSING", root, what, rule, "give the folder that was unpacked")
+        root, places = holders[0], below[holders[0]]
     each = [(place.split, pairing.paired(place.images, place.masks, **options)) for place in places]
     if len(each) == 1:
-        return holders[0], each[0][1], dict.fromkeys(each[0][1].images, each[0][0]) if each[0][0] else {}
+        return root, each[0][1], dict.fromkeys(each[0][1].images, each[0][0]) if each[0][0] else {}
     kinds = {(found.structures, found.channels, found.suffixes) for _, found in each}
     if len(kinds) > 1:
         raise refusal(
-            "DATA_PATH", holders[0], "splits whose masks or channels are named differently", "all splits have one form", "rename"
+            "DATA_PATH", root, "splits whose masks or channels are named differently", "all splits have one form", "rename"
         )
     join = lambda part: {f"{split}/{name}": files for split, found in each for name, files in getattr(found, part).items()}
     joined = pairing.Paired(join("images"), join("masks"), *next(iter(kinds)))
-    return holders[0], joined, {name: name.partition("/")[0] for name in joined.images}
+    return root, joined, {name: name.partition("/")[0] for name in joined.images}
 
 
 def load(

@@ -1,9 +1,10 @@
 """Images and masks that belong together by name; shared by the layouts of single pictures."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
-from jaxseg.data.formats.discover import has_suffix, visible_entries
+from jaxseg.data.formats.discover import files_and_folders, has_suffix, visible_entries
 from jaxseg.data.formats.own import readable
 from jaxseg.data.formats.refusal import refusal
 
@@ -21,8 +22,8 @@ def by_stem(folder: Path, suffixes: tuple[str, ...] | None = None, *, ending: st
         raise refusal("DATA_MISSING", folder, "not there", "a folder of the data set's layout", "check data.root")
     suffixes = suffixes or readable()
     found: dict[str, Path] = {}
-    for entry in visible_entries(folder):
-        if not entry.is_file() or not has_suffix(entry, suffixes):
+    for entry in files_and_folders(folder)[0]:
+        if not has_suffix(entry, suffixes):
             continue
         name = stem(entry, suffixes).removesuffix(ending)
         if name in found:
@@ -39,8 +40,17 @@ def by_stem(folder: Path, suffixes: tuple[str, ...] | None = None, *, ending: st
 
 def stem(path: Path, suffixes: tuple[str, ...] | None = None) -> str:
     """The file's name without the suffix of its format, the longest that fits: .nii.gz, not .gz."""
-    suffixes = suffixes or readable()
-    return next((path.name[: -len(s)] for s in sorted(suffixes, key=len, reverse=True) if has_suffix(path, (s,))), path.stem)
+    name = path.name
+    lower = name.lower()
+    for suffix in _longest_first(suffixes or readable()):
+        if lower.endswith(suffix):
+            return name[: -len(suffix)]
+    return path.stem
+
+
+@functools.lru_cache(64)
+def _longest_first(suffixes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(suffixes, key=len, reverse=True))
 
 
 def pair(

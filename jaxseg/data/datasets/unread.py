@@ -33,16 +33,17 @@ MOST = 200_000  # entries that are looked at below a folder that could not be re
 
 def notes(dataset: DataSet) -> tuple[str, ...]:
     """Return a line about unsupported files beside those of the cases; () if there are none."""
-    line = beside({p for c in dataset.cases for p in (*c.images, *([c.mask] if c.mask else []), *c.parts)}, dataset.root)
+    line = beside((p for c in dataset.cases for p in (*c.images, *([c.mask] if c.mask else []), *c.parts)), dataset.root)
     return (line,) if line else ()
 
 
-def beside(used: set[Path], root: Path) -> str:
+def beside(used: Iterable[Path], root: Path) -> str:
     """Return the same line about the files in the folders of those in use."""
-    folders = sorted({path.parent for path in used})
-    used = used | {path.parent if path.is_file() else path for path in used}  # folders of DICOM series, and of packed arrays
-    there = (folder / name for folder in folders for name in _names(folder))
-    return describe((path for path in there if path not in used), root)
+    taken = set(map(os.fspath, used))  # as text: there may be hundreds of thousands
+    known = (*readable(), *TEXT)
+    folders = sorted(set(map(os.path.dirname, taken)))
+    there = (os.path.join(folder, name) for folder in folders for name in _names(Path(folder)) if not has_suffix(name, known))
+    return describe((Path(path) for path in there if path not in taken), root)
 
 
 def below(root: Path) -> str:
@@ -53,9 +54,9 @@ def below(root: Path) -> str:
 
 def describe(paths: Iterable[Path], root: Path) -> str:
     """ "not read: 10 .nrrd (images/a.nrrd, ...)" of those of the files that no reader knows; "" for none."""
-    count, first = Counter(), {}
+    count, first, known = Counter(), {}, (*readable(), *TEXT)
     for path in paths:
-        if has_suffix(path, (*readable(), *TEXT)) or not path.is_file() or any(path.with_suffix(s).is_file() for s in HEADERS):
+        if has_suffix(path, known) or not path.is_file() or any(path.with_suffix(s).is_file() for s in HEADERS):
             continue
         suffix = next((s for s in DOUBLE if has_suffix(path, (s,))), path.suffix.lower()) or "without a suffix"
         count[suffix] += 1

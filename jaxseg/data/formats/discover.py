@@ -17,7 +17,7 @@ _top: contextvars.ContextVar[Path | None] = contextvars.ContextVar("top", defaul
 
 def has_suffix(path: str | Path, suffixes: tuple[str, ...]) -> bool:
     """Return whether the file's name ends in one of the suffixes, in upper or lower case."""
-    return os.path.basename(path).lower().endswith(suffixes)  # many times faster than Path(path).name
+    return os.fspath(path).lower().endswith(suffixes)  # many times faster than Path(path).name
 
 
 @contextlib.contextmanager
@@ -31,7 +31,14 @@ def links_inside(top: str | Path) -> Iterator[None]:
 
 
 def visible_entries(folder: str | Path) -> list[Path]:
-    """Return the files and folders in a folder, sorted by name, without hidden ones (such as the ._ files of macOS).
+    """Return the files and folders in a folder, sorted by name, without hidden ones; links and errors as `files_and_folders`."""
+    return [entry for entry, _ in _listed(Path(folder))]
+
+
+def files_and_folders(folder: str | Path) -> tuple[list[Path], list[Path]]:
+    """Return the files of a folder, and the folders in it, each sorted by name, without hidden ones (such as macOS's ._ files).
+
+    No file is looked at, unless it is a link: there may be hundreds of thousands.
 
     Links are followed if they stay inside the folder, or inside the data set that it is part of (`links_inside`), or if they lead
     to the annex of the Git repository that holds it (where git-annex and DataLad keep every file).
@@ -39,13 +46,18 @@ def visible_entries(folder: str | Path) -> list[Path]:
     Raises:
       DataError: an entry is a pipe or device, or a link that is broken or leads elsewhere (DATA_PATH).
     """
-    folder = Path(folder)
+    listed = _listed(Path(folder))
+    return [entry for entry, is_file in listed if is_file], [entry for entry, is_file in listed if not is_file]
+
+
+def _listed(folder: Path) -> list[tuple[Path, bool]]:
+    """Return the entries that `files_and_folders` returns, each with whether it is a file."""
     try:
         root = folder.resolve(strict=True)
         top = _top.get() and _top.get().resolve(strict=True)
-        with os.scandir(folder) as found:  # which knows kinds without looking at each file: there may be hundreds of thousands
-            kinds = {e.name: _plain(e) for e in found if not e.name.startswith(".")}
-        entries = [folder / name for name in sorted(kinds)]
+        with os.scandir(folder) as found:  # which knows kinds without looking at each file
+            kinds = {e.name: _kind(e) for e in found if not e.name.startswith(".")}
+        entries = {name: folder / name for name in sorted(kinds)}
     except (OSError, RuntimeError) as error:
         raise refusal(
             "DATA_PATH",
@@ -54,7 +66,8 @@ def visible_entries(folder: str | Path) -> list[Path]:
             "must be a readable folder",
             "check path and permissions",
         ) from None
-    links = [entry for entry in entries if not kinds[entry.name] and entry.is_symlink()]
+    unknown = [entry for name, entry in entries.items() if kinds[name] is None]
+    links = [entry for entry in unknown if entry.is_symlink()]
     if links:
         inside = [root, *([top] if top and root.is_relative_to(top) else ())]
         inside += [
@@ -62,15 +75,16 @@ def visible_entries(folder: str | Path) -> list[Path]:
         ]
     for entry in links:
         _check_link(entry, inside)
-    for entry in entries:
-        if not kinds[entry.name]:
-            guard.check_regular(entry, folder_too=True)
-    return entries
+    for entry in unknown:
+        kinds[entry.name] = not guard.check_regular(entry, folder_too=True)
+    return [(entry, bool(kinds[name])) for name, entry in entries.items()]
 
 
-def _plain(entry: os.DirEntry) -> bool:
-    """Return whether an entry is a regular file or a folder, and no link."""
-    return entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
+def _kind(entry: os.DirEntry) -> bool | None:
+    """Return whether an entry is a regular file (True) or a folder (False); None for links and what else there is."""
+    if entry.is_file(follow_symlinks=False):
+        return True
+    return False if entry.is_dir(follow_symlinks=False) else None
 
 
 def _check_link(entry: Path, inside: Collection[Path]) -> None:
@@ -119,7 +133,7 @@ def lacks_preamble(start: bytes) -> bool:
 
 def holds_dicom(folder: Path) -> bool:
     """Return whether a folder directly contains a DICOM file."""
-    return any(is_dicom(e) for e in visible_entries(folder) if e.is_file())
+    return any(map(is_dicom, files_and_folders(folder)[0]))
 
 
 def find_inputs(path: str | Path) -> list[Path]:
@@ -143,10 +157,10 @@ def find_inputs(path: str | Path) -> list[Path]:
                 "give an image file or a folder of them",
             )
         return [path]
-    entries = visible_entries(path)
-    files = [e for e in entries if e.is_file()]
-    images = [f for f in files if has_suffix(f, own.readable())]
-    if any(is_dicom(f) for f in files if f not in images):
+    files, folders = files_and_folders(path)
+    known = own.readable()
+    images = [f for f in files if has_suffix(f, known)]
+    if any(is_dicom(f) for f in files if not has_suffix(f, known)):
         volumes = [f.name for f in images if has_suffix(f, nifti.SUFFIXES)]
         if volumes:
             raise refusal(
@@ -157,7 +171,6 @@ def find_inputs(path: str | Path) -> list[Path]:
                 "separate them",
             )
         return [path]
-    folders = [e for e in entries if e.is_dir()]
     with links_inside(path):
         series = [f for f in folders if holds_dicom(f)]
     if len(series) < len(folders):
@@ -166,7 +179,7 @@ def find_inputs(path: str | Path) -> list[Path]:
         raise refusal(
             "DATA_MISSING",
             path,
-            f"no input among {len(entries)} entries",
+            f"no input among {len(files) + len(folders)} entries",
             f"looked for {', '.join(own.readable())}, DICOM files and folders of DICOM files",
             "give the folder that holds the images",
         )

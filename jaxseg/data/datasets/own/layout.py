@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-from jaxseg.data.formats.discover import visible_entries
+from jaxseg.data.formats.discover import files_and_folders
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.types import ConfigError
 from jaxseg.utils import guard
@@ -27,10 +27,10 @@ def recognise(root: Path, modules: Mapping[str, ModuleType]) -> tuple[str, Path]
       DataError: no folder has a known layout.
     """
     guard.check_regular(root, folder_too=True)
-    places = [root, *(e for e in visible_entries(root) if e.is_dir())] if root.is_dir() else [root]
-    found = {place: names for place in places if (names := [n for n, module in modules.items() if module.recognised(place)])}
-    if root in found:
-        found = {root: found[root]}
+    known = lambda place: [name for name, module in modules.items() if module.recognised(place)]
+    found = {root: names} if (names := known(root)) else {}
+    if not found and root.is_dir():  # only then: it takes time to look at folders of very many files
+        found = {place: names for place in files_and_folders(root)[1] if (names := known(place))}
     if not found:
         raise refusal(
             "DATA_MISSING", root, "no known layout of data", f"known layouts are {KNOWN}", "give the folder that holds one"

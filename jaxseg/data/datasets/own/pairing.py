@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from jaxseg.data.datasets import pairs
 from jaxseg.data.datasets.own import unmasked
-from jaxseg.data.formats.discover import has_suffix, holds_dicom, visible_entries
+from jaxseg.data.formats.discover import files_and_folders, has_suffix, holds_dicom
 from jaxseg.data.formats.own import readable
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.types import ConfigError
@@ -109,8 +109,9 @@ def side_by_side(folder: Path) -> bool:
     """Whether a folder, or a sub-folder, holds a mask beside its image, or sub-folders hold a case each."""
     if holds_cases(folder):
         return True
-    for here in (folder, *(entry for entry in visible_entries(folder) if entry.is_dir())) if folder.is_dir() else ():
-        names = {pairs.stem(entry) for entry in visible_entries(here) if has_suffix(entry, readable())}
+    known = readable()
+    for here in (folder, *files_and_folders(folder)[1]) if folder.is_dir() else ():
+        names = {pairs.stem(entry) for entries in files_and_folders(here) for entry in entries if has_suffix(entry, known)}
         if any(_is_mask(name, names) for name in names):
             return True
     return False
@@ -206,12 +207,11 @@ def _below(folder: Path) -> dict[str, Path]:
 
 def _folders(folder: Path, above: str = "") -> Iterator[tuple[str, list[tuple[str, Path]]]]:
     """Its path from the top with / behind it, and (stem, path) of its images and DICOM series, of a folder and those below it."""
-    files, deeper = [], []
-    for entry in visible_entries(folder):
-        if entry.is_file() and has_suffix(entry, readable()):
-            files.append((pairs.stem(entry), entry))
-        elif entry.is_dir():
-            (files.append((entry.name, entry)) if holds_dicom(entry) else deeper.append(entry))
+    (there, folders), known, deeper = files_and_folders(folder), readable(), []
+    files = [(pairs.stem(file), file) for file in there if has_suffix(file, known)]
+    for entry in folders:
+        (files.append((entry.name, entry)) if holds_dicom(entry) else deeper.append(entry))
+    files.sort(key=lambda found: found[1].name)
     yield above, files
     for entry in deeper:
         yield from _folders(entry, f"{above}{entry.name}/")

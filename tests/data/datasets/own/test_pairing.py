@@ -1,5 +1,7 @@
 """Folders of images and masks: which files belong together, and what masks of one structure each become."""
 
+import os
+
 import nibabel
 import numpy as np
 import pytest
@@ -32,6 +34,16 @@ def test_sub_folders_are_patients_unless_a_pattern_says_otherwise(tmp_path):
     assert "2 sub-folders" in data.notes[0] and "'(.+)'" in data.notes[0]
     single = datasets.load("folder", tmp_path, patient="(.+)")  # the note's remedy
     assert [c.patient for c in single.cases] == ["anna/1", "anna/2", "bert/1"] and single.notes == ()
+
+
+def test_files_are_listed_without_looking_at_each_of_them(tmp_path, monkeypatch):
+    for i in range(30):
+        picture(tmp_path / "images" / f"{i}.png")
+        picture(tmp_path / "masks" / f"{i}.png", columns=(0,))
+    looked, stat = [], os.stat
+    monkeypatch.setattr(os, "stat", lambda path, *args, **how: (looked.append(str(path)), stat(path, *args, **how))[1])
+    assert len(datasets.load("folder", tmp_path).cases) == 30
+    assert not [path for path in looked if path.endswith(".png")]
 
 
 @pytest.mark.parametrize("form", ["folders", "endings"])
