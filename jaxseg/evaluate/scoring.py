@@ -4,6 +4,7 @@ A row belongs to one example (a slice or a volume) and one class, or one region 
 those of `summarize.rows_of` with the volumes in ml, plus hd95 (mm) and nsd if surface distances are measured.
 """
 
+import itertools
 import json
 import math
 import time
@@ -27,6 +28,7 @@ from jaxseg.types import Array, ConfigError, DataError, Spacing
 from jaxseg.utils import output, turns
 from jaxseg.utils.lookup import import_object
 
+WHOLE, SLAB = 1 << 30, 1 << 28  # bytes of logits up to which the loss is computed at once, and in slabs of larger ones
 Case = TypeVar("Case")
 TAKEN = ("case", "patient", "class", "slice", "row", *Counts._fields, *SCORES, "specificity", "empty", "missed", "false_alarm")
 TAKEN += ("hd95", "nsd", "predicted_ml", "truth_ml")  # columns of a table
@@ -238,24 +240,23 @@ class MeanLoss:
         self._total = self._weight = 0.0
 
     def add(self, logits: Array, masks: np.ndarray) -> None:
-        """Add logits [1, *S, K] and masks [1, *S]; if they take more than 1 GiB, the loss is computed on the CPU."""
-        with jax.default_device(_host() if logits.nbytes > 2**30 else None):
-            total, weight = jax.device_get(self._loss(jnp.asarray(logits, jnp.float32), jnp.asarray(masks, jnp.int32)))
-        self._total += float(total)
-        self._weight += float(weight)
+        """Add logits [1, *S, K] and masks [1, *S].
+
+        A loss needs several copies of its logits. Those of more than WHOLE bytes are therefore taken in slabs along the first
+        spatial axis, whose losses are weighted by their thickness, as training sees patches and no whole volume.
+        """
+        thick = logits.shape[1]
+        slabs = 1 if logits.nbytes <= WHOLE else min(thick, -(-logits.nbytes // SLAB))
+        for begin, end in itertools.pairwise(thick * i // slabs for i in range(slabs + 1)):
+            piece, truth = jnp.asarray(logits[:, begin:end], jnp.float32), jnp.asarray(masks[:, begin:end], jnp.int32)
+            total, weight = jax.device_get(self._loss(piece, truth))
+            self._total += float(total) * (end - begin) / thick
+            self._weight += float(weight) * (end - begin) / thick
 
     def mean(self) -> float:
         """Return the mean loss; NaN if nothing was added."""
         total, weight = summed(self._total), summed(self._weight)
         return total / weight if weight else math.nan
-
-
-def _host():
-    """Return the CPU as a device; None if JAX_PLATFORMS allows only the accelerator."""
-    try:
-        return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:
-        return None
 
 
 def known(example: Example, classes: int) -> Example:

@@ -27,11 +27,9 @@ def labels_of(logits: Array, *, order: Sequence[int] = (), threshold: float = 0.
         return labels_from_regions(logits, order, cut)
     if logits.shape[-1] == 1:
         return (logits[..., 0] >= cut).astype(np.uint8)
-    if logits.shape[-1] == 2:
-        return (logits[..., 1] - logits[..., 0] > cut).astype(np.uint8)
     labels = np.empty(logits.shape[:-1], dtype_for(logits.shape[-1] - 1))
-    for plane, scores in zip(labels, logits):  # one plane's indices at a time: they have 8 bytes
-        plane[...] = scores.argmax(-1)
+    for plane, scores in zip(labels, logits):  # one plane's indices or differences at a time: they have 8 and 4 bytes
+        plane[...] = scores[..., 1] - scores[..., 0] > cut if logits.shape[-1] == 2 else scores.argmax(-1)
     return labels
 
 

@@ -23,6 +23,7 @@ from jaxseg.types import LEFT_OUT, Array
 from jaxseg.utils.lookup import lookup
 
 FEW = 4  # classes that are compared one by one: fused passes; beyond, histograms compile and run faster
+TOGETHER = 1 << 22  # voxels whose pairs of classes are counted at once by numpy
 _EMPTY = {"one": 1.0, "zero": 0.0, "nan": float("nan")}
 
 
@@ -89,14 +90,25 @@ def confusion(prediction: Array, labels: Array, num_classes: int, weight: Array 
     """
     xp = namespace(prediction, labels)
     _check(prediction, labels)
-    truth, guess = xp.asarray(labels, dtype=xp.int32), xp.asarray(prediction, dtype=xp.int32)
-    inside = (truth >= 0) & (truth < num_classes) & (guess >= 0) & (guess < num_classes)
-    if weight is not None:
-        inside &= (weight > 0).reshape(-1, *[1] * (truth.ndim - 1))
     cells = num_classes * num_classes
-    index = xp.where(inside, truth * num_classes + guess, cells).reshape(-1)
-    flat = np.bincount(index, minlength=cells + 1) if xp is np else jnp.bincount(index, length=cells + 1)
-    return flat[:cells].reshape(num_classes, num_classes)
+
+    def index(guess: Array, truth: Array) -> Array:
+        guess, truth = xp.asarray(guess, dtype=xp.int32), xp.asarray(truth, dtype=xp.int32)
+        inside = (truth >= 0) & (truth < num_classes) & (guess >= 0) & (guess < num_classes)
+        return xp.where(inside, truth * num_classes + guess, cells)
+
+    if xp is jnp:
+        found = index(prediction, labels)
+        if weight is not None:
+            found = jnp.where((weight > 0).reshape(-1, *[1] * (found.ndim - 1)), found, cells)
+        return jnp.bincount(found.reshape(-1), length=cells + 1)[:cells].reshape(num_classes, num_classes)
+    total = np.zeros(cells + 1, np.int64)
+    for n, pair in enumerate(zip(prediction, labels)):
+        guess, truth = (a.reshape(-1) for a in pair)
+        for start in range(0, truth.size if weight is None or weight[n] > 0 else 0, TOGETHER):
+            part = slice(start, start + TOGETHER)
+            total += np.bincount(index(guess[part], truth[part]), minlength=cells + 1)
+    return total[:cells].reshape(num_classes, num_classes)
 
 
 def from_confusion(matrix: Array) -> Counts:

@@ -109,7 +109,7 @@ def test_permuting_images_permutes_counts():
         np.testing.assert_array_equal(a, b[order])
 
 
-def test_confusion_rows_are_truth_and_agree_with_counts():
+def test_confusion_rows_are_truth_and_agree_with_counts(monkeypatch):
     matrix = counts.confusion(PREDICTION, LABELS, 4)
     assert matrix[1, 2] == ((LABELS == 1) & (PREDICTION == 2)).sum()
     pooled = counts.pool(counts.count(PREDICTION, LABELS, 4))
@@ -123,6 +123,8 @@ def test_confusion_rows_are_truth_and_agree_with_counts():
     )
     outside = np.where(LABELS == 3, 255, LABELS)
     assert counts.confusion(PREDICTION, outside, 4).sum() == (LABELS != 3).sum()
+    monkeypatch.setattr(counts, "TOGETHER", 7)  # piece by piece
+    np.testing.assert_array_equal(counts.confusion(PREDICTION, LABELS, 4), matrix)
 
 
 def test_pool_and_join_of_batches_equal_one_batch():
