@@ -1,5 +1,6 @@
-"""What many cases cost before the first step: listing their files, preparing them, opening the store, the first batch; and, as
-"engines", what prepared volumes cost on the disk and how fast patches are read from them.
+"""What many cases cost before the first step: listing their files, preparing them, opening the store, the first batch; as
+"start 100,000" the same without preparing them, which takes minutes, from a store that is written at once; and, as "engines",
+what prepared volumes cost on the disk and how fast patches are read from them.
 
 The cases are tiny (one channel of 16^3 voxels, or one picture of 32^2 pixels, with a mask), so that the figures are those of what
 is done for each case, not of its voxels. A figure that grows with the number of cases more than in proportion is a fault.
@@ -20,7 +21,11 @@ from jaxseg.bench import machine
 from jaxseg.bench.side import Options
 from jaxseg.bench.table import Row
 
-CASES = (*(f"{noun} {count}" for noun in ("volumes", "pictures") for count in ("1,000", "10,000", "100,000")), "engines")
+CASES = (
+    *(f"{noun} {count}" for noun in ("volumes", "pictures") for count in ("1,000", "10,000", "100,000")),
+    "start 100,000",
+    "engines",
+)
 EDGE = {"volumes": 16, "pictures": 32}
 QUICK = 24
 
@@ -30,6 +35,9 @@ def rows(name: str, options: Options, *, limit: float, log) -> Iterator[Row]:
     if name == "engines":
         yield from _engines(options)
         return
+    if name.startswith("start"):
+        yield from _start(name, QUICK if options.quick else int(name.split()[1].replace(",", "")))
+        return
     noun, count = name.split()
     edge, n = EDGE[noun], QUICK if options.quick else int(count.replace(",", ""))
     size = "x".join([str(edge)] * (3 if noun == "volumes" else 2))
@@ -37,8 +45,8 @@ def rows(name: str, options: Options, *, limit: float, log) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(prefix="jaxseg-bench-") as folder, _cache_in(folder):
         root = Path(folder) / "files"
         _write(root, noun, n, edge)
-        seconds, dataset = _timed(lambda: _dataset(root))
-        yield row("list the files", "s", seconds)
+        seconds, note, dataset = _noted(lambda: _dataset(root))
+        yield row("list the files", "s", seconds, note)
         recipe = _recipe(noun, edge, dataset.labels)
         say = lambda line: print(line, file=log, flush=True)
         before = _processor_seconds()
@@ -46,10 +54,10 @@ def rows(name: str, options: Options, *, limit: float, log) -> Iterator[Row]:
         each = 1000 * (_processor_seconds() - before) / n
         note = f"{seconds:.1f} s on {machine.cores()} cores, {each:.1f} ms of processor time a case"
         yield row("prepare", "cases/s/core", n / seconds / machine.cores(), note)
-        seconds, store = _timed(lambda: _open(dataset, recipe, say))
-        yield row("open", "s", seconds)
-        seconds, _ = _timed(lambda: _first_batch(store, dataset, noun, edge, say))
-        yield row("first batch", "s", seconds)
+        seconds, note, store = _noted(lambda: _open(dataset, recipe, say))
+        yield row("open", "s", seconds, note)
+        seconds, note, _ = _noted(lambda: _first_batch(store, dataset, noun, edge, say))
+        yield row("split and first batch", "s", seconds, note)
         import resource  # Unix
 
         peak = lambda who: resource.getrusage(who).ru_maxrss / 1024
@@ -57,6 +65,49 @@ def rows(name: str, options: Options, *, limit: float, log) -> Iterator[Row]:
             "peak memory", "MiB", peak(resource.RUSAGE_SELF), f"{peak(resource.RUSAGE_CHILDREN):.0f} MiB of a preparing process"
         )
         shutil.rmtree(root)
+
+
+def _start(name: str, count: int) -> Iterator[Row]:
+    """The rows of a start with prepared cases, whose files and store are made up."""
+    from jaxseg.data.store import per_case
+
+    edge = EDGE["volumes"]
+    row = lambda work, measured: Row("large", name, work, f"{edge}x{edge}x{edge}", "s", measured[0], runs=1, note=measured[1])
+    with tempfile.TemporaryDirectory(prefix="jaxseg-bench-") as folder:
+        root, place = Path(folder) / "files", Path(folder) / "store"
+        for kind in ("images", "masks"):
+            (root / kind).mkdir(parents=True)
+            for i in range(count):
+                (root / kind / f"{i:06d}.nii").touch()
+        *listing, dataset = _noted(lambda: _dataset(root))
+        yield row("list the files", listing)
+        recipe = _recipe("volumes", edge, dataset.labels)
+        _write_store(place, dataset, recipe, edge)
+        *opening, (store, _) = _noted(lambda: (per_case.open_store(place), per_case.fingerprint(dataset, recipe)))
+        yield row("open", opening)
+        *first, _ = _noted(lambda: _first_batch(store, dataset, "volumes", edge, lambda line: None))
+        yield row("split and first batch", first)
+
+
+def _write_store(folder: Path, dataset, recipe, edge: int) -> None:
+    """Write the store that preparing small volumes would leave, with one image that differs in a voxel from case to case."""
+    from jaxseg.data.store import arrays, base, foreground, per_case, rows
+
+    image, mask = np.random.default_rng(0).normal(size=(edge,) * 3 + (1,)).astype(np.float32), np.zeros((edge,) * 3, np.uint8)
+    mask[4:9, 4:9, 4:9] = 1
+    index, kept, counts = foreground.index(mask, 1)
+    grid = {"spacing": [1.0] * 3, "scan_shape": [edge] * 3, "scan_spacing": [1.0] * 3}
+    about = {"stratum": "", "foreground": counts, "kept": kept, "shape": [edge] * 3, "span": [[0.0, 1.0]], **grid}
+    made = rows.Collected()
+    folder.mkdir()
+    with arrays.Joined(folder) as joined:
+        for i, case in enumerate(dataset.cases):
+            image[0, 0, 0] = i
+            content = dict(zip(per_case.KINDS, (image, mask, index)))
+            digests = {column: arrays.content_digest(content[kind]) for kind, column in per_case.KINDS.items()}
+            sizes = {"bytes": [a.nbytes for a in content.values()], "start": joined.write(i, content.values())}
+            made.extend([{"case": case.id, "patient": case.patient, **about, **digests, **sizes}])
+    base.write_manifest(folder, per_case.LAYOUT, made.rows(), recipe, name=dataset.name, synthetic=False)
 
 
 @contextlib.contextmanager
@@ -73,6 +124,13 @@ def _timed(work) -> tuple[float, object]:
     begin = time.perf_counter()
     result = work()
     return time.perf_counter() - begin, result
+
+
+def _noted(work) -> tuple[float, str, object]:
+    """Return (seconds, a note about its CPU seconds, the result) of a function."""
+    before = _processor_seconds()
+    seconds, result = _timed(work)
+    return seconds, f"{_processor_seconds() - before:.2f} s of processor time", result
 
 
 def _processor_seconds() -> float:
