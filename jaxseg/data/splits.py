@@ -155,7 +155,7 @@ def split_rows(
         raise unknown_name("data.split", split, SPLITS)
     if split != "slice_level":
         check_no_leak(rows, splits)
-    foreground = np.array([sum(counts) > 0 for counts in column(rows, "foreground")])
+    foreground = np.array([any(counts) for counts in column(rows, "foreground")], bool)
     for name, numbers in splits.items():
         if len(numbers) and not foreground[numbers].any():
             raise DataError(
@@ -168,10 +168,11 @@ def split_rows(
 
 def patient_strata(rows: Sequence[Row]) -> dict[str, str]:
     """Return patient -> the strata of the patient's cases, joined by "+"."""
-    seen = defaultdict(set)
-    for patient, stratum in zip(column(rows, "patient"), column(rows, "stratum")):
-        seen[patient].add(stratum)
-    return {patient: "+".join(sorted(words)) for patient, words in seen.items()}
+    pairs = list(zip(column(rows, "patient"), column(rows, "stratum")))
+    found, others = dict(pairs), defaultdict(set)
+    for patient, stratum in set(pairs) - found.items():
+        others[patient].add(stratum)
+    return found | {patient: "+".join(sorted({found[patient], *words})) for patient, words in others.items()}
 
 
 def rows_of(rows: Sequence[Row], patients: Mapping[str, Iterable[str]]) -> dict[str, np.ndarray]:
@@ -269,7 +270,7 @@ def load_splits(path: str | Path, known: Iterable[str] | None = None, absent: It
 
 def _line_up(strata: Mapping[str, str], seed: int) -> list[str]:
     """Return the patients stratum by stratum, shuffled within each stratum."""
-    return sorted(strata, key=lambda p: (strata[p], files.digest(str(seed), p), p))
+    return [patient for *_, patient in sorted(zip(strata.values(), files.digests(str(seed), strata), strata))]
 
 
 def _shares(fractions: Sequence[float]) -> tuple[float, ...]:

@@ -1,7 +1,9 @@
 """Find the cases under --input that a run's network can segment, and write their results: file names, label values, maps."""
 
 import collections
+import functools
 import json
+import os
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -181,11 +183,13 @@ def check_apart(cases: Sequence[Input], output: Path, origin: Path) -> None:
     Raises:
       ConfigError: the folder must not be used.
     """
-    place, searched = output.resolve(), origin.resolve()
+    place, searched, resolved = output.resolve(), origin.resolve(), functools.cache(Path.resolve)
     for path in (path for case in cases for path in case.paths):
-        folder = path.resolve() if path.is_dir() else path.resolve().parent
-        if place == folder or path.is_dir() and place.is_relative_to(folder):
-            what = "is, or lies in, the input folder" if path.is_dir() else "holds the input"
+        whole = os.path.isdir(path)
+        plain = not whole and not os.path.islink(path)  # its folder is resolved once: there may be hundreds of thousands in it
+        folder = resolved(path.parent) if plain else path.resolve() if whole else path.resolve().parent
+        if place == folder or whole and place.is_relative_to(folder):
+            what = "is, or lies in, the input folder" if whole else "holds the input"
             raise ConfigError(f"--output={output}: {what} {path.name}, which a result could overwrite; give another folder")
     several = any(len(case.paths) > 1 for case in cases)  # their layouts have folders of cases
     if origin.is_dir() and (place == searched or several and place.is_relative_to(searched)):
@@ -194,7 +198,8 @@ def check_apart(cases: Sequence[Input], output: Path, origin: Path) -> None:
         )
     if (output / DONE).is_file():
         return
-    there = [file for case in cases for file in (f"{case.name}.png", f"{case.name}.nii.gz") if (output / file).exists()]
+    held = set(os.listdir(output)) if output.is_dir() else set()
+    there = [file for case in cases for file in (f"{case.name}.png", f"{case.name}.nii.gz") if file in held]
     if there:
         raise ConfigError(
             f"--output={output}: holds {there[0]}{f' and {len(there) - 1} more' if there[1:] else ''}, which predict did "

@@ -22,7 +22,7 @@ from jaxseg.data.prepare.labels import as_background
 from jaxseg.data.prepare.mask_values import RecordedMeanings
 from jaxseg.data.records import Case, DataSet, Recipe
 from jaxseg.data.store import bad_cases, base, cases
-from jaxseg.data.store.rows import from_records
+from jaxseg.data.store.rows import Collected
 from jaxseg.data.store.stacked import target_mask
 from jaxseg.types import DataError
 from jaxseg.utils import files, output
@@ -82,7 +82,7 @@ def examine(
     piece, point, unit = ("volume", "voxel", "ml") if len(recipe.size) == 3 else ("slice", "pixel", "pixels")
     counts = lambda: SetCounts(np.zeros(len(dataset.labels) + 1, np.int64), Classes(dataset.labels, unit), piece, point)
     tally, shown = counts(), Sheet()
-    records, bad = [], []
+    records, bad = Collected(), []
     own = output.working_through(share.of(dataset.cases), "checking cases")
     facts = (_look(counts(), dataset, case, recipe, learn, shown) for case in own)
     if share.count > 1:
@@ -92,17 +92,18 @@ def examine(
     with remarks.collected(report.warnings.append):
         for case, found in zip(dataset.cases, facts, strict=True):
             try:
-                records += _add(tally, case, found)
+                made = _add(tally, case, found)
+                if len(recipe.size) == 3:  # as in their store: no volume counts as constant
+                    made = [{key: value for key, value in record.items() if key != "constant"} for record in made]
+                records.extend(made)
             except DataError as error:
                 report.errors[case.id] = error
                 _refuse(report, bad, case, error, bad_share)
     left_out = bad_cases.LeftOut(tuple(bad), len(dataset.cases))
-    if not records and report.refusal is None:
+    if not len(records) and report.refusal is None:
         report.refusal = cases.nothing_kept(dataset, cases.Tally(seen=tally.pieces))
     if report.refusal is None:
-        if len(recipe.size) == 3:  # as in their store: no volume counts as constant
-            records = [{key: value for key, value in record.items() if key != "constant"} for record in records]
-        report.examples = base.Listing(from_records(records), recipe, dataset.regions, left_out)
+        report.examples = base.Listing(records.rows(), recipe, dataset.regions, left_out)
         report.warnings += [str(left_out)] if bad else []
     report.warnings += dataset.notes
     describe(report, tally, recipe)

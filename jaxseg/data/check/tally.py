@@ -69,8 +69,10 @@ class SetCounts:
 
     def merge(self, other: "SetCounts") -> None:
         """Add the counts of another case; meanings, copies and pictures are added by themselves."""
-        for name in ("pixels", "pieces", "kept", "empty", "left_out", "bytes", "levels", "greyed", "turned", "lost"):
+        for name in ("pixels", "pieces", "kept", "empty", "left_out", "bytes", "greyed", "turned"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.levels += other.levels
+        self.lost += other.lost
         self.lowest, self.highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
         self.sizes.update(other.sizes)
         self.spacings |= other.spacings

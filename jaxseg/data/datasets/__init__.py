@@ -5,9 +5,11 @@ synthetic data, `phantom(kind) -> folder`. Instead of a name, the path "module:l
 for the layouts of the user's own data, its classes are then only known after its files are read.
 """
 
+import contextlib
 import dataclasses
+import gc
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jaxseg.data.datasets import brats, brats_arrays, ct_ich, folder, kvasir, lungs, organs_ct, scoliosis, unread
@@ -50,7 +52,7 @@ def load(name: str, root: str | Path, **options) -> DataSet:
     for key in given:
         if key not in known:
             raise ConfigError(f"data set {name!r} takes no option {key!r}; it takes {', '.join(known)}; leave {key!r} out")
-    with discover.links_inside(root):
+    with discover.links_inside(root), _collector_paused():
         try:
             dataset = _own(function, name, root, given) if is_path(name) else function(root, **given)
         except DataError as error:
@@ -59,6 +61,18 @@ def load(name: str, root: str | Path, **options) -> DataSet:
                 raise
             raise DataError(f"{error}; {line}", error.code) from error
     return dataclasses.replace(dataset, notes=(*dataset.notes, *unread.notes(dataset)))
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Keep Python's garbage collector from looking again and again at hundreds of thousands of paths that are all in use."""
+    ran = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if ran:
+            gc.enable()
 
 
 def options_of(name: str) -> tuple[str, ...]:

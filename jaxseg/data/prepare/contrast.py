@@ -83,7 +83,8 @@ def warnings(found: Sequence[Levels], recipe: Recipe) -> list[str]:
             f"{some(cut, len(found))} with under {LEAST:.0%} of their contrast inside data.window={window}: most values lie "
             f"outside of {low:g} to {high:g}; {_remedy(recipe)}"
         )
-    faint = [f.case for f in rest if f.case not in cut and _filled(f, recipe) < LEAST]
+    known = set(cut)
+    faint = [f.case for f in rest if f.case not in known and _filled(f, recipe) < LEAST]
     if faint:
         lines.append(
             f"{some(faint, len(found))} whose values fill under {LEAST:.0%} of the range of data.window={window}: "

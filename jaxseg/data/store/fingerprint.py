@@ -4,6 +4,7 @@ Functions are identified by their module's VERSION, which must be raised when th
 function from a module without VERSION, such as a user's own, is identified by its source text.
 """
 
+import copy
 import functools
 import inspect
 import json
@@ -11,6 +12,7 @@ import os
 import stat
 import sys
 import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,13 @@ class Sources:
             dataset.normalised,
         ]
         self.shared = json.dumps(words([RULES, more, recipe.as_dict(), rules]))
-        self.cases = [self.case(case) for case in dataset.cases]
+        self.cases: Sequence[str] = [self.case(case) for case in dataset.cases]
+
+    def of(self, dataset: DataSet, texts: Sequence[str]) -> "Sources":
+        """Return the same for some of the cases: a data set that holds these alone, and their texts."""
+        found = copy.copy(self)
+        found._dataset, found.cases = dataset, texts
+        return found
 
     @property
     def fingerprint(self) -> str:
@@ -70,9 +78,15 @@ class Sources:
 
     def case(self, case: Case) -> str:
         """The text of a case, whose files are looked at now."""
-        paths = (*case.images, *([case.mask] if case.mask else []), *case.parts, *([case.stage] if case.stage else []))
-        about = [case.id, case.patient, words(case.meta) if case.meta else [], self._dataset.stratum(case)]
-        return json.dumps([*about, [_files(path) for path in paths], *([case.slab] if case.slab else [])])
+        paths = (*case.images, case.mask, *case.parts, case.stage)
+        about = [
+            case.id,
+            case.patient,
+            words(case.meta) if case.meta else [],
+            self._dataset.stratum(case),
+            [_files(path) for path in paths if path],
+        ]
+        return json.dumps([*about, case.slab] if case.slab else about)
 
 
 def fingerprint(dataset: DataSet, recipe: Recipe, *more: str) -> str:
@@ -83,9 +97,10 @@ def fingerprint(dataset: DataSet, recipe: Recipe, *more: str) -> str:
 def _files(path: Path) -> list:
     """Return [name, size, time] of a file, or a list of them for a folder. A file is looked at once."""
     try:
-        about = os.stat(path)
+        text = os.fspath(path)  # several times faster than the path itself
+        about = os.stat(text)
         if not stat.S_ISDIR(about.st_mode):
-            return [os.path.basename(path), about.st_size, about.st_mtime_ns]
+            return [os.path.basename(text), about.st_size, about.st_mtime_ns]
         found = ((p, p.stat()) for p in sorted(path.rglob("*")))
         return [[p.name, about.st_size, about.st_mtime_ns] for p, about in found if stat.S_ISREG(about.st_mode)]
     except OSError:

@@ -18,7 +18,7 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -27,7 +27,7 @@ import numpy as np
 from jaxseg.data.formats import remarks
 from jaxseg.data.prepare.contrast import Levels
 from jaxseg.data.prepare.mask_values import RecordedMeanings
-from jaxseg.data.records import DataSet, Recipe
+from jaxseg.data.records import Case, DataSet, Recipe
 from jaxseg.data.store import base, cases, engines
 from jaxseg.data.store.arrays import ALIGNED, check_space, content_digest
 from jaxseg.data.store.fingerprint import Sources
@@ -115,6 +115,11 @@ class Parts:
     finish: Finish
     sources: Sources
     engine: str = ""
+
+    def of(self, some: Sequence[Case], texts: Sequence[str] = ()) -> "Parts":
+        """Return the same for these cases alone, without the data set's splits; `texts` are theirs in `Sources.cases`."""
+        dataset = dataclasses.replace(self.dataset, cases=tuple(some), fixed_split=None, held_out=frozenset())
+        return dataclasses.replace(self, dataset=dataset, sources=self.sources.of(dataset, texts))
 
     def own(self, i: int) -> PreparedCase | None:
         """Return the part of case i if it is complete and has files of its own."""

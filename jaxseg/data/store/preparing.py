@@ -1,25 +1,27 @@
 """Prepare the cases of a store one after another, or several at once in worker processes, on one host or several.
 
 Workers (`python -m jaxseg.data.store.preparing`) are fresh interpreters rather than forks, because jax's threads do not survive a
-fork, and rather than those of `multiprocessing`, which would run the user's script again. A worker reads the data set from its
-standard input (pickled by cloudpickle, which supports functions without a module), writes parts (`parts.py`), and reports each
-one. The main process itself prepares the cases at which a worker failed or was killed, in their order, so that messages are the
-same for any number of workers.
+fork, and rather than those of `multiprocessing`, which would run the user's script again. A worker reads from its standard input
+what all cases share, then some cases at a time (pickled by cloudpickle, which supports functions without a module), writes parts
+(`parts.py`), and reports each one. The main process itself prepares the cases at which a worker failed or was killed, in their
+order, so that messages are the same for any number of workers.
 """
 
 import contextlib
 import itertools
 import math
 import os
+import pickle
 import signal
+import stat
 import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxseg.data.formats import own
 from jaxseg.data.records import Case
@@ -222,7 +224,8 @@ class _Pool:
 
         self._waiting, self._names = set(numbers), {}  # cases that are not finished; where the others are
         self._left, self._changed, self._closed = iter(numbers), threading.Condition(), False
-        content = cloudpickle.dumps((parts, own.registered()))
+        self._parts, self._pickled = parts, cloudpickle.dumps
+        content = cloudpickle.dumps((parts.of(()), own.registered()))
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         command = [sys.executable, "-m", __name__]
@@ -244,34 +247,35 @@ class _Pool:
             process.wait()
 
     def _serve(self, process: subprocess.Popen, content: bytes) -> None:
-        given: list[int] = []
+        given: dict[int, int] = {}  # number in what the worker was sent -> case
         try:
-            process.stdin.write(_Length.pack(len(content)) + content)
+            _send(process, content)
             count, began = 1, time.monotonic()
             while not self._closed:
                 with self._changed:
-                    given = list(itertools.islice(self._left, count))
+                    given = dict(enumerate(itertools.islice(self._left, count)))
                 if not given:
                     break
-                process.stdin.write((" ".join(map(str, given)) + "\n").encode())
-                process.stdin.flush()
+                numbers = given.values()
+                cases, texts = self._parts.dataset.cases, self._parts.sources.cases
+                _send(process, self._pickled(([cases[i] for i in numbers], [texts[i] for i in numbers])))
                 while given:
                     if not (answer := process.stdout.readline().decode().split()):
                         return  # killed: by the system for want of memory, or from outside
-                    given.remove(int(answer[0]))
+                    i = given.pop(int(answer[0]))
                     with self._changed:
-                        self._waiting.discard(int(answer[0]))
+                        self._waiting.discard(i)
                         if answer[1] != FAILED:
-                            self._names[int(answer[0])] = "" if answer[1] == OWN else answer[1]
+                            self._names[i] = "" if answer[1] == OWN else answer[1]
                         self._changed.notify_all()
                 took, began = time.monotonic() - began, time.monotonic()
                 count = max(1, min(2 * count, int(count * TOGETHER / max(took, 1e-6))))
         except OSError:  # it has ended, and its pipe with it
             pass
         finally:
-            self._leave(process, given)
+            self._leave(process, given.values())
 
-    def _leave(self, process: subprocess.Popen, given: list[int]) -> None:
+    def _leave(self, process: subprocess.Popen, given: Iterable[int]) -> None:
         """Give a worker's unfinished cases back to the main process; after the last worker, all unfinished cases."""
         try:
             process.stdin.close()
@@ -285,28 +289,35 @@ class _Pool:
 
 def _size(path: Path) -> int:
     try:
-        return sum(p.stat().st_size for p in path.iterdir()) if path.is_dir() else path.stat().st_size
+        about = path.stat()
+        return sum(p.stat().st_size for p in path.iterdir()) if stat.S_ISDIR(about.st_mode) else about.st_size
     except OSError:
         return 0
 
 
-def _lines() -> Iterator[list[int]]:
-    while line := sys.stdin.buffer.readline():
-        yield [int(word) for word in line.split()]
+def _send(process: subprocess.Popen, content: bytes) -> None:
+    process.stdin.write(_Length.pack(len(content)) + content)
+    process.stdin.flush()
+
+
+def _received() -> Iterator[Any]:
+    """Yield what the process that started this one sends, until it closes the pipe or ends."""
+    while len(head := sys.stdin.buffer.read(_Length.size)) == _Length.size:
+        (length,) = _Length.unpack(head)
+        if len(content := sys.stdin.buffer.read(length)) < length:
+            return
+        yield pickle.loads(content)
 
 
 def main() -> None:
-    """Prepare the cases that the main process names, until it closes the pipe or ends."""
-    import pickle
-
+    """Prepare the cases that the main process sends, until it closes the pipe or ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's
-    (length,) = _Length.unpack(sys.stdin.buffer.read(_Length.size))
-    parts, readers = pickle.loads(sys.stdin.buffer.read(length))  # from the process that started this one
+    received = _received()
+    shared, readers = next(received)
     own.restore(readers)
     answers, sys.stdout = sys.stdout, sys.stderr
-    loose = Loose(parts)
 
-    def bind() -> None:
+    def bind(loose: Loose) -> None:
         try:
             found = [(i, path.name) for i, path in loose.bind()]
         except OSError:  # such as a full disk, which the main process meets too, and says so
@@ -314,8 +325,10 @@ def main() -> None:
         answers.write("".join(f"{i} {name}\n" for i, name in found))
         answers.flush()
 
-    for numbers in _lines():
-        for i in numbers:
+    for cases, texts in received:
+        parts = shared.of(cases, texts)
+        loose = Loose(parts)
+        for i in range(len(cases)):
             try:
                 held = loose.add(i, parts.prepare(i))
             except Exception:  # the main process meets it too, and says so
@@ -324,8 +337,8 @@ def main() -> None:
             if not held:
                 answers.write(f"{i} {OWN}\n")
             if not held or loose.full:
-                bind()
-        bind()
+                bind(loose)
+        bind(loose)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class Rows(Sequence):
             *[
                 part
                 for name, column in self.columns.items()
-                for part in (name, str(column.dtype), str(column.shape), column.tobytes())
+                for part in (name, str(column.dtype), str(column.shape), np.ascontiguousarray(column).reshape(-1).view(np.uint8))
             ]
         )
 
@@ -73,15 +73,17 @@ class Collected:
     def __init__(self):
         self._chunks: list[Rows] = []
         self._records: list[Mapping[str, Any]] = []
+        self._joined = 0  # records in the chunks
 
     def __len__(self) -> int:
-        return sum(map(len, self._chunks)) + len(self._records)
+        return self._joined + len(self._records)
 
     def extend(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Add records."""
         self._records += records
         if len(self._records) >= TOGETHER:
             self._chunks.append(from_records(self._records))
+            self._joined += len(self._records)
             self._records = []
 
     def rows(self) -> Rows:

@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+import cloudpickle as pickle
 import numpy as np
 import pytest
 
@@ -66,6 +67,18 @@ def test_workers_change_no_byte_and_leave_nothing_behind(tmp_path, monkeypatch, 
     assert plain(also_said) == plain(said)
     assert [p.name for p in several.folder.parent.iterdir()] == [several.folder.name]
     several.verify()
+
+
+def test_a_worker_is_sent_its_own_cases_alone(tmp_path):
+    dataset = dataclasses.replace(toy(tmp_path / "d", 3), fixed_split=dict.fromkeys(map(str, range(1000)), "train"))
+    of = lambda some: parts.Parts(
+        tmp_path, some, VOLUMES, per_case.finish, per_case._sources(some, VOLUMES, "memmap", "float32", "")
+    )
+    whole = of(dataset)
+    sent = [len(pickle.dumps(p.of(()))) for p in (whole, of(dataclasses.replace(dataset, cases=dataset.cases[:1])))]
+    assert sent[0] == sent[1] < 8000
+    some = whole.of(dataset.cases[1:], whole.sources.cases[1:])
+    assert [some.sources.key(i) for i in range(2)] == [whole.sources.key(i) for i in (1, 2)]
 
 
 @pytest.mark.parametrize("layout", ["stacked", pytest.param("per case", marks=pytest.mark.full)])

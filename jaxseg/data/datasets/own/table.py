@@ -24,7 +24,7 @@ import yaml
 from jaxseg.data.datasets import folder, pairs
 from jaxseg.data.datasets.own import overlap, patients, unmasked
 from jaxseg.data.formats import photos, volumes
-from jaxseg.data.formats.discover import has_suffix, visible_entries
+from jaxseg.data.formats.discover import files_and_folders, has_suffix
 from jaxseg.data.formats.refusal import refusal
 from jaxseg.data.prepare import mask_values as values_and_classes
 from jaxseg.data.prepare import masks
@@ -184,7 +184,7 @@ def _table_of(root: Path) -> Path | None:
         return root if root.suffix.lower() in SUFFIXES else None
     if not root.is_dir():
         return None
-    found = [e for e in visible_entries(root) if e.is_file() and e.suffix.lower() in SUFFIXES and e.name not in OTHERS]
+    found = [e for e in files_and_folders(root)[0] if has_suffix(e, SUFFIXES) and e.name not in OTHERS]
     try:
         return found[0] if len(found) == 1 and any(c.startswith(IMAGE) for c in _rows(found[0])[0]) else None
     except DataError:
