@@ -79,13 +79,16 @@ class Description(NamedTuple):
         if self.ignored is None and ignore is not None:
             raise ConfigError(f"data.ignore={ignore!r}: {self.path} declares no ignore label; leave it out")
         if not self.leaves_out(ignore):
-            return functools.partial(map_mask, self.values, self.ignored, merged=self.merged)
+            return self._merging(functools.partial(map_mask, self.values, self.ignored))
         if len(self.values) >= LEFT_OUT:
             raise ConfigError(
                 f"{self.path}: {len(self.values)} classes and an ignore label; unlabelled voxels can be left out beside at most "
                 f"{LEFT_OUT - 1} classes: give --config.data.ignore=background"
             )
-        return functools.partial(map_partly, self.values, self.ignored, merged=self.merged)
+        return self._merging(functools.partial(map_partly, self.values, self.ignored))
+
+    def _merging(self, rule: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+        return functools.partial(map_merged, rule, self.merged) if self.merged else rule
 
     def leaves_out(self, ignore: str | None) -> bool:
         """Whether masks have unlabelled voxels that are left out: `DataSet.left_out`; `ignore` as for `mask_rule`."""
@@ -169,24 +172,29 @@ def _merged(draft: Description, members: Mapping[str, Sequence[int]], used: Sequ
     return {v: w for v, w in sorted(written.items()) if v != w}
 
 
-def map_mask(values: tuple[int, ...], ignored: int | None, raw: np.ndarray, merged: Sequence[tuple[int, int]] = ()) -> np.ndarray:
+def map_mask(values: tuple[int, ...], ignored: int | None, raw: np.ndarray) -> np.ndarray:
     """Values of the masks -> classes 1, 2, ... in the order of `values`; 0 and `ignored` are background.
 
     Raises:
       DataError: DATA_LABEL for other values.
     """
-    extra = (*(() if ignored is None else (ignored,)), *(value for value, _ in merged))
+    extra = () if ignored is None else (ignored,)
     volumes.check_labels(raw, (0, *values, *extra), "mask")
     classes = np.zeros(max((*values, *extra)) + 1, np.uint8 if len(values) < 256 else np.uint16)
     classes[list(values)] = np.arange(1, len(values) + 1)
-    for value, to in merged:
-        classes[value] = classes[to]
     return classes[raw.astype(np.int64)]
 
 
-def map_partly(values: tuple[int, ...], ignored: int, raw: np.ndarray, merged: Sequence[tuple[int, int]] = ()) -> np.ndarray:
+def map_partly(values: tuple[int, ...], ignored: int, raw: np.ndarray) -> np.ndarray:
     """As `map_mask`, but `ignored` becomes LEFT_OUT."""
-    return np.where(raw == ignored, np.uint8(LEFT_OUT), map_mask(values, ignored, raw, merged))
+    return np.where(raw == ignored, np.uint8(LEFT_OUT), map_mask(values, ignored, raw))
+
+
+def map_merged(rule: Callable[[np.ndarray], np.ndarray], merged: Sequence[tuple[int, int]], raw: np.ndarray) -> np.ndarray:
+    """As `rule`, one of the two above, where values in `merged` (value, value of its class) count as that of their class."""
+    for value, to in merged:
+        raw = np.where(raw == value, to, raw)
+    return rule(raw)
 
 
 def agreed(what: str, given: Sequence[str] | None, said: tuple[str, ...], source: Path) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from jaxseg.data import datasets, splits
-from jaxseg.data.datasets.own import numbered
-from jaxseg.data.store import base
+from jaxseg.data.datasets.own import description, numbered
+from jaxseg.data.store import base, fingerprint
 from jaxseg.types import LEFT_OUT, ConfigError, DataError
 
 AFFINE = np.diag([-0.9, -1.1, 2.5, 1.0])
@@ -93,6 +93,11 @@ def test_labels_that_no_region_tells_apart_are_the_class_that_nnunet_writes(tmp_
     assert data.map_mask(np.array([[0, 1, 2, 3, 4, 5, 6]])).tolist() == [[0, 1, 1, 2, 3, 2, LEFT_OUT]]
     raw(tmp_path, TWO | {"labels": regions, "regions_class_order": [2, 4, 4]}, values=(1,))
     refused("DATA_TABLE", datasets.load, "nnunet_raw", root, match="writes 4 where the label is 3")
+
+
+def test_stores_are_named_by_the_same_rule_as_ever(tmp_path):
+    rule = fingerprint.words(datasets.load("nnunet_raw", raw(tmp_path, TWO)).map_mask)  # another one would build them all anew
+    assert rule == ["partial", ["function", description.__name__, "map_mask", 1, None, None, []], [[1, 4], None], []]
 
 
 def test_an_ignore_label_is_left_out_or_background_and_never_a_class(tmp_path):
