@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-NRRD, META = (".nrrd",), (".mha", ".mhd")
+NRRD = (".nrrd",)
+META = (".mha", ".mhd")
 MAX_HEADER = 1 << 20  # bytes
 
 _TO_RAS = {"right-anterior-superior": (1, 1, 1), "left-anterior-superior": (-1, 1, 1), "left-posterior-superior": (-1, -1, 1)}

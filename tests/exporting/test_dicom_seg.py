@@ -98,5 +98,5 @@ def test_what_cannot_be_written_is_refused_in_one_line(run, tmp_path, monkeypatc
     with pytest.raises(DataError, match="lack .*StudyInstanceUID"):
         dicom_seg.encoded({"a": np.ones((COLUMNS, ROWS, SLICES), bool)}, source, checkpoint.find_record(run))
     monkeypatch.setattr(dicom_seg.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="pip install 'highdicom'"):
+    with pytest.raises(ConfigError, match="pip install 'highdicom>=0.25'"):
         dicom_seg.series_of(run, source)
