@@ -31,6 +31,8 @@ def overview() -> str:
     known = commands.MODES | commands.TOOLS
     configs = recipes.about()
     width, widest = (max(map(len, names)) for names in (known, configs))
+    indent = " " * (widest + 4)
+    wrapped = lambda text: f"\n{indent}".join(textwrap.wrap(text, 108))
     lines = [f"  {name:<{width}}  {c.what}\n  {'':<{width}}    {c.example}" for name, c in known.items()]
     return "\n".join(
         [
@@ -42,7 +44,7 @@ def overview() -> str:
             *lines,
             "",
             "configs that come with jaxseg (jaxseg init NAME copies one, to read and to edit):",
-            *(f"  {name:<{widest}}  {textwrap.shorten(text, 108, placeholder=' ...')}" for name, text in configs.items()),
+            *(f"  {name:<{widest}}  {wrapped(text)}" for name, text in configs.items()),
             "",
             "jaxseg COMMAND --help lists all flags and all keys of a config.",
         ]

@@ -33,7 +33,7 @@ def names() -> list[str]:
 
 def about() -> dict[str, str]:
     """Name -> first line of each config file that comes with jaxseg, that for the user's own data first."""
-    found = {name: (folder() / f"{name}.py").read_text().partition("\n")[0].strip('"') for name in names()}
+    found = {name: (folder() / f"{name}.py").read_text("utf-8").partition("\n")[0].strip('"') for name in names()}
     return {"folder": found.pop("folder"), **found}
 
 

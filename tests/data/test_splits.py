@@ -10,6 +10,7 @@ import pytest
 from jaxseg.data import splits as sp
 from jaxseg.data.records import DataSet
 from jaxseg.types import ConfigError, DataError
+from jaxseg.utils import files
 
 STRATA = {f"p{i:03d}": "bleed" if i % 3 == 0 else "none" for i in range(75)}
 FRACTIONS = (0.7, 0.1, 0.2)
@@ -299,3 +300,8 @@ def test_a_file_need_not_list_the_data_sets_own_test_cases(tmp_path):
     path.write_text(json.dumps({"train": names[4:], "val": names[3:4], "test": [], "left_out": names[1:3]}))
     found = sp.split_rows(r, own, split="file", fractions=FRACTIONS, seed=0, file=path, log=said.append)
     assert {r[i]["patient"] for i in found["test"]} == {names[0]} and "does not list 1 patients" in said[0]
+
+
+def test_digests_of_many_are_those_of_each():
+    names = ["", "a", "anna", "änne"]
+    assert files.digests("24", names) == [files.digest("24", name) for name in names]
