@@ -7,7 +7,8 @@ from jaxseg.config.names import NETWORKS
 from jaxseg.config.rules import rule
 from jaxseg.utils.lookup import is_path
 
-FAMILIES = ("unet3d", "nnunet", "unetr", "swin_unetr", "segnext")  # tests compare their gradients with those of one device
+# Tests compare their gradients with those of one device.
+FAMILIES = ("unet3d", "nnunet", "unetr", "swin_unetr", "segnext", "segformer")
 WHOLE_IMAGE_LOSSES = ("boundary", "hausdorff", "lovasz", "near_pixel")  # sort all pixels, or look across rows
 
 

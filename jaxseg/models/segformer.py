@@ -33,7 +33,7 @@ from jaxseg.layers import (
 )
 from jaxseg.layers.pyramid import StagedEncoder
 from jaxseg.models.base import KeyMapping, Outputs, Segmenter, Variant
-from jaxseg.ops import tally
+from jaxseg.ops import space, tally
 from jaxseg.types import Array
 
 HEADS, REDUCTIONS = (1, 2, 5, 8), (8, 4, 2, 1)
@@ -101,7 +101,8 @@ class Attention(nnx.Module):
         source = x if self.sr is None else self.norm(self.sr(x))
         keys, values = jnp.split(self.kv(source), 2, axis=-1)
         q, k, v = (rearrange(a, "b h w (heads d) -> b (h w) heads d", heads=self.heads) for a in (self.q(x), keys, values))
-        return self.proj(rearrange(ops.attention(q, k, v), "b (h w) heads d -> b h w (heads d)", h=x.shape[1]))
+        found = space.over_queries(ops.attention, q, k, v)
+        return self.proj(rearrange(found, "b (h w) heads d -> b h w (heads d)", h=x.shape[1]))
 
 
 class MixFFN(nnx.Module):

@@ -1,4 +1,6 @@
-"""Networks on images whose rows devices share: logits and every gradient are those of one device; U-Nets gather no image."""
+"""Networks on images whose rows devices share: logits and every gradient are those of one device; U-Nets gather no image,
+SegFormer keys and values alone.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +37,8 @@ CASES = {
     "swin_unetr_test": ((96, 64, 64), {}),  # 48, 24, 12, 6, 3 rows of patches, windows of 3
     "segnext_test": ((192, 32), {}),  # 48, 24, 12, 6
     "segnext_test_ich": ((128, 32), {}),  # 32, 16, 8, 4
+    "segformer_test": ((256, 32), {}),  # 64, 32, 16, 8; keys and values have 8
+    "segformer_test_ich": ((192, 32), {}),  # 48, 24, 12, 6; keys and values have 6
 }
 QUICK = ("unet3d_test", (1, 8))
 EVERY = [(name, mesh) for name in CASES for mesh in ((2, 4), (1, 8))]
@@ -68,11 +72,14 @@ def test_logits_and_gradients_are_those_of_one_device(name, shape):
         scale = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(wanted[1]))
         for (path, w), f in zip(jax.tree_util.tree_leaves_with_path(wanted), jax.tree.leaves(found), strict=True):
             assert w.dtype == jnp.float64 and float(jnp.abs(f - w).max()) < 1e-9 * max(float(jnp.abs(w).max()), scale), path
+    exchanged, images = collectives.of(compiled), 2 // shape[0]
     if name.startswith(("unet3d", "nnunet")):
-        exchanged = collectives.of(compiled)
-        full = 2 // shape[0] * int(np.prod(size)) * 4  # numbers of the narrowest activation at full size
+        full = images * int(np.prod(size)) * 4  # numbers of the narrowest activation at full size
         assert not any(c.in_loop for c in exchanged)
         assert all(c.numbers <= full / 2 for c in exchanged if c.kind != "all-reduce"), exchanged
+    if name == "segformer_test":  # keys and values, at most those of the last stage; the first activations have 4 times as many
+        assert not any(c.in_loop for c in exchanged)
+        assert all(c.numbers <= images * 2 * 8 * 64 for c in exchanged if c.kind != "all-reduce"), exchanged
 
 
 @pytest.mark.full

@@ -1,11 +1,16 @@
-"""What each of many devices holds and exchanges in a training step: compiled for fake devices, not run.
+"""What each of many devices holds and exchanges: compiled for fake devices, not run.
 
-One example a device (AdamW, cross-entropy, no augmentation), each number of devices in a new process, whose CPU poses as so many.
-Memory is XLA's figure for its CPU kernels: arguments, results and scratch of one device. What is exchanged is read from the
-compiled program: the bytes that a device has after each all-reduce and all-gather. Of N devices in a ring a device sends
-2 (N - 1) / N of the bytes of an all-reduce, and (N - 1) / N of those of an all-gather.
+A training step on up to 256 devices that share a batch: one example a device (AdamW, cross-entropy, no augmentation), each
+number of devices in a new process, whose CPU poses as so many. Memory is XLA's figure for its CPU kernels: arguments, results
+and scratch of one device. What is exchanged is read from the compiled program: the bytes that a device has after each
+all-reduce and all-gather. Of N devices in a ring a device sends 2 (N - 1) / N of the bytes of an all-reduce, and (N - 1) / N
+of those of an all-gather.
+
+A gradient and a prediction of one image whose rows 8 devices share (config.mesh.space), beside one device with XLA's own
+operations: the scratch memory of a device, beside parameters, image and results.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -18,15 +23,27 @@ from jaxseg.bench import collectives, pair
 from jaxseg.bench.side import Options
 from jaxseg.bench.table import Row
 
-CASES = ("unet3d_test", "segformer_b0")
 SIZES = {"unet3d_test": (16, 16, 16, 4), "segformer_b0": (128, 128, 3)}  # of an example
 COUNTS = (1, 8, 64, 256)
+# Networks on one image that devices share: its size without channels, options of the network
+SHARED = {
+    "rows of unet3d_xs": ((64, 64, 64), {}),
+    "rows of nnunet_plain": ((64, 64, 64), {"widths": (16, 32, 64, 128)}),
+    "rows of unetr_test": ((128, 64, 64), {"image_size": (128, 64, 64)}),
+    "rows of segnext_test": ((512, 256), {}),
+    "rows of segformer_test": ((512, 256), {}),
+}
+CASES = (*SIZES, *SHARED)
+SPACE = 8  # devices that share an image
 FLAG = "--xla_force_host_platform_device_count"
 UNOPTIMISED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # of machine code, which never runs
 
 
 def rows(name: str, options: Options, *, limit: float, log) -> Iterator[Row]:
     """The rows: for each number of devices the memory of one and what it exchanges, with copied and with shared state."""
+    if name in SHARED:
+        yield from _shared_rows(name, options, limit, log)
+        return
     size, until = "x".join(map(str, SIZES[name])), time.monotonic() + limit
     for count in (1, 2) if options.quick else COUNTS:
         for shared in (False, True) if count > 1 else (False,):
@@ -35,7 +52,7 @@ def rows(name: str, options: Options, *, limit: float, log) -> Iterator[Row]:
                 Row("devices", name, f"{work}: {what}", size=size, unit="MiB") for what in ("memory of each", "exchanged by each")
             )
             try:
-                found = _run(name, count, shared, until, log)
+                found = _run(count, [name, count, shared], until, log)
             except (subprocess.SubprocessError, ValueError) as error:
                 held.note = moved.note = type(error).__name__
             else:
@@ -48,10 +65,25 @@ def rows(name: str, options: Options, *, limit: float, log) -> Iterator[Row]:
             yield moved
 
 
-def _run(name: str, count: int, shared: bool, until: float, log) -> dict:
+def _shared_rows(name: str, options: Options, limit: float, log) -> Iterator[Row]:
+    size, until = "x".join(map(str, SHARED[name][0])), time.monotonic() + limit
+    for work in ("prediction",) if options.quick else ("gradient", "prediction"):
+        for space in (1, SPACE):
+            row = Row("devices", name, f"{work}, {space} device{'s' * (space > 1)}: scratch of each", size=size, unit="MiB")
+            try:
+                found = _run(space, [name, work, space], until, log)
+            except (subprocess.SubprocessError, ValueError) as error:
+                row.note = type(error).__name__
+            else:
+                row.ours, row.parameters, row.compile_s = found["scratch"] / 2**20, found["parameters"], found["compile_s"]
+                row.note = ", ".join(f"{n} {kind}, largest {most / 2**20:.3g} MiB" for kind, n, most in found["exchanges"])
+            yield row
+
+
+def _run(count: int, arguments: list, until: float, log) -> dict:
     env = pair.environment(False) | {"JAX_PLATFORMS": "cpu"}
     env["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED} {FLAG}={count}".strip()
-    return pair.report("devices", [name, count, shared], env, until, log)
+    return pair.report("devices", arguments, env, until, log)
 
 
 def compiled(name: str, count: int, shared: bool) -> dict:
@@ -103,5 +135,57 @@ def compiled(name: str, count: int, shared: bool) -> dict:
     }
 
 
+def compiled_for_rows(name: str, work: str, space: int) -> dict:
+    """Compile a network's gradient or prediction of one image whose rows `space` devices share; returns figures, in bytes."""
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from jaxseg import ops
+    from jaxseg.models import create_model, functional
+    from jaxseg.models.functional import ForwardContext
+    from jaxseg.ops import devices
+    from jaxseg.ops import space as by_rows
+    from jaxseg.train import mesh as meshes
+
+    size, options = SHARED[name]
+    model = create_model(name.removeprefix("rows of "), num_classes=2, **options)
+    network, params, state = functional.split(model)
+
+    def loss(params, image, truth):
+        outputs, new = network.apply(params, state, image, ForwardContext(train=True, key=jax.random.key(0)))
+        return jnp.square(outputs.logits - truth).mean(), new
+
+    def plainly(function, *arguments):
+        with ops.plain_lowerings():
+            return function(*arguments)
+
+    predict = lambda params, image, truth: network.apply(params, state, image)[0].logits
+    function = predict if work == "prediction" else jax.value_and_grad(loss, has_aux=True)
+    arrays = [jax.ShapeDtypeStruct((1, *size, channels), jnp.float32) for channels in (model.in_channels, 2)]
+    begin = time.perf_counter()
+    if space == 1:
+        step = jax.jit(functools.partial(plainly, function))
+    else:
+        mesh = meshes.make(1, space)
+        copied, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(devices.AXIS, by_rows.AXIS))
+        results = rows if work == "prediction" else copied
+        step = jax.jit(devices.over(mesh, function), in_shardings=(copied, rows, rows), out_shardings=results)
+    program = step.lower(params, *arrays).compile()
+    sizes: dict[str, list[int]] = {}
+    for exchange in collectives.of(program):
+        sizes.setdefault(exchange.kind, []).append(exchange.bytes)
+    return {
+        "scratch": program.memory_analysis().temp_size_in_bytes,
+        "exchanges": [[kind, len(each), max(each)] for kind, each in sorted(sizes.items())],
+        "parameters": sum(p.size for p in params.values()),
+        "compile_s": time.perf_counter() - begin,
+    }
+
+
 if __name__ == "__main__":
-    print(json.dumps(compiled(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "1")))
+    name, *given = sys.argv[1:]
+    if name in SHARED:
+        print(json.dumps(compiled_for_rows(name, given[0], int(given[1]))))
+    else:
+        print(json.dumps(compiled(name, int(given[0]), given[1] == "1")))

@@ -5,12 +5,14 @@ abort the process (code 134) in all of these cases; if a collective operation fa
 """
 
 import ctypes
+import errno
 import os
 import re
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
@@ -30,6 +32,7 @@ _LOST = re.compile(
     re.IGNORECASE,
 )
 EVERYWHERE = ("0.0.0.0", "[::]")
+_RETRY = 1.0  # seconds between two look-ups of a name
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
 
 
@@ -125,7 +128,7 @@ def _join(
     """Call the roll, then jax.distributed.initialize; end with code 75 if not all processes have joined in time."""
     fault(process, "before_join")
     if process == 0:
-        _check_free(address)
+        _check_free(address, seconds)
     hosts = roll_call.call(address, number, process, seconds, roll_call.about(config)) if number > 1 else {}
     there = threading.Event()
 
@@ -155,19 +158,29 @@ def _join(
     return hosts
 
 
-def _check_free(address: str) -> None:
-    """Refuse an address on which process 0 cannot listen: jax's service would abort the process."""
+def _check_free(address: str, seconds: float) -> None:
+    """Refuse an address on which process 0 cannot listen: jax's service would abort the process.
+
+    In a Kubernetes cluster the name of a pod that has just started may be unknown for a while, or still lead to the pod before
+    it: there it is looked up again for so many seconds, because a refusal would end the job for good.
+    """
     host, _, port = address.rpartition(":")
-    try:
-        family, kind, protocol, _, place = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(place)
-    except OSError as error:
-        raise ConfigError(
-            f"--coordinator={address}: process 0 cannot listen there ({error.strerror or error}); give an address "
-            "of this machine with a free port, or 0.0.0.0:PORT to listen on all of its addresses"
-        ) from error
+    until = time.monotonic() + (seconds if "KUBERNETES_SERVICE_HOST" in os.environ else 0)
+    while True:
+        try:
+            family, kind, protocol, _, place = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(place)
+            return
+        except OSError as error:
+            name = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+            if not name or time.monotonic() >= until:
+                raise ConfigError(
+                    f"--coordinator={address}: process 0 cannot listen there ({error.strerror or error}); give an address "
+                    "of this machine with a free port, or 0.0.0.0:PORT to listen on all of its addresses"
+                ) from error
+        time.sleep(_RETRY)
 
 
 def _end_aborts_with_75() -> None:

@@ -61,12 +61,12 @@ def _compared(lines: list[dict], number: int, seconds: float, address: str) -> d
             )
         hosts[process] = host
     missing = [i for i in range(number) if i not in hosts]
+    absent = ""
     if missing:
         there = ", ".join(f"{i} on {host}" for i, host in hosts.items())
-        raise PeerError(
+        absent = (
             f"process{'es' if len(missing) > 1 else ''} {_listed(missing)} of {number} did not connect to {address} within "
-            f"{seconds:g} s (here: {there}); check the address of each and start them again, or give "
-            "more time with config.mesh.join"
+            f"{seconds:g} s (here: {there})"
         )
     differ = [
         f"{what} is {line['has'].get(what, 'absent')} on {line['host']} (process {line['process']}) and "
@@ -75,9 +75,14 @@ def _compared(lines: list[dict], number: int, seconds: float, address: str) -> d
         for what in sorted(first["has"].keys() | line["has"].keys())
         if line["has"].get(what) != first["has"].get(what)
     ]
-    if differ:
+    if differ:  # named first: a new start with all of them would end the same way
         more = f"; {len(differ) - 5} more" if len(differ) > 5 else ""
-        raise MismatchError(f"the processes differ: {'; '.join(differ[:5])}{more}; give all the same environment and command")
+        raise MismatchError(
+            f"the processes differ: {'; '.join(differ[:5])}{more}; give all the same environment and command"
+            + (f"; moreover, {absent}" if absent else "")
+        )
+    if absent:
+        raise PeerError(f"{absent}; check the address of each and start them again, or give more time with config.mesh.join")
     return hosts
 
 

@@ -16,6 +16,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxseg import ops
+from jaxseg.ops import devices
 from jaxseg.ops.conv import reference
 from jaxseg.ops.conv.cpu.onednn import library, primitive, table
 from jaxseg.types import ConfigError
@@ -176,6 +177,24 @@ def fresh(monkeypatch, tmp_path):
     library.load.cache_clear()
     yield wheels
     library.load.cache_clear()
+
+
+def test_a_mesh_never_asks_for_the_handler_and_computes_the_bits_of_a_run_without_the_packages(monkeypatch, fresh):
+    """Examples or rows over eight devices, with the mesh in context and, last, by XLA's partitioner alone."""
+    monkeypatch.setattr(library, "_verified", lambda found: pytest.fail("the handler was asked for"))
+    x, w, _ = cases.draw(cases.Case("", (8, 16, 7, 16), (3, 3), 16))
+    gradient = jax.value_and_grad(lambda x, w: (ops.conv(x, w) ** 2).sum(), (0, 1))
+    assert "onednn" in str(jax.make_jaxpr(gradient)(x, w))  # on one device it is an option
+    for shape, in_context in (((8, 1), True), ((2, 4), True), ((8, 1), False)):
+        mesh = jax.make_mesh(shape, ("data", "space"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+        copied, spread = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+        found = []
+        for mode in ("auto", "off"):
+            monkeypatch.setenv("JAXSEG_ONEDNN", mode)
+            work = lambda x, w: gradient(x, w)  # another function, so that it is traced anew
+            step = jax.jit(devices.over(mesh, work) if in_context else work, in_shardings=(spread, copied))
+            found.append(jax.tree.leaves(step(x, w)))
+        assert all(np.array_equal(u, v) for u, v in zip(*found, strict=True))
 
 
 def _fake_compile(calls: list):

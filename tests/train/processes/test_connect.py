@@ -42,6 +42,30 @@ def test_an_address_that_process_0_cannot_listen_on_is_refused(calls):
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("in_cluster", [True, False])
+def test_in_a_cluster_the_name_of_a_pod_that_has_just_started_is_looked_up_again(calls, monkeypatch, in_cluster):
+    """First it is unknown, then it leads to the pod before it."""
+    look_up = socket.getaddrinfo
+    answers = iter((socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "192.0.2.1", "127.0.0.1"))
+
+    def answer(host, *arguments, **options):
+        found = next(answers)
+        if isinstance(found, OSError):
+            raise found
+        return look_up(found, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    monkeypatch.setattr(module, "_RETRY", 0.0)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    if in_cluster:
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+        connect("jaxseg-0.jaxseg:1234", 2, 0)
+    else:
+        with pytest.raises(ConfigError, match="Name or service not known"):
+            connect("jaxseg-0.jaxseg:1234", 2, 0)
+    assert len(calls) == in_cluster
+
+
 @pytest.mark.parametrize(
     "error, lost",
     [
