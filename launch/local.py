@@ -85,8 +85,8 @@ def _watch(processes: list[subprocess.Popen], grace: float) -> int:
                 if process.poll() is None:
                     process.kill()
         time.sleep(0.2)
-    codes = [p.returncode for p in processes]
-    return abs(first or next((c for c in codes if c), 0))
+    code = first or next((p.returncode for p in processes if p.returncode), 0)
+    return code if code >= 0 else 128 - code  # ended by a signal, as shells say it
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from launch import local
+
 ROOT = Path(__file__).parents[2]
 AGAIN, NEVER = (42, 75, 134, 137, 143), (0, 1, 64, 65, 66, 74, 76, 78)
 
@@ -62,6 +64,12 @@ def test_every_host_gets_its_number_and_the_highest_code_is_returned(tmp_path, s
     for i in range(3):
         told = (tmp_path / f"host--process_id={i}").read_text()
         assert told == f"{ROOT} train my config --workdir=/x --coordinator=a:99 --num_processes=3 --process_id={i}\n"
+
+
+def test_the_local_launcher_ends_the_others_and_says_as_a_shell_does_which_signal_ended_one():
+    killed, waiting = (subprocess.Popen(["bash", "-c", text]) for text in ("kill -KILL $$", "sleep 60"))
+    assert local._watch([killed, waiting], grace=0.1) == 137
+    assert waiting.returncode == -signal.SIGKILL
 
 
 def only(content: dict, *keys: str) -> dict:
