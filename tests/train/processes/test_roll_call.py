@@ -68,7 +68,7 @@ def test_what_differs_is_named_everywhere(what):
         assert f"{key} is {what.get(key, 'absent')} on" in str(error) and "(process 2) and" in str(error)
 
 
-@pytest.mark.fault("F18", "F19")
+@pytest.mark.fault("F19")
 def test_of_one_that_is_missing_and_one_that_differs_both_are_named_and_no_new_start_is_asked_for():
     for error in called({0: [HAS], 1: [HAS | {"jax": "1.1"}]}, seconds=1.0):
         assert isinstance(error, MismatchError) and "jax is 1.1 on" in str(error) and "process 2 of 3 did not" in str(error)
