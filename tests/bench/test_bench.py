@@ -14,7 +14,7 @@ from jaxseg.bench import clock, machine, pair, table
 from jaxseg.bench.__main__ import SUITES, parse
 from jaxseg.bench.gpu import kernels
 from jaxseg.bench.side import Options
-from jaxseg.bench.suites import models, ops, startup
+from jaxseg.bench.suites import devices, models, ops, startup
 from jaxseg.types import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -244,6 +244,13 @@ def test_commands_that_fail_keep_the_figures_before_them(monkeypatch):
     rows = list(startup.rows(startup.COMMANDS, Options("", quick=True), limit=1, log=None))
     assert [(row.ours, row.runs) for row in rows] == [(2.0, 3), (0.5, 1), (None, 0), (None, 0)]
     assert all(row.note == "predict in /run: code 66" for row in rows)
+
+
+@pytest.mark.full
+def test_eight_devices_that_share_the_rows_of_an_image_need_at_most_a_sixth_of_the_memory_each():
+    one, each = devices.rows("rows of unet3d_xs", Options("", quick=True), limit=600, log=None)
+    assert (one.work, each.work) == ("prediction, 1 device: scratch of each", "prediction, 8 devices: scratch of each")
+    assert each.ours <= one.ours / 6 and "collective-permute" in each.note and not one.note, (one, each)
 
 
 def test_one_command_measures_a_row_of_each_suite(tmp_path):

@@ -18,6 +18,7 @@ from jaxseg.types import ConfigError, MismatchError, PeerError
 
 LONGEST = 1 << 20  # bytes of a process's line
 _RETRY = 0.25  # seconds between two tries to reach process 0
+_TRY = 10.0  # seconds for one try: the name may by now lead to another address, that of a pod that was started anew
 _REST = 10.0  # seconds that process 0 may need longer than the others
 
 
@@ -128,7 +129,7 @@ def _ask(place: tuple[str, int], me: dict, until: float, address: str) -> list[d
     why = "no answer"
     while True:
         try:
-            with socket.create_connection(place, timeout=max(until - time.monotonic(), 1.0)) as server:
+            with socket.create_connection(place, timeout=min(max(until - time.monotonic(), 1.0), _TRY)) as server:
                 server.sendall(json.dumps(me).encode() + b"\n")
                 server.settimeout(max(until - time.monotonic(), 0) + _REST)
                 text = b""

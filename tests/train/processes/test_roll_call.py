@@ -59,6 +59,21 @@ def test_without_process_0_the_others_say_so():
         assert isinstance(error, PeerError) and "cannot reach process 0 at 127.0.0.1" in str(error) and error.exit_code == 75
 
 
+def test_an_address_that_swallows_everything_is_looked_up_again(monkeypatch):
+    """As that of a pod that is gone, to which the name of the new one still leads."""
+    connect, tries = socket.create_connection, []
+
+    def swallowed_twice(place, timeout):
+        tries.append(timeout)
+        if len(tries) < 3:
+            raise TimeoutError("timed out")
+        return connect(place, timeout)
+
+    monkeypatch.setattr(socket, "create_connection", swallowed_twice)
+    assert len(called({0: [HAS], 1: [HAS]}, seconds=60.0, number=2)[0]) == 2
+    assert len(tries) >= 3 and max(tries) <= 10
+
+
 @pytest.mark.parametrize("what", [{"jax": "1.1", "config.seed": "0"}, {"jax": "1.0", "config.seed": "4"}, {"jax": "1.0"}])
 @pytest.mark.fault("F19")
 def test_what_differs_is_named_everywhere(what):
