@@ -67,6 +67,30 @@ def test_a_process_that_hangs_ends_both_within_the_watchdogs_time(tmp_path, pair
     assert list((tmp_path / "run").glob("hang.*.txt"))
 
 
+SLOW = """
+import time
+import jax
+from jaxseg.programs.kept import Kept
+ready = Kept.ready
+def late(*arguments):
+    found = ready(*arguments)
+    time.sleep(45 * jax.process_index())
+    return found
+Kept.ready = late
+"""
+
+
+@pytest.mark.full
+def test_a_process_that_compiles_for_longer_is_waited_for(tmp_path, cache, program):
+    """With two devices each: before the first step they have not exchanged anything over all devices."""
+    both = runs.several(program, cache, tmp_path / "run", devices=2, before=SLOW, seconds=900)
+    try:
+        both[0].until("first step", 800)
+    finally:
+        for process in both:
+            process.kill()
+
+
 @pytest.mark.parametrize("present", [0, pytest.param(1, marks=pytest.mark.full)])
 @pytest.mark.fault("F18")
 def test_a_process_that_never_comes_ends_the_other_in_the_stated_time(tmp_path, cache, program, present):

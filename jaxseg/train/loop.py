@@ -15,6 +15,7 @@ from jaxseg.ops import space
 from jaxseg.programs.kept import Kept
 from jaxseg.train import mesh as meshes
 from jaxseg.train.log import CompileCounter, Log
+from jaxseg.train.processes import agree
 from jaxseg.train.processes.interrupt import PREEMPTED, Preemption, Stopped, fault
 from jaxseg.train.state import Storage, TrainState, evaluated, place
 from jaxseg.types import Batch, NonFiniteError, StorageError
@@ -260,6 +261,7 @@ def _compile(job: Job, state: TrainState, batch: Batch, log: Log):
     )
     log.say(f"step {how}{size}")
     log.event("compiled", seconds=seconds, bytes=used)
+    agree.all_here("the step is compiled")  # gloo ends a run where one comes 30 s later than another to the first sum over all
     return compiled
 
 
