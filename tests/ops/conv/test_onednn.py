@@ -22,8 +22,12 @@ from jaxseg.ops.conv.cpu.onednn import library, primitive, table
 from jaxseg.types import ConfigError
 from tests.ops.conv import cases
 
+CPU = Path("/proc/cpuinfo")
 INSTALLED = library.wheels() is not None
-needs_onednn = pytest.mark.skipif(not INSTALLED, reason="oneDNN is not installed (pip install -e '.[onednn]')")
+needs_onednn = pytest.mark.skipif(
+    not (INSTALLED and "avx512f" in CPU.read_text()),
+    reason="oneDNN is not installed (pip install -e '.[onednn]')" if not INSTALLED else "this CPU has no AVX-512",
+)
 OWN = (
     cases.Case("16 to 24 channels, odd sizes", (2, 13, 9, 16), (3, 3), 24),
     cases.Case("3-D, odd sizes", (1, 5, 7, 6, 16), (3, 3, 3), 16),
