@@ -144,14 +144,15 @@ class Volumes:
     def open(self, images: Sequence[Volume]) -> Arranged:
         scan, orientation = self.arrange(images[-1])
         raw = lambda _: _channels([self.arrange(image)[0] for image in images])(slice(None))
+        whole = examples.Scan(images, self.recipe)
         return Arranged(
             scan.shape[:3],
             orientation,
             orientation.spacing,
             raw,
             raw,
-            lambda _: examples.prepare_scan(images, self.recipe),
-            lambda: examples.place_scan(images, self.recipe),
+            lambda _: whole.prepare(),
+            whole.place,
             scan[..., 0] if scan.ndim == 4 else scan,
         )
 

@@ -13,7 +13,8 @@ import nibabel
 import numpy as np
 
 from jaxseg.data.formats.refusal import refusal
-from jaxseg.data.formats.remarks import remark
+from jaxseg.data.formats.remarks import recorded, remark
+from jaxseg.types import DataError
 
 TOLERANCE = 0.02  # of the smallest voxel: corners closer than this are one place; tools round what they write
 SIZES = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
@@ -82,7 +83,6 @@ def header_size(start: bytes, path: str | Path) -> tuple[int, str]:
     )
 
 
-@np.errstate(invalid="ignore")  # NaN fields are looked for, not computed with
 def parse(block: bytes, path: str | Path, *, allow_missing_geometry: bool = False) -> VoxelLayout:
     """Parse a header of 348 or 540 bytes.
 
@@ -90,10 +90,28 @@ def parse(block: bytes, path: str | Path, *, allow_missing_geometry: bool = Fals
       DataError: fields are impossible or not supported (DATA_HEADER); the affine is missing, not finite or singular
         (DATA_GEOMETRY).
     """
+    try:
+        found, said = _parsed(bytes(block), allow_missing_geometry)
+    except DataError:
+        found, said = _parse(bytes(block), allow_missing_geometry, path), ()  # raises it with the path
+    for text, _, *about in said:
+        remark(text, path, *about)
+    return dataclasses.replace(found, header=found.header.copy(), affine=found.affine.copy())
+
+
+@functools.lru_cache(64)  # the files of a data set often have one and the same header
+def _parsed(block: bytes, allow_missing_geometry: bool) -> tuple[VoxelLayout, list]:
+    """Return (the layout, the remarks about it as arguments of `remark`)."""
+    with recorded() as said:
+        return _parse(block, allow_missing_geometry, ""), said
+
+
+@np.errstate(invalid="ignore")  # NaN fields are looked for, not computed with
+def _parse(block: bytes, allow_missing_geometry: bool, path: str | Path) -> VoxelLayout:
     bad = lambda found, rule, remedy=_EXPORT: refusal("DATA_HEADER", path, found, rule, remedy)
     size, order = header_size(block, path)
-    raw = np.frombuffer(bytes(block), _dtype_of_header(size, order))[0]
-    magic = bytes(block[344:348] if size == 348 else block[4:12])
+    raw = np.frombuffer(block, _dtype_of_header(size, order))[0]
+    magic = block[344:348] if size == 348 else block[4:12]
     if magic == _PAIR[size]:
         raise bad("header of a .hdr/.img pair", "must be a single file", "convert it to one .nii.gz")
     if magic != _MAGIC[size]:

@@ -6,6 +6,7 @@ nonzero), axes are transposed and the image is cropped first, so that intensity 
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -57,33 +58,45 @@ def prepare(image: np.ndarray, recipe: Recipe, spacing: Sequence[float] | None) 
             "DATA_IMAGE",
         )
     image = image if image.ndim > 2 else image[..., None]
-    return _assemble([image[..., c] for c in range(image.shape[-1])], recipe, spacing, scanned=True)
+    planes = [image[..., c] for c in range(image.shape[-1])]
+    return _assemble(planes, recipe, *_place(planes, recipe, spacing), scanned=True)
 
 
-def place_scan(images: Sequence[Volume | np.ndarray], recipe: Recipe, spacing: Sequence[float] | None = None) -> canvas.Placement:
-    """Return the placement of a scan on the network's grid; `prepare_mask` and `restore` need it for recipes with `nonzero`.
-
-    Args and errors: as `prepare_scan`.
-    """
-    planes, spacing = _planes(images, recipe, spacing)
-    return _place(planes, recipe, spacing)[0]
-
-
-def prepare_scan(images: Sequence[Volume | np.ndarray], recipe: Recipe, spacing: Sequence[float] | None = None) -> np.ndarray:
-    """Return the network's input for a scan of several files: each channel by `recipe.intensity`, resampled to `recipe.spacing`.
+class Scan:
+    """A scan of several files, whose placement on the network's grid is computed once, when it is first asked for.
 
     Args:
       images: the modalities in their order, each [X, Y, Z] or [X, Y, Z, c]: volumes as read from files, or arrays that are
         already in the common order (`geometry.to_volume`).
       recipe: how images are prepared.
       spacing: (x, y, z) mm, for arrays only.
-    Returns:
-      float32 [X', Y', Z', recipe.channels] in the common order.
-    Raises:
-      DataError, ConfigError: as `prepare`, and for grids that differ.
     """
-    planes, spacing = _planes(images, recipe, spacing)
-    return _assemble(planes, recipe, spacing, scanned=False)
+
+    def __init__(self, images: Sequence[Volume | np.ndarray], recipe: Recipe, spacing: Sequence[float] | None = None):
+        self._images, self._recipe, self._spacing = images, recipe, spacing
+
+    @functools.cached_property
+    def _planes(self) -> tuple[list[np.ndarray], Sequence[float] | None]:
+        return _planes(self._images, self._recipe, self._spacing)
+
+    @functools.cached_property
+    def _placed(self) -> tuple[canvas.Placement, np.ndarray | None]:
+        planes, spacing = self._planes
+        return _place(planes, self._recipe, spacing)
+
+    def place(self) -> canvas.Placement:
+        """Return the placement, which `prepare_mask` and `restore` need for recipes with `nonzero`; errors as for `prepare`."""
+        return self._placed[0]
+
+    def prepare(self) -> np.ndarray:
+        """Return the network's input: each channel by `recipe.intensity`, resampled to `recipe.spacing`.
+
+        Returns:
+          float32 [X', Y', Z', recipe.channels] in the common order.
+        Raises:
+          DataError, ConfigError: as the function `prepare`, and for grids that differ.
+        """
+        return _assemble(self._planes[0], self._recipe, *self._placed, scanned=False)
 
 
 def _planes(images, recipe, spacing):
@@ -140,7 +153,7 @@ def prepare_mask(
       recipe: how images are prepared.
       spacing: mm along the mask's axes; None if unknown.
       classes: number of foreground classes.
-      place: the placement of the scan (`place_scan`); None: that of a recipe without `nonzero`.
+      place: the placement of the scan (`Scan.place`); None: that of a recipe without `nonzero`.
       left_out: the mask may hold LEFT_OUT, which is resampled as a class is.
     Returns:
       uint8 [*s], or uint16 above 255 classes.
@@ -168,7 +181,7 @@ def prepare_stage(found: Volume, recipe: Recipe, place: canvas.Placement) -> np.
     Args:
       found: classes 0..K in the axes of the case's first image.
       recipe: how images are prepared; K is that of its labels.
-      place: the placement of the scan (`place_scan`).
+      place: the placement of the scan (`Scan.place`).
     Raises:
       DataError: other classes (DATA_LABEL).
     """
@@ -204,7 +217,7 @@ def restore(
       spacing: spacing of the image, as given to `prepare`.
       fill: [K] scores of pixels outside canvas and crop. None: those of background as probabilities, 0 for one class and
         (1, 0, ..., 0) for K > 1; logits need other values.
-      place: the placement of the scan (`place_scan`); None: that of a recipe without `nonzero`.
+      place: the placement of the scan (`Scan.place`); None: that of a recipe without `nonzero`.
     Returns:
       float32 [*shape, K].
     """
@@ -295,10 +308,11 @@ def rank_of(recipe: Recipe, axes: int) -> int:
     return len(recipe.size) or axes
 
 
-def _assemble(planes: list[np.ndarray], recipe: Recipe, spacing: Sequence[float] | None, *, scanned: bool) -> np.ndarray:
-    """Return the channels of one example on the canvas; `scanned`: `intensity.of_scan` was already applied."""
+def _assemble(
+    planes: list[np.ndarray], recipe: Recipe, place: canvas.Placement, inside: np.ndarray | None, *, scanned: bool
+) -> np.ndarray:
+    """Return the channels of one example on the canvas, placed by `_place`; `scanned`: after `intensity.of_scan`."""
     rank = planes[0].ndim
-    place, inside = _place(planes, recipe, spacing)
     if recipe.nonzero or recipe.above[:1] == (canvas.SCAN,):  # intensities are those of the box
         inside = None if inside is None else place.cut(inside)
         planes, place = [place.cut(p) for p in planes], place.after_cut()

@@ -15,7 +15,7 @@ PERCENTILES = (0.5, 99.5)
 
 
 def percentiles(values: np.ndarray, wanted: Sequence[float]) -> np.ndarray:
-    """Return what `np.percentile(values, wanted, axis=0)` returns, bit for bit, in a third of its time on small images.
+    """Return what `np.percentile(values, wanted, axis=0)` returns, bit for bit, in less time: sorting is vectorised in numpy 2.
 
     Args:
       values: float [N, ...] with N > 0; NaN among them makes the percentiles of its column NaN.
@@ -27,7 +27,7 @@ def percentiles(values: np.ndarray, wanted: Sequence[float]) -> np.ndarray:
     positions = [(n - 1) * (p / 100) for p in wanted]
     below = [min(int(position), n - 1) for position in positions]
     above = [min(i + 1, n - 1) for i in below]
-    ordered = np.partition(values, sorted({*below, *above, n - 1}), axis=0)
+    ordered = np.sort(values, axis=0)
     found = np.empty((len(positions), *values.shape[1:]))
     for row, (position, i, k) in enumerate(zip(positions, below, above)):
         low, high, t = ordered[i], ordered[k], np.float64(position - i)

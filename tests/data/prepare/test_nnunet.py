@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from jaxseg.data.prepare import canvas, intensity, statistics
-from jaxseg.data.prepare.examples import place_scan, prepare, prepare_mask, prepare_scan, restore, restore_labels
+from jaxseg.data.prepare.examples import Scan, prepare, prepare_mask, restore, restore_labels
 from jaxseg.data.prepare.resample import for_scores, resample
 from jaxseg.data.records import Recipe
 from jaxseg.types import ConfigError, DataError
@@ -99,15 +99,15 @@ def test_a_scan_is_cut_to_what_is_not_0_and_its_z_scores_are_those_inside():
             there = inside[box] if rule == "zscore_nonzero" else np.ones_like(inside[box])
             values = expected[..., c][there]
             expected[..., c][there] = (values - values.mean()) / values.std()
-        found = prepare_scan([image[..., 0], image[..., 1]], dataclasses.replace(unchanged, intensity=rule))
+        found = Scan([image[..., 0], image[..., 1]], dataclasses.replace(unchanged, intensity=rule)).prepare()
         np.testing.assert_allclose(found, expected, atol=1e-5)
         assert rule == "zscore" or not found[~inside[box]].any()
-    place = place_scan([image], unchanged)
+    place = Scan([image], unchanged).place()
     np.testing.assert_array_equal(prepare_mask(mask, unchanged, None, 2, place=place), mask[box])
     with pytest.raises(ValueError, match="nonzero_box"):
         prepare_mask(mask, unchanged, None, 2)
     with pytest.raises(DataError, match="every voxel is 0"):
-        prepare_scan([np.zeros((4, 4, 4, 2))], unchanged)
+        Scan([np.zeros((4, 4, 4, 2))], unchanged).prepare()
 
 
 def test_the_whole_preparation_is_its_steps_in_their_order():
@@ -119,7 +119,7 @@ def test_the_whole_preparation_is_its_steps_in_their_order():
     inside = ndimage.binary_fill_holes(turned.any(-1))
     box = tuple(slice(i.min(), i.max() + 1) for i in np.nonzero(inside))
     shape = tuple(round(spacing[a] / w * n) for a, w, n in zip(order, wanted, turned[box].shape))
-    found, place = prepare_scan([image], r, spacing), place_scan([image], r, spacing)
+    found, place = Scan([image], r, spacing).prepare(), Scan([image], r, spacing).place()
     for c in range(2):
         values = turned[box][..., c].astype(np.float64)
         values[inside[box]] = (values[inside[box]] - values[inside[box]].mean()) / values[inside[box]].std()
@@ -154,9 +154,9 @@ def test_ct_is_clipped_to_the_percentiles_of_the_foreground_and_scaled_by_its_me
     ct = dataclasses.replace(R, intensity="ct_zscore", statistics=tuple(found), nonzero=False, spacing=None)
     image = cases[0][0]
     expected = [(np.clip(image[..., c], low, high) - mean) / std for c, (low, high, mean, std) in enumerate(found)]
-    np.testing.assert_allclose(prepare_scan([image], ct), np.stack(expected, -1), atol=1e-5)
+    np.testing.assert_allclose(Scan([image], ct).prepare(), np.stack(expected, -1), atol=1e-5)
     with pytest.raises(ConfigError, match="statistics"):
-        prepare_scan([image], dataclasses.replace(ct, statistics=found[:1]))
+        Scan([image], dataclasses.replace(ct, statistics=found[:1])).prepare()
     with pytest.raises(DataError, match="none of 1 cases has foreground"):
         statistics.Foreground(1).summary()
 
@@ -174,21 +174,21 @@ def test_each_channel_of_a_volume_can_have_a_rule_of_its_own():
         nonzero=False,
         spacing=None,
     )
-    found = prepare_scan([image], mixed)
+    found = Scan([image], mixed).prepare()
     a = image[..., 0]
     expected = [(a - a.min()) / (a.max() - a.min()), image[..., 1] / 255, image[..., 2]]
     expected.append((np.clip(image[..., 3], low, high) - mean) / std)
     np.testing.assert_allclose(found, np.stack(expected, -1), atol=1e-5)
     with pytest.raises(DataError, match="0..255"):
-        prepare_scan([image + 256], mixed)
+        Scan([image + 256], mixed).prepare()
     with pytest.raises(ConfigError, match="one for each channel"):
-        prepare_scan([image], dataclasses.replace(mixed, intensity="none+zscore"))
+        Scan([image], dataclasses.replace(mixed, intensity="none+zscore")).prepare()
 
 
 def test_a_spacing_of_0_keeps_its_axis_and_the_way_back_asks_the_networks_grid_first():
     image, _ = head()
     planes = dataclasses.replace(R, spacing=(0.0, 2.0, 0.5), nonzero=False)
-    place = place_scan([image], planes, (4.0, 1.0, 1.0))
+    place = Scan([image], planes, (4.0, 1.0, 1.0)).place()
     assert place.canvas == (12, 7, 22) and place.spacing((4.0, 1.0, 1.0)) == (4.0, 2.0, 0.5)
     turned = canvas.placement((8, 8, 8), dataclasses.replace(planes, spacing=(1.0, 1.0, 5.0)), (5.0, 1.0, 1.0))
     assert (turned.apart, turned.apart_back) == (0, 2)

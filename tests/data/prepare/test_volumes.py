@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxseg.data.prepare import intensity
-from jaxseg.data.prepare.examples import prepare, prepare_mask, prepare_scan, restore, restore_labels
+from jaxseg.data.prepare.examples import Scan, prepare, prepare_mask, restore, restore_labels
 from jaxseg.data.prepare.resample import FILTERS, resample, resample_channels
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.types import ConfigError, DataError
@@ -52,7 +52,7 @@ def test_the_same_image_is_prepared_alike_as_a_slice_and_as_a_volume_of_equal_sl
         flat = dataclasses.replace(r, **changes)
         changes = {key: (*v, 3) if key == "crop" else v for key, v in changes.items() if key != "size"}
         solid = dataclasses.replace(as_volume, **changes)
-        scan = prepare_scan([thick(hu)], solid, (*spacing, 1.0))
+        scan = Scan([thick(hu)], solid, (*spacing, 1.0)).prepare()
         np.testing.assert_allclose(scan, np.repeat(prepare(hu, flat, spacing)[:, :, None], 3, 2), atol=1e-6)
         labels = prepare_mask(thick(mask), solid, (*spacing, 1.0), 2)
         np.testing.assert_array_equal(labels, thick(prepare_mask(mask, flat, spacing, 2)))
@@ -86,15 +86,15 @@ def test_resampling_needs_about_three_volumes_of_memory():
 
 def test_the_spacing_of_a_volume_decides_its_shape():
     scan = Volume(np.zeros((10, 20, 30), np.int16), np.diag([2.0, -0.5, 1.5, 1.0]), None, "memory")
-    assert prepare_scan([scan], R).shape == (20, 10, 45, 1)
-    assert prepare_scan([np.zeros((10, 20, 30))], R, (2.0, 0.5, 1.5)).shape == (20, 10, 45, 1)
-    assert prepare_scan([scan], dataclasses.replace(R, spacing=None)).shape == (10, 20, 30, 1)
+    assert Scan([scan], R).prepare().shape == (20, 10, 45, 1)
+    assert Scan([np.zeros((10, 20, 30))], R, (2.0, 0.5, 1.5)).prepare().shape == (20, 10, 45, 1)
+    assert Scan([scan], dataclasses.replace(R, spacing=None)).prepare().shape == (10, 20, 30, 1)
     for spacing in (None, (1.0, 1.0), (1.0, np.nan, 1.0), (1e4, 1.0, 1.0)):
         with pytest.raises(DataError) as error:
-            prepare_scan([np.zeros((10, 20, 30))], R, spacing)
+            Scan([np.zeros((10, 20, 30))], R, spacing).prepare()
         assert error.value.code == "DATA_GEOMETRY"
     with pytest.raises(ConfigError, match="x, y, z"):
-        prepare_scan([scan], dataclasses.replace(R, spacing=(1.0, 1.0)))
+        Scan([scan], dataclasses.replace(R, spacing=(1.0, 1.0))).prepare()
 
 
 def test_a_mask_keeps_its_classes_and_the_largest_share_wins():
@@ -135,18 +135,18 @@ def test_intensities_follow_the_rule():
     values = RANDOM.integers(0, 255, (4, 5, 6)).astype(np.uint8)
     plain = dataclasses.replace(R, spacing=None)
     grey = dataclasses.replace(plain, intensity="grey", window=None)
-    np.testing.assert_allclose(prepare_scan([values], grey)[..., 0], values / 255, atol=1e-7)
-    np.testing.assert_allclose(prepare_scan([values], plain)[..., 0], np.interp(values, [-160, 240], [-1, 1]), atol=1e-6)
+    np.testing.assert_allclose(Scan([values], grey).prepare()[..., 0], values / 255, atol=1e-7)
+    np.testing.assert_allclose(Scan([values], plain).prepare()[..., 0], np.interp(values, [-160, 240], [-1, 1]), atol=1e-6)
     brain = dataclasses.replace(plain, intensity="brain", channels=2, modalities=("t1", "flair"))
     both = np.stack([values, values[::-1]], -1)
-    np.testing.assert_array_equal(prepare_scan([both], brain), intensity.brain(both))
+    np.testing.assert_array_equal(Scan([both], brain).prepare(), intensity.brain(both))
     for images, recipe, words in (
         ([values], dataclasses.replace(plain, window=None), "level, width"),
         ([values], dataclasses.replace(plain, window=(40.0, 0.0)), "width above 0"),
         ([values], dataclasses.replace(plain, intensity="mri"), "mri"),
     ):
         with pytest.raises(ConfigError, match=words):
-            prepare_scan(images, recipe)
+            Scan(images, recipe).prepare()
     for images, recipe, words in (
         ([values], brain, "got 1 channels.*t1, flair"),
         ([values, values[1:]], brain, "of one shape"),
@@ -155,13 +155,13 @@ def test_intensities_follow_the_rule():
         ([values.astype(np.int16)], grey, "only 8-bit images need none"),
     ):
         with pytest.raises(DataError, match=words):
-            prepare_scan(images, recipe)
+            Scan(images, recipe).prepare()
 
 
 def test_modalities_on_other_grids_are_refused():
     a, b = (Volume(np.ones((4, 4, 4)), np.diag([s, 1.0, 1.0, 1.0]), None, f"{s}.nii") for s in (1.0, -1.0))
     with pytest.raises(DataError) as error:
-        prepare_scan([a, b], dataclasses.replace(R, channels=2))
+        Scan([a, b], dataclasses.replace(R, channels=2)).prepare()
     assert error.value.code == "DATA_MISMATCH"
 
 
