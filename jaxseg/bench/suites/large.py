@@ -56,6 +56,8 @@ def rows(name: str, options: Options, *, limit: float, log) -> Iterator[Row]:
         yield row("prepare", "cases/s/core", n / seconds / machine.cores(), note)
         seconds, note, store = _noted(lambda: _open(dataset, recipe, say))
         yield row("open", "s", seconds, note)
+        found = [path.stat().st_size for path in store.folder.rglob("*") if path.is_file()]
+        yield row("files of the store", "files", len(found), f"{sum(found) / 2**20:.0f} MiB")
         seconds, note, _ = _noted(lambda: _first_batch(store, dataset, noun, edge, say))
         yield row("split and first batch", "s", seconds, note)
         import resource  # Unix

@@ -13,6 +13,7 @@ import stat
 import sys
 import types
 from collections.abc import Sequence
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +79,10 @@ class Sources:
 
     def case(self, case: Case) -> str:
         """The text of a case, whose files are looked at now."""
-        paths = (*case.images, case.mask, *case.parts, case.stage)
-        about = [
-            case.id,
-            case.patient,
-            words(case.meta) if case.meta else [],
-            self._dataset.stratum(case),
-            [_files(path) for path in paths if path],
-        ]
-        return json.dumps([*about, case.slab] if case.slab else about)
+        found = ", ".join([_files(path) for path in (*case.images, case.mask, *case.parts, case.stage) if path])
+        meta = json.dumps(words(case.meta)) if case.meta else "[]"
+        slab = f", {json.dumps(case.slab)}" if case.slab else ""
+        return f"[{_quoted(case.id)}, {_quoted(case.patient)}, {meta}, {_quoted(self._dataset.stratum(case))}, [{found}]{slab}]"
 
 
 def fingerprint(dataset: DataSet, recipe: Recipe, *more: str) -> str:
@@ -94,17 +90,22 @@ def fingerprint(dataset: DataSet, recipe: Recipe, *more: str) -> str:
     return Sources(dataset, recipe, *more).fingerprint
 
 
-def _files(path: Path) -> list:
-    """Return [name, size, time] of a file, or a list of them for a folder. A file is looked at once."""
+def _files(path: Path) -> str:
+    """Return [name, size, time] of a file as JSON, or a list of them for a folder. A file is looked at once."""
     try:
         text = os.fspath(path)  # several times faster than the path itself
         about = os.stat(text)
         if not stat.S_ISDIR(about.st_mode):
-            return [os.path.basename(text), about.st_size, about.st_mtime_ns]
+            return f"[{_quoted(text.rpartition(os.sep)[2])}, {about.st_size}, {about.st_mtime_ns}]"
         found = ((p, p.stat()) for p in sorted(path.rglob("*")))
-        return [[p.name, about.st_size, about.st_mtime_ns] for p, about in found if stat.S_ISREG(about.st_mode)]
+        return json.dumps([[p.name, about.st_size, about.st_mtime_ns] for p, about in found if stat.S_ISREG(about.st_mode)])
     except OSError:
-        return [path.name, "missing"]  # reading the case says so properly
+        return json.dumps([path.name, "missing"])  # reading the case says so properly
+
+
+def _quoted(value: Any) -> str:
+    """Return `json.dumps(value)`, of a text in a tenth of the time."""
+    return encode_basestring_ascii(value) if type(value) is str else json.dumps(value)
 
 
 def words(value) -> Any:
