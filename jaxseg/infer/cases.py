@@ -15,7 +15,7 @@ from jaxseg.data import datasets
 from jaxseg.data.datasets.own import description, numbered, overlap, pairing
 from jaxseg.data.datasets.pairs import stem
 from jaxseg.data.formats import photos, volumes
-from jaxseg.data.formats.discover import holds_dicom
+from jaxseg.data.formats.discover import holds_dicom, listed_once
 from jaxseg.data.prepare.labels import dtype_for
 from jaxseg.data.records import DataSet, Recipe, Volume
 from jaxseg.metrics import sizes
@@ -50,7 +50,8 @@ def find_cases(origin: Path, recipe: Recipe, record: Mapping[str, Any]) -> list[
     Raises:
       DataError: the path holds no input, or none that fits the network, or the results of two cases would have the same name.
     """
-    cases = _listed(origin, recipe, record)
+    with listed_once():
+        cases = _listed(origin, recipe, record)
     named: dict[str, list[str]] = {}
     for case in cases:
         named.setdefault(unicodedata.normalize("NFC", case.name).casefold(), []).append(case.name)

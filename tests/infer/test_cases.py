@@ -1,5 +1,6 @@
 """The way through the inputs of predict: names, the folder of the results, which error ends one case and which the run."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,6 +34,16 @@ def test_masks_beside_the_images_are_no_inputs(tmp_path):
         Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / f"{name}.png")
     record = {"dataset": "folder", "config": {"data": {"suffixes": None}}}
     assert [case.name for case in cases.find_cases(tmp_path, RECIPE, record)] == ["a", "b", "ward_c"]
+
+
+def test_a_folder_is_listed_once_to_recognise_its_layout_and_to_find_its_files(tmp_path, monkeypatch):
+    scandir, listed = os.scandir, []
+    monkeypatch.setattr(os, "scandir", lambda folder: (listed.append(folder), scandir(folder))[1])
+    record = {"dataset": "folder", "config": {"data": {"suffixes": None}}}
+    for found in (["a", "b"], ["a", "b", "c"]):  # anew for each call: the folder may have changed
+        touch(tmp_path, *(f"{name}.png" for name in found))
+        assert [case.name for case in cases.find_cases(tmp_path, RECIPE, record)] == found
+    assert listed == [tmp_path, tmp_path]
 
 
 def test_two_inputs_of_one_name_are_refused_before_either_is_read(tmp_path):

@@ -13,6 +13,7 @@ from jaxseg.utils import guard
 
 _log = logging.getLogger(__name__)
 _top: contextvars.ContextVar[Path | None] = contextvars.ContextVar("top", default=None)
+_once: contextvars.ContextVar[dict | None] = contextvars.ContextVar("once", default=None)
 
 
 def has_suffix(path: str | Path, suffixes: tuple[str, ...]) -> bool:
@@ -28,6 +29,16 @@ def links_inside(top: str | Path) -> Iterator[None]:
         yield
     finally:
         _top.reset(token)
+
+
+@contextlib.contextmanager
+def listed_once() -> Iterator[None]:
+    """Within this context each folder is listed once: when its layout is recognised, and again when its files are wanted."""
+    token = _once.set({})
+    try:
+        yield
+    finally:
+        _once.reset(token)
 
 
 def visible_entries(folder: str | Path) -> list[Path]:
@@ -52,6 +63,15 @@ def files_and_folders(folder: str | Path) -> tuple[list[Path], list[Path]]:
 
 def _listed(folder: Path) -> list[tuple[Path, bool]]:
     """Return the entries that `files_and_folders` returns, each with whether it is a file."""
+    known, key = _once.get(), (folder, _top.get())
+    if known is None:
+        return _listed_now(folder)
+    if key not in known:
+        known[key] = _listed_now(folder)
+    return known[key]
+
+
+def _listed_now(folder: Path) -> list[tuple[Path, bool]]:
     try:
         root = folder.resolve(strict=True)
         top = _top.get() and _top.get().resolve(strict=True)

@@ -97,3 +97,17 @@ def test_a_sform_and_qform_that_contradict_each_other_are_named_in_a_warning(tmp
     assert not caplog.records  # rounded
     read_volume(write_file(tmp_path, moved(0.03)))
     assert len(caplog.records) == 1 and "contradict" in caplog.text
+    name = next(iter(tmp_path.iterdir()))
+    again = name.with_name(f"again_{name.name}")
+    again.write_bytes(moved(0.03))
+    read_volume(again)
+    assert len(caplog.records) == 2 and again.name in caplog.records[1].message  # a header that was seen before, of another file
+
+
+def test_volumes_with_equal_headers_share_neither_header_nor_affine(tmp_path):
+    path = write_file(tmp_path, nifti_bytes())
+    first, expected = read_volume(path), nibabel.load(path)
+    first.affine[:], first.header["pixdim"] = 0, 7
+    second = read_volume(path)
+    np.testing.assert_array_equal(second.affine, expected.affine)
+    np.testing.assert_array_equal(second.header["pixdim"], expected.header["pixdim"])

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from jaxseg.data import records
 from jaxseg.data.records import Recipe
 from jaxseg.data.store import base, fingerprint, foreground, per_case, stacked
 from jaxseg.data.store.rows import from_records, read
@@ -171,6 +172,18 @@ def test_rows_are_records_in_columns(tmp_path):
         rows[3]
     with pytest.raises(ValueError, match="same"):
         from_records([*records, {"case": "b"}])
+
+
+def test_the_text_of_a_case_is_the_json_of_its_facts(tmp_path):
+    """Stores are found by it: names with quotes, line ends and other scripts give the text that `json.dumps` gives."""
+    first, other = tmp_path / 'a "b"\\.nii', tmp_path / "Ω\u2028.nii"
+    first.write_bytes(b"12"), other.write_bytes(b"")
+    dataset, facts = toy_set.make(tmp_path / "d", 1), lambda path: [path.name, path.stat().st_size, path.stat().st_mtime_ns]
+    case = records.Case("ü\n1", 'p"', (first, tmp_path / "absent"), other, {"bleed": {2, 1}}, parts=(tmp_path / "d" / "none",))
+    files = [facts(first), ["absent", "missing"], facts(other), ["none", "missing"]]
+    about = [case.id, case.patient, [["bleed", [1, 2]]], dataset.stratum(case), files]
+    text = fingerprint.Sources(dataset, toy_set.RECIPE).case
+    assert text(case) == json.dumps(about) and text(dataclasses.replace(case, slab=(1, 3))) == json.dumps([*about, (1, 3)])
 
 
 def test_a_rule_counts_by_the_version_of_its_module_and_else_by_its_text(tmp_path, monkeypatch):
