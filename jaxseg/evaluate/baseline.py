@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxseg.data.prepare.labels import annotated
+from jaxseg.evaluate.scoring import share, summed
 from jaxseg.utils.pictures import to_8bit
 
 
@@ -68,11 +69,15 @@ def best_band(inside: np.ndarray, everything: np.ndarray) -> Intensity:
 
 
 def of_slices(cache, rows: np.ndarray) -> dict:
-    """Find the best pooled Dice of an intensity rule per class, on the evaluated slices: {"lines", "figures": {rule: mean}}."""
-    labels = list(cache.labels)
+    """Find the best pooled Dice of an intensity rule per class, on the evaluated slices: {"lines", "figures": {rule: mean}}.
+
+    Several processes each read a share of the slices.
+    """
+    labels, part = list(cache.labels), share()
     figures = {"threshold": [], "band": []}
     lines = ["background everywhere: pooled Dice 0.0000"]
-    found = histograms(cache.images, cache.masks, rows, len(labels), span=cache.span)
+    count = lambda: histograms(cache.images, cache.masks, part.of(rows), len(labels), span=cache.span)
+    found = summed(part.together(count))
     for k, label in enumerate(labels):
         for name, rule in (("threshold", best_threshold), ("band", best_band)):
             best = rule(found[k], found[-1])
@@ -85,22 +90,17 @@ def of_slices(cache, rows: np.ndarray) -> dict:
 
 
 def of_volumes(store, rows: np.ndarray, bins: int = 256, *, noun: str = "volumes") -> dict:
-    """Find the best pooled Dice of an intensity rule on one channel for each region (or class), on the evaluated examples."""
+    """Find the best pooled Dice of an intensity rule on one channel for each region (or class), on the evaluated examples.
+
+    Several processes each read a share of the examples.
+    """
     groups = store.regions or tuple((name, (k + 1,)) for k, name in enumerate(store.labels))
     channels = store.recipe.modalities or tuple(f"channel {c}" for c in range(store.recipe.channels))
     lines, figures = [], {"threshold": [], "band": []}
     spans = store.rows.columns["span"][rows]  # [N, C, 2]
-    edges = list(zip(spans[..., 0].min(0).tolist(), spans[..., 1].max(0).tolist()))
-    # per channel: voxel counts [groups + 1, bins], the last row over all voxels; each example is read once
-    tables = np.zeros((len(channels), len(groups) + 1, bins), np.int64)
-    for i in rows:
-        image, mask = store.image(i), np.asarray(store.mask(i))
-        inside, known = [np.isin(mask, classes) for _, classes in groups], annotated(mask, len(store.labels))
-        for table, (low, high), c in zip(tables, edges, range(len(channels))):
-            levels = np.uint8((np.asarray(image[..., c]) - low) * ((bins - 1) / max(high - low, 1e-6)))
-            for g, there in enumerate(inside):
-                table[g] += np.bincount(levels[there], minlength=bins)
-            table[-1] += np.bincount(levels[known], minlength=bins)
+    edges = list(zip(spans[..., 0].min(0).tolist(), spans[..., 1].max(0).tolist()))[: len(channels)]
+    part = share()
+    tables = summed(part.together(lambda: _tables(store, part.of(rows), [members for _, members in groups], edges, bins)))
     for g, (name, _) in enumerate(groups):
         for rule, find in (("threshold", best_threshold), ("band", best_band)):
             tried = [(find(table[g], table[-1]), c) for c, table in enumerate(tables)]
@@ -114,6 +114,20 @@ def of_volumes(store, rows: np.ndarray, bins: int = 256, *, noun: str = "volumes
             )
     lines.append("mean over these: " + ", ".join(f"{rule} {np.mean(v):.4f}" for rule, v in figures.items()))
     return {"lines": lines, "figures": {rule: float(np.mean(v)) for rule, v in figures.items()}}
+
+
+def _tables(store, rows: np.ndarray, groups: list[tuple[int, ...]], edges: list[tuple[float, float]], bins: int) -> np.ndarray:
+    """Return voxel counts of each channel, int64 [C, groups + 1, bins], the last row over all voxels; reads an example once."""
+    tables = np.zeros((len(edges), len(groups) + 1, bins), np.int64)
+    for i in rows:
+        image, mask = store.image(i), np.asarray(store.mask(i))
+        inside, known = [np.isin(mask, classes) for classes in groups], annotated(mask, len(store.labels))
+        for c, (table, (low, high)) in enumerate(zip(tables, edges)):
+            levels = np.uint8((np.asarray(image[..., c]) - low) * ((bins - 1) / max(high - low, 1e-6)))
+            for g, there in enumerate(inside):
+                table[g] += np.bincount(levels[there], minlength=bins)
+            table[-1] += np.bincount(levels[known], minlength=bins)
+    return tables
 
 
 def verdict(dice: float, figures: dict[str, float], *, steps: int, root: str) -> list[str]:
