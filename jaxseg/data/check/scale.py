@@ -7,7 +7,7 @@ from jaxseg.data.prepare.labels import as_background, dtype_for
 from jaxseg.data.records import Recipe
 from jaxseg.data.store import foreground
 from jaxseg.data.store.cases import PreparedExample
-from jaxseg.data.store.preparing import PASSES
+from jaxseg.data.store.preparing import INTERPRETER, PASSES
 
 COUNTS = (1_000, 10_000, 100_000)
 ROW = 700  # bytes of an example's record, with its digests and names
@@ -57,8 +57,8 @@ class Needs:
         return [
             f"{counts} such cases: {listed(each(self.stored))} of store on disk (once more for slices while they are prepared), "
             f"{listed(each(self.examples * ROW))} of memory in every process for their records; whatever their number, "
-            f"some {text(PASSES * self.largest)} for each preparing process, and {text(self.patch)} read for each training "
-            "example, over the network if the store lies there"
+            f"some {text(INTERPRETER + PASSES * self.largest)} for each preparing process, and {text(self.patch)} read "
+            "for each training example, over the network if the store lies there"
         ]
 
 

@@ -82,14 +82,16 @@ def resample(
         return splines(values, shape, method, apart)
     if values.ndim == 2:
         return _plane(values, shape, method)
-    planes = np.empty((len(values), *shape[1:]), np.float32)
+    planes = np.zeros((len(values), *shape[1:]), np.float32)
     for x, plane in enumerate(values):
-        planes[x] = _plane(plane, shape[1:], method)
+        if plane.any():  # zeros stay zeros; of one class among a hundred most planes are
+            planes[x] = _plane(plane, shape[1:], method)
     if len(planes) == shape[0]:
         return planes
-    resampled = np.empty(shape, np.float32)
+    resampled = np.zeros(shape, np.float32)
     for y in range(shape[1]):  # plane by plane: a whole volume is never copied
-        resampled[:, y] = _plane(planes[:, y], (shape[0], shape[2]), method)
+        if (plane := planes[:, y]).any():
+            resampled[:, y] = _plane(plane, (shape[0], shape[2]), method)
     return resampled
 
 

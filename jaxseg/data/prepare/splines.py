@@ -58,11 +58,15 @@ def by_shares(labels: np.ndarray, shape: tuple[int, ...], resample: Callable[[np
         return labels
     best, total = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     winner = np.zeros(shape, labels.dtype)  # LEFT_OUT is resampled as a class is, here and in nnU-Net
+    indicator = np.empty(labels.shape, np.float32)
     for k in np.flatnonzero(np.bincount(labels.reshape(-1), minlength=2)[1:]) + 1:
-        share = resample((labels == k).astype(np.float32))
-        total += share
-        winner[share > best] = k
-        np.maximum(best, share, out=best)
+        share = resample(np.equal(labels, k, out=indicator))
+        inside = np.flatnonzero([plane.any() for plane in share])
+        there = slice(inside[0], inside[-1] + 1) if len(inside) else slice(0)  # the class is nowhere else
+        share, largest, won = share[there], best[there], winner[there]
+        total[there] += share
+        won[share > largest] = k
+        np.maximum(largest, share, out=largest)
     winner[best <= 1.0 - total + 1e-6] = 0  # equal shares go to the background, whatever the rounding
     return winner
 

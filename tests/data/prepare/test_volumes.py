@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxseg.data.prepare import intensity
+from jaxseg.data.prepare import canvas, intensity
 from jaxseg.data.prepare.examples import Scan, prepare, prepare_mask, restore, restore_labels
-from jaxseg.data.prepare.resample import FILTERS, resample, resample_channels
+from jaxseg.data.prepare.resample import FILTERS, for_scores, resample, resample_channels
 from jaxseg.data.records import Recipe, Volume
 from jaxseg.types import ConfigError, DataError
 
@@ -172,3 +172,16 @@ def test_restored_labels_are_the_largest_of_restored_scores():
         labels = restore_labels(scores, shape, R, spacing)
         assert labels.dtype == np.uint8
         np.testing.assert_array_equal(labels, restored(scores, shape).argmax(-1))
+
+
+@pytest.mark.parametrize("filter", ["linear", "monai"])
+def test_classes_that_fill_a_few_planes_are_resampled_as_in_whole_volumes(filter):
+    recipe = dataclasses.replace(R, labels=tuple("abcde"), spacing=(1.5, 0.7, 1.2), filter=filter)
+    mask = np.zeros((20, 15, 9), np.uint8)
+    mask[2:5, 3:9, 2:6], mask[4:9, 8:12, 1:7], mask[19, 14, 8], mask[6:16, 2:14, 4:7] = 1, 2, 3, 5  # no class 4
+    place = canvas.placement(mask.shape, recipe, (1.0,) * 3)
+    share = lambda k: resample((mask == k) + np.float32(1e-30), place.scaled, for_scores(filter), steps=place.steps)  # no zeros
+    shares = np.stack([share(k) for k in range(1, 6)])
+    best = shares.max(0)
+    expected = np.where(best <= 1 - shares.sum(0) + 1e-6, 0, shares.argmax(0) + 1)
+    np.testing.assert_array_equal(prepare_mask(mask, recipe, (1.0,) * 3, 5), expected)
