@@ -22,6 +22,11 @@ def materialize(x: Array) -> Array:
     return x if plain.wanted() or space.count() > 1 else _kept(x)
 
 
+def stored_apart(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Return arrays, each stored in memory of its own on a CPU; for use outside of gradients, on one device."""
+    return lax.platform_dependent(arrays, cpu=_through_call, default=lambda a: a)
+
+
 @jax.custom_vjp
 def _kept(x: Array) -> Array:
     return _materialize(x)
@@ -36,11 +41,11 @@ def _materialize(x: Array) -> Array:
     return devices.per_device(own, "b", "b")(x)[0]
 
 
-def _through_call(x: Array) -> Array:
+def _through_call(x):
     with set_xla_metadata(inlineable="false"):
         return _handed_on(x)
 
 
 @jax.jit
-def _handed_on(x: Array) -> Array:
+def _handed_on(x):
     return lax.optimization_barrier(x)  # without this, which is removed later, jit would omit the call

@@ -12,7 +12,7 @@ from jaxseg.checkpoint.leaves import named
 from jaxseg.models.functional import Network
 from jaxseg.optim import average
 from jaxseg.optim.build import Optimizer
-from jaxseg.optim.joined import Layout, plan
+from jaxseg.optim.joined import Layout, Starts, plan
 from jaxseg.train import mesh as meshes
 from jaxseg.types import Array
 
@@ -107,6 +107,11 @@ class Storage(NamedTuple):
     def whole(self, tree):
         """Gather arrays, in a jitted function, so that every device has them whole while it computes with them."""
         return tree if self.shared is None else lax.with_sharding_constraint(tree, meshes.replicated(self.shared))
+
+    def starts(self, mesh: Mesh) -> tuple[Starts, Starts]:
+        """Where small parameters and buffers lie, as arguments of a step on one CPU; empty elsewhere (see `Layout.part`)."""
+        alone = mesh.devices.size == 1 and mesh.devices.flat[0].platform == "cpu"
+        return (self.trained.starts(), self.buffers.starts()) if alone else ({}, {})
 
     def describe(self, state: TrainState) -> str:
         """Say how the devices share a state, before it is placed; "" where each holds all of it."""

@@ -84,7 +84,7 @@ def build(
 
     gradient = jax.value_and_grad(loss_of, has_aux=True)
 
-    def micro(trained, state, batch, key):
+    def micro(trained, state, batch, key, starts):
         augment_key, run_key = jax.random.split(key)
         image, mask = augment(augment_key, to_float(batch["image"]), batch["mask"].astype(jnp.int32))
         if (
@@ -92,12 +92,12 @@ def build(
         ):  # transforms move rows: devices that share an image make all of it, then take their rows
             image, mask = lax.with_sharding_constraint((image, mask), meshes.batched(mesh))
         batch = {**batch, "image": image, "mask": mask}
-        (value, (state, parts)), grads = gradient(trained, stored.buffers.part(state), batch, run_key)
+        (value, (state, parts)), grads = gradient(trained, stored.buffers.part(state, starts), batch, run_key)
         return (value, (stored.buffers.join(state), parts)), (stored.held(stored.trained.join(stored.whole(grads[0]))), grads[1])
 
-    def accumulated(trained, state, batch, key):
+    def accumulated(trained, state, batch, key, starts):
         if accumulate == 1:
-            (value, (state, parts)), grads = micro(trained, state, batch, key)
+            (value, (state, parts)), grads = micro(trained, state, batch, key, starts)
             return value, state, parts, grads
         # every micro-batch over all devices: the images of the whole batch move once, else each device computes all of them
         share = lambda a: lax.with_sharding_constraint(a, meshes.batched(mesh, axis=1))
@@ -105,22 +105,21 @@ def build(
 
         def body(carry, item):
             state, sums = carry
-            (value, (state, parts)), grads = micro(trained, state, item[0], item[1])
+            (value, (state, parts)), grads = micro(trained, state, item[0], item[1], starts)
             return (state, jax.tree.map(jnp.add, sums, (value, parts, grads))), None
 
         keys = jax.random.split(key, accumulate)
-        shapes = jax.eval_shape(micro, trained, state, jax.tree.map(lambda a: a[0], split), key)
+        shapes = jax.eval_shape(micro, trained, state, jax.tree.map(lambda a: a[0], split), key, starts)
         zero = lambda tree: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), tree)
         start = (zero(shapes[0][0]), zero(shapes[0][1][1]), zero(shapes[1]))
         (state, sums), _ = lax.scan(body, (state, start), (split, keys))
         value, parts, grads = jax.tree.map(lambda a: a / accumulate, sums)
         return value, state, parts, grads
 
-    def step(state: TrainState, batch: Batch, drawn: Array, rate: Array) -> tuple[TrainState, dict]:
+    def step(state: TrainState, batch: Batch, drawn: Array, starts: tuple, rate: Array) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(jax.random.wrap_key_data(drawn), state["step"])
-        value, net_state, parts, grads = accumulated(
-            (stored.whole(stored.trained.part(stored.whole(state["params"]))), state["balance"]), state["state"], batch, key
-        )
+        params = stored.whole(stored.trained.part(stored.whole(state["params"]), starts[0]))
+        value, net_state, parts, grads = accumulated((params, state["balance"]), state["state"], batch, key, starts[1])
         grads = cpu_barrier(grads)  # else what lays a gradient out is computed anew by each reader
         norm = optax.tree.norm(grads)
         ok = jnp.isfinite(value) & jnp.isfinite(norm)
@@ -154,12 +153,13 @@ def build(
     everywhere = meshes.replicated(mesh)
     jitted = jax.jit(
         devices.over(mesh, step),
-        in_shardings=(None if shard_state else everywhere, meshes.batched(mesh), everywhere, everywhere),
+        in_shardings=(None if shard_state else everywhere, meshes.batched(mesh), everywhere, everywhere, everywhere),
         out_shardings=(None if shard_state else everywhere, everywhere),
         donate_argnums=0,
     )
     rate = jax.jit(lambda count, scale: (np.float32(lr) * schedule(count) * scale,), out_shardings=everywhere)
-    return Program(jitted, place(_key_data(seed), everywhere), derive=lambda state, batch: rate(state["step"], state["lr_scale"]))
+    own = place((_key_data(seed), stored.starts(mesh)), everywhere)
+    return Program(jitted, *own, derive=lambda state, batch: rate(state["step"], state["lr_scale"]))
 
 
 def _key_data(seed: int, *numbers: int) -> np.ndarray:
@@ -183,18 +183,19 @@ def build_warm(
     """
     stored = storage(network, optimizer, mesh if shard_state else None)
 
-    def warm(state: TrainState, batch: Batch, number, drawn: Array) -> TrainState:
+    def warm(state: TrainState, batch: Batch, number, drawn: Array, starts: tuple) -> TrainState:
         augment_key, run_key = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(drawn), number))
         image, _ = augment(augment_key, to_float(batch["image"]), batch["mask"].astype(jnp.int32))
-        params, net_state = stored.whole(stored.trained.part(stored.whole(state["params"]))), stored.buffers.part(state["state"])
+        params = stored.whole(stored.trained.part(stored.whole(state["params"]), starts[0]))
+        net_state = stored.buffers.part(state["state"], starts[1])
         _, new = network.apply(params, net_state, finish(image).astype(dtype), ForwardContext(train=True, key=run_key))
         return stored.between_steps({**state, "state": stored.buffers.join(new)})
 
     everywhere = meshes.replicated(mesh)
     jitted = jax.jit(
         devices.over(mesh, warm),
-        in_shardings=(None if shard_state else everywhere, meshes.batched(mesh), None, everywhere),
+        in_shardings=(None if shard_state else everywhere, meshes.batched(mesh), None, everywhere, everywhere),
         out_shardings=None if shard_state else everywhere,
         donate_argnums=0,
     )
-    return Program(jitted, place(_key_data(seed, 2**32 - 1), everywhere))
+    return Program(jitted, *place((_key_data(seed, 2**32 - 1), stored.starts(mesh)), everywhere))

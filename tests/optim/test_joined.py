@@ -35,6 +35,19 @@ def test_parting_is_the_inverse_of_joining(wrap):
         np.testing.assert_array_equal(back[name], value)
 
 
+def test_parting_by_places_that_are_arguments_gives_the_same_and_arrays_of_one_shape_share_their_kernels():
+    tree = {f"{i}.scale": np.arange(5, dtype=np.float32) + i for i in range(6)}
+    layout = plan(tree)
+    vectors = layout.join(tree)
+    assert list(layout.starts()["joined/0"]) == [0, 5, 10, 15, 20, 25]
+    part = jax.jit(layout.part)
+    back = part(vectors, layout.starts())
+    for name, value in tree.items():
+        np.testing.assert_array_equal(back[name], value)
+    text = part.lower(vectors, layout.starts()).compile().as_text()
+    assert text.count("dynamic-slice(") == 6 and " slice(" not in text
+
+
 def test_arrays_that_differ_in_what_must_be_alike_are_not_joined():
     layout = plan(TREE, alike=lambda name: name == "c.scale")
     assert layout.vectors == {"joined/0": (("a.bias", (2,)), ("b.weight", (2, 3)))}
