@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from jax.experimental import serialize_executable
 
-from jaxseg.programs import conditions
+from jaxseg.programs import conditions, parts
 from jaxseg.programs.conditions import SWITCH
 from jaxseg.programs.program import Program
 from jaxseg.types import ConfigError, StorageError
@@ -97,7 +96,7 @@ class Kept:
         compiled = self.load(program, *arguments) if usable else None
         if compiled is not None:
             return Ready(compiled, True, 0.0)
-        lowered = program.lower(*arguments)
+        lowered = program.lower(*arguments, whole=False)
         traced = time.perf_counter() - begin
         compiled = lowered.compile()
         if usable:
@@ -127,11 +126,11 @@ class Kept:
         On a CPU jax writes a program that came from its own cache without its machine code: whoever reads it ends at the first
         call with "NOT_FOUND: Function ... not found" (jax 0.10.2).
         """
-        if compiled.fetched or getattr(getattr(compiled.program, "_params", None), "const_args", ()):  # jax would lose them
+        if compiled.fetched or parts.has_constants(compiled.program):  # jax would lose them
             return
         with contextlib.suppress(Exception):
             path = self._path(program, arguments)
-            body = pickle.dumps(serialize_executable.serialize(compiled.program))
+            body = pickle.dumps(parts.dump(compiled.program))
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{path.name}.{os.getpid()}")
             try:
@@ -225,7 +224,7 @@ def _read(path: Path, devices: list[jax.Device]) -> Any:
         head, body = content[:32], content[32:]
         if hashlib.sha256(body).digest() != head:
             raise ValueError("not as it was written")
-        return serialize_executable.deserialize_and_load(*pickle.loads(body), execution_devices=devices)
+        return parts.load(pickle.loads(body), devices)
     except FileNotFoundError:
         return None
     except Exception:  # damaged, or of a jax that reads it no longer: compiled and written anew

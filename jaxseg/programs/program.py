@@ -8,7 +8,9 @@ one entry of the compilation cache: for example the folds of a cross-validation,
 from collections.abc import Callable
 
 import jax
+from jax.sharding import Sharding
 
+from jaxseg.programs import parts
 from jaxseg.utils.process import uncollected
 
 CACHE_HIT = "/jax/compilation_cache/cache_hits"
@@ -21,6 +23,7 @@ class Program:
       program: the result of `jax.jit`, or of its `.lower` and `.compile`.
       own: arrays that are the same in every call.
       derive: computes further arrays from the arguments; a separate small program.
+      place: where all arrays are, if that is one device and the program may be compiled in parts (`programs.parts`).
 
     Attributes:
       fetched: whether `compile` found it in jax's compilation cache.
@@ -28,18 +31,21 @@ class Program:
 
     fetched = False
 
-    def __init__(self, program: Callable, *own, derive: Callable[..., tuple] = lambda *arguments: ()):
-        self.program, self._own, self._derive = program, own, derive
+    def __init__(
+        self, program: Callable, *own, derive: Callable[..., tuple] = lambda *arguments: (), place: Sharding | None = None
+    ):
+        self.program, self._own, self._derive, self._place = program, own, derive, place
 
     def __call__(self, *arguments):
         with uncollected():  # the first call traces
             return self.program(*arguments, *self._own, *self._derive(*arguments))
 
-    def lower(self, *arguments) -> "Program":
-        """Trace the program for these arguments."""
+    def lower(self, *arguments, whole: bool = True) -> "Program":
+        """Trace the program for these arguments; unless `whole`, a large one is lowered in parts, which computes the same."""
         with uncollected():
-            derived = jax.eval_shape(self._derive, *arguments)
-            return Program(self.program.lower(*arguments, *self._own, *derived), *self._own, derive=self._derive)
+            traced = self.program.trace(*self.arguments(*arguments))
+            place = None if whole else self._place
+            return self.with_program(parts.lower(traced, place) if place else traced.lower())
 
     def compile(self) -> "Program":
         """Compile the program after `lower`."""
@@ -48,7 +54,7 @@ class Program:
         jax.monitoring.register_event_listener(note)
         try:
             with uncollected():
-                compiled = Program(self.program.compile(), *self._own, derive=self._derive)
+                compiled = self.with_program(self.program.compile())
         finally:
             jax.monitoring.unregister_event_listener(note)
         compiled.fetched = bool(hits)
@@ -60,7 +66,7 @@ class Program:
 
     def with_program(self, program: Callable) -> "Program":
         """The same with another program for the same arguments, such as this one compiled in an earlier process."""
-        return Program(program, *self._own, derive=self._derive)
+        return Program(program, *self._own, derive=self._derive, place=self._place)
 
     def memory_analysis(self):
         """Return XLA's memory estimate of the compiled program."""
