@@ -48,7 +48,7 @@ class Memory(NamedTuple):
     generated_code_size_in_bytes: int
 
 
-class Plan(NamedTuple):
+class InParts(NamedTuple):
     """A program in parts.
 
     Attributes:
@@ -65,7 +65,7 @@ class Plan(NamedTuple):
     sizes: tuple[int, ...]
     tree: Any
 
-    def compile(self) -> "Plan":
+    def compile(self) -> "InParts":
         """Compile all parts at once."""
         with ThreadPoolExecutor(len(self.parts)) as pool:
             return self._replace(parts=tuple(pool.map(lambda part: part.compile(), self.parts)))
@@ -137,18 +137,18 @@ def lower(traced, place: jax.sharding.Sharding) -> Any:
         sizes += [_bytes(v) for v in (*first, *copies)]
     repeated = dict(zip(again, gives[len(gives) - len(again) :]))
     results = tuple(repeated.get(i, numbers[v]) for i, v in enumerate(jaxpr.outvars))
-    return Plan(tuple(parts), tuple(wirings), results, tuple(sizes), jax.tree.structure(traced.out_info))
+    return InParts(tuple(parts), tuple(wirings), results, tuple(sizes), jax.tree.structure(traced.out_info))
 
 
 def has_constants(program: Any) -> bool:
     """Whether a compiled program holds arrays as constants that are arguments of its machine code."""
-    compiled = program.parts if isinstance(program, Plan) else (program,)
+    compiled = program.parts if isinstance(program, InParts) else (program,)
     return any(getattr(getattr(part, "_params", None), "const_args", ()) for part in compiled)
 
 
 def dump(program: Any) -> tuple:
     """What `load` reads a compiled program from."""
-    if isinstance(program, Plan):
+    if isinstance(program, InParts):
         return tuple(map(serialize_executable.serialize, program.parts)), program._replace(parts=())
     return (serialize_executable.serialize(program),), None
 

@@ -32,7 +32,7 @@ def arguments(place):
 
 
 @pytest.fixture
-def place(monkeypatch):
+def place(monkeypatch, without_jaxs_cache):
     monkeypatch.setattr(parts, "PART", 20)
     monkeypatch.setattr(parts, "MOST", 4)
     return meshes.replicated(meshes.make(1))
@@ -74,7 +74,7 @@ def test_small_programs_and_those_of_one_loop_are_whole(place, monkeypatch):
     def looped(state, x):
         return jax.lax.scan(lambda s, _: (step(s, x)[0], None), state, None, length=2)
 
-    assert not isinstance(compiled(place, looped).program, parts.Plan)
+    assert not isinstance(compiled(place, looped).program, parts.InParts)
     monkeypatch.setattr(parts, "PART", 20_000)
-    assert not isinstance(compiled(place).program, parts.Plan)
-    assert not isinstance(compiled(None).program, parts.Plan)
+    assert not isinstance(compiled(place).program, parts.InParts)
+    assert not isinstance(compiled(None).program, parts.InParts)
