@@ -7,7 +7,6 @@ computes the same bits. What one part leaves to the next, the activations that t
 cut too.
 """
 
-import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -67,8 +66,7 @@ class InParts(NamedTuple):
 
     def compile(self) -> "InParts":
         """Compile all parts at once."""
-        with ThreadPoolExecutor(len(self.parts)) as pool:
-            return self._replace(parts=tuple(pool.map(lambda part: part.compile(), self.parts)))
+        return self._replace(parts=_at_once(lambda part: part.compile(), self.parts))
 
     def __call__(self, *arguments):
         """Run the compiled parts."""
@@ -156,10 +154,18 @@ def dump(program: Any) -> tuple:
 def load(dumped: tuple, devices: list[jax.Device]) -> Any:
     """The compiled program that was dumped; its parts are read at the same time."""
     bodies, plan = dumped
-    read = functools.partial(serialize_executable.deserialize_and_load, execution_devices=devices)
-    with ThreadPoolExecutor(len(bodies)) as pool:
-        parts = tuple(pool.map(lambda body: read(*body), bodies))
+    parts = _at_once(lambda body: serialize_executable.deserialize_and_load(*body, execution_devices=devices), bodies)
     return plan._replace(parts=parts) if plan else parts[0]
+
+
+def _at_once(function: Callable, items: Sequence) -> tuple:
+    """The results of a function for all items, each on its own thread; in turn while the interpreter ends, which starts none."""
+    with ThreadPoolExecutor(len(items)) as pool:
+        try:
+            found = [pool.submit(function, item) for item in items]
+        except RuntimeError:
+            return tuple(map(function, items))
+        return tuple(each.result() for each in found)
 
 
 def _cuts(jaxpr: core.Jaxpr) -> list[int]:

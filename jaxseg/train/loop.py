@@ -13,6 +13,7 @@ import numpy as np
 from jaxseg.checkpoint import Checkpoints
 from jaxseg.ops import space
 from jaxseg.programs.kept import Kept
+from jaxseg.programs.program import Program
 from jaxseg.train import mesh as meshes
 from jaxseg.train.log import CompileCounter, Log
 from jaxseg.train.processes import agree
@@ -61,7 +62,7 @@ class Job:
     storage: Storage
     step: Callable[[TrainState, Batch], tuple[TrainState, dict]]
     stream: Callable[[int], Any]
-    warm: Callable
+    warm: Program
     warm_batches: int
     validate: Callable[[dict, dict, int], dict[str, float]] | None
     grid: str
@@ -220,9 +221,14 @@ def _leave(job: Job, log: Log, step: int, watchdog: Watchdog) -> int:
 
 def _warmed(job: Job, state: TrainState, log: Log) -> TrainState:
     """Update BatchNorm's statistics on the first batches before any weight changes; then the training stream starts again."""
+    warm = job.warm
     with job.stream(0) as batches:
         for number in range(job.warm_batches):
-            state = job.warm(state, meshes.put(next(batches), job.mesh), number)
+            batch = meshes.put(next(batches), job.mesh)
+            if not number and jax.process_count() > 1:  # compiled first, as the step is
+                warm = job.warm.lower(state, batch, number).compile()
+                agree.all_here("the warm-up is compiled")
+            state = warm(state, batch, number)
     log.say(f"BatchNorm statistics warmed up over {job.warm_batches} batches")
     return state
 

@@ -53,6 +53,14 @@ def test_parts_compute_what_the_whole_computes_and_so_does_what_is_read_from_the
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, want)
 
 
+def test_parts_are_read_in_turn_while_the_interpreter_ends(monkeypatch):
+    def ending(*arguments):
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    monkeypatch.setattr(parts.ThreadPoolExecutor, "submit", ending)
+    assert parts._at_once(str, (1, 2)) == ("1", "2")
+
+
 def test_donated_memory_is_gone_and_each_result_has_its_own(place):
     program, given = compiled(place), arguments(place)
     new, metrics = program(*given)

@@ -15,7 +15,7 @@ from jaxseg.types import ConfigError, PeerError
 from jaxseg.utils import command
 
 SECONDS = 60.0  # for all of it
-JOIN = 40  # of these for all processes to come
+JOIN = 30  # of these for all processes to come; one that cannot reach process 0 waits ten more for its answer
 
 
 def examine(coordinator: str | None, number: int | None, process: int | None) -> int:

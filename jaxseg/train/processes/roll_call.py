@@ -83,7 +83,9 @@ def _compared(lines: list[dict], number: int, seconds: float, address: str) -> d
             + (f"; moreover, {absent}" if absent else "")
         )
     if absent:
-        raise PeerError(f"{absent}; check the address of each and start them again, or give more time with config.mesh.join")
+        of_a_run = any(what.startswith("config.") for what in first["has"])  # doctor has no keys
+        longer = ", or give more time with config.mesh.join" if of_a_run else ""
+        raise PeerError(f"{absent}; check the address of each and start them again{longer}")
     return hosts
 
 

@@ -51,6 +51,7 @@ def test_missing_processes_are_named_everywhere(absent, words):
     for error in called({i: [HAS] for i in range(3) if i not in absent}, seconds=1.0):
         assert isinstance(error, PeerError) and f"{words} did not connect" in str(error) and "config.mesh.join" in str(error)
     assert time.monotonic() - began < 5
+    assert "config." not in str(called({0: [{"jax": "1.0"}]}, seconds=0.1)[0])  # jaxseg doctor has no keys
 
 
 @pytest.mark.fault("F18")
