@@ -16,6 +16,7 @@ from jaxseg.checkpoint import Checkpoints, load_weights
 from jaxseg.checkpoint import step as steps
 from jaxseg.optim.schedules import Plateau
 from jaxseg.programs.kept import Kept
+from jaxseg.programs.program import Program
 from jaxseg.train import loop
 from jaxseg.train import mesh as meshes
 from jaxseg.train.log import Log
@@ -87,7 +88,7 @@ def job(
         workdir=workdir,
         state=state,
         storage=Storage(),
-        step=step,
+        step=Program(step),
         stream=Stream,
         validate=scores,
         grid="16 x 16",
