@@ -49,6 +49,11 @@ def shares(mesh: Mesh) -> int:
     return mesh.shape["data"]
 
 
+def one_cpu(mesh: Mesh) -> bool:
+    """Whether the mesh is one CPU device: there a step is made so that it compiles sooner (`optim.joined`, `programs.parts`)."""
+    return mesh.devices.size == 1 and mesh.devices.flat[0].platform == "cpu"
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Return the sharding with the same value on every device."""
     return NamedSharding(mesh, PartitionSpec())

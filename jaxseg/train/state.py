@@ -110,8 +110,7 @@ class Storage(NamedTuple):
 
     def starts(self, mesh: Mesh) -> tuple[Starts, Starts]:
         """Where small parameters and buffers lie, as arguments of a step on one CPU; empty elsewhere (see `Layout.part`)."""
-        alone = mesh.devices.size == 1 and mesh.devices.flat[0].platform == "cpu"
-        return (self.trained.starts(), self.buffers.starts()) if alone else ({}, {})
+        return (self.trained.starts(), self.buffers.starts()) if meshes.one_cpu(mesh) else ({}, {})
 
     def describe(self, state: TrainState) -> str:
         """Say how the devices share a state, before it is placed; "" where each holds all of it."""

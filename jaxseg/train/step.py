@@ -159,8 +159,8 @@ def build(
     )
     rate = jax.jit(lambda count, scale: (np.float32(lr) * schedule(count) * scale,), out_shardings=everywhere)
     own = place((_key_data(seed), stored.starts(mesh)), everywhere)
-    alone = everywhere if mesh.devices.size == 1 and mesh.devices.flat[0].platform == "cpu" else None
-    return Program(jitted, *own, derive=lambda state, batch: rate(state["step"], state["lr_scale"]), place=alone)
+    scheduled = lambda state, batch: rate(state["step"], state["lr_scale"])
+    return Program(jitted, *own, derive=scheduled, place=everywhere if meshes.one_cpu(mesh) else None)
 
 
 def _key_data(seed: int, *numbers: int) -> np.ndarray:
