@@ -59,7 +59,10 @@ class ConvNorm(nnx.Module):
         self.act, self.act_first = act, act_first
 
     def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
-        x = self.conv(x)
+        return self.finish(self.conv(x), context)
+
+    def finish(self, x: Array, context: ForwardContext = EVAL) -> Array:
+        """Norm and activation of the convolution's result."""
         return self.norm(activation(self.act)(x), context) if self.act_first else self.norm(x, context, act=self.act)
 
 

@@ -3,17 +3,53 @@
 Features are ordered from the finest to the coarsest, with the encoder's channels and strides.
 """
 
+import functools
+import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from jaxseg import ops
 from jaxseg.layers.blocks import ConvNorm
 from jaxseg.layers.context import EVAL, ForwardContext
-from jaxseg.layers.conv import Conv
+from jaxseg.layers.conv import Conv, Linear
+from jaxseg.ops import tally
 from jaxseg.types import Array
+
+
+def _matrix(layer: Linear | Conv) -> Array:
+    """The weight of a linear layer or a 1x1 convolution, [C, O]."""
+    return layer.weight[...].reshape(layer.weight.shape[-2:])
+
+
+def fused(features: Sequence[Array], branches: Sequence[Linear | Conv], fuse: Conv, size: Sequence[int]) -> Array:
+    """`fuse` of the concatenated maps of all branches at one size, which is how SegFormer's decoder is defined.
+
+    A linear resize works on positions and a 1x1 convolution on channels, so that their order does not matter, and nothing stands
+    between the two products: each feature is multiplied by the product of both weights at its own size. For SegFormer-B2 that is
+    a twentieth of the decoder's multiplications. `tally` has those of the definition.
+
+    Args:
+      features: [B, *S, C] of each level.
+      branches: a linear layer or 1x1 convolution with bias for each level, C to W channels.
+      fuse: a 1x1 convolution of all their channels, in this order, to W channels, without bias.
+      size: spatial size of the result.
+    Returns:
+      [B, *size, W].
+    """
+    size, width = tuple(size), fuse.weight.shape[-1]
+    exact = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+    total, bias = None, 0.0
+    for i, (feature, branch) in enumerate(zip(features, branches)):
+        part = lax.slice_in_dim(_matrix(fuse), i * width, (i + 1) * width)
+        x = ops.linear(feature, exact(_matrix(branch), part))
+        x = x if x.shape[1:-1] == size else ops.resize(x, size)
+        total, bias = x if total is None else total + x, bias + exact(branch.bias[...], part)
+    tally.add("conv", math.prod(total.shape[:-1]) * math.prod(fuse.weight.shape))
+    return total + bias.astype(total.dtype)
 
 
 class StagedEncoder(nnx.Module):
@@ -109,9 +145,7 @@ class MLPDecoder(nnx.Module):
         self.channels = width
 
     def __call__(self, features: Sequence[Array], context: ForwardContext = EVAL) -> Array:
-        size = features[0].shape[1:-1]
-        maps = [ops.resize(branch(f), size) for branch, f in zip(self.branches, features)]
-        return self.fuse(jnp.concatenate(maps, axis=-1), context)
+        return self.fuse.finish(fused(features, self.branches, self.fuse.conv, features[0].shape[1:-1]), context)
 
 
 DECODERS = {"unet": UNetDecoder, "fpn": FPNDecoder, "mlp": MLPDecoder}

@@ -31,7 +31,7 @@ from jaxseg.layers import (
     drop_path_rates,
     initial,
 )
-from jaxseg.layers.pyramid import StagedEncoder
+from jaxseg.layers.pyramid import StagedEncoder, fused
 from jaxseg.models.base import KeyMapping, Outputs, Segmenter, Variant
 from jaxseg.ops import space, tally
 from jaxseg.types import Array
@@ -175,10 +175,7 @@ class Decoder(nnx.Module):
         self.norm = BatchNorm(config.width, eps=config.norm_eps, momentum=config.norm_momentum, rngs=rngs)
 
     def __call__(self, features: list[Array], context: ForwardContext = EVAL) -> Array:
-        size = features[0].shape[1:-1]
-        maps = [linear(f) for linear, f in zip(self.linears, features)]
-        maps = [m if i == 0 else ops.resize(m, size) for i, m in enumerate(maps)]
-        x = self.fuse(jnp.concatenate(maps[::-1], axis=-1))  # [B, H/4, W/4, width]
+        x = fused(features[::-1], self.linears[::-1], self.fuse, features[0].shape[1:-1])  # [B, H/4, W/4, width]
         return self.norm(x, context, act="relu")
 
 

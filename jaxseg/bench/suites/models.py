@@ -53,7 +53,8 @@ CASES: dict[str, NetworkCase] = {
     "unet2d": NetworkCase((16, 256, 256), (1, 256, 256), _SMALL, channels=4, classes=4),
     "attention_unet2d": NetworkCase((16, 256, 256), (1, 256, 256), _SMALL, dict(bridge_dropout=0.0), channels=4, classes=4),
     "mobile_unetr": NetworkCase((16, 512, 512), _FLAT, _SMALL, dict(encoder_dropout=0.0, dropout=0.0)),
-    "pspnet_r50": NetworkCase((8, 512, 512), (1, 256, 256), _SMALL, dict(aux=False, dropout=0.0), classes=19),
+    # PyTorch refuses to train a BatchNorm on one value a channel, which the pyramid's 1 x 1 pool has with one image
+    "pspnet_r50": NetworkCase((8, 512, 512), _FLAT, (2, 64, 64), dict(aux=False, dropout=0.0), classes=19),
     "unet3d_xs": NetworkCase((2, 128, 128, 128), (1, 64, 64, 64), (1, 32, 32, 32), channels=2, classes=4),
     "unet3d_s": NetworkCase(*_CUBE, channels=2, classes=4),
     "dualbranch_04_unet_s": NetworkCase(*_CUBE, channels=2, classes=4),
