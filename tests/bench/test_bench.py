@@ -199,6 +199,21 @@ def test_ports_of_networks_have_our_parameter_names(name):
     assert theirs == set(network.names)
 
 
+@pytest.mark.parametrize("name", sorted(set(models.CASES) - {"mobile_unetr", "swin_unetr"}))  # these two read values
+def test_a_peer_trains_at_the_sizes_of_its_row(name):
+    """PyTorch refuses a BatchNorm of one value a channel, which would cost the row."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    pytest.importorskip("monai")
+    from jaxseg.bench import peers
+
+    for options in (Options(""), Options("", quick=True), Options("", gpu=True)):
+        b, *size, channels = models.CASES[name].shape(options)
+        with torch.device("meta"):
+            module, _ = peers.network(name, tuple(size), models.case_options(name, options))
+            module.train()(torch.zeros(b, channels, *size))
+
+
 def test_the_suite_ops_has_every_row_for_a_gpu_once_and_none_on_a_cpu():
     found = [f"{name} {work}" for name in ops.KERNELS for work in ops.works(name, Options("", gpu=True))]
     assert found == [row.name for row in kernels.gpu_rows()]
