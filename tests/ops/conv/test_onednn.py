@@ -37,6 +37,8 @@ OWN = (
     cases.Case("depthwise 3x3", (2, 9, 7, 32), (3, 3), 32, groups=32),
     cases.Case("groups of four channels", (1, 8, 9, 16), (3, 3), 16, groups=4),
     cases.Case("pieces whose weights are laid out differently", (1, 5, 5, 5, 320), (3, 3, 3), 320),
+    cases.Case("192 outputs, which oneDNN keeps in blocks of 48", (1, 6, 6, 6, 192), (3, 3, 3), 192),
+    cases.Case("192 outputs of an image, in blocks of 48", (1, 24, 24, 160), (3, 3), 192),
 )
 _name = lambda v: v.name if isinstance(v, cases.Case) else v
 
@@ -157,7 +159,7 @@ def test_engine_is_onednn_and_can_be_switched_off(monkeypatch):
     monkeypatch.setenv("JAXSEG_ONEDNN", "off")
     assert library.engine() == "XLA"
     monkeypatch.setenv("JAXSEG_ONEDNN", "always")
-    with pytest.raises(ConfigError, match="got JAXSEG_ONEDNN='always'; it is auto or off"):
+    with pytest.raises(ConfigError, match="got JAXSEG_ONEDNN='always'; must be auto or off"):
         library.wanted()
 
 

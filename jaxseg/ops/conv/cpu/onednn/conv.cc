@@ -15,6 +15,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <numeric>
 #include <shared_mutex>
 #include <stdexcept>
 #include <string>
@@ -290,15 +291,25 @@ void Reorder(const memory::desc& from, float* source, const memory::desc& to, fl
   Stream().wait();
 }
 
+// How many outputs a layout keeps together (16, 48 or 64): it can be cut between such blocks only.
+int64_t Together(const memory::desc& layout) {
+  const memory::dims sizes = layout.get_inner_blks(), axes = layout.get_inner_idxs();
+  int64_t n = 1;
+  for (size_t i = 0; i < sizes.size(); ++i)
+    if (axes[i] == 0) n *= sizes[i];
+  return n;
+}
+
 // Weights from one layout to another, in parallel over blocks of outputs where there are many.
 void Reorder(ffi::ThreadPool& pool, const memory::desc& from, float* source, const memory::desc& to, float* target) {
   constexpr int64_t kBlock = 64, kLarge = 1 << 18;
   const memory::dims dims = from.get_dims();
-  const bool cut = int64_t(from.get_size()) >= kLarge && dims[0] >= 2 * kBlock && dims[0] % kBlock == 0;
-  Parallel(pool, cut ? dims[0] / kBlock : 1, [&](int64_t i) {
+  const int64_t together = std::lcm(Together(from), Together(to)), block = CeilDiv(kBlock, together) * together;
+  const bool cut = int64_t(from.get_size()) >= kLarge && dims[0] >= 2 * block && dims[0] % block == 0;
+  Parallel(pool, cut ? dims[0] / block : 1, [&](int64_t i) {
     if (!cut) return Reorder(from, source, to, target);
     memory::dims part = dims, offset(dims.size(), 0);
-    part[0] = kBlock, offset[0] = i * kBlock;
+    part[0] = block, offset[0] = i * block;
     Reorder(from.submemory_desc(part, offset), source, to.submemory_desc(part, offset), target);
   });
 }
