@@ -25,8 +25,14 @@ def _matrix(layer: Linear | Conv) -> Array:
     return layer.weight[...].reshape(layer.weight.shape[-2:])
 
 
+def joined(features: Sequence[Array], branches: Sequence[Linear | Conv], size: Sequence[int]) -> Array:
+    """The maps of all branches at one size, one behind the other: [B, *size, C of all]."""
+    maps = [branch(f) for branch, f in zip(branches, features)]
+    return jnp.concatenate([m if m.shape[1:-1] == tuple(size) else ops.resize(m, size) for m in maps], axis=-1)
+
+
 def fused(features: Sequence[Array], branches: Sequence[Linear | Conv], fuse: Conv, size: Sequence[int]) -> Array:
-    """`fuse` of the concatenated maps of all branches at one size, which is how SegFormer's decoder is defined.
+    """`fuse(joined(features, branches, size))`, which is how SegFormer's decoder is defined, without calling these layers.
 
     A linear resize works on positions and a 1x1 convolution on channels, so that their order does not matter, and nothing stands
     between the two products: each feature is multiplied by the product of both weights at its own size. For SegFormer-B2 that is
@@ -145,7 +151,10 @@ class MLPDecoder(nnx.Module):
         self.channels = width
 
     def __call__(self, features: Sequence[Array], context: ForwardContext = EVAL) -> Array:
-        return self.fuse.finish(fused(features, self.branches, self.fuse.conv, features[0].shape[1:-1]), context)
+        size = features[0].shape[1:-1]
+        if context.taps:  # of layers that are called
+            return self.fuse(joined(features, self.branches, size), context)
+        return self.fuse.finish(fused(features, self.branches, self.fuse.conv, size), context)
 
 
 DECODERS = {"unet": UNetDecoder, "fpn": FPNDecoder, "mlp": MLPDecoder}

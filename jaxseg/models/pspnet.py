@@ -9,9 +9,11 @@ Differs from the source in accepting any input size (hszhao: only sizes 8 n + 1)
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jaxseg import ops
@@ -102,27 +104,36 @@ class Encoder(nnx.Module):
 
 
 class PyramidPooling(nnx.Module):
-    """Concatenate a map with its averages over several coarse grids, each upsampled to the map's size."""
+    """The averages of a map over several coarse grids, each after a 1x1 convolution: [B, n, n, width] for each n of `bins`."""
 
     def __init__(self, channels: int, width: int, bins: tuple[int, ...], *, rngs: nnx.Rngs):
         self.bins = bins
         self.convs = nnx.List([_conv(channels, width, 1, rngs=rngs) for _ in bins])
 
-    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
-        pooled = [conv(ops.adaptive_avg_pool(x, n), context) for n, conv in zip(self.bins, self.convs)]
-        return jnp.concatenate([x, *(ops.resize(p, x.shape[1:-1], align_corners=True) for p in pooled)], axis=-1)
+    def __call__(self, x: Array, context: ForwardContext = EVAL) -> list[Array]:
+        return [conv(ops.adaptive_avg_pool(x, n), context) for n, conv in zip(self.bins, self.convs)]
 
 
 class Head(nnx.Module):
-    """3x3 convolution, dropout, 1x1 classifier."""
+    """3x3 convolution of a map and the pooled maps, upsampled to its size, one behind the other; dropout, 1x1 classifier."""
 
     def __init__(self, cin: int, width: int, classes: int, dropout: float, *, rngs: nnx.Rngs):
         self.conv = _conv(cin, width, 3, rngs=rngs)
         self.dropout = ChannelDropout(dropout)
         self.classifier = Conv(width, classes, 1, rank=2, rngs=rngs)
 
-    def __call__(self, x: Array, context: ForwardContext = EVAL) -> Array:
-        return self.classifier(self.dropout(self.conv(x, context), context))
+    def __call__(self, x: Array, context: ForwardContext = EVAL, pooled: Sequence[Array] = ()) -> Array:
+        size = x.shape[1:-1]
+        if context.taps:  # of layers that are called
+            x = self.conv(jnp.concatenate([x, *(ops.resize(p, size, align_corners=True) for p in pooled)], axis=-1), context)
+        else:
+            ends = np.cumsum([part.shape[-1] for part in (x, *pooled)])
+            own, *others = jnp.split(self.conv.conv.weight[...], ends[:-1], axis=-2)  # the kernel's part for each map
+            x = ops.conv(x, own)
+            for part, w in zip(pooled, others):
+                x += ops.convolve_resized(part, size, w, align_corners=True)
+            x = self.conv.finish(x, context)
+        return self.classifier(self.dropout(x, context))
 
 
 class PSPNet(Segmenter):
@@ -144,7 +155,7 @@ class PSPNet(Segmenter):
         full = lambda x: ops.resize(x.astype(jnp.float32), size, align_corners=True)
         features = self.encoder(image, context)
         with jax.named_scope("decoder"):
-            logits = full(self.head(self.ppm(features[3], context), context))
+            logits = full(self.head(features[3], context, self.ppm(features[3], context)))
         if self.aux is None or not context.train:
             return Outputs(logits)
         with jax.named_scope("aux"):

@@ -6,6 +6,7 @@ a step grows by up to one forward pass. Values and gradients are the same.
 
 import contextlib
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -61,28 +62,40 @@ def _named(layers: dict[str, nnx.Module], pattern: str) -> list[str]:
 
 
 def apply(network: functional.Network, params: Tree, state: Tree, image: Array, context: ForwardContext, names: tuple[str, ...]):
-    """`network.apply(params, state, image, context)`, where the layers `names` keep only their inputs for the gradient."""
+    """`network.apply(params, state, image, context)`, where the layers `names` keep only their inputs for the gradient.
+
+    Raises:
+      ConfigError: one of the layers is not called, so that nothing would be computed again.
+    """
     module: Any = network.merge(params, state)
-    with _recomputed(functional.layers_of(module) if names else {}, names):
+    with _recomputed(functional.layers_of(module) if names else {}, names) as called:
         outputs = module.outputs(image, context)
+    idle = [name for name in names if name not in called]
+    if idle:
+        raise ConfigError(
+            f"config.train.remat: this network computes {', '.join(idle[:5])} together with other layers or not at all; "
+            "name the layer of which it is a part, or leave it out"
+        )
     return outputs, functional.values_of(module, network)[1]
 
 
 @contextlib.contextmanager
-def _recomputed(layers: dict[str, nnx.Module], names: tuple[str, ...]) -> Iterator[None]:
-    """Within the block the layers' class is another one, whose call keeps only its inputs."""
+def _recomputed(layers: dict[str, nnx.Module], names: tuple[str, ...]) -> Iterator[set[str]]:
+    """Within the block the layers' class is another one, whose call keeps only its inputs. Yields the names of those called."""
     before = [(layers[name], type(layers[name])) for name in names]
+    called: set[str] = set()
     try:
-        for layer, kind in before:
-            object.__setattr__(layer, "__class__", _recomputing(kind))
-        yield
+        for name, (layer, kind) in zip(names, before):
+            object.__setattr__(layer, "__class__", _recomputing(kind, functools.partial(called.add, name)))
+        yield called
     finally:
         for layer, kind in before:
             object.__setattr__(layer, "__class__", kind)
 
 
-def _recomputing(kind: type) -> type:
+def _recomputing(kind: type, note: Callable[[], None]) -> type:
     def called(self, *args, **options):
+        note()
         own = type(self)
         object.__setattr__(self, "__class__", kind)
         try:

@@ -31,7 +31,7 @@ from jaxseg.layers import (
     drop_path_rates,
     initial,
 )
-from jaxseg.layers.pyramid import StagedEncoder, fused
+from jaxseg.layers.pyramid import StagedEncoder, fused, joined
 from jaxseg.models.base import KeyMapping, Outputs, Segmenter, Variant
 from jaxseg.ops import space, tally
 from jaxseg.types import Array
@@ -175,7 +175,11 @@ class Decoder(nnx.Module):
         self.norm = BatchNorm(config.width, eps=config.norm_eps, momentum=config.norm_momentum, rngs=rngs)
 
     def __call__(self, features: list[Array], context: ForwardContext = EVAL) -> Array:
-        x = fused(features[::-1], self.linears[::-1], self.fuse, features[0].shape[1:-1])  # [B, H/4, W/4, width]
+        features, linears, size = features[::-1], self.linears[::-1], features[0].shape[1:-1]
+        if context.taps:  # of layers that are called
+            x = self.fuse(joined(features, linears, size))
+        else:
+            x = fused(features, linears, self.fuse, size)  # [B, H/4, W/4, width]
         return self.norm(x, context, act="relu")
 
 

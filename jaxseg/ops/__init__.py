@@ -12,6 +12,7 @@ from jaxseg.ops.norm.layer import layer_norm
 from jaxseg.ops.plain import plain_lowerings
 from jaxseg.ops.pool.api import adaptive_avg_pool, avg_pool, larger, max_pool, spatial_max
 from jaxseg.ops.resize.api import resize
+from jaxseg.ops.resize.convolved import convolve_resized
 
 __all__ = [
     "ACTS",
@@ -21,6 +22,7 @@ __all__ = [
     "avg_pool",
     "conv",
     "conv_transpose",
+    "convolve_resized",
     "gelu",
     "hard_sigmoid",
     "larger",

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxseg import ops
-from jaxseg.layers import Conv, Linear
-from jaxseg.layers.pyramid import fused
+from jaxseg.layers import Conv, ForwardContext, Linear
+from jaxseg.layers.context import Tap
+from jaxseg.layers.pyramid import fused, joined
+from jaxseg.models import create_model, functional
 from jaxseg.ops import tally
 
 CHANNELS, WIDTH = (8, 5, 12), 6
@@ -24,8 +25,7 @@ def levels(rank, layer, dtype):
 
 
 def defined(features, branches, fuse, size):
-    maps = [branch(f) for f, branch in zip(features, branches)]
-    return fuse(jnp.concatenate([m if m.shape[1:-1] == size else ops.resize(m, size) for m in maps], axis=-1))
+    return fuse(joined(features, branches, size))
 
 
 @pytest.mark.parametrize("layer", ["linear", "conv"])
@@ -60,3 +60,21 @@ def test_sixteen_bits_round_no_more_than_in_the_definition():
         assert out.dtype == jnp.bfloat16
         error[way] = float(jnp.sqrt(jnp.mean((out.astype(jnp.float32) - exact) ** 2)))
     assert error[fused] < 1.2 * error[defined]
+
+
+@pytest.mark.parametrize(
+    "name, layers",
+    [
+        ("segformer_test", ("decoder.linears.3", "decoder.fuse")),
+        ("segformer_test+mlp", ("decoder.branches.0", "decoder.fuse", "decoder.fuse.conv")),
+        ("pspnet_test", ("ppm.convs.0", "head.conv", "head.conv.conv")),
+    ],
+)
+def test_layers_whose_products_are_joined_can_be_tapped(name, layers):
+    network, params, state = functional.split(create_model(name, in_channels=1, num_classes=2))
+    image = jnp.asarray(np.random.default_rng(0).normal(size=(1, 64, 64, 1)).astype(np.float32))
+    taps = {layer: Tap() for layer in layers}
+    tapped = network.apply(params, state, image, ForwardContext(taps=taps))[0].logits
+    assert all(tap.output is not None for tap in taps.values())
+    plain = network.apply(params, state, image)[0].logits
+    np.testing.assert_allclose(plain, tapped, rtol=0, atol=2e-5 * float(tapped.std()))

@@ -7,6 +7,7 @@ import pytest
 
 from jaxseg import ops
 from jaxseg.layers import BatchNorm, ForwardContext, GroupNorm, InstanceNorm, LayerNorm
+from jaxseg.ops import tally
 
 torch = pytest.importorskip("torch", reason="parity needs the extra [parity]")
 F = torch.nn.functional
@@ -52,6 +53,41 @@ def test_linear_resize_equals_interpolate(size, new, align):
         lambda t: F.interpolate(t, new, mode=mode, align_corners=align),
         _array(2, *size, 3),
     )
+
+
+@pytest.mark.parametrize(
+    "size,new,kernel",
+    [((1, 1), (9, 6), 3), ((6, 5), (11, 13), 3), ((2, 3), (4, 3), 5), ((7, 6), (3, 4), 3), ((2, 1, 3), (5, 4, 6), 3)],
+    ids=str,
+)
+@pytest.mark.parametrize("align", [False, True])
+def test_convolutions_of_resized_maps_equal_convolutions_after_interpolate(size, new, kernel, align):
+    mode, convolve = ("bilinear", F.conv2d) if len(size) == 2 else ("trilinear", F.conv3d)
+    w = _array(*(kernel,) * len(size), 3, 4)
+    _same(
+        lambda x: ops.convolve_resized(x, new, jnp.asarray(w), align_corners=align),
+        lambda t: convolve(
+            F.interpolate(t, new, mode=mode, align_corners=align),
+            torch.tensor(np.moveaxis(w, (-1, -2), (0, 1)).copy()),
+            padding=kernel // 2,
+        ),
+        _array(2, *size, 3),
+    )
+
+
+def test_convolutions_of_resized_maps_count_what_they_stand_for_and_have_the_gradient_of_the_kernel():
+    x, w = jnp.asarray(_array(2, 3, 2, 3)), jnp.asarray(_array(3, 3, 3, 4))
+    found = {}
+    for way in (
+        lambda x, w: ops.convolve_resized(x, (8, 9), w, align_corners=True),
+        lambda x, w: ops.conv(ops.resize(x, (8, 9), align_corners=True), w),
+    ):
+        with tally.counting() as counts:
+            gradient = jax.grad(lambda w, way=way: jnp.sum(jnp.sin(way(x, w))))(w)
+        found[way] = dict(counts), gradient
+    (counts, gradient), (wanted, reference) = found.values()
+    assert counts == wanted
+    np.testing.assert_allclose(gradient, reference, **CLOSE)
 
 
 @pytest.mark.parametrize("size,new", [((5, 7), (10, 7)), ((8, 6), (5, 13)), ((1, 2), (3, 3))])

@@ -54,8 +54,8 @@ CASES: dict[str, NetworkCase] = {
     "unet2d": NetworkCase((16, 256, 256), (1, 256, 256), _SMALL, channels=4, classes=4),
     "attention_unet2d": NetworkCase((16, 256, 256), (1, 256, 256), _SMALL, dict(bridge_dropout=0.0), channels=4, classes=4),
     "mobile_unetr": NetworkCase((16, 512, 512), _FLAT, _SMALL, dict(encoder_dropout=0.0, dropout=0.0)),
-    # PyTorch refuses to train a BatchNorm on one value a channel, which the pyramid's 1 x 1 pool has with one image. Its logits in
-    # float32 are 7e-4 off its own in float64: with random weights each residual block adds to the rounding before it.
+    # PyTorch refuses to train a BatchNorm on one value a channel, which the pyramid's 1 x 1 pool has with one image. Its logits
+    # in float32 are 7e-4 off its own in float64: with random weights each residual block adds to the rounding before it.
     "pspnet_r50": NetworkCase((8, 512, 512), _FLAT, (2, 64, 64), dict(aux=False, dropout=0.0), classes=19, tolerance=4e-3),
     "unet3d_xs": NetworkCase((2, 128, 128, 128), (1, 64, 64, 64), (1, 32, 32, 32), channels=2, classes=4),
     "unet3d_s": NetworkCase(*_CUBE, channels=2, classes=4),

@@ -148,6 +148,14 @@ def test_a_batch_over_eight_devices_is_not_gathered():
 
 
 @needs_onednn
+def test_a_convolution_can_be_computed_without_jit():
+    x, w, _ = cases.draw(OWN[0])
+    with jax.disable_jit():
+        found = ops.conv(x, w)
+    _same(found, reference.forward(OWN[0].spec, x, w))
+
+
+@needs_onednn
 def test_other_dtypes_take_the_ordinary_lowerings():
     x, w, _ = cases.draw(OWN[0], jnp.bfloat16)
     assert "onednn" not in str(jax.make_jaxpr(lambda x, w: ops.conv(x, w))(x, w))

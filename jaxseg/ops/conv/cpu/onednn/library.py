@@ -48,6 +48,9 @@ class Engine(NamedTuple):
     pieces: ctypes._CFuncPtr
 
 
+_registered_as: dict[str, Engine] = {}
+
+
 def wanted() -> bool:
     """Whether oneDNN should be used: it is installed, and JAXSEG_ONEDNN is not "off".
 
@@ -119,8 +122,10 @@ def _registered(path: Path) -> Engine:
     if not pieces(0, 2, one, few, one, (ctypes.c_int64 * 9)(1, 1, 1, 1, 1, 1, 1, 1, 1), 1):
         raise OSError("this CPU has no AVX-512, the only instruction set for which oneDNN was measured")
     target = f"{_SYMBOL}_{path.parent.name[:8]}"  # a program in the compilation cache finds the handler it was made with
-    jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, _SYMBOL)), platform="cpu")
-    return Engine(target, f"{number // 10000}.{number // 100 % 100}.{number % 100}", pieces)
+    if target not in _registered_as:  # XLA takes a name once
+        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, _SYMBOL)), platform="cpu")
+        _registered_as[target] = Engine(target, f"{number // 10000}.{number // 100 % 100}.{number % 100}", pieces)
+    return _registered_as[target]
 
 
 def _verified(found: Wheels) -> Path:

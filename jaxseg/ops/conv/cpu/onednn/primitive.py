@@ -112,6 +112,11 @@ def _batch(arrays, axes, *, direction: str, spec: Spec, static: tuple, ordinary:
     return found.reshape(*a.shape[:2], *found.shape[1:]), 0
 
 
+def _eagerly(a, b, **options) -> Array:
+    with jax.disable_jit(False):  # as a program of its own even within `jax.disable_jit()`
+        return jax.jit(functools.partial(conv_p.bind, **options))(a, b)
+
+
 def _again(direction: str, spec: Spec, *arguments) -> Array:
     return _bind(getattr(reference, direction), direction, spec, *arguments)
 
@@ -132,7 +137,7 @@ def _gradient_of_second(g, a, b, *, direction: str, spec: Spec, static: tuple, o
 
 conv_p = Primitive("onednn_conv")
 conv_p.def_abstract_eval(_abstract)
-conv_p.def_impl(lambda a, b, **options: jax.jit(functools.partial(conv_p.bind, **options))(a, b))
+conv_p.def_impl(_eagerly)
 ad.defbilinear(conv_p, _gradient_of_first, _gradient_of_second)
 batching.primitive_batchers[conv_p] = _batch
 mlir.register_lowering(conv_p, _lower, platform="cpu")
