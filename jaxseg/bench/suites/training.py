@@ -78,7 +78,7 @@ CASES = {
         size=(32, 32, 32),
         patches=6,
         batch=2,
-        epochs=16,
+        epochs=24,
     ),
 }
 
