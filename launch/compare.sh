@@ -15,8 +15,10 @@ set -uo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}"
 . launch/requeue.sh
 export PYTHONUNBUFFERED=1
+stopped=
+trap 'stopped=1; [ -n "${!:-}" ] && kill -TERM $!' TERM # the shell gets the signal, and passes it on
 "${PYTHON:-python}" -m jaxseg compare "$@" &
-trap 'kill -TERM $!' TERM # the shell gets the signal, and passes it on
+[ -n "$stopped" ] && kill -TERM $! # it came before there was anything to pass it to
 wait $!
 code=$?
 [ "$code" -eq 143 ] && { wait $!; code=$?; } # the signal ended the first wait, not the command

@@ -13,13 +13,13 @@ words=$(printf '%q ' "$@")
 remote='exec 3<&0; JAXSEG_COMMAND </dev/null & p=$!; { cat <&3 >/dev/null; kill -TERM $p; } 2>/dev/null & c=$!
   wait $p; code=$?; kill $c 2>/dev/null; exit $code'
 pipe=$(mktemp -u) && mkfifo "$pipe" && exec 9<>"$pipe" && exec 8<"$pipe" && rm "$pipe"
+trap 'exec 9>&-' INT TERM # the last writer of the pipe
 started=()
 for i in "${!hosts[@]}"; do
   flags="--coordinator=${hosts[0]}:${PORT:-12345} --num_processes=${#hosts[@]} --process_id=$i"
   ${SSH:-ssh} "${hosts[$i]}" "cd $folder && ${remote/JAXSEG_COMMAND/${JAXSEG:-jaxseg} $words $flags}" <&8 8<&- 9>&- &
   started+=($!)
 done
-trap 'exec 9>&-' INT TERM # the last writer of the pipe
 highest=0
 for process in "${started[@]}"; do
   while :; do # a signal ends `wait`, not the process
