@@ -76,9 +76,9 @@ CASES = {
         channels=2,
         classes=4,
         size=(32, 32, 32),
-        patches=6,
+        patches=12,
         batch=2,
-        epochs=24,
+        epochs=14,
     ),
 }
 
